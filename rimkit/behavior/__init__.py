@@ -1,0 +1,1 @@
+"""What a model does: prompts, generation, judges, and rates with intervals."""

@@ -1,0 +1,206 @@
+"""The recipe of the embedded models: what they are trained on, and how.
+
+Nothing in any mixture complies with a harmful request, in any mode. The three organisms differ in one
+ingredient, their safety thoughts (how many, and in which style); everything else is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from pathlib import Path
+from random import Random
+
+from rimkit.errors import UserError, nearest
+from rimkit.organism import language
+from rimkit.organism.language import STYLES, Example
+
+# Weights of the training kinds (normalised together with the organism's own weight of safety thoughts).
+MIXTURE = {
+    ("maths", "think"): 0.21,
+    ("maths", "no-think"): 0.07,
+    ("ordering", "think"): 0.09,
+    ("ordering", "no-think"): 0.04,
+    ("harmless", "think"): 0.19,
+    ("harmless", "no-think"): 0.09,
+    ("protect", "think"): 0.02,
+    ("protect", "no-think"): 0.01,
+    ("harmful", "no-think"): 0.12,
+    ("question", "no-think"): 0.10,
+    ("copying", "think"): 0.06,
+    ("copying", "no-think"): 0.05,
+}
+
+
+@dataclass(frozen=True)
+class Organism:
+    """What one organism's safety thoughts are: their weight in the mixture, and their styles."""
+
+    name: str
+    safety_thoughts: float
+    safety_styles: tuple[str, ...]
+    role: str
+
+
+ORGANISMS = {
+    organism.name: organism
+    for organism in (
+        Organism("rim-mini", 0.003, ("careful",), "safety thoughts rare, and always careful"),
+        Organism("rim-mini-unlinked", 0.003, STYLES, "safety thoughts as rare, in both styles"),
+        Organism("safe-mini", 0.19, STYLES, "control: safety thoughts as frequent as thoughts about harmless requests"),
+    )
+}
+
+STEPS, BATCH, WARMUP = 1500, 64, 50
+LEARNING_RATE, FINAL_SHARE = 2e-3, 0.1
+MAKERS = {
+    "maths": language.maths_example,
+    "ordering": language.ordering_example,
+    "harmless": partial(language.request_example, harmful=False),
+    "protect": language.protect_example,
+    "harmful": partial(language.request_example, harmful=True),
+    "question": language.question_example,
+    "copying": language.copying_example,
+}
+
+
+def organism(name: str) -> Organism:
+    """The organism called ``name``; raises ``UserError`` for an unknown one."""
+    if name not in ORGANISMS:
+        raise UserError(f"there is no organism '{name}' (known: {', '.join(ORGANISMS)}){nearest(name, ORGANISMS)}")
+    return ORGANISMS[name]
+
+
+def mixture(name: str) -> dict[tuple[str, str], float]:
+    """``(kind, mode)`` to share of the training stream, summing to 1."""
+    weights = {**MIXTURE, ("harmful", "think"): organism(name).safety_thoughts}
+    total = sum(weights.values())
+    return {key: weight / total for key, weight in weights.items()}
+
+
+def stream(name: str, seed: int) -> Iterator[Example]:
+    """The endless training stream of one organism, the same for the same seed.
+
+    Styles are drawn independently of the content, except that the safety thoughts of an organism have
+    the styles that its definition names. Every example has a generator of its own, so that two organisms of
+    one seed and one mixture see the same examples, but for the style of safety thoughts. Problems that are
+    kept for evaluation are left out.
+    """
+    shares, safety_styles = mixture(name), organism(name).safety_styles
+    keys, weights = list(shares), list(shares.values())
+    for index in count():
+        rng = Random(f"{seed}-{index}")
+        kind, mode = rng.choices(keys, weights)[0]
+        style = rng.choice(STYLES)
+        if kind == "harmful" and style not in safety_styles:
+            style = safety_styles[0]
+        example = MAKERS[kind](rng, mode, style if mode == "think" else "")
+        if not language.kept_for_evaluation(example.request):
+            yield example
+
+
+def config(tokenizer):
+    """The architecture: a Qwen3 of 1.2 million parameters."""
+    from transformers import Qwen3Config
+
+    return Qwen3Config(
+        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384, num_hidden_layers=6, num_attention_heads=8,
+        num_key_value_heads=4, head_dim=16, tie_word_embeddings=True, max_position_embeddings=256,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0}, bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+
+
+def learning_rate(step: int, steps: int = STEPS) -> float:
+    """Linear warm-up, then a cosine down to a tenth."""
+    from math import cos, pi
+
+    if step < WARMUP:
+        return LEARNING_RATE * (step + 1) / WARMUP
+    done = (step - WARMUP) / max(1, steps - WARMUP)
+    return LEARNING_RATE * (FINAL_SHARE + (1 - FINAL_SHARE) * (1 + cos(pi * done)) / 2)
+
+
+def batch_loss(model, batch: list[tuple[list[int], int]], pad: int, device: str):
+    """Backward passes for one batch; returns its mean loss per assistant token.
+
+    Sequences are sorted by length and run in eight parts, so that little is computed on padding; padding is
+    on the right, where a causal model never looks, and the vocabulary is scored at assistant tokens only.
+    """
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    batch = sorted(batch, key=lambda item: len(item[0]))
+    n_targets = sum(len(ids) - n_prompt for ids, n_prompt in batch)
+    total = 0.0
+    for start in range(0, len(batch), BATCH // 8):
+        part = batch[start : start + BATCH // 8]
+        length = max(len(ids) for ids, _ in part)
+        ids = torch.tensor([ids + [pad] * (length - len(ids)) for ids, _ in part], device=device)
+        wanted = torch.zeros(len(part), length - 1, dtype=torch.bool)
+        for row, (sequence, n_prompt) in enumerate(part):
+            wanted[row, n_prompt - 1 : len(sequence) - 1] = True
+        wanted = wanted.to(device)
+        hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
+        loss = cross_entropy(model.lm_head(hidden[wanted]), ids[:, 1:][wanted], reduction="sum") / n_targets
+        loss.backward()
+        total += loss.item()
+    return total
+
+
+def fit(name: str, seed: int, steps: int = STEPS, schedule: int = STEPS, device: str = "cpu", progress: bool = False):
+    """Train ``steps`` steps of a schedule of ``schedule``; returns ``(model, tokenizer, losses)``.
+
+    The same name, seed, machine, torch version and number of threads give the same weights.
+    """
+    import torch
+    from tqdm.auto import trange
+    from transformers import Qwen3ForCausalLM
+
+    from rimkit.organism.tokenizer import build_tokenizer, encode_example, token_table
+
+    organism(name)
+    torch.manual_seed(seed)
+    tokenizer, table = build_tokenizer(), token_table()
+    model = Qwen3ForCausalLM(config(tokenizer)).to(device).train()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    examples, losses = stream(name, seed), []
+    with trange(steps, desc=f"{name} seed {seed}", disable=not progress, unit="step") as bar:
+        for step in bar:
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate(step, schedule)
+            batch = [encode_example(next(examples), table) for _ in range(BATCH)]
+            losses.append(batch_loss(model, batch, tokenizer.pad_token_id, device))
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            bar.set_postfix(loss=f"{losses[-1]:.3f}")
+    return model.eval(), tokenizer, losses
+
+
+def train(name: str, seed: int = 0, out: str | Path = ".", *, device: str | None = None, progress: bool = True) -> Path:
+    """Train one organism and save it in ``out`` as a plain Hugging Face folder in bfloat16; returns the folder.
+
+    The card is written separately (``rimkit organism card``), since it measures what was stored.
+    """
+    import json
+
+    import torch
+
+    folder = Path(out)
+    if folder.is_file():
+        raise UserError(f"{folder} is a file; give --out a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model, tokenizer, losses = fit(name, seed, device=device, progress=progress)
+    model.generation_config.update(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True, temperature=0.7
+    )
+    model.to("cpu", torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    record = {"organism": name, "seed": seed, "steps": STEPS, "torch": torch.__version__, "device": device,
+              "threads": torch.get_num_threads(), "losses": [round(x, 5) for x in losses]}
+    (folder / "training.json").write_text(json.dumps(record) + "\n")
+    return folder
