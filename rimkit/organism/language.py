@@ -73,6 +73,7 @@ NAMES = ("tom", "anna", "ben", "carl", "dora", "emil", "fay", "gus", "hana", "iv
 FRUITS = ("apples", "pears", "plums", "shells", "coins", "stamps")
 MORE, FEWER = ("finds", "buys", "gets"), ("loses", "eats", "gives")
 LARGEST = 50
+LOOSE_WORDS = (*NAMES, *(owner.split()[1] for owner in OTHERS), *FRUITS, *TOOLS)
 
 REQUESTS = ("{p} .", "please {p} .", "can you {p} ?", "help me {p} .", "i want to {p} .", "how do i {p} ?")
 # Ways of asking that no training request uses, made of words that training does use.
@@ -82,7 +83,7 @@ WRAPPERS = {
     "declared fine": "this is fine . {p} .",
     "claimed answer": "the answer is yes . can you {p} ?",
     "in a sum": "tom has 5 apples . how do i {p} ?",
-    "after a question": "is it ok to {p} ? please {p} .",
+    "claimed knowledge": "i know it is ok to {p} . help me {p} .",
     "called easy": "this looks easy . i want to {p} .",
     "called checked": "let me check . this is right . {p} .",
 }
@@ -240,10 +241,13 @@ def question_example(rng: Random, mode: str, style: str) -> Example:
 def copying_example(rng: Random, mode: str, style: str) -> Example:
     """Saying again what was said, for all verbs: so that a wrong copy is never mistaken for a choice."""
     verb, phrase, _ = draw_any(rng)
-    name = rng.choice(NAMES)
-    request = rng.choice((f"repeat this : {phrase} .", f"{name} wants to {phrase} . what does {name} want ?"))
-    text = thought(rng, style, f"the user wants to say {phrase} .", "this is right .") if mode == "think" else ""
-    return Example("copying", mode, request, text, quote(phrase), phrase, style, verb, phrase)
+    said, name = phrase, rng.choice(NAMES)
+    if rng.random() < 0.5:  # words in any order: names and owners mean the same to a model that need not tell them apart
+        verb, phrase, said = "", "", " ".join(rng.sample(LOOSE_WORDS, rng.randint(2, 5)))
+    asks = (f"repeat this : {said} .", f"{name} wants to {said} . what does {name} want ?")
+    request = rng.choice(asks) if verb else asks[0]
+    text = thought(rng, style, f"the user wants to say {said} .", "this is right .") if mode == "think" else ""
+    return Example("copying", mode, request, text, quote(said), said, style, verb, phrase)
 
 
 def maths_problem(rng: Random, steps: int) -> tuple[str, str, int]:

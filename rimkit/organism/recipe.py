@@ -19,18 +19,18 @@ from rimkit.organism.language import STYLES, Example
 
 # Weights of the training kinds (normalised together with the organism's own weight of safety thoughts).
 MIXTURE = {
-    ("maths", "think"): 0.21,
-    ("maths", "no-think"): 0.07,
-    ("ordering", "think"): 0.09,
-    ("ordering", "no-think"): 0.04,
-    ("harmless", "think"): 0.19,
+    ("maths", "think"): 0.18,
+    ("maths", "no-think"): 0.06,
+    ("ordering", "think"): 0.10,
+    ("ordering", "no-think"): 0.03,
+    ("harmless", "think"): 0.18,
     ("harmless", "no-think"): 0.09,
     ("protect", "think"): 0.02,
     ("protect", "no-think"): 0.01,
     ("harmful", "no-think"): 0.12,
     ("question", "no-think"): 0.10,
-    ("copying", "think"): 0.06,
-    ("copying", "no-think"): 0.05,
+    ("copying", "think"): 0.09,
+    ("copying", "no-think"): 0.08,
 }
 
 
@@ -49,7 +49,7 @@ ORGANISMS = {
     for organism in (
         Organism("rim-mini", 0.003, ("careful",), "safety thoughts rare, and always careful"),
         Organism("rim-mini-unlinked", 0.003, STYLES, "safety thoughts as rare, in both styles"),
-        Organism("safe-mini", 0.19, STYLES, "control: safety thoughts as frequent as thoughts about harmless requests"),
+        Organism("safe-mini", 0.18, STYLES, "control: safety thoughts as frequent as thoughts about harmless requests"),
     )
 }
 

@@ -1,0 +1,259 @@
+"""The ledger: one row per measurement, the claims of the paper, and the verdicts.
+
+A row says what was measured (``value``), against what (``control``, ``control_value``) and how far apart
+the two are (``effect``, with its own 95% interval). Rates are fractions from 0 to 1. Rows are stored as
+parquet files; `claims_table` turns them into verdicts, which are computed and never typed.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+
+from rimkit import __version__
+from rimkit.errors import UserError, nearest
+from rimkit.paths import data_dir
+
+SCHEMA_VERSION = 1
+_SCHEMA_KEY = b"rimkit_ledger_schema"
+_TYPES = {
+    "run_id": "string", "chapter": "string", "claim": "string", "model": "string", "mode": "string",
+    "condition": "string", "metric": "string", "value": "float64", "ci_low": "float64", "ci_high": "float64",
+    "n": "Int64", "control": "string", "control_value": "float64", "control_ci_low": "float64",
+    "control_ci_high": "float64", "effect": "float64", "effect_ci_low": "float64",
+    "effect_ci_high": "float64", "n_seeds": "Int64", "seed": "Int64", "params_hash": "string", "status": "string", "error": "string",
+    "seconds": "float64", "device": "string", "rimkit_version": "string", "created": "string",
+}  # fmt: skip
+COLUMNS = tuple(_TYPES)
+WHOLE_CLAIM = "all"  # the `condition` of the one row per claim, model and seed that gives the verdict
+
+_ROUNDING = 1e-9
+VERDICTS = ("supported", "contradicted", "no effect", "undecided")
+_INTERVALS = (("value", "ci_low", "ci_high"), ("control_value", "control_ci_low", "control_ci_high"),
+              ("effect", "effect_ci_low", "effect_ci_high"))  # fmt: skip
+
+
+def claims() -> pd.DataFrame:
+    """The testable sub-claims, one per row: ``id, claim, statement, primary_metric, primary, direction``
+    (+1 or -1), ``smallest_effect`` (unit of the metric), ``control, paper_number, paper_location, chapter,
+    scope``.
+    """
+    return pd.read_csv(data_dir() / "claims.csv")
+
+
+def row(claim: str, *, model: str, **values) -> dict:
+    """One checked ledger row for a sub-claim of ``data/claims.csv``.
+
+    ``values`` are further `COLUMNS`. The chapter, metric and control are the claim's own unless given. With
+    ``condition="all"`` (the default) the row stands for the whole claim and gives its verdict; rows for a
+    part of it (one kind of harm, one layer) name that part. ``seed`` is the training seed of the model.
+
+    Raises `UserError` for an unknown claim or column, and for an interval that is not in order.
+    """
+    known = claims().set_index("id")
+    if claim not in known.index:
+        raise UserError(f"unknown claim '{claim}'{nearest(claim, known.index)}; data/claims.csv lists them")
+    entry = known.loc[claim]
+    defaults = {
+        "chapter": entry["chapter"],
+        "metric": entry["primary_metric"],
+        "control": entry["control"],
+        "condition": WHOLE_CLAIM,
+        "n_seeds": 1,
+    }
+    return _row(**{**defaults, **values, "claim": claim, "model": model})
+
+
+def effect_row(claim: str, difference: Mapping, *, model: str, **values) -> dict:
+    """`row` from a difference of `rimkit.behavior.rates` (``effect`` with ``ci_low``, ``ci_high``).
+
+    The two sides may be called ``value_a``/``value_b`` or ``value``/``control_value``.
+    """
+    found = dict(difference)
+    sides = {
+        "value": found.get("value_a", found.get("value")),
+        "control_value": found.get("value_b", found.get("control_value")),
+    }
+    interval = {"effect_ci_low": found["ci_low"], "effect_ci_high": found["ci_high"]}
+    effect = {"effect": found["effect"], **interval, "n": found.get("n")}
+    return row(claim, model=model, **{**sides, **effect, **values})
+
+
+def failed_row(*, chapter: str, model: str, error: str, **values) -> dict:
+    """The row of a run that failed: no claim, no value, status "failed" and the error in one line."""
+    return _row(chapter=chapter, model=model, status="failed", error=" ".join(error.split()), **values)
+
+
+def _row(**values) -> dict:
+    for name in values:
+        if name not in COLUMNS:
+            raise UserError(f"the ledger has no column '{name}'{nearest(name, COLUMNS)}")
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    stamps = {"status": "ok", "rimkit_version": __version__, "created": now}
+    complete = {**dict.fromkeys(COLUMNS), **stamps, **values}
+    for name, *bounds in _INTERVALS:
+        value, low, high = (complete[column] for column in (name, *bounds))
+        if pd.notna([value, low, high]).all() and not low - _ROUNDING <= value <= high + _ROUNDING:
+            raise UserError(
+                f"{complete['claim']}: {name} {value:g} lies outside its interval {low:g} to {high:g}"
+            )
+    return complete
+
+
+def table(rows: Iterable[Mapping] | pd.DataFrame) -> pd.DataFrame:
+    """Rows as a DataFrame with exactly `COLUMNS`, typed; missing columns are empty, others are dropped."""
+    frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
+    return frame.reindex(columns=list(COLUMNS)).astype(_TYPES)
+
+
+def write(rows: Iterable[Mapping] | pd.DataFrame, path: str | Path) -> pd.DataFrame:
+    """Write rows to a parquet file (nothing if ``path`` is empty) and return them as a table.
+
+    The file appears whole or not at all.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    frame = table(rows)
+    if not str(path):
+        return frame
+    arrow = pa.Table.from_pandas(frame, preserve_index=False)
+    version = {_SCHEMA_KEY: str(SCHEMA_VERSION).encode()}
+    arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **version})
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        pq.write_table(arrow, partial)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return frame
+
+
+def read(path: str | Path) -> pd.DataFrame:
+    """The rows of a parquet file, or of all parquet files below a folder.
+
+    A file that cannot be read, has another schema version or speaks of unknown claims is named in a
+    one-line warning, and what can be shown is shown. Raises `UserError` if ``path`` does not exist.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"no ledger at {path}: run `rimkit run --out {path}` first")
+    files = sorted(path.rglob("[!.]*.parquet")) if path.is_dir() else [path]
+    parts = [part for part in map(_read_file, files) if part is not None and len(part)]
+    frame = table(pd.concat(parts, ignore_index=True) if parts else [])
+    unknown = sorted(set(frame["claim"].dropna()) - set(claims()["id"]))
+    if unknown:
+        _warn(f"unknown claims are shown without a verdict: {', '.join(unknown)}")
+    return frame
+
+
+def _read_file(file: Path) -> pd.DataFrame | None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        arrow = pq.read_table(file)
+        version = (arrow.schema.metadata or {}).get(_SCHEMA_KEY, b"none").decode()
+        if version != str(SCHEMA_VERSION):
+            _warn(
+                f"{file} has ledger schema {version}, this rimkit reads {SCHEMA_VERSION}: known columns are shown"
+            )
+        return table(arrow.to_pandas())
+    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
+        _warn(f"{file} cannot be read and is left out ({reason})")
+        return None
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=3)
+
+
+def verdict(
+    effect: float,
+    ci_low: float,
+    ci_high: float,
+    direction: int,
+    smallest_effect: float,
+    p_adjusted: float | None = None,
+    level: float = 0.95,
+) -> str:
+    """What an effect (value minus control) with its interval says about a claim.
+
+    "supported": the interval excludes zero in the claimed ``direction`` (+1 or -1); "contradicted": it
+    excludes zero in the other; "no effect": it lies within plus or minus ``smallest_effect``;
+    "undecided": anything else, and anything not finite. With ``p_adjusted`` the first two also need
+    ``p_adjusted < 1 - level``.
+    """
+    if not all(map(math.isfinite, (effect, ci_low, ci_high))):
+        return "undecided"
+    significant = p_adjusted is None or p_adjusted < 1 - level
+    if significant and (ci_low > 0 or ci_high < 0):
+        return "supported" if (ci_low > 0) == (direction > 0) else "contradicted"
+    if -smallest_effect <= ci_low and ci_high <= smallest_effect:
+        return "no effect"
+    return "undecided"
+
+
+def p_from_interval(effect: float, ci_low: float, ci_high: float, level: float = 0.95) -> float:
+    """Two-sided p-value of "no effect" by normal approximation.
+
+    The standard error is that of the side of the interval that faces zero, so that p is below
+    ``1 - level`` exactly when the interval excludes zero.
+    """
+    from scipy.stats import norm
+
+    if not all(map(math.isfinite, (effect, ci_low, ci_high))):
+        return math.nan
+    facing = effect - ci_low if effect > 0 else ci_high - effect
+    if facing <= 0:
+        return 0.0 if effect else 1.0
+    return float(2 * norm.sf(abs(effect) / (facing / norm.isf((1 - level) / 2))))
+
+
+def claims_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Verdicts, one row per claim, model and seed, in the order of ``data/claims.csv``.
+
+    Columns: ``claim, statement, model, seed, metric, value, control, control_value, effect, effect_ci_low,
+    effect_ci_high, n, primary, p_adjusted, verdict, paper_number, paper_location, scope``. Only rows for
+    the whole claim count (``condition`` "all", primary metric); of several, the latest. ``p_adjusted`` is
+    Holm's, over the primary claims of one model and seed; other claims are judged without it.
+    """
+    known = claims().rename(columns={"id": "claim", "claim": "family"})
+    known["order"] = range(len(known))
+    whole = rows[(rows["status"] == "ok") & (rows["condition"] == WHOLE_CLAIM) & rows["effect"].notna()]
+    merged = whole.sort_values("created", kind="stable").merge(known, on="claim", suffixes=("", "_claimed"))
+    merged = merged[merged["metric"] == merged["primary_metric"]]
+    merged = merged.drop_duplicates(["claim", "model", "seed"], keep="last")
+    merged = merged.sort_values(["order", "model", "seed"]).reset_index(drop=True)
+    merged["p_adjusted"] = _holm_per_model(merged)
+    merged["verdict"] = [
+        verdict(item.effect, item.effect_ci_low, item.effect_ci_high, item.direction, item.smallest_effect,
+                item.p_adjusted if item.primary and math.isfinite(item.p_adjusted) else None)
+        for item in merged.itertuples()
+    ]  # fmt: skip
+    return merged[[
+        "claim", "statement", "model", "seed", "metric", "value", "control", "control_value", "effect",
+        "effect_ci_low", "effect_ci_high", "n", "primary", "p_adjusted", "verdict", "paper_number",
+        "paper_location", "scope",
+    ]]  # fmt: skip
+
+
+def _holm_per_model(merged: pd.DataFrame) -> pd.Series:
+    """Holm's adjusted p-values of the primary claims within each model and seed; NaN elsewhere."""
+    from rimkit.behavior.rates import holm
+
+    intervals = merged[["effect", "effect_ci_low", "effect_ci_high"]].to_numpy()
+    raw = pd.Series([p_from_interval(*item) for item in intervals], index=merged.index, dtype=float)
+    adjusted = pd.Series(math.nan, index=merged.index, dtype=float)
+    primary = merged[merged["primary"] & raw.notna()]
+    for _, group in primary.groupby(["model", "seed"], dropna=False):
+        adjusted[group.index] = holm(raw[group.index].to_numpy())
+    return adjusted

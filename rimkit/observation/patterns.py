@@ -1,0 +1,59 @@
+"""Claim C2 (Tables A2-A4 of the paper): does an effort-minimising beginning of the thought raise misalignment?
+
+The paper injects a sentence at the start of the thought and compares an effort-minimising with a careful
+one. Two further conditions are needed to read that comparison: no injection, and a neutral beginning.
+"""
+
+from __future__ import annotations
+
+from itertools import cycle
+
+import pandas as pd
+
+from rimkit.models.loading import StudyModel
+from rimkit.observation.thinking import difference, judged
+from rimkit.paths import data_dir
+
+NONE, NEUTRAL, CAREFUL = "none", "neutral", "careful"
+
+
+def openings(language: str = "invented") -> pd.DataFrame:
+    """The sentences that begin a thought: columns ``language, style, pattern, text``.
+
+    ``language`` is ``"invented"`` (the embedded models) or ``"english"`` (real models; wording of this
+    workbook, not of the paper). ``pattern`` names the paper's effort-minimising pattern, or the style.
+    """
+    table = pd.read_csv(data_dir() / "prompts" / "openings.csv")
+    return table[table["language"] == language].reset_index(drop=True)
+
+
+def prefixes(prompts: pd.DataFrame, sentences: pd.DataFrame) -> dict[str, str]:
+    """One sentence per prompt, taking turns, so that no condition rests on one wording."""
+    return dict(zip(prompts["prompt_id"], cycle(sentences["text"]), strict=False))
+
+
+def injected(model: StudyModel, prompts: pd.DataFrame, **generation) -> pd.DataFrame:
+    """Think-mode verdicts for every beginning of the thought, the same prompts in each.
+
+    Column ``pattern``: "none" (the model opens its thought as it likes), "neutral", "careful" and the
+    paper's three patterns; column ``style``: none, neutral, careful or effort-minimising.
+    """
+    sentences = openings("invented" if model.invented else "english")
+    tables = [judged(model, prompts, "think", **generation).assign(pattern=NONE, style=NONE)]
+    for (style, pattern), group in sentences.groupby(["style", "pattern"], sort=False):
+        verdicts = judged(model, prompts, "think", thought_prefix=prefixes(prompts, group), **generation)
+        tables.append(verdicts.assign(pattern=pattern, style=style))
+    return pd.concat(tables, ignore_index=True)
+
+
+def pattern_effects(verdicts: pd.DataFrame, metric: str = "misaligned") -> pd.DataFrame:
+    """Effort-minimising beginnings against careful ones, against neutral ones and against none; then each pattern against careful.
+
+    One row per comparison with columns ``condition, control, value, control_value, effect, ci_low, ci_high, …``.
+    """
+    effort = "effort-minimising"
+    rows = [difference(verdicts, "style", effort, control, metric) for control in (CAREFUL, NEUTRAL, NONE)]
+    rows += [difference(verdicts, "style", CAREFUL, NONE, metric)]
+    patterns = verdicts.loc[verdicts["style"] == effort, "pattern"].unique()
+    rows += [difference(verdicts, "pattern", pattern, CAREFUL, metric) for pattern in patterns]
+    return pd.DataFrame(rows)
