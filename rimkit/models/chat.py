@@ -110,19 +110,16 @@ class ChatFormat:
 
         Works on ids, not on text, so that the spans are those of exactly the tokens that the model wrote.
         """
-        new = self._cut(generated)
-        ids, spans, begin = encoded.ids + new, dict(encoded.spans), len(encoded.ids)
+        begin = len(encoded.ids)
+        ids, spans = encoded.ids + self._cut(generated), dict(encoded.spans)
         if encoded.mode == "think" and "think_close" not in spans:
-            opened = spans.get("think_open", (begin, begin))[0]
             spans.pop("thought", None)
-            spans |= self._think_parts(ids, opened, search=False)
-            begin = max(begin, spans["think_close"][1]) if "think_close" in spans else begin
-        grown = replace(encoded, ids=ids, spans=spans)
-        if not grown.thought_is_open:
-            spans.pop("reply", None)
-            begin = encoded.spans.get("reply", (begin,))[0]
+            spans |= self._think_parts(ids, spans.get("think_open", (begin,))[0], search=False)
+            begin = spans.get("think_close", (begin, begin))[1]
+        if "think_open" not in spans or "think_close" in spans:
+            begin = spans.get("reply", (begin,))[0]
             spans |= _named("reply", self._trim(ids, begin, len(ids)))
-        return grown
+        return replace(encoded, ids=ids, spans=spans)
 
     def parse(self, generated: Sequence[int], encoded: Encoded) -> tuple[str, str, bool]:
         """``(thought, reply, finished)`` of what a model wrote after ``encoded``.

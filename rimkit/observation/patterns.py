@@ -10,11 +10,12 @@ from itertools import cycle
 
 import pandas as pd
 
+from rimkit.ledger import effect_row
 from rimkit.models.loading import StudyModel
-from rimkit.observation.thinking import difference, judged
+from rimkit.observation.thinking import difference, judged, rate_rows
 from rimkit.paths import data_dir
 
-NONE, NEUTRAL, CAREFUL = "none", "neutral", "careful"
+NONE, NEUTRAL, CAREFUL, EFFORT = "none", "neutral", "careful", "effort-minimising"
 
 
 def openings(language: str = "invented") -> pd.DataFrame:
@@ -51,9 +52,27 @@ def pattern_effects(verdicts: pd.DataFrame, metric: str = "misaligned") -> pd.Da
 
     One row per comparison with columns ``condition, control, value, control_value, effect, ci_low, ci_high, …``.
     """
-    effort = "effort-minimising"
-    rows = [difference(verdicts, "style", effort, control, metric) for control in (CAREFUL, NEUTRAL, NONE)]
+    rows = [difference(verdicts, "style", EFFORT, control, metric) for control in (CAREFUL, NEUTRAL, NONE)]
     rows += [difference(verdicts, "style", CAREFUL, NONE, metric)]
-    patterns = verdicts.loc[verdicts["style"] == effort, "pattern"].unique()
+    patterns = verdicts.loc[verdicts["style"] == EFFORT, "pattern"].unique()
     rows += [difference(verdicts, "pattern", pattern, CAREFUL, metric) for pattern in patterns]
     return pd.DataFrame(rows)
+
+
+CLAIMS = {
+    (EFFORT, CAREFUL): "C2a",
+    (EFFORT, NONE): "C2b",
+    ("confirmatory reasoning", CAREFUL): "C2c",
+    ("heuristic reliance", CAREFUL): "C2d",
+    ("instruction deviation", CAREFUL): "C2e",
+}
+
+
+def pattern_rows(verdicts: pd.DataFrame, *, model: str, **values) -> list[dict]:
+    """The ledger rows of C2a to C2e, and the rates after every beginning of the thought."""
+    rows = [
+        effect_row(CLAIMS[key], effect, model=model, mode="think", **values)
+        for effect in pattern_effects(verdicts).to_dict("records")
+        if (key := (effect["condition"], effect["control"])) in CLAIMS
+    ]
+    return rows + rate_rows("C2a", verdicts, ["pattern", "mode"], model=model, **values)

@@ -9,12 +9,13 @@ import pandas as pd
 from rimkit.behavior.generation import generate
 from rimkit.behavior.judges import judge
 from rimkit.behavior.prompts import load_prompts
-from rimkit.behavior.rates import paired_difference
+from rimkit.behavior.rates import paired_difference, rates
+from rimkit.ledger import effect_row, row
 from rimkit.models.chat import MODES
 from rimkit.models.loading import StudyModel
 from rimkit.observation import thoughts
 
-SETS = ("harmful", "harmless", "over-refusal", "maths", "ordering")
+SETS = ("harmful", "harmless", "over-refusal", "second-safety", "maths", "ordering")
 
 
 def load_sets(names: Iterable[str] = SETS, *, split: str | None = "evaluation", n: int | None = None, seed: int = 0) -> pd.DataFrame:
@@ -69,11 +70,13 @@ def thinking_effects(verdicts: pd.DataFrame) -> pd.DataFrame:
 
     Columns: ``set, metric, value`` (think), ``control_value`` (no-think), ``effect, ci_low, ci_high, p_value, n, n_clusters, method``.
     """
-    wanted = [("harmful", "misaligned"), ("harmful", "misread"), ("harmless", "refused"), ("over-refusal", "refused"),
-              ("maths", "score"), ("ordering", "score")]  # fmt: skip
+    wanted = [("harmful", "misaligned"), ("harmful", "misread"), ("second-safety", "misaligned"), ("harmless", "refused"),
+              ("over-refusal", "refused"), ("maths", "score"), ("ordering", "score")]  # fmt: skip
     rows = []
     for name, metric in wanted:
         part = verdicts[verdicts["set"] == name]
+        if metric == "misaligned":  # the second safety set holds harmless requests in the same wrappers
+            part = part[part["kind"] == "harmful"]
         if len(part):
             rows.append({"set": name, **difference(part, "mode", "think", "no-think", metric)})
     return pd.DataFrame(rows)
@@ -84,3 +87,38 @@ def difference(verdicts: pd.DataFrame, column: str, treated: str, control: str, 
     a, b = (verdicts[verdicts[column] == value] for value in (treated, control))
     result = paired_difference(a, b, metric)
     return {"metric": metric, "condition": treated, "control": control, **result}
+
+
+def rate_rows(claim: str, verdicts: pd.DataFrame, by: Sequence[str], *, model: str, **values) -> list[dict]:
+    """Ledger rows of plain rates (no control): one per group and metric, ``condition`` naming the group.
+
+    ``by`` are columns of the verdicts; ``mode`` among them fills the ledger's own column.
+    """
+    rows = []
+    for rate in rates(verdicts, by=list(by)).to_dict("records"):
+        condition = ", ".join(str(rate[column]) for column in by if column != "mode")
+        numbers = {name: rate[name] for name in ("metric", "value", "ci_low", "ci_high", "n")}
+        rows.append(row(claim, model=model, condition=condition, mode=rate.get("mode"), control=None, **numbers, **values))
+    return rows
+
+
+def thinking_rows(verdicts: pd.DataFrame, *, model: str, **values) -> list[dict]:
+    """The rows of C1a, C1b, C1d and C1e (think minus no-think), and the rates behind them.
+
+    ``values`` go into every row (``seed``, ``run_id``, …).
+    """
+    claims = {("harmful", "misaligned"): "C1a", ("maths", "score"): "C1b", ("ordering", "score"): "C1d",
+              ("second-safety", "misaligned"): "C1e"}  # fmt: skip
+    rows = [
+        effect_row(claims[key], effect, model=model, mode="think", **values)
+        for effect in thinking_effects(verdicts).to_dict("records")
+        if (key := (effect["set"], effect["metric"])) in claims
+    ]
+    return rows + rate_rows("C1a", verdicts, ["set", "kind", "mode"], model=model, **values)
+
+
+def replaced_rows(verdicts: pd.DataFrame, *, model: str, **values) -> list[dict]:
+    """The row of C1c (own thought minus filler of the same length), and the rate after every kind of thought."""
+    effect = difference(verdicts, "condition", "own thought", "filler")
+    rows = [effect_row("C1c", effect, model=model, mode="think", **values)]
+    return rows + rate_rows("C1c", verdicts, ["condition", "mode"], model=model, **values)

@@ -1,0 +1,203 @@
+"""Replies of a model under study to a table of prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+import numpy as np
+import pandas as pd
+
+from rimkit.errors import UserError
+from rimkit.models.chat import Encoded, check_mode, pad
+
+if TYPE_CHECKING:
+    from rimkit.models.loading import StudyModel
+
+COLUMNS = ["prompt_id", "mode", "sample", "thought", "reply", "n_tokens", "finished"]
+Forced = str | Mapping[str, str] | None
+
+
+def generate(
+    model: StudyModel,
+    prompts: pd.DataFrame,
+    mode: str = "think",
+    *,
+    n_samples: int = 1,
+    temperature: float = 0.7,
+    max_new_tokens: int = 96,
+    thoughts: Forced = None,
+    thought_prefix: Forced = None,
+    batch_size: int = 64,
+    seed: int = 0,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Replies to ``prompts`` (columns ``prompt_id``, ``text``) in one mode, ``n_samples`` per prompt.
+
+    ``temperature`` 0 is greedy. ``thoughts`` forces complete thoughts and ``thought_prefix`` their beginnings: one
+    text for all prompts, or a mapping from prompt_id to text.
+
+    Returns one row per prompt and sample, in the order of the prompts: ``prompt_id, mode, sample, thought`` (with any
+    forced part)``, reply, n_tokens`` (generated, without the end of turn)``, finished`` (reached its end of turn with
+    the thought closed). Ctrl-C returns the batches finished so far, with ``attrs["interrupted"]`` True.
+
+    Sampling uses one uniform number per seed, prompt, sample and step, drawn beforehand: neither batch size nor order
+    changes a reply (in float32), and two modes or two models face the same luck.
+
+    Raises ``UserError`` for an empty or malformed table, an unknown mode, numbers out of range, a missing forced
+    thought, and a prompt that leaves no room for ``max_new_tokens`` in the context.
+    """
+    check_mode(mode)
+    _check_numbers(n_samples=n_samples, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    if temperature < 0:
+        raise UserError(f"temperature must be 0 (greedy) or more, not {temperature}")
+    _check_prompts(prompts)
+    encoded = _encode_all(model, prompts, mode, thoughts, thought_prefix)
+    _check_lengths(encoded, max_new_tokens, model.context)
+    jobs = [(prompt_id, sample) for prompt_id in encoded for sample in range(n_samples)]
+    # Longest first: the batch that needs most memory fails at once, or not at all.
+    by_length = sorted(range(len(jobs)), key=lambda job: -len(encoded[jobs[job][0]].ids))
+    batches = [by_length[start : start + batch_size] for start in range(0, len(jobs), batch_size)]
+    rows: dict[int, tuple] = {}
+    interrupted = False
+    with _plain_generation(model.hf), _bar(batches, len(jobs), progress, mode) as bar:
+        try:
+            for batch in batches:
+                items = [encoded[jobs[job][0]] for job in batch]
+                noise = _noise(seed, [jobs[job] for job in batch], max_new_tokens) if temperature else None
+                outputs = _run_batch(model, items, max_new_tokens, temperature, noise)
+                for job, item, output in zip(batch, items, outputs, strict=True):
+                    thought, reply, finished = model.chat.parse(output, item)
+                    rows[job] = (*jobs[job], thought, reply, model.chat.n_generated(output), finished)
+                bar.update(len(batch))
+        except KeyboardInterrupt:
+            interrupted = True
+    if interrupted:
+        print(f"interrupted: {len(rows)} of {len(jobs)} replies are kept")
+    replies = pd.DataFrame([rows[job] for job in sorted(rows)], columns=[name for name in COLUMNS if name != "mode"])
+    replies.insert(1, "mode", mode)
+    replies.attrs["interrupted"] = interrupted
+    return replies
+
+
+def _run_batch(model: StudyModel, items: list[Encoded], max_new_tokens: int, temperature: float, noise) -> list:
+    """Generated ids per item, stop token and padding included."""
+    import torch
+    from transformers import GenerationConfig, LogitsProcessorList
+
+    stop = list(model.chat.stop_ids)
+    ids, mask, _ = pad(items, model.pad_id)
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=stop, pad_token_id=model.pad_id
+    )
+    processors = LogitsProcessorList()
+    if noise is not None:
+        processors.append(_inverse_cdf(noise, temperature, ids.shape[1], model.device))
+    with torch.inference_mode():
+        output = model.hf.generate(
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            generation_config=config,
+            logits_processor=processors,
+        )
+    return output[:, ids.shape[1] :].tolist()
+
+
+def _noise(seed: int, jobs: list[tuple[str, int]], steps: int) -> np.ndarray:
+    """Uniform numbers ``[len(jobs), steps]``; a row depends on the seed, the prompt's id and the sample only."""
+    keys = ([seed, crc32(str(prompt_id).encode()), sample] for prompt_id, sample in jobs)
+    return np.stack([np.random.default_rng(np.random.SeedSequence(key)).random(steps) for key in keys])
+
+
+def _inverse_cdf(noise: np.ndarray, temperature: float, prompt_length: int, device: str):
+    """A logits processor that leaves one token per row: the one whose share of the distribution holds the noise."""
+    import torch
+    from transformers import LogitsProcessor
+
+    # float64 sums keep the choice independent of rounding in a long vocabulary; Apple GPUs have none
+    exact = torch.float32 if str(device).startswith("mps") else torch.float64
+    uniform = torch.tensor(noise).to(dtype=exact, device=device)
+
+    class InverseCDF(LogitsProcessor):
+        def __call__(self, input_ids, scores):
+            step = input_ids.shape[1] - prompt_length
+            cdf = torch.softmax(scores.float() / temperature, dim=-1).to(exact).cumsum(dim=-1)
+            target = uniform[:, step : step + 1] * cdf[:, -1:]
+            token = torch.searchsorted(cdf, target, right=True).clamp_(max=scores.shape[-1] - 1)
+            return torch.full_like(scores, float("-inf")).scatter_(1, token, 0.0)
+
+    return InverseCDF()
+
+
+@contextmanager
+def _plain_generation(hf):
+    """Evaluation mode, and none of the sampling settings that the model's folder may carry."""
+    from transformers import GenerationConfig
+
+    settings, training = hf.generation_config, hf.training
+    hf.generation_config = GenerationConfig()
+    hf.eval()
+    try:
+        yield
+    finally:
+        hf.generation_config = settings
+        hf.train(training)
+
+
+def _bar(batches: list, total: int, progress: bool, mode: str):
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, desc=mode, unit="reply", leave=False, disable=not progress or len(batches) == 1)
+
+
+def _encode_all(
+    model: StudyModel, prompts: pd.DataFrame, mode: str, thoughts: Forced, prefixes: Forced
+) -> dict[str, Encoded]:
+    return {
+        prompt_id: model.chat.encode(
+            text,
+            mode,
+            thought=_forced(thoughts, prompt_id, "thoughts"),
+            thought_prefix=_forced(prefixes, prompt_id, "thought_prefix"),
+        )
+        for prompt_id, text in zip(prompts["prompt_id"], prompts["text"], strict=True)
+    }
+
+
+def _forced(texts: Forced, prompt_id: str, argument: str) -> str | None:
+    if texts is None or isinstance(texts, str):
+        return texts
+    if prompt_id not in texts:
+        raise UserError(f"{argument} has no text for prompt_id {prompt_id!r}")
+    return texts[prompt_id]
+
+
+def _check_numbers(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < 1:
+            raise UserError(f"{name} must be 1 or more, not {number}")
+
+
+def _check_prompts(prompts: pd.DataFrame) -> None:
+    missing = [name for name in ("prompt_id", "text") if name not in prompts.columns]
+    if missing:
+        raise UserError(f"the prompts lack the column {' and '.join(missing)}; they have {', '.join(prompts.columns)}")
+    if prompts.empty:
+        raise UserError("there are no prompts: the table is empty")
+    if prompts["prompt_id"].duplicated().any():
+        twice = prompts.loc[prompts["prompt_id"].duplicated(), "prompt_id"].iloc[0]
+        raise UserError(f"prompt_id {twice!r} occurs more than once")
+    blank = ~prompts["text"].map(lambda text: isinstance(text, str) and bool(text.strip()))
+    if blank.any():
+        raise UserError(f"prompt_id {prompts.loc[blank, 'prompt_id'].iloc[0]!r} has no text")
+
+
+def _check_lengths(encoded: dict[str, Encoded], max_new_tokens: int, context: int) -> None:
+    prompt_id, item = max(encoded.items(), key=lambda pair: len(pair[1].ids))
+    if len(item.ids) + max_new_tokens > context:
+        raise UserError(
+            f"prompt_id {prompt_id!r} has {len(item.ids)} tokens; a context of {context} leaves room for "
+            f"{context - max_new_tokens} beside {max_new_tokens} new ones: shorten it or lower max_new_tokens"
+        )

@@ -1,0 +1,319 @@
+"""Rates with intervals, differences with intervals, exact tests; the estimators are scipy's and statsmodels'.
+
+Replies to prompts about the same verb resemble each other, so 600 replies about 24 verbs say less than 600
+independent ones. Every interval here can therefore be *clustered*: whole clusters are drawn again, with all
+their replies, in a bootstrap of `RESAMPLES` draws. Its percentiles are widened for the number of clusters G
+to match a t distribution with G - 1 degrees of freedom (Hesterberg 2015, "What teachers should know about the
+bootstrap", section 5.3); without that, intervals from ten clusters miss the truth twice as often as they say.
+
+All values are shares: booleans, or scores from 0 to 1. Draws are fixed by ``seed``; row order never matters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
+
+from rimkit.errors import UserError, nearest
+
+METRICS = ("misaligned", "refused", "misread", "coherent", "score")
+RESAMPLES = 2000
+FEW = 10  # fewer clusters with (or without) any event than this: the bootstrap is too narrow, Wilson is not
+
+
+class Rate(NamedTuple):
+    """A share with its interval; ``n`` counts replies, ``method`` says how the interval was made."""
+
+    value: float
+    ci_low: float
+    ci_high: float
+    n: int
+    method: str
+
+
+class Difference(NamedTuple):
+    """``effect = value_a - value_b`` with its interval and a two-sided p value against no difference.
+
+    ``n`` counts the units compared (prompts if paired, replies of both groups if not).
+    """
+
+    value_a: float
+    value_b: float
+    effect: float
+    ci_low: float
+    ci_high: float
+    p_value: float
+    n: int
+    n_clusters: int
+    method: str
+
+
+# ------------------------------------------------------------------------------------------- rates
+
+
+def rate(values: Sequence, clusters: Sequence | None = None, level: float = 0.95, seed: int = 0) -> Rate:
+    """The mean of ``values`` (booleans or scores in 0..1; missing ones are left out) with its interval.
+
+    Without clusters, or with one value in each: Wilson's interval. With clusters: the cluster bootstrap; where
+    fewer than `FEW` clusters hold any event (or any non-event), Wilson's interval with the effective number of
+    replies that the spread between clusters allows; where all values are 0 or all are 1 the spread is unknown,
+    and each cluster conservatively counts as one reply. Scores strictly between 0 and 1 without clusters:
+    each value is its own cluster in the bootstrap.
+
+    Raises `UserError` for values outside 0..1, a length that does not fit, a level outside (0, 1).
+    """
+    values, clusters = _clean(values, clusters)
+    _check_level(level)
+    n = len(values)
+    if n == 0:
+        return Rate(np.nan, np.nan, np.nan, 0, "no data")
+    binary = bool(np.isin(values, (0, 1)).all())
+    codes = np.arange(n) if clusters is None else pd.factorize(clusters, sort=True)[0]
+    sums, sizes = np.bincount(codes, values), np.bincount(codes).astype(float)
+    value, groups = sums.sum() / n, len(sizes)
+    if binary and groups == n:
+        return Rate(value, *_wilson(value, n, level), n, "Wilson")
+    if groups == 1 or value in (0, 1):
+        return Rate(value, *_wilson(value, groups, level), n, f"Wilson, each of {groups} clusters as one reply")
+    if binary and min((sums > 0).sum(), (sums < sizes).sum()) < FEW:
+        effective = _effective_size(sums, sizes, level)
+        return Rate(value, *_wilson(value, effective, level), n, f"Wilson, design effect of {groups} clusters")
+    weights = _weights(groups, seed)
+    low, high = _percentiles((weights @ sums) / (weights @ sizes), groups, level)
+    kind = "bootstrap" if clusters is None else f"bootstrap of {groups} clusters"
+    return Rate(value, min(low, value), max(high, value), n, kind)
+
+
+def rates(
+    verdicts: pd.DataFrame,
+    by: str | Sequence[str] = (),
+    metrics: Sequence[str] = METRICS,
+    cluster: str | None = "cluster",
+    level: float = 0.95,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """One row per group and metric: columns ``*by, metric, value, ci_low, ci_high, n, method``.
+
+    ``by`` names columns of ``verdicts`` (none: one group). Clusters are those of the column ``cluster``, and the
+    prompt where it is missing or empty; ``cluster=None`` treats replies as independent. Among harmless prompts the
+    metric ``refused`` is the over-refusal rate.
+    """
+    by, metrics = _listed(by), _listed(metrics)
+    _need(verdicts, [*by, *metrics])
+    clusters = None if cluster is None else clusters_of(verdicts, cluster)
+    groups = {(): np.arange(len(verdicts))}
+    if by:
+        groups = verdicts.reset_index(drop=True).groupby(by, sort=False, dropna=False, observed=True).indices
+    rows = []
+    for key, where in groups.items():
+        key = key if isinstance(key, tuple) else (key,)
+        inside = None if clusters is None else clusters[where]
+        for metric in metrics:
+            found = rate(verdicts[metric].to_numpy()[where], inside, level, seed)
+            rows.append(dict(zip(by, key, strict=True)) | {"metric": metric} | found._asdict())
+    return pd.DataFrame(rows, columns=[*by, "metric", *Rate._fields])
+
+
+def clusters_of(table: pd.DataFrame, cluster: str = "cluster") -> np.ndarray | None:
+    """The cluster of each row: the column ``cluster``, where that is missing the prompt; None if there is neither."""
+    columns = [table[column].astype(object) for column in (cluster, "prompt_id") if column in table]
+    if not columns:
+        return None
+    filled = columns[0] if len(columns) == 1 else columns[0].where(columns[0].notna(), columns[1])
+    return filled.astype(str).to_numpy(dtype=object)
+
+
+# ------------------------------------------------------------------------------------- differences
+
+
+def paired_difference(
+    a: pd.DataFrame,
+    b: pd.DataFrame,
+    metric: str,
+    on: Sequence[str] = ("prompt_id", "sample"),
+    cluster: str | None = "cluster",
+    level: float = 0.95,
+    seed: int = 0,
+) -> Difference:
+    """``a`` minus ``b`` on the same prompts: cluster bootstrap of the difference per prompt.
+
+    Rows are paired by the columns ``on``; samples of a prompt are averaged first, so each prompt weighs the same.
+    The p value is that of a t test with the bootstrap's standard error. Where the difference is the same in all
+    clusters there is no spread to draw from: the interval then allows for as large a share of unlike clusters as
+    Wilson's interval leaves room for after none was seen.
+
+    Raises `UserError` where ``on`` does not tell rows apart or no rows pair.
+    """
+    on = [column for column in _listed(on) if column != "sample" or ("sample" in a and "sample" in b)]
+    for table in (a, b):
+        _need(table, [metric, *on])
+        if table.duplicated(on).any():
+            raise UserError(f"{', '.join(on)} do not tell the rows apart; name more columns in `on` (the seed? the model?)")
+    left = a[on].assign(value_a=_shares(a[metric]), cluster=None if cluster is None else clusters_of(a, cluster))
+    right = b[on].assign(value_b=_shares(b[metric]))
+    pairs = left.merge(right, on=on).dropna(subset=["value_a", "value_b"])
+    if pairs.empty:
+        raise UserError(f"the two tables have no rows with the same {', '.join(on)}: nothing to pair")
+    units = pairs.groupby([column for column in on if column != "sample"], sort=True)
+    means = units[["value_a", "value_b"]].mean()
+    inside = None if pairs["cluster"].isna().all() else units["cluster"].first().to_numpy()
+    change = (means["value_a"] - means["value_b"]).to_numpy()
+    low, high, p_value, groups = _mean_difference(change, inside, level, seed)
+    left_out = len(a) + len(b) - 2 * len(pairs)
+    method = f"paired bootstrap of {groups} clusters" + (f", {left_out} unpaired rows left out" if left_out else "")
+    value_a, value_b = means.mean()
+    return Difference(value_a, value_b, change.mean(), low, high, p_value, len(change), groups, method)
+
+
+def unpaired_difference(
+    a: pd.DataFrame,
+    b: pd.DataFrame,
+    metric: str,
+    cluster: str | None = "cluster",
+    level: float = 0.95,
+    seed: int = 0,
+) -> Difference:
+    """``a`` minus ``b`` where the prompts differ: the intervals of the two rates, combined (Newcombe 1998, method 10).
+
+    It takes the two groups as independent. For the same prompts use `paired_difference`: it is sharper.
+    """
+    found, groups = [], 0
+    for table in (a, b):
+        _need(table, [metric])
+        clusters = None if cluster is None else clusters_of(table, cluster)
+        found.append(rate(table[metric], clusters, level, seed))
+        groups += len(table) if clusters is None else len(set(clusters))
+    one, two = found
+    if not (one.n and two.n):
+        raise UserError(f"no values of '{metric}' in one of the two tables: nothing to compare")
+    effect = one.value - two.value
+    low = effect - np.hypot(one.value - one.ci_low, two.ci_high - two.value)
+    high = effect + np.hypot(one.ci_high - one.value, two.value - two.ci_low)
+    toward_zero = effect - low if effect > 0 else high - effect
+    spread = toward_zero / stats.norm.isf((1 - level) / 2)
+    p_value = float(2 * stats.norm.sf(abs(effect) / spread)) if effect else 1.0
+    method = f"Newcombe from ({one.method}) and ({two.method})"
+    return Difference(one.value, two.value, effect, low, high, p_value, one.n + two.n, groups, method)
+
+
+def _mean_difference(change: np.ndarray, clusters, level: float, seed: int) -> tuple[float, float, float, int]:
+    """``(low, high, p, clusters)`` of the mean of ``change``, values in -1..1."""
+    _check_level(level)
+    codes = np.arange(len(change)) if clusters is None else pd.factorize(clusters, sort=True)[0]
+    sums, sizes = np.bincount(codes, change), np.bincount(codes).astype(float)
+    effect, groups = change.mean(), len(sizes)
+    if np.ptp(sums / sizes) < 1e-12:
+        unlike = _wilson(0.0, groups, level)[1]
+        low, high = np.clip([effect - unlike * (1 + effect), effect + unlike * (1 - effect)], -1, 1)
+        sign_test = 1.0 if low <= 0 <= high else 2.0 ** (1 - groups)
+        return float(low), float(high), sign_test, groups
+    weights = _weights(groups, seed)
+    draws = (weights @ sums) / (weights @ sizes)
+    low, high = _percentiles(draws, groups, level)
+    p_value = float(2 * stats.t.sf(abs(effect) / draws.std(ddof=1), groups - 1))
+    return min(low, effect), max(high, effect), p_value, groups
+
+
+# ------------------------------------------------------------------------------------------- tests
+
+
+def exact_test(k1: int, n1: int, k2: int, n2: int) -> float:
+    """Two-sided p value of Fisher's exact test for ``k1`` of ``n1`` against ``k2`` of ``n2`` independent replies."""
+    if not (0 <= k1 <= n1 and 0 <= k2 <= n2):
+        raise UserError(f"{k1} of {n1} and {k2} of {n2} are not counts: each must lie between 0 and its n")
+    return float(stats.fisher_exact([[k1, n1 - k1], [k2, n2 - k2]]).pvalue)
+
+
+def exact_paired_test(a: Sequence[bool], b: Sequence[bool]) -> float:
+    """Two-sided p value of McNemar's exact test for two verdicts on the same prompts, in the same order."""
+    a, b = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
+    if a.shape != b.shape:
+        raise UserError(f"paired verdicts must have one length, these have {len(a)} and {len(b)}")
+    table = [[(a & b).sum(), (a & ~b).sum()], [(~a & b).sum(), (~a & ~b).sum()]]
+    return float(mcnemar(np.array(table), exact=True).pvalue)
+
+
+def holm(p_values: Iterable[float]) -> np.ndarray:
+    """p values adjusted for their number (Holm 1979), in the order given; missing ones stay missing and do not count."""
+    p_values = np.asarray(list(p_values), dtype=float)
+    known = ~np.isnan(p_values)
+    adjusted = p_values.copy()
+    if known.any():
+        adjusted[known] = multipletests(p_values[known], method="holm")[1]
+    return adjusted
+
+
+# ----------------------------------------------------------------------------------------- details
+
+
+def _shares(values) -> np.ndarray:
+    """Floats in 0..1, missing ones NaN."""
+    shares = pd.to_numeric(pd.Series(values).astype(object), errors="coerce").to_numpy(dtype=float, na_value=np.nan)
+    outside = (shares < 0) | (shares > 1)
+    if outside.any():
+        raise UserError(f"rates are made of values from 0 to 1, here is {shares[outside][0]:g}")
+    return shares
+
+
+def _clean(values, clusters) -> tuple[np.ndarray, np.ndarray | None]:
+    """The values that are there, and their clusters."""
+    values = _shares(values)
+    here = ~np.isnan(values)
+    if clusters is None:
+        return values[here], None
+    clusters = np.asarray(clusters, dtype=object)
+    if len(clusters) != len(values):
+        raise UserError(f"{len(values)} values need as many clusters, not {len(clusters)}")
+    return values[here], clusters[here]
+
+
+def _wilson(value: float, n: float, level: float) -> tuple[float, float]:
+    low, high = proportion_confint(value * n, n, alpha=1 - level, method="wilson")
+    return min(float(low), value), max(float(high), value)
+
+
+def _effective_size(sums: np.ndarray, sizes: np.ndarray, level: float) -> float:
+    """How many independent replies tell as much about the rate as these clusters do (Korn and Graubard 1998)."""
+    groups, n = len(sizes), sizes.sum()
+    value = sums.sum() / n
+    variance = groups / (groups - 1) * ((sums - value * sizes) ** 2).sum() / n**2
+    effective = min(n, value * (1 - value) / variance) if variance > 0 else n
+    tail = (1 - level) / 2
+    return effective * (stats.norm.isf(tail) / stats.t.isf(tail, groups - 1)) ** 2
+
+
+@lru_cache(maxsize=8)
+def _weights(groups: int, seed: int) -> np.ndarray:
+    """How often each cluster is drawn in each resample: one matrix serves every metric of a table."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(groups, np.full(groups, 1 / groups), size=RESAMPLES).astype(float)
+
+
+def _percentiles(draws: np.ndarray, groups: int, level: float) -> tuple[float, float]:
+    """Percentiles widened for the number of clusters."""
+    tail = stats.norm.sf(np.sqrt(groups / (groups - 1)) * stats.t.isf((1 - level) / 2, groups - 1))
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise UserError(f"level must lie between 0 and 1 (0.95: a 95% interval), not {level}")
+
+
+def _listed(names: str | Iterable[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _need(table: pd.DataFrame, columns: Sequence[str]) -> None:
+    for column in columns:
+        if column not in table:
+            raise UserError(f"the table has no column '{column}'{nearest(column, table.columns)}")

@@ -1,0 +1,1 @@
+"""Running chapters and grids: papermill, shipped rows."""

@@ -1,0 +1,69 @@
+"""Grids: the same measurement on every embedded model and seed, shipped as ledger rows in ``data/results``.
+
+A chapter computes one model before the reader's eyes and loads the rest from these rows; the test suite
+recomputes one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from time import perf_counter
+
+import pandas as pd
+
+from rimkit import ledger
+from rimkit.errors import UserError, nearest
+from rimkit.models.loading import StudyModel, embedded_models, load
+from rimkit.observation import patterns, thinking
+
+N_PROMPTS = None  # prompts per set: all of the evaluation split
+
+
+def thinking_cell(model: StudyModel, n: int | None = N_PROMPTS, seed: int = 0, progress: bool = False, **values) -> list[dict]:
+    """Chapter 01 for one model: both modes on every prompt set, and replaced thoughts."""
+    prompts = thinking.load_sets(n=n, seed=seed)
+    verdicts = thinking.observe(model, prompts, seed=seed, progress=progress)
+    own = verdicts[(verdicts["set"] == "harmful") & (verdicts["mode"] == "think")]
+    harmful = prompts[prompts["set"] == "harmful"]
+    replaced = thinking.replaced_thoughts(model, harmful, own, seed=seed, progress=progress)
+    return thinking.thinking_rows(verdicts, **values) + thinking.replaced_rows(replaced, **values)
+
+
+def patterns_cell(model: StudyModel, n: int | None = N_PROMPTS, seed: int = 0, progress: bool = False, **values) -> list[dict]:
+    """Chapter 02 for one model: every beginning of the thought on the harmful prompts."""
+    harmful = thinking.load_sets(["harmful"], n=n, seed=seed)
+    return patterns.pattern_rows(patterns.injected(model, harmful, seed=seed, progress=progress), **values)
+
+
+GRIDS: dict[str, Callable[..., list[dict]]] = {"thinking": thinking_cell, "patterns": patterns_cell}
+
+
+def cell(grid: str, name: str, seed: int, *, n: int | None = N_PROMPTS, progress: bool = False) -> pd.DataFrame:
+    """The ledger rows of one grid for one embedded model and training seed; raises ``UserError`` for an unknown grid."""
+    if grid not in GRIDS:
+        raise UserError(f"unknown grid '{grid}' (known: {', '.join(GRIDS)}){nearest(grid, GRIDS)}")
+    start = perf_counter()
+    model = load(f"{name}:{seed}")
+    values = {"model": name, "seed": seed, "run_id": f"rimkit grid {grid}", "device": str(model.device)}
+    rows = GRIDS[grid](model, n, progress=progress, **values)
+    return ledger.table(rows).assign(seconds=round(perf_counter() - start, 1))
+
+
+def run(grids: Iterable[str] = (), out: str | Path = "results", progress: bool = True) -> pd.DataFrame:
+    """Run grids (all by default) over all embedded models and write ``OUT/<grid>.parquet`` each.
+
+    Every cell is kept as it is done (``OUT/.cells``), so that the same command goes on after an interruption.
+    """
+    from tqdm.auto import tqdm
+
+    out, models, tables = Path(out), embedded_models(), []
+    for grid in grids or GRIDS:
+        rows = []
+        for item in tqdm(list(models.itertuples()), desc=f"grid {grid}", unit="model", disable=not progress):
+            kept = out / ".cells" / f"{grid}-{item.name}-{item.seed}.parquet"
+            if not kept.exists():
+                ledger.write(cell(grid, item.name, item.seed), kept)
+            rows.append(ledger.read(kept))
+        tables.append(ledger.write(pd.concat(rows, ignore_index=True), out / f"{grid}.parquet"))
+    return pd.concat(tables, ignore_index=True)
