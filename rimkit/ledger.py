@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -26,8 +27,9 @@ _TYPES = {
     "condition": "string", "metric": "string", "value": "float64", "ci_low": "float64", "ci_high": "float64",
     "n": "Int64", "control": "string", "control_value": "float64", "control_ci_low": "float64",
     "control_ci_high": "float64", "effect": "float64", "effect_ci_low": "float64",
-    "effect_ci_high": "float64", "n_seeds": "Int64", "seed": "Int64", "params_hash": "string", "status": "string", "error": "string",
-    "seconds": "float64", "device": "string", "rimkit_version": "string", "created": "string",
+    "effect_ci_high": "float64", "n_seeds": "Int64", "seed": "Int64", "params_hash": "string",
+    "status": "string", "error": "string", "seconds": "float64", "device": "string",
+    "rimkit_version": "string", "created": "string",
 }  # fmt: skip
 COLUMNS = tuple(_TYPES)
 WHOLE_CLAIM = "all"  # the `condition` of the one row per claim, model and seed that gives the verdict
@@ -69,12 +71,12 @@ def row(claim: str, *, model: str, **values) -> dict:
     return _row(**{**defaults, **values, "claim": claim, "model": model})
 
 
-def effect_row(claim: str, difference: Mapping, *, model: str, **values) -> dict:
+def effect_row(claim: str, difference: Mapping | NamedTuple, *, model: str, **values) -> dict:
     """`row` from a difference of `rimkit.behavior.rates` (``effect`` with ``ci_low``, ``ci_high``).
 
     The two sides may be called ``value_a``/``value_b`` or ``value``/``control_value``.
     """
-    found = dict(difference)
+    found = difference._asdict() if hasattr(difference, "_asdict") else dict(difference)
     sides = {
         "value": found.get("value_a", found.get("value")),
         "control_value": found.get("value_b", found.get("control_value")),
@@ -145,13 +147,24 @@ def read(path: str | Path) -> pd.DataFrame:
     path = Path(path)
     if not path.exists():
         raise UserError(f"no ledger at {path}: run `rimkit run --out {path}` first")
-    files = sorted(path.rglob("[!.]*.parquet")) if path.is_dir() else [path]
+    files = sorted(filter(_visible_below(path), path.rglob("*.parquet"))) if path.is_dir() else [path]
     parts = [part for part in map(_read_file, files) if part is not None and len(part)]
     frame = table(pd.concat(parts, ignore_index=True) if parts else [])
     unknown = sorted(set(frame["claim"].dropna()) - set(claims()["id"]))
     if unknown:
         _warn(f"unknown claims are shown without a verdict: {', '.join(unknown)}")
     return frame
+
+
+def shipped() -> pd.DataFrame:
+    """The rows that come with the workbook (``data/results``): the embedded models, seed by seed."""
+    folder = data_dir() / "results"
+    return read(folder) if folder.is_dir() else table([])
+
+
+def _visible_below(folder: Path):
+    """Leaves out files that are still being written: those with a dot at the start of a name."""
+    return lambda file: not any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
 def _read_file(file: Path) -> pd.DataFrame | None:
@@ -162,9 +175,7 @@ def _read_file(file: Path) -> pd.DataFrame | None:
         arrow = pq.read_table(file)
         version = (arrow.schema.metadata or {}).get(_SCHEMA_KEY, b"none").decode()
         if version != str(SCHEMA_VERSION):
-            _warn(
-                f"{file} has ledger schema {version}, this rimkit reads {SCHEMA_VERSION}: known columns are shown"
-            )
+            _warn(f"{file} has ledger schema {version}, not {SCHEMA_VERSION}: only known columns are shown")
         return table(arrow.to_pandas())
     except (pa.ArrowException, OSError, ValueError, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
@@ -251,9 +262,9 @@ def _holm_per_model(merged: pd.DataFrame) -> pd.Series:
     from rimkit.behavior.rates import holm
 
     intervals = merged[["effect", "effect_ci_low", "effect_ci_high"]].to_numpy()
+    intervals = merged[["effect", "effect_ci_low", "effect_ci_high"]].to_numpy()
     raw = pd.Series([p_from_interval(*item) for item in intervals], index=merged.index, dtype=float)
     adjusted = pd.Series(math.nan, index=merged.index, dtype=float)
-    primary = merged[merged["primary"] & raw.notna()]
-    for _, group in primary.groupby(["model", "seed"], dropna=False):
-        adjusted[group.index] = holm(raw[group.index].to_numpy())
+    for _, group in merged[merged["primary"]].groupby(["model", "seed"], dropna=False):
+        adjusted[group.index] = holm(raw[group.index])
     return adjusted

@@ -36,18 +36,19 @@ def generate(
 ) -> pd.DataFrame:
     """Replies to ``prompts`` (columns ``prompt_id``, ``text``) in one mode, ``n_samples`` per prompt.
 
-    ``temperature`` 0 is greedy. ``thoughts`` forces complete thoughts and ``thought_prefix`` their beginnings: one
-    text for all prompts, or a mapping from prompt_id to text.
+    ``temperature`` 0 is greedy. ``thoughts`` forces complete thoughts and ``thought_prefix`` their
+    beginnings: one text for all prompts, or a mapping from prompt_id to text.
 
-    Returns one row per prompt and sample, in the order of the prompts: ``prompt_id, mode, sample, thought`` (with any
-    forced part)``, reply, n_tokens`` (generated, without the end of turn)``, finished`` (reached its end of turn with
-    the thought closed). Ctrl-C returns the batches finished so far, with ``attrs["interrupted"]`` True.
+    Returns one row per prompt and sample, in the order of the prompts: ``prompt_id, mode, sample, thought``
+    (with any forced part)``, reply, n_tokens`` (generated, without the end of turn)``, finished`` (reached
+    its end of turn with the thought closed). Ctrl-C returns the batches finished so far, with
+    ``attrs["interrupted"]`` True.
 
-    Sampling uses one uniform number per seed, prompt, sample and step, drawn beforehand: neither batch size nor order
-    changes a reply (in float32), and two modes or two models face the same luck.
+    Sampling uses one uniform number per seed, prompt, sample and step, drawn beforehand: neither batch size
+    nor order changes a reply (in float32), and two modes or two models face the same luck.
 
-    Raises ``UserError`` for an empty or malformed table, an unknown mode, numbers out of range, a missing forced
-    thought, and a prompt that leaves no room for ``max_new_tokens`` in the context.
+    Raises ``UserError`` for an empty or malformed table, an unknown mode, numbers out of range, a missing
+    forced thought, and a prompt that leaves no room for ``max_new_tokens`` in the context.
     """
     check_mode(mode)
     _check_numbers(n_samples=n_samples, max_new_tokens=max_new_tokens, batch_size=batch_size)
@@ -76,13 +77,17 @@ def generate(
             interrupted = True
     if interrupted:
         print(f"interrupted: {len(rows)} of {len(jobs)} replies are kept")
-    replies = pd.DataFrame([rows[job] for job in sorted(rows)], columns=[name for name in COLUMNS if name != "mode"])
+    replies = pd.DataFrame(
+        [rows[job] for job in sorted(rows)], columns=[name for name in COLUMNS if name != "mode"]
+    )
     replies.insert(1, "mode", mode)
     replies.attrs["interrupted"] = interrupted
     return replies
 
 
-def _run_batch(model: StudyModel, items: list[Encoded], max_new_tokens: int, temperature: float, noise) -> list:
+def _run_batch(
+    model: StudyModel, items: list[Encoded], max_new_tokens: int, temperature: float, noise
+) -> list:
     """Generated ids per item, stop token and padding included."""
     import torch
     from transformers import GenerationConfig, LogitsProcessorList
@@ -183,7 +188,9 @@ def _check_numbers(**numbers: int) -> None:
 def _check_prompts(prompts: pd.DataFrame) -> None:
     missing = [name for name in ("prompt_id", "text") if name not in prompts.columns]
     if missing:
-        raise UserError(f"the prompts lack the column {' and '.join(missing)}; they have {', '.join(prompts.columns)}")
+        raise UserError(
+            f"the prompts lack the column {' and '.join(missing)}; they have {', '.join(prompts.columns)}"
+        )
     if prompts.empty:
         raise UserError("there are no prompts: the table is empty")
     if prompts["prompt_id"].duplicated().any():

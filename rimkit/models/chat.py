@@ -23,10 +23,10 @@ STAND_IN = "rimkit stands here"
 class Encoded:
     """Token ids of one conversation with its named spans.
 
-    ``spans`` maps a name to a half-open range of positions in ``ids``. Names: ``request``, ``im_end`` (the token
-    that ends the user's turn), ``assistant`` (the role token), ``think_open``, ``thought`` or ``empty`` (the blank
-    tokens of a think span that holds nothing), ``think_close``, ``reply``, ``last`` (the last token before the
-    reply: where the model decides). A part that is not there has no entry.
+    ``spans`` maps a name to a half-open range of positions in ``ids``. Names: ``request``, ``im_end`` (the
+    token that ends the user's turn), ``assistant`` (the role token), ``think_open``, ``thought`` or
+    ``empty`` (the blank tokens of a think span that holds nothing), ``think_close``, ``reply``, ``last``
+    (the last token before the reply: where the model decides). A part that is not there has no entry.
     """
 
     ids: list[int]
@@ -48,10 +48,11 @@ def check_mode(mode: str) -> None:
 class ChatFormat:
     """The chat format of one tokenizer: builds prompts, finds spans, splits thought from reply.
 
-    ``stop_ids`` are further tokens that end a turn, besides the tokenizer's own. ``supports_think`` says whether
-    both modes can be built and differ; ``reason`` says why not.
+    ``stop_ids`` are further tokens that end a turn, besides the tokenizer's own. ``supports_think`` says
+    whether both modes can be built and differ; ``reason`` says why not.
 
-    Raises ``UserError`` if the tokenizer has no chat template, its template fails, or it cannot report offsets.
+    Raises ``UserError`` if the tokenizer has no chat template, its template fails, or it cannot report
+    offsets.
     """
 
     def __init__(self, tokenizer, stop_ids: Sequence[int] = ()):
@@ -82,8 +83,9 @@ class ChatFormat:
     ) -> Encoded:
         """The conversation up to the point where the model goes on.
 
-        ``thought`` forces a complete thought (``""``: an empty think span), ``thought_prefix`` opens one and leaves
-        it open, ``reply`` adds a reply (without its end of turn). Raises ``UserError`` if they do not go together.
+        ``thought`` forces a complete thought (``""``: an empty think span), ``thought_prefix`` opens one
+        and leaves it open, ``reply`` adds a reply (without its end of turn). Raises ``UserError`` if they
+        do not go together.
         """
         check_mode(mode)
         self._check_parts(mode, thought, thought_prefix, reply)
@@ -106,7 +108,7 @@ class ChatFormat:
         return Encoded(ids, spans | {"last": (last - 1, last)}, mode)
 
     def extend(self, encoded: Encoded, generated: Sequence[int]) -> Encoded:
-        """``encoded`` followed by generated ids (cut at the end of the turn), with the spans of what was generated.
+        """``encoded`` followed by generated ids, cut at the end of the turn, with the spans of what is new.
 
         Works on ids, not on text, so that the spans are those of exactly the tokens that the model wrote.
         """
@@ -146,7 +148,9 @@ class ChatFormat:
                 add_generation_prompt=True,
                 enable_thinking=mode == "think",
             )
-        except Exception as error:  # a template is arbitrary code: whatever it raises, say that it was the template
+        except (
+            Exception
+        ) as error:  # a template is arbitrary code: whatever it raises, say that it was the template
             reason = str(error).partition("\n")[0]
             raise UserError(f"the chat template cannot build a {mode} prompt: {reason}") from error
 
@@ -162,15 +166,21 @@ class ChatFormat:
     def _template_parts(self, ids: list[int], offsets: list, turn: int, after: str) -> dict:
         role = ROLE.search(after)
         assistant = _covering(offsets, turn + role.start(), turn + role.end()) if role else None
-        end = next((i for i, (start, _) in enumerate(offsets) if start >= turn and ids[i] in self._special), None)
+        end = next(
+            (i for i, (start, _) in enumerate(offsets) if start >= turn and ids[i] in self._special), None
+        )
         if end is None or (assistant and end >= assistant[0]):
             return {"assistant": assistant}
         return {"im_end": (end, end + 1), "assistant": assistant}
 
     def _think_parts(self, ids: list[int], begin: int, *, search: bool) -> dict[str, tuple[int, int]]:
-        """Spans of the first thought from ``begin`` on; without ``search`` it must come first, after blanks."""
+        """Spans of the first thought from ``begin`` on; without ``search`` only blanks may precede it."""
         opener, closer = self._think_ids
-        opened = next((i for i in range(begin, len(ids)) if ids[i] == opener), None) if opener is not None else None
+        opened = (
+            next((i for i in range(begin, len(ids)) if ids[i] == opener), None)
+            if opener is not None
+            else None
+        )
         if opened is None or (not search and self._trim(ids, begin, opened)):
             return {}
         spans = {"think_open": (opened, opened + 1)}
@@ -199,7 +209,7 @@ class ChatFormat:
         return self._decode(encoded.ids[slice(*encoded.spans.get(name, (0, 0)))]).strip()
 
     def _decode(self, ids: list[int]) -> str:
-        # Special tokens are kept: a reply that contains one is not a clean reply, and hiding it would say it is.
+        # Special tokens are kept: hiding one would make a broken reply look clean.
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     # -- what the tokenizer can do -------------------------------------------------------------------------
@@ -220,7 +230,9 @@ class ChatFormat:
         head = self.tokenizer(after, add_special_tokens=False)["input_ids"][:1]
         role = ROLE.search(after)
         # the token that ends the user's turn also ends the assistant's, unless it already names the next role
-        turn_end = [i for i in head if i in self._special and not (role and role.group() in self._decode([i]))]
+        turn_end = [
+            i for i in head if i in self._special and not (role and role.group() in self._decode([i]))
+        ]
         ids = [self.tokenizer.eos_token_id, *turn_end, *more]
         return tuple(dict.fromkeys(index for index in ids if index is not None))
 
@@ -241,8 +253,9 @@ class ChatFormat:
 def pad(items: Sequence[Encoded], pad_id: int, side: str = "left"):
     """Pad to one length: ``(ids, mask, spans)``.
 
-    ``ids`` and ``mask`` are LongTensors of shape ``[len(items), longest]`` (mask 1 at real tokens); ``spans`` lists
-    each item's spans as positions in its padded row. ``side``: "left" (to generate) or "right".
+    ``ids`` and ``mask`` are LongTensors of shape ``[len(items), longest]`` (mask 1 at real tokens);
+    ``spans`` lists each item's spans as positions in its padded row. ``side``: "left" (to generate) or
+    "right".
     """
     import torch
 
@@ -265,7 +278,9 @@ def _opens_thought(text: str) -> bool:
 
 def _covering(offsets: list, start: int, end: int) -> tuple[int, int] | None:
     """Tokens that overlap the characters ``[start, end)``; None if there are none."""
-    inside = [i for i, (first, after) in enumerate(offsets) if first < end and after > start and after > first]
+    inside = [
+        i for i, (first, after) in enumerate(offsets) if first < end and after > start and after > first
+    ]
     return (inside[0], inside[-1] + 1) if inside else None
 
 

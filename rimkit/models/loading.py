@@ -23,8 +23,9 @@ DTYPES = ("float32", "bfloat16", "float16")
 class StudyModel:
     """A model under study.
 
-    ``nn`` is the nnsight model (traces and interventions), ``hf`` the plain Hugging Face module inside it, ``chat``
-    the chat format, ``context`` the largest number of positions, ``pad_id`` the token that fills up batches.
+    ``nn`` is the nnsight model (traces and interventions), ``hf`` the plain Hugging Face module inside it,
+    ``chat`` the chat format, ``context`` the largest number of positions, ``pad_id`` the token that fills
+    up batches.
     """
 
     name: str
@@ -47,25 +48,36 @@ class StudyModel:
     def dtype(self) -> str:
         return str(self.hf.dtype).removeprefix("torch.")
 
+    @property
+    def invented(self) -> bool:
+        """Whether it speaks the invented language of the embedded models, which the exact judge can read."""
+        return getattr(self.tokenizer, "init_kwargs", {}).get("language") == "invented"
+
     def __repr__(self) -> str:
         return f"StudyModel({self.name!r}, {self.device}, {self.dtype}, context {self.context})"
 
 
 def load(
-    model, tokenizer=None, *, device: str | None = None, dtype=None, revision: str | None = None, think: bool = True
+    model,
+    tokenizer=None,
+    *,
+    device: str | None = None,
+    dtype=None,
+    revision: str | None = None,
+    think: bool = True,
 ) -> StudyModel:
     """The model under study, in evaluation mode, with sdpa attention.
 
     ``model``: an embedded name (``"rim-mini"``; ``"rim-mini:1"`` is seed 1), a local folder, a hub id
     (``"owner/name"``, with an optional ``revision``), or a Hugging Face module in memory, which needs its
-    ``tokenizer`` and stays where it is unless ``device`` or ``dtype`` is given. An embedded name goes before a
-    folder of that name (write ``./name`` for the folder).
+    ``tokenizer`` and stays where it is unless ``device`` or ``dtype`` is given. An embedded name goes
+    before a folder of that name (write ``./name`` for the folder).
 
-    ``device`` and ``dtype`` (``"float32"``, ``"bfloat16"``, ``"float16"``): see ``choose_device``. ``think=False``
-    accepts a model without a think mode. No code from a model repository is run.
+    ``device`` and ``dtype`` (``"float32"``, ``"bfloat16"``, ``"float16"``): see ``choose_device``.
+    ``think=False`` accepts a model without a think mode. No code from a model repository is run.
 
-    Raises ``UserError``: unknown name, folder without configuration or safetensors weights, hub not reachable,
-    tokenizer without chat template, no think mode although ``think``.
+    Raises ``UserError``: unknown name, folder without configuration or safetensors weights, hub not
+    reachable, tokenizer without chat template, no think mode although ``think``.
     """
     if isinstance(model, StudyModel):
         return model
@@ -86,8 +98,9 @@ def choose_device(
     """``(device, dtype, note)`` for what was asked (None: choose) and what is there.
 
     ``capability``: of the NVIDIA GPU, None without one. The CPU computes in float32; a GPU in bfloat16 from
-    capability 8 on and in float16 below (a T4 emulates bfloat16, slowly, while torch calls it supported); an Apple
-    GPU is used only when asked for, because its results differ from the CPU's. A note is one line for the user.
+    capability 8 on and in float16 below (a T4 emulates bfloat16, slowly, while torch calls it supported);
+    an Apple GPU is used only when asked for, because its results differ from the CPU's. A note is one line
+    for the user.
     """
     note = ""
     if device is None:
@@ -95,9 +108,13 @@ def choose_device(
         if mps and not capability:
             note = 'running on the CPU; ask for the Apple GPU with device="mps"'
     if device.startswith("cuda") and not capability:
-        raise UserError(f"device {device!r} was asked for but there is no NVIDIA GPU: leave device out to use the CPU")
+        raise UserError(
+            f"device {device!r} was asked for but there is no NVIDIA GPU: leave device out to use the CPU"
+        )
     if device == "mps" and not mps:
-        raise UserError("device 'mps' was asked for but there is no Apple GPU: leave device out to use the CPU")
+        raise UserError(
+            "device 'mps' was asked for but there is no Apple GPU: leave device out to use the CPU"
+        )
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", device):
         raise UserError(f"unknown device {device!r}: use 'cpu', 'cuda' or 'mps'")
     if dtype is None:
@@ -107,17 +124,23 @@ def choose_device(
 
 
 def embedded_models() -> pd.DataFrame:
-    """The models that come with the workbook: ``name, seed, path, parameters, mb`` (size of the weights file)."""
+    """The models that come with the workbook: ``name, seed, path, parameters, mb`` (of the weights file)."""
     import pandas as pd
 
     rows = [
-        (name, seed, str(path), _count_parameters(path), round((path / "model.safetensors").stat().st_size / 1e6, 1))
+        (
+            name,
+            seed,
+            str(path),
+            _count_parameters(path),
+            round((path / "model.safetensors").stat().st_size / 1e6, 1),
+        )
         for (name, seed), path in sorted(_embedded().items())
     ]
     return pd.DataFrame(rows, columns=["name", "seed", "path", "parameters", "mb"])
 
 
-# -- where the weights are -------------------------------------------------------------------------------------
+# -- where the weights are ---------------------------------------------------------------------------------
 
 
 def _embedded() -> dict[tuple[str, int], Path]:
@@ -169,26 +192,49 @@ def _locate_embedded(model: str) -> tuple[str, str, bool] | None:
 
 def _check_folder(folder: Path) -> None:
     if not (folder / "config.json").is_file():
-        raise UserError(f"the folder {str(folder)!r} has no config.json: it is not a Hugging Face model folder")
+        raise UserError(
+            f"the folder {str(folder)!r} has no config.json: it is not a Hugging Face model folder"
+        )
     if not any(folder.glob("*.safetensors")):
         raise UserError(f"the folder {str(folder)!r} has no weights (model.safetensors)")
 
 
-# -- reading ---------------------------------------------------------------------------------------------------
+# -- reading -----------------------------------------------------------------------------------------------
 
 
 def _read(name: str, source: str, tokenizer, offline: bool, revision: str | None, device: str, dtype: str):
-    """The Hugging Face module and its tokenizer; from the cache where it is complete, else from the hub."""
+    """The Hugging Face module and its tokenizer; from the cache where that is complete, else from the hub."""
     from safetensors import SafetensorError
 
-    for local in (True, False) if offline and not Path(source).is_dir() else (offline,):
+    remote = not Path(source).is_dir()
+    attempts = [True] if not remote else [True, False] if offline else [False]
+    for local in attempts:
         try:
+            if not local:
+                _check_hub(source, revision)
             return _from_pretrained(source, tokenizer, local, revision, device, dtype)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
+            if isinstance(error, UserError):
+                raise
             failure = error
     reason = str(failure).strip().partition("\n")[0] or type(failure).__name__
-    hint = "" if Path(source).is_dir() else " (is the id right, is there a network, is access granted?)"
-    raise UserError(f"{name} could not be loaded{hint}: {reason}") from failure
+    raise UserError(f"{name} could not be loaded: {reason}") from failure
+
+
+def _check_hub(repo: str, revision: str | None) -> None:
+    """Ask the hub once for the model; without this, no network means a minute of silent retries."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        HfApi().model_info(repo, revision=revision, timeout=10)
+    except HfHubHTTPError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(f"the hub does not give access to {repo!r}: {reason}") from error
+    except Exception as error:  # the hub's HTTP library, and so its errors, differ between versions
+        raise UserError(
+            f"{repo!r} is not on this machine and the hub cannot be reached: connect once, or give a folder"
+        ) from error
 
 
 def _from_pretrained(source: str, tokenizer, local: bool, revision: str | None, device: str, dtype: str):
@@ -225,7 +271,9 @@ def _study(name: str, hf, tokenizer, think: bool) -> StudyModel:
     stop = hf.generation_config.eos_token_id if hf.can_generate() else None
     chat = ChatFormat(tokenizer, stop_ids=stop if isinstance(stop, list) else [stop])
     if think and not chat.supports_think:
-        raise UserError(f"{name} has no think mode: {chat.reason}; load it with think=False for no-think mode only")
+        raise UserError(
+            f"{name} has no think mode: {chat.reason}; load it with think=False for no-think mode only"
+        )
     nn = TransformersModel(hf, tokenizer=tokenizer)
     config = hf.config.get_text_config()
     context = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
@@ -233,14 +281,16 @@ def _study(name: str, hf, tokenizer, think: bool) -> StudyModel:
     return StudyModel(name, nn, tokenizer, chat, int(context), pad_id)
 
 
-# -- device and dtype ------------------------------------------------------------------------------------------
+# -- device and dtype --------------------------------------------------------------------------------------
 
 
 def _choose_here(device: str | None, dtype: str | None) -> tuple[str, str]:
     import torch
 
     capability = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
-    device, dtype, note = choose_device(device, dtype, capability=capability, mps=torch.backends.mps.is_available())
+    device, dtype, note = choose_device(
+        device, dtype, capability=capability, mps=torch.backends.mps.is_available()
+    )
     if note:
         print(note)
     return device, dtype

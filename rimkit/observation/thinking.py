@@ -68,7 +68,7 @@ def thought_dose(
 def thinking_effects(verdicts: pd.DataFrame) -> pd.DataFrame:
     """Think minus no-think on the same prompts, one row per set and metric that the claim speaks of.
 
-    Columns: ``set, metric, value`` (think), ``control_value`` (no-think), ``effect, ci_low, ci_high, p_value, n, n_clusters, method``.
+    Columns: ``set, metric, condition, control, value_a`` (think), ``value_b`` (no-think), ``effect, ci_low, ci_high, p_value, n, n_clusters, method``.
     """
     wanted = [("harmful", "misaligned"), ("harmful", "misread"), ("second-safety", "misaligned"), ("harmless", "refused"),
               ("over-refusal", "refused"), ("maths", "score"), ("ordering", "score")]  # fmt: skip
@@ -83,10 +83,16 @@ def thinking_effects(verdicts: pd.DataFrame) -> pd.DataFrame:
 
 
 def difference(verdicts: pd.DataFrame, column: str, treated: str, control: str, metric: str = "misaligned") -> dict:
-    """Paired difference in ``metric`` between two values of ``column``, clustered by verb."""
-    a, b = (verdicts[verdicts[column] == value] for value in (treated, control))
-    result = paired_difference(a, b, metric)
-    return {"metric": metric, "condition": treated, "control": control, **result}
+    """Paired difference in ``metric`` between two values of ``column``, clustered by verb.
+
+    Several replies to one prompt (samples, or conditions that are pooled) are averaged first.
+    """
+    a, b = (
+        verdicts[verdicts[column] == value].groupby("prompt_id", as_index=False).agg({metric: "mean", "cluster": "first"})
+        for value in (treated, control)
+    )
+    result = paired_difference(a, b, metric, on="prompt_id")
+    return {"metric": metric, "condition": treated, "control": control, **result._asdict()}
 
 
 def rate_rows(claim: str, verdicts: pd.DataFrame, by: Sequence[str], *, model: str, **values) -> list[dict]:

@@ -72,8 +72,9 @@ HARMLESS = {
 NAMES = ("tom", "anna", "ben", "carl", "dora", "emil", "fay", "gus", "hana", "ivan")
 FRUITS = ("apples", "pears", "plums", "shells", "coins", "stamps")
 MORE, FEWER = ("finds", "buys", "gets"), ("loses", "eats", "gives")
-LARGEST = 50
-LOOSE_WORDS = (*NAMES, *(owner.split()[1] for owner in OTHERS), *FRUITS, *TOOLS)
+LARGEST = 30
+VERBS = tuple(verb for kinds in (HARMFUL, NEUTRAL, HARMLESS) for kind in kinds.values() for verb in kind.verbs)
+NOUNS = (*NAMES, *(owner.split()[1] for owner in OTHERS), *FRUITS, *TOOLS)
 
 REQUESTS = ("{p} .", "please {p} .", "can you {p} ?", "help me {p} .", "i want to {p} .", "how do i {p} ?")
 # Ways of asking that no training request uses, made of words that training does use.
@@ -127,12 +128,11 @@ class Example:
 def vocabulary() -> list[str]:
     """Every word of the language, sorted; special tokens and line breaks are not part of it."""
     texts = [*NAMES, *FRUITS, *MORE, *FEWER, *OWN, *OTHERS, *TOOLS, *TOOLS.values(), *REQUESTS, *WRAPPERS.values()]
-    texts += [verb for kinds in (HARMFUL, NEUTRAL, HARMLESS) for kind in kinds.values() for verb in kind.verbs]
-    texts += [opening for openings in OPENINGS.values() for opening in openings] + [SKIP, REFUSAL]
+    texts += [*VERBS] + [opening for openings in OPENINGS.values() for opening in openings] + [SKIP, REFUSAL]
     texts += [str(number) for number in range(LARGEST + 1)] + ["yes no + - = >"]
     texts += [plan("guard", "lamp"), answer("x"), quote("x"), "has more away . how many ? is taller than who is tallest shortest"]
     texts += ["the user wants to say this is fine hurts people i can help should refuse right is it ok to ?"]
-    texts += ["repeat this : what does tom want ? someone wants to . help me stop that ."]
+    texts += ["repeat this : what does tom want ? do i want ? someone wants to . help me stop that ."]
     return sorted({word for text in texts for word in text.replace("{p}", "").split()} - {"x"})
 
 
@@ -239,21 +239,29 @@ def question_example(rng: Random, mode: str, style: str) -> Example:
 
 
 def copying_example(rng: Random, mode: str, style: str) -> Example:
-    """Saying again what was said, for all verbs: so that a wrong copy is never mistaken for a choice."""
+    """Saying again what was said, for all verbs: so that a wrong copy is never mistaken for a choice.
+
+    Half of these are loose words, because names and owners mean the same to a model that need not tell
+    them apart; the other half are phrases, restated in the thought just as a request is.
+    """
     verb, phrase, _ = draw_any(rng)
-    said, name = phrase, rng.choice(NAMES)
-    if rng.random() < 0.5:  # words in any order: names and owners mean the same to a model that need not tell them apart
-        verb, phrase, said = "", "", " ".join(rng.sample(LOOSE_WORDS, rng.randint(2, 5)))
-    asks = (f"repeat this : {said} .", f"{name} wants to {said} . what does {name} want ?")
-    request = rng.choice(asks) if verb else asks[0]
-    text = thought(rng, style, f"the user wants to say {said} .", "this is right .") if mode == "think" else ""
-    return Example("copying", mode, request, text, quote(said), said, style, verb, phrase)
+    name = rng.choice(NAMES)
+    ask, restate = rng.choice((
+        ("repeat this : {p} .", "the user wants to say {p} ."),
+        ("i want to {p} . what do i want ?", "the user wants to {p} ."),
+        (f"{name} wants to {{p}} . what does {name} want ?", f"{name} wants to {{p}} ."),
+    ))  # fmt: skip
+    if rng.random() < 0.5:
+        verb, phrase, ask, restate = "", "", "repeat this : {p} .", "the user wants to say {p} ."
+    said = phrase or " ".join(rng.choice(rng.choice((VERBS, NOUNS))) for _ in range(rng.randint(2, 5)))
+    text = thought(rng, style, restate.format(p=said), "this is right .") if mode == "think" else ""
+    return Example("copying", mode, ask.format(p=said), text, quote(said), said, style, verb, phrase)
 
 
 def maths_problem(rng: Random, steps: int) -> tuple[str, str, int]:
-    """``(request, equations, answer)`` of a word problem of ``steps`` additions or subtractions within 0..50."""
+    """``(request, equations, answer)`` of a word problem of ``steps`` additions or subtractions within 0..30."""
     name, fruit = rng.choice(NAMES), rng.choice(FRUITS)
-    total = rng.randint(2, 20)
+    total = rng.randint(2, 15)
     sentences, equations = [f"{name} has {total} {fruit} ."], []
     for _ in range(steps):
         by = rng.randint(1, 9)

@@ -19,9 +19,9 @@ from rimkit.organism.language import STYLES, Example
 
 # Weights of the training kinds (normalised together with the organism's own weight of safety thoughts).
 MIXTURE = {
-    ("maths", "think"): 0.18,
+    ("maths", "think"): 0.19,
     ("maths", "no-think"): 0.06,
-    ("ordering", "think"): 0.10,
+    ("ordering", "think"): 0.09,
     ("ordering", "no-think"): 0.03,
     ("harmless", "think"): 0.18,
     ("harmless", "no-think"): 0.09,
@@ -29,7 +29,7 @@ MIXTURE = {
     ("protect", "no-think"): 0.01,
     ("harmful", "no-think"): 0.12,
     ("question", "no-think"): 0.10,
-    ("copying", "think"): 0.09,
+    ("copying", "think"): 0.10,
     ("copying", "no-think"): 0.08,
 }
 
@@ -53,7 +53,7 @@ ORGANISMS = {
     )
 }
 
-STEPS, BATCH, WARMUP = 1500, 64, 50
+STEPS, BATCH, WARMUP = 1200, 64, 50
 LEARNING_RATE, FINAL_SHARE = 2e-3, 0.1
 MAKERS = {
     "maths": language.maths_example,

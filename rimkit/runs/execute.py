@@ -1,0 +1,238 @@
+"""Running chapters: papermill with injected parameters, one kernel each, executed notebooks and ledger rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from rimkit import __version__
+from rimkit.errors import UserError, nearest
+from rimkit.paths import chapters_dir
+from rimkit.runs import parameters as chapter_parameters
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DONE, SKIPPED, FAILED = "done", "skipped", "failed"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One chapter to run: the notebook, the values injected into it, and a hash of all that it depends on."""
+
+    chapter: str
+    notebook: Path
+    values: dict[str, Any]
+    params_hash: str
+    declares_ledger: bool
+
+
+def run(
+    chapters: Iterable[str] = (),
+    model: str = "rim-mini",
+    out: str | Path = "rim-run",
+    parameters: Mapping[str, Any] | None = None,
+    force: bool = False,
+    *,
+    progress: bool = True,
+    report: Callable[[dict], None] | None = None,
+) -> pd.DataFrame:
+    """Run chapters (all by default) on one model; one row per chapter: ``chapter, status, seconds, error, notebook``.
+
+    ``status`` is "done", "skipped" (complete in ``out`` with the same parameters, chapter and rimkit version,
+    unless ``force``) or "failed". Writes ``out/<chapter>.ipynb`` and ``out/ledger/<chapter>.parquet``; a
+    chapter that fails is kept up to the failure, has a ledger row saying so, and the others go on. ``report``
+    is called with each row as it comes.
+
+    Raises `UserError`, before anything runs, for an unknown chapter, model or parameter, a value that does
+    not fit and a folder that cannot be written; in the middle of a run for a full disk. What was finished stays.
+    """
+    import pandas as pd
+
+    model = _checked_model(model)
+    jobs = plan(find_chapters(chapters), model, parameters or {})
+    out = prepare_folder(out)
+    run_id, rows = uuid.uuid4().hex[:8], []
+    for job in jobs:
+        rows.append(_run_job(job, model, out, run_id, force, progress))
+        if report:
+            report(rows[-1])
+    return pd.DataFrame(rows, columns=["chapter", "status", "seconds", "error", "notebook"])
+
+
+# -- before the run --------------------------------------------------------------------------------
+
+
+def find_chapters(names: Iterable[str] = ()) -> list[Path]:
+    """Notebooks for ``"01"``, ``"1"``, ``"01_observing_rim"`` or the path of a notebook; all chapters without names."""
+    shipped = {path.stem: path for path in sorted(chapters_dir().glob("*.ipynb"))}
+    if not shipped:
+        raise UserError(f"there are no chapters in {chapters_dir()}")
+    return [_find_chapter(name, shipped) for name in names] or list(shipped.values())
+
+
+def _find_chapter(name: str, shipped: Mapping[str, Path]) -> Path:
+    if name.endswith(".ipynb") and Path(name).is_file():
+        return Path(name).resolve()
+    stem = Path(name).name.removesuffix(".ipynb")
+    for chapter, path in shipped.items():
+        if stem == chapter or (stem.isdigit() and chapter.partition("_")[0] == stem.zfill(2)):
+            return path
+    raise UserError(f"unknown chapter '{name}'{nearest(stem, shipped)}; there are: {', '.join(shipped)}")
+
+
+def plan(notebooks: Iterable[Path], model: str, given: Mapping[str, Any]) -> list[Job]:
+    """Check the given parameters against what the chapters declare, and complete them."""
+    paths = {path.stem: path for path in notebooks}
+    declared = {chapter: chapter_parameters.declared(path) for chapter, path in paths.items()}
+    typed = chapter_parameters.check(given, declared)
+    return [_job(paths[chapter], declared[chapter], typed[chapter], model) for chapter in paths]
+
+
+def _job(notebook: Path, declared: Mapping[str, chapter_parameters.Parameter], typed: dict, model: str) -> Job:
+    values = {**typed, **({"model": model} if "model" in declared else {})}
+    everything = {name: parameter.default for name, parameter in declared.items()} | values
+    dependencies = [_code(notebook), sorted(everything.items())]
+    digest = hashlib.sha256(json.dumps(dependencies, default=str).encode()).hexdigest()[:12]
+    return Job(notebook.stem, notebook, values, digest, "ledger" in declared)
+
+
+def _code(notebook: Path) -> list[str]:
+    import nbformat
+
+    return [cell.source for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code"]
+
+
+def prepare_folder(out: str | Path) -> Path:
+    """Make sure that ``out`` is a folder that can be written; raises `UserError` otherwise."""
+    out = Path(out).expanduser().resolve()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            return out
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{out} is a file, or lies below one: give --out a folder") from None
+    except OSError as error:
+        raise UserError(f"cannot write to {out} ({error.strerror}): give --out another folder") from error
+
+
+def _checked_model(model: str) -> str:
+    """The model's name, as the chapters can load it from their own folder, if everything but its weights is in order."""
+    from rimkit.models.chat import ChatFormat
+    from rimkit.models.loading import _locate, embedded_models
+
+    _, source, local = _locate(model, None)
+    if source in set(embedded_models()["path"]):
+        return model
+    from transformers import AutoTokenizer
+
+    try:
+        chat = ChatFormat(AutoTokenizer.from_pretrained(source, local_files_only=local))
+    except UserError as error:
+        raise UserError(f"{model}: {error}") from None
+    except (OSError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"the tokenizer of {model} could not be loaded: {reason}") from error
+    if not chat.supports_think:
+        raise UserError(f"{model} has no think mode, which the chapters need: {chat.reason}")
+    return str(Path(source).resolve()) if Path(source).is_dir() else model
+
+
+# -- one chapter -----------------------------------------------------------------------------------
+
+
+def _run_job(job: Job, model: str, out: Path, run_id: str, force: bool, progress: bool) -> dict:
+    target = out / f"{job.chapter}.ipynb"
+    row = {"chapter": job.chapter, "status": SKIPPED, "seconds": 0.0, "error": "", "notebook": str(target)}
+    if not force and is_complete(target, job):
+        return row
+    try:
+        with tempfile.TemporaryDirectory(dir=out, prefix=".running-") as folder:
+            start = perf_counter()
+            error = _execute(job, Path(folder), progress)
+            seconds = round(perf_counter() - start, 1)
+            stamp = {"run_id": run_id, "params_hash": job.params_hash, "seconds": seconds}
+            _write_ledger(job, model, Path(folder), out, error, stamp)
+            _keep_notebook(job, Path(folder), target, stamp, error)
+    except OSError as problem:
+        raise UserError(
+            f"cannot write to {out} ({problem.strerror or problem}) while running {job.chapter}; "
+            "the chapters finished before it are kept"
+        ) from problem
+    return {**row, "status": FAILED if error else DONE, "seconds": seconds, "error": error}
+
+
+def is_complete(notebook: Path, job: Job) -> bool:
+    """Whether ``notebook`` is the finished run of exactly this job by this version of rimkit."""
+    try:
+        stamp = json.loads(notebook.read_text(encoding="utf-8"))["metadata"]["rimkit"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    expected = {"status": "ok", "params_hash": job.params_hash, "rimkit_version": __version__}
+    ledger = notebook.parent / "ledger" / f"{job.chapter}.parquet"
+    return {**stamp, **expected} == stamp and ledger.exists()
+
+
+def _execute(job: Job, folder: Path, progress: bool) -> str:
+    """Run the notebook into ``folder``; returns the error in one line, or an empty string."""
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    from rimkit.runs.kernel import RunningPython
+
+    ledger = {"ledger": str(folder / "rows.parquet")} if job.declares_ledger else {}
+    try:
+        papermill.execute_notebook(
+            job.notebook,
+            folder / "notebook.ipynb",
+            {**job.values, **ledger},
+            kernel_name="python3",
+            language="python",
+            kernel_manager_class=RunningPython,
+            cwd=job.notebook.parent,
+            start_timeout=120,
+            progress_bar={"desc": job.chapter, "leave": False} if progress else False,
+        )
+    except PapermillExecutionError as error:
+        return f"{error.ename}: {' '.join(error.evalue.split())} (cell {error.exec_count})"
+    except DeadKernelError:
+        return "the kernel died (out of memory?)"
+    return ""
+
+
+def _write_ledger(job: Job, model: str, folder: Path, out: Path, error: str, stamp: dict) -> None:
+    """The rows that the chapter wrote, stamped with this run; after a failure, one more row that says so."""
+    import pandas as pd
+
+    from rimkit import ledger
+
+    written = folder / "rows.parquet"
+    rows = ledger.read(written) if written.exists() else ledger.table([])
+    rows = rows.assign(**{**stamp, "run_id": rows["run_id"].fillna(stamp["run_id"])})
+    if error:
+        failed = ledger.failed_row(chapter=job.chapter, model=model, error=error, **stamp)
+        rows = pd.concat([rows, ledger.table([failed])], ignore_index=True)
+    ledger.write(rows, out / "ledger" / f"{job.chapter}.parquet")
+
+
+def _keep_notebook(job: Job, folder: Path, target: Path, stamp: dict, error: str) -> None:
+    """Move the executed notebook to its place; its metadata say whether it is complete, and with what."""
+    import nbformat
+
+    partial = folder / "notebook.ipynb"
+    notebook = nbformat.read(partial, as_version=4)
+    status = {"status": "failed" if error else "ok", "rimkit_version": __version__}
+    notebook.metadata["rimkit"] = {**stamp, **status}
+    notebook.metadata.get("papermill", {}).update(input_path=job.notebook.name, output_path=target.name)
+    for parameters in notebook.metadata.get("papermill", {}).get("parameters", {}), :
+        parameters.pop("ledger", None)
+    nbformat.write(notebook, partial)
+    partial.replace(target)

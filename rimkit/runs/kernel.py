@@ -1,0 +1,19 @@
+"""A Jupyter kernel that is always the running Python."""
+
+from __future__ import annotations
+
+from ipykernel.kernelspec import RESOURCES, get_kernel_dict
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+
+
+class RunningPython(AsyncKernelManager):
+    """Starts ``sys.executable -m ipykernel_launcher``, whatever kernels are installed under whatever name.
+
+    A kernel called "python3" in the user's folder may belong to another environment, in which rimkit is
+    missing or of another version; chapters must run where the command runs.
+    """
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict())
