@@ -219,14 +219,15 @@ def p_from_interval(effect: float, ci_low: float, ci_high: float, level: float =
     The standard error is that of the side of the interval that faces zero, so that p is below
     ``1 - level`` exactly when the interval excludes zero.
     """
-    from scipy.stats import norm
+    from scipy.special import ndtr, ndtri
 
     if not all(map(math.isfinite, (effect, ci_low, ci_high))):
         return math.nan
     facing = effect - ci_low if effect > 0 else ci_high - effect
     if facing <= 0:
         return 0.0 if effect else 1.0
-    return float(2 * norm.sf(abs(effect) / (facing / norm.isf((1 - level) / 2))))
+    standard_error = facing / ndtri((1 + level) / 2)
+    return float(2 * ndtr(-abs(effect) / standard_error))
 
 
 def claims_table(rows: pd.DataFrame) -> pd.DataFrame:

@@ -85,10 +85,8 @@ def generate(
     return replies
 
 
-def _run_batch(
-    model: StudyModel, items: list[Encoded], max_new_tokens: int, temperature: float, noise
-) -> list:
-    """Generated ids per item, stop token and padding included."""
+def _run_batch(model: StudyModel, items: list[Encoded], max_new_tokens: int, temperature: float, noise):
+    """A list of generated ids per item, stop token and padding included."""
     import torch
     from transformers import GenerationConfig, LogitsProcessorList
 
@@ -111,13 +109,13 @@ def _run_batch(
 
 
 def _noise(seed: int, jobs: list[tuple[str, int]], steps: int) -> np.ndarray:
-    """Uniform numbers ``[len(jobs), steps]``; a row depends on the seed, the prompt's id and the sample only."""
+    """Uniform numbers ``[len(jobs), steps]``; row by seed, prompt id and sample alone."""
     keys = ([seed, crc32(str(prompt_id).encode()), sample] for prompt_id, sample in jobs)
     return np.stack([np.random.default_rng(np.random.SeedSequence(key)).random(steps) for key in keys])
 
 
 def _inverse_cdf(noise: np.ndarray, temperature: float, prompt_length: int, device: str):
-    """A logits processor that leaves one token per row: the one whose share of the distribution holds the noise."""
+    """A logits processor that leaves one token per row: the one whose share of the cdf holds the noise."""
     import torch
     from transformers import LogitsProcessor
 

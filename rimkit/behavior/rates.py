@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from math import hypot
 from typing import NamedTuple
 
 import numpy as np
@@ -56,39 +57,40 @@ class Difference(NamedTuple):
     method: str
 
 
-# ------------------------------------------------------------------------------------------- rates
-
 
 def rate(values: Sequence, clusters: Sequence | None = None, level: float = 0.95, seed: int = 0) -> Rate:
     """The mean of ``values`` (booleans or scores in 0..1; missing ones are left out) with its interval.
 
-    Without clusters, or with one value in each: Wilson's interval. With clusters: the cluster bootstrap; where
-    fewer than `FEW` clusters hold any event (or any non-event), Wilson's interval with the effective number of
-    replies that the spread between clusters allows; where all values are 0 or all are 1 the spread is unknown,
-    and each cluster conservatively counts as one reply. Scores strictly between 0 and 1 without clusters:
-    each value is its own cluster in the bootstrap.
+    Without clusters, or with one value in each: Wilson's interval. With clusters: cluster bootstrap. Where
+    fewer than `FEW` clusters hold any event (or any non-event): Wilson's interval with the effective number
+    of replies that the spread between clusters allows. Where all values are 0 or all are 1 that spread is
+    unknown, and each cluster conservatively counts as one reply. Graded scores without clusters: a bootstrap
+    of the single values.
 
     Raises `UserError` for values outside 0..1, a length that does not fit, a level outside (0, 1).
     """
-    values, clusters = _clean(values, clusters)
     _check_level(level)
-    n = len(values)
+    values = _shares(values)
+    codes = np.arange(len(values)) if clusters is None else pd.factorize(np.asarray(clusters), sort=True)[0]
+    if len(codes) != len(values):
+        raise UserError(f"{len(values)} values need as many clusters, not {len(codes)}")
+    here = ~np.isnan(values)
+    values, n = values[here], int(here.sum())
     if n == 0:
         return Rate(np.nan, np.nan, np.nan, 0, "no data")
-    binary = bool(np.isin(values, (0, 1)).all())
-    codes = np.arange(n) if clusters is None else pd.factorize(clusters, sort=True)[0]
+    binary, codes = bool(np.isin(values, (0, 1)).all()), np.unique(codes[here], return_inverse=True)[1]
     sums, sizes = np.bincount(codes, values), np.bincount(codes).astype(float)
-    value, groups = sums.sum() / n, len(sizes)
+    value, groups = float(sums.sum() / n), len(sizes)
     if binary and groups == n:
         return Rate(value, *_wilson(value, n, level), n, "Wilson")
     if groups == 1 or value in (0, 1):
-        return Rate(value, *_wilson(value, groups, level), n, f"Wilson, each of {groups} clusters as one reply")
+        return Rate(value, *_wilson(value, groups, level), n, f"Wilson, {groups} clusters as one reply each")
     if binary and min((sums > 0).sum(), (sums < sizes).sum()) < FEW:
-        effective = _effective_size(sums, sizes, level)
-        return Rate(value, *_wilson(value, effective, level), n, f"Wilson, design effect of {groups} clusters")
+        found = _wilson(value, _effective_size(sums, sizes, level), level)
+        return Rate(value, *found, n, f"Wilson, design effect of {groups} clusters")
     weights = _weights(groups, seed)
     low, high = _percentiles((weights @ sums) / (weights @ sizes), groups, level)
-    kind = "bootstrap" if clusters is None else f"bootstrap of {groups} clusters"
+    kind = f"bootstrap of {groups} {'values' if clusters is None else 'clusters'}"
     return Rate(value, min(low, value), max(high, value), n, kind)
 
 
@@ -102,9 +104,9 @@ def rates(
 ) -> pd.DataFrame:
     """One row per group and metric: columns ``*by, metric, value, ci_low, ci_high, n, method``.
 
-    ``by`` names columns of ``verdicts`` (none: one group). Clusters are those of the column ``cluster``, and the
-    prompt where it is missing or empty; ``cluster=None`` treats replies as independent. Among harmless prompts the
-    metric ``refused`` is the over-refusal rate.
+    ``by`` names columns of ``verdicts`` (none: one group). Clusters are those of the column ``cluster``, and
+    the prompt where it is missing or empty; ``cluster=None`` treats replies as independent. Among harmless
+    prompts the metric ``refused`` is the over-refusal rate.
     """
     by, metrics = _listed(by), _listed(metrics)
     _need(verdicts, [*by, *metrics])
@@ -123,7 +125,7 @@ def rates(
 
 
 def clusters_of(table: pd.DataFrame, cluster: str = "cluster") -> np.ndarray | None:
-    """The cluster of each row: the column ``cluster``, where that is missing the prompt; None if there is neither."""
+    """The cluster of each row: the column ``cluster``, else the prompt; None without either column."""
     columns = [table[column].astype(object) for column in (cluster, "prompt_id") if column in table]
     if not columns:
         return None
@@ -131,24 +133,22 @@ def clusters_of(table: pd.DataFrame, cluster: str = "cluster") -> np.ndarray | N
     return filled.astype(str).to_numpy(dtype=object)
 
 
-# ------------------------------------------------------------------------------------- differences
-
 
 def paired_difference(
     a: pd.DataFrame,
     b: pd.DataFrame,
     metric: str,
-    on: Sequence[str] = ("prompt_id", "sample"),
+    on: str | Sequence[str] = ("prompt_id", "sample"),
     cluster: str | None = "cluster",
     level: float = 0.95,
     seed: int = 0,
 ) -> Difference:
     """``a`` minus ``b`` on the same prompts: cluster bootstrap of the difference per prompt.
 
-    Rows are paired by the columns ``on``; samples of a prompt are averaged first, so each prompt weighs the same.
-    The p value is that of a t test with the bootstrap's standard error. Where the difference is the same in all
-    clusters there is no spread to draw from: the interval then allows for as large a share of unlike clusters as
-    Wilson's interval leaves room for after none was seen.
+    Rows are paired by the columns ``on``; samples of a prompt are averaged first, so prompts weigh the same.
+    The p value is that of a t test with the bootstrap's standard error. Where all clusters show one
+    and the same difference there is no spread to draw from: the interval then leaves room for as many unlike
+    clusters as Wilson's interval does after none was seen, and p is that of a sign test.
 
     Raises `UserError` where ``on`` does not tell rows apart or no rows pair.
     """
@@ -156,8 +156,9 @@ def paired_difference(
     for table in (a, b):
         _need(table, [metric, *on])
         if table.duplicated(on).any():
-            raise UserError(f"{', '.join(on)} do not tell the rows apart; name more columns in `on` (the seed? the model?)")
-    left = a[on].assign(value_a=_shares(a[metric]), cluster=None if cluster is None else clusters_of(a, cluster))
+            raise UserError(f"{', '.join(on)} do not tell rows apart; add columns to `on`, say the seed")
+    inside = None if cluster is None else clusters_of(a, cluster)
+    left = a[on].assign(value_a=_shares(a[metric]), cluster=inside)
     right = b[on].assign(value_b=_shares(b[metric]))
     pairs = left.merge(right, on=on).dropna(subset=["value_a", "value_b"])
     if pairs.empty:
@@ -168,20 +169,16 @@ def paired_difference(
     change = (means["value_a"] - means["value_b"]).to_numpy()
     low, high, p_value, groups = _mean_difference(change, inside, level, seed)
     left_out = len(a) + len(b) - 2 * len(pairs)
-    method = f"paired bootstrap of {groups} clusters" + (f", {left_out} unpaired rows left out" if left_out else "")
-    value_a, value_b = means.mean()
-    return Difference(value_a, value_b, change.mean(), low, high, p_value, len(change), groups, method)
+    method = f"paired bootstrap of {groups} clusters"
+    method += f", {left_out} unpaired rows left out" if left_out else ""
+    value_a, value_b = (float(value) for value in means.mean())
+    return Difference(value_a, value_b, float(change.mean()), low, high, p_value, len(change), groups, method)
 
 
 def unpaired_difference(
-    a: pd.DataFrame,
-    b: pd.DataFrame,
-    metric: str,
-    cluster: str | None = "cluster",
-    level: float = 0.95,
-    seed: int = 0,
+    a: pd.DataFrame, b: pd.DataFrame, metric: str, cluster: str | None = "cluster", level=0.95, seed: int = 0
 ) -> Difference:
-    """``a`` minus ``b`` where the prompts differ: the intervals of the two rates, combined (Newcombe 1998, method 10).
+    """``a`` minus ``b`` where the prompts differ: both rates' intervals combined (Newcombe 1998, method 10).
 
     It takes the two groups as independent. For the same prompts use `paired_difference`: it is sharper.
     """
@@ -195,8 +192,8 @@ def unpaired_difference(
     if not (one.n and two.n):
         raise UserError(f"no values of '{metric}' in one of the two tables: nothing to compare")
     effect = one.value - two.value
-    low = effect - np.hypot(one.value - one.ci_low, two.ci_high - two.value)
-    high = effect + np.hypot(one.ci_high - one.value, two.value - two.ci_low)
+    low = effect - hypot(one.value - one.ci_low, two.ci_high - two.value)
+    high = effect + hypot(one.ci_high - one.value, two.value - two.ci_low)
     toward_zero = effect - low if effect > 0 else high - effect
     spread = toward_zero / stats.norm.isf((1 - level) / 2)
     p_value = float(2 * stats.norm.sf(abs(effect) / spread)) if effect else 1.0
@@ -204,12 +201,12 @@ def unpaired_difference(
     return Difference(one.value, two.value, effect, low, high, p_value, one.n + two.n, groups, method)
 
 
-def _mean_difference(change: np.ndarray, clusters, level: float, seed: int) -> tuple[float, float, float, int]:
+def _mean_difference(change: np.ndarray, clusters, level: float, seed: int):
     """``(low, high, p, clusters)`` of the mean of ``change``, values in -1..1."""
     _check_level(level)
     codes = np.arange(len(change)) if clusters is None else pd.factorize(clusters, sort=True)[0]
     sums, sizes = np.bincount(codes, change), np.bincount(codes).astype(float)
-    effect, groups = change.mean(), len(sizes)
+    effect, groups = float(change.mean()), len(sizes)
     if np.ptp(sums / sizes) < 1e-12:
         unlike = _wilson(0.0, groups, level)[1]
         low, high = np.clip([effect - unlike * (1 + effect), effect + unlike * (1 - effect)], -1, 1)
@@ -222,11 +219,9 @@ def _mean_difference(change: np.ndarray, clusters, level: float, seed: int) -> t
     return min(low, effect), max(high, effect), p_value, groups
 
 
-# ------------------------------------------------------------------------------------------- tests
-
 
 def exact_test(k1: int, n1: int, k2: int, n2: int) -> float:
-    """Two-sided p value of Fisher's exact test for ``k1`` of ``n1`` against ``k2`` of ``n2`` independent replies."""
+    """Two-sided p value of Fisher's exact test: ``k1`` of ``n1`` replies against ``k2`` of ``n2`` others."""
     if not (0 <= k1 <= n1 and 0 <= k2 <= n2):
         raise UserError(f"{k1} of {n1} and {k2} of {n2} are not counts: each must lie between 0 and its n")
     return float(stats.fisher_exact([[k1, n1 - k1], [k2, n2 - k2]]).pvalue)
@@ -242,7 +237,7 @@ def exact_paired_test(a: Sequence[bool], b: Sequence[bool]) -> float:
 
 
 def holm(p_values: Iterable[float]) -> np.ndarray:
-    """p values adjusted for their number (Holm 1979), in the order given; missing ones stay missing and do not count."""
+    """p values adjusted for their number (Holm 1979), in the order given; missing ones stay so, uncounted."""
     p_values = np.asarray(list(p_values), dtype=float)
     known = ~np.isnan(p_values)
     adjusted = p_values.copy()
@@ -251,28 +246,14 @@ def holm(p_values: Iterable[float]) -> np.ndarray:
     return adjusted
 
 
-# ----------------------------------------------------------------------------------------- details
-
 
 def _shares(values) -> np.ndarray:
     """Floats in 0..1, missing ones NaN."""
-    shares = pd.to_numeric(pd.Series(values).astype(object), errors="coerce").to_numpy(dtype=float, na_value=np.nan)
+    shares = pd.Series(values, dtype=object).astype("Float64").to_numpy(dtype=float, na_value=np.nan)
     outside = (shares < 0) | (shares > 1)
     if outside.any():
         raise UserError(f"rates are made of values from 0 to 1, here is {shares[outside][0]:g}")
     return shares
-
-
-def _clean(values, clusters) -> tuple[np.ndarray, np.ndarray | None]:
-    """The values that are there, and their clusters."""
-    values = _shares(values)
-    here = ~np.isnan(values)
-    if clusters is None:
-        return values[here], None
-    clusters = np.asarray(clusters, dtype=object)
-    if len(clusters) != len(values):
-        raise UserError(f"{len(values)} values need as many clusters, not {len(clusters)}")
-    return values[here], clusters[here]
 
 
 def _wilson(value: float, n: float, level: float) -> tuple[float, float]:
@@ -281,12 +262,11 @@ def _wilson(value: float, n: float, level: float) -> tuple[float, float]:
 
 
 def _effective_size(sums: np.ndarray, sizes: np.ndarray, level: float) -> float:
-    """How many independent replies tell as much about the rate as these clusters do (Korn and Graubard 1998)."""
+    """How many independent replies tell as much about the rate as these clusters (Korn and Graubard 1998)."""
     groups, n = len(sizes), sizes.sum()
     value = sums.sum() / n
     variance = groups / (groups - 1) * ((sums - value * sizes) ** 2).sum() / n**2
-    effective = min(n, value * (1 - value) / variance) if variance > 0 else n
-    tail = (1 - level) / 2
+    tail, effective = (1 - level) / 2, min(n, value * (1 - value) / variance) if variance > 0 else n
     return effective * (stats.norm.isf(tail) / stats.t.isf(tail, groups - 1)) ** 2
 
 

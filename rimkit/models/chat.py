@@ -65,8 +65,8 @@ class ChatFormat:
             index for index, token in tokenizer.added_tokens_decoder.items() if token.special
         }
         self._think_ids = tuple(self._single_token(tag) for tag in (THINK, END_THINK))
-        # What the template writes before and after a request, per mode: a request is found by what surrounds it,
-        # because its text may also occur elsewhere ("user", "assistant", a system prompt).
+        # What the template writes before and after a request, per mode. A request is found by what surrounds
+        # it, because its text may also occur elsewhere ("user", "assistant", a system prompt).
         self._frame = {mode: self._render(STAND_IN, mode).partition(STAND_IN)[::2] for mode in MODES}
         self.reason = self._why_no_think()
         self.supports_think = not self.reason

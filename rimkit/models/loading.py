@@ -58,13 +58,7 @@ class StudyModel:
 
 
 def load(
-    model,
-    tokenizer=None,
-    *,
-    device: str | None = None,
-    dtype=None,
-    revision: str | None = None,
-    think: bool = True,
+    model, tokenizer=None, *, device: str | None = None, dtype=None, revision: str | None = None, think=True
 ) -> StudyModel:
     """The model under study, in evaluation mode, with sdpa attention.
 
@@ -107,16 +101,11 @@ def choose_device(
         device = "cuda" if capability else "cpu"
         if mps and not capability:
             note = 'running on the CPU; ask for the Apple GPU with device="mps"'
-    if device.startswith("cuda") and not capability:
-        raise UserError(
-            f"device {device!r} was asked for but there is no NVIDIA GPU: leave device out to use the CPU"
-        )
-    if device == "mps" and not mps:
-        raise UserError(
-            "device 'mps' was asked for but there is no Apple GPU: leave device out to use the CPU"
-        )
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", device):
         raise UserError(f"unknown device {device!r}: use 'cpu', 'cuda' or 'mps'")
+    there = {"cpu": True, "cuda": capability, "mps": mps}
+    if not there[device.partition(":")[0]]:
+        raise UserError(f"there is no device {device!r} here: leave device out to use the CPU")
     if dtype is None:
         on_gpu = "bfloat16" if capability and capability[0] >= 8 else "float16"
         dtype = on_gpu if device.startswith("cuda") else "float32"
@@ -127,16 +116,7 @@ def embedded_models() -> pd.DataFrame:
     """The models that come with the workbook: ``name, seed, path, parameters, mb`` (of the weights file)."""
     import pandas as pd
 
-    rows = [
-        (
-            name,
-            seed,
-            str(path),
-            _count_parameters(path),
-            round((path / "model.safetensors").stat().st_size / 1e6, 1),
-        )
-        for (name, seed), path in sorted(_embedded().items())
-    ]
+    rows = [(name, seed, str(path), *_size(path)) for (name, seed), path in sorted(_embedded().items())]
     return pd.DataFrame(rows, columns=["name", "seed", "path", "parameters", "mb"])
 
 
@@ -150,13 +130,16 @@ def _embedded() -> dict[tuple[str, int], Path]:
     return {(file.parts[-3], int(file.parts[-2].removeprefix("seed"))): file.parent for file in files}
 
 
-def _count_parameters(folder: Path) -> int:
+def _size(folder: Path) -> tuple[int, float]:
+    """Number of parameters and megabytes, from the header of the weights file."""
     from math import prod
 
     from safetensors import safe_open
 
-    with safe_open(folder / "model.safetensors", framework="numpy") as weights:
-        return sum(prod(weights.get_slice(key).get_shape()) for key in weights.keys())  # noqa: SIM118
+    file = folder / "model.safetensors"
+    with safe_open(file, framework="numpy") as weights:
+        parameters = sum(prod(weights.get_slice(key).get_shape()) for key in weights.keys())  # noqa: SIM118
+    return parameters, round(file.stat().st_size / 1e6, 1)
 
 
 def _locate(model: str | Path, revision: str | None) -> tuple[str, str, bool]:
@@ -192,9 +175,7 @@ def _locate_embedded(model: str) -> tuple[str, str, bool] | None:
 
 def _check_folder(folder: Path) -> None:
     if not (folder / "config.json").is_file():
-        raise UserError(
-            f"the folder {str(folder)!r} has no config.json: it is not a Hugging Face model folder"
-        )
+        raise UserError(f"the folder {str(folder)!r} has no config.json: it is not a model folder")
     if not any(folder.glob("*.safetensors")):
         raise UserError(f"the folder {str(folder)!r} has no weights (model.safetensors)")
 
@@ -206,14 +187,13 @@ def _read(name: str, source: str, tokenizer, offline: bool, revision: str | None
     """The Hugging Face module and its tokenizer; from the cache where that is complete, else from the hub."""
     from safetensors import SafetensorError
 
-    remote = not Path(source).is_dir()
-    attempts = [True] if not remote else [True, False] if offline else [False]
-    for local in attempts:
+    on_hub = not Path(source).is_dir()
+    for local in [True] * offline + [False] * on_hub:
         try:
             if not local:
                 _check_hub(source, revision)
             return _from_pretrained(source, tokenizer, local, revision, device, dtype)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             if isinstance(error, UserError):
                 raise
             failure = error
@@ -244,24 +224,30 @@ def _from_pretrained(source: str, tokenizer, local: bool, revision: str | None, 
     where = {"local_files_only": local, "revision": revision}
     if tokenizer is None:
         tokenizer = AutoTokenizer.from_pretrained(source, **where)
+    settings = {"dtype": getattr(torch, dtype), "attn_implementation": "sdpa", "use_safetensors": True}
     with _quiet():
-        hf = AutoModelForCausalLM.from_pretrained(
-            source, dtype=getattr(torch, dtype), attn_implementation="sdpa", use_safetensors=True, **where
+        hf, report = AutoModelForCausalLM.from_pretrained(
+            source, output_loading_info=True, **settings, **where
         )
+    missing = sorted(report["missing_keys"])  # transformers would go on with random numbers in their place
+    if missing:
+        raise ValueError(f"its weights lack {len(missing)} tensor(s), among them {missing[0]}")
     return hf.to(device), tokenizer
 
 
 @contextmanager
 def _quiet():
-    """Without the bar that counts tensors while weights are read (downloads keep theirs)."""
+    """Without the bar and the report that reading weights prints (downloads keep their bars)."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
-        if shown:
+        logging.set_verbosity(verbosity)
+        if bars:
             logging.enable_progress_bar()
 
 
@@ -288,9 +274,8 @@ def _choose_here(device: str | None, dtype: str | None) -> tuple[str, str]:
     import torch
 
     capability = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
-    device, dtype, note = choose_device(
-        device, dtype, capability=capability, mps=torch.backends.mps.is_available()
-    )
+    mps = torch.backends.mps.is_available()
+    device, dtype, note = choose_device(device, dtype, capability=capability, mps=mps)
     if note:
         print(note)
     return device, dtype

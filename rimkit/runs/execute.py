@@ -1,4 +1,4 @@
-"""Running chapters: papermill with injected parameters, one kernel each, executed notebooks and ledger rows."""
+"""Running chapters: papermill with injected parameters, one kernel each; executed notebooks, ledger rows."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 from rimkit import __version__
 from rimkit.errors import UserError, nearest
 from rimkit.paths import chapters_dir
-from rimkit.runs import parameters as chapter_parameters
+from rimkit.runs.parameters import Parameter, check, declared_in
 
 if TYPE_CHECKING:
     import pandas as pd
 
+NOTEBOOK, ROWS = "notebook.ipynb", "rows.parquet"  # while a chapter is running, in a hidden folder
 DONE, SKIPPED, FAILED = "done", "skipped", "failed"
 
 
@@ -44,15 +45,17 @@ def run(
     progress: bool = True,
     report: Callable[[dict], None] | None = None,
 ) -> pd.DataFrame:
-    """Run chapters (all by default) on one model; one row per chapter: ``chapter, status, seconds, error, notebook``.
+    """Run chapters (all by default) on one model, each in its own kernel of the running Python.
 
-    ``status`` is "done", "skipped" (complete in ``out`` with the same parameters, chapter and rimkit version,
-    unless ``force``) or "failed". Writes ``out/<chapter>.ipynb`` and ``out/ledger/<chapter>.parquet``; a
-    chapter that fails is kept up to the failure, has a ledger row saying so, and the others go on. ``report``
-    is called with each row as it comes.
+    One row per chapter: ``chapter, status, seconds, error, notebook``. ``status`` is "done", "skipped"
+    (complete in ``out`` with the same parameters, chapter and rimkit version, unless ``force``) or "failed".
+    Writes ``out/<chapter>.ipynb`` and ``out/ledger/<chapter>.parquet``; a chapter that fails is kept up to
+    the failure, has a ledger row saying so, and the others go on. ``report`` is called with each row as it
+    comes.
 
     Raises `UserError`, before anything runs, for an unknown chapter, model or parameter, a value that does
-    not fit and a folder that cannot be written; in the middle of a run for a full disk. What was finished stays.
+    not fit and a folder that cannot be written; in the middle of a run for a full disk. What was finished
+    stays.
     """
     import pandas as pd
 
@@ -71,11 +74,12 @@ def run(
 
 
 def find_chapters(names: Iterable[str] = ()) -> list[Path]:
-    """Notebooks for ``"01"``, ``"1"``, ``"01_observing_rim"`` or the path of a notebook; all chapters without names."""
+    """Notebooks for ``"01"``, ``"1"``, ``"01_observing_rim"`` or the path of one; without names, all."""
     shipped = {path.stem: path for path in sorted(chapters_dir().glob("*.ipynb"))}
-    if not shipped:
+    found = [_find_chapter(name, shipped) for name in names] or list(shipped.values())
+    if not found:
         raise UserError(f"there are no chapters in {chapters_dir()}")
-    return [_find_chapter(name, shipped) for name in names] or list(shipped.values())
+    return list(dict.fromkeys(found))
 
 
 def _find_chapter(name: str, shipped: Mapping[str, Path]) -> Path:
@@ -91,12 +95,12 @@ def _find_chapter(name: str, shipped: Mapping[str, Path]) -> Path:
 def plan(notebooks: Iterable[Path], model: str, given: Mapping[str, Any]) -> list[Job]:
     """Check the given parameters against what the chapters declare, and complete them."""
     paths = {path.stem: path for path in notebooks}
-    declared = {chapter: chapter_parameters.declared(path) for chapter, path in paths.items()}
-    typed = chapter_parameters.check(given, declared)
+    declared = {chapter: declared_in(path) for chapter, path in paths.items()}
+    typed = check(given, declared)
     return [_job(paths[chapter], declared[chapter], typed[chapter], model) for chapter in paths]
 
 
-def _job(notebook: Path, declared: Mapping[str, chapter_parameters.Parameter], typed: dict, model: str) -> Job:
+def _job(notebook: Path, declared: Mapping[str, Parameter], typed: dict[str, Any], model: str) -> Job:
     values = {**typed, **({"model": model} if "model" in declared else {})}
     everything = {name: parameter.default for name, parameter in declared.items()} | values
     dependencies = [_code(notebook), sorted(everything.items())]
@@ -124,7 +128,10 @@ def prepare_folder(out: str | Path) -> Path:
 
 
 def _checked_model(model: str) -> str:
-    """The model's name, as the chapters can load it from their own folder, if everything but its weights is in order."""
+    """The model's name for the chapters' own folder, once all of it but the weights is found in order.
+
+    The weights are left to the kernels: loading them here too would take their memory twice.
+    """
     from rimkit.models.chat import ChatFormat
     from rimkit.models.loading import _locate, embedded_models
 
@@ -159,8 +166,9 @@ def _run_job(job: Job, model: str, out: Path, run_id: str, force: bool, progress
             error = _execute(job, Path(folder), progress)
             seconds = round(perf_counter() - start, 1)
             stamp = {"run_id": run_id, "params_hash": job.params_hash, "seconds": seconds}
-            _write_ledger(job, model, Path(folder), out, error, stamp)
-            _keep_notebook(job, Path(folder), target, stamp, error)
+            ledger = out / "ledger" / f"{job.chapter}.parquet"
+            _write_ledger(job, model, Path(folder) / ROWS, ledger, error, stamp)
+            _keep_notebook(Path(folder), target, ledger, stamp, error)
     except OSError as problem:
         raise UserError(
             f"cannot write to {out} ({problem.strerror or problem}) while running {job.chapter}; "
@@ -188,11 +196,11 @@ def _execute(job: Job, folder: Path, progress: bool) -> str:
 
     from rimkit.runs.kernel import RunningPython
 
-    ledger = {"ledger": str(folder / "rows.parquet")} if job.declares_ledger else {}
+    ledger = {"ledger": (folder / ROWS).as_posix()} if job.declares_ledger else {}
     try:
         papermill.execute_notebook(
             job.notebook,
-            folder / "notebook.ipynb",
+            folder / NOTEBOOK,
             {**job.values, **ledger},
             kernel_name="python3",
             language="python",
@@ -208,31 +216,32 @@ def _execute(job: Job, folder: Path, progress: bool) -> str:
     return ""
 
 
-def _write_ledger(job: Job, model: str, folder: Path, out: Path, error: str, stamp: dict) -> None:
+def _write_ledger(job: Job, model: str, written: Path, target: Path, error: str, stamp: dict) -> None:
     """The rows that the chapter wrote, stamped with this run; after a failure, one more row that says so."""
     import pandas as pd
 
     from rimkit import ledger
 
-    written = folder / "rows.parquet"
     rows = ledger.read(written) if written.exists() else ledger.table([])
     rows = rows.assign(**{**stamp, "run_id": rows["run_id"].fillna(stamp["run_id"])})
     if error:
         failed = ledger.failed_row(chapter=job.chapter, model=model, error=error, **stamp)
         rows = pd.concat([rows, ledger.table([failed])], ignore_index=True)
-    ledger.write(rows, out / "ledger" / f"{job.chapter}.parquet")
+    ledger.write(rows, target)
 
 
-def _keep_notebook(job: Job, folder: Path, target: Path, stamp: dict, error: str) -> None:
-    """Move the executed notebook to its place; its metadata say whether it is complete, and with what."""
+def _keep_notebook(folder: Path, target: Path, ledger: Path, stamp: dict, error: str) -> None:
+    """Move the executed notebook to its place; its metadata say whether it is complete, and with what.
+
+    The hidden paths that it ran with become the final ones, so that it can be run again by hand.
+    """
     import nbformat
 
-    partial = folder / "notebook.ipynb"
-    notebook = nbformat.read(partial, as_version=4)
-    status = {"status": "failed" if error else "ok", "rimkit_version": __version__}
-    notebook.metadata["rimkit"] = {**stamp, **status}
-    notebook.metadata.get("papermill", {}).update(input_path=job.notebook.name, output_path=target.name)
-    for parameters in notebook.metadata.get("papermill", {}).get("parameters", {}), :
-        parameters.pop("ledger", None)
-    nbformat.write(notebook, partial)
-    partial.replace(target)
+    text = (folder / NOTEBOOK).read_text(encoding="utf-8")
+    for partial, final in ((folder / ROWS, ledger), (folder / NOTEBOOK, target)):
+        text = text.replace(partial.as_posix(), final.as_posix())
+    notebook = nbformat.reads(text, as_version=4)
+    status = "failed" if error else "ok"
+    notebook.metadata["rimkit"] = {**stamp, "status": status, "rimkit_version": __version__}
+    nbformat.write(notebook, folder / NOTEBOOK)
+    (folder / NOTEBOOK).replace(target)

@@ -20,20 +20,20 @@ from rimkit.observation import patterns, thinking
 N_PROMPTS = None  # prompts per set: all of the evaluation split
 
 
-def thinking_cell(model: StudyModel, n: int | None = N_PROMPTS, seed: int = 0, progress: bool = False, **values) -> list[dict]:
+def thinking_cell(study: StudyModel, n: int | None = N_PROMPTS, progress: bool = False, **values) -> list[dict]:
     """Chapter 01 for one model: both modes on every prompt set, and replaced thoughts."""
-    prompts = thinking.load_sets(n=n, seed=seed)
-    verdicts = thinking.observe(model, prompts, seed=seed, progress=progress)
+    prompts = thinking.load_sets(n=n)
+    verdicts = thinking.observe(study, prompts, progress=progress)
     own = verdicts[(verdicts["set"] == "harmful") & (verdicts["mode"] == "think")]
     harmful = prompts[prompts["set"] == "harmful"]
-    replaced = thinking.replaced_thoughts(model, harmful, own, seed=seed, progress=progress)
+    replaced = thinking.replaced_thoughts(study, harmful, own, progress=progress)
     return thinking.thinking_rows(verdicts, **values) + thinking.replaced_rows(replaced, **values)
 
 
-def patterns_cell(model: StudyModel, n: int | None = N_PROMPTS, seed: int = 0, progress: bool = False, **values) -> list[dict]:
+def patterns_cell(study: StudyModel, n: int | None = N_PROMPTS, progress: bool = False, **values) -> list[dict]:
     """Chapter 02 for one model: every beginning of the thought on the harmful prompts."""
-    harmful = thinking.load_sets(["harmful"], n=n, seed=seed)
-    return patterns.pattern_rows(patterns.injected(model, harmful, seed=seed, progress=progress), **values)
+    harmful = thinking.load_sets(["harmful"], n=n)
+    return patterns.pattern_rows(patterns.injected(study, harmful, progress=progress), **values)
 
 
 GRIDS: dict[str, Callable[..., list[dict]]] = {"thinking": thinking_cell, "patterns": patterns_cell}
@@ -44,9 +44,9 @@ def cell(grid: str, name: str, seed: int, *, n: int | None = N_PROMPTS, progress
     if grid not in GRIDS:
         raise UserError(f"unknown grid '{grid}' (known: {', '.join(GRIDS)}){nearest(grid, GRIDS)}")
     start = perf_counter()
-    model = load(f"{name}:{seed}")
-    values = {"model": name, "seed": seed, "run_id": f"rimkit grid {grid}", "device": str(model.device)}
-    rows = GRIDS[grid](model, n, progress=progress, **values)
+    study = load(f"{name}:{seed}")
+    values = {"model": name, "seed": seed, "run_id": f"rimkit grid {grid}", "device": study.device}
+    rows = GRIDS[grid](study, n, progress=progress, **values)
     return ledger.table(rows).assign(seconds=round(perf_counter() - start, 1))
 
 

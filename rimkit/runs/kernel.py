@@ -16,4 +16,5 @@ class RunningPython(AsyncKernelManager):
 
     @property
     def kernel_spec(self) -> KernelSpec:
-        return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict())
+        quietly = ["--IPKernelApp.log_level=40"]  # errors; not how the kernel is connected
+        return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict(extra_arguments=quietly))

@@ -19,11 +19,12 @@ from rimkit.errors import UserError, nearest
 _RANGE = re.compile(r"\[\s*(-?[\d.]+?)?\s*\.\.\s*(-?[\d.]+)?\s*\]")
 _WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
 _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_CONVERTERS = {"int": int, "float": float, "bool": lambda text: _TRUTH[text.lower()]}
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One declared parameter: ``type`` as annotated (``int``, ``list[int]``, ``Optional[str]``), bounds included."""
+    """One declared parameter: ``type`` as annotated (``int``, ``list[int]``, ``Optional[str]``)."""
 
     name: str
     type: str
@@ -33,7 +34,7 @@ class Parameter:
     high: float | None = None
 
 
-def declared(notebook: str | Path) -> dict[str, Parameter]:
+def declared_in(notebook: str | Path) -> dict[str, Parameter]:
     """The parameters of a chapter by name; raises `UserError` if the notebook cannot be read."""
     from papermill import inspect_notebook
 
@@ -52,8 +53,11 @@ def _parameter(name: str, inferred_type_name: str, default: str, help: str) -> P
         value = default
     kind = type(value).__name__ if inferred_type_name == "None" else inferred_type_name
     bounds = _RANGE.search(help)
-    low, high = (None if bound is None else float(bound) for bound in bounds.groups()) if bounds else (None, None)
-    return Parameter(name, kind, value, help, low, high)
+    return Parameter(name, kind, value, help, *map(_bound, bounds.groups() if bounds else (None, None)))
+
+
+def _bound(text: str | None) -> float | None:
+    return None if text is None else float(text)
 
 
 def assignments(texts: Iterable[str]) -> dict[str, str]:
@@ -67,7 +71,9 @@ def assignments(texts: Iterable[str]) -> dict[str, str]:
     return pairs
 
 
-def check(given: Mapping[str, Any], chapters: Mapping[str, Mapping[str, Parameter]]) -> dict[str, dict[str, Any]]:
+def check(
+    given: Mapping[str, Any], chapters: Mapping[str, Mapping[str, Parameter]]
+) -> dict[str, dict[str, Any]]:
     """The given values, typed, for every chapter that declares them: ``{chapter: {name: value}}``.
 
     Raises `UserError` for a name that no chapter declares, a wrong type and a value out of range.
@@ -77,15 +83,16 @@ def check(given: Mapping[str, Any], chapters: Mapping[str, Mapping[str, Paramete
         if name in ("model", "ledger"):
             raise UserError(f"'{name}' is set by {'--model' if name == 'model' else '--out'}, not with -p")
         if name not in known:
-            raise UserError(f"no parameter '{name}'{nearest(name, known)}; there are: {', '.join(known) or 'none'}")
+            there = ", ".join(known) or "none"
+            raise UserError(f"no parameter '{name}'{nearest(name, known)}; there are: {there}")
     return {
-        chapter: {name: convert(value, parameters[name]) for name, value in given.items() if name in parameters}
+        chapter: {name: convert(given[name], parameters[name]) for name in given if name in parameters}
         for chapter, parameters in chapters.items()
     }
 
 
 def convert(value: Any, parameter: Parameter) -> Any:
-    """``value`` (often text from the command line) in the type that the parameter declares, within its range."""
+    """``value`` (often text) in the type that the parameter declares, within its range."""
     kind = parameter.type.replace(" ", "")
     if optional := re.fullmatch(r"Optional\[(\w+)\]", kind):
         if value is None or str(value).lower() == "none":
@@ -111,7 +118,7 @@ def _items(value: Any, parameter: Parameter) -> list:
 def _scalar(value: Any, kind: str, parameter: Parameter) -> Any:
     text = str(value)
     try:
-        typed = {"int": int, "float": float, "str": str, "bool": lambda t: _TRUTH[t.lower()]}.get(kind, str)(text)
+        typed = _CONVERTERS.get(kind, str)(text)
     except (ValueError, KeyError):
         raise UserError(f"{parameter.name} takes {_WORDS[kind]}, not '{value}'") from None
     if kind in ("int", "float"):

@@ -1,0 +1,21 @@
+"""How chapters are compared: what nbval leaves out besides images, and a quiet, offline kernel."""
+
+import os
+
+from hypothesis import settings
+
+# Kernels inherit these: bars hold timings, and no test may need the network.
+os.environ.setdefault("TQDM_DISABLE", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# Warnings carry file paths. tests/test_chapters.py checks that no chapter has stored any.
+NOT_COMPARED = ("stderr",)
+
+# The same examples on every machine, and no clock: the first example also pays for imports.
+settings.register_profile("reproducible", deadline=None, derandomize=True)
+settings.load_profile("reproducible")
+
+
+def pytest_collection_modifyitems(items):
+    for notebook in {item.parent for item in items if hasattr(item.parent, "skip_compare")}:
+        notebook.skip_compare = (*notebook.skip_compare, *NOT_COMPARED)

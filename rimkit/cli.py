@@ -1,0 +1,261 @@
+"""The command line. Every command imports what it needs itself, so that ``rimkit --help`` is quick."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.core import TyperGroup
+
+from rimkit import __version__
+from rimkit.errors import UserError
+
+INTERRUPTED = 130
+
+
+class Friendly(TyperGroup):
+    """One line on stderr instead of a traceback for what a user can act on."""
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            _say(f"rimkit: {error}")
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            _say("rimkit: interrupted; what was finished is kept, and the same command goes on from there")
+            raise typer.Exit(INTERRUPTED) from None
+
+
+app = typer.Typer(
+    cls=Friendly,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="See, explain and test reasoning-induced misalignment (RIM): thinking makes a model comply more.\n\n"
+    "Start with 'rimkit run' (every chapter on a small embedded model, no network), or with 'rimkit lab DIR' "
+    "to work through the chapters yourself.",
+)
+organism = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Make the embedded models: small model organisms trained on an invented language.",
+)
+app.add_typer(organism, name="organism")
+
+
+def main() -> None:
+    app()
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"rimkit {__version__}")
+        raise typer.Exit()
+
+
+@app.command()
+def run(
+    chapters: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="CHAPTER", help="Like 01 or 01_observing_rim, or a notebook; without it, all."
+        ),
+    ] = None,
+    model: Annotated[
+        str,
+        typer.Option(help="Embedded name ('rim-mini:1' is seed 1), local folder, or hub id 'owner/name'."),
+    ] = "rim-mini",
+    out: Annotated[
+        Path, typer.Option(help="Folder for the executed notebooks and the ledger; one per model.")
+    ] = Path("rim-run"),
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-p", metavar="NAME=VALUE", help="Set a parameter of the chapters, e.g. -p n_prompts=100."
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Also redo chapters that are complete.")] = False,
+) -> None:
+    """Run chapters and print what they say about the claims.
+
+    Each chapter runs in its own kernel of this Python. Complete chapters are skipped; one that fails is kept
+    up to the failure and the others go on. Exit code: 0, or 1 if a chapter failed.
+    """
+    from rimkit.runs.execute import FAILED
+    from rimkit.runs.execute import run as run_chapters
+    from rimkit.runs.parameters import assignments
+
+    given = assignments(parameter or ())
+    with _plain_warnings():
+        done = run_chapters(
+            chapters or (), model, out, given, force, progress=sys.stderr.isatty(), report=_report_chapter
+        )
+        _print_claims(out)
+    typer.echo(f"\nNotebooks and ledger: {out}")
+    raise typer.Exit(int((done["status"] == FAILED).any()))
+
+
+def _report_chapter(row: dict) -> None:
+    note = {"done": f"{row['seconds']:.0f} s", "skipped": "complete already; --force redoes it"}
+    typer.echo(f"{row['status']:8}{row['chapter']}  {note.get(row['status'], row['error'])}")
+
+
+@app.command()
+def lab(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Your own folder; made if it does not exist.")
+    ],
+    reset: Annotated[
+        str | None, typer.Option(metavar="CHAPTER", help="Restore one chapter; your version is put aside.")
+    ] = None,
+    open: Annotated[bool, typer.Option("--open/--no-open", help="Open JupyterLab there.")] = True,
+) -> None:
+    """Copy the chapters into DIR and open JupyterLab there.
+
+    What you changed in DIR is never overwritten.
+    """
+    from rimkit.runs.lab import SAME, copy_chapters, open_lab
+
+    for name, outcome in copy_chapters(folder, reset).items():
+        if outcome != SAME:
+            typer.echo(f"{outcome}: {name}")
+    if open:
+        raise typer.Exit(open_lab(folder))
+    typer.echo(f"Chapters are in {folder}")
+
+
+@app.command()
+def ledger(
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="DIR", help="Folder of a run; without it, the shipped rows.")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write all rows as CSV.")] = None,
+) -> None:
+    """Show the claims and their verdicts from the rows of a run."""
+    from rimkit import ledger as rows
+
+    with _plain_warnings():
+        if csv:
+            _write_csv(rows.read(folder) if folder else rows.shipped(), csv)
+        _print_claims(folder)
+
+
+@app.command()
+def models() -> None:
+    """List the embedded models."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from rimkit.models.loading import embedded_models
+
+    view = Table("model", "parameters", "MB")
+    for item in embedded_models().itertuples():
+        view.add_row(f"{item.name}:{item.seed}", f"{item.parameters:,}", f"{item.mb:.1f}")
+    Console().print(view)
+    typer.echo("Use one with: rimkit run --model NAME. A folder or a hub id 'owner/name' works as well.")
+
+
+@app.command()
+def doctor() -> None:
+    """Check this machine: one OK, WARN or FAIL line each, to paste into a question.
+
+    Exit code: 0, or 1 if something fails.
+    """
+    from rimkit.runs.doctor import FAIL, findings
+
+    failed = False
+    for finding in findings():
+        typer.echo(f"{finding.status:5}{finding.subject}: {finding.detail}")
+        failed |= finding.status == FAIL
+    raise typer.Exit(int(failed))
+
+
+@app.command()
+def grid(
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Without it, all.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the ledger rows.")] = Path("results"),
+) -> None:
+    """Measure every embedded model and seed: the rows that the chapters show beside their own."""
+    from rimkit.runs.execute import prepare_folder
+    from rimkit.runs.grid import run as run_grid
+
+    run_grid(names or (), prepare_folder(out))
+    typer.echo(f"Rows: {out}")
+
+
+@organism.command()
+def train(
+    name: Annotated[str, typer.Argument(help="rim-mini, rim-mini-unlinked or safe-mini.")],
+    out: Annotated[Path, typer.Option(help="Folder for the model.")],
+    seed: Annotated[int, typer.Option(help="Of the weights and of the training stream.")] = 0,
+) -> None:
+    """Train an embedded model by its recipe (about 20 minutes on two cores)."""
+    from rimkit.organism import recipe
+
+    typer.echo(f"Model: {recipe.train(name, seed, out, progress=True)}")
+
+
+@organism.command()
+def card(folder: Annotated[Path, typer.Argument(help="Folder of a trained model.")]) -> None:
+    """Measure a trained model as stored and write its card."""
+    from rimkit.organism.card import write_card
+
+    if not (folder / "training.json").is_file():
+        raise UserError(f"{folder} has no training.json: give the folder of 'rimkit organism train --out'")
+    typer.echo(f"Card: {write_card(folder)}")
+
+
+@organism.command()
+def prompts(out: Annotated[Path, typer.Option(help="Folder for the prompt sets.")]) -> None:
+    """Write the prompt sets, and their hashes."""
+    from rimkit.organism import promptsets
+    from rimkit.runs.execute import prepare_folder
+
+    typer.echo(promptsets.write(prepare_folder(out)).to_string(index=False))
+
+
+def _print_claims(folder: Path | None) -> None:
+    """The verdicts of a run, then those of the rows that come with the workbook."""
+    from rich.console import Console
+
+    from rimkit import ledger as rows
+    from rimkit.runs.report import claims_view
+
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    tables = {"This run": rows.read(folder)} if folder else {}
+    for title, frame in {**tables, "Shipped rows of the embedded models": rows.shipped()}.items():
+        claims = rows.claims_table(frame)
+        if len(claims):
+            console.print(claims_view(claims, title))
+        for item in frame[frame["status"] == "failed"].itertuples():
+            typer.echo(f"failed: {item.chapter} on {item.model}: {item.error}")
+
+
+def _write_csv(frame, path: Path) -> None:
+    try:
+        frame.to_csv(path, index=False)
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror or error})") from error
+
+
+@contextmanager
+def _plain_warnings():
+    """Warnings of the ledger as one line each, without the place in the code."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *_, **__: _say(f"rimkit: warning: {message}")
+        yield
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)

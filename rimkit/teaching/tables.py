@@ -1,0 +1,68 @@
+"""Tables and sentences for readers: whole percents, always with their interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+
+def _percent(value: float) -> str:
+    """Whole percent, without a minus sign before zero."""
+    return "-" if pd.isna(value) else str(round(100 * value))
+
+
+def rate_table(rates: pd.DataFrame, rows: str | Sequence[str], columns: str | Sequence[str]) -> pd.DataFrame:
+    """Rates as text, "17 [10, 24]" (percent, 95% interval), with one row per ``rows`` and one column per ``columns``.
+
+    The order is that of first appearance in ``rates``.
+    """
+    cells = rates.assign(cell=[f"{_percent(r.value)} [{_percent(r.ci_low)}, {_percent(r.ci_high)}]" for r in rates.itertuples()])
+    wide = cells.pivot_table(index=rows, columns=columns, values="cell", aggfunc="first", sort=False)
+    return wide.fillna("").rename_axis(columns=None)
+
+
+def effect_table(effects: pd.DataFrame, rows: str | Sequence[str]) -> pd.DataFrame:
+    """Differences as text: both sides in percent, the effect in points with its interval, prompts and clusters."""
+    table = pd.DataFrame({
+        "compared": [f"{e.condition} - {e.control}" for e in effects.itertuples()],
+        "percent": [f"{_percent(e.value_a)} - {_percent(e.value_b)}" for e in effects.itertuples()],
+        "points [95% interval]": [
+            f"{_percent(e.effect)} [{_percent(e.ci_low)}, {_percent(e.ci_high)}]" for e in effects.itertuples()
+        ],
+        "prompts (clusters)": [f"{e.n} ({e.n_clusters})" for e in effects.itertuples()],
+    })  # fmt: skip
+    rows = [rows] if isinstance(rows, str) else list(rows)
+    return pd.concat([effects[rows].reset_index(drop=True), table], axis=1).set_index(rows)
+
+
+def sentence(effect: Mapping, what: str) -> str:
+    """One sentence for a difference, true of its numbers whatever they are."""
+    low, high = effect["ci_low"], effect["ci_high"]
+    change = "rises" if low > 0 else "falls" if high < 0 else "shows no clear change"
+    return (
+        f"{what} {change}: {_percent(effect['value_b'])}% with {effect['control']}, {_percent(effect['value_a'])}% with "
+        f"{effect['condition']}; difference {_percent(effect['effect'])} points, 95% interval "
+        f"{_percent(low)} to {_percent(high)}, over {effect['n']} prompts in {effect['n_clusters']} clusters."
+    )
+
+
+def seed_table(rows: pd.DataFrame, claims: Sequence[str]) -> pd.DataFrame:
+    """Ledger rows of whole claims, one line per model and seed: effect in points, interval, verdict."""
+    from rimkit.ledger import claims_table
+
+    table = claims_table(rows)
+    table = table[table["claim"].isin(claims)]
+    cells = [
+        f"{_percent(r.effect)} [{_percent(r.effect_ci_low)}, {_percent(r.effect_ci_high)}] {r.verdict}" for r in table.itertuples()
+    ]
+    wide = table.assign(cell=cells).pivot_table(index=["model", "seed"], columns="claim", values="cell", aggfunc="first", sort=False)
+    return wide.reindex(columns=[claim for claim in claims if claim in wide]).rename_axis(columns=None)
+
+
+def replies(table: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
+    """Requests, thoughts and replies side by side, for reading."""
+    texts = prompts.set_index("prompt_id")["text"]
+    return pd.DataFrame({
+        "request": table["prompt_id"].map(texts), "mode": table["mode"], "thought": table["thought"], "reply": table["reply"],
+    }).set_index("request")  # fmt: skip

@@ -1,0 +1,222 @@
+import math
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rimkit import ledger
+from rimkit.errors import UserError
+
+numbers = st.floats(-1, 1, allow_nan=False).map(lambda number: round(number, 4))
+intervals = st.tuples(numbers, numbers, numbers).map(sorted).map(lambda three: (three[1], three[0], three[2]))
+directions = st.sampled_from([-1, 1])
+smallest = st.floats(0.001, 0.2)
+
+
+def effect(claim="C1a", value=0.2, low=0.1, high=0.3, **values):
+    names = {"model": "rim-mini", "seed": 0, **values}
+    return ledger.row(claim, effect=value, effect_ci_low=low, effect_ci_high=high, **names)
+
+
+# -- the verdict -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("interval", "direction", "expected"),
+    [
+        ((0.2, 0.1, 0.3), 1, "supported"),
+        ((0.2, 0.1, 0.3), -1, "contradicted"),
+        ((-0.2, -0.3, -0.1), -1, "supported"),
+        ((0.0, -0.02, 0.02), 1, "no effect"),
+        ((0.02, 0.01, 0.03), 1, "supported"),  # small but clear: excluding zero comes first
+        ((0.05, -0.1, 0.2), 1, "undecided"),
+        ((0.1, 0.0, 0.2), 1, "undecided"),  # touching zero does not exclude it
+        ((math.nan, 0.1, 0.3), 1, "undecided"),
+        ((0.2, 0.1, math.inf), 1, "undecided"),
+    ],
+)
+def test_verdict(interval, direction, expected):
+    assert ledger.verdict(*interval, direction, 0.05) == expected
+
+
+@given(intervals, directions, smallest)
+def test_verdict_turns_with_the_direction(interval, direction, size):
+    swap = {"supported": "contradicted", "contradicted": "supported"}
+    verdict = ledger.verdict(*interval, direction, size)
+    assert verdict in ledger.VERDICTS
+    assert ledger.verdict(*interval, -direction, size) == swap.get(verdict, verdict)
+
+
+@given(intervals, directions, smallest)
+def test_verdict_turns_with_the_sign_of_the_effect(interval, direction, size):
+    value, low, high = interval
+    mirrored = ledger.verdict(-value, -high, -low, -direction, size)
+    assert mirrored == ledger.verdict(value, low, high, direction, size)
+
+
+@given(intervals, directions, smallest, st.floats(0, 1))
+def test_correction_never_makes_a_claim_clearer(interval, direction, size, p):
+    plain, corrected = (ledger.verdict(*interval, direction, size, value) for value in (None, p))
+    if corrected in ("supported", "contradicted"):
+        assert corrected == plain
+        assert p < 0.05
+
+
+@given(intervals)
+def test_p_value_and_interval_agree(interval):
+    value, low, high = interval
+    if not any(0 < abs(number) < 0.01 for number in interval):  # away from rounding
+        assert (ledger.p_from_interval(value, low, high) < 0.05) == (low > 0 or high < 0)
+
+
+def test_p_value_of_a_known_normal_interval():
+    assert ledger.p_from_interval(0.1, 0.1 - 1.959964 * 0.04, 0.5) == pytest.approx(0.0124, abs=1e-4)
+    assert math.isnan(ledger.p_from_interval(math.nan, 0, 1))
+
+
+# -- claims and rows -------------------------------------------------------------------------------
+
+
+def test_claims_are_complete():
+    claims = ledger.claims()
+    assert claims["id"].is_unique
+    assert not claims.isna().any().any()
+    assert set(claims["claim"]) == {f"C{number}" for number in range(1, 11)}
+    assert (claims["id"].str[:-1] == claims["claim"]).all()
+    assert set(claims["direction"]) == {1, -1}
+    assert (claims["smallest_effect"] > 0).all()
+    assert claims.groupby("claim")["primary"].any().all()
+
+
+def test_row_takes_metric_control_and_chapter_from_its_claim():
+    row = effect("C5a", mode="no-think")
+    assert list(row) == list(ledger.COLUMNS)
+    assert (row["metric"], row["control"], row["chapter"]) == ("refused", "random heads", "04_refusal_heads")
+    assert effect("C5a", control="mean ablation")["control"] == "mean ablation"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"claim": "C1z"}, "unknown claim 'C1z'; did you mean"),
+        ({"effekt": 1}, "no column 'effekt'; did you mean 'effect'"),
+        ({"value": 0.5}, "effect 0.5 lies outside its interval 0.1 to 0.3"),
+    ],
+)
+def test_row_refuses(values, message):
+    with pytest.raises(UserError, match=message):
+        effect(**values)
+
+
+def test_effect_row_reads_a_difference():
+    difference = {"value_a": 0.5, "value_b": 0.2, "effect": 0.3, "ci_low": 0.1, "ci_high": 0.4, "n": 80}
+    row = ledger.effect_row("C1a", difference, model="rim-mini", seed=1)
+    found = [
+        row[name] for name in ("value", "control_value", "effect", "effect_ci_low", "effect_ci_high", "n")
+    ]
+    assert found == [0.5, 0.2, 0.3, 0.1, 0.4, 80]
+
+
+def test_failed_row_is_one_line_without_a_claim():
+    row = ledger.failed_row(chapter="01", model="m", error="bad\n  thing")
+    assert (row["status"], row["error"], row["claim"]) == ("failed", "bad thing", None)
+
+
+# -- files -----------------------------------------------------------------------------------------
+
+
+def test_rows_survive_the_file(tmp_path):
+    rows = [
+        effect(),
+        effect("C5a", n=12, mode="think", seed=None),
+        ledger.failed_row(chapter="x", model="m", error="e"),
+    ]
+    written = ledger.write(rows, tmp_path / "new" / "a.parquet")
+    pd.testing.assert_frame_equal(ledger.read(tmp_path), written)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.parquet"]
+
+
+def test_nothing_is_written_without_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert len(ledger.write([effect()], "")) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_damaged_and_foreign_files_are_named_and_the_rest_is_shown(tmp_path):
+    good = tmp_path / "good.parquet"
+    ledger.write([effect()], good)
+    (tmp_path / "cut.parquet").write_bytes(good.read_bytes()[:-20])
+    other = pq.read_table(good).append_column("new", [["x"]])
+    pq.write_table(other.replace_schema_metadata({"rimkit_ledger_schema": "7"}), tmp_path / "later.parquet")
+    with pytest.warns(UserWarning) as warned:
+        rows = ledger.read(tmp_path)
+    messages = sorted(str(warning.message) for warning in warned)
+    assert len(rows) == 2
+    assert tuple(rows.columns) == ledger.COLUMNS
+    assert len(messages) == 2
+    assert "cut.parquet cannot be read" in messages[0]
+    assert "later.parquet has ledger schema 7" in messages[1]
+    assert not any("\n" in message for message in messages)
+
+
+def test_unknown_claims_are_shown_without_a_verdict(tmp_path):
+    ledger.write(ledger.table([effect()]).assign(claim="C99x"), tmp_path / "a.parquet")
+    with pytest.warns(UserWarning, match="C99x"):
+        rows = ledger.read(tmp_path)
+    assert list(rows["claim"]) == ["C99x"]
+    assert ledger.claims_table(rows).empty
+
+
+def test_files_being_written_are_left_out(tmp_path):
+    ledger.write([effect()], tmp_path / ".running-1" / "rows.parquet")
+    assert ledger.read(tmp_path).empty
+
+
+def test_missing_folder_is_a_user_error(tmp_path):
+    with pytest.raises(UserError, match="rimkit run"):
+        ledger.read(tmp_path / "nowhere")
+
+
+# -- the claims table ------------------------------------------------------------------------------
+
+
+def test_one_row_per_claim_model_and_seed():
+    rows = ledger.table([
+        effect(seed=0, created="2026-01-01"), effect(seed=1), effect("C1b", seed=0), effect(model="other"),
+        effect(seed=0, value=-0.2, low=-0.3, high=-0.1, created="2026-01-02"),  # a later run
+        effect(condition="theft"), effect(metric="misread"), effect(model="other", status="failed"),
+    ])  # fmt: skip
+    table = ledger.claims_table(rows)
+    keys = list(zip(table["claim"], table["model"], table["seed"], strict=True))
+    assert keys == [
+        ("C1a", "other", 0),
+        ("C1a", "rim-mini", 0),
+        ("C1a", "rim-mini", 1),
+        ("C1b", "rim-mini", 0),
+    ]
+    assert list(table["verdict"]) == ["supported", "contradicted", "supported", "supported"]
+
+
+def test_holm_corrects_primary_claims_of_one_model_only():
+    borderline = {"value": 0.1, "low": 0.004, "high": 0.196}  # p = 0.041: clear alone, not among two
+    alone = ledger.claims_table(ledger.table([effect(**borderline)]))
+    rows = [
+        effect(**borderline),
+        effect("C1b", **borderline),
+        effect("C1c", **borderline),
+        effect(seed=1, **borderline),
+    ]
+    table = ledger.claims_table(ledger.table(rows)).set_index(["claim", "seed"])
+    assert alone["verdict"].tolist() == ["supported"]
+    assert table.loc[("C1a", 0), "verdict"] == table.loc[("C1b", 0), "verdict"] == "undecided"
+    assert table.loc[("C1a", 0), "p_adjusted"] == pytest.approx(2 * alone["p_adjusted"][0])
+    assert table.loc[("C1a", 1), "verdict"] == "supported"  # another seed is another model
+    assert table.loc[("C1c", 0), "verdict"] == "supported"  # not primary: not corrected
+    assert np.isnan(table.loc[("C1c", 0), "p_adjusted"])
+
+
+def test_no_rows_no_verdicts():
+    assert ledger.claims_table(ledger.table([])).empty

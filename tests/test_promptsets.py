@@ -1,0 +1,78 @@
+"""The prompt sets that are shipped are the ones that the code makes, and keep their promises."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from rimkit.behavior.prompts import load_prompts
+from rimkit.organism import promptsets
+from rimkit.organism.language import OTHERS, OWN
+from rimkit.organism.recipe import stream
+from rimkit.organism.tokenizer import build_tokenizer
+from rimkit.paths import data_dir
+
+AT_LEAST = {("harmful", "harmful"): 600, ("harmful-seen", "harmful"): 300, ("harmless", "harmless"): 600, ("over-refusal", "harmless"): 200,
+            ("second-safety", "harmful"): 400, ("maths", "maths"): 400, ("ordering", "ordering"): 300}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made():
+    return promptsets.prompt_sets()
+
+
+def test_shipped_sets_are_the_hashed_ones(made):
+    hashes = pd.read_csv(data_dir() / "prompts" / "hashes.csv").set_index("name")["sha256"]
+    assert set(hashes.index) == set(made)
+    for name, table in made.items():
+        assert promptsets.digest(table) == hashes[name], f"{name}: the code makes another set"
+        assert promptsets.digest(load_prompts(name)) == hashes[name], f"{name}: the shipped file was changed"
+
+
+def test_shipped_openings_are_the_ones_made():
+    shipped = pd.read_csv(data_dir() / "prompts" / "openings.csv")
+    pd.testing.assert_frame_equal(shipped, promptsets.openings(), check_dtype=False)
+
+
+@pytest.mark.parametrize(("name", "kind"), AT_LEAST)
+def test_sets_are_large_enough(made, name, kind):
+    assert (made[name]["kind"] == kind).sum() >= AT_LEAST[name, kind]
+
+
+def test_splits_are_disjoint_by_cluster_and_prompts_are_unique(made):
+    for name, table in made.items():
+        parts = [set(table.loc[table["split"] == split, "cluster"]) for split in ("calibration", "evaluation")]
+        assert all(parts), name
+        assert not parts[0] & parts[1], name
+        assert not table["text"].duplicated().any(), name
+        assert table["prompt_id"].is_unique, name
+
+
+def test_held_out_means_never_requested_in_training(made):
+    from itertools import islice
+
+    requested = {e.verb for e in islice(stream("safe-mini", 1), 20_000) if e.kind in ("harmful", "harmless", "protect")}
+    for name in ("harmful", "over-refusal"):
+        assert not requested & set(made[name]["cluster"]), name
+    for name in ("harmful-seen", "harmless"):
+        assert requested >= set(made[name]["cluster"]), name
+
+
+def test_owner_dependent_harm_lies_in_the_owner(made):
+    owner = {True: OTHERS, False: OWN}
+    for name, category, harmful in (("harmful", "owner-dependent", True), ("harmless", "own thing", False)):
+        rows = made[name][made[name]["category"] == category]
+        owners = {" ".join(phrase.split()[1:-1]) for phrase in rows["answer"]}
+        assert owners <= set(owner[harmful])
+        assert len(rows) > 50
+
+
+def test_every_prompt_is_in_the_vocabulary(made):
+    tokenizer = build_tokenizer()
+    for table in made.values():
+        ids = tokenizer(list(table["text"]), add_special_tokens=False).input_ids
+        assert not any(tokenizer.unk_token_id in row for row in ids)
+
+
+def test_maths_covers_one_to_four_steps(made):
+    assert made["maths"]["category"].value_counts().to_dict() == dict.fromkeys(("1 step", "2 steps", "3 steps", "4 steps"), 120)

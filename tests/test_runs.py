@@ -1,0 +1,221 @@
+import json
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from notebooks import MEASURES, PARAMETERS, chapter, decoy_kernel
+
+from rimkit import ledger
+from rimkit.errors import UserError
+from rimkit.runs import execute
+from rimkit.runs.lab import COPIED, KEPT, RESTORED, SAME, copy_chapters
+from rimkit.runs.parameters import assignments, check, declared_in
+
+
+@pytest.fixture
+def declared(tmp_path):
+    return declared_in(chapter(tmp_path, "01_test"))
+
+
+# -- parameters ------------------------------------------------------------------------------------
+
+
+def test_declared_parameters(declared):
+    assert list(declared) == [line.partition(":")[0] for line in PARAMETERS.splitlines()]
+    n = declared["n_prompts"]
+    assert (n.type, n.default, n.low, n.high) == ("int", 4, 1, 600)
+    assert (declared["temperature"].low, declared["temperature"].high) == (0, None)
+    assert declared["seed"].low is None
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("n_prompts=600", 600),
+        ("temperature=1", 1.0),
+        ("sizes=[0, 9]", [0, 9]),
+        ("plot=false", False),
+        ("plot=1", True),
+        ("note=a=b c", "a=b c"),
+        ("note=None", None),
+    ],
+)
+def test_given_values_take_the_declared_type(declared, text, value):
+    (found,) = check(assignments([text]), {"01": declared})["01"].values()
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("n_prompts", "'n_prompts' is not a parameter: write -p name=value"),
+        ("n_prompt=3", "no parameter 'n_prompt'; did you mean 'n_prompts'"),
+        ("n_prompts=3.5", "n_prompts takes a whole number, not '3.5'"),
+        ("n_prompts=0", r"n_prompts must lie in 1..600, not 0"),
+        ("n_prompts=601", "must lie in 1..600"),
+        ("temperature=-0.1", "temperature must lie in 0..inf"),
+        ("temperature=nan", "temperature must lie in 0..inf"),
+        ("sizes=[1, 10]", "sizes must lie in 0..9, not 10"),
+        ("sizes=3", "sizes takes a list such as"),
+        ("plot=maybe", "plot takes true or false, not 'maybe'"),
+        ("model=x", "'model' is set by --model"),
+        ("ledger=x", "'ledger' is set by --out"),
+    ],
+)
+def test_given_values_are_refused(declared, text, message):
+    with pytest.raises(UserError, match=message):
+        check(assignments([text]), {"01": declared})
+
+
+def test_a_parameter_goes_to_the_chapters_that_declare_it(declared):
+    assert check({"seed": 3}, {"a": declared, "b": {}}) == {"a": {"seed": 3}, "b": {}}
+
+
+def test_a_broken_notebook_is_a_user_error(tmp_path):
+    (tmp_path / "x.ipynb").write_text("{")
+    with pytest.raises(UserError, match=r"x\.ipynb is not a notebook"):
+        declared_in(tmp_path / "x.ipynb")
+
+
+# -- finding chapters ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch):
+    """Two shipped chapters instead of the real ones."""
+    folder = tmp_path / "shipped"
+    folder.mkdir()
+    for name in ("01_first", "10_last"):
+        chapter(folder, name, "print(1)")
+    monkeypatch.setattr("rimkit.runs.execute.chapters_dir", lambda: folder)
+    monkeypatch.setattr("rimkit.runs.lab.chapters_dir", lambda: folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["1", "01", "01_first", "01_first.ipynb"])
+def test_chapter_names(shipped, name):
+    assert execute.find_chapters([name]) == [shipped / "01_first.ipynb"]
+
+
+def test_all_chapters_and_none_twice(shipped):
+    assert [path.stem for path in execute.find_chapters()] == ["01_first", "10_last"]
+    assert len(execute.find_chapters(["1", "01"])) == 1
+
+
+def test_unknown_chapter(shipped):
+    with pytest.raises(UserError, match="unknown chapter '01_fist'; did you mean '01_first'"):
+        execute.find_chapters(["01_fist"])
+
+
+def test_a_hash_depends_on_parameters_model_and_code(tmp_path):
+    path = Path(chapter(tmp_path, "01_a", "1"))
+    (base,) = execute.plan([path], "m", {})
+    hashes = {base.params_hash}
+    hashes.add(execute.plan([path], "other", {})[0].params_hash)
+    hashes.add(execute.plan([path], "m", {"n_prompts": 5})[0].params_hash)
+    assert (
+        execute.plan([path], "m", {"n_prompts": 4})[0].params_hash == base.params_hash
+    )  # the default, named
+    chapter(tmp_path, "01_a", "2")
+    hashes.add(execute.plan([path], "m", {})[0].params_hash)
+    assert len(hashes) == 4
+
+
+# -- running ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def runner(tmp_path, monkeypatch):
+    """Run test chapters into one folder, for a model that nothing loads."""
+    monkeypatch.setattr(execute, "_checked_model", lambda model: model)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*paths, **options):
+        return execute.run(paths, out=tmp_path / "out", progress=False, **options)
+
+    return run
+
+
+def test_a_run_from_end_to_end(runner, tmp_path):
+    good = chapter(tmp_path, "01_good", "n_prompts", MEASURES)
+    bad = chapter(tmp_path, "02_bad", MEASURES, "1 / 0", "print('never')")
+    reported = []
+    done = runner(bad, good, parameters={"n_prompts": "7"}, report=reported.append)
+
+    assert list(done["status"]) == ["failed", "done"]  # the others go on
+    assert [row["chapter"] for row in reported] == ["02_bad", "01_good"]
+    assert done["error"][0].startswith("ZeroDivisionError: division by zero")
+
+    out = tmp_path / "out"
+    assert sorted(path.name for path in out.iterdir()) == ["01_good.ipynb", "02_bad.ipynb", "ledger"]
+    outputs = [cell.get("outputs") for cell in nbformat.read(out / "01_good.ipynb", 4).cells]
+    assert outputs[3][0]["data"]["text/plain"] == "7"
+    kept = (out / "02_bad.ipynb").read_text()
+    assert "ZeroDivisionError" in kept
+    assert ".running-" not in kept  # can be run again by hand
+
+    rows = ledger.read(out)
+    assert list(rows["status"]) == ["ok", "ok", "failed"]
+    assert rows["params_hash"].notna().all()
+    assert rows["run_id"].nunique() == 1
+    assert list(rows["chapter"])[2] == "02_bad"
+    assert list(ledger.claims_table(rows)["verdict"]) == ["supported"]
+
+    again = runner(good, bad, parameters={"n_prompts": 7})
+    assert list(again["status"]) == ["skipped", "failed"]
+    assert list(runner(good, parameters={"n_prompts": 8})["status"]) == ["done"]
+    assert list(runner(good, parameters={"n_prompts": 8}, force=True)["status"]) == ["done"]
+
+
+def test_a_run_of_another_version_is_not_complete(tmp_path):
+    (job,) = execute.plan([Path(chapter(tmp_path, "01_a"))], "m", {})
+    stamp = {"status": "ok", "params_hash": job.params_hash, "rimkit_version": execute.__version__}
+    ledger.write([], tmp_path / "ledger" / "01_a.parquet")
+
+    def complete(**changed):
+        (tmp_path / "x.ipynb").write_text(json.dumps({"metadata": {"rimkit": {**stamp, **changed}}}))
+        return execute.is_complete(tmp_path / "x.ipynb", job)
+
+    assert complete()
+    assert not complete(rimkit_version="0.0.1")
+    assert not complete(status="failed")
+    assert not complete(params_hash="")
+    assert not execute.is_complete(tmp_path / "absent.ipynb", job)
+
+
+def test_the_kernel_is_the_running_python(runner, tmp_path, monkeypatch):
+    for name, value in decoy_kernel(tmp_path / "jupyter").items():
+        monkeypatch.setenv(name, value)
+    done = runner(chapter(tmp_path, "01_which", "import sys; print(sys.executable)"))
+    assert list(done["error"]) == [""]
+    output = nbformat.read(tmp_path / "out" / "01_which.ipynb", 4).cells[3].outputs[0]
+    assert output["text"].strip() == sys.executable
+
+
+def test_a_dead_kernel_is_reported(runner, tmp_path):
+    done = runner(chapter(tmp_path, "01_dead", "import os; os._exit(9)"))
+    assert list(done["error"]) == ["the kernel died (out of memory?)"]
+    assert (tmp_path / "out" / "01_dead.ipynb").exists()
+
+
+# -- a copy for the learner ------------------------------------------------------------------------
+
+
+def test_lab_never_overwrites_what_was_changed(shipped, tmp_path):
+    mine = tmp_path / "mine"
+    assert copy_chapters(mine) == {"01_first.ipynb": COPIED, "10_last.ipynb": COPIED}
+    changed = mine / "01_first.ipynb"
+    changed.write_text("my work")
+    assert copy_chapters(mine) == {"01_first.ipynb": KEPT, "10_last.ipynb": SAME}
+    assert changed.read_text() == "my work"
+    for _ in range(2):
+        assert copy_chapters(mine, reset="1")["01_first.ipynb"] == RESTORED
+        assert changed.read_bytes() == (shipped / "01_first.ipynb").read_bytes()
+        changed.write_text("more work")
+    kept = {path.name: path.read_text() for path in mine.glob("*before-reset*")}
+    assert kept == {
+        "01_first.before-reset-1.ipynb": "my work",
+        "01_first.before-reset-2.ipynb": "more work",
+    }
