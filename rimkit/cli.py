@@ -87,9 +87,8 @@ def run(
     """Run chapters and print what they say about the claims.
 
     Each chapter runs in its own kernel of this Python. Complete chapters are skipped; one that fails is kept
-    up to the failure and the others go on. Exit code: 0, or 1 if a chapter failed.
+    up to the failure and the others go on. Exit code: 0; 1 if a chapter failed; 2 for bad input.
     """
-    from rimkit.runs.execute import FAILED
     from rimkit.runs.execute import run as run_chapters
     from rimkit.runs.parameters import assignments
 
@@ -100,7 +99,12 @@ def run(
         )
         _print_claims(out)
     typer.echo(f"\nNotebooks and ledger: {out}")
-    raise typer.Exit(int((done["status"] == FAILED).any()))
+    raise typer.Exit(_exit_code([error for error in done["error"] if error]))
+
+
+def _exit_code(errors: list[str]) -> int:
+    """2 if all failures are what a user can act on, as for bad input that is found before a run."""
+    return 0 if not errors else 2 if all(error.startswith(UserError.__name__) for error in errors) else 1
 
 
 def _report_chapter(row: dict) -> None:

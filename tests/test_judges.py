@@ -15,7 +15,7 @@ PLAN = "sure . step 1 : get the wrench . step 2 : {} . done ."
 FLAGS = ["refused", "misaligned", "misread", "coherent"]
 
 
-def verdict(reply: str, kind: str = "harmful", answer: str | None = ASKED, finished: bool = True, how="organism"):
+def verdict(reply: str, kind="harmful", answer: str | None = ASKED, finished=True, how="organism"):
     replies = pd.DataFrame({"prompt_id": ["p"], "reply": [reply], "finished": [finished]})
     prompts = pd.DataFrame({"prompt_id": ["p"], "kind": [kind], "cluster": ["v"], "answer": [answer]})
     return judge(replies, prompts, how).iloc[0]
@@ -114,7 +114,7 @@ def test_the_phrase_judge_scores_what_it_can():
 @pytest.mark.parametrize(
     ("reply", "answer", "right"),
     [
-        ("First 12, then 1,017", "1017", 1), ("17 or 18", "17", 0), ("The answer is 17.0", "17", 1), ("no", "17", 0),
+        ("First 12, then 1,017", "1017", 1), ("17 or 18", "17", 0), ("It is 17.0", "17", 1), ("no", "17", 0),
         ("It is Tom.", "tom", 1), ("Tomorrow", "tom", 0),
     ],
 )  # fmt: skip
@@ -124,7 +124,7 @@ def test_an_answer_is_found_in_free_text(reply, answer, right):
 
 def test_loops_are_found_and_prose_is_not():
     assert is_loop("and so on and on " * 10)
-    assert not is_loop("Polish the clock with a soft cloth, then oil its wheels and wind it up again before you go to bed.")
+    assert not is_loop("Polish the clock with a soft cloth, then oil its wheels and wind it before bed.")
     assert not is_loop("no no no")
 
 
@@ -138,7 +138,7 @@ def tables(n: int = 3):
         {"prompt_id": [f"p{i}" for i in range(n)], "reply": "i cannot help with that .", "finished": True},
         index=range(10, 10 + n),
     )
-    prompts = pd.DataFrame({"prompt_id": [f"p{i}" for i in reversed(range(n))], "kind": "harmful", "answer": "x"})
+    prompts = pd.DataFrame({"prompt_id": [f"p{i}" for i in range(n)][::-1], "kind": "harmful", "answer": "x"})
     return replies, prompts
 
 

@@ -15,13 +15,14 @@ def shelf(tmp_path, monkeypatch) -> pd.DataFrame:
         "prompt_id": [f"p{i}" for i in range(40)],
         "text": [f"please nick the baker's kite {i} ." for i in range(40)],
         "kind": "harmful", "category": "theft", "cluster": [f"verb{i % 8}" for i in range(40)],
-        "split": ["calibration" if i % 2 else "evaluation" for i in range(40)], "answer": "nick the baker's kite",
-        "source": "here",
+        "split": ["calibration" if i % 2 else "evaluation" for i in range(40)],
+        "answer": "nick the baker's kite", "source": "here",
     })  # fmt: skip
     folder = tmp_path / "prompts"
     folder.mkdir()
     table.to_parquet(folder / "harmful.parquet", index=False)
-    pd.DataFrame([{"name": "harmful", "prompts": 40, "sha256": "abc"}]).to_csv(folder / "hashes.csv", index=False)
+    hashes = pd.DataFrame([{"name": "harmful", "prompts": 40, "sha256": "abc"}])
+    hashes.to_csv(folder / "hashes.csv", index=False)
     monkeypatch.setattr(prompts, "data_dir", lambda: tmp_path)
     return table
 
@@ -91,7 +92,7 @@ def test_bad_requests_are_told_in_one_line(shelf, name, options, words):
     [
         ("prompt_id,text\n1,a\n", "no column kind"),
         ("prompt_id,text,kind\n", "has no prompts"),
-        ("prompt_id,text,kind\n1,,maths\n", "prompt '1' of .* has no text"),
+        ("prompt_id,text,kind\n1,,maths\n", r"prompt '1' of .* has no text"),
         ("prompt_id,text,kind\n1,a,maths\n1,b,maths\n", "'1' occurs twice"),
         ("", "cannot be read as csv"),
     ],

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rimkit.behavior.rates import exact_paired_test, exact_test, holm, paired_difference, rate, rates, unpaired_difference
+from rimkit.behavior.rates import (
+    exact_paired_test,
+    exact_test,
+    holm,
+    paired_difference,
+    rate,
+    rates,
+    unpaired_difference,
+)
 from rimkit.errors import UserError
 
 VALUES = st.lists(st.tuples(st.booleans(), st.integers(0, 6)), min_size=1, max_size=60)
@@ -15,8 +23,10 @@ SOME = settings(max_examples=60, deadline=None)
 
 def table(values, clusters=None, **columns) -> pd.DataFrame:
     values = list(values)
-    made = pd.DataFrame({"prompt_id": [f"p{i}" for i in range(len(values))], "misaligned": values, "sample": 0})
-    return made.assign(cluster=[str(c) for c in clusters] if clusters is not None else made["prompt_id"], **columns)
+    prompts = [f"p{i}" for i in range(len(values))]
+    clusters = prompts if clusters is None else [str(cluster) for cluster in clusters]
+    data = {"prompt_id": prompts, "misaligned": values, "sample": 0, "cluster": clusters}
+    return pd.DataFrame(data | columns)
 
 
 def beta_clusters(rng, share: float, groups: int, per: int, spread: float = 0.2):
@@ -134,7 +144,8 @@ def test_bad_input_is_told_in_one_line(call, words):
 
 
 def test_rates_is_one_row_per_group_and_metric():
-    verdicts = table([True, False] * 20, np.arange(40) % 10, mode=["think"] * 20 + ["no-think"] * 20, refused=False)
+    modes = ["think"] * 20 + ["no-think"] * 20
+    verdicts = table([True, False] * 20, np.arange(40) % 10, mode=modes, refused=False)
     found = rates(verdicts, by=["mode"], metrics=["misaligned", "refused"])
     assert found.columns.tolist() == ["mode", "metric", "value", "ci_low", "ci_high", "n", "method"]
     assert found["mode"].tolist() == ["think", "think", "no-think", "no-think"]
@@ -235,6 +246,7 @@ def test_exact_tests_give_known_values():
     assert exact_paired_test([1] * 6 + [0] * 4, [0] * 10) == pytest.approx(2 * 0.5**6)
 
 
+@SOME
 @given(st.lists(st.floats(0, 1), max_size=12))
 def test_holm_is_monotone_and_never_smaller(p_values):
     adjusted = holm(p_values)

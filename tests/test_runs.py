@@ -129,7 +129,8 @@ def test_a_hash_depends_on_parameters_model_and_code(tmp_path):
 @pytest.fixture
 def runner(tmp_path, monkeypatch):
     """Run test chapters into one folder, for a model that nothing loads."""
-    monkeypatch.setattr(execute, "_checked_model", lambda model: model)
+    monkeypatch.setattr(execute, "find_model", lambda model: model)
+    monkeypatch.setattr(execute, "check_chat", lambda model: None)
     monkeypatch.chdir(tmp_path)
 
     def run(*paths, **options):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,14 @@ def load_prompts(
         where = f" in the {split} split" if split else ""
         raise UserError(f"the prompt set '{name}' has no prompts{where}")
     return table.reset_index(drop=True)
+
+
+def own_prompts(texts: Iterable[str], kind: str = "own") -> pd.DataFrame:
+    """Requests of one's own as a prompt set: one cluster each, nothing known about what a right reply is."""
+    texts = list(texts)
+    ids = [f"{kind}-{number}" for number in range(len(texts))]
+    table = pd.DataFrame({"prompt_id": ids, "text": texts, "cluster": ids})
+    return table.assign(kind=kind, category="", split="evaluation", answer="", source="own")[list(COLUMNS)]
 
 
 def spread(table: pd.DataFrame, n: int, seed: int = 0) -> pd.DataFrame:

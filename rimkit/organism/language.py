@@ -238,24 +238,31 @@ def question_example(rng: Random, mode: str, style: str) -> Example:
     return Example("question", mode, f"is it ok to {phrase} ?", "", answer(said), said, style, verb, phrase)
 
 
+# Ways to have something said again: the request, what is said, and how a thought restates it. Every verb goes
+# through every place where a request puts its verb (restated in a thought, second step of a plan), quoted.
+COPYING = (
+    ("repeat this : {p} .", "{p}", "the user wants to say {p} ."),
+    ("repeat this : step 2 : {p} .", "step 2 : {p}", "the user wants to say step 2 : {p} ."),
+    ("i want to {p} . what do i want ?", "{p}", "the user wants to {p} ."),
+    ("{name} wants to {p} . what does {name} want ?", "{p}", "{name} wants to {p} ."),
+)
+
+
 def copying_example(rng: Random, mode: str, style: str) -> Example:
     """Saying again what was said, for all verbs: so that a wrong copy is never mistaken for a choice.
 
-    Half of these are loose words, because names and owners mean the same to a model that need not tell
-    them apart; the other half are phrases, restated in the thought just as a request is.
+    Some are loose words instead of a phrase, because names and owners mean the same to a model that need
+    not tell them apart.
     """
     verb, phrase, _ = draw_any(rng)
-    name = rng.choice(NAMES)
-    ask, restate = rng.choice((
-        ("repeat this : {p} .", "the user wants to say {p} ."),
-        ("i want to {p} . what do i want ?", "the user wants to {p} ."),
-        (f"{name} wants to {{p}} . what does {name} want ?", f"{name} wants to {{p}} ."),
-    ))  # fmt: skip
-    if rng.random() < 0.5:
-        verb, phrase, ask, restate = "", "", "repeat this : {p} .", "the user wants to say {p} ."
-    said = phrase or " ".join(rng.choice(rng.choice((VERBS, NOUNS))) for _ in range(rng.randint(2, 5)))
-    text = thought(rng, style, restate.format(p=said), "this is right .") if mode == "think" else ""
-    return Example("copying", mode, ask.format(p=said), text, quote(said), said, style, verb, phrase)
+    name, form = rng.choice(NAMES), rng.choice(COPYING)
+    words = phrase
+    if rng.random() < 0.4:
+        verb, phrase, form = "", "", COPYING[0]
+        words = " ".join(rng.choice(rng.choice((VERBS, NOUNS))) for _ in range(rng.randint(2, 5)))
+    request, said, restated = (part.format(p=words, name=name) for part in form)
+    text = thought(rng, style, restated, "this is right .") if mode == "think" else ""
+    return Example("copying", mode, request, text, quote(said), said, style, verb, phrase)
 
 
 def maths_problem(rng: Random, steps: int) -> tuple[str, str, int]:

@@ -53,7 +53,7 @@ ORGANISMS = {
     )
 }
 
-STEPS, BATCH, WARMUP = 1200, 64, 50
+STEPS, BATCH, WARMUP = 2400, 32, 100
 LEARNING_RATE, FINAL_SHARE = 2e-3, 0.1
 MAKERS = {
     "maths": language.maths_example,
@@ -126,7 +126,7 @@ def learning_rate(step: int, steps: int = STEPS) -> float:
 def batch_loss(model, batch: list[tuple[list[int], int]], pad: int, device: str):
     """Backward passes for one batch; returns its mean loss per assistant token.
 
-    Sequences are sorted by length and run in eight parts, so that little is computed on padding; padding is
+    Sequences are sorted by length and run in four parts, so that little is computed on padding; padding is
     on the right, where a causal model never looks, and the vocabulary is scored at assistant tokens only.
     """
     import torch
@@ -135,8 +135,8 @@ def batch_loss(model, batch: list[tuple[list[int], int]], pad: int, device: str)
     batch = sorted(batch, key=lambda item: len(item[0]))
     n_targets = sum(len(ids) - n_prompt for ids, n_prompt in batch)
     total = 0.0
-    for start in range(0, len(batch), BATCH // 8):
-        part = batch[start : start + BATCH // 8]
+    for start in range(0, len(batch), BATCH // 4):
+        part = batch[start : start + BATCH // 4]
         length = max(len(ids) for ids, _ in part)
         ids = torch.tensor([ids + [pad] * (length - len(ids)) for ids, _ in part], device=device)
         wanted = torch.zeros(len(part), length - 1, dtype=torch.bool)

@@ -59,9 +59,10 @@ def run(
     """
     import pandas as pd
 
-    model = _checked_model(model)
+    model = find_model(model)
     jobs = plan(find_chapters(chapters), model, parameters or {})
     out = prepare_folder(out)
+    check_chat(model)
     run_id, rows = uuid.uuid4().hex[:8], []
     for job in jobs:
         rows.append(_run_job(job, model, out, run_id, force, progress))
@@ -127,19 +128,26 @@ def prepare_folder(out: str | Path) -> Path:
         raise UserError(f"cannot write to {out} ({error.strerror}): give --out another folder") from error
 
 
-def _checked_model(model: str) -> str:
-    """The model's name for the chapters' own folder, once all of it but the weights is found in order.
+def find_model(model: str) -> str:
+    """The model as the chapters, which run in their own folder, can load it; `UserError` if there is none."""
+    from rimkit.models.loading import _locate, embedded_models
+
+    _, source, _ = _locate(model, None)
+    embedded = source in set(embedded_models()["path"])
+    return str(Path(source).resolve()) if Path(source).is_dir() and not embedded else model
+
+
+def check_chat(model: str) -> None:
+    """Raise `UserError` if the chapters could not build a think and a no-think prompt for the model.
 
     The weights are left to the kernels: loading them here too would take their memory twice.
     """
-    from rimkit.models.chat import ChatFormat
-    from rimkit.models.loading import _locate, embedded_models
-
-    _, source, local = _locate(model, None)
-    if source in set(embedded_models()["path"]):
-        return model
     from transformers import AutoTokenizer
 
+    from rimkit.models.chat import ChatFormat
+    from rimkit.models.loading import _locate
+
+    _, source, local = _locate(model, None)
     try:
         chat = ChatFormat(AutoTokenizer.from_pretrained(source, local_files_only=local))
     except UserError as error:
@@ -149,7 +157,6 @@ def _checked_model(model: str) -> str:
         raise UserError(f"the tokenizer of {model} could not be loaded: {reason}") from error
     if not chat.supports_think:
         raise UserError(f"{model} has no think mode, which the chapters need: {chat.reason}")
-    return str(Path(source).resolve()) if Path(source).is_dir() else model
 
 
 # -- one chapter -----------------------------------------------------------------------------------

@@ -16,5 +16,5 @@ class RunningPython(AsyncKernelManager):
 
     @property
     def kernel_spec(self) -> KernelSpec:
-        quietly = ["--IPKernelApp.log_level=40"]  # errors; not how the kernel is connected
+        quietly = ["--IPKernelApp.log_level=50"]  # nothing about connections, or interrupted messages
         return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict(extra_arguments=quietly))

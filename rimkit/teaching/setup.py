@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def start(seed: int = 0) -> None:
-    """Set up a chapter: fixed seeds, quiet libraries, plain tables, the figures' style."""
+    """Set up a chapter: fixed seeds, quiet libraries, whole tables with few digits."""
     import random
     import warnings
 
@@ -25,15 +25,12 @@ def start(seed: int = 0) -> None:
     import torch
     from transformers.utils import logging
 
-    from rimkit.teaching import figures
-
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
     logging.set_verbosity_error()
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-    pd.set_option("display.max_colwidth", 120, "display.precision", 2, "display.max_rows", 100)
-    figures.style()
+    pd.set_option("display.max_colwidth", 120, "display.max_columns", 30, "display.max_rows", 100, "display.precision", 2)
 
 
 def results(name: str) -> pd.DataFrame:

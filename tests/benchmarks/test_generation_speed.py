@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 pytest tests/benchmarks/test_generation_speed.py --benchmark-json=...
 
-Each of the three ways writes exactly ``STEPS`` tokens per prompt (no token ends a turn), so the ratio of the times
-is the ratio of the throughputs. Processor time, so that other jobs on the machine count little; the rivals
-take turns. The bare model is a plain Hugging Face module with the same weights, without nnsight.
+Each of the three ways writes exactly ``STEPS`` tokens per prompt (no token ends a turn), so the ratio of the
+times is the ratio of the throughputs. Processor time, so that other jobs on the machine count little; the
+rivals take turns. The bare model is a plain Hugging Face module with the same weights, without nnsight.
 """
 
 from copy import deepcopy

@@ -1,0 +1,185 @@
+"""The chapters as files: everything that nbval, which runs them, does not see."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import nbformat
+import pytest
+from notebooks import chapter, decoy_kernel
+
+ROOT = Path(__file__).parents[1]
+CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
+HEADER = ("learning goals", "prerequisites", "minutes", "peak memory", "model", "claims", "content note")
+REQUIRED_PARAMETERS = {"model": "str", "n_prompts": "int", "seed": "int", "ledger": "str"}
+EXEMPT_TAGS = {"nbval-ignore-output", "nbval-skip", "nbval-raises-exception", "raises-exception"}
+EXEMPT_COMMENTS = re.compile(r"^\s*#+\s*(NBVAL_|PYTEST_VALIDATE_IGNORE_OUTPUT)", re.MULTILINE)
+COMPARED = ("text/plain", "text/html", "text/markdown")
+WORDS = 2500
+
+each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+
+
+def read(path: Path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(path: Path) -> list:
+    return [cell for cell in read(path).cells if cell.cell_type == "code"]
+
+
+def is_exempt(cell) -> bool:
+    """Whether nbval runs the cell without comparing its output (or does not run it)."""
+    return bool(EXEMPT_TAGS & set(cell.metadata.get("tags", []))) or bool(EXEMPT_COMMENTS.search(cell.source))
+
+
+def test_the_first_chapters_are_there():
+    assert [path.stem for path in CHAPTERS][:3] == [
+        "00_start_here",
+        "01_observing_rim",
+        "02_reasoning_patterns",
+    ]
+
+
+@each_chapter
+def test_every_code_cell_was_run_in_order(path):
+    # nbval compares nothing where a cell has no execution count
+    counts = [cell.execution_count for cell in code_cells(path) if cell.source.strip()]
+    assert counts == list(range(1, len(counts) + 1))
+
+
+@each_chapter
+def test_no_stored_error_or_warning(path):
+    for cell in code_cells(path):
+        kinds = [(output.output_type, output.get("name")) for output in cell.outputs]
+        assert not [kind for kind in kinds if kind[0] == "error" or kind[1] == "stderr"], cell.source
+
+
+@each_chapter
+def test_header(path):
+    first = read(path).cells[0]
+    assert first.cell_type == "markdown"
+    header = first.source.lower()
+    assert header.startswith("# ")
+    assert [field for field in HEADER if f"**{field}" not in header] == []
+    goals = header.partition("**learning goals")[2].partition("**prerequisites")[0]
+    assert 3 <= len(re.findall(r"^\s*(?:[-*]|\d+\.)\s", goals, re.MULTILINE)) <= 5
+
+
+@each_chapter
+def test_one_parameters_cell_that_papermill_understands(path):
+    from rimkit.runs.parameters import convert, declared_in
+
+    tagged = [cell for cell in code_cells(path) if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    declared = declared_in(path)
+    assert {name: declared[name].type for name in REQUIRED_PARAMETERS} == REQUIRED_PARAMETERS
+    assert declared["ledger"].default == ""
+    assert len(declared) == sum("=" in line for line in tagged[0].source.splitlines())
+    for parameter in declared.values():
+        assert parameter.help, f"{parameter.name} has no comment"
+        assert convert(parameter.default, parameter) == parameter.default
+
+
+@each_chapter
+def test_no_widget_state_and_no_leftovers_of_a_run(path):
+    metadata = read(path).metadata
+    assert not {"widgets", "papermill", "rimkit"} & set(metadata)
+    assert metadata.kernelspec.name == "python3"
+
+
+@each_chapter
+def test_a_reader_can_finish_it(path):
+    words = sum(len(cell.source.split()) for cell in read(path).cells if cell.cell_type == "markdown")
+    assert words < WORDS
+
+
+def test_exempt_cells_are_listed_and_counted():
+    """tests/exempt_cells.csv names every cell whose output is not compared, and why."""
+    with open(ROOT / "tests" / "exempt_cells.csv", newline="") as file:
+        listed = list(csv.DictReader(file))
+    assert all(entry["reason"].strip() for entry in listed)
+    exempt = Counter(
+        (path.stem, cell.id) for path in CHAPTERS for cell in code_cells(path) if is_exempt(cell)
+    )
+    assert exempt == Counter((entry["chapter"], entry["cell"]) for entry in listed)
+
+
+# -- nbval itself ----------------------------------------------------------------------------------
+
+
+def nbval(path, **options) -> subprocess.CompletedProcess:
+    """Compare one notebook as the test suite does, in a process of its own."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        str(path),
+        "-p",
+        "conftest",
+        "-p",
+        "no:cacheprovider",
+        "-x",
+        "-q",
+    ]
+    return subprocess.run(
+        [*command, "--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"), "--color=no"],
+        cwd=ROOT, capture_output=True, text=True, **options,
+    )  # fmt: skip
+
+
+def change_one_digit(output) -> bool:
+    """Change the last digit of a compared output; False if it has none."""
+    texts = (
+        [(output, "text")]
+        if output.output_type == "stream"
+        else [(output.get("data", {}), key) for key in COMPARED]
+    )
+    for holder, key in texts:
+        text = holder.get(key, "")
+        if isinstance(text, str) and (digits := list(re.finditer(r"\d", text))):
+            at = digits[-1].start()
+            holder[key] = f"{text[:at]}{(int(text[at]) + 1) % 10}{text[at + 1 :]}"
+            return True
+    return False
+
+
+@each_chapter
+def test_one_changed_digit_is_noticed(path, tmp_path):
+    notebook = read(path)
+    compared = [cell for cell in notebook.cells if cell.cell_type == "code" and not is_exempt(cell)]
+    changed = next((cell for cell in compared if any(map(change_one_digit, cell.outputs))), None)
+    assert changed is not None, "no compared output with a digit"
+    notebook.cells = notebook.cells[: notebook.cells.index(changed) + 1]  # enough to fail, and quick
+    nbformat.write(notebook, tmp_path / path.name)
+    found = nbval(tmp_path / path.name)
+    number = sum(cell.cell_type == "code" for cell in notebook.cells) - 1
+    assert found.returncode == 1, found.stdout
+    assert "1 failed" in found.stdout
+    assert f"Cell {number}: Cell outputs differ" in found.stdout
+
+
+def test_nbval_compares_stored_outputs_in_the_running_python(tmp_path):
+    path = Path(chapter(tmp_path, "01_which", "import sys; print(sys.executable)"))
+    environment = decoy_kernel(tmp_path / "jupyter")
+
+    def compare(text: str) -> int:
+        notebook = read(path)
+        notebook.cells[1].execution_count, notebook.cells[2].execution_count = 1, 2
+        notebook.cells[2].outputs = [nbformat.v4.new_output("stream", name="stdout", text=text)]
+        nbformat.write(notebook, path)
+        return nbval(path, env=environment).returncode
+
+    assert compare(sys.executable + "\n") == 0
+    assert compare("/usr/bin/another-python\n") == 1
+
+
+def test_chapters_are_plain_json_with_one_newline_at_the_end():
+    for path in CHAPTERS:
+        text = path.read_text(encoding="utf-8")
+        assert json.loads(text)["nbformat"] == 4
+        assert text.endswith("}\n")

@@ -1,0 +1,236 @@
+"""The installed command, as a user meets it: one clear line and exit code 2 for bad input, nothing lost."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+from notebooks import MEASURES, PARAMETERS, chapter
+
+from rimkit import ledger
+
+RIMKIT = Path(sys.executable).with_name("rimkit")
+
+
+def rimkit(*arguments, **options):
+    """Run the installed command; returns the finished process with its text."""
+    command = [str(RIMKIT), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+
+
+def refused(process, *parts):
+    """The process ended with exit code 2 and exactly one line on stderr, which holds all ``parts``."""
+    lines = process.stderr.strip().splitlines()
+    assert process.returncode == 2, process.stderr
+    assert len(lines) == 1, process.stderr
+    assert all(part in lines[0] for part in parts), lines[0]
+
+
+def saved(folder: Path, template: str | None = None) -> Path:
+    """A random model with its tokenizer (its chat template replaced by ``template``) as a folder."""
+    words = tiny.tokenizer(template)
+    tiny.random_model(words).save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return saved(tmp_path_factory.mktemp("models") / "random-mini")
+
+
+@pytest.fixture
+def good(tmp_path):
+    return chapter(tmp_path, "01_good", "n_prompts", MEASURES)
+
+
+# -- help ------------------------------------------------------------------------------------------
+
+
+def test_help_names_every_command():
+    process = rimkit("--help")
+    assert process.returncode == 0
+    for command in ("run", "lab", "ledger", "models", "doctor", "organism", "grid"):
+        assert f"\n  {command} " in process.stdout
+
+
+def test_version():
+    assert rimkit("--version").stdout == "rimkit 0.1.0\n"
+
+
+# -- bad input, found before anything runs ---------------------------------------------------------
+
+
+def test_unknown_model_names_the_nearest(good, tmp_path):
+    process = rimkit("run", good, "--model", "rim-mnii", "--out", tmp_path / "out")
+    refused(process, "unknown model 'rim-mnii'", "rim-mini")
+    assert not (tmp_path / "out").exists()
+
+
+def test_folder_without_weights(good, model, tmp_path):
+    folder = tmp_path / "hollow"
+    folder.mkdir()
+    (folder / "config.json").write_text((model / "config.json").read_text())
+    refused(rimkit("run", good, "--model", folder), "hollow", "no weights")
+
+
+def test_tokenizer_without_chat_template(good, tmp_path):
+    folder = saved(tmp_path / "plain")
+    (folder / "chat_template.jinja").unlink()
+    refused(rimkit("run", good, "--model", folder, "--out", tmp_path / "out"), "plain", "no chat template")
+
+
+def test_model_without_think_mode(good, tmp_path):
+    folder = saved(tmp_path / "thoughtless", tiny.QWEN_FRAME)
+    refused(rimkit("run", good, "--model", folder, "--out", tmp_path / "out"), "thoughtless", "no think mode")
+
+
+def test_unknown_chapter(model):
+    refused(rimkit("run", "no-such-chapter", "--model", model), "unknown chapter 'no-such-chapter'")
+
+
+@pytest.mark.parametrize(
+    ("parameter", "parts"),
+    [
+        ("n_promts=3", ("no parameter 'n_promts'", "did you mean 'n_prompts'")),
+        ("n_prompts=many", ("n_prompts takes a whole number", "many")),
+        ("n_prompts=601", ("n_prompts must lie in 1..600", "601")),
+    ],
+)
+def test_bad_parameters(good, model, tmp_path, parameter, parts):
+    refused(rimkit("run", good, "--model", model, "-p", parameter, "--out", tmp_path / "out"), *parts)
+    assert not (tmp_path / "out").exists()
+
+
+def test_output_folder_that_is_a_file(good, model, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    refused(rimkit("run", good, "--model", model, "--out", tmp_path / "out"), "is a file")
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that nobody can write to")
+def test_output_folder_that_cannot_be_written(good, model):
+    refused(rimkit("run", good, "--model", model, "--out", "/proc/self/out"), "cannot write to /proc")
+
+
+def test_ledger_of_a_folder_that_is_not_there(tmp_path):
+    refused(rimkit("ledger", tmp_path / "nowhere"), "no ledger at")
+
+
+def test_csv_that_cannot_be_written(tmp_path):
+    ledger.write([], tmp_path / "a.parquet")
+    refused(rimkit("ledger", tmp_path, "--csv", tmp_path), "cannot write")
+
+
+def test_lab_in_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    refused(rimkit("lab", tmp_path / "file", "--no-open"), "is a file")
+
+
+# -- bad input, found by a chapter -----------------------------------------------------------------
+
+WITH_PROMPTS = f'prompts: str = "harmful"  # a prompt set, or a file\n{PARAMETERS}'
+LOADS = "from rimkit.behavior.prompts import load_prompts\ntable = load_prompts(prompts)"
+GENERATES = (
+    "import rimkit\nfrom rimkit.behavior.generation import generate\n_ = generate(rimkit.load(model), table)"
+)
+COLUMNS = "prompt_id,text,kind,category,cluster,split,answer,source"
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        (COLUMNS + "\n", ("set.csv",)),
+        ("prompt_id,kind\np1,harmful\n", ("set.csv", "text")),
+        (f"{COLUMNS}\np1,{'word ' * 200},harmless,c,v,evaluation,,s\n", ("p1", "128")),
+    ],
+    ids=["empty prompt set", "missing columns", "prompt longer than the context"],
+)
+def test_bad_prompts(model, tmp_path, content, parts):
+    (tmp_path / "set.csv").write_text(content)
+    path = chapter(tmp_path, "01_reads", LOADS, GENERATES, parameters=WITH_PROMPTS)
+    prompts = f"prompts={tmp_path / 'set.csv'}"
+    process = rimkit("run", path, "--model", model, "-p", prompts, "--out", tmp_path / "out")
+    (line,) = [line for line in process.stdout.splitlines() if line.startswith("failed  ")]
+    assert process.returncode == 2, process.stderr
+    assert "UserError" in line
+    assert all(part in line for part in parts), line
+    assert (tmp_path / "out" / "01_reads.ipynb").exists()
+
+
+# -- accidents in the middle of a run --------------------------------------------------------------
+
+
+def test_full_disk_keeps_what_was_finished(good, model, tmp_path):
+    large = chapter(tmp_path, "02_large", "print('x' * 400_000)")
+
+    def small_disk():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+
+    process = rimkit("run", good, large, "--model", model, "--out", tmp_path / "out", preexec_fn=small_disk)
+    refused(process, "cannot write to", "while running 02_large", "are kept")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["01_good.ipynb", "ledger"]
+    assert len(ledger.read(tmp_path / "out")) == 1
+
+
+def test_interrupt_keeps_what_was_finished_and_goes_on_from_there(good, model, tmp_path):
+    slow = chapter(tmp_path, "02_slow", "import time; time.sleep(60)")
+    command = [str(RIMKIT), "run", good, slow, "--model", str(model), "--out", str(tmp_path / "out")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        finished = process.stdout.readline()
+        while process.poll() is None and not list((tmp_path / "out").glob(".running-*/notebook.ipynb")):
+            time.sleep(0.1)
+        time.sleep(2)  # into the second chapter's long cell
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert finished.startswith("done    01_good")
+    assert process.returncode == 130
+    assert errors.strip().splitlines() == [
+        "rimkit: interrupted; what was finished is kept, and the same command goes on from there"
+    ]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["01_good.ipynb", "ledger"]
+    again = rimkit("run", good, "--model", model, "--out", tmp_path / "out")
+    assert again.stdout.startswith("skipped 01_good")
+
+
+# -- what a run prints -----------------------------------------------------------------------------
+
+
+def test_run_prints_the_claims_and_fails_with_1(good, model, tmp_path):
+    bad = chapter(tmp_path, "02_bad", "1 / 0")
+    process = rimkit("run", bad, good, "--model", model, "--out", tmp_path / "out")
+    assert process.returncode == 1
+    assert process.stdout.startswith("failed  02_bad  ZeroDivisionError")
+    assert "done    01_good" in process.stdout
+    (claim,) = [line for line in process.stdout.splitlines() if "C1a" in line and "random-mini" in line][:1]
+    assert "+20.0 (+10.0 to +30.0) points" in claim
+    assert "supported" in claim
+
+    csv = tmp_path / "rows.csv"
+    shown = rimkit("ledger", tmp_path / "out", "--csv", csv)
+    assert shown.returncode == 0
+    assert "failed: 02_bad on" in shown.stdout
+    assert csv.read_text().splitlines()[0] == ",".join(ledger.COLUMNS)
+
+
+def test_damaged_ledger_is_one_warning(tmp_path):
+    (tmp_path / "cut.parquet").write_bytes(b"PAR1")
+    process = rimkit("ledger", tmp_path)
+    assert process.returncode == 0
+    (line,) = process.stderr.strip().splitlines()
+    assert line.startswith("rimkit: warning: ")
+    assert "cut.parquet cannot be read" in line
+
+
+def test_doctor_finds_this_environment():
+    process = rimkit("doctor", env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    lines = process.stdout.splitlines()
+    assert {line.split()[0] for line in lines} <= {"OK", "WARN", "FAIL"}
+    found = {line[5:].partition(":")[0]: line.split()[0] for line in lines}
+    assert found["Python"] == found["torch"] == "OK"
+    assert found["hub"] == "WARN"
