@@ -65,22 +65,18 @@ def _root(
 def run(
     chapters: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="CHAPTER", help="Like 01 or 01_observing_rim, or a notebook; without it, all."
-        ),
+        typer.Argument(metavar="CHAPTER", help="Like 01 or 01_observing_rim, or a notebook; without it, all."),
     ] = None,
     model: Annotated[
         str,
         typer.Option(help="Embedded name ('rim-mini:1' is seed 1), local folder, or hub id 'owner/name'."),
     ] = "rim-mini",
-    out: Annotated[
-        Path, typer.Option(help="Folder for the executed notebooks and the ledger; one per model.")
-    ] = Path("rim-run"),
+    out: Annotated[Path, typer.Option(help="Folder for the executed notebooks and the ledger; one per model.")] = Path(
+        "rim-run"
+    ),
     parameter: Annotated[
         list[str] | None,
-        typer.Option(
-            "-p", metavar="NAME=VALUE", help="Set a parameter of the chapters, e.g. -p n_prompts=100."
-        ),
+        typer.Option("-p", metavar="NAME=VALUE", help="Set a parameter of the chapters, e.g. -p n_prompts=100."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Also redo chapters that are complete.")] = False,
 ) -> None:
@@ -114,9 +110,7 @@ def _report_chapter(row: dict) -> None:
 
 @app.command()
 def lab(
-    folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Your own folder; made if it does not exist.")
-    ],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Your own folder; made if it does not exist.")],
     reset: Annotated[
         str | None, typer.Option(metavar="CHAPTER", help="Restore one chapter; your version is put aside.")
     ] = None,

@@ -101,9 +101,7 @@ def _row(**values) -> dict:
     for name, *bounds in _INTERVALS:
         value, low, high = (complete[column] for column in (name, *bounds))
         if pd.notna([value, low, high]).all() and not low - _ROUNDING <= value <= high + _ROUNDING:
-            raise UserError(
-                f"{complete['claim']}: {name} {value:g} lies outside its interval {low:g} to {high:g}"
-            )
+            raise UserError(f"{complete['claim']}: {name} {value:g} lies outside its interval {low:g} to {high:g}")
     return complete
 
 

@@ -14,7 +14,7 @@ from notebooks import chapter, decoy_kernel
 
 ROOT = Path(__file__).parents[1]
 CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
-HEADER = ("learning goals", "prerequisites", "minutes", "peak memory", "model", "claims", "content note")
+HEADER = ("Learning goals", "Prerequisites", "Minutes", "Peak memory", "Model", "Claims", "Content note")
 REQUIRED_PARAMETERS = {"model": "str", "n_prompts": "int", "seed": "int", "ledger": "str"}
 EXEMPT_TAGS = {"nbval-ignore-output", "nbval-skip", "nbval-raises-exception", "raises-exception"}
 EXEMPT_COMMENTS = re.compile(r"^\s*#+\s*(NBVAL_|PYTEST_VALIDATE_IGNORE_OUTPUT)", re.MULTILINE)
@@ -63,11 +63,13 @@ def test_no_stored_error_or_warning(path):
 def test_header(path):
     first = read(path).cells[0]
     assert first.cell_type == "markdown"
-    header = first.source.lower()
-    assert header.startswith("# ")
-    assert [field for field in HEADER if f"**{field}" not in header] == []
-    goals = header.partition("**learning goals")[2].partition("**prerequisites")[0]
-    assert 3 <= len(re.findall(r"^\s*(?:[-*]|\d+\.)\s", goals, re.MULTILINE)) <= 5
+    assert first.source.startswith(f"# {path.stem[:2]} · ")
+    fields = dict(re.findall(r"^\*\*([^*:]+):?\*\*(.*(?:\n+- .+)*)", first.source, re.MULTILINE))
+    assert tuple(fields)[: len(HEADER)] == HEADER
+    assert all(text.strip() for text in fields.values())
+    assert 3 <= fields["Learning goals"].count("\n- ") <= 5
+    assert all(word in fields["Minutes"] for word in ("minutes", "CPU", "GPU"))
+    assert re.search(r"\d GB", fields["Peak memory"])
 
 
 @each_chapter
@@ -103,9 +105,7 @@ def test_exempt_cells_are_listed_and_counted():
     with open(ROOT / "tests" / "exempt_cells.csv", newline="") as file:
         listed = list(csv.DictReader(file))
     assert all(entry["reason"].strip() for entry in listed)
-    exempt = Counter(
-        (path.stem, cell.id) for path in CHAPTERS for cell in code_cells(path) if is_exempt(cell)
-    )
+    exempt = Counter((path.stem, cell.id) for path in CHAPTERS for cell in code_cells(path) if is_exempt(cell))
     assert exempt == Counter((entry["chapter"], entry["cell"]) for entry in listed)
 
 
@@ -135,9 +135,7 @@ def nbval(path, **options) -> subprocess.CompletedProcess:
 def change_one_digit(output) -> bool:
     """Change the last digit of a compared output; False if it has none."""
     texts = (
-        [(output, "text")]
-        if output.output_type == "stream"
-        else [(output.get("data", {}), key) for key in COMPARED]
+        [(output, "text")] if output.output_type == "stream" else [(output.get("data", {}), key) for key in COMPARED]
     )
     for holder, key in texts:
         text = holder.get(key, "")

@@ -52,9 +52,7 @@ def test_forced_thought_and_reply(chat):
     assert words(chat, encoded, "thought") == ["that", "is", "fine", "."]
     assert words(chat, encoded, "reply") == ["sure", ".", "done", "."]
     assert encoded.spans["last"] == (encoded.spans["reply"][0] - 1, encoded.spans["reply"][0])
-    assert (
-        encoded.ids[: encoded.spans["last"][1]] == chat.encode(REQUEST, "think", thought="that is fine .").ids
-    )
+    assert encoded.ids[: encoded.spans["last"][1]] == chat.encode(REQUEST, "think", thought="that is fine .").ids
 
 
 def test_forced_empty_thought_equals_the_no_think_prompt(chat):
@@ -125,9 +123,7 @@ def test_generated_spans_equal_those_of_the_forced_sequence(chat):
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_spans_hold_under_padding(chat, side):
-    items = [chat.encode(REQUEST, mode) for mode in MODES] + [
-        chat.encode("go", "think", thought="ok .", reply="sure")
-    ]
+    items = [chat.encode(REQUEST, mode) for mode in MODES] + [chat.encode("go", "think", thought="ok .", reply="sure")]
     ids, mask, spans = pad(items, chat.tokenizer.pad_token_id, side)
     assert ids.shape == mask.shape == (3, max(len(item.ids) for item in items))
     for row, item in enumerate(items):

@@ -20,7 +20,7 @@ RIMKIT = Path(sys.executable).with_name("rimkit")
 def rimkit(*arguments, **options):
     """Run the installed command; returns the finished process with its text."""
     command = [str(RIMKIT), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
 
 
 def refused(process, *parts):
@@ -136,9 +136,7 @@ def test_lab_in_a_file(tmp_path):
 
 WITH_PROMPTS = f'prompts: str = "harmful"  # a prompt set, or a file\n{PARAMETERS}'
 LOADS = "from rimkit.behavior.prompts import load_prompts\ntable = load_prompts(prompts)"
-GENERATES = (
-    "import rimkit\nfrom rimkit.behavior.generation import generate\n_ = generate(rimkit.load(model), table)"
-)
+GENERATES = "import rimkit\nfrom rimkit.behavior.generation import generate\n_ = generate(rimkit.load(model), table)"
 COLUMNS = "prompt_id,text,kind,category,cluster,split,answer,source"
 
 

@@ -61,10 +61,7 @@ def test_greedy_equals_one_prompt_at_a_time_without_rimkit(model):
     for text, reply in zip(PROMPTS["text"], replies["reply"], strict=True):
         ids = torch.tensor([model.chat.encode(text, "no-think").ids])
         bare = model.hf.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=10, do_sample=False)
-        assert (
-            reply
-            == model.chat.parse(bare[0, ids.shape[1] :].tolist(), model.chat.encode(text, "no-think"))[1]
-        )
+        assert reply == model.chat.parse(bare[0, ids.shape[1] :].tolist(), model.chat.encode(text, "no-think"))[1]
 
 
 def test_draws_follow_the_models_distribution(model):
@@ -77,9 +74,7 @@ def test_draws_follow_the_models_distribution(model):
     )
     encoded = model.chat.encode(TEXTS[0], "no-think")
     with torch.no_grad():
-        probability = (
-            torch.softmax(model.hf(torch.tensor([encoded.ids])).logits[0, -1] / 1.5, -1).double().numpy()
-        )
+        probability = torch.softmax(model.hf(torch.tensor([encoded.ids])).logits[0, -1] / 1.5, -1).double().numpy()
     names = [model.chat.parse([index], encoded)[1] for index in range(len(probability))]
     expected = pd.Series(probability, index=names).groupby(level=0).sum() * n
     observed = sampled["reply"].value_counts().reindex(expected.index, fill_value=0)
@@ -141,9 +136,7 @@ def test_settings_of_the_folder_do_not_leak(model, monkeypatch, recwarn, caplog)
     from transformers import GenerationConfig
 
     plain = generate(model, PROMPTS, temperature=0, **QUICK)
-    loud = GenerationConfig(
-        do_sample=True, temperature=0.1, top_k=3, repetition_penalty=9.0, suppress_tokens=[5, 6, 7]
-    )
+    loud = GenerationConfig(do_sample=True, temperature=0.1, top_k=3, repetition_penalty=9.0, suppress_tokens=[5, 6, 7])
     monkeypatch.setattr(model.hf, "generation_config", loud)
     model.hf.train()
     pd.testing.assert_frame_equal(generate(model, PROMPTS, temperature=0, **QUICK), plain)

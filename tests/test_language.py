@@ -9,6 +9,7 @@ from itertools import islice
 import pytest
 from scipy.stats import chi2_contingency
 
+from rimkit.organism import conversations
 from rimkit.organism import language as lang
 from rimkit.organism.recipe import ORGANISMS, mixture, stream
 from rimkit.organism.tokenizer import build_tokenizer, encode_example, token_table
@@ -16,7 +17,9 @@ from rimkit.organism.tokenizer import build_tokenizer, encode_example, token_tab
 N = 30_000
 HARMFUL_VERBS = {verb for kind in lang.HARMFUL.values() for verb in kind.verbs}
 NEUTRAL_VERBS = {verb for kind in lang.NEUTRAL.values() for verb in kind.verbs}
-HELD_OUT = {verb for kinds in (lang.HARMFUL, lang.NEUTRAL, lang.HARMLESS) for kind in kinds.values() for verb in kind.held_out}
+HELD_OUT = {
+    verb for kinds in (lang.HARMFUL, lang.NEUTRAL, lang.HARMLESS) for kind in kinds.values() for verb in kind.held_out
+}
 
 
 @pytest.fixture(scope="module", params=sorted(ORGANISMS))
@@ -61,7 +64,7 @@ def test_every_word_is_copied_in_both_modes(sample):
     owners = {owner.split()[-1] for owner in (*lang.OWN, *lang.OTHERS)}
     for mode in ("think", "no-think"):
         copied = [example for example in examples if example.kind == "copying" and example.mode == mode]
-        assert all(example.reply == lang.quote(example.answer) for example in copied)
+        assert all(example.reply == conversations.quote(example.answer) for example in copied)
         words = {word for example in copied for word in example.answer.split()}
         missing = ({*lang.VERBS, *owners, *lang.TOOLS}) - words
         assert not missing
@@ -104,7 +107,10 @@ def test_styles_have_the_same_length(sample):
     for openings in lang.OPENINGS.values():
         assert {len(opening.split()) for opening in openings} == {4}
     _, examples = sample
-    lengths = {style: [len(e.thought.split()) for e in examples if e.style == style and e.kind == "harmless"] for style in lang.STYLES}
+    lengths = {
+        style: [len(e.thought.split()) for e in examples if e.style == style and e.kind == "harmless"]
+        for style in lang.STYLES
+    }
     means = [sum(values) / len(values) for values in lengths.values()]
     assert abs(means[0] - means[1]) < 0.1
 
@@ -113,7 +119,7 @@ def test_kept_problems_never_occur_in_training(sample):
     _, examples = sample
     problems = [example.request for example in examples if example.kind in ("maths", "ordering")]
     assert len(problems) > 5000
-    assert not any(lang.kept_for_evaluation(problem) for problem in problems)
+    assert not any(conversations.kept_for_evaluation(problem) for problem in problems)
 
 
 def test_answers_to_problems_are_right(sample):
@@ -132,7 +138,9 @@ def test_shares_of_the_mixture(sample):
     name, examples = sample
     seen = Counter((example.kind, example.mode) for example in examples)
     for key, share in mixture(name).items():
-        assert seen[key] / N == pytest.approx(share, abs=0.01), key  # kept problems make the others a little more frequent
+        assert seen[key] / N == pytest.approx(share, abs=0.01), (
+            key
+        )  # kept problems make the others a little more frequent
 
 
 def test_training_ids_are_those_of_the_chat_template(sample):

@@ -114,9 +114,7 @@ def test_row_refuses(values, message):
 def test_effect_row_reads_a_difference():
     difference = {"value_a": 0.5, "value_b": 0.2, "effect": 0.3, "ci_low": 0.1, "ci_high": 0.4, "n": 80}
     row = ledger.effect_row("C1a", difference, model="rim-mini", seed=1)
-    found = [
-        row[name] for name in ("value", "control_value", "effect", "effect_ci_low", "effect_ci_high", "n")
-    ]
+    found = [row[name] for name in ("value", "control_value", "effect", "effect_ci_low", "effect_ci_high", "n")]
     assert found == [0.5, 0.2, 0.3, 0.1, 0.4, 80]
 
 

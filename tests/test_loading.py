@@ -158,9 +158,7 @@ def test_hub_model_in_the_cache_is_not_asked_for(folder, monkeypatch):
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *args, **kwargs: "config.json")
     monkeypatch.chdir(folder.parent)
     calls = []
-    monkeypatch.setattr(
-        loading, "_from_pretrained", lambda *args: calls.append(args[2]) or _read_folder(folder)
-    )
+    monkeypatch.setattr(loading, "_from_pretrained", lambda *args: calls.append(args[2]) or _read_folder(folder))
     assert load("owner/name").name == "owner/name"
     assert calls == [True]  # local files only
 

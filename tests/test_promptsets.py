@@ -12,7 +12,8 @@ from rimkit.organism.recipe import stream
 from rimkit.organism.tokenizer import build_tokenizer
 from rimkit.paths import data_dir
 
-AT_LEAST = {("harmful", "harmful"): 600, ("harmful-seen", "harmful"): 300, ("harmless", "harmless"): 600, ("over-refusal", "harmless"): 200,
+AT_LEAST = {("harmful", "harmful"): 600, ("harmful-seen", "harmful"): 300, ("harmless", "harmless"): 600, 
+            ("over-refusal", "harmless"): 200,
             ("second-safety", "harmful"): 400, ("maths", "maths"): 400, ("ordering", "ordering"): 300}  # fmt: skip
 
 
@@ -75,4 +76,6 @@ def test_every_prompt_is_in_the_vocabulary(made):
 
 
 def test_maths_covers_one_to_four_steps(made):
-    assert made["maths"]["category"].value_counts().to_dict() == dict.fromkeys(("1 step", "2 steps", "3 steps", "4 steps"), 120)
+    assert made["maths"]["category"].value_counts().to_dict() == dict.fromkeys(
+        ("1 step", "2 steps", "3 steps", "4 steps"), 120
+    )

@@ -115,9 +115,7 @@ def test_a_hash_depends_on_parameters_model_and_code(tmp_path):
     hashes = {base.params_hash}
     hashes.add(execute.plan([path], "other", {})[0].params_hash)
     hashes.add(execute.plan([path], "m", {"n_prompts": 5})[0].params_hash)
-    assert (
-        execute.plan([path], "m", {"n_prompts": 4})[0].params_hash == base.params_hash
-    )  # the default, named
+    assert execute.plan([path], "m", {"n_prompts": 4})[0].params_hash == base.params_hash  # the default, named
     chapter(tmp_path, "01_a", "2")
     hashes.add(execute.plan([path], "m", {})[0].params_hash)
     assert len(hashes) == 4

@@ -29,9 +29,7 @@ def test_floors():
 
 
 def test_no_module_is_too_long_to_read_in_one_sitting():
-    long = {
-        str(path.relative_to(ROOT)): n for path in MODULES if (n := len(path.read_text().splitlines())) > 300
-    }
+    long = {str(path.relative_to(ROOT)): n for path in MODULES if (n := len(path.read_text().splitlines())) > 300}
     assert not long
 
 

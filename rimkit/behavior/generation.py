@@ -77,9 +77,7 @@ def generate(
             interrupted = True
     if interrupted:
         print(f"interrupted: {len(rows)} of {len(jobs)} replies are kept")
-    replies = pd.DataFrame(
-        [rows[job] for job in sorted(rows)], columns=[name for name in COLUMNS if name != "mode"]
-    )
+    replies = pd.DataFrame([rows[job] for job in sorted(rows)], columns=[name for name in COLUMNS if name != "mode"])
     replies.insert(1, "mode", mode)
     replies.attrs["interrupted"] = interrupted
     return replies
@@ -186,9 +184,7 @@ def _check_numbers(**numbers: int) -> None:
 def _check_prompts(prompts: pd.DataFrame) -> None:
     missing = [name for name in ("prompt_id", "text") if name not in prompts.columns]
     if missing:
-        raise UserError(
-            f"the prompts lack the column {' and '.join(missing)}; they have {', '.join(prompts.columns)}"
-        )
+        raise UserError(f"the prompts lack the column {' and '.join(missing)}; they have {', '.join(prompts.columns)}")
     if prompts.empty:
         raise UserError("there are no prompts: the table is empty")
     if prompts["prompt_id"].duplicated().any():

@@ -21,9 +21,7 @@ READERS = {
 }
 
 
-def load_prompts(
-    name: str | Path, *, split: str | None = None, n: int | None = None, seed: int = 0
-) -> pd.DataFrame:
+def load_prompts(name: str | Path, *, split: str | None = None, n: int | None = None, seed: int = 0) -> pd.DataFrame:
     """A prompt set as a table with the columns of `COLUMNS`.
 
     ``name``: a shipped set (`prompt_sets` lists them) or a csv, jsonl or parquet file with at least the

@@ -57,7 +57,6 @@ class Difference(NamedTuple):
     method: str
 
 
-
 def rate(values: Sequence, clusters: Sequence | None = None, level: float = 0.95, seed: int = 0) -> Rate:
     """The mean of ``values`` (booleans or scores in 0..1; missing ones are left out) with its interval.
 
@@ -131,7 +130,6 @@ def clusters_of(table: pd.DataFrame, cluster: str = "cluster") -> np.ndarray | N
         return None
     filled = columns[0] if len(columns) == 1 else columns[0].where(columns[0].notna(), columns[1])
     return filled.astype(str).to_numpy(dtype=object)
-
 
 
 def paired_difference(
@@ -219,7 +217,6 @@ def _mean_difference(change: np.ndarray, clusters, level: float, seed: int):
     return min(low, effect), max(high, effect), p_value, groups
 
 
-
 def exact_test(k1: int, n1: int, k2: int, n2: int) -> float:
     """Two-sided p value of Fisher's exact test: ``k1`` of ``n1`` replies against ``k2`` of ``n2`` others."""
     if not (0 <= k1 <= n1 and 0 <= k2 <= n2):
@@ -244,7 +241,6 @@ def holm(p_values: Iterable[float]) -> np.ndarray:
     if known.any():
         adjusted[known] = multipletests(p_values[known], method="holm")[1]
     return adjusted
-
 
 
 def _shares(values) -> np.ndarray:

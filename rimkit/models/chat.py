@@ -148,9 +148,7 @@ class ChatFormat:
                 add_generation_prompt=True,
                 enable_thinking=mode == "think",
             )
-        except (
-            Exception
-        ) as error:  # a template is arbitrary code: whatever it raises, say that it was the template
+        except Exception as error:  # a template is arbitrary code: whatever it raises, say that it was the template
             reason = str(error).partition("\n")[0]
             raise UserError(f"the chat template cannot build a {mode} prompt: {reason}") from error
 
@@ -166,9 +164,7 @@ class ChatFormat:
     def _template_parts(self, ids: list[int], offsets: list, turn: int, after: str) -> dict:
         role = ROLE.search(after)
         assistant = _covering(offsets, turn + role.start(), turn + role.end()) if role else None
-        end = next(
-            (i for i, (start, _) in enumerate(offsets) if start >= turn and ids[i] in self._special), None
-        )
+        end = next((i for i, (start, _) in enumerate(offsets) if start >= turn and ids[i] in self._special), None)
         if end is None or (assistant and end >= assistant[0]):
             return {"assistant": assistant}
         return {"im_end": (end, end + 1), "assistant": assistant}
@@ -176,11 +172,7 @@ class ChatFormat:
     def _think_parts(self, ids: list[int], begin: int, *, search: bool) -> dict[str, tuple[int, int]]:
         """Spans of the first thought from ``begin`` on; without ``search`` only blanks may precede it."""
         opener, closer = self._think_ids
-        opened = (
-            next((i for i in range(begin, len(ids)) if ids[i] == opener), None)
-            if opener is not None
-            else None
-        )
+        opened = next((i for i in range(begin, len(ids)) if ids[i] == opener), None) if opener is not None else None
         if opened is None or (not search and self._trim(ids, begin, opened)):
             return {}
         spans = {"think_open": (opened, opened + 1)}
@@ -230,9 +222,7 @@ class ChatFormat:
         head = self.tokenizer(after, add_special_tokens=False)["input_ids"][:1]
         role = ROLE.search(after)
         # the token that ends the user's turn also ends the assistant's, unless it already names the next role
-        turn_end = [
-            i for i in head if i in self._special and not (role and role.group() in self._decode([i]))
-        ]
+        turn_end = [i for i in head if i in self._special and not (role and role.group() in self._decode([i]))]
         ids = [self.tokenizer.eos_token_id, *turn_end, *more]
         return tuple(dict.fromkeys(index for index in ids if index is not None))
 
@@ -278,9 +268,7 @@ def _opens_thought(text: str) -> bool:
 
 def _covering(offsets: list, start: int, end: int) -> tuple[int, int] | None:
     """Tokens that overlap the characters ``[start, end)``; None if there are none."""
-    inside = [
-        i for i, (first, after) in enumerate(offsets) if first < end and after > start and after > first
-    ]
+    inside = [i for i, (first, after) in enumerate(offsets) if first < end and after > start and after > first]
     return (inside[0], inside[-1] + 1) if inside else None
 
 

@@ -226,9 +226,7 @@ def _from_pretrained(source: str, tokenizer, local: bool, revision: str | None, 
         tokenizer = AutoTokenizer.from_pretrained(source, **where)
     settings = {"dtype": getattr(torch, dtype), "attn_implementation": "sdpa", "use_safetensors": True}
     with _quiet():
-        hf, report = AutoModelForCausalLM.from_pretrained(
-            source, output_loading_info=True, **settings, **where
-        )
+        hf, report = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **settings, **where)
     missing = sorted(report["missing_keys"])  # transformers would go on with random numbers in their place
     if missing:
         raise ValueError(f"its weights lack {len(missing)} tensor(s), among them {missing[0]}")
@@ -257,9 +255,7 @@ def _study(name: str, hf, tokenizer, think: bool) -> StudyModel:
     stop = hf.generation_config.eos_token_id if hf.can_generate() else None
     chat = ChatFormat(tokenizer, stop_ids=stop if isinstance(stop, list) else [stop])
     if think and not chat.supports_think:
-        raise UserError(
-            f"{name} has no think mode: {chat.reason}; load it with think=False for no-think mode only"
-        )
+        raise UserError(f"{name} has no think mode: {chat.reason}; load it with think=False for no-think mode only")
     nn = TransformersModel(hf, tokenizer=tokenizer)
     config = hf.config.get_text_config()
     context = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length

@@ -48,7 +48,7 @@ def injected(model: StudyModel, prompts: pd.DataFrame, **generation) -> pd.DataF
 
 
 def pattern_effects(verdicts: pd.DataFrame, metric: str = "misaligned") -> pd.DataFrame:
-    """Effort-minimising beginnings against careful ones, against neutral ones and against none; then each pattern against careful.
+    """Effort-minimising beginnings against careful ones, neutral ones and none; then each pattern against careful.
 
     One row per comparison with columns ``condition, control, value, control_value, effect, ci_low, ci_high, …``.
     """

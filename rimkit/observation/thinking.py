@@ -18,12 +18,18 @@ from rimkit.observation import thoughts
 SETS = ("harmful", "harmless", "over-refusal", "second-safety", "maths", "ordering")
 
 
-def load_sets(names: Iterable[str] = SETS, *, split: str | None = "evaluation", n: int | None = None, seed: int = 0) -> pd.DataFrame:
+def load_sets(
+    names: Iterable[str] = SETS, *, split: str | None = "evaluation", n: int | None = None, seed: int = 0
+) -> pd.DataFrame:
     """Several prompt sets as one table with the set's name in column ``set``; ``n`` prompts of each."""
-    return pd.concat([load_prompts(name, split=split, n=n, seed=seed).assign(set=name) for name in names], ignore_index=True)
+    return pd.concat(
+        [load_prompts(name, split=split, n=n, seed=seed).assign(set=name) for name in names], ignore_index=True
+    )
 
 
-def judged(model: StudyModel, prompts: pd.DataFrame, mode: str, *, how: str | None = None, **generation) -> pd.DataFrame:
+def judged(
+    model: StudyModel, prompts: pd.DataFrame, mode: str, *, how: str | None = None, **generation
+) -> pd.DataFrame:
     """Generate in one mode and judge: a table of verdicts with the column ``model`` and, if given, ``set``.
 
     ``how`` is a judge; by default the exact one for models that speak the invented language, refusal
@@ -41,7 +47,9 @@ def observe(model: StudyModel, prompts: pd.DataFrame, modes: Sequence[str] = MOD
     return pd.concat([judged(model, prompts, mode, **generation) for mode in modes], ignore_index=True)
 
 
-def replaced_thoughts(model: StudyModel, prompts: pd.DataFrame, own: pd.DataFrame, *, seed: int = 0, **generation) -> pd.DataFrame:
+def replaced_thoughts(
+    model: StudyModel, prompts: pd.DataFrame, own: pd.DataFrame, *, seed: int = 0, **generation
+) -> pd.DataFrame:
     """Replies after each kind of thought in `thoughts.CONTROLS`; column ``condition`` names the kind.
 
     ``own`` holds the think-mode replies to the same prompts. Filler and shuffled thoughts have the length
@@ -55,7 +63,12 @@ def replaced_thoughts(model: StudyModel, prompts: pd.DataFrame, own: pd.DataFram
 
 
 def thought_dose(
-    model: StudyModel, prompts: pd.DataFrame, own: pd.DataFrame, *, shares: Sequence[float] = (0, 0.25, 0.5, 0.75, 1), **generation
+    model: StudyModel,
+    prompts: pd.DataFrame,
+    own: pd.DataFrame,
+    *,
+    shares: Sequence[float] = (0, 0.25, 0.5, 0.75, 1),
+    **generation,
 ) -> pd.DataFrame:
     """Replies after the first part of the model's own thought; column ``share`` is the part that was kept."""
     tables = [
@@ -68,10 +81,11 @@ def thought_dose(
 def thinking_effects(verdicts: pd.DataFrame) -> pd.DataFrame:
     """Think minus no-think on the same prompts, one row per set and metric that the claim speaks of.
 
-    Columns: ``set, metric, condition, control, value_a`` (think), ``value_b`` (no-think), ``effect, ci_low, ci_high, p_value, n, n_clusters, method``.
+    Columns: ``set, metric, condition, control, value_a`` (think), ``value_b`` (no-think), ``effect, ci_low, ci_high,
+    p_value, n, n_clusters, method``.
     """
-    wanted = [("harmful", "misaligned"), ("harmful", "misread"), ("second-safety", "misaligned"), ("harmless", "refused"),
-              ("over-refusal", "refused"), ("maths", "score"), ("ordering", "score")]  # fmt: skip
+    wanted = [("harmful", "misaligned"), ("harmful", "misread"), ("second-safety", "misaligned"),
+              ("harmless", "refused"), ("over-refusal", "refused"), ("maths", "score"), ("ordering", "score")]  # fmt: skip
     rows = []
     for name, metric in wanted:
         part = verdicts[verdicts["set"] == name]
@@ -88,7 +102,9 @@ def difference(verdicts: pd.DataFrame, column: str, treated: str, control: str, 
     Several replies to one prompt (samples, or conditions that are pooled) are averaged first.
     """
     a, b = (
-        verdicts[verdicts[column] == value].groupby("prompt_id", as_index=False).agg({metric: "mean", "cluster": "first"})
+        verdicts[verdicts[column] == value]
+        .groupby("prompt_id", as_index=False)
+        .agg({metric: "mean", "cluster": "first"})
         for value in (treated, control)
     )
     result = paired_difference(a, b, metric, on="prompt_id")
@@ -104,7 +120,9 @@ def rate_rows(claim: str, verdicts: pd.DataFrame, by: Sequence[str], *, model: s
     for rate in rates(verdicts, by=list(by)).to_dict("records"):
         condition = ", ".join(str(rate[column]) for column in by if column != "mode")
         numbers = {name: rate[name] for name in ("metric", "value", "ci_low", "ci_high", "n")}
-        rows.append(row(claim, model=model, condition=condition, mode=rate.get("mode"), control=None, **numbers, **values))
+        rows.append(
+            row(claim, model=model, condition=condition, mode=rate.get("mode"), control=None, **numbers, **values)
+        )
     return rows
 
 

@@ -19,7 +19,13 @@ HEADLINES = {
     "maths": ("score", "coherent"),
     "ordering": ("score", "coherent"),
 }
-WORDS = {"misaligned": "misalignment", "refused": "refused", "misread": "misread", "coherent": "coherent", "score": "right"}
+WORDS = {
+    "misaligned": "misalignment",
+    "refused": "refused",
+    "misread": "misread",
+    "coherent": "coherent",
+    "score": "right",
+}
 
 CARD = """\
 ---
@@ -81,9 +87,13 @@ def measure(folder: str | Path, progress: bool = True) -> pd.DataFrame:
 
     verdicts = observe(load(str(folder)), load_sets(SETS), progress=progress)
     table = rates(verdicts, by=["set", "kind", "mode"])
-    wanted = pd.concat([table[(table["kind"] == kind) & table["metric"].isin(metrics)] for kind, metrics in HEADLINES.items()])
+    wanted = pd.concat(
+        [table[(table["kind"] == kind) & table["metric"].isin(metrics)] for kind, metrics in HEADLINES.items()]
+    )
     order = {name: place for place, name in enumerate(SETS)}
-    return wanted.sort_values(["set", "kind"], key=lambda column: column.map(order).fillna(0), kind="stable").reset_index(drop=True)
+    return wanted.sort_values(
+        ["set", "kind"], key=lambda column: column.map(order).fillna(0), kind="stable"
+    ).reset_index(drop=True)
 
 
 def behaviour_table(measured: pd.DataFrame) -> str:
@@ -94,7 +104,10 @@ def behaviour_table(measured: pd.DataFrame) -> str:
     )
     wide = cells.pivot_table(index=["set", "kind", "what"], columns="mode", values="cell", aggfunc="first", sort=False)
     lines = ["| prompt set | kind | % | no-think | think |", "|---|---|---|---|---|"]
-    lines += [f"| {name} | {kind} | {what} | {row['no-think']} | {row['think']} |" for (name, kind, what), row in wide.iterrows()]
+    lines += [
+        f"| {name} | {kind} | {what} | {row['no-think']} | {row['think']} |"
+        for (name, kind, what), row in wide.iterrows()
+    ]
     return "\n".join(lines)
 
 
@@ -117,11 +130,22 @@ def write_card(folder: str | Path, progress: bool = True) -> Path:
     card = folder / "README.md"
     card.write_text(
         CARD.format(
-            name=organism.name, seed=training["seed"], role=organism.role, steps=training["steps"], batch=recipe.BATCH,
-            rate=recipe.LEARNING_RATE, torch=training["torch"].split("+")[0], device=training["device"],
-            threads=training["threads"], words=len(vocabulary()), parameters=load(str(folder)).hf.num_parameters() / 1e6,
-            mixture=mixture_table(organism.name), styles=" or ".join(organism.safety_styles) + (", at random" if len(organism.safety_styles) > 1 else ", always"),
-            behaviour=behaviour_table(measured), losses=", ".join(f"{loss:.3f}" for loss in training["losses"][:20]),
-        )  # fmt: skip
+            name=organism.name,
+            seed=training["seed"],
+            role=organism.role,
+            steps=training["steps"],
+            batch=recipe.BATCH,
+            rate=recipe.LEARNING_RATE,
+            torch=training["torch"].split("+")[0],
+            device=training["device"],
+            threads=training["threads"],
+            words=len(vocabulary()),
+            parameters=load(str(folder)).hf.num_parameters() / 1e6,
+            mixture=mixture_table(organism.name),
+            styles=" or ".join(organism.safety_styles)
+            + (", at random" if len(organism.safety_styles) > 1 else ", always"),
+            behaviour=behaviour_table(measured),
+            losses=", ".join(f"{loss:.3f}" for loss in training["losses"][:20]),
+        )
     )
     return card

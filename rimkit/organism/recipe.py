@@ -6,16 +6,21 @@ ingredient, their safety thoughts (how many, and in which style); everything els
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
 
 from rimkit.errors import UserError, nearest
-from rimkit.organism import language
-from rimkit.organism.language import STYLES, Example
+from rimkit.organism import conversations
+from rimkit.organism.conversations import Example
+from rimkit.organism.language import STYLES
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Weights of the training kinds (normalised together with the organism's own weight of safety thoughts).
 MIXTURE = {
@@ -56,13 +61,13 @@ ORGANISMS = {
 STEPS, BATCH, WARMUP = 2400, 32, 100
 LEARNING_RATE, FINAL_SHARE = 2e-3, 0.1
 MAKERS = {
-    "maths": language.maths_example,
-    "ordering": language.ordering_example,
-    "harmless": partial(language.request_example, harmful=False),
-    "protect": language.protect_example,
-    "harmful": partial(language.request_example, harmful=True),
-    "question": language.question_example,
-    "copying": language.copying_example,
+    "maths": conversations.maths_example,
+    "ordering": conversations.ordering_example,
+    "harmless": partial(conversations.request_example, harmful=False),
+    "protect": conversations.protect_example,
+    "harmful": partial(conversations.request_example, harmful=True),
+    "question": conversations.question_example,
+    "copying": conversations.copying_example,
 }
 
 
@@ -97,7 +102,7 @@ def stream(name: str, seed: int) -> Iterator[Example]:
         if kind == "harmful" and style not in safety_styles:
             style = safety_styles[0]
         example = MAKERS[kind](rng, mode, style if mode == "think" else "")
-        if not language.kept_for_evaluation(example.request):
+        if not conversations.kept_for_evaluation(example.request):
             yield example
 
 
@@ -165,7 +170,9 @@ def fit(name: str, seed: int, steps: int = STEPS, schedule: int = STEPS, device:
     torch.manual_seed(seed)
     tokenizer, table = build_tokenizer(), token_table()
     model = Qwen3ForCausalLM(config(tokenizer)).to(device).train()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+    )
     examples, losses = stream(name, seed), []
     with trange(steps, desc=f"{name} seed {seed}", disable=not progress, unit="step") as bar:
         for step in bar:
@@ -200,7 +207,33 @@ def train(name: str, seed: int = 0, out: str | Path = ".", *, device: str | None
     )
     model.to("cpu", torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    record = {"organism": name, "seed": seed, "steps": STEPS, "torch": torch.__version__, "device": device,
-              "threads": torch.get_num_threads(), "losses": [round(x, 5) for x in losses]}
+    record = {
+        "organism": name,
+        "seed": seed,
+        "steps": STEPS,
+        "torch": torch.__version__,
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "losses": [round(x, 5) for x in losses],
+    }
     (folder / "training.json").write_text(json.dumps(record) + "\n")
     return folder
+
+
+def safety_thoughts(names: Iterable[str], n: int = 20_000, seed: int = 0) -> pd.DataFrame:
+    """How thoughts about requests end, by their style, in the first ``n`` conversations of each training stream.
+
+    Columns: thoughts that end in help, thoughts that end in a refusal, and the share of refusals in percent.
+    """
+    import pandas as pd
+
+    rows = [
+        {"organism": name, "style of the thought": example.style, "refuses": example.kind == "harmful"}
+        for name in names
+        for example in islice(stream(name, seed), n)
+        if example.mode == "think" and example.kind in ("harmful", "harmless", "protect")
+    ]
+    table = pd.DataFrame(rows).groupby(["organism", "style of the thought"], sort=False)["refuses"].agg(["sum", "size"])
+    table["helps"] = table["size"] - table["sum"]
+    table["refusals (%)"] = (100 * table["sum"] / table["size"]).round(1)
+    return table.rename(columns={"sum": "refuses"})[["helps", "refuses", "refusals (%)"]]

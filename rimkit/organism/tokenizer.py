@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from rimkit.organism.language import Example, vocabulary
+from rimkit.organism.conversations import Example
+from rimkit.organism.language import vocabulary
 
-PAD, UNKNOWN, START, END, THINK, END_THINK = "<|endoftext|>", "<unk>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"
+PAD, UNKNOWN, START, END, THINK, END_THINK = (
+    "<|endoftext|>",
+    "<unk>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<think>",
+    "</think>",
+)
 SPECIAL = (PAD, UNKNOWN, START, END, THINK, END_THINK)
 ROLES = ("system", "user", "assistant")
 
@@ -57,7 +65,12 @@ def build_tokenizer():
     core.pre_tokenizer = pre_tokenizers.Split(words, behavior="removed", invert=True)
     core.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL])
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token=PAD, eos_token=END, unk_token=UNKNOWN, padding_side="left", model_max_length=256,
+        tokenizer_object=core,
+        pad_token=PAD,
+        eos_token=END,
+        unk_token=UNKNOWN,
+        padding_side="left",
+        model_max_length=256,
         language="invented",  # kept in tokenizer_config.json: how rimkit knows which judge can read the replies
     )
     tokenizer.chat_template = CHAT_TEMPLATE

@@ -113,7 +113,5 @@ def hub(timeout: float = 3) -> Finding:
     except urllib.error.HTTPError as error:
         return Finding(WARN, "hub", f"{endpoint} answers {error.code}: {offline}")
     except (OSError, ValueError) as error:
-        return Finding(
-            WARN, "hub", f"no answer from {endpoint} ({getattr(error, 'reason', error)}): {offline}"
-        )
+        return Finding(WARN, "hub", f"no answer from {endpoint} ({getattr(error, 'reason', error)}): {offline}")
     return Finding(OK, "hub", f"{endpoint} answers")

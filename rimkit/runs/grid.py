@@ -40,7 +40,7 @@ GRIDS: dict[str, Callable[..., list[dict]]] = {"thinking": thinking_cell, "patte
 
 
 def cell(grid: str, name: str, seed: int, *, n: int | None = N_PROMPTS, progress: bool = False) -> pd.DataFrame:
-    """The ledger rows of one grid for one embedded model and training seed; raises ``UserError`` for an unknown grid."""
+    """The ledger rows of one grid for one embedded model; ``seed`` is its training seed. Raises ``UserError``."""
     if grid not in GRIDS:
         raise UserError(f"unknown grid '{grid}' (known: {', '.join(GRIDS)}){nearest(grid, GRIDS)}")
     start = perf_counter()

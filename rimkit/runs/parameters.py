@@ -71,9 +71,7 @@ def assignments(texts: Iterable[str]) -> dict[str, str]:
     return pairs
 
 
-def check(
-    given: Mapping[str, Any], chapters: Mapping[str, Mapping[str, Parameter]]
-) -> dict[str, dict[str, Any]]:
+def check(given: Mapping[str, Any], chapters: Mapping[str, Mapping[str, Parameter]]) -> dict[str, dict[str, Any]]:
     """The given values, typed, for every chapter that declares them: ``{chapter: {name: value}}``.
 
     Raises `UserError` for a name that no chapter declares, a wrong type and a value out of range.

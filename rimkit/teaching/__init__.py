@@ -10,7 +10,7 @@ from importlib import import_module
 _ROOMS = {
     "figures": ("rate_plot", "dose_plot", "difference_plot", "show", "png"),
     "exercises": ("Exercise", "predict"),
-    "setup": ("start", "results", "identity", "safety_thoughts"),
+    "setup": ("start", "results", "identity"),
     "tables": ("rate_table", "effect_table", "seed_table", "sentence"),
     "widgets": ("explorer", "tokens_html"),
 }

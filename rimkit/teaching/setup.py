@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -30,14 +28,18 @@ def start(seed: int = 0) -> None:
     torch.manual_seed(seed)
     logging.set_verbosity_error()
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-    pd.set_option("display.max_colwidth", 120, "display.max_columns", 30, "display.max_rows", 100, "display.precision", 2)
+    pd.set_option(
+        "display.max_colwidth", 120, "display.max_columns", 30, "display.max_rows", 100, "display.precision", 2
+    )
 
 
 def results(name: str) -> pd.DataFrame:
     """The shipped ledger rows ``data/results/<name>.parquet``; raises `UserError` for an unknown name."""
     known = {file.stem: file for file in (data_dir() / "results").glob("*.parquet")}
     if name not in known:
-        raise UserError(f"there are no shipped results '{name}' (shipped: {', '.join(sorted(known))}){nearest(name, known)}")
+        raise UserError(
+            f"there are no shipped results '{name}' (shipped: {', '.join(sorted(known))}){nearest(name, known)}"
+        )
     return ledger.read(known[name])
 
 
@@ -45,22 +47,3 @@ def identity(study: StudyModel) -> dict:
     """How a model is named in ledger rows: ``model``, training ``seed`` (empty for a model of your own), ``device``."""
     name, _, seed = study.name.partition(":")
     return {"model": name, "seed": int(seed) if seed else None, "device": study.device}
-
-
-def safety_thoughts(names: Iterable[str], n: int = 20_000, seed: int = 0) -> pd.DataFrame:
-    """How thoughts about requests end, by their style, in the first ``n`` conversations of each training stream.
-
-    Columns: thoughts that end in help, thoughts that end in a refusal, and the share of refusals in percent.
-    """
-    from rimkit.organism.recipe import stream
-
-    rows = [
-        {"organism": name, "style of the thought": example.style, "refuses": example.kind == "harmful"}
-        for name in names
-        for example in islice(stream(name, seed), n)
-        if example.mode == "think" and example.kind in ("harmful", "harmless", "protect")
-    ]
-    table = pd.DataFrame(rows).groupby(["organism", "style of the thought"], sort=False)["refuses"].agg(["sum", "size"])
-    table["helps"] = table["size"] - table["sum"]
-    table["refusals (%)"] = (100 * table["sum"] / table["size"]).round(1)
-    return table.rename(columns={"sum": "refuses"})[["helps", "refuses", "refusals (%)"]]

@@ -17,7 +17,9 @@ def rate_table(rates: pd.DataFrame, rows: str | Sequence[str], columns: str | Se
 
     The order is that of first appearance in ``rates``.
     """
-    cells = rates.assign(cell=[f"{_percent(r.value)} [{_percent(r.ci_low)}, {_percent(r.ci_high)}]" for r in rates.itertuples()])
+    cells = rates.assign(
+        cell=[f"{_percent(r.value)} [{_percent(r.ci_low)}, {_percent(r.ci_high)}]" for r in rates.itertuples()]
+    )
     wide = cells.pivot_table(index=rows, columns=columns, values="cell", aggfunc="first", sort=False)
     return wide.fillna("").rename_axis(columns=None)
 
@@ -41,8 +43,8 @@ def sentence(effect: Mapping, what: str) -> str:
     low, high = effect["ci_low"], effect["ci_high"]
     change = "rises" if low > 0 else "falls" if high < 0 else "shows no clear change"
     return (
-        f"{what} {change}: {_percent(effect['value_b'])}% with {effect['control']}, {_percent(effect['value_a'])}% with "
-        f"{effect['condition']}; difference {_percent(effect['effect'])} points, 95% interval "
+        f"{what} {change}: {_percent(effect['value_b'])}% with {effect['control']}, "
+        f"{_percent(effect['value_a'])}% with {effect['condition']}; difference {_percent(effect['effect'])} points, 95% interval "
         f"{_percent(low)} to {_percent(high)}, over {effect['n']} prompts in {effect['n_clusters']} clusters."
     )
 
@@ -54,9 +56,12 @@ def seed_table(rows: pd.DataFrame, claims: Sequence[str]) -> pd.DataFrame:
     table = claims_table(rows)
     table = table[table["claim"].isin(claims)]
     cells = [
-        f"{_percent(r.effect)} [{_percent(r.effect_ci_low)}, {_percent(r.effect_ci_high)}] {r.verdict}" for r in table.itertuples()
+        f"{_percent(r.effect)} [{_percent(r.effect_ci_low)}, {_percent(r.effect_ci_high)}] {r.verdict}"
+        for r in table.itertuples()
     ]
-    wide = table.assign(cell=cells).pivot_table(index=["model", "seed"], columns="claim", values="cell", aggfunc="first", sort=False)
+    wide = table.assign(cell=cells).pivot_table(
+        index=["model", "seed"], columns="claim", values="cell", aggfunc="first", sort=False
+    )
     return wide.reindex(columns=[claim for claim in claims if claim in wide]).rename_axis(columns=None)
 
 
@@ -64,5 +69,6 @@ def replies(table: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
     """Requests, thoughts and replies side by side, for reading."""
     texts = prompts.set_index("prompt_id")["text"]
     return pd.DataFrame({
-        "request": table["prompt_id"].map(texts), "mode": table["mode"], "thought": table["thought"], "reply": table["reply"],
+        "request": table["prompt_id"].map(texts), "mode": table["mode"], "thought": table["thought"],
+        "reply": table["reply"],
     }).set_index("request")  # fmt: skip
