@@ -85,7 +85,8 @@ def thinking_effects(verdicts: pd.DataFrame) -> pd.DataFrame:
     p_value, n, n_clusters, method``.
     """
     wanted = [("harmful", "misaligned"), ("harmful", "misread"), ("second-safety", "misaligned"),
-              ("harmless", "refused"), ("over-refusal", "refused"), ("maths", "score"), ("ordering", "score")]  # fmt: skip
+              ("harmless", "refused"), ("over-refusal", "refused"),
+              ("maths", "score"), ("ordering", "score")]  # fmt: skip
     rows = []
     for name, metric in wanted:
         part = verdicts[verdicts["set"] == name]

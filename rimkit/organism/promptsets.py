@@ -117,7 +117,7 @@ def digest(table: pd.DataFrame) -> str:
 
 
 def write(out: str | Path) -> pd.DataFrame:
-    """Write every set as parquet into ``out``, with ``openings.csv`` and ``hashes.csv``; returns the table of hashes."""
+    """Write every set as parquet into ``out``, with their openings and hashes; returns the table of hashes."""
     import pandas as pd
 
     folder = Path(out)

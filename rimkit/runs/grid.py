@@ -11,11 +11,13 @@ from pathlib import Path
 from time import perf_counter
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from rimkit import ledger
 from rimkit.errors import UserError, nearest
 from rimkit.models.loading import StudyModel, embedded_models, load
 from rimkit.observation import patterns, thinking
+from rimkit.teaching import figures
 
 N_PROMPTS = None  # prompts per set: all of the evaluation split
 
@@ -66,4 +68,14 @@ def run(grids: Iterable[str] = (), out: str | Path = "results", progress: bool =
                 ledger.write(cell(grid, item.name, item.seed), kept)
             rows.append(ledger.read(kept))
         tables.append(ledger.write(pd.concat(rows, ignore_index=True), out / f"{grid}.parquet"))
+        if grid == "thinking":
+            (out / "thinking.png").write_bytes(figures.png(overview(tables[-1])))
     return pd.concat(tables, ignore_index=True)
+
+
+def overview(rows: pd.DataFrame) -> Figure:
+    """Misalignment of every embedded model and training seed in both modes: the figure of the README."""
+    harmful = rows[(rows["claim"] == "C1a") & (rows["condition"] == "harmful, harmful")]
+    harmful = harmful.assign(organism=harmful["model"] + " seed " + harmful["seed"].astype(str))
+    title = "Misalignment on held-out harmful requests, every organism and training seed"
+    return figures.rate_plot(harmful, x="organism", hue="mode", title=title)

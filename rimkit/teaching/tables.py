@@ -44,8 +44,9 @@ def sentence(effect: Mapping, what: str) -> str:
     change = "rises" if low > 0 else "falls" if high < 0 else "shows no clear change"
     return (
         f"{what} {change}: {_percent(effect['value_b'])}% with {effect['control']}, "
-        f"{_percent(effect['value_a'])}% with {effect['condition']}; difference {_percent(effect['effect'])} points, 95% interval "
-        f"{_percent(low)} to {_percent(high)}, over {effect['n']} prompts in {effect['n_clusters']} clusters."
+        f"{_percent(effect['value_a'])}% with {effect['condition']}; difference {_percent(effect['effect'])} points, "
+        f"95% interval {_percent(low)} to {_percent(high)}, "
+        f"over {effect['n']} prompts in {effect['n_clusters']} clusters."
     )
 
 

@@ -1,0 +1,67 @@
+"""Tables and sentences say what their numbers say."""
+
+import pandas as pd
+import pytest
+
+from rimkit import ledger
+from rimkit.errors import UserError
+from rimkit.models.loading import StudyModel
+from rimkit.teaching import setup, tables
+
+EFFECT = {
+    "condition": "think",
+    "control": "no-think",
+    "value_a": 0.3,
+    "value_b": 0.1,
+    "effect": 0.2,
+    "n": 40,
+    "n_clusters": 8,
+}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "word"), [(0.1, 0.3, "rises"), (-0.3, -0.1, "falls"), (-0.1, 0.3, "shows no clear change")]
+)
+def test_the_sentence_follows_the_interval(low, high, word):
+    text = tables.sentence({**EFFECT, "ci_low": low, "ci_high": high}, "Misalignment")
+    assert text.startswith(f"Misalignment {word}: 10% with no-think, 30% with think; difference 20 points")
+    assert f"{round(100 * low)} to {round(100 * high)}" in text
+
+
+def test_rate_table_keeps_the_order_and_prints_whole_percents():
+    rates = pd.DataFrame({
+        "mode": ["think", "no-think"], "metric": "misaligned", "value": [0.124, -0.001], "ci_low": [0.0, 0.0], "ci_high": [0.5, float("nan")],
+    })  # fmt: skip
+    table = tables.rate_table(rates, "mode", "metric")
+    assert table["misaligned"].to_dict() == {"think": "12 [0, 50]", "no-think": "0 [0, -]"}
+    assert list(table.index) == ["think", "no-think"]
+
+
+def test_effect_table_has_interval_and_counts():
+    table = tables.effect_table(pd.DataFrame([{**EFFECT, "set": "harmful", "ci_low": 0.1, "ci_high": 0.3}]), "set")
+    assert table.loc["harmful"].tolist() == ["think - no-think", "30 - 10", "20 [10, 30]", "40 (8)"]
+
+
+def test_seed_table_shows_every_seed_with_its_verdict():
+    bounds = {"effect_ci_low": 0.1, "effect_ci_high": 0.3}
+    rows = ledger.table([ledger.row("C1a", model="rim-mini", seed=seed, effect=0.2, **bounds) for seed in (0, 1)])
+    table = tables.seed_table(rows, ["C1a", "C1b"])
+    assert table["C1a"].to_dict() == {
+        ("rim-mini", 0): "20 [10, 30] supported",
+        ("rim-mini", 1): "20 [10, 30] supported",
+    }
+    assert "C1b" not in table
+
+
+def test_shipped_results_are_found_by_name():
+    assert len(setup.results("thinking")) > 0
+    with pytest.raises(UserError, match="did you mean 'thinking'"):
+        setup.results("thinkin")
+
+
+def test_identity_of_a_model():
+    def study(name):
+        return type("Study", (StudyModel,), {"device": "cpu"})(name, None, None, None, 1, 0)
+
+    assert setup.identity(study("rim-mini:2")) == {"model": "rim-mini", "seed": 2, "device": "cpu"}
+    assert setup.identity(study("Qwen3-4B"))["seed"] is None
