@@ -57,7 +57,7 @@ def rate_plot(
     """
     table = _chosen(rates, metric, [x, hue, facet])
     panels, places, hues = (_levels(table, column) for column in (facet, x, hue))
-    width = max(3.2, 0.55 + 0.5 * len(places) * max(2, len(hues)))
+    width = max(5.2, 0.8 + 0.6 * len(places) * max(2, len(hues)))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=size or (min(12, width * len(panels) + 0.6), 3.9), layout="constrained")
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
