@@ -77,7 +77,7 @@ def load(
         return model
     dtype = _dtype_name(dtype)
     if isinstance(model, str | Path):
-        name, source, offline = _locate(model, revision)
+        name, source, offline = locate(model, revision)
         hf, tokenizer = _read(name, source, tokenizer, offline, revision, *_choose_here(device, dtype))
     else:
         if tokenizer is None:
@@ -142,7 +142,7 @@ def _size(folder: Path) -> tuple[int, float]:
     return parameters, round(file.stat().st_size / 1e6, 1)
 
 
-def _locate(model: str | Path, revision: str | None) -> tuple[str, str, bool]:
+def locate(model: str | Path, revision: str | None) -> tuple[str, str, bool]:
     """``(name, folder or hub id, whether it is all on this machine)``."""
     found = _locate_embedded(model) if isinstance(model, str) else None
     if found:

@@ -125,8 +125,8 @@ def write_card(folder: str | Path, progress: bool = True) -> Path:
     folder = Path(folder)
     training = json.loads((folder / "training.json").read_text())
     organism = recipe.organism(training["organism"])
-    measured = measure(folder, progress)
-    measured.to_csv(folder / "measured.csv", index=False, float_format="%.4f", lineterminator="\n")
+    measured = measure(folder, progress).round(4)
+    measured.to_csv(folder / "measured.csv", index=False, lineterminator="\n")
     card = folder / "README.md"
     card.write_text(
         CARD.format(

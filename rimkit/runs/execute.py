@@ -130,9 +130,9 @@ def prepare_folder(out: str | Path) -> Path:
 
 def find_model(model: str) -> str:
     """The model as the chapters, which run in their own folder, can load it; `UserError` if there is none."""
-    from rimkit.models.loading import _locate, embedded_models
+    from rimkit.models.loading import embedded_models, locate
 
-    _, source, _ = _locate(model, None)
+    _, source, _ = locate(model, None)
     embedded = source in set(embedded_models()["path"])
     return str(Path(source).resolve()) if Path(source).is_dir() and not embedded else model
 
@@ -145,9 +145,9 @@ def check_chat(model: str) -> None:
     from transformers import AutoTokenizer
 
     from rimkit.models.chat import ChatFormat
-    from rimkit.models.loading import _locate
+    from rimkit.models.loading import locate
 
-    _, source, local = _locate(model, None)
+    _, source, local = locate(model, None)
     try:
         chat = ChatFormat(AutoTokenizer.from_pretrained(source, local_files_only=local))
     except UserError as error:
