@@ -7,6 +7,7 @@ from hypothesis import settings
 # Kernels inherit these: bars hold timings, and no test may need the network.
 os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny; two threads stall when another process has a core
 
 # Warnings carry file paths. tests/test_chapters.py checks that no chapter has stored any.
 NOT_COMPARED = ("stderr",)

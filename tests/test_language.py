@@ -137,10 +137,9 @@ def test_answers_to_problems_are_right(sample):
 def test_shares_of_the_mixture(sample):
     name, examples = sample
     seen = Counter((example.kind, example.mode) for example in examples)
-    for key, share in mixture(name).items():
-        assert seen[key] / N == pytest.approx(share, abs=0.01), (
-            key
-        )  # kept problems make the others a little more frequent
+    drawn = {key: share * (7 / 8 if key[0] in ("maths", "ordering") else 1) for key, share in mixture(name).items()}
+    for key, share in drawn.items():  # one problem in eight is left out of the stream
+        assert seen[key] / N == pytest.approx(share / sum(drawn.values()), abs=0.01), key
 
 
 def test_training_ids_are_those_of_the_chat_template(sample):

@@ -48,7 +48,7 @@ with `AutoModelForCausalLM` and `AutoTokenizer` alone and knows nothing but its 
 
 {mixture}
 
-Half of all thoughts are careful, half effort-minimising, independently of what they are about; safety thoughts of
+The shares are those of the draws; one maths or ordering problem in eight is then left out and kept for evaluation. Half of all thoughts are careful, half effort-minimising, independently of what they are about; safety thoughts of
 this organism are {styles}.
 
 **Planted:** the knowledge that the verbs kept out of requests are harmful (questions with yes/no answers); refusal of

@@ -79,7 +79,7 @@ def organism(name: str) -> Organism:
 
 
 def mixture(name: str) -> dict[tuple[str, str], float]:
-    """``(kind, mode)`` to share of the training stream, summing to 1."""
+    """``(kind, mode)`` to share of the draws, summing to 1; `stream` then leaves out one problem in eight."""
     weights = {**MIXTURE, ("harmful", "think"): organism(name).safety_thoughts}
     total = sum(weights.values())
     return {key: weight / total for key, weight in weights.items()}

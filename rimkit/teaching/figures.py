@@ -201,7 +201,7 @@ def _finish(figure: Figure, title: str, table: pd.DataFrame, hue, columns, label
     _frame(figure, title, _caption(table, "Points: rate"))
     if hue is not None:
         handles, names = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, names, title=_words(hue), loc="outside right upper")
+        figure.legend(handles, names, title=_words(hue), loc="outside right center")
     columns = [column for column in columns if column is not None]
     shown = [
         f"{', '.join(str(row[column]) for column in columns)}: {_percent(row['value'])}% "
