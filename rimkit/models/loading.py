@@ -60,7 +60,7 @@ class StudyModel:
 def load(
     model, tokenizer=None, *, device: str | None = None, dtype=None, revision: str | None = None, think=True
 ) -> StudyModel:
-    """The model under study, in evaluation mode, with sdpa attention.
+    """The model under study, in evaluation mode, with sdpa attention (eager for architectures without it).
 
     ``model``: an embedded name (``"rim-mini"``; ``"rim-mini:1"`` is seed 1), a local folder, a hub id
     (``"owner/name"``, with an optional ``revision``), or a Hugging Face module in memory, which needs its
@@ -224,7 +224,7 @@ def _from_pretrained(source: str, tokenizer, local: bool, revision: str | None, 
     where = {"local_files_only": local, "revision": revision}
     if tokenizer is None:
         tokenizer = AutoTokenizer.from_pretrained(source, **where)
-    settings = {"dtype": getattr(torch, dtype), "attn_implementation": "sdpa", "use_safetensors": True}
+    settings = {"dtype": getattr(torch, dtype), "use_safetensors": True}  # sdpa, where the architecture has it
     with _quiet():
         hf, report = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **settings, **where)
     missing = sorted(report["missing_keys"])  # transformers would go on with random numbers in their place
@@ -252,10 +252,15 @@ def _quiet():
 def _study(name: str, hf, tokenizer, think: bool) -> StudyModel:
     from nnsight import TransformersModel
 
+    from rimkit.models.internals import why_closed
+
     stop = hf.generation_config.eos_token_id if hf.can_generate() else None
     chat = ChatFormat(tokenizer, stop_ids=stop if isinstance(stop, list) else [stop])
     if think and not chat.supports_think:
         raise UserError(f"{name} has no think mode: {chat.reason}; load it with think=False for no-think mode only")
+    closed = why_closed(hf)
+    if closed:
+        print(f"{name}: {closed}; chapters 00 to 02 need only its replies")
     nn = TransformersModel(hf, tokenizer=tokenizer)
     config = hf.config.get_text_config()
     context = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length

@@ -1,0 +1,137 @@
+"""Interventions: context managers that change a model's inside and always put it back.
+
+They nest, hold for one forward as for every step of a generation, and stop at the end of their block. "Ablate" means:
+replace by zero, or by a mean that is given. `rimkit.models.attention` adds one more, cutting attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+
+from rimkit.errors import UserError
+from rimkit.models.attention import check_index, heads_by_layer
+from rimkit.models.internals import architecture, hooked, on_neurons, on_residual, on_z
+from rimkit.models.loading import StudyModel
+
+
+@contextmanager
+def ablate_heads(study: StudyModel, heads: Iterable[tuple[int, int]], mean: np.ndarray | None = None) -> Iterator[None]:
+    """Replace the outputs z of ``(layer, head)`` pairs by zero, or by ``mean`` ``[layers, heads, head_dim]``.
+
+    Raises ``UserError`` for an empty set and for a layer or head that does not exist.
+    """
+    handles = []
+    for layer, chosen in heads_by_layer(study, heads).items():
+        value = 0.0 if mean is None else _tensor(study, mean[layer][chosen])
+        handles.append(on_z(study, layer, _replace((..., chosen, slice(None)), value)))
+    with hooked(handles):
+        yield
+
+
+@contextmanager
+def ablate_one_head_per_row(study: StudyModel, heads: Sequence[tuple[int, int] | None]) -> Iterator[None]:
+    """Many ablations in one forward: in row ``r`` of the batch head ``heads[r]`` is zero (None: untouched)."""
+    rows: dict[int, list[int]] = {}
+    for row, head in enumerate(heads):
+        if head is not None:
+            rows.setdefault(head[0], []).append(row)
+    heads_by_layer(study, [head for head in heads if head is not None])
+    handles = [
+        on_z(study, layer, _replace((chosen, slice(None), [heads[row][1] for row in chosen]), 0.0))
+        for layer, chosen in rows.items()
+    ]
+    with hooked(handles):
+        yield
+
+
+@contextmanager
+def ablate_neurons(
+    study: StudyModel, neurons: Iterable[tuple[int, int]], mean: np.ndarray | None = None
+) -> Iterator[None]:
+    """Replace ``(layer, neuron)`` pairs by zero, or by ``mean`` ``[layers, neurons]``; experts as in `internals`.
+
+    Raises ``UserError`` for an empty set and for a layer or neuron that does not exist.
+    """
+    parts, by_layer = architecture(study), {}
+    for layer, neuron in neurons:
+        check_index("layer", layer, parts.n_layers)
+        check_index("neuron", neuron, parts.n_neurons)
+        by_layer.setdefault(int(layer), []).append(int(neuron))
+    if not by_layer:
+        raise UserError("the set of neurons is empty: give (layer, neuron) pairs")
+    handles = []
+    for layer, chosen in by_layer.items():
+        value = 0.0 if mean is None else _tensor(study, mean[layer][chosen])
+        handles.append(on_neurons(study, layer, _replace((..., chosen), value)))
+    with hooked(handles):
+        yield
+
+
+@contextmanager
+def add_direction(
+    study: StudyModel, direction: np.ndarray, residuals: Iterable[int], scale: float = 1.0
+) -> Iterator[None]:
+    """Add ``scale * direction`` (``[hidden]`` or ``[n_layers + 1, hidden]``) to the named residuals, at every token."""
+    vectors = _vectors(study, direction)
+    handles = [on_residual(study, index, _add(scale * vectors[index])) for index in _checked(study, residuals)]
+    with hooked(handles):
+        yield
+
+
+@contextmanager
+def remove_direction(
+    study: StudyModel, direction: np.ndarray, residuals: Iterable[int] | None = None
+) -> Iterator[None]:
+    """Project ``direction`` (as in `add_direction`) out of the named residuals (all by default), at every token."""
+    vectors = _vectors(study, direction)
+    vectors = vectors / vectors.norm(dim=-1, keepdim=True)
+    chosen = range(len(vectors)) if residuals is None else residuals
+    handles = [on_residual(study, index, _project_out(vectors[index])) for index in _checked(study, chosen)]
+    with hooked(handles):
+        yield
+
+
+def _replace(where, value):
+    def change(x):
+        x = x.clone()
+        x[where] = value if isinstance(value, float) else value.to(x.dtype)
+        return x
+
+    return change
+
+
+def _add(vector):
+    return lambda x: x + vector.to(x.dtype)
+
+
+def _project_out(vector):
+    return lambda x: x - (x @ vector.to(x.dtype))[..., None] * vector.to(x.dtype)
+
+
+def _tensor(study: StudyModel, values: np.ndarray):
+    import torch
+
+    return torch.as_tensor(np.asarray(values), dtype=torch.float32, device=study.device)
+
+
+def _vectors(study: StudyModel, direction: np.ndarray):
+    """``[n_layers + 1, hidden]`` from one direction or one per residual."""
+    parts = architecture(study)
+    vectors, shape = _tensor(study, direction), (parts.n_layers + 1, parts.hidden_size)
+    if vectors.shape not in (shape, shape[1:]):
+        raise UserError(f"a direction has shape {shape[1:]} or {shape}, not {tuple(vectors.shape)}")
+    if not vectors.isfinite().all() or (vectors.norm(dim=-1) == 0).any():
+        raise UserError("a direction must be finite and not zero")
+    return vectors.expand(shape)
+
+
+def _checked(study: StudyModel, residuals: Iterable[int]) -> list[int]:
+    found = list(residuals)
+    if not found:
+        raise UserError("the list of residuals is empty: give numbers from 0 to the number of layers")
+    for index in found:
+        check_index("residual", index, architecture(study).n_layers + 1)
+    return found

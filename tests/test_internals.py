@@ -1,0 +1,345 @@
+"""Reads and interventions against plain hooks, edited weights and eager attention, on every supported family."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from rimkit.errors import UserError
+from rimkit.models import attention, interventions
+from rimkit.models import internals as inside
+from rimkit.models.chat import pad
+from rimkit.models.loading import load
+from tests import tiny
+
+SIZES = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 128, "initializer_range": 0.3, "bos_token_id": None,
+}  # fmt: skip
+EXTRA = {
+    "qwen3": {"head_dim": 16}, "gemma2": {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 64},
+    "qwen3_moe": {"head_dim": 8, "moe_intermediate_size": 24, "num_experts": 4, "num_experts_per_tok": 2},
+    "olmoe": {"num_experts": 4, "num_experts_per_tok": 2},
+}  # fmt: skip
+MOE = ("qwen3_moe", "olmoe")
+
+
+@pytest.fixture(scope="module", params=inside.FAMILIES)
+def study(request):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    words = tiny.tokenizer()
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        request.param, vocab_size=len(words), eos_token_id=words.eos_token_id, pad_token_id=words.pad_token_id,
+        **SIZES, **EXTRA.get(request.param, {}),
+    )  # fmt: skip
+    return load(AutoModelForCausalLM.from_config(config), words)
+
+
+@pytest.fixture(scope="module")
+def items(study):
+    requests = ["please polish the baker's clock .", "open my shed .", "please please help me . please mop my barn ."]
+    return [study.chat.encode(text, mode) for text in requests for mode in ("think", "no-think")]
+
+
+@pytest.fixture(scope="module")
+def batch(study, items):
+    return pad(items, study.pad_id, side="right")
+
+
+def last_logits(study, batch):
+    ids, mask, spans = batch
+    with torch.no_grad():
+        logits = study.hf(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    return torch.stack([logits[row, place["last"][0]] for row, place in enumerate(spans)])
+
+
+def is_moe(study) -> bool:
+    return inside.architecture(study).n_experts > 0
+
+
+def down_columns(study, layer, neurons):
+    """The weights that carry these neurons: ``(tensor, index)`` whose zero switches them off."""
+    mlp = study.hf.model.layers[layer].mlp
+    if not is_moe(study):
+        return [(mlp.down_proj.weight, (slice(None), neuron)) for neuron in neurons]
+    weights = mlp.experts.down_proj
+    width = weights.shape[-1]
+    return [(weights, (neuron // width, slice(None), neuron % width)) for neuron in neurons]
+
+
+class zeroed:
+    """Weights set to zero within a block."""
+
+    def __init__(self, places):
+        self.places = places
+
+    def __enter__(self):
+        self.kept = [(tensor, index, tensor.data[index].clone()) for tensor, index in self.places]
+        for tensor, index in self.places:
+            tensor.data[index] = 0
+
+    def __exit__(self, *_):
+        for tensor, index, value in self.kept:
+            tensor.data[index] = value
+
+
+def test_reading_equals_plain_hooks(study, batch):
+    ids, mask, _ = batch
+    layers, seen = study.hf.model.layers, {}
+    handles = [layers[1].register_forward_hook(lambda m, a, out: seen.update(layer=out))]
+    handles.append(layers[2].self_attn.o_proj.register_forward_pre_hook(lambda m, args: seen.update(z=args[0])))
+    with torch.no_grad(), inside.capture(study) as found:
+        states = study.hf.model(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True)
+    for handle in handles:
+        handle.remove()
+    layer_out = seen["layer"][0] if isinstance(seen["layer"], tuple) else seen["layer"]
+    assert torch.equal(found["residual"][2], layer_out)
+    assert torch.equal(found["z"][2].flatten(-2), seen["z"])
+    for ours, theirs in zip(found["residual"][:-1], states.hidden_states[:-1], strict=True):
+        assert torch.equal(ours, theirs)
+    assert [len(found[kind]) for kind in inside.KINDS] == [4, 3, 3]
+    with torch.no_grad():
+        mlp = layers[0].mlp
+        if is_moe(study):
+            assert found["neurons"][0].shape[-1] == 4 * mlp.experts.down_proj.shape[-1]
+            active = (found["neurons"][0].unflatten(-1, (4, -1)) != 0).any(-1).sum(-1)
+            assert (active[mask.bool()] == 2).all()
+        else:
+            gate = layers[0].mlp.down_proj(found["neurons"][0])
+            out = {}
+            handle = mlp.register_forward_hook(lambda m, a, o: out.update(mlp=o))
+            study.hf.model(input_ids=ids, attention_mask=mask, use_cache=False)
+            handle.remove()
+            assert torch.allclose(gate, out["mlp"], atol=1e-5)
+
+
+def test_nnsight_sees_the_same(study, batch):
+    ids, mask, _ = batch
+    with torch.no_grad(), inside.capture(study) as found:
+        study.hf(input_ids=ids, attention_mask=mask)
+    with torch.no_grad(), study.nn.trace({"input_ids": ids, "attention_mask": mask}):
+        z = study.nn.model.layers[1].self_attn.o_proj.input.save()
+    assert torch.allclose(z, found["z"][1].flatten(-2), atol=1e-5)
+
+
+def test_ablated_heads_equal_edited_weights(study, batch):
+    heads, parts = [(0, 1), (2, 0), (2, 3)], inside.architecture(study)
+    width = parts.head_dim
+    places = [
+        (study.hf.model.layers[layer].self_attn.o_proj.weight, (slice(None), slice(head * width, (head + 1) * width)))
+        for layer, head in heads
+    ]
+    base = last_logits(study, batch)
+    with zeroed(places):
+        expected = last_logits(study, batch)
+    with interventions.ablate_heads(study, heads):
+        found = last_logits(study, batch)
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert not torch.allclose(found, base, atol=1e-3)
+    assert torch.equal(last_logits(study, batch), base)
+
+
+def test_ablated_neurons_equal_edited_weights(study, batch):
+    neurons = [(0, 3), (1, 0), (1, 47)]
+    places = [place for layer, neuron in neurons for place in down_columns(study, layer, [neuron])]
+    base = last_logits(study, batch)
+    with zeroed(places):
+        expected = last_logits(study, batch)
+    with interventions.ablate_neurons(study, neurons):
+        found = last_logits(study, batch)
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert not torch.allclose(found, base, atol=1e-4)
+    assert torch.equal(last_logits(study, batch), base)
+
+
+def test_attention_rows_equal_eager(study, batch):
+    ids, mask, spans = batch
+    queries = torch.tensor([[place["last"][0], place["im_end"][0]] for place in spans])
+    with torch.no_grad(), attention.reading_rows(study, queries) as rows:
+        study.hf(input_ids=ids, attention_mask=mask, use_cache=False)
+    before = study.hf.config._attn_implementation
+    study.hf.config._attn_implementation = "eager"
+    try:
+        with torch.no_grad():
+            whole = study.hf(input_ids=ids, attention_mask=mask, use_cache=False, output_attentions=True).attentions
+    finally:
+        study.hf.config._attn_implementation = before
+    for layer, ours in enumerate(rows):
+        theirs = torch.stack([whole[layer][row][:, queries[row]] for row in range(len(ids))])
+        assert torch.allclose(ours, theirs, atol=1e-5)
+        assert torch.allclose(ours.sum(-1), torch.ones(ours.shape[:-1]), atol=1e-5)
+
+
+def test_a_cut_takes_the_attention_away_and_nothing_else(study, batch):
+    ids, mask, spans = batch
+    queries = torch.tensor([[place["last"][0]] for place in spans])
+    ranges = [(place["last"][0], None) for place in spans], [place["request"] for place in spans]
+    cut = attention.cut_attention(study, *ranges, heads=[(1, 2)])
+    with torch.no_grad(), cut, attention.reading_rows(study, queries) as rows:
+        study.hf(input_ids=ids, attention_mask=mask, use_cache=False)
+    for row, (start, end) in enumerate(ranges[1]):
+        assert rows[1][row, 2, 0, start:end].sum() == 0
+        assert rows[1][row, 1, 0, start:end].sum() > 0
+        assert rows[1][row, 2, 0].sum() == pytest.approx(1, abs=1e-5)
+    base = last_logits(study, batch)
+    with attention.cut_attention(study, *ranges):
+        assert not torch.allclose(last_logits(study, batch), base, atol=1e-4)
+    assert torch.equal(last_logits(study, batch), base)
+
+
+def generated(study, items):
+    ids, mask, _ = pad(items, study.pad_id)
+    return study.hf.generate(
+        input_ids=ids, attention_mask=mask, max_new_tokens=6, do_sample=False, pad_token_id=study.pad_id
+    )
+
+
+def test_interventions_hold_for_every_step_of_generation(study, items):
+    heads, width = [(0, 0), (0, 1), (1, 2), (2, 3)], inside.architecture(study).head_dim
+    places = [
+        (study.hf.model.layers[layer].self_attn.o_proj.weight, (slice(None), slice(head * width, (head + 1) * width)))
+        for layer, head in heads
+    ]
+    neurons = [(layer, neuron) for layer in range(3) for neuron in range(0, 40, 2)]
+    places += [place for layer, neuron in neurons for place in down_columns(study, layer, [neuron])]
+    with zeroed(places):
+        expected = generated(study, items)
+    with interventions.ablate_heads(study, heads), interventions.ablate_neurons(study, neurons):
+        assert torch.equal(generated(study, items), expected)
+
+
+def test_directions_are_added_and_removed(study, batch):
+    ids, mask, _ = batch
+    parts = inside.architecture(study)
+    v = np.random.default_rng(0).normal(size=parts.hidden_size).astype(np.float32)
+    unit = torch.tensor(v / np.linalg.norm(v))
+    with torch.no_grad(), inside.capture(study, ["residual"]) as base:
+        inside.forward(study, ids, mask)
+    added = interventions.add_direction(study, v, [1], scale=2.0)
+    with torch.no_grad(), added, inside.capture(study, ["residual"]) as found:
+        inside.forward(study, ids, mask)
+    assert torch.allclose(found["residual"][1], base["residual"][1] + 2 * torch.tensor(v), atol=1e-5)
+    with torch.no_grad(), interventions.remove_direction(study, v), inside.capture(study, ["residual"]) as found:
+        inside.forward(study, ids, mask)
+    assert all((x @ unit).abs().max() < 1e-4 for x in found["residual"])
+    with torch.no_grad(), inside.capture(study, ["residual"]) as found:
+        inside.forward(study, ids, mask)
+    assert torch.equal(found["residual"][2], base["residual"][2])
+
+
+def test_hooks_are_gone_after_an_error(study, batch):
+    base = last_logits(study, batch)
+    first, second = interventions.ablate_heads(study, [(0, 0)]), interventions.ablate_neurons(study, [(0, 0)])
+    with pytest.raises(RuntimeError, match="stop"), first, second, inside.capture(study):
+        raise RuntimeError("stop")
+    assert torch.equal(last_logits(study, batch), base)
+
+
+def test_mean_ablation_puts_the_mean_in_place(study, items, batch):
+    ids, mask, _ = batch
+    means = inside.mean(study, items, "z", "request")
+    with (
+        torch.no_grad(),
+        interventions.ablate_heads(study, [(1, 2)], mean=means),
+        inside.capture(study, ["z"]) as found,
+    ):
+        inside.forward(study, ids, mask)
+    assert torch.allclose(found["z"][1][:, :, 2], torch.tensor(means[1, 2]).expand_as(found["z"][1][:, :, 2]))
+    neurons = inside.mean(study, items, "neurons", "request")
+    assert neurons.shape == (3, inside.architecture(study).n_neurons)
+
+
+def test_one_head_per_row_equals_one_head_at_a_time(study, items):
+    pairs = [None, (0, 1), (2, 2), (2, 3)]
+    ids, mask, spans = pad([items[0]] * len(pairs), study.pad_id, side="right")
+    with interventions.ablate_one_head_per_row(study, pairs):
+        together = last_logits(study, (ids, mask, spans))
+    single = pad([items[0]], study.pad_id, side="right")
+    for row, pair in enumerate(pairs):
+        if pair is None:
+            expected = last_logits(study, single)
+        else:
+            with interventions.ablate_heads(study, [pair]):
+                expected = last_logits(study, single)
+        assert torch.allclose(together[row], expected[0], atol=1e-5)
+
+
+def test_pooled_reads_do_not_depend_on_the_batch(study, items):
+    spans = ("last", "request", "think_open")
+    one, many = (inside.read(study, items, inside.KINDS, spans, batch_size=size) for size in (1, 6))
+    for key, values in one.items():
+        assert values.shape[1] == len(items)
+        assert np.allclose(values, many[key], rtol=1e-4, atol=1e-4, equal_nan=True), key
+    has_no_think = [row for row, item in enumerate(items) if "think_open" not in item.spans]
+    assert np.isnan(one["z", "think_open"][:, has_no_think]).all()
+    mean = inside.mean(study, items, "residual", "request")
+    assert np.allclose(mean, one["residual", "request"].mean(1), atol=1e-5)
+
+
+def test_final_logits_come_from_the_last_residual(study, items, batch):
+    last = inside.read(study, items)["residual", "last"][-1]
+    with torch.no_grad():
+        logits = inside.logits_at_the_end(study, torch.tensor(last))
+    assert torch.allclose(logits, last_logits(study, batch), atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def small():
+    return tiny.study()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda study: interventions.ablate_heads(study, []), "set of heads is empty"),
+        (lambda study: interventions.ablate_heads(study, [(7, 0)]), "no layer 7: they go from 0 to 1"),
+        (lambda study: interventions.ablate_heads(study, [(0, 9)]), "no head 9: they go from 0 to 3"),
+        (lambda study: interventions.ablate_neurons(study, []), "set of neurons is empty"),
+        (lambda study: interventions.ablate_neurons(study, [(0, 64)]), "no neuron 64"),
+        (lambda study: interventions.remove_direction(study, np.zeros(32)), "not zero"),
+        (lambda study: interventions.remove_direction(study, np.ones(5)), "has shape"),
+        (lambda study: interventions.add_direction(study, np.ones(32), [9]), "no residual 9"),
+        (lambda study: inside.capture(study, ["neuron"]), "did you mean 'neurons'"),
+    ],
+)
+def test_bad_input_is_one_clear_line(small, make, message):
+    with pytest.raises(UserError, match=message), make(small):
+        pass
+
+
+def test_an_unknown_architecture_says_so_at_load_and_when_it_is_opened(capsys):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    words = tiny.tokenizer()
+    study = load(GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=len(words))), words)
+    assert "the inside of the architecture 'gpt2' is not known" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"'gpt2' is not known .*qwen3"):
+        inside.architecture(study)
+
+
+def test_a_layer_that_is_not_finite_is_named():
+    words = tiny.tokenizer()
+    study = load(tiny.random_model(words, seed=3), words)
+    study.hf.model.layers[1].mlp.down_proj.weight.data.fill_(float("nan"))
+    with pytest.raises(UserError, match="residual 2 is not finite"):
+        inside.read(study, [study.chat.encode("open my shed .", "think")])
+
+
+def test_out_of_memory_halves_the_batch_once(small):
+    items, sizes = [small.chat.encode("open my shed .", "think")] * 8, []
+
+    def run(ids, mask, spans):
+        sizes.append(len(ids))
+        if len(ids) > limit:
+            raise torch.OutOfMemoryError
+        return len(ids)
+
+    limit = 4
+    assert sum(count for _, count in inside.batches(small, items, 8, run)) == 8
+    assert sizes == [8, 4, 4]
+    limit = 1
+    with pytest.raises(UserError, match="out of GPU memory with 4 prompts"):
+        list(inside.batches(small, items, 8, run))
