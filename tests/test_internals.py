@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rimkit.errors import UserError
-from rimkit.models import attention, interventions
+from rimkit.models import attention, interventions, reading
 from rimkit.models import internals as inside
 from rimkit.models.chat import pad
 from rimkit.models.loading import load
@@ -91,7 +91,7 @@ def test_reading_equals_plain_hooks(study, batch):
     layers, seen = study.hf.model.layers, {}
     handles = [layers[1].register_forward_hook(lambda m, a, out: seen.update(layer=out))]
     handles.append(layers[2].self_attn.o_proj.register_forward_pre_hook(lambda m, args: seen.update(z=args[0])))
-    with torch.no_grad(), inside.capture(study) as found:
+    with torch.no_grad(), reading.capture(study) as found:
         states = study.hf.model(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True)
     for handle in handles:
         handle.remove()
@@ -100,7 +100,7 @@ def test_reading_equals_plain_hooks(study, batch):
     assert torch.equal(found["z"][2].flatten(-2), seen["z"])
     for ours, theirs in zip(found["residual"][:-1], states.hidden_states[:-1], strict=True):
         assert torch.equal(ours, theirs)
-    assert [len(found[kind]) for kind in inside.KINDS] == [4, 3, 3]
+    assert [len(found[kind]) for kind in reading.KINDS] == [4, 3, 3]
     with torch.no_grad():
         mlp = layers[0].mlp
         if is_moe(study):
@@ -118,7 +118,7 @@ def test_reading_equals_plain_hooks(study, batch):
 
 def test_nnsight_sees_the_same(study, batch):
     ids, mask, _ = batch
-    with torch.no_grad(), inside.capture(study) as found:
+    with torch.no_grad(), reading.capture(study) as found:
         study.hf(input_ids=ids, attention_mask=mask)
     with torch.no_grad(), study.nn.trace({"input_ids": ids, "attention_mask": mask}):
         z = study.nn.model.layers[1].self_attn.o_proj.input.save()
@@ -216,39 +216,39 @@ def test_directions_are_added_and_removed(study, batch):
     parts = inside.architecture(study)
     v = np.random.default_rng(0).normal(size=parts.hidden_size).astype(np.float32)
     unit = torch.tensor(v / np.linalg.norm(v))
-    with torch.no_grad(), inside.capture(study, ["residual"]) as base:
-        inside.forward(study, ids, mask)
+    with torch.no_grad(), reading.capture(study, ["residual"]) as base:
+        reading.forward(study, ids, mask)
     added = interventions.add_direction(study, v, [1], scale=2.0)
-    with torch.no_grad(), added, inside.capture(study, ["residual"]) as found:
-        inside.forward(study, ids, mask)
+    with torch.no_grad(), added, reading.capture(study, ["residual"]) as found:
+        reading.forward(study, ids, mask)
     assert torch.allclose(found["residual"][1], base["residual"][1] + 2 * torch.tensor(v), atol=1e-5)
-    with torch.no_grad(), interventions.remove_direction(study, v), inside.capture(study, ["residual"]) as found:
-        inside.forward(study, ids, mask)
+    with torch.no_grad(), interventions.remove_direction(study, v), reading.capture(study, ["residual"]) as found:
+        reading.forward(study, ids, mask)
     assert all((x @ unit).abs().max() < 1e-4 for x in found["residual"])
-    with torch.no_grad(), inside.capture(study, ["residual"]) as found:
-        inside.forward(study, ids, mask)
+    with torch.no_grad(), reading.capture(study, ["residual"]) as found:
+        reading.forward(study, ids, mask)
     assert torch.equal(found["residual"][2], base["residual"][2])
 
 
 def test_hooks_are_gone_after_an_error(study, batch):
     base = last_logits(study, batch)
     first, second = interventions.ablate_heads(study, [(0, 0)]), interventions.ablate_neurons(study, [(0, 0)])
-    with pytest.raises(RuntimeError, match="stop"), first, second, inside.capture(study):
+    with pytest.raises(RuntimeError, match="stop"), first, second, reading.capture(study):
         raise RuntimeError("stop")
     assert torch.equal(last_logits(study, batch), base)
 
 
 def test_mean_ablation_puts_the_mean_in_place(study, items, batch):
     ids, mask, _ = batch
-    means = inside.mean(study, items, "z", "request")
+    means = reading.mean(study, items, "z", "request")
     with (
         torch.no_grad(),
         interventions.ablate_heads(study, [(1, 2)], mean=means),
-        inside.capture(study, ["z"]) as found,
+        reading.capture(study, ["z"]) as found,
     ):
-        inside.forward(study, ids, mask)
+        reading.forward(study, ids, mask)
     assert torch.allclose(found["z"][1][:, :, 2], torch.tensor(means[1, 2]).expand_as(found["z"][1][:, :, 2]))
-    neurons = inside.mean(study, items, "neurons", "request")
+    neurons = reading.mean(study, items, "neurons", "request")
     assert neurons.shape == (3, inside.architecture(study).n_neurons)
 
 
@@ -269,18 +269,18 @@ def test_one_head_per_row_equals_one_head_at_a_time(study, items):
 
 def test_pooled_reads_do_not_depend_on_the_batch(study, items):
     spans = ("last", "request", "think_open")
-    one, many = (inside.read(study, items, inside.KINDS, spans, batch_size=size) for size in (1, 6))
+    one, many = (reading.read(study, items, reading.KINDS, spans, batch_size=size) for size in (1, 6))
     for key, values in one.items():
         assert values.shape[1] == len(items)
         assert np.allclose(values, many[key], rtol=1e-4, atol=1e-4, equal_nan=True), key
     has_no_think = [row for row, item in enumerate(items) if "think_open" not in item.spans]
     assert np.isnan(one["z", "think_open"][:, has_no_think]).all()
-    mean = inside.mean(study, items, "residual", "request")
+    mean = reading.mean(study, items, "residual", "request")
     assert np.allclose(mean, one["residual", "request"].mean(1), atol=1e-5)
 
 
 def test_final_logits_come_from_the_last_residual(study, items, batch):
-    last = inside.read(study, items)["residual", "last"][-1]
+    last = reading.read(study, items)["residual", "last"][-1]
     with torch.no_grad():
         logits = inside.logits_at_the_end(study, torch.tensor(last))
     assert torch.allclose(logits, last_logits(study, batch), atol=1e-4)
@@ -302,7 +302,7 @@ def small():
         (lambda study: interventions.remove_direction(study, np.zeros(32)), "not zero"),
         (lambda study: interventions.remove_direction(study, np.ones(5)), "has shape"),
         (lambda study: interventions.add_direction(study, np.ones(32), [9]), "no residual 9"),
-        (lambda study: inside.capture(study, ["neuron"]), "did you mean 'neurons'"),
+        (lambda study: reading.capture(study, ["neuron"]), "did you mean 'neurons'"),
     ],
 )
 def test_bad_input_is_one_clear_line(small, make, message):
@@ -325,7 +325,7 @@ def test_a_layer_that_is_not_finite_is_named():
     study = load(tiny.random_model(words, seed=3), words)
     study.hf.model.layers[1].mlp.down_proj.weight.data.fill_(float("nan"))
     with pytest.raises(UserError, match="residual 2 is not finite"):
-        inside.read(study, [study.chat.encode("open my shed .", "think")])
+        reading.read(study, [study.chat.encode("open my shed .", "think")])
 
 
 def test_out_of_memory_halves_the_batch_once(small):
@@ -338,8 +338,8 @@ def test_out_of_memory_halves_the_batch_once(small):
         return len(ids)
 
     limit = 4
-    assert sum(count for _, count in inside.batches(small, items, 8, run)) == 8
+    assert sum(count for _, count in reading.batches(small, items, 8, run)) == 8
     assert sizes == [8, 4, 4]
     limit = 1
     with pytest.raises(UserError, match="out of GPU memory with 4 prompts"):
-        list(inside.batches(small, items, 8, run))
+        list(reading.batches(small, items, 8, run))

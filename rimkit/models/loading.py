@@ -258,8 +258,7 @@ def _study(name: str, hf, tokenizer, think: bool) -> StudyModel:
     chat = ChatFormat(tokenizer, stop_ids=stop if isinstance(stop, list) else [stop])
     if think and not chat.supports_think:
         raise UserError(f"{name} has no think mode: {chat.reason}; load it with think=False for no-think mode only")
-    closed = why_closed(hf)
-    if closed:
+    if closed := why_closed(hf):
         print(f"{name}: {closed}; chapters 00 to 02 need only its replies")
     nn = TransformersModel(hf, tokenizer=tokenizer)
     config = hf.config.get_text_config()
