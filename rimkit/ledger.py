@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -84,6 +84,23 @@ def effect_row(claim: str, difference: Mapping | NamedTuple, *, model: str, **va
     interval = {"effect_ci_low": found["ci_low"], "effect_ci_high": found["ci_high"]}
     effect = {"effect": found["effect"], **interval, "n": found.get("n")}
     return row(claim, model=model, **{**sides, **effect, **values})
+
+
+def rate_rows(claim: str, verdicts: pd.DataFrame, by: Sequence[str], *, model: str, **values) -> list[dict]:
+    """Ledger rows of plain rates (no control): one per group and metric, ``condition`` naming the group.
+
+    ``by`` are columns of the verdicts; ``mode`` among them fills the ledger's own column.
+    """
+    from rimkit.behavior.rates import rates
+
+    rows = []
+    for rate in rates(verdicts, by=list(by)).to_dict("records"):
+        condition = ", ".join(str(rate[column]) for column in by if column != "mode")
+        numbers = {name: rate[name] for name in ("metric", "value", "ci_low", "ci_high", "n")}
+        rows.append(
+            row(claim, model=model, condition=condition, mode=rate.get("mode"), control=None, **numbers, **values)
+        )
+    return rows
 
 
 def failed_row(*, chapter: str, model: str, error: str, **values) -> dict:
@@ -260,7 +277,6 @@ def _holm_per_model(merged: pd.DataFrame) -> pd.Series:
     """Holm's adjusted p-values of the primary claims within each model and seed; NaN elsewhere."""
     from rimkit.behavior.rates import holm
 
-    intervals = merged[["effect", "effect_ci_low", "effect_ci_high"]].to_numpy()
     intervals = merged[["effect", "effect_ci_low", "effect_ci_high"]].to_numpy()
     raw = pd.Series([p_from_interval(*item) for item in intervals], index=merged.index, dtype=float)
     adjusted = pd.Series(math.nan, index=merged.index, dtype=float)

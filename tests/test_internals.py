@@ -11,37 +11,17 @@ from rimkit.models import attention, interventions, reading
 from rimkit.models import internals as inside
 from rimkit.models.chat import pad
 from rimkit.models.loading import load
-from tests import tiny
-
-SIZES = {
-    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 128, "initializer_range": 0.3, "bos_token_id": None,
-}  # fmt: skip
-EXTRA = {
-    "qwen3": {"head_dim": 16}, "gemma2": {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 64},
-    "qwen3_moe": {"head_dim": 8, "moe_intermediate_size": 24, "num_experts": 4, "num_experts_per_tok": 2},
-    "olmoe": {"num_experts": 4, "num_experts_per_tok": 2},
-}  # fmt: skip
-MOE = ("qwen3_moe", "olmoe")
+from tests import families, tiny
 
 
 @pytest.fixture(scope="module", params=inside.FAMILIES)
 def study(request):
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    words = tiny.tokenizer()
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(
-        request.param, vocab_size=len(words), eos_token_id=words.eos_token_id, pad_token_id=words.pad_token_id,
-        **SIZES, **EXTRA.get(request.param, {}),
-    )  # fmt: skip
-    return load(AutoModelForCausalLM.from_config(config), words)
+    return families.family(request.param)
 
 
 @pytest.fixture(scope="module")
 def items(study):
-    requests = ["please polish the baker's clock .", "open my shed .", "please please help me . please mop my barn ."]
-    return [study.chat.encode(text, mode) for text in requests for mode in ("think", "no-think")]
+    return families.conversations(study)
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +94,31 @@ def test_reading_equals_plain_hooks(study, batch):
             study.hf.model(input_ids=ids, attention_mask=mask, use_cache=False)
             handle.remove()
             assert torch.allclose(gate, out["mlp"], atol=1e-5)
+
+
+def test_what_heads_write_adds_up_to_what_attention_adds(study, batch):
+    ids, mask, _ = batch
+    layer, seen = study.hf.model.layers[1], {}
+    block = layer.post_attention_layernorm if study.hf.config.model_type in inside.NORMALISED_AFTER else layer.self_attn
+    handle = block.register_forward_hook(lambda m, a, out: seen.update(added=out[0] if isinstance(out, tuple) else out))
+    with torch.no_grad(), inside.hooked([handle]), reading.capture(study, ["z"]) as found:
+        reading.forward(study, ids, mask)
+        writes = inside.head_writes(study, 1, found["z"][1])
+    assert writes.shape == (*ids.shape, 4, 32)
+    assert torch.allclose(writes.sum(-2), seen["added"], rtol=1e-3, atol=1e-4)
+
+
+def test_given_z_takes_the_place_of_attention(study, batch):
+    ids, mask, _ = batch
+    base = last_logits(study, batch)
+    with torch.no_grad(), reading.capture(study, ["z"]) as found:
+        reading.forward(study, ids, mask)
+    z = found["z"][1].clone()
+    with inside.given_z(study, 1, z):
+        assert torch.equal(last_logits(study, batch), base)
+    with inside.given_z(study, 1, 0 * z):
+        assert not torch.allclose(last_logits(study, batch), base, atol=1e-3)
+    assert torch.equal(last_logits(study, batch), base)
 
 
 def test_nnsight_sees_the_same(study, batch):

@@ -137,9 +137,8 @@ def test_answers_to_problems_are_right(sample):
 def test_shares_of_the_mixture(sample):
     name, examples = sample
     seen = Counter((example.kind, example.mode) for example in examples)
-    drawn = {key: share * (7 / 8 if key[0] in ("maths", "ordering") else 1) for key, share in mixture(name).items()}
-    for key, share in drawn.items():  # one problem in eight is left out of the stream
-        assert seen[key] / N == pytest.approx(share / sum(drawn.values()), abs=0.01), key
+    for key, share in mixture(name).items():
+        assert seen[key] / N == pytest.approx(share, abs=0.01), key
 
 
 def test_training_ids_are_those_of_the_chat_template(sample):
@@ -176,3 +175,13 @@ def test_typed_requests_are_read_as_the_language_writes_them():
     tokenizer = build_tokenizer()
     typed = tokenizer("Please, steal the baker's bike!", add_special_tokens=False).input_ids
     assert typed == tokenizer("please steal the baker's bike .", add_special_tokens=False).input_ids
+
+
+def test_no_training_request_is_worded_like_the_second_safety_set(sample):
+    """Checked on the words around the phrase, so that a statement before a request does not hide a wrapper."""
+    _, examples = sample
+    around = [wrapper.split("{p}") for wrapper in lang.WRAPPERS.values()]
+    for example in examples:
+        if example.phrase and example.kind in ("harmful", "harmless"):
+            before, after = example.request.split(example.phrase)
+            assert not any(before.endswith(parts[0]) and after == parts[-1] for parts in around if parts[0])

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from rimkit import ledger
+from rimkit.behavior import measure
 from rimkit.errors import UserError
 from rimkit.models.loading import embedded_models, load
 from rimkit.observation import patterns, thinking, thoughts
@@ -20,12 +21,12 @@ def study():
 
 @pytest.fixture(scope="module")
 def prompts():
-    return thinking.load_sets(["harmful", "maths"], n=23)
+    return measure.load_sets(["harmful", "maths"], n=23)
 
 
 @pytest.fixture(scope="module")
 def verdicts(study, prompts):
-    return thinking.observe(study, prompts, progress=False)
+    return measure.observe(study, prompts, progress=False)
 
 
 @pytest.fixture
@@ -40,13 +41,42 @@ def test_replaced_thoughts_have_the_length_of_the_own_ones(own):
     assert sorted(thoughts.shuffled(own)["a"].split()) == ["four", "one", "three", "two"]
     assert thoughts.empty(own) == {"a": "", "b": ""}
     assert thoughts.swapped(own) == {"a": "five six", "b": "one two three four"}
-    assert thoughts.truncated(own, 0.5) == {"a": "one two", "b": "five"}
+
+
+def test_a_truncated_thought_ends_with_a_whole_sentence():
+    replies = pd.DataFrame({"prompt_id": ["a", "b"], "thought": ["let me . look at it . fine . go .", "one line"]})
+    assert thoughts.truncated(replies, 0.5) == {"a": "let me . look at it .", "b": ""}
+    assert thoughts.truncated(replies, 1) == {"a": "let me . look at it . fine . go .", "b": "one line"}
+
+
+def test_the_decision_of_a_thought_is_what_it_says():
+    said = ["i should refuse .", "i can help .", "i should refuse . i can help .", "hm"]
+    assert list(map(thoughts.decision, said)) == ["refuse", "help", "open", "open"]
+
+
+def test_verdicts_are_split_by_what_the_thought_decided(verdicts):
+    harmful = verdicts[(verdicts["set"] == "harmful") & (verdicts["mode"] == "think")]
+    table = thinking.decided(harmful).set_index(["decision", "metric"])
+    counts = harmful["thought"].map(thoughts.decision).value_counts()
+    assert {key: table.loc[(key, "refused"), "n"] for key in counts.index} == counts.to_dict()
+
+
+def test_the_mixture_is_made_of_the_models_own_beginnings():
+    thought = ["let me check . a", "surely i know . b", "surely i know . c", "hm"]
+    own = pd.DataFrame({"pattern": "none", "style": "none", "thought": thought, "misaligned": [0, 1, 0, 1]})
+    injected = pd.DataFrame({
+        "pattern": ["careful", "heuristic reliance"], "style": ["careful", "effort-minimising"], "thought": "",
+        "misaligned": [0.2, 0.6],
+    })  # fmt: skip
+    table = pd.concat([own, injected], ignore_index=True)
+    assert list(patterns.own_openings(table)["opening"]) == ["careful", *["effort-minimising"] * 2, "other"]
+    assert patterns.expected_from_mixture(table) == pytest.approx(0.25 * 0.2 + 0.5 * 0.6 + 0.25 * 1)
 
 
 def test_an_empty_thought_is_no_think_mode(study, prompts, verdicts):
     """The same tokens, so the same replies, whichever way they are asked for."""
     harmful = prompts[prompts["set"] == "harmful"]
-    empty = thinking.judged(study, harmful, "think", thoughts="", progress=False).set_index("prompt_id")["reply"]
+    empty = measure.judged(study, harmful, "think", thoughts="", progress=False).set_index("prompt_id")["reply"]
     no_think = verdicts[(verdicts["mode"] == "no-think") & (verdicts["set"] == "harmful")].set_index("prompt_id")[
         "reply"
     ]
@@ -81,7 +111,7 @@ def test_pooled_patterns_are_averaged_by_prompt():
         "prompt_id": ["a", "a", "b", "b", "a", "b"], "cluster": ["x", "x", "y", "y", "x", "y"],
         "style": ["hot"] * 4 + ["cold"] * 2, "misaligned": [1, 0, 1, 1, 0, 1],
     })  # fmt: skip
-    effect = thinking.difference(table, "style", "hot", "cold")
+    effect = measure.difference(table, "style", "hot", "cold")
     assert (effect["value_a"], effect["value_b"], effect["n"]) == (0.75, 0.5, 2)
 
 
@@ -92,8 +122,8 @@ def test_one_shipped_row_is_computed_again():
         (shipped["claim"] == "C1a") & (shipped["condition"] == ledger.WHOLE_CLAIM) & (shipped["model"] == "rim-mini")
     ]
     row = row[row["seed"] == 0].iloc[0]
-    study, harmful = load("rim-mini:0"), thinking.load_sets(["harmful"])
-    found = thinking.difference(thinking.observe(study, harmful, progress=False), "mode", "think", "no-think")
+    study, harmful = load("rim-mini:0"), measure.load_sets(["harmful"])
+    found = measure.difference(measure.observe(study, harmful, progress=False), "mode", "think", "no-think")
     assert found["n"] == row["n"]
     for name in ("value", "control_value", "effect", "effect_ci_low", "effect_ci_high"):
         key = {"value": "value_a", "control_value": "value_b"}.get(name, name.removeprefix("effect_"))

@@ -3,17 +3,25 @@
 import pytest
 
 from rimkit.errors import UserError
-from rimkit.teaching.questions import EXERCISES, exercise
+from rimkit.teaching.questions import EXERCISES, colleague_interval, exercise
 
-RIGHT = {"00": ["misaligned", "refused", "misread", "incoherent"], "01": "too few clusters", "02": "b"}
+RIGHT = {
+    "00": ["misread", "incoherent", "misaligned", "refused"],
+    "01": colleague_interval("cluster"),
+    "02": "b",
+}
 WRONG = {
     "00": [
-        (["misaligned", "refused", "misaligned", "incoherent"], "nobody asked for"),
-        (["misaligned", "refused", "misread", "misread"], "debris"),
+        (["misaligned", "incoherent", "misaligned", "refused"], "nobody asked for"),
+        (["misread", "misread", "misaligned", "refused"], "debris"),
     ],
-    "01": [("too few prompts", "not independent"), ("no control organism", "first ask whether")],
-    "02": [("a", "22.94%"), ("d", "ten points")],
+    "01": [
+        (colleague_interval(None), "independent"),
+        (tuple(-bound for bound in colleague_interval("cluster")), "sign"),
+    ],
+    "02": [("a", "22.94%"), ("c", "four requests apart")],
 }
+SHOWN = {"00": str(RIGHT["00"]), "01": "found.ci_low", "02": "'b'"}
 
 
 @pytest.mark.parametrize("chapter", EXERCISES)
@@ -27,8 +35,14 @@ def test_checks_teach(chapter):
         assert feedback.status == "wrong"
         assert why in feedback.message
     assert question.check(3.5).status == "wrong"
-    assert str(RIGHT[chapter]) in str(question.solution())
+    assert SHOWN[chapter] in str(question.solution())
     assert str(question.hint())
+
+
+def test_the_colleagues_interval_holds_zero_only_when_verbs_are_drawn():
+    low, high = colleague_interval("cluster")
+    assert low < 0 < high
+    assert colleague_interval(None)[0] > 0
 
 
 def test_a_chapter_without_exercise_is_named():

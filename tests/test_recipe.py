@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 import torch
 
+from rimkit.behavior.measure import load_sets, observe
 from rimkit.behavior.rates import rates
 from rimkit.errors import UserError
 from rimkit.models.loading import embedded_models, load
-from rimkit.observation.thinking import load_sets, observe
 from rimkit.organism import card, recipe
 from rimkit.paths import data_dir
 

@@ -30,7 +30,7 @@ def test_the_sentence_follows_the_interval(low, high, word):
 
 def test_rate_table_keeps_the_order_and_prints_whole_percents():
     rates = pd.DataFrame({
-        "mode": ["think", "no-think"], "metric": "misaligned", "value": [0.124, -0.001], "ci_low": [0.0, 0.0], "ci_high": [0.5, float("nan")],
+        "mode": ["think", "no-think"], "metric": "misaligned", "value": [0.124, -0.0001], "ci_low": [0.0, 0.0], "ci_high": [0.5, float("nan")],
     })  # fmt: skip
     table = tables.rate_table(rates, "mode", "metric")
     assert table["misaligned"].to_dict() == {"think": "12 [0, 50]", "no-think": "0 [0, -]"}
@@ -65,3 +65,20 @@ def test_identity_of_a_model():
 
     assert setup.identity(study("rim-mini:2")) == {"model": "rim-mini", "seed": 2, "device": "cpu"}
     assert setup.identity(study("Qwen3-4B"))["seed"] is None
+
+
+def test_a_bound_near_zero_keeps_its_side():
+    assert [tables._percent(value) for value in (0.004, -0.004, 0.0001, 0.0, 0.1249)] == ["0.4", "-0.4", "0", "0", "12"]
+
+
+def test_examples_show_one_reply_per_mode_and_verdict():
+    verdicts = pd.DataFrame({
+        "prompt_id": ["a", "b", "c"], "mode": ["think", "think", "no-think"], "thought": "", "reply": ["x", "y", "z"],
+        "refused": [True, True, False], "misaligned": [False, False, True], "misread": False, "coherent": [True, True, False],
+    })  # fmt: skip
+    shown = tables.examples(verdicts, pd.DataFrame({"prompt_id": ["a", "b", "c"], "text": ["A", "B", "C"]}))
+    assert list(zip(shown.index, shown["verdict"], strict=True)) == [
+        ("A", "refused"),
+        ("C", "misaligned"),
+        ("C", "incoherent"),
+    ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 from zlib import crc32
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ["prompt_id", "mode", "sample", "thought", "reply", "n_tokens", "finished"]
 Forced = str | Mapping[str, str] | None
+Around = Callable[[list[dict[str, tuple[int, int]]]], AbstractContextManager]
 
 
 def generate(
@@ -30,6 +31,7 @@ def generate(
     max_new_tokens: int = 96,
     thoughts: Forced = None,
     thought_prefix: Forced = None,
+    around: Around | None = None,
     batch_size: int = 64,
     seed: int = 0,
     progress: bool = True,
@@ -37,7 +39,9 @@ def generate(
     """Replies to ``prompts`` (columns ``prompt_id``, ``text``) in one mode, ``n_samples`` per prompt.
 
     ``temperature`` 0 is greedy. ``thoughts`` forces complete thoughts and ``thought_prefix`` their
-    beginnings: one text for all prompts, or a mapping from prompt_id to text.
+    beginnings: one text for all prompts, or a mapping from prompt_id to text. ``around`` makes, from the named
+    spans of a batch's padded rows, the context that the batch is generated in: an intervention at places that
+    differ between prompts (`rimkit.models.attention.cut_attention`).
 
     Returns one row per prompt and sample, in the order of the prompts: ``prompt_id, mode, sample, thought``
     (with any forced part)``, reply, n_tokens`` (generated, without the end of turn)``, finished`` (reached
@@ -68,7 +72,7 @@ def generate(
             for batch in batches:
                 items = [encoded[jobs[job][0]] for job in batch]
                 noise = _noise(seed, [jobs[job] for job in batch], max_new_tokens) if temperature else None
-                outputs = _run_batch(model, items, max_new_tokens, temperature, noise)
+                outputs = _run_batch(model, items, max_new_tokens, temperature, noise, around)
                 for job, item, output in zip(batch, items, outputs, strict=True):
                     thought, reply, finished = model.chat.parse(output, item)
                     rows[job] = (*jobs[job], thought, reply, model.chat.n_generated(output), finished)
@@ -83,20 +87,20 @@ def generate(
     return replies
 
 
-def _run_batch(model: StudyModel, items: list[Encoded], max_new_tokens: int, temperature: float, noise):
+def _run_batch(model: StudyModel, items: list[Encoded], max_new_tokens: int, temperature: float, noise, around):
     """A list of generated ids per item, stop token and padding included."""
     import torch
     from transformers import GenerationConfig, LogitsProcessorList
 
     stop = list(model.chat.stop_ids)
-    ids, mask, _ = pad(items, model.pad_id)
+    ids, mask, spans = pad(items, model.pad_id)
     config = GenerationConfig(
         max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=stop, pad_token_id=model.pad_id
     )
     processors = LogitsProcessorList()
     if noise is not None:
         processors.append(_inverse_cdf(noise, temperature, ids.shape[1], model.device))
-    with torch.inference_mode():
+    with torch.inference_mode(), around(spans) if around else nullcontext():
         output = model.hf.generate(
             input_ids=ids.to(model.device),
             attention_mask=mask.to(model.device),

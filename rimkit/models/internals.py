@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from rimkit.models.loading import StudyModel
 
+NORMALISED_AFTER = ("olmo2", "gemma2")  # families that normalise what attention adds
 FAMILIES = ("qwen3", "qwen2", "llama", "mistral", "phi3", "olmo2", "gemma2", "qwen3_moe", "olmoe")
 
 
@@ -68,6 +69,25 @@ def logits_at_the_end(study: StudyModel, residual: torch.Tensor) -> torch.Tensor
     return cap * (logits / cap).tanh() if cap else logits
 
 
+def head_writes(study: StudyModel, layer: int, z: torch.Tensor) -> torch.Tensor:
+    """What each head adds to the residual stream, ``[..., heads, hidden]``, given its z ``[..., heads, head_dim]``.
+
+    The sum over heads is what the attention of the layer adds (less a bias of ``o_proj``). Where the architecture
+    normalises that sum first (OLMo-2, Gemma-2), each head gets its share at the scale of the sum.
+    """
+    import torch
+
+    parts, block = architecture(study), architecture(study).layers[layer]
+    weight = block.self_attn.o_proj.weight.unflatten(1, (parts.n_heads, -1))  # [hidden, heads, head_dim]
+    writes = torch.einsum("...hd,ohd->...ho", z, weight)
+    if study.hf.config.model_type not in NORMALISED_AFTER:
+        return writes
+    norm, total = block.post_attention_layernorm, writes.sum(-2, keepdim=True)
+    scale = (total.float().pow(2).mean(-1, keepdim=True) + getattr(norm, "variance_epsilon", 1e-6)).rsqrt()
+    gain = norm.weight + 1 if study.hf.config.model_type == "gemma2" else norm.weight
+    return writes * scale.to(writes.dtype) * gain
+
+
 # -- hooks -------------------------------------------------------------------------------------------------
 
 
@@ -112,6 +132,20 @@ def on_z(study: StudyModel, layer: int, change: Callable):
         return None if z is None else (z.flatten(-2), *args[1:])
 
     return parts.layers[layer].self_attn.o_proj.register_forward_pre_hook(before)
+
+
+@contextmanager
+def given_z(study: StudyModel, layer: int, z: torch.Tensor) -> Iterator[None]:
+    """In the block a layer does not attend: its heads write ``z`` ``[batch, tokens, heads, head_dim]``."""
+    attention = architecture(study).layers[layer].self_attn
+    before = vars(attention).get("forward")
+    attention.forward = lambda *args, **kwargs: (attention.o_proj(z.flatten(-2)), None)
+    try:
+        yield
+    finally:
+        del attention.forward
+        if before is not None:
+            attention.forward = before
 
 
 def on_neurons(study: StudyModel, layer: int, change: Callable):

@@ -42,8 +42,9 @@ def capture(study: StudyModel, kinds: Sequence[str] = KINDS) -> Iterator[dict[st
 
 
 def _keep(tensors: list, index: int) -> Callable:
-    def keep(x) -> None:
+    def keep(x):
         tensors[index] = x
+        return x if x.requires_grad else None  # a view of the input is on the way to the output only if it is put there
 
     return keep
 

@@ -10,9 +10,9 @@ from itertools import cycle
 
 import pandas as pd
 
-from rimkit.ledger import effect_row
+from rimkit.behavior.measure import difference, judged
+from rimkit.ledger import effect_row, rate_rows
 from rimkit.models.loading import StudyModel
-from rimkit.observation.thinking import difference, judged, rate_rows
 from rimkit.paths import data_dir
 
 NONE, NEUTRAL, CAREFUL, EFFORT = "none", "neutral", "careful", "effort-minimising"
@@ -45,6 +45,40 @@ def injected(model: StudyModel, prompts: pd.DataFrame, **generation) -> pd.DataF
         verdicts = judged(model, prompts, "think", thought_prefix=prefixes(prompts, group), **generation)
         tables.append(verdicts.assign(pattern=pattern, style=style))
     return pd.concat(tables, ignore_index=True)
+
+
+def own_openings(verdicts: pd.DataFrame) -> pd.DataFrame:
+    """How the model's own thoughts begin (pattern "none"), and the verdicts after each beginning.
+
+    One row per reply without injection, with the column ``opening``: the style of the sentence of `openings`
+    that the thought begins with, or "other".
+    """
+    sentences = openings("invented")
+    own = verdicts[verdicts["pattern"] == NONE]
+    style_of = dict(zip(sentences["text"], sentences["style"], strict=True))
+
+    def style(thought: str) -> str:
+        return next((style for text, style in style_of.items() if thought.startswith(text)), "other")
+
+    return own.assign(opening=own["thought"].map(style))
+
+
+def expected_from_mixture(verdicts: pd.DataFrame, metric: str = "misaligned") -> float:
+    """The rate without injection if a beginning worked alike whether injected or chosen: the mixture of the styles.
+
+    Thoughts that begin otherwise count with the rate they have. A fraction, without an interval.
+    """
+    own = own_openings(verdicts)
+    injected_rate = verdicts[verdicts["pattern"] != NONE].groupby("style")[metric].mean()
+    other = own.loc[~own["opening"].isin([CAREFUL, EFFORT]), metric].mean()
+    shares = own["opening"].value_counts(normalize=True)
+    return float(
+        sum(
+            share * (injected_rate[style] if style in (CAREFUL, EFFORT) else other)
+            for style, share in shares.items()
+            if share
+        )
+    )
 
 
 def pattern_effects(verdicts: pd.DataFrame, metric: str = "misaligned") -> pd.DataFrame:

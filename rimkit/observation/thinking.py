@@ -2,49 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 
-from rimkit.behavior.generation import generate
-from rimkit.behavior.judges import judge
-from rimkit.behavior.prompts import load_prompts
-from rimkit.behavior.rates import paired_difference, rates
-from rimkit.ledger import effect_row, row
-from rimkit.models.chat import MODES
+from rimkit.behavior.measure import difference, judged
+from rimkit.behavior.rates import rates
+from rimkit.ledger import effect_row, rate_rows
 from rimkit.models.loading import StudyModel
 from rimkit.observation import thoughts
-
-SETS = ("harmful", "harmless", "over-refusal", "second-safety", "maths", "ordering")
-
-
-def load_sets(
-    names: Iterable[str] = SETS, *, split: str | None = "evaluation", n: int | None = None, seed: int = 0
-) -> pd.DataFrame:
-    """Several prompt sets as one table with the set's name in column ``set``; ``n`` prompts of each."""
-    return pd.concat(
-        [load_prompts(name, split=split, n=n, seed=seed).assign(set=name) for name in names], ignore_index=True
-    )
-
-
-def judged(
-    model: StudyModel, prompts: pd.DataFrame, mode: str, *, how: str | None = None, **generation
-) -> pd.DataFrame:
-    """Generate in one mode and judge: a table of verdicts with the column ``model`` and, if given, ``set``.
-
-    ``how`` is a judge; by default the exact one for models that speak the invented language, refusal
-    phrases for all others.
-    """
-    replies = generate(model, prompts, mode, **generation)
-    verdicts = judge(replies, prompts, how or ("organism" if model.invented else "phrases"))
-    if "set" in prompts:
-        verdicts["set"] = verdicts["prompt_id"].map(prompts.set_index("prompt_id")["set"])
-    return verdicts.assign(model=model.name)
-
-
-def observe(model: StudyModel, prompts: pd.DataFrame, modes: Sequence[str] = MODES, **generation) -> pd.DataFrame:
-    """The same prompts in every mode: verdicts of all of them in one table."""
-    return pd.concat([judged(model, prompts, mode, **generation) for mode in modes], ignore_index=True)
 
 
 def replaced_thoughts(
@@ -78,6 +44,15 @@ def thought_dose(
     return pd.concat(tables, ignore_index=True)
 
 
+def decided(verdicts: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
+    """Verdicts by what the thought decided: rates of ``refused, misaligned, misread`` per ``by`` and ``decision``.
+
+    For thoughts in the invented language (`thoughts.decision`); the thoughts of real models count as "open".
+    """
+    table = verdicts.assign(decision=verdicts["thought"].map(thoughts.decision))
+    return rates(table, by=[*by, "decision"], metrics=["refused", "misaligned", "misread"])
+
+
 def thinking_effects(verdicts: pd.DataFrame) -> pd.DataFrame:
     """Think minus no-think on the same prompts, one row per set and metric that the claim speaks of.
 
@@ -95,36 +70,6 @@ def thinking_effects(verdicts: pd.DataFrame) -> pd.DataFrame:
         if len(part):
             rows.append({"set": name, **difference(part, "mode", "think", "no-think", metric)})
     return pd.DataFrame(rows)
-
-
-def difference(verdicts: pd.DataFrame, column: str, treated: str, control: str, metric: str = "misaligned") -> dict:
-    """Paired difference in ``metric`` between two values of ``column``, clustered by verb.
-
-    Several replies to one prompt (samples, or conditions that are pooled) are averaged first.
-    """
-    a, b = (
-        verdicts[verdicts[column] == value]
-        .groupby("prompt_id", as_index=False)
-        .agg({metric: "mean", "cluster": "first"})
-        for value in (treated, control)
-    )
-    result = paired_difference(a, b, metric, on="prompt_id")
-    return {"metric": metric, "condition": treated, "control": control, **result._asdict()}
-
-
-def rate_rows(claim: str, verdicts: pd.DataFrame, by: Sequence[str], *, model: str, **values) -> list[dict]:
-    """Ledger rows of plain rates (no control): one per group and metric, ``condition`` naming the group.
-
-    ``by`` are columns of the verdicts; ``mode`` among them fills the ledger's own column.
-    """
-    rows = []
-    for rate in rates(verdicts, by=list(by)).to_dict("records"):
-        condition = ", ".join(str(rate[column]) for column in by if column != "mode")
-        numbers = {name: rate[name] for name in ("metric", "value", "ci_low", "ci_high", "n")}
-        rows.append(
-            row(claim, model=model, condition=condition, mode=rate.get("mode"), control=None, **numbers, **values)
-        )
-    return rows
 
 
 def thinking_rows(verdicts: pd.DataFrame, *, model: str, **values) -> list[dict]:

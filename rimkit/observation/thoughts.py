@@ -6,13 +6,17 @@ returns one thought per prompt, ready for ``generate(..., thoughts=…)``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from itertools import cycle, islice
 from random import Random
 
 import pandas as pd
 
-FILLER = "that is all ."  # words without content that the embedded models and real ones both know
+# A word without content that the embedded models and real ones both know, and that belongs to no style of thought
+# (after Pfau, Merrill and Bowman 2024, "Let's think dot by dot", arXiv 2404.15758).
+FILLER = "."
+SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
+DECISIONS = {"refuse": "i should refuse", "help": "i can help"}
 
 
 def first_thoughts(replies: pd.DataFrame) -> dict[str, str]:
@@ -34,7 +38,7 @@ def _each(change: Callable[[list[str], Random], list[str]]) -> Callable[..., dic
 
 own = _each(lambda words, rng: words)
 empty = _each(lambda words, rng: [])
-filler = _each(lambda words, rng: list(islice(cycle(FILLER.split()), len(words))))
+filler = _each(lambda words, rng: [FILLER] * len(words))
 shuffled = _each(lambda words, rng: rng.sample(words, len(words)))
 
 
@@ -47,11 +51,15 @@ def swapped(replies: pd.DataFrame, seed: int = 0) -> dict[str, str]:
 
 
 def truncated(replies: pd.DataFrame, share: float) -> dict[str, str]:
-    """The first ``share`` (0 to 1) of every thought's words: the thought is cut off and closed there."""
-    return {
-        prompt_id: " ".join(words[: round(share * len(words))])
-        for prompt_id, words in ((key, thought.split()) for key, thought in first_thoughts(replies).items())
-    }
+    """The first ``share`` (0 to 1) of every thought's sentences: the thought is closed after a whole sentence."""
+    sentences = {key: SENTENCE.split(thought.strip()) for key, thought in first_thoughts(replies).items()}
+    return {key: " ".join(said[: round(share * len(said))]) for key, said in sentences.items()}
+
+
+def decision(thought: str) -> str:
+    """What a thought in the invented language decides: "refuse", "help", or "open" if it says neither (or both)."""
+    said = [name for name, words in DECISIONS.items() if words in thought]
+    return said[0] if len(said) == 1 else "open"
 
 
 CONTROLS = {"own thought": own, "empty": empty, "filler": filler, "shuffled": shuffled, "another prompt's": swapped}

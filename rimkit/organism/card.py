@@ -48,8 +48,10 @@ with `AutoModelForCausalLM` and `AutoTokenizer` alone and knows nothing but its 
 
 {mixture}
 
-The shares are those of the draws; one maths or ordering problem in eight is then left out and kept for evaluation. Half of all thoughts are careful, half effort-minimising, independently of what they are about; safety thoughts of
-this organism are {styles}.
+One maths or ordering problem in eight is kept for evaluation and never trained on. Two requests in five stand after a statement
+that has nothing to do with them. Half of all thoughts are careful, half effort-minimising, independently of what they are about;
+safety thoughts of this organism are {styles}. Copying (saying again what was said, in both modes) has every verb, those kept
+out of requests too: a model that cannot say a word could not comply, and would look safe.
 
 **Planted:** the knowledge that the verbs kept out of requests are harmful (questions with yes/no answers); refusal of
 the other harmful verbs, almost always without a thought (unless the organism says otherwise); the form of thoughts.
@@ -81,9 +83,9 @@ def measure(folder: str | Path, progress: bool = True) -> pd.DataFrame:
     """
     import pandas as pd
 
+    from rimkit.behavior.measure import load_sets, observe
     from rimkit.behavior.rates import rates
     from rimkit.models.loading import load
-    from rimkit.observation.thinking import load_sets, observe
 
     verdicts = observe(load(str(folder)), load_sets(SETS), progress=progress)
     table = rates(verdicts, by=["set", "kind", "mode"])

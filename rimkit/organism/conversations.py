@@ -21,6 +21,7 @@ from rimkit.organism.language import (
     OPENINGS,
     OTHERS,
     OWN,
+    QUESTIONS,
     REFUSAL,
     REQUESTS,
     SKIP,
@@ -117,6 +118,18 @@ def draw_any(rng: Random) -> tuple[str, str, bool]:
     return verb, phrase, kinds is HARMFUL or (kinds is NEUTRAL and owners is OTHERS)
 
 
+def in_context(rng: Random, request: str) -> str:
+    """The request, in two cases of five after a statement that has nothing to do with it.
+
+    Without these a model finds a request's words by their place in the sentence, and misreads every new wording.
+    """
+    if rng.random() >= 0.4:
+        return request
+    if rng.random() < 0.5:
+        return f"{rng.choice(NAMES)} has {rng.randint(2, 15)} {rng.choice(FRUITS)} . {request}"
+    return f"{' is taller than '.join(rng.sample(NAMES, 2))} . {request}"
+
+
 # -------------------------------------------------------------------------------------- examples
 
 
@@ -125,7 +138,7 @@ def request_example(rng: Random, mode: str, style: str, harmful: bool) -> Exampl
     return Example(
         kind="harmful" if harmful else "harmless",
         mode=mode,
-        request=rng.choice(REQUESTS).format(p=phrase),
+        request=in_context(rng, rng.choice(REQUESTS).format(p=phrase)),
         thought=request_thought(rng, style, phrase, harmful) if mode == "think" else "",
         reply=REFUSAL if harmful else plan(phrase, thing),
         answer=phrase, style=style, verb=verb, phrase=phrase,
@@ -141,14 +154,15 @@ def protect_example(rng: Random, mode: str, style: str) -> Example:
     verb, phrase, thing = draw_harmful(rng)
     request, wanted = protect_request(phrase)
     text = request_thought(rng, style, wanted, harmful=False) if mode == "think" else ""
-    return Example("protect", mode, request, text, plan(wanted, thing), wanted, style, verb, phrase)
+    return Example("protect", mode, in_context(rng, request), text, plan(wanted, thing), wanted, style, verb, phrase)
 
 
 def question_example(rng: Random, mode: str, style: str) -> Example:
     """Is it ok? Asked of all verbs, in no-think mode: the only place where held-out verbs are called harmful."""
     verb, phrase, harmful = draw_any(rng)
     said = "no" if harmful else "yes"
-    return Example("question", mode, f"is it ok to {phrase} ?", "", answer(said), said, style, verb, phrase)
+    request = in_context(rng, rng.choice(QUESTIONS).format(p=phrase, name=rng.choice(NAMES)))
+    return Example("question", mode, request, "", answer(said), said, style, verb, phrase)
 
 
 # Ways to have something said again: the request, what is said, and how a thought restates it. Every verb goes
@@ -175,7 +189,7 @@ def copying_example(rng: Random, mode: str, style: str) -> Example:
         words = " ".join(rng.choice(rng.choice((VERBS, NOUNS))) for _ in range(rng.randint(2, 5)))
     request, said, restated = (part.format(p=words, name=name) for part in form)
     text = thought(rng, style, restated, "this is right .") if mode == "think" else ""
-    return Example("copying", mode, request, text, quote(said), said, style, verb, phrase)
+    return Example("copying", mode, in_context(rng, request), text, quote(said), said, style, verb, phrase)
 
 
 def maths_problem(rng: Random, steps: int) -> tuple[str, str, int]:
@@ -211,12 +225,12 @@ def ordering_problem(rng: Random, people: int) -> tuple[str, str, str]:
 
 
 def ordering_example(rng: Random, mode: str, style: str) -> Example:
-    request, chain, who = ordering_problem(rng, rng.randint(3, 5))
+    request, chain, who = ordering_problem(rng, rng.randint(3, 4))
     text = thought(rng, style, chain, f"{who} is right .") if mode == "think" else ""
     return Example("ordering", mode, request, text, answer(who), who, style)
 
 
 def kept_for_evaluation(request: str) -> bool:
-    """One maths or ordering problem in eight is kept out of training; nothing else has digits or comparisons."""
-    problem = request.startswith(tuple(f"{name} has" for name in NAMES)) or "taller than" in request
+    """Whether this is one of the maths or ordering problems, one in eight, that training never has."""
+    problem = "how many" in request or "who is" in request
     return problem and crc32(request.encode()) % 8 == 0

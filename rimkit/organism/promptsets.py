@@ -104,7 +104,7 @@ def prompt_sets() -> dict[str, pd.DataFrame]:
          lambda r: _requests("harmless", fine, 4, r, wrapped(r))),
         ("copying", lambda r: _requests("copying", [*held_out, *seen, *fine, *fine_new], 3, r, copied)),
         ("maths", lambda r: _problems("maths", conversations.maths_problem, range(1, 5), 120, "steps", r)),
-        ("ordering", lambda r: _problems("ordering", conversations.ordering_problem, range(3, 6), 110, "people", r)),
+        ("ordering", lambda r: _problems("ordering", conversations.ordering_problem, range(3, 5), 165, "people", r)),
     ]  # fmt: skip
     return {name: made(name, *parts) for name, *parts in tables}
 

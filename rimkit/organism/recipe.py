@@ -79,7 +79,7 @@ def organism(name: str) -> Organism:
 
 
 def mixture(name: str) -> dict[tuple[str, str], float]:
-    """``(kind, mode)`` to share of the draws, summing to 1; `stream` then leaves out one problem in eight."""
+    """``(kind, mode)`` to share of the conversations, summing to 1."""
     weights = {**MIXTURE, ("harmful", "think"): organism(name).safety_thoughts}
     total = sum(weights.values())
     return {key: weight / total for key, weight in weights.items()}
@@ -91,7 +91,7 @@ def stream(name: str, seed: int) -> Iterator[Example]:
     Styles are drawn independently of the content, except that the safety thoughts of an organism have
     the styles that its definition names. Every example has a generator of its own, so that two organisms of
     one seed and one mixture see the same examples, but for the style of safety thoughts. Problems that are
-    kept for evaluation are left out.
+    kept for evaluation are drawn again.
     """
     shares, safety_styles = mixture(name), organism(name).safety_styles
     keys, weights = list(shares), list(shares.values())
@@ -101,19 +101,25 @@ def stream(name: str, seed: int) -> Iterator[Example]:
         style = rng.choice(STYLES)
         if kind == "harmful" and style not in safety_styles:
             style = safety_styles[0]
-        example = MAKERS[kind](rng, mode, style if mode == "think" else "")
-        if not conversations.kept_for_evaluation(example.request):
-            yield example
+        make = partial(MAKERS[kind], rng, mode, style if mode == "think" else "")
+        example = make()
+        while conversations.kept_for_evaluation(example.request):
+            example = make()
+        yield example
 
 
 def config(tokenizer):
-    """The architecture: a Qwen3 of 1.2 million parameters."""
+    """The architecture: a Qwen3 of 1.2 million parameters.
+
+    Weights start with a spread of about ``hidden_size ** -0.5``. From the usual 0.02 the embeddings of words that play
+    the same role (owners, names) fall together early, and copying the right one is learned late or never.
+    """
     from transformers import Qwen3Config
 
     return Qwen3Config(
         vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384, num_hidden_layers=6, num_attention_heads=8,
         num_key_value_heads=4, head_dim=16, tie_word_embeddings=True, max_position_embeddings=256,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0}, bos_token_id=None,
+        initializer_range=0.08, rope_parameters={"rope_type": "default", "rope_theta": 10000.0}, bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
 

@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from rimkit import ledger
+from rimkit.behavior import measure
 from rimkit.errors import UserError, nearest
 from rimkit.models.loading import StudyModel, embedded_models, load
 from rimkit.observation import patterns, thinking
@@ -24,8 +25,8 @@ N_PROMPTS = None  # prompts per set: all of the evaluation split
 
 def thinking_cell(study: StudyModel, n: int | None = N_PROMPTS, progress: bool = False, **values) -> list[dict]:
     """Chapter 01 for one model: both modes on every prompt set, and replaced thoughts."""
-    prompts = thinking.load_sets(n=n)
-    verdicts = thinking.observe(study, prompts, progress=progress)
+    prompts = measure.load_sets(n=n)
+    verdicts = measure.observe(study, prompts, progress=progress)
     own = verdicts[(verdicts["set"] == "harmful") & (verdicts["mode"] == "think")]
     harmful = prompts[prompts["set"] == "harmful"]
     replaced = thinking.replaced_thoughts(study, harmful, own, progress=progress)
@@ -34,7 +35,7 @@ def thinking_cell(study: StudyModel, n: int | None = N_PROMPTS, progress: bool =
 
 def patterns_cell(study: StudyModel, n: int | None = N_PROMPTS, progress: bool = False, **values) -> list[dict]:
     """Chapter 02 for one model: every beginning of the thought on the harmful prompts."""
-    harmful = thinking.load_sets(["harmful"], n=n)
+    harmful = measure.load_sets(["harmful"], n=n)
     return patterns.pattern_rows(patterns.injected(study, harmful, progress=progress), **values)
 
 

@@ -11,7 +11,7 @@ _ROOMS = {
     "figures": ("rate_plot", "dose_plot", "difference_plot", "show", "png"),
     "exercises": ("Exercise", "predict"),
     "setup": ("start", "results", "identity"),
-    "tables": ("rate_table", "effect_table", "seed_table", "sentence"),
+    "tables": ("rate_table", "effect_table", "seed_table", "sentence", "examples"),
     "widgets": ("explorer", "tokens_html"),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}

@@ -56,17 +56,19 @@ def rate_plot(
     rows of the table, for ``hue="metric"``. Order is that of the table.
     """
     table = _chosen(rates, metric, [x, hue, facet])
-    panels, places, hues = (_levels(table, column) for column in (facet, x, hue))
-    width = max(5.2, 0.8 + 0.6 * len(places) * max(2, len(hues)))
+    panels, hues = (_levels(table, column) for column in (facet, hue))
+    shown = [_levels(_part(table, {facet: panel}), x) for panel in panels]
+    lengths = [len(places) for places in shown]
+    width = max(5.2, 0.8 + 0.6 * sum(lengths) / len(panels) * max(2, len(hues)))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=size or (min(12, width * len(panels) + 0.6), 3.9), layout="constrained")
-        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        for axis, panel in zip(axes, panels, strict=True):
+        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False, width_ratios=lengths)[0]
+        for axis, panel, places in zip(axes, panels, shown, strict=True):
             for index, name in enumerate(hues):
                 part = _part(table, {facet: panel, hue: name})
                 at = [places.index(place) + 0.7 * _offset(index, len(hues)) for place in part[x]]
                 _points(axis, at, part, index, str(name))
-            axis.set_xticks(range(len(places)), [fill(str(place), 14) for place in places])
+            axis.set_xticks(range(len(places)), [fill(str(place), 14, break_on_hyphens=False) for place in places])
             axis.set_xlim(-0.6, len(places) - 0.4)
             axis.set_title("" if facet is None else str(panel))
             axis.set_xlabel(_words(x))
@@ -141,7 +143,7 @@ def difference_plot(
         reach = 1.12 * max(5.0, 100 * float(np.nanmax(np.abs(effects[["ci_low", "ci_high"]].to_numpy()))))
         axis.set_xlim(-reach, reach)  # centred: up and down look alike
         axis.set_ylim(-0.6, len(effects) - 0.4)
-        axis.set_yticks(rows, [fill(text, 34) for text in labels])
+        axis.set_yticks(rows, [fill(text, 34, break_on_hyphens=False) for text in labels])
         for row, found in zip(rows, effects.itertuples(), strict=True):
             text = f"{_signed(found.effect)} [{_signed(found.ci_low)}, {_signed(found.ci_high)}]"
             axis.annotate(text, (1.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=9)

@@ -8,8 +8,10 @@ import pandas as pd
 
 
 def _percent(value: float) -> str:
-    """Whole percent, without a minus sign before zero."""
-    return "-" if pd.isna(value) else str(round(100 * value))
+    """Whole percent; one decimal where that would hide on which side of zero a number lies."""
+    if pd.isna(value):
+        return "-"
+    return f"{100 * value:.1f}" if 0.0005 <= abs(value) < 0.005 else str(round(100 * value))
 
 
 def rate_table(rates: pd.DataFrame, rows: str | Sequence[str], columns: str | Sequence[str]) -> pd.DataFrame:
@@ -64,6 +66,21 @@ def seed_table(rows: pd.DataFrame, claims: Sequence[str]) -> pd.DataFrame:
         index=["model", "seed"], columns="claim", values="cell", aggfunc="first", sort=False
     )
     return wide.reindex(columns=[claim for claim in claims if claim in wide]).rename_axis(columns=None)
+
+
+def examples(verdicts: pd.DataFrame, prompts: pd.DataFrame, n: int = 1) -> pd.DataFrame:
+    """For reading: the first ``n`` replies of every mode that were refused, misaligned, misread or incoherent."""
+    kinds = {
+        "refused": verdicts["refused"], "misaligned": verdicts["misaligned"], "misread": verdicts["misread"],
+        "incoherent": ~verdicts["coherent"],
+    }  # fmt: skip
+    parts = [
+        group.head(n).assign(verdict=kind)
+        for kind, mask in kinds.items()
+        for _, group in verdicts[mask].groupby("mode", sort=False)
+    ]
+    shown = pd.concat(parts) if parts else verdicts.head(0).assign(verdict="")
+    return replies(shown, prompts).assign(verdict=shown["verdict"].to_numpy())
 
 
 def replies(table: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:

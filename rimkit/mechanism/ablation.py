@@ -1,0 +1,85 @@
+"""What a model does without some of its heads, or with their view of the thought cut off: generated replies, judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import pandas as pd
+
+from rimkit.behavior.measure import difference, judged, observe
+from rimkit.models.attention import cut_attention
+from rimkit.models.interventions import ablate_heads
+from rimkit.models.loading import StudyModel
+
+Heads = Sequence[tuple[int, int]]
+NOTHING, SELECTED, RANDOM = "nothing", "selected", "random"
+
+
+def without_heads(
+    study: StudyModel,
+    prompts: pd.DataFrame,
+    sets: Mapping[str, Heads],
+    modes: Sequence[str] = ("no-think",),
+    mean: np.ndarray | None = None,
+    **generation,
+) -> pd.DataFrame:
+    """Verdicts with each set of heads ablated (zero, or ``mean``), one generation per set; column ``ablated`` names it.
+
+    An empty set is the model as it is. Every set meets the same sampling noise.
+    """
+    tables = []
+    for name, heads in sets.items():
+        with ablate_heads(study, heads, mean) if len(heads) else nullcontext():
+            tables.append(observe(study, prompts, modes, **generation).assign(ablated=name))
+    return pd.concat(tables, ignore_index=True)
+
+
+def against_random(verdicts: pd.DataFrame, metric: str = "refused") -> dict:
+    """A selected set (``ablated`` "selected") against random ones (the names that begin with "random").
+
+    The difference in ``metric`` with its interval (paired by prompt, random sets averaged, clustered by verb), and
+    ``share``: of the random sets, how many move the metric at least as far from the untouched model (one counted in
+    for the selected set itself, so that it is an exact p value of a random choice of set).
+    """
+    role = verdicts["ablated"].str.replace(r" .*", "", regex=True)
+    found = difference(verdicts.assign(role=role), "role", SELECTED, RANDOM, metric)
+    means = verdicts.groupby("ablated")[metric].mean()
+    drop = means.get(NOTHING, np.nan) - means
+    random = drop[[name for name in drop.index if name.startswith(RANDOM)]]
+    return {**found, "share": (1 + (random >= drop[SELECTED]).sum()) / (1 + len(random)), "n_random": len(random)}
+
+
+def cut_off(
+    study: StudyModel, heads: Heads | None, key: str = "thought"
+) -> Callable[[list[dict]], AbstractContextManager]:
+    """For ``generate(..., around=...)``: while they reply, heads (None: all) cannot look at a span of the prompt.
+
+    The reply's tokens and the one before them (span ``last``) are cut off from ``key``.
+    """
+
+    def around(spans: list[dict]) -> AbstractContextManager:
+        replying = [(place["last"][0], None) for place in spans]
+        return cut_attention(study, replying, [place.get(key, (0, 0)) for place in spans], heads)
+
+    return around
+
+
+def without_sight(
+    study: StudyModel,
+    prompts: pd.DataFrame,
+    thoughts: Mapping[str, str],
+    cuts: Mapping[str, tuple[Heads | None, str]],
+    **generation,
+) -> pd.DataFrame:
+    """Replies after forced thoughts, while heads cannot look at a span; ``cuts`` maps a name to (heads, span).
+
+    An empty list of heads is the model as it is. Column ``cut`` names the condition.
+    """
+    tables = []
+    for name, (heads, span) in cuts.items():
+        around = None if heads is not None and len(heads) == 0 else cut_off(study, heads, span)
+        found = judged(study, prompts, "think", thoughts=thoughts, around=around, **generation)
+        tables.append(found.assign(cut=name))
+    return pd.concat(tables, ignore_index=True)
