@@ -154,7 +154,8 @@ def _plain_generation(hf):
 def _bar(batches: list, total: int, progress: bool, mode: str):
     from tqdm.auto import tqdm
 
-    return tqdm(total=total, desc=mode, unit="reply", leave=False, disable=not progress or len(batches) == 1)
+    quiet = {} if progress and len(batches) > 1 else {"disable": True}  # left out, TQDM_DISABLE decides
+    return tqdm(total=total, desc=mode, unit="reply", leave=False, **quiet)
 
 
 def _encode_all(

@@ -68,7 +68,10 @@ def rate_plot(
                 part = _part(table, {facet: panel, hue: name})
                 at = [places.index(place) + 0.7 * _offset(index, len(hues)) for place in part[x]]
                 _points(axis, at, part, index, str(name))
-            axis.set_xticks(range(len(places)), [fill(str(place), 14, break_on_hyphens=False) for place in places])
+            axis.set_xticks(
+                range(len(places)),
+                [fill(str(place), 14, break_on_hyphens=False, break_long_words=False) for place in places],
+            )
             axis.set_xlim(-0.6, len(places) - 0.4)
             axis.set_title("" if facet is None else str(panel))
             axis.set_xlabel(_words(x))
@@ -143,7 +146,7 @@ def difference_plot(
         reach = 1.12 * max(5.0, 100 * float(np.nanmax(np.abs(effects[["ci_low", "ci_high"]].to_numpy()))))
         axis.set_xlim(-reach, reach)  # centred: up and down look alike
         axis.set_ylim(-0.6, len(effects) - 0.4)
-        axis.set_yticks(rows, [fill(text, 34, break_on_hyphens=False) for text in labels])
+        axis.set_yticks(rows, [fill(text, 34, break_on_hyphens=False, break_long_words=False) for text in labels])
         for row, found in zip(rows, effects.itertuples(), strict=True):
             text = f"{_signed(found.effect)} [{_signed(found.ci_low)}, {_signed(found.ci_high)}]"
             axis.annotate(text, (1.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=9)
