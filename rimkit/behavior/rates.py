@@ -81,14 +81,14 @@ def rate(values: Sequence, clusters: Sequence | None = None, level: float = 0.95
     sums, sizes = np.bincount(codes, values), np.bincount(codes).astype(float)
     value, groups = float(sums.sum() / n), len(sizes)
     if binary and groups == n:
-        return Rate(value, *_wilson(value, n, level), n, "Wilson")
+        return Rate(value, *wilson(value, n, level), n, "Wilson")
     if groups == 1 or value in (0, 1):
-        return Rate(value, *_wilson(value, groups, level), n, f"Wilson, {groups} clusters as one reply each")
+        return Rate(value, *wilson(value, groups, level), n, f"Wilson, {groups} clusters as one reply each")
     if binary and min((sums > 0).sum(), (sums < sizes).sum()) < FEW:
-        found = _wilson(value, _effective_size(sums, sizes, level), level)
+        found = wilson(value, _effective_size(sums, sizes, level), level)
         return Rate(value, *found, n, f"Wilson, design effect of {groups} clusters")
-    weights = _weights(groups, seed)
-    low, high = _percentiles((weights @ sums) / (weights @ sizes), groups, level)
+    weights = resample_weights(groups, seed)
+    low, high = widened_percentiles((weights @ sums) / (weights @ sizes), groups, level)
     kind = f"bootstrap of {groups} {'values' if clusters is None else 'clusters'}"
     return Rate(value, min(low, value), max(high, value), n, kind)
 
@@ -206,13 +206,13 @@ def _mean_difference(change: np.ndarray, clusters, level: float, seed: int):
     sums, sizes = np.bincount(codes, change), np.bincount(codes).astype(float)
     effect, groups = float(change.mean()), len(sizes)
     if np.ptp(sums / sizes) < 1e-12:
-        unlike = _wilson(0.0, groups, level)[1]
+        unlike = wilson(0.0, groups, level)[1]
         low, high = np.clip([effect - unlike * (1 + effect), effect + unlike * (1 - effect)], -1, 1)
         sign_test = 1.0 if low <= 0 <= high else 2.0 ** (1 - groups)
         return float(low), float(high), sign_test, groups
-    weights = _weights(groups, seed)
+    weights = resample_weights(groups, seed)
     draws = (weights @ sums) / (weights @ sizes)
-    low, high = _percentiles(draws, groups, level)
+    low, high = widened_percentiles(draws, groups, level)
     p_value = float(2 * stats.t.sf(abs(effect) / draws.std(ddof=1), groups - 1))
     return min(low, effect), max(high, effect), p_value, groups
 
@@ -252,7 +252,7 @@ def _shares(values) -> np.ndarray:
     return shares
 
 
-def _wilson(value: float, n: float, level: float) -> tuple[float, float]:
+def wilson(value: float, n: float, level: float) -> tuple[float, float]:
     low, high = proportion_confint(value * n, n, alpha=1 - level, method="wilson")
     return min(float(low), value), max(float(high), value)
 
@@ -267,13 +267,13 @@ def _effective_size(sums: np.ndarray, sizes: np.ndarray, level: float) -> float:
 
 
 @lru_cache(maxsize=8)
-def _weights(groups: int, seed: int) -> np.ndarray:
+def resample_weights(groups: int, seed: int) -> np.ndarray:
     """How often each cluster is drawn in each resample: one matrix serves every metric of a table."""
     rng = np.random.default_rng(seed)
     return rng.multinomial(groups, np.full(groups, 1 / groups), size=RESAMPLES).astype(float)
 
 
-def _percentiles(draws: np.ndarray, groups: int, level: float) -> tuple[float, float]:
+def widened_percentiles(draws: np.ndarray, groups: int, level: float) -> tuple[float, float]:
     """Percentiles widened for the number of clusters."""
     tail = stats.norm.sf(np.sqrt(groups / (groups - 1)) * stats.t.isf((1 - level) / 2, groups - 1))
     low, high = np.quantile(draws, [tail, 1 - tail])

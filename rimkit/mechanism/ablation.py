@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -17,35 +18,44 @@ Heads = Sequence[tuple[int, int]]
 NOTHING, SELECTED, RANDOM = "nothing", "selected", "random"
 
 
-def without_heads(
+def under(
     study: StudyModel,
     prompts: pd.DataFrame,
-    sets: Mapping[str, Heads],
+    conditions: Mapping[str, Callable[[], AbstractContextManager]],
     modes: Sequence[str] = ("no-think",),
-    mean: np.ndarray | None = None,
     **generation,
 ) -> pd.DataFrame:
-    """Verdicts with each set of heads ablated (zero, or ``mean``), one generation per set; column ``ablated`` names it.
+    """Verdicts under each condition, a function that makes the context to generate in; column ``condition``.
 
-    An empty set is the model as it is. Every set meets the same sampling noise.
+    Every condition meets the same sampling noise.
     """
     tables = []
-    for name, heads in sets.items():
-        with ablate_heads(study, heads, mean) if len(heads) else nullcontext():
-            tables.append(observe(study, prompts, modes, **generation).assign(ablated=name))
+    for name, make in conditions.items():
+        with make():
+            tables.append(observe(study, prompts, modes, **generation).assign(condition=name))
     return pd.concat(tables, ignore_index=True)
 
 
+def without_heads(
+    study: StudyModel, prompts: pd.DataFrame, sets: Mapping[str, Heads], mean: np.ndarray | None = None, **generation
+) -> pd.DataFrame:
+    """`under` the ablation (zero, or ``mean``) of every set of heads; an empty set is the model as it is."""
+    conditions = {
+        name: partial(ablate_heads, study, heads, mean) if len(heads) else nullcontext for name, heads in sets.items()
+    }
+    return under(study, prompts, conditions, **generation)
+
+
 def against_random(verdicts: pd.DataFrame, metric: str = "refused") -> dict:
-    """A selected set (``ablated`` "selected") against random ones (the names that begin with "random").
+    """A selected set (``condition`` "selected") against random ones (the names that begin with "random").
 
     The difference in ``metric`` with its interval (paired by prompt, random sets averaged, clustered by verb), and
     ``share``: of the random sets, how many move the metric at least as far from the untouched model (one counted in
     for the selected set itself, so that it is an exact p value of a random choice of set).
     """
-    role = verdicts["ablated"].str.replace(r" .*", "", regex=True)
+    role = verdicts["condition"].str.replace(r" .*", "", regex=True)
     found = difference(verdicts.assign(role=role), "role", SELECTED, RANDOM, metric)
-    means = verdicts.groupby("ablated")[metric].mean()
+    means = verdicts.groupby("condition")[metric].mean()
     drop = means.get(NOTHING, np.nan) - means
     random = drop[[name for name in drop.index if name.startswith(RANDOM)]]
     return {**found, "share": (1 + (random >= drop[SELECTED]).sum()) / (1 + len(random)), "n_random": len(random)}
@@ -75,11 +85,11 @@ def without_sight(
 ) -> pd.DataFrame:
     """Replies after forced thoughts, while heads cannot look at a span; ``cuts`` maps a name to (heads, span).
 
-    An empty list of heads is the model as it is. Column ``cut`` names the condition.
+    An empty list of heads is the model as it is. Column ``condition`` names the cut.
     """
     tables = []
     for name, (heads, span) in cuts.items():
         around = None if heads is not None and len(heads) == 0 else cut_off(study, heads, span)
         found = judged(study, prompts, "think", thoughts=thoughts, around=around, **generation)
-        tables.append(found.assign(cut=name))
+        tables.append(found.assign(condition=name))
     return pd.concat(tables, ignore_index=True)
