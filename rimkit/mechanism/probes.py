@@ -124,7 +124,7 @@ def _start(item: Encoded) -> int | None:
 
 
 def trajectory(study: StudyModel, items: Sequence[Encoded], probe: Probe, residual: int, span: str = "thought"):
-    """The probe along a span, a row per token: ``row`` (in ``items``), ``token`` (from 0), ``part`` (0 to 1), ``score``."""
+    """The probe along a span, a row per token: ``row`` (in ``items``), ``token``, ``part`` (0 to 1), ``score``."""
     import torch
 
     if not 0 <= residual <= architecture(study).n_layers:
