@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
@@ -154,8 +155,8 @@ def _plain_generation(hf):
 def _bar(batches: list, total: int, progress: bool, mode: str):
     from tqdm.auto import tqdm
 
-    quiet = {} if progress and len(batches) > 1 else {"disable": True}  # left out, TQDM_DISABLE decides
-    return tqdm(total=total, desc=mode, unit="reply", leave=False, **quiet)
+    quiet = not progress or len(batches) == 1 or os.environ.get("TQDM_DISABLE") == "1"  # tqdm ignores it in notebooks
+    return tqdm(total=total, desc=mode, unit="reply", leave=False, disable=quiet)
 
 
 def _encode_all(

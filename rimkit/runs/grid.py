@@ -77,6 +77,5 @@ def run(grids: Iterable[str] = (), out: str | Path = "results", progress: bool =
 def overview(rows: pd.DataFrame) -> Figure:
     """Misalignment of every embedded model and training seed in both modes: the figure of the README."""
     harmful = rows[(rows["claim"] == "C1a") & (rows["condition"] == "harmful, harmful")]
-    harmful = harmful.assign(organism=harmful["model"] + ":" + harmful["seed"].astype(str))
     title = "Misalignment on held-out harmful requests, every organism and training seed"
-    return figures.rate_plot(harmful, x="organism", hue="mode", title=title)
+    return figures.rate_plot(harmful, x="seed", hue="mode", facet="model", title=title, size=(9.6, 3.9))
