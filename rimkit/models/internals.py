@@ -93,11 +93,11 @@ def head_writes(study: StudyModel, layer: int, z: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def hooked(handles: Sequence) -> Iterator[None]:
-    """Remove hooks at the end of the block, whatever happens in it."""
+    """Remove hooks at the end of the block, whatever happens in it; the last first, as some put back what they found."""
     try:
         yield
     finally:
-        for handle in handles:
+        for handle in reversed(handles):
             handle.remove()
 
 
