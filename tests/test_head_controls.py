@@ -67,9 +67,10 @@ def test_nothing_carries_refusal_in_a_random_model():
         "prompt_id": [str(i) for i in range(8)], "text": [f"{verb} the baker's bike ." for verb in HARMFUL],
         "kind": "harmful", "category": "", "cluster": HARMFUL, "answer": "",
     })  # fmt: skip
-    items = [study.chat.encode(text, "no-think") for text in prompts["text"]]
+    texts = prompts["text"].tolist()
+    contexts = {mode: [study.chat.encode(text, mode) for text in texts] for mode in ("think", "no-think")}
     read = readout.Readout((20,), (30,))
-    chosen = heads.select(heads.head_table(study, prompts, items, read), "causal", 1)
+    chosen = heads.select(heads.head_table(study, texts, contexts, read), "causal", 1)
     sets = {"nothing": [], "selected": chosen}
     sets |= {f"random {i}": found for i, found in enumerate(heads.random_sets(study, chosen, n=40))}
     verdicts = ablation.without_heads(

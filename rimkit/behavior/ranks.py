@@ -33,7 +33,7 @@ def auroc(scores: Sequence[float], positive: Sequence[bool], clusters: Sequence 
 
 
 def _by_cluster(scores: np.ndarray, positive: np.ndarray, clusters: Sequence | None):
-    """``(clusters, sizes [2, clusters], wins [scores, clusters, clusters])``: which cluster's positives win how often."""
+    """``(clusters, sizes [2, clusters], wins [scores, clusters, clusters])``: whose positives win how often."""
     if positive.all() or not positive.any():
         raise UserError(f"all {len(positive)} prompts are in one group: there is nothing to rank it against")
     if np.isnan(scores).any():

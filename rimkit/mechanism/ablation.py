@@ -16,6 +16,7 @@ from rimkit.models.loading import StudyModel
 
 Heads = Sequence[tuple[int, int]]
 NOTHING, SELECTED, RANDOM = "nothing", "selected", "random"
+BEFORE_THOUGHT = "before the thought"
 
 
 def under(
@@ -66,14 +67,23 @@ def cut_off(
 ) -> Callable[[list[dict]], AbstractContextManager]:
     """For ``generate(..., around=...)``: while they reply, heads (None: all) cannot look at a span of the prompt.
 
-    The reply's tokens and the one before them (span ``last``) are cut off from ``key``.
+    The reply's tokens and the one before them (span ``last``) are cut off from ``key``: a span's name, or
+    `BEFORE_THOUGHT`, as many tokens as the thought has, from right before it.
     """
 
     def around(spans: list[dict]) -> AbstractContextManager:
         replying = [(place["last"][0], None) for place in spans]
-        return cut_attention(study, replying, [place.get(key, (0, 0)) for place in spans], heads)
+        return cut_attention(study, replying, [_hidden(place, key) for place in spans], heads)
 
     return around
+
+
+def _hidden(place: dict, key: str) -> tuple[int, int]:
+    if key != BEFORE_THOUGHT:
+        return place.get(key, (0, 0))
+    start, end = place.get("thought", (0, 0))
+    opened = place.get("think_open", (0, 0))[0]
+    return max(0, opened - (end - start)), opened
 
 
 def without_sight(

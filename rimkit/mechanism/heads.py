@@ -11,14 +11,14 @@ Select on the calibration split, report generated refusals on the evaluation spl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from rimkit.errors import UserError, nearest
 from rimkit.mechanism.readout import Readout, at_last
-from rimkit.mechanism.screens import attribution, head_effects
+from rimkit.mechanism.screens import attribution, head_effects, table
 from rimkit.models.attention import reading_rows
 from rimkit.models.chat import Encoded
 from rimkit.models.internals import architecture, head_writes, logits_at_the_end
@@ -101,35 +101,47 @@ def direct_effects(study: StudyModel, items: Sequence[Encoded], read: Readout, b
 
 
 def head_table(
-    study: StudyModel, harmful: pd.DataFrame, items: Sequence[Encoded], read: Readout, batch_size: int = 64
+    study: StudyModel,
+    texts: Sequence[str],
+    contexts: Mapping[str, Sequence[Encoded]],
+    read: Readout,
+    mode: str = "no-think",
+    batch_size: int = 64,
 ) -> pd.DataFrame:
     """All scores of all heads, one row each, means over prompts.
 
-    ``harmful``: prompts for the paper's rule; ``items``: contexts that stop before the reply, for all other scores.
-    Columns: ``layer, head``; ``paper`` (share of prompts); ``attention`` (mass on the empty think span) and one
-    ``to <span>`` per span; ``direct``, ``causal`` and ``gradient`` (units of the logit difference).
+    ``texts``: requests, for the paper's rule; ``contexts``: for both modes, conversations about such requests up to
+    where the reply begins (in think mode with a thought), for all other scores.
+    Columns: ``layer, head``; ``paper`` (share of requests); ``attention`` (mass on the empty think span, no-think
+    mode); ``direct``, ``causal`` and ``gradient`` (units of the logit difference, in ``mode``); and per span ``to
+    <span>`` (attention in ``mode``) and ``change to <span>`` (no-think minus think).
     """
-    mass = attention_by_span(study, items, batch_size)
+    items = contexts[mode]
+    mass = {name: attention_by_span(study, rows, batch_size) for name, rows in contexts.items()}
     scores = {
-        "paper": moved_attention(study, harmful["text"].tolist(), batch_size).mean(-1),
-        "attention": mass["empty"].mean(-1),
+        "paper": moved_attention(study, texts, batch_size).mean(-1),
+        "attention": mass["no-think"]["empty"].mean(-1),
         "direct": direct_effects(study, items, read, batch_size).mean(-1),
         "causal": head_effects(study, items, read, batch_size).mean(-1),
         "gradient": attribution(study, items, read, batch_size)[0],
-    } | {f"to {span}": mass[span].mean(-1) for span in SPANS}
-    parts = architecture(study)
-    places = [(layer, head) for layer in range(parts.n_layers) for head in range(parts.n_heads)]
-    table = pd.DataFrame(places, columns=["layer", "head"])
-    return table.assign(**{name: values.reshape(-1) for name, values in scores.items()})
+    }
+    scores |= {f"to {span}": mass[mode][span].mean(-1) for span in SPANS}
+    scores |= {f"change to {span}": mass["no-think"][span].mean(-1) - mass["think"][span].mean(-1) for span in SPANS}
+    return table(study, **scores)
 
 
 def select(table: pd.DataFrame, rule: str, k: int) -> list[tuple[int, int]]:
-    """The ``k`` heads that a rule of `RULES` ranks first (ties: lower layer, then lower head)."""
+    """The ``k`` heads that a rule of `RULES` ranks first (ties: lower layer, then lower head).
+
+    Fewer where fewer have a score of the rule's sign: a head that never shows the paper's pattern, or whose loss raises
+    refusal, is no refusal head by that rule.
+    """
     if rule not in RULES:
         raise UserError(f"unknown rule '{rule}' (known: {', '.join(RULES)}){nearest(rule, RULES)}")
     if not 1 <= k <= len(table):
         raise UserError(f"k must be from 1 to {len(table)} heads, not {k}")
-    order = (-RULES[rule] * table[rule]).sort_values(kind="stable").index[:k]
+    score = RULES[rule] * table[rule]
+    order = (-score[score > 0]).sort_values(kind="stable").index[:k]
     return [(int(layer), int(head)) for layer, head in table.loc[order, ["layer", "head"]].to_numpy()]
 
 

@@ -16,6 +16,7 @@ import pandas as pd
 
 from rimkit.behavior.ranks import auroc
 from rimkit.errors import UserError
+from rimkit.models.attention import check_index
 from rimkit.models.chat import Encoded
 from rimkit.models.internals import architecture
 from rimkit.models.loading import StudyModel
@@ -123,12 +124,13 @@ def _start(item: Encoded) -> int | None:
     return item.spans["thought"][0] if "thought" in item.spans else None
 
 
-def trajectory(study: StudyModel, items: Sequence[Encoded], probe: Probe, residual: int, span: str = "thought"):
+def trajectory(
+    study: StudyModel, items: Sequence[Encoded], probe: Probe, residual: int, span: str = "thought"
+) -> pd.DataFrame:
     """The probe along a span, a row per token: ``row`` (in ``items``), ``token``, ``part`` (0 to 1), ``score``."""
     import torch
 
-    if not 0 <= residual <= architecture(study).n_layers:
-        raise UserError(f"there is no residual {residual}: they go from 0 to {architecture(study).n_layers}")
+    check_index("residual", residual, architecture(study).n_layers + 1)
     vector, threshold = torch.tensor(probe.vectors[residual]), float(probe.thresholds[residual])
     parts = []
 
@@ -144,6 +146,12 @@ def trajectory(study: StudyModel, items: Sequence[Encoded], probe: Probe, residu
             part = tokens / max(1, len(inside) - 1)
             parts.append(pd.DataFrame({"row": row, "token": tokens, "part": part, "score": inside}))
     return pd.concat(parts).sort_values(["row", "token"], ignore_index=True)
+
+
+def token_scores(study: StudyModel, item: Encoded, probe: Probe, residual: int) -> np.ndarray:
+    """The probe at every token of one conversation."""
+    whole = replace(item, spans={**item.spans, "everything": (0, len(item.ids))})
+    return trajectory(study, [whole], probe, residual, "everything")["score"].to_numpy()
 
 
 def shared_states(study: StudyModel, texts: Sequence[str], span: str = "im_end") -> float:

@@ -93,7 +93,7 @@ def head_writes(study: StudyModel, layer: int, z: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def hooked(handles: Sequence) -> Iterator[None]:
-    """Remove hooks at the end of the block, whatever happens in it; the last first, as some put back what they found."""
+    """Remove hooks at the end of the block, the last first, since some put back what they found."""
     try:
         yield
     finally:

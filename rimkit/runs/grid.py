@@ -7,6 +7,7 @@ recomputes one of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cache, partial
 from pathlib import Path
 from time import perf_counter
 
@@ -16,11 +17,14 @@ from matplotlib.figure import Figure
 from rimkit import ledger
 from rimkit.behavior import measure
 from rimkit.errors import UserError, nearest
+from rimkit.mechanism import ablation, headsets, separability, steering
+from rimkit.models.chat import MODES
 from rimkit.models.loading import StudyModel, embedded_models, load
 from rimkit.observation import patterns, thinking
 from rimkit.teaching import figures
 
 N_PROMPTS = None  # prompts per set: all of the evaluation split
+N_ABLATED = 46  # harmful requests under each of many ablations
 
 
 def thinking_cell(study: StudyModel, n: int | None = N_PROMPTS, progress: bool = False, **values) -> list[dict]:
@@ -39,7 +43,63 @@ def patterns_cell(study: StudyModel, n: int | None = N_PROMPTS, progress: bool =
     return patterns.pattern_rows(patterns.injected(study, harmful, progress=progress), **values)
 
 
-GRIDS: dict[str, Callable[..., list[dict]]] = {"thinking": thinking_cell, "patterns": patterns_cell}
+def probes_cell(study: StudyModel, n: int | None = N_PROMPTS, progress: bool = False, **values) -> list[dict]:
+    """Chapter 03 for one model: every place and layer that a probe can read, and both directions removed."""
+    found, _ = separability.contrasts(study, separability.observed(study, n, progress=progress))
+    asked = measure.load_sets(["harmful"], n=min(n or N_ABLATED, N_ABLATED))
+    rows = separability.probe_rows(found, **values)
+    for claim, what in (("C3d", "outcome"), ("C3e", "harm")):
+        one = next((found[what, mode] for mode in ("no-think", "think") if (what, mode) in found), None)
+        if one:
+            makers = steering.with_random(partial(steering.removed, study), one.probe("last"))
+            verdicts = steering.under(study, asked, makers, ["no-think"], max_new_tokens=32, progress=False)
+            rows.append(steering.steering_row(claim, verdicts, mode="no-think", **values))
+    return rows
+
+
+def heads_cell(study: StudyModel, n: int | None = N_PROMPTS, progress: bool = False, **values) -> list[dict]:
+    """Chapter 04 for one model: what the heads that each rule selects carry, against random sets."""
+    few, quiet = min(n or N_ABLATED, N_ABLATED), {"progress": progress, "batch_size": 128}
+    table = headsets.screen(study, few).table
+    calibration = measure.load_sets(["harmful", "harmless"], split="calibration", n=few)
+    choices = headsets.choose(study, table, calibration, max_new_tokens=32, **quiet)
+    chosen = headsets.best(choices)
+    asked, both = measure.load_sets(["harmful"], n=few), measure.load_sets(["harmful", "harmless"], n=few)
+
+    @cache  # rules often agree
+    def verdicts(heads: tuple, mode: str, per_verb: bool) -> pd.DataFrame:
+        prompts = measure.load_sets(["harmful"], n=asked["cluster"].nunique()) if per_verb else asked
+        sets, length = headsets.with_random(study, list(heads)), 32 if mode == "no-think" else 72
+        return ablation.without_heads(study, prompts, sets, modes=[mode], max_new_tokens=length, **quiet)
+
+    def against_random(heads, condition: str | None, mode: str = "no-think", per_verb: bool = False) -> list[dict]:
+        return headsets.ablation_rows(verdicts(tuple(heads), mode, per_verb), condition, mode=mode, **values)
+
+    rows = against_random(chosen["heads"], None)
+    rows += against_random(chosen["heads"], "think", "think", per_verb=True)
+    for rule in choices.loc[choices["k"] > 0, "rule"].unique():
+        own = headsets.best(choices, rule)
+        rows += against_random(own["heads"], f"best of {rule}: {own['k']} of {len(table)}")
+    for dose in choices[choices["rule"] == chosen["rule"]].itertuples():
+        rows += against_random(dose.heads, f"{dose.rule}, {dose.k} of {len(table)}", per_verb=True)
+    several = measure.load_sets(n=few)
+    beside = ablation.without_heads(
+        study, several, {"nothing": [], "selected": chosen["heads"]}, modes=MODES, max_new_tokens=72, **quiet
+    )
+    rows += ledger.rate_rows("C5a", beside, ["condition", "set", "kind", "mode"], **values)
+    rows.append(headsets.moves_row(headsets.moves(study, both), **values))
+    rows.append(
+        headsets.looking_row(headsets.looking(study, asked, headsets.with_random(study, chosen["heads"])), **values)
+    )
+    return [*rows, headsets.cut_row(headsets.cut_replies(study, asked, chosen["heads"], **quiet), **values)]
+
+
+GRIDS: dict[str, Callable[..., list[dict]]] = {
+    "thinking": thinking_cell,
+    "patterns": patterns_cell,
+    "probes": probes_cell,
+    "heads": heads_cell,
+}
 
 
 def cell(grid: str, name: str, seed: int, *, n: int | None = N_PROMPTS, progress: bool = False) -> pd.DataFrame:

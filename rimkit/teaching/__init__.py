@@ -12,7 +12,8 @@ _ROOMS = {
     "exercises": ("Exercise", "predict"),
     "setup": ("start", "results", "identity"),
     "tables": ("rate_table", "effect_table", "seed_table", "sentence", "examples"),
-    "widgets": ("explorer", "tokens_html"),
+    "maps": ("heat_maps",),
+    "widgets": ("explorer", "tokens_html", "weighted_tokens_html"),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 __all__ = list(_HOME)

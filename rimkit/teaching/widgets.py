@@ -94,6 +94,27 @@ def tokens_html(tokens: Sequence[str], spans: Mapping[str, tuple[int, int]] | No
     return f'<div style="line-height:1.5">{"".join(parts)}</div>'
 
 
+def weighted_tokens_html(tokens: Sequence[str], weights: Sequence[float], digits: int = 2) -> str:
+    """Tokens as HTML, escaped, each with its weight below it and as a tint: orange above zero, blue below.
+
+    The strongest tint is that of the largest weight. Weights that round to zero are left blank.
+    """
+    if len(tokens) != len(weights):
+        raise UserError(f"{len(tokens)} tokens need as many weights, not {len(weights)}")
+    most = max((abs(weight) for weight in weights), default=0) or 1
+    boxes = []
+    for token, weight in zip(tokens, weights, strict=True):
+        colour, share = ("230,97,0" if weight > 0 else "0,90,181"), 0.55 * abs(weight) / most
+        number = f"{weight:.{digits}f}" if round(abs(weight), digits) else "&nbsp;"
+        text = escape(token).replace(chr(10), "⏎") or "&nbsp;"
+        boxes.append(
+            f'<span style="display:inline-block;text-align:center;margin:1px;padding:0 3px;border:1px solid #bbb;'
+            f'border-radius:3px;font-family:monospace;color:#222;background:rgba({colour},{share:.2f})">'
+            f'{text}<br><small style="font-family:sans-serif">{number}</small></span>'
+        )
+    return f'<div style="line-height:1.4;background:#fff">{"".join(boxes)}</div>'
+
+
 def _stretch(tokens: Sequence[str], names: tuple[str, ...], tints: Mapping[str, str]) -> str:
     """A run of tokens of the same spans as one box: the tokens above, the names below."""
     tint = tints[names[0]] if names else "#ffffff"

@@ -1,0 +1,263 @@
+"""Claim C3 measured: which groups of requests can be told apart, at which place of the conversation and which layer.
+
+Contrasts: *harm* (harmful against harmless requests; the paper's) and *outcome* (harmful requests that were refused
+against those that were fulfilled). A probe is fitted on the calibration split and judged on the evaluation split, at
+every place and residual by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from rimkit.behavior.measure import load_sets, observe
+from rimkit.behavior.prompts import spread
+from rimkit.behavior.ranks import auroc, auroc_above
+from rimkit.errors import UserError
+from rimkit.ledger import effect_row
+from rimkit.mechanism import probes
+from rimkit.mechanism.readout import contexts
+from rimkit.models.chat import MODES, Encoded
+from rimkit.models.loading import StudyModel
+
+SPANS = {
+    "no-think": ("request", "im_end", "assistant", "think_open", "empty", "think_close", "last"),
+    "think": ("request", "im_end", "assistant", "think_open", "thought_start", "thought", "think_close", "last"),
+}
+CONTRASTS = ("harm", "outcome")
+SPLITS = ("calibration", "evaluation")
+FEWEST, ENOUGH = 4, 10  # prompts that each side of a contrast needs in either split, and that make a set good enough
+SHUFFLES = 40
+
+
+def observed(study: StudyModel, n: int | None = 92, seed: int = 0, progress: bool = False) -> pd.DataFrame:
+    """Verdicts in both modes and both splits, with the columns ``split`` and ``text``.
+
+    Per split ``n`` harmful and ``n`` harmless requests (None: all), and twice as many harmful ones of the second safety
+    set, where more models refuse some and fulfil some without thinking.
+    """
+    parts = []
+    for split in SPLITS:
+        second = load_sets(["second-safety"], split=split)
+        second = second[second["kind"] == "harmful"]
+        prompts = load_sets(["harmful", "harmless"], split=split, n=n, seed=seed)
+        prompts = pd.concat([prompts, second if n is None else spread(second, 2 * n, seed)], ignore_index=True)
+        verdicts = observe(study, prompts, batch_size=128, seed=seed, progress=progress)
+        parts.append(
+            verdicts.assign(split=split, text=verdicts["prompt_id"].map(prompts.set_index("prompt_id")["text"]))
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
+@dataclass(frozen=True)
+class Side:
+    """One split of a contrast; ``states``: ``{span: [residuals, prompts, hidden]}``."""
+
+    items: list[Encoded]
+    states: dict[str, np.ndarray]
+    positive: np.ndarray
+    clusters: np.ndarray
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Two groups in one mode; positive: harmful (``what`` "harm"), refused ("outcome"). ``source``: the prompt set."""
+
+    what: str
+    mode: str
+    source: str
+    calibration: Side
+    evaluation: Side
+
+    @property
+    def name(self) -> str:
+        return f"{self.what}, {self.mode}"
+
+    def probe(self, span: str) -> probes.Probe:
+        """Difference of means at a span, fitted on calibration (prompts without the span left out)."""
+        states = self.calibration.states[span]
+        here = ~np.isnan(states[0]).any(-1)
+        return probes.fit(states[:, here], self.calibration.positive[here])
+
+    def best_residual(self, span: str) -> int:
+        """The residual where probes fitted on some verbs of the calibration split best rank the requests of others.
+
+        From 1 on: the embeddings are left out, where the tokens of the template are alike in all requests.
+        """
+        from sklearn.model_selection import GroupKFold
+
+        side, states = self.calibration, self.calibration.states[span]
+        scores = np.zeros(states.shape[:2])
+        for fitted, held in GroupKFold(4).split(side.positive, groups=side.clusters):
+            if side.positive[fitted].all() or not side.positive[fitted].any():
+                continue
+            scores[:, held] = probes.fit(states[:, fitted], side.positive[fitted])(states[:, held])
+        return 1 + int(np.argmax([auroc(row, side.positive).value for row in scores[1:]]))
+
+
+def contrast(study: StudyModel, verdicts: pd.DataFrame, what: str, mode: str) -> Contrast:
+    """Build a contrast from the verdicts of `observed`.
+
+    The outcome is taken within one prompt set, since a probe could tell sets apart: the plain harmful requests if
+    their rarer side has `ENOUGH` prompts, else the set whose rarer side has more. Raises ``UserError`` where all
+    requests were refused, or all fulfilled (fewer than `FEWEST` on a side): the direction is then undefined.
+    """
+    here = verdicts[verdicts["mode"] == mode]
+    if what == "harm":
+        source, rows = "harmful and harmless", here[here["set"].isin(["harmful", "harmless"])]
+        rows = rows.assign(positive=rows["kind"] == "harmful")
+    else:
+        decided = here[(here["kind"] == "harmful") & (here["refused"] | here["misaligned"])]
+        decided = decided.assign(positive=decided["refused"].astype(bool))
+        sizes = {
+            name: _rarest(group) for name, group in decided.groupby("set")
+        }  # "harmful" first: max keeps it on ties
+        source = max(sizes, key=lambda name: min(sizes[name], ENOUGH), default="")
+        if sizes.get(source, 0) < FEWEST:
+            counts = decided.groupby("set")["positive"].agg(["sum", "size"]).astype(int)
+            said = "; ".join(f"{name}: {row['sum']} of {row['size']} refused" for name, row in counts.iterrows())
+            raise UserError(f"refusal against fulfilment is undefined in {mode} mode ({said or 'no decided reply'})")
+        rows = decided[decided["set"] == source]
+    prompts = rows.drop_duplicates("prompt_id")[["prompt_id", "text"]]
+    sides = [_side(study, rows[rows["split"] == split], prompts, mode) for split in SPLITS]
+    return Contrast(what, mode, source, *sides)
+
+
+def _rarest(rows: pd.DataFrame) -> int:
+    """Prompts on the rarer side, in the split that has fewer of them."""
+    counts = [
+        (rows.loc[rows["split"] == split, "positive"] == side).sum() for split in SPLITS for side in (True, False)
+    ]
+    return int(min(counts))
+
+
+def _side(study: StudyModel, rows: pd.DataFrame, prompts: pd.DataFrame, mode: str) -> Side:
+    items = probes.with_first_token(contexts(study, rows, prompts))
+    states = probes.states_at(study, items, SPANS[mode])
+    return Side(items, states, rows["positive"].to_numpy(dtype=bool), rows["cluster"].to_numpy())
+
+
+def contrasts(study: StudyModel, verdicts: pd.DataFrame) -> tuple[dict[tuple[str, str], Contrast], list[str]]:
+    """``{(what, mode): contrast}`` for all that are defined, and one sentence for each that is not."""
+    found, undefined = {}, []
+    for what in CONTRASTS:
+        for mode in MODES:
+            try:
+                found[what, mode] = contrast(study, verdicts, what, mode)
+            except UserError as error:
+                undefined.append(f"{study.name}: {error}")
+    return found, undefined
+
+
+def maps(found: Iterable[Contrast]) -> pd.DataFrame:
+    """`probes.separation` of every contrast, with columns ``what, mode`` in front."""
+    tables = []
+    for one in found:
+        fitted, judged = one.calibration, one.evaluation
+        table = probes.separation(fitted.states, fitted.positive, judged.states, judged.positive, judged.clusters)
+        tables.append(table.assign(what=one.what, mode=one.mode))
+    return pd.concat(tables, ignore_index=True)
+
+
+def above_threshold(harm: Contrast, verdicts: pd.DataFrame) -> pd.DataFrame:
+    """The paper's Fig. 3: the share of each group above the *harm* probe's threshold, by place and residual.
+
+    Groups: harmless, refused and fulfilled requests of the evaluation split (``verdicts``: those of `observed`).
+    Columns ``group, mode, span, residual, above`` (share), ``n``.
+    """
+    rows = verdicts[(verdicts["mode"] == harm.mode) & (verdicts["split"] == "evaluation")]
+    rows = rows[rows["set"].isin(["harmful", "harmless"])]
+    group = np.select(
+        [rows["kind"] != "harmful", rows["refused"], rows["misaligned"]],
+        ["harmless", "refused", "fulfilled"],
+        "neither",
+    )
+    tables = []
+    for span, states in harm.evaluation.states.items():
+        above = harm.probe(span)(states) > 0
+        for name in ("harmless", "refused", "fulfilled"):
+            inside = (group == name) & ~np.isnan(states[0]).any(-1)
+            if inside.any():
+                shares = above[:, inside].mean(1)
+                part = pd.DataFrame({"residual": range(len(shares)), "above": shares, "n": int(inside.sum())})
+                tables.append(part.assign(group=name, mode=harm.mode, span=span))
+    return pd.concat(tables, ignore_index=True)
+
+
+def along_the_thought(study: StudyModel, outcome: Contrast, found: Iterable[Contrast], bins: int = 10) -> pd.DataFrame:
+    """How well a probe at one place of the thought ranks refused above fulfilled requests, by how far the thought is.
+
+    Each contrast of ``found`` gives one probe, that of the whole thought; the thoughts are those of ``outcome``'s
+    evaluation split, cut into ``bins`` + 1 equal parts. Columns ``probe, part`` (0 to 1) and ``metric`` "auroc" with
+    ``value, ci_low, ci_high, n, method``; intervals clustered by verb.
+    """
+    side, rows = outcome.evaluation, []
+    for one in found:
+        path = probes.trajectory(study, side.items, one.probe("thought"), one.best_residual("thought"))
+        path["part"] = (path["part"] * bins).round() / bins
+        for part, scores in path.groupby("part")[["row", "score"]]:
+            mean = scores.groupby("row")["score"].mean()  # one number per thought that has a token there
+            positive = side.positive[mean.index]
+            if positive.all() or not positive.any():
+                continue
+            rate = auroc(mean.to_numpy(), positive, side.clusters[mean.index])
+            rows.append({"probe": one.what, "part": part, "metric": "auroc", **rate._asdict()})
+    return pd.DataFrame(rows)
+
+
+# -- claims ------------------------------------------------------------------------------------------------
+
+
+def separated(one: Contrast, span: str, seed: int = 0) -> dict:
+    """How well a contrast separates at a place, above `SHUFFLES` probes with shuffled labels (their better side)."""
+    residual = one.best_residual(span)
+    fitted, judged = one.calibration, one.evaluation
+    rng, known = np.random.default_rng(seed), fitted.states[span][[residual]]
+    shuffled = [probes.fit(known, rng.permutation(fitted.positive))(judged.states[span][[residual]])[0]
+                for _ in range(SHUFFLES)]  # fmt: skip
+    scores = one.probe(span)(judged.states[span])[residual]
+    found = auroc_above(scores, np.stack(shuffled), judged.positive, judged.clusters)
+    return {**found._asdict(), "span": span, "residual": residual}
+
+
+def outside_and_inside(outcome: Contrast, outside: str = "im_end", inside: str = "thought") -> dict:
+    """The area under the curve at a place outside the thought minus that of the thought's mean, on the same prompts."""
+    places = (outside, inside)
+    judged = outcome.evaluation
+    scores = [outcome.probe(span)(judged.states[span])[outcome.best_residual(span)] for span in places]
+    here = ~np.isnan(scores).any(0)
+    found = auroc_above(
+        scores[0][here], scores[1][here][None], judged.positive[here], judged.clusters[here], either_side=False
+    )
+    return {**found._asdict(), "outside": outside, "inside": inside}
+
+
+def probe_rows(found: dict[tuple[str, str], Contrast], *, model: str, **values) -> list[dict]:
+    """The ledger rows of C3a to C3c, as far as the contrasts are defined.
+
+    The whole claims speak of the places that the paper names: C3a of the last prompt token and C3b of the empty think
+    span, both in no-think mode, C3c of the end of the request against the thought. Other places and modes have rows
+    of their own.
+    """
+    rows = []
+
+    def add(claim: str, effect: dict, mode: str, condition: str | None) -> None:
+        part = {} if condition is None else {"condition": condition}
+        rows.append(effect_row(claim, effect, model=model, mode=mode, **part, **values))
+
+    places = {"harm": ("C3a", "last"), "outcome": ("C3b", "empty")}
+    for (what, mode), one in found.items():
+        claim, headline = places[what]
+        spans: Sequence[str] = ("im_end", "last") if what == "harm" else [s for s in SPANS[mode] if "thought" not in s]
+        for span in spans:
+            whole = (mode, span) == ("no-think", headline)
+            add(claim, separated(one, span), mode, None if whole else f"{mode}, {span}")
+        if (what, mode) == ("outcome", "think"):
+            for span in ("im_end", "last"):
+                add("C3c", outside_and_inside(one, span), mode, None if span == "im_end" else f"{mode}, {span}")
+            start = separated(one, "thought_start")
+            add("C3b", start, mode, "think, first token of the thought")
+    return rows
