@@ -64,24 +64,24 @@ def heads_cell(study: StudyModel, n: int | None = N_PROMPTS, progress: bool = Fa
     calibration = measure.load_sets(["harmful", "harmless"], split="calibration", n=few)
     choices = headsets.choose(study, table, calibration, max_new_tokens=32, **quiet)
     chosen = headsets.best(choices)
-    asked, both = measure.load_sets(["harmful"], n=few), measure.load_sets(["harmful", "harmless"], n=few)
+    both = measure.load_sets(["harmful", "harmless"], n=few)
+    asked = measure.load_sets(["harmful"], n=few // 2)  # one request per verb: verbs are what counts
 
     @cache  # rules often agree
-    def verdicts(heads: tuple, mode: str, per_verb: bool) -> pd.DataFrame:
-        prompts = measure.load_sets(["harmful"], n=asked["cluster"].nunique()) if per_verb else asked
+    def verdicts(heads: tuple, mode: str) -> pd.DataFrame:
         sets, length = headsets.with_random(study, list(heads)), 32 if mode == "no-think" else 72
-        return ablation.without_heads(study, prompts, sets, modes=[mode], max_new_tokens=length, **quiet)
+        return ablation.without_heads(study, asked, sets, modes=[mode], max_new_tokens=length, **quiet)
 
-    def against_random(heads, condition: str | None, mode: str = "no-think", per_verb: bool = False) -> list[dict]:
-        return headsets.ablation_rows(verdicts(tuple(heads), mode, per_verb), condition, mode=mode, **values)
+    def against_random(heads, condition: str | None, mode: str = "no-think") -> list[dict]:
+        return headsets.ablation_rows(verdicts(tuple(heads), mode), condition, mode=mode, **values)
 
     rows = against_random(chosen["heads"], None)
-    rows += against_random(chosen["heads"], "think", "think", per_verb=True)
+    rows += against_random(chosen["heads"], "think", "think")
     for rule in choices.loc[choices["k"] > 0, "rule"].unique():
         own = headsets.best(choices, rule)
         rows += against_random(own["heads"], f"best of {rule}: {own['k']} of {len(table)}")
     for dose in choices[choices["rule"] == chosen["rule"]].itertuples():
-        rows += against_random(dose.heads, f"{dose.rule}, {dose.k} of {len(table)}", per_verb=True)
+        rows += against_random(dose.heads, f"{dose.rule}, {dose.k} of {len(table)}")
     several = measure.load_sets(n=few)
     beside = ablation.without_heads(
         study, several, {"nothing": [], "selected": chosen["heads"]}, modes=MODES, max_new_tokens=72, **quiet
