@@ -3,12 +3,14 @@
 import pytest
 
 from rimkit.errors import UserError
-from rimkit.teaching.questions import EXERCISES, colleague_interval, exercise
+from rimkit.teaching.questions import EXERCISES, colleague_interval, detector_gain, exercise, fisher
 
 RIGHT = {
     "00": ["misread", "incoherent", "misaligned", "refused"],
     "01": colleague_interval("cluster"),
     "02": "b",
+    "03": detector_gain(),
+    "04": fisher("refusal heads", "random heads"),
 }
 WRONG = {
     "00": [
@@ -20,8 +22,13 @@ WRONG = {
         (tuple(-bound for bound in colleague_interval("cluster")), "sign"),
     ],
     "02": [("a", "22.94%"), ("c", "four requests apart")],
+    "03": [(89.1, "the accuracy itself"), (38, "share of fulfilled requests")],
+    "04": [
+        (fisher("refusal heads", "random heads", "less"), "one-sided"),
+        (fisher("refusal heads", "nothing"), "no ablation at all"),
+    ],
 }
-SHOWN = {"00": str(RIGHT["00"]), "01": "found.ci_low", "02": "'b'"}
+SHOWN = {"00": str(RIGHT["00"]), "01": "found.ci_low", "02": "'b'", "03": "6.7", "04": "0.52"}
 
 
 @pytest.mark.parametrize("chapter", EXERCISES)

@@ -56,6 +56,16 @@ def attention_by_span(study: StudyModel, items: Sequence[Encoded], batch_size: i
     return found
 
 
+def attention_row(study: StudyModel, item: Encoded) -> np.ndarray:
+    """Attention of the last token before the reply over one conversation: ``[layers, heads, tokens]``."""
+    import torch
+
+    ids = torch.tensor([item.ids], device=study.device)
+    with torch.inference_mode(), reading_rows(study, torch.tensor([[item.spans["last"][0]]])) as rows:
+        forward(study, ids, torch.ones_like(ids))
+    return torch.stack([row[0, :, 0] for row in rows]).float().cpu().numpy()
+
+
 def moved_attention(study: StudyModel, texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
     """The paper's rule: bool ``[layers, heads, prompts]``, whether the strongest attention moves between the modes.
 
