@@ -16,11 +16,13 @@ from rimkit.teaching import (
     difference_plot,
     dose_plot,
     explorer,
+    heat_maps,
     png,
     predict,
     rate_plot,
     show,
     tokens_html,
+    weighted_tokens_html,
     widgets,
 )
 
@@ -266,3 +268,27 @@ def test_tokens_are_escaped_and_spans_are_named_in_words():
 def test_teaching_is_light_until_it_is_used():
     code = "import sys, rimkit.teaching; assert not {'torch', 'matplotlib', 'ipywidgets'} & set(sys.modules)"
     assert run([executable, "-c", code], check=False).returncode == 0
+
+
+# ---------------------------------------------------------------------------------- maps and weights
+
+
+def test_a_map_prints_every_cell_and_names_its_ends():
+    table = pd.DataFrame({"layer": [0, 0, 1, 1], "head": [0, 1, 0, 1], "effect": [-0.5, 0.25, 0.0, 0.1]})
+    figure = heat_maps(table, "layer", "head", "effect", title="Effects", label="effect", centre=0)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["−.50", ".25", ".00", ".10"]
+    assert "highest 0.25 at layer 0, head 1; lowest -0.50 at layer 0, head 0" in figure.alt_text
+    low, high = figure.axes[0].collections[0].get_clim()
+    assert low == -high
+    with pytest.raises(UserError, match="several values for one cell"):
+        heat_maps(pd.concat([table, table]), "layer", "head", "effect", title="", label="")
+
+
+def test_weighted_tokens_are_escaped_and_carry_their_weight():
+    html = weighted_tokens_html([NASTY, "b", "\n"], [0.5, -0.25, 0.0])
+    assert "<script>" not in html
+    assert "0.50" in html
+    assert "-0.25" in html
+    assert html.count("&nbsp;") == 1  # a weight of zero is left blank
+    with pytest.raises(UserError, match="2 tokens need as many weights"):
+        weighted_tokens_html(["a", "b"], [1.0])

@@ -1,0 +1,206 @@
+"""Contrasts, steering and sets of heads: what they measure on made-up states and on a trained model."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from rimkit import ledger
+from rimkit.behavior.measure import load_sets
+from rimkit.behavior.ranks import auroc_above
+from rimkit.errors import UserError
+from rimkit.mechanism import ablation, headsets, probes, separability, steering
+from rimkit.models.loading import load
+from tests import tiny
+
+
+def side(n: int, distance: float, seed: int, spans=("im_end", "thought", "last")) -> separability.Side:
+    """Three residuals; the groups lie apart in the last two, at "thought" and "last" only."""
+    rng = np.random.default_rng(seed)
+    positive = np.arange(n) % 2 == 0
+    states = {}
+    for span in spans:
+        states[span] = rng.normal(size=(3, n, 12)).astype(np.float32)
+        if span != "im_end":
+            states[span][1:, positive, 0] += distance
+    return separability.Side([], states, positive, np.array([f"verb-{row // 6}" for row in range(n)]))
+
+
+@pytest.fixture(scope="module")
+def outcome():
+    return separability.Contrast("outcome", "think", "made up", side(96, 5, 0), side(96, 5, 1))
+
+
+def test_a_score_above_its_controls():
+    rng = np.random.default_rng(0)
+    positive, clusters = np.arange(120) % 2 == 0, np.arange(120) // 6
+    good, noise = positive * 2 + rng.normal(size=120), rng.normal(size=(20, 120))
+    found = auroc_above(good, noise, positive, clusters)
+    areas = [roc_auc_score(positive, row) for row in noise]
+    assert found.value_a == pytest.approx(roc_auc_score(positive, good))
+    assert found.value_b == pytest.approx(np.mean([max(area, 1 - area) for area in areas]))
+    assert found.ci_low > 0
+    plain = auroc_above(noise[0], noise[1:2], positive, clusters, either_side=False)
+    assert plain.effect == pytest.approx(areas[0] - areas[1])
+    assert plain.ci_low < 0 < plain.ci_high
+
+
+def test_the_place_where_the_groups_differ_wins(outcome):
+    assert outcome.best_residual("last") in (1, 2)
+    gap = separability.outside_and_inside(outcome)
+    assert gap["value_b"] > 0.99
+    assert gap["ci_high"] < 0
+    again = separability.outside_and_inside(outcome, outside="thought", inside="im_end")
+    assert again["effect"] == pytest.approx(-gap["effect"])
+
+
+def test_shuffled_labels_are_beaten_only_where_there_is_something(outcome):
+    assert separability.separated(outcome, "last")["ci_low"] > 0
+    nothing = separability.separated(outcome, "im_end")
+    assert nothing["ci_low"] < 0
+
+
+def test_rows_of_the_claims(outcome):
+    harm = separability.Contrast("harm", "no-think", "made up", side(48, 5, 2), side(48, 5, 3))
+    spans = dict.fromkeys(separability.SPANS["think"]) | dict.fromkeys(separability.SPANS["no-think"])
+    full = separability.Contrast("outcome", "think", "made up", side(48, 5, 4, spans), side(48, 5, 5, spans))
+    found = {("harm", "no-think"): harm, ("outcome", "think"): full}
+    rows = ledger.table(separability.probe_rows(found, model="made-up", seed=0))
+    whole = rows[rows["condition"] == ledger.WHOLE_CLAIM].set_index("claim")
+    assert set(whole.index) == {"C3a", "C3c"}  # the outcome is undefined in no-think mode: no row for C3b
+    assert whole.loc["C3a", "effect_ci_low"] > 0
+    assert set(ledger.claims_table(rows)["claim"]) == {"C3a", "C3c"}
+
+
+@pytest.fixture(scope="module")
+def study():
+    return load("rim-mini")
+
+
+@pytest.fixture(scope="module")
+def verdicts(study):
+    return separability.observed(study, 24)
+
+
+def test_contrasts_of_a_trained_model(study, verdicts):
+    found, undefined = separability.contrasts(study, verdicts)
+    assert {("harm", mode) for mode in ("think", "no-think")} <= set(found)
+    assert len(found) + len(undefined) == 4
+    harm = found["harm", "think"]
+    assert not set(harm.calibration.clusters) & set(harm.evaluation.clusters)  # verbs of one split alone
+    assert separability.separated(harm, "last")["value_a"] > 0.9
+    shares = separability.above_threshold(harm, verdicts).set_index(["group", "span", "residual"])["above"]
+    assert shares["harmless", "last", 5] < 0.2
+    assert shares["refused", "last", 5] > 0.8
+
+
+def test_an_undefined_outcome_says_what_was_refused(study, verdicts):
+    always = verdicts.assign(refused=True, misaligned=False)
+    with pytest.raises(UserError, match=r"undefined in think mode \(harmful: 48 of 48 refused"):
+        separability.contrast(study, always, "outcome", "think")
+    found, undefined = separability.contrasts(study, always)
+    assert set(found) == {("harm", "think"), ("harm", "no-think")}
+    assert len(undefined) == 2
+
+
+def test_the_outcome_is_read_along_the_thought(study, verdicts):
+    found, _ = separability.contrasts(study, verdicts)
+    one = found["outcome", "think"]
+    path = separability.along_the_thought(study, one, [one])
+    assert path["part"].between(0, 1).all()
+    assert path["value"].max() > 0.8
+    assert (path["ci_low"] <= path["value"]).all()
+
+
+def test_removing_harm_undoes_refusals_and_random_directions_do_not(study, verdicts):
+    probe = separability.contrast(study, verdicts, "harm", "no-think").probe("last")
+    asked = load_sets(["harmful"], n=23)
+    makers = steering.with_random(partial(steering.removed, study), probe, 3)
+    found = steering.under(study, asked, makers, ["no-think"], max_new_tokens=32, progress=False)
+    rates = found.groupby("condition")["refused"].mean()
+    assert rates["selected"] < 0.5 < rates["random 0"]
+    row = steering.steering_row("C3e", found, model="rim-mini", mode="no-think")
+    assert row["effect"] == pytest.approx(rates["selected"] - rates.filter(like="random").mean())
+
+
+def test_the_place_to_add_keeps_replies_coherent():
+    places = pd.DataFrame({
+        "residual": [1, 1, 2], "scale": [0.5, 1.0, 1.0], "refused": [0.4, 0.9, 0.6], "coherent": [1.0, 0.2, 0.95],
+    })  # fmt: skip
+    assert steering.best_place(places) == (2, 1.0)
+    assert steering.best_place(places.assign(coherent=[0.3, 0.2, 0.1])) == (1, 0.5)
+
+
+# -- sets of heads -----------------------------------------------------------------------------------------
+
+
+def test_the_best_set_is_specific():
+    choices = pd.DataFrame({
+        "rule": ["none", "causal", "causal", "paper"], "k": [0, 1, 2, 1], "heads": [[], [(0, 1)], [(0, 1), (0, 2)], [(1, 1)]],
+        "refused": [1.0, 0.7, 0.0, 1.0], "specific": [False, True, False, True],
+    })  # fmt: skip
+    assert headsets.best(choices)["heads"] == [(0, 1)]
+    assert headsets.best(choices, "paper")["heads"] == [(1, 1)]
+    assert headsets.best(choices.assign(specific=False))["k"] == 1
+    with pytest.raises(UserError, match="'direct' selects no head"):
+        headsets.best(choices, "direct")
+
+
+def test_choosing_runs_every_rule_and_keeps_the_untouched_model_first():
+    small = tiny.study()
+    prompts = load_sets(["harmful", "harmless"], split="calibration", n=4)
+    places = [(layer, head) for layer in range(2) for head in range(4)]
+    table = pd.DataFrame(places, columns=["layer", "head"]).assign(
+        paper=0.0, attention=0.1, direct=0.1, causal=-0.1, gradient=0.1
+    )
+    choices = headsets.choose(small, table, prompts, max_new_tokens=4, progress=False)
+    assert choices.iloc[0][["rule", "k"]].tolist() == ["none", 0]
+    assert set(choices["rule"]) == {"none", "attention", "direct", "causal"}  # paper and gradient pick no head
+    assert (choices["heads"].map(len) == choices["k"]).all()
+
+
+def test_heads_are_blinded_where_it_is_said(study):
+    asked = load_sets(["harmful"], n=6)
+    found = headsets.cut_replies(study, asked, [(0, 3)], n_random=2, progress=False)
+    assert list(found["condition"].unique()) == [
+        "nothing",
+        "selected",
+        "random 0",
+        "random 1",
+        "all heads",
+        "all heads, before",
+    ]
+    assert found.groupby("prompt_id")["thought"].nunique().eq(1).all()
+    hidden = ablation._hidden({"thought": (20, 26), "think_open": (18, 19)}, ablation.BEFORE_THOUGHT)
+    assert hidden == (12, 18)
+
+
+def test_looking_counts_what_stands_between_the_tags(study):
+    asked = load_sets(["harmful"], n=6)
+    sets = headsets.with_random(study, [(2, 5)], 4)
+    empty, filler = (headsets.looking(study, asked, sets, text) for text in (None, ". . . ."))
+    assert set(empty["condition"]) == {"selected", "random 0", "random 1", "random 2", "random 3"}
+    assert empty["between"].between(0, 1).all()
+    assert not np.allclose(empty["between"], filler["between"])
+    assert headsets.looking_row(empty, model="rim-mini")["claim"] == "C4b"
+
+
+def test_one_shipped_row_of_the_heads_is_computed_again(study):
+    """C4a of rim-mini:0, from the attention patterns alone."""
+    shipped = ledger.shipped()
+    row = shipped[(shipped["claim"] == "C4a") & (shipped["model"] == "rim-mini") & (shipped["seed"] == 0)].iloc[-1]
+    found = headsets.moves_row(headsets.moves(study, load_sets(["harmful", "harmless"], n=46)), model="rim-mini")
+    assert found["value"] == pytest.approx(row["value"], abs=1e-3)
+    assert found["effect"] == pytest.approx(row["effect"], abs=1e-3)
+
+
+def test_probes_that_are_zero_before_the_first_layer_can_be_removed():
+    vectors = np.zeros((3, 4), dtype=np.float32)
+    vectors[1:] = 1
+    make = steering.removed(None, probes.Probe(vectors, np.zeros(3, dtype=np.float32)))
+    assert make.args[2] == [1, 2]
+    assert np.isfinite(make.args[1]).all()
