@@ -31,7 +31,8 @@ class Average(NamedTuple):
     carried_by: str  # the model without which the mean changes most
     n_positive: int
     n: int
-    p_signed_rank: float  # Wilcoxon: whether the numbers lie around zero
+    p_value: float  # two-sided t test of a mean of zero
+    p_signed_rank: float  # Wilcoxon's signed-rank test, which looks at signs and order alone
 
 
 def average(values: pd.Series | Mapping[str, float], level: float = 0.95) -> Average:
@@ -45,10 +46,11 @@ def average(values: pd.Series | Mapping[str, float], level: float = 0.95) -> Ave
     mean, n = float(values.mean()), len(values)
     low, high = stats.t.interval(level, n - 1, loc=mean, scale=stats.sem(values)) if np.ptp(values) else (mean, mean)
     left_out = (values.sum() - values) / (n - 1)
-    p_value = float(stats.wilcoxon(values).pvalue) if values.any() else 1.0
+    signed_rank = float(stats.wilcoxon(values).pvalue) if values.any() else 1.0
+    p_value = float(stats.ttest_1samp(values, 0).pvalue) if np.ptp(values) else 1.0 if not mean else 0.0
     return Average(
         mean, float(low), float(high), float(values.median()), float(left_out.min()), float(left_out.max()),
-        str((left_out - mean).abs().idxmax()), int((values > 0).sum()), n, p_value,
+        str((left_out - mean).abs().idxmax()), int((values > 0).sum()), n, p_value, signed_rank,
     )  # fmt: skip
 
 
