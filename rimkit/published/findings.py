@@ -28,13 +28,12 @@ def points(value: float) -> str:
 
 
 def over(claim: str) -> str:
-    """Mean over models with interval, median, how many models go up, and what one model does to the mean."""
+    """How far the mean over models stands for them: median, signs, and the means with one model left out."""
     found = average(over_models(claim))
     return (
-        f"Mean over {found.n} models {points(found.mean)} points (95% interval {points(found.ci_low)} to "
-        f"{points(found.ci_high)}), median {points(found.median)}; {found.n_positive} of {found.n} above zero; "
-        f"with one model left out the mean lies between {points(found.without_one_low)} and "
-        f"{points(found.without_one_high)} (it changes most without {found.carried_by})."
+        f"Median {points(found.median)} points; {found.n_positive} of {found.n} models above zero; with one model left out "
+        f"the mean lies between {points(found.without_one_low)} and {points(found.without_one_high)} (it changes most "
+        f"without {found.carried_by})."
     )
 
 
@@ -176,7 +175,7 @@ def _literal() -> str:
 def _negligible() -> str:
     found = over_models("C7b")
     return (
-        f"The mean of {points(found.mean())} is a cancellation: {int((found < 0).sum())} models fall, {int((found > 0).sum())} rise "
+        f"A mean near zero is a cancellation here: {int((found < 0).sum())} models fall, {int((found > 0).sum())} rise "
         f"({' and '.join(points(value) for value in found[found > 0])} points). {over('C7b')}"
     )
 

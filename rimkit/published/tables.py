@@ -14,6 +14,16 @@ from rimkit.paths import data_dir
 
 HARM_BENCHMARK = 300  # prompts of HEx-PHI, the paper's only safety benchmark
 MATHS_PROBLEMS = 60  # AIME 2024 and 2025 together
+MODELS = (
+    "Qwen3-4B",
+    "Phi3.5-Tiny",
+    "Mistral-7B",
+    "OLMo2-1B",
+    "Qwen3-30B-A3B",
+    "Phi3.5-MoE",
+    "Mixtral-8x7B",
+    "OLMoE-7x1B",
+)  # fine-tuned: four dense, four of experts
 
 
 def names() -> list[str]:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from rimkit.published.tables import MODELS
 from rimkit.teaching.figures import MARKERS, STYLE, _colour, _frame, _levels, _named, _need, _offset, _part
 
 LINES = ("-", "--", ":", "-.")
@@ -37,7 +38,8 @@ def model_plot(
     each. ``paired`` joins the points of a model. Order is that of the table.
     """
     _need(table, ["model", x, value, *([facet] if facet else [])])
-    panels, models, places = _levels(table, facet), _levels(table, "model"), _levels(table, x)
+    panels, places = _levels(table, facet), _levels(table, x)
+    models = sorted(_levels(table, "model"), key=_looks_of)
     with mpl.rc_context(STYLE):
         width = 2.2 + len(panels) * max(1.6, 0.95 * len(places))
         figure = Figure(figsize=size or (min(11, width), 4.2), layout="constrained")
@@ -49,9 +51,9 @@ def model_plot(
                 own = part[part["model"] == model]
                 at = [places.index(place) + 0.5 * _offset(index, len(models)) for place in own[x]]
                 if paired:
-                    axis.plot(at, own[value], color=_colour(index), alpha=0.5, linewidth=1.2)
-                look = {"marker": MARKERS[index % 8], "color": _colour(index), "linestyle": "", "label": model}
-                axis.plot(at, own[value], markersize=6, **look)
+                    axis.plot(at, own[value], color=_colour(_looks_of(model)), alpha=0.5, linewidth=1.2)
+                look = {"marker": MARKERS[_looks_of(model)], "color": _colour(_looks_of(model)), "label": model}
+                axis.plot(at, own[value], markersize=6, linestyle="", **look)
             for place, name in enumerate(places):
                 _middles(axis, place, part[part[x] == name], value, without)
             axis.set_xticks(range(len(places)), [fill(str(name), 13, break_long_words=False) for name in places])
@@ -149,9 +151,10 @@ def scatter_plot(
     with mpl.rc_context(STYLE | {"axes.grid.axis": "both"}):
         figure = Figure(figsize=(min(11, 1 + 2.7 * len(panels)), 3.7), layout="constrained")
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
-        for index, (axis, panel) in enumerate(zip(axes, panels, strict=True)):
+        for axis, panel in zip(axes, panels, strict=True):
             part = _part(table, {facet: panel})
-            axis.plot(part[x], part[y], MARKERS[index % 8], color=_colour(index), markersize=7, alpha=0.85)
+            look = {"marker": MARKERS[_looks_of(panel)], "color": _colour(_looks_of(panel)), "linestyle": ""}
+            axis.plot(part[x], part[y], markersize=7, alpha=0.85, **look)
             axis.margins(0.15)
             axis.set_title(f"{panel}\n{notes.get(panel, '')}".strip(), fontsize=10)
             axis.set_xlabel(x_label)
@@ -197,6 +200,11 @@ def power_plot(table: pd.DataFrame, hue: str, *, title: str, had: int | None = N
         for name in _levels(table, hue)
     ]
     return _named(figure, title, f"Power by prompts per condition. {'; '.join(said)}.")
+
+
+def _looks_of(model: str) -> int:
+    """The same colour and marker for a model in every figure."""
+    return MODELS.index(model) if model in MODELS else 0
 
 
 def _some(part: pd.DataFrame, n: int = 4) -> list[tuple[int, float]]:
