@@ -10,7 +10,7 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import confint_proportions_2indep
 
-from rimkit.behavior.rates import exact_test
+from rimkit.behavior.rates import exact_test, rate
 from rimkit.errors import UserError
 from rimkit.published.tables import HARM_BENCHMARK, MATHS_PROBLEMS, published
 
@@ -48,10 +48,15 @@ def gap(percent: float, control_percent: float, n: int, control_n: int) -> Gap:
 
     The same prompts stand behind both rates, but only their counts are printed: paired intervals would be narrower.
     """
-    k, control_k = (round(rate * size / 100) for rate, size in ((percent, n), (control_percent, control_n)))
+    k, control_k = (round(rounded * size / 100) for rounded, size in ((percent, n), (control_percent, control_n)))
     low, high = confint_proportions_2indep(k, n, control_k, control_n, method="newcomb")
     value, control_value = k / n, control_k / control_n
     return Gap(value, control_value, value - control_value, float(low), float(high), n + control_n)
+
+
+def share(k: int, n: int) -> dict:
+    """``k`` of ``n`` as a rate with Wilson's interval: ``value, ci_low, ci_high, n, method``."""
+    return rate(np.arange(n) < k)._asdict()
 
 
 def think_mode() -> pd.DataFrame:

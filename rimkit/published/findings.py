@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import pandas as pd
 
@@ -19,6 +20,11 @@ NOTHING = "The paper reports nothing that could be held against this."
 
 def findings() -> pd.Series:
     """One sentence or two per claim of ``data/claims.csv``, indexed by its id."""
+    return _findings().copy()
+
+
+@lru_cache
+def _findings() -> pd.Series:
     return pd.Series({claim: FINDINGS.get(claim, lambda: NOTHING)() for claim in claims()["id"]}, name="finding")
 
 
@@ -116,8 +122,8 @@ def _decision() -> str:
 def _inside() -> str:
     refused, fulfilled, _ = FINISHED
     return (
-        f"Rests on about {fulfilled} fulfilled prompts against {refused} refused ones, those whose thought ended; the probe was "
-        f"trained at other tokens than those over which it is averaged."
+        f"Rests on about {fulfilled} fulfilled prompts against {refused} refused ones, those whose thought ended. At which "
+        f"tokens the probe was trained is not stated; here it is averaged over all tokens of the thought."
     )
 
 
@@ -142,7 +148,7 @@ def _ablation() -> str:
     return (
         f"{ours} against {random} of {n} fulfilled prompts above the threshold, {int(found['none'])} without any ablation: p "
         f"{small(found['p_value'])} by Fisher's exact test, and p {small(found['p_paired_at_best'])} for the most favourable pairing. If this difference were "
-        f"real, {n} prompts would have shown it in {100 * power:.0f}% of tries. Refusals themselves were not counted."
+        f"real, this test of {n} prompts would have shown it in {100 * power:.0f}% of tries. Refusals themselves were not counted."
     )
 
 

@@ -10,6 +10,7 @@ table of verdicts and no correction beside those that are. `reanalysis` says wha
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -39,8 +40,12 @@ def sides(claim: str) -> pd.DataFrame:
     In the unit of the claim's metric (rates and changes of rates as fractions); intervals are those of the difference
     over prompts, empty where the paper gives no rate to make one from.
     """
-    table = SIDES[claim]()
-    return table.reindex(columns=["value", "control_value", "ci_low", "ci_high", "n"])
+    return _sides(claim).copy()
+
+
+@lru_cache
+def _sides(claim: str) -> pd.DataFrame:
+    return SIDES[claim]().reindex(columns=["value", "control_value", "ci_low", "ci_high", "n"])
 
 
 def over_models(claim: str) -> pd.Series:
@@ -56,6 +61,11 @@ def reanalysis() -> pd.DataFrame:
     n_models, p_value`` (t test)``, p_holm`` (over the primary claims that can be judged)``, verdict``. Effect and
     verdict are missing where the paper does not report the claim's metric, the interval where one model was measured.
     """
+    return _reanalysis().copy()
+
+
+@lru_cache
+def _reanalysis() -> pd.DataFrame:
     table = pd.DataFrame([_judged(entry) for entry in claims().itertuples()])
     judged = table["verdict"].notna() & claims()["primary"]
     table.loc[judged, "p_holm"] = holm(table.loc[judged, "p_value"])

@@ -42,7 +42,7 @@ def model_plot(
     models = sorted(_levels(table, "model"), key=_looks_of)
     with mpl.rc_context(STYLE):
         width = 2.2 + len(panels) * max(1.6, 0.95 * len(places))
-        figure = Figure(figsize=size or (min(11, width), 4.2), layout="constrained")
+        figure = Figure(figsize=size or (min(11, max(6.4, width)), 4.2), layout="constrained")
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axis, panel in zip(axes, panels, strict=True):
             part = _part(table, {facet: panel})
@@ -62,7 +62,7 @@ def model_plot(
         axes[0].set_ylabel(label)
         handles, names = _once(*axes[0].get_legend_handles_labels())
         figure.legend(handles, names, loc="outside right center", fontsize=9)
-        _frame(figure, title, f"One point per model, measured once; no interval is published. Unit: {label.lower()}.")
+        _frame(figure, title, "One point per model, measured once; no interval is published.")
     said = [
         _words_of(part, value, without, ", ".join(str(name) for name in (panel, place) if name is not None))
         for panel in panels
@@ -149,7 +149,7 @@ def scatter_plot(
     _need(table, [x, y, facet])
     panels, notes = _levels(table, facet), notes or {}
     with mpl.rc_context(STYLE | {"axes.grid.axis": "both"}):
-        figure = Figure(figsize=(min(11, 1 + 2.7 * len(panels)), 3.7), layout="constrained")
+        figure = Figure(figsize=(min(11, max(6.4, 1 + 2.7 * len(panels))), 3.7), layout="constrained")
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for axis, panel in zip(axes, panels, strict=True):
             part = _part(table, {facet: panel})
@@ -160,7 +160,8 @@ def scatter_plot(
             axis.set_xlabel(x_label)
             axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4))
         axes[0].set_ylabel(y_label)
-        _frame(figure, title, "Points read off the published figure. Each panel has its own axes.")
+        own = " Each panel has its own axes." if len(panels) > 1 else ""
+        _frame(figure, title, f"Points read off the published figure.{own}")
     said = [
         f"{panel}{f' ({notes[panel]})' if panel in notes else ''}: "
         + ", ".join(
@@ -219,5 +220,5 @@ def _once(handles: list, names: list) -> tuple[list, list]:
 
 def _number(value: float) -> str:
     """Few digits, a true minus sign, no minus zero."""
-    text = f"{value:.3g}" if abs(value) < 10 else f"{value:.1f}"
+    text = f"{value:.3g}" if abs(value) < 10 else f"{value:.1f}".removesuffix(".0")
     return "0" if text in ("-0", "-0.0") else text.replace("-", "−")
