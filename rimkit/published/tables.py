@@ -34,9 +34,7 @@ def names() -> list[str]:
 def published(name: str) -> pd.DataFrame:
     """The table ``data/paper/<name>.csv``; raises `UserError` for an unknown name."""
     if name not in names():
-        raise UserError(
-            f"the paper's tables have no '{name}'{nearest(name, names())} (there are: {', '.join(names())})"
-        )
+        raise UserError(f"data/paper has no '{name}' (it has: {', '.join(names())}){nearest(name, names())}")
     return _read(name).copy()
 
 

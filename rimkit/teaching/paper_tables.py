@@ -146,9 +146,10 @@ def holm_sentence() -> str:
     judged = table[table["p_holm"].notna()]
     clear = judged.loc[judged["verdict"].isin(["supported", "contradicted"]), "claim"]
     left = judged.loc[judged["p_holm"] < 0.05, "claim"]
+    n = len(judged)
     return (
-        f"Of {len(judged)} primary claims with published numbers {len(clear)} have an interval over models that "
-        f"excludes zero: {', '.join(clear)}. After Holm's correction for {len(judged)} tests: {', '.join(left) or 'none'}."
+        f"Of {n} primary claims with published numbers {len(clear)} have an interval over models that excludes zero: "
+        f"{', '.join(clear)}. After Holm's correction for {n} tests: {', '.join(left) or 'none'}."
     )
 
 
