@@ -27,7 +27,7 @@ def test_a_table_is_a_copy_and_an_unknown_one_is_named():
     mine = tables.published("table1_think_mode")
     mine["think"] = "x"
     assert set(tables.published("table1_think_mode")["think"]) == {"on", "off"}
-    with pytest.raises(UserError, match="has no 'table1_think'.*did you mean 'table1_think_mode'"):
+    with pytest.raises(UserError, match=r"has no 'table1_think'.*did you mean 'table1_think_mode'"):
         tables.published("table1_think")
 
 

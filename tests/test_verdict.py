@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from rimkit import ledger
@@ -22,6 +22,7 @@ widths = st.floats(0, 1)
 directions = st.sampled_from([-1, 1])
 smallest = st.floats(0.001, 0.2)
 p_values = st.none() | st.floats(0, 1)
+through_the_table = settings(max_examples=30)  # tables take longer than numbers
 
 
 def row(claim, interval, **values):
@@ -48,6 +49,7 @@ def test_a_wider_interval_of_the_effect_never_makes_a_verdict_clear(interval, be
         assert before in (after, *CLEAR)  # a clear effect too small to matter may lose its clarity
 
 
+@through_the_table
 @given(st.lists(st.tuples(intervals, widths, widths), min_size=1, max_size=5))
 def test_nor_does_it_among_several_claims(found):
     """The correction is over p values that come from the intervals: widening all of them supports nothing new."""
@@ -60,6 +62,7 @@ def test_nor_does_it_among_several_claims(found):
     assert all(narrow[claim] == word for claim, word in wide.items() if word in CLEAR)
 
 
+@through_the_table
 @given(st.integers(0, 20), st.integers(0, 20), st.integers(2, 8))
 def test_a_control_known_less_well_never_makes_a_verdict_clear(k, k_control, times):
     """The same rates, the control measured on fewer replies: its interval is wider, and so is that of the effect."""
@@ -74,6 +77,7 @@ def test_a_control_known_less_well_never_makes_a_verdict_clear(k, k_control, tim
     assert few not in CLEAR or few == many
 
 
+@through_the_table
 @given(intervals, intervals, widths)
 def test_the_intervals_of_the_sides_make_no_verdict_of_their_own(interval, side, width):
     """A verdict is about the difference: what is written about the control alone can only be shown beside it."""
@@ -94,6 +98,7 @@ def test_swapping_the_sign_swaps_supported_and_contradicted(interval, direction,
     assert mirrored == SWAPPED.get(word, word)
 
 
+@through_the_table
 @given(numbers, intervals)
 def test_a_control_that_shows_the_whole_effect_blocks_supported(value, interval):
     try:
@@ -105,6 +110,7 @@ def test_a_control_that_shows_the_whole_effect_blocks_supported(value, interval)
         assert verdicts([found])["C2a"] not in CLEAR
 
 
+@through_the_table
 @given(st.integers(1, 60), st.integers(20, 60))
 def test_nor_does_the_same_rate_in_both_groups(k, n):
     assume(k <= n)
@@ -126,6 +132,7 @@ def test_no_effect_needs_an_interval_inside_the_smallest_effect(interval, direct
 # -- Holm ------------------------------------------------------------------------------------------
 
 
+@through_the_table
 @given(intervals, st.lists(intervals, max_size=5))
 def test_other_claims_never_make_a_verdict_stronger(interval, others):
     claim, *rest = PRIMARY

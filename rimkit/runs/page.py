@@ -95,7 +95,10 @@ def page(own: pd.DataFrame, notes: list[str] | tuple[str, ...] = ()) -> str:
         symbols=SYMBOLS,
         notes=list(notes),
         runs=_runs({OWN: own, SHIPPED: shipped}),
-        failed=own[own["status"] == "failed"].fillna("").to_dict("records"),
+        failed=[
+            {name: _text(item[name]) for name in ("chapter", "model", "error")}
+            for item in own[own["status"] == "failed"].to_dict("records")
+        ],
         groups=(SHIPPED, OWN),
         version=__version__,
         python=platform.python_version(),
