@@ -64,10 +64,10 @@ def row(claim: str, *, model: str, **values) -> dict:
     Raises `UserError` for an unknown claim or column, for an interval that is not in order, and for an effect that is
     not value minus control: a control that shows the whole effect leaves none.
     """
-    known = claims().set_index("id")
-    if claim not in known.index:
-        raise UserError(f"unknown claim '{claim}'{nearest(claim, known.index)}; data/claims.csv lists them")
-    entry = known.loc[claim]
+    known = _claims(data_dir() / "claims.csv")
+    if claim not in set(known["id"]):
+        raise UserError(f"unknown claim '{claim}'{nearest(claim, known['id'])}; data/claims.csv lists them")
+    entry = known[known["id"] == claim].iloc[0]
     defaults = {
         "chapter": entry["chapter"],
         "metric": entry["primary_metric"],

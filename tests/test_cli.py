@@ -250,7 +250,7 @@ def test_a_run_writes_its_page(good, model, tmp_path):
     assert process.returncode == 0, process.stderr
     assert f"Claims page: {tmp_path / 'out' / 'claims.html'}" in process.stdout
     text = (tmp_path / "out" / "claims.html").read_text(encoding="utf-8")
-    assert '<th scope="row">random-mini</th>' in text
+    assert "random-mini</th>" in text
 
 
 def test_report_goes_where_it_is_told(tmp_path):

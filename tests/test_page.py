@@ -14,8 +14,7 @@ from rimkit import ledger
 from rimkit.errors import UserError
 from rimkit.published.reanalysis import PUBLISHED, rows
 from rimkit.runs import page
-from rimkit.teaching.evidence_figure import evidence_plot
-from rimkit.teaching.figures import png
+from rimkit.teaching.evidence_figure import evidence_plot, svg
 
 NASTY = '<script>window.hacked = 1</script><img src=x onerror="window.hacked = 2">'
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -175,7 +174,8 @@ def test_the_evidence_figure_says_what_it_draws():
     assert len(markers) == 2
     assert "own, seed 0: +20.0 (+10.0 to +30.0), supported" in figure.alt_text
     assert "paper, all: +10.0;" in figure.alt_text
-    assert png(figure)
+    assert svg(figure) == svg(figure)
+    assert b"<title>C1a</title>" in svg(figure)
 
 
 # -- a real browser --------------------------------------------------------------------------------

@@ -15,13 +15,12 @@ from rimkit.errors import UserError
 from rimkit.published.findings import findings
 from rimkit.published.reanalysis import OVER_MODELS, PUBLISHED, reanalysis, rows
 from rimkit.runs.report import RATES, effect_text
-from rimkit.teaching.evidence_figure import evidence_plot
-from rimkit.teaching.figures import png
+from rimkit.teaching.evidence_figure import evidence_plot, svg
 
 NAME = "claims.html"
 SYMBOLS = {"supported": "✓", "contradicted": "✗", "no effect": "=", "undecided": "?", "not reported": "–"}
-SHIPPED, OWN, PAPER = "Embedded models, shipped rows", "This run", "The paper's models"
-SHAPES = ("circles", "squares", "diamonds")  # of the groups of a figure, in order
+SHIPPED, OWN, PAPER = "Embedded models, shipped rows", "This run", "The paper’s models"
+SHAPES = ("Circles", "Squares", "Diamonds")  # of the groups of a figure, in order
 FAMILIES = {
     "C1": "Thinking raises maths accuracy and misalignment together",
     "C2": "Effort-minimising thoughts raise misalignment",
@@ -159,8 +158,8 @@ def _figure(entry: dict, judged: pd.DataFrame, paper: pd.DataFrame, word: str) -
     title = f"{entry['id']}: {entry['statement']}"
     look = {"title": title, "unit": unit, "scale": scale, "smallest_effect": entry["smallest_effect"]}
     figure = evidence_plot(table.reset_index(drop=True), **look)
-    drawn = "; ".join(f"{shape}: {group}" for shape, group in zip(SHAPES, table["group"].unique(), strict=False))
-    return {"src": b64encode(png(figure, dpi=120)).decode(), "alt": figure.alt_text, "caption": drawn,
+    drawn = ". ".join(f"{shape}: {group}" for shape, group in zip(SHAPES, table["group"].unique(), strict=False))
+    return {"src": b64encode(svg(figure)).decode(), "alt": figure.alt_text, "caption": drawn,
             "width": round(figure.get_figwidth() * 96)}  # fmt: skip
 
 
