@@ -97,10 +97,14 @@ def test_claims_stand_beside_the_seeds():
     assert table.loc["C7a", "published numbers"] == "supported"
     assert table.loc["C5a", "published numbers"] == "not reported"
     assert table.loc["C1b", "rim-mini"] == "3 supported"
+    assert not table.index.str.startswith("Q").any()
 
 
-def test_the_sentence_about_holm_is_computed():
-    assert "after Holm's correction for 14 tests: C7a." in paper_tables.holm_sentence().replace("After", "after")
+def test_what_is_said_about_a_claim_has_its_verdict():
+    text = paper_tables.say("C7a", "C5a", "C10a").text
+    assert "**C7a** (supported: +5.3 points [+3.3, +7.4] over 8 models). Solid" in text
+    assert "**C5a** (no verdict). 12 against 15 of 21" in text
+    assert "**C10a** (undecided: +0.42 [−0.76, +1.61] over 4 models)" in text
 
 
 def test_dropping_models_changes_the_average():

@@ -265,6 +265,13 @@ def test_the_verdicts_are_those_of_the_rule():
     assert (table["p_holm"].dropna() >= table.loc[table["p_holm"].notna(), "p_value"]).all()
 
 
+def test_the_sentence_about_correction_is_computed():
+    text = reanalysis.after_correction()
+    assert "Of 14 primary claims" in text
+    assert "6 have an interval over models that excludes zero (C1a, C2a, C6a, C6c, C7a, C8a)" in text
+    assert text.endswith("it would be C7a.")
+
+
 def test_the_mean_of_c8_is_the_papers():
     """Section 4.1: +13.26 and -2.19 points."""
     table = reanalysis.sides("C8a")

@@ -72,6 +72,18 @@ def _reanalysis() -> pd.DataFrame:
     return table
 
 
+def after_correction() -> str:
+    """One sentence: what would be left of the verdicts after a correction for their number."""
+    table = reanalysis()
+    judged = table[table["p_holm"].notna()]
+    clear = judged.loc[judged["verdict"].isin(["supported", "contradicted"]), "claim"]
+    left, n = judged.loc[judged["p_holm"] < 0.05, "claim"], len(judged)
+    return (
+        f"Of {n} primary claims with published numbers {len(clear)} have an interval over models that excludes zero "
+        f"({', '.join(clear)}); after Holm’s correction for {n} tests it would be {', '.join(left) or 'none'}."
+    )
+
+
 def _judged(entry) -> dict:
     blank = dict.fromkeys(("effect", "ci_low", "ci_high", "p_value", "p_holm"), np.nan)
     found = {"claim": entry.id, **blank, "n_models": 0, "verdict": None}

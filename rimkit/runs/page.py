@@ -13,7 +13,7 @@ import pandas as pd
 from rimkit import __version__, ledger
 from rimkit.errors import UserError
 from rimkit.published.findings import findings
-from rimkit.published.reanalysis import OVER_MODELS, PUBLISHED, reanalysis, rows
+from rimkit.published.reanalysis import OVER_MODELS, PUBLISHED, after_correction, reanalysis, rows
 from rimkit.runs.report import RATES, effect_text
 from rimkit.teaching.evidence_figure import evidence_plot, svg
 
@@ -93,6 +93,7 @@ def page(own: pd.DataFrame, notes: list[str] | tuple[str, ...] = ()) -> str:
         families=_families(own, shipped),
         symbols=SYMBOLS,
         notes=list(notes),
+        correction=after_correction(),
         runs=_runs({OWN: own, SHIPPED: shipped}),
         failed=[
             {name: _text(item[name]) for name in ("chapter", "model", "error")}

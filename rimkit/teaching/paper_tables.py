@@ -9,13 +9,15 @@ import numpy as np
 import pandas as pd
 
 from rimkit import ledger
+from rimkit.behavior.rates import METRICS
 from rimkit.errors import UserError, nearest
 from rimkit.published.averages import average, recomputed
 from rimkit.published.correlations import correlation
-from rimkit.published.findings import small
+from rimkit.published.findings import findings, small
 from rimkit.published.power import JUDGE_SD, needed, power
 from rimkit.published.reanalysis import OVER_MODELS, reanalysis, rows
 from rimkit.published.tables import by_model, published
+from rimkit.teaching.exercises import Note
 
 NOBODY = "nobody"
 
@@ -73,6 +75,21 @@ def power_curves(judge_sd: float = JUDGE_SD) -> pd.DataFrame:
     ])  # fmt: skip
 
 
+def say(*claims: str) -> Note:
+    """What the published numbers say about claims, a paragraph each: verdict, mean over models, and the finding."""
+    found, table = findings(), reanalysis().set_index("claim")
+    return Note("\n\n".join(f"**{claim}** ({_judged(claim, table.loc[claim])}). {found[claim]}" for claim in claims))
+
+
+def _judged(claim: str, row: pd.Series) -> str:
+    if not isinstance(row["verdict"], str):
+        return "no verdict"
+    metric = ledger.claims().set_index("id").loc[claim, "primary_metric"]
+    scale, digits, unit = (100, 1, " points") if metric in METRICS else (1, 2, "")
+    mean, low, high = (f"{scale * row[name]:+.{digits}f}" for name in ("effect", "ci_low", "ci_high"))
+    return f"{row['verdict']}: {mean}{unit} [{low}, {high}] over {row['n_models']} models".replace("-", "−")
+
+
 def beside(claims: Sequence[str], model: str) -> pd.DataFrame:
     """Effects on ``claims`` of the paper's models and of every shipped seed of ``model``, for `difference_plot`.
 
@@ -93,7 +110,7 @@ def beside(claims: Sequence[str], model: str) -> pd.DataFrame:
 
 
 def claims_beside() -> pd.DataFrame:
-    """Every claim: the verdict on the published numbers, and those of the shipped models, counted over seeds."""
+    """Every claim of the paper: the verdict on its numbers, and those of the shipped models, counted over seeds."""
     table = reanalysis().set_index("claim")
     shown = pd.DataFrame({
         "statement": ledger.claims().set_index("id")["statement"],
@@ -103,7 +120,7 @@ def claims_beside() -> pd.DataFrame:
     for model in sorted(judged["model"].unique()):
         seeds = judged[judged["model"] == model].groupby("claim")["verdict"]
         shown[model] = seeds.agg(lambda words: ", ".join(f"{n} {word}" for word, n in words.value_counts().items()))
-    return shown.fillna("")
+    return shown[shown.index.str.startswith("C")].fillna("")
 
 
 # -- explorers -----------------------------------------------------------------------------------------
@@ -138,19 +155,6 @@ def without_checkpoints(model: str, first: int, second: int) -> str:
         for label, part in parts.items()
     ])  # fmt: skip
     return correlations_table(shown).to_html()
-
-
-def holm_sentence() -> str:
-    """What would be left of the verdicts on the published numbers after a correction for their number."""
-    table = reanalysis()
-    judged = table[table["p_holm"].notna()]
-    clear = judged.loc[judged["verdict"].isin(["supported", "contradicted"]), "claim"]
-    left = judged.loc[judged["p_holm"] < 0.05, "claim"]
-    n = len(judged)
-    return (
-        f"Of {n} primary claims with published numbers {len(clear)} have an interval over models that excludes zero: "
-        f"{', '.join(clear)}. After Holm's correction for {n} tests: {', '.join(left) or 'none'}."
-    )
 
 
 def _rows(table: pd.DataFrame) -> list:
