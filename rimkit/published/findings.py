@@ -211,7 +211,7 @@ def _ras_chains() -> str:
     ratio = wide["GSM8K(L)-target"] / wide["GSM8K(L)-control"] - 1
     return (
         f"Higher in {int((ratio > 0).sum())} of {len(ratio)} models, by {', '.join(f'{100 * value:.0f}%' for value in ratio)} "
-        f"({', '.join(ratio.index)}), from values printed with two digits; no interval."
+        f"({', '.join(ratio.index)}), from values printed with two digits and without intervals."
     )
 
 
