@@ -94,7 +94,8 @@ def run(
             chapters or (), model, out, given, force, progress=sys.stderr.isatty(), report=_report_chapter
         )
         _print_claims(out)
-    typer.echo(f"\nNotebooks and ledger: {out}")
+        page = _write_page(out, say=False)  # what could not be read has been said above
+    typer.echo(f"\nNotebooks and ledger: {out}\nClaims page: {page}")
     raise typer.Exit(_exit_code([error for error in done["error"] if error]))
 
 
@@ -144,6 +145,18 @@ def ledger(
         if csv:
             _write_csv(rows.read(folder) if folder else rows.shipped(), csv)
         _print_claims(folder)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run, or one parquet file of rows.")],
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to write; else DIR/claims.html.")] = None,
+) -> None:
+    """Write the claims page of a run: one HTML file with every claim, the paper, the re-analysis and your rows.
+
+    It needs no network and prints. What cannot be read is named, and what can be shown is shown.
+    """
+    typer.echo(f"Claims page: {_write_page(folder, html)}")
 
 
 @app.command()
@@ -235,6 +248,16 @@ def _print_claims(folder: Path | None) -> None:
             console.print(claims_view(claims, title))
         for item in frame[frame["status"] == "failed"].itertuples():
             typer.echo(f"failed: {item.chapter} on {item.model}: {item.error}")
+
+
+def _write_page(folder: Path, html: Path | None = None, say: bool = True) -> Path:
+    """The claims page of a run; what could not be read stands on it and, a line each, on stderr."""
+    from rimkit.runs.page import NAME, own_rows, write_page
+
+    rows, notes = own_rows(folder)
+    for note in notes if say else ():
+        _say(f"rimkit: warning: {note}")
+    return write_page(rows, html or (folder if folder.is_dir() else folder.parent) / NAME, notes)
 
 
 def _write_csv(frame, path: Path) -> None:

@@ -11,6 +11,7 @@ import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,7 +46,12 @@ def claims() -> pd.DataFrame:
     (+1 or -1), ``smallest_effect`` (unit of the metric), ``control, paper_number, paper_location, chapter,
     scope``.
     """
-    return pd.read_csv(data_dir() / "claims.csv")
+    return _claims(data_dir() / "claims.csv").copy()
+
+
+@lru_cache
+def _claims(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path)
 
 
 def row(claim: str, *, model: str, **values) -> dict:
@@ -55,12 +61,13 @@ def row(claim: str, *, model: str, **values) -> dict:
     ``condition="all"`` (the default) the row stands for the whole claim and gives its verdict; rows for a
     part of it (one kind of harm, one layer) name that part. ``seed`` is the training seed of the model.
 
-    Raises `UserError` for an unknown claim or column, and for an interval that is not in order.
+    Raises `UserError` for an unknown claim or column, for an interval that is not in order, and for an effect that is
+    not value minus control: a control that shows the whole effect leaves none.
     """
-    known = claims().set_index("id")
-    if claim not in known.index:
-        raise UserError(f"unknown claim '{claim}'{nearest(claim, known.index)}; data/claims.csv lists them")
-    entry = known.loc[claim]
+    known = _claims(data_dir() / "claims.csv")
+    if claim not in set(known["id"]):
+        raise UserError(f"unknown claim '{claim}'{nearest(claim, known['id'])}; data/claims.csv lists them")
+    entry = known[known["id"] == claim].iloc[0]
     defaults = {
         "chapter": entry["chapter"],
         "metric": entry["primary_metric"],
@@ -119,6 +126,9 @@ def _row(**values) -> dict:
         value, low, high = (complete[column] for column in (name, *bounds))
         if pd.notna([value, low, high]).all() and not low - _ROUNDING <= value <= high + _ROUNDING:
             raise UserError(f"{complete['claim']}: {name} {value:g} lies outside its interval {low:g} to {high:g}")
+    value, control, effect = (complete[name] for name in ("value", "control_value", "effect"))
+    if pd.notna([value, control, effect]).all() and abs(effect - (value - control)) > 1e-6:
+        raise UserError(f"{complete['claim']}: effect {effect:g} is not value minus control, {value:g} - {control:g}")
     return complete
 
 

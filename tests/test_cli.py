@@ -55,7 +55,7 @@ def good(tmp_path):
 def test_help_names_every_command():
     process = rimkit("--help")
     assert process.returncode == 0
-    for command in ("run", "lab", "ledger", "models", "doctor", "organism", "grid"):
+    for command in ("run", "lab", "ledger", "report", "models", "doctor", "organism", "grid"):
         assert f"\n  {command} " in process.stdout
 
 
@@ -223,6 +223,101 @@ def test_damaged_ledger_is_one_warning(tmp_path):
     (line,) = process.stderr.strip().splitlines()
     assert line.startswith("rimkit: warning: ")
     assert "cut.parquet cannot be read" in line
+
+
+# -- the claims page -------------------------------------------------------------------------------
+
+
+def measured(folder: Path, name: str = "01_good", **changed) -> Path:
+    """The ledger of a run with one clear row, its columns ``changed``."""
+    row = ledger.row("C1a", model="mine", effect=0.2, effect_ci_low=0.1, effect_ci_high=0.3)
+    ledger.write(ledger.table([row]).assign(**changed), folder / "ledger" / f"{name}.parquet")
+    return folder / "ledger" / f"{name}.parquet"
+
+
+def warned(process, *parts) -> None:
+    """One warning line that holds all ``parts``; the page is written all the same."""
+    lines = process.stderr.strip().splitlines()
+    assert process.returncode == 0, process.stderr
+    assert len(lines) == 1, process.stderr
+    assert lines[0].startswith("rimkit: warning: ")
+    assert all(part in lines[0] for part in parts), lines[0]
+    assert process.stdout.startswith("Claims page: ")
+
+
+def test_a_run_writes_its_page(good, model, tmp_path):
+    process = rimkit("run", good, "--model", model, "--out", tmp_path / "out")
+    assert process.returncode == 0, process.stderr
+    assert f"Claims page: {tmp_path / 'out' / 'claims.html'}" in process.stdout
+    text = (tmp_path / "out" / "claims.html").read_text(encoding="utf-8")
+    assert "random-mini</th>" in text
+
+
+def test_report_goes_where_it_is_told(tmp_path):
+    measured(tmp_path)
+    process = rimkit("report", tmp_path, "--html", tmp_path / "new" / "page.html")
+    assert process.stderr == ""
+    assert '<th scope="row">mine</th>' in (tmp_path / "new" / "page.html").read_text(encoding="utf-8")
+    assert not (tmp_path / "claims.html").exists()
+
+
+def test_report_of_hostile_text_in_a_prompt_and_in_a_reply(model, tmp_path):
+    """A prompt set with markup, and a chapter that fails with what was asked and what was replied."""
+    fails = "prompt, reply = '<script>alert(1)</script>', '<script>alert(2)</script>'\nraise ValueError(prompt + ' ' + reply)"
+    rimkit("run", chapter(tmp_path, "01_fails", fails), "--model", model, "--out", tmp_path / "out")
+    text = (tmp_path / "out" / "claims.html").read_text(encoding="utf-8")
+    assert "<script" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &lt;script&gt;alert(2)&lt;/script&gt;" in text
+
+
+def test_report_of_an_empty_folder_shows_the_paper(tmp_path):
+    warned(rimkit("report", tmp_path), "no rows in")
+    text = (tmp_path / "claims.html").read_text(encoding="utf-8")
+    assert "no rows in" in text
+    assert "Thinking raises the misalignment rate" in text
+
+
+def test_report_of_a_truncated_file(tmp_path):
+    measured(tmp_path)
+    cut = measured(tmp_path, "02_cut")
+    cut.write_bytes(cut.read_bytes()[:-30])
+    warned(rimkit("report", tmp_path), "02_cut.parquet cannot be read")
+    assert '<th scope="row">mine</th>' in (tmp_path / "claims.html").read_text(encoding="utf-8")
+
+
+def test_report_of_a_run_whose_rows_are_missing(good, tmp_path):
+    measured(tmp_path / "out", "02_other")
+    (tmp_path / "out" / "01_good.ipynb").write_text(Path(good).read_text())
+    warned(rimkit("report", tmp_path / "out"), "01_good.ipynb", "ledger/01_good.parquet", "missing")
+
+
+def test_report_of_another_version_of_the_ledger(tmp_path):
+    import pyarrow.parquet as pq
+
+    file = measured(tmp_path)
+    table = pq.read_table(file)
+    pq.write_table(table.replace_schema_metadata({"rimkit_ledger_schema": "9"}), file)
+    warned(rimkit("report", tmp_path), "ledger schema 9, not 1")
+    assert '<th scope="row">mine</th>' in (tmp_path / "claims.html").read_text(encoding="utf-8")
+
+
+def test_report_of_unknown_claims(tmp_path):
+    measured(tmp_path)
+    measured(tmp_path, "02_new", claim="C99z")
+    warned(rimkit("report", tmp_path), "unknown claims", "C99z")
+    text = (tmp_path / "claims.html").read_text(encoding="utf-8")
+    assert '<th scope="row">mine</th>' in text
+    assert "C99z" in text
+
+
+def test_report_of_what_is_not_there(tmp_path):
+    refused(rimkit("report", tmp_path / "nowhere"), "no ledger at")
+    refused(rimkit("report", tmp_path / "rows.parquet"), "no ledger at")
+
+
+def test_report_that_cannot_be_written(tmp_path):
+    measured(tmp_path)
+    refused(rimkit("report", tmp_path, "--html", tmp_path), "cannot write")
 
 
 def test_doctor_finds_this_environment():

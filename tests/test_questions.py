@@ -3,6 +3,8 @@
 import pytest
 
 from rimkit.errors import UserError
+from rimkit.published.power import prompts_needed
+from rimkit.teaching import paper_questions
 from rimkit.teaching.questions import EXERCISES, colleague_interval, detector_gain, exercise, fisher
 
 RIGHT = {
@@ -11,6 +13,9 @@ RIGHT = {
     "02": "b",
     "03": detector_gain(),
     "04": fisher("refusal heads", "random heads"),
+    "08 misprint": paper_questions.misprint()[1],
+    "08 bet": "C7a",
+    "08 design": prompts_needed(12 / 21, 15 / 21),
 }
 WRONG = {
     "00": [
@@ -27,8 +32,20 @@ WRONG = {
         (fisher("refusal heads", "random heads", "less"), "one-sided"),
         (fisher("refusal heads", "nothing"), "no ablation at all"),
     ],
+    "08 misprint": [(paper_questions.misprint()[0], "as printed"), (5.05, "no exchange of two digits")],
+    "08 bet": [("C6a", "not by enough for one of many"), ("C10a", "holds zero")],
+    "08 design": [(21, "not 80%"), (1000, "fewer are enough")],
 }
-SHOWN = {"00": str(RIGHT["00"]), "01": "found.ci_low", "02": "'b'", "03": "6.7", "04": "0.52"}
+SHOWN = {
+    "00": str(RIGHT["00"]),
+    "01": "found.ci_low",
+    "02": "'b'",
+    "03": "6.7",
+    "04": "0.52",
+    "08 misprint": f"{RIGHT['08 misprint']:.2f}",
+    "08 bet": repr(RIGHT["08 bet"]),
+    "08 design": f"about {RIGHT['08 design']:.0f}.",
+}
 
 
 @pytest.mark.parametrize("chapter", EXERCISES)
@@ -50,6 +67,18 @@ def test_the_colleagues_interval_holds_zero_only_when_verbs_are_drawn():
     low, high = colleague_interval("cluster")
     assert low < 0 < high
     assert colleague_interval(None)[0] > 0
+
+
+def test_one_claim_survives_correction_and_claims_without_numbers_are_explained():
+    assert paper_questions.safest() == [RIGHT["08 bet"]]
+    assert "do not judge it" in exercise("08 bet").check("C5a").message
+    assert "not the id of a claim" in exercise("08 bet").check("C77").message
+
+
+def test_exchanged_digits():
+    assert paper_questions.exchanged_digits(33.14, 33.41)
+    assert not paper_questions.exchanged_digits(4.96, 5.05)
+    assert not paper_questions.exchanged_digits(1.5, 10.5)
 
 
 def test_a_chapter_without_exercise_is_named():

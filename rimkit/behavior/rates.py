@@ -20,7 +20,6 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from rimkit.errors import UserError, nearest
@@ -234,12 +233,14 @@ def exact_paired_test(a: Sequence[bool], b: Sequence[bool]) -> float:
 
 
 def holm(p_values: Iterable[float]) -> np.ndarray:
-    """p values adjusted for their number (Holm 1979), in the order given; missing ones stay so, uncounted."""
-    p_values = np.asarray(list(p_values), dtype=float)
-    known = ~np.isnan(p_values)
-    adjusted = p_values.copy()
-    if known.any():
-        adjusted[known] = multipletests(p_values[known], method="holm")[1]
+    """p values adjusted for their number (Holm 1979), in the order given; missing ones stay so, uncounted.
+
+    Not by statsmodels' ``multipletests``, which collects garbage at every call: a fifth of a second, for each model.
+    """
+    adjusted = np.asarray(list(p_values), dtype=float).copy()
+    order = np.argsort(adjusted)[: int((~np.isnan(adjusted)).sum())]  # missing ones are last
+    steps = adjusted[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(steps))
     return adjusted
 
 

@@ -6,6 +6,7 @@ import pandas as pd
 
 from rimkit.behavior.rates import paired_difference
 from rimkit.errors import UserError, nearest
+from rimkit.teaching import paper_questions
 from rimkit.teaching.exercises import Exercise
 
 # ------------------------------------------------------------------------------------- chapter 00
@@ -209,11 +210,12 @@ EXERCISES = {
         "With 21 requests, only a very large effect could have been seen.",
         expects="a number between 0 and 1",
     ),
+    **paper_questions.EXERCISES,
 }
 
 
 def exercise(chapter: str) -> Exercise:
-    """The exercise of a chapter, "00", "01", …; raises `UserError` for a chapter without one."""
+    """The exercise of a chapter, "00", "01", … (chapter 08 has three: "08 misprint", "08 bet", "08 design"); raises `UserError` for a chapter without one."""
     if chapter not in EXERCISES:
         raise UserError(f"chapter '{chapter}' has no exercise{nearest(chapter, EXERCISES)}")
     return EXERCISES[chapter]

@@ -1,0 +1,1 @@
+"""The paper's published numbers, examined again: averages, counts, correlations and power, without a model."""

@@ -1,0 +1,251 @@
+"""The claims page: what it says, that it is escaped, and how it behaves in a real browser."""
+
+import os
+import re
+import shutil
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from rimkit import ledger
+from rimkit.errors import UserError
+from rimkit.published.reanalysis import PUBLISHED, rows
+from rimkit.runs import page
+from rimkit.teaching.evidence_figure import evidence_plot, svg
+
+NASTY = '<script>window.hacked = 1</script><img src=x onerror="window.hacked = 2">'
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+QUIET = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+def own_rows() -> pd.DataFrame:
+    """A run of one's own: a clear row, a row of another metric's unit, a part, a failure, and hostile text everywhere."""
+    effect = {"effect": 0.2, "effect_ci_low": 0.1, "effect_ci_high": 0.3}
+    run = {"run_id": "r1", "device": "cpu", "seconds": 12.5}
+    return ledger.table([
+        ledger.row("C1a", model=f"mine {NASTY}", seed=3, value=0.5, control_value=0.3, n=80, **effect, **run),
+        ledger.row("C10a", model="mine", value=0.7, control_value=0.5, **effect, **run),
+        ledger.row("C1a", model="mine", condition=f"prompt {NASTY}", value=0.4, ci_low=0.3, ci_high=0.5, n=9, **run),
+        ledger.failed_row(chapter="02", model="mine", error=f"ValueError: the reply was {NASTY}", **run),
+        *rows(),
+    ])  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def html() -> str:
+    return page.page(own_rows(), [f"a note {NASTY}"])
+
+
+class Outline(HTMLParser):
+    """Headings, images, table parts and links of a page."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.headings, self.images, self.tables, self.captions, self.scopes = [], [], 0, 0, []
+        self.ids, self.links, self.tags = [], [], set()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.tags.add(tag)
+        self.ids += [attributes["id"]] if "id" in attributes else []
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+        elif tag == "img":
+            self.images.append(attributes)
+        elif tag == "table":
+            self.tables += 1
+        elif tag == "caption":
+            self.captions += 1
+        elif tag == "th":
+            self.scopes.append(attributes.get("scope"))
+        elif tag == "a":
+            self.links.append(attributes["href"])
+
+
+# -- the text --------------------------------------------------------------------------------------
+
+
+def test_every_claim_has_the_paper_the_reanalysis_and_what_was_measured(html):
+    outline = Outline(html)
+    for entry in ledger.claims().to_dict("records"):
+        assert entry["id"] in outline.ids
+    assert html.count("<dt>Re-analysis</dt>") == html.count("<dt>Control</dt>") == len(ledger.claims())
+    shipped = ledger.claims_table(ledger.shipped())
+    assert html.count('<tr><th scope="row">rim-mini</th>') == (shipped["model"] == "rim-mini").sum()
+    assert "+20.0 (+10.0 to +30.0) points" in html
+    assert "+0.20 (+0.10 to +0.30) correlation" in html
+    assert "12.5" in html  # seconds
+
+
+def test_published_numbers_are_no_model_of_the_run(html):
+    assert f">{PUBLISHED}<" not in html
+
+
+def test_the_outline_is_accessible(html):
+    outline = Outline(html)
+    assert html.startswith("<!DOCTYPE html>")
+    assert '<html lang="en">' in html
+    assert outline.headings[0] == 1
+    assert outline.headings.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(outline.headings))
+    assert outline.images
+    assert all(len(image["alt"]) > 100 for image in outline.images)
+    assert outline.tables == outline.captions
+    assert set(outline.scopes) == {"col", "row", "rowgroup"}
+    assert all(link[1:] in outline.ids for link in outline.links)
+    assert len(set(outline.ids)) == len(outline.ids)
+
+
+def test_it_needs_nothing_from_elsewhere(html):
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', html)
+    assert "url(" not in html
+    assert "script" not in Outline(html).tags
+
+
+def test_a_verdict_is_a_word_and_a_symbol(html):
+    for word, symbol in page.SYMBOLS.items():
+        name = word.replace(" ", "-")
+        assert f'<span class="verdict {name}"><span aria-hidden="true">{symbol}</span> {word}</span>' in html
+    assert len(set(page.SYMBOLS.values())) == len(page.SYMBOLS)
+    assert set(page.SYMBOLS) == {*ledger.VERDICTS, "not reported"}
+
+
+def test_colours_have_enough_contrast(html):
+    """WCAG AA: 4.5 to 1 for text."""
+
+    def luminance(colour: str) -> float:
+        digits = colour.lstrip("#")
+        digits = "".join(2 * digit for digit in digits) if len(digits) == 3 else digits
+        parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    pairs = re.findall(r"\{ color: (#\w+); background: (#\w+); \}", html)
+    assert len(pairs) == 4
+    for pair in [*pairs, ("#4d4d4d", "#fff"), ("#0b4f8a", "#fff"), ("#1b1b1b", "#fdf6e7")]:
+        light, dark = sorted(map(luminance, pair), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) > 4.5, pair
+
+
+def test_text_from_rows_is_escaped(html):
+    assert NASTY not in html
+    assert html.count("&lt;script&gt;window.hacked") >= 4  # model, condition, error, note
+
+
+def test_every_family_of_claims_has_a_title():
+    assert set(page.FAMILIES) == set(ledger.claims()["claim"])
+
+
+def test_a_page_of_nothing_shows_the_paper():
+    text = page.page(ledger.table([]))
+    assert text.count("<dt>The paper</dt>") == len(ledger.claims())
+
+
+def test_the_page_appears_whole_or_not_at_all(tmp_path):
+    (tmp_path / "folder.html").mkdir()
+    with pytest.raises(UserError, match=r"cannot write .*folder\.html"):
+        page.write_page(ledger.table([]), tmp_path / "folder.html")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.html"]
+
+
+# -- the figure ------------------------------------------------------------------------------------
+
+
+def test_the_evidence_figure_says_what_it_draws():
+    table = pd.DataFrame({
+        "group": ["paper", "own", "own"], "label": ["all", "seed 0", "seed 1"], "effect": [0.1, 0.2, -0.1],
+        "ci_low": [float("nan"), 0.1, -0.3], "ci_high": [float("nan"), 0.3, 0.1],
+        "verdict": ["", "supported", "undecided"],
+    })  # fmt: skip
+    figure = evidence_plot(table, title="C1a", unit="points", scale=100, smallest_effect=0.05)
+    axis = figure.axes[0]
+    low, high = axis.get_xlim()
+    assert low == -high
+    drawn = sorted(round(float(x)) for container in axis.containers for x in container[0].get_xdata())
+    assert drawn == [-10, 10, 20]
+    markers = {container[0].get_marker() for container in axis.containers}
+    assert len(markers) == 2
+    assert "own, seed 0: +20.0 (+10.0 to +30.0), supported" in figure.alt_text
+    assert "paper, all: +10.0;" in figure.alt_text
+    assert svg(figure) == svg(figure)
+    assert b"<title>C1a</title>" in svg(figure)
+
+
+# -- a real browser --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser():
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        message = "no Chromium: install it (apt-get install chromium) to open the page"
+        pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=program, args=QUIET)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def opened(browser, html, tmp_path):
+    """The page in a tab of its own, with everything that went wrong and everything that it asked for."""
+    file = Path(tmp_path) / "claims.html"
+    file.write_text(html, encoding="utf-8")
+    tab = browser.new_page(viewport={"width": 1100, "height": 900})
+    tab.problems, tab.requests = [], []
+    tab.on("console", lambda message: tab.problems.append(message.text))
+    tab.on("pageerror", lambda error: tab.problems.append(str(error)))
+    tab.on("request", lambda request: tab.requests.append(request.url))
+    tab.goto(file.as_uri())
+    yield tab
+    tab.close()
+
+
+def test_it_opens_without_an_error_and_asks_for_nothing(opened):
+    assert opened.title() == "Claims about reasoning-induced misalignment"
+    assert opened.problems == []
+    assert [url for url in opened.requests if not url.startswith(("file:", "data:"))] == []
+
+
+def test_hostile_text_stays_text(opened):
+    assert opened.evaluate("window.hacked") is None
+    assert "<script>window.hacked = 1</script>" in opened.inner_text("body")
+
+
+def test_images_are_drawn_and_named(opened):
+    images = opened.evaluate("[...document.images].map(i => [i.alt.length, i.naturalWidth, i.complete])")
+    assert len(images) > 10
+    assert all(alt > 100 and width > 300 and complete for alt, width, complete in images)
+
+
+def test_headings_are_in_order(opened):
+    levels = opened.evaluate("[...document.querySelectorAll('h1,h2,h3,h4')].map(h => +h.tagName[1])")
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+
+
+def test_verdicts_are_seen_without_colour(opened):
+    texts = set(opened.evaluate("[...document.querySelectorAll('.verdict')].map(v => v.innerText.trim())"))
+    assert {f"{symbol} {word}" for word, symbol in page.SYMBOLS.items()} == texts
+
+
+def test_nothing_runs_out_of_a_narrow_window(opened):
+    opened.set_viewport_size({"width": 380, "height": 800})
+    assert opened.evaluate("document.documentElement.scrollWidth") <= 380
+
+
+def test_long_tables_are_folded_and_printed(opened):
+    assert opened.evaluate("[...document.querySelectorAll('details')].every(d => !d.open)")
+    assert not opened.get_by_text("prompt <script>").is_visible()
+    opened.locator("details summary").first.click()
+    assert opened.get_by_text("prompt <script>").is_visible()
+    assert len(opened.pdf()) > 50_000

@@ -1,0 +1,289 @@
+"""The paper's numbers examined again: known answers, simulations, and data that must fail."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from rimkit import ledger
+from rimkit.errors import UserError
+from rimkit.published import averages, correlations, counts, power, reanalysis, tables
+from rimkit.published.findings import FINDINGS, NOTHING, findings
+
+# -- the tables ------------------------------------------------------------------------------------
+
+
+def test_every_table_has_a_line_in_the_readme_and_no_gaps():
+    text = (tables.data_dir() / "paper" / "README.md").read_text(encoding="utf-8")
+    for name in tables.names():
+        assert f"`{name}.csv`" in text
+        assert not tables.published(name).isna().any().any()
+    assert "CC BY 4.0" in text
+
+
+def test_a_table_is_a_copy_and_an_unknown_one_is_named():
+    mine = tables.published("table1_think_mode")
+    mine["think"] = "x"
+    assert set(tables.published("table1_think_mode")["think"]) == {"on", "off"}
+    with pytest.raises(UserError, match=r"has no 'table1_think'.*did you mean 'table1_think_mode'"):
+        tables.published("table1_think")
+
+
+def test_digitised_points_give_the_printed_correlations():
+    """Fig. 8 prints 0.89, 0.71, 0.30 and 0.71, Table 3 the same; for Qwen3-4B also -0.67 and 0.70."""
+    drawn = correlations.figure_8().set_index(["model", "predictor"])["r"].round(2)
+    printed = tables.by_model("table3_predictor_correlations", "predictor", "pearson_r")
+    for (model, predictor), r in drawn.items():
+        assert r == printed.loc[model, predictor.removesuffix(" (1e-4)")]
+
+
+# -- averages --------------------------------------------------------------------------------------
+
+
+def test_an_average_says_what_carries_it():
+    found = averages.average({"a": 1, "b": 1.2, "c": 0.8, "d": 9})
+    assert found.mean == 3
+    assert found.median == pytest.approx(1.1)
+    assert (found.without_one_low, found.carried_by) == (pytest.approx(1), "d")
+    assert (found.n_positive, found.n) == (4, 4)
+    assert found.ci_low < 0 < found.ci_high
+    assert found.p_signed_rank == pytest.approx(2 / 2**4)
+    with pytest.raises(UserError, match="at least two"):
+        averages.average({"a": 1})
+
+
+def test_the_interval_over_models_covers_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    draws = rng.normal(2, 5, size=(2000, 8))
+    covered = np.mean([found.ci_low <= 2 <= found.ci_high for found in map(averages.average, map(pd.Series, draws))])
+    assert 0.93 < covered < 0.97
+
+
+def test_four_printed_averages_do_not_follow():
+    wrong = averages.recomputed().query("not follows")
+    assert list(wrong["printed"]) == [-2.94, 16.77, 4.96, 33.14]
+    assert wrong["gap"].abs().min() > 4 * averages.ROUNDING
+    right = averages.recomputed().query("follows")
+    assert right["gap"].abs().max() < 0.0101  # rounding of cells and of the average, nothing in between
+
+
+# -- counts ----------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 300), st.integers(0, 300))
+def test_the_true_denominator_is_always_among_those_that_fit(n, k):
+    k = min(k, n)
+    assert n in counts.denominators(round(100 * k / n, 2), 300)
+
+
+def test_denominators_of_the_paper():
+    assert counts.denominators(35.09, 60) == [57]
+    assert counts.denominators(8.33, 60)[0] == 60
+    assert counts.denominators(15.39, 300) == []
+    with pytest.raises(UserError, match="at least 1"):
+        counts.denominators(10, 0)
+
+
+def test_a_gap_has_newcombes_interval():
+    """Newcombe 1998, table II: 56 of 70 against 48 of 80 gives 0.0524 to 0.3339."""
+    found = counts.gap(80, 60, 70, 80)
+    assert found.effect == pytest.approx(0.2)
+    assert (found.ci_low, found.ci_high) == (pytest.approx(0.0524, abs=1e-4), pytest.approx(0.3339, abs=1e-4))
+
+
+def test_the_four_curves_are_one_probe_and_two_probes_would_show():
+    found = counts.probe_counts()
+    assert found["unexplained"].isin([0, -1]).all()  # one harmful prompt has no label
+    assert len(found) == 2 * 6 * 35
+    other = found["refused"].sample(frac=1, random_state=0).to_numpy() + found["fulfilled"] - found["harmful"]
+    assert other.abs().max() > 1
+
+
+def test_fig_5_as_counts():
+    found = counts.head_ablation().set_index("position")
+    row = found.loc["between think tags"]
+    assert (row["none"], row["refusal_heads"], row["random_heads"], row["n"]) == (13, 12, 15, 21)
+    assert row["p_value"] == pytest.approx(stats.fisher_exact([[12, 9], [15, 6]])[1])
+    assert row["p_paired_at_best"] == pytest.approx(0.25)  # three of three in one direction
+    assert (found["p_value"] > 0.05).all()
+
+
+def test_exact_power_agrees_with_a_simulation():
+    rng = np.random.default_rng(0)
+    draws = zip(rng.binomial(21, 0.4, 800), rng.binomial(21, 0.8, 800), strict=True)
+    share = np.mean([counts.exact_test(int(a), 21, int(b), 21) < 0.05 for a, b in draws])
+    assert counts.exact_power(0.4, 0.8, 21) == pytest.approx(share, abs=0.05)
+    assert counts.exact_power(0.5, 0.5, 21) < 0.05  # an exact test keeps its level
+    with pytest.raises(UserError, match="two rates"):
+        counts.exact_power(1.5, 0.5, 21)
+
+
+def test_the_smallest_clear_drop_is_clear_and_the_next_is_not():
+    low = counts.smallest_clear_drop(15, 21)
+    assert counts.exact_test(low, 21, 15, 21) < 0.05 <= counts.exact_test(low + 1, 21, 15, 21)
+    assert counts.smallest_clear_drop(1, 21) is None
+
+
+# -- correlations ----------------------------------------------------------------------------------
+
+
+def test_a_correlation_with_everything_about_it():
+    found = correlations.correlation([1, 2, 3, 4, 5, 6, 7, 8], [10, 20, 30, 40, 50, 60, 70, 80])
+    assert found.r == pytest.approx(1)
+    assert found.p_permutation == pytest.approx(2 / 40320)  # the order itself and its mirror
+    assert (found.n, found.n_distinct, found.range_in_prompts) == (8, 8, pytest.approx(210))
+
+
+def test_one_point_can_carry_a_correlation():
+    found = correlations.correlation([1, 1.1, 0.9, 1, 1.05, 5], [10, 9, 11, 10.5, 9.5, 30])
+    assert found.r > 0.9
+    assert found.without_one_low < 0
+
+
+def test_permutation_p_values_are_uniform_without_a_relation():
+    rng = np.random.default_rng(1)
+    found = [correlations.permutation_p(*rng.normal(size=(2, 6))) for _ in range(200)]
+    assert np.mean(np.array(found) < 0.05) < 0.09
+    assert 0.4 < np.mean(found) < 0.6
+
+
+@pytest.mark.parametrize("r", [-0.8, 0.0, 0.71, 0.95])
+def test_the_interval_of_a_printed_r_is_fishers(r):
+    low, high = correlations.interval_of_r(r, 8)
+    half = stats.norm.isf(0.025) / np.sqrt(8 - 3)
+    assert (low, high) == (pytest.approx(np.tanh(np.arctanh(r) - half)), pytest.approx(np.tanh(np.arctanh(r) + half)))
+
+
+@pytest.mark.parametrize(
+    ("values", "rates", "message"),
+    [([1, 2, 3], [1, 2, 3], "at least four"), ([1, 1, 1, 1], [1, 2, 3, 4], "does not vary"), ([1, 2], [1], "four")],
+)
+def test_correlations_refuse(values, rates, message):
+    with pytest.raises(UserError, match=message):
+        correlations.correlation(values, rates)
+
+
+def test_the_lead_of_ras_over_simpler_means_comes_from_phi():
+    table = correlations.table_3()
+    ours, simpler = table.loc["RAS (safety neurons)"], table.loc["delta_math only"]
+    assert ours["average"] > simpler["average"] + 0.1
+    assert abs(ours["without Phi3.5-Tiny"] - simpler["without Phi3.5-Tiny"]) < 0.01
+
+
+# -- power -----------------------------------------------------------------------------------------
+
+
+def test_power_agrees_with_a_simulated_study():
+    """300 prompts, 3 seeds, a noisy judge: draw the study many times and count clear intervals."""
+    rng, n, seeds, runs = np.random.default_rng(0), 300, 3, 4000
+    design = {"n_prompts": n, "n_seeds": seeds, "judge_sd": 0.005, "seed_sd": 0.02}
+    error = power.standard_error(0.24, 0.15, **design)
+
+    def measured(rate):
+        prompts = rng.binomial(n, rate, runs) / n
+        return prompts + rng.normal(0, np.hypot(0.005, 0.02), (seeds, runs)).mean(axis=0)
+
+    difference = measured(0.24) - measured(0.15)
+    assert difference.std() == pytest.approx(error, rel=0.05)
+    share = np.mean(np.abs(difference) > 1.96 * error)
+    assert power.power(0.24, 0.15, **design) == pytest.approx(share, abs=0.03)
+
+
+def test_what_is_needed_gives_the_power_that_was_asked_for():
+    n = power.prompts_needed(0.2, 0.1, judge_sd=0.005)
+    assert power.power(0.2, 0.1, int(n), judge_sd=0.005) >= 0.8 > power.power(0.2, 0.1, int(n) - 1, judge_sd=0.005)
+    seeds = int(power.seeds_needed(0.24, 0.132, 300))
+    noise = {"judge_sd": power.JUDGE_SD, "seed_sd": power.SEED_SD}
+    assert power.power(0.24, 0.132, 300, seeds, **noise) >= 0.8 > power.power(0.24, 0.132, 300, seeds - 1, **noise)
+
+
+def test_noise_that_prompts_cannot_remove():
+    assert power.prompts_needed(0.10, 0.087, judge_sd=0.005) == np.inf
+    assert power.prompts_needed(0.10, 0.087) < np.inf
+    assert power.seeds_needed(0.10, 0.087, 300) == np.inf
+    assert power.checkpoints_needed(0.5, 0.5) == np.inf
+    assert power.power(0.3, 0.3, 100) == pytest.approx(0.05, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: power.power(22.9, 0.1, 300), "fractions from 0 to 1"),
+        (lambda: power.power(0.2, 0.1, 0), "at least one prompt"),
+        (lambda: power.prompts_needed(0.2, 0.1, judge_sd=-1), "not negative"),
+        (lambda: power.checkpoints_needed(1, 0), "between -1 and 1"),
+    ],
+)
+def test_power_refuses(call, message):
+    with pytest.raises(UserError, match=message):
+        call()
+
+
+def test_the_comparisons_name_claims_and_cells_of_the_tables():
+    assert set(power.needed()["claim"]) <= set(ledger.claims()["id"])
+    cells = tables.injected().set_index(["model", "pattern"])
+    mixtral = next(item for item in power.COMPARISONS if "Mixtral" in item[1])
+    assert list(mixtral[3:]) == list(cells.loc[("Mixtral-8x7B", "confirmatory reasoning"), ["target", "control"]])
+    change = tables.by_model("table2_finetuning_delta", "training_set", "delta_misalignment_points").loc["Qwen3-4B"]
+    base = tables.by_model("table1_think_mode", "think", "misalignment_rate_pct").loc["Qwen3-4B", "off"]
+    found = {(item[0], item[2]): item[3:] for item in power.COMPARISONS if "Qwen3-4B" in item[1]}
+    assert found["C6a", "Table 2"] == pytest.approx((base + change["GSM8K"], base))
+    assert found["C6b", "Table 2"] == pytest.approx((base + change["GSM8K"], base + change["MATH401"]))
+    chains = (base + change["GSM8K(L)-target"], base + change["GSM8K(L)-control"])
+    assert found["C6c", "Table 2"] == pytest.approx(chains)
+
+
+# -- claim by claim --------------------------------------------------------------------------------
+
+
+def test_rows_fit_the_ledger_and_enter_no_table_of_verdicts():
+    rows = ledger.table(reanalysis.rows(seed=None))
+    assert set(rows["model"]) == {reanalysis.PUBLISHED}
+    assert set(rows["claim"]) == set(reanalysis.SIDES)
+    assert ledger.claims_table(rows).empty
+    means = rows[rows["condition"] == reanalysis.OVER_MODELS].set_index("claim")
+    table = reanalysis.reanalysis().set_index("claim")
+    for claim, mean in means.iterrows():
+        assert mean["effect"] == pytest.approx(table.loc[claim, "effect"])
+        assert mean["n"] == table.loc[claim, "n_models"] == len(reanalysis.over_models(claim))
+
+
+def test_the_verdicts_are_those_of_the_rule():
+    table = reanalysis.reanalysis()
+    assert list(table["claim"]) == list(ledger.claims()["id"])
+    known = ledger.claims().set_index("id")
+    for item in table.dropna(subset=["verdict"]).itertuples():
+        entry = known.loc[item.claim]
+        numbers = (item.effect, item.ci_low, item.ci_high)
+        assert item.verdict == ledger.verdict(*numbers, entry["direction"], entry["smallest_effect"])
+        assert (item.ci_low > 0 or item.ci_high < 0) == (item.p_value < 0.05)  # the t test and its interval agree
+    judged = table.set_index("claim")["verdict"]
+    assert judged["C7a"] == "supported"
+    assert pd.isna(judged["C5a"])  # refusals were not counted
+    assert (table["p_holm"].dropna() >= table.loc[table["p_holm"].notna(), "p_value"]).all()
+
+
+def test_the_sentence_about_correction_is_computed():
+    text = reanalysis.after_correction()
+    assert "Of 14 primary claims" in text
+    assert "6 have an interval over models that excludes zero (C1a, C2a, C6a, C6c, C7a, C8a)" in text
+    assert text.endswith("it would be C7a.")
+
+
+def test_the_mean_of_c8_is_the_papers():
+    """Section 4.1: +13.26 and -2.19 points."""
+    table = reanalysis.sides("C8a")
+    assert 100 * table["value"].mean() == pytest.approx(13.26, abs=0.01)
+    assert 100 * table["control_value"].mean() == pytest.approx(-2.19, abs=0.01)
+
+
+def test_every_claim_has_a_finding_or_says_that_there_is_nothing():
+    found = findings()
+    assert list(found.index) == list(ledger.claims()["id"])
+    assert set(FINDINGS) <= set(found.index)
+    assert set(reanalysis.SIDES) <= set(FINDINGS)
+    assert (found[[claim for claim in found.index if claim not in FINDINGS]] == NOTHING).all()
+    assert found.str.endswith(".").all()
+    assert not found.str.contains("nan|None").any()
