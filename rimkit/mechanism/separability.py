@@ -52,14 +52,19 @@ def observed(study: StudyModel, n: int | None = 92, seed: int = 0, progress: boo
     return pd.concat(parts, ignore_index=True)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Side:
-    """One split of a contrast; ``states``: ``{span: [residuals, prompts, hidden]}``."""
+    """One split of a contrast; ``states``: ``{span: [residuals, prompts, hidden]}``, places that both groups have."""
 
     items: list[Encoded]
     states: dict[str, np.ndarray]
     positive: np.ndarray
     clusters: np.ndarray
+
+    def at(self, span: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """``(states, positive, clusters)`` of the requests that have the place."""
+        here = ~np.isnan(self.states[span][0]).any(-1)
+        return self.states[span][:, here], self.positive[here], self.clusters[here]
 
 
 @dataclass(frozen=True)
@@ -76,11 +81,14 @@ class Contrast:
     def name(self) -> str:
         return f"{self.what}, {self.mode}"
 
+    def has(self, span: str) -> bool:
+        """Whether both groups have the place in both splits (an unclosed thought leaves places empty)."""
+        return span in self.calibration.states
+
     def probe(self, span: str) -> probes.Probe:
-        """Difference of means at a span, fitted on calibration (prompts without the span left out)."""
-        states = self.calibration.states[span]
-        here = ~np.isnan(states[0]).any(-1)
-        return probes.fit(states[:, here], self.calibration.positive[here])
+        """Difference of means at a span, fitted on calibration (requests without the place left out)."""
+        states, positive, _ = self.calibration.at(span)
+        return probes.fit(states, positive)
 
     def best_residual(self, span: str) -> int:
         """The residual where probes fitted on some verbs of the calibration split best rank the requests of others.
@@ -89,13 +97,12 @@ class Contrast:
         """
         from sklearn.model_selection import GroupKFold
 
-        side, states = self.calibration, self.calibration.states[span]
-        scores = np.zeros(states.shape[:2])
-        for fitted, held in GroupKFold(4).split(side.positive, groups=side.clusters):
-            if side.positive[fitted].all() or not side.positive[fitted].any():
-                continue
-            scores[:, held] = probes.fit(states[:, fitted], side.positive[fitted])(states[:, held])
-        return 1 + int(np.argmax([auroc(row, side.positive).value for row in scores[1:]]))
+        states, positive, clusters = self.calibration.at(span)
+        scores, folds = np.zeros(states.shape[:2]), min(4, len(set(clusters)))
+        for fitted, held in GroupKFold(folds).split(positive, groups=clusters) if folds > 1 else ():
+            if not positive[fitted].all() and positive[fitted].any():
+                scores[:, held] = probes.fit(states[:, fitted], positive[fitted])(states[:, held])
+        return 1 + int(np.argmax([auroc(row, positive).value for row in scores[1:]]))
 
 
 def contrast(study: StudyModel, verdicts: pd.DataFrame, what: str, mode: str) -> Contrast:
@@ -123,7 +130,16 @@ def contrast(study: StudyModel, verdicts: pd.DataFrame, what: str, mode: str) ->
         rows = decided[decided["set"] == source]
     prompts = rows.drop_duplicates("prompt_id")[["prompt_id", "text"]]
     sides = [_side(study, rows[rows["split"] == split], prompts, mode) for split in SPLITS]
+    usable = set.intersection(*map(_both_groups, sides))
+    for side in sides:
+        side.states = {span: states for span, states in side.states.items() if span in usable}
     return Contrast(what, mode, source, *sides)
+
+
+def _both_groups(side: Side) -> set[str]:
+    """The places at which both groups have somebody."""
+    there = {span: ~np.isnan(states[0]).any(-1) for span, states in side.states.items()}
+    return {span for span, here in there.items() if here[side.positive].any() and here[~side.positive].any()}
 
 
 def _rarest(rows: pd.DataFrame) -> int:
@@ -195,7 +211,7 @@ def along_the_thought(study: StudyModel, outcome: Contrast, found: Iterable[Cont
     ``value, ci_low, ci_high, n, method``; intervals clustered by verb.
     """
     side, rows = outcome.evaluation, []
-    for one in found:
+    for one in (one for one in found if one.has("thought")):
         path = probes.trajectory(study, side.items, one.probe("thought"), one.best_residual("thought"))
         path["part"] = (path["part"] * bins).round() / bins
         for part, scores in path.groupby("part")[["row", "score"]]:
@@ -213,13 +229,11 @@ def along_the_thought(study: StudyModel, outcome: Contrast, found: Iterable[Cont
 
 def separated(one: Contrast, span: str, seed: int = 0) -> dict:
     """How well a contrast separates at a place, above `SHUFFLES` probes with shuffled labels (their better side)."""
-    residual = one.best_residual(span)
-    fitted, judged = one.calibration, one.evaluation
-    rng, known = np.random.default_rng(seed), fitted.states[span][[residual]]
-    shuffled = [probes.fit(known, rng.permutation(fitted.positive))(judged.states[span][[residual]])[0]
-                for _ in range(SHUFFLES)]  # fmt: skip
-    scores = one.probe(span)(judged.states[span])[residual]
-    found = auroc_above(scores, np.stack(shuffled), judged.positive, judged.clusters)
+    residual, rng = one.best_residual(span), np.random.default_rng(seed)
+    known, labels, _ = one.calibration.at(span)
+    states, positive, clusters = one.evaluation.at(span)
+    shuffled = [probes.fit(known, rng.permutation(labels))(states)[residual] for _ in range(SHUFFLES)]
+    found = auroc_above(one.probe(span)(states)[residual], np.stack(shuffled), positive, clusters)
     return {**found._asdict(), "span": span, "residual": residual}
 
 
@@ -252,10 +266,10 @@ def probe_rows(found: dict[tuple[str, str], Contrast], *, model: str, **values) 
     for (what, mode), one in found.items():
         claim, headline = places[what]
         spans: Sequence[str] = ("im_end", "last") if what == "harm" else [s for s in SPANS[mode] if "thought" not in s]
-        for span in spans:
+        for span in filter(one.has, spans):
             whole = (mode, span) == ("no-think", headline)
             add(claim, separated(one, span), mode, None if whole else f"{mode}, {span}")
-        if (what, mode) == ("outcome", "think"):
+        if (what, mode) == ("outcome", "think") and one.has("thought"):
             for span in ("im_end", "last"):
                 add("C3c", outside_and_inside(one, span), mode, None if span == "im_end" else f"{mode}, {span}")
             start = separated(one, "thought_start")
