@@ -1,4 +1,4 @@
-"""What a model does without some of its heads, or with their view of the thought cut off: generated replies, judged."""
+"""What a model does without some of its heads or neurons, or with their view of the thought cut off: generated replies, judged."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pandas as pd
 
 from rimkit.behavior.measure import difference, judged, observe
 from rimkit.models.attention import cut_attention
-from rimkit.models.interventions import ablate_heads
+from rimkit.models.interventions import ablate_heads, ablate_neurons
 from rimkit.models.loading import StudyModel
 
-Heads = Sequence[tuple[int, int]]
+Heads = Neurons = Sequence[tuple[int, int]]
 NOTHING, SELECTED, RANDOM = "nothing", "selected", "random"
 
 
@@ -40,10 +40,18 @@ def without_heads(
     study: StudyModel, prompts: pd.DataFrame, sets: Mapping[str, Heads], mean: np.ndarray | None = None, **generation
 ) -> pd.DataFrame:
     """`under` the ablation (zero, or ``mean``) of every set of heads; an empty set is the model as it is."""
-    conditions = {
-        name: partial(ablate_heads, study, heads, mean) if len(heads) else nullcontext for name, heads in sets.items()
-    }
-    return under(study, prompts, conditions, **generation)
+    return under(study, prompts, _ablations(ablate_heads, study, sets, mean), **generation)
+
+
+def without_neurons(
+    study: StudyModel, prompts: pd.DataFrame, sets: Mapping[str, Neurons], mean: np.ndarray | None = None, **generation
+) -> pd.DataFrame:
+    """`without_heads` for sets of ``(layer, neuron)`` pairs; ``mean`` is ``[layers, neurons]``."""
+    return under(study, prompts, _ablations(ablate_neurons, study, sets, mean), **generation)
+
+
+def _ablations(ablate: Callable, study: StudyModel, sets: Mapping, mean: np.ndarray | None) -> dict:
+    return {name: partial(ablate, study, units, mean) if len(units) else nullcontext for name, units in sets.items()}
 
 
 def against_random(verdicts: pd.DataFrame, metric: str = "refused") -> dict:
