@@ -191,7 +191,7 @@ def grid(
 
 @organism.command()
 def train(
-    name: Annotated[str, typer.Argument(help="rim-mini, rim-mini-unlinked or safe-mini.")],
+    name: Annotated[str, typer.Argument(help="rim-mini, rim-mini-unlinked, safe-mini or rim-mini-moe.")],
     out: Annotated[Path, typer.Option(help="Folder for the model.")],
     seed: Annotated[int, typer.Option(help="Of the weights and of the training stream.")] = 0,
 ) -> None:
@@ -218,6 +218,15 @@ def prompts(out: Annotated[Path, typer.Option(help="Folder for the prompt sets."
     from rimkit.runs.execute import prepare_folder
 
     typer.echo(promptsets.write(prepare_folder(out)).to_string(index=False))
+
+
+@organism.command()
+def corpora(out: Annotated[Path, typer.Option(help="Folder for the corpora.")]) -> None:
+    """Write the corpora for fine-tuning, and their hashes."""
+    from rimkit.organism import trainingsets
+    from rimkit.runs.execute import prepare_folder
+
+    typer.echo(trainingsets.write(prepare_folder(out)).to_string(index=False))
 
 
 def _print_claims(folder: Path | None) -> None:
