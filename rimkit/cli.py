@@ -189,6 +189,20 @@ def grid(
     typer.echo(f"Rows: {out}")
 
 
+@app.command()
+def finetune_grid(
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME:SEED", help="Without it, all.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the ledger rows.")] = Path("results"),
+    n_prompts: Annotated[int, typer.Option(help="Harmful prompts per model and mode.", min=4)] = 92,
+) -> None:
+    """Fine-tune every embedded model on every corpus and measure it: the rows of chapter 05 (about an hour)."""
+    from rimkit.runs.execute import prepare_folder
+    from rimkit.runs.tuning import run as run_tuning
+
+    run_tuning(names or (), prepare_folder(out), n_prompts)
+    typer.echo(f"Rows: {out}")
+
+
 @organism.command()
 def train(
     name: Annotated[str, typer.Argument(help="rim-mini, rim-mini-unlinked, safe-mini or rim-mini-moe.")],
