@@ -9,9 +9,10 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
+from rimkit.behavior.generation import COPY
 from rimkit.behavior.measure import difference, judged, observe
 from rimkit.models.attention import cut_attention
-from rimkit.models.interventions import ablate_heads, ablate_neurons
+from rimkit.models.interventions import ablate_heads, ablate_neurons_per_row
 from rimkit.models.loading import StudyModel
 
 Heads = Neurons = Sequence[tuple[int, int]]
@@ -40,18 +41,35 @@ def without_heads(
     study: StudyModel, prompts: pd.DataFrame, sets: Mapping[str, Heads], mean: np.ndarray | None = None, **generation
 ) -> pd.DataFrame:
     """`under` the ablation (zero, or ``mean``) of every set of heads; an empty set is the model as it is."""
-    return under(study, prompts, _ablations(ablate_heads, study, sets, mean), **generation)
+    conditions = {
+        name: partial(ablate_heads, study, heads, mean) if len(heads) else nullcontext for name, heads in sets.items()
+    }
+    return under(study, prompts, conditions, **generation)
 
 
 def without_neurons(
-    study: StudyModel, prompts: pd.DataFrame, sets: Mapping[str, Neurons], mean: np.ndarray | None = None, **generation
+    study: StudyModel,
+    prompts: pd.DataFrame,
+    sets: Mapping[str, Neurons],
+    mean: np.ndarray | None = None,
+    modes: Sequence[str] = ("no-think",),
+    batch_size: int = 320,
+    **generation,
 ) -> pd.DataFrame:
-    """`without_heads` for sets of ``(layer, neuron)`` pairs; ``mean`` is ``[layers, neurons]``."""
-    return under(study, prompts, _ablations(ablate_neurons, study, sets, mean), **generation)
+    """As `without_heads`, for sets of ``(layer, neuron)`` pairs; ``mean`` is ``[layers, neurons]``.
 
+    All sets are generated together, each row of a batch without its own set.
+    """
+    copies = pd.concat(
+        [prompts.assign(prompt_id=prompts["prompt_id"] + COPY + name) for name in sets], ignore_index=True
+    )
 
-def _ablations(ablate: Callable, study: StudyModel, sets: Mapping, mean: np.ndarray | None) -> dict:
-    return {name: partial(ablate, study, units, mean) if len(units) else nullcontext for name, units in sets.items()}
+    def around(spans: list[dict], prompt_ids: list[str]) -> AbstractContextManager:
+        return ablate_neurons_per_row(study, [sets[prompt_id.partition(COPY)[2]] for prompt_id in prompt_ids], mean)
+
+    found = observe(study, copies, modes, around=around, batch_size=batch_size, **generation)
+    parts = found["prompt_id"].str.partition(COPY)
+    return found.assign(prompt_id=parts[0], condition=parts[2])
 
 
 def against_random(verdicts: pd.DataFrame, metric: str = "refused") -> dict:
@@ -71,13 +89,13 @@ def against_random(verdicts: pd.DataFrame, metric: str = "refused") -> dict:
 
 def cut_off(
     study: StudyModel, heads: Heads | None, key: str = "thought"
-) -> Callable[[list[dict]], AbstractContextManager]:
+) -> Callable[[list[dict], list[str]], AbstractContextManager]:
     """For ``generate(..., around=...)``: while they reply, heads (None: all) cannot look at a span of the prompt.
 
     The reply's tokens and the one before them (span ``last``) are cut off from ``key``.
     """
 
-    def around(spans: list[dict]) -> AbstractContextManager:
+    def around(spans: list[dict], prompt_ids: list[str]) -> AbstractContextManager:
         replying = [(place["last"][0], None) for place in spans]
         return cut_attention(study, replying, [place.get(key, (0, 0)) for place in spans], heads)
 

@@ -81,6 +81,27 @@ def ablate_neurons(
 
 
 @contextmanager
+def ablate_neurons_per_row(
+    study: StudyModel, sets: Sequence[Sequence[tuple[int, int]]], mean: np.ndarray | None = None
+) -> Iterator[None]:
+    """Many ablations in one forward: row ``r`` of the batch is without the neurons ``sets[r]`` (empty: untouched)."""
+    parts = architecture(study)
+    keep = np.ones((parts.n_layers, len(sets), 1, parts.n_neurons), dtype=np.float32)
+    for row, units in enumerate(sets):
+        for layer, neuron in units:
+            check_index("layer", layer, parts.n_layers)
+            check_index("neuron", neuron, parts.n_neurons)
+            keep[layer, row, 0, neuron] = 0
+    handles = []
+    for layer in np.flatnonzero((keep == 0).any((1, 2, 3))):
+        share = _tensor(study, keep[layer])
+        instead = (1 - share) * (0.0 if mean is None else _tensor(study, mean[layer]))
+        handles.append(on_neurons(study, int(layer), _mix(share, instead)))
+    with hooked(handles):
+        yield
+
+
+@contextmanager
 def add_direction(
     study: StudyModel, direction: np.ndarray, residuals: Iterable[int], scale: float = 1.0
 ) -> Iterator[None]:
@@ -111,6 +132,10 @@ def _replace(where, value):
         return x
 
     return change
+
+
+def _mix(share, instead):
+    return lambda x: x * share.to(x.dtype) + instead.to(x.dtype)
 
 
 def _add(vector):

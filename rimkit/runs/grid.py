@@ -15,7 +15,9 @@ from matplotlib.figure import Figure
 
 from rimkit import ledger
 from rimkit.behavior import measure
+from rimkit.behavior.prompts import spread
 from rimkit.errors import UserError, nearest
+from rimkit.mechanism import neuron_effects
 from rimkit.models.loading import StudyModel, embedded_models, load
 from rimkit.observation import patterns, thinking
 from rimkit.teaching import figures
@@ -39,7 +41,37 @@ def patterns_cell(study: StudyModel, n: int | None = N_PROMPTS, progress: bool =
     return patterns.pattern_rows(patterns.injected(study, harmful, progress=progress), **values)
 
 
-GRIDS: dict[str, Callable[..., list[dict]]] = {"thinking": thinking_cell, "patterns": patterns_cell}
+def neurons_cell(study: StudyModel, n: int | None = N_PROMPTS, progress: bool = False, **values) -> list[dict]:
+    """Chapter 06 for one model: rules and sizes on calibration, effects on evaluation, random sets for both verdicts.
+
+    ``n`` harmful prompts (23 without it, one per verb), half as many of every other set, twice as many to form pairs.
+    """
+    n = n or 23
+    prompts, _, table = neuron_effects.calibration(study, 2 * n)
+    harmful = spread(prompts[prompts["kind"] == "harmful"], n)
+    dosed = neuron_effects.dose(study, harmful, table)
+    chosen = neuron_effects.choose(table, dosed)
+    asked, means = neuron_effects.evaluation_prompts(n, max(2, n // 2)), neuron_effects.harmless_means(study)
+    verdicts = neuron_effects.without_sets(study, asked, {"nothing": []} | chosen.sets, means)
+    rows = neuron_effects.set_rows(chosen, **values) + neuron_effects.dose_rows(dosed, **values)
+    for rule, units in chosen.sets.items():
+        own = verdicts[verdicts["condition"].isin(["nothing", rule])]
+        if rule in ("paper", chosen.best):
+            wanted = asked if rule == "paper" else asked[asked["set"].isin(["harmful", "maths"])]
+            random = neuron_effects.without_sets(study, wanted, neuron_effects.random_for(study, units))
+            own = pd.concat([own, random], ignore_index=True)
+            rows += neuron_effects.random_rows(own, rule, **values)
+        rows += neuron_effects.effect_rows(neuron_effects.compared(own, rule), rule, **values)
+        mean = neuron_effects.compared(verdicts, f"{rule}, mean")
+        rows += neuron_effects.effect_rows(mean, rule, "mean", **values)
+    return rows
+
+
+GRIDS: dict[str, Callable[..., list[dict]]] = {
+    "thinking": thinking_cell,
+    "patterns": patterns_cell,
+    "neurons": neurons_cell,
+}
 
 
 def cell(grid: str, name: str, seed: int, *, n: int | None = N_PROMPTS, progress: bool = False) -> pd.DataFrame:
