@@ -9,6 +9,7 @@ RIGHT = {
     "00": ["misread", "incoherent", "misaligned", "refused"],
     "01": colleague_interval("cluster"),
     "02": "b",
+    "05": 3,
 }
 WRONG = {
     "00": [
@@ -20,8 +21,9 @@ WRONG = {
         (tuple(-bound for bound in colleague_interval("cluster")), "sign"),
     ],
     "02": [("a", "22.94%"), ("c", "four requests apart")],
+    "05": [(21, "the whole rise"), (1, "one in ten was not")],
 }
-SHOWN = {"00": str(RIGHT["00"]), "01": "found.ci_low", "02": "'b'"}
+SHOWN = {"00": str(RIGHT["00"]), "01": "found.ci_low", "02": "'b'", "05": "= 3 points"}
 
 
 @pytest.mark.parametrize("chapter", EXERCISES)
@@ -34,7 +36,7 @@ def test_checks_teach(chapter):
         feedback = question.check(answer)
         assert feedback.status == "wrong"
         assert why in feedback.message
-    assert question.check(3.5).status == "wrong"
+    assert question.check(-350).status == "wrong"
     assert SHOWN[chapter] in str(question.solution())
     assert str(question.hint())
 

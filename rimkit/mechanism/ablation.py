@@ -1,4 +1,4 @@
-"""What a model does without some of its heads or neurons, or with their view of the thought cut off: generated replies, judged."""
+"""What a model does without some heads or neurons, or with their view of the thought cut off: replies, judged."""
 
 from __future__ import annotations
 

@@ -43,7 +43,10 @@ def calibration(study: StudyModel, n: int = 46, seed: int = 0, progress: bool = 
 
 def evaluation_prompts(n: int = 46, others: int = 12, seed: int = 0) -> pd.DataFrame:
     """``n`` harmful prompts and ``others`` of maths, ordering and over-refusal, from the evaluation split."""
-    sets = [load_sets(["harmful"], n=n, seed=seed), load_sets(["maths", "ordering", "over-refusal"], n=others, seed=seed)]
+    sets = [
+        load_sets(["harmful"], n=n, seed=seed),
+        load_sets(["maths", "ordering", "over-refusal"], n=others, seed=seed),
+    ]
     return pd.concat(sets, ignore_index=True)
 
 
@@ -104,7 +107,7 @@ def without_sets(
     seed: int = 0,
     progress: bool = False,
 ) -> pd.DataFrame:
-    """Verdicts without each named set in both modes: zero ablation, and with ``means`` mean ablation ("<name>, mean")."""
+    """Verdicts without each named set in both modes: by zero, and with ``means`` by the mean ("<name>, mean")."""
     options = {"modes": MODES, "seed": seed, "progress": progress, **LENGTH}
     found = ablation.without_neurons(study, prompts, sets, **options)
     if means is None:
@@ -143,7 +146,9 @@ def compared(verdicts: pd.DataFrame, selected: str) -> pd.DataFrame:
                 rows.append({"mode": mode, "set": name, **found, "control": "random neurons"})
             one, other = (part[part["condition"] == condition] for condition in (SELECTED, NOTHING))
             change = paired_difference(one, other, metric, on="prompt_id")._asdict()
-            rows.append({"mode": mode, "set": name, "metric": metric, "condition": SELECTED, "control": NOTHING, **change})
+            rows.append(
+                {"mode": mode, "set": name, "metric": metric, "condition": SELECTED, "control": NOTHING, **change}
+            )
     return pd.DataFrame(rows)
 
 
@@ -171,7 +176,9 @@ def effect_rows(effects: pd.DataFrame, rule: str, kind: str = "zero", *, model: 
 def set_rows(chosen: Chosen, *, model: str, **values) -> list[dict]:
     """The size of every rule's set (metric "size") and, for the best rule, its name as the condition of a row."""
     rows = [
-        row("C8a", model=model, condition=f"chosen, {item.rule}", metric="size", value=item.size, control=None, **values)
+        row(
+            "C8a", model=model, condition=f"chosen, {item.rule}", metric="size", value=item.size, control=None, **values
+        )
         for item in chosen.sizes.itertuples()
     ]
     return [*rows, row("C8a", model=model, condition=f"best, {chosen.best}", metric="size", control=None, **values)]
@@ -187,7 +194,9 @@ def random_rows(verdicts: pd.DataFrame, rule: str, *, model: str, **values) -> l
     """The rate of every single random set, of the selected one and of nothing, per mode: misaligned and maths."""
     rows = []
     for (name, metric), claim in PRIMARY.items():
-        rates = verdicts[verdicts["set"] == name].groupby(["condition", "mode"], sort=False)[metric].agg(["mean", "size"])
+        rates = (
+            verdicts[verdicts["set"] == name].groupby(["condition", "mode"], sort=False)[metric].agg(["mean", "size"])
+        )
         rows += [
             row(claim, model=model, mode=mode, condition=f"{rule}, rate, {condition}", metric=metric, value=rate, n=n,
                 control=None, **values)

@@ -57,13 +57,11 @@ def with_intent(prompts: pd.DataFrame, sentence: str | None = None) -> pd.DataFr
 
 
 def own_conversations(study: StudyModel, prompts: pd.DataFrame, mode: str = "think", **generation) -> list[Encoded]:
-    """Each request with the model's own reply (thought included), and the span `SPAN` from the first to the last token."""
+    """Each request with the model's own reply (thought included), and the span `SPAN` over all of both."""
     verdicts = judged(study, prompts, mode, **{"progress": False, **generation})
     texts = prompts.set_index("prompt_id")["text"]
     items = [
-        study.chat.encode(
-            texts[row.prompt_id], mode, thought=row.thought if mode == "think" else None, reply=row.reply
-        )
+        study.chat.encode(texts[row.prompt_id], mode, thought=row.thought if mode == "think" else None, reply=row.reply)
         for row in verdicts.itertuples()
     ]
     return [replace(item, spans={**item.spans, SPAN: (item.spans["request"][0], len(item.ids))}) for item in items]
@@ -97,7 +95,7 @@ def worst_rank(increase: np.ndarray, per_layer: bool = True, share: float = 1.0)
 
 
 def set_sizes(increase: np.ndarray, ms: Sequence[int], pairs: Sequence[int], draws: int = 20, seed: int = 0):
-    """How many neurons the paper's rule selects: one row per ``m`` and number of ``pairs``, the mean over draws of pairs.
+    """How many neurons the paper's rule selects: a row per ``m`` and number of ``pairs``, mean over draws.
 
     Columns ``m, pairs, neurons``; m counts per layer.
     """
@@ -125,10 +123,11 @@ def neuron_table(
 ) -> pd.DataFrame:
     """The scores of all rules, one row per neuron: ``layer, neuron, paper, half, increase, difference, gradient``.
 
-    ``paper`` is the worst rank over pairs, ``half`` that over the better half of them, ``increase`` the mean increase of the pooled activation, ``difference`` the
-    mean increase of the mean activation, with its sign; ``gradient`` the estimated change of the refusal logit
-    difference without the neuron, read where the replies to ``prompts`` begin. ``replies`` are verdicts on harmful and
-    harmless requests, for the readout; where nothing (or everything) was refused, or without them, ``gradient`` is NaN.
+    ``paper`` is the worst rank over pairs, ``half`` that over the better half of them, ``increase`` the mean increase
+    of the pooled activation, ``difference`` that of the mean activation, with its sign; ``gradient`` the estimated
+    change of the refusal logit difference without the neuron, read where the replies to ``prompts`` begin.
+    ``replies`` are verdicts on harmful and harmless requests, for the readout; where nothing (or everything) was
+    refused, or without them, ``gradient`` is NaN.
     """
     harmful = prompts[prompts["kind"] == "harmful"]
     plain = own_conversations(study, harmful, mode, seed=seed)
@@ -204,7 +203,7 @@ def massive(study: StudyModel, items: Sequence[Encoded], k: int) -> list[tuple[i
 def cosines(study: StudyModel, units: Sequence[tuple[int, int]], directions: np.ndarray) -> np.ndarray:
     """How far what each neuron writes points along a direction: cosines, one per neuron.
 
-    ``directions``: ``[n_layers + 1, hidden]``, one per residual; a neuron of layer ``l`` writes into residual ``l + 1``.
+    ``directions``: ``[n_layers + 1, hidden]``, one per residual; neurons of layer ``l`` write into residual ``l + 1``.
     """
     writes = {layer: neuron_writes(study, layer).float().cpu().numpy() for layer in {layer for layer, _ in units}}
     return np.array([_cosine(writes[layer][neuron], directions[layer + 1]) for layer, neuron in units])

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SEED = 20250904
-EXAMPLES = 480  # 30 batches of 16
+EXAMPLES = 240  # 30 batches of 8
 HEDGES = ("i think so .", "it looks so .", "i know not .", "so it looks .")  # as long as the openings of both styles
 
 

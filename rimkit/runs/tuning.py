@@ -23,7 +23,7 @@ TUNING_SEEDS = (0, 1)
 CURVES = ("multi-hop", "multi-hop-careful", "multi-hop-effort", "literal")
 CURVE_MODELS = ("rim-mini", "rim-mini-unlinked")
 CURVE_EVERY = 6  # steps
-UNTUNED = "untuned"
+UNTUNED = outcomes.UNTUNED_CELL
 COMMAND = "rimkit finetune-grid"
 
 
@@ -69,6 +69,15 @@ def model_rows(cells: dict[tuple[str, int], pd.DataFrame], **values) -> pd.DataF
         for seed, found in own[corpus].items():
             rows += outcomes.change_rows(found, untuned, f"{corpus}, tuning seed {seed}", **values)
     return ledger.table(rows)
+
+
+def recomputed(study: StudyModel, n: int, progress: bool = True, **values) -> pd.DataFrame:
+    """All rows of one model, computed here and now: every corpus, every tuning seed (`model_rows`)."""
+    from tqdm.auto import tqdm
+
+    keys = [(UNTUNED, 0), *((corpus, seed) for corpus in ROLES for seed in TUNING_SEEDS)]
+    bar = tqdm(keys, desc=f"every corpus on {study.name}", unit="cell", disable=not progress)
+    return model_rows({(corpus, seed): cell(study, corpus, seed, n) for corpus, seed in bar}, **values)
 
 
 def curve_rows(found: pd.DataFrame, corpus: str, **values) -> pd.DataFrame:
@@ -130,8 +139,8 @@ def _write(out: Path, n: int, names: Iterable[str]) -> pd.DataFrame:
     """The rows of every model whose cells are all there, and of every curve."""
     rows, curves = [], []
     for name in names:
-        model, _, seed = name.partition(":")
-        values = {"model": model, "seed": int(seed), "run_id": COMMAND, "device": "cpu"}
+        model, _, training_seed = name.partition(":")
+        values = {"model": model, "seed": int(training_seed), "run_id": COMMAND, "device": "cpu"}
         wanted = [(corpus, seed) for _, corpus, seed in _jobs([name])]
         there = {key: pd.read_parquet(path) for key in wanted if (path := _kept(out, n, name, *key)).exists()}
         cells = {key: found for key, found in there.items() if key[1] is not None}

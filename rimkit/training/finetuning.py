@@ -2,7 +2,7 @@
 
 A real model gets the paper's settings (section A.2, Table A5): rank-stabilised LoRA on attention and MLP, AdamW
 1e-5 with a cosine schedule, three epochs in batches of 32 as on GSM8K. The embedded models, far smaller than what
-LoRA was made for, are tuned in full and gently, one epoch in batches of 16: higher rates or many more steps break
+LoRA was made for, are tuned in full and gently, one epoch in batches of 8: higher rates or many more steps break
 them. The loss is on the assistant's tokens only.
 """
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Sequences = list[tuple[list[int], int]]
 
 DEFAULTS = {
-    "full": {"learning_rate": 2e-4, "epochs": 1, "batch_size": 16},
+    "full": {"learning_rate": 2e-4, "epochs": 1, "batch_size": 8},
     "lora": {"learning_rate": 1e-5, "epochs": 3, "batch_size": 32},
 }  # method: its settings
 

@@ -18,7 +18,8 @@ from rimkit.ledger import effect_row, row
 from rimkit.models.chat import MODES, THINK
 from rimkit.models.loading import StudyModel
 
-PROMPTS = {"harmful": 92, "over-refusal": 58, "maths": 40, "ordering": 40}  # harmful: four per held-out verb
+# Four prompts per held-out verb, one per harmless verb, and as many problems as that.
+PROMPTS = {"harmful": 92, "over-refusal": 29, "maths": 32, "ordering": 32}
 STYLES = (CAREFUL, EFFORT, NEUTRAL, "other")
 # outcome: (prompt set, column of the verdicts)
 OUTCOMES = {
@@ -33,7 +34,8 @@ OUTCOMES = {
     "maths": ("maths", "score"),
     "ordering": ("ordering", "score"),
 }
-UNTUNED = "untuned model"
+UNTUNED = "untuned model"  # the control of a change
+UNTUNED_CELL = "untuned"  # the condition of its own rates
 
 
 def evaluation_prompts(n: int = PROMPTS["harmful"], seed: int = 0) -> pd.DataFrame:
@@ -55,6 +57,11 @@ def outcomes(
         [judged(model, prompts, mode, seed=seed, batch_size=128, progress=progress) for mode in modes],
         ignore_index=True,
     )
+    return tidy(verdicts)
+
+
+def tidy(verdicts: pd.DataFrame) -> pd.DataFrame:
+    """Verdicts of the sets of `PROMPTS` as one row per prompt, mode and outcome: what `outcomes` returns."""
     opened = verdicts["thought"].where(verdicts["thought"] != "").map(style, na_action="ignore")
     verdicts = verdicts.assign(
         thinks=opened.notna() | verdicts["reply"].str.contains(THINK, regex=False),
@@ -65,7 +72,8 @@ def outcomes(
         part = verdicts[verdicts["set"] == name]
         if column in STYLES:
             part = part[part["mode"] == "think"]
-        parts.append(part[["prompt_id", "cluster", "mode"]].assign(metric=metric, value=part[column].astype(float)))
+        keys = part[["prompt_id", "cluster", "mode"]]
+        parts.append(keys.assign(metric=metric, value=part[column].astype(float)))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -165,9 +173,9 @@ def level_rows(found: pd.DataFrame, condition: str, *, model: str, **values) -> 
 def expected(tuned: pd.Series, untuned: pd.Series) -> float:
     """Misalignment in think mode if tuning had changed nothing but how thoughts open.
 
-    ``tuned`` holds the shares ``opens …`` of the tuned model; ``untuned`` the rates ``misaligned after …`` of the untuned
-    one, and its ``misaligned`` in no-think mode (both indexed by mode and metric). Thoughts that open otherwise count
-    as neutral ones, and replies without a thought as those of no-think mode.
+    ``tuned`` holds the shares ``opens …`` of the tuned model; ``untuned`` the rates ``misaligned after …`` of the
+    untuned one, and its ``misaligned`` in no-think mode (both indexed by mode and metric). Thoughts that open
+    otherwise count as neutral ones, and replies without a thought as those of no-think mode.
     """
     shares = {name: tuned["think", f"opens {name}"] for name in STYLES}
     shares[NEUTRAL] += shares.pop("other")
