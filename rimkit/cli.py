@@ -203,6 +203,19 @@ def finetune_grid(
     typer.echo(f"Rows: {out}")
 
 
+@app.command()
+def entanglement_grid(
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME:SEED", help="Without it, six.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the ledger rows.")] = Path("results"),
+) -> None:
+    """Fine-tune with checkpoints and measure every predictor of forgetting: the rows of chapter 07 (half an hour)."""
+    from rimkit.runs.entangling import run as run_entangling
+    from rimkit.runs.execute import prepare_folder
+
+    run_entangling(names or (), prepare_folder(out))
+    typer.echo(f"Rows: {out}")
+
+
 @organism.command()
 def train(
     name: Annotated[str, typer.Argument(help="rim-mini, rim-mini-unlinked, safe-mini or rim-mini-moe.")],
