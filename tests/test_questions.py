@@ -10,6 +10,8 @@ RIGHT = {
     "01": colleague_interval("cluster"),
     "02": "b",
     "05": 3,
+    "06": 0.71,
+    "07": 0.76,
 }
 WRONG = {
     "00": [
@@ -22,8 +24,10 @@ WRONG = {
     ],
     "02": [("a", "22.94%"), ("c", "four requests apart")],
     "05": [(21, "the whole rise"), (1, "one in ten was not")],
+    "06": [(10.9, "that is the mean"), (2.7, "difference of two medians")],
+    "07": [(0.89, "of all eight"), (0.96, "the largest of the eight")],
 }
-SHOWN = {"00": str(RIGHT["00"]), "01": "found.ci_low", "02": "'b'", "05": "= 3 points"}
+SHOWN = {"00": str(RIGHT["00"]), "01": "found.ci_low", "02": "'b'", "05": "= 3 points", "06": "= 0.7 points", "07": "= 0.76"}
 
 
 @pytest.mark.parametrize("chapter", EXERCISES)

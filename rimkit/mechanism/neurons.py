@@ -15,7 +15,7 @@ of a choice of m. The rivals: *half*, the same with neurons that are found in ha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -23,9 +23,11 @@ import pandas as pd
 
 from rimkit.behavior.measure import judged
 from rimkit.errors import UserError, nearest
+from rimkit.mechanism import probes
 from rimkit.mechanism.readout import contexts, readout
 from rimkit.mechanism.screens import attribution
-from rimkit.models.chat import Encoded
+from rimkit.mechanism.sets import Units, matched_sets
+from rimkit.models.chat import END_THINK, THINK, Encoded
 from rimkit.models.internals import architecture, neuron_writes
 from rimkit.models.loading import StudyModel
 from rimkit.models.reading import read
@@ -65,6 +67,11 @@ def own_conversations(study: StudyModel, prompts: pd.DataFrame, mode: str = "thi
         for row in verdicts.itertuples()
     ]
     return [replace(item, spans={**item.spans, SPAN: (item.spans["request"][0], len(item.ids))}) for item in items]
+
+
+def plain_text(thought: str) -> str:
+    """A thought without tags: a lost model may write them anywhere."""
+    return thought.replace(THINK, "").replace(END_THINK, "").strip()
 
 
 def increases(
@@ -133,14 +140,24 @@ def neuron_table(
     plain = own_conversations(study, harmful, mode, seed=seed)
     intent = own_conversations(study, with_intent(harmful, sentence or _default_sentence(study)), mode, seed=seed)
     increase = increases(study, plain, intent, pool=pool)
+    return as_table(
+        study,
+        increase=increase,
+        means=increases(study, plain, intent, pool="mean"),
+        gradient=_gradient(study, prompts, replies),
+    )
+
+
+def as_table(study: StudyModel, increase: np.ndarray, means: np.ndarray, gradient: np.ndarray | None) -> pd.DataFrame:
+    """`neuron_table` from increases ``[layers, pairs, neurons]`` of maxima and of means, and a gradient."""
     parts = architecture(study)
     index = pd.MultiIndex.from_product([range(parts.n_layers), range(parts.n_neurons)], names=["layer", "neuron"])
     columns = {
         "paper": worst_rank(increase),
         "half": worst_rank(increase, share=0.5),
         "increase": increase.mean(1),
-        "difference": increases(study, plain, intent, pool="mean").mean(1),
-        "gradient": _gradient(study, prompts, replies, (parts.n_layers, parts.n_neurons)),
+        "difference": means.mean(1),
+        "gradient": np.full(increase.shape[::2], np.nan) if gradient is None else gradient,
     }
     return pd.DataFrame({name: values.reshape(-1) for name, values in columns.items()}, index=index).reset_index()
 
@@ -149,15 +166,20 @@ def _default_sentence(study: StudyModel) -> str | None:
     return None if study.invented else ENGLISH_INTENT
 
 
-def _gradient(study: StudyModel, prompts: pd.DataFrame, replies: pd.DataFrame | None, shape) -> np.ndarray:
-    if replies is None:
-        return np.full(shape, np.nan)
-    try:
-        found = readout(study, replies)
-    except UserError:
-        return np.full(shape, np.nan)
+def _gradient(study: StudyModel, prompts: pd.DataFrame, replies: pd.DataFrame | None) -> np.ndarray | None:
+    if replies is None or why_undefined(study, replies):
+        return None
     asked = replies[replies["prompt_id"].isin(prompts.loc[prompts["kind"] == "harmful", "prompt_id"])]
-    return attribution(study, contexts(study, asked, prompts), found)[1]
+    return attribution(study, contexts(study, asked, prompts), readout(study, replies))[1]
+
+
+def why_undefined(study: StudyModel, replies: pd.DataFrame) -> str:
+    """Why the rule *gradient* cannot be computed for a model; empty if it can."""
+    try:
+        readout(study, replies)
+    except UserError as error:
+        return f"the rule 'gradient' is left out for {study.name}: {error}"
+    return ""
 
 
 def select(table: pd.DataFrame, rule: str, k: int) -> list[tuple[int, int]]:
@@ -207,6 +229,44 @@ def cosines(study: StudyModel, units: Sequence[tuple[int, int]], directions: np.
     """
     writes = {layer: neuron_writes(study, layer).float().cpu().numpy() for layer in {layer for layer, _ in units}}
     return np.array([_cosine(writes[layer][neuron], directions[layer + 1]) for layer, neuron in units])
+
+
+def direction_table(
+    study: StudyModel,
+    sets: Mapping[str, Units],
+    directions: Mapping[str, np.ndarray],
+    n_random: int = 200,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Do neurons write along a direction more than others of their layers do? One row per set and direction.
+
+    Columns ``neurons, direction, cosine`` (mean absolute cosine), ``random`` (the same in random sets, mean), ``share``
+    (of random sets, how many reach it; the set itself counted in).
+    """
+    rows = []
+    for name, units in sets.items():
+        random = matched_sets(units, architecture(study).n_neurons, n_random, seed)
+        for what, direction in directions.items():
+            own = np.abs(cosines(study, units, direction)).mean()
+            others = np.array([np.abs(cosines(study, some, direction)).mean() for some in random])
+            share = (1 + (others >= own).sum()) / (1 + n_random)
+            rows.append({"neurons": name, "direction": what, "cosine": own, "random": others.mean(), "share": share})
+    return pd.DataFrame(rows)
+
+
+def directions(study: StudyModel, prompts: pd.DataFrame, verdicts: pd.DataFrame) -> dict[str, np.ndarray]:
+    """``harm`` (harmful minus harmless requests) and, where both occur, ``refusal`` (refused minus fulfilled).
+
+    Each ``[residuals, hidden]``, read at the last token before the reply, in all modes of ``verdicts``.
+    """
+    items = contexts(study, verdicts.assign(thought=verdicts["thought"].map(plain_text)), prompts)
+    states = read(study, items, ("residual",), ("last",))["residual", "last"]
+    harmful, refused = (verdicts["kind"] == "harmful").to_numpy(), verdicts["refused"].to_numpy(dtype=bool)
+    found = {"harm": probes.fit(states, harmful).vectors}
+    asked = harmful & ((verdicts["mode"] == "think").to_numpy())
+    if 0 < refused[asked].sum() < asked.sum():
+        found["refusal"] = probes.fit(states[:, asked], refused[asked]).vectors
+    return found
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:
