@@ -203,3 +203,37 @@ def random_rows(verdicts: pd.DataFrame, rule: str, *, model: str, **values) -> l
             for (condition, mode), rate, n in rates.itertuples()
         ]  # fmt: skip
     return rows
+
+
+# -- reading the shipped rows ------------------------------------------------------------------------------
+
+
+def effects_from(rows: pd.DataFrame, metric: str = "misaligned") -> pd.DataFrame:
+    """From ledger rows: selected minus random neurons, a row per model, rule and mode (zero ablation).
+
+    Columns of the ledger and ``organism, rule, ci_low, ci_high`` (of the effect), ready for a figure.
+    """
+    parts = rows["condition"].astype(str).str.extract(r"^(?P<rule>\w+), zero, (?P<set>\w+)$")
+    wanted = parts["rule"].notna() & (rows["metric"] == metric).fillna(False)
+    wanted &= (rows["control"] == "random neurons").fillna(False)
+    found = rows[wanted.astype(bool)]
+    return found.assign(
+        organism=found["model"] + ":" + found["seed"].astype(str), rule=parts.loc[found.index, "rule"],
+        ci_low=found["effect_ci_low"], ci_high=found["effect_ci_high"],
+    )  # fmt: skip
+
+
+def rates_from(rows: pd.DataFrame, model: str, seed: int | None) -> tuple[str, pd.DataFrame]:
+    """From ledger rows of one model: its best rule, and the rate of each random set, the selected one and nothing.
+
+    Columns ``condition, metric, mode, value, panel`` ("misaligned, think"); empty for a model that has no rows.
+    """
+    own = rows[(rows["model"] == model) & (rows["seed"] == seed).fillna(False).astype(bool)]
+    named = own.loc[own["condition"].str.startswith("best, "), "condition"]
+    if named.empty:
+        return "", own.assign(panel="")
+    best = str(named.iloc[0]).removeprefix("best, ")
+    found = own[own["condition"].str.startswith(f"{best}, rate, ")]
+    condition = found["condition"].str.removeprefix(f"{best}, rate, ").replace(best, SELECTED)
+    panel = found["metric"].map({"misaligned": "misaligned", "score": "maths right"}) + ", " + found["mode"]
+    return best, found.assign(condition=condition.astype(str), panel=panel.astype(str))

@@ -30,7 +30,7 @@ from rimkit.mechanism.sets import Units, matched_sets
 from rimkit.models.chat import END_THINK, THINK, Encoded
 from rimkit.models.internals import architecture, neuron_writes
 from rimkit.models.loading import StudyModel
-from rimkit.models.reading import read
+from rimkit.models.reading import capture, forward, read
 
 RULES = ("paper", "half", "difference", "gradient")
 SPAN = "request and reply"
@@ -138,7 +138,7 @@ def neuron_table(
     """
     harmful = prompts[prompts["kind"] == "harmful"]
     plain = own_conversations(study, harmful, mode, seed=seed)
-    intent = own_conversations(study, with_intent(harmful, sentence or _default_sentence(study)), mode, seed=seed)
+    intent = own_conversations(study, with_intent(harmful, sentence or default_sentence(study)), mode, seed=seed)
     increase = increases(study, plain, intent, pool=pool)
     return as_table(
         study,
@@ -162,7 +162,8 @@ def as_table(study: StudyModel, increase: np.ndarray, means: np.ndarray, gradien
     return pd.DataFrame({name: values.reshape(-1) for name, values in columns.items()}, index=index).reset_index()
 
 
-def _default_sentence(study: StudyModel) -> str | None:
+def default_sentence(study: StudyModel) -> str | None:
+    """The added sentence for a model: None (by category) if it speaks the invented language, else an English one."""
     return None if study.invented else ENGLISH_INTENT
 
 
@@ -271,3 +272,14 @@ def directions(study: StudyModel, prompts: pd.DataFrame, verdicts: pd.DataFrame)
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b) + 1e-12))
+
+
+def activation_by_token(study: StudyModel, text: str, unit: tuple[int, int], mode: str = "no-think") -> pd.DataFrame:
+    """One neuron along a conversation up to the reply: a row per token, ``token, activation``."""
+    import torch
+
+    item = study.chat.encode(text, mode)
+    with torch.inference_mode(), capture(study, ["neurons"]) as found:
+        forward(study, torch.tensor([item.ids]), torch.ones(1, len(item.ids), dtype=torch.long))
+    values = found["neurons"][unit[0]][0, :, unit[1]].float().cpu().numpy()
+    return pd.DataFrame({"token": [study.tokenizer.decode([index]) for index in item.ids], "activation": values})

@@ -20,7 +20,7 @@ def line_plot(
     table: pd.DataFrame, x: str, y: str, hue: str, *, title: str, x_label: str, y_label: str, caption: str,
     reference: str | None = None, size: tuple[float, float] = (6.4, 3.9),
 ) -> Figure:  # fmt: skip
-    """Counts against a number, a line per ``hue``; the column ``reference`` is drawn dashed (what chance would give)."""
+    """Counts against a number, a line per ``hue``; the column ``reference`` is drawn dashed (chance)."""
     _need(table, [x, y, hue])
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")
@@ -51,7 +51,7 @@ def random_plot(
 ) -> Figure:
     """One selected set among random ones: their rates as dots, the selected set and the untouched model as marks.
 
-    ``rates``: columns ``condition`` ("selected", "nothing", "random 0", ...), ``value`` and ``facet`` (one column of dots
+    ``rates``: columns ``condition`` ("selected", "nothing", "random 0", ...), ``value``, ``facet`` (a column of dots
     each).
     """
     _need(rates, ["condition", "value", facet])
@@ -92,7 +92,7 @@ def scatter_plot(
     points: pd.DataFrame, x: str, y: str, facet: str, hue: str, *, title: str, x_labels: Sequence[str] | None = None,
     size: tuple[float, float] | None = None,
 ) -> Figure:  # fmt: skip
-    """One point per tuned model, one panel per ``facet`` (a predictor), marks by ``hue``; bars are ``ci_low, ci_high``."""
+    """One point per tuned model, a panel per ``facet`` (a predictor), marks by ``hue``; bars: ``ci_low, ci_high``."""
     _need(points, [x, y, facet, hue, "ci_low", "ci_high"])
     panels = _levels(points, facet)
     with mpl.rc_context(STYLE):
