@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
 from rimkit.behavior.measure import load_sets
 from rimkit.errors import UserError
@@ -102,12 +101,16 @@ class Baseline:
     states_harmless: np.ndarray
     critical: list[tuple[int, int]]
     random: list[list[tuple[int, int]]]
+    causal: list[tuple[int, int]]
 
 
-def baseline(study: StudyModel, critical: Units, n: int = 46, n_random: int = 40, seed: int = 0) -> Baseline:
+def baseline(
+    study: StudyModel, critical: Units, causal: Units = (), n: int = 46, n_random: int = 40, seed: int = 0
+) -> Baseline:
     """Read the untuned model on ``n`` calibration requests of each kind (no-think mode, up to the reply).
 
-    ``critical``: the safety-critical neurons; random sets have as many in every layer. Raises ``UserError`` if empty.
+    ``critical``: the safety-critical neurons; random sets have as many in every layer. ``causal``: a second set, of
+    neurons that refusal was found to depend on (none: RAS is not computed over it). Raises ``UserError`` if empty.
     """
     if not len(critical):
         raise UserError("the set of safety-critical neurons is empty: choose a larger one")
@@ -118,6 +121,7 @@ def baseline(study: StudyModel, critical: Units, n: int = 46, n_random: int = 40
     return Baseline(
         study, safety, maths, harmless, activations(study, safety, maths), _states(study, safety),
         _states(study, harmless), list(critical), matched_sets(critical, architecture(study).n_neurons, n_random, seed),
+        list(causal),
     )  # fmt: skip
 
 
@@ -138,6 +142,8 @@ def predictors(base: Baseline, tuned: StudyModel, tuning: Sequence[tuple[list[in
     random = [shifts(base.activations, after, units)["ras"] for units in base.random]
     found = {f"{name} (safety)" if name == "ras" else name: value for name, value in critical.items()}
     found |= {"ras (random)": float(np.mean(random)), "ras (all)": shifts(base.activations, after)["ras"]}
+    if base.causal:
+        found["ras (gradient)"] = shifts(base.activations, after, base.causal)["ras"]
     found |= {f"ras (random) p{q}": float(np.percentile(random, q)) for q in (5, 95)}
     data = [(ids, len(ids) - n_prompt) for ids, n_prompt in tuning]
     ends = [(item.ids, 1) for item in base.safety]
@@ -215,16 +221,3 @@ def displacement(before: np.ndarray, after: np.ndarray, harmless: np.ndarray) ->
     direction = before.mean(1) - harmless.mean(1)
     unit = direction / (np.linalg.norm(direction, axis=-1, keepdims=True) + 1e-12)
     return float(np.einsum("rh,rh->r", (after - before).mean(1), unit).mean())
-
-
-def as_table(points: pd.DataFrame) -> pd.DataFrame:
-    """Ledger rows of `rimkit.runs.entangling` as one row per tuned model: its names and a column per predictor."""
-    parts = points["condition"].str.extract(r"^(?P<corpus>[^,]+), step (?P<step>\d+)$")
-    table = points.assign(**parts).dropna(subset=["corpus"])
-    table = table.assign(step=table["step"].astype(int))
-    keys = ["model", "seed", "corpus", "step"]
-    return (
-        table.pivot_table(index=keys, columns="metric", values="value", sort=False)
-        .reset_index()
-        .rename_axis(columns=None)
-    )

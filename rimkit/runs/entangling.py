@@ -14,7 +14,7 @@ import pandas as pd
 
 from rimkit import ledger
 from rimkit.behavior.measure import judged, load_sets
-from rimkit.mechanism import entanglement, neuron_effects, neurons
+from rimkit.mechanism import entanglement, neuron_effects, neurons, prediction
 from rimkit.models.chat import MODES
 from rimkit.models.loading import StudyModel, embedded_models, load
 from rimkit.training import checkpoints
@@ -27,10 +27,11 @@ N_CRITICAL = 40  # safety-critical neurons, by the paper's rule: about 2% of the
 COMMAND = "rimkit entanglement-grid"
 
 
-def critical_neurons(study: StudyModel, k: int = N_CRITICAL, rule: str = "paper") -> list[tuple[int, int]]:
-    """The safety-critical neurons of a model by one rule, from the calibration split."""
+def baseline(study: StudyModel, k: int = N_CRITICAL) -> entanglement.Baseline:
+    """The untuned side, with the first ``k`` neurons of the paper's rule and, where it is defined, of *gradient*."""
     _, _, table = neuron_effects.calibration(study)
-    return neurons.select(table, rule, k)
+    causal = neurons.select(table, "gradient", k) if "gradient" in neurons.defined_rules(table) else ()
+    return entanglement.baseline(study, neurons.select(table, "paper", k), causal)
 
 
 def rates(study: StudyModel, n: int = 92) -> dict[str, float]:
@@ -75,7 +76,7 @@ def run(names: Iterable[str] = (), out: str | Path = "results", progress: bool =
         if not kept.exists():
             if loaded[0] != name:
                 study = load(name)
-                loaded = (name, study, entanglement.baseline(study, critical_neurons(study)), rates(study))
+                loaded = (name, study, baseline(study), rates(study))
             _, study, base, untuned = loaded
             model, _, seed = study.name.partition(":")
             values = {
@@ -87,4 +88,6 @@ def run(names: Iterable[str] = (), out: str | Path = "results", progress: bool =
             }
             ledger.write(cell(study, base, untuned, corpus, **values), kept)
         tables.append(ledger.read(kept))
-    return ledger.write(pd.concat(tables, ignore_index=True), out / "entanglement.parquet")
+    rows = pd.concat(tables, ignore_index=True)
+    claimed = prediction.claim_rows(prediction.as_table(rows), run_id=COMMAND, mode="think")
+    return ledger.write(pd.concat([rows, ledger.table(claimed)], ignore_index=True), out / "entanglement.parquet")
