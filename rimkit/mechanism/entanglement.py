@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from rimkit.behavior.measure import load_sets
 from rimkit.errors import UserError
@@ -173,7 +174,7 @@ def kl_divergence(base: StudyModel, tuned: StudyModel, sequences: Sequence[tuple
             kl = (one.exp() * (one - two)).sum(-1)
         return [kl[row, slice(*place["counted"])].sum().item() for row, place in enumerate(places)]
 
-    total = sum(sum(found) for _, found in batches(base, items, 32, run))
+    total = sum(sum(found) for _, found in batches(base, items, 8, run))
     return total / sum(count for _, count in sequences)
 
 
@@ -221,3 +222,19 @@ def displacement(before: np.ndarray, after: np.ndarray, harmless: np.ndarray) ->
     direction = before.mean(1) - harmless.mean(1)
     unit = direction / (np.linalg.norm(direction, axis=-1, keepdims=True) + 1e-12)
     return float(np.einsum("rh,rh->r", (after - before).mean(1), unit).mean())
+
+
+def ras_table(base: Baseline, tuned: StudyModel, guard: str = "drop", floor: float = FLOOR) -> pd.DataFrame:
+    """RAS and its two shifts in each set of neurons, one row per set: ``neurons, ras, fall, rise, size``.
+
+    Rows: safety-critical, random (one per set: "random 0" ...), all, and the second set if there is one ("gradient").
+    """
+    after = activations(tuned, base.safety, base.maths)
+    sets = {"safety-critical": base.critical} | {f"random {i}": units for i, units in enumerate(base.random)}
+    sets |= {"all": None} | ({"gradient": base.causal} if base.causal else {})
+    rows = []
+    for name, units in sets.items():
+        found = shifts(base.activations, after, units, guard, floor)
+        size = base.activations.safety.size if units is None else len(units)
+        rows.append({"neurons": name, **{key: found[key] for key in ("ras", "fall", "rise")}, "size": size})
+    return pd.DataFrame(rows)

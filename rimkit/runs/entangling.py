@@ -27,11 +27,15 @@ N_CRITICAL = 40  # safety-critical neurons, by the paper's rule: about 2% of the
 COMMAND = "rimkit entanglement-grid"
 
 
-def baseline(study: StudyModel, k: int = N_CRITICAL) -> entanglement.Baseline:
-    """The untuned side, with the first ``k`` neurons of the paper's rule and, where it is defined, of *gradient*."""
-    _, _, table = neuron_effects.calibration(study)
+def baseline(study: StudyModel, k: int = N_CRITICAL, n: int = 46) -> entanglement.Baseline:
+    """The untuned side, with the first ``k`` neurons of the paper's rule and, where it is defined, of *gradient*.
+
+    ``n``: calibration requests of each kind.
+    """
+    _, _, table = neuron_effects.calibration(study, n)
+    k = min(k, len(table) // 4)
     causal = neurons.select(table, "gradient", k) if "gradient" in neurons.defined_rules(table) else ()
-    return entanglement.baseline(study, neurons.select(table, "paper", k), causal)
+    return entanglement.baseline(study, neurons.select(table, "paper", k), causal, n)
 
 
 def rates(study: StudyModel, n: int = 92) -> dict[str, float]:
