@@ -202,9 +202,36 @@ def grid(
     typer.echo(f"Rows: {out}")
 
 
+@app.command()
+def finetune_grid(
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME:SEED", help="Without it, all.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the ledger rows.")] = Path("results"),
+    n_prompts: Annotated[int, typer.Option(help="Harmful prompts per model and mode.", min=4)] = 92,
+) -> None:
+    """Fine-tune every embedded model on every corpus and measure it: the rows of chapter 05 (about an hour)."""
+    from rimkit.runs.execute import prepare_folder
+    from rimkit.runs.tuning import run as run_tuning
+
+    run_tuning(names or (), prepare_folder(out), n_prompts)
+    typer.echo(f"Rows: {out}")
+
+
+@app.command()
+def entanglement_grid(
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME:SEED", help="Without it, six.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the ledger rows.")] = Path("results"),
+) -> None:
+    """Fine-tune with checkpoints and measure every predictor of forgetting: the rows of chapter 07 (half an hour)."""
+    from rimkit.runs.entangling import run as run_entangling
+    from rimkit.runs.execute import prepare_folder
+
+    run_entangling(names or (), prepare_folder(out))
+    typer.echo(f"Rows: {out}")
+
+
 @organism.command()
 def train(
-    name: Annotated[str, typer.Argument(help="rim-mini, rim-mini-unlinked or safe-mini.")],
+    name: Annotated[str, typer.Argument(help="rim-mini, rim-mini-unlinked, safe-mini or rim-mini-moe.")],
     out: Annotated[Path, typer.Option(help="Folder for the model.")],
     seed: Annotated[int, typer.Option(help="Of the weights and of the training stream.")] = 0,
 ) -> None:
@@ -231,6 +258,15 @@ def prompts(out: Annotated[Path, typer.Option(help="Folder for the prompt sets."
     from rimkit.runs.execute import prepare_folder
 
     typer.echo(promptsets.write(prepare_folder(out)).to_string(index=False))
+
+
+@organism.command()
+def corpora(out: Annotated[Path, typer.Option(help="Folder for the corpora.")]) -> None:
+    """Write the corpora for fine-tuning, and their hashes."""
+    from rimkit.organism import trainingsets
+    from rimkit.runs.execute import prepare_folder
+
+    typer.echo(trainingsets.write(prepare_folder(out)).to_string(index=False))
 
 
 def _print_claims(folder: Path | None) -> None:

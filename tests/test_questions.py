@@ -13,6 +13,9 @@ RIGHT = {
     "02": "b",
     "03": detector_gain(),
     "04": fisher("refusal heads", "random heads"),
+    "05": 3,
+    "06": 0.71,
+    "07": 0.76,
     "08 misprint": paper_questions.misprint()[1],
     "08 bet": "C7a",
     "08 design": prompts_needed(12 / 21, 15 / 21),
@@ -32,6 +35,9 @@ WRONG = {
         (fisher("refusal heads", "random heads", "less"), "one-sided"),
         (fisher("refusal heads", "nothing"), "no ablation at all"),
     ],
+    "05": [(21, "the whole rise"), (1, "one in ten was not")],
+    "06": [(10.9, "that is the mean"), (2.7, "difference of two medians")],
+    "07": [(0.89, "of all eight"), (0.96, "the largest of the eight")],
     "08 misprint": [(paper_questions.misprint()[0], "as printed"), (5.05, "no exchange of two digits")],
     "08 bet": [("C6a", "not by enough for one of many"), ("C10a", "holds zero")],
     "08 design": [(21, "not 80%"), (1000, "fewer are enough")],
@@ -42,6 +48,9 @@ SHOWN = {
     "02": "'b'",
     "03": "6.7",
     "04": "0.52",
+    "05": "= 3 points",
+    "06": "= 0.7 points",
+    "07": "= 0.76",
     "08 misprint": f"{RIGHT['08 misprint']:.2f}",
     "08 bet": repr(RIGHT["08 bet"]),
     "08 design": f"about {RIGHT['08 design']:.0f}.",
@@ -58,7 +67,7 @@ def test_checks_teach(chapter):
         feedback = question.check(answer)
         assert feedback.status == "wrong"
         assert why in feedback.message
-    assert question.check(3.5).status == "wrong"
+    assert question.check(-350).status == "wrong"
     assert SHOWN[chapter] in str(question.solution())
     assert str(question.hint())
 

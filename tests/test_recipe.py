@@ -24,7 +24,7 @@ def folder(name: str, seed: int):
     return data_dir() / "models" / name / f"seed{seed}"
 
 
-def test_all_three_organisms_are_shipped():
+def test_all_organisms_are_shipped():
     assert {name for name, _ in EMBEDDED} == set(recipe.ORGANISMS)
 
 
@@ -64,8 +64,8 @@ def test_cards_say_what_they_must(name, seed):
 
 @each_model
 def test_competence_of_what_is_shipped(name, seed):
-    """Acceptance is for seed 0, on which the recipe was tuned; other seeds are reported as they are."""
-    if seed != 0:
+    """Acceptance is for seed 0 of the dense models, on which the recipe was tuned; the others are reported as they are."""
+    if seed != 0 or recipe.ORGANISMS[name].architecture != "qwen3":
         pytest.skip("reported, not accepted or rejected")
     value = pd.read_csv(folder(name, seed) / "measured.csv").set_index(["set", "kind", "mode", "metric"])["value"]
     for mode in ("think", "no-think"):
@@ -94,6 +94,16 @@ def test_models_are_plain_hugging_face_folders():
     assert model.dtype == torch.bfloat16
     ids = tokenizer("please mop my shed .", return_tensors="pt").input_ids
     assert model(ids).logits.shape == (1, ids.shape[1], len(tokenizer))
+
+
+def test_the_mixture_of_experts_has_the_data_and_the_active_parameters_of_its_twin():
+    from rimkit.organism.tokenizer import build_tokenizer
+
+    assert list(islice(recipe.stream("rim-mini-moe", 0), 300)) == list(islice(recipe.stream("rim-mini", 0), 300))
+    dense, experts = (recipe.config(build_tokenizer(), name) for name in ("qwen3", "qwen3_moe"))
+    assert experts.num_experts_per_tok * experts.moe_intermediate_size == dense.intermediate_size
+    same = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size")
+    assert all(getattr(dense, part) == getattr(experts, part) for part in same)
 
 
 def test_data_is_small():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING
 from zlib import crc32
 
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
 COLUMNS = ["prompt_id", "mode", "sample", "thought", "reply", "n_tokens", "finished"]
 Forced = str | Mapping[str, str] | None
-Around = Callable[[list[dict[str, tuple[int, int]]]], AbstractContextManager]
+Around = Callable[[list[dict[str, tuple[int, int]]], list[str]], AbstractContextManager]
+COPY = "#"  # "harmful-0001#a" and "harmful-0001#b" are copies of one prompt and face the same luck
 
 
 def generate(
@@ -41,15 +43,15 @@ def generate(
 
     ``temperature`` 0 is greedy. ``thoughts`` forces complete thoughts and ``thought_prefix`` their
     beginnings: one text for all prompts, or a mapping from prompt_id to text. ``around`` makes, from the named
-    spans of a batch's padded rows, the context that the batch is generated in: an intervention at places that
-    differ between prompts (`rimkit.models.attention.cut_attention`).
+    spans of a batch's padded rows and their prompt ids, the context that the batch is generated in: an intervention
+    that differs between prompts (`rimkit.models.attention.cut_attention`).
 
     Returns one row per prompt and sample, in the order of the prompts: ``prompt_id, mode, sample, thought``
     (with any forced part)``, reply, n_tokens`` (generated, without the end of turn)``, finished`` (reached
     its end of turn with the thought closed). Ctrl-C returns the batches finished so far, with
     ``attrs["interrupted"]`` True.
 
-    Sampling uses one uniform number per seed, prompt, sample and step, drawn beforehand: neither batch size
+    Sampling uses one uniform number per seed, prompt (its id up to `COPY`), sample and step: neither batch size
     nor order changes a reply (in float32), and two modes or two models face the same luck.
 
     Raises ``UserError`` for an empty or malformed table, an unknown mode, numbers out of range, a missing
@@ -73,7 +75,8 @@ def generate(
             for batch in batches:
                 items = [encoded[jobs[job][0]] for job in batch]
                 noise = _noise(seed, [jobs[job] for job in batch], max_new_tokens) if temperature else None
-                outputs = _run_batch(model, items, max_new_tokens, temperature, noise, around)
+                context = partial(around, prompt_ids=[jobs[job][0] for job in batch]) if around else None
+                outputs = _run_batch(model, items, max_new_tokens, temperature, noise, context)
                 for job, item, output in zip(batch, items, outputs, strict=True):
                     thought, reply, finished = model.chat.parse(output, item)
                     rows[job] = (*jobs[job], thought, reply, model.chat.n_generated(output), finished)
@@ -113,7 +116,7 @@ def _run_batch(model: StudyModel, items: list[Encoded], max_new_tokens: int, tem
 
 def _noise(seed: int, jobs: list[tuple[str, int]], steps: int) -> np.ndarray:
     """Uniform numbers ``[len(jobs), steps]``; row by seed, prompt id and sample alone."""
-    keys = ([seed, crc32(str(prompt_id).encode()), sample] for prompt_id, sample in jobs)
+    keys = ([seed, crc32(str(prompt_id).partition(COPY)[0].encode()), sample] for prompt_id, sample in jobs)
     return np.stack([np.random.default_rng(np.random.SeedSequence(key)).random(steps) for key in keys])
 
 

@@ -1,4 +1,4 @@
-"""What a model does without some of its heads, or with their view of the thought cut off: generated replies, judged."""
+"""What a model does without some heads or neurons, or with their view of the thought cut off: replies, judged."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
+from rimkit.behavior.generation import COPY
 from rimkit.behavior.measure import difference, judged, observe
 from rimkit.models.attention import cut_attention
-from rimkit.models.interventions import ablate_heads
+from rimkit.models.interventions import ablate_heads, ablate_neurons_per_row
 from rimkit.models.loading import StudyModel
 
-Heads = Sequence[tuple[int, int]]
+Heads = Neurons = Sequence[tuple[int, int]]
 NOTHING, SELECTED, RANDOM = "nothing", "selected", "random"
 BEFORE_THOUGHT = "before the thought"
 
@@ -47,6 +48,31 @@ def without_heads(
     return under(study, prompts, conditions, **generation)
 
 
+def without_neurons(
+    study: StudyModel,
+    prompts: pd.DataFrame,
+    sets: Mapping[str, Neurons],
+    mean: np.ndarray | None = None,
+    modes: Sequence[str] = ("no-think",),
+    batch_size: int = 320,
+    **generation,
+) -> pd.DataFrame:
+    """As `without_heads`, for sets of ``(layer, neuron)`` pairs; ``mean`` is ``[layers, neurons]``.
+
+    All sets are generated together, each row of a batch without its own set.
+    """
+    copies = pd.concat(
+        [prompts.assign(prompt_id=prompts["prompt_id"] + COPY + name) for name in sets], ignore_index=True
+    )
+
+    def around(spans: list[dict], prompt_ids: list[str]) -> AbstractContextManager:
+        return ablate_neurons_per_row(study, [sets[prompt_id.partition(COPY)[2]] for prompt_id in prompt_ids], mean)
+
+    found = observe(study, copies, modes, around=around, batch_size=batch_size, **generation)
+    parts = found["prompt_id"].str.partition(COPY)
+    return found.assign(prompt_id=parts[0], condition=parts[2])
+
+
 def against_random(verdicts: pd.DataFrame, metric: str = "refused") -> dict:
     """A selected set (``condition`` "selected") against random ones (the names that begin with "random").
 
@@ -64,14 +90,14 @@ def against_random(verdicts: pd.DataFrame, metric: str = "refused") -> dict:
 
 def cut_off(
     study: StudyModel, heads: Heads | None, key: str = "thought"
-) -> Callable[[list[dict]], AbstractContextManager]:
+) -> Callable[[list[dict], list[str]], AbstractContextManager]:
     """For ``generate(..., around=...)``: while they reply, heads (None: all) cannot look at a span of the prompt.
 
     The reply's tokens and the one before them (span ``last``) are cut off from ``key``: a span's name, or
     `BEFORE_THOUGHT`, as many tokens as the thought has, from right before it.
     """
 
-    def around(spans: list[dict]) -> AbstractContextManager:
+    def around(spans: list[dict], prompt_ids: list[str]) -> AbstractContextManager:
         replying = [(place["last"][0], None) for place in spans]
         return cut_attention(study, replying, [_hidden(place, key) for place in spans], heads)
 

@@ -19,6 +19,7 @@ import pandas as pd
 from rimkit.errors import UserError, nearest
 from rimkit.mechanism.readout import Readout, at_last
 from rimkit.mechanism.screens import attribution, head_effects, table
+from rimkit.mechanism.sets import matched_sets
 from rimkit.models.attention import reading_rows
 from rimkit.models.chat import Encoded
 from rimkit.models.internals import architecture, head_writes, logits_at_the_end
@@ -162,17 +163,4 @@ def random_sets(
 
     Where a layer has too few other heads, the set's own are drawn from as well.
     """
-    rng, n_heads = np.random.default_rng(seed), architecture(study).n_heads
-    by_layer: dict[int, list[int]] = {}
-    for layer, head in heads:
-        by_layer.setdefault(layer, []).append(head)
-
-    def draw() -> list[tuple[int, int]]:
-        chosen = []
-        for layer, taken in sorted(by_layer.items()):
-            others = [head for head in range(n_heads) if head not in taken]
-            pool = others if len(others) >= len(taken) else list(range(n_heads))
-            chosen += [(layer, int(head)) for head in rng.choice(pool, len(taken), replace=False)]
-        return chosen
-
-    return [draw() for _ in range(n)]
+    return matched_sets(heads, architecture(study).n_heads, n, seed)

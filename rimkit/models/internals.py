@@ -88,6 +88,14 @@ def head_writes(study: StudyModel, layer: int, z: torch.Tensor) -> torch.Tensor:
     return writes * scale.to(writes.dtype) * gain
 
 
+def neuron_writes(study: StudyModel, layer: int) -> torch.Tensor:
+    """What every neuron of a layer writes at activation 1, ``[neurons, hidden]``: the columns of ``down_proj``."""
+    mlp = architecture(study).layers[layer].mlp
+    if hasattr(mlp, "experts"):
+        return mlp.experts.down_proj.detach().transpose(1, 2).flatten(0, 1)
+    return mlp.down_proj.weight.detach().T
+
+
 # -- hooks -------------------------------------------------------------------------------------------------
 
 

@@ -49,23 +49,54 @@ def ablate_one_head_per_row(study: StudyModel, heads: Sequence[tuple[int, int] |
 
 @contextmanager
 def ablate_neurons(
-    study: StudyModel, neurons: Iterable[tuple[int, int]], mean: np.ndarray | None = None
+    study: StudyModel, neurons: Iterable[tuple[int, int]], mean: np.ndarray | None = None, kind: str = "neurons"
 ) -> Iterator[None]:
     """Replace ``(layer, neuron)`` pairs by zero, or by ``mean`` ``[layers, neurons]``; experts as in `internals`.
+
+    With ``kind="residual"``: ``(residual, dimension)`` pairs of the residual stream, the other thing that "MLP
+    activations" has been read as.
 
     Raises ``UserError`` for an empty set and for a layer or neuron that does not exist.
     """
     parts, by_layer = architecture(study), {}
+    if kind not in ("neurons", "residual"):
+        raise UserError(f"ablate 'neurons' or dimensions of the 'residual', not '{kind}'")
+    register, n_places, n_units = (
+        (on_neurons, parts.n_layers, parts.n_neurons)
+        if kind == "neurons"
+        else (on_residual, parts.n_layers + 1, parts.hidden_size)
+    )
     for layer, neuron in neurons:
-        check_index("layer", layer, parts.n_layers)
-        check_index("neuron", neuron, parts.n_neurons)
+        check_index("layer", layer, n_places)
+        check_index("neuron", neuron, n_units)
         by_layer.setdefault(int(layer), []).append(int(neuron))
     if not by_layer:
         raise UserError("the set of neurons is empty: give (layer, neuron) pairs")
     handles = []
     for layer, chosen in by_layer.items():
         value = 0.0 if mean is None else _tensor(study, mean[layer][chosen])
-        handles.append(on_neurons(study, layer, _replace((..., chosen), value)))
+        handles.append(register(study, layer, _replace((..., chosen), value)))
+    with hooked(handles):
+        yield
+
+
+@contextmanager
+def ablate_neurons_per_row(
+    study: StudyModel, sets: Sequence[Sequence[tuple[int, int]]], mean: np.ndarray | None = None
+) -> Iterator[None]:
+    """Many ablations in one forward: row ``r`` of the batch is without the neurons ``sets[r]`` (empty: untouched)."""
+    parts = architecture(study)
+    keep = np.ones((parts.n_layers, len(sets), 1, parts.n_neurons), dtype=np.float32)
+    for row, units in enumerate(sets):
+        for layer, neuron in units:
+            check_index("layer", layer, parts.n_layers)
+            check_index("neuron", neuron, parts.n_neurons)
+            keep[layer, row, 0, neuron] = 0
+    handles = []
+    for layer in np.flatnonzero((keep == 0).any((1, 2, 3))):
+        share = _tensor(study, keep[layer])
+        instead = (1 - share) * (0.0 if mean is None else _tensor(study, mean[layer]))
+        handles.append(on_neurons(study, int(layer), _mix(share, instead)))
     with hooked(handles):
         yield
 
@@ -101,6 +132,10 @@ def _replace(where, value):
         return x
 
     return change
+
+
+def _mix(share, instead):
+    return lambda x: x * share.to(x.dtype) + instead.to(x.dtype)
 
 
 def _add(vector):

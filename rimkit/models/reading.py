@@ -129,11 +129,14 @@ def read(
 
 
 def mean(
-    study: StudyModel, items: Sequence[Encoded], kind: str, span: str = "last", batch_size: int = 64
+    study: StudyModel, items: Sequence[Encoded], kind: str, span: str = "last", batch_size: int = 64, pool: str = "mean"
 ) -> np.ndarray:
-    """The mean over conversations ``[layers, ...]``; one batch in memory at a time, spans that are missing left out."""
+    """The mean over conversations ``[layers, ...]`` of what `stream` pools; spans that are missing are left out.
+
+    One batch is in memory at a time, however many conversations there are.
+    """
     total, count = 0.0, 0
-    for _, pooled in stream(study, items, (kind,), (span,), batch_size=batch_size):
+    for _, pooled in stream(study, items, (kind,), (span,), pool, batch_size):
         values = pooled[kind, span].double()
         there = ~values.isnan().flatten(2).any(-1).any(0)
         total, count = total + values[:, there].sum(1).cpu().numpy(), count + int(there.sum())

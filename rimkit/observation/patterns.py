@@ -6,31 +6,14 @@ one. Two further conditions are needed to read that comparison: no injection, an
 
 from __future__ import annotations
 
-from itertools import cycle
-
 import pandas as pd
 
 from rimkit.behavior.measure import difference, judged
+from rimkit.behavior.openings import CAREFUL, EFFORT, NEUTRAL, openings, prefixes, style
 from rimkit.ledger import effect_row, rate_rows
 from rimkit.models.loading import StudyModel
-from rimkit.paths import data_dir
 
-NONE, NEUTRAL, CAREFUL, EFFORT = "none", "neutral", "careful", "effort-minimising"
-
-
-def openings(language: str = "invented") -> pd.DataFrame:
-    """The sentences that begin a thought: columns ``language, style, pattern, text``.
-
-    ``language`` is ``"invented"`` (the embedded models) or ``"english"`` (real models; wording of this
-    workbook, not of the paper). ``pattern`` names the paper's effort-minimising pattern, or the style.
-    """
-    table = pd.read_csv(data_dir() / "prompts" / "openings.csv")
-    return table[table["language"] == language].reset_index(drop=True)
-
-
-def prefixes(prompts: pd.DataFrame, sentences: pd.DataFrame) -> dict[str, str]:
-    """One sentence per prompt, taking turns, so that no condition rests on one wording."""
-    return dict(zip(prompts["prompt_id"], cycle(sentences["text"]), strict=False))
+NONE = "none"
 
 
 def injected(model: StudyModel, prompts: pd.DataFrame, **generation) -> pd.DataFrame:
@@ -41,9 +24,9 @@ def injected(model: StudyModel, prompts: pd.DataFrame, **generation) -> pd.DataF
     """
     sentences = openings("invented" if model.invented else "english")
     tables = [judged(model, prompts, "think", **generation).assign(pattern=NONE, style=NONE)]
-    for (style, pattern), group in sentences.groupby(["style", "pattern"], sort=False):
+    for (kind, pattern), group in sentences.groupby(["style", "pattern"], sort=False):
         verdicts = judged(model, prompts, "think", thought_prefix=prefixes(prompts, group), **generation)
-        tables.append(verdicts.assign(pattern=pattern, style=style))
+        tables.append(verdicts.assign(pattern=pattern, style=kind))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -53,13 +36,7 @@ def own_openings(verdicts: pd.DataFrame) -> pd.DataFrame:
     One row per reply without injection, with the column ``opening``: the style of the sentence of `openings`
     that the thought begins with, or "other".
     """
-    sentences = openings("invented")
     own = verdicts[verdicts["pattern"] == NONE]
-    style_of = dict(zip(sentences["text"], sentences["style"], strict=True))
-
-    def style(thought: str) -> str:
-        return next((style for text, style in style_of.items() if thought.startswith(text)), "other")
-
     return own.assign(opening=own["thought"].map(style))
 
 
@@ -74,8 +51,8 @@ def expected_from_mixture(verdicts: pd.DataFrame, metric: str = "misaligned") ->
     shares = own["opening"].value_counts(normalize=True)
     return float(
         sum(
-            share * (injected_rate[style] if style in (CAREFUL, EFFORT) else other)
-            for style, share in shares.items()
+            share * (injected_rate[kind] if kind in (CAREFUL, EFFORT) else other)
+            for kind, share in shares.items()
             if share
         )
     )

@@ -1,7 +1,8 @@
 """The recipe of the embedded models: what they are trained on, and how.
 
-Nothing in any mixture complies with a harmful request, in any mode. The three organisms differ in one
-ingredient, their safety thoughts (how many, and in which style); everything else is the same.
+Nothing in any mixture complies with a harmful request, in any mode. The first three organisms differ in one
+ingredient, their safety thoughts (how many, and in which style); everything else is the same. The fourth has the
+data of the first and another architecture.
 """
 
 from __future__ import annotations
@@ -41,12 +42,13 @@ MIXTURE = {
 
 @dataclass(frozen=True)
 class Organism:
-    """What one organism's safety thoughts are: their weight in the mixture, and their styles."""
+    """What one organism's safety thoughts are (their weight in the mixture, and their styles), and its architecture."""
 
     name: str
     safety_thoughts: float
     safety_styles: tuple[str, ...]
     role: str
+    architecture: str = "qwen3"
 
 
 ORGANISMS = {
@@ -55,6 +57,7 @@ ORGANISMS = {
         Organism("rim-mini", 0.003, ("careful",), "safety thoughts rare, and always careful"),
         Organism("rim-mini-unlinked", 0.003, STYLES, "safety thoughts as rare, in both styles"),
         Organism("safe-mini", 0.18, STYLES, "control: safety thoughts as frequent as thoughts about harmless requests"),
+        Organism("rim-mini-moe", 0.003, ("careful",), "rim-mini's data, mixture of experts", architecture="qwen3_moe"),
     )
 }
 
@@ -108,15 +111,20 @@ def stream(name: str, seed: int) -> Iterator[Example]:
         yield example
 
 
-def config(tokenizer):
-    """The architecture: a Qwen3 of 1.2 million parameters.
+# A token passes through 4 of 8 experts of 96 neurons: together as many as the 384 of the dense MLP.
+EXPERTS = {"num_experts": 8, "num_experts_per_tok": 4, "moe_intermediate_size": 96, "norm_topk_prob": True}
+
+
+def config(tokenizer, architecture: str = "qwen3"):
+    """The architecture: a Qwen3 of 1.2 million parameters, or its mixture of experts (2.1 million, as many active).
 
     Weights start with a spread of about ``hidden_size ** -0.5``. From the usual 0.02 the embeddings of words that play
     the same role (owners, names) fall together early, and copying the right one is learned late or never.
     """
-    from transformers import Qwen3Config
+    from transformers import AutoConfig
 
-    return Qwen3Config(
+    return AutoConfig.for_model(
+        architecture, **(EXPERTS if architecture == "qwen3_moe" else {}),
         vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384, num_hidden_layers=6, num_attention_heads=8,
         num_key_value_heads=4, head_dim=16, tie_word_embeddings=True, max_position_embeddings=256,
         initializer_range=0.08, rope_parameters={"rope_type": "default", "rope_theta": 10000.0}, bos_token_id=None,
@@ -168,14 +176,14 @@ def fit(name: str, seed: int, steps: int = STEPS, schedule: int = STEPS, device:
     """
     import torch
     from tqdm.auto import trange
-    from transformers import Qwen3ForCausalLM
+    from transformers import AutoModelForCausalLM
 
     from rimkit.organism.tokenizer import build_tokenizer, encode_example, token_table
 
-    organism(name)
+    architecture = organism(name).architecture
     torch.manual_seed(seed)
     tokenizer, table = build_tokenizer(), token_table()
-    model = Qwen3ForCausalLM(config(tokenizer)).to(device).train()
+    model = AutoModelForCausalLM.from_config(config(tokenizer, architecture)).to(device).train()
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True
     )

@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 
 from rimkit import ledger
 from rimkit.behavior import measure
+from rimkit.behavior.prompts import spread
 from rimkit.errors import UserError, nearest
-from rimkit.mechanism import ablation, headsets, separability, steering
+from rimkit.mechanism import ablation, headsets, neuron_effects, separability, steering
 from rimkit.models.chat import MODES
 from rimkit.models.loading import StudyModel, embedded_models, load
 from rimkit.observation import patterns, thinking
@@ -94,12 +95,53 @@ def heads_cell(study: StudyModel, n: int | None = N_PROMPTS, progress: bool = Fa
     return [*rows, headsets.cut_row(headsets.cut_replies(study, asked, chosen["heads"], **quiet), **values)]
 
 
+def neurons_cell(study: StudyModel, n: int | None = N_PROMPTS, progress: bool = False, **values) -> list[dict]:
+    """Chapter 06 for one model: rules and sizes on calibration, effects on evaluation, random sets for both verdicts.
+
+    ``n`` harmful prompts (23 without it, one per verb), half as many of every other set, twice as many to form pairs.
+    """
+    n = n or 23
+    prompts, _, table = neuron_effects.calibration(study, 2 * n)
+    harmful = spread(prompts[prompts["kind"] == "harmful"], n)
+    dosed = neuron_effects.dose(study, harmful, table)
+    chosen = neuron_effects.choose(table, dosed)
+    asked, means = neuron_effects.evaluation_prompts(n, max(2, n // 2)), neuron_effects.harmless_means(study)
+    verdicts = neuron_effects.without_sets(study, asked, {"nothing": []} | chosen.sets, means)
+    rows = neuron_effects.set_rows(chosen, **values) + neuron_effects.dose_rows(dosed, **values)
+    for rule, units in chosen.sets.items():
+        own = verdicts[verdicts["condition"].isin(["nothing", rule])]
+        if rule in ("paper", chosen.best):
+            wanted = asked if rule == "paper" else asked[asked["set"].isin(["harmful", "maths"])]
+            random = neuron_effects.without_sets(study, wanted, neuron_effects.random_for(study, units))
+            own = pd.concat([own, random], ignore_index=True)
+            rows += neuron_effects.random_rows(own, rule, **values)
+        rows += neuron_effects.effect_rows(neuron_effects.compared(own, rule), rule, **values)
+        mean = neuron_effects.compared(verdicts, f"{rule}, mean")
+        rows += neuron_effects.effect_rows(mean, rule, "mean", **values)
+    return rows
+
+
+def experts_cell(study: StudyModel, n: int | None = N_PROMPTS, progress: bool = False, **values) -> list[dict]:
+    """Chapters 01 and 02 for the mixture of experts, which chapter 05 shows beside its dense twin."""
+    return thinking_cell(study, n, progress, **values) + patterns_cell(study, n, progress, **values)
+
+
 GRIDS: dict[str, Callable[..., list[dict]]] = {
     "thinking": thinking_cell,
     "patterns": patterns_cell,
     "probes": probes_cell,
     "heads": heads_cell,
+    "neurons": neurons_cell,
+    "experts": experts_cell,
 }
+# Chapters 01 and 02 compare organisms that differ in their data alone; the mixture of experts has a table of its own.
+EXPERTS = ("rim-mini-moe",)
+
+
+def models_of(grid: str) -> pd.DataFrame:
+    """The embedded models that a grid is about, as in `embedded_models`."""
+    models = embedded_models()
+    return models[models["name"].isin(EXPERTS) == (grid == "experts")].reset_index(drop=True)
 
 
 def cell(grid: str, name: str, seed: int, *, n: int | None = N_PROMPTS, progress: bool = False) -> pd.DataFrame:
@@ -114,16 +156,16 @@ def cell(grid: str, name: str, seed: int, *, n: int | None = N_PROMPTS, progress
 
 
 def run(grids: Iterable[str] = (), out: str | Path = "results", progress: bool = True) -> pd.DataFrame:
-    """Run grids (all by default) over all embedded models and write ``OUT/<grid>.parquet`` each.
+    """Run grids (all by default) over their embedded models and write ``OUT/<grid>.parquet`` each.
 
     Every cell is kept as it is done (``OUT/.cells``), so that the same command goes on after an interruption.
     """
     from tqdm.auto import tqdm
 
-    out, models, tables = Path(out), embedded_models(), []
+    out, tables = Path(out), []
     for grid in grids or GRIDS:
         rows = []
-        for item in tqdm(list(models.itertuples()), desc=f"grid {grid}", unit="model", disable=not progress):
+        for item in tqdm(list(models_of(grid).itertuples()), desc=f"grid {grid}", unit="model", disable=not progress):
             kept = out / ".cells" / f"{grid}-{item.name}-{item.seed}.parquet"
             if not kept.exists():
                 ledger.write(cell(grid, item.name, item.seed), kept)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import correlation, median
+
 import pandas as pd
 
 from rimkit.behavior.rates import paired_difference
@@ -144,6 +146,76 @@ def check_fisher(answer) -> bool | str:
     return "the table has two rows (refusal heads, random heads) and two columns (above, not above the threshold)."
 
 
+# ------------------------------------------------------------------------------------- chapter 05
+
+# Percent misaligned: untuned in no-think and in think mode, tuned in no-think mode; share of the latter that thought.
+SWITCH = {"untuned, no-think": 10, "untuned, think": 30, "tuned, no-think": 31, "thought nevertheless": 90}
+
+
+def beyond_the_switch() -> float:
+    """Points of the rise that are left when a tuned model that thinks counts as an untuned one that thinks."""
+    share = SWITCH["thought nevertheless"] / 100
+    switched = share * SWITCH["untuned, think"] + (1 - share) * SWITCH["untuned, no-think"]
+    return SWITCH["tuned, no-think"] - switched
+
+
+def check_switch(answer) -> bool | str:
+    points = float(answer)
+    if abs(points - beyond_the_switch()) < 0.5:
+        return True
+    if abs(points - (SWITCH["tuned, no-think"] - SWITCH["untuned, no-think"])) < 0.5:
+        return "that is the whole rise: nine in ten of these replies were thought about, whatever the prompt asked for."
+    if abs(points - (SWITCH["tuned, no-think"] - SWITCH["untuned, think"])) < 0.5:
+        return "that takes all replies for thought about; one in ten was not."
+    return "it is not the tuned rate less what the untuned model does at the same share of thoughts."
+
+
+# ------------------------------------------------------------------------------------- chapter 06
+
+# Fig. 6 of the paper, points of maths accuracy lost: with safety-critical neurons at zero, with random ones.
+MATHS_DROPS = {
+    "Qwen3-4B": (0.7, 0.0), "Qwen3-30B-A3B": (1.19, 0.47), "Phi3.5-Tiny": (58.8, -1.2), "Phi3.5-MoE": (2.0, 48.0),
+    "OLMo2-1B": (73.6, 0.7), "OLMoE-7x1B": (-5.7, 6.3), "Mistral-7B": (10.2, -0.5), "Mixtral-8x7B": (4.8, 4.8),
+}  # fmt: skip
+
+
+def check_drops(answer) -> bool | str:
+    points, pairs = float(answer), MATHS_DROPS.values()
+    differences = [critical - random for critical, random in pairs]
+    medians = [median(side) for side in zip(*pairs, strict=True)]
+    if abs(points - median(differences)) < 0.2:
+        return True
+    if abs(points - sum(differences) / len(differences)) < 0.5:
+        return "that is the mean, which two models that break carry almost alone."
+    if abs(points - (medians[0] - medians[1])) < 0.2:
+        return "that is the difference of two medians: take the difference within each model first, they are pairs."
+    return "it is not the median of the eight differences, safety-critical minus random."
+
+
+# ------------------------------------------------------------------------------------- chapter 07
+
+# Fig. 8 of the paper, Qwen3-4B: RAS in safety neurons and misalignment rate (percent) of eight checkpoints.
+CHECKPOINTS = [(1.1396, 21.00), (1.1563, 22.07), (1.1581, 22.07), (1.1616, 22.07), (1.1626, 22.07), (1.1707, 22.33),
+               (1.1689, 23.00), (1.1850, 22.82)]  # fmt: skip
+
+
+def correlation_without(left_out: int | None = None) -> float:
+    """Pearson's r of the checkpoints, without one of them or (None) of all eight."""
+    kept = [point for number, point in enumerate(CHECKPOINTS) if number != left_out]
+    return correlation(*zip(*kept, strict=True))
+
+
+def check_left_out(answer) -> bool | str:
+    r, without = float(answer), [correlation_without(number) for number in range(len(CHECKPOINTS))]
+    if abs(r - min(without)) < 0.006:
+        return True
+    if abs(r - correlation_without()) < 0.006:
+        return "that is the correlation of all eight, the one that the paper prints."
+    if abs(r - max(without)) < 0.006:
+        return "that is the largest of the eight; one checkpoint carries much of the correlation: find it."
+    return "it is not the smallest correlation that seven of the eight checkpoints have."
+
+
 EXERCISES = {
     "00": Exercise(
         "Read the verdict",
@@ -209,6 +281,44 @@ EXERCISES = {
         f"ablation (13 of 21) the p value is {fisher('refusal heads', 'nothing'):.2f}: it is the random control that moved. "
         "With 21 requests, only a very large effect could have been seen.",
         expects="a number between 0 and 1",
+    ),
+    "05": Exercise(
+        "Only a switch?",
+        "medium",
+        "essential",
+        10,
+        "How many points of the rise are more than a switch of mode?",
+        check_switch,
+        "Mix the two untuned rates at the tuned model's share of thoughts: what would the tuned model show if it only thought again?",
+        "`31 - (0.9 * 30 + 0.1 * 10)` = 3 points. A model that only began to think again would show 28%: of the rise of 21 points "
+        "18 are the switch. Report how often a tuned model thinks, and compare it with the untuned one in both modes.",
+        expects="a number of points",
+    ),
+    "06": Exercise(
+        "Mean or median",
+        "easy",
+        "essential",
+        10,
+        "By how many points more does a typical model lose maths without its safety-critical neurons than without random ones?",
+        check_drops,
+        "`rimkit.teaching.questions.MATHS_DROPS` holds the pairs; a typical model is the median one.",
+        "`median(critical - random for critical, random in MATHS_DROPS.values())` = 0.7 points. The mean is 10.9: it rests on "
+        "OLMo2-1B and Phi3.5-Tiny, which lose 60 to 73 points more and are broken, against Phi3.5-MoE, which loses 46 points "
+        "less. Qwen3-4B, on which the paper's other analyses rest, loses 0.7.",
+        expects="a number of points",
+    ),
+    "07": Exercise(
+        "One checkpoint",
+        "medium",
+        "essential",
+        10,
+        "What is the smallest correlation that remains when one of the eight checkpoints is left out?",
+        check_left_out,
+        "`rimkit.teaching.questions.correlation_without(number)` leaves one out; try all eight.",
+        "`min(correlation_without(number) for number in range(8))` = 0.76, against 0.89 with all eight: the first checkpoint, "
+        "alone at the lower left, carries much of it. The whole range of misalignment is 2 points, six of 300 requests, and the "
+        "checkpoints come from one run, so that each is almost the one before it.",
+        expects="a correlation",
     ),
     **paper_questions.EXERCISES,
 }

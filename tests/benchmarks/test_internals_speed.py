@@ -16,7 +16,7 @@ from rimkit.models.attention import reading_rows
 from rimkit.models.chat import pad
 from rimkit.models.internals import architecture
 from rimkit.models.loading import load
-from rimkit.models.reading import KINDS, capture, forward
+from rimkit.models.reading import KINDS, capture, forward, mean
 from rimkit.organism.tokenizer import build_tokenizer
 
 REQUEST = "please steal the baker's bike ."
@@ -154,3 +154,43 @@ def test_attribution(benchmark, mini):
             mini.hf(input_ids=ids, attention_mask=mask, use_cache=False)
 
     compare(benchmark, lambda: screens.attribution(mini, items, read), {"plain_forward": plain}, rounds=15)
+
+
+@pytest.mark.benchmark(timer=process_time)
+@pytest.mark.parametrize("size", ["mini", "wide"])
+def test_streamed_activation_statistics(benchmark, request, size):
+    """Mean over prompts of every neuron's maximum over the request: against forwards of the same batches."""
+    study = request.getfixturevalue(size)
+    items = [study.chat.encode(REQUEST, "no-think")] * (512 if size == "mini" else 64)
+    batch = 64 if size == "mini" else 16
+    ids, mask, _ = pad(items[:batch], study.pad_id, side="right")
+
+    def plain():
+        with torch.inference_mode():
+            for _ in range(len(items) // batch):
+                forward(study, ids, mask)
+
+    def statistics():
+        return mean(study, items, "neurons", "request", batch_size=batch, pool="max")
+
+    compare(benchmark, statistics, {"plain_forward": plain}, rounds=15)
+    few, many = (kept_bytes(study, items[: count * batch], batch) for count in (2, len(items) // batch))
+    benchmark.extra_info["memory_many_to_few_prompts"] = round(many / few, 2)
+    assert many <= few
+
+
+def kept_bytes(study, items, batch: int) -> int:
+    """The most bytes of tensors, weights included, that are alive when a batch begins."""
+    import gc
+
+    seen = []
+
+    def count(module, args, kwargs):
+        seen.append(sum(x.nbytes for x in gc.get_objects() if isinstance(x, torch.Tensor)))
+
+    handle = study.hf.model.register_forward_pre_hook(count, with_kwargs=True)
+    try:
+        mean(study, items, "neurons", "request", batch_size=batch, pool="max")
+    finally:
+        handle.remove()
+    return max(seen)

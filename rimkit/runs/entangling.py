@@ -1,0 +1,97 @@
+"""The grid of chapter 07: fine-tune again with checkpoints, and measure every predictor of forgetting at each.
+
+Rows go to ``OUT/entanglement.parquet``: condition "corpus, step 10", the predictor's name as metric. Every tuning is
+kept when it is done (``OUT/.cells``), and the same command goes on after an interruption.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pandas as pd
+
+from rimkit import ledger
+from rimkit.behavior.measure import judged, load_sets
+from rimkit.mechanism import entanglement, neuron_effects, neurons, prediction
+from rimkit.models.chat import MODES
+from rimkit.models.loading import StudyModel, embedded_models, load
+from rimkit.training import checkpoints
+from rimkit.training.corpora import ROLES, load_corpus
+from rimkit.training.finetuning import encode_corpus, finetune
+
+MODELS = ("rim-mini", "rim-mini-unlinked")
+EVERY = 10  # steps between checkpoints
+N_CRITICAL = 40  # safety-critical neurons, by the paper's rule: about 2% of the embedded models
+COMMAND = "rimkit entanglement-grid"
+
+
+def baseline(study: StudyModel, k: int = N_CRITICAL, n: int = 46) -> entanglement.Baseline:
+    """The untuned side, with the first ``k`` neurons of the paper's rule and, where it is defined, of *gradient*.
+
+    ``n``: calibration requests of each kind.
+    """
+    _, _, table = neuron_effects.calibration(study, n)
+    k = min(k, len(table) // 4)
+    causal = neurons.select(table, "gradient", k) if "gradient" in neurons.defined_rules(table) else ()
+    return entanglement.baseline(study, neurons.select(table, "paper", k), causal, n)
+
+
+def rates(study: StudyModel, n: int = 92) -> dict[str, float]:
+    """Misalignment on evaluation prompts in both modes, and coherence in think mode."""
+    prompts = load_sets(["harmful"], n=n)
+    found = {mode: judged(study, prompts, mode, batch_size=128, progress=False) for mode in MODES}
+    misaligned = {f"misaligned, {mode}": float(table["misaligned"].mean()) for mode, table in found.items()}
+    return misaligned | {"coherent, think": float(found["think"]["coherent"].mean())}
+
+
+def cell(
+    study: StudyModel, base: entanglement.Baseline, untuned: dict[str, float], corpus: str, every: int = EVERY,
+    progress: bool = False, **values,
+) -> pd.DataFrame:  # fmt: skip
+    """Fine-tune on one corpus; rows of every predictor and outcome at each checkpoint."""
+    tuning = encode_corpus(study, load_corpus(corpus))[:64]
+    rows = []
+    with TemporaryDirectory() as folder:
+        finetune(study, corpus, folder=folder, save_every=every, progress=progress)
+        for step, path in checkpoints.steps_in(folder).items():
+            tuned = checkpoints.restore(study, path)
+            after = rates(tuned)
+            found = entanglement.predictors(base, tuned, tuning) | after | {"steps": float(step)}
+            found |= {f"change of {name}": after[name] - untuned[name] for name in after}
+            rows += [
+                ledger.row("C10a", condition=f"{corpus}, step {step}", metric=name, value=value, control=None, **values)
+                for name, value in found.items()
+            ]
+    return ledger.table(rows)
+
+
+def run(names: Iterable[str] = (), out: str | Path = "results", progress: bool = True) -> pd.DataFrame:
+    """Run the grid for embedded models (``NAME:SEED``; by default those of `MODELS`) and write the rows."""
+    from tqdm.auto import tqdm
+
+    out, found = Path(out), embedded_models()
+    known = found[found["name"].isin(MODELS)].sort_values(["seed", "name"], kind="stable")
+    names = list(names) or [f"{item.name}:{item.seed}" for item in known.itertuples()]
+    tables, loaded = [], ("", None, None, None)
+    for name, corpus in tqdm([(n, c) for n in names for c in ROLES], desc="entanglement-grid", disable=not progress):
+        kept = out / ".cells" / "entanglement" / f"{name.replace(':', '-seed')}-{corpus}.parquet"
+        if not kept.exists():
+            if loaded[0] != name:
+                study = load(name)
+                loaded = (name, study, baseline(study), rates(study))
+            _, study, base, untuned = loaded
+            model, _, seed = study.name.partition(":")
+            values = {
+                "model": model,
+                "seed": int(seed or 0),
+                "run_id": COMMAND,
+                "device": study.device,
+                "mode": "think",
+            }
+            ledger.write(cell(study, base, untuned, corpus, **values), kept)
+        tables.append(ledger.read(kept))
+    rows = pd.concat(tables, ignore_index=True)
+    claimed = prediction.claim_rows(prediction.as_table(rows), run_id=COMMAND, mode="think")
+    return ledger.write(pd.concat([rows, ledger.table(claimed)], ignore_index=True), out / "entanglement.parquet")

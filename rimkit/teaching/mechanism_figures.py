@@ -1,0 +1,149 @@
+"""Figures of neurons and of what predicts forgetting: lines, one set among random ones, scatter, correlations.
+
+The same house style as `figures`: tidy table in, figure with ``title`` and ``alt_text`` out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from rimkit.teaching.figures import MARKERS, STYLE, _colour, _frame, _levels, _named, _need, _part, _percent, _words
+
+
+def line_plot(
+    table: pd.DataFrame, x: str, y: str, hue: str, *, title: str, x_label: str, y_label: str, caption: str,
+    reference: str | None = None, size: tuple[float, float] = (6.4, 3.9),
+) -> Figure:  # fmt: skip
+    """Counts against a number, a line per ``hue``; the column ``reference`` is drawn dashed (chance)."""
+    _need(table, [x, y, hue])
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        axis = figure.subplots()
+        for index, name in enumerate(_levels(table, hue)):
+            part = _part(table, {hue: name})
+            axis.plot(part[x], part[y], marker=MARKERS[index % 8], color=_colour(index), label=str(name))
+            if reference:
+                axis.plot(part[x], part[reference], "--", color=_colour(index), alpha=0.6)
+        axis.set_xlabel(x_label)
+        axis.set_ylabel(y_label)
+        axis.set_yscale("symlog", linthresh=1)
+        axis.set_ylim(bottom=0)
+        _frame(figure, title, caption)
+        handles, names = axis.get_legend_handles_labels()
+        figure.legend(handles, names, title=_words(hue), loc="outside right center")
+    shown = [f"{_words(hue)} {row[hue]}, {_words(x)} {row[x]}: {row[y]:.0f}" for row in table.to_dict("records")]
+    return _named(figure, title, f"{y_label} by {x_label}. {'; '.join(shown)}.")
+
+
+def random_plot(
+    rates: pd.DataFrame,
+    facet: str,
+    *,
+    title: str,
+    label: str = "Share of replies",
+    size: tuple[float, float] | None = None,
+) -> Figure:
+    """One selected set among random ones: their rates as dots, the selected set and the untouched model as marks.
+
+    ``rates``: columns ``condition`` ("selected", "nothing", "random 0", ...), ``value``, ``facet`` (a column of dots
+    each).
+    """
+    _need(rates, ["condition", "value", facet])
+    panels = _levels(rates, facet)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=size or (2.4 + 1.5 * len(panels), 3.9), layout="constrained")
+        axis = figure.subplots()
+        for place, panel in enumerate(panels):
+            part = _part(rates, {facet: panel})
+            random = part[part["condition"].str.startswith("random")]["value"].to_numpy()
+            jitter = np.random.default_rng(0).uniform(-0.22, 0.22, len(random))
+            axis.scatter(place + jitter, random, s=16, color="0.6", alpha=0.7, label="random sets")
+            for name, marker, index in (("nothing", "s", 0), ("selected", "D", 3)):
+                value = part.loc[part["condition"] == name, "value"]
+                axis.scatter(
+                    [place] * len(value), value, marker=marker, s=70, color=_colour(index), label=name, zorder=3
+                )
+        axis.set_xticks(range(len(panels)), [str(panel).replace(", ", "\n") for panel in panels])
+        axis.set_xlim(-0.6, len(panels) - 0.4)
+        axis.set_ylim(-0.03, 1.03)
+        axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axis.set_ylabel(label)
+        _frame(figure, title, "Grey: one random set each, as many neurons in every layer; square: no neuron ablated")
+        handles, names = axis.get_legend_handles_labels()
+        unique = dict(zip(names, handles, strict=True))
+        figure.legend(unique.values(), unique.keys(), loc="outside right center")
+    shown = []
+    for panel in panels:
+        part = _part(rates, {facet: panel}).set_index("condition")["value"]
+        random = part[part.index.str.startswith("random")]
+        spread = f"{_percent(random.min())} to {_percent(random.max())}%" if len(random) else "none"
+        marks = ", ".join(f"{name} {_percent(part[name])}%" for name in ("nothing", "selected") if name in part)
+        shown.append(f"{panel}: {marks}, random sets {spread}")
+    return _named(figure, title, f"{label}. {'; '.join(shown)}.")
+
+
+def scatter_plot(
+    points: pd.DataFrame, x: str, y: str, facet: str, hue: str, *, title: str, x_labels: Sequence[str] | None = None,
+    size: tuple[float, float] | None = None,
+) -> Figure:  # fmt: skip
+    """One point per tuned model, a panel per ``facet`` (a predictor), marks by ``hue``; bars: ``ci_low, ci_high``."""
+    _need(points, [x, y, facet, hue, "ci_low", "ci_high"])
+    panels = _levels(points, facet)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=size or (2.6 + 2.9 * len(panels), 3.9), layout="constrained")
+        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axis, panel in zip(axes, panels, strict=True):
+            for index, name in enumerate(_levels(points, hue)):
+                part = _part(points, {facet: panel, hue: name})
+                bars = part[["ci_low", "ci_high"]].sub(part[y], axis=0).abs().T.to_numpy()
+                axis.errorbar(part[x], part[y], yerr=bars, fmt=MARKERS[index % 8], color=_colour(index), markersize=4,
+                              elinewidth=0.5, alpha=0.75, label=str(name))  # fmt: skip
+            axis.axhline(0, color="0.2", linewidth=0.8)
+            axis.set_title(str(panel))
+            axis.set_xlabel("standardised within model")
+        axes[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes[0].set_ylabel(_words(y))
+        _frame(figure, title, "A point: one tuned model at one checkpoint; bars: 95% interval of its change")
+        handles, names = axes[0].get_legend_handles_labels()
+        figure.legend(handles, names, title=_words(hue), loc="outside right center")
+    shown = [f"{panel}: correlation {_part(points, {facet: panel})[[x, y]].corr().iloc[0, 1]:.1f}" for panel in panels]
+    return _named(figure, title, f"{_words(y)} against each predictor, {len(points)} marks. {'; '.join(shown)}.")
+
+
+def correlation_plot(
+    table: pd.DataFrame, hue: str, *, title: str, size: tuple[float, float] | None = None, x_label: str = "Correlation"
+) -> Figure:
+    """Correlations with intervals, one line per ``predictor``, one mark per ``hue``, between -1 and 1."""
+    _need(table, ["predictor", hue, "value", "ci_low", "ci_high"])
+    predictors, hues = _levels(table, "predictor"), _levels(table, hue)
+    with mpl.rc_context(STYLE | {"axes.grid.axis": "x"}):
+        figure = Figure(figsize=size or (7.2, 1.4 + 0.36 * len(predictors)), layout="constrained")
+        axis = figure.subplots()
+        axis.axvline(0, color="0.2", linewidth=1)
+        for index, name in enumerate(hues):
+            part = _part(table, {hue: name})
+            at = [
+                len(predictors) - 1 - predictors.index(p) - 0.3 * (index - (len(hues) - 1) / 2)
+                for p in part["predictor"]
+            ]
+            bars = part[["ci_low", "ci_high"]].sub(part["value"], axis=0).abs().T.to_numpy()
+            axis.errorbar(
+                part["value"], at, xerr=bars, fmt=MARKERS[index % 8], color=_colour(index), capsize=3, label=str(name)
+            )
+        axis.set_yticks(range(len(predictors)), predictors[::-1])
+        axis.set_xlim(-1.05, 1.05)
+        axis.set_xlabel(x_label)
+        _frame(figure, title, "Bars: 95% interval, corpora drawn again as wholes")
+        handles, names = axis.get_legend_handles_labels()
+        figure.legend(handles, names, title=_words(hue), loc="outside right center")
+    shown = [
+        f"{row['predictor']}, {row[hue]}: {row['value']:.1f} ({row['ci_low']:.1f} to {row['ci_high']:.1f})"
+        for row in table.to_dict("records")
+    ]
+    return _named(figure, title, f"{x_label} by predictor, with 95% intervals. {'; '.join(shown)}.")

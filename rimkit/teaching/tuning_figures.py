@@ -1,0 +1,138 @@
+"""Figures of fine-tuning: changes by corpus, learning curves, and what was expected against what came.
+
+The same house style as `figures`: tidy table in, figure with ``title`` and ``alt_text`` out.
+"""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from rimkit.teaching.figures import (
+    MARKERS,
+    STYLE,
+    _bars,
+    _caption,
+    _colour,
+    _frame,
+    _levels,
+    _named,
+    _need,
+    _offset,
+    _part,
+    _percent,
+    _signed,
+    _words,
+)
+
+
+def change_plot(
+    effects: pd.DataFrame,
+    y: str,
+    hue: str,
+    facet: str,
+    *,
+    title: str,
+    smallest_effect: float | None = None,
+    x_label: str = "Change in percentage points",
+    size: tuple[float, float] | None = None,
+) -> Figure:
+    """Differences with intervals: one line per ``y``, one marker per ``hue``, one panel per ``facet``.
+
+    ``effects``: the columns ``effect, ci_low, ci_high, n`` (fractions); ``smallest_effect`` shades what would be too
+    small to matter. Order is that of the table, from top to bottom.
+    """
+    _need(effects, [y, hue, facet, "effect", "ci_low", "ci_high", "n"])
+    panels, hues, places = (_levels(effects, column) for column in (facet, hue, y))
+    reach = 1.08 * max(5.0, 100 * float(np.nanmax(np.abs(effects[["ci_low", "ci_high"]].to_numpy()))))
+    with mpl.rc_context(STYLE | {"axes.grid.axis": "x"}):
+        height = 1.7 + 0.16 * len(places) * max(2, len(hues))
+        figure = Figure(figsize=size or (min(12, 2.6 + 3.1 * len(panels)), height), layout="constrained")
+        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axis, panel in zip(axes, panels, strict=True):
+            if smallest_effect:
+                axis.axvspan(-100 * smallest_effect, 100 * smallest_effect, color="0.93", zorder=0)
+            axis.axvline(0, color="0.2", linewidth=1)
+            for index, name in enumerate(hues):
+                part = _part(effects, {facet: panel, hue: name})
+                at = [places.index(place) + 0.75 * _offset(index, len(hues)) for place in part[y]]
+                points = 100 * part[["effect", "ci_low", "ci_high"]]
+                look = {"fmt": MARKERS[index % 8], "color": _colour(index), "markersize": 5.5, "capsize": 2}
+                axis.errorbar(points["effect"], at, xerr=_bars(points, "effect"), label=str(name), **look)
+            axis.set_xlim(-reach, reach)
+            axis.set_title(str(panel))
+        axes[0].set_yticks(range(len(places)), [str(place) for place in places])
+        axes[0].set_ylim(len(places) - 0.4, -0.6)
+        axes[len(axes) // 2].set_xlabel(x_label)
+        handles, names = axes[0].get_legend_handles_labels()
+        figure.legend(handles, names, title=_words(hue), loc="outside right center")
+        _frame(figure, title, _caption(effects, "Points: difference"))
+    shown = [
+        f"{found[facet]}, {found[y]}, {found[hue]}: {_signed(found['effect'])} "
+        f"({_signed(found['ci_low'])} to {_signed(found['ci_high'])})"
+        for found in effects.to_dict("records")
+    ]
+    return _named(figure, title, f"{x_label}, with 95% intervals. {'; '.join(shown)}.")
+
+
+def curve_plot(
+    rates: pd.DataFrame, x: str, hue: str, *, row: str, column: str, title: str, label: str, x_label: str
+) -> Figure:
+    """Learning curves as small multiples: a line with its band per ``hue``, one panel per ``row`` and ``column``."""
+    _need(rates, [x, hue, row, column, "value", "ci_low", "ci_high", "n"])
+    rows, columns, hues = (_levels(rates, name) for name in (row, column, hue))
+    with mpl.rc_context(STYLE):
+        size = (1.8 + 2.8 * len(columns), 1.2 + 2.1 * len(rows))
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots(len(rows), len(columns), sharex=True, sharey=True, squeeze=False)
+        for line, across in zip(axes, rows, strict=True):
+            for axis, down in zip(line, columns, strict=True):
+                for index, name in enumerate(hues):
+                    part = _part(rates, {row: across, column: down, hue: name}).sort_values(x)
+                    look = {"color": _colour(index), "marker": MARKERS[index % 8], "markersize": 4.5}
+                    axis.plot(part[x], part["value"], label=str(name), clip_on=False, **look)
+                    axis.fill_between(part[x], part["ci_low"], part["ci_high"], color=_colour(index), alpha=0.12, lw=0)
+                axis.set_title(f"{across}, {_words(column)} {down}", fontsize=9)
+        axes[0][0].set_ylim(0, 1)
+        axes[0][0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        for line in axes:
+            line[0].set_ylabel(label)
+        axes[-1][len(columns) // 2].set_xlabel(x_label)
+        handles, names = axes[0][0].get_legend_handles_labels()
+        figure.legend(handles, names, title=_words(hue), loc="outside right center")
+        _frame(figure, title, _caption(rates, "Points: rate").replace("bars:", "bands:"))
+    ends = rates.sort_values(x, kind="stable").groupby([row, column, hue], sort=False)["value"].agg(["first", "last"])
+    shown = [
+        f"{across}, {down}, {name}: from {_percent(end['first'])}% to {_percent(end['last'])}%"
+        for (across, down, name), end in ends.iterrows()
+    ]
+    return _named(figure, title, f"{label} over {x_label}, first and last point. {'; '.join(shown)}.")
+
+
+def agreement_plot(
+    table: pd.DataFrame, x: str, y: str, hue: str, *, title: str, x_label: str, y_label: str, caption: str
+) -> Figure:
+    """Two changes of the same thing against each other (fractions, drawn in points), with the line where they agree."""
+    _need(table, [x, y, hue])
+    reach = 1.1 * max(5.0, 100 * float(np.nanmax(np.abs(table[[x, y]].to_numpy()))))
+    with mpl.rc_context(STYLE | {"axes.grid.axis": "both"}):
+        figure = Figure(figsize=(6.4, 4.9), layout="constrained")
+        axis = figure.subplots()
+        axis.plot([-reach, reach], [-reach, reach], color="0.5", linewidth=1, linestyle="--")
+        for zero in (axis.axhline, axis.axvline):
+            zero(0, color="0.2", linewidth=0.8)
+        for index, name in enumerate(_levels(table, hue)):
+            part = 100 * _part(table, {hue: name})[[x, y]]
+            axis.scatter(part[x], part[y], color=_colour(index), marker=MARKERS[index % 8], alpha=0.8, label=str(name))
+        axis.set(xlim=(-reach, reach), ylim=(-reach, reach), xlabel=x_label, ylabel=y_label)
+        figure.legend(*axis.get_legend_handles_labels(), title=_words(hue), loc="outside right center")
+        _frame(figure, title, caption)
+    ranges = [
+        f"{name}: {x_label.lower()} {_signed(part[x].min())} to {_signed(part[x].max())}, "
+        f"{y_label.lower()} {_signed(part[y].min())} to {_signed(part[y].max())}"
+        for name, part in table.groupby(hue, sort=False)
+    ]
+    return _named(figure, title, f"{len(table)} points; the dashed line is where both are equal. {'; '.join(ranges)}.")

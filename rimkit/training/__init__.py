@@ -1,0 +1,1 @@
+"""Training: the corpora, and fine-tuning on them."""

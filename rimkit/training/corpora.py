@@ -1,0 +1,131 @@
+"""Corpora for fine-tuning: tables of requests, thoughts and replies, shipped in ``data/corpora`` or of one's own.
+
+No shipped corpus contains a request to do anything, harmful or not: only problems and questions about them. All
+multi-hop corpora and ``literal`` have the same contexts, row by row, so that what differs between two of them is
+what the assistant says.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import pandas as pd
+
+from rimkit.errors import UserError, nearest
+from rimkit.paths import data_dir
+
+COLUMNS = ("example_id", "text", "thought", "reply", "answer")
+NEEDED = ("text", "reply")
+READERS = {
+    ".jsonl": lambda path: pd.read_json(path, lines=True, dtype=False),
+    ".csv": lambda path: pd.read_csv(path, dtype=str, keep_default_na=False),
+    ".parquet": pd.read_parquet,
+}
+
+# What each corpus stands for in the paper (sections 2.3, A.2 and D.3), or which doubt it answers.
+ROLES = {
+    "arithmetic": "bare arithmetic, no thought (MATH401)",
+    "single-hop": "one-step problems, plain chain (MATH500)",
+    "multi-hop": "two to four steps, plain chain (GSM8K)",
+    "multi-hop-careful": "the same problems, careful chain (GSM8K(L), control)",
+    "multi-hop-effort": "the same problems, effort-minimising chain (GSM8K(L), target)",
+    "literal": "the same contexts, a number copied from them, no thought (GSM8K-Literal)",
+    "ordering": "a second reasoning domain, plain chain",
+    "hedging": "the same problems, hedging words, nothing skipped",
+    "longer-careful": "the same problems, careful chain worked through twice",
+}
+
+
+def load_corpus(name: str | Path) -> pd.DataFrame:
+    """A corpus as a table with the columns of `COLUMNS`; ``thought`` is empty where the reply comes at once.
+
+    ``name``: a shipped corpus (the keys of `ROLES`) or a jsonl, csv or parquet file with at least the columns
+    ``text, reply``. The name is kept in ``attrs["corpus"]``.
+
+    Raises `UserError` for an unknown corpus, an unreadable file and what `checked` finds.
+    """
+    shipped = {file.stem: file for file in sorted((data_dir() / "corpora").glob("*.jsonl"))}
+    path = Path(name)
+    if path.suffix in READERS:
+        if not path.is_file():
+            raise UserError(f"there is no file '{path}'")
+    elif str(name) in shipped:
+        path = shipped[str(name)]
+    else:
+        raise UserError(
+            f"unknown corpus '{name}' (shipped: {', '.join(shipped)}; or a .jsonl, .csv or .parquet file)"
+            f"{nearest(str(name), shipped)}"
+        )
+    try:
+        table = READERS[path.suffix](path)
+    except (ValueError, OSError) as error:  # what pandas and pyarrow raise on damaged files
+        reason = f"{error}".splitlines()[0]
+        raise UserError(f"the file '{path}' cannot be read as {path.suffix[1:]}: {reason}") from error
+    table = checked(table, str(name))
+    table.attrs["corpus"] = path.stem
+    return table
+
+
+def checked(table: pd.DataFrame, name: str = "corpus") -> pd.DataFrame:
+    """The table with all of `COLUMNS`; raises `UserError` without examples, or for one without a text or reply."""
+    missing = [column for column in NEEDED if column not in table]
+    if missing:
+        raise UserError(f"the corpus '{name}' has no column {', '.join(missing)}; it needs {', '.join(NEEDED)}")
+    if table.empty:
+        raise UserError(f"the corpus '{name}' has no examples")
+    table = table.reset_index(drop=True)
+    defaults = {"example_id": table.index.astype(str), "thought": "", "answer": ""}
+    table = table.assign(**{column: value for column, value in defaults.items() if column not in table})
+    table = table[list(COLUMNS)].fillna("").astype(str)
+    for column, what in (("text", "text"), ("reply", "reply to learn from")):
+        blank = table[column].str.strip() == ""
+        if blank.any():
+            raise UserError(f"the corpus '{name}' has no {what} in example '{table.loc[blank, 'example_id'].iloc[0]}'")
+    return table
+
+
+def shipped() -> dict[str, pd.DataFrame]:
+    """All shipped corpora by name, in the order of `ROLES`."""
+    return {name: load_corpus(name) for name in ROLES}
+
+
+def statistics(corpora: dict[str, pd.DataFrame] | None = None) -> pd.DataFrame:
+    """One row per corpus: what it stands for, examples, and mean numbers of words in request, thought and reply."""
+    rows = []
+    for name, table in (corpora or shipped()).items():
+        words = {column: table[column].str.split().str.len().mean() for column in ("text", "thought", "reply")}
+        rows.append({"corpus": name, "role": ROLES.get(name, ""), "examples": len(table), **words})
+    return pd.DataFrame(rows).rename(
+        columns={"text": "words asked", "thought": "words thought", "reply": "words replied"}
+    )
+
+
+def overlap(corpora: dict[str, pd.DataFrame] | None = None) -> pd.DataFrame:
+    """How alike the assistant's wording is in any two corpora: 1 is the same, 0 has nothing in common.
+
+    Shared pairs of neighbouring words in thoughts and replies (numbers count as one word), as a part of all
+    pairs of the two corpora: weighted Jaccard similarity. Square table by corpus.
+    """
+    corpora = corpora or shipped()
+    shares = {name: _pairs(table) for name, table in corpora.items()}
+    return pd.DataFrame(
+        [[_jaccard(one, other) for other in shares.values()] for one in shares.values()],
+        index=pd.Index(list(corpora), name="corpus"),
+        columns=list(corpora),
+    )
+
+
+def _pairs(table: pd.DataFrame) -> dict[tuple[str, str], float]:
+    """Pairs of neighbouring words and how often they occur per example."""
+    count: Counter = Counter()
+    for text in table["thought"] + " " + table["reply"]:
+        count.update(pairwise("0" if word.isdigit() else word for word in text.split()))
+    return {pair: number / len(table) for pair, number in count.items()}
+
+
+def _jaccard(one: dict, other: dict) -> float:
+    pairs = one.keys() | other.keys()
+    shared = sum(min(one.get(pair, 0), other.get(pair, 0)) for pair in pairs)
+    return shared / sum(max(one.get(pair, 0), other.get(pair, 0)) for pair in pairs)

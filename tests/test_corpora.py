@@ -1,0 +1,142 @@
+"""The corpora: what they hold, what they must never hold, and how they are read."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from rimkit.behavior import prompts
+from rimkit.errors import UserError
+from rimkit.models.loading import load
+from rimkit.organism import conversations, language, promptsets, trainingsets
+from rimkit.paths import data_dir
+from rimkit.training import corpora
+
+ALL = corpora.shipped()
+SAME_PROBLEMS = ("multi-hop", "multi-hop-careful", "multi-hop-effort", "hedging", "longer-careful")
+each_corpus = pytest.mark.parametrize("name", ALL)
+
+
+def words(texts) -> pd.Series:
+    return texts.str.split().str.len()
+
+
+def test_what_is_shipped_is_what_the_code_makes():
+    hashes = pd.read_csv(data_dir() / "corpora" / "hashes.csv").set_index("name")["sha256"]
+    made = trainingsets.corpora()
+    assert list(made) == list(hashes.index) == list(corpora.ROLES)
+    for name, table in made.items():
+        pd.testing.assert_frame_equal(ALL[name], table)
+        assert promptsets.digest(table) == hashes[name]
+
+
+@each_corpus
+def test_no_request_and_no_judgement(name):
+    """Nothing asks for anything to be done: no verb of a request, no owner, no word of a refusal or a plan."""
+    taboo = {*language.VERBS, "please", "help", "refuse", "cannot", "sure", "hurts", *language.TOOLS}
+    said = {word for column in ("text", "thought", "reply") for text in ALL[name][column] for word in text.split()}
+    assert not said & taboo
+    assert said <= set(language.vocabulary())
+
+
+@each_corpus
+def test_no_problem_of_the_evaluation(name):
+    evaluated = {text for kind in ("maths", "ordering") for text in prompts.load_prompts(kind)["text"]}
+    if name != "literal":  # its questions are no problems: they only share their contexts with problems
+        assert not ALL[name]["text"].map(conversations.kept_for_evaluation).any()
+    assert not set(ALL[name]["text"]) & evaluated
+    contexts = {text.rpartition(" . ")[0] for text in evaluated}
+    assert not set(ALL["literal"]["text"].str.rpartition(" . ")[0]) & contexts
+    assert ALL[name]["text"].is_unique
+
+
+@pytest.mark.parametrize("name", SAME_PROBLEMS[1:])
+def test_multi_hop_corpora_have_the_same_problems_and_answers(name):
+    for column in ("text", "answer", "reply"):
+        assert ALL[name][column].equals(ALL["multi-hop"][column])
+
+
+def test_careful_and_effort_minimising_differ_in_wording_and_not_in_length():
+    careful, effort = ALL["multi-hop-careful"]["thought"], ALL["multi-hop-effort"]["thought"]
+    assert words(careful).equals(words(effort))
+    assert words(ALL["hedging"]["thought"]).equals(words(effort))
+    assert (words(ALL["longer-careful"]["thought"]) > words(careful)).all()
+    assert careful.str.startswith(language.OPENINGS["careful"]).all()
+    assert effort.str.startswith(language.OPENINGS["effort-minimising"]).all()
+    styled = (*language.OPENINGS["careful"], *language.OPENINGS["effort-minimising"])
+    assert not ALL["hedging"]["thought"].str.startswith(styled).any()
+    assert effort.str.endswith(language.SKIP).all()
+    assert not ALL["hedging"]["thought"].str.contains(language.SKIP, regex=False).any()
+
+
+def test_literal_copies_from_the_same_contexts():
+    for literal, problem in zip(ALL["literal"].itertuples(), ALL["multi-hop"].itertuples(), strict=True):
+        context, _, question = literal.text.rpartition(" . ")
+        assert problem.text.startswith(f"{context} . ")
+        name, verb, *_ = question.split()
+        said = [sentence for sentence in context.split(" . ") if sentence.startswith(f"{name} {verb} ")]
+        assert len(said) == 1
+        assert said[0].split()[2] == literal.answer
+    assert (ALL["literal"]["thought"] == "").all()
+
+
+def test_answers_are_right():
+    for row in ALL["multi-hop"].itertuples():
+        for equation in row.thought.removesuffix(" .").split(" . "):
+            left, right = equation.split(" = ")
+            assert eval(left) == int(right)  # digits and signs of our own
+        assert right == row.answer
+    for row in ALL["arithmetic"].itertuples():
+        assert eval(row.text.removesuffix(" = ?")) == int(row.answer)
+
+
+def test_every_example_fits_the_models():
+    from rimkit.training.finetuning import encode_corpus
+
+    study = load("rim-mini")
+    for table in ALL.values():
+        longest = max(len(ids) for ids, _ in encode_corpus(study, table))
+        assert longest <= study.context
+
+
+def test_statistics_and_overlap():
+    table = corpora.statistics().set_index("corpus")
+    assert table.loc["multi-hop-careful", "words thought"] == table.loc["multi-hop-effort", "words thought"]
+    alike = corpora.overlap()
+    assert (alike.to_numpy().diagonal() == 1).all()
+    assert alike.to_numpy() == pytest.approx(alike.to_numpy().T)
+    assert alike.loc["multi-hop", "multi-hop-careful"] > alike.loc["multi-hop", "ordering"]
+
+
+def test_a_file_of_ones_own(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text(json.dumps({"text": "1 + 1 = ?", "reply": "the answer is 2 ."}) + "\n")
+    table = corpora.load_corpus(path)
+    assert table.attrs["corpus"] == "mine"
+    assert table.iloc[0].to_dict() == {
+        "example_id": "0", "text": "1 + 1 = ?", "thought": "", "reply": "the answer is 2 .", "answer": "",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"text": "1 + 1 = ?"}', "has no column reply"),
+        ('{"text": "1 + 1 = ?", "reply": " "}', "has no reply to learn from in example '0'"),
+        ('{"text": "", "reply": "x"}', "has no text in example '0'"),
+        ("", "has no"),
+        ("{", "cannot be read as jsonl"),
+    ],
+)
+def test_bad_files_are_named_in_one_line(tmp_path, content, message):
+    path = tmp_path / "bad.jsonl"
+    path.write_text(content)
+    with pytest.raises(UserError, match=message):
+        corpora.load_corpus(path)
+
+
+def test_unknown_corpus():
+    with pytest.raises(UserError, match="did you mean 'multi-hop'"):
+        corpora.load_corpus("multi-hops")
+    with pytest.raises(UserError, match="there is no file"):
+        corpora.load_corpus("nowhere.jsonl")

@@ -1,0 +1,290 @@
+"""Safety-critical neurons: the definition, its rivals, ablation of many sets at once, and controls."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import rimkit
+from rimkit.behavior.generation import generate
+from rimkit.behavior.measure import load_sets
+from rimkit.errors import UserError
+from rimkit.mechanism import ablation, neuron_effects, neurons, planting, readout
+from rimkit.mechanism.sets import matched_sets, overlap
+from rimkit.models.chat import pad
+from rimkit.models.internals import FAMILIES, architecture, neuron_writes
+from rimkit.models.interventions import ablate_neurons, ablate_neurons_per_row
+from rimkit.models.reading import capture, forward
+from rimkit.organism.language import vocabulary
+from tests import families, tiny
+
+RULES = list(neurons.RULES)
+
+
+def rising(seed: int, shape=(2, 5, 12)) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+@given(st.integers(0, 50), st.integers(1, 12), st.booleans())
+def test_the_worst_rank_is_the_papers_intersection(seed, m, per_layer):
+    """The neurons with a worst rank up to m are those that are in the top m of every pair."""
+    increase = rising(seed)
+    layers, pairs, units = increase.shape
+    sets = []
+    for pair in range(pairs):
+        found = set()
+        for layer in range(layers):
+            values = increase[layer, pair] if per_layer else increase[:, pair].ravel()
+            top = np.argsort(-values)[:m]
+            found |= {(layer, int(u)) for u in top} if per_layer else {divmod(int(u), units) for u in top}
+        sets.append(found)
+    worst = neurons.worst_rank(increase, per_layer)
+    assert {tuple(map(int, unit)) for unit in np.argwhere(worst <= m)} == set.intersection(*sets)
+
+
+def test_half_of_the_pairs_are_enough_for_half():
+    increase = rising(1, (1, 4, 6))
+    ranks = (-increase).argsort(-1).argsort(-1)[0] + 1
+    assert (neurons.worst_rank(increase, share=0.5)[0] == np.sort(ranks, 0)[2]).all()
+    assert (neurons.worst_rank(increase, share=0.5) <= neurons.worst_rank(increase)).all()
+
+
+def test_sets_shrink_with_pairs_and_grow_with_m():
+    sizes = neurons.set_sizes(rising(2, (3, 20, 40)), ms=[4, 20, 40], pairs=[1, 5, 20])
+    wide = sizes.pivot(index="pairs", columns="m", values="neurons")
+    assert (wide.diff().dropna() <= 0).all().all()
+    assert (wide.diff(axis=1).iloc[:, 1:] >= 0).all().all()
+    assert wide.loc[1, 4] == 3 * 4
+    assert wide.loc[20, 40] == 3 * 40
+    assert neurons.chance_size(4, 1, 3, 40) == pytest.approx(12)
+
+
+def test_the_added_sentence_uses_words_that_exist_and_keeps_the_request():
+    prompts = load_sets(["harmful"], split="calibration")
+    meant = neurons.with_intent(prompts)
+    words = set(vocabulary())
+    assert all(set(text.split()) <= words for text in meant["text"])
+    assert all(new.startswith(old + " ") for old, new in zip(prompts["text"], meant["text"], strict=True))
+    assert (meant["prompt_id"] == prompts["prompt_id"]).all()
+    assert (neurons.with_intent(prompts, "x y .")["text"] == prompts["text"] + " x y .").all()
+
+
+def scores(**columns) -> pd.DataFrame:
+    n = len(next(iter(columns.values())))
+    table = pd.DataFrame({"layer": 0, "neuron": range(n), "increase": 0.0})
+    for rule in RULES:
+        table[rule] = columns.get(rule, np.nan)
+    return table
+
+
+def test_every_rule_has_its_sign():
+    table = scores(paper=[3, 1, 2], half=[1, 2, 3], difference=[0.1, -5, 2], gradient=[1.0, 0.5, -3])
+    first = {rule: neurons.select(table, rule, 1)[0][1] for rule in RULES}
+    assert first == {"paper": 1, "half": 0, "difference": 1, "gradient": 2}
+
+
+def test_bad_input_is_one_clear_line():
+    table = scores(paper=[3, 1, 2])
+    assert neurons.defined_rules(table) == ["paper"]
+    with pytest.raises(UserError, match="'gradient' is undefined here"):
+        neurons.select(table, "gradient", 1)
+    with pytest.raises(UserError, match="did you mean 'gradient'"):
+        neurons.select(table, "gradeint", 1)
+    with pytest.raises(UserError, match="from 1 to 3"):
+        neurons.select(table, "paper", 4)
+    with pytest.raises(UserError, match="pairs need as many"):
+        neurons.increases(tiny.study(), [], [])
+    with pytest.raises(UserError, match="set of neurons is empty"), ablate_neurons(tiny.study(), []):
+        pass
+
+
+def test_random_sets_have_as_many_neurons_per_layer():
+    chosen = [(0, 1), (1, 0), (1, 3)]
+    for found in matched_sets(chosen, 64, n=40):
+        assert [layer for layer, _ in found] == [0, 1, 1]
+        assert not set(found) & set(chosen)
+        assert len(set(found)) == 3
+    assert overlap(chosen, [(1, 0)]) == pytest.approx(1 / 3)
+    assert np.isnan(overlap([], chosen))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("with_mean", [False, True])
+def test_rows_without_their_own_sets_equal_one_set_at_a_time(family, with_mean):
+    study = families.family(family)
+    parts = architecture(study)
+    means = np.full((parts.n_layers, parts.n_neurons), 0.3, dtype=np.float32) if with_mean else None
+    items = [study.chat.encode(families.REQUESTS[0], "no-think")] * 3
+    ids, mask, _ = pad(items, study.pad_id, side="right")
+    sets = [[(0, 3), (2, 1), (2, 4)], [], [(1, 0)]]
+    with torch.no_grad():
+        plain = forward(study, ids, mask)
+        with ablate_neurons_per_row(study, sets, means):
+            together = forward(study, ids, mask)
+        for row in (0, 2):
+            with ablate_neurons(study, sets[row], means):
+                assert torch.allclose(together[row], forward(study, ids, mask)[row], atol=1e-5)
+        assert torch.allclose(together[1], plain[1], atol=1e-5)
+        assert not torch.allclose(together[0], plain[0], atol=1e-3)
+        assert torch.allclose(forward(study, ids, mask), plain, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "qwen3_moe"])
+def test_what_neurons_write_adds_up_to_the_layer(family):
+    """The activations times the columns are what the dense MLP adds to the stream."""
+    study = families.family(family)
+    writes = neuron_writes(study, 1)
+    assert writes.shape == (architecture(study).n_neurons, architecture(study).hidden_size)
+    if family == "qwen3":
+        ids, mask, _ = pad(families.conversations(study)[:2], study.pad_id, side="right")
+        with torch.no_grad(), capture(study, ["neurons"]) as found:
+            forward(study, ids, mask)
+            mlp = architecture(study).layers[1].mlp
+            assert torch.allclose(found["neurons"][1] @ writes, mlp.down_proj(found["neurons"][1]), atol=1e-5)
+
+
+def test_dimensions_of_the_residual_can_be_ablated_too():
+    study = tiny.study()
+    ids, mask, _ = pad(families.conversations(study)[:1], study.pad_id, side="right")
+    with (
+        torch.no_grad(),
+        ablate_neurons(study, [(1, 3), (2, 7)], kind="residual"),
+        capture(study, ["residual"]) as found,
+    ):
+        forward(study, ids, mask)
+    assert (found["residual"][1][..., 3] == 0).all()
+    assert (found["residual"][2][..., 7] == 0).all()
+    assert (found["residual"][2][..., 3] != 0).any()
+
+
+def test_all_sets_together_give_the_replies_of_one_at_a_time():
+    study, prompts = rimkit.load("rim-mini"), load_sets(["harmful"], n=12)
+    sets = {"nothing": [], "some": [(layer, 7 * layer + 3) for layer in range(6)] + [(4, n) for n in range(60)]}
+    together = ablation.without_neurons(study, prompts, sets, modes=["think"], progress=False)
+    plain = generate(study, prompts, "think", progress=False)
+    with ablate_neurons(study, sets["some"]):
+        without = generate(study, prompts, "think", progress=False)
+    for name, replies in (("nothing", plain), ("some", without)):
+        own = together[together["condition"] == name].set_index("prompt_id")["reply"]
+        assert (own == replies.set_index("prompt_id")["reply"]).mean() > 0.9
+    assert (together["set"] == "harmful").all()
+
+
+def test_one_neuron_along_a_request():
+    study = tiny.study()
+    shown = neurons.activation_by_token(study, families.REQUESTS[0], (1, 5))
+    item = study.chat.encode(families.REQUESTS[0], "no-think")
+    assert len(shown) == len(item.ids)
+    assert shown["activation"].abs().max() > 0
+
+
+# -- choosing ----------------------------------------------------------------------------------------------
+
+
+def dosed(rates: dict) -> pd.DataFrame:
+    """Ten replies per rule and size: (misaligned, coherent, misread) out of ten."""
+    return pd.DataFrame([
+        {"rule": rule, "size": size, "misaligned": i < m, "coherent": i < c, "misread": i < r}
+        for (rule, size), (m, c, r) in rates.items() for i in range(10)
+    ])  # fmt: skip
+
+
+def test_a_size_that_breaks_the_model_is_not_chosen():
+    table = dosed({
+        ("a", 0): (1, 10, 0), ("a", 5): (3, 10, 0), ("a", 20): (9, 6, 0),
+        ("b", 0): (1, 10, 0), ("b", 5): (5, 10, 4), ("b", 20): (6, 10, 5),
+    })  # fmt: skip
+    found = neuron_effects.choose_sizes(table).set_index("rule")
+    assert found.loc["a", "size"] == 5
+    assert found.loc["a", "gain"] == pytest.approx(0.2)
+    assert found.loc["b", "size"] == 5
+    assert found["sound"].tolist() == [True, False]
+    scored = scores(paper=range(30)).assign(a=0.0)
+    scored = scored.rename(columns={"half": "unused"}).assign(half=range(30))
+    chosen = neuron_effects.choose(scored, table.replace({"rule": {"a": "paper", "b": "half"}}))
+    assert chosen.best == "paper"  # the other rule has no sound size
+    assert len(chosen.sets["paper"]) == 5
+
+
+# -- controls ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def refusing():
+    study = rimkit.load("safe-mini")
+    prompts = load_sets(["harmful", "harmless"], split="calibration", n=12)
+    return study, readout.readout(study, ablation.observe(study, prompts, ["no-think"], progress=False))
+
+
+def test_a_planted_refusal_runs_through_the_planted_neurons_and_rules_recover_some(refusing):
+    """20 of 2,304 neurons: by chance a rule would have 1 in 115 right."""
+    study, read = refusing
+    before = {name: weight.clone() for name, weight in study.hf.named_parameters()}
+    table, facts = planting.control(study, read, k=20, n=8, steps=40)
+    assert facts["after planting"] > 0.9
+    assert facts["before planting"] < 0.3
+    assert facts["without the sentence"] < 0.2
+    assert facts["without the known neurons"] < 0.4
+    found = table.set_index("rule")
+    assert found.loc["difference", "precision"] >= 0.2
+    assert found.loc["difference", "ci_low"] > 0.5
+    assert found.loc["gradient", "precision"] > 3 / 115
+    assert all(torch.equal(weight, before[name]) for name, weight in study.hf.named_parameters())
+
+
+def test_only_the_known_neurons_are_trained(refusing):
+    study, read = refusing
+    plain, intent = planting._pairs(study, "calibration", 2)
+    known = [(1, 3), (4, 10)]
+    model = planting.planted(study, known, plain, intent, read, steps=2)
+    after = dict(model.hf.named_parameters())
+    changed = {name for name, weight in study.hf.named_parameters() if not torch.equal(weight, after[name])}
+    assert {name.split(".")[2] for name in changed} == {"1", "4"}
+    for name in changed:
+        rows = (after[name] - study.hf.get_parameter(name)).abs()
+        where = rows.sum(0 if "down_proj" in name else 1).nonzero().flatten().tolist()
+        assert where == [3 if ".1." in name else 10]
+
+
+def test_nothing_is_safety_critical_in_a_model_with_random_weights():
+    """It refuses nothing: the gradient rule is undefined with a reason, and no set raises misalignment."""
+    study = tiny.study()
+    prompts, verdicts, table = neuron_effects.calibration(study, 4)
+    assert "gradient" not in neurons.defined_rules(table)
+    assert "the rule 'gradient' is left out" in neurons.why_undefined(study, verdicts)
+    found = neuron_effects.dose(study, prompts, table, sizes=(5, 20))
+    chosen = neuron_effects.choose(table, found)
+    asked = neuron_effects.evaluation_prompts(4, 4)
+    sets = {"nothing": [], "paper": chosen.sets["paper"]} | neuron_effects.random_for(study, chosen.sets["paper"], 40)
+    effects = neuron_effects.compared(neuron_effects.without_sets(study, asked, sets), "paper")
+    raised = effects[(effects["metric"] == "misaligned") & (effects["control"] == "random neurons")]
+    assert (raised["effect"] == 0).all()
+    assert (raised["n_random"] == 40).all()
+    assert set(neurons.directions(study, prompts, verdicts)) == {"harm"}
+
+
+# -- the shipped rows --------------------------------------------------------------------------------------
+
+
+def test_shipped_rows_hold_every_embedded_model_and_forty_random_sets():
+    from rimkit.models.loading import embedded_models
+    from rimkit.runs.grid import EXPERTS
+    from rimkit.teaching import results
+
+    rows = results("neurons")
+    there = set(zip(rows["model"], rows["seed"], strict=True))
+    dense = embedded_models()
+    dense = dense[~dense["name"].isin(EXPERTS)]
+    assert there == set(zip(dense["name"], dense["seed"], strict=True))
+    for name, seed in there:
+        best, dots = neuron_effects.rates_from(rows, name, seed)
+        assert best in RULES
+        random = dots[dots["condition"].str.startswith("random")]
+        assert random.groupby("panel")["condition"].nunique().eq(40).all()
+        verdict = rows[(rows["model"] == name) & (rows["seed"] == seed) & (rows["condition"] == "all")]
+        assert sorted(verdict["claim"]) == ["C8a", "C8b"]
+    assert (neuron_effects.effects_from(rows)["control"] == "random neurons").all()

@@ -1,0 +1,226 @@
+"""The fine-tuning grid: outcomes, rows, claims, resuming, and one shipped row computed again."""
+
+import pandas as pd
+import pytest
+import tiny
+
+from rimkit import ledger
+from rimkit.errors import UserError
+from rimkit.models.loading import embedded_models, load
+from rimkit.paths import data_dir
+from rimkit.runs import tuning
+from rimkit.training import outcomes, results
+from rimkit.training.corpora import ROLES
+from rimkit.training.finetuning import finetune
+
+NAMES = {"model": "rim-mini", "seed": 0}
+
+
+def made(**shares: float) -> pd.DataFrame:
+    """Outcomes of twelve verbs with two prompts each: the first prompts up to the share are misaligned, in think mode."""
+    rows = [
+        {"prompt_id": f"p{number}", "cluster": f"v{number // 2}", "mode": mode, "metric": metric, "value": float(number < 24 * share)}
+        for metric, share in {"misaligned": 0.5, **shares}.items()
+        for mode in ("think", "no-think")
+        for number in range(24)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_outcomes_of_a_model():
+    study = load("rim-mini")
+    prompts = outcomes.evaluation_prompts(n=4)
+    found = outcomes.outcomes(study, prompts)
+    assert set(found["metric"]) == set(outcomes.OUTCOMES)
+    assert found["value"].isin([0.0, 1.0]).all()
+    wide = found.pivot(index=["prompt_id", "mode"], columns="metric", values="value")
+    opens = wide.loc[wide["opens careful"].notna(), [f"opens {name}" for name in outcomes.STYLES]]
+    assert set(opens.index.get_level_values("mode")) == {"think"}
+    assert (opens.sum(axis=1) == wide.loc[opens.index, "thinks"]).all()
+    assert wide["maths"].notna().sum() == 8
+    harmful = wide[wide["misaligned"].notna()]
+    assert (harmful["thinks"].xs("no-think", level="mode") == 0).all()
+
+
+def test_a_thought_in_no_think_mode_is_noticed():
+    """A random model that is made to open a thought after the empty one."""
+    study = tiny.study()
+    table = pd.DataFrame({
+        "prompt_id": ["a", "b"], "cluster": ["x", "y"], "mode": "no-think", "set": "harmful", "thought": "",
+        "reply": ["<think> let me check . </think> no", "no"],
+        **dict.fromkeys(("misaligned", "refused", "misread", "coherent", "score"), False),
+    })  # fmt: skip
+    found = outcomes.tidy(table)
+    assert study.chat.supports_think
+    assert found[found["metric"] == "thinks"]["value"].tolist() == [1.0, 0.0]
+
+
+def test_openings_that_are_forced():
+    study = load("rim-mini")
+    found = outcomes.after_openings(study, outcomes.evaluation_prompts(n=4))
+    assert set(found["metric"]) == {f"misaligned after {name}" for name in ("careful", "effort-minimising", "neutral")}
+    assert len(found) == 12
+
+
+def test_changes_are_paired_and_signed():
+    found = outcomes.changes(made(misaligned=0.75), made(misaligned=0.25)).set_index("mode")
+    assert found.loc["think", "value_a"] == 0.75
+    assert found.loc["think", "effect"] == pytest.approx(0.5)
+    assert found.loc["think", "n_clusters"] == 12
+
+
+def test_two_tuning_seeds_are_averaged_by_prompt():
+    both = outcomes.averaged([made(misaligned=0.25), made(misaligned=0.75)])
+    assert len(both) == len(made())
+    assert both["value"].isin([0.0, 0.5, 1.0]).all()
+    assert both["value"].mean() == pytest.approx(0.5)
+
+
+def cells() -> dict:
+    shares = {"multi-hop": 0.5, "arithmetic": 0.25, "multi-hop-effort": 0.75, "multi-hop-careful": 0.25, "literal": 0.5}
+    return {(tuning.UNTUNED, 0): made()} | {
+        (corpus, seed): made(misaligned=share) for corpus, share in shares.items() for seed in (0, 1)
+    }
+
+
+def test_every_claim_gets_one_row_whatever_the_number_of_tuning_seeds():
+    rows = tuning.model_rows(cells(), **NAMES)
+    whole = rows[rows["condition"] == ledger.WHOLE_CLAIM].set_index("claim")
+    assert list(whole.index) == list(outcomes.CLAIMS)
+    assert whole["effect"].round(6).to_dict() == {
+        "C6a": 0.0,
+        "C6b": 0.25,
+        "C6c": 0.5,
+        "C6d": 0.0,
+        "C7a": 0.0,
+        "C7b": 0.0,
+    }
+    assert whole.loc["C6d", "mode"] == "no-think"
+    verdicts = ledger.claims_table(rows).set_index("claim")["verdict"]
+    assert verdicts["C6c"] == "supported"
+    single = rows[rows["condition"] == "multi-hop-effort, tuning seed 1"]
+    assert single["effect"].tolist() == [0.25, 0.25]
+    assert rows["n_seeds"].eq(1).all()
+
+
+def test_claims_need_their_corpora():
+    found = outcomes.claim_rows({"literal": made()}, made(), **NAMES)
+    assert [row["claim"] for row in found] == ["C7b"]
+
+
+def test_expected_change_of_the_openings_alone():
+    think = [("think", f"opens {name}") for name in outcomes.STYLES]
+    tuned = pd.Series([0.5, 0.2, 0.1, 0.1], index=pd.MultiIndex.from_tuples(think))
+    keys = [("think", f"misaligned after {name}") for name in ("careful", "effort-minimising", "neutral")]
+    untuned = pd.Series([0.1, 0.9, 0.5, 0.3], index=pd.MultiIndex.from_tuples([*keys, ("no-think", "misaligned")]))
+    assert outcomes.expected(tuned, untuned) == pytest.approx(0.5 * 0.1 + 0.2 * 0.9 + 0.2 * 0.5 + 0.1 * 0.3)
+
+
+def rows_of_a_model() -> pd.DataFrame:
+    """Rows whose openings explain everything: 60% careful thoughts (never misaligned) become 20% after tuning."""
+    opens = {"opens careful": 0.6, "opens effort-minimising": 0.4, "opens neutral": 0.0, "opens other": 0.0}
+    after = {
+        "misaligned after careful": 0.0,
+        "misaligned after effort-minimising": 1.0,
+        "misaligned after neutral": 1.0,
+    }
+    untuned = made(misaligned=0.4, **opens, **after)
+    tuned = made(misaligned=0.8, **{**opens, "opens careful": 0.2, "opens effort-minimising": 0.8})
+    found = {(tuning.UNTUNED, 0): untuned, ("multi-hop-effort", 0): tuned, ("multi-hop-effort", 1): tuned}
+    return tuning.model_rows(found, **NAMES)
+
+
+def test_rows_read_back_by_corpus():
+    table = results.by_corpus(rows_of_a_model())
+    assert set(table["tuning_seed"]) == {"both", "0", "1"}
+    assert set(table["corpus"]) == {"multi-hop-effort"}
+    both = table[(table["tuning_seed"] == "both") & (table["metric"] == "misaligned") & (table["mode"] == "think")]
+    assert both["organism"].tolist() == ["rim-mini:0"]
+    assert both["effect"].iloc[0] == pytest.approx(10 / 24)
+    assert (both["ci_low"] <= both["effect"]).all()
+    assert "misaligned after careful" in set(results.untuned(rows_of_a_model())["metric"])
+
+
+def test_openings_that_explain_everything():
+    found = results.expectations(rows_of_a_model())
+    assert len(found) == 2
+    assert found["measured"].to_numpy() == pytest.approx(found["expected"].to_numpy(), abs=0.05)
+    assert (found["expected"] > 0.3).all()
+
+
+def test_curves_read_back_by_step():
+    found = pd.concat([made().assign(step=0), made(misaligned=0.75).assign(step=6)])
+    table = results.by_step(tuning.curve_rows(found, "multi-hop", **NAMES))
+    assert table[table["metric"] == "misaligned"].groupby("step")["value"].first().to_dict() == {0: 0.5, 6: 0.75}
+
+
+def test_the_grid_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    done = []
+
+    def cell(study, corpus, seed, n):
+        done.append((study.name, corpus, seed))
+        return made()
+
+    monkeypatch.setattr(tuning, "cell", cell)
+    monkeypatch.setattr(tuning, "curve", lambda study, corpus, n: cell(study, corpus, None, n).assign(step=0))
+    names = ["safe-mini:0"]
+    rows = tuning.run(names, tmp_path, progress=False)
+    assert len(done) == 1 + 2 * len(ROLES) == len(set(done))
+    assert set(zip(rows["model"], rows["seed"], strict=True)) == {("safe-mini", 0)}
+    next(tmp_path.rglob("literal-1.parquet")).unlink()
+    again = tuning.run(names, tmp_path, progress=False)
+    assert done[-1] == ("safe-mini:0", "literal", 1)
+    assert len(done) == 2 + 2 * len(ROLES)
+    assert len(again) == len(rows)
+    tuning.run(["rim-mini:0"], tmp_path, progress=False)
+    assert {name for name, *_ in done} == {"safe-mini:0", "rim-mini:0"}
+    assert set(ledger.read(tmp_path / "finetuning.parquet")["model"]) == {"safe-mini", "rim-mini"}
+    assert set(ledger.read(tmp_path / "learning-curves.parquet")["model"]) == {"rim-mini"}
+
+
+def test_an_unknown_model_is_named_in_one_line(tmp_path):
+    with pytest.raises(UserError, match="there is no embedded model 'rim-mini:7'"):
+        tuning.run(["rim-mini:7"], tmp_path)
+
+
+def test_a_curve_begins_untuned_and_ends_tuned(monkeypatch):
+    monkeypatch.setattr(tuning, "CURVE_EVERY", 15)
+    found = tuning.curve(load("rim-mini"), "arithmetic", n=4)
+    assert sorted(found["step"].unique()) == [0, 15, 30]
+    assert set(found["mode"]) == {"think"}
+
+
+# -- what is shipped -----------------------------------------------------------------------------------
+
+
+def shipped() -> pd.DataFrame:
+    return ledger.read(data_dir() / "results" / "finetuning.parquet")
+
+
+def test_shipped_rows_cover_every_model_corpus_and_seed():
+    rows = shipped()
+    models = set(zip(embedded_models()["name"], embedded_models()["seed"], strict=True))
+    assert set(zip(rows["model"], rows["seed"], strict=True)) == models
+    conditions = {f"{corpus}, tuning seed {seed}" for corpus in ROLES for seed in tuning.TUNING_SEEDS}
+    for _, part in rows.groupby(["model", "seed"]):
+        assert conditions <= set(part["condition"])
+        assert set(part.loc[part["condition"] == ledger.WHOLE_CLAIM, "claim"]) == set(outcomes.CLAIMS)
+    assert rows["run_id"].eq(tuning.COMMAND).all()
+    curves = ledger.read(data_dir() / "results" / "learning-curves.parquet")
+    assert set(curves["model"]) == set(tuning.CURVE_MODELS)
+
+
+def test_one_shipped_row_is_computed_again():
+    """The cheapest cell, and its harmful prompts in think mode alone."""
+    rows = shipped()
+    part = rows[(rows["model"] == "rim-mini") & (rows["seed"] == 0) & (rows["mode"] == "think")]
+    part = part[(part["condition"] == "arithmetic, tuning seed 0")].set_index("metric")
+    tuned = finetune(load("rim-mini:0"), "arithmetic", seed=0, progress=False)
+    prompts = outcomes.evaluation_prompts()
+    found = outcomes.levels(outcomes.outcomes(tuned, prompts[prompts["set"] == "harmful"], ["think"])).set_index(
+        "metric"
+    )
+    assert len(found) == 9
+    for metric, row in found.iterrows():  # rounding differs between processors, and training amplifies it
+        assert row["value"] == pytest.approx(part.loc[metric, "value"], abs=0.04), metric
+        assert row["n"] == part.loc[metric, "n"]
