@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from rimkit import __version__
+from rimkit.console import plain_warnings, print_claims, say, write_csv, write_page
 from rimkit.errors import UserError
 
 INTERRUPTED = 130
@@ -23,10 +23,10 @@ class Friendly(TyperGroup):
         try:
             return super().invoke(ctx)
         except UserError as error:
-            _say(f"rimkit: {error}")
+            say(f"rimkit: {error}")
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
-            _say("rimkit: interrupted; what was finished is kept, and the same command goes on from there")
+            say("rimkit: interrupted; what was finished is kept, and the same command goes on from there")
             raise typer.Exit(INTERRUPTED) from None
 
 
@@ -89,12 +89,12 @@ def run(
     from rimkit.runs.parameters import assignments
 
     given = assignments(parameter or ())
-    with _plain_warnings():
+    with plain_warnings():
         done = run_chapters(
             chapters or (), model, out, given, force, progress=sys.stderr.isatty(), report=_report_chapter
         )
-        _print_claims(out)
-        page = _write_page(out, say=False)  # what could not be read has been said above
+        print_claims(out)
+        page = write_page(out, warn=False)  # what could not be read has been said above
     typer.echo(f"\nNotebooks and ledger: {out}\nClaims page: {page}")
     raise typer.Exit(_exit_code([error for error in done["error"] if error]))
 
@@ -141,10 +141,10 @@ def ledger(
     """Show the claims and their verdicts from the rows of a run."""
     from rimkit import ledger as rows
 
-    with _plain_warnings():
+    with plain_warnings():
         if csv:
-            _write_csv(rows.read(folder) if folder else rows.shipped(), csv)
-        _print_claims(folder)
+            write_csv(rows.read(folder) if folder else rows.shipped(), csv)
+        print_claims(folder)
 
 
 @app.command()
@@ -156,7 +156,7 @@ def report(
 
     It needs no network and prints. What cannot be read is named, and what can be shown is shown.
     """
-    typer.echo(f"Claims page: {_write_page(folder, html)}")
+    typer.echo(f"Claims page: {write_page(folder, html)}")
 
 
 @app.command()
@@ -267,52 +267,3 @@ def corpora(out: Annotated[Path, typer.Option(help="Folder for the corpora.")]) 
     from rimkit.runs.execute import prepare_folder
 
     typer.echo(trainingsets.write(prepare_folder(out)).to_string(index=False))
-
-
-def _print_claims(folder: Path | None) -> None:
-    """The verdicts of a run, then those of the rows that come with the workbook."""
-    from rich.console import Console
-
-    from rimkit import ledger as rows
-    from rimkit.runs.report import claims_view
-
-    console = Console(width=None if sys.stdout.isatty() else 150)
-    tables = {"This run": rows.read(folder)} if folder else {}
-    for title, frame in {**tables, "Shipped rows of the embedded models": rows.shipped()}.items():
-        claims = rows.claims_table(frame)
-        if len(claims):
-            console.print(claims_view(claims, title))
-        for item in frame[frame["status"] == "failed"].itertuples():
-            typer.echo(f"failed: {item.chapter} on {item.model}: {item.error}")
-
-
-def _write_page(folder: Path, html: Path | None = None, say: bool = True) -> Path:
-    """The claims page of a run; what could not be read stands on it and, a line each, on stderr."""
-    from rimkit.runs.page import NAME, own_rows, write_page
-
-    rows, notes = own_rows(folder)
-    for note in notes if say else ():
-        _say(f"rimkit: warning: {note}")
-    return write_page(rows, html or (folder if folder.is_dir() else folder.parent) / NAME, notes)
-
-
-def _write_csv(frame, path: Path) -> None:
-    try:
-        frame.to_csv(path, index=False)
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror or error})") from error
-
-
-@contextmanager
-def _plain_warnings():
-    """Warnings of the ledger as one line each, without the place in the code."""
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = lambda message, *_, **__: _say(f"rimkit: warning: {message}")
-        yield
-
-
-def _say(text: str) -> None:
-    typer.echo(text, err=True)

@@ -5,7 +5,8 @@ import pytest
 from rimkit.errors import UserError
 from rimkit.published.power import prompts_needed
 from rimkit.teaching import paper_questions
-from rimkit.teaching.questions import EXERCISES, colleague_interval, detector_gain, exercise, fisher
+from rimkit.teaching.mechanism_questions import detector_gain, fisher
+from rimkit.teaching.questions import EXERCISES, colleague_interval, exercise
 
 RIGHT = {
     "00": ["misread", "incoherent", "misaligned", "refused"],

@@ -1,0 +1,60 @@
+"""What the commands of the command line share: what they print, and how they speak of failures."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+
+from rimkit.errors import UserError
+
+
+def print_claims(folder: Path | None) -> None:
+    """The verdicts of a run, then those of the rows that come with the workbook."""
+    from rich.console import Console
+
+    from rimkit import ledger as rows
+    from rimkit.runs.report import claims_view
+
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    tables = {"This run": rows.read(folder)} if folder else {}
+    for title, frame in {**tables, "Shipped rows of the embedded models": rows.shipped()}.items():
+        claims = rows.claims_table(frame)
+        if len(claims):
+            console.print(claims_view(claims, title))
+        for item in frame[frame["status"] == "failed"].itertuples():
+            typer.echo(f"failed: {item.chapter} on {item.model}: {item.error}")
+
+
+def write_page(folder: Path, html: Path | None = None, warn: bool = True) -> Path:
+    """The claims page of a run; what could not be read stands on it and (``warn``), a line each, on stderr."""
+    from rimkit.runs import page
+
+    rows, notes = page.own_rows(folder)
+    for note in notes if warn else ():
+        say(f"rimkit: warning: {note}")
+    return page.write_page(rows, html or (folder if folder.is_dir() else folder.parent) / page.NAME, notes)
+
+
+def write_csv(frame, path: Path) -> None:
+    try:
+        frame.to_csv(path, index=False)
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror or error})") from error
+
+
+@contextmanager
+def plain_warnings():
+    """Warnings of the ledger as one line each, without the place in the code."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *_, **__: say(f"rimkit: warning: {message}")
+        yield
+
+
+def say(text: str) -> None:
+    typer.echo(text, err=True)
