@@ -148,6 +148,26 @@ def test_openings_that_explain_everything():
     assert (found["expected"] > 0.3).all()
 
 
+def test_a_model_of_ones_own_has_no_training_seed():
+    found = rows_of_a_model().assign(seed=pd.NA, model="mine")
+    assert set(results.by_corpus(found)["organism"]) == {"mine"}
+    assert set(results.by_corpus(found)["seed"]) == {"-"}
+    assert len(results.expectations(found)) == 2
+
+
+def test_everything_can_be_computed_for_one_model(monkeypatch):
+    monkeypatch.setattr(tuning, "ROLES", {"arithmetic": "", "literal": ""})
+    monkeypatch.setattr(tuning, "TUNING_SEEDS", (0,))
+    monkeypatch.setattr(tuning, "finetune", lambda study, corpus, **_: study)  # what is tuned is tested elsewhere
+    rows = tuning.recomputed(load("rim-mini"), 4, progress=False, **NAMES)
+    assert set(rows["condition"]) == {
+        "untuned",
+        "all",
+        *(f"{c}{s}" for c in ("arithmetic", "literal") for s in ("", ", tuning seed 0")),
+    }
+    assert (rows["effect"].dropna() == 0).all()
+
+
 def test_curves_read_back_by_step():
     found = pd.concat([made().assign(step=0), made(misaligned=0.75).assign(step=6)])
     table = results.by_step(tuning.curve_rows(found, "multi-hop", **NAMES))

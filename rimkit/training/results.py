@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pandas as pd
 
-from rimkit.ledger import WHOLE_CLAIM
 from rimkit.training.corpora import ROLES
 from rimkit.training.outcomes import UNTUNED_CELL, expected
 
@@ -21,17 +20,14 @@ def by_corpus(rows: pd.DataFrame) -> pd.DataFrame:
     parts = rows["condition"].str.extract(r"^(?P<corpus>.+?)(?:, tuning seed (?P<tuning_seed>\d+))?$")
     table = rows.drop(columns=["ci_low", "ci_high"]).rename(columns=_EFFECT).assign(**parts)
     table = table[table["corpus"].isin(list(ROLES)) & table["effect"].notna()]
-    table = table.assign(
-        tuning_seed=table["tuning_seed"].fillna(BOTH), organism=table["model"] + ":" + table["seed"].astype(str)
-    )
+    table = _named(table).assign(tuning_seed=table["tuning_seed"].fillna(BOTH))
     columns = ["model", "seed", "organism", "corpus", "tuning_seed", "mode", "metric", "value", "control_value"]
     return table[[*columns, "effect", "ci_low", "ci_high", "n"]].reset_index(drop=True)
 
 
 def untuned(rows: pd.DataFrame) -> pd.DataFrame:
     """Rates of the untuned models: ``model, seed, organism, mode, metric, value, ci_low, ci_high, n``."""
-    table = rows[rows["condition"] == UNTUNED_CELL]
-    table = table.assign(organism=table["model"] + ":" + table["seed"].astype(str))
+    table = _named(rows[rows["condition"] == UNTUNED_CELL])
     columns = ["model", "seed", "organism", "mode", "metric", "value", "ci_low", "ci_high", "n"]
     return table[columns].reset_index(drop=True)
 
@@ -39,7 +35,7 @@ def untuned(rows: pd.DataFrame) -> pd.DataFrame:
 def by_step(rows: pd.DataFrame) -> pd.DataFrame:
     """Learning curves: ``model, seed, corpus, step, metric, value, ci_low, ci_high, n``."""
     parts = rows["condition"].str.extract(r"^(?P<corpus>.+), step (?P<step>\d+)$")
-    table = rows.assign(**parts).dropna(subset=["step"]).astype({"step": int})
+    table = _named(rows.assign(**parts).dropna(subset=["step"]).astype({"step": int}))
     columns = ["model", "seed", "corpus", "step", "metric", "value", "ci_low", "ci_high", "n"]
     return table[columns].reset_index(drop=True)
 
@@ -50,23 +46,23 @@ def expectations(rows: pd.DataFrame) -> pd.DataFrame:
     One row per model, seed, corpus and tuning seed: ``model, seed, organism, corpus, tuning_seed, measured, expected``
     (fractions). ``expected``: `outcomes.expected` less what the same sum gives for the untuned model's own openings.
     """
-    base = {key: _rates(part) for key, part in untuned(rows).groupby(["model", "seed"])}
+    base = {name: _rates(part) for name, part in untuned(rows).groupby("organism")}
     tuned = by_corpus(rows)
     tuned = tuned[tuned["tuning_seed"] != BOTH]
     keys = ["model", "seed", "organism", "corpus", "tuning_seed"]
     found = []
     for key, part in tuned.groupby(keys, sort=False):
-        before, after = base[key[0], key[1]], _rates(part)
+        before, after = base[key[2]], _rates(part)
         measured = after["think", "misaligned"] - before["think", "misaligned"]
         by_openings = expected(after, before) - expected(before, before)
         found.append(dict(zip(keys, key, strict=True)) | {"measured": measured, "expected": by_openings})
     return pd.DataFrame(found)
 
 
-def whole_claims(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows that give verdicts, with the effect's interval as ``ci_low, ci_high`` and the column ``organism``."""
-    table = rows[rows["condition"] == WHOLE_CLAIM].drop(columns=["ci_low", "ci_high"]).rename(columns=_EFFECT)
-    return table.assign(organism=table["model"] + ":" + table["seed"].astype(str)).reset_index(drop=True)
+def _named(table: pd.DataFrame) -> pd.DataFrame:
+    """With training seeds as text ("-" for a model of one's own), and the column ``organism``: "rim-mini:0"."""
+    seed = table["seed"].astype("string").fillna("-").astype(object)
+    return table.assign(seed=seed, organism=table["model"].astype(object) + (":" + seed).where(seed != "-", ""))
 
 
 def _rates(part: pd.DataFrame) -> pd.Series:
