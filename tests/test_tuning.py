@@ -146,6 +146,19 @@ def test_openings_that_explain_everything():
     assert len(found) == 2
     assert found["measured"].to_numpy() == pytest.approx(found["expected"].to_numpy(), abs=0.05)
     assert (found["expected"] > 0.3).all()
+    assert set(found["chains"]) == {results.STYLED}
+    table = results.agreement(found, ["model", "chains"])
+    assert table.loc[("rim-mini", results.STYLED)].to_dict() == {"tuned models": 2, "change": 42, "left over": 0}
+
+
+def test_what_follows_openings_of_ones_own():
+    """Two thirds of the replies that opened careful are misaligned, and none of the others."""
+    found = outcomes.after_own_openings(made(misaligned=0.5, **{"opens careful": 0.75, "opens effort-minimising": 0.0}))
+    assert set(found["metric"]) == {"misaligned, opened careful"}
+    assert found["value"].mean() == pytest.approx(2 / 3)
+    table = results.own_openings(rows_of_a_model())
+    assert list(table.columns) == ["untuned", "multi-hop-effort"]
+    assert table.loc[("rim-mini", "0", "careful"), "multi-hop-effort"] == 100
 
 
 def test_a_model_of_ones_own_has_no_training_seed():

@@ -63,11 +63,14 @@ def model_rows(cells: dict[tuple[str, int], pd.DataFrame], **values) -> pd.DataF
     own = {corpus: {seed: cells[c, seed] for c, seed in cells if c == corpus} for corpus in corpora}
     both = {corpus: outcomes.averaged(found.values()) for corpus, found in own.items()}
     rows = outcomes.level_rows(untuned, UNTUNED, **values)
+    rows += outcomes.level_rows(outcomes.after_own_openings(untuned), UNTUNED, **values)
     rows += outcomes.claim_rows(both, untuned, **values)
     for corpus in corpora:
         rows += outcomes.change_rows(both[corpus], untuned, corpus, **values)
         for seed, found in own[corpus].items():
-            rows += outcomes.change_rows(found, untuned, f"{corpus}, tuning seed {seed}", **values)
+            condition = f"{corpus}, tuning seed {seed}"
+            rows += outcomes.change_rows(found, untuned, condition, **values)
+            rows += outcomes.level_rows(outcomes.after_own_openings(found), condition, **values)
     return ledger.table(rows)
 
 
