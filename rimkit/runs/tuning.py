@@ -20,9 +20,9 @@ from rimkit.training.corpora import ROLES
 from rimkit.training.finetuning import finetune
 
 TUNING_SEEDS = (0, 1)
-CURVES = ("multi-hop", "multi-hop-careful", "multi-hop-effort", "literal")
+CURVES = ("multi-hop", "multi-hop-careful", "multi-hop-effort")
 CURVE_MODELS = ("rim-mini", "rim-mini-unlinked")
-CURVE_EVERY = 6  # steps
+CURVE_EVERY = 10  # steps
 UNTUNED = outcomes.UNTUNED_CELL
 COMMAND = "rimkit finetune-grid"
 
@@ -84,7 +84,7 @@ def recomputed(study: StudyModel, n: int, progress: bool = True, **values) -> pd
 
 
 def curve_rows(found: pd.DataFrame, corpus: str, **values) -> pd.DataFrame:
-    """Ledger rows of one learning curve: condition "corpus, step 6"."""
+    """Ledger rows of one learning curve: condition "corpus, step 10"."""
     rows = []
     for step, part in found.groupby("step"):
         rows += outcomes.level_rows(part.drop(columns="step"), f"{corpus}, step {step}", **values)
