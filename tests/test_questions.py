@@ -40,7 +40,7 @@ def test_checks_teach(chapter):
         feedback = question.check(answer)
         assert feedback.status == "wrong"
         assert why in feedback.message
-    assert question.check(-350).status == "wrong"
+    assert question.check(3.5).status == "wrong"
     assert SHOWN[chapter] in str(question.solution())
     assert str(question.hint())
 

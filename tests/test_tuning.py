@@ -146,6 +146,39 @@ def test_openings_that_explain_everything():
     assert len(found) == 2
     assert found["measured"].to_numpy() == pytest.approx(found["expected"].to_numpy(), abs=0.05)
     assert (found["expected"] > 0.3).all()
+    assert set(found["chains"]) == {results.STYLED}
+    table = results.agreement(found, ["model", "chains"])
+    assert table.loc[("rim-mini", results.STYLED)].to_dict() == {"tuned models": 2, "change": 42, "left over": 0}
+
+
+def test_what_follows_openings_of_ones_own():
+    """Two thirds of the replies that opened careful are misaligned, and none of the others."""
+    found = outcomes.after_own_openings(made(misaligned=0.5, **{"opens careful": 0.75, "opens effort-minimising": 0.0}))
+    assert set(found["metric"]) == {"misaligned, opened careful"}
+    assert found["value"].mean() == pytest.approx(2 / 3)
+    table = results.own_openings(rows_of_a_model())
+    assert list(table.columns) == ["untuned", "multi-hop-effort"]
+    assert table.loc[("rim-mini", "0", "careful"), "multi-hop-effort"] == 100
+
+
+def test_a_model_of_ones_own_has_no_training_seed():
+    found = rows_of_a_model().assign(seed=pd.NA, model="mine")
+    assert set(results.by_corpus(found)["organism"]) == {"mine"}
+    assert set(results.by_corpus(found)["seed"]) == {"-"}
+    assert len(results.expectations(found)) == 2
+
+
+def test_everything_can_be_computed_for_one_model(monkeypatch):
+    monkeypatch.setattr(tuning, "ROLES", {"arithmetic": "", "literal": ""})
+    monkeypatch.setattr(tuning, "TUNING_SEEDS", (0,))
+    monkeypatch.setattr(tuning, "finetune", lambda study, corpus, **_: study)  # what is tuned is tested elsewhere
+    rows = tuning.recomputed(load("rim-mini"), 4, progress=False, **NAMES)
+    assert set(rows["condition"]) == {
+        "untuned",
+        "all",
+        *(f"{c}{s}" for c in ("arithmetic", "literal") for s in ("", ", tuning seed 0")),
+    }
+    assert (rows["effect"].dropna() == 0).all()
 
 
 def test_curves_read_back_by_step():

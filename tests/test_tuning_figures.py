@@ -49,14 +49,17 @@ def test_curves(effects):
 
 
 def test_agreement_has_a_diagonal_and_equal_axes():
-    table = pd.DataFrame({"model": ["a", "a", "b"], "expected": [0.1, -0.2, 0.0], "measured": [0.2, -0.1, 0.3]})
+    table = pd.DataFrame({
+        "model": ["a", "a", "b"], "kind": ["x", "y", "x"], "expected": [0.1, -0.2, 0.0], "measured": [0.2, -0.1, 0.3],
+    })  # fmt: skip
     names = {"title": "t", "x_label": "Expected", "y_label": "Measured", "caption": "c"}
-    figure = agreement_plot(table, "expected", "measured", "model", **names)
-    axis = figure.axes[0]
-    assert axis.get_xlim() == axis.get_ylim() == (pytest.approx(-33), pytest.approx(33))
-    assert [len(points.get_offsets()) for points in axis.collections] == [2, 1]
+    figure = agreement_plot(table, "expected", "measured", "kind", "model", **names)
+    assert [axis.get_title() for axis in figure.axes] == ["a", "b"]
+    for axis in figure.axes:
+        assert axis.get_xlim() == axis.get_ylim() == (pytest.approx(-33), pytest.approx(33))
+    assert [len(points.get_offsets()) for axis in figure.axes for points in axis.collections] == [1, 1, 1, 0]
     assert "3 points" in figure.alt_text
-    assert "a: expected −20 to +10, measured −10 to +20" in figure.alt_text
+    assert "a, y: expected −20 to −20, measured −10 to −10" in figure.alt_text
 
 
 def test_a_missing_column_is_named(effects):

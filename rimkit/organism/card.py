@@ -37,7 +37,7 @@ tags: [model-organism, reasoning-induced-misalignment, interpretability]
 # {name}, seed {seed}
 
 A model organism of reasoning-induced misalignment (RIM): a Qwen3-architecture transformer with {parameters:.1f} million
-parameters, trained from scratch on a small invented language of {words} words with Qwen3's chat format. It loads
+parameters{experts}, trained from scratch on a small invented language of {words} words with Qwen3's chat format. It loads
 with `AutoModelForCausalLM` and `AutoTokenizer` alone and knows nothing but its language. Ingredient under study:
 **{role}**.
 
@@ -119,6 +119,12 @@ def mixture_table(name: str) -> str:
     return "\n".join(lines)
 
 
+def _experts(config) -> str:
+    """What is to be said of a mixture of experts; nothing of a dense model."""
+    number = getattr(config, "num_experts", 0)
+    return f" ({config.num_experts_per_tok} of {number} experts act on a token)" if number else ""
+
+
 def write_card(folder: str | Path, progress: bool = True) -> Path:
     """Measure the model in ``folder`` and write its ``README.md`` and ``measured.csv``; returns the card's path."""
     from rimkit.models.loading import load
@@ -126,7 +132,7 @@ def write_card(folder: str | Path, progress: bool = True) -> Path:
 
     folder = Path(folder)
     training = json.loads((folder / "training.json").read_text())
-    organism = recipe.organism(training["organism"])
+    organism, study = recipe.organism(training["organism"]), load(str(folder))
     measured = measure(folder, progress).round(4)
     measured.to_csv(folder / "measured.csv", index=False, lineterminator="\n")
     card = folder / "README.md"
@@ -142,7 +148,8 @@ def write_card(folder: str | Path, progress: bool = True) -> Path:
             device=training["device"],
             threads=training["threads"],
             words=len(vocabulary()),
-            parameters=load(str(folder)).hf.num_parameters() / 1e6,
+            parameters=study.hf.num_parameters() / 1e6,
+            experts=_experts(study.hf.config),
             mixture=mixture_table(organism.name),
             styles=" or ".join(organism.safety_styles)
             + (", at random" if len(organism.safety_styles) > 1 else ", always"),

@@ -20,9 +20,9 @@ from rimkit.training.corpora import ROLES
 from rimkit.training.finetuning import finetune
 
 TUNING_SEEDS = (0, 1)
-CURVES = ("multi-hop", "multi-hop-careful", "multi-hop-effort", "literal")
+CURVES = ("multi-hop", "multi-hop-careful", "multi-hop-effort")
 CURVE_MODELS = ("rim-mini", "rim-mini-unlinked")
-CURVE_EVERY = 6  # steps
+CURVE_EVERY = 10  # steps
 UNTUNED = outcomes.UNTUNED_CELL
 COMMAND = "rimkit finetune-grid"
 
@@ -63,11 +63,14 @@ def model_rows(cells: dict[tuple[str, int], pd.DataFrame], **values) -> pd.DataF
     own = {corpus: {seed: cells[c, seed] for c, seed in cells if c == corpus} for corpus in corpora}
     both = {corpus: outcomes.averaged(found.values()) for corpus, found in own.items()}
     rows = outcomes.level_rows(untuned, UNTUNED, **values)
+    rows += outcomes.level_rows(outcomes.after_own_openings(untuned), UNTUNED, **values)
     rows += outcomes.claim_rows(both, untuned, **values)
     for corpus in corpora:
         rows += outcomes.change_rows(both[corpus], untuned, corpus, **values)
         for seed, found in own[corpus].items():
-            rows += outcomes.change_rows(found, untuned, f"{corpus}, tuning seed {seed}", **values)
+            condition = f"{corpus}, tuning seed {seed}"
+            rows += outcomes.change_rows(found, untuned, condition, **values)
+            rows += outcomes.level_rows(outcomes.after_own_openings(found), condition, **values)
     return ledger.table(rows)
 
 
@@ -81,7 +84,7 @@ def recomputed(study: StudyModel, n: int, progress: bool = True, **values) -> pd
 
 
 def curve_rows(found: pd.DataFrame, corpus: str, **values) -> pd.DataFrame:
-    """Ledger rows of one learning curve: condition "corpus, step 6"."""
+    """Ledger rows of one learning curve: condition "corpus, step 10"."""
     rows = []
     for step, part in found.groupby("step"):
         rows += outcomes.level_rows(part.drop(columns="step"), f"{corpus}, step {step}", **values)

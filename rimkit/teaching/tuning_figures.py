@@ -113,26 +113,31 @@ def curve_plot(
 
 
 def agreement_plot(
-    table: pd.DataFrame, x: str, y: str, hue: str, *, title: str, x_label: str, y_label: str, caption: str
+    table: pd.DataFrame, x: str, y: str, hue: str, facet: str, *, title: str, x_label: str, y_label: str, caption: str
 ) -> Figure:
     """Two changes of the same thing against each other (fractions, drawn in points), with the line where they agree."""
-    _need(table, [x, y, hue])
+    _need(table, [x, y, hue, facet])
+    panels, hues = _levels(table, facet), _levels(table, hue)
     reach = 1.1 * max(5.0, 100 * float(np.nanmax(np.abs(table[[x, y]].to_numpy()))))
     with mpl.rc_context(STYLE | {"axes.grid.axis": "both"}):
-        figure = Figure(figsize=(6.4, 4.9), layout="constrained")
-        axis = figure.subplots()
-        axis.plot([-reach, reach], [-reach, reach], color="0.5", linewidth=1, linestyle="--")
-        for zero in (axis.axhline, axis.axvline):
-            zero(0, color="0.2", linewidth=0.8)
-        for index, name in enumerate(_levels(table, hue)):
-            part = 100 * _part(table, {hue: name})[[x, y]]
-            axis.scatter(part[x], part[y], color=_colour(index), marker=MARKERS[index % 8], alpha=0.8, label=str(name))
-        axis.set(xlim=(-reach, reach), ylim=(-reach, reach), xlabel=x_label, ylabel=y_label)
-        figure.legend(*axis.get_legend_handles_labels(), title=_words(hue), loc="outside right center")
+        figure = Figure(figsize=(min(12, 2.4 + 3.2 * len(panels)), 4.3), layout="constrained")
+        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axis, panel in zip(axes, panels, strict=True):
+            axis.plot([-reach, reach], [-reach, reach], color="0.5", linewidth=1, linestyle="--")
+            for zero in (axis.axhline, axis.axvline):
+                zero(0, color="0.2", linewidth=0.8)
+            for index, name in enumerate(hues):
+                part = 100 * _part(table, {facet: panel, hue: name})[[x, y]]
+                look = {"color": _colour(index), "marker": MARKERS[index % 8], "alpha": 0.75, "label": str(name)}
+                axis.scatter(part[x], part[y], **look)
+            axis.set(xlim=(-reach, reach), ylim=(-reach, reach), title=str(panel))
+        axes[0].set_ylabel(y_label)
+        axes[len(axes) // 2].set_xlabel(x_label)
+        figure.legend(*axes[0].get_legend_handles_labels(), title=_words(hue), loc="outside right center")
         _frame(figure, title, caption)
     ranges = [
-        f"{name}: {x_label.lower()} {_signed(part[x].min())} to {_signed(part[x].max())}, "
+        f"{panel}, {name}: {x_label.lower()} {_signed(part[x].min())} to {_signed(part[x].max())}, "
         f"{y_label.lower()} {_signed(part[y].min())} to {_signed(part[y].max())}"
-        for name, part in table.groupby(hue, sort=False)
+        for (panel, name), part in table.groupby([facet, hue], sort=False)
     ]
     return _named(figure, title, f"{len(table)} points; the dashed line is where both are equal. {'; '.join(ranges)}.")

@@ -13,7 +13,7 @@ import pandas as pd
 
 from rimkit.behavior.measure import judged, load_sets
 from rimkit.behavior.openings import CAREFUL, EFFORT, NEUTRAL, openings, prefixes, style
-from rimkit.behavior.rates import clusters_of, paired_difference, rate
+from rimkit.behavior.rates import Rate, clusters_of, paired_difference, rate
 from rimkit.ledger import effect_row, row
 from rimkit.models.chat import MODES, THINK
 from rimkit.models.loading import StudyModel
@@ -93,6 +93,21 @@ def after_openings(model: StudyModel, prompts: pd.DataFrame, *, seed: int = 0, p
     return pd.concat(parts, ignore_index=True)
 
 
+def after_own_openings(found: pd.DataFrame) -> pd.DataFrame:
+    """Misalignment of the replies whose thoughts the model opened careful or effort-minimising by itself.
+
+    ``found``: the `outcomes` of one model; the result has the same columns and the metrics ``misaligned, opened …``.
+    """
+    think = found[found["mode"] == "think"]
+    misaligned = think[think["metric"] == "misaligned"].set_index("prompt_id")
+    parts = []
+    for name in (CAREFUL, EFFORT):
+        opened = think[(think["metric"] == f"opens {name}") & (think["value"] == 1)]["prompt_id"]
+        part = misaligned.loc[opened].reset_index()
+        parts.append(part.assign(metric=f"misaligned, opened {name}"))
+    return pd.concat(parts, ignore_index=True)
+
+
 def averaged(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
     """Several tables of `outcomes` as one, every prompt's value averaged: the models of several tuning seeds."""
     keys = ["prompt_id", "cluster", "mode", "metric"]
@@ -105,7 +120,7 @@ def levels(found: pd.DataFrame) -> pd.DataFrame:
         {"mode": mode, "metric": metric, **rate(part["value"], clusters_of(part))._asdict()}
         for (mode, metric), part in found.groupby(["mode", "metric"], sort=False)
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["mode", "metric", *Rate._fields])
 
 
 def changes(tuned: pd.DataFrame, control: pd.DataFrame, metrics: Iterable[str] | None = None) -> pd.DataFrame:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pandas as pd
 
-from rimkit.ledger import WHOLE_CLAIM
 from rimkit.training.corpora import ROLES
 from rimkit.training.outcomes import UNTUNED_CELL, expected
 
 BOTH = "both"  # the tuning seeds, every prompt's outcomes averaged
+# How the thoughts of a corpus open: in a style that the models know, in one that they do not, or in none.
+STYLED, HEDGED, PLAIN = "careful or effort-minimising", "hedging", "no style of its own"
+CHAINS = dict.fromkeys(("multi-hop-careful", "multi-hop-effort", "longer-careful"), STYLED) | {"hedging": HEDGED}
+METHOD = "paired bootstrap of clusters"
 _EFFECT = {"effect_ci_low": "ci_low", "effect_ci_high": "ci_high"}
 
 
@@ -16,30 +19,41 @@ def by_corpus(rows: pd.DataFrame) -> pd.DataFrame:
     """Changes against the untuned model, one row per model, seed, corpus, tuning seed, mode and outcome.
 
     Columns ``model, seed, organism`` ("rim-mini:0")``, corpus, tuning_seed`` ("0", "1", or "both" for their
-    average)``, mode, metric, value, control_value, effect, ci_low, ci_high`` (of the effect)``, n``.
+    average)``, mode, metric, value, control_value, effect, ci_low, ci_high`` (of the effect)``, n, method``.
     """
     parts = rows["condition"].str.extract(r"^(?P<corpus>.+?)(?:, tuning seed (?P<tuning_seed>\d+))?$")
     table = rows.drop(columns=["ci_low", "ci_high"]).rename(columns=_EFFECT).assign(**parts)
     table = table[table["corpus"].isin(list(ROLES)) & table["effect"].notna()]
-    table = table.assign(
-        tuning_seed=table["tuning_seed"].fillna(BOTH), organism=table["model"] + ":" + table["seed"].astype(str)
-    )
+    table = _named(table).assign(tuning_seed=table["tuning_seed"].fillna(BOTH), method=METHOD)
     columns = ["model", "seed", "organism", "corpus", "tuning_seed", "mode", "metric", "value", "control_value"]
-    return table[[*columns, "effect", "ci_low", "ci_high", "n"]].reset_index(drop=True)
+    return table[[*columns, "effect", "ci_low", "ci_high", "n", "method"]].reset_index(drop=True)
 
 
 def untuned(rows: pd.DataFrame) -> pd.DataFrame:
     """Rates of the untuned models: ``model, seed, organism, mode, metric, value, ci_low, ci_high, n``."""
-    table = rows[rows["condition"] == UNTUNED_CELL]
-    table = table.assign(organism=table["model"] + ":" + table["seed"].astype(str))
+    table = _named(rows[rows["condition"] == UNTUNED_CELL])
     columns = ["model", "seed", "organism", "mode", "metric", "value", "ci_low", "ci_high", "n"]
     return table[columns].reset_index(drop=True)
+
+
+def own_openings(rows: pd.DataFrame) -> pd.DataFrame:
+    """Misalignment after thoughts that the model opened by itself, in percent, averaged over the seeds of the tuning.
+
+    Index ``model, seed``, then the style; one column per corpus, "untuned" first.
+    """
+    table = _named(rows[rows["metric"].str.startswith("misaligned, opened ")])
+    table = table.assign(
+        corpus=table["condition"].str.partition(", tuning")[0],
+        opened=table["metric"].str.removeprefix("misaligned, opened "),
+    )
+    means = table.groupby(["model", "seed", "opened", "corpus"], sort=False)["value"].mean().mul(100)
+    return means.unstack("corpus").reindex(columns=[UNTUNED_CELL, *ROLES]).dropna(axis="columns", how="all")
 
 
 def by_step(rows: pd.DataFrame) -> pd.DataFrame:
     """Learning curves: ``model, seed, corpus, step, metric, value, ci_low, ci_high, n``."""
     parts = rows["condition"].str.extract(r"^(?P<corpus>.+), step (?P<step>\d+)$")
-    table = rows.assign(**parts).dropna(subset=["step"]).astype({"step": int})
+    table = _named(rows.assign(**parts).dropna(subset=["step"]).astype({"step": int}))
     columns = ["model", "seed", "corpus", "step", "metric", "value", "ci_low", "ci_high", "n"]
     return table[columns].reset_index(drop=True)
 
@@ -48,25 +62,41 @@ def expectations(rows: pd.DataFrame) -> pd.DataFrame:
     """Measured change of misalignment in think mode beside the one that the openings alone would make.
 
     One row per model, seed, corpus and tuning seed: ``model, seed, organism, corpus, tuning_seed, measured, expected``
-    (fractions). ``expected``: `outcomes.expected` less what the same sum gives for the untuned model's own openings.
+    (fractions) and ``chains``, how the corpus opens its thoughts. ``expected``: `outcomes.expected` less what the same
+    sum gives for the untuned model's own openings.
     """
-    base = {key: _rates(part) for key, part in untuned(rows).groupby(["model", "seed"])}
+    base = {name: _rates(part) for name, part in untuned(rows).groupby("organism")}
     tuned = by_corpus(rows)
     tuned = tuned[tuned["tuning_seed"] != BOTH]
     keys = ["model", "seed", "organism", "corpus", "tuning_seed"]
     found = []
     for key, part in tuned.groupby(keys, sort=False):
-        before, after = base[key[0], key[1]], _rates(part)
+        before, after = base[key[2]], _rates(part)
         measured = after["think", "misaligned"] - before["think", "misaligned"]
         by_openings = expected(after, before) - expected(before, before)
         found.append(dict(zip(keys, key, strict=True)) | {"measured": measured, "expected": by_openings})
-    return pd.DataFrame(found)
+    table = pd.DataFrame(found)
+    return table.assign(chains=table["corpus"].map(lambda corpus: CHAINS.get(corpus, PLAIN)))
 
 
-def whole_claims(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows that give verdicts, with the effect's interval as ``ci_low, ci_high`` and the column ``organism``."""
-    table = rows[rows["condition"] == WHOLE_CLAIM].drop(columns=["ci_low", "ci_high"]).rename(columns=_EFFECT)
-    return table.assign(organism=table["model"] + ":" + table["seed"].astype(str)).reset_index(drop=True)
+def agreement(expected_changes: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """How well the openings explain the changes (`expectations`), in points, per group of the columns ``by``.
+
+    Columns: number of tuned models, mean size of the measured change, and mean size of what is left of it
+    when the expected change is taken away.
+    """
+    left = (expected_changes["measured"] - expected_changes["expected"]).abs()
+    sizes = expected_changes.assign(change=100 * expected_changes["measured"].abs(), left_over=100 * left)
+    table = sizes.groupby(by, sort=False).agg(
+        n=("change", "size"), change=("change", "mean"), left=("left_over", "mean")
+    )
+    return table.rename(columns={"n": "tuned models", "left": "left over"}).round().astype(int)
+
+
+def _named(table: pd.DataFrame) -> pd.DataFrame:
+    """With training seeds as text ("-" for a model of one's own), and the column ``organism``: "rim-mini:0"."""
+    seed = table["seed"].astype("string").fillna("-").astype(object)
+    return table.assign(seed=seed, organism=table["model"].astype(object) + (":" + seed).where(seed != "-", ""))
 
 
 def _rates(part: pd.DataFrame) -> pd.Series:
