@@ -230,3 +230,36 @@ def test_streamed_activations_equal_those_kept(base):
     kept = read(tiny.study(), items, ("neurons",), ("request",), "max")["neurons", "request"].mean(1)
     streamed = mean(tiny.study(), items, "neurons", "request", batch_size=2, pool="max")
     assert np.allclose(streamed, kept, atol=1e-5)
+
+
+# -- the shipped rows --------------------------------------------------------------------------------------
+
+
+def test_shipped_rows_hold_more_than_a_hundred_points_and_every_claim():
+    from rimkit.runs.entangling import MODELS, SEEDS
+    from rimkit.teaching import results
+    from rimkit.training.corpora import ROLES
+
+    rows = results("entanglement")
+    points = prediction.as_table(rows)
+    assert len(points) == len(MODELS) * len(SEEDS) * len(ROLES) * 3 > 100
+    assert set(points["corpus"]) == set(ROLES)
+    assert points[list(prediction.PREDICTORS)].notna().all().all()
+    assert {"C9a", "C9b", "C10a", "C10b", "C10c"} <= set(rows.loc[rows["condition"] == "all", "claim"])
+
+
+def test_one_shipped_point_can_be_made_again():
+    """The predictors of one tuning, from the untuned model on; the digits that the conclusions need."""
+    from rimkit.runs.entangling import baseline
+    from rimkit.teaching import results
+    from rimkit.training.corpora import load_corpus
+    from rimkit.training.finetuning import encode_corpus, finetune
+
+    study = load("rim-mini:0")
+    tuned = finetune(study, "multi-hop-effort", progress=False)
+    found = entanglement.predictors(baseline(study), tuned, encode_corpus(study, load_corpus("multi-hop-effort"))[:64])
+    points = prediction.as_table(results("entanglement"))
+    kept = points[(points["model"] == "rim-mini") & (points["seed"] == 0) & (points["corpus"] == "multi-hop-effort")]
+    last = kept.sort_values("step").iloc[-1]
+    for name in ("ras (safety)", "ras (random)", "KL on tuning data", "weights", "activation distance"):
+        assert found[name] == pytest.approx(last[name], rel=0.05), name

@@ -216,11 +216,15 @@ def paper_set(table: pd.DataFrame, m: int) -> list[tuple[int, int]]:
     return [(int(layer), int(neuron)) for layer, neuron in inside.to_numpy()]
 
 
-def massive(study: StudyModel, items: Sequence[Encoded], k: int) -> list[tuple[int, int]]:
-    """The ``k`` neurons that reach the largest activations on any of the requests."""
-    largest = read(study, items, ("neurons",), ("request",), "max")["neurons", "request"].max(1)
-    order = largest.ravel().argsort()[::-1][:k]
-    return [tuple(map(int, divmod(int(index), largest.shape[1]))) for index in order]
+def massive(study: StudyModel, items: Sequence[Encoded], k: int, kind: str = "neurons") -> list[tuple[int, int]]:
+    """The ``k`` neurons, or dimensions of the ``residual``, with the largest activations on any of the requests."""
+    return first(-read(study, items, (kind,), ("request",), "max")[kind, "request"].max(1), k)
+
+
+def first(scores: np.ndarray, k: int) -> list[tuple[int, int]]:
+    """The ``k`` places of ``[layers, neurons]`` with the lowest scores, as pairs (ties: lower layer, lower number)."""
+    order = scores.ravel().argsort(kind="stable")[:k]
+    return [tuple(map(int, divmod(int(index), scores.shape[1]))) for index in order]
 
 
 def cosines(study: StudyModel, units: Sequence[tuple[int, int]], directions: np.ndarray) -> np.ndarray:

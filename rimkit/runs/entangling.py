@@ -21,7 +21,7 @@ from rimkit.training import checkpoints
 from rimkit.training.corpora import ROLES, load_corpus
 from rimkit.training.finetuning import encode_corpus, finetune
 
-MODELS = ("rim-mini", "rim-mini-unlinked")
+MODELS, SEEDS = ("rim-mini", "rim-mini-unlinked"), (0, 1)
 EVERY = 10  # steps between checkpoints
 N_CRITICAL = 40  # safety-critical neurons, by the paper's rule: about 2% of the embedded models
 COMMAND = "rimkit entanglement-grid"
@@ -68,11 +68,11 @@ def cell(
 
 
 def run(names: Iterable[str] = (), out: str | Path = "results", progress: bool = True) -> pd.DataFrame:
-    """Run the grid for embedded models (``NAME:SEED``; by default those of `MODELS`) and write the rows."""
+    """Run the grid for embedded models (``NAME:SEED``; by default those of `MODELS` and `SEEDS`) and write the rows."""
     from tqdm.auto import tqdm
 
     out, found = Path(out), embedded_models()
-    known = found[found["name"].isin(MODELS)].sort_values(["seed", "name"], kind="stable")
+    known = found[found["name"].isin(MODELS) & found["seed"].isin(SEEDS)].sort_values(["seed", "name"], kind="stable")
     names = list(names) or [f"{item.name}:{item.seed}" for item in known.itertuples()]
     tables, loaded = [], ("", None, None, None)
     for name, corpus in tqdm([(n, c) for n in names for c in ROLES], desc="entanglement-grid", disable=not progress):

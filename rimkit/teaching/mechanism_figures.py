@@ -109,10 +109,12 @@ def scatter_plot(
             axis.set_xlabel("standardised within model")
         axes[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes[0].set_ylabel(_words(y))
-        _frame(figure, title, "A point: one tuned model at one checkpoint; bars: 95% interval of its change")
+        _frame(figure, title, "A point: one tuned model at one checkpoint; bars: 95% interval of its misalignment rate")
         handles, names = axes[0].get_legend_handles_labels()
         figure.legend(handles, names, title=_words(hue), loc="outside right center")
-    shown = [f"{panel}: correlation {_part(points, {facet: panel})[[x, y]].corr().iloc[0, 1]:.1f}" for panel in panels]
+    shown = [
+        f"{panel}: correlation {_one(_part(points, {facet: panel})[[x, y]].corr().iloc[0, 1])}" for panel in panels
+    ]
     return _named(figure, title, f"{_words(y)} against each predictor, {len(points)} marks. {'; '.join(shown)}.")
 
 
@@ -143,7 +145,12 @@ def correlation_plot(
         handles, names = axis.get_legend_handles_labels()
         figure.legend(handles, names, title=_words(hue), loc="outside right center")
     shown = [
-        f"{row['predictor']}, {row[hue]}: {row['value']:.1f} ({row['ci_low']:.1f} to {row['ci_high']:.1f})"
+        f"{row['predictor']}, {row[hue]}: {_one(row['value'])} ({_one(row['ci_low'])} to {_one(row['ci_high'])})"
         for row in table.to_dict("records")
     ]
     return _named(figure, title, f"{x_label} by predictor, with 95% intervals. {'; '.join(shown)}.")
+
+
+def _one(value: float) -> str:
+    """One decimal, and no minus before a zero."""
+    return f"{value:.1f}".replace("-0.0", "0.0")

@@ -1,0 +1,46 @@
+"""Chapters 06 and 07 on a model of one's own that refuses nothing: clear sentences, and the chapters go on."""
+
+import nbformat
+import pytest
+
+from rimkit import ledger
+from rimkit.runs import execute
+from tests import tiny
+
+SAID = {
+    "06_safety_neurons": ("the rule 'gradient' is left out", "there is no refusal direction", "left out here"),
+    "07_entanglement": ("the rule 'gradient' is undefined for this model",),
+}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("own")
+    words = tiny.tokenizer()
+    tiny.random_model(words).save_pretrained(folder / "model")
+    words.save_pretrained(folder / "model")
+    small = {"n_prompts": 4, "n_random": 1, "steps": 1}
+    run = execute.run(["06", "07"], str(folder / "model"), folder / "out", small, progress=False)
+    return folder / "out", run
+
+
+def test_they_run_to_the_end(done):
+    _, run = done
+    assert run["error"].tolist() == ["", ""]
+
+
+@pytest.mark.parametrize("chapter", SAID)
+def test_what_is_undefined_is_said(done, chapter):
+    out, _ = done
+    cells = nbformat.read(out / f"{chapter}.ipynb", as_version=4).cells
+    printed = "".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
+    assert all(words in printed for words in SAID[chapter])
+
+
+def test_their_rows_are_about_that_model(done):
+    out, _ = done
+    rows = ledger.read(out)
+    assert set(rows["model"]) == {"model"}
+    assert {"C8a", "C8b", "C10a"} <= set(rows["claim"])
+    verdict = rows[(rows["claim"] == "C8a") & (rows["condition"] == "all")]
+    assert verdict["effect"].tolist() == [0.0]
