@@ -205,7 +205,9 @@ def test_three_corpora_are_needed(points):
 
 
 def test_rows_become_points_and_claims(points):
-    named = points.assign(**{prediction.RAS: 2.0, "ras (random)": 1.0, "KL on tuning data": points["noise"], "rise": 1.0})
+    named = points.assign(
+        **{prediction.RAS: 2.0, "ras (random)": 1.0, "KL on tuning data": points["noise"], "rise": 1.0}
+    )
     named["corpus"] = named["corpus"].replace({"c0": "multi-hop-effort", "c1": "multi-hop-careful"})
     rows = [
         ledger.row("C10a", model=row["model"], seed=row["seed"], condition=f"{row['corpus']}, step {row['step']}",

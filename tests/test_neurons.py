@@ -150,7 +150,11 @@ def test_what_neurons_write_adds_up_to_the_layer(family):
 def test_dimensions_of_the_residual_can_be_ablated_too():
     study = tiny.study()
     ids, mask, _ = pad(families.conversations(study)[:1], study.pad_id, side="right")
-    with torch.no_grad(), ablate_neurons(study, [(1, 3), (2, 7)], kind="residual"), capture(study, ["residual"]) as found:
+    with (
+        torch.no_grad(),
+        ablate_neurons(study, [(1, 3), (2, 7)], kind="residual"),
+        capture(study, ["residual"]) as found,
+    ):
         forward(study, ids, mask)
     assert (found["residual"][1][..., 3] == 0).all()
     assert (found["residual"][2][..., 7] == 0).all()

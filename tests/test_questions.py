@@ -27,7 +27,14 @@ WRONG = {
     "06": [(10.9, "that is the mean"), (2.7, "difference of two medians")],
     "07": [(0.89, "of all eight"), (0.96, "the largest of the eight")],
 }
-SHOWN = {"00": str(RIGHT["00"]), "01": "found.ci_low", "02": "'b'", "05": "= 3 points", "06": "= 0.7 points", "07": "= 0.76"}
+SHOWN = {
+    "00": str(RIGHT["00"]),
+    "01": "found.ci_low",
+    "02": "'b'",
+    "05": "= 3 points",
+    "06": "= 0.7 points",
+    "07": "= 0.76",
+}
 
 
 @pytest.mark.parametrize("chapter", EXERCISES)
