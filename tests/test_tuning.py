@@ -182,10 +182,11 @@ def test_everything_can_be_computed_for_one_model(monkeypatch):
     assert (rows["effect"].dropna() == 0).all()
 
 
-def test_curves_read_back_by_step():
+def test_curves_name_corpus_and_step():
     found = pd.concat([made().assign(step=0), made(misaligned=0.75).assign(step=6)])
-    table = results.by_step(tuning.curve_rows(found, "multi-hop", **NAMES))
-    assert table[table["metric"] == "misaligned"].groupby("step")["value"].first().to_dict() == {0: 0.5, 6: 0.75}
+    rows = tuning.curve_rows(found, "multi-hop", **NAMES)
+    think = rows[rows["mode"] == "think"].set_index("condition")["value"]
+    assert think.to_dict() == {"multi-hop, step 0": 0.5, "multi-hop, step 6": 0.75}
 
 
 def test_the_grid_goes_on_where_it_stopped(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Ledger rows of the fine-tuning grid as tables for figures: by corpus, by step, and against what was expected."""
+"""Ledger rows of the fine-tuning grid as tables for figures: by corpus, and against what was expected."""
 
 from __future__ import annotations
 
@@ -48,14 +48,6 @@ def own_openings(rows: pd.DataFrame) -> pd.DataFrame:
     )
     means = table.groupby(["model", "seed", "opened", "corpus"], sort=False)["value"].mean().mul(100)
     return means.unstack("corpus").reindex(columns=[UNTUNED_CELL, *ROLES]).dropna(axis="columns", how="all")
-
-
-def by_step(rows: pd.DataFrame) -> pd.DataFrame:
-    """Learning curves: ``model, seed, corpus, step, metric, value, ci_low, ci_high, n``."""
-    parts = rows["condition"].str.extract(r"^(?P<corpus>.+), step (?P<step>\d+)$")
-    table = _named(rows.assign(**parts).dropna(subset=["step"]).astype({"step": int}))
-    columns = ["model", "seed", "corpus", "step", "metric", "value", "ci_low", "ci_high", "n"]
-    return table[columns].reset_index(drop=True)
 
 
 def expectations(rows: pd.DataFrame) -> pd.DataFrame:
