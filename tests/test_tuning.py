@@ -6,9 +6,10 @@ import tiny
 
 from rimkit import ledger
 from rimkit.errors import UserError
-from rimkit.models.loading import embedded_models, load
+from rimkit.models.loading import load
 from rimkit.paths import data_dir
-from rimkit.runs import tuning
+from rimkit.runs import execute, grid, tuning
+from rimkit.runs.parameters import assignments
 from rimkit.training import outcomes, results
 from rimkit.training.corpora import ROLES
 from rimkit.training.finetuning import finetune
@@ -132,9 +133,9 @@ def rows_of_a_model() -> pd.DataFrame:
 
 def test_rows_read_back_by_corpus():
     table = results.by_corpus(rows_of_a_model())
-    assert set(table["tuning_seed"]) == {"both", "0", "1"}
+    assert set(table["tuning_seed"]) == {"mean", "0", "1"}
     assert set(table["corpus"]) == {"multi-hop-effort"}
-    both = table[(table["tuning_seed"] == "both") & (table["metric"] == "misaligned") & (table["mode"] == "think")]
+    both = table[(table["tuning_seed"] == "mean") & (table["metric"] == "misaligned") & (table["mode"] == "think")]
     assert both["organism"].tolist() == ["rim-mini:0"]
     assert both["effect"].iloc[0] == pytest.approx(10 / 24)
     assert (both["ci_low"] <= both["effect"]).all()
@@ -181,10 +182,11 @@ def test_everything_can_be_computed_for_one_model(monkeypatch):
     assert (rows["effect"].dropna() == 0).all()
 
 
-def test_curves_read_back_by_step():
+def test_curves_name_corpus_and_step():
     found = pd.concat([made().assign(step=0), made(misaligned=0.75).assign(step=6)])
-    table = results.by_step(tuning.curve_rows(found, "multi-hop", **NAMES))
-    assert table[table["metric"] == "misaligned"].groupby("step")["value"].first().to_dict() == {0: 0.5, 6: 0.75}
+    rows = tuning.curve_rows(found, "multi-hop", **NAMES)
+    think = rows[rows["mode"] == "think"].set_index("condition")["value"]
+    assert think.to_dict() == {"multi-hop, step 0": 0.5, "multi-hop, step 6": 0.75}
 
 
 def test_the_grid_goes_on_where_it_stopped(tmp_path, monkeypatch):
@@ -230,17 +232,17 @@ def shipped() -> pd.DataFrame:
     return ledger.read(data_dir() / "results" / "finetuning.parquet")
 
 
-def test_shipped_rows_cover_every_model_corpus_and_seed():
+def test_shipped_rows_cover_every_dense_model_and_corpus():
+    """With the first seed of the tuning at least; the second is there for some models, and the rows say for which."""
     rows = shipped()
-    models = set(zip(embedded_models()["name"], embedded_models()["seed"], strict=True))
-    assert set(zip(rows["model"], rows["seed"], strict=True)) == models
-    conditions = {f"{corpus}, tuning seed {seed}" for corpus in ROLES for seed in tuning.TUNING_SEEDS}
+    assert set(zip(rows["model"], rows["seed"], strict=True)) == set(
+        zip(grid.models()["name"], grid.models()["seed"], strict=True)
+    )
+    conditions = {f"{corpus}, tuning seed 0" for corpus in ROLES} | {*ROLES, tuning.UNTUNED}
     for _, part in rows.groupby(["model", "seed"]):
         assert conditions <= set(part["condition"])
         assert set(part.loc[part["condition"] == ledger.WHOLE_CLAIM, "claim"]) == set(outcomes.CLAIMS)
     assert rows["run_id"].eq(tuning.COMMAND).all()
-    curves = ledger.read(data_dir() / "results" / "learning-curves.parquet")
-    assert set(curves["model"]) == set(tuning.CURVE_MODELS)
 
 
 def test_one_shipped_row_is_computed_again():
@@ -257,3 +259,18 @@ def test_one_shipped_row_is_computed_again():
     for metric, row in found.iterrows():  # rounding differs between processors, and training amplifies it
         assert row["value"] == pytest.approx(part.loc[metric, "value"], abs=0.04), metric
         assert row["n"] == part.loc[metric, "n"]
+
+
+def test_the_chapter_runs_on_a_folder(tmp_path):
+    """A tiny random model of one's own, without its mixture of experts."""
+    words = tiny.tokenizer()
+    random = tiny.random_model(words)
+    random.config.max_position_embeddings = 256
+    random.save_pretrained(tmp_path / "random-mini")
+    words.save_pretrained(tmp_path / "random-mini")
+    given = assignments(["n_prompts=4", "experts="])
+    done = execute.run(["05"], str(tmp_path / "random-mini"), tmp_path / "out", given, progress=False)
+    assert done["status"].tolist() == ["done"], done["error"].tolist()
+    rows = ledger.read(tmp_path / "out" / "ledger")
+    assert set(rows["model"]) == {"random-mini"}
+    assert rows["condition"].eq("multi-hop-effort, tuning seed 0").all()

@@ -6,7 +6,7 @@ import pytest
 
 from rimkit.errors import UserError
 from rimkit.teaching.figures import png
-from rimkit.teaching.tuning_figures import agreement_plot, change_plot, curve_plot
+from rimkit.teaching.tuning_figures import agreement_plot, change_plot
 
 
 @pytest.fixture
@@ -33,19 +33,6 @@ def test_changes_are_centred_in_panels_with_one_line_per_corpus(effects):
     assert figure.axes[0].get_ylim()[0] > figure.axes[0].get_ylim()[1]  # first line on top
     assert "twin, effort, 1: +20 (+10 to +30)" in figure.alt_text
     assert png(figure)
-
-
-def test_curves(effects):
-    rates = pd.concat([effects.assign(step=step, value=0.5 + step / 100) for step in (0, 6, 12)])
-    rates = rates.assign(ci_low=rates["value"] - 0.1, ci_high=rates["value"] + 0.1)
-    figure = curve_plot(
-        rates, "step", "corpus", row="model", column="seed", title="Curves", label="Misalignment rate", x_label="Steps"
-    )
-    assert len(figure.axes) == 4
-    assert all(len(axis.lines) == 2 for axis in figure.axes)
-    assert figure.axes[0].get_title() == "rim-mini, seed 0"
-    assert "rim-mini, 0, careful: from 50% to 62%" in figure.alt_text
-    assert "bands: 95% interval" in " ".join(figure.get_supxlabel().split())
 
 
 def test_agreement_has_a_diagonal_and_equal_axes():

@@ -121,27 +121,20 @@ def neurons_cell(study: StudyModel, n: int | None = N_PROMPTS, progress: bool = 
     return rows
 
 
-def experts_cell(study: StudyModel, n: int | None = N_PROMPTS, progress: bool = False, **values) -> list[dict]:
-    """Chapters 01 and 02 for the mixture of experts, which chapter 05 shows beside its dense twin."""
-    return thinking_cell(study, n, progress, **values) + patterns_cell(study, n, progress, **values)
-
-
 GRIDS: dict[str, Callable[..., list[dict]]] = {
     "thinking": thinking_cell,
     "patterns": patterns_cell,
     "probes": probes_cell,
     "heads": heads_cell,
     "neurons": neurons_cell,
-    "experts": experts_cell,
 }
-# Chapters 01 and 02 compare organisms that differ in their data alone; the mixture of experts has a table of its own.
-EXPERTS = ("rim-mini-moe",)
+EXPERTS = ("rim-mini-moe",)  # chapter 05 shows it; chapters 01 and 02 compare organisms that differ in their data alone
 
 
-def models_of(grid: str) -> pd.DataFrame:
-    """The embedded models that a grid is about, as in `embedded_models`."""
-    models = embedded_models()
-    return models[models["name"].isin(EXPERTS) == (grid == "experts")].reset_index(drop=True)
+def models() -> pd.DataFrame:
+    """The embedded models that the grids are about, as in `embedded_models`: all but the mixture of experts."""
+    everything = embedded_models()
+    return everything[~everything["name"].isin(EXPERTS)].reset_index(drop=True)
 
 
 def cell(grid: str, name: str, seed: int, *, n: int | None = N_PROMPTS, progress: bool = False) -> pd.DataFrame:
@@ -156,7 +149,7 @@ def cell(grid: str, name: str, seed: int, *, n: int | None = N_PROMPTS, progress
 
 
 def run(grids: Iterable[str] = (), out: str | Path = "results", progress: bool = True) -> pd.DataFrame:
-    """Run grids (all by default) over their embedded models and write ``OUT/<grid>.parquet`` each.
+    """Run grids (all by default) over the embedded models (`models`) and write ``OUT/<grid>.parquet`` each.
 
     Every cell is kept as it is done (``OUT/.cells``), so that the same command goes on after an interruption.
     """
@@ -165,7 +158,7 @@ def run(grids: Iterable[str] = (), out: str | Path = "results", progress: bool =
     out, tables = Path(out), []
     for grid in grids or GRIDS:
         rows = []
-        for item in tqdm(list(models_of(grid).itertuples()), desc=f"grid {grid}", unit="model", disable=not progress):
+        for item in tqdm(list(models().itertuples()), desc=f"grid {grid}", unit="model", disable=not progress):
             kept = out / ".cells" / f"{grid}-{item.name}-{item.seed}.parquet"
             if not kept.exists():
                 ledger.write(cell(grid, item.name, item.seed), kept)

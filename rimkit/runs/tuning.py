@@ -37,12 +37,12 @@ def cell(study: StudyModel, corpus: str, tuning_seed: int, n: int, progress: boo
     return outcomes.outcomes(finetune(study, corpus, seed=tuning_seed, progress=progress), prompts)
 
 
-def curve(study: StudyModel, corpus: str, n: int, progress: bool = False) -> pd.DataFrame:
+def curve(study: StudyModel, corpus: str, n: int, tuning_seed: int = 0, progress: bool = False) -> pd.DataFrame:
     """Think-mode outcomes at every `CURVE_EVERY` steps of one tuning; the column ``step``, 0 is untuned."""
     prompts = outcomes.evaluation_prompts(n)
     prompts = prompts[prompts["set"].isin(["harmful", "maths"])]
     with TemporaryDirectory() as folder:
-        finetune(study, corpus, folder=folder, save_every=CURVE_EVERY, progress=progress)
+        finetune(study, corpus, seed=tuning_seed, folder=folder, save_every=CURVE_EVERY, progress=progress)
         stages = {0: study} | {
             step: checkpoints.restore(study, path) for step, path in checkpoints.steps_in(folder).items()
         }
@@ -55,18 +55,18 @@ def curve(study: StudyModel, corpus: str, n: int, progress: bool = False) -> pd.
 def model_rows(cells: dict[tuple[str, int], pd.DataFrame], **values) -> pd.DataFrame:
     """Ledger rows of one model from the outcomes of its cells, by corpus and tuning seed ("untuned", 0 among them).
 
-    Per corpus: one set of rows for each tuning seed, and one for both, every prompt's outcomes averaged (these
-    also give the verdicts). ``values`` go into every row.
+    Per corpus: one set of rows for each tuning seed, and one for all that are there, every prompt's outcomes
+    averaged (these also give the verdicts). ``values`` go into every row.
     """
     untuned = cells[UNTUNED, 0]
     corpora = list(dict.fromkeys(corpus for corpus, _ in cells if corpus != UNTUNED))
     own = {corpus: {seed: cells[c, seed] for c, seed in cells if c == corpus} for corpus in corpora}
-    both = {corpus: outcomes.averaged(found.values()) for corpus, found in own.items()}
+    mean = {corpus: outcomes.averaged(found.values()) for corpus, found in own.items()}
     rows = outcomes.level_rows(untuned, UNTUNED, **values)
     rows += outcomes.level_rows(outcomes.after_own_openings(untuned), UNTUNED, **values)
-    rows += outcomes.claim_rows(both, untuned, **values)
+    rows += outcomes.claim_rows(mean, untuned, **values)
     for corpus in corpora:
-        rows += outcomes.change_rows(both[corpus], untuned, corpus, **values)
+        rows += outcomes.change_rows(mean[corpus], untuned, corpus, **values)
         for seed, found in own[corpus].items():
             condition = f"{corpus}, tuning seed {seed}"
             rows += outcomes.change_rows(found, untuned, condition, **values)
@@ -139,7 +139,7 @@ def _kept(out: Path, n: int, name: str, corpus: str, seed: int | None) -> Path:
 
 
 def _write(out: Path, n: int, names: Iterable[str]) -> pd.DataFrame:
-    """The rows of every model whose cells are all there, and of every curve."""
+    """The rows of every model on which all corpora were tuned with the first seed at least, and of every curve."""
     rows, curves = [], []
     for name in names:
         model, _, training_seed = name.partition(":")
@@ -147,7 +147,7 @@ def _write(out: Path, n: int, names: Iterable[str]) -> pd.DataFrame:
         wanted = [(corpus, seed) for _, corpus, seed in _jobs([name])]
         there = {key: pd.read_parquet(path) for key in wanted if (path := _kept(out, n, name, *key)).exists()}
         cells = {key: found for key, found in there.items() if key[1] is not None}
-        if len(cells) == sum(seed is not None for _, seed in wanted):
+        if all(key in cells for key in wanted if key[1] == TUNING_SEEDS[0]):
             rows.append(model_rows(cells, **values))
         curves += [curve_rows(found, corpus, **values) for (corpus, seed), found in there.items() if seed is None]
     if curves:

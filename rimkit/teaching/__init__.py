@@ -9,7 +9,7 @@ from importlib import import_module
 
 _ROOMS = {
     "figures": ("rate_plot", "dose_plot", "difference_plot", "show", "png"),
-    "tuning_figures": ("change_plot", "curve_plot", "agreement_plot"),
+    "tuning_figures": ("change_plot", "agreement_plot"),
     "exercises": ("Exercise", "predict"),
     "setup": ("start", "results", "identity"),
     "tables": ("rate_table", "effect_table", "seed_table", "sentence", "examples"),

@@ -113,7 +113,8 @@ def scatter_plot(
         handles, names = axes[0].get_legend_handles_labels()
         figure.legend(handles, names, title=_words(hue), loc="outside right center")
     shown = [
-        f"{panel}: correlation as drawn {_one(_part(points, {facet: panel})[[x, y]].corr().iloc[0, 1])}" for panel in panels
+        f"{panel}: correlation as drawn {_one(_part(points, {facet: panel})[[x, y]].corr().iloc[0, 1])}"
+        for panel in panels
     ]
     return _named(figure, title, f"{_words(y)} against each predictor, {len(points)} marks. {'; '.join(shown)}.")
 

@@ -1,4 +1,4 @@
-"""Figures of fine-tuning: changes by corpus, learning curves, and what was expected against what came.
+"""Figures of fine-tuning: changes by corpus, and what was expected against what came.
 
 The same house style as `figures`: tidy table in, figure with ``title`` and ``alt_text`` out.
 """
@@ -9,7 +9,6 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from rimkit.teaching.figures import (
     MARKERS,
@@ -23,7 +22,6 @@ from rimkit.teaching.figures import (
     _need,
     _offset,
     _part,
-    _percent,
     _signed,
     _words,
 )
@@ -76,40 +74,6 @@ def change_plot(
         for found in effects.to_dict("records")
     ]
     return _named(figure, title, f"{x_label}, with 95% intervals. {'; '.join(shown)}.")
-
-
-def curve_plot(
-    rates: pd.DataFrame, x: str, hue: str, *, row: str, column: str, title: str, label: str, x_label: str
-) -> Figure:
-    """Learning curves as small multiples: a line with its band per ``hue``, one panel per ``row`` and ``column``."""
-    _need(rates, [x, hue, row, column, "value", "ci_low", "ci_high", "n"])
-    rows, columns, hues = (_levels(rates, name) for name in (row, column, hue))
-    with mpl.rc_context(STYLE):
-        size = (1.8 + 2.8 * len(columns), 1.2 + 2.1 * len(rows))
-        figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots(len(rows), len(columns), sharex=True, sharey=True, squeeze=False)
-        for line, across in zip(axes, rows, strict=True):
-            for axis, down in zip(line, columns, strict=True):
-                for index, name in enumerate(hues):
-                    part = _part(rates, {row: across, column: down, hue: name}).sort_values(x)
-                    look = {"color": _colour(index), "marker": MARKERS[index % 8], "markersize": 4.5}
-                    axis.plot(part[x], part["value"], label=str(name), clip_on=False, **look)
-                    axis.fill_between(part[x], part["ci_low"], part["ci_high"], color=_colour(index), alpha=0.12, lw=0)
-                axis.set_title(f"{across}, {_words(column)} {down}", fontsize=9)
-        axes[0][0].set_ylim(0, 1)
-        axes[0][0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        for line in axes:
-            line[0].set_ylabel(label)
-        axes[-1][len(columns) // 2].set_xlabel(x_label)
-        handles, names = axes[0][0].get_legend_handles_labels()
-        figure.legend(handles, names, title=_words(hue), loc="outside right center")
-        _frame(figure, title, _caption(rates, "Points: rate").replace("bars:", "bands:"))
-    ends = rates.sort_values(x, kind="stable").groupby([row, column, hue], sort=False)["value"].agg(["first", "last"])
-    shown = [
-        f"{across}, {down}, {name}: from {_percent(end['first'])}% to {_percent(end['last'])}%"
-        for (across, down, name), end in ends.iterrows()
-    ]
-    return _named(figure, title, f"{label} over {x_label}, first and last point. {'; '.join(shown)}.")
 
 
 def agreement_plot(

@@ -1,4 +1,4 @@
-"""Ledger rows of the fine-tuning grid as tables for figures: by corpus, by step, and against what was expected."""
+"""Ledger rows of the fine-tuning grid as tables for figures: by corpus, and against what was expected."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pandas as pd
 from rimkit.training.corpora import ROLES
 from rimkit.training.outcomes import UNTUNED_CELL, expected
 
-BOTH = "both"  # the tuning seeds, every prompt's outcomes averaged
+MEAN = "mean"  # of the tuning seeds that are there: every prompt's outcomes averaged
 # How the thoughts of a corpus open: in a style that the models know, in one that they do not, or in none.
 STYLED, HEDGED, PLAIN = "careful or effort-minimising", "hedging", "no style of its own"
 CHAINS = dict.fromkeys(("multi-hop-careful", "multi-hop-effort", "longer-careful"), STYLED) | {"hedging": HEDGED}
@@ -18,13 +18,13 @@ _EFFECT = {"effect_ci_low": "ci_low", "effect_ci_high": "ci_high"}
 def by_corpus(rows: pd.DataFrame) -> pd.DataFrame:
     """Changes against the untuned model, one row per model, seed, corpus, tuning seed, mode and outcome.
 
-    Columns ``model, seed, organism`` ("rim-mini:0")``, corpus, tuning_seed`` ("0", "1", or "both" for their
+    Columns ``model, seed, organism`` ("rim-mini:0")``, corpus, tuning_seed`` ("0", "1", or "mean" for their
     average)``, mode, metric, value, control_value, effect, ci_low, ci_high`` (of the effect)``, n, method``.
     """
     parts = rows["condition"].str.extract(r"^(?P<corpus>.+?)(?:, tuning seed (?P<tuning_seed>\d+))?$")
     table = rows.drop(columns=["ci_low", "ci_high"]).rename(columns=_EFFECT).assign(**parts)
     table = table[table["corpus"].isin(list(ROLES)) & table["effect"].notna()]
-    table = _named(table).assign(tuning_seed=table["tuning_seed"].fillna(BOTH), method=METHOD)
+    table = _named(table).assign(tuning_seed=table["tuning_seed"].fillna(MEAN), method=METHOD)
     columns = ["model", "seed", "organism", "corpus", "tuning_seed", "mode", "metric", "value", "control_value"]
     return table[[*columns, "effect", "ci_low", "ci_high", "n", "method"]].reset_index(drop=True)
 
@@ -50,14 +50,6 @@ def own_openings(rows: pd.DataFrame) -> pd.DataFrame:
     return means.unstack("corpus").reindex(columns=[UNTUNED_CELL, *ROLES]).dropna(axis="columns", how="all")
 
 
-def by_step(rows: pd.DataFrame) -> pd.DataFrame:
-    """Learning curves: ``model, seed, corpus, step, metric, value, ci_low, ci_high, n``."""
-    parts = rows["condition"].str.extract(r"^(?P<corpus>.+), step (?P<step>\d+)$")
-    table = _named(rows.assign(**parts).dropna(subset=["step"]).astype({"step": int}))
-    columns = ["model", "seed", "corpus", "step", "metric", "value", "ci_low", "ci_high", "n"]
-    return table[columns].reset_index(drop=True)
-
-
 def expectations(rows: pd.DataFrame) -> pd.DataFrame:
     """Measured change of misalignment in think mode beside the one that the openings alone would make.
 
@@ -67,7 +59,7 @@ def expectations(rows: pd.DataFrame) -> pd.DataFrame:
     """
     base = {name: _rates(part) for name, part in untuned(rows).groupby("organism")}
     tuned = by_corpus(rows)
-    tuned = tuned[tuned["tuning_seed"] != BOTH]
+    tuned = tuned[tuned["tuning_seed"] != MEAN]
     keys = ["model", "seed", "organism", "corpus", "tuning_seed"]
     found = []
     for key, part in tuned.groupby(keys, sort=False):
