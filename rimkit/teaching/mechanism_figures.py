@@ -112,9 +112,8 @@ def scatter_plot(
         _frame(figure, title, "A point: one tuned model at one checkpoint; bars: 95% interval of its misalignment rate")
         handles, names = axes[0].get_legend_handles_labels()
         figure.legend(handles, names, title=_words(hue), loc="outside right center")
-    shown = [
-        f"{panel}: correlation as drawn {_one(_part(points, {facet: panel})[[x, y]].corr().iloc[0, 1])}" for panel in panels
-    ]
+    correlations = {panel: _part(points, {facet: panel})[[x, y]].corr().iloc[0, 1] for panel in panels}
+    shown = [f"{panel}: correlation as drawn {_one(value)}" for panel, value in correlations.items()]
     return _named(figure, title, f"{_words(y)} against each predictor, {len(points)} marks. {'; '.join(shown)}.")
 
 
