@@ -79,6 +79,7 @@ def run(
         typer.Option("-p", metavar="NAME=VALUE", help="Set a parameter of the chapters, e.g. -p n_prompts=100."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Also redo chapters that are complete.")] = False,
+    page: Annotated[bool, typer.Option("--page/--no-page", help="Write the claims page at the end.")] = True,
 ) -> None:
     """Run chapters and print what they say about the claims.
 
@@ -94,8 +95,10 @@ def run(
             chapters or (), model, out, given, force, progress=sys.stderr.isatty(), report=_report_chapter
         )
         print_claims(out)
-        page = write_page(out, warn=False)  # what could not be read has been said above
-    typer.echo(f"\nNotebooks and ledger: {out}\nClaims page: {page}")
+        written = write_page(out, warn=False) if page else None  # what could not be read has been said above
+    typer.echo(f"\nNotebooks and ledger: {out}")
+    if written:
+        typer.echo(f"Claims page: {written}")
     raise typer.Exit(_exit_code([error for error in done["error"] if error]))
 
 

@@ -125,6 +125,7 @@ def nbval(path, **options) -> subprocess.CompletedProcess:
         "no:cacheprovider",
         "-x",
         "-q",
+        "-n0",
     ]
     return subprocess.run(
         [*command, "--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"), "--color=no"],

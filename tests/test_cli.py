@@ -153,7 +153,7 @@ def test_bad_prompts(model, tmp_path, content, parts):
     (tmp_path / "set.csv").write_text(content)
     path = chapter(tmp_path, "01_reads", LOADS, GENERATES, parameters=WITH_PROMPTS)
     prompts = f"prompts={tmp_path / 'set.csv'}"
-    process = rimkit("run", path, "--model", model, "-p", prompts, "--out", tmp_path / "out")
+    process = rimkit("run", path, "--no-page", "--model", model, "-p", prompts, "--out", tmp_path / "out")
     (line,) = [line for line in process.stdout.splitlines() if line.startswith("failed  ")]
     assert process.returncode == 2, process.stderr
     assert "UserError" in line
@@ -192,7 +192,7 @@ def test_interrupt_keeps_what_was_finished_and_goes_on_from_there(good, model, t
         "rimkit: interrupted; what was finished is kept, and the same command goes on from there"
     ]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["01_good.ipynb", "ledger"]
-    again = rimkit("run", good, "--model", model, "--out", tmp_path / "out")
+    again = rimkit("run", good, "--no-page", "--model", model, "--out", tmp_path / "out")
     assert again.stdout.startswith("skipped 01_good")
 
 
@@ -201,13 +201,14 @@ def test_interrupt_keeps_what_was_finished_and_goes_on_from_there(good, model, t
 
 def test_run_prints_the_claims_and_fails_with_1(good, model, tmp_path):
     bad = chapter(tmp_path, "02_bad", "1 / 0")
-    process = rimkit("run", bad, good, "--model", model, "--out", tmp_path / "out")
+    process = rimkit("run", bad, good, "--no-page", "--model", model, "--out", tmp_path / "out")
     assert process.returncode == 1
     assert process.stdout.startswith("failed  02_bad  ZeroDivisionError")
     assert "done    01_good" in process.stdout
     (claim,) = [line for line in process.stdout.splitlines() if "C1a" in line and "random-mini" in line][:1]
     assert "+20.0 (+10.0 to +30.0) points" in claim
     assert "supported" in claim
+    assert not (tmp_path / "out" / "claims.html").exists()
 
     csv = tmp_path / "rows.csv"
     shown = rimkit("ledger", tmp_path / "out", "--csv", csv)
@@ -277,37 +278,34 @@ def test_report_of_an_empty_folder_shows_the_paper(tmp_path):
     assert "Thinking raises the misalignment rate" in text
 
 
-def test_report_of_a_truncated_file(tmp_path):
+def test_report_of_damaged_files_says_a_line_for_each_and_shows_the_rest(tmp_path):
+    """A truncated file, a ledger of another version, and claims that this version does not know."""
+    import pyarrow.parquet as pq
+
     measured(tmp_path)
-    cut = measured(tmp_path, "02_cut")
+    cut, other = measured(tmp_path, "02_cut"), measured(tmp_path, "03_other")
     cut.write_bytes(cut.read_bytes()[:-30])
-    warned(rimkit("report", tmp_path), "02_cut.parquet cannot be read")
-    assert '<th scope="row">mine</th>' in (tmp_path / "claims.html").read_text(encoding="utf-8")
+    pq.write_table(pq.read_table(other).replace_schema_metadata({"rimkit_ledger_schema": "9"}), other)
+    measured(tmp_path, "04_new", claim="C99z")
+    process = rimkit("report", tmp_path)
+    lines = process.stderr.strip().splitlines()
+    assert process.returncode == 0, process.stderr
+    assert [line.startswith("rimkit: warning: ") for line in lines] == [True] * 3
+    for parts in (
+        ("02_cut.parquet cannot be read",),
+        ("03_other", "ledger schema 9, not 1"),
+        ("unknown claims", "C99z"),
+    ):
+        assert [line for line in lines if all(part in line for part in parts)], parts
+    text = (tmp_path / "claims.html").read_text(encoding="utf-8")
+    assert '<th scope="row">mine</th>' in text
+    assert "C99z" in text
 
 
 def test_report_of_a_run_whose_rows_are_missing(good, tmp_path):
     measured(tmp_path / "out", "02_other")
     (tmp_path / "out" / "01_good.ipynb").write_text(Path(good).read_text())
     warned(rimkit("report", tmp_path / "out"), "01_good.ipynb", "ledger/01_good.parquet", "missing")
-
-
-def test_report_of_another_version_of_the_ledger(tmp_path):
-    import pyarrow.parquet as pq
-
-    file = measured(tmp_path)
-    table = pq.read_table(file)
-    pq.write_table(table.replace_schema_metadata({"rimkit_ledger_schema": "9"}), file)
-    warned(rimkit("report", tmp_path), "ledger schema 9, not 1")
-    assert '<th scope="row">mine</th>' in (tmp_path / "claims.html").read_text(encoding="utf-8")
-
-
-def test_report_of_unknown_claims(tmp_path):
-    measured(tmp_path)
-    measured(tmp_path, "02_new", claim="C99z")
-    warned(rimkit("report", tmp_path), "unknown claims", "C99z")
-    text = (tmp_path / "claims.html").read_text(encoding="utf-8")
-    assert '<th scope="row">mine</th>' in text
-    assert "C99z" in text
 
 
 def test_report_of_what_is_not_there(tmp_path):

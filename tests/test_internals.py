@@ -235,6 +235,26 @@ def test_directions_are_added_and_removed(study, batch):
     assert torch.equal(found["residual"][2], base["residual"][2])
 
 
+def test_every_row_is_steered_by_its_own_directions(study, batch):
+    ids, mask, _ = batch
+    parts, rows = inside.architecture(study), len(ids)
+    rng = np.random.default_rng(0)
+    remove, add = np.zeros((2, rows, parts.n_layers + 1, parts.hidden_size), dtype=np.float32)
+    remove[0, 1], add[1, 1] = rng.normal(size=(2, parts.hidden_size))
+    with torch.no_grad(), reading.capture(study, ["residual"]) as base:
+        reading.forward(study, ids, mask)
+    with (
+        torch.no_grad(),
+        interventions.steer_per_row(study, remove, add),
+        reading.capture(study, ["residual"]) as found,
+    ):
+        reading.forward(study, ids, mask)
+    before, after = base["residual"][1], found["residual"][1]
+    assert (after[0] @ torch.tensor(remove[0, 1])).abs().max() < 1e-4
+    assert torch.allclose(after[1], before[1] + torch.tensor(add[1, 1]), atol=1e-5)
+    assert torch.equal(after[2:], before[2:])
+
+
 def test_hooks_are_gone_after_an_error(study, batch):
     base = last_logits(study, batch)
     first, second = interventions.ablate_heads(study, [(0, 0)]), interventions.ablate_neurons(study, [(0, 0)])

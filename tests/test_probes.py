@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from rimkit.behavior.ranks import auroc
+from rimkit.behavior.ranks import areas, auroc
 from rimkit.errors import UserError
 from rimkit.mechanism import probes
 from rimkit.models.loading import load
@@ -33,6 +33,8 @@ def test_auroc_is_that_of_sklearn_and_ties_count_half():
     scores, positive = rng.integers(0, 5, 80), rng.random(80) < 0.4
     found = auroc(scores, positive, rng.integers(0, 12, 80))
     assert found.value == pytest.approx(roc_auc_score(positive, scores))
+    flipped = np.stack([np.asarray(scores), -np.asarray(scores)])
+    assert areas(flipped, np.asarray(positive)) == pytest.approx([found.value, 1 - found.value])
     assert found.ci_low < found.value < found.ci_high
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,8 @@ from rimkit import ledger
 from rimkit.behavior.measure import load_sets
 from rimkit.behavior.ranks import auroc_above
 from rimkit.errors import UserError
-from rimkit.mechanism import ablation, headsets, probes, separability, steering
+from rimkit.mechanism import ablation, headsets, separability, steering
+from rimkit.models import interventions
 from rimkit.models.loading import load
 from tests import tiny
 
@@ -119,8 +120,8 @@ def test_the_outcome_is_read_along_the_thought(study, verdicts):
 def test_removing_harm_undoes_refusals_and_random_directions_do_not(study, verdicts):
     probe = separability.contrast(study, verdicts, "harm", "no-think").probe("last")
     asked = load_sets(["harmful"], n=23)
-    makers = steering.with_random(partial(steering.removed, study), probe, 3)
-    found = steering.under(study, asked, makers, ["no-think"], max_new_tokens=32, progress=False)
+    conditions = steering.with_random(steering.removed, probe, 3)
+    found = steering.under(study, asked, conditions, ["no-think"], max_new_tokens=32, progress=False)
     rates = found.groupby("condition")["refused"].mean()
     assert rates["selected"] < 0.5 < rates["random 0"]
     row = steering.steering_row("C3e", found, model="rim-mini", mode="no-think")
@@ -198,9 +199,25 @@ def test_one_shipped_row_of_the_heads_is_computed_again(study):
     assert found["effect"] == pytest.approx(row["effect"], abs=1e-3)
 
 
-def test_probes_that_are_zero_before_the_first_layer_can_be_removed():
-    vectors = np.zeros((3, 4), dtype=np.float32)
-    vectors[1:] = 1
-    make = steering.removed(None, probes.Probe(vectors, np.zeros(3, dtype=np.float32)))
-    assert make.args[2] == [1, 2]
-    assert np.isfinite(make.args[1]).all()
+def test_steering_all_at_once_is_steering_one_by_one(study, verdicts):
+    """Together in one batch: the same replies as with the plain contexts, and the untouched model's."""
+    probe = separability.contrast(study, verdicts, "harm", "no-think").probe("last")
+    assert not probe.vectors[0].any()  # the last token of a template is the same in all requests
+    filled = np.where(probe.vectors.any(-1, keepdims=True), probe.vectors, 1.0)
+    asked = load_sets(["harmful"], n=6)
+    settings = {"modes": ["no-think"], "max_new_tokens": 24, "progress": False}
+    conditions = {
+        "nothing": steering.unchanged(probe),
+        "removed": steering.removed(probe),
+        "added": steering.added(probe, 2, 1.0),
+    }
+    contexts = {
+        "nothing": nullcontext,
+        "removed": lambda: interventions.remove_direction(study, filled, range(1, len(filled))),
+        "added": lambda: interventions.add_direction(study, probe.vectors[2], [2]),
+    }
+    columns = ["condition", "prompt_id", "reply"]
+    together = steering.under(study, asked, conditions, **settings)[columns].sort_values(columns)
+    apart = ablation.under(study, asked, contexts, **settings)[columns].sort_values(columns)
+    pd.testing.assert_frame_equal(together.reset_index(drop=True), apart.reset_index(drop=True))
+    assert together.groupby("prompt_id")["reply"].nunique().max() > 1

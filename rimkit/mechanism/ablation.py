@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from rimkit.models.attention import cut_attention
 from rimkit.models.interventions import ablate_heads, ablate_neurons_per_row
 from rimkit.models.loading import StudyModel
 
+T = TypeVar("T")  # what a condition is: a set of neurons, a steering
 Heads = Neurons = Sequence[tuple[int, int]]
 NOTHING, SELECTED, RANDOM = "nothing", "selected", "random"
 BEFORE_THOUGHT = "before the thought"
@@ -54,19 +56,38 @@ def without_neurons(
     sets: Mapping[str, Neurons],
     mean: np.ndarray | None = None,
     modes: Sequence[str] = ("no-think",),
-    batch_size: int = 320,
     **generation,
 ) -> pd.DataFrame:
     """As `without_heads`, for sets of ``(layer, neuron)`` pairs; ``mean`` is ``[layers, neurons]``.
 
     All sets are generated together, each row of a batch without its own set.
     """
+
+    def together(chosen: list[Neurons]) -> AbstractContextManager:
+        return ablate_neurons_per_row(study, chosen, mean)
+
+    return under_together(study, prompts, sets, together, modes, **generation)
+
+
+def under_together(
+    study: StudyModel,
+    prompts: pd.DataFrame,
+    conditions: Mapping[str, T],
+    together: Callable[[list[T]], AbstractContextManager],
+    modes: Sequence[str] = ("no-think",),
+    batch_size: int = 320,
+    **generation,
+) -> pd.DataFrame:
+    """What `under` returns, all conditions in the same batches: many times faster for few prompts each.
+
+    ``together`` makes the context of a batch from the condition of each of its rows.
+    """
     copies = pd.concat(
-        [prompts.assign(prompt_id=prompts["prompt_id"] + COPY + name) for name in sets], ignore_index=True
+        [prompts.assign(prompt_id=prompts["prompt_id"] + COPY + name) for name in conditions], ignore_index=True
     )
 
     def around(spans: list[dict], prompt_ids: list[str]) -> AbstractContextManager:
-        return ablate_neurons_per_row(study, [sets[prompt_id.partition(COPY)[2]] for prompt_id in prompt_ids], mean)
+        return together([conditions[prompt_id.partition(COPY)[2]] for prompt_id in prompt_ids])
 
     found = observe(study, copies, modes, around=around, batch_size=batch_size, **generation)
     parts = found["prompt_id"].str.partition(COPY)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from rimkit.behavior.ranks import auroc
+from rimkit.behavior.ranks import areas, auroc
 from rimkit.errors import UserError
 from rimkit.models.attention import check_index
 from rimkit.models.chat import Encoded
@@ -62,14 +62,15 @@ def random_probe(like: Probe, seed: int = 0) -> Probe:
 
 def logistic_scores(states: np.ndarray, positive: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Scores ``[residuals, prompts]`` of ``others`` by a logistic regression per residual, fitted on ``states``."""
+    from sklearn import config_context
     from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
 
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500))
-    return np.stack([
-        model.fit(fitted, positive).decision_function(new) for fitted, new in zip(states, others, strict=True)
-    ])  # fmt: skip
+    mean, spread = states.mean(1, keepdims=True), states.std(1, keepdims=True)
+    spread = np.where(spread > 0, spread, 1)  # a dimension that is the same in all prompts says nothing
+    known, new = (states - mean) / spread, (others - mean) / spread
+    model = LogisticRegression(C=0.1, max_iter=500)
+    with config_context(assume_finite=True, skip_parameter_validation=True):  # checks that cost more than the fits
+        return np.stack([model.fit(x, positive).decision_function(y) for x, y in zip(known, new, strict=True)])
 
 
 def separation(
@@ -95,13 +96,13 @@ def separation(
         probe = fit(x, y)
         scores, rival = probe(new), logistic_scores(x, y, new)
         shuffled, random = fit(x, rng.permutation(y))(new), random_probe(probe, seed)(new)
+        logistic, by_chance, chance = (areas(other, truth) for other in (rival, shuffled, random))
         for residual in range(len(scores)):
             found = auroc(scores[residual], truth, groups)
-            chance = auroc(random[residual], truth, groups).value
             rows.append({
                 "span": span, "residual": residual, "auroc": found.value, "ci_low": found.ci_low,
-                "ci_high": found.ci_high, "n": found.n, "logistic": auroc(rival[residual], truth, groups).value,
-                "shuffled": auroc(shuffled[residual], truth, groups).value, "random": max(chance, 1 - chance),
+                "ci_high": found.ci_high, "n": found.n, "logistic": logistic[residual],
+                "shuffled": by_chance[residual], "random": max(chance[residual], 1 - chance[residual]),
             })  # fmt: skip
     return pd.DataFrame(rows)
 

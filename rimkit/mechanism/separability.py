@@ -45,7 +45,7 @@ def observed(study: StudyModel, n: int | None = 92, seed: int = 0, progress: boo
         second = second[second["kind"] == "harmful"]
         prompts = load_sets(["harmful", "harmless"], split=split, n=n, seed=seed)
         prompts = pd.concat([prompts, second if n is None else spread(second, 2 * n, seed)], ignore_index=True)
-        verdicts = observe(study, prompts, batch_size=128, seed=seed, progress=progress)
+        verdicts = observe(study, prompts, batch_size=320, seed=seed, progress=progress)
         parts.append(
             verdicts.assign(split=split, text=verdicts["prompt_id"].map(prompts.set_index("prompt_id")["text"]))
         )

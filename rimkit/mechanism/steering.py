@@ -7,44 +7,67 @@ arXiv 2406.11717; the paper of the workbook does not steer).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 import pandas as pd
 
 from rimkit.ledger import effect_row
-from rimkit.mechanism.ablation import NOTHING, RANDOM, SELECTED, against_random, under
+from rimkit.mechanism.ablation import NOTHING, RANDOM, SELECTED, against_random, under_together
 from rimkit.mechanism.probes import Probe, random_probe
-from rimkit.models.interventions import add_direction, remove_direction
+from rimkit.models.interventions import steer_per_row
 from rimkit.models.loading import StudyModel
 
 SCALES = (0.25, 0.5, 1.0)  # of the distance between the two groups' means
 COHERENT = 0.9  # share of coherent replies that adding a direction must leave, to be chosen
-Make = Callable[[], AbstractContextManager]
 
 
-def removed(study: StudyModel, probe: Probe) -> Make:
-    """Each residual's own direction projected out of it, at every token and at every step."""
-    there = np.flatnonzero(probe.vectors.any(-1))  # before the first layer all last tokens can be alike
-    vectors = np.where(probe.vectors.any(-1, keepdims=True), probe.vectors, 1.0)
-    return partial(remove_direction, study, vectors, there.tolist())
+@dataclass(frozen=True)
+class Steering:
+    """Directions ``[residuals, hidden]`` taken out and put in, at every token and step; zero: none at that residual."""
+
+    remove: np.ndarray
+    add: np.ndarray
 
 
-def added(study: StudyModel, probe: Probe, residual: int, scale: float) -> Make:
-    """``scale`` times the direction of one residual added there, at every token and at every step."""
-    return partial(add_direction, study, probe.vectors[residual], [residual], scale)
+def unchanged(probe: Probe) -> Steering:
+    """The model as it is."""
+    return Steering(np.zeros_like(probe.vectors), np.zeros_like(probe.vectors))
 
 
-def with_random(make: Callable[[Probe], Make], probe: Probe, n_random: int = 40) -> dict[str, Make]:
-    """Conditions for `ablation.under`: ``nothing``, ``selected``, and ``random 0`` … with random directions.
+def removed(probe: Probe) -> Steering:
+    """Each residual's own direction projected out of it (before the first layer it can be zero: nothing to remove)."""
+    return Steering(probe.vectors, np.zeros_like(probe.vectors))
 
-    ``make`` turns a probe into a maker of contexts: `removed` or `added` with the model (and place) filled in.
+
+def added(probe: Probe, residual: int, scale: float) -> Steering:
+    """``scale`` times the direction of one residual added there."""
+    add = np.zeros_like(probe.vectors)
+    add[residual] = scale * probe.vectors[residual]
+    return Steering(np.zeros_like(add), add)
+
+
+def with_random(make: Callable[[Probe], Steering], probe: Probe, n_random: int = 40) -> dict[str, Steering]:
+    """Conditions for `under`: ``nothing``, ``selected``, and ``random 0`` … with random directions.
+
+    ``make``: `removed`, or `added` with its place filled in.
     """
     random = {f"{RANDOM} {seed}": make(random_probe(probe, seed)) for seed in range(n_random)}
-    return {NOTHING: nullcontext, SELECTED: make(probe), **random}
+    return {NOTHING: unchanged(probe), SELECTED: make(probe), **random}
+
+
+def under(
+    study: StudyModel, prompts: pd.DataFrame, conditions: Mapping[str, Steering], modes: Sequence[str] = ("no-think",),
+    **generation,
+) -> pd.DataFrame:  # fmt: skip
+    """Verdicts on the prompts under each steering (column ``condition``), all generated together."""
+
+    def together(chosen: list[Steering]):
+        return steer_per_row(study, np.stack([one.remove for one in chosen]), np.stack([one.add for one in chosen]))
+
+    return under_together(study, prompts, conditions, together, modes, **generation)
 
 
 def places_to_add(
@@ -56,9 +79,9 @@ def places_to_add(
     Columns ``residual, scale, refused, coherent`` (shares of the replies).
     """
     places = list(product(range(1, len(probe.vectors)), scales))
-    makers = {f"{residual} {scale}": added(study, probe, residual, scale) for residual, scale in places}
-    verdicts = under(study, prompts, makers, [mode], **generation)
-    found = verdicts.groupby("condition", sort=False)[["refused", "coherent"]].mean().loc[list(makers)]
+    conditions = {f"{residual} {scale}": added(probe, residual, scale) for residual, scale in places}
+    verdicts = under(study, prompts, conditions, [mode], **generation)
+    found = verdicts.groupby("condition", sort=False)[["refused", "coherent"]].mean().loc[list(conditions)]
     return pd.DataFrame(places, columns=["residual", "scale"]).join(found.reset_index(drop=True))
 
 

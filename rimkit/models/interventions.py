@@ -125,6 +125,19 @@ def remove_direction(
         yield
 
 
+@contextmanager
+def steer_per_row(study: StudyModel, remove: np.ndarray, add: np.ndarray) -> Iterator[None]:
+    """Many steerings in one forward: row ``r`` of the batch without directions ``remove[r]``, then with ``add[r]``.
+
+    Both are ``[rows, n_layers + 1, hidden]``, by residual, at every token; a direction that is zero changes nothing.
+    """
+    lengths = np.linalg.norm(remove, axis=-1, keepdims=True)
+    units, plus = (_tensor(study, values)[:, :, None] for values in (remove / np.where(lengths, lengths, 1), add))
+    changed = np.flatnonzero(remove.any((0, 2)) | add.any((0, 2)))
+    with hooked([on_residual(study, int(at), _steer(units[:, at], plus[:, at])) for at in changed]):
+        yield
+
+
 def _replace(where, value):
     def change(x):
         x = x.clone()
@@ -144,6 +157,14 @@ def _add(vector):
 
 def _project_out(vector):
     return lambda x: x - (x @ vector.to(x.dtype))[..., None] * vector.to(x.dtype)
+
+
+def _steer(unit, plus):
+    def change(x):
+        along = (x * unit.to(x.dtype)).sum(-1, keepdim=True)
+        return x - along * unit.to(x.dtype) + plus.to(x.dtype)
+
+    return change
 
 
 def _tensor(study: StudyModel, values: np.ndarray):

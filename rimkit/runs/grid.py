@@ -7,7 +7,7 @@ recomputes one of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from time import perf_counter
 
@@ -52,8 +52,8 @@ def probes_cell(study: StudyModel, n: int | None = N_PROMPTS, progress: bool = F
     for claim, what in (("C3d", "outcome"), ("C3e", "harm")):
         one = next((found[what, mode] for mode in ("no-think", "think") if (what, mode) in found), None)
         if one:
-            makers = steering.with_random(partial(steering.removed, study), one.probe("last"))
-            verdicts = steering.under(study, asked, makers, ["no-think"], max_new_tokens=32, progress=False)
+            conditions = steering.with_random(steering.removed, one.probe("last"))
+            verdicts = steering.under(study, asked, conditions, ["no-think"], max_new_tokens=32, progress=False)
             rows.append(steering.steering_row(claim, verdicts, mode="no-think", **values))
     return rows
 
