@@ -8,6 +8,7 @@ import pandas as pd
 
 from rimkit.behavior.rates import paired_difference
 from rimkit.errors import UserError, nearest
+from rimkit.published.tables import by_model
 from rimkit.teaching import mechanism_questions, paper_questions
 from rimkit.teaching.exercises import Exercise
 
@@ -117,9 +118,9 @@ def check_switch(answer) -> bool | str:
 
 # Fig. 6 of the paper, points of maths accuracy lost: with safety-critical neurons at zero, with random ones.
 MATHS_DROPS = {
-    "Qwen3-4B": (0.7, 0.0), "Qwen3-30B-A3B": (1.19, 0.47), "Phi3.5-Tiny": (58.8, -1.2), "Phi3.5-MoE": (2.0, 48.0),
-    "OLMo2-1B": (73.6, 0.7), "OLMoE-7x1B": (-5.7, 6.3), "Mistral-7B": (10.2, -0.5), "Mixtral-8x7B": (4.8, 4.8),
-}  # fmt: skip
+    model: (row["safety-critical"], row["random"])
+    for model, row in by_model("fig6_neuron_ablation", "neurons", "math_drop_points").iterrows()
+}
 
 
 def check_drops(answer) -> bool | str:
