@@ -163,6 +163,26 @@ def report(
 
 
 @app.command()
+def compare(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="Embedded name, local folder, or hub id 'owner/name'.")],
+    tuned: Annotated[str, typer.Argument(metavar="TUNED", help="The same, or an adapter or checkpoint for BASE.")],
+    out: Annotated[Path, typer.Option(help="Folder for ledger rows and claims page.")] = Path("rim-compare"),
+    n_prompts: Annotated[int, typer.Option(min=4, help="Prompts of a set, at most.")] = 92,
+) -> None:
+    """Measure a model and what fine-tuning made of it, and write their claims page.
+
+    Chapters 01 and 05 to 07 without the chapters: thinking, the change of every outcome in both modes,
+    safety-critical neurons, activation shifts. The same command goes on after an interruption.
+    """
+    from rimkit.runs.compare import run as run_comparison
+
+    with plain_warnings():
+        run_comparison(base, tuned, out, n_prompts, report=typer.echo)
+        print_claims(out, shipped=False)
+        typer.echo(f"\nClaims page: {write_page(out, warn=False)}")
+
+
+@app.command()
 def models() -> None:
     """List the embedded models."""
     from rich.console import Console

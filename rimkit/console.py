@@ -11,8 +11,8 @@ import typer
 from rimkit.errors import UserError
 
 
-def print_claims(folder: Path | None) -> None:
-    """The verdicts of a run, then those of the rows that come with the workbook."""
+def print_claims(folder: Path | None, shipped: bool = True) -> None:
+    """The verdicts of a run, then (``shipped``) those of the rows that come with the workbook."""
     from rich.console import Console
 
     from rimkit import ledger as rows
@@ -20,7 +20,9 @@ def print_claims(folder: Path | None) -> None:
 
     console = Console(width=None if sys.stdout.isatty() else 150)
     tables = {"This run": rows.read(folder)} if folder else {}
-    for title, frame in {**tables, "Shipped rows of the embedded models": rows.shipped()}.items():
+    if shipped:
+        tables["Shipped rows of the embedded models"] = rows.shipped()
+    for title, frame in tables.items():
         claims = rows.claims_table(frame)
         if len(claims):
             console.print(claims_view(claims, title))

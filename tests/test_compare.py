@@ -1,5 +1,6 @@
 """Two models, one tuned from the other: what is measured, what is left out, and what is refused."""
 
+import functools
 import json
 
 import pytest
@@ -7,6 +8,7 @@ import tiny
 
 from rimkit import ledger
 from rimkit.errors import UserError
+from rimkit.mechanism import neuron_effects
 from rimkit.models.loading import load
 from rimkit.runs import compare
 from rimkit.training.finetuning import finetune
@@ -26,7 +28,9 @@ def adapter(tmp_path_factory):
     return folder
 
 
-def test_a_tuned_model_beside_its_base(adapter, tmp_path):
+def test_a_tuned_model_beside_its_base(adapter, tmp_path, monkeypatch):
+    few = functools.partial(neuron_effects.random_for, n=2)  # of 40 random sets
+    monkeypatch.setattr(neuron_effects, "random_for", few)
     said = []
     rows = compare.run("rim-mini", str(adapter), tmp_path, n=4, report=said.append)
     assert [line.split()[:2] for line in said] == [["done", name] for name in ("01-thinking", "05-change", "06-neurons", "07-entanglement")]  # fmt: skip

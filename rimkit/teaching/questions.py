@@ -8,7 +8,7 @@ import pandas as pd
 
 from rimkit.behavior.rates import paired_difference
 from rimkit.errors import UserError, nearest
-from rimkit.published.tables import by_model
+from rimkit.published.tables import by_model, published
 from rimkit.teaching import mechanism_questions, paper_questions
 from rimkit.teaching.exercises import Exercise
 
@@ -138,19 +138,22 @@ def check_drops(answer) -> bool | str:
 
 # ------------------------------------------------------------------------------------- chapter 07
 
-# Fig. 8 of the paper, Qwen3-4B: RAS in safety neurons and misalignment rate (percent) of eight checkpoints.
-CHECKPOINTS = [(1.1396, 21.00), (1.1563, 22.07), (1.1581, 22.07), (1.1616, 22.07), (1.1626, 22.07), (1.1707, 22.33),
-               (1.1689, 23.00), (1.1850, 22.82)]  # fmt: skip
+
+def checkpoints() -> list[tuple[float, float]]:
+    """RAS of safety neurons and misalignment (percent) of the eight checkpoints of Qwen3-4B (Fig. 8 of the paper)."""
+    table = published("fig8_ras_vs_misalignment")
+    table = table[(table["model"] == "Qwen3-4B") & (table["predictor"] == "RAS (safety neurons)")]
+    return list(zip(table["value"], table["misalignment_rate_pct"], strict=True))
 
 
 def correlation_without(left_out: int | None = None) -> float:
     """Pearson's r of the checkpoints, without one of them or (None) of all eight."""
-    kept = [point for number, point in enumerate(CHECKPOINTS) if number != left_out]
+    kept = [point for number, point in enumerate(checkpoints()) if number != left_out]
     return correlation(*zip(*kept, strict=True))
 
 
 def check_left_out(answer) -> bool | str:
-    r, without = float(answer), [correlation_without(number) for number in range(len(CHECKPOINTS))]
+    r, without = float(answer), [correlation_without(number) for number in range(len(checkpoints()))]
     if abs(r - min(without)) < 0.006:
         return True
     if abs(r - correlation_without()) < 0.006:
