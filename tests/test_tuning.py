@@ -6,9 +6,9 @@ import tiny
 
 from rimkit import ledger
 from rimkit.errors import UserError
-from rimkit.models.loading import load
+from rimkit.models.loading import embedded_models, load
 from rimkit.paths import data_dir
-from rimkit.runs import execute, grid, tuning
+from rimkit.runs import execute, tuning
 from rimkit.runs.parameters import assignments
 from rimkit.training import outcomes, results
 from rimkit.training.corpora import ROLES
@@ -247,17 +247,22 @@ def shipped() -> pd.DataFrame:
     return ledger.read(data_dir() / "results" / "finetuning.parquet")
 
 
-def test_shipped_rows_cover_every_dense_model_and_corpus():
-    """With the first seed of the tuning at least; the second is there for some models, and the rows say for which."""
+def test_shipped_rows_cover_every_model_corpus_and_seed_of_the_tuning():
     rows = shipped()
-    assert set(zip(rows["model"], rows["seed"], strict=True)) == set(
-        zip(grid.models()["name"], grid.models()["seed"], strict=True)
-    )
-    conditions = {f"{corpus}, tuning seed 0" for corpus in ROLES} | {*ROLES, tuning.UNTUNED}
+    known = embedded_models()
+    assert set(zip(rows["model"], rows["seed"], strict=True)) == set(zip(known["name"], known["seed"], strict=True))
+    tuned = {f"{corpus}, tuning seed {seed}" for corpus in ROLES for seed in tuning.TUNING_SEEDS}
     for _, part in rows.groupby(["model", "seed"]):
-        assert conditions <= set(part["condition"])
+        assert tuned | {*ROLES, tuning.UNTUNED} <= set(part["condition"])
         assert set(part.loc[part["condition"] == ledger.WHOLE_CLAIM, "claim"]) == set(outcomes.CLAIMS)
     assert rows["run_id"].eq(tuning.COMMAND).all()
+
+
+def test_shipped_curves_cover_both_organisms():
+    found = results.curves(ledger.read(data_dir() / "results" / "learning-curves.parquet"))
+    assert set(found["organism"]) == {f"{name}:{seed}" for name in tuning.CURVE_MODELS for seed in range(3)}
+    assert set(found["corpus"]) == set(tuning.CURVES)
+    assert found.groupby(["organism", "corpus"])["step"].nunique().min() >= 3
 
 
 def test_one_shipped_row_is_computed_again():
@@ -277,13 +282,13 @@ def test_one_shipped_row_is_computed_again():
 
 
 def test_the_chapter_runs_on_a_folder(tmp_path):
-    """A tiny random model of one's own, without its mixture of experts."""
+    """A tiny random model of one's own."""
     words = tiny.tokenizer()
     random = tiny.random_model(words)
     random.config.max_position_embeddings = 256
     random.save_pretrained(tmp_path / "random-mini")
     words.save_pretrained(tmp_path / "random-mini")
-    given = assignments(["n_prompts=4", "experts="])
+    given = assignments(["n_prompts=4"])
     done = execute.run(["05"], str(tmp_path / "random-mini"), tmp_path / "out", given, progress=False)
     assert done["status"].tolist() == ["done"], done["error"].tolist()
     rows = ledger.read(tmp_path / "out" / "ledger")
