@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from rimkit import __version__
-from rimkit.console import plain_warnings, print_claims, say, write_csv, write_page
+from rimkit.console import plain_warnings, print_claims, print_fetched, say, write_csv, write_page
 from rimkit.errors import UserError
 
 INTERRUPTED = 130
@@ -80,6 +80,9 @@ def run(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Also redo chapters that are complete.")] = False,
     page: Annotated[bool, typer.Option("--page/--no-page", help="Write the claims page at the end.")] = True,
+    keep_text: Annotated[
+        bool, typer.Option("--keep-text", help="Let notebooks hold harmful requests of real sets, and replies to them.")
+    ] = False,
 ) -> None:
     """Run chapters and print what they say about the claims.
 
@@ -91,9 +94,8 @@ def run(
 
     given = assignments(parameter or ())
     with plain_warnings():
-        done = run_chapters(
-            chapters or (), model, out, given, force, progress=sys.stderr.isatty(), report=_report_chapter
-        )
+        watched = {"progress": sys.stderr.isatty(), "report": _report_chapter}
+        done = run_chapters(chapters or (), model, out, given, force, keep_text=keep_text, **watched)
         print_claims(out)
         written = write_page(out, warn=False) if page else None  # what could not be read has been said above
     typer.echo(f"\nNotebooks and ledger: {out}")
@@ -175,6 +177,27 @@ def models() -> None:
         view.add_row(f"{item.name}:{item.seed}", f"{item.parameters:,}", f"{item.mb:.1f}")
     Console().print(view)
     typer.echo("Use one with: rimkit run --model NAME. A folder or a hub id 'owner/name' works as well.")
+
+
+@app.command()
+def fetch(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME", help="A prompt set (xstest) or a model (owner/name); both take @revision."),
+    ] = None,
+) -> None:
+    """Download models and prompt sets ahead, into the cache of the Hugging Face hub.
+
+    For example: rimkit fetch Qwen/Qwen3-0.6B gsm8k xstest. Without a name, list the prompt sets and what is here.
+
+    Prompt sets are pinned to commits that public code uses; 'main' can change. Those that ask for consent need your
+    own access: accept the conditions on their page, then 'hf auth login'. Without network, copy the cache (HF_HOME)
+    from a machine that has it, or point RIMKIT_DATASETS to a folder of owner/name/files. A set of your own needs
+    no download: give its file where a chapter takes a prompt set, as file.csv?text=goal&kind=harmful.
+
+    Exit code: 0, or 2 if something could not be fetched; the others are.
+    """
+    raise typer.Exit(2 if print_fetched(names or ()) else 0)
 
 
 @app.command()

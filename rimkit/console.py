@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,6 +27,34 @@ def print_claims(folder: Path | None) -> None:
             console.print(claims_view(claims, title))
         for item in frame[frame["status"] == "failed"].itertuples():
             typer.echo(f"failed: {item.chapter} on {item.model}: {item.error}")
+
+
+def print_fetched(names: Iterable[str]) -> dict[str, str]:
+    """Fetch and say how each went; without names, list what there is. Returns the failures, which stderr has too."""
+    from rimkit.runs.fetch import fetch
+
+    if not names:
+        _print_fetchable()
+    failed = fetch(names, lambda name, outcome: typer.echo(f"{name}: {outcome}"))
+    for name, reason in failed.items():
+        say(f"rimkit: {name}: {reason}")
+    return failed
+
+
+def _print_fetchable() -> None:
+    """The prompt sets and models of ``rimkit fetch``, and which of them are on this machine."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from rimkit.runs import fetch
+
+    view = Table("prompt set", "what", "repository", "revision", "access", "here")
+    for item in fetch.prompt_sets():
+        view.add_row(*item)
+    Console(width=None if sys.stdout.isatty() else 150).print(view)
+    models = ", ".join(f"{name} ({size:,.0f} MB)" for name, size in fetch.cached_models())
+    typer.echo(f"Models of the hub that are here: {models or 'none'}")
+    typer.echo("Get one with: rimkit fetch NAME. Revisions are pinned; NAME@revision gets another.")
 
 
 def write_page(folder: Path, html: Path | None = None, warn: bool = True) -> Path:

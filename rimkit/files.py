@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 
 
-def find_table(name: str | Path, shipped: Mapping[str, Path], what: str, also: str = "") -> Path:
+def find_table(name: str | Path, shipped: Mapping[str, Path], what: str, also: Collection[str] = ()) -> Path:
     """The file of a shipped table (by its name), or the file that ``name`` is the path of.
 
-    ``what`` is what messages call it ("prompt set"), ``also`` what else a name may be. Raises `UserError` for
+    ``what`` is what messages call it ("prompt set"), ``also`` are names that are no files. Raises `UserError` for
     a file that is not there and for an unknown name, with the nearest one.
     """
     path = Path(name)
@@ -27,9 +27,10 @@ def find_table(name: str | Path, shipped: Mapping[str, Path], what: str, also: s
         return path
     if str(name) in shipped:
         return shipped[str(name)]
+    others = f"real: {', '.join(also)}; " if also else ""
     raise UserError(
-        f"unknown {what} '{name}' (shipped: {', '.join(shipped)}; {also}or a .csv, .jsonl or .parquet file)"
-        f"{nearest(str(name), shipped)}"
+        f"unknown {what} '{name}' (shipped: {', '.join(shipped)}; {others}or a .csv, .jsonl or .parquet file)"
+        f"{nearest(str(name), [*shipped, *also])}"
     )
 
 

@@ -4,8 +4,8 @@ Three conventions, in this order: what stands in the last ``\\boxed{...}`` (AIME
 trained to write), what follows the last ``####`` (GSM8K), else the last number of the text (the usual
 fallback). Numbers are compared as fractions: 1,017 = 1017.0, 042 = 42, 3/4 = 0.75 = \\frac{3}{4}.
 
-The fallback errs against the model: "it costs 17 dollars for 2 people" says 2. It never calls a wrong final
-number right, so rates are lower bounds where a model does not mark its answer.
+The fallback mostly errs against the model: "it costs 17 dollars for 2 people" says 2. Where a model does not
+mark its answers, read its score as a lower bound.
 """
 
 from __future__ import annotations
