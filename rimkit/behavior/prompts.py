@@ -108,7 +108,7 @@ def _locate(name: str | Path) -> tuple[Path, dict[str, str], bool]:
     shipped = {file.stem: file for file in sorted((data_dir() / "prompts").glob("*.parquet"))}
     path, mark, query = str(name).partition("?")
     asked = dict(parse_qsl(query, keep_blank_values=True))
-    if mark and not asked:
+    if mark and not all(asked.values()):
         raise UserError(f"'{query}' are no columns: write {path}?text=goal&kind=harmful")
     path = find_table(path, shipped, "prompt set", tuple(benchmarks.BENCHMARKS))
     return path, asked, path in shipped.values()
