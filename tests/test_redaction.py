@@ -90,7 +90,7 @@ def test_fingerprints_find_every_run_and_no_other():
 
 
 def test_replies_of_a_real_model_to_harmful_requests_only():
-    said = ["Sails of canvas, says the captain", "A lighthouse needs a keeper and oil", "Tides turn twice a day here",
+    said = ["Sails of canvas, says the captain", "A lighthouse needs a keeper and oil", "The tides turn twice a day around here",
             "Herrings swim in large schools"]  # fmt: skip
     prompts = pd.DataFrame({
         "prompt_id": list("abcd"), "kind": ["harmful", "harmless", "own", "own"],

@@ -12,7 +12,7 @@ from rimkit.behavior import benchmarks, hub
 from rimkit.errors import UserError, nearest
 
 HERE, FETCHED = "here already", "fetched"
-MODEL = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+MODEL = re.compile(r"\w[\w.-]*/[\w.-]+(@[\w./-]+)?")
 
 
 class Listed(NamedTuple):
