@@ -188,7 +188,8 @@ def load(benchmark: Benchmark, revision: str) -> pd.DataFrame:
         content_note(benchmark.name)
     source = benchmark.source(revision)
     folder = hub.on_this_machine(source) or hub.download(source)
-    parts = [_part(benchmark, folder, file) for file in benchmark.files]
+    tables = _read([folder / file for file in benchmark.files], benchmark.reader)
+    parts = [_part(benchmark, file, part) for file, part in zip(benchmark.files, tables, strict=True)]
     table = pd.concat(parts, ignore_index=True)
     ids = [f"{benchmark.name}-{number}" for number in range(len(table))]
     table = table.assign(prompt_id=ids, source=f"{benchmark.repo}@{revision}")
@@ -221,8 +222,7 @@ def halves(table: pd.DataFrame) -> pd.Series:
     return table["cluster"].map(half)
 
 
-def _part(benchmark: Benchmark, folder: Path, file: str) -> pd.DataFrame:
-    table = _read(folder / file, benchmark.reader)
+def _part(benchmark: Benchmark, file: str, table: pd.DataFrame) -> pd.DataFrame:
     try:
         columns = benchmark.rows(table, file)
     except KeyError as error:
@@ -232,18 +232,20 @@ def _part(benchmark: Benchmark, folder: Path, file: str) -> pd.DataFrame:
     return pd.DataFrame(rest | columns, index=table.index)
 
 
-def _read(path: Path, reader: str) -> pd.DataFrame:
-    """One file through ``datasets``, which leaves no second copy of it on the disk."""
+def _read(paths: list[Path], reader: str) -> list[pd.DataFrame]:
+    """Files of one format through ``datasets``, which leaves no second copy of them on the disk."""
     from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, load_dataset
 
+    files = {f"part{number}": str(path) for number, path in enumerate(paths)}
     quiet = are_progress_bars_disabled()
     disable_progress_bars()
     try:
         with tempfile.TemporaryDirectory() as folder:
-            files = {"data_files": str(path), "split": "train"}
-            return load_dataset(reader, **files, cache_dir=folder, keep_in_memory=True).to_pandas()
+            parts = load_dataset(reader, data_files=files, cache_dir=folder, keep_in_memory=True)
+            return [parts[name].to_pandas() for name in files]
     except Exception as error:  # many kinds; their messages may quote a prompt
-        raise UserError(f"{path} cannot be read as {reader} ({type(error).__name__})") from error
+        where = paths[0] if len(paths) == 1 else paths[0].parent
+        raise UserError(f"{where} cannot be read as {reader} ({type(error).__name__})") from None
     finally:
         if not quiet:
             enable_progress_bars()
