@@ -32,7 +32,7 @@ def hex_phi(folder: Path) -> None:
         with _file(folder, "LLM-Tuning-Safety/HEx-PHI", f"category_{number}.csv").open("w", newline="") as file:
             csv.writer(file).writerows([[request(number, " (a)")], [f"Sweep hall {number}"]])
             if number == 3:
-                file.write("Oil it, then wind it\n")  # a comma without quotes
+                file.write("Oil it, then wind it\n\n")  # a comma without quotes, an empty line
 
 
 def advbench(folder: Path) -> None:

@@ -30,7 +30,10 @@ NOTE = (
     "It is for measuring how a model refuses; do not pass its text on."
 )
 SHOWN = "Its text will be shown and saved, as you asked."
-HIDDEN = "Its text stays in memory: outputs and files show ids and numbers (rimkit run --keep-text changes that)."
+HIDDEN = (
+    "Its text stays in memory, and outputs and files show ids and numbers; 'rimkit run --keep-text', or "
+    "RIMKIT_KEEP_TEXT=1 for JupyterLab, changes that."
+)
 COMMIT = re.compile(r"[0-9a-f]{40}")
 Rows = Callable[[pd.DataFrame, str], dict]
 
@@ -74,7 +77,7 @@ HEX_PHI = {
 
 def _hex_phi(table: pd.DataFrame, file: str) -> dict:
     """Each file is a category, each line a prompt, quoted or not: there is no header."""
-    fields = [next(csv.reader([line])) for line in table["text"]]
+    fields = [next(csv.reader([line]), []) for line in table["text"]]
     texts = [parts[0] if len(parts) == 1 else line for parts, line in zip(fields, table["text"], strict=True)]
     return {"text": texts, "kind": "harmful", "category": HEX_PHI[int(re.sub(r"\D", "", file))]}
 
@@ -229,7 +232,8 @@ def _part(benchmark: Benchmark, file: str, table: pd.DataFrame) -> pd.DataFrame:
         there = ", ".join(map(str, table.columns))
         raise UserError(f"{benchmark.name}: {file} has no column {error}; it has {there}") from error
     rest = {"category": "", "cluster": "", "answer": "", "split": benchmark.splits.get(file, "")}
-    return pd.DataFrame(rest | columns, index=table.index)
+    part = pd.DataFrame(rest | columns, index=table.index)
+    return part[part["text"].fillna("").str.strip() != ""]  # such as an empty line at the end of a file
 
 
 def _read(paths: list[Path], reader: str) -> list[pd.DataFrame]:

@@ -17,6 +17,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -48,20 +49,24 @@ class Fingerprints:
     def __init__(self, size: int):
         self.size = size
         self._known, self._new = np.empty(0, np.uint64), []
+        self._lock = Lock()  # a kernel sends printed text from a thread of its own
 
     def add(self, letters: Iterable[str]) -> None:
-        self._new += [found for text in letters if len(found := self._numbers(text))]
+        new = [self._numbers(text) for text in letters]
+        with self._lock:
+            self._new += new
 
     def found(self, letters: str) -> np.ndarray:
         """Which of the letters lie in a known run, as booleans."""
-        if self._new:
-            self._known, self._new = np.unique(np.concatenate([self._known, *self._new])), []
+        with self._lock:
+            if self._new:
+                self._known, self._new = np.unique(np.concatenate([self._known, *self._new])), []
+            known = self._known
         inside = np.zeros(len(letters), bool)
         numbers = self._numbers(letters)
-        if not len(numbers) or not len(self._known):
+        if not len(numbers) or not len(known):
             return inside
-        places = np.searchsorted(self._known, numbers).clip(max=len(self._known) - 1)
-        hits = np.flatnonzero(self._known[places] == numbers)
+        hits = np.flatnonzero(known[np.searchsorted(known, numbers).clip(max=len(known) - 1)] == numbers)
         for offset in range(self.size if len(hits) else 0):
             inside[hits + offset] = True
         return inside
@@ -143,7 +148,7 @@ def _letters(text: str) -> str:
 
 def _inside(letters: str) -> np.ndarray:
     inside = _requests.found(letters) | _said.found(letters)
-    for text in _short:
+    for text in tuple(_short):
         start = letters.find(text)
         while start >= 0:
             inside[start : start + len(text)] = True
