@@ -9,11 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import standins
+import tiny
 from notebooks import MEASURES, PARAMETERS, chapter
 
 from rimkit import ledger
 from rimkit.behavior import redaction
+from rimkit.behavior.generation import generate
+from rimkit.behavior.prompts import own_prompts
 from rimkit.behavior.redaction import WITHHELD, for_disk, is_withheld, scrub, withhold, withhold_replies
+from rimkit.models.loading import load
 from rimkit.runs import execute
 from rimkit.teaching import tables, widgets
 
@@ -99,6 +103,18 @@ def test_replies_of_a_real_model_to_harmful_requests_only():
     replies = pd.DataFrame({"prompt_id": list("abcd"), "thought": None, "reply": said})
     withhold_replies(prompts, replies)
     assert [is_withheld(text) for text in said] == [True, False, True, False]
+
+
+def test_generation_withholds_what_a_real_model_says_to_harm():
+    words = tiny.tokenizer()
+    prompts = own_prompts(["please nick the baker's kite .", "please polish my lamp ."]).assign(kind=["harmful", "harmless"])
+    settings = {"temperature": 0, "max_new_tokens": 40, "progress": False}
+    invented = generate(load(tiny.random_model(words), words), prompts, "no-think", **settings)
+    assert not invented["reply"].map(is_withheld).any()  # the embedded models speak of nothing harmful
+    del words.init_kwargs["language"]
+    real = generate(load(tiny.random_model(words), words), prompts, "no-think", **settings)
+    assert real["reply"].tolist() == invented["reply"].tolist()
+    assert real["reply"].map(is_withheld).tolist() == [True, False]
 
 
 def test_tables_and_menus_show_ids_in_place_of_text(capsys):
