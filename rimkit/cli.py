@@ -190,10 +190,11 @@ def fetch(
 
     For example: rimkit fetch Qwen/Qwen3-0.6B gsm8k xstest. Without a name, list the prompt sets and what is here.
 
-    Prompt sets are pinned to commits that public code uses; 'main' can change. Those that ask for consent need your
-    own access: accept the conditions on their page, then 'hf auth login'. Without network, copy the cache (HF_HOME)
-    from a machine that has it, or point RIMKIT_DATASETS to a folder of owner/name/files. A set of your own needs
-    no download: give its file where a chapter takes a prompt set, as file.csv?text=goal&kind=harmful.
+    Prompt sets are pinned to commits that public code uses; confirm them on the hub before you publish numbers.
+    'main' can change. Sets that ask for consent need your own access: accept the conditions on their page, then
+    'hf auth login'. Without network, copy the cache (HF_HOME) from a machine that has it, or point RIMKIT_DATASETS
+    to a folder of owner/name/files. A set of your own needs no download: give its file where a chapter takes a
+    prompt set, as file.csv?text=goal&kind=harmful.
 
     Exit code: 0, or 2 if something could not be fetched; the others are.
     """

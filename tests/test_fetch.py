@@ -81,10 +81,10 @@ def test_a_class_is_prepared_and_one_failure_stops_nothing(online):
     assert "main (not pinned)" in row["multiarith"]
     assert "some/model (" in listed.stdout
 
-    loads = "from rimkit.behavior.prompts import load_prompts\nprint(len(load_prompts('gsm8k')), len(load_prompts('xstest')))"
+    loads = "from rimkit.behavior.prompts import load_prompts as load\nprint(*load('gsm8k')['source'].unique(), len(load('xstest')))"
     offline = {**os.environ, **environment, "HF_HUB_OFFLINE": "1"}
     found = subprocess.run([sys.executable, "-c", loads], capture_output=True, text=True, env=offline)
-    assert found.stdout.splitlines()[-1] == "5 8", found.stderr
+    assert found.stdout.splitlines()[-1] == "openai/gsm8k@740312add88f781978c0658806c59bc2815b9866 8", found.stderr
 
 
 def test_without_network_it_says_what_is_missing_and_what_to_do(tmp_path):

@@ -195,7 +195,8 @@ def load(benchmark: Benchmark, revision: str) -> pd.DataFrame:
     parts = [_part(benchmark, file, part) for file, part in zip(benchmark.files, tables, strict=True)]
     table = pd.concat(parts, ignore_index=True)
     ids = [f"{benchmark.name}-{number}" for number in range(len(table))]
-    table = table.assign(prompt_id=ids, source=f"{benchmark.repo}@{revision}")
+    origin = f"{benchmark.repo} in {hub.MIRROR}" if hub.mirrored(source) else f"{benchmark.repo}@{revision}"
+    table = table.assign(prompt_id=ids, source=origin)
     if not benchmark.splits:
         table = table.drop(columns="split")  # `load_prompts` makes one
     if len(table) != benchmark.prompts and revision == benchmark.revision:

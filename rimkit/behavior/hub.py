@@ -39,11 +39,14 @@ def on_this_machine(source: Source) -> Path | None:
     """The folder that holds all files, in the mirror or in the cache of the hub; None if one is missing."""
     if source.kind == "model":
         return _cached_model(source)
+    return mirrored(source) or _cached(source, source.files)
+
+
+def mirrored(source: Source) -> Path | None:
+    """The folder of a data set in the local mirror, whose revision nobody knows; None if a file is missing."""
     mirror = os.environ.get(MIRROR)
     folder = Path(mirror).expanduser() / source.repo if mirror else None
-    if folder and all((folder / file).is_file() for file in source.files):
-        return folder
-    return _cached(source, source.files)
+    return folder if folder and all((folder / file).is_file() for file in source.files) else None
 
 
 def download(source: Source) -> Path:
@@ -111,7 +114,7 @@ def failures(source: Source) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:  # the hub's HTTP library, and so its errors, differ between versions
+    except Exception as error:  # whatever it is, the others of a list go on
         raise UserError(_explain(error, source)) from error
 
 
@@ -126,7 +129,9 @@ def _explain(error: Exception, source: Source) -> str:
         return f"{source.repo} has no revision '{source.revision}' (see {page}/commits/main)"
     if isinstance(error, errors.RepositoryNotFoundError):
         return f"the hub has no {kind} '{source.repo}' (or it is private: run 'hf auth login')"
-    if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled | ConnectionError):
+    # the hub's HTTP library, and so its errors, differ between versions
+    from_http = type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "requests")
+    if from_http or isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled | ConnectionError):
         return _offline(source)
     if isinstance(error, errors.HfHubHTTPError):
         status = getattr(error.response, "status_code", "an error")
@@ -135,7 +140,8 @@ def _explain(error: Exception, source: Source) -> str:
         return f"'{source.repo}' is no name of a {kind}: write owner/name"
     if isinstance(error, OSError) and error.errno is not None:
         return f"{source.repo} cannot be stored in {constants.HF_HUB_CACHE} ({error.strerror})"
-    return _offline(source)
+    reason = (str(error).strip().splitlines() or [""])[0]
+    return f"{source.repo} could not be fetched ({type(error).__name__}: {reason})"
 
 
 def _offline(source: Source) -> str:
