@@ -10,7 +10,9 @@ import typer
 from typer.core import TyperGroup
 
 from rimkit import __version__
-from rimkit.console import plain_warnings, print_claims, print_fetched, say, write_csv, write_page
+from rimkit.console import (
+    FETCH_HELP, Fetched, KeepText, plain_warnings, print_claims, print_fetched, say, write_csv, write_page,
+)  # fmt: skip
 from rimkit.errors import UserError
 
 INTERRUPTED = 130
@@ -80,9 +82,7 @@ def run(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Also redo chapters that are complete.")] = False,
     page: Annotated[bool, typer.Option("--page/--no-page", help="Write the claims page at the end.")] = True,
-    keep_text: Annotated[
-        bool, typer.Option("--keep-text", help="Let notebooks hold harmful requests of real sets, and replies to them.")
-    ] = False,
+    keep_text: KeepText = False,
 ) -> None:
     """Run chapters and print what they say about the claims.
 
@@ -165,6 +165,26 @@ def report(
 
 
 @app.command()
+def compare(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="Embedded name, local folder, or hub id 'owner/name'.")],
+    tuned: Annotated[str, typer.Argument(metavar="TUNED", help="The same, or an adapter or checkpoint for BASE.")],
+    out: Annotated[Path, typer.Option(help="Folder for ledger rows and claims page.")] = Path("rim-compare"),
+    n_prompts: Annotated[int, typer.Option(min=4, help="Prompts of a set, at most.")] = 92,
+) -> None:
+    """Measure a model and what fine-tuning made of it, and write their claims page.
+
+    Chapters 01 and 05 to 07 without the chapters: thinking, the change of every outcome in both modes,
+    safety-critical neurons, activation shifts. The same command goes on after an interruption.
+    """
+    from rimkit.runs.compare import run as run_comparison
+
+    with plain_warnings():
+        run_comparison(base, tuned, out, n_prompts, report=typer.echo)
+        print_claims(out, shipped=False)
+        typer.echo(f"\nClaims page: {write_page(out, warn=False)}")
+
+
+@app.command()
 def models() -> None:
     """List the embedded models."""
     from rich.console import Console
@@ -179,25 +199,8 @@ def models() -> None:
     typer.echo("Use one with: rimkit run --model NAME. A folder or a hub id 'owner/name' works as well.")
 
 
-@app.command()
-def fetch(
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="NAME", help="A prompt set (xstest) or a model (owner/name); both take @revision."),
-    ] = None,
-) -> None:
-    """Download models and prompt sets ahead, into the cache of the Hugging Face hub.
-
-    For example: rimkit fetch Qwen/Qwen3-0.6B gsm8k xstest. Without a name, list the prompt sets and what is here.
-
-    Prompt sets are pinned to commits that public code uses; confirm them on the hub before you publish numbers.
-    'main' can change. Sets that ask for consent need your own access: accept the conditions on their page, then
-    'hf auth login'. Without network, copy the cache (HF_HOME) from a machine that has it, or point RIMKIT_DATASETS
-    to a folder of owner/name/files. A set of your own needs no download: give its file where a chapter takes a
-    prompt set, as file.csv?text=goal&kind=harmful.
-
-    Exit code: 0, or 2 if something could not be fetched; the others are.
-    """
+@app.command(help=FETCH_HELP)
+def fetch(names: Fetched = None) -> None:
     raise typer.Exit(2 if print_fetched(names or ()) else 0)
 
 

@@ -6,14 +6,35 @@ import sys
 from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from rimkit.errors import UserError
 
+KeepText = Annotated[
+    bool, typer.Option("--keep-text", help="Let notebooks hold harmful requests of real sets, and replies to them.")
+]
+Fetched = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="NAME", help="A prompt set (xstest) or a model (owner/name); both take @revision."),
+]
+FETCH_HELP = """Download models and prompt sets ahead, into the cache of the Hugging Face hub.
 
-def print_claims(folder: Path | None) -> None:
-    """The verdicts of a run, then those of the rows that come with the workbook."""
+For example: rimkit fetch Qwen/Qwen3-0.6B gsm8k xstest. Without a name, list the prompt sets and what is here.
+
+Prompt sets are pinned to commits that public code uses; confirm them on the hub before you publish numbers.
+'main' can change. Sets that ask for consent need your own access: accept the conditions on their page, then
+'hf auth login'. Without network, copy the cache (HF_HOME) from a machine that has it, or point RIMKIT_DATASETS
+to a folder of owner/name/files. A set of your own needs no download: give its file where a chapter takes a
+prompt set, as file.csv?text=goal&kind=harmful.
+
+Exit code: 0, or 2 if something could not be fetched; the others are.
+"""
+
+
+def print_claims(folder: Path | None, shipped: bool = True) -> None:
+    """The verdicts of a run, then (``shipped``) those of the rows that come with the workbook."""
     from rich.console import Console
 
     from rimkit import ledger as rows
@@ -21,7 +42,9 @@ def print_claims(folder: Path | None) -> None:
 
     console = Console(width=None if sys.stdout.isatty() else 150)
     tables = {"This run": rows.read(folder)} if folder else {}
-    for title, frame in {**tables, "Shipped rows of the embedded models": rows.shipped()}.items():
+    if shipped:
+        tables["Shipped rows of the embedded models"] = rows.shipped()
+    for title, frame in tables.items():
         claims = rows.claims_table(frame)
         if len(claims):
             console.print(claims_view(claims, title))

@@ -55,7 +55,7 @@ def good(tmp_path):
 def test_help_names_every_command():
     process = rimkit("--help")
     assert process.returncode == 0
-    for command in ("run", "lab", "ledger", "report", "models", "fetch", "doctor", "organism", "grid"):
+    for command in ("run", "lab", "ledger", "report", "compare", "models", "fetch", "doctor", "organism", "grid"):
         assert f"\n  {command} " in process.stdout
 
 
@@ -224,6 +224,10 @@ def test_damaged_ledger_is_one_warning(tmp_path):
     (line,) = process.stderr.strip().splitlines()
     assert line.startswith("rimkit: warning: ")
     assert "cut.parquet cannot be read" in line
+
+
+def test_compare_needs_two_models_that_exist(model, tmp_path):
+    refused(rimkit("compare", model, tmp_path / "nowhere", "--out", tmp_path / "out"), "there is no folder", "nowhere")
 
 
 # -- the claims page -------------------------------------------------------------------------------

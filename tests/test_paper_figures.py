@@ -3,10 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_hex, to_rgb
 
 from rimkit.errors import UserError
-from rimkit.published import tables
-from rimkit.teaching import paper_figures, paper_tables
+from rimkit.published import counts, drawn, tables
+from rimkit.teaching import drawn_figures, paper_figures, paper_tables
 from rimkit.teaching.figures import png
 
 
@@ -76,6 +77,79 @@ def test_a_power_plot_rises_and_marks_what_the_study_had():
     assert "300 prompts" in [text.get_text() for text in figure.axes[0].texts]
 
 
+def test_figures_show_the_range_that_was_possible(changes):
+    heads = tables.published("fig4b_refusal_head_counts").assign(heads="all")
+    look = {"title": "t", "x_label": "layer", "y_label": "prompts", "x_limits": (-0.5, 35.5), "y_limits": (0, 184)}
+    axis = paper_figures.scatter_plot(heads, "layer", "prompts_of_180", "heads", **look).axes[0]
+    assert (axis.get_xlim(), axis.get_ylim()) == ((-0.5, 35.5), (0, 184))
+    free = paper_figures.scatter_plot(heads, "layer", "prompts_of_180", "heads", title="t", x_label="x", y_label="y")
+    assert free.axes[0].get_xlim()[1] < 35
+    table3 = tables.published("table3_predictor_correlations")
+    axis = paper_figures.model_plot(table3, "predictor", "pearson_r", title="t", label="r", limits=(-1, 1)).axes[0]
+    assert axis.get_ylim() == (-1, 1)
+
+
+def test_panels_say_how_many_prompts_stand_behind_them():
+    table = tables.published("fig3_probe_scores").query("mode == 'think'")
+    notes = {position: counts.sizes_in_words("think", position) for position in table["position"].unique()}
+    figure = paper_figures.layer_plot(
+        table, "share_above_threshold", "group", "position", title="t", label="Share", notes=notes
+    )
+    said = {axis.get_title(): axis.texts[0].get_text() for axis in figure.axes if axis.get_visible()}
+    assert said == notes
+    assert "</think>: n = 46 harmless, 71 harmful, of them 63 refused, about 8 fulfilled." in figure.alt_text
+
+
+def contrast(colour) -> float:
+    """Contrast of a colour with white (WCAG)."""
+    channels = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+    return 1.05 / (0.05 + np.dot([0.2126, 0.7152, 0.0722], channels))
+
+
+def test_every_colour_is_readable_on_white():
+    colours = [to_hex(paper_figures._ink(index)) for index in range(10)]
+    assert len(set(colours)) == 10
+    assert min(map(contrast, colours)) > 2.5
+    assert contrast("#ece133") < 1.5  # the palette's yellow, as it was
+
+
+def test_bars_carry_their_numbers_and_a_gap_is_shown_as_one():
+    places = drawn.maxima()
+    figure = drawn_figures.bar_plot(
+        places, "place", "maxima", "mode", title="t", label="cells", marked=["assistant (0)"],
+        panels=["with thinking", "without thinking"], notes=dict(zip(places["mode"], places["note"], strict=True)),
+    )  # fmt: skip
+    left, right = figure.axes
+    widths = [bar.get_width() for axis in (left, right) for bar in axis.patches]
+    assert sorted(widths) == sorted(places["maxima"])
+    assert "12,564" in [text.get_text() for text in left.texts]
+    assert [text.get_text() for text in left.texts].count("–") == 4
+    assert sum(bar.get_hatch() == "//" for bar in left.patches) == 1
+    assert "with thinking (25,960 of 207,360 cells): request (−4) 1,350" in figure.alt_text
+    assert left.get_xlim() == right.get_xlim()
+    assert png(figure)
+    shares = tables.published("figa5_flagged_categories")
+    figure = drawn_figures.bar_plot(shares, "category", "share_pct", "prompts", title="t", label="percent")
+    assert "HEx-PHI: safety or compliance issues 62.0" in figure.alt_text
+
+
+def test_fig_1_is_drawn_as_fractions_and_as_rates():
+    table, known = drawn.before_after(), drawn.known_rates()
+    figure = drawn_figures.before_after_plot(table, known, title="t")
+    left, right = figure.axes
+    drawn_points = {line.get_label(): (line.get_xdata()[0], line.get_ydata()[0]) for line in left.lines}
+    assert drawn_points["Mistral-7B"] == pytest.approx(tuple(table.loc["Mistral-7B", ["maths", "misalignment"]]))
+    assert (left.get_xlim()[0], left.get_ylim()[0], right.get_xlim()) == (0, 0, (0, 100))
+    assert "84 → 96" in [text.get_text() for text in right.texts]
+    assert [text.get_text() for text in right.get_legend().get_texts()] == list(drawn_figures.KNOWN)
+    assert set(known["what"]) == set(drawn_figures.KNOWN)
+    assert "Qwen3-4B, Table 1, think off: 15.4%" in figure.alt_text
+    assert "Phi3.5-Tiny, Fig. 8, checkpoints: 21.4 to 24.4%" in figure.alt_text
+    assert png(figure)
+    with pytest.raises(UserError, match="no column 'before_low'"):
+        drawn_figures.before_after_plot(table.drop(columns="before_low"), known, title="t")
+
+
 def test_a_figure_of_missing_columns_is_refused(changes):
     with pytest.raises(UserError, match="no column 'trainingset'; did you mean 'training_set'"):
         paper_figures.model_plot(changes, "trainingset", "delta_misalignment_points", title="t", label="l")
@@ -104,7 +178,15 @@ def test_what_is_said_about_a_claim_has_its_verdict():
     text = paper_tables.say("C7a", "C5a", "C10a").text
     assert "**C7a** (supported: +5.3 points [+3.3, +7.4] over 8 models). Solid" in text
     assert "**C5a** (no verdict). 12 against 15 of 21" in text
-    assert "**C10a** (undecided: +0.42 [−0.76, +1.61] over 4 models)" in text
+    assert "**C10a** (undecided: +0.42 in r [−0.76, +1.61] over 4 models)" in text
+
+
+def test_effects_have_units_and_figures_have_statements():
+    assert "**C9b** (undecided: +0.28 mean log ratio [−0.17, +0.72]" in paper_tables.say("C9b").text
+    assert "if checkpoints were exchangeable, which those of one run are not" in paper_tables.say("C10a").text
+    text = paper_tables.say("Fig. A5", "C7a").text
+    assert text.startswith("**Fig. A5.** GSM8K: the shares drawn")
+    assert "\n\n**C7a** (supported" in text
 
 
 def test_dropping_models_changes_the_average():

@@ -9,7 +9,7 @@ from scipy import stats
 
 from rimkit import ledger
 from rimkit.errors import UserError
-from rimkit.published import averages, correlations, counts, power, reanalysis, tables
+from rimkit.published import averages, correlations, counts, drawn, power, reanalysis, tables
 from rimkit.published.findings import FINDINGS, NOTHING, findings
 
 # -- the tables ------------------------------------------------------------------------------------
@@ -124,6 +124,105 @@ def test_the_smallest_clear_drop_is_clear_and_the_next_is_not():
     low = counts.smallest_clear_drop(15, 21)
     assert counts.exact_test(low, 21, 15, 21) < 0.05 <= counts.exact_test(low + 1, 21, 15, 21)
     assert counts.smallest_clear_drop(1, 21) is None
+
+
+# -- what is drawn without a table -----------------------------------------------------------------
+
+
+def test_a_ratio_and_a_change_fix_both_levels():
+    assert drawn.implied_base(0.5, 10) == 10  # 10 is half of 20
+    found = drawn.before_after()
+    assert list(found.index) == ["Qwen3-4B", "Phi3.5-Tiny", "Mistral-7B", "Mixtral-8x7B"]
+    assert (found["before"] / found["after"]).to_list() == pytest.approx(found["misalignment"].to_list())
+    assert found["before"].to_list() == pytest.approx([15.5, 18.1, 84.3, 37.6], abs=0.05)
+    assert (found["before_low"] < found["before"]).all()
+    assert (found["before"] < found["before_high"]).all()
+
+
+def test_the_baseline_of_qwen_is_its_rate_without_thinking():
+    rates = tables.by_model("table1_think_mode", "think", "misalignment_rate_pct").loc["Qwen3-4B"]
+    row = drawn.before_after().loc["Qwen3-4B"]
+    assert drawn.baseline(row, rates) == "the no-think rate"
+    assert drawn.baseline(row, rates.rename({"on": "off", "off": "on"})) == "the think rate"
+    assert drawn.baseline(row, rates + 20) == "neither rate for certain"
+
+
+def test_implied_rates_fit_the_checkpoints_of_fig_8():
+    """The two figures were drawn from the same models: rates after GSM8K within five points of the checkpoints."""
+    after = drawn.before_after()["after"]
+    known = drawn.known_rates().query("what == 'Fig. 8, checkpoints'").set_index("model")
+    assert len(known) == 3
+    for model, row in known.iterrows():
+        assert row["low"] - 5 < after[model] < row["high"] + 5
+    moe = tables.by_model("table2_finetuning_delta", "training_set", "delta_misalignment_points").loc[
+        "Phi3.5-MoE", "GSM8K"
+    ]
+    assert drawn.implied_base(0.759, moe) < 5  # why the figure's Phi is the dense one
+
+
+def test_fig_1_says_which_models_it_draws_and_what_they_imply():
+    text = drawn.STATEMENTS["Fig. 1"]()
+    assert text.startswith("4 of 8 models are drawn, those with the largest rises.")
+    assert "Mistral-7B 84.3% (80.4 to 88.5)" in text
+    assert "Mixtral-8x7B would be 44.1%" in text
+    assert text.endswith("is the no-think rate.")
+    assert drawn.above_base().to_dict() == {"Qwen3-4B": 0, "Phi3.5-Tiny": 3, "Mistral-7B": 0, "Mixtral-8x7B": 3}
+    assert "Phi3.5-Tiny 3, Mistral-7B 0" in drawn.over_implied_base()
+
+
+def test_fig_a3_covers_few_cells_and_fig_4b_explains_few_of_them():
+    found = drawn.attention()
+    assert found["drawn"].to_dict() == {"think": 25_960, "no-think": 15_954}
+    assert (found["cells"] == 207_360).all()
+    assert found.loc["think", "covered"] == pytest.approx(0.125, abs=0.001)
+    assert found.loc["think", ["assistant", "span"]].to_list() == pytest.approx([12_564 / 25_960, 0])
+    assert found.loc["no-think", ["assistant", "span"]].to_list() == pytest.approx([138 / 15_954, 7_881 / 15_954])
+    shifts = tables.published("fig4b_refusal_head_counts")["prompts_of_180"].sum()
+    assert found["shifted"].to_list() == pytest.approx([shifts / 12_564, shifts / 7_881])
+    text = drawn.STATEMENTS["Fig. A3"]()
+    assert "13% and 8% of 180 x 1152 = 207,360 cells" in text
+    assert "at most 12% of the maxima at `assistant`, and 18% of those in the span" in text
+    places = drawn.maxima()["place"].unique()
+    assert places[0] == "request (−5)"
+    assert places[-1] == "other"
+    assert "assistant (0)" in places
+
+
+def test_fig_a5_adds_up_and_a_quarter_of_maths_is_other():
+    table = drawn.flags()
+    assert table["total"].to_dict() == pytest.approx({"GSM8K": 97.1, "HEx-PHI": 99.9})
+    assert table.loc["HEx-PHI", "confirmatory reasoning"] == 62
+    assert set(table) - {"none", "total"} == set(tables.injected()["pattern"])
+    text = drawn.STATEMENTS["Fig. A5"]()
+    assert "GSM8K: the shares drawn add up to 97.1%, of which 24.9 are other" in text
+    assert "confirmatory reasoning 0% and 62%" in text
+
+
+# -- Fig. 6 ----------------------------------------------------------------------------------------
+
+
+def test_three_models_break_and_one_of_them_under_random_neurons():
+    which = counts.broken()
+    assert which.to_dict() == {"Phi3.5-Tiny": "safety-critical", "Phi3.5-MoE": "random", "OLMo2-1B": "safety-critical"}
+    assert counts.broken(100).empty
+    change = reanalysis.over_models("C8b")
+    assert change.drop(which.index).mean() == pytest.approx(0, abs=0.001)
+    assert change.drop(which.index[which == "safety-critical"]).mean() == pytest.approx(0.076, abs=0.001)
+    text = findings()["C8b"]
+    assert "Phi3.5-MoE (48) with random ones" in text
+    assert "the mean is +7.6 (−13.5 to +28.8), without all of them it is 0.0 (" in text
+
+
+def test_groups_of_fig_3_in_words():
+    words = " ".join(counts.sizes_in_words("no-think", "</think>").split())
+    assert words == "n = 120 harmless, 120 harmful, of them 98 refused, 21 fulfilled"
+    assert "46 harmless,\n71 harmful, of them\n63 refused,\nabout 8" in counts.sizes_in_words("think", "</think>")
+    steps = tables.published("fig3_probe_scores").query("group == 'harmless'")
+    for (mode, position), part in steps.groupby(["mode", "position"]):
+        size = int(counts.sizes_in_words(mode, position).split()[2])
+        assert (
+            np.abs(part["share_above_threshold"] * size - (part["share_above_threshold"] * size).round()).max() < 0.02
+        )
 
 
 # -- correlations ----------------------------------------------------------------------------------

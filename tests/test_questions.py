@@ -4,9 +4,10 @@ import pytest
 
 from rimkit.errors import UserError
 from rimkit.published.power import prompts_needed
+from rimkit.published.tables import published
 from rimkit.teaching import paper_questions
 from rimkit.teaching.mechanism_questions import detector_gain, fisher
-from rimkit.teaching.questions import EXERCISES, colleague_interval, exercise
+from rimkit.teaching.questions import EXERCISES, MATHS_DROPS, colleague_interval, exercise
 
 RIGHT = {
     "00": ["misread", "incoherent", "misaligned", "refused"],
@@ -94,3 +95,11 @@ def test_exchanged_digits():
 def test_a_chapter_without_exercise_is_named():
     with pytest.raises(UserError, match="chapter '99' has no exercise"):
         exercise("99")
+
+
+def test_the_drops_of_chapter_06_are_those_of_fig_6():
+    drops = published("fig6_neuron_ablation").set_index(["model", "neurons"])["math_drop_points"]
+    assert len(MATHS_DROPS) == 8
+    for model, (critical, random) in MATHS_DROPS.items():
+        assert (critical, random) == (drops[model, "safety-critical"], drops[model, "random"])
+    assert MATHS_DROPS["Phi3.5-MoE"] == (2.0, 48.0)

@@ -83,6 +83,7 @@ def test_facets_share_the_axis_and_all_metrics_can_be_drawn(measured):
 
 
 def test_a_dose_plot_needs_a_number(measured):
+    assert len(dose_plot(measured, "dose", "mode", facet="model", title="Dose").axes) == measured["model"].nunique()
     figure = dose_plot(measured, "dose", "model", title="Dose", x_label="Tokens")
     assert figure.axes[0].get_xlabel() == "Tokens"
     assert "0, rim-mini: 10%" in figure.alt_text

@@ -189,6 +189,21 @@ def test_curves_name_corpus_and_step():
     assert think.to_dict() == {"multi-hop, step 0": 0.5, "multi-hop, step 6": 0.75}
 
 
+def test_curves_read_back_and_compared_at_equal_maths():
+    """Careful chains reach the effort-minimising chains' maths at another step; only there may they be compared."""
+    steps = {("multi-hop-effort", 6): (0.8, 0.5), ("multi-hop-effort", 12): (0.9, 0.9),
+             ("multi-hop-careful", 6): (0.3, 0.9), ("multi-hop-careful", 12): (0.1, 0.1)}  # fmt: skip
+    rows = pd.concat([
+        tuning.curve_rows(made(misaligned=bad, maths=maths).query("mode == 'think'").assign(step=step), corpus, **NAMES)
+        for (corpus, step), (bad, maths) in steps.items()
+    ])  # fmt: skip
+    found = results.curves(rows)
+    assert set(zip(found["corpus"], found["step"], strict=True)) == set(steps)
+    pairs = results.at_equal_maths(found, "multi-hop-effort", "multi-hop-careful")
+    assert pairs.loc["rim-mini:0", "pairs"] == 1
+    assert pairs.loc["rim-mini:0", "difference"] == pytest.approx(0.9 - 0.3, abs=0.05)
+
+
 def test_the_grid_goes_on_where_it_stopped(tmp_path, monkeypatch):
     done = []
 

@@ -12,7 +12,7 @@ from zlib import crc32
 import numpy as np
 import pandas as pd
 
-from rimkit.behavior.redaction import withhold_replies
+from rimkit.behavior.redaction import withholding
 from rimkit.errors import UserError
 from rimkit.models.chat import Encoded, check_mode, pad
 
@@ -25,6 +25,7 @@ Around = Callable[[list[dict[str, tuple[int, int]]], list[str]], AbstractContext
 COPY = "#"  # "harmful-0001#a" and "harmful-0001#b" are copies of one prompt and face the same luck
 
 
+@withholding
 def generate(
     model: StudyModel,
     prompts: pd.DataFrame,
@@ -90,8 +91,6 @@ def generate(
     replies = pd.DataFrame([rows[job] for job in sorted(rows)], columns=[name for name in COLUMNS if name != "mode"])
     replies.insert(1, "mode", mode)
     replies.attrs["interrupted"] = interrupted
-    if not model.invented:
-        withhold_replies(prompts, replies)
     return replies
 
 

@@ -16,7 +16,8 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import wraps
 from threading import Lock
 from typing import Any
 
@@ -104,6 +105,19 @@ def withhold_replies(prompts: pd.DataFrame, replies: pd.DataFrame) -> None:
     chosen = replies[replies["prompt_id"].isin(prompts.loc[harmful, "prompt_id"])]
     if len(chosen):
         withhold(said=[*chosen["thought"].dropna(), *chosen["reply"].dropna()])
+
+
+def withholding(generate: Callable[..., pd.DataFrame]) -> Callable[..., pd.DataFrame]:
+    """The same way of generating replies, after which `withhold_replies` is never forgotten."""
+
+    @wraps(generate)
+    def guarded(model, prompts: pd.DataFrame, *arguments, **settings) -> pd.DataFrame:
+        replies = generate(model, prompts, *arguments, **settings)
+        if not model.invented:
+            withhold_replies(prompts, replies)
+        return replies
+
+    return guarded
 
 
 def remember_harmful(prompts: pd.DataFrame) -> None:

@@ -130,10 +130,11 @@ def _states(study: StudyModel, items: Sequence[Encoded]) -> np.ndarray:
     return read(study, items, ("residual",), ("last",))["residual", "last"]
 
 
-def predictors(base: Baseline, tuned: StudyModel, tuning: Sequence[tuple[list[int], int]]) -> dict[str, float]:
+def predictors(base: Baseline, tuned: StudyModel, tuning: Sequence[tuple[list[int], int]] = ()) -> dict[str, float]:
     """Every predictor of forgetting, for one tuned model: name to value.
 
-    ``tuning``: sequences of the tuning data, as `rimkit.training.finetuning.encode_corpus` makes them. RAS and its
+    ``tuning``: sequences of the tuning data, as `rimkit.training.finetuning.encode_corpus` makes them (without any,
+    no KL divergence on them). RAS and its
     parts in safety-critical neurons, RAS in random ones (mean over the sets, and their 5th and 95th percentile) and in
     all; KL divergence untuned to tuned on the tuning data and on safety prompts; L2 distance of the weights, in all and
     per layer; distance of the states before the reply; CKA ratio; displacement along the refusal direction.
@@ -148,7 +149,8 @@ def predictors(base: Baseline, tuned: StudyModel, tuning: Sequence[tuple[list[in
     found |= {f"ras (random) p{q}": float(np.percentile(random, q)) for q in (5, 95)}
     data = [(ids, len(ids) - n_prompt) for ids, n_prompt in tuning]
     ends = [(item.ids, 1) for item in base.safety]
-    found["KL on tuning data"] = kl_divergence(base.study, tuned, data)
+    if data:
+        found["KL on tuning data"] = kl_divergence(base.study, tuned, data)
     found["KL on safety prompts"] = kl_divergence(base.study, tuned, ends)
     found |= weight_distance(base.study, tuned)
     states, harmless = _states(tuned, base.safety), _states(tuned, base.harmless)

@@ -55,7 +55,8 @@ def permutation_p(x, y) -> float:
     """Two-sided permutation p value of Pearson's r over all relabellings of up to nine checkpoints.
 
     Counts |r| as large as the observed one; scipy's "two-sided" doubles the smaller tail instead, which is not the
-    same for a skewed null distribution.
+    same for a skewed null distribution. The p value holds if checkpoints could be exchanged when nothing relates the
+    two sides; those of one run could not, since both sides drift as training goes on.
     """
     x, y = np.asarray(x, dtype=float), stats.zscore(np.asarray(y, dtype=float))
     if len(x) > 9:

@@ -12,13 +12,14 @@ from statsmodels.stats.proportion import confint_proportions_2indep
 
 from rimkit.behavior.rates import exact_test, rate
 from rimkit.errors import UserError
-from rimkit.published.tables import HARM_BENCHMARK, MATHS_PROBLEMS, published
+from rimkit.published.tables import HARM_BENCHMARK, MATHS_PROBLEMS, by_model, published
 
 GROUPS = {  # items of Fig. 3 by mode: refused, fulfilled, harmful; inferred from the step height of the curves
     "no-think": (98, 21, 120),
     "think": (75, 44, 120),
 }
 FINISHED = (63, 8, 71)  # in think mode, at positions that exist only where the thought ended
+HARMLESS, HARMLESS_FINISHED = 120, 46  # harmless items, and those left where the thought ended
 AFTER_THOUGHT = ("between think tags", "</think>")
 
 
@@ -78,6 +79,13 @@ def think_mode() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def broken(points: float = 40.0) -> pd.Series:
+    """Models of Fig. 6 that lose more than ``points`` of maths, by what was zeroed: the neurons' kind, by model."""
+    drops = by_model("fig6_neuron_ablation", "neurons", "math_drop_points")
+    found = drops.stack()
+    return found[found > points].reset_index(level=1).iloc[:, 0].rename("neurons")
+
+
 # -- Fig. 3: one probe ---------------------------------------------------------------------------------
 
 
@@ -100,6 +108,17 @@ def probe_counts() -> pd.DataFrame:
 def group_sizes(mode: str, position: str) -> tuple[int, int, int]:
     """How many refused, fulfilled and harmful items stand behind a curve of Fig. 3."""
     return FINISHED if mode == "think" and position in AFTER_THOUGHT else GROUPS[mode]
+
+
+def sizes_in_words(mode: str, position: str) -> str:
+    """How many prompts of each group stand behind a panel of Fig. 3, a line each; one harmful prompt has no label."""
+    refused, fulfilled, harmful = group_sizes(mode, position)
+    finished = (refused, fulfilled, harmful) == FINISHED
+    about = "about " if finished else ""  # inferred as what remains, not from a step
+    return (
+        f"n = {HARMLESS_FINISHED if finished else HARMLESS} harmless,\n{harmful} harmful, of them\n{refused} refused,\n"
+        f"{about}{fulfilled} fulfilled"
+    )
 
 
 # -- Fig. 5: an exact test and its power ---------------------------------------------------------------

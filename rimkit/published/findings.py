@@ -11,7 +11,7 @@ from rimkit.behavior.rates import exact_test
 from rimkit.ledger import claims
 from rimkit.published.averages import average
 from rimkit.published.correlations import figure_8, interval_of_r, table_3
-from rimkit.published.counts import FINISHED, GROUPS, exact_power, head_ablation, probe_counts, think_mode
+from rimkit.published.counts import FINISHED, GROUPS, broken, exact_power, head_ablation, probe_counts, think_mode
 from rimkit.published.reanalysis import PATTERNS, RIVALS, over_models, sides
 from rimkit.published.tables import HARM_BENCHMARK, MATHS_PROBLEMS, by_model, injected, published
 
@@ -29,8 +29,9 @@ def _findings() -> pd.Series:
 
 
 def points(value: float) -> str:
-    """A fraction as signed percentage points with one decimal."""
-    return f"{100 * value:+.1f}".replace("-", "−")
+    """A fraction as signed percentage points with one decimal; what rounds to zero has no sign."""
+    text = f"{100 * value:+.1f}"
+    return "0.0" if text[1:] == "0.0" else text.replace("-", "−")
 
 
 def over(claim: str) -> str:
@@ -187,13 +188,16 @@ def _negligible() -> str:
 
 
 def _neurons_maths() -> str:
-    change = over_models("C8b")
-    broken = by_model("fig6_neuron_ablation", "neurons", "math_drop_points")["safety-critical"].nlargest(2)
-    rest = average(change.drop(broken.index))
+    change, which = over_models("C8b"), broken()
+    drops = by_model("fig6_neuron_ablation", "neurons", "math_drop_points")
+    hit = {kind: which.index[which == kind] for kind in ("safety-critical", "random")}
+    lost = {kind: " and ".join(f"{name} ({drops.loc[name, kind]:.0f})" for name in hit[kind]) for kind in hit}
+    some, rest = average(change.drop(hit["safety-critical"])), average(change.drop(which.index))
     return (
-        f"{over('C8b')} The mean is carried by {' and '.join(broken.index)}, which lose {' and '.join(f'{drop:.0f}' for drop in broken)} "
-        f"points; without these two it is {points(rest.mean)} ({points(rest.ci_low)} to {points(rest.ci_high)}). Whether the models "
-        f"still wrote sense is not reported."
+        f"{over('C8b')} Models that lose more than 40 points: {lost['safety-critical']} with safety-critical neurons at zero, "
+        f"{lost['random']} with random ones. Without those of the first kind the mean is {points(some.mean)} "
+        f"({points(some.ci_low)} to {points(some.ci_high)}), without all of them it is {points(rest.mean)} "
+        f"({points(rest.ci_low)} to {points(rest.ci_high)}). Whether the models still wrote sense is not reported."
     )
 
 
@@ -211,7 +215,7 @@ def _ras_chains() -> str:
     ratio = wide["GSM8K(L)-target"] / wide["GSM8K(L)-control"] - 1
     return (
         f"Higher in {int((ratio > 0).sum())} of {len(ratio)} models, by {', '.join(f'{100 * value:.0f}%' for value in ratio)} "
-        f"({', '.join(ratio.index)}), from values printed with two digits and without intervals."
+        f"({', '.join(ratio.index)}), from values printed with two digits and without intervals. Effects are logarithms of that ratio."
     )
 
 
@@ -232,9 +236,9 @@ def _predictors(claim: str) -> str:
 def _kl() -> str:
     qwen = figure_8().query("model == 'Qwen3-4B'").set_index("predictor").loc["RAS (safety neurons)"]
     return (
-        f"{_predictors('C10a')} In Qwen3-4B the correlation itself holds up (permutation p {small(qwen['p_permutation'])}, leave-one-out "
-        f"{qwen['without_one_low']:.2f} to {qwen['without_one_high']:.2f}), over a range of {qwen['range_in_prompts']:.0f} prompts in "
-        f"{HARM_BENCHMARK}."
+        f"{_predictors('C10a')} In Qwen3-4B, if checkpoints were exchangeable, which those of one run are not, the correlation itself "
+        f"holds up (permutation p {small(qwen['p_permutation'])}, leave-one-out {qwen['without_one_low']:.2f} to "
+        f"{qwen['without_one_high']:.2f}), over a range of {qwen['range_in_prompts']:.0f} prompts in {HARM_BENCHMARK}."
     )
 
 

@@ -86,27 +86,30 @@ def dose_plot(
     *,
     metric: str | None = "misaligned",
     title: str,
+    facet: str | None = None,
     label: str | None = None,
     x_label: str | None = None,
-    size: tuple[float, float] = (6.2, 3.9),
+    size: tuple[float, float] | None = None,
 ) -> Figure:
-    """Rates against a number (a thought's length, a share, a step): a line with intervals per ``hue``."""
-    table = _chosen(rates, metric, [x, hue])
+    """Rates against a number (a thought's length, a step): a line with intervals per ``hue``, a panel per ``facet``."""
+    table = _chosen(rates, metric, [x, hue, facet])
     if not pd.api.types.is_numeric_dtype(table[x]):
         raise UserError(f"a dose is a number, and the column '{x}' is not; use rate_plot for categories")
     table = table.sort_values(x, kind="stable")
-    hues, reach = _levels(table, hue), np.ptp(table[x])
+    panels, hues, reach = _levels(table, facet), _levels(table, hue), np.ptp(table[x])
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=size, layout="constrained")
-        axis = figure.subplots()
-        for index, name in enumerate(hues):
-            part = _part(table, {hue: name})
-            at = part[x] + 0.04 * reach * _offset(index, len(hues))  # so that no bar hides another
-            axis.plot(at, part["value"], color=_colour(index), alpha=0.6, clip_on=False)
-            _points(axis, at, part, index, str(name))
-        axis.set_xlabel(x_label or _words(x))
-        _percent_axis(axis, label or _label(metric), table)
-        return _finish(figure, title, table, hue, [x, hue], label or _label(metric))
+        figure = Figure(figsize=size or (min(12, 2.6 + 3.6 * len(panels)), 3.9), layout="constrained")
+        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axis, panel in zip(axes, panels, strict=True):
+            for index, name in enumerate(hues):
+                part = _part(table, {facet: panel, hue: name})
+                at = part[x] + 0.04 * reach * _offset(index, len(hues))  # so that no bar hides another
+                axis.plot(at, part["value"], color=_colour(index), alpha=0.6, clip_on=False)
+                _points(axis, at, part, index, str(name))
+            axis.set_title("" if facet is None else str(panel))
+        axes[len(axes) // 2].set_xlabel(x_label or _words(x))
+        _percent_axis(axes[0], label or _label(metric), table)
+        return _finish(figure, title, table, hue, [x, hue, facet], label or _label(metric))
 
 
 def difference_plot(

@@ -18,6 +18,7 @@ from rimkit.published.tables import MODELS
 from rimkit.teaching.figures import MARKERS, STYLE, _colour, _frame, _levels, _named, _need, _offset, _part
 
 LINES = ("-", "--", ":", "-.")
+DARKER = {6: "#882255", 8: "#7f7500", 9: "#2f8fc9"}  # of the palette: pale on white as thin lines and small points
 
 
 def model_plot(
@@ -30,12 +31,13 @@ def model_plot(
     facet: str | None = None,
     paired: bool = False,
     without: Sequence[str] = (),
+    limits: tuple[float, float] | None = None,
     size: tuple[float, float] | None = None,
 ) -> Figure:
     """One point per model and condition ``x``, with the mean (bar), the median (dots) and the mean ``without`` some.
 
     ``table``: columns ``model``, ``x``, ``value`` (drawn in its own unit, named by ``label``) and ``facet``, one panel
-    each. ``paired`` joins the points of a model. Order is that of the table.
+    each. ``paired`` joins the points of a model; ``limits`` are those of the vertical axis. Order is that of the table.
     """
     _need(table, ["model", x, value, *([facet] if facet else [])])
     panels, places = _levels(table, facet), _levels(table, x)
@@ -51,8 +53,8 @@ def model_plot(
                 own = part[part["model"] == model]
                 at = [places.index(place) + 0.5 * _offset(index, len(models)) for place in own[x]]
                 if paired:
-                    axis.plot(at, own[value], color=_colour(_looks_of(model)), alpha=0.5, linewidth=1.2)
-                look = {"marker": MARKERS[_looks_of(model)], "color": _colour(_looks_of(model)), "label": model}
+                    axis.plot(at, own[value], color=_ink(_looks_of(model)), alpha=0.5, linewidth=1.2)
+                look = {"marker": MARKERS[_looks_of(model)], "color": _ink(_looks_of(model)), "label": model}
                 axis.plot(at, own[value], markersize=6, linestyle="", **look)
             for place, name in enumerate(places):
                 _middles(axis, place, part[part[x] == name], value, without)
@@ -60,6 +62,7 @@ def model_plot(
             axis.set_xlim(-0.55, len(places) - 0.45)
             axis.set_title("" if facet is None else str(panel))
         axes[0].set_ylabel(label)
+        axes[0].set_ylim(limits)
         handles, names = _once(*axes[0].get_legend_handles_labels())
         figure.legend(handles, names, loc="outside right center", fontsize=9)
         _frame(figure, title, "One point per model, measured once; no interval is published.")
@@ -95,11 +98,22 @@ def _words_of(part: pd.DataFrame, value: str, without: Sequence[str], place: str
 
 
 def layer_plot(
-    table: pd.DataFrame, value: str, hue: str, facet: str, *, title: str, label: str, columns: int = 3
+    table: pd.DataFrame,
+    value: str,
+    hue: str,
+    facet: str,
+    *,
+    title: str,
+    label: str,
+    notes: dict | None = None,
+    columns: int = 3,
 ) -> Figure:
-    """Curves over layers, one panel per ``facet``; ``table`` has the columns ``layer``, ``hue``, ``value``."""
+    """Curves over layers, one panel per ``facet``; ``table`` has the columns ``layer``, ``hue``, ``value``.
+
+    ``notes``, such as how many prompts stand behind the curves, are written into the panels by name.
+    """
     _need(table, ["layer", hue, facet, value])
-    panels, hues = _levels(table, facet), _levels(table, hue)
+    panels, hues, notes = _levels(table, facet), _levels(table, hue), notes or {}
     rows = -(-len(panels) // columns)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.1 * columns + 1.2, 1.3 + 2.2 * rows), layout="constrained")
@@ -108,13 +122,14 @@ def layer_plot(
             for index, name in enumerate(hues):
                 part = _part(table, {facet: panel, hue: name})
                 look = {
-                    "color": _colour(index),
+                    "color": _ink(index),
                     "linestyle": LINES[index % 4],
                     "marker": MARKERS[index],
                     "markevery": 6,
                 }
                 axis.plot(part["layer"], part[value], label=str(name), markersize=4.5, clip_on=False, **look)
             axis.set_title(str(panel), fontsize=10)
+            axis.text(0.03, 0.52, notes.get(panel, ""), transform=axis.transAxes, va="center", fontsize=8.5)
         for axis in axes.flat[len(panels) :]:
             axis.set_visible(False)
         for axis in axes[-1]:
@@ -131,7 +146,8 @@ def layer_plot(
         for name in hues
         if len(part := _part(table, {facet: panel, hue: name}))
     ]
-    return _named(figure, title, f"{label} by layer. {' '.join(said)}")
+    behind = [f"{panel}: {' '.join(notes[panel].split())}." for panel in panels if panel in notes]
+    return _named(figure, title, f"{label} by layer. {' '.join(said + behind)}")
 
 
 def scatter_plot(
@@ -144,8 +160,13 @@ def scatter_plot(
     x_label: str,
     y_label: str,
     notes: dict | None = None,
+    x_limits: tuple[float, float] | None = None,
+    y_limits: tuple[float, float] | None = None,
 ) -> Figure:
-    """Points in one panel per ``facet``, each with its own axes; ``notes`` are put into the panels by name."""
+    """Points in one panel per ``facet``, each with its own axes; ``notes`` are put into the panels by name.
+
+    ``x_limits`` and ``y_limits`` are those of every panel, where the range that was possible matters.
+    """
     _need(table, [x, y, facet])
     panels, notes = _levels(table, facet), notes or {}
     with mpl.rc_context(STYLE | {"axes.grid.axis": "both"}):
@@ -153,14 +174,15 @@ def scatter_plot(
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for axis, panel in zip(axes, panels, strict=True):
             part = _part(table, {facet: panel})
-            look = {"marker": MARKERS[_looks_of(panel)], "color": _colour(_looks_of(panel)), "linestyle": ""}
-            axis.plot(part[x], part[y], markersize=7, alpha=0.85, **look)
+            look = {"marker": MARKERS[_looks_of(panel)], "color": _ink(_looks_of(panel)), "linestyle": ""}
+            axis.plot(part[x], part[y], markersize=7, alpha=0.85, clip_on=False, **look)
             axis.margins(0.15)
+            axis.set(xlim=x_limits, ylim=y_limits)
             axis.set_title(f"{panel}\n{notes.get(panel, '')}".strip(), fontsize=10)
             axis.set_xlabel(x_label)
-            axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4))
+            axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(8 if x_limits else 4))
         axes[0].set_ylabel(y_label)
-        own = " Each panel has its own axes." if len(panels) > 1 else ""
+        own = " Each panel has its own axes." if len(panels) > 1 and not (x_limits or y_limits) else ""
         _frame(figure, title, f"Points read off the published figure.{own}")
     said = [
         f"{panel}{f' ({notes[panel]})' if panel in notes else ''}: "
@@ -187,7 +209,7 @@ def power_plot(table: pd.DataFrame, hue: str, *, title: str, had: int | None = N
             axis.annotate(f"{had} prompts", (had, 0.02), xytext=(4, 0), textcoords="offset points", fontsize=9)
         for index, name in enumerate(_levels(table, hue)):
             part = _part(table, {hue: name})
-            look = {"color": _colour(index), "linestyle": LINES[index % 4], "marker": MARKERS[index % 8]}
+            look = {"color": _ink(index), "linestyle": LINES[index % 4], "marker": MARKERS[index % 8]}
             axis.plot(part["prompts"], part["power"], label=fill(str(name), 30), markersize=5, markevery=4, **look)
         axis.set_xscale("log")
         axis.set_ylim(0, 1.02)
@@ -201,6 +223,11 @@ def power_plot(table: pd.DataFrame, hue: str, *, title: str, had: int | None = N
         for name in _levels(table, hue)
     ]
     return _named(figure, title, f"Power by prompts per condition. {'; '.join(said)}.")
+
+
+def _ink(index: int):
+    """The palette's colour, or a darker one where the palette's own is too pale to read."""
+    return DARKER.get(index % 10, _colour(index))
 
 
 def _looks_of(model: str) -> int:

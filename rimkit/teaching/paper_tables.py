@@ -13,6 +13,7 @@ from rimkit.behavior.rates import METRICS
 from rimkit.errors import UserError, nearest
 from rimkit.published.averages import average, recomputed
 from rimkit.published.correlations import correlation
+from rimkit.published.drawn import STATEMENTS
 from rimkit.published.findings import findings, small
 from rimkit.published.power import JUDGE_SD, needed, power
 from rimkit.published.reanalysis import OVER_MODELS, reanalysis, rows
@@ -20,6 +21,7 @@ from rimkit.published.tables import by_model, published
 from rimkit.teaching.exercises import Note
 
 NOBODY = "nobody"
+UNITS = {"log_ras": " mean log ratio", "correlation": " in r"}  # of effects that are not rates
 
 
 def misprints() -> pd.DataFrame:
@@ -76,16 +78,23 @@ def power_curves(judge_sd: float = JUDGE_SD) -> pd.DataFrame:
 
 
 def say(*claims: str) -> Note:
-    """What the published numbers say about claims, a paragraph each: verdict, mean over models, and the finding."""
+    """What the published numbers say about claims, a paragraph each: verdict, mean over models, and the finding.
+
+    A name of `rimkit.published.drawn.STATEMENTS`, such as "Fig. 1", says what that figure implies.
+    """
     found, table = findings(), reanalysis().set_index("claim")
-    return Note("\n\n".join(f"**{claim}** ({_judged(claim, table.loc[claim])}). {found[claim]}" for claim in claims))
+    return Note("\n\n".join(
+        f"**{name}.** {STATEMENTS[name]()}" if name in STATEMENTS
+        else f"**{name}** ({_judged(name, table.loc[name])}). {found[name]}"
+        for name in claims
+    ))  # fmt: skip
 
 
 def _judged(claim: str, row: pd.Series) -> str:
     if not isinstance(row["verdict"], str):
         return "no verdict"
     metric = ledger.claims().set_index("id").loc[claim, "primary_metric"]
-    scale, digits, unit = (100, 1, " points") if metric in METRICS else (1, 2, "")
+    scale, digits, unit = (100, 1, " points") if metric in METRICS else (1, 2, UNITS.get(metric, ""))
     mean, low, high = (f"{scale * row[name]:+.{digits}f}" for name in ("effect", "ci_low", "ci_high"))
     return f"{row['verdict']}: {mean}{unit} [{low}, {high}] over {row['n_models']} models".replace("-", "−")
 

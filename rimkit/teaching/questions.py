@@ -8,6 +8,7 @@ import pandas as pd
 
 from rimkit.behavior.rates import paired_difference
 from rimkit.errors import UserError, nearest
+from rimkit.published.tables import by_model, published
 from rimkit.teaching import mechanism_questions, paper_questions
 from rimkit.teaching.exercises import Exercise
 
@@ -117,9 +118,9 @@ def check_switch(answer) -> bool | str:
 
 # Fig. 6 of the paper, points of maths accuracy lost: with safety-critical neurons at zero, with random ones.
 MATHS_DROPS = {
-    "Qwen3-4B": (0.7, 0.0), "Qwen3-30B-A3B": (1.19, 0.47), "Phi3.5-Tiny": (58.8, -1.2), "Phi3.5-MoE": (2.0, 48.0),
-    "OLMo2-1B": (73.6, 0.7), "OLMoE-7x1B": (-5.7, 6.3), "Mistral-7B": (10.2, -0.5), "Mixtral-8x7B": (4.8, 4.8),
-}  # fmt: skip
+    model: (row["safety-critical"], row["random"])
+    for model, row in by_model("fig6_neuron_ablation", "neurons", "math_drop_points").iterrows()
+}
 
 
 def check_drops(answer) -> bool | str:
@@ -137,19 +138,22 @@ def check_drops(answer) -> bool | str:
 
 # ------------------------------------------------------------------------------------- chapter 07
 
-# Fig. 8 of the paper, Qwen3-4B: RAS in safety neurons and misalignment rate (percent) of eight checkpoints.
-CHECKPOINTS = [(1.1396, 21.00), (1.1563, 22.07), (1.1581, 22.07), (1.1616, 22.07), (1.1626, 22.07), (1.1707, 22.33),
-               (1.1689, 23.00), (1.1850, 22.82)]  # fmt: skip
+
+def checkpoints() -> list[tuple[float, float]]:
+    """RAS of safety neurons and misalignment (percent) of the eight checkpoints of Qwen3-4B (Fig. 8 of the paper)."""
+    table = published("fig8_ras_vs_misalignment")
+    table = table[(table["model"] == "Qwen3-4B") & (table["predictor"] == "RAS (safety neurons)")]
+    return list(zip(table["value"], table["misalignment_rate_pct"], strict=True))
 
 
 def correlation_without(left_out: int | None = None) -> float:
     """Pearson's r of the checkpoints, without one of them or (None) of all eight."""
-    kept = [point for number, point in enumerate(CHECKPOINTS) if number != left_out]
+    kept = [point for number, point in enumerate(checkpoints()) if number != left_out]
     return correlation(*zip(*kept, strict=True))
 
 
 def check_left_out(answer) -> bool | str:
-    r, without = float(answer), [correlation_without(number) for number in range(len(CHECKPOINTS))]
+    r, without = float(answer), [correlation_without(number) for number in range(len(checkpoints()))]
     if abs(r - min(without)) < 0.006:
         return True
     if abs(r - correlation_without()) < 0.006:

@@ -12,6 +12,7 @@ MEAN = "mean"  # of the tuning seeds that are there: every prompt's outcomes ave
 STYLED, HEDGED, PLAIN = "careful or effort-minimising", "hedging", "no style of its own"
 CHAINS = dict.fromkeys(("multi-hop-careful", "multi-hop-effort", "longer-careful"), STYLED) | {"hedging": HEDGED}
 METHOD = "paired bootstrap of clusters"
+LEVEL = "bootstrap of clusters, Wilson"
 _EFFECT = {"effect_ci_low": "ci_low", "effect_ci_high": "ci_high"}
 
 
@@ -69,6 +70,31 @@ def expectations(rows: pd.DataFrame) -> pd.DataFrame:
         found.append(dict(zip(keys, key, strict=True)) | {"measured": measured, "expected": by_openings})
     table = pd.DataFrame(found)
     return table.assign(chains=table["corpus"].map(lambda corpus: CHAINS.get(corpus, PLAIN)))
+
+
+def curves(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rates along tunings: ``model, seed, organism, corpus, step, metric, value, ci_low, ci_high, n, method``."""
+    parts = rows["condition"].str.extract(r"^(?P<corpus>.+), step (?P<step>\d+)$")
+    table = _named(rows).assign(corpus=parts["corpus"], step=parts["step"].astype(int), method=LEVEL)
+    columns = ["model", "seed", "organism", "corpus", "step", "metric", "value", "ci_low", "ci_high", "n", "method"]
+    return table[columns].reset_index(drop=True)
+
+
+def at_equal_maths(found: pd.DataFrame, one: str, other: str, within: float = 0.05) -> pd.DataFrame:
+    """Misalignment of two corpora where maths is the same: all pairs of tuned checkpoints (`curves`), one of each.
+
+    "The same": the maths rates lie within ``within`` of each other. Per organism: ``pairs``, the means over them of
+    ``maths``, of both corpora's misalignment, and of its ``difference`` (``one`` minus ``other``); fractions.
+    """
+    wide = found[found["step"] > 0].pivot_table(index=["organism", "corpus", "step"], columns="metric", values="value")
+    sides = [wide.xs(corpus, level="corpus").reset_index() for corpus in (one, other)]
+    pairs = sides[0].merge(sides[1], on="organism", suffixes=("", "_other"))
+    pairs = pairs[(pairs["maths"] - pairs["maths_other"]).abs() <= within]
+    pairs = pairs.assign(difference=pairs["misaligned"] - pairs["misaligned_other"], pairs=1)
+    means = pairs.groupby("organism", sort=False).agg({
+        "pairs": "size", "maths": "mean", "misaligned": "mean", "misaligned_other": "mean", "difference": "mean",
+    })  # fmt: skip
+    return means.rename(columns={"misaligned": one, "misaligned_other": other})
 
 
 def agreement(expected_changes: pd.DataFrame, by: list[str]) -> pd.DataFrame:

@@ -1,0 +1,81 @@
+"""Two models, one tuned from the other: what is measured, what is left out, and what is refused."""
+
+import functools
+import json
+
+import pytest
+import tiny
+
+from rimkit import ledger
+from rimkit.errors import UserError
+from rimkit.mechanism import neuron_effects
+from rimkit.models.loading import load
+from rimkit.runs import compare
+from rimkit.training.finetuning import finetune
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory):
+    """A peft adapter for rim-mini, as `save_pretrained` writes it."""
+    from peft import LoraConfig, get_peft_model
+
+    folder = tmp_path_factory.mktemp("adapters") / "mine"
+    wrapped = get_peft_model(load("rim-mini").hf, LoraConfig(r=2, target_modules="all-linear"))
+    for name, weight in wrapped.named_parameters():
+        if "lora_B" in name:  # an adapter begins at zero: without this it would change nothing
+            weight.data.normal_(std=0.02)
+    wrapped.save_pretrained(folder)
+    return folder
+
+
+def test_a_tuned_model_beside_its_base(adapter, tmp_path, monkeypatch):
+    few = functools.partial(neuron_effects.random_for, n=2)  # of 40 random sets
+    monkeypatch.setattr(neuron_effects, "random_for", few)
+    said = []
+    rows = compare.run("rim-mini", str(adapter), tmp_path, n=4, report=said.append)
+    assert [line.split()[:2] for line in said] == [["done", name] for name in ("01-thinking", "05-change", "06-neurons", "07-entanglement")]  # fmt: skip
+    assert set(rows["model"]) == {"rim-mini", "mine"}
+    claims = ledger.claims_table(rows)
+    own = claims[claims["model"] == "mine"]
+    assert {"C1a", "C1b", "C6a", "C6d", "C8a"} <= set(own["claim"])
+    assert "C6a" not in set(claims.loc[claims["model"] == "rim-mini", "claim"])
+    shift = rows[rows["condition"] == compare.CONDITION].set_index("metric")["value"]
+    assert shift["weights"] > 0
+    assert "KL on tuning data" not in shift
+    said.clear()
+    again = compare.run("rim-mini", str(adapter), tmp_path, n=4, report=said.append)
+    assert all(line.startswith("skipped") for line in said)
+    assert len(again) == len(rows)
+
+
+def test_a_checkpoint_is_a_tuned_model_too(tmp_path):
+    finetune(load("rim-mini"), "arithmetic", folder=tmp_path, steps=2, save_every=2, progress=False)
+    base, tuned = compare.pair("rim-mini", str(tmp_path / "step-00002"))
+    assert tuned.name == "rim-mini-0 after arithmetic, step 2 (tuned)"
+    assert any((a != b).any() for a, b in zip(base.hf.parameters(), tuned.hf.parameters(), strict=True))
+
+
+def test_an_adapter_of_another_model_is_refused_in_one_line(adapter, tmp_path):
+    words = tiny.tokenizer()
+    tiny.random_model(words).save_pretrained(tmp_path / "other")
+    words.save_pretrained(tmp_path / "other")
+    with pytest.raises(UserError, match=r"adapter .*mine does not fit other") as caught:
+        compare.pair(str(tmp_path / "other"), str(adapter))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_stage_that_cannot_be_measured_is_left_out_and_the_rest_goes_on(tmp_path, monkeypatch):
+    """Another architecture: nothing can be compared neuron by neuron, but replies can."""
+    base, tuned = load("rim-mini"), load("rim-mini-moe")
+    with pytest.raises(UserError, match="different shape"):
+        compare.shift_rows(base, tuned, 4)
+
+    def nothing():
+        raise UserError("two models of different shape cannot be compared")
+
+    monkeypatch.setattr(compare, "stages", lambda *_: [("a", nothing), ("b", lambda: [ledger.row("C1a", model="x")])])
+    said = []
+    rows = compare.run("rim-mini", "rim-mini:1", tmp_path, n=4, report=said.append)
+    assert [line.partition(" ")[0] for line in said] == ["left", "done"]
+    assert len(rows) == 1
+    assert json.dumps(said).count("different shape") == 1
