@@ -9,10 +9,8 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from rimkit import __version__
-from rimkit.console import (
-    FETCH_HELP, Fetched, KeepText, plain_warnings, print_claims, print_fetched, say, write_csv, write_page,
-)  # fmt: skip
+from rimkit import __version__, console
+from rimkit.console import plain_warnings, print_claims, print_fetched, say, write_csv, write_page
 from rimkit.errors import UserError
 
 INTERRUPTED = 130
@@ -82,7 +80,7 @@ def run(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Also redo chapters that are complete.")] = False,
     page: Annotated[bool, typer.Option("--page/--no-page", help="Write the claims page at the end.")] = True,
-    keep_text: KeepText = False,
+    keep_text: console.KeepText = False,
 ) -> None:
     """Run chapters and print what they say about the claims.
 
@@ -199,8 +197,8 @@ def models() -> None:
     typer.echo("Use one with: rimkit run --model NAME. A folder or a hub id 'owner/name' works as well.")
 
 
-@app.command(help=FETCH_HELP)
-def fetch(names: Fetched = None) -> None:
+@app.command(help=console.FETCH_HELP)
+def fetch(names: console.Fetched = None) -> None:
     raise typer.Exit(2 if print_fetched(names or ()) else 0)
 
 
