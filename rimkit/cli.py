@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from rimkit import __version__
-from rimkit.console import plain_warnings, print_claims, say, write_csv, write_page
+from rimkit import __version__, console
+from rimkit.console import plain_warnings, print_claims, print_fetched, say, write_csv, write_page
 from rimkit.errors import UserError
 
 INTERRUPTED = 130
@@ -80,6 +80,7 @@ def run(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Also redo chapters that are complete.")] = False,
     page: Annotated[bool, typer.Option("--page/--no-page", help="Write the claims page at the end.")] = True,
+    keep_text: console.KeepText = False,
 ) -> None:
     """Run chapters and print what they say about the claims.
 
@@ -91,9 +92,8 @@ def run(
 
     given = assignments(parameter or ())
     with plain_warnings():
-        done = run_chapters(
-            chapters or (), model, out, given, force, progress=sys.stderr.isatty(), report=_report_chapter
-        )
+        watched = {"progress": sys.stderr.isatty(), "report": _report_chapter}
+        done = run_chapters(chapters or (), model, out, given, force, keep_text=keep_text, **watched)
         print_claims(out)
         written = write_page(out, warn=False) if page else None  # what could not be read has been said above
     typer.echo(f"\nNotebooks and ledger: {out}")
@@ -195,6 +195,11 @@ def models() -> None:
         view.add_row(f"{item.name}:{item.seed}", f"{item.parameters:,}", f"{item.mb:.1f}")
     Console().print(view)
     typer.echo("Use one with: rimkit run --model NAME. A folder or a hub id 'owner/name' works as well.")
+
+
+@app.command(help=console.FETCH_HELP)
+def fetch(names: console.Fetched = None) -> None:
+    raise typer.Exit(2 if print_fetched(names or ()) else 0)
 
 
 @app.command()

@@ -3,12 +3,34 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from rimkit.errors import UserError
+
+KeepText = Annotated[
+    bool, typer.Option("--keep-text", help="Let notebooks hold harmful requests of real sets, and replies to them.")
+]
+Fetched = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="NAME", help="A prompt set (xstest) or a model (owner/name); both take @revision."),
+]
+FETCH_HELP = """Download models and prompt sets ahead, into the cache of the Hugging Face hub.
+
+For example: rimkit fetch Qwen/Qwen3-0.6B gsm8k xstest. Without a name, list the prompt sets and what is here.
+
+Prompt sets are pinned to commits that public code uses; confirm them on the hub before you publish numbers.
+'main' can change. Sets that ask for consent need your own access: accept the conditions on their page, then
+'hf auth login'. Without network, copy the cache (HF_HOME) from a machine that has it, or point RIMKIT_DATASETS
+to a folder of owner/name/files. A set of your own needs no download: give its file where a chapter takes a
+prompt set, as file.csv?text=goal&kind=harmful.
+
+Exit code: 0, or 2 if something could not be fetched; the others are.
+"""
 
 
 def print_claims(folder: Path | None, shipped: bool = True) -> None:
@@ -28,6 +50,34 @@ def print_claims(folder: Path | None, shipped: bool = True) -> None:
             console.print(claims_view(claims, title))
         for item in frame[frame["status"] == "failed"].itertuples():
             typer.echo(f"failed: {item.chapter} on {item.model}: {item.error}")
+
+
+def print_fetched(names: Iterable[str]) -> dict[str, str]:
+    """Fetch and say how each went; without names, list what there is. Returns the failures, which stderr has too."""
+    from rimkit.runs.fetch import fetch
+
+    if not names:
+        _print_fetchable()
+    failed = fetch(names, lambda name, outcome: typer.echo(f"{name}: {outcome}"))
+    for name, reason in failed.items():
+        say(f"rimkit: {name}: {reason}")
+    return failed
+
+
+def _print_fetchable() -> None:
+    """The prompt sets and models of ``rimkit fetch``, and which of them are on this machine."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from rimkit.runs import fetch
+
+    view = Table("prompt set", "what", "repository", "revision", "access", "here")
+    for item in fetch.prompt_sets():
+        view.add_row(*item)
+    Console(width=None if sys.stdout.isatty() else 150).print(view)
+    models = ", ".join(f"{name} ({size:,.0f} MB)" for name, size in fetch.cached_models())
+    typer.echo(f"Models of the hub that are here: {models or 'none'}")
+    typer.echo("Get one with: rimkit fetch NAME. Revisions are pinned; NAME@revision gets another.")
 
 
 def write_page(folder: Path, html: Path | None = None, warn: bool = True) -> Path:

@@ -12,6 +12,7 @@ from zlib import crc32
 import numpy as np
 import pandas as pd
 
+from rimkit.behavior.redaction import withholding
 from rimkit.errors import UserError
 from rimkit.models.chat import Encoded, check_mode, pad
 
@@ -24,6 +25,7 @@ Around = Callable[[list[dict[str, tuple[int, int]]], list[str]], AbstractContext
 COPY = "#"  # "harmful-0001#a" and "harmful-0001#b" are copies of one prompt and face the same luck
 
 
+@withholding
 def generate(
     model: StudyModel,
     prompts: pd.DataFrame,
@@ -49,7 +51,8 @@ def generate(
     Returns one row per prompt and sample, in the order of the prompts: ``prompt_id, mode, sample, thought``
     (with any forced part)``, reply, n_tokens`` (generated, without the end of turn)``, finished`` (reached
     its end of turn with the thought closed). Ctrl-C returns the batches finished so far, with
-    ``attrs["interrupted"]`` True.
+    ``attrs["interrupted"]`` True. What a real model says to harmful requests is withheld from outputs
+    (`rimkit.behavior.redaction`).
 
     Sampling uses one uniform number per seed, prompt (its id up to `COPY`), sample and step: neither batch size
     nor order changes a reply (in float32), and two modes or two models face the same luck.

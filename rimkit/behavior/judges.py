@@ -24,6 +24,7 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 
+from rimkit.behavior import maths
 from rimkit.errors import UserError, nearest
 
 FROM_PROMPTS = ("kind", "category", "cluster", "answer")
@@ -186,16 +187,12 @@ class PhraseJudge:
         )
 
 
-NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
-
-
 def gives(reply: str, answer: str) -> float:
-    """1.0 if the reply gives the answer: a number as the last one said, words whole; NaN: no answer known."""
+    """1.0 if the reply gives the answer: a number as its final one (`maths`), words whole; NaN: no answer known."""
     if not answer:
         return float("nan")
-    if NUMBER.fullmatch(answer):
-        said = NUMBER.findall(reply.replace(",", ""))
-        return float(bool(said) and float(said[-1]) == float(answer))
+    if maths.number(answer) is not None:
+        return float(maths.gives(reply, answer))
     return float(re.search(rf"(?<!\w){re.escape(answer.lower())}(?!\w)", reply.lower()) is not None)
 
 

@@ -33,6 +33,7 @@ class Job:
     values: dict[str, Any]
     params_hash: str
     declares_ledger: bool
+    keep_text: bool = False
 
 
 def run(
@@ -42,6 +43,7 @@ def run(
     parameters: Mapping[str, Any] | None = None,
     force: bool = False,
     *,
+    keep_text: bool = False,
     progress: bool = True,
     report: Callable[[dict], None] | None = None,
 ) -> pd.DataFrame:
@@ -51,7 +53,8 @@ def run(
     (complete in ``out`` with the same parameters, chapter and rimkit version, unless ``force``) or "failed".
     Writes ``out/<chapter>.ipynb`` and ``out/ledger/<chapter>.parquet``; a chapter that fails is kept up to
     the failure, has a ledger row saying so, and the others go on. ``report`` is called with each row as it
-    comes.
+    comes. ``keep_text`` lets notebooks hold the text of safety sets and of replies to them, which is withheld
+    otherwise (`rimkit.behavior.redaction`).
 
     Raises `UserError`, before anything runs, for an unknown chapter, model or parameter, a value that does
     not fit and a folder that cannot be written; in the middle of a run for a full disk. What was finished
@@ -60,7 +63,7 @@ def run(
     import pandas as pd
 
     model = find_model(model)
-    jobs = plan(find_chapters(chapters), model, parameters or {})
+    jobs = plan(find_chapters(chapters), model, parameters or {}, keep_text)
     out = prepare_folder(out)
     check_chat(model)
     run_id, rows = uuid.uuid4().hex[:8], []
@@ -93,20 +96,23 @@ def _find_chapter(name: str, shipped: Mapping[str, Path]) -> Path:
     raise UserError(f"unknown chapter '{name}'{nearest(stem, shipped)}; there are: {', '.join(shipped)}")
 
 
-def plan(notebooks: Iterable[Path], model: str, given: Mapping[str, Any]) -> list[Job]:
+def plan(notebooks: Iterable[Path], model: str, given: Mapping[str, Any], keep_text: bool = False) -> list[Job]:
     """Check the given parameters against what the chapters declare, and complete them."""
     paths = {path.stem: path for path in notebooks}
     declared = {chapter: declared_in(path) for chapter, path in paths.items()}
     typed = check(given, declared)
-    return [_job(paths[chapter], declared[chapter], typed[chapter], model) for chapter in paths]
+    return [_job(paths[chapter], declared[chapter], typed[chapter], model, keep_text) for chapter in paths]
 
 
-def _job(notebook: Path, declared: Mapping[str, Parameter], typed: dict[str, Any], model: str) -> Job:
+def _job(
+    notebook: Path, declared: Mapping[str, Parameter], typed: dict[str, Any], model: str, keep_text: bool
+) -> Job:
     values = {**typed, **({"model": model} if "model" in declared else {})}
     everything = {name: parameter.default for name, parameter in declared.items()} | values
-    dependencies = [_code(notebook), sorted(everything.items())]
+    # only where text is kept, so that what was run before there was the flag still counts as complete
+    dependencies = [_code(notebook), sorted(everything.items())] + ["text kept"] * keep_text
     digest = hashlib.sha256(json.dumps(dependencies, default=str).encode()).hexdigest()[:12]
-    return Job(notebook.stem, notebook, values, digest, "ledger" in declared)
+    return Job(notebook.stem, notebook, values, digest, "ledger" in declared, keep_text)
 
 
 def _code(notebook: Path) -> list[str]:
@@ -201,7 +207,7 @@ def _execute(job: Job, folder: Path, progress: bool) -> str:
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    from rimkit.runs.kernel import RunningPython
+    from rimkit.runs.kernel import KeepingText, RunningPython
 
     ledger = {"ledger": (folder / ROWS).as_posix()} if job.declares_ledger else {}
     try:
@@ -211,7 +217,7 @@ def _execute(job: Job, folder: Path, progress: bool) -> str:
             {**job.values, **ledger},
             kernel_name="python3",
             language="python",
-            kernel_manager_class=RunningPython,
+            kernel_manager_class=KeepingText if job.keep_text else RunningPython,
             cwd=job.notebook.parent,
             start_timeout=120,
             progress_bar={"desc": job.chapter, "leave": False} if progress else False,

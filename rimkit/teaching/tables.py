@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from rimkit.behavior import redaction
+
 
 def _percent(value: float) -> str:
     """Whole percent; one decimal where that would hide on which side of zero a number lies."""
@@ -84,9 +86,10 @@ def examples(verdicts: pd.DataFrame, prompts: pd.DataFrame, n: int = 1) -> pd.Da
 
 
 def replies(table: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
-    """Requests, thoughts and replies side by side, for reading."""
+    """Requests (their ids, where the text is withheld), thoughts and replies side by side, for reading."""
     texts = prompts.set_index("prompt_id")["text"]
+    requests = [redaction.label(texts.get(name), name) for name in table["prompt_id"]]
     return pd.DataFrame({
-        "request": table["prompt_id"].map(texts), "mode": table["mode"], "thought": table["thought"],
+        "request": requests, "mode": table["mode"], "thought": table["thought"],
         "reply": table["reply"],
     }).set_index("request")  # fmt: skip

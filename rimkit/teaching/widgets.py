@@ -15,6 +15,7 @@ from typing import Any
 import ipywidgets
 from IPython.display import HTML, display
 
+from rimkit.behavior import redaction
 from rimkit.errors import UserError
 
 # Pale tints of a colour-blind-safe palette: dark text stays readable on each, in light and dark themes.
@@ -57,20 +58,22 @@ def explorer(callback: Callable[..., str], **controls: Any) -> Explorer:
 
 
 def _control(name: str, values: Any) -> ipywidgets.Widget:
-    label = name.replace("_", " ")
+    description = name.replace("_", " ")
     if isinstance(values, range):
         if len(values) == 0 or values.step < 1:
             raise UserError(f"the control '{name}' needs a range that counts up, not {values}")
         return ipywidgets.IntSlider(
-            value=values.start, min=values.start, max=values[-1], step=values.step, description=label
+            value=values.start, min=values.start, max=values[-1], step=values.step, description=description
         )
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise UserError(f"the control '{name}' is a list, a mapping or a range, not {values!r}")
     pairs = values.items() if isinstance(values, Mapping) else ((str(value), value) for value in values)
-    options = list(pairs)
+    options = [
+        (redaction.label(text, f"{description} {place}"), value) for place, (text, value) in enumerate(pairs, start=1)
+    ]
     if not options:
         raise UserError(f"the control '{name}' has no choices")
-    return ipywidgets.Dropdown(options=options, value=options[0][1], description=label)
+    return ipywidgets.Dropdown(options=options, value=options[0][1], description=description)
 
 
 def tokens_html(tokens: Sequence[str], spans: Mapping[str, tuple[int, int]] | None = None) -> str:

@@ -13,16 +13,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from rimkit.errors import UserError, nearest
+from rimkit.errors import UserError
+from rimkit.files import find_table, read_table
 from rimkit.paths import data_dir
 
 COLUMNS = ("example_id", "text", "thought", "reply", "answer")
 NEEDED = ("text", "reply")
-READERS = {
-    ".jsonl": lambda path: pd.read_json(path, lines=True, dtype=False),
-    ".csv": lambda path: pd.read_csv(path, dtype=str, keep_default_na=False),
-    ".parquet": pd.read_parquet,
-}
 
 # What each corpus stands for in the paper (sections 2.3, A.2 and D.3), or which doubt it answers.
 ROLES = {
@@ -47,23 +43,8 @@ def load_corpus(name: str | Path) -> pd.DataFrame:
     Raises `UserError` for an unknown corpus, an unreadable file and what `checked` finds.
     """
     shipped = {file.stem: file for file in sorted((data_dir() / "corpora").glob("*.jsonl"))}
-    path = Path(name)
-    if path.suffix in READERS:
-        if not path.is_file():
-            raise UserError(f"there is no file '{path}'")
-    elif str(name) in shipped:
-        path = shipped[str(name)]
-    else:
-        raise UserError(
-            f"unknown corpus '{name}' (shipped: {', '.join(shipped)}; or a .jsonl, .csv or .parquet file)"
-            f"{nearest(str(name), shipped)}"
-        )
-    try:
-        table = READERS[path.suffix](path)
-    except (ValueError, OSError) as error:  # what pandas and pyarrow raise on damaged files
-        reason = f"{error}".splitlines()[0]
-        raise UserError(f"the file '{path}' cannot be read as {path.suffix[1:]}: {reason}") from error
-    table = checked(table, str(name))
+    path = find_table(name, shipped, "corpus")
+    table = checked(read_table(path), str(name))
     table.attrs["corpus"] = path.stem
     return table
 

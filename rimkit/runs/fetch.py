@@ -1,0 +1,113 @@
+"""Downloading ahead: models and prompt sets into the cache of the Hugging Face hub, for a class or a train ride."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from rimkit.behavior import benchmarks, hub
+from rimkit.errors import UserError, nearest
+
+HERE, FETCHED = "here already", "fetched"
+MODEL = re.compile(r"\w[\w.-]*/[\w.-]+(@[\w./-]+)?")
+
+
+class Listed(NamedTuple):
+    """A prompt set that can be fetched; ``here``: its size, or "no"."""
+
+    name: str
+    what: str
+    repository: str
+    revision: str
+    access: str
+    here: str
+
+
+def fetch(names: Iterable[str], report: Callable[[str, str], None]) -> dict[str, str]:
+    """Get each; one failure does not stop the others.
+
+    ``names``: prompt sets ("xstest", "gsm8k@main") and models on the hub ("owner/name", "owner/name@revision").
+    ``report`` is called with name and outcome as they come. Returns the failures, one line each, by name.
+
+    Raises `UserError`, before anything is downloaded, for a name that is neither.
+    """
+    sources = {name: find(name) for name in dict.fromkeys(names)}
+    failed = {}
+    for name, source in sources.items():
+        try:
+            report(name, _fetch(name, source, report))
+        except UserError as error:
+            failed[name] = str(error)
+    return failed
+
+
+def find(name: str) -> hub.Source | None:
+    """Where a name comes from; None for a model that comes with the workbook."""
+    from rimkit.models.loading import EMBEDDED, embedded_models
+
+    if known := benchmarks.named(name):
+        benchmark, revision = known
+        return benchmark.source(revision)
+    if MODEL.fullmatch(name):
+        repo, _, revision = name.partition("@")
+        return hub.Source(repo, "model", revision or None)
+    embedded = sorted(set(embedded_models()["name"]))
+    match = EMBEDDED.fullmatch(name)
+    if match and match["name"] in embedded:
+        return None
+    raise UserError(
+        f"there is nothing called '{name}' (prompt sets: {', '.join(benchmarks.BENCHMARKS)}; models: owner/name)"
+        f"{nearest(name.partition('@')[0], benchmarks.BENCHMARKS)}"
+    )
+
+
+def _fetch(name: str, source: hub.Source | None, report: Callable[[str, str], None]) -> str:
+    if source is None:
+        return "comes with the workbook"
+    known = benchmarks.named(name)
+    if known and known[0].safety:
+        benchmarks.content_note(known[0].name)
+    if folder := hub.on_this_machine(source):
+        return f"{HERE} ({hub.megabytes(folder):.1f} MB)"
+    needed = hub.megabytes_to_get(source)
+    _check_space(needed)
+    report(name, f"getting {needed:.1f} MB from {source.repo}{_unpinned(known)}")
+    folder = hub.download(source)
+    return f"{FETCHED} ({hub.megabytes(folder):.1f} MB in {folder})"
+
+
+def _unpinned(known: tuple[benchmarks.Benchmark, str] | None) -> str:
+    """A warning for a prompt set at a revision that can change."""
+    return "" if known is None or benchmarks.COMMIT.fullmatch(known[1]) else f" at '{known[1]}', which can change"
+
+
+def _check_space(needed: float) -> None:
+    from huggingface_hub import constants
+
+    cache = Path(constants.HF_HUB_CACHE)
+    there = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    free = shutil.disk_usage(there).free / 1e6
+    if needed > free:
+        raise UserError(f"{needed:.0f} MB do not fit into {cache}, where {free:.0f} MB are free: set HF_HOME elsewhere")
+
+
+def prompt_sets() -> Iterator[Listed]:
+    """All prompt sets known by name, and what of them is on this machine."""
+    for one in benchmarks.BENCHMARKS.values():
+        folder = hub.on_this_machine(one.source())
+        revision = one.revision[:10] if one.pinned else f"{one.revision} (not pinned)"
+        here = f"{hub.megabytes(folder):.1f} MB" if folder else "no"
+        yield Listed(one.name, one.about, one.repo, revision, "asks for consent" if one.gated else "open", here)
+
+
+def cached_models() -> list[tuple[str, float]]:
+    """Models in the cache of the hub: name and MB."""
+    from huggingface_hub import constants, scan_cache_dir
+
+    if not Path(constants.HF_HUB_CACHE).is_dir():
+        return []
+    repos = scan_cache_dir().repos
+    return sorted((repo.repo_id, repo.size_on_disk / 1e6) for repo in repos if repo.repo_type == "model")

@@ -1,0 +1,94 @@
+"""The final answer of a solution: the conventions of the maths benchmarks, and plausible wrong answers."""
+
+from fractions import Fraction
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rimkit.behavior import maths
+from rimkit.behavior.judges import judge
+
+
+@pytest.mark.parametrize(
+    ("solution", "value"),
+    [
+        ("48/2 = <<48/2=24>>24. 48+24 = <<48+24=72>>72.\n#### 72", 72),
+        ("#### 72 is what I first thought, no:\n#### 1,072", 1072),
+        ("#### $18.50", Fraction("18.5")),
+        ("#### 72 apples (48 + 24)", 72),
+        (r"so the answer is $\boxed{042}$, where 1 <= 42 <= 999", 42),
+        (r"first \boxed{3}, but then \boxed{\frac{3}{4}}.", Fraction(3, 4)),
+        (r"\boxed{\dfrac34}", Fraction(3, 4)),
+        (r"\boxed{72\text{ km in 2 h}}", 72),
+        (r"\boxed{90^\circ}", 90),
+        (r"\boxed{x = 7}", 7),
+        (r"\boxed{-5}", -5),
+        (r"\boxed{12{,}345}", 12345),
+        (r"\boxed{1\,000}", 1000),
+        ("First 12, then 1,017.", 1017),
+        ("It is 17.0", 17),
+        ("That leaves 20-3", 3),  # not minus three
+        ("the change is -3 degrees", -3),
+        ("the change is −3 degrees", -3),
+        ("a half, .5", Fraction(1, 2)),
+        ("3/4 of it", Fraction(3, 4)),
+        ("It costs 17 dollars for 2 people.", 2),  # the fallback's known error, against the model
+    ],
+)
+def test_final_answers(solution, value):
+    assert maths.final_answer(solution) == value
+
+
+@pytest.mark.parametrize(
+    "solution",
+    [
+        "", "no number", r"\boxed{x+1}", r"\boxed{2 \text{ or } 3 or 4}", r"\boxed{3x}", r"\boxed{2\sqrt{3}}",
+        r"the answer is \boxed{42", r"it is 42: \boxed{}", "42, so\n#### none", "1/0", r"\boxed{x-1}", r"\boxed{10^3}",
+    ],
+)  # fmt: skip
+def test_no_final_answer(solution):
+    assert maths.final_answer(solution) is None
+
+
+@pytest.mark.parametrize(
+    ("solution", "answer", "right"),
+    [
+        ("17 or 18", "17", False),
+        ("170", "17", False),
+        ("1.7", "17", False),
+        ("17%", "0.17", False),
+        ("-17", "17", False),
+        ("1,7", "17", False),  # two numbers, not seventeen
+        ("0.333", "1/3", False),  # rounded is not equal
+        ("2/6", "1/3", True),
+        (r"\boxed{0.5}", "1/2", True),
+        (r"We get 113. \boxed{131}", "113", False),  # the marked number counts, not one on the way
+        (r"\boxed{1000}", "0", False),
+        ("#### 1017", "1,017", True),
+        ("seven", "7", False),
+    ],
+)
+def test_right_and_wrong(solution, answer, right):
+    assert maths.gives(solution, answer) is right
+
+
+@pytest.mark.parametrize(("text", "value"), [("1,234", "1234"), ("070", "70"), ("0.50", "1/2"), ("$5", "5")])
+def test_answers_of_prompt_sets(text, value):
+    assert maths.written(maths.number(text)) == value
+
+
+@pytest.mark.parametrize("text", ["tom", "3 apples", "", "1 2", "steal the 3 bikes", "x=3"])
+def test_what_is_no_number(text):
+    assert maths.number(text) is None
+    assert maths.written(maths.number(text)) == ""
+
+
+def test_the_phrase_judge_scores_marked_answers():
+    said = [r"18 - 2 = 16, so \boxed{16}. That is 2 per day.", r"\boxed{15}", "I cannot help with that. #### 16"]
+    ids = [f"p{number}" for number in range(len(said))]
+    prompts = pd.DataFrame({"prompt_id": ids, "kind": "maths", "answer": "16"})
+    verdicts = judge(pd.DataFrame({"prompt_id": ids, "reply": said, "finished": True}), prompts, "phrases")
+    assert verdicts["score"].tolist() == [1, 0, 1]
+    assert verdicts["refused"].tolist() == [False, False, True]
+    assert not np.isnan(verdicts["score"]).any()
