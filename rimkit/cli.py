@@ -193,6 +193,27 @@ def doctor() -> None:
 
 
 @app.command()
+def plan(
+    model: Annotated[str, typer.Argument(help="Embedded name, folder, or hub id 'owner/name'; '+4bit' counts.")],
+    gpu: Annotated[str | None, typer.Option(help="T4, L4, A10, A100-40, A100-80 or H100; without it, all.")] = None,
+    tokens: Annotated[int, typer.Option(help="Length of a conversation: prompt, thought and reply.", min=1)] = 1024,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Also load the model, time it, and estimate minutes per chapter.")
+    ] = False,
+) -> None:
+    """Say whether a model fits: memory and batch sizes on this machine and on known GPUs.
+
+    Only its configuration is read; no weights are downloaded, except with --calibrate. 'generate' is how many
+    conversations fit while replies are written, 'read' while all of the model's inside is read, 'gradients' while it is
+    attributed to heads or neurons, or tuned.
+    """
+    from rimkit.behavior.calibrating import report
+
+    for line in report(model, gpu, tokens, calibrate):
+        typer.echo(line)
+
+
+@app.command()
 def grid(
     names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Without it, all.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the ledger rows.")] = Path("results"),

@@ -1,0 +1,95 @@
+"""``rimkit plan --calibrate``: a short measurement of speed on the model itself, and what it means for the chapters."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING, NamedTuple
+
+import pandas as pd
+
+from rimkit.behavior.generation import generate
+from rimkit.models.reading import read
+
+if TYPE_CHECKING:
+    from rimkit.models.loading import StudyModel
+
+TOGETHER = 16  # conversations in the measured batch
+STEPS = 96  # tokens per reply that the chapters ask for at most
+BACKWARD = 3  # a pass with gradients takes about three times one without
+EPOCHS = 3  # the embedded models learn from an example once, others three times
+
+
+class Work(NamedTuple):
+    """What a chapter does with its default parameters, counted on ``rim-mini``, in conversations."""
+
+    replies: int
+    read: int = 0
+    gradients: int = 0
+    trained: int = 0
+
+
+CHAPTERS = {}
+
+
+class Speed(NamedTuple):
+    """Seconds per generated token of a batch of `TOGETHER`, and per conversation that is read."""
+
+    step: float
+    reading: float
+
+
+def measure(study: StudyModel, new_tokens: int = 24) -> Speed:
+    """Generate `TOGETHER` short replies and read as many conversations: seconds to minutes, by the model's size."""
+    texts = [f"Please write a short note about the {number}th day of the month." for number in range(TOGETHER)]
+    prompts = pd.DataFrame({"prompt_id": [f"p{number}" for number in range(TOGETHER)], "text": texts})
+    settings = {"mode": "no-think", "batch_size": TOGETHER, "progress": False}
+    generate(study, prompts, max_new_tokens=2, **settings)  # the first call also compiles and allocates
+    start = perf_counter()
+    written = generate(study, prompts, max_new_tokens=new_tokens, **settings)
+    step = (perf_counter() - start) / min(new_tokens, written["n_tokens"].max() + 1)
+    items = [study.chat.encode(text, "no-think", reply="a b c d " * 8) for text in texts]
+    start = perf_counter()
+    forward_only = _reading(study, items)
+    return Speed(step, (perf_counter() - start) / TOGETHER if forward_only else float("nan"))
+
+
+def _reading(study: StudyModel, items: list) -> bool:
+    from rimkit.models.internals import why_closed
+
+    if why_closed(study.hf):
+        return False
+    read(study, items, batch_size=TOGETHER)
+    return True
+
+
+def minutes(speed: Speed, invented: bool) -> pd.DataFrame:
+    """Estimated minutes per chapter: ``chapter, minutes``; NaN where the inside of the model cannot be read.
+
+    An upper estimate for replies (all are taken to be `STEPS` tokens long) at the default parameters, on one device,
+    without the time to load the model in every chapter.
+    """
+    rows = []
+    for chapter, work in CHAPTERS.items():
+        seconds = work.replies / TOGETHER * STEPS * speed.step
+        passes = work.read + BACKWARD * (work.gradients + work.trained * (1 if invented else EPOCHS))
+        rows.append((chapter, (seconds + (passes * speed.reading if passes else 0)) / 60))
+    return pd.DataFrame(rows, columns=["chapter", "minutes"])
+
+
+def report(model: str, gpu: str | None = None, tokens: int = 1024, calibrate: bool = False) -> list[str]:
+    """The lines that ``rimkit plan`` prints; raises ``UserError`` as `rimkit.models.planning.plan` and `load`."""
+    from rimkit.models.loading import load
+    from rimkit.models.planning import lines, plan
+
+    said = lines(model, *plan(model, gpu, tokens), tokens)
+    if calibrate:
+        study = load(model)
+        speed = measure(study)
+        said += [
+            "",
+            f"Measured on {study.device} in {study.dtype}: {TOGETHER / speed.step:.0f} tokens per second in batches of "
+            f"{TOGETHER}, {1 / speed.reading:.0f} conversations read per second.",
+            f"Minutes per chapter at the default parameters, if every reply takes its {STEPS} tokens:",
+            *(f"  {row.chapter:28}{row.minutes:8.1f}" for row in minutes(speed, study.invented).itertuples()),
+        ]
+    return said
