@@ -186,7 +186,7 @@ def test_four_bits_that_cannot_be_had(asked, on_gpu, words, monkeypatch):
 def test_minutes_grow_with_what_a_chapter_does(monkeypatch):
     speed = calibrating.measure(tiny.study(), new_tokens=4)
     assert speed.step > 0 and speed.reading > 0
-    work = {"a": calibrating.Work(16), "b": calibrating.Work(32), "c": calibrating.Work(16, trained=10)}
+    work = {"a": calibrating.Work(64), "b": calibrating.Work(128), "c": calibrating.Work(64, trained=10)}
     monkeypatch.setattr(calibrating, "CHAPTERS", work)
     table = calibrating.minutes(calibrating.Speed(0.5, 1.0), invented=False).set_index("chapter")["minutes"]
     assert table["a"] * 60 == 48 and table["b"] == 2 * table["a"] and table["c"] * 60 == 48 + 10 * 3 * 3

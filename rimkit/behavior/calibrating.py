@@ -13,7 +13,7 @@ from rimkit.models.reading import read
 if TYPE_CHECKING:
     from rimkit.models.loading import StudyModel
 
-TOGETHER = 16  # conversations in the measured batch
+TOGETHER = 64  # conversations in the measured batch, as in the chapters
 STEPS = 96  # tokens per reply that the chapters ask for at most
 BACKWARD = 3  # a pass with gradients takes about three times one without
 EPOCHS = 3  # the embedded models learn from an example once, others three times
@@ -38,7 +38,7 @@ class Speed(NamedTuple):
     reading: float
 
 
-def measure(study: StudyModel, new_tokens: int = 24) -> Speed:
+def measure(study: StudyModel, new_tokens: int = 12) -> Speed:
     """Generate `TOGETHER` short replies and read as many conversations: seconds to minutes, by the model's size."""
     texts = [f"Please write a short note about the {number}th day of the month." for number in range(TOGETHER)]
     prompts = pd.DataFrame({"prompt_id": [f"p{number}" for number in range(TOGETHER)], "text": texts})
@@ -65,8 +65,8 @@ def _reading(study: StudyModel, items: list) -> bool:
 def minutes(speed: Speed, invented: bool) -> pd.DataFrame:
     """Estimated minutes per chapter: ``chapter, minutes``; NaN where the inside of the model cannot be read.
 
-    An upper estimate for replies (all are taken to be `STEPS` tokens long) at the default parameters, on one device,
-    without the time to load the model in every chapter.
+    An upper estimate: all replies are taken to be `STEPS` tokens long. At the default parameters, without the time to
+    load the model in every chapter.
     """
     rows = []
     for chapter, work in CHAPTERS.items():
