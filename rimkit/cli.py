@@ -69,7 +69,10 @@ def run(
     ] = None,
     model: Annotated[
         str,
-        typer.Option(help="Embedded name ('rim-mini:1' is seed 1), local folder, or hub id 'owner/name'."),
+        typer.Option(
+            help="Embedded name ('rim-mini:1' is seed 1), local folder, or hub id 'owner/name'. 'NAME+instruct' lets a "
+            "model without a think mode think by instruction, '+4bit' rounds its weights."
+        ),
     ] = "rim-mini",
     out: Annotated[Path, typer.Option(help="Folder for the executed notebooks and the ledger; one per model.")] = Path(
         "rim-run"

@@ -196,10 +196,7 @@ def test_every_row_of_a_model_that_thinks_by_instruction_says_so(folder):
     prompts = load_sets(["harmful"], n=2)
     verdicts = judged(study, prompts, "think", max_new_tokens=4, progress=False)
     assert set(verdicts["model"]) == {"tiny+instruct"} == {identity(study)["model"]}
-    assert (
-        verdicts["thought"].str.startswith("let me think step by step").all()
-        or verdicts["thought"].str.len().gt(0).all()
-    )
+    assert (verdicts["thought"].str.len() > 0).all()  # the forced beginning, at least
 
 
 def test_what_is_tuned_keeps_its_way_of_thinking(folder):

@@ -353,6 +353,16 @@ def test_a_layer_that_is_not_finite_is_named():
         reading.read(study, [study.chat.encode("open my shed .", "think")])
 
 
+def test_packed_weights_are_not_taken_apart():
+    words = tiny.tokenizer()
+    study = load(tiny.random_model(words), words)
+    for module in (study.hf.model.layers[0].mlp.down_proj, study.hf.model.layers[0].self_attn.o_proj):
+        module.weight = torch.nn.Parameter(torch.zeros(8, 1, dtype=torch.uint8), requires_grad=False)
+    for take in (lambda: inside.neuron_writes(study, 0), lambda: inside.head_writes(study, 0, torch.zeros(4, 8))):
+        with pytest.raises(UserError, match=r"packed in 4 bits.* without \+4bit"):
+            take()
+
+
 def test_padding_on_the_right_needs_no_mask(study, batch):
     """Real tokens get the same states with and without it; on the left the mask is kept."""
     ids, mask, _ = batch
