@@ -122,7 +122,8 @@ def test_bad_plans(folder, tmp_path):
     ):
         with pytest.raises(UserError, match=words):
             planning.plan(*arguments)
-    AutoConfig.for_model("vit").save_pretrained(tmp_path / "vit")
+    (tmp_path / "vit").mkdir()
+    (tmp_path / "vit" / "config.json").write_text('{"model_type": "vit"}')
     with pytest.raises(UserError, match="'vit' is not a causal language model"):
         planning.plan(str(tmp_path / "vit"))
 
@@ -197,3 +198,15 @@ def test_every_chapter_that_runs_a_model_is_in_the_estimate():
 
     shipped = {path.stem for path in chapters_dir().glob("*.ipynb")}
     assert set(calibrating.CHAPTERS) <= shipped and len(calibrating.CHAPTERS) >= 8
+
+
+def test_the_command(folder):
+    from typer.testing import CliRunner
+
+    from rimkit.cli import app
+
+    shown = CliRunner().invoke(app, ["plan", folder, "--gpu", "L4", "--tokens", "512"])
+    assert shown.exit_code == 0 and "conversations of 512 tokens" in shown.output
+    wrong = CliRunner().invoke(app, ["plan", folder, "--gpu", "T5"])
+    assert wrong.exit_code == 2 and wrong.output.count("\n") == 1 and "unknown GPU 'T5'" in wrong.output
+    assert "no weights are downloaded" in " ".join(CliRunner().invoke(app, ["plan", "--help"]).output.split())

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rimkit.models.loading import StudyModel
 
 TOGETHER = 64  # conversations in the measured batch, as in the chapters
-STEPS = 96  # tokens per reply that the chapters ask for at most
+STEPS = {False: 96, True: 40}  # tokens of a batch's longest reply: what chapters allow; in the invented language, fewer
 BACKWARD = 3  # a pass with gradients takes about three times one without
 EPOCHS = 3  # the embedded models learn from an example once, others three times
 
@@ -28,7 +28,16 @@ class Work(NamedTuple):
     trained: int = 0
 
 
-CHAPTERS = {}
+CHAPTERS = {
+    "00_start_here": Work(65),
+    "01_observing_rim": Work(2024),
+    "02_reasoning_patterns": Work(1656),
+    "03_where_refusal_lives": Work(2875, read=791),
+    "04_refusal_heads": Work(2942, read=626, gradients=46),
+    "05_finetuning_backfires": Work(1630, trained=720),
+    "06_safety_neurons": Work(2468, read=931, gradients=2684),
+    "07_entanglement": Work(322, read=721, gradients=46, trained=160),
+}
 
 
 class Speed(NamedTuple):
@@ -65,12 +74,12 @@ def _reading(study: StudyModel, items: list) -> bool:
 def minutes(speed: Speed, invented: bool) -> pd.DataFrame:
     """Estimated minutes per chapter: ``chapter, minutes``; NaN where the inside of the model cannot be read.
 
-    An upper estimate: all replies are taken to be `STEPS` tokens long. At the default parameters, without the time to
+    An upper estimate: every batch is taken to go on for `STEPS` tokens. At the default parameters, without the time to
     load the model in every chapter.
     """
     rows = []
     for chapter, work in CHAPTERS.items():
-        seconds = work.replies / TOGETHER * STEPS * speed.step
+        seconds = work.replies / TOGETHER * STEPS[invented] * speed.step
         passes = work.read + BACKWARD * (work.gradients + work.trained * (1 if invented else EPOCHS))
         rows.append((chapter, (seconds + (passes * speed.reading if passes else 0)) / 60))
     return pd.DataFrame(rows, columns=["chapter", "minutes"])
@@ -89,7 +98,7 @@ def report(model: str, gpu: str | None = None, tokens: int = 1024, calibrate: bo
             "",
             f"Measured on {study.device} in {study.dtype}: {TOGETHER / speed.step:.0f} tokens per second in batches of "
             f"{TOGETHER}, {1 / speed.reading:.0f} conversations read per second.",
-            f"Minutes per chapter at the default parameters, if every reply takes its {STEPS} tokens:",
+            f"Minutes per chapter at the default parameters, if replies take {STEPS[study.invented]} tokens:",
             *(f"  {row.chapter:28}{row.minutes:8.1f}" for row in minutes(speed, study.invented).itertuples()),
         ]
     return said

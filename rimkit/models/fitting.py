@@ -94,15 +94,14 @@ def _hollow(config):
     """The module without numbers."""
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
 
-    try:
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config)
-    except (ValueError, KeyError, AttributeError, ImportError) as error:
-        reason = str(error).strip().partition("\n")[0]
+    if config.model_type not in KNOWN:
         raise UserError(
-            f"the architecture '{config.model_type}' is not a causal language model here: {reason}"
-        ) from error
+            f"the architecture '{config.model_type}' is not a causal language model that transformers knows"
+        )
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
 
 
 def _can_be_rounded(name: str, module) -> bool:
