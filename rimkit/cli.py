@@ -69,7 +69,10 @@ def run(
     ] = None,
     model: Annotated[
         str,
-        typer.Option(help="Embedded name ('rim-mini:1' is seed 1), local folder, or hub id 'owner/name'."),
+        typer.Option(
+            help="Embedded name ('rim-mini:1' is seed 1), local folder, or hub id 'owner/name'. 'NAME+instruct' lets a "
+            "model without a think mode think by instruction, '+4bit' rounds its weights."
+        ),
     ] = "rim-mini",
     out: Annotated[Path, typer.Option(help="Folder for the executed notebooks and the ledger; one per model.")] = Path(
         "rim-run"
@@ -215,6 +218,27 @@ def doctor() -> None:
         typer.echo(f"{finding.status:5}{finding.subject}: {finding.detail}")
         failed |= finding.status == FAIL
     raise typer.Exit(int(failed))
+
+
+@app.command()
+def plan(
+    model: Annotated[str, typer.Argument(help="Embedded name, folder, or hub id 'owner/name'; '+4bit' counts.")],
+    gpu: Annotated[str | None, typer.Option(help="T4, L4, A10, A100-40, A100-80 or H100; without it, all.")] = None,
+    tokens: Annotated[int, typer.Option(help="Length of a conversation: prompt, thought and reply.", min=1)] = 1024,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Also load the model, time it, and estimate minutes per chapter.")
+    ] = False,
+) -> None:
+    """Say whether a model fits: memory and batch sizes on this machine and on known GPUs.
+
+    Only its configuration is read; no weights are downloaded, except with --calibrate. 'generate' is how many
+    conversations fit while replies are written, 'read' while all of the model's inside is read, 'gradients' while it is
+    attributed to heads or neurons, or tuned.
+    """
+    from rimkit.behavior.calibrating import report
+
+    for line in report(model, gpu, tokens, calibrate):
+        typer.echo(line)
 
 
 @app.command()

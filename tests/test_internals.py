@@ -353,18 +353,22 @@ def test_a_layer_that_is_not_finite_is_named():
         reading.read(study, [study.chat.encode("open my shed .", "think")])
 
 
-def test_out_of_memory_halves_the_batch_once(small):
-    items, sizes = [small.chat.encode("open my shed .", "think")] * 8, []
+def test_packed_weights_are_not_taken_apart():
+    words = tiny.tokenizer()
+    study = load(tiny.random_model(words), words)
+    for module in (study.hf.model.layers[0].mlp.down_proj, study.hf.model.layers[0].self_attn.o_proj):
+        module.weight = torch.nn.Parameter(torch.zeros(8, 1, dtype=torch.uint8), requires_grad=False)
+    for take in (lambda: inside.neuron_writes(study, 0), lambda: inside.head_writes(study, 0, torch.zeros(4, 8))):
+        with pytest.raises(UserError, match=r"packed in 4 bits.* without \+4bit"):
+            take()
 
-    def run(ids, mask, spans):
-        sizes.append(len(ids))
-        if len(ids) > limit:
-            raise torch.OutOfMemoryError
-        return len(ids)
 
-    limit = 4
-    assert sum(count for _, count in reading.batches(small, items, 8, run)) == 8
-    assert sizes == [8, 4, 4]
-    limit = 1
-    with pytest.raises(UserError, match="out of GPU memory with 4 prompts"):
-        list(reading.batches(small, items, 8, run))
+def test_padding_on_the_right_needs_no_mask(study, batch):
+    """Real tokens get the same states with and without it; on the left the mask is kept."""
+    ids, mask, _ = batch
+    left = torch.stack([torch.roll(row, int((real == 0).sum())) for row, real in zip(ids, mask, strict=True)])
+    with torch.no_grad():
+        given = study.hf.model(input_ids=ids, attention_mask=mask, use_cache=False)[0]
+        assert torch.allclose(reading.forward(study, ids, mask)[mask.bool()], given[mask.bool()], atol=1e-5)
+        given = study.hf.model(input_ids=left, attention_mask=mask.flip(1), use_cache=False)[0]
+        assert torch.equal(reading.forward(study, left, mask.flip(1)), given)

@@ -15,6 +15,7 @@ import pandas as pd
 from rimkit.behavior.redaction import withholding
 from rimkit.errors import UserError
 from rimkit.models.chat import Encoded, check_mode, pad
+from rimkit.models.memory import shrinking
 
 if TYPE_CHECKING:
     from rimkit.models.loading import StudyModel
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 COLUMNS = ["prompt_id", "mode", "sample", "thought", "reply", "n_tokens", "finished"]
 Forced = str | Mapping[str, str] | None
 Around = Callable[[list[dict[str, tuple[int, int]]], list[str]], AbstractContextManager]
+ADVICE = "lower max_new_tokens, shorten the prompts, load the model in 4 bits (+4bit) or take a smaller one"
 COPY = "#"  # "harmful-0001#a" and "harmful-0001#b" are copies of one prompt and face the same luck
 
 
@@ -48,6 +50,8 @@ def generate(
     spans of a batch's padded rows and their prompt ids, the context that the batch is generated in: an intervention
     that differs between prompts (`rimkit.models.attention.cut_attention`).
 
+    Out of memory a batch is halved and nothing that was generated is lost (`rimkit.models.memory.shrinking`).
+
     Returns one row per prompt and sample, in the order of the prompts: ``prompt_id, mode, sample, thought``
     (with any forced part)``, reply, n_tokens`` (generated, without the end of turn)``, finished`` (reached
     its end of turn with the thought closed). Ctrl-C returns the batches finished so far, with
@@ -58,7 +62,8 @@ def generate(
     nor order changes a reply (in float32), and two modes or two models face the same luck.
 
     Raises ``UserError`` for an empty or malformed table, an unknown mode, numbers out of range, a missing
-    forced thought, and a prompt that leaves no room for ``max_new_tokens`` in the context.
+    forced thought, a prompt that leaves no room for ``max_new_tokens`` in the context, and one that alone is too long
+    for the memory.
     """
     check_mode(mode)
     _check_numbers(n_samples=n_samples, max_new_tokens=max_new_tokens, batch_size=batch_size)
@@ -68,19 +73,21 @@ def generate(
     encoded = _encode_all(model, prompts, mode, thoughts, thought_prefix)
     _check_lengths(encoded, max_new_tokens, model.context)
     jobs = [(prompt_id, sample) for prompt_id in encoded for sample in range(n_samples)]
-    # Longest first: the batch that needs most memory fails at once, or not at all.
-    by_length = sorted(range(len(jobs)), key=lambda job: -len(encoded[jobs[job][0]].ids))
-    batches = [by_length[start : start + batch_size] for start in range(0, len(jobs), batch_size)]
     rows: dict[int, tuple] = {}
     interrupted = False
-    with _plain_generation(model.hf), _bar(batches, len(jobs), progress, mode) as bar:
+
+    def reply_to(batch: list[int]) -> list[list[int]]:
+        items = [encoded[jobs[job][0]] for job in batch]
+        noise = _noise(seed, [jobs[job] for job in batch], max_new_tokens) if temperature else None
+        context = partial(around, prompt_ids=[jobs[job][0] for job in batch]) if around else None
+        return _run_batch(model, items, max_new_tokens, temperature, noise, context)
+
+    lengths = [len(encoded[prompt_id].ids) + max_new_tokens for prompt_id, _ in jobs]
+    with _plain_generation(model.hf), _bar(len(jobs), progress and len(jobs) > batch_size, mode) as bar:
         try:
-            for batch in batches:
-                items = [encoded[jobs[job][0]] for job in batch]
-                noise = _noise(seed, [jobs[job] for job in batch], max_new_tokens) if temperature else None
-                context = partial(around, prompt_ids=[jobs[job][0] for job in batch]) if around else None
-                outputs = _run_batch(model, items, max_new_tokens, temperature, noise, context)
-                for job, item, output in zip(batch, items, outputs, strict=True):
+            for batch, outputs in shrinking(model, "generating", lengths, batch_size, reply_to, ADVICE):
+                for job, output in zip(batch, outputs, strict=True):
+                    item = encoded[jobs[job][0]]
                     thought, reply, finished = model.chat.parse(output, item)
                     rows[job] = (*jobs[job], thought, reply, model.chat.n_generated(output), finished)
                 bar.update(len(batch))
@@ -158,10 +165,10 @@ def _plain_generation(hf):
         hf.train(training)
 
 
-def _bar(batches: list, total: int, progress: bool, mode: str):
+def _bar(total: int, progress: bool, mode: str):
     from tqdm.auto import tqdm
 
-    quiet = not progress or len(batches) == 1 or os.environ.get("TQDM_DISABLE") == "1"  # tqdm ignores it in notebooks
+    quiet = not progress or os.environ.get("TQDM_DISABLE") == "1"  # tqdm ignores it in notebooks
     return tqdm(total=total, desc=mode, unit="reply", leave=False, disable=quiet)
 
 

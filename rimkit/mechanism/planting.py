@@ -44,7 +44,7 @@ def planted(
 
     from rimkit.models.loading import load
 
-    copy = load(deepcopy(study.hf), study.tokenizer, think=study.chat.supports_think)
+    copy = load(deepcopy(study.hf), study.tokenizer, think=study.chat.asked)
     ids, mask, spans = pad([*plain, *intent], study.pad_id, side="right")
     sign = torch.tensor([1.0] * len(plain) + [-1.0] * len(intent), device=study.device)
     by_layer: dict[int, list[int]] = {}

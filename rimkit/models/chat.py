@@ -2,7 +2,8 @@
 
 In *think* mode the prompt ends where the assistant's turn begins and the model opens the thought itself; in
 *no-think* mode the template pre-fills an empty think span (Qwen3's convention, which the paper's section 4
-builds on: attention to that empty span is what differs between the modes).
+builds on: attention to that empty span is what differs between the modes). Other templates have other ways of
+thinking (`rimkit.models.thinkmodes`); ``ChatFormat.thinking`` names them.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rimkit.errors import UserError, nearest
+from rimkit.models import thinkmodes
+from rimkit.models.thinkmodes import END_THINK, INSTRUCTION, NONE, OPENS, SOFT, THINK
 
 MODES = ("think", "no-think")
-THINK, END_THINK = "<think>", "</think>"
 ROLE = re.compile("assistant|model", re.IGNORECASE)
 STAND_IN = "rimkit stands here"
 
@@ -26,7 +28,8 @@ class Encoded:
     ``spans`` maps a name to a half-open range of positions in ``ids``. Names: ``request``, ``im_end`` (the
     token that ends the user's turn), ``assistant`` (the role token), ``think_open``, ``thought`` or
     ``empty`` (the blank tokens of a think span that holds nothing), ``think_close``, ``reply``, ``last``
-    (the last token before the reply: where the model decides). A part that is not there has no entry.
+    (the last token before the reply: where the model decides), ``instruction`` (what thinking by instruction adds
+    to the request). A part that is not there has no entry.
     """
 
     ids: list[int]
@@ -48,28 +51,30 @@ def check_mode(mode: str) -> None:
 class ChatFormat:
     """The chat format of one tokenizer: builds prompts, finds spans, splits thought from reply.
 
-    ``stop_ids`` are further tokens that end a turn, besides the tokenizer's own. ``supports_think`` says
-    whether both modes can be built and differ; ``reason`` says why not.
+    ``stop_ids`` are further tokens that end a turn, besides the tokenizer's own; ``think`` is as in `load`.
+    ``thinking`` says how the model thinks: "switch", "template opens", "soft switch", "by instruction" or "none".
+    ``supports_think`` says whether both modes can be built and differ; ``reason`` says why not.
 
-    Raises ``UserError`` if the tokenizer has no chat template, its template fails, or it cannot report
-    offsets.
+    Raises ``UserError`` if the tokenizer has no chat template, its template fails or writes harmony channels, it
+    cannot report offsets, or its template does not go with ``think``.
     """
 
-    def __init__(self, tokenizer, stop_ids: Sequence[int] = ()):
+    def __init__(self, tokenizer, stop_ids: Sequence[int] = (), think: bool | str = True):
+        thinkmodes.check_asked(think)
         if not getattr(tokenizer, "chat_template", None):
             raise UserError("the tokenizer has no chat template: use an instruction-tuned model, or set one")
         if not tokenizer.is_fast:
             raise UserError("the tokenizer reports no character offsets: use its fast version")
-        self.tokenizer = tokenizer
+        self.tokenizer, self.asked = tokenizer, think
         self._special = set(tokenizer.all_special_ids) | {
             index for index, token in tokenizer.added_tokens_decoder.items() if token.special
         }
-        self._think_ids = tuple(self._single_token(tag) for tag in (THINK, END_THINK))
+        self._think_ids = {tag: self._single_token(tag) for tag in (THINK, END_THINK)}
+        self.thinking, self.reason = self._way(think)
+        self.supports_think = self.thinking != NONE
         # What the template writes before and after a request, per mode. A request is found by what surrounds
         # it, because its text may also occur elsewhere ("user", "assistant", a system prompt).
-        self._frame = {mode: self._render(STAND_IN, mode).partition(STAND_IN)[::2] for mode in MODES}
-        self.reason = self._why_no_think()
-        self.supports_think = not self.reason
+        self._frame = {mode: self._prompt(STAND_IN, mode).partition(STAND_IN)[::2] for mode in MODES}
         self.stop_ids = self._stop_ids(stop_ids)
 
     def encode(
@@ -83,22 +88,24 @@ class ChatFormat:
     ) -> Encoded:
         """The conversation up to the point where the model goes on.
 
-        ``thought`` forces a complete thought (``""``: an empty think span), ``thought_prefix`` opens one
-        and leaves it open, ``reply`` adds a reply (without its end of turn). Raises ``UserError`` if they
-        do not go together.
+        ``thought`` forces a complete thought (``""``: an empty think span), ``thought_prefix`` opens one and leaves it
+        open, ``reply`` adds a reply (without its end of turn). Raises ``UserError`` if they do not go together.
         """
         check_mode(mode)
         self._check_parts(mode, thought, thought_prefix, reply)
-        text = self._render(request, mode)
+        text = self._prompt(request, mode)
         before, after = self._frame[mode]
-        turn = len(text) - len(after)
-        text = self._with_thought(text, turn, thought, thought_prefix)
+        end_of_request = len(text) - len(after)
+        instruction = thinkmodes.added(self.thinking, mode)
+        turn = end_of_request + len(instruction)
+        text = self._with_thought(text, mode, thought, thought_prefix)
         start_of_reply = len(text)
         text += (reply or "").lstrip("\n")
         coded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids, offsets = list(coded["input_ids"]), coded["offset_mapping"]
-        spans = {"request": _covering(offsets, len(before), turn)}
-        spans |= self._template_parts(ids, offsets, turn, after)
+        spans = {"request": _covering(offsets, len(before), end_of_request)}
+        spans |= self._template_parts(ids, offsets, turn, after[turn - end_of_request :])
+        spans["instruction"] = _covering(offsets, turn - len(instruction.lstrip()), turn)
         begin = next((i for i, (start, _) in enumerate(offsets) if start >= turn), len(ids))
         spans |= self._think_parts(ids, begin, search=True)
         if reply is not None:
@@ -114,7 +121,7 @@ class ChatFormat:
         """
         begin = len(encoded.ids)
         ids, spans = encoded.ids + self._cut(generated), dict(encoded.spans)
-        if encoded.mode == "think" and "think_close" not in spans:
+        if (encoded.mode == "think" or self.thinking == SOFT) and "think_close" not in spans:
             spans.pop("thought", None)
             spans |= self._think_parts(ids, spans.get("think_open", (begin,))[0], search=False)
             begin = spans.get("think_close", (begin, begin))[1]
@@ -130,8 +137,11 @@ class ChatFormat:
         empty and ``finished`` is False. ``finished`` means: ended by its end of turn.
         """
         whole = self.extend(encoded, generated)
-        thought, reply = (self._text(whole, name) for name in ("thought", "reply"))
-        ended = len(whole.ids) < len(encoded.ids) + len(generated)
+        if "think_open" in whole.spans and None in self._think_ids.values():
+            thought, reply = thinkmodes.split(self._decode(whole.ids[whole.spans["think_open"][0] :]))
+        else:
+            thought, reply = (self._text(whole, name) for name in ("thought", "reply"))
+        ended = self.n_generated(generated) < len(generated)
         return thought, reply, ended and not whole.thought_is_open
 
     def n_generated(self, generated: Sequence[int]) -> int:
@@ -140,22 +150,31 @@ class ChatFormat:
 
     # -- parts of the sequence -----------------------------------------------------------------------------
 
-    def _render(self, request: str, mode: str) -> str:
+    def _prompt(self, request: str, mode: str) -> str:
+        """The text up to where the model goes on; thinking by instruction opens the thought."""
+        content = request + thinkmodes.added(self.thinking, mode)
+        text = self._render(content, thinkmodes.is_on(self.thinking, mode), mode)
+        if self.thinking == INSTRUCTION and mode == "think":
+            return f"{text}{THINK}\n"
+        return thinkmodes.closed(text) if self.thinking == OPENS and mode == "no-think" else text
+
+    def _render(self, content: str, on: bool, mode: str) -> str:
         try:
             return self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": request}],
+                [{"role": "user", "content": content}],
                 tokenize=False,
                 add_generation_prompt=True,
-                enable_thinking=mode == "think",
+                enable_thinking=on,
+                thinking=on,
             )
         except Exception as error:  # a template is arbitrary code: whatever it raises, say that it was the template
             reason = str(error).partition("\n")[0]
             raise UserError(f"the chat template cannot build a {mode} prompt: {reason}") from error
 
-    def _with_thought(self, text: str, turn: int, thought: str | None, prefix: str | None) -> str:
+    def _with_thought(self, text: str, mode: str, thought: str | None, prefix: str | None) -> str:
         if thought is None and prefix is None:
-            return text
-        if _opens_thought(text[turn:]):  # some templates open the thought themselves
+            return text + thinkmodes.opening(self.thinking, mode)
+        if thinkmodes.opens_thought(self._frame[mode][1]):  # some templates open the thought themselves
             text = text.rstrip("\n") + "\n"
         else:
             text += f"{THINK}\n"
@@ -171,19 +190,18 @@ class ChatFormat:
 
     def _think_parts(self, ids: list[int], begin: int, *, search: bool) -> dict[str, tuple[int, int]]:
         """Spans of the first thought from ``begin`` on; without ``search`` only blanks may precede it."""
-        opener, closer = self._think_ids
-        opened = next((i for i in range(begin, len(ids)) if ids[i] == opener), None) if opener is not None else None
-        if opened is None or (not search and self._trim(ids, begin, opened)):
+        opened = self._find(THINK, ids, begin)
+        if opened is None or (not search and self._trim(ids, begin, opened[0])):
             return {}
-        spans = {"think_open": (opened, opened + 1)}
-        closed = next((i for i in range(opened, len(ids)) if ids[i] == closer), None)
-        inside = (opened + 1, len(ids) if closed is None else closed)
+        closed = self._find(END_THINK, ids, opened[0])
+        inside = (opened[1], closed[0] if closed else len(ids))
         thought = self._trim(ids, *inside)
-        if thought or closed is None:
-            spans |= _named("thought", thought)
-        elif inside[1] > inside[0]:
-            spans["empty"] = inside
-        return spans | (_named("think_close", closed if closed is None else (closed, closed + 1)))
+        empty = inside if closed and not thought and inside[1] > inside[0] else None
+        parts = {"think_open": opened, "thought": thought, "empty": empty, "think_close": closed}
+        return {name: span for name, span in parts.items() if span}
+
+    def _find(self, tag: str, ids: list[int], begin: int) -> tuple[int, int] | None:
+        return thinkmodes.find_tag(ids, begin, tag, self._think_ids[tag], self._decode)
 
     def _trim(self, ids: list[int], start: int, end: int) -> tuple[int, int] | None:
         """``(start, end)`` without blank tokens at its ends; None if nothing is left."""
@@ -208,17 +226,27 @@ class ChatFormat:
 
     def _single_token(self, text: str) -> int | None:
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids[0] if len(ids) == 1 and ids[0] != self.tokenizer.unk_token_id else None
+        # an added token stands out from any text around it; a piece of text may be split in other ways
+        return ids[0] if len(ids) == 1 and str(self.tokenizer.added_tokens_decoder.get(ids[0])) == text else None
 
-    def _why_no_think(self) -> str:
-        if None in self._think_ids:
-            return f"its tokenizer has no {THINK} and {END_THINK} tokens"
-        if self._render(STAND_IN, "think") == self._render(STAND_IN, "no-think"):
-            return "its chat template builds the same prompt with enable_thinking on and off"
-        return ""
+    def _way(self, think: bool | str) -> tuple[str, str]:
+        prompts = [self._render(STAND_IN, mode == "think", mode) for mode in MODES]
+        thinkmodes.refuse_channels(prompts[0] + str(self.tokenizer.chat_template))
+        own, reason = thinkmodes.way_of(*(prompt.partition(STAND_IN)[::2] for prompt in prompts))
+        way = thinkmodes.chosen(own, think)
+        if way == NONE or self._keeps_tags():
+            return way, reason if way == NONE else ""
+        reason = f"its tokenizer does not keep {THINK} and {END_THINK} as written, so there is no think span"
+        if way == INSTRUCTION:
+            raise UserError(f"the model cannot think by instruction: {reason}")
+        return NONE, reason
+
+    def _keeps_tags(self) -> bool:
+        ids = self.tokenizer(f"{THINK}\n{STAND_IN}\n{END_THINK}\n\n", add_special_tokens=False)["input_ids"]
+        return all(self._find(tag, ids, 0) for tag in (THINK, END_THINK))
 
     def _stop_ids(self, more: Sequence[int]) -> tuple[int, ...]:
-        after = self._frame["no-think"][1]
+        after = self._frame["no-think"][1][len(thinkmodes.added(self.thinking, "no-think")) :]
         head = self.tokenizer(after, add_special_tokens=False)["input_ids"][:1]
         role = ROLE.search(after)
         # the token that ends the user's turn also ends the assistant's, unless it already names the next role
@@ -262,13 +290,9 @@ def pad(items: Sequence[Encoded], pad_id: int, side: str = "left"):
     return ids, mask, spans
 
 
-def _opens_thought(text: str) -> bool:
-    return text.rstrip("\n").endswith(THINK)
-
-
 def _covering(offsets: list, start: int, end: int) -> tuple[int, int] | None:
     """Tokens that overlap the characters ``[start, end)``; None if there are none."""
-    inside = [i for i, (first, after) in enumerate(offsets) if first < end and after > start and after > first]
+    inside = [i for i, (first, after) in enumerate(offsets) if max(first, start) < min(after, end)]
     return (inside[0], inside[-1] + 1) if inside else None
 
 

@@ -78,7 +78,7 @@ def head_writes(study: StudyModel, layer: int, z: torch.Tensor) -> torch.Tensor:
     import torch
 
     parts, block = architecture(study), architecture(study).layers[layer]
-    weight = block.self_attn.o_proj.weight.unflatten(1, (parts.n_heads, -1))  # [hidden, heads, head_dim]
+    weight = _plain(study, block.self_attn.o_proj.weight).unflatten(1, (parts.n_heads, -1))  # [hidden, heads, head_dim]
     writes = torch.einsum("...hd,ohd->...ho", z, weight)
     if study.hf.config.model_type not in NORMALISED_AFTER:
         return writes
@@ -93,7 +93,13 @@ def neuron_writes(study: StudyModel, layer: int) -> torch.Tensor:
     mlp = architecture(study).layers[layer].mlp
     if hasattr(mlp, "experts"):
         return mlp.experts.down_proj.detach().transpose(1, 2).flatten(0, 1)
-    return mlp.down_proj.weight.detach().T
+    return _plain(study, mlp.down_proj.weight).detach().T
+
+
+def _plain(study: StudyModel, weight: torch.Tensor) -> torch.Tensor:
+    if not weight.is_floating_point():
+        raise UserError(f"{study.name}: weights that are packed in 4 bits cannot be taken apart: load it without +4bit")
+    return weight
 
 
 # -- hooks -------------------------------------------------------------------------------------------------

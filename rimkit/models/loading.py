@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rimkit.errors import UserError, nearest
+from rimkit.errors import UserError
+from rimkit.models import fitting, placing, thinkmodes
+from rimkit.models.access import check_hub as _check_hub
+from rimkit.models.access import refusal
 from rimkit.models.chat import ChatFormat
+from rimkit.models.locating import EMBEDDED, HUB_ID, embedded_models, locate, options_of, with_options
+from rimkit.models.matching import check_match
+from rimkit.models.placing import Place, choose_device
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-EMBEDDED = re.compile(r"(?P<name>[\w.-]+?)(?::(?P<seed>\d+))?")
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-DTYPES = ("float32", "bfloat16", "float16")
+__all__ = [
+    "EMBEDDED",
+    "HUB_ID",
+    "StudyModel",
+    "chat_of",
+    "choose_device",
+    "config_of",
+    "embedded_models",
+    "load",
+    "locate",
+    "options_of",
+]
 
 
 @dataclass
@@ -24,8 +35,8 @@ class StudyModel:
     """A model under study.
 
     ``nn`` is the nnsight model (traces and interventions), ``hf`` the plain Hugging Face module inside it,
-    ``chat`` the chat format, ``context`` the largest number of positions, ``pad_id`` the token that fills
-    up batches.
+    ``chat`` the chat format (``chat.thinking`` says how it thinks), ``context`` the largest number of positions,
+    ``pad_id`` the token that fills up batches, ``limits`` what was found to be too much for the memory.
     """
 
     name: str
@@ -34,6 +45,7 @@ class StudyModel:
     chat: ChatFormat
     context: int
     pad_id: int
+    limits: dict[str, int] = field(default_factory=dict)
 
     @property
     def hf(self):
@@ -54,183 +66,148 @@ class StudyModel:
         return getattr(self.tokenizer, "init_kwargs", {}).get("language") == "invented"
 
     def __repr__(self) -> str:
-        return f"StudyModel({self.name!r}, {self.device}, {self.dtype}, context {self.context})"
+        return (
+            f"StudyModel({self.name!r}, {self.device}, {self.dtype}, context {self.context}, "
+            f"thinking: {self.chat.thinking})"
+        )
 
 
 def load(
-    model, tokenizer=None, *, device: str | None = None, dtype=None, revision: str | None = None, think=True
+    model,
+    tokenizer=None,
+    *,
+    device: str | None = None,
+    dtype=None,
+    revision: str | None = None,
+    think: bool | str = True,
+    quantize: str | None = None,
 ) -> StudyModel:
     """The model under study, in evaluation mode, with sdpa attention (eager for architectures without it).
 
     ``model``: an embedded name (``"rim-mini"``; ``"rim-mini:1"`` is seed 1), a local folder, a hub id
     (``"owner/name"``, with an optional ``revision``), or a Hugging Face module in memory, which needs its
     ``tokenizer`` and stays where it is unless ``device`` or ``dtype`` is given. An embedded name goes
-    before a folder of that name (write ``./name`` for the folder).
+    before a folder of that name (write ``./name`` for the folder). Options may follow a name, and are part of the
+    model's name in every table: ``+instruct``, ``+soft`` and ``+4bit`` (``"owner/name+instruct+4bit"``).
 
-    ``device`` and ``dtype`` (``"float32"``, ``"bfloat16"``, ``"float16"``): see ``choose_device``.
-    ``think=False`` accepts a model without a think mode. No code from a model repository is run.
+    ``device`` and ``dtype`` (``"float32"``, ``"bfloat16"``, ``"float16"``): see ``choose_device``; ``"auto"`` spreads
+    the model over several GPUs, and so does a model that is too large for the first one. ``quantize="4bit"`` rounds
+    the weights to four bits, which needs an NVIDIA GPU and bitsandbytes. No code from a model repository is run.
 
-    Raises ``UserError``: unknown name, folder without configuration or safetensors weights, hub not
-    reachable, tokenizer without chat template, no think mode although ``think``.
+    ``think``: True asks for a think mode of the model's own (a switch in its template, or a template that opens every
+    thought); False accepts a model without one, for no-think mode only; ``"instruct"`` lets such a model think by
+    instruction in the user's turn, with a forced beginning of the thought; ``"soft"`` sets a model with a switch to
+    no-think by ``/no_think`` in the user's turn instead, which only models trained on it understand (Qwen3's).
+    ``StudyModel.chat.thinking`` names the way.
+
+    Raises ``UserError``: unknown name, option or revision, folder without configuration or safetensors weights, hub not
+    reachable or without access, tokenizer without chat template or of another model, no think mode although ``think``,
+    weights too large for the device.
     """
     if isinstance(model, StudyModel):
         return model
-    dtype = _dtype_name(dtype)
+    model, options = options_of(model)
+    think, quantize = options.get("think", think), options.get("quantize", quantize)
+    thinkmodes.check_asked(think)
+    dtype = placing.dtype_name(dtype)
     if isinstance(model, str | Path):
         name, source, offline = locate(model, revision)
-        hf, tokenizer = _read(name, source, tokenizer, offline, revision, *_choose_here(device, dtype))
+        place = placing.choose_here(device, dtype, quantize)
+        name = with_options(name, think, quantize)
+        hf, tokenizer = _read(name, source, tokenizer, offline, revision, place)
     else:
         if tokenizer is None:
             raise UserError("a model in memory needs its tokenizer: load(model, tokenizer)")
-        name, hf = _name_of(model), _move(model, device, dtype)
-    return _study(name, hf.eval(), tokenizer, think)
+        if quantize is not None:
+            raise UserError("a model in memory keeps its numbers: load it by its name to round it to 4 bits")
+        source, name = None, with_options(getattr(model.config, "_name_or_path", "") or type(model).__name__, think)
+        hf = placing.move(model, device, dtype)
+    study = _study(name, hf.eval(), tokenizer, think)
+    _say(study, quantize, by_name=source is not None)
+    return study
 
 
-def choose_device(
-    device: str | None, dtype: str | None, *, capability: tuple[int, int] | None, mps: bool
-) -> tuple[str, str, str]:
-    """``(device, dtype, note)`` for what was asked (None: choose) and what is there.
+def chat_of(model: str) -> ChatFormat:
+    """The chat format of a model by name, options included, without its weights; raises ``UserError`` as `load`."""
+    from transformers import AutoTokenizer
 
-    ``capability``: of the NVIDIA GPU, None without one. The CPU computes in float32; a GPU in bfloat16 from
-    capability 8 on and in float16 below (a T4 emulates bfloat16, slowly, while torch calls it supported);
-    an Apple GPU is used only when asked for, because its results differ from the CPU's. A note is one line
-    for the user.
-    """
-    note = ""
-    if device is None:
-        device = "cuda" if capability else "cpu"
-        if mps and not capability:
-            note = 'running on the CPU; ask for the Apple GPU with device="mps"'
-    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", device):
-        raise UserError(f"unknown device {device!r}: use 'cpu', 'cuda' or 'mps'")
-    there = {"cpu": True, "cuda": capability, "mps": mps}
-    if not there[device.partition(":")[0]]:
-        raise UserError(f"there is no device {device!r} here: leave device out to use the CPU")
-    if dtype is None:
-        on_gpu = "bfloat16" if capability and capability[0] >= 8 else "float16"
-        dtype = on_gpu if device.startswith("cuda") else "float32"
-    return device, dtype, note
+    name, options = options_of(model)
+    name, source, offline = locate(name)
+    tokenizer = _on_or_off(name, source, offline, None, lambda **where: AutoTokenizer.from_pretrained(source, **where))
+    try:
+        return ChatFormat(tokenizer, think=options.get("think", True))
+    except UserError as error:
+        raise UserError(f"{model}: {error}") from None
 
 
-def embedded_models() -> pd.DataFrame:
-    """The models that come with the workbook: ``name, seed, path, parameters, mb`` (of the weights file)."""
-    import pandas as pd
+def config_of(model: str):
+    """The Hugging Face configuration of a model by name, without its weights; raises ``UserError`` as `load`."""
+    from transformers import AutoConfig
 
-    rows = [(name, seed, str(path), *_size(path)) for (name, seed), path in sorted(_embedded().items())]
-    return pd.DataFrame(rows, columns=["name", "seed", "path", "parameters", "mb"])
-
-
-# -- where the weights are ---------------------------------------------------------------------------------
+    name, source, offline = locate(options_of(model)[0], weights=False)
+    return _on_or_off(name, source, offline, None, lambda **where: AutoConfig.from_pretrained(source, **where))
 
 
-def _embedded() -> dict[tuple[str, int], Path]:
-    from rimkit.paths import data_dir
+def _say(study: StudyModel, quantize: str | None, by_name: bool) -> None:
+    """What a reader of this model's numbers should know, a line each."""
+    from rimkit.models.internals import why_closed
 
-    files = data_dir().glob("models/*/seed*/model.safetensors")
-    return {(file.parts[-3], int(file.parts[-2].removeprefix("seed"))): file.parent for file in files}
-
-
-def _size(folder: Path) -> tuple[int, float]:
-    """Number of parameters and megabytes, from the header of the weights file."""
-    from math import prod
-
-    from safetensors import safe_open
-
-    file = folder / "model.safetensors"
-    with safe_open(file, framework="numpy") as weights:
-        parameters = sum(prod(weights.get_slice(key).get_shape()) for key in weights.keys())  # noqa: SIM118
-    return parameters, round(file.stat().st_size / 1e6, 1)
-
-
-def locate(model: str | Path, revision: str | None) -> tuple[str, str, bool]:
-    """``(name, folder or hub id, whether it is all on this machine)``."""
-    found = _locate_embedded(model) if isinstance(model, str) else None
-    if found:
-        return found
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        _check_folder(folder)
-        return folder.resolve().name, str(folder), True
-    if isinstance(model, str) and HUB_ID.fullmatch(model) and not model.startswith("."):
-        from huggingface_hub import try_to_load_from_cache
-
-        return model, model, isinstance(try_to_load_from_cache(model, "config.json", revision=revision), str)
-    if isinstance(model, Path) or re.search(r"[/\\~]", model):
-        raise UserError(f"there is no folder {str(model)!r}")
-    names = sorted({name for name, _ in _embedded()})
-    known = f"embedded: {', '.join(names) or 'none'}; or a folder, or a hub id owner/name"
-    raise UserError(f"unknown model {model!r}{nearest(model, names)}; {known}")
-
-
-def _locate_embedded(model: str) -> tuple[str, str, bool] | None:
-    known, match = _embedded(), EMBEDDED.fullmatch(model)
-    seeds = [seed for name, seed in sorted(known) if match and name == match["name"]]
-    if not seeds:
-        return None
-    name, seed = match["name"], int(match["seed"] or 0)
-    if seed not in seeds:
-        raise UserError(f"{name} has no seed {seed}; it has {', '.join(map(str, seeds))}")
-    return f"{name}:{seed}", str(known[name, seed]), True
-
-
-def _check_folder(folder: Path) -> None:
-    if not (folder / "config.json").is_file():
-        raise UserError(f"the folder {str(folder)!r} has no config.json: it is not a model folder")
-    if not any(folder.glob("*.safetensors")):
-        raise UserError(f"the folder {str(folder)!r} has no weights (model.safetensors)")
+    closed = why_closed(study.hf)
+    notes = [
+        f"{closed}; chapters 00 to 02 need only its replies" if closed else "",
+        thinkmodes.NOTES.get(study.chat.thinking, "") if by_name else "",
+        "its weights are rounded to 4 bits: replies and internals are those of the rounded model" if quantize else "",
+    ]
+    for note in filter(None, notes):
+        print(f"{study.name}: {note}")
 
 
 # -- reading -----------------------------------------------------------------------------------------------
 
 
-def _read(name: str, source: str, tokenizer, offline: bool, revision: str | None, device: str, dtype: str):
+def _read(name: str, source: str, tokenizer, offline: bool, revision: str | None, place: Place):
     """The Hugging Face module and its tokenizer; from the cache where that is complete, else from the hub."""
+
+    def read(local_files_only: bool, revision: str | None):
+        return _from_pretrained(source, tokenizer, local_files_only, revision, place, name)
+
+    return _on_or_off(name, source, offline, revision, read)
+
+
+def _on_or_off(name: str, source: str, offline: bool, revision: str | None, read):
+    """``read(local_files_only=…, revision=…)`` from this machine, and where that fails from the hub."""
     from safetensors import SafetensorError
 
-    on_hub = not Path(source).is_dir()
+    on_hub, failure = not Path(source).is_dir(), None
     for local in [True] * offline + [False] * on_hub:
         try:
             if not local:
                 _check_hub(source, revision)
-            return _from_pretrained(source, tokenizer, local, revision, device, dtype)
+            return read(local_files_only=local, revision=revision)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             if isinstance(error, UserError):
                 raise
             failure = error
+    said = refusal(source, revision, failure) if on_hub else ""
     reason = str(failure).strip().partition("\n")[0] or type(failure).__name__
-    raise UserError(f"{name} could not be loaded: {reason}") from failure
+    raise UserError(said or f"{name} could not be loaded: {reason}") from failure
 
 
-def _check_hub(repo: str, revision: str | None) -> None:
-    """Ask the hub once for the model; without this, no network means a minute of silent retries."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        HfApi().model_info(repo, revision=revision, timeout=10)
-    except HfHubHTTPError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise UserError(f"the hub does not give access to {repo!r}: {reason}") from error
-    except Exception as error:  # the hub's HTTP library, and so its errors, differ between versions
-        raise UserError(
-            f"{repo!r} is not on this machine and the hub cannot be reached: connect once, or give a folder"
-        ) from error
-
-
-def _from_pretrained(source: str, tokenizer, local: bool, revision: str | None, device: str, dtype: str):
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def _from_pretrained(source: str, tokenizer, local: bool, revision: str | None, place: Place, name: str):
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     where = {"local_files_only": local, "revision": revision}
     if tokenizer is None:
         tokenizer = AutoTokenizer.from_pretrained(source, **where)
-    settings = {"dtype": getattr(torch, dtype), "use_safetensors": True}  # sdpa, where the architecture has it
+    place = fitting.check_fits(name, source, AutoConfig.from_pretrained(source, **where), place)
+    settings = placing.settings_of(place) | {"use_safetensors": True}  # sdpa, where the architecture has it
     with _quiet():
         hf, report = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **settings, **where)
     missing = sorted(report["missing_keys"])  # transformers would go on with random numbers in their place
     if missing:
         raise ValueError(f"its weights lack {len(missing)} tensor(s), among them {missing[0]}")
-    return hf.to(device), tokenizer
+    placing.check_spread(name, hf)
+    return (hf if "device_map" in settings else hf.to(place.device)), tokenizer
 
 
 @contextmanager
@@ -249,52 +226,19 @@ def _quiet():
             logging.enable_progress_bar()
 
 
-def _study(name: str, hf, tokenizer, think: bool) -> StudyModel:
+def _study(name: str, hf, tokenizer, think: bool | str) -> StudyModel:
     from nnsight import TransformersModel
 
-    from rimkit.models.internals import why_closed
-
     stop = hf.generation_config.eos_token_id if hf.can_generate() else None
-    chat = ChatFormat(tokenizer, stop_ids=stop if isinstance(stop, list) else [stop])
+    chat = ChatFormat(tokenizer, stop_ids=stop if isinstance(stop, list) else [stop], think=think)
     if think and not chat.supports_think:
-        raise UserError(f"{name} has no think mode: {chat.reason}; load it with think=False for no-think mode only")
-    if closed := why_closed(hf):
-        print(f"{name}: {closed}; chapters 00 to 02 need only its replies")
+        raise UserError(
+            f"{name} has no think mode: {chat.reason}; load it as '{name}+instruct' (think=\"instruct\") to let it "
+            "think by instruction, or with think=False for no-think mode only"
+        )
+    check_match(name, hf, tokenizer, chat)
     nn = TransformersModel(hf, tokenizer=tokenizer)
     config = hf.config.get_text_config()
     context = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else chat.stop_ids[0]
     return StudyModel(name, nn, tokenizer, chat, int(context), pad_id)
-
-
-# -- device and dtype --------------------------------------------------------------------------------------
-
-
-def _choose_here(device: str | None, dtype: str | None) -> tuple[str, str]:
-    import torch
-
-    capability = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
-    mps = torch.backends.mps.is_available()
-    device, dtype, note = choose_device(device, dtype, capability=capability, mps=mps)
-    if note:
-        print(note)
-    return device, dtype
-
-
-def _dtype_name(dtype) -> str | None:
-    name = None if dtype is None else str(dtype).removeprefix("torch.")
-    if name is not None and name not in DTYPES:
-        raise UserError(f"unknown dtype {name!r}: use {', '.join(DTYPES)}{nearest(name, DTYPES)}")
-    return name
-
-
-def _move(hf, device: str | None, dtype: str | None):
-    import torch
-
-    if device is not None:
-        hf = hf.to(_choose_here(device, dtype)[0])
-    return hf if dtype is None else hf.to(getattr(torch, dtype))
-
-
-def _name_of(hf) -> str:
-    return getattr(hf.config, "_name_or_path", "") or type(hf).__name__

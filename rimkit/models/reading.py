@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from rimkit.errors import UserError, nearest
 from rimkit.models.chat import Encoded, pad
 from rimkit.models.internals import architecture, hooked, on_neurons, on_residual, on_z
+from rimkit.models.memory import shrinking
 
 if TYPE_CHECKING:
     import torch
@@ -21,12 +23,15 @@ KINDS = ("residual", "z", "neurons")
 
 
 @contextmanager
-def capture(study: StudyModel, kinds: Sequence[str] = KINDS) -> Iterator[dict[str, list]]:
+def capture(
+    study: StudyModel, kinds: Sequence[str] = KINDS, keep: Callable[[str, int, Any], Any] | None = None
+) -> Iterator[dict[str, list]]:
     """Every forward in the block leaves its internals here: ``{kind: one live tensor per layer}``.
 
     ``residual``: ``n_layers + 1`` entries ``[batch, tokens, hidden]``; ``z``: ``[batch, tokens, heads, head_dim]`` per
     layer; ``neurons``: ``[batch, tokens, neurons]`` per layer. A later forward replaces them. Inside an intervention's
-    block they are seen after it.
+    block they are seen after it. With ``keep(kind, index, tensor)`` only what it returns stays, which saves the memory
+    of the rest.
     """
     for kind in kinds:
         if kind not in KINDS:
@@ -37,50 +42,47 @@ def capture(study: StudyModel, kinds: Sequence[str] = KINDS) -> Iterator[dict[st
     with ExitStack() as stack:
         for kind, tensors in found.items():
             for index in range(len(tensors)):
-                stack.enter_context(hooked([register[kind](study, index, _keep(tensors, index))]))
+                seen = partial(keep, kind, index) if keep else None
+                stack.enter_context(hooked([register[kind](study, index, _keep(tensors, index, seen))]))
         yield found
 
 
-def _keep(tensors: list, index: int) -> Callable:
+def _keep(tensors: list, index: int, seen: Callable | None) -> Callable:
     def keep(x):
-        tensors[index] = x
+        tensors[index] = seen(x) if seen else x
         return x if x.requires_grad else None  # a view of the input is on the way to the output only if it is put there
 
     return keep
 
 
 def forward(study: StudyModel, ids, mask, **kwargs):
-    """One forward pass of the transformer without the unembedding; returns the normalised final states."""
+    """One forward pass of the transformer without the unembedding; returns the normalised final states.
+
+    Padding on the right is invisible to a causal model, so its mask is left out: with it, transformers would form a
+    mask of tokens x tokens for every conversation. (States at the padding itself mean nothing either way.)
+    """
+    right = bool(mask[:, 0].all()) and bool((mask[:, 1:] <= mask[:, :-1]).all())
     return study.hf.model(
-        input_ids=ids.to(study.device), attention_mask=mask.to(study.device), use_cache=False, **kwargs
+        input_ids=ids.to(study.device),
+        attention_mask=None if right else mask.to(study.device),
+        use_cache=False,
+        **kwargs,
     )[0]
 
 
 def batches(study: StudyModel, items: Sequence[Encoded], batch_size: int, run: Callable) -> Iterator[tuple[list, Any]]:
     """``(rows, run(ids, mask, spans))`` for batches of conversations of like length, right-padded.
 
-    Out of GPU memory the batch is halved once; after that a ``UserError`` says what to change.
+    Out of memory the batch is halved, as often as it takes (`rimkit.models.memory.shrinking`).
     """
-    import torch
-
     if not items:
         raise UserError("there are no prompts to read")
-    order, halved = sorted(range(len(items)), key=lambda row: -len(items[row].ids)), False
-    while order:
-        rows = order[:batch_size]
-        try:
-            result = run(*pad([items[row] for row in rows], study.pad_id, side="right"))
-        except torch.OutOfMemoryError as error:
-            if halved or batch_size == 1:
-                raise UserError(
-                    f"out of GPU memory with {len(rows)} prompts of up to {len(items[rows[0]].ids)} tokens: lower "
-                    "batch_size, shorten the prompts or take a smaller model"
-                ) from error
-            halved, batch_size = True, max(1, batch_size // 2)
-            torch.cuda.empty_cache()
-            continue
-        yield rows, result
-        order = order[batch_size:]
+
+    def padded(rows: list[int]):
+        return run(*pad([items[row] for row in rows], study.pad_id, side="right"))
+
+    advice = "shorten the prompts, or take a smaller model or a larger device ('rimkit plan' shows what fits)"
+    yield from shrinking(study, "reading", [len(item.ids) for item in items], batch_size, padded, advice)
 
 
 def stream(
@@ -103,14 +105,17 @@ def stream(
 
     def run(ids, mask, places):
         inside = {span: _inside(places, span, ids.shape, study.device) for span in spans}
-        with torch.inference_mode(), capture(study, kinds) as found:
+
+        def keep(kind, index, x):  # each layer is pooled as it comes, so that only one is in memory
+            name = f"{study.name}: {kind} {index}"
+            return {span: _pooled(x, where.to(x.device), pool, name) for span, where in inside.items()}
+
+        with torch.inference_mode(), capture(study, kinds, keep) as found:
             forward(study, ids, mask)
-            return {
-                (kind, span): torch.stack([
-                    _pooled(x, where, pool, f"{study.name}: {kind} {index}") for index, x in enumerate(found[kind])
-                ])
-                for kind in kinds for span, where in inside.items()
-            }  # fmt: skip
+        return {
+            (kind, span): torch.stack([pooled[span].to(study.device) for pooled in found[kind]])
+            for kind in kinds for span in spans
+        }  # fmt: skip
 
     yield from batches(study, items, batch_size, run)
 

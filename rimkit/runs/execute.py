@@ -136,11 +136,13 @@ def prepare_folder(out: str | Path) -> Path:
 
 def find_model(model: str) -> str:
     """The model as the chapters, which run in their own folder, can load it; `UserError` if there is none."""
-    from rimkit.models.loading import embedded_models, locate
+    from rimkit.models.loading import embedded_models, locate, options_of
 
-    _, source, _ = locate(model, None)
-    embedded = source in set(embedded_models()["path"])
-    return str(Path(source).resolve()) if Path(source).is_dir() and not embedded else model
+    plain, options = options_of(model)
+    _, source, _ = locate(plain)
+    if source in set(embedded_models()["path"]) or not Path(source).is_dir():
+        return model
+    return str(Path(source).resolve()) + (model.removeprefix(str(plain)) if options else "")
 
 
 def check_chat(model: str) -> None:
@@ -148,21 +150,14 @@ def check_chat(model: str) -> None:
 
     The weights are left to the kernels: loading them here too would take their memory twice.
     """
-    from transformers import AutoTokenizer
+    from rimkit.models.loading import chat_of
 
-    from rimkit.models.chat import ChatFormat
-    from rimkit.models.loading import locate
-
-    _, source, local = locate(model, None)
-    try:
-        chat = ChatFormat(AutoTokenizer.from_pretrained(source, local_files_only=local))
-    except UserError as error:
-        raise UserError(f"{model}: {error}") from None
-    except (OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"the tokenizer of {model} could not be loaded: {reason}") from error
+    chat = chat_of(model)
     if not chat.supports_think:
-        raise UserError(f"{model} has no think mode, which the chapters need: {chat.reason}")
+        raise UserError(
+            f"{model} has no think mode, which the chapters need: {chat.reason}; "
+            f"with '--model {model}+instruct' it thinks by instruction"
+        )
 
 
 # -- one chapter -----------------------------------------------------------------------------------

@@ -108,7 +108,7 @@ def study_of(model: StudyModel, trained, name: str) -> StudyModel:
 
     hf = trained.merge_and_unload() if hasattr(trained, "merge_and_unload") else trained
     hf.requires_grad_(True)
-    return replace(load(hf, model.tokenizer, think=model.chat.supports_think), name=name)
+    return replace(load(hf, model.tokenizer, think=model.chat.asked), name=name)
 
 
 # -- the corpus as token ids -------------------------------------------------------------------------------

@@ -1,0 +1,143 @@
+"""Chat templates built like those of well-known families, what they write, and tokenizers to go with them.
+
+``before`` and the two ``after`` are written out by hand: what a prompt consists of around the request, in think and in
+no-think mode, with everything that rimkit adds.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+from rimkit.models.thinkmodes import END_THINK, INSTRUCT, NO_THINK, STEP_BY_STEP, THINK
+from tests.tiny import QWEN_FRAME
+
+EMPTY = f"{THINK}\n\n{END_THINK}\n\n"
+
+# Thoughts of earlier turns are taken out of the history, as Qwen3 and the R1 distills do.
+STRIPS = """{%- for m in messages %}
+{%- set said = m.content.split('</think>')[-1].lstrip('\\n') if m.role == 'assistant' else m.content %}
+{{- '<|im_start|>' + m.role + '\\n' + said + '<|im_end|>\\n' }}
+{%- endfor %}"""
+QWEN3 = (
+    STRIPS
+    + """
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}
+{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}{% endif %}
+{%- endif %}"""
+)
+QWEN3_THINKING = STRIPS + "{{- '<|im_start|>assistant\\n<think>\\n' if add_generation_prompt }}"
+R1 = """{{- bos_token }}{%- for m in messages %}
+{%- if m.role == 'user' %}{{- '<｜User｜>' + m.content }}{% endif %}
+{%- if m.role == 'assistant' %}{{- '<｜Assistant｜>' + m.content.split('</think>')[-1] + '<｜end▁of▁sentence｜>' }}{% endif %}
+{%- endfor %}{{- '<｜Assistant｜><think>\\n' if add_generation_prompt }}"""
+SYSTEM_SWITCH = """{%- set on = thinking is defined and thinking %}
+{{- '<|im_start|>system\\nReasoning: ' + ('on' if on else 'off') + '<|im_end|>\\n' }}""" + (
+    QWEN_FRAME + "{{- '<think>' if on else '<think></think>' }}"
+)
+MISTRAL = """{{- bos_token }}{%- for m in messages %}
+{%- if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{- raise_exception('roles must alternate') }}{% endif %}
+{%- if m.role == 'user' %}{{- '[INST] ' + m.content + ' [/INST]' }}{% else %}{{- ' ' + m.content + eos_token }}{% endif %}
+{%- endfor %}"""
+PHI = """{%- for m in messages %}{{- '<|' + m.role + '|>\\n' + m.content + '<|end|>\\n' }}{% endfor %}
+{{- '<|assistant|>\\n' if add_generation_prompt }}"""
+OLMO = """{{- bos_token }}{%- for m in messages %}
+{%- if m.role == 'user' %}{{- '<|user|>\\n' + m.content + '\\n' }}{% else %}{{- '<|assistant|>\\n' + m.content + eos_token }}{% endif %}
+{%- endfor %}{{- '<|assistant|>\\n' if add_generation_prompt }}"""
+LLAMA = """{{- bos_token + '<|start_header_id|>system<|end_header_id|>\\n\\nKnowledge: the assistant and the user.<|eot_id|>' }}
+{%- for m in messages %}
+{{- '<|start_header_id|>' + m.role + '<|end_header_id|>\\n\\n' + m.content | trim + '<|eot_id|>' }}
+{%- endfor %}{{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' if add_generation_prompt }}"""
+
+HARMONY = """{%- for m in messages %}{{- '<|start|>' + m.role + '<|message|>' + m.content + '<|end|>' }}{% endfor %}
+{{- '<|start|>assistant' }}{# the model goes on with <|channel|>analysis<|message|> #}"""
+SPEAKS_OF_THOUGHTS = "{{- 'Write down your thought process first. ' if thinking is defined and thinking }}" + QWEN_FRAME
+
+
+@dataclass(frozen=True)
+class Family:
+    template: str
+    thinking: str
+    before: str
+    after: dict[str, str]  # by mode
+    specials: tuple[str, ...]
+    think: bool | str = True
+    pieces: bool = False  # pieces with '▁' and single bytes, as in Llama 2 and Mistral, and not byte-level BPE
+
+
+CHATML = ("<|im_start|>", "<|im_end|>", THINK, END_THINK)
+OPENS_CHATML = "<|im_end|>\n<|im_start|>assistant\n"
+
+
+def instructed(after: str) -> dict[str, str]:
+    return {"think": f"{INSTRUCT}{after}{THINK}\n", "no-think": after}
+
+
+FAMILIES = {
+    "Qwen3": Family(QWEN3, "switch", "<|im_start|>user\n", {"think": OPENS_CHATML, "no-think": OPENS_CHATML + EMPTY}, CHATML),
+    "Qwen3 /no_think": Family(
+        QWEN3, "soft switch", "<|im_start|>user\n", {"think": OPENS_CHATML, "no-think": NO_THINK + OPENS_CHATML}, CHATML, "soft"
+    ),
+    "Qwen3-Thinking": Family(
+        QWEN3_THINKING, "template opens", "<|im_start|>user\n",
+        {"think": f"{OPENS_CHATML}{THINK}\n", "no-think": OPENS_CHATML + EMPTY}, CHATML,
+    ),
+    "R1 distill": Family(
+        R1, "template opens", "<｜begin▁of▁sentence｜><｜User｜>",
+        {"think": f"<｜Assistant｜>{THINK}\n", "no-think": "<｜Assistant｜>" + EMPTY},
+        ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>", THINK, END_THINK),
+    ),
+    "R1 distill, tags as text": Family(
+        R1, "template opens", "<｜begin▁of▁sentence｜><｜User｜>",
+        {"think": f"<｜Assistant｜>{THINK}\n", "no-think": "<｜Assistant｜>" + EMPTY},
+        ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"),
+    ),
+    "Mistral": Family(MISTRAL, "by instruction", "<s>[INST] ", instructed(" [/INST]"), ("<s>", "</s>"), "instruct", True),
+    "Phi": Family(PHI, "by instruction", "<|user|>\n", instructed("<|end|>\n<|assistant|>\n"),
+                  ("<|endoftext|>", "<|end|>", "<|user|>", "<|assistant|>"), "instruct", True),
+    "OLMo": Family(OLMO, "by instruction", "<|endoftext|><|user|>\n", instructed("\n<|assistant|>\n"), ("<|endoftext|>",), "instruct"),
+    "Llama": Family(
+        LLAMA, "by instruction",
+        "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nKnowledge: the assistant and the user.<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\n",
+        instructed("<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"),
+        ("<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"), "instruct",
+    ),
+}  # fmt: skip
+
+
+TEXT = [
+    f"{THINK}\nthe user asks. I can help, so I will.\n{END_THINK}\n\nSure! Here is how: 12 steps.", STEP_BY_STEP, INSTRUCT,
+    "I should not do that.\n\nNo, I can not. user assistant system", "ça va très bien: é ü ß 東京 🙂",
+]  # fmt: skip
+
+
+@cache
+def tokenizer(specials: tuple[str, ...], template: str, pieces: bool = False):
+    """A trained BPE tokenizer: byte-level with the word pattern of recent models, or pieces that fall back to bytes."""
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    if pieces:
+        core = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+        core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        core.pre_tokenizer = pre_tokenizers.Split(Regex("\n|▁*[^▁\n]*"), "isolated")
+        core.decoder = decoders.Sequence(
+            [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        )
+        first, alphabet = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256))], []
+    else:
+        core = Tokenizer(models.BPE())
+        words = r"'s|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        core.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Split(Regex(words), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
+        )
+        core.decoder, first, alphabet = decoders.ByteLevel(), [], pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=700, special_tokens=first, initial_alphabet=alphabet, show_progress=False, max_token_length=12
+    )
+    core.train_from_iterator([text.replace("\n", "\n ") if pieces else text for text in TEXT * 3], trainer)
+    core.add_special_tokens(
+        [AddedToken(t, special=True, normalized=False) for t in specials if t not in (THINK, END_THINK)]
+    )
+    core.add_tokens([AddedToken(t, special=False, normalized=False) for t in specials if t in (THINK, END_THINK)])
+    names = {"bos_token": specials[0], "eos_token": specials[1] if len(specials) > 1 else specials[0]}
+    return PreTrainedTokenizerFast(tokenizer_object=core, chat_template=template, **names)
