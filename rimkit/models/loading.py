@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rimkit.errors import UserError, nearest
 from rimkit.models.chat import ChatFormat
+from rimkit.models.endpoint import connect, is_endpoint
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,12 +70,15 @@ def load(
 
     ``device`` and ``dtype`` (``"float32"``, ``"bfloat16"``, ``"float16"``): see ``choose_device``.
     ``think=False`` accepts a model without a think mode. No code from a model repository is run.
+    ``"endpoint:MODEL@http://host:port/v1"`` gives a `rimkit.models.endpoint.EndpointModel`: replies only.
 
     Raises ``UserError``: unknown name, folder without configuration or safetensors weights, hub not
     reachable, tokenizer without chat template, no think mode although ``think``.
     """
     if isinstance(model, StudyModel):
         return model
+    if is_endpoint(model):
+        return connect(model, tokenizer)
     dtype = _dtype_name(dtype)
     if isinstance(model, str | Path):
         name, source, offline = locate(model, revision)
@@ -82,7 +86,7 @@ def load(
     else:
         if tokenizer is None:
             raise UserError("a model in memory needs its tokenizer: load(model, tokenizer)")
-        name, hf = _name_of(model), _move(model, device, dtype)
+        name, hf = getattr(model.config, "_name_or_path", "") or type(model).__name__, _move(model, device, dtype)
     return _study(name, hf.eval(), tokenizer, think)
 
 
@@ -294,7 +298,3 @@ def _move(hf, device: str | None, dtype: str | None):
     if device is not None:
         hf = hf.to(_choose_here(device, dtype)[0])
     return hf if dtype is None else hf.to(getattr(torch, dtype))
-
-
-def _name_of(hf) -> str:
-    return getattr(hf.config, "_name_or_path", "") or type(hf).__name__
