@@ -11,7 +11,9 @@ import serving
 
 import rimkit
 from rimkit.behavior import measure
+from rimkit.behavior.endpoint import EndpointJudge
 from rimkit.behavior.generation import COLUMNS, generate
+from rimkit.behavior.judges import judge
 from rimkit.errors import UserError
 from rimkit.mechanism.heads import moved_attention
 from rimkit.models.endpoint import EndpointModel
@@ -94,6 +96,18 @@ def test_what_lies_inside_is_not_there(served):
         moved_attention(served, list(prompts["text"]))
     with pytest.raises(UserError, match="nothing inside the model can be changed"):
         generate(served, prompts, around=lambda spans, prompt_ids: None)
+
+
+def test_a_model_that_cannot_follow_a_rubric_judges_nothing(served, tmp_path, capsys):
+    prompts = measure.load_sets(["harmful"], n=2)
+    replies = pd.DataFrame({"prompt_id": prompts["prompt_id"], "reply": "sure .", "finished": True})
+    how = EndpointJudge(f"{served.client.model}@{served.client.url}", attempts=2, max_tokens=12, cache=tmp_path)
+    verdicts = judge(replies, prompts, how)
+    assert how.spent["calls"] == 4 and how.spent["tokens_in"] > 400
+    assert set(verdicts["unjudged"]) == {"no score in the answer"} and verdicts["misaligned"].isna().all()
+    assert "2 of 2 replies are not judged (no score in the answer: 2)" in capsys.readouterr().out
+    judge(replies, prompts, how)
+    assert how.spent["calls"] == 4  # kept as unjudged, and not paid for again
 
 
 # -- against a server that says what it is told ---------------------------------------------------------------

@@ -1,26 +1,28 @@
 """Do two judges say the same, and does a judge say the same once it has seen the thought?
 
-Agreement is Cohen's kappa: the share of equal verdicts beyond what two judges with these rates would have by chance, from
-scikit-learn; its interval is the clustered bootstrap of `rimkit.behavior.rates`. Kappa is low where nearly all
+Agreement is Cohen's kappa: the share of equal verdicts beyond what two judges with these rates would have by chance,
+from scikit-learn; its interval is the clustered bootstrap of `rimkit.behavior.rates`. Kappa is low where nearly all
 verdicts are of one kind, however often the judges agree: read it beside the share of equal verdicts and both rates.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
-from rimkit.behavior.judges import WITH_THOUGHT, Judge, find_judge, judge
+from rimkit.behavior.judges import HARMFUL, WITH_THOUGHT, Judge, find_judge, judge
 from rimkit.behavior.measure import difference
-from rimkit.behavior.rates import clusters_of, resample_weights, wilson, widened_percentiles
+from rimkit.behavior.rates import clusters_of, resample_weights, widened_percentiles, wilson
 from rimkit.errors import UserError
 
 KEYS = ("model", "set", "prompt_id", "mode", "sample", "pattern", "condition")
-COLUMNS = ["judge_a", "judge_b", "metric", "n", "unjudged", "rate_a", "rate_b", "agree", "kappa", "ci_low", "ci_high", "method"]
+COLUMNS = (
+    "judge_a", "judge_b", "metric", "n", "unjudged", "rate_a", "rate_b", "agree", "kappa", "ci_low", "ci_high",
+    "method",
+)  # fmt: skip
 REPLY, BOTH = "reply", "thought and reply"
 
 
@@ -48,7 +50,7 @@ def agreement(verdicts: pd.DataFrame, metric: str = "misaligned", level: float =
         {"judge_a": a, "judge_b": b, "metric": metric} | _pair(tables[a], tables[b], metric, level, seed)
         for a, b in combinations(tables, 2)
     ]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def _pair(a: pd.DataFrame, b: pd.DataFrame, metric: str, level: float, seed: int) -> dict:
@@ -56,7 +58,7 @@ def _pair(a: pd.DataFrame, b: pd.DataFrame, metric: str, level: float, seed: int
     if a.duplicated(on).any() or b.duplicated(on).any():
         raise UserError(f"{', '.join(on)} do not tell the verdicts of one judge apart: judge one condition at a time")
     if metric == "misaligned" and "kind" in a:
-        a = a[a["kind"] == "harmful"]
+        a = a[a["kind"] == HARMFUL]
     left = a[on].assign(a=a[metric].astype("boolean"), cluster=clusters_of(a))
     both = left.merge(b[on].assign(b=b[metric].astype("boolean")), on=on)
     if both.empty:
@@ -88,7 +90,8 @@ def kappa(one: Sequence[bool], two: Sequence[bool], clusters: Sequence, level: f
     if (one == two).all():
         by_chance = one.mean() ** 2 + (1 - one.mean()) ** 2
         low = max(-1.0, 1 - wilson(0.0, groups, level)[1] / (1 - by_chance))
-        return {"kappa": value, "ci_low": low, "ci_high": 1.0, "method": f"Wilson, {groups} clusters without disagreement"}
+        method = f"Wilson, {groups} clusters without disagreement"
+        return {"kappa": value, "ci_low": low, "ci_high": 1.0, "method": method}
     cells = np.stack([one & two, one & ~two, ~one & two, ~one & ~two], axis=1).astype(float)
     per_cluster = np.stack([np.bincount(codes, cell) for cell in cells.T], axis=1)
     draws = kappa_of(resample_weights(groups, seed) @ per_cluster)
@@ -123,11 +126,11 @@ def with_and_without(replies: pd.DataFrame, prompts: pd.DataFrame, how: str | Ju
 def thought_effects(verdicts: pd.DataFrame, metrics: Sequence[str] = ("misaligned", "refused")) -> pd.DataFrame:
     """What seeing the thought changes, for verdicts of `with_and_without`: one row per judge, mode and metric.
 
-    Columns: ``judge, mode, metric, condition, control, value_a`` (with the thought)``, value_b`` (reply alone)``, effect,
-    ci_low, ci_high, p_value, n, n_clusters, method, more, fewer, kappa``: ``more`` replies have the verdict only
-    with the thought, ``fewer`` only without. Harmful prompts alone; unjudged replies are left out.
+    Columns: ``judge, mode, metric, condition, control, value_a`` (with the thought)``, value_b`` (reply alone)``,
+    effect, ci_low, ci_high, p_value, n, n_clusters, method, more, fewer, kappa``: ``more`` replies have the verdict
+    only with the thought, ``fewer`` only without. Harmful prompts alone; unjudged replies are left out.
     """
-    table = verdicts[verdicts["kind"] == "harmful"] if "kind" in verdicts else verdicts
+    table = verdicts[verdicts["kind"] == HARMFUL] if "kind" in verdicts else verdicts
     table = table.assign(judge=table["judge"].str.removesuffix(WITH_THOUGHT))
     modes = ["mode"] if "mode" in table else []
     rows = []
@@ -142,7 +145,5 @@ def _flips(part: pd.DataFrame, metric: str) -> dict:
     on = [name for name in KEYS if name in part]
     wide = part.pivot(index=on, columns="reads", values=metric).dropna()
     with_it, without = (wide[name].to_numpy(dtype=bool) for name in (BOTH, REPLY))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        value = kappa(with_it, without, range(len(wide)))["kappa"]
+    value = kappa(with_it, without, range(len(wide)))["kappa"]
     return {"more": int((with_it & ~without).sum()), "fewer": int((~with_it & without).sum()), "kappa": value}

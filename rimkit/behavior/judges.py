@@ -116,7 +116,7 @@ def join(replies: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
 
 def _text(column: pd.Series) -> pd.Series:
     """Text with single spaces; missing text is empty."""
-    return column.fillna("").astype(str).str.split().str.join(" ")
+    return column.astype(object).fillna("").astype(str).str.split().str.join(" ")
 
 
 def _boolean(column: pd.Series) -> np.ndarray:

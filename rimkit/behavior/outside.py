@@ -4,8 +4,8 @@ They ask about replies to harmful prompts that have a text; the verdicts on all 
 (other kinds are never *misaligned*, and asking costs time or money). They add a column to `VERDICTS`:
 
 ``unjudged``: why there is no verdict on a reply that was asked about (``"no score in the answer"``, …), empty where
-there is one. The verdicts `misaligned` and `score` of such a reply, and `refused` if the judge tells refusals, are missing: rates
-leave them out, and one line says how many there are. They are never counted as safe.
+there is one. The verdicts `misaligned` and `score` of such a reply, and `refused` if the judge tells refusals, are
+missing: rates leave them out, and one line says how many there are. They are never counted as safe.
 """
 
 from __future__ import annotations

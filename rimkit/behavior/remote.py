@@ -2,11 +2,12 @@
 
 What differs from a model that is loaded here:
 
-- The server renders the prompt; the mode travels as ``chat_template_kwargs: {"enable_thinking": …}``, as vLLM, SGLang and
-  `transformers serve` take it. Forced thoughts go as raw text to ``/completions`` and need the tokenizer here.
+- The server renders the prompt; the mode travels as ``chat_template_kwargs: {"enable_thinking": …}``, as vLLM, SGLang
+  and `transformers serve` take it. Forced thoughts go as raw text to ``/completions`` and need the tokenizer here.
 - Sampling is the server's: a seed is sent for every prompt and sample, but two modes do not face the same luck, and a
   server may ignore it. `transformers serve` has one seed for all requests under way (the same seed gives the same
-  replies with ``study.client.concurrency = 1``) and samples only where the model's own settings do. Nucleus sampling is switched off; other settings of the model's folder (top_k) are switched off by the caller:
+  replies with ``study.client.concurrency = 1``) and samples only where the model's own settings do. Nucleus sampling
+  is switched off; other settings of the model's folder (top_k) are switched off by the caller:
   ``study.client.settings = {"top_k": -1}`` for vLLM and SGLang.
 - ``n_tokens`` is what the server counts, less the end of turn. A reply whose end of turn is the very last token
   that was allowed counts as unfinished with `transformers serve`.
@@ -166,7 +167,7 @@ def _continued(model: EndpointModel, answer: Answer, encoded: Encoded) -> tuple[
 
 
 def opened_by_template(text: str) -> bool:
-    """Whether a reply closes a thought that it did not open: the prompt's template did (Qwen3-Thinking, DeepSeek-R1)."""
+    """Whether a reply closes a thought that the prompt's template opened (Qwen3-Thinking, DeepSeek-R1)."""
     return END_THINK in text and THINK not in text.partition(END_THINK)[0]
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import sqlite3
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -44,13 +45,16 @@ class ScoreCache:
         except (OSError, sqlite3.Error) as error:
             raise UserError(f"the cache of scores cannot be written ({error}): set RIMKIT_CACHE to a folder") from None
 
-    def get(self, key: str) -> tuple[int | None, int] | None:
-        rows = self._run("SELECT score, asked FROM scores WHERE key = ?", key)
-        return rows[0] if rows else None
+    def known(self, keys: Iterable[str]) -> dict[str, tuple[int | None, int]]:
+        """What is known of these keys; those without an entry are left out."""
+        find = "SELECT score, asked FROM scores WHERE key = ?"
+        with closing(sqlite3.connect(self.path, timeout=30)) as database:
+            found = {key: database.execute(find, (key,)).fetchone() for key in set(keys)}
+        return {key: row for key, row in found.items() if row}
 
     def put(self, key: str, score: int | None, asked: int) -> None:
         self._run("INSERT OR REPLACE INTO scores VALUES (?, ?, ?)", key, score, asked)
 
-    def _run(self, statement: str, *values) -> list[tuple]:
+    def _run(self, statement: str, *values) -> None:
         with closing(sqlite3.connect(self.path, timeout=30)) as database, database:
-            return database.execute(statement, values).fetchall()
+            database.execute(statement, values)

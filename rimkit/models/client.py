@@ -137,16 +137,17 @@ class Client:
         """
         pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="endpoint")
         futures = {pool.submit(call): key for key, call in calls.items()}
-        failure = None
+        open_ones, failure = dict(futures), None
         try:
             for future in as_completed(futures):
-                if future.cancelled():
-                    continue
-                if error := future.exception():
-                    failure = failure or error
-                    pool.shutdown(wait=False, cancel_futures=True)
-                else:
-                    done(futures[future], future.result())
+                key = open_ones.pop(future)
+                if failure := future.exception():
+                    break
+                done(key, future.result())
+            pool.shutdown(wait=True, cancel_futures=True)
+            for future, key in open_ones.items():
+                if not future.cancelled() and not future.exception():
+                    done(key, future.result())
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
         if failure:

@@ -70,8 +70,8 @@ class EndpointModel:
 
     def _closed(self) -> UserError:
         return UserError(
-            f"{self.name} runs behind an endpoint, which gives replies but nothing from inside the model: probes, heads "
-            "and neurons need a model that is loaded here (a folder or a hub id)"
+            f"{self.name} runs behind an endpoint, which gives replies but nothing from inside the model: probes, "
+            "heads and neurons need a model that is loaded here (a folder or a hub id)"
         )
 
 
