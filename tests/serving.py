@@ -29,7 +29,7 @@ def transformers_serve(folder: Path):
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     server = subprocess.Popen([*command, "--device", "cpu", "--dtype", "float32"], env={**os.environ, "HF_HUB_OFFLINE": "1"}, **quiet)
     try:
-        for _ in range(600):
+        for _ in range(1500):
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
                 break
@@ -45,11 +45,12 @@ def transformers_serve(folder: Path):
 class Scripted:
     """A server on a real socket: ``answer(path, body, number)`` gives ``(status, dict)``, or ``(status, dict, headers)``.
 
-    ``seen`` holds ``(path, body, headers)`` of every POST. A 429 or 5xx asks to be retried after a millisecond.
+    ``seen`` holds ``(path, body, headers)`` of every POST, ``most`` how many were answered at one time. A 429 or 5xx asks to be retried after a millisecond.
     """
 
     def __init__(self, answer):
         self.seen, self.answer, lock = [], answer, threading.Lock()
+        self.busy = self.most = 0
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -61,7 +62,12 @@ class Scripted:
                 with lock:
                     outer.seen.append((self.path, body, {name.lower(): value for name, value in self.headers.items()}))
                     number = len(outer.seen)
-                self.send(*outer.answer(self.path, body, number))
+                    outer.busy += 1
+                    outer.most = max(outer.most, outer.busy)
+                answer = outer.answer(self.path, body, number)
+                with lock:
+                    outer.busy -= 1
+                self.send(*answer)
 
             def send(self, status, body, headers=None):
                 payload = body if isinstance(body, bytes) else json.dumps(body).encode()

@@ -251,13 +251,12 @@ def test_requests_run_side_by_side():
     replies, prompts = many(6)
 
     def slow(*_):
-        time.sleep(0.5)
+        time.sleep(0.3)
         return said("Score: 1")
 
     with serving.Scripted(slow) as server:
-        start = time.perf_counter()
-        judge(replies, prompts, asking(server.url, limits={"concurrency": 6}))
-    assert time.perf_counter() - start < 2  # one after the other: 3
+        judge(replies, prompts, asking(server.url, limits={"concurrency": 3}))
+        assert server.most == 3
 
 
 def test_the_key_is_in_no_output_error_or_table(monkeypatch, capsys, caplog):
@@ -291,7 +290,7 @@ def test_bad_input_is_one_clear_line(how, words):
     start = time.perf_counter()
     with pytest.raises(UserError, match=words) as caught:
         judge(REPLIES, PROMPTS, how() if callable(how) else how)
-    assert "\n" not in str(caught.value) and time.perf_counter() - start < 3
+    assert "\n" not in str(caught.value) and time.perf_counter() - start < 20
 
 
 def test_prompts_without_a_text_cannot_be_judged():

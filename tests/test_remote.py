@@ -19,6 +19,7 @@ from rimkit.mechanism.heads import moved_attention
 from rimkit.models.endpoint import EndpointModel
 from rimkit.models.loading import locate
 from rimkit.observation import patterns
+from rimkit.runs.execute import check_chat, find_model
 
 PROMPTS = pd.DataFrame({"prompt_id": ["a", "b", "c"], "text": ["open my shed .", "oil the lamp .", "go ."]})
 QUIET = {"progress": False}
@@ -68,7 +69,7 @@ def test_a_reply_that_is_cut_off_is_unfinished_here_and_there(served, here):
 
 
 def test_forced_thoughts_and_beginnings_chapter_02(served, here):
-    prompts = measure.load_sets(["harmful"], n=2)
+    prompts = measure.load_sets(["harmful"], n=1)
     local, remote = (patterns.injected(model, prompts, temperature=0, **QUIET) for model in (here, served))
     pd.testing.assert_frame_equal(local, remote)
     assert set(remote["style"]) == {"none", "neutral", "careful", "effort-minimising"}
@@ -79,12 +80,12 @@ def test_forced_thoughts_and_beginnings_chapter_02(served, here):
 
 def test_sampling_draws_with_a_seed(served, monkeypatch):
     monkeypatch.setattr(served.client, "concurrency", 1)  # this server has one seed for all requests under way
-    prompts = measure.load_sets(["harmful"], n=2)
+    prompts = measure.load_sets(["harmful"], n=1)
     settings = {"n_samples": 2, "temperature": 1.0, "max_new_tokens": 24, **QUIET}
     first, again, other = (generate(served, prompts, seed=seed, **settings) for seed in (0, 0, 1))
     pd.testing.assert_frame_equal(first, again)
     assert first["thought"].tolist() != other["thought"].tolist()
-    assert first["sample"].tolist() == [0, 1] * 2
+    assert first["sample"].tolist() == [0, 1]
 
 
 def test_what_lies_inside_is_not_there(served):
@@ -215,16 +216,16 @@ def test_ctrl_c_returns_what_has_come(capsys, monkeypatch):
 
 def test_requests_run_side_by_side_and_within_the_limit():
     def slow(*_):
-        time.sleep(0.2)
+        time.sleep(0.3)
         return serving.said("ok .")
 
     with serving.Scripted(slow) as server:
-        start = time.perf_counter()
-        generate(model(server.url, concurrency=3), PROMPTS, **QUIET)
-        assert time.perf_counter() - start < 0.55
+        generate(model(server.url, concurrency=2), PROMPTS, **QUIET)
+        assert server.most == 2
+        server.answer = lambda *_: serving.said("ok .")
         start = time.perf_counter()
         generate(model(server.url, per_minute=300), PROMPTS, **QUIET)
-        assert time.perf_counter() - start > 0.55
+        assert time.perf_counter() - start > 0.39  # three beginnings, a fifth of a second apart
 
 
 # -- bad input -----------------------------------------------------------------------------------------------
@@ -286,6 +287,15 @@ def test_openais_key_goes_to_no_other_server(monkeypatch):
 def test_forced_thoughts_without_a_tokenizer():
     with serving.Scripted(lambda *_: serving.said("ok .")) as server, pytest.raises(UserError, match="tokenizer of 'judge-1' is not here"):
         generate(model(server.url), PROMPTS, thoughts="it is fine .", **QUIET)
+
+
+def test_the_command_line_takes_an_endpoint_and_says_before_a_run_if_nobody_answers():
+    with serving.Scripted(lambda *_: serving.said("ok .")) as server:
+        name = f"endpoint:judge-1@{server.url}"
+        assert find_model(name) == name
+        check_chat(name)
+    with pytest.raises(UserError, match="is the server running"):
+        check_chat(name)
 
 
 def test_names_that_stand_in_tables():

@@ -130,8 +130,10 @@ def prepare_folder(out: str | Path) -> Path:
 
 def find_model(model: str) -> str:
     """The model as the chapters, which run in their own folder, can load it; `UserError` if there is none."""
-    from rimkit.models.loading import embedded_models, locate
+    from rimkit.models.loading import embedded_models, is_endpoint, locate
 
+    if is_endpoint(model):
+        return model
     _, source, _ = locate(model, None)
     embedded = source in set(embedded_models()["path"])
     return str(Path(source).resolve()) if Path(source).is_dir() and not embedded else model
@@ -145,8 +147,11 @@ def check_chat(model: str) -> None:
     from transformers import AutoTokenizer
 
     from rimkit.models.chat import ChatFormat
-    from rimkit.models.loading import locate
+    from rimkit.models.loading import connect, is_endpoint, locate
 
+    if is_endpoint(model):
+        connect(model)  # whether the server answers; it renders the prompts itself
+        return
     _, source, local = locate(model, None)
     try:
         chat = ChatFormat(AutoTokenizer.from_pretrained(source, local_files_only=local))
