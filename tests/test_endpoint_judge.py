@@ -114,7 +114,7 @@ def test_the_estimate_comes_before_the_first_request_and_fits_the_bill(capsys):
     assert abs(plan["tokens_in"] - sent / 4) < 100
     assert plan["cost"] == pytest.approx((plan["tokens_in"] * 2 + 360 * 8) / 1e6)
     assert (rest["calls"], rest["cached"], rest["cost"]) == (0, 6, 0)
-    assert f"and 360 out, about {plan['cost']:.2f} in all" in capsys.readouterr().out
+    assert f"and 360 out, about {plan['cost']:.2f} at the given prices" in capsys.readouterr().out
 
 
 def test_answers_without_a_score_are_unjudged_counted_and_asked_for_n_times(capsys):

@@ -271,5 +271,11 @@ def test_unknown_guards_are_one_clear_line(how, words):
         judge(REPLIES, PROMPTS, how)
 
 
+@pytest.mark.parametrize("reads", ["{text}", "{prompt}", "{} {reply}"])
+def test_what_a_classifier_is_shown_must_hold_the_reply(reads):
+    with pytest.raises(UserError, match="reads must hold"):
+        GuardJudge("x", reads=reads)
+
+
 def test_the_last_guard_stays_loaded(folder):
     assert guards.named(str(folder)) is guards.named(str(folder))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 import time
 import traceback
 
@@ -296,6 +297,12 @@ def test_the_command_line_takes_an_endpoint_and_says_before_a_run_if_nobody_answ
         check_chat(name)
     with pytest.raises(UserError, match="is the server running"):
         check_chat(name)
+
+
+def test_without_the_package_one_line_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(UserError, match=r"needs the openai package: pip install 'rimkit\[endpoint\]'"):
+        rimkit.load("endpoint:judge-1@http://127.0.0.1:1/v1")
 
 
 def test_names_that_stand_in_tables():

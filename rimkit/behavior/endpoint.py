@@ -171,7 +171,7 @@ class EndpointJudge:
                 self.spent[name] += more
 
     def _announce(self, plan: dict[str, float]) -> None:
-        money = f", about {plan['cost']:.2f} in all" if plan["cost"] == plan["cost"] else ""
+        money = f", about {plan['cost']:.2f} at the given prices" if plan["cost"] == plan["cost"] else ""
         print(
             f"{self.name} at {self.client.url}: {plan['calls']} calls ({plan['cached']} more are in the cache), about "
             f"{plan['tokens_in']:,} tokens in and {plan['tokens_out']:,} out{money}"

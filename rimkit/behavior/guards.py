@@ -85,6 +85,10 @@ class GuardJudge:
     kinds: tuple[str, ...] = (HARMFUL,)
     reads_thoughts: bool = True
 
+    def __post_init__(self):
+        if set(re.findall(r"{(.*?)}", self.reads)) - {"prompt", "reply"} or "{reply}" not in self.reads:
+            raise UserError("reads must hold {reply}, may hold {prompt}, and no other braces")
+
     @property
     def name(self) -> str:
         return f"guard:{Path(self.source).name}"

@@ -104,6 +104,6 @@ def _read_tokenizer(source):
     except (OSError, ValueError, KeyError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     raise UserError(
-        f"the tokenizer of {source!r} is not here ({reason}): forced thoughts and their beginnings need it; "
-        "give it as rimkit.load(model, tokenizer=FOLDER_OR_HUB_ID)"
+        f"the tokenizer of {source!r} is not here ({reason}): forced thoughts need it, as rimkit.load(model, "
+        "tokenizer=FOLDER_OR_HUB_ID); what looks inside a model needs one that is loaded here, not an endpoint"
     )
