@@ -11,8 +11,8 @@ What differs from a model that is loaded here:
   ``study.client.settings = {"top_k": -1}`` for vLLM and SGLang.
 - ``n_tokens`` is what the server counts, less the end of turn. A reply whose end of turn is the very last token
   that was allowed counts as unfinished with `transformers serve`.
-- ``study.client.concurrency`` requests are under way at a time (``batch_size`` plays no part); the server does not say how
-  much its context holds, so a prompt that is too long is told by its refusal.
+- ``study.client.concurrency`` requests are under way at a time (``batch_size`` plays no part); the server does not
+  say how much its context holds, so a prompt that is too long is told by its refusal.
 - A thought that the server split off and that no reply follows counts as unclosed.
 """
 
