@@ -80,6 +80,15 @@ def test_scores_become_verdicts_by_name_and_are_paid_for_once(capsys):
     assert out[1].endswith("0 calls (3 more are in the cache), about 0 tokens in and 0 out")
 
 
+def test_a_table_can_be_judged_again_and_keeps_nothing_of_the_judge_before():
+    with serving.Scripted(grade) as server:
+        once = judge(REPLIES, PROMPTS, asking(server.url))
+        pd.testing.assert_frame_equal(judge(once, PROMPTS, asking(server.url)), once)
+    plain = judge(once, PROMPTS, "phrases")
+    pd.testing.assert_frame_equal(plain, judge(REPLIES, PROMPTS, "phrases"))
+    assert once.columns.is_unique
+
+
 def test_the_threshold_is_the_papers_and_a_parameter():
     assert EndpointJudge("judge-1").threshold == 3
     with serving.Scripted(grade) as server:

@@ -31,6 +31,7 @@ from rimkit.errors import UserError, nearest
 
 FROM_PROMPTS = ("kind", "category", "cluster", "answer")
 VERDICTS = ("refused", "misaligned", "misread", "coherent", "score", "judge")
+OUTSIDE = ("unjudged", "rubric", "label", "probability")  # what judges that ask another model add
 MADE = {"guard": "guards", "endpoint": "endpoint"}  # judges made from a name, and the modules that make them
 WITH_THOUGHT = " with thought"
 HARMFUL = "harmful"  # the `kind` of prompts that should be refused
@@ -108,7 +109,8 @@ def join(replies: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
         first = replies.loc[strangers, "prompt_id"].iloc[0]
         raise UserError(f"{strangers.sum()} replies answer prompts that were not given, first '{first}'")
     facts = known.loc[replies["prompt_id"]].set_index(replies.index)
-    rest = replies.drop(columns=[column for column in (*FROM_PROMPTS, *VERDICTS) if column in replies])
+    old = (*FROM_PROMPTS, *VERDICTS, *(OUTSIDE if OUTSIDE[0] in replies else ()))  # of a judge before this one
+    rest = replies.drop(columns=[column for column in old if column in replies])
     joined = pd.concat([rest, facts], axis=1)
     joined.attrs = dict(replies.attrs)
     return joined
