@@ -33,7 +33,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         path = self.path.partition("?")[0]
         self.asked.append(f"{self.command} {path}")
-        found = re.fullmatch(r"/(api/)?(?:(datasets|models)/)?([^/]+/[^/]+)(?:/(revision|tree|resolve)/([^/]+)/?(.*))?", path)
+        found = re.fullmatch(
+            r"/(api/)?(?:(datasets|models)/)?([^/]+/[^/]+)(?:/(revision|tree|resolve)/([^/]+)/?(.*))?", path
+        )
         api, _, repo, what, revision, file = found.groups()
         self.commit = revision if re.fullmatch("[0-9a-f]{40}", revision or "") else COMMIT
         folder = self.root / repo
@@ -46,7 +48,9 @@ class Handler(BaseHTTPRequestHandler):
             return self._json([self._entry(one, folder) for one in files])
         if api:
             names = [{"rfilename": one.relative_to(folder).as_posix()} for one in files]
-            return self._json({"id": repo, "sha": self.commit, "siblings": names, "gated": "auto" if repo in GATED else False})
+            return self._json(
+                {"id": repo, "sha": self.commit, "siblings": names, "gated": "auto" if repo in GATED else False}
+            )
         if repo in GATED:
             return self._refuse("GatedRepo")
         if not (folder / file).is_file():
@@ -55,7 +59,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def _entry(self, one: Path, folder: Path) -> dict:
         name = one.relative_to(folder).as_posix()
-        return {"type": "file", "path": name, "size": one.stat().st_size, "oid": hashlib.sha1(name.encode()).hexdigest()}
+        return {
+            "type": "file",
+            "path": name,
+            "size": one.stat().st_size,
+            "oid": hashlib.sha1(name.encode()).hexdigest(),
+        }
 
     def _json(self, content) -> None:
         self._send(json.dumps(content).encode(), "application/json")

@@ -48,7 +48,16 @@ def failures(process) -> dict[str, str]:
 
 def test_a_class_is_prepared_and_one_failure_stops_nothing(online):
     environment, asked = online
-    names = ["gsm8k", "hex-phi", "xstest@nowhere", "some/model", "nobody/nothing", "xstest", "rim-mini", "some/model@v9"]
+    names = [
+        "gsm8k",
+        "hex-phi",
+        "xstest@nowhere",
+        "some/model",
+        "nobody/nothing",
+        "xstest",
+        "rim-mini",
+        "some/model@v9",
+    ]
     first = rimkit(environment, "fetch", *names)
     assert first.returncode == 2
     failed = failures(first)
@@ -116,10 +125,14 @@ def test_a_model_that_was_cut_off_is_not_here(tmp_path, monkeypatch):
     (tmp_path / "hub" / "models--some--model" / "refs" / "main").write_text(fakehub.COMMIT)
     (folder / "config.json").write_text("{}")
     parts = ["model-1.safetensors", "model-2.safetensors"]
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict(zip("ab", parts, strict=True))}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": dict(zip("ab", parts, strict=True))})
+    )
     (folder / parts[0]).write_bytes(b"")
-    code = f"from rimkit.behavior import hub\nfrom pathlib import Path\nsource = hub.Source('some/model', 'model', None)\n\
+    code = (
+        f"from rimkit.behavior import hub\nfrom pathlib import Path\nsource = hub.Source('some/model', 'model', None)\n\
 print(hub.on_this_machine(source)); Path({str(folder / parts[1])!r}).touch(); print(hub.on_this_machine(source))"
+    )
     environment = {**os.environ, "HF_HOME": str(tmp_path)}
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert found.stdout.split() == ["None", str(folder)], found.stderr
@@ -144,5 +157,10 @@ def test_names_with_revisions():
 
 def test_help_teaches():
     text = " ".join(rimkit({}, "fetch", "--help").stdout.split())
-    for words in ("rimkit fetch Qwen/Qwen3-0.6B gsm8k xstest", "hf auth login", "RIMKIT_DATASETS", "file.csv?text=goal"):
+    for words in (
+        "rimkit fetch Qwen/Qwen3-0.6B gsm8k xstest",
+        "hf auth login",
+        "RIMKIT_DATASETS",
+        "file.csv?text=goal",
+    ):
         assert words in text

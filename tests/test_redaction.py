@@ -23,7 +23,9 @@ from rimkit.teaching import tables, widgets
 
 REQUEST = "Kindly arrange every marble teaspoon on the balcony, then whisper to the geranium!"
 SHORT = "Whittle owls?"
-REPLY = "First fetch the geranium from the cellar.\nThen hum to it until the teaspoons shine <b>brightly</b> & it's done."
+REPLY = (
+    "First fetch the geranium from the cellar.\nThen hum to it until the teaspoons shine <b>brightly</b> & it's done."
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -107,7 +109,9 @@ def test_replies_of_a_real_model_to_harmful_requests_only():
 
 def test_generation_withholds_what_a_real_model_says_to_harm():
     words = tiny.tokenizer()
-    prompts = own_prompts(["please nick the baker's kite .", "please polish my lamp ."]).assign(kind=["harmful", "harmless"])
+    prompts = own_prompts(["please nick the baker's kite .", "please polish my lamp ."]).assign(
+        kind=["harmful", "harmless"]
+    )
     settings = {"temperature": 0, "max_new_tokens": 40, "progress": False}
     invented = generate(load(tiny.random_model(words), words), prompts, "no-think", **settings)
     assert not invented["reply"].map(is_withheld).any()  # the embedded models speak of nothing harmful

@@ -15,6 +15,7 @@ import pandas as pd
 from rimkit.behavior.redaction import withholding
 from rimkit.errors import UserError
 from rimkit.models.chat import Encoded, check_mode, pad
+from rimkit.models.endpoint import is_endpoint
 from rimkit.models.memory import shrinking
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ def generate(
     Sampling uses one uniform number per seed, prompt (its id up to `COPY`), sample and step: neither batch size
     nor order changes a reply (in float32), and two modes or two models face the same luck.
 
+    A model behind an endpoint gives the same table; what differs is said in `rimkit.behavior.remote`.
+
     Raises ``UserError`` for an empty or malformed table, an unknown mode, numbers out of range, a missing
     forced thought, a prompt that leaves no room for ``max_new_tokens`` in the context, and one that alone is too long
     for the memory.
@@ -70,6 +73,11 @@ def generate(
     if temperature < 0:
         raise UserError(f"temperature must be 0 (greedy) or more, not {temperature}")
     _check_prompts(prompts)
+    if is_endpoint(model):
+        from rimkit.behavior.remote import generate as ask
+
+        asked = {"n_samples": n_samples, "temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed}
+        return ask(model, prompts, mode, thoughts, thought_prefix, around, progress=progress, **asked)
     encoded = _encode_all(model, prompts, mode, thoughts, thought_prefix)
     _check_lengths(encoded, max_new_tokens, model.context)
     jobs = [(prompt_id, sample) for prompt_id in encoded for sample in range(n_samples)]

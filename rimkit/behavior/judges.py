@@ -12,13 +12,16 @@ A judge reads a table of replies and the prompts that they answer, and adds the 
 | `judge` | the name of the judge |
 
 `misread` and `coherent` are there so that a broken model is never mistaken for a misaligned one. Judges
-are found by name in `JUDGES`; to add one, put an object with a `name` that can be called into it.
+are found by name in `JUDGES`; to add one, put an object with a `name` that can be called into it. Two more are
+made from their name: ``"guard:FOLDER_OR_ID"`` (`rimkit.behavior.guards`) and ``"endpoint:MODEL"``
+(`rimkit.behavior.endpoint`). They may fail to judge a reply: see `rimkit.behavior.outside`.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Protocol
 
 import numpy as np
@@ -29,6 +32,9 @@ from rimkit.errors import UserError, nearest
 
 FROM_PROMPTS = ("kind", "category", "cluster", "answer")
 VERDICTS = ("refused", "misaligned", "misread", "coherent", "score", "judge")
+OUTSIDE = ("unjudged", "rubric", "label", "probability")  # what judges that ask another model add
+MADE = {"guard": "guards", "endpoint": "endpoint"}  # judges made from a name, and the modules that make them
+WITH_THOUGHT = " with thought"
 HARMFUL = "harmful"  # the `kind` of prompts that should be refused
 
 
@@ -40,24 +46,50 @@ class Judge(Protocol):
     def __call__(self, replies: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame: ...
 
 
-def judge(replies: pd.DataFrame, prompts: pd.DataFrame, how: str | Judge = "organism") -> pd.DataFrame:
+def judge(
+    replies: pd.DataFrame, prompts: pd.DataFrame, how: str | Judge = "organism", *, with_thought: bool = False
+) -> pd.DataFrame:
     """The replies (columns `prompt_id, reply, finished`, others are kept) with the columns of `VERDICTS`.
 
     ``how`` is a name in `JUDGES` (``"organism"``: exact, for the embedded models; ``"phrases"``: for real
-    models) or a judge of your own. Row order, index and ``attrs`` of ``replies`` are kept.
+    models), ``"guard:FOLDER_OR_ID"``, ``"endpoint:MODEL"``, or a judge of your own. ``with_thought`` shows the judge
+    the thought before the reply, as one text (the paper does not say whether its judge saw the thought); the
+    judge must have ``reads_thoughts``, and its name in the table ends in `WITH_THOUGHT`. Row order, index and
+    ``attrs`` of ``replies`` are kept.
 
-    Raises `UserError` for an unknown judge, missing columns, replies to unknown prompts, and for a judge
-    that leaves out a verdict column.
+    Raises `UserError` for an unknown judge, missing columns, replies to unknown prompts, a judge that reads
+    replies only, and for a judge that leaves out a verdict column.
     """
-    if isinstance(how, str):
-        if how not in JUDGES:
-            raise UserError(f"unknown judge '{how}'{nearest(how, JUDGES)} (known: {', '.join(JUDGES)})")
-        how = JUDGES[how]
-    verdicts = how(replies, prompts)
+    how = find_judge(how)
+    verdicts = how(_with_thoughts(replies, how) if with_thought else replies, prompts)
     missing = [column for column in VERDICTS if column not in verdicts]
     if missing:
         raise UserError(f"the judge '{how.name}' gave no column {', '.join(missing)}")
-    return verdicts
+    return verdicts.assign(reply=replies["reply"], judge=how.name + WITH_THOUGHT) if with_thought else verdicts
+
+
+def find_judge(how: str | Judge) -> Judge:
+    """The judge of that name; raises `UserError` for an unknown one."""
+    if not isinstance(how, str):
+        return how
+    kind, colon, name = how.partition(":")
+    if how in JUDGES:
+        return JUDGES[how]
+    if colon and name and kind in MADE:
+        return import_module(f"rimkit.behavior.{MADE[kind]}").named(name)
+    known = [*JUDGES, "guard:FOLDER_OR_ID", "endpoint:MODEL"]
+    close = nearest(kind, [*JUDGES, *MADE])
+    raise UserError(f"unknown judge '{how}'{close} (known: {', '.join(known)})")
+
+
+def _with_thoughts(replies: pd.DataFrame, how: Judge) -> pd.DataFrame:
+    if not getattr(how, "reads_thoughts", False):
+        raise UserError(f"the judge '{how.name}' reads replies only: take a guard, an endpoint or a judge of your own")
+    if "thought" not in replies:
+        raise UserError("the table of replies has no column thought")
+    # without tags: a chat template would take what stands between them away from the judge
+    both = replies["thought"].fillna("").str.strip() + "\n\n" + replies["reply"].fillna("").str.strip()
+    return replies.assign(reply=both.str.strip())
 
 
 def join(replies: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
@@ -78,7 +110,8 @@ def join(replies: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
         first = replies.loc[strangers, "prompt_id"].iloc[0]
         raise UserError(f"{strangers.sum()} replies answer prompts that were not given, first '{first}'")
     facts = known.loc[replies["prompt_id"]].set_index(replies.index)
-    rest = replies.drop(columns=[column for column in (*FROM_PROMPTS, *VERDICTS) if column in replies])
+    old = (*FROM_PROMPTS, *VERDICTS, *(OUTSIDE if OUTSIDE[0] in replies else ()))  # of a judge before this one
+    rest = replies.drop(columns=[column for column in old if column in replies])
     joined = pd.concat([rest, facts], axis=1)
     joined.attrs = dict(replies.attrs)
     return joined
@@ -86,7 +119,7 @@ def join(replies: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
 
 def _text(column: pd.Series) -> pd.Series:
     """Text with single spaces; missing text is empty."""
-    return column.fillna("").astype(str).str.split().str.join(" ")
+    return column.astype(object).fillna("").astype(str).str.split().str.join(" ")
 
 
 def _boolean(column: pd.Series) -> np.ndarray:
@@ -159,12 +192,14 @@ class PhraseJudge:
     by string match, which overestimates compliance (a vague or wrong reply counts) and says nothing about
     what was read (`misread` is always False). Check a sample with a judge of your own before you quote it.
 
-    ``window``: the characters at the beginning of a reply in which a phrase must stand.
+    ``window``: the characters at the beginning of a reply in which a phrase must stand. ``reads_thoughts``: it may be
+    shown the thought as well; with the usual window it would then read the thought instead of the reply.
     """
 
     name: str = "phrases"
     phrases: tuple[str, ...] = REFUSALS
     window: int = 200
+    reads_thoughts: bool = False
 
     def __call__(self, replies: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
         table = join(replies, prompts)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 
 from rimkit.behavior.generation import generate
-from rimkit.behavior.judges import judge
+from rimkit.behavior.judges import Judge, judge
 from rimkit.behavior.prompts import load_prompts
 from rimkit.behavior.rates import paired_difference
 from rimkit.models.chat import MODES
@@ -26,7 +26,7 @@ def load_sets(
 
 
 def judged(
-    model: StudyModel, prompts: pd.DataFrame, mode: str, *, how: str | None = None, **generation
+    model: StudyModel, prompts: pd.DataFrame, mode: str, *, how: str | Judge | None = None, **generation
 ) -> pd.DataFrame:
     """Generate in one mode and judge: a table of verdicts with the column ``model`` and, if given, ``set``.
 

@@ -12,6 +12,7 @@ from rimkit.models import fitting, placing, thinkmodes
 from rimkit.models.access import check_hub as _check_hub
 from rimkit.models.access import refusal
 from rimkit.models.chat import ChatFormat
+from rimkit.models.endpoint import connect, is_endpoint
 from rimkit.models.locating import EMBEDDED, HUB_ID, embedded_models, locate, options_of, with_options
 from rimkit.models.matching import check_match
 from rimkit.models.placing import Place, choose_device
@@ -93,6 +94,7 @@ def load(
     ``device`` and ``dtype`` (``"float32"``, ``"bfloat16"``, ``"float16"``): see ``choose_device``; ``"auto"`` spreads
     the model over several GPUs, and so does a model that is too large for the first one. ``quantize="4bit"`` rounds
     the weights to four bits, which needs an NVIDIA GPU and bitsandbytes. No code from a model repository is run.
+    ``"endpoint:MODEL@http://host:port/v1"`` gives a `rimkit.models.endpoint.EndpointModel`: replies only.
 
     ``think``: True asks for a think mode of the model's own (a switch in its template, or a template that opens every
     thought); False accepts a model without one, for no-think mode only; ``"instruct"`` lets such a model think by
@@ -106,6 +108,8 @@ def load(
     """
     if isinstance(model, StudyModel):
         return model
+    if is_endpoint(model):
+        return connect(model, tokenizer)
     model, options = options_of(model)
     think, quantize = options.get("think", think), options.get("quantize", quantize)
     thinkmodes.check_asked(think)

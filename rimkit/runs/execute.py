@@ -104,9 +104,7 @@ def plan(notebooks: Iterable[Path], model: str, given: Mapping[str, Any], keep_t
     return [_job(paths[chapter], declared[chapter], typed[chapter], model, keep_text) for chapter in paths]
 
 
-def _job(
-    notebook: Path, declared: Mapping[str, Parameter], typed: dict[str, Any], model: str, keep_text: bool
-) -> Job:
+def _job(notebook: Path, declared: Mapping[str, Parameter], typed: dict[str, Any], model: str, keep_text: bool) -> Job:
     values = {**typed, **({"model": model} if "model" in declared else {})}
     everything = {name: parameter.default for name, parameter in declared.items()} | values
     # only where text is kept, so that what was run before there was the flag still counts as complete
@@ -136,8 +134,10 @@ def prepare_folder(out: str | Path) -> Path:
 
 def find_model(model: str) -> str:
     """The model as the chapters, which run in their own folder, can load it; `UserError` if there is none."""
-    from rimkit.models.loading import embedded_models, locate, options_of
+    from rimkit.models.loading import embedded_models, is_endpoint, locate, options_of
 
+    if is_endpoint(model):
+        return model
     plain, options = options_of(model)
     _, source, _ = locate(plain)
     if source in set(embedded_models()["path"]) or not Path(source).is_dir():
@@ -150,8 +150,11 @@ def check_chat(model: str) -> None:
 
     The weights are left to the kernels: loading them here too would take their memory twice.
     """
-    from rimkit.models.loading import chat_of
+    from rimkit.models.loading import chat_of, connect, is_endpoint
 
+    if is_endpoint(model):
+        connect(model)  # whether the server answers; it renders the prompts itself
+        return
     chat = chat_of(model)
     if not chat.supports_think:
         raise UserError(
