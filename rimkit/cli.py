@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from rimkit import __version__
+from rimkit import __version__, commands
 from rimkit.console import plain_warnings, print_claims, say, write_csv, write_page
 from rimkit.errors import UserError
 
@@ -80,6 +80,7 @@ def run(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Also redo chapters that are complete.")] = False,
     page: Annotated[bool, typer.Option("--page/--no-page", help="Write the claims page at the end.")] = True,
+    quiet: Annotated[bool, typer.Option("--quiet", help="One line per chapter; no claims and no page.")] = False,
 ) -> None:
     """Run chapters and print what they say about the claims.
 
@@ -94,6 +95,8 @@ def run(
         done = run_chapters(
             chapters or (), model, out, given, force, progress=sys.stderr.isatty(), report=_report_chapter
         )
+        if quiet:
+            raise typer.Exit(_exit_code([error for error in done["error"] if error]))
         print_claims(out)
         written = write_page(out, warn=False) if page else None  # what could not be read has been said above
     typer.echo(f"\nNotebooks and ledger: {out}")
@@ -232,6 +235,10 @@ def entanglement_grid(
     typer.echo(f"Rows: {out}")
 
 
+app.command()(commands.sweep)
+app.command()(commands.badges)
+
+
 @organism.command()
 def train(
     name: Annotated[str, typer.Argument(help="rim-mini, rim-mini-unlinked, safe-mini or rim-mini-moe.")],
@@ -270,3 +277,7 @@ def corpora(out: Annotated[Path, typer.Option(help="Folder for the corpora.")]) 
     from rimkit.runs.execute import prepare_folder
 
     typer.echo(trainingsets.write(prepare_folder(out)).to_string(index=False))
+
+
+if __name__ == "__main__":  # `python -m rimkit.cli`: the command of this very Python, for the cells of a sweep
+    main()

@@ -1,0 +1,78 @@
+"""Commands beyond a single run: sweeps over models, chapters, seeds and parameters; badges for Colab."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rimkit.console import plain_warnings, print_claims, write_page
+from rimkit.errors import UserError
+
+
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="SWEEP.YAML", help="What to run: see below.")],
+    snakemake: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[-- SNAKEMAKE_ARGS]", help="Handed on, as -- --default-resources slurm_partition=gpu"),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the sweep; the same one goes on where it stopped.")] = Path(
+        "rim-sweep"
+    ),
+    executor: Annotated[
+        str, typer.Option(help="Where cells run: local, slurm, or another executor plugin of Snakemake.")
+    ] = "local",
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", min=1, help="Cells at a time; without it 1 here, 100 elsewhere.")
+    ] = None,
+    gpus: Annotated[
+        int | None, typer.Option(min=0, help="GPUs that the cells share, for 'gpu: 1'; without it, all that are here.")
+    ] = None,
+    retries: Annotated[int, typer.Option(min=0, help="How often a cell that failed is tried again.")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the file, list the cells, run nothing.")] = False,
+    page: Annotated[bool, typer.Option("--page/--no-page", help="Write the claims page at the end.")] = True,
+) -> None:
+    """Run chapters over models, seeds and parameters, and gather one ledger. Needs the extra 'sweep' (Snakemake).
+
+    SWEEP.YAML, of which only 'models' must be there (lists are swept over, chapters by default all):
+
+    \b
+      models: [rim-mini:0, rim-mini:1, ./my-model]
+      chapters: [01, 03]
+      seeds: [0, 1, 2]
+      parameters: {n_prompts: [46, 92]}
+      resources: {gpu: 1, mem_mb: 16000, runtime: 120}
+
+    Every cell is one 'rimkit run' into DIR/cells/ID, with log.txt beside the notebook. A cell that fails or is killed
+    is a row and the others go on; the same command runs only what is not done. 'rimkit ledger DIR' and 'rimkit report
+    DIR' read the rows of all cells, DIR/cells.csv lists the cells. Exit code: 0; 1 if a cell failed; 2 for bad input.
+    """
+    from rimkit.runs import sweep as sweeps
+
+    if dry_run:
+        sweeps.check_installed(executor)
+        cells = sweeps.read(file).cells
+        for cell in cells:
+            typer.echo(f"{cell.chapter} on {cell.model}{f' ({cell.label})' if cell.label else ''}: cells/{cell.id}")
+        typer.echo(f"{len(cells)} cells")
+        return
+    jobs = jobs or (1 if executor == "local" else 100)
+    options = {"jobs": jobs, "gpus": gpus, "retries": retries, "extra": snakemake or (), "report": typer.echo}
+    with plain_warnings():
+        found = sweeps.run(file, out, executor=executor, **options)
+        print_claims(out)
+        written = write_page(out, warn=False) if page else None
+    counts = found["status"].value_counts()
+    typer.echo(f"\n{', '.join(f'{number} {status}' for status, number in counts.items())}: {out / 'cells.csv'}")
+    if written:
+        typer.echo(f"Claims page: {written}")
+    raise typer.Exit(int((found["status"] == "failed").any()))
+
+
+def badges(
+    repo: Annotated[str, typer.Option(metavar="OWNER/NAME", help="Where the chapters are on GitHub.")],
+    branch: Annotated[str, typer.Option(help="Branch, tag or commit.")] = "main",
+) -> None:
+    """later"""
+    raise UserError("later")
