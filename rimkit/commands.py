@@ -73,6 +73,30 @@ def sweep(
 def badges(
     repo: Annotated[str, typer.Option(metavar="OWNER/NAME", help="Where the chapters are on GitHub.")],
     branch: Annotated[str, typer.Option(help="Branch, tag or commit.")] = "main",
+    readme: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write them between the markers of this Markdown file.")
+    ] = None,
+    stamp: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Also write into the set-up cells of DIR/*.ipynb where to install from."),
+    ] = None,
 ) -> None:
-    """later"""
-    raise UserError("later")
+    """Print an "Open in Colab" badge for every chapter, as Markdown.
+
+    A chapter that is opened alone installs the workbook from the repository that was stamped into its set-up cell:
+    'rimkit badges --repo OWNER/NAME --readme README.md --stamp chapters' makes a fork ready for a class.
+    """
+    from rimkit.teaching import colab
+
+    table = colab.badges(repo, branch)
+    if stamp:
+        found = sorted(stamp.glob("*.ipynb"))
+        if not found:
+            raise UserError(f"there are no notebooks in {stamp}")
+        changed = [path.name for path in found if colab.stamp(path, repo, branch)]
+        typer.echo(f"{len(changed)} of {len(found)} set-up cells changed in {stamp}", err=True)
+    if readme:
+        colab.put_between_markers(readme, table)
+        typer.echo(f"Badges: {readme}")
+    else:
+        typer.echo(table)

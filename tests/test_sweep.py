@@ -186,7 +186,8 @@ def cell_that(folder: Path, log: str | None, seed: int = 0, **stamp) -> sweepfil
         (where / "log.txt").write_text(log)
         (where / "01_good.ipynb").write_text(json.dumps({"metadata": {"rimkit": {"run_id": "r1"}}}))
         interval = {"effect": 0.2, "effect_ci_low": 0.1, "effect_ci_high": 0.3, "seconds": 3.0}
-        rows = [ledger.row("C1a", model=model, run_id=run, **interval) for model, run in (("m", "r1"), ("x", "rimkit grid"))]
+        named = (("m", "r1"), ("x", "rimkit grid"))
+        rows = [ledger.row("C1a", model=model, run_id=run, **interval) for model, run in named]
         ledger.write(rows, where / "ledger" / "01_good.parquet")
     return cell
 
@@ -233,6 +234,7 @@ FATES = """import os, time, psutil
 from pathlib import Path
 from signal import SIGKILL
 cells = Path({out!r}) / "cells"
+assert os.environ["CUDA_VISIBLE_DEVICES"] in ("0", "1", "2", "3")
 if seed == 1:
     raise ValueError("seed one")
 if seed == 2:
@@ -257,12 +259,12 @@ def test_a_sweep_with_a_failed_a_killed_and_an_interrupted_cell(tmp_path, monkey
         part.save_pretrained(tmp_path / "random-mini")
     fates = FATES.format(out=str(tmp_path / "out"), flag=str(tmp_path / "flag"))
     chapter(tmp_path, "01_fates", fates, MEASURES)
-    text = "models: ./random-mini\nchapters: 01_fates.ipynb\nseeds: [0, 1, 2, 3]"
+    text = "models: ./random-mini\nchapters: 01_fates.ipynb\nseeds: [0, 1, 2, 3]\nresources: {gpu: 1}"
     (tmp_path / "sweep.yaml").write_text(text)
     lines = []
 
     with pytest.raises(UserError, match="Snakemake was ended by signal 9"):
-        sweep.run("sweep.yaml", "out", jobs=4, report=lines.append)
+        sweep.run("sweep.yaml", "out", jobs=4, gpus=4, report=lines.append)
     assert {line.split()[0] for line in lines} == {"done", "failed"}
     rows = ledger.read(tmp_path / "out")
     errors = rows[rows["status"] == "failed"].set_index("model")["error"]
@@ -276,7 +278,7 @@ def test_a_sweep_with_a_failed_a_killed_and_an_interrupted_cell(tmp_path, monkey
 
     lines.clear()
     (tmp_path / "sweep.yaml").write_text(text.replace("1, 2, ", ""))  # without those that will fail again
-    found = sweep.run("sweep.yaml", "out", report=lines.append)
+    found = sweep.run("sweep.yaml", "out", gpus=1, report=lines.append)
     assert list(found["status"]) == ["done", "done"]
     assert done.stat().st_mtime_ns == before
     assert lines[0] == "1 of 2 cells are complete already"
