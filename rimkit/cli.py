@@ -81,6 +81,9 @@ def run(
     force: Annotated[bool, typer.Option("--force", help="Also redo chapters that are complete.")] = False,
     page: Annotated[bool, typer.Option("--page/--no-page", help="Write the claims page at the end.")] = True,
     quiet: Annotated[bool, typer.Option("--quiet", help="One line per chapter; no claims and no page.")] = False,
+    remote: Annotated[
+        bool, typer.Option("--remote", help="Leave the model to NDIF, for chapters that only trace it.")
+    ] = False,
 ) -> None:
     """Run chapters and print what they say about the claims.
 
@@ -90,11 +93,9 @@ def run(
     from rimkit.runs.execute import run as run_chapters
     from rimkit.runs.parameters import assignments
 
-    given = assignments(parameter or ())
+    given, options = assignments(parameter or ()), {"progress": sys.stderr.isatty(), "remote": remote}
     with plain_warnings():
-        done = run_chapters(
-            chapters or (), model, out, given, force, progress=sys.stderr.isatty(), report=_report_chapter
-        )
+        done = run_chapters(chapters or (), model, out, given, force, report=_report_chapter, **options)
         if quiet:
             raise typer.Exit(_exit_code([error for error in done["error"] if error]))
         print_claims(out)

@@ -142,8 +142,7 @@ def test_badges_go_between_the_markers(tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text("before\n{}\nold\n{}\nafter\n".format(*colab.MARKERS))
     for _ in range(2):
-        done = rimkit("badges", "--repo", "owner/name", "--branch", "v1", "--readme", readme)
-        assert done.returncode == 0, done.stderr
+        colab.put_between_markers(readme, colab.badges("owner/name", "v1"))
     text = readme.read_text()
     assert "old" not in text
     assert text.startswith("before\n")
@@ -154,20 +153,30 @@ def test_badges_go_between_the_markers(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("call", "message"),
     [
-        (("--repo", "name"), "'name' is not OWNER/NAME"),
-        (("--repo", "a/b", "--branch", "x y"), "'x y' is not a branch"),
-        (("--repo", "a/b", "--readme", "empty.md"), "empty.md needs two lines"),
-        (("--repo", "a/b", "--stamp", "."), "there are no notebooks in ."),
+        (lambda folder: colab.badges("name"), "'name' is not OWNER/NAME"),
+        (lambda folder: colab.badges("a/b", "x y"), "'x y' is not a branch"),
+        (lambda folder: colab.stamp(folder / "empty.md", 'a/b"'), "is not OWNER/NAME"),
+        (lambda folder: colab.put_between_markers(folder / "empty.md", ""), "empty.md needs two lines"),
+        (lambda folder: colab.put_between_markers(folder / "none.md", ""), "cannot write .*none.md"),
     ],
 )
-def test_bad_input_of_badges_is_one_line(tmp_path, arguments, message):
+def test_bad_input_of_badges_is_one_line(tmp_path, call, message):
     (tmp_path / "empty.md").write_text("")
-    done = rimkit("badges", *arguments, cwd=tmp_path)
+    with pytest.raises(UserError, match=message) as error:
+        call(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_the_command_stamps_and_refuses(tmp_path):
+    set_up(tmp_path)
+    done = rimkit("badges", "--repo", "a/b", "--stamp", tmp_path)
+    assert "1 of 1 set-up cells changed" in done.stderr
+    (tmp_path / "none").mkdir()
+    done = rimkit("badges", "--repo", "a/b", "--stamp", tmp_path / "none")
     assert done.returncode == 2
-    (line,) = done.stderr.strip().splitlines()
-    assert message in line
+    assert done.stderr.startswith("rimkit: there are no notebooks in")
 
 
 def set_up(tmp_path: Path) -> Path:
@@ -252,11 +261,16 @@ def test_no_other_module_uses_widgets():
     assert users == {"widgets.py"}
 
 
-COLAB = {  # what the workbook was resolved against; see the comment in pyproject.toml
+COLAB = {  # versions of Colab's Python 3.13 image, as far as they are known
     "torch": "2.11.0", "transformers": "5.15.0", "numpy": "2.1.3", "ipykernel": "6.17.1", "jupyter-client": "7.4.9",
-    "ipywidgets": "7.7.1", "pandas": "2.2.2", "pyarrow": "18.1.0", "scipy": "1.16.3", "scikit-learn": "1.6.1",
+    "ipywidgets": "7.7.1", "pandas": "2.2.3", "pyarrow": "18.1.0", "scipy": "1.16.3", "scikit-learn": "1.6.1",
     "statsmodels": "0.14.6", "matplotlib": "3.10.0", "seaborn": "0.13.2", "nbformat": "5.10.4", "nbclient": "0.10.4",
     "rich": "13.9.4", "typer": "0.24.1", "psutil": "5.9.5", "datasets": "4.0.0", "tqdm": "4.67.3", "jinja2": "3.1.6",
+    "packaging": "26.0",
+}  # fmt: skip
+KERNEL = {  # and of what its kernel and its server run on, which rimkit does not ask for itself
+    "ipython": "7.34.0", "traitlets": "5.7.1", "tornado": "6.5.1", "pyzmq": "26.2.1", "jupyter-core": "5.9.1",
+    "jupyter-server": "2.14.0", "notebook": "6.5.7", "nbconvert": "7.17.0", "widgetsnbextension": "3.6.10",
 }  # fmt: skip
 
 
@@ -266,3 +280,25 @@ def test_the_ranges_hold_colabs_versions():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     ranges = {item.name: item.specifier for item in map(Requirement, project["dependencies"])}
     assert not {name: version for name, version in COLAB.items() if not ranges[name].contains(version)}
+
+
+@pytest.mark.skipif("RIMKIT_RESOLVE" not in os.environ, reason="asks the package index: RIMKIT_RESOLVE=1, and uv")
+def test_everything_resolves_beside_colabs_versions(tmp_path):
+    pins = tmp_path / "colab.txt"
+    pins.write_text("".join(f"{name}=={version}\n" for name, version in (COLAB | KERNEL).items()))
+    where = ["--python-version", "3.13", "--python-platform", "linux", "--only-binary", ":all:"]
+    command = [
+        "uv",
+        "pip",
+        "compile",
+        "pyproject.toml",
+        *where,
+        "--constraints",
+        str(pins),
+        "--no-header",
+        "--no-annotate",
+    ]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    resolved = set(found.stdout.split())
+    assert {"numpy==2.1.3", "torch==2.11.0", "ipython==7.34.0", "ipywidgets==7.7.1"} <= resolved

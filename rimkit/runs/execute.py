@@ -44,6 +44,7 @@ def run(
     *,
     progress: bool = True,
     report: Callable[[dict], None] | None = None,
+    remote: bool = False,
 ) -> pd.DataFrame:
     """Run chapters (all by default) on one model, each in its own kernel of the running Python.
 
@@ -51,7 +52,7 @@ def run(
     (complete in ``out`` with the same parameters, chapter and rimkit version, unless ``force``) or "failed".
     Writes ``out/<chapter>.ipynb`` and ``out/ledger/<chapter>.parquet``; a chapter that fails is kept up to
     the failure, has a ledger row saying so, and the others go on. ``report`` is called with each row as it
-    comes.
+    comes. ``remote``: the model runs on NDIF, for chapters that only trace (`rimkit.runs.remotely`).
 
     Raises `UserError`, before anything runs, for an unknown chapter, model or parameter, a value that does
     not fit and a folder that cannot be written; in the middle of a run for a full disk. What was finished
@@ -59,8 +60,13 @@ def run(
     """
     import pandas as pd
 
-    model = find_model(model)
-    jobs = plan(find_chapters(chapters), model, parameters or {})
+    model, names = find_model(model), list(chapters)
+    notebooks, parameters = find_chapters(names), dict(parameters or {})
+    if remote:
+        from rimkit.runs.remotely import traced
+
+        notebooks, parameters = traced(notebooks, bool(names), model), {**parameters, "remote": "ndif"}
+    jobs = plan(notebooks, model, parameters)
     out = prepare_folder(out)
     check_chat(model)
     run_id, rows = uuid.uuid4().hex[:8], []

@@ -1,0 +1,179 @@
+"""Reads of a model that runs elsewhere, in nnsight's offline dry run; and what is refused before it starts.
+
+The live service was not tried.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from notebooks import chapter
+
+from rimkit.behavior.generation import generate
+from rimkit.behavior.prompts import own_prompts
+from rimkit.errors import UserError
+from rimkit.mechanism import probes
+from rimkit.models import reading, remote
+from rimkit.models.internals import architecture
+from tests.families import conversations, family
+
+ROOT = Path(__file__).parents[1]
+SPANS = ("request", "last", "empty")  # the last is in half of the conversations
+
+
+@pytest.mark.parametrize("name", ["qwen3", "gemma2"])
+def test_a_dry_run_reads_what_is_read_here(name):
+    here = family(name)
+    there, items = remote.connect(here, "local"), conversations(here)
+    kinds = ("residual", "z", "neurons")
+    found, expected = (reading.read(study, items, kinds, SPANS, batch_size=4) for study in (there, here))
+    assert found.keys() == expected.keys()
+    for key, values in expected.items():
+        assert found[key].dtype == np.float32
+        np.testing.assert_allclose(found[key], values, rtol=1e-5, atol=1e-5, err_msg=str(key))
+
+
+def test_logits_of_a_dry_run_are_those_of_a_forward():
+    import torch
+
+    here = family("qwen3")
+    items = conversations(here)[::-1]  # short and long ones mixed: they come back in their order
+    found = remote.logits(remote.connect(here, "local"), items, batch_size=4)
+    for item, values in zip(items, found, strict=True):
+        with torch.no_grad():
+            expected = here.hf(torch.tensor([item.ids])).logits[0, -1].numpy()
+        np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_probes_work_on_what_was_read_elsewhere():
+    here = family("qwen3")
+    items = conversations(here)
+    found, expected = (
+        probes.states_at(study, items, ["last"])["last"] for study in (remote.connect(here, "local"), here)
+    )
+    labels = [True, False] * 3
+    np.testing.assert_allclose(probes.fit(found, labels).vectors, probes.fit(expected, labels).vectors, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda study: generate(study, own_prompts(["open my shed ."]), "think"),
+        architecture,
+        lambda study: next(reading.stream(study, [study.chat.encode("open my shed .", "think")])),
+    ],
+)
+def test_what_needs_the_weights_says_so_in_one_line(use):
+    with pytest.raises(UserError, match=r"runs elsewhere, .* need the weights here \(leave --remote out\)") as error:
+        use(remote.connect(tiny.study(), "local"))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda study, items: remote.read(study, []), "no prompts"),
+        (lambda study, items: remote.read(study, items, ["residuals"]), "did you mean 'residual'"),
+        (lambda study, items: remote.read(study, items, pool="max"), "pooled by their mean"),
+        (lambda study, items: remote.logits(study, items, "reply"), "prompt 0 has no span 'reply'"),
+        (lambda study, items: remote.connect(study, "ndiff"), "did you mean 'ndif'"),
+    ],
+)
+def test_bad_input_is_one_line(call, message):
+    study = remote.connect(tiny.study(), "local")
+    with pytest.raises(UserError, match=message):
+        call(study, [study.chat.encode("open my shed .", "think")])
+
+
+def test_experts_have_no_neurons_elsewhere():
+    here = family("qwen3_moe")
+    with pytest.raises(UserError, match="mixture of experts"):
+        remote.read(remote.connect(here, "local"), conversations(here), ["neurons"])
+
+
+def test_a_served_model_needs_no_weights_here(tmp_path):
+    words = tiny.tokenizer()
+    for part in (tiny.random_model(words), words):
+        part.save_pretrained(tmp_path)
+    study = remote._served(str(tmp_path), None)
+    assert {parameter.device.type for parameter in study.nn._module.parameters()} == {"meta"}
+    assert (study.context, study.pad_id, study.device) == (128, words.pad_token_id, "ndif")
+
+
+def test_ndif_needs_a_hub_id_and_a_key(monkeypatch):
+    from nnsight import CONFIG
+
+    monkeypatch.delenv("NDIF_API_KEY", raising=False)
+    monkeypatch.setattr(CONFIG.API, "APIKEY", None)
+    with pytest.raises(UserError, match="rim-mini runs here, without --remote"):
+        remote.check_served("rim-mini")
+    with pytest.raises(UserError, match="set NDIF_API_KEY"):
+        remote.check_served("owner/name")
+    monkeypatch.setenv("NDIF_API_KEY", "x")
+    remote.check_served("owner/name")
+
+
+# -- the command -----------------------------------------------------------------------------------
+
+TRACES = """import rimkit
+from rimkit.models.reading import read
+from rimkit.models.remote import connect
+study = connect(model, remote) if remote else rimkit.load(model)
+states = read(study, [study.chat.encode("open my shed .", "think")])["residual", "last"]
+print(type(study).__name__, states.shape)"""
+
+
+def test_a_chapter_that_declares_it_can_trace_in_a_dry_run(tmp_path, monkeypatch):
+    import nbformat
+
+    from rimkit.runs import execute
+
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    parameters = (
+        'model: str = "rim-mini"\nremote: str = ""  # where the model runs: ndif, local (dry run), or empty: here'
+    )
+    path = chapter(tmp_path, "10_traces", TRACES, parameters=parameters)
+    done = execute.run([path], "rim-mini", tmp_path / "out", {"remote": "local"}, progress=False)
+    assert list(done["error"]) == [""]
+    (output,) = nbformat.read(tmp_path / "out" / "10_traces.ipynb", 4).cells[3].outputs
+    assert output.text.startswith("RemoteStudy (")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("03",), "03_where_refusal_lives cannot run remotely: its labels are replies that it generates"),
+        (("05",), "05_finetuning_backfires cannot run remotely: it fine-tunes"),
+        ((), "no chapter can run remotely as a whole"),
+    ],
+)
+def test_what_cannot_run_remotely_says_so_before_it_starts(tmp_path, arguments, message):
+    from rimkit.runs import execute
+
+    with pytest.raises(UserError, match=message) as error:
+        execute.run(arguments, out=tmp_path / "out", remote=True)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_has_the_flag(tmp_path):
+    command = [sys.executable, "-m", "rimkit.cli", "run", "05", "--remote", "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 2
+    assert done.stderr.startswith("rimkit: 05_finetuning_backfires cannot run remotely")
+
+
+def test_the_flag_is_passed_on(tmp_path, monkeypatch):
+    from rimkit.runs import execute
+
+    given = []
+    path = chapter(tmp_path, "10_traces", parameters='model: str = ""\nremote: str = ""')
+    monkeypatch.setenv("NDIF_API_KEY", "x")
+    monkeypatch.setattr(execute, "check_chat", lambda model: None)
+    monkeypatch.setattr(execute, "_run_job", lambda job, *rest: given.append(job.values) or {"chapter": job.chapter})
+    execute.run([path], "owner/name", tmp_path / "out", remote=True)
+    assert given == [{"remote": "ndif", "model": "owner/name"}]
