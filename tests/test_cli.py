@@ -55,7 +55,7 @@ def good(tmp_path):
 def test_help_names_every_command():
     process = rimkit("--help")
     assert process.returncode == 0
-    for command in ("run", "lab", "ledger", "report", "models", "doctor", "organism", "grid"):
+    for command in ("run", "lab", "ledger", "report", "models", "doctor", "organism", "grid", "sweep", "badges"):
         assert f"\n  {command} " in process.stdout
 
 

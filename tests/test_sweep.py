@@ -197,6 +197,7 @@ def cell_that(folder: Path, log: str | None, seed: int = 0, **stamp) -> sweepfil
     [
         (None, "not run", ""),
         ("loading\n", "failed", "ended without a result (killed"),
+        ("rimkit: interrupted; what was finished is kept\n", "failed", "interrupted"),
         ("Killed\nexit code 137\n", "failed", "killed by signal 9 (out of memory?)"),
         ("exit code 143\n", "failed", "killed by signal 15"),
         ("failed  01_good  ValueError: no\nexit code 1\n", "failed", "ValueError: no"),

@@ -57,6 +57,8 @@ def outcome(cell: Cell, out: Path) -> tuple[str, str]:
     if not (folder / "log.txt").exists():
         return WAITING, ""
     code = _exit_code(folder)
+    if code is None and "rimkit: interrupted" in _log(folder):
+        return FAILED, "interrupted"
     if code is None:
         return FAILED, f"ended without a result (killed, or out of memory or time); see {folder / 'log.txt'}"
     if code > 128:
