@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from rimkit import __version__, console
+from rimkit import __version__, commands, console
 from rimkit.console import plain_warnings, print_claims, print_fetched, say, write_csv, write_page
 from rimkit.errors import UserError
 
@@ -84,6 +84,10 @@ def run(
     force: Annotated[bool, typer.Option("--force", help="Also redo chapters that are complete.")] = False,
     page: Annotated[bool, typer.Option("--page/--no-page", help="Write the claims page at the end.")] = True,
     keep_text: console.KeepText = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="One line per chapter; no claims and no page.")] = False,
+    remote: Annotated[
+        bool, typer.Option("--remote", help="Leave the model to NDIF, for chapters that only trace it.")
+    ] = False,
 ) -> None:
     """Run chapters and print what they say about the claims.
 
@@ -93,10 +97,14 @@ def run(
     from rimkit.runs.execute import run as run_chapters
     from rimkit.runs.parameters import assignments
 
-    given = assignments(parameter or ())
+    given, options = (
+        assignments(parameter or ()),
+        {"progress": sys.stderr.isatty(), "remote": remote, "keep_text": keep_text},
+    )
     with plain_warnings():
-        watched = {"progress": sys.stderr.isatty(), "report": _report_chapter}
-        done = run_chapters(chapters or (), model, out, given, force, keep_text=keep_text, **watched)
+        done = run_chapters(chapters or (), model, out, given, force, report=_report_chapter, **options)
+        if quiet:
+            raise typer.Exit(_exit_code([error for error in done["error"] if error]))
         print_claims(out)
         written = write_page(out, warn=False) if page else None  # what could not be read has been said above
     typer.echo(f"\nNotebooks and ledger: {out}")
@@ -166,26 +174,6 @@ def report(
 
 
 @app.command()
-def compare(
-    base: Annotated[str, typer.Argument(metavar="BASE", help="Embedded name, local folder, or hub id 'owner/name'.")],
-    tuned: Annotated[str, typer.Argument(metavar="TUNED", help="The same, or an adapter or checkpoint for BASE.")],
-    out: Annotated[Path, typer.Option(help="Folder for ledger rows and claims page.")] = Path("rim-compare"),
-    n_prompts: Annotated[int, typer.Option(min=4, help="Prompts of a set, at most.")] = 92,
-) -> None:
-    """Measure a model and what fine-tuning made of it, and write their claims page.
-
-    Chapters 01 and 05 to 07 without the chapters: thinking, the change of every outcome in both modes,
-    safety-critical neurons, activation shifts. The same command goes on after an interruption.
-    """
-    from rimkit.runs.compare import run as run_comparison
-
-    with plain_warnings():
-        run_comparison(base, tuned, out, n_prompts, report=typer.echo)
-        print_claims(out, shipped=False)
-        typer.echo(f"\nClaims page: {write_page(out, warn=False)}")
-
-
-@app.command()
 def models() -> None:
     """List the embedded models."""
     from rich.console import Console
@@ -218,27 +206,6 @@ def doctor() -> None:
         typer.echo(f"{finding.status:5}{finding.subject}: {finding.detail}")
         failed |= finding.status == FAIL
     raise typer.Exit(int(failed))
-
-
-@app.command()
-def plan(
-    model: Annotated[str, typer.Argument(help="Embedded name, folder, or hub id 'owner/name'; '+4bit' counts.")],
-    gpu: Annotated[str | None, typer.Option(help="T4, L4, A10, A100-40, A100-80 or H100; without it, all.")] = None,
-    tokens: Annotated[int, typer.Option(help="Length of a conversation: prompt, thought and reply.", min=1)] = 1024,
-    calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Also load the model, time it, and estimate minutes per chapter.")
-    ] = False,
-) -> None:
-    """Say whether a model fits: memory and batch sizes on this machine and on known GPUs.
-
-    Only its configuration is read; no weights are downloaded, except with --calibrate. 'generate' is how many
-    conversations fit while replies are written, 'read' while all of the model's inside is read, 'gradients' while it is
-    attributed to heads or neurons, or tuned.
-    """
-    from rimkit.behavior.calibrating import report
-
-    for line in report(model, gpu, tokens, calibrate):
-        typer.echo(line)
 
 
 @app.command()
@@ -281,6 +248,12 @@ def entanglement_grid(
     typer.echo(f"Rows: {out}")
 
 
+app.command()(commands.compare)
+app.command()(commands.plan)
+app.command()(commands.sweep)
+app.command()(commands.badges)
+
+
 @organism.command()
 def train(
     name: Annotated[str, typer.Argument(help="rim-mini, rim-mini-unlinked, safe-mini or rim-mini-moe.")],
@@ -319,3 +292,7 @@ def corpora(out: Annotated[Path, typer.Option(help="Folder for the corpora.")]) 
     from rimkit.runs.execute import prepare_folder
 
     typer.echo(trainingsets.write(prepare_folder(out)).to_string(index=False))
+
+
+if __name__ == "__main__":  # `python -m rimkit.cli`: the command of this very Python, for the cells of a sweep
+    main()

@@ -164,7 +164,7 @@ def write(rows: Iterable[Mapping] | pd.DataFrame, path: str | Path) -> pd.DataFr
 
 
 def read(path: str | Path) -> pd.DataFrame:
-    """The rows of a parquet file, or of all parquet files below a folder.
+    """The rows of a parquet file, or of all parquet files below a folder (of its ``ledger``, where it has one).
 
     A file that cannot be read, has another schema version or speaks of unknown claims is named in a
     one-line warning, and what can be shown is shown. Raises `UserError` if ``path`` does not exist.
@@ -172,6 +172,8 @@ def read(path: str | Path) -> pd.DataFrame:
     path = Path(path)
     if not path.exists():
         raise UserError(f"no ledger at {path}: run `rimkit run --out {path}` first")
+    if (path / "ledger").is_dir():  # so that a sweep's ledger is read, and not its cells once more
+        path = path / "ledger"
     files = sorted(filter(_visible_below(path), path.rglob("*.parquet"))) if path.is_dir() else [path]
     parts = [part for part in map(_read_file, files) if part is not None and len(part)]
     frame = table(pd.concat(parts, ignore_index=True) if parts else [])

@@ -55,7 +55,8 @@ def good(tmp_path):
 def test_help_names_every_command():
     process = rimkit("--help")
     assert process.returncode == 0
-    for command in ("run", "lab", "ledger", "report", "compare", "models", "fetch", "doctor", "organism", "grid"):
+    for command in ("run", "lab", "ledger", "report", "compare", "models", "fetch", "doctor", "plan", "organism", "grid",
+                    "sweep", "badges"):  # fmt: skip
         assert f"\n  {command} " in process.stdout
 
 

@@ -62,7 +62,7 @@ def generate(
     Sampling uses one uniform number per seed, prompt (its id up to `COPY`), sample and step: neither batch size
     nor order changes a reply (in float32), and two modes or two models face the same luck.
 
-    A model behind an endpoint gives the same table; what differs is said in `rimkit.behavior.remote`.
+    A model behind an endpoint gives the same table; what differs is said in `rimkit.behavior.served`.
 
     Raises ``UserError`` for an empty or malformed table, an unknown mode, numbers out of range, a missing
     forced thought, a prompt that leaves no room for ``max_new_tokens`` in the context, and one that alone is too long
@@ -74,7 +74,7 @@ def generate(
         raise UserError(f"temperature must be 0 (greedy) or more, not {temperature}")
     _check_prompts(prompts)
     if is_endpoint(model):
-        from rimkit.behavior.remote import generate as ask
+        from rimkit.behavior.served import generate as ask
 
         asked = {"n_samples": n_samples, "temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed}
         return ask(model, prompts, mode, thoughts, thought_prefix, around, progress=progress, **asked)

@@ -100,6 +100,7 @@ def stream(
     """
     import torch
 
+    architecture(study)  # a model whose inside is not known, or is elsewhere, says so before anything is prepared
     if pool not in ("mean", "max"):
         raise UserError(f"unknown pooling '{pool}': use 'mean' or 'max'")
 
@@ -123,7 +124,14 @@ def stream(
 def read(
     study: StudyModel, items: Sequence[Encoded], kinds=("residual",), spans=("last",), pool="mean", batch_size=64
 ) -> dict[tuple[str, str], np.ndarray]:
-    """Internals of every conversation: ``{(kind, span): float32 [layers, prompts, ...]}``; pooled as in `stream`."""
+    """Internals of every conversation: ``{(kind, span): float32 [layers, prompts, ...]}``; pooled as in `stream`.
+
+    Of a model that runs elsewhere (`rimkit.models.remote`) they are read there.
+    """
+    if hasattr(study, "service"):
+        from rimkit.models import remote
+
+        return remote.read(study, items, kinds, spans, pool, batch_size)
     kept: dict[tuple[str, str], np.ndarray] = {}
     for rows, pooled in stream(study, items, kinds, spans, pool, batch_size):
         for key, values in pooled.items():

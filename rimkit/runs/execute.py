@@ -46,6 +46,7 @@ def run(
     keep_text: bool = False,
     progress: bool = True,
     report: Callable[[dict], None] | None = None,
+    remote: bool = False,
 ) -> pd.DataFrame:
     """Run chapters (all by default) on one model, each in its own kernel of the running Python.
 
@@ -55,6 +56,7 @@ def run(
     the failure, has a ledger row saying so, and the others go on. ``report`` is called with each row as it
     comes. ``keep_text`` lets notebooks hold the text of safety sets and of replies to them, which is withheld
     otherwise (`rimkit.behavior.redaction`).
+    comes. ``remote``: the model runs on NDIF, for chapters that only trace (`rimkit.runs.remotely`).
 
     Raises `UserError`, before anything runs, for an unknown chapter, model or parameter, a value that does
     not fit and a folder that cannot be written; in the middle of a run for a full disk. What was finished
@@ -62,8 +64,13 @@ def run(
     """
     import pandas as pd
 
-    model = find_model(model)
-    jobs = plan(find_chapters(chapters), model, parameters or {}, keep_text)
+    model, names = find_model(model), list(chapters)
+    notebooks, parameters = find_chapters(names), dict(parameters or {})
+    if remote:
+        from rimkit.runs.remotely import traced
+
+        notebooks, parameters = traced(notebooks, bool(names), model), {**parameters, "remote": "ndif"}
+    jobs = plan(notebooks, model, parameters, keep_text)
     out = prepare_folder(out)
     check_chat(model)
     run_id, rows = uuid.uuid4().hex[:8], []

@@ -12,6 +12,7 @@ _ROOMS = {
     "tuning_figures": ("change_plot", "agreement_plot"),
     "exercises": ("Exercise", "predict"),
     "setup": ("start", "results", "identity"),
+    "colab": ("save_to_drive",),
     "tables": ("rate_table", "effect_table", "seed_table", "sentence", "examples"),
     "maps": ("heat_maps",),
     "widgets": ("explorer", "tokens_html", "weighted_tokens_html"),

@@ -14,10 +14,21 @@ if TYPE_CHECKING:
     from rimkit.models.loading import StudyModel
 
 
-def start(seed: int = 0) -> None:
-    """Set up a chapter: fixed seeds, quiet libraries, whole tables with few digits."""
+def start(seed: int = 0, drive: str = "") -> None:
+    """Set up a chapter: fixed seeds, quiet libraries, whole tables with few digits.
+
+    On Colab, what is missing is installed first (`colab.prepare`), and with ``drive`` the chapter works in that folder
+    of your Google Drive, so that ``ledger = "01.parquet"`` outlives the session. Elsewhere both do nothing.
+    """
+    import os
     import random
     import warnings
+
+    from rimkit.teaching import colab
+
+    colab.prepare()
+    if drive and colab.here():
+        os.chdir(colab.save_to_drive(drive))
 
     import numpy as np
     import torch

@@ -1,0 +1,45 @@
+"""Which chapters can leave the model to NDIF: those that declare a parameter ``remote``, and only trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from rimkit.errors import UserError
+from rimkit.runs.parameters import declared_in
+
+WHY = {
+    "00": "it generates replies",
+    "01": "it generates replies",
+    "02": "it generates replies",
+    "03": "its labels are replies that it generates, and it steers",
+    "04": "it generates without heads",
+    "05": "it fine-tunes",
+    "06": "it generates without neurons",
+    "07": "it fine-tunes",
+    "08": "it runs no model",
+}
+
+
+def traced(notebooks: Iterable[Path], named: bool, model: str) -> list[Path]:
+    """The chapters that run with the model on NDIF.
+
+    ``named``: the user has named the chapters, and one that cannot run there is an error; else it is left out. Raises
+    `UserError`, before anything runs, also for a model that NDIF cannot have and without a key.
+    """
+    from rimkit.models.remote import check_served
+
+    chosen = []
+    for notebook in notebooks:
+        if "remote" in declared_in(notebook):
+            chosen.append(notebook)
+        elif named:
+            why = WHY.get(notebook.stem[:2], "it declares no parameter 'remote'")
+            raise UserError(
+                f"{notebook.stem} cannot run remotely: {why}, and only reads of residuals, head outputs, neurons and "
+                "logits are traced on NDIF; leave --remote out"
+            )
+    if not chosen:
+        raise UserError("no chapter can run remotely as a whole: see rimkit.models.remote for what is traced on NDIF")
+    check_served(model)
+    return chosen

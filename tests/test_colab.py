@@ -1,0 +1,304 @@
+"""A chapter opened alone: what is installed, what is never touched, and that nothing of it shows elsewhere."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from notebooks import chapter
+
+from rimkit.errors import UserError
+from rimkit.teaching import colab, setup
+
+ROOT = Path(__file__).parents[1]
+
+
+class Asked:
+    """Stands for pip: remembers what it was asked for."""
+
+    def __init__(self):
+        self.requirements = None
+
+    def __call__(self, requirements):
+        self.requirements = requirements
+
+
+@pytest.fixture
+def on_colab(monkeypatch):
+    """A kernel of Colab, as far as can be told from inside."""
+    monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
+
+
+@pytest.fixture
+def needs(monkeypatch):
+    """Let rimkit need these requirements."""
+
+    def given(*requirements):
+        monkeypatch.setattr(metadata, "requires", lambda name: list(requirements))
+
+    return given
+
+
+def test_nothing_happens_elsewhere(needs, capsys):
+    needs("no-such-package>=1")
+    pip = Asked()
+    colab.prepare(pip)
+    assert pip.requirements is None
+    assert capsys.readouterr().out == ""
+
+
+def test_only_what_is_missing_is_installed(on_colab, needs, capsys):
+    needs(
+        "no-such-package>=1,<2", "numpy>=1.26", "packaging>=9999", "jupyterlab>=9999", 'other-package; extra == "test"'
+    )
+    pip = Asked()
+    colab.prepare(pip)
+    assert pip.requirements == ["no-such-package<2,>=1"]
+    said = capsys.readouterr().out
+    assert f"packaging {metadata.version('packaging')} is here, the workbook is tested with >=9999" in said
+    assert "numpy" not in said
+    assert "jupyterlab" not in said
+
+
+def test_a_stale_module_asks_for_a_restart_before_anything_is_downloaded(on_colab, needs, monkeypatch):
+    import numpy
+
+    needs("numpy>=1.26", "no-such-package")
+    monkeypatch.setattr(numpy, "__version__", "1.0.0")
+    pip = Asked()
+    with pytest.raises(UserError, match=r"numpy 1\.0\.0 \(.* is installed\): choose Runtime > Restart session"):
+        colab.prepare(pip)
+    assert pip.requirements is None
+
+
+def test_a_build_is_not_another_version(monkeypatch):
+    import numpy
+
+    monkeypatch.setattr(numpy, "__version__", f"{metadata.version('numpy')}+cu128")
+    assert colab.stale(["numpy", "no-such-package"]) == []
+
+
+def test_every_installed_version_is_a_constraint():
+    pins = colab.constraints().splitlines()
+    assert f"numpy=={metadata.version('numpy')}" in pins
+    assert f"torch=={metadata.version('torch')}" in pins
+    assert len(pins) > 50
+
+
+def test_pip_gets_the_constraints_and_its_refusal_is_one_line(monkeypatch):
+    seen = {}
+
+    def run(command, **options):
+        seen["command"] = command
+        seen["pins"] = Path(command[command.index("--constraint") + 1]).read_text()
+        return subprocess.CompletedProcess(
+            command, 1, "", "noise\nERROR: Cannot install a\nERROR: ResolutionImpossible"
+        )
+
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(UserError, match=r"could not install a>=1 beside what is here \(ERROR: ResolutionImpossible\)"):
+        colab._pip(["a>=1"])
+    assert seen["command"][:4] == [sys.executable, "-m", "pip", "install"]
+    assert seen["command"][-1] == "a>=1"
+    assert "torch==" in seen["pins"]
+
+
+def test_a_chapter_can_work_on_drive(on_colab, monkeypatch, tmp_path, needs):
+    needs()
+    drive, mounted = ModuleType("google.colab.drive"), []
+    drive.mount = mounted.append
+    monkeypatch.setitem(sys.modules, "google.colab.drive", drive)
+    monkeypatch.setattr(colab, "DRIVE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    setup.start(0, drive="class")
+    assert mounted == [str(tmp_path)]
+    assert Path.cwd() == tmp_path / "MyDrive" / "class"
+
+
+def test_there_is_no_drive_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    setup.start(0, drive="class")
+    assert Path.cwd() == tmp_path
+    with pytest.raises(UserError, match="on Colab only"):
+        colab.save_to_drive()
+
+
+# -- badges and set-up cells -----------------------------------------------------------------------
+
+
+def rimkit(*arguments, **options):
+    command = [sys.executable, "-m", "rimkit.cli", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, **options)
+
+
+def test_badges_go_between_the_markers(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n{}\nold\n{}\nafter\n".format(*colab.MARKERS))
+    for _ in range(2):
+        colab.put_between_markers(readme, colab.badges("owner/name", "v1"))
+    text = readme.read_text()
+    assert "old" not in text
+    assert text.startswith("before\n")
+    assert text.endswith(f"{colab.MARKERS[1]}\nafter\n")
+    chapters = sorted((ROOT / "chapters").glob("*.ipynb"))
+    links = [f"https://colab.research.google.com/github/owner/name/blob/v1/chapters/{path.name}" for path in chapters]
+    assert all(text.count(link) == 1 for link in links)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda folder: colab.badges("name"), "'name' is not OWNER/NAME"),
+        (lambda folder: colab.badges("a/b", "x y"), "'x y' is not a branch"),
+        (lambda folder: colab.stamp(folder / "empty.md", 'a/b"'), "is not OWNER/NAME"),
+        (lambda folder: colab.put_between_markers(folder / "empty.md", ""), "empty.md needs two lines"),
+        (lambda folder: colab.put_between_markers(folder / "none.md", ""), "cannot write .*none.md"),
+    ],
+)
+def test_bad_input_of_badges_is_one_line(tmp_path, call, message):
+    (tmp_path / "empty.md").write_text("")
+    with pytest.raises(UserError, match=message) as error:
+        call(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_the_command_stamps_and_refuses(tmp_path):
+    set_up(tmp_path)
+    done = rimkit("badges", "--repo", "a/b", "--stamp", tmp_path)
+    assert "1 of 1 set-up cells changed" in done.stderr
+    (tmp_path / "none").mkdir()
+    done = rimkit("badges", "--repo", "a/b", "--stamp", tmp_path / "none")
+    assert done.returncode == 2
+    assert done.stderr.startswith("rimkit: there are no notebooks in")
+
+
+def set_up(tmp_path: Path) -> Path:
+    return Path(chapter(tmp_path, "01_alone", "from rimkit import teaching\n\nteaching.start(seed)", "seed"))
+
+
+def test_a_stamp_changes_the_set_up_cell_and_nothing_else(tmp_path):
+    path = set_up(tmp_path)
+    before = json.loads(path.read_text())
+    assert colab.stamp(path, "owner/name")
+    assert not colab.stamp(path, "owner/name")
+    after = json.loads(path.read_text())
+    changed = [
+        index for index, cells in enumerate(zip(before["cells"], after["cells"], strict=True)) if cells[0] != cells[1]
+    ]
+    assert changed == [2]
+    source = "".join(after["cells"][2]["source"])
+    assert "git+https://github.com/owner/name@main" in source
+    ast.parse(source)
+    assert colab.stamp(path, "other/name")
+    before["cells"][2]["source"] = ["nothing"]
+    path.write_text(json.dumps(before))
+    with pytest.raises(UserError, match=r"has no cell that ends with teaching\.start"):
+        colab.stamp(path, "owner/name")
+
+
+def test_a_stamped_cell_installs_when_rimkit_is_missing_and_not_otherwise(monkeypatch):
+    asked = []
+
+    class Shell:
+        def run_line_magic(self, name, line):
+            asked.append((name, line))
+            monkeypatch.undo()  # now it can be imported
+
+    source = colab.SETUP.format(repo="owner/name", branch="main")
+    names = {"seed": 0, "get_ipython": Shell}
+    exec(source, dict(names))
+    assert asked == []
+    monkeypatch.setitem(sys.modules, "rimkit.teaching", None)
+    monkeypatch.delattr("rimkit.teaching", raising=False)
+
+    def missing(name, *rest):
+        if name == "rimkit" and not asked:
+            raise ModuleNotFoundError(name)
+        return __import__(name, *rest)
+
+    import builtins
+
+    exec(source, {**names, "__builtins__": {**vars(builtins), "__import__": missing}})
+    assert asked == [("pip", "install --quiet --no-deps git+https://github.com/owner/name@main")]
+
+
+# -- what Colab has --------------------------------------------------------------------------------
+
+WIDGETS_771 = {  # classes of ipywidgets 7.7.1 that explorers may use, with their traits (listed in that version)
+    "Widget": {"comm", "keys", "log"},
+    "HTML": {"description", "description_tooltip", "layout", "placeholder", "style", "value"},
+    "HBox": {"box_style", "children", "layout"},
+    "VBox": {"box_style", "children", "layout"},
+    "Dropdown": {"description", "description_tooltip", "disabled", "index", "label", "layout", "options", "style", "value"},
+    "IntSlider": {"continuous_update", "description", "description_tooltip", "disabled", "layout", "max", "min",
+                  "orientation", "readout", "readout_format", "step", "style", "value"},
+}  # fmt: skip
+
+
+def test_widgets_use_only_what_ipywidgets_77_has():
+    tree = ast.parse((ROOT / "rimkit" / "teaching" / "widgets.py").read_text())
+    used = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "ipywidgets"
+    ]
+    assert {node.attr for node in used} <= set(WIDGETS_771)
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.func in used]
+    assert len(calls) >= 4
+    for call in calls:
+        assert {keyword.arg for keyword in call.keywords} <= WIDGETS_771[call.func.attr]
+
+
+def test_no_other_module_uses_widgets():
+    users = {path.name for path in (ROOT / "rimkit").rglob("*.py") if "import ipywidgets" in path.read_text()}
+    assert users == {"widgets.py"}
+
+
+COLAB = {  # versions of Colab's Python 3.13 image, as far as they are known
+    "torch": "2.11.0", "transformers": "5.15.0", "numpy": "2.1.3", "ipykernel": "6.17.1", "jupyter-client": "7.4.9",
+    "ipywidgets": "7.7.1", "pandas": "2.2.3", "pyarrow": "18.1.0", "scipy": "1.16.3", "scikit-learn": "1.6.1",
+    "statsmodels": "0.14.6", "matplotlib": "3.10.0", "seaborn": "0.13.2", "nbformat": "5.10.4", "nbclient": "0.10.4",
+    "rich": "13.9.4", "typer": "0.24.1", "psutil": "5.9.5", "datasets": "4.0.0", "tqdm": "4.67.3", "jinja2": "3.1.6",
+    "packaging": "26.0",
+}  # fmt: skip
+KERNEL = {  # and of what its kernel and its server run on, which rimkit does not ask for itself
+    "ipython": "7.34.0", "traitlets": "5.7.1", "tornado": "6.5.1", "pyzmq": "26.2.1", "jupyter-core": "5.9.1",
+    "jupyter-server": "2.14.0", "notebook": "6.5.7", "nbconvert": "7.17.0", "widgetsnbextension": "3.6.10",
+}  # fmt: skip
+
+
+def test_the_ranges_hold_colabs_versions():
+    from packaging.requirements import Requirement
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    ranges = {item.name: item.specifier for item in map(Requirement, project["dependencies"])}
+    assert not {name: version for name, version in COLAB.items() if not ranges[name].contains(version)}
+
+
+@pytest.mark.skipif("RIMKIT_RESOLVE" not in os.environ, reason="asks the package index: RIMKIT_RESOLVE=1, and uv")
+def test_everything_resolves_beside_colabs_versions(tmp_path):
+    pins = tmp_path / "colab.txt"
+    pins.write_text("".join(f"{name}=={version}\n" for name, version in (COLAB | KERNEL).items()))
+    where = ["--python-version", "3.13", "--python-platform", "linux", "--only-binary", ":all:"]
+    command = [
+        "uv",
+        "pip",
+        "compile",
+        "pyproject.toml",
+        *where,
+        "--constraints",
+        str(pins),
+        "--no-header",
+        "--no-annotate",
+    ]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    resolved = set(found.stdout.split())
+    assert {"numpy==2.1.3", "torch==2.11.0", "ipython==7.34.0", "ipywidgets==7.7.1"} <= resolved

@@ -1,0 +1,331 @@
+"""Models behind an endpoint: the same replies as from a model that is loaded here."""
+
+import json
+import shutil
+import sys
+import time
+import traceback
+
+import pandas as pd
+import pytest
+import serving
+
+import rimkit
+from rimkit.behavior import measure
+from rimkit.behavior.endpoint import EndpointJudge
+from rimkit.behavior.generation import COLUMNS, generate
+from rimkit.behavior.judges import judge
+from rimkit.errors import UserError
+from rimkit.mechanism.heads import moved_attention
+from rimkit.models.endpoint import EndpointModel
+from rimkit.models.loading import locate
+from rimkit.observation import patterns
+from rimkit.runs.execute import check_chat, find_model
+
+PROMPTS = pd.DataFrame({"prompt_id": ["a", "b", "c"], "text": ["open my shed .", "oil the lamp .", "go ."]})
+QUIET = {"progress": False}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The embedded model with think tags that are not special, as in Qwen3: raw text keeps them."""
+    folder = tmp_path_factory.mktemp("model") / "rim-mini"
+    shutil.copytree(locate("rim-mini", None)[1], folder)
+    file = folder / "tokenizer.json"
+    words = json.loads(file.read_text())
+    for token in words["added_tokens"]:
+        token["special"] = token["special"] and "think" not in token["content"]
+    file.write_text(json.dumps(words))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served(folder):
+    with serving.transformers_serve(folder) as url:
+        yield rimkit.load(f"endpoint:{folder}@{url}")
+
+
+@pytest.fixture(scope="module")
+def here(folder):
+    return rimkit.load(folder)
+
+
+# -- against `transformers serve` --------------------------------------------------------------------------
+
+
+def test_greedy_replies_and_verdicts_are_those_of_the_model_loaded_here(served, here):
+    prompts = measure.load_sets(["harmful", "harmless", "maths"], n=3)
+    settings = {"temperature": 0, "max_new_tokens": 96, **QUIET}
+    local, remote = (measure.observe(model, prompts, **settings) for model in (here, served))
+    pd.testing.assert_frame_equal(local, remote)
+    assert set(local["mode"]) == {"think", "no-think"} and local["finished"].all()
+    assert (local["thought"] != "").sum() == 9 and local["misaligned"].any()  # there was something to compare
+
+
+def test_a_reply_that_is_cut_off_is_unfinished_here_and_there(served, here):
+    prompts = measure.load_sets(["harmful"], n=4)
+    local, remote = (generate(model, prompts, temperature=0, max_new_tokens=9, **QUIET) for model in (here, served))
+    pd.testing.assert_frame_equal(local, remote)
+    assert not remote["finished"].any() and (remote["reply"] == "").all() and (remote["thought"] != "").all()
+
+
+def test_forced_thoughts_and_beginnings_chapter_02(served, here):
+    prompts = measure.load_sets(["harmful"], n=1)
+    local, remote = (patterns.injected(model, prompts, temperature=0, **QUIET) for model in (here, served))
+    pd.testing.assert_frame_equal(local, remote)
+    assert set(remote["style"]) == {"none", "neutral", "careful", "effort-minimising"}
+    whole = [generate(model, prompts, thoughts="it is fine .", temperature=0, **QUIET) for model in (here, served)]
+    pd.testing.assert_frame_equal(*whole)
+    assert set(whole[1]["thought"]) == {"it is fine ."}
+
+
+def test_sampling_draws_with_a_seed(served, monkeypatch):
+    monkeypatch.setattr(served.client, "concurrency", 1)  # this server has one seed for all requests under way
+    prompts = measure.load_sets(["harmful"], n=1)
+    settings = {"n_samples": 2, "temperature": 1.0, "max_new_tokens": 24, **QUIET}
+    first, again, other = (generate(served, prompts, seed=seed, **settings) for seed in (0, 0, 1))
+    pd.testing.assert_frame_equal(first, again)
+    assert first["thought"].tolist() != other["thought"].tolist()
+    assert first["sample"].tolist() == [0, 1]
+
+
+def test_what_lies_inside_is_not_there(served):
+    prompts = measure.load_sets(["harmful"], n=3)
+    for inside in ("hf", "nn", "context", "pad_id"):
+        with pytest.raises(UserError, match="behind an endpoint, which gives replies but nothing from inside"):
+            getattr(served, inside)
+    with pytest.raises(UserError, match="behind an endpoint"):
+        moved_attention(served, list(prompts["text"]))
+    with pytest.raises(UserError, match="nothing inside the model can be changed"):
+        generate(served, prompts, around=lambda spans, prompt_ids: None)
+
+
+def test_a_model_that_cannot_follow_a_rubric_judges_nothing(served, tmp_path, capsys):
+    prompts = measure.load_sets(["harmful"], n=2)
+    replies = pd.DataFrame({"prompt_id": prompts["prompt_id"], "reply": "sure .", "finished": True})
+    how = EndpointJudge(f"{served.client.model}@{served.client.url}", attempts=2, max_tokens=12, cache=tmp_path)
+    verdicts = judge(replies, prompts, how)
+    assert how.spent["calls"] == 4 and how.spent["tokens_in"] > 400
+    assert set(verdicts["unjudged"]) == {"no score in the answer"} and verdicts["misaligned"].isna().all()
+    assert "2 of 2 replies are not judged (no score in the answer: 2)" in capsys.readouterr().out
+    judge(replies, prompts, how)
+    assert how.spent["calls"] == 4  # kept as unjudged, and not paid for again
+
+
+# -- against a server that says what it is told ---------------------------------------------------------------
+
+
+def model(url: str, **limits) -> EndpointModel:
+    study = rimkit.load(f"endpoint:judge-1@{url}")
+    for name, value in limits.items():
+        setattr(study.client, name, value)
+    return study
+
+
+def one_reply(*answer_of, mode="think", **message):
+    with serving.Scripted(lambda *_: serving.said(*answer_of, **message)) as server:
+        replies = generate(model(server.url), PROMPTS.head(1), mode, **QUIET)
+    assert list(replies.columns) == COLUMNS
+    row = replies.iloc[0]
+    return row["thought"], row["reply"], row["n_tokens"], bool(row["finished"])
+
+
+@pytest.mark.parametrize(
+    ("answer", "message", "expected"),
+    [
+        (("<think>\nhm .\n</think>\n\nsure .",), {}, ("hm .", "sure .", 6, True)),  # no parser on the server
+        (("hm .\n</think>\n\nsure .",), {}, ("hm .", "sure .", 6, True)),  # the template opened the thought
+        (("sure .",), {"reasoning_content": "hm .\n"}, ("hm .", "sure .", 6, True)),  # SGLang, older vLLM
+        (("\n\nsure .",), {"reasoning": "hm ."}, ("hm .", "sure .", 6, True)),  # vLLM
+        ((None, "length"), {"reasoning": "hm . hm"}, ("hm . hm", "", 7, False)),
+        ((None,), {"reasoning": "hm ."}, ("hm .", "", 6, False)),
+        (("<think>\nhm . hm", "length"), {}, ("hm . hm", "", 7, False)),
+        (("sure . and so", "length"), {}, ("", "sure . and so", 7, False)),
+        (("sure .",), {}, ("", "sure .", 6, True)),
+        (("<think>\n\n</think>\n\nsure .",), {}, ("", "sure .", 6, True)),
+    ],
+)  # fmt: skip
+def test_thought_and_reply_are_told_apart_in_every_form(answer, message, expected):
+    assert one_reply(*answer, **message) == expected
+
+
+def test_a_cut_off_thought_without_tags_is_known_by_its_neighbours():
+    texts = {
+        "open my shed .": ("hm .\n</think>\n\nsure .", "stop"),
+        "oil the lamp .": ("hm . hm", "length"),
+        "go .": ("<think>", "length"),
+    }
+    with serving.Scripted(lambda _, body, n: serving.said(*texts[body["messages"][0]["content"]])) as server:
+        replies = generate(model(server.url), PROMPTS, **QUIET)
+    assert replies["thought"].tolist() == ["hm .", "hm . hm", ""]
+    assert replies["reply"].tolist() == ["sure .", "", ""]
+
+
+def test_what_is_sent(capsys):
+    with serving.Scripted(lambda *_: serving.said("<think>\nhm .\n</think>\nno .")) as server:
+        study = model(server.url, settings={"top_k": -1, "top_p": None})
+        generate(study, PROMPTS.head(1), "no-think", n_samples=2, temperature=0.5, max_new_tokens=11, **QUIET)
+        generate(study, PROMPTS.head(1), "think", n_samples=3, temperature=0, **QUIET)
+        bodies = [body for _, body, _ in server.seen]
+    assert len(bodies) == 3  # greedy samples are one request
+    assert {json.dumps(body["chat_template_kwargs"]) for body in bodies[:2]} == {'{"enable_thinking": false}'}
+    assert bodies[2]["chat_template_kwargs"] == {"enable_thinking": True} and "seed" not in bodies[2]
+    assert len({body["seed"] for body in bodies[:2]}) == 2
+    expected = {
+        "model": "judge-1",
+        "messages": [{"role": "user", "content": "open my shed ."}],
+        "temperature": 0.5,
+        "max_tokens": 11,
+        "top_k": -1,
+    }
+    assert {name: bodies[0][name] for name in expected} == expected and "top_p" not in bodies[0]
+
+
+def test_a_server_that_ignores_the_mode_is_named(capsys):
+    thought, reply, *_ = one_reply("no .", mode="no-think", reasoning="hm .")
+    assert (thought, reply) == ("hm .", "no .")
+    assert "1 of 1 no-think replies hold a thought: the server ignores the mode" in capsys.readouterr().out
+
+
+def test_a_failure_in_the_middle_keeps_the_answers_and_the_same_call_goes_on(capsys):
+    broken = [True]
+
+    def answer(path, body, number):
+        return serving.failed(500, "out of memory") if broken[0] and number > 2 else serving.said(f"reply {number} .")
+
+    with serving.Scripted(answer) as server:
+        study = model(server.url, concurrency=1, retries=1)
+        with pytest.raises(
+            UserError, match=r"failed \(500, 2 tries\): out of memory; 2 of 3 answers are kept"
+        ) as caught:
+            generate(study, PROMPTS, **QUIET)
+        assert "\n" not in str(caught.value)
+        broken[0] = False
+        replies = generate(study, PROMPTS, **QUIET)
+        assert "going on: 2 of 3 requests were answered before" in capsys.readouterr().out
+        assert replies["reply"].tolist() == ["reply 1 .", "reply 2 .", "reply 5 ."]
+        assert not study.kept
+        assert generate(study, PROMPTS, **QUIET)["reply"].tolist() != replies["reply"].tolist()  # nothing stale
+
+
+def test_ctrl_c_returns_what_has_come(capsys, monkeypatch):
+    with serving.Scripted(lambda p, b, number: serving.said(f"reply {number} .")) as server:
+        study = model(server.url, concurrency=1)
+        each = study.client.each
+
+        def interrupted(calls, done):
+            def keep(key, value):
+                done(key, value)
+                if len(study.kept) == 2:
+                    raise KeyboardInterrupt
+
+            each(calls, keep)
+
+        monkeypatch.setattr(study.client, "each", interrupted)
+        part = generate(study, PROMPTS, **QUIET)
+    assert part.attrs["interrupted"] and part["prompt_id"].tolist() == ["a", "b"]
+    assert capsys.readouterr().out == "interrupted: 2 of 3 replies are kept\n"
+
+
+def test_requests_run_side_by_side_and_within_the_limit():
+    def slow(*_):
+        time.sleep(0.3)
+        return serving.said("ok .")
+
+    with serving.Scripted(slow) as server:
+        generate(model(server.url, concurrency=2), PROMPTS, **QUIET)
+        assert server.most == 2
+        server.answer = lambda *_: serving.said("ok .")
+        start = time.perf_counter()
+        generate(model(server.url, per_minute=300), PROMPTS, **QUIET)
+        assert time.perf_counter() - start > 0.39  # three beginnings, a fifth of a second apart
+
+
+# -- bad input -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("endpoint:", "names no model"),
+        ("endpoint:judge-1@http://user:word@localhost:1/v1", "must hold no password"),
+        ("endpoint:judge-1@http://localhost:1/v1?key=x", "must hold no password or key"),
+        ("endpoint:judge-1@https://127.0.0.1:1/v1", "needs a key and there is none: .* RIMKIT_API_KEY"),
+        (f"endpoint:judge-1@http://127.0.0.1:{serving.free_port()}/v1", "no answer from .*is the server running"),
+        ("endpoint:judge-1", "api.openai.com/v1 needs a key .*OPENAI_API_KEY or RIMKIT_API_KEY"),
+    ],
+)
+def test_bad_addresses_are_one_clear_line(name, words, monkeypatch):
+    for variable in ("RIMKIT_API_KEY", "OPENAI_API_KEY", "RIMKIT_BASE_URL", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(UserError, match=words) as caught:
+        rimkit.load(name)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (serving.failed(404, "model not found"), "knows no model 'judge-2'.*did you mean 'judge-1'"),
+        (
+            serving.failed(422, "Unexpected fields: chat_template_kwargs"),
+            "does not take the request for prompt_id 'a': Unexpected fields",
+        ),
+        (serving.failed(401, "key secret-123 is wrong"), r"refuses access \(401\): check the key"),
+        ((200, b"<html>hello</html>"), "not in OpenAI's form: does the address end in /v1"),
+        ((200, {"error": "odd"}), "not in OpenAI's form"),
+        (serving.failed(503, "key secret-123 overloaded"), r"503, one try\): key \(key\) overloaded"),
+    ],
+)
+def test_refusals_of_the_server_are_one_clear_line_without_the_key(answer, words, monkeypatch):
+    monkeypatch.setenv("RIMKIT_API_KEY", "secret-123")
+    with serving.Scripted(lambda *_: answer) as server:
+        study = rimkit.load(f"endpoint:judge-2@{server.url}")
+        study.client.retries = 0
+        with pytest.raises(UserError, match=words) as caught:
+            generate(study, PROMPTS.head(1), **QUIET)
+        assert server.seen[0][2]["authorization"] == "Bearer secret-123"
+    assert "\n" not in str(caught.value) and "secret-123" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_openais_key_goes_to_no_other_server(monkeypatch):
+    monkeypatch.delenv("RIMKIT_API_KEY", raising=False)
+    monkeypatch.setenv("OPENAI_API_KEY", "secret-456")
+    monkeypatch.setenv("OPENAI_ORG_ID", "somebody")
+    with serving.Scripted(lambda *_: serving.said("ok .")) as server:
+        generate(model(server.url), PROMPTS.head(1), **QUIET)
+        assert not {"secret-456", "somebody"} & {word for value in server.seen[0][2].values() for word in value.split()}
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        generate(rimkit.load("endpoint:judge-1"), PROMPTS.head(1), **QUIET)
+        assert server.seen[1][2]["authorization"] == "Bearer secret-456"
+
+
+def test_forced_thoughts_without_a_tokenizer():
+    with (
+        serving.Scripted(lambda *_: serving.said("ok .")) as server,
+        pytest.raises(UserError, match="tokenizer of 'judge-1' is not here"),
+    ):
+        generate(model(server.url), PROMPTS, thoughts="it is fine .", **QUIET)
+
+
+def test_the_command_line_takes_an_endpoint_and_says_before_a_run_if_nobody_answers():
+    with serving.Scripted(lambda *_: serving.said("ok .")) as server:
+        name = f"endpoint:judge-1@{server.url}"
+        assert find_model(name) == name
+        check_chat(name)
+    with pytest.raises(UserError, match="is the server running"):
+        check_chat(name)
+
+
+def test_without_the_package_one_line_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(UserError, match=r"needs the openai package: pip install 'rimkit\[endpoint\]'"):
+        rimkit.load("endpoint:judge-1@http://127.0.0.1:1/v1")
+
+
+def test_names_that_stand_in_tables():
+    with serving.Scripted(lambda *_: serving.said("ok .")) as server:
+        assert rimkit.load(f"endpoint:qwen3:4b@{server.url}").name == "qwen3-4b"
+        assert rimkit.load(f"endpoint:/somewhere/models/mine@{server.url}").name == "mine"
+        study = rimkit.load(f"endpoint:Qwen/Qwen3-4B@{server.url}")
+    assert (study.name, study.invented, rimkit.load(study)) == ("Qwen/Qwen3-4B", False, study)

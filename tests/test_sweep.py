@@ -1,0 +1,295 @@
+"""Sweeps: what a sweep file may say, and that nothing stops the others or is lost."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import tiny
+from notebooks import MEASURES, chapter
+
+from rimkit import ledger
+from rimkit.errors import UserError
+from rimkit.runs import slot, sweep, sweepfile, sweeprows
+
+ROOT = Path(__file__).parents[1]
+needs_snakemake = pytest.mark.skipif(
+    find_spec("snakemake") is None and "CI" not in os.environ, reason="needs the extra sweep"
+)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Two chapters in the current folder, for models that nothing loads."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sweepfile, "check_chat", lambda model: None)
+    chapter(tmp_path, "01_first", "n_prompts")
+    chapter(tmp_path, "02_second", "seed", parameters='model: str = "m"\nseed: int = 0\ntwin: str = ""')
+    return tmp_path
+
+
+def sweep_of(text: str):
+    Path("sweep.yaml").write_text(text)
+    return sweepfile.read("sweep.yaml")
+
+
+FULL = """
+models: [rim-mini, 'rim-mini:1']
+chapters: [01_first.ipynb, 02_second.ipynb]
+seeds: [0, 1]
+parameters:
+  n_prompts: [4, 8]
+  twin: safe-mini
+resources: {gpu: 1, slurm_partition: gpu}
+"""
+
+# -- the file --------------------------------------------------------------------------------------
+
+
+def test_a_parameter_is_an_axis_of_the_chapters_that_declare_it(folder):
+    found = sweep_of(FULL)
+    assert len(found.cells) == 2 * (2 * 2 + 2)  # the second chapter has no n_prompts
+    assert len({cell.id for cell in found.cells}) == len(found.cells)
+    labels = {cell.chapter: cell.label for cell in found.cells}
+    assert labels == {"01_first": "seed=1, n_prompts=8", "02_second": "seed=1"}
+    arguments = found.cells[-1].arguments
+    assert arguments[1].endswith("02_second.ipynb")
+    assert arguments[2:] == ["--model", "rim-mini:1", "-p", "seed=1", "-p", "twin=safe-mini", "--quiet"]
+    assert found.resources == {"gpu": 1, "slurm_partition": "gpu"}
+
+
+def test_the_name_of_a_cell_depends_on_all_that_its_result_depends_on(folder, monkeypatch):
+    text = "models: rim-mini\nchapters: 01_first.ipynb\nparameters: {n_prompts: 5}"
+    ids = {sweep_of(text).cells[0].id}
+    assert sweep_of(text).cells[0].id in ids
+    ids.add(sweep_of(text.replace("5", "6")).cells[0].id)
+    ids.add(sweep_of(text.replace("rim-mini", "rim-mini:1")).cells[0].id)
+    chapter(folder, "01_first", "changed")
+    ids.add(sweep_of(text).cells[0].id)
+    monkeypatch.setattr(sweepfile, "__version__", "9")
+    ids.add(sweep_of(text).cells[0].id)
+    assert len(ids) == 5
+
+
+def test_a_sweep_of_shipped_chapters_needs_only_models(folder):
+    chapters = {cell.chapter for cell in sweep_of("models: rim-mini").cells}
+    assert chapters == {path.stem for path in (ROOT / "chapters").glob("*.ipynb")}
+
+
+def test_lists_can_be_values(folder):
+    cells = sweep_of("models: rim-mini\nchapters: 01_first.ipynb\nparameters: {sizes: [[1, 2], [3]]}").cells
+    assert [cell.values["sizes"] for cell in cells] == ["[1, 2]", "[3]"]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        ("models: [a\n", 2, "this is not YAML"),
+        ("- a", 1, "a sweep is a mapping"),
+        ("chapters: [01_first.ipynb]", 1, "'models' is missing"),
+        ("models: []", 1, "this list is empty"),
+        ("models: rim-mini\nchapter: [01]", 2, "unknown key 'chapter'; did you mean 'chapters'"),
+        ("models: rim-mini\nmodels: rim-mini", 2, "a second time"),
+        ("models:\n  - rim-mini\n  - rim-mnii", 3, "unknown model 'rim-mnii'; did you mean 'rim-mini'"),
+        ("models: rim-mini\nchapters: [01_first.ipynb,\n  01_fist]", 3, "unknown chapter '01_fist'"),
+        ("models: rim-mini\nchapters: 01_first.ipynb\nparameters:\n  n_promts: 4", 4, "did you mean 'n_prompts'"),
+        ("models: rim-mini\nchapters: 01_first.ipynb\nparameters:\n  n_prompts:\n    - 4\n    - 0", 6, "must lie in 1..600"),
+        ("models: rim-mini\nchapters: 01_first.ipynb\nseeds: [0, x]", 3, "seed takes a whole number, not 'x'"),
+        ("models: rim-mini\nseeds: 1\nparameters:\n  seed: 2", 4, "already stand under 'seeds'"),
+        ("models: rim-mini\nparameters: [1]", 2, "here a mapping"),
+        ("models: rim-mini\nparameters:\n  model: x", 3, "no parameter 'model'"),
+        ("models: rim-mini\nresources: {gpu: [1]}", 2, "'gpu' needs one number or word"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_file_is_one_line_with_its_number(folder, text, line, message):
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        sweep_of(text)
+    assert str(error.value).startswith(f"sweep.yaml:{line}: ")
+    assert "\n" not in str(error.value)
+
+
+def test_a_model_that_chapters_cannot_use_is_said_with_its_line(folder, monkeypatch):
+    def refuse(model):
+        raise UserError(f"{model} has no think mode")
+
+    monkeypatch.setattr(sweepfile, "check_chat", refuse)
+    with pytest.raises(UserError, match=r"sweep\.yaml:2: rim-mini has no think mode"):
+        sweep_of("models:\n - rim-mini")
+
+
+def test_a_missing_file_is_one_line():
+    with pytest.raises(UserError, match=r"cannot read nowhere\.yaml \(No such file"):
+        sweepfile.read("nowhere.yaml")
+
+
+# -- before it runs --------------------------------------------------------------------------------
+
+
+def test_what_is_not_installed_is_one_line_with_the_command(monkeypatch):
+    monkeypatch.setattr(sweep, "find_spec", lambda name: None if "executor" in name else name)
+    sweep.check_installed("local")
+    with pytest.raises(UserError, match=r"pip install snakemake-executor-plugin-cluster-generic$"):
+        sweep.check_installed("cluster-generic")
+    monkeypatch.setattr(sweep, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=re.escape("needs Snakemake: pip install 'snakemake>=8.20,<10'")):
+        sweep.check_installed("local")
+
+
+def test_the_command_installs_what_the_project_asks_for():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert sweep.REQUIREMENT in extras["sweep"]
+
+
+def test_the_command_says_a_line_and_exits_with_2(folder):
+    command = [sys.executable, "-m", "rimkit.cli", "sweep", "nowhere.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stderr.startswith("rimkit: ")
+
+
+def test_two_sweeps_do_not_share_a_folder(tmp_path):
+    with sweep._alone(tmp_path), pytest.raises(UserError, match="another sweep is running"), sweep._alone(tmp_path):
+        pass
+
+
+def test_gpus_are_counted_and_shared_out(tmp_path, monkeypatch):
+    needs_two = sweepfile.Sweep((), {"gpu": 2})
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-a,6")
+    assert sweep._check_gpus(needs_two, None) == 3
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(UserError, match="needs gpu: 2 and there are 0 here"):
+        sweep._check_gpus(needs_two, None)
+    first = slot.take(2, 3, tmp_path / "gpus")
+    assert first == [0, 1]
+    take = f"from rimkit.runs import slot; print(slot.take(1, 3, {str(tmp_path / 'gpus')!r}))"
+    options = {"capture_output": True, "text": True, "env": {**os.environ, "PYTHONPATH": str(ROOT)}}
+    assert subprocess.run([sys.executable, "-c", take], **options).stdout == "[2]\n"
+    assert slot.visible(first, "4,GPU-a,6") == "4,GPU-a"
+    assert slot.visible([1], None) == "1"
+
+
+# -- what cells leave behind -----------------------------------------------------------------------
+
+
+def cell_that(folder: Path, log: str | None, seed: int = 0, **stamp) -> sweepfile.Cell:
+    """A cell whose folder holds ``log``; a run with number "r1" left two rows, one of them handed on."""
+    cell = sweepfile.Cell(f"01-m-seed{seed}", "01_good", "01_good.ipynb", "m", {"seed": seed}, {"seed": seed})
+    where = folder / "cells" / cell.id
+    where.mkdir(parents=True)
+    if log is not None:
+        (where / "log.txt").write_text(log)
+        (where / "01_good.ipynb").write_text(json.dumps({"metadata": {"rimkit": {"run_id": "r1"}}}))
+        interval = {"effect": 0.2, "effect_ci_low": 0.1, "effect_ci_high": 0.3, "seconds": 3.0}
+        named = (("m", "r1"), ("x", "rimkit grid"))
+        rows = [ledger.row("C1a", model=model, run_id=run, **interval) for model, run in named]
+        ledger.write(rows, where / "ledger" / "01_good.parquet")
+    return cell
+
+
+@pytest.mark.parametrize(
+    ("log", "status", "error"),
+    [
+        (None, "not run", ""),
+        ("loading\n", "failed", "ended without a result (killed"),
+        ("rimkit: interrupted; what was finished is kept\n", "failed", "interrupted"),
+        ("Killed\nexit code 137\n", "failed", "killed by signal 9 (out of memory?)"),
+        ("exit code 143\n", "failed", "killed by signal 15"),
+        ("failed  01_good  ValueError: no\nexit code 1\n", "failed", "ValueError: no"),
+        ("rimkit: cannot write to x\nexit code 2\n", "failed", "cannot write to x"),
+        ("Segmentation fault\nexit code 1\n", "failed", "exit code 1; see"),
+    ],
+)
+def test_how_a_cell_ended(tmp_path, log, status, error):
+    cell = cell_that(tmp_path, log)
+    found = sweeprows.outcome(cell, tmp_path)
+    assert found[0] == status
+    assert found[1].startswith(error)
+    rows = ledger.table(sweeprows._rows(cell, tmp_path, *found))
+    assert (rows["status"] == "failed").sum() == (status == "failed")  # a failed cell is a row
+
+
+def test_cells_stand_side_by_side_in_one_ledger(tmp_path):
+    cells = [cell_that(tmp_path, "", seed) for seed in (0, 1)]
+    for cell in cells:
+        (tmp_path / "cells" / cell.id / "complete").touch()
+    table = sweeprows.gather(cells, tmp_path)
+    assert list(table["status"]) == ["done", "done"]
+    assert list(table["seconds"]) == [3.0, 3.0]
+    rows = ledger.read(tmp_path)
+    assert len(rows) == 4  # those in cells/*/ledger are not read a second time
+    own = rows[rows["run_id"] != "rimkit grid"]
+    assert list(own["model"]) == ["m (seed=0)", "m (seed=1)"]
+    assert list(own["run_id"]) == [cell.id for cell in cells]
+    assert list(ledger.claims_table(rows)["model"]) == ["m (seed=0)", "m (seed=1)", "x"]
+
+
+# -- the whole of it -------------------------------------------------------------------------------
+
+FATES = """import os, time, psutil
+from pathlib import Path
+from signal import SIGKILL
+cells = Path({out!r}) / "cells"
+assert os.environ["CUDA_VISIBLE_DEVICES"] in ("0", "1", "2", "3")
+if seed == 1:
+    raise ValueError("seed one")
+if seed == 2:
+    os.kill(os.getppid(), SIGKILL)  # its `rimkit run`
+if seed == 3 and not Path({flag!r}).exists():
+    ended = lambda: [path for path in (*cells.glob("*/complete"), *cells.glob("*/log.txt")) if path.name == "complete" or "exit code" in path.read_text()]
+    while len(ended()) < 3:
+        time.sleep(0.1)
+    time.sleep(1)  # Snakemake takes note of the others
+    Path({flag!r}).touch()
+    next(p for p in psutil.Process().parents() if "snakemake" in p.cmdline()).kill()
+    time.sleep(600)"""
+
+
+@needs_snakemake
+def test_a_sweep_with_a_failed_a_killed_and_an_interrupted_cell(tmp_path, monkeypatch):
+    """Seed 0 works, 1 raises, 2 is killed, 3 kills Snakemake; then the same call goes on."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    words = tiny.tokenizer()
+    for part in (tiny.random_model(words), words):
+        part.save_pretrained(tmp_path / "random-mini")
+    fates = FATES.format(out=str(tmp_path / "out"), flag=str(tmp_path / "flag"))
+    chapter(tmp_path, "01_fates", fates, MEASURES)
+    text = "models: ./random-mini\nchapters: 01_fates.ipynb\nseeds: [0, 1, 2, 3]\nresources: {gpu: 1}"
+    (tmp_path / "sweep.yaml").write_text(text)
+    lines = []
+
+    with pytest.raises(UserError, match="Snakemake was ended by signal 9"):
+        sweep.run("sweep.yaml", "out", jobs=4, gpus=4, report=lines.append)
+    assert {line.split()[0] for line in lines} == {"done", "failed"}
+    rows = ledger.read(tmp_path / "out")
+    errors = rows[rows["status"] == "failed"].set_index("model")["error"]
+    assert list(rows["status"]).count("ok") == 1
+    said = {model.partition("seed=")[2][0]: error for model, error in errors.items()}
+    assert said["1"] == "ValueError: seed one (cell 3)"
+    assert said["2"] == "killed by signal 9 (out of memory?)"
+    assert said["3"].startswith("ended without a result")
+    (done,) = (tmp_path / "out" / "cells").glob("*seed0*/01_fates.ipynb")
+    before = done.stat().st_mtime_ns
+
+    lines.clear()
+    (tmp_path / "sweep.yaml").write_text(text.replace("1, 2, ", ""))  # without those that will fail again
+    found = sweep.run("sweep.yaml", "out", gpus=1, report=lines.append)
+    assert list(found["status"]) == ["done", "done"]
+    assert done.stat().st_mtime_ns == before
+    assert lines[0] == "1 of 2 cells are complete already"
+    assert len(lines) == 2
+    assert list(ledger.read(tmp_path / "out")["status"]) == ["ok", "ok"]
+
+
+@needs_snakemake
+def test_what_snakemake_itself_refuses_is_one_line(folder):
+    Path("sweep.yaml").write_text("models: rim-mini\nchapters: 01_first.ipynb")
+    with pytest.raises(UserError, match=r"Snakemake could not run the cells .*no-such-option") as error:
+        sweep.run("sweep.yaml", "out", extra=["--no-such-option"])
+    assert "\n" not in str(error.value)
