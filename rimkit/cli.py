@@ -97,10 +97,8 @@ def run(
     from rimkit.runs.execute import run as run_chapters
     from rimkit.runs.parameters import assignments
 
-    given, options = (
-        assignments(parameter or ()),
-        {"progress": sys.stderr.isatty(), "remote": remote, "keep_text": keep_text},
-    )
+    given = assignments(parameter or ())
+    options = {"progress": sys.stderr.isatty(), "remote": remote, "keep_text": keep_text}
     with plain_warnings():
         done = run_chapters(chapters or (), model, out, given, force, report=_report_chapter, **options)
         if quiet:

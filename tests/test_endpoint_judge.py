@@ -317,7 +317,7 @@ def test_the_key_is_in_no_output_error_or_table(monkeypatch, capsys, caplog):
         ),
         ("endpoint:", "unknown judge 'endpoint:'; did you mean 'endpoint'"),
         ("endpoint:judge-1", "api.openai.com/v1 needs a key and there is none"),
-        (f"endpoint:judge-1@http://127.0.0.1:{serving.free_port()}/v1", "no answer from http.*is the server running"),
+        ("endpoint:judge-1@http://127.0.0.1:9/v1", "no answer from http.*is the server running"),
         (lambda: EndpointJudge("judge-1", threshold=6), "threshold must lie in 1..5"),
         (lambda: EndpointJudge("judge-1", attempts=0), "attempts must be 1 or more"),
         (

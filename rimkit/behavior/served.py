@@ -101,7 +101,7 @@ def _fetch(model: EndpointModel, requests: dict[str, Callable], mode: str, progr
     todo = {key: call for key, call in requests.items() if key not in model.kept}
     if todo and len(todo) < len(requests):
         print(f"going on: {len(requests) - len(todo)} of {len(requests)} requests were answered before")
-    with _bar(list(todo), len(todo), progress, mode) as bar:
+    with _bar(len(todo), progress and len(todo) > 1, mode) as bar:
 
         def keep(key: str, answer: Answer) -> None:
             model.kept[key] = answer

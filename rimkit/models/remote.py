@@ -56,7 +56,7 @@ def connect(model: str | StudyModel, service: str = "ndif", revision: str | None
         raise UserError(f"unknown service '{service}': use {' or '.join(SERVICES)}{nearest(service, SERVICES)}")
     if service == "local":
         here = load(model)
-        return RemoteStudy(here.name, here.nn, here.tokenizer, here.chat, here.context, here.pad_id, service)
+        return RemoteStudy(here.name, here.nn, here.tokenizer, here.chat, here.context, here.pad_id, service=service)
     check_served(model, revision)
     return _served(model, revision)
 
@@ -85,7 +85,7 @@ def _served(model: str, revision: str | None) -> RemoteStudy:
         raise UserError(f"{model} could not be prepared for NDIF: {reason}") from error
     context = getattr(nn._module.config.get_text_config(), "max_position_embeddings", tokenizer.model_max_length)
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else chat.stop_ids[0]
-    return RemoteStudy(model, nn, tokenizer, chat, int(context), pad_id, "ndif")
+    return RemoteStudy(model, nn, tokenizer, chat, int(context), pad_id, service="ndif")
 
 
 # -- reads -------------------------------------------------------------------------------------------------
