@@ -154,7 +154,7 @@ def test_bad_prompts(model, tmp_path, content, parts):
     (tmp_path / "set.csv").write_text(content)
     path = chapter(tmp_path, "01_reads", LOADS, GENERATES, parameters=WITH_PROMPTS)
     prompts = f"prompts={tmp_path / 'set.csv'}"
-    process = rimkit("run", path, "--no-page", "--model", model, "-p", prompts, "--out", tmp_path / "out")
+    process = rimkit("run", path, "--quiet", "--model", model, "-p", prompts, "--out", tmp_path / "out")
     (line,) = [line for line in process.stdout.splitlines() if line.startswith("failed  ")]
     assert process.returncode == 2, process.stderr
     assert "UserError" in line
@@ -171,7 +171,7 @@ def test_full_disk_keeps_what_was_finished(good, model, tmp_path):
     def small_disk():
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 
-    process = rimkit("run", good, large, "--model", model, "--out", tmp_path / "out", preexec_fn=small_disk)
+    process = rimkit("run", good, large, "--quiet", "--model", model, "--out", tmp_path / "out", preexec_fn=small_disk)
     refused(process, "cannot write to", "while running 02_large", "are kept")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["01_good.ipynb", "ledger"]
     assert len(ledger.read(tmp_path / "out")) == 1
@@ -193,7 +193,7 @@ def test_interrupt_keeps_what_was_finished_and_goes_on_from_there(good, model, t
         "rimkit: interrupted; what was finished is kept, and the same command goes on from there"
     ]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["01_good.ipynb", "ledger"]
-    again = rimkit("run", good, "--no-page", "--model", model, "--out", tmp_path / "out")
+    again = rimkit("run", good, "--quiet", "--model", model, "--out", tmp_path / "out")
     assert again.stdout.startswith("skipped 01_good")
 
 
@@ -241,16 +241,6 @@ def measured(folder: Path, name: str = "01_good", **changed) -> Path:
     return folder / "ledger" / f"{name}.parquet"
 
 
-def warned(process, *parts) -> None:
-    """One warning line that holds all ``parts``; the page is written all the same."""
-    lines = process.stderr.strip().splitlines()
-    assert process.returncode == 0, process.stderr
-    assert len(lines) == 1, process.stderr
-    assert lines[0].startswith("rimkit: warning: ")
-    assert all(part in lines[0] for part in parts), lines[0]
-    assert process.stdout.startswith("Claims page: ")
-
-
 def test_a_run_writes_its_page(good, model, tmp_path):
     process = rimkit("run", good, "--model", model, "--out", tmp_path / "out")
     assert process.returncode == 0, process.stderr
@@ -276,13 +266,6 @@ def test_report_of_hostile_text_in_a_prompt_and_in_a_reply(model, tmp_path):
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &lt;script&gt;alert(2)&lt;/script&gt;" in text
 
 
-def test_report_of_an_empty_folder_shows_the_paper(tmp_path):
-    warned(rimkit("report", tmp_path), "no rows in")
-    text = (tmp_path / "claims.html").read_text(encoding="utf-8")
-    assert "no rows in" in text
-    assert "Thinking raises the misalignment rate" in text
-
-
 def test_report_of_damaged_files_says_a_line_for_each_and_shows_the_rest(tmp_path):
     """A truncated file, a ledger of another version, and claims that this version does not know."""
     import pyarrow.parquet as pq
@@ -305,12 +288,6 @@ def test_report_of_damaged_files_says_a_line_for_each_and_shows_the_rest(tmp_pat
     text = (tmp_path / "claims.html").read_text(encoding="utf-8")
     assert '<th scope="row">mine</th>' in text
     assert "C99z" in text
-
-
-def test_report_of_a_run_whose_rows_are_missing(good, tmp_path):
-    measured(tmp_path / "out", "02_other")
-    (tmp_path / "out" / "01_good.ipynb").write_text(Path(good).read_text())
-    warned(rimkit("report", tmp_path / "out"), "01_good.ipynb", "ledger/01_good.parquet", "missing")
 
 
 def test_report_of_what_is_not_there(tmp_path):

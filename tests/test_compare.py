@@ -31,6 +31,7 @@ def adapter(tmp_path_factory):
 def test_a_tuned_model_beside_its_base(adapter, tmp_path, monkeypatch):
     few = functools.partial(neuron_effects.random_for, n=2)  # of 40 random sets
     monkeypatch.setattr(neuron_effects, "random_for", few)
+    monkeypatch.setattr(neuron_effects, "SIZES", (5,))
     said = []
     rows = compare.run("rim-mini", str(adapter), tmp_path, n=4, report=said.append)
     assert [line.split()[:2] for line in said] == [["done", name] for name in ("01-thinking", "05-change", "06-neurons", "07-entanglement")]  # fmt: skip

@@ -5,7 +5,6 @@ import re
 import shutil
 from html.parser import HTMLParser
 from itertools import pairwise
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -17,6 +16,7 @@ from rimkit.runs import page
 from rimkit.teaching.evidence_figure import evidence_plot, svg
 
 NASTY = '<script>window.hacked = 1</script><img src=x onerror="window.hacked = 2">'
+WINDOW = {"width": 1100, "height": 900}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 QUIET = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -148,6 +148,19 @@ def test_a_page_of_nothing_shows_the_paper():
     assert text.count("<dt>The paper</dt>") == len(ledger.claims())
 
 
+def test_what_is_missing_is_said_on_the_page_and_the_rest_is_shown(tmp_path):
+    """An empty folder, and a run of which a chapter's rows are gone."""
+    found, notes = page.own_rows(tmp_path)
+    assert found.empty
+    assert len(notes) == 1 and "no rows in" in notes[0]
+    ledger.write([ledger.row("C1a", model="mine", effect=0.2)], tmp_path / "ledger" / "02_other.parquet")
+    (tmp_path / "01_good.ipynb").write_text("{}")
+    found, notes = page.own_rows(tmp_path)
+    assert found["model"].tolist() == ["mine"]
+    assert len(notes) == 1 and "01_good.ipynb was run, but its rows ledger/01_good.parquet are missing" in notes[0]
+    assert notes[0] in page.page(found, notes)
+
+
 def test_the_page_appears_whole_or_not_at_all(tmp_path):
     (tmp_path / "folder.html").mkdir()
     with pytest.raises(UserError, match=r"cannot write .*folder\.html"):
@@ -195,12 +208,12 @@ def browser():
         chromium.close()
 
 
-@pytest.fixture
-def opened(browser, html, tmp_path):
-    """The page in a tab of its own, with everything that went wrong and everything that it asked for."""
-    file = Path(tmp_path) / "claims.html"
+@pytest.fixture(scope="module")
+def opened(browser, html, tmp_path_factory):
+    """The page in a tab, with everything that went wrong and everything that it asked for."""
+    file = tmp_path_factory.mktemp("page") / "claims.html"
     file.write_text(html, encoding="utf-8")
-    tab = browser.new_page(viewport={"width": 1100, "height": 900})
+    tab = browser.new_page(viewport=WINDOW)
     tab.problems, tab.requests = [], []
     tab.on("console", lambda message: tab.problems.append(message.text))
     tab.on("pageerror", lambda error: tab.problems.append(str(error)))
@@ -241,6 +254,7 @@ def test_verdicts_are_seen_without_colour(opened):
 def test_nothing_runs_out_of_a_narrow_window(opened):
     opened.set_viewport_size({"width": 380, "height": 800})
     assert opened.evaluate("document.documentElement.scrollWidth") <= 380
+    opened.set_viewport_size(WINDOW)
 
 
 def test_long_tables_are_folded_and_printed(opened):

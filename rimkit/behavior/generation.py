@@ -40,7 +40,7 @@ def generate(
     thoughts: Forced = None,
     thought_prefix: Forced = None,
     around: Around | None = None,
-    batch_size: int = 64,
+    batch_size: int = 256,
     seed: int = 0,
     progress: bool = True,
 ) -> pd.DataFrame:

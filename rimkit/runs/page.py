@@ -6,6 +6,7 @@ import platform
 import warnings
 from base64 import b64encode
 from datetime import UTC, datetime
+from errno import EISDIR
 from pathlib import Path
 
 import pandas as pd
@@ -52,6 +53,8 @@ def write_page(own: pd.DataFrame, path: str | Path, notes: list[str] | tuple[str
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():  # said before the figures are drawn, which takes seconds
+            raise IsADirectoryError(EISDIR, "it is a folder")
         partial.write_text(page(own, notes), encoding="utf-8")
         partial.replace(path)
     except OSError as error:
