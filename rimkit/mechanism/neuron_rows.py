@@ -88,7 +88,7 @@ def effects_from(rows: pd.DataFrame, kind: str = "zero") -> pd.DataFrame:
     """From ledger rows: selected minus random neurons, a row per model, rule, mode, prompt set and outcome.
 
     Columns of the ledger and ``organism, rule, set, outcome, size`` (neurons in the set), ``breaks`` (whether the
-    set breaks the model in that mode, against nothing ablated), ``share``, ``ci_low, ci_high`` (of the effect), and
+    set breaks the model in that mode, against nothing ablated), ``share, n_random``, ``ci_low, ci_high`` (of the effect), and
     ``which``: `PAPERS` or `BEST`; where the paper's rule was the best its rows stand under both.
     """
     named = _named(rows, rf"^(?P<rule>\w+), {kind}, (?P<set>[\w-]+)$")
@@ -96,7 +96,8 @@ def effects_from(rows: pd.DataFrame, kind: str = "zero") -> pd.DataFrame:
     found = named[named["control"] == RANDOM_NEURONS]
     shares = _named(rows, rf"^share, (?P<rule>\w+), {kind}, (?P<set>[\w-]+)$")
     keys = ["organism", "rule", "mode", "set", "metric"]
-    found = found.merge(shares[[*keys, "value"]].rename(columns={"value": "share"}), on=keys, how="left")
+    shares = shares[[*keys, "value", "n"]].rename(columns={"value": "share", "n": "n_random"})
+    found = found.merge(shares, on=keys, how="left")
     found = found.merge(broken, on=["organism", "rule", "mode"], how="left")
     found = found.merge(_chosen_sizes(rows), on=["organism", "rule"], how="left")
     best = found["rule"] == found["organism"].map(_best(rows))
@@ -139,12 +140,23 @@ def verdict_facts(rows: pd.DataFrame) -> pd.DataFrame:
 def shipped_shares(rows: pd.DataFrame, model: str, seed: int | None, sizes: Mapping[str, int]) -> pd.DataFrame:
     """Exact p values against the shipped random sets, for the rules whose set has the same size there.
 
-    Columns ``rule, mode, set, metric, share``; empty for a model without rows.
+    Columns ``rule, mode, set, metric, share, n_random``; empty for a model without rows.
     """
     effects = effects_from(rows)
     own = effects[(effects["model"] == model) & (effects["seed"] == seed).fillna(False).astype(bool)]
     own = own[own["size"] == own["rule"].map(sizes)]
-    return own[["rule", "mode", "set", "metric", "share"]].drop_duplicates()
+    return own[["rule", "mode", "set", "metric", "share", "n_random"]].drop_duplicates()
+
+
+def with_shares(effects: pd.DataFrame, shipped: pd.DataFrame) -> pd.DataFrame:
+    """Effects against random neurons (column ``rule``) with the ``share`` of the shipped sets where there are more."""
+    keys = ["rule", "mode", "set", "metric"]
+    found = effects.merge(shipped.rename(columns={"share": "more", "n_random": "sets"}), on=keys, how="left")
+    larger = found["sets"].fillna(0) > found["n_random"]
+    share = found["more"].where(larger, found["share"])
+    return found.assign(share=share, n_random=found["sets"].where(larger, found["n_random"])).drop(
+        columns=["more", "sets"]
+    )
 
 
 def doses_from(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
