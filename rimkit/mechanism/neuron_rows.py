@@ -88,8 +88,8 @@ def effects_from(rows: pd.DataFrame, kind: str = "zero") -> pd.DataFrame:
     """From ledger rows: selected minus random neurons, a row per model, rule, mode, prompt set and outcome.
 
     Columns of the ledger and ``organism, rule, set, outcome, size`` (neurons in the set), ``breaks`` (whether the
-    set breaks the model in that mode, against nothing ablated), ``share, n_random``, ``ci_low, ci_high`` (of the effect), and
-    ``which``: `PAPERS` or `BEST`; where the paper's rule was the best its rows stand under both.
+    set breaks the model in that mode, against nothing ablated), ``share, n_random``, ``ci_low, ci_high`` (of the
+    effect), and ``which``: `PAPERS` or `BEST`; where the paper's rule was the best its rows stand under both.
     """
     named = _named(rows, rf"^(?P<rule>\w+), {kind}, (?P<set>[\w-]+)$")
     broken = _broken(named[named["control"] == NOTHING])
