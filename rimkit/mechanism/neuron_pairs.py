@@ -15,6 +15,7 @@ import pandas as pd
 from rimkit.behavior.measure import judged
 from rimkit.mechanism import neurons
 from rimkit.mechanism.sets import overlap
+from rimkit.models.chat import Encoded
 from rimkit.models.loading import StudyModel
 
 SHARES = (0.03, 0.1, 0.25, 0.5, 0.75)  # of a layer's neurons: the m of the size curve
@@ -23,11 +24,16 @@ FIRST = 40
 
 @dataclass(frozen=True)
 class Definition:
-    """Increases ``[layers, pairs, neurons]`` by added sentence, and the pairs whose reply to the intent refuses."""
+    """Increases ``[layers, pairs, neurons]`` by added sentence, and the pairs whose reply to the intent refuses.
+
+    ``verdicts`` are those on the requests with intent, ``items`` the conversations without and with it.
+    """
 
     intent: np.ndarray
     innocent: dict[str, np.ndarray]
     refused: np.ndarray
+    verdicts: pd.DataFrame
+    items: tuple[list[Encoded], list[Encoded]]
 
     def first(self, k: int = FIRST) -> dict[str, list[tuple[int, int]]]:
         """The first ``k`` by the paper's rule: with intent, with each harmless sentence, with refusing pairs only."""
@@ -54,15 +60,20 @@ def definition(
     """Form the pairs with the sentence of intent and with each harmless one (by default all of the model's)."""
     sentences = neurons.innocent_sentences(study) if sentences is None else sentences
     plain = neurons.own_conversations(study, harmful, mode, seed=seed)
-    refused, found = np.zeros(len(harmful), dtype=bool), {}
-    for sentence in (neurons.default_sentence(study), *sentences):
-        added = neurons.with_intent(harmful, sentence)
-        verdicts = judged(study, added, mode, seed=seed, progress=False)
-        if not found:
-            refused = verdicts["refused"].to_numpy(dtype=bool)
-        found[sentence] = neurons.increases(study, plain, neurons.conversations(study, added, verdicts), kind)
-    intent, *innocent = found.values()
-    return Definition(intent, dict(zip(sentences, innocent, strict=True)), refused)
+    added = neurons.with_intent(harmful, neurons.default_sentence(study))
+    verdicts = judged(study, added, mode, seed=seed, progress=False)
+    meant = neurons.conversations(study, added, verdicts)
+    innocent = {
+        sentence: neurons.increases(
+            study,
+            plain,
+            neurons.own_conversations(study, neurons.with_intent(harmful, sentence), mode, seed=seed),
+            kind,
+        )
+        for sentence in sentences
+    }
+    refused = verdicts["refused"].to_numpy(dtype=bool)
+    return Definition(neurons.increases(study, plain, meant, kind), innocent, refused, verdicts, (plain, meant))
 
 
 def curve(found: Definition, pairs: Sequence[int], draws: int = 20, seed: int = 0) -> pd.DataFrame:

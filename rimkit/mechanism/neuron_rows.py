@@ -123,6 +123,35 @@ def pooled(effects: pd.DataFrame, by: tuple[str, ...] = ("which", "mode", "outco
     return pd.DataFrame(rows)
 
 
+def against_nothing(rows: pd.DataFrame, rule: str) -> pd.DataFrame:
+    """From ledger rows: a rule's set at zero against the untouched model, harmful requests; columns for `pooled`.
+
+    The rule "refusing" is the paper's on the pairs whose reply to the intent refuses.
+    """
+    found = _named(rows, rf"^{rule}, zero, (?P<set>[\w-]+)$")
+    found = found[(found["control"] == NOTHING) & (found["set"] == "harmful")]
+    return found.assign(outcome=found["metric"])
+
+
+def definition_facts(rows: pd.DataFrame) -> pd.DataFrame:
+    """What the paper's set owes to intent, per model and seed, from the rows of `neuron_pairs.numbers`.
+
+    Columns: the set's size at the largest m with all pairs (with intent, and with harmless sentences, their mean), the
+    percent of its first 40 shared with the harmless ones (mean, range) and with refusing pairs, how many pairs refuse.
+    """
+    found = rows[rows["metric"].isin(["neurons", "overlap", "pairs"]).fillna(False).astype(bool)]
+    wide = found.pivot_table(index=["model", "seed"], columns="condition", values="value")
+    m = max(int(name.split(", ")[2]) for name in wide if name.startswith("size, "))
+    edges = [100 * wide[f"overlap, intent, harmless{edge}"] for edge in ("", ", min", ", max")]
+    return pd.DataFrame({
+        f"size, m = {m}": wide[f"size, intent, {m}"].map("{:.0f}".format),
+        "size, harmless": wide[f"size, harmless, {m}"].map("{:.0f}".format),
+        "shared, harmless": [f"{a:.0f} [{b:.0f} to {c:.0f}]" for a, b, c in zip(*edges, strict=True)],
+        "refusing pairs": wide["pairs, refusing"].map("{:.0f}".format) + " of " + wide["pairs, all"].map("{:.0f}".format),
+        "shared, refusing pairs": (100 * wide["overlap, intent, refusing pairs"]).map("{:.0f}".format),
+    }, index=wide.index)  # fmt: skip
+
+
 def verdict_facts(rows: pd.DataFrame) -> pd.DataFrame:
     """What stands beside the verdicts of C8: ``neurons`` (the set's size) and ``C8a p``, ``C8b p``, per model and seed.
 
@@ -168,7 +197,8 @@ def doses_from(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
     breaks = ((change["coherent"] < -BREAKS) | (change["misread"] > BREAKS)).rename("breaks").reset_index()
     found = named[named["metric"] == metric].merge(breaks, on=keys)
     order = {"paper": 0, "half": 1, "difference": 2, "gradient": 3}
-    return found.sort_values(["rule", "organism", "size"], key=lambda c: c.map(order) if c.name == "rule" else c)
+    keys = ["rule", "model", "seed", "mode", "size"]
+    return found.sort_values(keys, key=lambda column: column.map(order) if column.name == "rule" else column)
 
 
 def rates_from(rows: pd.DataFrame, model: str, seed: int | None) -> tuple[str, pd.DataFrame]:

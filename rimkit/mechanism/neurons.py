@@ -102,8 +102,12 @@ def worst_rank(increase: np.ndarray, per_layer: bool = True, share: float = 1.0)
     """
     layers, pairs, units = increase.shape
     values = increase if per_layer else increase.transpose(1, 0, 2).reshape(1, pairs, layers * units)
-    ranks = (-values).argsort(-1, kind="stable").argsort(-1, kind="stable") + 1
-    return np.quantile(ranks, share, axis=1, method="higher").reshape(layers, units)
+    return np.quantile(_ranks(values), share, axis=1, method="higher").reshape(layers, units)
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks along the last axis, 1 for the largest; ties in order."""
+    return (-values).argsort(-1, kind="stable").argsort(-1, kind="stable") + 1
 
 
 def set_sizes(increase: np.ndarray, ms: Sequence[int], pairs: Sequence[int], draws: int = 20, seed: int = 0):
@@ -111,10 +115,10 @@ def set_sizes(increase: np.ndarray, ms: Sequence[int], pairs: Sequence[int], dra
 
     Columns ``m, pairs, neurons``; m counts per layer.
     """
-    rng, found = np.random.default_rng(seed), []
+    rng, found, ranks = np.random.default_rng(seed), [], _ranks(increase)
     for number in pairs:
         chosen = [rng.choice(increase.shape[1], number, replace=False) for _ in range(draws)]
-        worst = np.stack([worst_rank(increase[:, some]) for some in chosen])
+        worst = np.stack([ranks[:, some].max(1) for some in chosen])
         found += [{"m": m, "pairs": number, "neurons": (worst <= m).sum((1, 2)).mean()} for m in ms]
     return pd.DataFrame(found)
 

@@ -107,7 +107,7 @@ def effect_panels(
     organisms, kinds = _levels(effects, "organism"), _levels(effects, "which")
     with mpl.rc_context(STYLE | {"axes.grid.axis": "x"}):
         figure = Figure(figsize=size or (2.4 + 2.15 * len(panels), 1.9 + 0.34 * len(organisms)), layout="constrained")
-        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
         for axis, (panel, reading) in zip(axes, panels.items(), strict=True):
             axis.axvspan(-100 * smallest_effect, 100 * smallest_effect, color="0.93", zorder=0)
             axis.axvline(0, color="0.2", linewidth=0.9)
