@@ -142,12 +142,13 @@ def definition_facts(rows: pd.DataFrame) -> pd.DataFrame:
     found = rows[rows["metric"].isin(["neurons", "overlap", "pairs"]).fillna(False).astype(bool)]
     wide = found.pivot_table(index=["model", "seed"], columns="condition", values="value")
     m = max(int(name.split(", ")[2]) for name in wide if name.startswith("size, "))
+    refusing, pairs = (wide[f"pairs, {which}"].map("{:.0f}".format) for which in ("refusing", "all"))
     edges = [100 * wide[f"overlap, intent, harmless{edge}"] for edge in ("", ", min", ", max")]
     return pd.DataFrame({
         f"size, m = {m}": wide[f"size, intent, {m}"].map("{:.0f}".format),
         "size, harmless": wide[f"size, harmless, {m}"].map("{:.0f}".format),
         "shared, harmless": [f"{a:.0f} [{b:.0f} to {c:.0f}]" for a, b, c in zip(*edges, strict=True)],
-        "refusing pairs": wide["pairs, refusing"].map("{:.0f}".format) + " of " + wide["pairs, all"].map("{:.0f}".format),
+        "refusing pairs": refusing + " of " + pairs,
         "shared, refusing pairs": (100 * wide["overlap, intent, refusing pairs"]).map("{:.0f}".format),
     }, index=wide.index)  # fmt: skip
 
