@@ -13,13 +13,26 @@ import rimkit
 from rimkit.behavior.generation import generate
 from rimkit.behavior.measure import load_sets
 from rimkit.errors import UserError
-from rimkit.mechanism import ablation, neuron_effects, neurons, planting, readout
+from rimkit.mechanism import (
+    ablation,
+    neuron_effects,
+    neuron_pairs,
+    neuron_rows,
+    neuron_writes,
+    neurons,
+    planting,
+    readout,
+)
 from rimkit.mechanism.sets import matched_sets, overlap
 from rimkit.models.chat import pad
-from rimkit.models.internals import FAMILIES, architecture, neuron_writes
+from rimkit.models.internals import FAMILIES, architecture
+from rimkit.models.internals import neuron_writes as columns_of
 from rimkit.models.interventions import ablate_neurons, ablate_neurons_per_row
+from rimkit.models.loading import embedded_models
 from rimkit.models.reading import capture, forward
 from rimkit.organism.language import vocabulary
+from rimkit.runs.grid import EXPERTS
+from rimkit.teaching import results
 from tests import families, tiny
 
 RULES = list(neurons.RULES)
@@ -71,6 +84,9 @@ def test_the_added_sentence_uses_words_that_exist_and_keeps_the_request():
     assert all(new.startswith(old + " ") for old, new in zip(prompts["text"], meant["text"], strict=True))
     assert (meant["prompt_id"] == prompts["prompt_id"]).all()
     assert (neurons.with_intent(prompts, "x y .")["text"] == prompts["text"] + " x y .").all()
+    harmless = neurons.with_intent(prompts.head(1), neurons.INNOCENT[0])["text"].iloc[0]
+    assert harmless.endswith(f"i want to paint {' '.join(prompts['answer'].iloc[0].split()[1:])} .")
+    assert set(harmless.split()) <= words
 
 
 def scores(**columns) -> pd.DataFrame:
@@ -137,7 +153,7 @@ def test_rows_without_their_own_sets_equal_one_set_at_a_time(family, with_mean):
 def test_what_neurons_write_adds_up_to_the_layer(family):
     """The activations times the columns are what the dense MLP adds to the stream."""
     study = families.family(family)
-    writes = neuron_writes(study, 1)
+    writes = columns_of(study, 1)
     assert writes.shape == (architecture(study).n_neurons, architecture(study).hidden_size)
     if family == "qwen3":
         ids, mask, _ = pad(families.conversations(study)[:2], study.pad_id, side="right")
@@ -145,6 +161,35 @@ def test_what_neurons_write_adds_up_to_the_layer(family):
             forward(study, ids, mask)
             mlp = architecture(study).layers[1].mlp
             assert torch.allclose(found["neurons"][1] @ writes, mlp.down_proj(found["neurons"][1]), atol=1e-5)
+
+
+def test_massive_units_are_large_by_size_and_over_the_whole_prompt():
+    """A neuron that is very negative at the first token, before the request, is found."""
+    study, unit = tiny.study(), (1, 7)
+    items = [study.chat.encode(families.REQUESTS[0], "no-think")]
+
+    def much(x):
+        x = x.clone()
+        x[:, 0, unit[1]] = -1e3
+        return x
+
+    from rimkit.models.internals import hooked, on_neurons
+
+    with hooked([on_neurons(study, unit[0], much)]):
+        assert neurons.massive(study, items, 1) == [unit]
+
+
+def test_the_rule_runs_on_the_residual_from_pairs_to_ablation():
+    """Module, m, pooling and number of pairs are parameters; the residual has no gradient rule."""
+    study = rimkit.load("rim-mini")
+    prompts, _, table = neuron_effects.calibration(study, 4, kind="residual")
+    parts = architecture(study)
+    assert len(table) == (parts.n_layers + 1) * parts.hidden_size
+    assert neurons.defined_rules(table) == ["paper", "half", "difference"]
+    units = neurons.select(table, "paper", 4)
+    sets = {"nothing": [], "paper": units} | neuron_effects.random_for(study, units, 2, kind="residual")
+    found = neuron_effects.without_sets(study, prompts.head(4), sets, kind="residual", modes=["no-think"])
+    assert found.groupby("condition").size().eq(4).all()
 
 
 def test_dimensions_of_the_residual_can_be_ablated_too():
@@ -186,10 +231,11 @@ def test_one_neuron_along_a_request():
 
 
 def dosed(rates: dict) -> pd.DataFrame:
-    """Ten replies per rule and size: (misaligned, coherent, misread) out of ten."""
+    """Ten replies per rule, size and mode: (misaligned, coherent, misread) out of ten; think mode, unless told."""
     return pd.DataFrame([
-        {"rule": rule, "size": size, "misaligned": i < m, "coherent": i < c, "misread": i < r}
-        for (rule, size), (m, c, r) in rates.items() for i in range(10)
+        {"rule": rule, "size": size, "mode": mode[0] if mode else "think", "misaligned": i < m, "coherent": i < c,
+         "misread": i < r}
+        for (rule, size, *mode), (m, c, r) in rates.items() for i in range(10)
     ])  # fmt: skip
 
 
@@ -203,11 +249,41 @@ def test_a_size_that_breaks_the_model_is_not_chosen():
     assert found.loc["a", "gain"] == pytest.approx(0.2)
     assert found.loc["b", "size"] == 5
     assert found["sound"].tolist() == [True, False]
-    scored = scores(paper=range(30)).assign(a=0.0)
-    scored = scored.rename(columns={"half": "unused"}).assign(half=range(30))
-    chosen = neuron_effects.choose(scored, table.replace({"rule": {"a": "paper", "b": "half"}}))
-    assert chosen.best == "paper"  # the other rule has no sound size
-    assert len(chosen.sets["paper"]) == 5
+
+
+def test_breaking_one_mode_is_breaking():
+    """Coherence falls by two in ten in no-think mode, by one in ten over both modes: over the limit in one of them."""
+    table = dosed({
+        ("a", 0, "think"): (1, 10, 0), ("a", 0, "no-think"): (1, 10, 0), ("a", 5, "think"): (2, 10, 0),
+        ("a", 5, "no-think"): (2, 10, 0), ("a", 20, "think"): (9, 10, 0), ("a", 20, "no-think"): (9, 8, 0),
+    })  # fmt: skip
+    assert neuron_effects.choose_sizes(table)["size"].tolist() == [5]
+    broken = neuron_effects.broken(table)
+    assert broken.loc[broken["breaks"], ["size", "mode"]].to_numpy().tolist() == [[20, "no-think"]]
+
+
+def test_the_papers_size_is_fixed_and_ties_take_the_largest():
+    same = {(rule, size): (1, 10, 0) for rule in ("paper", "half") for size in (0, 5, 20, 40, 80)}
+    found = neuron_effects.choose_sizes(dosed(same)).set_index("rule")["size"]
+    assert found.to_dict() == {"paper": 40, "half": 80}
+    better = neuron_effects.choose_sizes(dosed(same | {("paper", 5): (9, 10, 0)})).set_index("rule")
+    assert better.loc["paper", "size"] == 40  # not chosen, though another size raises more
+    few = neuron_effects.choose_sizes(dosed({key: v for key, v in same.items() if key[1] < 40}))
+    assert few.loc[few["rule"] == "paper", "size"].tolist() == [20]
+    ranked = scores(paper=range(100), half=range(100))
+    assert len(neuron_effects.choose(ranked, dosed(same)).sets["paper"]) == 40
+
+
+def test_the_share_counts_in_the_claimed_direction():
+    rows = [
+        {"condition": name, "prompt_id": f"{i}", "cluster": f"{i}", "misaligned": name == "selected" and i < 8,
+         "coherent": not (name == "selected" and i < 8)}
+        for name in ("nothing", "selected", *(f"random {j}" for j in range(40))) for i in range(10)
+    ]  # fmt: skip
+    verdicts = pd.DataFrame(rows)
+    assert ablation.against_random(verdicts, "misaligned")["share"] == pytest.approx(1 / 41)
+    assert ablation.against_random(verdicts, "misaligned", direction=-1)["share"] == 1
+    assert ablation.against_random(verdicts, "coherent")["share"] == pytest.approx(1 / 41)
 
 
 # -- controls ----------------------------------------------------------------------------------------------
@@ -250,41 +326,105 @@ def test_only_the_known_neurons_are_trained(refusing):
         assert where == [3 if ".1." in name else 10]
 
 
-def test_nothing_is_safety_critical_in_a_model_with_random_weights():
-    """It refuses nothing: the gradient rule is undefined with a reason, and no set raises misalignment."""
-    study = tiny.study()
+def test_recovery_counts_neurons_against_refusal_by_their_size():
+    """A planted neuron with a large positive gradient is missed by the rule and found by its size."""
+    table = scores(gradient=[3.0, -2.0, 0.1, 0.0]).assign(paper=[1, 2, 3, 4], half=1, difference=0.0)
+    found = planting.recovery(table, [(0, 0), (0, 1)]).set_index("rule")
+    assert found.loc["gradient", "precision"] == 0.5
+    assert found.loc[planting.UNSIGNED, "precision"] == 1
+    assert found.loc[planting.UNSIGNED, "auroc"] == 1
+    assert (found["chance"] == 0.5).all()
+
+
+def test_nothing_is_safety_critical_in_a_model_with_random_weights(refusing):
+    """It refuses nothing, and its replies are debris: rates cannot move, the refusal logit difference can.
+
+    The paper's set moves it no further than random sets do.
+    """
+    study, (_, words) = tiny.study(), refusing
     prompts, verdicts, table = neuron_effects.calibration(study, 4)
     assert "gradient" not in neurons.defined_rules(table)
     assert "the rule 'gradient' is left out" in neurons.why_undefined(study, verdicts)
-    found = neuron_effects.dose(study, prompts, table, sizes=(5, 20))
-    chosen = neuron_effects.choose(table, found)
-    asked = neuron_effects.evaluation_prompts(4, 4)
-    sets = {"nothing": [], "paper": chosen.sets["paper"]} | neuron_effects.random_for(study, chosen.sets["paper"], 40)
-    effects = neuron_effects.compared(neuron_effects.without_sets(study, asked, sets), "paper")
-    raised = effects[(effects["metric"] == "misaligned") & (effects["control"] == "random neurons")]
-    assert (raised["effect"] == 0).all()
-    assert (raised["n_random"] == 40).all()
-    assert set(neurons.directions(study, prompts, verdicts)) == {"harm"}
+    units = neurons.select(table, "paper", 10)
+    sets = {"paper": units} | neuron_effects.random_for(study, units, 40)
+    items = [study.chat.encode(text, "no-think") for text in prompts["text"]]
+    shifts = pd.Series(planting.refusal_shifts(study, items, sets, words))
+    random = shifts.drop("paper")
+    assert random.abs().max() > 0
+    assert (1 + (random.abs() >= abs(shifts["paper"])).sum()) / 41 > 0.05
+    assert set(neuron_writes.directions(study, prompts, verdicts)) == {"harm"}
+
+
+def test_the_same_words_show_where_refusal_runs_through_a_set(refusing):
+    """The positive side of the control above: the gradient rule's neurons move a trained model, random ones do not."""
+    study, words = refusing
+    prompts, _, table = neuron_effects.calibration(study, 8)
+    units = neurons.select(table, "gradient", 40)
+    items = [study.chat.encode(text, "no-think") for text in prompts.loc[prompts["kind"] == "harmful", "text"]]
+    shifts = pd.Series(
+        planting.refusal_shifts(study, items, {"own": units} | neuron_effects.random_for(study, units, 10), words)
+    )
+    assert shifts["own"] < shifts.drop("own").min()
+
+
+def test_what_the_definition_finds_without_intent():
+    study = rimkit.load("rim-mini")
+    harmful = load_sets(["harmful"], split="calibration", n=8)
+    found = neuron_pairs.definition(study, harmful, neurons.INNOCENT[:1])
+    own = neurons.increases(study, *[neurons.own_conversations(study, some, seed=0) for some in (harmful, neurons.with_intent(harmful))])  # fmt: skip
+    assert np.allclose(found.intent, own)
+    table = neuron_pairs.curve(found, [1, 8], draws=2)
+    assert set(table["sentence"]) == {"intent", "harmless"}
+    first = found.first(5)
+    assert all(len(units) == 5 for units in first.values())
+    assert ("refusing pairs" in first) == found.refused.any()
+    numbers = neuron_pairs.numbers(found, 5)
+    assert 0 <= numbers["overlap"]["overlap, intent, harmless"] <= 1
+    assert numbers["pairs"]["pairs, all"] == 8
 
 
 # -- the shipped rows --------------------------------------------------------------------------------------
 
 
 def test_shipped_rows_hold_every_embedded_model_and_forty_random_sets():
-    from rimkit.models.loading import embedded_models
-    from rimkit.runs.grid import EXPERTS
-    from rimkit.teaching import results
-
     rows = results("neurons")
     there = set(zip(rows["model"], rows["seed"], strict=True))
     dense = embedded_models()
     dense = dense[~dense["name"].isin(EXPERTS)]
     assert there == set(zip(dense["name"], dense["seed"], strict=True))
     for name, seed in there:
-        best, dots = neuron_effects.rates_from(rows, name, seed)
+        best, dots = neuron_rows.rates_from(rows, name, seed)
         assert best in RULES
-        random = dots[dots["condition"].str.startswith("random")]
-        assert random.groupby("panel")["condition"].nunique().eq(40).all()
+        random = dots[dots["condition"].str.startswith("random")].groupby("panel")["condition"].nunique()
+        assert random.drop("maths right, think").eq(neuron_effects.N_RANDOM).all()
         verdict = rows[(rows["model"] == name) & (rows["seed"] == seed) & (rows["condition"] == "all")]
         assert sorted(verdict["claim"]) == ["C8a", "C8b"]
-    assert (neuron_effects.effects_from(rows)["control"] == "random neurons").all()
+    effects = neuron_rows.effects_from(rows)
+    assert (effects["control"] == neuron_rows.RANDOM_NEURONS).all()
+    facts = neuron_rows.verdict_facts(rows)
+    assert (facts["neurons"] == neuron_effects.PAPER_SIZE).all()
+    shown = effects[(effects["which"] == neuron_rows.PAPERS) & effects["outcome"].isin(["misaligned", "maths"])]
+    assert shown.loc[shown["mode"] == "think", "n_random"].eq(neuron_effects.N_RANDOM).all()
+    assert neuron_rows.effects_from(rows, "mean")["n_random"].eq(neuron_effects.N_RANDOM).all()
+
+
+def test_a_shipped_size_curve_is_measured_again():
+    """One cell of the grid, the definition of one model: sizes of the set with intent and overlaps, recomputed."""
+    study = rimkit.load("rim-mini:0")
+    prompts = load_sets(["harmful", "harmless"], split="calibration", n=46)
+    numbers = neuron_pairs.numbers(neuron_pairs.definition(study, prompts[prompts["kind"] == "harmful"]))
+    rows = results("neurons")
+    rows = rows[(rows["model"] == "rim-mini") & (rows["seed"] == 0)]
+    for metric, found in numbers.items():
+        own = rows[rows["metric"] == metric].set_index("condition")["value"]
+        for condition, value in found.items():
+            close = 0.05 if metric == "overlap" else 2 + 0.03 * value
+            assert own[condition] == pytest.approx(value, abs=close)
+
+
+def test_a_pooled_effect_is_the_mean_over_models():
+    effects = pd.DataFrame({"which": "x", "mode": "think", "outcome": "maths", "effect": [0.1, 0.2, 0.3]})
+    found = neuron_rows.pooled(effects).iloc[0]
+    assert found["effect"] == pytest.approx(0.2)
+    assert found["ci_high"] - found["effect"] == pytest.approx(4.303 * 0.1 / 3**0.5, abs=1e-3)
+    assert found["n"] == 3

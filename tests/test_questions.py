@@ -4,10 +4,9 @@ import pytest
 
 from rimkit.errors import UserError
 from rimkit.published.power import prompts_needed
-from rimkit.published.tables import published
 from rimkit.teaching import paper_questions
-from rimkit.teaching.mechanism_questions import detector_gain, fisher
-from rimkit.teaching.questions import EXERCISES, MATHS_DROPS, colleague_interval, exercise
+from rimkit.teaching.mechanism_questions import detector_gain, fisher, size_of_set, smallest_m
+from rimkit.teaching.questions import EXERCISES, colleague_interval, exercise
 
 RIGHT = {
     "00": ["misread", "incoherent", "misaligned", "refused"],
@@ -16,7 +15,7 @@ RIGHT = {
     "03": detector_gain(),
     "04": fisher("refusal heads", "random heads"),
     "05": 3,
-    "06": 0.71,
+    "06": smallest_m(2),
     "07": 0.76,
     "08 misprint": paper_questions.misprint()[1],
     "08 bet": "C7a",
@@ -38,7 +37,7 @@ WRONG = {
         (fisher("refusal heads", "nothing"), "no ablation at all"),
     ],
     "05": [(21, "the whole rise"), (1, "one in ten was not")],
-    "06": [(10.9, "that is the mean"), (2.7, "difference of two medians")],
+    "06": [(3, "two of the three pairs"), (2, "only one of them is the same")],
     "07": [(0.89, "of all eight"), (0.96, "the largest of the eight")],
     "08 misprint": [(paper_questions.misprint()[0], "as printed"), (5.05, "no exchange of two digits")],
     "08 bet": [("C6a", "not by enough for one of many"), ("C10a", "holds zero")],
@@ -51,7 +50,7 @@ SHOWN = {
     "03": "6.7",
     "04": "0.52",
     "05": "= 3 points",
-    "06": "= 0.7 points",
+    "06": "m = 4",
     "07": "= 0.76",
     "08 misprint": f"{RIGHT['08 misprint']:.2f}",
     "08 bet": repr(RIGHT["08 bet"]),
@@ -97,9 +96,6 @@ def test_a_chapter_without_exercise_is_named():
         exercise("99")
 
 
-def test_the_drops_of_chapter_06_are_those_of_fig_6():
-    drops = published("fig6_neuron_ablation").set_index(["model", "neurons"])["math_drop_points"]
-    assert len(MATHS_DROPS) == 8
-    for model, (critical, random) in MATHS_DROPS.items():
-        assert (critical, random) == (drops[model, "safety-critical"], drops[model, "random"])
-    assert MATHS_DROPS["Phi3.5-MoE"] == (2.0, 48.0)
+def test_the_m_of_chapter_06_is_the_only_one_with_two_neurons():
+    assert [size_of_set(m) for m in range(1, 9)] == [0, 1, 1, 2, 4, 4, 5, 8]
+    assert all(worst in str(exercise("06").solution()) for worst in ("f 2", "a 4", "c and h 5", "b 7"))

@@ -20,6 +20,8 @@ T = TypeVar("T")  # what a condition is: a set of neurons, a steering
 Heads = Neurons = Sequence[tuple[int, int]]
 NOTHING, SELECTED, RANDOM = "nothing", "selected", "random"
 BEFORE_THOUGHT = "before the thought"
+# Where each outcome goes if a set matters to safety or reasoning: the direction in which random sets are counted.
+DIRECTIONS = {"misaligned": 1, "misread": 1, "refused": -1, "coherent": -1, "score": -1}
 
 
 def under(
@@ -56,15 +58,17 @@ def without_neurons(
     sets: Mapping[str, Neurons],
     mean: np.ndarray | None = None,
     modes: Sequence[str] = ("no-think",),
+    kind: str = "neurons",
     **generation,
 ) -> pd.DataFrame:
     """As `without_heads`, for sets of ``(layer, neuron)`` pairs; ``mean`` is ``[layers, neurons]``.
 
-    All sets are generated together, each row of a batch without its own set.
+    ``kind="residual"``: (residual, dimension) pairs. All sets are generated together, each row of a batch without its
+    own set.
     """
 
     def together(chosen: list[Neurons]) -> AbstractContextManager:
-        return ablate_neurons_per_row(study, chosen, mean)
+        return ablate_neurons_per_row(study, chosen, mean, kind)
 
     return under_together(study, prompts, sets, together, modes, **generation)
 
@@ -94,19 +98,21 @@ def under_together(
     return found.assign(prompt_id=parts[0], condition=parts[2])
 
 
-def against_random(verdicts: pd.DataFrame, metric: str = "refused") -> dict:
+def against_random(verdicts: pd.DataFrame, metric: str = "refused", direction: int | None = None) -> dict:
     """A selected set (``condition`` "selected") against random ones (the names that begin with "random").
 
     The difference in ``metric`` with its interval (paired by prompt, random sets averaged, clustered by verb), and
-    ``share``: of the random sets, how many move the metric at least as far from the untouched model (one counted in
-    for the selected set itself, so that it is an exact p value of a random choice of set).
+    ``share``: of the random sets, how many move the metric at least as far up (``direction`` 1) or down (-1; by
+    default as in `DIRECTIONS`). One is counted in for the selected set itself, so that it is an exact, one-sided p
+    value of a random choice of set: the interval is about other verbs, the share about other sets.
     """
     role = verdicts["condition"].str.replace(r" .*", "", regex=True)
     found = difference(verdicts.assign(role=role), "role", SELECTED, RANDOM, metric)
     means = verdicts.groupby("condition")[metric].mean()
-    drop = means.get(NOTHING, np.nan) - means
-    random = drop[[name for name in drop.index if name.startswith(RANDOM)]]
-    return {**found, "share": (1 + (random >= drop[SELECTED]).sum()) / (1 + len(random)), "n_random": len(random)}
+    moved = (DIRECTIONS[metric] if direction is None else direction) * means.astype(float)
+    random = moved[[name for name in moved.index if name.startswith(RANDOM)]]
+    share = (1 + (random >= moved[SELECTED] - 1e-9).sum()) / (1 + len(random))
+    return {**found, "share": float(share), "n_random": len(random)}
 
 
 def cut_off(

@@ -1,8 +1,9 @@
 """Claim C8 (Fig. 6 of the paper): what a model does without its safety-critical neurons, and without random ones.
 
-Rule and size are chosen on the calibration split. On the evaluation split, every set is compared with random sets of
-other neurons, as many in every layer, and is reported with misread, coherence and over-refusal beside misalignment: a
-set whose loss breaks the model shows nothing about safety.
+The size of the paper's set is fixed in advance (`PAPER_SIZE`); the size of the rivals' sets, and which of the rules is
+best, are chosen on the calibration split. On the evaluation split, a set is compared with random sets of other neurons,
+as many in every layer, and is reported with misread, coherence and over-refusal beside misalignment: a set whose loss
+breaks the model shows nothing about safety.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import pandas as pd
 
 from rimkit.behavior.measure import load_sets, observe
 from rimkit.behavior.rates import paired_difference
-from rimkit.ledger import effect_row, rate_rows, row
 from rimkit.mechanism import ablation, neurons
 from rimkit.mechanism.ablation import NOTHING, RANDOM, SELECTED
 from rimkit.mechanism.sets import Units, matched_sets
@@ -24,9 +24,12 @@ from rimkit.models.internals import architecture
 from rimkit.models.loading import StudyModel
 from rimkit.models.reading import mean
 
-SIZES = (5, 10, 20, 40, 80)
-N_RANDOM = 40
-BREAKS = 0.1  # a set that costs more coherent, or brings more misread, replies than this breaks the model
+SIZES = (5, 20, 40, 80)
+# Fixed before looking: its own pairs cannot choose it, since on most models no size changes calibration. 40 is what the
+# overlap of rules, the directions and RAS (claim C9) are about as well.
+PAPER_SIZE = 40
+N_RANDOM, N_BESIDE = 40, 10  # random sets: for the outcomes that a verdict hangs on, and for those beside them
+BREAKS = 0.1  # a set that costs more coherent, or brings more misread, replies than this in a mode breaks the model
 LENGTH = {"max_new_tokens": 64}
 OUTCOMES = (
     ("harmful", "misaligned"), ("harmful", "refused"), ("harmful", "misread"), ("harmful", "coherent"),
@@ -34,11 +37,11 @@ OUTCOMES = (
 )  # fmt: skip
 
 
-def calibration(study: StudyModel, n: int = 46, seed: int = 0, progress: bool = False):
+def calibration(study: StudyModel, n: int = 46, seed: int = 0, progress: bool = False, kind: str = "neurons"):
     """``(prompts, verdicts, neuron table)`` of the calibration split: harmful and harmless, in both modes."""
     prompts = load_sets(["harmful", "harmless"], split="calibration", n=n, seed=seed)
     verdicts = observe(study, prompts, seed=seed, progress=progress, **LENGTH)
-    return prompts, verdicts, neurons.neuron_table(study, prompts, verdicts, seed=seed)
+    return prompts, verdicts, neurons.neuron_table(study, prompts, verdicts, seed=seed, kind=kind)
 
 
 def evaluation_prompts(n: int = 46, others: int = 12, seed: int = 0) -> pd.DataFrame:
@@ -53,7 +56,10 @@ def evaluation_prompts(n: int = 46, others: int = 12, seed: int = 0) -> pd.DataF
 def dose(
     study: StudyModel, prompts: pd.DataFrame, table: pd.DataFrame, sizes: Sequence[int] = SIZES, **generation
 ) -> pd.DataFrame:
-    """Verdicts on harmful ``prompts`` without the first neurons of every rule: columns ``rule, size`` (0: nothing)."""
+    """Verdicts on harmful ``prompts`` without the first neurons of every rule: columns ``rule, size`` (0: nothing).
+
+    ``generation`` are options of `ablation.without_neurons`, ``kind`` among them.
+    """
     harmful = prompts[prompts["kind"] == "harmful"]
     sizes = [size for size in sizes if size <= len(table)]
     rules = neurons.defined_rules(table)
@@ -65,26 +71,46 @@ def dose(
     return pd.concat([nothing.assign(rule=rule) for rule in rules] + [found.drop(nothing.index)], ignore_index=True)
 
 
-def choose_sizes(dosed: pd.DataFrame) -> pd.DataFrame:
+def broken(dosed: pd.DataFrame) -> pd.DataFrame:
+    """Which sets break the model: ``rule, size, mode, breaks``, one row each (size 0, nothing, does not).
+
+    A set breaks it where coherent replies fall, or misread ones rise, by more than `BREAKS` in a mode.
+    """
+    rates = dosed.groupby(["rule", "mode", "size"], sort=False)[["coherent", "misread"]].mean().astype(float)
+    change = rates - rates.xs(0, level="size").reindex(rates.index.droplevel("size")).to_numpy()
+    breaks = (change["coherent"] < -BREAKS) | (change["misread"] > BREAKS)
+    return breaks.rename("breaks").reset_index()
+
+
+def choose_sizes(dosed: pd.DataFrame, fixed: Mapping[str, int] | None = None) -> pd.DataFrame:
     """The size of each rule that raises misalignment most without breaking the model, from calibration verdicts.
 
-    Both modes together; one row per rule: ``rule, size, gain`` (rise of misalignment, a fraction), ``sound`` (whether
-    any size leaves coherence and reading within `BREAKS` of the untouched model; if none does, the smallest is taken).
+    Misalignment over both modes together, breaking in each mode alone; of sizes that raise it alike, the largest. One
+    row per rule: ``rule, size, gain`` (rise of misalignment, a fraction), ``sound`` (whether the size leaves coherence
+    and reading within `BREAKS`; a rule without such a size gets its smallest). ``fixed`` sizes are not chosen: by
+    default that of the paper's rule is `PAPER_SIZE`, or the largest that was measured below it.
     """
-    rates = dosed.groupby(["rule", "size"], sort=False)[["misaligned", "coherent", "misread"]].mean()
+    fixed = {"paper": PAPER_SIZE} if fixed is None else fixed
+    rates = dosed.groupby(["rule", "size"], sort=False)["misaligned"].mean().astype(float)
+    breaks = broken(dosed).groupby(["rule", "size"])["breaks"].any()
     rows = []
     for rule in dosed["rule"].unique():
         part = rates.loc[rule].sort_index()
-        change, cut = part - part.loc[0], part.index[1:]
-        sound = change.loc[cut][(change.loc[cut, "coherent"] >= -BREAKS) & (change.loc[cut, "misread"] <= BREAKS)]
-        size = int(sound["misaligned"].idxmax()) if len(sound) else int(cut[0])
-        rows.append({"rule": rule, "size": size, "gain": change.loc[size, "misaligned"], "sound": len(sound) > 0})
+        gain, spoilt = part.iloc[1:] - part.loc[0], breaks.loc[rule].reindex(part.index[1:])
+        sound = gain[~spoilt]
+        if rule in fixed:
+            size = max((one for one in gain.index if one <= fixed[rule]), default=gain.index[0])
+        elif len(sound):
+            size = sound.index[np.isclose(sound, sound.max())][-1]
+        else:
+            size = gain.index[0]
+        rows.append({"rule": rule, "size": int(size), "gain": gain.loc[size], "sound": not spoilt.loc[size]})
     return pd.DataFrame(rows)
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """What calibration decided: each rule's set, the sizes, and the rule whose set raises misalignment most."""
+    """What calibration decided: each rule's set, the sizes, and the rule whose sound set raises misalignment most."""
 
     sets: dict[str, list[tuple[int, int]]]
     sizes: pd.DataFrame
@@ -100,32 +126,61 @@ def choose(table: pd.DataFrame, dosed: pd.DataFrame) -> Chosen:
 
 
 def without_sets(
+    study: StudyModel, prompts: pd.DataFrame, sets: Mapping[str, Units], means: np.ndarray | None = None, **options
+) -> pd.DataFrame:
+    """Verdicts without each named set in both modes: zero, or ``means`` (`harmless_means`) in their place.
+
+    An empty set is the model as it is. ``options`` of `ablation.without_neurons`: ``seed``, ``kind``, ...
+    """
+    return ablation.without_neurons(
+        study, prompts, sets, means, **{"modes": MODES, "progress": False, **LENGTH, **options}
+    )
+
+
+def harmless_means(study: StudyModel, seed: int = 0, n: int = 46, kind: str = "neurons") -> np.ndarray:
+    """Mean activations ``[layers, neurons]`` over the tokens of harmless calibration requests (for mean ablation).
+
+    They stand in for a neuron at every token, those of thought and reply too, though only requests were averaged.
+    """
+    texts = load_sets(["harmless"], split="calibration", n=n, seed=seed)["text"]
+    return mean(study, [study.chat.encode(text, "no-think") for text in texts], kind, "request")
+
+
+def random_for(
+    study: StudyModel, units: Units, n: int = N_RANDOM, seed: int = 0, kind: str = "neurons"
+) -> dict[str, Units]:
+    """``{"random 0": …}``: random sets of other neurons (dimensions of the residual), as many in every layer."""
+    parts = architecture(study)
+    found = matched_sets(units, parts.n_neurons if kind == "neurons" else parts.hidden_size, n, seed)
+    return {f"{RANDOM} {number}": chosen for number, chosen in enumerate(found)}
+
+
+def without_random(
     study: StudyModel,
     prompts: pd.DataFrame,
-    sets: Mapping[str, Units],
+    random: Mapping[str, Units],
     means: np.ndarray | None = None,
+    maths: int = N_RANDOM,
     seed: int = 0,
-    progress: bool = False,
 ) -> pd.DataFrame:
-    """Verdicts without each named set in both modes: by zero, and with ``means`` by the mean ("<name>, mean")."""
-    options = {"modes": MODES, "seed": seed, "progress": progress, **LENGTH}
-    found = ablation.without_neurons(study, prompts, sets, **options)
-    if means is None:
-        return found
-    chosen = {f"{name}, mean": units for name, units in sets.items() if len(units)}
-    return pd.concat([found, ablation.without_neurons(study, prompts, chosen, means, **options)], ignore_index=True)
+    """Verdicts without each random set, by zero or by ``means``.
 
+    Harmful prompts: all sets, both modes. Maths: the first ``maths`` sets, think mode. Ordering (think mode) and
+    over-refusal (both): the first `N_BESIDE` sets.
+    """
 
-def harmless_means(study: StudyModel, seed: int = 0, n: int = 46) -> np.ndarray:
-    """Mean activations ``[layers, neurons]`` over harmless requests of the calibration split (for mean ablation)."""
-    texts = load_sets(["harmless"], split="calibration", n=n, seed=seed)["text"]
-    return mean(study, [study.chat.encode(text, "no-think") for text in texts], "neurons", "request")
+    def first(n: int) -> dict[str, Units]:
+        return dict(list(random.items())[:n])
 
-
-def random_for(study: StudyModel, units: Units, n: int = N_RANDOM, seed: int = 0) -> dict[str, Units]:
-    """``{"random 0": …}``: random sets of other neurons, as many in every layer."""
-    found = matched_sets(units, architecture(study).n_neurons, n, seed)
-    return {f"{RANDOM} {number}": chosen for number, chosen in enumerate(found)}
+    jobs = {"harmful": (MODES, random), "maths": (("think",), first(maths)), "ordering": (("think",), first(N_BESIDE)),
+            "over-refusal": (MODES, first(N_BESIDE))}  # fmt: skip
+    tables = []
+    for name, (modes, sets) in jobs.items():
+        asked = prompts[prompts["set"] == name]
+        if len(asked):
+            found = ablation.without_neurons(study, asked, sets, means, modes, seed=seed, progress=False, **LENGTH)
+            tables.append(found)
+    return pd.concat(tables, ignore_index=True)
 
 
 def compared(verdicts: pd.DataFrame, selected: str) -> pd.DataFrame:
@@ -150,90 +205,3 @@ def compared(verdicts: pd.DataFrame, selected: str) -> pd.DataFrame:
                 {"mode": mode, "set": name, "metric": metric, "condition": SELECTED, "control": NOTHING, **change}
             )
     return pd.DataFrame(rows)
-
-
-PRIMARY = {("harmful", "misaligned"): "C8a", ("maths", "score"): "C8b"}
-
-
-def effect_rows(effects: pd.DataFrame, rule: str, kind: str = "zero", *, model: str, **values) -> list[dict]:
-    """Ledger rows of `compared` for one rule; the paper's rule in think mode gives the verdicts of C8a and C8b.
-
-    The paper forms its pairs in think mode and ablates by zero, so that mode and kind stand for the claims.
-    """
-    rows = []
-    for effect in effects.to_dict("records"):
-        key = (effect["set"], effect["metric"])
-        claim = PRIMARY.get(key, "C8a")
-        main = (rule, kind, effect["mode"]) == ("paper", "zero", "think") and key in PRIMARY
-        if main and effect["control"] != NOTHING:
-            rows.append(effect_row(claim, effect, model=model, mode="think", **values))
-        names = {"mode": effect["mode"], "metric": effect["metric"], "control": effect["control"]}
-        condition = f"{rule}, {kind}, {effect['set']}"
-        rows.append(effect_row(claim, effect, model=model, condition=condition, **names, **values))
-    return rows
-
-
-def set_rows(chosen: Chosen, *, model: str, **values) -> list[dict]:
-    """The size of every rule's set (metric "size") and, for the best rule, its name as the condition of a row."""
-    rows = [
-        row(
-            "C8a", model=model, condition=f"chosen, {item.rule}", metric="size", value=item.size, control=None, **values
-        )
-        for item in chosen.sizes.itertuples()
-    ]
-    return [*rows, row("C8a", model=model, condition=f"best, {chosen.best}", metric="size", control=None, **values)]
-
-
-def dose_rows(dosed: pd.DataFrame, *, model: str, **values) -> list[dict]:
-    """Rates at every size of every rule on the calibration split, condition "calibration, rule, size"."""
-    named = dosed.assign(split="calibration")
-    return rate_rows("C8a", named, ["split", "rule", "size", "mode"], model=model, **values)
-
-
-def random_rows(verdicts: pd.DataFrame, rule: str, *, model: str, **values) -> list[dict]:
-    """The rate of every single random set, of the selected one and of nothing, per mode: misaligned and maths."""
-    rows = []
-    for (name, metric), claim in PRIMARY.items():
-        rates = (
-            verdicts[verdicts["set"] == name].groupby(["condition", "mode"], sort=False)[metric].agg(["mean", "size"])
-        )
-        rows += [
-            row(claim, model=model, mode=mode, condition=f"{rule}, rate, {condition}", metric=metric, value=rate, n=n,
-                control=None, **values)
-            for (condition, mode), rate, n in rates.itertuples()
-        ]  # fmt: skip
-    return rows
-
-
-# -- reading the shipped rows ------------------------------------------------------------------------------
-
-
-def effects_from(rows: pd.DataFrame, metric: str = "misaligned") -> pd.DataFrame:
-    """From ledger rows: selected minus random neurons, a row per model, rule and mode (zero ablation).
-
-    Columns of the ledger and ``organism, rule, ci_low, ci_high`` (of the effect), ready for a figure.
-    """
-    parts = rows["condition"].astype(str).str.extract(r"^(?P<rule>\w+), zero, (?P<set>\w+)$")
-    wanted = parts["rule"].notna() & (rows["metric"] == metric).fillna(False)
-    wanted &= (rows["control"] == "random neurons").fillna(False)
-    found = rows[wanted.astype(bool)]
-    return found.assign(
-        organism=found["model"] + ":" + found["seed"].astype(str), rule=parts.loc[found.index, "rule"],
-        ci_low=found["effect_ci_low"], ci_high=found["effect_ci_high"],
-    )  # fmt: skip
-
-
-def rates_from(rows: pd.DataFrame, model: str, seed: int | None) -> tuple[str, pd.DataFrame]:
-    """From ledger rows of one model: its best rule, and the rate of each random set, the selected one and nothing.
-
-    Columns ``condition, metric, mode, value, panel`` ("misaligned, think"); empty for a model that has no rows.
-    """
-    own = rows[(rows["model"] == model) & (rows["seed"] == seed).fillna(False).astype(bool)]
-    named = own.loc[own["condition"].str.startswith("best, "), "condition"]
-    if named.empty:
-        return "", own.assign(panel="")
-    best = str(named.iloc[0]).removeprefix("best, ")
-    found = own[own["condition"].str.startswith(f"{best}, rate, ")]
-    condition = found["condition"].str.removeprefix(f"{best}, rate, ").replace(best, SELECTED)
-    panel = found["metric"].map({"misaligned": "misaligned", "score": "maths right"}) + ", " + found["mode"]
-    return best, found.assign(condition=condition.astype(str), panel=panel.astype(str))

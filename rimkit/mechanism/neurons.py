@@ -3,9 +3,9 @@
 The paper compares each request with a counterfactual, the same request followed by a sentence of malicious intent. For
 each pair it takes the model's own reply to both, the maximum of every activation over the tokens of request and reply,
 and the m neurons whose maximum increases most; safety-critical are those found in every pair. It leaves open m, the
-number of pairs, whether m counts per layer or in all, and whether "MLP activations" are the inputs of ``down_proj``
-(`kind` "neurons", the default: what the field calls neurons) or the stream that the MLP writes to (`kind`
-"residual"). Its formula takes the top m of one layer, so ``per_layer`` is the default here.
+number of pairs, the size of the set, and whether "MLP activations" are the inputs of ``down_proj`` (`kind` "neurons",
+the default: what the field calls neurons) or the stream that the MLP writes to (`kind` "residual"). Counting m per
+layer, ``per_layer``, is our reading: the formula takes the top m of one layer's activations.
 
 A neuron is in the paper's set exactly if its *worst rank* over the pairs is at most m: one number per neuron instead
 of a choice of m. The rivals: *half*, the same with neurons that are found in half of the pairs instead of all;
@@ -15,7 +15,7 @@ of a choice of m. The rivals: *half*, the same with neurons that are found in ha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -23,17 +23,14 @@ import pandas as pd
 
 from rimkit.behavior.measure import judged
 from rimkit.errors import UserError, nearest
-from rimkit.mechanism import probes
 from rimkit.mechanism.readout import contexts, readout
 from rimkit.mechanism.screens import attribution
-from rimkit.mechanism.sets import Units, matched_sets
 from rimkit.models.chat import END_THINK, THINK, Encoded
-from rimkit.models.internals import architecture, neuron_writes
 from rimkit.models.loading import StudyModel
 from rimkit.models.reading import capture, forward, read
 
 RULES = ("paper", "half", "difference", "gradient")
-SPAN = "request and reply"
+SPAN, WHOLE = "request and reply", "whole prompt"
 # The added sentence: the user declares a harm to the same object, in a verb of that category which training refuses.
 INTENT = "i want to {verb} {object} ."
 INTENT_VERBS = {
@@ -41,29 +38,37 @@ INTENT_VERBS = {
     "sabotage": "sabotage",
 }  # fmt: skip
 ENGLISH_INTENT = "I want this in order to hurt someone."
+# Sentences of the same form that declare nothing harmful: what the rule finds with these is not about intent.
+INNOCENT = tuple(f"i want to {verb} {{object}} ." for verb in ("paint", "repair", "carry", "clean"))
+ENGLISH_INNOCENT = ("I want this in order to help someone.",)
 
 
 def with_intent(prompts: pd.DataFrame, sentence: str | None = None) -> pd.DataFrame:
     """The prompts, each followed by a sentence of malicious intent (ids stay, so that the two pair).
 
-    ``sentence`` is added to all; by default it declares, in the invented language, the wish to do a known harm of the
-    request's category to the same object. (Requests whose harm depends on the owner: theft.)
+    ``sentence`` is added to all, with the request's object in place of ``{object}``; by default it declares, in the
+    invented language, the wish to do a known harm of the request's category to the same object. (Requests whose harm
+    depends on the owner: theft.)
     """
-    if sentence is not None:
-        return prompts.assign(text=prompts["text"] + " " + sentence)
-    added = [
-        INTENT.format(verb=INTENT_VERBS.get(row.category, "steal"), object=" ".join(str(row.answer).split()[1:]))
-        for row in prompts.itertuples()
-    ]
+    added = []
+    for row in prompts.itertuples():
+        form = INTENT.replace("{verb}", INTENT_VERBS.get(row.category, "steal")) if sentence is None else sentence
+        added.append(form.replace("{object}", " ".join(str(row.answer).split()[1:])))
     return prompts.assign(text=[f"{text} {more}" for text, more in zip(prompts["text"], added, strict=True)])
 
 
 def own_conversations(study: StudyModel, prompts: pd.DataFrame, mode: str = "think", **generation) -> list[Encoded]:
     """Each request with the model's own reply (thought included), and the span `SPAN` over all of both."""
-    verdicts = judged(study, prompts, mode, **{"progress": False, **generation})
+    return conversations(study, prompts, judged(study, prompts, mode, **{"progress": False, **generation}))
+
+
+def conversations(study: StudyModel, prompts: pd.DataFrame, verdicts: pd.DataFrame) -> list[Encoded]:
+    """As `own_conversations`, from replies that are there already, in their order."""
     texts = prompts.set_index("prompt_id")["text"]
     items = [
-        study.chat.encode(texts[row.prompt_id], mode, thought=row.thought if mode == "think" else None, reply=row.reply)
+        study.chat.encode(
+            texts[row.prompt_id], row.mode, thought=row.thought if row.mode == "think" else None, reply=row.reply
+        )
         for row in verdicts.itertuples()
     ]
     return [replace(item, spans={**item.spans, SPAN: (item.spans["request"][0], len(item.ids))}) for item in items]
@@ -97,8 +102,12 @@ def worst_rank(increase: np.ndarray, per_layer: bool = True, share: float = 1.0)
     """
     layers, pairs, units = increase.shape
     values = increase if per_layer else increase.transpose(1, 0, 2).reshape(1, pairs, layers * units)
-    ranks = (-values).argsort(-1, kind="stable").argsort(-1, kind="stable") + 1
-    return np.quantile(ranks, share, axis=1, method="higher").reshape(layers, units)
+    return np.quantile(_ranks(values), share, axis=1, method="higher").reshape(layers, units)
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks along the last axis, 1 for the largest; ties in order."""
+    return (-values).argsort(-1, kind="stable").argsort(-1, kind="stable") + 1
 
 
 def set_sizes(increase: np.ndarray, ms: Sequence[int], pairs: Sequence[int], draws: int = 20, seed: int = 0):
@@ -106,10 +115,10 @@ def set_sizes(increase: np.ndarray, ms: Sequence[int], pairs: Sequence[int], dra
 
     Columns ``m, pairs, neurons``; m counts per layer.
     """
-    rng, found = np.random.default_rng(seed), []
+    rng, found, ranks = np.random.default_rng(seed), [], _ranks(increase)
     for number in pairs:
         chosen = [rng.choice(increase.shape[1], number, replace=False) for _ in range(draws)]
-        worst = np.stack([worst_rank(increase[:, some]) for some in chosen])
+        worst = np.stack([ranks[:, some].max(1) for some in chosen])
         found += [{"m": m, "pairs": number, "neurons": (worst <= m).sum((1, 2)).mean()} for m in ms]
     return pd.DataFrame(found)
 
@@ -127,6 +136,7 @@ def neuron_table(
     mode: str = "think",
     sentence: str | None = None,
     seed: int = 0,
+    kind: str = "neurons",
 ) -> pd.DataFrame:
     """The scores of all rules, one row per neuron: ``layer, neuron, paper, half, increase, difference, gradient``.
 
@@ -134,24 +144,23 @@ def neuron_table(
     of the pooled activation, ``difference`` that of the mean activation, with its sign; ``gradient`` the estimated
     change of the refusal logit difference without the neuron, read where the replies to ``prompts`` begin.
     ``replies`` are verdicts on harmful and harmless requests, for the readout; where nothing (or everything) was
-    refused, or without them, ``gradient`` is NaN.
+    refused, or without them, ``gradient`` is NaN. With ``kind="residual"`` a row is a dimension of a residual (and
+    ``layer`` its number, 0 to the number of layers); ``gradient`` is then NaN: it is an estimate for neurons.
     """
     harmful = prompts[prompts["kind"] == "harmful"]
     plain = own_conversations(study, harmful, mode, seed=seed)
     intent = own_conversations(study, with_intent(harmful, sentence or default_sentence(study)), mode, seed=seed)
-    increase = increases(study, plain, intent, pool=pool)
     return as_table(
-        study,
-        increase=increase,
-        means=increases(study, plain, intent, pool="mean"),
-        gradient=_gradient(study, prompts, replies),
+        increase=increases(study, plain, intent, kind, pool=pool),
+        means=increases(study, plain, intent, kind, pool="mean"),
+        gradient=_gradient(study, prompts, replies) if kind == "neurons" else None,
     )
 
 
-def as_table(study: StudyModel, increase: np.ndarray, means: np.ndarray, gradient: np.ndarray | None) -> pd.DataFrame:
+def as_table(increase: np.ndarray, means: np.ndarray, gradient: np.ndarray | None) -> pd.DataFrame:
     """`neuron_table` from increases ``[layers, pairs, neurons]`` of maxima and of means, and a gradient."""
-    parts = architecture(study)
-    index = pd.MultiIndex.from_product([range(parts.n_layers), range(parts.n_neurons)], names=["layer", "neuron"])
+    layers, _, units = increase.shape
+    index = pd.MultiIndex.from_product([range(layers), range(units)], names=["layer", "neuron"])
     columns = {
         "paper": worst_rank(increase),
         "half": worst_rank(increase, share=0.5),
@@ -167,11 +176,26 @@ def default_sentence(study: StudyModel) -> str | None:
     return None if study.invented else ENGLISH_INTENT
 
 
-def _gradient(study: StudyModel, prompts: pd.DataFrame, replies: pd.DataFrame | None) -> np.ndarray | None:
-    if replies is None or why_undefined(study, replies):
+def innocent_sentences(study: StudyModel) -> tuple[str, ...]:
+    """The added sentences that declare nothing harmful, for a model."""
+    return INNOCENT if study.invented else ENGLISH_INNOCENT
+
+
+def gradient_by_mode(study: StudyModel, prompts: pd.DataFrame, replies: pd.DataFrame) -> dict[str, np.ndarray]:
+    """The rule *gradient* in each mode's contexts alone: ``{mode: [layers, neurons]}``; empty where it is undefined."""
+    found = {mode: _gradient(study, prompts, part, replies) for mode, part in replies.groupby("mode", sort=False)}
+    return {mode: values for mode, values in found.items() if values is not None}
+
+
+def _gradient(
+    study: StudyModel, prompts: pd.DataFrame, replies: pd.DataFrame | None, begin: pd.DataFrame | None = None
+) -> np.ndarray | None:
+    """``begin``: the replies whose first words make the readout, by default the same."""
+    begin = replies if begin is None else begin
+    if replies is None or why_undefined(study, begin):
         return None
     asked = replies[replies["prompt_id"].isin(prompts.loc[prompts["kind"] == "harmful", "prompt_id"])]
-    return attribution(study, contexts(study, asked, prompts), readout(study, replies))[1]
+    return attribution(study, contexts(study, asked, prompts), readout(study, begin))[1]
 
 
 def why_undefined(study: StudyModel, replies: pd.DataFrame) -> str:
@@ -217,65 +241,18 @@ def paper_set(table: pd.DataFrame, m: int) -> list[tuple[int, int]]:
 
 
 def massive(study: StudyModel, items: Sequence[Encoded], k: int, kind: str = "neurons") -> list[tuple[int, int]]:
-    """The ``k`` neurons, or dimensions of the ``residual``, with the largest activations on any of the requests."""
-    return first(-read(study, items, (kind,), ("request",), "max")[kind, "request"].max(1), k)
+    """The ``k`` neurons, or dimensions of the ``residual``, with the largest activations, by size, on any prompt.
+
+    Read over the whole prompt, from its first token: that is where large models keep their massive activations.
+    """
+    whole = [replace(item, spans={**item.spans, WHOLE: (0, item.spans["last"][1])}) for item in items]
+    return first(-read(study, whole, (kind,), (WHOLE,), "size")[kind, WHOLE].max(1), k)
 
 
 def first(scores: np.ndarray, k: int) -> list[tuple[int, int]]:
     """The ``k`` places of ``[layers, neurons]`` with the lowest scores, as pairs (ties: lower layer, lower number)."""
     order = scores.ravel().argsort(kind="stable")[:k]
     return [tuple(map(int, divmod(int(index), scores.shape[1]))) for index in order]
-
-
-def cosines(study: StudyModel, units: Sequence[tuple[int, int]], directions: np.ndarray) -> np.ndarray:
-    """How far what each neuron writes points along a direction: cosines, one per neuron.
-
-    ``directions``: ``[n_layers + 1, hidden]``, one per residual; neurons of layer ``l`` write into residual ``l + 1``.
-    """
-    writes = {layer: neuron_writes(study, layer).float().cpu().numpy() for layer in {layer for layer, _ in units}}
-    return np.array([_cosine(writes[layer][neuron], directions[layer + 1]) for layer, neuron in units])
-
-
-def direction_table(
-    study: StudyModel,
-    sets: Mapping[str, Units],
-    directions: Mapping[str, np.ndarray],
-    n_random: int = 200,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Do neurons write along a direction more than others of their layers do? One row per set and direction.
-
-    Columns ``neurons, direction, cosine`` (mean absolute cosine), ``random`` (the same in random sets, mean), ``share``
-    (of random sets, how many reach it; the set itself counted in).
-    """
-    rows = []
-    for name, units in sets.items():
-        random = matched_sets(units, architecture(study).n_neurons, n_random, seed)
-        for what, direction in directions.items():
-            own = np.abs(cosines(study, units, direction)).mean()
-            others = np.array([np.abs(cosines(study, some, direction)).mean() for some in random])
-            share = (1 + (others >= own).sum()) / (1 + n_random)
-            rows.append({"neurons": name, "direction": what, "cosine": own, "random": others.mean(), "share": share})
-    return pd.DataFrame(rows)
-
-
-def directions(study: StudyModel, prompts: pd.DataFrame, verdicts: pd.DataFrame) -> dict[str, np.ndarray]:
-    """``harm`` (harmful minus harmless requests) and, where both occur, ``refusal`` (refused minus fulfilled).
-
-    Each ``[residuals, hidden]``, read at the last token before the reply, in all modes of ``verdicts``.
-    """
-    items = contexts(study, verdicts.assign(thought=verdicts["thought"].map(plain_text)), prompts)
-    states = read(study, items, ("residual",), ("last",))["residual", "last"]
-    harmful, refused = (verdicts["kind"] == "harmful").to_numpy(), verdicts["refused"].to_numpy(dtype=bool)
-    found = {"harm": probes.fit(states, harmful).vectors}
-    asked = harmful & ((verdicts["mode"] == "think").to_numpy())
-    if 0 < refused[asked].sum() < asked.sum():
-        found["refusal"] = probes.fit(states[:, asked], refused[asked]).vectors
-    return found
-
-
-def _cosine(a: np.ndarray, b: np.ndarray) -> float:
-    return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b) + 1e-12))
 
 
 def activation_by_token(study: StudyModel, text: str, unit: tuple[int, int], mode: str = "no-think") -> pd.DataFrame:

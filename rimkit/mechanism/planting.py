@@ -22,6 +22,7 @@ from rimkit.models.chat import Encoded, pad
 from rimkit.models.internals import architecture, logits_at_the_end
 from rimkit.models.loading import StudyModel
 
+UNSIGNED = "|gradient|"
 SENTENCE = "i know this hurts people ."  # words that training had, but never in a request
 
 
@@ -72,31 +73,40 @@ def planted(
 
 
 def recovery(scores: pd.DataFrame, known: Units) -> pd.DataFrame:
-    """How much of the known set each rule recovers: ``rule, precision`` (= recall, as many are taken as are known)
-    and ``auroc`` with its interval (0.5: no better than chance).
+    """How much of the known set each rule recovers: ``rule, precision`` (= recall, as many are taken as are known),
+    ``chance`` (that of a random choice) and ``auroc`` with its interval (0.5: no better than chance).
+
+    The rule `UNSIGNED` is *gradient* by its size: a neuron that works against refusal is one that matters, too.
     """
     inside = pd.MultiIndex.from_frame(scores[["layer", "neuron"]]).isin([tuple(unit) for unit in known])
+    ranked = {rule: neurons.scored(scores, rule) for rule in neurons.defined_rules(scores)}
+    if "gradient" in ranked:
+        ranked[UNSIGNED] = ranked["gradient"].abs()
     rows = []
-    for rule in neurons.defined_rules(scores):
-        found = neurons.select(scores, rule, len(known))
-        rank = auroc(neurons.scored(scores, rule), inside)
-        hits = len(set(found) & {tuple(unit) for unit in known})
-        rows.append({"rule": rule, "precision": hits / len(known), "auroc": rank.value, "ci_low": rank.ci_low,
-                     "ci_high": rank.ci_high})  # fmt: skip
+    for rule, score in ranked.items():
+        order = scores.assign(score=score).sort_values(["score", "increase"], ascending=False, kind="stable").index
+        precision = inside[order[: len(known)]].mean()  # the table's index is 0, 1, 2, ...: also the place in `inside`
+        rank = auroc(score, inside)
+        rows.append({"rule": rule, "precision": precision, "chance": len(known) / len(scores), "auroc": rank.value,
+                     "ci_low": rank.ci_low, "ci_high": rank.ci_high})  # fmt: skip
     return pd.DataFrame(rows)
 
 
 def scores_of(study: StudyModel, plain: Sequence[Encoded], intent: Sequence[Encoded], read: Readout) -> pd.DataFrame:
-    """The scores of every rule from prompts alone (maxima over the request and what follows): as `neuron_table`."""
+    """The scores of every rule as `neuron_table`, but from no-think prompts alone, without a reply.
+
+    Maxima run over the request and what follows up to the reply.
+    """
     increase, means = (neurons.increases(study, plain, intent, pool=pool, span="prompt") for pool in ("max", "mean"))
-    return neurons.as_table(study, increase=increase, means=means, gradient=attribution(study, intent, read)[1])
+    return neurons.as_table(increase=increase, means=means, gradient=attribution(study, intent, read)[1])
 
 
 def control(study: StudyModel, read: Readout, k: int = 20, n: int = 16, steps: int = 40, seed: int = 0):
     """Plant refusal of `SENTENCE` in ``k`` random neurons of a model that speaks the invented language.
 
-    Returns ``(recovery, facts)``, on other requests than those trained on: the table of `recovery`, and shares of
-    refusals of the sentence before and after planting, without the sentence, and without the known neurons.
+    Returns ``(recovery, facts)``, on other requests than those trained on: the table of `recovery`, and how often the
+    first word would be a refusal (a refusal logit difference above 0): after the sentence before and after planting,
+    without the sentence, and without the known neurons.
     """
     from rimkit.models.interventions import ablate_neurons
 
@@ -118,6 +128,32 @@ def control(study: StudyModel, read: Readout, k: int = 20, n: int = 16, steps: i
     with ablate_neurons(model, known):
         facts["without the known neurons"] = refused(model, new_intent)
     return table, facts
+
+
+def controls(study: StudyModel, read: Readout, draws: int = 5, seed: int = 0, **options):
+    """`control` for several random sets of neurons, drawn anew with seeds ``seed``, ``seed + 1``, ...
+
+    Returns ``(recovery, facts)``, each with the column ``draw``; facts are a row per draw.
+    """
+    found = [control(study, read, seed=seed + draw, **options) for draw in range(draws)]
+    tables = pd.concat([table.assign(draw=draw) for draw, (table, _) in enumerate(found)], ignore_index=True)
+    return tables, pd.DataFrame([facts for _, facts in found]).assign(draw=range(draws))
+
+
+def refusal_shifts(
+    study: StudyModel, items: Sequence[Encoded], sets: dict[str, Units], read: Readout
+) -> dict[str, float]:
+    """How far zeroing each set moves the refusal logit difference, mean over ``items`` (below 0: towards fulfilling).
+
+    Unlike a rate it has no floor: it says something about a model that refuses nothing, too.
+    """
+    from rimkit.models.interventions import ablate_neurons
+
+    before, moved = np.mean(refusal_scores(study, items, read)), {}
+    for name, units in sets.items():
+        with ablate_neurons(study, units):
+            moved[name] = float(np.mean(refusal_scores(study, items, read)) - before)
+    return moved
 
 
 def _pairs(study: StudyModel, split: str, n: int) -> tuple[list[Encoded], list[Encoded]]:

@@ -58,14 +58,8 @@ def ablate_neurons(
 
     Raises ``UserError`` for an empty set and for a layer or neuron that does not exist.
     """
-    parts, by_layer = architecture(study), {}
-    if kind not in ("neurons", "residual"):
-        raise UserError(f"ablate 'neurons' or dimensions of the 'residual', not '{kind}'")
-    register, n_places, n_units = (
-        (on_neurons, parts.n_layers, parts.n_neurons)
-        if kind == "neurons"
-        else (on_residual, parts.n_layers + 1, parts.hidden_size)
-    )
+    by_layer: dict[int, list[int]] = {}
+    register, n_places, n_units = _places(study, kind)
     for layer, neuron in neurons:
         check_index("layer", layer, n_places)
         check_index("neuron", neuron, n_units)
@@ -82,21 +76,27 @@ def ablate_neurons(
 
 @contextmanager
 def ablate_neurons_per_row(
-    study: StudyModel, sets: Sequence[Sequence[tuple[int, int]]], mean: np.ndarray | None = None
+    study: StudyModel,
+    sets: Sequence[Sequence[tuple[int, int]]],
+    mean: np.ndarray | None = None,
+    kind: str = "neurons",
 ) -> Iterator[None]:
-    """Many ablations in one forward: row ``r`` of the batch is without the neurons ``sets[r]`` (empty: untouched)."""
-    parts = architecture(study)
-    keep = np.ones((parts.n_layers, len(sets), 1, parts.n_neurons), dtype=np.float32)
+    """Many ablations in one forward: row ``r`` of the batch is without the neurons ``sets[r]`` (empty: untouched).
+
+    ``kind`` as in `ablate_neurons`.
+    """
+    register, n_places, n_units = _places(study, kind)
+    keep = np.ones((n_places, len(sets), 1, n_units), dtype=np.float32)
     for row, units in enumerate(sets):
         for layer, neuron in units:
-            check_index("layer", layer, parts.n_layers)
-            check_index("neuron", neuron, parts.n_neurons)
+            check_index("layer", layer, n_places)
+            check_index("neuron", neuron, n_units)
             keep[layer, row, 0, neuron] = 0
     handles = []
     for layer in np.flatnonzero((keep == 0).any((1, 2, 3))):
         share = _tensor(study, keep[layer])
         instead = (1 - share) * (0.0 if mean is None else _tensor(study, mean[layer]))
-        handles.append(on_neurons(study, int(layer), _mix(share, instead)))
+        handles.append(register(study, int(layer), _mix(share, instead)))
     with hooked(handles):
         yield
 
@@ -136,6 +136,16 @@ def steer_per_row(study: StudyModel, remove: np.ndarray, add: np.ndarray) -> Ite
     changed = np.flatnonzero(remove.any((0, 2)) | add.any((0, 2)))
     with hooked([on_residual(study, int(at), _steer(units[:, at], plus[:, at])) for at in changed]):
         yield
+
+
+def _places(study: StudyModel, kind: str):
+    """How a unit of ``kind`` is changed, how many layers (or residuals) have some, and how many each has."""
+    parts = architecture(study)
+    if kind not in ("neurons", "residual"):
+        raise UserError(f"ablate 'neurons' or dimensions of the 'residual', not '{kind}'")
+    if kind == "neurons":
+        return on_neurons, parts.n_layers, parts.n_neurons
+    return on_residual, parts.n_layers + 1, parts.hidden_size
 
 
 def _replace(where, value):

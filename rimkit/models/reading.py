@@ -95,14 +95,16 @@ def stream(
 ) -> Iterator[tuple[list[int], dict[tuple[str, str], torch.Tensor]]]:
     """Internals pooled over spans, batch by batch: ``(rows, {(kind, span): [layers, batch, ...]})``.
 
-    ``rows`` are positions in ``items``; a conversation without a span has NaN there. ``pool`` is "mean" or "max"
-    over the tokens of the span. Raises ``UserError`` for internals that are not finite (it names the layer).
+    ``rows`` are positions in ``items``; a conversation without a span has NaN there. ``pool`` is "mean", "max" or
+    "size" (the largest absolute value) over the tokens of the span.
+
+    Raises ``UserError`` for internals that are not finite (it names the layer).
     """
     import torch
 
     architecture(study)  # a model whose inside is not known, or is elsewhere, says so before anything is prepared
-    if pool not in ("mean", "max"):
-        raise UserError(f"unknown pooling '{pool}': use 'mean' or 'max'")
+    if pool not in ("mean", "max", "size"):
+        raise UserError(f"unknown pooling '{pool}': use 'mean', 'max' or 'size'")
 
     def run(ids, mask, places):
         inside = {span: _inside(places, span, ids.shape, study.device) for span in spans}
@@ -177,6 +179,7 @@ def _pooled(x, where, pool: str, name: str):
     if pool == "mean":
         pooled = torch.einsum("bt,bt...->b...", where.float() / where.sum(1, keepdim=True).clamp(min=1), x)
     else:
+        x = x.abs() if pool == "size" else x
         pooled = x.masked_fill(~where.view(shape), float("-inf")).amax(1)
     missing = ~where.any(1)
     if not pooled[~missing].isfinite().all():

@@ -18,7 +18,17 @@ from rimkit import ledger
 from rimkit.behavior import measure
 from rimkit.behavior.prompts import spread
 from rimkit.errors import UserError, nearest
-from rimkit.mechanism import ablation, headsets, neuron_effects, separability, steering
+from rimkit.mechanism import (
+    ablation,
+    headsets,
+    neuron_effects,
+    neuron_pairs,
+    neuron_rows,
+    neurons,
+    separability,
+    steering,
+)
+from rimkit.mechanism.sets import overlap
 from rimkit.models.chat import MODES
 from rimkit.models.loading import StudyModel, embedded_models, load
 from rimkit.observation import patterns, thinking
@@ -98,26 +108,54 @@ def heads_cell(study: StudyModel, n: int | None = N_PROMPTS, progress: bool = Fa
 def neurons_cell(study: StudyModel, n: int | None = N_PROMPTS, progress: bool = False, **values) -> list[dict]:
     """Chapter 06 for one model: rules and sizes on calibration, effects on evaluation, random sets for both verdicts.
 
-    ``n`` harmful prompts (23 without it, one per verb), half as many of every other set, twice as many to form pairs.
+    ``n`` prompts of every set (23 without it, one harmful per verb), twice as many to form pairs.
     """
     n = n or 23
-    prompts, _, table = neuron_effects.calibration(study, 2 * n)
-    harmful = spread(prompts[prompts["kind"] == "harmful"], n)
-    dosed = neuron_effects.dose(study, harmful, table)
+    prompts, verdicts, table = neuron_effects.calibration(study, 2 * n)
+    harmful = prompts[prompts["kind"] == "harmful"]
+    dosed = neuron_effects.dose(study, spread(harmful, n), table)
     chosen = neuron_effects.choose(table, dosed)
-    asked, means = neuron_effects.evaluation_prompts(n, max(2, n // 2)), neuron_effects.harmless_means(study)
-    verdicts = neuron_effects.without_sets(study, asked, {"nothing": []} | chosen.sets, means)
-    rows = neuron_effects.set_rows(chosen, **values) + neuron_effects.dose_rows(dosed, **values)
-    for rule, units in chosen.sets.items():
+    rows = neuron_rows.set_rows(chosen, **values) + neuron_rows.dose_rows(dosed, **values)
+    found = neuron_pairs.definition(study, harmful)
+    for metric, numbers in (neuron_pairs.numbers(found) | _same_neurons(study, prompts, verdicts)).items():
+        rows += neuron_rows.value_rows(numbers, metric, **values)
+    sets, asked = dict(chosen.sets), neuron_effects.evaluation_prompts(n, n)
+    if found.refused.any():
+        sets["refusing"] = found.first(chosen.sizes.set_index("rule").loc["paper", "size"])["refusing pairs"]
+    return rows + _ablated(study, sets, {"paper", chosen.best}, asked, values)
+
+
+def _same_neurons(study: StudyModel, prompts: pd.DataFrame, verdicts: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """How far the rule *gradient* names the same first neurons in both modes; empty where it is undefined."""
+    by_mode = neurons.gradient_by_mode(study, prompts, verdicts)
+    if set(by_mode) != set(MODES):
+        return {}
+    first = [neurons.first(by_mode[mode], neuron_pairs.FIRST) for mode in MODES]
+    return {"overlap, modes": {"overlap, gradient, modes": overlap(*first)}}
+
+
+def _ablated(study: StudyModel, sets: dict, main: set[str], asked: pd.DataFrame, values: dict) -> list[dict]:
+    """Every set against nothing, by zero and (harmful prompts, every other verb) by mean.
+
+    The ``main`` ones against random sets, too: `neuron_effects.N_RANDOM` where the claims or refusal are at stake.
+    """
+    rows, means = [], neuron_effects.harmless_means(study)
+    harmful = asked[asked["set"] == "harmful"]
+    harmful = spread(harmful, max(2, len(harmful) // 2))
+    verdicts = neuron_effects.without_sets(study, asked, {"nothing": []} | sets)
+    by_mean = neuron_effects.without_sets(study, harmful, {"nothing": []} | sets, means)
+    for rule, units in sets.items():
         own = verdicts[verdicts["condition"].isin(["nothing", rule])]
-        if rule in ("paper", chosen.best):
-            wanted = asked if rule == "paper" else asked[asked["set"].isin(["harmful", "maths"])]
-            random = neuron_effects.without_sets(study, wanted, neuron_effects.random_for(study, units))
-            own = pd.concat([own, random], ignore_index=True)
-            rows += neuron_effects.random_rows(own, rule, **values)
-        rows += neuron_effects.effect_rows(neuron_effects.compared(own, rule), rule, **values)
-        mean = neuron_effects.compared(verdicts, f"{rule}, mean")
-        rows += neuron_effects.effect_rows(mean, rule, "mean", **values)
+        mean = by_mean[by_mean["condition"].isin(["nothing", rule])]
+        if rule in main:
+            random = neuron_effects.random_for(study, units)
+            maths = neuron_effects.N_RANDOM if rule == "paper" else neuron_effects.N_BESIDE
+            zeroed = neuron_effects.without_random(study, asked, random, maths=maths)
+            own = pd.concat([own, zeroed], ignore_index=True)
+            mean = pd.concat([mean, neuron_effects.without_random(study, harmful, random, means)], ignore_index=True)
+            rows += neuron_rows.random_rows(own, rule, **values)
+        rows += neuron_rows.effect_rows(neuron_effects.compared(own, rule), rule, **values)
+        rows += neuron_rows.effect_rows(neuron_effects.compared(mean, rule), rule, "mean", **values)
     return rows
 
 

@@ -18,26 +18,33 @@ from rimkit.teaching.figures import MARKERS, STYLE, _colour, _frame, _levels, _n
 
 def line_plot(
     table: pd.DataFrame, x: str, y: str, hue: str, *, title: str, x_label: str, y_label: str, caption: str,
-    reference: str | None = None, size: tuple[float, float] = (6.4, 3.9),
+    reference: str | None = None, facet: str | None = None, size: tuple[float, float] | None = None,
 ) -> Figure:  # fmt: skip
-    """Counts against a number, a line per ``hue``; the column ``reference`` is drawn dashed (chance)."""
+    """Counts against a number, a line per ``hue``, a panel per ``facet``; ``reference`` is drawn dashed (chance)."""
     _need(table, [x, y, hue])
+    panels = _levels(table, facet)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=size, layout="constrained")
-        axis = figure.subplots()
-        for index, name in enumerate(_levels(table, hue)):
-            part = _part(table, {hue: name})
-            axis.plot(part[x], part[y], marker=MARKERS[index % 8], color=_colour(index), label=str(name))
-            if reference:
-                axis.plot(part[x], part[reference], "--", color=_colour(index), alpha=0.6)
-        axis.set_xlabel(x_label)
-        axis.set_ylabel(y_label)
-        axis.set_yscale("symlog", linthresh=1)
-        axis.set_ylim(bottom=0)
+        figure = Figure(figsize=size or (2.2 + 4.2 * len(panels), 3.9), layout="constrained")
+        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axis, panel in zip(axes, panels, strict=True):
+            for index, name in enumerate(_levels(table, hue)):
+                part = _part(table, {hue: name, facet: panel})
+                axis.plot(part[x], part[y], marker=MARKERS[index % 8], color=_colour(index), label=str(name))
+                if reference:  # the same mark, hollow: lines can be told apart without colour
+                    axis.plot(part[x], part[reference], "--", color=_colour(index), alpha=0.6, linewidth=1,
+                              marker=MARKERS[index % 8], markerfacecolor="white", markersize=4)  # fmt: skip
+            axis.set_title("" if facet is None else str(panel))
+            axis.set_yscale("symlog", linthresh=1)
+            axis.set_ylim(bottom=0)
+        axes[len(axes) // 2].set_xlabel(x_label)
+        axes[0].set_ylabel(y_label)
         _frame(figure, title, caption)
-        handles, names = axis.get_legend_handles_labels()
+        handles, names = axes[0].get_legend_handles_labels()
         figure.legend(handles, names, title=_words(hue), loc="outside right center")
-    shown = [f"{_words(hue)} {row[hue]}, {_words(x)} {row[x]}: {row[y]:.0f}" for row in table.to_dict("records")]
+    keys = [column for column in (facet, hue, x) if column is not None]
+    shown = [
+        f"{', '.join(f'{_words(key)} {row[key]}' for key in keys)}: {row[y]:.0f}" for row in table.to_dict("records")
+    ]
     return _named(figure, title, f"{y_label} by {x_label}. {'; '.join(shown)}.")
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from statistics import correlation, median
+from statistics import correlation
 
 import pandas as pd
 
 from rimkit.behavior.rates import paired_difference
 from rimkit.errors import UserError, nearest
-from rimkit.published.tables import by_model, published
+from rimkit.published.tables import published
 from rimkit.teaching import mechanism_questions, paper_questions
 from rimkit.teaching.exercises import Exercise
 
@@ -114,28 +114,6 @@ def check_switch(answer) -> bool | str:
     return "it is not the tuned rate less what the untuned model does at the same share of thoughts."
 
 
-# ------------------------------------------------------------------------------------- chapter 06
-
-# Fig. 6 of the paper, points of maths accuracy lost: with safety-critical neurons at zero, with random ones.
-MATHS_DROPS = {
-    model: (row["safety-critical"], row["random"])
-    for model, row in by_model("fig6_neuron_ablation", "neurons", "math_drop_points").iterrows()
-}
-
-
-def check_drops(answer) -> bool | str:
-    points, pairs = float(answer), MATHS_DROPS.values()
-    differences = [critical - random for critical, random in pairs]
-    medians = [median(side) for side in zip(*pairs, strict=True)]
-    if abs(points - median(differences)) < 0.2:
-        return True
-    if abs(points - sum(differences) / len(differences)) < 0.5:
-        return "that is the mean, which two models that break carry almost alone."
-    if abs(points - (medians[0] - medians[1])) < 0.2:
-        return "that is the difference of two medians: take the difference within each model first, they are pairs."
-    return "it is not the median of the eight differences, safety-critical minus random."
-
-
 # ------------------------------------------------------------------------------------- chapter 07
 
 
@@ -214,19 +192,6 @@ EXERCISES = {
         "Mix the two untuned rates at the tuned model's share of thoughts: what would the tuned model show if it only thought again?",
         "`31 - (0.9 * 30 + 0.1 * 10)` = 3 points. A model that only began to think again would show 28%: of the rise of 21 points "
         "18 are the switch. Report how often a tuned model thinks, and compare it with the untuned one in both modes.",
-        expects="a number of points",
-    ),
-    "06": Exercise(
-        "Mean or median",
-        "easy",
-        "essential",
-        10,
-        "By how many points more does a typical model lose maths without its safety-critical neurons than without random ones?",
-        check_drops,
-        "`rimkit.teaching.questions.MATHS_DROPS` holds the pairs; a typical model is the median one.",
-        "`median(critical - random for critical, random in MATHS_DROPS.values())` = 0.7 points. The mean is 10.9: it rests on "
-        "OLMo2-1B and Phi3.5-Tiny, which lose 60 to 73 points more and are broken, against Phi3.5-MoE, which loses 46 points "
-        "less. Qwen3-4B, on which the paper's other analyses rest, loses 0.7.",
         expects="a number of points",
     ),
     "07": Exercise(
