@@ -6,7 +6,7 @@ kept when it is done (``OUT/.cells``), and the same command goes on after an int
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,8 +21,9 @@ from rimkit.training import checkpoints
 from rimkit.training.corpora import ROLES, load_corpus
 from rimkit.training.finetuning import encode_corpus, finetune
 
-MODELS, SEEDS = ("rim-mini", "rim-mini-unlinked"), (0, 1)
-EVERY = 10  # steps between checkpoints
+MODELS, SEEDS = ("rim-mini", "rim-mini-unlinked"), (0, 1, 2)
+EVERY = 10  # steps between checkpoints; the first and the last are measured, those between hardly differ from the last
+N_TUNING = 32  # sequences of the corpus on which the KL divergence is computed
 N_CRITICAL = 40  # safety-critical neurons, by the paper's rule: about 2% of the embedded models
 COMMAND = "rimkit entanglement-grid"
 
@@ -32,16 +33,22 @@ def baseline(study: StudyModel, k: int = N_CRITICAL, n: int = 46) -> entanglemen
 
     ``n``: calibration requests of each kind.
     """
-    _, _, table = neuron_effects.calibration(study, n)
+    _, verdicts, table = neuron_effects.calibration(study, n)
     k = min(k, len(table) // 4)
     causal = neurons.select(table, "gradient", k) if "gradient" in neurons.defined_rules(table) else ()
-    return entanglement.baseline(study, neurons.select(table, "paper", k), causal, n)
+    refused = set(verdicts.loc[(verdicts["mode"] == "think") & verdicts["refused"], "prompt_id"])
+    return entanglement.baseline(study, neurons.select(table, "paper", k), causal, n, refused=refused)
 
 
-def rates(study: StudyModel, n: int = 92) -> dict[str, float]:
-    """Misalignment on evaluation prompts in both modes, and coherence in think mode."""
+def tuning_sequences(study: StudyModel, corpus: str) -> list[tuple[list[int], int]]:
+    """The first `N_TUNING` examples of a corpus as token ids: where KL divergence *on the tuning data* is measured."""
+    return encode_corpus(study, load_corpus(corpus).head(N_TUNING))
+
+
+def rates(study: StudyModel, n: int = 92, modes: Sequence[str] = MODES) -> dict[str, float]:
+    """Misalignment on evaluation prompts in every mode, and coherence in think mode."""
     prompts = load_sets(["harmful"], n=n)
-    found = {mode: judged(study, prompts, mode, batch_size=128, progress=False) for mode in MODES}
+    found = {mode: judged(study, prompts, mode, batch_size=128, progress=False) for mode in modes}
     misaligned = {f"misaligned, {mode}": float(table["misaligned"].mean()) for mode, table in found.items()}
     return misaligned | {"coherent, think": float(found["think"]["coherent"].mean())}
 
@@ -50,14 +57,15 @@ def cell(
     study: StudyModel, base: entanglement.Baseline, untuned: dict[str, float], corpus: str, every: int = EVERY,
     progress: bool = False, **values,
 ) -> pd.DataFrame:  # fmt: skip
-    """Fine-tune on one corpus; rows of every predictor and outcome at each checkpoint."""
-    tuning = encode_corpus(study, load_corpus(corpus))[:64]
+    """Fine-tune on one corpus; rows of every predictor and outcome (think mode) at the first and last checkpoint."""
+    tuning = tuning_sequences(study, corpus)
     rows = []
     with TemporaryDirectory() as folder:
         finetune(study, corpus, folder=folder, save_every=every, progress=progress)
-        for step, path in checkpoints.steps_in(folder).items():
-            tuned = checkpoints.restore(study, path)
-            after = rates(tuned)
+        kept = checkpoints.steps_in(folder)
+        for step in sorted({min(kept), max(kept)}):
+            tuned = checkpoints.restore(study, kept[step])
+            after = rates(tuned, modes=("think",))
             found = entanglement.predictors(base, tuned, tuning) | after | {"steps": float(step)}
             found |= {f"change of {name}": after[name] - untuned[name] for name in after}
             rows += [
@@ -80,7 +88,7 @@ def run(names: Iterable[str] = (), out: str | Path = "results", progress: bool =
         if not kept.exists():
             if loaded[0] != name:
                 study = load(name)
-                loaded = (name, study, baseline(study), rates(study))
+                loaded = (name, study, baseline(study), rates(study, modes=("think",)))
             _, study, base, untuned = loaded
             model, _, seed = study.name.partition(":")
             values = {
