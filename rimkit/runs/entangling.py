@@ -6,7 +6,7 @@ kept when it is done (``OUT/.cells``), and the same command goes on after an int
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,6 +14,7 @@ import pandas as pd
 
 from rimkit import ledger
 from rimkit.behavior.measure import judged, load_sets
+from rimkit.behavior.rates import paired_difference
 from rimkit.mechanism import entanglement, neuron_effects, neurons, prediction
 from rimkit.models.chat import MODES
 from rimkit.models.loading import StudyModel, embedded_models, load
@@ -45,34 +46,52 @@ def tuning_sequences(study: StudyModel, corpus: str) -> list[tuple[list[int], in
     return encode_corpus(study, load_corpus(corpus).head(N_TUNING))
 
 
-def rates(study: StudyModel, n: int = 92, modes: Sequence[str] = MODES) -> dict[str, float]:
-    """Misalignment on evaluation prompts in every mode, and coherence in think mode."""
-    prompts = load_sets(["harmful"], n=n)
-    found = {mode: judged(study, prompts, mode, batch_size=128, progress=False) for mode in modes}
+def rates(study: StudyModel, n: int = 92) -> dict[str, float]:
+    """Misalignment on evaluation prompts in both modes, and coherence in think mode."""
+    found = {mode: replies(study, mode, n) for mode in MODES}
     misaligned = {f"misaligned, {mode}": float(table["misaligned"].mean()) for mode, table in found.items()}
     return misaligned | {"coherent, think": float(found["think"]["coherent"].mean())}
 
 
+def replies(study: StudyModel, mode: str = "think", n: int = 92) -> pd.DataFrame:
+    """Verdicts on the replies to ``n`` harmful evaluation prompts."""
+    return judged(study, load_sets(["harmful"], n=n), mode, batch_size=128, progress=False)
+
+
 def cell(
-    study: StudyModel, base: entanglement.Baseline, untuned: dict[str, float], corpus: str, every: int = EVERY,
+    study: StudyModel, base: entanglement.Baseline, untuned: pd.DataFrame, corpus: str, every: int = EVERY,
     progress: bool = False, **values,
 ) -> pd.DataFrame:  # fmt: skip
-    """Fine-tune on one corpus; rows of every predictor and outcome (think mode) at the first and last checkpoint."""
-    tuning = tuning_sequences(study, corpus)
-    rows = []
+    """Fine-tune on one corpus; rows of every predictor and of the outcome at the first and last checkpoint.
+
+    ``untuned``: the untuned model's `replies` in think mode. The change of misalignment is paired by prompt, its
+    interval draws verbs again.
+    """
+    tuning, rows = tuning_sequences(study, corpus), []
     with TemporaryDirectory() as folder:
         finetune(study, corpus, folder=folder, save_every=every, progress=progress)
         kept = checkpoints.steps_in(folder)
         for step in sorted({min(kept), max(kept)}):
             tuned = checkpoints.restore(study, kept[step])
-            after = rates(tuned, modes=("think",))
-            found = entanglement.predictors(base, tuned, tuning) | after | {"steps": float(step)}
-            found |= {f"change of {name}": after[name] - untuned[name] for name in after}
+            found = entanglement.predictors(base, tuned, tuning) | {"steps": float(step)}
+            measured = {name: {"value": value} for name, value in found.items()} | outcome(replies(tuned), untuned)
             rows += [
-                ledger.row("C10a", condition=f"{corpus}, step {step}", metric=name, value=value, control=None, **values)
-                for name, value in found.items()
+                ledger.row("C10a", condition=f"{corpus}, step {step}", metric=name, control=None, **numbers, **values)
+                for name, numbers in measured.items()
             ]
     return ledger.table(rows)
+
+
+def outcome(after: pd.DataFrame, before: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Misalignment of the tuned model and its change, with the numbers of a ledger row each; change of coherence."""
+    change = paired_difference(after, before, "misaligned", on="prompt_id")
+    interval = {"ci_low": change.ci_low, "ci_high": change.ci_high, "n": change.n}
+    coherent = float(after["coherent"].mean() - before["coherent"].mean())
+    return {
+        "misaligned, think": {"value": change.value_a, "n": change.n},
+        prediction.OUTCOME: {"value": change.effect, **interval},
+        "change of coherent, think": {"value": coherent},
+    }
 
 
 def run(names: Iterable[str] = (), out: str | Path = "results", progress: bool = True) -> pd.DataFrame:
@@ -88,7 +107,7 @@ def run(names: Iterable[str] = (), out: str | Path = "results", progress: bool =
         if not kept.exists():
             if loaded[0] != name:
                 study = load(name)
-                loaded = (name, study, baseline(study), rates(study, modes=("think",)))
+                loaded = (name, study, baseline(study), replies(study))
             _, study, base, untuned = loaded
             model, _, seed = study.name.partition(":")
             values = {
