@@ -7,7 +7,14 @@ from rimkit.published.power import prompts_needed
 from rimkit.published.tables import published
 from rimkit.teaching import paper_questions
 from rimkit.teaching.mechanism_questions import detector_gain, fisher
-from rimkit.teaching.questions import EXERCISES, MATHS_DROPS, colleague_interval, exercise
+from rimkit.teaching.questions import (
+    EXERCISES,
+    FOUR_NEURONS,
+    MATHS_DROPS,
+    colleague_interval,
+    exercise,
+    four_neurons_ras,
+)
 
 RIGHT = {
     "00": ["misread", "incoherent", "misaligned", "refused"],
@@ -17,7 +24,7 @@ RIGHT = {
     "04": fisher("refusal heads", "random heads"),
     "05": 3,
     "06": 0.71,
-    "07": 0.76,
+    "07": four_neurons_ras(),
     "08 misprint": paper_questions.misprint()[1],
     "08 bet": "C7a",
     "08 design": prompts_needed(12 / 21, 15 / 21),
@@ -39,7 +46,7 @@ WRONG = {
     ],
     "05": [(21, "the whole rise"), (1, "one in ten was not")],
     "06": [(10.9, "that is the mean"), (2.7, "difference of two medians")],
-    "07": [(0.89, "of all eight"), (0.96, "the largest of the eight")],
+    "07": [(0.88, "divides neuron C's rise by -0.5"), (1.92, "the mean is over all four")],
     "08 misprint": [(paper_questions.misprint()[0], "as printed"), (5.05, "no exchange of two digits")],
     "08 bet": [("C6a", "not by enough for one of many"), ("C10a", "holds zero")],
     "08 design": [(21, "not 80%"), (1000, "fewer are enough")],
@@ -52,7 +59,7 @@ SHOWN = {
     "04": "0.52",
     "05": "= 3 points",
     "06": "= 0.7 points",
-    "07": "= 0.76",
+    "07": "= 1.24",
     "08 misprint": f"{RIGHT['08 misprint']:.2f}",
     "08 bet": repr(RIGHT["08 bet"]),
     "08 design": f"about {RIGHT['08 design']:.0f}.",
@@ -103,3 +110,13 @@ def test_the_drops_of_chapter_06_are_those_of_fig_6():
     for model, (critical, random) in MATHS_DROPS.items():
         assert (critical, random) == (drops[model, "safety-critical"], drops[model, "random"])
     assert MATHS_DROPS["Phi3.5-MoE"] == (2.0, 48.0)
+
+
+def test_ras_by_hand_is_that_of_the_package():
+    from rimkit.mechanism.entanglement import Activations, shifts
+
+    before, after = (
+        Activations(*(FOUR_NEURONS[[f"{kind}, {state}"]].to_numpy().T for kind in ("safety", "maths")))
+        for state in ("untuned", "tuned")
+    )
+    assert shifts(before, after)["ras"] == pytest.approx(four_neurons_ras())

@@ -15,7 +15,7 @@ import pandas as pd
 from rimkit import ledger
 from rimkit.behavior.measure import judged, load_sets
 from rimkit.behavior.rates import paired_difference
-from rimkit.mechanism import entanglement, neuron_effects, neurons, prediction
+from rimkit.mechanism import entanglement, neuron_effects, neurons, prediction, ras_claims
 from rimkit.models.chat import MODES
 from rimkit.models.loading import StudyModel, embedded_models, load
 from rimkit.training import checkpoints
@@ -120,5 +120,5 @@ def run(names: Iterable[str] = (), out: str | Path = "results", progress: bool =
             ledger.write(cell(study, base, untuned, corpus, **values), kept)
         tables.append(ledger.read(kept))
     rows = pd.concat(tables, ignore_index=True)
-    claimed = prediction.claim_rows(prediction.as_table(rows), run_id=COMMAND, mode="think")
+    claimed = ras_claims.claim_rows(prediction.as_table(rows), run_id=COMMAND, mode="think")
     return ledger.write(pd.concat([rows, ledger.table(claimed)], ignore_index=True), out / "entanglement.parquet")
