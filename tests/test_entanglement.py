@@ -139,6 +139,16 @@ def test_every_predictor_sees_a_tuned_model(base, tuned):
     assert found["ras (random)"] == pytest.approx(np.mean(random))
 
 
+def test_the_guard_audit_compares_drop_and_clip(base, tuned):
+    found = entanglement.guard_audit(base, tuned)
+    table = {
+        guard: entanglement.ras_table(base, tuned, guard).set_index("neurons")["ras"] for guard in ("drop", "clip")
+    }
+    assert {guard: table[guard]["safety-critical"] for guard in table} == {guard: found[guard] for guard in table}
+    assert entanglement.guard_audit(base, tuned, floor=1e9)["falling"] == 1
+    assert entanglement.guard_audit(base, tuned, floor=-1e9)["rising"] == 0
+
+
 def test_kl_divergence_equals_the_sum_over_the_vocabulary(tuned):
     ids = torch.tensor([[20, 30, 40, 50, 60]])
     with torch.no_grad():

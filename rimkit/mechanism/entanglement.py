@@ -250,3 +250,17 @@ def ras_table(base: Baseline, tuned: StudyModel, guard: str = "drop", floor: flo
         size = base.activations.safety.size if units is None else len(units)
         rows.append({"neurons": name, **{key: found[key] for key in ("ras", "fall", "rise")}, "size": size})
     return pd.DataFrame(rows)
+
+
+def guard_audit(base: Baseline, tuned: StudyModel, floor: float = FLOOR) -> dict[str, float]:
+    """How much the guard decides: RAS in safety-critical neurons under each, and what "drop" leaves out.
+
+    ``falling`` and ``rising``: of all neurons that move that way, the share whose denominator is at or below ``floor``.
+    """
+    before, after = base.activations, activations(tuned, base.safety, base.maths)
+    found = {guard: shifts(before, after, base.critical, guard, floor)["ras"] for guard in GUARDS}
+    pairs = {"falling": (after.safety, before.safety), "rising": (before.maths, after.maths)}
+    for name, (smaller, larger) in pairs.items():
+        moving = smaller[larger > smaller]
+        found[name] = float((moving <= floor).mean()) if moving.size else 0.0
+    return found
