@@ -201,7 +201,10 @@ def points():
                 rows.append({"model": "m", "seed": seed, "corpus": f"c{corpus}", "step": step, "steps": step,
                              prediction.OUTCOME: y, "misaligned, think": np.clip(0.4 + y, 0, 1), "opposite": -y,
                              "good": 5 * y + 0.06 * rng.normal(), "noise": rng.normal()})  # fmt: skip
-    return pd.DataFrame(rows)
+    low, high = prediction.bounds()
+    return pd.DataFrame(rows).assign(**{
+        low: lambda table: table[prediction.OUTCOME] - 0.05, high: lambda table: table[prediction.OUTCOME] + 0.05
+    })  # fmt: skip
 
 
 def test_correlations_find_what_predicts(points):
@@ -293,11 +296,11 @@ def with_sets(points: pd.DataFrame, seed: int = 0, n: int = 40, factor: float = 
 
 def test_a_random_set_in_place_of_the_critical_one_is_undecided_95_times_in_100(points):
     decided = []
-    for seed in range(200):
+    for seed in range(100):
         found = ras_claims.log_ratio(with_sets(points, seed))
         decided.append(found["ci_low"] > 0 or found["ci_high"] < 0)
-    assert 0.02 <= np.mean(decided) <= 0.09
-    one = with_sets(points)
+    assert 0.01 <= np.mean(decided) <= 0.1
+    one = with_sets(points)  # and every random set of one table against the others
     left = [ras_claims.log_ratio(one, name) for name in ras_claims.random_sets(one)]
     assert sum(found["ci_low"] > 0 or found["ci_high"] < 0 for found in left) <= 4
     ranks = sorted(found["rank"] for found in left)
@@ -312,9 +315,9 @@ def test_a_set_above_all_random_ones_is_seen(points):
 
 
 def test_a_random_set_does_not_predict_better_than_random_sets(points):
-    table = with_sets(points)
-    found = [ras_claims.difference_from_random(table, name) for name in ras_claims.random_sets(table)[:20]]
-    assert sum(item["ci_low"] > 0 or item["ci_high"] < 0 for item in found) <= 2
+    table = with_sets(points, n=12)
+    found = [ras_claims.difference_from_random(table, name) for name in ras_claims.random_sets(table)]
+    assert sum(item["ci_low"] > 0 or item["ci_high"] < 0 for item in found) <= 1
     better = ras_claims.difference_from_random(table.assign(**{prediction.RAS: table["good"]}))
     assert better["ci_low"] > 0
     assert better["rank"] == 1
@@ -342,12 +345,12 @@ def test_rows_become_points_and_claims(points):
                    metric=name, value=row[name], control=None, **more)
         for row in named.to_dict("records")
         for name, more in [(name, {}) for name in metrics]
-        + [(prediction.OUTCOME, {"ci_low": row[prediction.OUTCOME] - 1, "ci_high": row[prediction.OUTCOME] + 1})]
+        + [(prediction.OUTCOME, {"ci_low": row[prediction.OUTCOME] - 0.05, "ci_high": row[prediction.OUTCOME] + 0.05})]
     ]  # fmt: skip
     table = prediction.as_table(ledger.table(rows))
     assert len(table) == len(points)
     low, high = prediction.bounds()
-    assert np.allclose(table[high] - table[low], 2)
+    assert np.allclose(table[high] - table[low], 0.1)
     claimed = ledger.table(ras_claims.claim_rows(table))
     assert sorted(claimed["claim"].unique()) == ["C10a", "C10b", "C10c", "C9a", "C9b", "Q3a", "Q3b"]
     drawn = prediction.for_scatter(table, [prediction.RAS, "rise"])

@@ -51,16 +51,17 @@ def bounds() -> tuple[str, str]:
     return f"{OUTCOME}, low", f"{OUTCOME}, high"
 
 
-def variation(points: pd.DataFrame, outcome: str = OUTCOME, n: int = N_REPLIES) -> pd.DataFrame:
+def variation(points: pd.DataFrame, n: int = N_REPLIES) -> pd.DataFrame:
     """One row per untuned model: ``model, seed, least, most`` (misaligned replies of ``n``)``, sd, noise, varies``.
 
-    ``sd`` is the spread of the outcome over points, ``noise`` the standard error of one rate (binomial). A model
-    ``varies`` if more than `RELIABLE` of the variance is left without the noise; standardising blows up the others.
+    ``sd`` is the spread of the outcome over points, ``noise`` the standard error of a single change, from its interval.
+    A model ``varies`` if more than `RELIABLE` of the variance is left without noise; standardising blows up the others.
     """
+    low, high = bounds()
     rows = []
     for (model, seed), part in points.groupby(MODEL, sort=False, dropna=False):
-        rate, sd = part["misaligned, think"], part[outcome].std()
-        noise = float(np.sqrt((rate * (1 - rate)).mean() / n))
+        rate, sd = part["misaligned, think"], part[OUTCOME].std()
+        noise = float(np.sqrt((((part[high] - part[low]) / (2 * 1.96)) ** 2).mean()))
         counts = {"least": round(rate.min() * n), "most": round(rate.max() * n)}
         varies = bool(sd > 0 and 1 - (noise / sd) ** 2 > RELIABLE)
         rows.append({"model": model, "seed": seed, **counts, "sd": sd, "noise": noise, "varies": varies})
