@@ -129,7 +129,8 @@ def scatter_plot(
         for panel in panels
     ]
     counts = " or ".join(str(n) for n in sorted(points[facet].value_counts().unique()))
-    return _named(figure, title, f"{y_label} against each predictor, {counts} points a panel. {'; '.join(shown)}.")
+    what = " ".join(y_label.split())
+    return _named(figure, title, f"{what} against each predictor, {counts} points a panel. {'; '.join(shown)}.")
 
 
 def correlation_plot(
