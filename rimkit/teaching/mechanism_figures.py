@@ -161,6 +161,7 @@ def correlation_plot(
             )
         axis.set_yticks(range(len(predictors)), predictors[::-1])
         axis.set_xlim(-1.05, 1.05)
+        axis.set_xticks([-1, -0.5, 0, 0.5, 1])
         axis.set_xlabel(x_label)
         _frame(figure, title, "Bars: 95% interval, corpora drawn again as wholes")
         handles, names = axis.get_legend_handles_labels()
