@@ -235,7 +235,7 @@ def finetune_grid(
 
 @app.command()
 def entanglement_grid(
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAME:SEED", help="Without it, four.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME:SEED", help="Without it, six.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the ledger rows.")] = Path("results"),
 ) -> None:
     """Fine-tune with checkpoints and measure every predictor of forgetting: the rows of chapter 07 (half an hour)."""

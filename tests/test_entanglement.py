@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 
 from rimkit import ledger
 from rimkit.errors import UserError
-from rimkit.mechanism import entanglement, prediction
+from rimkit.mechanism import entanglement, prediction, ras_claims
 from rimkit.mechanism.entanglement import Activations, harmonic, one_sided_shift, shifts
 from rimkit.models.loading import load
 from tests import families, tiny
@@ -55,10 +55,20 @@ def test_ras_does_not_depend_on_the_order_of_neurons(values, order):
 
 @given(four, st.floats(0.5, 20))
 def test_ras_grows_with_the_scale_of_activations(values, scale):
-    """In units of activation: all activations times c is RAS times c (with the floor scaled too)."""
+    """All activations *and the floor* times c make RAS c times as large; with a fixed floor they need not."""
     one = shifts(*states(values), floor=0.01)
     other = shifts(*states([scale * value for value in values]), floor=0.01 * scale)
     assert other["ras"] == pytest.approx(scale * one["ras"], rel=1e-6, abs=1e-12)
+
+
+def test_a_fixed_floor_breaks_the_scaling():
+    """The same neuron, all activations ten times smaller: below the floor it no longer counts."""
+    assert one_sided_shift([0.05], [0.1], floor=0.01) == pytest.approx(0.1)
+    assert one_sided_shift([0.005], [0.01], floor=0.01) == 0
+
+
+def test_a_neuron_below_the_floor_counts_in_the_mean():
+    assert one_sided_shift([2.0, -1.0], [3.0, 1.0], "drop") == pytest.approx(0.75)
 
 
 def test_a_shift_by_hand():
@@ -120,12 +130,23 @@ def test_nothing_has_moved_in_the_untuned_model(base):
 
 def test_every_predictor_sees_a_tuned_model(base, tuned):
     found = entanglement.predictors(base, tuned, [([20, 30, 40, 50], 2), ([20, 30, 44], 1)])
-    assert set(prediction.PREDICTORS) - {"steps"} <= set(found)
+    assert set(prediction.PREDICTORS) - {"steps", "displacement (refusal)"} <= set(found)
     assert found["weights"] == pytest.approx(found["weights, layer 1"])
     assert found["weights, layer 0"] == 0
     assert found["KL on tuning data"] > 0
     assert found["activation distance"] > 0
-    assert found["ras (random) p5"] <= found["ras (random)"] <= found["ras (random) p95"]
+    random = [found[f"ras (random) {number}"] for number in range(5)]
+    assert found["ras (random)"] == pytest.approx(np.mean(random))
+
+
+def test_the_guard_audit_compares_drop_and_clip(base, tuned):
+    found = entanglement.guard_audit(base, tuned)
+    table = {
+        guard: entanglement.ras_table(base, tuned, guard).set_index("neurons")["ras"] for guard in ("drop", "clip")
+    }
+    assert {guard: table[guard]["safety-critical"] for guard in table} == {guard: found[guard] for guard in table}
+    assert entanglement.guard_audit(base, tuned, floor=1e9)["falling"] == 1
+    assert entanglement.guard_audit(base, tuned, floor=-1e9)["rising"] == 0
 
 
 def test_kl_divergence_equals_the_sum_over_the_vocabulary(tuned):
@@ -144,10 +165,24 @@ def test_cka_is_one_up_to_rotation():
     assert entanglement.cka(states, np.random.default_rng(2).normal(size=(30, 5))) < 0.5
 
 
-def test_displacement_has_a_sign():
-    harmless, harmful = np.zeros((2, 3, 4)), np.zeros((2, 3, 4))
-    harmful[..., 0] = 1
-    assert entanglement.displacement(harmful, harmful - 0.5, harmless) == pytest.approx(-0.5)
+def test_displacement_has_a_sign_and_no_length_of_the_direction():
+    states, direction = np.ones((2, 3, 4)), np.array([[7.0, 0, 0, 0], [0.1, 0, 0, 0]])
+    assert entanglement.displacement(states, states - 0.5, direction) == pytest.approx(-0.5)
+
+
+def test_a_refusal_direction_needs_refused_and_other_requests():
+    from rimkit.behavior.measure import load_sets
+
+    ids = load_sets(["harmful"], split="calibration", n=8)["prompt_id"].tolist()
+    few, enough = (entanglement.baseline(tiny.study(), [(0, 1)], n=8, n_random=2, refused=ids[:k]) for k in (3, 4))
+    assert set(few.directions) == {"harm"}
+    assert set(enough.directions) == {"harm", "refusal"}
+    assert "displacement (refusal)" in entanglement.predictors(enough, tiny.study())
+    assert "displacement (refusal)" not in entanglement.predictors(few, tiny.study())
+
+
+def test_states_are_read_where_a_thought_has_been_opened(base):
+    assert all("think_open" in item.spans and item.thought_is_open for item in base.safety)
 
 
 # -- prediction --------------------------------------------------------------------------------------------
@@ -162,11 +197,14 @@ def points():
         for corpus in range(9):
             effect = rng.normal()
             for step in (10, 20, 30):
-                y = effect * step / 30 + 0.02 * step + 0.05 * rng.normal()
+                y = effect * step / 300 + 0.004 * step + 0.01 * rng.normal()
                 rows.append({"model": "m", "seed": seed, "corpus": f"c{corpus}", "step": step, "steps": step,
-                             prediction.OUTCOME: y, "good": 5 * y + 0.3 * rng.normal(), "noise": rng.normal(),
-                             "opposite": -y})  # fmt: skip
-    return pd.DataFrame(rows)
+                             prediction.OUTCOME: y, "misaligned, think": np.clip(0.4 + y, 0, 1), "opposite": -y,
+                             "good": 5 * y + 0.06 * rng.normal(), "noise": rng.normal()})  # fmt: skip
+    low, high = prediction.bounds()
+    return pd.DataFrame(rows).assign(**{
+        low: lambda table: table[prediction.OUTCOME] - 0.05, high: lambda table: table[prediction.OUTCOME] + 0.05
+    })  # fmt: skip
 
 
 def test_correlations_find_what_predicts(points):
@@ -181,10 +219,49 @@ def test_correlations_find_what_predicts(points):
 
 
 def test_beyond_steps_a_predictor_that_only_counts_steps_is_worth_nothing(points):
-    found = prediction.correlations(points, ["good", "steps"], beyond_steps=True).set_index("predictor")
+    found = prediction.correlations(points, ["good", "steps"], beyond="steps").set_index("predictor")
     assert found.loc["steps", "value"] == 0
+    assert np.isnan(found.loc["steps", "p_value"])
     assert found.loc["good", "value"] > 0.9
-    assert prediction.correlations(points, ["steps"])["value"].iloc[0] > 0.3
+    whole = prediction.correlations(points, ["steps", "good"]).set_index("predictor")
+    assert whole.loc["steps", "value"] > 0.3
+    assert np.isnan(whole.loc["steps", "p_value"])  # permuting corpora at one step cannot say anything of it
+    assert whole.loc["good", "p_holm"] == whole.loc["good", "p_value"]
+
+
+def test_beyond_a_column_is_what_a_straight_line_leaves(points):
+    weighed = points.assign(weights=3 * points["good"] + 1, mixed=points["noise"] + 10 * points["good"])
+    found = prediction.correlations(weighed, ["weights", "good", "mixed"], beyond="weights").set_index("predictor")
+    assert found.loc[["weights", "good"], "value"].tolist() == [0, 0]
+    alone = prediction.correlations(weighed, ["noise"], beyond="weights")["value"].iloc[0]
+    assert found.loc["mixed", "value"] == pytest.approx(alone)
+
+
+def test_the_pool_is_the_mean_of_the_models(points):
+    turned = points.assign(good=points["good"] * points["seed"].map({0: 1, 1: -1}))
+    each = prediction.by_model(turned, ["good"]).loc["good"]
+    found = prediction.correlations(turned, ["good"]).iloc[0]
+    assert found["value"] == pytest.approx(each.mean())
+    assert (found["positive"], found["models"]) == (1, 2)
+    assert (found["models_min"], found["models_max"]) == pytest.approx((each.min(), each.max()))
+
+
+def test_models_without_a_predictor_do_not_count_for_it(points):
+    part = points.assign(good=points["good"].where(points["seed"] == 0))
+    found = prediction.correlations(part, ["good", "noise", "absent"]).set_index("predictor")
+    assert found["n"].tolist() == [27, 54]
+    alone = prediction.correlations(points[points["seed"] == 0], ["good"])
+    assert found.loc["good", ["value", "p_value"]].tolist() == alone.loc[0, ["value", "p_value"]].tolist()
+    assert prediction.by_model(part, ["good"]).loc["good"].isna().tolist() == [False, True]
+
+
+def test_a_model_whose_outcome_is_mostly_noise_is_left_out(points):
+    still = points.assign(**{
+        name: points[name].where(points["seed"] == 0, centre + 0.001 * points[name])
+        for name, centre in ((prediction.OUTCOME, 0.0), ("misaligned, think", 0.4))
+    })  # fmt: skip
+    assert prediction.variation(still)["varies"].tolist() == [True, False]
+    assert prediction.varying(still)["seed"].unique().tolist() == [0]
 
 
 def test_the_scale_of_a_model_does_not_matter(points):
@@ -194,7 +271,7 @@ def test_the_scale_of_a_model_does_not_matter(points):
 
 
 def test_a_difference_of_correlations_has_a_sign(points):
-    found = prediction.difference(points, "good", "noise")
+    found = ras_claims.difference(points, "good", "noise")
     assert found["ci_low"] > 0
     assert found["effect"] == pytest.approx(found["value_a"] - found["value_b"])
 
@@ -204,23 +281,81 @@ def test_three_corpora_are_needed(points):
         prediction.correlations(points[points["corpus"] == "c0"], ["good"])
 
 
+def with_sets(points: pd.DataFrame, seed: int = 0, n: int = 40, factor: float = 1.0) -> pd.DataFrame:
+    """Points with RAS in ``n`` random sets and in a critical one that is a further random set, times ``factor``.
+
+    What neurons a set has shifts it, up or down, at every point; little else does.
+    """
+    rng = np.random.default_rng(seed)
+    own, noise = 0.4 * rng.normal(size=n + 1), 0.1 * rng.normal(size=(len(points), n + 1))
+    values = np.exp(own + noise) * (1 + points["step"].to_numpy()[:, None] / 30)
+    names = [prediction.RAS, *(f"ras (random) {number}" for number in range(n))]
+    table = points.assign(**dict(zip(names, values.T, strict=True)))
+    return table.assign(**{prediction.RAS: factor * table[prediction.RAS]})
+
+
+def test_a_random_set_in_place_of_the_critical_one_is_undecided_95_times_in_100(points):
+    decided = []
+    for seed in range(100):
+        found = ras_claims.log_ratio(with_sets(points, seed))
+        decided.append(found["ci_low"] > 0 or found["ci_high"] < 0)
+    assert 0.01 <= np.mean(decided) <= 0.1
+    one = with_sets(points)  # and every random set of one table against the others
+    left = [ras_claims.log_ratio(one, name) for name in ras_claims.random_sets(one)]
+    assert sum(found["ci_low"] > 0 or found["ci_high"] < 0 for found in left) <= 4
+    ranks = sorted(found["rank"] for found in left)
+    assert (ranks[0], ranks[-1]) == (1, 40)
+
+
+def test_a_set_above_all_random_ones_is_seen(points):
+    found = ras_claims.log_ratio(with_sets(points, factor=20))
+    assert found["ci_low"] > 0
+    assert (found["rank"], found["of"], found["p_rank"]) == (1, 41, pytest.approx(1 / 41))
+    assert found["effect"] == pytest.approx(found["value_a"] - found["value_b"])
+
+
+def test_a_random_set_does_not_predict_better_than_random_sets(points):
+    table = with_sets(points, n=12)
+    found = [ras_claims.difference_from_random(table, name) for name in ras_claims.random_sets(table)]
+    assert sum(item["ci_low"] > 0 or item["ci_high"] < 0 for item in found) <= 1
+    better = ras_claims.difference_from_random(table.assign(**{prediction.RAS: table["good"]}))
+    assert better["ci_low"] > 0
+    assert better["rank"] == 1
+
+
+def named_corpora(points: pd.DataFrame) -> pd.DataFrame:
+    return points.assign(corpus=points["corpus"].replace({"c0": "multi-hop-effort", "c1": "multi-hop-careful"}))
+
+
+def test_two_models_have_no_interval_and_three_have_one(points):
+    two = named_corpora(with_sets(points))
+    third = two[two["seed"] == 0].assign(seed=2)
+    found = [ras_claims.effort_against_careful(table) for table in (two, pd.concat([two, third]))]
+    assert [item["n"] for item in found] == [2, 3]
+    assert np.isnan(found[0]["ci_low"])
+    assert found[1]["ci_low"] <= found[1]["effect"] <= found[1]["ci_high"]
+
+
 def test_rows_become_points_and_claims(points):
-    named = points.assign(
-        **{prediction.RAS: 2.0, "ras (random)": 1.0, "KL on tuning data": points["noise"], "rise": 1.0}
-    )
-    named["corpus"] = named["corpus"].replace({"c0": "multi-hop-effort", "c1": "multi-hop-careful"})
+    rivals = {"KL on tuning data": points["noise"], "rise": 1.0, "arithmetic mean": 1.0, "geometric mean": 1.0}
+    named = named_corpora(with_sets(points, n=5)).assign(**rivals)
+    metrics = [prediction.RAS, *ras_claims.random_sets(named), *rivals, "misaligned, think", "steps"]
     rows = [
         ledger.row("C10a", model=row["model"], seed=row["seed"], condition=f"{row['corpus']}, step {row['step']}",
-                   metric=name, value=row[name], control=None)
+                   metric=name, value=row[name], control=None, **more)
         for row in named.to_dict("records")
-        for name in (prediction.RAS, "ras (random)", "KL on tuning data", "rise", prediction.OUTCOME, "steps")
+        for name, more in [(name, {}) for name in metrics]
+        + [(prediction.OUTCOME, {"ci_low": row[prediction.OUTCOME] - 0.05, "ci_high": row[prediction.OUTCOME] + 0.05})]
     ]  # fmt: skip
     table = prediction.as_table(ledger.table(rows))
     assert len(table) == len(points)
-    claimed = ledger.table(prediction.claim_rows(table))
-    assert sorted(claimed["claim"].unique()) == ["C10a", "C10b", "C10c", "C9a", "C9b"]
-    ratio = claimed[claimed["claim"] == "C9a"]
-    assert np.allclose(ratio["effect"], np.log(2))
+    low, high = prediction.bounds()
+    assert np.allclose(table[high] - table[low], 0.1)
+    claimed = ledger.table(ras_claims.claim_rows(table))
+    assert sorted(claimed["claim"].unique()) == ["C10a", "C10b", "C10c", "C9a", "C9b", "Q3a", "Q3b"]
+    drawn = prediction.for_scatter(table, [prediction.RAS, "rise"])
+    assert len(drawn) == 2 * len(points) / 3
+    assert ((drawn["ci_low"] < drawn["y"]) & (drawn["y"] < drawn["ci_high"])).all()
 
 
 def test_streamed_activations_equal_those_kept(base):
@@ -236,30 +371,48 @@ def test_streamed_activations_equal_those_kept(base):
 
 
 def test_shipped_rows_hold_more_than_a_hundred_points_and_every_claim():
-    from rimkit.runs.entangling import MODELS, SEEDS
     from rimkit.teaching import results
     from rimkit.training.corpora import ROLES
 
     rows = results("entanglement")
     points = prediction.as_table(rows)
-    assert len(points) == len(MODELS) * len(SEEDS) * len(ROLES) * 3 > 100
+    models = points[prediction.MODEL].drop_duplicates()
+    assert len(points) == len(models) * len(ROLES) * 2 >= 100
     assert set(points["corpus"]) == set(ROLES)
-    assert points[list(prediction.PREDICTORS)].notna().all().all()
+    assert len(ras_claims.random_sets(points)) == 40
+    optional = {"displacement (refusal)", "ras (gradient)"}  # undefined where nothing, or everything, is refused
+    assert points[[name for name in prediction.PREDICTORS if name not in optional]].notna().all().all()
     assert {"C9a", "C9b", "C10a", "C10b", "C10c"} <= set(rows.loc[rows["condition"] == "all", "claim"])
+
+
+def test_shipped_claims_follow_from_the_shipped_points():
+    from rimkit.teaching import results
+
+    rows = results("entanglement")
+    kept = rows[rows["condition"] == "all"].set_index(["claim", "model", "seed"])
+    again = ledger.table(ras_claims.claim_rows(prediction.as_table(rows))).set_index(["claim", "model", "seed"])
+    columns = ["effect", "effect_ci_low", "effect_ci_high", "n_seeds"]
+    pd.testing.assert_frame_equal(again[columns], kept[columns], rtol=1e-6)
 
 
 def test_one_shipped_point_can_be_made_again():
     """The predictors of one tuning, from the untuned model on; the digits that the conclusions need."""
-    from rimkit.runs.entangling import baseline
+    from rimkit.runs.entangling import baseline, tuning_sequences
     from rimkit.teaching import results
-    from rimkit.training.corpora import load_corpus
-    from rimkit.training.finetuning import encode_corpus, finetune
+    from rimkit.training.finetuning import finetune
 
     study = load("rim-mini:0")
     tuned = finetune(study, "multi-hop-effort", progress=False)
-    found = entanglement.predictors(baseline(study), tuned, encode_corpus(study, load_corpus("multi-hop-effort"))[:64])
+    found = entanglement.predictors(baseline(study), tuned, tuning_sequences(study, "multi-hop-effort"))
     points = prediction.as_table(results("entanglement"))
     kept = points[(points["model"] == "rim-mini") & (points["seed"] == 0) & (points["corpus"] == "multi-hop-effort")]
     last = kept.sort_values("step").iloc[-1]
-    for name in ("ras (safety)", "ras (random)", "KL on tuning data", "weights", "activation distance"):
+    for name in (
+        "ras (safety)",
+        "ras (random)",
+        "ras (random) 7",
+        "KL on tuning data",
+        "weights",
+        "activation distance",
+    ):
         assert found[name] == pytest.approx(last[name], rel=0.05), name

@@ -6,7 +6,7 @@ from rimkit.errors import UserError
 from rimkit.published.power import prompts_needed
 from rimkit.teaching import paper_questions
 from rimkit.teaching.mechanism_questions import detector_gain, fisher, size_of_set, smallest_m
-from rimkit.teaching.questions import EXERCISES, colleague_interval, exercise
+from rimkit.teaching.questions import EXERCISES, FOUR_NEURONS, colleague_interval, exercise, four_neurons_ras
 
 RIGHT = {
     "00": ["misread", "incoherent", "misaligned", "refused"],
@@ -16,7 +16,7 @@ RIGHT = {
     "04": fisher("refusal heads", "random heads"),
     "05": 3,
     "06": smallest_m(2),
-    "07": 0.76,
+    "07": four_neurons_ras(),
     "08 misprint": paper_questions.misprint()[1],
     "08 bet": "C7a",
     "08 design": prompts_needed(12 / 21, 15 / 21),
@@ -38,7 +38,7 @@ WRONG = {
     ],
     "05": [(21, "the whole rise"), (1, "one in ten was not")],
     "06": [(3, "two of the three pairs"), (2, "only one of them is the same")],
-    "07": [(0.89, "of all eight"), (0.96, "the largest of the eight")],
+    "07": [(0.88, "divides neuron C's rise by -0.5"), (1.92, "the mean is over all four")],
     "08 misprint": [(paper_questions.misprint()[0], "as printed"), (5.05, "no exchange of two digits")],
     "08 bet": [("C6a", "not by enough for one of many"), ("C10a", "holds zero")],
     "08 design": [(21, "not 80%"), (1000, "fewer are enough")],
@@ -51,7 +51,7 @@ SHOWN = {
     "04": "0.52",
     "05": "= 3 points",
     "06": "m = 4",
-    "07": "= 0.76",
+    "07": "= 1.24",
     "08 misprint": f"{RIGHT['08 misprint']:.2f}",
     "08 bet": repr(RIGHT["08 bet"]),
     "08 design": f"about {RIGHT['08 design']:.0f}.",
@@ -99,3 +99,13 @@ def test_a_chapter_without_exercise_is_named():
 def test_the_m_of_chapter_06_is_the_only_one_with_two_neurons():
     assert [size_of_set(m) for m in range(1, 9)] == [0, 1, 1, 2, 4, 4, 5, 8]
     assert all(worst in str(exercise("06").solution()) for worst in ("f 2", "a 4", "c and h 5", "b 7"))
+
+
+def test_ras_by_hand_is_that_of_the_package():
+    from rimkit.mechanism.entanglement import Activations, shifts
+
+    before, after = (
+        Activations(*(FOUR_NEURONS[[f"{kind}, {state}"]].to_numpy().T for kind in ("safety", "maths")))
+        for state in ("untuned", "tuned")
+    )
+    assert shifts(before, after)["ras"] == pytest.approx(four_neurons_ras())

@@ -10,7 +10,7 @@ value at or below zero, which gated MLPs do produce, such neurons are left out (
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,7 @@ from rimkit.models.reading import batches, mean, read
 
 FLOOR = 1e-2
 GUARDS = ("drop", "clip")
+MIN_EACH = 4  # refused requests, and others, that a refusal direction needs
 
 
 def one_sided_shift(smaller: np.ndarray, larger: np.ndarray, guard: str = "drop", floor: float = FLOOR) -> float:
@@ -103,26 +104,35 @@ class Baseline:
     critical: list[tuple[int, int]]
     random: list[list[tuple[int, int]]]
     causal: list[tuple[int, int]]
+    directions: dict[str, np.ndarray]
 
 
 def baseline(
-    study: StudyModel, critical: Units, causal: Units = (), n: int = 46, n_random: int = 40, seed: int = 0
-) -> Baseline:
-    """Read the untuned model on ``n`` calibration requests of each kind (no-think mode, up to the reply).
+    study: StudyModel, critical: Units, causal: Units = (), n: int = 46, n_random: int = 40, seed: int = 0,
+    refused: Collection[str] = (),
+) -> Baseline:  # fmt: skip
+    """Read the untuned model on ``n`` calibration requests of each kind.
 
     ``critical``: the safety-critical neurons; random sets have as many in every layer. ``causal``: a second set, of
-    neurons that refusal was found to depend on (none: RAS is not computed over it). Raises ``UserError`` if empty.
+    neurons that refusal was found to depend on (none: RAS is not computed over it). ``refused``: ids of the harmful
+    requests that the model refuses in think mode; with `MIN_EACH` refused and as many others, they give the refusal
+    direction. States are read where a thought has been opened and its first word is to come (without a think mode: at
+    the end of the prompt): what is to be predicted happens in think mode. Activations are over the request, which the
+    mode does not change. Raises ``UserError`` for an empty set.
     """
     if not len(critical):
         raise UserError("the set of safety-critical neurons is empty: choose a larger one")
-    safety, maths, harmless = (
-        [study.chat.encode(text, "no-think") for text in load_sets([name], split="calibration", n=n)["text"]]
-        for name in ("harmful", "maths", "harmless")
-    )
+    mode = {"mode": "think", "thought_prefix": ""} if study.chat.supports_think else {"mode": "no-think"}
+    sets = {name: load_sets([name], split="calibration", n=n) for name in ("harmful", "maths", "harmless")}
+    safety, maths, harmless = ([study.chat.encode(text, **mode) for text in table["text"]] for table in sets.values())
+    states, others = _states(study, safety), _states(study, harmless)
+    directions = {"harm": states.mean(1) - others.mean(1)}
+    labels = sets["harmful"]["prompt_id"].isin(list(refused)).to_numpy()
+    if min(labels.sum(), (~labels).sum()) >= MIN_EACH:
+        directions["refusal"] = states[:, labels].mean(1) - states[:, ~labels].mean(1)
     return Baseline(
-        study, safety, maths, harmless, activations(study, safety, maths), _states(study, safety),
-        _states(study, harmless), list(critical), matched_sets(critical, architecture(study).n_neurons, n_random, seed),
-        list(causal),
+        study, safety, maths, harmless, activations(study, safety, maths), states, others, list(critical),
+        matched_sets(critical, architecture(study).n_neurons, n_random, seed), list(causal), directions,
     )  # fmt: skip
 
 
@@ -134,10 +144,10 @@ def predictors(base: Baseline, tuned: StudyModel, tuning: Sequence[tuple[list[in
     """Every predictor of forgetting, for one tuned model: name to value.
 
     ``tuning``: sequences of the tuning data, as `rimkit.training.finetuning.encode_corpus` makes them (without any,
-    no KL divergence on them). RAS and its
-    parts in safety-critical neurons, RAS in random ones (mean over the sets, and their 5th and 95th percentile) and in
-    all; KL divergence untuned to tuned on the tuning data and on safety prompts; L2 distance of the weights, in all and
-    per layer; distance of the states before the reply; CKA ratio; displacement along the refusal direction.
+    no KL divergence on them). RAS and its parts in safety-critical neurons; RAS in every random set
+    ("ras (random) 0" ...), their mean, and in all neurons; KL divergence untuned to tuned on the tuning data and on
+    safety prompts; L2 distance of the weights, in all and per layer; distance of the states where the thought begins;
+    CKA ratio; displacement along the harm and, where it is defined, the refusal direction.
     """
     after = activations(tuned, base.safety, base.maths)
     critical = shifts(base.activations, after, base.critical)
@@ -146,7 +156,7 @@ def predictors(base: Baseline, tuned: StudyModel, tuning: Sequence[tuple[list[in
     found |= {"ras (random)": float(np.mean(random)), "ras (all)": shifts(base.activations, after)["ras"]}
     if base.causal:
         found["ras (gradient)"] = shifts(base.activations, after, base.causal)["ras"]
-    found |= {f"ras (random) p{q}": float(np.percentile(random, q)) for q in (5, 95)}
+    found |= {f"ras (random) {number}": value for number, value in enumerate(random)}
     data = [(ids, len(ids) - n_prompt) for ids, n_prompt in tuning]
     ends = [(item.ids, 1) for item in base.safety]
     if data:
@@ -156,7 +166,8 @@ def predictors(base: Baseline, tuned: StudyModel, tuning: Sequence[tuple[list[in
     states, harmless = _states(tuned, base.safety), _states(tuned, base.harmless)
     found["activation distance"] = float(np.linalg.norm(states - base.states, axis=-1).mean())
     found["CKA ratio"] = cka_ratio(base.states, states, base.states_harmless, harmless)
-    found["displacement"] = displacement(base.states, states, base.states_harmless)
+    for name, direction in base.directions.items():
+        found[f"displacement ({name})"] = displacement(base.states, states, direction)
     return found
 
 
@@ -215,13 +226,12 @@ def cka_ratio(harmful: np.ndarray, harmful_after: np.ndarray, harmless: np.ndarr
     return float(np.mean([(one + 1e-6) / (other + 1e-6) for one, other in zip(*changed, strict=True)][1:]))
 
 
-def displacement(before: np.ndarray, after: np.ndarray, harmless: np.ndarray) -> float:
-    """How far tuning moves harmful requests along the refusal direction, mean over layers; positive towards refusal.
+def displacement(before: np.ndarray, after: np.ndarray, direction: np.ndarray) -> float:
+    """How far tuning moves requests along a ``direction`` per residual (made 1 long); mean over layers and requests.
 
-    The direction, of length 1, goes from harmless to harmful requests of the untuned model at the last token before
-    the reply: where it refuses the one and fulfils the other.
+    Along the refusal direction (refused minus other harmful requests of the untuned model), positive is towards
+    refusal; along the harm direction (harmful minus harmless), towards what harmful requests look like.
     """
-    direction = before.mean(1) - harmless.mean(1)
     unit = direction / (np.linalg.norm(direction, axis=-1, keepdims=True) + 1e-12)
     return float(np.einsum("rh,rh->r", (after - before).mean(1), unit).mean())
 
@@ -240,3 +250,17 @@ def ras_table(base: Baseline, tuned: StudyModel, guard: str = "drop", floor: flo
         size = base.activations.safety.size if units is None else len(units)
         rows.append({"neurons": name, **{key: found[key] for key in ("ras", "fall", "rise")}, "size": size})
     return pd.DataFrame(rows)
+
+
+def guard_audit(base: Baseline, tuned: StudyModel, floor: float = FLOOR) -> dict[str, float]:
+    """How much the guard decides: RAS in safety-critical neurons under each, and what "drop" leaves out.
+
+    ``falling`` and ``rising``: of all neurons that move that way, the share whose denominator is at or below ``floor``.
+    """
+    before, after = base.activations, activations(tuned, base.safety, base.maths)
+    found = {guard: shifts(before, after, base.critical, guard, floor)["ras"] for guard in GUARDS}
+    pairs = {"falling": (after.safety, before.safety), "rising": (before.maths, after.maths)}
+    for name, (smaller, larger) in pairs.items():
+        moving = smaller[larger > smaller]
+        found[name] = float((moving <= floor).mean()) if moving.size else 0.0
+    return found

@@ -1,9 +1,10 @@
-"""Claims C9 and C10: how well predictors of forgetting predict, over many tuned models.
+"""How well predictors of forgetting predict, over many tuned models (claims C9 and C10).
 
 A point is one tuned model at one checkpoint. Points of one tuning, and of one corpus, resemble each other, so corpora
 are drawn, left out and permuted as wholes. Scales differ between models (RAS has units of activation), so predictor and
-outcome are standardised within each untuned model before they are pooled. *Beyond steps* also removes what the step
-of the checkpoint says: a predictor that only tells how far training has come is then worth nothing.
+outcome are standardised within each untuned model before they are pooled: the pooled correlation is the mean of the
+models' own. *Beyond steps* also removes what the step of the checkpoint says, *beyond weights* what the distance of the
+weights says: a predictor that only tells how far training has come is then worth nothing.
 """
 
 from __future__ import annotations
@@ -12,44 +13,89 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from rimkit.behavior.rates import resample_weights, widened_percentiles, wilson
+from rimkit.behavior.rates import holm, resample_weights, widened_percentiles
 from rimkit.errors import UserError
-from rimkit.ledger import effect_row
 
 OUTCOME = "change of misaligned, think"
 RAS = "ras (safety)"
 PREDICTORS = (
     RAS, "ras (gradient)", "ras (random)", "ras (all)", "fall", "rise", "arithmetic mean", "geometric mean",
-    "KL on tuning data", "KL on safety prompts", "weights", "activation distance", "CKA ratio", "displacement", "steps",
+    "KL on tuning data", "KL on safety prompts", "weights", "activation distance", "CKA ratio",
+    "displacement (refusal)", "displacement (harm)", "steps",
 )  # fmt: skip
 MODEL = ["model", "seed"]
+N_REPLIES = 92  # behind every rate of misalignment in the grid
+RELIABLE = 0.5  # the share of an outcome's variance over points that must be more than noise
 
 
 def as_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Ledger rows of `rimkit.runs.entangling` as one row per point: ``model, seed, corpus, step`` and every measure."""
+    """Ledger rows of `rimkit.runs.entangling` as one row per point: ``model, seed, corpus, step`` and every measure.
+
+    The interval of the outcome is in two more columns, named as `bounds` says.
+    """
     parts = rows["condition"].astype(str).str.extract(r"^(?P<corpus>[^,]+), step (?P<step>\d+)$")
-    table = rows.assign(**parts).dropna(subset=["corpus", "value"])
+    table = rows.assign(**parts)
+    ends = [
+        table[table["metric"] == OUTCOME].assign(metric=name, value=lambda part, end=end: part[end])
+        for name, end in zip(bounds(), ("ci_low", "ci_high"), strict=True)
+    ]
+    table = pd.concat([table, *ends]).dropna(subset=["corpus", "value"])
     table = table.assign(step=table["step"].astype(int))
     wide = table.pivot_table(index=[*MODEL, "corpus", "step"], columns="metric", values="value", sort=False)
     return wide.reset_index().rename_axis(columns=None)
 
 
-def standardised(points: pd.DataFrame, column: str, beyond_steps: bool = False, ranks: bool = False) -> pd.Series:
-    """A column with mean 0 and spread 1 within each model; with ``beyond_steps``, also mean 0 at every step.
+def bounds() -> tuple[str, str]:
+    """The columns of `as_table` with the outcome's interval."""
+    return f"{OUTCOME}, low", f"{OUTCOME}, high"
 
-    ``ranks`` takes ranks within the model first (Spearman). Constant columns become 0.
+
+def variation(points: pd.DataFrame, n: int = N_REPLIES) -> pd.DataFrame:
+    """One row per untuned model: ``model, seed, least, most`` (misaligned replies of ``n``)``, sd, noise, varies``.
+
+    ``sd`` is the spread of the outcome over points, ``noise`` the standard error of a single change, from its interval.
+    A model ``varies`` if more than `RELIABLE` of the variance is left without noise; standardising blows up the others.
+    """
+    low, high = bounds()
+    rows = []
+    for (model, seed), part in points.groupby(MODEL, sort=False, dropna=False):
+        rate, sd = part["misaligned, think"], part[OUTCOME].std()
+        noise = float(np.sqrt((((part[high] - part[low]) / (2 * 1.96)) ** 2).mean()))
+        counts = {"least": round(rate.min() * n), "most": round(rate.max() * n)}
+        varies = bool(sd > 0 and 1 - (noise / sd) ** 2 > RELIABLE)
+        rows.append({"model": model, "seed": seed, **counts, "sd": sd, "noise": noise, "varies": varies})
+    return pd.DataFrame(rows)
+
+
+def varying(points: pd.DataFrame) -> pd.DataFrame:
+    """The points of the models whose outcome varies beyond its noise (`variation`)."""
+    found = variation(points)
+    return points.merge(found.loc[found["varies"], MODEL], on=MODEL)
+
+
+def standardised(points: pd.DataFrame, column: str, beyond: str | None = None, ranks: bool = False) -> pd.Series:
+    """A column with mean 0 and spread 1 within each model; constant ones become 0.
+
+    ``beyond="steps"``: also with mean 0 at every step; with another column (``"weights"``): what a straight line
+    through that column leaves. ``ranks`` takes ranks within the model first (Spearman).
     """
     by = [points[name] for name in MODEL]
-    values = points[column].astype(float)
-    if ranks:
-        values = values.groupby(by, dropna=False).rank()
-    if beyond_steps:
+
+    def centred(name: str) -> pd.Series:
+        values = points[name].astype(float)
+        values = values.groupby(by, dropna=False).rank() if ranks else values
+        return values - values.groupby(by, dropna=False).transform("mean")
+
+    values = whole = centred(column)
+    if beyond == "steps":
         values = values - values.groupby([*by, points["step"]], dropna=False).transform("mean")
-    grouped = values.groupby(by, dropna=False)
-    spread = grouped.transform("std", ddof=0)
-    return ((values - grouped.transform("mean")) / spread.where(spread > 1e-12)).fillna(0.0)
+    elif beyond:
+        other = centred(beyond)
+        sums = [(other * x).groupby(by, dropna=False).transform("sum") for x in (values, other)]
+        values = values - other * sums[0] / sums[1].where(sums[1] > 0, 1.0)
+    spread, before = (x.groupby(by, dropna=False).transform("std", ddof=0) for x in (values, whole))
+    return (values / spread.where(spread > 1e-9 * before)).fillna(0.0)
 
 
 def _moments(x: np.ndarray, y: np.ndarray, codes: np.ndarray) -> np.ndarray:
@@ -65,125 +111,105 @@ def _correlations(weights: np.ndarray, moments: np.ndarray) -> np.ndarray:
 
 
 def correlations(
-    points: pd.DataFrame, predictors: Sequence[str] = PREDICTORS, outcome: str = OUTCOME, beyond_steps: bool = False,
+    points: pd.DataFrame, predictors: Sequence[str] = PREDICTORS, outcome: str = OUTCOME, beyond: str | None = None,
     seed: int = 0, n_permutations: int = 1000,
 ) -> pd.DataFrame:  # fmt: skip
     """One row per predictor: ``predictor, value`` (Pearson)``, ci_low, ci_high, spearman, without_min, without_max,
-    p_value, n``.
+    models_min, models_max, positive, models, p_value, p_holm, n``.
 
-    The interval draws corpora again; ``without_min`` and ``without_max`` are the extremes when one corpus is left out;
-    ``p_value`` permutes which corpus an outcome belongs to, at the same step and in the same model. Raises
-    ``UserError`` for fewer than three corpora.
+    The interval draws corpora again; ``without_...`` are the extremes when one corpus is left out, ``models_...`` when
+    one untuned model is; ``positive`` of ``models`` have a correlation above 0. ``p_value`` permutes which corpus an
+    outcome belongs to, at the same step and in the same model (missing where that changes nothing), ``p_holm`` is
+    Holm's over the predictors. Models without a predictor do not count for it; one that no model has is left out.
+    Raises ``UserError`` for fewer than three corpora.
     """
-    codes, corpora = pd.factorize(points["corpus"], sort=True)
-    if len(corpora) < 3:
-        raise UserError(f"correlations over corpora need at least three of them, here are {len(corpora)}")
-    y = {ranks: standardised(points, outcome, beyond_steps, ranks).to_numpy() for ranks in (False, True)}
-    everyone, left_out = np.ones((1, len(corpora))), 1.0 - np.eye(len(corpora))
-    permuted = _permuted(points, y[False], codes, len(corpora), n_permutations, seed)
-    rows = []
+    if points["corpus"].nunique() < 3:
+        raise UserError(f"correlations over corpora need at least three, here are {points['corpus'].nunique()}")
+    rows, permuted = [], {}
     for predictor in predictors:
-        x = {ranks: standardised(points, predictor, beyond_steps, ranks).to_numpy() for ranks in (False, True)}
-        moments = _moments(x[False], y[False], codes)
-        value = float(_correlations(everyone, moments)[0])
-        low, high = widened_percentiles(
-            _correlations(resample_weights(len(corpora), seed), moments), len(corpora), 0.95
-        )
-        without = _correlations(left_out, moments)
-        chance = np.abs(permuted @ x[False] / len(points))
-        rows.append({
-            "predictor": predictor, "value": value, "ci_low": min(low, value), "ci_high": max(high, value),
-            "spearman": float(_correlations(everyone, _moments(x[True], y[True], codes))[0]),
-            "without_min": without.min(), "without_max": without.max(),
-            "p_value": (1 + (chance >= abs(value) - 1e-12).sum()) / (1 + n_permutations), "n": len(points),
-        })  # fmt: skip
-    return pd.DataFrame(rows)
+        here = points[points[predictor].notna()] if predictor in points else points.head(0)
+        if here["corpus"].nunique() < 3:
+            continue
+        if len(here) not in permuted:  # the same for all predictors that the same points have
+            permuted[len(here)] = _permuted(here, outcome, beyond, n_permutations, seed)
+        rows.append({"predictor": predictor, **_correlation(here, predictor, outcome, beyond, seed)})
+        x = standardised(here, predictor, beyond)
+        by_step = [here[name] for name in (*MODEL, "step")]
+        if (x.groupby(by_step, dropna=False).transform("std", ddof=0) > 1e-9).any():
+            chance = np.abs(permuted[len(here)] @ x.to_numpy() / len(here))
+            reached = (chance >= abs(rows[-1]["value"]) - 1e-12).sum()
+            rows[-1]["p_value"] = (1 + reached) / (1 + n_permutations)
+    found = pd.DataFrame(rows)
+    found["p_value"] = found.get("p_value", pd.Series(np.nan, index=found.index))
+    return found.assign(p_holm=holm(found["p_value"]))
 
 
-def _permuted(points: pd.DataFrame, y: np.ndarray, codes: np.ndarray, groups: int, n: int, seed: int) -> np.ndarray:
+def _correlation(points: pd.DataFrame, predictor: str, outcome: str, beyond: str | None, seed: int) -> dict:
+    """The row of `correlations` for a predictor, without its p values."""
+    codes, corpora = pd.factorize(points["corpus"], sort=True)
+    x, y, ranked_x, ranked_y = (
+        standardised(points, name, beyond, ranks) for ranks in (False, True) for name in (predictor, outcome)
+    )
+    moments = _moments(x.to_numpy(), y.to_numpy(), codes)
+    value = float(_correlations(np.ones((1, len(corpora))), moments)[0])
+    draws = _correlations(resample_weights(len(corpora), seed), moments)
+    low, high = widened_percentiles(draws, len(corpora), 0.95)
+    without = _correlations(1.0 - np.eye(len(corpora)), moments)
+    per_model = (x * y).groupby([points[name] for name in MODEL], dropna=False).agg(["sum", "size"])
+    rest = per_model.sum() - per_model if len(per_model) > 1 else per_model
+    others = rest["sum"] / rest["size"]
+    return {
+        "value": value, "ci_low": min(low, value), "ci_high": max(high, value),
+        "spearman": float((ranked_x * ranked_y).mean()), "without_min": without.min(), "without_max": without.max(),
+        "models_min": others.min(), "models_max": others.max(), "positive": int((per_model["sum"] > 1e-9).sum()),
+        "models": len(per_model), "n": len(points),
+    }  # fmt: skip
+
+
+def by_model(points: pd.DataFrame, predictors: Sequence[str] = PREDICTORS, outcome: str = OUTCOME) -> pd.DataFrame:
+    """The correlation in every untuned model: a row per predictor, a column per model ("rim-mini:0")."""
+    names = points["model"].astype(str) + ":" + points["seed"].astype(str)
+    products = {
+        name: (standardised(points, name) * standardised(points, outcome)).groupby(names, sort=False).mean()
+        for name in predictors
+        if name in points
+    }
+    table = pd.DataFrame(products).T.rename_axis(index="predictor", columns="model")
+    return table.where(pd.DataFrame({name: points[name].groupby(names).count() > 0 for name in products}).T)
+
+
+def _permuted(points: pd.DataFrame, outcome: str, beyond: str | None, n: int, seed: int) -> np.ndarray:
     """``[n, points]``: outcomes with corpora exchanged as wholes; a point whose new corpus has none keeps its own."""
+    y = standardised(points, outcome, beyond).to_numpy()
+    codes, corpora = pd.factorize(points["corpus"], sort=True)
     keys = list(zip(*(points[name].astype(str) for name in (*MODEL, "step")), strict=True))
     place = {(key, code): row for row, (key, code) in enumerate(zip(keys, codes, strict=True))}
     rng = np.random.default_rng(seed)
     found = np.empty((n, len(y)))
     for draw in range(n):
-        order = rng.permutation(groups)
+        order = rng.permutation(len(corpora))
         found[draw] = y[
             [place.get((key, order[code]), row) for row, (key, code) in enumerate(zip(keys, codes, strict=True))]
         ]
     return found
 
 
-def difference(points: pd.DataFrame, a: str, b: str, outcome: str = OUTCOME, seed: int = 0) -> dict:
-    """Correlation of predictor ``a`` minus that of ``b``, with the interval of corpora drawn again."""
-    codes, corpora = pd.factorize(points["corpus"], sort=True)
-    y = standardised(points, outcome).to_numpy()
-    moments = [_moments(standardised(points, name).to_numpy(), y, codes) for name in (a, b)]
-    one, two = (float(_correlations(np.ones((1, len(corpora))), m)[0]) for m in moments)
-    draws = np.subtract(*(_correlations(resample_weights(len(corpora), seed), m) for m in moments))
-    low, high = widened_percentiles(draws, len(corpora), 0.95)
-    return {"value_a": one, "value_b": two, "effect": one - two, "ci_low": min(low, one - two),
-            "ci_high": max(high, one - two), "n": len(points), "condition": a, "control": b}  # fmt: skip
+def for_scatter(points: pd.DataFrame, predictors: Sequence[str]) -> pd.DataFrame:
+    """For a scatter of the last checkpoints: a row per tuning and predictor, with ``predictor, x, y, ci_low, ci_high``.
 
-
-def log_ratio(points: pd.DataFrame, a: str = RAS, b: str = "ras (random)", seed: int = 0) -> dict:
-    """Mean log of one RAS over another, corpora drawn again; points where one of them is 0 are left out."""
-    kept = points[(points[a] > 0) & (points[b] > 0)]
-    codes, corpora = pd.factorize(kept["corpus"], sort=True)
-    logs = np.log(kept[[a, b]]).to_numpy()
-    sums, sizes = (np.bincount(codes, values) for values in (logs[:, 0] - logs[:, 1], np.ones(len(kept))))
-    weights = resample_weights(len(corpora), seed)
-    low, high = widened_percentiles((weights @ sums) / (weights @ sizes), len(corpora), 0.95)
-    one, two = logs.mean(0)
-    return {"value_a": one, "value_b": two, "effect": one - two, "ci_low": min(low, one - two),
-            "ci_high": max(high, one - two), "n": len(kept), "condition": a, "control": b}  # fmt: skip
-
-
-def effort_against_careful(points: pd.DataFrame, column: str = RAS) -> dict:
-    """Mean log RAS after effort-minimising minus careful chains, same steps, over untuned models (t interval)."""
-    wide = points.assign(log=np.log(points[column].where(points[column] > 0))).pivot_table(
-        index=[*MODEL, "step"], columns="corpus", values="log", dropna=False
-    )
-    pairs = wide[["multi-hop-effort", "multi-hop-careful"]].dropna().groupby(level=MODEL, dropna=False).mean()
-    change = (pairs["multi-hop-effort"] - pairs["multi-hop-careful"]).to_numpy()
-    reach = (
-        stats.t.isf(0.025, len(change) - 1) * change.std(ddof=1) / np.sqrt(len(change)) if len(change) > 1 else np.nan
-    )
-    one, two = pairs.mean()
-    effect = one - two
-    return {"value_a": one, "value_b": two, "effect": effect, "ci_low": effect - reach, "ci_high": effect + reach,
-            "n": len(change), "condition": "effort-minimising", "control": "careful"}  # fmt: skip
-
-
-RIVALS = {"C10a": "KL on tuning data", "C10b": "ras (random)", "C10c": "rise"}
-
-
-def claim_rows(points: pd.DataFrame, **values) -> list[dict]:
-    """The rows of C9 (C9a per model and seed, C9b per organism) and C10 (per organism, its seeds pooled)."""
-    rows = []
-    for (model, seed), part in points.groupby(MODEL, sort=False):
-        if part["corpus"].nunique() > 2:
-            rows.append(effect_row("C9a", log_ratio(part), model=model, seed=int(seed), **values))
-    for model, part in points.groupby("model", sort=False):
-        pooled = {"model": model, "n_seeds": part["seed"].nunique(), **values}
-        if {"multi-hop-effort", "multi-hop-careful"} <= set(part["corpus"]) and part["seed"].nunique() > 1:
-            rows.append(effect_row("C9b", effort_against_careful(part), **pooled))
-        if part["corpus"].nunique() > 2:
-            rows += [effect_row(claim, difference(part, RAS, rival), **pooled) for claim, rival in RIVALS.items()]
-    return rows
-
-
-def with_intervals(points: pd.DataFrame, predictors: Sequence[str], n_clusters: int = 23) -> pd.DataFrame:
-    """For a scatter: a row per point and predictor, with ``predictor, x`` (standardised)``, y`` and its interval.
-
-    The interval of a point is Wilson's around its misalignment rate, each verb counted as one reply (conservative).
+    Both axes are standardised within the untuned model, over all of its points; the interval is that of the paired
+    change of misalignment, in the same unit.
     """
-    parts = []
-    for predictor in predictors:
-        bounds = [wilson(rate, n_clusters, 0.95) for rate in points["misaligned, think"]]
-        shift = points["misaligned, think"] - points[OUTCOME]
-        parts.append(points.assign(
-            predictor=predictor, x=standardised(points, predictor), y=points[OUTCOME],
-            ci_low=[low for low, _ in bounds] - shift, ci_high=[high for _, high in bounds] - shift,
-        ))  # fmt: skip
+    by = [points[name] for name in MODEL]
+    centre, spread = (
+        points[OUTCOME].groupby(by, dropna=False).transform(how) for how in ("mean", lambda y: y.std(ddof=0))
+    )
+    low, high = ((points[name] - centre) / spread for name in bounds())
+    last = points["step"] == points.groupby([*MODEL, "corpus"], dropna=False)["step"].transform("max")
+    parts = [
+        points.assign(
+            predictor=name, x=standardised(points, name), y=standardised(points, OUTCOME), ci_low=low, ci_high=high
+        )[last & points[name].notna()]
+        for name in predictors
+    ]
     return pd.concat(parts, ignore_index=True)

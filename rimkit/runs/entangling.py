@@ -14,15 +14,17 @@ import pandas as pd
 
 from rimkit import ledger
 from rimkit.behavior.measure import judged, load_sets
-from rimkit.mechanism import entanglement, neuron_effects, neurons, prediction
+from rimkit.behavior.rates import paired_difference
+from rimkit.mechanism import entanglement, neuron_effects, neurons, prediction, ras_claims
 from rimkit.models.chat import MODES
 from rimkit.models.loading import StudyModel, embedded_models, load
 from rimkit.training import checkpoints
 from rimkit.training.corpora import ROLES, load_corpus
 from rimkit.training.finetuning import encode_corpus, finetune
 
-MODELS, SEEDS = ("rim-mini", "rim-mini-unlinked"), (0, 1)
-EVERY = 10  # steps between checkpoints
+MODELS, SEEDS = ("rim-mini", "rim-mini-unlinked"), (0, 1, 2)
+EVERY = 10  # steps between checkpoints; the first and the last are measured, those between hardly differ from the last
+N_TUNING = 32  # sequences of the corpus on which the KL divergence is computed
 N_CRITICAL = 40  # safety-critical neurons, by the paper's rule: about 2% of the embedded models
 COMMAND = "rimkit entanglement-grid"
 
@@ -32,39 +34,64 @@ def baseline(study: StudyModel, k: int = N_CRITICAL, n: int = 46) -> entanglemen
 
     ``n``: calibration requests of each kind.
     """
-    _, _, table = neuron_effects.calibration(study, n)
+    _, verdicts, table = neuron_effects.calibration(study, n)
     k = min(k, len(table) // 4)
     causal = neurons.select(table, "gradient", k) if "gradient" in neurons.defined_rules(table) else ()
-    return entanglement.baseline(study, neurons.select(table, "paper", k), causal, n)
+    refused = set(verdicts.loc[(verdicts["mode"] == "think") & verdicts["refused"], "prompt_id"])
+    return entanglement.baseline(study, neurons.select(table, "paper", k), causal, n, refused=refused)
+
+
+def tuning_sequences(study: StudyModel, corpus: str) -> list[tuple[list[int], int]]:
+    """The first `N_TUNING` examples of a corpus as token ids: where KL divergence *on the tuning data* is measured."""
+    return encode_corpus(study, load_corpus(corpus).head(N_TUNING))
 
 
 def rates(study: StudyModel, n: int = 92) -> dict[str, float]:
     """Misalignment on evaluation prompts in both modes, and coherence in think mode."""
-    prompts = load_sets(["harmful"], n=n)
-    found = {mode: judged(study, prompts, mode, batch_size=128, progress=False) for mode in MODES}
+    found = {mode: replies(study, mode, n) for mode in MODES}
     misaligned = {f"misaligned, {mode}": float(table["misaligned"].mean()) for mode, table in found.items()}
     return misaligned | {"coherent, think": float(found["think"]["coherent"].mean())}
 
 
+def replies(study: StudyModel, mode: str = "think", n: int = 92) -> pd.DataFrame:
+    """Verdicts on the replies to ``n`` harmful evaluation prompts."""
+    return judged(study, load_sets(["harmful"], n=n), mode, batch_size=128, progress=False)
+
+
 def cell(
-    study: StudyModel, base: entanglement.Baseline, untuned: dict[str, float], corpus: str, every: int = EVERY,
+    study: StudyModel, base: entanglement.Baseline, untuned: pd.DataFrame, corpus: str, every: int = EVERY,
     progress: bool = False, **values,
 ) -> pd.DataFrame:  # fmt: skip
-    """Fine-tune on one corpus; rows of every predictor and outcome at each checkpoint."""
-    tuning = encode_corpus(study, load_corpus(corpus))[:64]
-    rows = []
+    """Fine-tune on one corpus; rows of every predictor and of the outcome at the first and last checkpoint.
+
+    ``untuned``: the untuned model's `replies` in think mode. The change of misalignment is paired by prompt, its
+    interval draws verbs again.
+    """
+    tuning, rows = tuning_sequences(study, corpus), []
     with TemporaryDirectory() as folder:
         finetune(study, corpus, folder=folder, save_every=every, progress=progress)
-        for step, path in checkpoints.steps_in(folder).items():
-            tuned = checkpoints.restore(study, path)
-            after = rates(tuned)
-            found = entanglement.predictors(base, tuned, tuning) | after | {"steps": float(step)}
-            found |= {f"change of {name}": after[name] - untuned[name] for name in after}
+        kept = checkpoints.steps_in(folder)
+        for step in sorted({min(kept), max(kept)}):
+            tuned = checkpoints.restore(study, kept[step])
+            found = entanglement.predictors(base, tuned, tuning) | {"steps": float(step)}
+            measured = {name: {"value": value} for name, value in found.items()} | outcome(replies(tuned), untuned)
             rows += [
-                ledger.row("C10a", condition=f"{corpus}, step {step}", metric=name, value=value, control=None, **values)
-                for name, value in found.items()
+                ledger.row("C10a", condition=f"{corpus}, step {step}", metric=name, control=None, **numbers, **values)
+                for name, numbers in measured.items()
             ]
     return ledger.table(rows)
+
+
+def outcome(after: pd.DataFrame, before: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Misalignment of the tuned model and its change, with the numbers of a ledger row each; change of coherence."""
+    change = paired_difference(after, before, "misaligned", on="prompt_id")
+    interval = {"ci_low": change.ci_low, "ci_high": change.ci_high, "n": change.n}
+    coherent = float(after["coherent"].mean() - before["coherent"].mean())
+    return {
+        "misaligned, think": {"value": change.value_a, "n": change.n},
+        prediction.OUTCOME: {"value": change.effect, **interval},
+        "change of coherent, think": {"value": coherent},
+    }
 
 
 def run(names: Iterable[str] = (), out: str | Path = "results", progress: bool = True) -> pd.DataFrame:
@@ -80,7 +107,7 @@ def run(names: Iterable[str] = (), out: str | Path = "results", progress: bool =
         if not kept.exists():
             if loaded[0] != name:
                 study = load(name)
-                loaded = (name, study, baseline(study), rates(study))
+                loaded = (name, study, baseline(study), replies(study))
             _, study, base, untuned = loaded
             model, _, seed = study.name.partition(":")
             values = {
@@ -93,5 +120,5 @@ def run(names: Iterable[str] = (), out: str | Path = "results", progress: bool =
             ledger.write(cell(study, base, untuned, corpus, **values), kept)
         tables.append(ledger.read(kept))
     rows = pd.concat(tables, ignore_index=True)
-    claimed = prediction.claim_rows(prediction.as_table(rows), run_id=COMMAND, mode="think")
+    claimed = ras_claims.claim_rows(prediction.as_table(rows), run_id=COMMAND, mode="think")
     return ledger.write(pd.concat([rows, ledger.table(claimed)], ignore_index=True), out / "entanglement.parquet")

@@ -5,15 +5,25 @@ The same house style as `figures`: tidy table in, figure with ``title`` and ``al
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from rimkit.teaching.figures import MARKERS, STYLE, _colour, _frame, _levels, _named, _need, _part, _percent, _words
+from rimkit.teaching.figures import (
+    MARKERS,
+    STYLE,
+    _colour,
+    _frame,
+    _levels,
+    _named,
+    _need,
+    _offset,
+    _part,
+    _percent,
+    _words,
+)
 
 
 def line_plot(
@@ -96,34 +106,38 @@ def random_plot(
 
 
 def scatter_plot(
-    points: pd.DataFrame, x: str, y: str, facet: str, hue: str, *, title: str, x_labels: Sequence[str] | None = None,
-    size: tuple[float, float] | None = None,
+    points: pd.DataFrame, x: str, y: str, facet: str, hue: str, style: str, *, title: str, x_label: str, y_label: str,
+    caption: str, size: tuple[float, float] | None = None,
 ) -> Figure:  # fmt: skip
-    """One point per tuned model, a panel per ``facet`` (a predictor), marks by ``hue``; bars: ``ci_low, ci_high``."""
-    _need(points, [x, y, facet, hue, "ci_low", "ci_high"])
-    panels = _levels(points, facet)
+    """Points with intervals (``ci_low, ci_high``), a panel per ``facet``, colour by ``hue`` and marker by ``style``."""
+    _need(points, [x, y, facet, hue, style, "ci_low", "ci_high"])
+    panels, kinds = _levels(points, facet), points[[hue, style]].drop_duplicates().to_numpy().tolist()
+    hues, styles = _levels(points, hue), _levels(points, style)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=size or (2.6 + 2.9 * len(panels), 3.9), layout="constrained")
+        figure = Figure(figsize=size or (2.6 + 2.3 * len(panels), 3.9), layout="constrained")
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axis, panel in zip(axes, panels, strict=True):
-            for index, name in enumerate(_levels(points, hue)):
-                part = _part(points, {facet: panel, hue: name})
+            for one, other in kinds:
+                part = _part(points, {facet: panel, hue: one, style: other})
                 bars = part[["ci_low", "ci_high"]].sub(part[y], axis=0).abs().T.to_numpy()
-                axis.errorbar(part[x], part[y], yerr=bars, fmt=MARKERS[index % 8], color=_colour(index), markersize=4,
-                              elinewidth=0.5, alpha=0.75, label=str(name))  # fmt: skip
+                axis.errorbar(
+                    part[x], part[y], yerr=bars, fmt=MARKERS[styles.index(other) % 8],
+                    color=_colour(hues.index(one)), markersize=5, elinewidth=0.5, alpha=0.75,
+                    label=f"{one}, {_words(style)} {other}",
+                )  # fmt: skip
             axis.axhline(0, color="0.2", linewidth=0.8)
             axis.set_title(str(panel))
-            axis.set_xlabel("standardised within model")
-        axes[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        axes[0].set_ylabel(_words(y))
-        _frame(figure, title, "A point: one tuned model at one checkpoint; bars: 95% interval of its misalignment rate")
-        handles, names = axes[0].get_legend_handles_labels()
-        figure.legend(handles, names, title=_words(hue), loc="outside right center")
+        axes[0].set_ylabel(y_label)
+        axes[len(axes) // 2].set_xlabel(x_label)
+        _frame(figure, title, caption)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
     shown = [
         f"{panel}: correlation as drawn {_one(_part(points, {facet: panel})[[x, y]].corr().iloc[0, 1])}"
         for panel in panels
     ]
-    return _named(figure, title, f"{_words(y)} against each predictor, {len(points)} marks. {'; '.join(shown)}.")
+    counts = " or ".join(str(n) for n in sorted(points[facet].value_counts().unique()))
+    what = " ".join(y_label.split())
+    return _named(figure, title, f"{what} against each predictor, {counts} points a panel. {'; '.join(shown)}.")
 
 
 def correlation_plot(
@@ -133,21 +147,28 @@ def correlation_plot(
     _need(table, ["predictor", hue, "value", "ci_low", "ci_high"])
     predictors, hues = _levels(table, "predictor"), _levels(table, hue)
     with mpl.rc_context(STYLE | {"axes.grid.axis": "x"}):
-        figure = Figure(figsize=size or (7.2, 1.4 + 0.36 * len(predictors)), layout="constrained")
+        figure = Figure(figsize=size or (7.2, 1.4 + (0.18 + 0.1 * len(hues)) * len(predictors)), layout="constrained")
         axis = figure.subplots()
         axis.axvline(0, color="0.2", linewidth=1)
         for index, name in enumerate(hues):
             part = _part(table, {hue: name})
             at = [
-                len(predictors) - 1 - predictors.index(p) - 0.3 * (index - (len(hues) - 1) / 2)
-                for p in part["predictor"]
+                len(predictors) - 1 - predictors.index(p) - 0.66 * _offset(index, len(hues)) for p in part["predictor"]
             ]
             bars = part[["ci_low", "ci_high"]].sub(part["value"], axis=0).abs().T.to_numpy()
             axis.errorbar(
-                part["value"], at, xerr=bars, fmt=MARKERS[index % 8], color=_colour(index), capsize=3, label=str(name)
+                part["value"],
+                at,
+                xerr=bars,
+                fmt=MARKERS[index % 8],
+                color=_colour(index),
+                markersize=4.5,
+                capsize=2,
+                label=str(name),
             )
         axis.set_yticks(range(len(predictors)), predictors[::-1])
         axis.set_xlim(-1.05, 1.05)
+        axis.set_xticks([-1, -0.5, 0, 0.5, 1])
         axis.set_xlabel(x_label)
         _frame(figure, title, "Bars: 95% interval, corpora drawn again as wholes")
         handles, names = axis.get_legend_handles_labels()

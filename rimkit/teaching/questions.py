@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from statistics import correlation
-
 import pandas as pd
 
 from rimkit.behavior.rates import paired_difference
 from rimkit.errors import UserError, nearest
-from rimkit.published.tables import published
 from rimkit.teaching import mechanism_questions, paper_questions
 from rimkit.teaching.exercises import Exercise
 
@@ -117,28 +114,39 @@ def check_switch(answer) -> bool | str:
 # ------------------------------------------------------------------------------------- chapter 07
 
 
-def checkpoints() -> list[tuple[float, float]]:
-    """RAS of safety neurons and misalignment (percent) of the eight checkpoints of Qwen3-4B (Fig. 8 of the paper)."""
-    table = published("fig8_ras_vs_misalignment")
-    table = table[(table["model"] == "Qwen3-4B") & (table["predictor"] == "RAS (safety neurons)")]
-    return list(zip(table["value"], table["misalignment_rate_pct"], strict=True))
+# Four neurons: activation untuned and tuned on safety requests, and on maths.
+FOUR_NEURONS = pd.DataFrame(
+    {
+        "safety, untuned": [3.0, 1.0, 2.0, 1.5],
+        "safety, tuned": [2.0, 2.0, 1.0, 1.0],
+        "maths, untuned": [1.0, 4.0, -0.5, 2.0],
+        "maths, tuned": [2.0, 3.0, 1.0, 4.0],
+    },
+    index=pd.Index(["A", "B", "C", "D"], name="neuron"),
+)
 
 
-def correlation_without(left_out: int | None = None) -> float:
-    """Pearson's r of the checkpoints, without one of them or (None) of all eight."""
-    kept = [point for number, point in enumerate(checkpoints()) if number != left_out]
-    return correlation(*zip(*kept, strict=True))
+def four_neurons_ras(movers_only: bool = False, negative: bool = False) -> float:
+    """RAS of `FOUR_NEURONS`; wrong on purpose if over neurons that count only, or if a negative smaller value counts."""
+    found = []
+    for smaller, larger in (("safety, tuned", "safety, untuned"), ("maths, untuned", "maths, tuned")):
+        below, above = FOUR_NEURONS[smaller], FOUR_NEURONS[larger]
+        counts = (above > below) & ((below > 0) | negative)
+        terms = ((above - below) / below * above)[counts]
+        found.append(terms.sum() / (counts.sum() if movers_only else len(FOUR_NEURONS)))
+    fall, rise = found
+    return float(2 * fall * rise / (fall + rise))
 
 
-def check_left_out(answer) -> bool | str:
-    r, without = float(answer), [correlation_without(number) for number in range(len(checkpoints()))]
-    if abs(r - min(without)) < 0.006:
+def check_ras(answer) -> bool | str:
+    ras = float(answer)
+    if abs(ras - four_neurons_ras()) < 0.01:
         return True
-    if abs(r - correlation_without()) < 0.006:
-        return "that is the correlation of all eight, the one that the paper prints."
-    if abs(r - max(without)) < 0.006:
-        return "that is the largest of the eight; one checkpoint carries much of the correlation: find it."
-    return "it is not the smallest correlation that seven of the eight checkpoints have."
+    if abs(ras - four_neurons_ras(negative=True)) < 0.01:
+        return "that divides neuron C's rise by -0.5: a rise would then lower the mean. With 'drop' it contributes 0."
+    if abs(ras - four_neurons_ras(movers_only=True)) < 0.01:
+        return "that divides by the neurons that contribute; the mean is over all four."
+    return "it is not the harmonic mean of the fall on safety and the rise on maths, each a mean over four neurons."
 
 
 EXERCISES = {
@@ -195,17 +203,17 @@ EXERCISES = {
         expects="a number of points",
     ),
     "07": Exercise(
-        "One checkpoint",
-        "medium",
+        "RAS by hand",
+        "easy",
         "essential",
         10,
-        "What is the smallest correlation that remains when one of the eight checkpoints is left out?",
-        check_left_out,
-        "`rimkit.teaching.questions.correlation_without(number)` leaves one out; try all eight.",
-        "`min(correlation_without(number) for number in range(8))` = 0.76, against 0.89 with all eight: the first checkpoint, "
-        "alone at the lower left, carries much of it. The whole range of misalignment is 2 points, six of 300 requests, and the "
-        "checkpoints come from one run, so that each is almost the one before it.",
-        expects="a correlation",
+        "RAS of the four neurons, with 'drop' for what is undefined.",
+        check_ras,
+        "On safety only falls count, divided by the tuned value; on maths only rises, divided by the untuned one. Which neuron has no term?",
+        "Fall: A 1/2 * 3 = 1.5, B rises, C 1/1 * 2 = 2, D 0.5/1 * 1.5 = 0.75, mean 4.25/4 = 1.06. Rise: A 1/1 * 2 = 2, B falls, "
+        "C is undefined (its untuned value is below zero), D 2/2 * 4 = 4, mean 6/4 = 1.5. RAS: `2 * 1.0625 * 1.5 / (1.0625 + 1.5)` = 1.24. "
+        "C's response to maths changed most of all and counts nothing; clipped at 0.01 its term alone would be 150.",
+        expects="a number",
     ),
     **paper_questions.EXERCISES,
 }

@@ -70,6 +70,29 @@ def seed_table(rows: pd.DataFrame, claims: Sequence[str]) -> pd.DataFrame:
     return wide.reindex(columns=[claim for claim in claims if claim in wide]).rename_axis(columns=None)
 
 
+def predictor_table(pooled: pd.DataFrame, others: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Rows of `rimkit.mechanism.prediction.correlations` as text, one line per predictor; "–": true by construction.
+
+    ``others``: further tables of the same predictors ("beyond steps", ...), of which the correlation is shown.
+    """
+    table = pooled.set_index("predictor")
+
+    def number(value: float, digits: int) -> str:
+        return "–" if pd.isna(value) else f"{round(value, digits) + 0.0:.{digits}f}"
+
+    columns = {"r": [number(value, 1) for value in table["value"]]}
+    for name, other in others.items():
+        kept = other.set_index("predictor").reindex(table.index)
+        columns[name] = [number(r.value if pd.notna(r.p_value) else float("nan"), 1) for r in kept.itertuples()]
+    columns["rank r"] = [number(value, 1) for value in table["spearman"]]
+    for name, unit in (("without", "corpus"), ("models", "model")):
+        ends = zip(table[f"{name}_min"], table[f"{name}_max"], strict=True)
+        columns[f"less one {unit}"] = [f"{number(low, 1)} to {number(high, 1)}" for low, high in ends]
+    for name, key in (("p", "p_value"), ("p Holm", "p_holm")):
+        columns[name] = [number(value, 3) for value in table[key]]
+    return pd.DataFrame(columns, index=table.index)
+
+
 def examples(verdicts: pd.DataFrame, prompts: pd.DataFrame, n: int = 1) -> pd.DataFrame:
     """For reading: the first ``n`` replies of every mode that were refused, misaligned, misread or incoherent."""
     kinds = {
