@@ -1,6 +1,6 @@
 """Throughput of rimkit's generation against bare `generate` on the same ids, in one run.
 
-    OMP_NUM_THREADS=1 pytest tests/benchmarks/test_generation_speed.py --benchmark-json=...
+    OMP_NUM_THREADS=1 pytest -n0 tests/benchmarks/test_generation_speed.py --benchmark-json=...
 
 Each of the three ways writes exactly ``STEPS`` tokens per prompt (no token ends a turn), so the ratio of the
 times is the ratio of the throughputs. Processor time, so that other jobs on the machine count little; the

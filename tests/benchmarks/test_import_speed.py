@@ -1,4 +1,4 @@
-"""How long a user waits before anything happens: `pytest tests/benchmarks`. Times are only recorded."""
+"""How long a user waits before anything happens: `pytest -n0 tests/benchmarks`. Times are only recorded."""
 
 import subprocess
 import sys

@@ -1,6 +1,6 @@
 """What looking inside costs: ratios against the plain way, in one run.
 
-    OMP_NUM_THREADS=1 pytest tests/benchmarks/test_internals_speed.py --benchmark-json=...
+    OMP_NUM_THREADS=1 pytest -n0 tests/benchmarks/test_internals_speed.py --benchmark-json=...
 
 Processor time, and rivals take turns, as in `test_generation_speed`; ratios are medians over rounds.
 """
