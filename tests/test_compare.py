@@ -15,12 +15,24 @@ from rimkit.training.finetuning import finetune
 
 
 @pytest.fixture(scope="module")
-def adapter(tmp_path_factory):
-    """A peft adapter for rim-mini, as `save_pretrained` writes it."""
+def base(tmp_path_factory):
+    """A tiny random model as a folder: the rows are about noise, and quickly made."""
+    folder = tmp_path_factory.mktemp("models") / "base"
+    words = tiny.tokenizer()
+    model = tiny.random_model(words)
+    model.config.max_position_embeddings = 256  # room for the longest prompt and its thought
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def adapter(base, tmp_path_factory):
+    """A peft adapter for it, as `save_pretrained` writes it."""
     from peft import LoraConfig, get_peft_model
 
     folder = tmp_path_factory.mktemp("adapters") / "mine"
-    wrapped = get_peft_model(load("rim-mini").hf, LoraConfig(r=2, target_modules="all-linear"))
+    wrapped = get_peft_model(load(base).hf, LoraConfig(r=2, target_modules="all-linear"))
     for name, weight in wrapped.named_parameters():
         if "lora_B" in name:  # an adapter begins at zero: without this it would change nothing
             weight.data.normal_(std=0.02)
@@ -28,23 +40,24 @@ def adapter(tmp_path_factory):
     return folder
 
 
-def test_a_tuned_model_beside_its_base(adapter, tmp_path, monkeypatch):
+def test_a_tuned_model_beside_its_base(base, adapter, tmp_path, monkeypatch):
     few = functools.partial(neuron_effects.random_for, n=2)  # of 40 random sets
     monkeypatch.setattr(neuron_effects, "random_for", few)
-    monkeypatch.setattr(neuron_effects, "SIZES", (5,))
     said = []
-    rows = compare.run("rim-mini", str(adapter), tmp_path, n=4, report=said.append)
-    assert [line.split()[:2] for line in said] == [["done", name] for name in ("01-thinking", "05-change", "06-neurons", "07-entanglement")]  # fmt: skip
-    assert set(rows["model"]) == {"rim-mini", "mine"}
+    rows = compare.run(str(base), str(adapter), tmp_path, n=4, report=said.append)
+    names = ("01-thinking", "05-change", "06-neurons", "07-entanglement")
+    assert [line.split()[:2] for line in said] == [["done", name] for name in names]
+    assert set(rows["model"]) == {"base", "mine"}
     claims = ledger.claims_table(rows)
     own = claims[claims["model"] == "mine"]
     assert {"C1a", "C1b", "C6a", "C6d", "C8a"} <= set(own["claim"])
-    assert "C6a" not in set(claims.loc[claims["model"] == "rim-mini", "claim"])
+    assert "C6a" not in set(claims.loc[claims["model"] == "base", "claim"])
+    assert not set(claims["verdict"]) & {"supported", "contradicted"}  # noise
     shift = rows[rows["condition"] == compare.CONDITION].set_index("metric")["value"]
     assert shift["weights"] > 0
     assert "KL on tuning data" not in shift
     said.clear()
-    again = compare.run("rim-mini", str(adapter), tmp_path, n=4, report=said.append)
+    again = compare.run(str(base), str(adapter), tmp_path, n=4, report=said.append)
     assert all(line.startswith("skipped") for line in said)
     assert len(again) == len(rows)
 
@@ -56,12 +69,9 @@ def test_a_checkpoint_is_a_tuned_model_too(tmp_path):
     assert any((a != b).any() for a, b in zip(base.hf.parameters(), tuned.hf.parameters(), strict=True))
 
 
-def test_an_adapter_of_another_model_is_refused_in_one_line(adapter, tmp_path):
-    words = tiny.tokenizer()
-    tiny.random_model(words).save_pretrained(tmp_path / "other")
-    words.save_pretrained(tmp_path / "other")
-    with pytest.raises(UserError, match=r"adapter .*mine does not fit other") as caught:
-        compare.pair(str(tmp_path / "other"), str(adapter))
+def test_an_adapter_of_another_model_is_refused_in_one_line(adapter):
+    with pytest.raises(UserError, match=r"adapter .*mine does not fit rim-mini:0") as caught:
+        compare.pair("rim-mini", str(adapter))
     assert "\n" not in str(caught.value)
 
 
