@@ -26,7 +26,7 @@ from zlib import crc32
 
 import pandas as pd
 
-from rimkit.behavior.generation import COLUMNS, COPY, Forced, _bar, _forced
+from rimkit.behavior.generation import COLUMNS, COPY, Forced, _bar, _encode_all
 from rimkit.errors import UserError
 from rimkit.models.chat import END_THINK, THINK, Encoded
 from rimkit.models.client import Answer, Rejected
@@ -85,15 +85,7 @@ def _encoded(model, prompts, mode: str, thoughts: Forced, prefixes: Forced) -> d
     """Prompts with forced thoughts, encoded here; None where nothing is forced and the server renders the prompt."""
     if thoughts is None and prefixes is None:
         return None
-    return {
-        prompt_id: model.chat.encode(
-            text,
-            mode,
-            thought=_forced(thoughts, prompt_id, "thoughts"),
-            thought_prefix=_forced(prefixes, prompt_id, "thought_prefix"),
-        )
-        for prompt_id, text in zip(prompts["prompt_id"], prompts["text"], strict=True)
-    }
+    return _encode_all(model, prompts, mode, thoughts, prefixes)
 
 
 def _fetch(model: EndpointModel, requests: dict[str, Callable], mode: str, progress: bool) -> bool:
