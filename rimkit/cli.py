@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from rimkit import __version__, commands, console
+from rimkit import __version__, commands, console, making
 from rimkit.console import plain_warnings, print_claims, print_fetched, say, write_csv, write_page
 from rimkit.errors import UserError
 
@@ -40,12 +40,7 @@ app = typer.Typer(
     "Start with 'rimkit run' (every chapter on a small embedded model, no network), or with 'rimkit lab DIR' "
     "to work through the chapters yourself.",
 )
-organism = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    help="Make the embedded models: small model organisms trained on an invented language.",
-)
-app.add_typer(organism, name="organism")
+app.add_typer(making.organism, name="organism")
 
 
 def main() -> None:
@@ -81,6 +76,8 @@ def run(
         list[str] | None,
         typer.Option("-p", metavar="NAME=VALUE", help="Set a parameter of the chapters, e.g. -p n_prompts=100."),
     ] = None,
+    prompts: console.Prompts = None,
+    judge: console.Judge = "",
     force: Annotated[bool, typer.Option("--force", help="Also redo chapters that are complete.")] = False,
     page: Annotated[bool, typer.Option("--page/--no-page", help="Write the claims page at the end.")] = True,
     keep_text: console.KeepText = False,
@@ -99,6 +96,7 @@ def run(
 
     given = assignments(parameter or ())
     options = {"progress": sys.stderr.isatty(), "remote": remote, "keep_text": keep_text}
+    options |= {"prompts": assignments(prompts or (), "--prompts", "SET=OTHER"), "judge": judge}
     with plain_warnings():
         done = run_chapters(chapters or (), model, out, given, force, report=_report_chapter, **options)
         if quiet:
@@ -180,7 +178,7 @@ def models() -> None:
     from rimkit.models.loading import embedded_models
 
     view = Table("model", "parameters", "MB")
-    for item in embedded_models().itertuples():
+    for item in embedded_models(noise=True).itertuples():
         view.add_row(f"{item.name}:{item.seed}", f"{item.parameters:,}", f"{item.mb:.1f}")
     Console().print(view)
     typer.echo("Use one with: rimkit run --model NAME. A folder or a hub id 'owner/name' works as well.")
@@ -206,90 +204,14 @@ def doctor() -> None:
     raise typer.Exit(int(failed))
 
 
-@app.command()
-def grid(
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Without it, all.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the ledger rows.")] = Path("results"),
-) -> None:
-    """Measure every embedded model and seed: the rows that the chapters show beside their own."""
-    from rimkit.runs.execute import prepare_folder
-    from rimkit.runs.grid import run as run_grid
-
-    run_grid(names or (), prepare_folder(out))
-    typer.echo(f"Rows: {out}")
-
-
-@app.command()
-def finetune_grid(
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAME:SEED", help="Without it, all.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the ledger rows.")] = Path("results"),
-    n_prompts: Annotated[int, typer.Option(help="Harmful prompts per model and mode.", min=4)] = 92,
-) -> None:
-    """Fine-tune every embedded model on every corpus and measure it: the rows of chapter 05 (about an hour)."""
-    from rimkit.runs.execute import prepare_folder
-    from rimkit.runs.tuning import run as run_tuning
-
-    run_tuning(names or (), prepare_folder(out), n_prompts)
-    typer.echo(f"Rows: {out}")
-
-
-@app.command()
-def entanglement_grid(
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAME:SEED", help="Without it, six.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the ledger rows.")] = Path("results"),
-) -> None:
-    """Fine-tune with checkpoints and measure every predictor of forgetting: the rows of chapter 07 (half an hour)."""
-    from rimkit.runs.entangling import run as run_entangling
-    from rimkit.runs.execute import prepare_folder
-
-    run_entangling(names or (), prepare_folder(out))
-    typer.echo(f"Rows: {out}")
-
-
 app.command()(commands.compare)
 app.command()(commands.plan)
 app.command()(commands.sweep)
 app.command()(commands.badges)
-
-
-@organism.command()
-def train(
-    name: Annotated[str, typer.Argument(help="rim-mini, rim-mini-unlinked, safe-mini or rim-mini-moe.")],
-    out: Annotated[Path, typer.Option(help="Folder for the model.")],
-    seed: Annotated[int, typer.Option(help="Of the weights and of the training stream.")] = 0,
-) -> None:
-    """Train an embedded model by its recipe (about 20 minutes on two cores)."""
-    from rimkit.organism import recipe
-
-    typer.echo(f"Model: {recipe.train(name, seed, out, progress=True)}")
-
-
-@organism.command()
-def card(folder: Annotated[Path, typer.Argument(help="Folder of a trained model.")]) -> None:
-    """Measure a trained model as stored and write its card."""
-    from rimkit.organism.card import write_card
-
-    if not (folder / "training.json").is_file():
-        raise UserError(f"{folder} has no training.json: give the folder of 'rimkit organism train --out'")
-    typer.echo(f"Card: {write_card(folder)}")
-
-
-@organism.command()
-def prompts(out: Annotated[Path, typer.Option(help="Folder for the prompt sets.")]) -> None:
-    """Write the prompt sets, and their hashes."""
-    from rimkit.organism import promptsets
-    from rimkit.runs.execute import prepare_folder
-
-    typer.echo(promptsets.write(prepare_folder(out)).to_string(index=False))
-
-
-@organism.command()
-def corpora(out: Annotated[Path, typer.Option(help="Folder for the corpora.")]) -> None:
-    """Write the corpora for fine-tuning, and their hashes."""
-    from rimkit.organism import trainingsets
-    from rimkit.runs.execute import prepare_folder
-
-    typer.echo(trainingsets.write(prepare_folder(out)).to_string(index=False))
+app.command()(making.grid)
+app.command()(making.finetune_grid)
+app.command()(making.entanglement_grid)
+app.command()(making.noise_grid)
 
 
 if __name__ == "__main__":  # `python -m rimkit.cli`: the command of this very Python, for the cells of a sweep

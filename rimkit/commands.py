@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rimkit.console import plain_warnings, print_claims, write_page
+from rimkit.console import Judge, Prompts, plain_warnings, print_claims, write_page
 from rimkit.errors import UserError
 
 
@@ -42,6 +42,8 @@ def sweep(
       chapters: [01, 03]
       seeds: [0, 1, 2]
       parameters: {n_prompts: [46, 92]}
+      prompts: {harmful: hex-phi}
+      judge: guard:./my-guard
       resources: {gpu: 1, mem_mb: 16000, runtime: 120}
 
     Every cell is one 'rimkit run' into DIR/cells/ID, with log.txt beside the notebook. A cell that fails or is killed
@@ -107,6 +109,8 @@ def compare(
     tuned: Annotated[str, typer.Argument(metavar="TUNED", help="The same, or an adapter or checkpoint for BASE.")],
     out: Annotated[Path, typer.Option(help="Folder for ledger rows and claims page.")] = Path("rim-compare"),
     n_prompts: Annotated[int, typer.Option(min=4, help="Prompts of a set, at most.")] = 92,
+    prompts: Prompts = None,
+    judge: Judge = "",
 ) -> None:
     """Measure a model and what fine-tuning made of it, and write their claims page.
 
@@ -114,9 +118,11 @@ def compare(
     safety-critical neurons, activation shifts. The same command goes on after an interruption.
     """
     from rimkit.runs.compare import run as run_comparison
+    from rimkit.runs.parameters import assignments
 
+    sets = assignments(prompts or (), "--prompts", "SET=OTHER")
     with plain_warnings():
-        run_comparison(base, tuned, out, n_prompts, report=typer.echo)
+        run_comparison(base, tuned, out, n_prompts, prompts=sets, judge=judge, report=typer.echo)
         print_claims(out, shipped=False)
         typer.echo(f"\nClaims page: {write_page(out, warn=False)}")
 

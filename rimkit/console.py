@@ -15,6 +15,23 @@ from rimkit.errors import UserError
 KeepText = Annotated[
     bool, typer.Option("--keep-text", help="Let notebooks hold harmful requests of real sets, and replies to them.")
 ]
+Prompts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--prompts",
+        metavar="SET=OTHER",
+        help="Another prompt set in the place of one of the workbook's: harmful=hex-phi, maths=gsm8k, "
+        "harmful=file.csv?text=goal&kind=harmful. Can be given several times; 'rimkit fetch' lists the real ones.",
+    ),
+]
+Judge = Annotated[
+    str,
+    typer.Option(
+        metavar="JUDGE",
+        help="organism, phrases, guard:FOLDER_OR_ID or endpoint:MODEL; without it, exact for the embedded models and "
+        "refusal phrases for others.",
+    ),
+]
 Fetched = Annotated[
     list[str] | None,
     typer.Argument(metavar="NAME", help="A prompt set (xstest) or a model (owner/name); both take @revision."),

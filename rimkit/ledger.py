@@ -19,6 +19,7 @@ import pandas as pd
 
 from rimkit import __version__
 from rimkit.errors import UserError, nearest
+from rimkit.models.locating import NOISE
 from rimkit.paths import data_dir
 
 SCHEMA_VERSION = 1
@@ -30,7 +31,7 @@ _TYPES = {
     "control_ci_high": "float64", "effect": "float64", "effect_ci_low": "float64",
     "effect_ci_high": "float64", "n_seeds": "Int64", "seed": "Int64", "params_hash": "string",
     "status": "string", "error": "string", "seconds": "float64", "device": "string",
-    "rimkit_version": "string", "created": "string",
+    "rimkit_version": "string", "created": "string", "prompts": "string", "judge": "string",
 }  # fmt: skip
 COLUMNS = tuple(_TYPES)
 WHOLE_CLAIM = "all"  # the `condition` of the one row per claim, model and seed that gives the verdict
@@ -184,9 +185,13 @@ def read(path: str | Path) -> pd.DataFrame:
 
 
 def shipped() -> pd.DataFrame:
-    """The rows that come with the workbook (``data/results``): the embedded models, seed by seed."""
+    """The rows that come with the workbook (``data/results``): the trained embedded models, seed by seed.
+
+    Those of the negative control (``data/results/noise.parquet``, chapter 10) are not among them.
+    """
     folder = data_dir() / "results"
-    return read(folder) if folder.is_dir() else table([])
+    rows = read(folder) if folder.is_dir() else table([])
+    return rows[rows["model"] != NOISE].reset_index(drop=True)
 
 
 def _visible_below(folder: Path):

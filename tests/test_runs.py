@@ -50,7 +50,7 @@ def test_given_values_take_the_declared_type(declared, text, value):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("n_prompts", "'n_prompts' is not a parameter: write -p name=value"),
+        ("n_prompts", "'n_prompts' is not what -p takes: write -p name=value"),
         ("n_prompt=3", "no parameter 'n_prompt'; did you mean 'n_prompts'"),
         ("n_prompts=3.5", "n_prompts takes a whole number, not '3.5'"),
         ("n_prompts=0", r"n_prompts must lie in 1..600, not 0"),

@@ -13,9 +13,10 @@ from rimkit import ledger
 from rimkit.behavior.measure import load_sets
 from rimkit.behavior.ranks import auroc_above
 from rimkit.errors import UserError
-from rimkit.mechanism import ablation, headsets, separability, steering
+from rimkit.mechanism import ablation, headsets, separability, separability_rows, steering
 from rimkit.models import interventions
 from rimkit.models.loading import load
+from rimkit.models.untrained import untrained
 from tests import tiny
 
 
@@ -70,11 +71,13 @@ def test_rows_of_the_claims(outcome):
     spans = dict.fromkeys(separability.SPANS["think"]) | dict.fromkeys(separability.SPANS["no-think"])
     full = separability.Contrast("outcome", "think", "made up", side(48, 5, 4, spans), side(48, 5, 5, spans))
     found = {("harm", "no-think"): harm, ("outcome", "think"): full}
-    rows = ledger.table(separability.probe_rows(found, model="made-up", seed=0))
+    rows = ledger.table(separability_rows.probe_rows(found, model="made-up", seed=0))
     whole = rows[rows["condition"] == ledger.WHOLE_CLAIM].set_index("claim")
-    assert set(whole.index) == {"C3a", "C3c"}  # the outcome is undefined in no-think mode: no row for C3b
-    assert whole.loc["C3a", "effect_ci_low"] > 0
-    assert set(ledger.claims_table(rows)["claim"]) == {"C3a", "C3c"}
+    assert set(whole.index) == {"C3c"}  # the outcome is undefined in no-think mode: no row for C3b
+    last = rows[(rows["claim"] == "C3a") & (rows["condition"] == "no-think, last")].iloc[0]
+    assert last["control"] == "shuffled labels"
+    assert last["effect_ci_low"] > 0
+    assert set(ledger.claims_table(rows)["claim"]) == {"C3c"}
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +100,28 @@ def test_contrasts_of_a_trained_model(study, verdicts):
     shares = separability.above_threshold(harm, verdicts).set_index(["group", "span", "residual"])["above"]
     assert shares["harmless", "last", 5] < 0.2
     assert shares["refused", "last", 5] > 0.8
+
+
+def test_harm_is_read_above_random_weights_only_in_a_model_that_learned_it(study, verdicts):
+    harm = separability.contrast(study, verdicts, "harm", "no-think")
+    learned = separability.above_untrained(study, harm, draws=4)
+    assert learned["value_a"] > 0.95 > learned["value_b"] > 0.5  # words alone say something
+    assert learned["ci_low"] > 0
+    row = ledger.table([separability_rows.harm_row(learned, model="made-up", seed=0)])
+    assert ledger.claims_table(row)["verdict"].tolist() == ["supported"]
+    noise = untrained(study, seed=100)
+    nothing = separability.above_untrained(noise, separability.contrast(noise, verdicts, "harm", "no-think"), draws=4)
+    assert nothing["ci_low"] < 0 < nothing["ci_high"]
+
+
+def test_an_untrained_model_has_the_shape_and_none_of_the_weights(study):
+    one, same, other = (untrained(study, seed, layers=2) for seed in (0, 0, 1))
+    assert one.hf.config.num_hidden_layers == len(one.hf.config.layer_types) == 2
+    assert study.hf.config.num_hidden_layers == 6  # left as it was
+    assert one.chat.thinking == study.chat.thinking
+    weights = [made.hf.model.layers[1].mlp.up_proj.weight for made in (one, same, other, study)]
+    assert (weights[0] == weights[1]).all()
+    assert not any((weights[0] == weight).all() for weight in weights[2:])
 
 
 def test_an_undefined_outcome_says_what_was_refused(study, verdicts):

@@ -63,17 +63,24 @@ def test_a_parameter_is_an_axis_of_the_chapters_that_declare_it(folder):
     assert found.resources == {"gpu": 1, "slurm_partition": "gpu"}
 
 
+def test_prompt_sets_and_judge_go_to_every_cell(folder):
+    found = sweep_of(FULL + "prompts: {harmful: hex-phi, maths: gsm8k}\njudge: phrases\n")
+    wanted = ["--prompts", "harmful=hex-phi", "--prompts", "maths=gsm8k", "--judge", "phrases", "--quiet"]
+    assert all(cell.arguments[-7:] == wanted for cell in found.cells)
+
+
 def test_the_name_of_a_cell_depends_on_all_that_its_result_depends_on(folder, monkeypatch):
     text = "models: rim-mini\nchapters: 01_first.ipynb\nparameters: {n_prompts: 5}"
     ids = {sweep_of(text).cells[0].id}
     assert sweep_of(text).cells[0].id in ids
     ids.add(sweep_of(text.replace("5", "6")).cells[0].id)
     ids.add(sweep_of(text.replace("rim-mini", "rim-mini:1")).cells[0].id)
+    ids.add(sweep_of(text + "\njudge: phrases").cells[0].id)
     chapter(folder, "01_first", "changed")
     ids.add(sweep_of(text).cells[0].id)
     monkeypatch.setattr(sweepfile, "__version__", "9")
     ids.add(sweep_of(text).cells[0].id)
-    assert len(ids) == 5
+    assert len(ids) == 6
 
 
 def test_a_sweep_of_shipped_chapters_needs_only_models(folder):
@@ -103,6 +110,9 @@ def test_lists_can_be_values(folder):
         ("models: rim-mini\nseeds: 1\nparameters:\n  seed: 2", 4, "already stand under 'seeds'"),
         ("models: rim-mini\nparameters: [1]", 2, "here a mapping"),
         ("models: rim-mini\nparameters:\n  model: x", 3, "no parameter 'model'"),
+        ("models: rim-mini\nprompts:\n  harmfull: hex-phi", 3, "did you mean 'harmful'"),
+        ("models: rim-mini\nprompts: {harmful: [a, b]}", 2, "takes the name of one prompt set"),
+        ("models: rim-mini\njudge: phrase", 2, "unknown judge 'phrase'"),
         ("models: rim-mini\nresources: {gpu: [1]}", 2, "'gpu' needs one number or word"),
     ],
 )  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
+from rimkit.behavior import chosen
 from rimkit.behavior.generation import generate
 from rimkit.behavior.judges import Judge, judge
 from rimkit.behavior.prompts import load_prompts
@@ -30,11 +31,12 @@ def judged(
 ) -> pd.DataFrame:
     """Generate in one mode and judge: a table of verdicts with the column ``model`` and, if given, ``set``.
 
-    ``how`` is a judge; by default the exact one for models that speak the invented language, refusal
-    phrases for all others.
+    ``how`` is a judge; by default the one that was chosen (`rimkit.behavior.chosen`), else the exact one for models
+    that speak the invented language and refusal phrases for all others.
     """
     replies = generate(model, prompts, mode, **generation)
-    verdicts = judge(replies, prompts, how or ("organism" if model.invented else "phrases"))
+    how = how or chosen.judge() or ("organism" if model.invented else "phrases")
+    verdicts = judge(replies, prompts, how)
     if "set" in prompts:
         verdicts["set"] = verdicts["prompt_id"].map(prompts.set_index("prompt_id")["set"])
     return verdicts.assign(model=model.name)

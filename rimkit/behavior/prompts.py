@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 import numpy as np
 import pandas as pd
 
-from rimkit.behavior import benchmarks, redaction
+from rimkit.behavior import benchmarks, chosen, redaction
 from rimkit.errors import UserError, nearest
 from rimkit.files import find_table, read_table
 from rimkit.paths import data_dir
@@ -40,13 +40,16 @@ def load_prompts(
     ``split`` keeps "calibration" or "evaluation"; ``n`` draws that many prompts, spread evenly over clusters and
     always the same for one ``seed`` (all of them if there are fewer).
 
+    Where another set was chosen for one of the workbook's (`rimkit.behavior.chosen`), that one is returned.
+
     Before a real set of harmful requests is loaded, a content note is printed; from then on its text does not
     leave the process (`rimkit.behavior.redaction`).
 
     Raises `UserError` for an unknown set, column or split, an unreadable file, a set that cannot be got, missing
     columns, prompts without a text, ids that occur twice, ``n`` below 1 and an empty result.
     """
-    table = _read(name, columns)
+    stand_in = chosen.stand_in(str(name)) if columns is None else None
+    table = chosen.fitting(_read(stand_in, None), str(name)) if stand_in else _read(name, columns)
     if split is not None:
         if split not in SPLITS:
             raise UserError(f"unknown split '{split}': use calibration or evaluation{nearest(split, SPLITS)}")
@@ -81,7 +84,7 @@ def spread(table: pd.DataFrame, n: int, seed: int = 0) -> pd.DataFrame:
 def prompt_sets() -> pd.DataFrame:
     """The shipped sets: ``name, prompts, kinds, clusters, sha256`` (of the content, as it was generated)."""
     hashes = pd.read_csv(data_dir() / "prompts" / "hashes.csv")
-    tables = [load_prompts(name) for name in hashes["name"]]
+    tables = [_read(name, None) for name in hashes["name"]]
     return hashes.assign(
         kinds=[", ".join(table["kind"].unique()) for table in tables],
         clusters=[table["cluster"].nunique() for table in tables],

@@ -28,7 +28,7 @@ SIZES = (5, 20, 40, 80)
 # Fixed before looking: its own pairs cannot choose it, since on most models no size changes calibration. 40 is what the
 # overlap of rules, the directions and RAS (claim C9) are about as well.
 PAPER_SIZE = 40
-N_RANDOM, N_BESIDE = 40, 10  # random sets: for the outcomes that a verdict hangs on, and for those beside them
+N_RANDOM = 40
 BREAKS = 0.1  # a set that costs more coherent, or brings more misread, replies than this in a mode breaks the model
 LENGTH = {"max_new_tokens": 64}
 OUTCOMES = (
@@ -153,34 +153,6 @@ def random_for(
     parts = architecture(study)
     found = matched_sets(units, parts.n_neurons if kind == "neurons" else parts.hidden_size, n, seed)
     return {f"{RANDOM} {number}": chosen for number, chosen in enumerate(found)}
-
-
-def without_random(
-    study: StudyModel,
-    prompts: pd.DataFrame,
-    random: Mapping[str, Units],
-    means: np.ndarray | None = None,
-    maths: int = N_RANDOM,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Verdicts without each random set, by zero or by ``means``.
-
-    Harmful prompts: all sets, both modes. Maths: the first ``maths`` sets, think mode. Ordering (think mode) and
-    over-refusal (both): the first `N_BESIDE` sets.
-    """
-
-    def first(n: int) -> dict[str, Units]:
-        return dict(list(random.items())[:n])
-
-    jobs = {"harmful": (MODES, random), "maths": (("think",), first(maths)), "ordering": (("think",), first(N_BESIDE)),
-            "over-refusal": (MODES, first(N_BESIDE))}  # fmt: skip
-    tables = []
-    for name, (modes, sets) in jobs.items():
-        asked = prompts[prompts["set"] == name]
-        if len(asked):
-            found = ablation.without_neurons(study, asked, sets, means, modes, seed=seed, progress=False, **LENGTH)
-            tables.append(found)
-    return pd.concat(tables, ignore_index=True)
 
 
 def compared(verdicts: pd.DataFrame, selected: str) -> pd.DataFrame:

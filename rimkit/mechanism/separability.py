@@ -7,21 +7,22 @@ every place and residual by itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from rimkit.behavior.measure import load_sets, observe
 from rimkit.behavior.prompts import spread
-from rimkit.behavior.ranks import auroc, auroc_above
+from rimkit.behavior.ranks import areas, auroc, auroc_above
 from rimkit.errors import UserError
-from rimkit.ledger import effect_row
 from rimkit.mechanism import probes
 from rimkit.mechanism.readout import contexts
 from rimkit.models.chat import MODES, Encoded
 from rimkit.models.loading import StudyModel
+from rimkit.models.untrained import untrained
 
 SPANS = {
     "no-think": ("request", "im_end", "assistant", "think_open", "empty", "think_close", "last"),
@@ -30,7 +31,7 @@ SPANS = {
 CONTRASTS = ("harm", "outcome")
 SPLITS = ("calibration", "evaluation")
 FEWEST, ENOUGH = 4, 10  # prompts that each side of a contrast needs in either split, and that make a set good enough
-SHUFFLES = 40
+SHUFFLES, UNTRAINED = 40, 8  # probes with shuffled labels; models of random weights
 
 
 def observed(study: StudyModel, n: int | None = 92, seed: int = 0, progress: bool = False) -> pd.DataFrame:
@@ -224,7 +225,7 @@ def along_the_thought(study: StudyModel, outcome: Contrast, found: Iterable[Cont
     return pd.DataFrame(rows)
 
 
-# -- claims ------------------------------------------------------------------------------------------------
+# -- what the claims rest on --------------------------------------------------------------------------------
 
 
 def separated(one: Contrast, span: str, seed: int = 0) -> dict:
@@ -237,6 +238,33 @@ def separated(one: Contrast, span: str, seed: int = 0) -> dict:
     return {**found._asdict(), "span": span, "residual": residual}
 
 
+def above_untrained(study: StudyModel, one: Contrast, span: str = "last", draws: int = UNTRAINED) -> dict:
+    """How well a contrast separates at a place, above ``draws`` models of the same shape that have learned nothing.
+
+    Words alone tell harmful from harmless requests to a degree, and random weights pass them on: what is above that is
+    the model's. The interval covers other verbs *and which random weights one compares with* (a t interval for one
+    more draw): random weights in the place of the model would leave it at zero 95 times in 100.
+    """
+    states, positive, clusters = one.evaluation.at(span)
+    others = np.stack([_untrained_scores(study, one, span, seed) for seed in range(draws)])
+    own = one.probe(span)(states)[one.best_residual(span)]
+    found = auroc_above(own, others, positive, clusters, either_side=False)._asdict()
+    reach = stats.t.isf(0.025, draws - 1) * areas(others, positive).std(ddof=1) * np.sqrt(1 + 1 / draws)
+    low, high = (float(np.hypot(found["effect"] - found[side], reach)) for side in ("ci_low", "ci_high"))
+    bounds = {"ci_low": max(-1.0, found["effect"] - low), "ci_high": min(1.0, found["effect"] + high)}
+    method = f"{found['method']}, and the spread of {draws} random weights"
+    return {**found, **bounds, "p_value": np.nan, "method": method, "span": span, "residual": one.best_residual(span)}
+
+
+def _untrained_scores(study: StudyModel, one: Contrast, span: str, seed: int) -> np.ndarray:
+    """What the same probe, fitted and chosen in the same way, says in a model of random weights."""
+    other = untrained(study, seed)
+    fitted, judged = (replace(side, states=probes.states_at(other, side.items, [span]))
+                      for side in (one.calibration, one.evaluation))  # fmt: skip
+    same = replace(one, calibration=fitted, evaluation=judged)
+    return same.probe(span)(same.evaluation.at(span)[0])[same.best_residual(span)]
+
+
 def outside_and_inside(outcome: Contrast, outside: str = "im_end", inside: str = "thought") -> dict:
     """The area under the curve at a place outside the thought minus that of the thought's mean, on the same prompts."""
     places = (outside, inside)
@@ -247,31 +275,3 @@ def outside_and_inside(outcome: Contrast, outside: str = "im_end", inside: str =
         scores[0][here], scores[1][here][None], judged.positive[here], judged.clusters[here], either_side=False
     )
     return {**found._asdict(), "outside": outside, "inside": inside}
-
-
-def probe_rows(found: dict[tuple[str, str], Contrast], *, model: str, **values) -> list[dict]:
-    """The ledger rows of C3a to C3c, as far as the contrasts are defined.
-
-    The whole claims speak of the places that the paper names: C3a of the last prompt token and C3b of the empty think
-    span, both in no-think mode, C3c of the end of the request against the thought. Other places and modes have rows
-    of their own.
-    """
-    rows = []
-
-    def add(claim: str, effect: dict, mode: str, condition: str | None) -> None:
-        part = {} if condition is None else {"condition": condition}
-        rows.append(effect_row(claim, effect, model=model, mode=mode, **part, **values))
-
-    places = {"harm": ("C3a", "last"), "outcome": ("C3b", "empty")}
-    for (what, mode), one in found.items():
-        claim, headline = places[what]
-        spans: Sequence[str] = ("im_end", "last") if what == "harm" else [s for s in SPANS[mode] if "thought" not in s]
-        for span in filter(one.has, spans):
-            whole = (mode, span) == ("no-think", headline)
-            add(claim, separated(one, span), mode, None if whole else f"{mode}, {span}")
-        if (what, mode) == ("outcome", "think") and one.has("thought"):
-            for span in ("im_end", "last"):
-                add("C3c", outside_and_inside(one, span), mode, None if span == "im_end" else f"{mode}, {span}")
-            start = separated(one, "thought_start")
-            add("C3b", start, mode, "think, first token of the thought")
-    return rows

@@ -13,13 +13,14 @@ from rimkit.models.access import check_hub as _check_hub
 from rimkit.models.access import refusal
 from rimkit.models.chat import ChatFormat
 from rimkit.models.endpoint import connect, is_endpoint
-from rimkit.models.locating import EMBEDDED, HUB_ID, embedded_models, locate, options_of, with_options
+from rimkit.models.locating import EMBEDDED, HUB_ID, NOISE, embedded_models, locate, options_of, with_options
 from rimkit.models.matching import check_match
 from rimkit.models.placing import Place, choose_device
 
 __all__ = [
     "EMBEDDED",
     "HUB_ID",
+    "NOISE",
     "StudyModel",
     "chat_of",
     "choose_device",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 EMBEDDED = re.compile(r"(?P<name>[\w.-]+?)(?::(?P<seed>\d+))?")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 WITH_OPTIONS = re.compile(r"(?P<model>[^+]+)(?P<options>(?:\+\w+)+)(?P<seed>:\d+)?")
+NOISE = "noise-mini"  # random weights: the negative control, which no grid counts among the models
 OPTIONS = {"instruct": {"think": "instruct"}, "soft": {"think": "soft"}, "4bit": {"quantize": "4bit"}}
 
 
@@ -42,11 +43,15 @@ def with_options(name: str, think: bool | str = True, quantize: str | None = Non
     return "+".join([base, *words]) + colon + seed
 
 
-def embedded_models() -> pd.DataFrame:
-    """The models that come with the workbook: ``name, seed, path, parameters, mb`` (of the weights file)."""
+def embedded_models(noise: bool = False) -> pd.DataFrame:
+    """The models that come with the workbook: ``name, seed, path, parameters, mb`` (of the weights file).
+
+    The trained ones; with ``noise`` also the negative control of random weights.
+    """
     import pandas as pd
 
-    rows = [(name, seed, str(path), *_size(path)) for (name, seed), path in sorted(_embedded().items())]
+    kept = {key: path for key, path in sorted(_embedded().items()) if noise or key[0] != NOISE}
+    rows = [(name, seed, str(path), *_size(path)) for (name, seed), path in kept.items()]
     return pd.DataFrame(rows, columns=["name", "seed", "path", "parameters", "mb"])
 
 

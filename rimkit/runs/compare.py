@@ -6,7 +6,7 @@ Each stage is written when it is done (``OUT/ledger``), and the same command goe
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from hashlib import sha256
@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from rimkit import __version__, ledger
+from rimkit.behavior import chosen
 from rimkit.errors import UserError
 from rimkit.mechanism import entanglement
 from rimkit.models.loading import StudyModel, load
@@ -31,19 +32,28 @@ Stage = tuple[str, Callable[[], list[dict]]]
 
 
 def run(
-    base: str, tuned: str, out: str | Path = "rim-compare", n: int = 92, *, report: Callable[[str], None] = print
+    base: str,
+    tuned: str,
+    out: str | Path = "rim-compare",
+    n: int = 92,
+    *,
+    prompts: Mapping[str, str] | None = None,
+    judge: str = "",
+    report: Callable[[str], None] = print,
 ) -> pd.DataFrame:
     """Measure ``base`` and ``tuned`` with ``n`` prompts of a set at most, and write the rows of every stage.
 
     Models are embedded names, folders, hub ids; ``tuned`` may also be an adapter for ``base`` (folder or hub id) or
     a checkpoint of `rimkit.training.finetuning`. ``report`` gets one line per stage; a stage that a model does not
-    allow (another architecture, no refusals to look at) is left out, and its line says why.
+    allow (another architecture, no refusals to look at) is left out, and its line says why. ``prompts`` and ``judge``:
+    instead of the workbook's own, from now on in this process (`rimkit.behavior.chosen`).
 
     Raises `UserError` for an unknown model, an adapter of another model and a folder that cannot be written.
     """
-    out = prepare_folder(out)
+    out, choice = prepare_folder(out), chosen.settings(prompts or {}, judge)
+    chosen.use(prompts, judge)
     before, after = pair(base, tuned)
-    key = sha256(repr((base, tuned, n, __version__)).encode()).hexdigest()[:12]
+    key = sha256(repr((base, tuned, n, choice, __version__)).encode()).hexdigest()[:12]
     for name, measure in stages(before, after, n):
         file = out / "ledger" / f"{name}.parquet"
         if file.exists() and ledger.read(file)["params_hash"].eq(key).all():
@@ -51,6 +61,7 @@ def run(
             continue
         try:
             rows = ledger.table(measure()).assign(params_hash=key, run_id=f"rimkit compare {base} {tuned}")
+            rows = rows.assign(**chosen.description(choice))
         except UserError as error:
             report(f"left out {name}  {error}")
             continue

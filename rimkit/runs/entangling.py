@@ -22,7 +22,7 @@ from rimkit.training import checkpoints
 from rimkit.training.corpora import ROLES, load_corpus
 from rimkit.training.finetuning import encode_corpus, finetune
 
-MODELS, SEEDS = ("rim-mini", "rim-mini-unlinked"), (0, 1, 2)
+MODELS, SEEDS = ("rim-mini", "rim-mini-unlinked", "safe-mini"), (0, 1, 2)
 EVERY = 10  # steps between checkpoints; the first and the last are measured, those between hardly differ from the last
 N_TUNING = 32  # sequences of the corpus on which the KL divergence is computed
 N_CRITICAL = 40  # safety-critical neurons, by the paper's rule: about 2% of the embedded models

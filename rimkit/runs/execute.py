@@ -7,7 +7,7 @@ import json
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,7 @@ class Job:
     values: dict[str, Any]
     params_hash: str
     declares_ledger: bool
-    keep_text: bool = False
+    settings: Mapping[str, str] = field(default_factory=dict)  # environment variables of its kernel
 
 
 def run(
@@ -43,6 +43,8 @@ def run(
     parameters: Mapping[str, Any] | None = None,
     force: bool = False,
     *,
+    prompts: Mapping[str, str] | None = None,
+    judge: str = "",
     keep_text: bool = False,
     progress: bool = True,
     report: Callable[[dict], None] | None = None,
@@ -54,9 +56,10 @@ def run(
     (complete in ``out`` with the same parameters, chapter and rimkit version, unless ``force``) or "failed".
     Writes ``out/<chapter>.ipynb`` and ``out/ledger/<chapter>.parquet``; a chapter that fails is kept up to
     the failure, has a ledger row saying so, and the others go on. ``report`` is called with each row as it
-    comes. ``keep_text`` lets notebooks hold the text of safety sets and of replies to them, which is withheld
-    otherwise (`rimkit.behavior.redaction`).
-    comes. ``remote``: the model runs on NDIF, for chapters that only trace (`rimkit.runs.remotely`).
+    comes. ``prompts`` and ``judge``: instead of the workbook's own (`rimkit.behavior.chosen`). ``keep_text`` lets
+    notebooks hold the text of safety sets and of replies to them, which is withheld
+    otherwise (`rimkit.behavior.redaction`). ``remote``: the model runs on NDIF, for chapters that only trace
+    (`rimkit.runs.remotely`).
 
     Raises `UserError`, before anything runs, for an unknown chapter, model or parameter, a value that does
     not fit and a folder that cannot be written; in the middle of a run for a full disk. What was finished
@@ -64,13 +67,17 @@ def run(
     """
     import pandas as pd
 
+    from rimkit.behavior import chosen
+    from rimkit.behavior.redaction import KEEP
+
     model, names = find_model(model), list(chapters)
     notebooks, parameters = find_chapters(names), dict(parameters or {})
     if remote:
         from rimkit.runs.remotely import traced
 
         notebooks, parameters = traced(notebooks, bool(names), model), {**parameters, "remote": "ndif"}
-    jobs = plan(notebooks, model, parameters, keep_text)
+    kernel = {**chosen.settings(prompts or {}, judge), **({KEEP: "1"} if keep_text else {})}
+    jobs = plan(notebooks, model, parameters, {name: value for name, value in kernel.items() if value})
     out = prepare_folder(out)
     check_chat(model)
     run_id, rows = uuid.uuid4().hex[:8], []
@@ -103,21 +110,24 @@ def _find_chapter(name: str, shipped: Mapping[str, Path]) -> Path:
     raise UserError(f"unknown chapter '{name}'{nearest(stem, shipped)}; there are: {', '.join(shipped)}")
 
 
-def plan(notebooks: Iterable[Path], model: str, given: Mapping[str, Any], keep_text: bool = False) -> list[Job]:
+def plan(
+    notebooks: Iterable[Path], model: str, given: Mapping[str, Any], settings: Mapping[str, str] | None = None
+) -> list[Job]:
     """Check the given parameters against what the chapters declare, and complete them."""
     paths = {path.stem: path for path in notebooks}
     declared = {chapter: declared_in(path) for chapter, path in paths.items()}
     typed = check(given, declared)
-    return [_job(paths[chapter], declared[chapter], typed[chapter], model, keep_text) for chapter in paths]
+    return [_job(paths[chapter], declared[chapter], typed[chapter], model, settings or {}) for chapter in paths]
 
 
-def _job(notebook: Path, declared: Mapping[str, Parameter], typed: dict[str, Any], model: str, keep_text: bool) -> Job:
+def _job(
+    notebook: Path, declared: Mapping[str, Parameter], typed: dict[str, Any], model: str, settings: Mapping[str, str]
+) -> Job:
     values = {**typed, **({"model": model} if "model" in declared else {})}
     everything = {name: parameter.default for name, parameter in declared.items()} | values
-    # only where text is kept, so that what was run before there was the flag still counts as complete
-    dependencies = [_code(notebook), sorted(everything.items())] + ["text kept"] * keep_text
+    dependencies = [_code(notebook), sorted(everything.items()), *sorted(settings.items())]
     digest = hashlib.sha256(json.dumps(dependencies, default=str).encode()).hexdigest()[:12]
-    return Job(notebook.stem, notebook, values, digest, "ledger" in declared, keep_text)
+    return Job(notebook.stem, notebook, values, digest, "ledger" in declared, settings)
 
 
 def _code(notebook: Path) -> list[str]:
@@ -147,7 +157,7 @@ def find_model(model: str) -> str:
         return model
     plain, options = options_of(model)
     _, source, _ = locate(plain)
-    if source in set(embedded_models()["path"]) or not Path(source).is_dir():
+    if source in set(embedded_models(noise=True)["path"]) or not Path(source).is_dir():
         return model
     return str(Path(source).resolve()) + (model.removeprefix(str(plain)) if options else "")
 
@@ -212,7 +222,7 @@ def _execute(job: Job, folder: Path, progress: bool) -> str:
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    from rimkit.runs.kernel import KeepingText, RunningPython
+    from rimkit.runs.kernel import with_settings
 
     ledger = {"ledger": (folder / ROWS).as_posix()} if job.declares_ledger else {}
     try:
@@ -222,7 +232,7 @@ def _execute(job: Job, folder: Path, progress: bool) -> str:
             {**job.values, **ledger},
             kernel_name="python3",
             language="python",
-            kernel_manager_class=KeepingText if job.keep_text else RunningPython,
+            kernel_manager_class=with_settings(job.settings),
             cwd=job.notebook.parent,
             start_timeout=120,
             progress_bar={"desc": job.chapter, "leave": False} if progress else False,
@@ -239,13 +249,14 @@ def _write_ledger(job: Job, model: str, written: Path, target: Path, error: str,
     import pandas as pd
 
     from rimkit import ledger
+    from rimkit.behavior import chosen
 
     rows = ledger.read(written) if written.exists() else ledger.table([])
     rows = rows.assign(**{**stamp, "run_id": rows["run_id"].fillna(stamp["run_id"])})
     if error:
         failed = ledger.failed_row(chapter=job.chapter, model=model, error=error, **stamp)
         rows = pd.concat([rows, ledger.table([failed])], ignore_index=True)
-    ledger.write(rows, target)
+    ledger.write(rows.assign(**chosen.description(job.settings)), target)
 
 
 def _keep_notebook(folder: Path, target: Path, ledger: Path, stamp: dict, error: str) -> None:

@@ -54,7 +54,7 @@ def find(name: str) -> hub.Source | None:
     if MODEL.fullmatch(name):
         repo, _, revision = name.partition("@")
         return hub.Source(repo, "model", revision or None)
-    embedded = sorted(set(embedded_models()["name"]))
+    embedded = sorted(set(embedded_models(noise=True)["name"]))
     match = EMBEDDED.fullmatch(name)
     if match and match["name"] in embedded:
         return None

@@ -26,6 +26,7 @@ from rimkit.mechanism import (
     neuron_rows,
     neurons,
     separability,
+    separability_rows,
     steering,
 )
 from rimkit.mechanism.sets import overlap
@@ -36,6 +37,7 @@ from rimkit.teaching import figures
 
 N_PROMPTS = None  # prompts per set: all of the evaluation split
 N_ABLATED = 46  # harmful requests under each of many ablations
+WIDE = 640  # replies in a batch where many sets are ablated: one batch takes less time than two of half the size
 
 
 def thinking_cell(study: StudyModel, n: int | None = N_PROMPTS, progress: bool = False, **values) -> list[dict]:
@@ -58,7 +60,10 @@ def probes_cell(study: StudyModel, n: int | None = N_PROMPTS, progress: bool = F
     """Chapter 03 for one model: every place and layer that a probe can read, and both directions removed."""
     found, _ = separability.contrasts(study, separability.observed(study, n, progress=progress))
     asked = measure.load_sets(["harmful"], n=min(n or N_ABLATED, N_ABLATED))
-    rows = separability.probe_rows(found, **values)
+    rows = separability_rows.probe_rows(found, **values)
+    if ("harm", "no-think") in found:
+        above = separability.above_untrained(study, found["harm", "no-think"])
+        rows.append(separability_rows.harm_row(above, **values))
     for claim, what in (("C3d", "outcome"), ("C3e", "harm")):
         one = next((found[what, mode] for mode in ("no-think", "think") if (what, mode) in found), None)
         if one:
@@ -135,27 +140,19 @@ def _same_neurons(study: StudyModel, prompts: pd.DataFrame, verdicts: pd.DataFra
 
 
 def _ablated(study: StudyModel, sets: dict, main: set[str], asked: pd.DataFrame, values: dict) -> list[dict]:
-    """Every set against nothing, by zero and (harmful prompts, every other verb) by mean.
-
-    The ``main`` ones against random sets, too: `neuron_effects.N_RANDOM` where the claims or refusal are at stake.
-    """
-    rows, means = [], neuron_effects.harmless_means(study)
-    harmful = asked[asked["set"] == "harmful"]
-    harmful = spread(harmful, max(2, len(harmful) // 2))
-    verdicts = neuron_effects.without_sets(study, asked, {"nothing": []} | sets)
-    by_mean = neuron_effects.without_sets(study, harmful, {"nothing": []} | sets, means)
-    for rule, units in sets.items():
-        own = verdicts[verdicts["condition"].isin(["nothing", rule])]
-        mean = by_mean[by_mean["condition"].isin(["nothing", rule])]
-        if rule in main:
-            random = neuron_effects.random_for(study, units)
-            maths = neuron_effects.N_RANDOM if rule == "paper" else neuron_effects.N_BESIDE
-            zeroed = neuron_effects.without_random(study, asked, random, maths=maths)
-            own = pd.concat([own, zeroed], ignore_index=True)
-            mean = pd.concat([mean, neuron_effects.without_random(study, harmful, random, means)], ignore_index=True)
-            rows += neuron_rows.random_rows(own, rule, **values)
-        rows += neuron_rows.effect_rows(neuron_effects.compared(own, rule), rule, **values)
-        rows += neuron_rows.effect_rows(neuron_effects.compared(mean, rule), rule, "mean", **values)
+    """Every set against nothing, by zero and by mean; the ``main`` ones against random sets, too, in the same way."""
+    rows = []
+    for kind, means in (("zero", None), ("mean", neuron_effects.harmless_means(study))):
+        verdicts = neuron_effects.without_sets(study, asked, {"nothing": []} | sets, means, batch_size=WIDE)
+        for rule, units in sets.items():
+            own = verdicts[verdicts["condition"].isin(["nothing", rule])]
+            if rule in main:
+                random = neuron_effects.random_for(study, units)
+                without = neuron_effects.without_sets(study, asked, random, means, batch_size=WIDE)
+                own = pd.concat([own, without], ignore_index=True)
+                if kind == "zero":
+                    rows += neuron_rows.random_rows(own, rule, **values)
+            rows += neuron_rows.effect_rows(neuron_effects.compared(own, rule), rule, kind, **values)
     return rows
 
 

@@ -60,13 +60,13 @@ def _bound(text: str | None) -> float | None:
     return None if text is None else float(text)
 
 
-def assignments(texts: Iterable[str]) -> dict[str, str]:
+def assignments(texts: Iterable[str], option: str = "-p", form: str = "name=value") -> dict[str, str]:
     """``["n_prompts=8"]`` as ``{"n_prompts": "8"}``; raises `UserError` for anything else."""
     pairs = {}
     for text in texts:
         name, equals, value = text.partition("=")
-        if not equals or not name.strip().isidentifier():
-            raise UserError(f"'{text}' is not a parameter: write -p name=value")
+        if not equals or not name.strip().replace("-", "_").isidentifier():
+            raise UserError(f"'{text}' is not what {option} takes: write {option} {form}")
         pairs[name.strip()] = value.strip()
     return pairs
 

@@ -5,6 +5,8 @@
     seeds: [0, 1, 2]                    # the chapters' parameter `seed`
     parameters:                         # further parameters; a list is swept over
       n_prompts: [46, 92]
+    prompts: {harmful: hex-phi}         # as in `rimkit run --prompts`; the same for all cells
+    judge: guard:./my-guard             # as in `rimkit run --judge`
     resources: {gpu: 1, mem_mb: 16000, runtime: 120}    # of one cell
 
 A parameter goes to the chapters that declare it, and is no axis for the others. Everything that is wrong with the file
@@ -21,11 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from rimkit import __version__
+from rimkit.behavior import chosen
 from rimkit.errors import UserError, nearest
 from rimkit.runs.execute import check_chat, find_chapters, find_model, plan
 from rimkit.runs.parameters import Parameter, convert, declared_in
 
-KEYS = ("models", "chapters", "seeds", "parameters", "resources")
+KEYS = ("models", "chapters", "seeds", "parameters", "prompts", "judge", "resources")
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,13 @@ class Cell:
     model: str
     values: dict[str, Any]
     varied: dict[str, Any]
+    options: tuple[str, ...] = ()  # further ones of `rimkit run`: prompt sets and judge
 
     @property
     def arguments(self) -> list[str]:
         """What `rimkit` is called with, but for the folder."""
         given = [text for name, value in self.values.items() for text in ("-p", f"{name}={value}")]
-        return ["run", self.notebook, "--model", self.model, *given, "--quiet"]
+        return ["run", self.notebook, "--model", self.model, *given, *self.options, "--quiet"]
 
     @property
     def label(self) -> str:
@@ -81,11 +85,11 @@ class _Reader:
         for model, node in models:
             self._at(node, check_chat, model)
         declared = {notebook: self._at(node, declared_in, notebook) for notebook, node in notebooks}
-        axes = self._axes(declared)
+        axes, choice = self._axes(declared), self._choice()
         cells = [
             cell
             for (model, _), (notebook, node) in product(models, notebooks)
-            for cell in self._at(node, list, _cells(model, notebook, axes, declared[notebook]))
+            for cell in self._at(node, list, _cells(model, notebook, axes, declared[notebook], *choice))
         ]
         return Sweep(tuple({cell.id: cell for cell in cells}.values()), self._resources())
 
@@ -180,6 +184,19 @@ class _Reader:
             values.append(f"[{', '.join(value)}]" if nested else value)
         return list(dict.fromkeys(values))
 
+    def _choice(self) -> tuple[tuple[str, ...], dict[str, str]]:
+        """Prompt sets and judge, as options of `rimkit run` and as settings of a kernel."""
+        nodes = self._mapping(self.entries["prompts"]) if "prompts" in self.entries else {}
+        for name, node in nodes.items():
+            if not isinstance(node.value, str) or not node.value:
+                self._wrong(node, f"'{name}' takes the name of one prompt set, such as hex-phi")
+            self._at(node, chosen.settings, {name: node.value}, "")
+        (judge,) = self._texts("judge") or [None]
+        prompts = {name: node.value for name, node in nodes.items()}
+        settings = self._at(judge, chosen.settings, prompts, judge.value if judge else "")
+        options = [text for name, value in prompts.items() for text in ("--prompts", f"{name}={value}")]
+        return (*options, *(("--judge", judge.value) if judge else ())), {k: v for k, v in settings.items() if v}
+
     def _resources(self) -> dict[str, int | str]:
         nodes = self._mapping(self.entries["resources"]) if "resources" in self.entries else {}
         for name, node in nodes.items():
@@ -201,13 +218,21 @@ class _Reader:
         raise UserError(f"{self.path}:{line}: {problem}") from None
 
 
-def _cells(model: str, notebook: Path, axes: dict[str, list], declared: dict[str, Parameter]) -> Iterator[Cell]:
+def _cells(
+    model: str,
+    notebook: Path,
+    axes: dict[str, list],
+    declared: dict[str, Parameter],
+    options: tuple[str, ...],
+    settings: dict[str, str],
+) -> Iterator[Cell]:
     own = {name: values for name, values in axes.items() if name in declared}
     for values in product(*own.values()):
-        chosen = dict(zip(own, values, strict=True))
-        (job,) = plan([notebook], model, chosen)
-        varied = {name: value for name, value in chosen.items() if len(own[name]) > 1}
-        yield Cell(_id(job.params_hash, notebook, model, varied), job.chapter, str(notebook), model, chosen, varied)
+        given = dict(zip(own, values, strict=True))
+        (job,) = plan([notebook], model, given, settings)
+        varied = {name: value for name, value in given.items() if len(own[name]) > 1}
+        place = _id(job.params_hash, notebook, model, varied)
+        yield Cell(place, job.chapter, str(notebook), model, given, varied, options)
 
 
 def _id(params_hash: str, notebook: Path, model: str, varied: dict[str, Any]) -> str:

@@ -1,0 +1,31 @@
+"""Models of a given shape that have learned nothing: what a method finds in them is not knowledge of the model."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import replace
+
+from rimkit.models.loading import StudyModel, load
+
+MOST_LAYERS = 6  # of a deeper model only as many: enough for a control, and it fits beside the model itself
+
+
+def untrained(study: StudyModel, seed: int = 0, layers: int = MOST_LAYERS) -> StudyModel:
+    """Random weights in the widths, the tokenizer and the chat format of ``study``, with at most ``layers`` layers.
+
+    Drawn as the architecture draws them before training, from ``seed``; same device and number format.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = deepcopy(study.hf.config)
+    config.num_hidden_layers = min(layers, config.num_hidden_layers)
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[: config.num_hidden_layers]
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        hf = AutoModelForCausalLM.from_config(config)
+    found = load(hf.to(study.hf.device, study.hf.dtype), study.tokenizer, think=study.chat.asked)
+    return replace(found, name=f"{study.name.replace(':', '-')} untrained:{seed}")

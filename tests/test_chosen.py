@@ -1,0 +1,94 @@
+"""Other prompt sets and judges in the place of the workbook's own: in a process, and for a whole run."""
+
+import json
+
+import nbformat
+import pytest
+import standins
+
+from rimkit import ledger
+from rimkit.behavior import chosen
+from rimkit.behavior.hub import MIRROR
+from rimkit.behavior.measure import judged, load_sets
+from rimkit.behavior.prompts import load_prompts, prompt_sets
+from rimkit.errors import UserError
+from rimkit.models.loading import load
+from rimkit.runs import execute
+
+
+@pytest.fixture(autouse=True)
+def mirror(tmp_path, monkeypatch):
+    """The real sets in small, and a choice that is taken back at the end."""
+    monkeypatch.setenv(MIRROR, str(standins.write_mirror(tmp_path / "mirror")))
+    for name in (chosen.PROMPTS, chosen.JUDGE):
+        monkeypatch.setenv(name, "")
+
+
+def test_other_sets_stand_in_with_their_fitting_prompts(tmp_path):
+    chosen.use({"harmful": "jailbreakbench", "harmless": "jailbreakbench", "over-refusal": "xstest", "maths": "gsm8k"})
+    table = load_sets(["harmful", "harmless", "over-refusal", "maths"])
+    assert table.groupby("set", sort=False)["kind"].unique().map(list).to_dict() == {
+        "harmful": ["harmful"], "harmless": ["harmless"], "over-refusal": ["harmless"], "maths": ["maths"],
+    }  # fmt: skip
+    assert set(table.loc[table["set"] == "maths", "answer"]) == {"1500", "1600"}  # the evaluation split of its own
+    assert load_prompts("second-safety")["source"].eq("invented language").all()  # not chosen: the workbook's
+    assert prompt_sets()["prompts"].sum() > 2000  # the shipped sets are what they were
+    chosen.use()
+    assert load_prompts("harmful")["source"].eq("invented language").all()
+
+
+def test_a_file_is_found_from_every_folder(tmp_path, monkeypatch):
+    (tmp_path / "own.csv").write_text("goal\nplease polish the clock .\nplease mop the barn .\n")
+    monkeypatch.chdir(tmp_path)
+    chosen.use({"harmful": "own.csv?text=goal&kind=harmful"})
+    monkeypatch.chdir("/")
+    assert len(load_prompts("harmful")) == 2
+
+
+@pytest.mark.parametrize(
+    ("prompts", "judge", "message"),
+    [
+        ({"harmfull": "hex-phi"}, "", "no chapter asks for the prompt set 'harmfull' (did you mean 'harmful'"),
+        ({}, "phrase", "unknown judge 'phrase'"),
+    ],
+)
+def test_bad_choices_are_refused_before_anything_runs(prompts, judge, message):
+    with pytest.raises(UserError) as caught:
+        chosen.use(prompts, judge)
+    assert message in str(caught.value).replace("; did", " (did")
+
+
+def test_a_set_without_fitting_prompts_is_refused(monkeypatch):
+    chosen.use({"harmful": "gsm8k"})
+    with pytest.raises(UserError, match="'gsm8k' cannot stand in for 'harmful': it holds maths prompts"):
+        load_prompts("harmful")
+    monkeypatch.setenv(chosen.PROMPTS, "harmful=gsm8k")
+    with pytest.raises(UserError, match="is not a choice of prompt sets"):
+        load_prompts("harmful")
+
+
+def test_the_judge_is_the_chosen_one():
+    study, asked = load("noise-mini"), load_prompts("harmful", n=2)
+    assert set(judged(study, asked, "no-think", max_new_tokens=4, progress=False)["judge"]) == {"organism"}
+    chosen.use(judge="phrases")
+    assert set(judged(study, asked, "no-think", max_new_tokens=4, progress=False)["judge"]) == {"phrases"}
+
+
+def test_a_run_with_real_sets_and_a_judge_keeps_their_text_out(tmp_path):
+    """Chapter 01, as it is, on sets that have nothing of the invented language."""
+    sets = {"harmful": "hex-phi", "harmless": "alpaca-cleaned", "maths": "gsm8k", "over-refusal": "xstest"}
+    settings = {"prompts": sets, "judge": "phrases", "parameters": {"n_prompts": 4}, "progress": False}
+    done = execute.run(["01"], "noise-mini", tmp_path / "run", **settings)
+    assert done["status"].tolist() == ["done"], done["error"].tolist()
+    outputs = [cell.get("outputs", []) for cell in nbformat.read(done["notebook"][0], as_version=4).cells]
+    assert standins.MARKER not in json.dumps(outputs)
+    assert "Content note: 'hex-phi'" in json.dumps(outputs)
+    rows = ledger.read(tmp_path / "run")
+    assert rows["prompts"].eq("harmful=hex-phi, harmless=alpaca-cleaned, maths=gsm8k, over-refusal=xstest").all()
+    assert rows["judge"].eq("phrases").all()
+    claim = rows[(rows["claim"] == "C1a") & (rows["condition"] == ledger.WHOLE_CLAIM)].iloc[0]
+    assert claim["n"] == 4
+    again = execute.run(["01"], "noise-mini", tmp_path / "run", **settings)
+    assert again["status"].tolist() == ["skipped"]
+    (job,) = execute.plan(execute.find_chapters(["01"]), "noise-mini", {"n_prompts": 4})
+    assert not execute.is_complete(tmp_path / "run" / f"{job.chapter}.ipynb", job)  # other prompts: another run
