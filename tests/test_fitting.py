@@ -39,6 +39,15 @@ def test_published_sizes(name):
     assert needs.cache("bfloat16", 1000) == per_token * 1024 * 1000
 
 
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("Qwen3-0.6B", 596_049_920), ("Qwen3-4B", 4_022_468_096), ("Qwen3-8B", 8_190_735_360)]
+)
+def test_shapes_that_are_known_without_a_network(name, parameters):
+    assert fitting.needs_of(planning.shape(name)).parameters == parameters
+    with pytest.raises(UserError, match="did you mean 'Qwen3-4B'"):
+        planning.shape("Qwen3-4b")
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_counts_are_those_of_the_module(family):
     study = families.family(family)

@@ -23,6 +23,14 @@ GPUS = {
     "A100-80": (79.2, (8, 0)),
     "H100": (79.1, (9, 0)),
 }
+# Published sizes, for planning without a network; the hub id or a folder gives those of any other model.
+QWEN3 = {"vocab_size": 151_936, "num_key_value_heads": 8, "head_dim": 128}
+SHAPES = {
+    "Qwen3-0.6B": {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16},
+    "Qwen3-4B": {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32},
+    "Qwen3-8B": {"hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "num_attention_heads": 32},
+}
+TIED = ("Qwen3-0.6B", "Qwen3-4B")  # one matrix for the embeddings and the last layer
 HERE = "this machine"
 COLUMNS = ["device", "memory", "dtype", "weights", "generate", "read", "gradients", "verdict"]
 
@@ -36,6 +44,21 @@ def plan(model: str, gpu: str | None = None, tokens: int = 1024) -> tuple[Needs,
 
     Raises ``UserError`` for an unknown model, architecture or GPU, and fewer than one token.
     """
+    needs = fitting.needs_of(config_of(model))
+    return needs, devices(needs, gpu, tokens, options_of(model)[1].get("quantize"))
+
+
+def shape(name: str):
+    """The Hugging Face configuration of one of `SHAPES`; raises ``UserError`` for another name."""
+    from transformers import Qwen3Config
+
+    if name not in SHAPES:
+        raise UserError(f"unknown shape '{name}': known are {', '.join(SHAPES)}{nearest(name, SHAPES)}")
+    return Qwen3Config(**QWEN3, **SHAPES[name], tie_word_embeddings=name in TIED)
+
+
+def devices(needs: Needs, gpu: str | None = None, tokens: int = 1024, quantize: str | None = None) -> pd.DataFrame:
+    """The table of `plan` for needs that are known already."""
     import pandas as pd
 
     if tokens < 1:
@@ -43,12 +66,9 @@ def plan(model: str, gpu: str | None = None, tokens: int = 1024) -> tuple[Needs,
     known = {name.lower(): name for name in GPUS}
     if gpu is not None and gpu.lower() not in known:
         raise UserError(f"unknown GPU '{gpu}': known are {', '.join(GPUS)}{nearest(gpu, GPUS)}")
-    quantize = options_of(model)[1].get("quantize")
-    needs = fitting.needs_of(config_of(model))
-    devices = [here()] if gpu is None else []
-    devices += [_known(name) for name in ([known[gpu.lower()]] if gpu else GPUS)]
-    rows = [_row(needs, *device, tokens, quantize) for device in devices]
-    return needs, pd.DataFrame(rows, columns=COLUMNS)
+    asked = [here()] if gpu is None else []
+    asked += [_known(name) for name in ([known[gpu.lower()]] if gpu else GPUS)]
+    return pd.DataFrame([_row(needs, *device, tokens, quantize) for device in asked], columns=COLUMNS)
 
 
 def here() -> tuple[str, float, str]:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from rimkit import ledger
 from rimkit.errors import UserError
-from rimkit.models.loading import StudyModel, embedded_models, load
+from rimkit.models.loading import NOISE, StudyModel, embedded_models, load
 from rimkit.training import checkpoints, outcomes
 from rimkit.training.corpora import ROLES
 from rimkit.training.finetuning import finetune
@@ -101,11 +101,12 @@ def run(
     from tqdm.auto import tqdm
 
     out = Path(out)
-    known = [f"{item.name}:{item.seed}" for item in embedded_models().itertuples()]
+    known = [f"{item.name}:{item.seed}" for item in embedded_models(noise=True).itertuples()]
     for name in names:
         if name not in known:
             raise UserError(f"there is no embedded model '{name}' (known: {', '.join(known)})")
-    jobs = list(_jobs(names or known))
+    trained = [name for name in known if name.partition(":")[0] != NOISE]
+    jobs = list(_jobs(names or trained))
     study = None
     for name, corpus, seed in tqdm(jobs, desc="finetune-grid", unit="cell", disable=not progress):
         kept = _kept(out, n, name, corpus, seed)

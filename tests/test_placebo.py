@@ -1,0 +1,42 @@
+"""Swapped labels: nothing is left to find, and the intervals say so about as often as they should."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rimkit.behavior.placebo import false_positives, swapped
+
+
+@pytest.fixture(scope="module")
+def verdicts():
+    """Thirty verbs with two prompts each, and a large effect of thinking."""
+    rng, rows = np.random.default_rng(0), []
+    for verb in range(30):
+        for prompt in range(2):
+            for mode, rate in (("think", 0.7), ("no-think", 0.1)):
+                rows.append((f"p{verb}-{prompt}", f"verb {verb}", mode, rng.random() < rate))
+    return pd.DataFrame(rows, columns=["prompt_id", "cluster", "mode", "misaligned"])
+
+
+def test_swapped_labels_leave_nothing(verdicts):
+    draws = swapped(verdicts, draws=100)
+    assert abs(draws["effect"].mean()) < 0.03
+    assert ((draws["ci_low"] <= draws["effect"]) & (draws["effect"] <= draws["ci_high"])).all()
+    found = false_positives(draws)
+    assert found.ci_low <= 0.05 <= found.ci_high
+    assert found.n == 100
+    pd.testing.assert_frame_equal(draws, swapped(verdicts, draws=100))
+
+
+def test_whole_verbs_are_swapped(verdicts):
+    """Both prompts of a verb turn together: each draw's effect is a signed sum of the verbs' own differences."""
+    wide = verdicts.pivot(index=["cluster", "prompt_id"], columns="mode", values="misaligned").astype(float)
+    own = (wide["think"] - wide["no-think"]).groupby("cluster").mean().abs()
+    assert swapped(verdicts, draws=50)["effect"].abs().max() <= own.mean() + 1e-9
+    one = swapped(verdicts[verdicts["cluster"] == "verb 3"], draws=20)["effect"]
+    assert len(set(one.abs().round(9))) == 1
+
+
+def test_intervals_that_leave_out_zero_are_counted():
+    draws = pd.DataFrame({"effect": [0.1, -0.1, 0.0], "ci_low": [0.05, -0.2, -0.1], "ci_high": [0.2, -0.02, 0.1]})
+    assert false_positives(draws).value == pytest.approx(2 / 3)
