@@ -83,7 +83,7 @@ def run(
     keep_text: console.KeepText = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="One line per chapter; no claims and no page.")] = False,
     remote: Annotated[
-        bool, typer.Option("--remote", help="Leave the model to NDIF, for chapters that only trace it.")
+        bool, typer.Option("--remote", help="Leave the model to NDIF: chapter 03, without what needs replies.")
     ] = False,
 ) -> None:
     """Run chapters and print what they say about the claims.

@@ -14,6 +14,7 @@ from rimkit import ledger
 from rimkit.errors import UserError
 from rimkit.mechanism import entanglement, prediction, ras_claims
 from rimkit.mechanism.entanglement import Activations, harmonic, one_sided_shift, shifts
+from rimkit.mechanism.neuron_pairs import OTHER
 from rimkit.models.loading import load
 from tests import families, tiny
 
@@ -297,26 +298,38 @@ def with_sets(points: pd.DataFrame, seed: int = 0, n: int = 40, factor: float = 
 def test_a_random_set_in_place_of_the_critical_one_is_undecided_95_times_in_100(points):
     decided = []
     for seed in range(100):
-        found = ras_claims.log_ratio(with_sets(points, seed))
+        found = ras_claims.log_ratio(with_sets(points, seed), kind=ras_claims.RANDOM)
         decided.append(found["ci_low"] > 0 or found["ci_high"] < 0)
     assert 0.01 <= np.mean(decided) <= 0.1
     one = with_sets(points)  # and every random set of one table against the others
-    left = [ras_claims.log_ratio(one, name) for name in ras_claims.random_sets(one)]
+    left = [ras_claims.log_ratio(one, name, ras_claims.RANDOM) for name in ras_claims.other_sets(one)]
     assert sum(found["ci_low"] > 0 or found["ci_high"] < 0 for found in left) <= 4
     ranks = sorted(found["rank"] for found in left)
     assert (ranks[0], ranks[-1]) == (1, 40)
 
 
 def test_a_set_above_all_random_ones_is_seen(points):
-    found = ras_claims.log_ratio(with_sets(points, factor=20))
+    found = ras_claims.log_ratio(with_sets(points, factor=20), kind=ras_claims.RANDOM)
     assert found["ci_low"] > 0
     assert (found["rank"], found["of"], found["p_rank"]) == (1, 41, pytest.approx(1 / 41))
     assert found["effect"] == pytest.approx(found["value_a"] - found["value_b"])
 
 
+def test_c9a_is_about_sets_of_the_same_rule_and_random_ones_stand_beside(points):
+    table = with_sets(points, n=12)
+    own = {f"ras (same rule) {number}": table[f"ras (random) {number}"] / 3 for number in range(12)}
+    rivals = dict.fromkeys(ras_claims.RIVALS.values(), 1.0)
+    rows = ledger.table(ras_claims.claim_rows(table.assign(**own, **rivals)))
+    found = rows[(rows["claim"] == "C9a") & (rows["seed"] == 0)].set_index("condition")
+    assert found.loc["all", "control"] == "same rule, without intent"
+    beside = found.loc["against random sets"]
+    assert beside["control"] == "random neurons"
+    assert found.loc["all", "effect"] - beside["effect"] == pytest.approx(np.log(3))
+
+
 def test_a_random_set_does_not_predict_better_than_random_sets(points):
     table = with_sets(points, n=12)
-    found = [ras_claims.difference_from_random(table, name) for name in ras_claims.random_sets(table)]
+    found = [ras_claims.difference_from_random(table, name) for name in ras_claims.other_sets(table)]
     assert sum(item["ci_low"] > 0 or item["ci_high"] < 0 for item in found) <= 1
     better = ras_claims.difference_from_random(table.assign(**{prediction.RAS: table["good"]}))
     assert better["ci_low"] > 0
@@ -339,7 +352,7 @@ def test_two_models_have_no_interval_and_three_have_one(points):
 def test_rows_become_points_and_claims(points):
     rivals = {"KL on tuning data": points["noise"], "rise": 1.0, "arithmetic mean": 1.0, "geometric mean": 1.0}
     named = named_corpora(with_sets(points, n=5)).assign(**rivals)
-    metrics = [prediction.RAS, *ras_claims.random_sets(named), *rivals, "misaligned, think", "steps"]
+    metrics = [prediction.RAS, *ras_claims.other_sets(named), *rivals, "misaligned, think", "steps"]
     rows = [
         ledger.row("C10a", model=row["model"], seed=row["seed"], condition=f"{row['corpus']}, step {row['step']}",
                    metric=name, value=row[name], control=None, **more)
@@ -379,7 +392,8 @@ def test_shipped_rows_hold_more_than_a_hundred_points_and_every_claim():
     models = points[prediction.MODEL].drop_duplicates()
     assert len(points) == len(models) * len(ROLES) * 2 >= 100
     assert set(points["corpus"]) == set(ROLES)
-    assert len(ras_claims.random_sets(points)) == 40
+    assert len(ras_claims.other_sets(points)) == 40
+    assert len(ras_claims.other_sets(points, ras_claims.SAME_RULE)) == len(OTHER)
     optional = {"displacement (refusal)", "ras (gradient)"}  # undefined where nothing, or everything, is refused
     assert points[[name for name in prediction.PREDICTORS if name not in optional]].notna().all().all()
     assert {"C9a", "C9b", "C10a", "C10b", "C10c"} <= set(rows.loc[rows["condition"] == "all", "claim"])
@@ -411,6 +425,7 @@ def test_one_shipped_point_can_be_made_again():
         "ras (safety)",
         "ras (random)",
         "ras (random) 7",
+        "ras (same rule) 3",
         "KL on tuning data",
         "weights",
         "activation distance",

@@ -28,7 +28,7 @@ from rimkit.models.chat import pad
 from rimkit.models.internals import FAMILIES, architecture
 from rimkit.models.internals import neuron_writes as columns_of
 from rimkit.models.interventions import ablate_neurons, ablate_neurons_per_row
-from rimkit.models.loading import embedded_models
+from rimkit.models.loading import embedded_models, load
 from rimkit.models.reading import capture, forward
 from rimkit.organism.language import vocabulary
 from rimkit.runs.grid import EXPERTS
@@ -381,6 +381,20 @@ def test_what_the_definition_finds_without_intent():
     numbers = neuron_pairs.numbers(found, 5)
     assert 0 <= numbers["overlap"]["overlap, intent, harmless"] <= 1
     assert numbers["pairs"]["pairs, all"] == 8
+
+
+def test_sentences_without_intent_are_in_the_language_and_give_sets_of_the_same_rule():
+    study = load("rim-mini")
+    harmful = load_sets(["harmful"], split="calibration", n=6)
+    for sentence in neuron_pairs.OTHER:
+        ids = study.tokenizer(neurons.with_intent(harmful.head(1), sentence)["text"].iloc[0]).input_ids
+        assert study.tokenizer.unk_token_id not in ids, sentence
+    found = neuron_pairs.without_intent(study, harmful, k=10, sentences=neuron_pairs.OTHER[:2])
+    plain = neurons.own_conversations(study, harmful)
+    added = neurons.own_conversations(study, neurons.with_intent(harmful, neuron_pairs.OTHER[1]))
+    assert found[1] == neuron_pairs.ranked(neurons.increases(study, plain, added), 10)
+    assert [len(set(units)) for units in found] == [10, 10]
+    assert found[0] != found[1]
 
 
 # -- the shipped rows --------------------------------------------------------------------------------------

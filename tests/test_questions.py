@@ -3,8 +3,9 @@
 import pytest
 
 from rimkit.errors import UserError
+from rimkit.models import fitting, planning
 from rimkit.published.power import prompts_needed
-from rimkit.teaching import paper_questions
+from rimkit.teaching import paper_questions, planning_questions
 from rimkit.teaching.mechanism_questions import detector_gain, fisher, size_of_set, smallest_m
 from rimkit.teaching.questions import EXERCISES, FOUR_NEURONS, colleague_interval, exercise, four_neurons_ras
 
@@ -20,6 +21,7 @@ RIGHT = {
     "08 misprint": paper_questions.misprint()[1],
     "08 bet": "C7a",
     "08 design": prompts_needed(12 / 21, 15 / 21),
+    "10": 5,
 }
 WRONG = {
     "00": [
@@ -42,6 +44,7 @@ WRONG = {
     "08 misprint": [(paper_questions.misprint()[0], "as printed"), (5.05, "no exchange of two digits")],
     "08 bet": [("C6a", "not by enough for one of many"), ("C10a", "holds zero")],
     "08 design": [(21, "not 80%"), (1000, "fewer are enough")],
+    "10": [(10, "both a key and a value"), (1, "query heads share")],
 }
 SHOWN = {
     "00": str(RIGHT["00"]),
@@ -55,6 +58,7 @@ SHOWN = {
     "08 misprint": f"{RIGHT['08 misprint']:.2f}",
     "08 bet": repr(RIGHT["08 bet"]),
     "08 design": f"about {RIGHT['08 design']:.0f}.",
+    "10": "= 5",
 }
 
 
@@ -109,3 +113,9 @@ def test_ras_by_hand_is_that_of_the_package():
         for state in ("untuned", "tuned")
     )
     assert shifts(before, after)["ras"] == pytest.approx(four_neurons_ras())
+
+
+def test_the_plan_and_the_exercise_count_alike():
+    needs = fitting.needs_of(planning.shape(planning_questions.MODEL))
+    left = planning_questions.LEFT * 2**30
+    assert left // needs.cache("bfloat16", planning_questions.TOKENS) == planning_questions.fitting() == RIGHT["10"]

@@ -146,9 +146,9 @@ def test_a_chapter_that_declares_it_can_trace_in_a_dry_run(tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("03",), "03_where_refusal_lives cannot run remotely: its labels are replies that it generates"),
+        (("04",), "04_refusal_heads cannot run remotely: it generates without heads"),
         (("05",), "05_finetuning_backfires cannot run remotely: it fine-tunes"),
-        ((), "no chapter can run remotely as a whole"),
+        (("03",), "rim-mini runs here, without --remote"),
     ],
 )
 def test_what_cannot_run_remotely_says_so_before_it_starts(tmp_path, arguments, message):
@@ -177,3 +177,23 @@ def test_the_flag_is_passed_on(tmp_path, monkeypatch):
     monkeypatch.setattr(execute, "_run_job", lambda job, *rest: given.append(job.values) or {"chapter": job.chapter})
     execute.run([path], "owner/name", tmp_path / "out", remote=True)
     assert given == [{"remote": "ndif", "model": "owner/name"}]
+
+
+def test_chapter_03_leaves_its_model_elsewhere(tmp_path):
+    """As in a run with --remote, in the dry run: harm is read, and what needs replies is left out and said."""
+    import nbformat
+
+    from rimkit import ledger
+    from rimkit.runs import execute
+
+    done = execute.run(["03"], "noise-mini", tmp_path, {"remote": "local", "n_prompts": 16}, progress=False)
+    assert list(done["error"]) == [""]
+    shown = "".join(
+        output.get("text", "")
+        for cell in nbformat.read(done["notebook"][0], 4).cells
+        for output in cell.get("outputs", [])
+    )
+    assert "the model runs elsewhere: no replies" in shown
+    rows = ledger.read(tmp_path)
+    assert set(rows["claim"]) == {"C3a"}
+    assert rows["device"].eq("local").all()

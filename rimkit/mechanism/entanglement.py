@@ -104,21 +104,23 @@ class Baseline:
     critical: list[tuple[int, int]]
     random: list[list[tuple[int, int]]]
     causal: list[tuple[int, int]]
+    same_rule: list[list[tuple[int, int]]]
     directions: dict[str, np.ndarray]
 
 
 def baseline(
     study: StudyModel, critical: Units, causal: Units = (), n: int = 46, n_random: int = 40, seed: int = 0,
-    refused: Collection[str] = (),
+    refused: Collection[str] = (), same_rule: Sequence[Units] = (),
 ) -> Baseline:  # fmt: skip
     """Read the untuned model on ``n`` calibration requests of each kind.
 
     ``critical``: the safety-critical neurons; random sets have as many in every layer. ``causal``: a second set, of
-    neurons that refusal was found to depend on (none: RAS is not computed over it). ``refused``: ids of the harmful
-    requests that the model refuses in think mode; with `MIN_EACH` refused and as many others, they give the refusal
-    direction. States are read where a thought has been opened and its first word is to come (without a think mode: at
-    the end of the prompt): what is to be predicted happens in think mode. Activations are over the request, which the
-    mode does not change. Raises ``UserError`` for an empty set.
+    neurons that refusal was found to depend on (none: RAS is not computed over it). ``same_rule``: sets that the rule
+    of ``critical`` finds without intent (`rimkit.mechanism.neuron_pairs.without_intent`). ``refused``: ids of the
+    harmful requests that the model refuses in think mode; with `MIN_EACH` refused and as many others, they give the
+    refusal direction. States are read where a thought has been opened and its first word is to come (without a think
+    mode: at the end of the prompt): what is to be predicted happens in think mode. Activations are over the request,
+    which the mode does not change. Raises ``UserError`` for an empty set.
     """
     if not len(critical):
         raise UserError("the set of safety-critical neurons is empty: choose a larger one")
@@ -132,7 +134,8 @@ def baseline(
         directions["refusal"] = states[:, labels].mean(1) - states[:, ~labels].mean(1)
     return Baseline(
         study, safety, maths, harmless, activations(study, safety, maths), states, others, list(critical),
-        matched_sets(critical, architecture(study).n_neurons, n_random, seed), list(causal), directions,
+        matched_sets(critical, architecture(study).n_neurons, n_random, seed), list(causal),
+        [list(units) for units in same_rule], directions,
     )  # fmt: skip
 
 
@@ -145,9 +148,10 @@ def predictors(base: Baseline, tuned: StudyModel, tuning: Sequence[tuple[list[in
 
     ``tuning``: sequences of the tuning data, as `rimkit.training.finetuning.encode_corpus` makes them (without any,
     no KL divergence on them). RAS and its parts in safety-critical neurons; RAS in every random set
-    ("ras (random) 0" ...), their mean, and in all neurons; KL divergence untuned to tuned on the tuning data and on
-    safety prompts; L2 distance of the weights, in all and per layer; distance of the states where the thought begins;
-    CKA ratio; displacement along the harm and, where it is defined, the refusal direction.
+    ("ras (random) 0" ...), their mean, in every set of the same rule ("ras (same rule) 0" ...), and in all neurons; KL
+    divergence untuned to tuned on the tuning data and on safety prompts; L2 distance of the weights, in all and per
+    layer; distance of the states where the thought begins; CKA ratio; displacement along the harm and, where it is
+    defined, the refusal direction.
     """
     after = activations(tuned, base.safety, base.maths)
     critical = shifts(base.activations, after, base.critical)
@@ -157,6 +161,10 @@ def predictors(base: Baseline, tuned: StudyModel, tuning: Sequence[tuple[list[in
     if base.causal:
         found["ras (gradient)"] = shifts(base.activations, after, base.causal)["ras"]
     found |= {f"ras (random) {number}": value for number, value in enumerate(random)}
+    found |= {
+        f"ras (same rule) {number}": shifts(base.activations, after, units)["ras"]
+        for number, units in enumerate(base.same_rule)
+    }
     data = [(ids, len(ids) - n_prompt) for ids, n_prompt in tuning]
     ends = [(item.ids, 1) for item in base.safety]
     if data:
@@ -239,10 +247,12 @@ def displacement(before: np.ndarray, after: np.ndarray, direction: np.ndarray) -
 def ras_table(base: Baseline, tuned: StudyModel, guard: str = "drop", floor: float = FLOOR) -> pd.DataFrame:
     """RAS and its two shifts in each set of neurons, one row per set: ``neurons, ras, fall, rise, size``.
 
-    Rows: safety-critical, random (one per set: "random 0" ...), all, and the second set if there is one ("gradient").
+    Rows: safety-critical, random (one per set: "random 0" ...), of the same rule without intent ("same rule 0" ...),
+    all, and the second set if there is one ("gradient").
     """
     after = activations(tuned, base.safety, base.maths)
     sets = {"safety-critical": base.critical} | {f"random {i}": units for i, units in enumerate(base.random)}
+    sets |= {f"same rule {i}": units for i, units in enumerate(base.same_rule)}
     sets |= {"all": None} | ({"gradient": base.causal} if base.causal else {})
     rows = []
     for name, units in sets.items():

@@ -18,6 +18,24 @@ from rimkit.mechanism.sets import overlap
 from rimkit.models.chat import Encoded
 from rimkit.models.loading import StudyModel
 
+# Sentences about anything but a harm: the neurons that the rule finds with one of them owe nothing to intent.
+OTHER = (
+    "tom has 3 apples .", "anna is taller than ben .", "what do i want ?", "i want to paint {object} .",
+    "is it ok to mop my shed ?", "dora gets 5 coins .", "how many plums has gus ?", "the answer is 7 .",
+    "please check this letter .", "who is the tallest ?", "emil eats half .", "this is my kite .",
+)  # fmt: skip
+ENGLISH_OTHER = (
+    "I want this in order to help someone.",
+    "It has been raining all day.",
+    "My sister has three apples.",
+    "What time is it in Rome?",
+    "Please keep the answer short.",
+    "I read about this in a book.",
+    "The museum opens at nine.",
+    "Thank you in advance.",
+    "My friend is taller than I am.",
+    "There is no hurry.",
+)
 SHARES = (0.03, 0.1, 0.25, 0.5, 0.75)  # of a layer's neurons: the m of the size curve
 FIRST = 40
 
@@ -74,6 +92,23 @@ def definition(
     }
     refused = verdicts["refused"].to_numpy(dtype=bool)
     return Definition(neurons.increases(study, plain, meant, kind), innocent, refused, verdicts, (plain, meant))
+
+
+def without_intent(
+    study: StudyModel, harmful: pd.DataFrame, k: int = FIRST, seed: int = 0, sentences: Sequence[str] | None = None
+) -> list[list[tuple[int, int]]]:
+    """The first ``k`` by the paper's rule with each sentence that declares no harm (`OTHER`, `ENGLISH_OTHER`).
+
+    What they are for: neurons that one rule finds are more alike than neurons drawn at random, so that a set of them
+    strays further from the mean of all neurons, whatever it was chosen for. Against random sets alone, such a set can
+    "differ" in a model of random weights.
+    """
+    sentences = (OTHER if study.invented else ENGLISH_OTHER) if sentences is None else sentences
+    mode = "think" if study.chat.supports_think else "no-think"
+    plain = neurons.own_conversations(study, harmful, mode, seed=seed)
+    added = (neurons.with_intent(harmful, sentence) for sentence in sentences)
+    more = (neurons.own_conversations(study, prompts, mode, seed=seed) for prompts in added)
+    return [ranked(neurons.increases(study, plain, items), k) for items in more]
 
 
 def curve(found: Definition, pairs: Sequence[int], draws: int = 20, seed: int = 0) -> pd.DataFrame:

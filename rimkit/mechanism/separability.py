@@ -39,6 +39,9 @@ def observed(study: StudyModel, n: int | None = 92, seed: int = 0, progress: boo
 
     Per split ``n`` harmful and ``n`` harmless requests (None: all), and twice as many harmful ones of the second safety
     set, where more models refuse some and fulfil some without thinking.
+
+    A model that runs elsewhere gives no replies: rows are in no-think mode alone, whose prompts need none, and
+    nothing is refused or fulfilled.
     """
     parts = []
     for split in SPLITS:
@@ -46,6 +49,10 @@ def observed(study: StudyModel, n: int | None = 92, seed: int = 0, progress: boo
         second = second[second["kind"] == "harmful"]
         prompts = load_sets(["harmful", "harmless"], split=split, n=n, seed=seed)
         prompts = pd.concat([prompts, second if n is None else spread(second, 2 * n, seed)], ignore_index=True)
+        if study.elsewhere:
+            none = {"mode": "no-think", "thought": "", "refused": False, "misaligned": False}
+            parts.append(prompts.assign(**none, split=split))
+            continue
         verdicts = observe(study, prompts, batch_size=320, seed=seed, progress=progress)
         parts.append(
             verdicts.assign(split=split, text=verdicts["prompt_id"].map(prompts.set_index("prompt_id")["text"]))
@@ -114,6 +121,8 @@ def contrast(study: StudyModel, verdicts: pd.DataFrame, what: str, mode: str) ->
     requests were refused, or all fulfilled (fewer than `FEWEST` on a side): the direction is then undefined.
     """
     here = verdicts[verdicts["mode"] == mode]
+    if here.empty:
+        raise UserError(f"there are no replies in {mode} mode, and its contexts hold the model's own thoughts")
     if what == "harm":
         source, rows = "harmful and harmless", here[here["set"].isin(["harmful", "harmless"])]
         rows = rows.assign(positive=rows["kind"] == "harmful")

@@ -63,6 +63,16 @@ class StudyModel:
         return str(self.hf.dtype).removeprefix("torch.")
 
     @property
+    def elsewhere(self) -> bool:
+        """Whether the weights are not here, and only reads are traced where they are (`rimkit.models.remote`)."""
+        return False
+
+    @property
+    def tracing(self) -> dict:
+        """What an nnsight trace of this model must be told about where it runs."""
+        return {}
+
+    @property
     def invented(self) -> bool:
         """Whether it speaks the invented language of the embedded models, which the exact judge can read."""
         return getattr(self.tokenizer, "init_kwargs", {}).get("language") == "invented"
@@ -83,6 +93,7 @@ def load(
     revision: str | None = None,
     think: bool | str = True,
     quantize: str | None = None,
+    remote: str = "",
 ) -> StudyModel:
     """The model under study, in evaluation mode, with sdpa attention (eager for architectures without it).
 
@@ -103,10 +114,17 @@ def load(
     no-think by ``/no_think`` in the user's turn instead, which only models trained on it understand (Qwen3's).
     ``StudyModel.chat.thinking`` names the way.
 
+    ``remote="ndif"``: no weights are loaded, and what is traced runs on NDIF (`rimkit.models.remote`); "local" is a
+    dry run of that.
+
     Raises ``UserError``: unknown name, option or revision, folder without configuration or safetensors weights, hub not
     reachable or without access, tokenizer without chat template or of another model, no think mode although ``think``,
     weights too large for the device.
     """
+    if remote:
+        from rimkit.models.remote import connect as connect_elsewhere
+
+        return connect_elsewhere(model, remote, revision)
     if isinstance(model, StudyModel):
         return model
     if is_endpoint(model):

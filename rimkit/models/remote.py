@@ -45,6 +45,14 @@ class RemoteStudy(StudyModel):
     def dtype(self) -> str:
         return "as served"
 
+    @property
+    def elsewhere(self) -> bool:
+        return True
+
+    @property
+    def tracing(self) -> dict:
+        return {"remote": True if self.service == "ndif" else self.service}
+
 
 def connect(model: str | StudyModel, service: str = "ndif", revision: str | None = None) -> RemoteStudy:
     """A model as it runs on a service; nothing but its configuration and tokenizer is loaded for "ndif".
@@ -110,7 +118,7 @@ def read(
     for rows in _batches(items, batch_size):
         ids, mask, places = pad([items[row] for row in rows], study.pad_id, side="right")
         weights = [_weights(places, span, ids.shape) for span in spans]
-        pooled = _pooled(study.nn, ids, mask, weights, tuple(kinds), _remote(study))
+        pooled = _pooled(study.nn, ids, mask, weights, tuple(kinds), study.tracing)
         for kind in kinds:
             for span, values in zip(spans, pooled[kind], strict=True):
                 values = np.stack([value.float().numpy() for value in values])
@@ -131,16 +139,16 @@ def logits(study: RemoteStudy, items: Sequence[Encoded], span: str = "last", bat
     for rows in _batches(items, batch_size):
         ids, mask, places = pad([items[row] for row in rows], study.pad_id, side="right")
         at = [place[span][1] - 1 for place in places]
-        found |= zip(rows, _logits(study.nn, ids, mask, at, _remote(study)).float().numpy(), strict=True)
+        found |= zip(rows, _logits(study.nn, ids, mask, at, study.tracing).float().numpy(), strict=True)
     return np.stack([found[row] for row in range(len(items))])
 
 
-def _pooled(nn, ids, mask, weights: list, kinds: tuple[str, ...], remote) -> dict[str, list]:
+def _pooled(nn, ids, mask, weights: list, kinds: tuple[str, ...], where: dict) -> dict[str, list]:
     """``{kind: for each span: for each layer, [batch, …]}``. Nothing but plain values may enter or leave the trace."""
     import nnsight
     import torch
 
-    with torch.no_grad(), nn.trace({"input_ids": ids, "attention_mask": mask}, remote=remote):
+    with torch.no_grad(), nn.trace({"input_ids": ids, "attention_mask": mask}, **where):
         found = nnsight.save({kind: [[] for _ in weights] for kind in kinds})
         for index, layer in enumerate(nn.model.layers):
             live = []  # in the order in which they are computed
@@ -159,11 +167,11 @@ def _pooled(nn, ids, mask, weights: list, kinds: tuple[str, ...], remote) -> dic
     return found
 
 
-def _logits(nn, ids, mask, at: list[int], remote):
+def _logits(nn, ids, mask, at: list[int], where: dict):
     import nnsight
     import torch
 
-    with torch.no_grad(), nn.trace({"input_ids": ids, "attention_mask": mask}, remote=remote):
+    with torch.no_grad(), nn.trace({"input_ids": ids, "attention_mask": mask}, **where):
         found = nnsight.save(nn.output.logits[list(range(len(at))), at].detach().cpu())
     return found
 
@@ -195,7 +203,3 @@ def _weights(places: list[dict], span: str, shape):
         start, end = spans.get(span, (0, 0))
         weights[row, start:end] = 1 / max(1, end - start)
     return weights
-
-
-def _remote(study: RemoteStudy):
-    return True if study.service == "ndif" else study.service

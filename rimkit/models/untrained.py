@@ -6,6 +6,7 @@ from copy import deepcopy
 from dataclasses import replace
 
 from rimkit.models.loading import StudyModel, load
+from rimkit.models.placing import choose_here
 
 MOST_LAYERS = 6  # of a deeper model only as many: enough for a control, and it fits beside the model itself
 
@@ -13,12 +14,13 @@ MOST_LAYERS = 6  # of a deeper model only as many: enough for a control, and it 
 def untrained(study: StudyModel, seed: int = 0, layers: int = MOST_LAYERS) -> StudyModel:
     """Random weights in the widths, the tokenizer and the chat format of ``study``, with at most ``layers`` layers.
 
-    Drawn as the architecture draws them before training, from ``seed``; same device and number format.
+    Drawn as the architecture draws them before training, from ``seed``; same device and number format (for a model that
+    runs elsewhere: those of this machine).
     """
     import torch
     from transformers import AutoModelForCausalLM
 
-    config = deepcopy(study.hf.config)
+    config = deepcopy(study.nn._module.config)
     config.num_hidden_layers = min(layers, config.num_hidden_layers)
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[: config.num_hidden_layers]
@@ -27,5 +29,6 @@ def untrained(study: StudyModel, seed: int = 0, layers: int = MOST_LAYERS) -> St
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         hf = AutoModelForCausalLM.from_config(config)
-    found = load(hf.to(study.hf.device, study.hf.dtype), study.tokenizer, think=study.chat.asked)
+    device, dtype = choose_here(None, None)[:2] if study.elsewhere else (study.device, study.dtype)
+    found = load(hf, study.tokenizer, device=device, dtype=dtype, think=study.chat.asked)
     return replace(found, name=f"{study.name.replace(':', '-')} untrained:{seed}")

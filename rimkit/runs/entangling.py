@@ -15,7 +15,7 @@ import pandas as pd
 from rimkit import ledger
 from rimkit.behavior.measure import judged, load_sets
 from rimkit.behavior.rates import paired_difference
-from rimkit.mechanism import entanglement, neuron_effects, neurons, prediction, ras_claims
+from rimkit.mechanism import entanglement, neuron_effects, neuron_pairs, neurons, prediction, ras_claims
 from rimkit.models.chat import MODES
 from rimkit.models.loading import StudyModel, embedded_models, load
 from rimkit.training import checkpoints
@@ -30,15 +30,17 @@ COMMAND = "rimkit entanglement-grid"
 
 
 def baseline(study: StudyModel, k: int = N_CRITICAL, n: int = 46) -> entanglement.Baseline:
-    """The untuned side, with the first ``k`` neurons of the paper's rule and, where it is defined, of *gradient*.
+    """The untuned side: the first ``k`` neurons of the paper's rule with and without intent, and of *gradient*.
 
     ``n``: calibration requests of each kind.
     """
-    _, verdicts, table = neuron_effects.calibration(study, n)
+    prompts, verdicts, table = neuron_effects.calibration(study, n)
     k = min(k, len(table) // 4)
     causal = neurons.select(table, "gradient", k) if "gradient" in neurons.defined_rules(table) else ()
     refused = set(verdicts.loc[(verdicts["mode"] == "think") & verdicts["refused"], "prompt_id"])
-    return entanglement.baseline(study, neurons.select(table, "paper", k), causal, n, refused=refused)
+    same_rule = neuron_pairs.without_intent(study, prompts[prompts["kind"] == "harmful"], k)
+    critical = neurons.select(table, "paper", k)
+    return entanglement.baseline(study, critical, causal, n, refused=refused, same_rule=same_rule)
 
 
 def tuning_sequences(study: StudyModel, corpus: str) -> list[tuple[list[int], int]]:

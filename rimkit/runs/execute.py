@@ -57,8 +57,8 @@ def run(
     Writes ``out/<chapter>.ipynb`` and ``out/ledger/<chapter>.parquet``; a chapter that fails is kept up to
     the failure, has a ledger row saying so, and the others go on. ``report`` is called with each row as it
     comes. ``prompts`` and ``judge``: instead of the workbook's own (`rimkit.behavior.chosen`). ``keep_text`` lets
-    notebooks hold the text of safety sets and of replies to them, which is withheld
-    otherwise (`rimkit.behavior.redaction`). ``remote``: the model runs on NDIF, for chapters that only trace
+    notebooks hold the text of safety sets and of replies to them, which is withheld otherwise
+    (`rimkit.behavior.redaction`). ``remote``: the model runs on NDIF, for chapters that can do without replies
     (`rimkit.runs.remotely`).
 
     Raises `UserError`, before anything runs, for an unknown chapter, model or parameter, a value that does

@@ -17,11 +17,12 @@ from rimkit.runs import entangling, grid, tuning
 
 SEEDS = (0, 1, 2)
 CHAPTERS = {"heads": "04_refusal_heads"}  # grids that can be undefined as a whole
+WEAKER = {"C3a": "no-think, last", "C9a": "against random sets"}  # rows against a control that sees effects in noise
 COMMAND = "rimkit noise-grid"
 
 
 def run(out: str | Path = "results", seeds: tuple[int, ...] = SEEDS, progress: bool = True) -> pd.DataFrame:
-    """All grids on the models of noise, and their rows for whole claims in ``OUT/noise.parquet``."""
+    """All grids on the models of noise; rows of whole claims, and of `WEAKER` controls, go to ``OUT/noise.parquet``."""
     from tqdm.auto import tqdm
 
     work, rows = Path(out) / ".noise", []
@@ -33,8 +34,9 @@ def run(out: str | Path = "results", seeds: tuple[int, ...] = SEEDS, progress: b
     names = [f"{NOISE}:{seed}" for seed in seeds]
     rows += [tuning.run(names, work, progress=progress), entangling.run(names, work, progress=progress)]
     found = pd.concat(rows, ignore_index=True)
-    whole = found[(found["condition"] == ledger.WHOLE_CLAIM) | (found["status"] != "ok")]
-    return ledger.write(whole.assign(run_id=COMMAND), Path(out) / "noise.parquet")
+    weaker = [found["claim"].eq(claim) & found["condition"].eq(name) for claim, name in WEAKER.items()]
+    kept = found["condition"].eq(ledger.WHOLE_CLAIM) | found["status"].ne("ok") | weaker[0] | weaker[1]
+    return ledger.write(found[kept.fillna(False).astype(bool)].assign(run_id=COMMAND), Path(out) / "noise.parquet")
 
 
 def cell(name: str, seed: int) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Which chapters can leave the model to NDIF: those that declare a parameter ``remote``, and only trace."""
+"""Which chapters can leave the model to NDIF: those with a parameter ``remote``; what needs replies is left out."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ WHY = {
     "00": "it generates replies",
     "01": "it generates replies",
     "02": "it generates replies",
-    "03": "its labels are replies that it generates, and it steers",
     "04": "it generates without heads",
     "05": "it fine-tunes",
     "06": "it generates without neurons",
     "07": "it fine-tunes",
     "08": "it runs no model",
+    "10": "it runs other chapters",
 }
 
 
@@ -39,7 +39,5 @@ def traced(notebooks: Iterable[Path], named: bool, model: str) -> list[Path]:
                 f"{notebook.stem} cannot run remotely: {why}, and only reads of residuals, head outputs, neurons and "
                 "logits are traced on NDIF; leave --remote out"
             )
-    if not chosen:
-        raise UserError("no chapter can run remotely as a whole: see rimkit.models.remote for what is traced on NDIF")
     check_served(model)
     return chosen

@@ -6,7 +6,7 @@ import pandas as pd
 
 from rimkit.behavior.rates import paired_difference
 from rimkit.errors import UserError, nearest
-from rimkit.teaching import mechanism_questions, paper_questions
+from rimkit.teaching import mechanism_questions, paper_questions, planning_questions
 from rimkit.teaching.exercises import Exercise
 
 # ------------------------------------------------------------------------------------- chapter 00
@@ -216,6 +216,7 @@ EXERCISES = {
         expects="a number",
     ),
     **paper_questions.EXERCISES,
+    **planning_questions.EXERCISES,
 }
 
 

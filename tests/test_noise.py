@@ -1,0 +1,71 @@
+"""The models of random weights, and what every grid says about them: nothing."""
+
+import pytest
+import torch
+
+from rimkit import ledger
+from rimkit.behavior import measure
+from rimkit.models.loading import NOISE, embedded_models, load
+from rimkit.organism import noise as recipe
+from rimkit.paths import data_dir
+from rimkit.runs import noise
+from rimkit.teaching import results
+
+
+def test_the_models_of_noise_are_shipped_and_no_grid_counts_them():
+    everything = embedded_models(noise=True)
+    assert everything.loc[everything["name"] == NOISE, "seed"].tolist() == list(noise.SEEDS)
+    assert NOISE not in set(embedded_models()["name"])
+    assert NOISE not in set(ledger.shipped()["model"])
+    for seed in noise.SEEDS:
+        assert "negative control" in (data_dir() / "models" / NOISE / f"seed{seed}" / "README.md").read_text()
+
+
+def test_a_model_of_noise_is_made_again(tmp_path):
+    made, again = (recipe.write(tmp_path / name, seed=7) for name in ("one", "two"))
+    one, two, shipped = load(made), load(again), load(f"{NOISE}:0")
+    for a, b, c in zip(one.hf.parameters(), two.hf.parameters(), shipped.hf.parameters(), strict=True):
+        assert torch.equal(a, b)
+        assert a.shape == c.shape
+    for study in (one, shipped):  # as drawn: nothing was trained
+        assert study.hf.model.layers[0].mlp.up_proj.weight.std().item() == pytest.approx(0.08, rel=0.05)
+    assert one.invented
+    assert one.chat.supports_think
+
+
+def test_every_verdict_in_noise_is_no_effect_or_undecided():
+    rows = results("noise")
+    judged = ledger.claims_table(rows)
+    assert set(judged["verdict"]) <= {"no effect", "undecided"}
+    wanted = {"C1a", "C1b", "C1c", "C2a", "C3a", "C3e", "C6a", "C6c", "C7a", "C8a", "C8b", "C9a"}
+    for seed in noise.SEEDS:
+        assert wanted <= set(judged.loc[judged["seed"] == seed, "claim"])
+    assert rows["run_id"].eq(noise.COMMAND).all()
+    undefined = rows[rows["status"] == "failed"]
+    assert set(undefined["chapter"]) == {"04_refusal_heads"}
+    assert undefined["error"].str.startswith("no request was refused").all()
+
+
+def test_the_weaker_controls_stand_beside():
+    rows = results("noise")
+    for claim, condition in noise.WEAKER.items():
+        beside = rows[(rows["claim"] == claim) & (rows["condition"] == condition)]
+        assert set(beside["seed"]) == set(noise.SEEDS)
+        assert beside["effect_ci_low"].notna().all()
+
+
+def test_one_row_of_noise_is_computed_again():
+    rows = results("noise")
+    row = rows[(rows["claim"] == "C1a") & (rows["seed"] == 0)].iloc[0]
+    harmful = measure.load_sets(["harmful"], n=46)
+    found = measure.difference(
+        measure.observe(load(f"{NOISE}:0"), harmful, progress=False), "mode", "think", "no-think"
+    )
+    assert found["effect"] == row["effect"] == 0
+    assert found["value_a"] == row["value"] == 0
+
+
+def test_a_grid_that_is_undefined_says_so_in_a_row(tmp_path, monkeypatch):
+    found = noise.cell("heads", 0)
+    assert found["status"].tolist() == ["failed"]
+    assert found["chapter"].tolist() == ["04_refusal_heads"]
