@@ -37,6 +37,7 @@ CHAPTERS = {
     "05_finetuning_backfires": Work(1630, trained=720),
     "06_safety_neurons": Work(2468, read=931, gradients=2684),
     "07_entanglement": Work(322, read=721, gradients=46, trained=160),
+    "10_your_own_model": Work(506),
 }
 
 
