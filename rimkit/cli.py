@@ -78,6 +78,7 @@ def run(
     ] = None,
     prompts: console.Prompts = None,
     judge: console.Judge = "",
+    max_new_tokens: console.Length = 0,
     force: Annotated[bool, typer.Option("--force", help="Also redo chapters that are complete.")] = False,
     page: Annotated[bool, typer.Option("--page/--no-page", help="Write the claims page at the end.")] = True,
     keep_text: console.KeepText = False,
@@ -97,6 +98,7 @@ def run(
     given = assignments(parameter or ())
     options = {"progress": sys.stderr.isatty(), "remote": remote, "keep_text": keep_text}
     options |= {"prompts": assignments(prompts or (), "--prompts", "SET=OTHER"), "judge": judge}
+    options["max_new_tokens"] = max_new_tokens
     with plain_warnings():
         done = run_chapters(chapters or (), model, out, given, force, report=_report_chapter, **options)
         if quiet:

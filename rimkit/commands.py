@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rimkit.console import Judge, Prompts, plain_warnings, print_claims, write_page
+from rimkit.console import Judge, Length, Prompts, plain_warnings, print_claims, write_page
 from rimkit.errors import UserError
 
 
@@ -44,6 +44,7 @@ def sweep(
       parameters: {n_prompts: [46, 92]}
       prompts: {harmful: hex-phi}
       judge: guard:./my-guard
+      max_new_tokens: 4096
       resources: {gpu: 1, mem_mb: 16000, runtime: 120}
 
     Every cell is one 'rimkit run' into DIR/cells/ID, with log.txt beside the notebook. A cell that fails or is killed
@@ -111,6 +112,7 @@ def compare(
     n_prompts: Annotated[int, typer.Option(min=4, help="Prompts of a set, at most.")] = 92,
     prompts: Prompts = None,
     judge: Judge = "",
+    max_new_tokens: Length = 0,
 ) -> None:
     """Measure a model and what fine-tuning made of it, and write their claims page.
 
@@ -120,9 +122,10 @@ def compare(
     from rimkit.runs.compare import run as run_comparison
     from rimkit.runs.parameters import assignments
 
-    sets = assignments(prompts or (), "--prompts", "SET=OTHER")
+    choice = {"prompts": assignments(prompts or (), "--prompts", "SET=OTHER"), "judge": judge}
+    choice["max_new_tokens"] = max_new_tokens
     with plain_warnings():
-        run_comparison(base, tuned, out, n_prompts, prompts=sets, judge=judge, report=typer.echo)
+        run_comparison(base, tuned, out, n_prompts, report=typer.echo, **choice)
         print_claims(out, shipped=False)
         typer.echo(f"\nClaims page: {write_page(out, warn=False)}")
 

@@ -32,6 +32,14 @@ Judge = Annotated[
         "refusal phrases for others.",
     ),
 ]
+Length = Annotated[
+    int,
+    typer.Option(
+        "--max-new-tokens",
+        min=0,
+        help="Room for the replies of your own model, thoughts included; without it what the embedded models need.",
+    ),
+]
 Fetched = Annotated[
     list[str] | None,
     typer.Argument(metavar="NAME", help="A prompt set (xstest) or a model (owner/name); both take @revision."),

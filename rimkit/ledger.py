@@ -185,10 +185,7 @@ def read(path: str | Path) -> pd.DataFrame:
 
 
 def shipped() -> pd.DataFrame:
-    """The rows that come with the workbook (``data/results``): the trained embedded models, seed by seed.
-
-    Those of the negative control (``data/results/noise.parquet``, chapter 10) are not among them.
-    """
+    """The rows that come with the workbook (``data/results``): the trained embedded models, without `NOISE`."""
     folder = data_dir() / "results"
     rows = read(folder) if folder.is_dir() else table([])
     return rows[rows["model"] != NOISE].reset_index(drop=True)

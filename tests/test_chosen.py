@@ -5,6 +5,7 @@ import json
 import nbformat
 import pytest
 import standins
+import tiny
 
 from rimkit import ledger
 from rimkit.behavior import chosen
@@ -20,7 +21,7 @@ from rimkit.runs import execute
 def mirror(tmp_path, monkeypatch):
     """The real sets in small, and a choice that is taken back at the end."""
     monkeypatch.setenv(MIRROR, str(standins.write_mirror(tmp_path / "mirror")))
-    for name in (chosen.PROMPTS, chosen.JUDGE):
+    for name in (chosen.PROMPTS, chosen.JUDGE, chosen.LENGTH):
         monkeypatch.setenv(name, "")
 
 
@@ -72,6 +73,26 @@ def test_the_judge_is_the_chosen_one():
     assert set(judged(study, asked, "no-think", max_new_tokens=4, progress=False)["judge"]) == {"organism"}
     chosen.use(judge="phrases")
     assert set(judged(study, asked, "no-think", max_new_tokens=4, progress=False)["judge"]) == {"phrases"}
+
+
+def test_replies_of_an_own_model_get_the_room_that_a_run_gives(capsys):
+    """The embedded models keep to what a chapter allows; a model of one's own is told where it is cut off."""
+    embedded, own = load("noise-mini"), load(*stranger())
+    asked = load_prompts("harmful", n=3)
+    short = {"max_new_tokens": 3, "progress": False}
+    assert judged(own, asked, "no-think", **short)["n_tokens"].max() == 3
+    assert "of 3 replies" in capsys.readouterr().out
+    chosen.use(max_new_tokens=9)
+    assert judged(own, asked, "no-think", **short)["n_tokens"].max() > 3
+    assert judged(embedded, asked, "no-think", **short)["n_tokens"].max() == 3
+    assert "--max-new-tokens" not in capsys.readouterr().out  # said once
+
+
+def stranger():
+    """A model of random weights whose tokenizer does not say that it speaks the invented language."""
+    words = tiny.tokenizer()
+    words.init_kwargs.pop("language")
+    return tiny.random_model(words), words
 
 
 def test_a_run_with_real_sets_and_a_judge_keeps_their_text_out(tmp_path):

@@ -403,8 +403,9 @@ def test_shipped_claims_follow_from_the_shipped_points():
     from rimkit.teaching import results
 
     rows = results("entanglement")
-    kept = rows[rows["condition"] == "all"].set_index(["claim", "model", "seed"])
-    again = ledger.table(ras_claims.claim_rows(prediction.as_table(rows))).set_index(["claim", "model", "seed"])
+    keys = ["claim", "condition", "model", "seed"]
+    kept = rows[rows["condition"].isin(["all", "against random sets"])].set_index(keys)
+    again = ledger.table(ras_claims.claim_rows(prediction.as_table(rows))).set_index(keys)
     columns = ["effect", "effect_ci_low", "effect_ci_high", "n_seeds"]
     pd.testing.assert_frame_equal(again[columns], kept[columns], rtol=1e-6)
 

@@ -64,9 +64,10 @@ def test_a_parameter_is_an_axis_of_the_chapters_that_declare_it(folder):
 
 
 def test_prompt_sets_and_judge_go_to_every_cell(folder):
-    found = sweep_of(FULL + "prompts: {harmful: hex-phi, maths: gsm8k}\njudge: phrases\n")
-    wanted = ["--prompts", "harmful=hex-phi", "--prompts", "maths=gsm8k", "--judge", "phrases", "--quiet"]
-    assert all(cell.arguments[-7:] == wanted for cell in found.cells)
+    choice = "prompts: {harmful: hex-phi, maths: gsm8k}\njudge: phrases\nmax_new_tokens: 2048\n"
+    wanted = ["--prompts", "harmful=hex-phi", "--prompts", "maths=gsm8k", "--judge", "phrases"]
+    wanted += ["--max-new-tokens", "2048", "--quiet"]
+    assert all(cell.arguments[-9:] == wanted for cell in sweep_of(FULL + choice).cells)
 
 
 def test_the_name_of_a_cell_depends_on_all_that_its_result_depends_on(folder, monkeypatch):
@@ -112,6 +113,7 @@ def test_lists_can_be_values(folder):
         ("models: rim-mini\nparameters:\n  model: x", 3, "no parameter 'model'"),
         ("models: rim-mini\nprompts:\n  harmfull: hex-phi", 3, "did you mean 'harmful'"),
         ("models: rim-mini\nprompts: {harmful: [a, b]}", 2, "takes the name of one prompt set"),
+        ("models: rim-mini\nmax_new_tokens: many", 2, "max_new_tokens takes a whole number, not 'many'"),
         ("models: rim-mini\njudge: phrase", 2, "unknown judge 'phrase'"),
         ("models: rim-mini\nresources: {gpu: [1]}", 2, "'gpu' needs one number or word"),
     ],

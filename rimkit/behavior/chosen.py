@@ -1,8 +1,9 @@
-"""Prompt sets and a judge in the place of the workbook's own, for everything that a process or a run does.
+"""Prompt sets, a judge and room for long replies, chosen for everything that a process or a run does.
 
 A chapter asks for "harmful" or "maths", and for verdicts, and does not say whose. ``rimkit run --prompts
-harmful=hex-phi --judge guard:FOLDER`` says it for a run, `use` for a notebook. The choice is kept in the environment,
-so that it reaches the kernels of a run; every run says its own, and no other one applies.
+harmful=hex-phi --judge guard:FOLDER`` says it for a run, `use` for a notebook. ``--max-new-tokens`` gives a model that
+thinks at length the room that it needs: chapters allow what the embedded models need. The choice is kept in the
+environment, so that it reaches the kernels of a run; every run says its own, and no other one applies.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import pandas as pd
 from rimkit.behavior.judges import find_judge
 from rimkit.errors import UserError, nearest
 
-PROMPTS, JUDGE = "RIMKIT_PROMPTS", "RIMKIT_JUDGE"
+PROMPTS, JUDGE, LENGTH = "RIMKIT_PROMPTS", "RIMKIT_JUDGE", "RIMKIT_MAX_NEW_TOKENS"
 # The workbook's sets that another can stand in for, and the kinds of prompts that each may hold.
 KINDS = {
     "harmful": ("harmful",),
@@ -31,17 +32,17 @@ KINDS = {
 }
 
 
-def use(prompts: Mapping[str, str] | None = None, judge: str = "") -> None:
+def use(prompts: Mapping[str, str] | None = None, judge: str = "", max_new_tokens: int = 0) -> None:
     """From now on, other prompt sets and another judge than the workbook's own; ``use()`` takes that back.
 
     ``prompts`` maps a set of the workbook (`KINDS`) to what stands in for it: whatever `load_prompts` takes, of which
-    the prompts of a fitting kind are used. ``judge`` is a name that `find_judge` knows. Raises `UserError` for an
-    unknown set or judge.
+    the prompts of a fitting kind are used. ``judge`` is a name that `find_judge` knows. No reply of a model of
+    one's own is cut off before ``max_new_tokens``. Raises `UserError` for an unknown set or judge.
     """
-    os.environ.update(settings(prompts or {}, judge))
+    os.environ.update(settings(prompts or {}, judge, max_new_tokens))
 
 
-def settings(prompts: Mapping[str, str], judge: str) -> dict[str, str]:
+def settings(prompts: Mapping[str, str], judge: str, max_new_tokens: int = 0) -> dict[str, str]:
     """The choice as environment variables, files as absolute paths; raises `UserError` as `use`."""
     for name in prompts:
         if name not in KINDS:
@@ -49,7 +50,8 @@ def settings(prompts: Mapping[str, str], judge: str) -> dict[str, str]:
     if judge:
         find_judge(judge)
     found = {name: _absolute(stand_in) for name, stand_in in sorted(prompts.items())}
-    return {PROMPTS: json.dumps(found) if found else "", JUDGE: judge}
+    length = str(max_new_tokens) if max_new_tokens else ""
+    return {PROMPTS: json.dumps(found) if found else "", JUDGE: judge, LENGTH: length}
 
 
 def description(settings: Mapping[str, str]) -> dict[str, str | None]:
@@ -67,6 +69,11 @@ def stand_in(name: str) -> str | None:
 def judge() -> str | None:
     """The judge that was chosen."""
     return os.environ.get(JUDGE) or None
+
+
+def reply_tokens(asked: int, invented: bool) -> int:
+    """How many tokens a reply may have where code asked for ``asked``; the embedded models keep to that."""
+    return asked if invented else max(asked, int(os.environ.get(LENGTH) or 0))
 
 
 def fitting(table: pd.DataFrame, name: str) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from zlib import crc32
 import numpy as np
 import pandas as pd
 
+from rimkit.behavior import chosen
 from rimkit.behavior.redaction import withholding
 from rimkit.errors import UserError
 from rimkit.models.chat import Encoded, check_mode, pad
@@ -46,7 +47,8 @@ def generate(
 ) -> pd.DataFrame:
     """Replies to ``prompts`` (columns ``prompt_id``, ``text``) in one mode, ``n_samples`` per prompt.
 
-    ``temperature`` 0 is greedy. ``thoughts`` forces complete thoughts and ``thought_prefix`` their
+    A reply has at most ``max_new_tokens``, or as many as a run allows (`rimkit.behavior.chosen`). ``temperature`` 0 is
+    greedy. ``thoughts`` forces complete thoughts and ``thought_prefix`` their
     beginnings: one text for all prompts, or a mapping from prompt_id to text. ``around`` makes, from the named
     spans of a batch's padded rows and their prompt ids, the context that the batch is generated in: an intervention
     that differs between prompts (`rimkit.models.attention.cut_attention`).
@@ -73,6 +75,7 @@ def generate(
     if temperature < 0:
         raise UserError(f"temperature must be 0 (greedy) or more, not {temperature}")
     _check_prompts(prompts)
+    max_new_tokens = chosen.reply_tokens(max_new_tokens, model.invented)
     if is_endpoint(model):
         from rimkit.behavior.served import generate as ask
 

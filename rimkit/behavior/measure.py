@@ -14,6 +14,7 @@ from rimkit.behavior.rates import paired_difference
 from rimkit.models.chat import MODES
 from rimkit.models.loading import StudyModel
 
+CUT_OFF = 0.1  # share of replies without an end from which a reader is told
 SETS = ("harmful", "harmless", "over-refusal", "second-safety", "maths", "ordering")
 
 
@@ -35,11 +36,26 @@ def judged(
     that speak the invented language and refusal phrases for all others.
     """
     replies = generate(model, prompts, mode, **generation)
+    _say_cut_off(model, replies, mode)
     how = how or chosen.judge() or ("organism" if model.invented else "phrases")
     verdicts = judge(replies, prompts, how)
     if "set" in prompts:
         verdicts["set"] = verdicts["prompt_id"].map(prompts.set_index("prompt_id")["set"])
     return verdicts.assign(model=model.name)
+
+
+def _say_cut_off(model: StudyModel, replies: pd.DataFrame, mode: str) -> None:
+    """Say, once for a model and mode, that many replies did not end: what is missing is in no verdict."""
+    cut = ~replies["finished"].astype(bool)
+    if not model.invented and cut.mean() > CUT_OFF and (model.name, mode) not in _said:
+        _said.add((model.name, mode))
+        print(
+            f"note: {cut.sum()} of {len(cut)} replies of {model.name} in {mode} mode did not end, and what is missing "
+            "counts as neither refused nor misaligned: 'rimkit run --max-new-tokens N' gives them room"
+        )
+
+
+_said: set[tuple[str, str]] = set()
 
 
 def observe(model: StudyModel, prompts: pd.DataFrame, modes: Sequence[str] = MODES, **generation) -> pd.DataFrame:

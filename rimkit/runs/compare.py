@@ -39,19 +39,20 @@ def run(
     *,
     prompts: Mapping[str, str] | None = None,
     judge: str = "",
+    max_new_tokens: int = 0,
     report: Callable[[str], None] = print,
 ) -> pd.DataFrame:
     """Measure ``base`` and ``tuned`` with ``n`` prompts of a set at most, and write the rows of every stage.
 
     Models are embedded names, folders, hub ids; ``tuned`` may also be an adapter for ``base`` (folder or hub id) or
     a checkpoint of `rimkit.training.finetuning`. ``report`` gets one line per stage; a stage that a model does not
-    allow (another architecture, no refusals to look at) is left out, and its line says why. ``prompts`` and ``judge``:
-    instead of the workbook's own, from now on in this process (`rimkit.behavior.chosen`).
+    allow (another architecture, no refusals to look at) is left out, and its line says why. ``prompts``,
+    ``judge`` and ``max_new_tokens`` hold from now on in this process (`rimkit.behavior.chosen`).
 
     Raises `UserError` for an unknown model, an adapter of another model and a folder that cannot be written.
     """
-    out, choice = prepare_folder(out), chosen.settings(prompts or {}, judge)
-    chosen.use(prompts, judge)
+    out, choice = prepare_folder(out), chosen.settings(prompts or {}, judge, max_new_tokens)
+    chosen.use(prompts, judge, max_new_tokens)
     before, after = pair(base, tuned)
     key = sha256(repr((base, tuned, n, choice, __version__)).encode()).hexdigest()[:12]
     for name, measure in stages(before, after, n):

@@ -45,6 +45,7 @@ def run(
     *,
     prompts: Mapping[str, str] | None = None,
     judge: str = "",
+    max_new_tokens: int = 0,
     keep_text: bool = False,
     progress: bool = True,
     report: Callable[[dict], None] | None = None,
@@ -56,7 +57,7 @@ def run(
     (complete in ``out`` with the same parameters, chapter and rimkit version, unless ``force``) or "failed".
     Writes ``out/<chapter>.ipynb`` and ``out/ledger/<chapter>.parquet``; a chapter that fails is kept up to
     the failure, has a ledger row saying so, and the others go on. ``report`` is called with each row as it
-    comes. ``prompts`` and ``judge``: instead of the workbook's own (`rimkit.behavior.chosen`). ``keep_text`` lets
+    comes. ``prompts``, ``judge`` and ``max_new_tokens``: see `rimkit.behavior.chosen`. ``keep_text`` lets
     notebooks hold the text of safety sets and of replies to them, which is withheld otherwise
     (`rimkit.behavior.redaction`). ``remote``: the model runs on NDIF, for chapters that can do without replies
     (`rimkit.runs.remotely`).
@@ -76,7 +77,7 @@ def run(
         from rimkit.runs.remotely import traced
 
         notebooks, parameters = traced(notebooks, bool(names), model), {**parameters, "remote": "ndif"}
-    kernel = {**chosen.settings(prompts or {}, judge), **({KEEP: "1"} if keep_text else {})}
+    kernel = {**chosen.settings(prompts or {}, judge, max_new_tokens), **({KEEP: "1"} if keep_text else {})}
     jobs = plan(notebooks, model, parameters, {name: value for name, value in kernel.items() if value})
     out = prepare_folder(out)
     check_chat(model)

@@ -8,7 +8,7 @@ from ipykernel.kernelspec import RESOURCES, get_kernel_dict
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 
-from rimkit.behavior.chosen import JUDGE, PROMPTS
+from rimkit.behavior.chosen import JUDGE, LENGTH, PROMPTS
 from rimkit.behavior.redaction import KEEP
 
 
@@ -21,7 +21,7 @@ class RunningPython(AsyncKernelManager):
     whatever the environment says: a run is told by its own options (`with_settings`).
     """
 
-    settings: Mapping[str, str] = {KEEP: "", PROMPTS: "", JUDGE: ""}
+    settings: Mapping[str, str] = {KEEP: "", PROMPTS: "", JUDGE: "", LENGTH: ""}
 
     @property
     def kernel_spec(self) -> KernelSpec:

@@ -7,6 +7,7 @@
       n_prompts: [46, 92]
     prompts: {harmful: hex-phi}         # as in `rimkit run --prompts`; the same for all cells
     judge: guard:./my-guard             # as in `rimkit run --judge`
+    max_new_tokens: 4096                # as in `rimkit run --max-new-tokens`
     resources: {gpu: 1, mem_mb: 16000, runtime: 120}    # of one cell
 
 A parameter goes to the chapters that declare it, and is no axis for the others. Everything that is wrong with the file
@@ -28,7 +29,7 @@ from rimkit.errors import UserError, nearest
 from rimkit.runs.execute import check_chat, find_chapters, find_model, plan
 from rimkit.runs.parameters import Parameter, convert, declared_in
 
-KEYS = ("models", "chapters", "seeds", "parameters", "prompts", "judge", "resources")
+KEYS = ("models", "chapters", "seeds", "parameters", "prompts", "judge", "max_new_tokens", "resources")
 
 
 @dataclass(frozen=True)
@@ -191,11 +192,16 @@ class _Reader:
             if not isinstance(node.value, str) or not node.value:
                 self._wrong(node, f"'{name}' takes the name of one prompt set, such as hex-phi")
             self._at(node, chosen.settings, {name: node.value}, "")
-        (judge,) = self._texts("judge") or [None]
+        (judge,), (length,) = self._texts("judge") or [None], self._texts("max_new_tokens") or [None]
+        if length and not length.value.isdigit():
+            self._wrong(length, f"max_new_tokens takes a whole number, not '{length.value}'")
         prompts = {name: node.value for name, node in nodes.items()}
-        settings = self._at(judge, chosen.settings, prompts, judge.value if judge else "")
+        tokens = int(length.value) if length else 0
+        settings = self._at(judge, chosen.settings, prompts, judge.value if judge else "", tokens)
         options = [text for name, value in prompts.items() for text in ("--prompts", f"{name}={value}")]
-        return (*options, *(("--judge", judge.value) if judge else ())), {k: v for k, v in settings.items() if v}
+        options += ["--judge", judge.value] if judge else []
+        options += ["--max-new-tokens", length.value] if length else []
+        return tuple(options), {name: value for name, value in settings.items() if value}
 
     def _resources(self) -> dict[str, int | str]:
         nodes = self._mapping(self.entries["resources"]) if "resources" in self.entries else {}
