@@ -256,6 +256,32 @@ def test_widgets_use_only_what_ipywidgets_77_has():
         assert {keyword.arg for keyword in call.keywords} <= WIDGETS_771[call.func.attr]
 
 
+EXPLORES = """
+import ipywidgets
+from rimkit.teaching import widgets
+
+box = widgets.explorer(lambda mode, n: f"{mode} {n}", mode=["think", "no-think"], n=range(1, 5))
+controls, result = box.children
+said = [ipywidgets.__version__]
+for control, value in ((controls.children[1], 3), (controls.children[0], "no-think")):
+    control.value = value
+    said.append(result.value)
+print(said)
+"""
+
+
+def test_an_explorer_works_with_ipywidgets_77(tmp_path):
+    """In a second environment: this one, with that version before its own."""
+    older = ["ipywidgets==7.7.1", "ipython_genutils"]
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path), *older]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("the package index cannot be reached")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    found = subprocess.run([sys.executable, "-c", EXPLORES], capture_output=True, text=True, env=environment)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.strip().splitlines()[-1] == "['7.7.1', 'think 3', 'no-think 3']"
+
+
 def test_no_other_module_uses_widgets():
     users = {path.name for path in (ROOT / "rimkit").rglob("*.py") if "import ipywidgets" in path.read_text()}
     assert users == {"widgets.py"}
