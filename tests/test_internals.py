@@ -130,6 +130,23 @@ def test_nnsight_sees_the_same(study, batch):
     assert torch.allclose(z, found["z"][1].flatten(-2), atol=1e-5)
 
 
+def test_the_wrappers_of_nnsight_are_gone_for_a_while_and_come_back(study, batch):
+    def wrapped():
+        return [module for module in study.hf.modules() if "forward" in module.__dict__]
+
+    before, expected = wrapped(), last_logits(study, batch)
+    assert before
+    with pytest.raises(KeyboardInterrupt), inside.untraced(study.hf):
+        assert not wrapped()
+        torch.testing.assert_close(last_logits(study, batch), expected)
+        raise KeyboardInterrupt
+    assert wrapped() == before
+    ids = batch[0]
+    with torch.no_grad(), study.nn.trace(ids):
+        seen = study.nn.model.layers[0].output.save()
+    assert torch.isfinite(seen).all()
+
+
 def test_ablated_heads_equal_edited_weights(study, batch):
     heads, parts = [(0, 1), (2, 0), (2, 3)], inside.architecture(study)
     width = parts.head_dim

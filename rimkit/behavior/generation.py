@@ -17,6 +17,7 @@ from rimkit.behavior.redaction import withholding
 from rimkit.errors import UserError
 from rimkit.models.chat import Encoded, check_mode, pad
 from rimkit.models.endpoint import is_endpoint
+from rimkit.models.internals import untraced
 from rimkit.models.memory import shrinking
 
 if TYPE_CHECKING:
@@ -163,14 +164,15 @@ def _inverse_cdf(noise: np.ndarray, temperature: float, prompt_length: int, devi
 
 @contextmanager
 def _plain_generation(hf):
-    """Evaluation mode, and none of the sampling settings that the model's folder may carry."""
+    """Evaluation mode, no tracing, and none of the sampling settings that the model's folder may carry."""
     from transformers import GenerationConfig
 
     settings, training = hf.generation_config, hf.training
     hf.generation_config = GenerationConfig()
     hf.eval()
     try:
-        yield
+        with untraced(hf):
+            yield
     finally:
         hf.generation_config = settings
         hf.train(training)
