@@ -45,7 +45,7 @@ def entanglement_grid(
     names: Annotated[list[str] | None, typer.Argument(metavar="NAME:SEED", help="Without it, nine.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the ledger rows.")] = Path("results"),
 ) -> None:
-    """Fine-tune with checkpoints and measure every predictor of forgetting: the rows of chapter 07 (half an hour)."""
+    """Fine-tune with checkpoints and measure every predictor of forgetting: the rows of chapter 07 (about a quarter of an hour)."""
     from rimkit.runs.entangling import run as run_entangling
     from rimkit.runs.execute import prepare_folder
 
@@ -54,7 +54,7 @@ def entanglement_grid(
 
 
 def noise_grid(out: Annotated[Path, typer.Option(help="Folder for the ledger rows.")] = Path("results")) -> None:
-    """Put models of random weights through every grid: the rows of chapter 10 (about twenty minutes)."""
+    """Put models of random weights through every grid: the rows of chapter 10 (about a quarter of an hour)."""
     from rimkit.runs.execute import prepare_folder
     from rimkit.runs.noise import run as run_noise
 
