@@ -8,6 +8,7 @@ parquet files; `claims_table` turns them into verdicts, which are computed and n
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from rimkit import __version__
+from rimkit.behavior import chosen
 from rimkit.errors import UserError, nearest
 from rimkit.models.locating import NOISE
 from rimkit.paths import data_dir
@@ -32,6 +34,7 @@ _TYPES = {
     "effect_ci_high": "float64", "n_seeds": "Int64", "seed": "Int64", "params_hash": "string",
     "status": "string", "error": "string", "seconds": "float64", "device": "string",
     "rimkit_version": "string", "created": "string", "prompts": "string", "judge": "string",
+    "max_new_tokens": "Int64",
 }  # fmt: skip
 COLUMNS = tuple(_TYPES)
 WHOLE_CLAIM = "all"  # the `condition` of the one row per claim, model and seed that gives the verdict
@@ -43,10 +46,8 @@ _INTERVALS = (("value", "ci_low", "ci_high"), ("control_value", "control_ci_low"
 
 
 def claims() -> pd.DataFrame:
-    """The testable sub-claims, one per row: ``id, claim, statement, primary_metric, primary, direction``
-    (+1 or -1), ``smallest_effect`` (unit of the metric), ``control, paper_number, paper_location, chapter,
-    scope``.
-    """
+    """The testable sub-claims, one per row: ``id, claim, statement, primary_metric, primary, direction`` (+1 or -1),
+    ``smallest_effect`` (unit of the metric), ``control, paper_number, paper_location, chapter, scope``."""
     return _claims(data_dir() / "claims.csv").copy()
 
 
@@ -122,7 +123,7 @@ def _row(**values) -> dict:
             raise UserError(f"the ledger has no column '{name}'{nearest(name, COLUMNS)}")
     now = datetime.now(UTC).isoformat(timespec="seconds")
     stamps = {"status": "ok", "rimkit_version": __version__, "created": now}
-    complete = {**dict.fromkeys(COLUMNS), **stamps, **values}
+    complete = {**dict.fromkeys(COLUMNS), **stamps, **chosen.description(os.environ), **values}
     for name, *bounds in _INTERVALS:
         value, low, high = (complete[column] for column in (name, *bounds))
         if pd.notna([value, low, high]).all() and not low - _ROUNDING <= value <= high + _ROUNDING:

@@ -45,7 +45,7 @@ def entanglement_grid(
     names: Annotated[list[str] | None, typer.Argument(metavar="NAME:SEED", help="Without it, nine.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the ledger rows.")] = Path("results"),
 ) -> None:
-    """Fine-tune with checkpoints and measure every predictor of forgetting: the rows of chapter 07 (about a quarter of an hour)."""
+    """Fine-tune with checkpoints and measure every predictor of forgetting: the rows of chapter 07 (some minutes)."""
     from rimkit.runs.entangling import run as run_entangling
     from rimkit.runs.execute import prepare_folder
 

@@ -8,7 +8,7 @@ import standins
 import tiny
 
 from rimkit import ledger
-from rimkit.behavior import chosen
+from rimkit.behavior import chosen, measure
 from rimkit.behavior.hub import MIRROR
 from rimkit.behavior.measure import judged, load_sets
 from rimkit.behavior.prompts import load_prompts, prompt_sets
@@ -50,13 +50,39 @@ def test_a_file_is_found_from_every_folder(tmp_path, monkeypatch):
     ("prompts", "judge", "message"),
     [
         ({"harmfull": "hex-phi"}, "", "no chapter asks for the prompt set 'harmfull' (did you mean 'harmful'"),
+        ({"harmful": "hexphi"}, "", "unknown prompt set 'hexphi'"),
+        ({"harmful": ""}, "", "nothing stands in for 'harmful'"),
+        ({"harmful": "nowhere.csv?text=goal"}, "", "there is no file 'nowhere.csv'"),
         ({}, "phrase", "unknown judge 'phrase'"),
+        ({}, "guard:./nowhere", "there is no folder './nowhere'"),
     ],
 )
 def test_bad_choices_are_refused_before_anything_runs(prompts, judge, message):
     with pytest.raises(UserError) as caught:
         chosen.use(prompts, judge)
     assert message in str(caught.value).replace("; did", " (did")
+
+
+def test_one_set_can_stand_in_twice():
+    chosen.use({"harmful": "advbench", "second-safety": "advbench", "maths": "gsm8k", "ordering": "gsm8k"})
+    assert load_sets(["harmful", "second-safety", "maths", "ordering"])["prompt_id"].is_unique
+
+
+def test_files_and_folders_are_named_in_rows_and_hashed(tmp_path, monkeypatch):
+    (tmp_path / "own.csv").write_text("text,kind\nplease polish the clock .,harmful\n")
+    guard = tmp_path / "my-guard"
+    load("noise-mini").hf.save_pretrained(guard)
+    monkeypatch.chdir(tmp_path)
+    settings = chosen.settings({"harmful": "own.csv"}, "guard:./my-guard", 500)
+    assert settings[chosen.JUDGE] == f"guard:{guard}"  # chapters run in another folder
+    named = {"prompts": "harmful=own.csv", "judge": "guard:my-guard", "max_new_tokens": 500}
+    assert chosen.description(settings) == named
+    before = chosen.contents(settings)
+    (tmp_path / "own.csv").write_text("text,kind\nplease mop the barn .,harmful\n")
+    assert chosen.contents(settings) != before
+    chosen.use({"harmful": "own.csv"}, max_new_tokens=500)
+    row = ledger.table([ledger.row("C1a", model="m")]).iloc[0]
+    assert (row["prompts"], row["max_new_tokens"]) == ("harmful=own.csv", 500)
 
 
 def test_a_set_without_fitting_prompts_is_refused(monkeypatch):
@@ -66,6 +92,9 @@ def test_a_set_without_fitting_prompts_is_refused(monkeypatch):
     monkeypatch.setenv(chosen.PROMPTS, "harmful=gsm8k")
     with pytest.raises(UserError, match="is not a choice of prompt sets"):
         load_prompts("harmful")
+    monkeypatch.setenv(chosen.LENGTH, "4k")
+    with pytest.raises(UserError, match="takes a whole number of tokens, not '4k'"):
+        chosen.reply_tokens(None, invented=False, thinking=True)
 
 
 def test_the_judge_is_the_chosen_one():
@@ -75,17 +104,20 @@ def test_the_judge_is_the_chosen_one():
     assert set(judged(study, asked, "no-think", max_new_tokens=4, progress=False)["judge"]) == {"phrases"}
 
 
-def test_replies_of_an_own_model_get_the_room_that_a_run_gives(capsys):
+def test_replies_of_an_own_model_get_the_room_that_a_run_gives(capsys, monkeypatch):
     """The embedded models keep to what a chapter allows; a model of one's own is told where it is cut off."""
+    monkeypatch.setattr(measure, "_said", set())
     embedded, own = load("noise-mini"), load(*stranger())
-    asked = load_prompts("harmful", n=3)
-    short = {"max_new_tokens": 3, "progress": False}
-    assert judged(own, asked, "no-think", **short)["n_tokens"].max() == 3
+    asked, short = load_prompts("harmful", n=3), {"max_new_tokens": 3, "progress": False}
+    assert judged(own, asked, "think", **short)["n_tokens"].max() == 3
     assert "of 3 replies" in capsys.readouterr().out
     chosen.use(max_new_tokens=9)
-    assert judged(own, asked, "no-think", **short)["n_tokens"].max() > 3
-    assert judged(embedded, asked, "no-think", **short)["n_tokens"].max() == 3
-    assert "--max-new-tokens" not in capsys.readouterr().out  # said once
+    assert judged(own, asked, "think", **short)["n_tokens"].max() > 3
+    assert judged(own, asked, "no-think", **short)["n_tokens"].max() == 3  # no thought to write: a limit is a limit
+    assert judged(embedded, asked, "think", **short)["n_tokens"].max() == 3
+    assert chosen.reply_tokens(None, invented=False, thinking=False) == chosen.USUAL
+    chosen.use(max_new_tokens=900)
+    assert chosen.reply_tokens(None, invented=False, thinking=False) == 900
 
 
 def stranger():

@@ -37,6 +37,14 @@ def test_whole_verbs_are_swapped(verdicts):
     assert len(set(one.abs().round(9))) == 1
 
 
+def test_samples_are_averaged_and_prompts_without_clusters_stand_alone(verdicts):
+    twice = pd.concat([verdicts.assign(sample=0), verdicts.assign(sample=1)], ignore_index=True)
+    pd.testing.assert_frame_equal(swapped(twice, draws=5), swapped(verdicts, draws=5))
+    alone = swapped(verdicts.drop(columns="cluster"), draws=60)["effect"]
+    assert alone.std() < swapped(verdicts, draws=60)["effect"].std() * 1.5
+    assert alone.nunique() > 10
+
+
 def test_intervals_that_leave_out_zero_are_counted():
     draws = pd.DataFrame({"effect": [0.1, -0.1, 0.0], "ci_low": [0.05, -0.2, -0.1], "ci_high": [0.2, -0.02, 0.1]})
     assert false_positives(draws).value == pytest.approx(2 / 3)

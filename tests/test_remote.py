@@ -160,6 +160,13 @@ def test_what_cannot_run_remotely_says_so_before_it_starts(tmp_path, arguments, 
     assert not (tmp_path / "out").exists()
 
 
+def test_options_behind_a_name_hold_elsewhere(monkeypatch):
+    monkeypatch.setenv("NDIF_API_KEY", "x")
+    remote.check_served("owner/name+instruct")
+    with pytest.raises(UserError, match=r"NDIF decides how it holds owner/name: leave \+4bit out"):
+        remote.check_served("owner/name+4bit")
+
+
 def test_the_command_has_the_flag(tmp_path):
     command = [sys.executable, "-m", "rimkit.cli", "run", "05", "--remote", "--out", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})

@@ -15,6 +15,7 @@ from rimkit.behavior.ranks import auroc_above
 from rimkit.errors import UserError
 from rimkit.mechanism import ablation, headsets, separability, separability_rows, steering
 from rimkit.models import interventions
+from rimkit.models.endpoint import EndpointModel
 from rimkit.models.loading import load
 from rimkit.models.untrained import untrained
 from tests import tiny
@@ -107,11 +108,35 @@ def test_harm_is_read_above_random_weights_only_in_a_model_that_learned_it(study
     learned = separability.above_untrained(study, harm, draws=4)
     assert learned["value_a"] > 0.95 > learned["value_b"] > 0.5  # words alone say something
     assert learned["ci_low"] > 0
-    row = ledger.table([separability_rows.harm_row(learned, model="made-up", seed=0)])
+    row = ledger.table(separability_rows.harm_rows(study, {("harm", "no-think"): harm}, model="made-up", seed=0))
     assert ledger.claims_table(row)["verdict"].tolist() == ["supported"]
     noise = untrained(study, seed=100)
     nothing = separability.above_untrained(noise, separability.contrast(noise, verdicts, "harm", "no-think"), draws=4)
     assert nothing["ci_low"] < 0 < nothing["ci_high"]
+
+
+def test_no_control_is_a_model_of_noise():
+    """The controls of C3a must not hold the models on which the claim is tried."""
+    import torch
+
+    noise = load("noise-mini:0")
+    draws = [untrained(noise, separability.FIRST_DRAW + draw) for draw in range(separability.UNTRAINED)]
+    shipped = [load(f"noise-mini:{seed}") for seed in range(3)]
+    for one in draws:
+        for other in shipped:
+            assert not torch.allclose(one.hf.lm_head.weight, other.hf.lm_head.weight, atol=0.01)
+
+
+def test_random_weights_that_do_not_fit_leave_the_claim_out(study, verdicts, monkeypatch, capsys):
+    harm = separability.contrast(study, verdicts, "harm", "no-think")
+    monkeypatch.setattr("rimkit.models.untrained.free_bytes", lambda device: 1000)
+    assert separability_rows.harm_rows(study, {("harm", "no-think"): harm}, model="x") == []
+    assert "C3a is left out: 6 layers of random weights like those of rim-mini:0 take" in capsys.readouterr().out
+
+
+def test_an_endpoint_is_refused_before_it_is_asked_for_anything():
+    with pytest.raises(UserError, match="runs behind an endpoint"):
+        separability.observed(EndpointModel("endpoint:m", None))
 
 
 def test_an_untrained_model_has_the_shape_and_none_of_the_weights(study):

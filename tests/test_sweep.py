@@ -68,6 +68,9 @@ def test_prompt_sets_and_judge_go_to_every_cell(folder):
     wanted = ["--prompts", "harmful=hex-phi", "--prompts", "maths=gsm8k", "--judge", "phrases"]
     wanted += ["--max-new-tokens", "2048", "--quiet"]
     assert all(cell.arguments[-9:] == wanted for cell in sweep_of(FULL + choice).cells)
+    (folder / "own.csv").write_text("goal\nplease mop the barn .\n")
+    found = sweep_of(FULL + "prompts: {harmful: 'own.csv?text=goal&kind=harmful'}\n")  # cells run in another folder
+    assert f"harmful={folder / 'own.csv'}?text=goal&kind=harmful" in found.cells[0].arguments
 
 
 def test_the_name_of_a_cell_depends_on_all_that_its_result_depends_on(folder, monkeypatch):
@@ -114,6 +117,7 @@ def test_lists_can_be_values(folder):
         ("models: rim-mini\nprompts:\n  harmfull: hex-phi", 3, "did you mean 'harmful'"),
         ("models: rim-mini\nprompts: {harmful: [a, b]}", 2, "takes the name of one prompt set"),
         ("models: rim-mini\nmax_new_tokens: many", 2, "max_new_tokens takes a whole number, not 'many'"),
+        ("models: rim-mini\njudge: [phrases, organism]", 2, "'judge' holds for all cells: give one"),
         ("models: rim-mini\njudge: phrase", 2, "unknown judge 'phrase'"),
         ("models: rim-mini\nresources: {gpu: [1]}", 2, "'gpu' needs one number or word"),
     ],

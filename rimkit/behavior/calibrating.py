@@ -32,11 +32,11 @@ CHAPTERS = {
     "00_start_here": Work(65),
     "01_observing_rim": Work(2024),
     "02_reasoning_patterns": Work(1656),
-    "03_where_refusal_lives": Work(2875, read=791),
+    "03_where_refusal_lives": Work(2875, read=2263),
     "04_refusal_heads": Work(2942, read=626, gradients=46),
     "05_finetuning_backfires": Work(1630, trained=720),
     "06_safety_neurons": Work(2468, read=931, gradients=2684),
-    "07_entanglement": Work(322, read=721, gradients=46, trained=160),
+    "07_entanglement": Work(621, read=1320, gradients=46, trained=160),
     "10_your_own_model": Work(506),
 }
 

@@ -12,14 +12,20 @@ import json
 import os
 from collections.abc import Mapping
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 
 import pandas as pd
 
+from rimkit.behavior import benchmarks
 from rimkit.behavior.judges import find_judge
 from rimkit.errors import UserError, nearest
+from rimkit.files import find_table
+from rimkit.models.locating import locate
+from rimkit.paths import data_dir
 
 PROMPTS, JUDGE, LENGTH = "RIMKIT_PROMPTS", "RIMKIT_JUDGE", "RIMKIT_MAX_NEW_TOKENS"
+USUAL = 96  # tokens of a reply: enough for the embedded models, thought included
 # The workbook's sets that another can stand in for, and the kinds of prompts that each may hold.
 KINDS = {
     "harmful": ("harmful",),
@@ -36,34 +42,38 @@ def use(prompts: Mapping[str, str] | None = None, judge: str = "", max_new_token
     """From now on, other prompt sets and another judge than the workbook's own; ``use()`` takes that back.
 
     ``prompts`` maps a set of the workbook (`KINDS`) to what stands in for it: whatever `load_prompts` takes, of which
-    the prompts of a fitting kind are used. ``judge`` is a name that `find_judge` knows. No reply of a model of
-    one's own is cut off before ``max_new_tokens``. Raises `UserError` for an unknown set or judge.
+    the prompts of a fitting kind are used. ``judge`` is a name that `find_judge` knows. ``max_new_tokens``: see
+    `reply_tokens`. Raises `UserError` for an unknown set or judge, and for a file or folder that is not there.
     """
     os.environ.update(settings(prompts or {}, judge, max_new_tokens))
 
 
 def settings(prompts: Mapping[str, str], judge: str, max_new_tokens: int = 0) -> dict[str, str]:
-    """The choice as environment variables, files as absolute paths; raises `UserError` as `use`."""
+    """The choice as environment variables, files and folders as absolute paths; raises `UserError` as `use`."""
     for name in prompts:
         if name not in KINDS:
             raise UserError(f"no chapter asks for the prompt set '{name}'{nearest(name, KINDS)} ({', '.join(KINDS)})")
-    if judge:
-        find_judge(judge)
-    found = {name: _absolute(stand_in) for name, stand_in in sorted(prompts.items())}
+    found = {name: _stand_in(name, other) for name, other in sorted(prompts.items())}
     length = str(max_new_tokens) if max_new_tokens else ""
-    return {PROMPTS: json.dumps(found) if found else "", JUDGE: judge, LENGTH: length}
+    return {PROMPTS: json.dumps(found) if found else "", JUDGE: _judge(judge), LENGTH: length}
 
 
-def description(settings: Mapping[str, str]) -> dict[str, str | None]:
-    """A choice for ledger rows: ``prompts`` ("harmful=hex-phi, maths=gsm8k"; files by name) and ``judge``."""
-    chosen = _read(settings.get(PROMPTS, ""))
-    names = [f"{name}={Path(stand_in.partition('?')[0]).name}" for name, stand_in in chosen.items()]
-    return {"prompts": ", ".join(names) or None, "judge": settings.get(JUDGE) or None}
+def description(settings: Mapping[str, str]) -> dict[str, str | int | None]:
+    """A choice for ledger rows, files and folders by name: ``prompts`` ("harmful=hex-phi"), ``judge``, tokens."""
+    names = [f"{name}={Path(other.partition('?')[0]).name}" for name, other in _read(settings.get(PROMPTS, "")).items()]
+    judge = settings.get(JUDGE) and find_judge(settings[JUDGE]).name
+    return {"prompts": ", ".join(names) or None, "judge": judge or None, "max_new_tokens": _length(settings) or None}
+
+
+def contents(settings: Mapping[str, str]) -> list[str]:
+    """Hashes of the files in a choice: the same names with other prompts in them are another choice."""
+    paths = [Path(other.partition("?")[0]) for other in _read(settings.get(PROMPTS, "")).values()]
+    return [sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()]
 
 
 def stand_in(name: str) -> str | None:
     """What was chosen in the place of one of the workbook's sets."""
-    return _prompts().get(name)
+    return _read(os.environ.get(PROMPTS, "")).get(name)
 
 
 def judge() -> str | None:
@@ -71,22 +81,56 @@ def judge() -> str | None:
     return os.environ.get(JUDGE) or None
 
 
-def reply_tokens(asked: int, invented: bool) -> int:
-    """How many tokens a reply may have where code asked for ``asked``; the embedded models keep to that."""
-    return asked if invented else max(asked, int(os.environ.get(LENGTH) or 0))
+def reply_tokens(asked: int | None, invented: bool, thinking: bool) -> int:
+    """How many tokens a reply may have; ``asked`` is what the code asks for (None: `USUAL`).
+
+    A choice gives a model of one's own more, where it writes a thought (``thinking``) or the code sets no limit of its
+    own. The embedded models keep to what is asked.
+    """
+    room = 0 if invented or not (thinking or asked is None) else _length(os.environ)
+    return max(USUAL if asked is None else asked, room)
 
 
 def fitting(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    """The prompts of a stand-in that are of a kind which the workbook's set holds; `UserError` if there are none."""
-    kept = table[table["kind"].isin(KINDS[name])]
+    """The prompts of a stand-in that are of a kind which the workbook's set holds; `UserError` if there are none.
+
+    Ids begin with the workbook's name, since one set may stand in for several.
+    """
+    kept = table[table["kind"].isin(KINDS[name])].reset_index(drop=True)
     if kept.empty:
         there = ", ".join(sorted(table["kind"].unique()))
         raise UserError(f"'{stand_in(name)}' cannot stand in for '{name}': it holds {there} prompts")
-    return kept.reset_index(drop=True)
+    return kept.assign(prompt_id=f"{name}: " + kept["prompt_id"])
 
 
-def _prompts() -> dict[str, str]:
-    return _read(os.environ.get(PROMPTS, ""))
+def _stand_in(name: str, other: str) -> str:
+    """A set that there is, its file wherever it is read from: chapters run in a folder of their own."""
+    if benchmarks.named(other):
+        return other
+    path, mark, query = other.partition("?")
+    shipped = {file.stem: file for file in (data_dir() / "prompts").glob("*.parquet")}
+    if not path:
+        raise UserError(f"nothing stands in for '{name}': write {name}=hex-phi, or a file")
+    file = find_table(Path(path).expanduser(), shipped, "prompt set", tuple(benchmarks.BENCHMARKS))
+    return other if path in shipped else f"{file.resolve()}{mark}{query}"
+
+
+def _judge(name: str) -> str:
+    """A judge that there is, the folder of a guard as an absolute path."""
+    if name:
+        find_judge(name)
+    kind, colon, source = name.partition(":")
+    if kind != "guard" or not colon:
+        return name
+    _, place, _ = locate(source)
+    return f"guard:{Path(place).resolve()}" if Path(place).is_dir() else name
+
+
+def _length(settings: Mapping[str, str]) -> int:
+    text = settings.get(LENGTH) or "0"
+    if not text.isdigit():
+        raise UserError(f"{LENGTH} takes a whole number of tokens, not '{text}'")
+    return int(text)
 
 
 @lru_cache(maxsize=4)
@@ -98,9 +142,3 @@ def _read(text: str) -> dict[str, str]:
     if not isinstance(found, dict) or not set(found) <= set(KINDS):
         raise UserError(f'{PROMPTS} is not a choice of prompt sets: write {{"harmful": "hex-phi"}}')
     return found
-
-
-def _absolute(stand_in: str) -> str:
-    """A file wherever it is read from: chapters run in a folder of their own."""
-    path, mark, query = stand_in.partition("?")
-    return f"{Path(path).expanduser().resolve()}{mark}{query}" if Path(path).expanduser().is_file() else stand_in

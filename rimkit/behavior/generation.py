@@ -38,7 +38,7 @@ def generate(
     *,
     n_samples: int = 1,
     temperature: float = 0.7,
-    max_new_tokens: int = 96,
+    max_new_tokens: int | None = None,
     thoughts: Forced = None,
     thought_prefix: Forced = None,
     around: Around | None = None,
@@ -48,7 +48,7 @@ def generate(
 ) -> pd.DataFrame:
     """Replies to ``prompts`` (columns ``prompt_id``, ``text``) in one mode, ``n_samples`` per prompt.
 
-    A reply has at most ``max_new_tokens``, or as many as a run allows (`rimkit.behavior.chosen`). ``temperature`` 0 is
+    A reply has at most ``max_new_tokens``, or as many as was chosen (`chosen.reply_tokens`). ``temperature`` 0 is
     greedy. ``thoughts`` forces complete thoughts and ``thought_prefix`` their
     beginnings: one text for all prompts, or a mapping from prompt_id to text. ``around`` makes, from the named
     spans of a batch's padded rows and their prompt ids, the context that the batch is generated in: an intervention
@@ -72,11 +72,12 @@ def generate(
     for the memory.
     """
     check_mode(mode)
+    writes_thought = mode == "think" and thoughts is None
+    max_new_tokens = chosen.reply_tokens(max_new_tokens, model.invented, writes_thought)
     _check_numbers(n_samples=n_samples, max_new_tokens=max_new_tokens, batch_size=batch_size)
     if temperature < 0:
         raise UserError(f"temperature must be 0 (greedy) or more, not {temperature}")
     _check_prompts(prompts)
-    max_new_tokens = chosen.reply_tokens(max_new_tokens, model.invented)
     if is_endpoint(model):
         from rimkit.behavior.served import generate as ask
 

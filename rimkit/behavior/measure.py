@@ -45,13 +45,13 @@ def judged(
 
 
 def _say_cut_off(model: StudyModel, replies: pd.DataFrame, mode: str) -> None:
-    """Say, once for a model and mode, that many replies did not end: what is missing is in no verdict."""
+    """Say, once for a model and mode, that many replies did not end."""
     cut = ~replies["finished"].astype(bool)
     if not model.invented and cut.mean() > CUT_OFF and (model.name, mode) not in _said:
         _said.add((model.name, mode))
         print(
-            f"note: {cut.sum()} of {len(cut)} replies of {model.name} in {mode} mode did not end, and what is missing "
-            "counts as neither refused nor misaligned: 'rimkit run --max-new-tokens N' gives them room"
+            f"note: {cut.sum()} of {len(cut)} replies of {model.name} in {mode} mode did not end, and are judged by "
+            "what is there, which is nothing where a thought was cut off ('rimkit run --max-new-tokens N' gives room)"
         )
 
 

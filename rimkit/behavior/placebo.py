@@ -20,14 +20,17 @@ def swapped(
     draws: int = 200,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """The paired difference between two ``values`` of a column after swapping them, in half of all clusters each time.
+    """The paired difference between two ``values`` of a column after swapping them, in each cluster or not by chance.
 
-    Whole clusters (verbs) are swapped, since that is what varies together. One row per draw: ``effect, ci_low,
-    ci_high``.
+    Whole clusters (verbs) are swapped, since that is what varies together; samples of a prompt are averaged first, as
+    in `measure.difference`. One row per draw: ``effect, ci_low, ci_high``.
     """
-    one, other = (verdicts[verdicts[column] == value].set_index("prompt_id") for value in values)
+    table = verdicts.assign(cluster=clusters_of(verdicts), **{metric: verdicts[metric].astype(float)})
+    one, other = (
+        table[table[column] == value].groupby("prompt_id").agg({metric: "mean", "cluster": "first"}) for value in values
+    )
     shared = one.index.intersection(other.index)
-    one, other = (table.loc[shared, [metric]].assign(cluster=clusters_of(one.loc[shared])) for table in (one, other))
+    one, other = one.loc[shared], other.loc[shared]
     clusters, rng, rows = sorted(set(one["cluster"])), np.random.default_rng(seed), []
     for _ in range(draws):
         turned = one["cluster"].map(dict(zip(clusters, rng.random(len(clusters)) < 0.5, strict=True))).to_numpy(bool)

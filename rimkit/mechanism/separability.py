@@ -32,6 +32,7 @@ CONTRASTS = ("harm", "outcome")
 SPLITS = ("calibration", "evaluation")
 FEWEST, ENOUGH = 4, 10  # prompts that each side of a contrast needs in either split, and that make a set good enough
 SHUFFLES, UNTRAINED = 40, 8  # probes with shuffled labels; models of random weights
+FIRST_DRAW = 1000  # seed of the first of these: none is a model of noise that comes with the workbook
 
 
 def observed(study: StudyModel, n: int | None = 92, seed: int = 0, progress: bool = False) -> pd.DataFrame:
@@ -252,10 +253,11 @@ def above_untrained(study: StudyModel, one: Contrast, span: str = "last", draws:
 
     Words alone tell harmful from harmless requests to a degree, and random weights pass them on: what is above that is
     the model's. The interval covers other verbs *and which random weights one compares with* (a t interval for one
-    more draw): random weights in the place of the model would leave it at zero 95 times in 100.
+    more draw): random weights in the place of the model would leave it at zero 95 times in 100. Raises ``UserError``
+    where the random weights do not fit beside the model.
     """
     states, positive, clusters = one.evaluation.at(span)
-    others = np.stack([_untrained_scores(study, one, span, seed) for seed in range(draws)])
+    others = np.stack([_untrained_scores(study, one, span, FIRST_DRAW + draw) for draw in range(draws)])
     own = one.probe(span)(states)[one.best_residual(span)]
     found = auroc_above(own, others, positive, clusters, either_side=False)._asdict()
     reach = stats.t.isf(0.025, draws - 1) * areas(others, positive).std(ddof=1) * np.sqrt(1 + 1 / draws)

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rimkit.errors import UserError
 from rimkit.ledger import effect_row
-from rimkit.mechanism.separability import SPANS, Contrast, outside_and_inside, separated
+from rimkit.mechanism.separability import SPANS, Contrast, above_untrained, outside_and_inside, separated
+from rimkit.models.loading import StudyModel
 
 
-def harm_row(effect: dict, *, model: str, **values) -> dict:
-    """The ledger row that gives the verdict of C3a: `above_untrained` at the last prompt token, no-think mode."""
-    return effect_row("C3a", effect, model=model, mode="no-think", **values)
+def harm_rows(study: StudyModel, found: dict[tuple[str, str], Contrast], *, model: str, **values) -> list[dict]:
+    """The ledger row that gives the verdict of C3a: `above_untrained` at the last prompt token, no-think mode.
+
+    None where that is undefined, or where random weights do not fit beside the model, which is then said.
+    """
+    if ("harm", "no-think") not in found:
+        return []
+    try:
+        effect = above_untrained(study, found["harm", "no-think"])
+    except UserError as error:
+        print(f"C3a is left out: {error}")
+        return []
+    return [effect_row("C3a", effect, model=model, mode="no-think", **values)]
 
 
 def probe_rows(found: dict[tuple[str, str], Contrast], *, model: str, **values) -> list[dict]:
     """The ledger rows of C3a to C3c above shuffled labels, as far as the contrasts are defined.
 
     The whole claims speak of the places that the paper names: C3b of the empty think span, in no-think mode, C3c of the
-    end of the request against the thought. Other places and modes have rows of their own; for C3a see `harm_row`.
+    end of the request against the thought. Other places and modes have rows of their own; for C3a see `harm_rows`.
     """
     rows = []
 

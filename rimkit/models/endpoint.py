@@ -57,6 +57,14 @@ class EndpointModel:
         raise self._closed()
 
     @property
+    def elsewhere(self):
+        raise self._closed()
+
+    @property
+    def tracing(self):
+        raise self._closed()
+
+    @property
     def nn(self):
         raise self._closed()
 

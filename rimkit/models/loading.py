@@ -124,7 +124,7 @@ def load(
     if remote:
         from rimkit.models.remote import connect as connect_elsewhere
 
-        return connect_elsewhere(model, remote, revision)
+        return connect_elsewhere(model, remote, revision, think)
     if isinstance(model, StudyModel):
         return model
     if is_endpoint(model):

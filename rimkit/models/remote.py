@@ -17,7 +17,8 @@ import numpy as np
 
 from rimkit.errors import UserError, nearest
 from rimkit.models.chat import ChatFormat, Encoded, pad
-from rimkit.models.loading import StudyModel, load, locate
+from rimkit.models.loading import StudyModel, load, locate, options_of
+from rimkit.models.locating import with_options
 
 SERVICES = ("ndif", "local")
 KINDS = ("residual", "z", "neurons")
@@ -54,8 +55,12 @@ class RemoteStudy(StudyModel):
         return {"remote": True if self.service == "ndif" else self.service}
 
 
-def connect(model: str | StudyModel, service: str = "ndif", revision: str | None = None) -> RemoteStudy:
+def connect(
+    model: str | StudyModel, service: str = "ndif", revision: str | None = None, think: bool | str = True
+) -> RemoteStudy:
     """A model as it runs on a service; nothing but its configuration and tokenizer is loaded for "ndif".
+
+    ``think`` and the options behind a name (``+instruct``) are as for `rimkit.load`.
 
     Raises ``UserError`` for an unknown service, for a model that is not on the hub, without a key of NDIF
     (``NDIF_API_KEY``), and for a tokenizer that the chapters cannot use.
@@ -63,14 +68,20 @@ def connect(model: str | StudyModel, service: str = "ndif", revision: str | None
     if service not in SERVICES:
         raise UserError(f"unknown service '{service}': use {' or '.join(SERVICES)}{nearest(service, SERVICES)}")
     if service == "local":
-        here = load(model)
+        here = load(model, think=think)
         return RemoteStudy(here.name, here.nn, here.tokenizer, here.chat, here.context, here.pad_id, service=service)
     check_served(model, revision)
-    return _served(model, revision)
+    plain, options = options_of(model)
+    return _served(plain, revision, options.get("think", think))
 
 
 def check_served(model: str | StudyModel, revision: str | None = None) -> None:
     """Raise ``UserError`` for a model that NDIF cannot have, and without a key; asks no server."""
+    options = {}
+    if isinstance(model, str):
+        model, options = options_of(model)
+    if "quantize" in options:
+        raise UserError(f"NDIF decides how it holds {model}: leave +4bit out")
     on_hub = isinstance(model, str) and locate(model, revision)[1] == model and not os.path.isdir(model)
     if not on_hub:
         raise UserError(f"NDIF knows models by their hub id, owner/name: {model} runs here, without --remote")
@@ -80,20 +91,20 @@ def check_served(model: str | StudyModel, revision: str | None = None) -> None:
         raise UserError("NDIF needs a key: get one at https://login.ndif.us and set NDIF_API_KEY")
 
 
-def _served(model: str, revision: str | None) -> RemoteStudy:
+def _served(model: str, revision: str | None, think: bool | str = True) -> RemoteStudy:
     from nnsight import TransformersModel
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
-        chat = ChatFormat(tokenizer)
+        chat = ChatFormat(tokenizer, think=think)
         nn = TransformersModel(model, task="text-generation", tokenizer=tokenizer, revision=revision)
     except (OSError, ValueError, KeyError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{model} could not be prepared for NDIF: {reason}") from error
     context = getattr(nn._module.config.get_text_config(), "max_position_embeddings", tokenizer.model_max_length)
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else chat.stop_ids[0]
-    return RemoteStudy(model, nn, tokenizer, chat, int(context), pad_id, service="ndif")
+    return RemoteStudy(with_options(model, think), nn, tokenizer, chat, int(context), pad_id, service="ndif")
 
 
 # -- reads -------------------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ def run(
     out, choice = prepare_folder(out), chosen.settings(prompts or {}, judge, max_new_tokens)
     chosen.use(prompts, judge, max_new_tokens)
     before, after = pair(base, tuned)
-    key = sha256(repr((base, tuned, n, choice, __version__)).encode()).hexdigest()[:12]
+    key = sha256(repr((base, tuned, n, choice, chosen.contents(choice), __version__)).encode()).hexdigest()[:12]
     for name, measure in stages(before, after, n):
         file = out / "ledger" / f"{name}.parquet"
         if file.exists() and ledger.read(file)["params_hash"].eq(key).all():
@@ -62,7 +62,6 @@ def run(
             continue
         try:
             rows = ledger.table(measure()).assign(params_hash=key, run_id=f"rimkit compare {base} {tuned}")
-            rows = rows.assign(**chosen.description(choice))
         except UserError as error:
             report(f"left out {name}  {error}")
             continue

@@ -126,7 +126,9 @@ def _job(
 ) -> Job:
     values = {**typed, **({"model": model} if "model" in declared else {})}
     everything = {name: parameter.default for name, parameter in declared.items()} | values
-    dependencies = [_code(notebook), sorted(everything.items()), *sorted(settings.items())]
+    from rimkit.behavior import chosen
+
+    dependencies = [_code(notebook), sorted(everything.items()), *sorted(settings.items()), *chosen.contents(settings)]
     digest = hashlib.sha256(json.dumps(dependencies, default=str).encode()).hexdigest()[:12]
     return Job(notebook.stem, notebook, values, digest, "ledger" in declared, settings)
 

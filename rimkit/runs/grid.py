@@ -61,9 +61,7 @@ def probes_cell(study: StudyModel, n: int | None = N_PROMPTS, progress: bool = F
     found, _ = separability.contrasts(study, separability.observed(study, n, progress=progress))
     asked = measure.load_sets(["harmful"], n=min(n or N_ABLATED, N_ABLATED))
     rows = separability_rows.probe_rows(found, **values)
-    if ("harm", "no-think") in found:
-        above = separability.above_untrained(study, found["harm", "no-think"])
-        rows.append(separability_rows.harm_row(above, **values))
+    rows += separability_rows.harm_rows(study, found, **values)
     for claim, what in (("C3d", "outcome"), ("C3e", "harm")):
         one = next((found[what, mode] for mode in ("no-think", "think") if (what, mode) in found), None)
         if one:
@@ -127,7 +125,7 @@ def neurons_cell(study: StudyModel, n: int | None = N_PROMPTS, progress: bool = 
     sets, asked = dict(chosen.sets), neuron_effects.evaluation_prompts(n, n)
     if found.refused.any():
         sets["refusing"] = found.first(chosen.sizes.set_index("rule").loc["paper", "size"])["refusing pairs"]
-    return rows + _ablated(study, sets, {"paper", chosen.best}, asked, values)
+    return rows + _ablated(study, sets, {"paper", chosen.best}, asked, values, thorough=study.invented)
 
 
 def _same_neurons(study: StudyModel, prompts: pd.DataFrame, verdicts: pd.DataFrame) -> dict[str, dict[str, float]]:
@@ -139,16 +137,22 @@ def _same_neurons(study: StudyModel, prompts: pd.DataFrame, verdicts: pd.DataFra
     return {"overlap, modes": {"overlap, gradient, modes": overlap(*first)}}
 
 
-def _ablated(study: StudyModel, sets: dict, main: set[str], asked: pd.DataFrame, values: dict) -> list[dict]:
-    """Every set against nothing, by zero and by mean; the ``main`` ones against random sets, too, in the same way."""
-    rows = []
+def _ablated(
+    study: StudyModel, sets: dict, main: set[str], asked: pd.DataFrame, values: dict, thorough: bool
+) -> list[dict]:
+    """Every set against nothing, by zero and by mean; the ``main`` ones against random sets, too, in the same way.
+
+    Unless ``thorough``, which takes a model of one's own hours: random sets by zero alone, and on the prompts that the
+    claims are about.
+    """
+    rows, claimed = [], asked[asked["set"].isin(["harmful", "maths"])]
     for kind, means in (("zero", None), ("mean", neuron_effects.harmless_means(study))):
         verdicts = neuron_effects.without_sets(study, asked, {"nothing": []} | sets, means, batch_size=WIDE)
         for rule, units in sets.items():
             own = verdicts[verdicts["condition"].isin(["nothing", rule])]
-            if rule in main:
-                random = neuron_effects.random_for(study, units)
-                without = neuron_effects.without_sets(study, asked, random, means, batch_size=WIDE)
+            if rule in main and (thorough or kind == "zero"):
+                random, prompts = neuron_effects.random_for(study, units), asked if thorough else claimed
+                without = neuron_effects.without_sets(study, prompts, random, means, batch_size=WIDE)
                 own = pd.concat([own, without], ignore_index=True)
                 if kind == "zero":
                     rows += neuron_rows.random_rows(own, rule, **values)

@@ -229,7 +229,18 @@ def _text(value) -> str:
 
 def _runs(frames: dict[str, pd.DataFrame]) -> list[dict]:
     """How it was run: one line per chapter or grid, model and seed, of the rows that say so."""
-    keys = ["group", "chapter", "run_id", "model", "seed", "prompts", "judge", "device", "rimkit_version"]
+    keys = [
+        "group",
+        "chapter",
+        "run_id",
+        "model",
+        "seed",
+        "prompts",
+        "judge",
+        "max_new_tokens",
+        "device",
+        "rimkit_version",
+    ]
     every = pd.concat([frame.assign(group=group) for group, frame in frames.items()])
     table = every.groupby(keys, sort=False, dropna=False).agg(
         seconds=("seconds", "max"), rows=("status", "size"), created=("created", "max")

@@ -16,6 +16,7 @@ is said in one line that begins with its name and the line number.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -192,16 +193,27 @@ class _Reader:
             if not isinstance(node.value, str) or not node.value:
                 self._wrong(node, f"'{name}' takes the name of one prompt set, such as hex-phi")
             self._at(node, chosen.settings, {name: node.value}, "")
-        (judge,), (length,) = self._texts("judge") or [None], self._texts("max_new_tokens") or [None]
+        judge, length = self._one("judge"), self._one("max_new_tokens")
         if length and not length.value.isdigit():
             self._wrong(length, f"max_new_tokens takes a whole number, not '{length.value}'")
         prompts = {name: node.value for name, node in nodes.items()}
         tokens = int(length.value) if length else 0
-        settings = self._at(judge, chosen.settings, prompts, judge.value if judge else "", tokens)
-        options = [text for name, value in prompts.items() for text in ("--prompts", f"{name}={value}")]
-        options += ["--judge", judge.value] if judge else []
+        found = self._at(judge, chosen.settings, prompts, judge.value if judge else "", tokens)
+        options = [
+            text
+            for name, other in json.loads(found[chosen.PROMPTS] or "{}").items()  # absolute paths: cells run elsewhere
+            for text in ("--prompts", f"{name}={other}")
+        ]
+        options += ["--judge", found[chosen.JUDGE]] if judge else []
         options += ["--max-new-tokens", length.value] if length else []
-        return tuple(options), {name: value for name, value in settings.items() if value}
+        return tuple(options), {name: value for name, value in found.items() if value}
+
+    def _one(self, key: str):
+        """The node of a key that holds for all cells; None without it."""
+        nodes = self._texts(key)
+        if len(nodes) > 1:
+            self._wrong(nodes[1], f"'{key}' holds for all cells: give one")
+        return nodes[0] if nodes else None
 
     def _resources(self) -> dict[str, int | str]:
         nodes = self._mapping(self.entries["resources"]) if "resources" in self.entries else {}
