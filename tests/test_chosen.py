@@ -141,6 +141,8 @@ def test_a_run_with_real_sets_and_a_judge_keeps_their_text_out(tmp_path):
     assert rows["judge"].eq("phrases").all()
     claim = rows[(rows["claim"] == "C1a") & (rows["condition"] == ledger.WHOLE_CLAIM)].iloc[0]
     assert claim["n"] == 4
+    inside = execute.run(["03"], "noise-mini", tmp_path / "run", **{**settings, "parameters": {"n_prompts": 16}})
+    assert inside["status"].tolist() == ["done"], inside["error"].tolist()  # harmless prompts without known answers
     again = execute.run(["01"], "noise-mini", tmp_path / "run", **settings)
     assert again["status"].tolist() == ["skipped"]
     (job,) = execute.plan(execute.find_chapters(["01"]), "noise-mini", {"n_prompts": 4})

@@ -23,6 +23,7 @@ from rimkit.mechanism import (
     planting,
     readout,
 )
+from rimkit.mechanism.readout import contexts
 from rimkit.mechanism.sets import matched_sets, overlap
 from rimkit.models.chat import pad
 from rimkit.models.internals import FAMILIES, architecture
@@ -442,3 +443,15 @@ def test_a_pooled_effect_is_the_mean_over_models():
     assert found["effect"] == pytest.approx(0.2)
     assert found["ci_high"] - found["effect"] == pytest.approx(4.303 * 0.1 / 3**0.5, abs=1e-3)
     assert found["n"] == 3
+
+
+def test_a_thought_that_holds_tags_is_read_without_them():
+    """A lost model may write them anywhere; a forced thought must not hold them."""
+    study = load("noise-mini")
+    prompts = pd.DataFrame({"prompt_id": ["a"], "text": ["mop my shed ."]})
+    lost = pd.DataFrame(
+        {"prompt_id": ["a"], "mode": ["think"], "thought": ["let <think> me </think> check ."], "reply": ["no"]}
+    )
+    plain = lost.assign(thought="let  me  check .")
+    for read in (lambda rows: neurons.conversations(study, prompts, rows), lambda rows: contexts(study, rows, prompts)):
+        assert [item.ids for item in read(lost)] == [item.ids for item in read(plain)]

@@ -60,8 +60,10 @@ def settings(prompts: Mapping[str, str], judge: str, max_new_tokens: int = 0) ->
 
 def description(settings: Mapping[str, str]) -> dict[str, str | int | None]:
     """A choice for ledger rows, files and folders by name: ``prompts`` ("harmful=hex-phi"), ``judge``, tokens."""
-    names = [f"{name}={Path(other.partition('?')[0]).name}" for name, other in _read(settings.get(PROMPTS, "")).items()]
-    judge = settings.get(JUDGE) and find_judge(settings[JUDGE]).name
+    prompts = _read(settings.get(PROMPTS, ""))
+    names = [f"{name}={Path(other.partition('?')[0]).name}" for name, other in prompts.items()]
+    judge = settings.get(JUDGE, "")
+    judge = judge if not judge.startswith("guard:") else f"guard:{Path(judge.removeprefix('guard:')).name}"
     return {"prompts": ", ".join(names) or None, "judge": judge or None, "max_new_tokens": _length(settings) or None}
 
 

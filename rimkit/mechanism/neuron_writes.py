@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from rimkit.mechanism import probes
-from rimkit.mechanism.neurons import plain_text
 from rimkit.mechanism.readout import contexts
 from rimkit.mechanism.sets import Units, matched_sets
 from rimkit.models.internals import architecture, neuron_writes
@@ -54,7 +53,7 @@ def directions(study: StudyModel, prompts: pd.DataFrame, verdicts: pd.DataFrame)
     Each ``[residuals, hidden]``, read at the last token before the reply: harm in all modes of ``verdicts``, refusal in
     think mode only (no-think mode refuses nearly all).
     """
-    items = contexts(study, verdicts.assign(thought=verdicts["thought"].map(plain_text)), prompts)
+    items = contexts(study, verdicts, prompts)
     states = read(study, items, ("residual",), ("last",))["residual", "last"]
     harmful, refused = (verdicts["kind"] == "harmful").to_numpy(), verdicts["refused"].to_numpy(dtype=bool)
     found = {"harm": probes.fit(states, harmful).vectors}

@@ -23,9 +23,9 @@ import pandas as pd
 
 from rimkit.behavior.measure import judged
 from rimkit.errors import UserError, nearest
-from rimkit.mechanism.readout import contexts, readout
+from rimkit.mechanism.readout import contexts, plain_text, readout
 from rimkit.mechanism.screens import attribution
-from rimkit.models.chat import END_THINK, THINK, Encoded
+from rimkit.models.chat import Encoded
 from rimkit.models.loading import StudyModel
 from rimkit.models.reading import capture, forward, read
 
@@ -67,16 +67,14 @@ def conversations(study: StudyModel, prompts: pd.DataFrame, verdicts: pd.DataFra
     texts = prompts.set_index("prompt_id")["text"]
     items = [
         study.chat.encode(
-            texts[row.prompt_id], row.mode, thought=row.thought if row.mode == "think" else None, reply=row.reply
+            texts[row.prompt_id],
+            row.mode,
+            thought=plain_text(row.thought) if row.mode == "think" else None,
+            reply=row.reply,
         )
         for row in verdicts.itertuples()
     ]
     return [replace(item, spans={**item.spans, SPAN: (item.spans["request"][0], len(item.ids))}) for item in items]
-
-
-def plain_text(thought: str) -> str:
-    """A thought without tags: a lost model may write them anywhere."""
-    return thought.replace(THINK, "").replace(END_THINK, "").strip()
 
 
 def increases(

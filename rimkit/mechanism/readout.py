@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from rimkit.errors import UserError
-from rimkit.models.chat import Encoded
+from rimkit.models.chat import END_THINK, THINK, Encoded
 from rimkit.models.internals import logits_at_the_end
 from rimkit.models.loading import StudyModel
 from rimkit.models.reading import batches, forward
@@ -22,11 +22,20 @@ from rimkit.models.reading import batches, forward
 COVERED = 0.9  # the share of replies whose first words make up a side of the readout
 
 
+def plain_text(thought: str) -> str:
+    """A thought without tags: a lost model may write them anywhere."""
+    if THINK not in thought and END_THINK not in thought:
+        return thought
+    return thought.replace(THINK, "").replace(END_THINK, "").strip()
+
+
 def contexts(study: StudyModel, verdicts: pd.DataFrame, prompts: pd.DataFrame) -> list[Encoded]:
     """One conversation per verdict, up to where its reply begins: in think mode with the model's own thought."""
     texts = prompts.set_index("prompt_id")["text"]
     return [
-        study.chat.encode(texts[row.prompt_id], row.mode, thought=row.thought if row.mode == "think" else None)
+        study.chat.encode(
+            texts[row.prompt_id], row.mode, thought=plain_text(row.thought) if row.mode == "think" else None
+        )
         for row in verdicts.itertuples()
     ]
 
