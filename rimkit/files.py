@@ -7,11 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rimkit.errors import UserError, nearest
+from rimkit.paths import data_dir
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
+
+
+def shipped_tables(folder: str) -> dict[str, Path]:
+    """The parquet files of a folder of the workbook's data, by name."""
+    return {file.stem: file for file in sorted((data_dir() / folder).glob("*.parquet"))}
 
 
 def find_table(name: str | Path, shipped: Mapping[str, Path], what: str, also: Collection[str] = ()) -> Path:

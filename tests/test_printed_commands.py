@@ -43,8 +43,12 @@ def test_a_printed_command_is_understood(where, command):
     _, *arguments = shlex.split(command, comments=True)
     context = group.make_context("rimkit", list(arguments), resilient_parsing=True)
     name, found, rest = group.resolve_command(context, arguments)
-    given = found.make_context(name, rest).params
+    given = found.make_context(name, rest).params  # raises for an option or argument that there is not
+    assert found is group.commands[name]
     if name == "run":
         chapters = execute.find_chapters(given["chapters"] or ())
-        execute.plan(chapters, given["model"], assignments(given["parameter"] or ()))
-        chosen.settings(assignments(given["prompts"] or (), "--prompts", "SET=OTHER"), given["judge"])
+        jobs = execute.plan(chapters, given["model"], assignments(given["parameter"] or ()))
+        assert [job.notebook for job in jobs] == chapters
+        prompts = assignments(given["prompts"] or (), "--prompts", "SET=OTHER")
+        choice = chosen.settings(prompts, given["judge"], given["max_new_tokens"])
+        assert bool(choice[chosen.PROMPTS]) == bool(prompts)

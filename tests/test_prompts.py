@@ -3,7 +3,6 @@
 import pandas as pd
 import pytest
 
-from rimkit.behavior import prompts
 from rimkit.behavior.prompts import COLUMNS, load_prompts, prompt_sets, spread
 from rimkit.errors import UserError
 
@@ -23,7 +22,8 @@ def shelf(tmp_path, monkeypatch) -> pd.DataFrame:
     table.to_parquet(folder / "harmful.parquet", index=False)
     hashes = pd.DataFrame([{"name": "harmful", "prompts": 40, "sha256": "abc"}])
     hashes.to_csv(folder / "hashes.csv", index=False)
-    monkeypatch.setattr(prompts, "data_dir", lambda: tmp_path)
+    for place in ("rimkit.behavior.prompts.data_dir", "rimkit.files.data_dir"):
+        monkeypatch.setattr(place, lambda: tmp_path)
     return table
 
 

@@ -20,9 +20,8 @@ import pandas as pd
 from rimkit.behavior import benchmarks
 from rimkit.behavior.judges import find_judge
 from rimkit.errors import UserError, nearest
-from rimkit.files import find_table
+from rimkit.files import find_table, shipped_tables
 from rimkit.models.locating import locate
-from rimkit.paths import data_dir
 
 PROMPTS, JUDGE, LENGTH = "RIMKIT_PROMPTS", "RIMKIT_JUDGE", "RIMKIT_MAX_NEW_TOKENS"
 USUAL = 96  # tokens of a reply: enough for the embedded models, thought included
@@ -110,7 +109,7 @@ def _stand_in(name: str, other: str) -> str:
     if benchmarks.named(other):
         return other
     path, mark, query = other.partition("?")
-    shipped = {file.stem: file for file in (data_dir() / "prompts").glob("*.parquet")}
+    shipped = shipped_tables("prompts")
     if not path:
         raise UserError(f"nothing stands in for '{name}': write {name}=hex-phi, or a file")
     file = find_table(Path(path).expanduser(), shipped, "prompt set", tuple(benchmarks.BENCHMARKS))

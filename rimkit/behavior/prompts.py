@@ -11,7 +11,7 @@ import pandas as pd
 
 from rimkit.behavior import benchmarks, chosen, redaction
 from rimkit.errors import UserError, nearest
-from rimkit.files import find_table, read_table
+from rimkit.files import find_table, read_table, shipped_tables
 from rimkit.paths import data_dir
 
 COLUMNS = ("prompt_id", "text", "kind", "category", "cluster", "split", "answer", "source")
@@ -108,7 +108,7 @@ def _read(name: str | Path, columns: Mapping[str, str] | None) -> pd.DataFrame:
 
 def _locate(name: str | Path) -> tuple[Path, dict[str, str], bool]:
     """The file, the columns asked for behind a question mark, and whether it is a shipped set."""
-    shipped = {file.stem: file for file in sorted((data_dir() / "prompts").glob("*.parquet"))}
+    shipped = shipped_tables("prompts")
     path, mark, query = str(name).partition("?")
     asked = dict(parse_qsl(query, keep_blank_values=True))
     if mark and not all(asked.values()):

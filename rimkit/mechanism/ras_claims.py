@@ -20,6 +20,7 @@ from scipy import stats
 from rimkit.behavior.rates import resample_weights, widened_percentiles
 from rimkit.ledger import effect_row
 from rimkit.mechanism.prediction import MODEL, OUTCOME, RAS, _correlations, _moments, standardised, varying
+from rimkit.mechanism.sets import against_singles
 
 RIVALS = {
     "C10a": "KL on tuning data", "C10c": "rise", "Q3a": "arithmetic mean", "Q3b": "geometric mean",
@@ -36,17 +37,12 @@ def other_sets(points: pd.DataFrame, kind: str = RANDOM) -> list[str]:
 
 
 def _against_sets(effect: float, draws: np.ndarray, singles: np.ndarray, groups: int) -> dict:
-    """``effect`` with its interval: corpora drawn again (``draws``), and the effect against each single set.
-
-    The two half-widths are combined as of independent errors; that of the sets is a t interval for one more set.
-    """
-    low, high = widened_percentiles(draws, groups, 0.95)
-    n = len(singles)
-    reach = stats.t.isf(0.025, n - 1) * singles.std(ddof=1) * np.sqrt(1 + 1 / n) if n > 1 else np.nan
+    """``effect`` with its interval: corpora drawn again (``draws``), and the effect against each single set."""
+    low, high = against_singles(effect, *widened_percentiles(draws, groups, 0.95), singles)
+    rank, of = int(1 + (singles <= 0).sum()), len(singles) + 1
     return {
-        "effect": effect, "ci_low": effect - np.hypot(max(effect - low, 0), reach),
-        "ci_high": effect + np.hypot(max(high - effect, 0), reach), "rank": int(1 + (singles <= 0).sum()), "of": n + 1,
-        "p_rank": (1 + (singles <= 0).sum()) / (1 + n), "control": "one other set",
+        "effect": effect, "ci_low": low, "ci_high": high, "rank": rank, "of": of, "p_rank": rank / of,
+        "control": "one other set",
     }  # fmt: skip
 
 

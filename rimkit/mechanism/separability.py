@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from rimkit.behavior.measure import load_sets, observe
 from rimkit.behavior.prompts import spread
@@ -20,6 +19,7 @@ from rimkit.behavior.ranks import areas, auroc, auroc_above
 from rimkit.errors import UserError
 from rimkit.mechanism import probes
 from rimkit.mechanism.readout import contexts
+from rimkit.mechanism.sets import against_singles
 from rimkit.models.chat import MODES, Encoded
 from rimkit.models.loading import StudyModel
 from rimkit.models.untrained import untrained
@@ -257,14 +257,13 @@ def above_untrained(study: StudyModel, one: Contrast, span: str = "last", draws:
     where the random weights do not fit beside the model.
     """
     states, positive, clusters = one.evaluation.at(span)
+    residual = one.best_residual(span)
     others = np.stack([_untrained_scores(study, one, span, FIRST_DRAW + draw) for draw in range(draws)])
-    own = one.probe(span)(states)[one.best_residual(span)]
-    found = auroc_above(own, others, positive, clusters, either_side=False)._asdict()
-    reach = stats.t.isf(0.025, draws - 1) * areas(others, positive).std(ddof=1) * np.sqrt(1 + 1 / draws)
-    low, high = (float(np.hypot(found["effect"] - found[side], reach)) for side in ("ci_low", "ci_high"))
-    bounds = {"ci_low": max(-1.0, found["effect"] - low), "ci_high": min(1.0, found["effect"] + high)}
+    found = auroc_above(one.probe(span)(states)[residual], others, positive, clusters, either_side=False)._asdict()
+    low, high = against_singles(found["effect"], found["ci_low"], found["ci_high"], areas(others, positive))
+    bounds = {"ci_low": max(-1.0, low), "ci_high": min(1.0, high), "p_value": np.nan}
     method = f"{found['method']}, and the spread of {draws} random weights"
-    return {**found, **bounds, "p_value": np.nan, "method": method, "span": span, "residual": one.best_residual(span)}
+    return {**found, **bounds, "method": method, "span": span, "residual": residual}
 
 
 def _untrained_scores(study: StudyModel, one: Contrast, span: str, seed: int) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import stats
 
 Units = Sequence[tuple[int, int]]
 
@@ -28,6 +29,18 @@ def matched_sets(units: Units, per_layer: int, n: int = 40, seed: int = 0) -> li
         return chosen
 
     return [draw() for _ in range(n)]
+
+
+def against_singles(effect: float, low: float, high: float, singles: np.ndarray) -> tuple[float, float]:
+    """The interval of an effect against the mean of several controls, widened by which control one compares with.
+
+    ``low`` and ``high`` are its interval otherwise, ``singles`` the effect against each control (or each control's own
+    value: only their spread counts). The half-widths are combined as of independent errors; that of the controls is a t
+    interval for one more of them. Missing with fewer than two.
+    """
+    n = len(singles)
+    reach = stats.t.isf(0.025, n - 1) * np.std(singles, ddof=1) * np.sqrt(1 + 1 / n) if n > 1 else np.nan
+    return float(effect - np.hypot(max(effect - low, 0), reach)), float(effect + np.hypot(max(high - effect, 0), reach))
 
 
 def overlap(a: Units, b: Units) -> float:

@@ -52,35 +52,13 @@ class EndpointModel:
         here = self.tokenizer_source is not None or Path(self.client.model).is_dir()
         return here and getattr(self.tokenizer, "init_kwargs", {}).get("language") == "invented"
 
-    @property
-    def hf(self):
-        raise self._closed()
-
-    @property
-    def elsewhere(self):
-        raise self._closed()
-
-    @property
-    def tracing(self):
-        raise self._closed()
-
-    @property
-    def nn(self):
-        raise self._closed()
-
-    @property
-    def context(self):
-        raise self._closed()
-
-    @property
-    def pad_id(self):
-        raise self._closed()
-
-    def _closed(self) -> UserError:
-        return UserError(
+    def _closed(self):
+        raise UserError(
             f"{self.name} runs behind an endpoint, which gives replies but nothing from inside the model: probes, "
             "heads and neurons need a model that is loaded here (a folder or a hub id)"
         )
+
+    hf = nn = context = pad_id = elsewhere = tracing = property(_closed)
 
 
 def connect(model: str | EndpointModel, tokenizer=None, **limits) -> EndpointModel:

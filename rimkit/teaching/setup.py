@@ -8,7 +8,7 @@ import pandas as pd
 
 from rimkit import ledger
 from rimkit.errors import UserError, nearest
-from rimkit.paths import data_dir
+from rimkit.files import shipped_tables
 
 if TYPE_CHECKING:
     from rimkit.models.loading import StudyModel
@@ -46,7 +46,7 @@ def start(seed: int = 0, drive: str = "") -> None:
 
 def results(name: str) -> pd.DataFrame:
     """The shipped ledger rows ``data/results/<name>.parquet``; raises `UserError` for an unknown name."""
-    known = {file.stem: file for file in (data_dir() / "results").glob("*.parquet")}
+    known = shipped_tables("results")
     if name not in known:
         raise UserError(
             f"there are no shipped results '{name}' (shipped: {', '.join(sorted(known))}){nearest(name, known)}"
