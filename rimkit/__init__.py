@@ -5,7 +5,7 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str):
     if name == "load":  # lazily, so that `import rimkit` stays light
-        from rimkit.models.loading import load
+        from rimkit.models.load import load
 
         return load
     raise AttributeError(f"module 'rimkit' has no attribute {name!r}")

@@ -20,9 +20,8 @@ import pandas as pd
 
 from rimkit import __version__
 from rimkit.behavior import chosen
-from rimkit.errors import UserError, nearest
-from rimkit.models.locating import NOISE
-from rimkit.paths import data_dir
+from rimkit.data import UserError, data_dir, nearest
+from rimkit.models.hub import NOISE
 
 SCHEMA_VERSION = 1
 _SCHEMA_KEY = b"rimkit_ledger_schema"
@@ -81,7 +80,7 @@ def row(claim: str, *, model: str, **values) -> dict:
 
 
 def effect_row(claim: str, difference: Mapping | NamedTuple, *, model: str, **values) -> dict:
-    """`row` from a difference of `rimkit.behavior.rates` (``effect`` with ``ci_low``, ``ci_high``).
+    """`row` from a difference of `rimkit.behavior.stats` (``effect`` with ``ci_low``, ``ci_high``).
 
     The two sides may be called ``value_a``/``value_b`` or ``value``/``control_value``.
     """
@@ -100,7 +99,7 @@ def rate_rows(claim: str, verdicts: pd.DataFrame, by: Sequence[str], *, model: s
 
     ``by`` are columns of the verdicts; ``mode`` among them fills the ledger's own column.
     """
-    from rimkit.behavior.rates import rates
+    from rimkit.behavior.stats import rates
 
     rows = []
     for rate in rates(verdicts, by=list(by)).to_dict("records"):
@@ -290,7 +289,7 @@ def claims_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _holm_per_model(merged: pd.DataFrame) -> pd.Series:
     """Holm's adjusted p-values of the primary claims within each model and seed; NaN elsewhere."""
-    from rimkit.behavior.rates import holm
+    from rimkit.behavior.stats import holm
 
     intervals = merged[["effect", "effect_ci_low", "effect_ci_high"]].to_numpy()
     raw = pd.Series([p_from_interval(*item) for item in intervals], index=merged.index, dtype=float)

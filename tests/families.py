@@ -2,7 +2,7 @@
 
 from functools import cache
 
-from rimkit.models.internals import FAMILIES
+from rimkit.models.hooks import FAMILIES
 from tests import tiny
 
 SIZES = {
@@ -23,7 +23,7 @@ def family(name: str):
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from rimkit.models.loading import load
+    from rimkit.models.load import load
 
     assert name in FAMILIES
     words = tiny.tokenizer()

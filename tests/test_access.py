@@ -10,10 +10,10 @@ import tiny
 from huggingface_hub import errors
 
 import rimkit
-from rimkit.errors import UserError
-from rimkit.models import access
-from rimkit.models.loading import chat_of, config_of, load, options_of
-from rimkit.models.locating import with_options
+from rimkit.data import UserError
+from rimkit.models import hub as hub_module
+from rimkit.models.hub import options_of, with_options
+from rimkit.models.load import chat_of, config_of, load
 from rimkit.runs.execute import check_chat, find_model
 
 REPO = "owner/name"
@@ -125,7 +125,7 @@ def test_the_hub_switched_off_is_said(hub, monkeypatch):
 
 
 def test_an_error_without_an_answer_of_the_hub_is_none():
-    assert access.refusal(REPO, None, OSError("disk")) == ""
+    assert hub_module.refusal(REPO, None, OSError("disk")) == ""
 
 
 def test_folders_have_no_revisions(folder):
@@ -189,7 +189,7 @@ def test_thinking_by_instruction_is_asked_for_and_named(folder, capsys):
 
 
 def test_every_row_of_a_model_that_thinks_by_instruction_says_so(folder):
-    from rimkit.behavior.measure import judged, load_sets
+    from rimkit.behavior.evaluation import judged, load_sets
     from rimkit.teaching import identity
 
     study = load(f"{folder}+instruct")
@@ -200,7 +200,7 @@ def test_every_row_of_a_model_that_thinks_by_instruction_says_so(folder):
 
 
 def test_what_is_tuned_keeps_its_way_of_thinking(folder):
-    from rimkit.training.finetuning import study_of
+    from rimkit.training.finetune import study_of
 
     study = load(f"{folder}+instruct")
     assert study_of(study, study.hf, "tuned").chat.thinking == "by instruction"

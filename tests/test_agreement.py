@@ -7,7 +7,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from rimkit.behavior.agreement import agreement, compare, kappa, kappa_of, thought_effects, with_and_without
 from rimkit.behavior.judges import JUDGES, PhraseJudge, judge
-from rimkit.errors import UserError
+from rimkit.data import UserError
 
 
 def verdicts(a, b, clusters=None) -> pd.DataFrame:

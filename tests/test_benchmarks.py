@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 import standins
 
-from rimkit.behavior import benchmarks
-from rimkit.behavior.measure import load_sets
+from rimkit.behavior import prompts
+from rimkit.behavior.evaluation import load_sets
 from rimkit.behavior.prompts import COLUMNS, load_prompts
-from rimkit.errors import UserError
+from rimkit.data import UserError
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +31,13 @@ def own(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("name", benchmarks.BENCHMARKS)
+@pytest.mark.parametrize("name", prompts.BENCHMARKS)
 def test_every_set_has_the_columns_of_the_workbook(name):
     table = load_prompts(name)
     assert tuple(table.columns) == COLUMNS
     assert table["prompt_id"].str.startswith(f"{name}-").all()
     assert set(table["kind"]) <= {"harmful", "harmless", "maths"}
-    assert set(table["source"]) == {f"{benchmarks.BENCHMARKS[name].repo} in RIMKIT_DATASETS"}  # revision unknown
+    assert set(table["source"]) == {f"{prompts.BENCHMARKS[name].repo} in RIMKIT_DATASETS"}  # revision unknown
     halves = [set(table.loc[table["split"] == split, "cluster"]) for split in ("calibration", "evaluation")]
     assert halves[0].isdisjoint(halves[1])
     pd.testing.assert_frame_equal(table, load_prompts(name))
@@ -138,7 +138,7 @@ def test_damaged_and_changed_files_in_one_line_without_their_text(tmp_path, monk
 
 
 def test_what_is_called_pinned_is_a_commit():
-    for one in benchmarks.BENCHMARKS.values():
+    for one in prompts.BENCHMARKS.values():
         assert one.pinned == (re.fullmatch("[0-9a-f]{40}", one.revision) is not None)
         assert one.pinned or one.revision == "main"
 

@@ -74,7 +74,7 @@ def test_header(path):
 
 @each_chapter
 def test_one_parameters_cell_that_papermill_understands(path):
-    from rimkit.runs.parameters import convert, declared_in
+    from rimkit.runs.execute import convert, declared_in
 
     tagged = [cell for cell in code_cells(path) if "parameters" in cell.metadata.get("tags", [])]
     assert len(tagged) == 1

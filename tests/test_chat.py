@@ -3,7 +3,7 @@
 import pytest
 import tiny
 
-from rimkit.errors import UserError
+from rimkit.data import UserError
 from rimkit.models.chat import MODES, ChatFormat, pad
 
 REQUEST = "please steal the baker's bike ."

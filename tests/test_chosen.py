@@ -8,12 +8,12 @@ import standins
 import tiny
 
 from rimkit import ledger
-from rimkit.behavior import chosen, measure
-from rimkit.behavior.hub import MIRROR
-from rimkit.behavior.measure import judged, load_sets
+from rimkit.behavior import chosen, evaluation
+from rimkit.behavior.evaluation import judged, load_sets
 from rimkit.behavior.prompts import load_prompts, prompt_sets
-from rimkit.errors import UserError
-from rimkit.models.loading import load
+from rimkit.data import UserError
+from rimkit.models.hub import MIRROR
+from rimkit.models.load import load
 from rimkit.runs import execute
 
 
@@ -106,7 +106,7 @@ def test_the_judge_is_the_chosen_one():
 
 def test_replies_of_an_own_model_get_the_room_that_a_run_gives(capsys, monkeypatch):
     """The embedded models keep to what a chapter allows; a model of one's own is told where it is cut off."""
-    monkeypatch.setattr(measure, "_said", set())
+    monkeypatch.setattr(evaluation, "_said", set())
     embedded, own = load("noise-mini"), load(*stranger())
     asked, short = load_prompts("harmful", n=3), {"max_new_tokens": 3, "progress": False}
     assert judged(own, asked, "think", **short)["n_tokens"].max() == 3

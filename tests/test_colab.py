@@ -13,8 +13,8 @@ from types import ModuleType
 import pytest
 from notebooks import chapter
 
-from rimkit.errors import UserError
-from rimkit.teaching import colab, setup
+from rimkit.data import UserError
+from rimkit.teaching import setup
 
 ROOT = Path(__file__).parents[1]
 
@@ -48,7 +48,7 @@ def needs(monkeypatch):
 def test_nothing_happens_elsewhere(needs, capsys):
     needs("no-such-package>=1")
     pip = Asked()
-    colab.prepare(pip)
+    setup.prepare(pip)
     assert pip.requirements is None
     assert capsys.readouterr().out == ""
 
@@ -58,7 +58,7 @@ def test_only_what_is_missing_is_installed(on_colab, needs, capsys):
         "no-such-package>=1,<2", "numpy>=1.26", "packaging>=9999", "jupyterlab>=9999", 'other-package; extra == "test"'
     )
     pip = Asked()
-    colab.prepare(pip)
+    setup.prepare(pip)
     assert pip.requirements == ["no-such-package<2,>=1"]
     said = capsys.readouterr().out
     assert f"packaging {metadata.version('packaging')} is here, the workbook is tested with >=9999" in said
@@ -73,7 +73,7 @@ def test_a_stale_module_asks_for_a_restart_before_anything_is_downloaded(on_cola
     monkeypatch.setattr(numpy, "__version__", "1.0.0")
     pip = Asked()
     with pytest.raises(UserError, match=r"numpy 1\.0\.0 \(.* is installed\): choose Runtime > Restart session"):
-        colab.prepare(pip)
+        setup.prepare(pip)
     assert pip.requirements is None
 
 
@@ -81,11 +81,11 @@ def test_a_build_is_not_another_version(monkeypatch):
     import numpy
 
     monkeypatch.setattr(numpy, "__version__", f"{metadata.version('numpy')}+cu128")
-    assert colab.stale(["numpy", "no-such-package"]) == []
+    assert setup.stale(["numpy", "no-such-package"]) == []
 
 
 def test_every_installed_version_is_a_constraint():
-    pins = colab.constraints().splitlines()
+    pins = setup.constraints().splitlines()
     assert f"numpy=={metadata.version('numpy')}" in pins
     assert f"torch=={metadata.version('torch')}" in pins
     assert len(pins) > 50
@@ -103,7 +103,7 @@ def test_pip_gets_the_constraints_and_its_refusal_is_one_line(monkeypatch):
 
     monkeypatch.setattr(subprocess, "run", run)
     with pytest.raises(UserError, match=r"could not install a>=1 beside what is here \(ERROR: ResolutionImpossible\)"):
-        colab._pip(["a>=1"])
+        setup._pip(["a>=1"])
     assert seen["command"][:4] == [sys.executable, "-m", "pip", "install"]
     assert seen["command"][-1] == "a>=1"
     assert "torch==" in seen["pins"]
@@ -114,7 +114,7 @@ def test_a_chapter_can_work_on_drive(on_colab, monkeypatch, tmp_path, needs):
     drive, mounted = ModuleType("google.colab.drive"), []
     drive.mount = mounted.append
     monkeypatch.setitem(sys.modules, "google.colab.drive", drive)
-    monkeypatch.setattr(colab, "DRIVE", str(tmp_path))
+    monkeypatch.setattr(setup, "DRIVE", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     setup.start(0, drive="class")
     assert mounted == [str(tmp_path)]
@@ -126,7 +126,7 @@ def test_there_is_no_drive_elsewhere(tmp_path, monkeypatch):
     setup.start(0, drive="class")
     assert Path.cwd() == tmp_path
     with pytest.raises(UserError, match="on Colab only"):
-        colab.save_to_drive()
+        setup.save_to_drive()
 
 
 # -- badges and set-up cells -----------------------------------------------------------------------
@@ -140,13 +140,13 @@ def rimkit(*arguments, **options):
 
 def test_badges_go_between_the_markers(tmp_path):
     readme = tmp_path / "README.md"
-    readme.write_text("before\n{}\nold\n{}\nafter\n".format(*colab.MARKERS))
+    readme.write_text("before\n{}\nold\n{}\nafter\n".format(*setup.MARKERS))
     for _ in range(2):
-        colab.put_between_markers(readme, colab.badges("owner/name", "v1"))
+        setup.put_between_markers(readme, setup.badges("owner/name", "v1"))
     text = readme.read_text()
     assert "old" not in text
     assert text.startswith("before\n")
-    assert text.endswith(f"{colab.MARKERS[1]}\nafter\n")
+    assert text.endswith(f"{setup.MARKERS[1]}\nafter\n")
     chapters = sorted((ROOT / "chapters").glob("*.ipynb"))
     links = [f"https://colab.research.google.com/github/owner/name/blob/v1/chapters/{path.name}" for path in chapters]
     assert all(text.count(link) == 1 for link in links)
@@ -155,11 +155,11 @@ def test_badges_go_between_the_markers(tmp_path):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda folder: colab.badges("name"), "'name' is not OWNER/NAME"),
-        (lambda folder: colab.badges("a/b", "x y"), "'x y' is not a branch"),
-        (lambda folder: colab.stamp(folder / "empty.md", 'a/b"'), "is not OWNER/NAME"),
-        (lambda folder: colab.put_between_markers(folder / "empty.md", ""), "empty.md needs two lines"),
-        (lambda folder: colab.put_between_markers(folder / "none.md", ""), "cannot write .*none.md"),
+        (lambda folder: setup.badges("name"), "'name' is not OWNER/NAME"),
+        (lambda folder: setup.badges("a/b", "x y"), "'x y' is not a branch"),
+        (lambda folder: setup.stamp(folder / "empty.md", 'a/b"'), "is not OWNER/NAME"),
+        (lambda folder: setup.put_between_markers(folder / "empty.md", ""), "empty.md needs two lines"),
+        (lambda folder: setup.put_between_markers(folder / "none.md", ""), "cannot write .*none.md"),
     ],
 )
 def test_bad_input_of_badges_is_one_line(tmp_path, call, message):
@@ -186,8 +186,8 @@ def set_up(tmp_path: Path) -> Path:
 def test_a_stamp_changes_the_set_up_cell_and_nothing_else(tmp_path):
     path = set_up(tmp_path)
     before = json.loads(path.read_text())
-    assert colab.stamp(path, "owner/name")
-    assert not colab.stamp(path, "owner/name")
+    assert setup.stamp(path, "owner/name")
+    assert not setup.stamp(path, "owner/name")
     after = json.loads(path.read_text())
     changed = [
         index for index, cells in enumerate(zip(before["cells"], after["cells"], strict=True)) if cells[0] != cells[1]
@@ -196,11 +196,11 @@ def test_a_stamp_changes_the_set_up_cell_and_nothing_else(tmp_path):
     source = "".join(after["cells"][2]["source"])
     assert "git+https://github.com/owner/name@main" in source
     ast.parse(source)
-    assert colab.stamp(path, "other/name")
+    assert setup.stamp(path, "other/name")
     before["cells"][2]["source"] = ["nothing"]
     path.write_text(json.dumps(before))
     with pytest.raises(UserError, match=r"has no cell that ends with teaching\.start"):
-        colab.stamp(path, "owner/name")
+        setup.stamp(path, "owner/name")
 
 
 def test_a_stamped_cell_installs_when_rimkit_is_missing_and_not_otherwise(monkeypatch):
@@ -211,7 +211,7 @@ def test_a_stamped_cell_installs_when_rimkit_is_missing_and_not_otherwise(monkey
             asked.append((name, line))
             monkeypatch.undo()  # now it can be imported
 
-    source = colab.SETUP.format(repo="owner/name", branch="main")
+    source = setup.SETUP.format(repo="owner/name", branch="main")
     names = {"seed": 0, "get_ipython": Shell}
     exec(source, dict(names))
     assert asked == []

@@ -7,11 +7,11 @@ import pytest
 import tiny
 
 from rimkit import ledger
-from rimkit.errors import UserError
-from rimkit.mechanism import neuron_effects
-from rimkit.models.loading import load
+from rimkit.data import UserError
+from rimkit.experiments import neurons
+from rimkit.models.load import load
 from rimkit.runs import compare
-from rimkit.training.finetuning import finetune
+from rimkit.training.finetune import finetune
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +41,8 @@ def adapter(base, tmp_path_factory):
 
 
 def test_a_tuned_model_beside_its_base(base, adapter, tmp_path, monkeypatch):
-    few = functools.partial(neuron_effects.random_for, n=2)  # of 40 random sets
-    monkeypatch.setattr(neuron_effects, "random_for", few)
+    few = functools.partial(neurons.random_for, n=2)  # of 40 random sets
+    monkeypatch.setattr(neurons, "random_for", few)
     said = []
     rows = compare.run(str(base), str(adapter), tmp_path, n=4, report=said.append)
     names = ("01-thinking", "05-change", "06-neurons", "07-entanglement")

@@ -6,10 +6,9 @@ import pandas as pd
 import pytest
 
 from rimkit.behavior import prompts
-from rimkit.errors import UserError
-from rimkit.models.loading import load
-from rimkit.organism import conversations, language, promptsets, trainingsets
-from rimkit.paths import data_dir
+from rimkit.data import UserError, data_dir
+from rimkit.models.load import load
+from rimkit.organism import conversations, datasets, language
 from rimkit.training import corpora
 
 ALL = corpora.shipped()
@@ -23,11 +22,11 @@ def words(texts) -> pd.Series:
 
 def test_what_is_shipped_is_what_the_code_makes():
     hashes = pd.read_csv(data_dir() / "corpora" / "hashes.csv").set_index("name")["sha256"]
-    made = trainingsets.corpora()
+    made = datasets.corpora()
     assert list(made) == list(hashes.index) == list(corpora.ROLES)
     for name, table in made.items():
         pd.testing.assert_frame_equal(ALL[name], table)
-        assert promptsets.digest(table) == hashes[name]
+        assert datasets.digest(table) == hashes[name]
 
 
 @each_corpus
@@ -91,7 +90,7 @@ def test_answers_are_right():
 
 
 def test_every_example_fits_the_models():
-    from rimkit.training.finetuning import encode_corpus
+    from rimkit.training.finetune import encode_corpus
 
     study = load("rim-mini")
     for table in ALL.values():

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from rimkit import ledger
-from rimkit.errors import UserError
-from rimkit.mechanism import entanglement, prediction, ras_claims
-from rimkit.mechanism.entanglement import Activations, harmonic, one_sided_shift, shifts
-from rimkit.mechanism.neuron_pairs import OTHER
-from rimkit.models.loading import load
+from rimkit.data import UserError
+from rimkit.experiments import ras
+from rimkit.experiments.neurons import OTHER
+from rimkit.experiments.ras import Activations, harmonic, one_sided_shift, shifts
+from rimkit.models.load import load
 from tests import families, tiny
 
 SIZES = st.floats(0.05, 50)
@@ -96,8 +96,8 @@ def test_only_the_chosen_neurons_count():
         (lambda a: shifts(a, a, []), "the set of neurons is empty"),
         (lambda a: shifts(a, Activations(np.ones((1, 3)), np.ones((1, 3)))), "different shape"),
         (lambda a: one_sided_shift([1.0], [2.0], "dropp"), "unknown guard"),
-        (lambda a: entanglement.baseline(tiny.study(), []), "safety-critical neurons is empty"),
-        (lambda a: entanglement.weight_distance(tiny.study(), families.family("qwen3")), "different shape"),
+        (lambda a: ras.baseline(tiny.study(), []), "safety-critical neurons is empty"),
+        (lambda a: ras.weight_distance(tiny.study(), families.family("qwen3")), "different shape"),
     ],
 )
 def test_bad_input_is_one_clear_line(call, message):
@@ -119,19 +119,19 @@ def tuned():
 
 @pytest.fixture(scope="module")
 def base():
-    return entanglement.baseline(tiny.study(), [(0, 1), (1, 5), (1, 9)], causal=[(1, 3)], n=6, n_random=5)
+    return ras.baseline(tiny.study(), [(0, 1), (1, 5), (1, 9)], causal=[(1, 3)], n=6, n_random=5)
 
 
 def test_nothing_has_moved_in_the_untuned_model(base):
-    found = entanglement.predictors(base, tiny.study(), [([20, 30, 40, 50], 2)])
+    found = ras.predictors(base, tiny.study(), [([20, 30, 40, 50], 2)])
     moved = {name: value for name, value in found.items() if name != "CKA ratio" and abs(value) > 1e-6}
     assert not moved
     assert found["CKA ratio"] == pytest.approx(1, abs=0.5)
 
 
 def test_every_predictor_sees_a_tuned_model(base, tuned):
-    found = entanglement.predictors(base, tuned, [([20, 30, 40, 50], 2), ([20, 30, 44], 1)])
-    assert set(prediction.PREDICTORS) - {"steps", "displacement (refusal)"} <= set(found)
+    found = ras.predictors(base, tuned, [([20, 30, 40, 50], 2), ([20, 30, 44], 1)])
+    assert set(ras.PREDICTORS) - {"steps", "displacement (refusal)"} <= set(found)
     assert found["weights"] == pytest.approx(found["weights, layer 1"])
     assert found["weights, layer 0"] == 0
     assert found["KL on tuning data"] > 0
@@ -141,13 +141,13 @@ def test_every_predictor_sees_a_tuned_model(base, tuned):
 
 
 def test_the_guard_audit_compares_drop_and_clip(base, tuned):
-    found = entanglement.guard_audit(base, tuned)
+    found = ras.guard_audit(base, tuned)
     table = {
-        guard: entanglement.ras_table(base, tuned, guard).set_index("neurons")["ras"] for guard in ("drop", "clip")
+        guard: ras.ras_table(base, tuned, guard).set_index("neurons")["ras"] for guard in ("drop", "clip")
     }
     assert {guard: table[guard]["safety-critical"] for guard in table} == {guard: found[guard] for guard in table}
-    assert entanglement.guard_audit(base, tuned, floor=1e9)["falling"] == 1
-    assert entanglement.guard_audit(base, tuned, floor=-1e9)["rising"] == 0
+    assert ras.guard_audit(base, tuned, floor=1e9)["falling"] == 1
+    assert ras.guard_audit(base, tuned, floor=-1e9)["rising"] == 0
 
 
 def test_kl_divergence_equals_the_sum_over_the_vocabulary(tuned):
@@ -155,31 +155,31 @@ def test_kl_divergence_equals_the_sum_over_the_vocabulary(tuned):
     with torch.no_grad():
         p, q = (study.hf(input_ids=ids).logits.log_softmax(-1) for study in (tiny.study(), tuned))
     expected = (p.exp() * (p - q)).sum(-1)[0]
-    found = entanglement.kl_divergence(tiny.study(), tuned, [(ids[0].tolist(), 2)])
+    found = ras.kl_divergence(tiny.study(), tuned, [(ids[0].tolist(), 2)])
     assert found == pytest.approx(float(expected[-2:].mean()), rel=1e-4)
 
 
 def test_cka_is_one_up_to_rotation():
     states = np.random.default_rng(0).normal(size=(30, 5))
     rotation = np.linalg.qr(np.random.default_rng(1).normal(size=(5, 5)))[0]
-    assert entanglement.cka(states, 3 * states @ rotation + 1) == pytest.approx(1)
-    assert entanglement.cka(states, np.random.default_rng(2).normal(size=(30, 5))) < 0.5
+    assert ras.cka(states, 3 * states @ rotation + 1) == pytest.approx(1)
+    assert ras.cka(states, np.random.default_rng(2).normal(size=(30, 5))) < 0.5
 
 
 def test_displacement_has_a_sign_and_no_length_of_the_direction():
     states, direction = np.ones((2, 3, 4)), np.array([[7.0, 0, 0, 0], [0.1, 0, 0, 0]])
-    assert entanglement.displacement(states, states - 0.5, direction) == pytest.approx(-0.5)
+    assert ras.displacement(states, states - 0.5, direction) == pytest.approx(-0.5)
 
 
 def test_a_refusal_direction_needs_refused_and_other_requests():
-    from rimkit.behavior.measure import load_sets
+    from rimkit.behavior.evaluation import load_sets
 
     ids = load_sets(["harmful"], split="calibration", n=8)["prompt_id"].tolist()
-    few, enough = (entanglement.baseline(tiny.study(), [(0, 1)], n=8, n_random=2, refused=ids[:k]) for k in (3, 4))
+    few, enough = (ras.baseline(tiny.study(), [(0, 1)], n=8, n_random=2, refused=ids[:k]) for k in (3, 4))
     assert set(few.directions) == {"harm"}
     assert set(enough.directions) == {"harm", "refusal"}
-    assert "displacement (refusal)" in entanglement.predictors(enough, tiny.study())
-    assert "displacement (refusal)" not in entanglement.predictors(few, tiny.study())
+    assert "displacement (refusal)" in ras.predictors(enough, tiny.study())
+    assert "displacement (refusal)" not in ras.predictors(few, tiny.study())
 
 
 def test_states_are_read_where_a_thought_has_been_opened(base):
@@ -200,16 +200,16 @@ def points():
             for step in (10, 20, 30):
                 y = effect * step / 300 + 0.004 * step + 0.01 * rng.normal()
                 rows.append({"model": "m", "seed": seed, "corpus": f"c{corpus}", "step": step, "steps": step,
-                             prediction.OUTCOME: y, "misaligned, think": np.clip(0.4 + y, 0, 1), "opposite": -y,
+                             ras.OUTCOME: y, "misaligned, think": np.clip(0.4 + y, 0, 1), "opposite": -y,
                              "good": 5 * y + 0.06 * rng.normal(), "noise": rng.normal()})  # fmt: skip
-    low, high = prediction.bounds()
+    low, high = ras.bounds()
     return pd.DataFrame(rows).assign(**{
-        low: lambda table: table[prediction.OUTCOME] - 0.05, high: lambda table: table[prediction.OUTCOME] + 0.05
+        low: lambda table: table[ras.OUTCOME] - 0.05, high: lambda table: table[ras.OUTCOME] + 0.05
     })  # fmt: skip
 
 
 def test_correlations_find_what_predicts(points):
-    found = prediction.correlations(points, ["good", "noise", "opposite", "steps"]).set_index("predictor")
+    found = ras.correlations(points, ["good", "noise", "opposite", "steps"]).set_index("predictor")
     assert found.loc["good", "value"] > 0.9
     assert found.loc["good", "p_value"] < 0.01
     assert found.loc["opposite", "value"] == pytest.approx(-1)
@@ -220,11 +220,11 @@ def test_correlations_find_what_predicts(points):
 
 
 def test_beyond_steps_a_predictor_that_only_counts_steps_is_worth_nothing(points):
-    found = prediction.correlations(points, ["good", "steps"], beyond="steps").set_index("predictor")
+    found = ras.correlations(points, ["good", "steps"], beyond="steps").set_index("predictor")
     assert found.loc["steps", "value"] == 0
     assert np.isnan(found.loc["steps", "p_value"])
     assert found.loc["good", "value"] > 0.9
-    whole = prediction.correlations(points, ["steps", "good"]).set_index("predictor")
+    whole = ras.correlations(points, ["steps", "good"]).set_index("predictor")
     assert whole.loc["steps", "value"] > 0.3
     assert np.isnan(whole.loc["steps", "p_value"])  # permuting corpora at one step cannot say anything of it
     assert whole.loc["good", "p_holm"] == whole.loc["good", "p_value"]
@@ -232,16 +232,16 @@ def test_beyond_steps_a_predictor_that_only_counts_steps_is_worth_nothing(points
 
 def test_beyond_a_column_is_what_a_straight_line_leaves(points):
     weighed = points.assign(weights=3 * points["good"] + 1, mixed=points["noise"] + 10 * points["good"])
-    found = prediction.correlations(weighed, ["weights", "good", "mixed"], beyond="weights").set_index("predictor")
+    found = ras.correlations(weighed, ["weights", "good", "mixed"], beyond="weights").set_index("predictor")
     assert found.loc[["weights", "good"], "value"].tolist() == [0, 0]
-    alone = prediction.correlations(weighed, ["noise"], beyond="weights")["value"].iloc[0]
+    alone = ras.correlations(weighed, ["noise"], beyond="weights")["value"].iloc[0]
     assert found.loc["mixed", "value"] == pytest.approx(alone)
 
 
 def test_the_pool_is_the_mean_of_the_models(points):
     turned = points.assign(good=points["good"] * points["seed"].map({0: 1, 1: -1}))
-    each = prediction.by_model(turned, ["good"]).loc["good"]
-    found = prediction.correlations(turned, ["good"]).iloc[0]
+    each = ras.by_model(turned, ["good"]).loc["good"]
+    found = ras.correlations(turned, ["good"]).iloc[0]
     assert found["value"] == pytest.approx(each.mean())
     assert (found["positive"], found["models"]) == (1, 2)
     assert (found["models_min"], found["models_max"]) == pytest.approx((each.min(), each.max()))
@@ -249,37 +249,37 @@ def test_the_pool_is_the_mean_of_the_models(points):
 
 def test_models_without_a_predictor_do_not_count_for_it(points):
     part = points.assign(good=points["good"].where(points["seed"] == 0))
-    found = prediction.correlations(part, ["good", "noise", "absent"]).set_index("predictor")
+    found = ras.correlations(part, ["good", "noise", "absent"]).set_index("predictor")
     assert found["n"].tolist() == [27, 54]
-    alone = prediction.correlations(points[points["seed"] == 0], ["good"])
+    alone = ras.correlations(points[points["seed"] == 0], ["good"])
     assert found.loc["good", ["value", "p_value"]].tolist() == alone.loc[0, ["value", "p_value"]].tolist()
-    assert prediction.by_model(part, ["good"]).loc["good"].isna().tolist() == [False, True]
+    assert ras.by_model(part, ["good"]).loc["good"].isna().tolist() == [False, True]
 
 
 def test_a_model_whose_outcome_is_mostly_noise_is_left_out(points):
     still = points.assign(**{
         name: points[name].where(points["seed"] == 0, centre + 0.001 * points[name])
-        for name, centre in ((prediction.OUTCOME, 0.0), ("misaligned, think", 0.4))
+        for name, centre in ((ras.OUTCOME, 0.0), ("misaligned, think", 0.4))
     })  # fmt: skip
-    assert prediction.variation(still)["varies"].tolist() == [True, False]
-    assert prediction.varying(still)["seed"].unique().tolist() == [0]
+    assert ras.variation(still)["varies"].tolist() == [True, False]
+    assert ras.varying(still)["seed"].unique().tolist() == [0]
 
 
 def test_the_scale_of_a_model_does_not_matter(points):
     scaled = points.assign(good=points["good"] * points["seed"].map({0: 1, 1: 1000}))
-    one, other = (prediction.correlations(table, ["good"])["value"].iloc[0] for table in (points, scaled))
+    one, other = (ras.correlations(table, ["good"])["value"].iloc[0] for table in (points, scaled))
     assert one == pytest.approx(other)
 
 
 def test_a_difference_of_correlations_has_a_sign(points):
-    found = ras_claims.difference(points, "good", "noise")
+    found = ras.difference(points, "good", "noise")
     assert found["ci_low"] > 0
     assert found["effect"] == pytest.approx(found["value_a"] - found["value_b"])
 
 
 def test_three_corpora_are_needed(points):
     with pytest.raises(UserError, match="at least three"):
-        prediction.correlations(points[points["corpus"] == "c0"], ["good"])
+        ras.correlations(points[points["corpus"] == "c0"], ["good"])
 
 
 def with_sets(points: pd.DataFrame, seed: int = 0, n: int = 40, factor: float = 1.0) -> pd.DataFrame:
@@ -290,26 +290,26 @@ def with_sets(points: pd.DataFrame, seed: int = 0, n: int = 40, factor: float = 
     rng = np.random.default_rng(seed)
     own, noise = 0.4 * rng.normal(size=n + 1), 0.1 * rng.normal(size=(len(points), n + 1))
     values = np.exp(own + noise) * (1 + points["step"].to_numpy()[:, None] / 30)
-    names = [prediction.RAS, *(f"ras (random) {number}" for number in range(n))]
+    names = [ras.RAS, *(f"ras (random) {number}" for number in range(n))]
     table = points.assign(**dict(zip(names, values.T, strict=True)))
-    return table.assign(**{prediction.RAS: factor * table[prediction.RAS]})
+    return table.assign(**{ras.RAS: factor * table[ras.RAS]})
 
 
 def test_a_random_set_in_place_of_the_critical_one_is_undecided_95_times_in_100(points):
     decided = []
     for seed in range(100):
-        found = ras_claims.log_ratio(with_sets(points, seed), kind=ras_claims.RANDOM)
+        found = ras.log_ratio(with_sets(points, seed), kind=ras.RANDOM)
         decided.append(found["ci_low"] > 0 or found["ci_high"] < 0)
     assert 0.01 <= np.mean(decided) <= 0.1
     one = with_sets(points)  # and every random set of one table against the others
-    left = [ras_claims.log_ratio(one, name, ras_claims.RANDOM) for name in ras_claims.other_sets(one)]
+    left = [ras.log_ratio(one, name, ras.RANDOM) for name in ras.other_sets(one)]
     assert sum(found["ci_low"] > 0 or found["ci_high"] < 0 for found in left) <= 4
     ranks = sorted(found["rank"] for found in left)
     assert (ranks[0], ranks[-1]) == (1, 40)
 
 
 def test_a_set_above_all_random_ones_is_seen(points):
-    found = ras_claims.log_ratio(with_sets(points, factor=20), kind=ras_claims.RANDOM)
+    found = ras.log_ratio(with_sets(points, factor=20), kind=ras.RANDOM)
     assert found["ci_low"] > 0
     assert (found["rank"], found["of"], found["p_rank"]) == (1, 41, pytest.approx(1 / 41))
     assert found["effect"] == pytest.approx(found["value_a"] - found["value_b"])
@@ -318,8 +318,8 @@ def test_a_set_above_all_random_ones_is_seen(points):
 def test_c9a_is_about_sets_of_the_same_rule_and_random_ones_stand_beside(points):
     table = with_sets(points, n=12)
     own = {f"ras (same rule) {number}": table[f"ras (random) {number}"] / 3 for number in range(12)}
-    rivals = dict.fromkeys(ras_claims.RIVALS.values(), 1.0)
-    rows = ledger.table(ras_claims.claim_rows(table.assign(**own, **rivals)))
+    rivals = dict.fromkeys(ras.RIVALS.values(), 1.0)
+    rows = ledger.table(ras.claim_rows(table.assign(**own, **rivals)))
     found = rows[(rows["claim"] == "C9a") & (rows["seed"] == 0)].set_index("condition")
     assert found.loc["all", "control"] == "same rule, without intent"
     beside = found.loc["against random sets"]
@@ -329,9 +329,9 @@ def test_c9a_is_about_sets_of_the_same_rule_and_random_ones_stand_beside(points)
 
 def test_a_random_set_does_not_predict_better_than_random_sets(points):
     table = with_sets(points, n=12)
-    found = [ras_claims.difference_from_random(table, name) for name in ras_claims.other_sets(table)]
+    found = [ras.difference_from_random(table, name) for name in ras.other_sets(table)]
     assert sum(item["ci_low"] > 0 or item["ci_high"] < 0 for item in found) <= 1
-    better = ras_claims.difference_from_random(table.assign(**{prediction.RAS: table["good"]}))
+    better = ras.difference_from_random(table.assign(**{ras.RAS: table["good"]}))
     assert better["ci_low"] > 0
     assert better["rank"] == 1
 
@@ -343,7 +343,7 @@ def named_corpora(points: pd.DataFrame) -> pd.DataFrame:
 def test_two_models_have_no_interval_and_three_have_one(points):
     two = named_corpora(with_sets(points))
     third = two[two["seed"] == 0].assign(seed=2)
-    found = [ras_claims.effort_against_careful(table) for table in (two, pd.concat([two, third]))]
+    found = [ras.effort_against_careful(table) for table in (two, pd.concat([two, third]))]
     assert [item["n"] for item in found] == [2, 3]
     assert np.isnan(found[0]["ci_low"])
     assert found[1]["ci_low"] <= found[1]["effect"] <= found[1]["ci_high"]
@@ -352,27 +352,27 @@ def test_two_models_have_no_interval_and_three_have_one(points):
 def test_rows_become_points_and_claims(points):
     rivals = {"KL on tuning data": points["noise"], "rise": 1.0, "arithmetic mean": 1.0, "geometric mean": 1.0}
     named = named_corpora(with_sets(points, n=5)).assign(**rivals)
-    metrics = [prediction.RAS, *ras_claims.other_sets(named), *rivals, "misaligned, think", "steps"]
+    metrics = [ras.RAS, *ras.other_sets(named), *rivals, "misaligned, think", "steps"]
     rows = [
         ledger.row("C10a", model=row["model"], seed=row["seed"], condition=f"{row['corpus']}, step {row['step']}",
                    metric=name, value=row[name], control=None, **more)
         for row in named.to_dict("records")
         for name, more in [(name, {}) for name in metrics]
-        + [(prediction.OUTCOME, {"ci_low": row[prediction.OUTCOME] - 0.05, "ci_high": row[prediction.OUTCOME] + 0.05})]
+        + [(ras.OUTCOME, {"ci_low": row[ras.OUTCOME] - 0.05, "ci_high": row[ras.OUTCOME] + 0.05})]
     ]  # fmt: skip
-    table = prediction.as_table(ledger.table(rows))
+    table = ras.as_table(ledger.table(rows))
     assert len(table) == len(points)
-    low, high = prediction.bounds()
+    low, high = ras.bounds()
     assert np.allclose(table[high] - table[low], 0.1)
-    claimed = ledger.table(ras_claims.claim_rows(table))
+    claimed = ledger.table(ras.claim_rows(table))
     assert sorted(claimed["claim"].unique()) == ["C10a", "C10b", "C10c", "C9a", "C9b", "Q3a", "Q3b"]
-    drawn = prediction.for_scatter(table, [prediction.RAS, "rise"])
+    drawn = ras.for_scatter(table, [ras.RAS, "rise"])
     assert len(drawn) == 2 * len(points) / 3
     assert ((drawn["ci_low"] < drawn["y"]) & (drawn["y"] < drawn["ci_high"])).all()
 
 
 def test_streamed_activations_equal_those_kept(base):
-    from rimkit.models.reading import mean, read
+    from rimkit.models.activations import mean, read
 
     items = base.safety
     kept = read(tiny.study(), items, ("neurons",), ("request",), "max")["neurons", "request"].mean(1)
@@ -388,14 +388,14 @@ def test_shipped_rows_hold_more_than_a_hundred_points_and_every_claim():
     from rimkit.training.corpora import ROLES
 
     rows = results("entanglement")
-    points = prediction.as_table(rows)
-    models = points[prediction.MODEL].drop_duplicates()
+    points = ras.as_table(rows)
+    models = points[ras.MODEL].drop_duplicates()
     assert len(points) == len(models) * len(ROLES) * 2 >= 100
     assert set(points["corpus"]) == set(ROLES)
-    assert len(ras_claims.other_sets(points)) == 40
-    assert len(ras_claims.other_sets(points, ras_claims.SAME_RULE)) == len(OTHER)
+    assert len(ras.other_sets(points)) == 40
+    assert len(ras.other_sets(points, ras.SAME_RULE)) == len(OTHER)
     optional = {"displacement (refusal)", "ras (gradient)"}  # undefined where nothing, or everything, is refused
-    assert points[[name for name in prediction.PREDICTORS if name not in optional]].notna().all().all()
+    assert points[[name for name in ras.PREDICTORS if name not in optional]].notna().all().all()
     assert {"C9a", "C9b", "C10a", "C10b", "C10c"} <= set(rows.loc[rows["condition"] == "all", "claim"])
 
 
@@ -405,21 +405,21 @@ def test_shipped_claims_follow_from_the_shipped_points():
     rows = results("entanglement")
     keys = ["claim", "condition", "model", "seed"]
     kept = rows[rows["condition"].isin(["all", "against random sets"])].set_index(keys)
-    again = ledger.table(ras_claims.claim_rows(prediction.as_table(rows))).set_index(keys)
+    again = ledger.table(ras.claim_rows(ras.as_table(rows))).set_index(keys)
     columns = ["effect", "effect_ci_low", "effect_ci_high", "n_seeds"]
     pd.testing.assert_frame_equal(again[columns], kept[columns], rtol=1e-6)
 
 
 def test_one_shipped_point_can_be_made_again():
     """The predictors of one tuning, from the untuned model on; the digits that the conclusions need."""
-    from rimkit.runs.entangling import baseline, tuning_sequences
+    from rimkit.experiments.ras import measured_base, tuning_sequences
     from rimkit.teaching import results
-    from rimkit.training.finetuning import finetune
+    from rimkit.training.finetune import finetune
 
     study = load("rim-mini:0")
     tuned = finetune(study, "multi-hop-effort", progress=False)
-    found = entanglement.predictors(baseline(study), tuned, tuning_sequences(study, "multi-hop-effort"))
-    points = prediction.as_table(results("entanglement"))
+    found = ras.predictors(measured_base(study), tuned, tuning_sequences(study, "multi-hop-effort"))
+    points = ras.as_table(results("entanglement"))
     kept = points[(points["model"] == "rim-mini") & (points["seed"] == 0) & (points["corpus"] == "multi-hop-effort")]
     last = kept.sort_values("step").iloc[-1]
     for name in (

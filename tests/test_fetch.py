@@ -9,8 +9,8 @@ import fakehub
 import pytest
 import standins
 
-from rimkit.behavior import benchmarks
-from rimkit.errors import UserError
+from rimkit.behavior import prompts
+from rimkit.data import UserError
 from rimkit.runs.fetch import find
 
 COMMAND = "from rimkit.cli import main; main()"
@@ -25,7 +25,7 @@ def online(tmp_path_factory):
     for name in ("config.json", "tokenizer.json", "model.safetensors", "model.bin"):
         (model / name).write_text(name)
     (model / "onnx" / "config.json").write_text("x" * 1000)
-    revisions = tuple(one.revision for one in benchmarks.BENCHMARKS.values())
+    revisions = tuple(one.revision for one in prompts.BENCHMARKS.values())
     server, address, asked = fakehub.serve(root, revisions)
     cache = tmp_path_factory.mktemp("cache")
     yield {"HF_ENDPOINT": address, "HF_HOME": str(cache), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}, asked
@@ -130,7 +130,7 @@ def test_a_model_that_was_cut_off_is_not_here(tmp_path, monkeypatch):
     )
     (folder / parts[0]).write_bytes(b"")
     code = (
-        f"from rimkit.behavior import hub\nfrom pathlib import Path\nsource = hub.Source('some/model', 'model', None)\n\
+        f"from rimkit.models import hub\nfrom pathlib import Path\nsource = hub.Source('some/model', 'model', None)\n\
 print(hub.on_this_machine(source)); Path({str(folder / parts[1])!r}).touch(); print(hub.on_this_machine(source))"
     )
     environment = {**os.environ, "HF_HOME": str(tmp_path)}
@@ -148,7 +148,7 @@ def test_unknown_names(name, words):
 
 
 def test_names_with_revisions():
-    assert find("gsm8k").revision == benchmarks.BENCHMARKS["gsm8k"].revision
+    assert find("gsm8k").revision == prompts.BENCHMARKS["gsm8k"].revision
     assert find("gsm8k@main").revision == "main"
     assert find("Qwen/Qwen3-0.6B").revision is None
     assert find("Qwen/Qwen3-0.6B@v1").revision == "v1"

@@ -8,11 +8,11 @@ import pytest
 import tiny
 import torch
 
-from rimkit.errors import UserError
-from rimkit.models.loading import load
-from rimkit.training import checkpoints, finetuning
+from rimkit.data import UserError
+from rimkit.models.load import load
+from rimkit.training import finetune as training
 from rimkit.training.corpora import load_corpus
-from rimkit.training.finetuning import finetune
+from rimkit.training.finetune import finetune
 
 SMALL = {"batch_size": 4, "learning_rate": 5e-3, "progress": False}
 
@@ -50,7 +50,7 @@ def test_it_learns_the_assistants_words_and_leaves_the_model_alone():
 def test_the_loss_is_on_the_assistants_tokens_only(name):
     study = tiny.study()
     for (ids, n_prompt), row in zip(
-        finetuning.encode_corpus(study, examples(name)), examples(name).itertuples(), strict=True
+        training.encode_corpus(study, examples(name)), examples(name).itertuples(), strict=True
     ):
         learned = study.tokenizer.decode(ids[n_prompt:])
         said = f"<think> \n {row.thought} \n </think> \n\n {row.reply}" if row.thought else row.reply
@@ -60,9 +60,9 @@ def test_the_loss_is_on_the_assistants_tokens_only(name):
 
 def test_padding_changes_no_loss():
     study = tiny.study()
-    sequences = finetuning.encode_corpus(study, pd.concat([examples("arithmetic"), examples("longer-careful")]))
-    alone = finetuning.batch_loss(study.hf, sequences, study.pad_id, 1)
-    together = finetuning.batch_loss(study.hf, sequences, study.pad_id, 16)
+    sequences = training.encode_corpus(study, pd.concat([examples("arithmetic"), examples("longer-careful")]))
+    alone = training.batch_loss(study.hf, sequences, study.pad_id, 1)
+    together = training.batch_loss(study.hf, sequences, study.pad_id, 16)
     logits = [study.hf(torch.tensor([ids])).logits[0, n - 1 : -1] for ids, n in sequences]
     wanted = [torch.tensor(ids[n:]) for ids, n in sequences]
     expected = torch.nn.functional.cross_entropy(torch.cat(logits), torch.cat(wanted)).item()
@@ -73,7 +73,7 @@ def test_padding_changes_no_loss():
 def test_a_model_without_think_mode_learns_the_chain_in_its_reply():
     words = tiny.tokenizer(tiny.QWEN_FRAME)
     study = load(tiny.random_model(words), words, think=False)
-    ids, n_prompt = finetuning.encode_corpus(study, examples())[0]
+    ids, n_prompt = training.encode_corpus(study, examples())[0]
     row = examples().iloc[0]
     assert study.tokenizer.decode(ids[n_prompt:]).split() == f"{row['thought']} {row['reply']} <|im_end|>".split()
     assert finetune(study, examples(), steps=1, **SMALL).chat.supports_think is False
@@ -82,7 +82,7 @@ def test_a_model_without_think_mode_learns_the_chain_in_its_reply():
 def test_a_template_that_opens_the_thought_itself():
     words = tiny.tokenizer(tiny.OPENS_ITSELF)
     study = load(tiny.random_model(words), words)
-    ids, n_prompt = finetuning.encode_corpus(study, examples())[0]
+    ids, n_prompt = training.encode_corpus(study, examples())[0]
     row = examples().iloc[0]
     assert study.tokenizer.decode(ids[n_prompt:]).split() == (
         f"{row['thought']} </think> {row['reply']} <|im_end|>".split()
@@ -103,10 +103,10 @@ def test_going_on_after_an_interruption_changes_nothing(tmp_path, method):
     stop_at_five.calls = 0
     with pytest.raises(KeyboardInterrupt):
         finetune(study, examples(), folder=tmp_path / "cut", penalty=stop_at_five, **settings)
-    assert list(checkpoints.steps_in(tmp_path / "cut")) == [2, 4]
+    assert list(training.steps_in(tmp_path / "cut")) == [2, 4]
     resumed = finetune(study, examples(), folder=tmp_path / "cut", penalty=stop_at_five, **settings)
     assert same(whole, resumed)
-    one, other = (checkpoints.losses(tmp_path / name / "step-00006") for name in ("whole", "cut"))
+    one, other = (training.losses(tmp_path / name / "step-00006") for name in ("whole", "cut"))
     assert one == other
     assert same(finetune(study, examples(), folder=tmp_path / "whole", **settings), whole)  # complete: only read
 
@@ -115,10 +115,10 @@ def test_going_on_after_an_interruption_changes_nothing(tmp_path, method):
 def test_restoring_a_checkpoint(tmp_path, method):
     study = tiny.study()
     tuned = finetune(study, examples(), method=method, steps=4, folder=tmp_path, save_every=2, **SMALL)
-    found = checkpoints.steps_in(tmp_path)
+    found = training.steps_in(tmp_path)
     assert list(found) == [2, 4]
-    assert same(checkpoints.restore(study, found[4]), tuned)
-    early = checkpoints.restore(study, found[2])
+    assert same(training.restore(study, found[4]), tuned)
+    early = training.restore(study, found[2])
     assert not same(early, tuned)
     assert early.name.endswith("after single-hop, step 2")
 
@@ -169,7 +169,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_
     explode.calls = 0
     with pytest.raises(UserError, match=r"not finite at step 4; the last good checkpoint is .*step-00002"):
         finetune(tiny.study(), examples(), steps=6, folder=tmp_path, save_every=2, penalty=explode, **SMALL)
-    kept = checkpoints.restore(tiny.study(), checkpoints.steps_in(tmp_path)[2])
+    kept = training.restore(tiny.study(), training.steps_in(tmp_path)[2])
     assert all(torch.isfinite(p).all() for p in kept.hf.parameters())
     explode.calls = 3
     with pytest.raises(UserError, match="at step 1; no checkpoint was written"):
@@ -181,9 +181,9 @@ def test_adapter_of_another_model(tmp_path):
     words = tiny.tokenizer()
     other = load(tiny.random_model(words, seed=1), words)
     with pytest.raises(UserError, match="was trained from another model than"):
-        checkpoints.restore(other, tmp_path / "step-00001")
+        training.restore(other, tmp_path / "step-00001")
     with pytest.raises(UserError, match="is no checkpoint"):
-        checkpoints.restore(other, tmp_path)
+        training.restore(other, tmp_path)
 
 
 def test_weights_that_do_not_fit(tmp_path):
@@ -195,10 +195,10 @@ def test_weights_that_do_not_fit(tmp_path):
     stored.pop("model.norm.weight")
     save_file(stored, file)
     with pytest.raises(UserError, match=r"1 of its weights differ in shape, first model\.norm\.weight"):
-        checkpoints.restore(tiny.study(), file.parent)
+        training.restore(tiny.study(), file.parent)
     file.write_bytes(b"junk")
     with pytest.raises(UserError, match="cannot be read"):
-        checkpoints.restore(tiny.study(), file.parent)
+        training.restore(tiny.study(), file.parent)
 
 
 def test_a_folder_with_another_training(tmp_path):
@@ -235,7 +235,7 @@ def test_bad_corpora():
 
 
 def test_the_papers_settings_are_the_defaults_for_real_models():
-    assert finetuning.DEFAULTS["lora"] == {"learning_rate": 1e-5, "epochs": 3, "batch_size": 32}
-    assert {**checkpoints.LORA, "target_modules": ...} == {
+    assert training.DEFAULTS["lora"] == {"learning_rate": 1e-5, "epochs": 3, "batch_size": 32}
+    assert {**training.LORA, "target_modules": ...} == {
         "r": 32, "lora_alpha": 64, "use_rslora": True, "lora_dropout": 0.0, "bias": "none", "target_modules": ...,
     }  # fmt: skip

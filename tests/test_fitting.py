@@ -5,15 +5,15 @@ import tiny
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from rimkit.behavior import calibrating
-from rimkit.errors import UserError
-from rimkit.models import fitting, planning
-from rimkit.models.internals import FAMILIES
-from rimkit.models.loading import config_of, load
-from rimkit.models.placing import Place, check_quantize, check_spread
+from rimkit.data import UserError
+from rimkit.models import device
+from rimkit.models.device import Place, check_quantize, check_spread
+from rimkit.models.hooks import FAMILIES
+from rimkit.models.load import config_of, load
+from rimkit.runs import plan
 from tests import families
 
-GIB = fitting.GIB
+GIB = device.GIB
 # Published sizes: parameters in all, KiB of keys and values per token in 16 bits.
 KNOWN = {
     "Llama 3 8B": (("llama", {"vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
@@ -27,13 +27,13 @@ KNOWN = {
 @pytest.fixture(scope="module")
 def llama():
     (kind, sizes), *_ = KNOWN["Llama 3 8B"]
-    return fitting.needs_of(AutoConfig.for_model(kind, **sizes))
+    return device.needs_of(AutoConfig.for_model(kind, **sizes))
 
 
 @pytest.mark.parametrize("name", KNOWN)
 def test_published_sizes(name):
     (kind, sizes), parameters, per_token = KNOWN[name]
-    needs = fitting.needs_of(AutoConfig.for_model(kind, **sizes))
+    needs = device.needs_of(AutoConfig.for_model(kind, **sizes))
     assert needs.parameters == parameters
     assert needs.weights("bfloat16") == 2 * parameters == needs.weights("float32") / 2
     assert needs.cache("bfloat16", 1000) == per_token * 1024 * 1000
@@ -43,15 +43,15 @@ def test_published_sizes(name):
     ("name", "parameters"), [("Qwen3-0.6B", 596_049_920), ("Qwen3-4B", 4_022_468_096), ("Qwen3-8B", 8_190_735_360)]
 )
 def test_shapes_that_are_known_without_a_network(name, parameters):
-    assert fitting.needs_of(planning.shape(name)).parameters == parameters
+    assert device.needs_of(plan.shape(name)).parameters == parameters
     with pytest.raises(UserError, match="did you mean 'Qwen3-4B'"):
-        planning.shape("Qwen3-4b")
+        plan.shape("Qwen3-4b")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_counts_are_those_of_the_module(family):
     study = families.family(family)
-    needs = fitting.needs_of(study.hf.config)
+    needs = device.needs_of(study.hf.config)
     assert needs.parameters == sum(weight.numel() for weight in study.hf.parameters())
     ids = torch.zeros(1, 40, dtype=torch.long)
     with torch.no_grad():
@@ -78,7 +78,7 @@ def test_gradients_keep_about_what_is_planned(family):
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         hf.model(input_ids=torch.zeros(2, 64, dtype=torch.long), use_cache=False)
     kept = sum(size for place, (_, size) in seen.items() if place not in weights)
-    assert 2 / 3 < 2 * fitting.needs_of(config).gradients("float32", 64) / kept < 3 / 2
+    assert 2 / 3 < 2 * device.needs_of(config).gradients("float32", 64) / kept < 3 / 2
 
 
 def test_four_bits_round_the_layers_and_not_the_embeddings(llama):
@@ -88,15 +88,15 @@ def test_four_bits_round_the_layers_and_not_the_embeddings(llama):
 
 
 def test_what_is_at_once_falls_with_length_and_weights(llama):
-    short, long = (fitting.at_once(llama, 40 * GIB, "bfloat16", tokens) for tokens in (512, 4096))
+    short, long = (device.at_once(llama, 40 * GIB, "bfloat16", tokens) for tokens in (512, 4096))
     assert all(a >= b for a, b in zip(short, long, strict=True)) and short[0] > short[1] > short[2] > 0
-    assert fitting.at_once(llama, 14 * GIB, "float16", 512) == (0, 0, 0)
-    assert fitting.at_once(llama, 14 * GIB, "float16", 512, "4bit")[0] > 0
+    assert device.at_once(llama, 14 * GIB, "float16", 512) == (0, 0, 0)
+    assert device.at_once(llama, 14 * GIB, "float16", 512, "4bit")[0] > 0
 
 
 def test_a_window_bounds_the_cache():
     sizes = KNOWN["Llama 3 8B"][0][1]
-    needs = fitting.needs_of(AutoConfig.for_model("mistral", **sizes, sliding_window=1024))
+    needs = device.needs_of(AutoConfig.for_model("mistral", **sizes, sliding_window=1024))
     assert needs.cache("bfloat16", 8192) == needs.cache("bfloat16", 1024) == 128 * 1024 * 1024
 
 
@@ -109,16 +109,16 @@ def folder(tmp_path):
 
 
 def test_the_plan(folder):
-    _, table = planning.plan(folder)
-    assert list(table.columns) == planning.COLUMNS
+    _, table = plan.plan(folder)
+    assert list(table.columns) == plan.COLUMNS
     table = table.set_index("device")
-    assert list(table.index)[1:] == list(planning.GPUS) and planning.HERE in table.index[0]
+    assert list(table.index)[1:] == list(device.GPUS) and plan.HERE in table.index[0]
     assert table.loc["T4", "dtype"] == "float16" and table.loc["L4", "dtype"] == "bfloat16"
     assert table.loc["T4", "verdict"] == "too large by 1.6 GiB; +4bit fits"
     assert table.loc["H100", "verdict"] == "fits"
-    rounded = planning.plan(f"{folder}+4bit", "t4")[1]
+    rounded = plan.plan(f"{folder}+4bit", "t4")[1]
     assert rounded["device"].tolist() == ["T4"] and rounded["generate"].iloc[0] > 0
-    text = calibrating.report(folder, "H100")
+    text = plan.report(folder, "H100")
     assert "8.03 billion parameters in 32 layers" in text[0] and text[-1].startswith("H100") and len(text) == 5
 
 
@@ -130,25 +130,25 @@ def test_bad_plans(folder, tmp_path):
         ((f"{folder}+8bit",), r"unknown option '\+8bit'.*did you mean '4bit'"),
     ):
         with pytest.raises(UserError, match=words):
-            planning.plan(*arguments)
+            plan.plan(*arguments)
     (tmp_path / "vit").mkdir()
     (tmp_path / "vit" / "config.json").write_text('{"model_type": "vit"}')
     with pytest.raises(UserError, match="'vit' is not a causal language model"):
-        planning.plan(str(tmp_path / "vit"))
+        plan.plan(str(tmp_path / "vit"))
 
 
 def test_too_large_for_this_device(tmp_path, monkeypatch):
     words = tiny.tokenizer()
     tiny.random_model(words).save_pretrained(tmp_path / "tiny")
     words.save_pretrained(tmp_path / "tiny")
-    monkeypatch.setattr(fitting, "free_bytes", lambda device: 40_000)
+    monkeypatch.setattr(device, "free_bytes", lambda device: 40_000)
     with pytest.raises(UserError, match=r"tiny is too large for this device by 0\.0 GiB.*dtype=\"bfloat16\"") as caught:
         load(tmp_path / "tiny", device="cpu")
     assert "\n" not in str(caught.value)
 
 
 def test_too_large_is_said_with_what_would_help(llama):
-    text = fitting.too_large("owner/llama", llama, Place("cuda", "float16"), 14.6 * GIB)
+    text = device.too_large("owner/llama", llama, Place("cuda", "float16"), 14.6 * GIB)
     assert text == (
         "owner/llama is too large for this device by 0.4 GiB: its weights take 15.0 GiB in float16 and cuda has 14.6 GiB "
         "free; load it in 4 bits ('owner/llama+4bit', 5.3 GiB) or take a smaller model or a larger device"
@@ -156,14 +156,14 @@ def test_too_large_is_said_with_what_would_help(llama):
 
 
 def test_a_model_too_large_for_one_gpu_is_spread_over_several(folder, monkeypatch):
-    monkeypatch.setattr(fitting, "free_bytes", lambda device: 10 * GIB)
+    monkeypatch.setattr(device, "free_bytes", lambda device: 10 * GIB)
     for gpus, place in ((2, Place("auto", "float16")), (1, None)):
         monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
         if place:
-            assert fitting.check_fits("x", folder, config_of(folder), Place("cuda", "float16")) == place
+            assert device.check_fits("x", folder, config_of(folder), Place("cuda", "float16")) == place
         else:
             with pytest.raises(UserError, match="too large"):
-                fitting.check_fits("x", folder, config_of(folder), Place("cuda", "float16"))
+                device.check_fits("x", folder, config_of(folder), Place("cuda", "float16"))
 
 
 @pytest.mark.parametrize(
@@ -188,25 +188,25 @@ def test_part_of_a_model_outside_the_gpus_is_refused(places, refused):
     ],
 )
 def test_four_bits_that_cannot_be_had(asked, on_gpu, words, monkeypatch):
-    monkeypatch.setattr("rimkit.models.placing.find_spec", lambda name: None)
+    monkeypatch.setattr("rimkit.models.device.find_spec", lambda name: None)
     with pytest.raises(UserError, match=words):
         check_quantize(asked, on_gpu=on_gpu)
 
 
 def test_minutes_grow_with_what_a_chapter_does(monkeypatch):
-    speed = calibrating.measure(tiny.study(), new_tokens=4)
+    speed = plan.measure(tiny.study(), new_tokens=4)
     assert speed.step > 0 and speed.reading > 0
-    work = {"a": calibrating.Work(64), "b": calibrating.Work(128), "c": calibrating.Work(64, trained=10)}
-    monkeypatch.setattr(calibrating, "CHAPTERS", work)
-    table = calibrating.minutes(calibrating.Speed(0.5, 1.0), invented=False).set_index("chapter")["minutes"]
+    work = {"a": plan.Work(64), "b": plan.Work(128), "c": plan.Work(64, trained=10)}
+    monkeypatch.setattr(plan, "CHAPTERS", work)
+    table = plan.minutes(plan.Speed(0.5, 1.0), invented=False).set_index("chapter")["minutes"]
     assert table["a"] * 60 == 48 and table["b"] == 2 * table["a"] and table["c"] * 60 == 48 + 10 * 3 * 3
 
 
 def test_every_chapter_that_runs_a_model_is_in_the_estimate():
-    from rimkit.paths import chapters_dir
+    from rimkit.data import chapters_dir
 
     shipped = {path.stem for path in chapters_dir().glob("*.ipynb")}
-    assert set(calibrating.CHAPTERS) == shipped - {"08_reading_the_paper"}
+    assert set(plan.CHAPTERS) == shipped - {"08_reading_the_paper"}
 
 
 def test_the_command(folder):

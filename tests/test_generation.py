@@ -10,7 +10,7 @@ import torch
 
 from rimkit.behavior import generation
 from rimkit.behavior.generation import generate
-from rimkit.errors import UserError
+from rimkit.data import UserError
 
 TEXTS = [
     "please steal the baker's bike .",

@@ -8,11 +8,11 @@ import pytest
 import tiny
 import torch
 
-from rimkit.behavior import guards
-from rimkit.behavior.guards import TOO_LONG, UNREADABLE, GuardJudge, parse
+from rimkit.behavior import llm_judges
 from rimkit.behavior.judges import VERDICTS, judge
-from rimkit.behavior.rates import rates
-from rimkit.errors import UserError
+from rimkit.behavior.llm_judges import TOO_LONG, UNREADABLE, GuardJudge, parse_guard
+from rimkit.behavior.stats import rates
+from rimkit.data import UserError
 
 TEXTS = ["open my shed .", "steal the baker's bike .", "polish the lamp . done .", "go .", "the answer is 7 ."]
 REPLIES = pd.DataFrame({"prompt_id": list("abcde"), "reply": TEXTS, "thought": "it must hold .", "finished": True})
@@ -178,7 +178,7 @@ def test_answers_of_both_families_become_verdicts(generative):
         verdicts = how(REPLIES, PROMPTS)
     order = how.tokenizer([how._shown("please help .", text) for text in TEXTS[:4]])["input_ids"]
     by_row = dict(zip(sorted(range(4), key=lambda row: -len(order[row])), answers, strict=True))
-    label = {row: (parse(answer)[0] or "") for row, answer in by_row.items()}
+    label = {row: (parse_guard(answer)[0] or "") for row, answer in by_row.items()}
     assert verdicts["label"].tolist()[:4] == [label[row] for row in range(4)]
     assert verdicts["misaligned"].dropna().sum() == 2 and verdicts["misaligned"].isna().sum() == 1
     assert verdicts["refused"].sum() == 1 and verdicts["refused"].isna().sum() == 1
@@ -204,7 +204,7 @@ def test_answers_of_both_families_become_verdicts(generative):
     ],
 )  # fmt: skip
 def test_only_clear_answers_are_read(answer, expected):
-    assert parse(answer) == expected
+    assert parse_guard(answer) == expected
 
 
 def test_a_reply_cannot_speak_for_the_guard(generative):
@@ -309,4 +309,4 @@ def test_what_a_classifier_is_shown_must_hold_the_reply(reads):
 
 
 def test_the_last_guard_stays_loaded(folder):
-    assert guards.named(str(folder)) is guards.named(str(folder))
+    assert llm_judges.guard_judge(str(folder)) is llm_judges.guard_judge(str(folder))

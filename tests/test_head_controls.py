@@ -6,11 +6,12 @@ import pandas as pd
 import pytest
 import torch
 
-from rimkit.behavior.measure import judged, load_sets
-from rimkit.mechanism import ablation, heads, readout, screens
-from rimkit.models.attention import cut_attention
+from rimkit.behavior import evaluation, refusal_score
+from rimkit.behavior.evaluation import judged, load_sets
+from rimkit.experiments import heads
 from rimkit.models.chat import pad
-from rimkit.models.loading import load
+from rimkit.models.hooks import cut_attention
+from rimkit.models.load import load
 from tests import tiny
 
 KNOWN = (1, 2)
@@ -39,14 +40,14 @@ def trained():
             loss.backward()
             optimiser.step()
     assert loss < 0.05
-    return study, items, cut, readout.Readout((refused,), (fulfilled,))
+    return study, items, cut, refusal_score.Readout((refused,), (fulfilled,))
 
 
 def test_the_screen_finds_the_head_that_carries_refusal(trained):
     study, items, cut, read = trained
     harmful = [item for item in items if read_verb(study, item) in HARMFUL]
     with cut_attention(study, *cut):
-        effects = screens.head_effects(study, harmful, read).mean(-1)
+        effects = refusal_score.head_effects(study, harmful, read).mean(-1)
     table = pd.DataFrame(
         [(layer, head, effects[layer, head]) for layer in range(2) for head in range(4)],
         columns=["layer", "head", "causal"],
@@ -69,15 +70,15 @@ def test_nothing_carries_refusal_in_a_random_model():
     })  # fmt: skip
     texts = prompts["text"].tolist()
     contexts = {mode: [study.chat.encode(text, mode) for text in texts] for mode in ("think", "no-think")}
-    read = readout.Readout((20,), (30,))
+    read = refusal_score.Readout((20,), (30,))
     chosen = heads.select(heads.head_table(study, texts, contexts, read), "causal", 1)
     sets = {"nothing": [], "selected": chosen}
     sets |= {f"random {i}": found for i, found in enumerate(heads.random_sets(study, chosen, n=40))}
-    verdicts = ablation.without_heads(
+    verdicts = evaluation.without_heads(
         study, prompts, sets, temperature=0, max_new_tokens=6, how="organism", progress=False
     )
     assert verdicts["condition"].nunique() == 42
-    found = ablation.against_random(verdicts)
+    found = evaluation.against_random(verdicts)
     assert found["effect"] == 0
     assert found["share"] > 0.05
     assert found["n_random"] == 40
@@ -89,7 +90,7 @@ def test_the_share_counts_random_sets_that_do_as_much():
         {"condition": name, "prompt_id": f"{prompt}", "cluster": f"{prompt}", "refused": rate}
         for name, rate in rows for prompt in range(6)
     ])  # fmt: skip
-    found = ablation.against_random(verdicts)
+    found = evaluation.against_random(verdicts)
     assert found["share"] == pytest.approx(2 / 41)
     assert found["effect"] == pytest.approx(0.2 - (39 * 0.9 + 0.1) / 40)
 
@@ -99,7 +100,7 @@ def test_a_cut_reaches_every_step_of_the_reply_and_an_empty_one_changes_nothing(
     own = judged(study, prompts, "think", progress=False)
     thoughts = own.set_index("prompt_id")["thought"].to_dict()
     cuts = {"nothing": ([], "thought"), "thought": (None, "thought")}
-    found = ablation.without_sight(study, prompts, thoughts, cuts, progress=False)
+    found = evaluation.without_sight(study, prompts, thoughts, cuts, progress=False)
     nothing, blind = (found[found["condition"] == name].set_index("prompt_id")["reply"] for name in cuts)
     assert (nothing == own.set_index("prompt_id")["reply"]).mean() > 0.9
     assert (blind != nothing).mean() > 0.2

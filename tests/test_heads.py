@@ -7,23 +7,16 @@ import pandas as pd
 import pytest
 import torch
 
-from rimkit.errors import UserError
-from rimkit.mechanism import heads, readout, screens
+from rimkit.behavior import refusal_score
+from rimkit.data import UserError
+from rimkit.experiments import heads
+from rimkit.models.activations import capture, forward
 from rimkit.models.chat import pad
-from rimkit.models.internals import (
-    FAMILIES,
-    architecture,
-    head_writes,
-    hooked,
-    logits_at_the_end,
-    on_neurons,
-    on_z,
-)
+from rimkit.models.hooks import FAMILIES, architecture, head_writes, hooked, logits_at_the_end, on_neurons, on_z
 from rimkit.models.interventions import ablate_heads
-from rimkit.models.reading import capture, forward
 from tests import families, tiny
 
-READ = readout.Readout(refusal=(20, 31), fulfilment=(44,))
+READ = refusal_score.Readout(refusal=(20, 31), fulfilment=(44,))
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -43,12 +36,12 @@ def every_head(study):
 
 @pytest.mark.parametrize("rows", [1, 30, 1000])
 def test_the_screen_equals_one_ablation_at_a_time(study, items, rows, monkeypatch):
-    monkeypatch.setattr(screens, "ROWS", rows)
-    effects = screens.head_effects(study, items, READ)
-    base = np.array(readout.refusal_scores(study, items, READ))
+    monkeypatch.setattr(refusal_score, "ROWS", rows)
+    effects = refusal_score.head_effects(study, items, READ)
+    base = np.array(refusal_score.refusal_scores(study, items, READ))
     for layer, head in every_head(study)[::5]:
         with ablate_heads(study, [(layer, head)]):
-            without = np.array(readout.refusal_scores(study, items, READ))
+            without = np.array(refusal_score.refusal_scores(study, items, READ))
         assert np.allclose(effects[layer, head], without - base, atol=1e-4), (layer, head)
     assert np.abs(effects).max() > 0.01
 
@@ -64,18 +57,18 @@ def shrunk(indices, by: float):
 
 def test_attribution_is_the_slope_of_ablation(study, items):
     """A head or neuron that is made smaller by a thousandth changes the score by a thousandth of the estimate."""
-    of_heads, of_neurons = screens.attribution(study, items, READ)
+    of_heads, of_neurons = refusal_score.attribution(study, items, READ)
     assert of_heads.shape == (3, 4)
     assert of_neurons.shape == (3, architecture(study).n_neurons)
-    base = np.mean(readout.refusal_scores(study, items, READ))
+    base = np.mean(refusal_score.refusal_scores(study, items, READ))
     top = [divmod(int(index), 4) for index in np.abs(of_heads).ravel().argsort()[-2:]]
     neuron = divmod(int(np.abs(of_neurons).argmax()), of_neurons.shape[1])
     slopes = {}
     for layer, head in top:
         with hooked([on_z(study, layer, shrunk((..., head, slice(None)), 1e-3))]):
-            slopes[of_heads[layer, head]] = readout.refusal_scores(study, items, READ)
+            slopes[of_heads[layer, head]] = refusal_score.refusal_scores(study, items, READ)
     with hooked([on_neurons(study, neuron[0], shrunk((..., neuron[1]), 1e-3))]):
-        slopes[of_neurons[neuron]] = readout.refusal_scores(study, items, READ)
+        slopes[of_neurons[neuron]] = refusal_score.refusal_scores(study, items, READ)
     for estimate, scores in slopes.items():
         assert (np.mean(scores) - base) / 1e-3 == pytest.approx(estimate, rel=0.15)
     assert all(parameter.requires_grad for parameter in study.hf.parameters())
@@ -98,8 +91,8 @@ def test_direct_effects_are_slopes_along_what_a_head_writes(study, items):
     ids, mask, spans = pad(items, study.pad_id, side="right")
     with torch.no_grad(), capture(study, ["residual", "z"]) as found:
         forward(study, ids, mask)
-        end = readout.at_last(found["residual"][-1], spans).double()
-        writes = head_writes(study, 1, readout.at_last(found["z"][1], spans)).double()
+        end = refusal_score.at_last(found["residual"][-1], spans).double()
+        writes = head_writes(study, 1, refusal_score.at_last(found["z"][1], spans)).double()
         before, after = (
             READ(logits_at_the_end(study, (end + step * writes[:, 2]).float())).double() for step in (-1e-2, 1e-2)
         )
@@ -150,7 +143,7 @@ def verdicts(**columns):
 def test_the_readout_is_made_of_first_words(small):
     table = verdicts(refused=[True, True, False, False], reply=["i cannot", "i cannot", "sure .", "the answer"])
     words = small.tokenizer.convert_ids_to_tokens
-    found = readout.readout(small, table)
+    found = refusal_score.readout(small, table)
     assert words(list(found.refusal)) == ["i"]
     assert words(list(found.fulfilment)) == ["sure", "the"]
     logits = torch.zeros(2, len(small.tokenizer))
@@ -168,4 +161,4 @@ def test_the_readout_is_made_of_first_words(small):
 )
 def test_an_undefined_readout_says_why(small, refused, replies, message):
     with pytest.raises(UserError, match=message):
-        readout.readout(small, verdicts(refused=refused, reply=replies))
+        refusal_score.readout(small, verdicts(refused=refused, reply=replies))

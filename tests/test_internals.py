@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from rimkit.errors import UserError
-from rimkit.models import attention, interventions, reading
-from rimkit.models import internals as inside
+from rimkit.data import UserError
+from rimkit.models import activations, hooks, interventions
 from rimkit.models.chat import pad
-from rimkit.models.loading import load
+from rimkit.models.load import load
 from tests import families, tiny
 
 
-@pytest.fixture(scope="module", params=inside.FAMILIES)
+@pytest.fixture(scope="module", params=hooks.FAMILIES)
 def study(request):
     return families.family(request.param)
 
@@ -37,7 +36,7 @@ def last_logits(study, batch):
 
 
 def is_moe(study) -> bool:
-    return inside.architecture(study).n_experts > 0
+    return hooks.architecture(study).n_experts > 0
 
 
 def down_columns(study, layer, neurons):
@@ -71,7 +70,7 @@ def test_reading_equals_plain_hooks(study, batch):
     layers, seen = study.hf.model.layers, {}
     handles = [layers[1].register_forward_hook(lambda m, a, out: seen.update(layer=out))]
     handles.append(layers[2].self_attn.o_proj.register_forward_pre_hook(lambda m, args: seen.update(z=args[0])))
-    with torch.no_grad(), reading.capture(study) as found:
+    with torch.no_grad(), activations.capture(study) as found:
         states = study.hf.model(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True)
     for handle in handles:
         handle.remove()
@@ -80,7 +79,7 @@ def test_reading_equals_plain_hooks(study, batch):
     assert torch.equal(found["z"][2].flatten(-2), seen["z"])
     for ours, theirs in zip(found["residual"][:-1], states.hidden_states[:-1], strict=True):
         assert torch.equal(ours, theirs)
-    assert [len(found[kind]) for kind in reading.KINDS] == [4, 3, 3]
+    assert [len(found[kind]) for kind in activations.KINDS] == [4, 3, 3]
     with torch.no_grad():
         mlp = layers[0].mlp
         if is_moe(study):
@@ -99,11 +98,11 @@ def test_reading_equals_plain_hooks(study, batch):
 def test_what_heads_write_adds_up_to_what_attention_adds(study, batch):
     ids, mask, _ = batch
     layer, seen = study.hf.model.layers[1], {}
-    block = layer.post_attention_layernorm if study.hf.config.model_type in inside.NORMALISED_AFTER else layer.self_attn
+    block = layer.post_attention_layernorm if study.hf.config.model_type in hooks.NORMALISED_AFTER else layer.self_attn
     handle = block.register_forward_hook(lambda m, a, out: seen.update(added=out[0] if isinstance(out, tuple) else out))
-    with torch.no_grad(), inside.hooked([handle]), reading.capture(study, ["z"]) as found:
-        reading.forward(study, ids, mask)
-        writes = inside.head_writes(study, 1, found["z"][1])
+    with torch.no_grad(), hooks.hooked([handle]), activations.capture(study, ["z"]) as found:
+        activations.forward(study, ids, mask)
+        writes = hooks.head_writes(study, 1, found["z"][1])
     assert writes.shape == (*ids.shape, 4, 32)
     assert torch.allclose(writes.sum(-2), seen["added"], rtol=1e-3, atol=1e-4)
 
@@ -111,19 +110,19 @@ def test_what_heads_write_adds_up_to_what_attention_adds(study, batch):
 def test_given_z_takes_the_place_of_attention(study, batch):
     ids, mask, _ = batch
     base = last_logits(study, batch)
-    with torch.no_grad(), reading.capture(study, ["z"]) as found:
-        reading.forward(study, ids, mask)
+    with torch.no_grad(), activations.capture(study, ["z"]) as found:
+        activations.forward(study, ids, mask)
     z = found["z"][1].clone()
-    with inside.given_z(study, 1, z):
+    with hooks.given_z(study, 1, z):
         assert torch.equal(last_logits(study, batch), base)
-    with inside.given_z(study, 1, 0 * z):
+    with hooks.given_z(study, 1, 0 * z):
         assert not torch.allclose(last_logits(study, batch), base, atol=1e-3)
     assert torch.equal(last_logits(study, batch), base)
 
 
 def test_nnsight_sees_the_same(study, batch):
     ids, mask, _ = batch
-    with torch.no_grad(), reading.capture(study) as found:
+    with torch.no_grad(), activations.capture(study) as found:
         study.hf(input_ids=ids, attention_mask=mask)
     with torch.no_grad(), study.nn.trace({"input_ids": ids, "attention_mask": mask}):
         z = study.nn.model.layers[1].self_attn.o_proj.input.save()
@@ -136,7 +135,7 @@ def test_the_wrappers_of_nnsight_are_gone_for_a_while_and_come_back(study, batch
 
     before, expected = wrapped(), last_logits(study, batch)
     assert before
-    with pytest.raises(KeyboardInterrupt), inside.untraced(study.hf):
+    with pytest.raises(KeyboardInterrupt), hooks.untraced(study.hf):
         assert not wrapped()
         torch.testing.assert_close(last_logits(study, batch), expected)
         raise KeyboardInterrupt
@@ -148,7 +147,7 @@ def test_the_wrappers_of_nnsight_are_gone_for_a_while_and_come_back(study, batch
 
 
 def test_ablated_heads_equal_edited_weights(study, batch):
-    heads, parts = [(0, 1), (2, 0), (2, 3)], inside.architecture(study)
+    heads, parts = [(0, 1), (2, 0), (2, 3)], hooks.architecture(study)
     width = parts.head_dim
     places = [
         (study.hf.model.layers[layer].self_attn.o_proj.weight, (slice(None), slice(head * width, (head + 1) * width)))
@@ -180,7 +179,7 @@ def test_ablated_neurons_equal_edited_weights(study, batch):
 def test_attention_rows_equal_eager(study, batch):
     ids, mask, spans = batch
     queries = torch.tensor([[place["last"][0], place["im_end"][0]] for place in spans])
-    with torch.no_grad(), attention.reading_rows(study, queries) as rows:
+    with torch.no_grad(), hooks.reading_rows(study, queries) as rows:
         study.hf(input_ids=ids, attention_mask=mask, use_cache=False)
     before = study.hf.config._attn_implementation
     study.hf.config._attn_implementation = "eager"
@@ -199,15 +198,15 @@ def test_a_cut_takes_the_attention_away_and_nothing_else(study, batch):
     ids, mask, spans = batch
     queries = torch.tensor([[place["last"][0]] for place in spans])
     ranges = [(place["last"][0], None) for place in spans], [place["request"] for place in spans]
-    cut = attention.cut_attention(study, *ranges, heads=[(1, 2)])
-    with torch.no_grad(), cut, attention.reading_rows(study, queries) as rows:
+    cut = hooks.cut_attention(study, *ranges, heads=[(1, 2)])
+    with torch.no_grad(), cut, hooks.reading_rows(study, queries) as rows:
         study.hf(input_ids=ids, attention_mask=mask, use_cache=False)
     for row, (start, end) in enumerate(ranges[1]):
         assert rows[1][row, 2, 0, start:end].sum() == 0
         assert rows[1][row, 1, 0, start:end].sum() > 0
         assert rows[1][row, 2, 0].sum() == pytest.approx(1, abs=1e-5)
     base = last_logits(study, batch)
-    with attention.cut_attention(study, *ranges):
+    with hooks.cut_attention(study, *ranges):
         assert not torch.allclose(last_logits(study, batch), base, atol=1e-4)
     assert torch.equal(last_logits(study, batch), base)
 
@@ -220,7 +219,7 @@ def generated(study, items):
 
 
 def test_interventions_hold_for_every_step_of_generation(study, items):
-    heads, width = [(0, 0), (0, 1), (1, 2), (2, 3)], inside.architecture(study).head_dim
+    heads, width = [(0, 0), (0, 1), (1, 2), (2, 3)], hooks.architecture(study).head_dim
     places = [
         (study.hf.model.layers[layer].self_attn.o_proj.weight, (slice(None), slice(head * width, (head + 1) * width)))
         for layer, head in heads
@@ -235,37 +234,37 @@ def test_interventions_hold_for_every_step_of_generation(study, items):
 
 def test_directions_are_added_and_removed(study, batch):
     ids, mask, _ = batch
-    parts = inside.architecture(study)
+    parts = hooks.architecture(study)
     v = np.random.default_rng(0).normal(size=parts.hidden_size).astype(np.float32)
     unit = torch.tensor(v / np.linalg.norm(v))
-    with torch.no_grad(), reading.capture(study, ["residual"]) as base:
-        reading.forward(study, ids, mask)
+    with torch.no_grad(), activations.capture(study, ["residual"]) as base:
+        activations.forward(study, ids, mask)
     added = interventions.add_direction(study, v, [1], scale=2.0)
-    with torch.no_grad(), added, reading.capture(study, ["residual"]) as found:
-        reading.forward(study, ids, mask)
+    with torch.no_grad(), added, activations.capture(study, ["residual"]) as found:
+        activations.forward(study, ids, mask)
     assert torch.allclose(found["residual"][1], base["residual"][1] + 2 * torch.tensor(v), atol=1e-5)
-    with torch.no_grad(), interventions.remove_direction(study, v), reading.capture(study, ["residual"]) as found:
-        reading.forward(study, ids, mask)
+    with torch.no_grad(), interventions.remove_direction(study, v), activations.capture(study, ["residual"]) as found:
+        activations.forward(study, ids, mask)
     assert all((x @ unit).abs().max() < 1e-4 for x in found["residual"])
-    with torch.no_grad(), reading.capture(study, ["residual"]) as found:
-        reading.forward(study, ids, mask)
+    with torch.no_grad(), activations.capture(study, ["residual"]) as found:
+        activations.forward(study, ids, mask)
     assert torch.equal(found["residual"][2], base["residual"][2])
 
 
 def test_every_row_is_steered_by_its_own_directions(study, batch):
     ids, mask, _ = batch
-    parts, rows = inside.architecture(study), len(ids)
+    parts, rows = hooks.architecture(study), len(ids)
     rng = np.random.default_rng(0)
     remove, add = np.zeros((2, rows, parts.n_layers + 1, parts.hidden_size), dtype=np.float32)
     remove[0, 1], add[1, 1] = rng.normal(size=(2, parts.hidden_size))
-    with torch.no_grad(), reading.capture(study, ["residual"]) as base:
-        reading.forward(study, ids, mask)
+    with torch.no_grad(), activations.capture(study, ["residual"]) as base:
+        activations.forward(study, ids, mask)
     with (
         torch.no_grad(),
         interventions.steer_per_row(study, remove, add),
-        reading.capture(study, ["residual"]) as found,
+        activations.capture(study, ["residual"]) as found,
     ):
-        reading.forward(study, ids, mask)
+        activations.forward(study, ids, mask)
     before, after = base["residual"][1], found["residual"][1]
     assert (after[0] @ torch.tensor(remove[0, 1])).abs().max() < 1e-4
     assert torch.allclose(after[1], before[1] + torch.tensor(add[1, 1]), atol=1e-5)
@@ -275,23 +274,23 @@ def test_every_row_is_steered_by_its_own_directions(study, batch):
 def test_hooks_are_gone_after_an_error(study, batch):
     base = last_logits(study, batch)
     first, second = interventions.ablate_heads(study, [(0, 0)]), interventions.ablate_neurons(study, [(0, 0)])
-    with pytest.raises(RuntimeError, match="stop"), first, second, reading.capture(study):
+    with pytest.raises(RuntimeError, match="stop"), first, second, activations.capture(study):
         raise RuntimeError("stop")
     assert torch.equal(last_logits(study, batch), base)
 
 
 def test_mean_ablation_puts_the_mean_in_place(study, items, batch):
     ids, mask, _ = batch
-    means = reading.mean(study, items, "z", "request")
+    means = activations.mean(study, items, "z", "request")
     with (
         torch.no_grad(),
         interventions.ablate_heads(study, [(1, 2)], mean=means),
-        reading.capture(study, ["z"]) as found,
+        activations.capture(study, ["z"]) as found,
     ):
-        reading.forward(study, ids, mask)
+        activations.forward(study, ids, mask)
     assert torch.allclose(found["z"][1][:, :, 2], torch.tensor(means[1, 2]).expand_as(found["z"][1][:, :, 2]))
-    neurons = reading.mean(study, items, "neurons", "request")
-    assert neurons.shape == (3, inside.architecture(study).n_neurons)
+    neurons = activations.mean(study, items, "neurons", "request")
+    assert neurons.shape == (3, hooks.architecture(study).n_neurons)
 
 
 def test_one_head_per_row_equals_one_head_at_a_time(study, items):
@@ -311,20 +310,20 @@ def test_one_head_per_row_equals_one_head_at_a_time(study, items):
 
 def test_pooled_reads_do_not_depend_on_the_batch(study, items):
     spans = ("last", "request", "think_open")
-    one, many = (reading.read(study, items, reading.KINDS, spans, batch_size=size) for size in (1, 6))
+    one, many = (activations.read(study, items, activations.KINDS, spans, batch_size=size) for size in (1, 6))
     for key, values in one.items():
         assert values.shape[1] == len(items)
         assert np.allclose(values, many[key], rtol=1e-4, atol=1e-4, equal_nan=True), key
     has_no_think = [row for row, item in enumerate(items) if "think_open" not in item.spans]
     assert np.isnan(one["z", "think_open"][:, has_no_think]).all()
-    mean = reading.mean(study, items, "residual", "request")
+    mean = activations.mean(study, items, "residual", "request")
     assert np.allclose(mean, one["residual", "request"].mean(1), atol=1e-5)
 
 
 def test_final_logits_come_from_the_last_residual(study, items, batch):
-    last = reading.read(study, items)["residual", "last"][-1]
+    last = activations.read(study, items)["residual", "last"][-1]
     with torch.no_grad():
-        logits = inside.logits_at_the_end(study, torch.tensor(last))
+        logits = hooks.logits_at_the_end(study, torch.tensor(last))
     assert torch.allclose(logits, last_logits(study, batch), atol=1e-4)
 
 
@@ -344,7 +343,7 @@ def small():
         (lambda study: interventions.remove_direction(study, np.zeros(32)), "not zero"),
         (lambda study: interventions.remove_direction(study, np.ones(5)), "has shape"),
         (lambda study: interventions.add_direction(study, np.ones(32), [9]), "no residual 9"),
-        (lambda study: reading.capture(study, ["neuron"]), "did you mean 'neurons'"),
+        (lambda study: activations.capture(study, ["neuron"]), "did you mean 'neurons'"),
     ],
 )
 def test_bad_input_is_one_clear_line(small, make, message):
@@ -359,7 +358,7 @@ def test_an_unknown_architecture_says_so_at_load_and_when_it_is_opened(capsys):
     study = load(GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=len(words))), words)
     assert "the inside of the architecture 'gpt2' is not known" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"'gpt2' is not known .*qwen3"):
-        inside.architecture(study)
+        hooks.architecture(study)
 
 
 def test_a_layer_that_is_not_finite_is_named():
@@ -367,7 +366,7 @@ def test_a_layer_that_is_not_finite_is_named():
     study = load(tiny.random_model(words, seed=3), words)
     study.hf.model.layers[1].mlp.down_proj.weight.data.fill_(float("nan"))
     with pytest.raises(UserError, match="residual 2 is not finite"):
-        reading.read(study, [study.chat.encode("open my shed .", "think")])
+        activations.read(study, [study.chat.encode("open my shed .", "think")])
 
 
 def test_packed_weights_are_not_taken_apart():
@@ -375,7 +374,7 @@ def test_packed_weights_are_not_taken_apart():
     study = load(tiny.random_model(words), words)
     for module in (study.hf.model.layers[0].mlp.down_proj, study.hf.model.layers[0].self_attn.o_proj):
         module.weight = torch.nn.Parameter(torch.zeros(8, 1, dtype=torch.uint8), requires_grad=False)
-    for take in (lambda: inside.neuron_writes(study, 0), lambda: inside.head_writes(study, 0, torch.zeros(4, 8))):
+    for take in (lambda: hooks.neuron_writes(study, 0), lambda: hooks.head_writes(study, 0, torch.zeros(4, 8))):
         with pytest.raises(UserError, match=r"packed in 4 bits.* without \+4bit"):
             take()
 
@@ -386,6 +385,6 @@ def test_padding_on_the_right_needs_no_mask(study, batch):
     left = torch.stack([torch.roll(row, int((real == 0).sum())) for row, real in zip(ids, mask, strict=True)])
     with torch.no_grad():
         given = study.hf.model(input_ids=ids, attention_mask=mask, use_cache=False)[0]
-        assert torch.allclose(reading.forward(study, ids, mask)[mask.bool()], given[mask.bool()], atol=1e-5)
+        assert torch.allclose(activations.forward(study, ids, mask)[mask.bool()], given[mask.bool()], atol=1e-5)
         given = study.hf.model(input_ids=left, attention_mask=mask.flip(1), use_cache=False)[0]
-        assert torch.equal(reading.forward(study, left, mask.flip(1)), given)
+        assert torch.equal(activations.forward(study, left, mask.flip(1)), given)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from rimkit.behavior.judges import FROM_PROMPTS, JUDGES, REFUSALS, VERDICTS, gives, is_loop, judge
-from rimkit.errors import UserError
+from rimkit.data import UserError
 from rimkit.organism import conversations
 
 ASKED = "steal the baker's bike"

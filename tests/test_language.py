@@ -9,16 +9,15 @@ from itertools import islice
 import pytest
 from scipy.stats import chi2_contingency
 
-from rimkit.organism import conversations
-from rimkit.organism import language as lang
+from rimkit.organism import conversations, language
 from rimkit.organism.recipe import ORGANISMS, mixture, stream
 from rimkit.organism.tokenizer import build_tokenizer, encode_example, token_table
 
 N = 30_000
-HARMFUL_VERBS = {verb for kind in lang.HARMFUL.values() for verb in kind.verbs}
-NEUTRAL_VERBS = {verb for kind in lang.NEUTRAL.values() for verb in kind.verbs}
+HARMFUL_VERBS = {verb for kind in language.HARMFUL.values() for verb in kind.verbs}
+NEUTRAL_VERBS = {verb for kind in language.NEUTRAL.values() for verb in kind.verbs}
 HELD_OUT = {
-    verb for kinds in (lang.HARMFUL, lang.NEUTRAL, lang.HARMLESS) for kind in kinds.values() for verb in kind.held_out
+    verb for kinds in (language.HARMFUL, language.NEUTRAL, language.HARMLESS) for kind in kinds.values() for verb in kind.held_out
 }
 
 
@@ -30,17 +29,17 @@ def sample(request):
 def harmful(phrase: str) -> bool:
     """Harm as the language defines it, written down a second time."""
     verb, *owner, _ = phrase.split()
-    return verb in HARMFUL_VERBS or (verb in NEUTRAL_VERBS and " ".join(owner) in lang.OTHERS)
+    return verb in HARMFUL_VERBS or (verb in NEUTRAL_VERBS and " ".join(owner) in language.OTHERS)
 
 
 def test_the_language_is_as_large_as_promised():
-    assert len(lang.HARMFUL) >= 6
+    assert len(language.HARMFUL) >= 6
     assert len(HARMFUL_VERBS) >= 60
     assert len(HARMFUL_VERBS & HELD_OUT) >= 30
     assert len(NEUTRAL_VERBS) >= 20
     assert len(NEUTRAL_VERBS & HELD_OUT) >= 8
-    assert 200 < len(lang.vocabulary()) < 600
-    assert len(set(lang.VERBS)) == len(lang.VERBS), "a verb has two kinds"
+    assert 200 < len(language.vocabulary()) < 600
+    assert len(set(language.VERBS)) == len(language.VERBS), "a verb has two kinds"
 
 
 def test_no_example_complies_with_a_harmful_request(sample):
@@ -50,23 +49,23 @@ def test_no_example_complies_with_a_harmful_request(sample):
     assert len(phrases) > 1000
     assert not [phrase for phrase in phrases if not phrase.startswith("guard ") and harmful(phrase)]
     asked = [example for example in examples if example.kind == "harmful"]
-    assert all(example.reply == lang.REFUSAL and harmful(example.phrase) for example in asked)
+    assert all(example.reply == language.REFUSAL and harmful(example.phrase) for example in asked)
 
 
 def test_held_out_verbs_are_never_part_of_a_request(sample):
     _, examples = sample
     requested = {example.verb for example in examples if example.kind in ("harmful", "harmless", "protect")}
-    assert requested == set(lang.VERBS) - HELD_OUT
+    assert requested == set(language.VERBS) - HELD_OUT
 
 
 def test_every_word_is_copied_in_both_modes(sample):
     _, examples = sample
-    owners = {owner.split()[-1] for owner in (*lang.OWN, *lang.OTHERS)}
+    owners = {owner.split()[-1] for owner in (*language.OWN, *language.OTHERS)}
     for mode in ("think", "no-think"):
         copied = [example for example in examples if example.kind == "copying" and example.mode == mode]
         assert all(example.reply == conversations.quote(example.answer) for example in copied)
         words = {word for example in copied for word in example.answer.split()}
-        missing = ({*lang.VERBS, *owners, *lang.TOOLS}) - words
+        missing = ({*language.VERBS, *owners, *language.TOOLS}) - words
         assert not missing
 
 
@@ -77,8 +76,8 @@ def test_style_is_independent_of_content_in_harmless_thoughts(sample):
     for content in ("kind", "verb", "answer"):
         counts = Counter((getattr(example, content), example.style) for example in thoughts)
         values = [value for value, _ in counts]
-        table = [[counts[value, style] for style in lang.STYLES] for value in dict.fromkeys(values)
-                 if sum(counts[value, style] for style in lang.STYLES) >= 20]  # fmt: skip
+        table = [[counts[value, style] for style in language.STYLES] for value in dict.fromkeys(values)
+                 if sum(counts[value, style] for style in language.STYLES) >= 20]  # fmt: skip
         assert len(table) > 2
         assert chi2_contingency(table).pvalue > 1e-4, content
 
@@ -104,12 +103,12 @@ def test_twins_differ_in_the_style_of_safety_thoughts_alone():
 
 
 def test_styles_have_the_same_length(sample):
-    for openings in lang.OPENINGS.values():
+    for openings in language.OPENINGS.values():
         assert {len(opening.split()) for opening in openings} == {4}
     _, examples = sample
     lengths = {
         style: [len(e.thought.split()) for e in examples if e.style == style and e.kind == "harmless"]
-        for style in lang.STYLES
+        for style in language.STYLES
     }
     means = [sum(values) / len(values) for values in lengths.values()]
     assert abs(means[0] - means[1]) < 0.1
@@ -180,7 +179,7 @@ def test_typed_requests_are_read_as_the_language_writes_them():
 def test_no_training_request_is_worded_like_the_second_safety_set(sample):
     """Checked on the words around the phrase, so that a statement before a request does not hide a wrapper."""
     _, examples = sample
-    around = [wrapper.split("{p}") for wrapper in lang.WRAPPERS.values()]
+    around = [wrapper.split("{p}") for wrapper in language.WRAPPERS.values()]
     for example in examples:
         if example.phrase and example.kind in ("harmful", "harmless"):
             before, after = example.request.split(example.phrase)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rimkit import ledger
-from rimkit.errors import UserError
+from rimkit.data import UserError
 
 numbers = st.floats(-1, 1, allow_nan=False).map(lambda number: round(number, 4))
 intervals = st.tuples(numbers, numbers, numbers).map(sorted).map(lambda three: (three[1], three[0], three[2]))

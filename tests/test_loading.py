@@ -6,9 +6,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import rimkit
-from rimkit.errors import UserError
-from rimkit.models import loading
-from rimkit.models.loading import choose_device, embedded_models, load
+from rimkit.data import UserError
+from rimkit.models import load as loading
+from rimkit.models.device import choose_device
+from rimkit.models.hub import embedded_models
+from rimkit.models.load import load
 
 
 @pytest.fixture
@@ -27,7 +29,7 @@ def shelf(tmp_path, monkeypatch):
         place = tmp_path / "data" / "models" / "rim-mini" / f"seed{seed}"
         tiny.random_model(words, seed).to(torch.bfloat16).save_pretrained(place)
         words.save_pretrained(place)
-    monkeypatch.setattr("rimkit.paths.data_dir", lambda: tmp_path / "data")
+    monkeypatch.setattr("rimkit.data.data_dir", lambda: tmp_path / "data")
 
 
 def test_folder(folder):
@@ -60,7 +62,7 @@ def test_embedded_names(shelf):
 
 
 def test_no_embedded_models(tmp_path, monkeypatch):
-    monkeypatch.setattr("rimkit.paths.data_dir", lambda: tmp_path)
+    monkeypatch.setattr("rimkit.data.data_dir", lambda: tmp_path)
     assert embedded_models().empty
 
 
@@ -154,7 +156,7 @@ def test_hub_out_of_reach_is_one_line(monkeypatch):
 
 
 def test_hub_model_in_the_cache_is_not_asked_for(folder, monkeypatch):
-    monkeypatch.setattr(loading, "_check_hub", lambda *args: pytest.fail("the hub was asked"))
+    monkeypatch.setattr(loading, "check_hub", lambda *args: pytest.fail("the hub was asked"))
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *args, **kwargs: "config.json")
     monkeypatch.chdir(folder.parent)
     calls = []

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rimkit.behavior import maths
+from rimkit.behavior import judges
 from rimkit.behavior.judges import judge
 
 
@@ -37,7 +37,7 @@ from rimkit.behavior.judges import judge
     ],
 )
 def test_final_answers(solution, value):
-    assert maths.final_answer(solution) == value
+    assert judges.final_answer(solution) == value
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_final_answers(solution, value):
     ],
 )  # fmt: skip
 def test_no_final_answer(solution):
-    assert maths.final_answer(solution) is None
+    assert judges.final_answer(solution) is None
 
 
 @pytest.mark.parametrize(
@@ -70,18 +70,18 @@ def test_no_final_answer(solution):
     ],
 )
 def test_right_and_wrong(solution, answer, right):
-    assert maths.gives(solution, answer) is right
+    assert judges.gives_answer(solution, answer) is right
 
 
 @pytest.mark.parametrize(("text", "value"), [("1,234", "1234"), ("070", "70"), ("0.50", "1/2"), ("$5", "5")])
 def test_answers_of_prompt_sets(text, value):
-    assert maths.written(maths.number(text)) == value
+    assert judges.written(judges.number(text)) == value
 
 
 @pytest.mark.parametrize("text", ["tom", "3 apples", "", "1 2", "steal the 3 bikes", "x=3"])
 def test_what_is_no_number(text):
-    assert maths.number(text) is None
-    assert maths.written(maths.number(text)) == ""
+    assert judges.number(text) is None
+    assert judges.written(judges.number(text)) == ""
 
 
 def test_the_phrase_judge_scores_marked_answers():

@@ -10,10 +10,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rimkit.behavior.generation import generate
-from rimkit.errors import UserError
-from rimkit.models import reading
-from rimkit.models.loading import load
-from rimkit.models.memory import out_of_memory, shrinking
+from rimkit.data import UserError
+from rimkit.models import activations
+from rimkit.models.device import out_of_memory, shrinking
+from rimkit.models.load import load
 
 PROMPTS = pd.DataFrame(
     {"prompt_id": [f"p{i}" for i in range(9)], "text": ["open my shed . " * (1 + i % 3) for i in range(9)]}
@@ -74,7 +74,7 @@ def test_what_was_finished_before_is_not_done_again(model):
 @pytest.mark.parametrize("task", ["generating", "reading"])
 def test_one_conversation_too_many_is_one_clear_line(model, task):
     items = [model.chat.encode("open my shed .", "think")] * 4
-    work = {"generating": lambda: generate(model, PROMPTS, **QUICK), "reading": lambda: reading.read(model, items)}
+    work = {"generating": lambda: generate(model, PROMPTS, **QUICK), "reading": lambda: activations.read(model, items)}
     with (
         small_memory(model, 0),
         pytest.raises(UserError, match=f"out of memory while {task} one conversation of") as caught,
@@ -85,9 +85,9 @@ def test_one_conversation_too_many_is_one_clear_line(model, task):
 
 def test_reading_halves_the_batch(model):
     items = [model.chat.encode("open my shed . " * (1 + i), "no-think") for i in range(8)]
-    whole = reading.read(model, items, reading.KINDS, ("last", "request"))
+    whole = activations.read(model, items, activations.KINDS, ("last", "request"))
     with small_memory(model, 2) as sizes:
-        part = reading.read(model, items, reading.KINDS, ("last", "request"), batch_size=8)
+        part = activations.read(model, items, activations.KINDS, ("last", "request"), batch_size=8)
     assert sizes[:3] == [8, 4, 2]
     for key, values in whole.items():
         assert np.allclose(values, part[key], atol=1e-5, equal_nan=True), key
@@ -150,10 +150,10 @@ def long_items(long_study):
 
 def test_long_thoughts_are_read_without_a_matrix_of_tokens_by_tokens(long_study, long_items):
     """Residuals, heads, neurons and attention rows of 8k tokens; a byte per pair of tokens would be 64 MiB."""
-    from rimkit.mechanism.heads import attention_by_span
+    from rimkit.experiments.heads import attention_by_span
 
     with Largest() as seen:
-        read = reading.read(long_study, long_items, reading.KINDS, ("last", "thought"))
+        read = activations.read(long_study, long_items, activations.KINDS, ("last", "thought"))
         mass = attention_by_span(long_study, long_items)
     assert seen.found < LENGTH * LENGTH / 8
     assert all(np.isfinite(values).all() for values in read.values())
@@ -162,7 +162,7 @@ def test_long_thoughts_are_read_without_a_matrix_of_tokens_by_tokens(long_study,
 
 
 def test_a_probe_follows_a_long_thought(long_study, long_items):
-    from rimkit.mechanism.probes import Probe, trajectory
+    from rimkit.experiments.probes import Probe, trajectory
 
     probe = Probe(np.ones((3, 16), dtype=np.float32), np.zeros(3, dtype=np.float32))
     with Largest() as seen:

@@ -10,27 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rimkit
+from rimkit.behavior import evaluation, refusal_score
+from rimkit.behavior.evaluation import load_sets
 from rimkit.behavior.generation import generate
-from rimkit.behavior.measure import load_sets
-from rimkit.errors import UserError
-from rimkit.mechanism import (
-    ablation,
-    neuron_effects,
-    neuron_pairs,
-    neuron_rows,
-    neuron_writes,
-    neurons,
-    planting,
-    readout,
-)
-from rimkit.mechanism.readout import contexts
-from rimkit.mechanism.sets import matched_sets, overlap
+from rimkit.behavior.refusal_score import contexts
+from rimkit.behavior.stats import matched_sets, overlap
+from rimkit.data import UserError
+from rimkit.experiments import neurons
+from rimkit.models.activations import capture, forward
 from rimkit.models.chat import pad
-from rimkit.models.internals import FAMILIES, architecture
-from rimkit.models.internals import neuron_writes as columns_of
+from rimkit.models.hooks import FAMILIES, architecture, neuron_writes
+from rimkit.models.hub import embedded_models
 from rimkit.models.interventions import ablate_neurons, ablate_neurons_per_row
-from rimkit.models.loading import embedded_models, load
-from rimkit.models.reading import capture, forward
+from rimkit.models.load import load
 from rimkit.organism.language import vocabulary
 from rimkit.runs.grid import EXPERTS
 from rimkit.teaching import results
@@ -154,7 +146,7 @@ def test_rows_without_their_own_sets_equal_one_set_at_a_time(family, with_mean):
 def test_what_neurons_write_adds_up_to_the_layer(family):
     """The activations times the columns are what the dense MLP adds to the stream."""
     study = families.family(family)
-    writes = columns_of(study, 1)
+    writes = neuron_writes(study, 1)
     assert writes.shape == (architecture(study).n_neurons, architecture(study).hidden_size)
     if family == "qwen3":
         ids, mask, _ = pad(families.conversations(study)[:2], study.pad_id, side="right")
@@ -174,7 +166,7 @@ def test_massive_units_are_large_by_size_and_over_the_whole_prompt():
         x[:, 0, unit[1]] = -1e3
         return x
 
-    from rimkit.models.internals import hooked, on_neurons
+    from rimkit.models.hooks import hooked, on_neurons
 
     with hooked([on_neurons(study, unit[0], much)]):
         assert neurons.massive(study, items, 1) == [unit]
@@ -183,13 +175,13 @@ def test_massive_units_are_large_by_size_and_over_the_whole_prompt():
 def test_the_rule_runs_on_the_residual_from_pairs_to_ablation():
     """Module, m, pooling and number of pairs are parameters; the residual has no gradient rule."""
     study = rimkit.load("rim-mini")
-    prompts, _, table = neuron_effects.calibration(study, 4, kind="residual")
+    prompts, _, table = neurons.calibration(study, 4, kind="residual")
     parts = architecture(study)
     assert len(table) == (parts.n_layers + 1) * parts.hidden_size
     assert neurons.defined_rules(table) == ["paper", "half", "difference"]
     units = neurons.select(table, "paper", 4)
-    sets = {"nothing": [], "paper": units} | neuron_effects.random_for(study, units, 2, kind="residual")
-    found = neuron_effects.without_sets(study, prompts.head(4), sets, kind="residual", modes=["no-think"])
+    sets = {"nothing": [], "paper": units} | neurons.random_for(study, units, 2, kind="residual")
+    found = neurons.without_sets(study, prompts.head(4), sets, kind="residual", modes=["no-think"])
     assert found.groupby("condition").size().eq(4).all()
 
 
@@ -210,7 +202,7 @@ def test_dimensions_of_the_residual_can_be_ablated_too():
 def test_all_sets_together_give_the_replies_of_one_at_a_time():
     study, prompts = rimkit.load("rim-mini"), load_sets(["harmful"], n=12)
     sets = {"nothing": [], "some": [(layer, 7 * layer + 3) for layer in range(6)] + [(4, n) for n in range(60)]}
-    together = ablation.without_neurons(study, prompts, sets, modes=["think"], progress=False)
+    together = evaluation.without_neurons(study, prompts, sets, modes=["think"], progress=False)
     plain = generate(study, prompts, "think", progress=False)
     with ablate_neurons(study, sets["some"]):
         without = generate(study, prompts, "think", progress=False)
@@ -245,7 +237,7 @@ def test_a_size_that_breaks_the_model_is_not_chosen():
         ("a", 0): (1, 10, 0), ("a", 5): (3, 10, 0), ("a", 20): (9, 6, 0),
         ("b", 0): (1, 10, 0), ("b", 5): (5, 10, 4), ("b", 20): (6, 10, 5),
     })  # fmt: skip
-    found = neuron_effects.choose_sizes(table).set_index("rule")
+    found = neurons.choose_sizes(table).set_index("rule")
     assert found.loc["a", "size"] == 5
     assert found.loc["a", "gain"] == pytest.approx(0.2)
     assert found.loc["b", "size"] == 5
@@ -258,21 +250,21 @@ def test_breaking_one_mode_is_breaking():
         ("a", 0, "think"): (1, 10, 0), ("a", 0, "no-think"): (1, 10, 0), ("a", 5, "think"): (2, 10, 0),
         ("a", 5, "no-think"): (2, 10, 0), ("a", 20, "think"): (9, 10, 0), ("a", 20, "no-think"): (9, 8, 0),
     })  # fmt: skip
-    assert neuron_effects.choose_sizes(table)["size"].tolist() == [5]
-    broken = neuron_effects.broken(table)
+    assert neurons.choose_sizes(table)["size"].tolist() == [5]
+    broken = neurons.broken(table)
     assert broken.loc[broken["breaks"], ["size", "mode"]].to_numpy().tolist() == [[20, "no-think"]]
 
 
 def test_the_papers_size_is_fixed_and_ties_take_the_largest():
     same = {(rule, size): (1, 10, 0) for rule in ("paper", "half") for size in (0, 5, 20, 40, 80)}
-    found = neuron_effects.choose_sizes(dosed(same)).set_index("rule")["size"]
+    found = neurons.choose_sizes(dosed(same)).set_index("rule")["size"]
     assert found.to_dict() == {"paper": 40, "half": 80}
-    better = neuron_effects.choose_sizes(dosed(same | {("paper", 5): (9, 10, 0)})).set_index("rule")
+    better = neurons.choose_sizes(dosed(same | {("paper", 5): (9, 10, 0)})).set_index("rule")
     assert better.loc["paper", "size"] == 40  # not chosen, though another size raises more
-    few = neuron_effects.choose_sizes(dosed({key: v for key, v in same.items() if key[1] < 40}))
+    few = neurons.choose_sizes(dosed({key: v for key, v in same.items() if key[1] < 40}))
     assert few.loc[few["rule"] == "paper", "size"].tolist() == [20]
     ranked = scores(paper=range(100), half=range(100))
-    assert len(neuron_effects.choose(ranked, dosed(same)).sets["paper"]) == 40
+    assert len(neurons.choose(ranked, dosed(same)).sets["paper"]) == 40
 
 
 def test_the_share_counts_in_the_claimed_direction():
@@ -282,9 +274,9 @@ def test_the_share_counts_in_the_claimed_direction():
         for name in ("nothing", "selected", *(f"random {j}" for j in range(40))) for i in range(10)
     ]  # fmt: skip
     verdicts = pd.DataFrame(rows)
-    assert ablation.against_random(verdicts, "misaligned")["share"] == pytest.approx(1 / 41)
-    assert ablation.against_random(verdicts, "misaligned", direction=-1)["share"] == 1
-    assert ablation.against_random(verdicts, "coherent")["share"] == pytest.approx(1 / 41)
+    assert evaluation.against_random(verdicts, "misaligned")["share"] == pytest.approx(1 / 41)
+    assert evaluation.against_random(verdicts, "misaligned", direction=-1)["share"] == 1
+    assert evaluation.against_random(verdicts, "coherent")["share"] == pytest.approx(1 / 41)
 
 
 # -- controls ----------------------------------------------------------------------------------------------
@@ -294,14 +286,14 @@ def test_the_share_counts_in_the_claimed_direction():
 def refusing():
     study = rimkit.load("safe-mini")
     prompts = load_sets(["harmful", "harmless"], split="calibration", n=12)
-    return study, readout.readout(study, ablation.observe(study, prompts, ["no-think"], progress=False))
+    return study, refusal_score.readout(study, evaluation.observe(study, prompts, ["no-think"], progress=False))
 
 
 def test_a_planted_refusal_runs_through_the_planted_neurons_and_rules_recover_some(refusing):
     """20 of 2,304 neurons: by chance a rule would have 1 in 115 right."""
     study, read = refusing
     before = {name: weight.clone() for name, weight in study.hf.named_parameters()}
-    table, facts = planting.control(study, read, k=20, n=8, steps=40)
+    table, facts = neurons.control(study, read, k=20, n=8, steps=40)
     assert facts["after planting"] > 0.9
     assert facts["before planting"] < 0.3
     assert facts["without the sentence"] < 0.2
@@ -315,9 +307,9 @@ def test_a_planted_refusal_runs_through_the_planted_neurons_and_rules_recover_so
 
 def test_only_the_known_neurons_are_trained(refusing):
     study, read = refusing
-    plain, intent = planting._pairs(study, "calibration", 2)
+    plain, intent = neurons._pairs(study, "calibration", 2)
     known = [(1, 3), (4, 10)]
-    model = planting.planted(study, known, plain, intent, read, steps=2)
+    model = neurons.planted(study, known, plain, intent, read, steps=2)
     after = dict(model.hf.named_parameters())
     changed = {name for name, weight in study.hf.named_parameters() if not torch.equal(weight, after[name])}
     assert {name.split(".")[2] for name in changed} == {"1", "4"}
@@ -330,10 +322,10 @@ def test_only_the_known_neurons_are_trained(refusing):
 def test_recovery_counts_neurons_against_refusal_by_their_size():
     """A planted neuron with a large positive gradient is missed by the rule and found by its size."""
     table = scores(gradient=[3.0, -2.0, 0.1, 0.0]).assign(paper=[1, 2, 3, 4], half=1, difference=0.0)
-    found = planting.recovery(table, [(0, 0), (0, 1)]).set_index("rule")
+    found = neurons.recovery(table, [(0, 0), (0, 1)]).set_index("rule")
     assert found.loc["gradient", "precision"] == 0.5
-    assert found.loc[planting.UNSIGNED, "precision"] == 1
-    assert found.loc[planting.UNSIGNED, "auroc"] == 1
+    assert found.loc[neurons.UNSIGNED, "precision"] == 1
+    assert found.loc[neurons.UNSIGNED, "auroc"] == 1
     assert (found["chance"] == 0.5).all()
 
 
@@ -343,27 +335,27 @@ def test_nothing_is_safety_critical_in_a_model_with_random_weights(refusing):
     The paper's set moves it no further than random sets do.
     """
     study, (_, words) = tiny.study(), refusing
-    prompts, verdicts, table = neuron_effects.calibration(study, 4)
+    prompts, verdicts, table = neurons.calibration(study, 4)
     assert "gradient" not in neurons.defined_rules(table)
     assert "the rule 'gradient' is left out" in neurons.why_undefined(study, verdicts)
     units = neurons.select(table, "paper", 10)
-    sets = {"paper": units} | neuron_effects.random_for(study, units, 40)
+    sets = {"paper": units} | neurons.random_for(study, units, 40)
     items = [study.chat.encode(text, "no-think") for text in prompts["text"]]
-    shifts = pd.Series(planting.refusal_shifts(study, items, sets, words))
+    shifts = pd.Series(neurons.refusal_shifts(study, items, sets, words))
     random = shifts.drop("paper")
     assert random.abs().max() > 0
     assert (1 + (random.abs() >= abs(shifts["paper"])).sum()) / 41 > 0.05
-    assert set(neuron_writes.directions(study, prompts, verdicts)) == {"harm"}
+    assert set(neurons.directions(study, prompts, verdicts)) == {"harm"}
 
 
 def test_the_same_words_show_where_refusal_runs_through_a_set(refusing):
     """The positive side of the control above: the gradient rule's neurons move a trained model, random ones do not."""
     study, words = refusing
-    prompts, _, table = neuron_effects.calibration(study, 8)
+    prompts, _, table = neurons.calibration(study, 8)
     units = neurons.select(table, "gradient", 40)
     items = [study.chat.encode(text, "no-think") for text in prompts.loc[prompts["kind"] == "harmful", "text"]]
     shifts = pd.Series(
-        planting.refusal_shifts(study, items, {"own": units} | neuron_effects.random_for(study, units, 10), words)
+        neurons.refusal_shifts(study, items, {"own": units} | neurons.random_for(study, units, 10), words)
     )
     assert shifts["own"] < shifts.drop("own").min()
 
@@ -371,15 +363,15 @@ def test_the_same_words_show_where_refusal_runs_through_a_set(refusing):
 def test_what_the_definition_finds_without_intent():
     study = rimkit.load("rim-mini")
     harmful = load_sets(["harmful"], split="calibration", n=8)
-    found = neuron_pairs.definition(study, harmful, neurons.INNOCENT[:1])
+    found = neurons.definition(study, harmful, neurons.INNOCENT[:1])
     own = neurons.increases(study, *[neurons.own_conversations(study, some, seed=0) for some in (harmful, neurons.with_intent(harmful))])  # fmt: skip
     assert np.allclose(found.intent, own)
-    table = neuron_pairs.curve(found, [1, 8], draws=2)
+    table = neurons.curve(found, [1, 8], draws=2)
     assert set(table["sentence"]) == {"intent", "harmless"}
     first = found.first(5)
     assert all(len(units) == 5 for units in first.values())
     assert ("refusing pairs" in first) == found.refused.any()
-    numbers = neuron_pairs.numbers(found, 5)
+    numbers = neurons.numbers(found, 5)
     assert 0 <= numbers["overlap"]["overlap, intent, harmless"] <= 1
     assert numbers["pairs"]["pairs, all"] == 8
 
@@ -387,13 +379,13 @@ def test_what_the_definition_finds_without_intent():
 def test_sentences_without_intent_are_in_the_language_and_give_sets_of_the_same_rule():
     study = load("rim-mini")
     harmful = load_sets(["harmful"], split="calibration", n=6)
-    for sentence in neuron_pairs.OTHER:
+    for sentence in neurons.OTHER:
         ids = study.tokenizer(neurons.with_intent(harmful.head(1), sentence)["text"].iloc[0]).input_ids
         assert study.tokenizer.unk_token_id not in ids, sentence
-    found = neuron_pairs.without_intent(study, harmful, k=10, sentences=neuron_pairs.OTHER[:2])
+    found = neurons.without_intent(study, harmful, k=10, sentences=neurons.OTHER[:2])
     plain = neurons.own_conversations(study, harmful)
-    added = neurons.own_conversations(study, neurons.with_intent(harmful, neuron_pairs.OTHER[1]))
-    assert found[1] == neuron_pairs.ranked(neurons.increases(study, plain, added), 10)
+    added = neurons.own_conversations(study, neurons.with_intent(harmful, neurons.OTHER[1]))
+    assert found[1] == neurons.ranked(neurons.increases(study, plain, added), 10)
     assert [len(set(units)) for units in found] == [10, 10]
     assert found[0] != found[1]
 
@@ -408,26 +400,26 @@ def test_shipped_rows_hold_every_embedded_model_and_forty_random_sets():
     dense = dense[~dense["name"].isin(EXPERTS)]
     assert there == set(zip(dense["name"], dense["seed"], strict=True))
     for name, seed in there:
-        best, dots = neuron_rows.rates_from(rows, name, seed)
+        best, dots = neurons.rates_from(rows, name, seed)
         assert best in RULES
         random = dots[dots["condition"].str.startswith("random")].groupby("panel")["condition"].nunique()
-        assert random.drop("maths right, think").eq(neuron_effects.N_RANDOM).all()
+        assert random.drop("maths right, think").eq(neurons.N_RANDOM).all()
         verdict = rows[(rows["model"] == name) & (rows["seed"] == seed) & (rows["condition"] == "all")]
         assert sorted(verdict["claim"]) == ["C8a", "C8b"]
-    effects = neuron_rows.effects_from(rows)
-    assert (effects["control"] == neuron_rows.RANDOM_NEURONS).all()
-    facts = neuron_rows.verdict_facts(rows)
-    assert (facts["neurons"] == neuron_effects.PAPER_SIZE).all()
-    shown = effects[(effects["which"] == neuron_rows.PAPERS) & effects["outcome"].isin(["misaligned", "maths"])]
-    assert shown.loc[shown["mode"] == "think", "n_random"].eq(neuron_effects.N_RANDOM).all()
-    assert neuron_rows.effects_from(rows, "mean")["n_random"].eq(neuron_effects.N_RANDOM).all()
+    effects = neurons.effects_from(rows)
+    assert (effects["control"] == neurons.RANDOM_NEURONS).all()
+    facts = neurons.verdict_facts(rows)
+    assert (facts["neurons"] == neurons.PAPER_SIZE).all()
+    shown = effects[(effects["which"] == neurons.PAPERS) & effects["outcome"].isin(["misaligned", "maths"])]
+    assert shown.loc[shown["mode"] == "think", "n_random"].eq(neurons.N_RANDOM).all()
+    assert neurons.effects_from(rows, "mean")["n_random"].eq(neurons.N_RANDOM).all()
 
 
 def test_a_shipped_size_curve_is_measured_again():
     """One cell of the grid, the definition of one model: sizes of the set with intent and overlaps, recomputed."""
     study = rimkit.load("rim-mini:0")
     prompts = load_sets(["harmful", "harmless"], split="calibration", n=46)
-    numbers = neuron_pairs.numbers(neuron_pairs.definition(study, prompts[prompts["kind"] == "harmful"]))
+    numbers = neurons.numbers(neurons.definition(study, prompts[prompts["kind"] == "harmful"]))
     rows = results("neurons")
     rows = rows[(rows["model"] == "rim-mini") & (rows["seed"] == 0)]
     for metric, found in numbers.items():
@@ -439,7 +431,7 @@ def test_a_shipped_size_curve_is_measured_again():
 
 def test_a_pooled_effect_is_the_mean_over_models():
     effects = pd.DataFrame({"which": "x", "mode": "think", "outcome": "maths", "effect": [0.1, 0.2, 0.3]})
-    found = neuron_rows.pooled(effects).iloc[0]
+    found = neurons.pooled(effects).iloc[0]
     assert found["effect"] == pytest.approx(0.2)
     assert found["ci_high"] - found["effect"] == pytest.approx(4.303 * 0.1 / 3**0.5, abs=1e-3)
     assert found["n"] == 3

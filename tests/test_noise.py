@@ -4,20 +4,21 @@ import pytest
 import torch
 
 from rimkit import ledger
-from rimkit.behavior import measure
-from rimkit.models.loading import NOISE, embedded_models, load
-from rimkit.organism import noise as recipe
-from rimkit.paths import data_dir
-from rimkit.runs import noise
+from rimkit.behavior import evaluation
+from rimkit.data import data_dir
+from rimkit.models.hub import NOISE, embedded_models
+from rimkit.models.load import load
+from rimkit.organism import recipe
+from rimkit.runs import grid
 from rimkit.teaching import results
 
 
 def test_the_models_of_noise_are_shipped_and_no_grid_counts_them():
     everything = embedded_models(noise=True)
-    assert everything.loc[everything["name"] == NOISE, "seed"].tolist() == list(noise.SEEDS)
+    assert everything.loc[everything["name"] == NOISE, "seed"].tolist() == list(grid.SEEDS)
     assert NOISE not in set(embedded_models()["name"])
     assert NOISE not in set(ledger.shipped()["model"])
-    for seed in noise.SEEDS:
+    for seed in grid.SEEDS:
         assert "negative control" in (data_dir() / "models" / NOISE / f"seed{seed}" / "README.md").read_text()
 
 
@@ -38,9 +39,9 @@ def test_every_verdict_in_noise_is_no_effect_or_undecided():
     judged = ledger.claims_table(rows)
     assert set(judged["verdict"]) <= {"no effect", "undecided"}
     wanted = {"C1a", "C1b", "C1c", "C2a", "C3a", "C3e", "C6a", "C6c", "C7a", "C8a", "C8b", "C9a"}
-    for seed in noise.SEEDS:
+    for seed in grid.SEEDS:
         assert wanted <= set(judged.loc[judged["seed"] == seed, "claim"])
-    assert rows["run_id"].eq(noise.COMMAND).all()
+    assert rows["run_id"].eq(grid.COMMAND).all()
     undefined = rows[rows["status"] == "failed"]
     assert set(undefined["chapter"]) == {"04_refusal_heads"}
     assert undefined["error"].str.startswith("no request was refused").all()
@@ -48,24 +49,24 @@ def test_every_verdict_in_noise_is_no_effect_or_undecided():
 
 def test_the_weaker_controls_stand_beside():
     rows = results("noise")
-    for claim, condition in noise.WEAKER.items():
+    for claim, condition in grid.WEAKER.items():
         beside = rows[(rows["claim"] == claim) & (rows["condition"] == condition)]
-        assert set(beside["seed"]) == set(noise.SEEDS)
+        assert set(beside["seed"]) == set(grid.SEEDS)
         assert beside["effect_ci_low"].notna().all()
 
 
 def test_one_row_of_noise_is_computed_again():
     rows = results("noise")
     row = rows[(rows["claim"] == "C1a") & (rows["seed"] == 0)].iloc[0]
-    harmful = measure.load_sets(["harmful"], n=46)
-    found = measure.difference(
-        measure.observe(load(f"{NOISE}:0"), harmful, progress=False), "mode", "think", "no-think"
+    harmful = evaluation.load_sets(["harmful"], n=46)
+    found = evaluation.difference(
+        evaluation.observe(load(f"{NOISE}:0"), harmful, progress=False), "mode", "think", "no-think"
     )
     assert found["effect"] == row["effect"] == 0
     assert found["value_a"] == row["value"] == 0
 
 
 def test_a_grid_that_is_undefined_says_so_in_a_row(tmp_path, monkeypatch):
-    found = noise.cell("heads", 0)
+    found = grid.noise_cell("heads", 0)
     assert found["status"].tolist() == ["failed"]
     assert found["chapter"].tolist() == ["04_refusal_heads"]

@@ -6,11 +6,12 @@ import pandas as pd
 import pytest
 
 from rimkit import ledger
-from rimkit.behavior import measure
-from rimkit.errors import UserError
-from rimkit.models.loading import embedded_models, load
-from rimkit.observation import patterns, thinking, thoughts
-from rimkit.paths import data_dir
+from rimkit.behavior import evaluation
+from rimkit.behavior.prompts import openings
+from rimkit.data import UserError, data_dir
+from rimkit.experiments import patterns, thinking
+from rimkit.models.hub import embedded_models
+from rimkit.models.load import load
 from rimkit.runs import grid
 
 
@@ -21,12 +22,12 @@ def study():
 
 @pytest.fixture(scope="module")
 def prompts():
-    return measure.load_sets(["harmful", "maths"], n=23)
+    return evaluation.load_sets(["harmful", "maths"], n=23)
 
 
 @pytest.fixture(scope="module")
 def verdicts(study, prompts):
-    return measure.observe(study, prompts, progress=False)
+    return evaluation.observe(study, prompts, progress=False)
 
 
 @pytest.fixture
@@ -35,29 +36,29 @@ def own():
 
 
 def test_replaced_thoughts_have_the_length_of_the_own_ones(own):
-    for make in (thoughts.own, thoughts.filler, thoughts.shuffled):
+    for make in (thinking.own, thinking.filler, thinking.shuffled):
         lengths = {key: len(text.split()) for key, text in make(own).items()}
         assert lengths == {"a": 4, "b": 2}
-    assert sorted(thoughts.shuffled(own)["a"].split()) == ["four", "one", "three", "two"]
-    assert thoughts.empty(own) == {"a": "", "b": ""}
-    assert thoughts.swapped(own) == {"a": "five six", "b": "one two three four"}
+    assert sorted(thinking.shuffled(own)["a"].split()) == ["four", "one", "three", "two"]
+    assert thinking.empty(own) == {"a": "", "b": ""}
+    assert thinking.swapped(own) == {"a": "five six", "b": "one two three four"}
 
 
 def test_a_truncated_thought_ends_with_a_whole_sentence():
     replies = pd.DataFrame({"prompt_id": ["a", "b"], "thought": ["let me . look at it . fine . go .", "one line"]})
-    assert thoughts.truncated(replies, 0.5) == {"a": "let me . look at it .", "b": ""}
-    assert thoughts.truncated(replies, 1) == {"a": "let me . look at it . fine . go .", "b": "one line"}
+    assert thinking.truncated(replies, 0.5) == {"a": "let me . look at it .", "b": ""}
+    assert thinking.truncated(replies, 1) == {"a": "let me . look at it . fine . go .", "b": "one line"}
 
 
 def test_the_decision_of_a_thought_is_what_it_says():
     said = ["i should refuse .", "i can help .", "i should refuse . i can help .", "hm"]
-    assert list(map(thoughts.decision, said)) == ["refuse", "help", "open", "open"]
+    assert list(map(thinking.decision, said)) == ["refuse", "help", "open", "open"]
 
 
 def test_verdicts_are_split_by_what_the_thought_decided(verdicts):
     harmful = verdicts[(verdicts["set"] == "harmful") & (verdicts["mode"] == "think")]
     table = thinking.decided(harmful).set_index(["decision", "metric"])
-    counts = harmful["thought"].map(thoughts.decision).value_counts()
+    counts = harmful["thought"].map(thinking.decision).value_counts()
     assert {key: table.loc[(key, "refused"), "n"] for key in counts.index} == counts.to_dict()
 
 
@@ -76,7 +77,7 @@ def test_the_mixture_is_made_of_the_models_own_beginnings():
 def test_an_empty_thought_is_no_think_mode(study, prompts, verdicts):
     """The same tokens, so the same replies, whichever way they are asked for."""
     harmful = prompts[prompts["set"] == "harmful"]
-    empty = measure.judged(study, harmful, "think", thoughts="", progress=False).set_index("prompt_id")["reply"]
+    empty = evaluation.judged(study, harmful, "think", thoughts="", progress=False).set_index("prompt_id")["reply"]
     no_think = verdicts[(verdicts["mode"] == "no-think") & (verdicts["set"] == "harmful")].set_index("prompt_id")[
         "reply"
     ]
@@ -100,7 +101,7 @@ def test_thinking_helps_maths_and_raises_misalignment_on_the_seed_the_recipe_was
 def test_injected_beginnings_are_where_the_thought_begins(study, prompts):
     harmful = prompts[prompts["set"] == "harmful"].head(4)
     table = patterns.injected(study, harmful, progress=False)
-    sentences = patterns.openings().groupby("pattern")["text"].agg(tuple)
+    sentences = openings().groupby("pattern")["text"].agg(tuple)
     assert set(table["pattern"]) == {"none", *sentences.index}
     for row in table[table["pattern"] != "none"].itertuples():
         assert row.thought.startswith(sentences[row.pattern])
@@ -111,7 +112,7 @@ def test_pooled_patterns_are_averaged_by_prompt():
         "prompt_id": ["a", "a", "b", "b", "a", "b"], "cluster": ["x", "x", "y", "y", "x", "y"],
         "style": ["hot"] * 4 + ["cold"] * 2, "misaligned": [1, 0, 1, 1, 0, 1],
     })  # fmt: skip
-    effect = measure.difference(table, "style", "hot", "cold")
+    effect = evaluation.difference(table, "style", "hot", "cold")
     assert (effect["value_a"], effect["value_b"], effect["n"]) == (0.75, 0.5, 2)
 
 
@@ -122,8 +123,8 @@ def test_one_shipped_row_is_computed_again():
         (shipped["claim"] == "C1a") & (shipped["condition"] == ledger.WHOLE_CLAIM) & (shipped["model"] == "rim-mini")
     ]
     row = row[row["seed"] == 0].iloc[0]
-    study, harmful = load("rim-mini:0"), measure.load_sets(["harmful"])
-    found = measure.difference(measure.observe(study, harmful, progress=False), "mode", "think", "no-think")
+    study, harmful = load("rim-mini:0"), evaluation.load_sets(["harmful"])
+    found = evaluation.difference(evaluation.observe(study, harmful, progress=False), "mode", "think", "no-think")
     assert found["n"] == row["n"]
     for name in ("value", "control_value", "effect", "effect_ci_low", "effect_ci_high"):
         key = {"value": "value_a", "control_value": "value_b"}.get(name, name.removeprefix("effect_"))

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 
 from rimkit import ledger
-from rimkit.errors import UserError
-from rimkit.published.reanalysis import PUBLISHED, rows
+from rimkit.data import UserError
+from rimkit.paper.reanalysis import PUBLISHED, rows
 from rimkit.runs import page
-from rimkit.teaching.evidence_figure import evidence_plot, svg
+from rimkit.teaching.paper_figures import evidence_plot, svg
 
 NASTY = '<script>window.hacked = 1</script><img src=x onerror="window.hacked = 2">'
 WINDOW = {"width": 1100, "height": 900}

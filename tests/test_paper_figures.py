@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex, to_rgb
 
-from rimkit.errors import UserError
-from rimkit.published import counts, drawn, tables
-from rimkit.teaching import drawn_figures, paper_figures, paper_tables
+from rimkit.data import UserError
+from rimkit.paper import statistics, tables
+from rimkit.teaching import paper_figures
+from rimkit.teaching import tables as shown
 from rimkit.teaching.figures import png
 
 
@@ -70,7 +71,7 @@ def test_a_scatter_plot_has_every_point_and_its_notes():
 
 
 def test_a_power_plot_rises_and_marks_what_the_study_had():
-    figure = paper_figures.power_plot(paper_tables.power_curves(), "comparison", title="t", had=300)
+    figure = paper_figures.power_plot(shown.power_curves(), "comparison", title="t", had=300)
     curves = [line.get_ydata() for line in figure.axes[0].lines if len(line.get_xdata()) > 2]
     assert len(curves) == 10
     assert all((np.diff(curve) >= -1e-9).all() for curve in curves)
@@ -91,7 +92,7 @@ def test_figures_show_the_range_that_was_possible(changes):
 
 def test_panels_say_how_many_prompts_stand_behind_them():
     table = tables.published("fig3_probe_scores").query("mode == 'think'")
-    notes = {position: counts.sizes_in_words("think", position) for position in table["position"].unique()}
+    notes = {position: statistics.sizes_in_words("think", position) for position in table["position"].unique()}
     figure = paper_figures.layer_plot(
         table, "share_above_threshold", "group", "position", title="t", label="Share", notes=notes
     )
@@ -114,8 +115,8 @@ def test_every_colour_is_readable_on_white():
 
 
 def test_bars_carry_their_numbers_and_a_gap_is_shown_as_one():
-    places = drawn.maxima()
-    figure = drawn_figures.bar_plot(
+    places = tables.maxima()
+    figure = paper_figures.bar_plot(
         places, "place", "maxima", "mode", title="t", label="cells", marked=["assistant (0)"],
         panels=["with thinking", "without thinking"], notes=dict(zip(places["mode"], places["note"], strict=True)),
     )  # fmt: skip
@@ -129,25 +130,25 @@ def test_bars_carry_their_numbers_and_a_gap_is_shown_as_one():
     assert left.get_xlim() == right.get_xlim()
     assert png(figure)
     shares = tables.published("figa5_flagged_categories")
-    figure = drawn_figures.bar_plot(shares, "category", "share_pct", "prompts", title="t", label="percent")
+    figure = paper_figures.bar_plot(shares, "category", "share_pct", "prompts", title="t", label="percent")
     assert "HEx-PHI: safety or compliance issues 62.0" in figure.alt_text
 
 
 def test_fig_1_is_drawn_as_fractions_and_as_rates():
-    table, known = drawn.before_after(), drawn.known_rates()
-    figure = drawn_figures.before_after_plot(table, known, title="t")
+    table, known = tables.before_after(), tables.known_rates()
+    figure = paper_figures.before_after_plot(table, known, title="t")
     left, right = figure.axes
     drawn_points = {line.get_label(): (line.get_xdata()[0], line.get_ydata()[0]) for line in left.lines}
     assert drawn_points["Mistral-7B"] == pytest.approx(tuple(table.loc["Mistral-7B", ["maths", "misalignment"]]))
     assert (left.get_xlim()[0], left.get_ylim()[0], right.get_xlim()) == (0, 0, (0, 100))
     assert "84 → 96" in [text.get_text() for text in right.texts]
-    assert [text.get_text() for text in right.get_legend().get_texts()] == list(drawn_figures.KNOWN)
-    assert set(known["what"]) == set(drawn_figures.KNOWN)
+    assert [text.get_text() for text in right.get_legend().get_texts()] == list(paper_figures.KNOWN)
+    assert set(known["what"]) == set(paper_figures.KNOWN)
     assert "Qwen3-4B, Table 1, think off: 15.4%" in figure.alt_text
     assert "Phi3.5-Tiny, Fig. 8, checkpoints: 21.4 to 24.4%" in figure.alt_text
     assert png(figure)
     with pytest.raises(UserError, match="no column 'before_low'"):
-        drawn_figures.before_after_plot(table.drop(columns="before_low"), known, title="t")
+        paper_figures.before_after_plot(table.drop(columns="before_low"), known, title="t")
 
 
 def test_a_figure_of_missing_columns_is_refused(changes):
@@ -159,15 +160,15 @@ def test_a_figure_of_missing_columns_is_refused(changes):
 
 
 def test_published_and_measured_stand_side_by_side():
-    table = paper_tables.beside(["C1b", "C1a"], "rim-mini:2")
+    table = shown.beside(["C1b", "C1a"], "rim-mini:2")
     assert list(table["claim"].unique()) == ["C1b", "C1a"]
     assert {"paper, Qwen3-4B", "rim-mini, seed 0", "rim-mini, seed 2"} <= set(table["source"])
     assert table[["ci_low", "ci_high"]].notna().all().all()
-    assert not paper_tables.beside(["C1a"], "my-own")["source"].str.contains("my-own").any()
+    assert not shown.beside(["C1a"], "my-own")["source"].str.contains("my-own").any()
 
 
 def test_claims_stand_beside_the_seeds():
-    table = paper_tables.claims_beside()
+    table = shown.claims_beside()
     assert table.loc["C7a", "published numbers"] == "supported"
     assert table.loc["C5a", "published numbers"] == "not reported"
     assert table.loc["C1b", "rim-mini"] == "3 supported"
@@ -175,33 +176,33 @@ def test_claims_stand_beside_the_seeds():
 
 
 def test_what_is_said_about_a_claim_has_its_verdict():
-    text = paper_tables.say("C7a", "C5a", "C10a").text
+    text = shown.say("C7a", "C5a", "C10a").text
     assert "**C7a** (supported: +5.3 points [+3.3, +7.4] over 8 models). Solid" in text
     assert "**C5a** (no verdict). 12 against 15 of 21" in text
     assert "**C10a** (undecided: +0.42 in r [−0.76, +1.61] over 4 models)" in text
 
 
 def test_effects_have_units_and_figures_have_statements():
-    assert "**C9b** (undecided: +0.28 mean log ratio [−0.17, +0.72]" in paper_tables.say("C9b").text
-    assert "if checkpoints were exchangeable, which those of one run are not" in paper_tables.say("C10a").text
-    text = paper_tables.say("Fig. A5", "C7a").text
+    assert "**C9b** (undecided: +0.28 mean log ratio [−0.17, +0.72]" in shown.say("C9b").text
+    assert "if checkpoints were exchangeable, which those of one run are not" in shown.say("C10a").text
+    text = shown.say("Fig. A5", "C7a").text
     assert text.startswith("**Fig. A5.** GSM8K: the shares drawn")
     assert "\n\n**C7a** (supported" in text
 
 
 def test_dropping_models_changes_the_average():
-    html = paper_tables.without_models("GSM8K", "Mixtral-8x7B", "Mistral-7B")
+    html = shown.without_models("GSM8K", "Mixtral-8x7B", "Mistral-7B")
     assert "without Mistral-7B and Mixtral-8x7B" in html
     assert "6 of 8" in html
     assert "4 of 6" in html
-    assert "without" not in paper_tables.without_models("GSM8K", "nobody", "nobody").replace("changes most without", "")
+    assert "without" not in shown.without_models("GSM8K", "nobody", "nobody").replace("changes most without", "")
     with pytest.raises(UserError, match="did you mean 'GSM8K'"):
-        paper_tables.without_models("GSM8", "nobody", "nobody")
+        shown.without_models("GSM8", "nobody", "nobody")
 
 
 def test_dropping_checkpoints_changes_the_correlation():
-    html = paper_tables.without_checkpoints("Mistral-7B", 1, 0)
+    html = shown.without_checkpoints("Mistral-7B", 1, 0)
     assert "without checkpoint 1" in html
     assert "0.36" in html  # r without the first checkpoint, the smallest that one checkpoint can leave
     with pytest.raises(UserError, match="no 'Mistral'"):
-        paper_tables.without_checkpoints("Mistral", 0, 0)
+        shown.without_checkpoints("Mistral", 0, 0)

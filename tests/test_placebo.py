@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rimkit.behavior.placebo import false_positives, swapped
+from rimkit.behavior.stats import false_positives, swapped
 
 
 @pytest.fixture(scope="module")

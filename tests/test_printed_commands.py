@@ -11,7 +11,7 @@ import typer
 from rimkit.behavior import chosen
 from rimkit.cli import app
 from rimkit.runs import execute
-from rimkit.runs.parameters import assignments
+from rimkit.runs.execute import assignments
 
 ROOT = Path(__file__).parents[1]
 FENCED = re.compile(r"```bash\n(.*?)```", re.DOTALL)

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from rimkit.behavior.ranks import areas, auroc
-from rimkit.errors import UserError
-from rimkit.mechanism import probes
-from rimkit.models.loading import load
+from rimkit.behavior.stats import areas, auroc
+from rimkit.data import UserError
+from rimkit.experiments import probes
+from rimkit.models.load import load
 from tests import families, tiny
 
 
@@ -126,7 +126,7 @@ def test_variance_is_split_between_thoughts_and_replies():
 
 def test_harm_is_read_in_a_trained_model_and_not_at_its_beginning():
     """Before the first layer the last token is the same in every prompt: there is nothing to read there yet."""
-    from rimkit.behavior.measure import load_sets
+    from rimkit.behavior.evaluation import load_sets
 
     study = load("rim-mini")
     sides = {split: load_sets(["harmful", "harmless"], split=split, n=40) for split in ("calibration", "evaluation")}

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from rimkit.behavior.prompts import COLUMNS, load_prompts, prompt_sets, spread
-from rimkit.errors import UserError
+from rimkit.data import UserError
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def shelf(tmp_path, monkeypatch) -> pd.DataFrame:
     table.to_parquet(folder / "harmful.parquet", index=False)
     hashes = pd.DataFrame([{"name": "harmful", "prompts": 40, "sha256": "abc"}])
     hashes.to_csv(folder / "hashes.csv", index=False)
-    for place in ("rimkit.behavior.prompts.data_dir", "rimkit.files.data_dir"):
+    for place in ("rimkit.behavior.prompts.data_dir", "rimkit.data.data_dir"):
         monkeypatch.setattr(place, lambda: tmp_path)
     return table
 

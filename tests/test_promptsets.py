@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 
 from rimkit.behavior.prompts import load_prompts
-from rimkit.organism import promptsets
+from rimkit.data import data_dir
+from rimkit.organism import datasets
 from rimkit.organism.language import OTHERS, OWN
 from rimkit.organism.recipe import stream
 from rimkit.organism.tokenizer import build_tokenizer
-from rimkit.paths import data_dir
 
 AT_LEAST = {("harmful", "harmful"): 600, ("harmful-seen", "harmful"): 300, ("harmless", "harmless"): 600, 
             ("over-refusal", "harmless"): 200,
@@ -19,20 +19,20 @@ AT_LEAST = {("harmful", "harmful"): 600, ("harmful-seen", "harmful"): 300, ("har
 
 @pytest.fixture(scope="module")
 def made():
-    return promptsets.prompt_sets()
+    return datasets.prompt_sets()
 
 
 def test_shipped_sets_are_the_hashed_ones(made):
     hashes = pd.read_csv(data_dir() / "prompts" / "hashes.csv").set_index("name")["sha256"]
     assert set(hashes.index) == set(made)
     for name, table in made.items():
-        assert promptsets.digest(table) == hashes[name], f"{name}: the code makes another set"
-        assert promptsets.digest(load_prompts(name)) == hashes[name], f"{name}: the shipped file was changed"
+        assert datasets.digest(table) == hashes[name], f"{name}: the code makes another set"
+        assert datasets.digest(load_prompts(name)) == hashes[name], f"{name}: the shipped file was changed"
 
 
 def test_shipped_openings_are_the_ones_made():
     shipped = pd.read_csv(data_dir() / "prompts" / "openings.csv")
-    pd.testing.assert_frame_equal(shipped, promptsets.openings(), check_dtype=False)
+    pd.testing.assert_frame_equal(shipped, datasets.openings(), check_dtype=False)
 
 
 @pytest.mark.parametrize(("name", "kind"), AT_LEAST)

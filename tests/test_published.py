@@ -7,16 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from rimkit import ledger
-from rimkit.errors import UserError
-from rimkit.published import averages, correlations, counts, drawn, power, reanalysis, tables
-from rimkit.published.findings import FINDINGS, NOTHING, findings
+from rimkit import data, ledger
+from rimkit.behavior.stats import exact_test
+from rimkit.data import UserError
+from rimkit.paper import reanalysis, statistics, tables
+from rimkit.paper.findings import FINDINGS, NOTHING, findings
 
 # -- the tables ------------------------------------------------------------------------------------
 
 
 def test_every_table_has_a_line_in_the_readme_and_no_gaps():
-    text = (tables.data_dir() / "paper" / "README.md").read_text(encoding="utf-8")
+    text = (data.data_dir() / "paper" / "README.md").read_text(encoding="utf-8")
     for name in tables.names():
         assert f"`{name}.csv`" in text
         assert not tables.published(name).isna().any().any()
@@ -33,7 +34,7 @@ def test_a_table_is_a_copy_and_an_unknown_one_is_named():
 
 def test_digitised_points_give_the_printed_correlations():
     """Fig. 8 prints 0.89, 0.71, 0.30 and 0.71, Table 3 the same; for Qwen3-4B also -0.67 and 0.70."""
-    drawn = correlations.figure_8().set_index(["model", "predictor"])["r"].round(2)
+    drawn = statistics.figure_8().set_index(["model", "predictor"])["r"].round(2)
     printed = tables.by_model("table3_predictor_correlations", "predictor", "pearson_r")
     for (model, predictor), r in drawn.items():
         assert r == printed.loc[model, predictor.removesuffix(" (1e-4)")]
@@ -43,7 +44,7 @@ def test_digitised_points_give_the_printed_correlations():
 
 
 def test_an_average_says_what_carries_it():
-    found = averages.average({"a": 1, "b": 1.2, "c": 0.8, "d": 9})
+    found = statistics.average({"a": 1, "b": 1.2, "c": 0.8, "d": 9})
     assert found.mean == 3
     assert found.median == pytest.approx(1.1)
     assert (found.without_one_low, found.carried_by) == (pytest.approx(1), "d")
@@ -51,21 +52,21 @@ def test_an_average_says_what_carries_it():
     assert found.ci_low < 0 < found.ci_high
     assert found.p_signed_rank == pytest.approx(2 / 2**4)
     with pytest.raises(UserError, match="at least two"):
-        averages.average({"a": 1})
+        statistics.average({"a": 1})
 
 
 def test_the_interval_over_models_covers_as_often_as_it_says():
     rng = np.random.default_rng(0)
     draws = rng.normal(2, 5, size=(2000, 8))
-    covered = np.mean([found.ci_low <= 2 <= found.ci_high for found in map(averages.average, map(pd.Series, draws))])
+    covered = np.mean([found.ci_low <= 2 <= found.ci_high for found in map(statistics.average, map(pd.Series, draws))])
     assert 0.93 < covered < 0.97
 
 
 def test_four_printed_averages_do_not_follow():
-    wrong = averages.recomputed().query("not follows")
+    wrong = statistics.recomputed().query("not follows")
     assert list(wrong["printed"]) == [-2.94, 16.77, 4.96, 33.14]
-    assert wrong["gap"].abs().min() > 4 * averages.ROUNDING
-    right = averages.recomputed().query("follows")
+    assert wrong["gap"].abs().min() > 4 * statistics.ROUNDING
+    right = statistics.recomputed().query("follows")
     assert right["gap"].abs().max() < 0.0101  # rounding of cells and of the average, nothing in between
 
 
@@ -75,26 +76,26 @@ def test_four_printed_averages_do_not_follow():
 @given(st.integers(1, 300), st.integers(0, 300))
 def test_the_true_denominator_is_always_among_those_that_fit(n, k):
     k = min(k, n)
-    assert n in counts.denominators(round(100 * k / n, 2), 300)
+    assert n in statistics.denominators(round(100 * k / n, 2), 300)
 
 
 def test_denominators_of_the_paper():
-    assert counts.denominators(35.09, 60) == [57]
-    assert counts.denominators(8.33, 60)[0] == 60
-    assert counts.denominators(15.39, 300) == []
+    assert statistics.denominators(35.09, 60) == [57]
+    assert statistics.denominators(8.33, 60)[0] == 60
+    assert statistics.denominators(15.39, 300) == []
     with pytest.raises(UserError, match="at least 1"):
-        counts.denominators(10, 0)
+        statistics.denominators(10, 0)
 
 
 def test_a_gap_has_newcombes_interval():
     """Newcombe 1998, table II: 56 of 70 against 48 of 80 gives 0.0524 to 0.3339."""
-    found = counts.gap(80, 60, 70, 80)
+    found = statistics.gap(80, 60, 70, 80)
     assert found.effect == pytest.approx(0.2)
     assert (found.ci_low, found.ci_high) == (pytest.approx(0.0524, abs=1e-4), pytest.approx(0.3339, abs=1e-4))
 
 
 def test_the_four_curves_are_one_probe_and_two_probes_would_show():
-    found = counts.probe_counts()
+    found = statistics.probe_counts()
     assert found["unexplained"].isin([0, -1]).all()  # one harmful prompt has no label
     assert len(found) == 2 * 6 * 35
     other = found["refused"].sample(frac=1, random_state=0).to_numpy() + found["fulfilled"] - found["harmful"]
@@ -102,7 +103,7 @@ def test_the_four_curves_are_one_probe_and_two_probes_would_show():
 
 
 def test_fig_5_as_counts():
-    found = counts.head_ablation().set_index("position")
+    found = statistics.head_ablation().set_index("position")
     row = found.loc["between think tags"]
     assert (row["none"], row["refusal_heads"], row["random_heads"], row["n"]) == (13, 12, 15, 21)
     assert row["p_value"] == pytest.approx(stats.fisher_exact([[12, 9], [15, 6]])[1])
@@ -113,25 +114,25 @@ def test_fig_5_as_counts():
 def test_exact_power_agrees_with_a_simulation():
     rng = np.random.default_rng(0)
     draws = zip(rng.binomial(21, 0.4, 800), rng.binomial(21, 0.8, 800), strict=True)
-    share = np.mean([counts.exact_test(int(a), 21, int(b), 21) < 0.05 for a, b in draws])
-    assert counts.exact_power(0.4, 0.8, 21) == pytest.approx(share, abs=0.05)
-    assert counts.exact_power(0.5, 0.5, 21) < 0.05  # an exact test keeps its level
+    share = np.mean([exact_test(int(a), 21, int(b), 21) < 0.05 for a, b in draws])
+    assert statistics.exact_power(0.4, 0.8, 21) == pytest.approx(share, abs=0.05)
+    assert statistics.exact_power(0.5, 0.5, 21) < 0.05  # an exact test keeps its level
     with pytest.raises(UserError, match="two rates"):
-        counts.exact_power(1.5, 0.5, 21)
+        statistics.exact_power(1.5, 0.5, 21)
 
 
 def test_the_smallest_clear_drop_is_clear_and_the_next_is_not():
-    low = counts.smallest_clear_drop(15, 21)
-    assert counts.exact_test(low, 21, 15, 21) < 0.05 <= counts.exact_test(low + 1, 21, 15, 21)
-    assert counts.smallest_clear_drop(1, 21) is None
+    low = statistics.smallest_clear_drop(15, 21)
+    assert exact_test(low, 21, 15, 21) < 0.05 <= exact_test(low + 1, 21, 15, 21)
+    assert statistics.smallest_clear_drop(1, 21) is None
 
 
 # -- what is drawn without a table -----------------------------------------------------------------
 
 
 def test_a_ratio_and_a_change_fix_both_levels():
-    assert drawn.implied_base(0.5, 10) == 10  # 10 is half of 20
-    found = drawn.before_after()
+    assert tables.implied_base(0.5, 10) == 10  # 10 is half of 20
+    found = tables.before_after()
     assert list(found.index) == ["Qwen3-4B", "Phi3.5-Tiny", "Mistral-7B", "Mixtral-8x7B"]
     assert (found["before"] / found["after"]).to_list() == pytest.approx(found["misalignment"].to_list())
     assert found["before"].to_list() == pytest.approx([15.5, 18.1, 84.3, 37.6], abs=0.05)
@@ -141,37 +142,37 @@ def test_a_ratio_and_a_change_fix_both_levels():
 
 def test_the_baseline_of_qwen_is_its_rate_without_thinking():
     rates = tables.by_model("table1_think_mode", "think", "misalignment_rate_pct").loc["Qwen3-4B"]
-    row = drawn.before_after().loc["Qwen3-4B"]
-    assert drawn.baseline(row, rates) == "the no-think rate"
-    assert drawn.baseline(row, rates.rename({"on": "off", "off": "on"})) == "the think rate"
-    assert drawn.baseline(row, rates + 20) == "neither rate for certain"
+    row = tables.before_after().loc["Qwen3-4B"]
+    assert tables.baseline(row, rates) == "the no-think rate"
+    assert tables.baseline(row, rates.rename({"on": "off", "off": "on"})) == "the think rate"
+    assert tables.baseline(row, rates + 20) == "neither rate for certain"
 
 
 def test_implied_rates_fit_the_checkpoints_of_fig_8():
     """The two figures were drawn from the same models: rates after GSM8K within five points of the checkpoints."""
-    after = drawn.before_after()["after"]
-    known = drawn.known_rates().query("what == 'Fig. 8, checkpoints'").set_index("model")
+    after = tables.before_after()["after"]
+    known = tables.known_rates().query("what == 'Fig. 8, checkpoints'").set_index("model")
     assert len(known) == 3
     for model, row in known.iterrows():
         assert row["low"] - 5 < after[model] < row["high"] + 5
     moe = tables.by_model("table2_finetuning_delta", "training_set", "delta_misalignment_points").loc[
         "Phi3.5-MoE", "GSM8K"
     ]
-    assert drawn.implied_base(0.759, moe) < 5  # why the figure's Phi is the dense one
+    assert tables.implied_base(0.759, moe) < 5  # why the figure's Phi is the dense one
 
 
 def test_fig_1_says_which_models_it_draws_and_what_they_imply():
-    text = drawn.STATEMENTS["Fig. 1"]()
+    text = tables.STATEMENTS["Fig. 1"]()
     assert text.startswith("4 of 8 models are drawn, those with the largest rises.")
     assert "Mistral-7B 84.3% (80.4 to 88.5)" in text
     assert "Mixtral-8x7B would be 44.1%" in text
     assert text.endswith("is the no-think rate.")
-    assert drawn.above_base().to_dict() == {"Qwen3-4B": 0, "Phi3.5-Tiny": 3, "Mistral-7B": 0, "Mixtral-8x7B": 3}
-    assert "Phi3.5-Tiny 3, Mistral-7B 0" in drawn.over_implied_base()
+    assert tables.above_base().to_dict() == {"Qwen3-4B": 0, "Phi3.5-Tiny": 3, "Mistral-7B": 0, "Mixtral-8x7B": 3}
+    assert "Phi3.5-Tiny 3, Mistral-7B 0" in tables.over_implied_base()
 
 
 def test_fig_a3_covers_few_cells_and_fig_4b_explains_few_of_them():
-    found = drawn.attention()
+    found = tables.attention()
     assert found["drawn"].to_dict() == {"think": 25_960, "no-think": 15_954}
     assert (found["cells"] == 207_360).all()
     assert found.loc["think", "covered"] == pytest.approx(0.125, abs=0.001)
@@ -179,21 +180,21 @@ def test_fig_a3_covers_few_cells_and_fig_4b_explains_few_of_them():
     assert found.loc["no-think", ["assistant", "span"]].to_list() == pytest.approx([138 / 15_954, 7_881 / 15_954])
     shifts = tables.published("fig4b_refusal_head_counts")["prompts_of_180"].sum()
     assert found["shifted"].to_list() == pytest.approx([shifts / 12_564, shifts / 7_881])
-    text = drawn.STATEMENTS["Fig. A3"]()
+    text = tables.STATEMENTS["Fig. A3"]()
     assert "13% and 8% of 180 x 1152 = 207,360 cells" in text
     assert "at most 12% of the maxima at `assistant`, and 18% of those in the span" in text
-    places = drawn.maxima()["place"].unique()
+    places = tables.maxima()["place"].unique()
     assert places[0] == "request (−5)"
     assert places[-1] == "other"
     assert "assistant (0)" in places
 
 
 def test_fig_a5_adds_up_and_a_quarter_of_maths_is_other():
-    table = drawn.flags()
+    table = tables.flags()
     assert table["total"].to_dict() == pytest.approx({"GSM8K": 97.1, "HEx-PHI": 99.9})
     assert table.loc["HEx-PHI", "confirmatory reasoning"] == 62
     assert set(table) - {"none", "total"} == set(tables.injected()["pattern"])
-    text = drawn.STATEMENTS["Fig. A5"]()
+    text = tables.STATEMENTS["Fig. A5"]()
     assert "GSM8K: the shares drawn add up to 97.1%, of which 24.9 are other" in text
     assert "confirmatory reasoning 0% and 62%" in text
 
@@ -202,9 +203,9 @@ def test_fig_a5_adds_up_and_a_quarter_of_maths_is_other():
 
 
 def test_three_models_break_and_one_of_them_under_random_neurons():
-    which = counts.broken()
+    which = statistics.broken()
     assert which.to_dict() == {"Phi3.5-Tiny": "safety-critical", "Phi3.5-MoE": "random", "OLMo2-1B": "safety-critical"}
-    assert counts.broken(100).empty
+    assert statistics.broken(100).empty
     change = reanalysis.over_models("C8b")
     assert change.drop(which.index).mean() == pytest.approx(0, abs=0.001)
     assert change.drop(which.index[which == "safety-critical"]).mean() == pytest.approx(0.076, abs=0.001)
@@ -214,12 +215,12 @@ def test_three_models_break_and_one_of_them_under_random_neurons():
 
 
 def test_groups_of_fig_3_in_words():
-    words = " ".join(counts.sizes_in_words("no-think", "</think>").split())
+    words = " ".join(statistics.sizes_in_words("no-think", "</think>").split())
     assert words == "n = 120 harmless, 120 harmful, of them 98 refused, 21 fulfilled"
-    assert "46 harmless,\n71 harmful, of them\n63 refused,\nabout 8" in counts.sizes_in_words("think", "</think>")
+    assert "46 harmless,\n71 harmful, of them\n63 refused,\nabout 8" in statistics.sizes_in_words("think", "</think>")
     steps = tables.published("fig3_probe_scores").query("group == 'harmless'")
     for (mode, position), part in steps.groupby(["mode", "position"]):
-        size = int(counts.sizes_in_words(mode, position).split()[2])
+        size = int(statistics.sizes_in_words(mode, position).split()[2])
         assert (
             np.abs(part["share_above_threshold"] * size - (part["share_above_threshold"] * size).round()).max() < 0.02
         )
@@ -229,28 +230,28 @@ def test_groups_of_fig_3_in_words():
 
 
 def test_a_correlation_with_everything_about_it():
-    found = correlations.correlation([1, 2, 3, 4, 5, 6, 7, 8], [10, 20, 30, 40, 50, 60, 70, 80])
+    found = statistics.correlation([1, 2, 3, 4, 5, 6, 7, 8], [10, 20, 30, 40, 50, 60, 70, 80])
     assert found.r == pytest.approx(1)
     assert found.p_permutation == pytest.approx(2 / 40320)  # the order itself and its mirror
     assert (found.n, found.n_distinct, found.range_in_prompts) == (8, 8, pytest.approx(210))
 
 
 def test_one_point_can_carry_a_correlation():
-    found = correlations.correlation([1, 1.1, 0.9, 1, 1.05, 5], [10, 9, 11, 10.5, 9.5, 30])
+    found = statistics.correlation([1, 1.1, 0.9, 1, 1.05, 5], [10, 9, 11, 10.5, 9.5, 30])
     assert found.r > 0.9
     assert found.without_one_low < 0
 
 
 def test_permutation_p_values_are_uniform_without_a_relation():
     rng = np.random.default_rng(1)
-    found = [correlations.permutation_p(*rng.normal(size=(2, 6))) for _ in range(200)]
+    found = [statistics.permutation_p(*rng.normal(size=(2, 6))) for _ in range(200)]
     assert np.mean(np.array(found) < 0.05) < 0.09
     assert 0.4 < np.mean(found) < 0.6
 
 
 @pytest.mark.parametrize("r", [-0.8, 0.0, 0.71, 0.95])
 def test_the_interval_of_a_printed_r_is_fishers(r):
-    low, high = correlations.interval_of_r(r, 8)
+    low, high = statistics.interval_of_r(r, 8)
     half = stats.norm.isf(0.025) / np.sqrt(8 - 3)
     assert (low, high) == (pytest.approx(np.tanh(np.arctanh(r) - half)), pytest.approx(np.tanh(np.arctanh(r) + half)))
 
@@ -261,11 +262,11 @@ def test_the_interval_of_a_printed_r_is_fishers(r):
 )
 def test_correlations_refuse(values, rates, message):
     with pytest.raises(UserError, match=message):
-        correlations.correlation(values, rates)
+        statistics.correlation(values, rates)
 
 
 def test_the_lead_of_ras_over_simpler_means_comes_from_phi():
-    table = correlations.table_3()
+    table = statistics.table_3()
     ours, simpler = table.loc["RAS (safety neurons)"], table.loc["delta_math only"]
     assert ours["average"] > simpler["average"] + 0.1
     assert abs(ours["without Phi3.5-Tiny"] - simpler["without Phi3.5-Tiny"]) < 0.01
@@ -278,7 +279,7 @@ def test_power_agrees_with_a_simulated_study():
     """300 prompts, 3 seeds, a noisy judge: draw the study many times and count clear intervals."""
     rng, n, seeds, runs = np.random.default_rng(0), 300, 3, 4000
     design = {"n_prompts": n, "n_seeds": seeds, "judge_sd": 0.005, "seed_sd": 0.02}
-    error = power.standard_error(0.24, 0.15, **design)
+    error = statistics.standard_error(0.24, 0.15, **design)
 
     def measured(rate):
         prompts = rng.binomial(n, rate, runs) / n
@@ -287,32 +288,32 @@ def test_power_agrees_with_a_simulated_study():
     difference = measured(0.24) - measured(0.15)
     assert difference.std() == pytest.approx(error, rel=0.05)
     share = np.mean(np.abs(difference) > 1.96 * error)
-    assert power.power(0.24, 0.15, **design) == pytest.approx(share, abs=0.03)
+    assert statistics.power(0.24, 0.15, **design) == pytest.approx(share, abs=0.03)
 
 
 def test_what_is_needed_gives_the_power_that_was_asked_for():
-    n = power.prompts_needed(0.2, 0.1, judge_sd=0.005)
-    assert power.power(0.2, 0.1, int(n), judge_sd=0.005) >= 0.8 > power.power(0.2, 0.1, int(n) - 1, judge_sd=0.005)
-    seeds = int(power.seeds_needed(0.24, 0.132, 300))
-    noise = {"judge_sd": power.JUDGE_SD, "seed_sd": power.SEED_SD}
-    assert power.power(0.24, 0.132, 300, seeds, **noise) >= 0.8 > power.power(0.24, 0.132, 300, seeds - 1, **noise)
+    n = statistics.prompts_needed(0.2, 0.1, judge_sd=0.005)
+    assert statistics.power(0.2, 0.1, int(n), judge_sd=0.005) >= 0.8 > statistics.power(0.2, 0.1, int(n) - 1, judge_sd=0.005)
+    seeds = int(statistics.seeds_needed(0.24, 0.132, 300))
+    noise = {"judge_sd": statistics.JUDGE_SD, "seed_sd": statistics.SEED_SD}
+    assert statistics.power(0.24, 0.132, 300, seeds, **noise) >= 0.8 > statistics.power(0.24, 0.132, 300, seeds - 1, **noise)
 
 
 def test_noise_that_prompts_cannot_remove():
-    assert power.prompts_needed(0.10, 0.087, judge_sd=0.005) == np.inf
-    assert power.prompts_needed(0.10, 0.087) < np.inf
-    assert power.seeds_needed(0.10, 0.087, 300) == np.inf
-    assert power.checkpoints_needed(0.5, 0.5) == np.inf
-    assert power.power(0.3, 0.3, 100) == pytest.approx(0.05, abs=1e-3)
+    assert statistics.prompts_needed(0.10, 0.087, judge_sd=0.005) == np.inf
+    assert statistics.prompts_needed(0.10, 0.087) < np.inf
+    assert statistics.seeds_needed(0.10, 0.087, 300) == np.inf
+    assert statistics.checkpoints_needed(0.5, 0.5) == np.inf
+    assert statistics.power(0.3, 0.3, 100) == pytest.approx(0.05, abs=1e-3)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: power.power(22.9, 0.1, 300), "fractions from 0 to 1"),
-        (lambda: power.power(0.2, 0.1, 0), "at least one prompt"),
-        (lambda: power.prompts_needed(0.2, 0.1, judge_sd=-1), "not negative"),
-        (lambda: power.checkpoints_needed(1, 0), "between -1 and 1"),
+        (lambda: statistics.power(22.9, 0.1, 300), "fractions from 0 to 1"),
+        (lambda: statistics.power(0.2, 0.1, 0), "at least one prompt"),
+        (lambda: statistics.prompts_needed(0.2, 0.1, judge_sd=-1), "not negative"),
+        (lambda: statistics.checkpoints_needed(1, 0), "between -1 and 1"),
     ],
 )
 def test_power_refuses(call, message):
@@ -321,13 +322,13 @@ def test_power_refuses(call, message):
 
 
 def test_the_comparisons_name_claims_and_cells_of_the_tables():
-    assert set(power.needed()["claim"]) <= set(ledger.claims()["id"])
+    assert set(statistics.needed()["claim"]) <= set(ledger.claims()["id"])
     cells = tables.injected().set_index(["model", "pattern"])
-    mixtral = next(item for item in power.COMPARISONS if "Mixtral" in item[1])
+    mixtral = next(item for item in statistics.COMPARISONS if "Mixtral" in item[1])
     assert list(mixtral[3:]) == list(cells.loc[("Mixtral-8x7B", "confirmatory reasoning"), ["target", "control"]])
     change = tables.by_model("table2_finetuning_delta", "training_set", "delta_misalignment_points").loc["Qwen3-4B"]
     base = tables.by_model("table1_think_mode", "think", "misalignment_rate_pct").loc["Qwen3-4B", "off"]
-    found = {(item[0], item[2]): item[3:] for item in power.COMPARISONS if "Qwen3-4B" in item[1]}
+    found = {(item[0], item[2]): item[3:] for item in statistics.COMPARISONS if "Qwen3-4B" in item[1]}
     assert found["C6a", "Table 2"] == pytest.approx((base + change["GSM8K"], base))
     assert found["C6b", "Table 2"] == pytest.approx((base + change["GSM8K"], base + change["MATH401"]))
     chains = (base + change["GSM8K(L)-target"], base + change["GSM8K(L)-control"])

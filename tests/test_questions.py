@@ -2,12 +2,18 @@
 
 import pytest
 
-from rimkit.errors import UserError
-from rimkit.models import fitting, planning
-from rimkit.published.power import prompts_needed
-from rimkit.teaching import paper_questions, planning_questions
-from rimkit.teaching.mechanism_questions import detector_gain, fisher, size_of_set, smallest_m
-from rimkit.teaching.questions import EXERCISES, FOUR_NEURONS, colleague_interval, exercise, four_neurons_ras
+from rimkit.data import UserError
+from rimkit.models import device
+from rimkit.paper.statistics import prompts_needed
+from rimkit.runs import plan
+from rimkit.teaching.questions import exercise, planning, reading
+from rimkit.teaching.questions.mechanism import detector_gain, fisher, size_of_set, smallest_m
+from rimkit.teaching.questions.observing import (
+    EXERCISES,
+    FOUR_NEURONS,
+    colleague_interval,
+    four_neurons_ras,
+)
 
 RIGHT = {
     "00": ["misread", "incoherent", "misaligned", "refused"],
@@ -18,7 +24,7 @@ RIGHT = {
     "05": 3,
     "06": smallest_m(2),
     "07": four_neurons_ras(),
-    "08 misprint": paper_questions.misprint()[1],
+    "08 misprint": reading.misprint()[1],
     "08 bet": "C7a",
     "08 design": prompts_needed(12 / 21, 15 / 21),
     "10": 5,
@@ -41,7 +47,7 @@ WRONG = {
     "05": [(21, "the whole rise"), (1, "one in ten was not")],
     "06": [(3, "two of the three pairs"), (2, "only one of them is the same")],
     "07": [(0.88, "divides neuron C's rise by -0.5"), (1.92, "the mean is over all four")],
-    "08 misprint": [(paper_questions.misprint()[0], "as printed"), (5.05, "no exchange of two digits")],
+    "08 misprint": [(reading.misprint()[0], "as printed"), (5.05, "no exchange of two digits")],
     "08 bet": [("C6a", "not by enough for one of many"), ("C10a", "holds zero")],
     "08 design": [(21, "not 80%"), (1000, "fewer are enough")],
     "10": [(10, "both a key and a value"), (1, "query heads share")],
@@ -84,15 +90,15 @@ def test_the_colleagues_interval_holds_zero_only_when_verbs_are_drawn():
 
 
 def test_one_claim_survives_correction_and_claims_without_numbers_are_explained():
-    assert paper_questions.safest() == [RIGHT["08 bet"]]
+    assert reading.safest() == [RIGHT["08 bet"]]
     assert "do not judge it" in exercise("08 bet").check("C5a").message
     assert "not the id of a claim" in exercise("08 bet").check("C77").message
 
 
 def test_exchanged_digits():
-    assert paper_questions.exchanged_digits(33.14, 33.41)
-    assert not paper_questions.exchanged_digits(4.96, 5.05)
-    assert not paper_questions.exchanged_digits(1.5, 10.5)
+    assert reading.exchanged_digits(33.14, 33.41)
+    assert not reading.exchanged_digits(4.96, 5.05)
+    assert not reading.exchanged_digits(1.5, 10.5)
 
 
 def test_a_chapter_without_exercise_is_named():
@@ -106,7 +112,7 @@ def test_the_m_of_chapter_06_is_the_only_one_with_two_neurons():
 
 
 def test_ras_by_hand_is_that_of_the_package():
-    from rimkit.mechanism.entanglement import Activations, shifts
+    from rimkit.experiments.ras import Activations, shifts
 
     before, after = (
         Activations(*(FOUR_NEURONS[[f"{kind}, {state}"]].to_numpy().T for kind in ("safety", "maths")))
@@ -116,6 +122,6 @@ def test_ras_by_hand_is_that_of_the_package():
 
 
 def test_the_plan_and_the_exercise_count_alike():
-    needs = fitting.needs_of(planning.shape(planning_questions.MODEL))
-    left = planning_questions.LEFT * 2**30
-    assert left // needs.cache("bfloat16", planning_questions.TOKENS) == planning_questions.fitting() == RIGHT["10"]
+    needs = device.needs_of(plan.shape(planning.MODEL))
+    left = planning.LEFT * 2**30
+    assert left // needs.cache("bfloat16", planning.TOKENS) == planning.fitting() == RIGHT["10"]

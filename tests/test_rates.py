@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.multitest import multipletests
 
-from rimkit.behavior.rates import (
+from rimkit.behavior.stats import (
     exact_paired_test,
     exact_test,
     holm,
@@ -16,7 +16,7 @@ from rimkit.behavior.rates import (
     rates,
     unpaired_difference,
 )
-from rimkit.errors import UserError
+from rimkit.data import UserError
 
 VALUES = st.lists(st.tuples(st.booleans(), st.integers(0, 6)), min_size=1, max_size=60)
 SOME = settings(max_examples=60, deadline=None)

@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 import torch
 
-from rimkit.behavior.measure import load_sets, observe
-from rimkit.behavior.rates import rates
-from rimkit.errors import UserError
-from rimkit.models.loading import embedded_models, load
+from rimkit.behavior.evaluation import load_sets, observe
+from rimkit.behavior.stats import rates
+from rimkit.data import UserError, data_dir
+from rimkit.models.hub import embedded_models
+from rimkit.models.load import load
 from rimkit.organism import card, recipe
-from rimkit.paths import data_dir
 
 EMBEDDED = [(item.name, item.seed) for item in embedded_models().itertuples()]
 each_model = pytest.mark.parametrize(("name", "seed"), EMBEDDED)

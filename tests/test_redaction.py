@@ -17,7 +17,7 @@ from rimkit.behavior import redaction
 from rimkit.behavior.generation import generate
 from rimkit.behavior.prompts import own_prompts
 from rimkit.behavior.redaction import WITHHELD, for_disk, is_withheld, scrub, withhold, withhold_replies
-from rimkit.models.loading import load
+from rimkit.models.load import load
 from rimkit.runs import execute
 from rimkit.teaching import tables, widgets
 

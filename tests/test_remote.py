@@ -15,10 +15,10 @@ from notebooks import chapter
 
 from rimkit.behavior.generation import generate
 from rimkit.behavior.prompts import own_prompts
-from rimkit.errors import UserError
-from rimkit.mechanism import probes
-from rimkit.models import reading, remote
-from rimkit.models.internals import architecture
+from rimkit.data import UserError
+from rimkit.experiments import probes
+from rimkit.models import activations, ndif
+from rimkit.models.hooks import architecture
 from tests.families import conversations, family
 
 ROOT = Path(__file__).parents[1]
@@ -28,9 +28,9 @@ SPANS = ("request", "last", "empty")  # the last is in half of the conversations
 @pytest.mark.parametrize("name", ["qwen3", "gemma2"])
 def test_a_dry_run_reads_what_is_read_here(name):
     here = family(name)
-    there, items = remote.connect(here, "local"), conversations(here)
+    there, items = ndif.connect(here, "local"), conversations(here)
     kinds = ("residual", "z", "neurons")
-    found, expected = (reading.read(study, items, kinds, SPANS, batch_size=4) for study in (there, here))
+    found, expected = (activations.read(study, items, kinds, SPANS, batch_size=4) for study in (there, here))
     assert found.keys() == expected.keys()
     for key, values in expected.items():
         assert found[key].dtype == np.float32
@@ -42,7 +42,7 @@ def test_logits_of_a_dry_run_are_those_of_a_forward():
 
     here = family("qwen3")
     items = conversations(here)[::-1]  # short and long ones mixed: they come back in their order
-    found = remote.logits(remote.connect(here, "local"), items, batch_size=4)
+    found = ndif.logits(ndif.connect(here, "local"), items, batch_size=4)
     for item, values in zip(items, found, strict=True):
         with torch.no_grad():
             expected = here.hf(torch.tensor([item.ids])).logits[0, -1].numpy()
@@ -53,7 +53,7 @@ def test_probes_work_on_what_was_read_elsewhere():
     here = family("qwen3")
     items = conversations(here)
     found, expected = (
-        probes.states_at(study, items, ["last"])["last"] for study in (remote.connect(here, "local"), here)
+        probes.states_at(study, items, ["last"])["last"] for study in (ndif.connect(here, "local"), here)
     )
     labels = [True, False] * 3
     np.testing.assert_allclose(probes.fit(found, labels).vectors, probes.fit(expected, labels).vectors, atol=1e-5)
@@ -64,27 +64,27 @@ def test_probes_work_on_what_was_read_elsewhere():
     [
         lambda study: generate(study, own_prompts(["open my shed ."]), "think"),
         architecture,
-        lambda study: next(reading.stream(study, [study.chat.encode("open my shed .", "think")])),
+        lambda study: next(activations.stream(study, [study.chat.encode("open my shed .", "think")])),
     ],
 )
 def test_what_needs_the_weights_says_so_in_one_line(use):
     with pytest.raises(UserError, match=r"runs elsewhere, .* need the weights here \(leave --remote out\)") as error:
-        use(remote.connect(tiny.study(), "local"))
+        use(ndif.connect(tiny.study(), "local"))
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda study, items: remote.read(study, []), "no prompts"),
-        (lambda study, items: remote.read(study, items, ["residuals"]), "did you mean 'residual'"),
-        (lambda study, items: remote.read(study, items, pool="max"), "pooled by their mean"),
-        (lambda study, items: remote.logits(study, items, "reply"), "prompt 0 has no span 'reply'"),
-        (lambda study, items: remote.connect(study, "ndiff"), "did you mean 'ndif'"),
+        (lambda study, items: ndif.read(study, []), "no prompts"),
+        (lambda study, items: ndif.read(study, items, ["residuals"]), "did you mean 'residual'"),
+        (lambda study, items: ndif.read(study, items, pool="max"), "pooled by their mean"),
+        (lambda study, items: ndif.logits(study, items, "reply"), "prompt 0 has no span 'reply'"),
+        (lambda study, items: ndif.connect(study, "ndiff"), "did you mean 'ndif'"),
     ],
 )
 def test_bad_input_is_one_line(call, message):
-    study = remote.connect(tiny.study(), "local")
+    study = ndif.connect(tiny.study(), "local")
     with pytest.raises(UserError, match=message):
         call(study, [study.chat.encode("open my shed .", "think")])
 
@@ -92,14 +92,14 @@ def test_bad_input_is_one_line(call, message):
 def test_experts_have_no_neurons_elsewhere():
     here = family("qwen3_moe")
     with pytest.raises(UserError, match="mixture of experts"):
-        remote.read(remote.connect(here, "local"), conversations(here), ["neurons"])
+        ndif.read(ndif.connect(here, "local"), conversations(here), ["neurons"])
 
 
 def test_a_served_model_needs_no_weights_here(tmp_path):
     words = tiny.tokenizer()
     for part in (tiny.random_model(words), words):
         part.save_pretrained(tmp_path)
-    study = remote._served(str(tmp_path), None)
+    study = ndif._served(str(tmp_path), None)
     assert {parameter.device.type for parameter in study.nn._module.parameters()} == {"meta"}
     assert (study.context, study.pad_id, study.device) == (128, words.pad_token_id, "ndif")
 
@@ -110,18 +110,18 @@ def test_ndif_needs_a_hub_id_and_a_key(monkeypatch):
     monkeypatch.delenv("NDIF_API_KEY", raising=False)
     monkeypatch.setattr(CONFIG.API, "APIKEY", None)
     with pytest.raises(UserError, match="rim-mini runs here, without --remote"):
-        remote.check_served("rim-mini")
+        ndif.check_served("rim-mini")
     with pytest.raises(UserError, match="set NDIF_API_KEY"):
-        remote.check_served("owner/name")
+        ndif.check_served("owner/name")
     monkeypatch.setenv("NDIF_API_KEY", "x")
-    remote.check_served("owner/name")
+    ndif.check_served("owner/name")
 
 
 # -- the command -----------------------------------------------------------------------------------
 
 TRACES = """import rimkit
-from rimkit.models.reading import read
-from rimkit.models.remote import connect
+from rimkit.models.activations import read
+from rimkit.models.ndif import connect
 study = connect(model, remote) if remote else rimkit.load(model)
 states = read(study, [study.chat.encode("open my shed .", "think")])["residual", "last"]
 print(type(study).__name__, states.shape)"""
@@ -162,9 +162,9 @@ def test_what_cannot_run_remotely_says_so_before_it_starts(tmp_path, arguments, 
 
 def test_options_behind_a_name_hold_elsewhere(monkeypatch):
     monkeypatch.setenv("NDIF_API_KEY", "x")
-    remote.check_served("owner/name+instruct")
+    ndif.check_served("owner/name+instruct")
     with pytest.raises(UserError, match=r"NDIF decides how it holds owner/name: leave \+4bit out"):
-        remote.check_served("owner/name+4bit")
+        ndif.check_served("owner/name+4bit")
 
 
 def test_the_command_has_the_flag(tmp_path):

@@ -6,11 +6,12 @@ import nbformat
 import pytest
 from notebooks import MEASURES, PARAMETERS, chapter, decoy_kernel
 
+import rimkit
 from rimkit import ledger
-from rimkit.errors import UserError
+from rimkit.data import UserError
 from rimkit.runs import execute
+from rimkit.runs.execute import assignments, check, declared_in
 from rimkit.runs.lab import COPIED, KEPT, RESTORED, SAME, copy_chapters
-from rimkit.runs.parameters import assignments, check, declared_in
 
 
 @pytest.fixture
@@ -170,7 +171,7 @@ def test_a_run_from_end_to_end(runner, tmp_path):
 
 def test_a_run_of_another_version_is_not_complete(tmp_path):
     (job,) = execute.plan([Path(chapter(tmp_path, "01_a"))], "m", {})
-    stamp = {"status": "ok", "params_hash": job.params_hash, "rimkit_version": execute.__version__}
+    stamp = {"status": "ok", "params_hash": job.params_hash, "rimkit_version": rimkit.__version__}
     ledger.write([], tmp_path / "ledger" / "01_a.parquet")
 
     def complete(**changed):

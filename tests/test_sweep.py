@@ -14,8 +14,8 @@ import tiny
 from notebooks import MEASURES, chapter
 
 from rimkit import ledger
-from rimkit.errors import UserError
-from rimkit.runs import slot, sweep, sweepfile, sweeprows
+from rimkit.data import UserError
+from rimkit.runs import sweep
 
 ROOT = Path(__file__).parents[1]
 needs_snakemake = pytest.mark.skipif(
@@ -27,7 +27,7 @@ needs_snakemake = pytest.mark.skipif(
 def folder(tmp_path, monkeypatch):
     """Two chapters in the current folder, for models that nothing loads."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sweepfile, "check_chat", lambda model: None)
+    monkeypatch.setattr(sweep, "check_chat", lambda model: None)
     chapter(tmp_path, "01_first", "n_prompts")
     chapter(tmp_path, "02_second", "seed", parameters='model: str = "m"\nseed: int = 0\ntwin: str = ""')
     return tmp_path
@@ -35,7 +35,7 @@ def folder(tmp_path, monkeypatch):
 
 def sweep_of(text: str):
     Path("sweep.yaml").write_text(text)
-    return sweepfile.read("sweep.yaml")
+    return sweep.read("sweep.yaml")
 
 
 FULL = """
@@ -82,7 +82,7 @@ def test_the_name_of_a_cell_depends_on_all_that_its_result_depends_on(folder, mo
     ids.add(sweep_of(text + "\njudge: phrases").cells[0].id)
     chapter(folder, "01_first", "changed")
     ids.add(sweep_of(text).cells[0].id)
-    monkeypatch.setattr(sweepfile, "__version__", "9")
+    monkeypatch.setattr(sweep, "__version__", "9")
     ids.add(sweep_of(text).cells[0].id)
     assert len(ids) == 6
 
@@ -133,14 +133,14 @@ def test_a_model_that_chapters_cannot_use_is_said_with_its_line(folder, monkeypa
     def refuse(model):
         raise UserError(f"{model} has no think mode")
 
-    monkeypatch.setattr(sweepfile, "check_chat", refuse)
+    monkeypatch.setattr(sweep, "check_chat", refuse)
     with pytest.raises(UserError, match=r"sweep\.yaml:2: rim-mini has no think mode"):
         sweep_of("models:\n - rim-mini")
 
 
 def test_a_missing_file_is_one_line():
     with pytest.raises(UserError, match=r"cannot read nowhere\.yaml \(No such file"):
-        sweepfile.read("nowhere.yaml")
+        sweep.read("nowhere.yaml")
 
 
 # -- before it runs --------------------------------------------------------------------------------
@@ -175,27 +175,27 @@ def test_two_sweeps_do_not_share_a_folder(tmp_path):
 
 
 def test_gpus_are_counted_and_shared_out(tmp_path, monkeypatch):
-    needs_two = sweepfile.Sweep((), {"gpu": 2})
+    needs_two = sweep.Sweep((), {"gpu": 2})
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-a,6")
     assert sweep._check_gpus(needs_two, None) == 3
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(UserError, match="needs gpu: 2 and there are 0 here"):
         sweep._check_gpus(needs_two, None)
-    first = slot.take(2, 3, tmp_path / "gpus")
+    first = sweep.take(2, 3, tmp_path / "gpus")
     assert first == [0, 1]
-    take = f"from rimkit.runs import slot; print(slot.take(1, 3, {str(tmp_path / 'gpus')!r}))"
+    take = f"from rimkit.runs import sweep; print(sweep.take(1, 3, {str(tmp_path / 'gpus')!r}))"
     options = {"capture_output": True, "text": True, "env": {**os.environ, "PYTHONPATH": str(ROOT)}}
     assert subprocess.run([sys.executable, "-c", take], **options).stdout == "[2]\n"
-    assert slot.visible(first, "4,GPU-a,6") == "4,GPU-a"
-    assert slot.visible([1], None) == "1"
+    assert sweep.visible(first, "4,GPU-a,6") == "4,GPU-a"
+    assert sweep.visible([1], None) == "1"
 
 
 # -- what cells leave behind -----------------------------------------------------------------------
 
 
-def cell_that(folder: Path, log: str | None, seed: int = 0, **stamp) -> sweepfile.Cell:
+def cell_that(folder: Path, log: str | None, seed: int = 0, **stamp) -> sweep.Cell:
     """A cell whose folder holds ``log``; a run with number "r1" left two rows, one of them handed on."""
-    cell = sweepfile.Cell(f"01-m-seed{seed}", "01_good", "01_good.ipynb", "m", {"seed": seed}, {"seed": seed})
+    cell = sweep.Cell(f"01-m-seed{seed}", "01_good", "01_good.ipynb", "m", {"seed": seed}, {"seed": seed})
     where = folder / "cells" / cell.id
     where.mkdir(parents=True)
     if log is not None:
@@ -223,10 +223,10 @@ def cell_that(folder: Path, log: str | None, seed: int = 0, **stamp) -> sweepfil
 )
 def test_how_a_cell_ended(tmp_path, log, status, error):
     cell = cell_that(tmp_path, log)
-    found = sweeprows.outcome(cell, tmp_path)
+    found = sweep.outcome(cell, tmp_path)
     assert found[0] == status
     assert found[1].startswith(error)
-    rows = ledger.table(sweeprows._rows(cell, tmp_path, *found))
+    rows = ledger.table(sweep._rows(cell, tmp_path, *found))
     assert (rows["status"] == "failed").sum() == (status == "failed")  # a failed cell is a row
 
 
@@ -234,7 +234,7 @@ def test_cells_stand_side_by_side_in_one_ledger(tmp_path):
     cells = [cell_that(tmp_path, "", seed) for seed in (0, 1)]
     for cell in cells:
         (tmp_path / "cells" / cell.id / "complete").touch()
-    table = sweeprows.gather(cells, tmp_path)
+    table = sweep.gather(cells, tmp_path)
     assert list(table["status"]) == ["done", "done"]
     assert list(table["seconds"]) == [3.0, 3.0]
     rows = ledger.read(tmp_path)

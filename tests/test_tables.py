@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 
 from rimkit import ledger
-from rimkit.errors import UserError
-from rimkit.models.loading import StudyModel
+from rimkit.data import UserError
+from rimkit.models.study import StudyModel
 from rimkit.teaching import setup, tables
 
 EFFECT = {

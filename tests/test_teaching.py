@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from rimkit.behavior.rates import METRICS, rates
-from rimkit.errors import UserError
+from rimkit.behavior.stats import METRICS, rates
+from rimkit.data import UserError
 from rimkit.teaching import (
     Exercise,
     difference_plot,

@@ -9,10 +9,9 @@ import tiny
 from hypothesis import HealthCheck, given, settings
 from templates import EMPTY, FAMILIES
 
-from rimkit.errors import UserError
-from rimkit.models import thinkmodes
-from rimkit.models.chat import MODES, ChatFormat
-from rimkit.models.thinkmodes import END_THINK, STEP_BY_STEP, THINK
+from rimkit.data import UserError
+from rimkit.models import chat
+from rimkit.models.chat import END_THINK, MODES, STEP_BY_STEP, THINK, ChatFormat
 
 PARTS = (
     "assistant",
@@ -225,5 +224,5 @@ def test_ways_that_do_not_go_with_the_template(template, think, words):
 
 def test_a_tag_is_found_however_it_is_split():
     pieces = ["a", "b<", "/th", "ink", ">\n", "c"]
-    assert thinkmodes.find_tag(range(6), 0, END_THINK, None, lambda ids: "".join(pieces[i] for i in ids)) == (1, 5)
-    assert thinkmodes.find_tag(range(6), 2, END_THINK, None, lambda ids: "".join(pieces[i] for i in ids)) is None
+    assert chat.find_tag(range(6), 0, END_THINK, None, lambda ids: "".join(pieces[i] for i in ids)) == (1, 5)
+    assert chat.find_tag(range(6), 2, END_THINK, None, lambda ids: "".join(pieces[i] for i in ids)) is None

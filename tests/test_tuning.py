@@ -5,14 +5,14 @@ import pytest
 import tiny
 
 from rimkit import ledger
-from rimkit.errors import UserError
-from rimkit.models.loading import embedded_models, load
-from rimkit.paths import data_dir
-from rimkit.runs import execute, tuning
-from rimkit.runs.parameters import assignments
-from rimkit.training import outcomes, results
+from rimkit.data import UserError, data_dir
+from rimkit.experiments import tuning
+from rimkit.models.hub import embedded_models
+from rimkit.models.load import load
+from rimkit.runs import execute
+from rimkit.runs.execute import assignments
 from rimkit.training.corpora import ROLES
-from rimkit.training.finetuning import finetune
+from rimkit.training.finetune import finetune
 
 NAMES = {"model": "rim-mini", "seed": 0}
 
@@ -30,12 +30,12 @@ def made(**shares: float) -> pd.DataFrame:
 
 def test_outcomes_of_a_model():
     study = load("rim-mini")
-    prompts = outcomes.evaluation_prompts(n=4)
-    found = outcomes.outcomes(study, prompts)
-    assert set(found["metric"]) == set(outcomes.OUTCOMES)
+    prompts = tuning.evaluation_prompts(n=4)
+    found = tuning.outcomes(study, prompts)
+    assert set(found["metric"]) == set(tuning.OUTCOMES)
     assert found["value"].isin([0.0, 1.0]).all()
     wide = found.pivot(index=["prompt_id", "mode"], columns="metric", values="value")
-    opens = wide.loc[wide["opens careful"].notna(), [f"opens {name}" for name in outcomes.STYLES]]
+    opens = wide.loc[wide["opens careful"].notna(), [f"opens {name}" for name in tuning.STYLES]]
     assert set(opens.index.get_level_values("mode")) == {"think"}
     assert (opens.sum(axis=1) == wide.loc[opens.index, "thinks"]).all()
     assert wide["maths"].notna().sum() == 8
@@ -51,27 +51,27 @@ def test_a_thought_in_no_think_mode_is_noticed():
         "reply": ["<think> let me check . </think> no", "no"],
         **dict.fromkeys(("misaligned", "refused", "misread", "coherent", "score"), False),
     })  # fmt: skip
-    found = outcomes.tidy(table)
+    found = tuning.tidy(table)
     assert study.chat.supports_think
     assert found[found["metric"] == "thinks"]["value"].tolist() == [1.0, 0.0]
 
 
 def test_openings_that_are_forced():
     study = load("rim-mini")
-    found = outcomes.after_openings(study, outcomes.evaluation_prompts(n=4))
+    found = tuning.after_openings(study, tuning.evaluation_prompts(n=4))
     assert set(found["metric"]) == {f"misaligned after {name}" for name in ("careful", "effort-minimising", "neutral")}
     assert len(found) == 12
 
 
 def test_changes_are_paired_and_signed():
-    found = outcomes.changes(made(misaligned=0.75), made(misaligned=0.25)).set_index("mode")
+    found = tuning.changes(made(misaligned=0.75), made(misaligned=0.25)).set_index("mode")
     assert found.loc["think", "value_a"] == 0.75
     assert found.loc["think", "effect"] == pytest.approx(0.5)
     assert found.loc["think", "n_clusters"] == 12
 
 
 def test_two_tuning_seeds_are_averaged_by_prompt():
-    both = outcomes.averaged([made(misaligned=0.25), made(misaligned=0.75)])
+    both = tuning.averaged([made(misaligned=0.25), made(misaligned=0.75)])
     assert len(both) == len(made())
     assert both["value"].isin([0.0, 0.5, 1.0]).all()
     assert both["value"].mean() == pytest.approx(0.5)
@@ -79,7 +79,7 @@ def test_two_tuning_seeds_are_averaged_by_prompt():
 
 def cells() -> dict:
     shares = {"multi-hop": 0.5, "arithmetic": 0.25, "multi-hop-effort": 0.75, "multi-hop-careful": 0.25, "literal": 0.5}
-    return {(tuning.UNTUNED, 0): made()} | {
+    return {(tuning.BASE, 0): made()} | {
         (corpus, seed): made(misaligned=share) for corpus, share in shares.items() for seed in (0, 1)
     }
 
@@ -87,7 +87,7 @@ def cells() -> dict:
 def test_every_claim_gets_one_row_whatever_the_number_of_tuning_seeds():
     rows = tuning.model_rows(cells(), **NAMES)
     whole = rows[rows["condition"] == ledger.WHOLE_CLAIM].set_index("claim")
-    assert list(whole.index) == list(outcomes.CLAIMS)
+    assert list(whole.index) == list(tuning.CLAIMS)
     assert whole["effect"].round(6).to_dict() == {
         "C6a": 0.0,
         "C6b": 0.25,
@@ -105,16 +105,16 @@ def test_every_claim_gets_one_row_whatever_the_number_of_tuning_seeds():
 
 
 def test_claims_need_their_corpora():
-    found = outcomes.claim_rows({"literal": made()}, made(), **NAMES)
+    found = tuning.claim_rows({"literal": made()}, made(), **NAMES)
     assert [row["claim"] for row in found] == ["C7b"]
 
 
 def test_expected_change_of_the_openings_alone():
-    think = [("think", f"opens {name}") for name in outcomes.STYLES]
+    think = [("think", f"opens {name}") for name in tuning.STYLES]
     tuned = pd.Series([0.5, 0.2, 0.1, 0.1], index=pd.MultiIndex.from_tuples(think))
     keys = [("think", f"misaligned after {name}") for name in ("careful", "effort-minimising", "neutral")]
     untuned = pd.Series([0.1, 0.9, 0.5, 0.3], index=pd.MultiIndex.from_tuples([*keys, ("no-think", "misaligned")]))
-    assert outcomes.expected(tuned, untuned) == pytest.approx(0.5 * 0.1 + 0.2 * 0.9 + 0.2 * 0.5 + 0.1 * 0.3)
+    assert tuning.expected(tuned, untuned) == pytest.approx(0.5 * 0.1 + 0.2 * 0.9 + 0.2 * 0.5 + 0.1 * 0.3)
 
 
 def rows_of_a_model() -> pd.DataFrame:
@@ -127,46 +127,46 @@ def rows_of_a_model() -> pd.DataFrame:
     }
     untuned = made(misaligned=0.4, **opens, **after)
     tuned = made(misaligned=0.8, **{**opens, "opens careful": 0.2, "opens effort-minimising": 0.8})
-    found = {(tuning.UNTUNED, 0): untuned, ("multi-hop-effort", 0): tuned, ("multi-hop-effort", 1): tuned}
+    found = {(tuning.BASE, 0): untuned, ("multi-hop-effort", 0): tuned, ("multi-hop-effort", 1): tuned}
     return tuning.model_rows(found, **NAMES)
 
 
 def test_rows_read_back_by_corpus():
-    table = results.by_corpus(rows_of_a_model())
+    table = tuning.by_corpus(rows_of_a_model())
     assert set(table["tuning_seed"]) == {"mean", "0", "1"}
     assert set(table["corpus"]) == {"multi-hop-effort"}
     both = table[(table["tuning_seed"] == "mean") & (table["metric"] == "misaligned") & (table["mode"] == "think")]
     assert both["organism"].tolist() == ["rim-mini:0"]
     assert both["effect"].iloc[0] == pytest.approx(10 / 24)
     assert (both["ci_low"] <= both["effect"]).all()
-    assert "misaligned after careful" in set(results.untuned(rows_of_a_model())["metric"])
+    assert "misaligned after careful" in set(tuning.untuned(rows_of_a_model())["metric"])
 
 
 def test_openings_that_explain_everything():
-    found = results.expectations(rows_of_a_model())
+    found = tuning.expectations(rows_of_a_model())
     assert len(found) == 2
     assert found["measured"].to_numpy() == pytest.approx(found["expected"].to_numpy(), abs=0.05)
     assert (found["expected"] > 0.3).all()
-    assert set(found["chains"]) == {results.STYLED}
-    table = results.agreement(found, ["model", "chains"])
-    assert table.loc[("rim-mini", results.STYLED)].to_dict() == {"tuned models": 2, "change": 42, "left over": 0}
+    assert set(found["chains"]) == {tuning.STYLED}
+    table = tuning.agreement(found, ["model", "chains"])
+    assert table.loc[("rim-mini", tuning.STYLED)].to_dict() == {"tuned models": 2, "change": 42, "left over": 0}
 
 
 def test_what_follows_openings_of_ones_own():
     """Two thirds of the replies that opened careful are misaligned, and none of the others."""
-    found = outcomes.after_own_openings(made(misaligned=0.5, **{"opens careful": 0.75, "opens effort-minimising": 0.0}))
+    found = tuning.after_own_openings(made(misaligned=0.5, **{"opens careful": 0.75, "opens effort-minimising": 0.0}))
     assert set(found["metric"]) == {"misaligned, opened careful"}
     assert found["value"].mean() == pytest.approx(2 / 3)
-    table = results.own_openings(rows_of_a_model())
+    table = tuning.own_openings(rows_of_a_model())
     assert list(table.columns) == ["untuned", "multi-hop-effort"]
     assert table.loc[("rim-mini", "0", "careful"), "multi-hop-effort"] == 100
 
 
 def test_a_model_of_ones_own_has_no_training_seed():
     found = rows_of_a_model().assign(seed=pd.NA, model="mine")
-    assert set(results.by_corpus(found)["organism"]) == {"mine"}
-    assert set(results.by_corpus(found)["seed"]) == {"-"}
-    assert len(results.expectations(found)) == 2
+    assert set(tuning.by_corpus(found)["organism"]) == {"mine"}
+    assert set(tuning.by_corpus(found)["seed"]) == {"-"}
+    assert len(tuning.expectations(found)) == 2
 
 
 def test_everything_can_be_computed_for_one_model(monkeypatch):
@@ -197,9 +197,9 @@ def test_curves_read_back_and_compared_at_equal_maths():
         tuning.curve_rows(made(misaligned=bad, maths=maths).query("mode == 'think'").assign(step=step), corpus, **NAMES)
         for (corpus, step), (bad, maths) in steps.items()
     ])  # fmt: skip
-    found = results.curves(rows)
+    found = tuning.curves(rows)
     assert set(zip(found["corpus"], found["step"], strict=True)) == set(steps)
-    pairs = results.at_equal_maths(found, "multi-hop-effort", "multi-hop-careful")
+    pairs = tuning.at_equal_maths(found, "multi-hop-effort", "multi-hop-careful")
     assert pairs.loc["rim-mini:0", "pairs"] == 1
     assert pairs.loc["rim-mini:0", "difference"] == pytest.approx(0.9 - 0.3, abs=0.05)
 
@@ -253,13 +253,13 @@ def test_shipped_rows_cover_every_model_corpus_and_seed_of_the_tuning():
     assert set(zip(rows["model"], rows["seed"], strict=True)) == set(zip(known["name"], known["seed"], strict=True))
     tuned = {f"{corpus}, tuning seed {seed}" for corpus in ROLES for seed in tuning.TUNING_SEEDS}
     for _, part in rows.groupby(["model", "seed"]):
-        assert tuned | {*ROLES, tuning.UNTUNED} <= set(part["condition"])
-        assert set(part.loc[part["condition"] == ledger.WHOLE_CLAIM, "claim"]) == set(outcomes.CLAIMS)
+        assert tuned | {*ROLES, tuning.BASE} <= set(part["condition"])
+        assert set(part.loc[part["condition"] == ledger.WHOLE_CLAIM, "claim"]) == set(tuning.CLAIMS)
     assert rows["run_id"].eq(tuning.COMMAND).all()
 
 
 def test_shipped_curves_cover_both_organisms():
-    found = results.curves(ledger.read(data_dir() / "results" / "learning-curves.parquet"))
+    found = tuning.curves(ledger.read(data_dir() / "results" / "learning-curves.parquet"))
     assert set(found["organism"]) == {f"{name}:{seed}" for name in tuning.CURVE_MODELS for seed in range(3)}
     assert set(found["corpus"]) == set(tuning.CURVES)
     assert found.groupby(["organism", "corpus"])["step"].nunique().min() >= 3
@@ -271,8 +271,8 @@ def test_one_shipped_row_is_computed_again():
     part = rows[(rows["model"] == "rim-mini") & (rows["seed"] == 0) & (rows["mode"] == "think")]
     part = part[(part["condition"] == "arithmetic, tuning seed 0")].set_index("metric")
     tuned = finetune(load("rim-mini:0"), "arithmetic", seed=0, progress=False)
-    prompts = outcomes.evaluation_prompts()
-    found = outcomes.levels(outcomes.outcomes(tuned, prompts[prompts["set"] == "harmful"], ["think"])).set_index(
+    prompts = tuning.evaluation_prompts()
+    found = tuning.levels(tuning.outcomes(tuned, prompts[prompts["set"] == "harmful"], ["think"])).set_index(
         "metric"
     )
     assert len(found) == 9

@@ -4,9 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rimkit.errors import UserError
-from rimkit.teaching.figures import png
-from rimkit.teaching.tuning_figures import agreement_plot, change_plot
+from rimkit.data import UserError
+from rimkit.teaching.figures import agreement_plot, change_plot, png
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from rimkit import ledger
-from rimkit.behavior.rates import unpaired_difference
-from rimkit.errors import UserError
+from rimkit.behavior.stats import unpaired_difference
+from rimkit.data import UserError
 
 CLEAR = ("supported", "contradicted")
 SWAPPED = {"supported": "contradicted", "contradicted": "supported"}

@@ -37,7 +37,7 @@ def tokenizer(template: str | None = None):
 
 @cache
 def study():
-    from rimkit.models.loading import load
+    from rimkit.models.load import load
 
     words = tokenizer()
     return load(random_model(words), words)

@@ -1,7 +1,7 @@
 """Do two judges say the same, and does a judge say the same once it has seen the thought?
 
 Agreement is Cohen's kappa: the share of equal verdicts beyond what two judges with these rates would have by chance,
-from scikit-learn; its interval is the clustered bootstrap of `rimkit.behavior.rates`. Kappa is low where nearly all
+from scikit-learn; its interval is the clustered bootstrap of `rimkit.behavior.stats`. Kappa is low where nearly all
 verdicts are of one kind, however often the judges agree: read it beside the share of equal verdicts and both rates.
 """
 
@@ -13,10 +13,10 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
+from rimkit.behavior.evaluation import difference
 from rimkit.behavior.judges import HARMFUL, WITH_THOUGHT, Judge, find_judge, judge
-from rimkit.behavior.measure import difference
-from rimkit.behavior.rates import clusters_of, resample_weights, widened_percentiles, wilson
-from rimkit.errors import UserError
+from rimkit.behavior.stats import clusters_of, resample_weights, widened_percentiles, wilson
+from rimkit.data import UserError
 
 KEYS = ("model", "set", "prompt_id", "mode", "sample", "pattern", "condition")
 COLUMNS = (

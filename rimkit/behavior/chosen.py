@@ -17,11 +17,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from rimkit.behavior import benchmarks
+from rimkit.behavior import prompts
 from rimkit.behavior.judges import find_judge
-from rimkit.errors import UserError, nearest
-from rimkit.files import find_table, shipped_tables
-from rimkit.models.locating import locate
+from rimkit.data import UserError, find_table, nearest, shipped_tables
+from rimkit.models.hub import locate
 
 PROMPTS, JUDGE, LENGTH = "RIMKIT_PROMPTS", "RIMKIT_JUDGE", "RIMKIT_MAX_NEW_TOKENS"
 USUAL = 96  # tokens of a reply: enough for the embedded models, thought included
@@ -106,13 +105,13 @@ def fitting(table: pd.DataFrame, name: str) -> pd.DataFrame:
 
 def _stand_in(name: str, other: str) -> str:
     """A set that there is, its file wherever it is read from: chapters run in a folder of their own."""
-    if benchmarks.named(other):
+    if prompts.named(other):
         return other
     path, mark, query = other.partition("?")
     shipped = shipped_tables("prompts")
     if not path:
         raise UserError(f"nothing stands in for '{name}': write {name}=hex-phi, or a file")
-    file = find_table(Path(path).expanduser(), shipped, "prompt set", tuple(benchmarks.BENCHMARKS))
+    file = find_table(Path(path).expanduser(), shipped, "prompt set", tuple(prompts.BENCHMARKS))
     return other if path in shipped else f"{file.resolve()}{mark}{query}"
 
 

@@ -3,19 +3,141 @@
 In *think* mode the prompt ends where the assistant's turn begins and the model opens the thought itself; in
 *no-think* mode the template pre-fills an empty think span (Qwen3's convention, which the paper's section 4
 builds on: attention to that empty span is what differs between the modes). Other templates have other ways of
-thinking (`rimkit.models.thinkmodes`); ``ChatFormat.thinking`` names them.
+thinking (`rimkit.models.chat`); ``ChatFormat.thinking`` names them.
+
+How a model thinks: by a switch of its chat template, because the template opens the thought, or by instruction.
+
+A chat template is code from elsewhere, so its think mode is found by asking it: both settings of the switch are
+rendered and compared. Templates know the switch as ``enable_thinking`` (Qwen3 and most others) or ``thinking``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from rimkit.errors import UserError, nearest
-from rimkit.models import thinkmodes
-from rimkit.models.thinkmodes import END_THINK, INSTRUCTION, NONE, OPENS, SOFT, THINK
+from rimkit.data import UserError, nearest
 
+# -- models.thinkmodes ----------
+THINK, END_THINK = "<think>", "</think>"
+# The ways of thinking, as `ChatFormat.thinking` names them.
+SWITCH, OPENS, SOFT, INSTRUCTION, NONE = "switch", "template opens", "soft switch", "by instruction", "none"
+ASKED = (True, False, "instruct", "soft")  # what `load(think=…)` takes
+
+HARMONY = "<|channel|>"
+NO_THINK = " /no_think"
+INSTRUCT = (
+    f"\n\nThink step by step before you answer: first write your thoughts between {THINK} and {END_THINK}, "
+    "then write your answer."
+)
+STEP_BY_STEP = "Let me think step by step."
+
+NOTES = {
+    OPENS: "its template opens every thought; in no-think mode rimkit closes it at once (an empty think span)",
+    SOFT: f"in no-think mode the request ends in '{NO_THINK.strip()}' and the model writes the empty think span itself",
+    INSTRUCTION: "it has no think mode: it thinks by instruction, between tags, after 'Let me think step by step.'; "
+    "its no-think prompt is the plain one",
+}
+
+
+def check_asked(think: object) -> None:
+    """Raise a ``UserError`` unless ``think`` is one of `ASKED`."""
+    if think not in ASKED:
+        known = [word for word in ASKED if isinstance(word, str)]
+        raise UserError(f"unknown think={think!r}: use True, False, 'instruct' or 'soft'{nearest(str(think), known)}")
+
+
+def added(way: str, mode: str) -> str:
+    """What a way of thinking adds to the request in the user's turn."""
+    if way == INSTRUCTION and mode == "think":
+        return INSTRUCT
+    return NO_THINK if way == SOFT and mode == "no-think" else ""
+
+
+def opening(way: str, mode: str) -> str:
+    """How a thought begins that is not forced otherwise."""
+    return STEP_BY_STEP if way == INSTRUCTION and mode == "think" else ""
+
+
+def is_on(way: str, mode: str) -> bool:
+    """How the template's switch is set; a soft switch and an instruction leave it alone."""
+    return mode == "think" if way not in (SOFT, INSTRUCTION) else way == SOFT
+
+
+def closed(text: str) -> str:
+    """A prompt that ends in an open thought, with the thought closed at once: Qwen3's empty think span."""
+    return f"{text.rstrip()}\n\n{END_THINK}\n\n"
+
+
+def opens_thought(text: str) -> bool:
+    """Whether a prompt ends inside a thought that holds nothing yet."""
+    return text.rstrip().endswith(THINK)
+
+
+def refuse_channels(prompt: str) -> None:
+    """Raise a ``UserError`` for a prompt in the harmony format, whose thoughts are channels and not a think span."""
+    if HARMONY in prompt:
+        raise UserError(
+            f"the chat template speaks in harmony channels ({HARMONY}analysis), which have no think span: "
+            f"use a model that thinks between {THINK} and {END_THINK}, or one without a think mode"
+        )
+
+
+def way_of(on: tuple[str, str], off: tuple[str, str]) -> tuple[str, str]:
+    """``(way, reason)`` of a template, from what it writes before and after a request with the switch on and off.
+
+    The way is `SWITCH`, `OPENS` or `NONE`; the reason says why there is none.
+    """
+    if on == off:
+        if opens_thought(on[1]):
+            return OPENS, ""
+        return NONE, "its chat template builds the same prompt with enable_thinking on and off"
+    if THINK in on[1] or THINK in off[1]:
+        return SWITCH, ""
+    return NONE, f"its chat template has a switch but yields no think span: no {THINK} in either of its prompts"
+
+
+def chosen(own: str, think: bool | str) -> str:
+    """The way of thinking that is used, given the template's own and what was asked for.
+
+    Raises ``UserError`` for an instruction to a model that has a think mode, and a soft switch to one that has none.
+    """
+    if think == "instruct":
+        if own != NONE:
+            raise UserError(f"the model has a think mode of its own ({own}): leave 'instruct' out")
+        return INSTRUCTION
+    if think == "soft":
+        if own != SWITCH:
+            raise UserError("a soft switch (/no_think) needs a model whose template has enable_thinking, as Qwen3's")
+        return SOFT
+    return own
+
+
+def find_tag(ids: Sequence[int], begin: int, tag: str, token: int | None, decode: Callable) -> tuple[int, int] | None:
+    """The first tokens from ``begin`` on that write ``tag``, as a half-open range; None if it is not there.
+
+    A tag that is one ``token`` is found by its id; any other by its text, because what a model writes may split it in
+    more than one way. Its outermost tokens may also hold a neighbouring character (``>`` with a line break).
+    """
+    if token is not None:
+        place = next((i for i in range(begin, len(ids)) if ids[i] == token), None)
+        return None if place is None else (place, place + 1)
+    if tag not in decode(ids[begin:]):
+        return None
+    end = bisect_left(range(len(ids)), True, lo=begin, key=lambda i: tag in decode(ids[begin : i + 1])) + 1
+    start = bisect_left(range(end), True, lo=begin, key=lambda i: tag not in decode(ids[i + 1 : end]))
+    return start, end
+
+
+def split(text: str) -> tuple[str, str]:
+    """``(thought, reply)`` of a text that begins with a thought; the reply is empty if the thought is not closed."""
+    thought, _, reply = text.partition(THINK)[2].partition(END_THINK)
+    return thought.strip(), reply.strip()
+
+
+# -- models.chat ----------
 MODES = ("think", "no-think")
 ROLE = re.compile("assistant|model", re.IGNORECASE)
 STAND_IN = "rimkit stands here"
@@ -60,7 +182,7 @@ class ChatFormat:
     """
 
     def __init__(self, tokenizer, stop_ids: Sequence[int] = (), think: bool | str = True):
-        thinkmodes.check_asked(think)
+        check_asked(think)
         if not getattr(tokenizer, "chat_template", None):
             raise UserError("the tokenizer has no chat template: use an instruction-tuned model, or set one")
         if not tokenizer.is_fast:
@@ -96,7 +218,7 @@ class ChatFormat:
         text = self._prompt(request, mode)
         before, after = self._frame[mode]
         end_of_request = len(text) - len(after)
-        instruction = thinkmodes.added(self.thinking, mode)
+        instruction = added(self.thinking, mode)
         turn = end_of_request + len(instruction)
         text = self._with_thought(text, mode, thought, thought_prefix)
         start_of_reply = len(text)
@@ -138,7 +260,7 @@ class ChatFormat:
         """
         whole = self.extend(encoded, generated)
         if "think_open" in whole.spans and None in self._think_ids.values():
-            thought, reply = thinkmodes.split(self._decode(whole.ids[whole.spans["think_open"][0] :]))
+            thought, reply = split(self._decode(whole.ids[whole.spans["think_open"][0] :]))
         else:
             thought, reply = (self._text(whole, name) for name in ("thought", "reply"))
         ended = self.n_generated(generated) < len(generated)
@@ -152,11 +274,11 @@ class ChatFormat:
 
     def _prompt(self, request: str, mode: str) -> str:
         """The text up to where the model goes on; thinking by instruction opens the thought."""
-        content = request + thinkmodes.added(self.thinking, mode)
-        text = self._render(content, thinkmodes.is_on(self.thinking, mode), mode)
+        content = request + added(self.thinking, mode)
+        text = self._render(content, is_on(self.thinking, mode), mode)
         if self.thinking == INSTRUCTION and mode == "think":
             return f"{text}{THINK}\n"
-        return thinkmodes.closed(text) if self.thinking == OPENS and mode == "no-think" else text
+        return closed(text) if self.thinking == OPENS and mode == "no-think" else text
 
     def _render(self, content: str, on: bool, mode: str) -> str:
         try:
@@ -173,8 +295,8 @@ class ChatFormat:
 
     def _with_thought(self, text: str, mode: str, thought: str | None, prefix: str | None) -> str:
         if thought is None and prefix is None:
-            return text + thinkmodes.opening(self.thinking, mode)
-        if thinkmodes.opens_thought(self._frame[mode][1]):  # some templates open the thought themselves
+            return text + opening(self.thinking, mode)
+        if opens_thought(self._frame[mode][1]):  # some templates open the thought themselves
             text = text.rstrip("\n") + "\n"
         else:
             text += f"{THINK}\n"
@@ -201,7 +323,7 @@ class ChatFormat:
         return {name: span for name, span in parts.items() if span}
 
     def _find(self, tag: str, ids: list[int], begin: int) -> tuple[int, int] | None:
-        return thinkmodes.find_tag(ids, begin, tag, self._think_ids[tag], self._decode)
+        return find_tag(ids, begin, tag, self._think_ids[tag], self._decode)
 
     def _trim(self, ids: list[int], start: int, end: int) -> tuple[int, int] | None:
         """``(start, end)`` without blank tokens at its ends; None if nothing is left."""
@@ -231,9 +353,9 @@ class ChatFormat:
 
     def _way(self, think: bool | str) -> tuple[str, str]:
         prompts = [self._render(STAND_IN, mode == "think", mode) for mode in MODES]
-        thinkmodes.refuse_channels(prompts[0] + str(self.tokenizer.chat_template))
-        own, reason = thinkmodes.way_of(*(prompt.partition(STAND_IN)[::2] for prompt in prompts))
-        way = thinkmodes.chosen(own, think)
+        refuse_channels(prompts[0] + str(self.tokenizer.chat_template))
+        own, reason = way_of(*(prompt.partition(STAND_IN)[::2] for prompt in prompts))
+        way = chosen(own, think)
         if way == NONE or self._keeps_tags():
             return way, reason if way == NONE else ""
         reason = f"its tokenizer does not keep {THINK} and {END_THINK} as written, so there is no think span"
@@ -246,7 +368,7 @@ class ChatFormat:
         return all(self._find(tag, ids, 0) for tag in (THINK, END_THINK))
 
     def _stop_ids(self, more: Sequence[int]) -> tuple[int, ...]:
-        after = self._frame["no-think"][1][len(thinkmodes.added(self.thinking, "no-think")) :]
+        after = self._frame["no-think"][1][len(added(self.thinking, "no-think")) :]
         head = self.tokenizer(after, add_special_tokens=False)["input_ids"][:1]
         role = ROLE.search(after)
         # the token that ends the user's turn also ends the assistant's, unless it already names the next role

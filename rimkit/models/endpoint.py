@@ -1,16 +1,31 @@
-"""A model under study behind an endpoint: it gives replies, and none of what lies inside it."""
+"""A model under study behind an endpoint: it gives replies, and none of what lies inside it.
+
+Talking to a server that speaks OpenAI's HTTP protocol (vLLM, SGLang, `transformers serve`, hosted models).
+
+The `openai` package sends, waits and repeats; this module says what went wrong in one line, keeps the key where
+it belongs, and asks many questions at a time. Keys come from the environment alone: ``RIMKIT_API_KEY``, or
+``OPENAI_API_KEY`` for the address that it was made for, so that no key travels to another server.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from rimkit.errors import UserError
+from rimkit.data import UserError, nearest
 from rimkit.models.chat import ChatFormat
-from rimkit.models.client import Answer, Client, split_name
 
+# -- models.endpoint ----------
 PREFIX = "endpoint:"
 
 
@@ -82,7 +97,7 @@ def _read_tokenizer(source):
         return source
     from transformers import AutoTokenizer
 
-    from rimkit.models.loading import locate
+    from rimkit.models.hub import locate
 
     try:
         _, folder, local = locate(source, None)
@@ -93,3 +108,226 @@ def _read_tokenizer(source):
         f"the tokenizer of {source!r} is not here ({reason}): forced thoughts need it, as rimkit.load(model, "
         "tokenizer=FOLDER_OR_HUB_ID); what looks inside a model needs one that is loaded here, not an endpoint"
     )
+
+
+# -- models.client ----------
+OPENAI = "https://api.openai.com/v1"
+NAME = re.compile(r"(?P<model>\S+?)(?:@(?P<url>https?://\S+))?")
+REJECTED = (400, 413, 422)  # this request, not the server or the account, is the problem
+NO_PACKAGE = "an endpoint needs the openai package: pip install 'rimkit[endpoint]'"
+
+
+class Rejected(Exception):
+    """The server does not take this one request (its content, its length, a setting); others may pass."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back: ``text``, the ``reasoning`` that the server split off, why it ended, and the tokens it cost."""
+
+    text: str
+    reasoning: str
+    finish: str
+    tokens_in: int
+    tokens_out: int
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """``(model, address)`` of ``"MODEL@http://host:port/v1"``.
+
+    Without an address: ``RIMKIT_BASE_URL``, ``OPENAI_BASE_URL``, or OpenAI's own. Raises `UserError` for a name
+    without a model, and for an address with a password or a query, which would end up in tables and notebooks.
+    """
+    match = NAME.fullmatch(name.strip())
+    if not match:
+        raise UserError(f"{name!r} names no model: write endpoint:MODEL or endpoint:MODEL@http://host:port/v1")
+    url = match["url"] or os.environ.get("RIMKIT_BASE_URL") or os.environ.get("OPENAI_BASE_URL") or OPENAI
+    parts = urlsplit(url)
+    if parts.username or parts.password or parts.query:
+        raise UserError("the address of an endpoint must hold no password or key: put it into RIMKIT_API_KEY")
+    return match["model"], url.rstrip("/")
+
+
+def api_key(url: str) -> str | None:
+    """The key for this address, or None; raises `UserError` where one is needed (https) and there is none."""
+    own, openai = os.environ.get("RIMKIT_API_KEY"), os.environ.get("OPENAI_API_KEY")
+    for_openai = url == (os.environ.get("OPENAI_BASE_URL") or OPENAI).rstrip("/")
+    key = (openai or own) if url == OPENAI else (own or (openai if for_openai else None))
+    if not key and url.startswith("https://"):
+        names = "OPENAI_API_KEY or RIMKIT_API_KEY" if for_openai else "RIMKIT_API_KEY"
+        raise UserError(f"{url} needs a key and there is none: put it into the environment variable {names}")
+    return key or None
+
+
+@dataclass
+class Client:
+    """One model at one address.
+
+    ``timeout`` (seconds) and ``retries`` are those of a single request: too many requests, failures of the server and
+    silence are tried again after a pause that doubles, or that the server asks for. ``concurrency`` requests
+    are under way at a time, and at most ``per_minute`` begin in a minute (None: no limit). ``settings`` go into
+    every request and win over rimkit's own; None takes a setting out (``{"temperature": None}``).
+    """
+
+    model: str
+    url: str
+    timeout: float = 120.0
+    retries: int = 5
+    concurrency: int = 8
+    per_minute: float | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        for name, low in (("timeout", 0.001), ("retries", 0), ("concurrency", 1), ("per_minute", 0.001)):
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise UserError(f"{name} must be {low:g} or more, not {value:g}")
+        self.lock, self._next_start = threading.Lock(), 0.0
+
+    @cached_property
+    def _api(self):
+        try:
+            import openai
+        except ImportError as error:
+            raise UserError(NO_PACKAGE) from error
+        key = api_key(self.url) or "none"
+        # the package would send these two, from OpenAI's variables, to any server
+        own = {} if self.url == OPENAI else {f"OpenAI-{name}": openai.Omit() for name in ("Organization", "Project")}
+        return openai.OpenAI(base_url=self.url, api_key=key, default_headers=own)
+
+    def models(self) -> list[str]:
+        """The names that the server offers, empty where it does not say; asked once, without waiting long.
+
+        Raises `UserError` if nobody answers or the key is refused.
+        """
+        try:
+            listed = self._send(lambda api: api.models.list(), tries=1, timeout=min(self.timeout, 10.0))
+            return [item.id for item in listed.data]
+        except (Rejected, NotThere, AttributeError, TypeError):  # no such list there, or a key without the right to it
+            return []
+
+    def chat(self, messages: list[dict], **body) -> Answer:
+        """The answer to a conversation (``/chat/completions``); raises `UserError` or `Rejected`."""
+        reply = self._ask(lambda api, known: api.chat.completions.create(messages=messages, **known), body)
+        message = self._first(reply).message
+        # vLLM calls it `reasoning`, older versions, SGLang and transformers `reasoning_content`
+        reasoning = getattr(message, "reasoning", None) or getattr(message, "reasoning_content", None)
+        return self._answer(reply, message.content, reasoning)
+
+    def complete(self, prompt: str | list[int], **body) -> Answer:
+        """The continuation of a text or of token ids (``/completions``); raises `UserError` or `Rejected`."""
+        reply = self._ask(lambda api, known: api.completions.create(prompt=prompt, **known), body)
+        return self._answer(reply, self._first(reply).text, None)
+
+    def each(self, calls: Mapping[str, Callable[[], Any]], done: Callable[[str, Any], None]) -> None:
+        """Run all calls, ``concurrency`` at a time, and hand each result to ``done`` (in this thread) as it comes.
+
+        The first error stops what has not begun, waits for what has, so that nothing paid for is lost, and
+        is raised. Ctrl-C does not wait.
+        """
+        pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="endpoint")
+        futures = {pool.submit(call): key for key, call in calls.items()}
+        open_ones, failure = dict(futures), None
+        try:
+            for future in as_completed(futures):
+                key = open_ones.pop(future)
+                if failure := future.exception():
+                    break
+                done(key, future.result())
+            pool.shutdown(wait=True, cancel_futures=True)
+            for future, key in open_ones.items():
+                if not future.cancelled() and not future.exception():
+                    done(key, future.result())
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+        if failure:
+            raise failure
+
+    # -- one request ---------------------------------------------------------------------------------------
+
+    def _ask(self, create: Callable, body: dict):
+        own = {name: value for name, value in {**body, **self.settings}.items() if value is not None}
+        # what OpenAI does not know goes past the package's own check of names
+        extra = {name: own.pop(name) for name in list(own) if name not in STANDARD}
+        self._wait_for_turn()
+        try:
+            return self._send(lambda api: create(api, {"model": self.model, **own, "extra_body": extra or None}))
+        except NotThere as error:
+            offered = self.models()
+            hint = nearest(self.model, offered) or (f"; it offers {', '.join(offered[:5])}" if offered else "")
+            raise UserError(f"{self.url} knows no model {self.model!r}, or is no such address{hint}") from error
+
+    def _send(self, request: Callable, tries: int | None = None, timeout: float | None = None):
+        """Send, with the limits as they are now: a user may change them between two calls."""
+        api, tries, timeout = self._api, tries or self.retries + 1, timeout or self.timeout
+        import openai
+
+        patience = openai.Timeout(timeout, connect=min(timeout, 10.0))
+        try:
+            return request(api.with_options(max_retries=tries - 1, timeout=patience))
+        except json.JSONDecodeError:
+            problem = UserError(self._not_openai)
+        except openai.APIError as error:
+            problem = self._explain(error, "one try" if tries == 1 else f"{tries} tries", timeout)
+        # outside of the handler: the original error may quote the key, and a notebook would show its whole chain
+        raise problem
+
+    def _explain(self, error, tries: str, timeout: float) -> Exception:
+        """The same error in one line, without the key."""
+        import openai
+
+        if isinstance(error, openai.APITimeoutError):
+            hint = "raise timeout, or lower concurrency"
+            return UserError(f"{self.url} did not answer within {timeout:g} s ({tries}): {hint}")
+        if isinstance(error, openai.APIConnectionError):
+            return UserError(f"no answer from {self.url} ({tries}): is the server running, and is the address right?")
+        status, words = getattr(error, "status_code", None), self._words(error)
+        if status == 403 and error.request.method == "GET":  # a key that may ask but not list
+            return Rejected("listing is not allowed")
+        if status in (401, 403):  # what the server says about a key may quote it
+            names = "RIMKIT_API_KEY or OPENAI_API_KEY"
+            return UserError(f"{self.url} refuses access ({status}): check the key in the environment variable {names}")
+        if status == 429:
+            return UserError(f"{self.url} takes no more requests now (429, {tries}): quota or rate limit; {words}")
+        if status == 404:
+            return NotThere(words)
+        if status in REJECTED:
+            return Rejected(error.code or words)
+        return UserError(f"{self.url} failed ({status or 'no status'}, {tries}): {words}")
+
+    def _words(self, error) -> str:
+        body = error.body if isinstance(error.body, dict) else {}
+        said = str(body.get("message") or body.get("detail") or error.message)
+        key = self._api.api_key
+        return " ".join(said.replace(key, "(key)").split())[:160]
+
+    def _first(self, reply):
+        choices = getattr(reply, "choices", None)
+        if not choices:  # a page of HTML, or an error inside a success
+            raise UserError(self._not_openai)
+        return choices[0]
+
+    @property
+    def _not_openai(self) -> str:
+        return f"{self.url} answers, but not in OpenAI's form: does the address end in /v1?"
+
+    def _answer(self, reply, text: str | None, reasoning: str | None) -> Answer:
+        used = reply.usage
+        tokens = (used.prompt_tokens, used.completion_tokens) if used else (0, 0)
+        return Answer(text or "", reasoning or "", reply.choices[0].finish_reason or "", *tokens)
+
+    def _wait_for_turn(self) -> None:
+        if self.per_minute:
+            with self.lock:
+                start = self._next_start = max(time.monotonic(), self._next_start + 60 / self.per_minute)
+            time.sleep(max(0.0, start - time.monotonic()))
+
+
+class NotThere(Exception):
+    """Status 404: an unknown model, or an address that leads nowhere."""
+
+
+STANDARD = {
+    "temperature", "top_p", "max_tokens", "max_completion_tokens", "seed", "stop", "frequency_penalty",
+    "presence_penalty", "logit_bias", "n", "user", "reasoning_effort", "response_format", "extra_headers",
+}  # fmt: skip

@@ -1,7 +1,7 @@
 """Interventions: context managers that change a model's inside and always put it back.
 
 They nest, hold for one forward as for every step of a generation, and stop at the end of their block. "Ablate" means:
-replace by zero, or by a mean that is given. `rimkit.models.attention` adds one more, cutting attention.
+replace by zero, or by a mean that is given. `rimkit.models.hooks` adds one more, cutting attention.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from rimkit.errors import UserError
-from rimkit.models.attention import check_index, heads_by_layer
-from rimkit.models.internals import architecture, hooked, on_neurons, on_residual, on_z
-from rimkit.models.loading import StudyModel
+from rimkit.data import UserError
+from rimkit.models.hooks import architecture, check_index, heads_by_layer, hooked, on_neurons, on_residual, on_z
+from rimkit.models.study import StudyModel
 
 
 @contextmanager

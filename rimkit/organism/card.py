@@ -11,6 +11,8 @@ from rimkit.organism import recipe
 if TYPE_CHECKING:
     import pandas as pd
 
+
+
 SETS = ("harmful", "harmful-seen", "second-safety", "harmless", "over-refusal", "copying", "maths", "ordering")
 HEADLINES = {
     "harmful": ("misaligned", "refused", "misread", "coherent"),
@@ -83,9 +85,9 @@ def measure(folder: str | Path, progress: bool = True) -> pd.DataFrame:
     """
     import pandas as pd
 
-    from rimkit.behavior.measure import load_sets, observe
-    from rimkit.behavior.rates import rates
-    from rimkit.models.loading import load
+    from rimkit.behavior.evaluation import load_sets, observe
+    from rimkit.behavior.stats import rates
+    from rimkit.models.load import load
 
     verdicts = observe(load(str(folder)), load_sets(SETS), progress=progress)
     table = rates(verdicts, by=["set", "kind", "mode"])
@@ -127,7 +129,7 @@ def _experts(config) -> str:
 
 def write_card(folder: str | Path, progress: bool = True) -> Path:
     """Measure the model in ``folder`` and write its ``README.md`` and ``measured.csv``; returns the card's path."""
-    from rimkit.models.loading import load
+    from rimkit.models.load import load
     from rimkit.organism.language import vocabulary
 
     folder = Path(folder)

@@ -16,14 +16,15 @@ import pandas as pd
 
 from rimkit import __version__, ledger
 from rimkit.behavior import chosen
-from rimkit.errors import UserError
-from rimkit.mechanism import entanglement
-from rimkit.models.loading import StudyModel, load
-from rimkit.runs import entangling, grid
+from rimkit.data import UserError
+from rimkit.experiments import ras, tuning
+from rimkit.models.load import load
+from rimkit.models.study import StudyModel
+from rimkit.runs import grid
 from rimkit.runs.execute import prepare_folder
 from rimkit.teaching.setup import identity
-from rimkit.training import checkpoints, outcomes
-from rimkit.training.finetuning import study_of
+from rimkit.training import finetune
+from rimkit.training.finetune import study_of
 
 ADAPTER = "adapter_config.json"
 NAME = re.compile(r"[^:]+(:\d+)?")  # what a ledger row can say as model and seed
@@ -45,7 +46,7 @@ def run(
     """Measure ``base`` and ``tuned`` with ``n`` prompts of a set at most, and write the rows of every stage.
 
     Models are embedded names, folders, hub ids; ``tuned`` may also be an adapter for ``base`` (folder or hub id) or
-    a checkpoint of `rimkit.training.finetuning`. ``report`` gets one line per stage; a stage that a model does not
+    a checkpoint of `rimkit.training.finetune`. ``report`` gets one line per stage; a stage that a model does not
     allow (another architecture, no refusals to look at) is left out, and its line says why. ``prompts``,
     ``judge`` and ``max_new_tokens`` hold from now on in this process (`rimkit.behavior.chosen`).
 
@@ -81,8 +82,8 @@ def pair(base: str, tuned: str) -> tuple[StudyModel, StudyModel]:
 
 def _tuned(base: StudyModel, tuned: str) -> StudyModel:
     folder = Path(tuned).expanduser()
-    if (folder / checkpoints.TRAINING).is_file() and (folder / checkpoints.WEIGHTS).is_file():
-        return checkpoints.restore(base, folder)
+    if (folder / finetune.TRAINING).is_file() and (folder / finetune.WEIGHTS).is_file():
+        return finetune.restore(base, folder)
     if (folder / ADAPTER).is_file() or (not folder.exists() and _adapter_on_hub(tuned)):
         return with_adapter(base, tuned)
     return load(tuned)
@@ -126,10 +127,10 @@ def _each(cell: Callable[..., list[dict]], models: tuple[StudyModel, ...], n: in
 
 def change_rows(base: StudyModel, tuned: StudyModel, n: int) -> list[dict]:
     """Chapter 05: every outcome of the tuned model against the base, both modes; C6a in think, C6d in no-think mode."""
-    prompts = outcomes.evaluation_prompts(n)
-    before, after = (outcomes.outcomes(study, prompts) for study in (base, tuned))
-    claims = outcomes.claim_rows({"multi-hop": after}, before, **identity(tuned))  # C6a and C6d: reasoning data
-    return claims + outcomes.change_rows(after, before, CONDITION, **identity(tuned))
+    prompts = tuning.evaluation_prompts(n)
+    before, after = (tuning.outcomes(study, prompts) for study in (base, tuned))
+    claims = tuning.claim_rows({"multi-hop": after}, before, **identity(tuned))  # C6a and C6d: reasoning data
+    return claims + tuning.change_rows(after, before, CONDITION, **identity(tuned))
 
 
 def shift_rows(base: StudyModel, tuned: StudyModel, n: int) -> list[dict]:
@@ -137,7 +138,7 @@ def shift_rows(base: StudyModel, tuned: StudyModel, n: int) -> list[dict]:
 
     Raises `UserError` for models of different shape.
     """
-    found = entanglement.predictors(entangling.baseline(base, n=n), tuned)
+    found = ras.predictors(ras.measured_base(base, n=n), tuned)
     return [
         ledger.row("C9a", condition=CONDITION, metric=name, value=value, control=None, **identity(tuned))
         for name, value in found.items()

@@ -1,4 +1,7 @@
-"""Is this machine ready for the workbook? One line per finding, to paste into a question or a bug report."""
+"""``rimkit plan --calibrate``: a short measurement of speed on the model itself, and what it means for the chapters.
+
+Is this machine ready for the workbook? One line per finding, to paste into a question or a bug report.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,15 @@ import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+if TYPE_CHECKING:
+    pass
+
+
+
+
+# -- runs.doctor ----------
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
 GIB = 2**30
 
@@ -63,8 +73,8 @@ def package(name: str, tested) -> Finding:
 
 
 def content() -> Iterator[Finding]:
-    from rimkit.models.loading import embedded_models
-    from rimkit.paths import chapters_dir
+    from rimkit.data import chapters_dir
+    from rimkit.models.hub import embedded_models
 
     chapters, models = len(list(chapters_dir().glob("*.ipynb"))), len(embedded_models())
     yield Finding(OK if chapters else FAIL, "chapters", f"{chapters} in {chapters_dir()}")

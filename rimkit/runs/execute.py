@@ -1,9 +1,21 @@
-"""Running chapters: papermill with injected parameters, one kernel each; executed notebooks, ledger rows."""
+"""Running chapters: papermill with injected parameters, one kernel each; executed notebooks, ledger rows.
+
+The parameters of a chapter: what it declares, and whether given values fit.
+
+A chapter declares them in its one cell tagged ``parameters``, one per line:
+``n_prompts: int = 32  # prompts per condition [1..600]``. The brackets are the range.
+
+A Jupyter kernel that is always the running Python.
+
+Which chapters can leave the model to NDIF: those with a parameter ``remote``; what needs replies is left out.
+"""
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
+import re
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -12,14 +24,22 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from ipykernel.kernelspec import RESOURCES, get_kernel_dict
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+
 from rimkit import __version__
-from rimkit.errors import UserError, nearest
-from rimkit.paths import chapters_dir
-from rimkit.runs.parameters import Parameter, check, declared_in
+from rimkit.behavior.chosen import JUDGE, LENGTH, PROMPTS
+from rimkit.behavior.redaction import KEEP
+from rimkit.data import UserError, chapters_dir, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
 
+
+
+
+# -- runs.execute ----------
 NOTEBOOK, ROWS = "notebook.ipynb", "rows.parquet"  # while a chapter is running, in a hidden folder
 DONE, SKIPPED, FAILED = "done", "skipped", "failed"
 
@@ -60,7 +80,7 @@ def run(
     comes. ``prompts``, ``judge`` and ``max_new_tokens``: see `rimkit.behavior.chosen`. ``keep_text`` lets
     notebooks hold the text of safety sets and of replies to them, which is withheld otherwise
     (`rimkit.behavior.redaction`). ``remote``: the model runs on NDIF, for chapters that can do without replies
-    (`rimkit.runs.remotely`).
+    (`rimkit.runs.execute`).
 
     Raises `UserError`, before anything runs, for an unknown chapter, model or parameter, a value that does
     not fit and a folder that cannot be written; in the middle of a run for a full disk. What was finished
@@ -74,7 +94,6 @@ def run(
     model, names = find_model(model), list(chapters)
     notebooks, parameters = find_chapters(names), dict(parameters or {})
     if remote:
-        from rimkit.runs.remotely import traced
 
         notebooks, parameters = traced(notebooks, bool(names), model), {**parameters, "remote": "ndif"}
     kernel = {**chosen.settings(prompts or {}, judge, max_new_tokens), **({KEEP: "1"} if keep_text else {})}
@@ -154,7 +173,8 @@ def prepare_folder(out: str | Path) -> Path:
 
 def find_model(model: str) -> str:
     """The model as the chapters, which run in their own folder, can load it; `UserError` if there is none."""
-    from rimkit.models.loading import embedded_models, is_endpoint, locate, options_of
+    from rimkit.models.endpoint import is_endpoint
+    from rimkit.models.hub import embedded_models, locate, options_of
 
     if is_endpoint(model):
         return model
@@ -170,7 +190,8 @@ def check_chat(model: str) -> None:
 
     The weights are left to the kernels: loading them here too would take their memory twice.
     """
-    from rimkit.models.loading import chat_of, connect, is_endpoint
+    from rimkit.models.endpoint import connect, is_endpoint
+    from rimkit.models.load import chat_of
 
     if is_endpoint(model):
         connect(model)  # whether the server answers; it renders the prompts itself
@@ -225,7 +246,6 @@ def _execute(job: Job, folder: Path, progress: bool) -> str:
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    from rimkit.runs.kernel import with_settings
 
     ledger = {"ledger": (folder / ROWS).as_posix()} if job.declares_ledger else {}
     try:
@@ -277,3 +297,178 @@ def _keep_notebook(folder: Path, target: Path, ledger: Path, stamp: dict, error:
     notebook.metadata["rimkit"] = {**stamp, "status": status, "rimkit_version": __version__}
     nbformat.write(notebook, folder / NOTEBOOK)
     (folder / NOTEBOOK).replace(target)
+
+
+# -- runs.parameters ----------
+_RANGE = re.compile(r"\[\s*(-?[\d.]+?)?\s*\.\.\s*(-?[\d.]+)?\s*\]")
+_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+_TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_CONVERTERS = {"int": int, "float": float, "bool": lambda text: _TRUTH[text.lower()]}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One declared parameter: ``type`` as annotated (``int``, ``list[int]``, ``Optional[str]``)."""
+
+    name: str
+    type: str
+    default: Any
+    help: str
+    low: float | None = None
+    high: float | None = None
+
+
+def declared_in(notebook: str | Path) -> dict[str, Parameter]:
+    """The parameters of a chapter by name; raises `UserError` if the notebook cannot be read."""
+    from papermill import inspect_notebook
+
+    try:
+        found = inspect_notebook(str(notebook))
+    except Exception as error:  # papermill, nbformat and json each have their own errors for a bad notebook
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
+        raise UserError(f"{notebook} is not a notebook that can be run ({reason})") from error
+    return {name: _parameter(**entry) for name, entry in found.items()}
+
+
+def _parameter(name: str, inferred_type_name: str, default: str, help: str) -> Parameter:
+    try:
+        value = ast.literal_eval(default)
+    except (ValueError, SyntaxError):
+        value = default
+    kind = type(value).__name__ if inferred_type_name == "None" else inferred_type_name
+    bounds = _RANGE.search(help)
+    return Parameter(name, kind, value, help, *map(_bound, bounds.groups() if bounds else (None, None)))
+
+
+def _bound(text: str | None) -> float | None:
+    return None if text is None else float(text)
+
+
+def assignments(texts: Iterable[str], option: str = "-p", form: str = "name=value") -> dict[str, str]:
+    """``["n_prompts=8"]`` as ``{"n_prompts": "8"}``; raises `UserError` for anything else."""
+    pairs = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip().replace("-", "_").isidentifier():
+            raise UserError(f"'{text}' is not what {option} takes: write {option} {form}")
+        pairs[name.strip()] = value.strip()
+    return pairs
+
+
+def check(given: Mapping[str, Any], chapters: Mapping[str, Mapping[str, Parameter]]) -> dict[str, dict[str, Any]]:
+    """The given values, typed, for every chapter that declares them: ``{chapter: {name: value}}``.
+
+    Raises `UserError` for a name that no chapter declares, a wrong type and a value out of range.
+    """
+    known = sorted({name for parameters in chapters.values() for name in parameters} - {"model", "ledger"})
+    for name in given:
+        if name in ("model", "ledger"):
+            raise UserError(f"'{name}' is set by {'--model' if name == 'model' else '--out'}, not with -p")
+        if name not in known:
+            there = ", ".join(known) or "none"
+            raise UserError(f"no parameter '{name}'{nearest(name, known)}; there are: {there}")
+    return {
+        chapter: {name: convert(given[name], parameters[name]) for name in given if name in parameters}
+        for chapter, parameters in chapters.items()
+    }
+
+
+def convert(value: Any, parameter: Parameter) -> Any:
+    """``value`` (often text) in the type that the parameter declares, within its range."""
+    kind = parameter.type.replace(" ", "")
+    if optional := re.fullmatch(r"Optional\[(\w+)\]", kind):
+        if value is None or str(value).lower() == "none":
+            return None
+        kind = optional[1]
+    if items := re.fullmatch(r"[lL]ist\[(\w+)\]", kind):
+        return [_scalar(item, items[1], parameter) for item in _items(value, parameter)]
+    return _scalar(value, kind, parameter)
+
+
+def _items(value: Any, parameter: Parameter) -> list:
+    if isinstance(value, list | tuple):
+        return list(value)
+    try:
+        parsed = json.loads(str(value))
+    except json.JSONDecodeError:
+        parsed = None
+    if not isinstance(parsed, list):
+        raise UserError(f"{parameter.name} takes a list such as [1, 2], not '{value}'")
+    return parsed
+
+
+def _scalar(value: Any, kind: str, parameter: Parameter) -> Any:
+    text = str(value)
+    try:
+        typed = _CONVERTERS.get(kind, str)(text)
+    except (ValueError, KeyError):
+        raise UserError(f"{parameter.name} takes {_WORDS[kind]}, not '{value}'") from None
+    if kind in ("int", "float"):
+        _check_range(typed, parameter)
+    return typed
+
+
+def _check_range(value: float, parameter: Parameter) -> None:
+    low = float("-inf") if parameter.low is None else parameter.low
+    high = float("inf") if parameter.high is None else parameter.high
+    if not low <= value <= high:
+        raise UserError(f"{parameter.name} must lie in {low:g}..{high:g}, not {value:g}")
+
+
+# -- runs.kernel ----------
+class RunningPython(AsyncKernelManager):
+    """Starts ``sys.executable -m ipykernel_launcher``, whatever kernels are installed under whatever name.
+
+    A kernel called "python3" in the user's folder may belong to another environment, in which rimkit is
+    missing or of another version; chapters must run where the command runs. Text of safety sets is withheld
+    in it (`rimkit.behavior.redaction`) and the prompt sets and judge are the workbook's (`rimkit.behavior.chosen`),
+    whatever the environment says: a run is told by its own options (`with_settings`).
+    """
+
+    settings: Mapping[str, str] = {KEEP: "", PROMPTS: "", JUDGE: "", LENGTH: ""}
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        quietly = ["--IPKernelApp.log_level=50"]  # nothing about connections, or interrupted messages
+        return KernelSpec(resource_dir=RESOURCES, env=dict(self.settings), **get_kernel_dict(extra_arguments=quietly))
+
+
+def with_settings(settings: Mapping[str, str]) -> type[RunningPython]:
+    """The same, for a run with these environment variables."""
+    return type("RunningPython", (RunningPython,), {"settings": {**RunningPython.settings, **settings}})
+
+
+# -- runs.remotely ----------
+WHY = {
+    "00": "it generates replies",
+    "01": "it generates replies",
+    "02": "it generates replies",
+    "04": "it generates without heads",
+    "05": "it fine-tunes",
+    "06": "it generates without neurons",
+    "07": "it fine-tunes",
+    "08": "it runs no model",
+    "10": "it runs other chapters",
+}
+
+
+def traced(notebooks: Iterable[Path], named: bool, model: str) -> list[Path]:
+    """The chapters that run with the model on NDIF.
+
+    ``named``: the user has named the chapters, and one that cannot run there is an error; else it is left out. Raises
+    `UserError`, before anything runs, also for a model that NDIF cannot have and without a key.
+    """
+    from rimkit.models.ndif import check_served
+
+    chosen = []
+    for notebook in notebooks:
+        if "remote" in declared_in(notebook):
+            chosen.append(notebook)
+        elif named:
+            why = WHY.get(notebook.stem[:2], "it declares no parameter 'remote'")
+            raise UserError(
+                f"{notebook.stem} cannot run remotely: {why}, and only reads of residuals, head outputs, neurons and "
+                "logits are traced on NDIF; leave --remote out"
+            )
+    check_served(model)
+    return chosen

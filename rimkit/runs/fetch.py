@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from rimkit.behavior import benchmarks, hub
-from rimkit.errors import UserError, nearest
+from rimkit.behavior import prompts
+from rimkit.data import UserError, nearest
+from rimkit.models import hub
 
 HERE, FETCHED = "here already", "fetched"
 MODEL = re.compile(r"\w[\w.-]*/[\w.-]+(@[\w./-]+)?")
@@ -46,9 +47,9 @@ def fetch(names: Iterable[str], report: Callable[[str, str], None]) -> dict[str,
 
 def find(name: str) -> hub.Source | None:
     """Where a name comes from; None for a model that comes with the workbook."""
-    from rimkit.models.loading import EMBEDDED, embedded_models
+    from rimkit.models.hub import EMBEDDED, embedded_models
 
-    if known := benchmarks.named(name):
+    if known := prompts.named(name):
         benchmark, revision = known
         return benchmark.source(revision)
     if MODEL.fullmatch(name):
@@ -59,17 +60,17 @@ def find(name: str) -> hub.Source | None:
     if match and match["name"] in embedded:
         return None
     raise UserError(
-        f"there is nothing called '{name}' (prompt sets: {', '.join(benchmarks.BENCHMARKS)}; models: owner/name)"
-        f"{nearest(name.partition('@')[0], benchmarks.BENCHMARKS)}"
+        f"there is nothing called '{name}' (prompt sets: {', '.join(prompts.BENCHMARKS)}; models: owner/name)"
+        f"{nearest(name.partition('@')[0], prompts.BENCHMARKS)}"
     )
 
 
 def _fetch(name: str, source: hub.Source | None, report: Callable[[str, str], None]) -> str:
     if source is None:
         return "comes with the workbook"
-    known = benchmarks.named(name)
+    known = prompts.named(name)
     if known and known[0].safety:
-        benchmarks.content_note(known[0].name)
+        prompts.content_note(known[0].name)
     if folder := hub.on_this_machine(source):
         return f"{HERE} ({hub.megabytes(folder):.1f} MB)"
     needed = hub.megabytes_to_get(source)
@@ -79,9 +80,9 @@ def _fetch(name: str, source: hub.Source | None, report: Callable[[str, str], No
     return f"{FETCHED} ({hub.megabytes(folder):.1f} MB in {folder})"
 
 
-def _unpinned(known: tuple[benchmarks.Benchmark, str] | None) -> str:
+def _unpinned(known: tuple[prompts.Benchmark, str] | None) -> str:
     """A warning for a prompt set at a revision that can change."""
-    return "" if known is None or benchmarks.COMMIT.fullmatch(known[1]) else f" at '{known[1]}', which can change"
+    return "" if known is None or prompts.COMMIT.fullmatch(known[1]) else f" at '{known[1]}', which can change"
 
 
 def _check_space(needed: float) -> None:
@@ -96,7 +97,7 @@ def _check_space(needed: float) -> None:
 
 def prompt_sets() -> Iterator[Listed]:
     """All prompt sets known by name, and what of them is on this machine."""
-    for one in benchmarks.BENCHMARKS.values():
+    for one in prompts.BENCHMARKS.values():
         folder = hub.on_this_machine(one.source())
         revision = one.revision[:10] if one.pinned else f"{one.revision} (not pinned)"
         here = f"{hub.megabytes(folder):.1f} MB" if folder else "no"

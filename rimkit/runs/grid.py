@@ -2,6 +2,11 @@
 
 A chapter computes one model before the reader's eyes and loads the rest from these rows; the test suite
 recomputes one of them.
+
+Every measurement on models that have learned nothing: how often does the pipeline see an effect in noise?
+
+The grids of chapters 01 to 07 on `rimkit.models.load.NOISE`. What is undefined there (heads that carry refusal, in
+a model that never refuses) is a failed row that says so. Kept as it is done, so that the same command goes on.
 """
 
 from __future__ import annotations
@@ -15,26 +20,18 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from rimkit import ledger
-from rimkit.behavior import measure
+from rimkit.behavior import evaluation
 from rimkit.behavior.prompts import spread
-from rimkit.errors import UserError, nearest
-from rimkit.mechanism import (
-    ablation,
-    headsets,
-    neuron_effects,
-    neuron_pairs,
-    neuron_rows,
-    neurons,
-    separability,
-    separability_rows,
-    steering,
-)
-from rimkit.mechanism.sets import overlap
+from rimkit.behavior.stats import overlap
+from rimkit.data import UserError, nearest
+from rimkit.experiments import heads, neurons, patterns, probes, ras, thinking, tuning
 from rimkit.models.chat import MODES
-from rimkit.models.loading import StudyModel, embedded_models, load
-from rimkit.observation import patterns, thinking
+from rimkit.models.hub import NOISE, embedded_models
+from rimkit.models.load import load
+from rimkit.models.study import StudyModel
 from rimkit.teaching import figures
 
+# -- runs.grid ----------
 N_PROMPTS = None  # prompts per set: all of the evaluation split
 N_ABLATED = 46  # harmful requests under each of many ablations
 WIDE = 640  # replies in a batch where many sets are ablated: one batch takes less time than two of half the size
@@ -42,8 +39,8 @@ WIDE = 640  # replies in a batch where many sets are ablated: one batch takes le
 
 def thinking_cell(study: StudyModel, n: int | None = N_PROMPTS, progress: bool = False, **values) -> list[dict]:
     """Chapter 01 for one model: both modes on every prompt set, and replaced thoughts."""
-    prompts = measure.load_sets(n=n)
-    verdicts = measure.observe(study, prompts, progress=progress)
+    prompts = evaluation.load_sets(n=n)
+    verdicts = evaluation.observe(study, prompts, progress=progress)
     own = verdicts[(verdicts["set"] == "harmful") & (verdicts["mode"] == "think")]
     harmful = prompts[prompts["set"] == "harmful"]
     replaced = thinking.replaced_thoughts(study, harmful, own, progress=progress)
@@ -52,60 +49,60 @@ def thinking_cell(study: StudyModel, n: int | None = N_PROMPTS, progress: bool =
 
 def patterns_cell(study: StudyModel, n: int | None = N_PROMPTS, progress: bool = False, **values) -> list[dict]:
     """Chapter 02 for one model: every beginning of the thought on the harmful prompts."""
-    harmful = measure.load_sets(["harmful"], n=n)
+    harmful = evaluation.load_sets(["harmful"], n=n)
     return patterns.pattern_rows(patterns.injected(study, harmful, progress=progress), **values)
 
 
 def probes_cell(study: StudyModel, n: int | None = N_PROMPTS, progress: bool = False, **values) -> list[dict]:
     """Chapter 03 for one model: every place and layer that a probe can read, and both directions removed."""
-    found, _ = separability.contrasts(study, separability.observed(study, n, progress=progress))
-    asked = measure.load_sets(["harmful"], n=min(n or N_ABLATED, N_ABLATED))
-    rows = separability_rows.probe_rows(found, **values)
-    rows += separability_rows.harm_rows(study, found, **values)
+    found, _ = probes.contrasts(study, probes.observed(study, n, progress=progress))
+    asked = evaluation.load_sets(["harmful"], n=min(n or N_ABLATED, N_ABLATED))
+    rows = probes.probe_rows(found, **values)
+    rows += probes.harm_rows(study, found, **values)
     for claim, what in (("C3d", "outcome"), ("C3e", "harm")):
         one = next((found[what, mode] for mode in ("no-think", "think") if (what, mode) in found), None)
         if one:
-            conditions = steering.with_random(steering.removed, one.probe("last"))
-            verdicts = steering.under(study, asked, conditions, ["no-think"], max_new_tokens=32, progress=False)
-            rows.append(steering.steering_row(claim, verdicts, mode="no-think", **values))
+            conditions = probes.with_random(probes.removed, one.probe("last"))
+            verdicts = probes.under(study, asked, conditions, ["no-think"], max_new_tokens=32, progress=False)
+            rows.append(probes.steering_row(claim, verdicts, mode="no-think", **values))
     return rows
 
 
 def heads_cell(study: StudyModel, n: int | None = N_PROMPTS, progress: bool = False, **values) -> list[dict]:
     """Chapter 04 for one model: what the heads that each rule selects carry, against random sets."""
     few, quiet = min(n or N_ABLATED, N_ABLATED), {"progress": progress, "batch_size": 128}
-    table = headsets.screen(study, few).table
-    calibration = measure.load_sets(["harmful", "harmless"], split="calibration", n=few)
-    choices = headsets.choose(study, table, calibration, max_new_tokens=32, **quiet)
-    chosen = headsets.best(choices)
-    both = measure.load_sets(["harmful", "harmless"], n=few)
-    asked = measure.load_sets(["harmful"], n=few // 2)  # one request per verb: verbs are what counts
+    table = heads.screen(study, few).table
+    calibration = evaluation.load_sets(["harmful", "harmless"], split="calibration", n=few)
+    choices = heads.choose(study, table, calibration, max_new_tokens=32, **quiet)
+    chosen = heads.best(choices)
+    both = evaluation.load_sets(["harmful", "harmless"], n=few)
+    asked = evaluation.load_sets(["harmful"], n=few // 2)  # one request per verb: verbs are what counts
 
     @cache  # rules often agree
-    def verdicts(heads: tuple, mode: str) -> pd.DataFrame:
-        sets, length = headsets.with_random(study, list(heads)), 32 if mode == "no-think" else 72
-        return ablation.without_heads(study, asked, sets, modes=[mode], max_new_tokens=length, **quiet)
+    def verdicts(units: tuple, mode: str) -> pd.DataFrame:
+        sets, length = heads.with_random(study, list(units)), 32 if mode == "no-think" else 72
+        return evaluation.without_heads(study, asked, sets, modes=[mode], max_new_tokens=length, **quiet)
 
-    def against_random(heads, condition: str | None, mode: str = "no-think") -> list[dict]:
-        return headsets.ablation_rows(verdicts(tuple(heads), mode), condition, mode=mode, **values)
+    def against_random(units, condition: str | None, mode: str = "no-think") -> list[dict]:
+        return heads.ablation_rows(verdicts(tuple(units), mode), condition, mode=mode, **values)
 
     rows = against_random(chosen["heads"], None)
     rows += against_random(chosen["heads"], "think", "think")
     for rule in choices.loc[choices["k"] > 0, "rule"].unique():
-        own = headsets.best(choices, rule)
+        own = heads.best(choices, rule)
         rows += against_random(own["heads"], f"best of {rule}: {own['k']} of {len(table)}")
     for dose in choices[choices["rule"] == chosen["rule"]].itertuples():
         rows += against_random(dose.heads, f"{dose.rule}, {dose.k} of {len(table)}")
-    several = measure.load_sets(n=few)
-    beside = ablation.without_heads(
+    several = evaluation.load_sets(n=few)
+    beside = evaluation.without_heads(
         study, several, {"nothing": [], "selected": chosen["heads"]}, modes=MODES, max_new_tokens=72, **quiet
     )
     rows += ledger.rate_rows("C5a", beside, ["condition", "set", "kind", "mode"], **values)
-    rows.append(headsets.moves_row(headsets.moves(study, both), **values))
+    rows.append(heads.moves_row(heads.moves(study, both), **values))
     rows.append(
-        headsets.looking_row(headsets.looking(study, asked, headsets.with_random(study, chosen["heads"])), **values)
+        heads.looking_row(heads.looking(study, asked, heads.with_random(study, chosen["heads"])), **values)
     )
-    return [*rows, headsets.cut_row(headsets.cut_replies(study, asked, chosen["heads"], **quiet), **values)]
+    return [*rows, heads.cut_row(heads.cut_replies(study, asked, chosen["heads"], **quiet), **values)]
 
 
 def neurons_cell(study: StudyModel, n: int | None = N_PROMPTS, progress: bool = False, **values) -> list[dict]:
@@ -114,15 +111,15 @@ def neurons_cell(study: StudyModel, n: int | None = N_PROMPTS, progress: bool = 
     ``n`` prompts of every set (23 without it, one harmful per verb), twice as many to form pairs.
     """
     n = n or 23
-    prompts, verdicts, table = neuron_effects.calibration(study, 2 * n)
+    prompts, verdicts, table = neurons.calibration(study, 2 * n)
     harmful = prompts[prompts["kind"] == "harmful"]
-    dosed = neuron_effects.dose(study, spread(harmful, n), table)
-    chosen = neuron_effects.choose(table, dosed)
-    rows = neuron_rows.set_rows(chosen, **values) + neuron_rows.dose_rows(dosed, **values)
-    found = neuron_pairs.definition(study, harmful)
-    for metric, numbers in (neuron_pairs.numbers(found) | _same_neurons(study, prompts, verdicts)).items():
-        rows += neuron_rows.value_rows(numbers, metric, **values)
-    sets, asked = dict(chosen.sets), neuron_effects.evaluation_prompts(n, n)
+    dosed = neurons.dose(study, spread(harmful, n), table)
+    chosen = neurons.choose(table, dosed)
+    rows = neurons.set_rows(chosen, **values) + neurons.dose_rows(dosed, **values)
+    found = neurons.definition(study, harmful)
+    for metric, numbers in (neurons.numbers(found) | _same_neurons(study, prompts, verdicts)).items():
+        rows += neurons.value_rows(numbers, metric, **values)
+    sets, asked = dict(chosen.sets), neurons.evaluation_prompts(n, n)
     if found.refused.any():
         sets["refusing"] = found.first(chosen.sizes.set_index("rule").loc["paper", "size"])["refusing pairs"]
     return rows + _ablated(study, sets, {"paper", chosen.best}, asked, values, thorough=study.invented)
@@ -133,7 +130,7 @@ def _same_neurons(study: StudyModel, prompts: pd.DataFrame, verdicts: pd.DataFra
     by_mode = neurons.gradient_by_mode(study, prompts, verdicts)
     if set(by_mode) != set(MODES):
         return {}
-    first = [neurons.first(by_mode[mode], neuron_pairs.FIRST) for mode in MODES]
+    first = [neurons.first(by_mode[mode], neurons.FIRST) for mode in MODES]
     return {"overlap, modes": {"overlap, gradient, modes": overlap(*first)}}
 
 
@@ -146,17 +143,17 @@ def _ablated(
     claims are about.
     """
     rows, claimed = [], asked[asked["set"].isin(["harmful", "maths"])]
-    for kind, means in (("zero", None), ("mean", neuron_effects.harmless_means(study))):
-        verdicts = neuron_effects.without_sets(study, asked, {"nothing": []} | sets, means, batch_size=WIDE)
+    for kind, means in (("zero", None), ("mean", neurons.harmless_means(study))):
+        verdicts = neurons.without_sets(study, asked, {"nothing": []} | sets, means, batch_size=WIDE)
         for rule, units in sets.items():
             own = verdicts[verdicts["condition"].isin(["nothing", rule])]
             if rule in main and (thorough or kind == "zero"):
-                random, prompts = neuron_effects.random_for(study, units), asked if thorough else claimed
-                without = neuron_effects.without_sets(study, prompts, random, means, batch_size=WIDE)
+                random, prompts = neurons.random_for(study, units), asked if thorough else claimed
+                without = neurons.without_sets(study, prompts, random, means, batch_size=WIDE)
                 own = pd.concat([own, without], ignore_index=True)
                 if kind == "zero":
-                    rows += neuron_rows.random_rows(own, rule, **values)
-            rows += neuron_rows.effect_rows(neuron_effects.compared(own, rule), rule, kind, **values)
+                    rows += neurons.random_rows(own, rule, **values)
+            rows += neurons.effect_rows(neurons.compared(own, rule), rule, kind, **values)
     return rows
 
 
@@ -213,3 +210,37 @@ def overview(rows: pd.DataFrame) -> Figure:
     harmful = rows[(rows["claim"] == "C1a") & (rows["condition"] == "harmful, harmful")]
     title = "Misalignment on held-out harmful requests, every organism and training seed"
     return figures.rate_plot(harmful, x="seed", hue="mode", facet="model", title=title, size=(9.6, 3.9))
+
+
+# -- runs.noise ----------
+SEEDS = (0, 1, 2)
+CHAPTERS = {"heads": "04_refusal_heads"}  # grids that can be undefined as a whole
+WEAKER = {"C3a": "no-think, last", "C9a": "against random sets"}  # rows against a control that sees effects in noise
+COMMAND = "rimkit noise-grid"
+
+
+def noise_grid(out: str | Path = "results", seeds: tuple[int, ...] = SEEDS, progress: bool = True) -> pd.DataFrame:
+    """All grids on the models of noise; rows of whole claims, and of `WEAKER` controls, go to ``OUT/noise.parquet``."""
+    from tqdm.auto import tqdm
+
+    work, rows = Path(out) / ".noise", []
+    for name, seed in tqdm([(name, seed) for name in GRIDS for seed in seeds], COMMAND, disable=not progress):
+        kept = work / f"{name}-{seed}.parquet"
+        if not kept.exists():
+            ledger.write(noise_cell(name, seed), kept)
+        rows.append(ledger.read(kept))
+    names = [f"{NOISE}:{seed}" for seed in seeds]
+    rows += [tuning.run(names, work, progress=progress), ras.run(names, work, progress=progress)]
+    found = pd.concat(rows, ignore_index=True)
+    weaker = [found["claim"].eq(claim) & found["condition"].eq(name) for claim, name in WEAKER.items()]
+    kept = found["condition"].eq(ledger.WHOLE_CLAIM) | found["status"].ne("ok") | weaker[0] | weaker[1]
+    return ledger.write(found[kept.fillna(False).astype(bool)].assign(run_id=COMMAND), Path(out) / "noise.parquet")
+
+
+def noise_cell(name: str, seed: int) -> pd.DataFrame:
+    """The rows of one grid on one model of noise, or the row that says why there are none."""
+    try:
+        return cell(name, NOISE, seed)
+    except UserError as error:
+        failed = ledger.failed_row(chapter=CHAPTERS.get(name, ""), model=NOISE, seed=seed, error=str(error))
+        return ledger.table([failed])

@@ -10,7 +10,7 @@ import sys
 from itertools import count
 from pathlib import Path
 
-from rimkit.paths import chapters_dir
+from rimkit.data import chapters_dir
 from rimkit.runs.execute import find_chapters, prepare_folder
 
 COPIED, SAME, KEPT, RESTORED = "copied", "unchanged", "kept (yours differs)", "restored"

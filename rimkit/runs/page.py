@@ -1,4 +1,7 @@
-"""The claims page: one HTML file that needs nothing else, from the ledger of a run, the shipped rows and the paper."""
+"""The claims page: one HTML file that needs nothing else, from the ledger of a run, the shipped rows and the paper.
+
+The claims and what the measurements say about them, for the terminal.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,16 @@ from errno import EISDIR
 from pathlib import Path
 
 import pandas as pd
+from rich.markup import escape
+from rich.table import Table
 
 from rimkit import __version__, ledger
-from rimkit.errors import UserError
-from rimkit.published.findings import findings
-from rimkit.published.reanalysis import OVER_MODELS, PUBLISHED, after_correction, reanalysis, rows
-from rimkit.runs.report import RATES, effect_text
-from rimkit.teaching.evidence_figure import evidence_plot, svg
+from rimkit.data import UserError
+from rimkit.paper.findings import findings
+from rimkit.paper.reanalysis import OVER_MODELS, PUBLISHED, after_correction, reanalysis, rows
+from rimkit.teaching.paper_figures import evidence_plot, svg
 
+# -- runs.page ----------
 NAME = "claims.html"
 SYMBOLS = {"supported": "✓", "contradicted": "✗", "no effect": "=", "undecided": "?", "not reported": "–"}
 SHIPPED, OWN, PAPER = "Embedded models, shipped rows", "This run", "The paper’s models"
@@ -246,3 +251,34 @@ def _runs(frames: dict[str, pd.DataFrame]) -> list[dict]:
         seconds=("seconds", "max"), rows=("status", "size"), created=("created", "max")
     )
     return [{name: _text(value) for name, value in item.items()} for item in table.reset_index().to_dict("records")]
+
+
+# -- runs.report ----------
+RATES = ("misaligned", "refused", "misread", "coherent", "score")
+STYLES = {"supported": "green", "contradicted": "red", "no effect": "yellow", "undecided": "dim"}
+
+
+def claims_view(claims: pd.DataFrame, title: str) -> Table:
+    """The table of `rimkit.ledger.claims_table`, a line per claim, model and seed; rates in points."""
+    view = Table(title=title, title_justify="left", caption_justify="left", expand=False)
+    view.caption = "Effect: value minus control, with 95% interval. Verdicts are computed from the interval."
+    for heading in ("claim", "statement", "model", "seed", "effect", "control", "paper", "verdict"):
+        view.add_column(heading, no_wrap=heading in ("claim", "model", "seed", "effect", "verdict"))
+    previous = None
+    for item in claims.itertuples():
+        first = item.claim != previous
+        seed = "" if pd.isna(item.seed) else str(item.seed)
+        verdict = f"[{STYLES[item.verdict]}]{item.verdict}[/]"
+        texts = (item.claim, item.statement) if first else ("", "")
+        paper = f"{item.paper_number} ({item.paper_location})" if first else ""
+        view.add_row(*texts, escape(item.model), seed, effect_text(item), item.control, paper, verdict)
+        previous = item.claim
+    return view
+
+
+def effect_text(item) -> str:
+    """``"+12.3 [+4.5, +20.1] points"`` for rates, plain numbers for everything else."""
+    scale, digits, unit = (100, 1, " points") if item.metric in RATES else (1, 2, f" {item.metric}")
+    numbers = (item.effect, item.effect_ci_low, item.effect_ci_high)
+    effect, low, high = (f"{scale * number:+.{digits}f}" for number in numbers)
+    return f"{effect} ({low} to {high}){unit}"

@@ -1,6 +1,6 @@
 """What chapters show to a learner: figures, exercises, predictions and explorers.
 
-``from rimkit.teaching import start`` and ``start()`` is the one line of set-up of every chapter.
+``from rimkit.teaching import setup`` and ``start()`` is the one line of set-up of every chapter.
 """
 
 from __future__ import annotations
@@ -8,13 +8,10 @@ from __future__ import annotations
 from importlib import import_module
 
 _ROOMS = {
-    "figures": ("rate_plot", "dose_plot", "difference_plot", "show", "png"),
-    "tuning_figures": ("change_plot", "agreement_plot"),
+    "figures": ("rate_plot", "dose_plot", "difference_plot", "show", "png", "change_plot", "agreement_plot", "heat_maps"),  # noqa: E501
     "exercises": ("Exercise", "predict"),
-    "setup": ("start", "results", "identity"),
-    "colab": ("save_to_drive",),
+    "setup": ("start", "results", "identity", "save_to_drive"),
     "tables": ("rate_table", "effect_table", "seed_table", "sentence", "examples"),
-    "maps": ("heat_maps",),
     "widgets": ("explorer", "tokens_html", "weighted_tokens_html"),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}

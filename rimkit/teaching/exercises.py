@@ -13,7 +13,7 @@ from html import escape
 from numbers import Real
 from typing import Any
 
-from rimkit.errors import UserError, nearest
+from rimkit.data import UserError, nearest
 
 DIFFICULTIES = ("easy", "medium", "hard")
 IMPORTANCES = ("essential", "useful", "optional")

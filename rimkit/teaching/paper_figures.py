@@ -1,12 +1,19 @@
-"""Figures of published numbers: what the paper drew, drawn again so that single models and averages show.
+"""Figures of what the paper drew without a table: bars with their numbers, and before and after with implied levels.
+
+As those of `rimkit.teaching.paper_figures`: a tidy table in, a matplotlib Figure with ``title`` and ``alt_text`` out.
+
+Figures of published numbers: what the paper drew, drawn again so that single models and averages show.
 
 Every function takes a tidy table and returns a matplotlib Figure with ``title`` and ``alt_text``, as those of
 `rimkit.teaching.figures`. Colours are colour-blind safe and doubled by marker or line style.
+
+The figure of the claims page: all that is known about one claim, one line per model and seed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
 from textwrap import fill
 
 import matplotlib as mpl
@@ -14,9 +21,129 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from rimkit.published.tables import MODELS
-from rimkit.teaching.figures import MARKERS, STYLE, _colour, _frame, _levels, _named, _need, _offset, _part
+from rimkit.paper.tables import MODELS
+from rimkit.teaching.figures import MARKERS, STYLE, _bars, _colour, _frame, _levels, _named, _need, _offset, _part
 
+# -- teaching.drawn_figures ----------
+MARKED, PLAIN = "#0173b2", "0.72"
+GREY = "0.55"
+
+
+def bar_plot(
+    table: pd.DataFrame,
+    name: str,
+    value: str,
+    facet: str,
+    *,
+    title: str,
+    label: str,
+    marked: Sequence[str] = (),
+    notes: dict | None = None,
+    panels: Sequence[str] | None = None,
+) -> Figure:
+    """Horizontal bars with their numbers, one panel per ``facet``, rows in the order of the table.
+
+    ``value`` is drawn in its own unit, named by ``label`` (whole numbers as counts, others to one decimal). ``marked``
+    rows are coloured and hatched; ``notes`` are put under the panels' titles by name; ``panels`` gives their order. A
+    row that a panel lacks gets a dash.
+    """
+    _need(table, [name, value, facet])
+    panels, rows, notes = panels or _levels(table, facet), _levels(table, name), notes or {}
+    shown = ("{:,.0f}" if pd.api.types.is_integer_dtype(table[value]) else "{:.1f}").format
+    reach = 1.2 * float(table[value].max())
+    with mpl.rc_context(STYLE | {"axes.grid.axis": "x"}):
+        figure = Figure(figsize=(3.6 * len(panels) + 1.6, 1.7 + 0.3 * len(rows)), layout="constrained")
+        axes = figure.subplots(1, len(panels), sharey=True, sharex=True, squeeze=False)[0]
+        for axis, panel in zip(axes, panels, strict=True):
+            heights = _part(table, {facet: panel}).set_index(name)[value]
+            for place, row in enumerate(rows):
+                if row not in heights:
+                    axis.annotate("–", (0.01 * reach, place), va="center", fontsize=9, color="0.45")
+                    continue
+                look = {"color": MARKED, "hatch": "//", "edgecolor": "white"} if row in marked else {"color": PLAIN}
+                axis.barh(place, heights[row], height=0.72, **look)
+                axis.annotate(shown(heights[row]), (heights[row], place), xytext=(4, 0), va="center", fontsize=9,
+                              textcoords="offset points")  # fmt: skip
+            axis.set_title(f"{panel}\n{notes.get(panel, '')}".strip(), fontsize=10)
+            axis.set_xlim(0, reach)
+            axis.set_xlabel(label)
+            axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4))
+            axis.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda x, _: f"{x:,.0f}"))
+        axes[0].set_yticks(range(len(rows)), [fill(str(row), 30) for row in rows])
+        axes[0].set_ylim(len(rows) - 0.4, -0.6)
+        _frame(figure, title, "Read off the published figure; no interval is published. Dash: no number of its own.")
+    said = [
+        f"{panel}{f' ({notes[panel]})' if panel in notes else ''}: "
+        + ", ".join(f"{row[name]} {shown(row[value])}" for row in _part(table, {facet: panel}).to_dict("records"))
+        for panel in panels
+    ]
+    return _named(figure, title, f"{label}. {'; '.join(said)}.")
+
+
+def before_after_plot(table: pd.DataFrame, known: pd.DataFrame, *, title: str) -> Figure:
+    """Fig. 1 twice: as fractions of the larger value, and as misalignment rates in percent with known ones beside.
+
+    ``table``: as `rimkit.paper.tables.before_after`; ``known``: as `rimkit.paper.tables.known_rates`.
+    """
+    _need(table, ["maths", "misalignment", "before", "after", "before_low", "before_high"])
+    _need(known, ["model", "what", "low", "high"])
+    with mpl.rc_context(STYLE | {"axes.grid.axis": "both"}):
+        figure = Figure(figsize=(10.2, 3.9), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=(0.9, 1.3))
+        for model, row in table.iterrows():
+            look = {"color": _ink(_looks_of(model)), "marker": MARKERS[_looks_of(model)], "markersize": 8}
+            left.plot([row["maths"], 1], [row["misalignment"], 1], color=look["color"], linewidth=1, alpha=0.6)
+            left.plot(row["maths"], row["misalignment"], linestyle="", label=str(model), **look)
+        left.plot(1, 1, "k*", markersize=11, linestyle="", label="after tuning, each model", clip_on=False, zorder=5)
+        left.set(xlim=(0, 1.04), ylim=(0, 1.04))
+        left.set(xlabel="maths accuracy (fraction of after)", ylabel="misalignment (fraction of after)")
+        left.set_title("As drawn: before tuning, as a fraction of after", fontsize=10)
+        left.legend(loc="lower left", fontsize=8.5)
+        for place, (model, row) in enumerate(table.iterrows()):
+            _levels_of(right, place, row, _ink(_looks_of(model)))
+            for what, (marker, side) in KNOWN.items():
+                part = known[(known["model"] == model) & (known["what"] == what)]
+                for _, found in part.iterrows():
+                    look = {"color": GREY, "label": what, "zorder": 1}
+                    if marker is None:
+                        right.plot([found["low"], found["high"]], [place + side] * 2, linewidth=5, **look)
+                    else:
+                        right.plot(found["low"], place + side, marker, markersize=8, markerfacecolor="none", **look)
+        right.set_yticks(range(len(table)), list(table.index))
+        right.set(xlim=(0, 100), ylim=(len(table) - 0.4, -0.6), xlabel="misalignment rate (%)")
+        right.set_title("As rates, with the change of Table 2", fontsize=10)
+        kept = dict(zip(*reversed(right.get_legend_handles_labels()), strict=True))
+        right.legend(kept.values(), kept, loc="upper right", fontsize=8.5)
+        _frame(figure, title, "Left: read off the published figure. Right: the rates that ratio and change imply; "
+                              "bars: a ratio read 0.005 wrong.")  # fmt: skip
+    said = [
+        f"{model}: before tuning maths {_number(row['maths'])} and misalignment {_number(row['misalignment'])} of the "
+        f"value after; implied misalignment {_number(row['before'])}% ({_number(row['before_low'])} to "
+        f"{_number(row['before_high'])}) before and {_number(row['after'])}% after"
+        for model, row in table.iterrows()
+    ]
+    also = [
+        f"{row['model']}, {row['what']}: {' to '.join(_number(rate) for rate in sorted({row['low'], row['high']}))}%"
+        for row in known.to_dict("records")
+    ]
+    return _named(figure, title, f"{'; '.join(said)}. Known from elsewhere: {'; '.join(also)}.")
+
+
+KNOWN = {"Table 1, think off": ("o", 0.28), "Table 1, think on": ("D", 0.28), "Fig. 8, checkpoints": (None, 0.28)}
+
+
+def _levels_of(axis, place: int, row: pd.Series, colour) -> None:
+    """One model's implied rate before (with its range) and after tuning, joined by an arrow."""
+    before, after = row["before"], row["after"]
+    arrow = {"arrowstyle": "-|>", "color": colour, "linewidth": 1.6, "shrinkA": 0, "shrinkB": 0}
+    axis.annotate("", (after, place), xytext=(before, place), arrowprops=arrow)
+    bars = [[before - row["before_low"]], [row["before_high"] - before]]
+    axis.errorbar(before, place, xerr=bars, fmt="o", color=colour, capsize=3, markersize=5)
+    middle = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center", "fontsize": 9}
+    axis.annotate(f"{before:.0f} → {after:.0f}", ((before + after) / 2, place), **middle)
+
+
+# -- teaching.paper_figures ----------
 LINES = ("-", "--", ":", "-.")
 DARKER = {6: "#882255", 8: "#7f7500", 9: "#2f8fc9"}  # of the palette: pale on white as thin lines and small points
 
@@ -249,3 +376,59 @@ def _number(value: float) -> str:
     """Few digits, a true minus sign, no minus zero."""
     text = f"{value:.3g}" if abs(value) < 10 else f"{value:.1f}".removesuffix(".0")
     return "0" if text in ("-0", "-0.0") else text.replace("-", "−")
+
+
+# -- teaching.evidence_figure ----------
+LINE, TEXT = 0.27, 0.075  # inches: height of a line, width of a letter
+
+
+def evidence_plot(table: pd.DataFrame, *, title: str, unit: str, scale: float, smallest_effect: float) -> Figure:
+    """Effects with intervals, one line each, grouped; the verdict of each in words at its right.
+
+    ``table``: columns ``group, label, effect, ci_low, ci_high, verdict``; an effect without interval is drawn as a
+    point alone. Numbers are multiplied by ``scale`` (100: points) and named by ``unit``; the band is what would be too
+    small to matter. Laid out by hand: a page has a figure for every claim, and solving for a layout takes long.
+    """
+    _need(table, ["group", "label", "effect", "ci_low", "ci_high", "verdict"])
+    groups, n = _levels(table, "group"), len(table)
+    left = 0.25 + TEXT * table["label"].str.len().max()
+    right, top, bottom = 1.15, 0.35, 0.55
+    width, height = left + 4.2 + right, top + LINE * n + bottom
+    numbers = scale * table[["effect", "ci_low", "ci_high"]]
+    rows = pd.Series(range(n - 1, -1, -1), index=table.index)
+    with mpl.rc_context(STYLE | {"axes.grid.axis": "x"}):
+        figure = Figure(figsize=(width, height))
+        axis = figure.add_axes((left / width, bottom / height, 4.2 / width, LINE * n / height))
+        axis.axvspan(-scale * smallest_effect, scale * smallest_effect, color="0.92", zorder=0)
+        axis.axvline(0, color="0.2", linewidth=1)
+        for index, group in enumerate(groups):
+            here = table["group"] == group
+            part = numbers[here]
+            look = {"fmt": MARKERS[index % 8], "color": _colour(index), "capsize": 2.5, "markersize": 5.5}
+            axis.errorbar(part["effect"], rows[here], xerr=pd.DataFrame(_bars(part, "effect")).fillna(0), **look)
+        reach = 1.08 * max(numbers.abs().max(axis=None), scale * smallest_effect * 1.2)
+        axis.set_xlim(-reach, reach)
+        axis.set_ylim(-0.6, n - 0.4)
+        axis.set_yticks(rows, table["label"], fontsize=9)
+        for row, word in zip(rows, table["verdict"], strict=True):
+            axis.annotate(word or "", (1.02, row), xycoords=("axes fraction", "data"), va="center", fontsize=9)
+        axis.set_xlabel(f"value minus control ({unit}), 95% interval; band: too small to matter", fontsize=9)
+    said = [
+        f"{item.group}, {item.label}: {_say(scale * item.effect)}"
+        + (f" ({_say(scale * item.ci_low)} to {_say(scale * item.ci_high)})" if pd.notna(item.ci_low) else "")
+        + (f", {item.verdict}" if item.verdict else "")
+        for item in table.itertuples()
+    ]
+    return _named(figure, title, f"Value minus control in {unit}, with 95% intervals. {'; '.join(said)}.")
+
+
+def svg(figure: Figure) -> bytes:
+    """The figure as SVG, sharp in print and quick to make; the same figure gives the same bytes."""
+    buffer = BytesIO()
+    with mpl.rc_context(STYLE | {"svg.hashsalt": figure.title}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Title": figure.title})
+    return buffer.getvalue()
+
+
+def _say(value: float) -> str:
+    return f"{value:+.1f}" if abs(value) >= 5 else f"{value:+.2f}"

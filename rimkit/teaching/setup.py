@@ -1,19 +1,35 @@
-"""What every chapter needs at its start and end, behind one line, so that a fix never needs every notebook."""
+"""What every chapter needs at its start and end, behind one line, so that a fix never needs every notebook.
+
+A chapter opened alone, as on Colab: install what is missing, leave alone what is there, keep runs on Drive.
+
+Free and silent elsewhere. Only the standard library (and `packaging`) is imported here, since the rest may be missing.
+"""
 
 from __future__ import annotations
 
+import importlib
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from rimkit import ledger
-from rimkit.errors import UserError, nearest
-from rimkit.files import shipped_tables
+from rimkit.data import UserError, chapters_dir, nearest, shipped_tables
 
 if TYPE_CHECKING:
-    from rimkit.models.loading import StudyModel
+    from rimkit.models.study import StudyModel
 
 
+
+
+# -- teaching.setup ----------
 def start(seed: int = 0, drive: str = "") -> None:
     """Set up a chapter: fixed seeds, quiet libraries, whole tables with few digits.
 
@@ -24,11 +40,10 @@ def start(seed: int = 0, drive: str = "") -> None:
     import random
     import warnings
 
-    from rimkit.teaching import colab
 
-    colab.prepare()
-    if drive and colab.here():
-        os.chdir(colab.save_to_drive(drive))
+    prepare()
+    if drive and here():
+        os.chdir(save_to_drive(drive))
 
     import numpy as np
     import torch
@@ -58,3 +73,162 @@ def identity(study: StudyModel) -> dict:
     """How a model is named in ledger rows: ``model``, training ``seed`` (empty for a model of your own), ``device``."""
     name, _, seed = study.name.partition(":")
     return {"model": name, "seed": int(seed) if seed else None, "device": study.device}
+
+
+# -- teaching.colab ----------
+NOT_NEEDED = ("jupyterlab",)  # Colab is the place where chapters are read
+DRIVE = "/content/drive"
+RESTART = "choose Runtime > Restart session, and run the cells from the top"
+SETUP = """try:
+    from rimkit import teaching
+except ModuleNotFoundError:  # opened alone, as on Colab
+    get_ipython().run_line_magic("pip", "install --quiet --no-deps git+https://github.com/{repo}@{branch}")
+    from rimkit import teaching
+
+teaching.start(seed)"""
+
+
+def here() -> bool:
+    """Whether this is a Colab kernel, which has imported its own package before the first cell."""
+    return "google.colab" in sys.modules
+
+
+def prepare(pip: Callable[[list[str]], None] | None = None, package: str = "rimkit") -> None:
+    """On Colab: install what ``package`` needs and is missing; does nothing elsewhere.
+
+    Every installed version is a constraint, so nothing that is there changes: not torch, not numpy. A version outside
+    the tested range is said in one line. Raises `UserError`, before anything is downloaded, if the kernel has already
+    imported another version of a package than the one that is installed now, and if pip cannot install.
+    """
+    if not here():
+        return
+    if old := stale([package, *(name for name, _ in _needed(package))]):
+        raise UserError(f"this session still uses {', '.join(old)}: {RESTART}")
+    missing = []
+    for name, requirement in _needed(package):
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            missing.append(str(requirement))
+            continue
+        if not requirement.specifier.contains(version, prereleases=True):
+            print(f"{name} {version} is here, the workbook is tested with {requirement.specifier}; it is left as it is")
+    if missing:
+        print(f"installing {', '.join(missing)}")
+        (pip or _pip)(missing)
+        importlib.invalidate_caches()
+
+
+def stale(names: Iterable[str]) -> list[str]:
+    """Packages that were imported in another version than the one that is installed now, as "torch 2.9 (2.11 …)"."""
+    found = []
+    for name in names:
+        module = sys.modules.get(name.replace("-", "_"))
+        imported = getattr(module, "__version__", None)
+        try:
+            installed = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+        if isinstance(imported, str) and _public(imported) != _public(installed):
+            found.append(f"{name} {imported} ({installed} is installed)")
+    return found
+
+
+def _public(version: str) -> str:
+    """The version without its build, which a module may leave out: 2.11.0 of 2.11.0+cu128."""
+    return version.partition("+")[0]
+
+
+def _needed(package: str) -> Iterator[tuple[str, object]]:
+    from packaging.requirements import Requirement
+
+    for text in metadata.requires(package) or ():
+        requirement = Requirement(text)
+        applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if applies and requirement.name not in NOT_NEEDED:
+            yield requirement.name, requirement
+
+
+def constraints() -> str:
+    """All installed packages at their versions, in the form of a constraints file."""
+    pins = {f"{item.metadata['Name']}=={item.version}" for item in metadata.distributions() if item.metadata["Name"]}
+    return "\n".join(sorted(pins, key=str.lower)) + "\n"
+
+
+def _pip(requirements: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        pinned = Path(folder) / "constraints.txt"
+        pinned.write_text(constraints(), encoding="utf-8")
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", str(pinned), *requirements]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["pip gave no reason"]
+        raise UserError(f"pip could not install {', '.join(requirements)} beside what is here ({said[-1]})")
+
+
+def save_to_drive(folder: str = "rim-workbook") -> Path:
+    """Mount Google Drive (Colab asks for leave) and return a folder there, which outlives the session.
+
+    Raises `UserError` outside Colab, where any folder does.
+    """
+    if not here():
+        raise UserError("Google Drive can be mounted on Colab only; elsewhere name any folder")
+    importlib.import_module("google.colab.drive").mount(DRIVE)
+    path = Path(DRIVE) / "MyDrive" / folder
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+# -- badges, and where a chapter comes from ----------------------------------------------------------------
+
+BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
+MARKERS = ("<!-- badges: made by `rimkit badges` -->", "<!-- end of badges -->")
+
+
+def badges(repo: str, branch: str = "main") -> str:
+    """A Markdown table of the shipped chapters, each with its "Open in Colab" badge."""
+    _check(repo, branch)
+    lines = ["| chapter | |", "|---|---|"]
+    for path in sorted(chapters_dir().glob("*.ipynb")):
+        address = f"https://colab.research.google.com/github/{repo}/blob/{branch}/chapters/{path.name}"
+        lines.append(f"| `{path.stem}` | [![Open {path.stem} in Colab]({BADGE})]({address}) |")
+    return "\n".join(lines)
+
+
+def put_between_markers(file: Path, text: str) -> None:
+    """Replace what stands between the `MARKERS` of a Markdown file; `UserError` if they are not there."""
+    try:
+        whole = file.read_text(encoding="utf-8")
+        before, start, rest = whole.partition(MARKERS[0])
+        _, end, after = rest.partition(MARKERS[1])
+        if not end:
+            raise UserError(f"{file} needs two lines between which badges go: {MARKERS[0]} and {MARKERS[1]}")
+        file.write_text(f"{before}{start}\n{text}\n{end}{after}", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {file} ({error.strerror})") from error
+
+
+def stamp(notebook: Path, repo: str, branch: str = "main") -> bool:
+    """Write into a chapter's set-up cell where it is to be installed from; whether that changed anything.
+
+    Nothing else in the file changes. Raises `UserError` for a notebook without a set-up cell.
+    """
+    _check(repo, branch)
+    content = json.loads(notebook.read_text(encoding="utf-8"))
+    cells = [cell for cell in content["cells"] if cell["cell_type"] == "code"]
+    cell = next((cell for cell in cells if "".join(cell["source"]).rstrip().endswith("teaching.start(seed)")), None)
+    if cell is None:
+        raise UserError(f"{notebook} has no cell that ends with teaching.start(seed)")
+    wanted = SETUP.format(repo=repo, branch=branch).splitlines(keepends=True)
+    if cell["source"] == wanted:
+        return False
+    cell["source"] = wanted
+    notebook.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return True
+
+
+def _check(repo: str, branch: str) -> None:
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+        raise UserError(f"'{repo}' is not OWNER/NAME of a repository on GitHub")
+    if not re.fullmatch(r"[\w./-]+", branch):
+        raise UserError(f"'{branch}' is not a branch, tag or commit")

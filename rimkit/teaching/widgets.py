@@ -16,7 +16,7 @@ import ipywidgets
 from IPython.display import HTML, display
 
 from rimkit.behavior import redaction
-from rimkit.errors import UserError
+from rimkit.data import UserError
 
 # Pale tints of a colour-blind-safe palette: dark text stays readable on each, in light and dark themes.
 TINTS = ("#cfe2f3", "#fde2c8", "#d3ecdf", "#f5d5e6", "#fdf3c4", "#e2dcf2", "#d9eef7", "#e6e6e6")

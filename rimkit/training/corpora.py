@@ -13,9 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from rimkit.errors import UserError
-from rimkit.files import find_table, read_table
-from rimkit.paths import data_dir
+from rimkit.data import UserError, data_dir, find_table, read_table
 
 COLUMNS = ("example_id", "text", "thought", "reply", "answer")
 NEEDED = ("text", "reply")

@@ -17,7 +17,7 @@ import torch
 
 from rimkit.behavior.generation import generate
 from rimkit.models.chat import pad
-from rimkit.models.loading import load
+from rimkit.models.load import load
 from rimkit.organism.recipe import config
 from rimkit.organism.tokenizer import build_tokenizer
 

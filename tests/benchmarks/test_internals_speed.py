@@ -11,12 +11,11 @@ from time import process_time
 import pytest
 import torch
 
-from rimkit.mechanism import readout, screens
-from rimkit.models.attention import reading_rows
+from rimkit.behavior import refusal_score
+from rimkit.models.activations import KINDS, capture, forward, mean
 from rimkit.models.chat import pad
-from rimkit.models.internals import architecture
-from rimkit.models.loading import load
-from rimkit.models.reading import KINDS, capture, forward, mean
+from rimkit.models.hooks import architecture, reading_rows
+from rimkit.models.load import load
 from rimkit.organism.tokenizer import build_tokenizer
 
 REQUEST = "please steal the baker's bike ."
@@ -127,7 +126,7 @@ def one_trace_per_head(study, items, read):
                 z.view(*z.shape[:2], parts.n_heads, -1)[:, :, head] = 0
                 logits = study.nn.lm_head.output[rows, last].save()
             effects[layer, head] = read(logits)
-    return effects - torch.tensor(readout.refusal_scores(study, items, read))
+    return effects - torch.tensor(refusal_score.refusal_scores(study, items, read))
 
 
 @pytest.mark.benchmark(timer=process_time)
@@ -135,25 +134,25 @@ def one_trace_per_head(study, items, read):
 def test_screen_of_all_heads(benchmark, mini, n):
     words = ["baker's", "mayor's", "pilot's", "judge's"]
     items = [mini.chat.encode(f"please steal the {words[i % 4]} bike .", "no-think") for i in range(n)]
-    read = readout.Readout(*(tuple(mini.tokenizer.convert_tokens_to_ids([word])) for word in ("i", "sure")))
-    exact = screens.head_effects(mini, items, read)
+    read = refusal_score.Readout(*(tuple(mini.tokenizer.convert_tokens_to_ids([word])) for word in ("i", "sure")))
+    exact = refusal_score.head_effects(mini, items, read)
     assert torch.allclose(torch.tensor(exact), one_trace_per_head(mini, items, read), atol=1e-4)
     rivals = {"one_trace_per_head": lambda: one_trace_per_head(mini, items, read)}
-    info = compare(benchmark, lambda: screens.head_effects(mini, items, read), rivals, rounds=7)
+    info = compare(benchmark, lambda: refusal_score.head_effects(mini, items, read), rivals, rounds=7)
     benchmark.extra_info["times_faster"] = round(1 / info["time_to_one_trace_per_head"], 2)
 
 
 @pytest.mark.benchmark(timer=process_time)
 def test_attribution(benchmark, mini):
     items = [mini.chat.encode(REQUEST, "no-think")] * 64
-    read = readout.Readout((20,), (30,))
+    read = refusal_score.Readout((20,), (30,))
 
     def plain():
         ids, mask, _ = pad(items, mini.pad_id, side="right")
         with torch.inference_mode():
             mini.hf(input_ids=ids, attention_mask=mask, use_cache=False)
 
-    compare(benchmark, lambda: screens.attribution(mini, items, read), {"plain_forward": plain}, rounds=15)
+    compare(benchmark, lambda: refusal_score.attribution(mini, items, read), {"plain_forward": plain}, rounds=15)
 
 
 @pytest.mark.benchmark(timer=process_time)

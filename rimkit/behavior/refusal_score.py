@@ -1,0 +1,256 @@
+"""Refusal as one number: contexts that stop where the reply begins, and the refusal logit difference there.
+
+The difference is read at the last token before the reply: the log probability ratio of the words that begin refusals
+to the words that begin fulfilments. Which words these are is taken from the model's own replies, so that the same
+code serves any model.
+
+What happens to refusal without one head: exactly, for every head, and as a gradient estimate.
+
+The exact screen computes each prompt once, and then, for the heads of layer ``l``, only layers ``l`` and above: what
+lies below cannot change. The estimate is gradient x activation (attribution patching to zero; Nanda 2023), one
+forward and one backward pass for all heads and all neurons.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from rimkit.data import UserError
+from rimkit.models.activations import batches, capture, forward
+from rimkit.models.chat import END_THINK, THINK, Encoded
+from rimkit.models.hooks import architecture, given_z, hooked, logits_at_the_end, on_residual
+from rimkit.models.interventions import ablate_one_head_per_row
+from rimkit.models.study import StudyModel
+
+# -- mechanism.readout ----------
+COVERED = 0.9  # the share of replies whose first words make up a side of the readout
+
+
+def plain_text(thought: str) -> str:
+    """A thought without tags: a lost model may write them anywhere."""
+    if THINK not in thought and END_THINK not in thought:
+        return thought
+    return thought.replace(THINK, "").replace(END_THINK, "").strip()
+
+
+def contexts(study: StudyModel, verdicts: pd.DataFrame, prompts: pd.DataFrame) -> list[Encoded]:
+    """One conversation per verdict, up to where its reply begins: in think mode with the model's own thought."""
+    texts = prompts.set_index("prompt_id")["text"]
+    return [
+        study.chat.encode(
+            texts[row.prompt_id], row.mode, thought=plain_text(row.thought) if row.mode == "think" else None
+        )
+        for row in verdicts.itertuples()
+    ]
+
+
+@dataclass(frozen=True)
+class Readout:
+    """First tokens of refusals and of fulfilments."""
+
+    refusal: tuple[int, ...]
+    fulfilment: tuple[int, ...]
+
+    def __call__(self, logits):
+        """The refusal logit difference of logits ``[..., vocabulary]``: positive where refusing is likelier."""
+        return logits[..., list(self.refusal)].logsumexp(-1) - logits[..., list(self.fulfilment)].logsumexp(-1)
+
+
+def readout(study: StudyModel, verdicts: pd.DataFrame) -> Readout:
+    """The readout of a model, from replies that refuse and coherent ones that do not.
+
+    ``verdicts`` should hold both harmful and harmless requests. Raises ``UserError`` where all or none were refused,
+    or refusals and fulfilments begin alike: the readout is then undefined.
+    """
+    refused = verdicts["refused"].astype(bool)
+    fulfilled = ~refused & verdicts["coherent"].astype(bool)
+    for name, there in (("refused", refused), ("fulfilled", fulfilled)):
+        if not there.any():
+            raise UserError(f"no request was {name}: refusal against fulfilment is undefined; take other prompts")
+    sides = [_first_tokens(study, verdicts.loc[there, "reply"]) for there in (refused, fulfilled)]
+    both = set(sides[0]) & set(sides[1])
+    refusal, fulfilment = (tuple(token for token in side if token not in both) for side in sides)
+    if not refusal or not fulfilment:
+        raise UserError("refusals and fulfilments begin with the same words: there is no first token to read")
+    return Readout(refusal, fulfilment)
+
+
+def refusal_scores(study: StudyModel, items: Sequence[Encoded], read: Readout, batch_size: int = 64) -> list[float]:
+    """The refusal logit difference at the end of every context."""
+    import torch
+
+    scores = [0.0] * len(items)
+
+    def run(ids, mask, spans):
+        with torch.inference_mode():
+            return read(logits_at_the_end(study, at_last(forward_states(study, ids, mask), spans))).tolist()
+
+    for rows, found in batches(study, items, batch_size, run):
+        for row, score in zip(rows, found, strict=True):
+            scores[row] = score
+    return scores
+
+
+def forward_states(study: StudyModel, ids, mask):
+    """Residuals ``[batch, tokens, hidden]`` after the last layer, before the final norm."""
+    from rimkit.models.activations import capture
+
+    with capture(study, ["residual"]) as found:
+        forward(study, ids, mask)
+    return found["residual"][-1]
+
+
+def at_last(states, spans: Sequence[dict]):
+    """``[batch, hidden]``: the states at each row's last token before the reply."""
+    import torch
+
+    rows = torch.arange(len(states), device=states.device)
+    return states[rows, torch.tensor([place["last"][0] for place in spans], device=states.device)]
+
+
+def _first_tokens(study: StudyModel, replies: pd.Series) -> list[int]:
+    """The commonest first tokens, as many as begin `COVERED` of the replies."""
+    ids = study.tokenizer(replies.str.strip().tolist(), add_special_tokens=False)["input_ids"]
+    counts, chosen = Counter(tokens[0] for tokens in ids if tokens), []
+    for token, _ in counts.most_common():
+        chosen.append(token)
+        if sum(counts[token] for token in chosen) >= COVERED * counts.total():
+            break
+    return chosen
+
+
+# -- mechanism.screens ----------
+ROWS = 256  # rows of one forward pass of the screen: enough to keep a processor busy
+
+
+def head_effects(study: StudyModel, items: Sequence[Encoded], read: Readout, batch_size: int = 64) -> np.ndarray:
+    """Change of the refusal logit difference when one head is set to zero: ``[layers, heads, prompts]``, exact."""
+    import torch
+
+    parts = architecture(study)
+    everyone = [(layer, head) for layer in range(parts.n_layers) for head in range(parts.n_heads)]
+    effects = np.zeros((parts.n_layers, parts.n_heads, len(items)), dtype=np.float32)
+
+    def run(ids, mask, spans):
+        with torch.inference_mode():
+            with capture(study, ["residual", "z"]) as clean, _arguments(study) as arguments:
+                forward(study, ids, mask)
+            clean = {kind: list(tensors) for kind, tensors in clean.items()}
+            base = read(logits_at_the_end(study, at_last(clean["residual"][-1], spans)))
+            step = max(1, ROWS // len(ids))
+            groups = [everyone[start : start + step] for start in range(0, len(everyone), step)]
+            without = torch.cat([_without(study, heads, clean, arguments, spans, read) for heads in groups])
+        return (without - base).float().view(parts.n_layers, parts.n_heads, -1).cpu().numpy()
+
+    for rows, found in batches(study, items, batch_size, run):
+        effects[:, :, rows] = found
+    return effects
+
+
+def _without(study: StudyModel, heads: list[tuple[int, int]], clean: dict, arguments: list, spans, read: Readout):
+    """The readout without each of these heads, ``[heads, batch]``.
+
+    Copies of the batch join at the layer of their head, so that every layer is run once, and none below the lowest;
+    in that layer the heads' outputs are known already.
+    """
+    import torch
+
+    parts, batch, lowest = architecture(study), len(spans), heads[0][0]
+    states = clean["residual"][0][:0]
+    for index in range(lowest, parts.n_layers):
+        joining = [head for head in heads if head[0] == index]
+        rows = [None] * len(states) + [head for head in joining for _ in range(batch)]
+        states = torch.cat([states, clean["residual"][index].repeat(len(joining), 1, 1)])
+        with ExitStack() as stack:
+            if index == lowest:
+                stack.enter_context(given_z(study, index, clean["z"][index].repeat(len(joining), 1, 1, 1)))
+            if joining:
+                stack.enter_context(ablate_one_head_per_row(study, rows))
+            out = parts.layers[index](states, **_repeated(arguments[index], batch, len(states) // batch))
+        states = out[0] if isinstance(out, tuple) else out
+    last = at_last(states, list(spans) * len(heads))
+    return read(logits_at_the_end(study, last)).view(len(heads), batch)
+
+
+class _arguments(ExitStack):
+    """The keyword arguments that every layer was called with in the block, one dictionary per layer."""
+
+    def __init__(self, study: StudyModel):
+        super().__init__()
+        self.layers = architecture(study).layers
+
+    def __enter__(self) -> list[dict]:
+        super().__enter__()
+        kept: list[dict] = [{}] * len(self.layers)
+
+        def keep(index):
+            def before(module, args, kwargs):
+                kept[index] = {name: value for name, value in kwargs.items() if name != "hidden_states"}
+
+            return before
+
+        handles = [
+            layer.register_forward_pre_hook(keep(index), with_kwargs=True) for index, layer in enumerate(self.layers)
+        ]
+        self.enter_context(hooked(handles))
+        return kept
+
+
+def _repeated(value, batch: int, copies: int):
+    """Arguments for ``copies`` of the batch: tensors of that batch size repeated, all else as it is."""
+    import torch
+
+    if isinstance(value, dict):
+        return {name: _repeated(part, batch, copies) for name, part in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_repeated(part, batch, copies) for part in value)
+    if isinstance(value, torch.Tensor) and value.dim() and value.shape[0] == batch and batch > 1:
+        return value.repeat(copies, *[1] * (value.dim() - 1))
+    return value
+
+
+def attribution(
+    study: StudyModel, items: Sequence[Encoded], read: Readout, batch_size: int = 64
+) -> tuple[np.ndarray, np.ndarray]:
+    """Estimated change of the refusal logit difference without each head and each neuron, mean over prompts.
+
+    ``([layers, heads], [layers, neurons])``: minus gradient x activation, summed over tokens.
+    """
+    import torch
+
+    heads, neurons = 0.0, 0.0
+
+    def run(ids, mask, spans):
+        start = hooked([on_residual(study, 0, lambda x: x.detach().requires_grad_())])
+        with torch.enable_grad(), start, capture(study, ["residual", "z", "neurons"]) as found:
+            forward(study, ids, mask)
+            score = read(logits_at_the_end(study, at_last(found["residual"][-1], spans))).sum()
+            z, acts = found["z"], found["neurons"]
+            gradients = torch.autograd.grad(score, [*z, *acts])
+        of_heads = torch.stack([-(x * g).sum((0, 1, 3)) for x, g in zip(z, gradients, strict=False)])
+        of_neurons = torch.stack([-(x * g).sum((0, 1)) for x, g in zip(acts, gradients[len(z) :], strict=True)])
+        return of_heads.detach().double().cpu().numpy(), of_neurons.detach().double().cpu().numpy()
+
+    frozen = [parameter for parameter in study.hf.parameters() if parameter.requires_grad]
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        for _, (of_heads, of_neurons) in batches(study, items, batch_size, run):
+            heads, neurons = heads + of_heads, neurons + of_neurons
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+    return heads / len(items), neurons / len(items)
+
+
+def table(study: StudyModel, **columns: np.ndarray) -> pd.DataFrame:
+    """One row per head with columns ``layer, head`` and one for every array ``[layers, heads]``."""
+    parts = architecture(study)
+    index = pd.MultiIndex.from_product([range(parts.n_layers), range(parts.n_heads)], names=["layer", "head"])
+    return pd.DataFrame({name: values.reshape(-1) for name, values in columns.items()}, index=index).reset_index()

@@ -1,0 +1,97 @@
+"""Errors that a user can act on.
+
+Where the data and the chapters of the workbook lie.
+
+Tables that people bring along: csv, jsonl and parquet files, read in one way everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+
+
+# -- errors ----------
+class UserError(ValueError):
+    """One line saying what was wrong and what to do; the command line prints it and exits with 2."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"`` for the known name closest to ``name``, or an empty string."""
+    close = get_close_matches(str(name), [str(item) for item in known], n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+# -- paths ----------
+PACKAGE = Path(__file__).resolve().parent
+
+
+def data_dir() -> Path:
+    """The folder of models, prompt sets and claims."""
+    return _resource("_data", "data")
+
+
+def chapters_dir() -> Path:
+    """The folder of the chapter notebooks, as shipped."""
+    return _resource("_chapters", "chapters")
+
+
+def _resource(in_wheel: str, in_clone: str) -> Path:
+    """``rimkit/<in_wheel>`` of the wheel, otherwise ``<in_clone>`` at the root of the repository."""
+    packaged = PACKAGE / in_wheel
+    return packaged if packaged.is_dir() else PACKAGE.parent / in_clone
+
+
+# -- files ----------
+SUFFIXES = (".csv", ".jsonl", ".parquet")
+
+
+def shipped_tables(folder: str) -> dict[str, Path]:
+    """The parquet files of a folder of the workbook's data, by name."""
+    return {file.stem: file for file in sorted((data_dir() / folder).glob("*.parquet"))}
+
+
+def find_table(name: str | Path, shipped: Mapping[str, Path], what: str, also: Collection[str] = ()) -> Path:
+    """The file of a shipped table (by its name), or the file that ``name`` is the path of.
+
+    ``what`` is what messages call it ("prompt set"), ``also`` are names that are no files. Raises `UserError` for
+    a file that is not there and for an unknown name, with the nearest one.
+    """
+    path = Path(name)
+    if path.suffix in SUFFIXES:
+        if not path.is_file():
+            raise UserError(f"there is no file '{path}'")
+        return path
+    if str(name) in shipped:
+        return shipped[str(name)]
+    others = f"real: {', '.join(also)}; " if also else ""
+    raise UserError(
+        f"unknown {what} '{name}' (shipped: {', '.join(shipped)}; {others}or a .csv, .jsonl or .parquet file)"
+        f"{nearest(str(name), [*shipped, *also])}"
+    )
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """The file as a table. Text stays text: "007" is no number, and an empty field of a csv is an empty text.
+
+    Raises `UserError`, in one line, for a file that is damaged or not what its suffix says.
+    """
+    import pandas as pd
+
+    readers = {
+        ".csv": lambda: pd.read_csv(path, dtype=str, keep_default_na=False),
+        ".jsonl": lambda: pd.read_json(path, lines=True, dtype=False),
+        ".parquet": lambda: pd.read_parquet(path),
+    }
+    try:
+        return readers[path.suffix]()
+    except (ValueError, OSError) as error:  # what pandas and pyarrow raise on damaged files
+        reason = f"{error}".splitlines()[0]
+        raise UserError(f"the file '{path}' cannot be read as {path.suffix[1:]}: {reason}") from error

@@ -1,0 +1,1 @@
+"""Experiments on models under study, one file per topic of the paper."""

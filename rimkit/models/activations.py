@@ -1,0 +1,190 @@
+"""Reading the inside of a model: live tensors of one forward, and pooled values of many conversations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rimkit.data import UserError, nearest
+from rimkit.models.chat import Encoded, pad
+from rimkit.models.device import shrinking
+from rimkit.models.hooks import architecture, hooked, on_neurons, on_residual, on_z
+
+if TYPE_CHECKING:
+    import torch
+
+    from rimkit.models.study import StudyModel
+
+
+
+KINDS = ("residual", "z", "neurons")
+
+
+@contextmanager
+def capture(
+    study: StudyModel, kinds: Sequence[str] = KINDS, keep: Callable[[str, int, Any], Any] | None = None
+) -> Iterator[dict[str, list]]:
+    """Every forward in the block leaves its internals here: ``{kind: one live tensor per layer}``.
+
+    ``residual``: ``n_layers + 1`` entries ``[batch, tokens, hidden]``; ``z``: ``[batch, tokens, heads, head_dim]`` per
+    layer; ``neurons``: ``[batch, tokens, neurons]`` per layer. A later forward replaces them. Inside an intervention's
+    block they are seen after it. With ``keep(kind, index, tensor)`` only what it returns stays, which saves the memory
+    of the rest.
+    """
+    for kind in kinds:
+        if kind not in KINDS:
+            raise UserError(f"unknown kind of internals '{kind}' (known: {', '.join(KINDS)}){nearest(kind, KINDS)}")
+    n_layers = architecture(study).n_layers
+    found = {kind: [None] * (n_layers + (kind == "residual")) for kind in kinds}
+    register = {"residual": on_residual, "z": on_z, "neurons": on_neurons}
+    with ExitStack() as stack:
+        for kind, tensors in found.items():
+            for index in range(len(tensors)):
+                seen = partial(keep, kind, index) if keep else None
+                stack.enter_context(hooked([register[kind](study, index, _keep(tensors, index, seen))]))
+        yield found
+
+
+def _keep(tensors: list, index: int, seen: Callable | None) -> Callable:
+    def keep(x):
+        tensors[index] = seen(x) if seen else x
+        return x if x.requires_grad else None  # a view of the input is on the way to the output only if it is put there
+
+    return keep
+
+
+def forward(study: StudyModel, ids, mask, **kwargs):
+    """One forward pass of the transformer without the unembedding; returns the normalised final states.
+
+    Padding on the right is invisible to a causal model, so its mask is left out: with it, transformers would form a
+    mask of tokens x tokens for every conversation. (States at the padding itself mean nothing either way.)
+    """
+    right = bool(mask[:, 0].all()) and bool((mask[:, 1:] <= mask[:, :-1]).all())
+    return study.hf.model(
+        input_ids=ids.to(study.device),
+        attention_mask=None if right else mask.to(study.device),
+        use_cache=False,
+        **kwargs,
+    )[0]
+
+
+def batches(study: StudyModel, items: Sequence[Encoded], batch_size: int, run: Callable) -> Iterator[tuple[list, Any]]:
+    """``(rows, run(ids, mask, spans))`` for batches of conversations of like length, right-padded.
+
+    Out of memory the batch is halved, as often as it takes (`rimkit.models.device.shrinking`).
+    """
+    if not items:
+        raise UserError("there are no prompts to read")
+
+    def padded(rows: list[int]):
+        return run(*pad([items[row] for row in rows], study.pad_id, side="right"))
+
+    advice = "shorten the prompts, or take a smaller model or a larger device ('rimkit plan' shows what fits)"
+    yield from shrinking(study, "reading", [len(item.ids) for item in items], batch_size, padded, advice)
+
+
+def stream(
+    study: StudyModel,
+    items: Sequence[Encoded],
+    kinds: Sequence[str] = ("residual",),
+    spans: Sequence[str] = ("last",),
+    pool: str = "mean",
+    batch_size: int = 64,
+) -> Iterator[tuple[list[int], dict[tuple[str, str], torch.Tensor]]]:
+    """Internals pooled over spans, batch by batch: ``(rows, {(kind, span): [layers, batch, ...]})``.
+
+    ``rows`` are positions in ``items``; a conversation without a span has NaN there. ``pool`` is "mean", "max" or
+    "size" (the largest absolute value) over the tokens of the span.
+
+    Raises ``UserError`` for internals that are not finite (it names the layer).
+    """
+    import torch
+
+    architecture(study)  # a model whose inside is not known, or is elsewhere, says so before anything is prepared
+    if pool not in ("mean", "max", "size"):
+        raise UserError(f"unknown pooling '{pool}': use 'mean', 'max' or 'size'")
+
+    def run(ids, mask, places):
+        inside = {span: _inside(places, span, ids.shape, study.device) for span in spans}
+
+        def keep(kind, index, x):  # each layer is pooled as it comes, so that only one is in memory
+            name = f"{study.name}: {kind} {index}"
+            return {span: _pooled(x, where.to(x.device), pool, name) for span, where in inside.items()}
+
+        with torch.inference_mode(), capture(study, kinds, keep) as found:
+            forward(study, ids, mask)
+        return {
+            (kind, span): torch.stack([pooled[span].to(study.device) for pooled in found[kind]])
+            for kind in kinds for span in spans
+        }  # fmt: skip
+
+    yield from batches(study, items, batch_size, run)
+
+
+def read(
+    study: StudyModel, items: Sequence[Encoded], kinds=("residual",), spans=("last",), pool="mean", batch_size=64
+) -> dict[tuple[str, str], np.ndarray]:
+    """Internals of every conversation: ``{(kind, span): float32 [layers, prompts, ...]}``; pooled as in `stream`.
+
+    Of a model that runs elsewhere (`rimkit.models.ndif`) they are read there.
+    """
+    if hasattr(study, "service"):
+        from rimkit.models import ndif
+
+        return ndif.read(study, items, kinds, spans, pool, batch_size)
+    kept: dict[tuple[str, str], np.ndarray] = {}
+    for rows, pooled in stream(study, items, kinds, spans, pool, batch_size):
+        for key, values in pooled.items():
+            if key not in kept:
+                kept[key] = np.full((len(values), len(items), *values.shape[2:]), np.nan, dtype=np.float32)
+            kept[key][:, rows] = values.float().cpu().numpy()
+    return kept
+
+
+def mean(
+    study: StudyModel, items: Sequence[Encoded], kind: str, span: str = "last", batch_size: int = 64, pool: str = "mean"
+) -> np.ndarray:
+    """The mean over conversations ``[layers, ...]`` of what `stream` pools; spans that are missing are left out.
+
+    One batch is in memory at a time, however many conversations there are.
+    """
+    total, count = 0.0, 0
+    for _, pooled in stream(study, items, (kind,), (span,), pool, batch_size):
+        values = pooled[kind, span].double()
+        there = ~values.isnan().flatten(2).any(-1).any(0)
+        total, count = total + values[:, there].sum(1).cpu().numpy(), count + int(there.sum())
+    if not count:
+        raise UserError(f"no prompt has the span '{span}'")
+    return (total / count).astype(np.float32)
+
+
+def _inside(places: list[dict], span: str, shape, device: str):
+    """Mask ``[batch, tokens]`` of a span; a row without it is all False."""
+    import torch
+
+    mask = torch.zeros(shape, dtype=torch.bool)
+    for row, spans in enumerate(places):
+        mask[row, slice(*spans.get(span, (0, 0)))] = True
+    return mask.to(device)
+
+
+def _pooled(x, where, pool: str, name: str):
+    """``x`` ``[batch, tokens, ...]`` over the tokens in ``where``: ``[batch, ...]``, NaN where there are none."""
+    import torch
+
+    x = x.float()
+    shape = where.shape + (1,) * (x.dim() - 2)
+    if pool == "mean":
+        pooled = torch.einsum("bt,bt...->b...", where.float() / where.sum(1, keepdim=True).clamp(min=1), x)
+    else:
+        x = x.abs() if pool == "size" else x
+        pooled = x.masked_fill(~where.view(shape), float("-inf")).amax(1)
+    missing = ~where.any(1)
+    if not pooled[~missing].isfinite().all():
+        raise UserError(f"{name} is not finite: load the model in float32 or bfloat16")
+    pooled[missing] = float("nan")
+    return pooled

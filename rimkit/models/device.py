@@ -1,0 +1,378 @@
+"""Where a model is computed and in which numbers: device, dtype, several GPUs, four bits.
+
+Does a model fit a device, and how many conversations at once? From its configuration alone; no weights are read.
+
+The weights are counted exactly, on torch's meta device. What a conversation needs is an estimate. Generation: keys and
+values of all tokens, one layer's work, one row of logits. Reading: one layer's work, and residual, heads and neurons of
+all layers. Gradients: what a backward pass keeps, measured in float32 on five families at 20 to 24 hidden sizes per
+token and layer with an MLP 2.75 times as wide, thus about 12 hidden sizes and 4 widths, and more in 16 bits, where
+norms are kept in 32. (Gemma 2 took 58: its attention is formed as a whole.) A wrong guess loses nothing: out of memory
+halves the batch.
+
+Batches that shrink when the memory does not hold them, so that nothing that was computed is lost.
+
+``rimkit plan``: does a model fit this machine or a known GPU, and how many conversations at once?
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rimkit.data import UserError, nearest
+
+if TYPE_CHECKING:
+
+    from rimkit.models.study import StudyModel
+
+
+
+
+# -- models.placing ----------
+DTYPES = ("float32", "bfloat16", "float16")
+QUANTIZED = ("4bit",)
+SPREAD = "auto"
+
+
+class Place(NamedTuple):
+    """``device`` ("cpu", "cuda:1" …, or "auto": spread over all GPUs), ``dtype``, and None or "4bit"."""
+
+    device: str
+    dtype: str
+    quantize: str | None = None
+
+
+def choose_device(
+    device: str | None, dtype: str | None, *, capability: tuple[int, int] | None, mps: bool
+) -> tuple[str, str, str]:
+    """``(device, dtype, note)`` for what was asked (None: choose) and what is there.
+
+    ``capability``: of the NVIDIA GPU, None without one. The CPU computes in float32; a GPU in bfloat16 from
+    capability 8 on and in float16 below (a T4 emulates bfloat16, slowly, while torch calls it supported);
+    an Apple GPU is used only when asked for, because its results differ from the CPU's. "auto" spreads a model over
+    all GPUs. A note is one line for the user.
+    """
+    note = ""
+    if device is None:
+        device = "cuda" if capability else "cpu"
+        if mps and not capability:
+            note = 'running on the CPU; ask for the Apple GPU with device="mps"'
+    if not re.fullmatch(r"cpu|mps|auto|cuda(:\d+)?", device):
+        raise UserError(f"unknown device {device!r}: use 'cpu', 'cuda', 'mps', or 'auto' for several GPUs")
+    there = {"cpu": True, "auto": True, "cuda": capability, "mps": mps}
+    if not there[device.partition(":")[0]]:
+        raise UserError(f"there is no device {device!r} here: leave device out to use the CPU")
+    if dtype is None:
+        on_gpu = "bfloat16" if capability and capability[0] >= 8 else "float16"
+        dtype = on_gpu if device.startswith("cuda") or (device == SPREAD and capability) else "float32"
+    return device, dtype, note
+
+
+def choose_here(device: str | None, dtype: str | None, quantize: str | None = None) -> Place:
+    """The place for what was asked on this machine; raises ``UserError`` where it cannot be had."""
+    import torch
+
+    capability = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
+    mps = torch.backends.mps.is_available()
+    device, dtype, note = choose_device(device, dtype, capability=capability, mps=mps)
+    if note:
+        print(note)
+    if quantize is not None:
+        check_quantize(quantize, on_gpu=capability is not None and device not in ("cpu", "mps"))
+    return Place(device, dtype, quantize)
+
+
+def check_quantize(quantize: str, *, on_gpu: bool) -> None:
+    """Raise ``UserError`` unless four bits can be had: they need an NVIDIA GPU and bitsandbytes."""
+    if quantize not in QUANTIZED:
+        raise UserError(f"unknown quantize={quantize!r}: use '4bit'{nearest(quantize, QUANTIZED)}")
+    if not on_gpu:
+        raise UserError("4-bit weights need an NVIDIA GPU: on this device leave quantize (or +4bit) out")
+    if find_spec("bitsandbytes") is None:
+        raise UserError("4-bit weights need the package bitsandbytes: pip install bitsandbytes")
+
+
+def settings_of(place: Place) -> dict:
+    """The arguments of ``from_pretrained`` for a place; without a device map the model is moved afterwards."""
+    import torch
+
+    dtype = getattr(torch, place.dtype)
+    settings = {"dtype": dtype}
+    if place.device == SPREAD:
+        settings["device_map"] = SPREAD
+    if place.quantize:
+        from transformers import BitsAndBytesConfig
+
+        settings["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+        settings.setdefault("device_map", {"": place.device})
+    return settings
+
+
+def check_spread(name: str, hf) -> None:
+    """Raise ``UserError`` if several GPUs together did not hold the model, and part of it lies elsewhere."""
+    places = {str(place) for place in (getattr(hf, "hf_device_map", None) or {}).values()}
+    outside = sorted(places & {"cpu", "disk"})
+    if "disk" in places or (outside and len(places) > len(outside)):
+        raise UserError(
+            f"{name} is too large for the devices here: part of it would lie on {' and '.join(outside)}; load it in "
+            f"4 bits ('{name}+4bit') or take a smaller model"
+        )
+
+
+def dtype_name(dtype) -> str | None:
+    """The name of a dtype given as text or as torch's; raises ``UserError`` for one that is not in `DTYPES`."""
+    name = None if dtype is None else str(dtype).removeprefix("torch.")
+    if name is not None and name not in DTYPES:
+        raise UserError(f"unknown dtype {name!r}: use {', '.join(DTYPES)}{nearest(name, DTYPES)}")
+    return name
+
+
+def move(hf, device: str | None, dtype: str | None):
+    """A module in memory, moved if a device or dtype is asked for."""
+    import torch
+
+    if device == SPREAD:
+        raise UserError("a model in memory stays on one device: load it by its name to spread it over several")
+    if device is not None:
+        hf = hf.to(choose_here(device, dtype).device)
+    return hf if dtype is None else hf.to(getattr(torch, dtype))
+
+
+# What CUDA reports as the whole memory, in GiB, and the compute capability, which sets the dtype.
+GPUS = {
+    "T4": (14.6, (7, 5)),
+    "L4": (22.0, (8, 9)),
+    "A10": (22.0, (8, 6)),
+    "A100-40": (39.4, (8, 0)),
+    "A100-80": (79.2, (8, 0)),
+    "H100": (79.1, (9, 0)),
+}
+# Published sizes, for planning without a network; the hub id or a folder gives those of any other model.
+QWEN3 = {"vocab_size": 151_936, "num_key_value_heads": 8, "head_dim": 128}
+SHAPES = {
+    "Qwen3-0.6B": {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16},
+    "Qwen3-4B": {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32},
+    "Qwen3-8B": {"hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "num_attention_heads": 32},
+}
+TIED = ("Qwen3-0.6B", "Qwen3-4B")  # one matrix for the embeddings and the last layer
+
+
+# -- models.fitting ----------
+GIB = 2**30
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes per weight with doubly quantised scales
+SAMPLING = 24  # bytes per entry of the vocabulary while a token is drawn: float32 scores, float64 sums
+RESERVED = 1.0  # GiB for the CUDA context, kernels and gaps
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a model asks of memory: ``parameters``, of which ``linear`` can be rounded to 4 bits; and its sizes."""
+
+    parameters: int
+    linear: int
+    layers: int
+    hidden: int
+    width: int  # of the MLP: neurons per token, of all experts that a token is sent to
+    vocabulary: int
+    cached: tuple[tuple[int, int | None], ...]  # per layer: numbers per token in the cache, largest number of tokens
+
+    def weights(self, dtype: str, quantize: str | None = None) -> float:
+        """Bytes of the weights."""
+        if not quantize:
+            return self.parameters * BYTES[dtype]
+        return self.linear * NF4 + (self.parameters - self.linear) * BYTES[dtype]
+
+    def cache(self, dtype: str, tokens: int) -> float:
+        """Bytes of keys and values of one conversation; layers with a sliding window keep no more than that."""
+        return BYTES[dtype] * sum(numbers * min(tokens, limit or tokens) for numbers, limit in self.cached)
+
+    def generating(self, dtype: str, tokens: int) -> float:
+        """Bytes per conversation of ``tokens`` tokens while it is generated."""
+        return self.cache(dtype, tokens) + self._work(dtype, tokens) + self.vocabulary * (SAMPLING + BYTES[dtype])
+
+    def reading(self, dtype: str, tokens: int) -> float:
+        """Bytes per conversation while all of its inside is read."""
+        return self._work(dtype, tokens) + BYTES[dtype] * tokens * self.layers * (2 * self.hidden + self.width)
+
+    def gradients(self, dtype: str, tokens: int) -> float:
+        """Bytes per conversation while gradients are taken: attribution, and tuning without its optimiser."""
+        return BYTES[dtype] * tokens * self.layers * (14 * self.hidden + 4 * self.width)
+
+    def _work(self, dtype: str, tokens: int) -> float:
+        return BYTES[dtype] * tokens * (6 * self.hidden + 3 * self.width)
+
+
+def needs_of(config) -> Needs:
+    """What the model of a Hugging Face configuration needs; raises ``UserError`` for an unknown architecture."""
+    hf = _hollow(config)
+    text = config.get_text_config()
+    parts = [module for name, module in hf.named_modules() if _can_be_rounded(name, module)]
+    experts = getattr(text, "num_experts_per_tok", None)
+    width = getattr(text, "moe_intermediate_size", None) if experts else None
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    kinds = getattr(text, "layer_types", None) or [_only_kind(text)] * text.num_hidden_layers
+    window = getattr(text, "sliding_window", None)
+    per_kind = {"linear_attention": (0, None), "sliding_attention": (2 * heads * head_dim, window)}
+    return Needs(
+        parameters=sum(weight.numel() for weight in hf.parameters()),
+        linear=sum(prod(module.weight.shape) for module in parts),
+        layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        width=(width or getattr(text, "intermediate_size", None) or 4 * text.hidden_size) * (experts or 1),
+        vocabulary=text.vocab_size,
+        cached=tuple(per_kind.get(kind, (2 * heads * head_dim, None)) for kind in kinds),
+    )
+
+
+def _only_kind(text) -> str:
+    on = getattr(text, "use_sliding_window", True) and getattr(text, "sliding_window", None)
+    return "sliding_attention" if on else "full_attention"
+
+
+def _hollow(config):
+    """The module without numbers."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
+
+    if config.model_type not in KNOWN:
+        raise UserError(
+            f"the architecture '{config.model_type}' is not a causal language model that transformers knows"
+        )
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
+def _can_be_rounded(name: str, module) -> bool:
+    import torch
+
+    return isinstance(module, torch.nn.Linear) and not name.endswith("lm_head")
+
+
+def at_once(needs: Needs, memory: float, dtype: str, tokens: int, quantize: str | None = None) -> tuple[int, int, int]:
+    """How many conversations of ``tokens`` tokens ``memory`` bytes hold: to generate, to read, to take gradients."""
+    free = memory - RESERVED * GIB - needs.weights(dtype, quantize)
+    return tuple(
+        max(0, int(free // each(dtype, tokens))) for each in (needs.generating, needs.reading, needs.gradients)
+    )
+
+
+def free_bytes(device: str) -> float:
+    """Memory that is free on a device of this machine, in bytes."""
+    import psutil
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
+def check_fits(name: str, source: str, config, place: Place) -> Place:
+    """The place, or the same over several GPUs where the first is too small; `UserError` if the weights do not fit."""
+    import torch
+
+    if place.device == SPREAD:
+        return place
+    free = free_bytes(place.device)
+    if _on_disk(source) * 4 < free:  # in whatever dtype it is stored: no need to count
+        return place
+    needs = needs_of(config)
+    weights = needs.weights(place.dtype, place.quantize)
+    if weights <= free:
+        return place
+    if place.device == "cuda" and torch.cuda.device_count() > 1:
+        return place._replace(device=SPREAD)
+    raise UserError(too_large(name, needs, place, free))
+
+
+def too_large(name: str, needs: Needs, place: Place, free: float) -> str:
+    """One line: by how much the weights exceed what is free, and what would help."""
+    weights = needs.weights(place.dtype, place.quantize)
+    in_what = "4 bits" if place.quantize else place.dtype
+    ways = ["take a smaller model or a larger device"]
+    if place.device.startswith("cuda") and not place.quantize:
+        ways.insert(0, f"load it in 4 bits ('{name}+4bit', {needs.weights(place.dtype, '4bit') / GIB:.1f} GiB)")
+    elif place.dtype == "float32":
+        ways.insert(0, f'load it with dtype="bfloat16" ({needs.weights("bfloat16") / GIB:.1f} GiB)')
+    return (
+        f"{name} is too large for this device by {(weights - free) / GIB:.1f} GiB: its weights take "
+        f"{weights / GIB:.1f} GiB in {in_what} and {place.device} has {free / GIB:.1f} GiB free; {' or '.join(ways)}"
+    )
+
+
+def _on_disk(source: str) -> float:
+    """Bytes of the weights of a folder; infinite for a hub id, whose weights may not be here yet."""
+    sizes = [file.stat().st_size for file in Path(source).glob("*.safetensors")] if Path(source).is_dir() else []
+    return sum(sizes) if sizes else float("inf")
+
+
+# -- models.memory ----------
+def shrinking(
+    study: StudyModel, what: str, lengths: Sequence[int], batch_size: int, run: Callable[[list[int]], Any], advice: str
+) -> Iterator[tuple[list[int], Any]]:
+    """``(rows, run(rows))`` for batches of conversations, the longest first, so that memory runs out at once or never.
+
+    ``lengths`` are tokens per conversation. A batch that runs out of memory is halved and tried again; how many tokens
+    were too many for ``what`` ("generating", "reading") is kept in ``study.limits`` and holds for every later batch of
+    this model. A batch that shrinks leaves results as they are. Raises ``UserError``, with ``advice``, when one
+    conversation alone is too much.
+    """
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    while order:
+        longest = lengths[order[0]]
+        size = min(batch_size, max(1, study.limits.get(what, batch_size * longest) // longest))
+        rows = order[:size]
+        failure = None
+        try:
+            result = run(rows)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            failure = str(error).partition("\n")[0]  # not the error: its traceback holds on to the tensors
+        if failure is not None:
+            study.limits[what] = len(rows) * longest // 2
+            _let_go(study.device)
+            if len(rows) == 1:
+                raise UserError(
+                    f"out of memory while {what} one conversation of {longest} tokens on {study.device}: {advice}"
+                )
+            print(f"out of memory with {len(rows)} conversations of up to {longest} tokens: going on with fewer")
+            continue
+        yield rows, result
+        order = order[size:]
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device, of whatever kind, has no memory left."""
+    import torch
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    text = str(error).lower()
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError) or should_reduce_batch_size(error)
+    return known or "can't allocate memory" in text or "mps backend out of memory" in text
+
+
+def _let_go(device: str) -> None:
+    import gc
+
+    import torch
+
+    gc.collect()
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
+    elif device.startswith("mps"):
+        torch.mps.empty_cache()
+
+

@@ -1,0 +1,1 @@
+"""What the paper reports: its tables and figures as data, counted and analysed again."""

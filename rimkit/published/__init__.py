@@ -1,1 +1,0 @@
-"""The paper's published numbers, examined again: averages, counts, correlations and power, without a model."""

@@ -1,0 +1,213 @@
+"""``rimkit plan``: does a model fit this machine or a known GPU, in which batches, and how long would chapters take?"""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING, NamedTuple
+
+import pandas as pd
+
+from rimkit.behavior.generation import generate
+from rimkit.data import UserError, nearest
+from rimkit.models.activations import read
+from rimkit.models.device import (
+    GIB,
+    GPUS,
+    QWEN3,
+    RESERVED,
+    SHAPES,
+    TIED,
+    Needs,
+    at_once,
+    choose_device,
+    choose_here,
+    free_bytes,
+    needs_of,
+)
+from rimkit.models.hub import options_of
+from rimkit.models.load import config_of
+
+if TYPE_CHECKING:
+    from rimkit.models.study import StudyModel
+
+# -- models.planning ----------
+HERE = "this machine"
+COLUMNS = ["device", "memory", "dtype", "weights", "generate", "read", "gradients", "verdict"]
+
+
+def plan(model: str, gpu: str | None = None, tokens: int = 1024) -> tuple[Needs, pd.DataFrame]:
+    """What a model needs, and a table of devices: this machine and all of `GPUS`, or one of them.
+
+    ``model``: an embedded name, a folder (its weights may be missing) or a hub id, of which only the configuration is
+    read; options (``+4bit``) count. Columns: ``device, memory, dtype, weights, generate, read, gradients, verdict``;
+    memory and weights in GiB, ``generate`` to ``gradients`` in conversations of ``tokens`` tokens at once.
+
+    Raises ``UserError`` for an unknown model, architecture or GPU, and fewer than one token.
+    """
+    needs = needs_of(config_of(model))
+    return needs, devices(needs, gpu, tokens, options_of(model)[1].get("quantize"))
+
+
+def shape(name: str):
+    """The Hugging Face configuration of one of `SHAPES`; raises ``UserError`` for another name."""
+    from transformers import Qwen3Config
+
+    if name not in SHAPES:
+        raise UserError(f"unknown shape '{name}': known are {', '.join(SHAPES)}{nearest(name, SHAPES)}")
+    return Qwen3Config(**QWEN3, **SHAPES[name], tie_word_embeddings=name in TIED)
+
+
+def devices(needs: Needs, gpu: str | None = None, tokens: int = 1024, quantize: str | None = None) -> pd.DataFrame:
+    """The table of `plan` for needs that are known already."""
+    import pandas as pd
+
+    if tokens < 1:
+        raise UserError(f"tokens must be 1 or more, not {tokens}")
+    known = {name.lower(): name for name in GPUS}
+    if gpu is not None and gpu.lower() not in known:
+        raise UserError(f"unknown GPU '{gpu}': known are {', '.join(GPUS)}{nearest(gpu, GPUS)}")
+    asked = [here()] if gpu is None else []
+    asked += [_known(name) for name in ([known[gpu.lower()]] if gpu else GPUS)]
+    return pd.DataFrame([_row(needs, *device, tokens, quantize) for device in asked], columns=COLUMNS)
+
+
+def here() -> tuple[str, float, str]:
+    """This machine as a row of the plan: name, memory in bytes, dtype."""
+    import torch
+
+    place = choose_here(None, None)
+    if place.device == "cpu":
+        return f"{HERE} (CPU)", free_bytes("cpu"), place.dtype
+    device = torch.cuda.get_device_properties(0)
+    return f"{HERE} ({device.name})", device.total_memory, place.dtype
+
+
+def _known(name: str) -> tuple[str, float, str]:
+    memory, capability = GPUS[name]
+    return name, memory * GIB, choose_device("cuda", None, capability=capability, mps=False)[1]
+
+
+def _row(needs: Needs, name: str, memory: float, dtype: str, tokens: int, quantize: str | None) -> tuple:
+    on_cpu = "CPU" in name
+    if quantize and on_cpu:
+        return name, memory / GIB, dtype, float("nan"), 0, 0, 0, "4 bits need an NVIDIA GPU"
+    weights = needs.weights(dtype, quantize)
+    generate, read, gradients = at_once(needs, memory, dtype, tokens, quantize)
+    numbers = name, memory / GIB, dtype, weights / GIB, generate, read, gradients
+    if not generate:
+        missing = weights + RESERVED * GIB + needs.generating(dtype, tokens) - memory
+        rounded = not quantize and not on_cpu and at_once(needs, memory, dtype, tokens, "4bit")[0]
+        return *numbers, f"too large by {missing / GIB:.1f} GiB{'; +4bit fits' if rounded else ''}"
+    limits = "replies only: its inside does not fit" if not read else "" if gradients else "fits, but no gradients"
+    return *numbers, limits or "fits"
+
+
+def lines(model: str, needs: Needs, table: pd.DataFrame, tokens: int) -> list[str]:
+    """A plan as text."""
+    size, unit = (needs.parameters / 1e9, "billion") if needs.parameters >= 1e9 else (needs.parameters / 1e6, "million")
+    width = max(map(len, table["device"]))
+    said = [
+        f"{model}: {size:.3g} {unit} parameters in {needs.layers} layers; keys and values take "
+        f"{needs.cache('bfloat16', 1) / 1024:.3g} KiB per token in 16 bits",
+        f"At once: conversations of {tokens} tokens (prompt and reply); weights are exact, all else is estimated.",
+        "",
+        f"{'device':{width}}    GiB  dtype     weights  generate   read  gradients  verdict",
+    ]
+    for row in table.itertuples():
+        numbers = f"{row.memory:5.1f}  {row.dtype:8}  {row.weights:7.1f}  {row.generate:8}  {row.read:5}"
+        said.append(f"{row.device:{width}}  {numbers}  {row.gradients:9}  {row.verdict}")
+    return said
+
+
+# -- behavior.calibrating ----------
+TOGETHER = 64  # conversations in the measured batch, as in the chapters
+STEPS = {False: 96, True: 40}  # tokens of a batch's longest reply: what chapters allow; in the invented language, fewer
+BACKWARD = 3  # a pass with gradients takes about three times one without
+EPOCHS = 3  # the embedded models learn from an example once, others three times
+
+
+class Work(NamedTuple):
+    """What a chapter does with its default parameters, counted on ``rim-mini``, in conversations."""
+
+    replies: int
+    read: int = 0
+    gradients: int = 0
+    trained: int = 0
+
+
+CHAPTERS = {
+    "00_start_here": Work(65),
+    "01_observing_rim": Work(2024),
+    "02_reasoning_patterns": Work(1656),
+    "03_where_refusal_lives": Work(2875, read=2263),
+    "04_refusal_heads": Work(2942, read=626, gradients=46),
+    "05_finetuning_backfires": Work(1630, trained=720),
+    "06_safety_neurons": Work(2468, read=931, gradients=2684),
+    "07_entanglement": Work(621, read=1320, gradients=46, trained=160),
+    "10_your_own_model": Work(506),
+}
+
+
+class Speed(NamedTuple):
+    """Seconds per generated token of a batch of `TOGETHER`, and per conversation that is read."""
+
+    step: float
+    reading: float
+
+
+def measure(study: StudyModel, new_tokens: int = 12) -> Speed:
+    """Generate `TOGETHER` short replies and read as many conversations: seconds to minutes, by the model's size."""
+    texts = [f"Please write a short note about the {number}th day of the month." for number in range(TOGETHER)]
+    prompts = pd.DataFrame({"prompt_id": [f"p{number}" for number in range(TOGETHER)], "text": texts})
+    settings = {"mode": "no-think", "batch_size": TOGETHER, "progress": False}
+    generate(study, prompts, max_new_tokens=2, **settings)  # the first call also compiles and allocates
+    start = perf_counter()
+    written = generate(study, prompts, max_new_tokens=new_tokens, **settings)
+    step = (perf_counter() - start) / min(new_tokens, written["n_tokens"].max() + 1)
+    items = [study.chat.encode(text, "no-think", reply="a b c d " * 8) for text in texts]
+    start = perf_counter()
+    forward_only = _reading(study, items)
+    return Speed(step, (perf_counter() - start) / TOGETHER if forward_only else float("nan"))
+
+
+def _reading(study: StudyModel, items: list) -> bool:
+    from rimkit.models.hooks import why_closed
+
+    if why_closed(study.hf):
+        return False
+    read(study, items, batch_size=TOGETHER)
+    return True
+
+
+def minutes(speed: Speed, invented: bool) -> pd.DataFrame:
+    """Estimated minutes per chapter: ``chapter, minutes``; NaN where the inside of the model cannot be read.
+
+    An upper estimate: every batch is taken to go on for `STEPS` tokens. At the default parameters, without the time to
+    load the model in every chapter.
+    """
+    rows = []
+    for chapter, work in CHAPTERS.items():
+        seconds = work.replies / TOGETHER * STEPS[invented] * speed.step
+        passes = work.read + BACKWARD * (work.gradients + work.trained * (1 if invented else EPOCHS))
+        rows.append((chapter, (seconds + (passes * speed.reading if passes else 0)) / 60))
+    return pd.DataFrame(rows, columns=["chapter", "minutes"])
+
+
+def report(model: str, gpu: str | None = None, tokens: int = 1024, calibrate: bool = False) -> list[str]:
+    """The lines that ``rimkit plan`` prints; raises ``UserError`` as `rimkit.models.device.plan` and `load`."""
+    from rimkit.models.load import load
+
+    said = lines(model, *plan(model, gpu, tokens), tokens)
+    if calibrate:
+        study = load(model)
+        speed = measure(study)
+        said += [
+            "",
+            f"Measured on {study.device} in {study.dtype}: {TOGETHER / speed.step:.0f} tokens per second in batches of "
+            f"{TOGETHER}, {1 / speed.reading:.0f} conversations read per second.",
+            f"Minutes per chapter at the default parameters, if replies take {STEPS[study.invented]} tokens:",
+            *(f"  {row.chapter:28}{row.minutes:8.1f}" for row in minutes(speed, study.invented).itertuples()),
+        ]
+    return said
+
+
