@@ -7,7 +7,7 @@ Tables that people bring along: csv, jsonl and parquet files, read in one way ev
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,3 +95,41 @@ def read_table(path: Path) -> pd.DataFrame:
     except (ValueError, OSError) as error:  # what pandas and pyarrow raise on damaged files
         reason = f"{error}".splitlines()[0]
         raise UserError(f"the file '{path}' cannot be read as {path.suffix[1:]}: {reason}") from error
+
+
+# -- numbers ----------
+def number(value: float | None, digits: int = 2, *, signed: bool = False) -> str:
+    """A number as readers see it: a true minus sign, no minus zero, "–" where it is missing."""
+    if missing(value):
+        return "–"
+    text = f"{value:{'+' if signed else ''},.{digits}f}"
+    return (text if text.strip("+-0.,") else text.lstrip("+-")).replace("-", "−")
+
+
+def percent(share: float | None, digits: int | None = None, *, signed: bool = False) -> str:
+    """A share as percent, without the sign "%": whole, or with one decimal where it would look like zero."""
+    if missing(share):
+        return "–"
+    if digits is None:
+        digits = 1 if 0.0005 <= abs(share) < 0.005 else 0
+    return number(100 * share, digits, signed=signed)
+
+
+def points(difference: float | None, digits: int | None = None) -> str:
+    """A difference of two shares in percentage points with its sign, rounded as `percent` is."""
+    return percent(difference, digits, signed=True)
+
+
+def interval(low: float | None, high: float | None, words: Callable[[float], str] = percent) -> str:
+    """``"[10, 24]"``; ``words`` says how each end is written. Empty where there is none."""
+    return "" if missing(low) or missing(high) else f"[{words(low)}, {words(high)}]"
+
+
+def p_value(value: float) -> str:
+    """A p value with as many digits as it deserves."""
+    return "< 0.001" if value < 0.001 else number(value, 3 if value < 0.1 else 2)
+
+
+def missing(value) -> bool:
+    """Whether this is no number: None, NaN or pandas' NA."""
+    return str(value) in ("None", "nan", "<NA>")

@@ -1,0 +1,20 @@
+"""Numbers as readers see them."""
+
+import pytest
+
+from rimkit.data import interval, number, p_value, percent, points
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (number(-0.004), "0.00"), (number(-3.14159), "−3.14"), (number(12345.6, 0), "12,346"), (number(2, 1, signed=True), "+2.0"),
+        (number(float("nan")), "–"), (number(None), "–"), (number(0.0, signed=True), "0.00"),
+        (percent(0.173), "17"), (percent(0.0042), "0.4"), (percent(0.0001), "0"), (percent(None), "–"), (percent(0.173, 1), "17.3"),
+        (points(0.123), "+12"), (points(-0.0042), "−0.4"), (points(0.123, 1), "+12.3"), (points(-0.0001), "0"),
+        (interval(0.1, 0.24), "[10, 24]"), (interval(-0.1, 0.24, points), "[−10, +24]"), (interval(float("nan"), 1), ""),
+        (p_value(0.0004), "< 0.001"), (p_value(0.0234), "0.023"), (p_value(0.4), "0.40"),
+    ],
+)  # fmt: skip
+def test_numbers_in_words(text, expected):
+    assert text == expected
