@@ -63,8 +63,8 @@ def test_identity_of_a_model():
     def study(name):
         return type("Study", (StudyModel,), {"device": "cpu"})(name, None, None, None, 1, 0)
 
-    assert setup.identity(study("rim-mini:2")) == {"model": "rim-mini", "seed": 2, "device": "cpu"}
-    assert setup.identity(study("Qwen3-4B"))["seed"] is None
+    assert study("rim-mini:2").identity == {"model": "rim-mini", "seed": 2, "device": "cpu"}
+    assert study("Qwen3-4B").identity["seed"] is None
 
 
 def test_a_bound_near_zero_keeps_its_side():

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from rimkit.models.study import StudyModel
 
 
-
 KINDS = ("residual", "z", "neurons")
 
 
@@ -128,16 +127,9 @@ def stream(
 def read(
     study: StudyModel, items: Sequence[Encoded], kinds=("residual",), spans=("last",), pool="mean", batch_size=64
 ) -> dict[tuple[str, str], np.ndarray]:
-    """Internals of every conversation: ``{(kind, span): float32 [layers, prompts, ...]}``; pooled as in `stream`.
-
-    Of a model that runs elsewhere (`rimkit.models.ndif`) they are read there.
-    """
-    if hasattr(study, "service"):
-        from rimkit.models import ndif
-
-        return ndif.read(study, items, kinds, spans, pool, batch_size)
+    """Internals of every conversation: ``{(kind, span): float32 [layers, prompts, ...]}``; pooled as in `stream`."""
     kept: dict[tuple[str, str], np.ndarray] = {}
-    for rows, pooled in stream(study, items, kinds, spans, pool, batch_size):
+    for rows, pooled in study.stream(items, kinds, spans, pool, batch_size):
         for key, values in pooled.items():
             if key not in kept:
                 kept[key] = np.full((len(values), len(items), *values.shape[2:]), np.nan, dtype=np.float32)
@@ -153,7 +145,7 @@ def mean(
     One batch is in memory at a time, however many conversations there are.
     """
     total, count = 0.0, 0
-    for _, pooled in stream(study, items, (kind,), (span,), pool, batch_size):
+    for _, pooled in study.stream(items, (kind,), (span,), pool, batch_size):
         values = pooled[kind, span].double()
         there = ~values.isnan().flatten(2).any(-1).any(0)
         total, count = total + values[:, there].sum(1).cpu().numpy(), count + int(there.sum())

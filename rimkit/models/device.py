@@ -27,10 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rimkit.data import UserError, nearest
 
 if TYPE_CHECKING:
-
     from rimkit.models.study import StudyModel
-
-
 
 
 # -- models.placing ----------
@@ -374,5 +371,3 @@ def _let_go(device: str) -> None:
         torch.cuda.empty_cache()
     elif device.startswith("mps"):
         torch.mps.empty_cache()
-
-

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 from rimkit.data import UserError, nearest
 from rimkit.models.chat import ChatFormat
+from rimkit.models.hub import locate
 
 # -- models.endpoint ----------
 PREFIX = "endpoint:"
@@ -96,8 +97,6 @@ def _read_tokenizer(source):
     if not isinstance(source, str | Path):
         return source
     from transformers import AutoTokenizer
-
-    from rimkit.models.hub import locate
 
     try:
         _, folder, local = locate(source, None)

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from rimkit.models.study import StudyModel
 
 
-
-
 # -- models.internals ----------
 NORMALISED_AFTER = ("olmo2", "gemma2")  # families that normalise what attention adds
 FAMILIES = ("qwen3", "qwen2", "llama", "mistral", "phi3", "olmo2", "gemma2", "qwen3_moe", "olmoe")

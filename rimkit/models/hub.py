@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-
-
 # -- models.locating ----------
 EMBEDDED = re.compile(r"(?P<name>[\w.-]+?)(?::(?P<seed>\d+))?")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rimkit.data import UserError
-from rimkit.models import chat
+from rimkit.models import chat, ndif
 from rimkit.models.chat import ChatFormat
 from rimkit.models.device import (
     GIB,
@@ -34,8 +34,6 @@ from rimkit.models.study import StudyModel
 
 if TYPE_CHECKING:
     pass
-
-
 
 
 # -- models.loading ----------
@@ -79,9 +77,10 @@ def load(
     weights too large for the device.
     """
     if remote:
-        from rimkit.models.ndif import connect as connect_elsewhere
-
-        return connect_elsewhere(model, remote, revision, think)
+        ndif.check_service(remote)
+        if remote == "local":
+            return ndif.dry_run(load(model, think=think))
+        return ndif.connect(model, revision, think)
     if isinstance(model, StudyModel):
         return model
     if is_endpoint(model):

@@ -10,7 +10,7 @@ Not tried on the live service.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,6 @@ import numpy as np
 from rimkit.data import UserError, nearest
 from rimkit.models.chat import ChatFormat, Encoded, pad
 from rimkit.models.hub import locate, options_of, with_options
-from rimkit.models.load import load
 from rimkit.models.study import StudyModel
 
 SERVICES = ("ndif", "local")
@@ -55,25 +54,59 @@ class RemoteStudy(StudyModel):
     def tracing(self) -> dict:
         return {"remote": True if self.service == "ndif" else self.service}
 
+    def stream(
+        self,
+        items: Sequence[Encoded],
+        kinds: Sequence[str] = ("residual",),
+        spans: Sequence[str] = ("last",),
+        pool: str = "mean",
+        batch_size: int = 64,
+    ) -> Iterator[tuple[list[int], dict]]:
+        """As `rimkit.models.activations.stream`; values are pooled where the model runs.
 
-def connect(
-    model: str | StudyModel, service: str = "ndif", revision: str | None = None, think: bool | str = True
-) -> RemoteStudy:
-    """A model as it runs on a service; nothing but its configuration and tokenizer is loaded for "ndif".
+        Raises ``UserError`` for no prompts, an unknown kind, other pooling than the mean, and neurons of a mixture
+        of experts.
+        """
+        import torch
+
+        _check(self, items, kinds, pool)
+        heads = self.nn._module.config.num_attention_heads
+        for rows in _batches(items, batch_size):
+            ids, mask, places = pad([items[row] for row in rows], self.pad_id, side="right")
+            weights = [_weights(places, span, ids.shape) for span in spans]
+            found = _pooled(self.nn, ids, mask, weights, tuple(kinds), self.tracing)
+            pooled = {}
+            for kind in kinds:
+                for span, layers in zip(spans, found[kind], strict=True):
+                    values = torch.stack([layer.float() for layer in layers])
+                    values = values.unflatten(-1, (heads, -1)) if kind == "z" else values
+                    values[:, [span not in place for place in places]] = float("nan")
+                    pooled[kind, span] = values
+            yield rows, pooled
+
+
+def dry_run(study: StudyModel) -> RemoteStudy:
+    """A model that is loaded here, read as a service would read it."""
+    return RemoteStudy(study.name, study.nn, study.tokenizer, study.chat, study.context, study.pad_id, service="local")
+
+
+def connect(model: str, revision: str | None = None, think: bool | str = True) -> RemoteStudy:
+    """A model as it runs on NDIF; nothing but its configuration and tokenizer is loaded.
 
     ``think`` and the options behind a name (``+instruct``) are as for `rimkit.load`.
 
-    Raises ``UserError`` for an unknown service, for a model that is not on the hub, without a key of NDIF
-    (``NDIF_API_KEY``), and for a tokenizer that the chapters cannot use.
+    Raises ``UserError`` for a model that is not on the hub, without a key of NDIF (``NDIF_API_KEY``), and for a
+    tokenizer that the chapters cannot use.
     """
-    if service not in SERVICES:
-        raise UserError(f"unknown service '{service}': use {' or '.join(SERVICES)}{nearest(service, SERVICES)}")
-    if service == "local":
-        here = load(model, think=think)
-        return RemoteStudy(here.name, here.nn, here.tokenizer, here.chat, here.context, here.pad_id, service=service)
     check_served(model, revision)
     plain, options = options_of(model)
     return _served(plain, revision, options.get("think", think))
+
+
+def check_service(service: str) -> None:
+    """Raise ``UserError`` unless ``service`` is one of `SERVICES`."""
+    if service not in SERVICES:
+        raise UserError(f"unknown service '{service}': use {' or '.join(SERVICES)}{nearest(service, SERVICES)}")
 
 
 def check_served(model: str | StudyModel, revision: str | None = None) -> None:
@@ -106,40 +139,6 @@ def _served(model: str, revision: str | None, think: bool | str = True) -> Remot
     context = getattr(nn._module.config.get_text_config(), "max_position_embeddings", tokenizer.model_max_length)
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else chat.stop_ids[0]
     return RemoteStudy(with_options(model, think), nn, tokenizer, chat, int(context), pad_id, service="ndif")
-
-
-# -- reads -------------------------------------------------------------------------------------------------
-
-
-def read(
-    study: RemoteStudy,
-    items: Sequence[Encoded],
-    kinds: Sequence[str] = ("residual",),
-    spans: Sequence[str] = ("last",),
-    pool: str = "mean",
-    batch_size: int = 64,
-) -> dict[tuple[str, str], np.ndarray]:
-    """As `rimkit.models.activations.read`, which calls this for a remote model; values are pooled where the model runs.
-
-    Raises ``UserError`` for no prompts, an unknown kind, other pooling than the mean, and neurons of a mixture of
-    experts.
-    """
-    _check(study, items, kinds, pool)
-    config = study.nn._module.config
-    found: dict[tuple[str, str], np.ndarray] = {}
-    for rows in _batches(items, batch_size):
-        ids, mask, places = pad([items[row] for row in rows], study.pad_id, side="right")
-        weights = [_weights(places, span, ids.shape) for span in spans]
-        pooled = _pooled(study.nn, ids, mask, weights, tuple(kinds), study.tracing)
-        for kind in kinds:
-            for span, values in zip(spans, pooled[kind], strict=True):
-                values = np.stack([value.float().numpy() for value in values])
-                if kind == "z":
-                    values = values.reshape(*values.shape[:-1], config.num_attention_heads, -1)
-                values[:, [span not in place for place in places]] = np.nan
-                shape = (len(values), len(items), *values.shape[2:])
-                found.setdefault((kind, span), np.full(shape, np.nan, dtype=np.float32))[:, rows] = values
-    return found
 
 
 def logits(study: RemoteStudy, items: Sequence[Encoded], span: str = "last", batch_size: int = 64) -> np.ndarray:

@@ -70,9 +70,8 @@ def results(name: str) -> pd.DataFrame:
 
 
 def identity(study: StudyModel) -> dict:
-    """How a model is named in ledger rows: ``model``, training ``seed`` (empty for a model of your own), ``device``."""
-    name, _, seed = study.name.partition(":")
-    return {"model": name, "seed": int(seed) if seed else None, "device": study.device}
+    """`StudyModel.identity`."""
+    return study.identity
 
 
 # -- teaching.colab ----------
