@@ -7,6 +7,7 @@ Tables that people bring along: csv, jsonl and parquet files, read in one way ev
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -95,6 +96,26 @@ def read_table(path: Path) -> pd.DataFrame:
     except (ValueError, OSError) as error:  # what pandas and pyarrow raise on damaged files
         reason = f"{error}".splitlines()[0]
         raise UserError(f"the file '{path}' cannot be read as {path.suffix[1:]}: {reason}") from error
+
+def kept(folder: str | Path, make: Callable[[], dict[str, pd.DataFrame]]) -> dict[str, pd.DataFrame]:
+    """Tables by name, as they lie in ``folder``; made now, and put there whole, if they are not there.
+
+    This is how long work goes on after an interruption. With no folder (empty) nothing is kept.
+    """
+    import pandas as pd
+
+    if not str(folder):
+        return make()
+    folder = Path(folder)
+    if not folder.is_dir():
+        partial = folder.with_name(f".{folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        for name, table in make().items():
+            table.to_parquet(partial / f"{name}.parquet", index=False)
+        partial.rename(folder)
+    return {file.stem: pd.read_parquet(file) for file in sorted(folder.glob("*.parquet"))}
+
 
 
 # -- numbers ----------

@@ -1,8 +1,9 @@
-"""Numbers as readers see them."""
+"""Numbers as readers see them, and tables that are kept."""
 
+import pandas as pd
 import pytest
 
-from rimkit.data import interval, number, p_value, percent, points
+from rimkit.data import interval, kept, number, p_value, percent, points
 
 
 @pytest.mark.parametrize(
@@ -18,3 +19,23 @@ from rimkit.data import interval, number, p_value, percent, points
 )  # fmt: skip
 def test_numbers_in_words(text, expected):
     assert text == expected
+
+
+def test_work_is_done_once_and_kept_whole(tmp_path):
+    made = []
+
+    def make() -> dict[str, pd.DataFrame]:
+        made.append(len(made))
+        return {"a": pd.DataFrame({"x": [1, 2]}), "b": pd.DataFrame({"y": ["z"]})}
+
+    def fail() -> dict[str, pd.DataFrame]:
+        raise OSError("interrupted")
+
+    with pytest.raises(OSError, match="interrupted"):
+        kept(tmp_path / "cell", fail)
+    first, again = (kept(tmp_path / "cell", make) for _ in range(2))
+    assert made == [0]
+    assert [path.name for path in tmp_path.iterdir()] == ["cell"]
+    assert {name: table.to_dict("list") for name, table in again.items()} == {"a": {"x": [1, 2]}, "b": {"y": ["z"]}}
+    assert set(first) == set(kept("", make)) == {"a", "b"}
+    assert made == [0, 1]
