@@ -8,15 +8,15 @@ Tables that people bring along: csv, jsonl and parquet files, read in one way ev
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
 
 
 # -- errors ----------
@@ -97,6 +97,25 @@ def read_table(path: Path) -> pd.DataFrame:
         reason = f"{error}".splitlines()[0]
         raise UserError(f"the file '{path}' cannot be read as {path.suffix[1:]}: {reason}") from error
 
+
+@contextmanager
+def whole(path: str | Path) -> Iterator[Path]:
+    """Where to write a file or folder that appears whole, under ``path``, when all went well.
+
+    The name is hidden and nobody else's, so that two writers do not meet.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid4().hex[:8]}.partial")
+    try:
+        yield partial
+        if partial.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        partial.replace(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True) if partial.is_dir() else partial.unlink(missing_ok=True)
+
+
 def kept(folder: str | Path, make: Callable[[], dict[str, pd.DataFrame]]) -> dict[str, pd.DataFrame]:
     """Tables by name, as they lie in ``folder``; made now, and put there whole, if they are not there.
 
@@ -108,14 +127,12 @@ def kept(folder: str | Path, make: Callable[[], dict[str, pd.DataFrame]]) -> dic
         return make()
     folder = Path(folder)
     if not folder.is_dir():
-        partial = folder.with_name(f".{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        for name, table in make().items():
-            table.to_parquet(partial / f"{name}.parquet", index=False)
-        partial.rename(folder)
+        tables = make()
+        with whole(folder) as partial:
+            partial.mkdir()
+            for name, table in tables.items():
+                table.to_parquet(partial / f"{name}.parquet", index=False)
     return {file.stem: pd.read_parquet(file) for file in sorted(folder.glob("*.parquet"))}
-
 
 
 # -- numbers ----------

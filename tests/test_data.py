@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from rimkit.data import interval, kept, number, p_value, percent, points
+from rimkit.data import interval, kept, number, p_value, percent, points, whole
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,19 @@ def test_work_is_done_once_and_kept_whole(tmp_path):
     assert {name: table.to_dict("list") for name, table in again.items()} == {"a": {"x": [1, 2]}, "b": {"y": ["z"]}}
     assert set(first) == set(kept("", make)) == {"a", "b"}
     assert made == [0, 1]
+
+
+def test_what_is_written_appears_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "new" / "file.txt"
+    with whole(target) as one, whole(target) as other:  # two writers
+        one.write_text("one")
+        other.write_text("other")
+        assert one != other and not target.exists()
+    assert target.read_text() == "one"  # the last to end
+    with pytest.raises(OSError, match="full"), whole(target) as partial:
+        partial.write_text("half")
+        raise OSError("disk full")
+    with whole(tmp_path / "new") as partial:
+        partial.mkdir()
+        (partial / "a").write_text("a")
+    assert [path.name for path in tmp_path.rglob("*")] == ["new", "a"]
