@@ -353,8 +353,9 @@ def _print_fetchable() -> None:
 
     from rimkit.runs import fetch
 
-    view = Table("prompt set", "what", "repository", "revision", "access", "here")
-    for item in fetch.prompt_sets():
+    listed = fetch.prompt_sets()
+    view = Table(*listed.columns)
+    for item in listed.itertuples(index=False):
         view.add_row(*item)
     Console(width=None if sys.stdout.isatty() else 150).print(view)
     models = ", ".join(f"{name} ({size:,.0f} MB)" for name, size in fetch.cached_models())
