@@ -6,7 +6,7 @@ import pytest
 from matplotlib.colors import to_hex, to_rgb
 
 from rimkit.data import UserError
-from rimkit.paper import statistics, tables
+from rimkit.paper import reanalysis, tables
 from rimkit.teaching import paper_figures
 from rimkit.teaching import tables as shown
 from rimkit.teaching.figures import png
@@ -92,7 +92,7 @@ def test_figures_show_the_range_that_was_possible(changes):
 
 def test_panels_say_how_many_prompts_stand_behind_them():
     table = tables.published("fig3_probe_scores").query("mode == 'think'")
-    notes = {position: statistics.sizes_in_words("think", position) for position in table["position"].unique()}
+    notes = {position: reanalysis.sizes_in_words("think", position) for position in table["position"].unique()}
     figure = paper_figures.layer_plot(
         table, "share_above_threshold", "group", "position", title="t", label="Share", notes=notes
     )

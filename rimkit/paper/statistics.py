@@ -208,8 +208,8 @@ def power(
 
 def prompts_needed(rate: float, control_rate: float, judge_sd: float = 0.0) -> float:
     """Prompts per condition for a power of `POWER`; ``inf`` where the judge alone is too noisy for it."""
-    one_prompt = standard_error(rate, control_rate, n_prompts=1) ** 2
-    allowed = ((rate - control_rate) / REACH) ** 2 - 2 * judge_sd**2
+    one_prompt = standard_error(rate, control_rate, 1) ** 2
+    allowed = ((rate - control_rate) / REACH) ** 2 - standard_error(0, 0, 1, judge_sd=judge_sd) ** 2
     return float(ceil(one_prompt / allowed)) if allowed > 0 else inf
 
 
@@ -217,5 +217,6 @@ def seeds_needed(
     rate: float, control_rate: float, n_prompts: int, judge_sd: float = JUDGE_SD, seed_sd: float = SEED_SD
 ) -> float:
     """Seeds per condition for a power of `POWER` with ``n_prompts`` prompts; ``inf`` where these are too few."""
+    one_seed = standard_error(0, 0, 1, judge_sd=judge_sd, seed_sd=seed_sd) ** 2
     allowed = ((rate - control_rate) / REACH) ** 2 - standard_error(rate, control_rate, n_prompts) ** 2
-    return float(max(1, ceil(2 * (judge_sd**2 + seed_sd**2) / allowed))) if allowed > 0 else inf
+    return float(max(1, ceil(one_seed / allowed))) if allowed > 0 else inf

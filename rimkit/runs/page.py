@@ -19,7 +19,7 @@ from rich.table import Table
 from rimkit import __version__, ledger
 from rimkit.data import UserError
 from rimkit.paper.findings import findings
-from rimkit.paper.reanalysis import OVER_MODELS, PUBLISHED, after_correction, reanalysis, rows
+from rimkit.paper.reanalysis import OVER_MODELS, after_correction, effects, reanalysis
 from rimkit.teaching.paper_figures import evidence_plot, svg
 
 # -- runs.page ----------
@@ -95,7 +95,6 @@ def page(own: pd.DataFrame, notes: list[str] | tuple[str, ...] = ()) -> str:
 
     loader = PackageLoader("rimkit.runs", "")
     jinja = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    own = own[own["model"] != PUBLISHED]  # computed anew, by the version that writes the page
     shipped = ledger.shipped()
     return jinja.get_template("page.html.j2").render(
         families=_families(own, shipped),
@@ -119,7 +118,7 @@ def _families(own: pd.DataFrame, shipped: pd.DataFrame) -> list[dict]:
     judged = pd.concat(
         [ledger.claims_table(frame).assign(group=group) for group, frame in ((SHIPPED, shipped), (OWN, own))]
     )
-    paper = ledger.table(rows())
+    paper = effects()
     table = reanalysis().set_index("claim")
     says = findings()
     found = []
@@ -157,8 +156,8 @@ def _claim(entry: dict, judged: pd.DataFrame, paper: pd.DataFrame, over_models, 
 
 def _figure(entry: dict, judged: pd.DataFrame, paper: pd.DataFrame, word: str) -> dict | None:
     columns = ["group", "label", "effect", "ci_low", "ci_high", "verdict"]
-    printed = _with_effect(paper).assign(group=PAPER, label=paper["condition"], verdict="")
-    printed.loc[printed["condition"] == OVER_MODELS, "verdict"] = word
+    printed = paper.assign(group=PAPER, label=paper["model"], verdict="")
+    printed.loc[printed["model"] == OVER_MODELS, "verdict"] = word
     measured = _with_effect(judged).assign(label=[_name(item) for item in judged.itertuples()])
     table = pd.concat([part[columns] for part in (printed, measured) if len(part)] or [pd.DataFrame(columns=columns)])
     if table.empty:

@@ -16,11 +16,11 @@ import pandas as pd
 from rimkit import ledger
 from rimkit.behavior import redaction
 from rimkit.behavior.stats import METRICS
-from rimkit.data import UserError, nearest
-from rimkit.paper.findings import findings, small
-from rimkit.paper.reanalysis import OVER_MODELS, reanalysis, rows
-from rimkit.paper.statistics import JUDGE_SD, average, correlation, needed, power, recomputed
-from rimkit.paper.tables import STATEMENTS, by_model, published
+from rimkit.data import UserError, nearest, p_value
+from rimkit.paper.findings import STATEMENTS, finding
+from rimkit.paper.reanalysis import OVER_MODELS, effects, needed, reanalysis, recomputed
+from rimkit.paper.statistics import JUDGE_SD, average, correlation, power
+from rimkit.paper.tables import HARM_BENCHMARK, by_model, published
 from rimkit.teaching.exercises import Note
 
 
@@ -202,11 +202,11 @@ def correlations_table(found: pd.DataFrame) -> pd.DataFrame:
     """`rimkit.paper.statistics.figure_8` as text, one row per panel."""
     return pd.DataFrame({
         "r [95% interval]": [f"{r.r:.2f} [{r.ci_low:.2f}, {r.ci_high:.2f}]" for r in _rows(found)],
-        "permutation p": [small(r.p_permutation).removeprefix("= ") for r in _rows(found)],
+        "permutation p": [p_value(r.p_permutation) for r in _rows(found)],
         "Spearman": [f"{r.spearman:.2f}" for r in _rows(found)],
         "r with one left out": [f"{r.without_one_low:.2f} to {r.without_one_high:.2f}" for r in _rows(found)],
         "different rates": [f"{r.n_distinct} of {r.n}" for r in _rows(found)],
-        "range in prompts of 300": [f"{r.range_in_prompts:.0f}" for r in _rows(found)],
+        "range in prompts of 300": [f"{r.range_of_rates * HARM_BENCHMARK / 100:.0f}" for r in _rows(found)],
     }, index=pd.MultiIndex.from_frame(found[["model", "predictor"]]))  # fmt: skip
 
 
@@ -235,12 +235,12 @@ def power_curves(judge_sd: float = JUDGE_SD) -> pd.DataFrame:
 def say(*claims: str) -> Note:
     """What the published numbers say about claims, a paragraph each: verdict, mean over models, and the finding.
 
-    A name of `rimkit.paper.tables.STATEMENTS`, such as "Fig. 1", says what that figure implies.
+    A name of `rimkit.paper.findings.STATEMENTS`, such as "Fig. 1", says what that figure implies.
     """
-    found, table = findings(), reanalysis().set_index("claim")
+    table = reanalysis().set_index("claim")
     return Note("\n\n".join(
         f"**{name}.** {STATEMENTS[name]()}" if name in STATEMENTS
-        else f"**{name}** ({_judged(name, table.loc[name])}). {found[name]}"
+        else f"**{name}** ({_judged(name, table.loc[name])}). {finding(name)}"
         for name in claims
     ))  # fmt: skip
 
@@ -262,15 +262,15 @@ def beside(claims: Sequence[str], model: str) -> pd.DataFrame:
     own = ledger.shipped()
     own = own[(own["model"] == model.partition(":")[0]) & (own["condition"] == ledger.WHOLE_CLAIM)]
     own = own.assign(source=own["model"] + ", seed " + own["seed"].astype(str))
-    paper = ledger.table(rows())
-    prompts = paper["n"].where(paper["condition"] != OVER_MODELS)  # there n counts models
-    paper = paper.assign(source="paper, " + paper["condition"], n=prompts)
-    table = pd.concat([paper, own], ignore_index=True)
-    table = table[table["claim"].isin(claims) & table["effect_ci_low"].notna()]
-    table = table.assign(ci_low=table["effect_ci_low"], ci_high=table["effect_ci_high"])
+    own = own.assign(ci_low=own["effect_ci_low"], ci_high=own["effect_ci_high"])
+    printed = effects()
+    prompts = printed["n"].where(printed["model"] != OVER_MODELS)  # there n counts models
+    printed = printed.assign(source="paper, " + printed["model"], n=prompts)
+    columns = ["claim", "source", "effect", "ci_low", "ci_high", "n"]
+    table = pd.concat([printed[columns], own[columns]], ignore_index=True)
+    table = table[table["claim"].isin(claims) & table["ci_low"].notna()]
     order = table["claim"].map({claim: place for place, claim in enumerate(claims)})
-    table = table.loc[order.sort_values(kind="stable").index]
-    return table[["claim", "source", "effect", "ci_low", "ci_high", "n"]].reset_index(drop=True)
+    return table.loc[order.sort_values(kind="stable").index].reset_index(drop=True)
 
 
 def claims_beside() -> pd.DataFrame:

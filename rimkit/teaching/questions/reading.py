@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from rimkit.ledger import claims
-from rimkit.paper.findings import FINDINGS
-from rimkit.paper.reanalysis import reanalysis
-from rimkit.paper.statistics import power, prompts_needed, recomputed
+from rimkit.paper.findings import NOTHING, finding
+from rimkit.paper.reanalysis import reanalysis, recomputed
+from rimkit.paper.statistics import power, prompts_needed
 from rimkit.teaching.exercises import Exercise
 
 PROBED, ABLATED, RANDOM = 21, 12, 15  # Fig. 5, between the tags: fulfilled prompts, above threshold after each ablation
@@ -60,10 +60,10 @@ def check_bet(answer) -> bool | str:
         return f"'{answer}' is not the id of a claim, such as {claims()['id'][0]}."
     row = table.loc[answer]
     if not isinstance(row["verdict"], str):
-        return f"the published numbers do not judge it. {FINDINGS.get(answer, lambda: '')()}".strip()
+        return f"the published numbers do not judge it. {finding(answer).removeprefix(NOTHING)}".strip()
     if row["verdict"] != "supported":
-        return f"its interval over models holds zero. {FINDINGS[answer]()}"
-    return f"its interval excludes zero, but not by enough for one of many tests. {FINDINGS[answer]()}"
+        return f"its interval over models holds zero. {finding(answer)}"
+    return f"its interval excludes zero, but not by enough for one of many tests. {finding(answer)}"
 
 
 def check_design(answer) -> bool | str:

@@ -10,10 +10,7 @@ from scipy import stats
 from rimkit import data, ledger
 from rimkit.behavior.stats import exact_test
 from rimkit.data import UserError
-from rimkit.paper import reanalysis, statistics, tables
-from rimkit.paper.findings import FINDINGS, NOTHING, findings
-
-# -- the tables ------------------------------------------------------------------------------------
+from rimkit.paper import findings, reanalysis, statistics, tables
 
 
 def test_every_table_has_a_line_in_the_readme_and_no_gaps():
@@ -34,13 +31,10 @@ def test_a_table_is_a_copy_and_an_unknown_one_is_named():
 
 def test_digitised_points_give_the_printed_correlations():
     """Fig. 8 prints 0.89, 0.71, 0.30 and 0.71, Table 3 the same; for Qwen3-4B also -0.67 and 0.70."""
-    drawn = statistics.figure_8().set_index(["model", "predictor"])["r"].round(2)
+    drawn = reanalysis.figure_8().set_index(["model", "predictor"])["r"].round(2)
     printed = tables.by_model("table3_predictor_correlations", "predictor", "pearson_r")
     for (model, predictor), r in drawn.items():
         assert r == printed.loc[model, predictor.removesuffix(" (1e-4)")]
-
-
-# -- averages --------------------------------------------------------------------------------------
 
 
 def test_an_average_says_what_carries_it():
@@ -63,14 +57,11 @@ def test_the_interval_over_models_covers_as_often_as_it_says():
 
 
 def test_four_printed_averages_do_not_follow():
-    wrong = statistics.recomputed().query("not follows")
+    wrong = reanalysis.recomputed().query("not follows")
     assert list(wrong["printed"]) == [-2.94, 16.77, 4.96, 33.14]
-    assert wrong["gap"].abs().min() > 4 * statistics.ROUNDING
-    right = statistics.recomputed().query("follows")
+    assert wrong["gap"].abs().min() > 4 * reanalysis.ROUNDING
+    right = reanalysis.recomputed().query("follows")
     assert right["gap"].abs().max() < 0.0101  # rounding of cells and of the average, nothing in between
-
-
-# -- counts ----------------------------------------------------------------------------------------
 
 
 @given(st.integers(1, 300), st.integers(0, 300))
@@ -90,12 +81,12 @@ def test_denominators_of_the_paper():
 def test_a_gap_has_newcombes_interval():
     """Newcombe 1998, table II: 56 of 70 against 48 of 80 gives 0.0524 to 0.3339."""
     found = statistics.gap(80, 60, 70, 80)
-    assert found.effect == pytest.approx(0.2)
-    assert (found.ci_low, found.ci_high) == (pytest.approx(0.0524, abs=1e-4), pytest.approx(0.3339, abs=1e-4))
+    assert found["effect"] == pytest.approx(0.2)
+    assert (found["ci_low"], found["ci_high"]) == (pytest.approx(0.0524, abs=1e-4), pytest.approx(0.3339, abs=1e-4))
 
 
 def test_the_four_curves_are_one_probe_and_two_probes_would_show():
-    found = statistics.probe_counts()
+    found = reanalysis.probe_counts()
     assert found["unexplained"].isin([0, -1]).all()  # one harmful prompt has no label
     assert len(found) == 2 * 6 * 35
     other = found["refused"].sample(frac=1, random_state=0).to_numpy() + found["fulfilled"] - found["harmful"]
@@ -103,7 +94,7 @@ def test_the_four_curves_are_one_probe_and_two_probes_would_show():
 
 
 def test_fig_5_as_counts():
-    found = statistics.head_ablation().set_index("position")
+    found = reanalysis.head_ablation().set_index("position")
     row = found.loc["between think tags"]
     assert (row["none"], row["refusal_heads"], row["random_heads"], row["n"]) == (13, 12, 15, 21)
     assert row["p_value"] == pytest.approx(stats.fisher_exact([[12, 9], [15, 6]])[1])
@@ -127,9 +118,6 @@ def test_the_smallest_clear_drop_is_clear_and_the_next_is_not():
     assert statistics.smallest_clear_drop(1, 21) is None
 
 
-# -- what is drawn without a table -----------------------------------------------------------------
-
-
 def test_a_ratio_and_a_change_fix_both_levels():
     assert tables.implied_base(0.5, 10) == 10  # 10 is half of 20
     found = tables.before_after()
@@ -143,9 +131,9 @@ def test_a_ratio_and_a_change_fix_both_levels():
 def test_the_baseline_of_qwen_is_its_rate_without_thinking():
     rates = tables.by_model("table1_think_mode", "think", "misalignment_rate_pct").loc["Qwen3-4B"]
     row = tables.before_after().loc["Qwen3-4B"]
-    assert tables.baseline(row, rates) == "the no-think rate"
-    assert tables.baseline(row, rates.rename({"on": "off", "off": "on"})) == "the think rate"
-    assert tables.baseline(row, rates + 20) == "neither rate for certain"
+    assert findings.baseline(row, rates) == "the no-think rate"
+    assert findings.baseline(row, rates.rename({"on": "off", "off": "on"})) == "the think rate"
+    assert findings.baseline(row, rates + 20) == "neither rate for certain"
 
 
 def test_implied_rates_fit_the_checkpoints_of_fig_8():
@@ -162,13 +150,13 @@ def test_implied_rates_fit_the_checkpoints_of_fig_8():
 
 
 def test_fig_1_says_which_models_it_draws_and_what_they_imply():
-    text = tables.STATEMENTS["Fig. 1"]()
+    text = findings.STATEMENTS["Fig. 1"]()
     assert text.startswith("4 of 8 models are drawn, those with the largest rises.")
     assert "Mistral-7B 84.3% (80.4 to 88.5)" in text
     assert "Mixtral-8x7B would be 44.1%" in text
     assert text.endswith("is the no-think rate.")
     assert tables.above_base().to_dict() == {"Qwen3-4B": 0, "Phi3.5-Tiny": 3, "Mistral-7B": 0, "Mixtral-8x7B": 3}
-    assert "Phi3.5-Tiny 3, Mistral-7B 0" in tables.over_implied_base()
+    assert "Phi3.5-Tiny 3, Mistral-7B 0" in findings.over_implied_base()
 
 
 def test_fig_a3_covers_few_cells_and_fig_4b_explains_few_of_them():
@@ -180,7 +168,7 @@ def test_fig_a3_covers_few_cells_and_fig_4b_explains_few_of_them():
     assert found.loc["no-think", ["assistant", "span"]].to_list() == pytest.approx([138 / 15_954, 7_881 / 15_954])
     shifts = tables.published("fig4b_refusal_head_counts")["prompts_of_180"].sum()
     assert found["shifted"].to_list() == pytest.approx([shifts / 12_564, shifts / 7_881])
-    text = tables.STATEMENTS["Fig. A3"]()
+    text = findings.STATEMENTS["Fig. A3"]()
     assert "13% and 8% of 180 x 1152 = 207,360 cells" in text
     assert "at most 12% of the maxima at `assistant`, and 18% of those in the span" in text
     places = tables.maxima()["place"].unique()
@@ -194,46 +182,40 @@ def test_fig_a5_adds_up_and_a_quarter_of_maths_is_other():
     assert table["total"].to_dict() == pytest.approx({"GSM8K": 97.1, "HEx-PHI": 99.9})
     assert table.loc["HEx-PHI", "confirmatory reasoning"] == 62
     assert set(table) - {"none", "total"} == set(tables.injected()["pattern"])
-    text = tables.STATEMENTS["Fig. A5"]()
+    text = findings.STATEMENTS["Fig. A5"]()
     assert "GSM8K: the shares drawn add up to 97.1%, of which 24.9 are other" in text
     assert "confirmatory reasoning 0% and 62%" in text
 
 
-# -- Fig. 6 ----------------------------------------------------------------------------------------
-
-
 def test_three_models_break_and_one_of_them_under_random_neurons():
-    which = statistics.broken()
+    which = reanalysis.broken()
     assert which.to_dict() == {"Phi3.5-Tiny": "safety-critical", "Phi3.5-MoE": "random", "OLMo2-1B": "safety-critical"}
-    assert statistics.broken(100).empty
-    change = reanalysis.over_models("C8b")
+    assert reanalysis.broken(100).empty
+    change = reanalysis.sides("C8b")["effect"]
     assert change.drop(which.index).mean() == pytest.approx(0, abs=0.001)
     assert change.drop(which.index[which == "safety-critical"]).mean() == pytest.approx(0.076, abs=0.001)
-    text = findings()["C8b"]
+    text = findings.findings()["C8b"]
     assert "Phi3.5-MoE (48) with random ones" in text
     assert "the mean is +7.6 (−13.5 to +28.8), without all of them it is 0.0 (" in text
 
 
 def test_groups_of_fig_3_in_words():
-    words = " ".join(statistics.sizes_in_words("no-think", "</think>").split())
+    words = " ".join(reanalysis.sizes_in_words("no-think", "</think>").split())
     assert words == "n = 120 harmless, 120 harmful, of them 98 refused, 21 fulfilled"
-    assert "46 harmless,\n71 harmful, of them\n63 refused,\nabout 8" in statistics.sizes_in_words("think", "</think>")
+    assert "46 harmless,\n71 harmful, of them\n63 refused,\nabout 8" in reanalysis.sizes_in_words("think", "</think>")
     steps = tables.published("fig3_probe_scores").query("group == 'harmless'")
     for (mode, position), part in steps.groupby(["mode", "position"]):
-        size = int(statistics.sizes_in_words(mode, position).split()[2])
+        size = int(reanalysis.sizes_in_words(mode, position).split()[2])
         assert (
             np.abs(part["share_above_threshold"] * size - (part["share_above_threshold"] * size).round()).max() < 0.02
         )
-
-
-# -- correlations ----------------------------------------------------------------------------------
 
 
 def test_a_correlation_with_everything_about_it():
     found = statistics.correlation([1, 2, 3, 4, 5, 6, 7, 8], [10, 20, 30, 40, 50, 60, 70, 80])
     assert found.r == pytest.approx(1)
     assert found.p_permutation == pytest.approx(2 / 40320)  # the order itself and its mirror
-    assert (found.n, found.n_distinct, found.range_in_prompts) == (8, 8, pytest.approx(210))
+    assert (found.n, found.n_distinct, found.range_of_rates) == (8, 8, pytest.approx(70))
 
 
 def test_one_point_can_carry_a_correlation():
@@ -266,13 +248,10 @@ def test_correlations_refuse(values, rates, message):
 
 
 def test_the_lead_of_ras_over_simpler_means_comes_from_phi():
-    table = statistics.table_3()
+    table = reanalysis.table_3()
     ours, simpler = table.loc["RAS (safety neurons)"], table.loc["delta_math only"]
     assert ours["average"] > simpler["average"] + 0.1
     assert abs(ours["without Phi3.5-Tiny"] - simpler["without Phi3.5-Tiny"]) < 0.01
-
-
-# -- power -----------------------------------------------------------------------------------------
 
 
 def test_power_agrees_with_a_simulated_study():
@@ -293,10 +272,18 @@ def test_power_agrees_with_a_simulated_study():
 
 def test_what_is_needed_gives_the_power_that_was_asked_for():
     n = statistics.prompts_needed(0.2, 0.1, judge_sd=0.005)
-    assert statistics.power(0.2, 0.1, int(n), judge_sd=0.005) >= 0.8 > statistics.power(0.2, 0.1, int(n) - 1, judge_sd=0.005)
+    assert (
+        statistics.power(0.2, 0.1, int(n), judge_sd=0.005)
+        >= 0.8
+        > statistics.power(0.2, 0.1, int(n) - 1, judge_sd=0.005)
+    )
     seeds = int(statistics.seeds_needed(0.24, 0.132, 300))
     noise = {"judge_sd": statistics.JUDGE_SD, "seed_sd": statistics.SEED_SD}
-    assert statistics.power(0.24, 0.132, 300, seeds, **noise) >= 0.8 > statistics.power(0.24, 0.132, 300, seeds - 1, **noise)
+    assert (
+        statistics.power(0.24, 0.132, 300, seeds, **noise)
+        >= 0.8
+        > statistics.power(0.24, 0.132, 300, seeds - 1, **noise)
+    )
 
 
 def test_noise_that_prompts_cannot_remove():
@@ -322,32 +309,30 @@ def test_power_refuses(call, message):
 
 
 def test_the_comparisons_name_claims_and_cells_of_the_tables():
-    assert set(statistics.needed()["claim"]) <= set(ledger.claims()["id"])
+    assert set(reanalysis.needed()["claim"]) <= set(ledger.claims()["id"])
     cells = tables.injected().set_index(["model", "pattern"])
-    mixtral = next(item for item in statistics.COMPARISONS if "Mixtral" in item[1])
+    mixtral = next(item for item in reanalysis.COMPARISONS if "Mixtral" in item[1])
     assert list(mixtral[3:]) == list(cells.loc[("Mixtral-8x7B", "confirmatory reasoning"), ["target", "control"]])
     change = tables.by_model("table2_finetuning_delta", "training_set", "delta_misalignment_points").loc["Qwen3-4B"]
     base = tables.by_model("table1_think_mode", "think", "misalignment_rate_pct").loc["Qwen3-4B", "off"]
-    found = {(item[0], item[2]): item[3:] for item in statistics.COMPARISONS if "Qwen3-4B" in item[1]}
+    found = {(item[0], item[2]): item[3:] for item in reanalysis.COMPARISONS if "Qwen3-4B" in item[1]}
     assert found["C6a", "Table 2"] == pytest.approx((base + change["GSM8K"], base))
     assert found["C6b", "Table 2"] == pytest.approx((base + change["GSM8K"], base + change["MATH401"]))
     chains = (base + change["GSM8K(L)-target"], base + change["GSM8K(L)-control"])
     assert found["C6c", "Table 2"] == pytest.approx(chains)
 
 
-# -- claim by claim --------------------------------------------------------------------------------
-
-
-def test_rows_fit_the_ledger_and_enter_no_table_of_verdicts():
-    rows = ledger.table(reanalysis.rows(seed=None))
-    assert set(rows["model"]) == {reanalysis.PUBLISHED}
-    assert set(rows["claim"]) == set(reanalysis.SIDES)
-    assert ledger.claims_table(rows).empty
-    means = rows[rows["condition"] == reanalysis.OVER_MODELS].set_index("claim")
+def test_effects_name_the_models_and_their_mean():
+    found = reanalysis.effects()
+    assert list(found["claim"].unique()) == [claim for claim in ledger.claims()["id"] if claim in reanalysis.SIDES]
+    means = found[found["model"] == reanalysis.OVER_MODELS].set_index("claim")
     table = reanalysis.reanalysis().set_index("claim")
+    assert set(means.index) == set(table.index[table["verdict"].notna()])
     for claim, mean in means.iterrows():
-        assert mean["effect"] == pytest.approx(table.loc[claim, "effect"])
-        assert mean["n"] == table.loc[claim, "n_models"] == len(reanalysis.over_models(claim))
+        of_models = found[(found["claim"] == claim) & (found["model"] != reanalysis.OVER_MODELS)]
+        assert mean["effect"] == pytest.approx(of_models["effect"].mean()) == pytest.approx(table.loc[claim, "effect"])
+        assert mean["n"] == table.loc[claim, "n_models"] == len(of_models)
+    assert (found["effect"] - found["value"] + found["control_value"]).abs().max() < 1e-9
 
 
 def test_the_verdicts_are_those_of_the_rule():
@@ -380,10 +365,10 @@ def test_the_mean_of_c8_is_the_papers():
 
 
 def test_every_claim_has_a_finding_or_says_that_there_is_nothing():
-    found = findings()
+    found = findings.findings()
     assert list(found.index) == list(ledger.claims()["id"])
-    assert set(FINDINGS) <= set(found.index)
-    assert set(reanalysis.SIDES) <= set(FINDINGS)
-    assert (found[[claim for claim in found.index if claim not in FINDINGS]] == NOTHING).all()
+    assert set(findings.FINDINGS) <= set(found.index)
+    assert set(reanalysis.SIDES) <= set(findings.FINDINGS)
+    assert (found[[claim for claim in found.index if claim not in findings.FINDINGS]] == findings.NOTHING).all()
     assert found.str.endswith(".").all()
     assert not found.str.contains("nan|None").any()
