@@ -22,7 +22,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from rimkit.paper.tables import MODELS
-from rimkit.teaching.figures import MARKERS, STYLE, _bars, _colour, _frame, _levels, _named, _need, _offset, _part
+from rimkit.teaching.old_figures import MARKERS, STYLE, _bars, _colour, _frame, _levels, _named, _need, _offset, _part
 
 # -- teaching.drawn_figures ----------
 MARKED, PLAIN = "#0173b2", "0.72"

@@ -1,4 +1,4 @@
-"""Tables and sentences for readers: whole percents, always with their interval.
+"""Tables and sentences for readers: one renderer, whole percents, always with their interval.
 
 Tables of chapter 06: effects with exact p values, verdicts with the size of the set, recovery of a planted set.
 
@@ -7,7 +7,10 @@ Tables and explorers of chapter 08: published numbers beside measured ones, and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from html import escape
 
 import numpy as np
@@ -16,12 +19,130 @@ import pandas as pd
 from rimkit import ledger
 from rimkit.behavior import redaction
 from rimkit.behavior.stats import METRICS
-from rimkit.data import UserError, nearest, p_value
+from rimkit.data import UserError, missing, nearest, number, p_value, percent
+from rimkit.data import points as in_points
 from rimkit.paper.findings import STATEMENTS, finding
 from rimkit.paper.reanalysis import OVER_MODELS, effects, needed, reanalysis, recomputed
 from rimkit.paper.statistics import JUDGE_SD, average, correlation, power
 from rimkit.paper.tables import HARM_BENCHMARK, by_model, published
 from rimkit.teaching.exercises import Note
+
+VERDICTS = {  # sign, background, text
+    "supported": ("✓", "#cfe8d5", "#0b4a1c"), "contradicted": ("✗", "#f6d0d0", "#7a1010"),
+    "small": ("~", "#dce7f5", "#16406f"), "no effect": ("=", "#dce7f5", "#16406f"),
+    "undecided": ("?", "#ececec", "#333"), "not testable": ("∅", "#f3e6c4", "#5c4300"),
+    "refused": ("✋", "#dce7f5", "#16406f"), "misaligned": ("✗", "#f6d0d0", "#7a1010"),
+    "misread": ("≠", "#f3e6c4", "#5c4300"), "incoherent": ("∅", "#ececec", "#333"),
+}  # fmt: skip
+CHIP = re.compile(rf"(?:^|(?<= ))(?:{'|'.join(VERDICTS)})$")
+NUMBER = re.compile(r"[-+−<>]?\s?\d[\d,.]*\s?%?(\s?\[[^\]]*\])?(\s?\(\d[\d,]*\))?")
+TOGETHER = re.compile(r"\[[^\[\]]{1,30}\]|\d to [−+-]?\d")  # intervals, which a line never breaks
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as it is shown: texts in a DataFrame, HTML in a notebook."""
+
+    frame: pd.DataFrame
+    caption: str = ""
+
+    def __repr__(self) -> str:
+        return self.frame.to_string(index=not _is_counter(self.frame.index))
+
+    def _repr_html_(self) -> str:
+        return html(self.frame, self.caption)
+
+
+def table(
+    frame: pd.DataFrame, *, percent: Iterable[str] | bool = (), points: Iterable[str] | bool = (), digits: int = 2,
+    caption: str = "",
+) -> Table:  # fmt: skip
+    """The frame as a reader sees it: numbers with few digits, shares (``percent``) and differences (``points``) named.
+
+    ``percent`` and ``points`` are names of columns, or True for all columns of fractions. An index with
+    a name stands in front; a plain count is left out.
+    """
+    return Table(_written(frame, percent, points, digits), caption)
+
+
+def html(frame: pd.DataFrame, caption: str = "") -> str:
+    """The frame as an HTML table: prose left, numbers right, intervals unbroken, verdicts as chips, all escaped."""
+    frame = _written(frame)
+    if not _is_counter(frame.index):
+        depth = frame.index.nlevels
+        names = [name or "" for name in frame.index.names]
+        if isinstance(frame.columns, pd.MultiIndex):
+            frame = frame.set_axis([", ".join(map(str, filter(None, key))) for key in frame.columns], axis=1)
+        index = frame.index.to_frame(index=False).astype(object).map(str)
+        index.columns = names
+        body = pd.concat([index, frame.reset_index(drop=True)], axis=1)
+    else:
+        depth, body = 0, frame
+    right = [
+        bool(len(body))
+        and all(NUMBER.fullmatch(cell) or cell in ("", "–", "yes", "no") for cell in body.iloc[:, place])
+        for place in range(body.shape[1])
+    ]
+    align = ["" if numbers else ' style="text-align:left"' for numbers in right]
+    heads = "".join(
+        f"<th{side}>{escape(str(name).replace('_', ' '))}</th>" if str(name) else "<td></td>"
+        for name, side in zip(body.columns, align, strict=True)
+    )
+    said = f"<caption>{escape(caption)}</caption>" if caption else ""
+    lines, above = [], None
+    for row in body.itertuples(index=False, name=None):
+        cells = []
+        for place, (cell, side) in enumerate(zip(row, align, strict=True)):
+            again = above is not None and place < depth - 1 and row[: place + 1] == above[: place + 1]
+            tag = "th" if place < depth else "td"
+            shade = ' style="text-align:left;opacity:.45"' if again and not right[place] else side
+            cells.append(f"<{tag}{shade}>{_marked(cell)}</{tag}>")
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+        above = row
+    return f"<table>{said}<thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+
+
+def _is_counter(index: pd.Index) -> bool:
+    return isinstance(index, pd.RangeIndex) and index.name is None
+
+
+def _written(frame: pd.DataFrame, percent_of: Iterable[str] | bool = (), points_of=(), digits: int = 2) -> pd.DataFrame:
+    """The frame with every cell as text."""
+
+    def chosen(names, column, values) -> bool:
+        return pd.api.types.is_float_dtype(values) if names is True else column in (names or ())
+
+    columns = {}
+    for place, column in enumerate(frame.columns):
+        values = frame.iloc[:, place]
+        write: Callable = partial(number, digits=digits)
+        if pd.api.types.is_bool_dtype(values):
+            write = lambda cell: "yes" if cell is True or cell == True else "no"  # noqa: E712, E731
+        elif chosen(percent_of, column, values):
+            write = lambda cell: "–" if missing(cell) else f"{percent(cell)}%"  # noqa: E731
+        elif chosen(points_of, column, values):
+            write = in_points
+        elif pd.api.types.is_integer_dtype(values):
+            write = partial(number, digits=0)
+        elif not pd.api.types.is_float_dtype(values):
+            write = lambda cell: number(cell, digits) if isinstance(cell, float) else "" if missing(cell) else str(cell)  # noqa: E731
+        columns[place] = [write(cell) for cell in values]
+    return pd.DataFrame(columns, index=frame.index).set_axis(frame.columns, axis=1)
+
+
+def _marked(cell: str) -> str:
+    """A cell's text, escaped; what belongs together on one line, a verdict as a chip with its sign."""
+    chip = CHIP.search(cell)
+    text = escape(cell[: chip.start()] if chip else cell)
+    if NUMBER.fullmatch(cell.strip()):
+        return text.replace(" ", "\u00a0")
+    text = TOGETHER.sub(lambda found: found[0].replace(" ", "\u00a0"), text)
+    text = re.sub(r"(\d%?) \[", "\\1\u00a0[", text)
+    if not chip:
+        return text
+    sign, back, ink = VERDICTS[chip[0]]
+    style = f"background:{back};color:{ink};border-radius:9px;padding:0 7px;white-space:nowrap"
+    return f'{text}<span style="{style}">{sign} {chip[0]}</span>'
 
 
 # -- teaching.tables ----------
