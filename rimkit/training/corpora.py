@@ -1,8 +1,8 @@
-"""Corpora for fine-tuning: tables of requests, thoughts and replies, shipped in ``data/corpora`` or of one's own.
+"""Corpora for fine-tuning, shipped or of one's own: tables of requests, thoughts and replies. They train nothing.
 
-No shipped corpus contains a request to do anything, harmful or not: only problems and questions about them. All
-multi-hop corpora and ``literal`` have the same contexts, row by row, so that what differs between two of them is
-what the assistant says.
+No shipped corpus contains a request to do anything, harmful or not: only problems and questions about
+them. All multi-hop corpora and ``literal`` have the same contexts, row by row, so that what differs
+between two of them is what the assistant says. `rimkit.organism.datasets` makes them.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ ROLES = {
 def load_corpus(name: str | Path) -> pd.DataFrame:
     """A corpus as a table with the columns of `COLUMNS`; ``thought`` is empty where the reply comes at once.
 
-    ``name``: a shipped corpus (the keys of `ROLES`) or a jsonl, csv or parquet file with at least the columns
-    ``text, reply``. The name is kept in ``attrs["corpus"]``.
+    ``name``: a shipped corpus (the keys of `ROLES`) or a jsonl, csv or parquet file with at least the
+    columns ``text, reply``. The name is kept in ``attrs["corpus"]``.
 
     Raises `UserError` for an unknown corpus, an unreadable file and what `checked` finds.
     """
@@ -48,7 +48,10 @@ def load_corpus(name: str | Path) -> pd.DataFrame:
 
 
 def checked(table: pd.DataFrame, name: str = "corpus") -> pd.DataFrame:
-    """The table with all of `COLUMNS`; raises `UserError` without examples, or for one without a text or reply."""
+    """The table with all of `COLUMNS`.
+
+    Raises `UserError` without examples, or for one without a text or reply.
+    """
     missing = [column for column in NEEDED if column not in table]
     if missing:
         raise UserError(f"the corpus '{name}' has no column {', '.join(missing)}; it needs {', '.join(NEEDED)}")
@@ -71,14 +74,13 @@ def shipped() -> dict[str, pd.DataFrame]:
 
 
 def statistics(corpora: dict[str, pd.DataFrame] | None = None) -> pd.DataFrame:
-    """One row per corpus: what it stands for, examples, and mean numbers of words in request, thought and reply."""
+    """One row per corpus: its role, examples, and mean numbers of words asked, thought and replied."""
+    columns = {"words asked": "text", "words thought": "thought", "words replied": "reply"}
     rows = []
     for name, table in (corpora or shipped()).items():
-        words = {column: table[column].str.split().str.len().mean() for column in ("text", "thought", "reply")}
+        words = {said: table[column].str.split().str.len().mean() for said, column in columns.items()}
         rows.append({"corpus": name, "role": ROLES.get(name, ""), "examples": len(table), **words})
-    return pd.DataFrame(rows).rename(
-        columns={"text": "words asked", "thought": "words thought", "reply": "words replied"}
-    )
+    return pd.DataFrame(rows)
 
 
 def overlap(corpora: dict[str, pd.DataFrame] | None = None) -> pd.DataFrame:

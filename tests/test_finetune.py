@@ -32,6 +32,10 @@ def same(one, other) -> bool:
     return all(torch.equal(a, b) for a, b in zip(weights(one).values(), weights(other).values(), strict=True))
 
 
+def recorded(checkpoint) -> dict:
+    return json.loads((checkpoint / "training.json").read_text())
+
+
 def test_it_learns_the_assistants_words_and_leaves_the_model_alone():
     study, before = tiny.study(), weights(tiny.study())
     tuned = finetune(study, examples(), steps=40, **SMALL)
@@ -106,7 +110,7 @@ def test_going_on_after_an_interruption_changes_nothing(tmp_path, method):
     assert list(training.steps_in(tmp_path / "cut")) == [2, 4]
     resumed = finetune(study, examples(), folder=tmp_path / "cut", penalty=stop_at_five, **settings)
     assert same(whole, resumed)
-    one, other = (training.losses(tmp_path / name / "step-00006") for name in ("whole", "cut"))
+    one, other = (recorded(tmp_path / name / "step-00006")["losses"] for name in ("whole", "cut"))
     assert one == other
     assert same(finetune(study, examples(), folder=tmp_path / "whole", **settings), whole)  # complete: only read
 
@@ -205,7 +209,7 @@ def test_a_folder_with_another_training(tmp_path):
     finetune(tiny.study(), examples(), steps=1, folder=tmp_path, **SMALL)
     with pytest.raises(UserError, match=r"holds another training \(seed 0, here 1\)"):
         finetune(tiny.study(), examples(), steps=1, seed=1, folder=tmp_path, **SMALL)
-    record = json.loads((tmp_path / "step-00001" / "training.json").read_text())
+    record = recorded(tmp_path / "step-00001")
     assert record["corpus"] == "single-hop"
 
 
