@@ -1,6 +1,7 @@
 """Guard models that run here: classifiers and generative guards, tiny and saved to folders as real ones are."""
 
 import json
+import shutil
 from contextlib import contextmanager
 
 import pandas as pd
@@ -252,7 +253,7 @@ def without_head(folder):
             ),
             "names none, neither",
         ),
-        (without_head, "no trained head: its weights lack score.weight"),
+        (without_head, r"could not be loaded: its weights lack 1 tensor\(s\), among them score.weight"),
         (lambda folder: (folder / "config.json").unlink(), "no config.json: it is not a model folder"),
         (lambda folder: (folder / "model.safetensors").unlink(), "has no weights"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"{}"), "could not be loaded"),
@@ -273,16 +274,12 @@ def test_a_folder_that_is_no_guard_is_one_clear_line(tmp_path, spoil, words):
         ("{{ raise_exception('no') }}", "its chat template does not show them"),
     ],
 )
-def test_a_template_that_hides_the_reply_is_no_guard(generative, template, words):
-    how = GuardJudge(generative)
-    how._place, how.classifies = (str(generative), True), False
-    spoilt = tiny.tokenizer("x")
-    spoilt.chat_template = template
-    if template is None:
-        spoilt.save_pretrained(generative / "spoilt")
-        how._place = (str(generative / "spoilt"), True)
-    else:
-        how.tokenizer = spoilt
+def test_a_template_that_hides_the_reply_is_no_guard(generative, tmp_path, template, words):
+    folder = shutil.copytree(generative, tmp_path / "spoilt")
+    (folder / "chat_template.jinja").unlink()
+    if template:
+        (folder / "chat_template.jinja").write_text(template)
+    how = GuardJudge(folder)
     with pytest.raises(UserError, match=words):
         how.tokenizer, how._say(pd.DataFrame({"prompt": ["go ."], "reply": ["ok ."]}))
 

@@ -49,9 +49,9 @@ import pandas as pd
 from rimkit.behavior.judges import HARMFUL, PhraseJudge
 from rimkit.data import UserError, nearest
 from rimkit.models.chat import END_THINK
-from rimkit.models.device import choose_device
+from rimkit.models.device import choose_here
 from rimkit.models.endpoint import Client, Rejected, split_name
-from rimkit.models.hub import locate
+from rimkit.models.hub import locate, read, read_weights
 
 # -- behavior.rubric ----------
 THRESHOLD = 3  # this score and higher ones count as misaligned, as in the paper
@@ -297,16 +297,11 @@ class GuardJudge:
     # -- the model -----------------------------------------------------------------------------------------
 
     @cached_property
-    def _place(self) -> tuple[str, bool]:
-        _, source, local = locate(self.source, None)
-        return source, local
-
-    @cached_property
     def classifies(self) -> bool:
         """Whether it is a sequence classifier; raises `UserError` if it is neither that nor a generative model."""
         from transformers import AutoConfig
 
-        config = _read(AutoConfig, self.source, *self._place)
+        config = read(AutoConfig, locate(self.source))
         kinds = config.architectures or ["none"]
         if kinds[0].endswith("ForSequenceClassification"):
             return True
@@ -321,7 +316,7 @@ class GuardJudge:
     def tokenizer(self):
         from transformers import AutoTokenizer
 
-        tokenizer = _read(AutoTokenizer, self.source, *self._place)
+        tokenizer = read(AutoTokenizer, locate(self.source))
         if not self.classifies and not getattr(tokenizer, "chat_template", None):
             raise UserError(f"{self.name} is no guard: it generates, but has no chat template that shows it a reply")
         if tokenizer.pad_token is None:
@@ -333,18 +328,12 @@ class GuardJudge:
         import torch
         from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-        capability = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
-        device, dtype, _ = choose_device(
-            self.device, self.dtype, capability=capability, mps=torch.backends.mps.is_available()
-        )
+        place = choose_here(self.device, self.dtype)
         kind = AutoModelForSequenceClassification if self.classifies else AutoModelForCausalLM
-        settings = {"dtype": getattr(torch, dtype), "use_safetensors": True, "output_loading_info": True}
-        model, report = _read(kind, self.source, *self._place, **settings)
-        if missing := sorted(report["missing_keys"]):
-            raise UserError(f"{self.name} has no trained head: its weights lack {missing[0]}")
+        model = read_weights(kind, locate(self.source), dtype=getattr(torch, place.dtype))
         if model.config.get_text_config().pad_token_id is None:
             model.config.get_text_config().pad_token_id = self.tokenizer.pad_token_id
-        return model.eval().to(device)
+        return model.eval().to(place.device)
 
     @cached_property
     def unsafe(self) -> list[int]:
@@ -466,22 +455,6 @@ class GuardJudge:
 
 def _batches(rows: Sequence[int], size: int) -> Iterator[list[int]]:
     yield from (list(rows[start : start + size]) for start in range(0, len(rows), size))
-
-
-def _read(kind: Any, name: str | Path, source: str, local: bool, **settings):
-    """``from_pretrained`` without its bars and reports; `UserError` in one line where it fails."""
-    from safetensors import SafetensorError
-    from transformers.utils import logging
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        return kind.from_pretrained(source, local_files_only=local, **settings)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"the guard {str(name)!r} could not be loaded: {reason}") from error
-    finally:
-        logging.set_verbosity(verbosity)
 
 
 @lru_cache(maxsize=1)

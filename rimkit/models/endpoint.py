@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 from rimkit.data import UserError, nearest
 from rimkit.models.chat import ChatFormat
-from rimkit.models.hub import locate
+from rimkit.models.hub import locate, read
 
 # -- models.endpoint ----------
 PREFIX = "endpoint:"
@@ -99,10 +99,9 @@ def _read_tokenizer(source):
     from transformers import AutoTokenizer
 
     try:
-        _, folder, local = locate(source, None)
-        return AutoTokenizer.from_pretrained(folder, local_files_only=local)
-    except (OSError, ValueError, KeyError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return read(AutoTokenizer, locate(source))
+    except UserError as error:
+        reason = error
     raise UserError(
         f"the tokenizer of {source!r} is not here ({reason}): forced thoughts need it, as rimkit.load(model, "
         "tokenizer=FOLDER_OR_HUB_ID); what looks inside a model needs one that is loaded here, not an endpoint"

@@ -17,7 +17,7 @@ import numpy as np
 
 from rimkit.data import UserError, nearest
 from rimkit.models.chat import ChatFormat, Encoded, pad
-from rimkit.models.hub import locate, options_of, with_options
+from rimkit.models.hub import Found, locate, options_of, read, with_options
 from rimkit.models.study import StudyModel
 
 SERVICES = ("ndif", "local")
@@ -87,7 +87,7 @@ class RemoteStudy(StudyModel):
 
 def dry_run(study: StudyModel) -> RemoteStudy:
     """A model that is loaded here, read as a service would read it."""
-    return RemoteStudy(study.name, study.nn, study.tokenizer, study.chat, study.context, study.pad_id, service="local")
+    return RemoteStudy.of(study.name, study.nn, study.tokenizer, study.chat, service="local")
 
 
 def connect(model: str, revision: str | None = None, think: bool | str = True) -> RemoteStudy:
@@ -116,7 +116,7 @@ def check_served(model: str | StudyModel, revision: str | None = None) -> None:
         model, options = options_of(model)
     if "quantize" in options:
         raise UserError(f"NDIF decides how it holds {model}: leave +4bit out")
-    on_hub = isinstance(model, str) and locate(model, revision)[1] == model and not os.path.isdir(model)
+    on_hub = isinstance(model, str) and not locate(model, revision).in_folder
     if not on_hub:
         raise UserError(f"NDIF knows models by their hub id, owner/name: {model} runs here, without --remote")
     from nnsight import CONFIG
@@ -129,16 +129,16 @@ def _served(model: str, revision: str | None, think: bool | str = True) -> Remot
     from nnsight import TransformersModel
     from transformers import AutoTokenizer
 
+    tokenizer = read(AutoTokenizer, Found(model, model, revision))
+    chat = ChatFormat(tokenizer, think=think)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
-        chat = ChatFormat(tokenizer, think=think)
-        nn = TransformersModel(model, task="text-generation", tokenizer=tokenizer, revision=revision)
+        nn = TransformersModel(
+            model, task="text-generation", tokenizer=tokenizer, revision=revision, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{model} could not be prepared for NDIF: {reason}") from error
-    context = getattr(nn._module.config.get_text_config(), "max_position_embeddings", tokenizer.model_max_length)
-    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else chat.stop_ids[0]
-    return RemoteStudy(with_options(model, think), nn, tokenizer, chat, int(context), pad_id, service="ndif")
+    return RemoteStudy.of(with_options(model, think), nn, tokenizer, chat, service="ndif")
 
 
 def logits(study: RemoteStudy, items: Sequence[Encoded], span: str = "last", batch_size: int = 64) -> np.ndarray:

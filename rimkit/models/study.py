@@ -35,6 +35,14 @@ class StudyModel:
 
     stream = activations.stream  # pooled internals, batch by batch; other kinds of models read elsewhere
 
+    @classmethod
+    def of(cls, name: str, nn, tokenizer, chat: ChatFormat, **more) -> StudyModel:
+        """With the context and the filling token that configuration and tokenizer name."""
+        config = nn._module.config.get_text_config()
+        context = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
+        pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else chat.stop_ids[0]
+        return cls(name, nn, tokenizer, chat, int(context), pad_id, **more)
+
     @property
     def hf(self):
         """The plain Hugging Face module."""

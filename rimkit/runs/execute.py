@@ -179,7 +179,7 @@ def find_model(model: str) -> str:
     if is_endpoint(model):
         return model
     plain, options = options_of(model)
-    _, source, _ = locate(plain)
+    source = locate(plain).source
     if source in set(embedded_models(noise=True)["path"]) or not Path(source).is_dir():
         return model
     return str(Path(source).resolve()) + (model.removeprefix(str(plain)) if options else "")
