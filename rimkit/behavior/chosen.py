@@ -122,7 +122,7 @@ def _judge(name: str) -> str:
     kind, colon, source = name.partition(":")
     if kind != "guard" or not colon:
         return name
-    _, place, _ = locate(source)
+    place = locate(source).source
     return f"guard:{Path(place).resolve()}" if Path(place).is_dir() else name
 
 
