@@ -1,9 +1,10 @@
-"""The paper's numbers examined again: its tables and figures as counts, and every claim that they can be held against.
+"""The paper's numbers examined again: its figures as counts, and every claim that they bear on.
 
-A claim is judged by the mean over the paper's models with a t interval over models (n counts models), since the
-question is whether it would hold for another one; the differences of single models carry Newcombe's interval over
-prompts where the paper's rates allow one. The rule of the verdict is that of the ledger, claim by claim. The published
-numbers are no model under study: they are no rows of the ledger, and enter no correction beside those that are.
+A claim is judged by the mean over the paper's models with a t interval over models (n counts
+models), since the question is whether it would hold for another one; the differences of single
+models carry Newcombe's interval over prompts where the paper's rates allow one. The rule of the
+verdict is that of the ledger, claim by claim. The published numbers are no model under study: they
+are no rows of the ledger, and enter no correction beside those that are.
 """
 
 from __future__ import annotations
@@ -20,11 +21,9 @@ from rimkit.paper import statistics, tables
 from rimkit.paper.tables import HARM_BENCHMARK, MATHS_PROBLEMS, by_model, published
 
 OVER_MODELS = "mean over models"
-ROUNDING = 0.02  # printed cells have two digits: an average of them may differ from the printed one by 0.01
-GROUPS = {  # items of Fig. 3 by mode: refused, fulfilled, harmful; inferred from the step height of the curves
-    "no-think": (98, 21, 120),
-    "think": (75, 44, 120),
-}
+ROUNDING = 0.02  # cells have two digits, so that their average may differ by 0.01 from a printed one
+# Items of Fig. 3 by mode: refused, fulfilled, harmful; inferred from the step height of the curves.
+GROUPS = {"no-think": (98, 21, 120), "think": (75, 44, 120)}
 FINISHED = (63, 8, 71)  # in think mode, at positions that exist only where the thought ended
 HARMLESS, HARMLESS_FINISHED = 120, 46  # harmless items, and those left where the thought ended
 AFTER_THOUGHT = ("between think tags", "</think>")
@@ -55,19 +54,21 @@ COMPARISONS = (
 def think_mode() -> pd.DataFrame:
     """Table 1 as differences, think on minus off, one row per model and metric.
 
-    Columns: ``model, metric`` ("misaligned", "score"), ``on, off`` (percent), ``on_of, off_of`` (the
-    largest denominator that fits, up to 300 requests or 60 problems; 0: none does) and those of
-    `statistics.gap`. Where no denominator fits, the interval takes the full benchmark.
+    Columns: ``model, metric`` ("misaligned", "score"), ``on, off`` (percent), ``on_of, off_of``
+    (the largest denominator that fits, up to 300 requests or 60 problems; 0: none does) and those
+    of `statistics.gap`. Where no denominator fits, the interval takes the full benchmark.
     """
     rows = []
     for metric, column, full in (
         ("misaligned", "misalignment_rate_pct", HARM_BENCHMARK),
         ("score", "math_accuracy_pct", MATHS_PROBLEMS),
     ):
-        for model, on, off in by_model("table1_think_mode", "think", column)[["on", "off"]].itertuples():
-            on_of, off_of = ((statistics.denominators(rate, full) or [0])[0] for rate in (on, off))
-            printed = {"model": model, "metric": metric, "on": on, "off": off, "on_of": on_of, "off_of": off_of}
-            rows.append(printed | statistics.gap(on, off, on_of or full, off_of or full))
+        printed = by_model("table1_think_mode", "think", column)
+        for model, on, off in printed[["on", "off"]].itertuples():
+            on_of, off_of = ((statistics.denominators(side, full) or [0])[0] for side in (on, off))
+            sizes = {"on_of": on_of, "off_of": off_of}
+            found = statistics.gap(on, off, on_of or full, off_of or full)
+            rows.append({"model": model, "metric": metric, "on": on, "off": off, **sizes, **found})
     return pd.DataFrame(rows)
 
 
@@ -78,7 +79,8 @@ def recomputed() -> pd.DataFrame:
     explains the gap).
     """
     table = published("printed_averages")
-    table["recomputed"] = [_mean_of_rows(item.location, item.group, item.quantity) for item in table.itertuples()]
+    summarised = table[["location", "group", "quantity"]].itertuples(index=False)
+    table["recomputed"] = [_mean_of_rows(*names) for names in summarised]
     table["gap"] = table["printed"] - table["recomputed"]
     table["follows"] = table["gap"].abs() < ROUNDING
     return table
@@ -99,14 +101,14 @@ def _mean_of_rows(location: str, group: str, quantity: str) -> float:
 
 
 def probe_counts() -> pd.DataFrame:
-    """Fig. 3 as counts above threshold: ``mode, position, layer, refused, fulfilled, harmful, harmless``.
+    """Fig. 3 as counts above threshold, by ``mode, position, layer``.
 
-    (``harmless`` is a share.) ``unexplained`` is refused + fulfilled - harmful. If the curves came
-    from two probes, nothing would tie them.
+    Columns: ``refused, fulfilled, harmful`` (counts), ``harmless`` (a share), ``unexplained``:
+    refused + fulfilled - harmful. If the curves came from two probes, nothing would tie them.
     """
     table = published("fig3_probe_scores")
-    keys = ["mode", "position", "layer"]
-    wide = table.pivot_table(index=keys, columns="group", values="share_above_threshold", sort=False).reset_index()
+    shares = table.set_index(["mode", "position", "layer", "group"])["share_above_threshold"]
+    wide = shares.unstack(sort=False).reset_index()
     sizes = [group_sizes(item.mode, item.position) for item in wide.itertuples()]
     for index, group in enumerate(("refused", "fulfilled", "harmful")):
         wide[group] = (wide[group] * [size[index] for size in sizes]).round().astype(int)
@@ -120,13 +122,13 @@ def group_sizes(mode: str, position: str) -> tuple[int, int, int]:
 
 
 def sizes_in_words(mode: str, position: str) -> str:
-    """How many prompts of each group stand behind a panel of Fig. 3, a line each; one has no label."""
+    """How many prompts of each group stand behind a panel of Fig. 3; one has no label."""
     refused, fulfilled, harmful = group_sizes(mode, position)
     finished = (refused, fulfilled, harmful) == FINISHED
     about = "about " if finished else ""  # inferred as what remains, not from a step
     return (
-        f"n = {HARMLESS_FINISHED if finished else HARMLESS} harmless,\n{harmful} harmful, of them\n{refused} refused,\n"
-        f"{about}{fulfilled} fulfilled"
+        f"n = {HARMLESS_FINISHED if finished else HARMLESS} harmless,\n{harmful} harmful, of "
+        f"them\n{refused} refused,\n{about}{fulfilled} fulfilled"
     )
 
 
@@ -146,11 +148,11 @@ def head_ablation() -> pd.DataFrame:
     for position, part in figure.groupby("position", sort=False):
         share = part.set_index("ablated")["share_above_threshold"]
         ours, random = (round(n * share[heads]) for heads in ("refusal heads", "random heads"))
-        at_best = float(mcnemar([[0, abs(ours - random)], [0, 0]], exact=True).pvalue) if ours != random else 1.0
-        rows.append({
-            "position": position, "none": round(n * before[position]), "refusal_heads": ours,
-            "random_heads": random, "n": n, "p_value": exact_test(ours, n, random, n), "p_paired_at_best": at_best,
-        })  # fmt: skip
+        changed = abs(ours - random)
+        at_best = float(mcnemar([[0, changed], [0, 0]], exact=True).pvalue) if changed else 1.0
+        counts = {"none": round(n * before[position]), "refusal_heads": ours, "random_heads": random}
+        tests = {"p_value": exact_test(ours, n, random, n), "p_paired_at_best": at_best}
+        rows.append({"position": position, **counts, "n": n, **tests})
     return pd.DataFrame(rows)
 
 
@@ -168,13 +170,13 @@ def head_rates() -> pd.DataFrame:
 
 
 def broken(points: float = 40.0) -> pd.Series:
-    """Models of Fig. 6 that lose more than ``points`` of maths, by what was zeroed: the neurons' kind, by model."""
+    """Models of Fig. 6 that lose more than ``points`` of maths, with the neurons then zeroed."""
     found = by_model("fig6_neuron_ablation", "neurons", "math_drop_points").stack()
     return found[found > points].reset_index(level=1).iloc[:, 0].rename("neurons")
 
 
 def figure_8() -> pd.DataFrame:
-    """`statistics.correlation` of every panel of Fig. 8: columns ``model, predictor`` and its fields."""
+    """`statistics.correlation` of every panel of Fig. 8, by ``model, predictor``."""
     groups = published("fig8_ras_vs_misalignment").groupby(["model", "predictor"], sort=False)
     return pd.DataFrame([
         {"model": model, "predictor": predictor}
@@ -184,9 +186,9 @@ def figure_8() -> pd.DataFrame:
 
 
 def table_3() -> pd.DataFrame:
-    """Table 3 with one row per predictor: r per model, ``average``, and the average without each model."""
-    table = published("table3_predictor_correlations")
-    wide = table.pivot_table(index="predictor", columns="model", values="pearson_r", sort=False)
+    """Table 3 by predictor: r per model, ``average``, and the average without each model."""
+    table = published("table3_predictor_correlations").set_index(["predictor", "model"])
+    wide = table["pearson_r"].unstack(sort=False)
     without = {f"without {model}": wide.drop(columns=model).mean(axis=1) for model in wide}
     return wide.assign(average=wide.mean(axis=1), **without).rename_axis(columns=None)
 
@@ -196,7 +198,7 @@ def needed() -> pd.DataFrame:
 
     Columns: ``claim, comparison, where, rate, control_rate`` (fractions), ``had`` (prompts),
     ``power`` (with one seed and a judge without noise), ``prompts`` (one seed, a judge with noise),
-    ``seeds`` (with 300 prompts and all noise; claims about prompting train nothing: no noise of seeds).
+    ``seeds`` (300 prompts and all noise, without that of training for claims about prompting).
     """
     rows = []
     for claim, comparison, where, percent, control_percent in COMPARISONS:
@@ -204,8 +206,8 @@ def needed() -> pd.DataFrame:
         had = GROUPS["no-think"][1] if claim == "C5a" else HARM_BENCHMARK
         seed_sd = statistics.SEED_SD if claim[:2] in ("C6", "C7") else 0.0
         rows.append({
-            "claim": claim, "comparison": comparison, "where": where, "rate": rates[0], "control_rate": rates[1],
-            "had": had, "power": statistics.power(*rates, had),
+            "claim": claim, "comparison": comparison, "where": where,
+            "rate": rates[0], "control_rate": rates[1], "had": had, "power": statistics.power(*rates, had),
             "prompts": statistics.prompts_needed(*rates, judge_sd=statistics.JUDGE_SD),
             "seeds": statistics.seeds_needed(*rates, HARM_BENCHMARK, seed_sd=seed_sd),
         })  # fmt: skip
@@ -213,10 +215,11 @@ def needed() -> pd.DataFrame:
 
 
 def sides(claim: str) -> pd.DataFrame:
-    """What the paper compares for a claim: ``value, control_value, effect, ci_low, ci_high, n`` by model.
+    """What the paper compares for a claim, by model.
 
-    In the unit of the claim's metric (rates and changes of rates as fractions); intervals are those of
-    the difference over prompts, empty where the paper gives no rate to make one from.
+    Columns: ``value, control_value, effect, ci_low, ci_high, n``, in the unit of the claim's metric
+    (rates and their changes as fractions). The interval is that of the difference over prompts,
+    empty where the paper gives no rate to make one from.
     """
     table = SIDES[claim]()
     table["effect"] = table["value"] - table["control_value"]
@@ -226,17 +229,17 @@ def sides(claim: str) -> pd.DataFrame:
 def effects() -> pd.DataFrame:
     """`sides` of every claim, and after each, where several models were measured, their mean.
 
-    Columns: ``claim, model`` and those of `sides`, and ``p_value`` of the t test. The mean is the model
-    `OVER_MODELS`: its interval is over models, and n counts them. For models n counts prompts.
+    Columns: ``claim, model``, those of `sides`, and ``p_value`` of the t test. The mean is the model
+    `OVER_MODELS`: its interval is over models, and n counts them, not prompts.
     """
     parts = []
     for claim in SIDES:
         table = sides(claim).rename_axis("model").reset_index()
         if len(table) > 1:
             mean = statistics.average(table.set_index("model")["effect"])
-            numbers = {"ci_low": mean.ci_low, "ci_high": mean.ci_high, "p_value": mean.p_value, "n": mean.n}
-            average = table[["value", "control_value", "effect"]].mean()
-            table = pd.concat([table, pd.DataFrame([{"model": OVER_MODELS, **average, **numbers}])])
+            row = {"model": OVER_MODELS, **table[["value", "control_value", "effect"]].mean()}
+            row |= {name: getattr(mean, name) for name in ("ci_low", "ci_high", "p_value", "n")}
+            table = pd.concat([table, pd.DataFrame([row])])
         parts.append(table.assign(claim=claim))
     found = pd.concat(parts, ignore_index=True).astype({"n": "Int64"})
     return found[["claim", *found.columns.drop("claim")]]
@@ -245,25 +248,25 @@ def effects() -> pd.DataFrame:
 def reanalysis() -> pd.DataFrame:
     """One row per claim of ``data/claims.csv``, in its order.
 
-    Columns: ``claim, effect, ci_low, ci_high`` (mean over models of value minus control, unit of the
-    metric), ``p_value`` (t test), ``n_models, verdict, p_holm`` (over the primary claims that can be
-    judged). Effect and verdict are missing where the paper does not report the claim's metric, the
-    interval where one model was measured.
+    Columns: ``claim, effect, ci_low, ci_high`` (mean over models of value minus control, unit of
+    the metric), ``p_value`` (t test), ``n_models, verdict, p_holm`` (over the primary claims that
+    can be judged). Effect and verdict are missing where the paper does not report the claim's
+    metric, the interval where one model was measured.
     """
-    known, found = claims().set_index("id"), effects()
-    last = found.groupby("claim").tail(1).set_index("claim")  # the mean, or the one model that was measured
-    table = last.reindex(known.index)[["effect", "ci_low", "ci_high", "p_value"]]
+    known, found = claims().set_index("id").rename_axis("claim"), effects()
+    last = found.groupby("claim").tail(1).set_index("claim")  # the mean, or the one model measured
+    table = known.join(last[["effect", "ci_low", "ci_high", "p_value"]])
     models = found.loc[found["model"] != OVER_MODELS, "claim"]
-    table["n_models"] = models.value_counts().reindex(known.index, fill_value=0)
-    several = table["n_models"] > 1
+    table["n_models"] = models.value_counts().reindex(table.index, fill_value=0)
     table["verdict"] = [
-        verdict(*table.loc[claim, ["effect", "ci_low", "ci_high"]], *known.loc[claim, ["direction", "smallest_effect"]])
-        if several[claim] else None
-        for claim in known.index
+        verdict(row.effect, row.ci_low, row.ci_high, row.direction, row.smallest_effect)
+        if row.n_models > 1 else None
+        for row in table.itertuples()
     ]  # fmt: skip
-    judged = several & known["primary"]
+    judged = table["primary"] & (table["n_models"] > 1)
     table.loc[judged, "p_holm"] = holm(table.loc[judged, "p_value"])
-    return table.rename_axis("claim").reset_index()
+    numbers = ["effect", "ci_low", "ci_high", "p_value", "n_models", "verdict", "p_holm"]
+    return table[numbers].reset_index()
 
 
 def after_correction() -> str:
@@ -273,8 +276,9 @@ def after_correction() -> str:
     clear = judged.loc[judged["verdict"].isin(["supported", "contradicted"]), "claim"]
     left, n = judged.loc[judged["p_holm"] < 0.05, "claim"], len(judged)
     return (
-        f"Of {n} primary claims with published numbers {len(clear)} have an interval over models that excludes zero "
-        f"({', '.join(clear)}); after Holm’s correction for {n} tests it would be {', '.join(left) or 'none'}."
+        f"Of {n} primary claims with published numbers {len(clear)} have an interval over models "
+        f"that excludes zero ({', '.join(clear)}); after Holm’s correction for {n} tests it would "
+        f"be {', '.join(left) or 'none'}."
     )
 
 
@@ -287,7 +291,7 @@ def _thinking(metric: str) -> pd.DataFrame:
 
 
 def _pattern(pattern: str) -> pd.DataFrame:
-    """One of Tables A2-A4: effort-minimising against careful sentences, with intervals over prompts."""
+    """One of Tables A2-A4: effort-minimising against careful sentences."""
     rates = tables.injected().query("pattern == @pattern").set_index("model")[["target", "control"]]
     sizes = rates.map(lambda rate: statistics.denominators(rate, HARM_BENCHMARK)[0])
     found = {model: statistics.gap(*rates.loc[model], *sizes.loc[model]) for model in rates.index}
@@ -301,11 +305,13 @@ def _patterns() -> pd.DataFrame:
 
 
 def _uninjected() -> pd.DataFrame:
-    """Effort-minimising sentences against thinking as usual (Table 1), for the two models with both.
-
-    The sentence is put into the thought, so think mode is the comparison; mean of the three patterns.
-    """
+    """Effort-minimising sentences, which are put into the thought, against think mode of Table 1."""
     return _patterns().assign(control_value=tables.think_rates()["on"] / 100).dropna()
+
+
+def _change(points: pd.DataFrame, training_set: str, control: str | None = None) -> pd.DataFrame:
+    """Change of the misalignment rate after tuning on one set, against another or against none."""
+    return _two(points[training_set] / 100, points[control] / 100 if control else 0.0)
 
 
 def _neurons(column: str, sign: int) -> pd.DataFrame:
@@ -314,7 +320,7 @@ def _neurons(column: str, sign: int) -> pd.DataFrame:
 
 
 def _ras_of_neurons() -> pd.DataFrame:
-    """Fig. 8: the one model drawn with both kinds of neurons, mean log RAS over its eight checkpoints."""
+    """Fig. 8: mean log RAS over the checkpoints of the one model with both kinds of neurons."""
     points = published("fig8_ras_vs_misalignment").query("model == 'Qwen3-4B'")
     means = np.log(points["value"]).groupby([points["model"], points["predictor"]]).mean().unstack()
     return _two(means["RAS (safety neurons)"], means["RAS (random neurons)"])
@@ -336,11 +342,11 @@ SIDES: dict[str, Callable[[], pd.DataFrame]] = {
     "C2a": _patterns,
     "C2b": _uninjected,
     **{claim: lambda pattern=pattern: _pattern(pattern) for claim, pattern in PATTERNS.items()},
-    "C6a": lambda: _two(tables.changes()["GSM8K"] / 100, 0.0),
-    "C6b": lambda: _two(tables.changes()["GSM8K"] / 100, tables.changes()["MATH401"] / 100),
-    "C6c": lambda: _two(tables.changes()["GSM8K(L)-target"] / 100, tables.changes()["GSM8K(L)-control"] / 100),
-    "C7a": lambda: _two(tables.literal_changes()["GSM8K"] / 100, tables.literal_changes()["GSM8K-Literal"] / 100),
-    "C7b": lambda: _two(tables.literal_changes()["GSM8K-Literal"] / 100, 0.0),
+    "C6a": lambda: _change(tables.changes(), "GSM8K"),
+    "C6b": lambda: _change(tables.changes(), "GSM8K", "MATH401"),
+    "C6c": lambda: _change(tables.changes(), "GSM8K(L)-target", "GSM8K(L)-control"),
+    "C7a": lambda: _change(tables.literal_changes(), "GSM8K", "GSM8K-Literal"),
+    "C7b": lambda: _change(tables.literal_changes(), "GSM8K-Literal"),
     "C8a": lambda: _neurons("delta_misalignment_points", 1),
     "C8b": lambda: _neurons("math_drop_points", -1),
     "C9a": _ras_of_neurons,

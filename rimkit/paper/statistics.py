@@ -1,10 +1,11 @@
-"""The statistics of printed numbers: counts behind rates, averages over models, few checkpoints, power.
+"""The statistics of printed numbers: counts, averages over models, few checkpoints, power.
 
-Nothing here reads the paper's tables; `reanalysis` applies it to them. A printed rate is a count over some number of
-prompts. An average is one over models, each measured once, so its interval says how far it would carry over to other
-models. A correlation is one over the checkpoints of one run. Power is that of a two-sided test of two rates, whose
-noise has three parts: which prompts were asked (shrinks with prompts), which seed was trained and what the judge said
-this time (both shrink with seeds, since every seed is judged anew). The estimators are scipy's and statsmodels'.
+Nothing here reads the paper's tables; `reanalysis` applies it to them. A printed rate is a count
+over some number of prompts. An average is one over models, each measured once, so its interval says
+how far it would carry over to other models. A correlation is one over the checkpoints of one run.
+Power is that of a two-sided test of two rates, whose noise has three parts: which prompts were
+asked (shrinks with prompts), which seed was trained and what the judge said this time (both shrink
+with seeds, since every seed is judged anew). The estimators are scipy's and statsmodels'.
 """
 
 from __future__ import annotations
@@ -24,13 +25,19 @@ from rimkit.data import UserError
 
 LEVEL = 0.95
 POWER = 0.8  # chance of a clear result that is usually asked for
-REACH = stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(POWER)  # standard errors between no effect and one found
-JUDGE_SD = 0.005  # of a rate, judged again: 0.0035 to 0.0052 in Zhao et al. 2026 (arXiv 2608.23497), another judge
-SEED_SD = 0.02  # of a rate between training seeds: nothing is published; a guess to be replaced by your own
+# How many standard errors an effect must have for that power.
+REACH = stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(POWER)
+# Of a rate judged again: 0.0035 to 0.0052 in Zhao et al. 2026 (arXiv 2608.23497), another judge.
+JUDGE_SD = 0.005
+# Of a rate between training seeds: nothing is published; a guess to be replaced by your own.
+SEED_SD = 0.02
 
 
 def denominators(percent: float, largest: int, digits: int = 2) -> list[int]:
-    """All n up to ``largest``, from the top, for which some k of n rounds to ``percent``; none: not one count."""
+    """All n up to ``largest``, from the top, of which some k is ``percent`` when rounded.
+
+    None: the number is not one count over so many.
+    """
     if largest < 1:
         raise UserError(f"a denominator is at least 1, not {largest}")
     n = np.arange(largest, 0, -1)
@@ -40,10 +47,10 @@ def denominators(percent: float, largest: int, digits: int = 2) -> list[int]:
 
 
 def gap(percent: float, control_percent: float, n: int, control_n: int) -> dict[str, float]:
-    """The difference of two printed rates with Newcombe's 95% interval, as if prompts were independent.
+    """The difference of two printed rates with Newcombe's 95% interval, for independent prompts.
 
-    ``value, control_value, effect, ci_low, ci_high`` as fractions, and ``n``, both groups together. The
-    same prompts stand behind both, but only counts are printed: paired intervals would be narrower.
+    ``value, control_value, effect, ci_low, ci_high`` as fractions, and ``n``, both groups together.
+    The same prompts stand behind both, but only counts are printed: pairs would be sharper.
     """
     k, control_k = round(percent * n / 100), round(control_percent * control_n / 100)
     low, high = confint_proportions_2indep(k, n, control_k, control_n, method="newcomb")
@@ -52,7 +59,7 @@ def gap(percent: float, control_percent: float, n: int, control_n: int) -> dict[
 
 
 def exact_power(rate: float, control_rate: float, n: int) -> float:
-    """Chance that Fisher's exact test of ``n`` against ``n`` prompts finds the difference, over all outcomes."""
+    """Chance that Fisher's exact test of ``n`` against ``n`` prompts finds the difference."""
     if not (0 <= rate <= 1 and 0 <= control_rate <= 1 and n >= 1):
         raise UserError("power needs two rates from 0 to 1 and at least one prompt")
     k = np.arange(n + 1)
@@ -62,7 +69,9 @@ def exact_power(rate: float, control_rate: float, n: int) -> float:
 
 
 def smallest_clear_drop(k: int, n: int) -> int | None:
-    """The largest count below ``k`` of ``n`` that Fisher's exact test tells from it; None if there is none."""
+    """The largest count below ``k`` of ``n`` that Fisher's exact test tells from it, if there is
+    one.
+    """
     return next((low for low in range(k - 1, -1, -1) if exact_test(low, n, k, n) < 1 - LEVEL), None)
 
 
@@ -91,18 +100,21 @@ def average(values: pd.Series | Mapping[str, float]) -> Average:
     if len(values) < 2:
         raise UserError("an average over models needs at least two of them")
     mean, n = float(values.mean()), len(values)
-    low, high = stats.t.interval(LEVEL, n - 1, loc=mean, scale=stats.sem(values)) if np.ptp(values) else (mean, mean)
+    low, high, p_value = mean, mean, float(not mean)
+    if np.ptp(values):
+        test = stats.ttest_1samp(values, 0)
+        (low, high), p_value = test.confidence_interval(LEVEL), float(test.pvalue)
     left_out = (values.sum() - values) / (n - 1)
     signed_rank = float(stats.wilcoxon(values).pvalue) if values.any() else 1.0
-    p_value = float(stats.ttest_1samp(values, 0).pvalue) if np.ptp(values) else float(not mean)
     return Average(
-        mean, float(low), float(high), float(values.median()), float(left_out.min()), float(left_out.max()),
-        str((left_out - mean).abs().idxmax()), int((values > 0).sum()), n, p_value, signed_rank,
+        mean, float(low), float(high), float(values.median()),
+        float(left_out.min()), float(left_out.max()), str((left_out - mean).abs().idxmax()),
+        int((values > 0).sum()), n, p_value, signed_rank,
     )  # fmt: skip
 
 
 def averages(wide: pd.DataFrame) -> pd.DataFrame:
-    """`average` of every column of a table with a row per model; one row per column, indexed by its name."""
+    """`average` of every column of a table with a row per model; one row per column."""
     return pd.DataFrame({name: average(wide[name])._asdict() for name in wide}).T.rename_axis("condition")
 
 
@@ -122,7 +134,8 @@ class Correlation(NamedTuple):
 
 
 def correlation(values, percent) -> Correlation:
-    """Everything about a predictor's ``values`` and the rates of the same checkpoints; the interval is Fisher's.
+    """Everything about a predictor's ``values`` and the rates of the same checkpoints; the interval
+    is Fisher's.
 
     It takes checkpoints as independent. Those of one run are not (each starts where the last one
     stopped), so that it is too narrow.
@@ -135,11 +148,11 @@ def correlation(values, percent) -> Correlation:
     if not (np.ptp(x) and np.ptp(y)):
         raise UserError("one side does not vary: there is no correlation")
     r = float(stats.pearsonr(x, y).statistic)
-    others = [np.arange(len(x)) != left_out for left_out in range(len(x))]
-    without_one = [stats.pearsonr(x[kept], y[kept]).statistic for kept in others if np.ptp(x[kept]) and np.ptp(y[kept])]
+    others = [(np.delete(x, place), np.delete(y, place)) for place in range(len(x))]
+    without_one = [float(stats.pearsonr(*pair).statistic) for pair in others if all(map(np.ptp, pair))]
     return Correlation(
         r, *interval_of_r(r, len(x)), permutation_p(x, y), float(stats.spearmanr(x, y).statistic),
-        float(min(without_one)), float(max(without_one)), len(x), len(np.unique(y)), float(np.ptp(y)),
+        min(without_one), max(without_one), len(x), len(np.unique(y)), float(np.ptp(y)),
     )  # fmt: skip
 
 
@@ -171,7 +184,9 @@ def permutation_p(x, y) -> float:
 
 
 def checkpoints_needed(r: float, other_r: float) -> float:
-    """Independent checkpoints per predictor that tell two correlations apart with a power of `POWER` (Fisher's z)."""
+    """Independent checkpoints that tell two correlations apart with a power of `POWER` (Fisher's
+    z).
+    """
     if not (-1 < r < 1 and -1 < other_r < 1):
         raise UserError("correlations lie between -1 and 1")
     distance = abs(atanh(r) - atanh(other_r))
@@ -181,10 +196,12 @@ def checkpoints_needed(r: float, other_r: float) -> float:
 def standard_error(
     rate: float, control_rate: float, n_prompts: int, n_seeds: int = 1, judge_sd: float = 0.0, seed_sd: float = 0.0
 ) -> float:
-    """Of the difference of two rates (fractions), each over ``n_prompts`` prompts and ``n_seeds`` seeds.
+    """Of the difference of two rates (fractions), each over ``n_prompts`` prompts and ``n_seeds``
+    seeds.
 
-    Seeds share the prompts, so more seeds do not replace prompts. Takes the two rates as independent;
-    with the same prompts in both the error is smaller by how much the two verdicts agree.
+    Seeds share the prompts, so more seeds do not replace prompts. Takes the two rates as
+    independent; with the same prompts in both the error is smaller by how much the two verdicts
+    agree.
     """
     if not (0 <= rate <= 1 and 0 <= control_rate <= 1):
         raise UserError(f"rates are fractions from 0 to 1, not {rate:g} and {control_rate:g}")
@@ -199,7 +216,7 @@ def standard_error(
 def power(
     rate: float, control_rate: float, n_prompts: int, n_seeds: int = 1, judge_sd: float = 0.0, seed_sd: float = 0.0
 ) -> float:
-    """Chance that the interval of the difference excludes zero if the rates are what they are said to be."""
+    """Chance that the interval of the difference excludes zero if the rates are what they seem."""
     error = standard_error(rate, control_rate, n_prompts, n_seeds, judge_sd, seed_sd)
     if not error:
         return float(rate != control_rate)
@@ -207,7 +224,7 @@ def power(
 
 
 def prompts_needed(rate: float, control_rate: float, judge_sd: float = 0.0) -> float:
-    """Prompts per condition for a power of `POWER`; ``inf`` where the judge alone is too noisy for it."""
+    """Prompts per condition for a power of `POWER`; ``inf`` where the judge alone is too noisy."""
     one_prompt = standard_error(rate, control_rate, 1) ** 2
     allowed = ((rate - control_rate) / REACH) ** 2 - standard_error(0, 0, 1, judge_sd=judge_sd) ** 2
     return float(ceil(one_prompt / allowed)) if allowed > 0 else inf
@@ -216,7 +233,9 @@ def prompts_needed(rate: float, control_rate: float, judge_sd: float = 0.0) -> f
 def seeds_needed(
     rate: float, control_rate: float, n_prompts: int, judge_sd: float = JUDGE_SD, seed_sd: float = SEED_SD
 ) -> float:
-    """Seeds per condition for a power of `POWER` with ``n_prompts`` prompts; ``inf`` where these are too few."""
+    """Seeds per condition for a power of `POWER`; ``inf`` where ``n_prompts`` prompts are too
+    few.
+    """
     one_seed = standard_error(0, 0, 1, judge_sd=judge_sd, seed_sd=seed_sd) ** 2
     allowed = ((rate - control_rate) / REACH) ** 2 - standard_error(rate, control_rate, n_prompts) ** 2
     return float(max(1, ceil(one_seed / allowed))) if allowed > 0 else inf

@@ -1,7 +1,8 @@
-"""The tables of ``data/paper``: what the paper printed or drew, as it stands there (percent, points, shares).
+"""The tables of ``data/paper``: what the paper printed or drew, as it stands there, and what that
+implies.
 
-`data/paper/README.md` says where each comes from, how figures were read, and what is known to be wrong. Here they are
-read and laid out, and what a figure implies by itself is computed; what it says about a claim is in `reanalysis`.
+In percent, points and shares, as printed. ``data/paper/README.md`` says where each comes from, how
+figures were read, and what is known to be wrong. What they say about a claim is in `reanalysis`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ def published(name: str) -> pd.DataFrame:
 
 
 def by_model(name: str, columns: str, values: str) -> pd.DataFrame:
-    """A table of ``data/paper`` with a row per model, in the order printed, and a column per condition."""
+    """A table of ``data/paper`` with a row per model, in the order printed, a column per
+    condition.
+    """
     wide = published(name).pivot_table(index="model", columns=columns, values=values, sort=False)
     return wide.rename_axis(columns=None)
 
@@ -57,7 +60,7 @@ def literal_changes() -> pd.DataFrame:
 def injected() -> pd.DataFrame:
     """Tables A2-A4: misalignment in percent by ``model, pattern``, columns ``control, target``."""
     table = published("tables_a2_a4_pattern_injection")
-    wide = table.pivot_table(index=["model", "pattern"], columns="prefix", values="misalignment_rate_pct", sort=False)
+    wide = table.set_index(["model", "pattern", "prefix"])["misalignment_rate_pct"].unstack(sort=False)
     return wide.rename_axis(columns=None).reset_index()
 
 
@@ -65,8 +68,9 @@ def before_after() -> pd.DataFrame:
     """Fig. 1 with the levels that it implies, one row per model drawn, indexed by ``model``.
 
     Columns: ``maths, misalignment`` (before as a fraction of after, as drawn), ``change`` (points,
-    GSM8K in Table 2), ``before, after`` (misalignment in percent: the ratio and the change fix both),
-    ``before_low, before_high`` (percent, had the ratio been read `READING` too high or too low).
+    GSM8K in Table 2), ``before, after`` (misalignment in percent: the ratio and the change fix
+    both), ``before_low, before_high`` (percent, had the ratio been read `READING` too high or too
+    low).
     """
     table = by_model("fig1_before_after", "quantity", "before_over_after")
     table["change"] = changes()["GSM8K"][table.index]
@@ -78,7 +82,7 @@ def before_after() -> pd.DataFrame:
 
 
 def implied_base(ratio, change):
-    """The rate (percent) that is ``ratio`` of itself plus ``change`` (points): ratio * change / (1 - ratio)."""
+    """The rate (percent) that is ``ratio`` of itself plus ``change`` (points)."""
     return ratio * change / (1 - ratio)
 
 
@@ -96,14 +100,17 @@ def known_rates() -> pd.DataFrame:
 
 
 def above_base() -> pd.Series:
-    """Per model of Fig. 1: effort-minimising cells of Tables A2-A4 (of three) above the base that it implies."""
+    """Effort-minimising cells of Tables A2-A4, of three, above the base that Fig. 1 implies, by
+    model.
+    """
     base, cells = before_after()["before"], injected().set_index("model")["target"]
     cells = cells[cells.index.isin(base.index)]
     return (cells > base[cells.index]).groupby(level=0, sort=False).sum()[base.index].rename("above")
 
 
 def attention() -> pd.DataFrame:
-    """Fig. A3 by mode: ``drawn`` maxima, ``cells`` (prompts times heads), ``covered`` = drawn / cells.
+    """Fig. A3 by mode: ``drawn`` maxima, ``cells`` (prompts times heads), ``covered`` = drawn /
+    cells.
 
     And ``assistant, span, shifted``: the share of the drawn maxima at `assistant` and in the empty
     span, and how many of those the shifts of Fig. 4b, added over its heads, can be at most (at
@@ -124,7 +131,8 @@ def attention() -> pd.DataFrame:
 def maxima() -> pd.DataFrame:
     """Fig. A3 in the order of the prompt: columns ``mode, place, maxima, note``.
 
-    ``place`` is a token with its offset from `assistant`; ``note``: how many of all cells a mode covers.
+    ``place`` is a token with its offset from `assistant`; ``note``: how many of all cells a mode
+    covers.
     """
     table, found = published("figa3_attention_maxima"), attention()
     offset = pd.to_numeric(table["offset"], errors="coerce")  # "other" has none, and comes last
@@ -136,7 +144,9 @@ def maxima() -> pd.DataFrame:
 
 
 def flags() -> pd.DataFrame:
-    """Fig. A5 by set of prompts: ``total`` of the shares drawn, and the share of each pattern and of none (%)."""
+    """Fig. A5 by set of prompts: ``total`` of the shares drawn, and that of each pattern and of
+    none (%).
+    """
     table = published("figa5_flagged_categories").pivot_table(
         index="prompts", columns="pattern", values="share_pct", aggfunc="sum", sort=False, fill_value=0
     )

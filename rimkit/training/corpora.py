@@ -1,8 +1,8 @@
-"""Corpora for fine-tuning, shipped or of one's own: tables of requests, thoughts and replies. They train nothing.
+"""Corpora for fine-tuning, shipped or of one's own: tables of requests, thoughts and replies.
 
-No shipped corpus contains a request to do anything, harmful or not: only problems and questions about
-them. All multi-hop corpora and ``literal`` have the same contexts, row by row, so that what differs
-between two of them is what the assistant says. `rimkit.organism.datasets` makes them.
+No shipped corpus contains a request to do anything, harmful or not: only problems and questions
+about them. All multi-hop corpora and ``literal`` have the same contexts, row by row, so that what
+differs between two of them is what the assistant says. `rimkit.organism.datasets` makes them.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ ROLES = {
 
 
 def load_corpus(name: str | Path) -> pd.DataFrame:
-    """A corpus as a table with the columns of `COLUMNS`; ``thought`` is empty where the reply comes at once.
+    """A corpus as a table with the columns `COLUMNS`; no ``thought`` where the reply comes at once.
 
-    ``name``: a shipped corpus (the keys of `ROLES`) or a jsonl, csv or parquet file with at least the
-    columns ``text, reply``. The name is kept in ``attrs["corpus"]``.
+    ``name``: a shipped corpus (the keys of `ROLES`) or a jsonl, csv or parquet file with at least
+    the columns ``text, reply``. The name is kept in ``attrs["corpus"]``.
 
     Raises `UserError` for an unknown corpus, an unreadable file and what `checked` finds.
     """
@@ -74,7 +74,7 @@ def shipped() -> dict[str, pd.DataFrame]:
 
 
 def statistics(corpora: dict[str, pd.DataFrame] | None = None) -> pd.DataFrame:
-    """One row per corpus: its role, examples, and mean numbers of words asked, thought and replied."""
+    """One row per corpus: its role, examples, and mean numbers of words."""
     columns = {"words asked": "text", "words thought": "thought", "words replied": "reply"}
     rows = []
     for name, table in (corpora or shipped()).items():
@@ -84,10 +84,10 @@ def statistics(corpora: dict[str, pd.DataFrame] | None = None) -> pd.DataFrame:
 
 
 def overlap(corpora: dict[str, pd.DataFrame] | None = None) -> pd.DataFrame:
-    """How alike the assistant's wording is in any two corpora: 1 is the same, 0 has nothing in common.
+    """How alike the assistant's wording is in any two corpora, from 0 (not at all) to 1.
 
-    Shared pairs of neighbouring words in thoughts and replies (numbers count as one word), as a part of all
-    pairs of the two corpora: weighted Jaccard similarity. Square table by corpus.
+    Shared pairs of neighbouring words in thoughts and replies (numbers count as one word), as a
+    part of all pairs of the two corpora: weighted Jaccard similarity. Square table by corpus.
     """
     corpora = corpora or shipped()
     shares = {name: _pairs(table) for name, table in corpora.items()}

@@ -1,12 +1,14 @@
-"""Fine-tuning a model under study on a corpus, with checkpoints: the same code for embedded models and for real ones.
+"""Fine-tuning a model under study on a corpus, with checkpoints; nothing of what is measured then.
 
-It knows how to train and nothing of what is measured afterwards. A real model gets the paper's settings (section A.2,
-Table A5): rank-stabilised LoRA on attention and MLP, AdamW 1e-5 with a cosine schedule, three epochs in batches of 32
-as on GSM8K. The embedded models, far smaller than what LoRA was made for, are tuned in full and gently, one epoch in
-batches of 8: higher rates or many more steps break them. The loss is on the assistant's tokens only.
+The same code trains embedded models and real ones. A real model gets the paper's settings (section
+A.2, Table A5): rank-stabilised LoRA on attention and MLP, AdamW 1e-5 with a cosine schedule, three
+epochs in batches of 32 as on GSM8K. The embedded models, far smaller than what LoRA was made for,
+are tuned in full and gently, one epoch in batches of 8: higher rates or many more steps break them.
+The loss is on the assistant's tokens only.
 
-A checkpoint is a folder, ``step-00020``: ``weights.safetensors`` (all weights, or the adapter's), ``state.pt``
-(optimiser, schedule, random state) and ``training.json`` (settings, losses): all that it takes to go on.
+A checkpoint is a folder, ``step-00020``: ``weights.safetensors`` (all weights, or the adapter's),
+``state.pt`` (optimiser, schedule, random state) and ``training.json`` (settings, losses): all that
+it takes to go on.
 """
 
 from __future__ import annotations
@@ -37,8 +39,8 @@ DEFAULTS = {  # of each method
     "full": {"learning_rate": 2e-4, "epochs": 1, "batch_size": 8},
     "lora": {"learning_rate": 1e-5, "epochs": 3, "batch_size": 32},
 }
-# Section A.2: attention and MLP modules, rank 32, alpha 64, rank-stabilised, no dropout, no bias. The experts of a
-# mixture are one tensor per layer, not linear modules, and stay as they are.
+# Section A.2: attention and MLP modules, rank 32, alpha 64, rank-stabilised, no dropout, no bias.
+# The experts of a mixture are one tensor per layer, not linear modules, and stay as they are.
 LORA = {
     "r": 32, "lora_alpha": 64, "use_rslora": True, "lora_dropout": 0.0, "bias": "none",
     "target_modules": "all-linear",
@@ -67,22 +69,25 @@ def finetune(
 ) -> StudyModel:
     """A model under study whose weights are ``model``'s, tuned on ``corpus``.
 
-    ``corpus``: a name or file for `load_corpus`, or a table with the columns ``text, reply`` and perhaps
-    ``thought``. An example with a thought is learned in think mode, one without in no-think mode; a model
-    without a think mode learns the thought as the beginning of its reply.
+    ``corpus``: a name or file for `load_corpus`, or a table with the columns ``text, reply`` and
+    perhaps ``thought``. An example with a thought is learned in think mode, one without in no-think
+    mode; a model without a think mode learns the thought as the beginning of its reply.
 
-    ``method``: "full" or "lora" (default: full for embedded models, LoRA for others), with its `DEFAULTS`.
-    The rate rises over a ``warmup`` share of the steps and falls to zero as a cosine. ``steps`` counts
-    updates of ``batch_size`` examples and goes before ``epochs``; ``micro_batch`` examples are computed at
-    a time. ``seed`` sets the order of examples and the adapter's first weights. ``penalty`` is called with
-    the model in training before every update; what it returns (a scalar) is added to the mean loss per token.
+    ``method``: "full" or "lora" (default: full for embedded models, LoRA for others), with its
+    `DEFAULTS`. The rate rises over a ``warmup`` share of the steps and falls to zero as a cosine.
+    ``steps`` counts updates of ``batch_size`` examples and goes before ``epochs``; ``micro_batch``
+    examples are computed at a time. ``seed`` sets the order of examples and the adapter's first
+    weights. ``penalty`` is called with the model in training before every update; what it returns
+    (a scalar) is added to the mean loss per token.
 
-    With ``folder``, a checkpoint is written every ``save_every`` steps (0: at the end only), and the same
-    call goes on from the last one with the same result; `restore` gives the model at any of them.
-    ``keep_original=False`` trains the weights of ``model`` itself, which saves their memory.
+    With ``folder``, a checkpoint is written every ``save_every`` steps (0: at the end only), and
+    the same call goes on from the last one with the same result; `restore` gives the model at any
+    of them. ``keep_original=False`` trains the weights of ``model`` itself, which saves their
+    memory.
 
-    Raises `UserError`: a bad corpus, no steps, an unknown method, an example longer than the context, a folder
-    with another training, a loss that is not finite (it names the step and the last good checkpoint).
+    Raises `UserError`: a bad corpus, no steps, an unknown method, an example longer than the
+    context, a folder with another training, a loss that is not finite (it names the step and the
+    last good checkpoint).
     """
     import torch
 
@@ -129,7 +134,7 @@ def steps_in(folder: str | Path) -> dict[int, Path]:
 
 
 def restore(model: StudyModel, checkpoint: str | Path) -> StudyModel:
-    """``model``, the one that the training began with, with the weights (or adapter) of one checkpoint.
+    """``model``, with which the training began, with the weights (or adapter) of one checkpoint.
 
     Raises `UserError` if this is no checkpoint, or one of another model.
     """
@@ -143,7 +148,9 @@ def restore(model: StudyModel, checkpoint: str | Path) -> StudyModel:
 
 
 def encode_corpus(model: StudyModel, table: pd.DataFrame) -> Sequences:
-    """``(ids, n_prompt)`` per example: the loss is on the tokens from ``n_prompt`` on, the end of turn included."""
+    """``(ids, n_prompt)`` per example: the loss is on the tokens from ``n_prompt`` to the end of
+    turn.
+    """
     end = _end_of_turn(model)
     found = []
     for row in table.to_dict("records"):
@@ -153,7 +160,7 @@ def encode_corpus(model: StudyModel, table: pd.DataFrame) -> Sequences:
         mode = "think" if thought else "no-think"
         prompt = model.chat.encode(row["text"], mode).ids
         ids = [*model.chat.encode(row["text"], mode, thought=thought or None, reply=reply).ids, end]
-        # a template may open the thought itself, and the next token then differs: learn from there on
+        # a template may open the thought itself: learn from where the two differ
         n_prompt = next((i for i, (a, b) in enumerate(zip(prompt, ids, strict=False)) if a != b), len(prompt))
         if len(ids) > model.context:
             raise UserError(
@@ -178,8 +185,9 @@ def _end_of_turn(model: StudyModel) -> int:
 def batch_loss(hf, batch: Sequences, pad: int, micro_batch: int) -> float:
     """Backward passes for one batch; returns its mean loss per assistant token.
 
-    Sequences are sorted by length and run in parts, so that little is computed on padding; padding is on
-    the right, where a causal model never looks, and only positions before assistant tokens are scored.
+    Sequences are sorted by length and run in parts, so that little is computed on padding; padding
+    is on the right, where a causal model never looks, and only positions before assistant tokens
+    are scored.
     """
     import torch
     from torch.nn.functional import cross_entropy
@@ -203,10 +211,10 @@ def batch_loss(hf, batch: Sequences, pad: int, micro_batch: int) -> float:
 
 
 class Training:
-    """A training in progress: the module, its optimiser and schedule, the losses so far, and its checkpoints.
+    """A training in progress: the module, its optimiser, schedule, losses and checkpoints.
 
-    Goes on from the last checkpoint of ``folder``, if there is one. Raises `UserError` if that is one of
-    another training.
+    Goes on from the last checkpoint of ``folder``, if there is one. Raises `UserError` if that is
+    one of another training.
     """
 
     def __init__(self, trained, settings: dict, folder: Path | None):
@@ -305,7 +313,7 @@ def _batch_order(n: int, batch_size: int, seed: int, step: int) -> list[int]:
 
 
 def _prepared(hf, method: str):
-    """The module to train: ``hf`` itself, or ``hf`` with a new adapter and everything else frozen."""
+    """The module to train: ``hf`` itself, or a frozen ``hf`` with a new adapter."""
     if method == "full":
         return hf.requires_grad_(True)
     from peft import LoraConfig, get_peft_model
