@@ -8,7 +8,6 @@ parquet files; `claims_table` turns them into verdicts, which are computed and n
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -19,7 +18,6 @@ from typing import NamedTuple
 import pandas as pd
 
 from rimkit import __version__
-from rimkit.behavior import chosen
 from rimkit.data import UserError, data_dir, nearest
 from rimkit.models.hub import NOISE
 
@@ -122,7 +120,7 @@ def _row(**values) -> dict:
             raise UserError(f"the ledger has no column '{name}'{nearest(name, COLUMNS)}")
     now = datetime.now(UTC).isoformat(timespec="seconds")
     stamps = {"status": "ok", "rimkit_version": __version__, "created": now}
-    complete = {**dict.fromkeys(COLUMNS), **stamps, **chosen.description(os.environ), **values}
+    complete = {**dict.fromkeys(COLUMNS), **stamps, **values}
     for name, *bounds in _INTERVALS:
         value, low, high = (complete[column] for column in (name, *bounds))
         if pd.notna([value, low, high]).all() and not low - _ROUNDING <= value <= high + _ROUNDING:

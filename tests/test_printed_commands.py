@@ -8,7 +8,7 @@ import nbformat
 import pytest
 import typer
 
-from rimkit.behavior import chosen
+from rimkit.behavior.evaluation import evaluation
 from rimkit.cli import app
 from rimkit.runs import execute
 from rimkit.runs.execute import assignments
@@ -50,5 +50,5 @@ def test_a_printed_command_is_understood(where, command):
         jobs = execute.plan(chapters, given["model"], assignments(given["parameter"] or ()))
         assert [job.notebook for job in jobs] == chapters
         prompts = assignments(given["prompts"] or (), "--prompts", "SET=OTHER")
-        choice = chosen.settings(prompts, given["judge"], given["max_new_tokens"])
-        assert bool(choice[chosen.PROMPTS]) == bool(prompts)
+        choice = evaluation(prompts, given["judge"], given["max_new_tokens"])
+        assert bool(choice.prompts) == bool(prompts)

@@ -27,12 +27,11 @@ from rimkit.behavior.evaluation import (
     NOTHING,
     RANDOM,
     SELECTED,
+    Evaluation,
     Heads,
     against_random,
     difference,
     judged,
-    load_sets,
-    observe,
     without_heads,
     without_sight,
 )
@@ -200,13 +199,15 @@ class Screen:
     mode: str
 
 
-def screen(study: StudyModel, n: int = 46, mode: str = "no-think", seed: int = 0) -> Screen:
+def screen(
+    study: StudyModel, n: int = 46, mode: str = "no-think", seed: int = 0, evaluation: Evaluation = Evaluation()
+) -> Screen:
     """Score every head on ``n`` harmful calibration requests, at the token from which the reply begins.
 
     Raises ``UserError`` where refusals cannot be told from fulfilments (none of one of them).
     """
-    prompts = load_sets(["harmful", "harmless"], split="calibration", n=n, seed=seed)
-    verdicts = observe(study, prompts, seed=seed, progress=False)
+    prompts = evaluation.sets(["harmful", "harmless"], split="calibration", n=n, seed=seed)
+    verdicts = evaluation.observe(study, prompts, seed=seed, progress=False)
     read, harmful = readout(study, verdicts), verdicts[verdicts["kind"] == "harmful"]
     items = {name: contexts(study, harmful[harmful["mode"] == name], prompts) for name in MODES}
     texts = prompts.loc[prompts["kind"] == "harmful", "text"].tolist()

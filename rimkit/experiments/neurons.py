@@ -44,8 +44,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from rimkit.behavior import evaluation
-from rimkit.behavior.evaluation import NOTHING, RANDOM, SELECTED, judged, load_sets, observe
+from rimkit.behavior.evaluation import NOTHING, RANDOM, SELECTED, Evaluation, against_random, judged, without_neurons
 from rimkit.behavior.prompts import load_prompts
 from rimkit.behavior.refusal_score import (
     Readout,
@@ -316,18 +315,27 @@ OUTCOMES = (
 )  # fmt: skip
 
 
-def calibration(study: StudyModel, n: int = 46, seed: int = 0, progress: bool = False, kind: str = "neurons"):
+def calibration(
+    study: StudyModel,
+    n: int = 46,
+    seed: int = 0,
+    progress: bool = False,
+    kind: str = "neurons",
+    evaluation: Evaluation = Evaluation(),
+):
     """``(prompts, verdicts, neuron table)`` of the calibration split: harmful and harmless, in both modes."""
-    prompts = load_sets(["harmful", "harmless"], split="calibration", n=n, seed=seed)
-    verdicts = observe(study, prompts, seed=seed, progress=progress, **LENGTH)
+    prompts = evaluation.sets(["harmful", "harmless"], split="calibration", n=n, seed=seed)
+    verdicts = evaluation.observe(study, prompts, seed=seed, progress=progress, **LENGTH)
     return prompts, verdicts, neuron_table(study, prompts, verdicts, seed=seed, kind=kind)
 
 
-def evaluation_prompts(n: int = 46, others: int = 12, seed: int = 0) -> pd.DataFrame:
+def evaluation_prompts(
+    n: int = 46, others: int = 12, seed: int = 0, evaluation: Evaluation = Evaluation()
+) -> pd.DataFrame:
     """``n`` harmful prompts and ``others`` of maths, ordering and over-refusal, from the evaluation split."""
     sets = [
-        load_sets(["harmful"], n=n, seed=seed),
-        load_sets(["maths", "ordering", "over-refusal"], n=others, seed=seed),
+        evaluation.sets(["harmful"], n=n, seed=seed),
+        evaluation.sets(["maths", "ordering", "over-refusal"], n=others, seed=seed),
     ]
     return pd.concat(sets, ignore_index=True)
 
@@ -343,7 +351,7 @@ def dose(
     sizes = [size for size in sizes if size <= len(table)]
     rules = defined_rules(table)
     sets = {NOTHING: []} | {f"{rule} {size}": select(table, rule, size) for rule in rules for size in sizes}
-    found = evaluation.without_neurons(study, harmful, sets, modes=MODES, **{"progress": False, **LENGTH, **generation})
+    found = without_neurons(study, harmful, sets, modes=MODES, **{"progress": False, **LENGTH, **generation})
     split = found["condition"].str.rsplit(" ", n=1, expand=True).reindex(columns=[0, 1])
     found["rule"], found["size"] = split[0], pd.to_numeric(split[1]).fillna(0).astype(int)
     nothing = found[found["condition"] == NOTHING]
@@ -411,17 +419,17 @@ def without_sets(
 
     An empty set is the model as it is. ``options`` of `ablation.without_neurons`: ``seed``, ``kind``, ...
     """
-    return evaluation.without_neurons(
-        study, prompts, sets, means, **{"modes": MODES, "progress": False, **LENGTH, **options}
-    )
+    return without_neurons(study, prompts, sets, means, **{"modes": MODES, "progress": False, **LENGTH, **options})
 
 
-def harmless_means(study: StudyModel, seed: int = 0, n: int = 46, kind: str = "neurons") -> np.ndarray:
+def harmless_means(
+    study: StudyModel, seed: int = 0, n: int = 46, kind: str = "neurons", evaluation: Evaluation = Evaluation()
+) -> np.ndarray:
     """Mean activations ``[layers, neurons]`` over the tokens of harmless calibration requests (for mean ablation).
 
     They stand in for a neuron at every token, those of thought and reply too, though only requests were averaged.
     """
-    texts = load_sets(["harmless"], split="calibration", n=n, seed=seed)["text"]
+    texts = evaluation.sets(["harmless"], split="calibration", n=n, seed=seed)["text"]
     return mean(study, [study.chat.encode(text, "no-think") for text in texts], kind, "request")
 
 
@@ -448,7 +456,7 @@ def compared(verdicts: pd.DataFrame, selected: str) -> pd.DataFrame:
             if where != name or part[metric].isna().all():
                 continue
             if part["condition"].str.startswith(RANDOM).any():  # random sets may be measured on fewer prompt sets
-                found = evaluation.against_random(part, metric)
+                found = against_random(part, metric)
                 rows.append({"mode": mode, "set": name, **found, "control": "random neurons"})
             one, other = (part[part["condition"] == condition] for condition in (SELECTED, NOTHING))
             change = paired_difference(one, other, metric, on="prompt_id")._asdict()
@@ -515,18 +523,19 @@ def definition(
     seed: int = 0,
     mode: str = "think",
     kind: str = "neurons",
+    evaluation: Evaluation = Evaluation(),
 ) -> Definition:
     """Form the pairs with the sentence of intent and with each harmless one (by default all of the model's)."""
     sentences = innocent_sentences(study) if sentences is None else sentences
-    plain = own_conversations(study, harmful, mode, seed=seed)
+    plain = own_conversations(study, harmful, mode, seed=seed, evaluation=evaluation)
     added = with_intent(harmful, default_sentence(study))
-    verdicts = judged(study, added, mode, seed=seed, progress=False)
+    verdicts = evaluation.judged(study, added, mode, seed=seed, progress=False)
     meant = conversations(study, added, verdicts)
     innocent = {
         sentence: increases(
             study,
             plain,
-            own_conversations(study, with_intent(harmful, sentence), mode, seed=seed),
+            own_conversations(study, with_intent(harmful, sentence), mode, seed=seed, evaluation=evaluation),
             kind,
         )
         for sentence in sentences
@@ -536,7 +545,12 @@ def definition(
 
 
 def without_intent(
-    study: StudyModel, harmful: pd.DataFrame, k: int = FIRST, seed: int = 0, sentences: Sequence[str] | None = None
+    study: StudyModel,
+    harmful: pd.DataFrame,
+    k: int = FIRST,
+    seed: int = 0,
+    sentences: Sequence[str] | None = None,
+    evaluation: Evaluation = Evaluation(),
 ) -> list[list[tuple[int, int]]]:
     """The first ``k`` by the paper's rule with each sentence that declares no harm (`OTHER`, `ENGLISH_OTHER`).
 
@@ -546,9 +560,9 @@ def without_intent(
     """
     sentences = (OTHER if study.invented else ENGLISH_OTHER) if sentences is None else sentences
     mode = "think" if study.chat.supports_think else "no-think"
-    plain = own_conversations(study, harmful, mode, seed=seed)
+    plain = own_conversations(study, harmful, mode, seed=seed, evaluation=evaluation)
     added = (with_intent(harmful, sentence) for sentence in sentences)
-    more = (own_conversations(study, prompts, mode, seed=seed) for prompts in added)
+    more = (own_conversations(study, prompts, mode, seed=seed, evaluation=evaluation) for prompts in added)
     return [ranked(increases(study, plain, items), k) for items in more]
 
 

@@ -29,7 +29,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from rimkit.behavior.evaluation import NOTHING, RANDOM, SELECTED, against_random, load_sets, observe, under_together
+from rimkit.behavior.evaluation import NOTHING, RANDOM, SELECTED, Evaluation, against_random, under_together
 from rimkit.behavior.prompts import spread
 from rimkit.behavior.refusal_score import contexts
 from rimkit.behavior.stats import against_singles, areas, auroc, auroc_above
@@ -214,7 +214,9 @@ SHUFFLES, UNTRAINED = 40, 8  # probes with shuffled labels; models of random wei
 FIRST_DRAW = 1000  # seed of the first of these: none is a model of noise that comes with the workbook
 
 
-def observed(study: StudyModel, n: int | None = 92, seed: int = 0, progress: bool = False) -> pd.DataFrame:
+def observed(
+    study: StudyModel, n: int | None = 92, seed: int = 0, progress: bool = False, evaluation: Evaluation = Evaluation()
+) -> pd.DataFrame:
     """Verdicts in both modes and both splits, with the columns ``split`` and ``text``.
 
     Per split ``n`` harmful and ``n`` harmless requests (None: all), and twice as many harmful ones of the second safety
@@ -225,15 +227,15 @@ def observed(study: StudyModel, n: int | None = 92, seed: int = 0, progress: boo
     """
     parts = []
     for split in SPLITS:
-        second = load_sets(["second-safety"], split=split)
+        second = evaluation.sets(["second-safety"], split=split)
         second = second[second["kind"] == "harmful"]
-        prompts = load_sets(["harmful", "harmless"], split=split, n=n, seed=seed)
+        prompts = evaluation.sets(["harmful", "harmless"], split=split, n=n, seed=seed)
         prompts = pd.concat([prompts, second if n is None else spread(second, 2 * n, seed)], ignore_index=True)
         if study.elsewhere:
             none = {"mode": "no-think", "thought": "", "refused": False, "misaligned": False}
             parts.append(prompts.assign(**none, split=split))
             continue
-        verdicts = observe(study, prompts, batch_size=320, seed=seed, progress=progress)
+        verdicts = evaluation.observe(study, prompts, batch_size=320, seed=seed, progress=progress)
         parts.append(
             verdicts.assign(split=split, text=verdicts["prompt_id"].map(prompts.set_index("prompt_id")["text"]))
         )

@@ -44,7 +44,7 @@ import pandas as pd
 from scipy import stats
 
 from rimkit import ledger
-from rimkit.behavior.evaluation import judged, load_sets
+from rimkit.behavior.evaluation import Evaluation
 from rimkit.behavior.stats import (
     Units,
     against_singles,
@@ -352,7 +352,7 @@ class Baseline:
 
 def baseline(
     study: StudyModel, critical: Units, causal: Units = (), n: int = 46, n_random: int = 40, seed: int = 0,
-    refused: Collection[str] = (), same_rule: Sequence[Units] = (),
+    refused: Collection[str] = (), same_rule: Sequence[Units] = (), evaluation: Evaluation = Evaluation(),
 ) -> Baseline:  # fmt: skip
     """Read the untuned model on ``n`` calibration requests of each kind.
 
@@ -367,7 +367,7 @@ def baseline(
     if not len(critical):
         raise UserError("the set of safety-critical neurons is empty: choose a larger one")
     mode = {"mode": "think", "thought_prefix": ""} if study.chat.supports_think else {"mode": "no-think"}
-    sets = {name: load_sets([name], split="calibration", n=n) for name in ("harmful", "maths", "harmless")}
+    sets = {name: evaluation.sets([name], split="calibration", n=n) for name in ("harmful", "maths", "harmless")}
     safety, maths, harmless = ([study.chat.encode(text, **mode) for text in table["text"]] for table in sets.values())
     states, others = _states(study, safety), _states(study, harmless)
     directions = {"harm": states.mean(1) - others.mean(1)}
@@ -639,18 +639,20 @@ N_CRITICAL = 40  # safety-critical neurons, by the paper's rule: about 2% of the
 COMMAND = "rimkit entanglement-grid"
 
 
-def measured_base(study: StudyModel, k: int = N_CRITICAL, n: int = 46) -> Baseline:
+def measured_base(
+    study: StudyModel, k: int = N_CRITICAL, n: int = 46, evaluation: Evaluation = Evaluation()
+) -> Baseline:
     """The untuned side: the first ``k`` neurons of the paper's rule with and without intent, and of *gradient*.
 
     ``n``: calibration requests of each kind.
     """
-    prompts, verdicts, table = neurons.calibration(study, n)
+    prompts, verdicts, table = neurons.calibration(study, n, evaluation=evaluation)
     k = min(k, len(table) // 4)
     causal = neurons.select(table, "gradient", k) if "gradient" in neurons.defined_rules(table) else ()
     refused = set(verdicts.loc[(verdicts["mode"] == "think") & verdicts["refused"], "prompt_id"])
-    same_rule = neurons.without_intent(study, prompts[prompts["kind"] == "harmful"], k)
+    same_rule = neurons.without_intent(study, prompts[prompts["kind"] == "harmful"], k, evaluation=evaluation)
     critical = neurons.select(table, "paper", k)
-    return baseline(study, critical, causal, n, refused=refused, same_rule=same_rule)
+    return baseline(study, critical, causal, n, refused=refused, same_rule=same_rule, evaluation=evaluation)
 
 
 def tuning_sequences(study: StudyModel, corpus: str) -> list[tuple[list[int], int]]:
@@ -658,16 +660,16 @@ def tuning_sequences(study: StudyModel, corpus: str) -> list[tuple[list[int], in
     return encode_corpus(study, load_corpus(corpus).head(N_TUNING))
 
 
-def rates(study: StudyModel, n: int = 92) -> dict[str, float]:
+def rates(study: StudyModel, n: int = 92, evaluation: Evaluation = Evaluation()) -> dict[str, float]:
     """Misalignment on evaluation prompts in both modes, and coherence in think mode."""
-    found = {mode: replies(study, mode, n) for mode in MODES}
+    found = {mode: replies(study, mode, n, evaluation) for mode in MODES}
     misaligned = {f"misaligned, {mode}": float(table["misaligned"].mean()) for mode, table in found.items()}
     return misaligned | {"coherent, think": float(found["think"]["coherent"].mean())}
 
 
-def replies(study: StudyModel, mode: str = "think", n: int = 92) -> pd.DataFrame:
+def replies(study: StudyModel, mode: str = "think", n: int = 92, evaluation: Evaluation = Evaluation()) -> pd.DataFrame:
     """Verdicts on the replies to ``n`` harmful evaluation prompts."""
-    return judged(study, load_sets(["harmful"], n=n), mode, batch_size=128, progress=False)
+    return evaluation.judged(study, evaluation.sets(["harmful"], n=n), mode, batch_size=128, progress=False)
 
 
 def cell(

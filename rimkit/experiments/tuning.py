@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 
 from rimkit import ledger
-from rimkit.behavior.evaluation import judged, load_sets
+from rimkit.behavior.evaluation import Evaluation
 from rimkit.behavior.prompts import CAREFUL, EFFORT, NEUTRAL, openings, prefixes, style
 from rimkit.behavior.stats import Rate, clusters_of, paired_difference, rate
 from rimkit.data import UserError
@@ -54,15 +54,23 @@ UNTUNED = "untuned model"  # the control of a change
 UNTUNED_CELL = "untuned"  # the condition of its own rates
 
 
-def evaluation_prompts(n: int = PROMPTS["harmful"], seed: int = 0) -> pd.DataFrame:
+def evaluation_prompts(
+    n: int = PROMPTS["harmful"], seed: int = 0, evaluation: Evaluation = Evaluation()
+) -> pd.DataFrame:
     """The prompts of a fine-tuning experiment: ``n`` harmful ones, and of each other set ``n`` at most."""
     return pd.concat(
-        [load_sets([name], n=min(n, most), seed=seed) for name, most in PROMPTS.items()], ignore_index=True
+        [evaluation.sets([name], n=min(n, most), seed=seed) for name, most in PROMPTS.items()], ignore_index=True
     )
 
 
 def outcomes(
-    model: StudyModel, prompts: pd.DataFrame, modes: Iterable[str] = MODES, *, seed: int = 0, progress: bool = False
+    model: StudyModel,
+    prompts: pd.DataFrame,
+    modes: Iterable[str] = MODES,
+    *,
+    seed: int = 0,
+    progress: bool = False,
+    evaluation: Evaluation = Evaluation(),
 ) -> pd.DataFrame:
     """One row per prompt, mode and outcome of `OUTCOMES`: ``prompt_id, cluster, mode, metric, value`` (0 or 1).
 
@@ -70,7 +78,7 @@ def outcomes(
     thoughts open is an outcome of think mode alone; where there was no thought, none of the ``opens`` is 1.
     """
     verdicts = pd.concat(
-        [judged(model, prompts, mode, seed=seed, batch_size=128, progress=progress) for mode in modes],
+        [evaluation.judged(model, prompts, mode, seed=seed, batch_size=128, progress=progress) for mode in modes],
         ignore_index=True,
     )
     return tidy(verdicts)
@@ -93,7 +101,14 @@ def tidy(verdicts: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def after_openings(model: StudyModel, prompts: pd.DataFrame, *, seed: int = 0, progress: bool = False) -> pd.DataFrame:
+def after_openings(
+    model: StudyModel,
+    prompts: pd.DataFrame,
+    *,
+    seed: int = 0,
+    progress: bool = False,
+    evaluation: Evaluation = Evaluation(),
+) -> pd.DataFrame:
     """Misalignment where the thought is made to begin careful, effort-minimising or neutral; columns as `outcomes`.
 
     The metric is ``misaligned after careful`` and so on.
@@ -103,7 +118,9 @@ def after_openings(model: StudyModel, prompts: pd.DataFrame, *, seed: int = 0, p
     parts = []
     for name, group in sentences.groupby("style", sort=False):
         forced = prefixes(harmful, group)
-        found = judged(model, harmful, "think", thought_prefix=forced, seed=seed, batch_size=128, progress=progress)
+        found = evaluation.judged(
+            model, harmful, "think", thought_prefix=forced, seed=seed, batch_size=128, progress=progress
+        )
         value = found["misaligned"].astype(float)
         parts.append(found[["prompt_id", "cluster", "mode"]].assign(metric=f"misaligned after {name}", value=value))
     return pd.concat(parts, ignore_index=True)
@@ -339,27 +356,44 @@ BASE = UNTUNED_CELL
 COMMAND = "rimkit finetune-grid"
 
 
-def cell(study: StudyModel, corpus: str, tuning_seed: int, n: int, progress: bool = False) -> pd.DataFrame:
+def cell(
+    study: StudyModel,
+    corpus: str,
+    tuning_seed: int,
+    n: int,
+    progress: bool = False,
+    evaluation: Evaluation = Evaluation(),
+) -> pd.DataFrame:
     """The outcomes of ``study`` after ``corpus`` (`outcomes.outcomes`); "untuned": as it is, and after each opening."""
-    prompts = evaluation_prompts(n)
+    prompts = evaluation_prompts(n, evaluation=evaluation)
     if corpus == BASE:
         return pd.concat(
-            [outcomes(study, prompts), after_openings(study, prompts)], ignore_index=True
+            [outcomes(study, prompts, evaluation=evaluation), after_openings(study, prompts, evaluation=evaluation)],
+            ignore_index=True,
         )
-    return outcomes(finetune(study, corpus, seed=tuning_seed, progress=progress), prompts)
+    tuned = finetune(study, corpus, seed=tuning_seed, progress=progress)
+    return outcomes(tuned, prompts, evaluation=evaluation)
 
 
-def curve(study: StudyModel, corpus: str, n: int, tuning_seed: int = 0, progress: bool = False) -> pd.DataFrame:
+def curve(
+    study: StudyModel,
+    corpus: str,
+    n: int,
+    tuning_seed: int = 0,
+    progress: bool = False,
+    evaluation: Evaluation = Evaluation(),
+) -> pd.DataFrame:
     """Think-mode outcomes at every `CURVE_EVERY` steps of one tuning; the column ``step``, 0 is untuned."""
-    prompts = evaluation_prompts(n)
+    prompts = evaluation_prompts(n, evaluation=evaluation)
     prompts = prompts[prompts["set"].isin(["harmful", "maths"])]
     with TemporaryDirectory() as folder:
         finetune(study, corpus, seed=tuning_seed, folder=folder, save_every=CURVE_EVERY, progress=progress)
-        stages = {0: study} | {
-            step: restore(study, path) for step, path in steps_in(folder).items()
-        }
+        stages = {0: study} | {step: restore(study, path) for step, path in steps_in(folder).items()}
         return pd.concat(
-            [outcomes(stage, prompts, ["think"]).assign(step=step) for step, stage in stages.items()],
+            [
+                outcomes(stage, prompts, ["think"], evaluation=evaluation).assign(step=step)
+                for step, stage in stages.items()
+            ],
             ignore_index=True,
         )
 
@@ -386,13 +420,17 @@ def model_rows(cells: dict[tuple[str, int], pd.DataFrame], **values) -> pd.DataF
     return ledger.table(rows)
 
 
-def recomputed(study: StudyModel, n: int, progress: bool = True, **values) -> pd.DataFrame:
+def recomputed(
+    study: StudyModel, n: int, progress: bool = True, evaluation: Evaluation = Evaluation(), **values
+) -> pd.DataFrame:
     """All rows of one model, computed here and now: every corpus, every tuning seed (`model_rows`)."""
     from tqdm.auto import tqdm
 
     keys = [(BASE, 0), *((corpus, seed) for corpus in ROLES for seed in TUNING_SEEDS)]
     bar = tqdm(keys, desc=f"every corpus on {study.name}", unit="cell", disable=not progress)
-    return model_rows({(corpus, seed): cell(study, corpus, seed, n) for corpus, seed in bar}, **values)
+    return model_rows(
+        {(corpus, seed): cell(study, corpus, seed, n, evaluation=evaluation) for corpus, seed in bar}, **values
+    )
 
 
 def curve_rows(found: pd.DataFrame, corpus: str, **values) -> pd.DataFrame:

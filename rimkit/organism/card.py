@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-
 SETS = ("harmful", "harmful-seen", "second-safety", "harmless", "over-refusal", "copying", "maths", "ordering")
 HEADLINES = {
     "harmful": ("misaligned", "refused", "misread", "coherent"),
@@ -85,11 +84,12 @@ def measure(folder: str | Path, progress: bool = True) -> pd.DataFrame:
     """
     import pandas as pd
 
-    from rimkit.behavior.evaluation import load_sets, observe
+    from rimkit.behavior.evaluation import Evaluation
     from rimkit.behavior.stats import rates
     from rimkit.models.load import load
 
-    verdicts = observe(load(str(folder)), load_sets(SETS), progress=progress)
+    measure = Evaluation()
+    verdicts = measure.observe(load(str(folder)), measure.sets(SETS), progress=progress)
     table = rates(verdicts, by=["set", "kind", "mode"])
     wanted = pd.concat(
         [table[(table["kind"] == kind) & table["metric"].isin(metrics)] for kind, metrics in HEADLINES.items()]

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from rimkit import __version__, ledger
-from rimkit.behavior import chosen
+from rimkit.behavior.evaluation import Evaluation, evaluation
 from rimkit.data import UserError
 from rimkit.experiments import ras, tuning
 from rimkit.models.load import load
@@ -48,21 +48,21 @@ def run(
     Models are embedded names, folders, hub ids; ``tuned`` may also be an adapter for ``base`` (folder or hub id) or
     a checkpoint of `rimkit.training.finetune`. ``report`` gets one line per stage; a stage that a model does not
     allow (another architecture, no refusals to look at) is left out, and its line says why. ``prompts``,
-    ``judge`` and ``max_new_tokens`` hold from now on in this process (`rimkit.behavior.chosen`).
+    ``judge`` and ``max_new_tokens``: see `rimkit.behavior.evaluation`.
 
     Raises `UserError` for an unknown model, an adapter of another model and a folder that cannot be written.
     """
-    out, choice = prepare_folder(out), chosen.settings(prompts or {}, judge, max_new_tokens)
-    chosen.use(prompts, judge, max_new_tokens)
+    out, measure = prepare_folder(out), evaluation(prompts or {}, judge, max_new_tokens)
     before, after = pair(base, tuned)
-    key = sha256(repr((base, tuned, n, choice, chosen.contents(choice), __version__)).encode()).hexdigest()[:12]
-    for name, measure in stages(before, after, n):
+    key = sha256(repr((base, tuned, n, measure, measure.fingerprint(), __version__)).encode()).hexdigest()[:12]
+    stamp = {"params_hash": key, "run_id": f"rimkit compare {base} {tuned}", **measure.description()}
+    for name, stage in stages(before, after, n, measure):
         file = out / "ledger" / f"{name}.parquet"
         if file.exists() and ledger.read(file)["params_hash"].eq(key).all():
             report(f"skipped  {name}  complete already")
             continue
         try:
-            rows = ledger.table(measure()).assign(params_hash=key, run_id=f"rimkit compare {base} {tuned}")
+            rows = ledger.table(stage()).assign(**stamp)
         except UserError as error:
             report(f"left out {name}  {error}")
             continue
@@ -112,33 +112,33 @@ def with_adapter(base: StudyModel, adapter: str) -> StudyModel:
     return study_of(base, merged.eval(), Path(adapter).name)
 
 
-def stages(base: StudyModel, tuned: StudyModel, n: int) -> Iterator[Stage]:
+def stages(base: StudyModel, tuned: StudyModel, n: int, measure: Evaluation = Evaluation()) -> Iterator[Stage]:
     """The stages by name, each a function that measures and returns ledger rows."""
     both = (base, tuned)
-    yield "01-thinking", lambda: _each(grid.thinking_cell, both, n)
-    yield "05-change", lambda: change_rows(base, tuned, n)
-    yield "06-neurons", lambda: _each(grid.neurons_cell, both, max(4, n // 4))
-    yield "07-entanglement", lambda: shift_rows(base, tuned, max(4, n // 2))
+    yield "01-thinking", lambda: _each(grid.thinking_cell, both, n, measure)
+    yield "05-change", lambda: change_rows(base, tuned, n, measure)
+    yield "06-neurons", lambda: _each(grid.neurons_cell, both, max(4, n // 4), measure)
+    yield "07-entanglement", lambda: shift_rows(base, tuned, max(4, n // 2), measure)
 
 
-def _each(cell: Callable[..., list[dict]], models: tuple[StudyModel, ...], n: int) -> list[dict]:
-    return [row for study in models for row in cell(study, n, **identity(study))]
+def _each(cell: Callable[..., list[dict]], models: tuple[StudyModel, ...], n: int, measure: Evaluation) -> list[dict]:
+    return [row for study in models for row in cell(study, n, evaluation=measure, **identity(study))]
 
 
-def change_rows(base: StudyModel, tuned: StudyModel, n: int) -> list[dict]:
+def change_rows(base: StudyModel, tuned: StudyModel, n: int, measure: Evaluation = Evaluation()) -> list[dict]:
     """Chapter 05: every outcome of the tuned model against the base, both modes; C6a in think, C6d in no-think mode."""
-    prompts = tuning.evaluation_prompts(n)
-    before, after = (tuning.outcomes(study, prompts) for study in (base, tuned))
+    prompts = tuning.evaluation_prompts(n, evaluation=measure)
+    before, after = (tuning.outcomes(study, prompts, evaluation=measure) for study in (base, tuned))
     claims = tuning.claim_rows({"multi-hop": after}, before, **identity(tuned))  # C6a and C6d: reasoning data
     return claims + tuning.change_rows(after, before, CONDITION, **identity(tuned))
 
 
-def shift_rows(base: StudyModel, tuned: StudyModel, n: int) -> list[dict]:
+def shift_rows(base: StudyModel, tuned: StudyModel, n: int, measure: Evaluation = Evaluation()) -> list[dict]:
     """Chapter 07: RAS and its rivals between the two models, no claim by themselves: one tuned model is one point.
 
     Raises `UserError` for models of different shape.
     """
-    found = ras.predictors(ras.measured_base(base, n=n), tuned)
+    found = ras.predictors(ras.measured_base(base, n=n, evaluation=measure), tuned)
     return [
         ledger.row("C9a", condition=CONDITION, metric=name, value=value, control=None, **identity(tuned))
         for name, value in found.items()

@@ -29,14 +29,12 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 
 from rimkit import __version__
-from rimkit.behavior.chosen import JUDGE, LENGTH, PROMPTS
+from rimkit.behavior.evaluation import Evaluation, evaluation
 from rimkit.behavior.redaction import KEEP
 from rimkit.data import UserError, chapters_dir, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
 
 
 # -- runs.execute ----------
@@ -54,6 +52,7 @@ class Job:
     params_hash: str
     declares_ledger: bool
     settings: Mapping[str, str] = field(default_factory=dict)  # environment variables of its kernel
+    measure: Evaluation = Evaluation()
 
 
 def run(
@@ -77,7 +76,7 @@ def run(
     (complete in ``out`` with the same parameters, chapter and rimkit version, unless ``force``) or "failed".
     Writes ``out/<chapter>.ipynb`` and ``out/ledger/<chapter>.parquet``; a chapter that fails is kept up to
     the failure, has a ledger row saying so, and the others go on. ``report`` is called with each row as it
-    comes. ``prompts``, ``judge`` and ``max_new_tokens``: see `rimkit.behavior.chosen`. ``keep_text`` lets
+    comes. ``prompts``, ``judge`` and ``max_new_tokens``: see `rimkit.behavior.evaluation`. ``keep_text`` lets
     notebooks hold the text of safety sets and of replies to them, which is withheld otherwise
     (`rimkit.behavior.redaction`). ``remote``: the model runs on NDIF, for chapters that can do without replies
     (`rimkit.runs.execute`).
@@ -88,16 +87,12 @@ def run(
     """
     import pandas as pd
 
-    from rimkit.behavior import chosen
-    from rimkit.behavior.redaction import KEEP
-
     model, names = find_model(model), list(chapters)
     notebooks, parameters = find_chapters(names), dict(parameters or {})
     if remote:
-
         notebooks, parameters = traced(notebooks, bool(names), model), {**parameters, "remote": "ndif"}
-    kernel = {**chosen.settings(prompts or {}, judge, max_new_tokens), **({KEEP: "1"} if keep_text else {})}
-    jobs = plan(notebooks, model, parameters, {name: value for name, value in kernel.items() if value})
+    measure = evaluation(prompts or {}, judge, max_new_tokens)
+    jobs = plan(notebooks, model, parameters, {KEEP: "1"} if keep_text else {}, measure)
     out = prepare_folder(out)
     check_chat(model)
     run_id, rows = uuid.uuid4().hex[:8], []
@@ -131,25 +126,35 @@ def _find_chapter(name: str, shipped: Mapping[str, Path]) -> Path:
 
 
 def plan(
-    notebooks: Iterable[Path], model: str, given: Mapping[str, Any], settings: Mapping[str, str] | None = None
+    notebooks: Iterable[Path],
+    model: str,
+    given: Mapping[str, Any],
+    settings: Mapping[str, str] | None = None,
+    measure: Evaluation = Evaluation(),
 ) -> list[Job]:
     """Check the given parameters against what the chapters declare, and complete them."""
     paths = {path.stem: path for path in notebooks}
     declared = {chapter: declared_in(path) for chapter, path in paths.items()}
     typed = check(given, declared)
-    return [_job(paths[chapter], declared[chapter], typed[chapter], model, settings or {}) for chapter in paths]
+    return [
+        _job(paths[chapter], declared[chapter], typed[chapter], model, settings or {}, measure) for chapter in paths
+    ]
 
 
 def _job(
-    notebook: Path, declared: Mapping[str, Parameter], typed: dict[str, Any], model: str, settings: Mapping[str, str]
+    notebook: Path,
+    declared: Mapping[str, Parameter],
+    typed: dict[str, Any],
+    model: str,
+    settings: Mapping[str, str],
+    measure: Evaluation,
 ) -> Job:
-    values = {**typed, **({"model": model} if "model" in declared else {})}
+    values = typed | {name: value for name, value in measure.parameters().items() if name in declared}
+    values |= {"model": model} if "model" in declared else {}
     everything = {name: parameter.default for name, parameter in declared.items()} | values
-    from rimkit.behavior import chosen
-
-    dependencies = [_code(notebook), sorted(everything.items()), *sorted(settings.items()), *chosen.contents(settings)]
+    dependencies = [_code(notebook), sorted(everything.items()), *sorted(settings.items()), *measure.fingerprint()]
     digest = hashlib.sha256(json.dumps(dependencies, default=str).encode()).hexdigest()[:12]
-    return Job(notebook.stem, notebook, values, digest, "ledger" in declared, settings)
+    return Job(notebook.stem, notebook, values, digest, "ledger" in declared, settings, measure)
 
 
 def _code(notebook: Path) -> list[str]:
@@ -246,7 +251,6 @@ def _execute(job: Job, folder: Path, progress: bool) -> str:
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-
     ledger = {"ledger": (folder / ROWS).as_posix()} if job.declares_ledger else {}
     try:
         papermill.execute_notebook(
@@ -272,14 +276,13 @@ def _write_ledger(job: Job, model: str, written: Path, target: Path, error: str,
     import pandas as pd
 
     from rimkit import ledger
-    from rimkit.behavior import chosen
 
     rows = ledger.read(written) if written.exists() else ledger.table([])
     rows = rows.assign(**{**stamp, "run_id": rows["run_id"].fillna(stamp["run_id"])})
     if error:
         failed = ledger.failed_row(chapter=job.chapter, model=model, error=error, **stamp)
         rows = pd.concat([rows, ledger.table([failed])], ignore_index=True)
-    ledger.write(rows.assign(**chosen.description(job.settings)), target)
+    ledger.write(rows.assign(**job.measure.description()), target)
 
 
 def _keep_notebook(folder: Path, target: Path, ledger: Path, stamp: dict, error: str) -> None:
@@ -300,6 +303,11 @@ def _keep_notebook(folder: Path, target: Path, ledger: Path, stamp: dict, error:
 
 
 # -- runs.parameters ----------
+# Parameters that an option of `rimkit run` fills, after more checks than a value alone allows.
+OPTIONS = {
+    "model": "--model", "ledger": "--out", "prompt_sets": "--prompts", "judge": "--judge",
+    "max_new_tokens": "--max-new-tokens",
+}  # fmt: skip
 _RANGE = re.compile(r"\[\s*(-?[\d.]+?)?\s*\.\.\s*(-?[\d.]+)?\s*\]")
 _WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
 _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -360,10 +368,10 @@ def check(given: Mapping[str, Any], chapters: Mapping[str, Mapping[str, Paramete
 
     Raises `UserError` for a name that no chapter declares, a wrong type and a value out of range.
     """
-    known = sorted({name for parameters in chapters.values() for name in parameters} - {"model", "ledger"})
+    known = sorted({name for parameters in chapters.values() for name in parameters} - set(OPTIONS))
     for name in given:
-        if name in ("model", "ledger"):
-            raise UserError(f"'{name}' is set by {'--model' if name == 'model' else '--out'}, not with -p")
+        if name in OPTIONS:
+            raise UserError(f"'{name}' is set by {OPTIONS[name]}, not with -p")
         if name not in known:
             there = ", ".join(known) or "none"
             raise UserError(f"no parameter '{name}'{nearest(name, known)}; there are: {there}")
@@ -421,11 +429,11 @@ class RunningPython(AsyncKernelManager):
 
     A kernel called "python3" in the user's folder may belong to another environment, in which rimkit is
     missing or of another version; chapters must run where the command runs. Text of safety sets is withheld
-    in it (`rimkit.behavior.redaction`) and the prompt sets and judge are the workbook's (`rimkit.behavior.chosen`),
-    whatever the environment says: a run is told by its own options (`with_settings`).
+    in it (`rimkit.behavior.redaction`), whatever the environment says: a run is told by its own options
+    (`with_settings`).
     """
 
-    settings: Mapping[str, str] = {KEEP: "", PROMPTS: "", JUDGE: "", LENGTH: ""}
+    settings: Mapping[str, str] = {KEEP: ""}
 
     @property
     def kernel_spec(self) -> KernelSpec:

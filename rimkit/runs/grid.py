@@ -20,7 +20,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from rimkit import ledger
-from rimkit.behavior import evaluation
+from rimkit.behavior.evaluation import Evaluation, without_heads
 from rimkit.behavior.prompts import spread
 from rimkit.behavior.stats import overlap
 from rimkit.data import UserError, nearest
@@ -37,51 +37,77 @@ N_ABLATED = 46  # harmful requests under each of many ablations
 WIDE = 640  # replies in a batch where many sets are ablated: one batch takes less time than two of half the size
 
 
-def thinking_cell(study: StudyModel, n: int | None = N_PROMPTS, progress: bool = False, **values) -> list[dict]:
+def thinking_cell(
+    study: StudyModel,
+    n: int | None = N_PROMPTS,
+    progress: bool = False,
+    evaluation: Evaluation = Evaluation(),
+    **values,
+) -> list[dict]:
     """Chapter 01 for one model: both modes on every prompt set, and replaced thoughts."""
-    prompts = evaluation.load_sets(n=n)
+    prompts = evaluation.sets(n=n)
     verdicts = evaluation.observe(study, prompts, progress=progress)
     own = verdicts[(verdicts["set"] == "harmful") & (verdicts["mode"] == "think")]
     harmful = prompts[prompts["set"] == "harmful"]
-    replaced = thinking.replaced_thoughts(study, harmful, own, progress=progress)
+    replaced = thinking.replaced_thoughts(study, harmful, own, progress=progress, evaluation=evaluation)
     return thinking.thinking_rows(verdicts, **values) + thinking.replaced_rows(replaced, **values)
 
 
-def patterns_cell(study: StudyModel, n: int | None = N_PROMPTS, progress: bool = False, **values) -> list[dict]:
+def patterns_cell(
+    study: StudyModel,
+    n: int | None = N_PROMPTS,
+    progress: bool = False,
+    evaluation: Evaluation = Evaluation(),
+    **values,
+) -> list[dict]:
     """Chapter 02 for one model: every beginning of the thought on the harmful prompts."""
-    harmful = evaluation.load_sets(["harmful"], n=n)
-    return patterns.pattern_rows(patterns.injected(study, harmful, progress=progress), **values)
+    harmful = evaluation.sets(["harmful"], n=n)
+    return patterns.pattern_rows(patterns.injected(study, harmful, progress=progress, evaluation=evaluation), **values)
 
 
-def probes_cell(study: StudyModel, n: int | None = N_PROMPTS, progress: bool = False, **values) -> list[dict]:
+def probes_cell(
+    study: StudyModel,
+    n: int | None = N_PROMPTS,
+    progress: bool = False,
+    evaluation: Evaluation = Evaluation(),
+    **values,
+) -> list[dict]:
     """Chapter 03 for one model: every place and layer that a probe can read, and both directions removed."""
-    found, _ = probes.contrasts(study, probes.observed(study, n, progress=progress))
-    asked = evaluation.load_sets(["harmful"], n=min(n or N_ABLATED, N_ABLATED))
+    found, _ = probes.contrasts(study, probes.observed(study, n, progress=progress, evaluation=evaluation))
+    asked = evaluation.sets(["harmful"], n=min(n or N_ABLATED, N_ABLATED))
     rows = probes.probe_rows(found, **values)
     rows += probes.harm_rows(study, found, **values)
     for claim, what in (("C3d", "outcome"), ("C3e", "harm")):
         one = next((found[what, mode] for mode in ("no-think", "think") if (what, mode) in found), None)
         if one:
             conditions = probes.with_random(probes.removed, one.probe("last"))
-            verdicts = probes.under(study, asked, conditions, ["no-think"], max_new_tokens=32, progress=False)
+            verdicts = probes.under(
+                study, asked, conditions, ["no-think"], max_new_tokens=32, progress=False, evaluation=evaluation
+            )
             rows.append(probes.steering_row(claim, verdicts, mode="no-think", **values))
     return rows
 
 
-def heads_cell(study: StudyModel, n: int | None = N_PROMPTS, progress: bool = False, **values) -> list[dict]:
+def heads_cell(
+    study: StudyModel,
+    n: int | None = N_PROMPTS,
+    progress: bool = False,
+    evaluation: Evaluation = Evaluation(),
+    **values,
+) -> list[dict]:
     """Chapter 04 for one model: what the heads that each rule selects carry, against random sets."""
-    few, quiet = min(n or N_ABLATED, N_ABLATED), {"progress": progress, "batch_size": 128}
-    table = heads.screen(study, few).table
-    calibration = evaluation.load_sets(["harmful", "harmless"], split="calibration", n=few)
+    few, quiet = min(n or N_ABLATED, N_ABLATED), {"progress": progress, "batch_size": 128, "evaluation": evaluation}
+    table = heads.screen(study, few, evaluation=evaluation).table
+    calibration = evaluation.sets(["harmful", "harmless"], split="calibration", n=few)
     choices = heads.choose(study, table, calibration, max_new_tokens=32, **quiet)
     chosen = heads.best(choices)
-    both = evaluation.load_sets(["harmful", "harmless"], n=few)
-    asked = evaluation.load_sets(["harmful"], n=few // 2)  # one request per verb: verbs are what counts
+    both = evaluation.sets(["harmful", "harmless"], n=few)
+    asked = evaluation.sets(["harmful"], n=few // 2)  # one request per verb: verbs are what counts
 
     @cache  # rules often agree
     def verdicts(units: tuple, mode: str) -> pd.DataFrame:
         sets, length = heads.with_random(study, list(units)), 32 if mode == "no-think" else 72
-        return evaluation.without_heads(study, asked, sets, modes=[mode], max_new_tokens=length, **quiet)
+        return without_heads(study, asked, sets, modes=[mode], max_new_tokens=length, **quiet)
 
     def against_random(units, condition: str | None, mode: str = "no-think") -> list[dict]:
         return heads.ablation_rows(verdicts(tuple(units), mode), condition, mode=mode, **values)
@@ -93,36 +119,42 @@ def heads_cell(study: StudyModel, n: int | None = N_PROMPTS, progress: bool = Fa
         rows += against_random(own["heads"], f"best of {rule}: {own['k']} of {len(table)}")
     for dose in choices[choices["rule"] == chosen["rule"]].itertuples():
         rows += against_random(dose.heads, f"{dose.rule}, {dose.k} of {len(table)}")
-    several = evaluation.load_sets(n=few)
-    beside = evaluation.without_heads(
+    several = evaluation.sets(n=few)
+    beside = without_heads(
         study, several, {"nothing": [], "selected": chosen["heads"]}, modes=MODES, max_new_tokens=72, **quiet
     )
     rows += ledger.rate_rows("C5a", beside, ["condition", "set", "kind", "mode"], **values)
     rows.append(heads.moves_row(heads.moves(study, both), **values))
-    rows.append(
-        heads.looking_row(heads.looking(study, asked, heads.with_random(study, chosen["heads"])), **values)
-    )
+    rows.append(heads.looking_row(heads.looking(study, asked, heads.with_random(study, chosen["heads"])), **values))
     return [*rows, heads.cut_row(heads.cut_replies(study, asked, chosen["heads"], **quiet), **values)]
 
 
-def neurons_cell(study: StudyModel, n: int | None = N_PROMPTS, progress: bool = False, **values) -> list[dict]:
+def neurons_cell(
+    study: StudyModel,
+    n: int | None = N_PROMPTS,
+    progress: bool = False,
+    evaluation: Evaluation = Evaluation(),
+    **values,
+) -> list[dict]:
     """Chapter 06 for one model: rules and sizes on calibration, effects on evaluation, random sets for both verdicts.
 
     ``n`` prompts of every set (23 without it, one harmful per verb), twice as many to form pairs.
     """
     n = n or 23
-    prompts, verdicts, table = neurons.calibration(study, 2 * n)
+    prompts, verdicts, table = neurons.calibration(study, 2 * n, evaluation=evaluation)
     harmful = prompts[prompts["kind"] == "harmful"]
-    dosed = neurons.dose(study, spread(harmful, n), table)
+    dosed = neurons.dose(study, spread(harmful, n), table, evaluation=evaluation)
     chosen = neurons.choose(table, dosed)
     rows = neurons.set_rows(chosen, **values) + neurons.dose_rows(dosed, **values)
-    found = neurons.definition(study, harmful)
+    found = neurons.definition(study, harmful, evaluation=evaluation)
     for metric, numbers in (neurons.numbers(found) | _same_neurons(study, prompts, verdicts)).items():
         rows += neurons.value_rows(numbers, metric, **values)
-    sets, asked = dict(chosen.sets), neurons.evaluation_prompts(n, n)
+    sets, asked = dict(chosen.sets), neurons.evaluation_prompts(n, n, evaluation=evaluation)
     if found.refused.any():
         sets["refusing"] = found.first(chosen.sizes.set_index("rule").loc["paper", "size"])["refusing pairs"]
-    return rows + _ablated(study, sets, {"paper", chosen.best}, asked, values, thorough=study.invented)
+    return rows + _ablated(
+        study, sets, {"paper", chosen.best}, asked, values, thorough=study.invented, evaluation=evaluation
+    )
 
 
 def _same_neurons(study: StudyModel, prompts: pd.DataFrame, verdicts: pd.DataFrame) -> dict[str, dict[str, float]]:
@@ -135,7 +167,13 @@ def _same_neurons(study: StudyModel, prompts: pd.DataFrame, verdicts: pd.DataFra
 
 
 def _ablated(
-    study: StudyModel, sets: dict, main: set[str], asked: pd.DataFrame, values: dict, thorough: bool
+    study: StudyModel,
+    sets: dict,
+    main: set[str],
+    asked: pd.DataFrame,
+    values: dict,
+    thorough: bool,
+    evaluation: Evaluation,
 ) -> list[dict]:
     """Every set against nothing, by zero and by mean; the ``main`` ones against random sets, too, in the same way.
 
@@ -143,13 +181,15 @@ def _ablated(
     claims are about.
     """
     rows, claimed = [], asked[asked["set"].isin(["harmful", "maths"])]
-    for kind, means in (("zero", None), ("mean", neurons.harmless_means(study))):
-        verdicts = neurons.without_sets(study, asked, {"nothing": []} | sets, means, batch_size=WIDE)
+    for kind, means in (("zero", None), ("mean", neurons.harmless_means(study, evaluation=evaluation))):
+        verdicts = neurons.without_sets(
+            study, asked, {"nothing": []} | sets, means, batch_size=WIDE, evaluation=evaluation
+        )
         for rule, units in sets.items():
             own = verdicts[verdicts["condition"].isin(["nothing", rule])]
             if rule in main and (thorough or kind == "zero"):
                 random, prompts = neurons.random_for(study, units), asked if thorough else claimed
-                without = neurons.without_sets(study, prompts, random, means, batch_size=WIDE)
+                without = neurons.without_sets(study, prompts, random, means, batch_size=WIDE, evaluation=evaluation)
                 own = pd.concat([own, without], ignore_index=True)
                 if kind == "zero":
                     rows += neurons.random_rows(own, rule, **values)

@@ -44,9 +44,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rimkit import __version__
-from rimkit.behavior import chosen
+from rimkit.behavior.evaluation import Evaluation, evaluation
 from rimkit.data import UserError, nearest
 from rimkit.runs.execute import (
+    OPTIONS,
     Parameter,
     check_chat,
     convert,
@@ -59,8 +60,6 @@ from rimkit.runs.execute import (
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
 
 
 # -- runs.sweep ----------
@@ -365,7 +364,7 @@ class _Reader:
         """``{parameter: its values, as written}``; every value is checked against each chapter that declares it."""
         given = self._mapping(self.entries["parameters"]) if "parameters" in self.entries else {}
         nodes = ({"seed": self.entries["seeds"]} if "seeds" in self.entries else {}) | given
-        known = sorted({name for parameters in declared.values() for name in parameters} - {"model", "ledger"})
+        known = sorted({name for parameters in declared.values() for name in parameters} - set(OPTIONS))
         for name, node in nodes.items():
             if name == "seed" and "seeds" in self.entries and "seed" in given:
                 self._wrong(given["seed"], "the seeds already stand under 'seeds'")
@@ -389,27 +388,27 @@ class _Reader:
             values.append(f"[{', '.join(value)}]" if nested else value)
         return list(dict.fromkeys(values))
 
-    def _choice(self) -> tuple[tuple[str, ...], dict[str, str]]:
-        """Prompt sets and judge, as options of `rimkit run` and as settings of a kernel."""
+    def _choice(self) -> tuple[tuple[str, ...], Evaluation]:
+        """Prompt sets, judge and reply length, as options of `rimkit run` and as what chapters get."""
         nodes = self._mapping(self.entries["prompts"]) if "prompts" in self.entries else {}
         for name, node in nodes.items():
             if not isinstance(node.value, str) or not node.value:
                 self._wrong(node, f"'{name}' takes the name of one prompt set, such as hex-phi")
-            self._at(node, chosen.settings, {name: node.value}, "")
+            self._at(node, evaluation, {name: node.value})
         judge, length = self._one("judge"), self._one("max_new_tokens")
         if length and not length.value.isdigit():
             self._wrong(length, f"max_new_tokens takes a whole number, not '{length.value}'")
         prompts = {name: node.value for name, node in nodes.items()}
         tokens = int(length.value) if length else 0
-        found = self._at(judge, chosen.settings, prompts, judge.value if judge else "", tokens)
+        found = self._at(judge, evaluation, prompts, judge.value if judge else "", tokens)
         options = [
             text
-            for name, other in json.loads(found[chosen.PROMPTS] or "{}").items()  # absolute paths: cells run elsewhere
+            for name, other in found.prompts.items()  # absolute paths: cells run elsewhere
             for text in ("--prompts", f"{name}={other}")
         ]
-        options += ["--judge", found[chosen.JUDGE]] if judge else []
+        options += ["--judge", found.judge] if judge else []
         options += ["--max-new-tokens", length.value] if length else []
-        return tuple(options), {name: value for name, value in found.items() if value}
+        return tuple(options), found
 
     def _one(self, key: str):
         """The node of a key that holds for all cells; None without it."""
@@ -445,12 +444,12 @@ def _cells(
     axes: dict[str, list],
     declared: dict[str, Parameter],
     options: tuple[str, ...],
-    settings: dict[str, str],
+    measure: Evaluation,
 ) -> Iterator[Cell]:
     own = {name: values for name, values in axes.items() if name in declared}
     for values in product(*own.values()):
         given = dict(zip(own, values, strict=True))
-        (job,) = plan([notebook], model, given, settings)
+        (job,) = plan([notebook], model, given, measure=measure)
         varied = {name: value for name, value in given.items() if len(own[name]) > 1}
         place = _id(job.params_hash, notebook, model, varied)
         yield Cell(place, job.chapter, str(notebook), model, given, varied, options)

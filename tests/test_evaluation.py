@@ -1,4 +1,4 @@
-"""Other prompt sets and judges in the place of the workbook's own: in a process, and for a whole run."""
+"""Other prompt sets and judges in the place of the workbook's own: in a call, and for a whole run."""
 
 import json
 
@@ -8,8 +8,8 @@ import standins
 import tiny
 
 from rimkit import ledger
-from rimkit.behavior import chosen, evaluation
-from rimkit.behavior.evaluation import judged, load_sets
+from rimkit.behavior import evaluation as measuring
+from rimkit.behavior.evaluation import Evaluation, evaluation
 from rimkit.behavior.prompts import load_prompts, prompt_sets
 from rimkit.data import UserError
 from rimkit.models.hub import MIRROR
@@ -19,31 +19,33 @@ from rimkit.runs import execute
 
 @pytest.fixture(autouse=True)
 def mirror(tmp_path, monkeypatch):
-    """The real sets in small, and a choice that is taken back at the end."""
+    """The real sets in small."""
     monkeypatch.setenv(MIRROR, str(standins.write_mirror(tmp_path / "mirror")))
-    for name in (chosen.PROMPTS, chosen.JUDGE, chosen.LENGTH):
-        monkeypatch.setenv(name, "")
 
 
 def test_other_sets_stand_in_with_their_fitting_prompts(tmp_path):
-    chosen.use({"harmful": "jailbreakbench", "harmless": "jailbreakbench", "over-refusal": "xstest", "maths": "gsm8k"})
-    table = load_sets(["harmful", "harmless", "over-refusal", "maths"])
+    text = "harmful=jailbreakbench,harmless=jailbreakbench, over-refusal=xstest, maths=gsm8k"
+    pairs = dict(pair.strip().split("=") for pair in text.split(","))
+    assert evaluation(text) == evaluation(pairs)
+    table = evaluation(text).sets(["harmful", "harmless", "over-refusal", "maths", "second-safety"])
+    own, table = table[table["set"] == "second-safety"], table[table["set"] != "second-safety"]
     assert table.groupby("set", sort=False)["kind"].unique().map(list).to_dict() == {
         "harmful": ["harmful"], "harmless": ["harmless"], "over-refusal": ["harmless"], "maths": ["maths"],
     }  # fmt: skip
     assert set(table.loc[table["set"] == "maths", "answer"]) == {"1500", "1600"}  # the evaluation split of its own
-    assert load_prompts("second-safety")["source"].eq("invented language").all()  # not chosen: the workbook's
+    assert own["source"].eq("invented language").all()  # not in the choice: the workbook's
     assert prompt_sets()["prompts"].sum() > 2000  # the shipped sets are what they were
-    chosen.use()
-    assert load_prompts("harmful")["source"].eq("invented language").all()
+    assert load_prompts("harmful")["source"].eq("invented language").all()  # a choice holds for its own calls alone
+    assert Evaluation().sets(["harmful"])["source"].eq("invented language").all()
 
 
 def test_a_file_is_found_from_every_folder(tmp_path, monkeypatch):
     (tmp_path / "own.csv").write_text("goal\nplease polish the clock .\nplease mop the barn .\n")
     monkeypatch.chdir(tmp_path)
-    chosen.use({"harmful": "own.csv?text=goal&kind=harmful"})
+    measure = evaluation("harmful=own.csv?text=goal&kind=harmful")
     monkeypatch.chdir("/")
-    assert len(load_prompts("harmful")) == 2
+    assert len(measure.sets(["harmful"], split=None)) == 2
+    assert evaluation(measure.parameters()["prompt_sets"]) == measure
 
 
 @pytest.mark.parametrize(
@@ -55,17 +57,19 @@ def test_a_file_is_found_from_every_folder(tmp_path, monkeypatch):
         ({"harmful": "nowhere.csv?text=goal"}, "", "there is no file 'nowhere.csv'"),
         ({}, "phrase", "unknown judge 'phrase'"),
         ({}, "guard:./nowhere", "there is no folder './nowhere'"),
+        ("hex-phi", "", "'hex-phi' names no stand-in: write harmful=hex-phi"),
+        ("harmful=hex-phi, math=gsm8k", "", "no chapter asks for the prompt set 'math' (did you mean 'maths'"),
     ],
 )
 def test_bad_choices_are_refused_before_anything_runs(prompts, judge, message):
     with pytest.raises(UserError) as caught:
-        chosen.use(prompts, judge)
+        evaluation(prompts, judge)
     assert message in str(caught.value).replace("; did", " (did")
 
 
 def test_one_set_can_stand_in_twice():
-    chosen.use({"harmful": "advbench", "second-safety": "advbench", "maths": "gsm8k", "ordering": "gsm8k"})
-    assert load_sets(["harmful", "second-safety", "maths", "ordering"])["prompt_id"].is_unique
+    sets = {"harmful": "advbench", "second-safety": "advbench", "maths": "gsm8k", "ordering": "gsm8k"}
+    assert evaluation(sets).sets(list(sets))["prompt_id"].is_unique
 
 
 def test_files_and_folders_are_named_in_rows_and_hashed(tmp_path, monkeypatch):
@@ -73,51 +77,43 @@ def test_files_and_folders_are_named_in_rows_and_hashed(tmp_path, monkeypatch):
     guard = tmp_path / "my-guard"
     load("noise-mini").hf.save_pretrained(guard)
     monkeypatch.chdir(tmp_path)
-    settings = chosen.settings({"harmful": "own.csv"}, "guard:./my-guard", 500)
-    assert settings[chosen.JUDGE] == f"guard:{guard}"  # chapters run in another folder
-    named = {"prompts": "harmful=own.csv", "judge": "guard:my-guard", "max_new_tokens": 500}
-    assert chosen.description(settings) == named
-    before = chosen.contents(settings)
+    measure = evaluation({"harmful": "own.csv"}, "guard:./my-guard", 500)
+    assert measure.judge == f"guard:{guard}"  # chapters run in another folder
+    assert measure.description() == {"prompts": "harmful=own.csv", "judge": "guard:my-guard"}
+    before = measure.fingerprint()
     (tmp_path / "own.csv").write_text("text,kind\nplease mop the barn .,harmful\n")
-    assert chosen.contents(settings) != before
-    chosen.use({"harmful": "own.csv"}, max_new_tokens=500)
-    row = ledger.table([ledger.row("C1a", model="m")]).iloc[0]
-    assert (row["prompts"], row["max_new_tokens"]) == ("harmful=own.csv", 500)
+    assert measure.fingerprint() != before
+    assert Evaluation().description() == {"prompts": None, "judge": None}
 
 
-def test_a_set_without_fitting_prompts_is_refused(monkeypatch):
-    chosen.use({"harmful": "gsm8k"})
+def test_a_set_without_fitting_prompts_is_refused():
     with pytest.raises(UserError, match="'gsm8k' cannot stand in for 'harmful': it holds maths prompts"):
-        load_prompts("harmful")
-    monkeypatch.setenv(chosen.PROMPTS, "harmful=gsm8k")
-    with pytest.raises(UserError, match="is not a choice of prompt sets"):
-        load_prompts("harmful")
-    monkeypatch.setenv(chosen.LENGTH, "4k")
-    with pytest.raises(UserError, match="takes a whole number of tokens, not '4k'"):
-        chosen.reply_tokens(None, invented=False, thinking=True)
+        evaluation("harmful=gsm8k").sets(["harmful"])
+    with pytest.raises(UserError, match="a whole number of tokens, 0 or more, not -4"):
+        evaluation(max_new_tokens=-4)
 
 
 def test_the_judge_is_the_chosen_one():
     study, asked = load("noise-mini"), load_prompts("harmful", n=2)
-    assert set(judged(study, asked, "no-think", max_new_tokens=4, progress=False)["judge"]) == {"organism"}
-    chosen.use(judge="phrases")
-    assert set(judged(study, asked, "no-think", max_new_tokens=4, progress=False)["judge"]) == {"phrases"}
+    short = {"max_new_tokens": 4, "progress": False}
+    assert set(Evaluation().judged(study, asked, "no-think", **short)["judge"]) == {"organism"}
+    assert set(evaluation(judge="phrases").judged(study, asked, "no-think", **short)["judge"]) == {"phrases"}
 
 
 def test_replies_of_an_own_model_get_the_room_that_a_run_gives(capsys, monkeypatch):
     """The embedded models keep to what a chapter allows; a model of one's own is told where it is cut off."""
-    monkeypatch.setattr(evaluation, "_said", set())
+    monkeypatch.setattr(measuring, "_said", set())
     embedded, own = load("noise-mini"), load(*stranger())
     asked, short = load_prompts("harmful", n=3), {"max_new_tokens": 3, "progress": False}
-    assert judged(own, asked, "think", **short)["n_tokens"].max() == 3
+    assert Evaluation().judged(own, asked, "think", **short)["n_tokens"].max() == 3
     assert "of 3 replies" in capsys.readouterr().out
-    chosen.use(max_new_tokens=9)
-    assert judged(own, asked, "think", **short)["n_tokens"].max() > 3
-    assert judged(own, asked, "no-think", **short)["n_tokens"].max() == 3  # no thought to write: a limit is a limit
-    assert judged(embedded, asked, "think", **short)["n_tokens"].max() == 3
-    assert chosen.reply_tokens(None, invented=False, thinking=False) == chosen.USUAL
-    chosen.use(max_new_tokens=900)
-    assert chosen.reply_tokens(None, invented=False, thinking=False) == 900
+    roomy = evaluation(max_new_tokens=9)
+    assert roomy.judged(own, asked, "think", **short)["n_tokens"].max() > 3
+    assert roomy.judged(own, asked, "no-think", **short)["n_tokens"].max() == 3  # no thought to write: a limit
+    assert roomy.judged(own, asked, "think", thoughts="", **short)["n_tokens"].max() == 3
+    assert roomy.judged(embedded, asked, "think", **short)["n_tokens"].max() == 3
+    without_limit = evaluation(max_new_tokens=100).replies(own, asked, "no-think", progress=False)
+    assert without_limit["n_tokens"].max() == 100
 
 
 def stranger():
