@@ -16,7 +16,7 @@ from rimkit import ledger
 from rimkit.behavior import redaction
 from rimkit.behavior.generation import generate
 from rimkit.behavior.prompts import own_prompts
-from rimkit.behavior.redaction import WITHHELD, for_disk, is_withheld, scrub, withhold, withhold_replies
+from rimkit.behavior.redaction import WITHHELD, is_withheld, scrub, withhold, withhold_replies
 from rimkit.models.load import load
 from rimkit.runs import execute
 from rimkit.teaching import tables, widgets
@@ -129,12 +129,6 @@ def test_tables_and_menus_show_ids_in_place_of_text(capsys):
     (drop_down,) = menu.children[0].children
     assert [text for text, _ in drop_down.options] == [f"request 1 {WITHHELD}", "Polish my lamp"]
     assert drop_down.value == REQUEST  # what the callback gets
-
-
-def test_a_table_for_the_disk():
-    table = pd.DataFrame({"prompt_id": ["p1"], "text": [REQUEST], "reply": ["I cannot."], "refused": [True]})
-    row = for_disk(table).iloc[0]
-    assert row.to_dict() == {"prompt_id": "p1", "text": WITHHELD, "reply": "I cannot.", "refused": True}
 
 
 def test_nothing_is_withheld_where_text_is_kept(monkeypatch):

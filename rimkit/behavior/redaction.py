@@ -7,7 +7,7 @@ or executed notebook holds it, however a chapter shows it. Ids, categories, verd
 
 ``rimkit run --keep-text`` or, in JupyterLab, the environment variable ``RIMKIT_KEEP_TEXT=1`` switch it off.
 
-What it cannot see: text drawn into an image, a file that a cell of your own writes (`for_disk` is for those),
+What it cannot see: text drawn into an image, a file that a cell of your own writes,
 and fewer than four or so words out of their context.
 """
 
@@ -26,7 +26,6 @@ import pandas as pd
 
 KEEP = "RIMKIT_KEEP_TEXT"
 WITHHELD = "[text withheld]"
-TEXT_COLUMNS = ("text", "thought", "reply")
 # Letters in a row that give a text away. Longer for what a model says: it is far more text, in words that a
 # chapter may use as well.
 REQUEST, SAID = 16, 24
@@ -148,12 +147,6 @@ def scrub(text: str) -> str:
 def label(text: str, name: str) -> str:
     """The text, or ``name`` in its place where it is withheld, so that rows can still be told apart."""
     return f"{name} {WITHHELD}" if is_withheld(str(text)) else text
-
-
-def for_disk(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of prompts, replies or verdicts as it may be saved: withheld texts replaced, all else as it is."""
-    columns = [column for column in TEXT_COLUMNS if column in table]
-    return table.assign(**{column: table[column].map(lambda text: scrub(str(text))) for column in columns})
 
 
 def _letters(text: str) -> str:

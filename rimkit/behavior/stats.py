@@ -28,7 +28,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from scipy import stats
-from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
 from rimkit.data import UserError, nearest
@@ -231,15 +230,6 @@ def exact_test(k1: int, n1: int, k2: int, n2: int) -> float:
     if not (0 <= k1 <= n1 and 0 <= k2 <= n2):
         raise UserError(f"{k1} of {n1} and {k2} of {n2} are not counts: each must lie between 0 and its n")
     return float(stats.fisher_exact([[k1, n1 - k1], [k2, n2 - k2]]).pvalue)
-
-
-def exact_paired_test(a: Sequence[bool], b: Sequence[bool]) -> float:
-    """Two-sided p value of McNemar's exact test for two verdicts on the same prompts, in the same order."""
-    a, b = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
-    if a.shape != b.shape:
-        raise UserError(f"paired verdicts must have one length, these have {len(a)} and {len(b)}")
-    table = [[(a & b).sum(), (a & ~b).sum()], [(~a & b).sum(), (~a & ~b).sum()]]
-    return float(mcnemar(np.array(table), exact=True).pvalue)
 
 
 def holm(p_values: Iterable[float]) -> np.ndarray:
