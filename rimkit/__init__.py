@@ -15,10 +15,10 @@ DOOR = {
     # a chapter's beginning
     "start": ("teaching.setup:start", "sets up a chapter: seeds, quiet libraries, Colab"),
     "load": ("models.load:load", "a model under study: embedded name, folder, hub id or server"),
-    "results": ("teaching.setup:results", "a table of results that comes with the workbook, by name"),
+    "results": ("data:results", "a table of results that comes with the workbook, by name"),
     # prompts, replies, verdicts
     "sets": ("behavior.prompts:load_prompts", "one prompt set as a table"),
-    "evaluation": ("behavior.evaluation", "replies and their verdicts, in both modes and under interventions"),
+    "evaluation": ("behavior.evaluation:evaluation", "which prompts, which judge and how many tokens: what replies are measured with"),
     "prompts": ("behavior.prompts", "all prompt sets, benchmarks, openings of a thought, prompts of one's own"),
     "generate": ("behavior.generation:generate", "the replies of a model to prompts, as a table"),
     "judges": ("behavior.judges", "what decides whether a reply refuses or complies"),

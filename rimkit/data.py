@@ -116,6 +116,19 @@ def whole(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True) if partial.is_dir() else partial.unlink(missing_ok=True)
 
 
+def results(name: str) -> pd.DataFrame:
+    """A table of results that comes with the workbook, by its name: "thinking", "neurons-doses".
+
+    Raises `UserError` for an unknown name.
+    """
+    import pandas as pd
+
+    known = shipped_tables("results")
+    if name not in known:
+        raise UserError(f"there are no shipped results '{name}' ({', '.join(known)}){nearest(name, known)}")
+    return pd.read_parquet(known[name])
+
+
 def kept(folder: str | Path, make: Callable[[], dict[str, pd.DataFrame]]) -> dict[str, pd.DataFrame]:
     """Tables by name, as they lie in ``folder``; made now, and put there whole, if they are not there.
 

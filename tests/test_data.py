@@ -1,9 +1,9 @@
-"""Numbers as readers see them, and tables that are kept."""
+"""Numbers as readers see them, tables that are kept, and shipped results by name."""
 
 import pandas as pd
 import pytest
 
-from rimkit.data import interval, kept, number, p_value, percent, points, whole
+from rimkit.data import UserError, interval, kept, number, p_value, percent, points, results, whole
 
 
 @pytest.mark.parametrize(
@@ -55,3 +55,9 @@ def test_what_is_written_appears_whole_or_not_at_all(tmp_path):
         partial.mkdir()
         (partial / "a").write_text("a")
     assert [path.name for path in tmp_path.rglob("*")] == ["new", "a"]
+
+
+def test_shipped_results_are_read_by_name():
+    assert len(results("thinking"))
+    with pytest.raises(UserError, match="no shipped results 'thinkin' .*did you mean 'thinking'"):
+        results("thinkin")
