@@ -156,7 +156,19 @@ def test_fig_1_says_which_models_it_draws_and_what_they_imply():
     assert "Mixtral-8x7B would be 44.1%" in text
     assert text.endswith("is the no-think rate.")
     assert tables.above_base().to_dict() == {"Qwen3-4B": 0, "Phi3.5-Tiny": 3, "Mistral-7B": 0, "Mixtral-8x7B": 3}
-    assert "Phi3.5-Tiny 3, Mistral-7B 0" in findings.over_implied_base()
+    assert "Phi3.5-Tiny 3, Mistral-7B 0" in findings.STATEMENTS["Tables A2 to A4"]()
+
+
+def test_tables_in_words():
+    assert tables.sentences().groupby("sentence").size().to_dict() == {
+        "careful": 24, "effort-minimising": 24, "no injection": 6,
+    }  # fmt: skip
+    assert tables.table_2().groupby("trained_on", sort=False)["points"].mean().round(2).to_list()[3:] == [1.82, 14.85]
+    assert tables.zeroed().groupby(["what", "neurons"])["points"].mean().round(2).to_dict() == {
+        ("maths falls by", "random"): 7.32, ("maths falls by", "safety-critical"): 18.2,
+        ("misalignment rises by", "random"): -2.19, ("misalignment rises by", "safety-critical"): 13.26,
+    }  # fmt: skip
+    assert "up to 3 points for harmful prompts and 8 for" in findings.STATEMENTS["Fig. 3"]()
 
 
 def test_fig_a3_covers_few_cells_and_fig_4b_explains_few_of_them():
@@ -200,15 +212,13 @@ def test_three_models_break_and_one_of_them_under_random_neurons():
 
 
 def test_groups_of_fig_3_in_words():
-    words = " ".join(reanalysis.sizes_in_words("no-think", "</think>").split())
-    assert words == "n = 120 harmless, 120 harmful, of them 98 refused, 21 fulfilled"
-    assert "46 harmless,\n71 harmful, of them\n63 refused,\nabout 8" in reanalysis.sizes_in_words("think", "</think>")
+    words = reanalysis.sizes_in_words()
+    assert words["</think>", "no-think"] == "n = 120 harmless, 120 harmful, of them 98 refused, 21 fulfilled"
+    assert words["</think>", "think"] == "n = 46 harmless, 71 harmful, of them 63 refused, about 8 fulfilled"
     steps = tables.published("fig3_probe_scores").query("group == 'harmless'")
-    for (mode, position), part in steps.groupby(["mode", "position"]):
-        size = int(reanalysis.sizes_in_words(mode, position).split()[2])
-        assert (
-            np.abs(part["share_above_threshold"] * size - (part["share_above_threshold"] * size).round()).max() < 0.02
-        )
+    for place, part in steps.groupby(["position", "mode"]):
+        counts = part["share_above_threshold"] * int(words[place].split()[2])
+        assert np.abs(counts - counts.round()).max() < 0.02
 
 
 def test_a_correlation_with_everything_about_it():

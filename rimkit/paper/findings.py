@@ -318,10 +318,20 @@ def baseline(row: pd.Series, rates: pd.Series) -> str:
     return "neither rate for certain" if off == on else "the no-think rate" if off else "the think rate"
 
 
-def over_implied_base() -> str:
+def _over_implied_base() -> str:
     """Tables A2-A4 against the bases that Fig. 1 implies, in one sentence."""
     said = ", ".join(f"{model} {n}" for model, n in tables.above_base().items())
     return f"Effort-minimising cells, of three, above the untuned rate that Fig. 1 implies: {said}."
+
+
+def _figure_3() -> str:
+    table = published("fig3_probe_scores").query("position == '<|im_end|>'")
+    shares = table.set_index(["group", "layer", "mode"])["share_above_threshold"].unstack()
+    gap = (shares["think"] - shares["no-think"]).abs().groupby("group").max()
+    return (
+        f"At <|im_end|> the modes differ by up to {percent(gap['harmful'])} points for harmful prompts "
+        f"and {percent(gap['harmless'])} for harmless ones."
+    )
 
 
 def _figure_a3() -> str:
@@ -353,4 +363,7 @@ def _figure_a5() -> str:
     return f"{totals}. By pattern ({' and '.join(table.index)}): {patterns}."
 
 
-STATEMENTS: dict[str, Callable[[], str]] = {"Fig. 1": _figure_1, "Fig. A3": _figure_a3, "Fig. A5": _figure_a5}
+STATEMENTS: dict[str, Callable[[], str]] = {
+    "Fig. 1": _figure_1, "Fig. 3": _figure_3, "Fig. A3": _figure_a3, "Fig. A5": _figure_a5,
+    "Tables A2 to A4": _over_implied_base,
+}  # fmt: skip

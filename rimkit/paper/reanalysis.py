@@ -121,15 +121,20 @@ def group_sizes(mode: str, position: str) -> tuple[int, int, int]:
     return FINISHED if mode == "think" and position in AFTER_THOUGHT else GROUPS[mode]
 
 
-def sizes_in_words(mode: str, position: str) -> str:
-    """How many prompts of each group stand behind a panel of Fig. 3; one has no label."""
-    refused, fulfilled, harmful = group_sizes(mode, position)
-    finished = (refused, fulfilled, harmful) == FINISHED
-    about = "about " if finished else ""  # inferred as what remains, not from a step
-    return (
-        f"n = {HARMLESS_FINISHED if finished else HARMLESS} harmless,\n{harmful} harmful, of "
-        f"them\n{refused} refused,\n{about}{fulfilled} fulfilled"
-    )
+def sizes_in_words() -> dict[tuple[str, str], str]:
+    """How many prompts of each group stand behind a curve of Fig. 3, by position and mode.
+
+    One of the harmful prompts has no label.
+    """
+    words = "n = {} harmless, {} harmful, of them {} refused, {} fulfilled"
+    found = {}
+    for position, mode in published("fig3_probe_scores").groupby(["position", "mode"]).groups:
+        refused, fulfilled, harmful = group_sizes(mode, position)
+        finished = (refused, fulfilled, harmful) == FINISHED
+        about = f"about {fulfilled}" if finished else fulfilled  # what remains, not from a step
+        harmless = HARMLESS_FINISHED if finished else HARMLESS
+        found[position, mode] = words.format(harmless, harmful, refused, about)
+    return found
 
 
 def head_ablation() -> pd.DataFrame:

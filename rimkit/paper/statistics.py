@@ -113,9 +113,10 @@ def average(values: pd.Series | Mapping[str, float]) -> Average:
     )  # fmt: skip
 
 
-def averages(wide: pd.DataFrame) -> pd.DataFrame:
-    """`average` of every column of a table with a row per model; one row per column."""
-    return pd.DataFrame({name: average(wide[name])._asdict() for name in wide}).T.rename_axis("condition")
+def averages(table: pd.DataFrame, by: str, value: str) -> pd.DataFrame:
+    """`average` of the column ``value`` over the column ``model``, one row per ``by``."""
+    parts = table.set_index("model").groupby(by, sort=False)[value]
+    return pd.DataFrame({name: average(part)._asdict() for name, part in parts}).T.rename_axis(by)
 
 
 class Correlation(NamedTuple):

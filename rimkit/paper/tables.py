@@ -64,6 +64,37 @@ def injected() -> pd.DataFrame:
     return wide.rename_axis(columns=None).reset_index()
 
 
+def table_2() -> pd.DataFrame:
+    """Table 2 with words for its chains: columns ``model, trained_on, points``."""
+    words = {"GSM8K(L)-control": "GSM8K(L) careful", "GSM8K(L)-target": "GSM8K(L) effort-minimising"}
+    table = published("table2_finetuning_delta").replace({"training_set": words})
+    names = {"training_set": "trained_on", "delta_misalignment_points": "points"}
+    return table.rename(columns=names)[["model", *names.values()]]
+
+
+def sentences() -> pd.DataFrame:
+    """Tables A2-A4, with the think mode of Table 1 for the models that are in it.
+
+    Columns: ``model, pattern, sentence`` (careful, effort-minimising, no injection), ``rate`` (percent).
+    """
+    words = {"control": "careful", "target": "effort-minimising", "on": "no injection"}
+    table = injected().join(think_rates()["on"], on="model").rename(columns=words)
+    return table.melt(["model", "pattern"], list(words.values()), "sentence", "rate").dropna()
+
+
+def zeroed() -> pd.DataFrame:
+    """Fig. 6: columns ``model, neurons, what`` (misalignment rises by, maths falls by), ``points``."""
+    words = {"delta_misalignment_points": "misalignment rises by", "math_drop_points": "maths falls by"}
+    table = published("fig6_neuron_ablation").rename(columns=words)
+    return table.melt(["model", "neurons"], list(words.values()), "what", "points")
+
+
+def probe_curves() -> pd.DataFrame:
+    """Fig. 3 at three of its places: ``mode, position, group, layer, share_above_threshold``."""
+    table = published("fig3_probe_scores")
+    return table[table["position"].isin(["<|im_end|>", "between think tags", "</think>"])]
+
+
 def before_after() -> pd.DataFrame:
     """Fig. 1 with the levels that it implies, one row per model drawn, indexed by ``model``.
 
@@ -129,24 +160,19 @@ def attention() -> pd.DataFrame:
 
 
 def maxima() -> pd.DataFrame:
-    """Fig. A3 in the order of the prompt: columns ``mode, place, maxima, note``.
+    """Fig. A3 in the order of the prompt: columns ``mode, place, maxima``.
 
-    ``place`` is a token with its offset from `assistant`; ``note``: how many of all cells a mode
-    covers.
+    A ``place`` is a token with its offset from `assistant`.
     """
-    table, found = published("figa3_attention_maxima"), attention()
+    table = published("figa3_attention_maxima")
     offset = pd.to_numeric(table["offset"], errors="coerce")  # "other" has none, and comes last
     at = offset.map(lambda n: "" if pd.isna(n) else f" ({number(n, 0, signed=True)})")
-    notes = {mode: f"{row['drawn']:,.0f} of {row['cells']:,.0f} cells" for mode, row in found.iterrows()}
-    words = {"think": "with thinking", "no-think": "without thinking"}
-    table = table.assign(place=table["token"] + at, note=table["mode"].map(notes), mode=table["mode"].map(words))
-    return table.loc[offset.sort_values(kind="stable").index, ["mode", "place", "maxima", "note"]]
+    table["place"] = table["token"] + at
+    return table.loc[offset.sort_values(kind="stable").index, ["mode", "place", "maxima"]]
 
 
 def flags() -> pd.DataFrame:
-    """Fig. A5 by set of prompts: ``total`` of the shares drawn, and that of each pattern and of
-    none (%).
-    """
+    """Fig. A5 by set of prompts, in percent: each pattern, none, and the ``total`` that is drawn."""
     table = published("figa5_flagged_categories").pivot_table(
         index="prompts", columns="pattern", values="share_pct", aggfunc="sum", sort=False, fill_value=0
     )
