@@ -1,8 +1,6 @@
-"""Errors that a user can act on.
+"""What every floor needs: errors a user can act on, paths, tables of one's own, and words for numbers.
 
-Where the data and the chapters of the workbook lie.
-
-Tables that people bring along: csv, jsonl and parquet files, read in one way everywhere.
+It knows nothing of models, prompts or claims, and imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -19,7 +17,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-# -- errors ----------
+PACKAGE = Path(__file__).resolve().parent
+SUFFIXES = (".csv", ".jsonl", ".parquet")
+
+
 class UserError(ValueError):
     """One line saying what was wrong and what to do; the command line prints it and exits with 2."""
 
@@ -28,10 +29,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` for the known name closest to ``name``, or an empty string."""
     close = get_close_matches(str(name), [str(item) for item in known], n=1)
     return f"; did you mean '{close[0]}'?" if close else ""
-
-
-# -- paths ----------
-PACKAGE = Path(__file__).resolve().parent
 
 
 def data_dir() -> Path:
@@ -50,10 +47,6 @@ def _resource(in_wheel: str, in_clone: str) -> Path:
     return packaged if packaged.is_dir() else PACKAGE.parent / in_clone
 
 
-# -- files ----------
-SUFFIXES = (".csv", ".jsonl", ".parquet")
-
-
 def shipped_tables(folder: str) -> dict[str, Path]:
     """The parquet files of a folder of the workbook's data, by name."""
     return {file.stem: file for file in sorted((data_dir() / folder).glob("*.parquet"))}
@@ -62,8 +55,8 @@ def shipped_tables(folder: str) -> dict[str, Path]:
 def find_table(name: str | Path, shipped: Mapping[str, Path], what: str, also: Collection[str] = ()) -> Path:
     """The file of a shipped table (by its name), or the file that ``name`` is the path of.
 
-    ``what`` is what messages call it ("prompt set"), ``also`` are names that are no files. Raises `UserError` for
-    a file that is not there and for an unknown name, with the nearest one.
+    ``what`` is what messages call it ("prompt set"), ``also`` are names that are no files. Raises
+    `UserError` for a file that is not there and for an unknown name, with the nearest one.
     """
     path = Path(name)
     if path.suffix in SUFFIXES:
@@ -80,7 +73,7 @@ def find_table(name: str | Path, shipped: Mapping[str, Path], what: str, also: C
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """The file as a table. Text stays text: "007" is no number, and an empty field of a csv is an empty text.
+    """The file as a table. Text stays text: "007" is no number, and an empty field is an empty text.
 
     Raises `UserError`, in one line, for a file that is damaged or not what its suffix says.
     """
@@ -148,7 +141,6 @@ def kept(folder: str | Path, make: Callable[[], dict[str, pd.DataFrame]]) -> dic
     return {file.stem: pd.read_parquet(file) for file in sorted(folder.glob("*.parquet"))}
 
 
-# -- numbers ----------
 def number(value: float | None, digits: int = 2, *, signed: bool = False) -> str:
     """A number as readers see it: a true minus sign, no minus zero, "–" where it is missing."""
     if missing(value):

@@ -29,6 +29,7 @@ from rimkit.models.hooks import why_closed
 from rimkit.models.hub import Found, locate, options_of, read, read_weights, with_options
 from rimkit.models.study import StudyModel
 
+ROUNDED = "its weights are rounded to 4 bits: replies and internals are those of the rounded model"
 MOST_LAYERS = 6  # of a deeper untrained model: enough for a control, and it fits beside the model itself
 
 
@@ -85,14 +86,16 @@ def load(
         found = locate(model, revision)
         hf, tokenizer = _from_files(found, tokenizer, device, dtype, quantize)
         study = _study(with_options(found.name, think, quantize), hf, tokenizer, think)
-        _say(study, quantize)
+        _say(study, chat.NOTES.get(study.chat.thinking, ""), ROUNDED if quantize else "")
         return study
     if tokenizer is None:
         raise UserError("a model in memory needs its tokenizer: load(model, tokenizer)")
     if quantize is not None:
         raise UserError("a model in memory keeps its numbers: load it by its name to round it to 4 bits")
     name = getattr(model.config, "_name_or_path", "") or type(model).__name__
-    return _study(with_options(name, think), move(model, device, dtype), tokenizer, think)
+    study = _study(with_options(name, think), move(model, device, dtype), tokenizer, think)
+    _say(study)
+    return study
 
 
 def chat_of(model: str) -> ChatFormat:
@@ -195,13 +198,9 @@ def _check_match(name: str, hf, tokenizer, chat: ChatFormat) -> None:
         )
 
 
-def _say(study: StudyModel, quantize: str | None) -> None:
+def _say(study: StudyModel, *notes: str) -> None:
     """What a reader of this model's numbers should know, a line each."""
     closed = why_closed(study.hf)
-    notes = [
-        f"{closed}; chapters 00 to 02 need only its replies" if closed else "",
-        chat.NOTES.get(study.chat.thinking, ""),
-        "its weights are rounded to 4 bits: replies and internals are those of the rounded model" if quantize else "",
-    ]
-    for note in filter(None, notes):
-        print(f"{study.name}: {note}")
+    for note in (f"{closed}; chapters 00 to 02 need only its replies" if closed else "", *notes):
+        if note:
+            print(f"{study.name}: {note}")
