@@ -18,7 +18,7 @@ DOOR = {
     "results": ("data:results", "a table of results that comes with the workbook, by name"),
     # prompts, replies, verdicts
     "sets": ("behavior.prompts:load_prompts", "one prompt set as a table"),
-    "evaluation": ("behavior.evaluation:evaluation", "which prompts, which judge and how many tokens: what replies are measured with"),
+    "evaluation": ("behavior.evaluation:evaluation", "what replies are measured with: prompts, judge, length"),
     "prompts": ("behavior.prompts", "all prompt sets, benchmarks, openings of a thought, prompts of one's own"),
     "generate": ("behavior.generation:generate", "the replies of a model to prompts, as a table"),
     "judges": ("behavior.judges", "what decides whether a reply refuses or complies"),

@@ -59,5 +59,5 @@ def test_what_is_written_appears_whole_or_not_at_all(tmp_path):
 
 def test_shipped_results_are_read_by_name():
     assert len(results("thinking"))
-    with pytest.raises(UserError, match="no shipped results 'thinkin' .*did you mean 'thinking'"):
+    with pytest.raises(UserError, match=r"no shipped results 'thinkin' .*did you mean 'thinking'"):
         results("thinkin")
