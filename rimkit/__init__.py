@@ -45,6 +45,7 @@ DOOR = {
     "plot": ("teaching.figures", "the plots, each of a table and the names of its columns"),
     "show": ("teaching.figures:show", "shows a figure with its sentence of alt text"),
     "tables": ("teaching.tables", "tables and numbers to read"),
+    "published": ("teaching.published", "chapter 08: the paper's figures and tables to look at"),
     "widgets": ("teaching.widgets", "explorers, and tokens with their spans"),
     "predict": ("teaching.exercises:predict", "a guess, compared with the measurement later"),
     "exercise": ("teaching.questions:exercise", "the checked exercise of a chapter"),

@@ -180,7 +180,7 @@ def test_the_command_stamps_and_refuses(tmp_path):
 
 
 def set_up(tmp_path: Path) -> Path:
-    return Path(chapter(tmp_path, "01_alone", "from rimkit import teaching\n\nteaching.start(seed)", "seed"))
+    return Path(chapter(tmp_path, "01_alone", "import rimkit as rk\n\nrk.start(seed)", "seed"))
 
 
 def test_a_stamp_changes_the_set_up_cell_and_nothing_else(tmp_path):
@@ -199,7 +199,7 @@ def test_a_stamp_changes_the_set_up_cell_and_nothing_else(tmp_path):
     assert setup.stamp(path, "other/name")
     before["cells"][2]["source"] = ["nothing"]
     path.write_text(json.dumps(before))
-    with pytest.raises(UserError, match=r"has no cell that ends with teaching\.start"):
+    with pytest.raises(UserError, match=r"has no cell that ends with rk\.start"):
         setup.stamp(path, "owner/name")
 
 
@@ -215,8 +215,6 @@ def test_a_stamped_cell_installs_when_rimkit_is_missing_and_not_otherwise(monkey
     names = {"seed": 0, "get_ipython": Shell}
     exec(source, dict(names))
     assert asked == []
-    monkeypatch.setitem(sys.modules, "rimkit.teaching", None)
-    monkeypatch.delattr("rimkit.teaching", raising=False)
 
     def missing(name, *rest):
         if name == "rimkit" and not asked:

@@ -12,7 +12,6 @@ import pytest
 from rimkit import ledger
 from rimkit.data import UserError
 from rimkit.runs import page
-from rimkit.teaching.paper_figures import evidence_plot, svg
 
 NASTY = '<script>window.hacked = 1</script><img src=x onerror="window.hacked = 2">'
 WINDOW = {"width": 1100, "height": 900}
@@ -160,29 +159,6 @@ def test_the_page_appears_whole_or_not_at_all(tmp_path):
     with pytest.raises(UserError, match=r"cannot write .*folder\.html"):
         page.write_page(ledger.table([]), tmp_path / "folder.html")
     assert [path.name for path in tmp_path.iterdir()] == ["folder.html"]
-
-
-# -- the figure ------------------------------------------------------------------------------------
-
-
-def test_the_evidence_figure_says_what_it_draws():
-    table = pd.DataFrame({
-        "group": ["paper", "own", "own"], "label": ["all", "seed 0", "seed 1"], "effect": [0.1, 0.2, -0.1],
-        "ci_low": [float("nan"), 0.1, -0.3], "ci_high": [float("nan"), 0.3, 0.1],
-        "verdict": ["", "supported", "undecided"],
-    })  # fmt: skip
-    figure = evidence_plot(table, title="C1a", unit="points", scale=100, smallest_effect=0.05)
-    axis = figure.axes[0]
-    low, high = axis.get_xlim()
-    assert low == -high
-    drawn = sorted(round(float(x)) for container in axis.containers for x in container[0].get_xdata())
-    assert drawn == [-10, 10, 20]
-    markers = {container[0].get_marker() for container in axis.containers}
-    assert len(markers) == 2
-    assert "own, seed 0: +20.0 (+10.0 to +30.0), supported" in figure.alt_text
-    assert "paper, all: +10.0;" in figure.alt_text
-    assert svg(figure) == svg(figure)
-    assert b"<title>C1a</title>" in svg(figure)
 
 
 # -- a real browser --------------------------------------------------------------------------------

@@ -18,12 +18,12 @@ CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
 EXERCISES = ROOT / "rimkit" / "teaching" / "questions"
 
 # What is not yet as it should be. These numbers and lists only shrink; the goal stands beside each.
-N_FILES = 67  # 65, exercises aside
-N_LINES = 18_950  # 15,500, exercises aside
+N_FILES = 66  # 65, exercises aside
+N_LINES = 18_430  # 15,500, exercises aside
 SHARE_OVER_100 = 0.14  # 0.05
 N_OVER_120 = 44  # 0
 CIRCLES: set[tuple[str, str]] = set()
-REACHES_IN = {"rimkit/experiments/tuning.py", "rimkit/teaching/paper_figures.py"}
+REACHES_IN = {"rimkit/experiments/tuning.py"}
 WRITES_ENVIRONMENT = {"rimkit/runs/sweep.py"}
 OLD_CELLS = {path.stem for path in CHAPTERS}
 

@@ -20,13 +20,12 @@ from rimkit import __version__, ledger
 from rimkit.data import UserError
 from rimkit.paper.findings import findings
 from rimkit.paper.reanalysis import OVER_MODELS, after_correction, effects, reanalysis
-from rimkit.teaching.paper_figures import evidence_plot, svg
+from rimkit.teaching.figures import forest, svg
 
 # -- runs.page ----------
 NAME = "claims.html"
 SYMBOLS = {"supported": "✓", "contradicted": "✗", "no effect": "=", "undecided": "?", "not reported": "–"}
 SHIPPED, OWN, PAPER = "Embedded models, shipped rows", "This run", "The paper’s models"
-SHAPES = ("Circles", "Squares", "Diamonds")  # of the groups of a figure, in order
 FAMILIES = {
     "C1": "Thinking raises maths accuracy and misalignment together",
     "C2": "Effort-minimising thoughts raise misalignment",
@@ -162,12 +161,14 @@ def _figure(entry: dict, judged: pd.DataFrame, paper: pd.DataFrame, word: str) -
     table = pd.concat([part[columns] for part in (printed, measured) if len(part)] or [pd.DataFrame(columns=columns)])
     if table.empty:
         return None
-    scale, unit = _unit(entry["primary_metric"])
-    title = f"{entry['id']}: {entry['statement']}"
-    look = {"title": title, "unit": unit, "scale": scale, "smallest_effect": entry["smallest_effect"]}
-    figure = evidence_plot(table.reset_index(drop=True), **look)
-    drawn = ". ".join(f"{shape}: {group}" for shape, group in zip(SHAPES, table["group"].unique(), strict=False))
-    return {"src": b64encode(svg(figure)).decode(), "alt": figure.alt_text, "caption": drawn,
+    again = table["label"].duplicated(keep=False) & table["group"].eq(OWN)
+    table["label"] = table["label"].where(~again, table["label"] + ", yours")
+    _, unit = _unit(entry["primary_metric"])
+    figure = forest(
+        table, "label", hue="group", words="verdict", unit=unit, x_label=f"value minus control ({unit})",
+        smallest_effect=entry["smallest_effect"], title=f"{entry['id']}: {entry['statement']}",
+    )  # fmt: skip
+    return {"src": b64encode(svg(figure)).decode(), "alt": figure.alt_text, "caption": figure.caption,
             "width": round(figure.get_figwidth() * 96)}  # fmt: skip
 
 

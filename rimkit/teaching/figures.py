@@ -99,16 +99,13 @@ def points(
                 axis.plot(spots, here[value], color=_colour(index), linewidth=1.2, alpha=0.5)
             _mark(axis, spots, here[value], here, _look(index), low, high, hollow)
         texts = [_wrapped(place, 40 if slanted else 13) for place in places]
-        axis.set_xticks(range(len(places)), texts)
-        if slanted:
-            axis.tick_params(axis="x", rotation=30, rotation_mode="xtick")
+        slant = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
+        axis.set_xticks(range(len(places)), texts, **slant)
         axis.set_xlim(-0.6, len(places) - 0.4)
     _axis_labels(figure, _words(x), label)
-    _shares(figure, percent, limits)
-    _references(figure, reference, in_percent if percent else number)
     _legend(figure, table, hue, hues)
-    write = _writer("percent" if percent else "", table[value])
-    return _finish(figure, title, table, keys, label, (value, low, high), write, reference, caption, hollow)
+    unit = _shares(figure, percent, limits)
+    return _finish(figure, title, table, keys, label, (value, low, high), unit, caption, hollow, reference)
 
 
 @styled
@@ -117,14 +114,16 @@ def lines(
     facet: str | None = None, row: str | None = None, style: str | None = None, x_label: str = "",
     y_label: str = "", low: str = "ci_low", high: str = "ci_high", percent: bool = True,
     log_x: bool = False, log_y: bool = False, reference: Mapping[str, float] | None = None,
-    hollow: str | None = None, limits: tuple[float, float] | None = None, notes: Mapping | None = None,
-    caption: str = "", size: tuple[float, float] | None = None,
+    x_reference: Mapping[str, float] | None = None, hollow: str | None = None,
+    limits: tuple[float, float] | None = None, notes: Mapping | None = None, caption: str = "",
+    size: tuple[float, float] | None = None,
 ) -> Figure:  # fmt: skip
     """Curves over a number (a dose, a layer, a step): a colour per ``hue``, dashes per ``style``.
 
     A panel per ``facet``, and a row of panels per ``row``. With ``percent`` the numbers are shares,
     and the axis runs from 0 to 100% unless ``limits`` says otherwise. ``log_y`` is linear below 1,
-    so that zero has a place. With ``style``, or more than 16 points a line, no intervals are drawn.
+    so that zero has a place. ``x_reference`` marks places along the axis. With ``style``, or more than
+    16 points a line, no intervals are drawn.
     """
     keys = _keys(table, [facet, row, hue, style, x], y)
     if not pd.api.types.is_numeric_dtype(table[x]):
@@ -152,11 +151,13 @@ def lines(
             axis.yaxis.set_major_formatter(FuncFormatter(lambda place, _: f"{place:,.0f}"))
             axis.set_ylim(bottom=0)
     _axis_labels(figure, x_label, y_label)
-    _shares(figure, percent, limits)
-    _references(figure, reference, in_percent if percent else number)
+    for name, place in (x_reference or {}).items():
+        for axis in figure.axes:
+            axis.axvline(place, color="0.25", linewidth=1.2, linestyle=(0, (5, 2)), zorder=1)
+        figure.axes[0].annotate(name, (place, 0.03), (4, 0), ("data", "axes fraction"), "offset points", fontsize=9.5)
     _legend(figure, table, hue, hues, style, styles, dashed=True)
-    write = _writer("percent" if percent else "", table[y])
-    return _finish(figure, title, table, keys, y_label, (y, low, high), write, reference, caption, hollow)
+    unit = _shares(figure, percent, limits)
+    return _finish(figure, title, table, keys, y_label, (y, low, high), unit, caption, hollow, reference)
 
 
 @styled
@@ -219,7 +220,7 @@ def forest(
     grey = f"grey: under {scale * smallest_effect:g} {unit}" if smallest_effect else ""
     caption = "; ".join(filter(None, (caption, grey)))
     table = table.drop(columns="_line")
-    return _finish(figure, title, table, keys, x_label, (effect, low, high), write, None, caption, hollow)
+    return _finish(figure, title, table, keys, x_label, (effect, low, high), unit, caption, hollow)
 
 
 @styled
@@ -255,14 +256,15 @@ def scatter(
         axis.set(**{name: ends for name, ends in (("xlim", x_limits), ("ylim", y_limits)) if ends})
         axis.xaxis.set_major_locator(MaxNLocator(5))
     _axis_labels(figure, x_label, y_label)
-    _references(figure, reference, number, scale)
+    _references(figure, reference, scale)
     _legend(figure, table, hue, hues, style, styles)
     write = _writer("", table[y])
     spans = [f"{label} from {write(table[name].min())} to {write(table[name].max())}" for name, label in
              ((x, x_label), (y, y_label))]  # fmt: skip
     said = f"{len(table)} points, {', '.join(spans)}"
     if facet:
-        each = {str(name): part[[x, y]].corr().iloc[0, 1] for name, part in table.groupby(facet, sort=False)}
+        parts = {name: part for name, part in table.groupby(facet, sort=False) if len(part) > 2}
+        each = {name: part[x].corr(part[y]) for name, part in parts.items()}
         said += f", correlation as drawn {', '.join(f'{number(r, 2)} ({name})' for name, r in each.items())}"
     shown = table[keys].rename(columns=_words).assign(**{x_label: table[x].map(write), y_label: table[y].map(write)})
     return _named(figure, title, said, shown, caption)
@@ -311,8 +313,7 @@ def heatmap(
         axis.set_xticklabels(texts, rotation=90 if tall else 0)
         axis.tick_params(axis="y", rotation=0)
     axes[0].set_ylabel(_words(rows))
-    ordered = table.dropna(subset=value).sort_values(value)
-    ends = [ordered.iloc[place] for place in (0, -1)]
+    ends = _ends_of(table, value)
     write = _writer("", table[value], digits)
     said = f"{label} from {' to '.join(f'{write(end[value])} ({_place(end, [facet, rows, columns])})' for end in ends)}"
     shown = pd.concat({panel: grid.map(write) for panel, grid in zip(panels, grids, strict=True)}, names=[facet])
@@ -353,7 +354,7 @@ def bars(
     figure.axes[0].set_ylim(len(places) - 0.4, -0.6)
     _axis_labels(figure, label, "")
     _legend(figure, table, hue, hues)
-    return _finish(figure, title, table, keys, label, (y, "", ""), write, None, caption, None)
+    return _finish(figure, title, table, keys, label, (y, "", ""), "", caption)
 
 
 @styled
@@ -386,13 +387,13 @@ def dots(
         axis.set_xticks(range(len(places)), [_wrapped(place, 14) for place in places])
         axis.set_xlim(-0.6, len(places) - 0.4)
     _axis_labels(figure, _words(x), label)
-    _shares(figure, percent, limits)
-    _references(figure, reference, in_percent if percent else number)
+    unit = _shares(figure, percent, limits)
+    _references(figure, reference)
     here = [name for name in looks if (table[role] == name).any()]
     _legend(
         figure, table, None, [], more=[_key(looks[name], f"{name} sets" if name == "random" else name) for name in here]
     )
-    write, columns = _writer("percent" if percent else "", table[value]), [*filter(None, (facet, x))]
+    write, columns = _writer(unit, table[value]), [*filter(None, (facet, x))]
     shown = []
     for key, part in table.groupby(columns, sort=False):
         sets = {name: _spread(part.loc[part[role] == name, value], write) for name in here}
@@ -450,7 +451,9 @@ def _keys(table: pd.DataFrame, columns: Iterable[str | None], *values: str, once
     if table.empty:
         raise UserError("the table is empty: there is nothing to draw")
     if once and table.duplicated(keys).any():
-        raise UserError(f"several numbers for one place: {', '.join(keys)} do not tell them apart; filter the table")
+        metrics = table["metric"].unique() if "metric" in table and "metric" not in keys else []
+        choose = f"choose one metric of {', '.join(map(str, metrics))}" if len(metrics) > 1 else "filter the table"
+        raise UserError(f"several numbers for one place: {', '.join(keys)} do not tell them apart; {choose}")
     return keys
 
 
@@ -493,7 +496,7 @@ def _mark(axis, x, y, part, look, low, high, hollow, area: float = 46, alpha: fl
     axis.scatter(x, y, s=area, marker=marker, c=faces, edgecolors=colour, alpha=alpha, zorder=3, clip_on=False)
 
 
-def _references(figure: Figure, reference: Mapping[str, float] | None, write: Callable, scale: float = 1) -> None:
+def _references(figure: Figure, reference: Mapping[str, float] | None, scale: float = 1) -> None:
     """A dashed line in every panel, named in the last one."""
     for name, value in (reference or {}).items():
         for axis in figure.axes:
@@ -502,14 +505,15 @@ def _references(figure: Figure, reference: Mapping[str, float] | None, write: Ca
         figure.axes[-1].annotate(name, (1, scale * value), ha="right", va="bottom", fontsize=9.5, **spot)
 
 
-def _shares(figure: Figure, percent: bool, limits: tuple[float, float] | None) -> None:
+def _shares(figure: Figure, percent: bool, limits: tuple[float, float] | None) -> str:
+    """The vertical axis from 0 to 100% for shares, or between ``limits``; returns the unit."""
     low, high = limits or ((0, 1) if percent else (None, None))
     for axis in figure.axes:
-        if limits or percent:
-            room = 0.02 * (high - low)
-            axis.set_ylim(low - room, high + room)
+        if high is not None:
+            axis.set_ylim(low - 0.02 * (high - low), high + 0.02 * (high - low))
         if percent:
             axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    return "percent" if percent else ""
 
 
 def _axis_labels(figure: Figure, x_label: str, y_label: str) -> None:
@@ -551,24 +555,25 @@ def _key(look: tuple, label: str, dash: str = "") -> Line2D:
     )
 
 
-def _finish(figure, title, table, keys, label, columns, write, reference, caption, hollow) -> Figure:
-    """The sentence, the table and the caption of a plot of one number per row, with or without its interval."""
+def _finish(figure, title, table, keys, label, columns, unit, caption, hollow=None, reference=None) -> Figure:
+    """The sentence, the table and the caption of a plot of one number a row, with or without its interval."""
     value, low, high = columns
+    write = _writer(unit, table[value])
+    _references(figure, reference)
     has = low in table and high in table and table[low].notna().any()
     kept = table.dropna(subset=value)
-    order = kept.sort_values(value, kind="stable")
     if len(kept) <= 3:
         said = "; ".join(f"{_cell(item, columns, write)} ({_place(item, keys)})" for item in kept.to_dict("records"))
         said = f"{label} {said}"
     else:
-        least, most = (f"{write(item[value])} ({_place(item, keys)})" for item in (order.iloc[0], order.iloc[-1]))
+        least, most = (f"{write(item[value])} ({_place(item, keys)})" for item in _ends_of(kept, value))
         said = f"{label} from {least} to {most}"
-    said += "".join(f", {name}: {write(number)}" for name, number in (reference or {}).items())
+    said += "".join(f", {name}: {write(level)}" for name, level in (reference or {}).items() if name)
     shown = table[keys].rename(columns=_words)
     shown[label] = table[value].map(write)
     if has:
         ends = zip(table[low], table[high], strict=True)
-        shown["95% interval"] = [interval(one, other, write) for one, other in ends]
+        shown["95% interval"] = [_ends(one, other, write) for one, other in ends]
     if "n" in table and table["n"].notna().any():
         shown["n"] = table["n"].map(lambda count: number(count, 0))
     if hollow:
@@ -604,7 +609,17 @@ def _named(figure: Figure, title: str, said: str, table: pd.DataFrame, caption: 
 
 def _cell(item: Mapping, columns: tuple[str, str, str], write: Callable) -> str:
     value, low, high = columns
-    return f"{write(item[value])} {interval(item.get(low), item.get(high), write)}".strip()
+    return f"{write(item[value])} {_ends(item.get(low), item.get(high), write)}".strip()
+
+
+def _ends_of(table: pd.DataFrame, value: str) -> list[dict]:
+    """The rows with the least and the largest number; the first row twice, if there is no number."""
+    order = table.sort_values(value, kind="stable", na_position="first").to_dict("records")
+    return [next((row for row in order if pd.notna(row[value])), order[0]), order[-1]]
+
+
+def _ends(low, high, write: Callable) -> str:
+    return interval(low, high, lambda end: write(end).removesuffix("%"))
 
 
 def _spread(values: pd.Series, write: Callable) -> str:

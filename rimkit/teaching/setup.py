@@ -1,51 +1,53 @@
-"""What every chapter needs at its start and end, behind one line, so that a fix never needs every notebook.
+"""A chapter's first line: seeds, quiet libraries, one renderer of tables; on Colab also what is missing.
 
-A chapter opened alone, as on Colab: install what is missing, leave alone what is there, keep runs on Drive.
-
-Free and silent elsewhere. Only the standard library (and `packaging`) is imported here, since the rest may be missing.
+Of a chapter opened alone it installs what is not there and leaves alone what is. Only the standard library
+is imported at the top, since on Colab everything else may be missing; elsewhere nothing is installed.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import os
+import random
 import re
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import pandas as pd
+from rimkit.data import UserError, chapters_dir
 
-from rimkit import ledger
-from rimkit.data import UserError, chapters_dir, nearest, shipped_tables
+NOT_NEEDED = ("jupyterlab",)  # Colab is the place where chapters are read
+DRIVE = "/content/drive"
+RESTART = "choose Runtime > Restart session, and run the cells from the top"
+SETUP = """try:
+    import rimkit as rk
+except ModuleNotFoundError:  # opened alone, as on Colab
+    get_ipython().run_line_magic("pip", "install --quiet --no-deps git+https://github.com/{repo}@{branch}")
+    import rimkit as rk
 
-if TYPE_CHECKING:
-    from rimkit.models.study import StudyModel
+rk.start(seed)"""
+LAST = ("rk.start(seed)", "teaching.start(seed)")  # how a set-up cell ends
+BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
+MARKERS = ("<!-- badges: made by `rimkit badges` -->", "<!-- end of badges -->")
 
 
-
-
-# -- teaching.setup ----------
 def start(seed: int = 0, drive: str = "") -> None:
-    """Set up a chapter: fixed seeds, quiet libraries, whole tables with few digits.
+    """Set up a chapter: fixed seeds, quiet libraries, tables as `rimkit.teaching.tables.html` shows them.
 
-    On Colab, what is missing is installed first (`colab.prepare`), and with ``drive`` the chapter works in that folder
-    of your Google Drive, so that ``ledger = "01.parquet"`` outlives the session. Elsewhere both do nothing.
+    On Colab, what is missing is installed first (`prepare`), and with ``drive`` the chapter works in that
+    folder of your Google Drive, so that ``ledger = "01.parquet"`` outlives the session.
     """
-    import os
-    import random
-    import warnings
-
-
     prepare()
     if drive and here():
         os.chdir(save_to_drive(drive))
 
     import numpy as np
+    import pandas as pd
     import torch
     from transformers.utils import logging
 
@@ -54,13 +56,25 @@ def start(seed: int = 0, drive: str = "") -> None:
     torch.manual_seed(seed)
     logging.set_verbosity_error()
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-    pd.set_option(
-        "display.max_colwidth", 120, "display.max_columns", 30, "display.max_rows", 100, "display.precision", 2
-    )
+    pd.set_option("display.max_colwidth", 120, "display.max_rows", 100, "display.precision", 2)
+    show_tables(pd.DataFrame)
 
 
-def results(name: str) -> pd.DataFrame:
+def show_tables(kind: type) -> None:
+    """Let the running notebook, if this is one, show tables of this type in the workbook's way."""
+    from IPython import get_ipython
+
+    from rimkit.teaching.tables import html
+
+    if shell := get_ipython():
+        shell.display_formatter.formatters["text/html"].for_type(kind, html)
+
+
+def results(name: str):
     """The shipped ledger rows ``data/results/<name>.parquet``; raises `UserError` for an unknown name."""
+    from rimkit import ledger
+    from rimkit.data import nearest, shipped_tables
+
     known = shipped_tables("results")
     if name not in known:
         raise UserError(
@@ -69,22 +83,9 @@ def results(name: str) -> pd.DataFrame:
     return ledger.read(known[name])
 
 
-def identity(study: StudyModel) -> dict:
+def identity(study) -> dict:
     """`StudyModel.identity`."""
     return study.identity
-
-
-# -- teaching.colab ----------
-NOT_NEEDED = ("jupyterlab",)  # Colab is the place where chapters are read
-DRIVE = "/content/drive"
-RESTART = "choose Runtime > Restart session, and run the cells from the top"
-SETUP = """try:
-    from rimkit import teaching
-except ModuleNotFoundError:  # opened alone, as on Colab
-    get_ipython().run_line_magic("pip", "install --quiet --no-deps git+https://github.com/{repo}@{branch}")
-    from rimkit import teaching
-
-teaching.start(seed)"""
 
 
 def here() -> bool:
@@ -95,9 +96,9 @@ def here() -> bool:
 def prepare(pip: Callable[[list[str]], None] | None = None, package: str = "rimkit") -> None:
     """On Colab: install what ``package`` needs and is missing; does nothing elsewhere.
 
-    Every installed version is a constraint, so nothing that is there changes: not torch, not numpy. A version outside
-    the tested range is said in one line. Raises `UserError`, before anything is downloaded, if the kernel has already
-    imported another version of a package than the one that is installed now, and if pip cannot install.
+    Every installed version is a constraint, so nothing that is there changes: not torch, not numpy. A
+    version outside the tested range is said in one line. Raises `UserError`, before anything is downloaded,
+    if the kernel has imported another version of a package than is installed now, and if pip cannot install.
     """
     if not here():
         return
@@ -178,12 +179,6 @@ def save_to_drive(folder: str = "rim-workbook") -> Path:
     return path
 
 
-# -- badges, and where a chapter comes from ----------------------------------------------------------------
-
-BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
-MARKERS = ("<!-- badges: made by `rimkit badges` -->", "<!-- end of badges -->")
-
-
 def badges(repo: str, branch: str = "main") -> str:
     """A Markdown table of the shipped chapters, each with its "Open in Colab" badge."""
     _check(repo, branch)
@@ -215,9 +210,9 @@ def stamp(notebook: Path, repo: str, branch: str = "main") -> bool:
     _check(repo, branch)
     content = json.loads(notebook.read_text(encoding="utf-8"))
     cells = [cell for cell in content["cells"] if cell["cell_type"] == "code"]
-    cell = next((cell for cell in cells if "".join(cell["source"]).rstrip().endswith("teaching.start(seed)")), None)
+    cell = next((cell for cell in cells if "".join(cell["source"]).rstrip().endswith(LAST)), None)
     if cell is None:
-        raise UserError(f"{notebook} has no cell that ends with teaching.start(seed)")
+        raise UserError(f"{notebook} has no cell that ends with {LAST[0]}")
     wanted = SETUP.format(repo=repo, branch=branch).splitlines(keepends=True)
     if cell["source"] == wanted:
         return False
