@@ -334,6 +334,16 @@ BENCHMARKS = {
 # -- loading -------------------------------------------------------------------------------------------------
 
 
+def benchmarks() -> pd.DataFrame:
+    """The sets of the hub known by name: ``name, what, prompts, repository, revision, access``."""
+    rows = []
+    for one in BENCHMARKS.values():
+        revision = one.revision[:10] if one.pinned else f"{one.revision} (not pinned)"
+        access = "asks for consent" if one.gated else "open"
+        rows.append((one.name, one.about, one.prompts, one.repo, revision, access))
+    return pd.DataFrame(rows, columns=["name", "what", "prompts", "repository", "revision", "access"])
+
+
 def named(name: str) -> tuple[Benchmark, str] | None:
     """The set and the revision that ``"name"`` or ``"name@revision"`` stands for; None if no set is called so."""
     known, _, revision = name.partition("@")

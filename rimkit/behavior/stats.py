@@ -382,8 +382,8 @@ def swapped(
 ) -> pd.DataFrame:
     """The paired difference between two ``values`` of a column after swapping them, in each cluster or not by chance.
 
-    Whole clusters (verbs) are swapped, since that is what varies together; samples of a prompt are averaged first, as
-    in `measure.difference`. One row per draw: ``effect, ci_low, ci_high``.
+    Whole clusters (verbs) are swapped, since that is what varies together; samples of a prompt are averaged first.
+    One row per draw, sorted by effect: ``swap, effect, ci_low, ci_high, zero`` (inside or outside of the interval).
     """
     table = verdicts.assign(cluster=clusters_of(verdicts), **{metric: verdicts[metric].astype(float)})
     one, other = (
@@ -400,13 +400,19 @@ def swapped(
         )
         found = paired_difference(a, b, metric, on="prompt_id")
         rows.append({"effect": found.effect, "ci_low": found.ci_low, "ci_high": found.ci_high})
-    return pd.DataFrame(rows)
+    found = pd.DataFrame(rows).sort_values("effect", kind="stable", ignore_index=True)
+    found.insert(0, "swap", found.index + 1)
+    return found.assign(zero=np.where(_outside(found), "outside the interval", "inside the interval"))
 
 
 def false_positives(draws: pd.DataFrame) -> Rate:
     """The share of draws of `swapped` whose interval leaves out zero, with Wilson's interval."""
-    outside = (draws["ci_low"] > 0) | (draws["ci_high"] < 0)
-    return Rate(float(outside.mean()), *wilson(float(outside.mean()), len(draws), 0.95), len(draws), "Wilson")
+    return rate(_outside(draws))
+
+
+def _outside(draws: pd.DataFrame) -> pd.Series:
+    """Whether zero lies outside of an interval."""
+    return (draws["ci_low"] > 0) | (draws["ci_high"] < 0)
 
 
 # -- mechanism.sets ----------

@@ -79,14 +79,10 @@ def _check_space(needed: float) -> None:
 
 
 def prompt_sets() -> pd.DataFrame:
-    """All prompt sets known by name; column ``here``: how much of each is on this machine, or "no"."""
-    rows = []
-    for one in prompts.BENCHMARKS.values():
-        folder = hub.on_this_machine(one.source())
-        revision = one.revision[:10] if one.pinned else f"{one.revision} (not pinned)"
-        here = f"{hub.megabytes(folder):.1f} MB" if folder else "no"
-        rows.append((one.name, one.about, one.repo, revision, "asks for consent" if one.gated else "open", here))
-    return pd.DataFrame(rows, columns=["prompt set", "what", "repository", "revision", "access", "here"])
+    """`prompts.benchmarks` with a column ``here``: how much of each is on this machine, or "no"."""
+    folders = [hub.on_this_machine(one.source()) for one in prompts.BENCHMARKS.values()]
+    here = [f"{hub.megabytes(folder):.1f} MB" if folder else "no" for folder in folders]
+    return prompts.benchmarks().astype(str).assign(here=here)
 
 
 def cached_models() -> list[tuple[str, float]]:

@@ -5,6 +5,7 @@ The memory that a model needs is counted in `rimkit.models.device`; here it beco
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from time import perf_counter
 from typing import NamedTuple
 
@@ -69,6 +70,21 @@ def devices(needs: Needs, gpu: str | None = None, tokens: int = 1024, quantize: 
         raise UserError(f"unknown GPU '{gpu}': known are {', '.join(GPUS)}{nearest(gpu, GPUS)}")
     asked = [_known(known[gpu.lower()])] if gpu else [here(), *map(_known, GPUS)]
     return pd.DataFrame([_row(needs, *device, tokens, quantize) for device in asked], columns=COLUMNS)
+
+
+def shapes(gpu: str, tokens: Sequence[int] = (1024,), names: Iterable[str] = tuple(SHAPES)) -> pd.DataFrame:
+    """`devices` of published shapes on one GPU, their weights in 16 bits and in 4.
+
+    Columns: ``shape, tokens, bits`` and those of `devices`, without the GPU's own.
+    """
+    found = []
+    for name in names:
+        needs = needs_of(shape(name))
+        for length in tokens:
+            for bits, quantize in (("16", None), ("4", "4bit")):
+                what = {"shape": name, "tokens": length, "bits": bits}
+                found.append(what | devices(needs, gpu, length, quantize).iloc[0].to_dict())
+    return pd.DataFrame(found).drop(columns=["device", "memory", "dtype"])
 
 
 def here() -> tuple[str, float, str]:
