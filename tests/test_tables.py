@@ -4,9 +4,9 @@ import pandas as pd
 import pytest
 
 from rimkit import ledger
-from rimkit.data import UserError
+from rimkit.data import UserError, results
 from rimkit.models.study import StudyModel
-from rimkit.teaching import setup, tables
+from rimkit.teaching import tables
 
 NASTY = "<script>alert(1)</script>"
 
@@ -56,9 +56,9 @@ def test_seed_table_shows_every_seed_with_its_verdict():
 
 
 def test_shipped_results_are_found_by_name():
-    assert len(setup.results("thinking")) > 0
+    assert len(results("thinking")) > 0
     with pytest.raises(UserError, match="did you mean 'thinking'"):
-        setup.results("thinkin")
+        results("thinkin")
 
 
 def test_identity_of_a_model():

@@ -255,12 +255,11 @@ def overview(rows: pd.DataFrame) -> Figure:
 # -- runs.noise ----------
 SEEDS = (0, 1, 2)
 CHAPTERS = {"heads": "04_refusal_heads"}  # grids that can be undefined as a whole
-WEAKER = {"C3a": "no-think, last", "C9a": "against random sets"}  # rows against a control that sees effects in noise
 COMMAND = "rimkit noise-grid"
 
 
 def noise_grid(out: str | Path = "results", seeds: tuple[int, ...] = SEEDS, progress: bool = True) -> pd.DataFrame:
-    """All grids on the models of noise; rows of whole claims, and of `WEAKER` controls, go to ``OUT/noise.parquet``."""
+    """All grids on the models of noise; rows of whole claims go to ``OUT/noise.parquet``."""
     from tqdm.auto import tqdm
 
     work, rows = Path(out) / ".noise", []
@@ -272,9 +271,8 @@ def noise_grid(out: str | Path = "results", seeds: tuple[int, ...] = SEEDS, prog
     names = [f"{NOISE}:{seed}" for seed in seeds]
     rows += [tuning.run(names, work, progress=progress), ras.run(names, work, progress=progress)]
     found = pd.concat(rows, ignore_index=True)
-    weaker = [found["claim"].eq(claim) & found["condition"].eq(name) for claim, name in WEAKER.items()]
-    kept = found["condition"].eq(ledger.WHOLE_CLAIM) | found["status"].ne("ok") | weaker[0] | weaker[1]
-    return ledger.write(found[kept.fillna(False).astype(bool)].assign(run_id=COMMAND), Path(out) / "noise.parquet")
+    kept = found["condition"].eq(ledger.WHOLE_CLAIM) | found["status"].ne("ok")
+    return ledger.write(found[kept].assign(run_id=COMMAND), Path(out) / "noise.parquet")
 
 
 def noise_cell(name: str, seed: int) -> pd.DataFrame:
