@@ -6,7 +6,7 @@ import pytest
 from rimkit import ledger
 from rimkit.data import UserError, results
 from rimkit.models.study import StudyModel
-from rimkit.teaching import tables
+from rimkit.teaching import setup, tables
 
 NASTY = "<script>alert(1)</script>"
 
