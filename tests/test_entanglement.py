@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import families
 import numpy as np
 import pandas as pd
 import pytest
+import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +18,6 @@ from rimkit.experiments import ras
 from rimkit.experiments.neurons import OTHER
 from rimkit.experiments.ras import Activations, harmonic, one_sided_shift, shifts
 from rimkit.models.load import load
-from tests import families, tiny
 
 SIZES = st.floats(0.05, 50)
 activations = arrays(float, (2, 4), elements=SIZES)

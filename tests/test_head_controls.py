@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
+import tiny
 import torch
 
 from rimkit.behavior import evaluation, refusal_score
@@ -12,7 +13,6 @@ from rimkit.experiments import heads
 from rimkit.models.chat import pad
 from rimkit.models.hooks import cut_attention
 from rimkit.models.load import load
-from tests import tiny
 
 KNOWN = (1, 2)
 HARMFUL = ("steal", "forge", "jam", "burgle", "smash", "hack", "sink", "leak")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import families
 import numpy as np
 import pandas as pd
 import pytest
+import tiny
 import torch
 
 from rimkit.behavior import refusal_score
@@ -14,7 +16,6 @@ from rimkit.models.activations import capture, forward
 from rimkit.models.chat import pad
 from rimkit.models.hooks import FAMILIES, architecture, head_writes, hooked, logits_at_the_end, on_neurons, on_z
 from rimkit.models.interventions import ablate_heads
-from tests import families, tiny
 
 READ = refusal_score.Readout(refusal=(20, 31), fulfilment=(44,))
 

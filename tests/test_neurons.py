@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import families
 import numpy as np
 import pandas as pd
 import pytest
+import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,7 +28,6 @@ from rimkit.models.load import load
 from rimkit.organism.language import vocabulary
 from rimkit.runs.grid import EXPERTS
 from rimkit.teaching import results
-from tests import families, tiny
 
 RULES = list(neurons.RULES)
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import families
 import numpy as np
 import pandas as pd
 import pytest
+import tiny
 from sklearn.metrics import roc_auc_score
 
 from rimkit.behavior.stats import areas, auroc
 from rimkit.data import UserError
 from rimkit.experiments import probes
 from rimkit.models.load import load
-from tests import families, tiny
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+from families import conversations, family
 from notebooks import chapter
 
 import rimkit
@@ -20,7 +21,6 @@ from rimkit.data import UserError
 from rimkit.experiments import probes
 from rimkit.models import activations, ndif
 from rimkit.models.hooks import architecture
-from tests.families import conversations, family
 
 ROOT = Path(__file__).parents[1]
 SPANS = ("request", "last", "empty")  # the last is in half of the conversations

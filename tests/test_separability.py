@@ -7,6 +7,7 @@ from contextlib import nullcontext
 import numpy as np
 import pandas as pd
 import pytest
+import tiny
 from sklearn.metrics import roc_auc_score
 
 from rimkit import ledger
@@ -18,7 +19,6 @@ from rimkit.experiments import heads, probes
 from rimkit.models import interventions
 from rimkit.models.endpoint import EndpointModel
 from rimkit.models.load import load, untrained
-from tests import tiny
 
 
 def side(n: int, distance: float, seed: int, spans=("im_end", "thought", "last")) -> probes.Side:
