@@ -23,13 +23,12 @@ QUIET = [
 
 
 def own_rows() -> pd.DataFrame:
-    """A run of one's own: a clear row, a row of another metric's unit, a part, a failure, and hostile text everywhere."""
+    """A run of one's own: a clear row, a row of another metric's unit, a failure, and hostile text everywhere."""
     effect = {"effect": 0.2, "effect_ci_low": 0.1, "effect_ci_high": 0.3}
     run = {"run_id": "r1", "device": "cpu", "seconds": 12.5}
     return ledger.table([
-        ledger.row("C1a", model=f"mine {NASTY}", seed=3, value=0.5, control_value=0.3, n=80, **effect, **run),
+        ledger.row("C1a", model=f"mine {NASTY}", seed=3, value=0.5, control=NASTY, control_value=0.3, n=80, **effect, **run),
         ledger.row("C10a", model="mine", value=0.7, control_value=0.5, **effect, **run),
-        ledger.row("C1a", model="mine", condition=f"prompt {NASTY}", value=0.4, ci_low=0.3, ci_high=0.5, n=9, **run),
         ledger.failed_row(chapter="02", model="mine", error=f"ValueError: the reply was {NASTY}", **run),
     ])  # fmt: skip
 
@@ -129,7 +128,7 @@ def test_colours_have_enough_contrast(html):
 
 def test_text_from_rows_is_escaped(html):
     assert NASTY not in html
-    assert html.count("&lt;script&gt;window.hacked") >= 4  # model, condition, error, note
+    assert html.count("&lt;script&gt;window.hacked") >= 4  # model, control, error, note
 
 
 def test_every_family_of_claims_has_a_title():
@@ -229,7 +228,7 @@ def test_nothing_runs_out_of_a_narrow_window(opened):
 
 def test_long_tables_are_folded_and_printed(opened):
     assert opened.evaluate("[...document.querySelectorAll('details')].every(d => !d.open)")
-    assert not opened.get_by_text("prompt <script>").is_visible()
-    opened.locator("details summary").first.click()
-    assert opened.get_by_text("prompt <script>").is_visible()
+    assert not opened.get_by_role("table", name="Runs").is_visible()
+    opened.locator("details summary").last.click()
+    assert opened.get_by_role("table", name="Runs").is_visible()
     assert len(opened.pdf()) > 50_000

@@ -144,8 +144,8 @@ def test_a_chapter_that_declares_it_can_trace_in_a_dry_run(tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("04",), "04_refusal_heads cannot run remotely: it generates without heads"),
-        (("05",), "05_finetuning_backfires cannot run remotely: it fine-tunes"),
+        (("04",), "04_refusal_heads cannot run remotely: it generates, fine-tunes"),
+        (("05",), "05_finetuning_backfires cannot run remotely: it generates, fine-tunes"),
         (("03",), "rim-mini runs here, without --remote"),
     ],
 )

@@ -1,5 +1,6 @@
 import json
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import nbformat
@@ -26,8 +27,8 @@ def test_declared_parameters(declared):
     assert list(declared) == [line.partition(":")[0] for line in PARAMETERS.splitlines()]
     n = declared["n_prompts"]
     assert (n.type, n.default, n.low, n.high) == ("int", 4, 1, 600)
-    assert (declared["temperature"].low, declared["temperature"].high) == (0, None)
-    assert declared["seed"].low is None
+    assert (declared["temperature"].low, declared["temperature"].high) == (0, float("inf"))
+    assert declared["seed"].low == float("-inf")
 
 
 @pytest.mark.parametrize(
@@ -171,8 +172,10 @@ def test_a_run_from_end_to_end(runner, tmp_path):
 
 def test_a_run_of_another_version_is_not_complete(tmp_path):
     (job,) = execute.plan([Path(chapter(tmp_path, "01_a"))], "m", {})
+    rows = tmp_path / "ledger" / "01_a.parquet"
+    ledger.write([], rows)
     stamp = {"status": "ok", "params_hash": job.params_hash, "rimkit_version": rimkit.__version__}
-    ledger.write([], tmp_path / "ledger" / "01_a.parquet")
+    stamp["rows"] = sha256(rows.read_bytes()).hexdigest()[:12]
 
     def complete(**changed):
         (tmp_path / "x.ipynb").write_text(json.dumps({"metadata": {"rimkit": {**stamp, **changed}}}))
@@ -183,6 +186,10 @@ def test_a_run_of_another_version_is_not_complete(tmp_path):
     assert not complete(status="failed")
     assert not complete(params_hash="")
     assert not execute.is_complete(tmp_path / "absent.ipynb", job)
+    rows.write_bytes(rows.read_bytes()[:-1])
+    assert not complete()
+    rows.unlink()
+    assert not complete()
 
 
 def test_the_kernel_is_the_running_python(runner, tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ SHARE_OVER_100 = 0.14  # 0.05
 N_OVER_120 = 44  # 0
 CIRCLES: set[tuple[str, str]] = set()
 REACHES_IN = {"rimkit/experiments/tuning.py"}
-WRITES_ENVIRONMENT = {"rimkit/runs/sweep.py"}
+WRITES_ENVIRONMENT: set[str] = set()
 OLD_CELLS = {path.stem for path in CHAPTERS}
 
 
