@@ -24,8 +24,9 @@ def copy_chapters(folder: str | Path, reset: str | None = None) -> dict[str, str
     written.
     """
     folder, restore = prepare_folder(folder), find_chapters([reset])[0].name if reset else None
-    sources = [path for path in sorted(chapters_dir().rglob("*")) if path.is_file() and path.suffix not in (".py", ".pyc")]
-    names = [path.relative_to(chapters_dir()) for path in sources if ".ipynb_checkpoints" not in path.parts]
+    found = [path for path in sorted(chapters_dir().rglob("*")) if path.is_file()]
+    left_out = {".ipynb_checkpoints", "__pycache__", "conftest.py"}
+    names = [path.relative_to(chapters_dir()) for path in found if not left_out.intersection(path.parts)]
     return {name.as_posix(): _copy(chapters_dir() / name, folder / name, name.name == restore) for name in names}
 
 
