@@ -2,6 +2,7 @@
 
 from subprocess import run
 from sys import executable
+from time import sleep
 
 import numpy as np
 import pandas as pd
@@ -9,24 +10,33 @@ import pytest
 
 from rimkit.data import UserError
 from rimkit.teaching import widgets
-from rimkit.teaching.exercises import Exercise, predict
+from rimkit.teaching.exercises import Exercise, compare, predict, result_of, time_limit
 from rimkit.teaching.widgets import explorer, tokens_html, weighted_tokens_html
 
 NASTY = "<script>alert(1)</script>"
 
 
-# ---------------------------------------------------------------------------------------- exercises
+# exercises
 
 
 @pytest.fixture
 def exercise() -> Exercise:
-    def check(answer):
+    def judge(answer):
         if answer > 1:
             return "a share cannot exceed 1."
         return abs(answer - 0.25) < 0.01
 
-    texts = ("Divide.", "A quarter.", "a number from 0 to 1")
-    return Exercise("A share", "easy", "essential", 5, "Which share?", check, *texts)
+    texts = {"hints": ("Divide.", "By four."), "answer": "A quarter.", "expects": "a number from 0 to 1"}
+    return Exercise("A share", "easy", "essential", 5, "Which share?", judge, **texts)
+
+
+def double(judge, **options) -> Exercise:
+    return Exercise("Double", "easy", "useful", 1, "q", judge, hints=("h",), answer="a", **options)
+
+
+def judge_double(function):
+    found = result_of(function, np.array([1.0, 2.0, 4.0]))
+    return compare(found, [2, 4, 8], {"that squares instead of doubling.": [1, 4, 16]})
 
 
 @pytest.mark.parametrize("answer", [None, ..., "", " ____ "])
@@ -52,20 +62,79 @@ def test_an_exercise_says_right_or_why_not(exercise, answer, status, words):
     assert "\n" not in feedback.message
 
 
-def test_tables_are_answers_too(exercise):
-    asks = Exercise("T", "easy", "useful", 1, "q", lambda table: len(table) == 2, "h", "s")
+def test_tables_are_answers_too():
+    asks = double(lambda table: len(table) == 2)
     assert asks.check(pd.DataFrame({"a": [1, 2]})).status == "right"
     assert asks.check(np.zeros(3)).status == "wrong"
 
 
-def test_an_exercise_shows_its_header_hint_and_solution_and_escapes(exercise):
-    assert "Difficulty: easy. Importance: essential" in exercise._repr_markdown_()
-    assert repr(exercise.hint()) == "**Hint.** Divide."
+@pytest.mark.parametrize(
+    ("function", "status", "words"),
+    [
+        (lambda x: 2 * x, "right", "well done"),
+        (lambda x: x**2, "wrong", "that squares instead of doubling"),
+        (lambda x: -2 * x, "wrong", "the sign is turned around"),
+        (lambda x: 200 * x, "wrong", "percent or fractions"),
+        (lambda x: x + 7, "wrong", "the numbers are not right"),
+        (lambda x: None, "not attempted", "returns nothing yet"),
+        (lambda x: ..., "not attempted", "returns nothing yet"),
+        (lambda x: "2", "wrong", "shape is ()"),
+        (lambda x: "two", "wrong", "it is a str, and it should be numbers of shape (3,)"),
+        (lambda x: x[:2], "wrong", "its shape is (2,), and it should be numbers of shape (3,)"),
+        (lambda x: x / 0, "wrong", "missing or infinite"),
+        (lambda x: np.zeros(600_000), "wrong", "600,000 numbers where"),
+        (lambda x: x.nothing, "wrong", "AttributeError"),
+        (lambda: 3, "wrong", "TypeError"),
+        (3, "wrong", "could not be checked"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:divide by zero")
+def test_a_function_is_run_and_its_mistake_is_named(function, status, words):
+    feedback = double(judge_double).check(function)
+    assert (feedback.status, words in feedback.message) == (status, True), feedback
+    assert "\n" not in feedback.message
+
+
+def test_an_error_in_a_function_names_its_line():
+    def mine(x):
+        y = x + 1
+        return y["a"]
+
+    assert "in line 3 of mine: IndexError" in double(judge_double).check(mine).message
+
+
+@pytest.mark.parametrize("swallow", [False, True])
+def test_a_loop_without_end_is_stopped(swallow):
+    def forever(x):
+        while True:
+            try:
+                x = x + 1
+            except Exception:
+                if not swallow:
+                    raise
+
+    feedback = double(judge_double, seconds=0.2).check(forever)
+    assert feedback.status == "wrong"
+    assert "not done after 0.2 seconds" in feedback.message
+
+
+def test_a_time_limit_that_is_not_reached_leaves_no_trace():
+    with time_limit(0.05):
+        pass
+    for _ in range(20):
+        sleep(0.01)
+
+
+def test_an_exercise_shows_its_card_hints_and_solution_and_escapes(exercise):
+    card = exercise._repr_markdown_()
+    assert "Difficulty: ●○○ easy. Importance: ●●● essential. About 5 minutes." in card
+    assert repr(exercise.hint()) == "**Hint 1.** Divide. (hint(2) says more.)"
+    assert repr(exercise.hint(2)) == repr(exercise.hint(9)) == "**Hint 2.** By four."
     assert repr(exercise.solution()) == "**Solution.** A quarter."
-    bad = Exercise("T", "easy", "useful", 1, "q", lambda answer: f"of {answer}", "h", "s").check(NASTY)
-    assert NASTY not in bad._repr_html_()
+    assert repr(double(bool, code="x = 1").solution()).endswith("\n\n```python\nx = 1\n```")
+    assert NASTY not in double(lambda answer: f"of {answer}").check(NASTY)._repr_html_()
     with pytest.raises(UserError, match="did you mean 'hard'"):
-        Exercise("T", "harder", "useful", 1, "q", bool, "h", "s")
+        Exercise("T", "harder", "useful", 1, "q", bool, hints=("h",), answer="s")
 
 
 def test_a_prediction_reports_its_gap_in_one_sentence():
@@ -79,10 +148,25 @@ def test_a_prediction_reports_its_gap_in_one_sentence():
         guess.compare("much")
 
 
+@pytest.mark.parametrize("guess", [30, 0.3, "30%", "30", " 0.3 ", (30, 30)])
+def test_a_share_can_be_guessed_in_many_ways(guess):
+    assert predict("Rate", guess).guess == (30, 30)
+
+
+def test_a_guess_can_be_a_range_and_points_are_said():
+    guess = predict("Change", (10, 40), low=-100, high=100, unit=" points")
+    assert repr(guess) == "Change: your guess is 10 points to 40 points."
+    assert "measured 25 points: spot on" in repr(guess.compare(25))
+    assert "measured 45 points: 5 points too low" in repr(guess.compare(45))
+    assert "measured −3 points: 13 points too high" in repr(guess.compare(-3))
+    assert predict("Change", "-5 points", low=-100, high=100, unit=" points").guess == (-5, -5)
+    assert predict("Change", 0.5, low=-100, high=100, unit=" points").guess == (0.5, 0.5)
+
+
 @pytest.mark.parametrize(
     ("guess", "words"),
-    [(..., "no guess yet"), ("30%", "'30%' is not a number from 0"), (130, "130 is not"),
-     (True, "True is not"), (float("nan"), "nan is not")],
+    [(..., "no guess yet"), ("much", "'much' is not a number from 0"), (130, "130 is not"),
+     (True, "True is not"), (float("nan"), "nan is not"), ((1, 2, 3), "(1, 2, 3) is not")],
 )  # fmt: skip
 def test_a_bad_guess_is_answered_not_raised(guess, words):
     made = predict("Rate", guess)

@@ -1,4 +1,4 @@
-"""The exercises of chapter 08. Checks compute the answers from the published numbers, and a test holds the solutions to them."""
+"""Chapter 08: a misprint, a bet and a design, from the published numbers."""
 
 from __future__ import annotations
 
@@ -78,43 +78,55 @@ def check_design(answer) -> bool | str:
 
 
 EXERCISES = {
-    "08 misprint": Exercise(
+    "08.1": Exercise(
         "Find the misprint",
         "easy",
         "useful",
         5,
         "One of the averages that do not follow is right but for two exchanged digits. What should it be, with two decimals?",
         check_misprint,
-        "Put the printed and the recomputed number under each other, digit by digit.",
-        "`33.41`: Fig. 2 prints 33.14 for effort-minimising instruction deviation. The other three differ by "
-        "0.09 to 0.15 points, which rounding of the rows does not explain; perhaps a row was measured again. None changes a conclusion.",
+        hints=("Put the printed and the recomputed number under each other, digit by digit.",),
+        answer=(
+            "`33.41`: Fig. 2 prints 33.14 for effort-minimising instruction deviation. The other three differ by "
+            "0.09 to 0.15 points, which rounding of the rows does not explain; perhaps a row was measured again. None changes a conclusion."
+        ),
         expects="a number with two decimals",
     ),
-    "08 bet": Exercise(
+    "08.2": Exercise(
         "Which claim would you bet on?",
         "medium",
         "essential",
         10,
-        "One primary claim is still supported by the published numbers when all of them are corrected for one another (Holm). Which? "
-        "Give its id.",
+        (
+            "One primary claim is still supported by the published numbers when all of them are corrected for one another (Holm). Which? "
+            "Give its id."
+        ),
         check_bet,
-        "`reanalysis()` has a column `p_holm`. Which comparison is paired, and has the same sign in every model?",
-        "`'C7a'`: fine-tuning on GSM8K against the same contexts without reasoning. The paper reads its two rows one by one and "
-        "calls one of them negligible; taken in pairs, all eight models say the same. A good design can be stronger than its own summary.",
+        hints=(
+            "`reanalysis()` has a column `p_holm`. Which comparison is paired, and has the same sign in every model?",
+        ),
+        answer=(
+            "`'C7a'`: fine-tuning on GSM8K against the same contexts without reasoning. The paper reads its two rows one by one and "
+            "calls one of them negligible; taken in pairs, all eight models say the same. A good design can be stronger than its own summary."
+        ),
         expects="the id of a claim, such as 'C1a'",
     ),
-    "08 design": Exercise(
+    "08.3": Exercise(
         "Redesign Fig. 5",
         "medium",
         "essential",
         10,
-        f"If {ABLATED} and {RANDOM} of {PROBED} were the true rates: how many prompts per condition show the difference with a power of 80%, "
-        "without noise of a judge?",
+        (
+            f"If {ABLATED} and {RANDOM} of {PROBED} were the true rates: how many prompts per condition show the difference with a power of 80%, "
+            "without noise of a judge?"
+        ),
         check_design,
-        "`rimkit.paper.statistics.prompts_needed` takes the two rates as fractions.",
-        "`prompts_needed(12 / 21, 15 / 21)`, about 173. And then: "
-        "count refusals in replies, not prompts above a threshold of harmfulness; draw at least 40 random sets of heads, not one; ask the same "
-        "prompts in both conditions and test in pairs.",
+        hints=("`rimkit.paper.statistics.prompts_needed` takes the two rates as fractions.",),
+        answer=(
+            "`prompts_needed(12 / 21, 15 / 21)`, about 173. And then: "
+            "count refusals in replies, not prompts above a threshold of harmfulness; draw at least 40 random sets of heads, not one; ask the same "
+            "prompts in both conditions and test in pairs."
+        ),
         expects="a number of prompts",
     ),
 }

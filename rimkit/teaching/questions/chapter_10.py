@@ -1,4 +1,4 @@
-"""The exercise of chapter 10: what fits beside a model's weights. The check computes it from the published shape."""
+"""Chapter 10: what fits beside a model's weights, from its published shape."""
 
 from __future__ import annotations
 
@@ -28,17 +28,19 @@ def check_conversations(answer) -> bool | str:
 
 
 EXERCISES = {
-    "10": Exercise(
+    "10.1": Exercise(
         "Long thoughts",
         "easy",
         "essential",
         10,
         f"How many conversations of {TOKENS} tokens fit into {LEFT} GiB of keys and values?",
         check_conversations,
-        "How many numbers does one token leave behind in one layer? In all layers? How many bytes is that?",
-        f"`{LEFT} * 2**30 // (36 * 8 * 128 * 2 * 2 * {TOKENS})` = {fitting()}: 144 KiB per token, 1.125 GiB per conversation. "
-        "A batch that is fine for short replies does not fit long thoughts, which is why the plan asks for a length, and why "
-        "a batch that does not fit is halved and nothing that was computed is lost.",
+        hints=("How many numbers does one token leave behind in one layer? In all layers? How many bytes is that?",),
+        answer=(
+            f"`{LEFT} * 2**30 // (36 * 8 * 128 * 2 * 2 * {TOKENS})` = {fitting()}: 144 KiB per token, 1.125 GiB per conversation. "
+            "A batch that is fine for short replies does not fit long thoughts, which is why the plan asks for a length, and why "
+            "a batch that does not fit is halved and nothing that was computed is lost."
+        ),
         expects="a whole number of conversations",
     )
 }
