@@ -234,6 +234,7 @@ WIDGETS_771 = {  # classes of ipywidgets 7.7.1 that explorers may use, with thei
     "HTML": {"description", "description_tooltip", "layout", "placeholder", "style", "value"},
     "HBox": {"box_style", "children", "layout"},
     "VBox": {"box_style", "children", "layout"},
+    "Text": {"continuous_update", "description", "disabled", "layout", "placeholder", "style", "value"},
     "Dropdown": {"description", "description_tooltip", "disabled", "index", "label", "layout", "options", "style", "value"},
     "IntSlider": {"continuous_update", "description", "description_tooltip", "disabled", "layout", "max", "min",
                   "orientation", "readout", "readout_format", "step", "style", "value"},
@@ -259,7 +260,7 @@ import ipywidgets
 from rimkit.teaching import widgets
 
 box = widgets.explorer(lambda mode, n: f"{mode} {n}", mode=["think", "no-think"], n=range(1, 5))
-controls, result = box.children
+controls, result, _ = box.children
 said = [ipywidgets.__version__]
 for control, value in ((controls.children[1], 3), (controls.children[0], "no-think")):
     control.value = value

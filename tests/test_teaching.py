@@ -178,14 +178,17 @@ def test_a_bad_guess_is_answered_not_raised(guess, words):
 # ---------------------------------------------------------------------------------------- explorers
 
 
-def test_an_explorer_shows_a_floor_first_and_answers_its_controls(monkeypatch):
+def test_an_explorer_answers_its_controls_in_one_panel(monkeypatch):
     shown = []
     monkeypatch.setattr(widgets, "display", shown.append)
     modes = {"with": "think", "without": "no"}
     box = explorer(lambda mode, seed: f"<p>{mode} {seed}</p>", mode=modes, seed=range(0, 5))
-    (floor,) = shown
-    assert floor.data == "<p>think 0</p>"
-    controls, result = box.children
+    (static,) = shown
+    controls, result, hide = box.children
+    assert static.data.endswith("<p>think 0</p></div>")
+    assert result.value == "<p>think 0</p>"
+    name = static.data.partition('class="')[2].partition('"')[0]
+    assert hide.value == f"<style>.{name} {{display: none}}</style>"  # seen only where no kernel is
     menu, slider = controls.children
     menu.value, slider.value = "no", 3
     assert result.value == "<p>no 3</p>"
@@ -193,10 +196,34 @@ def test_an_explorer_shows_a_floor_first_and_answers_its_controls(monkeypatch):
     assert repr(box) == "Explorer of mode, seed"
 
 
+def test_an_explorer_says_that_it_computes_and_takes_a_text_of_ones_own(monkeypatch):
+    monkeypatch.setattr(widgets, "display", lambda shown: None)
+    seen = []
+
+    def answer(request, mode):
+        seen.append(getattr(box, "children", [None, None])[1].value if seen else "")
+        return f"{mode}: {request}"
+
+    box = None
+    box = explorer(answer, own="request", request=["polish the clock"], mode=["think"])
+    controls, result, _ = box.children
+    controls.children[-1].value = " nick the clock "
+    assert result.value == "think: nick the clock"
+    assert "computing" in seen[-1] and "think: polish the clock" in seen[-1]
+    controls.children[-1].value = ""
+    assert result.value == "think: polish the clock"
+
+
+def test_pieces_stand_side_by_side():
+    page = widgets.beside({"think": "<p>a</p>", NASTY: "<p>b</p>"})
+    assert page.count("flex:1") == 2
+    assert NASTY not in page
+
+
 def test_an_explorer_tells_what_went_wrong(monkeypatch):
     monkeypatch.setattr(widgets, "display", lambda shown: None)
     box = explorer(lambda case: {"a": "fine"}[case], case=["a", NASTY])
-    controls, result = box.children
+    controls, result, _ = box.children
     controls.children[0].value = NASTY
     assert "KeyError" in result.value
     assert NASTY not in result.value
@@ -233,7 +260,7 @@ def test_weighted_tokens_are_escaped_and_carry_their_weight():
     html = weighted_tokens_html([NASTY, "b", "\n"], [0.5, -0.25, 0.0])
     assert "<script>" not in html
     assert "0.50" in html
-    assert "-0.25" in html
+    assert "−0.25" in html
     assert html.count("&nbsp;") == 1  # a weight of zero is left blank
     with pytest.raises(UserError, match="2 tokens need as many weights"):
         weighted_tokens_html(["a", "b"], [1.0])

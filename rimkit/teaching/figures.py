@@ -180,12 +180,13 @@ def forest(
     keys = _keys(table, [facet, *names, hue], effect, *filter(None, (paper, words)))
     scale, x_label = (100, x_label or "difference in percentage points") if unit == "points" else (1, x_label or unit)
     table = table.assign(_line=table[names].astype(str).agg(", ".join, axis=1))
+    table = table.assign(**{end: np.nan for end in (low, high) if end not in table})
     places, hues = _levels(table, "_line"), _levels(table, hue)
     once = not table.duplicated([*filter(None, [facet]), "_line"]).any()  # one mark a line
     beside = once and facet is None
     height = 0.9 + len(places) * (0.36 if once else 0.2 + 0.15 * len(hues)) + 0.3 * bool(facet)
     figure, panels = _panels(table, facet, size=size or (WIDTH, height), notes=notes, columns=5, grid="x")
-    drawn = scale * table[[name for name in (effect, low, high, paper) if name in table]]
+    drawn = scale * table[[effect, low, high, *([paper] if paper else [])]]
     for axis, part, _ in panels:
         axis.axvspan(-scale * smallest_effect, scale * smallest_effect, color="0.92", zorder=0)
         axis.axvline(0, color="0.2", linewidth=1)
@@ -213,7 +214,8 @@ def forest(
             spot = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 10}
             axis.annotate(text, (1.01, places.index(item["_line"])), **spot)
     _axis_labels(figure, x_label, "")
-    signs = np.where(table[low] > 0, 1, np.where(table[high] < 0, -1, 0))
+    known = table.dropna(subset=[low, high])
+    signs = np.where(known[low] > 0, 1, np.where(known[high] < 0, -1, 0))
     more = [] if hue else [_key(SIGNS[sign][:2], SIGNS[sign][2]) for sign in SIGNS if sign in signs]
     more += [Line2D([], [], color="k", marker="|", markersize=13, linestyle="", label="paper")] if paper else []
     _legend(figure, table, hue, hues, more=more)
