@@ -10,17 +10,22 @@ from __future__ import annotations
 
 import ast
 import json
+import os
+import platform
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 from uuid import uuid4
 
 import pandas as pd
+import psutil
 from ipykernel.kernelspec import RESOURCES, get_kernel_dict
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
@@ -35,6 +40,7 @@ from rimkit.models.load import chat_of
 from rimkit.models.ndif import check_served
 
 NOTEBOOK, ROWS = "notebook.ipynb", "rows.parquet"  # while a chapter is running, in a hidden folder
+RUNNING = f".running-{platform.node()}-"  # of which this is the beginning
 DONE, SKIPPED, FAILED = "done", "skipped", "failed"
 # Parameters that an option of `rimkit run` fills, after more checks than a value alone allows.
 OPTIONS = {"model": "--model", "ledger": "--out", "prompt_sets": "--prompts", "judge": "--judge",
@@ -92,7 +98,11 @@ def run(
     check_taken(measure, map(declared_in, notebooks))
     jobs = plan(notebooks, model, given, measure, keep_text)
     out = prepare_folder(out)
+    for notebook in notebooks:
+        if (out / notebook.name).resolve() == notebook:
+            raise UserError(f"the run would replace {notebook} itself: give --out another folder")
     check_chat(model)
+    _sweep_up(out)
     run_id, rows = uuid4().hex[:8], []
     for job in jobs:
         rows.append(_run_job(job, model, out, run_id, force, progress))
@@ -106,16 +116,21 @@ def run(
 def find_chapters(names: Iterable[str] = ()) -> list[Path]:
     """Notebooks for ``"01"``, ``"1"``, ``"01_observing_rim"`` or the path of one; without names, all."""
     shipped = {path.stem: path for path in sorted(chapters_dir().glob("*.ipynb"))}
-    found = [_find_chapter(name, shipped) for name in names] or list(shipped.values())
+    found = list(dict.fromkeys(_find_chapter(name, shipped) for name in names)) or list(shipped.values())
     if not found:
         raise UserError(f"there are no chapters in {chapters_dir()}")
-    return list(dict.fromkeys(found))
+    for one, other in pairwise(sorted(found, key=lambda path: path.stem)):
+        if one.stem == other.stem:
+            raise UserError(f"two chapters have one name, {one.stem}: run {other} into another folder")
+    return found
 
 
 def _find_chapter(name: str, shipped: Mapping[str, Path]) -> Path:
     if name.endswith(".ipynb") and Path(name).is_file():
         return Path(name).resolve()
-    stem = Path(name).name.removesuffix(".ipynb")
+    if Path(name).name != name:
+        raise UserError(f"there is no notebook {name}")
+    stem = name.removesuffix(".ipynb")
     for chapter, path in shipped.items():
         if stem == chapter or (stem.isdigit() and chapter.partition("_")[0] == stem.zfill(2)):
             return path
@@ -131,6 +146,15 @@ def find_model(model: str) -> str:
     if source in set(embedded_models(noise=True)["path"]) or not Path(source).is_dir():
         return model
     return str(Path(source).resolve()) + (model.removeprefix(str(plain)) if options else "")
+
+
+def files_of(model: str) -> list[tuple[str, int, int]]:
+    """Name, size and time of the files of a model that lies in a folder: other weights there are another model."""
+    plain, _ = options_of(model)
+    known = {f"{item.name}:{item.seed}": item.path for item in embedded_models(noise=True).itertuples()}
+    folder = Path(known.get(plain) or known.get(f"{plain}:0") or plain).expanduser()
+    files = [file for file in sorted(folder.iterdir()) if file.is_file()] if folder.is_dir() else []
+    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
 def check_chat(model: str) -> None:
@@ -181,7 +205,7 @@ def plan(
         own = {name: value for name, value in {**measure.parameters(), "model": model}.items() if name in parameters}
         values = typed[notebook] | own
         complete = {name: parameter.default for name, parameter in parameters.items()} | values
-        depends_on = [_code(notebook), sorted(complete.items()), keep_text, measure.fingerprint()]
+        depends_on = [_code(notebook), sorted(complete.items()), files_of(model), keep_text, measure.fingerprint()]
         digest = sha256(json.dumps(depends_on, default=str).encode()).hexdigest()[:12]
         jobs.append(Job(notebook, values, digest, "ledger" in parameters, measure, keep_text))
     return jobs
@@ -215,7 +239,7 @@ def _run_job(job: Job, model: str, out: Path, run_id: str, force: bool, progress
     if not force and is_complete(target, job):
         return row
     try:
-        with tempfile.TemporaryDirectory(dir=out, prefix=".running-") as folder:
+        with tempfile.TemporaryDirectory(dir=out, prefix=f"{RUNNING}{os.getpid()}-") as folder:
             start = perf_counter()
             error = _execute(job, Path(folder), progress)
             seconds = round(perf_counter() - start, 1)
@@ -229,6 +253,13 @@ def _run_job(job: Job, model: str, out: Path, run_id: str, force: bool, progress
             "the chapters finished before it are kept"
         ) from problem
     return {**row, "status": FAILED if error else DONE, "seconds": seconds, "error": error}
+
+
+def _sweep_up(out: Path) -> None:
+    """Remove what runs of this machine that were killed have left behind."""
+    for folder in out.glob(f"{RUNNING}*"):
+        if not psutil.pid_exists(int(folder.name.removeprefix(RUNNING).partition("-")[0])):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def is_complete(notebook: Path, job: Job) -> bool:
