@@ -5,10 +5,12 @@ It knows nothing of models, prompts or claims, and imports nothing heavy.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).resolve().parent
 SUFFIXES = (".csv", ".jsonl", ".parquet")
+HASHES = "hashes.json"  # of tables that are kept
 
 
 class UserError(ValueError):
@@ -123,22 +126,34 @@ def results(name: str) -> pd.DataFrame:
 
 
 def kept(folder: str | Path, make: Callable[[], dict[str, pd.DataFrame]]) -> dict[str, pd.DataFrame]:
-    """Tables by name, as they lie in ``folder``; made now, and put there whole, if they are not there.
+    """Tables by name, as they lie in ``folder``; made now, and put there whole, if they are not there unharmed.
 
     This is how long work goes on after an interruption. With no folder (empty) nothing is kept.
     """
-    import pandas as pd
-
     if not str(folder):
         return make()
     folder = Path(folder)
-    if not folder.is_dir():
+    try:
+        return _unharmed(folder)
+    except (OSError, ValueError):  # not there, or cut, or not what was written
         tables = make()
-        with whole(folder) as partial:
-            partial.mkdir()
-            for name, table in tables.items():
-                table.to_parquet(partial / f"{name}.parquet", index=False)
-    return {file.stem: pd.read_parquet(file) for file in sorted(folder.glob("*.parquet"))}
+    with whole(folder) as partial:
+        partial.mkdir()
+        for name, table in tables.items():
+            table.to_parquet(partial / f"{name}.parquet", index=False)
+        hashes = {file.name: sha256(file.read_bytes()).hexdigest() for file in partial.iterdir()}
+        (partial / HASHES).write_text(json.dumps(hashes), encoding="utf-8")
+    return _unharmed(folder)
+
+
+def _unharmed(folder: Path) -> dict[str, pd.DataFrame]:
+    """The tables that are kept in a folder; raises OSError or ValueError if one is missing or has changed."""
+    import pandas as pd
+
+    hashes = json.loads((folder / HASHES).read_text(encoding="utf-8"))
+    if any(sha256((folder / name).read_bytes()).hexdigest() != digest for name, digest in hashes.items()):
+        raise ValueError(f"{folder} has changed")
+    return {Path(name).stem: pd.read_parquet(folder / name) for name in hashes}
 
 
 def number(value: float | None, digits: int = 2, *, signed: bool = False) -> str:

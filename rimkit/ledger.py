@@ -18,7 +18,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from rimkit import __version__
-from rimkit.data import UserError, data_dir, nearest
+from rimkit.data import UserError, data_dir, nearest, whole
 
 SCHEMA_VERSION = 2
 _SCHEMA_KEY = b"rimkit_ledger_schema"
@@ -150,14 +150,8 @@ def write(rows: Iterable[Mapping] | pd.DataFrame, path: str | Path) -> pd.DataFr
     arrow = pa.Table.from_pandas(frame, preserve_index=False)
     version = {_SCHEMA_KEY: str(SCHEMA_VERSION).encode()}
     arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **version})
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    try:
+    with whole(path) as partial:
         pq.write_table(arrow, partial)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
     return frame
 
 

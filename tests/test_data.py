@@ -41,6 +41,30 @@ def test_work_is_done_once_and_kept_whole(tmp_path):
     assert made == [0, 1]
 
 
+@pytest.mark.parametrize("damage", ["cut", "deleted", "replaced"])
+def test_kept_tables_that_were_harmed_are_made_again(tmp_path, damage):
+    made = []
+    tables = {"a": pd.DataFrame({"x": [1, 2]}), "b": pd.DataFrame({"y": ["z"]})}
+
+    def make() -> dict[str, pd.DataFrame]:
+        made.append(damage)
+        return tables
+
+    kept(tmp_path / "cell", make)
+    file = tmp_path / "cell" / "b.parquet"
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:-20])
+    elif damage == "deleted":
+        file.unlink()
+    else:
+        tables["a"].to_parquet(file)
+    for _ in range(2):
+        assert {name: table.to_dict("list") for name, table in kept(tmp_path / "cell", make).items()} == {
+            "a": {"x": [1, 2]}, "b": {"y": ["z"]}
+        }  # fmt: skip
+    assert len(made) == 2
+
+
 def test_what_is_written_appears_whole_or_not_at_all(tmp_path):
     target = tmp_path / "new" / "file.txt"
     with whole(target) as one, whole(target) as other:  # two writers
