@@ -24,8 +24,10 @@ DOOR = {
     "judges": ("behavior.judges", "what decides whether a reply refuses or complies"),
     "agreement": ("behavior.agreement", "how far two judges agree"),
     "rates": ("behavior.stats:rates", "shares with 95% intervals, clustered by verb"),
+    "stats": ("behavior.stats", "intervals, exact tests, areas under curves, swapped labels"),
     "difference": ("behavior.evaluation:difference", "the difference of two conditions, with its interval"),
     # inside a model
+    "chat_of": ("models.load:chat_of", "how a model is spoken to, and how it thinks, without its weights"),
     "refusal_score": ("behavior.refusal_score", "the logits by which a model refuses or complies"),
     "activations": ("models.activations", "what a model computes, read in one pass"),
     "interventions": ("models.interventions", "heads, neurons and directions switched off or added"),

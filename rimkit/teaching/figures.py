@@ -84,7 +84,7 @@ def points(
     label, hues = label or _label(table, value), list(hues or _levels(table, hue))
     at = {panel: _levels(_part(table, {facet: panel}), x) for panel in _levels(table, facet)}
     letters = sum(len(str(place)) for places in at.values() for place in places)
-    slanted = letters > 110
+    slanted = letters > 100
     width = WIDTH if len(at) > 1 else min(WIDTH, max(5.5, 3.4 + 0.42 * len(table)))
     figure, panels = _panels(
         table, facet, size=size or (width, 3.1 + 0.9 * slanted), notes=notes,
@@ -256,7 +256,7 @@ def scatter(
                 look = (_colour(index), MARKERS[(other if style else index) % 8])
                 _mark(axis, here[x], here[y], here, look, low, high, None, 36, alpha=0.75)
         axis.set(**{name: ends for name, ends in (("xlim", x_limits), ("ylim", y_limits)) if ends})
-        axis.xaxis.set_major_locator(MaxNLocator(5))
+        axis.xaxis.set_major_locator(MaxNLocator(3 if len(panels) > 2 else 5))
     _axis_labels(figure, x_label, y_label)
     _references(figure, reference, scale)
     _legend(figure, table, hue, hues, style, styles)
@@ -351,7 +351,7 @@ def bars(
                 axis.barh(spot, found or 0, height=0.75 / len(hues), color=colour, **look)
         axis.set_xlim(0, reach)
         axis.xaxis.set_major_locator(MaxNLocator(4))
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda place, _: f"{place:,.0f}"))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda place, _: f"{place:,g}"))
     figure.axes[0].set_yticks(range(len(places)), [_wrapped(place, 32) for place in places])
     figure.axes[0].set_ylim(len(places) - 0.4, -0.6)
     _axis_labels(figure, label, "")
