@@ -481,7 +481,8 @@ def _panels(
     for axis, (up, along) in zip(axes.flat, wanted, strict=False):
         name = ", ".join(str(level) for level in (along, up) if level is not None)
         note = (notes or {}).get(along if row is None else (along, up), "")
-        axis.set_title("\n".join(filter(None, (_wrapped(name, 70 // n_columns), _wrapped(note, 90 // n_columns)))))
+        words = (_wrapped(name, (90 if note else 76) // n_columns), _wrapped(note, 90 // n_columns))
+        axis.set_title("\n".join(filter(None, words)), fontsize=9.5 if note else None)
         axis.grid(axis=grid)
         panels.append((axis, _part(table, {facet: along, row: up}), along))
     return figure, panels
@@ -590,7 +591,7 @@ def _finish(figure, title, table, keys, label, columns, unit, caption, hollow=No
 
 def _named(figure: Figure, title: str, said: str, table: pd.DataFrame, caption: str) -> Figure:
     """The figure with its title, its one sentence, its table and its caption."""
-    lines = fill(title, int(9.6 * figure.get_figwidth()))
+    lines = fill(title, int(11 * figure.get_figwidth()))
     above = 0.12 + 0.24 * (1 + lines.count("\n"))  # inches
     keys = [legend for legend in figure.legends if not legend.get_in_layout()]
     rows = sum(-(-len(legend.get_texts()) // legend._ncols) for legend in keys)
@@ -603,7 +604,7 @@ def _named(figure: Figure, title: str, said: str, table: pd.DataFrame, caption: 
     )
     for legend in keys:
         legend.set_bbox_to_anchor((0.08 / figure.get_figwidth(), 1 - above / height), figure.transFigure)
-    mark = "" if title.endswith(("?", "!")) else ":"
+    mark = "" if title.endswith(("?", "!")) else " –" if ":" in title else ":"
     figure.title, figure.alt_text = title, f"{title.rstrip('.:')}{mark} {' '.join(said.split())}."
     figure.table, figure.caption = table, caption[:1].upper() + caption[1:]
     return figure
