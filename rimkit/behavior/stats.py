@@ -344,8 +344,9 @@ def swapped(
     """Would an effect be seen where there is none? Paired differences after a swap by chance.
 
     The two ``values`` of a column are swapped in each cluster or not, since clusters (verbs) are what
-    varies together; samples of a prompt are averaged first. One row per draw: ``effect, ci_low,
-    ci_high``. A 95% interval should leave out zero in about 5 of 100 draws.
+    varies together; samples of a prompt are averaged first. One row per draw, sorted by effect: ``swap,
+    effect, ci_low, ci_high, zero`` (inside or outside of the interval). A 95% interval should leave
+    out zero in about 5 of 100 draws.
     """
     table = verdicts.assign(cluster=clusters_of(verdicts), **{metric: verdicts[metric].astype(float)})
     one, other = (
@@ -363,12 +364,15 @@ def swapped(
         )
         found = paired_difference(a, b, metric, on="prompt_id")
         rows.append({"effect": found.effect, "ci_low": found.ci_low, "ci_high": found.ci_high})
-    return pd.DataFrame(rows)
+    found = pd.DataFrame(rows).sort_values("effect", kind="stable", ignore_index=True)
+    found.insert(0, "swap", found.index + 1)
+    outside = (found["ci_low"] > 0) | (found["ci_high"] < 0)
+    return found.assign(zero=np.where(outside, "outside the interval", "inside the interval"))
 
 
 def false_positives(draws: pd.DataFrame) -> Rate:
     """The share of draws of `swapped` whose interval leaves out zero."""
-    return rate((draws["ci_low"] > 0) | (draws["ci_high"] < 0))
+    return rate(draws["zero"] == "outside the interval")
 
 
 def matched_sets(units: Units, per_layer: int, n: int = 40, seed: int = 0) -> list[list[tuple[int, int]]]:
