@@ -60,7 +60,7 @@ def agreement(
 def divided(verdicts: pd.DataFrame, metric: str = "misaligned") -> pd.DataFrame:
     """The verdicts on replies of which the judges do not all say the same."""
     on = [name for name in KEYS if name in verdicts]
-    return verdicts[verdicts.groupby(on)[metric].transform("nunique") > 1]
+    return verdicts[verdicts.groupby(on)[metric].transform("nunique") > 1].reset_index(drop=True)
 
 
 def _pair(a: pd.DataFrame, b: pd.DataFrame, metric: str, level: float, seed: int) -> dict:

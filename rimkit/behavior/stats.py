@@ -367,12 +367,12 @@ def swapped(
     found = pd.DataFrame(rows).sort_values("effect", kind="stable", ignore_index=True)
     found.insert(0, "swap", found.index + 1)
     outside = (found["ci_low"] > 0) | (found["ci_high"] < 0)
-    return found.assign(zero=np.where(outside, "outside the interval", "inside the interval"))
+    return found.assign(zero=np.where(outside, "zero outside the interval", "zero inside the interval"))
 
 
 def false_positives(draws: pd.DataFrame) -> Rate:
     """The share of draws of `swapped` whose interval leaves out zero."""
-    return rate(draws["zero"] == "outside the interval")
+    return rate(draws["zero"] == "zero outside the interval")
 
 
 def matched_sets(units: Units, per_layer: int, n: int = 40, seed: int = 0) -> list[list[tuple[int, int]]]:

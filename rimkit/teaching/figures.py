@@ -260,16 +260,17 @@ def scatter(
     _axis_labels(figure, x_label, y_label)
     _references(figure, reference, scale)
     _legend(figure, table, hue, hues, style, styles)
-    write = _writer("", table[y])
-    spans = [f"{label} from {write(table[name].min())} to {write(table[name].max())}" for name, label in
-             ((x, x_label), (y, y_label))]  # fmt: skip
+    spans, texts = [], {}
+    for name, axis_label in ((x, x_label), (y, y_label)):
+        write = _writer("", table[name])
+        spans.append(f"{axis_label} from {write(table[name].min())} to {write(table[name].max())}")
+        texts[axis_label] = table[name].map(write)
     said = f"{len(table)} points, {', '.join(spans)}"
     if facet:
         parts = {name: part for name, part in table.groupby(facet, sort=False) if len(part) > 2}
         each = {name: part[x].corr(part[y]) for name, part in parts.items()}
         said += f", correlation as drawn {', '.join(f'{number(r, 2)} ({name})' for name, r in each.items())}"
-    shown = table[keys].rename(columns=_words).assign(**{x_label: table[x].map(write), y_label: table[y].map(write)})
-    return _named(figure, title, said, shown, caption)
+    return _named(figure, title, said, table[keys].rename(columns=_words).assign(**texts), caption)
 
 
 @styled
