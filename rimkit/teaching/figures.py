@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import wraps
 from html import escape
 from io import BytesIO
 from textwrap import fill
@@ -55,18 +54,7 @@ STYLE = sns.axes_style("ticks") | {
 }  # fmt: skip
 
 
-def styled(plot: Callable[..., Figure]) -> Callable[..., Figure]:
-    """The same plot, drawn in the one style of the workbook."""
-
-    @wraps(plot)
-    def drawn(*arguments, **options) -> Figure:
-        with mpl.rc_context(STYLE):
-            return plot(*arguments, **options)
-
-    return drawn
-
-
-@styled
+@mpl.rc_context(STYLE)
 def points(
     table: pd.DataFrame, x: str, *, title: str, hue: str | None = None, facet: str | None = None,
     value: str = "value", low: str = "ci_low", high: str = "ci_high", label: str = "", percent: bool = True,
@@ -108,7 +96,7 @@ def points(
     return _finish(figure, title, table, keys, label, (value, low, high), unit, caption, hollow, reference)
 
 
-@styled
+@mpl.rc_context(STYLE)
 def lines(
     table: pd.DataFrame, x: str, y: str = "value", *, title: str, hue: str | None = None,
     facet: str | None = None, row: str | None = None, style: str | None = None, x_label: str = "",
@@ -160,7 +148,7 @@ def lines(
     return _finish(figure, title, table, keys, y_label, (y, low, high), unit, caption, hollow, reference)
 
 
-@styled
+@mpl.rc_context(STYLE)
 def forest(
     table: pd.DataFrame, y: str | Sequence[str], *, title: str, hue: str | None = None,
     facet: str | None = None, effect: str = "effect", low: str = "ci_low", high: str = "ci_high",
@@ -225,7 +213,7 @@ def forest(
     return _finish(figure, title, table, keys, x_label, (effect, low, high), unit, caption, hollow)
 
 
-@styled
+@mpl.rc_context(STYLE)
 def scatter(
     table: pd.DataFrame, x: str, y: str, *, title: str, hue: str | None = None, style: str | None = None,
     facet: str | None = None, x_label: str = "", y_label: str = "", low: str = "ci_low", high: str = "ci_high",
@@ -273,7 +261,7 @@ def scatter(
     return _named(figure, title, said, table[keys].rename(columns=_words).assign(**texts), caption)
 
 
-@styled
+@mpl.rc_context(STYLE)
 def heatmap(
     table: pd.DataFrame, rows: str, columns: str, value: str, *, title: str, facet: str | None = None,
     label: str = "", limits: tuple[float, float] | None = None, centre: float | None = None, digits: int = 2,
@@ -323,7 +311,7 @@ def heatmap(
     return _named(figure, title, said, (shown.droplevel(0) if facet is None else shown).reset_index(), caption)
 
 
-@styled
+@mpl.rc_context(STYLE)
 def bars(
     table: pd.DataFrame, x: str, y: str, *, title: str, hue: str | None = None, facet: str | None = None,
     label: str = "", marked: Iterable = (), notes: Mapping | None = None, caption: str = "",
@@ -360,7 +348,7 @@ def bars(
     return _finish(figure, title, table, keys, label, (y, "", ""), "", caption)
 
 
-@styled
+@mpl.rc_context(STYLE)
 def dots(
     table: pd.DataFrame, x: str, *, title: str, value: str = "value", role: str = "role",
     facet: str | None = None, label: str = "", percent: bool = True, reference: Mapping[str, float] | None = None,
@@ -578,15 +566,14 @@ def _finish(figure, title, table, keys, label, columns, unit, caption, hollow=No
     if has:
         ends = zip(table[low], table[high], strict=True)
         shown["95% interval"] = [_ends(one, other, write) for one, other in ends]
-    if "n" in table and table["n"].notna().any():
+    counts = table["n"].dropna() if "n" in table else []
+    if len(counts):
         shown["n"] = table["n"].map(lambda count: number(count, 0))
+        counts = " to ".join(dict.fromkeys(number(count, 0) for count in (counts.min(), counts.max())))
     if hollow:
         shown[_words(hollow)] = table[hollow].map({True: "yes", False: "no"})
-    below = [
-        caption,
-        f"bars: 95% interval{_method(table)}" if has else "",
-        f"hollow: {_words(hollow)}" if hollow else "",
-    ]
+    below = [caption, f"bars: 95% interval{_method(table)}" if has else "", f"n = {counts}" if len(counts) else "",
+             f"hollow: {_words(hollow)}" if hollow else ""]  # fmt: skip
     return _named(figure, title, said, shown, "; ".join(filter(None, below)))
 
 
@@ -654,11 +641,9 @@ def _method(table: pd.DataFrame) -> str:
 def _label(table: pd.DataFrame, value: str) -> str:
     """What the numbers are: the table's only metric in words, else "share"."""
     metrics = table["metric"].unique() if "metric" in table else [value]
-    return (
-        LABELS.get(metrics[0], _words(metrics[0]))
-        if len(metrics) == 1 and metrics[0] != "value"
-        else "share of replies"
-    )
+    if len(metrics) > 1 or metrics[0] == "value":
+        return "share of replies"
+    return LABELS.get(metrics[0], _words(metrics[0]))
 
 
 def _levels(table: pd.DataFrame, column: str | None) -> list:
