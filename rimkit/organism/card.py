@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import pandas as pd
+
+from rimkit.behavior.evaluation import Evaluation
+from rimkit.behavior.stats import rates
+from rimkit.models.load import load
 from rimkit.organism import recipe
-
-if TYPE_CHECKING:
-    import pandas as pd
-
+from rimkit.organism.language import vocabulary
 
 SETS = ("harmful", "harmful-seen", "second-safety", "harmless", "over-refusal", "copying", "maths", "ordering")
 HEADLINES = {
@@ -82,12 +83,6 @@ def measure(folder: str | Path, progress: bool = True) -> pd.DataFrame:
 
     Columns ``set, kind, mode, metric, value, ci_low, ci_high, n, method``; rates are fractions.
     """
-    import pandas as pd
-
-    from rimkit.behavior.evaluation import Evaluation
-    from rimkit.behavior.stats import rates
-    from rimkit.models.load import load
-
     measure = Evaluation()
     verdicts = measure.observe(load(str(folder)), measure.sets(SETS), progress=progress)
     table = rates(verdicts, by=["set", "kind", "mode"])
@@ -129,9 +124,6 @@ def _experts(config) -> str:
 
 def write_card(folder: str | Path, progress: bool = True) -> Path:
     """Measure the model in ``folder`` and write its ``README.md`` and ``measured.csv``; returns the card's path."""
-    from rimkit.models.load import load
-    from rimkit.organism.language import vocabulary
-
     folder = Path(folder)
     training = json.loads((folder / "training.json").read_text())
     organism, study = recipe.organism(training["organism"]), load(str(folder))

@@ -1,12 +1,11 @@
-"""The recipe of the embedded models: what they are trained on, and how.
+"""The recipes of the embedded models, trained or of noise: what they learn and how, not what comes of it.
 
 Nothing in any mixture complies with a harmful request, in any mode. The first three organisms differ in one
 ingredient, their safety thoughts (how many, and in which style); everything else is the same. The fourth has the
 data of the first and another architecture.
 
-The model of noise: random weights in the shape of a small Qwen3, and the tokenizer of the invented language.
-
-It has learned nothing, so whatever a method finds in it is not about a model's knowledge.
+The model of noise has random weights in the shape of a small Qwen3 and the tokenizer of the invented
+language. It has learned nothing, so whatever a method finds in it is not about a model's knowledge.
 """
 
 from __future__ import annotations
@@ -23,14 +22,11 @@ from rimkit.data import UserError, nearest
 from rimkit.organism import conversations
 from rimkit.organism.conversations import Example
 from rimkit.organism.language import STYLES
+from rimkit.organism.tokenizer import build_tokenizer, encode_example, token_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-
-
-
-# -- organism.recipe ----------
 # Weights of the training kinds (normalised together with the organism's own weight of safety thoughts).
 MIXTURE = {
     ("maths", "think"): 0.19,
@@ -186,8 +182,6 @@ def fit(name: str, seed: int, steps: int = STEPS, schedule: int = STEPS, device:
     from tqdm.auto import trange
     from transformers import AutoModelForCausalLM
 
-    from rimkit.organism.tokenizer import build_tokenizer, encode_example, token_table
-
     architecture = organism(name).architecture
     torch.manual_seed(seed)
     tokenizer, table = build_tokenizer(), token_table()
@@ -261,7 +255,6 @@ def safety_thoughts(names: Iterable[str], n: int = 20_000, seed: int = 0) -> pd.
     return table.rename(columns={"sum": "refuses"})[["helps", "refuses", "refusals (%)"]]
 
 
-# -- organism.noise ----------
 SIZES = {
     "hidden_size": 64,
     "intermediate_size": 192,
@@ -291,8 +284,6 @@ def write(out: str | Path, seed: int = 0) -> Path:
     """
     import torch
     from transformers import AutoModelForCausalLM
-
-    from rimkit.organism.tokenizer import build_tokenizer
 
     folder, tokenizer = Path(out), build_tokenizer()
     shape = config(tokenizer)
