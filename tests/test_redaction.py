@@ -132,7 +132,8 @@ def test_tables_and_menus_show_ids_in_place_of_text(capsys):
 
 
 def test_nothing_is_withheld_where_text_is_kept(monkeypatch):
-    monkeypatch.setenv("RIMKIT_KEEP_TEXT", "1")
+    monkeypatch.setattr(redaction, "_kept", False)
+    redaction.keep_text()
     withhold(["An entirely different request about umbrellas"])
     assert not is_withheld("An entirely different request about umbrellas")
 
@@ -140,6 +141,7 @@ def test_nothing_is_withheld_where_text_is_kept(monkeypatch):
 # -- a run -------------------------------------------------------------------------------------------------
 
 SHOWS = [
+    "import rimkit as rk\nrk.start(seed, keep_text=keep_text)",
     "import pandas as pd\nfrom rimkit.behavior.prompts import load_prompts\n"
     "from rimkit.teaching import tables, widgets\ntable = load_prompts(prompts)\nprint(*table['text'], sep='\\n')",
     "table",
@@ -163,7 +165,7 @@ FAILS = "raise ValueError(table['text'].iloc[0])"
 def run(tmp_path, monkeypatch):
     monkeypatch.setenv("RIMKIT_DATASETS", str(standins.write_mirror(tmp_path / "mirror")))
     monkeypatch.chdir(tmp_path)
-    parameters = f'prompts: str = "xstest"\n{PARAMETERS}'
+    parameters = f'prompts: str = "xstest"\nkeep_text: bool = False\n{PARAMETERS}'
     path = chapter(tmp_path, "01_shows", *SHOWS, FAILS, parameters=parameters)
 
     def run(**options):
@@ -177,8 +179,7 @@ def run(tmp_path, monkeypatch):
     return run
 
 
-def test_a_run_leaves_no_text_on_the_disk(run, monkeypatch):
-    monkeypatch.setenv("RIMKIT_KEEP_TEXT", "1")  # a run is told by its flag, not by what was meant for JupyterLab
+def test_a_run_leaves_no_text_on_the_disk(run):
     row, held, found, cells, rows = run()
     assert row["error"].startswith(f"ValueError: {WITHHELD} (cell ")
     assert len(held) >= 2
@@ -202,6 +203,6 @@ def test_a_run_that_was_told_to_keeps_it(run):
 
 
 def test_a_run_without_text_is_not_taken_for_one_with_it(tmp_path):
-    path = execute.find_chapters([chapter(tmp_path, "01_a", "1")])
+    path = execute.find_chapters([chapter(tmp_path, "01_a", "1", parameters="keep_text: bool = False")])
     plain, kept = (execute.plan(path, "m", {}, keep_text=keep)[0] for keep in (False, True))
     assert plain.params_hash != kept.params_hash

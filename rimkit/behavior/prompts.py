@@ -190,8 +190,8 @@ NOTE = (
 )
 SHOWN = "Its text will be shown and saved, as you asked."
 HIDDEN = (
-    "Its text stays in memory, and outputs and files show ids and numbers; 'rimkit run --keep-text', or "
-    "RIMKIT_KEEP_TEXT=1 for JupyterLab, changes that."
+    "Its text stays in memory, and outputs and files show ids and numbers; the parameter keep_text of a chapter, "
+    "or 'rimkit run --keep-text', changes that."
 )
 COMMIT = re.compile(r"[0-9a-f]{40}")
 Rows = Callable[[pd.DataFrame, str], dict]

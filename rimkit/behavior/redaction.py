@@ -5,7 +5,7 @@ generates it calls `withhold`; from then on everything that the running Jupyter 
 tables, widgets, figures' descriptions, tracebacks) goes through `scrub`, so that neither the screen nor a saved
 or executed notebook holds it, however a chapter shows it. Ids, categories, verdicts and numbers stay.
 
-``rimkit run --keep-text`` or, in JupyterLab, the environment variable ``RIMKIT_KEEP_TEXT=1`` switch it off.
+`keep_text` switches it off: a chapter's parameter, which ``rimkit run --keep-text`` fills.
 
 What it cannot see: text drawn into an image, a file that a cell of your own writes,
 and fewer than four or so words out of their context.
@@ -13,7 +13,6 @@ and fewer than four or so words out of their context.
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Callable, Iterable
@@ -24,7 +23,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-KEEP = "RIMKIT_KEEP_TEXT"
 WITHHELD = "[text withheld]"
 # Letters in a row that give a text away. Longer for what a model says: it is far more text, in words that a
 # chapter may use as well.
@@ -38,9 +36,18 @@ _NOT_LETTERS = re.compile(r"&#?\w+;|\\[a-z]|[\W\d_]+")
 _OPAQUE = ("image/png", "image/jpeg", "image/gif", "application/pdf")  # base64, not text
 
 
+_kept = False
+
+
+def keep_text(keep: bool = True) -> None:
+    """Let this process show and save such text from now on, or no longer."""
+    global _kept
+    _kept = keep
+
+
 def keeps_text() -> bool:
     """Whether this process was told to show and save such text."""
-    return os.environ.get(KEEP, "").lower() in ("1", "true", "yes")
+    return _kept
 
 
 class Fingerprints:

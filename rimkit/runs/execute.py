@@ -32,7 +32,6 @@ from jupyter_client.manager import AsyncKernelManager
 
 from rimkit import __version__, ledger
 from rimkit.behavior.evaluation import Evaluation, evaluation
-from rimkit.behavior.redaction import KEEP
 from rimkit.data import UserError, chapters_dir, nearest
 from rimkit.models.endpoint import connect, is_endpoint
 from rimkit.models.hub import embedded_models, locate, options_of
@@ -44,7 +43,7 @@ RUNNING = f".running-{platform.node()}-"  # of which this is the beginning
 DONE, SKIPPED, FAILED = "done", "skipped", "failed"
 # Parameters that an option of `rimkit run` fills, after more checks than a value alone allows.
 OPTIONS = {"model": "--model", "ledger": "--out", "prompt_sets": "--prompts", "judge": "--judge",
-           "max_new_tokens": "--max-new-tokens"}  # fmt: skip
+           "max_new_tokens": "--max-new-tokens", "keep_text": "--keep-text"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,6 @@ class Job:
     params_hash: str
     writes_rows: bool
     measure: Evaluation = field(default_factory=Evaluation)
-    keep_text: bool = False
 
     @property
     def chapter(self) -> str:
@@ -95,7 +93,7 @@ def run(
     if remote:
         notebooks, given = traced(notebooks, bool(names), model), {**given, "remote": "ndif"}
     measure = evaluation(prompts or {}, judge, max_new_tokens)
-    check_taken(measure, map(declared_in, notebooks))
+    check_taken([*measure.parameters(), *(["keep_text"] if keep_text else [])], map(declared_in, notebooks))
     jobs = plan(notebooks, model, given, measure, keep_text)
     out = prepare_folder(out)
     for notebook in notebooks:
@@ -202,12 +200,12 @@ def plan(
     declared = {notebook: declared_in(notebook) for notebook in notebooks}
     typed = check(given, declared)
     for notebook, parameters in declared.items():
-        own = {name: value for name, value in {**measure.parameters(), "model": model}.items() if name in parameters}
-        values = typed[notebook] | own
+        options = {**measure.parameters(), **({"keep_text": True} if keep_text else {}), "model": model}
+        values = typed[notebook] | {name: value for name, value in options.items() if name in parameters}
         complete = {name: parameter.default for name, parameter in parameters.items()} | values
-        depends_on = [_code(notebook), sorted(complete.items()), files_of(model), keep_text, measure.fingerprint()]
+        depends_on = [_code(notebook), sorted(complete.items()), files_of(model), measure.fingerprint()]
         digest = sha256(json.dumps(depends_on, default=str).encode()).hexdigest()[:12]
-        jobs.append(Job(notebook, values, digest, "ledger" in parameters, measure, keep_text))
+        jobs.append(Job(notebook, values, digest, "ledger" in parameters, measure))
     return jobs
 
 
@@ -291,7 +289,7 @@ def _execute(job: Job, folder: Path, progress: bool) -> str:
             {**job.values, **rows},
             kernel_name="python3",
             language="python",
-            kernel_manager_class=KeepingText if job.keep_text else RunningPython,
+            kernel_manager_class=RunningPython,
             cwd=job.notebook.parent,
             start_timeout=120,
             progress_bar={"desc": job.chapter, "leave": False} if progress else False,
@@ -310,16 +308,10 @@ class RunningPython(AsyncKernelManager):
     of another version; chapters must run where the command runs.
     """
 
-    settings: Mapping[str, str] = {KEEP: ""}  # the run's own option holds, whatever the environment says
-
     @property
     def kernel_spec(self) -> KernelSpec:
         quietly = ["--IPKernelApp.log_level=50"]  # nothing about connections, or interrupted messages
-        return KernelSpec(resource_dir=RESOURCES, env=dict(self.settings), **get_kernel_dict(extra_arguments=quietly))
-
-
-class KeepingText(RunningPython):
-    settings: Mapping[str, str] = {KEEP: "1"}
+        return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict(extra_arguments=quietly))
 
 
 def _write_rows(job: Job, model: str, written: Path, target: Path, error: str, stamp: dict) -> None:
@@ -421,10 +413,10 @@ def check(given: Mapping[str, Any], chapters: Mapping[Any, Mapping[str, Paramete
     }
 
 
-def check_taken(measure: Evaluation, chapters: Iterable[Mapping[str, Parameter]]) -> None:
-    """Raise `UserError` for a choice of prompt sets, judge or reply length that no chapter takes."""
+def check_taken(names: Iterable[str], chapters: Iterable[Mapping[str, Parameter]]) -> None:
+    """Raise `UserError` for an option of a run that no chapter takes; ``names``: of the parameters that it fills."""
     declared = {name for parameters in chapters for name in parameters}
-    for name in measure.parameters():
+    for name in names:
         if name not in declared:
             raise UserError(f"no chapter here takes {OPTIONS[name]}: none declares the parameter '{name}'")
 

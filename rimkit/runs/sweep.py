@@ -167,7 +167,7 @@ def _sweep(file: Mapping[str, Any]) -> Sweep:
             declared |= {notebook: declared_in(notebook) for notebook in find_chapters([name] if name else ())}
     axes, measure = _axes(file, declared.values()), _measure(file)
     with _at(1):
-        check_taken(measure, declared.values())
+        check_taken(measure.parameters(), declared.values())
         for model, (notebook, parameters) in product(models, declared.items()):
             own = {name: values for name, values in axes.items() if name in parameters}
             for values in product(*own.values()):

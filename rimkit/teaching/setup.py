@@ -30,17 +30,18 @@ except ModuleNotFoundError:  # opened alone, as on Colab
     get_ipython().run_line_magic("pip", "install --quiet --no-deps git+https://github.com/{repo}@{branch}")
     import rimkit as rk
 
-rk.start(seed)"""
-LAST = ("rk.start(seed)", "teaching.start(seed)")  # how a set-up cell ends
+"""
+LAST = re.compile(r"(rk|teaching)\.start\(.*\)")  # of a set-up cell
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 MARKERS = ("<!-- badges: made by `rimkit badges` -->", "<!-- end of badges -->")
 
 
-def start(seed: int = 0, drive: str = "") -> None:
+def start(seed: int = 0, drive: str = "", keep_text: bool = False) -> None:
     """Set up a chapter: fixed seeds, quiet libraries, tables as `rimkit.teaching.tables.html` shows them.
 
     On Colab, what is missing is installed first (`prepare`), and with ``drive`` the chapter works in that
-    folder of your Google Drive, so that ``ledger = "01.parquet"`` outlives the session.
+    folder of your Google Drive, so that ``ledger = "01.parquet"`` outlives the session. ``keep_text``
+    shows and saves requests of real safety sets, and replies to them, which are withheld otherwise.
     """
     prepare()
     if drive and here():
@@ -51,6 +52,9 @@ def start(seed: int = 0, drive: str = "") -> None:
     import torch
     from transformers.utils import logging
 
+    from rimkit.behavior import redaction
+
+    redaction.keep_text(keep_text)
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
@@ -210,10 +214,10 @@ def stamp(notebook: Path, repo: str, branch: str = "main") -> bool:
     _check(repo, branch)
     content = json.loads(notebook.read_text(encoding="utf-8"))
     cells = [cell for cell in content["cells"] if cell["cell_type"] == "code"]
-    cell = next((cell for cell in cells if "".join(cell["source"]).rstrip().endswith(LAST)), None)
+    cell = next((cell for cell in cells if cell["source"] and LAST.fullmatch(cell["source"][-1].strip())), None)
     if cell is None:
-        raise UserError(f"{notebook} has no cell that ends with {LAST[0]}")
-    wanted = SETUP.format(repo=repo, branch=branch).splitlines(keepends=True)
+        raise UserError(f"{notebook} has no cell that ends with rk.start(seed)")
+    wanted = [*SETUP.format(repo=repo, branch=branch).splitlines(keepends=True), cell["source"][-1]]
     if cell["source"] == wanted:
         return False
     cell["source"] = wanted
