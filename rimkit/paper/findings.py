@@ -1,5 +1,4 @@
-"""What the published numbers say about claims and figures, in sentences; `reanalysis` computes
-them.
+"""What the published numbers say about claims and figures, as `reanalysis` finds it, in sentences.
 
 A sentence has its numbers from there, so that it stays true of the tables.
 """

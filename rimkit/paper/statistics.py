@@ -33,16 +33,13 @@ JUDGE_SD = 0.005
 SEED_SD = 0.02
 
 
-def denominators(percent: float, largest: int, digits: int = 2) -> list[int]:
-    """All n up to ``largest``, from the top, of which some k is ``percent`` when rounded.
-
-    None: the number is not one count over so many.
-    """
+def denominators(percent: float, largest: int) -> list[int]:
+    """All n up to ``largest``, from the top, of which some k is ``percent``, rounded to two digits."""
     if largest < 1:
         raise UserError(f"a denominator is at least 1, not {largest}")
     n = np.arange(largest, 0, -1)
     k = np.round(percent * n / 100)
-    fits = np.abs(100 * k / n - percent) <= 0.5 * 10.0**-digits + 1e-9
+    fits = np.abs(100 * k / n - percent) <= 0.005 + 1e-9
     return n[fits & (k <= n)].tolist()
 
 
@@ -69,9 +66,7 @@ def exact_power(rate: float, control_rate: float, n: int) -> float:
 
 
 def smallest_clear_drop(k: int, n: int) -> int | None:
-    """The largest count below ``k`` of ``n`` that Fisher's exact test tells from it, if there is
-    one.
-    """
+    """The largest count below ``k`` of ``n`` that Fisher's exact test tells from it."""
     return next((low for low in range(k - 1, -1, -1) if exact_test(low, n, k, n) < 1 - LEVEL), None)
 
 
@@ -135,10 +130,9 @@ class Correlation(NamedTuple):
 
 
 def correlation(values, percent) -> Correlation:
-    """Everything about a predictor's ``values`` and the rates of the same checkpoints; the interval
-    is Fisher's.
+    """Everything about a predictor's ``values`` and the rates of the same checkpoints.
 
-    It takes checkpoints as independent. Those of one run are not (each starts where the last one
+    The interval is Fisher's, and takes checkpoints as independent. Those of one run are not (each starts where the last one
     stopped), so that it is too narrow.
 
     Raises `UserError` for fewer than four checkpoints and where one side does not vary.
@@ -185,9 +179,7 @@ def permutation_p(x, y) -> float:
 
 
 def checkpoints_needed(r: float, other_r: float) -> float:
-    """Independent checkpoints that tell two correlations apart with a power of `POWER` (Fisher's
-    z).
-    """
+    """Independent checkpoints that tell two correlations apart with a power of `POWER`."""
     if not (-1 < r < 1 and -1 < other_r < 1):
         raise UserError("correlations lie between -1 and 1")
     distance = abs(atanh(r) - atanh(other_r))
@@ -197,8 +189,7 @@ def checkpoints_needed(r: float, other_r: float) -> float:
 def standard_error(
     rate: float, control_rate: float, n_prompts: int, n_seeds: int = 1, judge_sd: float = 0.0, seed_sd: float = 0.0
 ) -> float:
-    """Of the difference of two rates (fractions), each over ``n_prompts`` prompts and ``n_seeds``
-    seeds.
+    """Of the difference of two rates (fractions), each over so many prompts and seeds.
 
     Seeds share the prompts, so more seeds do not replace prompts. Takes the two rates as
     independent; with the same prompts in both the error is smaller by how much the two verdicts
@@ -231,12 +222,8 @@ def prompts_needed(rate: float, control_rate: float, judge_sd: float = 0.0) -> f
     return float(ceil(one_prompt / allowed)) if allowed > 0 else inf
 
 
-def seeds_needed(
-    rate: float, control_rate: float, n_prompts: int, judge_sd: float = JUDGE_SD, seed_sd: float = SEED_SD
-) -> float:
-    """Seeds per condition for a power of `POWER`; ``inf`` where ``n_prompts`` prompts are too
-    few.
-    """
-    one_seed = standard_error(0, 0, 1, judge_sd=judge_sd, seed_sd=seed_sd) ** 2
+def seeds_needed(rate: float, control_rate: float, n_prompts: int, seed_sd: float = SEED_SD) -> float:
+    """Seeds per condition for a power of `POWER`; ``inf`` where ``n_prompts`` prompts are too few."""
+    one_seed = standard_error(0, 0, 1, judge_sd=JUDGE_SD, seed_sd=seed_sd) ** 2
     allowed = ((rate - control_rate) / REACH) ** 2 - standard_error(rate, control_rate, n_prompts) ** 2
     return float(max(1, ceil(one_seed / allowed))) if allowed > 0 else inf

@@ -1,5 +1,4 @@
-"""The tables of ``data/paper``: what the paper printed or drew, as it stands there, and what that
-implies.
+"""The tables of ``data/paper``: what the paper printed or drew, and what that implies.
 
 In percent, points and shares, as printed. ``data/paper/README.md`` says where each comes from, how
 figures were read, and what is known to be wrong. What they say about a claim is in `reanalysis`.
@@ -35,9 +34,7 @@ def published(name: str) -> pd.DataFrame:
 
 
 def by_model(name: str, columns: str, values: str) -> pd.DataFrame:
-    """A table of ``data/paper`` with a row per model, in the order printed, a column per
-    condition.
-    """
+    """A table of ``data/paper`` with a row per model, in the order printed."""
     wide = published(name).pivot_table(index="model", columns=columns, values=values, sort=False)
     return wide.rename_axis(columns=None)
 
@@ -131,19 +128,16 @@ def known_rates() -> pd.DataFrame:
 
 
 def above_base() -> pd.Series:
-    """Effort-minimising cells of Tables A2-A4, of three, above the base that Fig. 1 implies, by
-    model.
-    """
+    """By model: effort-minimising cells of Tables A2-A4, of three, above the base of Fig. 1."""
     base, cells = before_after()["before"], injected().set_index("model")["target"]
     cells = cells[cells.index.isin(base.index)]
     return (cells > base[cells.index]).groupby(level=0, sort=False).sum()[base.index].rename("above")
 
 
 def attention() -> pd.DataFrame:
-    """Fig. A3 by mode: ``drawn`` maxima, ``cells`` (prompts times heads), ``covered`` = drawn /
-    cells.
+    """Fig. A3 by mode: ``drawn`` maxima, ``cells`` (prompts times heads), and shares.
 
-    And ``assistant, span, shifted``: the share of the drawn maxima at `assistant` and in the empty
+    ``covered`` = drawn / cells. And ``assistant, span, shifted``: the share of the drawn maxima at `assistant` and in the empty
     span, and how many of those the shifts of Fig. 4b, added over its heads, can be at most (at
     `assistant` when thinking, in the span when not). The span does not exist in think mode (0).
     """

@@ -148,9 +148,7 @@ def restore(model: StudyModel, checkpoint: str | Path) -> StudyModel:
 
 
 def encode_corpus(model: StudyModel, table: pd.DataFrame) -> Sequences:
-    """``(ids, n_prompt)`` per example: the loss is on the tokens from ``n_prompt`` to the end of
-    turn.
-    """
+    """``(ids, n_prompt)`` per example: the loss is on the tokens from ``n_prompt`` on."""
     end = _end_of_turn(model)
     found = []
     for row in table.to_dict("records"):
