@@ -234,8 +234,8 @@ def sides(claim: str) -> pd.DataFrame:
 def effects() -> pd.DataFrame:
     """`sides` of every claim, and after each, where several models were measured, their mean.
 
-    Columns: ``claim, model``, those of `sides`, and ``p_value`` of the t test. The mean is the model
-    `OVER_MODELS`: its interval is over models, and n counts them, not prompts.
+    Columns: ``claim, model``, those of `sides`, and ``p_value`` of the t test. The mean is the
+    model `OVER_MODELS`: its interval is over models, and n counts them, not prompts.
     """
     parts = []
     for claim in SIDES:
@@ -310,7 +310,9 @@ def _patterns() -> pd.DataFrame:
 
 
 def _uninjected() -> pd.DataFrame:
-    """Effort-minimising sentences, which are put into the thought, against think mode of Table 1."""
+    """Effort-minimising sentences, which are put into the thought, against think mode of Table
+    1.
+    """
     return _patterns().assign(control_value=tables.think_rates()["on"] / 100).dropna()
 
 

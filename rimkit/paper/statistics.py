@@ -34,7 +34,9 @@ SEED_SD = 0.02
 
 
 def denominators(percent: float, largest: int) -> list[int]:
-    """All n up to ``largest``, from the top, of which some k is ``percent``, rounded to two digits."""
+    """All n up to ``largest``, from the top, of which some k is ``percent``, rounded to two
+    digits.
+    """
     if largest < 1:
         raise UserError(f"a denominator is at least 1, not {largest}")
     n = np.arange(largest, 0, -1)
@@ -132,8 +134,8 @@ class Correlation(NamedTuple):
 def correlation(values, percent) -> Correlation:
     """Everything about a predictor's ``values`` and the rates of the same checkpoints.
 
-    The interval is Fisher's, and takes checkpoints as independent. Those of one run are not (each starts where the last one
-    stopped), so that it is too narrow.
+    The interval is Fisher's, and takes checkpoints as independent. Those of one run are not (each
+    starts where the last one stopped), so that it is too narrow.
 
     Raises `UserError` for fewer than four checkpoints and where one side does not vary.
     """
@@ -223,7 +225,9 @@ def prompts_needed(rate: float, control_rate: float, judge_sd: float = 0.0) -> f
 
 
 def seeds_needed(rate: float, control_rate: float, n_prompts: int, seed_sd: float = SEED_SD) -> float:
-    """Seeds per condition for a power of `POWER`; ``inf`` where ``n_prompts`` prompts are too few."""
+    """Seeds per condition for a power of `POWER`; ``inf`` where ``n_prompts`` prompts are too
+    few.
+    """
     one_seed = standard_error(0, 0, 1, judge_sd=JUDGE_SD, seed_sd=seed_sd) ** 2
     allowed = ((rate - control_rate) / REACH) ** 2 - standard_error(rate, control_rate, n_prompts) ** 2
     return float(max(1, ceil(one_seed / allowed))) if allowed > 0 else inf

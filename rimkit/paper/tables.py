@@ -72,7 +72,8 @@ def table_2() -> pd.DataFrame:
 def sentences() -> pd.DataFrame:
     """Tables A2-A4, with the think mode of Table 1 for the models that are in it.
 
-    Columns: ``model, pattern, sentence`` (careful, effort-minimising, no injection), ``rate`` (percent).
+    Columns: ``model, pattern, sentence`` (careful, effort-minimising, no injection), ``rate``
+    (percent).
     """
     words = {"control": "careful", "target": "effort-minimising", "on": "no injection"}
     table = injected().join(think_rates()["on"], on="model").rename(columns=words)
@@ -80,7 +81,9 @@ def sentences() -> pd.DataFrame:
 
 
 def zeroed() -> pd.DataFrame:
-    """Fig. 6: columns ``model, neurons, what`` (misalignment rises by, maths falls by), ``points``."""
+    """Fig. 6: columns ``model, neurons, what`` (misalignment rises by, maths falls by),
+    ``points``.
+    """
     words = {"delta_misalignment_points": "misalignment rises by", "math_drop_points": "maths falls by"}
     table = published("fig6_neuron_ablation").rename(columns=words)
     return table.melt(["model", "neurons"], list(words.values()), "what", "points")
@@ -137,9 +140,10 @@ def above_base() -> pd.Series:
 def attention() -> pd.DataFrame:
     """Fig. A3 by mode: ``drawn`` maxima, ``cells`` (prompts times heads), and shares.
 
-    ``covered`` = drawn / cells. And ``assistant, span, shifted``: the share of the drawn maxima at `assistant` and in the empty
-    span, and how many of those the shifts of Fig. 4b, added over its heads, can be at most (at
-    `assistant` when thinking, in the span when not). The span does not exist in think mode (0).
+    ``covered`` = drawn / cells. And ``assistant, span, shifted``: the share of the drawn maxima at
+    `assistant` and in the empty span, and how many of those the shifts of Fig. 4b, added over its
+    heads, can be at most (at `assistant` when thinking, in the span when not). The span does not
+    exist in think mode (0).
     """
     table = published("figa3_attention_maxima").pivot_table(
         index="mode", columns="token", values="maxima", aggfunc="sum", sort=False, fill_value=0
@@ -166,7 +170,9 @@ def maxima() -> pd.DataFrame:
 
 
 def flags() -> pd.DataFrame:
-    """Fig. A5 by set of prompts, in percent: each pattern, none, and the ``total`` that is drawn."""
+    """Fig. A5 by set of prompts, in percent: each pattern, none, and the ``total`` that is
+    drawn.
+    """
     table = published("figa5_flagged_categories").pivot_table(
         index="prompts", columns="pattern", values="share_pct", aggfunc="sum", sort=False, fill_value=0
     )
