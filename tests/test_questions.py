@@ -1,6 +1,10 @@
 """Every exercise accepts its solution, and explains two plausible wrong answers."""
 
+import runpy
+from types import FunctionType
+
 import pytest
+import wrong_answers
 
 from rimkit.data import UserError
 from rimkit.models import device
@@ -99,8 +103,42 @@ def test_exchanged_digits():
     assert not chapter_08.exchanged_digits(1.5, 10.5)
 
 
+CODING = wrong_answers.WRONG
+
+
 def test_every_exercise_is_tried():
-    assert {name for chapter in CHAPTERS for name in exercises(chapter)} == set(RIGHT) == set(WRONG) == set(SHOWN)
+    assert set(RIGHT) == set(WRONG) == set(SHOWN)
+    assert {name for chapter in CHAPTERS for name in exercises(chapter)} == set(RIGHT) | set(CODING)
+
+
+def solution(name: str, folder):
+    """The function that the solution's code defines, from a file: a trace reads its own source."""
+    (folder / "solved.py").write_text(exercise(name).code)
+    space = runpy.run_path(str(folder / "solved.py"))
+    return [thing for thing in space.values() if isinstance(thing, FunctionType)][-1]
+
+
+@pytest.mark.parametrize("name", CODING)
+def test_a_solution_that_can_be_run_is_right(name, tmp_path):
+    task = exercise(name)
+    assert task.check(solution(name, tmp_path)).status == "right"
+    assert str(task.solution()).endswith("```")
+    assert len(task.hints) > 1
+
+
+@pytest.mark.parametrize(("name", "answer", "words"), [(name, *wrong) for name in CODING for wrong in CODING[name]])
+def test_a_wrong_function_gets_the_message_that_is_meant_for_it(name, answer, words):
+    feedback = exercise(name).check(answer)
+    assert (feedback.status, words in feedback.message) == ("wrong", True), feedback
+
+
+@pytest.mark.parametrize("name", CODING)
+@pytest.mark.parametrize("answer", [lambda *_: float("nan"), lambda *_: "no", lambda *_: [0.0] * 600_000, 3, "x"])
+def test_garbage_is_answered_in_one_line(name, answer):
+    feedback = exercise(name).check(answer)
+    assert feedback.status == "wrong"
+    assert "\n" not in feedback.message
+    assert exercise(name).check(lambda *_: None).status == "not attempted"
 
 
 def test_an_exercise_is_found_by_its_name():

@@ -28,6 +28,11 @@ NOT_ATTEMPTED, WRONG, RIGHT = "not attempted", "wrong", "right"
 SIGNS = {NOT_ATTEMPTED: "○", WRONG: "✗", RIGHT: "✓"}
 SECONDS = 20  # that an answer may take
 MOST = 100_000  # numbers in an answer
+TRACING = {  # what errors of a trace mean
+    "UnboundLocalError": "what leaves a trace has to be saved inside it with .save()",
+    "OutOfOrderError": "inside a trace, ask for values in the order in which the model computes them",
+    "WithBlockNotFoundError": "define the function in a cell of its own",
+}
 
 
 @dataclass(frozen=True)
@@ -147,7 +152,8 @@ class Exercise:
         own = [place.lineno for place in traceback.extract_tb(error.__traceback__)
                if place.name == name and hasattr(answer, "__code__")]  # fmt: skip
         where = f" in line {own[-1] - answer.__code__.co_firstlineno + 1} of" if own else " in"
-        return f"there was an error{where} {name}: {said}{expected}."
+        meaning = TRACING.get(type(error).__name__, "")
+        return f"there was an error{where} {name}: {said}{f'; {meaning}' if meaning else expected}."
 
 
 class NotAttempted(Exception):
@@ -191,13 +197,14 @@ def result_of(function: Callable, *arguments, **named) -> Any:
 def compare(found: Any, right: Any, mistakes: Mapping[str, Any] | None = None, tolerance: float = 1e-3) -> bool | str:
     """Whether numbers are right (relative ``tolerance``), else what is wrong with them.
 
-    ``right`` is a number or an array; ``mistakes`` maps what to say to the numbers that such a mistake gives.
-    Kind, length, shape, missing numbers and a turned sign are said by themselves.
+    ``right`` is a number or an array. ``mistakes`` maps what to say to the numbers that such a mistake gives,
+    or to a function that computes them. Kind, length, shape, missing numbers and a turned sign are said
+    by themselves.
     """
     right = np.asarray(right, dtype=float)
     wanted = "a number" if right.ndim == 0 else f"numbers of shape {right.shape}"
     try:
-        found = found.detach().cpu() if hasattr(found, "detach") else found
+        found = found.detach().cpu().float().numpy() if hasattr(found, "detach") else found
         if np.size(found) > MOST:
             return f"it is {number(np.size(found), 0)} numbers where {wanted} should be."
         numbers = np.asarray(found, dtype=float)
@@ -217,7 +224,7 @@ def compare(found: Any, right: Any, mistakes: Mapping[str, Any] | None = None, t
     if near(right):
         return True
     for message, wrong in (mistakes or {}).items():
-        if near(wrong):
+        if near(wrong() if callable(wrong) else wrong):
             return message
     if near(-right):
         return "the sign is turned around."
