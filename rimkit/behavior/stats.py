@@ -18,8 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
-from statsmodels.stats.proportion import proportion_confint
+import scipy  # its parts are read when they are used
 
 from rimkit.data import UserError, nearest
 
@@ -190,8 +189,8 @@ def unpaired_difference(
     effect = one.value - two.value
     low = effect - hypot(one.value - one.ci_low, two.ci_high - two.value)
     high = effect + hypot(one.ci_high - one.value, two.value - two.ci_low)
-    spread = (effect - low if effect > 0 else high - effect) / stats.norm.isf((1 - level) / 2)
-    p_value = float(2 * stats.norm.sf(abs(effect) / spread)) if effect else 1.0
+    spread = (effect - low if effect > 0 else high - effect) / scipy.stats.norm.isf((1 - level) / 2)
+    p_value = float(2 * scipy.stats.norm.sf(abs(effect) / spread)) if effect else 1.0
     method = f"Newcombe from ({one.method}) and ({two.method})"
     return Difference(one.value, two.value, effect, low, high, p_value, one.n + two.n, groups, method)
 
@@ -210,7 +209,7 @@ def _mean_difference(change: np.ndarray, clusters, level: float, seed: int):
     weights = resample_weights(groups, seed)
     draws = (weights @ sums) / (weights @ sizes)
     low, high = widened_percentiles(draws, groups, level)
-    p_value = float(2 * stats.t.sf(abs(effect) / draws.std(ddof=1), groups - 1))
+    p_value = float(2 * scipy.stats.t.sf(abs(effect) / draws.std(ddof=1), groups - 1))
     return min(low, effect), max(high, effect), p_value, groups
 
 
@@ -218,7 +217,7 @@ def exact_test(k1: int, n1: int, k2: int, n2: int) -> float:
     """Two-sided p of Fisher's exact test: ``k1`` of ``n1`` replies against ``k2`` of ``n2`` others."""
     if not (0 <= k1 <= n1 and 0 <= k2 <= n2):
         raise UserError(f"{k1} of {n1} and {k2} of {n2} are not counts: each must lie between 0 and its n")
-    return float(stats.fisher_exact([[k1, n1 - k1], [k2, n2 - k2]]).pvalue)
+    return float(scipy.stats.fisher_exact([[k1, n1 - k1], [k2, n2 - k2]]).pvalue)
 
 
 def holm(p_values: Iterable[float]) -> np.ndarray:
@@ -235,6 +234,8 @@ def holm(p_values: Iterable[float]) -> np.ndarray:
 
 def wilson(value: float, n: float, level: float = 0.95) -> tuple[float, float]:
     """Wilson's interval of a share ``value`` of ``n``."""
+    from statsmodels.stats.proportion import proportion_confint
+
     low, high = proportion_confint(value * n, n, alpha=1 - level, method="wilson")
     return min(float(low), value), max(float(high), value)
 
@@ -245,7 +246,7 @@ def _effective_size(sums: np.ndarray, sizes: np.ndarray, level: float) -> float:
     value = sums.sum() / n
     variance = groups / (groups - 1) * ((sums - value * sizes) ** 2).sum() / n**2
     tail, effective = (1 - level) / 2, min(n, value * (1 - value) / variance) if variance > 0 else n
-    return effective * (stats.norm.isf(tail) / stats.t.isf(tail, groups - 1)) ** 2
+    return effective * (scipy.stats.norm.isf(tail) / scipy.stats.t.isf(tail, groups - 1)) ** 2
 
 
 @lru_cache(maxsize=8)
@@ -257,7 +258,7 @@ def resample_weights(groups: int, seed: int) -> np.ndarray:
 
 def widened_percentiles(draws: np.ndarray, groups: int, level: float = 0.95) -> tuple[float, float]:
     """Percentiles of a bootstrap, widened for the number of clusters."""
-    tail = stats.norm.sf(np.sqrt(groups / (groups - 1)) * stats.t.isf((1 - level) / 2, groups - 1))
+    tail = scipy.stats.norm.sf(np.sqrt(groups / (groups - 1)) * scipy.stats.t.isf((1 - level) / 2, groups - 1))
     low, high = np.quantile(draws, [tail, 1 - tail])
     return float(low), float(high)
 
@@ -280,7 +281,8 @@ def auroc(scores: Sequence[float], positive: Sequence[bool], clusters: Sequence 
 def areas(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
     """The areas under the curve of several scores ``[scores, prompts]``, without intervals."""
     sides = scores[:, positive], scores[:, ~positive]
-    return stats.mannwhitneyu(*sides, axis=1, method="asymptotic").statistic / (positive.sum() * (~positive).sum())
+    found = scipy.stats.mannwhitneyu(*sides, axis=1, method="asymptotic").statistic
+    return found / (positive.sum() * (~positive).sum())
 
 
 def auroc_above(
@@ -305,7 +307,7 @@ def auroc_above(
     change, effect = drawn[0] - drawn[1:].mean(0), value - control
     low, high = widened_percentiles(change, groups)
     spread = float(change.std(ddof=1))
-    p_value = float(2 * stats.t.sf(abs(effect) / spread, groups - 1)) if spread else float(effect == 0)
+    p_value = float(2 * scipy.stats.t.sf(abs(effect) / spread, groups - 1)) if spread else float(effect == 0)
     interval = min(low, effect), max(high, effect)
     method = f"bootstrap of {groups} clusters"
     return Difference(value, control, effect, *interval, p_value, len(every[0]), groups, method)
@@ -405,7 +407,7 @@ def against_singles(effect: float, low: float, high: float, singles: np.ndarray)
     errors; that of the controls is a t interval for one more of them. Missing with fewer than two.
     """
     n = len(singles)
-    reach = stats.t.isf(0.025, n - 1) * np.std(singles, ddof=1) * np.sqrt(1 + 1 / n) if n > 1 else np.nan
+    reach = scipy.stats.t.isf(0.025, n - 1) * np.std(singles, ddof=1) * np.sqrt(1 + 1 / n) if n > 1 else np.nan
     sides = (np.hypot(max(side, 0), reach) for side in (effect - low, high - effect))
     below, above = map(float, sides)
     return effect - below, effect + above
