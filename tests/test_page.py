@@ -1,8 +1,6 @@
 """The claims page: what it says, that it is escaped, and how it behaves in a real browser."""
 
-import os
 import re
-import shutil
 from html.parser import HTMLParser
 from itertools import pairwise
 
@@ -15,11 +13,6 @@ from rimkit.runs import page
 
 NASTY = '<script>window.hacked = 1</script><img src=x onerror="window.hacked = 2">'
 WINDOW = {"width": 1100, "height": 900}
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-QUIET = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 
 
 def own_rows() -> pd.DataFrame:
@@ -161,20 +154,6 @@ def test_the_page_appears_whole_or_not_at_all(tmp_path):
 
 
 # -- a real browser --------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser():
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        message = "no Chromium: install it (apt-get install chromium) to open the page"
-        pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=program, args=QUIET)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")

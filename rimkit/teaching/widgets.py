@@ -65,7 +65,7 @@ def explorer(callback: Callable[..., str], own: str = "", **controls: Any) -> Ex
     inputs = [*made.values(), *([text] if own else [])]
     for control in inputs:
         control.observe(update, names="value")
-    box = Explorer([ipywidgets.HBox(inputs), result, hide])
+    box = Explorer([ipywidgets.HBox(inputs, layout={"flex_flow": "row wrap"}), result, hide])
     box.names = tuple(made)
     return box
 
