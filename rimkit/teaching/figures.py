@@ -191,7 +191,7 @@ def forest(
             spots = [places.index(line) for line in part["_line"]]
             axis.plot(scale * part[paper], spots, "k|", markersize=15, markeredgewidth=2.2)
         axis.set_xlim(limits or _both_sides(drawn, 5 if scale == 100 else 0))
-        axis.xaxis.set_major_locator(MaxNLocator(5 if facet else 9))
+        axis.xaxis.set_major_locator(MaxNLocator(4 if len(panels) > 3 else 5 if facet else 9))
     axis = figure.axes[0]
     axis.set_yticks(range(len(places)), [_wrapped(line, 36) for line in places])
     axis.set_ylim(len(places) - 0.4, -0.6)
@@ -392,8 +392,9 @@ def dots(
     shown = pd.DataFrame(shown)
     first = shown.iloc[0]
     said = "; ".join(f"{name} {first[name]}" for name in here)
+    place = ", ".join(str(first[_words(column)]) for column in columns)
     also = f" and {len(shown) - 1} more" if len(shown) > 1 else ""
-    return _named(figure, title, f"{label} for {first.iloc[0]}{also}, {said}", shown, caption)
+    return _named(figure, title, f"{label} for {place}{also}, {said}", shown, caption)
 
 
 def show(figure: Figure, width: int | None = None) -> None:
@@ -532,7 +533,7 @@ def _legend(
         keys.append(_key(look, _level_name(style, name), DASHES[index % 4] if dashed else ""))
     if not keys:
         return
-    widest = 4 + max(len(key.get_label()) for key in keys)
+    widest = (8 if dashed else 4) + max(len(key.get_label()) for key in keys)
     columns = min(len(keys), int(12 * figure.get_figwidth() / widest))
     look = {"columnspacing": 1.4, "handletextpad": 0.5, "borderaxespad": 0, "borderpad": 0.2}
     if len(keys) > 4 and columns < 2:
@@ -628,7 +629,7 @@ def _writer(unit: str, values: pd.Series, digits: int | None = None) -> Callable
     if digits is None:
         size = float(values.abs().max())
         whole = (values.dropna() % 1 == 0).all()
-        digits = 0 if whole else 1 if size >= 20 else 2 if size >= 0.2 else 4
+        digits = 0 if whole or size >= 100 else 1 if size >= 20 else 2 if size >= 0.2 else 4
     return lambda value: number(value, digits)
 
 
