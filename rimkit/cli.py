@@ -188,10 +188,12 @@ def finetune_grid(
     n_prompts: Annotated[int, typer.Option(help="Harmful prompts per model and mode.", min=4)] = 92,
 ) -> None:
     """Fine-tune every embedded model on every corpus and measure it: the rows of chapter 05 (about an hour)."""
-    from rimkit.experiments.tuning import run
+    from rimkit.experiments.tuning import Settings
     from rimkit.runs.execute import prepare_folder
+    from rimkit.runs.grid import tables_of
 
-    run(names or (), prepare_folder(out), n_prompts)
+    settings = Settings(n_prompts=n_prompts)
+    tables_of("tuning", names or (), prepare_folder(out), settings, run_id="rimkit finetune-grid")
     typer.echo(f"Rows: {out}")
 
 
@@ -200,10 +202,11 @@ def entanglement_grid(
     out: Annotated[Path, typer.Option(help="Folder for the ledger rows.")] = Path("results"),
 ) -> None:
     """Fine-tune with checkpoints and measure every predictor of forgetting: the rows of chapter 07 (some minutes)."""
-    from rimkit.experiments.ras import run
     from rimkit.runs.execute import prepare_folder
+    from rimkit.runs.grid import tables_of
 
-    run(names or (), prepare_folder(out))
+    known = [f"{name}:{seed}" for seed in range(3) for name in ("rim-mini", "rim-mini-unlinked", "safe-mini")]
+    tables_of("ras", names or known, prepare_folder(out), run_id="rimkit entanglement-grid")
     typer.echo(f"Rows: {out}")
 
 

@@ -28,7 +28,6 @@ from rimkit.training.finetune import study_of
 
 ADAPTER = "adapter_config.json"
 NAME = re.compile(r"[^:]+(:\d+)?")  # what a ledger row can say as model and seed
-CONDITION = "tuned against base"
 Stage = tuple[str, Callable[[], list[dict]]]
 
 
@@ -82,7 +81,7 @@ def pair(base: str, tuned: str) -> tuple[StudyModel, StudyModel]:
 
 def _tuned(base: StudyModel, tuned: str) -> StudyModel:
     folder = Path(tuned).expanduser()
-    if (folder / finetune.TRAINING).is_file() and (folder / finetune.WEIGHTS).is_file():
+    if (folder / finetune.RECORD).is_file() and (folder / finetune.WEIGHTS).is_file():
         return finetune.restore(base, folder)
     if (folder / ADAPTER).is_file() or (not folder.exists() and _adapter_on_hub(tuned)):
         return with_adapter(base, tuned)
@@ -126,20 +125,18 @@ def _each(cell: Callable[..., list[dict]], models: tuple[StudyModel, ...], n: in
 
 
 def change_rows(base: StudyModel, tuned: StudyModel, n: int, measure: Evaluation = Evaluation()) -> list[dict]:
-    """Chapter 05: every outcome of the tuned model against the base, both modes; C6a in think, C6d in no-think mode."""
-    prompts = tuning.evaluation_prompts(n, evaluation=measure)
-    before, after = (tuning.outcomes(study, prompts, evaluation=measure) for study in (base, tuned))
-    claims = tuning.claim_rows({"multi-hop": after}, before, **identity(tuned))  # C6a and C6d: reasoning data
-    return claims + tuning.change_rows(after, before, CONDITION, **identity(tuned))
+    """Chapter 05: the tuned model against the base, C6a in think and C6d in no-think mode."""
+    settings = tuning.Settings(n_prompts=n, evaluation=measure)
+    prompts = tuning.evaluation_prompts(settings)
+    before, after = (tuning.outcomes(study, prompts, settings) for study in (base, tuned))
+    return tuning.claim_rows({"multi-hop": after}, before, **identity(tuned))  # C6a and C6d: reasoning data
 
 
 def shift_rows(base: StudyModel, tuned: StudyModel, n: int, measure: Evaluation = Evaluation()) -> list[dict]:
-    """Chapter 07: RAS and its rivals between the two models, no claim by themselves: one tuned model is one point.
+    """Chapter 07: RAS between the two models against other sets of neurons. One tuned model: no interval.
 
     Raises `UserError` for models of different shape.
     """
-    found = ras.predictors(ras.measured_base(base, n=n, evaluation=measure), tuned)
-    return [
-        ledger.row("C9a", condition=CONDITION, metric=name, value=value, control=None, **identity(tuned))
-        for name, value in found.items()
-    ]
+    settings = ras.Settings(n_prompts=n, n_replies=n, evaluation=measure)
+    tables = ras.point(ras.baseline(base, settings), tuned, ras.replies(base, settings), settings=settings)
+    return ras.claimed(tuned, tables, settings).rows

@@ -12,6 +12,7 @@ a model that never refuses) is a failed row that says so. Kept as it is done, so
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from time import perf_counter
@@ -19,10 +20,8 @@ from time import perf_counter
 import pandas as pd
 from matplotlib.figure import Figure
 
-from rimkit import ledger
+from rimkit import experiments, ledger
 from rimkit.behavior.evaluation import Evaluation, without_heads
-from rimkit.behavior.prompts import spread
-from rimkit.behavior.stats import overlap
 from rimkit.data import UserError, nearest
 from rimkit.experiments import heads, neurons, patterns, probes, ras, thinking, tuning
 from rimkit.models.chat import MODES
@@ -136,65 +135,10 @@ def neurons_cell(
     evaluation: Evaluation = Evaluation(),
     **values,
 ) -> list[dict]:
-    """Chapter 06 for one model: rules and sizes on calibration, effects on evaluation, random sets for both verdicts.
-
-    ``n`` prompts of every set (23 without it, one harmful per verb), twice as many to form pairs.
-    """
-    n = n or 23
-    prompts, verdicts, table = neurons.calibration(study, 2 * n, evaluation=evaluation)
-    harmful = prompts[prompts["kind"] == "harmful"]
-    dosed = neurons.dose(study, spread(harmful, n), table, evaluation=evaluation)
-    chosen = neurons.choose(table, dosed)
-    rows = neurons.set_rows(chosen, **values) + neurons.dose_rows(dosed, **values)
-    found = neurons.definition(study, harmful, evaluation=evaluation)
-    for metric, numbers in (neurons.numbers(found) | _same_neurons(study, prompts, verdicts)).items():
-        rows += neurons.value_rows(numbers, metric, **values)
-    sets, asked = dict(chosen.sets), neurons.evaluation_prompts(n, n, evaluation=evaluation)
-    if found.refused.any():
-        sets["refusing"] = found.first(chosen.sizes.set_index("rule").loc["paper", "size"])["refusing pairs"]
-    return rows + _ablated(
-        study, sets, {"paper", chosen.best}, asked, values, thorough=study.invented, evaluation=evaluation
-    )
-
-
-def _same_neurons(study: StudyModel, prompts: pd.DataFrame, verdicts: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """How far the rule *gradient* names the same first neurons in both modes; empty where it is undefined."""
-    by_mode = neurons.gradient_by_mode(study, prompts, verdicts)
-    if set(by_mode) != set(MODES):
-        return {}
-    first = [neurons.first(by_mode[mode], neurons.FIRST) for mode in MODES]
-    return {"overlap, modes": {"overlap, gradient, modes": overlap(*first)}}
-
-
-def _ablated(
-    study: StudyModel,
-    sets: dict,
-    main: set[str],
-    asked: pd.DataFrame,
-    values: dict,
-    thorough: bool,
-    evaluation: Evaluation,
-) -> list[dict]:
-    """Every set against nothing, by zero and by mean; the ``main`` ones against random sets, too, in the same way.
-
-    Unless ``thorough``, which takes a model of one's own hours: random sets by zero alone, and on the prompts that the
-    claims are about.
-    """
-    rows, claimed = [], asked[asked["set"].isin(["harmful", "maths"])]
-    for kind, means in (("zero", None), ("mean", neurons.harmless_means(study, evaluation=evaluation))):
-        verdicts = neurons.without_sets(
-            study, asked, {"nothing": []} | sets, means, batch_size=WIDE, evaluation=evaluation
-        )
-        for rule, units in sets.items():
-            own = verdicts[verdicts["condition"].isin(["nothing", rule])]
-            if rule in main and (thorough or kind == "zero"):
-                random, prompts = neurons.random_for(study, units), asked if thorough else claimed
-                without = neurons.without_sets(study, prompts, random, means, batch_size=WIDE, evaluation=evaluation)
-                own = pd.concat([own, without], ignore_index=True)
-                if kind == "zero":
-                    rows += neurons.random_rows(own, rule, **values)
-            rows += neurons.effect_rows(neurons.compared(own, rule), rule, kind, **values)
-    return rows
+    """Chapter 06 for one model: ``n`` prompts of every set (23 without it), twice as many to form pairs."""
+    n = n or neurons.Settings.n_prompts
+    settings = neurons.Settings(n_pairs=2 * n, n_prompts=n, n_others=n, evaluation=evaluation, progress=progress)
+    return [row | values for row in neurons.run(study, settings).rows]
 
 
 GRIDS: dict[str, Callable[..., list[dict]]] = {
@@ -252,6 +196,35 @@ def overview(rows: pd.DataFrame) -> Figure:
     return figures.rate_plot(harmful, x="seed", hue="mode", facet="model", title=title, size=(9.6, 3.9))
 
 
+def tables_of(
+    topic: str, names: Iterable[str], out: str | Path, settings=None, run_id: str = "", progress: bool = True
+) -> pd.DataFrame:
+    """A topic's tables (``OUT/<table>.parquet``) and verdict rows (``OUT/<topic>.parquet``) of embedded models.
+
+    ``names``: "NAME:SEED"; without any, all trained ones. What is done lies in ``OUT/.cells``, and the same call goes
+    on after an interruption. Raises `UserError` for an unknown model.
+    """
+    known = [f"{item.name}:{item.seed}" for item in embedded_models(noise=True).itertuples()]
+    names = list(names) or [name for name in known if name.partition(":")[0] != NOISE]
+    for name in names:
+        if name not in known:
+            raise UserError(f"there is no embedded model '{name}' (known: {', '.join(known)})")
+    out, parts, rows = Path(out), [], []
+    settings = settings or {"tuning": tuning, "ras": ras}[topic].Settings()
+    for name in names:
+        folder = out / ".cells" / topic / name.replace(":", "-seed")
+        found = experiments.run(topic, load(name), replace(settings, folder=folder, progress=progress), run_id=run_id)
+        parts.append(found.tables)
+        rows += found.rows
+    for table in parts[0]:
+        whole = pd.concat([part[table] for part in parts], ignore_index=True)
+        whole.to_parquet(out / f"{table}.parquet", index=False)
+    if topic == "ras":
+        points, sets = (pd.concat([part[name] for part in parts]) for name in ("ras-points", "ras-sets"))
+        rows += ras.pooled_rows(points, sets, run_id=run_id)
+    return ledger.write(rows, out / f"{topic}.parquet")
+
+
 # -- runs.noise ----------
 SEEDS = (0, 1, 2)
 CHAPTERS = {"heads": "04_refusal_heads"}  # grids that can be undefined as a whole
@@ -269,7 +242,7 @@ def noise_grid(out: str | Path = "results", seeds: tuple[int, ...] = SEEDS, prog
             ledger.write(noise_cell(name, seed), kept)
         rows.append(ledger.read(kept))
     names = [f"{NOISE}:{seed}" for seed in seeds]
-    rows += [tuning.run(names, work, progress=progress), ras.run(names, work, progress=progress)]
+    rows += [tables_of(topic, names, work, progress=progress) for topic in ("tuning", "ras")]
     found = pd.concat(rows, ignore_index=True)
     kept = found["condition"].eq(ledger.WHOLE_CLAIM) | found["status"].ne("ok")
     return ledger.write(found[kept].assign(run_id=COMMAND), Path(out) / "noise.parquet")

@@ -114,6 +114,11 @@ def rate_table(rates: pd.DataFrame, rows: str | Sequence[str], columns: str | Se
     return wide(rates, rows, columns)
 
 
+def change_table(effects: pd.DataFrame, rows: str | Sequence[str], columns: str | Sequence[str]) -> pd.DataFrame:
+    """Differences with their intervals in points: `wide` of the column ``effect``."""
+    return wide(effects, rows, columns, "effect", write=in_points)
+
+
 def effect_table(effects: pd.DataFrame, rows: str | Sequence[str]) -> pd.DataFrame:
     """Differences: both sides in percent, the effect in points with its interval, prompts and clusters."""
     items = effects.to_dict("records")

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import families
 import numpy as np
 import pandas as pd
 import pytest
-import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from rimkit import ledger
-from rimkit.data import UserError
+from rimkit.behavior.evaluation import RANDOM, Evaluation
+from rimkit.data import UserError, results
 from rimkit.experiments import ras
 from rimkit.experiments.neurons import OTHER
 from rimkit.experiments.ras import Activations, harmonic, one_sided_shift, shifts
 from rimkit.models.load import load
+from rimkit.training.corpora import ROLES
+from rimkit.training.finetune import finetune
+from tests import families, tiny
 
 SIZES = st.floats(0.05, 50)
 activations = arrays(float, (2, 4), elements=SIZES)
@@ -97,7 +99,8 @@ def test_only_the_chosen_neurons_count():
         (lambda a: shifts(a, a, []), "the set of neurons is empty"),
         (lambda a: shifts(a, Activations(np.ones((1, 3)), np.ones((1, 3)))), "different shape"),
         (lambda a: one_sided_shift([1.0], [2.0], "dropp"), "unknown guard"),
-        (lambda a: ras.baseline(tiny.study(), []), "safety-critical neurons is empty"),
+        (lambda a: ras.read_baseline(tiny.study(), []), "safety-critical neurons is empty"),
+        (lambda a: ras.read_baseline(tiny.study(), [(ras.CRITICAL, None, [])]), "safety-critical neurons is empty"),
         (lambda a: ras.weight_distance(tiny.study(), families.family("qwen3")), "different shape"),
     ],
 )
@@ -120,33 +123,50 @@ def tuned():
 
 @pytest.fixture(scope="module")
 def base():
-    return ras.baseline(tiny.study(), [(0, 1), (1, 5), (1, 9)], causal=[(1, 3)], n=6, n_random=5)
+    sets = [(ras.CRITICAL, None, [(0, 1), (1, 5), (1, 9)]), (ras.CAUSAL, None, [(1, 3)])]
+    return ras.read_baseline(tiny.study(), sets, settings=ras.Settings(n_prompts=6, n_random=5))
+
+
+def predictors(base, tuned, tuning=()) -> dict:
+    return ras.predictors(base, tuned, ras.in_sets(base, tuned), tuning)
 
 
 def test_nothing_has_moved_in_the_untuned_model(base):
-    found = ras.predictors(base, tiny.study(), [([20, 30, 40, 50], 2)])
+    found = predictors(base, tiny.study(), [([20, 30, 40, 50], 2)])
     moved = {name: value for name, value in found.items() if name != "CKA ratio" and abs(value) > 1e-6}
     assert not moved
     assert found["CKA ratio"] == pytest.approx(1, abs=0.5)
 
 
 def test_every_predictor_sees_a_tuned_model(base, tuned):
-    found = ras.predictors(base, tuned, [([20, 30, 40, 50], 2), ([20, 30, 44], 1)])
-    assert set(ras.PREDICTORS) - {"steps", "displacement (refusal)"} <= set(found)
-    assert found["weights"] == pytest.approx(found["weights, layer 1"])
-    assert found["weights, layer 0"] == 0
+    shifted = ras.in_sets(base, tuned)
+    found = ras.predictors(base, tuned, shifted, [([20, 30, 40, 50], 2), ([20, 30, 44], 1)])
+    assert set(ras.PREDICTORS) - {"steps", "displacement (refusal)"} == set(found)
+    assert found["weights"] == pytest.approx(ras.weight_distance(tiny.study(), tuned, 1))
+    assert ras.weight_distance(tiny.study(), tuned, 0) == 0
     assert found["KL on tuning data"] > 0
     assert found["activation distance"] > 0
-    random = [found[f"ras (random) {number}"] for number in range(5)]
-    assert found["ras (random)"] == pytest.approx(np.mean(random))
+    random = shifted[shifted["role"] == RANDOM]
+    assert random["set_id"].tolist() == list(range(5))
+    assert found["ras (random)"] == pytest.approx(random["ras"].mean())
+
+
+def test_sets_are_summed_up_and_ranked(base, tuned):
+    shifted = ras.in_sets(base, tuned)
+    summary = ras.summary(shifted)
+    assert summary.loc["safety-critical", "neurons"] == 3
+    assert summary.loc["random, percentile 50", "ras"] == pytest.approx(
+        100 * shifted.loc[shifted["role"] == RANDOM, "ras"].median(), abs=0.05
+    )
+    above = shifted.assign(ras=shifted["ras"].where(shifted["role"] != ras.CRITICAL, 1e9))
+    found = ras.ranks(above).set_index("role").loc[RANDOM]
+    assert (found["sets"], found["reach"], found["p"]) == (5, 0, pytest.approx(1 / 6))
 
 
 def test_the_guard_audit_compares_drop_and_clip(base, tuned):
     found = ras.guard_audit(base, tuned)
-    table = {
-        guard: ras.ras_table(base, tuned, guard).set_index("neurons")["ras"] for guard in ("drop", "clip")
-    }
-    assert {guard: table[guard]["safety-critical"] for guard in table} == {guard: found[guard] for guard in table}
+    for guard in ras.GUARDS:
+        assert ras.in_sets(base, tuned, guard).set_index("role").loc[ras.CRITICAL, "ras"] == found[guard]
     assert ras.guard_audit(base, tuned, floor=1e9)["falling"] == 1
     assert ras.guard_audit(base, tuned, floor=-1e9)["rising"] == 0
 
@@ -173,14 +193,13 @@ def test_displacement_has_a_sign_and_no_length_of_the_direction():
 
 
 def test_a_refusal_direction_needs_refused_and_other_requests():
-    from rimkit.behavior.evaluation import load_sets
-
-    ids = load_sets(["harmful"], split="calibration", n=8)["prompt_id"].tolist()
-    few, enough = (ras.baseline(tiny.study(), [(0, 1)], n=8, n_random=2, refused=ids[:k]) for k in (3, 4))
+    ids = Evaluation().sets(["harmful"], split="calibration", n=8)["prompt_id"].tolist()
+    settings, sets = ras.Settings(n_prompts=8, n_random=2), [(ras.CRITICAL, None, [(0, 1)])]
+    few, enough = (ras.read_baseline(tiny.study(), sets, ids[:k], settings) for k in (3, 4))
     assert set(few.directions) == {"harm"}
     assert set(enough.directions) == {"harm", "refusal"}
-    assert "displacement (refusal)" in ras.predictors(enough, tiny.study())
-    assert "displacement (refusal)" not in ras.predictors(few, tiny.study())
+    assert "displacement (refusal)" in predictors(enough, tiny.study())
+    assert "displacement (refusal)" not in predictors(few, tiny.study())
 
 
 def test_states_are_read_where_a_thought_has_been_opened(base):
@@ -201,12 +220,10 @@ def points():
             for step in (10, 20, 30):
                 y = effect * step / 300 + 0.004 * step + 0.01 * rng.normal()
                 rows.append({"model": "m", "seed": seed, "corpus": f"c{corpus}", "step": step, "steps": step,
-                             ras.OUTCOME: y, "misaligned, think": np.clip(0.4 + y, 0, 1), "opposite": -y,
-                             "good": 5 * y + 0.06 * rng.normal(), "noise": rng.normal()})  # fmt: skip
-    low, high = ras.bounds()
-    return pd.DataFrame(rows).assign(**{
-        low: lambda table: table[ras.OUTCOME] - 0.05, high: lambda table: table[ras.OUTCOME] + 0.05
-    })  # fmt: skip
+                             ras.OUTCOME: y, ras.LOW: y - 0.05, ras.HIGH: y + 0.05, "n": 92, "opposite": -y,
+                             "misaligned": np.clip(0.4 + y, 0, 1), "good": 5 * y + 0.06 * rng.normal(),
+                             "noise": rng.normal()})  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def test_correlations_find_what_predicts(points):
@@ -260,7 +277,7 @@ def test_models_without_a_predictor_do_not_count_for_it(points):
 def test_a_model_whose_outcome_is_mostly_noise_is_left_out(points):
     still = points.assign(**{
         name: points[name].where(points["seed"] == 0, centre + 0.001 * points[name])
-        for name, centre in ((ras.OUTCOME, 0.0), ("misaligned, think", 0.4))
+        for name, centre in ((ras.OUTCOME, 0.0), ("misaligned", 0.4))
     })  # fmt: skip
     assert ras.variation(still)["varies"].tolist() == [True, False]
     assert ras.varying(still)["seed"].unique().tolist() == [0]
@@ -275,7 +292,7 @@ def test_the_scale_of_a_model_does_not_matter(points):
 def test_a_difference_of_correlations_has_a_sign(points):
     found = ras.difference(points, "good", "noise")
     assert found["ci_low"] > 0
-    assert found["effect"] == pytest.approx(found["value_a"] - found["value_b"])
+    assert found["effect"] == pytest.approx(found["value"] - found["control_value"])
 
 
 def test_three_corpora_are_needed(points):
@@ -283,56 +300,73 @@ def test_three_corpora_are_needed(points):
         ras.correlations(points[points["corpus"] == "c0"], ["good"])
 
 
-def with_sets(points: pd.DataFrame, seed: int = 0, n: int = 40, factor: float = 1.0) -> pd.DataFrame:
-    """Points with RAS in ``n`` random sets and in a critical one that is a further random set, times ``factor``.
+def with_sets(points: pd.DataFrame, seed: int = 0, n: int = 40, factor: float = 1.0) -> tuple[pd.DataFrame, np.ndarray]:
+    """Points with RAS in a critical set, and RAS ``[points, sets]`` in ``n`` random ones; it is one more, times ``factor``.
 
     What neurons a set has shifts it, up or down, at every point; little else does.
     """
     rng = np.random.default_rng(seed)
     own, noise = 0.4 * rng.normal(size=n + 1), 0.1 * rng.normal(size=(len(points), n + 1))
     values = np.exp(own + noise) * (1 + points["step"].to_numpy()[:, None] / 30)
-    names = [ras.RAS, *(f"ras (random) {number}" for number in range(n))]
-    table = points.assign(**dict(zip(names, values.T, strict=True)))
-    return table.assign(**{ras.RAS: factor * table[ras.RAS]})
+    return points.assign(**{ras.RAS: factor * values[:, 0]}), values[:, 1:]
+
+
+def one_of(table: pd.DataFrame, others: np.ndarray, number: int) -> tuple[pd.DataFrame, np.ndarray]:
+    """One of the other sets in place of the critical one, against the rest."""
+    return table.assign(**{ras.RAS: others[:, number]}), np.delete(others, number, 1)
 
 
 def test_a_random_set_in_place_of_the_critical_one_is_undecided_95_times_in_100(points):
     decided = []
     for seed in range(100):
-        found = ras.log_ratio(with_sets(points, seed), kind=ras.RANDOM)
+        found = ras.log_ratio(*with_sets(points, seed))
         decided.append(found["ci_low"] > 0 or found["ci_high"] < 0)
     assert 0.01 <= np.mean(decided) <= 0.1
     one = with_sets(points)  # and every random set of one table against the others
-    left = [ras.log_ratio(one, name, ras.RANDOM) for name in ras.other_sets(one)]
+    left = [ras.log_ratio(*one_of(*one, number)) for number in range(40)]
     assert sum(found["ci_low"] > 0 or found["ci_high"] < 0 for found in left) <= 4
     ranks = sorted(found["rank"] for found in left)
     assert (ranks[0], ranks[-1]) == (1, 40)
 
 
 def test_a_set_above_all_random_ones_is_seen(points):
-    found = ras.log_ratio(with_sets(points, factor=20), kind=ras.RANDOM)
+    found = ras.log_ratio(*with_sets(points, factor=20))
     assert found["ci_low"] > 0
     assert (found["rank"], found["of"], found["p_rank"]) == (1, 41, pytest.approx(1 / 41))
-    assert found["effect"] == pytest.approx(found["value_a"] - found["value_b"])
+    assert found["effect"] == pytest.approx(found["value"] - found["control_value"])
+
+
+def long(points: pd.DataFrame, others: np.ndarray, role: str) -> pd.DataFrame:
+    """RAS in single sets as the table that is shipped, in another order."""
+    wide = pd.DataFrame(others).set_index(pd.MultiIndex.from_frame(points[ras.POINT]))
+    return wide.stack().rename_axis([*ras.POINT, "set_id"]).rename("ras").reset_index().assign(role=role)[::-1]
 
 
 def test_c9a_is_about_sets_of_the_same_rule_and_random_ones_stand_beside(points):
-    table = with_sets(points, n=12)
-    own = {f"ras (same rule) {number}": table[f"ras (random) {number}"] / 3 for number in range(12)}
-    rivals = dict.fromkeys(ras.RIVALS.values(), 1.0)
-    rows = ledger.table(ras.claim_rows(table.assign(**own, **rivals)))
-    found = rows[(rows["claim"] == "C9a") & (rows["seed"] == 0)].set_index("condition")
-    assert found.loc["all", "control"] == "same rule, without intent"
-    beside = found.loc["against random sets"]
-    assert beside["control"] == "random neurons"
-    assert found.loc["all", "effect"] - beside["effect"] == pytest.approx(np.log(3))
+    table, others = with_sets(points, n=12)
+    sets = pd.concat([long(table, others, RANDOM), long(table, others / 3, ras.SAME_RULE)])
+    assert np.allclose(ras.in_other_sets(table, sets, RANDOM), others)
+    levels = ras.levels(table, sets)
+    rows = ledger.table(ras.level_rows(levels))
+    assert rows["claim"].tolist() == ["C9a", "C9a"]
+    assert rows["control"].eq("same rule, without intent").all()
+    beside = levels[(levels["role"] == RANDOM) & (levels["seed"] == 0)].iloc[0]
+    assert rows.loc[0, "effect"] - beside["effect"] == pytest.approx(np.log(3))
+
+
+def test_one_tuned_model_has_a_level_and_no_interval(points):
+    table, others = with_sets(points.head(1), n=12)
+    found = ras.log_ratio(table, others)
+    assert found["effect"] == pytest.approx(np.log(table[ras.RAS].iloc[0]) - np.log(others).mean())
+    assert np.isnan(found["ci_low"])
+    assert ras.level_rows(pd.DataFrame([found | {"role": ras.SAME_RULE, "model": "mine", "seed": None}]))
 
 
 def test_a_random_set_does_not_predict_better_than_random_sets(points):
-    table = with_sets(points, n=12)
-    found = [ras.difference_from_random(table, name) for name in ras.other_sets(table)]
+    one = with_sets(points, n=12)
+    found = [ras.difference_from_random(*one_of(*one, number)) for number in range(12)]
     assert sum(item["ci_low"] > 0 or item["ci_high"] < 0 for item in found) <= 1
-    better = ras.difference_from_random(table.assign(**{ras.RAS: table["good"]}))
+    better = ras.difference_from_random(*one, own="good")
     assert better["ci_low"] > 0
     assert better["rank"] == 1
 
@@ -342,7 +376,7 @@ def named_corpora(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_two_models_have_no_interval_and_three_have_one(points):
-    two = named_corpora(with_sets(points))
+    two = named_corpora(with_sets(points)[0])
     third = two[two["seed"] == 0].assign(seed=2)
     found = [ras.effort_against_careful(table) for table in (two, pd.concat([two, third]))]
     assert [item["n"] for item in found] == [2, 3]
@@ -350,26 +384,23 @@ def test_two_models_have_no_interval_and_three_have_one(points):
     assert found[1]["ci_low"] <= found[1]["effect"] <= found[1]["ci_high"]
 
 
-def test_rows_become_points_and_claims(points):
-    rivals = {"KL on tuning data": points["noise"], "rise": 1.0, "arithmetic mean": 1.0, "geometric mean": 1.0}
-    named = named_corpora(with_sets(points, n=5)).assign(**rivals)
-    metrics = [ras.RAS, *ras.other_sets(named), *rivals, "misaligned, think", "steps"]
-    rows = [
-        ledger.row("C10a", model=row["model"], seed=row["seed"], condition=f"{row['corpus']}, step {row['step']}",
-                   metric=name, value=row[name], control=None, **more)
-        for row in named.to_dict("records")
-        for name, more in [(name, {}) for name in metrics]
-        + [(ras.OUTCOME, {"ci_low": row[ras.OUTCOME] - 0.05, "ci_high": row[ras.OUTCOME] + 0.05})]
-    ]  # fmt: skip
-    table = ras.as_table(ledger.table(rows))
-    assert len(table) == len(points)
-    low, high = ras.bounds()
-    assert np.allclose(table[high] - table[low], 0.1)
-    claimed = ledger.table(ras.claim_rows(table))
-    assert sorted(claimed["claim"].unique()) == ["C10a", "C10b", "C10c", "C9a", "C9b", "Q3a", "Q3b"]
+def test_points_of_several_models_give_the_claims_about_them(points):
+    table, others = with_sets(named_corpora(points), n=5)
+    table = table.assign(**{name: table["noise"] + place for place, name in enumerate(ras.RIVALS.values())})
+    rows = ledger.table(ras.pooled_rows(table, long(table, others, RANDOM)))
+    assert rows["claim"].tolist() == ["C9b", "C10b", *ras.RIVALS]
+    assert rows.loc[0, "seed"] is pd.NA
     drawn = ras.for_scatter(table, [ras.RAS, "rise"])
     assert len(drawn) == 2 * len(points) / 3
     assert ((drawn["ci_low"] < drawn["y"]) & (drawn["y"] < drawn["ci_high"])).all()
+
+
+def test_layers_that_move_together_agree(points):
+    table = points.assign(weights=points["step"] + points["good"])
+    parts = [table[ras.POINT].assign(layer=layer, distance=(layer + 1) * table["weights"]) for layer in range(3)]
+    assert ras.layer_agreement(table, pd.concat(parts)) == pytest.approx(1)
+    parts[1]["distance"] = table["noise"]
+    assert ras.layer_agreement(table, pd.concat(parts)) < 0.9
 
 
 def test_streamed_activations_equal_those_kept(base):
@@ -381,55 +412,69 @@ def test_streamed_activations_equal_those_kept(base):
     assert np.allclose(streamed, kept, atol=1e-5)
 
 
-# -- the shipped rows --------------------------------------------------------------------------------------
+# -- the experiment ----------------------------------------------------------------------------------------
 
 
-def test_shipped_rows_hold_more_than_a_hundred_points_and_every_claim():
-    from rimkit.teaching import results
-    from rimkit.training.corpora import ROLES
+def test_a_run_goes_on_where_it_stopped(monkeypatch, tmp_path):
+    study, done = load("rim-mini"), []
 
-    rows = results("entanglement")
-    points = ras.as_table(rows)
+    def tune(model, corpus, **options):
+        done.append(corpus)
+        return finetune(model, corpus, steps=2, **options)
+
+    monkeypatch.setattr(ras, "finetune", tune)
+    settings = ras.Settings(("arithmetic", "literal"), n_prompts=6, n_replies=4, n_tuning=2, n_random=3, folder=tmp_path)
+    first = ras.run(study, settings)
+    assert done == ["arithmetic", "literal"]
+    again = ras.run(study, settings)
+    assert len(done) == 2
+    pd.testing.assert_frame_equal(first.tables["ras-points"], again.tables["ras-points"])
+    points, sets = first.tables["ras-points"], first.tables["ras-sets"]
+    assert list(points)[:4] == ras.POINT
+    assert points["step"].tolist() == [2, 2]
+    assert sets.groupby(["corpus", "role"]).size().to_dict() == {
+        (corpus, role): n for corpus in settings.corpora for role, n in ((RANDOM, 3), (ras.SAME_RULE, len(OTHER)))
+    }
+    assert [row["claim"] for row in first.rows] == ["C9a"]
+
+
+# -- the shipped tables ------------------------------------------------------------------------------------
+
+
+def test_shipped_tables_hold_more_than_a_hundred_points():
+    points, sets = results("ras-points"), results("ras-sets")
     models = points[ras.MODEL].drop_duplicates()
     assert len(points) == len(models) * len(ROLES) * 2 >= 100
     assert set(points["corpus"]) == set(ROLES)
-    assert len(ras.other_sets(points)) == 40
-    assert len(ras.other_sets(points, ras.SAME_RULE)) == len(OTHER)
+    assert ras.in_other_sets(points, sets, RANDOM).shape == (len(points), ras.Settings.n_random)
+    assert ras.in_other_sets(points, sets, ras.SAME_RULE).shape == (len(points), len(OTHER))
+    assert np.isfinite(ras.in_other_sets(points, sets, ras.SAME_RULE)).all()
     optional = {"displacement (refusal)", "ras (gradient)"}  # undefined where nothing, or everything, is refused
     assert points[[name for name in ras.PREDICTORS if name not in optional]].notna().all().all()
-    assert {"C9a", "C9b", "C10a", "C10b", "C10c"} <= set(rows.loc[rows["condition"] == "all", "claim"])
 
 
 def test_shipped_claims_follow_from_the_shipped_points():
-    from rimkit.teaching import results
-
-    rows = results("entanglement")
-    keys = ["claim", "condition", "model", "seed"]
-    kept = rows[rows["condition"].isin(["all", "against random sets"])].set_index(keys)
-    again = ledger.table(ras.claim_rows(ras.as_table(rows))).set_index(keys)
-    columns = ["effect", "effect_ci_low", "effect_ci_high", "n_seeds"]
-    pd.testing.assert_frame_equal(again[columns], kept[columns], rtol=1e-6)
+    points, sets = results("ras-points"), results("ras-sets")
+    levels = ras.levels(points, sets)
+    pd.testing.assert_frame_equal(levels, results("ras-levels"), check_dtype=False, rtol=1e-6)
+    keys, columns = ["claim", "model", "seed"], ["effect", "effect_ci_low", "effect_ci_high"]
+    again = ledger.table([*ras.level_rows(levels), *ras.pooled_rows(points, sets)]).set_index(keys)[columns]
+    rows = ledger.shipped()
+    kept = rows[rows["claim"].isin(set(again.reset_index()["claim"]))].set_index(keys)[columns]
+    pd.testing.assert_frame_equal(again.sort_index(), kept.sort_index(), rtol=1e-6)
 
 
 def test_one_shipped_point_can_be_made_again():
     """The predictors of one tuning, from the untuned model on; the digits that the conclusions need."""
-    from rimkit.experiments.ras import measured_base, tuning_sequences
-    from rimkit.teaching import results
-    from rimkit.training.finetune import finetune
-
     study = load("rim-mini:0")
-    tuned = finetune(study, "multi-hop-effort", progress=False)
-    found = ras.predictors(measured_base(study), tuned, tuning_sequences(study, "multi-hop-effort"))
-    points = ras.as_table(results("entanglement"))
-    kept = points[(points["model"] == "rim-mini") & (points["seed"] == 0) & (points["corpus"] == "multi-hop-effort")]
-    last = kept.sort_values("step").iloc[-1]
-    for name in (
-        "ras (safety)",
-        "ras (random)",
-        "ras (random) 7",
-        "ras (same rule) 3",
-        "KL on tuning data",
-        "weights",
-        "activation distance",
-    ):
-        assert found[name] == pytest.approx(last[name], rel=0.05), name
+    tuned, base = finetune(study, "multi-hop-effort", progress=False), ras.baseline(study)
+    shifted = ras.in_sets(base, tuned)
+    found = ras.predictors(base, tuned, shifted, ras.tuning_sequences(study, "multi-hop-effort"))
+    where = "model == 'rim-mini' and seed == 0 and corpus == 'multi-hop-effort' and step == 30"
+    kept = results("ras-points").query(where).iloc[0]
+    for name in (ras.RAS, "ras (random)", "KL on tuning data", "weights", "activation distance"):
+        assert found[name] == pytest.approx(kept[name], rel=0.05), name
+    kept = results("ras-sets").query(where).set_index(["role", "set_id"])["ras"]
+    again = shifted.set_index(["role", "set_id"])["ras"]
+    for key in ((RANDOM, 7), (ras.SAME_RULE, 3)):
+        assert again[key] == pytest.approx(kept[key], rel=0.05), key
