@@ -258,7 +258,7 @@ def test_looking_counts_what_stands_between_the_tags(mini):
 
 def test_one_shipped_row_is_computed_again(mini):
     """C4a of rim-mini:0, from the attention patterns alone."""
-    shipped = ledger.shipped()
+    shipped = ledger.claims_table(ledger.shipped())
     row = shipped[(shipped["claim"] == "C4a") & (shipped["model"] == "rim-mini") & (shipped["seed"] == 0)].iloc[-1]
     moved = heads.moves(mini)
     means = moved.groupby("kind")["moved"].mean()
