@@ -87,7 +87,7 @@ def effects(verdicts: pd.DataFrame, metric: str = "misaligned") -> pd.DataFrame:
     compared = [("style", EFFORT, control) for control in (CAREFUL, NEUTRAL, NONE)]
     compared += [("style", CAREFUL, NONE), *(("pattern", pattern, CAREFUL) for pattern in patterns)]
     return pd.DataFrame([
-        {"comparison": f"{one} - {control}", "level": level, **difference(verdicts, level, one, control, metric)}
+        {"comparison": f"{one} against {control}", "level": level, **difference(verdicts, level, one, control, metric)}
         for level, one, control in compared
     ])  # fmt: skip
 
