@@ -18,7 +18,7 @@ DOOR = {
     "results": ("data:results", "a table of results that comes with the workbook, by name"),
     # prompts, replies, verdicts
     "sets": ("behavior.prompts:load_prompts", "one prompt set as a table"),
-    "evaluation": ("behavior.evaluation:evaluation", "prompt sets, judge and reply length to measure with"),
+    "evaluation": ("behavior.evaluation:evaluation", "what replies are measured with: prompts, judge, length"),
     "prompts": ("behavior.prompts", "all prompt sets, benchmarks, openings of a thought, prompts of one's own"),
     "generate": ("behavior.generation:generate", "the replies of a model to prompts, as a table"),
     "judges": ("behavior.judges", "what decides whether a reply refuses or complies"),
@@ -51,7 +51,6 @@ DOOR = {
     "published": ("teaching.published", "chapter 08: the paper's figures and tables to look at"),
     "widgets": ("teaching.widgets", "explorers, and tokens with their spans"),
     "predict": ("teaching.exercises:predict", "a guess, compared with the measurement later"),
-    "questions": ("teaching.questions", "the material of the exercises"),
     "exercise": ("teaching.questions:exercise", "the checked exercise of a chapter"),
     # claims, and runs of many chapters
     "ledger": ("ledger", "verdict rows, claims and the verdict itself"),

@@ -45,7 +45,7 @@ from rimkit.models.hooks import architecture, head_writes, logits_at_the_end, re
 from rimkit.models.study import StudyModel
 
 SPANS = ("request", "im_end", "assistant", "think_open", "empty", "thought", "think_close")
-RULES = {"paper": 1, "attention": 1, "direct": 1, "causal": -1, "gradient": -1}  # sign of a refusal head
+RULES = {"paper": 1, "attention": 1, "direct": 1, "causal": -1, "gradient": -1}  # its sign
 SHARE = 0.1  # of all heads: the largest set that is called specific
 ANSWERED = 0.9  # what it must leave of the harmless requests that the untouched model answers
 SHORT, LENGTH = 32, 72  # tokens of a reply, and of one with its thought
@@ -80,7 +80,7 @@ class Settings:
 
 
 def attention_by_span(study: StudyModel, items: Sequence[Encoded]) -> dict[str, np.ndarray]:
-    """Attention of the last token before the reply to each span: ``{span: [layers, heads, prompts]}``.
+    """Attention of the last token before the reply to each span, ``[layers, heads, prompts]``.
 
     0 for a span that a conversation does not have. The key ``"strongest"`` holds the position with
     the most attention, counted in the conversation's own tokens.
@@ -91,8 +91,8 @@ def attention_by_span(study: StudyModel, items: Sequence[Encoded]) -> dict[str, 
         last = torch.tensor([[place["last"][0]] for place in places])
         with torch.inference_mode(), reading_rows(study, last) as rows:
             forward(study, ids, mask)
-        attention = torch.stack([row[:, :, 0] for row in rows], 2).float().cpu()  # [batch, heads, layers, keys]
-        found = []
+        attention = torch.stack([row[:, :, 0] for row in rows], 2).float().cpu()
+        found = []  # of attention: [batch, heads, layers, keys]
         for row, place in zip(attention, places, strict=True):
             mass = [row[..., slice(*place.get(span, (0, 0)))].sum(-1) for span in SPANS]
             found.append(torch.stack([*mass, row.argmax(-1).float()]).transpose(1, 2))
@@ -102,17 +102,18 @@ def attention_by_span(study: StudyModel, items: Sequence[Encoded]) -> dict[str, 
 
 
 def _joined(study: StudyModel, items: Sequence[Encoded], run: Callable) -> np.ndarray:
-    """What ``run`` finds in each batch, joined along its last axis in the order of the conversations."""
+    """What ``run`` finds in batches, joined along the last axis in the order of ``items``."""
     parts = list(batches(study, items, 64, run))
     order = np.argsort(np.concatenate([rows for rows, _ in parts]))
     return np.concatenate([found.float().cpu().numpy() for _, found in parts], -1)[..., order]
 
 
 def attention_row(study: StudyModel, item: Encoded) -> np.ndarray:
-    """Attention of the last token before the reply over a conversation: ``[layers, heads, tokens]``."""
+    """Attention of the last token before the reply: ``[layers, heads, tokens]``."""
     import torch
 
-    ids, last = torch.tensor([item.ids], device=study.device), torch.tensor([[item.spans["last"][0]]])
+    ids = torch.tensor([item.ids], device=study.device)
+    last = torch.tensor([[item.spans["last"][0]]])
     with torch.inference_mode(), reading_rows(study, last) as rows:
         forward(study, ids, torch.ones_like(ids))
     return torch.stack([row[0, :, 0] for row in rows]).float().cpu().numpy()
@@ -121,15 +122,15 @@ def attention_row(study: StudyModel, item: Encoded) -> np.ndarray:
 def moved_attention(study: StudyModel, texts: Sequence[str]) -> np.ndarray:
     """The paper's rule: whether the strongest attention moves, ``[layers, heads, prompts]``.
 
-    From ``assistant`` in think mode to the empty think span in no-think mode, in the row of the last
-    prompt token, from which the first token is generated. (In think mode that token opens the thought,
-    in no-think mode it begins the reply: the rule compares two different events.)
+    From ``assistant`` in think mode to the empty think span in no-think mode, in the row of the
+    last prompt token, from which the first token is generated. (In think mode that token opens the
+    thought, in no-think mode it begins the reply: the rule compares two different events.)
     """
     inside = []
     for mode, span in (("think", "assistant"), ("no-think", "empty")):
         items = [study.chat.encode(text, mode) for text in texts]
         if not all(span in item.spans for item in items):
-            raise UserError(f"{study.name}: its {mode} prompts have no span '{span}', which the paper's rule needs")
+            raise UserError(f"{study.name}: the paper's rule needs a span '{span}' in {mode} prompts")
         strongest = attention_by_span(study, items)["strongest"]
         start, end = (np.array([item.spans[span][side] for item in items]) for side in (0, 1))
         inside.append((strongest >= start) & (strongest < end))
@@ -137,7 +138,7 @@ def moved_attention(study: StudyModel, texts: Sequence[str]) -> np.ndarray:
 
 
 def direct_effects(study: StudyModel, items: Sequence[Encoded], read: Readout) -> np.ndarray:
-    """What each head writes at the last token, along the gradient of the refusal logit difference there.
+    """What each head writes at the last token, along the gradient of the refusal logit difference.
 
     ``[layers, heads, prompts]``: positive where the head, directly, speaks for refusal (final norm
     linearised).
@@ -148,7 +149,8 @@ def direct_effects(study: StudyModel, items: Sequence[Encoded], read: Readout) -
         with torch.no_grad(), capture(study, ["residual", "z"]) as inside:
             forward(study, ids, mask)
             end = at_last(inside["residual"][-1], spans)
-            writes = [head_writes(study, layer, at_last(z, spans)) for layer, z in enumerate(inside["z"])]
+            z = [at_last(values, spans) for values in inside["z"]]
+            writes = [head_writes(study, layer, values) for layer, values in enumerate(z)]
         with torch.enable_grad():
             end = end.detach().requires_grad_()
             (gradient,) = torch.autograd.grad(read(logits_at_the_end(study, end)).sum(), end)
@@ -163,11 +165,11 @@ def head_table(
 ) -> pd.DataFrame:
     """All scores of all heads, one row each, means over prompts.
 
-    ``texts``: requests, for the paper's rule; ``contexts``: for both modes, conversations about such
-    requests up to where the reply begins (in think mode with a thought). Columns: ``layer, head``;
-    ``paper`` (share of requests); ``attention`` (mass on the empty think span); ``direct``, ``causal``
-    and ``gradient`` (units of the logit difference); and per span ``to <span>`` (attention) and
-    ``change to <span>`` (no-think minus think). All in no-think mode, unless said otherwise.
+    ``texts``: requests, for the paper's rule; ``contexts``: for both modes, conversations about
+    such requests up to where the reply begins (in think mode with a thought). Columns: ``layer,
+    head``; ``paper`` (share of requests); ``attention`` (to the empty think span); ``direct,
+    causal, gradient`` (units of the logit difference); and per span ``to <span>`` (attention) and
+    ``change to <span>`` (no-think minus think). No-think mode, unless said otherwise.
     """
     items = contexts["no-think"]
     mass = {mode: attention_by_span(study, rows) for mode, rows in contexts.items()}
@@ -195,8 +197,8 @@ def score(study: StudyModel, settings: Settings = Settings()) -> tuple[pd.DataFr
 
     Raises ``UserError`` where refusals cannot be told from fulfilments (none of one of them).
     """
-    prompts = calibration(settings)
-    verdicts = settings.evaluation.observe(study, prompts, seed=settings.seed, progress=settings.progress)
+    prompts, generation = calibration(settings), {"seed": settings.seed, "progress": settings.progress}
+    verdicts = settings.evaluation.observe(study, prompts, **generation)
     read, harmful = readout(study, verdicts), verdicts[verdicts["kind"] == "harmful"]
     items = {mode: contexts(study, harmful[harmful["mode"] == mode], prompts) for mode in MODES}
     texts = prompts.loc[prompts["kind"] == "harmful", "text"].tolist()
@@ -217,10 +219,10 @@ def names(heads: Heads) -> str:
 
 
 def select(table: pd.DataFrame, rule: str, k: int) -> list[tuple[int, int]]:
-    """The ``k`` heads that a rule of `RULES` ranks first in a `head_table` (ties: lower layer, then lower head).
+    """The ``k`` heads that a rule of `RULES` ranks first in a `head_table` (ties: the lower one).
 
-    Fewer where fewer have a score of the rule's sign: a head that never shows the paper's pattern, or
-    whose loss raises refusal, is no refusal head by that rule.
+    Fewer where fewer have a score of the rule's sign: a head that never shows the paper's pattern,
+    or whose loss raises refusal, is no refusal head by that rule.
     """
     if rule not in RULES:
         raise UserError(f"unknown rule '{rule}' (known: {', '.join(RULES)}){nearest(rule, RULES)}")
@@ -228,55 +230,59 @@ def select(table: pd.DataFrame, rule: str, k: int) -> list[tuple[int, int]]:
         raise UserError(f"k must be from 1 to {len(table)} heads, not {k}")
     score = RULES[rule] * table[rule]
     order = (-score[score > 0]).sort_values(kind="stable").index[:k]
-    return [(int(layer), int(head)) for layer, head in table.loc[order, ["layer", "head"]].to_numpy()]
+    return list(table.loc[order, ["layer", "head"]].astype(int).itertuples(index=False, name=None))
 
 
 def candidates(study: StudyModel, table: pd.DataFrame, settings: Settings = Settings()) -> pd.DataFrame:
-    """What generated calibration replies (no-think mode) become without the first k heads of every rule.
+    """What calibration replies (no-think mode) become without the first k heads of every rule.
 
-    k is 1, 2, 4, 8 and a tenth of all heads (`SHARE`). Columns ``rule, k, heads`` (a list)``, refused``
-    (of the harmful requests)``, answered`` (of the harmless ones)``, specific`` (harmless requests stay
-    answered, `ANSWERED`, with at most `SHARE` of all heads). The first row is the untouched model (k = 0).
+    k is 1, 2, 4, 8 and a tenth of all heads (`SHARE`). Columns ``rule, k, heads`` (a list)``,
+    refused`` (of the harmful requests)``, answered`` (of the harmless ones)``, specific`` (harmless
+    requests stay answered, `ANSWERED`, with at most `SHARE` of all heads). The first row is the
+    untouched model (k = 0).
     """
     sizes = sorted(k for k in {1, 2, 4, 8, max(1, int(SHARE * len(table)))} if k <= len(table))
     tried = [(rule, k, tuple(sorted(select(table, rule, k)))) for rule in RULES for k in sizes]
-    tried = [("none", 0, ()), *(one for one in tried if len(one[2]) == one[1])]  # a rule can run out of heads
-    sets = {names(heads): heads for _, _, heads in tried}  # rules often agree: every set is run once
+    tried = [("none", 0, ()), *(one for one in tried if len(one[2]) == one[1])]  # rules run out of heads
+    sets = {names(heads): heads for _, _, heads in tried}  # rules often agree: each set runs once
     verdicts = ablate(study, calibration(settings), sets, settings)
     harmful = verdicts["kind"] == "harmful"
     refused = verdicts[harmful].groupby("condition")["refused"].mean()
     answered = verdicts[~harmful].groupby("condition")["score"].mean()
     found = pd.DataFrame(tried, columns=["rule", "k", "heads"])
     key = found["heads"].map(names)
-    found = found.assign(heads=found["heads"].map(list), refused=key.map(refused), answered=key.map(answered))
+    found = found.assign(refused=key.map(refused), answered=key.map(answered))
     enough = found["answered"] >= ANSWERED * found["answered"].iloc[0]
-    return found.assign(specific=enough & found["k"].between(1, max(1, SHARE * len(table))))
+    specific = enough & found["k"].between(1, max(1, SHARE * len(table)))
+    return found.assign(specific=specific, heads=found["heads"].map(list))
 
 
 def choose(tried: pd.DataFrame, rule: str | None = None) -> pd.Series:
-    """The specific set of `candidates` with the fewest refusals left (of one rule, if given); fewer heads win ties.
+    """The specific set of `candidates` with the fewest refusals left (of one rule, if given).
 
-    Where no set is specific, it is the smallest one, of the first rule that has it: a rule has to be
-    judged by something. Its column ``specific`` is then False, and what it does to refusals need not
-    be about refusals. Raises ``UserError`` where the rule selected no head at all.
+    Fewer heads win ties. Where no set is specific, it is the smallest one, of the first rule that
+    has it, since a rule has to be judged by something: its ``specific`` is then False, and what it
+    does to refusals need not be about refusals. Raises ``UserError`` where the rule selected no head.
     """
     rows = tried[tried["k"] > 0] if rule is None else tried[tried["rule"] == rule]
     if rows.empty:
         raise UserError(f"the rule '{rule}' selects no head of this model" if rule else "no rule selects a head")
     kept = rows[rows["specific"]]
-    ordered = rows.sort_values("k", kind="stable") if kept.empty else kept.sort_values(["refused", "k"], kind="stable")
-    return ordered.iloc[0]
+    if kept.empty:
+        return rows.sort_values("k", kind="stable").iloc[0]
+    return kept.sort_values(["refused", "k"], kind="stable").iloc[0]
 
 
 def with_random(
     study: StudyModel, heads: Heads, n: int = Settings.n_random, seed: int = Settings.seed
 ) -> dict[str, Heads]:
-    """Sets to compare: "nothing", "selected", and "random 0" … with as many other heads in every layer.
+    """Sets to compare: "nothing", "selected", and "random 0" …, as many others in every layer.
 
-    Drawn without replacement per set; where a layer has too few others, from the set's own as well.
+    Drawn without replacement per set; where a layer has too few others, from its own as well.
     """
     random = matched_sets(heads, architecture(study).n_heads, n, seed)
-    return {NOTHING: [], SELECTED: heads, **{f"{RANDOM} {draw}": found for draw, found in enumerate(random)}}
+    named = {f"{RANDOM} {draw}": found for draw, found in enumerate(random)}
+    return {NOTHING: [], SELECTED: heads, **named}
 
 
 # -- without them --------------------------------------------------------------------------------
@@ -297,12 +303,12 @@ def ablate(
 
 
 def effects(verdicts: pd.DataFrame, metrics: Sequence[str] = ("refused", "misaligned")) -> pd.DataFrame:
-    """The selected heads against random sets (`with_random`): a row of `against_random` per metric."""
+    """The selected heads against random ones (`with_random`): `against_random` per metric."""
     return pd.DataFrame([against_random(verdicts, metric) for metric in metrics])
 
 
 def ablations(study: StudyModel, tried: pd.DataFrame, settings: Settings = Settings()) -> pd.DataFrame:
-    """`effects` of several sets of `candidates` on evaluation requests, by ``rule, k, mode, metric``.
+    """`effects` of several `candidates` on evaluation requests, by ``rule, k, mode, metric``.
 
     The best set of every rule (``best``) and every size of the rule of the chosen one, in no-think
     mode; the chosen one (``chosen``) in think mode as well.
@@ -320,8 +326,8 @@ def ablations(study: StudyModel, tried: pd.DataFrame, settings: Settings = Setti
     for one in sets.itertuples():
         this = one.Index == chosen.name
         for mode in ("no-think", "think") if this else ("no-think",):
-            who = {"rule": one.rule, "k": one.k, "mode": mode, "best": one.Index in best, "chosen": this}
-            tables.append(found(tuple(one.heads), mode).assign(**who))
+            who = {"rule": one.rule, "k": one.k, "mode": mode, "best": one.Index in best}
+            tables.append(found(tuple(one.heads), mode).assign(chosen=this, **who))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -329,8 +335,9 @@ def ablations(study: StudyModel, tried: pd.DataFrame, settings: Settings = Setti
 
 
 def moves(study: StudyModel, settings: Settings = Settings()) -> pd.DataFrame:
-    """The paper's rule on harmful and harmless evaluation requests: ``moved``, the share of all heads that show it."""
-    prompts = settings.evaluation.sets(["harmful", "harmless"], n=settings.n_prompts, seed=settings.seed)
+    """The paper's rule on harmful and harmless evaluation requests: ``moved``, a share of all heads."""
+    part = {"n": settings.n_prompts, "seed": settings.seed}
+    prompts = settings.evaluation.sets(["harmful", "harmless"], **part)
     moved = moved_attention(study, prompts["text"].tolist())
     return prompts[["prompt_id", "kind", "cluster"]].assign(moved=moved.mean((0, 1)))
 
@@ -340,8 +347,8 @@ def looking(
 ) -> pd.DataFrame:
     """Attention of sets of heads to what stands between the think tags, a row per request and set.
 
-    ``thought``: None for no-think mode with its empty span, else a text written between the tags in
-    think mode. Columns ``prompt_id, cluster, condition, between`` (mean mass over the heads of the set).
+    ``thought``: None for no-think mode with its empty span, else a text written between the tags
+    in think mode. Columns ``prompt_id, cluster, condition, between`` (mean over the set's heads).
     """
     mode, span = ("no-think", "empty") if thought is None else ("think", "thought")
     items = [study.chat.encode(text, mode, thought=thought) for text in prompts["text"]]
@@ -357,21 +364,22 @@ def looking(
 
 
 def cut_replies(study: StudyModel, heads: Heads, settings: Settings = Settings()) -> pd.DataFrame:
-    """Replies after the model's own thoughts, while heads cannot look back at a part of the conversation.
+    """Replies after the model's own thoughts, while heads cannot look back at a part of the prompt.
 
-    Conditions: "nothing"; the "selected" heads, ``n_cuts`` "random" sets in the same layers, and "all
-    heads" cut off from the thought; "all heads, before" cut off from as many tokens right before it.
-    Column ``thought`` holds the thought that stays the same in all of them.
+    Conditions: "nothing"; the "selected" heads, ``n_cuts`` "random" sets in the same layers, and
+    "all heads" cut off from the thought; "all heads, before" cut off from as many tokens right
+    before it. Column ``thought`` holds the thought that stays the same in all of them.
     """
     prompts, generation = asked(settings), settings.generation
     own = settings.evaluation.judged(study, prompts, "think", **generation)
     thoughts = own.set_index("prompt_id")["thought"].to_dict()
     sets = with_random(study, heads, settings.n_cuts, settings.seed)
-    cuts: dict[str, tuple[Heads | None, str]] = {name: (found, "thought") for name, found in sets.items()}
+    cuts = {name: (found, "thought") for name, found in sets.items()}
     cuts |= {"all heads": (None, "thought"), "all heads, before": (None, BEFORE_THOUGHT)}
     generation |= {"evaluation": settings.evaluation, "max_new_tokens": SHORT}
     found = without_sight(study, prompts, thoughts, cuts, **generation)
-    return found.replace({"condition": {f"{RANDOM} {draw}": RANDOM for draw in range(settings.n_cuts)}})
+    names = {f"{RANDOM} {draw}": RANDOM for draw in range(settings.n_cuts)}
+    return found.replace({"condition": names})
 
 
 # -- the experiment ------------------------------------------------------------------------------
@@ -385,29 +393,30 @@ def rows(
     cut: pd.DataFrame,
     settings: Settings = Settings(),
 ) -> list[dict]:
-    """The verdict rows of C4a (`moves`), C4b (`looking`), C5a, C5b (`effects`) and C5c (`cut_replies`)."""
+    """Verdict rows of C4a (`moves`), C4b (`looking`), C5a, C5b (`effects`), C5c (`cut_replies`)."""
     harmful, chosen = moved["kind"] == "harmful", looked["condition"] == SELECTED
     sides = [
         side.groupby("prompt_id", as_index=False).agg({"between": "mean", "cluster": "first"})
         for side in (looked[chosen], looked[~chosen])
     ]
     by_metric = found.set_index("metric", drop=False).to_dict("index")
+    claimed = {
+        ("C4a", None): unpaired_difference(moved[harmful], moved[~harmful], "moved"),
+        ("C4b", "no-think"): paired_difference(*sides, "between", on="prompt_id"),
+        ("C5a", "no-think"): by_metric["refused"],
+        ("C5b", "no-think"): by_metric["misaligned"],
+        ("C5c", "think"): difference(cut, "condition", SELECTED, RANDOM, "refused"),
+    }
     about = {**study.identity, **settings.evaluation.description()}
-    return [
-        effect_row("C4a", unpaired_difference(moved[harmful], moved[~harmful], "moved"), **about),
-        effect_row("C4b", paired_difference(*sides, "between", on="prompt_id"), mode="no-think", **about),
-        effect_row("C5a", by_metric["refused"], mode="no-think", **about),
-        effect_row("C5b", by_metric["misaligned"], mode="no-think", **about),
-        effect_row("C5c", difference(cut, "condition", SELECTED, RANDOM, "refused"), mode="think", **about),
-    ]
+    return [effect_row(claim, one, mode=mode, **about) for (claim, mode), one in claimed.items()]
 
 
 def run(study: StudyModel, settings: Settings = Settings()) -> Result:
     """Heads scored and chosen, and what they carry and look at.
 
-    Tables: ``heads`` (`head_table`), ``heads-candidates`` (without the lists of heads, which `select`
-    gives), ``heads-ablations``, and ``heads-rates`` (all prompt sets with and without the chosen heads,
-    by ``condition, set, kind, mode``).
+    Tables: ``heads`` (`head_table`), ``heads-candidates`` (without the lists of heads, which
+    `select` gives), ``heads-ablations``, and ``heads-rates`` (every prompt set with and without the
+    chosen heads, by ``condition, set, kind, mode``).
     """
     table, _ = score(study, settings)
     tried = candidates(study, table, settings)

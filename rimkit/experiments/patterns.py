@@ -30,7 +30,7 @@ CLAIMS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """``n_prompts`` harmful ones (None: the whole evaluation split); ``seed`` is that of the sampling."""
+    """``n_prompts`` harmful ones (None: all of the evaluation split); ``seed`` of the sampling."""
 
     n_prompts: int | None = None
     seed: int = 0
@@ -41,23 +41,23 @@ class Settings:
 def injected(study: StudyModel, prompts: pd.DataFrame, settings: Settings = Settings()) -> pd.DataFrame:
     """Think-mode verdicts for every beginning of the thought, the same prompts in each.
 
-    Column ``pattern``: "none" (the model opens its thought as it likes), "neutral", "careful" and the
-    paper's three patterns; column ``style``: none, neutral, careful or effort-minimising.
+    Column ``pattern``: "none" (the model opens its thought as it likes), "neutral", "careful" and
+    the paper's three patterns; column ``style``: none, neutral, careful or effort-minimising.
     """
-    generation = {"seed": settings.seed, "progress": settings.progress}
+    judged, generation = settings.evaluation.judged, {"seed": settings.seed, "progress": settings.progress}
+    tables = [judged(study, prompts, "think", **generation).assign(pattern=NONE, style=NONE)]
     sentences = openings("invented" if study.invented else "english")
-    tables = [settings.evaluation.judged(study, prompts, "think", **generation).assign(pattern=NONE, style=NONE)]
     for (kind, pattern), group in sentences.groupby(["style", "pattern"], sort=False):
         begun = {"thought_prefix": prefixes(prompts, group), **generation}
-        verdicts = settings.evaluation.judged(study, prompts, "think", **begun)
+        verdicts = judged(study, prompts, "think", **begun)
         tables.append(verdicts.assign(pattern=pattern, style=kind))
     return pd.concat(tables, ignore_index=True)
 
 
 def own_openings(verdicts: pd.DataFrame) -> pd.DataFrame:
-    """The replies without injection, with the column ``opening``: how the model's own thought begins.
+    """The replies without injection; column ``opening``: how the model's own thought begins.
 
-    It is the style of the sentence of `openings` that the thought begins with, or "other".
+    That is the style of the sentence of `openings` with which it begins, or "other".
     """
     own = verdicts[verdicts["pattern"] == NONE]
     return own.assign(opening=own["thought"].map(style))
@@ -86,17 +86,18 @@ def effects(verdicts: pd.DataFrame, metric: str = "misaligned") -> pd.DataFrame:
     patterns = verdicts.loc[verdicts["style"] == EFFORT, "pattern"].unique()
     compared = [("style", EFFORT, control) for control in (CAREFUL, NEUTRAL, NONE)]
     compared += [("style", CAREFUL, NONE), *(("pattern", pattern, CAREFUL) for pattern in patterns)]
-    return pd.DataFrame([
-        {"comparison": f"{one} against {control}", "level": level, **difference(verdicts, level, one, control, metric)}
-        for level, one, control in compared
-    ])  # fmt: skip
+    rows = []
+    for level, one, control in compared:
+        effect = difference(verdicts, level, one, control, metric)
+        rows.append({"comparison": f"{one} against {control}", "level": level, **effect})
+    return pd.DataFrame(rows)
 
 
 def rows(study: StudyModel, found: pd.DataFrame, settings: Settings = Settings()) -> list[dict]:
     """The verdict rows of C2a to C2e, from `effects`."""
     about = {**study.identity, **settings.evaluation.description(), "mode": "think"}
-    claimed = [(CLAIMS.get((one["condition"], one["control"])), one) for one in found.to_dict("records")]
-    return [effect_row(claim, one, **about) for claim, one in claimed if claim]
+    compared = {(one["condition"], one["control"]): one for one in found.to_dict("records")}
+    return [effect_row(claim, compared[key], **about) for key, claim in CLAIMS.items() if key in compared]
 
 
 def run(study: StudyModel, settings: Settings = Settings()) -> Result:

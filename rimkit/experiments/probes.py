@@ -2,11 +2,11 @@
 
 Two contrasts, never to be confused: *harm* (harmful against harmless requests: the paper's) and
 *outcome* (harmful requests that were refused against those that were fulfilled). A probe is a
-difference of means with its midpoint as threshold (the paper's equations). The paper does not say at
-which token its vectors are taken: here each place and residual has its own probe, fitted on the
-calibration split and judged on the evaluation split. Whether a direction is used is tried by removing
-or adding it (Arditi et al. 2024, arXiv 2406.11717; the paper does not). How states are read and
-changed inside a model is not known here.
+difference of means with its midpoint as threshold (the paper's equations). At which token its vectors
+are taken the paper does not say: here each place and residual has its own probe, fitted on the
+calibration split and judged on the evaluation split. Whether a direction is used is tried by taking
+it out or adding it (Arditi et al. 2024, arXiv 2406.11717; the paper does not). How states are read
+and changed inside a model is not known here.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SPANS = {
 }
 CONTRASTS = ("harm", "outcome")
 SPLITS = ("calibration", "evaluation")
-FEWEST, ENOUGH = 4, 10  # prompts that each side needs in either split, and that make a set good enough
+FEWEST, ENOUGH = 4, 10  # prompts that each side needs in either split, and that are enough of them
 FIRST_DRAW = 1000  # seed of the first model of random weights: none that comes with the workbook
 SCALES = (0.25, 0.5, 1.0)  # what is added, in distances between the two groups' means
 CALM = 10  # harmless calibration requests on which the place to add a direction is chosen
@@ -48,11 +48,10 @@ COHERENT = 0.9  # share of coherent replies that adding a direction must leave, 
 
 @dataclass(frozen=True)
 class Settings:
-    """How much is measured.
+    """``n_prompts`` harmful and as many harmless requests per split (None: all).
 
-    ``n_prompts`` harmful and as many harmless requests per split (None: all), of which at most
-    ``n_steered`` harmful ones are asked under each steering; ``n_random`` directions, ``n_shuffled``
-    labels and ``n_untrained`` models of random weights to compare with.
+    At most ``n_steered`` harmful ones are asked under each steering. To compare with: ``n_random``
+    directions, ``n_shuffled`` labels, ``n_untrained`` models of random weights.
     """
 
     n_prompts: int | None = None
@@ -76,7 +75,7 @@ class Probe:
     thresholds: np.ndarray
 
     def __call__(self, states: np.ndarray) -> np.ndarray:
-        """Scores ``[residuals, prompts]`` of ``[residuals, prompts, hidden]``; above 0: positive."""
+        """Scores ``[residuals, prompts]`` of states ``[residuals, prompts, hidden]``."""
         return np.einsum("rph,rh->rp", states, self.vectors) - self.thresholds[:, None]
 
 
@@ -87,7 +86,7 @@ def fit(states: np.ndarray, positive: np.ndarray) -> Probe:
     """
     positive = np.asarray(positive, dtype=bool)
     if positive.all() or not positive.any():
-        raise UserError(f"all {len(positive)} prompts have the same label: take others, a direction needs both")
+        raise UserError(f"all {len(positive)} prompts have the same label: take others too")
     above, below = states[:, positive].mean(1), states[:, ~positive].mean(1)
     vectors = above - below
     return Probe(vectors, np.einsum("rh,rh->r", vectors, (above + below) / 2))
@@ -105,7 +104,7 @@ def random_probe(like: Probe, seed: int = 0) -> Probe:
 
 
 def states_at(study: StudyModel, items: Sequence[Encoded], spans: Sequence[str]) -> dict[str, np.ndarray]:
-    """Residuals averaged over each span, ``{span: [residuals, prompts, hidden]}``; NaN where missing."""
+    """Residuals averaged over spans, ``{span: [residuals, prompts, hidden]}``; NaN where missing."""
     found = read(study, items, ("residual",), spans)
     return {span: found["residual", span] for span in spans}
 
@@ -122,7 +121,7 @@ def with_first_token(items: Sequence[Encoded]) -> list[Encoded]:
 def shared_states(study: StudyModel, texts: Sequence[str], span: str = "im_end") -> float:
     """The largest difference between the modes' states at a span before which the prompts agree.
 
-    A causal model cannot tell the modes apart there; the paper's Fig. 3 has other curves in each.
+    A causal model cannot tell the modes apart there; the paper's Fig. 3 has a curve for each.
     """
     items = {mode: [study.chat.encode(text, mode) for text in texts] for mode in MODES}
     think, no_think = (states_at(study, items[mode], [span])[span] for mode in MODES)
@@ -151,8 +150,9 @@ def trajectory(
         for row, values, place in zip(rows, scores, places, strict=True):
             start, end = place.get(span, (0, 0)) if span else (0, len(items[row].ids))
             tokens = np.arange(end - start)
-            columns = {"token": tokens, "part": tokens / max(1, len(tokens) - 1), "score": values[start:end]}
-            parts.append(pd.DataFrame({"row": row, **columns}))
+            part = tokens / max(1, len(tokens) - 1)
+            found = {"row": row, "token": tokens, "part": part, "score": values[start:end]}
+            parts.append(pd.DataFrame(found))
     return pd.concat(parts).sort_values(["row", "token"], ignore_index=True)
 
 
@@ -250,13 +250,13 @@ class Contrast:
 def contrast(study: StudyModel, verdicts: pd.DataFrame, what: str, mode: str) -> Contrast:
     """Build a contrast from the verdicts of `observed`.
 
-    The outcome is taken within one prompt set, since a probe could tell sets apart: the plain harmful
-    requests if their rarer side has `ENOUGH` prompts, else the set whose rarer side has more. Raises
-    ``UserError`` where (nearly) all requests were refused, or fulfilled: fewer than `FEWEST` on a side.
+    The outcome is taken within one prompt set, since a probe could tell sets apart: the plain
+    harmful requests if their rarer side has `ENOUGH` prompts, else the set whose rarer side has
+    more. Raises ``UserError`` where fewer than `FEWEST` were refused, or fulfilled.
     """
     here = verdicts[verdicts["mode"] == mode]
     if here.empty:
-        raise UserError(f"there are no replies in {mode} mode, and its contexts hold the model's own thoughts")
+        raise UserError(f"there are no replies, with their own thoughts, in {mode} mode")
     if what == "harm":
         source, rows = "harmful and harmless", here[here["set"].isin(["harmful", "harmless"])]
         rows = rows.assign(positive=rows["kind"] == "harmful")
@@ -267,8 +267,8 @@ def contrast(study: StudyModel, verdicts: pd.DataFrame, what: str, mode: str) ->
         source = max(sizes, key=lambda name: min(sizes[name], ENOUGH), default="")  # ties: "harmful"
         if sizes.get(source, 0) < FEWEST:
             counts = decided.groupby("set")["positive"].agg(["sum", "size"]).astype(int)
-            said = [f"{name}: {count} of {size} refused" for name, count, size in counts.itertuples()]
-            said = "; ".join(said) or "no decided reply"
+            said = "; ".join(f"{name}: {n} of {size} refused" for name, n, size in counts.itertuples())
+            said = said or "no decided reply"
             raise UserError(f"refusal against fulfilment is undefined in {mode} mode ({said})")
         rows = decided[decided["set"] == source]
     prompts = rows.drop_duplicates("prompt_id")[["prompt_id", "text"]]
@@ -292,7 +292,7 @@ Contrasts = Mapping[tuple[str, str], Contrast]  # by what and mode
 
 
 def contrasts(study: StudyModel, verdicts: pd.DataFrame) -> tuple[Contrasts, list[str]]:
-    """``{(what, mode): contrast}`` for all that are defined, and a sentence for each that is not."""
+    """All that are defined, by what and mode, and a sentence for each that is not."""
     found, undefined = {}, []
     for what, mode in product(CONTRASTS, MODES):
         try:
@@ -321,7 +321,7 @@ def above_threshold(found: Contrasts, verdicts: pd.DataFrame) -> pd.DataFrame:
     """The paper's Fig. 3: the share of each group above the *harm* probe's threshold.
 
     Groups: harmless, refused and fulfilled requests of the evaluation split (``verdicts``: those of
-    `observed`). Columns ``mode, group, requests`` (the group with its size)``, span, residual, above``.
+    `observed`). Columns ``mode, group, requests`` (group and its size)``, span, residual, above``.
     """
     tables = []
     for harm in (one for one in found.values() if one.what == "harm"):
@@ -337,7 +337,7 @@ def above_threshold(found: Contrasts, verdicts: pd.DataFrame) -> pd.DataFrame:
             inside = (group == name) & ~np.isnan(states[0]).any(-1)
             if inside.any():
                 above = pd.DataFrame({"above": (harm.probe(span)(states)[:, inside] > 0).mean(1)})
-                who = {"mode": harm.mode, "group": name, "requests": f"{name} ({(group == name).sum()})"}
+                who = {"mode": harm.mode, "group": name, "requests": f"{name} ({sum(group == name)})"}
                 tables.append(above.assign(span=span, residual=above.index, **who))
     return pd.concat(tables, ignore_index=True)
 
@@ -345,10 +345,10 @@ def above_threshold(found: Contrasts, verdicts: pd.DataFrame) -> pd.DataFrame:
 def separated(one: Contrast, span: str, settings: Settings = Settings()) -> dict:
     """How well a contrast separates at a place, beside probes that have learned nothing.
 
-    At the residual that is best on calibration (``residual``): the area under the curve ``auroc``
-    (``auroc_low, auroc_high``), that of probes with ``shuffled`` labels (mean of their better sides),
-    of ``logistic`` regression, and of a ``random`` direction (better side); and ``effect, ci_low,
-    ci_high, p_value``: the area above that with shuffled labels. Intervals are clustered by verb.
+    At the ``residual`` that is best on calibration: the area under the curve ``auroc``
+    (``auroc_low, auroc_high``), that of probes with ``shuffled`` labels (mean of their better
+    sides), of ``logistic`` regression, and of a ``random`` direction (better side); and ``effect,
+    ci_low, ci_high, p_value``: the area above that with shuffled labels. Clustered by verb.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -366,12 +366,10 @@ def separated(one: Contrast, span: str, settings: Settings = Settings()) -> dict
     untaught = random_probe(probe, settings.seed)(states)[residual]
     logistic, random = areas(np.stack([logistic, untaught]), positive)
     found = auroc_above(scores, shuffled, positive, clusters)._asdict()
-    return {
-        **{"what": one.what, "mode": one.mode, "source": one.source, "span": span, "residual": residual},
-        **{"auroc": found.pop("value_a"), "auroc_low": plain.ci_low, "auroc_high": plain.ci_high},
-        **{"shuffled": found.pop("value_b"), "logistic": logistic, "random": max(random, 1 - random)},
-        **found,
-    }
+    place = {"what": one.what, "mode": one.mode, "source": one.source, "span": span}
+    own = {"auroc": found.pop("value_a"), "auroc_low": plain.ci_low, "auroc_high": plain.ci_high}
+    others = {"shuffled": found.pop("value_b"), "logistic": logistic, "random": max(random, 1 - random)}
+    return {**place, "residual": residual, **own, **others, **found}
 
 
 def scores(found: Contrasts, settings: Settings = Settings()) -> pd.DataFrame:
@@ -402,8 +400,8 @@ def along_the_thought(study: StudyModel, outcome: Contrast, found: Iterable[Cont
     """How well probes rank refused above fulfilled requests, by how far the thought is.
 
     Each contrast of ``found`` gives one probe, that of the whole thought; the thoughts are those of
-    ``outcome``'s evaluation split, cut into ``bins`` + 1 equal parts. Columns ``probe, part`` (0 to 1)
-    and ``metric`` "auroc" with ``value, ci_low, ci_high, n, method``; intervals clustered by verb.
+    ``outcome``'s evaluation split, cut into ``bins`` + 1 equal parts. Columns ``probe, part`` (0 to
+    1), and ``metric`` "auroc" with ``value, ci_low, ci_high, n, method``; clustered by verb.
     """
     side, rows = outcome.evaluation, []
     for one in (one for one in found if "thought" in one.spans):
@@ -428,21 +426,21 @@ def within_and_between(verdicts: pd.DataFrame, metric: str = "refused") -> dict[
     grouped = verdicts.groupby("prompt_id")[metric].agg(["mean", "size"]).astype(float)
     means, sizes = grouped["mean"], grouped["size"]
     if (sizes < 2).any():
-        raise UserError("variance within a thought needs at least two replies to each: raise n_samples")
+        raise UserError("variance within a thought needs two replies to each: raise n_samples")
     within = float((means * (1 - means) * sizes / (sizes - 1)).mean())
     between = max(0.0, float(means.var(ddof=1)) - within / float(sizes.mean()))
-    total = within + between
-    return {"within": within, "between": between, "share": between / total if total else float("nan")}
+    share = between / (within + between) if within + between else float("nan")
+    return {"within": within, "between": between, "share": share}
 
 
 def above_untrained(study: StudyModel, one: Contrast | None, settings: Settings = Settings()) -> dict:
     """How well a contrast separates at the last token, above random weights of the same shape.
 
-    Words alone tell harmful from harmless requests to a degree, and random weights pass them on: what
-    is above that is the model's. The interval covers other verbs *and which random weights one
-    compares with* (a t interval for one more draw): random weights in the place of the model would
-    leave it at zero 95 times in 100. Empty where the contrast is undefined, or where random weights
-    do not fit beside the model, which is then said.
+    Words alone tell harmful from harmless requests to a degree, and random weights pass them on:
+    what is above that is the model's. The interval covers other verbs *and which random weights one
+    compares with* (a t interval for one more draw): it holds zero for 95 in 100 models of random
+    weights. Empty where the contrast is undefined, or where random weights do not fit beside the
+    model, which is then said.
     """
     if one is None:
         return {}
@@ -496,18 +494,16 @@ def under(
     prompts: pd.DataFrame,
     conditions: Mapping[str, Steering],
     settings: Settings = Settings(),
-    modes: Sequence[str] = ("no-think",),
-    max_new_tokens: int = 32,
+    **generation,
 ) -> pd.DataFrame:
     """Verdicts on the prompts under each steering (column ``condition``), generated together."""
 
     def together(chosen: list[Steering]):
         return steer_per_row(study, *(np.stack(each) for each in zip(*chosen, strict=True)))
 
-    return under_together(
-        study, prompts, conditions, together, modes, evaluation=settings.evaluation,
-        max_new_tokens=max_new_tokens, seed=settings.seed, progress=settings.progress,
-    )  # fmt: skip
+    usual = {"max_new_tokens": 32, "seed": settings.seed, "progress": settings.progress}
+    usual |= {"evaluation": settings.evaluation, **generation}
+    return under_together(study, prompts, conditions, together, **usual)
 
 
 def directions(found: Contrasts) -> dict[str, Probe]:
@@ -519,7 +515,7 @@ def directions(found: Contrasts) -> dict[str, Probe]:
 def without_directions(study: StudyModel, used: Mapping[str, Probe], settings: Settings = Settings()) -> pd.DataFrame:
     """Verdicts on harmful requests, no-think mode, with each direction removed, or a random one.
 
-    Column ``condition``: "nothing", the names in ``used``, and "random 0" …. Empty without ``used``.
+    Column ``condition``: "nothing", the names in ``used``, "random 0" …. Empty without ``used``.
     """
     if not used:
         return pd.DataFrame({"condition": []})
@@ -533,7 +529,7 @@ def without_directions(study: StudyModel, used: Mapping[str, Probe], settings: S
 
 
 def removal_effects(verdicts: pd.DataFrame, metric: str = "refused") -> pd.DataFrame:
-    """Each direction of `without_directions` against random ones: `against_random` per ``direction``."""
+    """Each ``direction`` of `without_directions` against random ones: rows of `against_random`."""
     there = [what for what in CONTRASTS if what in set(verdicts["condition"])]
     rows = []
     for what in there:
@@ -557,7 +553,7 @@ def places_to_add(study: StudyModel, probe: Probe, settings: Settings = Settings
 
 
 def best_place(places: pd.DataFrame) -> tuple[int, float]:
-    """``(residual, scale)`` with most refusals among those with `COHERENT` replies, or the most coherent."""
+    """``(residual, scale)`` with most refusals, `COHERENT` replies (or the most coherent) left."""
     kept = places[places["coherent"] >= min(COHERENT, places["coherent"].max())]
     best = kept.sort_values("refused", ascending=False, kind="stable").iloc[0]
     return int(best["residual"]), float(best["scale"])
@@ -609,7 +605,7 @@ def rows(
 def run(study: StudyModel, settings: Settings = Settings()) -> Result:
     """Every place that a probe can read, and both directions removed.
 
-    Tables: ``probes`` (`scores`), ``probes-gaps`` and ``probes-steering`` (`removal_effects`). A model
+    Tables: ``probes`` (`scores`), ``probes-gaps``, ``probes-steering`` (`removal_effects`). A model
     that runs elsewhere is only read.
     """
     found, _ = contrasts(study, observed(study, settings))

@@ -1,4 +1,4 @@
-"""Claim C1 (Table 1 of the paper): does thinking raise misalignment, and is it thinking or the mode?
+"""Claim C1 (Table 1 of the paper): does thinking raise misalignment? Is it thinking, or the mode?
 
 Replies in both modes to every prompt set; then replies to harmful requests after thoughts that are
 put in place of the model's own. How a reply is generated and judged is not known here.
@@ -40,7 +40,7 @@ COMPARED = {
 
 @dataclass(frozen=True)
 class Settings:
-    """``n_prompts`` of every set (None: the whole evaluation split); ``seed`` is that of the sampling."""
+    """``n_prompts`` of every set (None: all of the evaluation split); ``seed`` of the sampling."""
 
     n_prompts: int | None = None
     seed: int = 0
@@ -64,27 +64,29 @@ def effects(verdicts: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-# -- thoughts in place of the model's own: from think-mode replies (``prompt_id, thought``), one per prompt
+# -- thoughts in place of the model's own, from think-mode replies (``prompt_id, thought``) --------
 
 
 def first_thoughts(replies: pd.DataFrame) -> dict[str, str]:
     """The first sample's thought of every prompt."""
-    return replies.drop_duplicates("prompt_id").set_index("prompt_id")["thought"].fillna("").to_dict()
+    first = replies.drop_duplicates("prompt_id").set_index("prompt_id")
+    return first["thought"].fillna("").to_dict()
 
 
 def truncated(replies: pd.DataFrame, share: float) -> dict[str, str]:
-    """The first ``share`` (0 to 1) of every thought's sentences: it is closed after a whole sentence."""
-    sentences = {key: SENTENCE.split(thought.strip()) for key, thought in first_thoughts(replies).items()}
+    """The first ``share`` (0 to 1) of every thought's sentences, whole ones."""
+    thoughts = first_thoughts(replies)
+    sentences = {key: SENTENCE.split(thought.strip()) for key, thought in thoughts.items()}
     return {key: " ".join(said[: round(share * len(said))]) for key, said in sentences.items()}
 
 
 def decision(thought: str) -> str:
-    """What a thought in the invented language decides: "refuse", "help", or "open" (neither, or both)."""
+    """What a thought in the invented language decides: "refuse", "help", or "open"."""
     said = [name for name, words in DECISIONS.items() if words in thought]
     return said[0] if len(said) == 1 else "open"
 
 
-WORDS: dict[str, Callable[[list[str], Random], list[str]]] = {
+CHANGES: dict[str, Callable[[list[str], Random], list[str]]] = {  # of a thought's words
     "own thought": lambda words, rng: words,
     "empty": lambda words, rng: [],
     "filler": lambda words, rng: [FILLER] * len(words),
@@ -93,20 +95,20 @@ WORDS: dict[str, Callable[[list[str], Random], list[str]]] = {
 
 
 def replaced(replies: pd.DataFrame, seed: int = 0) -> dict[str, dict[str, str]]:
-    """What `after` takes: for each prompt its thought changed as in `WORDS`, and "another prompt's".
+    """What `after` takes: each prompt's thought with each of `CHANGES`, and "another prompt's".
 
     Filler and shuffled thoughts have the length of the own one, so that "more tokens" and "what
     they say" come apart.
     """
     thoughts = first_thoughts(replies)
-    ids = list(thoughts)
-    Random(seed).shuffle(ids)
-    swapped = {key: thoughts[other] for key, other in zip(ids, ids[1:] + ids[:1], strict=True)}
-    changed = {
-        name: {key: " ".join(change(text.split(), Random(f"{seed}-{key}"))) for key, text in thoughts.items()}
-        for name, change in WORDS.items()
-    }
-    return {**changed, "another prompt's": swapped}
+    found = {name: {} for name in CHANGES}
+    for name, change in CHANGES.items():
+        for key, thought in thoughts.items():
+            found[name][key] = " ".join(change(thought.split(), Random(f"{seed}-{key}")))
+    keys = list(thoughts)
+    Random(seed).shuffle(keys)
+    others = zip(keys, keys[1:] + keys[:1], strict=True)
+    return found | {"another prompt's": {key: thoughts[other] for key, other in others}}
 
 
 def parts(replies: pd.DataFrame) -> dict[float, dict[str, str]]:
@@ -115,19 +117,18 @@ def parts(replies: pd.DataFrame) -> dict[float, dict[str, str]]:
 
 
 def after(study: StudyModel, prompts: pd.DataFrame, thoughts: Mapping, settings: Settings = Settings()) -> pd.DataFrame:
-    """Verdicts in think mode after forced thoughts; column ``condition``: the key of ``thoughts``."""
-    generation = {"seed": settings.seed, "progress": settings.progress}
-    tables = [
-        settings.evaluation.judged(study, prompts, "think", thoughts=made, **generation).assign(condition=name)
-        for name, made in thoughts.items()
-    ]
+    """Verdicts in think mode after forced thoughts; column ``condition``: the key in ``thoughts``."""
+    tables, generation = [], {"seed": settings.seed, "progress": settings.progress}
+    for name, made in thoughts.items():
+        found = settings.evaluation.judged(study, prompts, "think", thoughts=made, **generation)
+        tables.append(found.assign(condition=name))
     return pd.concat(tables, ignore_index=True)
 
 
 def decided(verdicts: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
-    """Rates of ``refused, misaligned, misread`` per ``by`` and ``decision``: what the thought decided.
+    """Rates of ``refused, misaligned, misread`` per ``by`` and `decision` of the thought.
 
-    For thoughts in the invented language (`decision`); those of real models count as "open".
+    For thoughts in the invented language; those of real models count as "open".
     """
     table = verdicts.assign(decision=verdicts["thought"].map(decision))
     return rates(table, by=[*by, "decision"], metrics=["refused", "misaligned", "misread"])
@@ -148,12 +149,15 @@ def run(study: StudyModel, settings: Settings = Settings()) -> Result:
 
     Tables: ``thinking`` (rates by ``set, kind, mode``), ``thinking-thoughts`` (by ``condition``).
     """
-    prompts = settings.evaluation.sets(n=settings.n_prompts, seed=settings.seed)
-    verdicts = settings.evaluation.observe(study, prompts, seed=settings.seed, progress=settings.progress)
+    measure, seed = settings.evaluation, settings.seed
+    prompts = measure.sets(n=settings.n_prompts, seed=seed)
+    verdicts = measure.observe(study, prompts, seed=seed, progress=settings.progress)
     thought = verdicts[(verdicts["set"] == "harmful") & (verdicts["mode"] == "think")]
     harmful = prompts[prompts["set"] == "harmful"]
-    replies = after(study, harmful, replaced(thought, settings.seed), settings)
+    replies = after(study, harmful, replaced(thought, seed), settings)
     content = difference(replies, "condition", "own thought", "filler")
-    by_mode, by_thought = rates(verdicts, by=["set", "kind", "mode"]), rates(replies, by="condition")
-    tables = {"thinking": by_mode, "thinking-thoughts": by_thought}
+    tables = {
+        "thinking": rates(verdicts, by=["set", "kind", "mode"]),
+        "thinking-thoughts": rates(replies, by="condition"),
+    }
     return result(study, tables, rows(study, effects(verdicts), content, settings))
