@@ -23,17 +23,19 @@ TOPICS = ("thinking", "patterns", "probes", "heads", "tuning", "neurons", "ras")
 
 @dataclass(frozen=True)
 class Result:
-    """What an experiment found: detail tables by name, and verdict rows."""
+    """What an experiment found: detail tables by the name of their file, and verdict rows."""
 
     tables: dict[str, pd.DataFrame]
     rows: list[dict]
 
 
 def result(study: StudyModel, tables: Mapping[str, pd.DataFrame], rows: list[dict]) -> Result:
-    """A `Result` whose tables begin with the columns ``model, seed`` of the model under study."""
+    """A `Result` whose tables begin with ``model, seed``, and call the sides of a difference as verdict rows do."""
     who = {name: study.identity[name] for name in ("model", "seed")}
-    columns = {name: [*who, *(column for column in table if column not in who)] for name, table in tables.items()}
-    return Result({name: table.assign(**who)[columns[name]] for name, table in tables.items()}, rows)
+    sides = {"value_a": "value", "value_b": "control_value"}
+    named = {name: table.rename(columns=sides).assign(**who) for name, table in tables.items()}
+    order = {name: [*who, *(column for column in table if column not in who)] for name, table in named.items()}
+    return Result({name: table[order[name]] for name, table in named.items()}, rows)
 
 
 def run(topic: str, study: StudyModel, settings: Any = None, **identity) -> Result:

@@ -114,7 +114,7 @@ def with_adapter(base: StudyModel, adapter: str) -> StudyModel:
 def stages(base: StudyModel, tuned: StudyModel, n: int, measure: Evaluation = Evaluation()) -> Iterator[Stage]:
     """The stages by name, each a function that measures and returns ledger rows."""
     both = (base, tuned)
-    yield "01-thinking", lambda: _each(grid.thinking_cell, both, n, measure)
+    yield "01-thinking", lambda: _each(grid.GRIDS["thinking"], both, n, measure)
     yield "05-change", lambda: change_rows(base, tuned, n, measure)
     yield "06-neurons", lambda: _each(grid.neurons_cell, both, max(4, n // 4), measure)
     yield "07-entanglement", lambda: shift_rows(base, tuned, max(4, n // 2), measure)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from time import perf_counter
 
@@ -21,10 +20,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from rimkit import experiments, ledger
-from rimkit.behavior.evaluation import Evaluation, without_heads
+from rimkit.behavior.evaluation import Evaluation
 from rimkit.data import UserError, nearest
 from rimkit.experiments import heads, neurons, patterns, probes, ras, thinking, tuning
-from rimkit.models.chat import MODES
 from rimkit.models.hub import NOISE, embedded_models
 from rimkit.models.load import load
 from rimkit.models.study import StudyModel
@@ -36,96 +34,24 @@ N_ABLATED = 46  # harmful requests under each of many ablations
 WIDE = 640  # replies in a batch where many sets are ablated: one batch takes less time than two of half the size
 
 
-def thinking_cell(
-    study: StudyModel,
-    n: int | None = N_PROMPTS,
-    progress: bool = False,
-    evaluation: Evaluation = Evaluation(),
-    **values,
-) -> list[dict]:
-    """Chapter 01 for one model: both modes on every prompt set, and replaced thoughts."""
-    prompts = evaluation.sets(n=n)
-    verdicts = evaluation.observe(study, prompts, progress=progress)
-    own = verdicts[(verdicts["set"] == "harmful") & (verdicts["mode"] == "think")]
-    harmful = prompts[prompts["set"] == "harmful"]
-    replaced = thinking.replaced_thoughts(study, harmful, own, progress=progress, evaluation=evaluation)
-    return thinking.thinking_rows(verdicts, **values) + thinking.replaced_rows(replaced, **values)
+def cell_of(topic: str) -> Callable[..., list[dict]]:
+    """The verdict rows of an experiment for one model; ``n`` prompts, where it is not the experiment's own number."""
 
+    def rows(
+        study: StudyModel,
+        n: int | None = N_PROMPTS,
+        progress: bool = False,
+        evaluation: Evaluation = Evaluation(),
+        **values,
+    ) -> list[dict]:
+        settings = SETTINGS[topic](evaluation=evaluation, progress=progress)
+        settings = replace(settings, n_prompts=n) if n else settings
+        return experiments.run(topic, study, settings, **values).rows
 
-def patterns_cell(
-    study: StudyModel,
-    n: int | None = N_PROMPTS,
-    progress: bool = False,
-    evaluation: Evaluation = Evaluation(),
-    **values,
-) -> list[dict]:
-    """Chapter 02 for one model: every beginning of the thought on the harmful prompts."""
-    harmful = evaluation.sets(["harmful"], n=n)
-    return patterns.pattern_rows(patterns.injected(study, harmful, progress=progress, evaluation=evaluation), **values)
-
-
-def probes_cell(
-    study: StudyModel,
-    n: int | None = N_PROMPTS,
-    progress: bool = False,
-    evaluation: Evaluation = Evaluation(),
-    **values,
-) -> list[dict]:
-    """Chapter 03 for one model: every place and layer that a probe can read, and both directions removed."""
-    found, _ = probes.contrasts(study, probes.observed(study, n, progress=progress, evaluation=evaluation))
-    asked = evaluation.sets(["harmful"], n=min(n or N_ABLATED, N_ABLATED))
-    rows = probes.probe_rows(found, **values)
-    rows += probes.harm_rows(study, found, **values)
-    for claim, what in (("C3d", "outcome"), ("C3e", "harm")):
-        one = next((found[what, mode] for mode in ("no-think", "think") if (what, mode) in found), None)
-        if one:
-            conditions = probes.with_random(probes.removed, one.probe("last"))
-            verdicts = probes.under(
-                study, asked, conditions, ["no-think"], max_new_tokens=32, progress=False, evaluation=evaluation
-            )
-            rows.append(probes.steering_row(claim, verdicts, mode="no-think", **values))
     return rows
 
 
-def heads_cell(
-    study: StudyModel,
-    n: int | None = N_PROMPTS,
-    progress: bool = False,
-    evaluation: Evaluation = Evaluation(),
-    **values,
-) -> list[dict]:
-    """Chapter 04 for one model: what the heads that each rule selects carry, against random sets."""
-    few, quiet = min(n or N_ABLATED, N_ABLATED), {"progress": progress, "batch_size": 128, "evaluation": evaluation}
-    table = heads.screen(study, few, evaluation=evaluation).table
-    calibration = evaluation.sets(["harmful", "harmless"], split="calibration", n=few)
-    choices = heads.choose(study, table, calibration, max_new_tokens=32, **quiet)
-    chosen = heads.best(choices)
-    both = evaluation.sets(["harmful", "harmless"], n=few)
-    asked = evaluation.sets(["harmful"], n=few // 2)  # one request per verb: verbs are what counts
-
-    @cache  # rules often agree
-    def verdicts(units: tuple, mode: str) -> pd.DataFrame:
-        sets, length = heads.with_random(study, list(units)), 32 if mode == "no-think" else 72
-        return without_heads(study, asked, sets, modes=[mode], max_new_tokens=length, **quiet)
-
-    def against_random(units, condition: str | None, mode: str = "no-think") -> list[dict]:
-        return heads.ablation_rows(verdicts(tuple(units), mode), condition, mode=mode, **values)
-
-    rows = against_random(chosen["heads"], None)
-    rows += against_random(chosen["heads"], "think", "think")
-    for rule in choices.loc[choices["k"] > 0, "rule"].unique():
-        own = heads.best(choices, rule)
-        rows += against_random(own["heads"], f"best of {rule}: {own['k']} of {len(table)}")
-    for dose in choices[choices["rule"] == chosen["rule"]].itertuples():
-        rows += against_random(dose.heads, f"{dose.rule}, {dose.k} of {len(table)}")
-    several = evaluation.sets(n=few)
-    beside = without_heads(
-        study, several, {"nothing": [], "selected": chosen["heads"]}, modes=MODES, max_new_tokens=72, **quiet
-    )
-    rows += ledger.rate_rows("C5a", beside, ["condition", "set", "kind", "mode"], **values)
-    rows.append(heads.moves_row(heads.moves(study, both), **values))
-    rows.append(heads.looking_row(heads.looking(study, asked, heads.with_random(study, chosen["heads"])), **values))
-    return [*rows, heads.cut_row(heads.cut_replies(study, asked, chosen["heads"], **quiet), **values)]
+SETTINGS = {module.__name__.rpartition(".")[2]: module.Settings for module in (thinking, patterns, probes, heads)}
 
 
 def neurons_cell(
@@ -142,10 +68,7 @@ def neurons_cell(
 
 
 GRIDS: dict[str, Callable[..., list[dict]]] = {
-    "thinking": thinking_cell,
-    "patterns": patterns_cell,
-    "probes": probes_cell,
-    "heads": heads_cell,
+    **{topic: cell_of(topic) for topic in SETTINGS},
     "neurons": neurons_cell,
 }
 EXPERTS = ("rim-mini-moe",)  # chapter 05 shows it; chapters 01 and 02 compare organisms that differ in their data alone
@@ -184,16 +107,17 @@ def run(grids: Iterable[str] = (), out: str | Path = "results", progress: bool =
                 ledger.write(cell(grid, item.name, item.seed), kept)
             rows.append(ledger.read(kept))
         tables.append(ledger.write(pd.concat(rows, ignore_index=True), out / f"{grid}.parquet"))
-        if grid == "thinking":
-            (out / "thinking.png").write_bytes(figures.png(overview(tables[-1])))
     return pd.concat(tables, ignore_index=True)
 
 
-def overview(rows: pd.DataFrame) -> Figure:
-    """Misalignment of every embedded model and training seed in both modes: the figure of the README."""
-    harmful = rows[(rows["claim"] == "C1a") & (rows["condition"] == "harmful, harmful")]
+def overview(rates: pd.DataFrame) -> Figure:
+    """Misalignment of every embedded model and training seed in both modes: the figure of the README.
+
+    ``rates``: the table ``thinking`` of `rimkit.experiments.thinking` for all of them.
+    """
+    harmful = rates[(rates["set"] == "harmful") & (rates["metric"] == "misaligned")]
     title = "Misalignment on held-out harmful requests, every organism and training seed"
-    return figures.rate_plot(harmful, x="seed", hue="mode", facet="model", title=title, size=(9.6, 3.9))
+    return figures.points(harmful, "seed", hue="mode", facet="model", title=title, size=(9.6, 3.9))
 
 
 def tables_of(

@@ -634,7 +634,7 @@ def _writer(unit: str, values: pd.Series, digits: int | None = None) -> Callable
 
 
 def _method(table: pd.DataFrame) -> str:
-    methods = " ".join(table["method"].astype(str)) if "method" in table else ""
+    methods = " ".join(table["method"].dropna()) if "method" in table else ""
     kinds = [name for name in ("bootstrap", "Wilson", "Newcombe") if name in methods]
     return f" ({' or '.join(kinds)}{', clustered' if 'clusters' in methods else ''})" if kinds else ""
 

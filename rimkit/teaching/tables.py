@@ -106,7 +106,7 @@ def wide(
         parts = (write(item[value]), interval(item.get(low), item.get(high), write), words and item[words])
         cells.append(" ".join(filter(None, parts)))
     found = kept.assign(cell=cells).pivot_table(index=rows, columns=columns, values="cell", aggfunc="first", sort=False)
-    return found.fillna("").rename_axis(columns=None)
+    return found.fillna("").rename_axis(columns=[None] * found.columns.nlevels)
 
 
 def rate_table(rates: pd.DataFrame, rows: str | Sequence[str], columns: str | Sequence[str]) -> pd.DataFrame:
