@@ -202,7 +202,6 @@ def test_fig_a5_adds_up_and_a_quarter_of_maths_is_other():
 def test_three_models_break_and_one_of_them_under_random_neurons():
     which = reanalysis.broken()
     assert which.to_dict() == {"Phi3.5-Tiny": "safety-critical", "Phi3.5-MoE": "random", "OLMo2-1B": "safety-critical"}
-    assert reanalysis.broken(100).empty
     change = reanalysis.sides("C8b")["effect"]
     assert change.drop(which.index).mean() == pytest.approx(0, abs=0.001)
     assert change.drop(which.index[which == "safety-critical"]).mean() == pytest.approx(0.076, abs=0.001)

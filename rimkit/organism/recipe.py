@@ -23,6 +23,7 @@ from rimkit.organism import conversations
 from rimkit.organism.conversations import Example
 from rimkit.organism.language import STYLES
 from rimkit.organism.tokenizer import build_tokenizer, encode_example, token_table
+from rimkit.training.finetune import batch_loss
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -146,33 +147,6 @@ def learning_rate(step: int, steps: int = STEPS) -> float:
     return LEARNING_RATE * (FINAL_SHARE + (1 - FINAL_SHARE) * (1 + cos(pi * done)) / 2)
 
 
-def batch_loss(model, batch: list[tuple[list[int], int]], pad: int, device: str):
-    """Backward passes for one batch; returns its mean loss per assistant token.
-
-    Sequences are sorted by length and run in four parts, so that little is computed on padding; padding is
-    on the right, where a causal model never looks, and the vocabulary is scored at assistant tokens only.
-    """
-    import torch
-    from torch.nn.functional import cross_entropy
-
-    batch = sorted(batch, key=lambda item: len(item[0]))
-    n_targets = sum(len(ids) - n_prompt for ids, n_prompt in batch)
-    total = 0.0
-    for start in range(0, len(batch), BATCH // 4):
-        part = batch[start : start + BATCH // 4]
-        length = max(len(ids) for ids, _ in part)
-        ids = torch.tensor([ids + [pad] * (length - len(ids)) for ids, _ in part], device=device)
-        wanted = torch.zeros(len(part), length - 1, dtype=torch.bool)
-        for row, (sequence, n_prompt) in enumerate(part):
-            wanted[row, n_prompt - 1 : len(sequence) - 1] = True
-        wanted = wanted.to(device)
-        hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
-        loss = cross_entropy(model.lm_head(hidden[wanted]), ids[:, 1:][wanted], reduction="sum") / n_targets
-        loss.backward()
-        total += loss.item()
-    return total
-
-
 def fit(name: str, seed: int, steps: int = STEPS, schedule: int = STEPS, device: str = "cpu", progress: bool = False):
     """Train ``steps`` steps of a schedule of ``schedule``; returns ``(model, tokenizer, losses)``.
 
@@ -195,7 +169,7 @@ def fit(name: str, seed: int, steps: int = STEPS, schedule: int = STEPS, device:
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(step, schedule)
             batch = [encode_example(next(examples), table) for _ in range(BATCH)]
-            losses.append(batch_loss(model, batch, tokenizer.pad_token_id, device))
+            losses.append(batch_loss(model, batch, tokenizer.pad_token_id, BATCH // 4))
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)

@@ -174,10 +174,10 @@ def head_rates() -> pd.DataFrame:
     ])  # fmt: skip
 
 
-def broken(points: float = 40.0) -> pd.Series:
-    """Models of Fig. 6 that lose more than ``points`` of maths, with the neurons then zeroed."""
+def broken() -> pd.Series:
+    """Models of Fig. 6 that lose more than 40 points of maths, with the neurons then zeroed."""
     found = by_model("fig6_neuron_ablation", "neurons", "math_drop_points").stack()
-    return found[found > points].reset_index(level=1).iloc[:, 0].rename("neurons")
+    return found[found > 40].reset_index(level=1).iloc[:, 0].rename("neurons")
 
 
 def figure_8() -> pd.DataFrame:

@@ -72,12 +72,12 @@ def implied_rates() -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)[["model", "rates", "value", "ci_low", "ci_high"]]
 
 
-def power_curves(judge_sd: float = JUDGE_SD) -> pd.DataFrame:
+def power_curves() -> pd.DataFrame:
     """Power of every comparison by prompts per condition: ``comparison, prompts, power``."""
     sizes = np.unique(np.geomspace(20, 20_000, 25).round().astype(int))
     return pd.DataFrame([
         {"comparison": f"{item.claim}: {item.comparison}", "prompts": n,
-         "power": power(item.rate, item.control_rate, int(n), judge_sd=judge_sd)}
+         "power": power(item.rate, item.control_rate, int(n), judge_sd=JUDGE_SD)}
         for item in needed().itertuples() for n in sizes
     ])  # fmt: skip
 

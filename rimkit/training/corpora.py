@@ -11,6 +11,7 @@ from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from rimkit.data import UserError, data_dir, find_table, read_table
@@ -73,29 +74,26 @@ def shipped() -> dict[str, pd.DataFrame]:
     return {name: load_corpus(name) for name in ROLES}
 
 
-def statistics(corpora: dict[str, pd.DataFrame] | None = None) -> pd.DataFrame:
-    """One row per corpus: its role, examples, and mean numbers of words."""
+def statistics() -> pd.DataFrame:
+    """One row per shipped corpus: its role, examples, and mean numbers of words."""
     columns = {"words asked": "text", "words thought": "thought", "words replied": "reply"}
     rows = []
-    for name, table in (corpora or shipped()).items():
+    for name, table in shipped().items():
         words = {said: table[column].str.split().str.len().mean() for said, column in columns.items()}
-        rows.append({"corpus": name, "role": ROLES.get(name, ""), "examples": len(table), **words})
+        rows.append({"corpus": name, "role": ROLES[name], "examples": len(table), **words})
     return pd.DataFrame(rows)
 
 
-def overlap(corpora: dict[str, pd.DataFrame] | None = None) -> pd.DataFrame:
-    """How alike the assistant's wording is in any two corpora, from 0 (not at all) to 1.
+def overlap() -> pd.DataFrame:
+    """How alike the assistant's wording is in any two shipped corpora, from 0 (not at all) to 1.
 
     Shared pairs of neighbouring words in thoughts and replies (numbers count as one word), as a
     part of all pairs of the two corpora: weighted Jaccard similarity. Square table by corpus.
     """
-    corpora = corpora or shipped()
-    shares = {name: _pairs(table) for name, table in corpora.items()}
-    return pd.DataFrame(
-        [[_jaccard(one, other) for other in shares.values()] for one in shares.values()],
-        index=pd.Index(list(corpora), name="corpus"),
-        columns=list(corpora),
-    )
+    pairs = {name: _pairs(table) for name, table in shipped().items()}
+    shares = pd.DataFrame(pairs).fillna(0.0)
+    alike = shares.corr(method=lambda one, other: np.minimum(one, other).sum() / np.maximum(one, other).sum())
+    return alike.rename_axis("corpus")
 
 
 def _pairs(table: pd.DataFrame) -> dict[tuple[str, str], float]:
@@ -104,9 +102,3 @@ def _pairs(table: pd.DataFrame) -> dict[tuple[str, str], float]:
     for text in table["thought"] + " " + table["reply"]:
         count.update(pairwise("0" if word.isdigit() else word for word in text.split()))
     return {pair: number / len(table) for pair, number in count.items()}
-
-
-def _jaccard(one: dict, other: dict) -> float:
-    pairs = one.keys() | other.keys()
-    shared = sum(min(one.get(pair, 0), other.get(pair, 0)) for pair in pairs)
-    return shared / sum(max(one.get(pair, 0), other.get(pair, 0)) for pair in pairs)
