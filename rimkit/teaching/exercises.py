@@ -1,8 +1,8 @@
-"""Exercises and predictions: the messages do the teaching. Knows no chapter; those are in `rimkit.teaching.questions`.
+"""Exercises and predictions: the messages do the teaching. Knows no chapter.
 
-A check has three outcomes: *not attempted*, *wrong because …*, *right*. What a learner types or writes
-never raises and never runs for ever: it is answered with one clear line, so that a notebook always runs
-to its end.
+A check has three outcomes: *not attempted*, *wrong because …*, *right*. What a learner types or
+writes never raises and never runs for ever: it is answered with one clear line, so that a notebook
+always runs to its end.
 """
 
 from __future__ import annotations
@@ -69,10 +69,11 @@ class Feedback:
 class Exercise:
     """A task with a check, hints and a solution.
 
-    ``judge`` takes the answer, a value or a function that the learner wrote, and returns True if it is
-    right, else the sentence that says why it is wrong (what follows "because"). Whatever it raises is said
-    to the learner in one line, with what the exercise ``expects`` ("a number between 0 and 1"), and it is
-    stopped after ``seconds``. ``code`` is a solution that can be run, ``given`` what the task hands out.
+    ``judge`` takes the answer, a value or a function that the learner wrote, and returns True if it
+    is right, else the sentence that says why it is wrong (what follows "because"). Whatever it
+    raises is said to the learner in one line, with what the exercise ``expects`` ("a number between
+    0 and 1"), and it is stopped after ``seconds``. ``code`` is a solution that can be run,
+    ``given`` what the task hands out.
     """
 
     title: str
@@ -95,7 +96,7 @@ class Exercise:
                 raise UserError(f"{name} is {', '.join(known)}, not '{value}'{nearest(value, known)}")
 
     def check(self, answer: Any = None) -> Feedback:
-        """Not attempted (nothing, ``None``, ``...``, or a function that returns nothing yet), wrong, or right."""
+        """Not attempted (nothing, ``...``, a function that returns nothing), wrong, or right."""
         if _is_empty(answer):
             return Feedback(NOT_ATTEMPTED, "put your answer into check(…); hint(1) helps.")
         try:
@@ -166,7 +167,7 @@ class TimeIsUp(BaseException):
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise `TimeIsUp` in this thread after some seconds, unless the block is done; works on every system."""
+    """Raise `TimeIsUp` in this thread after some seconds, unless the block is done."""
     thread, lock, done = threading.get_ident(), threading.Lock(), False
 
     def stop() -> None:
@@ -197,9 +198,9 @@ def result_of(function: Callable, *arguments, **named) -> Any:
 def compare(found: Any, right: Any, mistakes: Mapping[str, Any] | None = None, tolerance: float = 1e-3) -> bool | str:
     """Whether numbers are right (relative ``tolerance``), else what is wrong with them.
 
-    ``right`` is a number or an array. ``mistakes`` maps what to say to the numbers that such a mistake gives,
-    or to a function that computes them. Kind, length, shape, missing numbers and a turned sign are said
-    by themselves.
+    ``right`` is a number or an array. ``mistakes`` maps what to say to the numbers that such a
+    mistake gives, or to a function that computes them. Kind, length, shape, missing numbers and a
+    turned sign are said by themselves.
     """
     right = np.asarray(right, dtype=float)
     wanted = "a number" if right.ndim == 0 else f"numbers of shape {right.shape}"
@@ -239,7 +240,7 @@ def _is_empty(answer: Any) -> bool:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A guess; ``guess`` is None if there was none, else its lower and upper end; ``note`` says what became of it."""
+    """A guess: its lower and upper end, or None; ``note`` says what became of it."""
 
     name: str
     guess: tuple[float, float] | None
@@ -273,8 +274,8 @@ class Prediction:
 def predict(name: str, guess: Any, low: float = 0, high: float = 100, unit: str = "%") -> Prediction:
     """Write down a guess for ``name`` between ``low`` and ``high`` before the result is shown.
 
-    A number, a text such as "30%", or two numbers between which it will lie. With percent, 0.3 is taken as
-    30%. What is no guess in the range is not recorded, and a line says why.
+    A number, a text such as "30%", or two numbers between which it will lie. With percent, 0.3 is
+    taken as 30%. What is no guess in the range is not recorded, and a line says why.
     """
     if not low < high:
         raise UserError(f"a prediction needs low < high, not {low} and {high}")

@@ -1,9 +1,9 @@
 """Figures: a tidy table and the names of its columns in, a matplotlib Figure out; knows no chapter.
 
-Seven plots: `points`, `lines`, `forest`, `scatter`, `heatmap`, `bars`, `dots`. Each returns a Figure
-with ``title``, ``caption``, ``alt_text`` (one sentence, made from the numbers that are drawn) and
-``table`` (those numbers, as text); `show` puts all of them on the page. Order is that of the table.
-Colours are colour-blind safe, and every colour has its own marker or dashes.
+Seven plots: `points`, `lines`, `forest`, `scatter`, `heatmap`, `bars`, `dots`. Each returns a
+Figure with ``title``, ``caption``, ``alt_text`` (one sentence, made from the numbers that are
+drawn) and ``table`` (those numbers, as text); `show` puts all of them on the page. Order is that of
+the table. Colours are colour-blind safe, and every colour has its own marker or dashes.
 
 What the plots share: ``hue`` is told apart by colour and marker, ``facet`` by panels. ``low`` and
 ``high`` name the ends of an interval, drawn where the table has them. ``hollow`` names a column of
@@ -42,8 +42,12 @@ COLOURS = [  # seaborn's colour-blind palette; three that are too pale as thin l
 ]  # fmt: skip
 MARKERS = "osD^vPX*"
 DASHES = ("-", "--", ":", "-.")
+REFERENCE = {"color": "0.25", "linewidth": 1.2, "linestyle": (0, (5, 2)), "zorder": 1}
 COLD, WARM, GREY = "#2369bd", "#a9373b", "0.45"
-SIGNS = {1: (WARM, "^", "above zero"), -1: (COLD, "v", "below zero"), 0: (GREY, "o", "zero inside the interval")}
+SIGNS = {  # of an interval: colour, marker, words
+    1: (WARM, "^", "above zero"), -1: (COLD, "v", "below zero"),
+    0: (GREY, "o", "zero inside the interval"),
+}  # fmt: skip
 WIDTH = 8.8  # inches: what a notebook shows without shrinking it
 STYLE = sns.axes_style("ticks") | {
     "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 11,
@@ -57,10 +61,11 @@ STYLE = sns.axes_style("ticks") | {
 @mpl.rc_context(STYLE)
 def points(
     table: pd.DataFrame, x: str, *, title: str, hue: str | None = None, facet: str | None = None,
-    value: str = "value", low: str = "ci_low", high: str = "ci_high", label: str = "", percent: bool = True,
-    reference: Mapping[str, float] | None = None, hollow: str | None = None, joined: bool = False,
-    hues: Sequence | None = None, limits: tuple[float, float] | None = None, notes: Mapping | None = None,
-    caption: str = "", size: tuple[float, float] | None = None,
+    value: str = "value", low: str = "ci_low", high: str = "ci_high", label: str = "",
+    percent: bool = True, reference: Mapping[str, float] | None = None,
+    hollow: str | None = None, joined: bool = False, hues: Sequence | None = None,
+    limits: tuple[float, float] | None = None, notes: Mapping | None = None, caption: str = "",
+    size: tuple[float, float] | None = None,
 ) -> Figure:  # fmt: skip
     """Numbers by category: those of ``x`` along the axis, those of ``hue`` side by side.
 
@@ -93,44 +98,47 @@ def points(
     _axis_labels(figure, _words(x), label)
     _legend(figure, table, hue, hues)
     unit = _shares(figure, percent, limits)
-    return _finish(figure, title, table, keys, label, (value, low, high), unit, caption, hollow, reference)
+    columns = (value, low, high)
+    return _finish(figure, title, table, keys, label, columns, unit, caption, hollow, reference)
 
 
 @mpl.rc_context(STYLE)
 def lines(
     table: pd.DataFrame, x: str, y: str = "value", *, title: str, hue: str | None = None,
-    facet: str | None = None, row: str | None = None, style: str | None = None, x_label: str = "",
-    y_label: str = "", low: str = "ci_low", high: str = "ci_high", percent: bool = True,
-    log_x: bool = False, log_y: bool = False, reference: Mapping[str, float] | None = None,
-    x_reference: Mapping[str, float] | None = None, hollow: str | None = None,
-    limits: tuple[float, float] | None = None, notes: Mapping | None = None, caption: str = "",
-    size: tuple[float, float] | None = None,
+    facet: str | None = None, row: str | None = None, style: str | None = None,
+    x_label: str = "", y_label: str = "", low: str = "ci_low", high: str = "ci_high",
+    percent: bool = True, log_x: bool = False, log_y: bool = False,
+    reference: Mapping[str, float] | None = None, x_reference: Mapping[str, float] | None = None,
+    hollow: str | None = None, limits: tuple[float, float] | None = None,
+    notes: Mapping | None = None, caption: str = "", size: tuple[float, float] | None = None,
 ) -> Figure:  # fmt: skip
     """Curves over a number (a dose, a layer, a step): a colour per ``hue``, dashes per ``style``.
 
     A panel per ``facet``, and a row of panels per ``row``. With ``percent`` the numbers are shares,
     and the axis runs from 0 to 100% unless ``limits`` says otherwise. ``log_y`` is linear below 1,
-    so that zero has a place. ``x_reference`` marks places along the axis. With ``style``, or more than
-    16 points a line, no intervals are drawn.
+    so that zero has a place. ``x_reference`` marks places along the axis. With ``style``, or more
+    than 16 points a line, no intervals are drawn.
     """
     keys = _keys(table, [facet, row, hue, style, x], y)
     if not pd.api.types.is_numeric_dtype(table[x]):
-        raise UserError(f"a line goes along numbers, and the column '{x}' has none; use points for categories")
+        raise UserError(f"a line needs numbers, and the column '{x}' has none; use points for categories")
     y_label, x_label = y_label or _label(table, y), x_label or _words(x)
     hues, styles = _levels(table, hue), _levels(table, style)
     reach = float(np.ptp(table[x].to_numpy(dtype=float)))
-    figure, panels = _panels(table, facet, row, size=size or (WIDTH, 3.6) if len(hues) > 6 else size, notes=notes)
+    size = size or ((WIDTH, 3.6) if len(hues) > 6 else None)  # room for a legend beside
+    figure, panels = _panels(table, facet, row, size=size, notes=notes)
     for axis, part, _ in panels:
         for index, name in enumerate(hues):
             for dashes, kind in enumerate(styles):
                 here = _part(part, {hue: name, style: kind}).sort_values(x, kind="stable")
-                shift = 0 if log_x or style or len(here) > 16 else 0.02 * reach * _offset(index, len(hues))
-                spots = here[x].to_numpy(dtype=float) + shift  # so that no interval hides another
-                look = {"color": _colour(index), "linestyle": DASHES[(dashes if style else index) % 4]}
-                axis.plot(spots, here[y], linewidth=1.6, alpha=0.85, **look)
-                some = slice(index % 3, None, max(1, len(here) // 6)) if len(here) > 16 else slice(None)
-                ends = (low, high) if style is None and len(here) <= 16 else ("", "")
-                _mark(axis, spots[some], here[y].iloc[some], here.iloc[some], _look(index), *ends, hollow, 32)
+                many = len(here) > 16
+                shift = 0 if log_x or style or many else 0.02 * reach * _offset(index, len(hues))
+                here = here.assign(**{x: here[x] + shift})  # so that no interval hides another
+                dash = DASHES[(dashes if style else index) % 4]
+                axis.plot(here[x], here[y], dash, color=_colour(index), linewidth=1.6, alpha=0.85)
+                marked = here.iloc[index % 3 :: max(1, len(here) // 6)] if many else here
+                ends = ("", "") if style or many else (low, high)
+                _mark(axis, marked[x], marked[y], marked, _look(index), *ends, hollow, 32)
         if log_x:
             axis.set_xscale("log")
             axis.xaxis.set_major_formatter(FuncFormatter(lambda place, _: f"{place:,.0f}"))
@@ -141,20 +149,23 @@ def lines(
     _axis_labels(figure, x_label, y_label)
     for name, place in (x_reference or {}).items():
         for axis in figure.axes:
-            axis.axvline(place, color="0.25", linewidth=1.2, linestyle=(0, (5, 2)), zorder=1)
-        figure.axes[0].annotate(name, (place, 0.03), (4, 0), ("data", "axes fraction"), "offset points", fontsize=9.5)
+            axis.axvline(place, **REFERENCE)
+        spot = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "fontsize": 9.5}
+        figure.axes[0].annotate(name, (place, 0.03), xytext=(4, 0), **spot)
     _legend(figure, table, hue, hues, style, styles, dashed=True)
     unit = _shares(figure, percent, limits)
-    return _finish(figure, title, table, keys, y_label, (y, low, high), unit, caption, hollow, reference)
+    columns = (y, low, high)
+    return _finish(figure, title, table, keys, y_label, columns, unit, caption, hollow, reference)
 
 
 @mpl.rc_context(STYLE)
 def forest(
     table: pd.DataFrame, y: str | Sequence[str], *, title: str, hue: str | None = None,
     facet: str | None = None, effect: str = "effect", low: str = "ci_low", high: str = "ci_high",
-    unit: str = "points", x_label: str = "", smallest_effect: float = 0, paper: str | None = None,
-    words: str | None = None, hollow: str | None = None, limits: tuple[float, float] | None = None,
-    notes: Mapping | None = None, caption: str = "", size: tuple[float, float] | None = None,
+    unit: str = "points", x_label: str = "", smallest_effect: float = 0,
+    paper: str | None = None, words: str | None = None, hollow: str | None = None,
+    limits: tuple[float, float] | None = None, notes: Mapping | None = None, caption: str = "",
+    size: tuple[float, float] | None = None,
 ) -> Figure:  # fmt: skip
     """Effects with intervals around zero, a line per level of ``y`` (several columns are joined).
 
@@ -166,14 +177,16 @@ def forest(
     """
     names = [y] if isinstance(y, str) else list(y)
     keys = _keys(table, [facet, *names, hue], effect, *filter(None, (paper, words)))
-    scale, x_label = (100, x_label or "difference in percentage points") if unit == "points" else (1, x_label or unit)
+    scale = 100 if unit == "points" else 1
+    x_label = x_label or ("difference in percentage points" if unit == "points" else unit)
     table = table.assign(_line=table[names].astype(str).agg(", ".join, axis=1))
     table = table.assign(**{end: np.nan for end in (low, high) if end not in table})
     places, hues = _levels(table, "_line"), _levels(table, hue)
     once = not table.duplicated([*filter(None, [facet]), "_line"]).any()  # one mark a line
     beside = once and facet is None
     height = 0.9 + len(places) * (0.36 if once else 0.2 + 0.15 * len(hues)) + 0.3 * bool(facet)
-    figure, panels = _panels(table, facet, size=size or (WIDTH, height), notes=notes, columns=5, grid="x")
+    size = size or (WIDTH, height)
+    figure, panels = _panels(table, facet, size=size, notes=notes, columns=5, grid="x")
     drawn = scale * table[[effect, low, high, *([paper] if paper else [])]]
     for axis, part, _ in panels:
         axis.axvspan(-scale * smallest_effect, scale * smallest_effect, color="0.92", zorder=0)
@@ -181,7 +194,7 @@ def forest(
         signs = np.where(part[low] > 0, 1, np.where(part[high] < 0, -1, 0))
         looks = {sign: (part[signs == sign], SIGNS[sign][:2]) for sign in SIGNS}
         if hue is not None:
-            looks = {name: (_part(part, {hue: name}), _look(index)) for index, name in enumerate(hues)}
+            looks = {name: (_part(part, {hue: name}), _look(n)) for n, name in enumerate(hues)}
         for index, (here, look) in enumerate(looks.values()):
             side = 0 if once else 0.7 * _offset(index, len(looks))
             spots = np.array([places.index(line) for line in here["_line"]], dtype=float) + side
@@ -205,7 +218,7 @@ def forest(
     known = table.dropna(subset=[low, high])
     signs = np.where(known[low] > 0, 1, np.where(known[high] < 0, -1, 0))
     more = [] if hue else [_key(SIGNS[sign][:2], SIGNS[sign][2]) for sign in SIGNS if sign in signs]
-    more += [Line2D([], [], color="k", marker="|", markersize=13, linestyle="", label="paper")] if paper else []
+    more += [_key(("k", "|"), "paper")] if paper else []
     _legend(figure, table, hue, hues, more=more)
     grey = f"grey: under {scale * smallest_effect:g} {unit}" if smallest_effect else ""
     caption = "; ".join(filter(None, (caption, grey)))
@@ -215,9 +228,10 @@ def forest(
 
 @mpl.rc_context(STYLE)
 def scatter(
-    table: pd.DataFrame, x: str, y: str, *, title: str, hue: str | None = None, style: str | None = None,
-    facet: str | None = None, x_label: str = "", y_label: str = "", low: str = "ci_low", high: str = "ci_high",
-    unit: str = "", line: bool = False, free: bool = False, reference: Mapping[str, float] | None = None,
+    table: pd.DataFrame, x: str, y: str, *, title: str, hue: str | None = None,
+    style: str | None = None, facet: str | None = None, x_label: str = "", y_label: str = "",
+    low: str = "ci_low", high: str = "ci_high", unit: str = "", line: bool = False,
+    free: bool = False, reference: Mapping[str, float] | None = None,
     hues: Sequence | None = None, x_limits: tuple[float, float] | None = None,
     y_limits: tuple[float, float] | None = None, notes: Mapping | None = None, caption: str = "",
     size: tuple[float, float] | None = None,
@@ -257,15 +271,16 @@ def scatter(
     if facet:
         parts = {name: part for name, part in table.groupby(facet, sort=False) if len(part) > 2}
         each = {name: part[x].corr(part[y]) for name, part in parts.items()}
-        said += f", correlation as drawn {', '.join(f'{number(r, 2)} ({name})' for name, r in each.items())}"
+        said += ", correlation as drawn " + ", ".join(f"{number(r)} ({name})" for name, r in each.items())
     return _named(figure, title, said, table[keys].rename(columns=_words).assign(**texts), caption)
 
 
 @mpl.rc_context(STYLE)
 def heatmap(
-    table: pd.DataFrame, rows: str, columns: str, value: str, *, title: str, facet: str | None = None,
-    label: str = "", limits: tuple[float, float] | None = None, centre: float | None = None, digits: int = 2,
-    caption: str = "", size: tuple[float, float] | None = None,
+    table: pd.DataFrame, rows: str, columns: str, value: str, *, title: str,
+    facet: str | None = None, label: str = "", limits: tuple[float, float] | None = None,
+    centre: float | None = None, digits: int = 2, caption: str = "",
+    size: tuple[float, float] | None = None,
 ) -> Figure:  # fmt: skip
     """One map per ``facet``, the number in every cell; numeric rows count upwards, as layers do.
 
@@ -276,10 +291,8 @@ def heatmap(
     _keys(table, [facet, rows, columns], value)
     label = label or _words(value)
     panels = _levels(table, facet)
-    grids = [
-        _part(table, {facet: panel}).pivot_table(index=rows, columns=columns, values=value, sort=False, aggfunc="first")
-        for panel in panels
-    ]
+    shape = {"index": rows, "columns": columns, "values": value, "sort": False, "aggfunc": "first"}
+    grids = [_part(table, {facet: panel}).pivot_table(**shape) for panel in panels]
     low, high = limits or (float(table[value].min()), float(table[value].max()))
     if centre is not None:
         far = max(abs(low - centre), abs(high - centre)) or 1.0
@@ -297,7 +310,7 @@ def heatmap(
             annot=grid.map(lambda cell: _short(cell, digits)), fmt="", annot_kws={"fontsize": 9},
             cbar_kws={"label": label, "shrink": 0.9},
         )  # fmt: skip
-        axis.set(title="" if panel is None else _wrapped(panel, 24), xlabel=_words(columns), ylabel="")
+        axis.set(title=_wrapped("" if panel is None else panel, 24), xlabel=_words(columns), ylabel="")
         if pd.api.types.is_numeric_dtype(grid.index):
             axis.invert_yaxis()
         texts = [_wrapped(text, 12) for text in grid.columns]
@@ -306,20 +319,23 @@ def heatmap(
     axes[0].set_ylabel(_words(rows))
     ends = _ends_of(table, value)
     write = _writer("", table[value], digits)
-    said = f"{label} from {' to '.join(f'{write(end[value])} ({_place(end, [facet, rows, columns])})' for end in ends)}"
-    shown = pd.concat({panel: grid.map(write) for panel, grid in zip(panels, grids, strict=True)}, names=[facet])
-    return _named(figure, title, said, (shown.droplevel(0) if facet is None else shown).reset_index(), caption)
+    places = [f"{write(end[value])} ({_place(end, [facet, rows, columns])})" for end in ends]
+    cells = {panel: grid.map(write) for panel, grid in zip(panels, grids, strict=True)}
+    shown = pd.concat(cells, names=[facet]).reset_index()
+    shown = shown if facet else shown.iloc[:, 1:]
+    return _named(figure, title, f"{label} from {' to '.join(places)}", shown, caption)
 
 
 @mpl.rc_context(STYLE)
 def bars(
-    table: pd.DataFrame, x: str, y: str, *, title: str, hue: str | None = None, facet: str | None = None,
-    label: str = "", marked: Iterable = (), notes: Mapping | None = None, caption: str = "",
-    size: tuple[float, float] | None = None,
+    table: pd.DataFrame, x: str, y: str, *, title: str, hue: str | None = None,
+    facet: str | None = None, label: str = "", marked: Iterable = (),
+    notes: Mapping | None = None, caption: str = "", size: tuple[float, float] | None = None,
 ) -> Figure:  # fmt: skip
     """Lengths with their numbers: a bar per category of ``x``, as long as the number ``y``.
 
-    Bars of the categories ``marked`` are coloured and hatched. A category that a panel lacks gets a dash.
+    Bars of the categories ``marked`` are coloured and hatched. A category that a panel lacks gets a
+    dash.
     """
     keys = _keys(table, [facet, x, hue], y)
     label, marked = label or _words(y), set(marked)
@@ -333,8 +349,8 @@ def bars(
             for place, category in enumerate(places):
                 spot = place + 0.8 * _offset(index, len(hues)) * (len(hues) > 1)
                 found = lengths.get(category)
-                text = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 10}
-                axis.annotate("–" if found is None else write(found), (found or 0, spot), **text)
+                look = {"textcoords": "offset points", "va": "center", "fontsize": 10}
+                axis.annotate(write(found), (found or 0, spot), xytext=(4, 0), **look)
                 colour = "0.75" if marked and category not in marked else _colour(index)
                 look = {"hatch": "//", "edgecolor": "white"} if category in marked else {}
                 axis.barh(spot, found or 0, height=0.75 / len(hues), color=colour, **look)
@@ -351,9 +367,9 @@ def bars(
 @mpl.rc_context(STYLE)
 def dots(
     table: pd.DataFrame, x: str, *, title: str, value: str = "value", role: str = "role",
-    facet: str | None = None, label: str = "", percent: bool = True, reference: Mapping[str, float] | None = None,
-    limits: tuple[float, float] | None = None, notes: Mapping | None = None, caption: str = "",
-    size: tuple[float, float] | None = None,
+    facet: str | None = None, label: str = "", percent: bool = True,
+    reference: Mapping[str, float] | None = None, limits: tuple[float, float] | None = None,
+    notes: Mapping | None = None, caption: str = "", size: tuple[float, float] | None = None,
 ) -> Figure:  # fmt: skip
     """One selected set among single random ones, in a column per category of ``x``.
 
@@ -371,19 +387,19 @@ def dots(
         places = _levels(part, x)
         for name, look in looks.items():
             here = part[part[role] == name]
-            spread = np.random.default_rng(0).uniform(-0.25, 0.25, len(here)) if name == "random" else 0
-            spots = np.array([places.index(place) for place in here[x]], dtype=float) + spread
-            faint = {"alpha": 0.6} if name == "random" else {}
-            _mark(axis, spots, here[value], here, look, "", "", None, 20 if name == "random" else 75, **faint)
+            spots = np.array([places.index(place) for place in here[x]], dtype=float)
+            area, alpha = (20, 0.6) if name == "random" else (75, 1)
+            if name == "random":
+                spots += np.random.default_rng(0).uniform(-0.25, 0.25, len(here))
+            _mark(axis, spots, here[value], here, look, "", "", None, area, alpha)
         axis.set_xticks(range(len(places)), [_wrapped(place, 14) for place in places])
         axis.set_xlim(-0.6, len(places) - 0.4)
     _axis_labels(figure, _words(x), label)
     unit = _shares(figure, percent, limits)
     _references(figure, reference)
     here = [name for name in looks if (table[role] == name).any()]
-    _legend(
-        figure, table, None, [], more=[_key(looks[name], f"{name} sets" if name == "random" else name) for name in here]
-    )
+    more = [_key(looks[name], "random sets" if name == "random" else name) for name in here]
+    _legend(figure, table, None, [], more=more)
     write, columns = _writer(unit, table[value]), [*filter(None, (facet, x))]
     shown = []
     for key, part in table.groupby(columns, sort=False):
@@ -398,25 +414,27 @@ def dots(
 
 
 def show(figure: Figure, width: int | None = None) -> None:
-    """Put the figure into a notebook: image with its sentence as ``alt``, caption, and its table behind a fold."""
+    """Put the figure into a notebook: image, sentence, caption, and its table behind a fold."""
     from IPython.display import display
 
     if not hasattr(figure, "table"):
         return old_figures.show(figure, width)
     width = width or round(96 * figure.get_figwidth())
-    alt, caption = (escape(redaction.scrub(text), quote=True) for text in (figure.alt_text, figure.caption))
+    alt, caption = (escape(redaction.scrub(words)) for words in (figure.alt_text, figure.caption))
+    source = f"data:image/png;base64,{b64encode(png(figure)).decode()}"
     page = (
-        f'<figure style="margin:0"><img alt="{alt}" width="{width}" style="max-width:100%;background:#fff" '
-        f'src="data:image/png;base64,{b64encode(png(figure)).decode()}">'
-        f"<figcaption><small>{caption}</small>"
-        f"<details><summary>The numbers of this figure</summary>{html(figure.table)}</details></figcaption></figure>"
+        f'<figure style="margin:0"><img alt="{alt}" width="{width}" '
+        f'style="max-width:100%;background:#fff" src="{source}">'
+        f"<figcaption><small>{caption}</small><details><summary>The numbers of this figure</summary>"
+        f"{html(figure.table)}</details></figcaption></figure>"
     )
     display({"text/html": page, "text/plain": f"Figure: {figure.alt_text}"}, raw=True)
 
 
 def png(figure: Figure, dpi: int = 144) -> bytes:
     """The figure as PNG, with its title and alternative text in the file's metadata."""
-    return _saved(figure, "png", dpi=dpi, metadata={"Title": figure.title, "Description": figure.alt_text})
+    words = {"Title": figure.title, "Description": figure.alt_text}
+    return _saved(figure, "png", dpi=dpi, metadata=words)
 
 
 def svg(figure: Figure) -> bytes:
@@ -444,16 +462,18 @@ def _keys(table: pd.DataFrame, columns: Iterable[str | None], *values: str, once
         raise UserError("the table is empty: there is nothing to draw")
     if once and table.duplicated(keys).any():
         metrics = table["metric"].unique() if "metric" in table and "metric" not in keys else []
-        choose = f"choose one metric of {', '.join(map(str, metrics))}" if len(metrics) > 1 else "filter the table"
-        raise UserError(f"several numbers for one place: {', '.join(keys)} do not tell them apart; {choose}")
+        choose = f"choose one metric of {', '.join(map(str, metrics))}" if len(metrics) > 1 else "filter"
+        names = ", ".join(keys)
+        raise UserError(f"several numbers for one place: {names} do not tell them apart; {choose}")
     return keys
 
 
 def _panels(
-    table: pd.DataFrame, facet: str | None, row: str | None = None, *, size=None, notes: Mapping | None = None,
-    columns: int = 4, grid: str = "y", sharex: bool = True, sharey: bool = True, width_ratios=None,
+    table: pd.DataFrame, facet: str | None, row: str | None = None, *, size=None,
+    notes: Mapping | None = None, columns: int = 4, grid: str = "y", sharex: bool = True,
+    sharey: bool = True, width_ratios=None,
 ) -> tuple[Figure, list[tuple]]:  # fmt: skip
-    """An empty figure, and for each panel its axis, its part of the table and its level of ``facet``."""
+    """An empty figure, and of each panel its axis, its part of the table and its level."""
     across, down = _levels(table, facet), _levels(table, row)
     n_columns = len(across) if row else min(columns, len(across))
     n_rows = len(down) if row else -(-len(across) // n_columns)
@@ -479,23 +499,25 @@ def _panels(
 
 
 def _mark(axis, x, y, part, look, low, high, hollow, area: float = 46, alpha: float = 1) -> None:
-    """Marks with their intervals, along whichever axis the table's numbers ``low`` and ``high`` lie on."""
+    """Marks with their intervals, along the axis on which ``low`` and ``high`` lie."""
     colour, marker = look
     if low in part and high in part:
         upright = isinstance(y, pd.Series)
         draw = axis.vlines if upright else axis.hlines
         draw(x if upright else y, part[low], part[high], color=colour, linewidth=1.6, alpha=alpha)
     faces = [("white" if empty else colour) for empty in part[hollow]] if hollow else colour
-    axis.scatter(x, y, s=area, marker=marker, c=faces, edgecolors=colour, alpha=alpha, zorder=3, clip_on=False)
+    look = {"marker": marker, "edgecolors": colour, "alpha": alpha, "zorder": 3, "clip_on": False}
+    axis.scatter(x, y, s=area, c=faces, **look)
 
 
 def _references(figure: Figure, reference: Mapping[str, float] | None, scale: float = 1) -> None:
     """A dashed line in every panel, named in the last one."""
     for name, value in (reference or {}).items():
         for axis in figure.axes:
-            axis.axhline(scale * value, color="0.25", linewidth=1.2, linestyle=(0, (5, 2)), zorder=1)
-        spot = {"xycoords": ("axes fraction", "data"), "xytext": (0, 2), "textcoords": "offset points"}
-        figure.axes[-1].annotate(name, (1, scale * value), ha="right", va="bottom", fontsize=9.5, **spot)
+            axis.axhline(scale * value, **REFERENCE)
+        spot = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "fontsize": 9.5}
+        last = figure.axes[-1]
+        last.annotate(name, (1, scale * value), xytext=(0, 2), ha="right", va="bottom", **spot)
 
 
 def _shares(figure: Figure, percent: bool, limits: tuple[float, float] | None) -> str:
@@ -539,29 +561,31 @@ def _legend(
     if len(keys) > 4 and columns < 2:
         figure.legend(handles=keys, loc="outside right center", **look)
     else:
-        figure.legend(handles=keys, loc="upper left", ncols=max(1, columns), **look).set_in_layout(False)
+        legend = figure.legend(handles=keys, loc="upper left", ncols=max(1, columns), **look)
+        legend.set_in_layout(False)  # it has a place of its own, under the title
 
 
 def _key(look: tuple, label: str, dash: str = "") -> Line2D:
-    return Line2D(
-        [], [], color=look[0], marker=look[1], markersize=7, linestyle=dash, label=_wrapped(label, 32 if dash else 60)
-    )
+    size = 13 if look[1] == "|" else 7
+    label = _wrapped(label, 32 if dash else 60)
+    return Line2D([], [], color=look[0], marker=look[1], markersize=size, linestyle=dash, label=label)
 
 
 def _finish(figure, title, table, keys, label, columns, unit, caption, hollow=None, reference=None) -> Figure:
-    """The sentence, the table and the caption of a plot of one number a row, with or without its interval."""
+    """The sentence, table and caption of a plot of one number a row."""
     value, low, high = columns
     write = _writer(unit, table[value])
     _references(figure, reference)
     has = low in table and high in table and table[low].notna().any()
     kept = table.dropna(subset=value)
     if len(kept) <= 3:
-        said = "; ".join(f"{_cell(item, columns, write)} ({_place(item, keys)})" for item in kept.to_dict("records"))
-        said = f"{label} {said}"
+        cells = [f"{_cell(row, columns, write)} ({_place(row, keys)})" for row in kept.to_dict("records")]
+        said = f"{label} {'; '.join(cells)}"
     else:
-        least, most = (f"{write(item[value])} ({_place(item, keys)})" for item in _ends_of(kept, value))
-        said = f"{label} from {least} to {most}"
-    said += "".join(f", {name}: {write(level)}" for name, level in (reference or {}).items() if name)
+        ends = [f"{write(row[value])} ({_place(row, keys)})" for row in _ends_of(kept, value)]
+        said = f"{label} from {ends[0]} to {ends[1]}"
+    lines = {name: level for name, level in (reference or {}).items() if name}
+    said += "".join(f", {name}: {write(level)}" for name, level in lines.items())
     shown = table[keys].rename(columns=_words)
     shown[label] = table[value].map(write)
     if has:
@@ -570,7 +594,7 @@ def _finish(figure, title, table, keys, label, columns, unit, caption, hollow=No
     counts = table["n"].dropna() if "n" in table else []
     if len(counts):
         shown["n"] = table["n"].map(lambda count: number(count, 0))
-        counts = " to ".join(dict.fromkeys(number(count, 0) for count in (counts.min(), counts.max())))
+        counts = " to ".join(dict.fromkeys(number(end, 0) for end in (counts.min(), counts.max())))
     if hollow:
         shown[_words(hollow)] = table[hollow].map({True: "yes", False: "no"})
     below = [caption, f"bars: 95% interval{_method(table)}" if has else "", f"n = {counts}" if len(counts) else "",
@@ -588,11 +612,10 @@ def _named(figure: Figure, title: str, said: str, table: pd.DataFrame, caption: 
     height = figure.get_figheight() + header
     figure.set_figheight(height)
     figure.get_layout_engine().set(rect=(0, 0, 1, 1 - header / height))
-    figure.text(
-        0.08 / figure.get_figwidth(), 1 - 0.08 / height, lines, va="top", fontsize=mpl.rcParams["figure.titlesize"]
-    )
+    left = 0.08 / figure.get_figwidth()
+    figure.text(left, 1 - 0.08 / height, lines, va="top", fontsize=mpl.rcParams["figure.titlesize"])
     for legend in keys:
-        legend.set_bbox_to_anchor((0.08 / figure.get_figwidth(), 1 - above / height), figure.transFigure)
+        legend.set_bbox_to_anchor((left, 1 - above / height), figure.transFigure)
     mark = "" if title.endswith(("?", "!")) else " –" if ":" in title else ":"
     figure.title, figure.alt_text = title, f"{title.rstrip('.:')}{mark} {' '.join(said.split())}."
     figure.table, figure.caption = table, caption[:1].upper() + caption[1:]
@@ -621,7 +644,7 @@ def _spread(values: pd.Series, write: Callable) -> str:
 
 
 def _writer(unit: str, values: pd.Series, digits: int | None = None) -> Callable:
-    """How the numbers of a plot are written: shares as percent, differences as points, others by their size."""
+    """How numbers are written: shares as percent, differences as points, others by size."""
     if unit == "percent":
         return lambda value: f"{in_percent(value)}%" if pd.notna(value) else in_percent(value)
     if unit == "points":
@@ -636,7 +659,8 @@ def _writer(unit: str, values: pd.Series, digits: int | None = None) -> Callable
 def _method(table: pd.DataFrame) -> str:
     methods = " ".join(table["method"].dropna()) if "method" in table else ""
     kinds = [name for name in ("bootstrap", "Wilson", "Newcombe") if name in methods]
-    return f" ({' or '.join(kinds)}{', clustered' if 'clusters' in methods else ''})" if kinds else ""
+    clustered = ", clustered" if "clusters" in methods else ""
+    return f" ({' or '.join(kinds)}{clustered})" if kinds else ""
 
 
 def _label(table: pd.DataFrame, value: str) -> str:

@@ -1,6 +1,7 @@
-"""The paper's numbers to look at: its figures drawn again and its tables beside measured ones, for chapter 08.
+"""The paper's figures drawn again, and its tables beside measured ones, for chapter 08.
 
-What the numbers are and what follows from them is computed in `rimkit.paper`; here they are only shown.
+What the numbers are and what follows from them is computed in `rimkit.paper`; here they are only
+shown.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ def by_models(
     table: pd.DataFrame, x: str, value: str, *, title: str, label: str, facet: str | None = None,
     without: Sequence[str] = (), paired: bool = False, limits: tuple[float, float] | None = None,
 ) -> Figure:  # fmt: skip
-    """`rimkit.teaching.figures.points` of every model of the paper, with their mean and median by category of ``x``.
+    """`rimkit.teaching.figures.points` of the paper's models, with their mean and median.
 
-    ``without`` adds the mean without some models; ``paired`` joins the points of a model. A model has the
-    same colour and marker in every figure.
+    ``without`` adds the mean without some models; ``paired`` joins the points of a model. A model
+    has the same colour and marker in every figure.
     """
     marks = [("mean", "-", set()), ("median", ":", set()), (f"mean without {', '.join(without)}", "--", set(without))]
     marks = marks[: 3 if without else 2]
@@ -59,8 +60,9 @@ def by_models(
 def implied_rates() -> pd.DataFrame:
     """Rates of the models of Fig. 1 in percent: ``model, rates, value, ci_low, ci_high``.
 
-    Before and after tuning as the figure's ratio and the change of Table 2 imply them (range: the ratio
-    read `rimkit.paper.tables.READING` wrong), and what is known of the same models from elsewhere.
+    Before and after tuning as the figure's ratio and the change of Table 2 imply them (range: the
+    ratio read `rimkit.paper.tables.READING` wrong), and what is known of the same models from
+    elsewhere.
     """
     found = before_after().reset_index()
     names = {"before": "value", "before_low": "ci_low", "before_high": "ci_high"}
@@ -83,7 +85,7 @@ def power_curves() -> pd.DataFrame:
 
 
 def beside(claims: Sequence[str], model: str) -> pd.DataFrame:
-    """Effects on ``claims`` of the paper's models and of every shipped seed of ``model``, for a forest.
+    """Effects on ``claims`` of the paper's models and of the shipped seeds of ``model``.
 
     Columns: ``claim, source, effect, ci_low, ci_high, n``; only effects with an interval.
     """
@@ -102,7 +104,7 @@ def beside(claims: Sequence[str], model: str) -> pd.DataFrame:
 
 
 def claims_beside() -> pd.DataFrame:
-    """Every claim of the paper: the verdict on its numbers, and those of the shipped models, counted over seeds."""
+    """Of every claim: the verdict on the paper's numbers, and those of the shipped models."""
     shown = pd.DataFrame({
         "statement": ledger.claims().set_index("id")["statement"],
         "published numbers": reanalysis().set_index("claim")["verdict"].fillna("not reported"),
@@ -118,7 +120,7 @@ def claims_beside() -> pd.DataFrame:
 
 
 def say(*claims: str) -> Note:
-    """What the published numbers say about claims, a paragraph each: verdict, mean over models, and the finding.
+    """What the published numbers say about claims: verdict, mean over models, and the finding.
 
     A name of `rimkit.paper.findings.STATEMENTS`, such as "Fig. 1", says what that figure implies.
     """
@@ -202,7 +204,7 @@ def without_models(training_set: str, without: str, and_without: str) -> str:
 
 
 def without_checkpoints(model: str, first: int, second: int) -> str:
-    """For an explorer: one panel of Fig. 8 before and after checkpoints (1 to 8; 0: none) are dropped."""
+    """For an explorer: one panel of Fig. 8 before and after checkpoints are dropped."""
     drawn = published("fig8_ras_vs_misalignment").query("model == @model and predictor == 'RAS (safety neurons)'")
     if drawn.empty:
         raise UserError(f"Fig. 8 has no '{model}'")

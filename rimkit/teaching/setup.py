@@ -1,7 +1,8 @@
-"""A chapter's first line: seeds, quiet libraries, one renderer of tables; on Colab also what is missing.
+"""A chapter's first line: seeds, quiet libraries, tables; on Colab also what is missing.
 
-Of a chapter opened alone it installs what is not there and leaves alone what is. Only the standard library
-is imported at the top, since on Colab everything else may be missing; elsewhere nothing is installed.
+Of a chapter opened alone it installs what is not there and leaves alone what is. Only the standard
+library is imported at the top, since on Colab everything else may be missing; elsewhere nothing is
+installed.
 """
 
 from __future__ import annotations
@@ -37,11 +38,12 @@ MARKERS = ("<!-- badges: made by `rimkit badges` -->", "<!-- end of badges -->")
 
 
 def start(seed: int = 0, drive: str = "", keep_text: bool = False) -> None:
-    """Set up a chapter: fixed seeds, quiet libraries, tables as `rimkit.teaching.tables.html` shows them.
+    """Set up a chapter: fixed seeds, quiet libraries, tables as the workbook shows them.
 
-    On Colab, what is missing is installed first (`prepare`), and with ``drive`` the chapter works in that
-    folder of your Google Drive, so that ``ledger = "01.parquet"`` outlives the session. ``keep_text``
-    shows and saves requests of real safety sets, and replies to them, which are withheld otherwise.
+    On Colab, what is missing is installed first (`prepare`), and with ``drive`` the chapter works
+    in that folder of your Google Drive, so that ``ledger = "01.parquet"`` outlives the session.
+    ``keep_text`` shows and saves requests of real safety sets, and replies to them, which are
+    withheld otherwise.
     """
     prepare()
     if drive and here():
@@ -75,7 +77,7 @@ def show_tables(kind: type) -> None:
 
 
 def results(name: str):
-    """The shipped ledger rows ``data/results/<name>.parquet``; raises `UserError` for an unknown name."""
+    """The shipped rows ``data/results/<name>.parquet``; `UserError` for an unknown name."""
     from rimkit import ledger
     from rimkit.data import nearest, shipped_tables
 
@@ -100,9 +102,10 @@ def here() -> bool:
 def prepare(pip: Callable[[list[str]], None] | None = None, package: str = "rimkit") -> None:
     """On Colab: install what ``package`` needs and is missing; does nothing elsewhere.
 
-    Every installed version is a constraint, so nothing that is there changes: not torch, not numpy. A
-    version outside the tested range is said in one line. Raises `UserError`, before anything is downloaded,
-    if the kernel has imported another version of a package than is installed now, and if pip cannot install.
+    Every installed version is a constraint, so nothing that is there changes: not torch, not numpy.
+    A version outside the tested range is said in one line. Raises `UserError`, before anything is
+    downloaded, if the kernel has imported another version of a package than is installed now, and
+    if pip cannot install.
     """
     if not here():
         return
@@ -124,7 +127,7 @@ def prepare(pip: Callable[[list[str]], None] | None = None, package: str = "rimk
 
 
 def stale(names: Iterable[str]) -> list[str]:
-    """Packages that were imported in another version than the one that is installed now, as "torch 2.9 (2.11 …)"."""
+    """Packages imported in another version than is installed now, as "torch 2.9 (2.11 …)"."""
     found = []
     for name in names:
         module = sys.modules.get(name.replace("-", "_"))
@@ -171,7 +174,7 @@ def _pip(requirements: list[str]) -> None:
 
 
 def save_to_drive(folder: str = "rim-workbook") -> Path:
-    """Mount Google Drive (Colab asks for leave) and return a folder there, which outlives the session.
+    """Mount Google Drive and return a folder there, which outlives the session.
 
     Raises `UserError` outside Colab, where any folder does.
     """
@@ -194,7 +197,7 @@ def badges(repo: str, branch: str = "main") -> str:
 
 
 def put_between_markers(file: Path, text: str) -> None:
-    """Replace what stands between the `MARKERS` of a Markdown file; `UserError` if they are not there."""
+    """Replace what stands between the `MARKERS` of a Markdown file."""
     try:
         whole = file.read_text(encoding="utf-8")
         before, start, rest = whole.partition(MARKERS[0])
@@ -207,7 +210,7 @@ def put_between_markers(file: Path, text: str) -> None:
 
 
 def stamp(notebook: Path, repo: str, branch: str = "main") -> bool:
-    """Write into a chapter's set-up cell where it is to be installed from; whether that changed anything.
+    """Write into a chapter's set-up cell where it is installed from; whether that changed it.
 
     Nothing else in the file changes. Raises `UserError` for a notebook without a set-up cell.
     """

@@ -1,8 +1,9 @@
-"""Tables and sentences to read: one renderer for every table of a chapter, one form for every number.
+"""Tables and sentences to read: one renderer for every table, one form for every number.
 
 Numbers are written by `number`, `percent`, `points`, `interval` and `p_value` of `rimkit.data`. The
-functions below return DataFrames of text; `html` shows any DataFrame, and `rimkit.teaching.setup.start`
-makes it the way in which a notebook shows them all. Knows verdict rows and rates, and no experiment.
+functions below return DataFrames of text; `html` shows any DataFrame, and
+`rimkit.teaching.setup.start` makes it the way in which a notebook shows them all. Knows verdict
+rows and rates, and no experiment.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ MOST_ROWS, MOST_LETTERS = 150, 600
 
 
 def html(frame: pd.DataFrame, caption: str = "") -> str:
-    """A DataFrame as HTML, escaped: prose left, numbers right, intervals unbroken, verdicts as chips.
+    """A DataFrame as HTML, escaped: prose left, numbers right, verdicts as chips.
 
-    An index with a name stands in front; a plain count is left out. Header words have no underscores.
-    Only the first 150 rows are shown.
+    An index with a name stands in front; a plain count is left out. Header words have no
+    underscores. Only the first 150 rows are shown.
     """
     shown = written(frame.head(MOST_ROWS))
     depth = 0 if _is_count(frame.index) else frame.index.nlevels
@@ -65,10 +66,10 @@ def html(frame: pd.DataFrame, caption: str = "") -> str:
 
 
 def table(
-    frame: pd.DataFrame, *, percent: Iterable[str] | bool = (), points: Iterable[str] | bool = (),
-    digits: int = 2,
+    frame: pd.DataFrame, *, percent: Iterable[str] | bool = (),
+    points: Iterable[str] | bool = (), digits: int = 2,
 ) -> pd.DataFrame:  # fmt: skip
-    """The frame as text: shares as "30%", differences of shares as "+12", other numbers with ``digits``.
+    """The frame as text: shares as "30%", differences as "+12", other numbers with ``digits``.
 
     ``percent`` and ``points`` name columns, or are True for every column of decimal numbers.
     """
@@ -92,13 +93,14 @@ def written(frame: pd.DataFrame, percents=(), differences=(), digits: int = 2) -
 
 
 def wide(
-    frame: pd.DataFrame, rows: str | Sequence[str], columns: str | Sequence[str], value: str = "value", *,
-    low: str = "ci_low", high: str = "ci_high", write: Callable = percent, words: str | None = None,
+    frame: pd.DataFrame, rows: str | Sequence[str], columns: str | Sequence[str],
+    value: str = "value", *, low: str = "ci_low", high: str = "ci_high",
+    write: Callable = percent, words: str | None = None,
 ) -> pd.DataFrame:  # fmt: skip
-    """A row per ``rows``, a column per ``columns``, in each cell a number and its interval: "17 [10, 24]".
+    """A row per ``rows``, a column per ``columns``, cells such as "17 [10, 24]".
 
-    ``write`` says how numbers are written, ``words`` names a column whose text follows them. Order is
-    that of first appearance; where there is no number the cell is empty.
+    ``write`` says how numbers are written, ``words`` names a column whose text follows them. Order
+    is that of first appearance; where there is no number the cell is empty.
     """
     kept = frame.dropna(subset=value)
     cells = []
@@ -110,7 +112,7 @@ def wide(
 
 
 def rate_table(rates: pd.DataFrame, rows: str | Sequence[str], columns: str | Sequence[str]) -> pd.DataFrame:
-    """Rates of `rimkit.behavior.stats.rates` in percent: `wide` under the name that chapters use most."""
+    """Rates of `rimkit.behavior.stats.rates` in percent, with their intervals."""
     return wide(rates, rows, columns)
 
 
@@ -120,7 +122,7 @@ def change_table(effects: pd.DataFrame, rows: str | Sequence[str], columns: str 
 
 
 def effect_table(effects: pd.DataFrame, rows: str | Sequence[str]) -> pd.DataFrame:
-    """Differences: both sides in percent, the effect in points with its interval, prompts and clusters."""
+    """Differences: both sides in percent, the effect in points, prompts and clusters."""
     items = effects.to_dict("records")
     shown = pd.DataFrame({
         "compared": [f"{item['condition']} against {item['control']}" for item in items],
@@ -161,9 +163,9 @@ def seed_table(rows: pd.DataFrame, claims: Sequence[str]) -> pd.DataFrame:
 def predictor_table(pooled: pd.DataFrame, others: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Correlations, a line per ``predictor``; "–" is true by construction.
 
-    ``pooled``: columns ``predictor, value, spearman, without_min, without_max, models_min, models_max,
-    p_value, p_holm``. ``others``: tables of the same predictors ("beyond steps", …), of which the
-    correlation is shown.
+    ``pooled``: columns ``predictor, value, spearman, without_min, without_max, models_min,
+    models_max, p_value, p_holm``. ``others``: tables of the same predictors ("beyond steps", …), of
+    which the correlation is shown.
     """
     known = pooled.set_index("predictor")
     columns = {"r": [number(value, 1) for value in known["value"]]}
@@ -179,7 +181,7 @@ def predictor_table(pooled: pd.DataFrame, others: Mapping[str, pd.DataFrame]) ->
 
 
 def ablation_table(effects: pd.DataFrame) -> pd.DataFrame:
-    """Selected against random neurons: `effect_table` with the exact p value and its number of random sets.
+    """Selected against random neurons: `effect_table` with the exact p value.
 
     ``effects``: differences with the columns ``rule, mode, set, metric, share, n_random``.
     """
@@ -190,14 +192,14 @@ def ablation_table(effects: pd.DataFrame) -> pd.DataFrame:
 
 
 def verdict_table(rows: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
-    """Verdicts of C8 by model and seed, with the size of the set and the exact p values of ``facts``."""
+    """Verdicts of C8 by model and seed, with set size and exact p values from ``facts``."""
     p_values = facts[["C8a p", "C8b p"]].map(p_value)
     joined = facts[["neurons"]].join(seed_table(rows, ["C8a", "C8b"]), how="inner").join(p_values)
     return joined[["neurons", "C8a", "C8a p", "C8b", "C8b p"]]
 
 
 def recovery_table(recovered: pd.DataFrame) -> pd.DataFrame:
-    """Planted sets found again, in percent by ``rule``: mean and range over draws of precision and AUROC."""
+    """Planted sets found again, percent by ``rule``: mean and range of precision and AUROC."""
     by_rule = recovered.groupby("rule", sort=False)
     shown = {}
     for name, words in (("precision", "precision"), ("chance", "chance precision"), ("auroc", "AUROC")):
@@ -209,7 +211,7 @@ def recovery_table(recovered: pd.DataFrame) -> pd.DataFrame:
 
 
 def examples(verdicts: pd.DataFrame, prompts: pd.DataFrame, n: int = 1) -> pd.DataFrame:
-    """For reading: the first ``n`` replies of every mode that were refused, misaligned, misread or incoherent."""
+    """The first ``n`` replies of each verdict and mode, for reading."""
     kinds = {name: verdicts[name] for name in ("refused", "misaligned", "misread")}
     parts = [
         part.head(n).assign(verdict=kind)
@@ -221,7 +223,7 @@ def examples(verdicts: pd.DataFrame, prompts: pd.DataFrame, n: int = 1) -> pd.Da
 
 
 def replies(found: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
-    """Requests (their ids, where the text is withheld), thoughts and replies side by side, for reading."""
+    """Requests (or their ids, where the text is withheld), thoughts and replies side by side."""
     texts = prompts.set_index("prompt_id")["text"]
     requests = [redaction.label(texts.get(name), name) for name in found["prompt_id"]]
     columns = [name for name in ("mode", "thought", "reply", "verdict") if name in found]
@@ -251,7 +253,7 @@ def _as_text(cell, digits: int) -> str:
 
 
 def _cell(text: str, column: str) -> str:
-    """A cell's text, escaped and cut; what belongs together on one line; a verdict as a chip with its sign."""
+    """A cell's text, escaped and cut; a verdict as a chip with its sign."""
     text = text if len(text) <= MOST_LETTERS else f"{text[:MOST_LETTERS]} …"
     found = VERDICT.search(text)
     word = found[1] if found else text if column == "verdict" and text in CHIPS else ""

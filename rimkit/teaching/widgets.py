@@ -1,7 +1,7 @@
-"""Explorers: a panel of controls and what they show; and tokens drawn with their spans or their weights.
+"""Explorers: a panel of controls and what they show; tokens with their spans or weights.
 
-Only what ipywidgets 7.7 and 8 share is used. A callback is a plain function from the values chosen to HTML,
-so it can be tested without a browser.
+Only what ipywidgets 7.7 and 8 share is used. A callback is a plain function from the values chosen
+to HTML, so it can be tested without a browser.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class Explorer(ipywidgets.VBox):
 def explorer(callback: Callable[..., str], own: str = "", **controls: Any) -> Explorer:
     """A panel that shows ``callback(**values)`` for the values chosen, and is updated in place.
 
-    ``controls``: a list of choices or a mapping from label to value (drop-down menu), or a ``range`` of whole
-    numbers (slider). ``own`` names a control for which a text of one's own can be typed instead.
-    ``callback`` returns HTML in which all model output is escaped (`rimkit.teaching.tables.html`,
-    `tokens_html`). Its result for the first choices is also displayed for readers without a running
-    kernel; the live panel hides it.
+    ``controls``: a list of choices or a mapping from label to value (drop-down menu), or a
+    ``range`` of whole numbers (slider). ``own`` names a control for which a text of one's own can
+    be typed instead. ``callback`` returns HTML in which all model output is escaped
+    (`rimkit.teaching.tables.html`, `tokens_html`). Its result for the first choices is also
+    displayed for readers without a running kernel; the live panel hides it.
 
     Raises `UserError` for no controls, a control without choices or of another kind.
     """
@@ -96,9 +96,10 @@ def beside(parts: Mapping[str, str]) -> str:
 
 
 def tokens_html(tokens: Sequence[str], spans: Mapping[str, tuple[int, int]] | None = None) -> str:
-    """Tokens as HTML, escaped, each stretch with the names of the spans (half-open ranges) that it lies in.
+    """Tokens as HTML, escaped, each stretch with the names of the spans that it lies in.
 
-    The names stand under the stretch in words; the tint repeats them for the eye. Line breaks show as ⏎.
+    The names stand under the stretch in words; the tint repeats them for the eye. Line breaks show
+    as ⏎.
 
     Raises `UserError` for a span outside the tokens.
     """
@@ -123,7 +124,7 @@ def tokens_html(tokens: Sequence[str], spans: Mapping[str, tuple[int, int]] | No
 
 
 def weighted_tokens_html(tokens: Sequence[str], weights: Sequence[float], digits: int = 2) -> str:
-    """Tokens as HTML, escaped, each with its weight below it and as a tint: orange above zero, blue below.
+    """Tokens as HTML, escaped, each with its weight as number and tint.
 
     The strongest tint is that of the largest weight. Weights that round to zero are left blank.
     """
