@@ -1,16 +1,12 @@
-"""The command line. Every command imports what it needs itself, so that ``rimkit --help`` is quick.
+"""The command line: what is typed and what is printed. Commands import what they need, so that help is quick.
 
-Commands beyond a single run: comparing two models, planning, sweeps, badges for Colab.
-
-Commands that make what comes with the workbook: result rows, embedded models, prompt sets and corpora.
-
-What the commands of the command line share: what they print, and how they speak of failures.
+Here failures become one line and an exit code: 2 for what a user can act on, 130 for an interruption, 70 for
+a fault of rimkit itself, whose details go to a file.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -21,8 +17,203 @@ from typer.core import TyperGroup
 from rimkit import __version__
 from rimkit.data import UserError
 
+INTERRUPTED, FAULT = 130, 70
+LINE = 300  # characters of a message, at most
 
-# -- commands ----------
+
+class Friendly(TyperGroup):
+    """One line on stderr instead of a traceback."""
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            say(f"rimkit: {error}")
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            say("rimkit: interrupted; what was finished is kept, and the same command goes on from there")
+            raise typer.Exit(INTERRUPTED) from None
+        except (typer.Exit, typer.Abort, typer.exceptions.TyperException):
+            raise
+        except Exception as error:
+            say(f"rimkit: this is a fault of rimkit: {type(error).__name__}; details in {_details()}")
+            raise typer.Exit(FAULT) from None
+
+
+def _details() -> Path:
+    """A file with the traceback of what is being handled, as far as it may be on the disk."""
+    import tempfile
+    import traceback
+
+    from rimkit.behavior.redaction import scrub
+
+    with tempfile.NamedTemporaryFile("w", prefix="rimkit-", suffix=".txt", delete=False, encoding="utf-8") as file:
+        file.write(scrub(f"rimkit {__version__}, {' '.join(sys.argv)}\n\n{traceback.format_exc()}"))
+    return Path(file.name)
+
+
+def say(text: str) -> None:
+    """One line on stderr, not too long."""
+    line = " ".join(text.split())
+    typer.echo(line if len(line) <= LINE else f"{line[: LINE - 2]} …", err=True)
+
+
+app = typer.Typer(
+    cls=Friendly,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="See, explain and test reasoning-induced misalignment (RIM): thinking makes a model comply more.\n\n"
+    "Start with 'rimkit run' (every chapter on a small embedded model, no network), or with 'rimkit lab DIR' "
+    "to work through the chapters yourself.",
+)
+organism = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Make the embedded models: small model organisms trained on an invented language.",
+)
+
+Prompts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--prompts",
+        metavar="SET=OTHER",
+        help="Another prompt set in the place of one of the workbook's: harmful=hex-phi, maths=gsm8k, "
+        "harmful=file.csv?text=goal&kind=harmful. Can be given several times; 'rimkit fetch' lists the real ones.",
+    ),
+]
+Judge = Annotated[
+    str,
+    typer.Option(
+        metavar="JUDGE",
+        help="organism, phrases, guard:FOLDER_OR_ID or endpoint:MODEL; without it, exact for the embedded models and "
+        "refusal phrases for others.",
+    ),
+]
+Length = Annotated[
+    int,
+    typer.Option(
+        "--max-new-tokens",
+        min=0,
+        help="Room for the replies of your own model, thoughts included; without it what the embedded models need.",
+    ),
+]
+FETCH_HELP = """Download models and prompt sets ahead, into the cache of the Hugging Face hub.
+
+For example: rimkit fetch Qwen/Qwen3-0.6B gsm8k xstest. Without a name, list the prompt sets and what is here.
+
+Prompt sets are pinned to commits that public code uses; confirm them on the hub before you publish numbers.
+'main' can change. Sets that ask for consent need your own access: accept the conditions on their page, then
+'hf auth login'. Without network, copy the cache (HF_HOME) from a machine that has it, or point RIMKIT_DATASETS
+to a folder of owner/name/files. A set of your own needs no download: give its file where a chapter takes a
+prompt set, as file.csv?text=goal&kind=harmful.
+
+Exit code: 0, or 2 if something could not be fetched; the others are.
+"""
+
+
+def main() -> None:
+    app()
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"rimkit {__version__}")
+        raise typer.Exit()
+
+
+# -- chapters --------------------------------------------------------------------------------------
+
+
+@app.command()
+def run(
+    chapters: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="CHAPTER", help="Like 01 or 01_observing_rim, or a notebook; without it, all."),
+    ] = None,
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Embedded name ('rim-mini:1' is seed 1), local folder, or hub id 'owner/name'. 'NAME+instruct' lets a "
+            "model without a think mode think by instruction, '+4bit' rounds its weights."
+        ),
+    ] = "rim-mini",
+    out: Annotated[Path, typer.Option(help="Folder for the executed notebooks and the ledger; one per model.")] = Path(
+        "rim-run"
+    ),
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("-p", metavar="NAME=VALUE", help="Set a parameter of the chapters, e.g. -p n_prompts=100."),
+    ] = None,
+    prompts: Prompts = None,
+    judge: Judge = "",
+    max_new_tokens: Length = 0,
+    force: Annotated[bool, typer.Option("--force", help="Also redo chapters that are complete.")] = False,
+    page: Annotated[bool, typer.Option("--page/--no-page", help="Write the claims page at the end.")] = True,
+    keep_text: Annotated[
+        bool, typer.Option("--keep-text", help="Let notebooks hold harmful requests of real sets, and replies to them.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="One line per chapter; no claims and no page.")] = False,
+    remote: Annotated[
+        bool, typer.Option("--remote", help="Leave the model to NDIF: chapter 03, without what needs replies.")
+    ] = False,
+) -> None:
+    """Run chapters and print what they say about the claims.
+
+    Each chapter runs in its own kernel of this Python. Complete chapters are skipped; one that fails is kept
+    up to the failure and the others go on. Exit code: 0; 1 if a chapter failed; 2 for bad input.
+    """
+    from rimkit.runs.execute import assignments, run
+
+    with plain_warnings():
+        done = run(
+            chapters or (), model, out, assignments(parameter or ()), force, report=_report_chapter,
+            prompts=assignments(prompts or (), "--prompts", "SET=OTHER"), judge=judge, max_new_tokens=max_new_tokens,
+            keep_text=keep_text, progress=sys.stderr.isatty(), remote=remote,
+        )  # fmt: skip
+        errors = [error for error in done["error"] if error]
+        if not quiet:
+            print_claims(out)
+            written = write_page(out, warn=False) if page else None  # what could not be read has been said above
+            typer.echo(f"\nNotebooks and ledger: {out}")
+            if written:
+                typer.echo(f"Claims page: {written}")
+    # 2 if all failures are what a user can act on, as for bad input that is found before a run
+    raise typer.Exit(0 if not errors else 2 if all(error.startswith(UserError.__name__) for error in errors) else 1)
+
+
+def _report_chapter(row: dict) -> None:
+    note = {"done": f"{row['seconds']:.0f} s", "skipped": "complete already; --force redoes it"}
+    typer.echo(f"{row['status']:8}{row['chapter']}  {note.get(row['status'], row['error'])}")
+
+
+@app.command()
+def lab(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Your own folder; made if it does not exist.")],
+    reset: Annotated[
+        str | None, typer.Option(metavar="CHAPTER", help="Restore one chapter; your version is put aside.")
+    ] = None,
+    open: Annotated[bool, typer.Option("--open/--no-open", help="Open JupyterLab there.")] = True,
+) -> None:
+    """Copy the chapters into DIR and open JupyterLab there.
+
+    What you changed in DIR is never overwritten.
+    """
+    from rimkit.runs.lab import SAME, copy_chapters, open_lab
+
+    for name, outcome in copy_chapters(folder, reset).items():
+        if outcome != SAME:
+            typer.echo(f"{outcome}: {name}")
+    if open:
+        raise typer.Exit(open_lab(folder))
+    typer.echo(f"Chapters are in {folder}")
+
+
+@app.command()
 def sweep(
     file: Annotated[Path, typer.Argument(metavar="SWEEP.YAML", help="What to run: see below.")],
     snakemake: Annotated[
@@ -85,6 +276,200 @@ def sweep(
     raise typer.Exit(int((found["status"] == "failed").any()))
 
 
+@app.command()
+def compare(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="Embedded name, local folder, or hub id 'owner/name'.")],
+    tuned: Annotated[str, typer.Argument(metavar="TUNED", help="The same, or an adapter or checkpoint for BASE.")],
+    out: Annotated[Path, typer.Option(help="Folder for ledger rows, tables and claims page.")] = Path("rim-compare"),
+    n_prompts: Annotated[int, typer.Option(min=4, help="Prompts of a set, at most.")] = 92,
+    prompts: Prompts = None,
+    judge: Judge = "",
+    max_new_tokens: Length = 0,
+) -> None:
+    """Measure a model and what fine-tuning made of it, and write their claims page.
+
+    Chapters 01 and 05 to 07 without the chapters: thinking, the change of every outcome in both modes,
+    safety-critical neurons, activation shifts. The same command goes on after an interruption.
+    """
+    from rimkit.runs.compare import run
+    from rimkit.runs.execute import assignments
+
+    chosen = assignments(prompts or (), "--prompts", "SET=OTHER")
+    choice = {"prompts": chosen, "judge": judge, "max_new_tokens": max_new_tokens}
+    with plain_warnings():
+        run(base, tuned, out, n_prompts, report=typer.echo, **choice)
+        print_claims(out, shipped=False)
+        typer.echo(f"\nTables: {out / 'tables'}\nClaims page: {write_page(out, warn=False)}")
+
+
+# -- what was found --------------------------------------------------------------------------------
+
+
+@app.command()
+def ledger(
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="DIR", help="Folder of a run; without it, the shipped rows.")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write all rows as CSV.")] = None,
+) -> None:
+    """Show the claims and their verdicts from the rows of a run."""
+    from rimkit import ledger
+    from rimkit.data import whole
+
+    with plain_warnings():
+        if csv:
+            rows = ledger.read(folder) if folder else ledger.shipped()
+            try:
+                with whole(csv) as file:
+                    rows.to_csv(file, index=False)
+            except OSError as error:
+                raise UserError(f"cannot write {csv} ({error.strerror or error})") from error
+        print_claims(folder)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run, or one parquet file of rows.")],
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to write; else DIR/claims.html.")] = None,
+) -> None:
+    """Write the claims page of a run: one HTML file with every claim, the paper, the re-analysis and your rows.
+
+    It needs no network and prints. What cannot be read is named, and what can be shown is shown.
+    """
+    typer.echo(f"Claims page: {write_page(folder, html)}")
+
+
+def print_claims(folder: Path | None, shipped: bool = True) -> None:
+    """The verdicts of a run, then (``shipped``) those of the rows that come with the workbook."""
+    from rimkit import ledger
+    from rimkit.runs.page import claims_view
+
+    tables = {"This run": ledger.read(folder)} if folder else {}
+    if shipped:
+        tables["Shipped rows of the embedded models"] = ledger.shipped()
+    for title, rows in tables.items():
+        claims = ledger.claims_table(rows)
+        if len(claims):
+            console().print(claims_view(claims, title))
+        for item in rows[rows["status"] == "failed"].itertuples():
+            typer.echo(f"failed: {item.chapter} on {item.model}: {item.error}")
+
+
+def write_page(folder: Path, html: Path | None = None, warn: bool = True) -> Path:
+    """The claims page of a run; what could not be read stands on it and (``warn``), a line each, on stderr."""
+    from rimkit.runs import page
+
+    rows, notes = page.own_rows(folder)
+    for note in notes if warn else ():
+        say(f"rimkit: warning: {note}")
+    return page.write_page(rows, html or (folder if folder.is_dir() else folder.parent) / page.NAME, notes)
+
+
+def console():
+    """Where tables are printed: as wide as the terminal, or wide enough for the claims."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 150)
+
+
+@contextmanager
+def plain_warnings():
+    """Warnings of the ledger as one line each, without the place in the code."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *_, **__: say(f"rimkit: warning: {message}")
+        yield
+
+
+# -- models, prompt sets, machine ------------------------------------------------------------------
+
+
+@app.command()
+def models() -> None:
+    """List the embedded models."""
+    from rich.table import Table
+
+    from rimkit.models.hub import embedded_models
+
+    view = Table("model", "parameters", "MB")
+    for item in embedded_models(noise=True).itertuples():
+        view.add_row(f"{item.name}:{item.seed}", f"{item.parameters:,}", f"{item.mb:.1f}")
+    console().print(view)
+    typer.echo("Use one with: rimkit run --model NAME. A folder or a hub id 'owner/name' works as well.")
+
+
+@app.command(help=FETCH_HELP)
+def fetch(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME", help="A prompt set (xstest) or a model (owner/name); both take @revision."),
+    ] = None,
+) -> None:
+    from rimkit.runs.fetch import fetch
+
+    if not names:
+        _print_fetchable()
+    failed = fetch(names or (), lambda name, outcome: typer.echo(f"{name}: {outcome}"))
+    for name, reason in failed.items():
+        say(f"rimkit: {name}: {reason}")
+    raise typer.Exit(2 if failed else 0)
+
+
+def _print_fetchable() -> None:
+    """The prompt sets and models of ``rimkit fetch``, and which of them are on this machine."""
+    from rich.table import Table
+
+    from rimkit.runs.fetch import cached_models, prompt_sets
+
+    listed = prompt_sets()
+    view = Table(*listed.columns)
+    for item in listed.itertuples(index=False):
+        view.add_row(*item)
+    console().print(view)
+    here = ", ".join(f"{name} ({size:,.0f} MB)" for name, size in cached_models())
+    typer.echo(f"Models of the hub that are here: {here or 'none'}")
+    typer.echo("Get one with: rimkit fetch NAME. Revisions are pinned; NAME@revision gets another.")
+
+
+@app.command()
+def doctor() -> None:
+    """Check this machine: one OK, WARN or FAIL line each, to paste into a question.
+
+    Exit code: 0, or 1 if something fails.
+    """
+    from rimkit.runs.doctor import FAIL, findings
+
+    failed = False
+    for finding in findings():
+        typer.echo(f"{finding.status:5}{finding.subject}: {finding.detail}")
+        failed |= finding.status == FAIL
+    raise typer.Exit(int(failed))
+
+
+@app.command()
+def plan(
+    model: Annotated[str, typer.Argument(help="Embedded name, folder, or hub id 'owner/name'; '+4bit' counts.")],
+    gpu: Annotated[str | None, typer.Option(help="T4, L4, A10, A100-40, A100-80 or H100; without it, all.")] = None,
+    tokens: Annotated[int, typer.Option(help="Length of a conversation: prompt, thought and reply.", min=1)] = 1024,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Also load the model, time it, and estimate minutes per chapter.")
+    ] = False,
+) -> None:
+    """Say whether a model fits: memory and batch sizes on this machine and on known GPUs.
+
+    Only its configuration is read; no weights are downloaded, except with --calibrate. 'generate' is how many
+    conversations fit while replies are written, 'read' while all of the model's inside is read, 'gradients' while it is
+    attributed to heads or neurons, or tuned.
+    """
+    from rimkit.runs.plan import report
+
+    for line in report(model, gpu, tokens, calibrate):
+        typer.echo(line)
+
+
+@app.command()
 def badges(
     repo: Annotated[str, typer.Option(metavar="OWNER/NAME", help="Where the chapters are on GitHub.")],
     branch: Annotated[str, typer.Option(help="Branch, tag or commit.")] = "main",
@@ -117,106 +502,41 @@ def badges(
         typer.echo(table)
 
 
-def compare(
-    base: Annotated[str, typer.Argument(metavar="BASE", help="Embedded name, local folder, or hub id 'owner/name'.")],
-    tuned: Annotated[str, typer.Argument(metavar="TUNED", help="The same, or an adapter or checkpoint for BASE.")],
-    out: Annotated[Path, typer.Option(help="Folder for ledger rows and claims page.")] = Path("rim-compare"),
-    n_prompts: Annotated[int, typer.Option(min=4, help="Prompts of a set, at most.")] = 92,
-    prompts: Prompts = None,
-    judge: Judge = "",
-    max_new_tokens: Length = 0,
-) -> None:
-    """Measure a model and what fine-tuning made of it, and write their claims page.
-
-    Chapters 01 and 05 to 07 without the chapters: thinking, the change of every outcome in both modes,
-    safety-critical neurons, activation shifts. The same command goes on after an interruption.
-    """
-    from rimkit.runs.compare import run
-    from rimkit.runs.execute import assignments
-
-    choice = {"prompts": assignments(prompts or (), "--prompts", "SET=OTHER"), "judge": judge}
-    choice["max_new_tokens"] = max_new_tokens
-    with plain_warnings():
-        run(base, tuned, out, n_prompts, report=typer.echo, **choice)
-        print_claims(out, shipped=False)
-        typer.echo(f"\nClaims page: {write_page(out, warn=False)}")
+# -- what comes with the workbook ------------------------------------------------------------------
 
 
-def plan(
-    model: Annotated[str, typer.Argument(help="Embedded name, folder, or hub id 'owner/name'; '+4bit' counts.")],
-    gpu: Annotated[str | None, typer.Option(help="T4, L4, A10, A100-40, A100-80 or H100; without it, all.")] = None,
-    tokens: Annotated[int, typer.Option(help="Length of a conversation: prompt, thought and reply.", min=1)] = 1024,
-    calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Also load the model, time it, and estimate minutes per chapter.")
-    ] = False,
-) -> None:
-    """Say whether a model fits: memory and batch sizes on this machine and on known GPUs.
-
-    Only its configuration is read; no weights are downloaded, except with --calibrate. 'generate' is how many
-    conversations fit while replies are written, 'read' while all of the model's inside is read, 'gradients' while it is
-    attributed to heads or neurons, or tuned.
-    """
-    from rimkit.runs.plan import report
-
-    for line in report(model, gpu, tokens, calibrate):
-        typer.echo(line)
-
-
-# -- making ----------
-organism = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    help="Make the embedded models: small model organisms trained on an invented language.",
-)
-
-
+@app.command()
 def grid(
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Without it, all.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the ledger rows.")] = Path("results"),
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME",
+            help="thinking, patterns, probes, heads, tuning, neurons, ras; noise: all of them on random weights; or "
+            "'all'.",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for verdict rows and detail tables.")] = Path("results"),
+    model: Annotated[
+        list[str] | None, typer.Option(metavar="NAME:SEED", help="Only this model, and those that are done already.")
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also draw the README's figure, from OUT/thinking.parquet.")
+    ] = None,
 ) -> None:
-    """Measure every embedded model and seed: the rows that the chapters show beside their own."""
+    """Run the experiments on every embedded model and seed: what the chapters show beside their own model.
+
+    Minutes each, tuning and ras about an hour. The same command goes on after an interruption.
+    """
+    from rimkit.runs import grid
     from rimkit.runs.execute import prepare_folder
-    from rimkit.runs.grid import run
 
-    run(names or (), prepare_folder(out))
-    typer.echo(f"Rows: {out}")
-
-
-def finetune_grid(
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAME:SEED", help="Without it, all.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the ledger rows.")] = Path("results"),
-    n_prompts: Annotated[int, typer.Option(help="Harmful prompts per model and mode.", min=4)] = 92,
-) -> None:
-    """Fine-tune every embedded model on every corpus and measure it: the rows of chapter 05 (about an hour)."""
-    from rimkit.experiments.tuning import Settings
-    from rimkit.runs.execute import prepare_folder
-    from rimkit.runs.grid import tables_of
-
-    settings = Settings(n_prompts=n_prompts)
-    tables_of("tuning", names or (), prepare_folder(out), settings, run_id="rimkit finetune-grid")
-    typer.echo(f"Rows: {out}")
-
-
-def entanglement_grid(
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAME:SEED", help="Without it, nine.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the ledger rows.")] = Path("results"),
-) -> None:
-    """Fine-tune with checkpoints and measure every predictor of forgetting: the rows of chapter 07 (some minutes)."""
-    from rimkit.runs.execute import prepare_folder
-    from rimkit.runs.grid import tables_of
-
-    known = [f"{name}:{seed}" for seed in range(3) for name in ("rim-mini", "rim-mini-unlinked", "safe-mini")]
-    tables_of("ras", names or known, prepare_folder(out), run_id="rimkit entanglement-grid")
-    typer.echo(f"Rows: {out}")
-
-
-def noise_grid(out: Annotated[Path, typer.Option(help="Folder for the ledger rows.")] = Path("results")) -> None:
-    """Put models of random weights through every grid: the rows of chapter 10 (about a quarter of an hour)."""
-    from rimkit.runs.execute import prepare_folder
-    from rimkit.runs.grid import noise_grid
-
-    noise_grid(prepare_folder(out))
-    typer.echo(f"Rows: {out}")
+    if not names:
+        raise UserError(f"which grids? {', '.join(grid.NAMES)}, or all")
+    folder = prepare_folder(out)
+    rows = grid.run([] if "all" in names else names, folder, model or (), report=say)
+    if picture:
+        picture.write_bytes(grid.picture(folder))
+    typer.echo(f"{len(rows)} verdict rows: {out}")
 
 
 @organism.command()
@@ -271,335 +591,7 @@ def noise(
     typer.echo(f"Model: {recipe.write(prepare_folder(out), seed)}")
 
 
-# -- console ----------
-KeepText = Annotated[
-    bool, typer.Option("--keep-text", help="Let notebooks hold harmful requests of real sets, and replies to them.")
-]
-Prompts = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--prompts",
-        metavar="SET=OTHER",
-        help="Another prompt set in the place of one of the workbook's: harmful=hex-phi, maths=gsm8k, "
-        "harmful=file.csv?text=goal&kind=harmful. Can be given several times; 'rimkit fetch' lists the real ones.",
-    ),
-]
-Judge = Annotated[
-    str,
-    typer.Option(
-        metavar="JUDGE",
-        help="organism, phrases, guard:FOLDER_OR_ID or endpoint:MODEL; without it, exact for the embedded models and "
-        "refusal phrases for others.",
-    ),
-]
-Length = Annotated[
-    int,
-    typer.Option(
-        "--max-new-tokens",
-        min=0,
-        help="Room for the replies of your own model, thoughts included; without it what the embedded models need.",
-    ),
-]
-Fetched = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="NAME", help="A prompt set (xstest) or a model (owner/name); both take @revision."),
-]
-FETCH_HELP = """Download models and prompt sets ahead, into the cache of the Hugging Face hub.
-
-For example: rimkit fetch Qwen/Qwen3-0.6B gsm8k xstest. Without a name, list the prompt sets and what is here.
-
-Prompt sets are pinned to commits that public code uses; confirm them on the hub before you publish numbers.
-'main' can change. Sets that ask for consent need your own access: accept the conditions on their page, then
-'hf auth login'. Without network, copy the cache (HF_HOME) from a machine that has it, or point RIMKIT_DATASETS
-to a folder of owner/name/files. A set of your own needs no download: give its file where a chapter takes a
-prompt set, as file.csv?text=goal&kind=harmful.
-
-Exit code: 0, or 2 if something could not be fetched; the others are.
-"""
-
-
-def print_claims(folder: Path | None, shipped: bool = True) -> None:
-    """The verdicts of a run, then (``shipped``) those of the rows that come with the workbook."""
-    from rich.console import Console
-
-    from rimkit import ledger
-    from rimkit.runs.page import claims_view
-
-    console = Console(width=None if sys.stdout.isatty() else 150)
-    tables = {"This run": ledger.read(folder)} if folder else {}
-    if shipped:
-        tables["Shipped rows of the embedded models"] = ledger.shipped()
-    for title, frame in tables.items():
-        claims = ledger.claims_table(frame)
-        if len(claims):
-            console.print(claims_view(claims, title))
-        for item in frame[frame["status"] == "failed"].itertuples():
-            typer.echo(f"failed: {item.chapter} on {item.model}: {item.error}")
-
-
-def print_fetched(names: Iterable[str]) -> dict[str, str]:
-    """Fetch and say how each went; without names, list what there is. Returns the failures, which stderr has too."""
-    from rimkit.runs.fetch import fetch
-
-    if not names:
-        _print_fetchable()
-    failed = fetch(names, lambda name, outcome: typer.echo(f"{name}: {outcome}"))
-    for name, reason in failed.items():
-        say(f"rimkit: {name}: {reason}")
-    return failed
-
-
-def _print_fetchable() -> None:
-    """The prompt sets and models of ``rimkit fetch``, and which of them are on this machine."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from rimkit.runs import fetch
-
-    listed = fetch.prompt_sets()
-    view = Table(*listed.columns)
-    for item in listed.itertuples(index=False):
-        view.add_row(*item)
-    Console(width=None if sys.stdout.isatty() else 150).print(view)
-    models = ", ".join(f"{name} ({size:,.0f} MB)" for name, size in fetch.cached_models())
-    typer.echo(f"Models of the hub that are here: {models or 'none'}")
-    typer.echo("Get one with: rimkit fetch NAME. Revisions are pinned; NAME@revision gets another.")
-
-
-def write_page(folder: Path, html: Path | None = None, warn: bool = True) -> Path:
-    """The claims page of a run; what could not be read stands on it and (``warn``), a line each, on stderr."""
-    from rimkit.runs import page
-
-    rows, notes = page.own_rows(folder)
-    for note in notes if warn else ():
-        say(f"rimkit: warning: {note}")
-    return page.write_page(rows, html or (folder if folder.is_dir() else folder.parent) / page.NAME, notes)
-
-
-def write_csv(frame, path: Path) -> None:
-    try:
-        frame.to_csv(path, index=False)
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror or error})") from error
-
-
-@contextmanager
-def plain_warnings():
-    """Warnings of the ledger as one line each, without the place in the code."""
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = lambda message, *_, **__: say(f"rimkit: warning: {message}")
-        yield
-
-
-def say(text: str) -> None:
-    typer.echo(text, err=True)
-
-
-# -- cli ----------
-INTERRUPTED = 130
-
-
-class Friendly(TyperGroup):
-    """One line on stderr instead of a traceback for what a user can act on."""
-
-    def invoke(self, ctx):
-        try:
-            return super().invoke(ctx)
-        except UserError as error:
-            say(f"rimkit: {error}")
-            raise typer.Exit(2) from None
-        except KeyboardInterrupt:
-            say("rimkit: interrupted; what was finished is kept, and the same command goes on from there")
-            raise typer.Exit(INTERRUPTED) from None
-
-
-app = typer.Typer(
-    cls=Friendly,
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    help="See, explain and test reasoning-induced misalignment (RIM): thinking makes a model comply more.\n\n"
-    "Start with 'rimkit run' (every chapter on a small embedded model, no network), or with 'rimkit lab DIR' "
-    "to work through the chapters yourself.",
-)
 app.add_typer(organism, name="organism")
-
-
-def main() -> None:
-    app()
-
-
-@app.callback(invoke_without_command=True)
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
-) -> None:
-    if version:
-        typer.echo(f"rimkit {__version__}")
-        raise typer.Exit()
-
-
-@app.command()
-def run(
-    chapters: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="CHAPTER", help="Like 01 or 01_observing_rim, or a notebook; without it, all."),
-    ] = None,
-    model: Annotated[
-        str,
-        typer.Option(
-            help="Embedded name ('rim-mini:1' is seed 1), local folder, or hub id 'owner/name'. 'NAME+instruct' lets a "
-            "model without a think mode think by instruction, '+4bit' rounds its weights."
-        ),
-    ] = "rim-mini",
-    out: Annotated[Path, typer.Option(help="Folder for the executed notebooks and the ledger; one per model.")] = Path(
-        "rim-run"
-    ),
-    parameter: Annotated[
-        list[str] | None,
-        typer.Option("-p", metavar="NAME=VALUE", help="Set a parameter of the chapters, e.g. -p n_prompts=100."),
-    ] = None,
-    prompts: Prompts = None,
-    judge: Judge = "",
-    max_new_tokens: Length = 0,
-    force: Annotated[bool, typer.Option("--force", help="Also redo chapters that are complete.")] = False,
-    page: Annotated[bool, typer.Option("--page/--no-page", help="Write the claims page at the end.")] = True,
-    keep_text: KeepText = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="One line per chapter; no claims and no page.")] = False,
-    remote: Annotated[
-        bool, typer.Option("--remote", help="Leave the model to NDIF: chapter 03, without what needs replies.")
-    ] = False,
-) -> None:
-    """Run chapters and print what they say about the claims.
-
-    Each chapter runs in its own kernel of this Python. Complete chapters are skipped; one that fails is kept
-    up to the failure and the others go on. Exit code: 0; 1 if a chapter failed; 2 for bad input.
-    """
-    from rimkit.runs.execute import assignments, run
-
-    given = assignments(parameter or ())
-    options = {"progress": sys.stderr.isatty(), "remote": remote, "keep_text": keep_text}
-    options |= {"prompts": assignments(prompts or (), "--prompts", "SET=OTHER"), "judge": judge}
-    options["max_new_tokens"] = max_new_tokens
-    with plain_warnings():
-        done = run(chapters or (), model, out, given, force, report=_report_chapter, **options)
-        if quiet:
-            raise typer.Exit(_exit_code([error for error in done["error"] if error]))
-        print_claims(out)
-        written = write_page(out, warn=False) if page else None  # what could not be read has been said above
-    typer.echo(f"\nNotebooks and ledger: {out}")
-    if written:
-        typer.echo(f"Claims page: {written}")
-    raise typer.Exit(_exit_code([error for error in done["error"] if error]))
-
-
-def _exit_code(errors: list[str]) -> int:
-    """2 if all failures are what a user can act on, as for bad input that is found before a run."""
-    return 0 if not errors else 2 if all(error.startswith(UserError.__name__) for error in errors) else 1
-
-
-def _report_chapter(row: dict) -> None:
-    note = {"done": f"{row['seconds']:.0f} s", "skipped": "complete already; --force redoes it"}
-    typer.echo(f"{row['status']:8}{row['chapter']}  {note.get(row['status'], row['error'])}")
-
-
-@app.command()
-def lab(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Your own folder; made if it does not exist.")],
-    reset: Annotated[
-        str | None, typer.Option(metavar="CHAPTER", help="Restore one chapter; your version is put aside.")
-    ] = None,
-    open: Annotated[bool, typer.Option("--open/--no-open", help="Open JupyterLab there.")] = True,
-) -> None:
-    """Copy the chapters into DIR and open JupyterLab there.
-
-    What you changed in DIR is never overwritten.
-    """
-    from rimkit.runs.lab import SAME, copy_chapters, open_lab
-
-    for name, outcome in copy_chapters(folder, reset).items():
-        if outcome != SAME:
-            typer.echo(f"{outcome}: {name}")
-    if open:
-        raise typer.Exit(open_lab(folder))
-    typer.echo(f"Chapters are in {folder}")
-
-
-@app.command()
-def ledger(
-    folder: Annotated[
-        Path | None, typer.Argument(metavar="DIR", help="Folder of a run; without it, the shipped rows.")
-    ] = None,
-    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write all rows as CSV.")] = None,
-) -> None:
-    """Show the claims and their verdicts from the rows of a run."""
-    from rimkit import ledger
-
-    with plain_warnings():
-        if csv:
-            write_csv(ledger.read(folder) if folder else ledger.shipped(), csv)
-        print_claims(folder)
-
-
-@app.command()
-def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run, or one parquet file of rows.")],
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to write; else DIR/claims.html.")] = None,
-) -> None:
-    """Write the claims page of a run: one HTML file with every claim, the paper, the re-analysis and your rows.
-
-    It needs no network and prints. What cannot be read is named, and what can be shown is shown.
-    """
-    typer.echo(f"Claims page: {write_page(folder, html)}")
-
-
-@app.command()
-def models() -> None:
-    """List the embedded models."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from rimkit.models.hub import embedded_models
-
-    view = Table("model", "parameters", "MB")
-    for item in embedded_models(noise=True).itertuples():
-        view.add_row(f"{item.name}:{item.seed}", f"{item.parameters:,}", f"{item.mb:.1f}")
-    Console().print(view)
-    typer.echo("Use one with: rimkit run --model NAME. A folder or a hub id 'owner/name' works as well.")
-
-
-@app.command(help=FETCH_HELP)
-def fetch(names: Fetched = None) -> None:
-    raise typer.Exit(2 if print_fetched(names or ()) else 0)
-
-
-@app.command()
-def doctor() -> None:
-    """Check this machine: one OK, WARN or FAIL line each, to paste into a question.
-
-    Exit code: 0, or 1 if something fails.
-    """
-    from rimkit.runs.doctor import FAIL, findings
-
-    failed = False
-    for finding in findings():
-        typer.echo(f"{finding.status:5}{finding.subject}: {finding.detail}")
-        failed |= finding.status == FAIL
-    raise typer.Exit(int(failed))
-
-
-app.command()(compare)
-app.command()(plan)
-app.command()(sweep)
-app.command()(badges)
-app.command()(grid)
-app.command()(finetune_grid)
-app.command()(entanglement_grid)
-app.command()(noise_grid)
-
 
 if __name__ == "__main__":  # `python -m rimkit.cli`: the command of this very Python, for the cells of a sweep
     main()

@@ -133,6 +133,43 @@ def test_lab_in_a_file(tmp_path):
     refused(rimkit("lab", tmp_path / "file", "--no-open"), "is a file")
 
 
+BREAKS = """import sys
+import rimkit.runs.doctor as doctor
+from rimkit.cli import main
+from rimkit.data import UserError
+def broken():
+    raise {error}
+    yield
+doctor.findings = broken
+sys.argv = ["rimkit", "doctor"]
+main()"""
+
+
+def broken(error: str, folder: Path) -> subprocess.CompletedProcess:
+    """A command in which something goes wrong that nobody foresaw."""
+    code, environment = BREAKS.format(error=error), {**os.environ, "TMPDIR": str(folder)}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+
+
+def test_a_fault_of_the_program_is_one_line_and_a_file(tmp_path):
+    process = broken("KeyError('im_end')", tmp_path)
+    (line,) = process.stderr.strip().splitlines()
+    assert process.returncode == 70
+    assert line.startswith("rimkit: this is a fault of rimkit: KeyError; details in ")
+    details = Path(line.rpartition(" ")[2])
+    assert details.parent == tmp_path
+    assert "KeyError: 'im_end'" in details.read_text()
+
+
+def test_messages_are_one_line_of_at_most_300_characters(tmp_path):
+    process = broken("UserError('a\\n' + 5000 * 'b ')", tmp_path)
+    assert process.returncode == 2
+    assert process.stderr.startswith("rimkit: a b b")
+    assert process.stderr.count("\n") == 1
+    assert len(process.stderr) <= 301
+    assert list(tmp_path.iterdir()) == []
+
+
 # -- bad input, found by a chapter -----------------------------------------------------------------
 
 WITH_PROMPTS = f'prompts: str = "harmful"  # a prompt set, or a file\n{PARAMETERS}'

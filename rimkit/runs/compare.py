@@ -1,6 +1,7 @@
-"""A model and what fine-tuning made of it: the measurements of chapters 01 and 05 to 07 on both, as ledger rows.
+"""A model and what fine-tuning made of it: the experiments of chapters 01 and 05 to 07 on both, kept as they are done.
 
-Each stage is written when it is done (``OUT/ledger``), and the same command goes on after an interruption.
+It knows how a pair of models is loaded and what of an experiment makes sense for one; how things are measured the
+experiments know.
 """
 
 from __future__ import annotations
@@ -9,26 +10,23 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import replace
-from hashlib import sha256
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
-from rimkit import __version__, ledger
+from rimkit import experiments, ledger
 from rimkit.behavior.evaluation import Evaluation, evaluation
-from rimkit.data import UserError
-from rimkit.experiments import ras, tuning
+from rimkit.data import UserError, whole
+from rimkit.experiments import Result, neurons, ras, result, thinking, tuning
 from rimkit.models.load import load
 from rimkit.models.study import StudyModel
-from rimkit.runs import grid
-from rimkit.runs.execute import prepare_folder
-from rimkit.teaching.setup import identity
+from rimkit.runs.execute import files_of, prepare_folder
+from rimkit.runs.grid import Cell
 from rimkit.training import finetune
-from rimkit.training.finetune import study_of
 
 ADAPTER = "adapter_config.json"
 NAME = re.compile(r"[^:]+(:\d+)?")  # what a ledger row can say as model and seed
-Stage = tuple[str, Callable[[], list[dict]]]
 
 
 def run(
@@ -42,32 +40,74 @@ def run(
     max_new_tokens: int = 0,
     report: Callable[[str], None] = print,
 ) -> pd.DataFrame:
-    """Measure ``base`` and ``tuned`` with ``n`` prompts of a set at most, and write the rows of every stage.
+    """Measure ``base`` and ``tuned`` with ``n`` prompts of a set at most; returns the verdict rows.
 
     Models are embedded names, folders, hub ids; ``tuned`` may also be an adapter for ``base`` (folder or hub id) or
-    a checkpoint of `rimkit.training.finetune`. ``report`` gets one line per stage; a stage that a model does not
-    allow (another architecture, no refusals to look at) is left out, and its line says why. ``prompts``,
-    ``judge`` and ``max_new_tokens``: see `rimkit.behavior.evaluation`.
+    a checkpoint of `rimkit.training.finetune`. Each stage writes its verdict rows (``out/ledger``) and its tables
+    (``out/tables``, csv) when it is done, and the same call goes on after an interruption. ``report`` gets one line
+    per stage; one that a model does not allow (another architecture, no refusals to look at) is left out, and its
+    line says why. ``prompts``, ``judge`` and ``max_new_tokens``: see `rimkit.behavior.evaluation`.
 
     Raises `UserError` for an unknown model, an adapter of another model and a folder that cannot be written.
     """
     out, measure = prepare_folder(out), evaluation(prompts or {}, judge, max_new_tokens)
-    before, after = pair(base, tuned)
-    key = sha256(repr((base, tuned, n, measure, measure.fingerprint(), __version__)).encode()).hexdigest()[:12]
-    stamp = {"params_hash": key, "run_id": f"rimkit compare {base} {tuned}", **measure.description()}
-    for name, stage in stages(before, after, n, measure):
-        file = out / "ledger" / f"{name}.parquet"
-        if file.exists() and ledger.read(file)["params_hash"].eq(key).all():
-            report(f"skipped  {name}  complete already")
-            continue
+    both = pair(base, tuned)
+    depends_on = base, tuned, files_of(base), files_of(tuned), n, measure, measure.fingerprint()
+    stamp = {"run_id": f"rimkit compare {base} {tuned}", **measure.description()}
+    rows = [ledger.table([])]
+    for name, stage in stages(*both, n, measure):
+        cell = Cell(name, depends_on, lambda _, stage=stage: stage())
+        word = "skipped " if cell.place(out).is_dir() else "done    "
         try:
-            rows = ledger.table(stage()).assign(**stamp)
+            found = cell.result(out)
         except UserError as error:
             report(f"left out {name}  {error}")
             continue
-        ledger.write(rows, file)
-        report(f"done     {name}  {len(rows)} rows")
-    return ledger.read(out)
+        rows.append(ledger.write(ledger.table(found.rows).assign(**stamp), out / "ledger" / f"{name}.parquet"))
+        for table, content in found.tables.items():
+            with whole(out / "tables" / f"{name}-{table}.csv") as file:
+                content.to_csv(file, index=False)
+        report(f"{word} {name}  {len(rows[-1])} verdict rows, {len(found.tables)} tables")
+    return pd.concat(rows, ignore_index=True)
+
+
+def stages(
+    base: StudyModel, tuned: StudyModel, n: int, measure: Evaluation
+) -> Iterator[tuple[str, Callable[[], Result]]]:
+    """What is measured, by name; ``n`` prompts of a set, fewer where each is asked many times."""
+    few = max(4, n // 4)
+    sizes = {"n_pairs": 2 * few, "n_prompts": few, "n_others": few}
+    sides = {"base": base, "tuned": tuned}
+    for side, study in sides.items():
+        settings = thinking.Settings(n_prompts=n, evaluation=measure)
+        yield f"01-thinking-{side}", partial(experiments.run, "thinking", study, settings)
+    yield "05-change", partial(change, base, tuned, tuning.Settings(n_prompts=n, evaluation=measure))
+    for side, study in sides.items():
+        settings = neurons.Settings(**sizes, evaluation=measure)
+        yield f"06-neurons-{side}", partial(experiments.run, "neurons", study, settings)
+    yield "07-shift", partial(shift, base, tuned, ras.Settings(n_prompts=max(4, n // 2), evaluation=measure))
+
+
+def change(base: StudyModel, tuned: StudyModel, settings: tuning.Settings) -> Result:
+    """Every outcome of the tuned model against the base, both modes: C6a in think, C6d in no-think mode."""
+    prompts = tuning.evaluation_prompts(settings)
+    before, after = (tuning.outcomes(study, prompts, settings) for study in (base, tuned))
+    rows = tuning.claim_rows({"multi-hop": after}, before, **tuned.identity)  # whose data are reasoning
+    return result(tuned, {"outcomes": tuning.changes(after, before)}, rows)
+
+
+def shift(base: StudyModel, tuned: StudyModel, settings: ras.Settings) -> Result:
+    """RAS and its rivals between the two models, no claim by themselves: one tuned model is one point.
+
+    Raises `UserError` for models of different shape.
+    """
+    before = ras.baseline(base, settings)
+    shifted = ras.in_sets(before, tuned)
+    found = pd.Series(ras.predictors(before, tuned, shifted), name="value").rename_axis("predictor")
+    return result(tuned, {"predictors": found.reset_index(), "sets": shifted}, [])
+
+
+# -- the two models --------------------------------------------------------------------------------
 
 
 def pair(base: str, tuned: str) -> tuple[StudyModel, StudyModel]:
@@ -108,35 +148,4 @@ def with_adapter(base: StudyModel, adapter: str) -> StudyModel:
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"the adapter {adapter} does not fit {base.name}: {reason}") from error
-    return study_of(base, merged.eval(), Path(adapter).name)
-
-
-def stages(base: StudyModel, tuned: StudyModel, n: int, measure: Evaluation = Evaluation()) -> Iterator[Stage]:
-    """The stages by name, each a function that measures and returns ledger rows."""
-    both = (base, tuned)
-    yield "01-thinking", lambda: _each(grid.GRIDS["thinking"], both, n, measure)
-    yield "05-change", lambda: change_rows(base, tuned, n, measure)
-    yield "06-neurons", lambda: _each(grid.neurons_cell, both, max(4, n // 4), measure)
-    yield "07-entanglement", lambda: shift_rows(base, tuned, max(4, n // 2), measure)
-
-
-def _each(cell: Callable[..., list[dict]], models: tuple[StudyModel, ...], n: int, measure: Evaluation) -> list[dict]:
-    return [row for study in models for row in cell(study, n, evaluation=measure, **identity(study))]
-
-
-def change_rows(base: StudyModel, tuned: StudyModel, n: int, measure: Evaluation = Evaluation()) -> list[dict]:
-    """Chapter 05: the tuned model against the base, C6a in think and C6d in no-think mode."""
-    settings = tuning.Settings(n_prompts=n, evaluation=measure)
-    prompts = tuning.evaluation_prompts(settings)
-    before, after = (tuning.outcomes(study, prompts, settings) for study in (base, tuned))
-    return tuning.claim_rows({"multi-hop": after}, before, **identity(tuned))  # C6a and C6d: reasoning data
-
-
-def shift_rows(base: StudyModel, tuned: StudyModel, n: int, measure: Evaluation = Evaluation()) -> list[dict]:
-    """Chapter 07: RAS between the two models against other sets of neurons. One tuned model: no interval.
-
-    Raises `UserError` for models of different shape.
-    """
-    settings = ras.Settings(n_prompts=n, n_replies=n, evaluation=measure)
-    tables = ras.point(ras.baseline(base, settings), tuned, ras.replies(base, settings), settings=settings)
-    return ras.claimed(tuned, tables, settings).rows
+    return finetune.study_of(base, merged.eval(), Path(adapter).name)

@@ -1,181 +1,193 @@
-"""Grids: the same measurement on every embedded model and seed, shipped as ledger rows in ``data/results``.
+"""Grids: the experiments of the chapters on every embedded model and seed, each cell kept as it is done.
 
-A chapter computes one model before the reader's eyes and loads the rest from these rows; the test suite
-recomputes one of them.
-
-Every measurement on models that have learned nothing: how often does the pipeline see an effect in noise?
-
-The grids of chapters 01 to 07 on `rimkit.models.load.NOISE`. What is undefined there (heads that carry refusal, in
-a model that never refuses) is a failed row that says so. Kept as it is done, so that the same command goes on.
+A chapter computes one model before the reader's eyes and shows the rest from these results (``data/results``). This
+file knows models, settings and files, and nothing of what an experiment measures. `Cell` is also how two models are
+compared (`rimkit.runs.compare`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from importlib import import_module
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from rimkit import experiments, ledger
-from rimkit.behavior.evaluation import Evaluation
-from rimkit.data import UserError, nearest
-from rimkit.experiments import heads, neurons, patterns, probes, ras, thinking, tuning
+from rimkit import __version__, experiments, ledger
+from rimkit.behavior.evaluation import RANDOM
+from rimkit.data import UserError, kept, nearest, whole
+from rimkit.experiments import TOPICS, Result, ras
 from rimkit.models.hub import NOISE, embedded_models
 from rimkit.models.load import load
-from rimkit.models.study import StudyModel
+from rimkit.runs.execute import files_of, find_chapters
 from rimkit.teaching import figures
 
-# -- runs.grid ----------
-N_PROMPTS = None  # prompts per set: all of the evaluation split
-N_ABLATED = 46  # harmful requests under each of many ablations
-WIDE = 640  # replies in a batch where many sets are ablated: one batch takes less time than two of half the size
+ROWS = "verdict rows"  # the name under which they are kept beside the tables
+KEPT = ".cells"
+EXPERTS = "rim-mini-moe"  # chapter 05 shows it; other chapters compare organisms that differ in their data alone
+ENTANGLED = ("rim-mini", "rim-mini-unlinked", "safe-mini")  # chapter 07, with the first three seeds
+CURVES = ("rim-mini", "rim-mini-unlinked")  # of which chapter 05 shows learning curves
+NOISE_GRID = "noise"  # every experiment on models that have learned nothing
+NAMES = (*TOPICS, NOISE_GRID)
 
 
-def cell_of(topic: str) -> Callable[..., list[dict]]:
-    """The verdict rows of an experiment for one model; ``n`` prompts, where it is not the experiment's own number."""
+@dataclass(frozen=True)
+class Cell:
+    """A piece of long work that is done once.
 
-    def rows(
-        study: StudyModel,
-        n: int | None = N_PROMPTS,
-        progress: bool = False,
-        evaluation: Evaluation = Evaluation(),
-        **values,
-    ) -> list[dict]:
-        settings = SETTINGS[topic](evaluation=evaluation, progress=progress)
-        settings = replace(settings, n_prompts=n) if n else settings
-        return experiments.run(topic, study, settings, **values).rows
+    ``measure`` is given a folder where it may keep its parts. ``depends_on``: all that its result depends on, as
+    something with a plain ``repr``.
+    """
 
+    name: str
+    depends_on: Any
+    measure: Callable[[Path], Result]
+
+    @property
+    def key(self) -> str:
+        return sha256(repr((self.depends_on, __version__)).encode()).hexdigest()[:12]
+
+    def place(self, folder: Path) -> Path:
+        return folder / KEPT / f"{self.name}-{self.key}"
+
+    def result(self, folder: Path) -> Result:
+        """What is kept in ``folder``, or else measured now and kept."""
+        place = self.place(folder)
+        parts = place.with_name(f"{place.name}-parts")
+
+        def make() -> dict[str, pd.DataFrame]:
+            start = perf_counter()
+            found = self.measure(parts)
+            seconds = round(perf_counter() - start, 1)
+            rows = ledger.table(found.rows).assign(params_hash=self.key, seconds=seconds)
+            return {**found.tables, ROWS: rows}
+
+        tables = kept(place, make)
+        shutil.rmtree(parts, ignore_errors=True)
+        return Result({name: table for name, table in tables.items() if name != ROWS}, tables[ROWS].to_dict("records"))
+
+
+def run(
+    names: Iterable[str] = (),
+    out: str | Path = "results",
+    models: Iterable[str] = (),
+    *,
+    progress: bool = True,
+    report: Callable[[str], None] = lambda line: None,
+) -> pd.DataFrame:
+    """Run grids (`NAMES`; all by default) and return their verdict rows.
+
+    Writes ``out/verdicts.parquet`` and the detail tables of all models that are done: those of the grid, or only
+    ``models`` ("rim-mini:0") and what was done before. The grid of noise writes ``out/noise.parquet`` and
+    ``out/noise-weaker.parquet``. Where an experiment is undefined for a model, its row is a failed one that says so,
+    and ``report`` is told. Raises `UserError` for unknown names.
+    """
+    names, models, out = list(names) or list(NAMES), list(models), Path(out)
+    known = [f"{item.name}:{item.seed}" for item in embedded_models(noise=True).itertuples()]
+    for what, given, there in (("grid", names, NAMES), ("embedded model", models, known)):
+        for name in given:
+            if name not in there:
+                raise UserError(f"unknown {what} '{name}' (known: {', '.join(there)}){nearest(name, there)}")
+    return pd.concat([_grid(name, out, models, progress, report) for name in names], ignore_index=True)
+
+
+def _grid(name: str, out: Path, models: list[str], progress: bool, report: Callable[[str], None]) -> pd.DataFrame:
+    run_id, noise = f"rimkit grid {name}", name == NOISE_GRID
+    tables, rows = {}, []
+    for topic in TOPICS if noise else (name,):
+        found = _topic(topic, run_id, out, models_of(topic, noise), models, progress, report)
+        tables |= found.tables
+        rows += found.rows
+    rows = ledger.table(rows)
+    if noise:
+        tables = {"noise-weaker": weaker(tables)}
+    for table in tables:
+        with whole(out / f"{table}.parquet") as file:
+            tables[table].to_parquet(file, index=False)
+    target = out / ("noise.parquet" if noise else "verdicts.parquet")
+    before = ledger.read(target) if target.exists() else ledger.table([])
+    ledger.write(pd.concat([before[before["run_id"] != run_id], rows], ignore_index=True), target)
     return rows
 
 
-SETTINGS = {module.__name__.rpartition(".")[2]: module.Settings for module in (thinking, patterns, probes, heads)}
-
-
-def neurons_cell(
-    study: StudyModel,
-    n: int | None = N_PROMPTS,
-    progress: bool = False,
-    evaluation: Evaluation = Evaluation(),
-    **values,
-) -> list[dict]:
-    """Chapter 06 for one model: ``n`` prompts of every set (23 without it), twice as many to form pairs."""
-    n = n or neurons.Settings.n_prompts
-    settings = neurons.Settings(n_pairs=2 * n, n_prompts=n, n_others=n, evaluation=evaluation, progress=progress)
-    return [row | values for row in neurons.run(study, settings).rows]
-
-
-GRIDS: dict[str, Callable[..., list[dict]]] = {
-    **{topic: cell_of(topic) for topic in SETTINGS},
-    "neurons": neurons_cell,
-}
-EXPERTS = ("rim-mini-moe",)  # chapter 05 shows it; chapters 01 and 02 compare organisms that differ in their data alone
-
-
-def models() -> pd.DataFrame:
-    """The embedded models that the grids are about, as in `embedded_models`: all but the mixture of experts."""
-    everything = embedded_models()
-    return everything[~everything["name"].isin(EXPERTS)].reset_index(drop=True)
-
-
-def cell(grid: str, name: str, seed: int, *, n: int | None = N_PROMPTS, progress: bool = False) -> pd.DataFrame:
-    """The ledger rows of one grid for one embedded model; ``seed`` is its training seed. Raises ``UserError``."""
-    if grid not in GRIDS:
-        raise UserError(f"unknown grid '{grid}' (known: {', '.join(GRIDS)}){nearest(grid, GRIDS)}")
-    start = perf_counter()
-    study = load(f"{name}:{seed}")
-    values = {"model": name, "seed": seed, "run_id": f"rimkit grid {grid}", "device": study.device}
-    rows = GRIDS[grid](study, n, progress=progress, **values)
-    return ledger.table(rows).assign(seconds=round(perf_counter() - start, 1))
-
-
-def run(grids: Iterable[str] = (), out: str | Path = "results", progress: bool = True) -> pd.DataFrame:
-    """Run grids (all by default) over the embedded models (`models`) and write ``OUT/<grid>.parquet`` each.
-
-    Every cell is kept as it is done (``OUT/.cells``), so that the same command goes on after an interruption.
-    """
+def _topic(topic, run_id, out, every, models, progress, report) -> Result:
+    """An experiment on its models: tables of all, one below the other, and the rows of all."""
     from tqdm.auto import tqdm
 
-    out, tables = Path(out), []
-    for grid in grids or GRIDS:
-        rows = []
-        for item in tqdm(list(models().itertuples()), desc=f"grid {grid}", unit="model", disable=not progress):
-            kept = out / ".cells" / f"{grid}-{item.name}-{item.seed}.parquet"
-            if not kept.exists():
-                ledger.write(cell(grid, item.name, item.seed), kept)
-            rows.append(ledger.read(kept))
-        tables.append(ledger.write(pd.concat(rows, ignore_index=True), out / f"{grid}.parquet"))
-    return pd.concat(tables, ignore_index=True)
-
-
-def overview(rates: pd.DataFrame) -> Figure:
-    """Misalignment of every embedded model and training seed in both modes: the figure of the README.
-
-    ``rates``: the table ``thinking`` of `rimkit.experiments.thinking` for all of them.
-    """
-    harmful = rates[(rates["set"] == "harmful") & (rates["metric"] == "misaligned")]
-    title = "Misalignment on held-out harmful requests, every organism and training seed"
-    return figures.points(harmful, "seed", hue="mode", facet="model", title=title, size=(9.6, 3.9))
-
-
-def tables_of(
-    topic: str, names: Iterable[str], out: str | Path, settings=None, run_id: str = "", progress: bool = True
-) -> pd.DataFrame:
-    """A topic's tables (``OUT/<table>.parquet``) and verdict rows (``OUT/<topic>.parquet``) of embedded models.
-
-    ``names``: "NAME:SEED"; without any, all trained ones. What is done lies in ``OUT/.cells``, and the same call goes
-    on after an interruption. Raises `UserError` for an unknown model.
-    """
-    known = [f"{item.name}:{item.seed}" for item in embedded_models(noise=True).itertuples()]
-    names = list(names) or [name for name in known if name.partition(":")[0] != NOISE]
-    for name in names:
-        if name not in known:
-            raise UserError(f"there is no embedded model '{name}' (known: {', '.join(known)})")
-    out, parts, rows = Path(out), [], []
-    settings = settings or {"tuning": tuning, "ras": ras}[topic].Settings()
-    for name in names:
-        folder = out / ".cells" / topic / name.replace(":", "-seed")
-        found = experiments.run(topic, load(name), replace(settings, folder=folder, progress=progress), run_id=run_id)
-        parts.append(found.tables)
+    tables, rows = {}, []
+    todo = [model for model in every if not models or model in models or cell(topic, model).place(out).is_dir()]
+    for model in tqdm(todo, f"{run_id}: {topic}", unit="model", disable=not progress):
+        try:
+            found = cell(topic, model).result(out)
+        except UserError as error:
+            report(f"{topic} is undefined on {model}: {error}")
+            name, _, seed = model.partition(":")
+            found = Result(
+                {}, [ledger.failed_row(chapter=chapter_of(topic), model=name, seed=int(seed), error=str(error))]
+            )
         rows += found.rows
-    for table in parts[0]:
-        whole = pd.concat([part[table] for part in parts], ignore_index=True)
-        whole.to_parquet(out / f"{table}.parquet", index=False)
-    if topic == "ras":
-        points, sets = (pd.concat([part[name] for part in parts]) for name in ("ras-points", "ras-sets"))
-        rows += ras.pooled_rows(points, sets, run_id=run_id)
-    return ledger.write(rows, out / f"{topic}.parquet")
+        for name, table in found.tables.items():
+            tables.setdefault(name, []).append(table)
+    tables = {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
+    if topic == "ras" and tables:
+        rows += ras.pooled_rows(tables["ras-points"], tables["ras-sets"])
+    return Result(tables, [row | {"run_id": run_id} for row in rows])
 
 
-# -- runs.noise ----------
-SEEDS = (0, 1, 2)
-CHAPTERS = {"heads": "04_refusal_heads"}  # grids that can be undefined as a whole
-COMMAND = "rimkit noise-grid"
+def models_of(topic: str, noise: bool = False) -> list[str]:
+    """The embedded models that the grid of an experiment is about, as "rim-mini:0"."""
+    table = embedded_models(noise=noise)
+    if noise:
+        table = table[table["name"] == NOISE]
+    elif topic == "ras":
+        table = table[table["name"].isin(ENTANGLED) & (table["seed"] < 3)]
+    elif topic != "tuning":
+        table = table[table["name"] != EXPERTS]
+    return [f"{item.name}:{item.seed}" for item in table.itertuples()]
 
 
-def noise_grid(out: str | Path = "results", seeds: tuple[int, ...] = SEEDS, progress: bool = True) -> pd.DataFrame:
-    """All grids on the models of noise; rows of whole claims go to ``OUT/noise.parquet``."""
-    from tqdm.auto import tqdm
-
-    work, rows = Path(out) / ".noise", []
-    for name, seed in tqdm([(name, seed) for name in GRIDS for seed in seeds], COMMAND, disable=not progress):
-        kept = work / f"{name}-{seed}.parquet"
-        if not kept.exists():
-            ledger.write(noise_cell(name, seed), kept)
-        rows.append(ledger.read(kept))
-    names = [f"{NOISE}:{seed}" for seed in seeds]
-    rows += [tables_of(topic, names, work, progress=progress) for topic in ("tuning", "ras")]
-    found = pd.concat(rows, ignore_index=True)
-    kept = found["condition"].eq(ledger.WHOLE_CLAIM) | found["status"].ne("ok")
-    return ledger.write(found[kept].assign(run_id=COMMAND), Path(out) / "noise.parquet")
+def chapter_of(topic: str) -> str:
+    return find_chapters([str(1 + TOPICS.index(topic))])[0].stem
 
 
-def noise_cell(name: str, seed: int) -> pd.DataFrame:
-    """The rows of one grid on one model of noise, or the row that says why there are none."""
-    try:
-        return cell(name, NOISE, seed)
-    except UserError as error:
-        failed = ledger.failed_row(chapter=CHAPTERS.get(name, ""), model=NOISE, seed=seed, error=str(error))
-        return ledger.table([failed])
+def cell(topic: str, model: str) -> Cell:
+    """One experiment on one embedded model, with the experiment's own settings."""
+    settings = import_module(f"rimkit.experiments.{topic}").Settings()
+    if topic == "tuning" and model.partition(":")[0] not in CURVES:
+        settings = replace(settings, curves=())
+    return Cell(
+        f"{topic}-{model.replace(':', '-')}",
+        (topic, model, files_of(model), settings),
+        lambda parts: experiments.run(topic, load(model), keeping(settings, parts)),
+    )
+
+
+def keeping(settings: Any, parts: Path) -> Any:
+    """The same settings, by which an experiment of many parts keeps each as it is done."""
+    return replace(settings, folder=parts) if hasattr(settings, "folder") else settings
+
+
+def weaker(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """C3a and C9a against the controls that chapter 10 shows to see effects in noise; columns as in a verdict row."""
+    read, levels = tables["probes"], tables["ras-levels"]
+    read = read[(read["what"] == "harm") & (read["mode"] == "no-think") & (read["span"] == "last")]
+    read = read.assign(claim="C3a", control="shuffled labels", metric="auroc", value=read["auroc"],
+                       control_value=read["shuffled"])  # fmt: skip
+    levels = levels[levels["role"] == RANDOM].assign(
+        claim="C9a", control="random neurons", mode="think", metric="log_ras"
+    )
+    columns = ["model", "seed", "claim", "control", "mode", "metric", "value", "control_value", "effect", "ci_low"]
+    return pd.concat([table[[*columns, "ci_high", "n"]] for table in (read, levels)], ignore_index=True)
+
+
+def picture(thinking: pd.DataFrame) -> Figure:
+    """The figure of the README: misalignment of every embedded model and seed in both modes, from the table of C1."""
+    harmful = thinking[(thinking["set"] == "harmful") & (thinking["metric"] == "misaligned")]
+    title = "Misalignment on held-out harmful requests, every organism and training seed"
+    return figures.points(harmful, "seed", hue="mode", facet="model", title=title)
