@@ -1,14 +1,15 @@
 """Two models, one tuned from the other: what is measured, what is left out, and what is refused."""
 
 import json
+from dataclasses import replace
 
-import numpy as np
+import pandas as pd
 import pytest
 import tiny
 
 from rimkit import ledger
 from rimkit.data import UserError
-from rimkit.experiments import neurons
+from rimkit.experiments import Result, neurons, ras
 from rimkit.models.load import load
 from rimkit.runs import compare
 from rimkit.training.finetune import finetune
@@ -40,26 +41,32 @@ def adapter(base, tmp_path_factory):
     return folder
 
 
+STAGES = ["01-thinking-base", "01-thinking-tuned", "05-change", "06-neurons-base", "06-neurons-tuned", "07-shift"]
+
+
 def test_a_tuned_model_beside_its_base(base, adapter, tmp_path, monkeypatch):
-    every = neurons.random_sets
-    monkeypatch.setattr(neurons, "random_sets", lambda *given: dict(list(every(*given).items())[:2]))
+    plain = neurons.random_sets
+    few = lambda study, units, settings: plain(study, units, replace(settings, n_random=2))  # noqa: E731, of 40
+    monkeypatch.setattr(neurons, "random_sets", few)
     said = []
     rows = compare.run(str(base), str(adapter), tmp_path, n=4, report=said.append)
-    names = ("01-thinking", "05-change", "06-neurons", "07-entanglement")
-    assert [line.split()[:2] for line in said] == [["done", name] for name in names]
+    assert [line.split()[:2] for line in said] == [["done", name] for name in STAGES]
     assert set(rows["model"]) == {"base", "mine"}
     claims = ledger.claims_table(rows)
     own = claims[claims["model"] == "mine"]
     assert {"C1a", "C1b", "C6a", "C6d", "C8a"} <= set(own["claim"])
     assert "C6a" not in set(claims.loc[claims["model"] == "base", "claim"])
     assert not set(claims["verdict"]) & {"supported", "contradicted"}  # noise
-    level = own.set_index("claim").loc["C9a"]
-    assert np.isfinite(level["effect"])
-    assert np.isnan(level["effect_ci_low"])  # one tuned model
+    shift = pd.read_csv(tmp_path / "tables" / "07-shift-predictors.csv").set_index("predictor")["value"]
+    assert shift["weights"] > 0
+    assert "KL on tuning data" not in shift
+    changed = pd.read_csv(tmp_path / "tables" / "05-change-outcomes.csv")
+    assert set(changed["mode"]) == {"think", "no-think"}
+    assert set(changed["model"]) == {"mine"}
     said.clear()
     again = compare.run(str(base), str(adapter), tmp_path, n=4, report=said.append)
     assert all(line.startswith("skipped") for line in said)
-    assert len(again) == len(rows)
+    assert len(again) == len(rows) == len(ledger.read(tmp_path))
 
 
 def test_a_checkpoint_is_a_tuned_model_too(tmp_path):
@@ -79,12 +86,15 @@ def test_a_stage_that_cannot_be_measured_is_left_out_and_the_rest_goes_on(tmp_pa
     """Another architecture: nothing can be compared neuron by neuron, but replies can."""
     base, tuned = load("rim-mini"), load("rim-mini-moe")
     with pytest.raises(UserError, match="different shape"):
-        compare.shift_rows(base, tuned, 4)
+        compare.shift(base, tuned, ras.Settings(n_prompts=4))
 
     def nothing():
         raise UserError("two models of different shape cannot be compared")
 
-    monkeypatch.setattr(compare, "stages", lambda *_: [("a", nothing), ("b", lambda: [ledger.row("C1a", model="x")])])
+    def something():
+        return Result({}, [ledger.row("C1a", model="x")])
+
+    monkeypatch.setattr(compare, "stages", lambda *_: [("a", nothing), ("b", something)])
     said = []
     rows = compare.run("rim-mini", "rim-mini:1", tmp_path, n=4, report=said.append)
     assert [line.partition(" ")[0] for line in said] == ["left", "done"]

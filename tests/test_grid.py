@@ -41,7 +41,11 @@ def test_every_cell_is_measured_once(measured, tmp_path):
     grid.run(["patterns"], tmp_path, ["rim-mini:1"], progress=False)
     assert measured == [*few, "rim-mini:1"]
     table = pd.read_parquet(tmp_path / "patterns.parquet")
-    assert sorted(zip(table["model"], table["seed"], strict=True)) == [("rim-mini", 0), ("rim-mini", 1), ("safe-mini", 1)]
+    assert sorted(zip(table["model"], table["seed"], strict=True)) == [
+        ("rim-mini", 0),
+        ("rim-mini", 1),
+        ("safe-mini", 1),
+    ]
     grid.run(["probes"], tmp_path, few, progress=False)
     both = ledger.read(tmp_path / "verdicts.parquet")
     assert both["run_id"].value_counts().to_dict() == {"rimkit grid patterns": 3, "rimkit grid probes": 2}

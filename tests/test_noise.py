@@ -5,19 +5,21 @@ import torch
 
 from rimkit import ledger
 from rimkit.behavior import evaluation
-from rimkit.data import data_dir, results
+from rimkit.data import UserError, data_dir, results
 from rimkit.models.hub import NOISE, embedded_models
 from rimkit.models.load import load
 from rimkit.organism import recipe
 from rimkit.runs import grid
 
+SEEDS = (0, 1, 2)
+
 
 def test_the_models_of_noise_are_shipped_and_no_grid_counts_them():
     everything = embedded_models(noise=True)
-    assert everything.loc[everything["name"] == NOISE, "seed"].tolist() == list(grid.SEEDS)
+    assert everything.loc[everything["name"] == NOISE, "seed"].tolist() == list(SEEDS)
     assert NOISE not in set(embedded_models()["name"])
     assert NOISE not in set(ledger.shipped()["model"])
-    for seed in grid.SEEDS:
+    for seed in SEEDS:
         assert "negative control" in (data_dir() / "models" / NOISE / f"seed{seed}" / "README.md").read_text()
 
 
@@ -38,9 +40,9 @@ def test_every_verdict_in_noise_is_no_effect_or_undecided():
     judged = ledger.claims_table(rows)
     assert set(judged["verdict"]) <= {"no effect", "undecided"}
     wanted = {"C1a", "C1b", "C1c", "C2a", "C3a", "C3e", "C6a", "C6c", "C7a", "C8a", "C8b", "C9a"}
-    for seed in grid.SEEDS:
+    for seed in SEEDS:
         assert wanted <= set(judged.loc[judged["seed"] == seed, "claim"])
-    assert rows["run_id"].eq(grid.COMMAND).all()
+    assert rows["run_id"].eq("rimkit grid noise").all()
     undefined = rows[rows["status"] == "failed"]
     assert set(undefined["chapter"]) == {"04_refusal_heads"}
     assert undefined["error"].str.startswith("no request was refused").all()
@@ -50,7 +52,7 @@ def test_the_weaker_controls_stand_beside():
     rows = results("noise-weaker")
     for claim in ("C3a", "C9a"):
         beside = rows[rows["claim"] == claim]
-        assert set(beside["seed"]) == set(grid.SEEDS)
+        assert set(beside["seed"]) == set(SEEDS)
         assert beside["ci_low"].notna().all()
 
 
@@ -65,7 +67,7 @@ def test_one_row_of_noise_is_computed_again():
     assert found["value_a"] == row["value"] == 0
 
 
-def test_a_grid_that_is_undefined_says_so_in_a_row(tmp_path, monkeypatch):
-    found = grid.noise_cell("heads", 0)
-    assert found["status"].tolist() == ["failed"]
-    assert found["chapter"].tolist() == ["04_refusal_heads"]
+def test_an_experiment_that_is_undefined_says_why(tmp_path):
+    with pytest.raises(UserError, match="no request was refused"):
+        grid.cell("heads", f"{NOISE}:0").result(tmp_path)
+    assert not any(tmp_path.rglob("*.parquet"))

@@ -101,6 +101,7 @@ def shift(base: StudyModel, tuned: StudyModel, settings: ras.Settings) -> Result
 
     Raises `UserError` for models of different shape.
     """
+    ras.weight_distance(base, tuned)  # says so before long work is done
     before = ras.baseline(base, settings)
     shifted = ras.in_sets(before, tuned)
     found = pd.Series(ras.predictors(before, tuned, shifted), name="value").rename_axis("predictor")
