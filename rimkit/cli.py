@@ -260,7 +260,7 @@ def sweep(
         sweep.check_installed(executor)
         cells = sweep.read(file).cells
         for cell in cells:
-            typer.echo(f"{cell.chapter} on {cell.model}{f' ({cell.label})' if cell.label else ''}: cells/{cell.id}")
+            typer.echo(f"{cell.title}: cells/{cell.id}")
         typer.echo(f"{len(cells)} cells")
         return
     jobs = jobs or (1 if executor == "local" else 100)

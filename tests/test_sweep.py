@@ -57,7 +57,7 @@ def test_a_parameter_is_an_axis_of_the_chapters_that_declare_it(folder):
     assert len(found.cells) == 2 * (2 * 2 + 2)  # the second chapter has no n_prompts
     assert len({cell.id for cell in found.cells}) == len(found.cells)
     labels = {cell.chapter: cell.label for cell in found.cells}
-    assert labels == {"01_first": "seed=1, n_prompts=8", "02_second": "seed=1"}
+    assert labels == {"01_first": " (seed=1, n_prompts=8)", "02_second": " (seed=1)"}
     arguments = found.cells[-1].arguments
     assert arguments[1].endswith("02_second.ipynb")
     assert arguments[2:] == ["--model", "rim-mini:1", "-p", "seed=1", "-p", "twin=safe-mini", "--quiet"]

@@ -62,7 +62,8 @@ from rimkit.runs.execute import (
 
 REQUIREMENT = "snakemake>=8.20,<10"  # as in the extra `sweep` of pyproject.toml; a test compares the two
 BUILT_IN = ("local", "dryrun", "touch")  # executors that need no plugin
-CONFIG, LOG, LEDGER, COMPLETE = "sweep.json", "snakemake.log", "sweep.parquet", "complete"
+CONFIG, LOG, LEDGER = "sweep.json", "snakemake.log", "sweep.parquet"
+COMPLETE, LOG_OF_CELL = "complete", "log.txt"  # in the folder of a cell, as in the Snakefile
 DONE, FAILED, WAITING = "done", "failed", "not run"
 KEYS = ("models", "chapters", "seeds", "parameters", "prompts", "judge", "max_new_tokens", "resources")
 
@@ -98,8 +99,12 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """The settings in words: "seed=1, n_prompts=46"; empty if there is nothing to tell apart."""
-        return ", ".join(f"{name}={value}" for name, value in self.varied.items())
+        """The settings in brackets, " (seed=1, n_prompts=46)"; empty if there is nothing to tell apart."""
+        return f" ({', '.join(f'{name}={value}' for name, value in self.varied.items())})" if self.varied else ""
+
+    @property
+    def title(self) -> str:
+        return f"{self.chapter} on {self.model}{self.label}"
 
 
 @dataclass(frozen=True)
@@ -343,9 +348,8 @@ def _snakemake(out: Path, executor: str, jobs: int, gpus: int | None, retries: i
 
 def _watch(command: list[str], out: Path, cells: Sequence[Cell], lock: int, report: Callable[[str], None]) -> int:
     """Run Snakemake and report cells as they end; returns its exit code. Nothing that it started outlives it."""
-    told, known = ended(cells, out), {cell.id: cell for cell in cells}
-    kept = sum(done for _, done in told)
-    if kept:
+    told = {cell.id: ended(cell, out) for cell in cells}
+    if kept := _done(cells, out):
         report(f"{kept} of {len(cells)} cells are complete already")
     with open(out / LOG, "w", encoding="utf-8") as log, _terminable():
         process = subprocess.Popen(
@@ -354,11 +358,12 @@ def _watch(command: list[str], out: Path, cells: Sequence[Cell], lock: int, repo
         try:
             while True:
                 code = process.poll()
-                for event in sorted(ended(cells, out) - told):
-                    (name, _), done = event
-                    told.add(event)
-                    kept += done
-                    report(_said(known[name], out, f"[{kept} of {len(cells)} done]"))
+                for cell in cells:
+                    if (when := ended(cell, out)) not in (0, told[cell.id]):
+                        told[cell.id] = when
+                        status, error = outcome(cell, out)
+                        done = f"[{_done(cells, out)} of {len(cells)} done]"
+                        report(f"{status:8}{cell.title}  {done}  {error}".rstrip())
                 if code is not None:
                     return code
                 time.sleep(0.3)
@@ -369,12 +374,6 @@ def _watch(command: list[str], out: Path, cells: Sequence[Cell], lock: int, repo
             raise
         finally:
             _signal(process, signal.SIGTERM)
-
-
-def _said(cell: Cell, out: Path, progress: str) -> str:
-    status, error = outcome(cell, out)
-    settings = f" ({cell.label})" if cell.label else ""
-    return f"{status:8}{cell.chapter} on {cell.model}{settings}  {progress}  {error}".rstrip()
 
 
 def _signal(process: subprocess.Popen, number: int) -> None:
@@ -425,16 +424,16 @@ def _check_started(found: pd.DataFrame, code: int, out: Path) -> None:
 # -- what cells leave behind -----------------------------------------------------------------------
 
 
-def ended(cells: Iterable[Cell], out: Path) -> set[tuple[tuple[str, int], bool]]:
-    """``((id, when), done)`` of every cell that has ended; each attempt that failed has its own time."""
-    found = set()
-    for cell in cells:
-        folder = out / "cells" / cell.id
-        if (folder / COMPLETE).exists():
-            found.add(((cell.id, 0), True))
-        elif _exit_code(_log(folder)) is not None:
-            found.add(((cell.id, (folder / "log.txt").stat().st_mtime_ns), False))
-    return found
+def ended(cell: Cell, out: Path) -> int:
+    """When the last attempt of a cell ended, by itself or by a failure; 0 if none did."""
+    folder = out / "cells" / cell.id
+    if (folder / COMPLETE).exists():
+        return (folder / COMPLETE).stat().st_mtime_ns
+    return (folder / LOG_OF_CELL).stat().st_mtime_ns if _exit_code(_log(folder)) is not None else 0
+
+
+def _done(cells: Iterable[Cell], out: Path) -> int:
+    return sum((out / "cells" / cell.id / COMPLETE).exists() for cell in cells)
 
 
 def _exit_code(log: str) -> int | None:
@@ -444,10 +443,8 @@ def _exit_code(log: str) -> int | None:
 
 
 def _log(folder: Path) -> str:
-    try:
-        return (folder / "log.txt").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
+    file = folder / LOG_OF_CELL
+    return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
 
 
 def outcome(cell: Cell, out: Path) -> tuple[str, str]:
@@ -455,18 +452,18 @@ def outcome(cell: Cell, out: Path) -> tuple[str, str]:
     folder = out / "cells" / cell.id
     if (folder / COMPLETE).exists():
         return DONE, ""
-    if not (folder / "log.txt").exists():
+    if not (folder / LOG_OF_CELL).exists():
         return WAITING, ""
     log = _log(folder)
     code = _exit_code(log)
     if code is None and "rimkit: interrupted" in log:
         return FAILED, "interrupted"
     if code is None:
-        return FAILED, f"ended without a result (killed, or out of memory or time); see {folder / 'log.txt'}"
+        return FAILED, f"ended without a result (killed, or out of memory or time); see {folder / LOG_OF_CELL}"
     if code > 128:
         return FAILED, f"killed by signal {code - 128}" + (" (out of memory?)" if code == 128 + signal.SIGKILL else "")
     said = re.findall(r"^(?:rimkit: |failed  \S+  )(.+)$", log, re.MULTILINE)
-    return FAILED, said[0] if said else f"exit code {code}; see {folder / 'log.txt'}"
+    return FAILED, said[0] if said else f"exit code {code}; see {folder / LOG_OF_CELL}"
 
 
 def gather(cells: Sequence[Cell], out: Path) -> pd.DataFrame:
@@ -499,8 +496,9 @@ def _rows(cell: Cell, out: Path, status: str, error: str) -> pd.DataFrame:
         failed = ledger.failed_row(chapter=cell.chapter, model=cell.model, error=error, run_id=run_id)
         rows = pd.concat([rows, ledger.table([failed])], ignore_index=True)
     own = rows["run_id"] == run_id
-    named = rows["model"] + (f" ({cell.label})" if cell.label else "")
-    return rows.assign(model=rows["model"].mask(own, named), run_id=rows["run_id"].mask(own, cell.id))
+    return rows.assign(
+        model=rows["model"].mask(own, rows["model"] + cell.label), run_id=rows["run_id"].mask(own, cell.id)
+    )
 
 
 def _run_id(notebook: Path) -> str:
