@@ -75,7 +75,7 @@ def stages(
     base: StudyModel, tuned: StudyModel, n: int, measure: Evaluation
 ) -> Iterator[tuple[str, Callable[[], Result]]]:
     """What is measured, by name; ``n`` prompts of a set, fewer where each is asked many times."""
-    few = max(4, n // 4)
+    few, half = max(4, n // 4), max(4, n // 2)
     sizes = {"n_pairs": 2 * few, "n_prompts": few, "n_others": few}
     sides = {"base": base, "tuned": tuned}
     for side, study in sides.items():
@@ -85,7 +85,7 @@ def stages(
     for side, study in sides.items():
         settings = neurons.Settings(**sizes, evaluation=measure)
         yield f"06-neurons-{side}", partial(experiments.run, "neurons", study, settings)
-    yield "07-shift", partial(shift, base, tuned, ras.Settings(n_prompts=max(4, n // 2), evaluation=measure))
+    yield "07-shift", partial(shift, base, tuned, ras.Settings(n_prompts=half, n_replies=half, evaluation=measure))
 
 
 def change(base: StudyModel, tuned: StudyModel, settings: tuning.Settings) -> Result:
@@ -97,15 +97,13 @@ def change(base: StudyModel, tuned: StudyModel, settings: tuning.Settings) -> Re
 
 
 def shift(base: StudyModel, tuned: StudyModel, settings: ras.Settings) -> Result:
-    """RAS and its rivals between the two models, no claim by themselves: one tuned model is one point.
+    """RAS and its rivals between the two models. One tuned model is one point: C9a has no interval.
 
     Raises `UserError` for models of different shape.
     """
     ras.weight_distance(base, tuned)  # says so before long work is done
     before = ras.baseline(base, settings)
-    shifted = ras.in_sets(before, tuned)
-    found = pd.Series(ras.predictors(before, tuned, shifted), name="value").rename_axis("predictor")
-    return result(tuned, {"predictors": found.reset_index(), "sets": shifted}, [])
+    return ras.claimed(tuned, ras.point(before, tuned, ras.replies(base, settings), settings=settings), settings)
 
 
 # -- the two models --------------------------------------------------------------------------------
