@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 from notebooks import chapter
 
-from rimkit.data import UserError
+from rimkit.data import UserError, chapters_dir
 from rimkit.teaching import setup
 
 ROOT = Path(__file__).parents[1]
@@ -201,6 +201,13 @@ def test_a_stamp_changes_the_set_up_cell_and_nothing_else(tmp_path):
     path.write_text(json.dumps(before))
     with pytest.raises(UserError, match=r"has no cell that ends with rk\.start"):
         setup.stamp(path, "owner/name")
+
+
+def test_every_chapter_can_be_stamped(tmp_path):
+    for path in chapters_dir().glob("*.ipynb"):
+        copy = tmp_path / path.name
+        copy.write_bytes(path.read_bytes())
+        assert setup.stamp(copy, "owner/name"), path.name
 
 
 def test_a_stamped_cell_installs_when_rimkit_is_missing_and_not_otherwise(monkeypatch):
