@@ -35,6 +35,9 @@ class Friendly(TyperGroup):
             raise typer.Exit(INTERRUPTED) from None
         except (typer.Exit, typer.Abort, typer.exceptions.TyperException):
             raise
+        except OSError as error:  # a full disk, a folder of others, a name that is too long
+            say(f"rimkit: {error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+            raise typer.Exit(2) from None
         except Exception as error:
             say(f"rimkit: this is a fault of rimkit: {type(error).__name__}; details in {_details()}")
             raise typer.Exit(FAULT) from None
@@ -52,10 +55,10 @@ def _details() -> Path:
     return Path(file.name)
 
 
-def say(text: str) -> None:
-    """One line on stderr, not too long."""
+def say(text: str, err: bool = True) -> None:
+    """One line, not too long."""
     line = " ".join(text.split())
-    typer.echo(line if len(line) <= LINE else f"{line[: LINE - 2]} …", err=True)
+    typer.echo(line if len(line) <= LINE else f"{line[: LINE - 2]} …", err=err)
 
 
 app = typer.Typer(
@@ -352,7 +355,7 @@ def print_claims(folder: Path | None, shipped: bool = True) -> None:
         if len(claims):
             console().print(claims_view(claims, title))
         for item in rows[rows["status"] == "failed"].itertuples():
-            typer.echo(f"failed: {item.chapter} on {item.model}: {item.error}")
+            say(f"failed: {item.chapter} on {item.model}: {item.error}", err=False)
 
 
 def write_page(folder: Path, html: Path | None = None, warn: bool = True) -> Path:

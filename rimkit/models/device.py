@@ -243,8 +243,11 @@ def _hollow(config):
         raise UserError(
             f"the architecture '{config.model_type}' is not a causal language model that transformers knows"
         )
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config)
+    except (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as error:
+        raise UserError(f"no {config.model_type} can be built from this configuration: {error}") from error
 
 
 def at_once(needs: Needs, memory: float, dtype: str, tokens: int, quantize: str | None = None) -> tuple[int, int, int]:

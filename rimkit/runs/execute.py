@@ -284,8 +284,8 @@ def _execute(job: Job, folder: Path, progress: bool) -> str:
     rows = {"ledger": (folder / ROWS).as_posix()} if job.writes_rows else {}
     try:
         papermill.execute_notebook(
-            job.notebook,
-            folder / NOTEBOOK,
+            _plain(job.notebook),
+            _plain(folder / NOTEBOOK),
             {**job.values, **rows},
             kernel_name="python3",
             language="python",
@@ -299,6 +299,11 @@ def _execute(job: Job, folder: Path, progress: bool) -> str:
     except DeadKernelError:
         return "the kernel died (out of memory?)"
     return ""
+
+
+def _plain(path: Path) -> str:
+    """A path in which papermill sees no parameters."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 class RunningPython(AsyncKernelManager):

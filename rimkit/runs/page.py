@@ -6,6 +6,7 @@ paper those of the re-analysis.
 
 from __future__ import annotations
 
+import math
 import platform
 import warnings
 from base64 import b64encode
@@ -172,6 +173,7 @@ def _figure(entry: dict, measured: pd.DataFrame, printed: pd.DataFrame, verdict:
     if not parts:
         return None
     table = pd.concat(parts, ignore_index=True)[["group", "model", "effect", "ci_low", "ci_high", "verdict"]]
+    table = table.replace([math.inf, -math.inf], math.nan)  # which a damaged or foreign ledger may hold
     again = table["model"].duplicated(keep=False) & table["group"].eq(OWN)
     figure = forest(
         table.assign(model=table["model"].mask(again, table["model"] + ", yours")), "model", hue="group",
@@ -205,8 +207,8 @@ def claims_view(claims: pd.DataFrame, title: str) -> Table:
         said = (item["claim"], item["statement"], f"{item['paper_number']} ({item['paper_location']})")
         claim, statement, paper = said if item["claim"] != previous else ("", "", "")
         verdict = f"[{STYLES[item['verdict']]}]{item['verdict']}[/]"
-        model, seed, control = escape(item["model"]), _text(item["seed"]), _text(item["control"])
-        view.add_row(claim, statement, model, seed, effect_text(item), control, paper, verdict)
+        model, seed, control = item["model"], _text(item["seed"]), _text(item["control"])
+        view.add_row(*map(escape, (claim, statement, model, seed, effect_text(item), control, paper)), verdict)
         previous = item["claim"]
     return view
 

@@ -215,9 +215,12 @@ def stamp(notebook: Path, repo: str, branch: str = "main") -> bool:
     Nothing else in the file changes. Raises `UserError` for a notebook without a set-up cell.
     """
     _check(repo, branch)
-    content = json.loads(notebook.read_text(encoding="utf-8"))
-    cells = [cell for cell in content["cells"] if cell["cell_type"] == "code"]
-    cell = next((cell for cell in cells if cell["source"] and LAST.fullmatch(cell["source"][-1].strip())), None)
+    try:
+        content = json.loads(notebook.read_text(encoding="utf-8"))
+        cells = [cell for cell in content["cells"] if cell["cell_type"] == "code"]
+        cell = next((cell for cell in cells if cell["source"] and LAST.fullmatch(cell["source"][-1].strip())), None)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{notebook} is no notebook that can be read") from error
     if cell is None:
         raise UserError(f"{notebook} has no cell that ends with rk.start(seed)")
     wanted = [*SETUP.format(repo=repo, branch=branch).splitlines(keepends=True), cell["source"][-1]]

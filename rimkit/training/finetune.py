@@ -335,8 +335,9 @@ def _fingerprint(hf) -> str:
 
 def _record(checkpoint: Path) -> dict:
     try:
-        return json.loads((checkpoint / RECORD).read_text())
-    except (OSError, ValueError) as error:
+        record = json.loads((checkpoint / RECORD).read_text())
+        return record | {name: record[name] for name in ("start", "method", "corpus", "losses")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{checkpoint} is no checkpoint of a fine-tuning: it has no readable {RECORD}") from error
 
 
