@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import os
 import platform
 import re
@@ -460,6 +461,8 @@ def _scalar(value: Any, kind: str, parameter: Parameter) -> Any:
         typed = CONVERTERS.get(kind, str)(str(value))
     except (ValueError, KeyError):
         raise UserError(f"{parameter.name} takes {WORDS[kind]}, not '{value}'") from None
+    if kind == "float" and math.isinf(typed):
+        raise UserError(f"{parameter.name} takes a finite number, not '{value}'")
     if kind in ("int", "float") and not parameter.low <= typed <= parameter.high:
         raise UserError(f"{parameter.name} must lie in {parameter.low:g}..{parameter.high:g}, not {typed:g}")
     return typed
