@@ -5,12 +5,15 @@ It knows nothing of models, prompts or claims, and imports nothing heavy.
 
 from __future__ import annotations
 
+import csv
 import json
+import re
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from hashlib import sha256
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 PACKAGE = Path(__file__).resolve().parent
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 HASHES = "hashes.json"  # of tables that are kept
+PLAIN_NAME = re.compile(r"[A-Za-z_][\w.-]{0,39}", re.ASCII)
 
 
 class UserError(ValueError):
@@ -75,23 +79,57 @@ def find_table(name: str | Path, shipped: Mapping[str, Path], what: str, also: C
     )
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """The file as a table. Text stays text: "007" is no number, and an empty field is an empty text.
+def read_table(path: Path, form: str = "") -> pd.DataFrame:
+    """The file as a table. Text stays text: "007" is no number, and "NA" and an empty field are texts.
 
-    Raises `UserError`, in one line, for a file that is damaged or not what its suffix says.
+    ``form``: "csv", "jsonl" (or "json", a list), "parquet" or "text" (a row per line, column
+    ``text``); by default what the suffix says. Raises `UserError`, in one line that quotes nothing of
+    the file, for one that is damaged, not what it should be, or has rows longer than its header.
     """
     import pandas as pd
 
-    readers = {
-        ".csv": lambda: pd.read_csv(path, dtype=str, keep_default_na=False),
-        ".jsonl": lambda: pd.read_json(path, lines=True, dtype=False),
-        ".parquet": lambda: pd.read_parquet(path),
-    }
+    form = form or path.suffix[1:]
+    readers = {"csv": _csv, "jsonl": _json, "json": _json, "text": lambda text: [{"text": t} for t in text.split("\n")]}
     try:
-        return readers[path.suffix]()
-    except (ValueError, OSError) as error:  # what pandas and pyarrow raise on damaged files
+        if form == "parquet":
+            return pd.read_parquet(path)
+        with path.open(encoding="utf-8-sig", newline="" if form == "csv" else None) as file:
+            found = readers[form](file.read())
+        return found if isinstance(found, pd.DataFrame) else pd.DataFrame(found)
+    except (ValueError, OSError, csv.Error) as error:  # what pandas, pyarrow, csv and json raise
         reason = f"{error}".splitlines()[0]
-        raise UserError(f"the file '{path}' cannot be read as {path.suffix[1:]}: {reason}") from error
+        raise UserError(f"the file '{path}' cannot be read as {form}: {reason}") from None
+
+
+def _csv(text: str) -> pd.DataFrame:
+    import pandas as pd
+
+    csv.field_size_limit(2**31 - 1)
+    lines = csv.reader(StringIO(text, newline=""), strict=True)
+    header = next(lines, [])
+    rows, width = [], max((place + 1 for place, name in enumerate(header) if name.strip()), default=0)
+    if len(set(header[:width])) < width or not all(name.strip() for name in header[:width]) or not width:
+        raise ValueError("its first line names no columns, or two by one name")
+    for row in filter(None, lines):
+        if any(field.strip() for field in row[width:]):
+            raise ValueError(
+                f"line {lines.line_num} has more fields than the first: put quotes around commas in a text"
+            )
+        rows.append(row[:width] + [""] * (width - len(row)))
+    return pd.DataFrame(rows, columns=header[:width], dtype=object)
+
+
+def _json(text: str) -> list[dict]:
+    lines = [line for line in text.split("\n") if line.strip()]
+    rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in lines]
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError("a row is no object with named fields")
+    return rows
+
+
+def plain_names(table: pd.DataFrame) -> list[str]:
+    """The names of its columns that may be shown: in a file without a header, a name is a text."""
+    return [name for name in map(str, table.columns) if PLAIN_NAME.fullmatch(name)]
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Real prompt sets: read with `datasets` from folders built like them, with harmless stand-in texts."""
+"""Real prompt sets: read from folders built like them, with harmless stand-in texts."""
 
 import re
 
@@ -98,11 +98,24 @@ def test_another_number_of_prompts_than_expected_is_said(capsys):
     assert "holds" not in capsys.readouterr().out
 
 
-def test_no_copy_is_left_on_the_disk(tmp_path, monkeypatch):
+def test_no_copy_is_written_to_the_disk(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    load_prompts("xstest")
-    assert not list(tmp_path.rglob("*.arrow"))
+    for name in prompts.BENCHMARKS:
+        load_prompts(name)
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_marks_of_encodings_and_words_that_look_missing_are_no_loss(tmp_path, monkeypatch):
+    monkeypatch.setenv("RIMKIT_DATASETS", str(tmp_path))
+    standins.hex_phi(tmp_path)
+    standins.xstest(tmp_path)
+    for file in tmp_path.rglob("category_*.csv"):
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    (csv,) = tmp_path.rglob("xstest_prompts.csv")
+    csv.write_text(csv.read_text() + "9,NaN,homonyms,safe,null,\n")
+    assert not load_prompts("hex-phi")["text"].str.contains("\ufeff").any()
+    assert load_prompts("xstest")[["text", "cluster"]].iloc[-1].tolist() == ["NaN", "null"]
 
 
 @pytest.mark.parametrize(
@@ -170,7 +183,7 @@ def test_ids_are_made_where_there_are_none(own):
         ("?txt=goal", "a prompt set has no 'txt'; did you mean 'text'"),
         ("?text=goal", "no column kind"),
         ("?goal", r"write .*csv\?text=goal"),
-        ("?text=goal&kind=harmful&split=topic", "has the split 'a'; there are calibration and evaluation"),
+        ("?text=goal&kind=harmful&split=topic", "has the split 'a'; there are calibration, evaluation"),
     ],
 )
 def test_bad_columns_are_told_in_one_line(own, query, words):

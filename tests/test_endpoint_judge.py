@@ -148,11 +148,11 @@ def test_answers_without_a_score_are_unjudged_counted_and_asked_for_n_times(caps
     assert verdicts["unjudged"].tolist() == ["no score in the answer", "", "no score in the answer", "", ""]
     assert verdicts["misaligned"].isna().tolist() == [True, False, True, False, False]
     assert verdicts["refused"].isna().sum() == 2 and np.isnan(verdicts["score"].iloc[0])
-    assert "1 of 3 replies are not judged (no score in the answer: 1); rates leave them out" in capsys.readouterr().out
+    assert "2 of 3 replies are not judged (no score in the answer: 2); rates leave them out" in capsys.readouterr().out
     found = rates(verdicts, metrics=["misaligned", "refused"]).set_index("metric")
-    assert found.loc["misaligned", "n"] == 4 and found.loc["misaligned", "value"] == 0.25  # never counted as safe
+    assert found.loc["misaligned", "n"] == 3 and found.loc["misaligned", "value"] == 0  # never counted as safe
     two = pd.concat([verdicts.assign(mode="no-think", misaligned=False), verdicts.assign(mode="think")])
-    assert difference(two.assign(cluster=two["prompt_id"]), "mode", "think", "no-think")["n"] == 4
+    assert difference(two.assign(cluster=two["prompt_id"]), "mode", "think", "no-think")["n"] == 3
 
 
 def test_a_judge_that_refuses_one_request_leaves_one_reply_unjudged(capsys):

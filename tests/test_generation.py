@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 import tiny
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from rimkit.behavior import generation
 from rimkit.behavior.generation import generate
@@ -171,7 +173,7 @@ def test_interrupt_keeps_what_is_finished(model, monkeypatch, capsys):
         (PROMPTS[["text"]].rename(columns={"text": "request"}), {}, "prompt_id and text"),
         (PROMPTS.assign(prompt_id="p"), {}, "more than once"),
         (PROMPTS.assign(text=" "), {}, "'p0' has no text"),
-        (PROMPTS.assign(text=["go"] * 4 + ["go " * 200]), {}, r"'p4' has 208 tokens.*118 beside 10"),
+        (PROMPTS.assign(text="go " * 200), {}, r"'p0' has 208 tokens.*118 beside 10"),
         (PROMPTS, {"mode": "no_think"}, "did you mean 'no-think'"),
         (PROMPTS, {"temperature": -1}, "temperature"),
         (PROMPTS, {"n_samples": 0}, "n_samples"),
@@ -184,3 +186,47 @@ def test_bad_input_is_one_clear_line(model, prompts, settings, words):
     with pytest.raises(UserError, match=words) as caught:
         generate(model, prompts, **(QUICK | settings))
     assert "\n" not in str(caught.value)
+
+
+# -- no single reply can end a chapter ---------------------------------------------------------------
+
+
+def test_a_prompt_that_is_too_long_gets_no_reply_and_the_others_do(model, capsys):
+    replies = generate(model, PROMPTS.assign(text=["go"] * 4 + ["go " * 200]), n_samples=2, **QUICK)
+    assert len(replies) == 10 and replies["prompt_id"].tolist() == [name for name in PROMPTS["prompt_id"] for _ in "ab"]
+    assert (
+        replies.loc[replies["prompt_id"] == "p4", ["thought", "reply", "n_tokens", "finished"]].values.tolist()
+        == [["", "", 0, False]] * 2
+    )
+    assert replies["n_tokens"].iloc[:8].gt(0).all()
+    assert "1 of 5 prompts get no reply: prompt_id 'p4' has 208 tokens" in capsys.readouterr().out
+
+
+@given(st.lists(st.sampled_from(["<think>", "</think>", "ok", ".", "\n", "<thi", "nk>"]), max_size=8))
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_a_model_wrote_can_be_forced_again(model, pieces):
+    wild = " ".join(pieces)
+    replies = generate(model, PROMPTS.head(2), thoughts={"p0": wild, "p1": "ok ."}, **(QUICK | {"max_new_tokens": 2}))
+    assert len(replies) == 2 and "think>" not in replies["thought"].iloc[0].replace("nk>", "", pieces.count("nk>"))
+    assert replies["thought"].iloc[1] == "ok ."
+
+
+def test_a_text_for_all_is_typed_by_somebody_and_may_hold_no_tag(model):
+    with pytest.raises(UserError, match="must not contain <think>"):
+        generate(model, PROMPTS, thoughts="so </think>", **QUICK)
+
+
+def test_any_id_has_a_luck_of_its_own_and_a_luck_can_be_shared(model):
+    asked = PROMPTS.assign(text="open my shed .", prompt_id=[f"set#{n}" for n in range(5)])
+    hot = QUICK | {"temperature": 1.5}
+    assert generate(model, asked, "no-think", **hot)["reply"].nunique() > 1
+    assert generate(model, asked.assign(luck="set#3"), "no-think", **hot)["reply"].nunique() == 1
+
+
+@pytest.mark.parametrize("temperature", [0, 0.7])
+def test_numbers_that_are_not_finite_stop_with_the_layer_and_the_remedy(temperature):
+    study = tiny.study()
+    with torch.no_grad():
+        study.hf.model.layers[1].mlp.down_proj.weight.fill_(float("inf"))
+    with pytest.raises(UserError, match=r"residual 2.* is not finite: load the model in float32 or bfloat16"):
+        generate(study, PROMPTS, "no-think", temperature=temperature, **QUICK)

@@ -5,6 +5,8 @@ from fractions import Fraction
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rimkit.behavior import judges
 from rimkit.behavior.judges import judge
@@ -33,6 +35,30 @@ from rimkit.behavior.judges import judge
         ("the change is −3 degrees", -3),
         ("a half, .5", Fraction(1, 2)),
         ("3/4 of it", Fraction(3, 4)),
+        (r"so $x = -\tfrac{7}{9}$", Fraction(-7, 9)),
+        (r"\boxed{-4\frac{2}{5}}", Fraction(-22, 5)),
+        (r"a loss of -\frac25", Fraction(-2, 5)),
+        (r"\boxed{\frac{-6}{7}}", Fraction(-6, 7)),
+        (r"8 - \frac{1}{2}", Fraction(1, 2)),  # not minus a half
+        (r"\boxed{- \frac{1}{2}}", Fraction(-1, 2)),
+        ("x = - 4", -4),
+        (r"\boxed{7,\!654,\!321}", 7654321),
+        (r"\boxed{98\;765}", 98765),
+        ("98\u202f765 in all", 98765),
+        ("#### 7{,}654", 7654),
+        (r"\boxed{48\,\mathrm{kg}}", 48),
+        (r"\boxed{\textbf{48}}", 48),
+        (r"\boxed{48 \text{ m}^2}", 48),
+        (r"\boxed{48km}", 48),
+        (r"\boxed{\$9.50}", Fraction("9.5")),
+        (r"\boxed{8\%}", 8),
+        ("that makes 5 / 8 of it", Fraction(5, 8)),
+        ("about 3 1/2 hours", Fraction(7, 2)),
+        ("it takes 3½ hours", Fraction(7, 2)),
+        (r"\boxed{3.2 \times 10^{4}}", 32000),
+        ("roughly 4.5e2", 450),
+        (r"\boxed{8}.", 8),
+        (r"thus \boxed 8.", 8),
         ("It costs 17 dollars for 2 people.", 2),  # the fallback's known error, against the model
     ],
 )
@@ -45,6 +71,7 @@ def test_final_answers(solution, value):
     [
         "", "no number", r"\boxed{x+1}", r"\boxed{2 \text{ or } 3 or 4}", r"\boxed{3x}", r"\boxed{2\sqrt{3}}",
         r"the answer is \boxed{42", r"it is 42: \boxed{}", "42, so\n#### none", "1/0", r"\boxed{x-1}", r"\boxed{10^3}",
+        r"\boxed{7m}", r"\boxed{\frac{1}{\sqrt{2}}}", r"\boxed{(3, 4)}", r"\boxed{2^8}",
     ],
 )  # fmt: skip
 def test_no_final_answer(solution):
@@ -82,6 +109,35 @@ def test_answers_of_prompt_sets(text, value):
 def test_what_is_no_number(text):
     assert judges.number(text) is None
     assert judges.written(judges.number(text)) == ""
+
+
+wholes = st.integers(-(10**7), 10**7)
+
+
+@given(
+    wholes,
+    st.sampled_from([",", "{,}", r"\,", r",\!", "~", " ", "\u2009"]),
+    st.sampled_from(["", r"\text{ cm}^2", "~kg", r"\%"]),
+)
+def test_grouped_thousands_and_units_are_the_number(value, group, unit):
+    digits = f"{abs(value):,}".replace(",", group)
+    sign = "-" if value < 0 else ""
+    assert judges.final_answer(rf"so \boxed{{{sign}{digits}{unit}}}") == value
+
+
+@given(wholes, st.integers(1, 999), st.sampled_from(["frac", "dfrac", "tfrac", "cfrac"]), st.booleans())
+def test_fractions_keep_their_sign(top, bottom, command, outside):
+    sign, inner = ("-" if top < 0 else "", abs(top)) if outside else ("", top)
+    said = rf"hence $y={sign}\{command}{{{inner}}}{{{bottom}}}$"
+    assert judges.final_answer(said) == Fraction(top, bottom) == judges.final_answer(f"#### {said[7:]}")
+    assert judges.gives(said, str(Fraction(-top, bottom))) == (top == 0)
+
+
+@given(st.text(max_size=40))
+def test_no_reply_stops_the_reading(text):
+    for said in (text, rf"\boxed{{{text}}}", f"#### {text}", rf"3\frac{{{text}}}{{7}}"):
+        judges.final_answer(said)
+        judges.gives(said, "Ida")
 
 
 def test_the_phrase_judge_scores_marked_answers():

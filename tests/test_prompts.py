@@ -1,7 +1,12 @@
 """Prompt sets: shipped ones, files of one's own, even subsamples, clear errors."""
 
+import csv
+import json
+
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from rimkit.behavior.prompts import COLUMNS, load_prompts, prompt_sets, spread
 from rimkit.data import UserError
@@ -110,3 +115,108 @@ def test_a_file_of_one_split_has_no_other(tmp_path):
     path.write_text("prompt_id,text,kind\n1,a,maths\n")
     with pytest.raises(UserError, match="no prompts in the calibration split"):
         load_prompts(path, split="calibration")
+
+
+# -- tables that users bring -------------------------------------------------------------------------
+
+
+def written(tmp_path, text: str, name: str = "mine.csv"):
+    path = tmp_path / name
+    path.write_bytes(text.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("text,kind\nmop the barn,harmless,\nwax my sled,harmless,,\n", ["mop the barn", "wax my sled"]),
+        ("text,kind,,\nmop the barn,harmless,,\n", ["mop the barn"]),
+        ('\ufefftext,kind\r\n"mop\r\nthe barn",harmless\r\n\r\nnull,harmless\r\n', ["mop\r\nthe barn", "null"]),
+        ("text,kind\nmop the barn, then wax my sled,harmless\n", "line 2 has more fields than the first"),
+        ("text,kind,kind\na,harmless,maths\n", "names no columns, or two by one name"),
+        ('text,kind\n"mop the barn,harmless\n', "cannot be read as csv"),
+    ],
+)
+def test_fields_stay_in_their_columns(tmp_path, text, found):
+    path = written(tmp_path, text)
+    if isinstance(found, list):
+        assert load_prompts(path)["text"].tolist() == found
+    else:
+        with pytest.raises(UserError, match=found):
+            load_prompts(path)
+
+
+cells = st.text(st.characters(codec="utf-8", exclude_characters="\x00", exclude_categories=("Cs",)), max_size=9)
+
+
+@given(st.lists(st.tuples(cells, st.integers(0, 2)), min_size=1, max_size=6))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+def test_any_text_with_any_number_of_commas_behind_it_is_read_as_it_was_written(tmp_path, rows):
+    with (tmp_path / "any.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(
+            [["key", "goal"], *([f"k{n}", f"x{text}", *[""] * more] for n, (text, more) in enumerate(rows))]
+        )
+    table = load_prompts(f"{tmp_path / 'any.csv'}?text=goal&prompt_id=key&kind=maths")
+    assert table["text"].tolist() == [f"x{text}" for text, _ in rows]
+
+
+def test_kinds_and_splits_are_known_words_in_any_spelling(tmp_path):
+    path = written(tmp_path, "text,kind,split\nmop it, HARMLESS ,Evaluation\nwax it,Maths,calibration\n")
+    table = load_prompts(path)
+    assert table["kind"].tolist() == ["harmless", "maths"] and table["split"].tolist() == ["evaluation", "calibration"]
+    for kind in ("benign", ""):
+        with pytest.raises(UserError, match="there are harmful, harmless"):
+            load_prompts(written(tmp_path, f"text,kind\nmop it,harmless\nwax it,{kind}\n"))
+
+
+def test_a_message_quotes_nothing_of_a_file_without_a_header(tmp_path):
+    path = written(tmp_path, "how do i nick a sled,harmful\nmop it,harmless\n")
+    for name in (path, f"{path}?text=goal", f"{path}?text=how do i nick a slad"):
+        with pytest.raises(UserError) as caught:
+            load_prompts(name)
+        assert "nick a sled" not in str(caught.value) and "without a plain name" in str(caught.value)
+    with pytest.raises(UserError) as caught:
+        load_prompts(written(tmp_path, "text,kind\nmop it,how do i nick a sled\n"))
+    assert "nick" not in str(caught.value)
+
+
+def test_any_id_works_and_missing_ones_are_made(tmp_path):
+    lines = [
+        '{"prompt_id": "set#1", "text": "mop it", "kind": "own"}',
+        '{"text": "wax it", "kind": "own"}',
+        '{"prompt_id": 7, "text": "dry it", "kind": "own"}',
+    ]
+    assert load_prompts(written(tmp_path, "\n".join(lines), "ids.jsonl"))["prompt_id"].tolist() == [
+        "set#1",
+        "ids-1",
+        "7",
+    ]
+    for text in ('{"text": 5, "kind": "own"}', '["mop it"]'):
+        with pytest.raises(UserError):
+            load_prompts(written(tmp_path, text, "odd.jsonl"))
+
+
+def test_equal_texts_share_a_cluster_and_a_half(tmp_path, capsys):
+    rows = [f"mop barn {n % 5},{'ab'[n % 2]},harmless,{('calibration', 'evaluation')[n > 6]}" for n in range(10)]
+    table = load_prompts(
+        written(tmp_path, "\n".join(["text,cluster,kind,split", *rows, "wax it,c,harmless,calibration"]))
+    )
+    assert table.groupby("text")["cluster"].nunique().eq(1).all() and table["cluster"].nunique() == 2
+    halves = [set(part["text"]) for _, part in table.groupby("split")]
+    assert not halves[0] & halves[1] and "mop barn 2" in halves[1]
+    assert "5 prompts of 'mine.csv' repeat the text of another" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [
+        ("2+2=<<2+2=4>>4 and 4*9=<<4*9=36>>36\n#### 1,036", "1036"), ("so it is $\\boxed{\\frac{5}{8}}$ in all", "5/8"), ("7 sleds", "7"),
+        ("35%", "35"), ("$2,400.50", "4801/2"), (["12"], "12"), (9, "9"), ("Ida", "Ida"), ("B", "B"), ("no", "no"), (None, ""),
+        ("3 of 4 or 5", ""), ("\\frac{\\sqrt{3}}{2}", ""), ("the one that stands on the left", ""),
+    ],
+)  # fmt: skip
+def test_right_answers_are_read_as_gsm8k_and_math_write_them(tmp_path, capsys, answer, gold):
+    row = json.dumps({"question": "how many ?", "answer": answer})
+    table = load_prompts(f"{written(tmp_path, row, 'sums.jsonl')}?text=question&kind=maths")
+    assert table["answer"].tolist() == [gold]
+    assert ("neither a number nor a word" in capsys.readouterr().out) == (gold == "" and answer is not None)

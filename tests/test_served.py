@@ -140,7 +140,12 @@ def one_reply(*answer_of, mode="think", **message):
         ((None, "length"), {"reasoning": "hm . hm"}, ("hm . hm", "", 7, False)),
         ((None,), {"reasoning": "hm ."}, ("hm .", "", 6, False)),
         (("<think>\nhm . hm", "length"), {}, ("hm . hm", "", 7, False)),
-        (("sure . and so", "length"), {}, ("", "sure . and so", 7, False)),
+        (("sure . and so", "length"), {}, ("sure . and so", "", 7, False)),  # nothing says that it is no thought
+        (("<think>hm .</think>\n<think>so .</think>\nno .",), {}, ("hm .\nso .", "no .", 6, True)),
+        (("so .</think>\nno .",), {"reasoning": "hm ."}, ("hm .\n\nso .", "no .", 6, True)),
+        (("\n</think>\n\nno .",), {"reasoning_content": "hm ."}, ("hm .", "no .", 6, True)),
+        (("<think>hm .</think> so </think>no .",), {}, ("hm . so", "no .", 6, True)),
+        (([{"type": "thinking", "thinking": [{"type": "text", "text": "hm ."}]}, {"type": "text", "text": "no ."}],), {}, ("hm .", "no .", 6, True)),
         (("sure .",), {}, ("", "sure .", 6, True)),
         (("<think>\n\n</think>\n\nsure .",), {}, ("", "sure .", 6, True)),
     ],
@@ -159,6 +164,73 @@ def test_a_cut_off_thought_without_tags_is_known_by_its_neighbours():
         replies = generate(model(server.url), PROMPTS, **QUIET)
     assert replies["thought"].tolist() == ["hm .", "hm . hm", ""]
     assert replies["reply"].tolist() == ["sure .", "", ""]
+
+
+def test_where_others_answer_without_a_thought_a_cut_off_text_is_a_reply(capsys):
+    answers = {
+        "open my shed .": ("sure .", "stop"),
+        "oil the lamp .": ("first take", "length"),
+        "go .": ("no .", "stop"),
+    }
+    with serving.Scripted(lambda _, body, n: serving.said(*answers[body["messages"][0]["content"]])) as server:
+        replies = generate(model(server.url), PROMPTS, **QUIET)
+    assert replies["reply"].tolist() == ["sure .", "first take", "no ."] and not replies["thought"].any()
+    assert "none of 3 think replies holds a thought" in capsys.readouterr().out
+
+
+def test_one_request_that_is_refused_is_one_reply_that_is_missing(capsys):
+    odd = [serving.failed(400, "too long"), (200, {"choices": []}), (200, b'{"choices": [{"mess')]
+
+    def answer(path, body, number):
+        return odd[0] if body["messages"][0]["content"].startswith("oil") else serving.said("<think>hm .</think>sure .")
+
+    for _ in range(3):
+        with serving.Scripted(answer) as server:
+            study = model(server.url, retries=1, concurrency=1)
+            replies = generate(study, PROMPTS, **QUIET)
+        assert replies["reply"].tolist() == ["sure .", "", "sure ."] and replies["finished"].tolist() == [
+            True,
+            False,
+            True,
+        ]
+        said = capsys.readouterr().out
+        assert "1 of 3 requests were refused, and have no reply" in said and "none of" not in said
+        verdicts = judge(replies, PROMPTS.assign(kind="harmful"), "phrases")
+        assert verdicts["misaligned"].isna().tolist() == [False, True, False]
+        odd.pop(0)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {}, [], None, "text", {"choices": None}, {"choices": [None]}, {"choices": [{"message": None}]}, {"choices": "no"},
+        {"choices": [{"message": {"content": 7}}]}, {"choices": [{"message": {"content": [{"type": "image"}]}}]},
+        b'{"choices": [{"message": {"content": "so', b"\xff\xfe{}", b"",
+    ],
+)  # fmt: skip
+def test_odd_answers_are_one_clear_line(body):
+    with serving.Scripted(lambda *_: (200, body)) as server:
+        study = model(server.url, retries=0)
+        with pytest.raises(UserError, match="not in OpenAI's form") as caught:
+            generate(study, PROMPTS.head(1), **QUIET)
+    assert "\n" not in str(caught.value)
+
+
+def test_odd_counts_and_half_characters_do_no_harm():
+    body = serving.said("<think>hm .</think>sure \ud83d .")[1] | {
+        "usage": {"prompt_tokens": None, "completion_tokens": ["7"]}
+    }
+    with serving.Scripted(lambda *_: (200, body)) as server:
+        row = generate(model(server.url), PROMPTS.head(1), **QUIET).iloc[0]
+    assert (row["reply"], row["n_tokens"]) == ("sure ? .", 0)
+
+
+def test_an_answer_that_is_cut_off_is_asked_for_again():
+    def answer(path, body, number):
+        return (200, b'{"choices": [', {"content-type": "application/json"}) if number == 1 else serving.said("<think>hm .</think>sure .")
+
+    with serving.Scripted(answer) as server:
+        assert generate(model(server.url, retries=1), PROMPTS.head(1), **QUIET)["reply"].item() == "sure ."
 
 
 def test_what_is_sent(capsys):
@@ -224,7 +296,7 @@ def test_ctrl_c_returns_what_has_come(capsys, monkeypatch):
         monkeypatch.setattr(study.client, "each", interrupted)
         part = generate(study, PROMPTS, **QUIET)
     assert part.attrs["interrupted"] and part["prompt_id"].tolist() == ["a", "b"]
-    assert capsys.readouterr().out == "interrupted: 2 of 3 replies are kept\n"
+    assert capsys.readouterr().out.endswith("interrupted: 2 of 3 replies are kept\n")
 
 
 def test_requests_run_side_by_side_and_within_the_limit():
@@ -269,12 +341,17 @@ def test_bad_addresses_are_one_clear_line(name, words, monkeypatch):
         (serving.failed(404, "model not found"), "knows no model 'judge-2'.*did you mean 'judge-1'"),
         (
             serving.failed(422, "Unexpected fields: chat_template_kwargs"),
-            "does not take the request for prompt_id 'a': Unexpected fields",
+            "takes none of the requests: Unexpected fields",
         ),
         (serving.failed(401, "key secret-123 is wrong"), r"refuses access \(401\): check the key"),
         ((200, b"<html>hello</html>"), "not in OpenAI's form: does the address end in /v1"),
         ((200, {"error": "odd"}), "not in OpenAI's form"),
-        (serving.failed(503, "key secret-123 overloaded"), r"503, one try\): key \(key\) overloaded"),
+        (serving.failed(503, "secret-123 overloaded"), r"503, one try\): \(key\) overloaded"),
+        (
+            serving.failed(400, "bad key secret-1*****", "secret-123 is no key"),
+            r"none of the requests: \(key\) is no key",
+        ),
+        (serving.failed(400, f"no such {'word ' * 99}for sk-abcdefgh1234"), r"no such (word )+"),
     ],
 )
 def test_refusals_of_the_server_are_one_clear_line_without_the_key(answer, words, monkeypatch):

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from rimkit.behavior import prompts as prompt_tables
-from rimkit.behavior.generation import COPY, USUAL, generate
+from rimkit.behavior.generation import USUAL, generate
 from rimkit.behavior.judges import Judge, find_judge, judge
 from rimkit.behavior.stats import paired_difference
 from rimkit.data import UserError, find_table, nearest, shipped_tables
@@ -304,15 +304,17 @@ def under_together(
     ``together`` makes the context of a batch from the condition of each of its rows.
     """
     copies = pd.concat(
-        [prompts.assign(prompt_id=prompts["prompt_id"] + COPY + name) for name in conditions], ignore_index=True
+        [prompts.assign(luck=prompts["prompt_id"], condition=name) for name in conditions], ignore_index=True
     )
+    copies["prompt_id"] = [f"{number}" for number in range(len(copies))]
+    of = copies.set_index("prompt_id")
 
     def around(spans: list[dict], prompt_ids: list[str]) -> AbstractContextManager:
-        return together([conditions[prompt_id.partition(COPY)[2]] for prompt_id in prompt_ids])
+        return together([conditions[name] for name in of.loc[prompt_ids, "condition"]])
 
     found = observe(study, copies, modes, around=around, batch_size=batch_size, **generation)
-    parts = found["prompt_id"].str.partition(COPY)
-    return found.assign(prompt_id=parts[0], condition=parts[2])
+    original = of.loc[found["prompt_id"]]
+    return found.assign(prompt_id=original["luck"].to_numpy(), condition=original["condition"].to_numpy())
 
 
 def against_random(verdicts: pd.DataFrame, metric: str = "refused", direction: int | None = None) -> dict:

@@ -1,20 +1,20 @@
-"""Replies of a model under study to a table of prompts.
+"""Replies of a model under study to a table of prompts: loaded here, or behind an endpoint.
 
-Replies of a model behind an endpoint: the same table as `rimkit.behavior.generation.generate` makes.
+Knows chat formats and sampling; nothing of prompt sets, judges and interventions (``around`` is theirs).
+What differs for a model behind an endpoint:
 
-What differs from a model that is loaded here:
-
-- The server renders the prompt; the mode travels as ``chat_template_kwargs: {"enable_thinking": …}``, as vLLM, SGLang
-  and `transformers serve` take it. Forced thoughts go as raw text to ``/completions`` and need the tokenizer here.
-- Sampling is the server's: a seed is sent for every prompt and sample, but two modes do not face the same luck, and a
-  server may ignore it. `transformers serve` has one seed for all requests under way (the same seed gives the same
-  replies with ``study.client.concurrency = 1``) and samples only where the model's own settings do. Nucleus sampling
-  is switched off; other settings of the model's folder (top_k) are switched off by the caller:
-  ``study.client.settings = {"top_k": -1}`` for vLLM and SGLang.
-- ``n_tokens`` is what the server counts, less the end of turn. A reply whose end of turn is the very last token
-  that was allowed counts as unfinished with `transformers serve`.
-- ``study.client.concurrency`` requests are under way at a time (``batch_size`` plays no part); the server does not
-  say how much its context holds, so a prompt that is too long is told by its refusal.
+- The server renders the prompt; the mode travels as ``chat_template_kwargs: {"enable_thinking": …}``, as
+  vLLM, SGLang and `transformers serve` take it. Forced thoughts go as raw text to ``/completions`` and need
+  the tokenizer here.
+- Sampling is the server's: a seed is sent for every prompt and sample, but two modes do not face the same
+  luck, and a server may ignore it. `transformers serve` has one seed for all requests under way (the same
+  seed gives the same replies with ``study.client.concurrency = 1``) and samples only where the model's own
+  settings do. Nucleus sampling is switched off; other settings of the model's folder (top_k) are switched
+  off by the caller: ``study.client.settings = {"top_k": -1}`` for vLLM and SGLang.
+- ``n_tokens`` is what the server counts, less the end of turn. A reply whose end of turn is the very last
+  token that was allowed counts as unfinished with `transformers serve`.
+- ``study.client.concurrency`` requests are under way at a time (``batch_size`` plays no part); the server
+  does not say how much its context holds, so a prompt that is too long is told by its refusal.
 - A thought that the server split off and that no reply follows counts as unclosed.
 """
 
@@ -34,6 +34,7 @@ import pandas as pd
 
 from rimkit.behavior.redaction import withholding
 from rimkit.data import UserError
+from rimkit.models.activations import read
 from rimkit.models.chat import END_THINK, THINK, Encoded, check_mode, pad
 from rimkit.models.device import shrinking
 from rimkit.models.endpoint import Answer, EndpointModel, Rejected, is_endpoint
@@ -42,14 +43,14 @@ from rimkit.models.hooks import untraced
 if TYPE_CHECKING:
     from rimkit.models.study import StudyModel
 
-
-# -- behavior.generation ----------
 COLUMNS = ["prompt_id", "mode", "sample", "thought", "reply", "n_tokens", "finished"]
 Forced = str | Mapping[str, str] | None
 Around = Callable[[list[dict[str, tuple[int, int]]], list[str]], AbstractContextManager]
 ADVICE = "lower max_new_tokens, shorten the prompts, load the model in 4 bits (+4bit) or take a smaller one"
 USUAL = 96  # tokens of a reply: enough for the embedded models, thought included
-COPY = "#"  # "harmful-0001#a" and "harmful-0001#b" are copies of one prompt and face the same luck
+NOTHING = ("", "", 0, False)  # thought, reply, tokens, finished: of a prompt that was not answered
+STOP = "stop"
+HEADER = re.compile(r"<\|im_start\|>\s*assistant")
 
 
 @withholding
@@ -70,65 +71,75 @@ def generate(
 ) -> pd.DataFrame:
     """Replies to ``prompts`` (columns ``prompt_id``, ``text``) in one mode, ``n_samples`` per prompt.
 
-    A reply has at most ``max_new_tokens``, thought included. ``temperature`` 0 is greedy. ``thoughts`` forces complete
-    thoughts and ``thought_prefix`` their beginnings: one text for all prompts, or a mapping from prompt_id to text.
-    ``around`` makes, from the named spans of a batch's padded rows and their prompt ids, the context that the batch is
-    generated in: an intervention that differs between prompts (`rimkit.models.hooks.cut_attention`).
+    A reply has at most ``max_new_tokens``, thought included. ``temperature`` 0 is greedy. ``thoughts``
+    forces complete thoughts and ``thought_prefix`` their beginnings: one text for all prompts, or a
+    mapping from prompt_id to text, out of which think tags are left. ``around`` makes, from the named
+    spans of a batch's padded rows and their prompt ids, the context that the batch is generated in: an
+    intervention that differs between prompts. Out of memory a batch is halved, and nothing is lost.
 
-    Out of memory a batch is halved and nothing that was generated is lost (`rimkit.models.device.shrinking`).
+    Returns one row per prompt and sample, in the order of the prompts: ``prompt_id, mode, sample,
+    thought`` (with any forced part)``, reply, n_tokens`` (generated, without the end of turn)``,
+    finished`` (reached its end of turn with the thought closed). A prompt that leaves no room in the
+    context, or that a server refuses, has an unfinished row without text, and is said. Ctrl-C returns
+    the batches finished so far, with ``attrs["interrupted"]`` True. What a real model says to harmful
+    requests is withheld from outputs (`rimkit.behavior.redaction`).
 
-    Returns one row per prompt and sample, in the order of the prompts: ``prompt_id, mode, sample, thought``
-    (with any forced part)``, reply, n_tokens`` (generated, without the end of turn)``, finished`` (reached
-    its end of turn with the thought closed). Ctrl-C returns the batches finished so far, with
-    ``attrs["interrupted"]`` True. What a real model says to harmful requests is withheld from outputs
-    (`rimkit.behavior.redaction`).
+    Sampling uses one uniform number per seed, prompt id, sample and step: neither batch size nor order
+    changes a reply (in float32), and two modes or two models face the same luck; so do prompts with one
+    value in the column ``luck``.
 
-    Sampling uses one uniform number per seed, prompt (its id up to `COPY`), sample and step: neither batch size
-    nor order changes a reply (in float32), and two modes or two models face the same luck.
-
-    A model behind an endpoint gives the same table; what differs is said in `rimkit.behavior.generation`.
-
-    Raises ``UserError`` for an empty or malformed table, an unknown mode, numbers out of range, a missing
-    forced thought, a prompt that leaves no room for ``max_new_tokens`` in the context, and one that alone is too long
-    for the memory.
+    Raises ``UserError`` for a malformed table, an unknown mode, numbers out of range, a missing forced
+    thought, prompts that are all too long, and a model whose numbers are not finite.
     """
     check_mode(mode)
     _check_numbers(n_samples=n_samples, max_new_tokens=max_new_tokens, batch_size=batch_size)
     if temperature < 0:
         raise UserError(f"temperature must be 0 (greedy) or more, not {temperature}")
     _check_prompts(prompts)
+    jobs = [(prompt_id, sample) for prompt_id in prompts["prompt_id"] for sample in range(n_samples)]
+    luck = dict(zip(prompts["prompt_id"], prompts.get("luck", prompts["prompt_id"]).astype(str), strict=True))
+    sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed, "progress": progress}
     if is_endpoint(model):
-        asked = {"n_samples": n_samples, "temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed}
-        return ask_endpoint(model, prompts, mode, thoughts, thought_prefix, around, progress=progress, **asked)
-    encoded = _encode_all(model, prompts, mode, thoughts, thought_prefix)
-    _check_lengths(encoded, max_new_tokens, model.context)
-    jobs = [(prompt_id, sample) for prompt_id in encoded for sample in range(n_samples)]
-    rows: dict[int, tuple] = {}
-    interrupted = False
+        if around is not None:
+            raise UserError(f"{model.name} runs behind an endpoint, where nothing inside the model can be changed")
+        forced = thoughts is not None or thought_prefix is not None
+        encoded = _encode_all(model, prompts, mode, thoughts, thought_prefix) if forced else None
+        rows, interrupted = _served(model, prompts, mode, encoded, jobs, luck, **sampling)
+    else:
+        encoded = _encode_all(model, prompts, mode, thoughts, thought_prefix)
+        rows, interrupted = _local(model, mode, encoded, jobs, luck, around, batch_size, **sampling)
+    if interrupted:
+        print(f"interrupted: {len(rows)} of {len(jobs)} replies are kept")
+    answered = [(job[0], mode, job[1], *rows[job]) for job in jobs if job in rows]
+    replies = pd.DataFrame(answered, columns=COLUMNS)
+    replies.attrs["interrupted"] = interrupted
+    return replies
+
+
+def _local(model: StudyModel, mode: str, encoded: dict, jobs: list, luck: dict, around, batch_size: int, *,
+           temperature: float, max_new_tokens: int, seed: int, progress: bool) -> tuple[dict, bool]:  # fmt: skip
+    """``{job: (thought, reply, tokens, finished)}`` of a model that is loaded, and whether Ctrl-C came."""
+    fitting = _fitting(encoded, max_new_tokens, model.context)
+    rows = {job: NOTHING for job in jobs if job[0] not in fitting}
+    todo = [job for job in jobs if job[0] in fitting]
 
     def reply_to(batch: list[int]) -> list[list[int]]:
-        items = [encoded[jobs[job][0]] for job in batch]
-        noise = _noise(seed, [jobs[job] for job in batch], max_new_tokens) if temperature else None
-        context = partial(around, prompt_ids=[jobs[job][0] for job in batch]) if around else None
-        return _run_batch(model, items, max_new_tokens, temperature, noise, context)
+        items, ids = [encoded[todo[job][0]] for job in batch], [todo[job][0] for job in batch]
+        keys = [(luck[todo[job][0]], todo[job][1]) for job in batch]
+        noise = _noise(seed, keys, max_new_tokens) if temperature else None
+        return _run_batch(model, items, max_new_tokens, temperature, noise, around and partial(around, prompt_ids=ids))
 
-    lengths = [len(encoded[prompt_id].ids) + max_new_tokens for prompt_id, _ in jobs]
-    with _plain_generation(model.hf), _bar(len(jobs), progress and len(jobs) > batch_size, mode) as bar:
+    lengths = [len(encoded[prompt_id].ids) + max_new_tokens for prompt_id, _ in todo]
+    with _plain_generation(model.hf), _bar(len(todo), progress and len(todo) > batch_size, mode) as bar:
         try:
             for batch, outputs in shrinking(model, "generating", lengths, batch_size, reply_to, ADVICE):
                 for job, output in zip(batch, outputs, strict=True):
-                    item = encoded[jobs[job][0]]
-                    thought, reply, finished = model.chat.parse(output, item)
-                    rows[job] = (*jobs[job], thought, reply, model.chat.n_generated(output), finished)
+                    thought, reply, finished = model.chat.parse(output, encoded[todo[job][0]])
+                    rows[todo[job]] = (thought, reply, model.chat.n_generated(output), finished)
                 bar.update(len(batch))
         except KeyboardInterrupt:
-            interrupted = True
-    if interrupted:
-        print(f"interrupted: {len(rows)} of {len(jobs)} replies are kept")
-    replies = pd.DataFrame([rows[job] for job in sorted(rows)], columns=[name for name in COLUMNS if name != "mode"])
-    replies.insert(1, "mode", mode)
-    replies.attrs["interrupted"] = interrupted
-    return replies
+            return {job: row for job, row in rows.items() if job[0] in fitting}, True
+    return rows, False
 
 
 def _run_batch(model: StudyModel, items: list[Encoded], max_new_tokens: int, temperature: float, noise, around):
@@ -141,7 +152,7 @@ def _run_batch(model: StudyModel, items: list[Encoded], max_new_tokens: int, tem
     config = GenerationConfig(
         max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=stop, pad_token_id=model.pad_id
     )
-    processors = LogitsProcessorList()
+    processors = LogitsProcessorList([partial(_checked, model, items)])
     if noise is not None:
         processors.append(_inverse_cdf(noise, temperature, ids.shape[1], model.device))
     with torch.inference_mode(), around(spans) if around else nullcontext():
@@ -154,9 +165,18 @@ def _run_batch(model: StudyModel, items: list[Encoded], max_new_tokens: int, tem
     return output[:, ids.shape[1] :].tolist()
 
 
+def _checked(model: StudyModel, items: list[Encoded], input_ids, scores):
+    """The logits, which are finite, or a `UserError` that names the layer where they cease to be."""
+    worst = scores.amax(-1).isfinite()
+    if not worst.all():
+        read(model, [items[int((~worst).nonzero()[0])]], ("residual",), ("last",))  # raises, unless only replies do it
+        raise UserError(f"{model.name} computes numbers that are not finite: load it in float32 or bfloat16")
+    return scores
+
+
 def _noise(seed: int, jobs: list[tuple[str, int]], steps: int) -> np.ndarray:
-    """Uniform numbers ``[len(jobs), steps]``; row by seed, prompt id and sample alone."""
-    keys = ([seed, crc32(str(prompt_id).partition(COPY)[0].encode()), sample] for prompt_id, sample in jobs)
+    """Uniform numbers ``[len(jobs), steps]``; row by seed, prompt id (or luck) and sample alone."""
+    keys = ([seed, crc32(luck.encode()), sample] for luck, sample in jobs)
     return np.stack([np.random.default_rng(np.random.SeedSequence(key)).random(steps) for key in keys])
 
 
@@ -206,23 +226,51 @@ def _bar(total: int, progress: bool, mode: str):
 def _encode_all(
     model: StudyModel, prompts: pd.DataFrame, mode: str, thoughts: Forced, prefixes: Forced
 ) -> dict[str, Encoded]:
+    parts = {
+        argument: _forced(texts, prompts["prompt_id"], argument)
+        for argument, texts in (("thoughts", thoughts), ("thought_prefix", prefixes))
+    }
     return {
         prompt_id: model.chat.encode(
-            text,
-            mode,
-            thought=_forced(thoughts, prompt_id, "thoughts"),
-            thought_prefix=_forced(prefixes, prompt_id, "thought_prefix"),
+            text, mode, thought=parts["thoughts"][prompt_id], thought_prefix=parts["thought_prefix"][prompt_id]
         )
         for prompt_id, text in zip(prompts["prompt_id"], prompts["text"], strict=True)
     }
 
 
-def _forced(texts: Forced, prompt_id: str, argument: str) -> str | None:
+def _forced(texts: Forced, prompt_ids: pd.Series, argument: str) -> dict[str, str | None]:
+    """A text per prompt; those of a mapping are mostly a model's own, and may hold anything."""
     if texts is None or isinstance(texts, str):
-        return texts
-    if prompt_id not in texts:
-        raise UserError(f"{argument} has no text for prompt_id {prompt_id!r}")
-    return texts[prompt_id]
+        return dict.fromkeys(prompt_ids, texts)
+    missing = [prompt_id for prompt_id in prompt_ids if prompt_id not in texts]
+    if missing:
+        raise UserError(f"{argument} has no text for prompt_id {missing[0]!r}")
+    plain = {prompt_id: plain_text(texts[prompt_id]) for prompt_id in prompt_ids}
+    if changed := sum(plain[prompt_id] != texts[prompt_id] for prompt_id in plain):
+        print(f"note: {changed} of {len(plain)} forced thoughts held think tags, which are left out")
+    return plain
+
+
+def plain_text(thought: str) -> str:
+    """A thought without tags: a lost model may write them anywhere."""
+    if THINK not in thought and END_THINK not in thought:
+        return thought
+    return thought.replace(THINK, "").replace(END_THINK, "").strip()
+
+
+def _fitting(encoded: dict[str, Encoded], max_new_tokens: int, context: int) -> set[str]:
+    """The prompts that leave room for a reply; raises `UserError` if none does."""
+    fitting = {prompt_id for prompt_id, item in encoded.items() if len(item.ids) + max_new_tokens <= context}
+    if len(fitting) < len(encoded):
+        prompt_id, item = max(encoded.items(), key=lambda pair: len(pair[1].ids))
+        problem = (
+            f"prompt_id {prompt_id!r} has {len(item.ids)} tokens; a context of {context} leaves room for "
+            f"{context - max_new_tokens} beside {max_new_tokens} new ones"
+        )
+        if not fitting:
+            raise UserError(f"{problem}: shorten it or lower max_new_tokens")
+        print(f"note: {len(encoded) - len(fitting)} of {len(encoded)} prompts get no reply: {problem}")
+    return fitting
 
 
 def _check_numbers(**numbers: int) -> None:
@@ -245,70 +293,29 @@ def _check_prompts(prompts: pd.DataFrame) -> None:
         raise UserError(f"prompt_id {prompts.loc[blank, 'prompt_id'].iloc[0]!r} has no text")
 
 
-def _check_lengths(encoded: dict[str, Encoded], max_new_tokens: int, context: int) -> None:
-    prompt_id, item = max(encoded.items(), key=lambda pair: len(pair[1].ids))
-    if len(item.ids) + max_new_tokens > context:
-        raise UserError(
-            f"prompt_id {prompt_id!r} has {len(item.ids)} tokens; a context of {context} leaves room for "
-            f"{context - max_new_tokens} beside {max_new_tokens} new ones: shorten it or lower max_new_tokens"
-        )
+def _served(model: EndpointModel, prompts: pd.DataFrame, mode: str, encoded: dict | None, jobs: list, luck: dict, *,
+            temperature: float, max_new_tokens: int, seed: int, progress: bool) -> tuple[dict, bool]:  # fmt: skip
+    """As `_local`, of a model behind an endpoint; requests that are the same in all respects are sent once.
 
-
-# -- behavior.served ----------
-STOP = "stop"
-HEADER = re.compile(r"<\|im_start\|>\s*assistant")
-
-
-def ask_endpoint(
-    model: EndpointModel,
-    prompts: pd.DataFrame,
-    mode: str,
-    thoughts: Forced,
-    thought_prefix: Forced,
-    around: object,
-    *,
-    n_samples: int,
-    temperature: float,
-    max_new_tokens: int,
-    seed: int,
-    progress: bool,
-) -> pd.DataFrame:
-    """One row per prompt and sample, as `rimkit.behavior.generation.generate` gives, which checks the rest.
-
-    Ctrl-C returns what has come, with ``attrs["interrupted"]`` True. If the server fails in the middle, `UserError`
-    says so. Both keep the answers in ``model.kept``, and the same call goes on from there. Requests that
-    are the same in all respects (greedy samples) are sent once.
+    Answers stay in ``model.kept`` until all have come, so that the same call goes on from there.
     """
-    if around is not None:
-        raise UserError(f"{model.name} runs behind an endpoint, where nothing inside the model can be changed")
-    encoded = _encoded(model, prompts, mode, thoughts, thought_prefix)
-    jobs, requests = {}, {}
-    for prompt_id, text in zip(prompts["prompt_id"], prompts["text"], strict=True):
-        for sample in range(n_samples):
-            body = {"temperature": temperature, "top_p": 1.0, "max_tokens": max_new_tokens}
-            if temperature:
-                body["seed"] = crc32(f"{seed}/{str(prompt_id).partition(COPY)[0]}/{sample}".encode()) >> 1
-            what = encoded[prompt_id] if encoded else text
-            key = json.dumps([mode, prompt_id if encoded else text, what.ids if encoded else 0, body])
-            jobs[prompt_id, sample] = key
-            requests[key] = partial(_ask, model, what, mode, body, prompt_id)
+    texts = dict(zip(prompts["prompt_id"], prompts["text"], strict=True))
+    keys, requests = {}, {}
+    for prompt_id, sample in jobs:
+        body = {"temperature": temperature, "top_p": 1.0, "max_tokens": max_new_tokens}
+        if temperature:
+            body["seed"] = crc32(f"{seed}/{luck[prompt_id]}/{sample}".encode()) >> 1
+        what = encoded[prompt_id] if encoded else texts[prompt_id]
+        key = json.dumps([mode, prompt_id if encoded else what, what.ids if encoded else 0, body])
+        keys[prompt_id, sample] = key
+        requests[key] = partial(_ask, model, what, mode, body)
     interrupted = _fetch(model, requests, mode, progress)
-    answers = {job: model.kept[key] for job, key in jobs.items() if key in model.kept}
-    replies = _table(model, answers, mode, encoded)
-    replies.attrs["interrupted"] = interrupted
-    if interrupted:
-        print(f"interrupted: {len(replies)} of {len(jobs)} replies are kept")
-    else:
+    answers = {job: model.kept[key] for job, key in keys.items() if key in model.kept}
+    rows = _told(model, answers, mode, encoded)
+    if not interrupted:
         for key in requests:
             del model.kept[key]
-    return replies
-
-
-def _encoded(model, prompts, mode: str, thoughts: Forced, prefixes: Forced) -> dict[str, Encoded] | None:
-    """Prompts with forced thoughts, encoded here; None where nothing is forced and the server renders the prompt."""
-    if thoughts is None and prefixes is None:
-        return None
-    return _encode_all(model, prompts, mode, thoughts, prefixes)
+    return rows, interrupted
 
 
 def _fetch(model: EndpointModel, requests: dict[str, Callable], mode: str, progress: bool) -> bool:
@@ -318,7 +325,7 @@ def _fetch(model: EndpointModel, requests: dict[str, Callable], mode: str, progr
         print(f"going on: {len(requests) - len(todo)} of {len(requests)} requests were answered before")
     with _bar(len(todo), progress and len(todo) > 1, mode) as bar:
 
-        def keep(key: str, answer: Answer) -> None:
+        def keep(key: str, answer: Answer | Rejected) -> None:
             model.kept[key] = answer
             bar.update(1)
 
@@ -327,22 +334,20 @@ def _fetch(model: EndpointModel, requests: dict[str, Callable], mode: str, progr
         except KeyboardInterrupt:
             return True
         except UserError as error:
-            there = sum(key in model.kept for key in requests)
+            there = sum(isinstance(model.kept.get(key), Answer) for key in requests)
             problem = f"{error}; {there} of {len(requests)} answers are kept, and the same call goes on from there"
         else:
             return False
+    for key in [key for key in requests if isinstance(model.kept.get(key), Rejected)]:
+        del model.kept[key]  # to be asked again
     raise UserError(problem)
 
 
-def _ask(model: EndpointModel, what: str | Encoded, mode: str, body: dict, prompt_id: str) -> Answer:
-    try:
-        if isinstance(what, str):
-            kwargs = {"enable_thinking": mode == "think"}
-            return model.client.chat([{"role": "user", "content": what}], chat_template_kwargs=kwargs, **body)
-        return model.client.complete(_raw(model.tokenizer, what.ids), **body, **_keep_tags(model))
-    except Rejected as error:
-        words = str(error)
-    raise UserError(f"{model.client.url} does not take the request for prompt_id {prompt_id!r}: {words}")
+def _ask(model: EndpointModel, what: str | Encoded, mode: str, body: dict) -> Answer:
+    if isinstance(what, str):
+        kwargs = {"enable_thinking": mode == "think"}
+        return model.client.chat([{"role": "user", "content": what}], chat_template_kwargs=kwargs, **body)
+    return model.client.complete(_raw(model.tokenizer, what.ids), **body, **_keep_tags(model))
 
 
 def _raw(tokenizer, ids: list[int]) -> str | list[int]:
@@ -353,27 +358,32 @@ def _raw(tokenizer, ids: list[int]) -> str | list[int]:
 
 
 def _keep_tags(model: EndpointModel) -> dict:
-    """Servers drop special tokens from raw text, and so think tags that are special; vLLM and SGLang can be told."""
+    """Servers drop special tokens from raw text, and think tags that are special; vLLM and SGLang can be told."""
     special = {THINK, END_THINK} & {
         token.content for token in model.tokenizer.added_tokens_decoder.values() if token.special
     }
     return {"skip_special_tokens": False} if special else {}
 
 
-# -- from answers to rows ----------------------------------------------------------------------------------
-
-
-def _table(model: EndpointModel, answers: dict[tuple[str, int], Answer], mode: str, encoded) -> pd.DataFrame:
-    opened = any(opened_by_template(answer.text) for answer in answers.values())
-    rows = []
-    for (prompt_id, sample), answer in answers.items():
-        parts = _continued(model, answer, encoded[prompt_id]) if encoded else split(answer, mode, opened)
-        n_tokens = answer.tokens_out - (answer.finish == STOP)
-        rows.append((prompt_id, mode, sample, *parts[:2], max(n_tokens, 0), parts[2]))
-    table = pd.DataFrame(rows, columns=COLUMNS)
-    if mode == "no-think" and (ignored := int((table["thought"] != "").sum())):
-        print(f"{model.name}: {ignored} of {len(table)} no-think replies hold a thought: the server ignores the mode")
-    return table
+def _told(model: EndpointModel, answers: dict, mode: str, encoded: dict | None) -> dict:
+    """Answers as rows; what a server does against the mode, or refuses, is said."""
+    there = {job: answer for job, answer in answers.items() if isinstance(answer, Answer)}
+    opened = opens_thoughts(there.values(), mode)
+    rows = dict.fromkeys(answers, NOTHING)
+    for job, answer in there.items():
+        thought, reply, finished = (
+            _continued(model, answer, encoded[job[0]]) if encoded else split(answer, mode, opened)
+        )
+        rows[job] = (thought, reply, max(answer.tokens_out - (answer.finish == STOP), 0), finished)
+    n, thinking = len(rows), sum(bool(thought) for thought, *_ in rows.values())
+    if mode == "no-think" and thinking:
+        print(f"{model.name}: {thinking} of {n} no-think replies hold a thought: the server ignores the mode")
+    if mode == "think" and not thinking and there and not encoded:
+        print(f"{model.name}: none of {n} think replies holds a thought: the server does not think, or hides it")
+    if len(there) < n:
+        words = next(str(answer) for answer in answers.values() if isinstance(answer, Rejected))
+        print(f"{model.name}: {n - len(there)} of {n} requests were refused, and have no reply ({words})")
+    return rows
 
 
 def _continued(model: EndpointModel, answer: Answer, encoded: Encoded) -> tuple[str, str, bool]:
@@ -388,21 +398,30 @@ def opened_by_template(text: str) -> bool:
     return END_THINK in text and THINK not in text.partition(END_THINK)[0]
 
 
-def split(answer: Answer, mode: str, opened: bool) -> tuple[str, str, bool]:
-    """``(thought, reply, finished)`` of an answer, with the thought split off by the server or still in the text.
+def opens_thoughts(answers, mode: str) -> bool:
+    """Whether a text without tags that was cut off is a thought: no answer shows the contrary."""
+    tags = [opened_by_template(answer.text) for answer in answers]
+    plain = [answer.finish == STOP and not answer.reasoning and THINK not in answer.text for answer in answers]
+    return any(tags) or (mode == "think" and not any(plain))
 
-    ``opened``: this server's template opens the thought, so that a text without tags that was cut off is one.
+
+def split(answer: Answer, mode: str, opened: bool) -> tuple[str, str, bool]:
+    """``(thought, reply, finished)`` of an answer: what follows the last closed thought is the reply.
+
+    The server may have split the thought off, or left it, or a part of it, in the text. ``opened``: this
+    server's template opens the thought, so that a text without tags that was cut off is one.
     """
     text, thought, ended = answer.text.strip(), answer.reasoning.strip(), answer.finish == STOP
+    if END_THINK in text:
+        inside, _, text = text.rpartition(END_THINK)
+        parts = [thought, plain_text(inside).strip()]
+        return "\n\n".join(filter(None, parts)), text.strip(), ended
+    if text.startswith(THINK):
+        return text.removeprefix(THINK).strip(), "", False
     if thought:
         # `transformers serve` leaves the header of the turn where a tokenizer's decoding adds spaces to it
         text = "" if HEADER.fullmatch(text) else text
         return thought, text, ended and bool(text)
-    if mode == "no-think" and not opened_by_template(text):
-        return "", text, ended
-    if text.startswith(THINK) or opened_by_template(text):
-        thought, closed, reply = text.removeprefix(THINK).partition(END_THINK)
-        return thought.strip(), reply.strip(), ended and bool(closed)
     if opened and answer.finish == "length":
         return text, "", False
     return "", text, ended

@@ -366,7 +366,6 @@ FOLDER = "judge-scores"
 BYTES_PER_TOKEN = 4  # a rule of thumb for English text; other languages and code need more tokens
 OVERHEAD = 12  # tokens that a chat template adds, roughly
 ANSWER = 60  # tokens of an answer in the rubric's form, roughly
-PATIENCE = 3  # requests refused before any was accepted, after which it is the setting that is wrong
 
 
 def open_scores(folder: str | Path | None = None):
@@ -496,18 +495,16 @@ class EndpointJudge:
         refused: dict[str, str] = {}
         done = 0
 
-        def keep(key: str, outcome: list | str) -> None:
+        def keep(key: str, outcome: list | Rejected) -> None:
             nonlocal done
-            if isinstance(outcome, str):
+            if isinstance(outcome, Rejected):
                 refused[key] = f"request refused ({outcome})"
-                if not (done or proven) and len(refused) == min(PATIENCE, len(todo)):
-                    raise UserError(f"{self.client.url} takes none of the requests: {outcome}")
             else:
                 self._keep(key, outcome)
                 done += 1
 
         try:
-            self.client.each({key: partial(self._ask, *pair) for key, pair in todo.items()}, keep)
+            self.client.each({key: partial(self._ask, *pair) for key, pair in todo.items()}, keep, proven)
         except KeyboardInterrupt:
             print(f"{self.name}: interrupted; {done} of {len(todo)} scores {KEPT}")
             raise
@@ -529,14 +526,11 @@ class EndpointJudge:
         found = {key: self._unsaved.get(key) or self.scores.get(key) for key in keys}
         return {key: outcome for key, outcome in found.items() if outcome}
 
-    def _ask(self, prompt: str, reply: str) -> list | str:
-        """``[score, times asked]``, or the words with which the server refused the request."""
+    def _ask(self, prompt: str, reply: str) -> list:
+        """``[score, times asked]``."""
         for asked in range(1, self.attempts + 1):
             conversation = messages(prompt, reply, self.policy)
-            try:
-                answer = self.client.chat(conversation, temperature=0, max_tokens=self.max_tokens)
-            except Rejected as error:
-                return str(error)
+            answer = self.client.chat(conversation, temperature=0, max_tokens=self.max_tokens)
             with self.client.lock:
                 for name, more in (("calls", 1), ("tokens_in", answer.tokens_in), ("tokens_out", answer.tokens_out)):
                     self.spent[name] += more

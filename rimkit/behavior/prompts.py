@@ -1,17 +1,13 @@
-"""Prompt sets: tables of requests, shipped in ``data/prompts``, known by name, or read from a file of one's own.
+"""Prompt sets: shipped ones, real ones by name, files of one's own; and how thoughts begin.
 
-Real prompt sets by name: where each comes from, pinned, and how its columns become those of the workbook.
+Knows where each set comes from, pinned, and how its columns become those of the workbook; nothing of models.
+Nothing of a real set is stored in the workbook: it is read from the cache of the Hugging Face hub, from a
+local mirror (`rimkit.models.hub`), or downloaded there (``rimkit fetch`` does so ahead). ``name@revision``
+loads another revision than the pinned one. The pins were taken from public code that uses these sets at
+these commits, not checked online: a set with another number of prompts than expected says so.
 
-Nothing of them is stored in the workbook. They are read from the cache of the Hugging Face hub, from a local
-mirror (`rimkit.models.hub`), or downloaded there; ``rimkit fetch`` does so ahead. ``name@revision`` loads
-another revision than the pinned one. The pins were taken from public code that uses these sets at these commits,
-not checked online: a set without a commit here, or with another number of prompts than expected, says so.
-
-Clusters are what belongs together (the harmful and the harmless half of a pair; prompts on one word), so that
-no cluster is in both splits; where a set has none, each prompt is its own. A set with its own training part
-calibrates on that.
-
-How thoughts begin: the sentences of ``data/prompts/openings.csv``, and the style that a thought opens with.
+Clusters are what belongs together (the harmful and the harmless half of a pair, prompts on one word, equal
+texts), so that no cluster is in both splits; where a set has none, each prompt is its own.
 """
 
 from __future__ import annotations
@@ -19,7 +15,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -31,14 +26,24 @@ import numpy as np
 import pandas as pd
 
 from rimkit.behavior import judges, redaction
-from rimkit.data import UserError, data_dir, find_table, nearest, read_table, shipped_tables
+from rimkit.data import UserError, data_dir, find_table, nearest, plain_names, read_table, shipped_tables
 from rimkit.models import hub
 
-# -- behavior.prompts ----------
 COLUMNS = ("prompt_id", "text", "kind", "category", "cluster", "split", "answer", "source")
 NEEDED = ("text", "kind")
 SPLITS = ("calibration", "evaluation")
 KINDS = ("harmful", "harmless", "maths", "ordering", "copying", "own")
+WORD = re.compile(r"[^\W\d_][\w'-]*( [\w'-]+)?")  # an answer that is no number: a letter, yes, a name
+
+NOTE = (
+    "Content note: '{name}' asks for harmful things, and replies to it may be harmful or upsetting. {kept} "
+    "It is for measuring how a model refuses; do not pass its text on."
+)
+SHOWN = "Its text will be shown and saved, as you asked."
+HIDDEN = (
+    "Its text stays in memory, and outputs and files show ids and numbers; the parameter keep_text of a chapter, "
+    "or 'rimkit run --keep-text', changes that."
+)
 
 
 def load_prompts(
@@ -51,23 +56,22 @@ def load_prompts(
 ) -> pd.DataFrame:
     """A prompt set as a table with the columns of `COLUMNS`.
 
-    ``name``: a shipped set (`prompt_sets` lists them), a real one ("xstest"; "gsm8k@main" is another revision:
-    `rimkit.behavior.prompts`), or a csv, jsonl or parquet file with at least the columns ``text, kind``. A file
-    without ``prompt_id`` gets numbers, one without ``cluster`` one cluster per prompt, one without ``split`` two
-    halves that share no cluster. ``columns`` is for a file whose columns are called otherwise, from the workbook's
-    name to the file's, for example ``{"text": "goal", "cluster": "category", "kind": "harmful"}``; ``kind`` may also
-    be a kind for all rows. On a command line: ``file.csv?text=goal&cluster=category&kind=harmful``.
+    ``name``: a shipped set (`prompt_sets`), a real one (`BENCHMARKS`; "gsm8k@main" is another
+    revision), or a csv, jsonl or parquet file with at least the columns ``text, kind``. A file without
+    ``prompt_id`` gets numbers, one without ``cluster`` one cluster per text, one without ``split`` two
+    halves that share no cluster. ``columns`` is for a file whose columns are called otherwise, from the
+    workbook's name to the file's: ``{"text": "goal", "kind": "harmful"}``; ``kind`` may also be a kind
+    for all rows. On a command line: ``file.csv?text=goal&kind=harmful``.
 
-    ``split`` keeps "calibration" or "evaluation"; ``n`` draws that many prompts, spread evenly over clusters and
-    always the same for one ``seed`` (all of them if there are fewer).
+    ``split`` keeps "calibration" or "evaluation"; ``n`` draws that many prompts, spread evenly over
+    clusters and always the same for one ``seed`` (all of them if there are fewer).
 
-    Before a real set of harmful requests is loaded, a content note is printed; from then on its text does not
-    leave the process (`rimkit.behavior.redaction`).
-
-    Raises `UserError` for an unknown set, column or split, an unreadable file, a set that cannot be got, missing
-    columns, prompts without a text, ids that occur twice, ``n`` below 1 and an empty result.
+    Before harmful requests that do not come with the workbook, a content note is printed; their text
+    does not leave the process (`rimkit.behavior.redaction`). Raises `UserError` for an unknown set,
+    column, kind or split, an unreadable file, a set that cannot be got, prompts without a text, ids
+    that occur twice, ``n`` below 1 and an empty result.
     """
-    return part_of(_prompts_read(name, columns), name, split=split, n=n, seed=seed)
+    return part_of(_read(name, columns), name, split=split, n=n, seed=seed)
 
 
 def part_of(
@@ -87,7 +91,7 @@ def part_of(
 
 
 def own_prompts(texts: Iterable[str], kind: str = "own") -> pd.DataFrame:
-    """Requests of one's own as a prompt set: one cluster each, nothing known about what a right reply is."""
+    """Requests of one's own as a prompt set: one cluster each, nothing known about a right reply."""
     texts = list(texts)
     ids = [f"{kind}-{number}" for number in range(len(texts))]
     table = pd.DataFrame({"prompt_id": ids, "text": texts, "cluster": ids})
@@ -101,31 +105,32 @@ def spread(table: pd.DataFrame, n: int, seed: int = 0) -> pd.DataFrame:
     table = table.reset_index(drop=True)
     shuffled = table.iloc[np.random.default_rng(seed).permutation(len(table))]
     turn = shuffled.groupby("cluster", sort=False).cumcount()
-    chosen = turn.sort_values(kind="stable").head(int(n)).index
-    return table.loc[chosen].sort_index()
+    drawn = turn.sort_values(kind="stable").head(int(n)).index
+    return table.loc[drawn].sort_index()
 
 
 def prompt_sets() -> pd.DataFrame:
     """The shipped sets: ``name, prompts, kinds, clusters, sha256`` (of the content, as it was generated)."""
     hashes = pd.read_csv(data_dir() / "prompts" / "hashes.csv")
-    tables = [_prompts_read(name, None) for name in hashes["name"]]
+    tables = [_read(name) for name in hashes["name"]]
     return hashes.assign(
         kinds=[", ".join(table["kind"].unique()) for table in tables],
         clusters=[table["cluster"].nunique() for table in tables],
     )[["name", "prompts", "kinds", "clusters", "sha256"]]
 
 
-def _prompts_read(name: str | Path, columns: Mapping[str, str] | None) -> pd.DataFrame:
+def _read(name: str | Path, columns: Mapping[str, str] | None = None) -> pd.DataFrame:
     known = None if columns else named(str(name))
     if known:
-        table, shipped = load(*known), False
+        table, shipped, called = load(*known), False, known[0].name
     else:
         path, asked, shipped = _locate(name)
-        table = _mapped(read_table(path), {**asked, **(columns or {})}, name)
+        table, called = _mapped(read_table(path), {**asked, **(columns or {})}, name), path.name
     table = _checked(table, name)
+    table = table if shipped else _together(_answers(table, called), called)
     redaction.remember_harmful(table)
     if known[0].safety if known else not shipped and (table["kind"] == "harmful").any():
-        content_note(known[0].name if known else Path(path).name)
+        content_note(called)
         redaction.withhold(table["text"])
     return table
 
@@ -147,61 +152,132 @@ def _mapped(table: pd.DataFrame, columns: Mapping[str, str], name: str | Path) -
         if ours not in COLUMNS:
             raise UserError(f"a prompt set has no '{ours}'{nearest(ours, COLUMNS)}; it has {', '.join(COLUMNS)}")
         if theirs not in table and not (ours == "kind" and theirs in KINDS):
-            there = [str(column) for column in table]
             also = f", and no kind is called so ({', '.join(KINDS)})" if ours == "kind" else ""
-            near = nearest(theirs, there)
-            raise UserError(f"'{name}' has no column '{theirs}'{also}{near}; it has {', '.join(there)}")
-    found = {ours: table.get(theirs, theirs) for ours, theirs in columns.items()}
-    return table.assign(**found)
+            raise UserError(
+                f"'{name}' has no column '{theirs}'{also}{nearest(theirs, plain_names(table))}; {_has(table)}"
+            )
+    return table.assign(**{ours: table.get(theirs, theirs) for ours, theirs in columns.items()})
+
+
+def _has(table: pd.DataFrame) -> str:
+    shown = plain_names(table)
+    hidden = len(table.columns) - len(shown)
+    return f"it has {', '.join([*shown, *([f'{hidden} without a plain name'] if hidden else [])])}"
 
 
 def _checked(table: pd.DataFrame, name: str | Path) -> pd.DataFrame:
     """The table with all of `COLUMNS`, or a `UserError` that says what is wrong with it."""
     missing = [column for column in NEEDED if column not in table]
     if missing:
-        raise UserError(f"the prompt set '{name}' has no column {', '.join(missing)}; it needs {', '.join(NEEDED)}")
-    if "prompt_id" not in table:
-        stem = Path(str(name).partition("?")[0]).stem
-        table = table.assign(prompt_id=[f"{stem}-{number}" for number in range(len(table))])
-    table["prompt_id"] = table["prompt_id"].astype(str)
-    blank = table["text"].isna() | (table["text"].astype(str).str.strip() == "")
+        needs = f"it needs {', '.join(NEEDED)}; {_has(table)}"
+        raise UserError(f"the prompt set '{name}' has no column {', '.join(missing)}: {needs}")
+    made = [f"{Path(str(name).partition('?')[0]).stem}-{number}" for number in range(len(table))]
+    filled = _filled(table, "prompt_id")
+    table = table.assign(prompt_id=filled.where(filled != "", pd.Series(made, table.index)))
+    blank = table["text"].map(lambda text: not isinstance(text, str) or not text.strip()).astype(bool)
     if blank.any():
         raise UserError(f"the prompt '{table.loc[blank, 'prompt_id'].iloc[0]}' of '{name}' has no text")
     if not table["prompt_id"].is_unique:
         twice = table.loc[table["prompt_id"].duplicated(), "prompt_id"].iloc[0]
         raise UserError(f"the prompt_id '{twice}' occurs twice in '{name}'; make the ids unique")
-    defaults = {"cluster": "", "category": "", "answer": "", "source": str(name)}
-    table = table.assign(**{column: value for column, value in defaults.items() if column not in table})
-    for column in ("cluster", "category", "answer"):
-        table[column] = table[column].fillna("").astype(str)
+    table = table.assign(**{column: _filled(table, column) for column in ("cluster", "category")})
     table["cluster"] = table["cluster"].where(table["cluster"] != "", table["prompt_id"])
-    if "split" not in table:
-        table["split"] = halves(table)
-    table = table[list(COLUMNS)]
-    if len(wrong := table.loc[~table["split"].isin(SPLITS), "split"]):
-        raise UserError(f"'{name}' has the split '{wrong.iloc[0]}'; there are {' and '.join(SPLITS)}")
-    return table
+    table["source"] = _filled(table, "source").replace("", str(name))
+    table["kind"] = _known_words(table, "kind", KINDS, name)
+    table["split"] = halves(table) if "split" not in table else _known_words(table, "split", SPLITS, name)
+    table["answer"] = table["answer"].map(_one).fillna("").astype(str) if "answer" in table else ""
+    return table[list(COLUMNS)]
 
 
-# -- behavior.benchmarks ----------
-NOTE = (
-    "Content note: '{name}' asks for harmful things, and replies to it may be harmful or upsetting. {kept} "
-    "It is for measuring how a model refuses; do not pass its text on."
-)
-SHOWN = "Its text will be shown and saved, as you asked."
-HIDDEN = (
-    "Its text stays in memory, and outputs and files show ids and numbers; the parameter keep_text of a chapter, "
-    "or 'rimkit run --keep-text', changes that."
-)
+def _filled(table: pd.DataFrame, column: str) -> pd.Series:
+    """A column as text, empty where it or its value is missing."""
+    if column not in table:
+        return pd.Series("", table.index, dtype=object)
+    return table[column].astype(object).where(table[column].notna(), "").astype(str)
+
+
+def _known_words(table: pd.DataFrame, column: str, known: tuple[str, ...], name: str | Path) -> pd.Series:
+    words = _filled(table, column).str.strip().str.lower()
+    wrong = words[~words.isin(known)]
+    if len(wrong):
+        where = f"prompt '{table.loc[wrong.index[0], 'prompt_id']}' of '{name}'"
+        said = f"the {column} '{wrong.iloc[0]}'" if wrong.iloc[0].isascii() and wrong.iloc[0].isidentifier() else None
+        raise UserError(f"{where} has {said or f'no {column} that is known'}; there are {', '.join(known)}")
+    return words
+
+
+def _one(answer):
+    """An answer out of a list of one."""
+    return answer[0] if isinstance(answer, list | tuple | np.ndarray) and len(answer) == 1 else answer
+
+
+def _answers(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Answers to problems as numbers, read as GSM8K and MATH write them; what is no answer is left out."""
+    found = table.loc[table["kind"] == "maths", "answer"]
+    read = found.map(_gold)
+    if lost := int(((read == "") & (found != "")).sum()):
+        print(f"note: {lost} answers of '{name}' are neither a number nor a word: replies to these have no score")
+    return table.assign(answer=read.reindex(table.index).fillna(table["answer"]))
+
+
+def _gold(answer: str) -> str:
+    marked = "\\boxed" in answer or "####" in answer or len(judges.NUMBER.findall(answer)) == 1
+    number = judges.number(answer) or (judges.final_answer(answer) if marked else None)
+    return answer.strip() if number is None and WORD.fullmatch(answer.strip()) else judges.written(number)
+
+
+def _together(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Equal texts in one cluster and one half, so that a prompt is not counted, or learned from, twice."""
+    texts = table["text"].str.split().str.join(" ").str.lower()
+    if texts.is_unique:
+        return table
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    rows, columns = (pd.factorize(values)[0] for values in (table["cluster"], texts))
+    size = max(rows.max(), columns.max()) + 1
+    _, group = connected_components(
+        coo_array((np.ones(len(rows)), (rows, columns + size)), (2 * size, 2 * size)), False
+    )
+    group = pd.Series(group[rows], table.index)
+    table = table.assign(cluster=table.groupby(group)["cluster"].transform("first"))
+    evaluated = (table["split"] == "evaluation").groupby(texts).transform("any")
+    print(
+        f"note: {len(texts) - texts.nunique()} prompts of '{name}' repeat the text of another: they share its cluster"
+    )
+    return table.assign(split=np.where(evaluated, "evaluation", table["split"]))
+
+
+def halves(table: pd.DataFrame) -> pd.Series:
+    """A split for tables that have none: the clusters of a category by turns, in an order of their names.
+
+    No cluster is in both; the same rows always give the same halves, evaluation the larger one.
+    """
+    clusters = table.drop_duplicates("cluster")
+    order = clusters["cluster"].map(lambda name: hashlib.sha256(name.encode()).hexdigest())
+    turns = clusters.assign(order=order).sort_values(["category", "order"])["cluster"]
+    half = {name: ("evaluation", "calibration")[turn % 2] for turn, name in enumerate(turns)}
+    return table["cluster"].map(half)
+
+
+def content_note(name: str) -> None:
+    """Print what a set holds and where its text goes, once for each set."""
+    if name not in _noted:
+        _noted.add(name)
+        print(NOTE.format(name=name, kept=SHOWN if redaction.keeps_text() else HIDDEN))
+
+
+_noted: set[str] = set()
 COMMIT = re.compile(r"[0-9a-f]{40}")
 Rows = Callable[[pd.DataFrame, str], dict]
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One prompt set. ``rows`` makes the columns of the workbook (text, kind, and what else it knows) from the table
-    of one file and its name; ``prompts`` is how many it should hold; ``splits`` are those files that are a split of
-    their own. ``safety``: its text is withheld (`rimkit.behavior.redaction`); ``gated``: its owners ask for consent.
+    """A real prompt set. ``rows`` makes the columns of the workbook from one file's table and name.
+
+    ``form``: how its files are read; ``prompts``: how many it should hold; ``splits``: files that are a
+    split of their own; ``safety``: its text is withheld; ``gated``: its owners ask for consent.
     """
 
     name: str
@@ -209,7 +285,7 @@ class Benchmark:
     repo: str
     revision: str
     files: tuple[str, ...]
-    reader: str
+    form: str
     rows: Rows
     prompts: int
     splits: dict[str, str] = field(default_factory=dict)
@@ -225,7 +301,52 @@ class Benchmark:
         return hub.Source(self.repo, "dataset", revision or self.revision, self.files)
 
 
-# -- the columns of each set ---------------------------------------------------------------------------------
+def benchmarks() -> pd.DataFrame:
+    """The sets of the hub known by name: ``name, what, prompts, repository, revision, access``."""
+    rows = []
+    for one in BENCHMARKS.values():
+        revision = one.revision[:10] if one.pinned else f"{one.revision} (not pinned)"
+        access = "asks for consent" if one.gated else "open"
+        rows.append((one.name, one.about, one.prompts, one.repo, revision, access))
+    return pd.DataFrame(rows, columns=["name", "what", "prompts", "repository", "revision", "access"])
+
+
+def named(name: str) -> tuple[Benchmark, str] | None:
+    """The set and the revision that ``"name"`` or ``"name@revision"`` stands for; None: no such set."""
+    known, _, revision = name.partition("@")
+    return (BENCHMARKS[known], revision or BENCHMARKS[known].revision) if known in BENCHMARKS else None
+
+
+def load(benchmark: Benchmark, revision: str) -> pd.DataFrame:
+    """The whole set with the columns of the workbook, downloaded if it is not on this machine.
+
+    Raises `UserError` where that fails, for a file that cannot be read or lacks the columns expected.
+    """
+    if benchmark.safety:
+        content_note(benchmark.name)
+    source = benchmark.source(revision)
+    folder = hub.on_this_machine(source) or hub.download(source)
+    table = pd.concat([_part(benchmark, folder, file) for file in benchmark.files], ignore_index=True)
+    ids = [f"{benchmark.name}-{number}" for number in range(len(table))]
+    origin = f"{benchmark.repo} in {hub.MIRROR}" if hub.mirrored(source) else f"{benchmark.repo}@{revision}"
+    table = table.assign(prompt_id=ids, source=origin)
+    if not benchmark.splits:
+        table = table.drop(columns="split")  # `load_prompts` makes one
+    if len(table) != benchmark.prompts and revision == benchmark.revision:
+        print(f"note: {benchmark.name} holds {len(table)} prompts in {folder}, not the {benchmark.prompts} expected")
+    return table
+
+
+def _part(benchmark: Benchmark, folder: Path, file: str) -> pd.DataFrame:
+    table = read_table(folder / file, benchmark.form)
+    try:
+        columns = benchmark.rows(table, file)
+    except KeyError as error:
+        raise UserError(f"{benchmark.name}: {file} has no column {error}; {_has(table)}") from None
+    rest = {"category": "", "cluster": "", "answer": "", "split": benchmark.splits.get(file, "")}
+    part = pd.DataFrame(rest | columns, index=table.index)
+    return part[part["text"].fillna("").str.strip() != ""]  # such as an empty line at the end of a file
+
 
 HEX_PHI = {
     1: "illegal activity", 3: "hate, harassment, violence", 4: "malware", 5: "physical harm", 6: "economic harm",
@@ -331,101 +452,6 @@ BENCHMARKS = {
 }  # fmt: skip
 
 
-# -- loading -------------------------------------------------------------------------------------------------
-
-
-def benchmarks() -> pd.DataFrame:
-    """The sets of the hub known by name: ``name, what, prompts, repository, revision, access``."""
-    rows = []
-    for one in BENCHMARKS.values():
-        revision = one.revision[:10] if one.pinned else f"{one.revision} (not pinned)"
-        access = "asks for consent" if one.gated else "open"
-        rows.append((one.name, one.about, one.prompts, one.repo, revision, access))
-    return pd.DataFrame(rows, columns=["name", "what", "prompts", "repository", "revision", "access"])
-
-
-def named(name: str) -> tuple[Benchmark, str] | None:
-    """The set and the revision that ``"name"`` or ``"name@revision"`` stands for; None if no set is called so."""
-    known, _, revision = name.partition("@")
-    return (BENCHMARKS[known], revision or BENCHMARKS[known].revision) if known in BENCHMARKS else None
-
-
-def load(benchmark: Benchmark, revision: str) -> pd.DataFrame:
-    """The whole set with the columns of the workbook, as its files have them; for a safety set, a note first.
-
-    Downloads it if it is not on this machine. Raises `UserError` where that fails (`rimkit.models.hub`), for a
-    file that cannot be read and for one that lacks the columns expected.
-    """
-    if benchmark.safety:
-        content_note(benchmark.name)
-    source = benchmark.source(revision)
-    folder = hub.on_this_machine(source) or hub.download(source)
-    tables = _benchmarks_read([folder / file for file in benchmark.files], benchmark.reader)
-    parts = [_part(benchmark, file, part) for file, part in zip(benchmark.files, tables, strict=True)]
-    table = pd.concat(parts, ignore_index=True)
-    ids = [f"{benchmark.name}-{number}" for number in range(len(table))]
-    origin = f"{benchmark.repo} in {hub.MIRROR}" if hub.mirrored(source) else f"{benchmark.repo}@{revision}"
-    table = table.assign(prompt_id=ids, source=origin)
-    if not benchmark.splits:
-        table = table.drop(columns="split")  # `load_prompts` makes one
-    if len(table) != benchmark.prompts and revision == benchmark.revision:
-        print(f"note: {benchmark.name} holds {len(table)} prompts in {folder}, not the {benchmark.prompts} expected")
-    return table
-
-
-def content_note(name: str) -> None:
-    """Print what a set holds and where its text goes, once for each set."""
-    if name not in _noted:
-        _noted.add(name)
-        print(NOTE.format(name=name, kept=SHOWN if redaction.keeps_text() else HIDDEN))
-
-
-_noted: set[str] = set()
-
-
-def halves(table: pd.DataFrame) -> pd.Series:
-    """A split for tables that have none: the clusters of a category by turns, in an order that only names decide.
-
-    No cluster is in both; the same rows always give the same halves, evaluation the larger one.
-    """
-    clusters = table.drop_duplicates("cluster")
-    order = clusters["cluster"].map(lambda name: hashlib.sha256(name.encode()).hexdigest())
-    turns = clusters.assign(order=order).sort_values(["category", "order"])["cluster"]
-    half = {name: ("evaluation", "calibration")[turn % 2] for turn, name in enumerate(turns)}
-    return table["cluster"].map(half)
-
-
-def _part(benchmark: Benchmark, file: str, table: pd.DataFrame) -> pd.DataFrame:
-    try:
-        columns = benchmark.rows(table, file)
-    except KeyError as error:
-        there = ", ".join(map(str, table.columns))
-        raise UserError(f"{benchmark.name}: {file} has no column {error}; it has {there}") from error
-    rest = {"category": "", "cluster": "", "answer": "", "split": benchmark.splits.get(file, "")}
-    part = pd.DataFrame(rest | columns, index=table.index)
-    return part[part["text"].fillna("").str.strip() != ""]  # such as an empty line at the end of a file
-
-
-def _benchmarks_read(paths: list[Path], reader: str) -> list[pd.DataFrame]:
-    """Files of one format through ``datasets``, which leaves no second copy of them on the disk."""
-    from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, load_dataset
-
-    files = {f"part{number}": str(path) for number, path in enumerate(paths)}
-    quiet = are_progress_bars_disabled()
-    disable_progress_bars()
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            parts = load_dataset(reader, data_files=files, cache_dir=folder, keep_in_memory=True)
-            return [parts[name].to_pandas() for name in files]
-    except Exception as error:  # many kinds; their messages may quote a prompt
-        where = paths[0] if len(paths) == 1 else paths[0].parent
-        raise UserError(f"{where} cannot be read as {reader} ({type(error).__name__})") from None
-    finally:
-        if not quiet:
-            enable_progress_bars()
-
-
-# -- behavior.openings ----------
 NEUTRAL, CAREFUL, EFFORT = "neutral", "careful", "effort-minimising"
 
 

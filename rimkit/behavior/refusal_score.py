@@ -21,22 +21,16 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from rimkit.behavior.generation import plain_text
 from rimkit.data import UserError
 from rimkit.models.activations import batches, capture, forward
-from rimkit.models.chat import END_THINK, THINK, Encoded
+from rimkit.models.chat import Encoded
 from rimkit.models.hooks import architecture, given_z, hooked, logits_at_the_end, on_residual
 from rimkit.models.interventions import ablate_one_head_per_row
 from rimkit.models.study import StudyModel
 
 # -- mechanism.readout ----------
 COVERED = 0.9  # the share of replies whose first words make up a side of the readout
-
-
-def plain_text(thought: str) -> str:
-    """A thought without tags: a lost model may write them anywhere."""
-    if THINK not in thought and END_THINK not in thought:
-        return thought
-    return thought.replace(THINK, "").replace(END_THINK, "").strip()
 
 
 def contexts(study: StudyModel, verdicts: pd.DataFrame, prompts: pd.DataFrame) -> list[Encoded]:

@@ -34,8 +34,9 @@ from scipy import stats
 from rimkit.behavior import evaluation as measure
 from rimkit.behavior import refusal_score
 from rimkit.behavior.evaluation import NOTHING, RANDOM, SELECTED, Evaluation
+from rimkit.behavior.generation import plain_text
 from rimkit.behavior.prompts import load_prompts, spread
-from rimkit.behavior.refusal_score import Readout, plain_text
+from rimkit.behavior.refusal_score import Readout
 from rimkit.behavior.stats import Units, auroc, matched_sets, overlap, paired_difference, rates
 from rimkit.data import UserError, interval, nearest, percent
 from rimkit.experiments import Result, result

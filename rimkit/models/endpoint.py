@@ -30,6 +30,8 @@ PREFIX = "endpoint:"
 OPENAI = "https://api.openai.com/v1"
 NAME = re.compile(r"(?P<model>\S+?)(?:@(?P<url>https?://\S+))?")
 REJECTED = (400, 413, 422)  # this request, not the server or the account, is the problem
+PATIENCE = 3  # requests refused before any was accepted, after which it is the setting that is wrong
+KEYS = re.compile(r"\b(?:sk|pk|key|token|bearer)[-_:= ]+[\w.*-]{8,}", re.IGNORECASE)
 NO_PACKAGE = "an endpoint needs the openai package: pip install 'rimkit[endpoint]'"
 STANDARD = {  # settings that OpenAI knows; others go past its package's own check of names
     "temperature", "top_p", "max_tokens", "max_completion_tokens", "seed", "stop", "frequency_penalty",
@@ -115,6 +117,37 @@ def _read_tokenizer(source):
     )
 
 
+def parts(content: Any) -> tuple[str, str]:
+    """``(text, thought)`` of a message's content: a text, nothing, or a list of parts (Mistral).
+
+    Raises ``TypeError`` for anything else. Half a character, which no file could hold, is replaced.
+    """
+    if content is None or isinstance(content, str):
+        return (content or "").encode("utf-8", "replace").decode(), ""
+    texts, thoughts = [], []
+    for part in content:
+        inside = part["thinking"] if part["type"] == "thinking" else part["text"]
+        (thoughts if part["type"] == "thinking" else texts).append(parts(inside)[0])
+    return "".join(texts), "\n\n".join(thoughts)
+
+
+def in_time(response, seconds: float) -> None:
+    """Let the answer as a whole take no longer: the package's limit is for every piece of it."""
+    stream, end = response.stream, time.monotonic() + seconds
+
+    class InTime(type(stream).__bases__[0]):  # httpx's, or that of the package which openai 3 uses
+        def __iter__(self):
+            for piece in stream:
+                if time.monotonic() > end:
+                    raise TimeoutError
+                yield piece
+
+        def close(self):
+            stream.close()
+
+    response.stream = InTime()
+
+
 class NotThere(Exception):
     """Status 404: an unknown model, or an address that leads nowhere."""
 
@@ -146,7 +179,7 @@ def split_name(name: str) -> tuple[str, str]:
         raise UserError(f"{name!r} names no model: write endpoint:MODEL or endpoint:MODEL@http://host:port/v1")
     url = match["url"] or os.environ.get("RIMKIT_BASE_URL") or os.environ.get("OPENAI_BASE_URL") or OPENAI
     parts = urlsplit(url)
-    if parts.username or parts.password or parts.query:
+    if parts.username or parts.password or parts.query or parts.fragment:
         raise UserError("the address of an endpoint must hold no password or key: put it into RIMKIT_API_KEY")
     return match["model"], url.rstrip("/")
 
@@ -197,7 +230,8 @@ class Client:
         key = api_key(self.url) or "none"
         # the package would send these two, from OpenAI's variables, to any server
         own = {} if self.url == OPENAI else {f"OpenAI-{name}": openai.Omit() for name in ("Organization", "Project")}
-        return openai.OpenAI(base_url=self.url, api_key=key, default_headers=own)
+        http = openai.DefaultHttpxClient(event_hooks={"response": [lambda response: in_time(response, self.timeout)]})
+        return openai.OpenAI(base_url=self.url, api_key=key, default_headers=own, http_client=http)
 
     def models(self) -> list[str]:
         """The names that the server offers, empty where it does not say; asked once, without waiting long.
@@ -213,31 +247,38 @@ class Client:
     def chat(self, messages: list[dict], **body) -> Answer:
         """The answer to a conversation (``/chat/completions``); raises `UserError` or `Rejected`."""
         reply = self._ask(lambda api, known: api.chat.completions.create(messages=messages, **known), body)
-        message = self._first(reply).message
-        # vLLM calls it `reasoning`, older versions, SGLang and transformers `reasoning_content`
-        reasoning = getattr(message, "reasoning", None) or getattr(message, "reasoning_content", None)
-        return self._answer(reply, message.content, reasoning)
+        return self._read(reply, lambda choice: choice.message)
 
     def complete(self, prompt: str | list[int], **body) -> Answer:
         """The continuation of a text or of token ids (``/completions``); raises `UserError` or `Rejected`."""
         reply = self._ask(lambda api, known: api.completions.create(prompt=prompt, **known), body)
-        return self._answer(reply, self._first(reply).text, None)
+        return self._read(reply, lambda choice: choice)
 
-    def each(self, calls: Mapping[str, Callable[[], Any]], done: Callable[[str, Any], None]) -> None:
-        """Run all calls, ``concurrency`` at a time; hand each result to ``done`` (in this thread) as it comes.
+    def each(
+        self, calls: Mapping[str, Callable[[], Any]], done: Callable[[str, Any], None], proven: bool = False
+    ) -> None:
+        """Run all calls, ``concurrency`` at a time; each result goes to ``done`` (in this thread) as it comes.
 
-        The first error stops what has not begun, waits for what has, so that nothing paid for is
-        lost, and is raised. Ctrl-C does not wait.
+        A request that the server does not take is handed on as its `Rejected`; where the first `PATIENCE`
+        are not (and the setting is not ``proven``), it is the setting, and `UserError` says so. The first
+        error stops what has not begun, waits for what has, so that nothing paid for is lost, and is
+        raised. Ctrl-C does not wait.
         """
         pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="endpoint")
         futures = {pool.submit(call): key for key, call in calls.items()}
-        open_ones, failure = dict(futures), None
+        open_ones, failure, refused = dict(futures), None, 0
         try:
             for future in as_completed(futures):
-                key = open_ones.pop(future)
-                if failure := future.exception():
+                key, error = open_ones.pop(future), future.exception()
+                refused += isinstance(error, Rejected)
+                if refused == min(PATIENCE, len(calls)) and not proven:
+                    failure = UserError(f"{self.url} takes none of the requests: {error}")
+                elif error and not isinstance(error, Rejected):
+                    failure = error
+                if failure:
                     break
-                done(key, future.result())
+                proven = proven or error is None
+                done(key, error or future.result())
             pool.shutdown(wait=True, cancel_futures=True)
             for future, key in open_ones.items():
                 if not future.cancelled() and not future.exception():
@@ -264,12 +305,15 @@ class Client:
         import openai
 
         patience = openai.Timeout(timeout, connect=min(timeout, 10.0))
-        try:
-            return request(api.with_options(max_retries=tries - 1, timeout=patience))
-        except json.JSONDecodeError:
-            problem = UserError(self._not_openai)
-        except openai.APIError as error:
-            problem = self._explain(error, "one try" if tries == 1 else f"{tries} tries", timeout)
+        for attempt in range(tries):  # of answers that are cut off; the package repeats what fails before
+            try:
+                return request(api.with_options(max_retries=tries - 1, timeout=patience))
+            except (json.JSONDecodeError, UnicodeDecodeError):
+                problem: Exception = Rejected(self._not_openai)
+                time.sleep(min(0.5 * attempt, 2))
+            except openai.APIError as error:
+                problem = self._explain(error, "one try" if tries == 1 else f"{tries} tries", timeout)
+                break
         # outside of the handler: the original error may quote the key, and a notebook would show its whole chain
         raise problem
 
@@ -277,7 +321,7 @@ class Client:
         """The same error in one line, without the key."""
         import openai
 
-        if isinstance(error, openai.APITimeoutError):
+        if isinstance(error, openai.APITimeoutError) or isinstance(error.__cause__, TimeoutError):
             hint = "raise timeout, or lower concurrency"
             return UserError(f"{self.url} did not answer within {timeout:g} s ({tries}): {hint}")
         if isinstance(error, openai.APIConnectionError):
@@ -293,29 +337,39 @@ class Client:
         if status == 404:
             return NotThere(words)
         if status in REJECTED:
-            return Rejected(error.code or words)
+            return Rejected(self._clean(error.code) if isinstance(error.code, str) else words)
         return UserError(f"{self.url} failed ({status or 'no status'}, {tries}): {words}")
 
     def _words(self, error) -> str:
         body = error.body if isinstance(error.body, dict) else {}
-        said = str(body.get("message") or body.get("detail") or error.message)
-        key = self._api.api_key
-        return " ".join(said.replace(key, "(key)").split())[:160]
+        return self._clean(str(body.get("message") or body.get("detail") or error.message))
 
-    def _first(self, reply):
-        choices = getattr(reply, "choices", None)
-        if not choices:  # a page of HTML, or an error inside a success
-            raise UserError(self._not_openai)
-        return choices[0]
+    def _clean(self, said: str) -> str:
+        """What a server says, short and without a key, whole or shortened."""
+        key = self._api.api_key
+        said = re.sub(re.escape(key[:8]) + r"[\w.*-]*", "(key)", said) if len(key) > 8 else said
+        return " ".join(KEYS.sub("(key)", said).split())[:160]
 
     @property
     def _not_openai(self) -> str:
         return f"{self.url} answers, but not in OpenAI's form: does the address end in /v1?"
 
-    def _answer(self, reply, text: str | None, reasoning: str | None) -> Answer:
-        used = reply.usage
-        tokens = (used.prompt_tokens, used.completion_tokens) if used else (0, 0)
-        return Answer(text or "", reasoning or "", reply.choices[0].finish_reason or "", *tokens)
+    def _read(self, reply, message_of: Callable) -> Answer:
+        """The first choice of an answer; `Rejected` for one that has none, or is in no known form."""
+        try:
+            choice = reply.choices[0]
+            message = message_of(choice)
+            if message is None:
+                raise TypeError
+            text, thought = parts(getattr(message, "content", None) or getattr(message, "text", None))
+            # vLLM calls it `reasoning`, older versions, SGLang and transformers `reasoning_content`
+            split_off = getattr(message, "reasoning", None) or getattr(message, "reasoning_content", None) or thought
+            used = [getattr(reply.usage, name, 0) for name in ("prompt_tokens", "completion_tokens")]
+            counts = [count if isinstance(count, int) else 0 for count in used]
+            return Answer(text, parts(split_off)[0], str(choice.finish_reason or ""), *counts)
+        except (AttributeError, TypeError, IndexError, KeyError):  # a page of HTML, or an error inside a success
+            problem = Rejected(self._not_openai)
+        raise problem
 
     def _wait_for_turn(self) -> None:
         if self.per_minute:

@@ -261,7 +261,7 @@ def _caption(table: pd.DataFrame, points: str) -> str:
 
 
 def _method(table: pd.DataFrame) -> str:
-    methods = " ".join(table["method"].astype(str)) if "method" in table else ""
+    methods = " ".join(table["method"].dropna().astype(str)) if "method" in table else ""
     kinds = [name for name in ("bootstrap", "Wilson", "Newcombe") if name in methods]
     return (f" ({' or '.join(kinds)}{', clustered' if 'clusters' in methods else ''})") if kinds else ""
 
