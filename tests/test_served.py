@@ -71,7 +71,7 @@ def test_a_reply_that_is_cut_off_is_unfinished_here_and_there(served, here):
 
 def test_forced_thoughts_and_beginnings_chapter_02(served, here):
     prompts = evaluation.load_sets(["harmful"], n=1)
-    local, remote = (patterns.injected(model, prompts, temperature=0, **QUIET) for model in (here, served))
+    local, remote = (patterns.injected(model, prompts, temperature=0) for model in (here, served))
     pd.testing.assert_frame_equal(local, remote)
     assert set(remote["style"]) == {"none", "neutral", "careful", "effort-minimising"}
     whole = [generate(model, prompts, thoughts="it is fine .", temperature=0, **QUIET) for model in (here, served)]

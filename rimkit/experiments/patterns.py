@@ -38,13 +38,14 @@ class Settings:
     progress: bool = False
 
 
-def injected(study: StudyModel, prompts: pd.DataFrame, settings: Settings = Settings()) -> pd.DataFrame:
+def injected(study: StudyModel, prompts: pd.DataFrame, settings: Settings = Settings(), **generation) -> pd.DataFrame:
     """Think-mode verdicts for every beginning of the thought, the same prompts in each.
 
     Column ``pattern``: "none" (the model opens its thought as it likes), "neutral", "careful" and
     the paper's three patterns; column ``style``: none, neutral, careful or effort-minimising.
     """
-    judged, generation = settings.evaluation.judged, {"seed": settings.seed, "progress": settings.progress}
+    judged = settings.evaluation.judged
+    generation = {"seed": settings.seed, "progress": settings.progress, **generation}
     tables = [judged(study, prompts, "think", **generation).assign(pattern=NONE, style=NONE)]
     sentences = openings("invented" if study.invented else "english")
     for (kind, pattern), group in sentences.groupby(["style", "pattern"], sort=False):
