@@ -334,3 +334,29 @@ def test_everything_resolves_beside_colabs_versions(tmp_path):
     assert found.returncode == 0, found.stderr
     resolved = set(found.stdout.split())
     assert {"numpy==2.1.3", "torch==2.11.0", "ipython==7.34.0", "ipywidgets==7.7.1"} <= resolved
+
+
+# -- cells out of order ----------------------------------------------------------------------------
+
+
+def test_a_name_that_is_not_there_yet_is_found_in_the_cell_that_makes_it():
+    cells = json.loads((ROOT / "chapters" / "00_start_here.ipynb").read_text())["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    user = next(cell for cell in code if "study" in cell and not cell.startswith("study") and "study =" not in cell)
+    said = setup.where_made("study", user)
+    assert said.startswith("'study' is made in a cell further up, which begins with: ")
+    assert "Run All Above" in setup.where_made("study", "print(study)  # a cell of one's own")
+
+
+def test_a_notebook_says_so_below_the_error(capsys):
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell = InteractiveShell.instance()
+    try:
+        setup.explain_names()
+        assert not shell.run_cell("nothing_of_this_name", store_history=True).success
+        said = capsys.readouterr().out
+        assert "NameError" in said
+        assert "'nothing_of_this_name' is not there. If a cell further up makes it" in said
+    finally:
+        InteractiveShell.clear_instance()

@@ -64,6 +64,7 @@ def start(seed: int = 0, drive: str = "", keep_text: bool = False) -> None:
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     pd.set_option("display.max_colwidth", 120, "display.max_rows", 100, "display.precision", 2)
     show_tables(pd.DataFrame)
+    explain_names()
 
 
 def show_tables(kind: type) -> None:
@@ -74,6 +75,32 @@ def show_tables(kind: type) -> None:
 
     if shell := get_ipython():
         shell.display_formatter.formatters["text/html"].for_type(kind, html)
+
+
+def explain_names() -> None:
+    """Let the running notebook, if this is one, say which cell makes a name that is not there yet."""
+    from IPython import get_ipython
+
+    def explain(shell, kind, error, trace, tb_offset=None) -> None:
+        shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
+        print(where_made(error.name or "", shell.user_ns.get("In", [""])[-1]))
+
+    if shell := get_ipython():
+        shell.set_custom_exc((NameError,), explain)
+
+
+def where_made(name: str, source: str) -> str:
+    """Which cell, before the cell with this source in the chapter that has it, makes the name."""
+    for path in sorted(chapters_dir().glob("*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        if source.strip() and source in code:
+            before = code[: code.index(source)]
+            made = [cell for cell in before if re.search(rf"^(def |import .* as |){name}\b( =|,.* =|\(|$)", cell, re.M)]
+            if made:
+                first = made[-1].strip().splitlines()[0]
+                return f"'{name}' is made in a cell further up, which begins with: {first}\nRun that cell first."
+    return f"'{name}' is not there. If a cell further up makes it: Run > Run All Above Selected Cell."
 
 
 def results(name: str):
