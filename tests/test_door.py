@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 from IPython.core.completer import provisionalcompleter
@@ -44,3 +45,9 @@ def test_the_import_is_quick():
     code = "from time import perf_counter as now; a = now(); import rimkit; print(now() - a)"
     times = [float(subprocess.check_output([sys.executable, "-c", code], text=True)) for _ in range(3)]
     assert min(times) < 0.3
+
+
+def test_no_name_hides_a_part_of_the_package():
+    """``rk.paper`` is the package ``rimkit.paper``, whether that was imported before or not."""
+    parts = {path.stem for path in Path(rk.__file__).parent.iterdir() if path.suffix in ("", ".py")}
+    assert {name for name, (home, _) in rk.DOOR.items() if name in parts and home != name} == set()

@@ -25,7 +25,6 @@ N_OVER_120 = 44  # 0
 CIRCLES: set[tuple[str, str]] = set()
 REACHES_IN: set[str] = set()
 WRITES_ENVIRONMENT: set[str] = set()
-OLD_CELLS = {"10_your_own_model"}
 
 
 def run(tool: str, *arguments: str) -> subprocess.CompletedProcess:
@@ -143,10 +142,7 @@ def faults(cell) -> list[str]:
 def test_cells_are_short_and_import_one_name(path):
     cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
     found = {number: wrong for number, cell in enumerate(cells) if (wrong := faults(cell))}
-    if path.stem in OLD_CELLS:
-        assert found, f"{path.stem} is as it should be: take it out of OLD_CELLS"
-    else:
-        assert found == {}
+    assert found == {}
 
 
 # -- light imports ---------------------------------------------------------------------------------
