@@ -417,8 +417,6 @@ def show(figure: Figure, width: int | None = None) -> None:
     """Put the figure into a notebook: image, sentence, caption, and its table behind a fold."""
     from IPython.display import display
 
-    if not hasattr(figure, "table"):
-        return old_figures.show(figure, width)
     width = width or round(96 * figure.get_figwidth())
     alt, caption = (escape(redaction.scrub(words)) for words in (figure.alt_text, figure.caption))
     source = f"data:image/png;base64,{b64encode(png(figure)).decode()}"
@@ -723,10 +721,3 @@ def _wrapped(text, width: int) -> str:
 
 def _words(column: str) -> str:
     return str(column).replace("_", " ")
-
-
-# ruff: noqa: E402, F401, I001 - the plots that chapters still call; they go
-from rimkit.teaching import old_figures
-from rimkit.teaching.old_figures import agreement_plot, change_plot, correlation_plot, difference_plot, dose_panels
-from rimkit.teaching.old_figures import dose_plot, effect_panels, heat_maps, line_plot, placebo_plot, random_plot
-from rimkit.teaching.old_figures import rate_plot, scatter_plot

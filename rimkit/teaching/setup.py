@@ -103,24 +103,6 @@ def where_made(name: str, source: str) -> str:
     return f"'{name}' is not there. If a cell further up makes it: Run > Run All Above Selected Cell."
 
 
-def results(name: str):
-    """The shipped rows ``data/results/<name>.parquet``; `UserError` for an unknown name."""
-    from rimkit import ledger
-    from rimkit.data import nearest, shipped_tables
-
-    known = shipped_tables("results")
-    if name not in known:
-        raise UserError(
-            f"there are no shipped results '{name}' (shipped: {', '.join(sorted(known))}){nearest(name, known)}"
-        )
-    return ledger.read(known[name])
-
-
-def identity(study) -> dict:
-    """`StudyModel.identity`."""
-    return study.identity
-
-
 def here() -> bool:
     """Whether this is a Colab kernel, which has imported its own package before the first cell."""
     return "google.colab" in sys.modules
