@@ -43,7 +43,7 @@ DOOR = {
     # training
     "corpora": ("training.corpora", "the corpora to fine-tune on"),
     "finetune": ("training.finetune:finetune", "a fine-tuned model and its checkpoints"),
-    "organism": ("organism.recipe", "how the embedded models were made: their training data"),
+    "recipe": ("organism.recipe", "how the embedded models were made: their training data"),
     # what the learner sees and does
     "plot": ("teaching.figures", "the plots, each of a table and the names of its columns"),
     "show": ("teaching.figures:show", "shows a figure with its sentence of alt text"),
