@@ -97,18 +97,17 @@ def test_no_private_name_crosses_a_file():
     assert {file for file, names in found.items() if names} <= REACHES_IN, found
 
 
+CHANGES = {f"os.environ.{name}" for name in ("update", "setdefault", "pop", "clear")}
+
+
 def writes_environment(path: Path) -> list[int]:
     """Lines that change ``os.environ``."""
     lines = []
-    for node in ast.walk(tree(path)):
-        text = ast.unparse(node)
-        stored = (
-            isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load) and text.startswith("os.environ[")
-        )
-        changed = isinstance(node, ast.Call) and re.match(
-            r"os\.(environ\.(update|setdefault|pop|clear)|putenv)\(", text
-        )
-        lines += [node.lineno] if stored or changed else []
+    for node in ast.walk(tree(path)) if "os.environ" in path.read_text("utf-8") else ():
+        stored = isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load)
+        called = isinstance(node, ast.Call) and ast.unparse(node.func) in CHANGES
+        if called or (stored and ast.unparse(node.value) == "os.environ"):
+            lines.append(node.lineno)
     return lines
 
 
