@@ -240,6 +240,14 @@ def test_pairing_errors_are_told():
 # -------------------------------------------------------------------------------------------- tests
 
 
+def test_a_difference_of_replies_that_nobody_judged_is_missing():
+    a = pd.DataFrame({"prompt_id": ["p", "q"], "cluster": "v", "refused": [True, None]})
+    b = a.assign(refused=[None, False])
+    found = paired_difference(a, b, "refused")
+    assert found.n == found.n_clusters == 0 and np.isnan([found.effect, found.ci_low, found.ci_high]).all()
+    assert "refused" in found.method
+
+
 def test_exact_tests_give_known_values():
     assert exact_test(1, 10, 9, 10) == pytest.approx(0.001093, abs=1e-6)
 

@@ -144,8 +144,9 @@ def paired_difference(
     Rows are paired by the columns ``on``; samples of a prompt are averaged first, so prompts weigh the
     same. The p value is that of a t test with the bootstrap's standard error. Where all clusters show
     one and the same difference there is no spread to draw from: the interval then leaves room for as
-    many unlike clusters as Wilson's does after none was seen, and p is that of a sign test. Raises
-    `UserError` where ``on`` does not tell rows apart or no rows pair.
+    many unlike clusters as Wilson's does after none was seen, and p is that of a sign test. Where no
+    pair was judged on both sides the difference is missing, with ``n`` 0. Raises `UserError` where
+    ``on`` does not tell rows apart or no rows pair.
     """
     on = [column for column in _listed(on) if column != "sample" or ("sample" in a and "sample" in b)]
     for table in (a, b):
@@ -155,9 +156,12 @@ def paired_difference(
     inside = None if cluster is None else clusters_of(a, cluster)
     left = a[on].assign(value_a=_shares(a[metric]), cluster=inside)
     right = b[on].assign(value_b=_shares(b[metric]))
-    pairs = left.merge(right, on=on).dropna(subset=["value_a", "value_b"])
-    if pairs.empty:
+    matched = left.merge(right, on=on)
+    if matched.empty:
         raise UserError(f"the two tables have no rows with the same {', '.join(on)}: nothing to pair")
+    pairs = matched.dropna(subset=["value_a", "value_b"])
+    if pairs.empty:
+        return Difference(*[np.nan] * 6, 0, 0, f"no pair has '{metric}' on both sides")
     units = pairs.groupby([column for column in on if column != "sample"], sort=True)
     means = units[["value_a", "value_b"]].mean()
     inside = None if pairs["cluster"].isna().all() else units["cluster"].first().to_numpy()
