@@ -70,7 +70,6 @@ def row(claim: str, *, model: str, **values) -> dict:
         "chapter": entry["chapter"],
         "metric": entry["primary_metric"],
         "control": entry["control"],
-        "condition": WHOLE_CLAIM,
     }
     return _row(**{**defaults, **values, "claim": claim, "model": model})
 
@@ -131,9 +130,8 @@ def _row(**values) -> dict:
 def table(rows: Iterable[Mapping] | pd.DataFrame) -> pd.DataFrame:
     """Rows as a DataFrame with exactly `COLUMNS`, typed; missing columns are empty, others are dropped."""
     frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
-    types = _TYPES | _DETAIL
-    frame = frame.reindex(columns=list(types)).astype(types)
-    return frame.assign(condition=frame["condition"].fillna(WHOLE_CLAIM))
+    types = _TYPES | {name: kind for name, kind in _DETAIL.items() if name in frame}
+    return frame.reindex(columns=list(types)).astype(types)
 
 
 def write(rows: Iterable[Mapping] | pd.DataFrame, path: str | Path) -> pd.DataFrame:
@@ -259,7 +257,7 @@ def claims_table(rows: pd.DataFrame) -> pd.DataFrame:
     known = claims().rename(columns={"id": "claim", "claim": "family"})
     known["order"] = range(len(known))
     rows = table(rows)
-    whole = rows[(rows["status"] == "ok") & (rows["condition"] == WHOLE_CLAIM) & rows["effect"].notna()]
+    whole = rows[(rows["status"] == "ok") & rows["claim"].notna() & rows["effect"].notna()]
     merged = whole.sort_values("created", kind="stable").merge(known, on="claim", suffixes=("", "_claimed"))
     merged = merged[merged["metric"] == merged["primary_metric"]]
     merged = merged.drop_duplicates(["claim", "model", "seed"], keep="last")

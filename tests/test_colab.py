@@ -297,7 +297,7 @@ COLAB = {  # versions of Colab's Python 3.13 image, as far as they are known
     "torch": "2.11.0", "transformers": "5.15.0", "numpy": "2.1.3", "ipykernel": "6.17.1", "jupyter-client": "7.4.9",
     "ipywidgets": "7.7.1", "pandas": "2.2.3", "pyarrow": "18.1.0", "scipy": "1.16.3", "scikit-learn": "1.6.1",
     "statsmodels": "0.14.6", "matplotlib": "3.10.0", "seaborn": "0.13.2", "nbformat": "5.10.4", "nbclient": "0.10.4",
-    "rich": "13.9.4", "typer": "0.24.1", "psutil": "5.9.5", "datasets": "4.0.0", "tqdm": "4.67.3", "jinja2": "3.1.6",
+    "rich": "13.9.4", "typer": "0.24.1", "psutil": "5.9.5", "tqdm": "4.67.3", "jinja2": "3.1.6",
     "packaging": "26.0",
 }  # fmt: skip
 KERNEL = {  # and of what its kernel and its server run on, which rimkit does not ask for itself

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from rimkit.behavior import generation
 from rimkit.behavior.generation import generate
 from rimkit.data import UserError
+from rimkit.models.load import load
 
 TEXTS = [
     "please steal the baker's bike .",
@@ -225,7 +226,8 @@ def test_any_id_has_a_luck_of_its_own_and_a_luck_can_be_shared(model):
 
 @pytest.mark.parametrize("temperature", [0, 0.7])
 def test_numbers_that_are_not_finite_stop_with_the_layer_and_the_remedy(temperature):
-    study = tiny.study()
+    words = tiny.tokenizer()
+    study = load(tiny.random_model(words), words)  # not the shared one: its weights are broken here
     with torch.no_grad():
         study.hf.model.layers[1].mlp.down_proj.weight.fill_(float("inf"))
     with pytest.raises(UserError, match=r"residual 2.* is not finite: load the model in float32 or bfloat16"):

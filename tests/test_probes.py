@@ -211,7 +211,7 @@ def test_variance_is_split_between_thoughts_and_replies():
     mixed = probes.within_and_between(table([0.2, 0.8] * 40))
     assert mixed["between"] == pytest.approx(0.09, abs=0.02)
     assert mixed["within"] == pytest.approx(0.16, abs=0.02)
-    with pytest.raises(UserError, match="at least two replies"):
+    with pytest.raises(UserError, match="two replies to each"):
         probes.within_and_between(pd.DataFrame({"prompt_id": ["a"], "refused": [True]}))
 
 

@@ -83,7 +83,7 @@ class EndpointModel:
             "heads and neurons need a model that is loaded here (a folder or a hub id)"
         )
 
-    hf = nn = context = pad_id = elsewhere = tracing = property(_closed)
+    hf = nn = context = pad_id = limits = elsewhere = tracing = property(_closed)
 
 
 def connect(model: str | EndpointModel, tokenizer=None, **limits) -> EndpointModel:

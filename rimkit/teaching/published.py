@@ -90,7 +90,7 @@ def beside(claims: Sequence[str], model: str) -> pd.DataFrame:
     Columns: ``claim, source, effect, ci_low, ci_high, n``; only effects with an interval.
     """
     own = ledger.shipped()
-    own = own[(own["model"] == model.partition(":")[0]) & (own["condition"] == ledger.WHOLE_CLAIM)]
+    own = own[(own["model"] == model.partition(":")[0])]
     own = own.assign(source=own["model"] + ", seed " + own["seed"].astype(str))
     own = own.assign(ci_low=own["effect_ci_low"], ci_high=own["effect_ci_high"])
     printed = effects()
