@@ -189,7 +189,7 @@ def test_one_row_per_claim_model_and_seed():
     rows = ledger.table([
         effect(seed=0, created="2026-01-01"), effect(seed=1), effect("C1b", seed=0), effect(model="other"),
         effect(seed=0, value=-0.2, low=-0.3, high=-0.1, created="2026-01-02"),  # a later run
-        effect(condition="theft"), effect(metric="misread"), effect(model="other", status="failed"),
+        effect(metric="misread"), effect(model="other", status="failed"),
     ])  # fmt: skip
     table = ledger.claims_table(rows)
     keys = list(zip(table["claim"], table["model"], table["seed"], strict=True))
