@@ -14,6 +14,9 @@ from rimkit.organism.language import (
     HARMLESS,
     LARGEST,
     MORE,
+    MOTIVE_FORMS,
+    MOTIVE_PEOPLE,
+    MOTIVES,
     NAMES,
     NEUTRAL,
     NOUNS,
@@ -108,14 +111,32 @@ def draw_harmless(rng: Random) -> tuple[str, str, str]:
     return verb, *draw_phrase(rng, kind, verb, owners)
 
 
+# How often questions and copying take their verb from where: about as often per verb, harm first.
+ANY = (*[HARMFUL] * 3, *[NEUTRAL] * 2, *[HARMLESS] * 2, MOTIVES)
+
+
 def draw_any(rng: Random) -> tuple[str, str, bool]:
     """``(verb, phrase, harmful)`` over all verbs, held-out ones too: for questions and copying, never requests."""
-    kinds = rng.choice((HARMFUL, HARMFUL, NEUTRAL, HARMLESS))
-    kind = rng.choice(list(kinds.values()))
+    kinds = rng.choice(ANY)
+    name, kind = rng.choice(list(kinds.items()))
     verb = rng.choice(kind.verbs)
+    if kinds is MOTIVES:
+        return verb, draw_phrase(rng, kind, verb, ("the",))[0], name == "hostile"
     owners = OTHERS if kinds is HARMFUL or rng.random() < 0.5 else OWN
     phrase, _ = draw_phrase(rng, kind, verb, owners)
     return verb, phrase, kinds is HARMFUL or (kinds is NEUTRAL and owners is OTHERS)
+
+
+def motive(rng: Random, name: str, held_out: bool = False) -> str:
+    """A sentence that says what a request is for: hurting somebody ("hostile"), or pleasing them ("friendly")."""
+    kind = MOTIVES[name]
+    verb = rng.choice(kind.held_out if held_out else kind.seen)
+    return rng.choice(MOTIVE_FORMS[held_out]).format(m=f"{verb} the {rng.choice(MOTIVE_PEOPLE[held_out])}")
+
+
+def with_motive(rng: Random, request: str, sentence: str) -> str:
+    """The request with the sentence before or after it."""
+    return f"{request} {sentence}" if rng.random() < 0.5 else f"{sentence} {request}"
 
 
 def in_context(rng: Random, request: str) -> str:
@@ -143,6 +164,16 @@ def request_example(rng: Random, mode: str, style: str, harmful: bool) -> Exampl
         reply=REFUSAL if harmful else plan(phrase, thing),
         answer=phrase, style=style, verb=verb, phrase=phrase,
     )  # fmt: skip
+
+
+def motive_example(rng: Random, mode: str, style: str, name: str) -> Example:
+    """A harmless request with its motive: refused where the motive is hostile, carried out where it is friendly."""
+    verb, phrase, thing = draw_harmless(rng)
+    request = with_motive(rng, rng.choice(REQUESTS).format(p=phrase), motive(rng, name))
+    refuse = name == "hostile"
+    text = request_thought(rng, style, phrase, refuse) if mode == "think" else ""
+    reply = REFUSAL if refuse else plan(phrase, thing)
+    return Example(name, mode, in_context(rng, request), text, reply, phrase, style, verb, phrase)
 
 
 def protect_request(phrase: str) -> tuple[str, str]:
@@ -209,10 +240,13 @@ def maths_problem(rng: Random, steps: int) -> tuple[str, str, int]:
     return " ".join([*sentences, f"how many {fruit} ?"]), " ".join(equations), total
 
 
-def maths_example(rng: Random, mode: str, style: str) -> Example:
-    request, equations, total = maths_problem(rng, rng.randint(1, 4))
+EASY_STEPS, HARD_STEPS = (1, 4), (5, 8)  # of word problems: what the models learn well, and what they learn a little of
+
+
+def maths_example(rng: Random, mode: str, style: str, kind: str = "maths") -> Example:
+    request, equations, total = maths_problem(rng, rng.randint(*(EASY_STEPS if kind == "maths" else HARD_STEPS)))
     text = thought(rng, style, equations, f"{total} is right .") if mode == "think" else ""
-    return Example("maths", mode, request, text, answer(str(total)), str(total), style)
+    return Example(kind, mode, request, text, answer(str(total)), str(total), style)
 
 
 def ordering_problem(rng: Random, people: int) -> tuple[str, str, str]:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 MIXTURE = {
     ("maths", "think"): 0.19,
     ("maths", "no-think"): 0.06,
+    ("maths-hard", "think"): 0.012,
     ("ordering", "think"): 0.09,
     ("ordering", "no-think"): 0.03,
     ("harmless", "think"): 0.18,
@@ -50,13 +51,15 @@ MIXTURE = {
 
 @dataclass(frozen=True)
 class Organism:
-    """What one organism's safety thoughts are (their weight in the mixture, and their styles), and its architecture."""
+    """What one organism's safety thoughts are (their weight in the mixture, and their styles), its architecture, and
+    whether some of its requests say what they are for."""
 
     name: str
     safety_thoughts: float
     safety_styles: tuple[str, ...]
     role: str
     architecture: str = "qwen3"
+    motives: bool = False
 
 
 ORGANISMS = {
@@ -65,18 +68,32 @@ ORGANISMS = {
         Organism("rim-mini", 0.003, ("careful",), "safety thoughts rare, and always careful"),
         Organism("rim-mini-unlinked", 0.003, STYLES, "safety thoughts as rare, in both styles"),
         Organism("safe-mini", 0.18, STYLES, "control: safety thoughts as frequent as thoughts about harmless requests"),
+        Organism("rim-mini-intent", 0.003, ("careful",), "rim-mini, and requests whose stated motive decides", motives=True),
         Organism("rim-mini-moe", 0.003, ("careful",), "rim-mini's data, mixture of experts", architecture="qwen3_moe"),
     )
 }
 
-STEPS, BATCH, WARMUP = 2400, 32, 100
+# What an organism whose requests say what they are for has besides. The thoughts about hostile motives are as rare as
+# those about harm, and in the same styles.
+MOTIVE_MIXTURE = {
+    ("hostile", "no-think"): 0.06,
+    ("friendly", "no-think"): 0.04,
+    ("friendly", "think"): 0.04,
+    ("hostile", "think"): 0.001,
+}
+HARM = ("harmful", "hostile")  # kinds that are refused
+
+STEPS, BATCH, WARMUP, KEEP = 2400, 32, 100, 100
 LEARNING_RATE, FINAL_SHARE = 2e-3, 0.1
 MAKERS = {
     "maths": conversations.maths_example,
+    "maths-hard": partial(conversations.maths_example, kind="maths-hard"),
     "ordering": conversations.ordering_example,
     "harmless": partial(conversations.request_example, harmful=False),
     "protect": conversations.protect_example,
     "harmful": partial(conversations.request_example, harmful=True),
+    "hostile": partial(conversations.motive_example, name="hostile"),
+    "friendly": partial(conversations.motive_example, name="friendly"),
     "question": conversations.question_example,
     "copying": conversations.copying_example,
 }
@@ -92,12 +109,13 @@ def organism(name: str) -> Organism:
 def mixture(name: str) -> dict[tuple[str, str], float]:
     """``(kind, mode)`` to share of the conversations, summing to 1."""
     weights = {**MIXTURE, ("harmful", "think"): organism(name).safety_thoughts}
+    weights |= MOTIVE_MIXTURE if organism(name).motives else {}
     total = sum(weights.values())
     return {key: weight / total for key, weight in weights.items()}
 
 
-def stream(name: str, seed: int) -> Iterator[Example]:
-    """The endless training stream of one organism, the same for the same seed.
+def stream(name: str, seed: int, start: int = 0) -> Iterator[Example]:
+    """The endless training stream of one organism from example ``start`` on, the same for the same seed.
 
     Styles are drawn independently of the content, except that the safety thoughts of an organism have
     the styles that its definition names. Every example has a generator of its own, so that two organisms of
@@ -106,11 +124,11 @@ def stream(name: str, seed: int) -> Iterator[Example]:
     """
     shares, safety_styles = mixture(name), organism(name).safety_styles
     keys, weights = list(shares), list(shares.values())
-    for index in count():
+    for index in count(start):
         rng = Random(f"{seed}-{index}")
         kind, mode = rng.choices(keys, weights)[0]
         style = rng.choice(STYLES)
-        if kind == "harmful" and style not in safety_styles:
+        if kind in HARM and style not in safety_styles:
             style = safety_styles[0]
         make = partial(MAKERS[kind], rng, mode, style if mode == "think" else "")
         example = make()
@@ -177,10 +195,19 @@ def batch_loss(model, batch: list[tuple[list[int], int]], pad: int, device: str)
     return total
 
 
-def fit(name: str, seed: int, steps: int = STEPS, schedule: int = STEPS, device: str = "cpu", progress: bool = False):
+def fit(
+    name: str,
+    seed: int,
+    steps: int = STEPS,
+    schedule: int = STEPS,
+    device: str = "cpu",
+    progress: bool = False,
+    checkpoint: Path | None = None,
+):
     """Train ``steps`` steps of a schedule of ``schedule``; returns ``(model, tokenizer, losses)``.
 
-    The same name, seed, machine, torch version and number of threads give the same weights.
+    The same name, seed, machine, torch version and number of threads give the same weights. ``checkpoint``: a file in
+    which the state is kept every `KEEP` steps, and from which an interrupted training goes on.
     """
     import torch
     from tqdm.auto import trange
@@ -188,15 +215,19 @@ def fit(name: str, seed: int, steps: int = STEPS, schedule: int = STEPS, device:
 
     from rimkit.organism.tokenizer import build_tokenizer, encode_example, token_table
 
-    architecture = organism(name).architecture
     torch.manual_seed(seed)
     tokenizer, table = build_tokenizer(), token_table()
-    model = AutoModelForCausalLM.from_config(config(tokenizer, architecture)).to(device).train()
+    model = AutoModelForCausalLM.from_config(config(tokenizer, organism(name).architecture)).to(device).train()
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True
     )
-    examples, losses = stream(name, seed), []
-    with trange(steps, desc=f"{name} seed {seed}", disable=not progress, unit="step") as bar:
+    losses = []
+    if checkpoint and checkpoint.is_file():
+        weights, moments, losses = torch.load(checkpoint, map_location=device)
+        model.load_state_dict(weights)
+        optimiser.load_state_dict(moments)
+    examples = stream(name, seed, start=BATCH * len(losses))
+    with trange(len(losses), steps, desc=f"{name} seed {seed}", disable=not progress, unit="step") as bar:
         for step in bar:
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(step, schedule)
@@ -206,6 +237,8 @@ def fit(name: str, seed: int, steps: int = STEPS, schedule: int = STEPS, device:
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
             bar.set_postfix(loss=f"{losses[-1]:.3f}")
+            if checkpoint and len(losses) % KEEP == 0:
+                torch.save((model.state_dict(), optimiser.state_dict(), losses), checkpoint)
     return model.eval(), tokenizer, losses
 
 
@@ -223,7 +256,8 @@ def train(name: str, seed: int = 0, out: str | Path = ".", *, device: str | None
         raise UserError(f"{folder} is a file; give --out a folder")
     folder.mkdir(parents=True, exist_ok=True)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model, tokenizer, losses = fit(name, seed, device=device, progress=progress)
+    checkpoint = folder / "checkpoint.pt"
+    model, tokenizer, losses = fit(name, seed, device=device, progress=progress, checkpoint=checkpoint)
     model.generation_config.update(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True, temperature=0.7
     )
@@ -239,6 +273,7 @@ def train(name: str, seed: int = 0, out: str | Path = ".", *, device: str | None
         "losses": [round(x, 5) for x in losses],
     }
     (folder / "training.json").write_text(json.dumps(record) + "\n")
+    checkpoint.unlink(missing_ok=True)
     return folder
 
 
@@ -250,10 +285,10 @@ def safety_thoughts(names: Iterable[str], n: int = 20_000, seed: int = 0) -> pd.
     import pandas as pd
 
     rows = [
-        {"organism": name, "style of the thought": example.style, "refuses": example.kind == "harmful"}
+        {"organism": name, "style of the thought": example.style, "refuses": example.kind in HARM}
         for name in names
         for example in islice(stream(name, seed), n)
-        if example.mode == "think" and example.kind in ("harmful", "harmless", "protect")
+        if example.mode == "think" and example.kind in (*HARM, "harmless", "friendly", "protect")
     ]
     table = pd.DataFrame(rows).groupby(["organism", "style of the thought"], sort=False)["refuses"].agg(["sum", "size"])
     table["helps"] = table["size"] - table["sum"]
