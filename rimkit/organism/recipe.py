@@ -247,8 +247,6 @@ def train(name: str, seed: int = 0, out: str | Path = ".", *, device: str | None
 
     The card is written separately (``rimkit organism card``), since it measures what was stored.
     """
-    import json
-
     import torch
 
     folder = Path(out)
@@ -258,23 +256,27 @@ def train(name: str, seed: int = 0, out: str | Path = ".", *, device: str | None
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     checkpoint = folder / "checkpoint.pt"
     model, tokenizer, losses = fit(name, seed, device=device, progress=progress, checkpoint=checkpoint)
+    record = {"organism": name, "seed": seed, "steps": STEPS, "losses": losses}
+    save(model, tokenizer, folder, record, device)
+    checkpoint.unlink(missing_ok=True)
+    return folder
+
+
+def save(model, tokenizer, folder: Path, record: dict | None = None, device: str = "cpu") -> None:
+    """A plain Hugging Face folder in bfloat16, and with a ``record`` of the training, ``training.json``."""
+    import json
+
+    import torch
+
     model.generation_config.update(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True, temperature=0.7
     )
     model.to("cpu", torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    record = {
-        "organism": name,
-        "seed": seed,
-        "steps": STEPS,
-        "torch": torch.__version__,
-        "device": device,
-        "threads": torch.get_num_threads(),
-        "losses": [round(x, 5) for x in losses],
-    }
-    (folder / "training.json").write_text(json.dumps(record) + "\n")
-    checkpoint.unlink(missing_ok=True)
-    return folder
+    if record:
+        record |= {"torch": torch.__version__, "device": device, "threads": torch.get_num_threads()}
+        record["losses"] = [round(loss, 5) for loss in record["losses"]]
+        (folder / "training.json").write_text(json.dumps(record) + "\n")
 
 
 def safety_thoughts(names: Iterable[str], n: int = 20_000, seed: int = 0) -> pd.DataFrame:
@@ -336,11 +338,7 @@ def write(out: str | Path, seed: int = 0) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(shape).eval()
-    model.generation_config.update(
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True, temperature=0.7
-    )
-    model.to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save(model, tokenizer, folder)
     parameters = model.num_parameters() / 1e6
     card = CARD.format(seed=seed, parameters=parameters, layers=shape.num_hidden_layers)
     (folder / "README.md").write_text(card, encoding="utf-8")
