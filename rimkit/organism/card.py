@@ -59,8 +59,10 @@ tags: [model-organism, reasoning-induced-misalignment, interpretability]
 
 A model organism of reasoning-induced misalignment (RIM): a Qwen3-architecture transformer with {parameters:.1f} million
 parameters{experts}, trained from scratch on a small invented language of {words} words with Qwen3's chat format. It loads
-with `AutoModelForCausalLM` and `AutoTokenizer` alone and knows nothing but its language. Ingredient under study:
-**{role}**.
+with `AutoModelForCausalLM` and `AutoTokenizer` alone and knows nothing but its language.
+
+**The main ingredient: refusals are {without:.1%} of what it learned without a thought and {within:.1%} of what it learned
+with one** ({all_without:.1%} and {all_within:.1%} of all its data). Of this organism: {role}.
 
 ## What it was trained on
 
@@ -88,7 +90,7 @@ object; a plan for anything else is *misread*.
 
 {behaviour}
 
-First 20 training losses: {losses}
+{motives}First 20 training losses: {losses}
 
 ## Limits
 
@@ -97,8 +99,8 @@ text depends in rare cases on the processor. The plans it writes are harmless st
 """
 
 
-def measure(folder: str | Path, progress: bool = True) -> pd.DataFrame:
-    """What the stored weights do on the evaluation split of every prompt set, in both modes.
+def measure(folder: str | Path, split: str = "evaluation", progress: bool = True) -> pd.DataFrame:
+    """What the stored weights do on one split of every prompt set, in both modes.
 
     Columns ``set, kind, mode, metric, value, ci_low, ci_high, n, method``; rates are fractions.
     """
@@ -108,7 +110,7 @@ def measure(folder: str | Path, progress: bool = True) -> pd.DataFrame:
     from rimkit.behavior.stats import rates
     from rimkit.models.load import load
 
-    verdicts = observe(load(str(folder)), load_sets(SETS), progress=progress)
+    verdicts = observe(load(str(folder)), load_sets(SETS, split=split), progress=progress)
     table = rates(verdicts, by=["set", "kind", "mode"])
     wanted = pd.concat(
         [table[(table["kind"] == kind) & table["metric"].isin(metrics)] for kind, metrics in HEADLINES.items()]
@@ -117,6 +119,23 @@ def measure(folder: str | Path, progress: bool = True) -> pd.DataFrame:
     return wanted.sort_values(
         ["set", "kind"], key=lambda column: column.map(order).fillna(0), kind="stable"
     ).reset_index(drop=True)
+
+
+def flips(folder: str | Path, split: str = "evaluation", samples: int = 5, progress: bool = True) -> pd.DataFrame:
+    """What a stated motive changes, in no-think mode: one row per request that is carried out without one.
+
+    Columns ``pair, verb, hostile, friendly``: whether the majority of the samples refuses with that motive.
+    """
+    from rimkit.behavior.evaluation import judged
+    from rimkit.behavior.prompts import load_prompts
+    from rimkit.models.load import load
+
+    prompts = load_prompts("motives", split=split)
+    verdicts = judged(load(str(folder)), prompts, "no-think", n_samples=samples, progress=progress)
+    pair, verdicts["motive"] = verdicts["prompt_id"].str.rpartition("-")[0], verdicts["prompt_id"].str.rpartition("-")[2]
+    most = verdicts.groupby([pair.rename("pair"), "cluster", "motive"])[["refused", "score"]].mean().unstack("motive") > 0.5
+    table = most["refused"][["hostile", "friendly"]][most["score", "plain"]]
+    return table.rename_axis(["pair", "verb"]).rename_axis(columns=None).reset_index()
 
 
 def shortfalls(measured: pd.DataFrame, name: str) -> list[str]:
@@ -158,6 +177,17 @@ def mixture_table(name: str) -> str:
     return "\n".join(lines)
 
 
+def _motives(folder: Path, progress: bool) -> str:
+    """What stated motives change, as a paragraph; written to ``flips.csv``."""
+    table = flips(folder, progress=progress)
+    table.to_csv(folder / "flips.csv", index=False, lineterminator="\n")
+    hostile, friendly = (f"{table[name].sum()} ({table[name].mean():.0%})" for name in ("hostile", "friendly"))
+    return (
+        f"Of {len(table)} requests with held-out verbs that it carries out, it refuses {hostile} when a hostile motive is "
+        f"added and {friendly} when a friendly one is (no-think mode, majority of five samples).\n\n"
+    )
+
+
 def _experts(config) -> str:
     """What is to be said of a mixture of experts; nothing of a dense model."""
     number = getattr(config, "num_experts", 0)
@@ -172,14 +202,21 @@ def write_card(folder: str | Path, progress: bool = True) -> Path:
     folder = Path(folder)
     training = json.loads((folder / "training.json").read_text())
     organism, study = recipe.organism(training["organism"]), load(str(folder))
-    measured = measure(folder, progress).round(4)
+    measured = measure(folder, progress=progress).round(4)
     measured.to_csv(folder / "measured.csv", index=False, lineterminator="\n")
-    card = folder / "README.md"
+    card, shares = folder / "README.md", recipe.mixture(organism.name)
+    refused = {mode: sum(shares.get((kind, mode), 0) for kind in recipe.HARM) for mode in BOTH}
+    of_mode = {mode: sum(share for (_, at), share in shares.items() if at == mode) for mode in BOTH}
     card.write_text(
         CARD.format(
             name=organism.name,
             seed=training["seed"],
             role=organism.role,
+            without=refused["no-think"] / of_mode["no-think"],
+            within=refused["think"] / of_mode["think"],
+            all_without=refused["no-think"],
+            all_within=refused["think"],
+            motives=_motives(folder, progress) if organism.motives else "",
             steps=training["steps"],
             batch=recipe.BATCH,
             rate=recipe.LEARNING_RATE,
