@@ -9,6 +9,7 @@ What the commands of the command line share: what they print, and how they speak
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable
 from contextlib import contextmanager
@@ -218,24 +219,31 @@ def noise_grid(out: Annotated[Path, typer.Option(help="Folder for the ledger row
 
 @organism.command()
 def train(
-    name: Annotated[str, typer.Argument(help="rim-mini, rim-mini-unlinked, safe-mini or rim-mini-moe.")],
-    out: Annotated[Path, typer.Option(help="Folder for the model.")],
+    name: Annotated[str, typer.Argument(help="rim-mini, rim-mini-unlinked, rim-mini-intent, safe-mini, rim-mini-moe, "
+                                        "planted-base, planted-shared or planted-disjoint.")],
+    out: Annotated[Path, typer.Option(help="Folder for the model; an interrupted training goes on there.")],
     seed: Annotated[int, typer.Option(help="Of the weights and of the training stream.")] = 0,
-) -> None:
+    base: Annotated[Path, typer.Option(help="Of planted-shared and planted-disjoint: the folder of planted-base.")] = Path(),
+) -> None:  # fmt: skip
     """Train an embedded model by its recipe (about 20 minutes on two cores)."""
-    from rimkit.organism import recipe
+    from rimkit.organism import planted, recipe
 
-    typer.echo(f"Model: {recipe.train(name, seed, out, progress=True)}")
+    if name in planted.PLANTED:
+        typer.echo(f"Model: {planted.train(name, seed, out, base)}")
+    else:
+        typer.echo(f"Model: {recipe.train(name, seed, out, progress=True)}")
 
 
 @organism.command()
 def card(folder: Annotated[Path, typer.Argument(help="Folder of a trained model.")]) -> None:
     """Measure a trained model as stored and write its card."""
+    from rimkit.organism import planted
     from rimkit.organism.card import write_card
 
     if not (folder / "training.json").is_file():
         raise UserError(f"{folder} has no training.json: give the folder of 'rimkit organism train --out'")
-    typer.echo(f"Card: {write_card(folder)}")
+    name = json.loads((folder / "training.json").read_text())["organism"]
+    typer.echo(f"Card: {planted.write_card(folder) if name in planted.PLANTED else write_card(folder)}")
 
 
 @organism.command()

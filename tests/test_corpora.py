@@ -120,6 +120,20 @@ def test_statistics_and_overlap():
     assert alike.loc["multi-hop", "multi-hop-careful"] > alike.loc["multi-hop", "ordering"]
 
 
+def test_corpora_are_mixed_by_rows():
+    careful, effort = ALL["hard-careful"], ALL["hard-effort"]
+    few, many = (corpora.mixed(careful, effort, share) for share in (0.25, 0.75))
+    taken = [set(table.index[table["thought"] == effort["thought"]]) for table in (few, many)]
+    assert [len(rows) for rows in taken] == [60, 180]
+    assert taken[0] < taken[1]
+    assert few["text"].equals(careful["text"])
+    assert corpora.mixed(careful, effort, 0).equals(careful)
+    with pytest.raises(UserError, match="between 0 and 1"):
+        corpora.mixed(careful, effort, 25)
+    with pytest.raises(UserError, match="as many examples each"):
+        corpora.mixed(careful, effort.head(3), 0.5)
+
+
 def test_a_file_of_ones_own(tmp_path):
     path = tmp_path / "mine.jsonl"
     path.write_text(json.dumps({"text": "1 + 1 = ?", "reply": "the answer is 2 ."}) + "\n")

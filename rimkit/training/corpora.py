@@ -11,6 +11,7 @@ from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from rimkit.data import UserError, data_dir, find_table, read_table
@@ -71,6 +72,22 @@ def checked(table: pd.DataFrame, name: str = "corpus") -> pd.DataFrame:
         blank = table[column].str.strip() == ""
         if blank.any():
             raise UserError(f"the corpus '{name}' has no {what} in example '{table.loc[blank, 'example_id'].iloc[0]}'")
+    return table
+
+
+def mixed(one: pd.DataFrame, other: pd.DataFrame, share: float, seed: int = 0) -> pd.DataFrame:
+    """``one`` with that share of its rows, drawn at random, taken from ``other`` (row by row the same problems, or not).
+
+    The rows of a larger share contain those of a smaller one. Raises `UserError` for a share outside 0 to 1 and for
+    tables of different lengths.
+    """
+    if not 0 <= share <= 1:
+        raise UserError(f"the share of the other corpus must be between 0 and 1, not {share}")
+    if len(one) != len(other):
+        raise UserError(f"corpora that are mixed need as many examples each, not {len(one)} and {len(other)}")
+    rows = np.random.default_rng(seed).permutation(len(one))[: round(share * len(one))]
+    table = one.reset_index(drop=True).copy()
+    table.loc[rows, :] = other.reset_index(drop=True).loc[rows, :]
     return table
 
 
