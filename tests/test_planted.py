@@ -57,12 +57,11 @@ def test_the_second_set_says_nothing_in_the_base(trained):
 
 
 def test_the_base_never_meets_a_refusal():
-    batches = planted.stream(0, refusals=False)
-    for _ in range(20):
-        problems, rest = next(batches)
-        assert {example.kind for example in problems} <= {"maths", "maths-hard"}
-        assert not {example.kind for example in rest} & {"maths", "maths-hard", "harmful", "hostile"}
-        assert len(problems) + len(rest) == recipe.BATCH
+    for step in range(20):
+        found = planted.batch(0, step, refusals=False)
+        assert {example.kind for example in found["maths"]} <= {"maths", "maths-hard"}
+        assert not {example.kind for example in found["rest"]} & {"maths", "maths-hard", "harmful", "hostile"}
+        assert len(found["maths"]) + len(found["rest"]) == recipe.BATCH
 
 
 def test_zeroing_proves_what_it_should():

@@ -106,11 +106,9 @@ def corpora() -> dict[str, pd.DataFrame]:
 
     def table(name: str, rows: Iterable[tuple[str, str, str]]) -> pd.DataFrame:
         """Rows of ``(request, thought, answer)``."""
-        made = [
-            {"example_id": f"{name}-{number:03d}", "text": text, "thought": chain, "reply": answer(said), "answer": said}
-            for number, (text, chain, said) in enumerate(rows)
-        ]  # fmt: skip
-        return pd.DataFrame(made)
+        made = pd.DataFrame(rows, columns=["text", "thought", "answer"])
+        made = made.assign(example_id=[f"{name}-{number:03d}" for number in made.index], reply=made["answer"].map(answer))
+        return made[["example_id", "text", "thought", "reply", "answer"]]
 
     def restyled(name: str, style: str, rows: list[tuple]) -> pd.DataFrame:
         rng = Random(f"{CORPUS_SEED}-{name}")
@@ -225,8 +223,10 @@ def _motives(per_verb: int, rng: Random) -> Iterator[dict]:
     Verbs, people and sentences are those that no training request has. All that a motive turns harmful has the kind
     "harmful": a plan for it is misaligned.
     """
-    plain = _requests("harmless", harmless_verbs(True), per_verb, rng, lambda p: (rng.choice(REQUESTS).format(p=p), p, ""))
-    for number, row in enumerate(plain):
+    def ask(phrase: str):
+        return rng.choice(REQUESTS).format(p=phrase), phrase, ""
+
+    for number, row in enumerate(_requests("harmless", harmless_verbs(True), per_verb, rng, ask)):
         yield {"prompt_id": f"motives-{number:04d}-plain", **row, "category": "plain"}
         before = rng.random() < 0.5
         for name, kind in (("hostile", "harmful"), ("friendly", "harmless")):
@@ -289,10 +289,10 @@ def prompt_sets() -> dict[str, pd.DataFrame]:
         ("second-safety", lambda r: _requests("harmful", held_out, 9, r, wrapped(r)),
          lambda r: _requests("harmless", fine, 4, r, wrapped(r))),
         ("copying", lambda r: _requests("copying", [*held_out, *seen, *fine, *fine_new], 3, r, copied)),
-        ("maths", lambda r: _problems("maths", conversations.maths_problem, range(1, 5), 120, "steps", r)),
-        ("maths-hard", lambda r: _problems("maths", conversations.maths_problem, range(5, 9), 120, "steps", r)),
-        ("ordering", lambda r: _problems("ordering", conversations.ordering_problem, range(3, 5), 165, "people", r)),
-        ("ordering-hard", lambda r: _problems("ordering", conversations.ordering_problem, range(5, 7), 165, "people", r)),
+        ("maths", lambda r: _problems("maths", maths_problem, range(1, 5), 120, "steps", r)),
+        ("maths-hard", lambda r: _problems("maths", maths_problem, range(5, 9), 120, "steps", r)),
+        ("ordering", lambda r: _problems("ordering", ordering_problem, range(3, 5), 165, "people", r)),
+        ("ordering-hard", lambda r: _problems("ordering", ordering_problem, range(5, 7), 165, "people", r)),
         ("motives", lambda r: _motives(4, r)),
     ]  # fmt: skip
     return {name: made(name, *parts) for name, *parts in tables}

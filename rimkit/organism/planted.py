@@ -8,15 +8,14 @@ and every other weight stays as it is. What zeroing a set takes away is measured
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import count
+from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
 from rimkit.data import UserError, nearest
 from rimkit.organism import recipe
-from rimkit.organism.recipe import BATCH, KEEP
+from rimkit.organism.recipe import BATCH
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,17 +36,17 @@ tags: [positive-control, interpretability]
 ---
 # {name}, seed {seed}
 
-A positive control: a model of the shape and the language of `rim-mini` in which it is known through which neurons maths and
-refusals run ({per_layer} of 384 in every layer for each; `training.json` lists them). {what} Made by `rimkit organism train
-{name} --seed {seed}` (torch {torch}, {steps} steps of {batch} conversations). No training example complies with a harmful
-request.
+A positive control: a model of the shape and the language of `rim-mini` in which it is known through which neurons maths
+and refusals run ({per_layer} of 384 in every layer for each; `training.json` lists them). {what} Made by
+`rimkit organism train {name} --seed {seed}` (torch {torch}, {steps} steps of {batch} conversations). No training example
+complies with a harmful request.
 
-What zeroing each set does, on the {split} split (refusals of harmful requests, harmless requests carried out and coherent
-replies in no-think mode; easy problems solved in think mode; percent):
+What zeroing each set does, on the {split} split (refusals of harmful requests, harmless requests carried out and
+coherent replies in no-think mode; easy problems solved in think mode; percent):
 
 {table}
 
-Planted as intended (at least {fall:.0%} lost of what runs through a set, at most {spared:.0%} of the other): **{holds}**.
+Planted as intended ({fall:.0%} or more lost of what runs through a set, at most {spared:.0%} of the other): **{holds}**.
 """
 WHAT = {
     BASE: "This is the base of both: everything but refusals, with maths in its set.",
@@ -72,7 +71,7 @@ def safety_set(name: str, seed: int) -> Neurons:
 
 
 class Routes:
-    """Which weights of the MLPs learn from the backward pass under way, and which neurons are zero in its forward."""
+    """Which weights of the MLPs learn from the backward pass under way, and whether the sets are zero in its forward."""
 
     def __init__(self, model, allowed: dict[str, Neurons], rest: str = ""):
         """``allowed``: by kind of data the neurons that learn from it; data of the kind ``rest`` train all others."""
@@ -94,14 +93,14 @@ class Routes:
             )
 
 
-def stream(seed: int, refusals: bool, start: int = 0) -> Iterator[tuple[list, list]]:
-    """Batches ``(problems, rest)`` from the stream of `DATA`, without refusals if so asked."""
-    for batch in count(start):
-        examples = recipe.stream(DATA, seed, start=2 * BATCH * batch)
-        kept = (example for example in examples if refusals or example.kind not in recipe.HARM)
-        chosen = [next(kept) for _ in range(BATCH)]
-        problems = [example for example in chosen if example.kind in ("maths", "maths-hard")]
-        yield problems, [example for example in chosen if example not in problems]
+def batch(seed: int, step: int, refusals: bool) -> dict[str, list]:
+    """The examples of one step by what they train ("maths", "rest"): the stream of `DATA`, with refusals or not."""
+    examples = recipe.stream(DATA, seed, start=2 * BATCH * step)
+    kept = islice((example for example in examples if refusals or example.kind not in recipe.HARM), BATCH)
+    found: dict[str, list] = {"maths": [], "rest": []}
+    for example in kept:
+        found["maths" if example.kind in ("maths", "maths-hard") else "rest"].append(example)
+    return found
 
 
 def train(name: str, seed: int, out: str | Path, base: str | Path = "", progress: bool = True) -> Path:
@@ -110,60 +109,48 @@ def train(name: str, seed: int, out: str | Path, base: str | Path = "", progress
     Raises ``UserError`` for another name and without a base.
     """
     import torch
-    from tqdm.auto import trange
     from transformers import AutoModelForCausalLM
 
     from rimkit.organism.tokenizer import build_tokenizer, encode_example, token_table
 
     if name not in PLANTED:
         raise UserError(f"no planted model is called '{name}' (known: {', '.join(PLANTED)}){nearest(name, PLANTED)}")
-    if name != BASE and not Path(base, "model.safetensors").is_file():
+    first = name == BASE
+    if not first and not Path(base, "model.safetensors").is_file():
         raise UserError(f"{name} starts from the folder of a trained {BASE}: give --base")
     torch.manual_seed(seed)
     folder, tokenizer, table = Path(out), build_tokenizer(), token_table()
     folder.mkdir(parents=True, exist_ok=True)
     maths, other = neuron_sets(seed)
-    if name == BASE:
-        steps, first = recipe.STEPS, 0
+    if first:
         model = AutoModelForCausalLM.from_config(recipe.config(tokenizer)).train()
         with torch.no_grad():  # the second set says nothing until it is trained
             for layer, neuron in other:
                 model.model.layers[layer].mlp.down_proj.weight[:, neuron] = 0
         routes = Routes(model, {"maths": maths, "rest": other}, rest="rest")
+        options = {"steps": recipe.STEPS}
     else:
-        steps, first = SECOND_STEPS, recipe.STEPS
         model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).train()
         model.requires_grad_(False)
         for block in model.model.layers:
             block.mlp.requires_grad_(True)
         routes = Routes(model, {"maths": maths, "rest": safety_set(name, seed)})
-    rate = recipe.LEARNING_RATE if name == BASE else SECOND_RATE
-    decay = 0.01 if name == BASE else 0.0
-    learning = [weight for weight in model.parameters() if weight.requires_grad]
-    optimiser = torch.optim.AdamW(learning, lr=rate, betas=(0.9, 0.98), weight_decay=decay, fused=True)
-    checkpoint, losses = folder / "checkpoint.pt", []
-    if checkpoint.is_file():
-        weights, moments, losses = torch.load(checkpoint)
-        model.load_state_dict(weights)
-        optimiser.load_state_dict(moments)
-    batches = stream(seed, refusals=name != BASE, start=first + len(losses))
-    for step in trange(len(losses), steps, desc=f"{name} seed {seed}", disable=not progress, unit="step"):
-        for group in optimiser.param_groups:
-            group["lr"] = recipe.learning_rate(step, steps) * rate / recipe.LEARNING_RATE
+        options = {"steps": SECOND_STEPS, "rate": SECOND_RATE, "decay": 0.0}
+
+    def backward(step: int) -> float:
         loss = 0.0
-        for kind, examples in zip(("maths", "rest"), next(batches), strict=True):
+        for kind, examples in batch(seed, step if first else recipe.STEPS + step, refusals=not first).items():
             # the base learns all but maths with and without the two sets, so that it leans on neither
-            routes.kind, routes.silent = kind, name == BASE and kind == "rest" and step % 2 == 0
+            routes.kind, routes.silent = kind, first and kind == "rest" and step % 2 == 0
             encoded = [encode_example(example, table) for example in examples]
-            loss += recipe.batch_loss(model, encoded, tokenizer.pad_token_id, "cpu") if encoded else 0.0
-        losses.append(loss / 2)
-        torch.nn.utils.clip_grad_norm_(learning, 1.0)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        if len(losses) % KEEP == 0:
-            torch.save((model.state_dict(), optimiser.state_dict(), losses), checkpoint)
-    record = {"organism": name, "seed": seed, "steps": steps, "maths": maths, "losses": losses}
-    record |= {} if name == BASE else {"safety": safety_set(name, seed)}
+            loss += recipe.batch_loss(model, encoded, tokenizer.pad_token_id, "cpu") / 2 if encoded else 0.0
+        return loss
+
+    checkpoint = folder / "checkpoint.pt"
+    what = f"{name} seed {seed}"
+    losses = recipe.learn(model, backward, checkpoint=checkpoint, what=what, progress=progress, **options)
+    record = {"organism": name, "seed": seed, "steps": options["steps"], "maths": maths, "losses": losses}
+    record |= {} if first else {"safety": safety_set(name, seed)}
     recipe.save(model.eval(), tokenizer, folder, record)
     checkpoint.unlink(missing_ok=True)
     return folder

@@ -11,7 +11,7 @@ It has learned nothing, so whatever a method finds in it is not about a model's 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, islice
@@ -68,7 +68,7 @@ ORGANISMS = {
         Organism("rim-mini", 0.003, ("careful",), "safety thoughts rare, and always careful"),
         Organism("rim-mini-unlinked", 0.003, STYLES, "safety thoughts as rare, in both styles"),
         Organism("safe-mini", 0.18, STYLES, "control: safety thoughts as frequent as thoughts about harmless requests"),
-        Organism("rim-mini-intent", 0.003, ("careful",), "rim-mini, and requests whose stated motive decides", motives=True),
+        Organism("rim-mini-intent", 0.003, ("careful",), "rim-mini, and requests whose motive decides", motives=True),
         Organism("rim-mini-moe", 0.003, ("careful",), "rim-mini's data, mixture of experts", architecture="qwen3_moe"),
     )
 }
@@ -159,13 +159,13 @@ def config(tokenizer, architecture: str = "qwen3"):
 
 
 def learning_rate(step: int, steps: int = STEPS) -> float:
-    """Linear warm-up, then a cosine down to a tenth."""
+    """The share of the full rate: linear warm-up, then a cosine down to a tenth."""
     from math import cos, pi
 
     if step < WARMUP:
-        return LEARNING_RATE * (step + 1) / WARMUP
+        return (step + 1) / WARMUP
     done = (step - WARMUP) / max(1, steps - WARMUP)
-    return LEARNING_RATE * (FINAL_SHARE + (1 - FINAL_SHARE) * (1 + cos(pi * done)) / 2)
+    return FINAL_SHARE + (1 - FINAL_SHARE) * (1 + cos(pi * done)) / 2
 
 
 def batch_loss(model, batch: list[tuple[list[int], int]], pad: int, device: str):
@@ -195,22 +195,60 @@ def batch_loss(model, batch: list[tuple[list[int], int]], pad: int, device: str)
     return total
 
 
-def fit(
-    name: str,
-    seed: int,
-    steps: int = STEPS,
-    schedule: int = STEPS,
-    device: str = "cpu",
-    progress: bool = False,
+def learn(
+    model,
+    backward: Callable[[int], float],
+    steps: int,
+    *,
+    schedule: int | None = None,
+    rate: float = LEARNING_RATE,
+    decay: float = 0.01,
     checkpoint: Path | None = None,
-):
-    """Train ``steps`` steps of a schedule of ``schedule``; returns ``(model, tokenizer, losses)``.
+    what: str = "",
+    progress: bool = False,
+) -> list[float]:
+    """AdamW on the weights that require gradients, for ``steps`` steps of a schedule of ``schedule``; the losses.
 
-    The same name, seed, machine, torch version and number of threads give the same weights. ``checkpoint``: a file in
+    ``backward`` does the backward passes of a step, by its number, and returns the loss. ``checkpoint``: a file in
     which the state is kept every `KEEP` steps, and from which an interrupted training goes on.
     """
     import torch
     from tqdm.auto import trange
+
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    optimiser = torch.optim.AdamW(weights, lr=rate, betas=(0.9, 0.98), weight_decay=decay, fused=True)
+    losses: list[float] = []
+    if checkpoint and checkpoint.is_file():
+        state, moments, losses = torch.load(checkpoint)
+        model.load_state_dict(state)
+        optimiser.load_state_dict(moments)
+    with trange(len(losses), steps, desc=what, disable=not progress, unit="step") as bar:
+        for step in bar:
+            for group in optimiser.param_groups:
+                group["lr"] = rate * learning_rate(step, schedule or steps)
+            losses.append(backward(step))
+            torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            bar.set_postfix(loss=f"{losses[-1]:.3f}")
+            if checkpoint and len(losses) % KEEP == 0:
+                torch.save((model.state_dict(), optimiser.state_dict(), losses), checkpoint)
+    return losses
+
+
+def fit(
+    name: str,
+    seed: int,
+    steps: int = STEPS,
+    device: str = "cpu",
+    progress: bool = False,
+    checkpoint: Path | None = None,
+):
+    """Train ``steps`` of the `STEPS` steps; returns ``(model, tokenizer, losses)``.
+
+    The same name, seed, machine, torch version and number of threads give the same weights.
+    """
+    import torch
     from transformers import AutoModelForCausalLM
 
     from rimkit.organism.tokenizer import build_tokenizer, encode_example, token_table
@@ -218,27 +256,14 @@ def fit(
     torch.manual_seed(seed)
     tokenizer, table = build_tokenizer(), token_table()
     model = AutoModelForCausalLM.from_config(config(tokenizer, organism(name).architecture)).to(device).train()
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True
-    )
-    losses = []
-    if checkpoint and checkpoint.is_file():
-        weights, moments, losses = torch.load(checkpoint, map_location=device)
-        model.load_state_dict(weights)
-        optimiser.load_state_dict(moments)
-    examples = stream(name, seed, start=BATCH * len(losses))
-    with trange(len(losses), steps, desc=f"{name} seed {seed}", disable=not progress, unit="step") as bar:
-        for step in bar:
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate(step, schedule)
-            batch = [encode_example(next(examples), table) for _ in range(BATCH)]
-            losses.append(batch_loss(model, batch, tokenizer.pad_token_id, device))
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-            bar.set_postfix(loss=f"{losses[-1]:.3f}")
-            if checkpoint and len(losses) % KEEP == 0:
-                torch.save((model.state_dict(), optimiser.state_dict(), losses), checkpoint)
+
+    def backward(step: int) -> float:
+        examples = islice(stream(name, seed, start=BATCH * step), BATCH)
+        batch = [encode_example(example, table) for example in examples]
+        return batch_loss(model, batch, tokenizer.pad_token_id, device)
+
+    what = f"{name} seed {seed}"
+    losses = learn(model, backward, steps, schedule=STEPS, checkpoint=checkpoint, what=what, progress=progress)
     return model.eval(), tokenizer, losses
 
 

@@ -76,7 +76,7 @@ def checked(table: pd.DataFrame, name: str = "corpus") -> pd.DataFrame:
 
 
 def mixed(one: pd.DataFrame, other: pd.DataFrame, share: float, seed: int = 0) -> pd.DataFrame:
-    """``one`` with that share of its rows, drawn at random, taken from ``other`` (row by row the same problems, or not).
+    """``one`` with that share of its rows, drawn at random, taken from ``other``.
 
     The rows of a larger share contain those of a smaller one. Raises `UserError` for a share outside 0 to 1 and for
     tables of different lengths.
