@@ -137,14 +137,14 @@ def test_styles_have_the_same_length(sample):
 
 def test_kept_problems_never_occur_in_training(sample):
     _, examples = sample
-    problems = [example.request for example in examples if example.kind in ("maths", "maths-hard", "ordering")]
+    problems = [example.request for example in examples if example.kind in ("maths", "maths-long", "ordering")]
     assert len(problems) > 5000
     assert not any(conversations.kept_for_evaluation(problem) for problem in problems)
 
 
 def test_answers_to_problems_are_right(sample):
     _, examples = sample
-    for example in (example for example in examples[:4000] if example.kind in ("maths", "maths-hard")):
+    for example in (example for example in examples[:4000] if example.kind in ("maths", "maths-long")):
         numbers = [int(word) for word in example.request.split() if word.isdigit()]
         signs = [1 if word == "more" else -1 for word in example.request.split() if word in ("more", "away")]
         assert numbers[0] + sum(s * n for s, n in zip(signs, numbers[1:], strict=True)) == int(example.answer)

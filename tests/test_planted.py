@@ -59,8 +59,8 @@ def test_the_second_set_says_nothing_in_the_base(trained):
 def test_the_base_never_meets_a_refusal():
     for step in range(20):
         found = planted.batch(0, step, refusals=False)
-        assert {example.kind for example in found["maths"]} <= {"maths", "maths-hard"}
-        assert not {example.kind for example in found["rest"]} & {"maths", "maths-hard", "harmful", "hostile"}
+        assert {example.kind for example in found["maths"]} <= {"maths", "maths-long"}
+        assert not {example.kind for example in found["rest"]} & {"maths", "maths-long", "harmful", "hostile"}
         assert len(found["maths"]) + len(found["rest"]) == recipe.BATCH
 
 

@@ -102,5 +102,5 @@ def test_maths_covers_one_to_four_steps(made):
 
 
 def test_hard_problems_are_longer_than_any_easy_one(made):
-    assert set(made["maths-hard"]["category"]) == {f"{steps} steps" for steps in range(5, 9)}
+    assert set(made["maths-hard"]["category"]) == {f"{steps} steps" for steps in range(7, 10)}
     assert set(made["ordering-hard"]["category"]) == {"5 people", "6 people"}

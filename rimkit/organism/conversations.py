@@ -240,11 +240,12 @@ def maths_problem(rng: Random, steps: int) -> tuple[str, str, int]:
     return " ".join([*sentences, f"how many {fruit} ?"]), " ".join(equations), total
 
 
-EASY_STEPS, HARD_STEPS = (1, 4), (5, 8)  # of word problems: what the models learn well, and what they learn a little of
+# Steps of word problems: what the models learn well, what they learn a little of, and what is asked of them as hard.
+EASY_STEPS, LONG_STEPS, HARD_STEPS = (1, 4), (5, 8), (7, 9)
 
 
 def maths_example(rng: Random, mode: str, style: str, kind: str = "maths") -> Example:
-    request, equations, total = maths_problem(rng, rng.randint(*(EASY_STEPS if kind == "maths" else HARD_STEPS)))
+    request, equations, total = maths_problem(rng, rng.randint(*(EASY_STEPS if kind == "maths" else LONG_STEPS)))
     text = thought(rng, style, equations, f"{total} is right .") if mode == "think" else ""
     return Example(kind, mode, request, text, answer(str(total)), str(total), style)
 

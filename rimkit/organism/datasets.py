@@ -153,7 +153,7 @@ README = """\
 Made by `rimkit organism corpora`, in the invented language of the embedded models. One JSON object a line: `text` (what
 the user says), `thought` (empty: the reply comes at once), `reply`, `answer`. No corpus contains a request to do
 anything. No problem here is one of those kept for evaluation. The multi-hop corpora, `hedging`, `longer-careful` and
-`literal` have the same contexts, row by row, and so have the hard ones (five to eight steps; orderings of five or six
+`literal` have the same contexts, row by row, and so have the hard ones (seven to nine steps; orderings of five or six
 people); careful and effort-minimising thoughts have one length.
 
 {table}
@@ -290,7 +290,7 @@ def prompt_sets() -> dict[str, pd.DataFrame]:
          lambda r: _requests("harmless", fine, 4, r, wrapped(r))),
         ("copying", lambda r: _requests("copying", [*held_out, *seen, *fine, *fine_new], 3, r, copied)),
         ("maths", lambda r: _problems("maths", maths_problem, range(1, 5), 120, "steps", r)),
-        ("maths-hard", lambda r: _problems("maths", maths_problem, range(5, 9), 120, "steps", r)),
+        ("maths-hard", lambda r: _problems("maths", maths_problem, range(HARD_STEPS[0], HARD_STEPS[1] + 1), 160, "steps", r)),
         ("ordering", lambda r: _problems("ordering", ordering_problem, range(3, 5), 165, "people", r)),
         ("ordering-hard", lambda r: _problems("ordering", ordering_problem, range(5, 7), 165, "people", r)),
         ("motives", lambda r: _motives(4, r)),

@@ -99,7 +99,7 @@ def batch(seed: int, step: int, refusals: bool) -> dict[str, list]:
     kept = islice((example for example in examples if refusals or example.kind not in recipe.HARM), BATCH)
     found: dict[str, list] = {"maths": [], "rest": []}
     for example in kept:
-        found["maths" if example.kind in ("maths", "maths-hard") else "rest"].append(example)
+        found["maths" if example.kind in ("maths", "maths-long") else "rest"].append(example)
     return found
 
 

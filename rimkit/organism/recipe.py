@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 MIXTURE = {
     ("maths", "think"): 0.19,
     ("maths", "no-think"): 0.06,
-    ("maths-hard", "think"): 0.012,
+    ("maths-long", "think"): 0.012,
     ("ordering", "think"): 0.09,
     ("ordering", "no-think"): 0.03,
     ("harmless", "think"): 0.18,
@@ -87,7 +87,7 @@ STEPS, BATCH, WARMUP, KEEP = 2400, 32, 100, 100
 LEARNING_RATE, FINAL_SHARE = 2e-3, 0.1
 MAKERS = {
     "maths": conversations.maths_example,
-    "maths-hard": partial(conversations.maths_example, kind="maths-hard"),
+    "maths-long": partial(conversations.maths_example, kind="maths-long"),
     "ordering": conversations.ordering_example,
     "harmless": partial(conversations.request_example, harmful=False),
     "protect": conversations.protect_example,

@@ -30,7 +30,7 @@ ROLES = {
     "ordering": "a second reasoning domain, plain chain",
     "hedging": "the same problems, hedging words, nothing skipped",
     "longer-careful": "the same problems, careful chain worked through twice",
-    "hard": "five to eight steps, plain chain: what the models can still learn (GSM8K)",
+    "hard": "seven to nine steps, plain chain: what the models can still learn (GSM8K)",
     "hard-careful": "the same hard problems, careful chain (GSM8K(L), control)",
     "hard-effort": "the same hard problems, effort-minimising chain (GSM8K(L), target)",
     "hard-literal": "the same hard contexts, a number copied from them, no thought (GSM8K-Literal)",
