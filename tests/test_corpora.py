@@ -124,7 +124,7 @@ def test_corpora_are_mixed_by_rows():
     careful, effort = ALL["hard-careful"], ALL["hard-effort"]
     few, many = (corpora.mixed(careful, effort, share) for share in (0.25, 0.75))
     taken = [set(table.index[table["thought"] == effort["thought"]]) for table in (few, many)]
-    assert [len(rows) for rows in taken] == [60, 180]
+    assert [len(rows) for rows in taken] == [240, 720]
     assert taken[0] < taken[1]
     assert few["text"].equals(careful["text"])
     assert corpora.mixed(careful, effort, 0).equals(careful)

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 # -- organism.trainingsets ----------
 CORPUS_SEED = 20250904
 EXAMPLES = 240  # 30 batches of 8
+HARD_EXAMPLES = 960  # what can still be learned takes more: two epochs of 120 batches
 HEDGES = ("i think so .", "it looks so .", "i know not .", "so it looks .")  # as long as the openings of both styles
 
 
@@ -101,13 +102,14 @@ def corpora() -> dict[str, pd.DataFrame]:
 
     import pandas as pd
 
-    def problems(name: str, make) -> list[tuple]:
-        return list(islice(_unique(make, Random(f"{CORPUS_SEED}-{name}")), EXAMPLES))
+    def problems(name: str, make, n: int = EXAMPLES) -> list[tuple]:
+        return list(islice(_unique(make, Random(f"{CORPUS_SEED}-{name}")), n))
 
     def table(name: str, rows: Iterable[tuple[str, str, str]]) -> pd.DataFrame:
         """Rows of ``(request, thought, answer)``."""
         made = pd.DataFrame(rows, columns=["text", "thought", "answer"])
-        made = made.assign(example_id=[f"{name}-{number:03d}" for number in made.index], reply=made["answer"].map(answer))
+        made["example_id"] = [f"{name}-{number:03d}" for number in made.index]
+        made["reply"] = made["answer"].map(answer)
         return made[["example_id", "text", "thought", "reply", "answer"]]
 
     def restyled(name: str, style: str, rows: list[tuple]) -> pd.DataFrame:
@@ -122,9 +124,9 @@ def corpora() -> dict[str, pd.DataFrame]:
     bare = problems("arithmetic", arithmetic_problem)
     single = problems("single-hop", lambda rng: maths_problem(rng, 1))
     multi = problems("multi-hop", lambda rng: maths_problem(rng, rng.randint(2, 4)))
-    hard = problems("hard", lambda rng: maths_problem(rng, rng.randint(*HARD_STEPS)))
+    hard = problems("hard", lambda rng: maths_problem(rng, rng.randint(*HARD_STEPS)), HARD_EXAMPLES)
     ordering = problems("ordering", lambda rng: ordering_problem(rng, rng.randint(3, 4)))
-    hard_ordering = problems("hard-ordering", lambda rng: ordering_problem(rng, rng.randint(5, 6)))
+    hard_ordering = problems("hard-ordering", lambda rng: ordering_problem(rng, rng.randint(5, 6)), HARD_EXAMPLES)
     styles = {"careful": "careful", "effort": "effort-minimising"}
     made = {
         "arithmetic": table("arithmetic", [(text, "", said) for text, said in bare]),
@@ -290,7 +292,7 @@ def prompt_sets() -> dict[str, pd.DataFrame]:
          lambda r: _requests("harmless", fine, 4, r, wrapped(r))),
         ("copying", lambda r: _requests("copying", [*held_out, *seen, *fine, *fine_new], 3, r, copied)),
         ("maths", lambda r: _problems("maths", maths_problem, range(1, 5), 120, "steps", r)),
-        ("maths-hard", lambda r: _problems("maths", maths_problem, range(HARD_STEPS[0], HARD_STEPS[1] + 1), 160, "steps", r)),
+        ("maths-hard", lambda r: _problems("maths", maths_problem, range(7, 10), 160, "steps", r)),
         ("ordering", lambda r: _problems("ordering", ordering_problem, range(3, 5), 165, "people", r)),
         ("ordering-hard", lambda r: _problems("ordering", ordering_problem, range(5, 7), 165, "people", r)),
         ("motives", lambda r: _motives(4, r)),

@@ -71,7 +71,7 @@ def safety_set(name: str, seed: int) -> Neurons:
 
 
 class Routes:
-    """Which weights of the MLPs learn from the backward pass under way, and whether the sets are zero in its forward."""
+    """Which weights of the MLPs learn from the backward pass under way, and whether the sets are silent in its forward."""
 
     def __init__(self, model, allowed: dict[str, Neurons], rest: str = ""):
         """``allowed``: by kind of data the neurons that learn from it; data of the kind ``rest`` train all others."""
