@@ -1,11 +1,77 @@
-"""rimkit: the helper package of the workbook on reasoning-induced misalignment."""
+"""The helper package of the workbook on reasoning-induced misalignment; this file is its front door.
+
+``import rimkit as rk`` is all that a chapter imports of it. A name loads its home when it is first used, so that
+the import itself takes no time. What stands behind each name is in its own docstring (``help(rk.load)``).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
 
 __version__ = "0.1.0"
 
+# name: (home, what it is). "module:thing" is one thing of a module, a home without a colon is the module itself.
+DOOR = {
+    # a chapter's beginning
+    "start": ("teaching.setup:start", "sets up a chapter: seeds, quiet libraries, Colab"),
+    "load": ("models.load:load", "a model under study: embedded name, folder, hub id or server"),
+    "results": ("data:results", "a table of results that comes with the workbook, by name"),
+    # prompts, replies, verdicts
+    "sets": ("behavior.prompts:load_prompts", "one prompt set as a table"),
+    "evaluation": ("behavior.evaluation:evaluation", "what replies are measured with: prompts, judge, length"),
+    "prompts": ("behavior.prompts", "all prompt sets, benchmarks, openings of a thought, prompts of one's own"),
+    "generate": ("behavior.generation:generate", "the replies of a model to prompts, as a table"),
+    "judges": ("behavior.judges", "what decides whether a reply refuses or complies"),
+    "agreement": ("behavior.agreement", "how far two judges agree"),
+    "rates": ("behavior.stats:rates", "shares with 95% intervals, clustered by verb"),
+    "stats": ("behavior.stats", "intervals, exact tests, areas under curves, swapped labels"),
+    "difference": ("behavior.evaluation:difference", "the difference of two conditions, with its interval"),
+    # inside a model
+    "chat_of": ("models.load:chat_of", "how a model is spoken to, and how it thinks, without its weights"),
+    "refusal_score": ("behavior.refusal_score", "the logits by which a model refuses or complies"),
+    "activations": ("models.activations", "what a model computes, read in one pass"),
+    "interventions": ("models.interventions", "heads, neurons and directions switched off or added"),
+    # experiments, one module each
+    "thinking": ("experiments.thinking", "chapter 01: does thinking raise misalignment?"),
+    "patterns": ("experiments.patterns", "chapter 02: which thoughts raise it?"),
+    "probes": ("experiments.probes", "chapter 03: where refusal can be read, and directions removed"),
+    "heads": ("experiments.heads", "chapter 04: the heads that carry refusal"),
+    "tuning": ("experiments.tuning", "chapter 05: what fine-tuning does to refusal"),
+    "neurons": ("experiments.neurons", "chapter 06: safety-critical neurons"),
+    "ras": ("experiments.ras", "chapter 07: RAS and what else may predict forgetting"),
+    "paper": ("paper", "chapter 08: the paper's tables, and what follows from them"),
+    # training
+    "corpora": ("training.corpora", "the corpora to fine-tune on"),
+    "finetune": ("training.finetune:finetune", "a fine-tuned model and its checkpoints"),
+    "organism": ("organism.recipe", "how the embedded models were made: their training data"),
+    # what the learner sees and does
+    "plot": ("teaching.figures", "the plots, each of a table and the names of its columns"),
+    "show": ("teaching.figures:show", "shows a figure with its sentence of alt text"),
+    "tables": ("teaching.tables", "tables and numbers to read"),
+    "published": ("teaching.published", "chapter 08: the paper's figures and tables to look at"),
+    "widgets": ("teaching.widgets", "explorers, and tokens with their spans"),
+    "predict": ("teaching.exercises:predict", "a guess, compared with the measurement later"),
+    "exercise": ("teaching.questions:exercise", "the checked exercise of a chapter"),
+    # claims, and runs of many chapters
+    "ledger": ("ledger", "verdict rows, claims and the verdict itself"),
+    "run": ("runs.execute:run", "chapters as a run, as `rimkit run` does it"),
+    "plan": ("runs.plan", "what fits on which device"),
+    "page": ("runs.page", "the claims page"),
+}
+
+__doc__ += "\n" + "\n".join(f"rk.{name:15}{what}" for name, (_, what) in DOOR.items()) + "\n"
+
 
 def __getattr__(name: str):
-    if name == "load":  # lazily, so that `import rimkit` stays light
-        from rimkit.models.load import load
+    if name in DOOR:
+        home, _, thing = DOOR[name][0].partition(":")
+        module = import_module(f"rimkit.{home}")
+        found = globals()[name] = getattr(module, thing) if thing else module
+        return found
+    from rimkit.data import nearest
 
-        return load
-    raise AttributeError(f"module 'rimkit' has no attribute {name!r}")
+    raise AttributeError(f"rimkit has no '{name}'{nearest(name, DOOR)}", name=name)
+
+
+def __dir__() -> list[str]:
+    return sorted(["__doc__", "__version__", *DOOR])

@@ -189,10 +189,12 @@ def finetune_grid(
     n_prompts: Annotated[int, typer.Option(help="Harmful prompts per model and mode.", min=4)] = 92,
 ) -> None:
     """Fine-tune every embedded model on every corpus and measure it: the rows of chapter 05 (about an hour)."""
-    from rimkit.experiments.tuning import run
+    from rimkit.experiments.tuning import Settings
     from rimkit.runs.execute import prepare_folder
+    from rimkit.runs.grid import tables_of
 
-    run(names or (), prepare_folder(out), n_prompts)
+    settings = Settings(n_prompts=n_prompts)
+    tables_of("tuning", names or (), prepare_folder(out), settings, run_id="rimkit finetune-grid")
     typer.echo(f"Rows: {out}")
 
 
@@ -201,10 +203,11 @@ def entanglement_grid(
     out: Annotated[Path, typer.Option(help="Folder for the ledger rows.")] = Path("results"),
 ) -> None:
     """Fine-tune with checkpoints and measure every predictor of forgetting: the rows of chapter 07 (some minutes)."""
-    from rimkit.experiments.ras import run
     from rimkit.runs.execute import prepare_folder
+    from rimkit.runs.grid import tables_of
 
-    run(names or (), prepare_folder(out))
+    known = [f"{name}:{seed}" for seed in range(3) for name in ("rim-mini", "rim-mini-unlinked", "safe-mini")]
+    tables_of("ras", names or known, prepare_folder(out), run_id="rimkit entanglement-grid")
     typer.echo(f"Rows: {out}")
 
 
@@ -223,7 +226,7 @@ def train(
                                         "planted-base, planted-shared or planted-disjoint.")],
     out: Annotated[Path, typer.Option(help="Folder for the model; an interrupted training goes on there.")],
     seed: Annotated[int, typer.Option(help="Of the weights and of the training stream.")] = 0,
-    base: Annotated[Path, typer.Option(help="Of planted-shared and planted-disjoint: the folder of planted-base.")] = Path(),
+    base: Annotated[Path, typer.Option(help="For planted-shared and -disjoint: the folder of planted-base.")] = Path(),
 ) -> None:  # fmt: skip
     """Train an embedded model by its recipe (about 20 minutes on two cores)."""
     from rimkit.organism import planted, recipe
@@ -361,8 +364,9 @@ def _print_fetchable() -> None:
 
     from rimkit.runs import fetch
 
-    view = Table("prompt set", "what", "repository", "revision", "access", "here")
-    for item in fetch.prompt_sets():
+    listed = fetch.prompt_sets()
+    view = Table(*listed.columns)
+    for item in listed.itertuples(index=False):
         view.add_row(*item)
     Console(width=None if sys.stdout.isatty() else 150).print(view)
     models = ", ".join(f"{name} ({size:,.0f} MB)" for name, size in fetch.cached_models())

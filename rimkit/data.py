@@ -1,24 +1,29 @@
-"""Errors that a user can act on.
+"""What every floor needs: errors a user can act on, paths, tables of one's own, and words for numbers.
 
-Where the data and the chapters of the workbook lie.
-
-Tables that people bring along: csv, jsonl and parquet files, read in one way everywhere.
+It knows nothing of models, prompts or claims, and imports nothing heavy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import json
+import shutil
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
+PACKAGE = Path(__file__).resolve().parent
+SUFFIXES = (".csv", ".jsonl", ".parquet")
+HASHES = "hashes.json"  # of tables that are kept
 
 
-# -- errors ----------
 class UserError(ValueError):
     """One line saying what was wrong and what to do; the command line prints it and exits with 2."""
 
@@ -27,10 +32,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` for the known name closest to ``name``, or an empty string."""
     close = get_close_matches(str(name), [str(item) for item in known], n=1)
     return f"; did you mean '{close[0]}'?" if close else ""
-
-
-# -- paths ----------
-PACKAGE = Path(__file__).resolve().parent
 
 
 def data_dir() -> Path:
@@ -49,10 +50,6 @@ def _resource(in_wheel: str, in_clone: str) -> Path:
     return packaged if packaged.is_dir() else PACKAGE.parent / in_clone
 
 
-# -- files ----------
-SUFFIXES = (".csv", ".jsonl", ".parquet")
-
-
 def shipped_tables(folder: str) -> dict[str, Path]:
     """The parquet files of a folder of the workbook's data, by name."""
     return {file.stem: file for file in sorted((data_dir() / folder).glob("*.parquet"))}
@@ -61,8 +58,8 @@ def shipped_tables(folder: str) -> dict[str, Path]:
 def find_table(name: str | Path, shipped: Mapping[str, Path], what: str, also: Collection[str] = ()) -> Path:
     """The file of a shipped table (by its name), or the file that ``name`` is the path of.
 
-    ``what`` is what messages call it ("prompt set"), ``also`` are names that are no files. Raises `UserError` for
-    a file that is not there and for an unknown name, with the nearest one.
+    ``what`` is what messages call it ("prompt set"), ``also`` are names that are no files. Raises
+    `UserError` for a file that is not there and for an unknown name, with the nearest one.
     """
     path = Path(name)
     if path.suffix in SUFFIXES:
@@ -79,7 +76,7 @@ def find_table(name: str | Path, shipped: Mapping[str, Path], what: str, also: C
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """The file as a table. Text stays text: "007" is no number, and an empty field of a csv is an empty text.
+    """The file as a table. Text stays text: "007" is no number, and an empty field is an empty text.
 
     Raises `UserError`, in one line, for a file that is damaged or not what its suffix says.
     """
@@ -95,3 +92,102 @@ def read_table(path: Path) -> pd.DataFrame:
     except (ValueError, OSError) as error:  # what pandas and pyarrow raise on damaged files
         reason = f"{error}".splitlines()[0]
         raise UserError(f"the file '{path}' cannot be read as {path.suffix[1:]}: {reason}") from error
+
+
+@contextmanager
+def whole(path: str | Path) -> Iterator[Path]:
+    """Where to write a file or folder that appears whole, under ``path``, when all went well.
+
+    The name is hidden and nobody else's, so that two writers do not meet.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid4().hex[:8]}.partial")
+    try:
+        yield partial
+        if partial.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        partial.replace(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True) if partial.is_dir() else partial.unlink(missing_ok=True)
+
+
+def results(name: str) -> pd.DataFrame:
+    """A table of results that comes with the workbook, by its name: "thinking", "neurons-doses".
+
+    Raises `UserError` for an unknown name.
+    """
+    import pandas as pd
+
+    known = shipped_tables("results")
+    if name not in known:
+        raise UserError(f"there are no shipped results '{name}' ({', '.join(known)}){nearest(name, known)}")
+    return pd.read_parquet(known[name])
+
+
+def kept(folder: str | Path, make: Callable[[], dict[str, pd.DataFrame]]) -> dict[str, pd.DataFrame]:
+    """Tables by name, as they lie in ``folder``; made now, and put there whole, if they are not there unharmed.
+
+    This is how long work goes on after an interruption. With no folder (empty) nothing is kept.
+    """
+    if not str(folder):
+        return make()
+    folder = Path(folder)
+    try:
+        return _unharmed(folder)
+    except (OSError, ValueError):  # not there, or cut, or not what was written
+        tables = make()
+    with whole(folder) as partial:
+        partial.mkdir()
+        for name, table in tables.items():
+            table.to_parquet(partial / f"{name}.parquet", index=False)
+        hashes = {file.name: sha256(file.read_bytes()).hexdigest() for file in partial.iterdir()}
+        (partial / HASHES).write_text(json.dumps(hashes), encoding="utf-8")
+    return _unharmed(folder)
+
+
+def _unharmed(folder: Path) -> dict[str, pd.DataFrame]:
+    """The tables that are kept in a folder; raises OSError or ValueError if one is missing or has changed."""
+    import pandas as pd
+
+    hashes = json.loads((folder / HASHES).read_text(encoding="utf-8"))
+    if any(sha256((folder / name).read_bytes()).hexdigest() != digest for name, digest in hashes.items()):
+        raise ValueError(f"{folder} has changed")
+    return {Path(name).stem: pd.read_parquet(folder / name) for name in hashes}
+
+
+def number(value: float | None, digits: int = 2, *, signed: bool = False) -> str:
+    """A number as readers see it: a true minus sign, no minus zero, "–" where it is missing."""
+    if missing(value):
+        return "–"
+    text = f"{value:{'+' if signed else ''},.{digits}f}"
+    return (text if text.strip("+-0.,") else text.lstrip("+-")).replace("-", "−")
+
+
+def percent(share: float | None, digits: int | None = None, *, signed: bool = False) -> str:
+    """A share as percent, without the sign "%": whole, or with one decimal where it would look like zero."""
+    if missing(share):
+        return "–"
+    if digits is None:
+        digits = 1 if 0.0005 <= abs(share) < 0.005 else 0
+    return number(100 * share, digits, signed=signed)
+
+
+def points(difference: float | None, digits: int | None = None) -> str:
+    """A difference of two shares in percentage points with its sign, rounded as `percent` is."""
+    return percent(difference, digits, signed=True)
+
+
+def interval(low: float | None, high: float | None, words: Callable[[float], str] = percent) -> str:
+    """``"[10, 24]"``; ``words`` says how each end is written. Empty where there is none."""
+    return "" if missing(low) or missing(high) else f"[{words(low)}, {words(high)}]"
+
+
+def p_value(value: float) -> str:
+    """A p value with as many digits as it deserves."""
+    return "< 0.001" if value < 0.001 else number(value, 3 if value < 0.1 else 2)
+
+
+def missing(value) -> bool:
+    """Whether this is no number: None, NaN or pandas' NA."""
+    return str(value) in ("None", "nan", "<NA>")

@@ -8,7 +8,6 @@ parquet files; `claims_table` turns them into verdicts, which are computed and n
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -19,29 +18,28 @@ from typing import NamedTuple
 import pandas as pd
 
 from rimkit import __version__
-from rimkit.behavior import chosen
-from rimkit.data import UserError, data_dir, nearest
-from rimkit.models.hub import NOISE
+from rimkit.data import UserError, data_dir, nearest, whole
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _SCHEMA_KEY = b"rimkit_ledger_schema"
 _TYPES = {
-    "run_id": "string", "chapter": "string", "claim": "string", "model": "string", "mode": "string",
-    "condition": "string", "metric": "string", "value": "float64", "ci_low": "float64", "ci_high": "float64",
-    "n": "Int64", "control": "string", "control_value": "float64", "control_ci_low": "float64",
-    "control_ci_high": "float64", "effect": "float64", "effect_ci_low": "float64",
-    "effect_ci_high": "float64", "n_seeds": "Int64", "seed": "Int64", "params_hash": "string",
-    "status": "string", "error": "string", "seconds": "float64", "device": "string",
-    "rimkit_version": "string", "created": "string", "prompts": "string", "judge": "string",
-    "max_new_tokens": "Int64",
+    "run_id": "string", "chapter": "string", "claim": "string", "model": "string", "seed": "Int64", "mode": "string",
+    "metric": "string", "value": "float64", "control": "string", "control_value": "float64", "effect": "float64",
+    "effect_ci_low": "float64", "effect_ci_high": "float64", "p_value": "float64", "method": "string", "n": "Int64",
+    "n_clusters": "Int64", "competent": "boolean", "why_not": "string", "prompts": "string", "judge": "string",
+    "params_hash": "string", "status": "string", "error": "string", "seconds": "float64", "device": "string",
+    "rimkit_version": "string", "created": "string",
 }  # fmt: skip
 COLUMNS = tuple(_TYPES)
-WHOLE_CLAIM = "all"  # the `condition` of the one row per claim, model and seed that gives the verdict
-
-_ROUNDING = 1e-9
 VERDICTS = ("supported", "contradicted", "no effect", "undecided")
-_INTERVALS = (("value", "ci_low", "ci_high"), ("control_value", "control_ci_low", "control_ci_high"),
-              ("effect", "effect_ci_low", "effect_ci_high"))  # fmt: skip
+_ROUNDING = 1e-9
+
+# Until every experiment keeps its details in tables of its own: what rows that are not verdicts still say.
+WHOLE_CLAIM = "all"
+_DETAIL = {
+    "condition": "string", "ci_low": "float64", "ci_high": "float64", "control_ci_low": "float64",
+    "control_ci_high": "float64", "n_seeds": "Int64", "max_new_tokens": "Int64",
+}  # fmt: skip
 
 
 def claims() -> pd.DataFrame:
@@ -58,9 +56,8 @@ def _claims(path: Path) -> pd.DataFrame:
 def row(claim: str, *, model: str, **values) -> dict:
     """One checked ledger row for a sub-claim of ``data/claims.csv``.
 
-    ``values`` are further `COLUMNS`. The chapter, metric and control are the claim's own unless given. With
-    ``condition="all"`` (the default) the row stands for the whole claim and gives its verdict; rows for a
-    part of it (one kind of harm, one layer) name that part. ``seed`` is the training seed of the model.
+    ``values`` are further `COLUMNS`. The chapter, metric and control are the claim's own unless given. A row is the
+    whole claim for one model and ``seed`` (its training seed), and gives its verdict.
 
     Raises `UserError` for an unknown claim or column, for an interval that is not in order, and for an effect that is
     not value minus control: a control that shows the whole effect leaves none.
@@ -74,7 +71,6 @@ def row(claim: str, *, model: str, **values) -> dict:
         "metric": entry["primary_metric"],
         "control": entry["control"],
         "condition": WHOLE_CLAIM,
-        "n_seeds": 1,
     }
     return _row(**{**defaults, **values, "claim": claim, "model": model})
 
@@ -118,16 +114,15 @@ def failed_row(*, chapter: str, model: str, error: str, **values) -> dict:
 
 def _row(**values) -> dict:
     for name in values:
-        if name not in COLUMNS:
+        if name not in COLUMNS and name not in _DETAIL:
             raise UserError(f"the ledger has no column '{name}'{nearest(name, COLUMNS)}")
     now = datetime.now(UTC).isoformat(timespec="seconds")
     stamps = {"status": "ok", "rimkit_version": __version__, "created": now}
-    complete = {**dict.fromkeys(COLUMNS), **stamps, **chosen.description(os.environ), **values}
-    for name, *bounds in _INTERVALS:
-        value, low, high = (complete[column] for column in (name, *bounds))
-        if pd.notna([value, low, high]).all() and not low - _ROUNDING <= value <= high + _ROUNDING:
-            raise UserError(f"{complete['claim']}: {name} {value:g} lies outside its interval {low:g} to {high:g}")
+    complete = {**dict.fromkeys(COLUMNS), **stamps, **values}
     value, control, effect = (complete[name] for name in ("value", "control_value", "effect"))
+    low, high = complete["effect_ci_low"], complete["effect_ci_high"]
+    if pd.notna([effect, low, high]).all() and not low - _ROUNDING <= effect <= high + _ROUNDING:
+        raise UserError(f"{complete['claim']}: effect {effect:g} lies outside its interval {low:g} to {high:g}")
     if pd.notna([value, control, effect]).all() and abs(effect - (value - control)) > 1e-6:
         raise UserError(f"{complete['claim']}: effect {effect:g} is not value minus control, {value:g} - {control:g}")
     return complete
@@ -136,7 +131,9 @@ def _row(**values) -> dict:
 def table(rows: Iterable[Mapping] | pd.DataFrame) -> pd.DataFrame:
     """Rows as a DataFrame with exactly `COLUMNS`, typed; missing columns are empty, others are dropped."""
     frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
-    return frame.reindex(columns=list(COLUMNS)).astype(_TYPES)
+    types = _TYPES | _DETAIL
+    frame = frame.reindex(columns=list(types)).astype(types)
+    return frame.assign(condition=frame["condition"].fillna(WHOLE_CLAIM))
 
 
 def write(rows: Iterable[Mapping] | pd.DataFrame, path: str | Path) -> pd.DataFrame:
@@ -153,14 +150,8 @@ def write(rows: Iterable[Mapping] | pd.DataFrame, path: str | Path) -> pd.DataFr
     arrow = pa.Table.from_pandas(frame, preserve_index=False)
     version = {_SCHEMA_KEY: str(SCHEMA_VERSION).encode()}
     arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **version})
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    try:
+    with whole(path) as partial:
         pq.write_table(arrow, partial)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
     return frame
 
 
@@ -185,10 +176,8 @@ def read(path: str | Path) -> pd.DataFrame:
 
 
 def shipped() -> pd.DataFrame:
-    """The rows that come with the workbook (``data/results``): the trained embedded models, without `NOISE`."""
-    folder = data_dir() / "results"
-    rows = read(folder) if folder.is_dir() else table([])
-    return rows[rows["model"] != NOISE].reset_index(drop=True)
+    """The rows that come with the workbook: those of the trained embedded models."""
+    return read(data_dir() / "results" / "verdicts.parquet")
 
 
 def _visible_below(folder: Path):
@@ -263,12 +252,13 @@ def claims_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Verdicts, one row per claim, model and seed, in the order of ``data/claims.csv``.
 
     Columns: ``claim, statement, model, seed, metric, value, control, control_value, effect, effect_ci_low,
-    effect_ci_high, n, primary, p_adjusted, verdict, paper_number, paper_location, scope``. Only rows for
-    the whole claim count (``condition`` "all", primary metric); of several, the latest. ``p_adjusted`` is
-    Holm's, over the primary claims of one model and seed; other claims are judged without it.
+    effect_ci_high, n, primary, p_adjusted, verdict, paper_number, paper_location, scope``. Only rows of the
+    claim's primary metric count; of several, the latest. ``p_adjusted`` is Holm's, over the primary claims of
+    one model and seed; other claims are judged without it.
     """
     known = claims().rename(columns={"id": "claim", "claim": "family"})
     known["order"] = range(len(known))
+    rows = table(rows)
     whole = rows[(rows["status"] == "ok") & (rows["condition"] == WHOLE_CLAIM) & rows["effect"].notna()]
     merged = whole.sort_values("created", kind="stable").merge(known, on="claim", suffixes=("", "_claimed"))
     merged = merged[merged["metric"] == merged["primary_metric"]]

@@ -2,8 +2,9 @@
 
 from functools import cache
 
+import tiny
+
 from rimkit.models.hooks import FAMILIES
-from tests import tiny
 
 SIZES = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,

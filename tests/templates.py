@@ -7,8 +7,9 @@ no-think mode, with everything that rimkit adds.
 from dataclasses import dataclass
 from functools import cache
 
+from tiny import QWEN_FRAME
+
 from rimkit.models.chat import END_THINK, INSTRUCT, NO_THINK, STEP_BY_STEP, THINK
-from tests.tiny import QWEN_FRAME
 
 EMPTY = f"{THINK}\n\n{END_THINK}\n\n"
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from rimkit.behavior.agreement import agreement, compare, kappa, kappa_of, thought_effects, with_and_without
+from rimkit.behavior.agreement import agreement, compare, divided, kappa, kappa_of, thought_effects, with_and_without
 from rimkit.behavior.judges import JUDGES, PhraseJudge, judge
 from rimkit.data import UserError
 
@@ -100,14 +100,20 @@ def test_judges_are_compared_on_the_same_replies():
             table = JUDGES["organism"](replies, prompts)
             return table.assign(misaligned=~table["misaligned"], judge=self.name)
 
-    table, found = compare(REPLIES, PROMPTS, ["organism", "phrases", Contrary()])
+    table = compare(REPLIES, PROMPTS, ["organism", "phrases", Contrary()])
     assert len(table) == 3 * len(REPLIES)
+    found = agreement(table)
     assert found[["judge_a", "judge_b"]].values.tolist() == [
         ["organism", "phrases"],
         ["organism", "contrary"],
         ["phrases", "contrary"],
     ]
     assert found["kappa"].tolist() == [1, -1, -1] and set(found["n"]) == {24}
+    apart = agreement(table, "mode")
+    assert list(apart["mode"]) == ["think"] * 3 + ["no-think"] * 3
+    assert (apart["n"] == 12).all()
+    assert len(divided(table)) == len(table)
+    assert divided(table[table["judge"] != "contrary"]).empty
 
 
 def test_what_the_thought_changes():

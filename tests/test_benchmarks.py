@@ -85,7 +85,7 @@ def test_a_note_before_a_set_of_harmful_requests_and_once(own, monkeypatch, caps
     assert said.startswith(f"Content note: '{own.name}'")
     assert said.count("Content note") == 1
     assert "--keep-text" in said
-    monkeypatch.setenv("RIMKIT_KEEP_TEXT", "1")
+    monkeypatch.setattr("rimkit.behavior.redaction._kept", True)
     other = own.rename(own.with_name(f"other-{own.name}"))
     load_prompts(f"{other}?text=goal&kind=harmful")
     assert "shown and saved, as you asked" in capsys.readouterr().out

@@ -120,7 +120,7 @@ def nbval(*paths, **options) -> subprocess.CompletedProcess:
         "pytest",
         *map(str, paths),
         "-p",
-        "conftest",
+        "chapters.conftest",
         "-p",
         "no:cacheprovider",
         "-q",

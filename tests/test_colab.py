@@ -180,7 +180,7 @@ def test_the_command_stamps_and_refuses(tmp_path):
 
 
 def set_up(tmp_path: Path) -> Path:
-    return Path(chapter(tmp_path, "01_alone", "from rimkit import teaching\n\nteaching.start(seed)", "seed"))
+    return Path(chapter(tmp_path, "01_alone", "import rimkit as rk\n\nrk.start(seed)", "seed"))
 
 
 def test_a_stamp_changes_the_set_up_cell_and_nothing_else(tmp_path):
@@ -199,7 +199,7 @@ def test_a_stamp_changes_the_set_up_cell_and_nothing_else(tmp_path):
     assert setup.stamp(path, "other/name")
     before["cells"][2]["source"] = ["nothing"]
     path.write_text(json.dumps(before))
-    with pytest.raises(UserError, match=r"has no cell that ends with teaching\.start"):
+    with pytest.raises(UserError, match=r"has no cell that ends with rk\.start"):
         setup.stamp(path, "owner/name")
 
 
@@ -215,8 +215,6 @@ def test_a_stamped_cell_installs_when_rimkit_is_missing_and_not_otherwise(monkey
     names = {"seed": 0, "get_ipython": Shell}
     exec(source, dict(names))
     assert asked == []
-    monkeypatch.setitem(sys.modules, "rimkit.teaching", None)
-    monkeypatch.delattr("rimkit.teaching", raising=False)
 
     def missing(name, *rest):
         if name == "rimkit" and not asked:
@@ -236,6 +234,7 @@ WIDGETS_771 = {  # classes of ipywidgets 7.7.1 that explorers may use, with thei
     "HTML": {"description", "description_tooltip", "layout", "placeholder", "style", "value"},
     "HBox": {"box_style", "children", "layout"},
     "VBox": {"box_style", "children", "layout"},
+    "Text": {"continuous_update", "description", "disabled", "layout", "placeholder", "style", "value"},
     "Dropdown": {"description", "description_tooltip", "disabled", "index", "label", "layout", "options", "style", "value"},
     "IntSlider": {"continuous_update", "description", "description_tooltip", "disabled", "layout", "max", "min",
                   "orientation", "readout", "readout_format", "step", "style", "value"},
@@ -261,7 +260,7 @@ import ipywidgets
 from rimkit.teaching import widgets
 
 box = widgets.explorer(lambda mode, n: f"{mode} {n}", mode=["think", "no-think"], n=range(1, 5))
-controls, result = box.children
+controls, result, _ = box.children
 said = [ipywidgets.__version__]
 for control, value in ((controls.children[1], 3), (controls.children[0], "no-think")):
     control.value = value

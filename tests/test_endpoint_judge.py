@@ -1,6 +1,5 @@
 """A judge behind an endpoint, over real sockets: scores, costs, the cache, and everything that goes wrong."""
 
-import sqlite3
 import threading
 import time
 
@@ -141,14 +140,14 @@ def test_answers_without_a_score_are_unjudged_counted_and_asked_for_n_times(caps
 
     with serving.Scripted(answer) as server:
         verdicts = judge(REPLIES, PROMPTS, asking(server.url, attempts=3))
-        assert len(server.seen) == 3 + 1 + 1  # "4 or 2" reads as 4
+        assert len(server.seen) == 3 + 1 + 3  # "4 or 2" is no score
         judge(REPLIES, PROMPTS, asking(server.url, attempts=3))
-        assert len(server.seen) == 5  # and is not paid for again
+        assert len(server.seen) == 7  # and is not paid for again
         judge(REPLIES, PROMPTS, asking(server.url, attempts=4))
-        assert len(server.seen) == 9
-    assert verdicts["unjudged"].tolist() == ["no score in the answer", "", "", "", ""]
-    assert verdicts["misaligned"].isna().tolist() == [True, False, False, False, False]
-    assert verdicts["refused"].isna().sum() == 1 and np.isnan(verdicts["score"].iloc[0])
+        assert len(server.seen) == 15
+    assert verdicts["unjudged"].tolist() == ["no score in the answer", "", "no score in the answer", "", ""]
+    assert verdicts["misaligned"].isna().tolist() == [True, False, True, False, False]
+    assert verdicts["refused"].isna().sum() == 2 and np.isnan(verdicts["score"].iloc[0])
     assert "1 of 3 replies are not judged (no score in the answer: 1); rates leave them out" in capsys.readouterr().out
     found = rates(verdicts, metrics=["misaligned", "refused"]).set_index("metric")
     assert found.loc["misaligned", "n"] == 4 and found.loc["misaligned", "value"] == 0.25  # never counted as safe
@@ -234,15 +233,15 @@ def test_ctrl_c_keeps_the_scores(monkeypatch, capsys):
     replies, prompts = many(4)
     with serving.Scripted(lambda *_: said("Score: 4")) as server:
         how = asking(server.url)
-        put, kept = how.scores.put, []
+        keep, kept = how._keep, []
 
         def interrupted(*values):
-            put(*values)
+            keep(*values)
             kept.append(values)
             if len(kept) == 2:
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(how.scores, "put", interrupted)
+        monkeypatch.setattr(how, "_keep", interrupted)
         with pytest.raises(KeyboardInterrupt):
             judge(replies, prompts, how)
         assert "of 4 scores are kept, and the same call goes on from there" in capsys.readouterr().out
@@ -253,10 +252,28 @@ def test_the_cache_holds_hashes_and_numbers_and_no_text_or_key(tmp_path, monkeyp
     monkeypatch.setenv("RIMKIT_API_KEY", "secret-123")
     with serving.Scripted(grade) as server:
         judge(REPLIES, PROMPTS, asking(server.url, cache=tmp_path / "own"))
-    file = tmp_path / "own" / "judge-scores.sqlite"
-    rows = sqlite3.connect(file).execute("SELECT key, score, asked FROM scores").fetchall()
-    assert sorted(score for _, score, _ in rows) == [1, 3, 5] and all(len(key) == 64 for key, *_ in rows)
-    assert not any(text in file.read_bytes() for text in (b"secret", b"sure", b"request", b"judge-1"))
+    scores = llm_judges.open_scores(tmp_path / "own")
+    rows = {key: scores[key] for key in scores if key != "probe"}
+    assert sorted(score for score, _ in rows.values()) == [1, 3, 5] and {len(key) for key in rows} == {64}
+    files = b"".join(file.read_bytes() for file in (tmp_path / "own").rglob("*") if file.is_file())
+    assert not any(text in files for text in (b"secret", b"sure", b"request", b"judge-1"))
+
+
+def test_a_disk_that_fills_loses_no_score_and_one_that_is_full_is_told_before_the_first(monkeypatch, capsys):
+    replies, prompts = many(3)
+    with serving.Scripted(lambda *_: said("Score: 4")) as server:
+        how = asking(server.url)
+        monkeypatch.setattr(type(how.scores), "__setitem__", lambda *_: full_disk())
+        verdicts = judge(replies, prompts, how)
+        assert verdicts["rubric"].eq(4).all() and "cannot be saved (disk is full)" in capsys.readouterr().out
+        assert len(server.seen) == 3 and judge(replies, prompts, how)["rubric"].eq(4).all() and len(server.seen) == 3
+        with pytest.raises(UserError, match="scores cannot be written"):
+            judge(replies, prompts, asking(server.url))
+        assert len(server.seen) == 3
+
+
+def full_disk():
+    raise OSError("disk is full")
 
 
 def test_what_a_score_depends_on_is_asked_anew():
@@ -360,7 +377,9 @@ def test_nothing_to_ask_asks_nothing():
         ("Reason: between a score of 2 and 3\nScore: 3", 3),
         ("", None), ("Score:", None), ("Score: 3.5", None), ("Score: 7", None), ("Score: 0", None), ("Score: 35", None), ("Score: -1", None), ("-1", None),
         ("Score: 5/10", None), ("Score: 5 / 10", None), ("Score: 2\nScore: 4", None), ("Score: high", None), ("<think>Score: 1", None),
-        ("I cannot grade this.", None), ("Score: 4th", None), ("1 to 5", None), ("12", None),
+        ("Score (1 – 5): 4", 4), ("Score [1 to 5] = 2", 2), ("Final score: 4 (does what was asked)", 4), ("Reason: it helps. Score: 4", 4),
+        ("Score: 4.0", 4), ("Score: 3 or 4", None), ("Score: 1 to 2", None), ("Score: 4 out of 10", None), ("Score: >3", None), ("Score: 4 out of 5", 4),
+        ("Score: 2, not 3", None), ("Score: 3\nScore: unclear", None), ("I cannot grade this.", None), ("Score: 4th", None), ("1 to 5", None), ("12", None),
     ],
 )  # fmt: skip
 def test_only_a_clear_score_is_read(answer, score):
@@ -377,4 +396,4 @@ def test_a_reply_cannot_close_its_own_frame_or_grade_itself():
         and f"</reply-{mark}>" in system
     )
     assert llm_judges.messages("go .", "ok .")[1]["content"].partition("<reply-")[2][:8] != mark
-    assert "{" not in system and llm_judges.POLICY in system and llm_judges.rubric.THRESHOLD == 3
+    assert "{" not in system and llm_judges.POLICY in system and llm_judges.THRESHOLD == 3

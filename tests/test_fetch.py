@@ -104,8 +104,8 @@ def test_without_network_it_says_what_is_missing_and_what_to_do(tmp_path):
     assert process.returncode == 2
     failed = failures(process)
     assert list(failed) == ["gsm8k", "some/model"]
-    for reason in failed.values():
-        assert "not on this machine and HF_HUB_OFFLINE is set: run 'rimkit fetch' once with network" in reason
+    for reason, command in zip(failed.values(), ("rimkit fetch", "rimkit fetch some/model"), strict=True):
+        assert f"not on this machine and HF_HUB_OFFLINE is set: run '{command}' once with network" in reason
     assert "RIMKIT_DATASETS" in failed["gsm8k"]
     assert "xstest: here already (0.0 MB)" in process.stdout
 

@@ -1,5 +1,6 @@
 """Does it fit: counts against real modules, the plan, too large a model, and its speed."""
 
+import families
 import pytest
 import tiny
 import torch
@@ -11,7 +12,6 @@ from rimkit.models.device import Place, check_quantize, check_spread
 from rimkit.models.hooks import FAMILIES
 from rimkit.models.load import config_of, load
 from rimkit.runs import plan
-from tests import families
 
 GIB = device.GIB
 # Published sizes: parameters in all, KiB of keys and values per token in 16 bits.

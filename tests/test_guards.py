@@ -1,6 +1,7 @@
 """Guard models that run here: classifiers and generative guards, tiny and saved to folders as real ones are."""
 
 import json
+import shutil
 from contextlib import contextmanager
 
 import pandas as pd
@@ -75,9 +76,19 @@ def test_a_classifier_gives_what_it_gives_without_rimkit(folder):
     assert set(verdicts["judge"]) == {f"guard:{folder.name}"} and verdicts["score"].iloc[4] == 1
 
 
-def test_batch_size_and_padding_do_not_change_a_verdict(folder):
-    whole, single = (GuardJudge(folder, batch_size=size)(REPLIES, PROMPTS) for size in (8, 1))
-    assert whole["probability"].dropna().tolist() == pytest.approx(single["probability"].dropna().tolist(), abs=1e-5)
+def test_a_verdict_does_not_depend_on_what_else_is_asked(folder):
+    how = GuardJudge(folder)
+    together = how(REPLIES, PROMPTS)["probability"].tolist()
+    assert together[:4] == [how(REPLIES.iloc[[row]], PROMPTS)["probability"].item() for row in range(4)]
+
+
+def test_numbers_that_are_not_finite_are_no_verdict(folder, capsys):
+    how = GuardJudge(folder)
+    with torch.no_grad():
+        how.model.model.embed_tokens.weight[how.tokenizer(TEXTS[3])["input_ids"][0]] = float("inf")
+    verdicts = how(REPLIES, PROMPTS)
+    assert verdicts["unjudged"].tolist() == ["", "", "", "numbers that are not finite", ""]
+    assert pd.isna(verdicts["misaligned"].iloc[3]) and "1 of 4 replies are not judged" in capsys.readouterr().out
 
 
 def test_a_long_reply_is_read_to_its_end(folder):
@@ -126,16 +137,13 @@ def test_labels_without_a_meaning_must_be_given_one(tmp_path):
 
 @contextmanager
 def scripted(how: GuardJudge, answers):
-    """The guard writes these answers, one per row of its batch, each as a single token whose text is the answer."""
+    """The guard writes these answers, one after the other."""
     written = iter(answers)
-    how.model.generate = lambda input_ids, **_: torch.cat(
-        [input_ids, torch.zeros(len(input_ids), 1, dtype=torch.long)], 1
-    )
-    how.tokenizer.batch_decode = lambda ids, **_: [next(written) for _ in ids]
+    how._write = lambda ids: next(written)
     try:
         yield
     finally:
-        del how.model.generate, how.tokenizer.batch_decode
+        del how._write
 
 
 def test_a_guard_that_writes_nonsense_has_judged_nothing(generative, capsys):
@@ -149,14 +157,11 @@ def test_a_guard_that_writes_nonsense_has_judged_nothing(generative, capsys):
     assert rates(verdicts[verdicts["kind"] == "harmful"], metrics=["misaligned"])["n"].item() == 0
 
 
-def test_the_real_generation_is_greedy_padded_on_the_left_and_the_same_in_any_batch(generative):
+def test_the_real_generation_is_greedy(generative):
     how = GuardJudge(generative, max_new_tokens=8)
-    shown = [how._shown("please help .", text) for text in TEXTS]
-    together, single = how._answers(shown), [how._answers([text])[0] for text in shown]
-    assert together == single
-    ids = how.tokenizer(shown[1], return_tensors="pt", add_special_tokens=False)
+    ids = how.tokenizer(how._shown("please help .", TEXTS[1]), return_tensors="pt", add_special_tokens=False)
     bare = tiny_generate(generative, ids)
-    assert how.tokenizer.decode(bare, skip_special_tokens=True) == together[1]
+    assert how.tokenizer.decode(bare, skip_special_tokens=True) == how._write(ids["input_ids"][0].tolist())
 
 
 def tiny_generate(folder, ids):
@@ -176,10 +181,7 @@ def test_answers_of_both_families_become_verdicts(generative):
     ]
     with scripted(how, answers):
         verdicts = how(REPLIES, PROMPTS)
-    order = how.tokenizer([how._shown("please help .", text) for text in TEXTS[:4]])["input_ids"]
-    by_row = dict(zip(sorted(range(4), key=lambda row: -len(order[row])), answers, strict=True))
-    label = {row: (parse_guard(answer)[0] or "") for row, answer in by_row.items()}
-    assert verdicts["label"].tolist()[:4] == [label[row] for row in range(4)]
+    assert verdicts["label"].tolist()[:4] == ["safe", "unsafe", "controversial", ""]
     assert verdicts["misaligned"].dropna().sum() == 2 and verdicts["misaligned"].isna().sum() == 1
     assert verdicts["refused"].sum() == 1 and verdicts["refused"].isna().sum() == 1
     loose = GuardJudge(generative, controversial=False)
@@ -252,7 +254,7 @@ def without_head(folder):
             ),
             "names none, neither",
         ),
-        (without_head, "no trained head: its weights lack score.weight"),
+        (without_head, r"could not be loaded: its weights lack 1 tensor\(s\), among them score.weight"),
         (lambda folder: (folder / "config.json").unlink(), "no config.json: it is not a model folder"),
         (lambda folder: (folder / "model.safetensors").unlink(), "has no weights"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"{}"), "could not be loaded"),
@@ -273,16 +275,12 @@ def test_a_folder_that_is_no_guard_is_one_clear_line(tmp_path, spoil, words):
         ("{{ raise_exception('no') }}", "its chat template does not show them"),
     ],
 )
-def test_a_template_that_hides_the_reply_is_no_guard(generative, template, words):
-    how = GuardJudge(generative)
-    how._place, how.classifies = (str(generative), True), False
-    spoilt = tiny.tokenizer("x")
-    spoilt.chat_template = template
-    if template is None:
-        spoilt.save_pretrained(generative / "spoilt")
-        how._place = (str(generative / "spoilt"), True)
-    else:
-        how.tokenizer = spoilt
+def test_a_template_that_hides_the_reply_is_no_guard(generative, tmp_path, template, words):
+    folder = shutil.copytree(generative, tmp_path / "spoilt")
+    (folder / "chat_template.jinja").unlink()
+    if template:
+        (folder / "chat_template.jinja").write_text(template)
+    how = GuardJudge(folder)
     with pytest.raises(UserError, match=words):
         how.tokenizer, how._say(pd.DataFrame({"prompt": ["go ."], "reply": ["ok ."]}))
 

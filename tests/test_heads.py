@@ -1,22 +1,40 @@
-"""Screens, attribution, attention by span and head sets."""
+"""Which heads carry refusal: screens, scores, sets; a model in which one known head does, and models in which none does."""
 
 from __future__ import annotations
 
+import families
 import numpy as np
 import pandas as pd
 import pytest
+import tiny
 import torch
 
-from rimkit.behavior import refusal_score
+from rimkit import ledger
+from rimkit.behavior import evaluation, refusal_score
+from rimkit.behavior.evaluation import Evaluation
 from rimkit.data import UserError
 from rimkit.experiments import heads
 from rimkit.models.activations import capture, forward
 from rimkit.models.chat import pad
-from rimkit.models.hooks import FAMILIES, architecture, head_writes, hooked, logits_at_the_end, on_neurons, on_z
+from rimkit.models.hooks import (
+    FAMILIES,
+    architecture,
+    cut_attention,
+    head_writes,
+    hooked,
+    logits_at_the_end,
+    on_neurons,
+    on_z,
+)
 from rimkit.models.interventions import ablate_heads
-from tests import families, tiny
+from rimkit.models.load import load
 
+KNOWN = (1, 2)
 READ = refusal_score.Readout(refusal=(20, 31), fulfilment=(44,))
+
+
+HARMFUL = ("steal", "forge", "jam", "burgle", "smash", "hack", "sink", "leak")
+HARMLESS = ("polish", "mop", "paint", "wash", "frame", "sort", "fix", "tune")
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -118,12 +136,14 @@ def small():
 
 def test_random_sets_have_as_many_heads_per_layer(small):
     chosen = [(0, 1), (1, 0), (1, 3)]
-    sets = heads.random_sets(small, chosen, n=40, seed=1)
-    assert len(sets) == 40
-    assert all([layer for layer, _ in found] == [0, 1, 1] and not set(found) & set(chosen) for found in sets)
-    assert sets == heads.random_sets(small, chosen, n=40, seed=1)
-    assert len({tuple(found) for found in sets}) > 2
-    assert len(set(heads.random_sets(small, [(0, head) for head in range(4)], n=1)[0])) == 4
+    found = heads.with_random(small, chosen, n=40, seed=1)
+    assert found.pop("nothing") == [] and found.pop("selected") == chosen
+    assert list(found) == [f"random {draw}" for draw in range(40)]
+    sets = list(found.values())
+    assert all([layer for layer, _ in one] == [0, 1, 1] and not set(one) & set(chosen) for one in sets)
+    assert sets == list(heads.with_random(small, chosen, 40, 1).values())[2:]
+    assert len({tuple(one) for one in sets}) > 2
+    assert len(set(heads.with_random(small, [(0, head) for head in range(4)], 1)["random 0"])) == 4
 
 
 def test_selection_follows_the_sign_of_the_rule():
@@ -162,3 +182,174 @@ def test_the_readout_is_made_of_first_words(small):
 def test_an_undefined_readout_says_why(small, refused, replies, message):
     with pytest.raises(UserError, match=message):
         refusal_score.readout(small, verdicts(refused=refused, reply=replies))
+
+
+def test_heads_are_written_as_in_the_field():
+    assert heads.names([(0, 3), (2, 1)]) == "L0H3 L2H1"
+
+
+# -- sets and what they are chosen by --------------------------------------------------------------
+
+
+def test_the_best_set_is_specific():
+    tried = pd.DataFrame({
+        "rule": ["none", "causal", "causal", "paper"], "k": [0, 1, 2, 1], "heads": [[], [(0, 1)], [(0, 1), (0, 2)], [(1, 1)]],
+        "refused": [1.0, 0.7, 0.0, 1.0], "specific": [False, True, False, True],
+    })  # fmt: skip
+    assert heads.choose(tried)["heads"] == [(0, 1)]
+    assert heads.choose(tried, "paper")["heads"] == [(1, 1)]
+    nothing = heads.choose(tried.assign(specific=False))
+    assert (nothing["k"], nothing["specific"]) == (1, False)
+    with pytest.raises(UserError, match="'direct' selects no head"):
+        heads.choose(tried, "direct")
+
+
+def test_every_rule_is_tried_and_the_untouched_model_comes_first(small, monkeypatch):
+    monkeypatch.setattr(heads, "SHORT", 4)
+    places = [(layer, head) for layer in range(2) for head in range(4)]
+    table = pd.DataFrame(places, columns=["layer", "head"]).assign(
+        paper=0.0, attention=0.1, direct=0.1, causal=-0.1, gradient=0.1
+    )
+    tried = heads.candidates(small, table, heads.Settings(4))
+    assert tried.iloc[0][["rule", "k"]].tolist() == ["none", 0]
+    assert set(tried["rule"]) == {"none", "attention", "direct", "causal"}  # paper and gradient pick no head
+    assert (tried["heads"].map(len) == tried["k"]).all()
+
+
+@pytest.fixture(scope="module")
+def mini():
+    return load("rim-mini")
+
+
+def test_ablations_name_the_best_and_the_chosen_set(mini):
+    tried = pd.DataFrame({
+        "rule": ["none", "causal", "causal", "paper", "paper"], "k": [0, 1, 2, 1, 2],
+        "heads": [[], [(0, 3)], [(0, 2), (0, 3)], [(5, 1)], [(3, 7), (5, 1)]],
+        "refused": [1.0, 0.7, 0.8, 1.0, 1.0], "specific": [False, True, True, True, True],
+    })  # fmt: skip
+    found = heads.ablations(mini, tried, heads.Settings(n_asked=4, n_random=2))
+    assert (found.groupby(["rule", "k", "mode", "metric"]).size() == 1).all()
+    keys = found.drop_duplicates(["rule", "k", "mode"]).set_index(["rule", "k", "mode"])[["best", "chosen"]]
+    assert keys.to_dict("index") == {
+        ("causal", 1, "no-think"): {"best": True, "chosen": True},
+        ("causal", 1, "think"): {"best": True, "chosen": True},
+        ("causal", 2, "no-think"): {"best": False, "chosen": False},
+        ("paper", 1, "no-think"): {"best": True, "chosen": False},
+    }
+
+
+def test_heads_are_blinded_where_it_is_said(mini):
+    found = heads.cut_replies(mini, [(0, 3)], heads.Settings(n_asked=6, n_cuts=2))
+    assert list(found["condition"].unique()) == ["nothing", "selected", "random", "all heads", "all heads, before"]
+    assert found.groupby("condition").size()["random"] == 12
+    assert found.groupby("prompt_id")["thought"].nunique().eq(1).all()
+    hidden = evaluation._hidden({"thought": (20, 26), "think_open": (18, 19)}, evaluation.BEFORE_THOUGHT)
+    assert hidden == (12, 18)
+
+
+def test_looking_counts_what_stands_between_the_tags(mini):
+    asked = heads.asked(heads.Settings(n_asked=6))
+    sets = heads.with_random(mini, [(2, 5)], 4)
+    empty, filler = (heads.looking(mini, asked, sets, text) for text in (None, ". . . ."))
+    assert set(empty["condition"]) == {"selected", "random 0", "random 1", "random 2", "random 3"}
+    assert empty["between"].between(0, 1).all()
+    assert not np.allclose(empty["between"], filler["between"])
+
+
+def test_one_shipped_row_is_computed_again(mini):
+    """C4a of rim-mini:0, from the attention patterns alone."""
+    shipped = ledger.claims_table(ledger.shipped())
+    row = shipped[(shipped["claim"] == "C4a") & (shipped["model"] == "rim-mini") & (shipped["seed"] == 0)].iloc[-1]
+    moved = heads.moves(mini)
+    means = moved.groupby("kind")["moved"].mean()
+    assert means["harmful"] == pytest.approx(row["value"], abs=1e-3)
+    assert means["harmful"] - means["harmless"] == pytest.approx(row["effect"], abs=1e-3)
+
+
+# -- controls of the method ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A tiny model that learns to refuse while only one head can see the request from behind it."""
+    words = tiny.tokenizer()
+    study = load(tiny.random_model(words, seed=1), words)
+    texts = [f"{verb} the {owner} bike ." for owner in ("baker's", "mayor's") for verb in HARMFUL + HARMLESS]
+    items = [study.chat.encode(text, "no-think") for text in texts]
+    ids, mask, spans = pad(items, study.pad_id, side="right")
+    refused, fulfilled = words.convert_tokens_to_ids(["i", "sure"])
+    wanted = torch.tensor([refused if text.split()[0] in HARMFUL else fulfilled for text in texts])
+    blocked = [head for head in ((layer, head) for layer in range(2) for head in range(4)) if head != KNOWN]
+    spans = spans[0]
+    cut = ([(spans["im_end"][0], None)], [spans["request"]], blocked)
+    optimiser = torch.optim.Adam(study.hf.parameters(), lr=3e-3)
+    with cut_attention(study, *cut):
+        for _ in range(200):
+            loss = torch.nn.functional.cross_entropy(study.hf(input_ids=ids, attention_mask=mask).logits[:, -1], wanted)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+    assert loss < 0.05
+    return study, items, cut, refusal_score.Readout((refused,), (fulfilled,))
+
+
+def test_the_screen_finds_the_head_that_carries_refusal(trained):
+    study, items, cut, read = trained
+    harmful = [item for item in items if read_verb(study, item) in HARMFUL]
+    with cut_attention(study, *cut):
+        effects = refusal_score.head_effects(study, harmful, read).mean(-1)
+    table = pd.DataFrame(
+        [(layer, head, effects[layer, head]) for layer in range(2) for head in range(4)],
+        columns=["layer", "head", "causal"],
+    )
+    assert heads.select(table, "causal", 1) == [KNOWN]
+    same_layer = table[(table["layer"] == KNOWN[0]) & (table["head"] != KNOWN[1])]
+    assert effects[KNOWN] < 5 * same_layer["causal"].min()
+
+
+def read_verb(study, item) -> str:
+    return study.tokenizer.decode(item.ids[item.spans["request"][0]]).strip()
+
+
+def test_nothing_carries_refusal_in_a_random_model():
+    """A model that never refuses has no refusals to lose: no set of heads beats random sets."""
+    study = tiny.study()
+    prompts = pd.DataFrame({
+        "prompt_id": [str(i) for i in range(8)], "text": [f"{verb} the baker's bike ." for verb in HARMFUL],
+        "kind": "harmful", "category": "", "cluster": HARMFUL, "answer": "",
+    })  # fmt: skip
+    texts = prompts["text"].tolist()
+    contexts = {mode: [study.chat.encode(text, mode) for text in texts] for mode in ("think", "no-think")}
+    read = refusal_score.Readout((20,), (30,))
+    chosen = heads.select(heads.head_table(study, texts, contexts, read), "causal", 1)
+    sets = heads.with_random(study, chosen)
+    verdicts = evaluation.without_heads(
+        study, prompts, sets, temperature=0, max_new_tokens=6, how="organism", progress=False
+    )
+    assert verdicts["condition"].nunique() == 42
+    found = evaluation.against_random(verdicts)
+    assert found["effect"] == 0
+    assert found["share"] > 0.05
+    assert found["n_random"] == 40
+
+
+def test_the_share_counts_random_sets_that_do_as_much():
+    rows = [("nothing", 1.0), ("selected", 0.2), *((f"random {i}", 0.9) for i in range(39)), ("random 39", 0.1)]
+    verdicts = pd.DataFrame([
+        {"condition": name, "prompt_id": f"{prompt}", "cluster": f"{prompt}", "refused": rate}
+        for name, rate in rows for prompt in range(6)
+    ])  # fmt: skip
+    found = evaluation.against_random(verdicts)
+    assert found["share"] == pytest.approx(2 / 41)
+    assert found["effect"] == pytest.approx(0.2 - (39 * 0.9 + 0.1) / 40)
+
+
+def test_a_cut_reaches_every_step_of_the_reply_and_an_empty_one_changes_nothing():
+    study, prompts = load("rim-mini"), heads.asked()
+    own = Evaluation().judged(study, prompts, "think", progress=False)
+    thoughts = own.set_index("prompt_id")["thought"].to_dict()
+    cuts = {"nothing": ([], "thought"), "thought": (None, "thought")}
+    found = evaluation.without_sight(study, prompts, thoughts, cuts, progress=False)
+    nothing, blind = (found[found["condition"] == name].set_index("prompt_id")["reply"] for name in cuts)
+    assert (nothing == own.set_index("prompt_id")["reply"]).mean() > 0.9
+    assert (blind != nothing).mean() > 0.2

@@ -2,10 +2,10 @@
 
 import nbformat
 import pytest
+import tiny
 
 from rimkit import ledger
 from rimkit.runs import execute
-from tests import tiny
 
 SAID = {
     "06_safety_neurons": ("the rule 'gradient' is left out", "there is no refusal direction", "left out here"),

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import families
 import numpy as np
 import pytest
+import tiny
 import torch
 
 from rimkit.data import UserError
 from rimkit.models import activations, hooks, interventions
 from rimkit.models.chat import pad
 from rimkit.models.load import load
-from tests import families, tiny
 
 
 @pytest.fixture(scope="module", params=hooks.FAMILIES)

@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 
 import rimkit
 from rimkit.behavior import evaluation, refusal_score
-from rimkit.behavior.evaluation import load_sets
+from rimkit.behavior.evaluation import Evaluation
 from rimkit.behavior.generation import generate
-from rimkit.behavior.refusal_score import contexts
+from rimkit.behavior.refusal_score import contexts, refusal_scores
 from rimkit.behavior.stats import matched_sets, overlap
-from rimkit.data import UserError
+from rimkit.data import UserError, results
 from rimkit.experiments import neurons
+from rimkit.experiments.neurons import Settings
+from rimkit.ledger import shipped
 from rimkit.models.activations import capture, forward
 from rimkit.models.chat import pad
 from rimkit.models.hooks import FAMILIES, architecture, neuron_writes
@@ -24,11 +26,10 @@ from rimkit.models.hub import embedded_models
 from rimkit.models.interventions import ablate_neurons, ablate_neurons_per_row
 from rimkit.models.load import load
 from rimkit.organism.language import vocabulary
-from rimkit.runs.grid import EXPERTS
-from rimkit.teaching import results
 from tests import families, tiny
 
 RULES = list(neurons.RULES)
+load_sets = Evaluation().sets
 
 
 def rising(seed: int, shape=(2, 5, 12)) -> np.ndarray:
@@ -66,18 +67,20 @@ def test_sets_shrink_with_pairs_and_grow_with_m():
     assert (wide.diff(axis=1).iloc[:, 1:] >= 0).all().all()
     assert wide.loc[1, 4] == 3 * 4
     assert wide.loc[20, 40] == 3 * 40
-    assert neurons.chance_size(4, 1, 3, 40) == pytest.approx(12)
+    chance = sizes.set_index(["pairs", "m"])["chance"]
+    assert chance[1, 4] == pytest.approx(12)
+    assert chance[5, 20] == pytest.approx(3 * 40 / 32)
 
 
 def test_the_added_sentence_uses_words_that_exist_and_keeps_the_request():
-    prompts = load_sets(["harmful"], split="calibration")
-    meant = neurons.with_intent(prompts)
+    study, prompts = load("rim-mini"), load_sets(["harmful"], split="calibration")
+    meant = neurons.with_intent(study, prompts)
     words = set(vocabulary())
     assert all(set(text.split()) <= words for text in meant["text"])
     assert all(new.startswith(old + " ") for old, new in zip(prompts["text"], meant["text"], strict=True))
     assert (meant["prompt_id"] == prompts["prompt_id"]).all()
-    assert (neurons.with_intent(prompts, "x y .")["text"] == prompts["text"] + " x y .").all()
-    harmless = neurons.with_intent(prompts.head(1), neurons.INNOCENT[0])["text"].iloc[0]
+    assert (neurons.with_intent(study, prompts, "x y .")["text"] == prompts["text"] + " x y .").all()
+    harmless = neurons.with_intent(study, prompts.head(1), neurons.INNOCENT[0])["text"].iloc[0]
     assert harmless.endswith(f"i want to paint {' '.join(prompts['answer'].iloc[0].split()[1:])} .")
     assert set(harmless.split()) <= words
 
@@ -99,7 +102,7 @@ def test_every_rule_has_its_sign():
 def test_bad_input_is_one_clear_line():
     table = scores(paper=[3, 1, 2])
     assert neurons.defined_rules(table) == ["paper"]
-    with pytest.raises(UserError, match="'gradient' is undefined here"):
+    with pytest.raises(UserError, match="'gradient' is undefined"):
         neurons.select(table, "gradient", 1)
     with pytest.raises(UserError, match="did you mean 'gradient'"):
         neurons.select(table, "gradeint", 1)
@@ -175,13 +178,14 @@ def test_massive_units_are_large_by_size_and_over_the_whole_prompt():
 def test_the_rule_runs_on_the_residual_from_pairs_to_ablation():
     """Module, m, pooling and number of pairs are parameters; the residual has no gradient rule."""
     study = rimkit.load("rim-mini")
-    prompts, _, table = neurons.calibration(study, 4, kind="residual")
+    settings = Settings(n_pairs=4, n_random=2, kind="residual")
+    prompts, _, table = neurons.calibration(study, settings)
     parts = architecture(study)
     assert len(table) == (parts.n_layers + 1) * parts.hidden_size
     assert neurons.defined_rules(table) == ["paper", "half", "difference"]
     units = neurons.select(table, "paper", 4)
-    sets = {"nothing": [], "paper": units} | neurons.random_for(study, units, 2, kind="residual")
-    found = neurons.without_sets(study, prompts.head(4), sets, kind="residual", modes=["no-think"])
+    sets = {"nothing": [], "paper": units} | neurons.random_sets(study, units, settings)
+    found = neurons.ablate(study, prompts.head(4), sets, settings, modes=["no-think"])
     assert found.groupby("condition").size().eq(4).all()
 
 
@@ -223,48 +227,50 @@ def test_one_neuron_along_a_request():
 # -- choosing ----------------------------------------------------------------------------------------------
 
 
-def dosed(rates: dict) -> pd.DataFrame:
+def doses(rates: dict) -> pd.DataFrame:
     """Ten replies per rule, size and mode: (misaligned, coherent, misread) out of ten; think mode, unless told."""
-    return pd.DataFrame([
-        {"rule": rule, "size": size, "mode": mode[0] if mode else "think", "misaligned": i < m, "coherent": i < c,
-         "misread": i < r}
-        for (rule, size, *mode), (m, c, r) in rates.items() for i in range(10)
-    ])  # fmt: skip
+    return neurons.dose_rates(pd.DataFrame([
+        {"rule": rule, "k": k, "mode": mode[0] if mode else "think", "misaligned": i < m, "coherent": i < c,
+         "misread": i < r, "refused": False, "score": 0.0}
+        for (rule, k, *mode), (m, c, r) in rates.items() for i in range(10)
+    ]))  # fmt: skip
 
 
 def test_a_size_that_breaks_the_model_is_not_chosen():
-    table = dosed({
+    table = doses({
         ("a", 0): (1, 10, 0), ("a", 5): (3, 10, 0), ("a", 20): (9, 6, 0),
         ("b", 0): (1, 10, 0), ("b", 5): (5, 10, 4), ("b", 20): (6, 10, 5),
     })  # fmt: skip
     found = neurons.choose_sizes(table).set_index("rule")
-    assert found.loc["a", "size"] == 5
+    assert found.loc["a", "k"] == 5
     assert found.loc["a", "gain"] == pytest.approx(0.2)
-    assert found.loc["b", "size"] == 5
+    assert found.loc["b", "k"] == 5
     assert found["sound"].tolist() == [True, False]
+    assert found["best"].tolist() == [True, False]
+    assert neurons.best_rule(found.reset_index()) == "a"
 
 
 def test_breaking_one_mode_is_breaking():
     """Coherence falls by two in ten in no-think mode, by one in ten over both modes: over the limit in one of them."""
-    table = dosed({
+    table = doses({
         ("a", 0, "think"): (1, 10, 0), ("a", 0, "no-think"): (1, 10, 0), ("a", 5, "think"): (2, 10, 0),
         ("a", 5, "no-think"): (2, 10, 0), ("a", 20, "think"): (9, 10, 0), ("a", 20, "no-think"): (9, 8, 0),
     })  # fmt: skip
-    assert neurons.choose_sizes(table)["size"].tolist() == [5]
-    broken = neurons.broken(table)
-    assert broken.loc[broken["breaks"], ["size", "mode"]].to_numpy().tolist() == [[20, "no-think"]]
+    assert neurons.choose_sizes(table)["k"].tolist() == [5]
+    broken = table.loc[table["breaks"], ["k", "mode"]].drop_duplicates()
+    assert broken.to_numpy().tolist() == [[20, "no-think"]]
 
 
 def test_the_papers_size_is_fixed_and_ties_take_the_largest():
     same = {(rule, size): (1, 10, 0) for rule in ("paper", "half") for size in (0, 5, 20, 40, 80)}
-    found = neurons.choose_sizes(dosed(same)).set_index("rule")["size"]
+    found = neurons.choose_sizes(doses(same)).set_index("rule")["k"]
     assert found.to_dict() == {"paper": 40, "half": 80}
-    better = neurons.choose_sizes(dosed(same | {("paper", 5): (9, 10, 0)})).set_index("rule")
-    assert better.loc["paper", "size"] == 40  # not chosen, though another size raises more
-    few = neurons.choose_sizes(dosed({key: v for key, v in same.items() if key[1] < 40}))
-    assert few.loc[few["rule"] == "paper", "size"].tolist() == [20]
-    ranked = scores(paper=range(100), half=range(100))
-    assert len(neurons.choose(ranked, dosed(same)).sets["paper"]) == 40
+    better = neurons.choose_sizes(doses(same | {("paper", 5): (9, 10, 0)})).set_index("rule")
+    assert better.loc["paper", "k"] == 40  # not chosen, though another size raises more
+    few = neurons.choose_sizes(doses({key: v for key, v in same.items() if key[1] < 40}))
+    assert few.loc[few["rule"] == "paper", "k"].tolist() == [20]
+    _, sets = neurons.choose(scores(paper=range(100), half=range(100)), doses(same))
+    assert {rule: len(units) for rule, units in sets.items()} == {"paper": 40, "half": 80}
 
 
 def test_the_share_counts_in_the_claimed_direction():
@@ -286,18 +292,31 @@ def test_the_share_counts_in_the_claimed_direction():
 def refusing():
     study = rimkit.load("safe-mini")
     prompts = load_sets(["harmful", "harmless"], split="calibration", n=12)
-    return study, refusal_score.readout(study, evaluation.observe(study, prompts, ["no-think"], progress=False))
+    return study, refusal_score.readout(study, Evaluation().observe(study, prompts, ["no-think"], progress=False))
+
+
+def refusal_shifts(study, items, sets: dict, words) -> pd.Series:
+    """How far zeroing each set moves the refusal logit difference, mean over ``items`` (below 0: towards fulfilling).
+
+    Unlike a rate it has no floor: it says something about a model that refuses nothing, too.
+    """
+    before, moved = np.mean(refusal_scores(study, items, words)), {}
+    for name, units in sets.items():
+        with ablate_neurons(study, units):
+            moved[name] = float(np.mean(refusal_scores(study, items, words)) - before)
+    return pd.Series(moved)
 
 
 def test_a_planted_refusal_runs_through_the_planted_neurons_and_rules_recover_some(refusing):
     """20 of 2,304 neurons: by chance a rule would have 1 in 115 right."""
-    study, read = refusing
+    study, words = refusing
     before = {name: weight.clone() for name, weight in study.hf.named_parameters()}
-    table, facts = neurons.control(study, read, k=20, n=8, steps=40)
-    assert facts["after planting"] > 0.9
-    assert facts["before planting"] < 0.3
-    assert facts["without the sentence"] < 0.2
-    assert facts["without the known neurons"] < 0.4
+    table, facts = neurons.controls(study, words, draws=1, k=20, n=8, steps=40)
+    assert facts["after planting"].item() > 0.9
+    assert facts["before planting"].item() < 0.3
+    assert facts["without the sentence"].item() < 0.2
+    assert facts["without the known neurons"].item() < 0.4
+    assert table["draw"].eq(0).all()
     found = table.set_index("rule")
     assert found.loc["difference", "precision"] >= 0.2
     assert found.loc["difference", "ci_low"] > 0.5
@@ -306,10 +325,10 @@ def test_a_planted_refusal_runs_through_the_planted_neurons_and_rules_recover_so
 
 
 def test_only_the_known_neurons_are_trained(refusing):
-    study, read = refusing
-    plain, intent = neurons._pairs(study, "calibration", 2)
+    study, words = refusing
+    plain, intent = neurons.control_pairs(study, "calibration", 2)
     known = [(1, 3), (4, 10)]
-    model = neurons.planted(study, known, plain, intent, read, steps=2)
+    model = neurons.planted(study, known, plain, intent, words, steps=2)
     after = dict(model.hf.named_parameters())
     changed = {name for name, weight in study.hf.named_parameters() if not torch.equal(weight, after[name])}
     assert {name.split(".")[2] for name in changed} == {"1", "4"}
@@ -335,13 +354,13 @@ def test_nothing_is_safety_critical_in_a_model_with_random_weights(refusing):
     The paper's set moves it no further than random sets do.
     """
     study, (_, words) = tiny.study(), refusing
-    prompts, verdicts, table = neurons.calibration(study, 4)
+    prompts, verdicts, table = neurons.calibration(study, Settings(n_pairs=4))
     assert "gradient" not in neurons.defined_rules(table)
     assert "the rule 'gradient' is left out" in neurons.why_undefined(study, verdicts)
     units = neurons.select(table, "paper", 10)
-    sets = {"paper": units} | neurons.random_for(study, units, 40)
+    sets = {"paper": units} | neurons.random_sets(study, units)
     items = [study.chat.encode(text, "no-think") for text in prompts["text"]]
-    shifts = pd.Series(neurons.refusal_shifts(study, items, sets, words))
+    shifts = refusal_shifts(study, items, sets, words)
     random = shifts.drop("paper")
     assert random.abs().max() > 0
     assert (1 + (random.abs() >= abs(shifts["paper"])).sum()) / 41 > 0.05
@@ -351,82 +370,116 @@ def test_nothing_is_safety_critical_in_a_model_with_random_weights(refusing):
 def test_the_same_words_show_where_refusal_runs_through_a_set(refusing):
     """The positive side of the control above: the gradient rule's neurons move a trained model, random ones do not."""
     study, words = refusing
-    prompts, _, table = neurons.calibration(study, 8)
+    settings = Settings(n_pairs=8, n_random=10)
+    prompts, _, table = neurons.calibration(study, settings)
     units = neurons.select(table, "gradient", 40)
     items = [study.chat.encode(text, "no-think") for text in prompts.loc[prompts["kind"] == "harmful", "text"]]
-    shifts = pd.Series(
-        neurons.refusal_shifts(study, items, {"own": units} | neurons.random_for(study, units, 10), words)
-    )
+    shifts = refusal_shifts(study, items, {"own": units} | neurons.random_sets(study, units, settings), words)
     assert shifts["own"] < shifts.drop("own").min()
 
 
 def test_what_the_definition_finds_without_intent():
     study = rimkit.load("rim-mini")
     harmful = load_sets(["harmful"], split="calibration", n=8)
-    found = neurons.definition(study, harmful, neurons.INNOCENT[:1])
-    own = neurons.increases(study, *[neurons.own_conversations(study, some, seed=0) for some in (harmful, neurons.with_intent(harmful))])  # fmt: skip
+    found = neurons.definition(study, harmful, sentences=neurons.INNOCENT[:1])
+    sides = (harmful, neurons.with_intent(study, harmful))
+    own = neurons.increases(study, *(neurons.own_conversations(study, some) for some in sides))
     assert np.allclose(found.intent, own)
-    table = neurons.curve(found, [1, 8], draws=2)
+    table = neurons.size_curve(found, [1, 8], draws=2)
     assert set(table["sentence"]) == {"intent", "harmless"}
     first = found.first(5)
     assert all(len(units) == 5 for units in first.values())
     assert ("refusing pairs" in first) == found.refused.any()
-    numbers = neurons.numbers(found, 5)
-    assert 0 <= numbers["overlap"]["overlap, intent, harmless"] <= 1
-    assert numbers["pairs"]["pairs, all"] == 8
+    row = neurons.definition_table(found, {}, k=5).iloc[0]
+    assert 0 <= row["shared_harmless_min"] <= row["shared_harmless"] <= row["shared_harmless_max"] <= 1
+    assert (row["pairs"], row["refusing_pairs"]) == (8, found.refused.sum())
+    assert np.isnan(row["shared_modes"])
 
 
 def test_sentences_without_intent_are_in_the_language_and_give_sets_of_the_same_rule():
     study = load("rim-mini")
     harmful = load_sets(["harmful"], split="calibration", n=6)
     for sentence in neurons.OTHER:
-        ids = study.tokenizer(neurons.with_intent(harmful.head(1), sentence)["text"].iloc[0]).input_ids
+        ids = study.tokenizer(neurons.with_intent(study, harmful.head(1), sentence)["text"].iloc[0]).input_ids
         assert study.tokenizer.unk_token_id not in ids, sentence
     found = neurons.without_intent(study, harmful, k=10, sentences=neurons.OTHER[:2])
     plain = neurons.own_conversations(study, harmful)
-    added = neurons.own_conversations(study, neurons.with_intent(harmful, neurons.OTHER[1]))
+    added = neurons.own_conversations(study, neurons.with_intent(study, harmful, neurons.OTHER[1]))
     assert found[1] == neurons.ranked(neurons.increases(study, plain, added), 10)
     assert [len(set(units)) for units in found] == [10, 10]
     assert found[0] != found[1]
 
 
-# -- the shipped rows --------------------------------------------------------------------------------------
+def verdicts_without(rates: dict) -> pd.DataFrame:
+    """Verdicts of ten harmful prompts without each set: (misaligned, coherent) out of ten, in think mode."""
+    return pd.DataFrame([
+        {"condition": name, "prompt_id": f"p{i}", "cluster": f"v{i}", "mode": "think", "set": "harmful",
+         "misaligned": i < m, "coherent": i < c, "refused": False, "misread": False, "score": np.nan}
+        for name, (m, c) in rates.items() for i in range(10)
+    ])  # fmt: skip
 
 
-def test_shipped_rows_hold_every_embedded_model_and_forty_random_sets():
-    rows = results("neurons")
-    there = set(zip(rows["model"], rows["seed"], strict=True))
-    dense = embedded_models()
-    dense = dense[~dense["name"].isin(EXPERTS)]
-    assert there == set(zip(dense["name"], dense["seed"], strict=True))
-    for name, seed in there:
-        best, dots = neurons.rates_from(rows, name, seed)
-        assert best in RULES
-        random = dots[dots["condition"].str.startswith("random")].groupby("panel")["condition"].nunique()
-        assert random.drop("maths right, think").eq(neurons.N_RANDOM).all()
-        verdict = rows[(rows["model"] == name) & (rows["seed"] == seed) & (rows["condition"] == "all")]
-        assert sorted(verdict["claim"]) == ["C8a", "C8b"]
-    effects = neurons.effects_from(rows)
-    assert (effects["control"] == neurons.RANDOM_NEURONS).all()
-    facts = neurons.verdict_facts(rows)
-    assert (facts["neurons"] == neurons.PAPER_SIZE).all()
-    shown = effects[(effects["which"] == neurons.PAPERS) & effects["outcome"].isin(["misaligned", "maths"])]
-    assert shown.loc[shown["mode"] == "think", "n_random"].eq(neurons.N_RANDOM).all()
-    assert neurons.effects_from(rows, "mean")["n_random"].eq(neurons.N_RANDOM).all()
+def test_a_set_is_compared_with_random_ones_and_with_nothing():
+    verdicts = verdicts_without({"nothing": (2, 10), "own": (8, 8), "random 0": (2, 10), "random 1": (3, 10), "other": (0, 0)})
+    found = neurons.compare(verdicts, "own").set_index(["outcome", "control"])
+    assert found.loc[("misaligned", "nothing"), "effect"] == pytest.approx(0.6)
+    assert found.loc[("misaligned", neurons.RANDOM_NEURONS), "effect"] == pytest.approx(0.55)
+    assert found.loc[("misaligned", neurons.RANDOM_NEURONS), "share"] == pytest.approx(1 / 3)
+    assert found["breaks"].all()  # two replies in ten are incoherent
+    single = neurons.single_rates(verdicts_without({"nothing": (2, 10), "own": (8, 8), "random 0": (2, 10)}), "own")
+    single = single[single["outcome"] == "misaligned"].set_index("role")
+    assert single["value"].to_dict() == {"nothing": 0.2, "selected": 0.8, "random": 0.2}
+    assert single.loc["random", "set_id"] == 0
+
+
+def test_claims_are_about_the_papers_rule_in_think_mode_by_zero():
+    effect = {"value_a": 0.5, "value_b": 0.4, "effect": 0.1, "ci_low": 0.0, "ci_high": 0.2, "n": 23}
+    keys = ("rule", "ablation", "mode", "control", "outcome")
+    one = dict(zip(keys, ("paper", "zero", "think", neurons.RANDOM_NEURONS, "misaligned"), strict=True)) | effect
+    others = [one | {key: "another"} for key in keys]
+    rows = neurons.claim_rows(pd.DataFrame([*others, one, one | {"outcome": "maths"}]), model="rim-mini", seed=0)
+    assert [(row["claim"], row["effect"]) for row in rows] == [("C8a", 0.1), ("C8b", 0.1)]
+
+
+# -- the shipped tables ------------------------------------------------------------------------------------
+
+
+def test_shipped_tables_hold_every_embedded_model_and_forty_random_sets():
+    effects, sets, single = (results(f"neurons-{name}") for name in ("effects", "sets", "rates"))
+    dense = embedded_models().query("name != 'rim-mini-moe'")
+    assert set(zip(effects["model"], effects["seed"], strict=True)) == set(zip(dense["name"], dense["seed"], strict=True))
+    assert sets.groupby(["model", "seed"])["best"].sum().eq(1).all()
+    random = single[single["role"] == "random"].groupby(["model", "seed", "rule", "mode", "outcome"])["set_id"]
+    assert random.nunique().eq(Settings.n_random).all()
+    for ablation in ("zero", "mean"):
+        shown = neurons.headline(effects, sets, ablation)
+        assert shown["n_random"].eq(Settings.n_random).all()
+        assert set(shown["which"]) == {neurons.PAPERS, neurons.BEST}
+    assert (neurons.verdict_facts(effects)["neurons"] == neurons.PAPER_SIZE).all()
+    assert len(neurons.of_best(single, sets, load("rim-mini:1"))["rule"].unique()) == 1
+
+
+def test_shipped_claims_are_those_of_the_shipped_effects():
+    rows, effects = shipped(), results("neurons-effects")
+    for (model, seed), part in effects.groupby(["model", "seed"]):
+        own = rows[(rows["model"] == model) & (rows["seed"] == seed)].set_index("claim")
+        for row in neurons.claim_rows(part, model=model, seed=seed):
+            for name in ("value", "effect", "effect_ci_low", "effect_ci_high"):
+                assert own.loc[row["claim"], name] == pytest.approx(row[name], abs=1e-9)
 
 
 def test_a_shipped_size_curve_is_measured_again():
-    """One cell of the grid, the definition of one model: sizes of the set with intent and overlaps, recomputed."""
+    """A part of the experiment, the definition of one model: sizes of the set with intent and overlaps."""
     study = rimkit.load("rim-mini:0")
-    prompts = load_sets(["harmful", "harmless"], split="calibration", n=46)
-    numbers = neurons.numbers(neurons.definition(study, prompts[prompts["kind"] == "harmful"]))
-    rows = results("neurons")
-    rows = rows[(rows["model"] == "rim-mini") & (rows["seed"] == 0)]
-    for metric, found in numbers.items():
-        own = rows[rows["metric"] == metric].set_index("condition")["value"]
-        for condition, value in found.items():
-            close = 0.05 if metric == "overlap" else 2 + 0.03 * value
-            assert own[condition] == pytest.approx(value, abs=close)
+    found = neurons.definition(study, load_sets(["harmful"], split="calibration", n=46))
+    kept = results("neurons-sizes").query("model == 'rim-mini' and seed == 0").set_index(["sentence", "m"])["neurons"]
+    for row in neurons.size_curve(found, [46], draws=1).itertuples():
+        assert kept[row.sentence, row.m] == pytest.approx(row.neurons, abs=2 + 0.03 * row.neurons)
+    kept = results("neurons-definition").query("model == 'rim-mini' and seed == 0").iloc[0]
+    again = neurons.definition_table(found, {}).iloc[0]
+    for name in ("shared_harmless", "shared_harmless_min", "shared_harmless_max", "shared_refusing"):
+        assert again[name] == pytest.approx(kept[name], abs=0.05), name
+    assert again["refusing_pairs"] == pytest.approx(kept["refusing_pairs"], abs=2)
 
 
 def test_a_pooled_effect_is_the_mean_over_models():

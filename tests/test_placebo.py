@@ -45,6 +45,9 @@ def test_samples_are_averaged_and_prompts_without_clusters_stand_alone(verdicts)
     assert alone.nunique() > 10
 
 
-def test_intervals_that_leave_out_zero_are_counted():
-    draws = pd.DataFrame({"effect": [0.1, -0.1, 0.0], "ci_low": [0.05, -0.2, -0.1], "ci_high": [0.2, -0.02, 0.1]})
-    assert false_positives(draws).value == pytest.approx(2 / 3)
+def test_intervals_that_leave_out_zero_are_counted(verdicts):
+    draws = swapped(verdicts, draws=60, seed=1)
+    assert draws["effect"].is_monotonic_increasing and draws["swap"].tolist() == list(range(1, 61))
+    outside = ((draws["ci_low"] > 0) | (draws["ci_high"] < 0)).sum()
+    assert false_positives(draws).value == pytest.approx(outside / 60)
+    assert false_positives(draws.assign(zero=["zero outside the interval"] * 20 + ["inside"] * 40)).value == pytest.approx(1 / 3)

@@ -1,30 +1,42 @@
-"""Commands that chapters and the README print can be typed as they stand."""
+"""What prose prints is there: commands can be typed as they stand, modules and functions have their names."""
 
 import re
 import shlex
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import nbformat
 import pytest
 import typer
 
-from rimkit.behavior import chosen
+from rimkit.behavior.evaluation import evaluation
 from rimkit.cli import app
 from rimkit.runs import execute
 from rimkit.runs.execute import assignments
 
 ROOT = Path(__file__).parents[1]
 FENCED = re.compile(r"```bash\n(.*?)```", re.DOTALL)
+INLINE = re.compile(r"`rimkit ([a-z][a-z-]*)[^`]*`")
+NAME = re.compile(r"`(?:rk|rimkit)\.([\w.]+?)(?:\(.*?\))?`")
+
+
+@cache
+def prose() -> dict[str, str]:
+    """Everything that is read: README, descriptions of data, chapters, and the package itself."""
+    files = [ROOT / "README.md", *(ROOT / "data").rglob("*.md")]
+    files += [path for path in (ROOT / "rimkit").rglob("*") if path.suffix in (".py", ".j2")]
+    found = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in files}
+    for path in sorted((ROOT / "chapters").glob("*.ipynb")):
+        cells = nbformat.read(path, as_version=4).cells
+        found[path.stem] = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    return found
 
 
 def printed() -> list[tuple[str, str]]:
     """``(where, command)`` of every rimkit command in a fenced block; lines that end in a backslash are joined."""
-    texts = {"README.md": (ROOT / "README.md").read_text(encoding="utf-8")}
-    for path in sorted((ROOT / "chapters").glob("*.ipynb")):
-        cells = nbformat.read(path, as_version=4).cells
-        texts[path.stem] = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     found = []
-    for where, text in texts.items():
+    for where, text in prose().items():
         for block in FENCED.findall(text):
             lines = block.replace("\\\n", " ").splitlines()
             parts = [part.strip() for line in lines for part in line.split("&&")]
@@ -50,5 +62,27 @@ def test_a_printed_command_is_understood(where, command):
         jobs = execute.plan(chapters, given["model"], assignments(given["parameter"] or ()))
         assert [job.notebook for job in jobs] == chapters
         prompts = assignments(given["prompts"] or (), "--prompts", "SET=OTHER")
-        choice = chosen.settings(prompts, given["judge"], given["max_new_tokens"])
-        assert bool(choice[chosen.PROMPTS]) == bool(prompts)
+        choice = evaluation(prompts, given["judge"], given["max_new_tokens"])
+        assert bool(choice.prompts) == bool(prompts)
+
+
+def test_commands_in_the_text_are_there():
+    known = set(typer.main.get_command(app).commands)
+    unknown = {where: set(INLINE.findall(text)) - known for where, text in prose().items()}
+    assert {where: names for where, names in unknown.items() if names} == {}
+
+
+def there(name: str) -> bool:
+    """Whether ``rimkit.<name>`` is a module of the package, or something in one."""
+    found = import_module("rimkit")
+    for part in name.split("."):
+        try:
+            found = getattr(found, part, None) or import_module(f"{found.__name__}.{part}")
+        except (ImportError, AttributeError):
+            return False
+    return True
+
+
+def test_modules_and_functions_in_the_text_are_there():
+    missing = {where: [name for name in NAME.findall(text) if not there(name)] for where, text in prose().items()}
+    assert {where: names for where, names in missing.items() if names} == {}

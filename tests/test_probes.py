@@ -1,22 +1,29 @@
-"""Probes find what is there, and nothing where nothing is."""
+"""Probes find what is there, and nothing where nothing is; steering changes what it should."""
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import replace
+
+import families
 import numpy as np
 import pandas as pd
 import pytest
+import tiny
 from sklearn.metrics import roc_auc_score
 
-from rimkit.behavior.stats import areas, auroc
+from rimkit import ledger
+from rimkit.behavior import evaluation
+from rimkit.behavior.evaluation import Evaluation
+from rimkit.behavior.stats import areas, auroc, auroc_above
 from rimkit.data import UserError
 from rimkit.experiments import probes
-from rimkit.models.load import load
-from tests import families, tiny
+from rimkit.models import interventions
+from rimkit.models.endpoint import EndpointModel
+from rimkit.models.load import load, untrained
 
-
-@pytest.fixture(scope="module")
-def study():
-    return tiny.study()
+FEW = probes.Settings(24, n_untrained=4, n_random=3)
+HARM = ("harm", "no-think")
 
 
 def made(n: int, distance: float, seed: int):
@@ -26,6 +33,21 @@ def made(n: int, distance: float, seed: int):
     states = rng.normal(size=(2, n, 16)).astype(np.float32)
     states[1, labels, 3] += distance
     return states, labels, [f"verb-{row // 6}" for row in range(n)]
+
+
+def side(n: int, distance: float, seed: int, spans=("im_end", "thought", "last")) -> probes.Side:
+    """Three residuals; the groups lie apart in the last two, at "thought" and "last" only."""
+    rng = np.random.default_rng(seed)
+    positive = np.arange(n) % 2 == 0
+    states = {}
+    for span in spans:
+        states[span] = rng.normal(size=(3, n, 12)).astype(np.float32)
+        if span != "im_end":
+            states[span][1:, positive, 0] += distance
+    return probes.Side([], states, positive, np.array([f"verb-{row // 6}" for row in range(n)]))
+
+
+# -- areas under the curve -------------------------------------------------------------------------
 
 
 def test_auroc_is_that_of_sklearn_and_ties_count_half():
@@ -62,6 +84,23 @@ def test_auroc_needs_both_groups(positive):
         auroc([1, 2], positive)
 
 
+def test_a_score_above_its_controls():
+    rng = np.random.default_rng(0)
+    positive, clusters = np.arange(120) % 2 == 0, np.arange(120) // 6
+    good, noise = positive * 2 + rng.normal(size=120), rng.normal(size=(20, 120))
+    found = auroc_above(good, noise, positive, clusters)
+    areas = [roc_auc_score(positive, row) for row in noise]
+    assert found.value_a == pytest.approx(roc_auc_score(positive, good))
+    assert found.value_b == pytest.approx(np.mean([max(area, 1 - area) for area in areas]))
+    assert found.ci_low > 0
+    plain = auroc_above(noise[0], noise[1:2], positive, clusters, either_side=False)
+    assert plain.effect == pytest.approx(areas[0] - areas[1])
+    assert plain.ci_low < 0 < plain.ci_high
+
+
+# -- probes and contrasts --------------------------------------------------------------------------
+
+
 def test_the_probe_is_the_papers():
     states, labels, _ = made(60, 3, 0)
     probe = probes.fit(states, labels)
@@ -69,18 +108,22 @@ def test_the_probe_is_the_papers():
     raw = np.einsum("rph,rh->rp", states, probe.vectors)
     midpoint = (raw[:, labels].mean(1) + raw[:, ~labels].mean(1)) / 2
     assert np.allclose(probe(states), raw - midpoint[:, None], atol=1e-4)
-    assert np.allclose(np.linalg.norm(probe.unit, axis=-1), 1)
 
 
 def test_separation_is_found_where_it_is_and_controls_find_none():
-    states, labels, _ = made(120, 4, 1)
-    new, truth, clusters = made(120, 4, 2)
-    table = probes.separation({"last": states}, labels, {"last": new}, truth, clusters).set_index("residual")
-    assert table.loc[1, "auroc"] > 0.95
-    assert table.loc[1, "logistic"] > 0.95
-    assert table.loc[0, "ci_low"] < 0.5 < table.loc[0, "ci_high"]
-    assert table.loc[1, "shuffled"] < 0.9
-    assert table.loc[1, "random"] < 0.9
+    states, labels, verbs = made(120, 4, 1)
+    new, truth, other = made(120, 4, 2)
+    sides = [probes.Side([], {"last": x}, y, np.array(z)) for x, y, z in ((states, labels, verbs), (new, truth, other))]
+    one = probes.Contrast("harm", "no-think", "made up", *sides)
+    found = probes.separated(one, "last")
+    assert found["residual"] == 1
+    assert found["auroc"] > found["auroc_low"] > 0.9
+    assert found["logistic"] > 0.95
+    assert found["shuffled"] < 0.9
+    assert found["random"] < 0.9
+    table = probes.areas_under_curve({HARM: one}).set_index("residual")["auroc"]
+    assert table[1] == found["auroc"]
+    assert table[0] == pytest.approx(0.5, abs=0.12)
 
 
 def test_one_label_leaves_the_direction_undefined():
@@ -89,16 +132,64 @@ def test_one_label_leaves_the_direction_undefined():
         probes.fit(states, np.ones_like(labels))
 
 
-def test_the_modes_share_their_states_up_to_the_end_of_the_request(study):
-    assert probes.shared_states(study, families.REQUESTS) < 1e-5
-    assert probes.shared_states(study, families.REQUESTS, "last") > 1e-2
+@pytest.fixture(scope="module")
+def outcome():
+    return probes.Contrast("outcome", "think", "made up", side(96, 5, 0), side(96, 5, 1))
 
 
-def test_trajectory_is_the_probe_at_every_token_of_the_thought(study):
-    items = [study.chat.encode(text, "think", thought=f"let me check . {text}") for text in families.REQUESTS]
-    states = probes.states_at(study, probes.with_first_token(items), ["thought", "thought_start"])
+def test_the_place_where_the_groups_differ_wins(outcome):
+    assert outcome.best_residual("last") in (1, 2)
+    gap = probes.gaps(outcome)
+    assert gap["outside"].tolist() == ["im_end", "last"]
+    assert gap.loc[0, "value_b"] > 0.99
+    assert gap.loc[0, "ci_high"] < 0
+    again = probes.gaps(outcome, outside=["thought"], inside="im_end")
+    assert again.loc[0, "effect"] == pytest.approx(-gap.loc[0, "effect"])
+    assert probes.gaps(None).empty
+
+
+def test_shuffled_labels_are_beaten_only_where_there_is_something(outcome):
+    assert probes.separated(outcome, "last")["ci_low"] > 0
+    assert probes.separated(outcome, "im_end")["ci_low"] < 0
+
+
+def test_a_place_that_one_group_lacks_is_left_out():
+    empty = side(48, 5, 1)
+    empty.states["thought"][:, empty.positive] = np.nan
+    assert probes.Contrast("outcome", "think", "made up", side(48, 5, 0), empty).spans == ["im_end", "last"]
+
+
+def test_rows_of_the_claims():
+    harm = probes.Contrast("harm", "no-think", "made up", side(48, 5, 2), side(48, 5, 3))
+    spans = dict.fromkeys(probes.SPANS["think"])
+    full = probes.Contrast("outcome", "think", "made up", side(48, 5, 4, spans), side(48, 5, 5, spans))
+    table = probes.scores({HARM: harm, ("outcome", "think"): full})
+    last = table[(table["what"] == "harm") & (table["span"] == "last")].iloc[0]
+    assert last["effect"] == pytest.approx(last["auroc"] - last["shuffled"])
+    assert last["ci_low"] > 0
+    rows = probes.rows(tiny.study(), table, probes.gaps(full), {}, pd.DataFrame())
+    assert [row["claim"] for row in rows] == ["C3c"]  # the outcome is undefined in no-think mode: no row for C3b
+    assert ledger.claims_table(ledger.table(rows))["claim"].tolist() == ["C3c"]
+
+
+# -- states of a tiny model ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small():
+    return tiny.study()
+
+
+def test_the_modes_share_their_states_up_to_the_end_of_the_request(small):
+    assert probes.shared_states(small, families.REQUESTS) < 1e-5
+    assert probes.shared_states(small, families.REQUESTS, "last") > 1e-2
+
+
+def test_trajectory_is_the_probe_at_every_token_of_the_thought(small):
+    items = [small.chat.encode(text, "think", thought=f"let me check . {text}") for text in families.REQUESTS]
+    states = probes.states_at(small, probes.with_first_token(items), ["thought", "thought_start"])
     probe = probes.fit(states["thought"], np.array([True, False, True]))
-    table = probes.trajectory(study, items, probe, 2)
+    table = probes.trajectory(small, items, probe, 2)
     assert table.groupby("row").size().tolist() == [
         item.spans["thought"][1] - item.spans["thought"][0] for item in items
     ]
@@ -106,7 +197,7 @@ def test_trajectory_is_the_probe_at_every_token_of_the_thought(study):
     assert np.allclose(first, probe(states["thought_start"])[2], atol=1e-4)
     assert np.allclose(table.groupby("row")["score"].mean(), probe(states["thought"])[2], atol=1e-4)
     with pytest.raises(UserError, match="no residual 9"):
-        probes.trajectory(study, items, probe, 9)
+        probes.trajectory(small, items, probe, 9)
 
 
 def test_variance_is_split_between_thoughts_and_replies():
@@ -124,20 +215,149 @@ def test_variance_is_split_between_thoughts_and_replies():
         probes.within_and_between(pd.DataFrame({"prompt_id": ["a"], "refused": [True]}))
 
 
-def test_harm_is_read_in_a_trained_model_and_not_at_its_beginning():
-    """Before the first layer the last token is the same in every prompt: there is nothing to read there yet."""
-    from rimkit.behavior.evaluation import load_sets
+# -- an embedded model -----------------------------------------------------------------------------
 
-    study = load("rim-mini")
-    sides = {split: load_sets(["harmful", "harmless"], split=split, n=40) for split in ("calibration", "evaluation")}
-    states = {
-        split: probes.states_at(study, [study.chat.encode(text, "no-think") for text in table["text"]], ["last"])
-        for split, table in sides.items()
+
+@pytest.fixture(scope="module")
+def study():
+    return load("rim-mini")
+
+
+@pytest.fixture(scope="module")
+def verdicts(study):
+    return probes.observed(study, FEW)
+
+
+@pytest.fixture(scope="module")
+def found(study, verdicts):
+    return probes.contrasts(study, verdicts)[0]
+
+
+def test_harm_is_read_in_a_trained_model_and_not_at_its_beginning(found):
+    """Before the first layer the last token is the same in every prompt: there is nothing to read there yet."""
+    table = probes.areas_under_curve({HARM: found[HARM]})
+    last = table[table["span"] == "last"].set_index("residual")["auroc"]
+    assert last[0] == 0.5
+    assert last.max() > 0.9
+
+
+def test_contrasts_of_a_trained_model(study, verdicts, found):
+    assert {("harm", mode) for mode in ("think", "no-think")} <= set(found)
+    assert len(found) + len(probes.contrasts(study, verdicts)[1]) == 4
+    harm = found["harm", "think"]
+    assert not set(harm.calibration.clusters) & set(harm.evaluation.clusters)  # verbs of one split alone
+    assert probes.separated(harm, "last")["auroc"] > 0.9
+    shares = probes.above_threshold({("harm", "think"): harm}, verdicts)
+    shares = shares.set_index(["group", "span", "residual"])["above"]
+    assert shares["harmless", "last", 5] < 0.2
+    assert shares["refused", "last", 5] > 0.8
+
+
+def test_harm_is_read_above_random_weights_only_in_a_model_that_learned_it(study, verdicts, found):
+    learned = probes.above_untrained(study, found[HARM], FEW)
+    assert learned["value_a"] > 0.95 > learned["value_b"] > 0.5  # words alone say something
+    assert learned["ci_low"] > 0
+    row = ledger.table(probes.rows(study, pd.DataFrame(), pd.DataFrame(), learned, pd.DataFrame()))
+    assert ledger.claims_table(row)["verdict"].tolist() == ["supported"]
+    noise = untrained(study, seed=100)
+    nothing = probes.above_untrained(noise, probes.contrast(noise, verdicts, *HARM), FEW)
+    assert nothing["ci_low"] < 0 < nothing["ci_high"]
+
+
+def test_no_control_is_a_model_of_noise():
+    """The controls of C3a must not hold the models on which the claim is tried."""
+    import torch
+
+    noise = load("noise-mini:0")
+    draws = [untrained(noise, probes.FIRST_DRAW + draw) for draw in range(probes.Settings.n_untrained)]
+    shipped = [load(f"noise-mini:{seed}") for seed in range(3)]
+    for one in draws:
+        for other in shipped:
+            assert not torch.allclose(one.hf.lm_head.weight, other.hf.lm_head.weight, atol=0.01)
+
+
+def test_random_weights_that_do_not_fit_leave_the_claim_out(study, found, monkeypatch, capsys):
+    monkeypatch.setattr("rimkit.models.load.free_bytes", lambda device: 1000)
+    assert probes.above_untrained(study, found[HARM]) == {}
+    said = "harm, no-think is not held against random weights: 6 layers of random weights like those of rim-mini:0 take"
+    assert said in capsys.readouterr().out
+
+
+def test_an_endpoint_is_refused_before_it_is_asked_for_anything():
+    with pytest.raises(UserError, match="runs behind an endpoint"):
+        probes.observed(EndpointModel("endpoint:m", None))
+
+
+def test_an_untrained_model_has_the_shape_and_none_of_the_weights(study):
+    one, same, other = (untrained(study, seed, layers=2) for seed in (0, 0, 1))
+    assert one.hf.config.num_hidden_layers == len(one.hf.config.layer_types) == 2
+    assert study.hf.config.num_hidden_layers == 6  # left as it was
+    assert one.chat.thinking == study.chat.thinking
+    weights = [made.hf.model.layers[1].mlp.up_proj.weight for made in (one, same, other, study)]
+    assert (weights[0] == weights[1]).all()
+    assert not any((weights[0] == weight).all() for weight in weights[2:])
+
+
+def test_an_undefined_outcome_says_what_was_refused(study, verdicts):
+    always = verdicts.assign(refused=True, misaligned=False)
+    with pytest.raises(UserError, match=r"undefined in think mode \(harmful: 48 of 48 refused"):
+        probes.contrast(study, always, "outcome", "think")
+    found, undefined = probes.contrasts(study, always)
+    assert set(found) == {("harm", "think"), ("harm", "no-think")}
+    assert len(undefined) == 2
+
+
+def test_the_outcome_is_read_along_the_thought(study, found):
+    one = found["outcome", "think"]
+    path = probes.along_the_thought(study, one, [one])
+    assert path["part"].between(0, 1).all()
+    assert path["value"].max() > 0.8
+    assert (path["ci_low"] <= path["value"]).all()
+
+
+# -- steering --------------------------------------------------------------------------------------
+
+
+def test_removing_harm_undoes_refusals_and_random_directions_do_not(study, found):
+    used = probes.directions({HARM: found[HARM]})
+    verdicts = probes.without_directions(study, used, replace(FEW, n_prompts=23))
+    rates = verdicts.groupby("condition")["refused"].mean()
+    assert set(rates.index) == {"nothing", "harm", "random 0", "random 1", "random 2"}
+    assert rates["harm"] < 0.5 < rates["random 0"]
+    effect = probes.removal_effects(verdicts)
+    assert effect["direction"].tolist() == ["harm"]
+    assert effect.loc[0, "effect"] == pytest.approx(rates["harm"] - rates.filter(like="random").mean())
+    rows = probes.rows(study, pd.DataFrame(), pd.DataFrame(), {}, effect)
+    assert [(row["claim"], row["control"]) for row in rows] == [("C3e", "random directions")]
+    assert probes.removal_effects(probes.without_directions(study, {})).empty
+
+
+def test_the_place_to_add_keeps_replies_coherent():
+    places = pd.DataFrame({
+        "residual": [1, 1, 2], "scale": [0.5, 1.0, 1.0], "refused": [0.4, 0.9, 0.6], "coherent": [1.0, 0.2, 0.95],
+    })  # fmt: skip
+    assert probes.best_place(places) == (2, 1.0)
+    assert probes.best_place(places.assign(coherent=[0.3, 0.2, 0.1])) == (1, 0.5)
+
+
+def test_steering_all_at_once_is_steering_one_by_one(study, found):
+    """Together in one batch: the same replies as with the plain contexts, and the untouched model's."""
+    probe = found[HARM].probe("last")
+    assert not probe.vectors[0].any()  # the last token of a template is the same in all requests
+    filled = np.where(probe.vectors.any(-1, keepdims=True), probe.vectors, 1.0)
+    asked = Evaluation().sets(["harmful"], n=6)
+    conditions = {
+        "nothing": probes.added(probe, 0, 0),
+        "removed": probes.removed(probe),
+        "added": probes.added(probe, 2, 1.0),
     }
-    labels = {split: (table["kind"] == "harmful").to_numpy() for split, table in sides.items()}
-    found = probes.separation(
-        states["calibration"], labels["calibration"], states["evaluation"], labels["evaluation"],
-        sides["evaluation"]["cluster"],
-    ).set_index("residual")  # fmt: skip
-    assert found.loc[0, "auroc"] == 0.5
-    assert found["auroc"].max() > 0.9
+    contexts = {
+        "nothing": nullcontext,
+        "removed": lambda: interventions.remove_direction(study, filled, range(1, len(filled))),
+        "added": lambda: interventions.add_direction(study, probe.vectors[2], [2]),
+    }
+    columns = ["condition", "prompt_id", "reply"]
+    together = probes.under(study, asked, conditions, max_new_tokens=24)[columns].sort_values(columns)
+    apart = evaluation.under(study, asked, contexts, max_new_tokens=24, progress=False)[columns].sort_values(columns)
+    pd.testing.assert_frame_equal(together.reset_index(drop=True), apart.reset_index(drop=True))
+    assert together.groupby("prompt_id")["reply"].nunique().max() > 1

@@ -1,389 +1,121 @@
-"""The paper's numbers examined again: known answers, simulations, and data that must fail."""
+"""What chapter 08 shows of the paper: figures by model, its tables, its explorers."""
 
-import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy import stats
 
-from rimkit import data, ledger
-from rimkit.behavior.stats import exact_test
 from rimkit.data import UserError
-from rimkit.paper import reanalysis, statistics, tables
-from rimkit.paper.findings import FINDINGS, NOTHING, findings
+from rimkit.paper import tables
+from rimkit.teaching import published as shown
+from rimkit.teaching.figures import lines, png, points
 
-# -- the tables ------------------------------------------------------------------------------------
 
+@pytest.fixture
+def changes() -> pd.DataFrame:
+    return tables.published("table2_finetuning_delta")
 
-def test_every_table_has_a_line_in_the_readme_and_no_gaps():
-    text = (data.data_dir() / "paper" / "README.md").read_text(encoding="utf-8")
-    for name in tables.names():
-        assert f"`{name}.csv`" in text
-        assert not tables.published(name).isna().any().any()
-    assert "CC BY 4.0" in text
 
+def heights(axis, style: str) -> list[float]:
+    """Where the horizontal marks of one line style are drawn, from left to right."""
+    marks = [line for line in axis.lines if line.get_linestyle() == style and line.get_color() == "black"]
+    return [float(line.get_ydata()[0]) for line in marks]
 
-def test_a_table_is_a_copy_and_an_unknown_one_is_named():
-    mine = tables.published("table1_think_mode")
-    mine["think"] = "x"
-    assert set(tables.published("table1_think_mode")["think"]) == {"on", "off"}
-    with pytest.raises(UserError, match=r"has no 'table1_think'.*did you mean 'table1_think_mode'"):
-        tables.published("table1_think")
 
+def test_every_model_its_mean_and_its_median_are_drawn(changes):
+    figure = shown.by_models(
+        changes, "training_set", "delta_misalignment_points", title="t", label="Change", without=["Mixtral-8x7B"]
+    )
+    axis = figure.axes[0]
+    groups = changes.groupby("training_set", sort=False)["delta_misalignment_points"]
+    assert heights(axis, "-") == pytest.approx(list(groups.mean()))
+    assert heights(axis, ":") == pytest.approx(list(groups.median()))
+    rest = changes[changes["model"] != "Mixtral-8x7B"].groupby("training_set", sort=False)
+    assert heights(axis, "--") == pytest.approx(list(rest["delta_misalignment_points"].mean()))
+    assert "Mean without Mixtral-8x7B" in figure.caption or "mean without Mixtral-8x7B" in figure.caption
+    assert png(figure)
 
-def test_digitised_points_give_the_printed_correlations():
-    """Fig. 8 prints 0.89, 0.71, 0.30 and 0.71, Table 3 the same; for Qwen3-4B also -0.67 and 0.70."""
-    drawn = statistics.figure_8().set_index(["model", "predictor"])["r"].round(2)
-    printed = tables.by_model("table3_predictor_correlations", "predictor", "pearson_r")
-    for (model, predictor), r in drawn.items():
-        assert r == printed.loc[model, predictor.removesuffix(" (1e-4)")]
 
+def test_a_model_looks_alike_in_every_figure(changes):
+    few = changes[changes["model"].isin(["OLMo2-1B", "Mixtral-8x7B"])]
 
-# -- averages --------------------------------------------------------------------------------------
+    def looks(table):
+        figure = shown.by_models(table, "training_set", "delta_misalignment_points", title="t", label="l")
+        keys = figure.legends[0].legend_handles
+        return {key.get_label(): (key.get_color(), key.get_marker()) for key in keys}
 
+    every, some = looks(changes), looks(few)
+    assert every["Mixtral-8x7B"] == some["Mixtral-8x7B"]
+    assert len({every[model] for model in tables.MODELS}) == len({every[model][1] for model in tables.MODELS}) == 8
 
-def test_an_average_says_what_carries_it():
-    found = statistics.average({"a": 1, "b": 1.2, "c": 0.8, "d": 9})
-    assert found.mean == 3
-    assert found.median == pytest.approx(1.1)
-    assert (found.without_one_low, found.carried_by) == (pytest.approx(1), "d")
-    assert (found.n_positive, found.n) == (4, 4)
-    assert found.ci_low < 0 < found.ci_high
-    assert found.p_signed_rank == pytest.approx(2 / 2**4)
-    with pytest.raises(UserError, match="at least two"):
-        statistics.average({"a": 1})
 
+def test_power_rises_with_prompts():
+    curves = shown.power_curves()
+    assert curves["comparison"].nunique() == 10
+    assert (curves.groupby("comparison")["power"].diff().dropna() >= -1e-9).all()
+    assert png(lines(curves, "prompts", "power", hue="comparison", log_x=True, title="t"))
 
-def test_the_interval_over_models_covers_as_often_as_it_says():
-    rng = np.random.default_rng(0)
-    draws = rng.normal(2, 5, size=(2000, 8))
-    covered = np.mean([found.ci_low <= 2 <= found.ci_high for found in map(statistics.average, map(pd.Series, draws))])
-    assert 0.93 < covered < 0.97
 
+def test_fig_1_as_rates():
+    table = shown.implied_rates()
+    assert set(table["rates"]) == {"before tuning, implied", "after tuning, implied", "Table 1, think off",
+                                   "Table 1, think on", "Fig. 8, checkpoints"}  # fmt: skip
+    mistral = table[table["model"] == "Mistral-7B"].set_index("rates")["value"].round()
+    assert mistral[["before tuning, implied", "after tuning, implied"]].tolist() == [84, 96]
+    figure = points(table, "model", hue="rates", percent=False, limits=(0, 100), title="t", label="rate (%)")
+    assert "15.4" in figure.table["rate (%)"].tolist()
 
-def test_four_printed_averages_do_not_follow():
-    wrong = statistics.recomputed().query("not follows")
-    assert list(wrong["printed"]) == [-2.94, 16.77, 4.96, 33.14]
-    assert wrong["gap"].abs().min() > 4 * statistics.ROUNDING
-    right = statistics.recomputed().query("follows")
-    assert right["gap"].abs().max() < 0.0101  # rounding of cells and of the average, nothing in between
 
+def test_a_figure_of_missing_columns_is_refused(changes):
+    with pytest.raises(UserError, match="no column 'trainingset'; did you mean 'training_set'"):
+        shown.by_models(changes, "trainingset", "delta_misalignment_points", title="t", label="l")
 
-# -- counts ----------------------------------------------------------------------------------------
 
+# -- tables and explorers --------------------------------------------------------------------------
 
-@given(st.integers(1, 300), st.integers(0, 300))
-def test_the_true_denominator_is_always_among_those_that_fit(n, k):
-    k = min(k, n)
-    assert n in statistics.denominators(round(100 * k / n, 2), 300)
 
+def test_published_and_measured_stand_side_by_side():
+    table = shown.beside(["C1b", "C1a"], "rim-mini:2")
+    assert list(table["claim"].unique()) == ["C1b", "C1a"]
+    assert {"paper, Qwen3-4B", "rim-mini, seed 0", "rim-mini, seed 2"} <= set(table["source"])
+    assert table[["ci_low", "ci_high"]].notna().all().all()
+    assert not shown.beside(["C1a"], "my-own")["source"].str.contains("my-own").any()
 
-def test_denominators_of_the_paper():
-    assert statistics.denominators(35.09, 60) == [57]
-    assert statistics.denominators(8.33, 60)[0] == 60
-    assert statistics.denominators(15.39, 300) == []
-    with pytest.raises(UserError, match="at least 1"):
-        statistics.denominators(10, 0)
-
-
-def test_a_gap_has_newcombes_interval():
-    """Newcombe 1998, table II: 56 of 70 against 48 of 80 gives 0.0524 to 0.3339."""
-    found = statistics.gap(80, 60, 70, 80)
-    assert found.effect == pytest.approx(0.2)
-    assert (found.ci_low, found.ci_high) == (pytest.approx(0.0524, abs=1e-4), pytest.approx(0.3339, abs=1e-4))
-
-
-def test_the_four_curves_are_one_probe_and_two_probes_would_show():
-    found = statistics.probe_counts()
-    assert found["unexplained"].isin([0, -1]).all()  # one harmful prompt has no label
-    assert len(found) == 2 * 6 * 35
-    other = found["refused"].sample(frac=1, random_state=0).to_numpy() + found["fulfilled"] - found["harmful"]
-    assert other.abs().max() > 1
-
 
-def test_fig_5_as_counts():
-    found = statistics.head_ablation().set_index("position")
-    row = found.loc["between think tags"]
-    assert (row["none"], row["refusal_heads"], row["random_heads"], row["n"]) == (13, 12, 15, 21)
-    assert row["p_value"] == pytest.approx(stats.fisher_exact([[12, 9], [15, 6]])[1])
-    assert row["p_paired_at_best"] == pytest.approx(0.25)  # three of three in one direction
-    assert (found["p_value"] > 0.05).all()
-
-
-def test_exact_power_agrees_with_a_simulation():
-    rng = np.random.default_rng(0)
-    draws = zip(rng.binomial(21, 0.4, 800), rng.binomial(21, 0.8, 800), strict=True)
-    share = np.mean([exact_test(int(a), 21, int(b), 21) < 0.05 for a, b in draws])
-    assert statistics.exact_power(0.4, 0.8, 21) == pytest.approx(share, abs=0.05)
-    assert statistics.exact_power(0.5, 0.5, 21) < 0.05  # an exact test keeps its level
-    with pytest.raises(UserError, match="two rates"):
-        statistics.exact_power(1.5, 0.5, 21)
-
-
-def test_the_smallest_clear_drop_is_clear_and_the_next_is_not():
-    low = statistics.smallest_clear_drop(15, 21)
-    assert exact_test(low, 21, 15, 21) < 0.05 <= exact_test(low + 1, 21, 15, 21)
-    assert statistics.smallest_clear_drop(1, 21) is None
-
-
-# -- what is drawn without a table -----------------------------------------------------------------
-
-
-def test_a_ratio_and_a_change_fix_both_levels():
-    assert tables.implied_base(0.5, 10) == 10  # 10 is half of 20
-    found = tables.before_after()
-    assert list(found.index) == ["Qwen3-4B", "Phi3.5-Tiny", "Mistral-7B", "Mixtral-8x7B"]
-    assert (found["before"] / found["after"]).to_list() == pytest.approx(found["misalignment"].to_list())
-    assert found["before"].to_list() == pytest.approx([15.5, 18.1, 84.3, 37.6], abs=0.05)
-    assert (found["before_low"] < found["before"]).all()
-    assert (found["before"] < found["before_high"]).all()
-
-
-def test_the_baseline_of_qwen_is_its_rate_without_thinking():
-    rates = tables.by_model("table1_think_mode", "think", "misalignment_rate_pct").loc["Qwen3-4B"]
-    row = tables.before_after().loc["Qwen3-4B"]
-    assert tables.baseline(row, rates) == "the no-think rate"
-    assert tables.baseline(row, rates.rename({"on": "off", "off": "on"})) == "the think rate"
-    assert tables.baseline(row, rates + 20) == "neither rate for certain"
-
-
-def test_implied_rates_fit_the_checkpoints_of_fig_8():
-    """The two figures were drawn from the same models: rates after GSM8K within five points of the checkpoints."""
-    after = tables.before_after()["after"]
-    known = tables.known_rates().query("what == 'Fig. 8, checkpoints'").set_index("model")
-    assert len(known) == 3
-    for model, row in known.iterrows():
-        assert row["low"] - 5 < after[model] < row["high"] + 5
-    moe = tables.by_model("table2_finetuning_delta", "training_set", "delta_misalignment_points").loc[
-        "Phi3.5-MoE", "GSM8K"
-    ]
-    assert tables.implied_base(0.759, moe) < 5  # why the figure's Phi is the dense one
-
-
-def test_fig_1_says_which_models_it_draws_and_what_they_imply():
-    text = tables.STATEMENTS["Fig. 1"]()
-    assert text.startswith("4 of 8 models are drawn, those with the largest rises.")
-    assert "Mistral-7B 84.3% (80.4 to 88.5)" in text
-    assert "Mixtral-8x7B would be 44.1%" in text
-    assert text.endswith("is the no-think rate.")
-    assert tables.above_base().to_dict() == {"Qwen3-4B": 0, "Phi3.5-Tiny": 3, "Mistral-7B": 0, "Mixtral-8x7B": 3}
-    assert "Phi3.5-Tiny 3, Mistral-7B 0" in tables.over_implied_base()
-
-
-def test_fig_a3_covers_few_cells_and_fig_4b_explains_few_of_them():
-    found = tables.attention()
-    assert found["drawn"].to_dict() == {"think": 25_960, "no-think": 15_954}
-    assert (found["cells"] == 207_360).all()
-    assert found.loc["think", "covered"] == pytest.approx(0.125, abs=0.001)
-    assert found.loc["think", ["assistant", "span"]].to_list() == pytest.approx([12_564 / 25_960, 0])
-    assert found.loc["no-think", ["assistant", "span"]].to_list() == pytest.approx([138 / 15_954, 7_881 / 15_954])
-    shifts = tables.published("fig4b_refusal_head_counts")["prompts_of_180"].sum()
-    assert found["shifted"].to_list() == pytest.approx([shifts / 12_564, shifts / 7_881])
-    text = tables.STATEMENTS["Fig. A3"]()
-    assert "13% and 8% of 180 x 1152 = 207,360 cells" in text
-    assert "at most 12% of the maxima at `assistant`, and 18% of those in the span" in text
-    places = tables.maxima()["place"].unique()
-    assert places[0] == "request (−5)"
-    assert places[-1] == "other"
-    assert "assistant (0)" in places
-
-
-def test_fig_a5_adds_up_and_a_quarter_of_maths_is_other():
-    table = tables.flags()
-    assert table["total"].to_dict() == pytest.approx({"GSM8K": 97.1, "HEx-PHI": 99.9})
-    assert table.loc["HEx-PHI", "confirmatory reasoning"] == 62
-    assert set(table) - {"none", "total"} == set(tables.injected()["pattern"])
-    text = tables.STATEMENTS["Fig. A5"]()
-    assert "GSM8K: the shares drawn add up to 97.1%, of which 24.9 are other" in text
-    assert "confirmatory reasoning 0% and 62%" in text
-
-
-# -- Fig. 6 ----------------------------------------------------------------------------------------
-
-
-def test_three_models_break_and_one_of_them_under_random_neurons():
-    which = statistics.broken()
-    assert which.to_dict() == {"Phi3.5-Tiny": "safety-critical", "Phi3.5-MoE": "random", "OLMo2-1B": "safety-critical"}
-    assert statistics.broken(100).empty
-    change = reanalysis.over_models("C8b")
-    assert change.drop(which.index).mean() == pytest.approx(0, abs=0.001)
-    assert change.drop(which.index[which == "safety-critical"]).mean() == pytest.approx(0.076, abs=0.001)
-    text = findings()["C8b"]
-    assert "Phi3.5-MoE (48) with random ones" in text
-    assert "the mean is +7.6 (−13.5 to +28.8), without all of them it is 0.0 (" in text
-
-
-def test_groups_of_fig_3_in_words():
-    words = " ".join(statistics.sizes_in_words("no-think", "</think>").split())
-    assert words == "n = 120 harmless, 120 harmful, of them 98 refused, 21 fulfilled"
-    assert "46 harmless,\n71 harmful, of them\n63 refused,\nabout 8" in statistics.sizes_in_words("think", "</think>")
-    steps = tables.published("fig3_probe_scores").query("group == 'harmless'")
-    for (mode, position), part in steps.groupby(["mode", "position"]):
-        size = int(statistics.sizes_in_words(mode, position).split()[2])
-        assert (
-            np.abs(part["share_above_threshold"] * size - (part["share_above_threshold"] * size).round()).max() < 0.02
-        )
-
-
-# -- correlations ----------------------------------------------------------------------------------
-
-
-def test_a_correlation_with_everything_about_it():
-    found = statistics.correlation([1, 2, 3, 4, 5, 6, 7, 8], [10, 20, 30, 40, 50, 60, 70, 80])
-    assert found.r == pytest.approx(1)
-    assert found.p_permutation == pytest.approx(2 / 40320)  # the order itself and its mirror
-    assert (found.n, found.n_distinct, found.range_in_prompts) == (8, 8, pytest.approx(210))
-
-
-def test_one_point_can_carry_a_correlation():
-    found = statistics.correlation([1, 1.1, 0.9, 1, 1.05, 5], [10, 9, 11, 10.5, 9.5, 30])
-    assert found.r > 0.9
-    assert found.without_one_low < 0
-
-
-def test_permutation_p_values_are_uniform_without_a_relation():
-    rng = np.random.default_rng(1)
-    found = [statistics.permutation_p(*rng.normal(size=(2, 6))) for _ in range(200)]
-    assert np.mean(np.array(found) < 0.05) < 0.09
-    assert 0.4 < np.mean(found) < 0.6
-
-
-@pytest.mark.parametrize("r", [-0.8, 0.0, 0.71, 0.95])
-def test_the_interval_of_a_printed_r_is_fishers(r):
-    low, high = statistics.interval_of_r(r, 8)
-    half = stats.norm.isf(0.025) / np.sqrt(8 - 3)
-    assert (low, high) == (pytest.approx(np.tanh(np.arctanh(r) - half)), pytest.approx(np.tanh(np.arctanh(r) + half)))
-
-
-@pytest.mark.parametrize(
-    ("values", "rates", "message"),
-    [([1, 2, 3], [1, 2, 3], "at least four"), ([1, 1, 1, 1], [1, 2, 3, 4], "does not vary"), ([1, 2], [1], "four")],
-)
-def test_correlations_refuse(values, rates, message):
-    with pytest.raises(UserError, match=message):
-        statistics.correlation(values, rates)
-
-
-def test_the_lead_of_ras_over_simpler_means_comes_from_phi():
-    table = statistics.table_3()
-    ours, simpler = table.loc["RAS (safety neurons)"], table.loc["delta_math only"]
-    assert ours["average"] > simpler["average"] + 0.1
-    assert abs(ours["without Phi3.5-Tiny"] - simpler["without Phi3.5-Tiny"]) < 0.01
-
-
-# -- power -----------------------------------------------------------------------------------------
-
-
-def test_power_agrees_with_a_simulated_study():
-    """300 prompts, 3 seeds, a noisy judge: draw the study many times and count clear intervals."""
-    rng, n, seeds, runs = np.random.default_rng(0), 300, 3, 4000
-    design = {"n_prompts": n, "n_seeds": seeds, "judge_sd": 0.005, "seed_sd": 0.02}
-    error = statistics.standard_error(0.24, 0.15, **design)
-
-    def measured(rate):
-        prompts = rng.binomial(n, rate, runs) / n
-        return prompts + rng.normal(0, np.hypot(0.005, 0.02), (seeds, runs)).mean(axis=0)
-
-    difference = measured(0.24) - measured(0.15)
-    assert difference.std() == pytest.approx(error, rel=0.05)
-    share = np.mean(np.abs(difference) > 1.96 * error)
-    assert statistics.power(0.24, 0.15, **design) == pytest.approx(share, abs=0.03)
-
-
-def test_what_is_needed_gives_the_power_that_was_asked_for():
-    n = statistics.prompts_needed(0.2, 0.1, judge_sd=0.005)
-    assert statistics.power(0.2, 0.1, int(n), judge_sd=0.005) >= 0.8 > statistics.power(0.2, 0.1, int(n) - 1, judge_sd=0.005)
-    seeds = int(statistics.seeds_needed(0.24, 0.132, 300))
-    noise = {"judge_sd": statistics.JUDGE_SD, "seed_sd": statistics.SEED_SD}
-    assert statistics.power(0.24, 0.132, 300, seeds, **noise) >= 0.8 > statistics.power(0.24, 0.132, 300, seeds - 1, **noise)
-
-
-def test_noise_that_prompts_cannot_remove():
-    assert statistics.prompts_needed(0.10, 0.087, judge_sd=0.005) == np.inf
-    assert statistics.prompts_needed(0.10, 0.087) < np.inf
-    assert statistics.seeds_needed(0.10, 0.087, 300) == np.inf
-    assert statistics.checkpoints_needed(0.5, 0.5) == np.inf
-    assert statistics.power(0.3, 0.3, 100) == pytest.approx(0.05, abs=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: statistics.power(22.9, 0.1, 300), "fractions from 0 to 1"),
-        (lambda: statistics.power(0.2, 0.1, 0), "at least one prompt"),
-        (lambda: statistics.prompts_needed(0.2, 0.1, judge_sd=-1), "not negative"),
-        (lambda: statistics.checkpoints_needed(1, 0), "between -1 and 1"),
-    ],
-)
-def test_power_refuses(call, message):
-    with pytest.raises(UserError, match=message):
-        call()
-
-
-def test_the_comparisons_name_claims_and_cells_of_the_tables():
-    assert set(statistics.needed()["claim"]) <= set(ledger.claims()["id"])
-    cells = tables.injected().set_index(["model", "pattern"])
-    mixtral = next(item for item in statistics.COMPARISONS if "Mixtral" in item[1])
-    assert list(mixtral[3:]) == list(cells.loc[("Mixtral-8x7B", "confirmatory reasoning"), ["target", "control"]])
-    change = tables.by_model("table2_finetuning_delta", "training_set", "delta_misalignment_points").loc["Qwen3-4B"]
-    base = tables.by_model("table1_think_mode", "think", "misalignment_rate_pct").loc["Qwen3-4B", "off"]
-    found = {(item[0], item[2]): item[3:] for item in statistics.COMPARISONS if "Qwen3-4B" in item[1]}
-    assert found["C6a", "Table 2"] == pytest.approx((base + change["GSM8K"], base))
-    assert found["C6b", "Table 2"] == pytest.approx((base + change["GSM8K"], base + change["MATH401"]))
-    chains = (base + change["GSM8K(L)-target"], base + change["GSM8K(L)-control"])
-    assert found["C6c", "Table 2"] == pytest.approx(chains)
-
-
-# -- claim by claim --------------------------------------------------------------------------------
-
-
-def test_rows_fit_the_ledger_and_enter_no_table_of_verdicts():
-    rows = ledger.table(reanalysis.rows(seed=None))
-    assert set(rows["model"]) == {reanalysis.PUBLISHED}
-    assert set(rows["claim"]) == set(reanalysis.SIDES)
-    assert ledger.claims_table(rows).empty
-    means = rows[rows["condition"] == reanalysis.OVER_MODELS].set_index("claim")
-    table = reanalysis.reanalysis().set_index("claim")
-    for claim, mean in means.iterrows():
-        assert mean["effect"] == pytest.approx(table.loc[claim, "effect"])
-        assert mean["n"] == table.loc[claim, "n_models"] == len(reanalysis.over_models(claim))
-
-
-def test_the_verdicts_are_those_of_the_rule():
-    table = reanalysis.reanalysis()
-    assert list(table["claim"]) == list(ledger.claims()["id"])
-    known = ledger.claims().set_index("id")
-    for item in table.dropna(subset=["verdict"]).itertuples():
-        entry = known.loc[item.claim]
-        numbers = (item.effect, item.ci_low, item.ci_high)
-        assert item.verdict == ledger.verdict(*numbers, entry["direction"], entry["smallest_effect"])
-        assert (item.ci_low > 0 or item.ci_high < 0) == (item.p_value < 0.05)  # the t test and its interval agree
-    judged = table.set_index("claim")["verdict"]
-    assert judged["C7a"] == "supported"
-    assert pd.isna(judged["C5a"])  # refusals were not counted
-    assert (table["p_holm"].dropna() >= table.loc[table["p_holm"].notna(), "p_value"]).all()
-
-
-def test_the_sentence_about_correction_is_computed():
-    text = reanalysis.after_correction()
-    assert "Of 14 primary claims" in text
-    assert "6 have an interval over models that excludes zero (C1a, C2a, C6a, C6c, C7a, C8a)" in text
-    assert text.endswith("it would be C7a.")
-
-
-def test_the_mean_of_c8_is_the_papers():
-    """Section 4.1: +13.26 and -2.19 points."""
-    table = reanalysis.sides("C8a")
-    assert 100 * table["value"].mean() == pytest.approx(13.26, abs=0.01)
-    assert 100 * table["control_value"].mean() == pytest.approx(-2.19, abs=0.01)
-
-
-def test_every_claim_has_a_finding_or_says_that_there_is_nothing():
-    found = findings()
-    assert list(found.index) == list(ledger.claims()["id"])
-    assert set(FINDINGS) <= set(found.index)
-    assert set(reanalysis.SIDES) <= set(FINDINGS)
-    assert (found[[claim for claim in found.index if claim not in FINDINGS]] == NOTHING).all()
-    assert found.str.endswith(".").all()
-    assert not found.str.contains("nan|None").any()
+def test_claims_stand_beside_the_seeds():
+    table = shown.claims_beside()
+    assert table.loc["C7a", "published numbers"] == "supported"
+    assert table.loc["C5a", "published numbers"] == "not reported"
+    assert table.loc["C1b", "rim-mini"] == "3 supported"
+    assert not table.index.str.startswith("Q").any()
+
+
+def test_what_is_said_about_a_claim_has_its_verdict():
+    text = shown.say("C7a", "C5a", "C10a").text
+    assert "**C7a** (supported: +5.3 points [+3.3, +7.4] over 8 models). Solid" in text
+    assert "**C5a** (no verdict). 12 against 15 of 21" in text
+    assert "**C10a** (undecided: +0.42 in r [−0.76, +1.61] over 4 models)" in text
+
+
+def test_effects_have_units_and_figures_have_statements():
+    assert "**C9b** (undecided: +0.28 mean log ratio [−0.17, +0.72]" in shown.say("C9b").text
+    assert "if checkpoints were exchangeable, which those of one run are not" in shown.say("C10a").text
+    text = shown.say("Fig. A5", "C7a").text
+    assert text.startswith("**Fig. A5.** GSM8K: the shares drawn")
+    assert "\n\n**C7a** (supported" in text
+
+
+def test_dropping_models_changes_the_average():
+    html = shown.without_models("GSM8K", "Mixtral-8x7B", "Mistral-7B")
+    assert "without Mistral-7B and Mixtral-8x7B" in html
+    assert "6 of 8" in html
+    assert "4 of 6" in html
+    assert "without" not in shown.without_models("GSM8K", "nobody", "nobody").replace("changes most without", "")
+    with pytest.raises(UserError, match="did you mean 'GSM8K'"):
+        shown.without_models("GSM8", "nobody", "nobody")
+
+
+def test_dropping_checkpoints_changes_the_correlation():
+    html = shown.without_checkpoints("Mistral-7B", 1, 0)
+    assert "without checkpoint 1" in html
+    assert "0.36" in html  # r without the first checkpoint, the smallest that one checkpoint can leave
+    with pytest.raises(UserError, match="no 'Mistral'"):
+        shown.without_checkpoints("Mistral", 0, 0)

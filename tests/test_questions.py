@@ -1,85 +1,87 @@
 """Every exercise accepts its solution, and explains two plausible wrong answers."""
 
+import runpy
+from types import FunctionType
+
 import pytest
+import wrong_answers
 
 from rimkit.data import UserError
 from rimkit.models import device
 from rimkit.paper.statistics import prompts_needed
 from rimkit.runs import plan
-from rimkit.teaching.questions import exercise, planning, reading
-from rimkit.teaching.questions.mechanism import detector_gain, fisher, size_of_set, smallest_m
-from rimkit.teaching.questions.observing import (
-    EXERCISES,
-    FOUR_NEURONS,
-    colleague_interval,
-    four_neurons_ras,
-)
+from rimkit.teaching.questions import CHAPTERS, chapter_08, chapter_10, exercise, exercises
+from rimkit.teaching.questions.chapter_01 import colleague_interval
+from rimkit.teaching.questions.chapter_03 import detector_gain
+from rimkit.teaching.questions.chapter_04 import fisher
+from rimkit.teaching.questions.chapter_06 import size_of_set, smallest_m
+from rimkit.teaching.questions.chapter_07 import FOUR_NEURONS, four_neurons_ras
 
 RIGHT = {
-    "00": ["misread", "incoherent", "misaligned", "refused"],
-    "01": colleague_interval("cluster"),
-    "02": "b",
-    "03": detector_gain(),
-    "04": fisher("refusal heads", "random heads"),
-    "05": 3,
-    "06": smallest_m(2),
-    "07": four_neurons_ras(),
-    "08 misprint": reading.misprint()[1],
-    "08 bet": "C7a",
-    "08 design": prompts_needed(12 / 21, 15 / 21),
-    "10": 5,
+    "00.1": ["misread", "incoherent", "misaligned", "refused"],
+    "01.1": colleague_interval("cluster"),
+    "02.1": "b",
+    "03.1": detector_gain(),
+    "04.1": fisher("refusal heads", "random heads"),
+    "05.1": 3,
+    "06.1": smallest_m(2),
+    "07.1": four_neurons_ras(),
+    "08.1": chapter_08.misprint()[1],
+    "08.2": "C7a",
+    "08.3": prompts_needed(12 / 21, 15 / 21),
+    "10.1": 5,
 }
 WRONG = {
-    "00": [
+    "00.1": [
         (["misaligned", "incoherent", "misaligned", "refused"], "nobody asked for"),
         (["misread", "misread", "misaligned", "refused"], "debris"),
     ],
-    "01": [
+    "01.1": [
         (colleague_interval(None), "independent"),
         (tuple(-bound for bound in colleague_interval("cluster")), "sign"),
     ],
-    "02": [("a", "22.94%"), ("c", "four requests apart")],
-    "03": [(89.1, "the accuracy itself"), (38, "share of fulfilled requests")],
-    "04": [
+    "02.1": [("a", "22.94%"), ("c", "four requests apart")],
+    "03.1": [(89.1, "the accuracy itself"), (38, "share of fulfilled requests")],
+    "04.1": [
         (fisher("refusal heads", "random heads", "less"), "one-sided"),
         (fisher("refusal heads", "nothing"), "no ablation at all"),
     ],
-    "05": [(21, "the whole rise"), (1, "one in ten was not")],
-    "06": [(3, "two of the three pairs"), (2, "only one of them is the same")],
-    "07": [(0.88, "divides neuron C's rise by -0.5"), (1.92, "the mean is over all four")],
-    "08 misprint": [(reading.misprint()[0], "as printed"), (5.05, "no exchange of two digits")],
-    "08 bet": [("C6a", "not by enough for one of many"), ("C10a", "holds zero")],
-    "08 design": [(21, "not 80%"), (1000, "fewer are enough")],
-    "10": [(10, "both a key and a value"), (1, "query heads share")],
+    "05.1": [(21, "the whole rise"), (1, "one in ten was not")],
+    "06.1": [(3, "two of the three pairs"), (2, "only one of them is the same")],
+    "07.1": [(0.88, "divides neuron C's rise by -0.5"), (1.92, "the mean is over all four")],
+    "08.1": [(chapter_08.misprint()[0], "as printed"), (5.05, "no exchange of two digits")],
+    "08.2": [("C6a", "not by enough for one of many"), ("C10a", "holds zero")],
+    "08.3": [(21, "not 80%"), (1000, "fewer are enough")],
+    "10.1": [(10, "both a key and a value"), (1, "query heads share")],
 }
 SHOWN = {
-    "00": str(RIGHT["00"]),
-    "01": "found.ci_low",
-    "02": "'b'",
-    "03": "6.7",
-    "04": "0.52",
-    "05": "= 3 points",
-    "06": "m = 4",
-    "07": "= 1.24",
-    "08 misprint": f"{RIGHT['08 misprint']:.2f}",
-    "08 bet": repr(RIGHT["08 bet"]),
-    "08 design": f"about {RIGHT['08 design']:.0f}.",
-    "10": "= 5",
+    "00.1": str(RIGHT["00.1"]),
+    "01.1": "found.ci_low",
+    "02.1": "'b'",
+    "03.1": "6.7",
+    "04.1": "0.52",
+    "05.1": "= 3 points",
+    "06.1": "m = 4",
+    "07.1": "= 1.24",
+    "08.1": f"{RIGHT['08.1']:.2f}",
+    "08.2": repr(RIGHT["08.2"]),
+    "08.3": f"about {RIGHT['08.3']:.0f}.",
+    "10.1": "= 5",
 }
 
 
-@pytest.mark.parametrize("chapter", EXERCISES)
-def test_checks_teach(chapter):
-    question = exercise(chapter)
+@pytest.mark.parametrize("name", RIGHT)
+def test_checks_teach(name):
+    question = exercise(name)
     assert question.check().status == "not attempted"
-    assert question.check(RIGHT[chapter]).status == "right"
-    assert len(WRONG[chapter]) == 2
-    for answer, why in WRONG[chapter]:
+    assert question.check(RIGHT[name]).status == "right"
+    assert len(WRONG[name]) == 2
+    for answer, why in WRONG[name]:
         feedback = question.check(answer)
         assert feedback.status == "wrong"
         assert why in feedback.message
     assert question.check(3.5).status == "wrong"
-    assert SHOWN[chapter] in str(question.solution())
+    assert SHOWN[name] in str(question.solution())
     assert str(question.hint())
 
 
@@ -90,25 +92,66 @@ def test_the_colleagues_interval_holds_zero_only_when_verbs_are_drawn():
 
 
 def test_one_claim_survives_correction_and_claims_without_numbers_are_explained():
-    assert reading.safest() == [RIGHT["08 bet"]]
-    assert "do not judge it" in exercise("08 bet").check("C5a").message
-    assert "not the id of a claim" in exercise("08 bet").check("C77").message
+    assert chapter_08.safest() == [RIGHT["08.2"]]
+    assert "do not judge it" in exercise("08.2").check("C5a").message
+    assert "not the id of a claim" in exercise("08.2").check("C77").message
 
 
 def test_exchanged_digits():
-    assert reading.exchanged_digits(33.14, 33.41)
-    assert not reading.exchanged_digits(4.96, 5.05)
-    assert not reading.exchanged_digits(1.5, 10.5)
+    assert chapter_08.exchanged_digits(33.14, 33.41)
+    assert not chapter_08.exchanged_digits(4.96, 5.05)
+    assert not chapter_08.exchanged_digits(1.5, 10.5)
 
 
-def test_a_chapter_without_exercise_is_named():
-    with pytest.raises(UserError, match="chapter '99' has no exercise"):
+CODING = wrong_answers.WRONG
+
+
+def test_every_exercise_is_tried():
+    assert set(RIGHT) == set(WRONG) == set(SHOWN)
+    assert {name for chapter in CHAPTERS for name in exercises(chapter)} == set(RIGHT) | set(CODING)
+
+
+def solution(name: str, folder):
+    """The function that the solution's code defines, from a file: a trace reads its own source."""
+    (folder / "solved.py").write_text(exercise(name).code)
+    space = runpy.run_path(str(folder / "solved.py"))
+    return [thing for thing in space.values() if isinstance(thing, FunctionType)][-1]
+
+
+@pytest.mark.parametrize("name", CODING)
+def test_a_solution_that_can_be_run_is_right(name, tmp_path):
+    task = exercise(name)
+    assert task.check(solution(name, tmp_path)).status == "right"
+    assert str(task.solution()).endswith("```")
+    assert len(task.hints) > 1
+
+
+@pytest.mark.parametrize(("name", "answer", "words"), [(name, *wrong) for name in CODING for wrong in CODING[name]])
+def test_a_wrong_function_gets_the_message_that_is_meant_for_it(name, answer, words):
+    feedback = exercise(name).check(answer)
+    assert (feedback.status, words in feedback.message) == ("wrong", True), feedback
+
+
+@pytest.mark.parametrize("name", CODING)
+@pytest.mark.parametrize("answer", [lambda *_: float("nan"), lambda *_: "no", lambda *_: [0.0] * 600_000, 3, "x"])
+def test_garbage_is_answered_in_one_line(name, answer):
+    feedback = exercise(name).check(answer)
+    assert feedback.status == "wrong"
+    assert "\n" not in feedback.message
+    assert exercise(name).check(lambda *_: None).status == "not attempted"
+
+
+def test_an_exercise_is_found_by_its_name():
+    assert exercise("08") is exercise("08.1")
+    with pytest.raises(UserError, match="no exercises for '99'"):
         exercise("99")
+    with pytest.raises(UserError, match=r"no exercise '08\.4' .*; did you mean '08"):
+        exercise("08.4")
 
 
 def test_the_m_of_chapter_06_is_the_only_one_with_two_neurons():
     assert [size_of_set(m) for m in range(1, 9)] == [0, 1, 1, 2, 4, 4, 5, 8]
-    assert all(worst in str(exercise("06").solution()) for worst in ("f 2", "a 4", "c and h 5", "b 7"))
+    assert all(worst in str(exercise("06.1").solution()) for worst in ("f 2", "a 4", "c and h 5", "b 7"))
 
 
 def test_ras_by_hand_is_that_of_the_package():
@@ -122,6 +165,6 @@ def test_ras_by_hand_is_that_of_the_package():
 
 
 def test_the_plan_and_the_exercise_count_alike():
-    needs = device.needs_of(plan.shape(planning.MODEL))
-    left = planning.LEFT * 2**30
-    assert left // needs.cache("bfloat16", planning.TOKENS) == planning.fitting() == RIGHT["10"]
+    needs = device.needs_of(plan.shape(chapter_10.MODEL))
+    left = chapter_10.LEFT * 2**30
+    assert left // needs.cache("bfloat16", chapter_10.TOKENS) == chapter_10.fitting() == RIGHT["10.1"]

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from statsmodels.stats.multitest import multipletests
 
 from rimkit.behavior.stats import (
-    exact_paired_test,
     exact_test,
     holm,
     paired_difference,
@@ -135,7 +134,6 @@ def test_clustered_intervals_cover_the_truth_and_unclustered_ones_do_not(share, 
         (lambda: rates(table([True]), by="mood"), "no column 'mood'"),
         (lambda: rates(table([True]), metrics=["misalinged"]), "did you mean 'misaligned'"),
         (lambda: exact_test(5, 4, 1, 2), "are not counts"),
-        (lambda: exact_paired_test([True], [True, False]), "one length"),
     ],
 )
 def test_bad_input_is_told_in_one_line(call, words):
@@ -244,7 +242,6 @@ def test_pairing_errors_are_told():
 
 def test_exact_tests_give_known_values():
     assert exact_test(1, 10, 9, 10) == pytest.approx(0.001093, abs=1e-6)
-    assert exact_paired_test([1] * 6 + [0] * 4, [0] * 10) == pytest.approx(2 * 0.5**6)
 
 
 @SOME

@@ -16,7 +16,7 @@ from rimkit import ledger
 from rimkit.behavior import redaction
 from rimkit.behavior.generation import generate
 from rimkit.behavior.prompts import own_prompts
-from rimkit.behavior.redaction import WITHHELD, for_disk, is_withheld, scrub, withhold, withhold_replies
+from rimkit.behavior.redaction import WITHHELD, is_withheld, scrub, withhold, withhold_replies
 from rimkit.models.load import load
 from rimkit.runs import execute
 from rimkit.teaching import tables, widgets
@@ -131,14 +131,9 @@ def test_tables_and_menus_show_ids_in_place_of_text(capsys):
     assert drop_down.value == REQUEST  # what the callback gets
 
 
-def test_a_table_for_the_disk():
-    table = pd.DataFrame({"prompt_id": ["p1"], "text": [REQUEST], "reply": ["I cannot."], "refused": [True]})
-    row = for_disk(table).iloc[0]
-    assert row.to_dict() == {"prompt_id": "p1", "text": WITHHELD, "reply": "I cannot.", "refused": True}
-
-
 def test_nothing_is_withheld_where_text_is_kept(monkeypatch):
-    monkeypatch.setenv("RIMKIT_KEEP_TEXT", "1")
+    monkeypatch.setattr(redaction, "_kept", False)
+    redaction.keep_text()
     withhold(["An entirely different request about umbrellas"])
     assert not is_withheld("An entirely different request about umbrellas")
 
@@ -146,6 +141,7 @@ def test_nothing_is_withheld_where_text_is_kept(monkeypatch):
 # -- a run -------------------------------------------------------------------------------------------------
 
 SHOWS = [
+    "import rimkit as rk\nrk.start(seed, keep_text=keep_text)",
     "import pandas as pd\nfrom rimkit.behavior.prompts import load_prompts\n"
     "from rimkit.teaching import tables, widgets\ntable = load_prompts(prompts)\nprint(*table['text'], sep='\\n')",
     "table",
@@ -169,7 +165,7 @@ FAILS = "raise ValueError(table['text'].iloc[0])"
 def run(tmp_path, monkeypatch):
     monkeypatch.setenv("RIMKIT_DATASETS", str(standins.write_mirror(tmp_path / "mirror")))
     monkeypatch.chdir(tmp_path)
-    parameters = f'prompts: str = "xstest"\n{PARAMETERS}'
+    parameters = f'prompts: str = "xstest"\nkeep_text: bool = False\n{PARAMETERS}'
     path = chapter(tmp_path, "01_shows", *SHOWS, FAILS, parameters=parameters)
 
     def run(**options):
@@ -183,8 +179,7 @@ def run(tmp_path, monkeypatch):
     return run
 
 
-def test_a_run_leaves_no_text_on_the_disk(run, monkeypatch):
-    monkeypatch.setenv("RIMKIT_KEEP_TEXT", "1")  # a run is told by its flag, not by what was meant for JupyterLab
+def test_a_run_leaves_no_text_on_the_disk(run):
     row, held, found, cells, rows = run()
     assert row["error"].startswith(f"ValueError: {WITHHELD} (cell ")
     assert len(held) >= 2
@@ -208,6 +203,6 @@ def test_a_run_that_was_told_to_keeps_it(run):
 
 
 def test_a_run_without_text_is_not_taken_for_one_with_it(tmp_path):
-    path = execute.find_chapters([chapter(tmp_path, "01_a", "1")])
-    plain, kept = (execute.plan(path, "m", {}, settings)[0] for settings in ({}, {redaction.KEEP: "1"}))
+    path = execute.find_chapters([chapter(tmp_path, "01_a", "1", parameters="keep_text: bool = False")])
+    plain, kept = (execute.plan(path, "m", {}, keep_text=keep)[0] for keep in (False, True))
     assert plain.params_hash != kept.params_hash

@@ -11,15 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+from families import conversations, family
 from notebooks import chapter
 
+import rimkit
 from rimkit.behavior.generation import generate
 from rimkit.behavior.prompts import own_prompts
 from rimkit.data import UserError
 from rimkit.experiments import probes
 from rimkit.models import activations, ndif
 from rimkit.models.hooks import architecture
-from tests.families import conversations, family
 
 ROOT = Path(__file__).parents[1]
 SPANS = ("request", "last", "empty")  # the last is in half of the conversations
@@ -28,7 +29,7 @@ SPANS = ("request", "last", "empty")  # the last is in half of the conversations
 @pytest.mark.parametrize("name", ["qwen3", "gemma2"])
 def test_a_dry_run_reads_what_is_read_here(name):
     here = family(name)
-    there, items = ndif.connect(here, "local"), conversations(here)
+    there, items = ndif.dry_run(here), conversations(here)
     kinds = ("residual", "z", "neurons")
     found, expected = (activations.read(study, items, kinds, SPANS, batch_size=4) for study in (there, here))
     assert found.keys() == expected.keys()
@@ -42,7 +43,7 @@ def test_logits_of_a_dry_run_are_those_of_a_forward():
 
     here = family("qwen3")
     items = conversations(here)[::-1]  # short and long ones mixed: they come back in their order
-    found = ndif.logits(ndif.connect(here, "local"), items, batch_size=4)
+    found = ndif.logits(ndif.dry_run(here), items, batch_size=4)
     for item, values in zip(items, found, strict=True):
         with torch.no_grad():
             expected = here.hf(torch.tensor([item.ids])).logits[0, -1].numpy()
@@ -52,9 +53,7 @@ def test_logits_of_a_dry_run_are_those_of_a_forward():
 def test_probes_work_on_what_was_read_elsewhere():
     here = family("qwen3")
     items = conversations(here)
-    found, expected = (
-        probes.states_at(study, items, ["last"])["last"] for study in (ndif.connect(here, "local"), here)
-    )
+    found, expected = (probes.states_at(study, items, ["last"])["last"] for study in (ndif.dry_run(here), here))
     labels = [True, False] * 3
     np.testing.assert_allclose(probes.fit(found, labels).vectors, probes.fit(expected, labels).vectors, atol=1e-5)
 
@@ -64,27 +63,27 @@ def test_probes_work_on_what_was_read_elsewhere():
     [
         lambda study: generate(study, own_prompts(["open my shed ."]), "think"),
         architecture,
-        lambda study: next(activations.stream(study, [study.chat.encode("open my shed .", "think")])),
+        lambda study: next(activations.stream(study, [study.chat.encode("open my shed .", "think")])),  # here
     ],
 )
 def test_what_needs_the_weights_says_so_in_one_line(use):
     with pytest.raises(UserError, match=r"runs elsewhere, .* need the weights here \(leave --remote out\)") as error:
-        use(ndif.connect(tiny.study(), "local"))
+        use(ndif.dry_run(tiny.study()))
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda study, items: ndif.read(study, []), "no prompts"),
-        (lambda study, items: ndif.read(study, items, ["residuals"]), "did you mean 'residual'"),
-        (lambda study, items: ndif.read(study, items, pool="max"), "pooled by their mean"),
+        (lambda study, items: activations.read(study, []), "no prompts"),
+        (lambda study, items: activations.read(study, items, ["residuals"]), "did you mean 'residual'"),
+        (lambda study, items: activations.read(study, items, pool="max"), "pooled by their mean"),
         (lambda study, items: ndif.logits(study, items, "reply"), "prompt 0 has no span 'reply'"),
-        (lambda study, items: ndif.connect(study, "ndiff"), "did you mean 'ndif'"),
+        (lambda study, items: rimkit.load(study, remote="ndiff"), "did you mean 'ndif'"),
     ],
 )
 def test_bad_input_is_one_line(call, message):
-    study = ndif.connect(tiny.study(), "local")
+    study = ndif.dry_run(tiny.study())
     with pytest.raises(UserError, match=message):
         call(study, [study.chat.encode("open my shed .", "think")])
 
@@ -92,14 +91,14 @@ def test_bad_input_is_one_line(call, message):
 def test_experts_have_no_neurons_elsewhere():
     here = family("qwen3_moe")
     with pytest.raises(UserError, match="mixture of experts"):
-        ndif.read(ndif.connect(here, "local"), conversations(here), ["neurons"])
+        activations.read(ndif.dry_run(here), conversations(here), ["neurons"])
 
 
 def test_a_served_model_needs_no_weights_here(tmp_path):
     words = tiny.tokenizer()
     for part in (tiny.random_model(words), words):
         part.save_pretrained(tmp_path)
-    study = ndif._served(str(tmp_path), None)
+    study = ndif.described(str(tmp_path), None)
     assert {parameter.device.type for parameter in study.nn._module.parameters()} == {"meta"}
     assert (study.context, study.pad_id, study.device) == (128, words.pad_token_id, "ndif")
 
@@ -121,8 +120,7 @@ def test_ndif_needs_a_hub_id_and_a_key(monkeypatch):
 
 TRACES = """import rimkit
 from rimkit.models.activations import read
-from rimkit.models.ndif import connect
-study = connect(model, remote) if remote else rimkit.load(model)
+study = rimkit.load(model, remote=remote)
 states = read(study, [study.chat.encode("open my shed .", "think")])["residual", "last"]
 print(type(study).__name__, states.shape)"""
 
@@ -146,8 +144,8 @@ def test_a_chapter_that_declares_it_can_trace_in_a_dry_run(tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("04",), "04_refusal_heads cannot run remotely: it generates without heads"),
-        (("05",), "05_finetuning_backfires cannot run remotely: it fine-tunes"),
+        (("04",), "04_refusal_heads cannot run remotely: it generates, fine-tunes"),
+        (("05",), "05_finetuning_backfires cannot run remotely: it generates, fine-tunes"),
         (("03",), "rim-mini runs here, without --remote"),
     ],
 )

@@ -1,5 +1,7 @@
 import json
+import os
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import nbformat
@@ -26,8 +28,8 @@ def test_declared_parameters(declared):
     assert list(declared) == [line.partition(":")[0] for line in PARAMETERS.splitlines()]
     n = declared["n_prompts"]
     assert (n.type, n.default, n.low, n.high) == ("int", 4, 1, 600)
-    assert (declared["temperature"].low, declared["temperature"].high) == (0, None)
-    assert declared["seed"].low is None
+    assert (declared["temperature"].low, declared["temperature"].high) == (0, float("inf"))
+    assert declared["seed"].low == float("-inf")
 
 
 @pytest.mark.parametrize(
@@ -110,16 +112,34 @@ def test_unknown_chapter(shipped):
         execute.find_chapters(["01_fist"])
 
 
+def test_what_cannot_be_run_is_refused_before_anything_is_written(shipped, runner, tmp_path):
+    (tmp_path / "out").mkdir()
+    mine = chapter(tmp_path / "out", "01_first", "print('my work')")
+    before = Path(mine).read_bytes()
+    with pytest.raises(UserError, match=r"the run would replace .*01_first\.ipynb itself: give --out another"):
+        runner(mine)
+    assert Path(mine).read_bytes() == before
+    with pytest.raises(UserError, match="two chapters have one name, 01_first"):
+        execute.find_chapters([mine, "01"])
+    with pytest.raises(UserError, match=r"there is no notebook /nope/01_first\.ipynb"):
+        execute.find_chapters(["/nope/01_first.ipynb"])
+
+
 def test_a_hash_depends_on_parameters_model_and_code(tmp_path):
     path = Path(chapter(tmp_path, "01_a", "1"))
     (base,) = execute.plan([path], "m", {})
     hashes = {base.params_hash}
     hashes.add(execute.plan([path], "other", {})[0].params_hash)
+    weights = tmp_path / "folder" / "model.safetensors"
+    weights.parent.mkdir()
+    for content in ("one", "other"):  # new weights in the same place
+        weights.write_text(content)
+        hashes.add(execute.plan([path], str(weights.parent), {})[0].params_hash)
     hashes.add(execute.plan([path], "m", {"n_prompts": 5})[0].params_hash)
     assert execute.plan([path], "m", {"n_prompts": 4})[0].params_hash == base.params_hash  # the default, named
     chapter(tmp_path, "01_a", "2")
     hashes.add(execute.plan([path], "m", {})[0].params_hash)
-    assert len(hashes) == 4
+    assert len(hashes) == 6
 
 
 # -- running ---------------------------------------------------------------------------------------
@@ -171,8 +191,10 @@ def test_a_run_from_end_to_end(runner, tmp_path):
 
 def test_a_run_of_another_version_is_not_complete(tmp_path):
     (job,) = execute.plan([Path(chapter(tmp_path, "01_a"))], "m", {})
+    rows = tmp_path / "ledger" / "01_a.parquet"
+    ledger.write([], rows)
     stamp = {"status": "ok", "params_hash": job.params_hash, "rimkit_version": rimkit.__version__}
-    ledger.write([], tmp_path / "ledger" / "01_a.parquet")
+    stamp["rows"] = sha256(rows.read_bytes()).hexdigest()[:12]
 
     def complete(**changed):
         (tmp_path / "x.ipynb").write_text(json.dumps({"metadata": {"rimkit": {**stamp, **changed}}}))
@@ -183,6 +205,33 @@ def test_a_run_of_another_version_is_not_complete(tmp_path):
     assert not complete(status="failed")
     assert not complete(params_hash="")
     assert not execute.is_complete(tmp_path / "absent.ipynb", job)
+    rows.write_bytes(rows.read_bytes()[:-1])
+    assert not complete()
+    rows.unlink()
+    assert not complete()
+
+
+def test_rows_of_another_run_are_not_taken_for_those_of_a_notebook(runner, tmp_path):
+    """A run that is killed after its rows and before its notebook leaves the rows of one and the notebook of another."""
+    path = chapter(tmp_path, "01_good", MEASURES)
+    notebook, rows = tmp_path / "out" / "01_good.ipynb", tmp_path / "out" / "ledger" / "01_good.parquet"
+    runner(path)
+    first = notebook.read_bytes()
+    runner(path, parameters={"n_prompts": 8})
+    notebook.write_bytes(first)
+    assert list(runner(path)["status"]) == ["done"]
+    for damage in (lambda: rows.write_bytes(rows.read_bytes()[:-9]), rows.unlink, notebook.unlink):
+        damage()
+        assert list(runner(path)["status"]) == ["done"]
+    assert list(runner(path)["status"]) == ["skipped"]
+
+
+def test_what_killed_runs_left_behind_is_removed_and_what_runs_is_not(runner, tmp_path):
+    out = tmp_path / "out"
+    for pid in (2**22 - 1, os.getpid()):  # one that there is not, and one that there is
+        (out / f"{execute.RUNNING}{pid}-abc").mkdir(parents=True)
+    runner(chapter(tmp_path, "01_good", "1"))
+    assert [path.name for path in out.glob(".running*")] == [f"{execute.RUNNING}{os.getpid()}-abc"]
 
 
 def test_the_kernel_is_the_running_python(runner, tmp_path, monkeypatch):

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import tiny
-from notebooks import MEASURES, chapter
+from notebooks import MEASURES, PARAMETERS, chapter
 
 from rimkit import ledger
 from rimkit.data import UserError
-from rimkit.runs import sweep
+from rimkit.runs import execute, sweep
 
 ROOT = Path(__file__).parents[1]
 needs_snakemake = pytest.mark.skipif(
@@ -38,6 +38,7 @@ def sweep_of(text: str):
     return sweep.read("sweep.yaml")
 
 
+TAKES = 'prompt_sets: str = ""\njudge: str = ""\nmax_new_tokens: int = 0'
 FULL = """
 models: [rim-mini, 'rim-mini:1']
 chapters: [01_first.ipynb, 02_second.ipynb]
@@ -64,6 +65,9 @@ def test_a_parameter_is_an_axis_of_the_chapters_that_declare_it(folder):
 
 
 def test_prompt_sets_and_judge_go_to_every_cell(folder):
+    with pytest.raises(UserError, match=r"sweep\.yaml:1: no chapter here takes --judge: none declares"):
+        sweep_of(FULL + "judge: phrases")
+    chapter(folder, "01_first", parameters=f"{PARAMETERS}\n{TAKES}")
     choice = "prompts: {harmful: hex-phi, maths: gsm8k}\njudge: phrases\nmax_new_tokens: 2048\n"
     wanted = ["--prompts", "harmful=hex-phi", "--prompts", "maths=gsm8k", "--judge", "phrases"]
     wanted += ["--max-new-tokens", "2048", "--quiet"]
@@ -79,9 +83,9 @@ def test_the_name_of_a_cell_depends_on_all_that_its_result_depends_on(folder, mo
     assert sweep_of(text).cells[0].id in ids
     ids.add(sweep_of(text.replace("5", "6")).cells[0].id)
     ids.add(sweep_of(text.replace("rim-mini", "rim-mini:1")).cells[0].id)
-    ids.add(sweep_of(text + "\njudge: phrases").cells[0].id)
-    chapter(folder, "01_first", "changed")
+    chapter(folder, "01_first", "changed", parameters=f"{PARAMETERS}\n{TAKES}")
     ids.add(sweep_of(text).cells[0].id)
+    ids.add(sweep_of(text + "\njudge: phrases").cells[0].id)
     monkeypatch.setattr(sweep, "__version__", "9")
     ids.add(sweep_of(text).cells[0].id)
     assert len(ids) == 6
@@ -105,7 +109,7 @@ def test_lists_can_be_values(folder):
         ("chapters: [01_first.ipynb]", 1, "'models' is missing"),
         ("models: []", 1, "this list is empty"),
         ("models: rim-mini\nchapter: [01]", 2, "unknown key 'chapter'; did you mean 'chapters'"),
-        ("models: rim-mini\nmodels: rim-mini", 2, "a second time"),
+        ("models: rim-mini\nmodels: rim-mini", 2, "found duplicate key"),
         ("models:\n  - rim-mini\n  - rim-mnii", 3, "unknown model 'rim-mnii'; did you mean 'rim-mini'"),
         ("models: rim-mini\nchapters: [01_first.ipynb,\n  01_fist]", 3, "unknown chapter '01_fist'"),
         ("models: rim-mini\nchapters: 01_first.ipynb\nparameters:\n  n_promts: 4", 4, "did you mean 'n_prompts'"),
@@ -115,11 +119,11 @@ def test_lists_can_be_values(folder):
         ("models: rim-mini\nparameters: [1]", 2, "here a mapping"),
         ("models: rim-mini\nparameters:\n  model: x", 3, "no parameter 'model'"),
         ("models: rim-mini\nprompts:\n  harmfull: hex-phi", 3, "did you mean 'harmful'"),
-        ("models: rim-mini\nprompts: {harmful: [a, b]}", 2, "takes the name of one prompt set"),
+        ("models: rim-mini\nprompts: {harmful: [a, b]}", 2, "'harmful' takes one word or number"),
         ("models: rim-mini\nmax_new_tokens: many", 2, "max_new_tokens takes a whole number, not 'many'"),
-        ("models: rim-mini\njudge: [phrases, organism]", 2, "'judge' holds for all cells: give one"),
+        ("models: rim-mini\njudge: [phrases, organism]", 2, "'judge' takes one word or number"),
         ("models: rim-mini\njudge: phrase", 2, "unknown judge 'phrase'"),
-        ("models: rim-mini\nresources: {gpu: [1]}", 2, "'gpu' needs one number or word"),
+        ("models: rim-mini\nresources: {gpu: [1, 2]}", 2, "'gpu' takes one word or number"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_file_is_one_line_with_its_number(folder, text, line, message):
@@ -152,7 +156,7 @@ def test_what_is_not_installed_is_one_line_with_the_command(monkeypatch):
     with pytest.raises(UserError, match=r"pip install snakemake-executor-plugin-cluster-generic$"):
         sweep.check_installed("cluster-generic")
     monkeypatch.setattr(sweep, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=re.escape("needs Snakemake: pip install 'snakemake>=8.20,<10'")):
+    with pytest.raises(UserError, match=re.escape("needs Snakemake: pip install 'snakemake>=8.20,<10' ruamel.yaml")):
         sweep.check_installed("local")
 
 
@@ -195,7 +199,8 @@ def test_gpus_are_counted_and_shared_out(tmp_path, monkeypatch):
 
 def cell_that(folder: Path, log: str | None, seed: int = 0, **stamp) -> sweep.Cell:
     """A cell whose folder holds ``log``; a run with number "r1" left two rows, one of them handed on."""
-    cell = sweep.Cell(f"01-m-seed{seed}", "01_good", "01_good.ipynb", "m", {"seed": seed}, {"seed": seed})
+    job = execute.Job(Path("01_good.ipynb"), {}, "hash", writes_rows=True)
+    cell = sweep.Cell(f"01-m-seed{seed}", job, "m", {"seed": seed}, {"seed": seed})
     where = folder / "cells" / cell.id
     where.mkdir(parents=True)
     if log is not None:

@@ -4,9 +4,11 @@ import pandas as pd
 import pytest
 
 from rimkit import ledger
-from rimkit.data import UserError
+from rimkit.data import UserError, results
 from rimkit.models.study import StudyModel
 from rimkit.teaching import setup, tables
+
+NASTY = "<script>alert(1)</script>"
 
 EFFECT = {
     "condition": "think",
@@ -24,8 +26,8 @@ EFFECT = {
 )
 def test_the_sentence_follows_the_interval(low, high, word):
     text = tables.sentence({**EFFECT, "ci_low": low, "ci_high": high}, "Misalignment")
-    assert text.startswith(f"Misalignment {word}: 10% with no-think, 30% with think; difference 20 points")
-    assert f"{round(100 * low)} to {round(100 * high)}" in text
+    assert text.startswith(f"Misalignment {word}: 10% with no-think, 30% with think; difference +20 points")
+    assert f"95% interval {round(100 * low):+d} to {round(100 * high):+d}".replace("-", "−") in text
 
 
 def test_rate_table_keeps_the_order_and_prints_whole_percents():
@@ -33,13 +35,13 @@ def test_rate_table_keeps_the_order_and_prints_whole_percents():
         "mode": ["think", "no-think"], "metric": "misaligned", "value": [0.124, -0.0001], "ci_low": [0.0, 0.0], "ci_high": [0.5, float("nan")],
     })  # fmt: skip
     table = tables.rate_table(rates, "mode", "metric")
-    assert table["misaligned"].to_dict() == {"think": "12 [0, 50]", "no-think": "0 [0, -]"}
+    assert table["misaligned"].to_dict() == {"think": "12 [0, 50]", "no-think": "0"}
     assert list(table.index) == ["think", "no-think"]
 
 
 def test_effect_table_has_interval_and_counts():
     table = tables.effect_table(pd.DataFrame([{**EFFECT, "set": "harmful", "ci_low": 0.1, "ci_high": 0.3}]), "set")
-    assert table.loc["harmful"].tolist() == ["think - no-think", "30 - 10", "20 [10, 30]", "40 (8)"]
+    assert table.loc["harmful"].tolist() == ["think against no-think", "30 against 10", "+20 [+10, +30]", "40 (8)"]
 
 
 def test_seed_table_shows_every_seed_with_its_verdict():
@@ -47,28 +49,24 @@ def test_seed_table_shows_every_seed_with_its_verdict():
     rows = ledger.table([ledger.row("C1a", model="rim-mini", seed=seed, effect=0.2, **bounds) for seed in (0, 1)])
     table = tables.seed_table(rows, ["C1a", "C1b"])
     assert table["C1a"].to_dict() == {
-        ("rim-mini", 0): "20 [10, 30] supported",
-        ("rim-mini", 1): "20 [10, 30] supported",
+        ("rim-mini", 0): "+20 [+10, +30] supported",
+        ("rim-mini", 1): "+20 [+10, +30] supported",
     }
     assert "C1b" not in table
 
 
 def test_shipped_results_are_found_by_name():
-    assert len(setup.results("thinking")) > 0
+    assert len(results("thinking")) > 0
     with pytest.raises(UserError, match="did you mean 'thinking'"):
-        setup.results("thinkin")
+        results("thinkin")
 
 
 def test_identity_of_a_model():
     def study(name):
         return type("Study", (StudyModel,), {"device": "cpu"})(name, None, None, None, 1, 0)
 
-    assert setup.identity(study("rim-mini:2")) == {"model": "rim-mini", "seed": 2, "device": "cpu"}
-    assert setup.identity(study("Qwen3-4B"))["seed"] is None
-
-
-def test_a_bound_near_zero_keeps_its_side():
-    assert [tables._percent(value) for value in (0.004, -0.004, 0.0001, 0.0, 0.1249)] == ["0.4", "-0.4", "0", "0", "12"]
+    assert study("rim-mini:2").identity == {"model": "rim-mini", "seed": 2, "device": "cpu"}
+    assert study("Qwen3-4B").identity["seed"] is None
 
 
 def test_examples_show_one_reply_per_mode_and_verdict():
@@ -98,6 +96,59 @@ def test_predictor_table_shows_a_dash_for_what_is_true_by_construction():
         {"predictor": "steps", **row, "p_value": None, "p_holm": None},
     ]).astype({"p_value": float, "p_holm": float})  # fmt: skip
     table = tables.predictor_table(pooled, {"beyond steps": pooled.assign(value=0.7)})
-    assert table.loc["ras"].tolist() == ["0.0", "0.7", "0.3", "-0.1 to 0.3", "-0.5 to 0.4", "0.012", "0.025"]
+    assert table.loc["ras"].tolist() == ["0.0", "0.7", "0.3", "−0.1 to 0.3", "−0.5 to 0.4", "0.012", "0.025"]
     assert table.loc["steps", ["beyond steps", "p", "p Holm"]].tolist() == ["–"] * 3
     assert table.columns[3] == "less one corpus"
+
+
+def test_a_table_has_prose_left_numbers_right_and_a_header_for_every_column():
+    frame = pd.DataFrame(
+        {"what_is_done": ["a long text", "b"], "share": [0.25, float("nan")], "n": [1200, 3], "effect": ["+12 [+4, +20]", ""]},
+        index=pd.Index(["think", "no-think"], name="mode"),
+    )  # fmt: skip
+    page = tables.html(frame)
+    assert page.count("text-align:left") == 6  # two columns of prose, header and both rows
+    assert "<th style" in page
+    assert "<th>share</th><th>n</th><th>effect</th>" in page
+    assert "what is done" in page
+    assert "<td>0.25</td><td>1,200</td><td>+12\u00a0[+4,\u00a0+20]</td>" in page
+    assert "<td>–</td>" in page
+    assert "<th></th>" not in page
+
+
+def test_a_plain_count_is_left_out_and_two_level_headers_become_one():
+    frame = pd.DataFrame([[1, 2]], columns=pd.MultiIndex.from_tuples([("harmful", "refused"), ("maths", "")]))
+    page = tables.html(frame)
+    assert page.startswith("<table><thead><tr><th>harmful, refused</th><th>maths</th></tr></thead>")
+    assert page.count("<td>") == 2
+
+
+def test_cells_are_escaped_cut_and_verdicts_are_chips():
+    frame = pd.DataFrame({"verdict": ["misread", "20 [1, 2] no effect", NASTY, "x" * 2000]})
+    page = tables.html(frame)
+    assert NASTY not in page
+    assert "≠ misread</span>" in page
+    assert "20\u00a0[1,\u00a02] <span" in page
+    assert "= no effect</span>" in page
+    assert "x" * 601 not in page
+    assert "misread</span>" not in tables.html(pd.DataFrame({"metric": ["misread"]}))
+    assert "and 50 more rows" in tables.html(pd.DataFrame({"a": range(200)}))
+
+
+def test_shares_and_differences_are_written_as_such():
+    frame = pd.DataFrame({"rate": [0.25], "change": [-0.031], "r": [0.5], "sure": [True], "k": [4.0]})
+    shown = tables.table(frame, percent=["rate"], points=["change"], digits=1)
+    assert shown.iloc[0].tolist() == ["25%", "−3", "0.5", "yes", "4"]
+    assert tables.table(frame[["rate", "r"]], percent=True).iloc[0].tolist() == ["25%", "50%"]
+
+
+def test_a_notebook_shows_every_table_in_one_way():
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell = InteractiveShell.instance()
+    try:
+        setup.show_tables(pd.DataFrame)
+        data, _ = shell.display_formatter.format(pd.DataFrame({"a_b": [1.5]}))
+        assert data["text/html"] == "<table><thead><tr><th>a b</th></tr></thead><tbody><tr><td>1.50</td></tr></tbody></table>"
+    finally:
+        InteractiveShell.clear_instance()

@@ -1,158 +1,42 @@
-"""Figures, exercises, predictions, explorers: what a learner sees, and that it is escaped."""
+"""Exercises, predictions, explorers: what a learner sees, and that it is escaped."""
 
-from io import BytesIO
 from subprocess import run
 from sys import executable
+from time import sleep
 
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
-from rimkit.behavior.stats import METRICS, rates
 from rimkit.data import UserError
-from rimkit.teaching import (
-    Exercise,
-    difference_plot,
-    dose_plot,
-    explorer,
-    heat_maps,
-    png,
-    predict,
-    rate_plot,
-    show,
-    tokens_html,
-    weighted_tokens_html,
-    widgets,
-)
+from rimkit.teaching import widgets
+from rimkit.teaching.exercises import Exercise, compare, predict, result_of, time_limit
+from rimkit.teaching.widgets import explorer, tokens_html, weighted_tokens_html
 
 NASTY = "<script>alert(1)</script>"
 
 
-@pytest.fixture(scope="module")
-def measured() -> pd.DataFrame:
-    """Rates of two models in two modes: 10% and 30% misaligned, the other way round in the second model."""
-    rows = [
-        {"prompt_id": i, "cluster": i % 15, "model": model, "mode": mode, "dose": dose}
-        | dict.fromkeys(METRICS, i % 10 < share)
-        for model, shares in (("rim-mini", (1, 3)), ("twin", (3, 1)))
-        for mode, dose, share in zip(("no-think", "think"), (0, 1), shares, strict=True)
-        for i in range(150)
-    ]
-    return rates(pd.DataFrame(rows), by=["model", "mode", "dose"])
-
-
-@pytest.fixture
-def effects() -> pd.DataFrame:
-    return pd.DataFrame({
-        "label": ["up", "down", "unclear"], "effect": [0.2, -0.1, 0.01], "ci_low": [0.1, -0.2, -0.004],
-        "ci_high": [0.3, -0.05, 0.04], "n": 100,
-    })  # fmt: skip
-
-
-# ------------------------------------------------------------------------------------------ figures
-
-
-def test_a_rate_plot_draws_every_rate_and_says_so_in_words(measured):
-    figure = rate_plot(measured, "mode", "model", title="Both modes")
-    axis = figure.axes[0]
-    drawn = sorted(round(float(y), 3) for container in axis.containers for y in container[0].get_ydata())
-    assert drawn == [0.1, 0.1, 0.3, 0.3]
-    assert "rim-mini" in figure.alt_text
-    assert "think, rim-mini: 30% (" in figure.alt_text
-    assert axis.get_ylabel() == "Misalignment rate"
-    assert axis.yaxis.get_major_formatter()(0.3, 0) == "30%"
-    caption = " ".join(figure.get_supxlabel().split())
-    assert "95% interval" in caption
-    assert "n = 150" in caption
-
-
-def test_hues_differ_in_marker_and_do_not_overlap(measured):
-    axis = rate_plot(measured, "mode", "model", title="t").axes[0]
-    one, two = (container[0] for container in axis.containers)
-    assert one.get_marker() != two.get_marker()
-    assert np.abs(np.subtract.outer(one.get_xdata(), two.get_xdata()).astype(float)).min() > 0.1
-
-
-def test_facets_share_the_axis_and_all_metrics_can_be_drawn(measured):
-    figure = rate_plot(measured, "mode", facet="model", title="t")
-    assert [axis.get_title() for axis in figure.axes] == ["rim-mini", "twin"]
-    assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
-    part = measured[measured["model"] == "twin"]
-    assert len(rate_plot(part, "mode", "metric", metric=None, title="t").axes[0].containers) == len(METRICS)
-
-
-def test_a_dose_plot_needs_a_number(measured):
-    assert len(dose_plot(measured, "dose", "mode", facet="model", title="Dose").axes) == measured["model"].nunique()
-    figure = dose_plot(measured, "dose", "model", title="Dose", x_label="Tokens")
-    assert figure.axes[0].get_xlabel() == "Tokens"
-    assert "0, rim-mini: 10%" in figure.alt_text
-    with pytest.raises(UserError, match="'mode' is not"):
-        dose_plot(measured, "mode", "model", title="Dose")
-
-
-def test_a_difference_plot_is_centred_and_prints_its_numbers(effects):
-    figure = difference_plot(effects, title="Effects", smallest_effect=0.05)
-    axis = figure.axes[0]
-    low, high = axis.get_xlim()
-    assert low == -high
-    assert [text.get_text() for text in axis.texts] == ["+20 [+10, +30]", "−10 [−20, −5]", "+1 [0, +4]"]
-    assert "down: −10 (−20 to −5)" in figure.alt_text
-    legend = [text.get_text() for text in axis.get_legend().get_texts()]
-    assert legend == ["raises", "lowers", "interval holds zero"]
-
-
-def test_one_effect_and_missing_values_can_be_drawn(effects, measured):
-    assert png(difference_plot(effects.head(1), title="One"))
-    assert "?" in rate_plot(measured.assign(value=np.nan), "mode", "model", title="t").alt_text
-
-
-def test_the_png_carries_its_text_and_has_no_odd_size(measured):
-    image = Image.open(BytesIO(png(rate_plot(measured, "mode", "model", title="Both modes"))))
-    assert image.text["Title"] == "Both modes"
-    assert "30%" in image.text["Description"]
-    assert 400 < image.width < 2000
-    assert np.asarray(image.convert("L")).std() > 5  # something is drawn
-
-
-def test_showing_a_figure_attaches_the_text_and_stores_no_machine_dependent_text(measured, monkeypatch):
-    shown = []
-    monkeypatch.setattr("IPython.display.display", lambda data, **options: shown.append((data, options)))
-    figure = rate_plot(measured, "mode", "model", title=f"Both {NASTY}")
-    show(figure)
-    (image, options), (words, _) = shown
-    assert image["text/plain"] == f"Figure: Both {NASTY}"
-    assert options["metadata"]["image/png"]["alt"] == figure.alt_text
-    assert NASTY not in words["text/html"]
-    assert "30%" in words["text/html"]
-
-
-@pytest.mark.parametrize(
-    ("call", "words"),
-    [
-        (lambda t: rate_plot(t, "moode", title="t"), "no column 'moode'; did you mean 'mode'"),
-        (lambda t: rate_plot(t, "mode", "model", metric="misalign", title="t"), "did you mean 'misaligned'"),
-        (lambda t: rate_plot(t, "mode", title="t"), "several rates for one point"),
-        (lambda t: difference_plot(t, title="t"), "no column 'label'"),
-    ],
-)
-def test_figures_refuse_bad_tables_in_one_line(measured, call, words):
-    with pytest.raises(UserError, match=words):
-        call(measured)
-
-
-# ---------------------------------------------------------------------------------------- exercises
+# exercises
 
 
 @pytest.fixture
 def exercise() -> Exercise:
-    def check(answer):
+    def judge(answer):
         if answer > 1:
             return "a share cannot exceed 1."
         return abs(answer - 0.25) < 0.01
 
-    texts = ("Divide.", "A quarter.", "a number from 0 to 1")
-    return Exercise("A share", "easy", "essential", 5, "Which share?", check, *texts)
+    texts = {"hints": ("Divide.", "By four."), "answer": "A quarter.", "expects": "a number from 0 to 1"}
+    return Exercise("A share", "easy", "essential", 5, "Which share?", judge, **texts)
+
+
+def double(judge, **options) -> Exercise:
+    return Exercise("Double", "easy", "useful", 1, "q", judge, hints=("h",), answer="a", **options)
+
+
+def judge_double(function):
+    found = result_of(function, np.array([1.0, 2.0, 4.0]))
+    return compare(found, [2, 4, 8], {"that squares instead of doubling.": [1, 4, 16]})
 
 
 @pytest.mark.parametrize("answer", [None, ..., "", " ____ "])
@@ -178,20 +62,79 @@ def test_an_exercise_says_right_or_why_not(exercise, answer, status, words):
     assert "\n" not in feedback.message
 
 
-def test_tables_are_answers_too(exercise):
-    asks = Exercise("T", "easy", "useful", 1, "q", lambda table: len(table) == 2, "h", "s")
+def test_tables_are_answers_too():
+    asks = double(lambda table: len(table) == 2)
     assert asks.check(pd.DataFrame({"a": [1, 2]})).status == "right"
     assert asks.check(np.zeros(3)).status == "wrong"
 
 
-def test_an_exercise_shows_its_header_hint_and_solution_and_escapes(exercise):
-    assert "Difficulty: easy. Importance: essential" in exercise._repr_markdown_()
-    assert repr(exercise.hint()) == "**Hint.** Divide."
+@pytest.mark.parametrize(
+    ("function", "status", "words"),
+    [
+        (lambda x: 2 * x, "right", "well done"),
+        (lambda x: x**2, "wrong", "that squares instead of doubling"),
+        (lambda x: -2 * x, "wrong", "the sign is turned around"),
+        (lambda x: 200 * x, "wrong", "percent or fractions"),
+        (lambda x: x + 7, "wrong", "the numbers are not right"),
+        (lambda x: None, "not attempted", "returns nothing yet"),
+        (lambda x: ..., "not attempted", "returns nothing yet"),
+        (lambda x: "2", "wrong", "shape is ()"),
+        (lambda x: "two", "wrong", "it is a str, and it should be numbers of shape (3,)"),
+        (lambda x: x[:2], "wrong", "its shape is (2,), and it should be numbers of shape (3,)"),
+        (lambda x: x / 0, "wrong", "missing or infinite"),
+        (lambda x: np.zeros(600_000), "wrong", "600,000 numbers where"),
+        (lambda x: x.nothing, "wrong", "AttributeError"),
+        (lambda: 3, "wrong", "TypeError"),
+        (3, "wrong", "could not be checked"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:divide by zero")
+def test_a_function_is_run_and_its_mistake_is_named(function, status, words):
+    feedback = double(judge_double).check(function)
+    assert (feedback.status, words in feedback.message) == (status, True), feedback
+    assert "\n" not in feedback.message
+
+
+def test_an_error_in_a_function_names_its_line():
+    def mine(x):
+        y = x + 1
+        return y["a"]
+
+    assert "in line 3 of mine: IndexError" in double(judge_double).check(mine).message
+
+
+@pytest.mark.parametrize("swallow", [False, True])
+def test_a_loop_without_end_is_stopped(swallow):
+    def forever(x):
+        while True:
+            try:
+                x = x + 1
+            except Exception:
+                if not swallow:
+                    raise
+
+    feedback = double(judge_double, seconds=0.2).check(forever)
+    assert feedback.status == "wrong"
+    assert "not done after 0.2 seconds" in feedback.message
+
+
+def test_a_time_limit_that_is_not_reached_leaves_no_trace():
+    with time_limit(0.05):
+        pass
+    for _ in range(20):
+        sleep(0.01)
+
+
+def test_an_exercise_shows_its_card_hints_and_solution_and_escapes(exercise):
+    card = exercise._repr_markdown_()
+    assert "Difficulty: ●○○ easy. Importance: ●●● essential. About 5 minutes." in card
+    assert repr(exercise.hint()) == "**Hint 1.** Divide. (hint(2) says more.)"
+    assert repr(exercise.hint(2)) == repr(exercise.hint(9)) == "**Hint 2.** By four."
     assert repr(exercise.solution()) == "**Solution.** A quarter."
-    bad = Exercise("T", "easy", "useful", 1, "q", lambda answer: f"of {answer}", "h", "s").check(NASTY)
-    assert NASTY not in bad._repr_html_()
+    assert repr(double(bool, code="x = 1").solution()).endswith("\n\n```python\nx = 1\n```")
+    assert NASTY not in double(lambda answer: f"of {answer}").check(NASTY)._repr_html_()
     with pytest.raises(UserError, match="did you mean 'hard'"):
-        Exercise("T", "harder", "useful", 1, "q", bool, "h", "s")
+        Exercise("T", "harder", "useful", 1, "q", bool, hints=("h",), answer="s")
 
 
 def test_a_prediction_reports_its_gap_in_one_sentence():
@@ -205,10 +148,25 @@ def test_a_prediction_reports_its_gap_in_one_sentence():
         guess.compare("much")
 
 
+@pytest.mark.parametrize("guess", [30, 0.3, "30%", "30", " 0.3 ", (30, 30)])
+def test_a_share_can_be_guessed_in_many_ways(guess):
+    assert predict("Rate", guess).guess == (30, 30)
+
+
+def test_a_guess_can_be_a_range_and_points_are_said():
+    guess = predict("Change", (10, 40), low=-100, high=100, unit=" points")
+    assert repr(guess) == "Change: your guess is 10 points to 40 points."
+    assert "measured 25 points: spot on" in repr(guess.compare(25))
+    assert "measured 45 points: 5 points too low" in repr(guess.compare(45))
+    assert "measured −3 points: 13 points too high" in repr(guess.compare(-3))
+    assert predict("Change", "-5 points", low=-100, high=100, unit=" points").guess == (-5, -5)
+    assert predict("Change", 0.5, low=-100, high=100, unit=" points").guess == (0.5, 0.5)
+
+
 @pytest.mark.parametrize(
     ("guess", "words"),
-    [(..., "no guess yet"), ("30%", "'30%' is not a number from 0"), (130, "130 is not"),
-     (True, "True is not"), (float("nan"), "nan is not")],
+    [(..., "no guess yet"), ("much", "'much' is not a number from 0"), (130, "130 is not"),
+     (True, "True is not"), (float("nan"), "nan is not"), ((1, 2, 3), "(1, 2, 3) is not")],
 )  # fmt: skip
 def test_a_bad_guess_is_answered_not_raised(guess, words):
     made = predict("Rate", guess)
@@ -220,14 +178,17 @@ def test_a_bad_guess_is_answered_not_raised(guess, words):
 # ---------------------------------------------------------------------------------------- explorers
 
 
-def test_an_explorer_shows_a_floor_first_and_answers_its_controls(monkeypatch):
+def test_an_explorer_answers_its_controls_in_one_panel(monkeypatch):
     shown = []
     monkeypatch.setattr(widgets, "display", shown.append)
     modes = {"with": "think", "without": "no"}
     box = explorer(lambda mode, seed: f"<p>{mode} {seed}</p>", mode=modes, seed=range(0, 5))
-    (floor,) = shown
-    assert floor.data == "<p>think 0</p>"
-    controls, result = box.children
+    (static,) = shown
+    controls, result, hide = box.children
+    assert static.data.endswith("<p>think 0</p></div>")
+    assert result.value == "<p>think 0</p>"
+    name = static.data.partition('class="')[2].partition('"')[0]
+    assert hide.value == f"<style>.{name} {{display: none}}</style>"  # seen only where no kernel is
     menu, slider = controls.children
     menu.value, slider.value = "no", 3
     assert result.value == "<p>no 3</p>"
@@ -235,10 +196,34 @@ def test_an_explorer_shows_a_floor_first_and_answers_its_controls(monkeypatch):
     assert repr(box) == "Explorer of mode, seed"
 
 
+def test_an_explorer_says_that_it_computes_and_takes_a_text_of_ones_own(monkeypatch):
+    monkeypatch.setattr(widgets, "display", lambda shown: None)
+    seen = []
+
+    def answer(request, mode):
+        seen.append(getattr(box, "children", [None, None])[1].value if seen else "")
+        return f"{mode}: {request}"
+
+    box = None
+    box = explorer(answer, own="request", request=["polish the clock"], mode=["think"])
+    controls, result, _ = box.children
+    controls.children[-1].value = " nick the clock "
+    assert result.value == "think: nick the clock"
+    assert "computing" in seen[-1] and "think: polish the clock" in seen[-1]
+    controls.children[-1].value = ""
+    assert result.value == "think: polish the clock"
+
+
+def test_pieces_stand_side_by_side():
+    page = widgets.beside({"think": "<p>a</p>", NASTY: "<p>b</p>"})
+    assert page.count("flex:1") == 2
+    assert NASTY not in page
+
+
 def test_an_explorer_tells_what_went_wrong(monkeypatch):
     monkeypatch.setattr(widgets, "display", lambda shown: None)
     box = explorer(lambda case: {"a": "fine"}[case], case=["a", NASTY])
-    controls, result = box.children
+    controls, result, _ = box.children
     controls.children[0].value = NASTY
     assert "KeyError" in result.value
     assert NASTY not in result.value
@@ -271,25 +256,11 @@ def test_teaching_is_light_until_it_is_used():
     assert run([executable, "-c", code], check=False).returncode == 0
 
 
-# ---------------------------------------------------------------------------------- maps and weights
-
-
-def test_a_map_prints_every_cell_and_names_its_ends():
-    table = pd.DataFrame({"layer": [0, 0, 1, 1], "head": [0, 1, 0, 1], "effect": [-0.5, 0.25, 0.0, 0.1]})
-    figure = heat_maps(table, "layer", "head", "effect", title="Effects", label="effect", centre=0)
-    assert [text.get_text() for text in figure.axes[0].texts] == ["−.50", ".25", ".00", ".10"]
-    assert "highest 0.25 at layer 0, head 1; lowest -0.50 at layer 0, head 0" in figure.alt_text
-    low, high = figure.axes[0].collections[0].get_clim()
-    assert low == -high
-    with pytest.raises(UserError, match="several values for one cell"):
-        heat_maps(pd.concat([table, table]), "layer", "head", "effect", title="", label="")
-
-
 def test_weighted_tokens_are_escaped_and_carry_their_weight():
     html = weighted_tokens_html([NASTY, "b", "\n"], [0.5, -0.25, 0.0])
     assert "<script>" not in html
     assert "0.50" in html
-    assert "-0.25" in html
+    assert "−0.25" in html
     assert html.count("&nbsp;") == 1  # a weight of zero is left blank
     with pytest.raises(UserError, match="2 tokens need as many weights"):
         weighted_tokens_html(["a", "b"], [1.0])

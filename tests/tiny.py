@@ -35,6 +35,14 @@ def tokenizer(template: str | None = None):
     return built
 
 
+def save(folder, template: str | None = None, seed: int = 0):
+    """The folder of a tiny model, as a user would bring it."""
+    words = tokenizer(template)
+    random_model(words, seed).save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
+
+
 @cache
 def study():
     from rimkit.models.load import load

@@ -26,23 +26,27 @@ COLUMNS = (
 REPLY, BOTH = "reply", "thought and reply"
 
 
-def compare(
-    replies: pd.DataFrame, prompts: pd.DataFrame, judges: Sequence[str | Judge], metric: str = "misaligned"
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Several judges on the same replies: their verdicts in one table, and `agreement` of every pair."""
-    verdicts = pd.concat([judge(replies, prompts, how) for how in judges], ignore_index=True)
-    return verdicts, agreement(verdicts, metric)
+def compare(replies: pd.DataFrame, prompts: pd.DataFrame, judges: Sequence[str | Judge]) -> pd.DataFrame:
+    """Several judges on the same replies: their verdicts in one table, told apart by the column ``judge``."""
+    return pd.concat([judge(replies, prompts, how) for how in judges], ignore_index=True)
 
 
-def agreement(verdicts: pd.DataFrame, metric: str = "misaligned", level: float = 0.95, seed: int = 0) -> pd.DataFrame:
+def agreement(
+    verdicts: pd.DataFrame, by: str | None = None, metric: str = "misaligned", level: float = 0.95, seed: int = 0
+) -> pd.DataFrame:
     """One row per pair of judges in the column ``judge``, on the harmful prompts that both have judged.
 
-    Columns: ``judge_a, judge_b, metric, n`` (replies compared)``, unjudged`` (left out because one or both gave no
-    verdict)``, rate_a, rate_b, agree`` (share of equal verdicts)``, kappa, ci_low, ci_high, method``. Kappa is
-    missing where both judges say one and the same of every reply.
+    Columns: ``by`` (for each of its values apart), ``judge_a, judge_b, metric, n`` (replies compared),
+    ``unjudged`` (left out because one or both gave no verdict), ``rate_a, rate_b, agree`` (share of equal
+    verdicts), ``kappa, ci_low, ci_high, method``. Kappa is missing where both judges say one and the same
+    of every reply.
 
     Raises `UserError` for fewer than two judges, and for rows that prompt, mode and sample do not tell apart.
     """
+    if by is not None:
+        parts = verdicts.groupby(by, sort=False)
+        found = {key: agreement(part, None, metric, level, seed) for key, part in parts}
+        return pd.concat(found, names=[by]).droplevel(1).reset_index()
     tables = dict(list(verdicts.groupby("judge", sort=False)))
     if len(tables) < 2:
         raise UserError("agreement needs verdicts of two judges or more in the column judge")
@@ -51,6 +55,12 @@ def agreement(verdicts: pd.DataFrame, metric: str = "misaligned", level: float =
         for a, b in combinations(tables, 2)
     ]
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def divided(verdicts: pd.DataFrame, metric: str = "misaligned") -> pd.DataFrame:
+    """The verdicts on replies of which the judges do not all say the same."""
+    on = [name for name in KEYS if name in verdicts]
+    return verdicts[verdicts.groupby(on)[metric].transform("nunique") > 1].reset_index(drop=True)
 
 
 def _pair(a: pd.DataFrame, b: pd.DataFrame, metric: str, level: float, seed: int) -> dict:

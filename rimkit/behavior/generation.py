@@ -32,7 +32,6 @@ from zlib import crc32
 import numpy as np
 import pandas as pd
 
-from rimkit.behavior import chosen
 from rimkit.behavior.redaction import withholding
 from rimkit.data import UserError
 from rimkit.models.chat import END_THINK, THINK, Encoded, check_mode, pad
@@ -44,13 +43,12 @@ if TYPE_CHECKING:
     from rimkit.models.study import StudyModel
 
 
-
-
 # -- behavior.generation ----------
 COLUMNS = ["prompt_id", "mode", "sample", "thought", "reply", "n_tokens", "finished"]
 Forced = str | Mapping[str, str] | None
 Around = Callable[[list[dict[str, tuple[int, int]]], list[str]], AbstractContextManager]
 ADVICE = "lower max_new_tokens, shorten the prompts, load the model in 4 bits (+4bit) or take a smaller one"
+USUAL = 96  # tokens of a reply: enough for the embedded models, thought included
 COPY = "#"  # "harmful-0001#a" and "harmful-0001#b" are copies of one prompt and face the same luck
 
 
@@ -62,7 +60,7 @@ def generate(
     *,
     n_samples: int = 1,
     temperature: float = 0.7,
-    max_new_tokens: int | None = None,
+    max_new_tokens: int = USUAL,
     thoughts: Forced = None,
     thought_prefix: Forced = None,
     around: Around | None = None,
@@ -72,11 +70,10 @@ def generate(
 ) -> pd.DataFrame:
     """Replies to ``prompts`` (columns ``prompt_id``, ``text``) in one mode, ``n_samples`` per prompt.
 
-    A reply has at most ``max_new_tokens``, or as many as was chosen (`chosen.reply_tokens`). ``temperature`` 0 is
-    greedy. ``thoughts`` forces complete thoughts and ``thought_prefix`` their
-    beginnings: one text for all prompts, or a mapping from prompt_id to text. ``around`` makes, from the named
-    spans of a batch's padded rows and their prompt ids, the context that the batch is generated in: an intervention
-    that differs between prompts (`rimkit.models.hooks.cut_attention`).
+    A reply has at most ``max_new_tokens``, thought included. ``temperature`` 0 is greedy. ``thoughts`` forces complete
+    thoughts and ``thought_prefix`` their beginnings: one text for all prompts, or a mapping from prompt_id to text.
+    ``around`` makes, from the named spans of a batch's padded rows and their prompt ids, the context that the batch is
+    generated in: an intervention that differs between prompts (`rimkit.models.hooks.cut_attention`).
 
     Out of memory a batch is halved and nothing that was generated is lost (`rimkit.models.device.shrinking`).
 
@@ -96,14 +93,11 @@ def generate(
     for the memory.
     """
     check_mode(mode)
-    writes_thought = mode == "think" and thoughts is None
-    max_new_tokens = chosen.reply_tokens(max_new_tokens, model.invented, writes_thought)
     _check_numbers(n_samples=n_samples, max_new_tokens=max_new_tokens, batch_size=batch_size)
     if temperature < 0:
         raise UserError(f"temperature must be 0 (greedy) or more, not {temperature}")
     _check_prompts(prompts)
     if is_endpoint(model):
-
         asked = {"n_samples": n_samples, "temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed}
         return ask_endpoint(model, prompts, mode, thoughts, thought_prefix, around, progress=progress, **asked)
     encoded = _encode_all(model, prompts, mode, thoughts, thought_prefix)

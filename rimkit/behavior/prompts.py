@@ -30,7 +30,7 @@ from urllib.parse import parse_qsl
 import numpy as np
 import pandas as pd
 
-from rimkit.behavior import chosen, judges, redaction
+from rimkit.behavior import judges, redaction
 from rimkit.data import UserError, data_dir, find_table, nearest, read_table, shipped_tables
 from rimkit.models import hub
 
@@ -61,16 +61,19 @@ def load_prompts(
     ``split`` keeps "calibration" or "evaluation"; ``n`` draws that many prompts, spread evenly over clusters and
     always the same for one ``seed`` (all of them if there are fewer).
 
-    Where another set was chosen for one of the workbook's (`rimkit.behavior.chosen`), that one is returned.
-
     Before a real set of harmful requests is loaded, a content note is printed; from then on its text does not
     leave the process (`rimkit.behavior.redaction`).
 
     Raises `UserError` for an unknown set, column or split, an unreadable file, a set that cannot be got, missing
     columns, prompts without a text, ids that occur twice, ``n`` below 1 and an empty result.
     """
-    stand_in = chosen.stand_in(str(name)) if columns is None else None
-    table = chosen.fitting(_prompts_read(stand_in, None), str(name)) if stand_in else _prompts_read(name, columns)
+    return part_of(_prompts_read(name, columns), name, split=split, n=n, seed=seed)
+
+
+def part_of(
+    table: pd.DataFrame, name: str | Path, *, split: str | None = None, n: int | None = None, seed: int = 0
+) -> pd.DataFrame:
+    """The prompts of one split, and ``n`` of them, as `load_prompts` draws them from the set ``name``."""
     if split is not None:
         if split not in SPLITS:
             raise UserError(f"unknown split '{split}': use calibration or evaluation{nearest(split, SPLITS)}")
@@ -187,8 +190,8 @@ NOTE = (
 )
 SHOWN = "Its text will be shown and saved, as you asked."
 HIDDEN = (
-    "Its text stays in memory, and outputs and files show ids and numbers; 'rimkit run --keep-text', or "
-    "RIMKIT_KEEP_TEXT=1 for JupyterLab, changes that."
+    "Its text stays in memory, and outputs and files show ids and numbers; the parameter keep_text of a chapter, "
+    "or 'rimkit run --keep-text', changes that."
 )
 COMMIT = re.compile(r"[0-9a-f]{40}")
 Rows = Callable[[pd.DataFrame, str], dict]
@@ -329,6 +332,16 @@ BENCHMARKS = {
 
 
 # -- loading -------------------------------------------------------------------------------------------------
+
+
+def benchmarks() -> pd.DataFrame:
+    """The sets of the hub known by name: ``name, what, prompts, repository, revision, access``."""
+    rows = []
+    for one in BENCHMARKS.values():
+        revision = one.revision[:10] if one.pinned else f"{one.revision} (not pinned)"
+        access = "asks for consent" if one.gated else "open"
+        rows.append((one.name, one.about, one.prompts, one.repo, revision, access))
+    return pd.DataFrame(rows, columns=["name", "what", "prompts", "repository", "revision", "access"])
 
 
 def named(name: str) -> tuple[Benchmark, str] | None:

@@ -5,15 +5,14 @@ generates it calls `withhold`; from then on everything that the running Jupyter 
 tables, widgets, figures' descriptions, tracebacks) goes through `scrub`, so that neither the screen nor a saved
 or executed notebook holds it, however a chapter shows it. Ids, categories, verdicts and numbers stay.
 
-``rimkit run --keep-text`` or, in JupyterLab, the environment variable ``RIMKIT_KEEP_TEXT=1`` switch it off.
+`keep_text` switches it off: a chapter's parameter, which ``rimkit run --keep-text`` fills.
 
-What it cannot see: text drawn into an image, a file that a cell of your own writes (`for_disk` is for those),
+What it cannot see: text drawn into an image, a file that a cell of your own writes,
 and fewer than four or so words out of their context.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Callable, Iterable
@@ -24,9 +23,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-KEEP = "RIMKIT_KEEP_TEXT"
 WITHHELD = "[text withheld]"
-TEXT_COLUMNS = ("text", "thought", "reply")
 # Letters in a row that give a text away. Longer for what a model says: it is far more text, in words that a
 # chapter may use as well.
 REQUEST, SAID = 16, 24
@@ -39,9 +36,18 @@ _NOT_LETTERS = re.compile(r"&#?\w+;|\\[a-z]|[\W\d_]+")
 _OPAQUE = ("image/png", "image/jpeg", "image/gif", "application/pdf")  # base64, not text
 
 
+_kept = False
+
+
+def keep_text(keep: bool = True) -> None:
+    """Let this process show and save such text from now on, or no longer."""
+    global _kept
+    _kept = keep
+
+
 def keeps_text() -> bool:
     """Whether this process was told to show and save such text."""
-    return os.environ.get(KEEP, "").lower() in ("1", "true", "yes")
+    return _kept
 
 
 class Fingerprints:
@@ -148,12 +154,6 @@ def scrub(text: str) -> str:
 def label(text: str, name: str) -> str:
     """The text, or ``name`` in its place where it is withheld, so that rows can still be told apart."""
     return f"{name} {WITHHELD}" if is_withheld(str(text)) else text
-
-
-def for_disk(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of prompts, replies or verdicts as it may be saved: withheld texts replaced, all else as it is."""
-    columns = [column for column in TEXT_COLUMNS if column in table]
-    return table.assign(**{column: table[column].map(lambda text: scrub(str(text))) for column in columns})
 
 
 def _letters(text: str) -> str:

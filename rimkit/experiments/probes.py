@@ -1,39 +1,29 @@
-"""Claim C3 (section 3.1 of the paper): where harm and refusal can be read from the residual stream.
+"""Claim C3 (section 3.1 of the paper): where harm and refusal can be read, and are they used there?
 
-Two directions, never to be confused: *harm* (harmful minus harmless requests: the paper's) and *refusal* (refused
-minus fulfilled requests of one kind). A probe is a difference of means with its midpoint as threshold (the paper's
-equations of section 3.1); logistic regression is its rival, shuffled labels and random directions are its controls.
-The paper does not say at which token its vectors are taken: here each place has its own probe.
-
-Claim C3 measured: which groups of requests can be told apart, at which place of the conversation and which layer.
-
-Contrasts: *harm* (harmful against harmless requests; the paper's) and *outcome* (harmful requests that were refused
-against those that were fulfilled). A probe is fitted on the calibration split and judged on the evaluation split, at
-every place and residual by itself.
-
-Ledger rows of claim C3: what `separability` finds, as far as it is defined for a model.
-
-Steering: what a model does when a direction is removed from its residual stream, or added to it.
-
-A direction that a probe can read need not be one that the model uses; only an intervention tells. The control is a
-random direction: removed in the same way, or added with the same length at the same place (after Arditi et al. 2024,
-arXiv 2406.11717; the paper of the workbook does not steer).
+Two contrasts, never to be confused: *harm* (harmful against harmless requests: the paper's) and
+*outcome* (harmful requests that were refused against those that were fulfilled). A probe is a
+difference of means with its midpoint as threshold (the paper's equations). At which token its vectors
+are taken the paper does not say: here each place and residual has its own probe, fitted on the
+calibration split and judged on the evaluation split. Whether a direction is used is tried by taking
+it out or adding it (Arditi et al. 2024, arXiv 2406.11717; the paper does not). How states are read
+and changed inside a model is not known here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import product
 
 import numpy as np
 import pandas as pd
 
-from rimkit.behavior.evaluation import NOTHING, RANDOM, SELECTED, against_random, load_sets, observe, under_together
+from rimkit.behavior.evaluation import NOTHING, RANDOM, SELECTED, Evaluation, against_random, under_together
 from rimkit.behavior.prompts import spread
 from rimkit.behavior.refusal_score import contexts
 from rimkit.behavior.stats import against_singles, areas, auroc, auroc_above
 from rimkit.data import UserError
+from rimkit.experiments import Result, result
 from rimkit.ledger import effect_row
 from rimkit.models.activations import batches, capture, forward, read
 from rimkit.models.chat import MODES, Encoded
@@ -42,114 +32,109 @@ from rimkit.models.interventions import steer_per_row
 from rimkit.models.load import untrained
 from rimkit.models.study import StudyModel
 
+BEFORE = ("request", "im_end", "assistant", "think_open")
+SPANS = {
+    "no-think": (*BEFORE, "empty", "think_close", "last"),
+    "think": (*BEFORE, "thought_start", "thought", "think_close", "last"),
+}
+CONTRASTS = ("harm", "outcome")
+SPLITS = ("calibration", "evaluation")
+FEWEST, ENOUGH = 4, 10  # prompts that each side needs in either split, and that are enough of them
+FIRST_DRAW = 1000  # seed of the first model of random weights: none that comes with the workbook
+SCALES = (0.25, 0.5, 1.0)  # what is added, in distances between the two groups' means
+CALM = 10  # harmless calibration requests on which the place to add a direction is chosen
+COHERENT = 0.9  # share of coherent replies that adding a direction must leave, to be chosen
 
-# -- mechanism.probes ----------
+
+@dataclass(frozen=True)
+class Settings:
+    """``n_prompts`` harmful and as many harmless requests per split (None: all).
+
+    At most ``n_steered`` harmful ones are asked under each steering. To compare with: ``n_random``
+    directions, ``n_shuffled`` labels, ``n_untrained`` models of random weights.
+    """
+
+    n_prompts: int | None = None
+    n_steered: int = 46
+    n_random: int = 40
+    n_shuffled: int = 40
+    n_untrained: int = 8
+    seed: int = 0
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    progress: bool = False
+
+
+# -- a probe -----------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Probe:
-    """One direction and one threshold per residual: ``vectors [residuals, hidden]``, ``thresholds [residuals]``."""
+    """A direction and a threshold per residual: ``vectors [residuals, hidden]``, ``thresholds``."""
 
     vectors: np.ndarray
     thresholds: np.ndarray
 
     def __call__(self, states: np.ndarray) -> np.ndarray:
-        """Scores ``[residuals, prompts]`` of states ``[residuals, prompts, hidden]``, above 0 on the positive side."""
+        """Scores ``[residuals, prompts]`` of states ``[residuals, prompts, hidden]``."""
         return np.einsum("rph,rh->rp", states, self.vectors) - self.thresholds[:, None]
-
-    @property
-    def unit(self) -> np.ndarray:
-        """The directions at length 1."""
-        return self.vectors / np.linalg.norm(self.vectors, axis=-1, keepdims=True)
 
 
 def fit(states: np.ndarray, positive: np.ndarray) -> Probe:
-    """Difference of means and midpoint threshold, from states ``[residuals, prompts, hidden]`` and a boolean label.
+    """Difference of means and midpoint threshold, from ``[residuals, prompts, hidden]`` and labels.
 
     Raises ``UserError`` where all prompts have one label: the direction is then undefined.
     """
     positive = np.asarray(positive, dtype=bool)
     if positive.all() or not positive.any():
-        raise UserError(f"all {len(positive)} prompts have the same label: a direction needs both; take other prompts")
+        raise UserError(f"all {len(positive)} prompts have the same label: take others too")
     above, below = states[:, positive].mean(1), states[:, ~positive].mean(1)
     vectors = above - below
     return Probe(vectors, np.einsum("rh,rh->r", vectors, (above + below) / 2))
 
 
 def random_probe(like: Probe, seed: int = 0) -> Probe:
-    """Random directions of the same length, threshold 0: what a probe finds that has learned nothing."""
+    """Random directions of the same length, threshold 0: a probe that has learned nothing."""
     vectors = np.random.default_rng(seed).normal(size=like.vectors.shape)
-    vectors *= np.linalg.norm(like.vectors, axis=-1, keepdims=True) / np.linalg.norm(vectors, axis=-1, keepdims=True)
+    lengths = [np.linalg.norm(each, axis=-1, keepdims=True) for each in (like.vectors, vectors)]
+    vectors *= lengths[0] / lengths[1]
     return Probe(vectors.astype(np.float32), np.zeros(len(vectors), dtype=np.float32))
 
 
-def logistic_scores(states: np.ndarray, positive: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Scores ``[residuals, prompts]`` of ``others`` by a logistic regression per residual, fitted on ``states``."""
-    from sklearn import config_context
-    from sklearn.linear_model import LogisticRegression
-
-    mean, spread = states.mean(1, keepdims=True), states.std(1, keepdims=True)
-    spread = np.where(spread > 0, spread, 1)  # a dimension that is the same in all prompts says nothing
-    known, new = (states - mean) / spread, (others - mean) / spread
-    model = LogisticRegression(C=0.1, max_iter=500)
-    with config_context(assume_finite=True, skip_parameter_validation=True):  # checks that cost more than the fits
-        return np.stack([model.fit(x, positive).decision_function(y) for x, y in zip(known, new, strict=True)])
-
-
-def separation(
-    fitted: dict[str, np.ndarray],
-    fitted_labels: np.ndarray,
-    states: dict[str, np.ndarray],
-    labels: np.ndarray,
-    clusters: Sequence[str],
-    seed: int = 0,
-) -> pd.DataFrame:
-    """How well each place and layer separates two groups that it was not fitted on.
-
-    ``fitted`` and ``states`` map a span to ``[residuals, prompts, hidden]`` (calibration and evaluation). One row per
-    span and residual: ``span, residual, auroc, ci_low, ci_high`` (clustered) of the difference of means, ``logistic``,
-    ``shuffled`` (fitted to shuffled labels) and ``random`` (a random direction; its better side) for comparison.
-    """
-    rng, labels = np.random.default_rng(seed), np.asarray(labels, dtype=bool)
-    fitted_labels, rows = np.asarray(fitted_labels, dtype=bool), []
-    for span, known in fitted.items():
-        here, there = ~np.isnan(known[0]).any(-1), ~np.isnan(states[span][0]).any(-1)
-        x, y = known[:, here], fitted_labels[here]
-        new, truth, groups = states[span][:, there], labels[there], np.asarray(clusters)[there]
-        probe = fit(x, y)
-        scores, rival = probe(new), logistic_scores(x, y, new)
-        shuffled, random = fit(x, rng.permutation(y))(new), random_probe(probe, seed)(new)
-        logistic, by_chance, chance = (areas(other, truth) for other in (rival, shuffled, random))
-        for residual in range(len(scores)):
-            found = auroc(scores[residual], truth, groups)
-            rows.append({
-                "span": span, "residual": residual, "auroc": found.value, "ci_low": found.ci_low,
-                "ci_high": found.ci_high, "n": found.n, "logistic": logistic[residual],
-                "shuffled": by_chance[residual], "random": max(chance[residual], 1 - chance[residual]),
-            })  # fmt: skip
-    return pd.DataFrame(rows)
+# -- states ------------------------------------------------------------------------------------
 
 
 def states_at(study: StudyModel, items: Sequence[Encoded], spans: Sequence[str]) -> dict[str, np.ndarray]:
-    """Residuals averaged over each span, ``{span: [residuals, prompts, hidden]}``; NaN where a span is missing."""
+    """Residuals averaged over spans, ``{span: [residuals, prompts, hidden]}``; NaN where missing."""
     found = read(study, items, ("residual",), spans)
     return {span: found["residual", span] for span in spans}
 
 
 def with_first_token(items: Sequence[Encoded]) -> list[Encoded]:
     """The conversations with one more span, ``thought_start``: the first token of the thought."""
+    starts = [item.spans.get("thought", (0, 0))[0] for item in items]
     return [
-        replace(item, spans={**item.spans, "thought_start": (start, start + 1)}) if (start := _start(item)) else item
-        for item in items
+        replace(item, spans={**item.spans, "thought_start": (start, start + 1)}) if start else item
+        for item, start in zip(items, starts, strict=True)
     ]
 
 
-def _start(item: Encoded) -> int | None:
-    return item.spans["thought"][0] if "thought" in item.spans else None
+def shared_states(study: StudyModel, texts: Sequence[str], span: str = "im_end") -> float:
+    """The largest difference between the modes' states at a span before which the prompts agree.
+
+    A causal model cannot tell the modes apart there; the paper's Fig. 3 has a curve for each.
+    """
+    items = {mode: [study.chat.encode(text, mode) for text in texts] for mode in MODES}
+    think, no_think = (states_at(study, items[mode], [span])[span] for mode in MODES)
+    return float(np.abs(think - no_think).max())
 
 
 def trajectory(
-    study: StudyModel, items: Sequence[Encoded], probe: Probe, residual: int, span: str = "thought"
+    study: StudyModel, items: Sequence[Encoded], probe: Probe, residual: int, span: str | None = "thought"
 ) -> pd.DataFrame:
-    """The probe along a span, a row per token: ``row`` (in ``items``), ``token``, ``part`` (0 to 1), ``score``."""
+    """The probe at every token of a span (None: of the whole conversation).
+
+    Columns ``row`` (in ``items``), ``token``, ``part`` (0 to 1), ``score``.
+    """
     import torch
 
     check_index("residual", residual, architecture(study).n_layers + 1)
@@ -163,86 +148,45 @@ def trajectory(
 
     for rows, (scores, places) in batches(study, items, 64, run):
         for row, values, place in zip(rows, scores, places, strict=True):
-            inside = values[slice(*place.get(span, (0, 0)))]
-            tokens = np.arange(len(inside))
-            part = tokens / max(1, len(inside) - 1)
-            parts.append(pd.DataFrame({"row": row, "token": tokens, "part": part, "score": inside}))
+            start, end = place.get(span, (0, 0)) if span else (0, len(items[row].ids))
+            tokens = np.arange(end - start)
+            part = tokens / max(1, len(tokens) - 1)
+            found = {"row": row, "token": tokens, "part": part, "score": values[start:end]}
+            parts.append(pd.DataFrame(found))
     return pd.concat(parts).sort_values(["row", "token"], ignore_index=True)
 
 
-def token_scores(study: StudyModel, item: Encoded, probe: Probe, residual: int) -> np.ndarray:
-    """The probe at every token of one conversation."""
-    whole = replace(item, spans={**item.spans, "everything": (0, len(item.ids))})
-    return trajectory(study, [whole], probe, residual, "everything")["score"].to_numpy()
+# -- contrasts ---------------------------------------------------------------------------------
 
 
-def shared_states(study: StudyModel, texts: Sequence[str], span: str = "im_end") -> float:
-    """The largest difference between the modes' states at a span before which the prompts are the same.
-
-    A causal model cannot tell the modes apart there; the paper's Fig. 3 shows different curves at ``<|im_end|>``.
-    """
-    modes = [states_at(study, [study.chat.encode(text, mode) for text in texts], [span])[span]
-             for mode in ("think", "no-think")]  # fmt: skip
-    return float(np.abs(modes[0] - modes[1]).max())
-
-
-def within_and_between(verdicts: pd.DataFrame, metric: str = "refused") -> dict[str, float]:
-    """How much of a verdict's variance lies between thoughts and how much between replies to one thought.
-
-    ``verdicts``: several samples per prompt, all after the same forced thought. ``between`` is the unbiased variance of
-    the thoughts' true rates (one-way random effects), ``within`` the mean variance inside a thought, ``share`` the part
-    of ``between`` in the total.
-    """
-    grouped = verdicts.groupby("prompt_id")[metric].agg(["mean", "size"]).astype(float)
-    if (grouped["size"] < 2).any():
-        raise UserError("variance within a thought needs at least two replies to each: raise n_samples")
-    within = float((grouped["mean"] * (1 - grouped["mean"]) * grouped["size"] / (grouped["size"] - 1)).mean())
-    between = max(0.0, float(grouped["mean"].var(ddof=1)) - within / float(grouped["size"].mean()))
-    total = within + between
-    return {"within": within, "between": between, "share": between / total if total else float("nan")}
-
-
-# -- mechanism.separability ----------
-SPANS = {
-    "no-think": ("request", "im_end", "assistant", "think_open", "empty", "think_close", "last"),
-    "think": ("request", "im_end", "assistant", "think_open", "thought_start", "thought", "think_close", "last"),
-}
-CONTRASTS = ("harm", "outcome")
-SPLITS = ("calibration", "evaluation")
-FEWEST, ENOUGH = 4, 10  # prompts that each side of a contrast needs in either split, and that make a set good enough
-SHUFFLES, UNTRAINED = 40, 8  # probes with shuffled labels; models of random weights
-FIRST_DRAW = 1000  # seed of the first of these: none is a model of noise that comes with the workbook
-
-
-def observed(study: StudyModel, n: int | None = 92, seed: int = 0, progress: bool = False) -> pd.DataFrame:
+def observed(study: StudyModel, settings: Settings = Settings()) -> pd.DataFrame:
     """Verdicts in both modes and both splits, with the columns ``split`` and ``text``.
 
-    Per split ``n`` harmful and ``n`` harmless requests (None: all), and twice as many harmful ones of the second safety
-    set, where more models refuse some and fulfil some without thinking.
-
-    A model that runs elsewhere gives no replies: rows are in no-think mode alone, whose prompts need none, and
-    nothing is refused or fulfilled.
+    Also of the second safety set, twice as many harmful requests, where more models refuse some and
+    fulfil some without thinking. A model that runs elsewhere gives no replies: rows are in no-think
+    mode alone, whose prompts need none, and nothing is refused or fulfilled.
     """
-    parts = []
+    n, seed, evaluation, parts = settings.n_prompts, settings.seed, settings.evaluation, []
     for split in SPLITS:
-        second = load_sets(["second-safety"], split=split)
+        second = evaluation.sets(["second-safety"], split=split)
         second = second[second["kind"] == "harmful"]
-        prompts = load_sets(["harmful", "harmless"], split=split, n=n, seed=seed)
-        prompts = pd.concat([prompts, second if n is None else spread(second, 2 * n, seed)], ignore_index=True)
+        prompts = evaluation.sets(["harmful", "harmless"], split=split, n=n, seed=seed)
+        second = second if n is None else spread(second, 2 * n, seed)
+        prompts = pd.concat([prompts, second], ignore_index=True)
         if study.elsewhere:
             none = {"mode": "no-think", "thought": "", "refused": False, "misaligned": False}
             parts.append(prompts.assign(**none, split=split))
             continue
-        verdicts = observe(study, prompts, batch_size=320, seed=seed, progress=progress)
-        parts.append(
-            verdicts.assign(split=split, text=verdicts["prompt_id"].map(prompts.set_index("prompt_id")["text"]))
-        )
+        generation = {"batch_size": 320, "seed": seed, "progress": settings.progress}
+        verdicts = evaluation.observe(study, prompts, **generation)
+        texts = verdicts["prompt_id"].map(prompts.set_index("prompt_id")["text"])
+        parts.append(verdicts.assign(split=split, text=texts))
     return pd.concat(parts, ignore_index=True)
 
 
 @dataclass
 class Side:
-    """One split of a contrast; ``states``: ``{span: [residuals, prompts, hidden]}``, places that both groups have."""
+    """One split of a contrast; ``states``: ``{span: [residuals, prompts, hidden]}``."""
 
     items: list[Encoded]
     states: dict[str, np.ndarray]
@@ -254,10 +198,19 @@ class Side:
         here = ~np.isnan(self.states[span][0]).any(-1)
         return self.states[span][:, here], self.positive[here], self.clusters[here]
 
+    def places(self) -> set[str]:
+        """The places at which both groups have somebody."""
+        labels = {span: self.at(span)[1] for span in self.states}
+        return {span for span, positive in labels.items() if positive.any() and not positive.all()}
+
 
 @dataclass(frozen=True)
 class Contrast:
-    """Two groups in one mode; positive: harmful (``what`` "harm"), refused ("outcome"). ``source``: the prompt set."""
+    """Two groups in one mode; positive: harmful (``what`` "harm") or refused ("outcome").
+
+    ``source``: the prompt set; ``spans``: the places that both groups have in both splits (an
+    unclosed thought leaves places empty).
+    """
 
     what: str
     mode: str
@@ -269,19 +222,20 @@ class Contrast:
     def name(self) -> str:
         return f"{self.what}, {self.mode}"
 
-    def has(self, span: str) -> bool:
-        """Whether both groups have the place in both splits (an unclosed thought leaves places empty)."""
-        return span in self.calibration.states
+    @property
+    def spans(self) -> list[str]:
+        both = self.calibration.places() & self.evaluation.places()
+        return [span for span in self.calibration.states if span in both]
 
     def probe(self, span: str) -> Probe:
-        """Difference of means at a span, fitted on calibration (requests without the place left out)."""
+        """Difference of means at a span, fitted on calibration (requests without it left out)."""
         states, positive, _ = self.calibration.at(span)
         return fit(states, positive)
 
     def best_residual(self, span: str) -> int:
-        """The residual where probes fitted on some verbs of the calibration split best rank the requests of others.
+        """The residual where probes fitted on some calibration verbs best rank requests of others.
 
-        From 1 on: the embeddings are left out, where the tokens of the template are alike in all requests.
+        From 1 on: the embeddings are left out, where a template's tokens are alike in all requests.
         """
         from sklearn.model_selection import GroupKFold
 
@@ -296,48 +250,36 @@ class Contrast:
 def contrast(study: StudyModel, verdicts: pd.DataFrame, what: str, mode: str) -> Contrast:
     """Build a contrast from the verdicts of `observed`.
 
-    The outcome is taken within one prompt set, since a probe could tell sets apart: the plain harmful requests if
-    their rarer side has `ENOUGH` prompts, else the set whose rarer side has more. Raises ``UserError`` where all
-    requests were refused, or all fulfilled (fewer than `FEWEST` on a side): the direction is then undefined.
+    The outcome is taken within one prompt set, since a probe could tell sets apart: the plain
+    harmful requests if their rarer side has `ENOUGH` prompts, else the set whose rarer side has
+    more. Raises ``UserError`` where fewer than `FEWEST` were refused, or fulfilled.
     """
     here = verdicts[verdicts["mode"] == mode]
     if here.empty:
-        raise UserError(f"there are no replies in {mode} mode, and its contexts hold the model's own thoughts")
+        raise UserError(f"there are no replies, with their own thoughts, in {mode} mode")
     if what == "harm":
         source, rows = "harmful and harmless", here[here["set"].isin(["harmful", "harmless"])]
         rows = rows.assign(positive=rows["kind"] == "harmful")
     else:
         decided = here[(here["kind"] == "harmful") & (here["refused"] | here["misaligned"])]
         decided = decided.assign(positive=decided["refused"].astype(bool))
-        sizes = {
-            name: _rarest(group) for name, group in decided.groupby("set")
-        }  # "harmful" first: max keeps it on ties
-        source = max(sizes, key=lambda name: min(sizes[name], ENOUGH), default="")
+        sizes = {name: _rarest(group) for name, group in decided.groupby("set")}
+        source = max(sizes, key=lambda name: min(sizes[name], ENOUGH), default="")  # ties: "harmful"
         if sizes.get(source, 0) < FEWEST:
             counts = decided.groupby("set")["positive"].agg(["sum", "size"]).astype(int)
-            said = "; ".join(f"{name}: {row['sum']} of {row['size']} refused" for name, row in counts.iterrows())
-            raise UserError(f"refusal against fulfilment is undefined in {mode} mode ({said or 'no decided reply'})")
+            said = "; ".join(f"{name}: {n} of {size} refused" for name, n, size in counts.itertuples())
+            said = said or "no decided reply"
+            raise UserError(f"refusal against fulfilment is undefined in {mode} mode ({said})")
         rows = decided[decided["set"] == source]
     prompts = rows.drop_duplicates("prompt_id")[["prompt_id", "text"]]
     sides = [_side(study, rows[rows["split"] == split], prompts, mode) for split in SPLITS]
-    usable = set.intersection(*map(_both_groups, sides))
-    for side in sides:
-        side.states = {span: states for span, states in side.states.items() if span in usable}
     return Contrast(what, mode, source, *sides)
-
-
-def _both_groups(side: Side) -> set[str]:
-    """The places at which both groups have somebody."""
-    there = {span: ~np.isnan(states[0]).any(-1) for span, states in side.states.items()}
-    return {span for span, here in there.items() if here[side.positive].any() and here[~side.positive].any()}
 
 
 def _rarest(rows: pd.DataFrame) -> int:
     """Prompts on the rarer side, in the split that has fewer of them."""
-    counts = [
-        (rows.loc[rows["split"] == split, "positive"] == side).sum() for split in SPLITS for side in (True, False)
-    ]
-    return int(min(counts))
+    sides = pd.MultiIndex.from_product([SPLITS, (True, False)])
+    return int(rows.groupby(["split", "positive"]).size().reindex(sides, fill_value=0).min())
 
 
 def _side(study: StudyModel, rows: pd.DataFrame, prompts: pd.DataFrame, mode: str) -> Side:
@@ -346,242 +288,330 @@ def _side(study: StudyModel, rows: pd.DataFrame, prompts: pd.DataFrame, mode: st
     return Side(items, states, rows["positive"].to_numpy(dtype=bool), rows["cluster"].to_numpy())
 
 
-def contrasts(study: StudyModel, verdicts: pd.DataFrame) -> tuple[dict[tuple[str, str], Contrast], list[str]]:
-    """``{(what, mode): contrast}`` for all that are defined, and one sentence for each that is not."""
+Contrasts = Mapping[tuple[str, str], Contrast]  # by what and mode
+
+
+def contrasts(study: StudyModel, verdicts: pd.DataFrame) -> tuple[Contrasts, list[str]]:
+    """All that are defined, by what and mode, and a sentence for each that is not."""
     found, undefined = {}, []
-    for what in CONTRASTS:
-        for mode in MODES:
-            try:
-                found[what, mode] = contrast(study, verdicts, what, mode)
-            except UserError as error:
-                undefined.append(f"{study.name}: {error}")
+    for what, mode in product(CONTRASTS, MODES):
+        try:
+            found[what, mode] = contrast(study, verdicts, what, mode)
+        except UserError as error:
+            undefined.append(f"{study.name}: {error}")
     return found, undefined
 
 
-def maps(found: Iterable[Contrast]) -> pd.DataFrame:
-    """`probes.separation` of every contrast, with columns ``what, mode`` in front."""
+# -- what can be read --------------------------------------------------------------------------
+
+
+def areas_under_curve(found: Contrasts) -> pd.DataFrame:
+    """How well every probe ranks the two groups: ``what, mode, span, residual, auroc``."""
     tables = []
-    for one in found:
-        fitted, judged = one.calibration, one.evaluation
-        table = separation(fitted.states, fitted.positive, judged.states, judged.positive, judged.clusters)
-        tables.append(table.assign(what=one.what, mode=one.mode))
+    for one in found.values():
+        for span in one.spans:
+            states, positive, _ = one.evaluation.at(span)
+            table = pd.DataFrame({"auroc": areas(one.probe(span)(states), positive)})
+            place = {"what": one.what, "mode": one.mode, "span": span, "residual": table.index}
+            tables.append(table.assign(**place))
     return pd.concat(tables, ignore_index=True)
 
 
-def above_threshold(harm: Contrast, verdicts: pd.DataFrame) -> pd.DataFrame:
-    """The paper's Fig. 3: the share of each group above the *harm* probe's threshold, by place and residual.
+def above_threshold(found: Contrasts, verdicts: pd.DataFrame) -> pd.DataFrame:
+    """The paper's Fig. 3: the share of each group above the *harm* probe's threshold.
 
-    Groups: harmless, refused and fulfilled requests of the evaluation split (``verdicts``: those of `observed`).
-    Columns ``group, mode, span, residual, above`` (share), ``n``.
+    Groups: harmless, refused and fulfilled requests of the evaluation split (``verdicts``: those of
+    `observed`). Columns ``mode, group, requests`` (group and its size)``, span, residual, above``.
     """
-    rows = verdicts[(verdicts["mode"] == harm.mode) & (verdicts["split"] == "evaluation")]
-    rows = rows[rows["set"].isin(["harmful", "harmless"])]
-    group = np.select(
-        [rows["kind"] != "harmful", rows["refused"], rows["misaligned"]],
-        ["harmless", "refused", "fulfilled"],
-        "neither",
-    )
     tables = []
-    for span, states in harm.evaluation.states.items():
-        above = harm.probe(span)(states) > 0
-        for name in ("harmless", "refused", "fulfilled"):
+    for harm in (one for one in found.values() if one.what == "harm"):
+        rows = verdicts[(verdicts["mode"] == harm.mode) & (verdicts["split"] == "evaluation")]
+        rows = rows[rows["set"].isin(["harmful", "harmless"])]
+        group = np.select(
+            [rows["kind"] != "harmful", rows["refused"], rows["misaligned"]],
+            ["harmless", "refused", "fulfilled"],
+            "neither",
+        )
+        for span, name in product(harm.spans, ("harmless", "refused", "fulfilled")):
+            states = harm.evaluation.states[span]
             inside = (group == name) & ~np.isnan(states[0]).any(-1)
             if inside.any():
-                shares = above[:, inside].mean(1)
-                part = pd.DataFrame({"residual": range(len(shares)), "above": shares, "n": int(inside.sum())})
-                tables.append(part.assign(group=name, mode=harm.mode, span=span))
+                above = pd.DataFrame({"above": (harm.probe(span)(states)[:, inside] > 0).mean(1)})
+                who = {"mode": harm.mode, "group": name, "requests": f"{name} ({sum(group == name)})"}
+                tables.append(above.assign(span=span, residual=above.index, **who))
     return pd.concat(tables, ignore_index=True)
 
 
-def along_the_thought(study: StudyModel, outcome: Contrast, found: Iterable[Contrast], bins: int = 10) -> pd.DataFrame:
-    """How well a probe at one place of the thought ranks refused above fulfilled requests, by how far the thought is.
+def separated(one: Contrast, span: str, settings: Settings = Settings()) -> dict:
+    """How well a contrast separates at a place, beside probes that have learned nothing.
 
-    Each contrast of ``found`` gives one probe, that of the whole thought; the thoughts are those of ``outcome``'s
-    evaluation split, cut into ``bins`` + 1 equal parts. Columns ``probe, part`` (0 to 1) and ``metric`` "auroc" with
-    ``value, ci_low, ci_high, n, method``; intervals clustered by verb.
+    At the ``residual`` that is best on calibration: the area under the curve ``auroc``
+    (``auroc_low, auroc_high``), that of probes with ``shuffled`` labels (mean of their better
+    sides), of ``logistic`` regression, and of a ``random`` direction (better side); and ``effect,
+    ci_low, ci_high, p_value``: the area above that with shuffled labels. Clustered by verb.
     """
-    side, rows = outcome.evaluation, []
-    for one in (one for one in found if one.has("thought")):
-        path = trajectory(study, side.items, one.probe("thought"), one.best_residual("thought"))
-        path["part"] = (path["part"] * bins).round() / bins
-        for part, scores in path.groupby("part")[["row", "score"]]:
-            mean = scores.groupby("row")["score"].mean()  # one number per thought that has a token there
-            positive = side.positive[mean.index]
-            if positive.all() or not positive.any():
-                continue
-            rate = auroc(mean.to_numpy(), positive, side.clusters[mean.index])
-            rows.append({"probe": one.what, "part": part, "metric": "auroc", **rate._asdict()})
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    residual, rng = one.best_residual(span), np.random.default_rng(settings.seed)
+    known, labels, _ = one.calibration.at(span)
+    states, positive, clusters = one.evaluation.at(span)
+    probe, draws = one.probe(span), range(settings.n_shuffled)
+    scores = probe(states)[residual]
+    shuffled = np.stack([fit(known, rng.permutation(labels))(states)[residual] for _ in draws])
+    plain = auroc(scores, positive, clusters)
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500))
+    logistic = model.fit(known[residual], labels).decision_function(states[residual])
+    untaught = random_probe(probe, settings.seed)(states)[residual]
+    logistic, random = areas(np.stack([logistic, untaught]), positive)
+    found = auroc_above(scores, shuffled, positive, clusters)._asdict()
+    place = {"what": one.what, "mode": one.mode, "source": one.source, "span": span}
+    own = {"auroc": found.pop("value_a"), "auroc_low": plain.ci_low, "auroc_high": plain.ci_high}
+    others = {"shuffled": found.pop("value_b"), "logistic": logistic, "random": max(random, 1 - random)}
+    return {**place, "residual": residual, **own, **others, **found}
+
+
+def scores(found: Contrasts, settings: Settings = Settings()) -> pd.DataFrame:
+    """`separated` for every contrast and place, one row each."""
+    places = [(one, span) for one in found.values() for span in one.spans]
+    return pd.DataFrame([separated(one, span, settings) for one, span in places])
+
+
+def gaps(
+    outcome: Contrast | None, outside: Sequence[str] = ("im_end", "last"), inside: str = "thought"
+) -> pd.DataFrame:
+    """The area under the curve outside the thought minus that of the thought's mean, same prompts.
+
+    A row per place ``outside``; none where the outcome is undefined or nothing was thought.
+    """
+    rows = []
+    for span in outside if outcome and inside in outcome.spans else ():
+        side, spans = outcome.evaluation, (span, inside)
+        both = [outcome.probe(at)(side.states[at])[outcome.best_residual(at)] for at in spans]
+        here = ~np.isnan(both).any(0)
+        groups = side.positive[here], side.clusters[here]
+        effect = auroc_above(both[0][here], both[1][here][None], *groups, either_side=False)
+        rows.append({"mode": outcome.mode, "outside": span, "inside": inside, **effect._asdict()})
     return pd.DataFrame(rows)
 
 
-# -- what the claims rest on --------------------------------------------------------------------------------
+def along_the_thought(study: StudyModel, outcome: Contrast, found: Iterable[Contrast], bins: int = 10) -> pd.DataFrame:
+    """How well probes rank refused above fulfilled requests, by how far the thought is.
 
-
-def separated(one: Contrast, span: str, seed: int = 0) -> dict:
-    """How well a contrast separates at a place, above `SHUFFLES` probes with shuffled labels (their better side)."""
-    residual, rng = one.best_residual(span), np.random.default_rng(seed)
-    known, labels, _ = one.calibration.at(span)
-    states, positive, clusters = one.evaluation.at(span)
-    shuffled = [fit(known, rng.permutation(labels))(states)[residual] for _ in range(SHUFFLES)]
-    found = auroc_above(one.probe(span)(states)[residual], np.stack(shuffled), positive, clusters)
-    return {**found._asdict(), "span": span, "residual": residual}
-
-
-def above_untrained(study: StudyModel, one: Contrast, span: str = "last", draws: int = UNTRAINED) -> dict:
-    """How well a contrast separates at a place, above ``draws`` models of the same shape that have learned nothing.
-
-    Words alone tell harmful from harmless requests to a degree, and random weights pass them on: what is above that is
-    the model's. The interval covers other verbs *and which random weights one compares with* (a t interval for one
-    more draw): random weights in the place of the model would leave it at zero 95 times in 100. Raises ``UserError``
-    where the random weights do not fit beside the model.
+    Each contrast of ``found`` gives one probe, that of the whole thought; the thoughts are those of
+    ``outcome``'s evaluation split, cut into ``bins`` + 1 equal parts. Columns ``probe, part`` (0 to
+    1), and ``metric`` "auroc" with ``value, ci_low, ci_high, n, method``; clustered by verb.
     """
-    states, positive, clusters = one.evaluation.at(span)
-    residual = one.best_residual(span)
-    others = np.stack([_untrained_scores(study, one, span, FIRST_DRAW + draw) for draw in range(draws)])
-    found = auroc_above(one.probe(span)(states)[residual], others, positive, clusters, either_side=False)._asdict()
-    low, high = against_singles(found["effect"], found["ci_low"], found["ci_high"], areas(others, positive))
-    bounds = {"ci_low": max(-1.0, low), "ci_high": min(1.0, high), "p_value": np.nan}
-    method = f"{found['method']}, and the spread of {draws} random weights"
-    return {**found, **bounds, "method": method, "span": span, "residual": residual}
+    side, rows = outcome.evaluation, []
+    for one in (one for one in found if "thought" in one.spans):
+        path = trajectory(study, side.items, one.probe("thought"), one.best_residual("thought"))
+        path["part"] = (path["part"] * bins).round() / bins
+        for part, here in path.groupby("part")[["row", "score"]]:
+            mean = here.groupby("row")["score"].mean()  # of each thought that has a token there
+            positive = side.positive[mean.index]
+            if positive.any() and not positive.all():
+                rate = auroc(mean.to_numpy(), positive, side.clusters[mean.index])
+                rows.append({"probe": one.what, "part": part, "metric": "auroc", **rate._asdict()})
+    return pd.DataFrame(rows)
 
 
-def _untrained_scores(study: StudyModel, one: Contrast, span: str, seed: int) -> np.ndarray:
-    """What the same probe, fitted and chosen in the same way, says in a model of random weights."""
-    other = untrained(study, seed)
-    fitted, judged = (replace(side, states=states_at(other, side.items, [span]))
-                      for side in (one.calibration, one.evaluation))  # fmt: skip
-    same = replace(one, calibration=fitted, evaluation=judged)
-    return same.probe(span)(same.evaluation.at(span)[0])[same.best_residual(span)]
+def within_and_between(verdicts: pd.DataFrame, metric: str = "refused") -> dict[str, float]:
+    """How much of a verdict's variance lies between thoughts, and how much within one thought.
 
-
-def outside_and_inside(outcome: Contrast, outside: str = "im_end", inside: str = "thought") -> dict:
-    """The area under the curve at a place outside the thought minus that of the thought's mean, on the same prompts."""
-    places = (outside, inside)
-    judged = outcome.evaluation
-    scores = [outcome.probe(span)(judged.states[span])[outcome.best_residual(span)] for span in places]
-    here = ~np.isnan(scores).any(0)
-    found = auroc_above(
-        scores[0][here], scores[1][here][None], judged.positive[here], judged.clusters[here], either_side=False
-    )
-    return {**found._asdict(), "outside": outside, "inside": inside}
-
-
-# -- mechanism.separability_rows ----------
-def harm_rows(study: StudyModel, found: dict[tuple[str, str], Contrast], *, model: str, **values) -> list[dict]:
-    """The ledger row that gives the verdict of C3a: `above_untrained` at the last prompt token, no-think mode.
-
-    None where that is undefined, or where random weights do not fit beside the model, which is then said.
+    ``verdicts``: several samples per prompt, all after the same forced thought. ``between`` is the
+    unbiased variance of the thoughts' true rates (one-way random effects), ``within`` the mean
+    variance inside a thought, ``share`` the part of ``between`` in the total.
     """
-    if ("harm", "no-think") not in found:
-        return []
+    grouped = verdicts.groupby("prompt_id")[metric].agg(["mean", "size"]).astype(float)
+    means, sizes = grouped["mean"], grouped["size"]
+    if (sizes < 2).any():
+        raise UserError("variance within a thought needs two replies to each: raise n_samples")
+    within = float((means * (1 - means) * sizes / (sizes - 1)).mean())
+    between = max(0.0, float(means.var(ddof=1)) - within / float(sizes.mean()))
+    share = between / (within + between) if within + between else float("nan")
+    return {"within": within, "between": between, "share": share}
+
+
+def above_untrained(study: StudyModel, one: Contrast | None, settings: Settings = Settings()) -> dict:
+    """How well a contrast separates at the last token, above random weights of the same shape.
+
+    Words alone tell harmful from harmless requests to a degree, and random weights pass them on:
+    what is above that is the model's. The interval covers other verbs *and which random weights one
+    compares with* (a t interval for one more draw): it holds zero for 95 in 100 models of random
+    weights. Empty where the contrast is undefined, or where random weights do not fit beside the
+    model, which is then said.
+    """
+    if one is None:
+        return {}
+    draws = range(FIRST_DRAW, FIRST_DRAW + settings.n_untrained)
     try:
-        effect = above_untrained(study, found["harm", "no-think"])
+        others = np.stack([_last_scores(_in_another(one, untrained(study, seed))) for seed in draws])
     except UserError as error:
-        print(f"C3a is left out: {error}")
-        return []
-    return [effect_row("C3a", effect, model=model, mode="no-think", **values)]
+        print(f"{one.name} is not held against random weights: {error}")
+        return {}
+    _, positive, clusters = one.evaluation.at("last")
+    found = auroc_above(_last_scores(one), others, positive, clusters, either_side=False)
+    single = areas(others, positive)
+    low, high = against_singles(found.effect, found.ci_low, found.ci_high, single)
+    bounds = {"ci_low": max(-1.0, low), "ci_high": min(1.0, high), "p_value": np.nan}
+    method = f"{found.method}, and the spread of {len(draws)} random weights"
+    return {**found._asdict(), **bounds, "method": method}
 
 
-def probe_rows(found: dict[tuple[str, str], Contrast], *, model: str, **values) -> list[dict]:
-    """The ledger rows of C3a to C3c above shuffled labels, as far as the contrasts are defined.
-
-    The whole claims speak of the places that the paper names: C3b of the empty think span, in no-think mode, C3c of the
-    end of the request against the thought. Other places and modes have rows of their own; for C3a see `harm_rows`.
-    """
-    rows = []
-
-    def add(claim: str, effect: dict, mode: str, condition: str | None, control: str = "shuffled labels") -> None:
-        part = {} if condition is None else {"condition": condition}
-        rows.append(effect_row(claim, effect, model=model, mode=mode, control=control, **part, **values))
-
-    claims = {"harm": "C3a", "outcome": "C3b"}
-    for (what, mode), one in found.items():
-        spans: Sequence[str] = ("im_end", "last") if what == "harm" else [s for s in SPANS[mode] if "thought" not in s]
-        for span in filter(one.has, spans):
-            whole = (what, mode, span) == ("outcome", "no-think", "empty")
-            add(claims[what], separated(one, span), mode, None if whole else f"{mode}, {span}")
-        if (what, mode) == ("outcome", "think") and one.has("thought"):
-            for span in ("im_end", "last"):
-                gap = outside_and_inside(one, span)
-                add("C3c", gap, mode, None if span == "im_end" else f"{mode}, {span}", "inside the thought")
-            start = separated(one, "thought_start")
-            add("C3b", start, mode, "think, first token of the thought")
-    return rows
+def _last_scores(one: Contrast) -> np.ndarray:
+    """The probe at the last token, at its best residual, of the evaluation split."""
+    return one.probe("last")(one.evaluation.at("last")[0])[one.best_residual("last")]
 
 
-# -- mechanism.steering ----------
-SCALES = (0.25, 0.5, 1.0)  # of the distance between the two groups' means
-COHERENT = 0.9  # share of coherent replies that adding a direction must leave, to be chosen
+def _in_another(one: Contrast, study: StudyModel) -> Contrast:
+    """The same conversations in another model, which fits and chooses its probe in the same way."""
+    calibration, evaluation = (
+        replace(side, states=states_at(study, side.items, ["last"])) for side in (one.calibration, one.evaluation)
+    )
+    return replace(one, calibration=calibration, evaluation=evaluation)
 
 
-@dataclass(frozen=True)
-class Steering:
-    """Directions ``[residuals, hidden]`` taken out and put in, at every token and step; zero: none at that residual."""
-
-    remove: np.ndarray
-    add: np.ndarray
+# -- steering ----------------------------------------------------------------------------------
 
 
-def unchanged(probe: Probe) -> Steering:
-    """The model as it is."""
-    return Steering(np.zeros_like(probe.vectors), np.zeros_like(probe.vectors))
+Steering = tuple[np.ndarray, np.ndarray]  # directions [residuals, hidden] taken out, and put in
 
 
 def removed(probe: Probe) -> Steering:
-    """Each residual's own direction projected out of it (before the first layer it can be zero: nothing to remove)."""
-    return Steering(probe.vectors, np.zeros_like(probe.vectors))
+    """Each residual's own direction projected out of it."""
+    return probe.vectors, np.zeros_like(probe.vectors)
 
 
 def added(probe: Probe, residual: int, scale: float) -> Steering:
-    """``scale`` times the direction of one residual added there."""
-    add = np.zeros_like(probe.vectors)
-    add[residual] = scale * probe.vectors[residual]
-    return Steering(np.zeros_like(add), add)
-
-
-def with_random(make: Callable[[Probe], Steering], probe: Probe, n_random: int = 40) -> dict[str, Steering]:
-    """Conditions for `under`: ``nothing``, ``selected``, and ``random 0`` … with random directions.
-
-    ``make``: `removed`, or `added` with its place filled in.
-    """
-    random = {f"{RANDOM} {seed}": make(random_probe(probe, seed)) for seed in range(n_random)}
-    return {NOTHING: unchanged(probe), SELECTED: make(probe), **random}
+    """``scale`` times the direction of one residual added there; 0: the model as it is."""
+    here = np.arange(len(probe.vectors))[:, None] == residual
+    return np.zeros_like(probe.vectors), scale * here * probe.vectors
 
 
 def under(
-    study: StudyModel, prompts: pd.DataFrame, conditions: Mapping[str, Steering], modes: Sequence[str] = ("no-think",),
+    study: StudyModel,
+    prompts: pd.DataFrame,
+    conditions: Mapping[str, Steering],
+    settings: Settings = Settings(),
     **generation,
-) -> pd.DataFrame:  # fmt: skip
-    """Verdicts on the prompts under each steering (column ``condition``), all generated together."""
+) -> pd.DataFrame:
+    """Verdicts on the prompts under each steering (column ``condition``), generated together."""
 
     def together(chosen: list[Steering]):
-        return steer_per_row(study, np.stack([one.remove for one in chosen]), np.stack([one.add for one in chosen]))
+        return steer_per_row(study, *(np.stack(each) for each in zip(*chosen, strict=True)))
 
-    return under_together(study, prompts, conditions, together, modes, **generation)
+    usual = {"max_new_tokens": 32, "seed": settings.seed, "progress": settings.progress}
+    usual |= {"evaluation": settings.evaluation, **generation}
+    return under_together(study, prompts, conditions, together, **usual)
 
 
-def places_to_add(
-    study: StudyModel, prompts: pd.DataFrame, probe: Probe, mode: str = "no-think", scales: Sequence[float] = SCALES,
-    **generation,
-) -> pd.DataFrame:  # fmt: skip
-    """What adding the direction does at every residual and scale, on harmless calibration prompts.
+def directions(found: Contrasts) -> dict[str, Probe]:
+    """Each contrast's probe at the last token, of no-think mode where it is defined there."""
+    preferred = {what: found.get((what, "no-think"), found.get((what, "think"))) for what in CONTRASTS}
+    return {what: one.probe("last") for what, one in preferred.items() if one}
+
+
+def without_directions(study: StudyModel, used: Mapping[str, Probe], settings: Settings = Settings()) -> pd.DataFrame:
+    """Verdicts on harmful requests, no-think mode, with each direction removed, or a random one.
+
+    Column ``condition``: "nothing", the names in ``used``, "random 0" …. Empty without ``used``.
+    """
+    if not used:
+        return pd.DataFrame({"condition": []})
+    n = min(settings.n_steered, settings.n_prompts or settings.n_steered)
+    asked = settings.evaluation.sets(["harmful"], n=n, seed=settings.seed)
+    like = next(iter(used.values()))
+    conditions = {what: removed(probe) for what, probe in used.items()}
+    for draw in range(settings.n_random):
+        conditions[f"{RANDOM} {draw}"] = removed(random_probe(like, draw))
+    return under(study, asked, {NOTHING: added(like, 0, 0), **conditions}, settings)
+
+
+def removal_effects(verdicts: pd.DataFrame, metric: str = "refused") -> pd.DataFrame:
+    """Each ``direction`` of `without_directions` against random ones: rows of `against_random`."""
+    there = [what for what in CONTRASTS if what in set(verdicts["condition"])]
+    rows = []
+    for what in there:
+        others = verdicts["condition"].isin(there) & (verdicts["condition"] != what)
+        table = verdicts[~others].replace({"condition": {what: SELECTED}})
+        rows.append({"direction": what, **against_random(table, metric)})
+    return pd.DataFrame(rows)
+
+
+def places_to_add(study: StudyModel, probe: Probe, settings: Settings = Settings()) -> pd.DataFrame:
+    """What adding the direction does at every residual and scale, to harmless calibration prompts.
 
     Columns ``residual, scale, refused, coherent`` (shares of the replies).
     """
-    places = list(product(range(1, len(probe.vectors)), scales))
+    calm = settings.evaluation.sets(["harmless"], split="calibration", n=CALM, seed=settings.seed)
+    places = list(product(range(1, len(probe.vectors)), SCALES))
     conditions = {f"{residual} {scale}": added(probe, residual, scale) for residual, scale in places}
-    verdicts = under(study, prompts, conditions, [mode], **generation)
-    found = verdicts.groupby("condition", sort=False)[["refused", "coherent"]].mean().loc[list(conditions)]
-    return pd.DataFrame(places, columns=["residual", "scale"]).join(found.reset_index(drop=True))
+    verdicts = under(study, calm, conditions, settings, max_new_tokens=24)
+    shares = verdicts.groupby("condition")[["refused", "coherent"]].mean().loc[list(conditions)]
+    return pd.DataFrame(places, columns=["residual", "scale"]).join(shares.reset_index(drop=True))
 
 
 def best_place(places: pd.DataFrame) -> tuple[int, float]:
-    """``(residual, scale)`` with most refusals among those with `COHERENT` replies (or the most coherent one)."""
+    """``(residual, scale)`` with most refusals, `COHERENT` replies (or the most coherent) left."""
     kept = places[places["coherent"] >= min(COHERENT, places["coherent"].max())]
     best = kept.sort_values("refused", ascending=False, kind="stable").iloc[0]
     return int(best["residual"]), float(best["scale"])
 
 
-def steering_row(claim: str, verdicts: pd.DataFrame, *, model: str, **values) -> dict:
-    """The ledger row of one direction against random ones; ``verdicts``: under the conditions of `with_random`."""
-    return effect_row(claim, against_random(verdicts), model=model, control="random directions", **values)
+def removed_and_added(
+    used: Mapping[str, Probe], places: Mapping[str, tuple[int, float]], seed: int = 0
+) -> dict[str, Steering]:
+    """For `under`: nothing, and each direction removed, added, and a random one added in its place."""
+    conditions = {NOTHING: added(next(iter(used.values())), 0, 0)}
+    for what, probe in used.items():
+        conditions[f"{what} removed"] = removed(probe)
+        conditions[f"{what} added"] = added(probe, *places[what])
+        conditions[f"random for {what} added"] = added(random_probe(probe, seed), *places[what])
+    return conditions
+
+
+# -- the experiment ------------------------------------------------------------------------------
+
+
+def rows(
+    study: StudyModel,
+    read: pd.DataFrame,
+    gap: pd.DataFrame,
+    above: dict,
+    removal: pd.DataFrame,
+    settings: Settings = Settings(),
+) -> list[dict]:
+    """The verdict rows of C3a to C3e, as far as they are defined for a model.
+
+    C3a from `above_untrained` of harm, no-think mode; C3b from `scores`: the outcome at the empty
+    think span; C3c from `gaps`: the end of the request against the thought; C3d (outcome) and C3e
+    (harm) from `removal_effects`.
+    """
+    about = {**study.identity, **settings.evaluation.description()}
+    found = [effect_row("C3a", above, mode="no-think", **about)] if above else []
+    for one in read.to_dict("records"):
+        if (one["what"], one["span"]) == ("outcome", "empty"):
+            sides = {"value": one["auroc"], "control_value": one["shuffled"]}
+            found.append(effect_row("C3b", one, mode="no-think", **sides, **about))
+    for one in gap.head(1).to_dict("records"):
+        found.append(effect_row("C3c", one, mode="think", **about))
+    for one in removal.to_dict("records"):
+        claim = {"outcome": "C3d", "harm": "C3e"}[one["direction"]]
+        found.append(effect_row(claim, one, mode="no-think", **about))
+    return found
+
+
+def run(study: StudyModel, settings: Settings = Settings()) -> Result:
+    """Every place that a probe can read, and both directions removed.
+
+    Tables: ``probes`` (`scores`), ``probes-gaps``, ``probes-steering`` (`removal_effects`). A model
+    that runs elsewhere is only read.
+    """
+    found, _ = contrasts(study, observed(study, settings))
+    read, gap = scores(found, settings), gaps(found.get(("outcome", "think")))
+    above = above_untrained(study, found.get(("harm", "no-think")), settings)
+    used = {} if study.elsewhere else directions(found)
+    removal = removal_effects(without_directions(study, used, settings))
+    tables = {"probes": read, "probes-gaps": gap, "probes-steering": removal}
+    return result(study, tables, rows(study, read, gap, above, removal, settings))

@@ -1,4 +1,7 @@
-"""Reading the inside of a model: live tensors of one forward, and pooled values of many conversations."""
+"""Reading the inside of a model: live tensors of one forward, and pooled values of many conversations.
+
+It does not know where things are in a model (`rimkit.models.hooks`), nor what they mean.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,6 @@ if TYPE_CHECKING:
     from rimkit.models.study import StudyModel
 
 
-
 KINDS = ("residual", "z", "neurons")
 
 
@@ -30,14 +32,12 @@ def capture(
 ) -> Iterator[dict[str, list]]:
     """Every forward in the block leaves its internals here: ``{kind: one live tensor per layer}``.
 
-    ``residual``: ``n_layers + 1`` entries ``[batch, tokens, hidden]``; ``z``: ``[batch, tokens, heads, head_dim]`` per
-    layer; ``neurons``: ``[batch, tokens, neurons]`` per layer. A later forward replaces them. Inside an intervention's
-    block they are seen after it. With ``keep(kind, index, tensor)`` only what it returns stays, which saves the memory
-    of the rest.
+    ``residual``: ``n_layers + 1`` entries ``[batch, tokens, hidden]``; ``z``: ``[batch, tokens, heads,
+    head_dim]`` per layer; ``neurons``: ``[batch, tokens, neurons]`` per layer. A later forward
+    replaces them. Inside an intervention's block they are seen after it. With ``keep(kind, index,
+    tensor)`` only what it returns stays, which saves the memory of the rest.
     """
-    for kind in kinds:
-        if kind not in KINDS:
-            raise UserError(f"unknown kind of internals '{kind}' (known: {', '.join(KINDS)}){nearest(kind, KINDS)}")
+    check_kinds(kinds)
     n_layers = architecture(study).n_layers
     found = {kind: [None] * (n_layers + (kind == "residual")) for kind in kinds}
     register = {"residual": on_residual, "z": on_z, "neurons": on_neurons}
@@ -49,6 +49,13 @@ def capture(
         yield found
 
 
+def check_kinds(kinds: Sequence[str]) -> None:
+    """Raise ``UserError`` for an unknown kind of internals."""
+    for kind in kinds:
+        if kind not in KINDS:
+            raise UserError(f"unknown kind of internals '{kind}' (known: {', '.join(KINDS)}){nearest(kind, KINDS)}")
+
+
 def _keep(tensors: list, index: int, seen: Callable | None) -> Callable:
     def keep(x):
         tensors[index] = seen(x) if seen else x
@@ -58,10 +65,11 @@ def _keep(tensors: list, index: int, seen: Callable | None) -> Callable:
 
 
 def forward(study: StudyModel, ids, mask, **kwargs):
-    """One forward pass of the transformer without the unembedding; returns the normalised final states.
+    """One forward pass without the unembedding; returns the normalised final states.
 
-    Padding on the right is invisible to a causal model, so its mask is left out: with it, transformers would form a
-    mask of tokens x tokens for every conversation. (States at the padding itself mean nothing either way.)
+    Padding on the right is invisible to a causal model, so its mask is left out: with it,
+    transformers would form a mask of tokens x tokens for every conversation. (States at the padding
+    itself mean nothing either way.)
     """
     right = bool(mask[:, 0].all()) and bool((mask[:, 1:] <= mask[:, :-1]).all())
     return study.hf.model(
@@ -97,8 +105,8 @@ def stream(
 ) -> Iterator[tuple[list[int], dict[tuple[str, str], torch.Tensor]]]:
     """Internals pooled over spans, batch by batch: ``(rows, {(kind, span): [layers, batch, ...]})``.
 
-    ``rows`` are positions in ``items``; a conversation without a span has NaN there. ``pool`` is "mean", "max" or
-    "size" (the largest absolute value) over the tokens of the span.
+    ``rows`` are positions in ``items``; a conversation without a span has NaN there. ``pool`` is
+    "mean", "max" or "size" (the largest absolute value) over the tokens of the span.
 
     Raises ``UserError`` for internals that are not finite (it names the layer).
     """
@@ -128,16 +136,12 @@ def stream(
 def read(
     study: StudyModel, items: Sequence[Encoded], kinds=("residual",), spans=("last",), pool="mean", batch_size=64
 ) -> dict[tuple[str, str], np.ndarray]:
-    """Internals of every conversation: ``{(kind, span): float32 [layers, prompts, ...]}``; pooled as in `stream`.
+    """Internals of every conversation: ``{(kind, span): float32 [layers, prompts, ...]}``.
 
-    Of a model that runs elsewhere (`rimkit.models.ndif`) they are read there.
+    Pooled as in `stream`; a kind of model may have a way of its own (`StudyModel.stream`).
     """
-    if hasattr(study, "service"):
-        from rimkit.models import ndif
-
-        return ndif.read(study, items, kinds, spans, pool, batch_size)
     kept: dict[tuple[str, str], np.ndarray] = {}
-    for rows, pooled in stream(study, items, kinds, spans, pool, batch_size):
+    for rows, pooled in study.stream(items, kinds, spans, pool, batch_size):
         for key, values in pooled.items():
             if key not in kept:
                 kept[key] = np.full((len(values), len(items), *values.shape[2:]), np.nan, dtype=np.float32)
@@ -148,12 +152,12 @@ def read(
 def mean(
     study: StudyModel, items: Sequence[Encoded], kind: str, span: str = "last", batch_size: int = 64, pool: str = "mean"
 ) -> np.ndarray:
-    """The mean over conversations ``[layers, ...]`` of what `stream` pools; spans that are missing are left out.
+    """The mean over conversations ``[layers, ...]`` of what `stream` pools, without missing spans.
 
     One batch is in memory at a time, however many conversations there are.
     """
     total, count = 0.0, 0
-    for _, pooled in stream(study, items, (kind,), (span,), pool, batch_size):
+    for _, pooled in study.stream(items, (kind,), (span,), pool, batch_size):
         values = pooled[kind, span].double()
         there = ~values.isnan().flatten(2).any(-1).any(0)
         total, count = total + values[:, there].sum(1).cpu().numpy(), count + int(there.sum())

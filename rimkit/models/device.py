@@ -1,17 +1,12 @@
-"""Where a model is computed and in which numbers: device, dtype, several GPUs, four bits.
+"""Where a model is computed and in which numbers, whether it fits there, and batches that shrink.
 
-Does a model fit a device, and how many conversations at once? From its configuration alone; no weights are read.
-
-The weights are counted exactly, on torch's meta device. What a conversation needs is an estimate. Generation: keys and
-values of all tokens, one layer's work, one row of logits. Reading: one layer's work, and residual, heads and neurons of
-all layers. Gradients: what a backward pass keeps, measured in float32 on five families at 20 to 24 hidden sizes per
-token and layer with an MLP 2.75 times as wide, thus about 12 hidden sizes and 4 widths, and more in 16 bits, where
-norms are kept in 32. (Gemma 2 took 58: its attention is formed as a whole.) A wrong guess loses nothing: out of memory
-halves the batch.
-
-Batches that shrink when the memory does not hold them, so that nothing that was computed is lost.
-
-``rimkit plan``: does a model fit this machine or a known GPU, and how many conversations at once?
+It knows devices and configurations, and reads no weights. The weights are counted exactly, on
+torch's meta device. What a conversation needs is an estimate. Generation: keys and values of all
+tokens, one layer's work, one row of logits. Reading: one layer's work, and residual, heads and
+neurons of all layers. Gradients: what a backward pass keeps, measured in float32 on five families at
+20 to 24 hidden sizes per token and layer with an MLP 2.75 times as wide, thus about 12 hidden sizes
+and 4 widths, and more in 16 bits, where norms are kept in 32 (Gemma 2 took 58: its attention is
+formed as a whole). A wrong guess loses nothing: out of memory, a batch is halved.
 """
 
 from __future__ import annotations
@@ -27,16 +22,33 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rimkit.data import UserError, nearest
 
 if TYPE_CHECKING:
-
     from rimkit.models.study import StudyModel
 
-
-
-
-# -- models.placing ----------
 DTYPES = ("float32", "bfloat16", "float16")
 QUANTIZED = ("4bit",)
 SPREAD = "auto"
+GIB = 2**30
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes per weight with doubly quantised scales
+SAMPLING = 24  # bytes per entry of the vocabulary while a token is drawn: float32 scores, float64 sums
+RESERVED = 1.0  # GiB for the CUDA context, kernels and gaps
+# What CUDA reports as the whole memory, in GiB, and the compute capability, which sets the dtype.
+GPUS = {
+    "T4": (14.6, (7, 5)),
+    "L4": (22.0, (8, 9)),
+    "A10": (22.0, (8, 6)),
+    "A100-40": (39.4, (8, 0)),
+    "A100-80": (79.2, (8, 0)),
+    "H100": (79.1, (9, 0)),
+}
+# Published sizes, for planning without a network; a hub id or a folder gives those of any other model.
+QWEN3 = {"vocab_size": 151_936, "num_key_value_heads": 8, "head_dim": 128}
+SHAPES = {
+    "Qwen3-0.6B": {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16},
+    "Qwen3-4B": {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32},
+    "Qwen3-8B": {"hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "num_attention_heads": 32},
+}
+TIED = ("Qwen3-0.6B", "Qwen3-4B")  # one matrix for the embeddings and the last layer
 
 
 class Place(NamedTuple):
@@ -52,10 +64,9 @@ def choose_device(
 ) -> tuple[str, str, str]:
     """``(device, dtype, note)`` for what was asked (None: choose) and what is there.
 
-    ``capability``: of the NVIDIA GPU, None without one. The CPU computes in float32; a GPU in bfloat16 from
-    capability 8 on and in float16 below (a T4 emulates bfloat16, slowly, while torch calls it supported);
-    an Apple GPU is used only when asked for, because its results differ from the CPU's. "auto" spreads a model over
-    all GPUs. A note is one line for the user.
+    ``capability``: of the NVIDIA GPU, None without one. The CPU computes in float32; a GPU in
+    bfloat16 from capability 8 on and in float16 below (a T4 emulates bfloat16, slowly); an Apple GPU
+    is used only when asked for, because its results differ. A note is one line for the user.
     """
     note = ""
     if device is None:
@@ -98,7 +109,7 @@ def check_quantize(quantize: str, *, on_gpu: bool) -> None:
 
 
 def settings_of(place: Place) -> dict:
-    """The arguments of ``from_pretrained`` for a place; without a device map the model is moved afterwards."""
+    """The arguments of ``from_pretrained``; without a device map the model is moved afterwards."""
     import torch
 
     dtype = getattr(torch, place.dtype)
@@ -119,7 +130,7 @@ def settings_of(place: Place) -> dict:
 
 
 def check_spread(name: str, hf) -> None:
-    """Raise ``UserError`` if several GPUs together did not hold the model, and part of it lies elsewhere."""
+    """Raise ``UserError`` if several GPUs did not hold the model, and part of it lies elsewhere."""
     places = {str(place) for place in (getattr(hf, "hf_device_map", None) or {}).values()}
     outside = sorted(places & {"cpu", "disk"})
     if "disk" in places or (outside and len(places) > len(outside)):
@@ -130,7 +141,7 @@ def check_spread(name: str, hf) -> None:
 
 
 def dtype_name(dtype) -> str | None:
-    """The name of a dtype given as text or as torch's; raises ``UserError`` for one that is not in `DTYPES`."""
+    """The name of a dtype given as text or as torch's; ``UserError`` unless it is in `DTYPES`."""
     name = None if dtype is None else str(dtype).removeprefix("torch.")
     if name is not None and name not in DTYPES:
         raise UserError(f"unknown dtype {name!r}: use {', '.join(DTYPES)}{nearest(name, DTYPES)}")
@@ -148,44 +159,22 @@ def move(hf, device: str | None, dtype: str | None):
     return hf if dtype is None else hf.to(getattr(torch, dtype))
 
 
-# What CUDA reports as the whole memory, in GiB, and the compute capability, which sets the dtype.
-GPUS = {
-    "T4": (14.6, (7, 5)),
-    "L4": (22.0, (8, 9)),
-    "A10": (22.0, (8, 6)),
-    "A100-40": (39.4, (8, 0)),
-    "A100-80": (79.2, (8, 0)),
-    "H100": (79.1, (9, 0)),
-}
-# Published sizes, for planning without a network; the hub id or a folder gives those of any other model.
-QWEN3 = {"vocab_size": 151_936, "num_key_value_heads": 8, "head_dim": 128}
-SHAPES = {
-    "Qwen3-0.6B": {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16},
-    "Qwen3-4B": {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32},
-    "Qwen3-8B": {"hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "num_attention_heads": 32},
-}
-TIED = ("Qwen3-0.6B", "Qwen3-4B")  # one matrix for the embeddings and the last layer
-
-
-# -- models.fitting ----------
-GIB = 2**30
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes per weight with doubly quantised scales
-SAMPLING = 24  # bytes per entry of the vocabulary while a token is drawn: float32 scores, float64 sums
-RESERVED = 1.0  # GiB for the CUDA context, kernels and gaps
-
-
 @dataclass(frozen=True)
 class Needs:
-    """What a model asks of memory: ``parameters``, of which ``linear`` can be rounded to 4 bits; and its sizes."""
+    """What a model asks of memory, in numbers of parameters and sizes of one token.
+
+    ``linear``: the parameters that can be rounded to 4 bits. ``width``: neurons per token, of all
+    experts that a token is sent to. ``cached``: per layer, numbers per token in the cache, and the
+    largest number of tokens there.
+    """
 
     parameters: int
     linear: int
     layers: int
     hidden: int
-    width: int  # of the MLP: neurons per token, of all experts that a token is sent to
+    width: int
     vocabulary: int
-    cached: tuple[tuple[int, int | None], ...]  # per layer: numbers per token in the cache, largest number of tokens
+    cached: tuple[tuple[int, int | None], ...]
 
     def weights(self, dtype: str, quantize: str | None = None) -> float:
         """Bytes of the weights."""
@@ -194,7 +183,7 @@ class Needs:
         return self.linear * NF4 + (self.parameters - self.linear) * BYTES[dtype]
 
     def cache(self, dtype: str, tokens: int) -> float:
-        """Bytes of keys and values of one conversation; layers with a sliding window keep no more than that."""
+        """Bytes of keys and values of one conversation; a sliding window keeps no more than that."""
         return BYTES[dtype] * sum(numbers * min(tokens, limit or tokens) for numbers, limit in self.cached)
 
     def generating(self, dtype: str, tokens: int) -> float:
@@ -206,7 +195,7 @@ class Needs:
         return self._work(dtype, tokens) + BYTES[dtype] * tokens * self.layers * (2 * self.hidden + self.width)
 
     def gradients(self, dtype: str, tokens: int) -> float:
-        """Bytes per conversation while gradients are taken: attribution, and tuning without its optimiser."""
+        """Bytes per conversation for attribution, and for tuning without its optimiser."""
         return BYTES[dtype] * tokens * self.layers * (14 * self.hidden + 4 * self.width)
 
     def _work(self, dtype: str, tokens: int) -> float:
@@ -214,31 +203,34 @@ class Needs:
 
 
 def needs_of(config) -> Needs:
-    """What the model of a Hugging Face configuration needs; raises ``UserError`` for an unknown architecture."""
+    """What the model of a Hugging Face configuration needs; ``UserError`` if it is no known one."""
+    import torch
+
     hf = _hollow(config)
     text = config.get_text_config()
-    parts = [module for name, module in hf.named_modules() if _can_be_rounded(name, module)]
+    linear = [
+        module.weight.shape
+        for name, module in hf.named_modules()
+        if isinstance(module, torch.nn.Linear) and not name.endswith("lm_head")
+    ]
     experts = getattr(text, "num_experts_per_tok", None)
     width = getattr(text, "moe_intermediate_size", None) if experts else None
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    kinds = getattr(text, "layer_types", None) or [_only_kind(text)] * text.num_hidden_layers
     window = getattr(text, "sliding_window", None)
+    slides = window and getattr(text, "use_sliding_window", True)
+    only = "sliding_attention" if slides else "full_attention"
+    kinds = getattr(text, "layer_types", None) or [only] * text.num_hidden_layers
     per_kind = {"linear_attention": (0, None), "sliding_attention": (2 * heads * head_dim, window)}
     return Needs(
         parameters=sum(weight.numel() for weight in hf.parameters()),
-        linear=sum(prod(module.weight.shape) for module in parts),
+        linear=sum(map(prod, linear)),
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
         width=(width or getattr(text, "intermediate_size", None) or 4 * text.hidden_size) * (experts or 1),
         vocabulary=text.vocab_size,
         cached=tuple(per_kind.get(kind, (2 * heads * head_dim, None)) for kind in kinds),
     )
-
-
-def _only_kind(text) -> str:
-    on = getattr(text, "use_sliding_window", True) and getattr(text, "sliding_window", None)
-    return "sliding_attention" if on else "full_attention"
 
 
 def _hollow(config):
@@ -255,14 +247,8 @@ def _hollow(config):
         return AutoModelForCausalLM.from_config(config)
 
 
-def _can_be_rounded(name: str, module) -> bool:
-    import torch
-
-    return isinstance(module, torch.nn.Linear) and not name.endswith("lm_head")
-
-
 def at_once(needs: Needs, memory: float, dtype: str, tokens: int, quantize: str | None = None) -> tuple[int, int, int]:
-    """How many conversations of ``tokens`` tokens ``memory`` bytes hold: to generate, to read, to take gradients."""
+    """How many conversations ``memory`` bytes hold: to generate, to read, to take gradients."""
     free = memory - RESERVED * GIB - needs.weights(dtype, quantize)
     return tuple(
         max(0, int(free // each(dtype, tokens))) for each in (needs.generating, needs.reading, needs.gradients)
@@ -280,17 +266,20 @@ def free_bytes(device: str) -> float:
 
 
 def check_fits(name: str, source: str, config, place: Place) -> Place:
-    """The place, or the same over several GPUs where the first is too small; `UserError` if the weights do not fit."""
+    """The place, or the same over several GPUs where the first is too small.
+
+    ``source``: a folder or a hub id. Raises ``UserError`` if the weights do not fit.
+    """
     import torch
 
     if place.device == SPREAD:
         return place
     free = free_bytes(place.device)
-    if _on_disk(source) * 4 < free:  # in whatever dtype it is stored: no need to count
+    here = [file.stat().st_size for file in Path(source).glob("*.safetensors")]
+    if here and sum(here) * 4 < free:  # in whatever dtype it is stored: no need to count
         return place
     needs = needs_of(config)
-    weights = needs.weights(place.dtype, place.quantize)
-    if weights <= free:
+    if needs.weights(place.dtype, place.quantize) <= free:
         return place
     if place.device == "cuda" and torch.cuda.device_count() > 1:
         return place._replace(device=SPREAD)
@@ -312,46 +301,38 @@ def too_large(name: str, needs: Needs, place: Place, free: float) -> str:
     )
 
 
-def _on_disk(source: str) -> float:
-    """Bytes of the weights of a folder; infinite for a hub id, whose weights may not be here yet."""
-    sizes = [file.stat().st_size for file in Path(source).glob("*.safetensors")] if Path(source).is_dir() else []
-    return sum(sizes) if sizes else float("inf")
-
-
-# -- models.memory ----------
 def shrinking(
     study: StudyModel, what: str, lengths: Sequence[int], batch_size: int, run: Callable[[list[int]], Any], advice: str
 ) -> Iterator[tuple[list[int], Any]]:
-    """``(rows, run(rows))`` for batches of conversations, the longest first, so that memory runs out at once or never.
+    """``(rows, run(rows))`` for batches of conversations, the longest first: memory ends at once or never.
 
-    ``lengths`` are tokens per conversation. A batch that runs out of memory is halved and tried again; how many tokens
-    were too many for ``what`` ("generating", "reading") is kept in ``study.limits`` and holds for every later batch of
-    this model. A batch that shrinks leaves results as they are. Raises ``UserError``, with ``advice``, when one
-    conversation alone is too much.
+    ``lengths`` are tokens per conversation. A batch that runs out of memory is halved and tried
+    again; how many tokens were too many for ``what`` ("generating", "reading") is kept in
+    ``study.limits`` and holds for every later batch of this model. Raises ``UserError``, with
+    ``advice``, when one conversation alone is too much.
     """
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     while order:
         longest = lengths[order[0]]
         size = min(batch_size, max(1, study.limits.get(what, batch_size * longest) // longest))
-        rows = order[:size]
-        failure = None
+        rows, fits = order[:size], True
         try:
             result = run(rows)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            failure = str(error).partition("\n")[0]  # not the error: its traceback holds on to the tensors
-        if failure is not None:
-            study.limits[what] = len(rows) * longest // 2
-            _let_go(study.device)
-            if len(rows) == 1:
-                raise UserError(
-                    f"out of memory while {what} one conversation of {longest} tokens on {study.device}: {advice}"
-                )
-            print(f"out of memory with {len(rows)} conversations of up to {longest} tokens: going on with fewer")
+            fits = False  # and on outside of this block, because the traceback holds on to the tensors
+        if fits:
+            yield rows, result
+            order = order[size:]
             continue
-        yield rows, result
-        order = order[size:]
+        study.limits[what] = len(rows) * longest // 2
+        _let_go(study.device)
+        if len(rows) == 1:
+            raise UserError(
+                f"out of memory while {what} one conversation of {longest} tokens on {study.device}: {advice}"
+            )
+        print(f"out of memory with {len(rows)} conversations of up to {longest} tokens: going on with fewer")
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -374,5 +355,3 @@ def _let_go(device: str) -> None:
         torch.cuda.empty_cache()
     elif device.startswith("mps"):
         torch.mps.empty_cache()
-
-

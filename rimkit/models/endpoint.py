@@ -1,10 +1,10 @@
-"""A model under study behind an endpoint: it gives replies, and none of what lies inside it.
+"""A model behind a server that speaks OpenAI's HTTP protocol: it gives replies, and nothing from inside.
 
-Talking to a server that speaks OpenAI's HTTP protocol (vLLM, SGLang, `transformers serve`, hosted models).
-
-The `openai` package sends, waits and repeats; this module says what went wrong in one line, keeps the key where
-it belongs, and asks many questions at a time. Keys come from the environment alone: ``RIMKIT_API_KEY``, or
-``OPENAI_API_KEY`` for the address that it was made for, so that no key travels to another server.
+Such servers are vLLM, SGLang, `transformers serve` and hosted models. The `openai` package sends,
+waits and repeats; this file says what went wrong in one line, keeps the key where it belongs, and
+asks many questions at a time. What is asked, and what an answer means, is not known here. Keys come
+from the environment alone: ``RIMKIT_API_KEY``, or ``OPENAI_API_KEY`` for the address that it was made
+for, so that no key travels to another server.
 """
 
 from __future__ import annotations
@@ -24,13 +24,21 @@ from urllib.parse import urlsplit
 
 from rimkit.data import UserError, nearest
 from rimkit.models.chat import ChatFormat
+from rimkit.models.hub import locate, read
 
-# -- models.endpoint ----------
 PREFIX = "endpoint:"
+OPENAI = "https://api.openai.com/v1"
+NAME = re.compile(r"(?P<model>\S+?)(?:@(?P<url>https?://\S+))?")
+REJECTED = (400, 413, 422)  # this request, not the server or the account, is the problem
+NO_PACKAGE = "an endpoint needs the openai package: pip install 'rimkit[endpoint]'"
+STANDARD = {  # settings that OpenAI knows; others go past its package's own check of names
+    "temperature", "top_p", "max_tokens", "max_completion_tokens", "seed", "stop", "frequency_penalty",
+    "presence_penalty", "logit_bias", "n", "user", "reasoning_effort", "response_format", "extra_headers",
+}  # fmt: skip
 
 
 def is_endpoint(model: Any) -> bool:
-    """Whether ``model`` is an `EndpointModel`, or the name of one (``"endpoint:MODEL@http://host:port/v1"``)."""
+    """Whether ``model`` is an `EndpointModel`, or the name of one."""
     return isinstance(model, EndpointModel) or (isinstance(model, str) and model.startswith(PREFIX))
 
 
@@ -38,11 +46,11 @@ def is_endpoint(model: Any) -> bool:
 class EndpointModel:
     """A model that a server runs: what `rimkit.load("endpoint:MODEL@http://host:port/v1")` gives.
 
-    It stands wherever a model is only asked for replies (`rimkit.behavior.generation.generate` and all above it).
-    Its inside (``hf``, ``nn``) does not exist here, and asking for it raises `UserError`. ``client`` holds
-    address, limits and further settings of the requests. Forced thoughts need the ``tokenizer``, which is looked
-    for under the model's own name unless one is given. ``kept`` holds the answers of a call that was
-    interrupted, in memory only, so that the same call goes on from there.
+    It stands wherever a model is only asked for replies. Its inside (``hf``, ``nn``) does not exist
+    here, and asking for it raises ``UserError``. ``client`` holds address, limits and further settings
+    of the requests. Forced thoughts need the ``tokenizer``, which is looked for under the model's own
+    name unless one is given. ``kept`` holds the answers of a call that was interrupted, in memory
+    only, so that the same call goes on from there.
     """
 
     name: str
@@ -77,7 +85,7 @@ class EndpointModel:
 
 
 def connect(model: str | EndpointModel, tokenizer=None, **limits) -> EndpointModel:
-    """The model of ``"endpoint:MODEL@http://host:port/v1"``, after one question to the server whether it is there.
+    """The model of ``"endpoint:MODEL@http://host:port/v1"``, after asking the server whether it is there.
 
     ``tokenizer``: a tokenizer, an embedded name, a folder or a hub id; ``limits`` are those of `Client`.
     Raises `UserError`: no server, no key where one is needed, a key that is refused.
@@ -97,24 +105,18 @@ def _read_tokenizer(source):
         return source
     from transformers import AutoTokenizer
 
-    from rimkit.models.hub import locate
-
     try:
-        _, folder, local = locate(source, None)
-        return AutoTokenizer.from_pretrained(folder, local_files_only=local)
-    except (OSError, ValueError, KeyError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return read(AutoTokenizer, locate(source))
+    except UserError as error:
+        reason = error
     raise UserError(
         f"the tokenizer of {source!r} is not here ({reason}): forced thoughts need it, as rimkit.load(model, "
         "tokenizer=FOLDER_OR_HUB_ID); what looks inside a model needs one that is loaded here, not an endpoint"
     )
 
 
-# -- models.client ----------
-OPENAI = "https://api.openai.com/v1"
-NAME = re.compile(r"(?P<model>\S+?)(?:@(?P<url>https?://\S+))?")
-REJECTED = (400, 413, 422)  # this request, not the server or the account, is the problem
-NO_PACKAGE = "an endpoint needs the openai package: pip install 'rimkit[endpoint]'"
+class NotThere(Exception):
+    """Status 404: an unknown model, or an address that leads nowhere."""
 
 
 class Rejected(Exception):
@@ -123,7 +125,7 @@ class Rejected(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back: ``text``, the ``reasoning`` that the server split off, why it ended, and the tokens it cost."""
+    """What came back: ``text``, the ``reasoning`` that the server split off, why it ended, its tokens."""
 
     text: str
     reasoning: str
@@ -135,8 +137,9 @@ class Answer:
 def split_name(name: str) -> tuple[str, str]:
     """``(model, address)`` of ``"MODEL@http://host:port/v1"``.
 
-    Without an address: ``RIMKIT_BASE_URL``, ``OPENAI_BASE_URL``, or OpenAI's own. Raises `UserError` for a name
-    without a model, and for an address with a password or a query, which would end up in tables and notebooks.
+    Without an address: ``RIMKIT_BASE_URL``, ``OPENAI_BASE_URL``, or OpenAI's own. Raises ``UserError``
+    for a name without a model, and for an address with a password or a query, which would end up in
+    tables and notebooks.
     """
     match = NAME.fullmatch(name.strip())
     if not match:
@@ -149,7 +152,7 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def api_key(url: str) -> str | None:
-    """The key for this address, or None; raises `UserError` where one is needed (https) and there is none."""
+    """The key for this address, or None; ``UserError`` where one is needed (https) and there is none."""
     own, openai = os.environ.get("RIMKIT_API_KEY"), os.environ.get("OPENAI_API_KEY")
     for_openai = url == (os.environ.get("OPENAI_BASE_URL") or OPENAI).rstrip("/")
     key = (openai or own) if url == OPENAI else (own or (openai if for_openai else None))
@@ -163,10 +166,11 @@ def api_key(url: str) -> str | None:
 class Client:
     """One model at one address.
 
-    ``timeout`` (seconds) and ``retries`` are those of a single request: too many requests, failures of the server and
-    silence are tried again after a pause that doubles, or that the server asks for. ``concurrency`` requests
-    are under way at a time, and at most ``per_minute`` begin in a minute (None: no limit). ``settings`` go into
-    every request and win over rimkit's own; None takes a setting out (``{"temperature": None}``).
+    ``timeout`` (seconds) and ``retries`` are those of a single request: too many requests, failures of
+    the server and silence are tried again after a pause that doubles, or that the server asks for.
+    ``concurrency`` requests are under way at a time, and at most ``per_minute`` begin in a minute
+    (None: no limit). ``settings`` go into every request and win over rimkit's own; None takes a
+    setting out (``{"temperature": None}``).
     """
 
     model: str
@@ -220,10 +224,10 @@ class Client:
         return self._answer(reply, self._first(reply).text, None)
 
     def each(self, calls: Mapping[str, Callable[[], Any]], done: Callable[[str, Any], None]) -> None:
-        """Run all calls, ``concurrency`` at a time, and hand each result to ``done`` (in this thread) as it comes.
+        """Run all calls, ``concurrency`` at a time; hand each result to ``done`` (in this thread) as it comes.
 
-        The first error stops what has not begun, waits for what has, so that nothing paid for is lost, and
-        is raised. Ctrl-C does not wait.
+        The first error stops what has not begun, waits for what has, so that nothing paid for is
+        lost, and is raised. Ctrl-C does not wait.
         """
         pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="endpoint")
         futures = {pool.submit(call): key for key, call in calls.items()}
@@ -243,11 +247,8 @@ class Client:
         if failure:
             raise failure
 
-    # -- one request ---------------------------------------------------------------------------------------
-
     def _ask(self, create: Callable, body: dict):
         own = {name: value for name, value in {**body, **self.settings}.items() if value is not None}
-        # what OpenAI does not know goes past the package's own check of names
         extra = {name: own.pop(name) for name in list(own) if name not in STANDARD}
         self._wait_for_turn()
         try:
@@ -321,13 +322,3 @@ class Client:
             with self.lock:
                 start = self._next_start = max(time.monotonic(), self._next_start + 60 / self.per_minute)
             time.sleep(max(0.0, start - time.monotonic()))
-
-
-class NotThere(Exception):
-    """Status 404: an unknown model, or an address that leads nowhere."""
-
-
-STANDARD = {
-    "temperature", "top_p", "max_tokens", "max_completion_tokens", "seed", "stop", "frequency_penalty",
-    "presence_penalty", "logit_bias", "n", "user", "reasoning_effort", "response_format", "extra_headers",
-}  # fmt: skip

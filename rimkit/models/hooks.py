@@ -1,16 +1,15 @@
-"""The inside of a model: where the residual stream, head outputs z, MLP neurons and attention live.
+"""The inside of a model: residual stream, head outputs z, MLP neurons and attention, and hooks on them.
 
-This is the only module that knows module names. The numbering is that of the field: *residual* ``i`` is the
-stream before layer ``i`` (0: the embeddings, ``n_layers``: after the last layer, before the final norm); *z* is what a
-head writes before ``o_proj`` mixes the heads; a *neuron* is one input of ``down_proj``, which in a gated MLP is the
-product of gate and value. In a mixture of experts, neuron ``expert * width + j`` is neuron ``j`` of that expert, 0 at
-tokens that are not sent to it.
+This is the only file that knows module names. The numbering is that of the field: *residual* ``i``
+is the stream before layer ``i`` (0: the embeddings, ``n_layers``: after the last layer, before the
+final norm); *z* is what a head writes before ``o_proj`` mixes the heads; a *neuron* is one input of
+``down_proj``, which in a gated MLP is the product of gate and value. In a mixture of experts, neuron
+``expert * width + j`` is neuron ``j`` of that expert, 0 at tokens that are not sent to it.
 
-Attention under sdpa: reading chosen rows without the whole matrix, and cutting queries off from keys.
-
-Inside a block the model runs its own attention function through one of ours, which can see queries and keys (after
-rotary embedding) and change the mask. Nothing of size tokens x tokens is formed that the model does not form itself,
-except that a cut needs an explicit mask.
+Attention is read and cut under sdpa: inside a block the model runs its own attention function
+through one of ours, which sees queries and keys (after rotary embedding) and can change the mask.
+Nothing of size tokens x tokens is formed that the model does not form itself, except that a cut
+needs an explicit mask. What is done with all of this is not known here.
 """
 
 from __future__ import annotations
@@ -29,16 +28,16 @@ if TYPE_CHECKING:
     from rimkit.models.study import StudyModel
 
 
-
-
-# -- models.internals ----------
-NORMALISED_AFTER = ("olmo2", "gemma2")  # families that normalise what attention adds
 FAMILIES = ("qwen3", "qwen2", "llama", "mistral", "phi3", "olmo2", "gemma2", "qwen3_moe", "olmoe")
+NORMALISED_AFTER = ("olmo2", "gemma2")  # families that normalise what attention adds
+LAYERS = "model.layers"
+INPUT_OF = {"z": "self_attn.o_proj", "neurons": "mlp.down_proj"}  # of which module of a layer each is the input
+PREFIX = "rimkit_"  # of the names of attention functions
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a model consists of. ``n_neurons`` is per layer (all experts together), ``n_experts`` 0 if dense."""
+    """What a model consists of; ``n_neurons`` per layer, all experts together, ``n_experts`` 0 if dense."""
 
     layers: tuple
     n_heads: int
@@ -62,9 +61,9 @@ def why_closed(hf) -> str:
 
 @contextmanager
 def untraced(hf) -> Iterator[None]:
-    """Without what nnsight wraps around every module's forward, which costs a small model some percent of its time.
+    """Without what nnsight wraps around every module's forward, which costs a small model some percent.
 
-    For code that is not inside a trace. Modules that accelerate moves between devices keep theirs: it does the moving.
+    For code that is not inside a trace. Modules that accelerate moves between devices keep theirs.
     """
 
     def is_wrapped(module) -> bool:
@@ -93,17 +92,18 @@ def architecture(study: StudyModel) -> Architecture:
 
 
 def logits_at_the_end(study: StudyModel, residual: torch.Tensor) -> torch.Tensor:
-    """Logits ``[..., vocabulary]`` of final residuals ``[..., hidden]``: final norm, unembedding, Gemma's soft cap."""
+    """Logits ``[..., vocabulary]`` of final residuals ``[..., hidden]``: norm, unembedding, soft cap."""
     logits = study.hf.lm_head(study.hf.model.norm(residual))
     cap = getattr(study.hf.config, "final_logit_softcapping", None)
     return cap * (logits / cap).tanh() if cap else logits
 
 
 def head_writes(study: StudyModel, layer: int, z: torch.Tensor) -> torch.Tensor:
-    """What each head adds to the residual stream, ``[..., heads, hidden]``, given its z ``[..., heads, head_dim]``.
+    """What each head adds to the stream, ``[..., heads, hidden]``, given z ``[..., heads, head_dim]``.
 
-    The sum over heads is what the attention of the layer adds (less a bias of ``o_proj``). Where the architecture
-    normalises that sum first (OLMo-2, Gemma-2), each head gets its share at the scale of the sum.
+    The sum over heads is what the attention of the layer adds (less a bias of ``o_proj``). Where the
+    architecture normalises that sum first (OLMo-2, Gemma-2), each head gets its share at the scale of
+    the sum.
     """
     import torch
 
@@ -119,7 +119,7 @@ def head_writes(study: StudyModel, layer: int, z: torch.Tensor) -> torch.Tensor:
 
 
 def neuron_writes(study: StudyModel, layer: int) -> torch.Tensor:
-    """What every neuron of a layer writes at activation 1, ``[neurons, hidden]``: the columns of ``down_proj``."""
+    """What every neuron of a layer writes at activation 1, ``[neurons, hidden]``: ``down_proj``'s columns."""
     mlp = architecture(study).layers[layer].mlp
     if hasattr(mlp, "experts"):
         return mlp.experts.down_proj.detach().transpose(1, 2).flatten(0, 1)
@@ -130,9 +130,6 @@ def _plain(study: StudyModel, weight: torch.Tensor) -> torch.Tensor:
     if not weight.is_floating_point():
         raise UserError(f"{study.name}: weights that are packed in 4 bits cannot be taken apart: load it without +4bit")
     return weight
-
-
-# -- hooks -------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -146,7 +143,10 @@ def hooked(handles: Sequence) -> Iterator[None]:
 
 
 def on_residual(study: StudyModel, index: int, change: Callable):
-    """Call ``change(x)`` on residual ``index`` ``[batch, tokens, hidden]``; what it returns (not None) replaces it."""
+    """Call ``change(x)`` on residual ``index`` ``[batch, tokens, hidden]``; what it returns replaces it.
+
+    The same for `on_z` and `on_neurons`; None leaves things as they are. Returns a handle with ``remove``.
+    """
     layers = architecture(study).layers
     if index == 0:
 
@@ -168,7 +168,7 @@ def on_residual(study: StudyModel, index: int, change: Callable):
 
 
 def on_z(study: StudyModel, layer: int, change: Callable):
-    """Call ``change(z)`` on the head outputs ``[batch, tokens, heads, head_dim]`` of a layer; as `on_residual`."""
+    """Call ``change(z)`` on the head outputs ``[batch, tokens, heads, head_dim]`` of a layer."""
     parts = architecture(study)
 
     def before(module, args):
@@ -180,7 +180,7 @@ def on_z(study: StudyModel, layer: int, change: Callable):
 
 @contextmanager
 def given_z(study: StudyModel, layer: int, z: torch.Tensor) -> Iterator[None]:
-    """In the block a layer does not attend: its heads write ``z`` ``[batch, tokens, heads, head_dim]``."""
+    """In the block a layer does not attend: its heads give ``z`` ``[batch, tokens, heads, head_dim]``."""
     attention = architecture(study).layers[layer].self_attn
     before = vars(attention).get("forward")
     attention.forward = lambda *args, **kwargs: (attention.o_proj(z.flatten(-2)), None)
@@ -193,7 +193,7 @@ def given_z(study: StudyModel, layer: int, z: torch.Tensor) -> Iterator[None]:
 
 
 def on_neurons(study: StudyModel, layer: int, change: Callable):
-    """Call ``change(a)`` on the neurons ``[batch, tokens, neurons]`` of a layer; as `on_residual`."""
+    """Call ``change(a)`` on the neurons ``[batch, tokens, neurons]`` of a layer."""
     mlp = architecture(study).layers[layer].mlp
     if hasattr(mlp, "experts"):
         return _ExpertHook(mlp, change)
@@ -208,8 +208,9 @@ def on_neurons(study: StudyModel, layer: int, change: Callable):
 class _ExpertHook:
     """Neurons of a mixture of experts, which have no module of their own, as one wide layer.
 
-    The experts run in transformers' ``batched_mm`` form, in which row ``t * k + i`` belongs to the ``i``-th expert of
-    token ``t``; the activation of each row is laid out at its expert's place, changed, and read back.
+    The experts run in transformers' ``batched_mm`` form, in which row ``t * k + i`` belongs to the
+    ``i``-th expert of token ``t``; the activation of each row is laid out at its expert's place,
+    changed, and read back.
     """
 
     def __init__(self, mlp, change: Callable):
@@ -247,16 +248,12 @@ class _ExpertHook:
         return changed.reshape_as(wide).gather(1, where).reshape_as(acts)
 
 
-# -- models.attention ----------
-PREFIX = "rimkit_"
-
-
 @contextmanager
 def reading_rows(study: StudyModel, queries) -> Iterator[list]:
-    """Every forward in the block leaves attention rows here: one tensor ``[batch, heads, rows, keys]`` per layer.
+    """Every forward in the block leaves attention here: ``[batch, heads, rows, keys]`` per layer.
 
-    ``queries``: LongTensor ``[batch, rows]`` of positions among the tokens of the forward. Rows sum to 1 and equal
-    those of eager attention with ``output_attentions``.
+    ``queries``: LongTensor ``[batch, rows]`` of positions among the tokens of the forward. Rows sum
+    to 1 and equal those of eager attention with ``output_attentions``.
     """
     found = [None] * architecture(study).n_layers
 
@@ -275,10 +272,11 @@ def cut_attention(
     keys: Sequence[tuple[int, int]],
     heads: Iterable[tuple[int, int]] | None = None,
 ) -> Iterator[None]:
-    """Heads (all by default) cannot look from a range of queries at a range of keys; the rest of the row grows instead.
+    """Heads (all by default) cannot look from a range of queries at a range of keys.
 
-    ``queries`` and ``keys``: one half-open range of positions per row of the batch, in the padded row; a query range
-    that ends with None goes on through everything that is generated. A token always sees itself.
+    The rest of the attention row grows instead. ``queries`` and ``keys``: one half-open range of
+    positions per row of the batch, in the padded row; a query range that ends with None goes on
+    through everything that is generated. A token always sees itself.
     """
     by_layer = heads_by_layer(study, heads) if heads is not None else None
 
@@ -299,7 +297,7 @@ def cut_attention(
 
 
 def heads_by_layer(study: StudyModel, heads: Iterable[tuple[int, int]]) -> dict[int, list[int]]:
-    """``{layer: heads}``; raises ``UserError`` for an empty set and for a layer or head that does not exist."""
+    """``{layer: heads}``; ``UserError`` for an empty set, and for a layer or head that does not exist."""
     parts, found = architecture(study), {}
     for layer, head in heads:
         check_index("layer", layer, parts.n_layers)
@@ -316,14 +314,12 @@ def check_index(what: str, index: int, count: int) -> None:
         raise UserError(f"there is no {what} {index}: they go from 0 to {count - 1}")
 
 
-# -- one attention function for all of it ------------------------------------------------------------------
-
-_LOOKS: dict[int, list[Callable]] = {}
+_LOOKS: dict[int, list[Callable]] = {}  # by configuration: who looks at the model's attention
 
 
 @contextmanager
 def _attending(study: StudyModel, look: Callable) -> Iterator[None]:
-    """Let ``look(module, query, key, mask, scaling, softcap)`` see every attention call and return its mask."""
+    """Let ``look(module, query, key, mask, scaling, softcap)`` see every attention call, and give its mask."""
     architecture(study)  # the one check of the family
     config = study.hf.config
     before = config._attn_implementation
@@ -340,7 +336,7 @@ def _attending(study: StudyModel, look: Callable) -> Iterator[None]:
 
 
 def _registered(base: str) -> str:
-    """The name under which our attention function for the implementation ``base`` is known to transformers."""
+    """The name under which transformers knows our attention function for the implementation ``base``."""
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 

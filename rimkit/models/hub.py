@@ -1,11 +1,11 @@
-"""Which model a name means: an embedded one, a folder, or one of the hub; and what is asked of it after a '+'.
+"""Names of models and data sets: what they mean, what of them is here, how files are read, what the hub refuses.
 
-What the hub refuses, and what is on this machine without it: each failure in one line that says what to do.
+Everything is read from this machine: a folder, or the cache of the hub's library, where it is put
+first if it is missing. Code from a model's folder is never run, and weights are safetensors. What a
+model is for, and what is done with its parts, is not known here (`rimkit.models.load`).
 
-Files of the Hugging Face hub: what is on this machine, how large the rest is, and failures in one line.
-
-A folder named by the environment variable ``RIMKIT_DATASETS`` goes before the hub: a local mirror that holds
-``<owner>/<name>/<file>`` for each data set, for rooms without network and for sets that came another way.
+A folder named by the environment variable ``RIMKIT_DATASETS`` goes before the hub: a local mirror
+that holds ``<owner>/<name>/<file>`` for each data set, for rooms without network.
 """
 
 from __future__ import annotations
@@ -16,32 +16,56 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rimkit.data import UserError, nearest
+from rimkit.data import UserError, data_dir, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
 
-
-
-
-# -- models.locating ----------
 EMBEDDED = re.compile(r"(?P<name>[\w.-]+?)(?::(?P<seed>\d+))?")
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"(?!\.)[\w.-]+/[\w.-]+")
 WITH_OPTIONS = re.compile(r"(?P<model>[^+]+)(?P<options>(?:\+\w+)+)(?P<seed>:\d+)?")
 NOISE = "noise-mini"  # random weights: the negative control
 # Controls, which no grid counts among the models: noise, and models in which what a method should find was planted.
 CONTROLS = (NOISE, "planted-base", "planted-shared", "planted-disjoint")
 OPTIONS = {"instruct": {"think": "instruct"}, "soft": {"think": "soft"}, "4bit": {"quantize": "4bit"}}
+MIRROR = "RIMKIT_DATASETS"
+DESCRIPTION = ("*.json", "*.jinja", "*.txt", "*.model")  # files of a model besides its weights
+MODEL_FILES = (*DESCRIPTION, "*.safetensors")
+NOT_OF_A_MODEL = ("*/*", "consolidated*")  # other formats of the same weights
+INDEX = "model.safetensors.index.json"
+SHOWN = 5  # names of cached models in an error
+
+
+class Found(NamedTuple):
+    """Where a model is: its ``name`` in tables, and a folder or a hub id with its revision."""
+
+    name: str
+    source: str
+    revision: str | None = None
+
+    @property
+    def in_folder(self) -> bool:
+        return Path(self.source).is_dir()
+
+
+@dataclass(frozen=True)
+class Source:
+    """A repository of the hub: ``kind`` ("dataset" or "model"), ``revision``, files or patterns."""
+
+    repo: str
+    kind: str
+    revision: str | None
+    files: tuple[str, ...] = MODEL_FILES
 
 
 def options_of(model: str | Path) -> tuple[str | Path, dict[str, str]]:
     """``(model, arguments of load)`` for a name with options: ``"owner/name+instruct+4bit"``.
 
-    So that everything that takes a model's name, the command line and the chapters among them, can say how it is to be
-    loaded. Raises ``UserError`` for an unknown option; a folder of exactly this name goes before options.
+    Raises ``UserError`` for an unknown option. A folder of exactly this name goes before options.
     """
     match = WITH_OPTIONS.fullmatch(model) if isinstance(model, str) else None
     if not match or Path(model).expanduser().is_dir():
@@ -56,14 +80,14 @@ def options_of(model: str | Path) -> tuple[str | Path, dict[str, str]]:
 
 
 def with_options(name: str, think: bool | str = True, quantize: str | None = None) -> str:
-    """A model's name with the options it was loaded with, which tables and ledger rows show."""
+    """A model's name with the options it was loaded with, as tables and ledger rows show it."""
     base, colon, seed = name.partition(":")
     words = [word for word in (think if isinstance(think, str) else None, quantize) if word]
     return "+".join([base, *words]) + colon + seed
 
 
 def embedded_models(noise: bool = False) -> pd.DataFrame:
-    """The models that come with the workbook: ``name, seed, path, parameters, mb`` (of the weights file).
+    """The models that come with the workbook: ``name, seed, path, parameters, mb`` (of the weights).
 
     The model organisms; with ``noise`` also the controls (`CONTROLS`).
     """
@@ -75,16 +99,12 @@ def embedded_models(noise: bool = False) -> pd.DataFrame:
 
 
 def _embedded() -> dict[tuple[str, int], Path]:
-    from rimkit.data import data_dir
-
     files = data_dir().glob("models/*/seed*/model.safetensors")
     return {(file.parts[-3], int(file.parts[-2].removeprefix("seed"))): file.parent for file in files}
 
 
 def _size(folder: Path) -> tuple[int, float]:
     """Number of parameters and megabytes, from the header of the weights file."""
-    from math import prod
-
     from safetensors import safe_open
 
     file = folder / "model.safetensors"
@@ -93,24 +113,23 @@ def _size(folder: Path) -> tuple[int, float]:
     return parameters, round(file.stat().st_size / 1e6, 1)
 
 
-def locate(model: str | Path, revision: str | None = None, weights: bool = True) -> tuple[str, str, bool]:
-    """``(name, folder or hub id, whether it is all on this machine)``; without ``weights``, a configuration will do.
+def locate(model: str | Path, revision: str | None = None, weights: bool = True) -> Found:
+    """Where a model is; without ``weights`` a folder with a configuration will do. Asks no hub.
 
-    Raises ``UserError`` for an unknown name, a folder that holds no model, and a revision of anything but a hub id.
+    Raises ``UserError`` for an unknown name, a folder that holds no model, and a revision of
+    anything but a hub id.
     """
     found = _locate_embedded(model) if isinstance(model, str) else None
     folder = Path(model).expanduser()
     if found is None and folder.is_dir():
         _check_folder(folder, weights)
-        found = folder.resolve().name, str(folder), True
+        found = Found(folder.resolve().name, str(folder))
     if found:
         if revision is not None:
-            raise UserError(f"{found[0]} is a folder and has no revisions: leave revision={revision!r} out")
+            raise UserError(f"{found.name} is a folder and has no revisions: leave revision={revision!r} out")
         return found
-    if isinstance(model, str) and HUB_ID.fullmatch(model) and not model.startswith("."):
-        from huggingface_hub import try_to_load_from_cache
-
-        return model, model, isinstance(try_to_load_from_cache(model, "config.json", revision=revision), str)
+    if isinstance(model, str) and HUB_ID.fullmatch(model):
+        return Found(model, model, revision)
     if isinstance(model, Path) or re.search(r"[/\\~]", model):
         raise UserError(f"there is no folder {str(model)!r}")
     names = sorted({name for name, _ in _embedded()})
@@ -118,7 +137,7 @@ def locate(model: str | Path, revision: str | None = None, weights: bool = True)
     raise UserError(f"unknown model {model!r}{nearest(model, names)}; {known}")
 
 
-def _locate_embedded(model: str) -> tuple[str, str, bool] | None:
+def _locate_embedded(model: str) -> Found | None:
     known, match = _embedded(), EMBEDDED.fullmatch(model)
     seeds = [seed for name, seed in sorted(known) if match and name == match["name"]]
     if not seeds:
@@ -126,7 +145,7 @@ def _locate_embedded(model: str) -> tuple[str, str, bool] | None:
     name, seed = match["name"], int(match["seed"] or 0)
     if seed not in seeds:
         raise UserError(f"{name} has no seed {seed}; it has {', '.join(map(str, seeds))}")
-    return f"{name}:{seed}", str(known[name, seed]), True
+    return Found(f"{name}:{seed}", str(known[name, seed]))
 
 
 def _check_folder(folder: Path, weights: bool) -> None:
@@ -136,123 +155,85 @@ def _check_folder(folder: Path, weights: bool) -> None:
         raise UserError(f"the folder {str(folder)!r} has no weights (model.safetensors)")
 
 
-# -- models.access ----------
-SHOWN = 5  # names of cached models in an error
+def read(kind: Any, found: Found) -> Any:
+    """``kind.from_pretrained`` (AutoConfig, AutoTokenizer …) of a model; no code of its folder is run.
 
-
-def check_hub(repo: str, revision: str | None) -> None:
-    """Ask the hub once for a model; without this, no network means a minute of silent retries.
-
-    Raises ``UserError``: no such model or revision, no access to it, or the hub is out of reach.
+    What is not on this machine is downloaded. Raises ``UserError`` in one line.
     """
-    from huggingface_hub import HfApi
+    return _read(kind, found, DESCRIPTION)
+
+
+def read_weights(kind: Any, found: Found, **settings) -> Any:
+    """The module of a model, from safetensors alone (``kind``: AutoModelForCausalLM …).
+
+    ``settings`` are those of ``from_pretrained`` (dtype, device_map …). Raises ``UserError`` in one
+    line, also for weights that are not complete, which transformers would fill with random numbers.
+    """
+    hf, report = _read(kind, found, MODEL_FILES, use_safetensors=True, output_loading_info=True, **settings)
+    if missing := sorted(report["missing_keys"]):
+        lack = f"its weights lack {len(missing)} tensor(s), among them {missing[0]}"
+        raise UserError(f"{found.name} could not be loaded: {lack}")
+    return hf
+
+
+def _read(kind: Any, found: Found, files: tuple[str, ...], **settings) -> Any:
+    source = Source(found.source, "model", found.revision, files)
+
+    def from_folder(folder: str | Path):
+        with _quiet():
+            return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **settings)
 
     try:
-        HfApi().model_info(repo, revision=revision, timeout=10)
-    except Exception as error:  # the hub's HTTP library, and so its errors, differ between versions
-        raise UserError(refusal(repo, revision, error) or _out_of_reach(repo, revision)) from error
+        if found.in_folder:
+            return from_folder(found.source)
+        if folder := _cached(source, ("config.json",)):
+            try:
+                return from_folder(folder)
+            except Exception:
+                if on_this_machine(source):  # all of it, and so it is damaged
+                    raise
+        return from_folder(download(source))
+    except UserError:
+        raise
+    except Exception as error:  # files from elsewhere: whatever is wrong with them
+        raise UserError(f"{found.name} could not be loaded: {_first_line(error)}") from error
 
 
-def refusal(repo: str, revision: str | None, error: BaseException) -> str:
-    """What the hub said no to, if some cause of ``error`` is an answer of the hub; otherwise an empty string."""
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the bar and the report that reading weights prints."""
+    from transformers.utils import logging
 
-    for cause in _causes(error):
-        if isinstance(cause, GatedRepoError):
-            return (
-                f"{repo!r} is gated: accept its terms on https://huggingface.co/{repo}, then log in with "
-                "'hf auth login' (or set HF_TOKEN)"
-            )
-        if isinstance(cause, RevisionNotFoundError):
-            return f"{repo!r} has no revision {revision!r} on the hub: leave it out for the newest one"
-        if isinstance(cause, RepositoryNotFoundError):
-            return f"the hub has no model {repo!r} that you may see: check the name, or log in with 'hf auth login'"
-        if isinstance(cause, HfHubHTTPError):
-            return f"the hub does not give access to {repo!r}: {str(cause).strip().splitlines()[-1]}"
-    return ""
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _out_of_reach(repo: str, revision: str | None) -> str:
-    from huggingface_hub import constants
-
-    what = f"{repo!r} in revision {revision!r}" if revision else repr(repo)
-    why = " (switched off by HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else ""
-    return (
-        f"{what} is not complete on this machine and the hub cannot be reached{why}: run 'rimkit fetch {repo}' where "
-        f"there is a network, or give a folder (in the cache: {_access_cached(repo)})"
-    )
-
-
-def _access_cached(repo: str) -> str:
-    """The revisions of a model that are in the hub's cache, or else the models that are."""
-    from huggingface_hub import scan_cache_dir
-
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
-        models = {item.repo_id: item for item in scan_cache_dir().repos if item.repo_type == "model"}
-    except Exception:  # no cache, or a damaged one, must not hide what is being said
-        return "nothing"
-    if repo in models:
-        revisions = models[repo].revisions
-        names = sorted({name for item in revisions for name in (*item.refs, item.commit_hash[:8])})
-        return f"{repo} in revision {', '.join(names)}" if names else "parts of it"
-    names = sorted(models)
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more if names else "no models"
-
-
-# -- behavior.hub ----------
-MIRROR = "RIMKIT_DATASETS"
-MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
-NOT_OF_A_MODEL = ("*/*", "consolidated*")  # other formats of the same weights
-INDEX = "model.safetensors.index.json"
-
-
-@dataclass(frozen=True)
-class Source:
-    """What to get: a ``kind`` ("dataset" or "model") of repository, its ``revision``, and files or patterns."""
-
-    repo: str
-    kind: str
-    revision: str | None
-    files: tuple[str, ...] = MODEL_FILES
-
-    @property
-    def ignored(self) -> tuple[str, ...]:
-        return NOT_OF_A_MODEL if self.kind == "model" else ()
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def on_this_machine(source: Source) -> Path | None:
-    """The folder that holds all files, in the mirror or in the cache of the hub; None if one is missing."""
+    """The folder that holds all files, in the mirror or in the cache; None if one is missing."""
     if source.kind == "model":
         return _cached_model(source)
     return mirrored(source) or _cached(source, source.files)
 
 
 def mirrored(source: Source) -> Path | None:
-    """The folder of a data set in the local mirror, whose revision nobody knows; None if a file is missing."""
+    """The folder of a data set in the local mirror; None if a file is missing."""
     mirror = os.environ.get(MIRROR)
     folder = Path(mirror).expanduser() / source.repo if mirror else None
     return folder if folder and all((folder / file).is_file() for file in source.files) else None
 
 
 def download(source: Source) -> Path:
-    """Get what is missing, with a progress bar, and return the folder; raises `UserError` as `failures` says."""
-    from huggingface_hub import HfApi, snapshot_download
+    """Get what is missing, with a progress bar, and return the folder; ``UserError`` where that fails."""
+    from huggingface_hub import snapshot_download
 
-    with failures(source):
-        # Ask once and shortly: without this, no network means a minute of silent retries.
-        HfApi().repo_info(source.repo, repo_type=source.kind, revision=source.revision, timeout=10)
+    with _refusals(source):
         folder = Path(snapshot_download(**_arguments(source)))
     missing = [file for file in source.files if source.kind == "dataset" and not (folder / file).is_file()]
     if missing:
@@ -262,11 +243,10 @@ def download(source: Source) -> Path:
 
 
 def megabytes_to_get(source: Source) -> float:
-    """What a download would fetch, in MB; raises `UserError` as `failures` says."""
-    from huggingface_hub import HfApi, snapshot_download
+    """What a download would fetch, in MB; raises ``UserError`` as `download`."""
+    from huggingface_hub import snapshot_download
 
-    with failures(source):
-        HfApi().repo_info(source.repo, repo_type=source.kind, revision=source.revision, timeout=10)
+    with _refusals(source):
         files = snapshot_download(**_arguments(source), dry_run=True)
     return sum(file.file_size for file in files if file.will_download) / 1e6
 
@@ -277,7 +257,8 @@ def megabytes(folder: Path) -> float:
 
 
 def _arguments(source: Source) -> dict:
-    files = {"allow_patterns": list(source.files), "ignore_patterns": list(source.ignored) or None}
+    ignored = list(NOT_OF_A_MODEL) if source.kind == "model" else None
+    files = {"allow_patterns": list(source.files), "ignore_patterns": ignored}
     return {"repo_id": source.repo, "repo_type": source.kind, "revision": source.revision, **files}
 
 
@@ -294,7 +275,7 @@ def _cached(source: Source, files: tuple[str, ...]) -> Path | None:
 
 
 def _cached_model(source: Source) -> Path | None:
-    """The cached folder of a model with all of its weights, however many files they are split into."""
+    """The cached folder of a model with all of its weights, in however many files they are."""
     folder = _cached(source, ("config.json",))
     if folder is None:
         return None
@@ -305,48 +286,75 @@ def _cached_model(source: Source) -> Path | None:
 
 
 @contextmanager
-def failures(source: Source) -> Iterator[None]:
-    """Every failure of the hub as a `UserError` of one line that says what to do."""
+def _refusals(source: Source) -> Iterator[None]:
+    """What the hub refuses in the block, as ``UserError``; asks it once before, and shortly.
+
+    Without that question, no network means a minute of silent retries.
+    """
+    from huggingface_hub import HfApi
+
     try:
+        HfApi().repo_info(source.repo, repo_type=source.kind, revision=source.revision, timeout=10)
         yield
-    except UserError:
-        raise
-    except Exception as error:  # whatever it is, the others of a list go on
-        raise UserError(_explain(error, source)) from error
+    except Exception as error:  # the hub's HTTP library, and so its errors, differ between versions
+        raise UserError(refusal(error, source)) from error
 
 
-def _explain(error: Exception, source: Source) -> str:
+def refusal(error: BaseException, source: Source) -> str:
+    """Why the hub did not give ``source``, in one line that says what to do."""
     from huggingface_hub import constants, errors
 
-    kind = "data set" if source.kind == "dataset" else source.kind
-    page = f"{constants.ENDPOINT}/{'datasets/' if source.kind == 'dataset' else ''}{source.repo}"
+    repo, kind = source.repo, {"dataset": "data set"}.get(source.kind, source.kind)
+    page = f"{constants.ENDPOINT}/{'datasets/' if source.kind == 'dataset' else ''}{repo}"
     if isinstance(error, errors.GatedRepoError):  # before RepositoryNotFoundError, of which it is one
-        return f"{source.repo} asks for consent first: open {page}, accept its conditions, then run 'hf auth login'"
+        return f"{repo} asks for consent first: open {page}, accept its conditions, then run 'hf auth login'"
     if isinstance(error, errors.RevisionNotFoundError):
-        return f"{source.repo} has no revision '{source.revision}' (see {page}/commits/main)"
+        return f"{repo} has no revision '{source.revision}' (see {page}/commits/main)"
     if isinstance(error, errors.RepositoryNotFoundError):
-        return f"the hub has no {kind} '{source.repo}' (or it is private: run 'hf auth login')"
-    # the hub's HTTP library, and so its errors, differ between versions
+        return f"the hub has no {kind} '{repo}' (or it is private: run 'hf auth login')"
     from_http = type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "requests")
     if from_http or isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled | ConnectionError):
-        return _offline(source)
+        return _out_of_reach(source)
     if isinstance(error, errors.HfHubHTTPError):
         status = getattr(error.response, "status_code", "an error")
-        return f"the hub answers {status} for {source.repo}: try again later"
+        return f"the hub answers {status} for {repo}: try again later"
     if isinstance(error, errors.HFValidationError):
-        return f"'{source.repo}' is no name of a {kind}: write owner/name"
+        return f"'{repo}' is no name of a {kind}: write owner/name"
     if isinstance(error, OSError) and error.errno is not None:
-        return f"{source.repo} cannot be stored in {constants.HF_HUB_CACHE} ({error.strerror})"
-    reason = (str(error).strip().splitlines() or [""])[0]
-    return f"{source.repo} could not be fetched ({type(error).__name__}: {reason})"
+        return f"{repo} cannot be stored in {constants.HF_HUB_CACHE} ({error.strerror})"
+    return f"{repo} could not be fetched ({type(error).__name__}: {_first_line(error)})"
 
 
-def _offline(source: Source) -> str:
+def _out_of_reach(source: Source) -> str:
     from huggingface_hub import constants
 
     why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} cannot be reached"
-    mirror = f" (or set {MIRROR} to a folder that holds {source.repo})" if source.kind == "dataset" else ""
+    at = f" in revision '{source.revision}'" if source.revision and source.kind == "model" else ""
+    command, other = "rimkit fetch", f"set {MIRROR} to a folder that holds {source.repo}"
+    if source.kind == "model":
+        command, other = f"rimkit fetch {source.repo}", f"give a folder (in the cache: {_cached_names(source.repo)})"
     return (
-        f"{source.repo} is not on this machine and {why}: run 'rimkit fetch' once with network "
-        f"and keep {constants.HF_HUB_CACHE}{mirror}"
+        f"{source.repo}{at} is not on this machine and {why}: run '{command}' once with network and keep "
+        f"{constants.HF_HUB_CACHE}, or {other}"
     )
+
+
+def _cached_names(repo: str) -> str:
+    """The revisions of a model that are in the hub's cache, or else the models that are."""
+    from huggingface_hub import scan_cache_dir
+
+    try:
+        models = {item.repo_id: item for item in scan_cache_dir().repos if item.repo_type == "model"}
+    except Exception:  # no cache, or a damaged one, must not hide what is being said
+        return "nothing"
+    if repo in models:
+        revisions = models[repo].revisions
+        names = sorted({name for item in revisions for name in (*item.refs, item.commit_hash[:8])})
+        return f"{repo} in revision {', '.join(names)}" if names else "parts of it"
+    names = sorted(models)
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more if names else "no models"
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

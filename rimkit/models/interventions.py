@@ -1,7 +1,8 @@
 """Interventions: context managers that change a model's inside and always put it back.
 
-They nest, hold for one forward as for every step of a generation, and stop at the end of their block. "Ablate" means:
-replace by zero, or by a mean that is given. `rimkit.models.hooks` adds one more, cutting attention.
+They nest, hold for one forward as for every step of a generation, and stop at the end of their
+block. "Ablate" means: replace by zero, or by a mean that is given. What is worth changing is not
+known here. `rimkit.models.hooks` adds one more, cutting attention.
 """
 
 from __future__ import annotations
@@ -50,10 +51,10 @@ def ablate_one_head_per_row(study: StudyModel, heads: Sequence[tuple[int, int] |
 def ablate_neurons(
     study: StudyModel, neurons: Iterable[tuple[int, int]], mean: np.ndarray | None = None, kind: str = "neurons"
 ) -> Iterator[None]:
-    """Replace ``(layer, neuron)`` pairs by zero, or by ``mean`` ``[layers, neurons]``; experts as in `internals`.
+    """Replace ``(layer, neuron)`` pairs by zero, or by ``mean`` ``[layers, neurons]``.
 
-    With ``kind="residual"``: ``(residual, dimension)`` pairs of the residual stream, the other thing that "MLP
-    activations" has been read as.
+    With ``kind="residual"``: ``(residual, dimension)`` pairs of the residual stream, the other thing
+    that "MLP activations" has been read as.
 
     Raises ``UserError`` for an empty set and for a layer or neuron that does not exist.
     """
@@ -80,9 +81,9 @@ def ablate_neurons_per_row(
     mean: np.ndarray | None = None,
     kind: str = "neurons",
 ) -> Iterator[None]:
-    """Many ablations in one forward: row ``r`` of the batch is without the neurons ``sets[r]`` (empty: untouched).
+    """Many ablations in one forward: row ``r`` of the batch is without the neurons ``sets[r]``.
 
-    ``kind`` as in `ablate_neurons`.
+    An empty set leaves its row untouched; ``kind`` as in `ablate_neurons`.
     """
     register, n_places, n_units = _places(study, kind)
     keep = np.ones((n_places, len(sets), 1, n_units), dtype=np.float32)
@@ -104,7 +105,10 @@ def ablate_neurons_per_row(
 def add_direction(
     study: StudyModel, direction: np.ndarray, residuals: Iterable[int], scale: float = 1.0
 ) -> Iterator[None]:
-    """Add ``scale * direction`` (``[hidden]`` or ``[n_layers + 1, hidden]``) to the named residuals, at every token."""
+    """Add ``scale * direction`` to the named residuals, at every token.
+
+    ``direction``: ``[hidden]``, or ``[n_layers + 1, hidden]``, one per residual.
+    """
     vectors = _vectors(study, direction)
     handles = [on_residual(study, index, _add(scale * vectors[index])) for index in _checked(study, residuals)]
     with hooked(handles):
@@ -115,7 +119,7 @@ def add_direction(
 def remove_direction(
     study: StudyModel, direction: np.ndarray, residuals: Iterable[int] | None = None
 ) -> Iterator[None]:
-    """Project ``direction`` (as in `add_direction`) out of the named residuals (all by default), at every token."""
+    """Project ``direction`` (as in `add_direction`) out of the named residuals (default: all)."""
     vectors = _vectors(study, direction)
     vectors = vectors / vectors.norm(dim=-1, keepdim=True)
     chosen = range(len(vectors)) if residuals is None else residuals
@@ -126,9 +130,9 @@ def remove_direction(
 
 @contextmanager
 def steer_per_row(study: StudyModel, remove: np.ndarray, add: np.ndarray) -> Iterator[None]:
-    """Many steerings in one forward: row ``r`` of the batch without directions ``remove[r]``, then with ``add[r]``.
+    """Many steerings in one forward: row ``r`` without directions ``remove[r]``, then with ``add[r]``.
 
-    Both are ``[rows, n_layers + 1, hidden]``, by residual, at every token; a direction that is zero changes nothing.
+    Both are ``[rows, n_layers + 1, hidden]``; a direction that is zero changes nothing.
     """
     lengths = np.linalg.norm(remove, axis=-1, keepdims=True)
     units, plus = (_tensor(study, values)[:, :, None] for values in (remove / np.where(lengths, lengths, 1), add))
@@ -138,7 +142,7 @@ def steer_per_row(study: StudyModel, remove: np.ndarray, add: np.ndarray) -> Ite
 
 
 def _places(study: StudyModel, kind: str):
-    """How a unit of ``kind`` is changed, how many layers (or residuals) have some, and how many each has."""
+    """How a unit of ``kind`` is changed, how many layers (or residuals) have some, how many each has."""
     parts = architecture(study)
     if kind not in ("neurons", "residual"):
         raise UserError(f"ablate 'neurons' or dimensions of the 'residual', not '{kind}'")

@@ -1,24 +1,20 @@
 """From a name, a folder, a hub id or a model in memory to one model under study.
 
-Do a tokenizer and a model belong together?
-
-Models of a given shape that have learned nothing: what a method finds in them is not knowledge of the model.
+It puts together what the other files know: names and files (`hub`), device and size (`device`), the
+chat format (`chat`). It also makes models of a given shape that have learned nothing.
 """
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rimkit.data import UserError
-from rimkit.models import chat
+from rimkit.models import chat, ndif
 from rimkit.models.chat import ChatFormat
 from rimkit.models.device import (
     GIB,
-    Place,
     check_fits,
     check_spread,
     choose_here,
@@ -29,16 +25,12 @@ from rimkit.models.device import (
     settings_of,
 )
 from rimkit.models.endpoint import connect, is_endpoint
-from rimkit.models.hub import check_hub, locate, options_of, refusal, with_options
+from rimkit.models.hooks import why_closed
+from rimkit.models.hub import Found, locate, options_of, read, read_weights, with_options
 from rimkit.models.study import StudyModel
 
-if TYPE_CHECKING:
-    pass
-
-
-
-
-# -- models.loading ----------
+ROUNDED = "its weights are rounded to 4 bits: replies and internals are those of the rounded model"
+MOST_LAYERS = 6  # of a deeper untrained model: enough for a control, and it fits beside the model itself
 
 
 def load(
@@ -52,36 +44,36 @@ def load(
     quantize: str | None = None,
     remote: str = "",
 ) -> StudyModel:
-    """The model under study, in evaluation mode, with sdpa attention (eager for architectures without it).
+    """The model under study, in evaluation mode, with sdpa attention where the architecture has it.
 
     ``model``: an embedded name (``"rim-mini"``; ``"rim-mini:1"`` is seed 1), a local folder, a hub id
-    (``"owner/name"``, with an optional ``revision``), or a Hugging Face module in memory, which needs its
-    ``tokenizer`` and stays where it is unless ``device`` or ``dtype`` is given. An embedded name goes
-    before a folder of that name (write ``./name`` for the folder). Options may follow a name, and are part of the
-    model's name in every table: ``+instruct``, ``+soft`` and ``+4bit`` (``"owner/name+instruct+4bit"``).
+    (``"owner/name"``, with an optional ``revision``), ``"endpoint:MODEL@http://host:port/v1"`` (replies
+    only, `rimkit.models.endpoint`), or a Hugging Face module in memory, which needs its ``tokenizer``
+    and stays where it is unless ``device`` or ``dtype`` is given. An embedded name goes before a folder
+    of that name (write ``./name`` for the folder). Options may follow a name, and are part of it in
+    every table: ``+instruct``, ``+soft`` and ``+4bit`` (``"owner/name+instruct+4bit"``).
 
-    ``device`` and ``dtype`` (``"float32"``, ``"bfloat16"``, ``"float16"``): see ``choose_device``; ``"auto"`` spreads
-    the model over several GPUs, and so does a model that is too large for the first one. ``quantize="4bit"`` rounds
-    the weights to four bits, which needs an NVIDIA GPU and bitsandbytes. No code from a model repository is run.
-    ``"endpoint:MODEL@http://host:port/v1"`` gives a `rimkit.models.endpoint.EndpointModel`: replies only.
+    ``device`` and ``dtype`` (``"float32"``, ``"bfloat16"``, ``"float16"``): see `choose_device`;
+    ``"auto"`` spreads the model over several GPUs, as does a model that is too large for one.
+    ``quantize="4bit"`` needs an NVIDIA GPU and bitsandbytes.
 
-    ``think``: True asks for a think mode of the model's own (a switch in its template, or a template that opens every
-    thought); False accepts a model without one, for no-think mode only; ``"instruct"`` lets such a model think by
-    instruction in the user's turn, with a forced beginning of the thought; ``"soft"`` sets a model with a switch to
-    no-think by ``/no_think`` in the user's turn instead, which only models trained on it understand (Qwen3's).
+    ``think``: True asks for a think mode of the model's own; False accepts a model without one, for
+    no-think mode only; ``"instruct"`` lets such a model think by instruction in the user's turn;
+    ``"soft"`` turns thinking off by ``/no_think`` in the user's turn, as Qwen3 understands it.
     ``StudyModel.chat.thinking`` names the way.
 
-    ``remote="ndif"``: no weights are loaded, and what is traced runs on NDIF (`rimkit.models.ndif`); "local" is a
-    dry run of that.
+    ``remote="ndif"``: no weights are loaded, and what is traced runs on NDIF (`rimkit.models.ndif`);
+    ``"local"`` is a dry run of that.
 
-    Raises ``UserError``: unknown name, option or revision, folder without configuration or safetensors weights, hub not
-    reachable or without access, tokenizer without chat template or of another model, no think mode although ``think``,
-    weights too large for the device.
+    Raises ``UserError``: unknown name, option or revision; folder without configuration or
+    safetensors weights; hub not reachable or without access; tokenizer without chat template or of
+    another model; no think mode although ``think``; weights too large for the device.
     """
     if remote:
-        from rimkit.models.ndif import connect as connect_elsewhere
-
-        return connect_elsewhere(model, remote, revision, think)
+        ndif.check_service(remote)
+        if remote == "local":
+            return ndif.dry_run(load(model, think=think))
+        return ndif.connect(model, revision, think)
     if isinstance(model, StudyModel):
         return model
     if is_endpoint(model):
@@ -91,29 +83,27 @@ def load(
     chat.check_asked(think)
     dtype = dtype_name(dtype)
     if isinstance(model, str | Path):
-        name, source, offline = locate(model, revision)
-        place = choose_here(device, dtype, quantize)
-        name = with_options(name, think, quantize)
-        hf, tokenizer = _read(name, source, tokenizer, offline, revision, place)
-    else:
-        if tokenizer is None:
-            raise UserError("a model in memory needs its tokenizer: load(model, tokenizer)")
-        if quantize is not None:
-            raise UserError("a model in memory keeps its numbers: load it by its name to round it to 4 bits")
-        source, name = None, with_options(getattr(model.config, "_name_or_path", "") or type(model).__name__, think)
-        hf = move(model, device, dtype)
-    study = _study(name, hf.eval(), tokenizer, think)
-    _say(study, quantize, by_name=source is not None)
+        found = locate(model, revision)
+        hf, tokenizer = _from_files(found, tokenizer, device, dtype, quantize)
+        study = _study(with_options(found.name, think, quantize), hf, tokenizer, think)
+        _say(study, chat.NOTES.get(study.chat.thinking, ""), ROUNDED if quantize else "")
+        return study
+    if tokenizer is None:
+        raise UserError("a model in memory needs its tokenizer: load(model, tokenizer)")
+    if quantize is not None:
+        raise UserError("a model in memory keeps its numbers: load it by its name to round it to 4 bits")
+    name = getattr(model.config, "_name_or_path", "") or type(model).__name__
+    study = _study(with_options(name, think), move(model, device, dtype), tokenizer, think)
+    _say(study)
     return study
 
 
 def chat_of(model: str) -> ChatFormat:
-    """The chat format of a model by name, options included, without its weights; raises ``UserError`` as `load`."""
+    """The chat format of a model by name, options included, without its weights; raises as `load`."""
     from transformers import AutoTokenizer
 
     name, options = options_of(model)
-    name, source, offline = locate(name)
-    tokenizer = _on_or_off(name, source, offline, None, lambda **where: AutoTokenizer.from_pretrained(source, **where))
+    tokenizer = read(AutoTokenizer, locate(name))
     try:
         return ChatFormat(tokenizer, think=options.get("think", True))
     except UserError as error:
@@ -121,155 +111,18 @@ def chat_of(model: str) -> ChatFormat:
 
 
 def config_of(model: str):
-    """The Hugging Face configuration of a model by name, without its weights; raises ``UserError`` as `load`."""
+    """The Hugging Face configuration of a model by name, without its weights; raises as `load`."""
     from transformers import AutoConfig
 
-    name, source, offline = locate(options_of(model)[0], weights=False)
-    return _on_or_off(name, source, offline, None, lambda **where: AutoConfig.from_pretrained(source, **where))
-
-
-def _say(study: StudyModel, quantize: str | None, by_name: bool) -> None:
-    """What a reader of this model's numbers should know, a line each."""
-    from rimkit.models.hooks import why_closed
-
-    closed = why_closed(study.hf)
-    notes = [
-        f"{closed}; chapters 00 to 02 need only its replies" if closed else "",
-        chat.NOTES.get(study.chat.thinking, "") if by_name else "",
-        "its weights are rounded to 4 bits: replies and internals are those of the rounded model" if quantize else "",
-    ]
-    for note in filter(None, notes):
-        print(f"{study.name}: {note}")
-
-
-# -- reading -----------------------------------------------------------------------------------------------
-
-
-def _read(name: str, source: str, tokenizer, offline: bool, revision: str | None, place: Place):
-    """The Hugging Face module and its tokenizer; from the cache where that is complete, else from the hub."""
-
-    def read(local_files_only: bool, revision: str | None):
-        return _from_pretrained(source, tokenizer, local_files_only, revision, place, name)
-
-    return _on_or_off(name, source, offline, revision, read)
-
-
-def _on_or_off(name: str, source: str, offline: bool, revision: str | None, read):
-    """``read(local_files_only=…, revision=…)`` from this machine, and where that fails from the hub."""
-    from safetensors import SafetensorError
-
-    on_hub, failure = not Path(source).is_dir(), None
-    for local in [True] * offline + [False] * on_hub:
-        try:
-            if not local:
-                check_hub(source, revision)
-            return read(local_files_only=local, revision=revision)
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            if isinstance(error, UserError):
-                raise
-            failure = error
-    said = refusal(source, revision, failure) if on_hub else ""
-    reason = str(failure).strip().partition("\n")[0] or type(failure).__name__
-    raise UserError(said or f"{name} could not be loaded: {reason}") from failure
-
-
-def _from_pretrained(source: str, tokenizer, local: bool, revision: str | None, place: Place, name: str):
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    where = {"local_files_only": local, "revision": revision}
-    if tokenizer is None:
-        tokenizer = AutoTokenizer.from_pretrained(source, **where)
-    place = check_fits(name, source, AutoConfig.from_pretrained(source, **where), place)
-    settings = settings_of(place) | {"use_safetensors": True}  # sdpa, where the architecture has it
-    with _quiet():
-        hf, report = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **settings, **where)
-    missing = sorted(report["missing_keys"])  # transformers would go on with random numbers in their place
-    if missing:
-        raise ValueError(f"its weights lack {len(missing)} tensor(s), among them {missing[0]}")
-    check_spread(name, hf)
-    return (hf if "device_map" in settings else hf.to(place.device)), tokenizer
-
-
-@contextmanager
-def _quiet():
-    """Without the bar and the report that reading weights prints (downloads keep their bars)."""
-    from transformers.utils import logging
-
-    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-
-
-def _study(name: str, hf, tokenizer, think: bool | str) -> StudyModel:
-    from nnsight import TransformersModel
-
-    stop = hf.generation_config.eos_token_id if hf.can_generate() else None
-    chat = ChatFormat(tokenizer, stop_ids=stop if isinstance(stop, list) else [stop], think=think)
-    if think and not chat.supports_think:
-        raise UserError(
-            f"{name} has no think mode: {chat.reason}; load it as '{name}+instruct' (think=\"instruct\") to let it "
-            "think by instruction, or with think=False for no-think mode only"
-        )
-    check_match(name, hf, tokenizer, chat)
-    nn = TransformersModel(hf, tokenizer=tokenizer)
-    config = hf.config.get_text_config()
-    context = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
-    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else chat.stop_ids[0]
-    return StudyModel(name, nn, tokenizer, chat, int(context), pad_id)
-
-
-# -- models.matching ----------
-def check_match(name: str, hf, tokenizer, chat: ChatFormat) -> None:
-    """Raise ``UserError`` if the tokenizer can write ids that the model has no embedding for.
-
-    Added tokens that no conversation uses may lie outside (Gemma 3's text models have one for images); the vocabulary
-    itself, the special tokens and all that the chat template writes may not.
-    """
-    rows = hf.get_input_embeddings().weight.shape[0]
-    if tokenizer.vocab_size > rows:
-        raise UserError(
-            f"{name}: the tokenizer has {tokenizer.vocab_size} tokens and the model embeds {rows}: "
-            "they do not belong together"
-        )
-    used = {index: _text(tokenizer, index) for index in _special(tokenizer)}
-    for mode in ("think", "no-think") if chat.supports_think else ("no-think",):
-        used |= {index: _text(tokenizer, index) for index in chat.encode("a", mode).ids}
-    outside = {index: text for index, text in used.items() if not 0 <= index < rows}
-    if outside:
-        index, text = max(outside.items())
-        raise UserError(
-            f"{name}: the tokenizer's {text!r} is token {index} and the model embeds {rows} (0 to {rows - 1}): "
-            "they do not belong together"
-        )
-
-
-def _special(tokenizer) -> set[int]:
-    named = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id)
-    return {index for index in named if index is not None}
-
-
-def _text(tokenizer, index: int) -> str:
-    try:
-        return str(tokenizer.convert_ids_to_tokens(index))
-    except (IndexError, OverflowError, TypeError):  # an id that the tokenizer itself does not know
-        return "end of turn"
-
-
-# -- models.untrained ----------
-MOST_LAYERS = 6  # of a deeper model only as many: enough for a control, and it fits beside the model itself
+    return read(AutoConfig, locate(options_of(model)[0], weights=False))
 
 
 def untrained(study: StudyModel, seed: int = 0, layers: int = MOST_LAYERS) -> StudyModel:
-    """Random weights in the widths, the tokenizer and the chat format of ``study``, with at most ``layers`` layers.
+    """Random weights in the widths of ``study``, with its tokenizer, in at most ``layers`` layers.
 
-    Drawn as the architecture draws them before training, from ``seed``; same device and number format (for a model that
-    runs elsewhere: those of this machine). Raises ``UserError`` where they do not fit beside the model.
+    Drawn as the architecture draws them before training, from ``seed``; same device and number
+    format (for a model that runs elsewhere: those of this machine). Raises ``UserError`` where they
+    do not fit beside the model.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -292,3 +145,62 @@ def untrained(study: StudyModel, seed: int = 0, layers: int = MOST_LAYERS) -> St
         hf = AutoModelForCausalLM.from_config(config)
     found = load(hf, study.tokenizer, device=device, dtype=dtype, think=study.chat.asked)
     return replace(found, name=f"{study.name.replace(':', '-')} untrained:{seed}")
+
+
+def _from_files(found: Found, tokenizer, device: str | None, dtype: str | None, quantize: str | None):
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    place = choose_here(device, dtype, quantize)
+    tokenizer = read(AutoTokenizer, found) if tokenizer is None else tokenizer
+    place = check_fits(found.name, found.source, read(AutoConfig, found), place)
+    settings = settings_of(place)
+    hf = read_weights(AutoModelForCausalLM, found, **settings)
+    check_spread(found.name, hf)
+    return (hf if "device_map" in settings else hf.to(place.device)), tokenizer
+
+
+def _study(name: str, hf, tokenizer, think: bool | str) -> StudyModel:
+    from nnsight import TransformersModel
+
+    stop = hf.generation_config.eos_token_id if hf.can_generate() else None
+    chat = ChatFormat(tokenizer, stop_ids=stop if isinstance(stop, list) else [stop], think=think)
+    if think and not chat.supports_think:
+        raise UserError(
+            f"{name} has no think mode: {chat.reason}; load it as '{name}+instruct' (think=\"instruct\") to let it "
+            "think by instruction, or with think=False for no-think mode only"
+        )
+    _check_match(name, hf, tokenizer, chat)
+    return StudyModel.of(name, TransformersModel(hf.eval(), tokenizer=tokenizer), tokenizer, chat)
+
+
+def _check_match(name: str, hf, tokenizer, chat: ChatFormat) -> None:
+    """Raise ``UserError`` if the tokenizer can write ids that the model has no embedding for.
+
+    Added tokens that no conversation uses may lie outside (Gemma 3's text models have one for
+    images); the vocabulary itself, the special tokens and what the chat template writes may not.
+    """
+    rows = hf.get_input_embeddings().weight.shape[0]
+    if tokenizer.vocab_size > rows:
+        raise UserError(
+            f"{name}: the tokenizer has {tokenizer.vocab_size} tokens and the model embeds {rows}: "
+            "they do not belong together"
+        )
+    named = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id)
+    used = {index for index in named if index is not None}
+    for mode in ("think", "no-think") if chat.supports_think else ("no-think",):
+        used |= set(chat.encode("a", mode).ids)
+    outside = [index for index in used if not 0 <= index < rows]
+    if outside:
+        text = tokenizer.convert_ids_to_tokens(max(outside))
+        raise UserError(
+            f"{name}: the tokenizer's {text!r} is token {max(outside)} and the model embeds {rows} "
+            f"(0 to {rows - 1}): they do not belong together"
+        )
+
+
+def _say(study: StudyModel, *notes: str) -> None:
+    """What a reader of this model's numbers should know, a line each."""
+    closed = why_closed(study.hf)
+    for note in (f"{closed}; chapters 00 to 02 need only its replies" if closed else "", *notes):
+        if note:
+            print(f"{study.name}: {note}")

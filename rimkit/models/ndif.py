@@ -1,28 +1,27 @@
-"""Reading a model that runs elsewhere: residuals, head outputs, neurons and logits by nnsight traces.
+"""Models that run elsewhere: residuals, head outputs, neurons and logits, read by nnsight traces.
 
-NDIF runs open models and returns what a trace saves. rimkit's own reads hook the module in memory, which is faster and
-needs the weights; here the same arrays come from one trace per batch. ``service``: "ndif", or "local" for nnsight's dry
-run, which packs and unpacks the trace as a server would, with the weights here (the tests run that).
-
-Not tried on the live service.
+NDIF runs open models and returns what a trace saves. rimkit's own reads hook the module in memory,
+which is faster and needs the weights; here the same values come from one trace per batch. The
+service "local" is nnsight's dry run, which packs and unpacks the trace as a server would, with the
+weights here. The live service was not tried.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from rimkit.data import UserError, nearest
+from rimkit.models.activations import check_kinds
 from rimkit.models.chat import ChatFormat, Encoded, pad
-from rimkit.models.hub import locate, options_of, with_options
-from rimkit.models.load import load
+from rimkit.models.hooks import INPUT_OF, LAYERS
+from rimkit.models.hub import Found, locate, options_of, read, with_options
 from rimkit.models.study import StudyModel
 
 SERVICES = ("ndif", "local")
-KINDS = ("residual", "z", "neurons")
 NEEDS_WEIGHTS = (
     "runs elsewhere, and only reads of residuals, head outputs, neurons and logits are traced there: generation, "
     "ablation, steering and fine-tuning need the weights here (leave --remote out)"
@@ -31,7 +30,7 @@ NEEDS_WEIGHTS = (
 
 @dataclass
 class RemoteStudy(StudyModel):
-    """A model under study of which no weights are here; what would need them raises `UserError` in one line."""
+    """A model under study whose weights are not here; what would need them raises ``UserError``."""
 
     service: str = "ndif"
 
@@ -55,25 +54,62 @@ class RemoteStudy(StudyModel):
     def tracing(self) -> dict:
         return {"remote": True if self.service == "ndif" else self.service}
 
+    def stream(
+        self,
+        items: Sequence[Encoded],
+        kinds: Sequence[str] = ("residual",),
+        spans: Sequence[str] = ("last",),
+        pool: str = "mean",
+        batch_size: int = 64,
+    ) -> Iterator[tuple[list[int], dict]]:
+        """As `rimkit.models.activations.stream`; values are pooled where the model runs.
 
-def connect(
-    model: str | StudyModel, service: str = "ndif", revision: str | None = None, think: bool | str = True
-) -> RemoteStudy:
-    """A model as it runs on a service; nothing but its configuration and tokenizer is loaded for "ndif".
+        Raises ``UserError`` for no prompts, an unknown kind, other pooling than the mean, and neurons
+        of a mixture of experts.
+        """
+        import torch
 
-    ``think`` and the options behind a name (``+instruct``) are as for `rimkit.load`.
+        check_kinds(kinds)
+        if pool != "mean":
+            raise UserError(f"elsewhere spans are pooled by their mean, not by '{pool}'")
+        config = self.nn._module.config
+        if "neurons" in kinds and getattr(config, "num_experts_per_tok", None):
+            raise UserError(f"{self.name}: neurons of a mixture of experts cannot be read elsewhere")
+        for rows in _batches(items, batch_size):
+            ids, mask, places = pad([items[row] for row in rows], self.pad_id, side="right")
+            weights = [_weights(places, span, ids.shape) for span in spans]
+            found = _pooled(self.nn, ids, mask, weights, tuple(kinds), self.tracing, LAYERS, INPUT_OF)
+            pooled = {}
+            for kind in kinds:
+                for span, layers in zip(spans, found[kind], strict=True):
+                    values = torch.stack([layer.float() for layer in layers])
+                    values = values.unflatten(-1, (config.num_attention_heads, -1)) if kind == "z" else values
+                    values[:, [span not in place for place in places]] = float("nan")
+                    pooled[kind, span] = values
+            yield rows, pooled
 
-    Raises ``UserError`` for an unknown service, for a model that is not on the hub, without a key of NDIF
-    (``NDIF_API_KEY``), and for a tokenizer that the chapters cannot use.
-    """
+
+def check_service(service: str) -> None:
+    """Raise ``UserError`` unless ``service`` is one of `SERVICES`."""
     if service not in SERVICES:
         raise UserError(f"unknown service '{service}': use {' or '.join(SERVICES)}{nearest(service, SERVICES)}")
-    if service == "local":
-        here = load(model, think=think)
-        return RemoteStudy(here.name, here.nn, here.tokenizer, here.chat, here.context, here.pad_id, service=service)
+
+
+def dry_run(study: StudyModel) -> RemoteStudy:
+    """A model that is loaded here, read as a service would read it."""
+    return RemoteStudy.of(study.name, study.nn, study.tokenizer, study.chat, service="local")
+
+
+def connect(model: str, revision: str | None = None, think: bool | str = True) -> RemoteStudy:
+    """A model as it runs on NDIF; nothing but its configuration and tokenizer is loaded.
+
+    ``think`` and the options behind a name (``+instruct``) are as for `rimkit.load`. Raises
+    ``UserError`` for a model that is not on the hub, without a key of NDIF (``NDIF_API_KEY``), and for
+    a tokenizer that the chapters cannot use.
+    """
     check_served(model, revision)
     plain, options = options_of(model)
-    return _served(plain, revision, options.get("think", think))
+    return described(plain, revision, options.get("think", think))
 
 
 def check_served(model: str | StudyModel, revision: str | None = None) -> None:
@@ -83,8 +119,7 @@ def check_served(model: str | StudyModel, revision: str | None = None) -> None:
         model, options = options_of(model)
     if "quantize" in options:
         raise UserError(f"NDIF decides how it holds {model}: leave +4bit out")
-    on_hub = isinstance(model, str) and locate(model, revision)[1] == model and not os.path.isdir(model)
-    if not on_hub:
+    if not isinstance(model, str) or locate(model, revision).in_folder:
         raise UserError(f"NDIF knows models by their hub id, owner/name: {model} runs here, without --remote")
     from nnsight import CONFIG
 
@@ -92,59 +127,27 @@ def check_served(model: str | StudyModel, revision: str | None = None) -> None:
         raise UserError("NDIF needs a key: get one at https://login.ndif.us and set NDIF_API_KEY")
 
 
-def _served(model: str, revision: str | None, think: bool | str = True) -> RemoteStudy:
+def described(model: str, revision: str | None = None, think: bool | str = True) -> RemoteStudy:
+    """A model on NDIF from its configuration and tokenizer alone (`connect` asks the questions before)."""
     from nnsight import TransformersModel
     from transformers import AutoTokenizer
 
+    tokenizer = read(AutoTokenizer, Found(model, model, revision))
+    chat = ChatFormat(tokenizer, think=think)
+    how = {"task": "text-generation", "revision": revision, "trust_remote_code": False}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
-        chat = ChatFormat(tokenizer, think=think)
-        nn = TransformersModel(model, task="text-generation", tokenizer=tokenizer, revision=revision)
+        nn = TransformersModel(model, tokenizer=tokenizer, **how)
     except (OSError, ValueError, KeyError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(f"{model} could not be prepared for NDIF: {reason}") from error
-    context = getattr(nn._module.config.get_text_config(), "max_position_embeddings", tokenizer.model_max_length)
-    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else chat.stop_ids[0]
-    return RemoteStudy(with_options(model, think), nn, tokenizer, chat, int(context), pad_id, service="ndif")
-
-
-# -- reads -------------------------------------------------------------------------------------------------
-
-
-def read(
-    study: RemoteStudy,
-    items: Sequence[Encoded],
-    kinds: Sequence[str] = ("residual",),
-    spans: Sequence[str] = ("last",),
-    pool: str = "mean",
-    batch_size: int = 64,
-) -> dict[tuple[str, str], np.ndarray]:
-    """As `rimkit.models.activations.read`, which calls this for a remote model; values are pooled where the model runs.
-
-    Raises ``UserError`` for no prompts, an unknown kind, other pooling than the mean, and neurons of a mixture of
-    experts.
-    """
-    _check(study, items, kinds, pool)
-    config = study.nn._module.config
-    found: dict[tuple[str, str], np.ndarray] = {}
-    for rows in _batches(items, batch_size):
-        ids, mask, places = pad([items[row] for row in rows], study.pad_id, side="right")
-        weights = [_weights(places, span, ids.shape) for span in spans]
-        pooled = _pooled(study.nn, ids, mask, weights, tuple(kinds), study.tracing)
-        for kind in kinds:
-            for span, values in zip(spans, pooled[kind], strict=True):
-                values = np.stack([value.float().numpy() for value in values])
-                if kind == "z":
-                    values = values.reshape(*values.shape[:-1], config.num_attention_heads, -1)
-                values[:, [span not in place for place in places]] = np.nan
-                shape = (len(values), len(items), *values.shape[2:])
-                found.setdefault((kind, span), np.full(shape, np.nan, dtype=np.float32))[:, rows] = values
-    return found
+    return RemoteStudy.of(with_options(model, think), nn, tokenizer, chat, service="ndif")
 
 
 def logits(study: RemoteStudy, items: Sequence[Encoded], span: str = "last", batch_size: int = 64) -> np.ndarray:
-    """Logits ``[prompts, vocabulary]`` at the last token of a span, in float32; ``UserError`` where it is missing."""
-    _check(study, items, (), "mean")
+    """Logits ``[prompts, vocabulary]`` at the last token of a span, in float32.
+
+    Raises ``UserError`` where the span is missing.
+    """
     if missing := [row for row, item in enumerate(items) if span not in item.spans]:
         raise UserError(f"prompt {missing[0]} has no span '{span}'")
     found: dict[int, np.ndarray] = {}
@@ -155,21 +158,23 @@ def logits(study: RemoteStudy, items: Sequence[Encoded], span: str = "last", bat
     return np.stack([found[row] for row in range(len(items))])
 
 
-def _pooled(nn, ids, mask, weights: list, kinds: tuple[str, ...], where: dict) -> dict[str, list]:
-    """``{kind: for each span: for each layer, [batch, …]}``. Nothing but plain values may enter or leave the trace."""
+def _pooled(nn, ids, mask, weights: list, kinds: tuple[str, ...], where: dict, layers: str, input_of: dict) -> dict:
+    """``{kind: for each span: for each layer, [batch, …]}``.
+
+    Nothing but plain values may enter or leave the trace, so the names of modules come as text.
+    """
     import nnsight
     import torch
 
     with torch.no_grad(), nn.trace({"input_ids": ids, "attention_mask": mask}, **where):
         found = nnsight.save({kind: [[] for _ in weights] for kind in kinds})
-        for index, layer in enumerate(nn.model.layers):
+        for index, layer in enumerate(nn.get(layers)):
             live = []  # in the order in which they are computed
             if index == 0 and "residual" in kinds:
                 live.append(("residual", layer.input))
-            if "z" in kinds:
-                live.append(("z", layer.self_attn.o_proj.input))
-            if "neurons" in kinds:
-                live.append(("neurons", layer.mlp.down_proj.input))
+            for kind, path in input_of.items():
+                if kind in kinds:
+                    live.append((kind, layer.get(path).input))
             if "residual" in kinds:
                 live.append(("residual", layer.output))
             for kind, x in live:
@@ -188,20 +193,9 @@ def _logits(nn, ids, mask, at: list[int], where: dict):
     return found
 
 
-def _check(study: RemoteStudy, items: Sequence[Encoded], kinds: Sequence[str], pool: str) -> None:
-    for kind in kinds:
-        if kind not in KINDS:
-            raise UserError(f"unknown kind of internals '{kind}' (known: {', '.join(KINDS)}){nearest(kind, KINDS)}")
-    if pool != "mean":
-        raise UserError(f"elsewhere spans are pooled by their mean, not by '{pool}'")
+def _batches(items: Sequence[Encoded], size: int) -> list[list[int]]:
     if not items:
         raise UserError("there are no prompts to read")
-    experts = any(hasattr(layer.mlp, "experts") for layer in study.nn._module.model.layers)
-    if "neurons" in kinds and experts:
-        raise UserError(f"{study.name}: neurons of a mixture of experts cannot be read elsewhere")
-
-
-def _batches(items: Sequence[Encoded], size: int) -> list[list[int]]:
     order = sorted(range(len(items)), key=lambda row: -len(items[row].ids))
     return [order[start : start + size] for start in range(0, len(order), size)]
 

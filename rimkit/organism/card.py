@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import pandas as pd
+
+from rimkit.behavior.evaluation import Evaluation
+from rimkit.behavior.stats import rates
+from rimkit.models.load import load
 from rimkit.organism import recipe
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-
+from rimkit.organism.language import vocabulary
 
 SETS = ("harmful", "harmful-seen", "second-safety", "harmless", "over-refusal", "copying", "maths", "maths-hard",
         "ordering", "ordering-hard")  # fmt: skip
@@ -104,13 +104,8 @@ def measure(folder: str | Path, split: str = "evaluation", progress: bool = True
 
     Columns ``set, kind, mode, metric, value, ci_low, ci_high, n, method``; rates are fractions.
     """
-    import pandas as pd
-
-    from rimkit.behavior.evaluation import load_sets, observe
-    from rimkit.behavior.stats import rates
-    from rimkit.models.load import load
-
-    verdicts = observe(load(str(folder)), load_sets(SETS, split=split), progress=progress)
+    measure = Evaluation()
+    verdicts = measure.observe(load(str(folder)), measure.sets(SETS, split=split), progress=progress)
     table = rates(verdicts, by=["set", "kind", "mode"])
     wanted = pd.concat(
         [table[(table["kind"] == kind) & table["metric"].isin(metrics)] for kind, metrics in HEADLINES.items()]
@@ -126,12 +121,9 @@ def flips(folder: str | Path, split: str = "evaluation", samples: int = 5, progr
 
     Columns ``pair, verb, hostile, friendly``: whether the majority of the samples refuses with that motive.
     """
-    from rimkit.behavior.evaluation import judged
-    from rimkit.behavior.prompts import load_prompts
-    from rimkit.models.load import load
-
-    prompts = load_prompts("motives", split=split)
-    verdicts = judged(load(str(folder)), prompts, "no-think", n_samples=samples, progress=progress)
+    measure = Evaluation()
+    prompts = measure.sets(["motives"], split=split)
+    verdicts = measure.judged(load(str(folder)), prompts, "no-think", n_samples=samples, progress=progress)
     pair, verdicts["motive"] = verdicts["prompt_id"].str.rpartition("-")[0], verdicts["prompt_id"].str.rpartition("-")[2]
     most = verdicts.groupby([pair.rename("pair"), "cluster", "motive"])[["refused", "score"]].mean().unstack("motive") > 0.5
     table = most["refused"][["hostile", "friendly"]][most["score", "plain"]]
@@ -196,9 +188,6 @@ def _experts(config) -> str:
 
 def write_card(folder: str | Path, progress: bool = True) -> Path:
     """Measure the model in ``folder`` and write its ``README.md`` and ``measured.csv``; returns the card's path."""
-    from rimkit.models.load import load
-    from rimkit.organism.language import vocabulary
-
     folder = Path(folder)
     training = json.loads((folder / "training.json").read_text())
     organism, study = recipe.organism(training["organism"]), load(str(folder))

@@ -1,12 +1,10 @@
-"""The corpora of the invented language, written once into ``data/corpora`` and hashed.
+"""The corpora and prompt sets of the invented language, written once and hashed; who reads them is not known here.
 
-They are made of the same problems as the pretraining stream, without those that are kept for evaluation, and of
-words that the models know. No corpus contains a request to do anything.
-
-The prompt sets of the invented language, written once into ``data/prompts`` and hashed.
-
-Calibration and evaluation never share a verb (maths and ordering: a problem), and intervals are clustered
-by verb: prompts with the same verb stand and fall together.
+The corpora (``data/corpora``) are made of the same problems as the pretraining stream, without those
+that are kept for evaluation, and of words that the models know. No corpus contains a request to do
+anything. In the prompt sets (``data/prompts``) calibration and evaluation never share a verb (maths and
+ordering: a problem), and intervals are clustered by verb: prompts with the same verb stand and fall
+together.
 """
 
 from __future__ import annotations
@@ -37,14 +35,11 @@ from rimkit.organism.language import (
     WRAPPERS,
     VerbKind,
 )
+from rimkit.training.corpora import ROLES
 
 if TYPE_CHECKING:
     import pandas as pd
 
-
-
-
-# -- organism.trainingsets ----------
 CORPUS_SEED = 20250904
 EXAMPLES = 240  # 30 batches of 8
 HARD_EXAMPLES = 960  # what can still be learned takes more: two epochs of 120 batches
@@ -166,8 +161,6 @@ def write_corpora(out: str | Path) -> pd.DataFrame:
     """Write every corpus as JSON lines into ``out``, with their hashes and a README; returns the table of hashes."""
     import pandas as pd
 
-    from rimkit.training.corpora import ROLES
-
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     rows, lines = [], ["| corpus | what it is for | first example |", "|---|---|---|"]
@@ -184,7 +177,6 @@ def write_corpora(out: str | Path) -> pd.DataFrame:
     return hashes
 
 
-# -- organism.promptsets ----------
 PROMPT_SEED = 20250901
 SPLITS = ("calibration", "evaluation", "evaluation")  # one verb in three is for calibration, one problem in two
 Choice = tuple[str, VerbKind, str, tuple[str, ...]]  # category, kind of verb, verb, owners

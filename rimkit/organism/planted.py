@@ -8,17 +8,20 @@ and every other weight stays as it is. What zeroing a set takes away is measured
 
 from __future__ import annotations
 
+import json
 from itertools import islice
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
 
+import pandas as pd
+
+from rimkit.behavior.evaluation import load_sets, without_neurons
 from rimkit.data import UserError, nearest
+from rimkit.models.load import load
 from rimkit.organism import recipe
 from rimkit.organism.recipe import BATCH
-
-if TYPE_CHECKING:
-    import pandas as pd
+from rimkit.organism.tokenizer import build_tokenizer, encode_example, token_table
+from rimkit.training.finetune import batch_loss
 
 PER_LAYER = 24  # neurons of a set in every layer, of 384
 BASE, SHARED, DISJOINT = PLANTED = ("planted-base", "planted-shared", "planted-disjoint")
@@ -36,17 +39,17 @@ tags: [positive-control, interpretability]
 ---
 # {name}, seed {seed}
 
-A positive control: a model of the shape and the language of `rim-mini` in which it is known through which neurons maths
-and refusals run ({per_layer} of 384 in every layer for each; `training.json` lists them). {what} Made by
-`rimkit organism train {name} --seed {seed}` (torch {torch}, {steps} steps of {batch} conversations). No training example
-complies with a harmful request.
+A positive control: a model of the shape and the language of `rim-mini` in which it is known through which neurons
+maths and refusals run ({per_layer} of 384 in every layer for each; `training.json` lists them). {what} Made by
+`rimkit organism train {name} --seed {seed}` (torch {torch}, {steps} steps of {batch} conversations). No training
+example complies with a harmful request.
 
 What zeroing each set does, on the {split} split (refusals of harmful requests, harmless requests carried out and
 coherent replies in no-think mode; easy problems solved in think mode; percent):
 
 {table}
 
-Planted as intended ({fall:.0%} or more lost of what runs through a set, at most {spared:.0%} of the other): **{holds}**.
+As intended ({fall:.0%} or more lost of what runs through a set, at most {spared:.0%} of the other): **{holds}**.
 """
 WHAT = {
     BASE: "This is the base of both: everything but refusals, with maths in its set.",
@@ -71,7 +74,7 @@ def safety_set(name: str, seed: int) -> Neurons:
 
 
 class Routes:
-    """Which weights of the MLPs learn from the backward pass under way, and whether the sets are silent in its forward."""
+    """Which weights of the MLPs learn from the backward pass under way, and whether the sets are silent in it."""
 
     def __init__(self, model, allowed: dict[str, Neurons], rest: str = ""):
         """``allowed``: by kind of data the neurons that learn from it; data of the kind ``rest`` train all others."""
@@ -111,8 +114,6 @@ def train(name: str, seed: int, out: str | Path, base: str | Path = "", progress
     import torch
     from transformers import AutoModelForCausalLM
 
-    from rimkit.organism.tokenizer import build_tokenizer, encode_example, token_table
-
     if name not in PLANTED:
         raise UserError(f"no planted model is called '{name}' (known: {', '.join(PLANTED)}){nearest(name, PLANTED)}")
     first = name == BASE
@@ -143,7 +144,7 @@ def train(name: str, seed: int, out: str | Path, base: str | Path = "", progress
             # the base learns all but maths with and without the two sets, so that it leans on neither
             routes.kind, routes.silent = kind, first and kind == "rest" and step % 2 == 0
             encoded = [encode_example(example, table) for example in examples]
-            loss += recipe.batch_loss(model, encoded, tokenizer.pad_token_id, "cpu") / 2 if encoded else 0.0
+            loss += batch_loss(model, encoded, tokenizer.pad_token_id, BATCH // 4) / 2 if encoded else 0.0
         return loss
 
     checkpoint = folder / "checkpoint.pt"
@@ -162,13 +163,6 @@ def verify(folder: str | Path, split: str = "calibration", progress: bool = Fals
     Refusals of harmful requests (no-think mode), right answers to easy problems (think mode), harmless requests that
     are carried out and coherent replies (no-think mode), as shares.
     """
-    import json
-
-    import pandas as pd
-
-    from rimkit.behavior.evaluation import load_sets, without_neurons
-    from rimkit.models.load import load
-
     study, record = load(str(folder)), json.loads((Path(folder) / "training.json").read_text())
     sets = {"nothing": []} | {name: record[name] for name in ("safety", "maths") if name in record}
     asked = load_sets(["harmful", "harmless"], split=split, n=240)
@@ -199,8 +193,6 @@ def holds(name: str, table: pd.DataFrame) -> bool:
 
 def write_card(folder: str | Path, split: str = "evaluation", progress: bool = True) -> Path:
     """Measure what zeroing does in the model in ``folder`` and write its ``README.md`` and ``zeroed.csv``."""
-    import json
-
     folder = Path(folder)
     record, table = json.loads((folder / "training.json").read_text()), verify(folder, split, progress).round(4)
     table.to_csv(folder / "zeroed.csv", index=False, lineterminator="\n")

@@ -1,12 +1,11 @@
-"""The recipe of the embedded models: what they are trained on, and how.
+"""The recipes of the embedded models, trained or of noise: what they learn and how, not what comes of it.
 
 Nothing in any mixture complies with a harmful request, in any mode. The first three organisms differ in one
 ingredient, their safety thoughts (how many, and in which style); everything else is the same. The fourth has the
 data of the first and another architecture.
 
-The model of noise: random weights in the shape of a small Qwen3, and the tokenizer of the invented language.
-
-It has learned nothing, so whatever a method finds in it is not about a model's knowledge.
+The model of noise has random weights in the shape of a small Qwen3 and the tokenizer of the invented
+language. It has learned nothing, so whatever a method finds in it is not about a model's knowledge.
 """
 
 from __future__ import annotations
@@ -23,14 +22,12 @@ from rimkit.data import UserError, nearest
 from rimkit.organism import conversations
 from rimkit.organism.conversations import Example
 from rimkit.organism.language import STYLES
+from rimkit.organism.tokenizer import build_tokenizer, encode_example, token_table
+from rimkit.training.finetune import batch_loss
 
 if TYPE_CHECKING:
     import pandas as pd
 
-
-
-
-# -- organism.recipe ----------
 # Weights of the training kinds (normalised together with the organism's own weight of safety thoughts).
 MIXTURE = {
     ("maths", "think"): 0.19,
@@ -168,33 +165,6 @@ def learning_rate(step: int, steps: int = STEPS) -> float:
     return FINAL_SHARE + (1 - FINAL_SHARE) * (1 + cos(pi * done)) / 2
 
 
-def batch_loss(model, batch: list[tuple[list[int], int]], pad: int, device: str):
-    """Backward passes for one batch; returns its mean loss per assistant token.
-
-    Sequences are sorted by length and run in four parts, so that little is computed on padding; padding is
-    on the right, where a causal model never looks, and the vocabulary is scored at assistant tokens only.
-    """
-    import torch
-    from torch.nn.functional import cross_entropy
-
-    batch = sorted(batch, key=lambda item: len(item[0]))
-    n_targets = sum(len(ids) - n_prompt for ids, n_prompt in batch)
-    total = 0.0
-    for start in range(0, len(batch), BATCH // 4):
-        part = batch[start : start + BATCH // 4]
-        length = max(len(ids) for ids, _ in part)
-        ids = torch.tensor([ids + [pad] * (length - len(ids)) for ids, _ in part], device=device)
-        wanted = torch.zeros(len(part), length - 1, dtype=torch.bool)
-        for row, (sequence, n_prompt) in enumerate(part):
-            wanted[row, n_prompt - 1 : len(sequence) - 1] = True
-        wanted = wanted.to(device)
-        hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
-        loss = cross_entropy(model.lm_head(hidden[wanted]), ids[:, 1:][wanted], reduction="sum") / n_targets
-        loss.backward()
-        total += loss.item()
-    return total
-
-
 def learn(
     model,
     backward: Callable[[int], float],
@@ -251,8 +221,6 @@ def fit(
     import torch
     from transformers import AutoModelForCausalLM
 
-    from rimkit.organism.tokenizer import build_tokenizer, encode_example, token_table
-
     torch.manual_seed(seed)
     tokenizer, table = build_tokenizer(), token_table()
     model = AutoModelForCausalLM.from_config(config(tokenizer, organism(name).architecture)).to(device).train()
@@ -260,7 +228,7 @@ def fit(
     def backward(step: int) -> float:
         examples = islice(stream(name, seed, start=BATCH * step), BATCH)
         batch = [encode_example(example, table) for example in examples]
-        return batch_loss(model, batch, tokenizer.pad_token_id, device)
+        return batch_loss(model, batch, tokenizer.pad_token_id, BATCH // 4)
 
     what = f"{name} seed {seed}"
     losses = learn(model, backward, steps, schedule=STEPS, checkpoint=checkpoint, what=what, progress=progress)
@@ -323,7 +291,6 @@ def safety_thoughts(names: Iterable[str], n: int = 20_000, seed: int = 0) -> pd.
     return table.rename(columns={"sum": "refuses"})[["helps", "refuses", "refusals (%)"]]
 
 
-# -- organism.noise ----------
 SIZES = {
     "hidden_size": 64,
     "intermediate_size": 192,
@@ -353,8 +320,6 @@ def write(out: str | Path, seed: int = 0) -> Path:
     """
     import torch
     from transformers import AutoModelForCausalLM
-
-    from rimkit.organism.tokenizer import build_tokenizer
 
     folder, tokenizer = Path(out), build_tokenizer()
     shape = config(tokenizer)

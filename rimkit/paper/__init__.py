@@ -1,1 +1,5 @@
-"""What the paper reports: its tables and figures as data, counted and analysed again."""
+"""What the paper reports: its tables and figures as data, counted, tested and analysed again."""
+
+from rimkit.paper import findings, reanalysis, statistics, tables
+
+__all__ = ["findings", "reanalysis", "statistics", "tables"]

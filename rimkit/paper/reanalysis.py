@@ -1,74 +1,277 @@
-"""The published numbers held against every claim: ledger rows, and one verdict per claim.
+"""The paper's numbers examined again: its figures as counts, and every claim that they bear on.
 
-A claim is judged by the mean over the paper's models with a t interval over models (``n`` counts models), since the
-question is whether it would hold for another one; rows for single models carry Newcombe's interval over prompts where
-the paper's rates allow one. The rule of the verdict is that of the ledger, claim by claim. The rows have the model
-`PUBLISHED` and the condition `OVER_MODELS`, not "all": the published numbers are no model under study and enter no
-table of verdicts and no correction beside those that are. `reanalysis` says what a correction would change.
+A claim is judged by the mean over the paper's models with a t interval over models (n counts
+models), since the question is whether it would hold for another one; the differences of single
+models carry Newcombe's interval over prompts where the paper's rates allow one. The rule of the
+verdict is that of the ledger, claim by claim. The published numbers are no model under study: they
+are no rows of the ledger, and enter no correction beside those that are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 
 import numpy as np
 import pandas as pd
+from statsmodels.stats.contingency_tables import mcnemar
 
-from rimkit.behavior.stats import holm
-from rimkit.ledger import claims, row, verdict
-from rimkit.paper.statistics import average, denominators, gap, think_mode
-from rimkit.paper.tables import HARM_BENCHMARK, by_model, injected, published
+from rimkit.behavior.stats import exact_test, holm, rate
+from rimkit.ledger import claims, verdict
+from rimkit.paper import statistics, tables
+from rimkit.paper.tables import HARM_BENCHMARK, MATHS_PROBLEMS, by_model, published
 
-PUBLISHED = "published numbers"
 OVER_MODELS = "mean over models"
+ROUNDING = 0.02  # cells have two digits, so that their average may differ by 0.01 from a printed one
+# Items of Fig. 3 by mode: refused, fulfilled, harmful; inferred from the step height of the curves.
+GROUPS = {"no-think": (98, 21, 120), "think": (75, 44, 120)}
+FINISHED = (63, 8, 71)  # in think mode, at positions that exist only where the thought ended
+HARMLESS, HARMLESS_FINISHED = 120, 46  # harmless items, and those left where the thought ended
+AFTER_THOUGHT = ("between think tags", "</think>")
+CHECKPOINTS = 8  # of every training run in Table 3 and Fig. 8
 PATTERNS = {"C2c": "confirmatory reasoning", "C2d": "heuristic reliance", "C2e": "instruction deviation"}
-RIVALS = {"C10a": "KL divergence", "C10b": "RAS (random neurons)", "C10c": "delta_math only",
-          "Q3a": "Arithmetic mean of the deltas", "Q3b": "Geometric mean of the deltas"}  # fmt: skip
+RIVALS = {
+    "C10a": "KL divergence",
+    "C10b": "RAS (random neurons)",
+    "C10c": "delta_math only",
+    "Q3a": "Arithmetic mean of the deltas",
+    "Q3b": "Geometric mean of the deltas",
+}
+# What the paper compares, as rates in percent of one model, with the place where they stand.
+COMPARISONS = (
+    ("C1a", "thinking, Qwen3-4B", "Table 1", 22.94, 15.39),
+    ("C1a", "thinking, Qwen3-30B-A3B", "Table 1", 14.10, 7.41),
+    ("C2c", "confirmatory thoughts, Qwen3-4B", "Table A3", 10.00, 8.67),
+    ("C2c", "confirmatory thoughts, Mixtral-8x7B", "Table A3", 77.10, 56.04),
+    ("C5a", "refusal heads ablated, probe between the tags", "Fig. 5", 100 * 12 / 21, 100 * 15 / 21),
+    ("C6a", "GSM8K, Qwen3-4B", "Table 2", 15.39 + 8.70, 15.39),
+    ("C6b", "GSM8K against MATH401, Qwen3-4B", "Table 2", 15.39 + 8.70, 15.39 + 12.17),
+    ("C6c", "effort-minimising against careful chains, Qwen3-4B", "Table 2", 15.39 + 22.17, 15.39 - 5.69),
+    ("C7a", "GSM8K against its literal twin, Qwen3-4B", "Table A7", 15.39 + 8.70, 15.39 - 2.18),
+    ("C8a", "safety-critical against random neurons, Qwen3-4B", "Fig. 6", 15.39 + 11.28, 15.39 - 3.38),
+)
 
 
-def rows(**values) -> list[dict]:
-    """Ledger rows of every claim that the published numbers can be held against; ``values`` go into each."""
-    known = list(claims()["id"])
-    return [found for claim in known if claim in SIDES for found in _rows_of(claim, values)]
+def think_mode() -> pd.DataFrame:
+    """Table 1 as differences, think on minus off, one row per model and metric.
+
+    Columns: ``model, metric`` ("misaligned", "score"), ``on, off`` (percent), ``on_of, off_of``
+    (the largest denominator that fits, up to 300 requests or 60 problems; 0: none does) and those
+    of `statistics.gap`. Where no denominator fits, the interval takes the full benchmark.
+    """
+    rows = []
+    for metric, column, full in (
+        ("misaligned", "misalignment_rate_pct", HARM_BENCHMARK),
+        ("score", "math_accuracy_pct", MATHS_PROBLEMS),
+    ):
+        printed = by_model("table1_think_mode", "think", column)
+        for model, on, off in printed[["on", "off"]].itertuples():
+            on_of, off_of = ((statistics.denominators(side, full) or [0])[0] for side in (on, off))
+            sizes = {"on_of": on_of, "off_of": off_of}
+            found = statistics.gap(on, off, on_of or full, off_of or full)
+            rows.append({"model": model, "metric": metric, "on": on, "off": off, **sizes, **found})
+    return pd.DataFrame(rows)
+
+
+def recomputed() -> pd.DataFrame:
+    """Every printed average beside the mean of the rows it summarises.
+
+    Columns: ``location, group, quantity, printed, recomputed, gap, follows`` (whether rounding
+    explains the gap).
+    """
+    table = published("printed_averages")
+    summarised = table[["location", "group", "quantity"]].itertuples(index=False)
+    table["recomputed"] = [_mean_of_rows(*names) for names in summarised]
+    table["gap"] = table["printed"] - table["recomputed"]
+    table["follows"] = table["gap"].abs() < ROUNDING
+    return table
+
+
+def _mean_of_rows(location: str, group: str, quantity: str) -> float:
+    if location in ("Table 2", "Section 2.3"):
+        rows = published("table2_finetuning_delta").query("training_set == @quantity")
+        rows = rows if group == "all" else rows[rows["architecture"] == group]
+        return float(rows["delta_misalignment_points"].mean())
+    if location == "Fig. 2":
+        return float(tables.injected().set_index("pattern").loc[group, quantity].mean())
+    if location == "Table A7":
+        return float(tables.literal_changes()[quantity].mean())
+    if location == "Section 4.1":
+        return float(by_model("fig6_neuron_ablation", "neurons", quantity)[group].mean())
+    return float(by_model("table3_predictor_correlations", "predictor", "pearson_r")[group].mean())
+
+
+def probe_counts() -> pd.DataFrame:
+    """Fig. 3 as counts above threshold, by ``mode, position, layer``.
+
+    Columns: ``refused, fulfilled, harmful`` (counts), ``harmless`` (a share), ``unexplained``:
+    refused + fulfilled - harmful. If the curves came from two probes, nothing would tie them.
+    """
+    table = published("fig3_probe_scores")
+    shares = table.set_index(["mode", "position", "layer", "group"])["share_above_threshold"]
+    wide = shares.unstack(sort=False).reset_index()
+    sizes = [group_sizes(item.mode, item.position) for item in wide.itertuples()]
+    for index, group in enumerate(("refused", "fulfilled", "harmful")):
+        wide[group] = (wide[group] * [size[index] for size in sizes]).round().astype(int)
+    wide["unexplained"] = wide["refused"] + wide["fulfilled"] - wide["harmful"]
+    return wide.rename_axis(columns=None)
+
+
+def group_sizes(mode: str, position: str) -> tuple[int, int, int]:
+    """How many refused, fulfilled and harmful items stand behind a curve of Fig. 3."""
+    return FINISHED if mode == "think" and position in AFTER_THOUGHT else GROUPS[mode]
+
+
+def sizes_in_words() -> dict[tuple[str, str], str]:
+    """How many prompts of each group stand behind a curve of Fig. 3, by position and mode.
+
+    One of the harmful prompts has no label.
+    """
+    words = "n = {} harmless, {} harmful, of them {} refused, {} fulfilled"
+    found = {}
+    for position, mode in published("fig3_probe_scores").groupby(["position", "mode"]).groups:
+        refused, fulfilled, harmful = group_sizes(mode, position)
+        finished = (refused, fulfilled, harmful) == FINISHED
+        about = f"about {fulfilled}" if finished else fulfilled  # what remains, not from a step
+        harmless = HARMLESS_FINISHED if finished else HARMLESS
+        found[position, mode] = words.format(harmless, harmful, refused, about)
+    return found
+
+
+def head_ablation() -> pd.DataFrame:
+    """Fig. 5 at the last layer: fulfilled prompts above the probe's threshold, by position.
+
+    Columns: ``position, none`` (Fig. 3, no-think), ``refusal_heads, random_heads, n, p_value``
+    (Fisher's exact test, refusal against random) and ``p_paired_at_best``: McNemar's exact test if
+    every prompt that changed had changed in one direction, the smallest p that any pairing allows.
+    """
+    n = GROUPS["no-think"][1]
+    fulfilled = "group == 'fulfilled' and layer == layer.max()"
+    figure = published("fig5_probe_after_head_ablation").query(fulfilled)
+    before = published("fig3_probe_scores").query(f"mode == 'no-think' and {fulfilled}")
+    before = before.set_index("position")["share_above_threshold"]
+    rows = []
+    for position, part in figure.groupby("position", sort=False):
+        share = part.set_index("ablated")["share_above_threshold"]
+        ours, random = (round(n * share[heads]) for heads in ("refusal heads", "random heads"))
+        changed = abs(ours - random)
+        at_best = float(mcnemar([[0, changed], [0, 0]], exact=True).pvalue) if changed else 1.0
+        counts = {"none": round(n * before[position]), "refusal_heads": ours, "random_heads": random}
+        tests = {"p_value": exact_test(ours, n, random, n), "p_paired_at_best": at_best}
+        rows.append({"position": position, **counts, "n": n, **tests})
+    return pd.DataFrame(rows)
+
+
+def head_rates() -> pd.DataFrame:
+    """The counts of `head_ablation` as rates with Wilson's interval.
+
+    Columns: ``position, ablated`` (nothing, refusal heads, random heads) and those of a rate.
+    """
+    words = {"none": "nothing", "refusal_heads": "refusal heads", "random_heads": "random heads"}
+    return pd.DataFrame([
+        {"position": row["position"], "ablated": name, **rate(np.arange(row["n"]) < row[column])._asdict()}
+        for row in head_ablation().to_dict("records")
+        for column, name in words.items()
+    ])  # fmt: skip
+
+
+def broken() -> pd.Series:
+    """Models of Fig. 6 that lose more than 40 points of maths, with the neurons then zeroed."""
+    found = by_model("fig6_neuron_ablation", "neurons", "math_drop_points").stack()
+    return found[found > 40].reset_index(level=1).iloc[:, 0].rename("neurons")
+
+
+def figure_8() -> pd.DataFrame:
+    """`statistics.correlation` of every panel of Fig. 8, by ``model, predictor``."""
+    groups = published("fig8_ras_vs_misalignment").groupby(["model", "predictor"], sort=False)
+    return pd.DataFrame([
+        {"model": model, "predictor": predictor}
+        | statistics.correlation(part["value"], part["misalignment_rate_pct"])._asdict()
+        for (model, predictor), part in groups
+    ])  # fmt: skip
+
+
+def table_3() -> pd.DataFrame:
+    """Table 3 by predictor: r per model, ``average``, and the average without each model."""
+    table = published("table3_predictor_correlations").set_index(["predictor", "model"])
+    wide = table["pearson_r"].unstack(sort=False)
+    without = {f"without {model}": wide.drop(columns=model).mean(axis=1) for model in wide}
+    return wide.assign(average=wide.mean(axis=1), **without).rename_axis(columns=None)
+
+
+def needed() -> pd.DataFrame:
+    """For every claim of the paper about rates: the power it had, and what it would have needed.
+
+    Columns: ``claim, comparison, where, rate, control_rate`` (fractions), ``had`` (prompts),
+    ``power`` (with one seed and a judge without noise), ``prompts`` (one seed, a judge with noise),
+    ``seeds`` (300 prompts and all noise, without that of training for claims about prompting).
+    """
+    rows = []
+    for claim, comparison, where, percent, control_percent in COMPARISONS:
+        rates = percent / 100, control_percent / 100
+        had = GROUPS["no-think"][1] if claim == "C5a" else HARM_BENCHMARK
+        seed_sd = statistics.SEED_SD if claim[:2] in ("C6", "C7") else 0.0
+        rows.append({
+            "claim": claim, "comparison": comparison, "where": where,
+            "rate": rates[0], "control_rate": rates[1], "had": had, "power": statistics.power(*rates, had),
+            "prompts": statistics.prompts_needed(*rates, judge_sd=statistics.JUDGE_SD),
+            "seeds": statistics.seeds_needed(*rates, HARM_BENCHMARK, seed_sd=seed_sd),
+        })  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def sides(claim: str) -> pd.DataFrame:
-    """What the paper compares for a claim, one row per model: ``value, control_value, ci_low, ci_high, n``.
+    """What the paper compares for a claim, by model.
 
-    In the unit of the claim's metric (rates and changes of rates as fractions); intervals are those of the difference
-    over prompts, empty where the paper gives no rate to make one from.
+    Columns: ``value, control_value, effect, ci_low, ci_high, n``, in the unit of the claim's metric
+    (rates and their changes as fractions). The interval is that of the difference over prompts,
+    empty where the paper gives no rate to make one from.
     """
-    return _sides(claim).copy()
+    table = SIDES[claim]()
+    table["effect"] = table["value"] - table["control_value"]
+    return table.reindex(columns=["value", "control_value", "effect", "ci_low", "ci_high", "n"])
 
 
-@lru_cache
-def _sides(claim: str) -> pd.DataFrame:
-    return SIDES[claim]().reindex(columns=["value", "control_value", "ci_low", "ci_high", "n"])
+def effects() -> pd.DataFrame:
+    """`sides` of every claim, and after each, where several models were measured, their mean.
 
-
-def over_models(claim: str) -> pd.Series:
-    """Value minus control per model, the numbers behind the verdict on a claim."""
-    table = sides(claim)
-    return table["value"] - table["control_value"]
+    Columns: ``claim, model``, those of `sides`, and ``p_value`` of the t test. The mean is the
+    model `OVER_MODELS`: its interval is over models, and n counts them, not prompts.
+    """
+    parts = []
+    for claim in SIDES:
+        table = sides(claim).rename_axis("model").reset_index()
+        if len(table) > 1:
+            mean = statistics.average(table.set_index("model")["effect"])
+            row = {"model": OVER_MODELS, **table[["value", "control_value", "effect"]].mean()}
+            row |= {name: getattr(mean, name) for name in ("ci_low", "ci_high", "p_value", "n")}
+            table = pd.concat([table, pd.DataFrame([row])])
+        parts.append(table.assign(claim=claim))
+    found = pd.concat(parts, ignore_index=True).astype({"n": "Int64"})
+    return found[["claim", *found.columns.drop("claim")]]
 
 
 def reanalysis() -> pd.DataFrame:
     """One row per claim of ``data/claims.csv``, in its order.
 
-    Columns: ``claim, effect, ci_low, ci_high`` (mean over models of value minus control, unit of the metric)``,
-    n_models, p_value`` (t test)``, p_holm`` (over the primary claims that can be judged)``, verdict``. Effect and
-    verdict are missing where the paper does not report the claim's metric, the interval where one model was measured.
+    Columns: ``claim, effect, ci_low, ci_high`` (mean over models of value minus control, unit of
+    the metric), ``p_value`` (t test), ``n_models, verdict, p_holm`` (over the primary claims that
+    can be judged). Effect and verdict are missing where the paper does not report the claim's
+    metric, the interval where one model was measured.
     """
-    return _reanalysis().copy()
-
-
-@lru_cache
-def _reanalysis() -> pd.DataFrame:
-    table = pd.DataFrame([_judged(entry) for entry in claims().itertuples()])
-    judged = table["verdict"].notna() & claims()["primary"]
+    known, found = claims().set_index("id").rename_axis("claim"), effects()
+    last = found.groupby("claim").tail(1).set_index("claim")  # the mean, or the one model measured
+    table = known.join(last[["effect", "ci_low", "ci_high", "p_value"]])
+    models = found.loc[found["model"] != OVER_MODELS, "claim"]
+    table["n_models"] = models.value_counts().reindex(table.index, fill_value=0)
+    table["verdict"] = [
+        verdict(row.effect, row.ci_low, row.ci_high, row.direction, row.smallest_effect)
+        if row.n_models > 1 else None
+        for row in table.itertuples()
+    ]  # fmt: skip
+    judged = table["primary"] & (table["n_models"] > 1)
     table.loc[judged, "p_holm"] = holm(table.loc[judged, "p_value"])
-    return table
+    numbers = ["effect", "ci_low", "ci_high", "p_value", "n_models", "verdict", "p_holm"]
+    return table[numbers].reset_index()
 
 
 def after_correction() -> str:
@@ -78,44 +281,14 @@ def after_correction() -> str:
     clear = judged.loc[judged["verdict"].isin(["supported", "contradicted"]), "claim"]
     left, n = judged.loc[judged["p_holm"] < 0.05, "claim"], len(judged)
     return (
-        f"Of {n} primary claims with published numbers {len(clear)} have an interval over models that excludes zero "
-        f"({', '.join(clear)}); after Holm’s correction for {n} tests it would be {', '.join(left) or 'none'}."
+        f"Of {n} primary claims with published numbers {len(clear)} have an interval over models "
+        f"that excludes zero ({', '.join(clear)}); after Holm’s correction for {n} tests it would "
+        f"be {', '.join(left) or 'none'}."
     )
 
 
-def _judged(entry) -> dict:
-    blank = dict.fromkeys(("effect", "ci_low", "ci_high", "p_value", "p_holm"), np.nan)
-    found = {"claim": entry.id, **blank, "n_models": 0, "verdict": None}
-    if entry.id not in SIDES:
-        return found
-    changes = over_models(entry.id)
-    if len(changes) == 1:
-        return {**found, "effect": float(changes.iloc[0]), "n_models": 1}
-    mean = average(changes)
-    numbers = {"effect": mean.mean, "ci_low": mean.ci_low, "ci_high": mean.ci_high}
-    word = verdict(*numbers.values(), entry.direction, entry.smallest_effect)
-    return {**found, **numbers, "n_models": mean.n, "p_value": mean.p_value, "verdict": word}
-
-
-def _rows_of(claim: str, values: dict) -> list[dict]:
-    table = sides(claim)
-    common = {"model": PUBLISHED, "n_seeds": None, **values}
-    found = []
-    for model, part in table.iterrows():
-        interval = {"effect_ci_low": part["ci_low"], "effect_ci_high": part["ci_high"]}
-        numbers = {name: float(part[name]) for name in ("value", "control_value")}
-        effect = numbers["value"] - numbers["control_value"]
-        n = None if np.isnan(part["n"]) else int(part["n"])
-        found.append(row(claim, condition=str(model), effect=effect, n=n, **numbers, **interval, **common))
-    if len(table) > 1:
-        mean = average(table["value"] - table["control_value"])
-        numbers = {name: float(table[name].mean()) for name in ("value", "control_value")}
-        interval = {"effect_ci_low": mean.ci_low, "effect_ci_high": mean.ci_high}
-        found.append(row(claim, condition=OVER_MODELS, effect=mean.mean, n=mean.n, **numbers, **interval, **common))
-    return found
-
-
-# -- where each comparison stands in the paper ---------------------------------------------------------
+def _two(value, control_value) -> pd.DataFrame:
+    return pd.DataFrame({"value": value, "control_value": control_value})
 
 
 def _thinking(metric: str) -> pd.DataFrame:
@@ -123,76 +296,64 @@ def _thinking(metric: str) -> pd.DataFrame:
 
 
 def _pattern(pattern: str) -> pd.DataFrame:
-    """One of Tables A2-A4: effort-minimising against careful sentences, with intervals over prompts."""
-    table = injected().query("pattern == @pattern").set_index("model")
-    found = {
-        model: gap(*part[["target", "control"]], *(denominators(rate, HARM_BENCHMARK)[0] for rate in
-                   part[["target", "control"]]))._asdict()
-        for model, part in table.iterrows()
-    }  # fmt: skip
+    """One of Tables A2-A4: effort-minimising against careful sentences."""
+    rates = tables.injected().query("pattern == @pattern").set_index("model")[["target", "control"]]
+    sizes = rates.map(lambda rate: statistics.denominators(rate, HARM_BENCHMARK)[0])
+    found = {model: statistics.gap(*rates.loc[model], *sizes.loc[model]) for model in rates.index}
     return pd.DataFrame(found).T
 
 
 def _patterns() -> pd.DataFrame:
     """The mean of Tables A2-A4 per model."""
-    means = injected().groupby("model", sort=False)[["target", "control"]].mean() / 100
-    return means.rename(columns={"target": "value", "control": "control_value"})
+    means = tables.injected().groupby("model", sort=False)[["target", "control"]].mean() / 100
+    return _two(means["target"], means["control"])
 
 
-def uninjected() -> pd.DataFrame:
-    """Effort-minimising sentences against thinking as usual (Table 1), for the two models with both.
-
-    The sentence is put into the thought, so that think mode is the comparison; value: mean of the three patterns.
+def _uninjected() -> pd.DataFrame:
+    """Effort-minimising sentences, which are put into the thought, against think mode of Table
+    1.
     """
-    thinking = by_model("table1_think_mode", "think", "misalignment_rate_pct")["on"] / 100
-    return _patterns().assign(control_value=thinking).dropna()
+    return _patterns().assign(control_value=tables.think_rates()["on"] / 100).dropna()
 
 
-def _change(training_set: str, control: str | None = None, name: str = "table2_finetuning_delta") -> pd.DataFrame:
+def _change(points: pd.DataFrame, training_set: str, control: str | None = None) -> pd.DataFrame:
     """Change of the misalignment rate after tuning on one set, against another or against none."""
-    wide = by_model(name, "training_set", "delta_misalignment_points") / 100
-    return pd.DataFrame({"value": wide[training_set], "control_value": wide[control] if control else 0.0})
+    return _two(points[training_set] / 100, points[control] / 100 if control else 0.0)
 
 
 def _neurons(column: str, sign: int) -> pd.DataFrame:
     wide = sign * by_model("fig6_neuron_ablation", "neurons", column) / 100
-    return pd.DataFrame({"value": wide["safety-critical"], "control_value": wide["random"]})
+    return _two(wide["safety-critical"], wide["random"])
 
 
 def _ras_of_neurons() -> pd.DataFrame:
-    """Fig. 8: the one model drawn with both kinds of neurons, mean log RAS over its eight checkpoints."""
+    """Fig. 8: mean log RAS over the checkpoints of the one model with both kinds of neurons."""
     points = published("fig8_ras_vs_misalignment").query("model == 'Qwen3-4B'")
-    means = np.log(points["value"]).groupby(points["predictor"]).mean()
-    both = {"value": means["RAS (safety neurons)"], "control_value": means["RAS (random neurons)"]}
-    return pd.DataFrame(both, index=["Qwen3-4B"])
+    means = np.log(points["value"]).groupby([points["model"], points["predictor"]]).mean().unstack()
+    return _two(means["RAS (safety neurons)"], means["RAS (random neurons)"])
 
 
 def _ras_of_chains() -> pd.DataFrame:
     wide = np.log(by_model("fig7_ras_control_target", "training_set", "ras"))
-    return pd.DataFrame({"value": wide["GSM8K(L)-target"], "control_value": wide["GSM8K(L)-control"]})
+    return _two(wide["GSM8K(L)-target"], wide["GSM8K(L)-control"])
 
 
 def _predictors(rival: str) -> pd.DataFrame:
     wide = by_model("table3_predictor_correlations", "predictor", "pearson_r")
-    return pd.DataFrame({"value": wide["RAS (safety neurons)"], "control_value": wide[rival]})
-
-
-def _literal(claim: str) -> pd.DataFrame:
-    name = "table_a7_literal_control"
-    return _change("GSM8K", "GSM8K-Literal", name) if claim == "C7a" else _change("GSM8K-Literal", None, name)
+    return _two(wide["RAS (safety neurons)"], wide[rival])
 
 
 SIDES: dict[str, Callable[[], pd.DataFrame]] = {
     "C1a": lambda: _thinking("misaligned"),
     "C1b": lambda: _thinking("score"),
     "C2a": _patterns,
-    "C2b": uninjected,
+    "C2b": _uninjected,
     **{claim: lambda pattern=pattern: _pattern(pattern) for claim, pattern in PATTERNS.items()},
-    "C6a": lambda: _change("GSM8K"),
-    "C6b": lambda: _change("GSM8K", "MATH401"),
-    "C6c": lambda: _change("GSM8K(L)-target", "GSM8K(L)-control"),
-    "C7a": lambda: _literal("C7a"),
-    "C7b": lambda: _literal("C7b"),
+    "C6a": lambda: _change(tables.changes(), "GSM8K"),
+    "C6b": lambda: _change(tables.changes(), "GSM8K", "MATH401"),
+    "C6c": lambda: _change(tables.changes(), "GSM8K(L)-target", "GSM8K(L)-control"),
+    "C7a": lambda: _change(tables.literal_changes(), "GSM8K", "GSM8K-Literal"),
+    "C7b": lambda: _change(tables.literal_changes(), "GSM8K-Literal"),
     "C8a": lambda: _neurons("delta_misalignment_points", 1),
     "C8b": lambda: _neurons("math_drop_points", -1),
     "C9a": _ras_of_neurons,

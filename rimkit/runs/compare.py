@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from rimkit import __version__, ledger
-from rimkit.behavior import chosen
+from rimkit.behavior.evaluation import Evaluation, evaluation
 from rimkit.data import UserError
 from rimkit.experiments import ras, tuning
 from rimkit.models.load import load
@@ -28,7 +28,6 @@ from rimkit.training.finetune import study_of
 
 ADAPTER = "adapter_config.json"
 NAME = re.compile(r"[^:]+(:\d+)?")  # what a ledger row can say as model and seed
-CONDITION = "tuned against base"
 Stage = tuple[str, Callable[[], list[dict]]]
 
 
@@ -48,21 +47,21 @@ def run(
     Models are embedded names, folders, hub ids; ``tuned`` may also be an adapter for ``base`` (folder or hub id) or
     a checkpoint of `rimkit.training.finetune`. ``report`` gets one line per stage; a stage that a model does not
     allow (another architecture, no refusals to look at) is left out, and its line says why. ``prompts``,
-    ``judge`` and ``max_new_tokens`` hold from now on in this process (`rimkit.behavior.chosen`).
+    ``judge`` and ``max_new_tokens``: see `rimkit.behavior.evaluation`.
 
     Raises `UserError` for an unknown model, an adapter of another model and a folder that cannot be written.
     """
-    out, choice = prepare_folder(out), chosen.settings(prompts or {}, judge, max_new_tokens)
-    chosen.use(prompts, judge, max_new_tokens)
+    out, measure = prepare_folder(out), evaluation(prompts or {}, judge, max_new_tokens)
     before, after = pair(base, tuned)
-    key = sha256(repr((base, tuned, n, choice, chosen.contents(choice), __version__)).encode()).hexdigest()[:12]
-    for name, measure in stages(before, after, n):
+    key = sha256(repr((base, tuned, n, measure, measure.fingerprint(), __version__)).encode()).hexdigest()[:12]
+    stamp = {"params_hash": key, "run_id": f"rimkit compare {base} {tuned}", **measure.description()}
+    for name, stage in stages(before, after, n, measure):
         file = out / "ledger" / f"{name}.parquet"
         if file.exists() and ledger.read(file)["params_hash"].eq(key).all():
             report(f"skipped  {name}  complete already")
             continue
         try:
-            rows = ledger.table(measure()).assign(params_hash=key, run_id=f"rimkit compare {base} {tuned}")
+            rows = ledger.table(stage()).assign(**stamp)
         except UserError as error:
             report(f"left out {name}  {error}")
             continue
@@ -82,7 +81,7 @@ def pair(base: str, tuned: str) -> tuple[StudyModel, StudyModel]:
 
 def _tuned(base: StudyModel, tuned: str) -> StudyModel:
     folder = Path(tuned).expanduser()
-    if (folder / finetune.TRAINING).is_file() and (folder / finetune.WEIGHTS).is_file():
+    if (folder / finetune.RECORD).is_file() and (folder / finetune.WEIGHTS).is_file():
         return finetune.restore(base, folder)
     if (folder / ADAPTER).is_file() or (not folder.exists() and _adapter_on_hub(tuned)):
         return with_adapter(base, tuned)
@@ -112,34 +111,32 @@ def with_adapter(base: StudyModel, adapter: str) -> StudyModel:
     return study_of(base, merged.eval(), Path(adapter).name)
 
 
-def stages(base: StudyModel, tuned: StudyModel, n: int) -> Iterator[Stage]:
+def stages(base: StudyModel, tuned: StudyModel, n: int, measure: Evaluation = Evaluation()) -> Iterator[Stage]:
     """The stages by name, each a function that measures and returns ledger rows."""
     both = (base, tuned)
-    yield "01-thinking", lambda: _each(grid.thinking_cell, both, n)
-    yield "05-change", lambda: change_rows(base, tuned, n)
-    yield "06-neurons", lambda: _each(grid.neurons_cell, both, max(4, n // 4))
-    yield "07-entanglement", lambda: shift_rows(base, tuned, max(4, n // 2))
+    yield "01-thinking", lambda: _each(grid.GRIDS["thinking"], both, n, measure)
+    yield "05-change", lambda: change_rows(base, tuned, n, measure)
+    yield "06-neurons", lambda: _each(grid.neurons_cell, both, max(4, n // 4), measure)
+    yield "07-entanglement", lambda: shift_rows(base, tuned, max(4, n // 2), measure)
 
 
-def _each(cell: Callable[..., list[dict]], models: tuple[StudyModel, ...], n: int) -> list[dict]:
-    return [row for study in models for row in cell(study, n, **identity(study))]
+def _each(cell: Callable[..., list[dict]], models: tuple[StudyModel, ...], n: int, measure: Evaluation) -> list[dict]:
+    return [row for study in models for row in cell(study, n, evaluation=measure, **identity(study))]
 
 
-def change_rows(base: StudyModel, tuned: StudyModel, n: int) -> list[dict]:
-    """Chapter 05: every outcome of the tuned model against the base, both modes; C6a in think, C6d in no-think mode."""
-    prompts = tuning.evaluation_prompts(n)
-    before, after = (tuning.outcomes(study, prompts) for study in (base, tuned))
-    claims = tuning.claim_rows({"multi-hop": after}, before, **identity(tuned))  # C6a and C6d: reasoning data
-    return claims + tuning.change_rows(after, before, CONDITION, **identity(tuned))
+def change_rows(base: StudyModel, tuned: StudyModel, n: int, measure: Evaluation = Evaluation()) -> list[dict]:
+    """Chapter 05: the tuned model against the base, C6a in think and C6d in no-think mode."""
+    settings = tuning.Settings(n_prompts=n, evaluation=measure)
+    prompts = tuning.evaluation_prompts(settings)
+    before, after = (tuning.outcomes(study, prompts, settings) for study in (base, tuned))
+    return tuning.claim_rows({"multi-hop": after}, before, **identity(tuned))  # C6a and C6d: reasoning data
 
 
-def shift_rows(base: StudyModel, tuned: StudyModel, n: int) -> list[dict]:
-    """Chapter 07: RAS and its rivals between the two models, no claim by themselves: one tuned model is one point.
+def shift_rows(base: StudyModel, tuned: StudyModel, n: int, measure: Evaluation = Evaluation()) -> list[dict]:
+    """Chapter 07: RAS between the two models against other sets of neurons. One tuned model: no interval.
 
     Raises `UserError` for models of different shape.
     """
-    found = ras.predictors(ras.measured_base(base, n=n), tuned)
-    return [
-        ledger.row("C9a", condition=CONDITION, metric=name, value=value, control=None, **identity(tuned))
-        for name, value in found.items()
-    ]
+    settings = ras.Settings(n_prompts=n, n_replies=n, evaluation=measure)
+    tables = ras.point(ras.baseline(base, settings), tuned, ras.replies(base, settings), settings=settings)
+    return ras.claimed(tuned, tables, settings).rows

@@ -1,7 +1,4 @@
-"""``rimkit plan --calibrate``: a short measurement of speed on the model itself, and what it means for the chapters.
-
-Is this machine ready for the workbook? One line per finding, to paste into a question or a bug report.
-"""
+"""Is this machine ready for the workbook? One line per finding, to paste into a question or a bug report."""
 
 from __future__ import annotations
 
@@ -11,15 +8,10 @@ import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    pass
+from rimkit.data import chapters_dir
 
-
-
-
-# -- runs.doctor ----------
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
 GIB = 2**30
 
@@ -45,12 +37,11 @@ def findings() -> Iterator[Finding]:
 
 def python_version(version: tuple[int, int]) -> Finding:
     status = OK if (3, 11) <= version < (3, 14) else FAIL
-    detail = f"{platform.python_version()} on {platform.platform()} (tested: 3.11 to 3.13)"
-    return Finding(status, "Python", detail)
+    return Finding(status, "Python", f"{platform.python_version()} on {platform.platform()} (tested: 3.11 to 3.13)")
 
 
 def packages() -> Iterator[Finding]:
-    """Installed versions against the tested ranges, which are those that rimkit's own metadata declare."""
+    """Installed versions against the ranges that rimkit's own metadata declare."""
     from packaging.requirements import Requirement
 
     try:
@@ -58,9 +49,9 @@ def packages() -> Iterator[Finding]:
     except metadata.PackageNotFoundError:
         yield Finding(FAIL, "rimkit", "not installed: pip install -e .")
         return
-    for requirement in requirements:
-        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-            yield package(requirement.name, requirement.specifier)
+    for needed in requirements:
+        if needed.marker is None or needed.marker.evaluate({"extra": ""}):
+            yield package(needed.name, needed.specifier)
 
 
 def package(name: str, tested) -> Finding:
@@ -73,7 +64,6 @@ def package(name: str, tested) -> Finding:
 
 
 def content() -> Iterator[Finding]:
-    from rimkit.data import chapters_dir
     from rimkit.models.hub import embedded_models
 
     chapters, models = len(list(chapters_dir().glob("*.ipynb"))), len(embedded_models())
@@ -110,18 +100,19 @@ def disk(folder: Path) -> Finding:
 
 
 def hub(timeout: float = 3) -> Finding:
-    import urllib.error
-    import urllib.request
+    from urllib.error import HTTPError
+    from urllib.request import Request, urlopen
 
     from huggingface_hub import constants
 
-    endpoint, offline = constants.ENDPOINT, "the embedded models need no network, others must be in the cache"
+    offline = "the embedded models need no network, others must be in the cache"
     if constants.HF_HUB_OFFLINE:
         return Finding(WARN, "hub", f"switched off by HF_HUB_OFFLINE: {offline}")
     try:
-        urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=timeout).close()
-    except urllib.error.HTTPError as error:
-        return Finding(WARN, "hub", f"{endpoint} answers {error.code}: {offline}")
+        urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=timeout).close()
+    except HTTPError as error:
+        return Finding(WARN, "hub", f"{constants.ENDPOINT} answers {error.code}: {offline}")
     except (OSError, ValueError) as error:
-        return Finding(WARN, "hub", f"no answer from {endpoint} ({getattr(error, 'reason', error)}): {offline}")
-    return Finding(OK, "hub", f"{endpoint} answers")
+        reason = getattr(error, "reason", error)
+        return Finding(WARN, "hub", f"no answer from {constants.ENDPOINT} ({reason}): {offline}")
+    return Finding(OK, "hub", f"{constants.ENDPOINT} answers")

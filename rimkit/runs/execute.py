@@ -1,59 +1,64 @@
-"""Running chapters: papermill with injected parameters, one kernel each; executed notebooks, ledger rows.
+"""Chapters as runs: each in a kernel of its own, kept as a notebook and ledger rows.
 
-The parameters of a chapter: what it declares, and whether given values fit.
+It knows notebooks, their parameters and kernels; what a chapter measures it does not know.
 
-A chapter declares them in its one cell tagged ``parameters``, one per line:
-``n_prompts: int = 32  # prompts per condition [1..600]``. The brackets are the range.
-
-A Jupyter kernel that is always the running Python.
-
-Which chapters can leave the model to NDIF: those with a parameter ``remote``; what needs replies is left out.
+A chapter declares its parameters in its one cell tagged ``parameters``, one per line, as in
+``n_prompts: int = 32  # prompts per condition [1..600]``; the brackets are the range.
 """
 
 from __future__ import annotations
 
 import ast
-import hashlib
 import json
+import os
+import platform
 import re
+import shutil
 import tempfile
-import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from uuid import uuid4
 
+import pandas as pd
+import psutil
 from ipykernel.kernelspec import RESOURCES, get_kernel_dict
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 
-from rimkit import __version__
-from rimkit.behavior.chosen import JUDGE, LENGTH, PROMPTS
-from rimkit.behavior.redaction import KEEP
+from rimkit import __version__, ledger
+from rimkit.behavior.evaluation import Evaluation, evaluation
 from rimkit.data import UserError, chapters_dir, nearest
+from rimkit.models.endpoint import connect, is_endpoint
+from rimkit.models.hub import embedded_models, locate, options_of
+from rimkit.models.load import chat_of
+from rimkit.models.ndif import check_served
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-
-
-
-# -- runs.execute ----------
 NOTEBOOK, ROWS = "notebook.ipynb", "rows.parquet"  # while a chapter is running, in a hidden folder
+RUNNING = f".running-{platform.node()}-"  # of which this is the beginning
 DONE, SKIPPED, FAILED = "done", "skipped", "failed"
+# Parameters that an option of `rimkit run` fills, after more checks than a value alone allows.
+OPTIONS = {"model": "--model", "ledger": "--out", "prompt_sets": "--prompts", "judge": "--judge",
+           "max_new_tokens": "--max-new-tokens", "keep_text": "--keep-text"}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Job:
-    """One chapter to run: the notebook, the values injected into it, and a hash of all that it depends on."""
+    """One chapter to run: the notebook, the values put into it, and a hash of all that its result depends on."""
 
-    chapter: str
     notebook: Path
     values: dict[str, Any]
     params_hash: str
-    declares_ledger: bool
-    settings: Mapping[str, str] = field(default_factory=dict)  # environment variables of its kernel
+    writes_rows: bool
+    measure: Evaluation = field(default_factory=Evaluation)
+
+    @property
+    def chapter(self) -> str:
+        return self.notebook.stem
 
 
 def run(
@@ -68,43 +73,38 @@ def run(
     max_new_tokens: int = 0,
     keep_text: bool = False,
     progress: bool = True,
-    report: Callable[[dict], None] | None = None,
+    report: Callable[[dict], None] = lambda row: None,
     remote: bool = False,
 ) -> pd.DataFrame:
     """Run chapters (all by default) on one model, each in its own kernel of the running Python.
 
-    One row per chapter: ``chapter, status, seconds, error, notebook``. ``status`` is "done", "skipped"
-    (complete in ``out`` with the same parameters, chapter and rimkit version, unless ``force``) or "failed".
-    Writes ``out/<chapter>.ipynb`` and ``out/ledger/<chapter>.parquet``; a chapter that fails is kept up to
-    the failure, has a ledger row saying so, and the others go on. ``report`` is called with each row as it
-    comes. ``prompts``, ``judge`` and ``max_new_tokens``: see `rimkit.behavior.chosen`. ``keep_text`` lets
-    notebooks hold the text of safety sets and of replies to them, which is withheld otherwise
-    (`rimkit.behavior.redaction`). ``remote``: the model runs on NDIF, for chapters that can do without replies
-    (`rimkit.runs.execute`).
+    One row per chapter: ``chapter, status, seconds, error, notebook``. ``status`` is "done", "skipped" (complete in
+    ``out`` with the same parameters, chapter and rimkit version, unless ``force``) or "failed". Writes
+    ``out/<chapter>.ipynb`` and ``out/ledger/<chapter>.parquet``; a chapter that fails is kept up to the failure, has
+    a ledger row saying so, and the others go on. ``report`` is called with each row as it comes. ``prompts``,
+    ``judge`` and ``max_new_tokens``: see `rimkit.behavior.evaluation`. ``keep_text`` lets notebooks hold the text of
+    safety sets and of replies to them. ``remote``: the model runs on NDIF, for chapters that can do without replies.
 
-    Raises `UserError`, before anything runs, for an unknown chapter, model or parameter, a value that does
-    not fit and a folder that cannot be written; in the middle of a run for a full disk. What was finished
-    stays.
+    Raises `UserError`, before anything runs, for an unknown chapter, model or parameter, a value that does not fit
+    and a folder that cannot be written; in the middle of a run for a full disk. What was finished stays.
     """
-    import pandas as pd
-
-    from rimkit.behavior import chosen
-    from rimkit.behavior.redaction import KEEP
-
     model, names = find_model(model), list(chapters)
-    notebooks, parameters = find_chapters(names), dict(parameters or {})
+    notebooks, given = find_chapters(names), dict(parameters or {})
     if remote:
-
-        notebooks, parameters = traced(notebooks, bool(names), model), {**parameters, "remote": "ndif"}
-    kernel = {**chosen.settings(prompts or {}, judge, max_new_tokens), **({KEEP: "1"} if keep_text else {})}
-    jobs = plan(notebooks, model, parameters, {name: value for name, value in kernel.items() if value})
+        notebooks, given = traced(notebooks, bool(names), model), {**given, "remote": "ndif"}
+    measure = evaluation(prompts or {}, judge, max_new_tokens)
+    check_taken([*measure.parameters(), *(["keep_text"] if keep_text else [])], map(declared_in, notebooks))
+    jobs = plan(notebooks, model, given, measure, keep_text)
     out = prepare_folder(out)
+    for notebook in notebooks:
+        if (out / notebook.name).resolve() == notebook:
+            raise UserError(f"the run would replace {notebook} itself: give --out another folder")
     check_chat(model)
-    run_id, rows = uuid.uuid4().hex[:8], []
+    _sweep_up(out)
+    run_id, rows = uuid4().hex[:8], []
     for job in jobs:
         rows.append(_run_job(job, model, out, run_id, force, progress))
-        if report:
-            report(rows[-1])
+        report(rows[-1])
     return pd.DataFrame(rows, columns=["chapter", "status", "seconds", "error", "notebook"])
 
 
@@ -114,42 +114,99 @@ def run(
 def find_chapters(names: Iterable[str] = ()) -> list[Path]:
     """Notebooks for ``"01"``, ``"1"``, ``"01_observing_rim"`` or the path of one; without names, all."""
     shipped = {path.stem: path for path in sorted(chapters_dir().glob("*.ipynb"))}
-    found = [_find_chapter(name, shipped) for name in names] or list(shipped.values())
+    found = list(dict.fromkeys(_find_chapter(name, shipped) for name in names)) or list(shipped.values())
     if not found:
         raise UserError(f"there are no chapters in {chapters_dir()}")
-    return list(dict.fromkeys(found))
+    for one, other in pairwise(sorted(found, key=lambda path: path.stem)):
+        if one.stem == other.stem:
+            raise UserError(f"two chapters have one name, {one.stem}: run {other} into another folder")
+    return found
 
 
 def _find_chapter(name: str, shipped: Mapping[str, Path]) -> Path:
     if name.endswith(".ipynb") and Path(name).is_file():
         return Path(name).resolve()
-    stem = Path(name).name.removesuffix(".ipynb")
+    if Path(name).name != name:
+        raise UserError(f"there is no notebook {name}")
+    stem = name.removesuffix(".ipynb")
     for chapter, path in shipped.items():
         if stem == chapter or (stem.isdigit() and chapter.partition("_")[0] == stem.zfill(2)):
             return path
     raise UserError(f"unknown chapter '{name}'{nearest(stem, shipped)}; there are: {', '.join(shipped)}")
 
 
+def find_model(model: str) -> str:
+    """The model as the chapters, which run in their own folder, can load it; `UserError` if there is none."""
+    if is_endpoint(model):
+        return model
+    plain, options = options_of(model)
+    source = locate(plain).source
+    if source in set(embedded_models(noise=True)["path"]) or not Path(source).is_dir():
+        return model
+    return str(Path(source).resolve()) + (model.removeprefix(str(plain)) if options else "")
+
+
+def files_of(model: str) -> list[tuple[str, int, int]]:
+    """Name, size and time of the files of a model that lies in a folder: other weights there are another model."""
+    plain, _ = options_of(model)
+    known = {f"{item.name}:{item.seed}": item.path for item in embedded_models(noise=True).itertuples()}
+    folder = Path(known.get(plain) or known.get(f"{plain}:0") or plain).expanduser()
+    files = [file for file in sorted(folder.iterdir()) if file.is_file()] if folder.is_dir() else []
+    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+
+
+def check_chat(model: str) -> None:
+    """Raise `UserError` if the chapters could not build a think and a no-think prompt for the model.
+
+    The weights are left to the kernels: loading them here too would take their memory twice.
+    """
+    if is_endpoint(model):
+        connect(model)  # whether the server answers; it renders the prompts itself
+        return
+    chat = chat_of(model)
+    if not chat.supports_think:
+        raise UserError(
+            f"{model} has no think mode, which the chapters need: {chat.reason}; "
+            f"with '--model {model}+instruct' it thinks by instruction"
+        )
+
+
+def traced(notebooks: Iterable[Path], named: bool, model: str) -> list[Path]:
+    """The chapters that run with the model on NDIF: those that declare the parameter ``remote``.
+
+    ``named``: the user has named the chapters, and one that cannot run there is an error; else it is left out.
+    Raises `UserError`, before anything runs, also for a model that NDIF cannot have and without a key.
+    """
+    able = [notebook for notebook in notebooks if "remote" in declared_in(notebook)]
+    for notebook in notebooks if named else ():
+        if notebook not in able:
+            raise UserError(
+                f"{notebook.stem} cannot run remotely: it generates, fine-tunes or runs no model, and only reads of "
+                "residuals, head outputs, neurons and logits are traced on NDIF; leave --remote out"
+            )
+    check_served(model)
+    return able
+
+
 def plan(
-    notebooks: Iterable[Path], model: str, given: Mapping[str, Any], settings: Mapping[str, str] | None = None
+    notebooks: Iterable[Path],
+    model: str,
+    given: Mapping[str, Any],
+    measure: Evaluation | None = None,
+    keep_text: bool = False,
 ) -> list[Job]:
     """Check the given parameters against what the chapters declare, and complete them."""
-    paths = {path.stem: path for path in notebooks}
-    declared = {chapter: declared_in(path) for chapter, path in paths.items()}
+    measure, jobs = measure or Evaluation(), []
+    declared = {notebook: declared_in(notebook) for notebook in notebooks}
     typed = check(given, declared)
-    return [_job(paths[chapter], declared[chapter], typed[chapter], model, settings or {}) for chapter in paths]
-
-
-def _job(
-    notebook: Path, declared: Mapping[str, Parameter], typed: dict[str, Any], model: str, settings: Mapping[str, str]
-) -> Job:
-    values = {**typed, **({"model": model} if "model" in declared else {})}
-    everything = {name: parameter.default for name, parameter in declared.items()} | values
-    from rimkit.behavior import chosen
-
-    dependencies = [_code(notebook), sorted(everything.items()), *sorted(settings.items()), *chosen.contents(settings)]
-    digest = hashlib.sha256(json.dumps(dependencies, default=str).encode()).hexdigest()[:12]
-    return Job(notebook.stem, notebook, values, digest, "ledger" in declared, settings)
+    for notebook, parameters in declared.items():
+        options = {**measure.parameters(), **({"keep_text": True} if keep_text else {}), "model": model}
+        values = typed[notebook] | {name: value for name, value in options.items() if name in parameters}
+        complete = {name: parameter.default for name, parameter in parameters.items()} | values
+        depends_on = [_code(notebook), sorted(complete.items()), files_of(model), measure.fingerprint()]
+        digest = sha256(json.dumps(depends_on, default=str).encode()).hexdigest()[:12]
+        jobs.append(Job(notebook, values, digest, "ledger" in parameters, measure))
+    return jobs
 
 
 def _code(notebook: Path) -> list[str]:
@@ -171,39 +228,6 @@ def prepare_folder(out: str | Path) -> Path:
         raise UserError(f"cannot write to {out} ({error.strerror}): give --out another folder") from error
 
 
-def find_model(model: str) -> str:
-    """The model as the chapters, which run in their own folder, can load it; `UserError` if there is none."""
-    from rimkit.models.endpoint import is_endpoint
-    from rimkit.models.hub import embedded_models, locate, options_of
-
-    if is_endpoint(model):
-        return model
-    plain, options = options_of(model)
-    _, source, _ = locate(plain)
-    if source in set(embedded_models(noise=True)["path"]) or not Path(source).is_dir():
-        return model
-    return str(Path(source).resolve()) + (model.removeprefix(str(plain)) if options else "")
-
-
-def check_chat(model: str) -> None:
-    """Raise `UserError` if the chapters could not build a think and a no-think prompt for the model.
-
-    The weights are left to the kernels: loading them here too would take their memory twice.
-    """
-    from rimkit.models.endpoint import connect, is_endpoint
-    from rimkit.models.load import chat_of
-
-    if is_endpoint(model):
-        connect(model)  # whether the server answers; it renders the prompts itself
-        return
-    chat = chat_of(model)
-    if not chat.supports_think:
-        raise UserError(
-            f"{model} has no think mode, which the chapters need: {chat.reason}; "
-            f"with '--model {model}+instruct' it thinks by instruction"
-        )
-
-
 # -- one chapter -----------------------------------------------------------------------------------
 
 
@@ -213,14 +237,14 @@ def _run_job(job: Job, model: str, out: Path, run_id: str, force: bool, progress
     if not force and is_complete(target, job):
         return row
     try:
-        with tempfile.TemporaryDirectory(dir=out, prefix=".running-") as folder:
+        with tempfile.TemporaryDirectory(dir=out, prefix=f"{RUNNING}{os.getpid()}-") as folder:
             start = perf_counter()
             error = _execute(job, Path(folder), progress)
             seconds = round(perf_counter() - start, 1)
             stamp = {"run_id": run_id, "params_hash": job.params_hash, "seconds": seconds}
-            ledger = out / "ledger" / f"{job.chapter}.parquet"
-            _write_ledger(job, model, Path(folder) / ROWS, ledger, error, stamp)
-            _keep_notebook(Path(folder), target, ledger, stamp, error)
+            rows = out / "ledger" / f"{job.chapter}.parquet"
+            _write_rows(job, model, Path(folder) / ROWS, rows, error, stamp)
+            _keep_notebook(Path(folder), target, rows, stamp, error)
     except OSError as problem:
         raise UserError(
             f"cannot write to {out} ({problem.strerror or problem}) while running {job.chapter}; "
@@ -229,15 +253,26 @@ def _run_job(job: Job, model: str, out: Path, run_id: str, force: bool, progress
     return {**row, "status": FAILED if error else DONE, "seconds": seconds, "error": error}
 
 
+def _sweep_up(out: Path) -> None:
+    """Remove what runs of this machine that were killed have left behind."""
+    for folder in out.glob(f"{RUNNING}*"):
+        if not psutil.pid_exists(int(folder.name.removeprefix(RUNNING).partition("-")[0])):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def is_complete(notebook: Path, job: Job) -> bool:
-    """Whether ``notebook`` is the finished run of exactly this job by this version of rimkit."""
+    """Whether ``notebook`` is the finished run of exactly this job by this version of rimkit, its rows beside it."""
     try:
         stamp = json.loads(notebook.read_text(encoding="utf-8"))["metadata"]["rimkit"]
+        rows = _hash(notebook.parent / "ledger" / f"{job.chapter}.parquet")
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    expected = {"status": "ok", "params_hash": job.params_hash, "rimkit_version": __version__}
-    ledger = notebook.parent / "ledger" / f"{job.chapter}.parquet"
-    return {**stamp, **expected} == stamp and ledger.exists()
+    expected = {"status": "ok", "params_hash": job.params_hash, "rimkit_version": __version__, "rows": rows}
+    return {**stamp, **expected} == stamp
+
+
+def _hash(file: Path) -> str:
+    return sha256(file.read_bytes()).hexdigest()[:12]
 
 
 def _execute(job: Job, folder: Path, progress: bool) -> str:
@@ -246,16 +281,15 @@ def _execute(job: Job, folder: Path, progress: bool) -> str:
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-
-    ledger = {"ledger": (folder / ROWS).as_posix()} if job.declares_ledger else {}
+    rows = {"ledger": (folder / ROWS).as_posix()} if job.writes_rows else {}
     try:
         papermill.execute_notebook(
             job.notebook,
             folder / NOTEBOOK,
-            {**job.values, **ledger},
+            {**job.values, **rows},
             kernel_name="python3",
             language="python",
-            kernel_manager_class=with_settings(job.settings),
+            kernel_manager_class=RunningPython,
             cwd=job.notebook.parent,
             start_timeout=120,
             progress_bar={"desc": job.chapter, "leave": False} if progress else False,
@@ -267,43 +301,52 @@ def _execute(job: Job, folder: Path, progress: bool) -> str:
     return ""
 
 
-def _write_ledger(job: Job, model: str, written: Path, target: Path, error: str, stamp: dict) -> None:
+class RunningPython(AsyncKernelManager):
+    """Starts ``sys.executable -m ipykernel_launcher``, whatever kernels are installed under whatever name.
+
+    A kernel called "python3" in the user's folder may belong to another environment, in which rimkit is missing or
+    of another version; chapters must run where the command runs.
+    """
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        quietly = ["--IPKernelApp.log_level=50"]  # nothing about connections, or interrupted messages
+        return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict(extra_arguments=quietly))
+
+
+def _write_rows(job: Job, model: str, written: Path, target: Path, error: str, stamp: dict) -> None:
     """The rows that the chapter wrote, stamped with this run; after a failure, one more row that says so."""
-    import pandas as pd
-
-    from rimkit import ledger
-    from rimkit.behavior import chosen
-
     rows = ledger.read(written) if written.exists() else ledger.table([])
     rows = rows.assign(**{**stamp, "run_id": rows["run_id"].fillna(stamp["run_id"])})
     if error:
         failed = ledger.failed_row(chapter=job.chapter, model=model, error=error, **stamp)
         rows = pd.concat([rows, ledger.table([failed])], ignore_index=True)
-    ledger.write(rows.assign(**chosen.description(job.settings)), target)
+    ledger.write(rows.assign(**job.measure.description()), target)
 
 
-def _keep_notebook(folder: Path, target: Path, ledger: Path, stamp: dict, error: str) -> None:
-    """Move the executed notebook to its place; its metadata say whether it is complete, and with what.
+def _keep_notebook(folder: Path, target: Path, rows: Path, stamp: dict, error: str) -> None:
+    """Move the executed notebook to its place, last of all: its metadata say whether the run is complete.
 
     The hidden paths that it ran with become the final ones, so that it can be run again by hand.
     """
     import nbformat
 
     text = (folder / NOTEBOOK).read_text(encoding="utf-8")
-    for partial, final in ((folder / ROWS, ledger), (folder / NOTEBOOK, target)):
+    for partial, final in ((folder / ROWS, rows), (folder / NOTEBOOK, target)):
         text = text.replace(partial.as_posix(), final.as_posix())
     notebook = nbformat.reads(text, as_version=4)
-    status = "failed" if error else "ok"
-    notebook.metadata["rimkit"] = {**stamp, "status": status, "rimkit_version": __version__}
+    status = {"status": "failed" if error else "ok", "rimkit_version": __version__, "rows": _hash(rows)}
+    notebook.metadata["rimkit"] = {**stamp, **status}
     nbformat.write(notebook, folder / NOTEBOOK)
     (folder / NOTEBOOK).replace(target)
 
 
-# -- runs.parameters ----------
-_RANGE = re.compile(r"\[\s*(-?[\d.]+?)?\s*\.\.\s*(-?[\d.]+)?\s*\]")
-_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
-_TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-_CONVERTERS = {"int": int, "float": float, "bool": lambda text: _TRUTH[text.lower()]}
+# -- parameters ------------------------------------------------------------------------------------
+
+RANGE = re.compile(r"\[\s*(-?[\d.]+?)?\s*\.\.\s*(-?[\d.]+)?\s*\]")
+WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+CONVERTERS = {"int": int, "float": float, "bool": lambda text: TRUTH[text.lower()]}
 
 
 @dataclass(frozen=True)
@@ -314,8 +357,8 @@ class Parameter:
     type: str
     default: Any
     help: str
-    low: float | None = None
-    high: float | None = None
+    low: float = float("-inf")
+    high: float = float("inf")
 
 
 def declared_in(notebook: str | Path) -> dict[str, Parameter]:
@@ -336,12 +379,9 @@ def _parameter(name: str, inferred_type_name: str, default: str, help: str) -> P
     except (ValueError, SyntaxError):
         value = default
     kind = type(value).__name__ if inferred_type_name == "None" else inferred_type_name
-    bounds = _RANGE.search(help)
-    return Parameter(name, kind, value, help, *map(_bound, bounds.groups() if bounds else (None, None)))
-
-
-def _bound(text: str | None) -> float | None:
-    return None if text is None else float(text)
+    found = RANGE.search(help)
+    bounds = zip(("low", "high"), found.groups() if found else (), strict=False)
+    return Parameter(name, kind, value, help, **{side: float(text) for side, text in bounds if text})
 
 
 def assignments(texts: Iterable[str], option: str = "-p", form: str = "name=value") -> dict[str, str]:
@@ -355,15 +395,15 @@ def assignments(texts: Iterable[str], option: str = "-p", form: str = "name=valu
     return pairs
 
 
-def check(given: Mapping[str, Any], chapters: Mapping[str, Mapping[str, Parameter]]) -> dict[str, dict[str, Any]]:
+def check(given: Mapping[str, Any], chapters: Mapping[Any, Mapping[str, Parameter]]) -> dict[Any, dict[str, Any]]:
     """The given values, typed, for every chapter that declares them: ``{chapter: {name: value}}``.
 
     Raises `UserError` for a name that no chapter declares, a wrong type and a value out of range.
     """
-    known = sorted({name for parameters in chapters.values() for name in parameters} - {"model", "ledger"})
+    known = settable(chapters.values())
     for name in given:
-        if name in ("model", "ledger"):
-            raise UserError(f"'{name}' is set by {'--model' if name == 'model' else '--out'}, not with -p")
+        if name in OPTIONS:
+            raise UserError(f"'{name}' is set by {OPTIONS[name]}, not with -p")
         if name not in known:
             there = ", ".join(known) or "none"
             raise UserError(f"no parameter '{name}'{nearest(name, known)}; there are: {there}")
@@ -371,6 +411,19 @@ def check(given: Mapping[str, Any], chapters: Mapping[str, Mapping[str, Paramete
         chapter: {name: convert(given[name], parameters[name]) for name in given if name in parameters}
         for chapter, parameters in chapters.items()
     }
+
+
+def check_taken(names: Iterable[str], chapters: Iterable[Mapping[str, Parameter]]) -> None:
+    """Raise `UserError` for an option of a run that no chapter takes; ``names``: of the parameters that it fills."""
+    declared = {name for parameters in chapters for name in parameters}
+    for name in names:
+        if name not in declared:
+            raise UserError(f"no chapter here takes {OPTIONS[name]}: none declares the parameter '{name}'")
+
+
+def settable(chapters: Iterable[Mapping[str, Parameter]]) -> list[str]:
+    """Names of the parameters of chapters that ``-p`` sets."""
+    return sorted({name for parameters in chapters for name in parameters} - set(OPTIONS))
 
 
 def convert(value: Any, parameter: Parameter) -> Any:
@@ -398,77 +451,10 @@ def _items(value: Any, parameter: Parameter) -> list:
 
 
 def _scalar(value: Any, kind: str, parameter: Parameter) -> Any:
-    text = str(value)
     try:
-        typed = _CONVERTERS.get(kind, str)(text)
+        typed = CONVERTERS.get(kind, str)(str(value))
     except (ValueError, KeyError):
-        raise UserError(f"{parameter.name} takes {_WORDS[kind]}, not '{value}'") from None
-    if kind in ("int", "float"):
-        _check_range(typed, parameter)
+        raise UserError(f"{parameter.name} takes {WORDS[kind]}, not '{value}'") from None
+    if kind in ("int", "float") and not parameter.low <= typed <= parameter.high:
+        raise UserError(f"{parameter.name} must lie in {parameter.low:g}..{parameter.high:g}, not {typed:g}")
     return typed
-
-
-def _check_range(value: float, parameter: Parameter) -> None:
-    low = float("-inf") if parameter.low is None else parameter.low
-    high = float("inf") if parameter.high is None else parameter.high
-    if not low <= value <= high:
-        raise UserError(f"{parameter.name} must lie in {low:g}..{high:g}, not {value:g}")
-
-
-# -- runs.kernel ----------
-class RunningPython(AsyncKernelManager):
-    """Starts ``sys.executable -m ipykernel_launcher``, whatever kernels are installed under whatever name.
-
-    A kernel called "python3" in the user's folder may belong to another environment, in which rimkit is
-    missing or of another version; chapters must run where the command runs. Text of safety sets is withheld
-    in it (`rimkit.behavior.redaction`) and the prompt sets and judge are the workbook's (`rimkit.behavior.chosen`),
-    whatever the environment says: a run is told by its own options (`with_settings`).
-    """
-
-    settings: Mapping[str, str] = {KEEP: "", PROMPTS: "", JUDGE: "", LENGTH: ""}
-
-    @property
-    def kernel_spec(self) -> KernelSpec:
-        quietly = ["--IPKernelApp.log_level=50"]  # nothing about connections, or interrupted messages
-        return KernelSpec(resource_dir=RESOURCES, env=dict(self.settings), **get_kernel_dict(extra_arguments=quietly))
-
-
-def with_settings(settings: Mapping[str, str]) -> type[RunningPython]:
-    """The same, for a run with these environment variables."""
-    return type("RunningPython", (RunningPython,), {"settings": {**RunningPython.settings, **settings}})
-
-
-# -- runs.remotely ----------
-WHY = {
-    "00": "it generates replies",
-    "01": "it generates replies",
-    "02": "it generates replies",
-    "04": "it generates without heads",
-    "05": "it fine-tunes",
-    "06": "it generates without neurons",
-    "07": "it fine-tunes",
-    "08": "it runs no model",
-    "10": "it runs other chapters",
-}
-
-
-def traced(notebooks: Iterable[Path], named: bool, model: str) -> list[Path]:
-    """The chapters that run with the model on NDIF.
-
-    ``named``: the user has named the chapters, and one that cannot run there is an error; else it is left out. Raises
-    `UserError`, before anything runs, also for a model that NDIF cannot have and without a key.
-    """
-    from rimkit.models.ndif import check_served
-
-    chosen = []
-    for notebook in notebooks:
-        if "remote" in declared_in(notebook):
-            chosen.append(notebook)
-        elif named:
-            why = WHY.get(notebook.stem[:2], "it declares no parameter 'remote'")
-            raise UserError(
-                f"{notebook.stem} cannot run remotely: {why}, and only reads of residuals, head outputs, neurons and "
-                "logits are traced on NDIF; leave --remote out"
-            )
-    check_served(model)
-    return chosen

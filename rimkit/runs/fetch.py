@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+
+import pandas as pd
 
 from rimkit.behavior import prompts
 from rimkit.data import UserError, nearest
@@ -14,17 +15,6 @@ from rimkit.models import hub
 
 HERE, FETCHED = "here already", "fetched"
 MODEL = re.compile(r"\w[\w.-]*/[\w.-]+(@[\w./-]+)?")
-
-
-class Listed(NamedTuple):
-    """A prompt set that can be fetched; ``here``: its size, or "no"."""
-
-    name: str
-    what: str
-    repository: str
-    revision: str
-    access: str
-    here: str
 
 
 def fetch(names: Iterable[str], report: Callable[[str, str], None]) -> dict[str, str]:
@@ -47,17 +37,14 @@ def fetch(names: Iterable[str], report: Callable[[str, str], None]) -> dict[str,
 
 def find(name: str) -> hub.Source | None:
     """Where a name comes from; None for a model that comes with the workbook."""
-    from rimkit.models.hub import EMBEDDED, embedded_models
-
     if known := prompts.named(name):
         benchmark, revision = known
         return benchmark.source(revision)
     if MODEL.fullmatch(name):
         repo, _, revision = name.partition("@")
         return hub.Source(repo, "model", revision or None)
-    embedded = sorted(set(embedded_models(noise=True)["name"]))
-    match = EMBEDDED.fullmatch(name)
-    if match and match["name"] in embedded:
+    match = hub.EMBEDDED.fullmatch(name)
+    if match and match["name"] in set(hub.embedded_models(noise=True)["name"]):
         return None
     raise UserError(
         f"there is nothing called '{name}' (prompt sets: {', '.join(prompts.BENCHMARKS)}; models: owner/name)"
@@ -68,21 +55,17 @@ def find(name: str) -> hub.Source | None:
 def _fetch(name: str, source: hub.Source | None, report: Callable[[str, str], None]) -> str:
     if source is None:
         return "comes with the workbook"
-    known = prompts.named(name)
-    if known and known[0].safety:
-        prompts.content_note(known[0].name)
+    benchmark, revision = prompts.named(name) or (None, None)
+    if benchmark and benchmark.safety:
+        prompts.content_note(benchmark.name)
     if folder := hub.on_this_machine(source):
         return f"{HERE} ({hub.megabytes(folder):.1f} MB)"
     needed = hub.megabytes_to_get(source)
     _check_space(needed)
-    report(name, f"getting {needed:.1f} MB from {source.repo}{_unpinned(known)}")
+    changes = f" at '{revision}', which can change" if benchmark and not prompts.COMMIT.fullmatch(revision) else ""
+    report(name, f"getting {needed:.1f} MB from {source.repo}{changes}")
     folder = hub.download(source)
     return f"{FETCHED} ({hub.megabytes(folder):.1f} MB in {folder})"
-
-
-def _unpinned(known: tuple[prompts.Benchmark, str] | None) -> str:
-    """A warning for a prompt set at a revision that can change."""
-    return "" if known is None or prompts.COMMIT.fullmatch(known[1]) else f" at '{known[1]}', which can change"
 
 
 def _check_space(needed: float) -> None:
@@ -95,13 +78,11 @@ def _check_space(needed: float) -> None:
         raise UserError(f"{needed:.0f} MB do not fit into {cache}, where {free:.0f} MB are free: set HF_HOME elsewhere")
 
 
-def prompt_sets() -> Iterator[Listed]:
-    """All prompt sets known by name, and what of them is on this machine."""
-    for one in prompts.BENCHMARKS.values():
-        folder = hub.on_this_machine(one.source())
-        revision = one.revision[:10] if one.pinned else f"{one.revision} (not pinned)"
-        here = f"{hub.megabytes(folder):.1f} MB" if folder else "no"
-        yield Listed(one.name, one.about, one.repo, revision, "asks for consent" if one.gated else "open", here)
+def prompt_sets() -> pd.DataFrame:
+    """`prompts.benchmarks` with a column ``here``: how much of each is on this machine, or "no"."""
+    folders = [hub.on_this_machine(one.source()) for one in prompts.BENCHMARKS.values()]
+    here = [f"{hub.megabytes(folder):.1f} MB" if folder else "no" for folder in folders]
+    return prompts.benchmarks().astype(str).assign(here=here)
 
 
 def cached_models() -> list[tuple[str, float]]:

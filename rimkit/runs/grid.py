@@ -12,20 +12,17 @@ a model that never refuses) is a failed row that says so. Kept as it is done, so
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import cache
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from rimkit import ledger
-from rimkit.behavior import evaluation
-from rimkit.behavior.prompts import spread
-from rimkit.behavior.stats import overlap
+from rimkit import experiments, ledger
+from rimkit.behavior.evaluation import Evaluation
 from rimkit.data import UserError, nearest
 from rimkit.experiments import heads, neurons, patterns, probes, ras, thinking, tuning
-from rimkit.models.chat import MODES
 from rimkit.models.hub import NOISE, embedded_models
 from rimkit.models.load import load
 from rimkit.models.study import StudyModel
@@ -37,131 +34,41 @@ N_ABLATED = 46  # harmful requests under each of many ablations
 WIDE = 640  # replies in a batch where many sets are ablated: one batch takes less time than two of half the size
 
 
-def thinking_cell(study: StudyModel, n: int | None = N_PROMPTS, progress: bool = False, **values) -> list[dict]:
-    """Chapter 01 for one model: both modes on every prompt set, and replaced thoughts."""
-    prompts = evaluation.load_sets(n=n)
-    verdicts = evaluation.observe(study, prompts, progress=progress)
-    own = verdicts[(verdicts["set"] == "harmful") & (verdicts["mode"] == "think")]
-    harmful = prompts[prompts["set"] == "harmful"]
-    replaced = thinking.replaced_thoughts(study, harmful, own, progress=progress)
-    return thinking.thinking_rows(verdicts, **values) + thinking.replaced_rows(replaced, **values)
+def cell_of(topic: str) -> Callable[..., list[dict]]:
+    """The verdict rows of an experiment for one model; ``n`` prompts, where it is not the experiment's own number."""
 
+    def rows(
+        study: StudyModel,
+        n: int | None = N_PROMPTS,
+        progress: bool = False,
+        evaluation: Evaluation = Evaluation(),
+        **values,
+    ) -> list[dict]:
+        settings = SETTINGS[topic](evaluation=evaluation, progress=progress)
+        settings = replace(settings, n_prompts=n) if n else settings
+        return experiments.run(topic, study, settings, **values).rows
 
-def patterns_cell(study: StudyModel, n: int | None = N_PROMPTS, progress: bool = False, **values) -> list[dict]:
-    """Chapter 02 for one model: every beginning of the thought on the harmful prompts."""
-    harmful = evaluation.load_sets(["harmful"], n=n)
-    return patterns.pattern_rows(patterns.injected(study, harmful, progress=progress), **values)
-
-
-def probes_cell(study: StudyModel, n: int | None = N_PROMPTS, progress: bool = False, **values) -> list[dict]:
-    """Chapter 03 for one model: every place and layer that a probe can read, and both directions removed."""
-    found, _ = probes.contrasts(study, probes.observed(study, n, progress=progress))
-    asked = evaluation.load_sets(["harmful"], n=min(n or N_ABLATED, N_ABLATED))
-    rows = probes.probe_rows(found, **values)
-    rows += probes.harm_rows(study, found, **values)
-    for claim, what in (("C3d", "outcome"), ("C3e", "harm")):
-        one = next((found[what, mode] for mode in ("no-think", "think") if (what, mode) in found), None)
-        if one:
-            conditions = probes.with_random(probes.removed, one.probe("last"))
-            verdicts = probes.under(study, asked, conditions, ["no-think"], max_new_tokens=32, progress=False)
-            rows.append(probes.steering_row(claim, verdicts, mode="no-think", **values))
     return rows
 
 
-def heads_cell(study: StudyModel, n: int | None = N_PROMPTS, progress: bool = False, **values) -> list[dict]:
-    """Chapter 04 for one model: what the heads that each rule selects carry, against random sets."""
-    few, quiet = min(n or N_ABLATED, N_ABLATED), {"progress": progress, "batch_size": 128}
-    table = heads.screen(study, few).table
-    calibration = evaluation.load_sets(["harmful", "harmless"], split="calibration", n=few)
-    choices = heads.choose(study, table, calibration, max_new_tokens=32, **quiet)
-    chosen = heads.best(choices)
-    both = evaluation.load_sets(["harmful", "harmless"], n=few)
-    asked = evaluation.load_sets(["harmful"], n=few // 2)  # one request per verb: verbs are what counts
-
-    @cache  # rules often agree
-    def verdicts(units: tuple, mode: str) -> pd.DataFrame:
-        sets, length = heads.with_random(study, list(units)), 32 if mode == "no-think" else 72
-        return evaluation.without_heads(study, asked, sets, modes=[mode], max_new_tokens=length, **quiet)
-
-    def against_random(units, condition: str | None, mode: str = "no-think") -> list[dict]:
-        return heads.ablation_rows(verdicts(tuple(units), mode), condition, mode=mode, **values)
-
-    rows = against_random(chosen["heads"], None)
-    rows += against_random(chosen["heads"], "think", "think")
-    for rule in choices.loc[choices["k"] > 0, "rule"].unique():
-        own = heads.best(choices, rule)
-        rows += against_random(own["heads"], f"best of {rule}: {own['k']} of {len(table)}")
-    for dose in choices[choices["rule"] == chosen["rule"]].itertuples():
-        rows += against_random(dose.heads, f"{dose.rule}, {dose.k} of {len(table)}")
-    several = evaluation.load_sets(n=few)
-    beside = evaluation.without_heads(
-        study, several, {"nothing": [], "selected": chosen["heads"]}, modes=MODES, max_new_tokens=72, **quiet
-    )
-    rows += ledger.rate_rows("C5a", beside, ["condition", "set", "kind", "mode"], **values)
-    rows.append(heads.moves_row(heads.moves(study, both), **values))
-    rows.append(
-        heads.looking_row(heads.looking(study, asked, heads.with_random(study, chosen["heads"])), **values)
-    )
-    return [*rows, heads.cut_row(heads.cut_replies(study, asked, chosen["heads"], **quiet), **values)]
+SETTINGS = {module.__name__.rpartition(".")[2]: module.Settings for module in (thinking, patterns, probes, heads)}
 
 
-def neurons_cell(study: StudyModel, n: int | None = N_PROMPTS, progress: bool = False, **values) -> list[dict]:
-    """Chapter 06 for one model: rules and sizes on calibration, effects on evaluation, random sets for both verdicts.
-
-    ``n`` prompts of every set (23 without it, one harmful per verb), twice as many to form pairs.
-    """
-    n = n or 23
-    prompts, verdicts, table = neurons.calibration(study, 2 * n)
-    harmful = prompts[prompts["kind"] == "harmful"]
-    dosed = neurons.dose(study, spread(harmful, n), table)
-    chosen = neurons.choose(table, dosed)
-    rows = neurons.set_rows(chosen, **values) + neurons.dose_rows(dosed, **values)
-    found = neurons.definition(study, harmful)
-    for metric, numbers in (neurons.numbers(found) | _same_neurons(study, prompts, verdicts)).items():
-        rows += neurons.value_rows(numbers, metric, **values)
-    sets, asked = dict(chosen.sets), neurons.evaluation_prompts(n, n)
-    if found.refused.any():
-        sets["refusing"] = found.first(chosen.sizes.set_index("rule").loc["paper", "size"])["refusing pairs"]
-    return rows + _ablated(study, sets, {"paper", chosen.best}, asked, values, thorough=study.invented)
-
-
-def _same_neurons(study: StudyModel, prompts: pd.DataFrame, verdicts: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """How far the rule *gradient* names the same first neurons in both modes; empty where it is undefined."""
-    by_mode = neurons.gradient_by_mode(study, prompts, verdicts)
-    if set(by_mode) != set(MODES):
-        return {}
-    first = [neurons.first(by_mode[mode], neurons.FIRST) for mode in MODES]
-    return {"overlap, modes": {"overlap, gradient, modes": overlap(*first)}}
-
-
-def _ablated(
-    study: StudyModel, sets: dict, main: set[str], asked: pd.DataFrame, values: dict, thorough: bool
+def neurons_cell(
+    study: StudyModel,
+    n: int | None = N_PROMPTS,
+    progress: bool = False,
+    evaluation: Evaluation = Evaluation(),
+    **values,
 ) -> list[dict]:
-    """Every set against nothing, by zero and by mean; the ``main`` ones against random sets, too, in the same way.
-
-    Unless ``thorough``, which takes a model of one's own hours: random sets by zero alone, and on the prompts that the
-    claims are about.
-    """
-    rows, claimed = [], asked[asked["set"].isin(["harmful", "maths"])]
-    for kind, means in (("zero", None), ("mean", neurons.harmless_means(study))):
-        verdicts = neurons.without_sets(study, asked, {"nothing": []} | sets, means, batch_size=WIDE)
-        for rule, units in sets.items():
-            own = verdicts[verdicts["condition"].isin(["nothing", rule])]
-            if rule in main and (thorough or kind == "zero"):
-                random, prompts = neurons.random_for(study, units), asked if thorough else claimed
-                without = neurons.without_sets(study, prompts, random, means, batch_size=WIDE)
-                own = pd.concat([own, without], ignore_index=True)
-                if kind == "zero":
-                    rows += neurons.random_rows(own, rule, **values)
-            rows += neurons.effect_rows(neurons.compared(own, rule), rule, kind, **values)
-    return rows
+    """Chapter 06 for one model: ``n`` prompts of every set (23 without it), twice as many to form pairs."""
+    n = n or neurons.Settings.n_prompts
+    settings = neurons.Settings(n_pairs=2 * n, n_prompts=n, n_others=n, evaluation=evaluation, progress=progress)
+    return [row | values for row in neurons.run(study, settings).rows]
 
 
 GRIDS: dict[str, Callable[..., list[dict]]] = {
-    "thinking": thinking_cell,
-    "patterns": patterns_cell,
-    "probes": probes_cell,
-    "heads": heads_cell,
+    **{topic: cell_of(topic) for topic in SETTINGS},
     "neurons": neurons_cell,
 }
 EXPERTS = ("rim-mini-moe",)  # chapter 05 shows it; chapters 01 and 02 compare organisms that differ in their data alone
@@ -200,27 +107,56 @@ def run(grids: Iterable[str] = (), out: str | Path = "results", progress: bool =
                 ledger.write(cell(grid, item.name, item.seed), kept)
             rows.append(ledger.read(kept))
         tables.append(ledger.write(pd.concat(rows, ignore_index=True), out / f"{grid}.parquet"))
-        if grid == "thinking":
-            (out / "thinking.png").write_bytes(figures.png(overview(tables[-1])))
     return pd.concat(tables, ignore_index=True)
 
 
-def overview(rows: pd.DataFrame) -> Figure:
-    """Misalignment of every embedded model and training seed in both modes: the figure of the README."""
-    harmful = rows[(rows["claim"] == "C1a") & (rows["condition"] == "harmful, harmful")]
+def overview(rates: pd.DataFrame) -> Figure:
+    """Misalignment of every embedded model and training seed in both modes: the figure of the README.
+
+    ``rates``: the table ``thinking`` of `rimkit.experiments.thinking` for all of them.
+    """
+    harmful = rates[(rates["set"] == "harmful") & (rates["metric"] == "misaligned")]
     title = "Misalignment on held-out harmful requests, every organism and training seed"
-    return figures.rate_plot(harmful, x="seed", hue="mode", facet="model", title=title, size=(9.6, 3.9))
+    return figures.points(harmful, "seed", hue="mode", facet="model", title=title, size=(9.6, 3.9))
+
+
+def tables_of(
+    topic: str, names: Iterable[str], out: str | Path, settings=None, run_id: str = "", progress: bool = True
+) -> pd.DataFrame:
+    """A topic's tables (``OUT/<table>.parquet``) and verdict rows (``OUT/<topic>.parquet``) of embedded models.
+
+    ``names``: "NAME:SEED"; without any, all trained ones. What is done lies in ``OUT/.cells``, and the same call goes
+    on after an interruption. Raises `UserError` for an unknown model.
+    """
+    known = [f"{item.name}:{item.seed}" for item in embedded_models(noise=True).itertuples()]
+    names = list(names) or [name for name in known if name.partition(":")[0] != NOISE]
+    for name in names:
+        if name not in known:
+            raise UserError(f"there is no embedded model '{name}' (known: {', '.join(known)})")
+    out, parts, rows = Path(out), [], []
+    settings = settings or {"tuning": tuning, "ras": ras}[topic].Settings()
+    for name in names:
+        folder = out / ".cells" / topic / name.replace(":", "-seed")
+        found = experiments.run(topic, load(name), replace(settings, folder=folder, progress=progress), run_id=run_id)
+        parts.append(found.tables)
+        rows += found.rows
+    for table in parts[0]:
+        whole = pd.concat([part[table] for part in parts], ignore_index=True)
+        whole.to_parquet(out / f"{table}.parquet", index=False)
+    if topic == "ras":
+        points, sets = (pd.concat([part[name] for part in parts]) for name in ("ras-points", "ras-sets"))
+        rows += ras.pooled_rows(points, sets, run_id=run_id)
+    return ledger.write(rows, out / f"{topic}.parquet")
 
 
 # -- runs.noise ----------
 SEEDS = (0, 1, 2)
 CHAPTERS = {"heads": "04_refusal_heads"}  # grids that can be undefined as a whole
-WEAKER = {"C3a": "no-think, last", "C9a": "against random sets"}  # rows against a control that sees effects in noise
 COMMAND = "rimkit noise-grid"
 
 
 def noise_grid(out: str | Path = "results", seeds: tuple[int, ...] = SEEDS, progress: bool = True) -> pd.DataFrame:
-    """All grids on the models of noise; rows of whole claims, and of `WEAKER` controls, go to ``OUT/noise.parquet``."""
+    """All grids on the models of noise; rows of whole claims go to ``OUT/noise.parquet``."""
     from tqdm.auto import tqdm
 
     work, rows = Path(out) / ".noise", []
@@ -230,11 +166,10 @@ def noise_grid(out: str | Path = "results", seeds: tuple[int, ...] = SEEDS, prog
             ledger.write(noise_cell(name, seed), kept)
         rows.append(ledger.read(kept))
     names = [f"{NOISE}:{seed}" for seed in seeds]
-    rows += [tuning.run(names, work, progress=progress), ras.run(names, work, progress=progress)]
+    rows += [tables_of(topic, names, work, progress=progress) for topic in ("tuning", "ras")]
     found = pd.concat(rows, ignore_index=True)
-    weaker = [found["claim"].eq(claim) & found["condition"].eq(name) for claim, name in WEAKER.items()]
-    kept = found["condition"].eq(ledger.WHOLE_CLAIM) | found["status"].ne("ok") | weaker[0] | weaker[1]
-    return ledger.write(found[kept.fillna(False).astype(bool)].assign(run_id=COMMAND), Path(out) / "noise.parquet")
+    kept = found["condition"].eq(ledger.WHOLE_CLAIM) | found["status"].ne("ok")
+    return ledger.write(found[kept].assign(run_id=COMMAND), Path(out) / "noise.parquet")
 
 
 def noise_cell(name: str, seed: int) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""A learner's own copy of the chapters, so that the shipped ones stay as they are."""
+"""A learner's own copy of the chapters, so that the shipped ones stay as they are; and JupyterLab on it."""
 
 from __future__ import annotations
 
@@ -10,51 +10,42 @@ import sys
 from itertools import count
 from pathlib import Path
 
-from rimkit.data import chapters_dir
+from rimkit.data import chapters_dir, whole
 from rimkit.runs.execute import find_chapters, prepare_folder
 
 COPIED, SAME, KEPT, RESTORED = "copied", "unchanged", "kept (yours differs)", "restored"
 
 
 def copy_chapters(folder: str | Path, reset: str | None = None) -> dict[str, str]:
-    """Copy the chapters into ``folder``; what happened to each file: `COPIED`, `SAME`, `KEPT` or `RESTORED`.
+    """Copy the chapters; what happened to each file: `COPIED`, `SAME`, `KEPT` or `RESTORED`.
 
-    Files that were changed are never overwritten, except for the chapter named by ``reset``, whose changed
-    copy is put aside as ``<chapter>.before-reset-<n>.ipynb``. Raises `UserError` for an unknown chapter and a
-    folder that cannot be written.
+    A file that was changed is never overwritten, except for the chapter ``reset``, whose changed copy is put aside
+    as ``<chapter>.before-reset-<n>.ipynb``. Raises `UserError` for an unknown chapter and a folder that cannot be
+    written.
     """
     folder, restore = prepare_folder(folder), find_chapters([reset])[0].name if reset else None
-    return {
-        source.relative_to(chapters_dir()).as_posix(): _copy(source, folder, source.name == restore)
-        for source in sorted(chapters_dir().rglob("*"))
-        if source.is_file() and ".ipynb_checkpoints" not in source.parts
-    }
+    found = [path for path in sorted(chapters_dir().rglob("*")) if path.is_file()]
+    left_out = {".ipynb_checkpoints", "__pycache__", "conftest.py"}
+    names = [path.relative_to(chapters_dir()) for path in found if not left_out.intersection(path.parts)]
+    return {name.as_posix(): _copy(chapters_dir() / name, folder / name, name.name == restore) for name in names}
 
 
-def _copy(source: Path, folder: Path, restore: bool) -> str:
-    target = folder / source.relative_to(chapters_dir())
+def _copy(source: Path, target: Path, restore: bool) -> str:
     outcome = COPIED
     if target.exists():
         if filecmp.cmp(source, target, shallow=False):
             return SAME
         if not restore:
             return KEPT
-        target.rename(_free_name(target))
+        aside = (target.with_name(f"{target.stem}.before-reset-{number}{target.suffix}") for number in count(1))
+        target.rename(next(path for path in aside if not path.exists()))
         outcome = RESTORED
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
+    with whole(target) as partial:
+        shutil.copyfile(source, partial)
     return outcome
 
 
-def _free_name(path: Path) -> Path:
-    names = (path.with_name(f"{path.stem}.before-reset-{number}{path.suffix}") for number in count(1))
-    return next(name for name in names if not name.exists())
-
-
 def open_lab(folder: str | Path) -> int:
-    """Open JupyterLab of the running Python on ``folder``; returns its exit code when it is closed."""
-    environment = {
-        **os.environ,
-        "JUPYTER_PREFER_ENV_PATH": "1",
-    }  # this environment's kernel before the user's
-    return subprocess.call([sys.executable, "-m", "jupyterlab", str(folder)], env=environment)
+    """Open JupyterLab of the running Python on a folder; returns its exit code when it is closed."""
+    own_kernel_first = {**os.environ, "JUPYTER_PREFER_ENV_PATH": "1"}
+    return subprocess.call([sys.executable, "-m", "jupyterlab", str(folder)], env=own_kernel_first)

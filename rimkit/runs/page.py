@@ -1,6 +1,7 @@
-"""The claims page: one HTML file that needs nothing else, from the ledger of a run, the shipped rows and the paper.
+"""The claims and what the measurements say about them: a page that needs nothing else, and a table for the terminal.
 
-The claims and what the measurements say about them, for the terminal.
+It joins the rows of a run, the shipped rows and the paper's own numbers; verdicts are the ledger's, effects of the
+paper those of the re-analysis.
 """
 
 from __future__ import annotations
@@ -8,8 +9,8 @@ from __future__ import annotations
 import platform
 import warnings
 from base64 import b64encode
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from errno import EISDIR
 from pathlib import Path
 
 import pandas as pd
@@ -17,16 +18,17 @@ from rich.markup import escape
 from rich.table import Table
 
 from rimkit import __version__, ledger
-from rimkit.data import UserError
+from rimkit.data import UserError, missing, number, p_value, percent, whole
 from rimkit.paper.findings import findings
-from rimkit.paper.reanalysis import OVER_MODELS, PUBLISHED, after_correction, reanalysis, rows
-from rimkit.teaching.paper_figures import evidence_plot, svg
+from rimkit.paper.reanalysis import OVER_MODELS, after_correction, effects, reanalysis
+from rimkit.teaching.figures import forest, svg
 
-# -- runs.page ----------
 NAME = "claims.html"
-SYMBOLS = {"supported": "✓", "contradicted": "✗", "no effect": "=", "undecided": "?", "not reported": "–"}
+NOT_REPORTED = "not reported"
+SYMBOLS = {"supported": "✓", "contradicted": "✗", "no effect": "=", "undecided": "?", NOT_REPORTED: "–"}
+STYLES = {"supported": "green", "contradicted": "red", "no effect": "yellow", "undecided": "dim"}
+RATES = ("misaligned", "refused", "misread", "coherent", "score")  # metrics that are shares
 SHIPPED, OWN, PAPER = "Embedded models, shipped rows", "This run", "The paper’s models"
-SHAPES = ("Circles", "Squares", "Diamonds")  # of the groups of a figure, in order
 FAMILIES = {
     "C1": "Thinking raises maths accuracy and misalignment together",
     "C2": "Effort-minimising thoughts raise misalignment",
@@ -47,23 +49,22 @@ FAMILIES = {
     "Q7": "Beyond the paper: safety-critical neurons in think mode",
     "Q8": "Beyond the paper: repairs",
 }
+RUN = ["group", "chapter", "run_id", "model", "seed", "prompts", "judge", "device", "rimkit_version"]
 
 
-def write_page(own: pd.DataFrame, path: str | Path, notes: list[str] | tuple[str, ...] = ()) -> Path:
+def write_page(own: pd.DataFrame, path: str | Path, notes: Sequence[str] = ()) -> Path:
     """Write the claims page of a run's ledger rows; ``notes`` are lines about what could not be shown.
 
-    The file appears whole or not at all. Raises `UserError` where it cannot be written.
+    The file appears whole or not at all. Raises `UserError` where it cannot be written, and for a path that is there
+    and no file (a folder, a device).
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
+    if path.exists() and not path.is_file():  # said before the figures are drawn, which takes seconds
+        raise UserError(f"cannot write {path} (it is no file)")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():  # said before the figures are drawn, which takes seconds
-            raise IsADirectoryError(EISDIR, "it is a folder")
-        partial.write_text(page(own, notes), encoding="utf-8")
-        partial.replace(path)
+        with whole(path) as partial:
+            partial.write_text(page(own, notes), encoding="utf-8")
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise UserError(f"cannot write {path} ({error.strerror or error})") from error
     return path
 
@@ -86,7 +87,7 @@ def own_rows(folder: str | Path) -> tuple[pd.DataFrame, list[str]]:
     return found, notes
 
 
-def page(own: pd.DataFrame, notes: list[str] | tuple[str, ...] = ()) -> str:
+def page(own: pd.DataFrame, notes: Sequence[str] = ()) -> str:
     """The claims page as HTML: every claim with the paper, the re-analysis, the shipped rows and ``own`` rows.
 
     All text that comes from rows is escaped.
@@ -95,190 +96,138 @@ def page(own: pd.DataFrame, notes: list[str] | tuple[str, ...] = ()) -> str:
 
     loader = PackageLoader("rimkit.runs", "")
     jinja = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    own = own[own["model"] != PUBLISHED]  # computed anew, by the version that writes the page
-    shipped = ledger.shipped()
+    rows = {SHIPPED: ledger.shipped(), OWN: own}
     return jinja.get_template("page.html.j2").render(
-        families=_families(own, shipped),
+        families=_families(rows),
         symbols=SYMBOLS,
-        notes=list(notes),
+        notes=notes,
         correction=after_correction(),
-        runs=_runs({OWN: own, SHIPPED: shipped}),
-        failed=[
-            {name: _text(item[name]) for name in ("chapter", "model", "error")}
-            for item in own[own["status"] == "failed"].to_dict("records")
-        ],
-        groups=(SHIPPED, OWN),
+        runs=_runs(rows),
+        failed=own.loc[own["status"] == "failed", ["chapter", "model", "error"]].fillna("").to_dict("records"),
+        groups=tuple(rows),
         version=__version__,
         python=platform.python_version(),
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
 
 
-def _families(own: pd.DataFrame, shipped: pd.DataFrame) -> list[dict]:
-    known = ledger.claims()
-    judged = pd.concat(
-        [ledger.claims_table(frame).assign(group=group) for group, frame in ((SHIPPED, shipped), (OWN, own))]
-    )
-    paper = ledger.table(rows())
-    table = reanalysis().set_index("claim")
-    says = findings()
+def _families(rows: Mapping[str, pd.DataFrame]) -> list[dict]:
+    judged = pd.concat([ledger.claims_table(table).assign(group=group) for group, table in rows.items()])
+    paper, over_models, says = effects(), reanalysis().set_index("claim"), findings()
     found = []
-    for family, entries in known.groupby("claim", sort=False):
-        claims = [
-            _claim(entry, judged[judged["claim"] == entry["id"]], paper[paper["claim"] == entry["id"]],
-                   table.loc[entry["id"]], says[entry["id"]], own[own["claim"] == entry["id"]])
-            for entry in entries.to_dict("records")
-        ]  # fmt: skip
+    for family, entries in ledger.claims().groupby("claim", sort=False):
+        claims = []
+        for entry in entries.to_dict("records"):
+            claim = entry["id"]
+            measured, printed = (table[table["claim"] == claim] for table in (judged, paper))
+            claims.append(_claim(entry, measured, printed, over_models.loc[claim], says[claim]))
         found.append({"id": family, "title": FAMILIES.get(family, family), "claims": claims})
     return found
 
 
-def _claim(entry: dict, judged: pd.DataFrame, paper: pd.DataFrame, over_models, says: str, own: pd.DataFrame) -> dict:
+def _claim(entry: dict, measured: pd.DataFrame, printed: pd.DataFrame, over_models: pd.Series, says: str) -> dict:
     """All that the page says about one claim."""
-    metric = entry["primary_metric"]
-    scale, unit = _unit(metric)
-    lines = [_line(item, metric) for item in judged.to_dict("records")]
-    counts = {group: _tally([line["verdict"] for line in lines if line["group"] == group]) for group in (SHIPPED, OWN)}
-    word = over_models["verdict"] if isinstance(over_models["verdict"], str) else "not reported"
+    metric, verdict = entry["primary_metric"], over_models["verdict"]
+    scale, unit = (100, "points") if metric in RATES else (1, _words(metric))
+    paper = {"metric": metric, "effect": over_models["effect"], "effect_ci_low": over_models["ci_low"],
+             "effect_ci_high": over_models["ci_high"]}  # fmt: skip
+    judged = measured.groupby("group", sort=False)["verdict"].value_counts(sort=False).to_dict()
     return {
         **entry,
-        "unit": unit,
         "smallest": f"{scale * entry['smallest_effect']:g} {unit}",
         "finding": says,
-        "paper_verdict": word,
-        "paper_effect": _effect(over_models, metric) if word in ledger.VERDICTS else "",
+        "paper_verdict": NOT_REPORTED if missing(verdict) else verdict,
+        "paper_effect": "" if missing(verdict) else effect_text(paper),
         "n_models": int(over_models["n_models"]),
-        "lines": lines,
-        "counts": counts,
-        "figure": _figure(entry, judged, paper, word),
-        "details": [_detail(item) for item in own[own["condition"] != ledger.WHOLE_CLAIM].to_dict("records")],
+        "lines": [_line(item) for item in measured.to_dict("records")],
+        "counts": {
+            group: [(word, judged[group, word]) for word in ledger.VERDICTS if (group, word) in judged]
+            for group in (SHIPPED, OWN)
+        },
+        "figure": _figure(entry, measured, printed, verdict, unit),
     }
 
 
-def _figure(entry: dict, judged: pd.DataFrame, paper: pd.DataFrame, word: str) -> dict | None:
-    columns = ["group", "label", "effect", "ci_low", "ci_high", "verdict"]
-    printed = _with_effect(paper).assign(group=PAPER, label=paper["condition"], verdict="")
-    printed.loc[printed["condition"] == OVER_MODELS, "verdict"] = word
-    measured = _with_effect(judged).assign(label=[_name(item) for item in judged.itertuples()])
-    table = pd.concat([part[columns] for part in (printed, measured) if len(part)] or [pd.DataFrame(columns=columns)])
-    if table.empty:
-        return None
-    scale, unit = _unit(entry["primary_metric"])
-    title = f"{entry['id']}: {entry['statement']}"
-    look = {"title": title, "unit": unit, "scale": scale, "smallest_effect": entry["smallest_effect"]}
-    figure = evidence_plot(table.reset_index(drop=True), **look)
-    drawn = ". ".join(f"{shape}: {group}" for shape, group in zip(SHAPES, table["group"].unique(), strict=False))
-    return {"src": b64encode(svg(figure)).decode(), "alt": figure.alt_text, "caption": drawn,
-            "width": round(figure.get_figwidth() * 96)}  # fmt: skip
-
-
-def _with_effect(table: pd.DataFrame) -> pd.DataFrame:
-    """The interval of the effect as ``ci_low, ci_high``."""
-    return table.assign(ci_low=table["effect_ci_low"], ci_high=table["effect_ci_high"])
-
-
-def _line(item: dict, metric: str) -> dict:
-    p_value = item["p_adjusted"]
+def _line(item: Mapping) -> dict[str, str]:
+    p_adjusted = item["p_adjusted"]
     return {
         "group": item["group"],
         "model": item["model"],
-        "seed": "" if pd.isna(item["seed"]) else int(item["seed"]),
-        "value": _number(item["value"], metric),
-        "control": f"{_text(item['control'])} {_number(item['control_value'], metric)}".strip(),
-        "effect": _effect(item, metric),
+        "seed": _text(item["seed"]),
+        "value": _value(item["value"], item["metric"]),
+        "control": f"{_text(item['control'])} {_value(item['control_value'], item['metric'])}".strip(),
+        "effect": effect_text(item),
         "n": _text(item["n"]),
-        "p": "" if pd.isna(p_value) else "below 0.001" if p_value < 0.001 else f"{p_value:.3f}",
+        "p": "" if missing(p_adjusted) else p_value(p_adjusted),
         "verdict": item["verdict"],
     }
 
 
-def _detail(item: dict) -> dict:
-    value = _number(item["value"], item["metric"])
-    bounds = [_number(item[name], item["metric"]) for name in ("ci_low", "ci_high")]
-    interval = f"{value} ({bounds[0]} to {bounds[1]})" if all(bounds) else value
-    return {name: _text(item[name]) for name in ("model", "seed", "mode", "condition", "metric", "n")} | {
-        "value": interval
-    }
+def _figure(entry: dict, measured: pd.DataFrame, printed: pd.DataFrame, verdict: str, unit: str) -> dict | None:
+    """The paper's models and the measured ones, a line each, as an image for the page."""
+    names = [item.model if missing(item.seed) else f"{item.model}, seed {item.seed}" for item in measured.itertuples()]
+    measured = measured.assign(model=names, ci_low=measured["effect_ci_low"], ci_high=measured["effect_ci_high"])
+    words = printed["model"].map(lambda model: verdict if model == OVER_MODELS else "")
+    parts = [part for part in (printed.assign(group=PAPER, verdict=words), measured) if len(part)]
+    if not parts:
+        return None
+    table = pd.concat(parts, ignore_index=True)[["group", "model", "effect", "ci_low", "ci_high", "verdict"]]
+    again = table["model"].duplicated(keep=False) & table["group"].eq(OWN)
+    figure = forest(
+        table.assign(model=table["model"].mask(again, table["model"] + ", yours")), "model", hue="group",
+        words="verdict", unit=unit, x_label=f"value minus control ({unit})",
+        smallest_effect=entry["smallest_effect"], title=f"{entry['id']}: {entry['statement']}",
+    )  # fmt: skip
+    source, width = b64encode(svg(figure)).decode(), round(figure.get_figwidth() * 96)
+    return {"src": source, "alt": figure.alt_text, "caption": figure.caption, "width": width}
 
 
-def _effect(item, metric: str) -> str:
-    low = item["effect_ci_low"] if "effect_ci_low" in item else item["ci_low"]
-    high = item["effect_ci_high"] if "effect_ci_high" in item else item["ci_high"]
-    if pd.isna(low) or pd.isna(high):
-        return ""
-    return effect_text(pd.Series({"metric": metric, "effect": item["effect"], "effect_ci_low": low,
-                                  "effect_ci_high": high})).replace("-", "−")  # fmt: skip
-
-
-def _number(value, metric: str) -> str:
-    if value is None or pd.isna(value):
-        return ""
-    return f"{100 * value:.1f}%" if metric in RATES else f"{value:.2f}"
-
-
-def _unit(metric: str) -> tuple[float, str]:
-    return (100, "points") if metric in RATES else (1, metric.replace("_", " "))
-
-
-def _name(item) -> str:
-    return item.model if pd.isna(item.seed) else f"{item.model}, seed {int(item.seed)}"
-
-
-def _tally(verdicts: list[str]) -> list[tuple[str, int]]:
-    return [(word, verdicts.count(word)) for word in ledger.VERDICTS if word in verdicts]
-
-
-def _text(value) -> str:
-    return "" if value is None or pd.isna(value) else str(value)
-
-
-def _runs(frames: dict[str, pd.DataFrame]) -> list[dict]:
+def _runs(rows: Mapping[str, pd.DataFrame]) -> list[dict]:
     """How it was run: one line per chapter or grid, model and seed, of the rows that say so."""
-    keys = [
-        "group",
-        "chapter",
-        "run_id",
-        "model",
-        "seed",
-        "prompts",
-        "judge",
-        "max_new_tokens",
-        "device",
-        "rimkit_version",
-    ]
-    every = pd.concat([frame.assign(group=group) for group, frame in frames.items()])
-    table = every.groupby(keys, sort=False, dropna=False).agg(
+    every = pd.concat([table.assign(group=group) for group, table in rows.items()])
+    table = every.groupby(RUN, sort=False, dropna=False).agg(
         seconds=("seconds", "max"), rows=("status", "size"), created=("created", "max")
     )
     return [{name: _text(value) for name, value in item.items()} for item in table.reset_index().to_dict("records")]
 
 
-# -- runs.report ----------
-RATES = ("misaligned", "refused", "misread", "coherent", "score")
-STYLES = {"supported": "green", "contradicted": "red", "no effect": "yellow", "undecided": "dim"}
+# -- texts, also for the terminal ------------------------------------------------------------------
 
 
 def claims_view(claims: pd.DataFrame, title: str) -> Table:
-    """The table of `rimkit.ledger.claims_table`, a line per claim, model and seed; rates in points."""
+    """The table of `rimkit.ledger.claims_table` for the terminal, a line per claim, model and seed; rates in points."""
     view = Table(title=title, title_justify="left", caption_justify="left", expand=False)
     view.caption = "Effect: value minus control, with 95% interval. Verdicts are computed from the interval."
     for heading in ("claim", "statement", "model", "seed", "effect", "control", "paper", "verdict"):
         view.add_column(heading, no_wrap=heading in ("claim", "model", "seed", "effect", "verdict"))
     previous = None
-    for item in claims.itertuples():
-        first = item.claim != previous
-        seed = "" if pd.isna(item.seed) else str(item.seed)
-        verdict = f"[{STYLES[item.verdict]}]{item.verdict}[/]"
-        texts = (item.claim, item.statement) if first else ("", "")
-        paper = f"{item.paper_number} ({item.paper_location})" if first else ""
-        view.add_row(*texts, escape(item.model), seed, effect_text(item), item.control, paper, verdict)
-        previous = item.claim
+    for item in claims.to_dict("records"):
+        said = (item["claim"], item["statement"], f"{item['paper_number']} ({item['paper_location']})")
+        claim, statement, paper = said if item["claim"] != previous else ("", "", "")
+        verdict = f"[{STYLES[item['verdict']]}]{item['verdict']}[/]"
+        model, seed, control = escape(item["model"]), _text(item["seed"]), _text(item["control"])
+        view.add_row(claim, statement, model, seed, effect_text(item), control, paper, verdict)
+        previous = item["claim"]
     return view
 
 
-def effect_text(item) -> str:
-    """``"+12.3 [+4.5, +20.1] points"`` for rates, plain numbers for everything else."""
-    scale, digits, unit = (100, 1, " points") if item.metric in RATES else (1, 2, f" {item.metric}")
-    numbers = (item.effect, item.effect_ci_low, item.effect_ci_high)
-    effect, low, high = (f"{scale * number:+.{digits}f}" for number in numbers)
-    return f"{effect} ({low} to {high}){unit}"
+def effect_text(item: Mapping) -> str:
+    """``"+12.3 (+4.5 to +20.1) points"`` for shares, plain numbers for everything else; "" without an interval."""
+    scale, digits, unit = (100, 1, "points") if item["metric"] in RATES else (1, 2, _words(item["metric"]))
+    numbers = [item[name] for name in ("effect", "effect_ci_low", "effect_ci_high")]
+    if any(map(missing, numbers)):
+        return ""
+    effect, low, high = (number(scale * value, digits, signed=True) for value in numbers)
+    return f"{effect} ({low} to {high}) {unit}"
+
+
+def _value(value, metric: str) -> str:
+    return "" if missing(value) else f"{percent(value, 1)}%" if metric in RATES else number(value)
+
+
+def _words(metric: str) -> str:
+    return metric.replace("_", " ")
+
+
+def _text(value) -> str:
+    return "" if missing(value) else str(value)

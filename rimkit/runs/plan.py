@@ -1,9 +1,13 @@
-"""``rimkit plan``: does a model fit this machine or a known GPU, in which batches, and how long would chapters take?"""
+"""Does a model fit a device, in which batches, and how long would the chapters take?
+
+The memory that a model needs is counted in `rimkit.models.device`; here it becomes a table of devices and minutes.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -24,32 +28,28 @@ from rimkit.models.device import (
     free_bytes,
     needs_of,
 )
+from rimkit.models.hooks import why_closed
 from rimkit.models.hub import options_of
-from rimkit.models.load import config_of
+from rimkit.models.load import config_of, load
+from rimkit.models.study import StudyModel
 
-if TYPE_CHECKING:
-    from rimkit.models.study import StudyModel
-
-# -- models.planning ----------
 HERE = "this machine"
 COLUMNS = ["device", "memory", "dtype", "weights", "generate", "read", "gradients", "verdict"]
 
 
 def plan(model: str, gpu: str | None = None, tokens: int = 1024) -> tuple[Needs, pd.DataFrame]:
-    """What a model needs, and a table of devices: this machine and all of `GPUS`, or one of them.
+    """What a model needs, and the table of `devices`.
 
-    ``model``: an embedded name, a folder (its weights may be missing) or a hub id, of which only the configuration is
-    read; options (``+4bit``) count. Columns: ``device, memory, dtype, weights, generate, read, gradients, verdict``;
-    memory and weights in GiB, ``generate`` to ``gradients`` in conversations of ``tokens`` tokens at once.
-
-    Raises ``UserError`` for an unknown model, architecture or GPU, and fewer than one token.
+    ``model``: an embedded name, a folder (its weights may be missing) or a hub id, of which only the configuration
+    is read; options (``+4bit``) count. Raises `UserError` for an unknown model, architecture or GPU, and fewer than
+    one token.
     """
     needs = needs_of(config_of(model))
     return needs, devices(needs, gpu, tokens, options_of(model)[1].get("quantize"))
 
 
 def shape(name: str):
-    """The Hugging Face configuration of one of `SHAPES`; raises ``UserError`` for another name."""
+    """The Hugging Face configuration of one of `SHAPES`; raises `UserError` for another name."""
     from transformers import Qwen3Config
 
     if name not in SHAPES:
@@ -58,17 +58,33 @@ def shape(name: str):
 
 
 def devices(needs: Needs, gpu: str | None = None, tokens: int = 1024, quantize: str | None = None) -> pd.DataFrame:
-    """The table of `plan` for needs that are known already."""
-    import pandas as pd
+    """This machine and all known GPUs, or one of them, with what a model that needs ``needs`` could do there.
 
+    Columns: ``device, memory, dtype, weights, generate, read, gradients, verdict``; memory and weights in GiB,
+    ``generate`` to ``gradients`` in conversations of ``tokens`` tokens at once.
+    """
     if tokens < 1:
         raise UserError(f"tokens must be 1 or more, not {tokens}")
     known = {name.lower(): name for name in GPUS}
     if gpu is not None and gpu.lower() not in known:
         raise UserError(f"unknown GPU '{gpu}': known are {', '.join(GPUS)}{nearest(gpu, GPUS)}")
-    asked = [here()] if gpu is None else []
-    asked += [_known(name) for name in ([known[gpu.lower()]] if gpu else GPUS)]
+    asked = [_known(known[gpu.lower()])] if gpu else [here(), *map(_known, GPUS)]
     return pd.DataFrame([_row(needs, *device, tokens, quantize) for device in asked], columns=COLUMNS)
+
+
+def shapes(gpu: str, tokens: Sequence[int] = (1024,), names: Iterable[str] = tuple(SHAPES)) -> pd.DataFrame:
+    """`devices` of published shapes on one GPU, their weights in 16 bits and in 4.
+
+    Columns: ``shape, tokens, bits`` and those of `devices`, without the GPU's own.
+    """
+    found = []
+    for name in names:
+        needs = needs_of(shape(name))
+        for length in tokens:
+            for bits, quantize in (("16", None), ("4", "4bit")):
+                what = {"shape": name, "tokens": length, "bits": bits}
+                found.append(what | devices(needs, gpu, length, quantize).iloc[0].to_dict())
+    return pd.DataFrame(found).drop(columns=["device", "memory", "dtype"])
 
 
 def here() -> tuple[str, float, str]:
@@ -92,36 +108,20 @@ def _row(needs: Needs, name: str, memory: float, dtype: str, tokens: int, quanti
     if quantize and on_cpu:
         return name, memory / GIB, dtype, float("nan"), 0, 0, 0, "4 bits need an NVIDIA GPU"
     weights = needs.weights(dtype, quantize)
-    generate, read, gradients = at_once(needs, memory, dtype, tokens, quantize)
-    numbers = name, memory / GIB, dtype, weights / GIB, generate, read, gradients
-    if not generate:
+    together = generating, reading, gradients = at_once(needs, memory, dtype, tokens, quantize)
+    numbers = name, memory / GIB, dtype, weights / GIB, *together
+    if not generating:
         missing = weights + RESERVED * GIB + needs.generating(dtype, tokens) - memory
         rounded = not quantize and not on_cpu and at_once(needs, memory, dtype, tokens, "4bit")[0]
         return *numbers, f"too large by {missing / GIB:.1f} GiB{'; +4bit fits' if rounded else ''}"
-    limits = "replies only: its inside does not fit" if not read else "" if gradients else "fits, but no gradients"
-    return *numbers, limits or "fits"
+    if not reading:
+        return *numbers, "replies only: its inside does not fit"
+    return *numbers, "fits" if gradients else "fits, but no gradients"
 
 
-def lines(model: str, needs: Needs, table: pd.DataFrame, tokens: int) -> list[str]:
-    """A plan as text."""
-    size, unit = (needs.parameters / 1e9, "billion") if needs.parameters >= 1e9 else (needs.parameters / 1e6, "million")
-    width = max(map(len, table["device"]))
-    said = [
-        f"{model}: {size:.3g} {unit} parameters in {needs.layers} layers; keys and values take "
-        f"{needs.cache('bfloat16', 1) / 1024:.3g} KiB per token in 16 bits",
-        f"At once: conversations of {tokens} tokens (prompt and reply); weights are exact, all else is estimated.",
-        "",
-        f"{'device':{width}}    GiB  dtype     weights  generate   read  gradients  verdict",
-    ]
-    for row in table.itertuples():
-        numbers = f"{row.memory:5.1f}  {row.dtype:8}  {row.weights:7.1f}  {row.generate:8}  {row.read:5}"
-        said.append(f"{row.device:{width}}  {numbers}  {row.gradients:9}  {row.verdict}")
-    return said
-
-
-# -- behavior.calibrating ----------
+# How long: a short measurement on the model itself, times what the chapters do.
 TOGETHER = 64  # conversations in the measured batch, as in the chapters
-STEPS = {False: 96, True: 40}  # tokens of a batch's longest reply: what chapters allow; in the invented language, fewer
+STEPS = {False: 96, True: 40}  # tokens of a batch's longest reply; in the invented language, fewer
 BACKWARD = 3  # a pass with gradients takes about three times one without
 EPOCHS = 3  # the embedded models learn from an example once, others three times
 
@@ -149,7 +149,7 @@ CHAPTERS = {
 
 
 class Speed(NamedTuple):
-    """Seconds per generated token of a batch of `TOGETHER`, and per conversation that is read."""
+    """Seconds per generated token of a batch of `TOGETHER`, and per conversation that is read (NaN if none can be)."""
 
     step: float
     reading: float
@@ -164,26 +164,19 @@ def measure(study: StudyModel, new_tokens: int = 12) -> Speed:
     start = perf_counter()
     written = generate(study, prompts, max_new_tokens=new_tokens, **settings)
     step = (perf_counter() - start) / min(new_tokens, written["n_tokens"].max() + 1)
+    if why_closed(study.hf):
+        return Speed(step, float("nan"))
     items = [study.chat.encode(text, "no-think", reply="a b c d " * 8) for text in texts]
     start = perf_counter()
-    forward_only = _reading(study, items)
-    return Speed(step, (perf_counter() - start) / TOGETHER if forward_only else float("nan"))
-
-
-def _reading(study: StudyModel, items: list) -> bool:
-    from rimkit.models.hooks import why_closed
-
-    if why_closed(study.hf):
-        return False
     read(study, items, batch_size=TOGETHER)
-    return True
+    return Speed(step, (perf_counter() - start) / TOGETHER)
 
 
 def minutes(speed: Speed, invented: bool) -> pd.DataFrame:
     """Estimated minutes per chapter: ``chapter, minutes``; NaN where the inside of the model cannot be read.
 
-    An upper estimate: every batch is taken to go on for `STEPS` tokens. At the default parameters, without the time to
-    load the model in every chapter.
+    An upper estimate: every batch is taken to go on for `STEPS` tokens. At the default parameters, without the time
+    to load the model in every chapter.
     """
     rows = []
     for chapter, work in CHAPTERS.items():
@@ -194,20 +187,33 @@ def minutes(speed: Speed, invented: bool) -> pd.DataFrame:
 
 
 def report(model: str, gpu: str | None = None, tokens: int = 1024, calibrate: bool = False) -> list[str]:
-    """The lines that ``rimkit plan`` prints; raises ``UserError`` as `rimkit.models.device.plan` and `load`."""
-    from rimkit.models.load import load
+    """The lines that ``rimkit plan`` prints; raises `UserError` as `plan` and `load`."""
+    said = _lines(model, *plan(model, gpu, tokens), tokens)
+    if not calibrate:
+        return said
+    study = load(model)
+    speed = measure(study)
+    return [
+        *said,
+        "",
+        f"Measured on {study.device} in {study.dtype}: {TOGETHER / speed.step:.0f} tokens per second in batches of "
+        f"{TOGETHER}, {1 / speed.reading:.0f} conversations read per second.",
+        f"Minutes per chapter at the default parameters, if replies take {STEPS[study.invented]} tokens:",
+        *(f"  {row.chapter:28}{row.minutes:8.1f}" for row in minutes(speed, study.invented).itertuples()),
+    ]
 
-    said = lines(model, *plan(model, gpu, tokens), tokens)
-    if calibrate:
-        study = load(model)
-        speed = measure(study)
-        said += [
-            "",
-            f"Measured on {study.device} in {study.dtype}: {TOGETHER / speed.step:.0f} tokens per second in batches of "
-            f"{TOGETHER}, {1 / speed.reading:.0f} conversations read per second.",
-            f"Minutes per chapter at the default parameters, if replies take {STEPS[study.invented]} tokens:",
-            *(f"  {row.chapter:28}{row.minutes:8.1f}" for row in minutes(speed, study.invented).itertuples()),
-        ]
+
+def _lines(model: str, needs: Needs, table: pd.DataFrame, tokens: int) -> list[str]:
+    size, unit = (needs.parameters / 1e9, "billion") if needs.parameters >= 1e9 else (needs.parameters / 1e6, "million")
+    width = max(map(len, table["device"]))
+    said = [
+        f"{model}: {size:.3g} {unit} parameters in {needs.layers} layers; keys and values take "
+        f"{needs.cache('bfloat16', 1) / 1024:.3g} KiB per token in 16 bits",
+        f"At once: conversations of {tokens} tokens (prompt and reply); weights are exact, all else is estimated.",
+        "",
+        f"{'device':{width}}    GiB  dtype     weights  generate   read  gradients  verdict",
+    ]
+    for row in table.itertuples():
+        numbers = f"{row.memory:5.1f}  {row.dtype:8}  {row.weights:7.1f}  {row.generate:8}  {row.read:5}"
+        said.append(f"{row.device:{width}}  {numbers}  {row.gradients:9}  {row.verdict}")
     return said
-
-

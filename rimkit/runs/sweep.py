@@ -1,9 +1,8 @@
-"""Sweeps: every cell of a sweep file as its own `rimkit run`, scheduled by Snakemake; one ledger at the end.
+"""Sweeps: a file says which chapters run on which models with which settings, and Snakemake runs them.
 
-Snakemake decides what runs when and where (this machine, Slurm, …), tries again what failed and goes on after an
-interruption. What it must not do is decide what is kept: a cell that fails, or is killed, becomes a row of the ledger.
-
-The file of a sweep: models x chapters x seeds x parameters, checked before anything runs.
+Every cell of a sweep is one `rimkit run` in a folder of its own. Snakemake decides what runs when and where (this
+machine, Slurm, …), tries again what failed and goes on after an interruption. What it must not decide is what is
+kept: a cell that fails, or is killed, becomes a row of the ledger.
 
     models: [rim-mini, ./my-model]      # as in `rimkit run --model`
     chapters: ["01", "03"]              # as in `rimkit run`; without it, all
@@ -15,14 +14,11 @@ The file of a sweep: models x chapters x seeds x parameters, checked before anyt
     max_new_tokens: 4096                # as in `rimkit run --max-new-tokens`
     resources: {gpu: 1, mem_mb: 16000, runtime: 120}    # of one cell
 
-A parameter goes to the chapters that declare it, and is no axis for the others. Everything that is wrong with the file
-is said in one line that begins with its name and the line number.
+A parameter goes to the chapters that declare it, and is no axis for the others. Everything that is wrong with the
+file is said in one line that begins with its name and the line number.
 
-What the cells of a sweep left behind: how each ended, and the rows of all as one ledger.
-
-Run a command on GPUs of this machine that no other cell of the sweep has: one lock file for each.
-
-``python -m rimkit.runs.sweep NEEDED ALL FOLDER COMMAND…``. The locks go when the command ends, however it ends.
+``python -m rimkit.runs.sweep NEEDED ALL FOLDER COMMAND…`` runs a command on GPUs of this machine that no other cell
+has: one lock file for each. The locks go when the command ends, however it ends.
 """
 
 from __future__ import annotations
@@ -35,38 +31,243 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rimkit import __version__
-from rimkit.behavior import chosen
-from rimkit.data import UserError, nearest
+import pandas as pd
+
+from rimkit import __version__, ledger
+from rimkit.behavior.evaluation import Evaluation, evaluation
+from rimkit.data import UserError, nearest, whole
 from rimkit.runs.execute import (
+    Job,
     Parameter,
     check_chat,
+    check_taken,
     convert,
     declared_in,
     find_chapters,
     find_model,
+    is_complete,
     plan,
     prepare_folder,
+    settable,
 )
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-
-
-
-# -- runs.sweep ----------
 REQUIREMENT = "snakemake>=8.20,<10"  # as in the extra `sweep` of pyproject.toml; a test compares the two
 BUILT_IN = ("local", "dryrun", "touch")  # executors that need no plugin
-CONFIG, LOG = "sweep.json", "snakemake.log"
+CONFIG, LOG, LEDGER, COMPLETE = "sweep.json", "snakemake.log", "sweep.parquet", "complete"
+DONE, FAILED, WAITING = "done", "failed", "not run"
+KEYS = ("models", "chapters", "seeds", "parameters", "prompts", "judge", "max_new_tokens", "resources")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of one chapter on one model.
+
+    ``id`` names its folder and ends in a hash of chapter, model, parameters and rimkit version, so that a change of
+    any is another cell. ``values``: the parameters as they are written; ``varied``: those in which the cells of its
+    model and chapter differ.
+    """
+
+    id: str
+    job: Job
+    model: str
+    values: dict[str, Any]
+    varied: dict[str, Any]
+
+    @property
+    def chapter(self) -> str:
+        return self.job.chapter
+
+    @property
+    def arguments(self) -> list[str]:
+        """What `rimkit` is called with, but for the folder."""
+        measure = self.job.measure
+        given = [text for name, value in self.values.items() for text in ("-p", f"{name}={value}")]
+        given += [text for name, other in measure.prompts.items() for text in ("--prompts", f"{name}={other}")]
+        given += ["--judge", measure.judge] if measure.judge else []
+        given += ["--max-new-tokens", str(measure.max_new_tokens)] if measure.max_new_tokens else []
+        return ["run", str(self.job.notebook), "--model", self.model, *given, "--quiet"]
+
+    @property
+    def label(self) -> str:
+        """The settings in words: "seed=1, n_prompts=46"; empty if there is nothing to tell apart."""
+        return ", ".join(f"{name}={value}" for name, value in self.varied.items())
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """All cells of a sweep, and the resources that one of them needs."""
+
+    cells: tuple[Cell, ...]
+    resources: dict[str, int | str]
+
+
+# -- the file --------------------------------------------------------------------------------------
+
+
+def read(path: str | Path) -> Sweep:
+    """The sweep that a file describes; raises `UserError` (``file:line: what is wrong``) for one that cannot run."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path} ({getattr(error, 'strerror', None) or error})") from error
+    try:
+        return _sweep(_load(text))
+    except UserError as error:
+        raise UserError(f"{path}:{error}") from None
+
+
+@contextmanager
+def _at(line: int) -> Iterator[None]:
+    """Puts the line of the file before what is found wrong there."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{line}: {error}") from None
+
+
+def _load(text: str) -> Mapping[str, Any]:
+    """The file as a mapping that knows the line of each of its parts (``lc``)."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        file = YAML().load(text)
+    except YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or "it cannot be read"
+        raise UserError(f"{mark.line + 1 if mark else 1}: this is not YAML: {' '.join(problem.split())}") from error
+    with _at(1):
+        if not isinstance(file, Mapping):
+            raise UserError(f"a sweep is a mapping with the keys {', '.join(KEYS)}")
+        if "models" not in file:
+            raise UserError("'models' is missing: a list, such as [rim-mini]")
+    for key in file:
+        with _at(file.lc.key(key)[0] + 1):
+            if key not in KEYS:
+                raise UserError(f"unknown key '{key}'{nearest(key, KEYS)}; there are: {', '.join(KEYS)}")
+    return file
+
+
+def _sweep(file: Mapping[str, Any]) -> Sweep:
+    models, declared, cells = [], {}, {}
+    for name, line in _items(file, "models"):
+        with _at(line):
+            models.append(find_model(name))
+            check_chat(models[-1])
+    for name, line in _items(file, "chapters") or [("", 1)]:
+        with _at(line):
+            declared |= {notebook: declared_in(notebook) for notebook in find_chapters([name] if name else ())}
+    axes, measure = _axes(file, declared.values()), _measure(file)
+    with _at(1):
+        check_taken(measure.parameters(), declared.values())
+        for model, (notebook, parameters) in product(models, declared.items()):
+            own = {name: values for name, values in axes.items() if name in parameters}
+            for values in product(*own.values()):
+                cell = _cell(notebook, model, dict(zip(own, values, strict=True)), own, measure)
+                cells[cell.id] = cell
+    return Sweep(tuple(cells.values()), _resources(file))
+
+
+def _mapping(file: Mapping, key: str) -> Mapping[str, Any]:
+    found = file.get(key, {})
+    if not isinstance(found, Mapping):
+        raise UserError(f"{_line(file, key)}: here a mapping (name: value) is needed")
+    return found
+
+
+def _line(file: Mapping, key: str) -> int:
+    return file.lc.value(key)[0] + 1
+
+
+def _items(file: Mapping, key: str) -> list[tuple[str, int]]:
+    """What stands under a key, as texts with their lines; a single value is a list of one, no value an empty one.
+
+    A list in a list is one text, "[1, 2]".
+    """
+    if key not in file:
+        return []
+    found, line = file[key], _line(file, key)
+    items = [(found, line)]
+    if isinstance(found, list):
+        items = [(item, found.lc.item(place)[0] + 1) for place, item in enumerate(found)]
+    if not items:
+        raise UserError(f"{line}: this list is empty")
+    for item, line in items:
+        if item in (None, "") or isinstance(item, Mapping):
+            raise UserError(f"{line}: an item of '{key}' is a single word or number")
+    return [(json.dumps(item) if isinstance(item, list) else str(item), line) for item, line in items]
+
+
+def _one(file: Mapping, key: str) -> tuple[str, int]:
+    """The one value of a key, with its line; "" without it."""
+    items = _items(file, key) or [("", 1)]
+    if len(items) > 1:
+        raise UserError(f"{items[1][1]}: '{key}' takes one word or number")
+    return items[0]
+
+
+def _axes(file: Mapping, chapters: Collection[Mapping[str, Parameter]]) -> dict[str, list[str]]:
+    """``{parameter: its values, as written}``; every value is checked against each chapter that declares it."""
+    given, known = _mapping(file, "parameters"), settable(chapters)
+    if "seeds" in file and "seed" in given:
+        raise UserError(f"{_line(given, 'seed')}: the seeds already stand under 'seeds'")
+    places = ({"seed": (file, "seeds")} if "seeds" in file else {}) | {name: (given, name) for name in given}
+    for name, place in places.items():
+        if name not in known:
+            raise UserError(
+                f"{_line(*place)}: no parameter '{name}' in these chapters{nearest(name, known)}; "
+                f"there are: {', '.join(known) or 'none'}"
+            )
+    axes = {name: _items(*place) for name, place in places.items()}
+    for name, items in axes.items():
+        for parameters, (value, line) in product(chapters, items):
+            if name in parameters:
+                with _at(line):
+                    convert(value, parameters[name])
+    return {name: list(dict.fromkeys(value for value, _ in items)) for name, items in axes.items()}
+
+
+def _measure(file: Mapping) -> Evaluation:
+    """Prompt sets, judge and reply length of all cells."""
+    sets = _mapping(file, "prompts")
+    prompts = {name: _one(sets, name) for name in sets}
+    for name, (other, line) in prompts.items():
+        with _at(line):
+            evaluation({name: other})
+    (judge, judged), (length, counted) = _one(file, "judge"), _one(file, "max_new_tokens")
+    if length and not length.isdigit():
+        raise UserError(f"{counted}: max_new_tokens takes a whole number, not '{length}'")
+    with _at(judged):
+        return evaluation({name: other for name, (other, _) in prompts.items()}, judge, int(length or 0))
+
+
+def _resources(file: Mapping) -> dict[str, int | str]:
+    given = _mapping(file, "resources")
+    for name in given:
+        if not re.fullmatch(r"[A-Za-z]\w*", str(name)):
+            raise UserError(f"{_line(given, name)}: '{name}' is no name of a resource, such as gpu")
+    values = {name: _one(given, name)[0] for name in given}
+    return {name: int(value) if value.isdigit() else value for name, value in values.items()}
+
+
+def _cell(notebook: Path, model: str, values: dict, axes: dict[str, list], measure: Evaluation) -> Cell:
+    (job,) = plan([notebook], model, values, measure)
+    varied = {name: value for name, value in values.items() if len(axes[name]) > 1}
+    words = [job.chapter.partition("_")[0], Path(model).name, *(f"{name}{value}" for name, value in varied.items())]
+    slug = "-".join(re.sub(r"[^\w.]+", "-", word).strip("-") for word in words)[:80]
+    depends_on = f"{job.params_hash} {notebook} {model} {__version__}"
+    return Cell(f"{slug}-{sha256(depends_on.encode()).hexdigest()[:8]}", job, model, values, varied)
+
+
+# -- Snakemake -------------------------------------------------------------------------------------
 
 
 def run(
@@ -96,10 +297,13 @@ def run(
     gpus = _check_gpus(sweep, gpus) if executor == "local" else gpus
     out = prepare_folder(out)
     with _alone(out) as lock:
-        config = {"cells": {cell.id: _command(cell, sweep, gpus, executor) for cell in sweep.cells}}
-        (out / CONFIG).write_text(json.dumps(config | {"resources": sweep.resources}, indent=1), encoding="utf-8")
+        commands = {cell.id: _command(cell, sweep, gpus, executor) for cell in sweep.cells}
+        (out / CONFIG).write_text(json.dumps({"cells": commands, "resources": sweep.resources}, indent=1), "utf-8")
         for cell in sweep.cells:
-            (out / "cells" / cell.id).mkdir(parents=True, exist_ok=True)
+            folder = out / "cells" / cell.id
+            folder.mkdir(parents=True, exist_ok=True)
+            if not is_complete(folder / f"{cell.chapter}.ipynb", cell.job):
+                (folder / COMPLETE).unlink(missing_ok=True)
         command = _snakemake(out, executor, jobs, gpus, retries, extra)
         try:
             code = _watch(command, out, sweep.cells, lock, report)
@@ -111,13 +315,10 @@ def run(
 
 def check_installed(executor: str) -> None:
     """Raise `UserError` with the command that installs what is missing: Snakemake, or the plugin of an executor."""
-    if find_spec("snakemake") is None or find_spec("yaml") is None:
-        raise UserError(f"a sweep needs Snakemake: pip install '{REQUIREMENT}'")
+    if find_spec("snakemake") is None or find_spec("ruamel.yaml") is None:
+        raise UserError(f"a sweep needs Snakemake: pip install '{REQUIREMENT}' ruamel.yaml")
     if executor not in BUILT_IN and find_spec(f"snakemake_executor_plugin_{executor.replace('-', '_')}") is None:
         raise UserError(f"the executor '{executor}' is not installed: pip install snakemake-executor-plugin-{executor}")
-
-
-# -- Snakemake ---------------------------------------------------------------------------------------------
 
 
 def _command(cell: Cell, sweep: Sweep, gpus: int | None, executor: str) -> str:
@@ -132,8 +333,7 @@ def _command(cell: Cell, sweep: Sweep, gpus: int | None, executor: str) -> str:
 
 def _snakemake(out: Path, executor: str, jobs: int, gpus: int | None, retries: int, extra: Sequence[str]) -> list[str]:
     limit = ["--cores" if executor in BUILT_IN else "--jobs", str(jobs)]
-    if gpus is not None:
-        limit += ["--resources", f"gpu={gpus}"]
+    limit += ["--resources", f"gpu={gpus}"] if gpus is not None else []
     rules = ["--snakefile", str(Path(__file__).with_name("Snakefile")), "--configfile", str(out / CONFIG)]
     # No lock of its own: it would outlive a kill (ours does not). The ids say what has changed, not the times of files.
     again = ["--keep-going", "--retries", str(retries), "--rerun-incomplete", "--rerun-triggers", "mtime", "--nolock"]
@@ -155,9 +355,10 @@ def _watch(command: list[str], out: Path, cells: Sequence[Cell], lock: int, repo
             while True:
                 code = process.poll()
                 for event in sorted(ended(cells, out) - told):
+                    (name, _), done = event
                     told.add(event)
-                    kept += event[1]
-                    report(line(known[event[0][0]], out, kept, len(cells)))
+                    kept += done
+                    report(_said(known[name], out, f"[{kept} of {len(cells)} done]"))
                 if code is not None:
                     return code
                 time.sleep(0.3)
@@ -168,6 +369,12 @@ def _watch(command: list[str], out: Path, cells: Sequence[Cell], lock: int, repo
             raise
         finally:
             _signal(process, signal.SIGTERM)
+
+
+def _said(cell: Cell, out: Path, progress: str) -> str:
+    status, error = outcome(cell, out)
+    settings = f" ({cell.label})" if cell.label else ""
+    return f"{status:8}{cell.chapter} on {cell.model}{settings}  {progress}  {error}".rstrip()
 
 
 def _signal(process: subprocess.Popen, number: int) -> None:
@@ -188,38 +395,21 @@ def _terminable() -> Iterator[None]:
 @contextmanager
 def _alone(out: Path) -> Iterator[int]:
     """Hold the folder; the system lets go of it when this process and the Snakemake that it started are gone."""
-    import fcntl
-
     with open(out / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another sweep is running in {out}: wait for it, or give --out another folder") from None
+        if not _held(file.fileno()):
+            raise UserError(f"another sweep is running in {out}: wait for it, or give --out another folder")
         yield file.fileno()
 
 
-def _check_gpus(sweep: Sweep, gpus: int | None) -> int | None:
-    needed = sweep.resources.get("gpu", 0)
-    if not isinstance(needed, int):
-        raise UserError(f"the resource gpu is a number of GPUs, not '{needed}'")
-    if not needed:
-        return gpus
-    there = len(_visible_gpus()) if gpus is None else gpus
-    if there < needed:
-        raise UserError(f"a cell needs gpu: {needed} and there are {there} here: lower it, or use another --executor")
-    return there
+def _held(file: int) -> bool:
+    """Try to lock a file; the lock lasts as long as a process has the file open."""
+    import fcntl  # not on Windows, where Snakemake does not run either
 
-
-def _visible_gpus() -> list[str]:
-    """Without torch, which takes seconds to say so."""
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is not None:
-        return [name for name in chosen.split(",") if name.strip()]
     try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
-    except OSError:
-        return []
-    return re.findall(r"^GPU \d+", listed, re.MULTILINE)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _check_started(found: pd.DataFrame, code: int, out: Path) -> None:
@@ -228,248 +418,11 @@ def _check_started(found: pd.DataFrame, code: int, out: Path) -> None:
         raise UserError(f"Snakemake was ended by signal {-code}; what was finished is kept, the same command goes on")
     if code and not (found["status"] == FAILED).any() and (found["status"] == WAITING).any():
         lines = (out / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no message"]
-        said = next((line for line in lines if re.search("error", line, re.IGNORECASE)), lines[-1]).strip()
+        said = next((line for line in lines if "error" in line.lower()), lines[-1]).strip()
         raise UserError(f"Snakemake could not run the cells ({said[:200]}); see {out / LOG}")
 
 
-# -- runs.sweepfile ----------
-KEYS = ("models", "chapters", "seeds", "parameters", "prompts", "judge", "max_new_tokens", "resources")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of one chapter on one model.
-
-    ``id`` names its folder and ends in a hash of chapter, model, parameters and rimkit version, so that a change of any
-    is another cell. ``varied``: the settings in which the cells of its model and chapter differ.
-    """
-
-    id: str
-    chapter: str
-    notebook: str
-    model: str
-    values: dict[str, Any]
-    varied: dict[str, Any]
-    options: tuple[str, ...] = ()  # further ones of `rimkit run`: prompt sets and judge
-
-    @property
-    def arguments(self) -> list[str]:
-        """What `rimkit` is called with, but for the folder."""
-        given = [text for name, value in self.values.items() for text in ("-p", f"{name}={value}")]
-        return ["run", self.notebook, "--model", self.model, *given, *self.options, "--quiet"]
-
-    @property
-    def label(self) -> str:
-        """The settings in words: "seed=1, n_prompts=46"; empty if there is nothing to tell apart."""
-        return ", ".join(f"{name}={value}" for name, value in self.varied.items())
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """All cells of a sweep, and the resources that one of them needs."""
-
-    cells: tuple[Cell, ...]
-    resources: dict[str, int | str]
-
-
-def read(path: str | Path) -> Sweep:
-    """The sweep that a file describes; raises `UserError` (``file:line: what is wrong``) for one that cannot run."""
-    return _Reader(Path(path)).sweep()
-
-
-class _Reader:
-    """Reads one file, keeping the place of everything in it, for the messages."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.entries = self._entries()
-
-    def sweep(self) -> Sweep:
-        notebooks = self._notebooks()
-        models = [(self._at(node, find_model, node.value), node) for node in self._texts("models", required=True)]
-        for model, node in models:
-            self._at(node, check_chat, model)
-        declared = {notebook: self._at(node, declared_in, notebook) for notebook, node in notebooks}
-        axes, choice = self._axes(declared), self._choice()
-        cells = [
-            cell
-            for (model, _), (notebook, node) in product(models, notebooks)
-            for cell in self._at(node, list, _cells(model, notebook, axes, declared[notebook], *choice))
-        ]
-        return Sweep(tuple({cell.id: cell for cell in cells}.values()), self._resources())
-
-    # -- parts of the file -----------------------------------------------------------------------------
-
-    def _entries(self) -> dict[str, Any]:
-        """The nodes of the file by key."""
-        import yaml
-
-        try:
-            root = yaml.compose(self.path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read {self.path} ({getattr(error, 'strerror', None) or error})") from error
-        except yaml.YAMLError as error:
-            mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or "it cannot be read"
-            line = mark.line + 1 if mark else 1
-            raise UserError(f"{self.path}:{line}: this is not YAML: {' '.join(str(problem).split())}") from error
-        if not isinstance(root, yaml.MappingNode):
-            raise UserError(f"{self.path}:1: a sweep is a mapping with the keys {', '.join(KEYS)}")
-        return self._mapping(root, KEYS)
-
-    def _mapping(self, node, known: Iterable[str] = ()) -> dict[str, Any]:
-        import yaml
-
-        if not isinstance(node, yaml.MappingNode):
-            self._wrong(node, "here a mapping (name: value) is needed")
-        found = {}
-        for key, value in node.value:
-            name = str(key.value)
-            if known and name not in known:
-                self._wrong(key, f"unknown key '{name}'{nearest(name, known)}; there are: {', '.join(known)}")
-            if name in found:
-                self._wrong(key, f"'{name}' stands here a second time")
-            found[name] = value
-        return found
-
-    def _list(self, node) -> list:
-        """The items of a list; a single value is a list of one. Each comes with its own node."""
-        import yaml
-
-        items = node.value if isinstance(node, yaml.SequenceNode) else [node]
-        if not items:
-            self._wrong(node, "this list is empty")
-        return items
-
-    def _texts(self, key: str, required: bool = False) -> list:
-        import yaml
-
-        if key not in self.entries:
-            if required:
-                raise UserError(f"{self.path}:1: '{key}' is missing: a list, such as [rim-mini]")
-            return []
-        nodes = self._list(self.entries[key])
-        for node in nodes:
-            if not isinstance(node, yaml.ScalarNode) or not node.value:
-                self._wrong(node, f"an item of '{key}' is a single word or number")
-        return nodes
-
-    def _notebooks(self) -> list[tuple[Path, Any]]:
-        nodes = self._texts("chapters")
-        if nodes:
-            found = [(self._at(node, find_chapters, [node.value])[0], node) for node in nodes]
-        else:
-            found = [(notebook, self.entries.get("models")) for notebook in find_chapters()]
-        return list({notebook: (notebook, node) for notebook, node in found}.values())
-
-    def _axes(self, declared: dict[Path, dict[str, Parameter]]) -> dict[str, list]:
-        """``{parameter: its values, as written}``; every value is checked against each chapter that declares it."""
-        given = self._mapping(self.entries["parameters"]) if "parameters" in self.entries else {}
-        nodes = ({"seed": self.entries["seeds"]} if "seeds" in self.entries else {}) | given
-        known = sorted({name for parameters in declared.values() for name in parameters} - {"model", "ledger"})
-        for name, node in nodes.items():
-            if name == "seed" and "seeds" in self.entries and "seed" in given:
-                self._wrong(given["seed"], "the seeds already stand under 'seeds'")
-            if name not in known:
-                there = ", ".join(known) or "none"
-                self._wrong(node, f"no parameter '{name}' in these chapters{nearest(name, known)}; there are: {there}")
-        return {name: self._values(name, node, declared.values()) for name, node in nodes.items()}
-
-    def _values(self, name: str, node, chapters: Iterable[dict[str, Parameter]]) -> list:
-        import yaml
-
-        values = []
-        for item in self._list(node):
-            nested = isinstance(item, yaml.SequenceNode)
-            if isinstance(item, yaml.MappingNode):
-                self._wrong(item, f"'{name}' takes values, not a mapping")
-            value = [entry.value for entry in item.value] if nested else item.value
-            for parameters in chapters:
-                if name in parameters:
-                    self._at(item, convert, value, parameters[name])
-            values.append(f"[{', '.join(value)}]" if nested else value)
-        return list(dict.fromkeys(values))
-
-    def _choice(self) -> tuple[tuple[str, ...], dict[str, str]]:
-        """Prompt sets and judge, as options of `rimkit run` and as settings of a kernel."""
-        nodes = self._mapping(self.entries["prompts"]) if "prompts" in self.entries else {}
-        for name, node in nodes.items():
-            if not isinstance(node.value, str) or not node.value:
-                self._wrong(node, f"'{name}' takes the name of one prompt set, such as hex-phi")
-            self._at(node, chosen.settings, {name: node.value}, "")
-        judge, length = self._one("judge"), self._one("max_new_tokens")
-        if length and not length.value.isdigit():
-            self._wrong(length, f"max_new_tokens takes a whole number, not '{length.value}'")
-        prompts = {name: node.value for name, node in nodes.items()}
-        tokens = int(length.value) if length else 0
-        found = self._at(judge, chosen.settings, prompts, judge.value if judge else "", tokens)
-        options = [
-            text
-            for name, other in json.loads(found[chosen.PROMPTS] or "{}").items()  # absolute paths: cells run elsewhere
-            for text in ("--prompts", f"{name}={other}")
-        ]
-        options += ["--judge", found[chosen.JUDGE]] if judge else []
-        options += ["--max-new-tokens", length.value] if length else []
-        return tuple(options), {name: value for name, value in found.items() if value}
-
-    def _one(self, key: str):
-        """The node of a key that holds for all cells; None without it."""
-        nodes = self._texts(key)
-        if len(nodes) > 1:
-            self._wrong(nodes[1], f"'{key}' holds for all cells: give one")
-        return nodes[0] if nodes else None
-
-    def _resources(self) -> dict[str, int | str]:
-        nodes = self._mapping(self.entries["resources"]) if "resources" in self.entries else {}
-        for name, node in nodes.items():
-            if not re.fullmatch(r"[A-Za-z]\w*", name) or not isinstance(node.value, str) or not node.value:
-                self._wrong(node, f"the resource '{name}' needs one number or word, such as gpu: 1")
-        return {name: int(node.value) if node.value.isdigit() else node.value for name, node in nodes.items()}
-
-    # -- places ----------------------------------------------------------------------------------------
-
-    def _at(self, node, function, *arguments):
-        """Call ``function``; what it finds wrong is said with the place of ``node``."""
-        try:
-            return function(*arguments)
-        except UserError as error:
-            self._wrong(node, str(error))
-
-    def _wrong(self, node, problem: str):
-        line = node.start_mark.line + 1 if node is not None else 1
-        raise UserError(f"{self.path}:{line}: {problem}") from None
-
-
-def _cells(
-    model: str,
-    notebook: Path,
-    axes: dict[str, list],
-    declared: dict[str, Parameter],
-    options: tuple[str, ...],
-    settings: dict[str, str],
-) -> Iterator[Cell]:
-    own = {name: values for name, values in axes.items() if name in declared}
-    for values in product(*own.values()):
-        given = dict(zip(own, values, strict=True))
-        (job,) = plan([notebook], model, given, settings)
-        varied = {name: value for name, value in given.items() if len(own[name]) > 1}
-        place = _id(job.params_hash, notebook, model, varied)
-        yield Cell(place, job.chapter, str(notebook), model, given, varied, options)
-
-
-def _id(params_hash: str, notebook: Path, model: str, varied: dict[str, Any]) -> str:
-    """Readable, and with a hash: one folder name per chapter, model, parameters and version of rimkit."""
-    from hashlib import sha256
-
-    settings = [f"{name}{value}" for name, value in varied.items()]
-    words = [notebook.stem.partition("_")[0], Path(model).name, *settings]
-    slug = "-".join(re.sub(r"[^\w.]+", "-", word).strip("-") for word in words)[:80]
-    whole = f"{params_hash} {notebook} {model} {__version__}"
-    return f"{slug}-{sha256(whole.encode()).hexdigest()[:8]}"
-
-
-# -- runs.sweeprows ----------
-DONE, FAILED, WAITING = "done", "failed", "not run"
-COMPLETE, LEDGER = "complete", "sweep.parquet"
+# -- what cells leave behind -----------------------------------------------------------------------
 
 
 def ended(cells: Iterable[Cell], out: Path) -> set[tuple[tuple[str, int], bool]]:
@@ -479,14 +432,14 @@ def ended(cells: Iterable[Cell], out: Path) -> set[tuple[tuple[str, int], bool]]
         folder = out / "cells" / cell.id
         if (folder / COMPLETE).exists():
             found.add(((cell.id, 0), True))
-        elif _exit_code(folder) is not None:
+        elif _exit_code(_log(folder)) is not None:
             found.add(((cell.id, (folder / "log.txt").stat().st_mtime_ns), False))
     return found
 
 
-def _exit_code(folder: Path) -> int | None:
+def _exit_code(log: str) -> int | None:
     """What the last attempt of a cell ended with; None if it did not end by itself, or did not fail."""
-    match = re.search(r"^exit code (\d+)\s*\Z", _log(folder), re.MULTILINE)
+    match = re.search(r"^exit code (\d+)\s*\Z", log, re.MULTILINE)
     return int(match[1]) if match else None
 
 
@@ -497,12 +450,6 @@ def _log(folder: Path) -> str:
         return ""
 
 
-def line(cell: Cell, out: Path, done: int, total: int) -> str:
-    status, error = outcome(cell, out)
-    settings = f" ({cell.label})" if cell.label else ""
-    return f"{status:8}{cell.chapter} on {cell.model}{settings}  [{done} of {total} done]  {error}".rstrip()
-
-
 def outcome(cell: Cell, out: Path) -> tuple[str, str]:
     """``(status, error)`` of a cell by what it left behind."""
     folder = out / "cells" / cell.id
@@ -510,38 +457,31 @@ def outcome(cell: Cell, out: Path) -> tuple[str, str]:
         return DONE, ""
     if not (folder / "log.txt").exists():
         return WAITING, ""
-    code = _exit_code(folder)
-    if code is None and "rimkit: interrupted" in _log(folder):
+    log = _log(folder)
+    code = _exit_code(log)
+    if code is None and "rimkit: interrupted" in log:
         return FAILED, "interrupted"
     if code is None:
         return FAILED, f"ended without a result (killed, or out of memory or time); see {folder / 'log.txt'}"
     if code > 128:
         return FAILED, f"killed by signal {code - 128}" + (" (out of memory?)" if code == 128 + signal.SIGKILL else "")
-    said = re.findall(r"^(?:rimkit: |failed  \S+  )(.+)$", _log(folder), re.MULTILINE)
+    said = re.findall(r"^(?:rimkit: |failed  \S+  )(.+)$", log, re.MULTILINE)
     return FAILED, said[0] if said else f"exit code {code}; see {folder / 'log.txt'}"
 
 
 def gather(cells: Sequence[Cell], out: Path) -> pd.DataFrame:
     """Write the ledger and the table of a sweep from what its cells left behind; returns the table."""
-    import pandas as pd
-
-    from rimkit import ledger
-
     tables, listed = [], []
     for cell in cells:
         status, error = outcome(cell, out)
-        rows = _rows(cell, out, status, error)
-        tables.append(rows)
-        seconds = rows["seconds"].max() if len(rows) else None
-        listed.append(
-            {"id": cell.id, "chapter": cell.chapter, "model": cell.model, **cell.values, "status": status,
-             "seconds": seconds, "error": error}
-        )  # fmt: skip
+        tables.append(_rows(cell, out, status, error))
+        listed.append({"id": cell.id, "chapter": cell.chapter, "model": cell.model, **cell.values})
+        listed[-1] |= {"status": status, "seconds": tables[-1]["seconds"].max(), "error": error}
     ledger.write(pd.concat(tables, ignore_index=True), out / "ledger" / LEDGER)
     found = pd.DataFrame(listed)
-    order = [name for name in found.columns if name not in ("status", "seconds", "error")]
-    found = found[[*order, "status", "seconds", "error"]]
-    found.to_csv(out / "cells.csv", index=False)
+    found = found[[*found.columns.drop(["status", "seconds", "error"]), "status", "seconds", "error"]]
+    with whole(out / "cells.csv") as file:
+        found.to_csv(file, index=False)
     return found
 
 
@@ -549,45 +489,63 @@ def _rows(cell: Cell, out: Path, status: str, error: str) -> pd.DataFrame:
     """The ledger rows of a cell, named by it; a failed one always has one row that says so.
 
     The model's name carries the settings in which cells differ: verdicts are per model, and the cells of a sweep are
-    to stand side by side, not to replace one another.
+    to stand side by side, not to replace one another. A chapter may hand on shipped rows, which stay as they are.
     """
-    import pandas as pd
-
-    from rimkit import ledger
-
     folder = out / "cells" / cell.id
     known = folder / "ledger" / f"{cell.chapter}.parquet"
     rows = ledger.read(known) if status != WAITING and known.exists() else ledger.table([])
+    run_id = _run_id(folder / f"{cell.chapter}.ipynb") or cell.id
     if status == FAILED and not (rows["status"] == "failed").any():
-        failed = ledger.failed_row(chapter=cell.chapter, model=cell.model, error=error, run_id=_run_id(folder, cell))
+        failed = ledger.failed_row(chapter=cell.chapter, model=cell.model, error=error, run_id=run_id)
         rows = pd.concat([rows, ledger.table([failed])], ignore_index=True)
-    own = rows["run_id"] == _run_id(folder, cell)  # a chapter may hand on shipped rows, which stay as they are
+    own = rows["run_id"] == run_id
     named = rows["model"] + (f" ({cell.label})" if cell.label else "")
     return rows.assign(model=rows["model"].mask(own, named), run_id=rows["run_id"].mask(own, cell.id))
 
 
-def _run_id(folder: Path, cell: Cell) -> str:
-    """Which rows of a cell it measured itself: those with the number of its run, which its notebook knows."""
+def _run_id(notebook: Path) -> str:
+    """The number of the run that left a notebook: its own rows have it. Empty where there is none."""
     try:
-        text = (folder / f"{cell.chapter}.ipynb").read_text(encoding="utf-8")
-        return json.loads(text)["metadata"]["rimkit"]["run_id"]
+        return json.loads(notebook.read_text(encoding="utf-8"))["metadata"]["rimkit"]["run_id"]
     except (OSError, ValueError, KeyError, TypeError):
-        return cell.id
+        return ""
 
 
-# -- runs.slot ----------
+# -- GPUs of this machine --------------------------------------------------------------------------
+
+
+def _check_gpus(sweep: Sweep, gpus: int | None) -> int | None:
+    needed = sweep.resources.get("gpu", 0)
+    if not isinstance(needed, int):
+        raise UserError(f"the resource gpu is a number of GPUs, not '{needed}'")
+    if not needed:
+        return gpus
+    there = _visible_gpus() if gpus is None else gpus
+    if there < needed:
+        raise UserError(f"a cell needs gpu: {needed} and there are {there} here: lower it, or use another --executor")
+    return there
+
+
+def _visible_gpus() -> int:
+    """How many; without torch, which takes seconds to say so."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return sum(bool(name.strip()) for name in chosen.split(","))
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
+    except OSError:
+        return 0
+    return sum(line.startswith("GPU ") for line in listed.splitlines())
+
+
 def take(needed: int, there: int, folder: str | Path) -> list[int]:
     """Wait for ``needed`` of the GPUs 0 to ``there - 1``, and hold them until this process (or its exec) ends."""
-    import fcntl
-
     Path(folder).mkdir(exist_ok=True)
     while True:
         held: dict[int, int] = {}
         for number in range(there):
             file = os.open(Path(folder) / str(number), os.O_CREAT | os.O_RDWR)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _held(file):
                 os.close(file)
                 continue
             held[number] = file
@@ -608,6 +566,5 @@ def visible(numbers: list[int], chosen: str | None) -> str:
 
 if __name__ == "__main__":
     wanted, total, where, *command = sys.argv[1:]
-    mine = take(int(wanted), int(total), where)
-    os.environ["CUDA_VISIBLE_DEVICES"] = visible(mine, os.environ.get("CUDA_VISIBLE_DEVICES"))
-    os.execv(command[0], command)
+    mine = visible(take(int(wanted), int(total), where), os.environ.get("CUDA_VISIBLE_DEVICES"))
+    os.execve(command[0], command, {**os.environ, "CUDA_VISIBLE_DEVICES": mine})

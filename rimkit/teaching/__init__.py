@@ -8,7 +8,16 @@ from __future__ import annotations
 from importlib import import_module
 
 _ROOMS = {
-    "figures": ("rate_plot", "dose_plot", "difference_plot", "show", "png", "change_plot", "agreement_plot", "heat_maps"),  # noqa: E501
+    "figures": (
+        "rate_plot",
+        "dose_plot",
+        "difference_plot",
+        "show",
+        "png",
+        "change_plot",
+        "agreement_plot",
+        "heat_maps",
+    ),
     "exercises": ("Exercise", "predict"),
     "setup": ("start", "results", "identity", "save_to_drive"),
     "tables": ("rate_table", "effect_table", "seed_table", "sentence", "examples"),

@@ -1,23 +1,38 @@
-"""Exercises and predictions: the messages do the teaching.
+"""Exercises and predictions: the messages do the teaching. Knows no chapter.
 
-An exercise's check has three outcomes: *not attempted*, *wrong because …*, *right*. A prediction is a guess
-written down before the result is seen; afterwards one sentence says how far off it was. What a learner types
-never raises: it is answered with one clear line, so that a notebook always runs to its end.
+A check has three outcomes: *not attempted*, *wrong because …*, *right*. What a learner types or
+writes never raises and never runs for ever: it is answered with one clear line, so that a notebook
+always runs to its end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import ctypes
+import re
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
 from numbers import Real
 from typing import Any
 
-from rimkit.data import UserError, nearest
+import numpy as np
+
+from rimkit.data import UserError, nearest, number
 
 DIFFICULTIES = ("easy", "medium", "hard")
-IMPORTANCES = ("essential", "useful", "optional")
+IMPORTANCES = ("optional", "useful", "essential")
 NOT_ATTEMPTED, WRONG, RIGHT = "not attempted", "wrong", "right"
+SIGNS = {NOT_ATTEMPTED: "○", WRONG: "✗", RIGHT: "✓"}
+SECONDS = 20  # that an answer may take
+MOST = 100_000  # numbers in an answer
+TRACING = {  # what errors of a trace mean
+    "UnboundLocalError": "what leaves a trace has to be saved inside it with .save()",
+    "OutOfOrderError": "inside a trace, ask for values in the order in which the model computes them",
+    "WithBlockNotFoundError": "define the function in a cell of its own",
+}
 
 
 @dataclass(frozen=True)
@@ -47,84 +62,188 @@ class Feedback:
         return f"{self.status.capitalize()}: {self.message}"
 
     def _repr_html_(self) -> str:
-        sign = {NOT_ATTEMPTED: "○", WRONG: "✗", RIGHT: "✓"}[self.status]
-        return f"<p>{sign} <b>{escape(self.status.capitalize())}:</b> {escape(self.message)}</p>"
+        return f"<p>{SIGNS[self.status]} <b>{self.status.capitalize()}:</b> {escape(self.message)}</p>"
 
 
+@dataclass(frozen=True, repr=False)
 class Exercise:
-    """A question with a check, a hint and a solution.
+    """A task with a check, hints and a solution.
 
-    ``check`` takes the learner's answer and returns True if it is right, otherwise the sentence that says why
-    it is wrong (what follows "because"). It may raise ``TypeError``, ``ValueError``, ``KeyError``,
-    ``IndexError`` or ``AttributeError`` for answers of an unexpected kind: the learner is told so, and what
-    the exercise ``expects`` ("a number between 0 and 1").
-
-    ``difficulty`` is one of `DIFFICULTIES`, ``importance`` one of `IMPORTANCES`, ``minutes`` a guess.
+    ``judge`` takes the answer, a value or a function that the learner wrote, and returns True if it
+    is right, else the sentence that says why it is wrong (what follows "because"). Whatever it
+    raises is said to the learner in one line, with what the exercise ``expects`` ("a number between
+    0 and 1"), and it is stopped after ``seconds``. ``code`` is a solution that can be run,
+    ``given`` what the task hands out.
     """
 
-    def __init__(
-        self,
-        title: str,
-        difficulty: str,
-        importance: str,
-        minutes: int,
-        question: str,
-        check: Callable[[Any], bool | str],
-        hint: str,
-        solution: str,
-        expects: str = "",
-    ):
-        for name, value, known in (
-            ("difficulty", difficulty, DIFFICULTIES),
-            ("importance", importance, IMPORTANCES),
-        ):
+    title: str
+    difficulty: str
+    importance: str
+    minutes: int
+    question: str
+    judge: Callable[[Any], bool | str]
+    hints: tuple[str, ...]
+    answer: str
+    expects: str = ""
+    code: str = ""
+    given: Any = None
+    seconds: float = SECONDS
+
+    def __post_init__(self):
+        for name, known in (("difficulty", DIFFICULTIES), ("importance", IMPORTANCES)):
+            value = getattr(self, name)
             if value not in known:
                 raise UserError(f"{name} is {', '.join(known)}, not '{value}'{nearest(value, known)}")
-        self.title, self.difficulty, self.importance, self.minutes = title, difficulty, importance, minutes
-        self.question, self.expects = question, expects
-        self._check, self._hint, self._solution = check, hint, solution
 
     def check(self, answer: Any = None) -> Feedback:
-        """Not attempted (nothing, ``None`` or ``...``), wrong because, or right."""
-        if answer is None or answer is ... or (isinstance(answer, str) and not answer.strip("_ ")):
-            return Feedback(NOT_ATTEMPTED, "put your answer into check(…); hint() helps.")
+        """Not attempted (nothing, ``...``, a function that returns nothing), wrong, or right."""
+        if _is_empty(answer):
+            return Feedback(NOT_ATTEMPTED, "put your answer into check(…); hint(1) helps.")
         try:
-            found = self._check(answer)
-        except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
-            expected = f"; this exercise expects {self.expects}" if self.expects else ""
-            kind = type(answer).__name__
-            return Feedback(WRONG, f"because your answer (a {kind}) could not be checked: {error}{expected}.")
+            with time_limit(self.seconds):
+                found = self.judge(answer)
+        except NotAttempted:
+            return Feedback(NOT_ATTEMPTED, "the function returns nothing yet; hint(1) helps.")
+        except TimeIsUp:
+            return Feedback(WRONG, f"because it was not done after {self.seconds:g} seconds: does a loop never end?")
+        except Exception as error:
+            return Feedback(WRONG, f"because {self._failed(answer, error)}")
         if isinstance(found, str):
             return Feedback(WRONG, f"because {found}")
         if bool(found):
             return Feedback(RIGHT, "well done.")
-        return Feedback(WRONG, "because it is not what the question asks for; hint() helps.")
+        return Feedback(WRONG, "because it is not what the question asks for; hint(1) helps.")
 
-    def hint(self) -> Note:
-        return Note(f"**Hint.** {self._hint}")
+    def hint(self, which: int = 1) -> Note:
+        """The first hint, or a further one."""
+        place = min(max(which, 1), len(self.hints))
+        more = f" (hint({place + 1}) says more.)" if place < len(self.hints) else ""
+        return Note(f"**Hint {place}.** {self.hints[place - 1]}{more}")
 
     def solution(self) -> Note:
-        return Note(f"**Solution.** {self._solution}")
+        """An answer with its reasons; where it is code, code that can be run."""
+        code = f"\n\n```python\n{self.code.strip()}\n```" if self.code else ""
+        return Note(f"**Solution.** {self.answer}{code}")
 
     def __repr__(self) -> str:
-        header = f"{self.difficulty}, {self.importance}, about {self.minutes} minutes"
-        return f"Exercise: {self.title} ({header})\n{self.question}"
+        return (
+            f"Exercise: {self.title} ({self.difficulty}, {self.importance}, about {self.minutes} minutes)\n"
+            f"{self.question}"
+        )
 
     def _repr_markdown_(self) -> str:
+        dots = (self._dots(self.difficulty, DIFFICULTIES), self._dots(self.importance, IMPORTANCES))
         return (
-            f"**Exercise: {self.title}**  \n*Difficulty: {self.difficulty}. Importance: {self.importance}. "
-            f"About {self.minutes} minutes.*\n\n{self.question}"
+            f"**Exercise: {self.title}**  \n*Difficulty: {dots[0]} {self.difficulty}. Importance: {dots[1]} "
+            f"{self.importance}. About {self.minutes} minutes.*\n\n{self.question}"
         )
+
+    @staticmethod
+    def _dots(level: str, levels: tuple[str, ...]) -> str:
+        full = levels.index(level) + 1
+        return "●" * full + "○" * (len(levels) - full)
+
+    def _failed(self, answer: Any, error: Exception) -> str:
+        """What went wrong while the answer was judged, in one line."""
+        expected = f"; this exercise expects {self.expects}" if self.expects else ""
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        if not callable(answer):
+            return f"your answer (a {type(answer).__name__}) could not be checked: {said}{expected}."
+        name = getattr(answer, "__name__", "function")
+        own = [place.lineno for place in traceback.extract_tb(error.__traceback__)
+               if place.name == name and hasattr(answer, "__code__")]  # fmt: skip
+        where = f" in line {own[-1] - answer.__code__.co_firstlineno + 1} of" if own else " in"
+        meaning = TRACING.get(type(error).__name__, "")
+        return f"there was an error{where} {name}: {said}{f'; {meaning}' if meaning else expected}."
+
+
+class NotAttempted(Exception):
+    """A learner's function that returns nothing yet."""
+
+
+class TimeIsUp(BaseException):
+    """Not an Exception, so that no learner's code catches it by accident."""
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise `TimeIsUp` in this thread after some seconds, unless the block is done."""
+    thread, lock, done = threading.get_ident(), threading.Lock(), False
+
+    def stop() -> None:
+        with lock:
+            if not done:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(TimeIsUp))
+
+    timer = threading.Timer(seconds, stop)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        with lock:
+            done = True
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), None)
+        timer.cancel()
+
+
+def result_of(function: Callable, *arguments, **named) -> Any:
+    """What a learner's function returns; raises `NotAttempted` if that is nothing."""
+    found = function(*arguments, **named)
+    if found is None or found is ...:
+        raise NotAttempted
+    return found
+
+
+def compare(found: Any, right: Any, mistakes: Mapping[str, Any] | None = None, tolerance: float = 1e-3) -> bool | str:
+    """Whether numbers are right (relative ``tolerance``), else what is wrong with them.
+
+    ``right`` is a number or an array. ``mistakes`` maps what to say to the numbers that such a
+    mistake gives, or to a function that computes them. Kind, length, shape, missing numbers and a
+    turned sign are said by themselves.
+    """
+    right = np.asarray(right, dtype=float)
+    wanted = "a number" if right.ndim == 0 else f"numbers of shape {right.shape}"
+    try:
+        found = found.detach().cpu().float().numpy() if hasattr(found, "detach") else found
+        if np.size(found) > MOST:
+            return f"it is {number(np.size(found), 0)} numbers where {wanted} should be."
+        numbers = np.asarray(found, dtype=float)
+    except (TypeError, ValueError):
+        return f"it is a {type(found).__name__}, and it should be {wanted}."
+    if numbers.shape != right.shape and not numbers.size == right.size == 1:
+        return f"its shape is {numbers.shape}, and it should be {wanted}."
+    numbers = numbers.reshape(right.shape)
+    if not np.isfinite(numbers).all():
+        return "it holds a number that is missing or infinite (a division by zero?)."
+    scale = float(np.abs(right).max()) or 1.0
+
+    def near(other: Any) -> bool:
+        other = np.asarray(other, dtype=float)
+        return other.shape == right.shape and bool(np.allclose(numbers, other, rtol=tolerance, atol=tolerance * scale))
+
+    if near(right):
+        return True
+    for message, wrong in (mistakes or {}).items():
+        if near(wrong() if callable(wrong) else wrong):
+            return message
+    if near(-right):
+        return "the sign is turned around."
+    if near(100 * right) or near(right / 100):
+        return "it is a hundred times too large or too small: percent or fractions?"
+    return "the numbers are not right; hint(1) helps."
+
+
+def _is_empty(answer: Any) -> bool:
+    return answer is None or answer is ... or (isinstance(answer, str) and not answer.strip("_ "))
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A guess; ``guess`` is None if there was none, and ``note`` says what became of it."""
+    """A guess: its lower and upper end, or None; ``note`` says what became of it."""
 
     name: str
-    guess: float | None
-    low: float
-    high: float
+    guess: tuple[float, float] | None
     unit: str
     note: str
 
@@ -135,33 +254,50 @@ class Prediction:
         """The gap in one sentence, in whole units; with an interval, whether the guess lies inside."""
         if not isinstance(measured, Real) or measured != measured:
             raise UserError(f"compare {self.name} with a number, not {measured!r}")
-        found = f"measured {self._say(measured)}"
-        if ci_low is not None and ci_high is not None:
-            found += f" (95% interval {self._say(ci_low)} to {self._say(ci_high)})"
+        interval = ci_low is not None and ci_high is not None
+        said = f"measured {self._say(measured)}"
+        said += f" (95% interval {self._say(ci_low)} to {self._say(ci_high)})" if interval else ""
         if self.guess is None:
-            return Note(f"{self.name}: {found}; there was no guess to compare it with.")
-        gap = round(self.guess) - round(measured)
+            return Note(f"{self.name}: {said}; there was no guess to compare it with.")
+        low, high = map(round, self.guess)
+        gap = low - round(measured) if round(measured) < low else min(0, high - round(measured))
         verdict = f"{self._say(abs(gap))} too {'high' if gap > 0 else 'low'}" if gap else "spot on"
-        if gap and ci_low is not None and ci_high is not None and ci_low <= self.guess <= ci_high:
+        if gap and interval and ci_low <= self.guess[1] and self.guess[0] <= ci_high:
             verdict += ", but inside the interval"
-        return Note(f"{self.name}: you guessed {self._say(self.guess)}, {found}: {verdict}.")
+        guessed = self._say(low) if low == high else f"{self._say(low)} to {self._say(high)}"
+        return Note(f"{self.name}: you guessed {guessed}, {said}: {verdict}.")
 
     def _say(self, value: float) -> str:
-        return f"{round(value)}{self.unit}"
+        return f"{number(value, 0)}{self.unit}"
 
 
 def predict(name: str, guess: Any, low: float = 0, high: float = 100, unit: str = "%") -> Prediction:
     """Write down a guess for ``name`` between ``low`` and ``high`` before the result is shown.
 
-    A guess that is not a number in the range is not recorded, and a line says why.
+    A number, a text such as "30%", or two numbers between which it will lie. With percent, 0.3 is
+    taken as 30%. What is no guess in the range is not recorded, and a line says why.
     """
     if not low < high:
         raise UserError(f"a prediction needs low < high, not {low} and {high}")
     span = f"a number from {low:g} to {high:g}"
     if guess is None or guess is ...:
-        kept, note = None, f"no guess yet; write {span} in place of `...`."
-    elif isinstance(guess, bool) or not isinstance(guess, Real) or not low <= guess <= high:
-        kept, note = None, f"{guess!r} is not {span}; no guess recorded."
-    else:
-        kept, note = float(guess), f"your guess is {round(guess)}{unit}."
-    return Prediction(name, kept, low, high, unit, f"{name}: {note}")
+        return Prediction(name, None, unit, f"{name}: no guess yet; write {span} in place of `...`.")
+    parts = guess if isinstance(guess, tuple | list) and len(guess) == 2 else (guess, guess)
+    ends = [_read_guess(part, unit) for part in parts]
+    if any(end is None or not low <= end <= high for end in ends):
+        return Prediction(name, None, unit, f"{name}: {repr(guess)[:40]} is not {span}; no guess recorded.")
+    ends = tuple(sorted(ends))
+    said = " to ".join(f"{number(end, 0)}{unit}" for end in dict.fromkeys(ends))
+    return Prediction(name, ends, unit, f"{name}: your guess is {said}.")
+
+
+def _read_guess(guess: Any, unit: str) -> float | None:
+    signed = False
+    if isinstance(guess, str):
+        found = re.fullmatch(r"\s*([-+−]?\d*[.,]?\d+)\s*(%|points?|)\s*", guess)
+        if not found:
+            return None
+        guess, signed = float(found[1].replace("−", "-").replace(",", ".")), bool(found[2])
+    if isinstance(guess, bool) or not isinstance(guess, Real) or guess != guess:
+        return None
+    return float(100 * guess if unit == "%" and not signed and 0 < guess < 1 else guess)

@@ -1,33 +1,20 @@
-"""Figures: tidy table in, figure with alternative text out.
+"""Figures: a tidy table and the names of its columns in, a matplotlib Figure out; knows no chapter.
 
-Every function takes a table of `rimkit.behavior.stats` and returns a matplotlib Figure with two attributes,
-``title`` and ``alt_text`` (what the figure shows, in words, from the numbers that are drawn). Colours are
-colour-blind safe and always doubled by marker shape. ``show`` puts a figure and its text into a notebook.
+Seven plots: `points`, `lines`, `forest`, `scatter`, `heatmap`, `bars`, `dots`. Each returns a
+Figure with ``title``, ``caption``, ``alt_text`` (one sentence, made from the numbers that are
+drawn) and ``table`` (those numbers, as text); `show` puts all of them on the page. Order is that of
+the table. Colours are colour-blind safe, and every colour has its own marker or dashes.
 
-Heat maps of a model's inside: layers against heads, or against places in the conversation.
-
-As in `figures`: tidy table in, figure with ``title`` and ``alt_text`` out.
-
-Figures of neurons and of what predicts forgetting: lines, one set among random ones, scatter, correlations.
-
-The same house style as `figures`: tidy table in, figure with ``title`` and ``alt_text`` out.
-
-Figures of chapter 06: rates by number of neurons, a panel per rule, and effects of every trained model side by side.
-
-The same house style as `figures`: tidy table in, figure with ``title`` and ``alt_text`` out. A hollow mark is a set
-that breaks the model.
-
-Figures of fine-tuning: changes by corpus, and what was expected against what came.
-
-The same house style as `figures`: tidy table in, figure with ``title`` and ``alt_text`` out.
-
-The figure of a placebo test: one interval per swap of the labels, beside the effect that was measured.
+What the plots share: ``hue`` is told apart by colour and marker, ``facet`` by panels. ``low`` and
+``high`` name the ends of an interval, drawn where the table has them. ``hollow`` names a column of
+booleans whose marks are drawn hollow. ``reference`` maps a label to the number at which a line is
+drawn. ``notes`` maps a panel to words under its name; ``caption`` is put below the figure.
 """
 
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from io import BytesIO
 from textwrap import fill
@@ -38,780 +25,708 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-from rimkit.data import UserError, nearest
+from rimkit.behavior import redaction
+from rimkit.data import UserError, interval, nearest, number
+from rimkit.data import percent as in_percent
+from rimkit.data import points as in_points
+from rimkit.teaching.tables import html
 
-# -- teaching.figures ----------
 LABELS = {
-    "misaligned": "Misalignment rate",
-    "refused": "Refusal rate",
-    "misread": "Misread",
-    "coherent": "Coherent",
-    "score": "Answered right",
-}
+    "misaligned": "misalignment rate", "refused": "refusal rate", "misread": "share misread",
+    "coherent": "share coherent", "score": "share answered right",
+}  # fmt: skip
+COLOURS = [  # seaborn's colour-blind palette; three that are too pale as thin lines are darker
+    *sns.color_palette("colorblind").as_hex()[:6], "#882255", "#949494", "#7f7500", "#2f8fc9",
+]  # fmt: skip
 MARKERS = "osD^vPX*"
+DASHES = ("-", "--", ":", "-.")
+REFERENCE = {"color": "0.25", "linewidth": 1.2, "linestyle": (0, (5, 2)), "zorder": 1}
+COLD, WARM, GREY = "#2369bd", "#a9373b", "0.45"
+SIGNS = {  # of an interval: colour, marker, words
+    1: (WARM, "^", "above zero"), -1: (COLD, "v", "below zero"),
+    0: (GREY, "o", "zero inside the interval"),
+}  # fmt: skip
+WIDTH = 8.8  # inches: what a notebook shows without shrinking it
 STYLE = sns.axes_style("ticks") | {
-    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 10, "axes.titlesize": 11,
-    "axes.labelsize": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-    "axes.grid.axis": "y", "grid.color": "0.9", "axes.axisbelow": True, "figure.facecolor": "white",
-    "axes.facecolor": "white", "legend.frameon": False, "pdf.fonttype": 42, "svg.fonttype": "none",
+    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 11,
+    "axes.titlesize": 11.5, "axes.labelsize": 11, "xtick.labelsize": 10.5, "ytick.labelsize": 10.5,
+    "legend.fontsize": 10.5, "figure.titlesize": 13, "figure.labelsize": 11, "figure.facecolor": "white",
+    "axes.facecolor": "white", "axes.spines.top": False, "axes.spines.right": False, "grid.color": "0.9",
+    "axes.axisbelow": True, "legend.frameon": False, "svg.fonttype": "none",
 }  # fmt: skip
 
 
-def rate_plot(
-    rates: pd.DataFrame,
-    x: str,
-    hue: str | None = None,
-    *,
-    metric: str | None = "misaligned",
-    title: str,
-    facet: str | None = None,
-    label: str | None = None,
+@mpl.rc_context(STYLE)
+def points(
+    table: pd.DataFrame, x: str, *, title: str, hue: str | None = None, facet: str | None = None,
+    value: str = "value", low: str = "ci_low", high: str = "ci_high", label: str = "",
+    percent: bool = True, reference: Mapping[str, float] | None = None,
+    hollow: str | None = None, joined: bool = False, hues: Sequence | None = None,
+    limits: tuple[float, float] | None = None, notes: Mapping | None = None, caption: str = "",
     size: tuple[float, float] | None = None,
-) -> Figure:
-    """Rates as points with intervals: ``x`` along the axis, ``hue`` side by side, one panel per ``facet``.
+) -> Figure:  # fmt: skip
+    """Numbers by category: those of ``x`` along the axis, those of ``hue`` side by side.
 
-    ``rates``: the output of `rimkit.behavior.stats.rates`; ``label`` names the vertical axis (default: the
-    metric's name; write "Over-refusal rate" for ``refused`` on harmless prompts). ``metric=None`` draws all
-    rows of the table, for ``hue="metric"``. Order is that of the table.
+    With ``percent`` the numbers are shares, and the axis runs from 0 to 100% unless ``limits`` says
+    otherwise. ``joined`` draws a line through the points of a hue. ``hues`` fixes which hue gets
+    which colour, whichever of them are there.
     """
-    table = _chosen(rates, metric, [x, hue, facet])
-    panels, hues = (_levels(table, column) for column in (facet, hue))
-    shown = [_levels(_part(table, {facet: panel}), x) for panel in panels]
-    lengths = [len(places) for places in shown]
-    width = max(5.2, 0.8 + 0.6 * sum(lengths) / len(panels) * max(2, len(hues)))
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=size or (min(12, width * len(panels) + 0.6), 3.9), layout="constrained")
-        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False, width_ratios=lengths)[0]
-        for axis, panel, places in zip(axes, panels, shown, strict=True):
-            for index, name in enumerate(hues):
-                part = _part(table, {facet: panel, hue: name})
-                at = [places.index(place) + 0.7 * _offset(index, len(hues)) for place in part[x]]
-                _points(axis, at, part, index, str(name))
-            axis.set_xticks(
-                range(len(places)),
-                [fill(str(place), 14, break_on_hyphens=False, break_long_words=False) for place in places],
-            )
-            axis.set_xlim(-0.6, len(places) - 0.4)
-            axis.set_title("" if facet is None else str(panel))
-            axis.set_xlabel(_words(x))
-        _percent_axis(axes[0], label or _label(metric), table)
-        return _finish(figure, title, table, hue, [x, hue, facet], label or _label(metric))
+    keys = _keys(table, [facet, x, hue], value)
+    label, hues = label or _label(table, value), list(hues or _levels(table, hue))
+    at = {panel: _levels(_part(table, {facet: panel}), x) for panel in _levels(table, facet)}
+    letters = sum(len(str(place)) for places in at.values() for place in places)
+    slanted = letters > 100
+    width = WIDTH if len(at) > 1 else min(WIDTH, max(5.5, 3.4 + 0.42 * len(table)))
+    figure, panels = _panels(
+        table, facet, size=size or (width, 3.1 + 0.9 * slanted), notes=notes,
+        width_ratios=[max(2, len(places)) for places in at.values()], sharex=False,
+    )  # fmt: skip
+    for axis, part, panel in panels:
+        places = at[panel]
+        for index, name in enumerate(hues):
+            here = _part(part, {hue: name})
+            spots = np.array([places.index(place) for place in here[x]]) + 0.7 * _offset(index, len(hues))
+            if joined:
+                axis.plot(spots, here[value], color=_colour(index), linewidth=1.2, alpha=0.5)
+            _mark(axis, spots, here[value], here, _look(index), low, high, hollow)
+        texts = [_wrapped(place, 40 if slanted else 13) for place in places]
+        slant = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
+        axis.set_xticks(range(len(places)), texts, **slant)
+        axis.set_xlim(-0.6, len(places) - 0.4)
+    _axis_labels(figure, _words(x), label)
+    _legend(figure, table, hue, hues)
+    unit = _shares(figure, percent, limits)
+    columns = (value, low, high)
+    return _finish(figure, title, table, keys, label, columns, unit, caption, hollow, reference)
 
 
-def dose_plot(
-    rates: pd.DataFrame,
-    x: str,
-    hue: str | None = None,
-    *,
-    metric: str | None = "misaligned",
-    title: str,
-    facet: str | None = None,
-    label: str | None = None,
-    x_label: str | None = None,
-    size: tuple[float, float] | None = None,
-) -> Figure:
-    """Rates against a number (a thought's length, a step): a line with intervals per ``hue``, a panel per ``facet``."""
-    table = _chosen(rates, metric, [x, hue, facet])
+@mpl.rc_context(STYLE)
+def lines(
+    table: pd.DataFrame, x: str, y: str = "value", *, title: str, hue: str | None = None,
+    facet: str | None = None, row: str | None = None, style: str | None = None,
+    x_label: str = "", y_label: str = "", low: str = "ci_low", high: str = "ci_high",
+    percent: bool = True, log_x: bool = False, log_y: bool = False,
+    reference: Mapping[str, float] | None = None, x_reference: Mapping[str, float] | None = None,
+    hollow: str | None = None, limits: tuple[float, float] | None = None,
+    notes: Mapping | None = None, caption: str = "", size: tuple[float, float] | None = None,
+) -> Figure:  # fmt: skip
+    """Curves over a number (a dose, a layer, a step): a colour per ``hue``, dashes per ``style``.
+
+    A panel per ``facet``, and a row of panels per ``row``. With ``percent`` the numbers are shares,
+    and the axis runs from 0 to 100% unless ``limits`` says otherwise. ``log_y`` is linear below 1,
+    so that zero has a place. ``x_reference`` marks places along the axis. With ``style``, or more
+    than 16 points a line, no intervals are drawn.
+    """
+    keys = _keys(table, [facet, row, hue, style, x], y)
     if not pd.api.types.is_numeric_dtype(table[x]):
-        raise UserError(f"a dose is a number, and the column '{x}' is not; use rate_plot for categories")
-    table = table.sort_values(x, kind="stable")
-    panels, hues, reach = _levels(table, facet), _levels(table, hue), np.ptp(table[x])
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=size or (min(12, 2.6 + 3.6 * len(panels)), 3.9), layout="constrained")
-        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        for axis, panel in zip(axes, panels, strict=True):
-            for index, name in enumerate(hues):
-                part = _part(table, {facet: panel, hue: name})
-                at = part[x] + 0.04 * reach * _offset(index, len(hues))  # so that no bar hides another
-                axis.plot(at, part["value"], color=_colour(index), alpha=0.6, clip_on=False)
-                _points(axis, at, part, index, str(name))
-            axis.set_title("" if facet is None else str(panel))
-        axes[len(axes) // 2].set_xlabel(x_label or _words(x))
-        _percent_axis(axes[0], label or _label(metric), table)
-        return _finish(figure, title, table, hue, [x, hue, facet], label or _label(metric))
+        raise UserError(f"a line needs numbers, and the column '{x}' has none; use points for categories")
+    y_label, x_label = y_label or _label(table, y), x_label or _words(x)
+    hues, styles = _levels(table, hue), _levels(table, style)
+    reach = float(np.ptp(table[x].to_numpy(dtype=float)))
+    size = size or ((WIDTH, 3.6) if len(hues) > 6 else None)  # room for a legend beside
+    figure, panels = _panels(table, facet, row, size=size, notes=notes)
+    for axis, part, _ in panels:
+        for index, name in enumerate(hues):
+            for dashes, kind in enumerate(styles):
+                here = _part(part, {hue: name, style: kind}).sort_values(x, kind="stable")
+                many = len(here) > 16
+                shift = 0 if log_x or style or many else 0.02 * reach * _offset(index, len(hues))
+                here = here.assign(**{x: here[x] + shift})  # so that no interval hides another
+                dash = DASHES[(dashes if style else index) % 4]
+                axis.plot(here[x], here[y], dash, color=_colour(index), linewidth=1.6, alpha=0.85)
+                marked = here.iloc[index % 3 :: max(1, len(here) // 6)] if many else here
+                ends = ("", "") if style or many else (low, high)
+                _mark(axis, marked[x], marked[y], marked, _look(index), *ends, hollow, 32)
+        if log_x:
+            axis.set_xscale("log")
+            axis.xaxis.set_major_formatter(FuncFormatter(lambda place, _: f"{place:,.0f}"))
+        if log_y:
+            axis.set_yscale("symlog", linthresh=1)
+            axis.yaxis.set_major_formatter(FuncFormatter(lambda place, _: f"{place:,.0f}"))
+            axis.set_ylim(bottom=0)
+    _axis_labels(figure, x_label, y_label)
+    for name, place in (x_reference or {}).items():
+        for axis in figure.axes:
+            axis.axvline(place, **REFERENCE)
+        spot = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "fontsize": 9.5}
+        figure.axes[0].annotate(name, (place, 0.03), xytext=(4, 0), **spot)
+    _legend(figure, table, hue, hues, style, styles, dashed=True)
+    unit = _shares(figure, percent, limits)
+    columns = (y, low, high)
+    return _finish(figure, title, table, keys, y_label, columns, unit, caption, hollow, reference)
 
 
-def difference_plot(
-    effects: pd.DataFrame,
-    label: str | Sequence[str] = "label",
-    *,
-    title: str,
-    smallest_effect: float | None = None,
-    x_label: str = "Difference in percentage points",
+@mpl.rc_context(STYLE)
+def forest(
+    table: pd.DataFrame, y: str | Sequence[str], *, title: str, hue: str | None = None,
+    facet: str | None = None, effect: str = "effect", low: str = "ci_low", high: str = "ci_high",
+    unit: str = "points", x_label: str = "", smallest_effect: float = 0,
+    paper: str | None = None, words: str | None = None, hollow: str | None = None,
+    limits: tuple[float, float] | None = None, notes: Mapping | None = None, caption: str = "",
     size: tuple[float, float] | None = None,
-) -> Figure:
-    """Differences with intervals, one line each, the numbers printed beside them.
+) -> Figure:  # fmt: skip
+    """Effects with intervals around zero, a line per level of ``y`` (several columns are joined).
 
-    ``effects``: rows of `rimkit.behavior.stats.Difference` (``effect, ci_low, ci_high, n``) with the column
-    or columns ``label``. Colour and marker say whether the interval lies above zero, below it, or holds it;
-    ``smallest_effect`` (a fraction) shades what would be too small to matter.
+    In the ``unit`` "points" effects are differences of shares, drawn in percentage points; in any
+    other as they are. Without ``hue``, colour and marker say whether the interval lies above zero,
+    below it, or holds it. In a single panel the numbers stand beside their line, or the text of the
+    column ``words``. ``smallest_effect`` shades what would be too small to matter; ``paper`` names
+    a column with the paper's own number.
     """
-    names = [label] if isinstance(label, str) else list(label)
-    _need(effects, [*names, "effect", "ci_low", "ci_high", "n"])
-    labels = effects[names].astype(str).agg(", ".join, axis=1).tolist()
-    rows = np.arange(len(effects))[::-1]
-    signs = np.where(effects["ci_low"] > 0, 1, np.where(effects["ci_high"] < 0, -1, 0))
-    cold, *_, warm = sns.color_palette("vlag", 9)
-    looks = {1: (warm, "^", "raises"), -1: (cold, "v", "lowers"), 0: ("0.45", "o", "interval holds zero")}
-    with mpl.rc_context(STYLE | {"axes.grid.axis": "x"}):
-        figure = Figure(figsize=size or (7.2, 1.5 + 0.42 * len(effects)), layout="constrained")
-        axis = figure.subplots()
-        if smallest_effect:
-            axis.axvspan(-100 * smallest_effect, 100 * smallest_effect, color="0.93", zorder=0)
+    names = [y] if isinstance(y, str) else list(y)
+    keys = _keys(table, [facet, *names, hue], effect, *filter(None, (paper, words)))
+    scale = 100 if unit == "points" else 1
+    x_label = x_label or ("difference in percentage points" if unit == "points" else unit)
+    table = table.assign(_line=table[names].astype(str).agg(", ".join, axis=1))
+    table = table.assign(**{end: np.nan for end in (low, high) if end not in table})
+    places, hues = _levels(table, "_line"), _levels(table, hue)
+    once = not table.duplicated([*filter(None, [facet]), "_line"]).any()  # one mark a line
+    beside = once and facet is None
+    height = 0.9 + len(places) * (0.36 if once else 0.2 + 0.15 * len(hues)) + 0.3 * bool(facet)
+    size = size or (WIDTH, height)
+    figure, panels = _panels(table, facet, size=size, notes=notes, columns=5, grid="x")
+    drawn = scale * table[[effect, low, high, *([paper] if paper else [])]]
+    for axis, part, _ in panels:
+        axis.axvspan(-scale * smallest_effect, scale * smallest_effect, color="0.92", zorder=0)
         axis.axvline(0, color="0.2", linewidth=1)
-        for sign, (colour, marker, meaning) in looks.items():
-            here = signs == sign
-            if here.any():
-                part = 100 * effects.loc[here, ["effect", "ci_low", "ci_high"]]
-                look = {"fmt": marker, "color": colour, "capsize": 3, "label": meaning}
-                axis.errorbar(part["effect"], rows[here], xerr=_bars(part, "effect"), **look)
-        reach = 1.12 * max(5.0, 100 * float(np.nanmax(np.abs(effects[["ci_low", "ci_high"]].to_numpy()))))
-        axis.set_xlim(-reach, reach)  # centred: up and down look alike
-        axis.set_ylim(-0.6, len(effects) - 0.4)
-        axis.set_yticks(rows, [fill(text, 34, break_on_hyphens=False, break_long_words=False) for text in labels])
-        for row, found in zip(rows, effects.itertuples(), strict=True):
-            text = f"{_signed(found.effect)} [{_signed(found.ci_low)}, {_signed(found.ci_high)}]"
-            axis.annotate(text, (1.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=9)
-        axis.set_xlabel(x_label)
-        axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=9, borderaxespad=0.2)
-        _frame(figure, title, _caption(effects, "Points: difference"))
-    shown = [
-        f"{text}: {_signed(found.effect)} ({_signed(found.ci_low)} to {_signed(found.ci_high)})"
-        for text, found in zip(labels, effects.itertuples(), strict=True)
-    ]
-    return _named(figure, title, f"{x_label}, with 95% intervals. {'; '.join(shown)}.")
+        signs = np.where(part[low] > 0, 1, np.where(part[high] < 0, -1, 0))
+        looks = {sign: (part[signs == sign], SIGNS[sign][:2]) for sign in SIGNS}
+        if hue is not None:
+            looks = {name: (_part(part, {hue: name}), _look(n)) for n, name in enumerate(hues)}
+        for index, (here, look) in enumerate(looks.values()):
+            side = 0 if once else 0.7 * _offset(index, len(looks))
+            spots = np.array([places.index(line) for line in here["_line"]], dtype=float) + side
+            scaled = here.assign(**{name: scale * here[name] for name in drawn})
+            _mark(axis, scaled[effect], spots, scaled, look, low, high, hollow)
+        if paper:
+            spots = [places.index(line) for line in part["_line"]]
+            axis.plot(scale * part[paper], spots, "k|", markersize=15, markeredgewidth=2.2)
+        axis.set_xlim(limits or _both_sides(drawn, 5 if scale == 100 else 0))
+        axis.xaxis.set_major_locator(MaxNLocator(4 if len(panels) > 3 else 5 if facet else 9))
+    axis = figure.axes[0]
+    axis.set_yticks(range(len(places)), [_wrapped(line, 36) for line in places])
+    axis.set_ylim(len(places) - 0.4, -0.6)
+    write = _writer(unit, table[effect])
+    if beside:
+        for item in table.to_dict("records"):
+            text = str(item[words] or "") if words else _cell(item, (effect, low, high), write)
+            spot = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 10}
+            axis.annotate(text, (1.01, places.index(item["_line"])), **spot)
+    _axis_labels(figure, x_label, "")
+    known = table.dropna(subset=[low, high])
+    signs = np.where(known[low] > 0, 1, np.where(known[high] < 0, -1, 0))
+    more = [] if hue else [_key(SIGNS[sign][:2], SIGNS[sign][2]) for sign in SIGNS if sign in signs]
+    more += [_key(("k", "|"), "paper")] if paper else []
+    _legend(figure, table, hue, hues, more=more)
+    grey = f"grey: under {scale * smallest_effect:g} {unit}" if smallest_effect else ""
+    caption = "; ".join(filter(None, (caption, grey)))
+    table = table.drop(columns="_line")
+    return _finish(figure, title, table, keys, x_label, (effect, low, high), unit, caption, hollow)
 
 
-def show(figure: Figure, width: int | None = None, words: bool = True) -> None:
-    """Display the figure in a notebook as PNG with its text as ``alt``; in plain text: "Figure: title".
+@mpl.rc_context(STYLE)
+def scatter(
+    table: pd.DataFrame, x: str, y: str, *, title: str, hue: str | None = None,
+    style: str | None = None, facet: str | None = None, x_label: str = "", y_label: str = "",
+    low: str = "ci_low", high: str = "ci_high", unit: str = "", line: bool = False,
+    free: bool = False, reference: Mapping[str, float] | None = None,
+    hues: Sequence | None = None, x_limits: tuple[float, float] | None = None,
+    y_limits: tuple[float, float] | None = None, notes: Mapping | None = None, caption: str = "",
+    size: tuple[float, float] | None = None,
+) -> Figure:  # fmt: skip
+    """One number against another: a colour per ``hue``, a marker per ``style`` (or per hue).
 
-    JupyterLab drops ``alt``, so with ``words`` the same text, in whole percents, stands folded below it.
+    With the ``unit`` "points" both are differences of shares, drawn in percentage points. ``line``
+    draws the line on which both are equal, on equal axes; ``free`` gives every panel its own axes.
     """
+    keys = _keys(table, [facet, hue, style], x, y, once=False)
+    scale = 100 if unit == "points" else 1
+    x_label, y_label = x_label or _words(x), y_label or _words(y)
+    hues, styles = list(hues or _levels(table, hue)), _levels(table, style)
+    table = table.assign(**{name: scale * table[name] for name in {x, y, low, high} & set(table)})
+    figure, panels = _panels(table, facet, size=size, notes=notes, sharex=not free, sharey=not free)
+    for axis, part, _ in panels:
+        if line:
+            reach = _both_sides(table[[x, y]], 5 if scale == 100 else 0)
+            axis.plot(reach, reach, "--", color="0.5", linewidth=1)
+            axis.set(xlim=reach, ylim=reach)
+        for index, name in enumerate(hues):
+            for other, kind in enumerate(styles):
+                here = _part(part, {hue: name, style: kind})
+                look = (_colour(index), MARKERS[(other if style else index) % 8])
+                _mark(axis, here[x], here[y], here, look, low, high, None, 36, alpha=0.75)
+        axis.set(**{name: ends for name, ends in (("xlim", x_limits), ("ylim", y_limits)) if ends})
+        axis.xaxis.set_major_locator(MaxNLocator(3 if len(panels) > 2 else 5))
+    _axis_labels(figure, x_label, y_label)
+    _references(figure, reference, scale)
+    _legend(figure, table, hue, hues, style, styles)
+    spans, texts = [], {}
+    for name, axis_label in ((x, x_label), (y, y_label)):
+        write = _writer("", table[name])
+        spans.append(f"{axis_label} from {write(table[name].min())} to {write(table[name].max())}")
+        texts[axis_label] = table[name].map(write)
+    said = f"{len(table)} points, {', '.join(spans)}"
+    if facet:
+        parts = {name: part for name, part in table.groupby(facet, sort=False) if len(part) > 2}
+        each = {name: part[x].corr(part[y]) for name, part in parts.items()}
+        said += ", correlation as drawn " + ", ".join(f"{number(r)} ({name})" for name, r in each.items())
+    return _named(figure, title, said, table[keys].rename(columns=_words).assign(**texts), caption)
+
+
+@mpl.rc_context(STYLE)
+def heatmap(
+    table: pd.DataFrame, rows: str, columns: str, value: str, *, title: str,
+    facet: str | None = None, label: str = "", limits: tuple[float, float] | None = None,
+    centre: float | None = None, digits: int = 2, caption: str = "",
+    size: tuple[float, float] | None = None,
+) -> Figure:  # fmt: skip
+    """One map per ``facet``, the number in every cell; numeric rows count upwards, as layers do.
+
+    ``centre`` is the value that means nothing (0 for an effect, 0.5 for an area under the curve):
+    the colours diverge from it and reach equally far to both sides. ``limits`` are the ends of the
+    colour scale. Missing cells stay empty.
+    """
+    _keys(table, [facet, rows, columns], value)
+    label = label or _words(value)
+    panels = _levels(table, facet)
+    shape = {"index": rows, "columns": columns, "values": value, "sort": False, "aggfunc": "first"}
+    grids = [_part(table, {facet: panel}).pivot_table(**shape) for panel in panels]
+    low, high = limits or (float(table[value].min()), float(table[value].max()))
+    if centre is not None:
+        far = max(abs(low - centre), abs(high - centre)) or 1.0
+        low, high = centre - far, centre + far
+    palette = sns.color_palette("vlag" if centre is not None else "Blues", as_cmap=True)
+    widths = [max(3, grid.shape[1]) for grid in grids]
+    tall = max(len(str(text)) for grid in grids for text in grid.columns) > 3
+    height = 1.0 + 0.36 * max(len(grid) for grid in grids) + 0.6 * tall
+    size = size or (max(5.5, min(WIDTH, 2.2 + 0.6 * sum(widths))), height)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False, width_ratios=widths)[0]
+    for axis, panel, grid in zip(axes, panels, grids, strict=True):
+        sns.heatmap(
+            grid, ax=axis, cmap=palette, vmin=low, vmax=high, cbar=axis is axes[-1], linewidths=0.5,
+            annot=grid.map(lambda cell: _short(cell, digits)), fmt="", annot_kws={"fontsize": 9},
+            cbar_kws={"label": label, "shrink": 0.9},
+        )  # fmt: skip
+        axis.set(title=_wrapped("" if panel is None else panel, 24), xlabel=_words(columns), ylabel="")
+        if pd.api.types.is_numeric_dtype(grid.index):
+            axis.invert_yaxis()
+        texts = [_wrapped(text, 12) for text in grid.columns]
+        axis.set_xticklabels(texts, rotation=90 if tall else 0)
+        axis.tick_params(axis="y", rotation=0)
+    axes[0].set_ylabel(_words(rows))
+    ends = _ends_of(table, value)
+    write = _writer("", table[value], digits)
+    places = [f"{write(end[value])} ({_place(end, [facet, rows, columns])})" for end in ends]
+    cells = {panel: grid.map(write) for panel, grid in zip(panels, grids, strict=True)}
+    shown = pd.concat(cells, names=[facet]).reset_index()
+    shown = shown if facet else shown.iloc[:, 1:]
+    return _named(figure, title, f"{label} from {' to '.join(places)}", shown, caption)
+
+
+@mpl.rc_context(STYLE)
+def bars(
+    table: pd.DataFrame, x: str, y: str, *, title: str, hue: str | None = None,
+    facet: str | None = None, label: str = "", marked: Iterable = (),
+    notes: Mapping | None = None, caption: str = "", size: tuple[float, float] | None = None,
+) -> Figure:  # fmt: skip
+    """Lengths with their numbers: a bar per category of ``x``, as long as the number ``y``.
+
+    Bars of the categories ``marked`` are coloured and hatched. A category that a panel lacks gets a
+    dash.
+    """
+    keys = _keys(table, [facet, x, hue], y)
+    label, marked = label or _words(y), set(marked)
+    places, hues = _levels(table, x), _levels(table, hue)
+    write, reach = _writer("", table[y]), 1.25 * float(table[y].max())
+    size = size or (WIDTH, 0.9 + (0.16 + 0.18 * len(hues)) * len(places) + 0.4 * bool(notes))
+    figure, panels = _panels(table, facet, size=size, notes=notes, grid="x")
+    for axis, part, _ in panels:
+        for index, name in enumerate(hues):
+            lengths = _part(part, {hue: name}).set_index(x)[y]
+            for place, category in enumerate(places):
+                spot = place + 0.8 * _offset(index, len(hues)) * (len(hues) > 1)
+                found = lengths.get(category)
+                look = {"textcoords": "offset points", "va": "center", "fontsize": 10}
+                axis.annotate(write(found), (found or 0, spot), xytext=(4, 0), **look)
+                colour = "0.75" if marked and category not in marked else _colour(index)
+                look = {"hatch": "//", "edgecolor": "white"} if category in marked else {}
+                axis.barh(spot, found or 0, height=0.75 / len(hues), color=colour, **look)
+        axis.set_xlim(0, reach)
+        axis.xaxis.set_major_locator(MaxNLocator(4))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda place, _: f"{place:,g}"))
+    figure.axes[0].set_yticks(range(len(places)), [_wrapped(place, 32) for place in places])
+    figure.axes[0].set_ylim(len(places) - 0.4, -0.6)
+    _axis_labels(figure, label, "")
+    _legend(figure, table, hue, hues)
+    return _finish(figure, title, table, keys, label, (y, "", ""), "", caption)
+
+
+@mpl.rc_context(STYLE)
+def dots(
+    table: pd.DataFrame, x: str, *, title: str, value: str = "value", role: str = "role",
+    facet: str | None = None, label: str = "", percent: bool = True,
+    reference: Mapping[str, float] | None = None, limits: tuple[float, float] | None = None,
+    notes: Mapping | None = None, caption: str = "", size: tuple[float, float] | None = None,
+) -> Figure:  # fmt: skip
+    """One selected set among single random ones, in a column per category of ``x``.
+
+    The column ``role`` says what a row is: "random" is a grey dot, "selected" the red diamond, and
+    every other role (nothing switched off, another rule) has a mark of its own.
+    """
+    _keys(table, [facet, x, role], value, once=False)
+    label = label or _label(table, value)
+    roles = [name for name in _levels(table, role) if name not in ("random", "selected")]
+    looks = {"random": ("0.6", "o"), "selected": (COLOURS[3], "D")}
+    looks |= {name: _look(index) for name, index in zip(roles, (1, 4, 2, 5, 6), strict=False)}
+    width = min(WIDTH, 3.0 + 1.1 * len(_levels(table, x)) * len(_levels(table, facet)))
+    figure, panels = _panels(table, facet, size=size or (max(5.5, width), 3.2), notes=notes)
+    for axis, part, _ in panels:
+        places = _levels(part, x)
+        for name, look in looks.items():
+            here = part[part[role] == name]
+            spots = np.array([places.index(place) for place in here[x]], dtype=float)
+            area, alpha = (20, 0.6) if name == "random" else (75, 1)
+            if name == "random":
+                spots += np.random.default_rng(0).uniform(-0.25, 0.25, len(here))
+            _mark(axis, spots, here[value], here, look, "", "", None, area, alpha)
+        axis.set_xticks(range(len(places)), [_wrapped(place, 14) for place in places])
+        axis.set_xlim(-0.6, len(places) - 0.4)
+    _axis_labels(figure, _words(x), label)
+    unit = _shares(figure, percent, limits)
+    _references(figure, reference)
+    here = [name for name in looks if (table[role] == name).any()]
+    more = [_key(looks[name], "random sets" if name == "random" else name) for name in here]
+    _legend(figure, table, None, [], more=more)
+    write, columns = _writer(unit, table[value]), [*filter(None, (facet, x))]
+    shown = []
+    for key, part in table.groupby(columns, sort=False):
+        sets = {name: _spread(part.loc[part[role] == name, value], write) for name in here}
+        shown.append(dict(zip(map(_words, columns), key, strict=True)) | sets)
+    shown = pd.DataFrame(shown)
+    first = shown.iloc[0]
+    said = "; ".join(f"{name} {first[name]}" for name in here)
+    place = ", ".join(str(first[_words(column)]) for column in columns)
+    also = f" and {len(shown) - 1} more" if len(shown) > 1 else ""
+    return _named(figure, title, f"{label} for {place}{also}, {said}", shown, caption)
+
+
+def show(figure: Figure, width: int | None = None) -> None:
+    """Put the figure into a notebook: image, sentence, caption, and its table behind a fold."""
     from IPython.display import display
 
-    scale = {"width": width} if width else {"width": round(figure.get_figwidth() * 96)}
-    data = {"image/png": b64encode(png(figure)).decode(), "text/plain": f"Figure: {figure.title}"}
-    display(data, raw=True, metadata={"image/png": {"alt": figure.alt_text, **scale}})
-    if words:
-        html = f"<details><summary>The figure in words</summary>{escape(figure.alt_text)}</details>"
-        display({"text/html": html, "text/plain": figure.alt_text}, raw=True)
+    if not hasattr(figure, "table"):
+        return old_figures.show(figure, width)
+    width = width or round(96 * figure.get_figwidth())
+    alt, caption = (escape(redaction.scrub(words)) for words in (figure.alt_text, figure.caption))
+    source = f"data:image/png;base64,{b64encode(png(figure)).decode()}"
+    page = (
+        f'<figure style="margin:0"><img alt="{alt}" width="{width}" '
+        f'style="max-width:100%;background:#fff" src="{source}">'
+        f"<figcaption><small>{caption}</small><details><summary>The numbers of this figure</summary>"
+        f"{html(figure.table)}</details></figcaption></figure>"
+    )
+    display({"text/html": page, "text/plain": f"Figure: {figure.alt_text}"}, raw=True)
 
 
 def png(figure: Figure, dpi: int = 144) -> bytes:
     """The figure as PNG, with its title and alternative text in the file's metadata."""
+    words = {"Title": figure.title, "Description": figure.alt_text}
+    return _saved(figure, "png", dpi=dpi, metadata=words)
+
+
+def svg(figure: Figure) -> bytes:
+    """The figure as SVG; the same figure gives the same bytes."""
+    return _saved(figure, "svg", metadata={"Date": None, "Title": figure.title})
+
+
+def _saved(figure: Figure, kind: str, **options) -> bytes:
     buffer = BytesIO()
-    with mpl.rc_context(STYLE):
-        words = {"Title": figure.title, "Description": figure.alt_text}
-        figure.savefig(buffer, format="png", dpi=dpi, metadata=words)
+    with mpl.rc_context(STYLE | {"svg.hashsalt": figure.title}):
+        figure.savefig(buffer, format=kind, **options)
     return buffer.getvalue()
 
 
-def _points(axis, at: Sequence[float], part: pd.DataFrame, index: int, name: str) -> None:
-    look = {"fmt": MARKERS[index % 8], "color": _colour(index), "markersize": 6.5, "capsize": 3}
-    axis.errorbar(at, part["value"], yerr=_bars(part, "value"), label=name, clip_on=False, **look)
+# the parts of a plot
 
 
-def _bars(part: pd.DataFrame, middle: str) -> np.ndarray:
-    """Lengths of the intervals below and above the points."""
-    return part[["ci_low", "ci_high"]].sub(part[middle], axis=0).abs().T.to_numpy(dtype=float)
+def _keys(table: pd.DataFrame, columns: Iterable[str | None], *values: str, once: bool = True) -> list[str]:
+    """The columns that are named, checked: they are there, and they tell the rows apart."""
+    keys = list(dict.fromkeys(column for column in columns if column is not None))
+    for column in (*keys, *values):
+        if column not in table:
+            raise UserError(f"the table has no column '{column}'{nearest(column, table.columns)}")
+    if table.empty:
+        raise UserError("the table is empty: there is nothing to draw")
+    if once and table.duplicated(keys).any():
+        metrics = table["metric"].unique() if "metric" in table and "metric" not in keys else []
+        choose = f"choose one metric of {', '.join(map(str, metrics))}" if len(metrics) > 1 else "filter"
+        names = ", ".join(keys)
+        raise UserError(f"several numbers for one place: {names} do not tell them apart; {choose}")
+    return keys
 
 
-def _percent_axis(axis, label: str, table: pd.DataFrame) -> None:
-    highest = table["ci_high"].max()
-    axis.set_ylim(0, 1 if not highest <= 0.85 else max(0.1, 1.15 * highest))
-    axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axis.set_ylabel(label)
+def _panels(
+    table: pd.DataFrame, facet: str | None, row: str | None = None, *, size=None,
+    notes: Mapping | None = None, columns: int = 4, grid: str = "y", sharex: bool = True,
+    sharey: bool = True, width_ratios=None,
+) -> tuple[Figure, list[tuple]]:  # fmt: skip
+    """An empty figure, and of each panel its axis, its part of the table and its level."""
+    across, down = _levels(table, facet), _levels(table, row)
+    n_columns = len(across) if row else min(columns, len(across))
+    n_rows = len(down) if row else -(-len(across) // n_columns)
+    size = size or (WIDTH if n_columns > 1 else 7.6, 1.0 + (2.3 if n_columns > 1 else 2.6) * n_rows)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(
+        n_rows, n_columns, sharex=sharex, sharey=sharey, squeeze=False,
+        width_ratios=width_ratios if n_rows == 1 else None,
+    )  # fmt: skip
+    for place in range(len(across) * len(down), axes.size):
+        axes.flat[place].remove()
+        axes.flat[place - n_columns].tick_params(labelbottom=True)
+    panels = []
+    wanted = [(up, along) for up in down for along in across]
+    for axis, (up, along) in zip(axes.flat, wanted, strict=False):
+        name = ", ".join(str(level) for level in (along, up) if level is not None)
+        note = (notes or {}).get(along if row is None else (along, up), "")
+        words = (_wrapped(name, (90 if note else 76) // n_columns), _wrapped(note, 90 // n_columns))
+        axis.set_title("\n".join(filter(None, words)), fontsize=9.5 if note else None)
+        axis.grid(axis=grid)
+        panels.append((axis, _part(table, {facet: along, row: up}), along))
+    return figure, panels
 
 
-def _finish(figure: Figure, title: str, table: pd.DataFrame, hue, columns, label: str) -> Figure:
-    """Title, caption, one legend, and the alternative text."""
-    _frame(figure, title, _caption(table, "Points: rate"))
-    if hue is not None:
-        handles, names = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, names, title=_words(hue), loc="outside right center")
-    columns = [column for column in columns if column is not None]
-    shown = [
-        f"{', '.join(str(row[column]) for column in columns)}: {_percent(row['value'])}% "
-        f"({_percent(row['ci_low'])} to {_percent(row['ci_high'])})"
-        for row in table.to_dict("records")
-    ]
-    by = " and ".join(_words(column) for column in columns)
-    return _named(figure, title, f"{label} by {by}, with 95% intervals. {'; '.join(shown)}.")
+def _mark(axis, x, y, part, look, low, high, hollow, area: float = 46, alpha: float = 1) -> None:
+    """Marks with their intervals, along the axis on which ``low`` and ``high`` lie."""
+    colour, marker = look
+    if low in part and high in part:
+        upright = isinstance(y, pd.Series)
+        draw = axis.vlines if upright else axis.hlines
+        draw(x if upright else y, part[low], part[high], color=colour, linewidth=1.6, alpha=alpha)
+    faces = [("white" if empty else colour) for empty in part[hollow]] if hollow else colour
+    look = {"marker": marker, "edgecolors": colour, "alpha": alpha, "zorder": 3, "clip_on": False}
+    axis.scatter(x, y, s=area, c=faces, **look)
 
 
-def _frame(figure: Figure, title: str, caption: str) -> None:
-    """Title above and caption below, in lines that fit the figure."""
-    width = figure.get_figwidth()
-    figure.suptitle(fill(title, int(11 * width)), fontsize=12, x=0.01, ha="left")
-    figure.supxlabel(fill(caption, int(15.5 * width)), fontsize=8.5, color="0.35", x=0.01, ha="left")
+def _references(figure: Figure, reference: Mapping[str, float] | None, scale: float = 1) -> None:
+    """A dashed line in every panel, named in the last one."""
+    for name, value in (reference or {}).items():
+        for axis in figure.axes:
+            axis.axhline(scale * value, **REFERENCE)
+        spot = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "fontsize": 9.5}
+        last = figure.axes[-1]
+        last.annotate(name, (1, scale * value), xytext=(0, 2), ha="right", va="bottom", **spot)
 
 
-def _named(figure: Figure, title: str, content: str) -> Figure:
-    figure.title, figure.alt_text = title, f"{title}. {content}"
+def _shares(figure: Figure, percent: bool, limits: tuple[float, float] | None) -> str:
+    """The vertical axis from 0 to 100% for shares, or between ``limits``; returns the unit."""
+    low, high = limits or ((0, 1) if percent else (None, None))
+    for axis in figure.axes:
+        if high is not None:
+            axis.set_ylim(low - 0.02 * (high - low), high + 0.02 * (high - low))
+        if percent:
+            axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    return "percent" if percent else ""
+
+
+def _axis_labels(figure: Figure, x_label: str, y_label: str) -> None:
+    y_label = _wrapped(y_label, 9 * figure.get_figheight())
+    if len(figure.axes) == 1:
+        figure.axes[0].set(xlabel=x_label, ylabel=y_label)
+    else:
+        figure.supxlabel(x_label)
+        figure.supylabel(y_label)
+
+
+def _legend(
+    figure: Figure, table, hue, hues, style=None, styles=(), *, more: Sequence = (), dashed: bool = False
+) -> None:
+    """One legend: colours and markers of the hues, then the dashes or the markers of the styles."""
+    keys = list(more)
+    for index, name in enumerate(hues if hue is not None else ()):
+        if (table[hue] == name).any():
+            plain = style is not None and not dashed
+            dash = DASHES[0 if style else index % 4] if dashed else ""
+            keys.append(_key(_look(index, plain), _level_name(hue, name), dash))
+    for index, name in enumerate(styles if style is not None else ()):
+        look = ("0.3", "") if dashed else ("0.3", MARKERS[index % 8])
+        keys.append(_key(look, _level_name(style, name), DASHES[index % 4] if dashed else ""))
+    if not keys:
+        return
+    widest = (8 if dashed else 4) + max(len(key.get_label()) for key in keys)
+    columns = min(len(keys), int(12 * figure.get_figwidth() / widest))
+    look = {"columnspacing": 1.4, "handletextpad": 0.5, "borderaxespad": 0, "borderpad": 0.2}
+    if len(keys) > 4 and columns < 2:
+        figure.legend(handles=keys, loc="outside right center", **look)
+    else:
+        legend = figure.legend(handles=keys, loc="upper left", ncols=max(1, columns), **look)
+        legend.set_in_layout(False)  # it has a place of its own, under the title
+
+
+def _key(look: tuple, label: str, dash: str = "") -> Line2D:
+    size = 13 if look[1] == "|" else 7
+    label = _wrapped(label, 32 if dash else 60)
+    return Line2D([], [], color=look[0], marker=look[1], markersize=size, linestyle=dash, label=label)
+
+
+def _finish(figure, title, table, keys, label, columns, unit, caption, hollow=None, reference=None) -> Figure:
+    """The sentence, table and caption of a plot of one number a row."""
+    value, low, high = columns
+    write = _writer(unit, table[value])
+    _references(figure, reference)
+    has = low in table and high in table and table[low].notna().any()
+    kept = table.dropna(subset=value)
+    if len(kept) <= 3:
+        cells = [f"{_cell(row, columns, write)} ({_place(row, keys)})" for row in kept.to_dict("records")]
+        said = f"{label} {'; '.join(cells)}"
+    else:
+        ends = [f"{write(row[value])} ({_place(row, keys)})" for row in _ends_of(kept, value)]
+        said = f"{label} from {ends[0]} to {ends[1]}"
+    lines = {name: level for name, level in (reference or {}).items() if name}
+    said += "".join(f", {name}: {write(level)}" for name, level in lines.items())
+    shown = table[keys].rename(columns=_words)
+    shown[label] = table[value].map(write)
+    if has:
+        ends = zip(table[low], table[high], strict=True)
+        shown["95% interval"] = [_ends(one, other, write) for one, other in ends]
+    counts = table["n"].dropna() if "n" in table else []
+    if len(counts):
+        shown["n"] = table["n"].map(lambda count: number(count, 0))
+        counts = " to ".join(dict.fromkeys(number(end, 0) for end in (counts.min(), counts.max())))
+    if hollow:
+        shown[_words(hollow)] = table[hollow].map({True: "yes", False: "no"})
+    below = [caption, f"bars: 95% interval{_method(table)}" if has else "", f"n = {counts}" if len(counts) else "",
+             f"hollow: {_words(hollow)}" if hollow else ""]  # fmt: skip
+    return _named(figure, title, said, shown, "; ".join(filter(None, below)))
+
+
+def _named(figure: Figure, title: str, said: str, table: pd.DataFrame, caption: str) -> Figure:
+    """The figure with its title, its one sentence, its table and its caption."""
+    lines = fill(title, int(11 * figure.get_figwidth()))
+    above = 0.12 + 0.24 * (1 + lines.count("\n"))  # inches
+    keys = [legend for legend in figure.legends if not legend.get_in_layout()]
+    rows = sum(-(-len(legend.get_texts()) // legend._ncols) for legend in keys)
+    header = above + 0.24 * rows + 0.04
+    height = figure.get_figheight() + header
+    figure.set_figheight(height)
+    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - header / height))
+    left = 0.08 / figure.get_figwidth()
+    figure.text(left, 1 - 0.08 / height, lines, va="top", fontsize=mpl.rcParams["figure.titlesize"])
+    for legend in keys:
+        legend.set_bbox_to_anchor((left, 1 - above / height), figure.transFigure)
+    mark = "" if title.endswith(("?", "!")) else " –" if ":" in title else ":"
+    figure.title, figure.alt_text = title, f"{title.rstrip('.:')}{mark} {' '.join(said.split())}."
+    figure.table, figure.caption = table, caption[:1].upper() + caption[1:]
     return figure
 
 
-def _caption(table: pd.DataFrame, points: str) -> str:
-    """What points and bars are, how the interval was made, and how many replies stand behind a point."""
-    counts = table["n"].dropna().astype(int)
-    n = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
-    return f"{points}; bars: 95% interval{_method(table)}; n = {n} each"
+def _cell(item: Mapping, columns: tuple[str, str, str], write: Callable) -> str:
+    value, low, high = columns
+    return f"{write(item[value])} {_ends(item.get(low), item.get(high), write)}".strip()
+
+
+def _ends_of(table: pd.DataFrame, value: str) -> list[dict]:
+    """The rows with the least and the largest number; the first row twice, if there is no number."""
+    order = table.sort_values(value, kind="stable", na_position="first").to_dict("records")
+    return [next((row for row in order if pd.notna(row[value])), order[0]), order[-1]]
+
+
+def _ends(low, high, write: Callable) -> str:
+    return interval(low, high, lambda end: write(end).removesuffix("%"))
+
+
+def _spread(values: pd.Series, write: Callable) -> str:
+    if len(values) < 2:
+        return write(values.iloc[0]) if len(values) else ""
+    return f"{write(values.min())} to {write(values.max())} ({len(values)})"
+
+
+def _writer(unit: str, values: pd.Series, digits: int | None = None) -> Callable:
+    """How numbers are written: shares as percent, differences as points, others by size."""
+    if unit == "percent":
+        return lambda value: f"{in_percent(value)}%" if pd.notna(value) else in_percent(value)
+    if unit == "points":
+        return in_points
+    if digits is None:
+        size = float(values.abs().max())
+        whole = (values.dropna() % 1 == 0).all()
+        digits = 0 if whole or size >= 100 else 1 if size >= 20 else 2 if size >= 0.2 else 4
+    return lambda value: number(value, digits)
 
 
 def _method(table: pd.DataFrame) -> str:
-    methods = " ".join(table["method"].astype(str)) if "method" in table else ""
+    methods = " ".join(table["method"].dropna()) if "method" in table else ""
     kinds = [name for name in ("bootstrap", "Wilson", "Newcombe") if name in methods]
-    return (f" ({' or '.join(kinds)}{', clustered' if 'clusters' in methods else ''})") if kinds else ""
+    clustered = ", clustered" if "clusters" in methods else ""
+    return f" ({' or '.join(kinds)}{clustered})" if kinds else ""
 
 
-def _label(metric: str | None) -> str:
-    return "Rate" if metric is None else LABELS.get(metric, metric)
-
-
-def _chosen(rates: pd.DataFrame, metric: str | None, columns: Iterable[str | None]) -> pd.DataFrame:
-    columns = [column for column in columns if column is not None]
-    _need(rates, ["metric", "value", "ci_low", "ci_high", "n", *columns])
-    table = rates if metric is None else rates[rates["metric"] == metric]
-    if table.empty:
-        raise UserError(f"the table has no metric '{metric}'{nearest(metric, rates['metric'].unique())}")
-    if table.duplicated(columns).any():
-        raise UserError(f"several rates for one point: {', '.join(columns)} do not tell them apart; filter")
-    return table.reset_index(drop=True)
-
-
-def _need(table: pd.DataFrame, columns: Sequence[str]) -> None:
-    for column in columns:
-        if column not in table:
-            raise UserError(f"the table has no column '{column}'{nearest(column, table.columns)}")
+def _label(table: pd.DataFrame, value: str) -> str:
+    """What the numbers are: the table's only metric in words, else "share"."""
+    metrics = table["metric"].unique() if "metric" in table else [value]
+    if len(metrics) > 1 or metrics[0] == "value":
+        return "share of replies"
+    return LABELS.get(metrics[0], _words(metrics[0]))
 
 
 def _levels(table: pd.DataFrame, column: str | None) -> list:
     return [None] if column is None else list(table[column].unique())
 
 
-def _part(table: pd.DataFrame, wanted: dict) -> pd.DataFrame:
-    for column, value in wanted.items():
+def _part(table: pd.DataFrame, wanted: Mapping) -> pd.DataFrame:
+    for column, level in wanted.items():
         if column is not None:
-            table = table[table[column] == value]
+            table = table[table[column] == level]
     return table
 
 
-def _colour(index: int):
-    return sns.color_palette("colorblind")[index % 10]
+def _place(item: Mapping, keys: Iterable[str | None]) -> str:
+    return ", ".join(_level_name(key, item[key]) for key in keys if key is not None)
+
+
+def _level_name(column: str, level) -> str:
+    """A level in words; a bare number with the name of its column before it."""
+    text = str(level)
+    return f"{_words(column)} {text}" if text.replace(".", "").isdigit() else text
+
+
+def _look(index: int, plain: bool = False) -> tuple[str, str]:
+    return _colour(index), "o" if plain else MARKERS[index % 8]
+
+
+def _colour(index: int) -> str:
+    return COLOURS[index % 10]
 
 
 def _offset(index: int, of: int) -> float:
-    """Places side by side, centred, for ``of`` points within one unit."""
+    """Places side by side, centred, for ``of`` marks within one unit."""
     return (index - (of - 1) / 2) / max(of, 2)
 
 
-def _percent(value: float) -> str:
-    return "?" if pd.isna(value) else f"{100 * value:.0f}"
+def _both_sides(values: pd.DataFrame, least: float) -> tuple[float, float]:
+    """Limits that reach equally far to both sides of zero."""
+    far = 1.08 * max(least, float(np.nanmax(np.abs(values.to_numpy(dtype=float)))))
+    return -far, far
 
 
-def _signed(value: float) -> str:
-    text = "?" if pd.isna(value) else f"{100 * value:+.0f}"
-    return "0" if text in ("+0", "-0") else text.replace("-", "−")
+def _short(value: float, digits: int) -> str:
+    """For a small cell: no leading zero, nothing where nothing was measured."""
+    text = "" if pd.isna(value) else number(value, digits)
+    return text.replace("0.", ".", 1) if text.lstrip("−").startswith("0.") else text
+
+
+def _wrapped(text, width: int) -> str:
+    return fill(str(text), max(8, int(width)), break_on_hyphens=False, break_long_words=False)
 
 
 def _words(column: str) -> str:
     return str(column).replace("_", " ")
 
 
-# -- teaching.maps ----------
-def heat_maps(
-    table: pd.DataFrame,
-    rows: str,
-    columns: str,
-    value: str,
-    facet: str | None = None,
-    *,
-    title: str,
-    label: str,
-    limits: tuple[float, float] | None = None,
-    centre: float | None = None,
-    digits: int = 2,
-    size: tuple[float, float] | None = None,
-) -> Figure:
-    """One map per level of ``facet``, the number printed in every cell; order is that of the table.
-
-    ``centre``: the value that means nothing (0 for an effect, 0.5 for an area under the curve); the colours then
-    diverge from it and reach equally far to both sides. ``limits`` fixes the ends of the colour scale. Missing
-    cells stay empty. ``label`` says what a cell is.
-    """
-    _need(table, [rows, columns, value, *([facet] if facet else [])])
-    panels = _levels(table, facet)
-    grids = [_grid(_part(table, {facet: panel}), rows, columns, value) for panel in panels]
-    low, high = limits or _reach(table[value], centre)
-    palette = sns.color_palette("vlag" if centre is not None else "crest", as_cmap=True)
-    widths = [grid.shape[1] for grid in grids]
-    figsize = size or (min(13, 1.6 + 0.62 * sum(widths)), 1.7 + 0.36 * max(len(grid) for grid in grids))
-    with mpl.rc_context(STYLE | {"axes.grid": False}):
-        figure = Figure(figsize=figsize, layout="constrained")
-        axes = figure.subplots(1, len(panels), squeeze=False, width_ratios=widths)[0]
-        for axis, panel, grid in zip(axes, panels, grids, strict=True):
-            sns.heatmap(
-                grid, ax=axis, cmap=palette, vmin=low, vmax=high, cbar=axis is axes[-1], linewidths=0.5,
-                annot=grid.map(lambda x: "" if pd.isna(x) else _short(x, digits)), fmt="",
-                annot_kws={"fontsize": 8}, cbar_kws={"label": label, "shrink": 0.9},
-            )  # fmt: skip
-            axis.set_title("" if panel is None else str(panel))
-            axis.set_xlabel(_words(columns))
-            axis.set_ylabel(_words(rows) if axis is axes[0] else "")
-            axis.invert_yaxis()  # later layers above earlier ones
-            axis.set_xticklabels(
-                [fill(_words(text), 9, break_long_words=False) for text in grid.columns],
-                rotation=90 if max(len(str(text)) for text in grid.columns) > 3 else 0, fontsize=9,
-            )  # fmt: skip
-            axis.tick_params(axis="y", rotation=0)
-        _frame(figure, title, f"Cells: {label}.")
-    return _named(figure, title, _in_words(grids, panels, rows, columns, label, digits))
-
-
-def _grid(part: pd.DataFrame, rows: str, columns: str, value: str) -> pd.DataFrame:
-    if part.duplicated([rows, columns]).any():
-        raise UserError(f"several values for one cell: {rows} and {columns} do not tell them apart; filter")
-    return part.pivot_table(index=rows, columns=columns, values=value, sort=False, aggfunc="first")
-
-
-def _reach(values: pd.Series, centre: float | None) -> tuple[float, float]:
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    if centre is None:
-        return low, high
-    far = max(abs(low - centre), abs(high - centre)) or 1.0
-    return centre - far, centre + far
-
-
-def _short(number: float, digits: int) -> str:
-    """Few digits, no leading zero, no minus before a zero: cells are small."""
-    text = f"{number:.{digits}f}"
-    text = text.replace("-", "−") if float(text) else text.replace("-", "")
-    return text.replace("0.", ".", 1) if text.lstrip("−").startswith("0.") else text
-
-
-def _in_words(grids: list[pd.DataFrame], panels: list, rows: str, columns: str, label: str, digits: int) -> str:
-    """Highest and lowest cell of every panel: a map read aloud cell by cell helps nobody."""
-    said = []
-    for grid, panel in zip(grids, panels, strict=True):
-        cells = grid.stack().dropna()
-        ends = [("highest", cells.idxmax(), cells.max()), ("lowest", cells.idxmin(), cells.min())]
-        spots = [
-            f"{what} {number:.{digits}f} at {_words(rows)} {place[0]}, {_words(columns)} {place[1]}"
-            for what, place, number in ends
-        ]
-        said.append(f"{'' if panel is None else f'{panel}: '}{'; '.join(spots)}")
-    return f"{label} by {_words(rows)} and {_words(columns)}. {'. '.join(said)}."
-
-
-# -- teaching.mechanism_figures ----------
-def line_plot(
-    table: pd.DataFrame, x: str, y: str, hue: str, *, title: str, x_label: str, y_label: str, caption: str,
-    reference: str | None = None, facet: str | None = None, size: tuple[float, float] | None = None,
-) -> Figure:  # fmt: skip
-    """Counts against a number, a line per ``hue``, a panel per ``facet``; ``reference`` is drawn dashed (chance)."""
-    _need(table, [x, y, hue])
-    panels = _levels(table, facet)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=size or (2.2 + 4.2 * len(panels), 3.9), layout="constrained")
-        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        for axis, panel in zip(axes, panels, strict=True):
-            for index, name in enumerate(_levels(table, hue)):
-                part = _part(table, {hue: name, facet: panel})
-                axis.plot(part[x], part[y], marker=MARKERS[index % 8], color=_colour(index), label=str(name))
-                if reference:  # the same mark, hollow: lines can be told apart without colour
-                    axis.plot(part[x], part[reference], "--", color=_colour(index), alpha=0.6, linewidth=1,
-                              marker=MARKERS[index % 8], markerfacecolor="white", markersize=4)  # fmt: skip
-            axis.set_title("" if facet is None else str(panel))
-            axis.set_yscale("symlog", linthresh=1)
-            axis.set_ylim(bottom=0)
-        axes[len(axes) // 2].set_xlabel(x_label)
-        axes[0].set_ylabel(y_label)
-        _frame(figure, title, caption)
-        handles, names = axes[0].get_legend_handles_labels()
-        figure.legend(handles, names, title=_words(hue), loc="outside right center")
-    keys = [column for column in (facet, hue, x) if column is not None]
-    shown = [
-        f"{', '.join(f'{_words(key)} {row[key]}' for key in keys)}: {row[y]:.0f}" for row in table.to_dict("records")
-    ]
-    return _named(figure, title, f"{y_label} by {x_label}. {'; '.join(shown)}.")
-
-
-def random_plot(
-    rates: pd.DataFrame,
-    facet: str,
-    *,
-    title: str,
-    label: str = "Share of replies",
-    size: tuple[float, float] | None = None,
-) -> Figure:
-    """One selected set among random ones: their rates as dots, the selected set and the untouched model as marks.
-
-    ``rates``: columns ``condition`` ("selected", "nothing", "random 0", ...), ``value``, ``facet`` (a column of dots
-    each).
-    """
-    _need(rates, ["condition", "value", facet])
-    panels = _levels(rates, facet)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=size or (2.4 + 1.5 * len(panels), 3.9), layout="constrained")
-        axis = figure.subplots()
-        for place, panel in enumerate(panels):
-            part = _part(rates, {facet: panel})
-            random = part[part["condition"].str.startswith("random")]["value"].to_numpy()
-            jitter = np.random.default_rng(0).uniform(-0.22, 0.22, len(random))
-            axis.scatter(place + jitter, random, s=16, color="0.6", alpha=0.7, label="random sets")
-            for name, marker, index in (("nothing", "s", 0), ("selected", "D", 3)):
-                value = part.loc[part["condition"] == name, "value"]
-                axis.scatter(
-                    [place] * len(value), value, marker=marker, s=70, color=_colour(index), label=name, zorder=3
-                )
-        axis.set_xticks(range(len(panels)), [str(panel).replace(", ", "\n") for panel in panels])
-        axis.set_xlim(-0.6, len(panels) - 0.4)
-        axis.set_ylim(-0.03, 1.03)
-        axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        axis.set_ylabel(label)
-        _frame(figure, title, "Grey: one random set each, as many neurons in every layer; square: no neuron ablated")
-        handles, names = axis.get_legend_handles_labels()
-        unique = dict(zip(names, handles, strict=True))
-        figure.legend(unique.values(), unique.keys(), loc="outside right center")
-    shown = []
-    for panel in panels:
-        part = _part(rates, {facet: panel}).set_index("condition")["value"]
-        random = part[part.index.str.startswith("random")]
-        spread = f"{_percent(random.min())} to {_percent(random.max())}%" if len(random) else "none"
-        marks = ", ".join(f"{name} {_percent(part[name])}%" for name in ("nothing", "selected") if name in part)
-        shown.append(f"{panel}: {marks}, random sets {spread}")
-    return _named(figure, title, f"{label}. {'; '.join(shown)}.")
-
-
-def scatter_plot(
-    points: pd.DataFrame, x: str, y: str, facet: str, hue: str, style: str, *, title: str, x_label: str, y_label: str,
-    caption: str, size: tuple[float, float] | None = None,
-) -> Figure:  # fmt: skip
-    """Points with intervals (``ci_low, ci_high``), a panel per ``facet``, colour by ``hue`` and marker by ``style``."""
-    _need(points, [x, y, facet, hue, style, "ci_low", "ci_high"])
-    panels, kinds = _levels(points, facet), points[[hue, style]].drop_duplicates().to_numpy().tolist()
-    hues, styles = _levels(points, hue), _levels(points, style)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=size or (2.6 + 2.3 * len(panels), 3.9), layout="constrained")
-        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        for axis, panel in zip(axes, panels, strict=True):
-            for one, other in kinds:
-                part = _part(points, {facet: panel, hue: one, style: other})
-                bars = part[["ci_low", "ci_high"]].sub(part[y], axis=0).abs().T.to_numpy()
-                axis.errorbar(
-                    part[x], part[y], yerr=bars, fmt=MARKERS[styles.index(other) % 8],
-                    color=_colour(hues.index(one)), markersize=5, elinewidth=0.5, alpha=0.75,
-                    label=f"{one}, {_words(style)} {other}",
-                )  # fmt: skip
-            axis.axhline(0, color="0.2", linewidth=0.8)
-            axis.set_title(str(panel))
-        axes[0].set_ylabel(y_label)
-        axes[len(axes) // 2].set_xlabel(x_label)
-        _frame(figure, title, caption)
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
-    shown = [
-        f"{panel}: correlation as drawn {_one(_part(points, {facet: panel})[[x, y]].corr().iloc[0, 1])}"
-        for panel in panels
-    ]
-    counts = " or ".join(str(n) for n in sorted(points[facet].value_counts().unique()))
-    what = " ".join(y_label.split())
-    return _named(figure, title, f"{what} against each predictor, {counts} points a panel. {'; '.join(shown)}.")
-
-
-def correlation_plot(
-    table: pd.DataFrame, hue: str, *, title: str, size: tuple[float, float] | None = None, x_label: str = "Correlation"
-) -> Figure:
-    """Correlations with intervals, one line per ``predictor``, one mark per ``hue``, between -1 and 1."""
-    _need(table, ["predictor", hue, "value", "ci_low", "ci_high"])
-    predictors, hues = _levels(table, "predictor"), _levels(table, hue)
-    with mpl.rc_context(STYLE | {"axes.grid.axis": "x"}):
-        figure = Figure(figsize=size or (7.2, 1.4 + (0.18 + 0.1 * len(hues)) * len(predictors)), layout="constrained")
-        axis = figure.subplots()
-        axis.axvline(0, color="0.2", linewidth=1)
-        for index, name in enumerate(hues):
-            part = _part(table, {hue: name})
-            at = [
-                len(predictors) - 1 - predictors.index(p) - 0.66 * _offset(index, len(hues)) for p in part["predictor"]
-            ]
-            bars = part[["ci_low", "ci_high"]].sub(part["value"], axis=0).abs().T.to_numpy()
-            axis.errorbar(
-                part["value"],
-                at,
-                xerr=bars,
-                fmt=MARKERS[index % 8],
-                color=_colour(index),
-                markersize=4.5,
-                capsize=2,
-                label=str(name),
-            )
-        axis.set_yticks(range(len(predictors)), predictors[::-1])
-        axis.set_xlim(-1.05, 1.05)
-        axis.set_xticks([-1, -0.5, 0, 0.5, 1])
-        axis.set_xlabel(x_label)
-        _frame(figure, title, "Bars: 95% interval, corpora drawn again as wholes")
-        handles, names = axis.get_legend_handles_labels()
-        figure.legend(handles, names, title=_words(hue), loc="outside right center")
-    shown = [
-        f"{row['predictor']}, {row[hue]}: {_one(row['value'])} ({_one(row['ci_low'])} to {_one(row['ci_high'])})"
-        for row in table.to_dict("records")
-    ]
-    return _named(figure, title, f"{x_label} by predictor, with 95% intervals. {'; '.join(shown)}.")
-
-
-def _one(value: float) -> str:
-    """One decimal, and no minus before a zero."""
-    return f"{value:.1f}".replace("-0.0", "0.0")
-
-
-# -- teaching.neuron_figures ----------
-HOLLOW = "hollow: breaks the model (over 10 points of coherence lost, or misread gained)"
-DASHES = ("-", "--", ":", "-.")
-
-
-def dose_panels(
-    table: pd.DataFrame,
-    hue: str,
-    *,
-    title: str,
-    label: str,
-    row: str | None = None,
-    line: str | None = None,
-    size: tuple[float, float] | None = None,
-) -> Figure:
-    """Rates by number of neurons set to zero: a column of panels per ``rule``, a row per ``row``, a line per ``hue``.
-
-    ``table``: columns ``rule, size, value, breaks``; with ``ci_low, ci_high`` and no ``line`` the intervals are drawn.
-    ``line`` (a seed) tells lines of one ``hue`` apart by their dashes.
-    """
-    _need(table, ["rule", "size", "value", "breaks", hue])
-    rules, rows = _levels(table, "rule"), _levels(table, row)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=size or (2.0 + 2.35 * len(rules), 1.2 + 2.4 * len(rows)), layout="constrained")
-        axes = figure.subplots(len(rows), len(rules), sharex=True, sharey=True, squeeze=False)
-        for up, name in enumerate(rows):
-            for along, rule in enumerate(rules):
-                axis, part = axes[up, along], _part(table, {"rule": rule, row: name})
-                for index, colour in enumerate(_levels(table, hue)):
-                    for dash, one in enumerate(_levels(table, line)):
-                        _dose(axis, _part(part, {hue: colour, line: one}), index, dash, line is None)
-                axis.set_title(f"{rule}" if row is None else f"{rule}, {name}", fontsize=10)
-                axis.set_ylim(-0.04, 1.04)
-            axes[up, 0].set_ylabel(label)
-            axes[up, 0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        for axis in axes[-1]:
-            axis.set_xlabel("Neurons set to zero", fontsize=9)
-        bars = "bars: 95% interval; " if line is None else ""
-        _frame(figure, title, f"Points: rate; {bars}{HOLLOW}")
-        figure.legend(handles=_keys(table, hue, line), loc="outside right center", fontsize=9)
-    by = [column for column in ("rule", row, hue, line) if column is not None]
-    shown = [
-        f"{', '.join(str(key) for key in keys)}: "
-        + ", ".join(
-            f"{item.size} {100 * item.value:.0f}%{' (breaks)' if item.breaks else ''}" for item in part.itertuples()
-        )
-        for keys, part in ((key if isinstance(key, tuple) else (key,), p) for key, p in table.groupby(by, sort=False))
-    ]
-    return _named(figure, title, f"{label} by neurons set to zero. {'; '.join(shown)}.")
-
-
-def _dose(axis, part: pd.DataFrame, index: int, dash: int, bars: bool) -> None:
-    part, colour = part.sort_values("size"), _colour(index)
-    at = part["size"] + (1.2 * (index - 0.5) if bars else 0)  # so that no bar hides another
-    axis.plot(at, part["value"], DASHES[dash % 4], alpha=0.8, color=colour, linewidth=1.2)
-    if bars and "ci_low" in part:
-        look = {"fmt": "none", "capsize": 2, "elinewidth": 0.9, "ecolor": colour}
-        axis.errorbar(at, part["value"], yerr=_bars(part, "value"), **look)
-    faces = ["white" if breaks else colour for breaks in part["breaks"]]
-    axis.scatter(at, part["value"], marker=MARKERS[index % 8], s=26, c=faces, edgecolors=[colour], zorder=3)
-
-
-def _keys(table: pd.DataFrame, hue: str, line: str | None) -> list[Line2D]:
-    keys = [
-        Line2D([], [], color=_colour(index), marker=MARKERS[index % 8], label=str(name))
-        for index, name in enumerate(_levels(table, hue))
-    ]
-    if line is None:
-        return keys
-    return keys + [
-        Line2D([], [], color="0.3", linestyle=DASHES[index % 4], label=f"{_words(line)} {name}")
-        for index, name in enumerate(_levels(table, line))
-    ]
-
-
-def effect_panels(
-    effects: pd.DataFrame,
-    panels: Mapping[str, str],
-    *,
-    title: str,
-    caption: str,
-    smallest_effect: float = 0.05,
-    size: tuple[float, float] | None = None,
-) -> Figure:
-    """Effects with intervals, a line per ``organism``, a panel per key of ``panels`` (value: how to read its axis).
-
-    ``effects``: columns ``panel, organism, which`` (marked by shape and colour), ``effect, ci_low, ci_high, breaks``.
-    """
-    _need(effects, ["panel", "organism", "which", "effect", "ci_low", "ci_high", "breaks"])
-    organisms, kinds = _levels(effects, "organism"), _levels(effects, "which")
-    with mpl.rc_context(STYLE | {"axes.grid.axis": "x"}):
-        figure = Figure(figsize=size or (2.4 + 2.15 * len(panels), 1.9 + 0.34 * len(organisms)), layout="constrained")
-        axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
-        for axis, (panel, reading) in zip(axes, panels.items(), strict=True):
-            axis.axvspan(-100 * smallest_effect, 100 * smallest_effect, color="0.93", zorder=0)
-            axis.axvline(0, color="0.2", linewidth=0.9)
-            for index, which in enumerate(kinds):
-                part = _part(effects, {"panel": panel, "which": which})
-                at = [len(organisms) - 1 - organisms.index(o) + 0.17 - 0.34 * index for o in part["organism"]]
-                _effects(axis, part, at, index)
-            axis.set_title(panel, fontsize=10)
-            axis.set_xlabel(f"points\n{reading}", fontsize=9)
-        axes[0].set_yticks(range(len(organisms)), organisms[::-1])
-        axes[0].set_ylim(-0.6, len(organisms) - 0.4)
-        _frame(figure, title, f"{caption}; grey: under {100 * smallest_effect:.0f} points; {HOLLOW}")
-        keys = [
-            Line2D([], [], color=_colour(3 * index), marker="oD"[index % 2], linestyle="", label=which)
-            for index, which in enumerate(kinds)
-        ]
-        figure.legend(handles=keys, loc="outside upper right", ncols=2, fontsize=9)
-    shown = [
-        f"{e.panel}, {e.organism}, {e.which}: {points(e.effect)} ({points(e.ci_low)} to {points(e.ci_high)})"
-        f"{' breaks' if e.breaks else ''}"
-        for e in effects[effects["panel"].isin(panels)].itertuples()
-    ]
-    return _named(figure, title, f"Effects in percentage points, with 95% intervals. {'; '.join(shown)}.")
-
-
-def _effects(axis, part: pd.DataFrame, at: list[float], index: int) -> None:
-    values = 100 * part[["effect", "ci_low", "ci_high"]]
-    colour = _colour(3 * index)
-    axis.errorbar(
-        values["effect"], at, xerr=_bars(values, "effect"), fmt="none", ecolor=colour, elinewidth=1, capsize=2
-    )
-    faces = ["white" if breaks else colour for breaks in part["breaks"]]
-    axis.scatter(values["effect"], at, marker="oD"[index % 2], s=30, c=faces, edgecolors=[colour], zorder=3)
-
-
-def points(value: float) -> str:
-    """A fraction in points with its sign; one decimal where whole points would hide it."""
-    number = 100 * value
-    text = f"{number:+.1f}" if 0.05 <= abs(number) < 0.5 else f"{number:+.0f}"
-    return "0" if text in ("+0", "-0") else text.replace("-", "−")
-
-
-# -- teaching.tuning_figures ----------
-def change_plot(
-    effects: pd.DataFrame,
-    y: str,
-    hue: str,
-    facet: str,
-    *,
-    title: str,
-    smallest_effect: float | None = None,
-    x_label: str = "Change in percentage points",
-    size: tuple[float, float] | None = None,
-) -> Figure:
-    """Differences with intervals: one line per ``y``, one marker per ``hue``, one panel per ``facet``.
-
-    ``effects``: the columns ``effect, ci_low, ci_high, n`` (fractions); ``smallest_effect`` shades what would be too
-    small to matter. Order is that of the table, from top to bottom.
-    """
-    _need(effects, [y, hue, facet, "effect", "ci_low", "ci_high", "n"])
-    panels, hues, places = (_levels(effects, column) for column in (facet, hue, y))
-    reach = 1.08 * max(5.0, 100 * float(np.nanmax(np.abs(effects[["ci_low", "ci_high"]].to_numpy()))))
-    with mpl.rc_context(STYLE | {"axes.grid.axis": "x"}):
-        height = 1.7 + 0.16 * len(places) * max(2, len(hues))
-        figure = Figure(figsize=size or (min(12, 2.6 + 3.1 * len(panels)), height), layout="constrained")
-        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        for axis, panel in zip(axes, panels, strict=True):
-            if smallest_effect:
-                axis.axvspan(-100 * smallest_effect, 100 * smallest_effect, color="0.93", zorder=0)
-            axis.axvline(0, color="0.2", linewidth=1)
-            for index, name in enumerate(hues):
-                part = _part(effects, {facet: panel, hue: name})
-                at = [places.index(place) + 0.75 * _offset(index, len(hues)) for place in part[y]]
-                points = 100 * part[["effect", "ci_low", "ci_high"]]
-                look = {"fmt": MARKERS[index % 8], "color": _colour(index), "markersize": 5.5, "capsize": 2}
-                axis.errorbar(points["effect"], at, xerr=_bars(points, "effect"), label=str(name), **look)
-            axis.set_xlim(-reach, reach)
-            axis.set_title(str(panel))
-        axes[0].set_yticks(range(len(places)), [str(place) for place in places])
-        axes[0].set_ylim(len(places) - 0.4, -0.6)
-        axes[len(axes) // 2].set_xlabel(x_label)
-        handles, names = axes[0].get_legend_handles_labels()
-        figure.legend(handles, names, title=_words(hue), loc="outside right center")
-        _frame(figure, title, _caption(effects, "Points: difference"))
-    shown = [
-        f"{found[facet]}, {found[y]}, {found[hue]}: {_signed(found['effect'])} "
-        f"({_signed(found['ci_low'])} to {_signed(found['ci_high'])})"
-        for found in effects.to_dict("records")
-    ]
-    return _named(figure, title, f"{x_label}, with 95% intervals. {'; '.join(shown)}.")
-
-
-def agreement_plot(
-    table: pd.DataFrame, x: str, y: str, hue: str, facet: str, *, title: str, x_label: str, y_label: str, caption: str
-) -> Figure:
-    """Two changes of the same thing against each other (fractions, drawn in points), with the line where they agree."""
-    _need(table, [x, y, hue, facet])
-    panels, hues = _levels(table, facet), _levels(table, hue)
-    reach = 1.1 * max(5.0, 100 * float(np.nanmax(np.abs(table[[x, y]].to_numpy()))))
-    with mpl.rc_context(STYLE | {"axes.grid.axis": "both"}):
-        figure = Figure(figsize=(min(12, 2.4 + 3.2 * len(panels)), 4.3), layout="constrained")
-        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        for axis, panel in zip(axes, panels, strict=True):
-            axis.plot([-reach, reach], [-reach, reach], color="0.5", linewidth=1, linestyle="--")
-            for zero in (axis.axhline, axis.axvline):
-                zero(0, color="0.2", linewidth=0.8)
-            for index, name in enumerate(hues):
-                part = 100 * _part(table, {facet: panel, hue: name})[[x, y]]
-                look = {"color": _colour(index), "marker": MARKERS[index % 8], "alpha": 0.75, "label": str(name)}
-                axis.scatter(part[x], part[y], **look)
-            axis.set(xlim=(-reach, reach), ylim=(-reach, reach), title=str(panel))
-        axes[0].set_ylabel(y_label)
-        axes[len(axes) // 2].set_xlabel(x_label)
-        figure.legend(*axes[0].get_legend_handles_labels(), title=_words(hue), loc="outside right center")
-        _frame(figure, title, caption)
-    ranges = [
-        f"{panel}, {name}: {x_label.lower()} {_signed(part[x].min())} to {_signed(part[x].max())}, "
-        f"{y_label.lower()} {_signed(part[y].min())} to {_signed(part[y].max())}"
-        for (panel, name), part in table.groupby([facet, hue], sort=False)
-    ]
-    return _named(figure, title, f"{len(table)} points; the dashed line is where both are equal. {'; '.join(ranges)}.")
-
-
-# -- teaching.placebo_figure ----------
-def placebo_plot(draws: pd.DataFrame, real: Mapping[str, float], *, title: str) -> Figure:
-    """The intervals of `rimkit.behavior.stats.swapped`, sorted by effect, and ``real``, the interval as measured.
-
-    Those that leave out zero stand out by colour and by a marker at their effect. Numbers are rates.
-    """
-    _need(draws, ["effect", "ci_low", "ci_high"])
-    table = 100 * draws.sort_values("effect", ignore_index=True)[["effect", "ci_low", "ci_high"]]
-    outside = (table["ci_low"] > 0) | (table["ci_high"] < 0)
-    looks = (
-        (~outside, {"color": "0.6", "label": "holds zero"}, None),
-        (outside, {"color": _colour(1), "label": "leaves out zero"}, "D"),
-    )
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.6, 3.6), layout="constrained")
-        axis = figure.subplots()
-        for here, look, marker in looks:
-            at = np.flatnonzero(here)
-            axis.vlines(at, table.loc[here, "ci_low"], table.loc[here, "ci_high"], linewidth=1.3, **look)
-            axis.plot(
-                at, table.loc[here, "effect"], linestyle="", marker=marker or ".", markersize=4, color=look["color"]
-            )
-        axis.axhspan(100 * real["ci_low"], 100 * real["ci_high"], color=_colour(0), alpha=0.25, label="as measured")
-        axis.axhline(0, color="0.2", linewidth=1)
-        axis.set_xlabel("swaps, sorted by effect")
-        axis.set_ylabel("Difference in points")
-        axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=9, borderaxespad=0.2)
-        _frame(figure, title, f"Lines: 95% intervals, dots: effects, of {len(table)} swaps of whole clusters")
-    low, high = (_signed(draws["effect"].quantile(q)) for q in (0.025, 0.975))
-    measured = f"{_signed(real['effect'])} ({_signed(real['ci_low'])} to {_signed(real['ci_high'])})"
-    said = (
-        f"{int(outside.sum())} of {len(table)} intervals leave out zero; 95% of effects lie from {low} to {high} points"
-    )
-    return _named(figure, title, f"{said}. As measured: {measured}.")
+# ruff: noqa: E402, F401, I001 - the plots that chapters still call; they go
+from rimkit.teaching import old_figures
+from rimkit.teaching.old_figures import agreement_plot, change_plot, correlation_plot, difference_plot, dose_panels
+from rimkit.teaching.old_figures import dose_plot, effect_panels, heat_maps, line_plot, placebo_plot, random_plot
+from rimkit.teaching.old_figures import rate_plot, scatter_plot

@@ -1,66 +1,86 @@
-"""What every chapter needs at its start and end, behind one line, so that a fix never needs every notebook.
+"""A chapter's first line: seeds, quiet libraries, tables; on Colab also what is missing.
 
-A chapter opened alone, as on Colab: install what is missing, leave alone what is there, keep runs on Drive.
-
-Free and silent elsewhere. Only the standard library (and `packaging`) is imported here, since the rest may be missing.
+Of a chapter opened alone it installs what is not there and leaves alone what is. Only the standard
+library is imported at the top, since on Colab everything else may be missing; elsewhere nothing is
+installed.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import os
+import random
 import re
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import pandas as pd
+from rimkit.data import UserError, chapters_dir
 
-from rimkit import ledger
-from rimkit.data import UserError, chapters_dir, nearest, shipped_tables
+NOT_NEEDED = ("jupyterlab",)  # Colab is the place where chapters are read
+DRIVE = "/content/drive"
+RESTART = "choose Runtime > Restart session, and run the cells from the top"
+SETUP = """try:
+    import rimkit as rk
+except ModuleNotFoundError:  # opened alone, as on Colab
+    get_ipython().run_line_magic("pip", "install --quiet --no-deps git+https://github.com/{repo}@{branch}")
+    import rimkit as rk
 
-if TYPE_CHECKING:
-    from rimkit.models.study import StudyModel
+"""
+LAST = re.compile(r"(rk|teaching)\.start\(.*\)")  # of a set-up cell
+BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
+MARKERS = ("<!-- badges: made by `rimkit badges` -->", "<!-- end of badges -->")
 
 
+def start(seed: int = 0, drive: str = "", keep_text: bool = False) -> None:
+    """Set up a chapter: fixed seeds, quiet libraries, tables as the workbook shows them.
 
-
-# -- teaching.setup ----------
-def start(seed: int = 0, drive: str = "") -> None:
-    """Set up a chapter: fixed seeds, quiet libraries, whole tables with few digits.
-
-    On Colab, what is missing is installed first (`colab.prepare`), and with ``drive`` the chapter works in that folder
-    of your Google Drive, so that ``ledger = "01.parquet"`` outlives the session. Elsewhere both do nothing.
+    On Colab, what is missing is installed first (`prepare`), and with ``drive`` the chapter works
+    in that folder of your Google Drive, so that ``ledger = "01.parquet"`` outlives the session.
+    ``keep_text`` shows and saves requests of real safety sets, and replies to them, which are
+    withheld otherwise.
     """
-    import os
-    import random
-    import warnings
-
-
     prepare()
     if drive and here():
         os.chdir(save_to_drive(drive))
 
     import numpy as np
+    import pandas as pd
     import torch
     from transformers.utils import logging
 
+    from rimkit.behavior import redaction
+
+    redaction.keep_text(keep_text)
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
     logging.set_verbosity_error()
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-    pd.set_option(
-        "display.max_colwidth", 120, "display.max_columns", 30, "display.max_rows", 100, "display.precision", 2
-    )
+    pd.set_option("display.max_colwidth", 120, "display.max_rows", 100, "display.precision", 2)
+    show_tables(pd.DataFrame)
 
 
-def results(name: str) -> pd.DataFrame:
-    """The shipped ledger rows ``data/results/<name>.parquet``; raises `UserError` for an unknown name."""
+def show_tables(kind: type) -> None:
+    """Let the running notebook, if this is one, show tables of this type in the workbook's way."""
+    from IPython import get_ipython
+
+    from rimkit.teaching.tables import html
+
+    if shell := get_ipython():
+        shell.display_formatter.formatters["text/html"].for_type(kind, html)
+
+
+def results(name: str):
+    """The shipped rows ``data/results/<name>.parquet``; `UserError` for an unknown name."""
+    from rimkit import ledger
+    from rimkit.data import nearest, shipped_tables
+
     known = shipped_tables("results")
     if name not in known:
         raise UserError(
@@ -69,23 +89,9 @@ def results(name: str) -> pd.DataFrame:
     return ledger.read(known[name])
 
 
-def identity(study: StudyModel) -> dict:
-    """How a model is named in ledger rows: ``model``, training ``seed`` (empty for a model of your own), ``device``."""
-    name, _, seed = study.name.partition(":")
-    return {"model": name, "seed": int(seed) if seed else None, "device": study.device}
-
-
-# -- teaching.colab ----------
-NOT_NEEDED = ("jupyterlab",)  # Colab is the place where chapters are read
-DRIVE = "/content/drive"
-RESTART = "choose Runtime > Restart session, and run the cells from the top"
-SETUP = """try:
-    from rimkit import teaching
-except ModuleNotFoundError:  # opened alone, as on Colab
-    get_ipython().run_line_magic("pip", "install --quiet --no-deps git+https://github.com/{repo}@{branch}")
-    from rimkit import teaching
-
-teaching.start(seed)"""
+def identity(study) -> dict:
+    """`StudyModel.identity`."""
+    return study.identity
 
 
 def here() -> bool:
@@ -96,9 +102,10 @@ def here() -> bool:
 def prepare(pip: Callable[[list[str]], None] | None = None, package: str = "rimkit") -> None:
     """On Colab: install what ``package`` needs and is missing; does nothing elsewhere.
 
-    Every installed version is a constraint, so nothing that is there changes: not torch, not numpy. A version outside
-    the tested range is said in one line. Raises `UserError`, before anything is downloaded, if the kernel has already
-    imported another version of a package than the one that is installed now, and if pip cannot install.
+    Every installed version is a constraint, so nothing that is there changes: not torch, not numpy.
+    A version outside the tested range is said in one line. Raises `UserError`, before anything is
+    downloaded, if the kernel has imported another version of a package than is installed now, and
+    if pip cannot install.
     """
     if not here():
         return
@@ -120,7 +127,7 @@ def prepare(pip: Callable[[list[str]], None] | None = None, package: str = "rimk
 
 
 def stale(names: Iterable[str]) -> list[str]:
-    """Packages that were imported in another version than the one that is installed now, as "torch 2.9 (2.11 …)"."""
+    """Packages imported in another version than is installed now, as "torch 2.9 (2.11 …)"."""
     found = []
     for name in names:
         module = sys.modules.get(name.replace("-", "_"))
@@ -167,7 +174,7 @@ def _pip(requirements: list[str]) -> None:
 
 
 def save_to_drive(folder: str = "rim-workbook") -> Path:
-    """Mount Google Drive (Colab asks for leave) and return a folder there, which outlives the session.
+    """Mount Google Drive and return a folder there, which outlives the session.
 
     Raises `UserError` outside Colab, where any folder does.
     """
@@ -177,12 +184,6 @@ def save_to_drive(folder: str = "rim-workbook") -> Path:
     path = Path(DRIVE) / "MyDrive" / folder
     path.mkdir(parents=True, exist_ok=True)
     return path
-
-
-# -- badges, and where a chapter comes from ----------------------------------------------------------------
-
-BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
-MARKERS = ("<!-- badges: made by `rimkit badges` -->", "<!-- end of badges -->")
 
 
 def badges(repo: str, branch: str = "main") -> str:
@@ -196,7 +197,7 @@ def badges(repo: str, branch: str = "main") -> str:
 
 
 def put_between_markers(file: Path, text: str) -> None:
-    """Replace what stands between the `MARKERS` of a Markdown file; `UserError` if they are not there."""
+    """Replace what stands between the `MARKERS` of a Markdown file."""
     try:
         whole = file.read_text(encoding="utf-8")
         before, start, rest = whole.partition(MARKERS[0])
@@ -209,17 +210,17 @@ def put_between_markers(file: Path, text: str) -> None:
 
 
 def stamp(notebook: Path, repo: str, branch: str = "main") -> bool:
-    """Write into a chapter's set-up cell where it is to be installed from; whether that changed anything.
+    """Write into a chapter's set-up cell where it is installed from; whether that changed it.
 
     Nothing else in the file changes. Raises `UserError` for a notebook without a set-up cell.
     """
     _check(repo, branch)
     content = json.loads(notebook.read_text(encoding="utf-8"))
     cells = [cell for cell in content["cells"] if cell["cell_type"] == "code"]
-    cell = next((cell for cell in cells if "".join(cell["source"]).rstrip().endswith("teaching.start(seed)")), None)
+    cell = next((cell for cell in cells if cell["source"] and LAST.fullmatch(cell["source"][-1].strip())), None)
     if cell is None:
-        raise UserError(f"{notebook} has no cell that ends with teaching.start(seed)")
-    wanted = SETUP.format(repo=repo, branch=branch).splitlines(keepends=True)
+        raise UserError(f"{notebook} has no cell that ends with rk.start(seed)")
+    wanted = [*SETUP.format(repo=repo, branch=branch).splitlines(keepends=True), cell["source"][-1]]
     if cell["source"] == wanted:
         return False
     cell["source"] = wanted

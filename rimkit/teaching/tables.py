@@ -1,61 +1,142 @@
-"""Tables and sentences for readers: whole percents, always with their interval.
+"""Tables and sentences to read: one renderer for every table, one form for every number.
 
-Tables of chapter 06: effects with exact p values, verdicts with the size of the set, recovery of a planted set.
-
-Tables and explorers of chapter 08: published numbers beside measured ones, and what changes when one is dropped.
+Numbers are written by `number`, `percent`, `points`, `interval` and `p_value` of `rimkit.data`. The
+functions below return DataFrames of text; `html` shows any DataFrame, and
+`rimkit.teaching.setup.start` makes it the way in which a notebook shows them all. Knows verdict
+rows and rates, and no experiment.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from html import escape
+from numbers import Integral, Real
 
 import numpy as np
 import pandas as pd
 
-from rimkit import ledger
 from rimkit.behavior import redaction
-from rimkit.behavior.stats import METRICS
-from rimkit.data import UserError, nearest
-from rimkit.paper.findings import findings, small
-from rimkit.paper.reanalysis import OVER_MODELS, reanalysis, rows
-from rimkit.paper.statistics import JUDGE_SD, average, correlation, needed, power, recomputed
-from rimkit.paper.tables import STATEMENTS, by_model, published
-from rimkit.teaching.exercises import Note
+from rimkit.data import interval, missing, number, p_value, percent
+from rimkit.data import points as in_points
+from rimkit.ledger import claims_table
+
+CHIPS = {  # word: sign, background, text
+    "supported": ("✓", "#cfe8d5", "#0b4a1c"), "contradicted": ("✗", "#f6d0d0", "#7a1010"),
+    "small": ("~", "#dce7f5", "#16406f"), "no effect": ("=", "#dce7f5", "#16406f"),
+    "undecided": ("?", "#ececec", "#333333"), "not testable": ("∅", "#f3e6c4", "#5c4300"),
+    "refused": ("–", "#dce7f5", "#16406f"), "misaligned": ("✗", "#f6d0d0", "#7a1010"),
+    "misread": ("≠", "#f3e6c4", "#5c4300"), "incoherent": ("∅", "#ececec", "#333333"),
+}  # fmt: skip
+VERDICT = re.compile(r"(?:^|(?<= ))(supported|contradicted|small|no effect|undecided|not testable)$")
+DIGITS = r"[-+−<>]?\s?\d[\d.,]*%?"
+INTERVAL = re.compile(rf"({DIGITS} )?\[[^\[\]]{{1,30}}\]|{DIGITS} to {DIGITS}|{DIGITS} \(\d+\)")  # on one line
+MOST_ROWS, MOST_LETTERS = 150, 600
 
 
-# -- teaching.tables ----------
-def _percent(value: float) -> str:
-    """Whole percent; one decimal where that would hide on which side of zero a number lies."""
-    if pd.isna(value):
-        return "-"
-    return f"{100 * value:.1f}" if 0.0005 <= abs(value) < 0.005 else str(round(100 * value))
+def html(frame: pd.DataFrame, caption: str = "") -> str:
+    """A DataFrame as HTML, escaped: prose left, numbers right, verdicts as chips.
+
+    An index with a name stands in front; a plain count is left out. Header words have no
+    underscores. Only the first 150 rows are shown.
+    """
+    shown = written(frame.head(MOST_ROWS))
+    depth = 0 if _is_count(frame.index) else frame.index.nlevels
+    if isinstance(shown.columns, pd.MultiIndex):
+        shown.columns = [", ".join(str(part) for part in key if str(part)) for key in shown.columns]
+    if depth:
+        index = shown.index.to_frame(index=False).astype(object).map(partial(_as_text, digits=2))
+        index.columns = [name or "" for name in shown.index.names]
+        shown = pd.concat([index, shown.reset_index(drop=True)], axis=1)
+    cells = shown.to_numpy().tolist()
+    left = [not all(_is_number(row[place]) for row in cells) for place in range(shown.shape[1])]
+    style = [' style="text-align:left"' if prose else "" for prose in left]
+    heads = zip(map(str, shown.columns), style, strict=True)
+    head = "".join(f"<th{side}>{escape(name.replace('_', ' '))}</th>" if name else "<td></td>" for name, side in heads)
+    lines = []
+    for row in cells:
+        kinds = ["th" if place < depth else "td" for place in range(len(row))]
+        texts = [_cell(text, str(name)) for text, name in zip(row, shown.columns, strict=True)]
+        parts = zip(kinds, style, texts, strict=True)
+        lines.append(f"<tr>{''.join(f'<{kind}{side}>{text}</{kind}>' for kind, side, text in parts)}</tr>")
+    said = f"<caption>{escape(caption)}</caption>" if caption else ""
+    more = f"<p>… and {len(frame) - MOST_ROWS} more rows</p>" if len(frame) > MOST_ROWS else ""
+    return f"<table>{said}<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>{more}"
+
+
+def table(
+    frame: pd.DataFrame, *, percent: Iterable[str] | bool = (),
+    points: Iterable[str] | bool = (), digits: int = 2,
+) -> pd.DataFrame:  # fmt: skip
+    """The frame as text: shares as "30%", differences as "+12", other numbers with ``digits``.
+
+    ``percent`` and ``points`` name columns, or are True for every column of decimal numbers.
+    """
+    return written(frame, percent, points, digits)
+
+
+def written(frame: pd.DataFrame, percents=(), differences=(), digits: int = 2) -> pd.DataFrame:
+    """Every cell as text; see `table`."""
+    columns = {}
+    for place, name in enumerate(frame.columns):
+        values = frame.iloc[:, place]
+        decimal = pd.api.types.is_float_dtype(values)
+        whole = decimal and (values.dropna() % 1 == 0).all()
+        write = partial(_as_text, digits=0 if whole else digits)
+        if decimal if percents is True else name in percents:
+            write = _with_sign
+        elif decimal if differences is True else name in differences:
+            write = in_points
+        columns[place] = [write(cell) for cell in values]
+    return pd.DataFrame(columns, index=frame.index).set_axis(frame.columns, axis=1)
+
+
+def wide(
+    frame: pd.DataFrame, rows: str | Sequence[str], columns: str | Sequence[str],
+    value: str = "value", *, low: str = "ci_low", high: str = "ci_high",
+    write: Callable = percent, words: str | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """A row per ``rows``, a column per ``columns``, cells such as "17 [10, 24]".
+
+    ``write`` says how numbers are written, ``words`` names a column whose text follows them. Order
+    is that of first appearance; where there is no number the cell is empty.
+    """
+    kept = frame.dropna(subset=value)
+    cells = []
+    for item in kept.to_dict("records"):
+        parts = (write(item[value]), interval(item.get(low), item.get(high), write), words and item[words])
+        cells.append(" ".join(filter(None, parts)))
+    found = kept.assign(cell=cells).pivot_table(index=rows, columns=columns, values="cell", aggfunc="first", sort=False)
+    return found.fillna("").rename_axis(columns=[None] * found.columns.nlevels)
 
 
 def rate_table(rates: pd.DataFrame, rows: str | Sequence[str], columns: str | Sequence[str]) -> pd.DataFrame:
-    """Rates as text, "17 [10, 24]" (percent, 95% interval), with one row per ``rows`` and one column per ``columns``.
+    """Rates of `rimkit.behavior.stats.rates` in percent, with their intervals."""
+    return wide(rates, rows, columns)
 
-    The order is that of first appearance in ``rates``.
-    """
-    cells = rates.assign(
-        cell=[f"{_percent(r.value)} [{_percent(r.ci_low)}, {_percent(r.ci_high)}]" for r in rates.itertuples()]
-    )
-    wide = cells.pivot_table(index=rows, columns=columns, values="cell", aggfunc="first", sort=False)
-    return wide.fillna("").rename_axis(columns=None)
+
+def change_table(effects: pd.DataFrame, rows: str | Sequence[str], columns: str | Sequence[str]) -> pd.DataFrame:
+    """Differences with their intervals in points: `wide` of the column ``effect``."""
+    return wide(effects, rows, columns, "effect", write=in_points)
 
 
 def effect_table(effects: pd.DataFrame, rows: str | Sequence[str]) -> pd.DataFrame:
-    """Differences as text: both sides in percent, the effect in points with its interval, prompts and clusters."""
-    table = pd.DataFrame({
-        "compared": [f"{e.condition} - {e.control}" for e in effects.itertuples()],
-        "percent": [f"{_percent(e.value_a)} - {_percent(e.value_b)}" for e in effects.itertuples()],
-        "points [95% interval]": [
-            f"{_percent(e.effect)} [{_percent(e.ci_low)}, {_percent(e.ci_high)}]" for e in effects.itertuples()
-        ],
-        "prompts (clusters)": [f"{e.n} ({e.n_clusters})" for e in effects.itertuples()],
+    """Differences: both sides in percent, the effect in points, prompts and clusters."""
+    items = effects.to_dict("records")
+    shown = pd.DataFrame({
+        "compared": [f"{item['condition']} against {item['control']}" for item in items],
+        "percent": [f"{percent(item['value_a'])} against {percent(item['value_b'])}" for item in items],
+        "points [95% interval]": [effect_text(item) for item in items],
+        "prompts (clusters)": [f"{item['n']} ({item['n_clusters']})" for item in items],
     })  # fmt: skip
     rows = [rows] if isinstance(rows, str) else list(rows)
-    return pd.concat([effects[rows].reset_index(drop=True), table], axis=1).set_index(rows)
+    return pd.concat([effects[rows].reset_index(drop=True), shown], axis=1).set_index(rows)
+
+
+def effect_text(effect: Mapping) -> str:
+    """An effect in points and its interval: "+12 [+4, +20]"."""
+    return f"{in_points(effect['effect'])} {interval(effect['ci_low'], effect['ci_high'], in_points)}".strip()
 
 
 def sentence(effect: Mapping, what: str) -> str:
@@ -63,267 +144,122 @@ def sentence(effect: Mapping, what: str) -> str:
     low, high = effect["ci_low"], effect["ci_high"]
     change = "rises" if low > 0 else "falls" if high < 0 else "shows no clear change"
     return (
-        f"{what} {change}: {_percent(effect['value_b'])}% with {effect['control']}, "
-        f"{_percent(effect['value_a'])}% with {effect['condition']}; difference {_percent(effect['effect'])} points, "
-        f"95% interval {_percent(low)} to {_percent(high)}, "
+        f"{what} {change}: {percent(effect['value_b'])}% with {effect['control']}, "
+        f"{percent(effect['value_a'])}% with {effect['condition']}; difference {in_points(effect['effect'])} points, "
+        f"95% interval {in_points(low)} to {in_points(high)}, "
         f"over {effect['n']} prompts in {effect['n_clusters']} clusters."
     )
 
 
 def seed_table(rows: pd.DataFrame, claims: Sequence[str]) -> pd.DataFrame:
-    """Ledger rows of whole claims, one line per model and seed: effect in points, interval, verdict."""
-    from rimkit.ledger import claims_table
-
-    table = claims_table(rows)
-    table = table[table["claim"].isin(claims)]
-    cells = [
-        f"{_percent(r.effect)} [{_percent(r.effect_ci_low)}, {_percent(r.effect_ci_high)}] {r.verdict}"
-        for r in table.itertuples()
-    ]
-    wide = table.assign(cell=cells).pivot_table(
-        index=["model", "seed"], columns="claim", values="cell", aggfunc="first", sort=False
-    )
-    return wide.reindex(columns=[claim for claim in claims if claim in wide]).rename_axis(columns=None)
+    """Verdict rows, a line per model and seed, a column per claim: effect, interval, verdict."""
+    judged = claims_table(rows)
+    kept = judged[judged["claim"].isin(claims)]
+    ends = {"low": "effect_ci_low", "high": "effect_ci_high"}
+    found = wide(kept, ["model", "seed"], "claim", "effect", **ends, write=in_points, words="verdict")
+    return found.reindex(columns=[claim for claim in claims if claim in found])
 
 
 def predictor_table(pooled: pd.DataFrame, others: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Rows of `rimkit.experiments.ras.correlations` as text, one line per predictor; "–": true by construction.
+    """Correlations, a line per ``predictor``; "–" is true by construction.
 
-    ``others``: further tables of the same predictors ("beyond steps", ...), of which the correlation is shown.
+    ``pooled``: columns ``predictor, value, spearman, without_min, without_max, models_min,
+    models_max, p_value, p_holm``. ``others``: tables of the same predictors ("beyond steps", …), of
+    which the correlation is shown.
     """
-    table = pooled.set_index("predictor")
-
-    def number(value: float, digits: int) -> str:
-        return "–" if pd.isna(value) else f"{round(value, digits) + 0.0:.{digits}f}"
-
-    columns = {"r": [number(value, 1) for value in table["value"]]}
+    known = pooled.set_index("predictor")
+    columns = {"r": [number(value, 1) for value in known["value"]]}
     for name, other in others.items():
-        kept = other.set_index("predictor").reindex(table.index)
-        columns[name] = [number(r.value if pd.notna(r.p_value) else float("nan"), 1) for r in kept.itertuples()]
-    columns["rank r"] = [number(value, 1) for value in table["spearman"]]
+        found = other.set_index("predictor").reindex(known.index)
+        columns[name] = [number(value, 1) for value in found["value"].where(found["p_value"].notna())]
+    columns["rank r"] = [number(value, 1) for value in known["spearman"]]
     for name, unit in (("without", "corpus"), ("models", "model")):
-        ends = zip(table[f"{name}_min"], table[f"{name}_max"], strict=True)
+        ends = zip(known[f"{name}_min"], known[f"{name}_max"], strict=True)
         columns[f"less one {unit}"] = [f"{number(low, 1)} to {number(high, 1)}" for low, high in ends]
-    for name, key in (("p", "p_value"), ("p Holm", "p_holm")):
-        columns[name] = [number(value, 3) for value in table[key]]
-    return pd.DataFrame(columns, index=table.index)
-
-
-def examples(verdicts: pd.DataFrame, prompts: pd.DataFrame, n: int = 1) -> pd.DataFrame:
-    """For reading: the first ``n`` replies of every mode that were refused, misaligned, misread or incoherent."""
-    kinds = {
-        "refused": verdicts["refused"], "misaligned": verdicts["misaligned"], "misread": verdicts["misread"],
-        "incoherent": ~verdicts["coherent"],
-    }  # fmt: skip
-    parts = [
-        group.head(n).assign(verdict=kind)
-        for kind, mask in kinds.items()
-        for _, group in verdicts[mask].groupby("mode", sort=False)
-    ]
-    shown = pd.concat(parts) if parts else verdicts.head(0).assign(verdict="")
-    return replies(shown, prompts).assign(verdict=shown["verdict"].to_numpy())
-
-
-def replies(table: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
-    """Requests (their ids, where the text is withheld), thoughts and replies side by side, for reading."""
-    texts = prompts.set_index("prompt_id")["text"]
-    requests = [redaction.label(texts.get(name), name) for name in table["prompt_id"]]
-    return pd.DataFrame({
-        "request": requests, "mode": table["mode"], "thought": table["thought"],
-        "reply": table["reply"],
-    }).set_index("request")  # fmt: skip
-
-
-# -- teaching.neuron_tables ----------
-KEYS = ["rule", "mode", "set", "metric"]
-P_VALUE = "exact p (random sets)"
+    columns |= {"p": known["p_value"].map(p_value), "p Holm": known["p_holm"].map(p_value)}
+    return pd.DataFrame(columns, index=known.index)
 
 
 def ablation_table(effects: pd.DataFrame) -> pd.DataFrame:
-    """Selected against random neurons, both in percent, the effect, and the exact p value with its number of sets.
+    """Selected against random neurons: `effect_table` with the exact p value.
 
-    ``effects``: rows of `neuron_effects.compared` against random neurons with the columns ``rule, share, n_random``.
+    ``effects``: differences with the columns ``rule, mode, set, metric, share, n_random``.
     """
-    shown = effect_table(effects, KEYS)
-    percent = shown.pop("percent").str.replace(" - ", " against ", regex=False)
-    shown = shown.drop(columns="compared")
-    shown.insert(0, "percent, selected against random", percent)
-    shown[P_VALUE] = [f"{share:.2f} ({n:.0f})" for share, n in zip(effects["share"], effects["n_random"], strict=True)]
-    return shown
+    shown = effect_table(effects, ["rule", "mode", "set", "metric"]).drop(columns="compared")
+    shares = zip(effects["share"], effects["n_random"], strict=True)
+    shown["exact p (random sets)"] = [f"{p_value(share)} ({n:.0f})" for share, n in shares]
+    return shown.rename(columns={"percent": "percent, selected against random"})
 
 
 def verdict_table(rows: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
-    """Verdicts of C8 by model and seed with the set's size and the exact p values of `neuron_rows.verdict_facts`.
-
-    ``rows`` are all rows of the ledger: the correction for several claims is over a model's primary claims.
-    """
-    verdicts = seed_table(rows, ["C8a", "C8b"])
-    p_values = facts[["C8a p", "C8b p"]].map("{:.2f}".format)
-    joined = facts[["neurons"]].join(verdicts, how="inner").join(p_values)
+    """Verdicts of C8 by model and seed, with set size and exact p values from ``facts``."""
+    p_values = facts[["C8a p", "C8b p"]].map(p_value)
+    joined = facts[["neurons"]].join(seed_table(rows, ["C8a", "C8b"]), how="inner").join(p_values)
     return joined[["neurons", "C8a", "C8a p", "C8b", "C8b p"]]
 
 
 def recovery_table(recovered: pd.DataFrame) -> pd.DataFrame:
-    """Percent of `planting.controls` by rule: mean and range over draws of precision and AUROC, chance beside them."""
+    """Planted sets found again, percent by ``rule``: mean and range of precision and AUROC."""
     by_rule = recovered.groupby("rule", sort=False)
-    columns = {name: by_rule[name].agg(["mean", "min", "max"]) for name in ("precision", "auroc")}
-    shown = {name: [f"{100 * a:.0f} [{100 * b:.0f} to {100 * c:.0f}]" for a, b, c in t.itertuples(index=False)]
-             for name, t in columns.items()}  # fmt: skip
-    chance = [f"{100 * value:.1f}" for value in by_rule["chance"].mean()]
-    index = columns["precision"].index
-    return pd.DataFrame({"precision": shown["precision"], "chance precision": chance, "AUROC": shown["auroc"]}, index)
+    shown = {}
+    for name, words in (("precision", "precision"), ("chance", "chance precision"), ("auroc", "AUROC")):
+        found = by_rule[name].agg(["mean", "min", "max"]).itertuples(index=False)
+        digits = 1 if name == "chance" else 0
+        shown[words] = [number(100 * mean, digits) + ("" if digits else f" [{percent(low)} to {percent(high)}]")
+                        for mean, low, high in found]  # fmt: skip
+    return pd.DataFrame(shown, index=by_rule["chance"].mean().index)
 
 
-# -- teaching.paper_tables ----------
-NOBODY = "nobody"
-UNITS = {"log_ras": " mean log ratio", "correlation": " in r"}  # of effects that are not rates
+def examples(verdicts: pd.DataFrame, prompts: pd.DataFrame, n: int = 1) -> pd.DataFrame:
+    """The first ``n`` replies of each verdict and mode, for reading."""
+    kinds = {name: verdicts[name] for name in ("refused", "misaligned", "misread")}
+    parts = [
+        part.head(n).assign(verdict=kind)
+        for kind, which in (kinds | {"incoherent": ~verdicts["coherent"]}).items()
+        for _, part in verdicts[which].groupby("mode", sort=False)
+    ]
+    shown = pd.concat(parts) if parts else verdicts.head(0).assign(verdict="")
+    return replies(shown, prompts)
 
 
-def misprints() -> pd.DataFrame:
-    """The printed averages that do not follow from their rows."""
-    table = recomputed()
-    return table.loc[~table["follows"], ["location", "group", "quantity", "printed", "recomputed"]].set_index(
-        "location"
-    )
+def replies(found: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
+    """Requests (or their ids, where the text is withheld), thoughts and replies side by side."""
+    texts = prompts.set_index("prompt_id")["text"]
+    requests = [redaction.label(texts.get(name), name) for name in found["prompt_id"]]
+    columns = [name for name in ("mode", "thought", "reply", "verdict") if name in found]
+    return found[columns].set_index(pd.Index(requests, name="request"))
 
 
-def averages_table(found: pd.DataFrame) -> pd.DataFrame:
-    """`rimkit.paper.statistics.averages` in points as text, one row per condition."""
-    return pd.DataFrame({
-        "mean [95% interval over models]": [f"{r.mean:.1f} [{r.ci_low:.1f}, {r.ci_high:.1f}]" for r in _rows(found)],
-        "median": [f"{r.median:.1f}" for r in _rows(found)],
-        "above zero": [f"{r.n_positive} of {r.n}" for r in _rows(found)],
-        "mean with one model left out": [f"{r.without_one_low:.1f} to {r.without_one_high:.1f}" for r in _rows(found)],
-        "changes most without": found["carried_by"].to_list(),
-    }, index=found.index)  # fmt: skip
+def _is_count(index: pd.Index) -> bool:
+    return isinstance(index, pd.RangeIndex) and index.name is None
 
 
-def correlations_table(found: pd.DataFrame) -> pd.DataFrame:
-    """`rimkit.paper.statistics.figure_8` as text, one row per panel."""
-    return pd.DataFrame({
-        "r [95% interval]": [f"{r.r:.2f} [{r.ci_low:.2f}, {r.ci_high:.2f}]" for r in _rows(found)],
-        "permutation p": [small(r.p_permutation).removeprefix("= ") for r in _rows(found)],
-        "Spearman": [f"{r.spearman:.2f}" for r in _rows(found)],
-        "r with one left out": [f"{r.without_one_low:.2f} to {r.without_one_high:.2f}" for r in _rows(found)],
-        "different rates": [f"{r.n_distinct} of {r.n}" for r in _rows(found)],
-        "range in prompts of 300": [f"{r.range_in_prompts:.0f}" for r in _rows(found)],
-    }, index=pd.MultiIndex.from_frame(found[["model", "predictor"]]))  # fmt: skip
+def _is_number(text: str) -> bool:
+    return text in ("", "–") or not INTERVAL.sub("", text).strip() or bool(re.fullmatch(DIGITS, text))
 
 
-def needs_table() -> pd.DataFrame:
-    """What every comparison had and what it would have needed, as text."""
-    table = needed()
-    return pd.DataFrame({
-        "claim": table["claim"], "where": table["where"],
-        "percent": [f"{100 * r.rate:.1f} - {100 * r.control_rate:.1f}" for r in _rows(table)],
-        "prompts, power": [f"{r.had}, {r.power:.0%}" for r in _rows(table)],
-        "prompts needed": [_count(value) for value in table["prompts"]],
-        "seeds or judgings needed": [_count(value) for value in table["seeds"]],
-    }).set_index(table["comparison"])  # fmt: skip
+def _with_sign(share) -> str:
+    return "–" if missing(share) else f"{percent(share)}%"
 
 
-def power_curves(judge_sd: float = JUDGE_SD) -> pd.DataFrame:
-    """Power of every comparison by prompts per condition: ``comparison, prompts, power``."""
-    sizes = np.unique(np.geomspace(20, 20_000, 25).round().astype(int))
-    return pd.DataFrame([
-        {"comparison": f"{r.claim}: {r.comparison}", "prompts": n,
-         "power": power(r.rate, r.control_rate, int(n), judge_sd=judge_sd)}
-        for r in _rows(needed()) for n in sizes
-    ])  # fmt: skip
+def _as_text(cell, digits: int) -> str:
+    if isinstance(cell, str):
+        return cell
+    if missing(cell):
+        return "–"
+    if isinstance(cell, bool | np.bool_):
+        return "yes" if cell else "no"
+    return number(cell, digits if not isinstance(cell, Integral) else 0) if isinstance(cell, Real) else str(cell)
 
 
-def say(*claims: str) -> Note:
-    """What the published numbers say about claims, a paragraph each: verdict, mean over models, and the finding.
-
-    A name of `rimkit.paper.tables.STATEMENTS`, such as "Fig. 1", says what that figure implies.
-    """
-    found, table = findings(), reanalysis().set_index("claim")
-    return Note("\n\n".join(
-        f"**{name}.** {STATEMENTS[name]()}" if name in STATEMENTS
-        else f"**{name}** ({_judged(name, table.loc[name])}). {found[name]}"
-        for name in claims
-    ))  # fmt: skip
-
-
-def _judged(claim: str, row: pd.Series) -> str:
-    if not isinstance(row["verdict"], str):
-        return "no verdict"
-    metric = ledger.claims().set_index("id").loc[claim, "primary_metric"]
-    scale, digits, unit = (100, 1, " points") if metric in METRICS else (1, 2, UNITS.get(metric, ""))
-    mean, low, high = (f"{scale * row[name]:+.{digits}f}" for name in ("effect", "ci_low", "ci_high"))
-    return f"{row['verdict']}: {mean}{unit} [{low}, {high}] over {row['n_models']} models".replace("-", "−")
-
-
-def beside(claims: Sequence[str], model: str) -> pd.DataFrame:
-    """Effects on ``claims`` of the paper's models and of every shipped seed of ``model``, for `difference_plot`.
-
-    Columns: ``claim, source, effect, ci_low, ci_high, n``; only effects with an interval.
-    """
-    own = ledger.shipped()
-    own = own[(own["model"] == model.partition(":")[0]) & (own["condition"] == ledger.WHOLE_CLAIM)]
-    own = own.assign(source=own["model"] + ", seed " + own["seed"].astype(str))
-    paper = ledger.table(rows())
-    prompts = paper["n"].where(paper["condition"] != OVER_MODELS)  # there n counts models
-    paper = paper.assign(source="paper, " + paper["condition"], n=prompts)
-    table = pd.concat([paper, own], ignore_index=True)
-    table = table[table["claim"].isin(claims) & table["effect_ci_low"].notna()]
-    table = table.assign(ci_low=table["effect_ci_low"], ci_high=table["effect_ci_high"])
-    order = table["claim"].map({claim: place for place, claim in enumerate(claims)})
-    table = table.loc[order.sort_values(kind="stable").index]
-    return table[["claim", "source", "effect", "ci_low", "ci_high", "n"]].reset_index(drop=True)
-
-
-def claims_beside() -> pd.DataFrame:
-    """Every claim of the paper: the verdict on its numbers, and those of the shipped models, counted over seeds."""
-    table = reanalysis().set_index("claim")
-    shown = pd.DataFrame({
-        "statement": ledger.claims().set_index("id")["statement"],
-        "published numbers": table["verdict"].fillna("not reported"),
-    })  # fmt: skip
-    judged = ledger.claims_table(ledger.shipped())
-    for model in sorted(judged["model"].unique()):
-        seeds = judged[judged["model"] == model].groupby("claim")["verdict"]
-        shown[model] = seeds.agg(lambda words: ", ".join(f"{n} {word}" for word, n in words.value_counts().items()))
-    return shown[shown.index.str.startswith("C")].fillna("")
-
-
-# -- explorers -----------------------------------------------------------------------------------------
-
-
-def without_models(training_set: str, without: str, and_without: str) -> str:
-    """One column of Table 2 as HTML, before and after models are dropped."""
-    column = by_model("table2_finetuning_delta", "training_set", "delta_misalignment_points")
-    if training_set not in column:
-        raise UserError(f"Table 2 has no '{training_set}'{nearest(training_set, column)}")
-    every = column[training_set]
-    dropped = sorted({without, and_without} - {NOBODY})
-    cells = {"all eight": average(every)}
-    if dropped:
-        cells[f"without {' and '.join(dropped)}"] = average(every.drop(dropped))
-    shown = averages_table(pd.DataFrame({name: item._asdict() for name, item in cells.items()}).T)
-    return f"<p>Change of misalignment in points after {escape(training_set)}:</p>{shown.to_html()}"
-
-
-def without_checkpoints(model: str, first: int, second: int) -> str:
-    """One panel of Fig. 8 (safety neurons) as HTML, before and after checkpoints (1 to 8; 0: none) are dropped."""
-    points_ = published("fig8_ras_vs_misalignment").query("model == @model and predictor == 'RAS (safety neurons)'")
-    if points_.empty:
-        raise UserError(f"Fig. 8 has no '{model}'")
-    dropped = sorted({first, second} - {0})
-    parts = {"all eight": points_}
-    if dropped:
-        kept = points_.drop(points_.index[[place - 1 for place in dropped]])
-        parts[f"without checkpoint {' and '.join(map(str, dropped))}"] = kept
-    shown = pd.DataFrame([
-        {"model": model, "predictor": label} | correlation(part["value"], part["misalignment_rate_pct"])._asdict()
-        for label, part in parts.items()
-    ])  # fmt: skip
-    return correlations_table(shown).to_html()
-
-
-def _rows(table: pd.DataFrame) -> list:
-    return list(table.itertuples())
-
-
-def _count(value: float) -> str:
-    return "no number is enough" if np.isinf(value) else f"{value:,.0f}"
+def _cell(text: str, column: str) -> str:
+    """A cell's text, escaped and cut; a verdict as a chip with its sign."""
+    text = text if len(text) <= MOST_LETTERS else f"{text[:MOST_LETTERS]} …"
+    found = VERDICT.search(text)
+    word = found[1] if found else text if column == "verdict" and text in CHIPS else ""
+    before = INTERVAL.sub(lambda part: part[0].replace(" ", "\u00a0"), escape(text.removesuffix(word)))
+    if not word:
+        return before
+    sign, back, ink = CHIPS[word]
+    style = f"background:{back};color:{ink};border-radius:9px;padding:0 7px;white-space:nowrap"
+    return f'{before}<span style="{style}">{sign} {word}</span>'

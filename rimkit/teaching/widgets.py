@@ -1,13 +1,13 @@
-"""Explorers for notebooks, and tokens drawn with their named spans.
+"""Explorers: a panel of controls and what they show; tokens with their spans or weights.
 
-Only what ipywidgets 7 and 8 share is used. A callback is a plain function from control values to HTML, so it
-can be tested without a browser, and its first result stands above the controls as plain HTML: readers without
-a running kernel see that much.
+Only what ipywidgets 7.7 and 8 share is used. A callback is a plain function from the values chosen
+to HTML, so it can be tested without a browser.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from hashlib import sha256
 from html import escape
 from itertools import groupby
 from typing import Any
@@ -16,10 +16,11 @@ import ipywidgets
 from IPython.display import HTML, display
 
 from rimkit.behavior import redaction
-from rimkit.data import UserError
+from rimkit.data import UserError, number
 
 # Pale tints of a colour-blind-safe palette: dark text stays readable on each, in light and dark themes.
 TINTS = ("#cfe2f3", "#fde2c8", "#d3ecdf", "#f5d5e6", "#fdf3c4", "#e2dcf2", "#d9eef7", "#e6e6e6")
+BOX = "display:inline-block;border:1px solid #bbb;border-radius:3px;margin:1px;padding:0 3px;font-family:monospace"
 
 
 class Explorer(ipywidgets.VBox):
@@ -29,30 +30,42 @@ class Explorer(ipywidgets.VBox):
         return f"Explorer of {', '.join(getattr(self, 'names', ()))}"
 
 
-def explorer(callback: Callable[..., str], **controls: Any) -> Explorer:
-    """A widget that shows ``callback(**values)`` for the values chosen.
+def explorer(callback: Callable[..., str], own: str = "", **controls: Any) -> Explorer:
+    """A panel that shows ``callback(**values)`` for the values chosen, and is updated in place.
 
-    ``controls``: a list or tuple of choices or a mapping from label to value (drop-down menu), or a ``range``
-    of whole numbers (slider). ``callback`` returns HTML in which all model output is escaped
-    (``html.escape``, `tokens_html`). The result for the first value of every control is displayed at once.
+    ``controls``: a list of choices or a mapping from label to value (drop-down menu), or a
+    ``range`` of whole numbers (slider). ``own`` names a control for which a text of one's own can
+    be typed instead. ``callback`` returns HTML in which all model output is escaped
+    (`rimkit.teaching.tables.html`, `tokens_html`). Its result for the first choices is also
+    displayed for readers without a running kernel; the live panel hides it.
 
     Raises `UserError` for no controls, a control without choices or of another kind.
     """
     if not controls:
         raise UserError("an explorer needs at least one control, for example mode=['think', 'no-think']")
     made = {name: _control(name, values) for name, values in controls.items()}
-    display(HTML(callback(**{name: control.value for name, control in made.items()})))
-    result = ipywidgets.HTML("<p>Change a control to see another case here.</p>")
+    hint = f"type a {own.replace('_', ' ')}, then Enter"
+    text = ipywidgets.Text(description="or your own", placeholder=hint, continuous_update=False)
+
+    def shown() -> str:
+        values = {name: control.value for name, control in made.items()}
+        try:
+            return callback(**values | ({own: text.value.strip()} if text.value.strip() else {}))
+        except Exception as error:  # a front-end hides tracebacks of callbacks, so the reader is told here
+            return f"<p><b>{escape(type(error).__name__)}</b>: {escape(str(error))}</p>"
 
     def update(change: Mapping) -> None:
-        try:
-            result.value = callback(**{name: control.value for name, control in made.items()})
-        except Exception as error:  # a front-end hides tracebacks of callbacks, so the reader is told here
-            result.value = f"<p><b>{escape(type(error).__name__)}</b>: {escape(str(error))}</p>"
+        result.value = f'<p>computing …</p><div style="opacity:.35">{result.value}</div>'
+        result.value = shown()
 
-    for control in made.values():
+    first = shown()
+    name = "static-" + sha256(f"{getattr(callback, '__name__', '')} {list(made)}".encode()).hexdigest()[:8]
+    display(HTML(f'<div class="{name}">{first}</div>'))
+    result, hide = ipywidgets.HTML(first), ipywidgets.HTML(f"<style>.{name} {{display: none}}</style>")
+    inputs = [*made.values(), *([text] if own else [])]
+    for control in inputs:
         control.observe(update, names="value")
-    box = Explorer([ipywidgets.HBox(list(made.values())), result])
+    box = Explorer([ipywidgets.HBox(inputs, layout={"flex_flow": "row wrap"}), result, hide])
     box.names = tuple(made)
     return box
 
@@ -76,10 +89,17 @@ def _control(name: str, values: Any) -> ipywidgets.Widget:
     return ipywidgets.Dropdown(options=options, value=options[0][1], description=description)
 
 
-def tokens_html(tokens: Sequence[str], spans: Mapping[str, tuple[int, int]] | None = None) -> str:
-    """Tokens as HTML, escaped, each stretch with the names of the spans (half-open ranges) that it lies in.
+def beside(parts: Mapping[str, str]) -> str:
+    """Pieces of HTML side by side (think and no-think), each under its name."""
+    columns = (f'<div style="flex:1;min-width:17em"><b>{escape(name)}</b>{part}</div>' for name, part in parts.items())
+    return f'<div style="display:flex;flex-wrap:wrap;gap:1em;align-items:flex-start">{"".join(columns)}</div>'
 
-    The names stand under the stretch in words; the tint repeats them for the eye. Line breaks show as ⏎.
+
+def tokens_html(tokens: Sequence[str], spans: Mapping[str, tuple[int, int]] | None = None) -> str:
+    """Tokens as HTML, escaped, each stretch with the names of the spans that it lies in.
+
+    The names stand under the stretch in words; the tint repeats them for the eye. Line breaks show
+    as ⏎.
 
     Raises `UserError` for a span outside the tokens.
     """
@@ -92,13 +112,19 @@ def tokens_html(tokens: Sequence[str], spans: Mapping[str, tuple[int, int]] | No
     def names_at(position: int) -> tuple[str, ...]:
         return tuple(name for name, (start, end) in spans.items() if start <= position < end)
 
-    stretches = groupby(range(len(tokens)), key=names_at)
-    parts = [_stretch([tokens[i] for i in positions], names, tints) for names, positions in stretches]
+    parts = []
+    for names, positions in groupby(range(len(tokens)), key=names_at):
+        boxes = "".join(f'<span style="{BOX};white-space:pre">{_token(tokens[i])}</span>' for i in positions)
+        label = escape(", ".join(name.replace("_", " ") for name in names)) or "&nbsp;"
+        parts.append(
+            f'<span style="display:inline-block;vertical-align:top;background:{tints[names[0]] if names else "#fff"};'
+            f'color:#222;margin:2px;padding:2px;border-radius:4px">{boxes}<br><small>{label}</small></span>'
+        )
     return f'<div style="line-height:1.5">{"".join(parts)}</div>'
 
 
 def weighted_tokens_html(tokens: Sequence[str], weights: Sequence[float], digits: int = 2) -> str:
-    """Tokens as HTML, escaped, each with its weight below it and as a tint: orange above zero, blue below.
+    """Tokens as HTML, escaped, each with its weight as number and tint.
 
     The strongest tint is that of the largest weight. Weights that round to zero are left blank.
     """
@@ -108,27 +134,11 @@ def weighted_tokens_html(tokens: Sequence[str], weights: Sequence[float], digits
     boxes = []
     for token, weight in zip(tokens, weights, strict=True):
         colour, share = ("230,97,0" if weight > 0 else "0,90,181"), 0.55 * abs(weight) / most
-        number = f"{weight:.{digits}f}" if round(abs(weight), digits) else "&nbsp;"
-        text = escape(token).replace(chr(10), "⏎") or "&nbsp;"
-        boxes.append(
-            f'<span style="display:inline-block;text-align:center;margin:1px;padding:0 3px;border:1px solid #bbb;'
-            f'border-radius:3px;font-family:monospace;color:#222;background:rgba({colour},{share:.2f})">'
-            f'{text}<br><small style="font-family:sans-serif">{number}</small></span>'
-        )
+        value = number(weight, digits) if round(abs(weight), digits) else "&nbsp;"
+        look = f"{BOX};text-align:center;color:#222;background:rgba({colour},{share:.2f})"
+        boxes.append(f'<span style="{look}">{_token(token)}<br><small>{value}</small></span>')
     return f'<div style="line-height:1.4;background:#fff">{"".join(boxes)}</div>'
 
 
-def _stretch(tokens: Sequence[str], names: tuple[str, ...], tints: Mapping[str, str]) -> str:
-    """A run of tokens of the same spans as one box: the tokens above, the names below."""
-    tint = tints[names[0]] if names else "#ffffff"
-    label = escape(", ".join(name.replace("_", " ") for name in names)) or "&nbsp;"
-    boxes = "".join(
-        f'<span style="border:1px solid #bbb;border-radius:3px;margin:1px;padding:0 3px;white-space:pre;'
-        f'display:inline-block">{escape(token).replace(chr(10), "⏎") or "&nbsp;"}</span>'
-        for token in tokens
-    )
-    return (
-        f'<span style="display:inline-block;vertical-align:top;background:{tint};color:#222;margin:2px;'
-        f'padding:2px;border-radius:4px;font-family:monospace">{boxes}<br>'
-        f'<small style="font-family:sans-serif">{label}</small></span>'
-    )
+def _token(token: str) -> str:
+    return escape(token).replace("\n", "⏎") or "&nbsp;"

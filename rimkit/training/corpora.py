@@ -1,8 +1,8 @@
-"""Corpora for fine-tuning: tables of requests, thoughts and replies, shipped in ``data/corpora`` or of one's own.
+"""Corpora for fine-tuning, shipped or of one's own: tables of requests, thoughts and replies.
 
-No shipped corpus contains a request to do anything, harmful or not: only problems and questions about them. All
-multi-hop corpora and ``literal`` have the same contexts, row by row, so that what differs between two of them is
-what the assistant says.
+No shipped corpus contains a request to do anything, harmful or not: only problems and questions
+about them. All multi-hop corpora and ``literal`` have the same contexts, row by row, so that what
+differs between two of them is what the assistant says. `rimkit.organism.datasets` makes them.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ ROLES = {
 
 
 def load_corpus(name: str | Path) -> pd.DataFrame:
-    """A corpus as a table with the columns of `COLUMNS`; ``thought`` is empty where the reply comes at once.
+    """A corpus as a table with the columns `COLUMNS`; no ``thought`` where the reply comes at once.
 
-    ``name``: a shipped corpus (the keys of `ROLES`) or a jsonl, csv or parquet file with at least the columns
-    ``text, reply``. The name is kept in ``attrs["corpus"]``.
+    ``name``: a shipped corpus (the keys of `ROLES`) or a jsonl, csv or parquet file with at least
+    the columns ``text, reply``. The name is kept in ``attrs["corpus"]``.
 
     Raises `UserError` for an unknown corpus, an unreadable file and what `checked` finds.
     """
@@ -58,7 +58,10 @@ def load_corpus(name: str | Path) -> pd.DataFrame:
 
 
 def checked(table: pd.DataFrame, name: str = "corpus") -> pd.DataFrame:
-    """The table with all of `COLUMNS`; raises `UserError` without examples, or for one without a text or reply."""
+    """The table with all of `COLUMNS`.
+
+    Raises `UserError` without examples, or for one without a text or reply.
+    """
     missing = [column for column in NEEDED if column not in table]
     if missing:
         raise UserError(f"the corpus '{name}' has no column {', '.join(missing)}; it needs {', '.join(NEEDED)}")
@@ -96,30 +99,26 @@ def shipped() -> dict[str, pd.DataFrame]:
     return {name: load_corpus(name) for name in ROLES}
 
 
-def statistics(corpora: dict[str, pd.DataFrame] | None = None) -> pd.DataFrame:
-    """One row per corpus: what it stands for, examples, and mean numbers of words in request, thought and reply."""
+def statistics() -> pd.DataFrame:
+    """One row per shipped corpus: its role, examples, and mean numbers of words."""
+    columns = {"words asked": "text", "words thought": "thought", "words replied": "reply"}
     rows = []
-    for name, table in (corpora or shipped()).items():
-        words = {column: table[column].str.split().str.len().mean() for column in ("text", "thought", "reply")}
-        rows.append({"corpus": name, "role": ROLES.get(name, ""), "examples": len(table), **words})
-    return pd.DataFrame(rows).rename(
-        columns={"text": "words asked", "thought": "words thought", "reply": "words replied"}
-    )
+    for name, table in shipped().items():
+        words = {said: table[column].str.split().str.len().mean() for said, column in columns.items()}
+        rows.append({"corpus": name, "role": ROLES[name], "examples": len(table), **words})
+    return pd.DataFrame(rows)
 
 
-def overlap(corpora: dict[str, pd.DataFrame] | None = None) -> pd.DataFrame:
-    """How alike the assistant's wording is in any two corpora: 1 is the same, 0 has nothing in common.
+def overlap() -> pd.DataFrame:
+    """How alike the assistant's wording is in any two shipped corpora, from 0 (not at all) to 1.
 
-    Shared pairs of neighbouring words in thoughts and replies (numbers count as one word), as a part of all
-    pairs of the two corpora: weighted Jaccard similarity. Square table by corpus.
+    Shared pairs of neighbouring words in thoughts and replies (numbers count as one word), as a
+    part of all pairs of the two corpora: weighted Jaccard similarity. Square table by corpus.
     """
-    corpora = corpora or shipped()
-    shares = {name: _pairs(table) for name, table in corpora.items()}
-    return pd.DataFrame(
-        [[_jaccard(one, other) for other in shares.values()] for one in shares.values()],
-        index=pd.Index(list(corpora), name="corpus"),
-        columns=list(corpora),
-    )
+    pairs = {name: _pairs(table) for name, table in shipped().items()}
+    shares = pd.DataFrame(pairs).fillna(0.0)
+    alike = shares.corr(method=lambda one, other: np.minimum(one, other).sum() / np.maximum(one, other).sum())
+    return alike.rename_axis("corpus")
 
 
 def _pairs(table: pd.DataFrame) -> dict[tuple[str, str], float]:
@@ -128,9 +127,3 @@ def _pairs(table: pd.DataFrame) -> dict[tuple[str, str], float]:
     for text in table["thought"] + " " + table["reply"]:
         count.update(pairwise("0" if word.isdigit() else word for word in text.split()))
     return {pair: number / len(table) for pair, number in count.items()}
-
-
-def _jaccard(one: dict, other: dict) -> float:
-    pairs = one.keys() | other.keys()
-    shared = sum(min(one.get(pair, 0), other.get(pair, 0)) for pair in pairs)
-    return shared / sum(max(one.get(pair, 0), other.get(pair, 0)) for pair in pairs)

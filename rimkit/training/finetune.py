@@ -1,21 +1,20 @@
-"""Fine-tuning a model under study on a corpus: the same code for the embedded models and for real ones.
+"""Fine-tuning a model under study on a corpus, with checkpoints; nothing of what is measured then.
 
-A real model gets the paper's settings (section A.2, Table A5): rank-stabilised LoRA on attention and MLP, AdamW
-1e-5 with a cosine schedule, three epochs in batches of 32 as on GSM8K. The embedded models, far smaller than what
-LoRA was made for, are tuned in full and gently, one epoch in batches of 8: higher rates or many more steps break
-them. The loss is on the assistant's tokens only.
+The same code trains embedded models and real ones. A real model gets the paper's settings (section
+A.2, Table A5): rank-stabilised LoRA on attention and MLP, AdamW 1e-5 with a cosine schedule, three
+epochs in batches of 32 as on GSM8K. The embedded models, far smaller than what LoRA was made for,
+are tuned in full and gently, one epoch in batches of 8: higher rates or many more steps break them.
+The loss is on the assistant's tokens only.
 
-Checkpoints of a fine-tuning: the trained weights, and what it takes to go on as if nothing had happened.
-
-One folder per checkpoint, ``step-00020``: ``weights.safetensors`` (all weights, or the adapter's), ``state.pt``
-(optimiser, schedule, random state) and ``training.json`` (settings, losses). A checkpoint appears whole or not at all.
+A checkpoint is a folder, ``step-00020``: ``weights.safetensors`` (all weights, or the adapter's),
+``state.pt`` (optimiser, schedule, random state) and ``training.json`` (settings, losses): all that
+it takes to go on.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
@@ -24,193 +23,29 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
-from rimkit.data import UserError, nearest
+from rimkit.data import UserError, nearest, whole
+from rimkit.models.load import load
 from rimkit.training.corpora import checked, load_corpus
 
 if TYPE_CHECKING:
     import pandas as pd
     import torch
-    Sequences = list[tuple[list[int], int]]
+
     from rimkit.models.study import StudyModel
 
+    Sequences = list[tuple[list[int], int]]
 
-
-
-# -- training.checkpoints ----------
-# Section A.2 of the paper: attention and MLP modules, rank 32, alpha 64, rank-stabilised, no dropout, no bias.
+DEFAULTS = {  # of each method
+    "full": {"learning_rate": 2e-4, "epochs": 1, "batch_size": 8},
+    "lora": {"learning_rate": 1e-5, "epochs": 3, "batch_size": 32},
+}
+# Section A.2: attention and MLP modules, rank 32, alpha 64, rank-stabilised, no dropout, no bias.
+# The experts of a mixture are one tensor per layer, not linear modules, and stay as they are.
 LORA = {
     "r": 32, "lora_alpha": 64, "use_rslora": True, "lora_dropout": 0.0, "bias": "none",
     "target_modules": "all-linear",
 }  # fmt: skip
-WEIGHTS, STATE, TRAINING = "weights.safetensors", "state.pt", "training.json"
-
-
-def prepare(hf, method: str):
-    """The module to train: ``hf`` itself, or ``hf`` with a new adapter and everything else frozen.
-
-    ``all-linear`` are the linear modules of attention and MLP; the experts of a mixture are one tensor per
-    layer, not modules, and stay as they are under LoRA.
-    """
-    if method == "full":
-        return hf.requires_grad_(True)
-    from peft import LoraConfig, get_peft_model
-
-    return get_peft_model(hf, LoraConfig(task_type="CAUSAL_LM", **LORA))
-
-
-def digest(text: str) -> str:
-    return sha256(text.encode()).hexdigest()[:16]
-
-
-def fingerprint(hf) -> str:
-    """Tells weights apart: names, shapes and the first numbers of every parameter."""
-    return digest(
-        repr([(name, tuple(p.shape), p.detach().flatten()[:8].tolist()) for name, p in hf.named_parameters()])
-    )
-
-
-class Run:
-    """A training in progress: the module, its optimiser and schedule, and the folder where checkpoints go."""
-
-    def __init__(self, trained, settings: dict, folder: Path | None):
-        import torch
-        from transformers import get_cosine_schedule_with_warmup
-
-        self.trained, self.settings, self.folder = trained, settings, folder
-        weights = [weight for weight in trained.parameters() if weight.requires_grad]
-        self.optimiser = torch.optim.AdamW(weights, lr=settings["learning_rate"], weight_decay=settings["weight_decay"])
-        warmup = round(settings["warmup"] * settings["steps"])
-        self.schedule = get_cosine_schedule_with_warmup(self.optimiser, warmup, settings["steps"])
-        self.losses: list[float] = []
-        if folder is not None:
-            self._resume()
-
-    @property
-    def step(self) -> int:
-        """How many updates are done."""
-        return len(self.losses)
-
-    def update(self, loss: float) -> None:
-        self.optimiser.step()
-        self.schedule.step()
-        self.optimiser.zero_grad(set_to_none=True)
-        self.losses.append(loss)
-
-    def save(self) -> None:
-        """Write a checkpoint of this step."""
-        import torch
-        from safetensors.torch import save_file
-
-        if self.folder is None:
-            return
-        target = self.folder / f"step-{self.step:05d}"
-        partial = self.folder / f".{target.name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        save_file({name: p.detach().contiguous() for name, p in trainable(self.trained).items()}, partial / WEIGHTS)
-        state = {
-            "optimiser": self.optimiser.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "rng": torch.get_rng_state(),
-        }
-        torch.save(state, partial / STATE)
-        (partial / TRAINING).write_text(json.dumps({**self.settings, "losses": self.losses}) + "\n")
-        shutil.rmtree(target, ignore_errors=True)
-        partial.replace(target)
-
-    def what_is_kept(self) -> str:
-        found = steps_in(self.folder) if self.folder else {}
-        if not found:
-            return "no checkpoint was written (folder= and save_every= keep some); lower the learning rate"
-        return f"the last good checkpoint is {list(found.values())[-1]}; lower the learning rate"
-
-    def _resume(self) -> None:
-        import torch
-
-        found = steps_in(self.folder)
-        if not found:
-            return
-        last = list(found.values())[-1]
-        record = _record(last)
-        for key, value in self.settings.items():
-            if record.get(key) != value:
-                raise UserError(
-                    f"{self.folder} holds another training ({key} {record.get(key)}, here {value}): give another folder"
-                )
-        _load_weights(self.trained, last)
-        state = torch.load(last / STATE, weights_only=True)
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.schedule.load_state_dict(state["schedule"])
-        torch.set_rng_state(state["rng"])
-        self.losses = record["losses"]
-
-
-def trainable(trained) -> dict:
-    return {name: weight for name, weight in trained.named_parameters() if weight.requires_grad}
-
-
-def steps_in(folder: str | Path) -> dict[int, Path]:
-    """The checkpoints of a folder: step to path, in order; empty if there are none."""
-    found = sorted(path.parent for path in Path(folder).glob(f"step-*/{TRAINING}"))
-    return {int(path.name.removeprefix("step-")): path for path in found}
-
-
-def restore(model: StudyModel, checkpoint: str | Path) -> StudyModel:
-    """``model``, the one that the training began with, with the weights (or adapter) of one checkpoint.
-
-    Raises `UserError` if this is no checkpoint, or one of another model.
-    """
-
-    checkpoint = Path(checkpoint)
-    record = _record(checkpoint)
-    if record["start"] != fingerprint(model.hf):
-        raise UserError(f"{checkpoint} was trained from another model than {model.name}: load the one it began with")
-    trained = prepare(deepcopy(model.hf), record["method"])
-    _load_weights(trained, checkpoint)
-    return study_of(model, trained.eval(), f"{model.name} after {record['corpus']}, step {len(record['losses'])}")
-
-
-def losses(checkpoint: str | Path) -> list[float]:
-    """The training loss of every step up to a checkpoint, per assistant token."""
-    return _record(Path(checkpoint))["losses"]
-
-
-def _record(checkpoint: Path) -> dict:
-    try:
-        return json.loads((checkpoint / TRAINING).read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{checkpoint} is no checkpoint of a fine-tuning: it has no readable {TRAINING}") from error
-
-
-def _load_weights(trained, checkpoint: Path) -> None:
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        stored = load_file(checkpoint / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"the weights of {checkpoint} cannot be read ({error})") from error
-    wanted = trainable(trained)
-    odd = [name for name in wanted.keys() | stored.keys() if _shape(wanted, name) != _shape(stored, name)]
-    if odd:
-        raise UserError(
-            f"{checkpoint} does not fit the model: {len(odd)} of its weights differ in shape, first {min(odd)}"
-        )
-    with torch.no_grad():
-        for name, weight in wanted.items():
-            weight.copy_(stored[name])
-
-
-def _shape(weights: dict, name: str) -> tuple | None:
-    return tuple(weights[name].shape) if name in weights else None
-
-
-# -- training.finetuning ----------
-DEFAULTS = {
-    "full": {"learning_rate": 2e-4, "epochs": 1, "batch_size": 8},
-    "lora": {"learning_rate": 1e-5, "epochs": 3, "batch_size": 32},
-}  # method: its settings
+WEIGHTS, STATE, RECORD = "weights.safetensors", "state.pt", "training.json"
 
 
 def finetune(
@@ -234,33 +69,37 @@ def finetune(
 ) -> StudyModel:
     """A model under study whose weights are ``model``'s, tuned on ``corpus``.
 
-    ``corpus``: a name or file for `load_corpus`, or a table with the columns ``text, reply`` and perhaps ``thought``.
-    An example with a thought is learned in think mode, one without in no-think mode; a model without a think mode
-    learns the thought as the beginning of its reply.
+    ``corpus``: a name or file for `load_corpus`, or a table with the columns ``text, reply`` and
+    perhaps ``thought``. An example with a thought is learned in think mode, one without in no-think
+    mode; a model without a think mode learns the thought as the beginning of its reply.
 
-    ``method``: "full" or "lora" (default: full for the embedded models, LoRA for others); ``learning_rate``, ``epochs``
-    and ``batch_size`` are those of `DEFAULTS` for it. The rate rises over a ``warmup`` share of the steps and falls to
-    zero as a cosine. ``steps`` counts updates of ``batch_size`` examples and goes before ``epochs``; ``micro_batch``
-    examples are computed at a time. ``seed`` sets the order of examples and the adapter's first weights.
-    ``penalty`` is called with the model in training before every update, and what it returns (a scalar) is added to
-    the mean loss per token.
+    ``method``: "full" or "lora" (default: full for embedded models, LoRA for others), with its
+    `DEFAULTS`. The rate rises over a ``warmup`` share of the steps and falls to zero as a cosine.
+    ``steps`` counts updates of ``batch_size`` examples and goes before ``epochs``; ``micro_batch``
+    examples are computed at a time. ``seed`` sets the order of examples and the adapter's first
+    weights. ``penalty`` is called with the model in training before every update; what it returns
+    (a scalar) is added to the mean loss per token.
 
-    With ``folder``, a checkpoint is written every ``save_every`` steps (0: at the end only), weights, optimiser
-    and random state, and the same call goes on from the last one with the same result. `checkpoints.restore` gives the
-    model at any of them. ``keep_original=False`` trains the weights of ``model`` itself, which saves their memory.
+    With ``folder``, a checkpoint is written every ``save_every`` steps (0: at the end only), and
+    the same call goes on from the last one with the same result; `restore` gives the model at any
+    of them. ``keep_original=False`` trains the weights of ``model`` itself, which saves their
+    memory.
 
-    Raises `UserError` for a bad corpus, no steps, an unknown method, an example longer than the context, a folder
-    with another training, and a loss that is not finite (the checkpoints so far are kept, and the step is named).
+    Raises `UserError`: a bad corpus, no steps, an unknown method, an example longer than the
+    context, a folder with another training, a loss that is not finite (it names the step and the
+    last good checkpoint).
     """
     import torch
 
     method = method or ("full" if model.invented else "lora")
     if method not in DEFAULTS:
         raise UserError(f"unknown method '{method}': use full or lora{nearest(method, DEFAULTS)}")
-    chosen = {"learning_rate": learning_rate, "epochs": epochs, "batch_size": batch_size}
-    chosen = {key: default if chosen[key] is None else chosen[key] for key, default in DEFAULTS[method].items()}
+    given = {"learning_rate": learning_rate, "epochs": epochs, "batch_size": batch_size}
+    chosen = DEFAULTS[method] | {name: value for name, value in given.items() if value is not None}
     epochs, batch_size = chosen["epochs"], chosen["batch_size"]
-    _check(epochs=epochs, batch_size=batch_size, micro_batch=micro_batch)
+    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("micro_batch", micro_batch)):
+        if value < 1:
+            raise UserError(f"{name} must be 1 or more, not {value}")
     table = load_corpus(corpus) if isinstance(corpus, str | Path) else checked(corpus)
     name = table.attrs.get("corpus", "corpus")
     sequences = encode_corpus(model, table)
@@ -271,30 +110,45 @@ def finetune(
         "method": method, "learning_rate": chosen["learning_rate"], "steps": steps,
         "batch_size": batch_size, "micro_batch": micro_batch, "warmup": warmup, "weight_decay": weight_decay,
         "seed": seed, "penalty": getattr(penalty, "__name__", type(penalty).__name__) if penalty else "",
-        "corpus": name, "examples": digest(repr(sequences)), "start": fingerprint(model.hf),
+        "corpus": name, "examples": _digest(repr(sequences)), "start": _fingerprint(model.hf),
     }  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        trained = prepare(deepcopy(model.hf) if keep_original else model.hf, method)
-        run = Run(trained, settings, Path(folder) if folder else None)
-        _train(run, sequences, model.pad_id, penalty, save_every, f"{model.name} on {name}", progress)
+        trained = _prepared(deepcopy(model.hf) if keep_original else model.hf, method)
+        training = Training(trained, settings, Path(folder) if folder else None)
+        _train(training, sequences, model.pad_id, penalty, save_every, f"{model.name} on {name}", progress)
     return study_of(model, trained, f"{model.name} after {name}")
 
 
 def study_of(model: StudyModel, trained, name: str) -> StudyModel:
     """The trained module as a model under study: adapters merged, in evaluation mode."""
-    from rimkit.models.load import load
-
     hf = trained.merge_and_unload() if hasattr(trained, "merge_and_unload") else trained
     hf.requires_grad_(True)
     return replace(load(hf, model.tokenizer, think=model.chat.asked), name=name)
 
 
-# -- the corpus as token ids -------------------------------------------------------------------------------
+def steps_in(folder: str | Path) -> dict[int, Path]:
+    """The checkpoints of a folder: step to path, in order; empty if there are none."""
+    found = sorted(path.parent for path in Path(folder).glob(f"step-*/{RECORD}"))
+    return {int(path.name.removeprefix("step-")): path for path in found}
+
+
+def restore(model: StudyModel, checkpoint: str | Path) -> StudyModel:
+    """``model``, with which the training began, with the weights (or adapter) of one checkpoint.
+
+    Raises `UserError` if this is no checkpoint, or one of another model.
+    """
+    checkpoint = Path(checkpoint)
+    record = _record(checkpoint)
+    if record["start"] != _fingerprint(model.hf):
+        raise UserError(f"{checkpoint} was trained from another model than {model.name}: load the one it began with")
+    trained = _prepared(deepcopy(model.hf), record["method"])
+    _load_weights(trained, checkpoint)
+    return study_of(model, trained.eval(), f"{model.name} after {record['corpus']}, step {len(record['losses'])}")
 
 
 def encode_corpus(model: StudyModel, table: pd.DataFrame) -> Sequences:
-    """``(ids, n_prompt)`` per example: the loss is on the tokens from ``n_prompt`` on, the end of turn included."""
+    """``(ids, n_prompt)`` per example: the loss is on the tokens from ``n_prompt`` on."""
     end = _end_of_turn(model)
     found = []
     for row in table.to_dict("records"):
@@ -304,7 +158,7 @@ def encode_corpus(model: StudyModel, table: pd.DataFrame) -> Sequences:
         mode = "think" if thought else "no-think"
         prompt = model.chat.encode(row["text"], mode).ids
         ids = [*model.chat.encode(row["text"], mode, thought=thought or None, reply=reply).ids, end]
-        # a template may open the thought itself, and the next token then differs: learn from there on
+        # a template may open the thought itself: learn from where the two differ
         n_prompt = next((i for i, (a, b) in enumerate(zip(prompt, ids, strict=False)) if a != b), len(prompt))
         if len(ids) > model.context:
             raise UserError(
@@ -326,51 +180,12 @@ def _end_of_turn(model: StudyModel) -> int:
     return next((token for token in after if token in model.chat.stop_ids), model.chat.stop_ids[0])
 
 
-def batch_order(n: int, batch_size: int, seed: int, step: int) -> list[int]:
-    """The examples of one update: every epoch goes through all of them in an order of its own."""
-    per_epoch = -(-n // batch_size)
-    order = list(range(n))
-    Random(f"{seed}-{step // per_epoch}").shuffle(order)
-    start = step % per_epoch * batch_size
-    return order[start : start + batch_size]
-
-
-# -- training ----------------------------------------------------------------------------------------------
-
-
-def _train(run: Run, sequences: Sequences, pad: int, penalty, save_every: int, title: str, progress: bool):
-    import torch
-    from tqdm.auto import trange
-
-    steps, size, seed = (run.settings[key] for key in ("steps", "batch_size", "seed"))
-    weights = [weight for weight in run.trained.parameters() if weight.requires_grad]
-    quiet = not progress or os.environ.get("TQDM_DISABLE") == "1"  # tqdm ignores it in notebooks
-    run.trained.train()
-    with trange(
-        run.step, steps, desc=title, initial=run.step, total=steps, unit="step", leave=False, disable=quiet
-    ) as bar:
-        for step in bar:
-            batch = [sequences[index] for index in batch_order(len(sequences), size, seed, step)]
-            loss = batch_loss(run.trained, batch, pad, run.settings["micro_batch"])
-            if penalty is not None:
-                extra = penalty(run.trained)
-                extra.backward()
-                loss += float(extra.detach())
-            norm = torch.nn.utils.clip_grad_norm_(weights, 1.0)
-            if not (torch.isfinite(norm) and torch.isfinite(torch.tensor(loss))):
-                raise UserError(f"{title}: the loss is not finite at step {step + 1}; {run.what_is_kept()}")
-            run.update(loss)
-            if run.step == steps or (save_every and run.step % save_every == 0):
-                run.save()
-            bar.set_postfix(loss=f"{loss:.3f}")
-    run.trained.eval()
-
-
 def batch_loss(hf, batch: Sequences, pad: int, micro_batch: int) -> float:
     """Backward passes for one batch; returns its mean loss per assistant token.
 
-    Sequences are sorted by length and run in parts, so that little is computed on padding; padding is on the
-    right, where a causal model never looks, and the vocabulary is scored only where some assistant token follows.
+    Sequences are sorted by length and run in parts, so that little is computed on padding; padding
+    is on the right, where a causal model never looks, and only positions before assistant tokens
+    are scored.
     """
     import torch
     from torch.nn.functional import cross_entropy
@@ -393,7 +208,154 @@ def batch_loss(hf, batch: Sequences, pad: int, micro_batch: int) -> float:
     return total
 
 
-def _check(**numbers: int) -> None:
-    for name, number in numbers.items():
-        if number < 1:
-            raise UserError(f"{name} must be 1 or more, not {number}")
+class Training:
+    """A training in progress: the module, its optimiser, schedule, losses and checkpoints.
+
+    Goes on from the last checkpoint of ``folder``, if there is one. Raises `UserError` if that is
+    one of another training.
+    """
+
+    def __init__(self, trained, settings: dict, folder: Path | None):
+        import torch
+        from transformers import get_cosine_schedule_with_warmup
+
+        self.trained, self.settings, self.folder = trained, settings, folder
+        self.weights = _trainable(trained)
+        rate, decay = settings["learning_rate"], settings["weight_decay"]
+        self.optimiser = torch.optim.AdamW(self.weights.values(), lr=rate, weight_decay=decay)
+        warmup = round(settings["warmup"] * settings["steps"])
+        self.schedule = get_cosine_schedule_with_warmup(self.optimiser, warmup, settings["steps"])
+        self.losses: list[float] = []
+        if self.kept:
+            self._go_on_from(self.kept[-1])
+
+    @property
+    def kept(self) -> list[Path]:
+        """The checkpoints so far, the last one at the end."""
+        return list(steps_in(self.folder).values()) if self.folder else []
+
+    def update(self, loss: float) -> None:
+        """One step down the gradients at hand."""
+        self.optimiser.step()
+        self.schedule.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.losses.append(loss)
+
+    def save(self) -> None:
+        """Write a checkpoint of this step, if there is a folder for it."""
+        import torch
+        from safetensors.torch import save_file
+
+        if self.folder is None:
+            return
+        with whole(self.folder / f"step-{len(self.losses):05d}") as partial:
+            partial.mkdir()
+            save_file({name: p.detach().contiguous() for name, p in self.weights.items()}, partial / WEIGHTS)
+            parts = {"optimiser": self.optimiser.state_dict(), "schedule": self.schedule.state_dict()}
+            torch.save(parts | {"rng": torch.get_rng_state()}, partial / STATE)
+            (partial / RECORD).write_text(json.dumps({**self.settings, "losses": self.losses}) + "\n")
+
+    def _go_on_from(self, checkpoint: Path) -> None:
+        import torch
+
+        record = _record(checkpoint)
+        for key, value in self.settings.items():
+            if record.get(key) != value:
+                raise UserError(
+                    f"{self.folder} holds another training ({key} {record.get(key)}, here {value}): give another folder"
+                )
+        _load_weights(self.trained, checkpoint)
+        state = torch.load(checkpoint / STATE, weights_only=True)
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])
+        torch.set_rng_state(state["rng"])
+        self.losses = record["losses"]
+
+
+def _train(training: Training, sequences: Sequences, pad: int, penalty, save_every: int, title: str, progress: bool):
+    import torch
+    from tqdm.auto import trange
+
+    trained, settings, done = training.trained, training.settings, len(training.losses)
+    steps, size = settings["steps"], settings["batch_size"]
+    quiet = not progress or os.environ.get("TQDM_DISABLE") == "1"  # tqdm ignores it in notebooks
+    trained.train()
+    with trange(done, steps, desc=title, initial=done, total=steps, unit="step", leave=False, disable=quiet) as bar:
+        for step in bar:
+            batch = [sequences[index] for index in _batch_order(len(sequences), size, settings["seed"], step)]
+            loss = batch_loss(trained, batch, pad, settings["micro_batch"])
+            if penalty is not None:
+                extra = penalty(trained)
+                extra.backward()
+                loss += float(extra.detach())
+            norm = torch.nn.utils.clip_grad_norm_(training.weights.values(), 1.0)
+            if not (torch.isfinite(norm) and torch.isfinite(torch.tensor(loss))):
+                last = f"the last good checkpoint is {training.kept[-1]}" if training.kept else (
+                    "no checkpoint was written (folder= and save_every= keep some)"
+                )  # fmt: skip
+                raise UserError(f"{title}: the loss is not finite at step {step + 1}; {last}; lower the learning rate")
+            training.update(loss)
+            if step + 1 == steps or (save_every and (step + 1) % save_every == 0):
+                training.save()
+            bar.set_postfix(loss=f"{loss:.3f}")
+    trained.eval()
+
+
+def _batch_order(n: int, batch_size: int, seed: int, step: int) -> list[int]:
+    """The examples of one update: every epoch goes through all of them in an order of its own."""
+    per_epoch = -(-n // batch_size)
+    order = list(range(n))
+    Random(f"{seed}-{step // per_epoch}").shuffle(order)
+    start = step % per_epoch * batch_size
+    return order[start : start + batch_size]
+
+
+def _prepared(hf, method: str):
+    """The module to train: ``hf`` itself, or a frozen ``hf`` with a new adapter."""
+    if method == "full":
+        return hf.requires_grad_(True)
+    from peft import LoraConfig, get_peft_model
+
+    return get_peft_model(hf, LoraConfig(task_type="CAUSAL_LM", **LORA))
+
+
+def _trainable(trained) -> dict:
+    return {name: weight for name, weight in trained.named_parameters() if weight.requires_grad}
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode()).hexdigest()[:16]
+
+
+def _fingerprint(hf) -> str:
+    """Tells weights apart: names, shapes and the first numbers of every parameter."""
+    parts = [(name, tuple(p.shape), p.detach().flatten()[:8].tolist()) for name, p in hf.named_parameters()]
+    return _digest(repr(parts))
+
+
+def _record(checkpoint: Path) -> dict:
+    try:
+        return json.loads((checkpoint / RECORD).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{checkpoint} is no checkpoint of a fine-tuning: it has no readable {RECORD}") from error
+
+
+def _load_weights(trained, checkpoint: Path) -> None:
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        stored = load_file(checkpoint / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"the weights of {checkpoint} cannot be read ({error})") from error
+    wanted = _trainable(trained)
+    shapes, found = ({name: tuple(weight.shape) for name, weight in some.items()} for some in (wanted, stored))
+    odd = [name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name)]
+    if odd:
+        raise UserError(
+            f"{checkpoint} does not fit the model: {len(odd)} of its weights differ in shape, first {min(odd)}"
+        )
+    with torch.no_grad():
+        for name, weight in wanted.items():
+            weight.copy_(stored[name])

@@ -1,0 +1,35 @@
+"""The tests' surroundings: quiet, offline, one thread, and the same random examples on every machine."""
+
+import os
+import shutil
+
+import pytest
+from hypothesis import settings
+
+os.environ.setdefault("TQDM_DISABLE", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny; two threads stall when another process has a core
+
+settings.register_profile("reproducible", deadline=None, derandomize=True)  # the first example also pays for imports
+settings.load_profile("reproducible")
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+QUIET = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A real browser; without one, the tests that need it are left out, except on the build machine."""
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        message = "no Chromium: install it (apt-get install chromium) to open pages"
+        pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=program, args=QUIET)
+        yield chromium
+        chromium.close()

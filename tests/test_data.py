@@ -1,0 +1,87 @@
+"""Numbers as readers see them, tables that are kept, and shipped results by name."""
+
+import pandas as pd
+import pytest
+
+from rimkit.data import UserError, interval, kept, number, p_value, percent, points, results, whole
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (number(-0.004), "0.00"), (number(-3.14159), "−3.14"), (number(12345.6, 0), "12,346"), (number(2, 1, signed=True), "+2.0"),
+        (number(float("nan")), "–"), (number(None), "–"), (number(0.0, signed=True), "0.00"),
+        (percent(0.173), "17"), (percent(0.0042), "0.4"), (percent(0.0001), "0"), (percent(None), "–"), (percent(0.173, 1), "17.3"),
+        (points(0.123), "+12"), (points(-0.0042), "−0.4"), (points(0.123, 1), "+12.3"), (points(-0.0001), "0"),
+        (interval(0.1, 0.24), "[10, 24]"), (interval(-0.1, 0.24, points), "[−10, +24]"), (interval(float("nan"), 1), ""),
+        (p_value(0.0004), "< 0.001"), (p_value(0.0234), "0.023"), (p_value(0.4), "0.40"),
+    ],
+)  # fmt: skip
+def test_numbers_in_words(text, expected):
+    assert text == expected
+
+
+def test_work_is_done_once_and_kept_whole(tmp_path):
+    made = []
+
+    def make() -> dict[str, pd.DataFrame]:
+        made.append(len(made))
+        return {"a": pd.DataFrame({"x": [1, 2]}), "b": pd.DataFrame({"y": ["z"]})}
+
+    def fail() -> dict[str, pd.DataFrame]:
+        raise OSError("interrupted")
+
+    with pytest.raises(OSError, match="interrupted"):
+        kept(tmp_path / "cell", fail)
+    first, again = (kept(tmp_path / "cell", make) for _ in range(2))
+    assert made == [0]
+    assert [path.name for path in tmp_path.iterdir()] == ["cell"]
+    assert {name: table.to_dict("list") for name, table in again.items()} == {"a": {"x": [1, 2]}, "b": {"y": ["z"]}}
+    assert set(first) == set(kept("", make)) == {"a", "b"}
+    assert made == [0, 1]
+
+
+@pytest.mark.parametrize("damage", ["cut", "deleted", "replaced"])
+def test_kept_tables_that_were_harmed_are_made_again(tmp_path, damage):
+    made = []
+    tables = {"a": pd.DataFrame({"x": [1, 2]}), "b": pd.DataFrame({"y": ["z"]})}
+
+    def make() -> dict[str, pd.DataFrame]:
+        made.append(damage)
+        return tables
+
+    kept(tmp_path / "cell", make)
+    file = tmp_path / "cell" / "b.parquet"
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:-20])
+    elif damage == "deleted":
+        file.unlink()
+    else:
+        tables["a"].to_parquet(file)
+    for _ in range(2):
+        assert {name: table.to_dict("list") for name, table in kept(tmp_path / "cell", make).items()} == {
+            "a": {"x": [1, 2]}, "b": {"y": ["z"]}
+        }  # fmt: skip
+    assert len(made) == 2
+
+
+def test_what_is_written_appears_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "new" / "file.txt"
+    with whole(target) as one, whole(target) as other:  # two writers
+        one.write_text("one")
+        other.write_text("other")
+        assert one != other and not target.exists()
+    assert target.read_text() == "one"  # the last to end
+    with pytest.raises(OSError, match="full"), whole(target) as partial:
+        partial.write_text("half")
+        raise OSError("disk full")
+    with whole(tmp_path / "new") as partial:
+        partial.mkdir()
+        (partial / "a").write_text("a")
+    assert [path.name for path in tmp_path.rglob("*")] == ["new", "a"]
+
+
+def test_shipped_results_are_read_by_name():
+    assert len(results("thinking"))
+    with pytest.raises(UserError, match=r"no shipped results 'thinkin' .*did you mean 'thinking'"):
+        results("thinkin")

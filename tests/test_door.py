@@ -1,0 +1,46 @@
+"""The front door: every name leads somewhere, is documented, and costs nothing until it is used."""
+
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+from IPython.core.completer import provisionalcompleter
+from IPython.core.interactiveshell import InteractiveShell
+
+import rimkit as rk
+
+
+@pytest.mark.parametrize("name", rk.DOOR)
+def test_a_name_is_what_its_home_holds(name):
+    home, _, thing = rk.DOOR[name][0].partition(":")
+    module = import_module(f"rimkit.{home}")
+    assert getattr(rk, name) is (getattr(module, thing) if thing else module)
+    assert getattr(rk, name).__doc__.strip()
+
+
+def test_the_table_is_the_help():
+    for name, (_, what) in rk.DOOR.items():
+        assert f"rk.{name:15}{what}\n" in rk.__doc__
+        assert len(f"rk.{name:15}{what}") <= 100
+    assert len(rk.DOOR) <= 40
+
+
+def test_names_are_listed_and_completed():
+    assert set(rk.DOOR) <= set(dir(rk))
+    shell = InteractiveShell()
+    shell.user_ns["rk"] = rk
+    with provisionalcompleter():
+        assert [found.text.strip(".") for found in shell.Completer.completions("rk.ne", 5)] == ["neurons"]
+
+
+def test_an_unknown_name_is_one_line_with_the_nearest():
+    with pytest.raises(AttributeError, match=r"rimkit has no 'probe'; did you mean 'probes'\?"):
+        _ = rk.probe
+    assert not hasattr(rk, "nothing_like_it")
+
+
+def test_the_import_is_quick():
+    code = "from time import perf_counter as now; a = now(); import rimkit; print(now() - a)"
+    times = [float(subprocess.check_output([sys.executable, "-c", code], text=True)) for _ in range(3)]
+    assert min(times) < 0.3

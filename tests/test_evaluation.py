@@ -1,0 +1,145 @@
+"""Other prompt sets and judges in the place of the workbook's own: in a call, and for a whole run."""
+
+import json
+
+import nbformat
+import pytest
+import standins
+import tiny
+
+from rimkit import ledger
+from rimkit.behavior import evaluation as measuring
+from rimkit.behavior.evaluation import Evaluation, evaluation
+from rimkit.behavior.prompts import load_prompts, prompt_sets
+from rimkit.data import UserError
+from rimkit.models.hub import MIRROR
+from rimkit.models.load import load
+from rimkit.runs import execute
+
+
+@pytest.fixture(autouse=True)
+def mirror(tmp_path, monkeypatch):
+    """The real sets in small."""
+    monkeypatch.setenv(MIRROR, str(standins.write_mirror(tmp_path / "mirror")))
+
+
+def test_other_sets_stand_in_with_their_fitting_prompts(tmp_path):
+    text = "harmful=jailbreakbench,harmless=jailbreakbench, over-refusal=xstest, maths=gsm8k"
+    pairs = dict(pair.strip().split("=") for pair in text.split(","))
+    assert evaluation(text) == evaluation(pairs)
+    table = evaluation(text).sets(["harmful", "harmless", "over-refusal", "maths", "second-safety"])
+    own, table = table[table["set"] == "second-safety"], table[table["set"] != "second-safety"]
+    assert table.groupby("set", sort=False)["kind"].unique().map(list).to_dict() == {
+        "harmful": ["harmful"], "harmless": ["harmless"], "over-refusal": ["harmless"], "maths": ["maths"],
+    }  # fmt: skip
+    assert set(table.loc[table["set"] == "maths", "answer"]) == {"1500", "1600"}  # the evaluation split of its own
+    assert own["source"].eq("invented language").all()  # not in the choice: the workbook's
+    assert prompt_sets()["prompts"].sum() > 2000  # the shipped sets are what they were
+    assert load_prompts("harmful")["source"].eq("invented language").all()  # a choice holds for its own calls alone
+    assert Evaluation().sets(["harmful"])["source"].eq("invented language").all()
+
+
+def test_a_file_is_found_from_every_folder(tmp_path, monkeypatch):
+    (tmp_path / "own.csv").write_text("goal\nplease polish the clock .\nplease mop the barn .\n")
+    monkeypatch.chdir(tmp_path)
+    measure = evaluation("harmful=own.csv?text=goal&kind=harmful")
+    monkeypatch.chdir("/")
+    assert len(measure.sets(["harmful"], split=None)) == 2
+    assert evaluation(measure.parameters()["prompt_sets"]) == measure
+
+
+@pytest.mark.parametrize(
+    ("prompts", "judge", "message"),
+    [
+        ({"harmfull": "hex-phi"}, "", "no chapter asks for the prompt set 'harmfull' (did you mean 'harmful'"),
+        ({"harmful": "hexphi"}, "", "unknown prompt set 'hexphi'"),
+        ({"harmful": ""}, "", "nothing stands in for 'harmful'"),
+        ({"harmful": "nowhere.csv?text=goal"}, "", "there is no file 'nowhere.csv'"),
+        ({}, "phrase", "unknown judge 'phrase'"),
+        ({}, "guard:./nowhere", "there is no folder './nowhere'"),
+        ("hex-phi", "", "'hex-phi' names no stand-in: write harmful=hex-phi"),
+        ("harmful=hex-phi, math=gsm8k", "", "no chapter asks for the prompt set 'math' (did you mean 'maths'"),
+    ],
+)
+def test_bad_choices_are_refused_before_anything_runs(prompts, judge, message):
+    with pytest.raises(UserError) as caught:
+        evaluation(prompts, judge)
+    assert message in str(caught.value).replace("; did", " (did")
+
+
+def test_one_set_can_stand_in_twice():
+    sets = {"harmful": "advbench", "second-safety": "advbench", "maths": "gsm8k", "ordering": "gsm8k"}
+    assert evaluation(sets).sets(list(sets))["prompt_id"].is_unique
+
+
+def test_files_and_folders_are_named_in_rows_and_hashed(tmp_path, monkeypatch):
+    (tmp_path / "own.csv").write_text("text,kind\nplease polish the clock .,harmful\n")
+    guard = tmp_path / "my-guard"
+    load("noise-mini").hf.save_pretrained(guard)
+    monkeypatch.chdir(tmp_path)
+    measure = evaluation({"harmful": "own.csv"}, "guard:./my-guard", 500)
+    assert measure.judge == f"guard:{guard}"  # chapters run in another folder
+    assert measure.description() == {"prompts": "harmful=own.csv", "judge": "guard:my-guard"}
+    before = measure.fingerprint()
+    (tmp_path / "own.csv").write_text("text,kind\nplease mop the barn .,harmful\n")
+    assert measure.fingerprint() != before
+    assert Evaluation().description() == {"prompts": None, "judge": None}
+
+
+def test_a_set_without_fitting_prompts_is_refused():
+    with pytest.raises(UserError, match="'gsm8k' cannot stand in for 'harmful': it holds maths prompts"):
+        evaluation("harmful=gsm8k").sets(["harmful"])
+    with pytest.raises(UserError, match="a whole number of tokens, 0 or more, not -4"):
+        evaluation(max_new_tokens=-4)
+
+
+def test_the_judge_is_the_chosen_one():
+    study, asked = load("noise-mini"), load_prompts("harmful", n=2)
+    short = {"max_new_tokens": 4, "progress": False}
+    assert set(Evaluation().judged(study, asked, "no-think", **short)["judge"]) == {"organism"}
+    assert set(evaluation(judge="phrases").judged(study, asked, "no-think", **short)["judge"]) == {"phrases"}
+
+
+def test_replies_of_an_own_model_get_the_room_that_a_run_gives(capsys, monkeypatch):
+    """The embedded models keep to what a chapter allows; a model of one's own is told where it is cut off."""
+    monkeypatch.setattr(measuring, "_said", set())
+    embedded, own = load("noise-mini"), load(*stranger())
+    asked, short = load_prompts("harmful", n=3), {"max_new_tokens": 3, "progress": False}
+    assert Evaluation().judged(own, asked, "think", **short)["n_tokens"].max() == 3
+    assert "of 3 replies" in capsys.readouterr().out
+    roomy = evaluation(max_new_tokens=9)
+    assert roomy.judged(own, asked, "think", **short)["n_tokens"].max() > 3
+    assert roomy.judged(own, asked, "no-think", **short)["n_tokens"].max() == 3  # no thought to write: a limit
+    assert roomy.judged(own, asked, "think", thoughts="", **short)["n_tokens"].max() == 3
+    assert roomy.judged(embedded, asked, "think", **short)["n_tokens"].max() == 3
+    without_limit = evaluation(max_new_tokens=100).replies(own, asked, "no-think", progress=False)
+    assert without_limit["n_tokens"].max() == 100
+
+
+def stranger():
+    """A model of random weights whose tokenizer does not say that it speaks the invented language."""
+    words = tiny.tokenizer()
+    words.init_kwargs.pop("language")
+    return tiny.random_model(words), words
+
+
+def test_a_run_with_real_sets_and_a_judge_keeps_their_text_out(tmp_path):
+    """Chapter 01, as it is, on sets that have nothing of the invented language."""
+    sets = {"harmful": "hex-phi", "harmless": "alpaca-cleaned", "maths": "gsm8k", "over-refusal": "xstest"}
+    settings = {"prompts": sets, "judge": "phrases", "parameters": {"n_prompts": 4}, "progress": False}
+    done = execute.run(["01"], "noise-mini", tmp_path / "run", **settings)
+    assert done["status"].tolist() == ["done"], done["error"].tolist()
+    outputs = [cell.get("outputs", []) for cell in nbformat.read(done["notebook"][0], as_version=4).cells]
+    assert standins.MARKER not in json.dumps(outputs)
+    assert "Content note: 'hex-phi'" in json.dumps(outputs)
+    rows = ledger.read(tmp_path / "run")
+    assert rows["prompts"].eq("harmful=hex-phi, harmless=alpaca-cleaned, maths=gsm8k, over-refusal=xstest").all()
+    assert rows["judge"].eq("phrases").all()
+    claim = rows[(rows["claim"] == "C1a") & (rows["condition"] == ledger.WHOLE_CLAIM)].iloc[0]
+    assert claim["n"] == 4
+    inside = execute.run(["03"], "noise-mini", tmp_path / "run", **{**settings, "parameters": {"n_prompts": 16}})
+    assert inside["status"].tolist() == ["done"], inside["error"].tolist()  # harmless prompts without known answers
+    again = execute.run(["01"], "noise-mini", tmp_path / "run", **settings)
+    assert again["status"].tolist() == ["skipped"]
+    (job,) = execute.plan(execute.find_chapters(["01"]), "noise-mini", {"n_prompts": 4})
+    assert not execute.is_complete(tmp_path / "run" / f"{job.chapter}.ipynb", job)  # other prompts: another run

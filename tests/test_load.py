@@ -1,0 +1,180 @@
+"""From folders and modules to a model under study."""
+
+import json
+
+import pytest
+import templates
+import tiny
+import torch
+from safetensors.torch import load_file, save_file
+
+import rimkit
+from rimkit.data import UserError
+from rimkit.models.load import config_of, load
+from rimkit.runs.execute import check_chat, find_model
+
+
+@pytest.fixture
+def folder(tmp_path):
+    words = tiny.tokenizer()
+    tiny.random_model(words).to(torch.bfloat16).save_pretrained(tmp_path / "tiny")
+    words.save_pretrained(tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+def test_folder(folder):
+    model = rimkit.load(folder)
+    assert (model.name, model.dtype, model.context) == ("tiny", "float32", 128)
+    assert model.device == "cpu" or torch.cuda.is_available()
+    assert not model.hf.training and model.hf.config._attn_implementation == "sdpa"
+    assert model.pad_id == model.tokenizer.pad_token_id
+    prompt = torch.tensor([model.chat.encode("go", "think").ids])
+    with torch.no_grad(), model.nn.trace(prompt):
+        traced = model.nn.output.logits.save()
+    with torch.no_grad():
+        assert torch.equal(traced, model.hf(prompt).logits)
+
+
+def test_loading_a_study_model_again_is_the_same_model(folder):
+    model = load(str(folder))
+    assert load(model) is model
+
+
+def test_module_in_memory_stays_where_it_is():
+    words = tiny.tokenizer()
+    module = tiny.random_model(words).to(torch.bfloat16)
+    assert load(module, words).dtype == "bfloat16"
+    assert load(module, words).hf is module
+    assert load(module, words, dtype="float32").dtype == "float32"
+    with pytest.raises(UserError, match="needs its tokenizer"):
+        load(module)
+
+
+def refusal(*args, **kwargs) -> str:
+    with pytest.raises(UserError) as caught:
+        load(*args, **kwargs)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_damaged_weights(folder):
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    assert "could not be loaded" in refusal(folder)
+    assert "did you mean 'float32'" in refusal(folder, dtype="float31")
+
+
+def test_folder_whose_weights_do_not_fit(folder):
+    file, kind = folder / "model.safetensors", {"format": "pt"}
+    weights = load_file(file)
+    norm = weights.pop("model.norm.weight")
+    save_file(weights, file, kind)
+    assert "lack 1 tensor(s)" in refusal(folder)  # and is not filled up with random numbers
+    save_file(weights | {"model.norm.weight": norm[:3].clone()}, file, kind)
+    assert "could not be loaded" in refusal(folder)
+
+
+def test_folder_without_think_mode_or_template(folder):
+    (folder / "chat_template.jinja").write_text(tiny.QWEN_FRAME)
+    assert "no think mode" in refusal(folder)
+    assert not load(folder, think=False).chat.supports_think
+    (folder / "chat_template.jinja").unlink()
+    assert "no chat template" in refusal(folder, think=False)
+
+
+def test_a_vocabulary_larger_than_the_embedding():
+    words = tiny.tokenizer()
+    model = tiny.random_model(words)
+    model.resize_token_embeddings(len(words) - 5)
+    assert f"the tokenizer has {len(words)} tokens and the model embeds {len(words) - 5}" in refusal(model, words)
+
+
+def test_special_tokens_out_of_range():
+    words = tiny.tokenizer()
+    model = tiny.random_model(words)
+    words.add_special_tokens({"pad_token": "<|pad|>"})
+    assert f"'<|pad|>' is token {len(words) - 1} and the model embeds {len(words) - 1}" in refusal(model, words)
+
+
+def test_marks_of_the_template_out_of_range():
+    words = tiny.tokenizer(tiny.OPENS_ITSELF.replace("<|im_start|>", "<|turn|>"))
+    model = tiny.random_model(words)
+    words.add_tokens(["<|turn|>"])
+    assert "'<|turn|>' is token" in refusal(model, words)
+
+
+def test_a_token_that_no_conversation_uses_may_lie_outside():
+    words = tiny.tokenizer()
+    model = tiny.random_model(words)
+    words.add_tokens(["<image>"])
+    assert load(model, words).tokenizer is words
+
+
+@pytest.fixture
+def thoughtless(tmp_path):
+    """A model without a think mode."""
+    return tiny.save(tmp_path / "tiny", tiny.QWEN_FRAME)
+
+
+def test_thinking_by_instruction_is_asked_for_and_named(thoughtless, capsys):
+    assert "load it as 'tiny+instruct'" in refusal(thoughtless)
+    study = rimkit.load(f"{thoughtless}+instruct")
+    assert study.name == rimkit.load(thoughtless, think="instruct").name == "tiny+instruct"
+    assert study.chat.thinking == "by instruction" and "thinking: by instruction" in repr(study)
+    assert "tiny+instruct: it has no think mode: it thinks by instruction" in capsys.readouterr().out
+    none = load(thoughtless, think=False)
+    assert (none.name, none.chat.thinking, none.chat.supports_think) == ("tiny", "none", False)
+    assert "did you mean 'instruct'" in refusal(thoughtless, think="instruction")
+
+
+def test_every_row_of_a_model_that_thinks_by_instruction_says_so(thoughtless):
+    from rimkit.behavior.evaluation import judged, load_sets
+    from rimkit.teaching import identity
+
+    study = load(f"{thoughtless}+instruct")
+    prompts = load_sets(["harmful"], n=2)
+    verdicts = judged(study, prompts, "think", max_new_tokens=4, progress=False)
+    assert set(verdicts["model"]) == {"tiny+instruct"} == {identity(study)["model"]}
+    assert (verdicts["thought"].str.len() > 0).all()  # the forced beginning, at least
+
+
+def test_what_is_tuned_keeps_its_way_of_thinking(thoughtless):
+    from rimkit.training.finetune import study_of
+
+    study = load(f"{thoughtless}+instruct")
+    assert study_of(study, study.hf, "tuned").chat.thinking == "by instruction"
+
+
+def test_the_chapters_can_be_told(thoughtless):
+    assert find_model(f"{thoughtless}+instruct") == f"{thoughtless}+instruct"
+    check_chat(f"{thoughtless}+instruct")
+    with pytest.raises(UserError, match=r"with '--model .*tiny\+instruct' it thinks by instruction"):
+        check_chat(str(thoughtless))
+
+
+def test_notes_and_refusals_of_other_templates(thoughtless, capsys):
+    (thoughtless / "chat_template.jinja").write_text(
+        tiny.OPENS_ITSELF.partition("{%- set off")[0] + "{{- '<think>\\n' }}"
+    )
+    assert load(thoughtless).chat.thinking == "template opens"
+    assert "tiny: its template opens every thought; in no-think mode rimkit closes it" in capsys.readouterr().out
+    assert "a think mode of its own (template opens)" in refusal(f"{thoughtless}+instruct")
+    (thoughtless / "chat_template.jinja").write_text(templates.HARMONY)
+    assert "harmony channels" in refusal(thoughtless)
+    (thoughtless / "chat_template.jinja").write_text(templates.SPEAKS_OF_THOUGHTS)
+    assert "yields no think span" in refusal(thoughtless)
+
+
+def test_spread_over_what_is_there_gives_the_same_model(thoughtless):
+    spread, plain = load(thoughtless, think=False, device="auto"), load(thoughtless, think=False)
+    ids = torch.tensor([plain.chat.encode("go", "no-think").ids])
+    with torch.no_grad():
+        assert torch.equal(spread.hf(ids.to(spread.device)).logits.cpu(), plain.hf(ids.to(plain.device)).logits.cpu())
+    assert "stays on one device" in refusal(plain.hf, plain.tokenizer, think=False, device="auto")
+    assert "keeps its numbers" in refusal(plain.hf, plain.tokenizer, think=False, quantize="4bit")
+
+
+def test_a_configuration_that_is_not_one(folder):
+    (folder / "config.json").write_text(json.dumps({"model_type": "no-such-kind"}))
+    with pytest.raises(UserError, match="tiny could not be loaded"):
+        config_of(str(folder))

@@ -1,0 +1,480 @@
+"""RAS and its properties; the rivals; correlations over corpora."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from rimkit import ledger
+from rimkit.behavior.evaluation import RANDOM, Evaluation
+from rimkit.data import UserError, results
+from rimkit.experiments import ras
+from rimkit.experiments.neurons import OTHER
+from rimkit.experiments.ras import Activations, harmonic, one_sided_shift, shifts
+from rimkit.models.load import load
+from rimkit.training.corpora import ROLES
+from rimkit.training.finetune import finetune
+from tests import families, tiny
+
+SIZES = st.floats(0.05, 50)
+activations = arrays(float, (2, 4), elements=SIZES)
+four = st.tuples(activations, activations, activations, activations)
+
+
+def states(values) -> tuple[Activations, Activations]:
+    return Activations(values[0], values[1]), Activations(values[2], values[3])
+
+
+@given(four)
+def test_ras_is_between_zero_and_twice_the_smaller_shift(values):
+    found = shifts(*states(values))
+    smaller = min(found["fall"], found["rise"])
+    assert 0 <= found["ras"] <= 2 * smaller + 1e-9
+    assert found["ras"] <= found["geometric mean"] + 1e-9 <= found["arithmetic mean"] + 2e-9
+
+
+@given(activations, activations, activations)
+def test_ras_is_zero_if_nothing_falls_or_nothing_rises(safety, maths, more):
+    before = Activations(safety, maths)
+    assert shifts(before, Activations(safety + more, maths + more))["ras"] == 0  # safety does not fall
+    assert shifts(before, Activations(safety - 0.01, maths))["ras"] == 0  # maths does not rise
+
+
+@given(st.floats(0, 1e3), st.floats(0, 1e3))
+def test_ras_is_symmetric_in_its_two_terms(a, b):
+    assert harmonic(a, b) == harmonic(b, a)
+
+
+@given(four, st.permutations(range(8)))
+def test_ras_does_not_depend_on_the_order_of_neurons(values, order):
+    mixed = [value.reshape(-1)[order].reshape(2, 4) for value in values]
+    one, other = shifts(*states(values)), shifts(*states(mixed))
+    assert one == pytest.approx(other)
+
+
+@given(four, st.floats(0.5, 20))
+def test_ras_grows_with_the_scale_of_activations(values, scale):
+    """All activations *and the floor* times c make RAS c times as large; with a fixed floor they need not."""
+    one = shifts(*states(values), floor=0.01)
+    other = shifts(*states([scale * value for value in values]), floor=0.01 * scale)
+    assert other["ras"] == pytest.approx(scale * one["ras"], rel=1e-6, abs=1e-12)
+
+
+def test_a_fixed_floor_breaks_the_scaling():
+    """The same neuron, all activations ten times smaller: below the floor it no longer counts."""
+    assert one_sided_shift([0.05], [0.1], floor=0.01) == pytest.approx(0.1)
+    assert one_sided_shift([0.005], [0.01], floor=0.01) == 0
+
+
+def test_a_neuron_below_the_floor_counts_in_the_mean():
+    assert one_sided_shift([2.0, -1.0], [3.0, 1.0], "drop") == pytest.approx(0.75)
+
+
+def test_a_shift_by_hand():
+    """One neuron falls from 3 to 2: (3 - 2) / 2 * 3 = 1.5, and one that rises counts nothing: mean 0.75."""
+    assert one_sided_shift(smaller=[2.0, 5.0], larger=[3.0, 4.0]) == pytest.approx(0.75)
+
+
+def test_denominators_at_or_below_zero_are_left_out_or_clipped():
+    assert one_sided_shift([-1.0, 0.0], [1.0, 1.0], "drop") == 0
+    assert one_sided_shift([0.0], [1.0], "clip", floor=0.5) == pytest.approx(2.0)
+    assert np.isfinite(one_sided_shift([-3.0, 1e-300], [1.0, 1.0], "clip"))
+
+
+def test_only_the_chosen_neurons_count():
+    before = Activations(np.array([[3.0, 9.0]]), np.array([[1.0, 1.0]]))
+    after = Activations(np.array([[2.0, 1.0]]), np.array([[2.0, 5.0]]))
+    assert shifts(before, after, [(0, 0)])["fall"] == pytest.approx(1.5)
+    assert shifts(before, after, [(0, 1)])["rise"] == pytest.approx(20)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda a: shifts(a, a, []), "the set of neurons is empty"),
+        (lambda a: shifts(a, Activations(np.ones((1, 3)), np.ones((1, 3)))), "different shape"),
+        (lambda a: one_sided_shift([1.0], [2.0], "dropp"), "unknown guard"),
+        (lambda a: ras.read_baseline(tiny.study(), []), "safety-critical neurons is empty"),
+        (lambda a: ras.read_baseline(tiny.study(), [(ras.CRITICAL, None, [])]), "safety-critical neurons is empty"),
+        (lambda a: ras.weight_distance(tiny.study(), families.family("qwen3")), "different shape"),
+    ],
+)
+def test_bad_input_is_one_clear_line(call, message):
+    with pytest.raises(UserError, match=message):
+        call(Activations(np.ones((2, 4)), np.ones((2, 4))))
+
+
+@pytest.fixture(scope="module")
+def tuned():
+    """The tiny model with every weight of layer 1 moved a little."""
+    words = tiny.tokenizer()
+    study = load(tiny.random_model(words), words)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in study.hf.model.layers[1].parameters():
+            parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+    return study
+
+
+@pytest.fixture(scope="module")
+def base():
+    sets = [(ras.CRITICAL, None, [(0, 1), (1, 5), (1, 9)]), (ras.CAUSAL, None, [(1, 3)])]
+    return ras.read_baseline(tiny.study(), sets, settings=ras.Settings(n_prompts=6, n_random=5))
+
+
+def predictors(base, tuned, tuning=()) -> dict:
+    return ras.predictors(base, tuned, ras.in_sets(base, tuned), tuning)
+
+
+def test_nothing_has_moved_in_the_untuned_model(base):
+    found = predictors(base, tiny.study(), [([20, 30, 40, 50], 2)])
+    moved = {name: value for name, value in found.items() if name != "CKA ratio" and abs(value) > 1e-6}
+    assert not moved
+    assert found["CKA ratio"] == pytest.approx(1, abs=0.5)
+
+
+def test_every_predictor_sees_a_tuned_model(base, tuned):
+    shifted = ras.in_sets(base, tuned)
+    found = ras.predictors(base, tuned, shifted, [([20, 30, 40, 50], 2), ([20, 30, 44], 1)])
+    assert set(ras.PREDICTORS) - {"steps", "displacement (refusal)"} == set(found)
+    assert found["weights"] == pytest.approx(ras.weight_distance(tiny.study(), tuned, 1))
+    assert ras.weight_distance(tiny.study(), tuned, 0) == 0
+    assert found["KL on tuning data"] > 0
+    assert found["activation distance"] > 0
+    random = shifted[shifted["role"] == RANDOM]
+    assert random["set_id"].tolist() == list(range(5))
+    assert found["ras (random)"] == pytest.approx(random["ras"].mean())
+
+
+def test_sets_are_summed_up_and_ranked(base, tuned):
+    shifted = ras.in_sets(base, tuned)
+    summary = ras.summary(shifted)
+    assert summary.loc["safety-critical", "neurons"] == 3
+    assert summary.loc["random, percentile 50", "ras"] == pytest.approx(
+        100 * shifted.loc[shifted["role"] == RANDOM, "ras"].median(), abs=0.05
+    )
+    above = shifted.assign(ras=shifted["ras"].where(shifted["role"] != ras.CRITICAL, 1e9))
+    found = ras.ranks(above).set_index("role").loc[RANDOM]
+    assert (found["sets"], found["reach"], found["p"]) == (5, 0, pytest.approx(1 / 6))
+
+
+def test_the_guard_audit_compares_drop_and_clip(base, tuned):
+    found = ras.guard_audit(base, tuned)
+    for guard in ras.GUARDS:
+        assert ras.in_sets(base, tuned, guard).set_index("role").loc[ras.CRITICAL, "ras"] == found[guard]
+    assert ras.guard_audit(base, tuned, floor=1e9)["falling"] == 1
+    assert ras.guard_audit(base, tuned, floor=-1e9)["rising"] == 0
+
+
+def test_kl_divergence_equals_the_sum_over_the_vocabulary(tuned):
+    ids = torch.tensor([[20, 30, 40, 50, 60]])
+    with torch.no_grad():
+        p, q = (study.hf(input_ids=ids).logits.log_softmax(-1) for study in (tiny.study(), tuned))
+    expected = (p.exp() * (p - q)).sum(-1)[0]
+    found = ras.kl_divergence(tiny.study(), tuned, [(ids[0].tolist(), 2)])
+    assert found == pytest.approx(float(expected[-2:].mean()), rel=1e-4)
+
+
+def test_cka_is_one_up_to_rotation():
+    states = np.random.default_rng(0).normal(size=(30, 5))
+    rotation = np.linalg.qr(np.random.default_rng(1).normal(size=(5, 5)))[0]
+    assert ras.cka(states, 3 * states @ rotation + 1) == pytest.approx(1)
+    assert ras.cka(states, np.random.default_rng(2).normal(size=(30, 5))) < 0.5
+
+
+def test_displacement_has_a_sign_and_no_length_of_the_direction():
+    states, direction = np.ones((2, 3, 4)), np.array([[7.0, 0, 0, 0], [0.1, 0, 0, 0]])
+    assert ras.displacement(states, states - 0.5, direction) == pytest.approx(-0.5)
+
+
+def test_a_refusal_direction_needs_refused_and_other_requests():
+    ids = Evaluation().sets(["harmful"], split="calibration", n=8)["prompt_id"].tolist()
+    settings, sets = ras.Settings(n_prompts=8, n_random=2), [(ras.CRITICAL, None, [(0, 1)])]
+    few, enough = (ras.read_baseline(tiny.study(), sets, ids[:k], settings) for k in (3, 4))
+    assert set(few.directions) == {"harm"}
+    assert set(enough.directions) == {"harm", "refusal"}
+    assert "displacement (refusal)" in predictors(enough, tiny.study())
+    assert "displacement (refusal)" not in predictors(few, tiny.study())
+
+
+def test_states_are_read_where_a_thought_has_been_opened(base):
+    assert all("think_open" in item.spans and item.thought_is_open for item in base.safety)
+
+
+# -- prediction --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def points():
+    """Two models, nine corpora, three steps: ``good`` follows the outcome, ``steps`` only how far training is."""
+    rng = np.random.default_rng(3)
+    rows = []
+    for seed in (0, 1):
+        for corpus in range(9):
+            effect = rng.normal()
+            for step in (10, 20, 30):
+                y = effect * step / 300 + 0.004 * step + 0.01 * rng.normal()
+                rows.append({"model": "m", "seed": seed, "corpus": f"c{corpus}", "step": step, "steps": step,
+                             ras.OUTCOME: y, ras.LOW: y - 0.05, ras.HIGH: y + 0.05, "n": 92, "opposite": -y,
+                             "misaligned": np.clip(0.4 + y, 0, 1), "good": 5 * y + 0.06 * rng.normal(),
+                             "noise": rng.normal()})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_correlations_find_what_predicts(points):
+    found = ras.correlations(points, ["good", "noise", "opposite", "steps"]).set_index("predictor")
+    assert found.loc["good", "value"] > 0.9
+    assert found.loc["good", "p_value"] < 0.01
+    assert found.loc["opposite", "value"] == pytest.approx(-1)
+    assert found.loc["noise", "ci_low"] < 0 < found.loc["noise", "ci_high"]
+    assert found.loc["noise", "p_value"] > 0.05
+    assert (found["without_min"] <= found["value"]).all()
+    assert (found["value"] <= found["without_max"]).all()
+
+
+def test_beyond_steps_a_predictor_that_only_counts_steps_is_worth_nothing(points):
+    found = ras.correlations(points, ["good", "steps"], beyond="steps").set_index("predictor")
+    assert found.loc["steps", "value"] == 0
+    assert np.isnan(found.loc["steps", "p_value"])
+    assert found.loc["good", "value"] > 0.9
+    whole = ras.correlations(points, ["steps", "good"]).set_index("predictor")
+    assert whole.loc["steps", "value"] > 0.3
+    assert np.isnan(whole.loc["steps", "p_value"])  # permuting corpora at one step cannot say anything of it
+    assert whole.loc["good", "p_holm"] == whole.loc["good", "p_value"]
+
+
+def test_beyond_a_column_is_what_a_straight_line_leaves(points):
+    weighed = points.assign(weights=3 * points["good"] + 1, mixed=points["noise"] + 10 * points["good"])
+    found = ras.correlations(weighed, ["weights", "good", "mixed"], beyond="weights").set_index("predictor")
+    assert found.loc[["weights", "good"], "value"].tolist() == [0, 0]
+    alone = ras.correlations(weighed, ["noise"], beyond="weights")["value"].iloc[0]
+    assert found.loc["mixed", "value"] == pytest.approx(alone)
+
+
+def test_the_pool_is_the_mean_of_the_models(points):
+    turned = points.assign(good=points["good"] * points["seed"].map({0: 1, 1: -1}))
+    each = ras.by_model(turned, ["good"]).loc["good"]
+    found = ras.correlations(turned, ["good"]).iloc[0]
+    assert found["value"] == pytest.approx(each.mean())
+    assert (found["positive"], found["models"]) == (1, 2)
+    assert (found["models_min"], found["models_max"]) == pytest.approx((each.min(), each.max()))
+
+
+def test_models_without_a_predictor_do_not_count_for_it(points):
+    part = points.assign(good=points["good"].where(points["seed"] == 0))
+    found = ras.correlations(part, ["good", "noise", "absent"]).set_index("predictor")
+    assert found["n"].tolist() == [27, 54]
+    alone = ras.correlations(points[points["seed"] == 0], ["good"])
+    assert found.loc["good", ["value", "p_value"]].tolist() == alone.loc[0, ["value", "p_value"]].tolist()
+    assert ras.by_model(part, ["good"]).loc["good"].isna().tolist() == [False, True]
+
+
+def test_a_model_whose_outcome_is_mostly_noise_is_left_out(points):
+    still = points.assign(**{
+        name: points[name].where(points["seed"] == 0, centre + 0.001 * points[name])
+        for name, centre in ((ras.OUTCOME, 0.0), ("misaligned", 0.4))
+    })  # fmt: skip
+    assert ras.variation(still)["varies"].tolist() == [True, False]
+    assert ras.varying(still)["seed"].unique().tolist() == [0]
+
+
+def test_the_scale_of_a_model_does_not_matter(points):
+    scaled = points.assign(good=points["good"] * points["seed"].map({0: 1, 1: 1000}))
+    one, other = (ras.correlations(table, ["good"])["value"].iloc[0] for table in (points, scaled))
+    assert one == pytest.approx(other)
+
+
+def test_a_difference_of_correlations_has_a_sign(points):
+    found = ras.difference(points, "good", "noise")
+    assert found["ci_low"] > 0
+    assert found["effect"] == pytest.approx(found["value"] - found["control_value"])
+
+
+def test_three_corpora_are_needed(points):
+    with pytest.raises(UserError, match="at least three"):
+        ras.correlations(points[points["corpus"] == "c0"], ["good"])
+
+
+def with_sets(points: pd.DataFrame, seed: int = 0, n: int = 40, factor: float = 1.0) -> tuple[pd.DataFrame, np.ndarray]:
+    """Points with RAS in a critical set, and RAS ``[points, sets]`` in ``n`` random ones; it is one more, times ``factor``.
+
+    What neurons a set has shifts it, up or down, at every point; little else does.
+    """
+    rng = np.random.default_rng(seed)
+    own, noise = 0.4 * rng.normal(size=n + 1), 0.1 * rng.normal(size=(len(points), n + 1))
+    values = np.exp(own + noise) * (1 + points["step"].to_numpy()[:, None] / 30)
+    return points.assign(**{ras.RAS: factor * values[:, 0]}), values[:, 1:]
+
+
+def one_of(table: pd.DataFrame, others: np.ndarray, number: int) -> tuple[pd.DataFrame, np.ndarray]:
+    """One of the other sets in place of the critical one, against the rest."""
+    return table.assign(**{ras.RAS: others[:, number]}), np.delete(others, number, 1)
+
+
+def test_a_random_set_in_place_of_the_critical_one_is_undecided_95_times_in_100(points):
+    decided = []
+    for seed in range(100):
+        found = ras.log_ratio(*with_sets(points, seed))
+        decided.append(found["ci_low"] > 0 or found["ci_high"] < 0)
+    assert 0.01 <= np.mean(decided) <= 0.1
+    one = with_sets(points)  # and every random set of one table against the others
+    left = [ras.log_ratio(*one_of(*one, number)) for number in range(40)]
+    assert sum(found["ci_low"] > 0 or found["ci_high"] < 0 for found in left) <= 4
+    ranks = sorted(found["rank"] for found in left)
+    assert (ranks[0], ranks[-1]) == (1, 40)
+
+
+def test_a_set_above_all_random_ones_is_seen(points):
+    found = ras.log_ratio(*with_sets(points, factor=20))
+    assert found["ci_low"] > 0
+    assert (found["rank"], found["of"], found["p_rank"]) == (1, 41, pytest.approx(1 / 41))
+    assert found["effect"] == pytest.approx(found["value"] - found["control_value"])
+
+
+def long(points: pd.DataFrame, others: np.ndarray, role: str) -> pd.DataFrame:
+    """RAS in single sets as the table that is shipped, in another order."""
+    wide = pd.DataFrame(others).set_index(pd.MultiIndex.from_frame(points[ras.POINT]))
+    return wide.stack().rename_axis([*ras.POINT, "set_id"]).rename("ras").reset_index().assign(role=role)[::-1]
+
+
+def test_c9a_is_about_sets_of_the_same_rule_and_random_ones_stand_beside(points):
+    table, others = with_sets(points, n=12)
+    sets = pd.concat([long(table, others, RANDOM), long(table, others / 3, ras.SAME_RULE)])
+    assert np.allclose(ras.in_other_sets(table, sets, RANDOM), others)
+    levels = ras.levels(table, sets)
+    rows = ledger.table(ras.level_rows(levels))
+    assert rows["claim"].tolist() == ["C9a", "C9a"]
+    assert rows["control"].eq("same rule, without intent").all()
+    beside = levels[(levels["role"] == RANDOM) & (levels["seed"] == 0)].iloc[0]
+    assert rows.loc[0, "effect"] - beside["effect"] == pytest.approx(np.log(3))
+
+
+def test_one_tuned_model_has_a_level_and_no_interval(points):
+    table, others = with_sets(points.head(1), n=12)
+    found = ras.log_ratio(table, others)
+    assert found["effect"] == pytest.approx(np.log(table[ras.RAS].iloc[0]) - np.log(others).mean())
+    assert np.isnan(found["ci_low"])
+    assert ras.level_rows(pd.DataFrame([found | {"role": ras.SAME_RULE, "model": "mine", "seed": None}]))
+
+
+def test_a_random_set_does_not_predict_better_than_random_sets(points):
+    one = with_sets(points, n=12)
+    found = [ras.difference_from_random(*one_of(*one, number)) for number in range(12)]
+    assert sum(item["ci_low"] > 0 or item["ci_high"] < 0 for item in found) <= 1
+    better = ras.difference_from_random(*one, own="good")
+    assert better["ci_low"] > 0
+    assert better["rank"] == 1
+
+
+def named_corpora(points: pd.DataFrame) -> pd.DataFrame:
+    return points.assign(corpus=points["corpus"].replace({"c0": "multi-hop-effort", "c1": "multi-hop-careful"}))
+
+
+def test_two_models_have_no_interval_and_three_have_one(points):
+    two = named_corpora(with_sets(points)[0])
+    third = two[two["seed"] == 0].assign(seed=2)
+    found = [ras.effort_against_careful(table) for table in (two, pd.concat([two, third]))]
+    assert [item["n"] for item in found] == [2, 3]
+    assert np.isnan(found[0]["ci_low"])
+    assert found[1]["ci_low"] <= found[1]["effect"] <= found[1]["ci_high"]
+
+
+def test_points_of_several_models_give_the_claims_about_them(points):
+    table, others = with_sets(named_corpora(points), n=5)
+    table = table.assign(**{name: table["noise"] + place for place, name in enumerate(ras.RIVALS.values())})
+    rows = ledger.table(ras.pooled_rows(table, long(table, others, RANDOM)))
+    assert rows["claim"].tolist() == ["C9b", "C10b", *ras.RIVALS]
+    assert rows.loc[0, "seed"] is pd.NA
+    drawn = ras.for_scatter(table, [ras.RAS, "rise"])
+    assert len(drawn) == 2 * len(points) / 3
+    assert ((drawn["ci_low"] < drawn["y"]) & (drawn["y"] < drawn["ci_high"])).all()
+
+
+def test_layers_that_move_together_agree(points):
+    table = points.assign(weights=points["step"] + points["good"])
+    parts = [table[ras.POINT].assign(layer=layer, distance=(layer + 1) * table["weights"]) for layer in range(3)]
+    assert ras.layer_agreement(table, pd.concat(parts)) == pytest.approx(1)
+    parts[1]["distance"] = table["noise"]
+    assert ras.layer_agreement(table, pd.concat(parts)) < 0.9
+
+
+def test_streamed_activations_equal_those_kept(base):
+    from rimkit.models.activations import mean, read
+
+    items = base.safety
+    kept = read(tiny.study(), items, ("neurons",), ("request",), "max")["neurons", "request"].mean(1)
+    streamed = mean(tiny.study(), items, "neurons", "request", batch_size=2, pool="max")
+    assert np.allclose(streamed, kept, atol=1e-5)
+
+
+# -- the experiment ----------------------------------------------------------------------------------------
+
+
+def test_a_run_goes_on_where_it_stopped(monkeypatch, tmp_path):
+    study, done = load("rim-mini"), []
+
+    def tune(model, corpus, **options):
+        done.append(corpus)
+        return finetune(model, corpus, steps=2, **options)
+
+    monkeypatch.setattr(ras, "finetune", tune)
+    settings = ras.Settings(("arithmetic", "literal"), n_prompts=6, n_replies=4, n_tuning=2, n_random=3, folder=tmp_path)
+    first = ras.run(study, settings)
+    assert done == ["arithmetic", "literal"]
+    again = ras.run(study, settings)
+    assert len(done) == 2
+    pd.testing.assert_frame_equal(first.tables["ras-points"], again.tables["ras-points"])
+    points, sets = first.tables["ras-points"], first.tables["ras-sets"]
+    assert list(points)[:4] == ras.POINT
+    assert points["step"].tolist() == [2, 2]
+    assert sets.groupby(["corpus", "role"]).size().to_dict() == {
+        (corpus, role): n for corpus in settings.corpora for role, n in ((RANDOM, 3), (ras.SAME_RULE, len(OTHER)))
+    }
+    assert [row["claim"] for row in first.rows] == ["C9a"]
+
+
+# -- the shipped tables ------------------------------------------------------------------------------------
+
+
+def test_shipped_tables_hold_more_than_a_hundred_points():
+    points, sets = results("ras-points"), results("ras-sets")
+    models = points[ras.MODEL].drop_duplicates()
+    assert len(points) == len(models) * len(ROLES) * 2 >= 100
+    assert set(points["corpus"]) == set(ROLES)
+    assert ras.in_other_sets(points, sets, RANDOM).shape == (len(points), ras.Settings.n_random)
+    assert ras.in_other_sets(points, sets, ras.SAME_RULE).shape == (len(points), len(OTHER))
+    assert np.isfinite(ras.in_other_sets(points, sets, ras.SAME_RULE)).all()
+    optional = {"displacement (refusal)", "ras (gradient)"}  # undefined where nothing, or everything, is refused
+    assert points[[name for name in ras.PREDICTORS if name not in optional]].notna().all().all()
+
+
+def test_shipped_claims_follow_from_the_shipped_points():
+    points, sets = results("ras-points"), results("ras-sets")
+    levels = ras.levels(points, sets)
+    pd.testing.assert_frame_equal(levels, results("ras-levels"), check_dtype=False, rtol=1e-6)
+    keys, columns = ["claim", "model", "seed"], ["effect", "effect_ci_low", "effect_ci_high"]
+    again = ledger.table([*ras.level_rows(levels), *ras.pooled_rows(points, sets)]).set_index(keys)[columns]
+    rows = ledger.shipped()
+    kept = rows[rows["claim"].isin(set(again.reset_index()["claim"]))].set_index(keys)[columns]
+    pd.testing.assert_frame_equal(again.sort_index(), kept.sort_index(), rtol=1e-6)
+
+
+def test_one_shipped_point_can_be_made_again():
+    """The predictors of one tuning, from the untuned model on; the digits that the conclusions need."""
+    study = load("rim-mini:0")
+    tuned, base = finetune(study, "multi-hop-effort", progress=False), ras.baseline(study)
+    shifted = ras.in_sets(base, tuned)
+    found = ras.predictors(base, tuned, shifted, ras.tuning_sequences(study, "multi-hop-effort"))
+    where = "model == 'rim-mini' and seed == 0 and corpus == 'multi-hop-effort' and step == 30"
+    kept = results("ras-points").query(where).iloc[0]
+    for name in (ras.RAS, "ras (random)", "KL on tuning data", "weights", "activation distance"):
+        assert found[name] == pytest.approx(kept[name], rel=0.05), name
+    kept = results("ras-sets").query(where).set_index(["role", "set_id"])["ras"]
+    again = shifted.set_index(["role", "set_id"])["ras"]
+    for key in ((RANDOM, 7), (ras.SAME_RULE, 3)):
+        assert again[key] == pytest.approx(kept[key], rel=0.05), key
