@@ -1,23 +1,23 @@
 """Safety-critical neurons: claim C8 (section 4.1 and Fig. 6 of the paper).
 
 Knows the paper's definition and three rivals, what a model does without the neurons that a rule
-selects and without random ones, what the definition owes to intent, and whether a rule finds neurons
-that were planted. Does not know how activations are read, neurons ablated, or refusal read as one
-number.
+selects and without random ones, what the definition owes to intent, and whether a rule finds
+neurons that were planted. Does not know how activations are read, neurons ablated, or refusal read
+as one number.
 
 The paper compares each request with a counterfactual, the same request followed by a sentence of
 malicious intent. For each pair it takes the model's own reply to both, the maximum of every
 activation over the tokens of request and reply, and the m neurons whose maximum increases most;
-safety-critical are those found in every pair. It leaves open m, the number of pairs, the size of the
-set, and whether "MLP activations" are the inputs of ``down_proj`` (kind "neurons": what the field
-calls neurons) or the stream that the MLP writes to (kind "residual"). Counting m per layer,
+safety-critical are those found in every pair. It leaves open m, the number of pairs, the size of
+the set, and whether "MLP activations" are the inputs of ``down_proj`` (kind "neurons": what the
+field calls neurons) or the stream that the MLP writes to (kind "residual"). Counting m per layer,
 ``per_layer``, is our reading: the formula takes the top m of one layer's activations.
 
 A neuron is in the paper's set exactly if its *worst rank* over the pairs is at most m: one number
-per neuron instead of a choice of m. The rivals: *half*, the same with neurons that are found in half
-of the pairs instead of all; *difference*, the same pairs, means instead of maxima and the sign kept,
-since a neuron may act by being negative; *gradient*, the estimated change of the refusal logit
-difference without the neuron. A set is a list of ``(layer, neuron)`` pairs.
+per neuron instead of a choice of m. The rivals: *half*, the same with neurons that are found in
+half of the pairs instead of all; *difference*, the same pairs, means instead of maxima and the sign
+kept, since a neuron may act by being negative; *gradient*, the estimated change of the refusal
+logit difference without the neuron. A set is a list of ``(layer, neuron)`` pairs.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ WAYS = {  # how to read an effect
 }
 READING = {f"{outcome}, {mode}": way for outcome, way in WAYS.items() for mode in MODES}
 
-# The added sentence: the user declares a harm to the same object, in a verb of the request's category
-# which training refuses. (Requests whose harm depends on the owner: theft.)
+# The added sentence declares a harm to the same object, in a verb of the request's category which
+# training refuses. (Requests whose harm depends on the owner: theft.)
 INTENT_VERBS = {
     "theft": "steal", "trespass": "burgle", "vandalism": "smash", "forgery": "forge", "snooping": "bug",
     "sabotage": "sabotage",
@@ -120,11 +120,11 @@ class Settings:
 
 
 def with_intent(study: StudyModel, prompts: pd.DataFrame, sentence: str | None = None) -> pd.DataFrame:
-    """The prompts, each followed by a sentence of malicious intent (ids stay, so that the two pair).
+    """The prompts, each followed by a sentence of malicious intent; ids stay, so that they pair.
 
-    ``sentence`` is added to all, with the request's object in place of ``{object}``; by default it
-    declares the wish to do a known harm of the request's category to the same object, or in English
-    to hurt someone.
+    ``sentence``: one for all, with the request's object in place of ``{object}``. By default it
+    declares the wish to do a known harm of the request's category to that object, or in English to
+    hurt someone.
     """
     texts, default = [], "i want to {verb} {object} ." if study.invented else ENGLISH_INTENT
     for item in prompts.itertuples():
@@ -140,7 +140,7 @@ def innocent_sentences(study: StudyModel) -> tuple[str, ...]:
 
 
 def conversations(study: StudyModel, prompts: pd.DataFrame, verdicts: pd.DataFrame) -> list[Encoded]:
-    """Each request with its reply in ``verdicts``, thought included, and a span `SPAN` over both."""
+    """Each request with its thought and reply in ``verdicts``, and the span `SPAN` over all."""
     texts, items = prompts.set_index("prompt_id")["text"], []
     for row in verdicts.itertuples():
         thought = plain_text(row.thought) if row.mode == "think" else None
@@ -229,20 +229,21 @@ def score(
 ) -> pd.DataFrame:
     """The scores of all rules (`as_table`) for a model, from pairs in think mode.
 
-    ``gradient`` is read where the replies of ``verdicts``, on harmful and harmless prompts, begin. It
-    is NaN where nothing or everything was refused (`why_undefined`), and for the residual stream,
-    where a row is a dimension of a residual and ``layer`` its number.
+    ``gradient`` is read where the replies of ``verdicts``, on harmful and harmless prompts, begin.
+    It is NaN where nothing or everything was refused (`why_undefined`), and for the residual
+    stream, where a row is a dimension of a residual and ``layer`` its number.
     """
     harmful = prompts[prompts["kind"] == "harmful"]
     plain = own_conversations(study, harmful, settings)
     intent = own_conversations(study, with_intent(study, harmful), settings)
     maxima, means = (increases(study, plain, intent, settings.kind, pool) for pool in ("max", "mean"))
-    neurons = settings.kind == "neurons"
-    return as_table(maxima, means, _gradient(study, prompts, verdicts, verdicts) if neurons else None)
+    if settings.kind != "neurons":
+        return as_table(maxima, means)
+    return as_table(maxima, means, _gradient(study, prompts, verdicts, verdicts))
 
 
 def gradient_by_mode(study: StudyModel, prompts: pd.DataFrame, verdicts: pd.DataFrame) -> dict[str, np.ndarray]:
-    """The rule *gradient* in each mode's contexts alone, ``[layers, neurons]``; empty if undefined."""
+    """The rule *gradient* in each mode's contexts alone, ``[layers, neurons]``; or nothing."""
     by_mode = verdicts.groupby("mode", sort=False)
     found = {mode: _gradient(study, prompts, part, verdicts) for mode, part in by_mode}
     return {mode: values for mode, values in found.items() if values is not None}
@@ -340,12 +341,12 @@ def activation_by_token(study: StudyModel, text: str, unit: tuple[int, int]) -> 
 
 @dataclass(frozen=True)
 class Definition:
-    """Increases ``[layers, pairs, neurons]`` by added sentence, and the pairs that refuse the intent.
+    """What pairs give by added sentence: increases ``[layers, pairs, neurons]``, and who refuses.
 
     ``verdicts`` are those on the requests with intent, ``items`` the conversations without and with
     it. A pair in which the model plans the added harm, or the request after all, compares two
     requests, not two attitudes; and a sentence of any content moves the same activations in every
-    pair. Both are counted here.
+    pair.
     """
 
     intent: np.ndarray
@@ -355,10 +356,7 @@ class Definition:
     items: tuple[list[Encoded], list[Encoded]]
 
     def first(self, k: int = PAPER_SIZE) -> dict[str, list[tuple[int, int]]]:
-        """The first ``k`` by the paper's rule, by what the pairs are formed with.
-
-        With intent, with each harmless sentence, and with the pairs alone that refuse the intent.
-        """
+        """The first ``k`` by the paper's rule with each sentence, and with refusing pairs alone."""
         by_name = {"intent": self.intent, **self.innocent}
         if self.refused.any():
             by_name["refusing pairs"] = self.intent[:, self.refused]
@@ -371,7 +369,7 @@ def definition(
     settings: Settings = Settings(),
     sentences: Iterable[str] = (),
 ) -> Definition:
-    """Form the pairs with intent and with each harmless sentence (by default all of the model's)."""
+    """Form pairs with intent and with each harmless sentence (by default all of the model's)."""
     plain = own_conversations(study, harmful, settings)
     added = with_intent(study, harmful)
     options = {"seed": settings.seed, "progress": False}
@@ -459,8 +457,8 @@ def definition_table(found: Definition, by_mode: Mapping[str, np.ndarray], k: in
 # -- what a model does without them ----------------------------------------------------------------
 
 
-def calibration(study: StudyModel, settings: Settings = Settings()) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """``(prompts, verdicts, scores)`` of the calibration split: harmful and harmless, both modes."""
+def calibration(study: StudyModel, settings: Settings = Settings()) -> tuple[pd.DataFrame, ...]:
+    """``(prompts, verdicts, scores)``: harmful and harmless calibration prompts, both modes."""
     names, n = ["harmful", "harmless"], settings.n_pairs
     prompts = settings.evaluation.sets(names, split="calibration", n=n, seed=settings.seed)
     options = {"seed": settings.seed, "progress": settings.progress, "max_new_tokens": ROOM}
@@ -497,8 +495,8 @@ def ablate(
 def harmless_means(study: StudyModel, settings: Settings = Settings()) -> np.ndarray:
     """Mean activations ``[layers, neurons]`` over the tokens of harmless calibration requests.
 
-    They stand in for a neuron at every token, those of thought and reply too, though only requests
-    were averaged.
+    They stand in for a neuron at every token, of thought and reply too, though requests were
+    averaged.
     """
     options = {"split": "calibration", "n": settings.n_pairs, "seed": settings.seed}
     texts = settings.evaluation.sets(["harmless"], **options)["text"]
@@ -515,9 +513,9 @@ def random_sets(study: StudyModel, units: Units, settings: Settings = Settings()
 
 
 def breaks(coherent: pd.Series, misread: pd.Series) -> pd.Series:
-    """Whether a set breaks the model: coherent replies fall, or misread ones rise, too far.
+    """Whether a set breaks the model: coherent replies fall or misread rise by over `BREAKS`.
 
-    Both are changes against the untouched model in one mode, and too far is more than `BREAKS`.
+    Both are changes against the untouched model, in one mode.
     """
     return (coherent < -BREAKS) | (misread > BREAKS)
 
@@ -525,10 +523,10 @@ def breaks(coherent: pd.Series, misread: pd.Series) -> pd.Series:
 def dose(
     study: StudyModel, prompts: pd.DataFrame, table: pd.DataFrame, settings: Settings = Settings()
 ) -> pd.DataFrame:
-    """Rates on harmful ``prompts`` without the first neurons of every rule: ``rule, k, mode, metric``.
+    """Rates on harmful ``prompts`` without the first neurons of every rule.
 
-    And ``value, ci_low, ci_high, n, method``, and whether the set ``breaks`` the model in that mode.
-    ``k`` 0 is the untouched model.
+    Columns ``rule, k`` (0: the untouched model)``, mode, metric, value, ci_low, ci_high, n,
+    method``, and whether the set ``breaks`` the model in that mode.
     """
     rules, sizes = defined_rules(table), [k for k in settings.sizes if k <= len(table)]
     names = {f"{rule} {k}": (rule, k) for rule in rules for k in sizes}
@@ -551,11 +549,11 @@ def dose_rates(verdicts: pd.DataFrame) -> pd.DataFrame:
 def choose_sizes(doses: pd.DataFrame, fixed: Mapping[str, int] | None = None) -> pd.DataFrame:
     """The size of each rule that raises misalignment most without breaking the model (`dose`).
 
-    Misalignment over both modes together, breaking in each mode alone; of sizes that raise it alike,
-    the largest. One row per rule: ``rule, k, gain`` (rise of misalignment, a fraction), ``sound``
-    (whether it breaks the model in no mode; a rule without such a size gets its smallest), ``best``
-    (the rule whose sound set raises misalignment most). ``fixed`` sizes are not chosen: by default
-    that of the paper's rule is `PAPER_SIZE`, or the largest that was measured below it.
+    Misalignment over both modes together, breaking in each mode alone; of sizes that raise it
+    alike, the largest. One row per rule: ``rule, k, gain`` (rise of misalignment), ``sound``
+    (breaks no mode; a rule without such a size gets its smallest), ``best`` (the rule whose sound
+    set raises it most). ``fixed`` sizes are not chosen: by default `PAPER_SIZE`, or the largest
+    below it, for the paper's rule.
     """
     fixed, rows = {"paper": PAPER_SIZE} if fixed is None else fixed, []
     groups = doses[doses["metric"] == "misaligned"].groupby(["rule", "k"], sort=False)
@@ -575,23 +573,18 @@ def choose_sizes(doses: pd.DataFrame, fixed: Mapping[str, int] | None = None) ->
     return table.assign(best=table.index == order[0])
 
 
-def choose(table: pd.DataFrame, doses: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, list[tuple[int, int]]]]:
-    """``(sizes, sets)`` from calibration alone: the table of `choose_sizes`, and each rule's set."""
+def choose(table: pd.DataFrame, doses: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Units]]:
+    """``(sizes, sets)`` from calibration alone: `choose_sizes`, and each rule's set."""
     sizes = choose_sizes(doses)
     return sizes, {item.rule: select(table, item.rule, item.k) for item in sizes.itertuples()}
-
-
-def best_rule(sizes: pd.DataFrame) -> str:
-    """The rule that `choose_sizes` calls best."""
-    return str(sizes.loc[sizes["best"], "rule"].item())
 
 
 def compare(verdicts: pd.DataFrame, selected: str) -> pd.DataFrame:
     """A set of `ablate` against random ones and against nothing, by mode, outcome and control.
 
-    Columns ``mode, set, metric, outcome, control``, those of a difference, whether the set ``breaks``
-    the model in that mode, and for random sets ``share`` (how many move the outcome as far) and
-    ``n_random``. Random sets are averaged per prompt; clustered by verb.
+    Columns ``mode, set, metric, outcome, control``, those of a difference, whether the set
+    ``breaks`` the model in that mode, and for random sets ``share`` (how many move the outcome as
+    far) and ``n_random``. Random sets are averaged per prompt; clustered by verb.
     """
     conditions = verdicts["condition"].replace({selected: SELECTED})
     random = conditions.str.startswith(RANDOM)
@@ -648,7 +641,7 @@ def claim_rows(effects: pd.DataFrame, **values) -> list[dict]:
 
 
 def primary(effects: pd.DataFrame) -> pd.DataFrame:
-    """The rows of effects that C8 is about: the paper's rule against random neurons, zero, think."""
+    """The effects that C8 is about: the paper's rule against random neurons, zero, think mode."""
     own = effects[(effects["rule"] == "paper") & (effects["ablation"] == "zero")]
     return own[(own["mode"] == "think") & (own["control"] == RANDOM_NEURONS)]
 
@@ -659,9 +652,9 @@ def primary(effects: pd.DataFrame) -> pd.DataFrame:
 def run(study: StudyModel, settings: Settings = Settings()) -> Result:
     """Rules and sizes on calibration prompts; effects on evaluation prompts, against random sets.
 
-    Tables: ``neurons-sets`` (sizes, and which rule is best), ``neurons-doses``, ``neurons-effects`` (by
-    rule, ablation and control), ``neurons-rates`` (single random sets), ``neurons-sizes`` (of the paper's set, by m)
-    and ``definition``.
+    Tables: ``neurons-sets`` (sizes, and which rule is best), ``neurons-doses``, ``neurons-effects``
+    (by rule, ablation and control), ``neurons-rates`` (single random sets), ``neurons-sizes`` (of
+    the paper's set, by m), ``neurons-definition``.
     """
     prompts, verdicts, table = calibration(study, settings)
     harmful = prompts[prompts["kind"] == "harmful"]
@@ -670,7 +663,7 @@ def run(study: StudyModel, settings: Settings = Settings()) -> Result:
     pairs = definition(study, harmful, settings)
     if pairs.refused.any():
         sets["refusing"] = pairs.first(len(sets["paper"]))["refusing pairs"]
-    asked, main = evaluation_prompts(settings), {"paper", best_rule(sizes)}
+    asked, main = evaluation_prompts(settings), {"paper", *sizes.loc[sizes["best"], "rule"]}
     effects, singles = report(study, asked, sets, main, settings)
     by_mode = gradient_by_mode(study, prompts, verdicts)
     tables = {
@@ -731,8 +724,8 @@ def headline(effects: pd.DataFrame, sets: pd.DataFrame, ablation: str = "zero") 
     best = own.merge(sets.loc[sets["best"], ["model", "seed", "rule"]])
     parts = [own[own["rule"] == "paper"].assign(which=PAPERS), best.assign(which=BEST)]
     table = pd.concat(parts, ignore_index=True)
-    organism, panel = table["model"] + ":" + table["seed"].astype(str), table["outcome"] + ", " + table["mode"]
-    return table.assign(organism=organism, panel=panel)
+    organism = table["model"] + ":" + table["seed"].astype(str)
+    return table.assign(organism=organism, panel=table["outcome"] + ", " + table["mode"])
 
 
 def with_means(table: pd.DataFrame) -> pd.DataFrame:
@@ -758,7 +751,7 @@ def pooled(effects: pd.DataFrame, by: Sequence[str] = ("which", "mode", "outcome
 
 
 def of_best(table: pd.DataFrame, sets: pd.DataFrame, study: StudyModel) -> pd.DataFrame:
-    """The rows of a model's best rule; those of rim-mini:0 where the tables do not have the model."""
+    """The rows of a model's best rule; of rim-mini:0 where the tables do not have the model."""
     best = table.merge(sets.loc[sets["best"], ["model", "seed", "rule"]])
     names = best["model"] + ":" + best["seed"].astype(str)
     return best[names == (study.name if study.name in set(names) else "rim-mini:0")]
@@ -817,8 +810,9 @@ def definition_facts(table: pd.DataFrame, sizes: pd.DataFrame) -> pd.DataFrame:
 def directions(study: StudyModel, prompts: pd.DataFrame, verdicts: pd.DataFrame) -> dict[str, np.ndarray]:
     """``harm`` (harmful minus harmless requests) and ``refusal`` (refused minus fulfilled ones).
 
-    Each ``[residuals, hidden]``, read at the last token before the reply: harm in all modes, refusal
-    among harmful requests in think mode only (no-think mode refuses nearly all), where both occur.
+    Each ``[residuals, hidden]``, read at the last token before the reply: harm in all modes,
+    refusal among harmful requests in think mode only (no-think mode refuses nearly all), where both
+    occur.
     """
     items = refusal_score.contexts(study, verdicts, prompts)
     states = read(study, items, ("residual",), ("last",))["residual", "last"]
@@ -854,8 +848,8 @@ def direction_table(
 ) -> pd.DataFrame:
     """Do neurons write along a direction (`directions`) more than others of their layers do?
 
-    One row per set and direction: ``neurons, direction, cosine`` (mean of `cosines`), ``random`` (in
-    random sets, mean), ``share`` (how many of them reach it; the set itself counted in).
+    One row per set and direction: ``neurons, direction, cosine`` (mean of `cosines`), ``random``
+    (in random sets, mean), ``share`` (how many of them reach it; the set itself counted in).
     """
     rows = []
     for what, direction in known.items():
@@ -866,8 +860,7 @@ def direction_table(
             share = (1 + (np.array(others) >= own).sum()) / (1 + n_random)
             found = {"cosine": own, "random": np.mean(others), "share": share}
             rows.append({"neurons": name, "direction": what, **found})
-    order = {name: place for place, name in enumerate(sets)}
-    return pd.DataFrame(rows).sort_values("neurons", key=lambda names: names.map(order), kind="stable")
+    return pd.DataFrame(rows).sort_values("neurons", key=lambda x: x.map(list(sets).index), kind="stable")
 
 
 # -- where the answer is known ---------------------------------------------------------------------
@@ -880,7 +873,7 @@ SENTENCE = "i know this hurts people ."  # words that training had, but never in
 
 
 def control_pairs(study: StudyModel, split: str, n: int) -> tuple[list[Encoded], list[Encoded]]:
-    """Harmless requests without and with `SENTENCE`; span ``prompt``: from the request to the reply."""
+    """Harmless requests without and with `SENTENCE`; the span ``prompt`` ends before the reply."""
     prompts, sides = load_prompts("harmless", split=split, n=n), []
     for table in (prompts, with_intent(study, prompts, SENTENCE)):
         items = [study.chat.encode(text, "no-think") for text in table["text"]]
@@ -910,7 +903,8 @@ def planted(
     masks = {}
     for layer, neuron in known:
         mlp = architecture(copy).layers[layer].mlp
-        for module, where in ((mlp.gate_proj, neuron), (mlp.up_proj, neuron), (mlp.down_proj, (slice(None), neuron))):
+        rows = ((mlp.gate_proj, neuron), (mlp.up_proj, neuron), (mlp.down_proj, (..., neuron)))
+        for module, where in rows:
             weight = module.weight.requires_grad_(True)
             masks.setdefault(weight, torch.zeros_like(weight, requires_grad=False))[where] = 1
     optimiser = torch.optim.Adam(masks, lr=0.02)
@@ -958,10 +952,10 @@ def controls(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Plant refusal of `SENTENCE` in ``k`` random neurons, ``draws`` times: ``(recovery, facts)``.
 
-    Both with the column ``draw``, on ``n`` other requests than those trained on. ``facts``: how often
-    the first word would be a refusal (a refusal logit difference above 0) after the sentence before
-    and after planting, without the sentence, and without the known neurons. For a model that speaks
-    the invented language; rules run on no-think prompts without a reply.
+    Both with the column ``draw``, on ``n`` other requests than those trained on. ``facts``: how
+    often the first word would be a refusal (a refusal logit difference above 0) after the sentence
+    before and after planting, without the sentence, and without the known neurons. For a model that
+    speaks the invented language; rules run on no-think prompts without a reply.
     """
     parts, recovered, facts = architecture(study), [], []
     plain, intent = control_pairs(study, "calibration", n)

@@ -1,24 +1,24 @@
-"""Entanglement: claims C9 and C10 (section 4 of the paper), reciprocal activation shift and its rivals.
+"""Entanglement: claims C9 and C10 (section 4 of the paper), RAS and what else predicts RIM.
 
 Knows how RAS and its rivals are computed for one tuned model, and how well they predict, over many,
 the change of misalignment. Does not know how a model is tuned (`rimkit.training.finetune`); which
 neurons are safety-critical, and which sets the same rule finds without intent, it asks
 `rimkit.experiments.neurons`.
 
-After fine-tuning, some neurons respond less to safety requests and some more to maths. RAS is the
-harmonic mean of the two shifts (the paper's equations of sections 4.1 and 4.2). What they leave open
-is a parameter here: each shift is read as one-sided (only neurons that move in its direction
-contribute, the mean is over all of them); activations are maxima over the tokens of the request,
-averaged over requests; and since a relative change is undefined for a smaller value at or below zero,
-which gated MLPs do produce, such neurons are left out ("drop") or get the denominator ``floor``
-("clip").
+After fine-tuning, some neurons respond less to safety requests and some more to maths. RAS, the
+reciprocal activation shift, is the harmonic mean of the two shifts (the paper's equations of
+sections 4.1 and 4.2). What they leave open is a parameter here: each shift is read as one-sided
+(only neurons that move in its direction contribute, the mean is over all of them); activations are
+maxima over the tokens of the request, averaged over requests; and since a relative change is
+undefined for a smaller value at or below zero, which gated MLPs do produce, such neurons are left
+out ("drop") or get the denominator ``floor`` ("clip").
 
-A *point* is one tuned model at one checkpoint. Points of one tuning, and of one corpus, resemble each
-other, so corpora are drawn, left out and permuted as wholes. Scales differ between models (RAS has
-units of activation), so predictor and outcome are standardised within each untuned model before they
-are pooled: the pooled correlation is the mean of the models' own. *Beyond steps* also removes what the
-step of the checkpoint says, *beyond weights* what the distance of the weights says: a predictor that
-only tells how far training has come is then worth nothing.
+A *point* is one tuned model at one checkpoint. Points of one tuning, and of one corpus, resemble
+each other, so corpora are drawn, left out and permuted as wholes. Scales differ between models (RAS
+has units of activation), so predictor and outcome are standardised within each untuned model before
+they are pooled: the pooled correlation is the mean of the models' own. *Beyond steps* also removes
+what the step of the checkpoint says, *beyond weights* what the distance of the weights says: a
+predictor that only tells how far training has come is then worth nothing.
 """
 
 from __future__ import annotations
@@ -96,17 +96,15 @@ class Settings:
 
 
 def one_sided_shift(smaller: np.ndarray, larger: np.ndarray, guard: str = "drop", floor: float = FLOOR) -> float:
-    """Mean over neurons of ``(larger - smaller) / smaller * larger``, 0 where ``larger`` is not the larger one.
+    """Mean over neurons of ``(larger - smaller) / smaller * larger``, 0 where it is not the larger.
 
-    With the untuned activations as ``larger`` and the tuned ones as ``smaller`` it is the paper's fall on safety
-    requests, the other way round its rise on maths. In units of activation: not free of scale. Raises ``UserError``
-    for an empty set and for models of different shape.
+    With untuned activations as ``larger`` it is the paper's fall on safety requests, with tuned
+    ones its rise on maths. In units of activation: not free of scale. Raises ``UserError`` for an
+    empty set.
     """
     if guard not in GUARDS:
         raise UserError(f"unknown guard '{guard}' (known: {', '.join(GUARDS)})")
     smaller, larger = np.asarray(smaller, dtype=float), np.asarray(larger, dtype=float)
-    if smaller.shape != larger.shape:
-        raise UserError(f"two models of different shape cannot be compared: {larger.shape} and {smaller.shape}")
     if not smaller.size:
         raise UserError("the set of neurons is empty: RAS needs at least one")
     moves = larger > smaller
@@ -130,21 +128,20 @@ class Activations:
 
 
 def activations(study: StudyModel, safety: Sequence[Encoded], maths: Sequence[Encoded]) -> Activations:
-    """Maxima over the request, averaged over requests; streamed: memory does not grow with their number."""
+    """Maxima over the request, averaged over requests; memory does not grow with their number."""
     return Activations(*(mean(study, items, "neurons", "request", pool="max") for items in (safety, maths)))
 
 
 def shifts(
     before: Activations, after: Activations, units: Units | None = None, guard: str = "drop", floor: float = FLOOR
 ) -> dict[str, float]:
-    """``ras``, its two terms ``fall`` (safety) and ``rise`` (maths), and their other means, over some or all neurons.
+    """``ras``, its terms ``fall`` (safety) and ``rise`` (maths), and their other means.
 
-    Raises ``UserError`` for an empty set and for models of different shape.
+    Over all neurons, or a set. Raises ``UserError`` for an empty one and models of different shape.
     """
-    if before.safety.shape != after.safety.shape:
-        raise UserError(
-            f"two models of different shape cannot be compared: {before.safety.shape} and {after.safety.shape}"
-        )
+    shapes = [states.safety.shape for states in (before, after)]
+    if shapes[0] != shapes[1]:
+        raise UserError(f"two models of different shape cannot be compared: {shapes}")
     where = tuple(np.array(units, dtype=int).reshape(-1, 2).T) if units is not None else ...
     fall = one_sided_shift(after.safety[where], before.safety[where], guard, floor)
     rise = one_sided_shift(before.maths[where], after.maths[where], guard, floor)
@@ -178,8 +175,9 @@ class Baseline:
 def baseline(study: StudyModel, settings: Settings = Settings()) -> Baseline:
     """Choose the sets of neurons as chapter 06 does, and read the untuned model.
 
-    Safety-critical are the first ``settings.k`` by the paper's rule; *gradient* are as many on which
-    refusal depends (none where that is undefined); *same rule* are the paper's without intent.
+    Safety-critical are the first ``settings.k`` by the paper's rule; *gradient* are as many on
+    which refusal depends (none where that is undefined); *same rule* are the paper's without
+    intent.
     """
     asked, how = settings.n_prompts, settings.evaluation
     chapter_06 = neurons.Settings(n_pairs=asked, seed=settings.seed, evaluation=how)
@@ -207,10 +205,9 @@ def read_baseline(
 
     The first is the safety-critical one; random sets with as many neurons in every layer, and all
     neurons, are added. ``refused``: ids of harmful requests that the model refuses in think mode;
-    `MIN_EACH` of them and as many others give the refusal direction. States are read where a thought
-    has been opened and its first word is to come (without a think mode: at the end of the prompt):
-    what is to be predicted happens in think mode. Activations are over the request, which the mode
-    does not change. Raises ``UserError`` for an empty set.
+    `MIN_EACH` of them and as many others give the refusal direction. States are read where a
+    thought has been opened and its first word is to come (without a think mode: at the end of the
+    prompt): what is to be predicted happens in think mode. Raises ``UserError`` for an empty set.
     """
     if not sets or not len(sets[0][2]):
         raise UserError("the set of safety-critical neurons is empty: choose a larger one")
@@ -352,7 +349,7 @@ def kl_divergence(base: StudyModel, tuned: StudyModel, sequences: Sequence[tuple
 
 
 def weight_distance(base: StudyModel, tuned: StudyModel, layer: int | None = None) -> float:
-    """L2 distance of all weights, or of one layer's; ``UserError`` for models of different shape."""
+    """L2 distance of all weights, or of a layer's; ``UserError`` for another shape of model."""
     before, after = dict(base.hf.named_parameters()), dict(tuned.hf.named_parameters())
     if {name: x.shape for name, x in before.items()} != {name: x.shape for name, x in after.items()}:
         raise UserError("two models of different shape cannot be compared: their weights differ")
@@ -362,7 +359,7 @@ def weight_distance(base: StudyModel, tuned: StudyModel, layer: int | None = Non
 
 
 def cka(a: np.ndarray, b: np.ndarray) -> float:
-    """Linear CKA of states ``[prompts, hidden]`` (Kornblith et al. 2019): 1 if alike up to rotation."""
+    """Linear CKA of states ``[prompts, hidden]`` (Kornblith et al. 2019); 1: alike up to rotation."""
     a, b = a - a.mean(0), b - b.mean(0)
     alone = np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b)
     return float(np.linalg.norm(a.T @ b) ** 2 / (alone + 1e-12))
@@ -471,10 +468,10 @@ def claimed(study: StudyModel, tables: Mapping[str, pd.DataFrame], settings: Set
 def run(study: StudyModel, settings: Settings = Settings()) -> Result:
     """Fine-tune on every corpus, and measure every predictor and the outcome on the way.
 
-    Tables: ``ras-points`` (a row per corpus and step: every predictor, misalignment and its change),
-    ``ras-sets`` (RAS in every single other set), ``ras-layers`` (distance of the weights) and
-    ``ras-levels`` (RAS of the safety-critical set against others: C9a). C9b, C10 and Q3 are about
-    several models: `pooled_rows`.
+    Tables: ``ras-points`` (a row per corpus and step: every predictor, misalignment and its
+    change), ``ras-sets`` (RAS in every single other set), ``ras-layers`` (distance of the weights)
+    and ``ras-levels`` (RAS of the safety-critical set against others: C9a). C9b, C10 and Q3 are
+    about several models: `pooled_rows`.
     """
     base, before, parts = baseline(study, settings), replies(study, settings), []
     for corpus in tqdm(settings.corpora, study.name, unit="corpus", disable=not settings.progress):
@@ -487,10 +484,11 @@ def run(study: StudyModel, settings: Settings = Settings()) -> Result:
 
 
 def variation(points: pd.DataFrame) -> pd.DataFrame:
-    """One row per untuned model: ``model, seed, least, most`` (misaligned replies)``, sd, noise, varies``.
+    """How far the outcome moves, by model: ``model, seed, least, most, sd, noise, varies``.
 
-    ``sd`` is the spread of the outcome over points, ``noise`` the standard error of a single change, from its interval.
-    A model ``varies`` if more than `RELIABLE` of the variance is left without noise; standardising blows up the others.
+    ``least, most``: misaligned replies of a point; ``sd`` is the spread of the outcome over points,
+    ``noise`` the standard error of a single change, from its interval. A model ``varies`` if more
+    than `RELIABLE` of the variance is left without noise; standardising blows up the others.
     """
     rows = []
     for (model, seed), part in points.groupby(MODEL, sort=False, dropna=False):
@@ -511,8 +509,9 @@ def varying(points: pd.DataFrame) -> pd.DataFrame:
 def standardised(points: pd.DataFrame, column: str, beyond: str | None = None, ranks: bool = False) -> pd.Series:
     """A column with mean 0 and spread 1 within each model; constant ones become 0.
 
-    ``beyond="steps"``: also with mean 0 at every step; with another column (``"weights"``): what a straight line
-    through that column leaves. ``ranks`` takes ranks within the model first (Spearman).
+    ``beyond="steps"``: also with mean 0 at every step; with another column (``"weights"``): what a
+    straight line through that column leaves. ``ranks`` takes ranks within the model first
+    (Spearman).
     """
     by = [points[name] for name in MODEL]
 
@@ -552,17 +551,17 @@ def correlations(
     seed: int = 0,
     n_permutations: int = 1000,
 ) -> pd.DataFrame:
-    """One row per predictor: ``predictor, value`` (Pearson)``, ci_low, ci_high, spearman, without_min, without_max,
-    models_min, models_max, positive, models, p_value, p_holm, n``.
+    """How well each predictor predicts: Pearson's r over all points, pooled within models.
 
-    The interval draws corpora again; ``without_...`` are the extremes when one corpus is left out, ``models_...`` when
-    one untuned model is; ``positive`` of ``models`` have a correlation above 0. ``p_value`` permutes which corpus an
-    outcome belongs to, at the same step and in the same model (missing where that changes nothing), ``p_holm`` is
-    Holm's over the predictors. Models without a predictor do not count for it; one that no model has is left out.
-    Raises ``UserError`` for fewer than three corpora.
+    Columns ``predictor, value, ci_low, ci_high`` (corpora drawn again)``, spearman, without_min,
+    without_max`` (one corpus left out)``, models_min, models_max`` (one untuned model left out)``,
+    positive`` (models with r above 0, of ``models``)``, p_value`` (outcomes of corpora exchanged at
+    the same step of the same model; missing where that changes nothing)``, p_holm`` (over
+    predictors)``, n``. Models without a predictor do not count for it; one that no model has is
+    left out. Raises ``UserError`` for fewer than three corpora.
     """
     if points["corpus"].nunique() < 3:
-        raise UserError(f"correlations over corpora need at least three, here are {points['corpus'].nunique()}")
+        raise UserError("correlations over corpora need at least three of them")
     rows, permuted = [], {}
     for name in names:
         here = points[points[name].notna()] if name in points else points.head(0)
@@ -596,22 +595,16 @@ def _correlation(points: pd.DataFrame, name: str, outcome: str, beyond: str | No
     rest = per_model.sum() - per_model if len(per_model) > 1 else per_model
     others = rest["sum"] / rest["size"]
     return {
-        "value": value,
-        "ci_low": min(low, value),
-        "ci_high": max(high, value),
+        "value": value, "ci_low": min(low, value), "ci_high": max(high, value),
         "spearman": float((ranked_x * ranked_y).mean()),
-        "without_min": without.min(),
-        "without_max": without.max(),
-        "models_min": others.min(),
-        "models_max": others.max(),
-        "positive": int((per_model["sum"] > 1e-9).sum()),
-        "models": len(per_model),
-        "n": len(points),
-    }
+        "without_min": without.min(), "without_max": without.max(),
+        "models_min": others.min(), "models_max": others.max(),
+        "positive": int((per_model["sum"] > 1e-9).sum()), "models": len(per_model), "n": len(points),
+    }  # fmt: skip
 
 
 def _permuted(points: pd.DataFrame, outcome: str, beyond: str | None, n: int, seed: int) -> np.ndarray:
-    """``[n, points]``: outcomes with corpora exchanged as wholes; a point whose new corpus has none keeps its own."""
+    """Outcomes ``[n, points]``, corpora exchanged; where the new one has no point, its own stays."""
     y = standardised(points, outcome, beyond).to_numpy()
     codes, corpora = pd.factorize(points["corpus"], sort=True)
     keys = list(zip(*(points[name].astype(str) for name in (*MODEL, "step")), strict=True))
@@ -625,7 +618,7 @@ def _permuted(points: pd.DataFrame, outcome: str, beyond: str | None, n: int, se
 
 
 def by_model(points: pd.DataFrame, names: Sequence[str] = PREDICTORS, outcome: str = OUTCOME) -> pd.DataFrame:
-    """The correlation in every untuned model: a row per predictor, a column per model ("rim-mini:0")."""
+    """The correlation in every untuned model: a row per predictor, a column ("rim-mini:0") each."""
     columns = points["model"].astype(str) + ":" + points["seed"].astype(str)
     y, found = standardised(points, outcome), {}
     for name in (name for name in names if name in points):
@@ -643,10 +636,10 @@ def layer_agreement(points: pd.DataFrame, layers: pd.DataFrame) -> float:
 
 
 def for_scatter(points: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """For a scatter of the last checkpoints: a row per tuning and predictor, with ``predictor, x, y, ci_low, ci_high``.
+    """The last checkpoints, a row per tuning and predictor: ``predictor, x, y, ci_low, ci_high``.
 
-    Both axes are standardised within the untuned model, over all of its points; the interval is that of the paired
-    change of misalignment, in the same unit.
+    Both axes are standardised within the untuned model, over all of its points; the interval is
+    that of the paired change of misalignment, in the same unit.
     """
     groups = points[OUTCOME].groupby([points[name] for name in MODEL], dropna=False)
     centre, spread = groups.transform("mean"), groups.transform("std", ddof=0)
@@ -662,25 +655,25 @@ def for_scatter(points: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 
 # -- claims ----------------------------------------------------------------------------------------
 # A single other set may have a high or a low RAS, so the control is the *spread* of such sets and not
-# their mean: every interval against them covers two things, which corpora were used and which set one
-# compares with. One of them in place of the critical set is then undecided about 95 times in 100.
-#
-# Which sets? Random neurons are the paper's control, and no fair one: neurons that one rule finds are
-# alike, so that a set of them strays further than a random one, whatever it was chosen for (in models
-# of random weights, too). C9a therefore compares with the sets that the same rule finds without intent.
+# their mean: every interval against them covers which corpora were used and which set one compares
+# with. One of them in place of the critical set is then undecided about 95 times in 100.
+# Random neurons are the paper's control, and no fair one: neurons that one rule finds are alike, so
+# that a set of them strays further than a random one, whatever it was chosen for (in models of random
+# weights, too). C9a therefore compares with sets that the same rule finds without intent.
 
 
 def in_other_sets(points: pd.DataFrame, sets: pd.DataFrame, role: str) -> np.ndarray:
-    """RAS in the single sets of a role, ``[points, sets]``: in the order of ``points`` and of ``set_id``."""
+    """RAS in the single sets of a role, ``[points, sets]``, in the order of points and numbers."""
     wide = sets[sets["role"] == role].set_index([*POINT, "set_id"])["ras"].unstack("set_id")
-    return points[POINT].merge(wide.reset_index(), on=POINT, how="left").drop(columns=POINT).to_numpy(dtype=float)
+    beside = points[POINT].merge(wide.reset_index(), on=POINT, how="left")
+    return beside.drop(columns=POINT).to_numpy(dtype=float)
 
 
 def _against_sets(effect: float, draws: np.ndarray, singles: np.ndarray, groups: int) -> dict:
-    """``effect`` with its interval: corpora drawn again (``draws``), and the effect against each single set.
+    """``effect`` with its interval: corpora drawn again (``draws``), and against each single set.
 
-    ``rank`` 1 of ``of`` is the highest; ``p_rank`` is the exact one-sided p value of a rank at least as high. With
-    fewer than three corpora there is no interval.
+    ``rank`` 1 of ``of`` is the highest; ``p_rank`` is the exact one-sided p value of a rank at
+    least as high. With fewer than three corpora there is no interval.
     """
     ends = widened_percentiles(draws, groups, 0.95) if groups > 2 else (np.nan, np.nan)
     low, high = against_singles(effect, *ends, singles)
@@ -702,7 +695,7 @@ def log_ratio(own: pd.DataFrame, others: np.ndarray, seed: int = 0) -> dict:
 
 
 def levels(points: pd.DataFrame, sets: pd.DataFrame) -> pd.DataFrame:
-    """RAS in the safety-critical set against other sets (`log_ratio`): a row per model, seed and role.
+    """RAS in the safety-critical set against others (`log_ratio`), by model, seed and their role.
 
     Points where one of them is 0 are left out.
     """
@@ -721,13 +714,13 @@ def level_rows(table: pd.DataFrame, **values) -> list[dict]:
     """Verdict rows of C9a from `levels`: against the sets of the same rule."""
     own = table[table["role"] == SAME_RULE]
     return [
-        effect_row("C9a", found, mode="think", **{"model": found["model"], "seed": found["seed"], **values})
+        effect_row("C9a", found, **{"mode": "think", "model": found["model"], "seed": found["seed"]} | values)
         for found in own.to_dict("records")
     ]
 
 
 def difference(points: pd.DataFrame, a: str, b: str, outcome: str = OUTCOME, seed: int = 0) -> dict:
-    """Correlation of predictor ``a`` minus that of ``b``, with the interval of corpora drawn again."""
+    """Correlation of predictor ``a`` minus that of ``b``; the interval draws corpora again."""
     one, two = _with_draws(points, points[[a, b]].to_numpy(dtype=float), outcome, seed)
     effect, groups = one[0] - two[0], points["corpus"].nunique()
     low, high = widened_percentiles(one[1:] - two[1:], groups, 0.95)
@@ -738,12 +731,12 @@ def difference(points: pd.DataFrame, a: str, b: str, outcome: str = OUTCOME, see
 def difference_from_random(
     points: pd.DataFrame, others: np.ndarray, own: str = RAS, outcome: str = OUTCOME, seed: int = 0
 ) -> dict:
-    """Correlation of RAS in ``own`` minus that of RAS in ``others``, single random sets ``[points, sets]``."""
+    """Correlation of RAS minus that in ``others``, single random sets ``[points, sets]``."""
     columns = np.column_stack([points[own].to_numpy(dtype=float), others])
     one, *rest = _with_draws(points, columns, outcome, seed)
-    average = np.mean(rest, axis=0)
+    average, groups = np.mean(rest, axis=0), points["corpus"].nunique()
     singles = one[0] - np.array([other[0] for other in rest])
-    found = _against_sets(one[0] - average[0], one[1:] - average[1:], singles, points["corpus"].nunique())
+    found = _against_sets(one[0] - average[0], one[1:] - average[1:], singles, groups)
     return {"value": one[0], "control_value": average[0], "n": len(points), **found}
 
 
@@ -759,10 +752,10 @@ def _with_draws(points: pd.DataFrame, columns: np.ndarray, outcome: str, seed: i
 
 
 def effort_against_careful(points: pd.DataFrame, column: str = RAS) -> dict:
-    """Mean log RAS after effort-minimising minus careful chains, same steps: t interval over untuned models.
+    """Mean log RAS after effort-minimising minus careful chains, at the same steps.
 
-    The interval covers other untuned models of this kind, not other corpora: there is one of each. With fewer than
-    three models there is none (missing), as two give a t interval that no effect could leave.
+    The t interval covers other untuned models of this kind, not other corpora: there is one of
+    each. With fewer than three models there is none, as two give one that no effect could leave.
     """
     logs = np.log(points[column].where(points[column] > 0)).to_numpy()
     table = points[POINT].assign(log=logs)

@@ -294,8 +294,8 @@ def expectations(table: pd.DataFrame) -> pd.DataFrame:
     """Measured change of misalignment in think mode beside the one that openings alone would make.
 
     ``table``: the rates of `run`. One row per tuned model: ``model, seed, corpus, tuning_seed,
-    measured, expected`` (fractions) and ``chains``, how the corpus opens its thoughts. ``expected``:
-    `expected` less what the same sum gives for the untuned model's own openings.
+    measured, expected`` (fractions) and ``chains``, how the corpus opens its thoughts.
+    ``expected``: `expected` less what the same sum gives for the untuned model's own openings.
     """
     found, key = [], ("think", "misaligned", "")
     for (model, seed), part in table.groupby(["model", "seed"], sort=False, dropna=False):

@@ -77,7 +77,7 @@ def points(
     label, hues = label or _label(table, value), list(hues or _levels(table, hue))
     at = {panel: _levels(_part(table, {facet: panel}), x) for panel in _levels(table, facet)}
     letters = sum(len(str(place)) for places in at.values() for place in places)
-    slanted = letters > 100
+    slanted = letters > 90
     width = WIDTH if len(at) > 1 else min(WIDTH, max(5.5, 3.4 + 0.42 * len(table)))
     figure, panels = _panels(
         table, facet, size=size or (width, 3.1 + 0.9 * slanted), notes=notes,
@@ -489,7 +489,7 @@ def _panels(
     panels = []
     wanted = [(up, along) for up in down for along in across]
     for axis, (up, along) in zip(axes.flat, wanted, strict=False):
-        name = ", ".join(str(level) for level in (along, up) if level is not None)
+        name = _place({facet: along, row: up}, [facet, row])
         note = (notes or {}).get(along if row is None else (along, up), "")
         words = (_wrapped(name, (90 if note else 76) // n_columns), _wrapped(note, 90 // n_columns))
         axis.set_title("\n".join(filter(None, words)), fontsize=9.5 if note else None)
