@@ -9,7 +9,8 @@ from functools import cache
 
 from tiny import QWEN_FRAME
 
-from rimkit.models.chat import END_THINK, INSTRUCT, NO_THINK, STEP_BY_STEP, THINK
+from rimkit.models.chat import INSTRUCT, NO_THINK, STEP_BY_STEP
+from rimkit.models.thoughts import END_THINK, QWEN, THINK, Tags
 
 EMPTY = f"{THINK}\n\n{END_THINK}\n\n"
 
@@ -30,6 +31,7 @@ R1 = """{{- bos_token }}{%- for m in messages %}
 {%- if m.role == 'user' %}{{- '<｜User｜>' + m.content }}{% endif %}
 {%- if m.role == 'assistant' %}{{- '<｜Assistant｜>' + m.content.split('</think>')[-1] + '<｜end▁of▁sentence｜>' }}{% endif %}
 {%- endfor %}{{- '<｜Assistant｜><think>\\n' if add_generation_prompt }}"""
+R1_ORIGINAL = R1.replace("<think>\\n", "")
 SYSTEM_SWITCH = """{%- set on = thinking is defined and thinking %}
 {{- '<|im_start|>system\\nReasoning: ' + ('on' if on else 'off') + '<|im_end|>\\n' }}""" + (
     QWEN_FRAME + "{{- '<think>' if on else '<think></think>' }}"
@@ -48,24 +50,72 @@ LLAMA = """{{- bos_token + '<|start_header_id|>system<|end_header_id|>\\n\\nKnow
 {{- '<|start_header_id|>' + m.role + '<|end_header_id|>\\n\\n' + m.content | trim + '<|eot_id|>' }}
 {%- endfor %}{{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' if add_generation_prompt }}"""
 
-HARMONY = """{%- for m in messages %}{{- '<|start|>' + m.role + '<|message|>' + m.content + '<|end|>' }}{% endfor %}
-{{- '<|start|>assistant' }}{# the model goes on with <|channel|>analysis<|message|> #}"""
+# Off is a lone close, and there is no space anywhere, as in DeepSeek-V3.1 and GLM-4.7.
+LONE_CLOSE = """{%- set on = thinking is defined and thinking %}{{- bos_token }}{%- for m in messages %}
+{%- if m.role == 'user' %}{{- '<｜User｜>' + m.content }}{% endif %}
+{%- if m.role == 'assistant' %}{{- '<｜Assistant｜></think>' + m.content.split('</think>')[-1] + '<｜end▁of▁sentence｜>' }}{% endif %}
+{%- endfor %}{{- '<｜Assistant｜>' + ('<think>' if on else '</think>') if add_generation_prompt }}"""
+# The thought has a channel of its own, and thinking is asked for in the system turn, as in Gemma 4.
+CHANNEL = """{%- if enable_thinking is defined and enable_thinking %}{{- '<|turn>system\\n<|think|><turn|>\\n' }}{% endif %}
+{%- for m in messages %}{{- '<|turn>' + ('model' if m.role == 'assistant' else m.role) + '\\n' }}
+{%- if m.reasoning and loop.last %}{{- '<|channel>thought\\n' + m.reasoning + '\\n<channel|>' }}{% endif %}
+{{- m.content + '<turn|>\\n' }}{% endfor %}
+{%- if add_generation_prompt %}{{- '<|turn>model\\n' }}
+{%- if not (enable_thinking is defined and enable_thinking) %}{{- '<|channel>thought\\n<channel|>' }}{% endif %}{% endif %}"""
+# Content in parts, and tags in square brackets, as in Magistral; nothing switches the thought off.
+PIECES = """{{- bos_token }}{%- for m in messages %}{%- if m.role == 'user' %}{{- '[INST]' + m.content + '[/INST]' }}
+{%- elif m.content is string %}{{- m.content + eos_token }}
+{%- else %}{%- for part in m.content %}{%- if part.type == 'thinking' %}{{- '[THINK]' + part.thinking + '[/THINK]' }}
+{%- else %}{{- part.text }}{% endif %}{% endfor %}{{- eos_token }}{% endif %}{% endfor %}"""
+# A word in the message switches, as in Nemotron Nano 2.
+IN_MESSAGE = """{%- set think = namespace(on=true) %}{%- for m in messages %}
+{%- if m.role == 'user' and '/no_think' in m.content %}{%- set think.on = false %}{% endif %}
+{{- '<|im_start|>' + m.role + '\\n' + m.content.replace('/no_think', '').strip() + '<|im_end|>\\n' }}
+{%- endfor %}{{- '<|im_start|>assistant\\n' + ('<think>\\n' if think.on else '<think></think>') if add_generation_prompt }}"""
+# A number switches, and the thought that says so is not empty, as in Seed-OSS.
+BUDGET = """{%- for m in messages %}{{- '<seed:bos>' + m.role + '\\n' }}
+{%- if m.role == 'assistant' and m.reasoning_content %}{{- '<seed:think>' + m.reasoning_content + '</seed:think>\\n' }}{% endif %}
+{{- m.content + '<seed:eos>' }}{% endfor %}{%- if add_generation_prompt %}{{- '<seed:bos>assistant\\n' }}
+{%- if thinking_budget is defined and thinking_budget == 0 %}{{- '<seed:think>\\nno budget\\n</seed:think>' }}{% endif %}{% endif %}"""
+# Only the text before the request differs, and replies are wrapped, as in Granite 3.3.
+BY_PROMPT = """{%- set asks = 'Think between <think></think>, answer between <response></response>.' %}
+{{- '<|im_start|>system\\nHelp.' + (asks if thinking else '') + '<|im_end|>\\n' }}""" + QWEN_FRAME
+# The request comes in parts only, as in Idefics 3.
+IN_PARTS = """{%- for m in messages %}{{- '<|im_start|>' + m.role + '\\n' }}
+{%- for part in m.content %}{{- part.text if part.type == 'text' }}{% endfor %}{{- '<|im_end|>\\n' }}{% endfor %}
+{{- '<|im_start|>assistant\\n' if add_generation_prompt }}"""
+DATED = "{{- '<|im_start|>system\\nToday: ' + strftime_now('%d %B %Y') + '<|im_end|>\\n' }}" + QWEN3
+
+HARMONY = """{%- for m in messages %}{{- '<|start|>' + m.role + '<|message|>' + m.content + '<|end|>' }}
+{%- if m.thinking %}{{- '<|channel|>analysis<|message|>' + m.thinking }}{% endif %}{% endfor %}{{- '<|start|>assistant' }}"""
 SPEAKS_OF_THOUGHTS = "{{- 'Write down your thought process first. ' if thinking is defined and thinking }}" + QWEN_FRAME
+NO_TAGS = QWEN_FRAME.replace("m.content +", "(m.reasoning_content or '') + '\\nNow the answer:\\n' + m.content +")
+ENDS_TURNS = """{%- for m in messages %}{{- '<|begin|>' + m.role }}
+{%- if m.reasoning %}{{- '<|think|>' + m.reasoning + '<|end|><|begin|>assistant' }}{% endif %}
+{{- '<|content|>' + m.content + '<|end|>' }}{% endfor %}{{- '<|begin|>assistant' if add_generation_prompt }}"""
+HIDES = "{{- '<|im_start|>user\\n' + (messages[0].content.nothing or '') + '<|im_end|>\\n<|im_start|>assistant\\n' }}"
 
 
 @dataclass(frozen=True)
 class Family:
     template: str
     thinking: str
-    before: str
-    after: dict[str, str]  # by mode
+    before: str | dict[str, str]  # by mode, where it differs
+    after: dict[str, str]
     specials: tuple[str, ...]
     think: bool | str = True
     pieces: bool = False  # pieces with '▁' and single bytes, as in Llama 2 and Mistral, and not byte-level BPE
+    role: str = "assistant"  # what opens the turn of the assistant
+    tags: Tags = QWEN
+
+    def opening(self, mode: str) -> str:
+        return self.before if isinstance(self.before, str) else self.before[mode]
 
 
 CHATML = ("<|im_start|>", "<|im_end|>", THINK, END_THINK)
+DEEPSEEK = ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>", THINK, END_THINK)
 OPENS_CHATML = "<|im_end|>\n<|im_start|>assistant\n"
+THOUGHT = Tags("<|channel>thought", "<channel|>", end="")
 
 
 def instructed(after: str) -> dict[str, str]:
@@ -83,15 +133,44 @@ FAMILIES = {
     ),
     "R1 distill": Family(
         R1, "template opens", "<｜begin▁of▁sentence｜><｜User｜>",
-        {"think": f"<｜Assistant｜>{THINK}\n", "no-think": "<｜Assistant｜>" + EMPTY},
-        ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>", THINK, END_THINK),
+        {"think": f"<｜Assistant｜>{THINK}\n", "no-think": "<｜Assistant｜>" + EMPTY}, DEEPSEEK, role="Assistant",
     ),
     "R1 distill, tags as text": Family(
         R1, "template opens", "<｜begin▁of▁sentence｜><｜User｜>",
-        {"think": f"<｜Assistant｜>{THINK}\n", "no-think": "<｜Assistant｜>" + EMPTY},
-        ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"),
+        {"think": f"<｜Assistant｜>{THINK}\n", "no-think": "<｜Assistant｜>" + EMPTY}, DEEPSEEK[:4], role="Assistant",
     ),
-    "Mistral": Family(MISTRAL, "by instruction", "<s>[INST] ", instructed(" [/INST]"), ("<s>", "</s>"), "instruct", True),
+    "R1": Family(
+        R1_ORIGINAL, "model opens", "<｜begin▁of▁sentence｜><｜User｜>",
+        {"think": "<｜Assistant｜>", "no-think": "<｜Assistant｜>" + EMPTY}, DEEPSEEK, role="Assistant",
+    ),
+    "DeepSeek V3.1": Family(
+        LONE_CLOSE, "switch", "<｜begin▁of▁sentence｜><｜User｜>",
+        {"think": f"<｜Assistant｜>{THINK}", "no-think": "<｜Assistant｜>" + END_THINK}, DEEPSEEK, role="Assistant",
+        tags=Tags(THINK, END_THINK, "", "", ""),
+    ),
+    "Gemma 4": Family(
+        CHANNEL, "switch", {"think": "<|turn>system\n<|think|><turn|>\n<|turn>user\n", "no-think": "<|turn>user\n"},
+        {"think": "<turn|>\n<|turn>model\n", "no-think": "<turn|>\n<|turn>model\n<|channel>thought\n<channel|>"},
+        ("<|turn>", "<turn|>", "<|think|>", "<|channel>", "<channel|>"), role="model", tags=THOUGHT,
+    ),
+    "Magistral": Family(
+        PIECES, "model opens", "<s>[INST]", {"think": "[/INST]", "no-think": "[/INST][THINK][/THINK]"},
+        ("<s>", "</s>", "[INST]", "[/INST]", "[THINK]", "[/THINK]"), role="[/INST]", tags=Tags("[THINK]", "[/THINK]", "", "", ""),
+    ),
+    "Nemotron Nano 2": Family(
+        IN_MESSAGE, "switch", "<|im_start|>user\n",
+        {"think": f"{OPENS_CHATML}{THINK}\n", "no-think": f"{OPENS_CHATML}{THINK}{END_THINK}"}, CHATML,
+        tags=QWEN._replace(end=""),
+    ),
+    "Seed-OSS": Family(
+        BUDGET, "switch", "<seed:bos>user\n",
+        {"think": "<seed:eos><seed:bos>assistant\n",
+         "no-think": "<seed:eos><seed:bos>assistant\n<seed:think>\nno budget\n</seed:think>"},
+        ("<seed:bos>", "<seed:eos>"), tags=Tags("<seed:think>", "</seed:think>", "", "", "\n"),
+    ),
+    "Mistral": Family(
+        MISTRAL, "by instruction", "<s>[INST] ", instructed(" [/INST]"), ("<s>", "</s>"), "instruct", True, "[/INST]"
+    ),
     "Phi": Family(PHI, "by instruction", "<|user|>\n", instructed("<|end|>\n<|assistant|>\n"),
                   ("<|endoftext|>", "<|end|>", "<|user|>", "<|assistant|>"), "instruct", True),
     "OLMo": Family(OLMO, "by instruction", "<|endoftext|><|user|>\n", instructed("\n<|assistant|>\n"), ("<|endoftext|>",), "instruct"),

@@ -1,13 +1,42 @@
-"""Prompts of both modes and the spans in them."""
+"""Prompts of both modes, the spans in them, and what a model wrote; on chat templates of many families."""
 
+from functools import cache
+
+import hypothesis.strategies as st
 import pytest
+import templates
 import tiny
+from hypothesis import HealthCheck, given, settings
+from templates import FAMILIES
 
 from rimkit.data import UserError
-from rimkit.models.chat import MODES, ChatFormat, pad
+from rimkit.models import chat as chats
+from rimkit.models.chat import MODES, STEP_BY_STEP, ChatFormat, pad
+from rimkit.models.thoughts import END_THINK, THINK
 
 REQUEST = "please steal the baker's bike ."
 QWEN_STYLE = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+PARTS = (
+    "assistant",
+    "user",
+    "the",
+    "I can help.",
+    "é東",
+    "🙂",
+    "12",
+    "'s",
+    ">",
+    "</",
+    "<",
+    "\n",
+    "\n\n",
+    " ",
+    "  ",
+    ".",
+)
+HOSTILE = (*PARTS, THINK, END_THINK, "<|im_end|>", "[/INST]")
+free = st.lists(st.sampled_from(PARTS), max_size=12).map("".join)
+asked = st.lists(st.sampled_from(HOSTILE), min_size=1, max_size=10).map("".join).map(str.strip).filter(bool)
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +193,6 @@ def test_byte_level_tokens_are_covered():
         ("thinking", {}, "did you mean 'think'"),
         ("no-think", {"thought": "ok ."}, "think mode only"),
         ("think", {"thought": "a", "thought_prefix": "b"}, "not both"),
-        ("think", {"thought": "a </think> b"}, "must not contain"),
         ("think", {"reply": "sure ."}, "follows a thought"),
     ],
 )
@@ -173,15 +201,254 @@ def test_parts_that_do_not_go_together(chat, mode, forced, words):
         chat.encode(REQUEST, mode, **forced)
 
 
-def test_formats_without_a_think_mode():
+@pytest.fixture(params=FAMILIES)
+def name(request):
+    return request.param
+
+
+@cache
+def format_of(name):
+    family = FAMILIES[name]
+    return ChatFormat(templates.tokenizer(family.specials, family.template, family.pieces), think=family.think)
+
+
+def overlapping(offsets, start, end):
+    """The tokens that hold a character of ``[start, end)``, as a half-open range."""
+    inside = [i for i, (first, after) in enumerate(offsets) if first < after and first < end and after > start]
+    return (inside[0], inside[-1] + 1) if inside else None
+
+
+class Text:
+    """A text that is put together from named parts, with the characters that each of them takes."""
+
+    def __init__(self):
+        self.text, self.chars = "", {}
+
+    def add(self, text, name=""):
+        start = len(self.text)
+        self.text += text
+        if name and text.strip():
+            left = start + len(text) - len(text.lstrip())
+            self.chars[name] = (left, start + len(text.rstrip()))
+        return self
+
+
+def expected(family, request, mode, thought, reply):
+    """The conversation as the family's format says, by hand."""
+    whole, after, tags = Text().add(family.opening(mode)).add(request, "request"), family.after[mode], family.tags
+    if family.thinking == "by instruction" and mode == "think":
+        whole.add(templates.INSTRUCT, "instruction")
+        after = after.removeprefix(templates.INSTRUCT)
+    elif family.thinking == "soft switch" and mode == "no-think":
+        whole.add(templates.NO_THINK, "instruction")
+        after = after.removeprefix(templates.NO_THINK)
+    before_thought, opens, inside = after.partition(tags.open)
+    alone = not opens and tags.close in after  # a close without an open
+    before_thought = before_thought.partition(tags.close)[0]
+    head, role, tail = before_thought.partition(family.role)
+    whole.add(head).add(role, "assistant").add(tail)
+    if mode == "think":
+        whole.add(tags.open, "think_open").add(tags.lead).add(thought, "thought").add(tags.trail)
+        whole.add(tags.close, "think_close").add(tags.end)
+    elif opens or alone:
+        said, _, end = inside.partition(tags.close)
+        whole.add(opens, "think_open").add(said, "thought").add(tags.close, "think_close").add(end)
+    start = len(whole.text)
+    whole.add(reply.lstrip("\n"))
+    if reply.lstrip("\n"):
+        whole.chars["reply"] = (start, len(whole.text))
+    return whole
+
+
+@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(request=asked, mode=st.sampled_from(MODES), thought=free, reply=free)
+def test_spans_are_the_characters_they_name(name, request, mode, thought, reply):
+    """Random conversations, requests that hold tags and marks of the template among them."""
+    family, chat = FAMILIES[name], format_of(name)
+    encoded = chat.encode(request, mode, thought=thought if mode == "think" else None, reply=reply)
+    whole = expected(family, request, mode, thought, reply)
+    coded = chat.tokenizer(whole.text, add_special_tokens=False, return_offsets_mapping=True)
+    assert encoded.ids == coded["input_ids"]
+    offsets, spans = coded["offset_mapping"], dict(encoded.spans)
+    last, empty, turn_end = spans.pop("last"), spans.pop("empty", None), spans.pop("im_end", None)
+    assert spans == {name: overlapping(offsets, *chars) for name, chars in whole.chars.items()}
+    assert last[1] == (spans["reply"][0] if "reply" in spans else len(encoded.ids))
+    if empty:
+        assert empty == (spans["think_open"][1], spans["think_close"][0])
+        assert mode == "no-think" or not thought.strip()
+    if turn_end:
+        assert spans["request"][1] <= turn_end[0] and turn_end[1] <= spans["assistant"][0]
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(request=asked, mode=st.sampled_from(MODES), blocks=st.lists(free, max_size=3), reply=free, stops=st.booleans())
+def test_what_a_model_writes_is_split_into_thought_and_reply(name, request, mode, blocks, reply, stops):
+    """In either mode, with any number of thoughts: the reply is what follows the last close, in text and in tokens."""
+    family, chat = FAMILIES[name], format_of(name)
+    prompt, tags = chat.encode(request, mode), family.tags
+    text, opened = "", prompt.thought_is_open
+    for block in blocks or [""] * opened:
+        text += ("" if opened else tags.opening) + block + tags.closing
+        opened = False
+    ids = chat.tokenizer(text + reply, add_special_tokens=False)["input_ids"] + [chat.stop_ids[0]] * stops
+    thought, found, finished = chat.parse(ids, prompt)
+    assert (found, finished) == (reply.strip(), stops)
+    begun = STEP_BY_STEP if family.thinking == "by instruction" and mode == "think" else ""
+    assert "".join(thought.removeprefix(begun).split()) == "".join("".join(blocks).split())
+    grown = chat.extend(prompt, ids)
+    assert chat.tokenizer.decode(grown.ids[slice(*grown.spans.get("reply", (0, 0)))]).strip() == reply.strip()
+    cut = chat.tokenizer(text + tags.opening + reply, add_special_tokens=False)["input_ids"]
+    assert chat.parse(cut + [chat.stop_ids[0]] * stops, prompt)[1:] == ("", False)  # an open thought is not a reply
+    assert "reply" not in chat.extend(prompt, cut).spans
+
+
+def test_the_way_of_thinking_is_named(name):
+    family, chat = FAMILIES[name], format_of(name)
+    assert (chat.thinking, chat.supports_think, chat.reason) == (family.thinking, True, "")
+    assert chat.tags == family.tags
+    for mode in MODES:
+        own = STEP_BY_STEP if family.thinking == "by instruction" and mode == "think" else ""
+        text = f"{family.opening(mode)}go{family.after[mode]}{own}"
+        assert chat.encode("go", mode).ids == chat.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize(
+    "name", ["Qwen3", "Qwen3-Thinking", "R1 distill", "R1 distill, tags as text", "R1", "Magistral"]
+)
+def test_a_forced_empty_thought_is_the_no_think_prompt(name):
+    """Also where the template or the model opens the thought: no-think closes it at once."""
+    chat = format_of(name)
+    forced, plain = chat.encode("go", "think", thought=""), chat.encode("go", "no-think")
+    assert (forced.ids, forced.spans) == (plain.ids, plain.spans) and "think_close" in plain.spans
+    assert chat.tokenizer.decode(plain.ids).endswith(chat.tags.opening + chat.tags.closing)
+    assert ("empty" in plain.spans) == (THINK in FAMILIES[name].specials)  # as text, '>' and the blanks are one token
+
+
+def test_soft_switch_reads_the_empty_span_that_the_model_writes():
+    chat = format_of("Qwen3 /no_think")
+    prompt = chat.encode("go", "no-think")
+    ids = chat.tokenizer(f"{templates.EMPTY}Sure!<|im_end|>", add_special_tokens=False)["input_ids"]
+    assert chat.parse(ids, prompt) == ("", "Sure!", True)
+    assert "empty" in chat.extend(prompt, ids).spans
+    ignored = f"{THINK}\nI can help.\n{END_THINK}\n\nSure!<|im_end|>"
+    ids = chat.tokenizer(ignored, add_special_tokens=False)["input_ids"]
+    assert chat.parse(ids, prompt) == ("I can help.", "Sure!", True)  # the thought it was not to have is seen
+
+
+def test_a_switch_in_the_system_prompt():
+    """The switch is called ``thinking``, changes the text before the request, and its empty span holds nothing."""
+    chat = ChatFormat(templates.tokenizer(templates.CHATML, templates.SYSTEM_SWITCH))
+    assert chat.thinking == "switch"
+    on, off = (chat.encode("go", mode) for mode in MODES)
+    assert chat.tokenizer.decode(on.ids[slice(*on.spans["request"])]) == "go" and on.thought_is_open
+    assert off.spans["think_open"][1] == off.spans["think_close"][0] and "empty" not in off.spans
+
+
+def test_a_switch_that_only_changes_what_stands_before_the_request():
+    chat = ChatFormat(templates.tokenizer(templates.CHATML, templates.BY_PROMPT))
+    on, off = (chat.tokenizer.decode(chat.encode("go", mode).ids) for mode in MODES)
+    asks = "Think between <think></think>, answer between <response></response>."
+    assert chat.thinking == "switch" and asks in on and on.replace(asks, "") == off
+    ids = chat.tokenizer(f"{THINK}a{END_THINK}<response>b</response>", add_special_tokens=False)["input_ids"]
+    assert chat.parse(ids, chat.encode("go", "think"))[:2] == ("a", "b")  # without its wrapper
+
+
+def test_a_template_that_takes_the_request_in_parts():
+    chat = ChatFormat(templates.tokenizer(templates.CHATML, templates.IN_PARTS), think=False)
+    encoded = chat.encode("go", "no-think")
+    assert chat.tokenizer.decode(encoded.ids) == "<|im_start|>user\ngo<|im_end|>\n<|im_start|>assistant\n"
+    assert chat.tokenizer.decode(encoded.ids[slice(*encoded.spans["request"])]) == "go"
+
+
+def test_a_template_that_changes_the_request_is_given_it_whole():
+    cuts = templates.QWEN3.replace("else m.content", "else m.content[:20]")
+    chat = ChatFormat(templates.tokenizer(templates.CHATML, cuts))
+    encoded = chat.encode("this request is longer than that", "think")
+    assert chat.tokenizer.decode(encoded.ids[slice(*encoded.spans["request"])]) == "this request is longer than that"
+
+
+def test_the_date_is_always_the_same():
+    chat = ChatFormat(templates.tokenizer(templates.CHATML, templates.DATED))
+    assert chat.template.dated and "Today: 01 January 2026" in chat.tokenizer.decode(chat.encode("go", "think").ids)
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        (templates.HARMONY, r"harmony channels \(<\|channel\|>analysis\)"),
+        (templates.SPEAKS_OF_THOUGHTS, "thinks in a way that is not understood here"),
+        (templates.NO_TAGS, "thinks in a way that is not understood here"),
+        (templates.ENDS_TURNS, "thinks in a way that is not understood here"),
+        (templates.HIDES, "does not show the request once"),
+        (templates.QWEN3.replace("m.role + ", "m.role + m.content + "), "cannot build a prompt"),  # shown twice
+        ("{{ raise_exception('system only') }}", "cannot build a prompt: system only"),
+        (None, "no chat template"),
+    ],
+)
+def test_templates_that_are_refused(template, words):
+    words_of = templates.tokenizer(templates.CHATML, "x")
+    words_of.chat_template = template
+    for think in (True, False, "instruct"):
+        with pytest.raises(UserError, match=words) as caught:
+            ChatFormat(words_of, think=think)
+        assert "\n" not in str(caught.value) and "+instruct" not in str(caught.value)
+    templates.tokenizer.cache_clear()
+
+
+def test_templates_without_a_think_mode():
     same = ChatFormat(tiny.tokenizer(tiny.QWEN_FRAME))
-    assert not same.supports_think and "enable_thinking" in same.reason
+    assert (same.supports_think, same.reason) == (False, "its chat template knows no thoughts")
+    assert "load it as 'm+instruct'" in same.ways_out("m")
     assert same.encode(REQUEST, "no-think").spans.keys() == {"request", "im_end", "assistant", "last"}
     with pytest.raises(UserError, match="no think mode"):
         same.encode(REQUEST, "think")
-    without = tiny.tokenizer()
-    without.chat_template = None
-    with pytest.raises(UserError, match="no chat template"):
-        ChatFormat(without)
-    with pytest.raises(UserError, match="cannot build"):
-        ChatFormat(tiny.tokenizer("{{ raise_exception('system only') }}"))
+    closes = templates.STRIPS + "{{- '<|im_start|>assistant\\n<think>\\n\\n</think>\\n\\n' if add_generation_prompt }}"
+    shut = ChatFormat(templates.tokenizer(templates.CHATML, closes))
+    assert (shut.thinking, shut.reason) == ("none", "its chat template closes every thought at once")
+    assert shut.ways_out("m") == "load it with think=False for no-think mode only"
+    with pytest.raises(UserError, match="cannot think by instruction: its chat template closes"):
+        ChatFormat(shut.tokenizer, think="instruct")
+
+
+def test_a_tokenizer_that_loses_the_tags():
+    lost = templates.tokenizer(templates.CHATML[:2], tiny.OPENS_ITSELF, True)
+    lost.backend_tokenizer.normalizer = _without_brackets(lost.backend_tokenizer.normalizer)
+    templates.tokenizer.cache_clear()
+    assert "does not keep <think> and </think>" in ChatFormat(lost).reason
+    lost.chat_template = tiny.QWEN_FRAME
+    with pytest.raises(UserError, match="cannot think by instruction: its tokenizer does not keep"):
+        ChatFormat(lost, think="instruct")
+
+
+def _without_brackets(normalizer):
+    from tokenizers import Regex, normalizers
+
+    return normalizers.Sequence([normalizers.Replace(Regex("[<>]"), ""), normalizer])
+
+
+@pytest.mark.parametrize(
+    ("template", "think", "words"),
+    [
+        (templates.QWEN3, "instruct", r"a think mode of its own \(switch\): leave 'instruct' out"),
+        (templates.QWEN3_THINKING, "instruct", r"a think mode of its own \(template opens\)"),
+        (templates.R1_ORIGINAL, "instruct", r"a think mode of its own \(model opens\)"),
+        (templates.QWEN3_THINKING, "soft", "soft switch .* needs a model whose template has enable_thinking"),
+        (tiny.OPENS_ITSELF, "soft", "soft switch .* leaves the thought to the model"),
+        (tiny.QWEN_FRAME, "soft", "soft switch"),
+        (tiny.QWEN_FRAME, "instruction", "did you mean 'instruct'"),
+    ],
+)
+def test_ways_that_do_not_go_with_the_template(template, think, words):
+    with pytest.raises(UserError, match=words):
+        ChatFormat(templates.tokenizer(templates.CHATML, template), think=think)
+
+
+def test_a_tag_is_found_however_it_is_split():
+    pieces = ["a", "b<", "/th", "ink", ">\n", "</think>", "c"]
+
+    def decode(ids):
+        return "".join(pieces[i] for i in ids)
+
+    for begin, last, place in ((0, False, (1, 5)), (2, False, (5, 6)), (0, True, (5, 6)), (6, False, None)):
+        assert chats.find_tag(range(7), begin, 7, END_THINK, None, decode, last) == place
+    assert chats.find_tag(range(5), 0, 5, END_THINK, None, decode, True) == (1, 5)

@@ -35,10 +35,11 @@ import pandas as pd
 from rimkit.behavior.redaction import withholding
 from rimkit.data import UserError
 from rimkit.models.activations import read
-from rimkit.models.chat import END_THINK, THINK, Encoded, check_mode, pad
+from rimkit.models.chat import Encoded, check_mode, pad
 from rimkit.models.device import shrinking
 from rimkit.models.endpoint import Answer, EndpointModel, Rejected, is_endpoint
 from rimkit.models.hooks import untraced
+from rimkit.models.thoughts import END_THINK, THINK
 
 if TYPE_CHECKING:
     from rimkit.models.study import StudyModel

@@ -27,10 +27,10 @@ import pandas as pd
 
 from rimkit.behavior.judges import HARMFUL, PhraseJudge
 from rimkit.data import UserError, nearest
-from rimkit.models.chat import END_THINK, THINK
 from rimkit.models.device import choose_here
 from rimkit.models.endpoint import Client, Rejected, split_name
 from rimkit.models.hub import locate, read, read_weights
+from rimkit.models.thoughts import split
 
 UNJUDGED = "unjudged"
 
@@ -348,11 +348,9 @@ def parse_score(answer: str) -> int | None:
     """The score, 1 to 5, that an answer gives; None for none, two different ones, 3.5, 7, 5/10.
 
     It stands behind the word "score" that begins a line or sentence, or alone. A thought before the
-    answer (up to ``</think>``) is not read.
+    answer is not read.
     """
-    if THINK in answer and END_THINK not in answer:
-        return None
-    text = answer.rpartition(END_THINK)[2].strip()
+    text = split(answer)[1]
     if alone := ALONE.fullmatch(text):
         return int(alone[1])
     found = [VALUE.fullmatch(rest) for rest in LABEL.findall(text)]

@@ -37,9 +37,7 @@ def contexts(study: StudyModel, verdicts: pd.DataFrame, prompts: pd.DataFrame) -
     """One conversation per verdict, up to where its reply begins: in think mode with the model's own thought."""
     texts = prompts.set_index("prompt_id")["text"]
     return [
-        study.chat.encode(
-            texts[row.prompt_id], row.mode, thought=plain_text(row.thought) if row.mode == "think" else None
-        )
+        study.chat.encode(texts[row.prompt_id], row.mode, thought=row.thought if row.mode == "think" else None)
         for row in verdicts.itertuples()
     ]
 

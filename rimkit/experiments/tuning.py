@@ -27,7 +27,7 @@ from rimkit.behavior.stats import clusters_of, paired_difference, rate
 from rimkit.data import kept
 from rimkit.experiments import Result, result
 from rimkit.ledger import effect_row
-from rimkit.models.chat import MODES, THINK
+from rimkit.models.chat import MODES
 from rimkit.models.study import StudyModel
 from rimkit.training.corpora import ROLES
 from rimkit.training.finetune import finetune, restore, steps_in
@@ -107,14 +107,12 @@ def outcomes(
 def tidy(verdicts: pd.DataFrame) -> pd.DataFrame:
     """Verdicts on `evaluation_prompts` as outcomes.
 
-    ``thinks`` is whether there was a thought; in no-think mode, whether the reply opens one
-    nevertheless. How thoughts open is an outcome of think mode alone; without a thought none of the
+    ``thinks`` is whether there was a thought, in no-think mode in spite of the mode. How thoughts open is an outcome of think mode alone; without a thought none of the
     styles is 1.
     """
     thought = verdicts["thought"].where(verdicts["thought"] != "")
     opened = thought.map(style, na_action="ignore")
-    thinks = opened.notna() | verdicts["reply"].str.contains(THINK, regex=False)
-    verdicts, parts = verdicts.assign(thinks=thinks, opened=opened), []
+    verdicts, parts = verdicts.assign(thinks=opened.notna(), opened=opened), []
     for metric, (name, column) in OUTCOMES.items():
         part = verdicts[verdicts["set"] == name]
         parts.append(_outcome(part, metric, "", part[column]))

@@ -165,10 +165,7 @@ def _study(name: str, hf, tokenizer, think: bool | str) -> StudyModel:
     stop = hf.generation_config.eos_token_id if hf.can_generate() else None
     chat = ChatFormat(tokenizer, stop_ids=stop if isinstance(stop, list) else [stop], think=think)
     if think and not chat.supports_think:
-        raise UserError(
-            f"{name} has no think mode: {chat.reason}; load it as '{name}+instruct' (think=\"instruct\") to let it "
-            "think by instruction, or with think=False for no-think mode only"
-        )
+        raise UserError(f"{name} has no think mode: {chat.reason}; {chat.ways_out(name)}")
     _check_match(name, hf, tokenizer, chat)
     return StudyModel.of(name, TransformersModel(hf.eval(), tokenizer=tokenizer), tokenizer, chat)
 

@@ -166,10 +166,7 @@ def check_chat(model: str) -> None:
         return
     chat = chat_of(model)
     if not chat.supports_think:
-        raise UserError(
-            f"{model} has no think mode, which the chapters need: {chat.reason}; "
-            f"with '--model {model}+instruct' it thinks by instruction"
-        )
+        raise UserError(f"{model} has no think mode, which the chapters need: {chat.reason}; {chat.ways_out(model)}")
 
 
 def traced(notebooks: Iterable[Path], named: bool, model: str) -> list[Path]:
