@@ -147,7 +147,7 @@ def test_what_is_tuned_keeps_its_way_of_thinking(thoughtless):
 def test_the_chapters_can_be_told(thoughtless):
     assert find_model(f"{thoughtless}+instruct") == f"{thoughtless}+instruct"
     check_chat(f"{thoughtless}+instruct")
-    with pytest.raises(UserError, match=r"with '--model .*tiny\+instruct' it thinks by instruction"):
+    with pytest.raises(UserError, match=r"load it as '.*tiny\+instruct' .* to let it think by instruction"):
         check_chat(str(thoughtless))
 
 
@@ -161,7 +161,10 @@ def test_notes_and_refusals_of_other_templates(thoughtless, capsys):
     (thoughtless / "chat_template.jinja").write_text(templates.HARMONY)
     assert "harmony channels" in refusal(thoughtless)
     (thoughtless / "chat_template.jinja").write_text(templates.SPEAKS_OF_THOUGHTS)
-    assert "yields no think span" in refusal(thoughtless)
+    assert "not understood here" in refusal(thoughtless) and "+instruct" not in refusal(thoughtless)
+    (thoughtless / "chat_template.jinja").write_text(templates.DATED)
+    assert load(thoughtless).chat.thinking == "switch"
+    assert "tiny: its template writes the date, which is always 01 January 2026" in capsys.readouterr().out
 
 
 def test_spread_over_what_is_there_gives_the_same_model(thoughtless):

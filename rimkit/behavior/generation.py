@@ -39,7 +39,7 @@ from rimkit.models.chat import Encoded, check_mode, pad
 from rimkit.models.device import shrinking
 from rimkit.models.endpoint import Answer, EndpointModel, Rejected, is_endpoint
 from rimkit.models.hooks import untraced
-from rimkit.models.thoughts import END_THINK, THINK
+from rimkit.models.thoughts import END_THINK, STRAY, THINK, split, without_tags
 
 if TYPE_CHECKING:
     from rimkit.models.study import StudyModel
@@ -114,7 +114,17 @@ def generate(
     answered = [(job[0], mode, job[1], *rows[job]) for job in jobs if job in rows]
     replies = pd.DataFrame(answered, columns=COLUMNS)
     replies.attrs["interrupted"] = interrupted
+    _say_strange_tags(model, replies)
     return replies
+
+
+def _say_strange_tags(model: StudyModel | EndpointModel, replies: pd.DataFrame) -> None:
+    """Say, once for a model and tag, that replies hold tags like those of thoughts, which nobody knows."""
+    found = [] if model.invented else [tag[0] for tag in map(STRAY.search, replies["reply"]) if tag]
+    if found and found[0] not in model.said:
+        model.said.add(found[0])
+        mode = replies["mode"].iloc[0]
+        print(f"{model.name}: {len(found)} of {len(replies)} {mode} replies hold tags that are not known: {found[0]}")
 
 
 def _local(model: StudyModel, mode: str, encoded: dict, jobs: list, luck: dict, around, batch_size: int, *,
@@ -246,17 +256,10 @@ def _forced(texts: Forced, prompt_ids: pd.Series, argument: str) -> dict[str, st
     missing = [prompt_id for prompt_id in prompt_ids if prompt_id not in texts]
     if missing:
         raise UserError(f"{argument} has no text for prompt_id {missing[0]!r}")
-    plain = {prompt_id: plain_text(texts[prompt_id]) for prompt_id in prompt_ids}
+    plain = {prompt_id: without_tags(texts[prompt_id]) for prompt_id in prompt_ids}
     if changed := sum(plain[prompt_id] != texts[prompt_id] for prompt_id in plain):
         print(f"note: {changed} of {len(plain)} forced thoughts held think tags, which are left out")
     return plain
-
-
-def plain_text(thought: str) -> str:
-    """A thought without tags: a lost model may write them anywhere."""
-    if THINK not in thought and END_THINK not in thought:
-        return thought
-    return thought.replace(THINK, "").replace(END_THINK, "").strip()
 
 
 def _fitting(encoded: dict[str, Encoded], max_new_tokens: int, context: int) -> set[str]:
@@ -360,7 +363,7 @@ def _raw(tokenizer, ids: list[int]) -> str | list[int]:
 
 def _keep_tags(model: EndpointModel) -> dict:
     """Servers drop special tokens from raw text, and think tags that are special; vLLM and SGLang can be told."""
-    special = {THINK, END_THINK} & {
+    special = set(model.chat.tags[:2]) & {
         token.content for token in model.tokenizer.added_tokens_decoder.values() if token.special
     }
     return {"skip_special_tokens": False} if special else {}
@@ -373,7 +376,7 @@ def _told(model: EndpointModel, answers: dict, mode: str, encoded: dict | None) 
     rows = dict.fromkeys(answers, NOTHING)
     for job, answer in there.items():
         thought, reply, finished = (
-            _continued(model, answer, encoded[job[0]]) if encoded else split(answer, mode, opened)
+            _continued(model, answer, encoded[job[0]]) if encoded else parts_of(answer, opened)
         )
         rows[job] = (thought, reply, max(answer.tokens_out - (answer.finish == STOP), 0), finished)
     n, thinking = len(rows), sum(bool(thought) for thought, *_ in rows.values())
@@ -406,23 +409,14 @@ def opens_thoughts(answers, mode: str) -> bool:
     return any(tags) or (mode == "think" and not any(plain))
 
 
-def split(answer: Answer, mode: str, opened: bool) -> tuple[str, str, bool]:
-    """``(thought, reply, finished)`` of an answer: what follows the last closed thought is the reply.
+def parts_of(answer: Answer, opened: bool) -> tuple[str, str, bool]:
+    """``(thought, reply, finished)`` of an answer, thoughts split off by the server or still in the text.
 
-    The server may have split the thought off, or left it, or a part of it, in the text. ``opened``: this
-    server's template opens the thought, so that a text without tags that was cut off is one.
+    ``opened``: a text without tags that was cut off is an open thought.
     """
-    text, thought, ended = answer.text.strip(), answer.reasoning.strip(), answer.finish == STOP
-    if END_THINK in text:
-        inside, _, text = text.rpartition(END_THINK)
-        parts = [thought, plain_text(inside).strip()]
-        return "\n\n".join(filter(None, parts)), text.strip(), ended
-    if text.startswith(THINK):
-        return text.removeprefix(THINK).strip(), "", False
-    if thought:
-        # `transformers serve` leaves the header of the turn where a tokenizer's decoding adds spaces to it
-        text = "" if HEADER.fullmatch(text) else text
-        return thought, text, ended and bool(text)
-    if opened and answer.finish == "length":
-        return text, "", False
-    return "", text, ended
+    # `transformers serve` leaves the header of the turn where a tokenizer's decoding adds spaces to it
+    text = "" if answer.reasoning and HEADER.fullmatch(answer.text.strip()) else answer.text
+    is_open = opened and answer.finish == "length" and not answer.reasoning
+    thought, reply, closed = split(text, opened=is_open)
+    whole = "\n\n".join(filter(None, (answer.reasoning.strip(), thought)))
+    return whole, reply, closed and answer.finish == STOP and bool(reply or not answer.reasoning)

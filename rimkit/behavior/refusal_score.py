@@ -21,7 +21,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from rimkit.behavior.generation import plain_text
 from rimkit.data import UserError
 from rimkit.models.activations import batches, capture, forward
 from rimkit.models.chat import Encoded

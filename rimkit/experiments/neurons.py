@@ -34,7 +34,6 @@ from scipy import stats
 from rimkit.behavior import evaluation as measure
 from rimkit.behavior import refusal_score
 from rimkit.behavior.evaluation import NOTHING, RANDOM, SELECTED, Evaluation
-from rimkit.behavior.generation import plain_text
 from rimkit.behavior.prompts import load_prompts, spread
 from rimkit.behavior.refusal_score import Readout
 from rimkit.behavior.stats import Units, auroc, matched_sets, overlap, paired_difference, rates
@@ -144,7 +143,7 @@ def conversations(study: StudyModel, prompts: pd.DataFrame, verdicts: pd.DataFra
     """Each request with its reply in ``verdicts``, thought included, and a span `SPAN` over both."""
     texts, items = prompts.set_index("prompt_id")["text"], []
     for row in verdicts.itertuples():
-        thought = plain_text(row.thought) if row.mode == "think" else None
+        thought = row.thought if row.mode == "think" else None
         text = texts[row.prompt_id]
         item = study.chat.encode(text, row.mode, thought=thought, reply=row.reply)
         span = (item.spans["request"][0], len(item.ids))

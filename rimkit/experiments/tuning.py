@@ -107,8 +107,8 @@ def outcomes(
 def tidy(verdicts: pd.DataFrame) -> pd.DataFrame:
     """Verdicts on `evaluation_prompts` as outcomes.
 
-    ``thinks`` is whether there was a thought, in no-think mode in spite of the mode. How thoughts open is an outcome of think mode alone; without a thought none of the
-    styles is 1.
+    ``thinks`` is whether there was a thought, in no-think mode in spite of the mode. How thoughts
+    open is an outcome of think mode alone; without a thought none of the styles is 1.
     """
     thought = verdicts["thought"].where(verdicts["thought"] != "")
     opened = thought.map(style, na_action="ignore")

@@ -52,7 +52,7 @@ class EndpointModel:
     here, and asking for it raises ``UserError``. ``client`` holds address, limits and further settings
     of the requests. Forced thoughts need the ``tokenizer``, which is looked for under the model's own
     name unless one is given. ``kept`` holds the answers of a call that was interrupted, in memory
-    only, so that the same call goes on from there.
+    only, so that the same call goes on from there; ``said`` the notes about it that were printed.
     """
 
     name: str
@@ -61,6 +61,7 @@ class EndpointModel:
     device: str = "endpoint"
     dtype: str = "unknown"
     kept: dict[str, Answer] = field(default_factory=dict, repr=False)
+    said: set[str] = field(default_factory=set, repr=False)
 
     @cached_property
     def tokenizer(self):

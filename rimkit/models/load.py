@@ -28,7 +28,9 @@ from rimkit.models.endpoint import connect, is_endpoint
 from rimkit.models.hooks import why_closed
 from rimkit.models.hub import Found, locate, options_of, read, read_weights, with_options
 from rimkit.models.study import StudyModel
+from rimkit.models.thoughts import TODAY
 
+DATED = f"its template writes the date, which is always {TODAY:%d %B %Y} here, so that a run can be repeated"
 ROUNDED = "its weights are rounded to 4 bits: replies and internals are those of the rounded model"
 MOST_LAYERS = 6  # of a deeper untrained model: enough for a control, and it fits beside the model itself
 
@@ -86,7 +88,8 @@ def load(
         found = locate(model, revision)
         hf, tokenizer = _from_files(found, tokenizer, device, dtype, quantize)
         study = _study(with_options(found.name, think, quantize), hf, tokenizer, think)
-        _say(study, chat.NOTES.get(study.chat.thinking, ""), ROUNDED if quantize else "")
+        dated = DATED if study.chat.template.dated else ""
+        _say(study, chat.NOTES.get(study.chat.thinking, ""), dated, ROUNDED if quantize else "")
         return study
     if tokenizer is None:
         raise UserError("a model in memory needs its tokenizer: load(model, tokenizer)")

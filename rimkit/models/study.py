@@ -22,7 +22,7 @@ class StudyModel:
     ``nn`` is the nnsight model (traces and interventions), ``hf`` the plain Hugging Face module
     inside it, ``chat`` the chat format (``chat.thinking`` says how it thinks), ``context`` the
     largest number of positions, ``pad_id`` the token that fills up batches, ``limits`` what was
-    found to be too much for the memory.
+    found to be too much for the memory, ``said`` the notes about it that were printed.
     """
 
     name: str
@@ -32,6 +32,7 @@ class StudyModel:
     context: int
     pad_id: int
     limits: dict[str, int] = field(default_factory=dict)
+    said: set[str] = field(default_factory=set, repr=False)
 
     stream = activations.stream  # pooled internals, batch by batch; other kinds of models read elsewhere
 

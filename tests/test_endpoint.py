@@ -141,13 +141,20 @@ def one_reply(*answer_of, mode="think", **message):
         ((None,), {"reasoning": "hm ."}, ("hm .", "", 6, False)),
         (("<think>\nhm . hm", "length"), {}, ("hm . hm", "", 7, False)),
         (("sure . and so", "length"), {}, ("sure . and so", "", 7, False)),  # nothing says that it is no thought
-        (("<think>hm .</think>\n<think>so .</think>\nno .",), {}, ("hm .\nso .", "no .", 6, True)),
+        (("<think>hm .</think>\n<think>so .</think>\nno .",), {}, ("hm .\n\nso .", "no .", 6, True)),
         (("so .</think>\nno .",), {"reasoning": "hm ."}, ("hm .\n\nso .", "no .", 6, True)),
         (("\n</think>\n\nno .",), {"reasoning_content": "hm ."}, ("hm .", "no .", 6, True)),
-        (("<think>hm .</think> so </think>no .",), {}, ("hm . so", "no .", 6, True)),
+        (("<think>hm .</think> so </think>no .",), {}, ("hm .\n\nso", "no .", 6, True)),
         (([{"type": "thinking", "thinking": [{"type": "text", "text": "hm ."}]}, {"type": "text", "text": "no ."}],), {}, ("hm .", "no .", 6, True)),
         (("sure .",), {}, ("", "sure .", 6, True)),
         (("<think>\n\n</think>\n\nsure .",), {}, ("", "sure .", 6, True)),
+        (("<think>a</think>\n<think>b</think>\nsure .",), {}, ("a\n\nb", "sure .", 6, True)),  # several blocks
+        (("<think>a</think>sure .",), {"reasoning": "hm ."}, ("hm .\n\na", "sure .", 6, True)),  # the parser left one
+        (("\n</think>\n\nsure .",), {"reasoning": "hm ."}, ("hm .", "sure .", 6, True)),  # and here a close
+        (("a</think>b</think>sure .",), {}, ("a\n\nb", "sure .", 6, True)),
+        (("[THINK]a[/THINK]sure .",), {}, ("a", "sure .", 6, True)),
+        (("<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>sure .",), {},
+         ("a", "sure .", 6, True)),
     ],
 )  # fmt: skip
 def test_thought_and_reply_are_told_apart_in_every_form(answer, message, expected):
@@ -257,6 +264,26 @@ def test_a_server_that_ignores_the_mode_is_named(capsys):
     thought, reply, *_ = one_reply("no .", mode="no-think", reasoning="hm .")
     assert (thought, reply) == ("hm .", "no .")
     assert "1 of 1 no-think replies hold a thought: the server ignores the mode" in capsys.readouterr().out
+
+
+def test_a_server_that_never_thinks_and_tags_that_nobody_knows_are_named(capsys):
+    with serving.Scripted(lambda *_: serving.said("<reflection>hm</reflection> sure .")) as server:
+        generate(model(server.url), PROMPTS, **QUIET)
+    said = capsys.readouterr().out
+    assert "none of 3 think replies holds a thought" in said
+    assert "3 of 3 think replies hold tags that are not known: <reflection>" in said
+
+
+@pytest.mark.parametrize("mode", ["think", "no-think"])
+def test_thoughts_are_told_apart_in_either_mode(mode):
+    thought, reply, *_ = one_reply("<think>\nI could .\n</think>\n\nno .", mode=mode)
+    assert (thought, reply) == ("I could .", "no .")
+
+
+def test_where_all_answers_were_cut_off_none_is_a_reply():
+    with serving.Scripted(lambda *_: serving.said("first I would", "length")) as server:
+        replies = generate(model(server.url), PROMPTS, **QUIET)
+    assert set(replies["reply"]) == {""} and not replies["finished"].any()
 
 
 def test_a_failure_in_the_middle_keeps_the_answers_and_the_same_call_goes_on(capsys):
