@@ -41,6 +41,5 @@ def test_their_rows_are_about_that_model(done):
     out, _ = done
     rows = ledger.read(out)
     assert set(rows["model"]) == {"model"}
-    assert {"C8a", "C8b", "C10a"} <= set(rows["claim"])
-    verdict = rows[(rows["claim"] == "C8a") & (rows["condition"] == "all")]
-    assert verdict["effect"].tolist() == [0.0]
+    assert set(rows["claim"]) == {"C8a", "C8b", "C9a"}  # C10 is about several tuned models: `rk.ras.pooled_rows`
+    assert rows.loc[rows["claim"] == "C8a", "effect"].tolist() == [0.0]
