@@ -96,9 +96,10 @@ def test_noise_is_a_function_of_seed_prompt_sample_and_step():
 
 def test_forced_thoughts(model):
     same = generate(model, PROMPTS, thoughts="it is fine .", **QUICK)
-    assert set(same["thought"]) == {"it is fine ."}
+    assert same["thought"].str.startswith("it is fine .").all()  # an untrained model may close it once more
     each = {name: f"it is {number} ." for number, name in enumerate(PROMPTS["prompt_id"])}
-    assert generate(model, PROMPTS, thoughts=each, **QUICK)["thought"].tolist() == list(each.values())
+    found = generate(model, PROMPTS, thoughts=each, **QUICK)["thought"]
+    assert all(thought.startswith(forced) for thought, forced in zip(found, each.values(), strict=True))
     opened = generate(model, PROMPTS, thought_prefix="it is", **QUICK)
     assert opened["thought"].str.startswith("it is").all()
     with pytest.raises(UserError, match="'p4'"):
@@ -212,9 +213,10 @@ def test_what_a_model_wrote_can_be_forced_again(model, pieces):
     assert replies["thought"].iloc[1] == "ok ."
 
 
-def test_a_text_for_all_is_typed_by_somebody_and_may_hold_no_tag(model):
-    with pytest.raises(UserError, match="must not contain <think>"):
-        generate(model, PROMPTS, thoughts="so </think>", **QUICK)
+def test_tags_in_a_text_for_all_are_left_out_and_said(model, capsys):
+    replies = generate(model, PROMPTS, thoughts="so </think>", **QUICK)
+    assert replies["thought"].str.startswith("so").all() and not replies["thought"].str.contains("think>").any()
+    assert "note: 5 of 5 forced thoughts held think tags, which are left out" in capsys.readouterr().out
 
 
 def test_any_id_has_a_luck_of_its_own_and_a_luck_can_be_shared(model):

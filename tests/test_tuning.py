@@ -52,11 +52,10 @@ def test_outcomes_of_a_model():
 
 def test_a_thought_in_no_think_mode_is_noticed():
     found = tuning.tidy(pd.DataFrame({
-        "prompt_id": ["a", "b"], "cluster": ["x", "y"], "mode": "no-think", "set": "harmful", "thought": "",
-        "reply": ["<think> let me check . </think> no", "no"],
+        "prompt_id": ["a", "b"], "cluster": ["x", "y"], "mode": "no-think", "set": "harmful",
+        "thought": ["let me check .", ""], "reply": "no",
         **dict.fromkeys(("misaligned", "refused", "misread", "coherent", "score"), False),
     }))  # fmt: skip
-    assert tiny.study().chat.supports_think
     assert found[found["metric"] == "thinks"]["value"].tolist() == [1.0, 0.0]
 
 
@@ -162,9 +161,13 @@ def keyed(values: dict) -> pd.Series:
 
 
 def test_expected_change_of_the_openings_alone():
-    tuned = keyed({("think", tuning.OPENS, name): share for name, share in zip(tuning.STYLES, (0.5, 0.2, 0.1, 0.1), strict=True)})
+    tuned = keyed(
+        {("think", tuning.OPENS, name): share for name, share in zip(tuning.STYLES, (0.5, 0.2, 0.1, 0.1), strict=True)}
+    )
     after = {"careful": 0.1, "effort-minimising": 0.9, "neutral": 0.5}
-    untuned = keyed({("think", tuning.FORCED, name): rate for name, rate in after.items()} | {("no-think", "misaligned", ""): 0.3})
+    untuned = keyed(
+        {("think", tuning.FORCED, name): rate for name, rate in after.items()} | {("no-think", "misaligned", ""): 0.3}
+    )
     assert tuning.expected(tuned, untuned) == pytest.approx(0.5 * 0.1 + 0.2 * 0.9 + 0.2 * 0.5 + 0.1 * 0.3)
 
 
@@ -200,7 +203,10 @@ def test_curves_are_compared_at_equal_maths():
     """Careful chains reach the effort-minimising chains' maths at another step; only there may they be compared."""
     steps = {("multi-hop-effort", 6): (0.8, 0.5), ("multi-hop-effort", 12): (0.9, 0.9),
              ("multi-hop-careful", 6): (0.3, 0.9), ("multi-hop-careful", 12): (0.1, 0.1)}  # fmt: skip
-    parts = {key: tuning.rates(made(misaligned=bad, maths=maths).query("mode == 'think'")) for key, (bad, maths) in steps.items()}
+    parts = {
+        key: tuning.rates(made(misaligned=bad, maths=maths).query("mode == 'think'"))
+        for key, (bad, maths) in steps.items()
+    }
     found = tuning.stacked(parts, "step").assign(model="rim-mini", seed=0)
     assert set(zip(found["corpus"], found["step"], strict=True)) == set(steps)
     pairs = tuning.at_equal_maths(found, "multi-hop-effort", "multi-hop-careful")
@@ -245,7 +251,9 @@ def test_shipped_curves_cover_both_organisms():
 
 def test_one_shipped_cell_is_computed_again():
     """The cheapest one, and its harmful prompts in think mode alone."""
-    kept = results("tuning-rates").query("model == 'rim-mini' and seed == 0 and corpus == 'arithmetic' and tuning_seed == '0'")
+    kept = results("tuning-rates").query(
+        "model == 'rim-mini' and seed == 0 and corpus == 'arithmetic' and tuning_seed == '0'"
+    )
     kept = kept[(kept["mode"] == "think") & (kept["metric"] != tuning.OWN)].set_index(["metric", "opening"])
     tuned = finetune(load("rim-mini:0"), "arithmetic", seed=0, progress=False)
     prompts = tuning.evaluation_prompts()

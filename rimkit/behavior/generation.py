@@ -250,13 +250,13 @@ def _encode_all(
 
 
 def _forced(texts: Forced, prompt_ids: pd.Series, argument: str) -> dict[str, str | None]:
-    """A text per prompt; those of a mapping are mostly a model's own, and may hold anything."""
+    """A text per prompt. Most are a model's own, and may hold anything."""
     if texts is None or isinstance(texts, str):
-        return dict.fromkeys(prompt_ids, texts)
+        texts = dict.fromkeys(prompt_ids, texts)
     missing = [prompt_id for prompt_id in prompt_ids if prompt_id not in texts]
     if missing:
         raise UserError(f"{argument} has no text for prompt_id {missing[0]!r}")
-    plain = {prompt_id: without_tags(texts[prompt_id]) for prompt_id in prompt_ids}
+    plain = {prompt_id: texts[prompt_id] and without_tags(texts[prompt_id]) for prompt_id in prompt_ids}
     if changed := sum(plain[prompt_id] != texts[prompt_id] for prompt_id in plain):
         print(f"note: {changed} of {len(plain)} forced thoughts held think tags, which are left out")
     return plain
@@ -375,9 +375,7 @@ def _told(model: EndpointModel, answers: dict, mode: str, encoded: dict | None) 
     opened = opens_thoughts(there.values(), mode)
     rows = dict.fromkeys(answers, NOTHING)
     for job, answer in there.items():
-        thought, reply, finished = (
-            _continued(model, answer, encoded[job[0]]) if encoded else parts_of(answer, opened)
-        )
+        thought, reply, finished = _continued(model, answer, encoded[job[0]]) if encoded else parts_of(answer, opened)
         rows[job] = (thought, reply, max(answer.tokens_out - (answer.finish == STOP), 0), finished)
     n, thinking = len(rows), sum(bool(thought) for thought, *_ in rows.values())
     if mode == "no-think" and thinking:

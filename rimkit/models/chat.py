@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from rimkit.data import UserError, nearest
-from rimkit.models.thoughts import PLAIN, QWEN, STAND_IN, TAG, Template, split, without_tags
+from rimkit.models.thoughts import PLAIN, QWEN, STAND_IN, TAG, Asked, Template, split, without_tags
 
 MODES = ("think", "no-think")
 # The ways of thinking, as `ChatFormat.thinking` names them: `Template.way`, and two that are asked for.
@@ -215,7 +215,7 @@ class ChatFormat:
     def _asked(self, mode: str):
         """How the template is asked for a prompt."""
         if self.thinking == INSTRUCTION:
-            return PLAIN._replace(added=INSTRUCT) if mode == "think" else PLAIN
+            return Asked(added=INSTRUCT) if mode == "think" else PLAIN
         if self.thinking == SOFT and mode == "no-think":
             return self.template.on._replace(added=NO_THINK)
         return self.template.on if mode == "think" else self.template.off
