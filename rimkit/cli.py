@@ -1,15 +1,17 @@
-"""The command line: what is typed and what is printed. Commands import what they need, so that help is quick.
+"""The command line: what is typed and what is printed. Commands import what they need, so that help
+is quick.
 
-Here failures become one line and an exit code: 2 for what a user can act on, 130 for an interruption, 70 for
-a fault of rimkit itself, whose details go to a file.
+Here failures become one line and an exit code: 2 for what a user can act on, 130 for an
+interruption, 70 for a fault of rimkit itself, whose details go to a file.
 """
 
 from __future__ import annotations
 
+import signal
 import sys
-from contextlib import contextmanager
+import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -18,6 +20,7 @@ from rimkit import __version__
 from rimkit.data import UserError
 
 INTERRUPTED, FAULT = 130, 70
+GO_ON = ("run", "sweep", "compare", "grid", "fetch", "lab")  # commands that keep what is done
 LINE = 300  # characters of a message, at most
 
 
@@ -31,15 +34,18 @@ class Friendly(TyperGroup):
             say(f"rimkit: {error}")
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
-            say("rimkit: interrupted; what was finished is kept, and the same command goes on from there")
+            kept = "; what was finished is kept, and the same command goes on from there"
+            say(f"rimkit: interrupted{kept if ctx.invoked_subcommand in GO_ON else ''}")
             raise typer.Exit(INTERRUPTED) from None
         except (typer.Exit, typer.Abort, typer.exceptions.TyperException):
             raise
         except OSError as error:  # a full disk, a folder of others, a name that is too long
-            say(f"rimkit: {error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+            where = f": {error.filename}" if error.filename else ""
+            say(f"rimkit: {error.strerror or error}{where}")
             raise typer.Exit(2) from None
         except Exception as error:
-            say(f"rimkit: this is a fault of rimkit: {type(error).__name__}; details in {_details()}")
+            fault = f"this is a fault of rimkit: {type(error).__name__}"
+            say(f"rimkit: {fault}; details in {_details()}")
             raise typer.Exit(FAULT) from None
 
 
@@ -50,8 +56,10 @@ def _details() -> Path:
 
     from rimkit.behavior.redaction import scrub
 
-    with tempfile.NamedTemporaryFile("w", prefix="rimkit-", suffix=".txt", delete=False, encoding="utf-8") as file:
-        file.write(scrub(f"rimkit {__version__}, {' '.join(sys.argv)}\n\n{traceback.format_exc()}"))
+    text = scrub(f"rimkit {__version__}, {' '.join(sys.argv)}\n\n{traceback.format_exc()}")
+    settings = {"prefix": "rimkit-", "suffix": ".txt", "delete": False, "encoding": "utf-8"}
+    with tempfile.NamedTemporaryFile("w", **settings) as file:
+        file.write(text)
     return Path(file.name)
 
 
@@ -67,56 +75,110 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="See, explain and test reasoning-induced misalignment (RIM): thinking makes a model comply more.\n\n"
-    "Start with 'rimkit run' (every chapter on a small embedded model, no network), or with 'rimkit lab DIR' "
-    "to work through the chapters yourself.",
+    help="See, explain and test reasoning-induced misalignment (RIM): thinking makes a model comply more."
+    "\n\nStart with 'rimkit run' (every chapter on a small embedded model, no network), or with "
+    "'rimkit lab DIR' to work through the chapters yourself.",
 )
 organism = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     help="Make the embedded models: small model organisms trained on an invented language.",
 )
+app.add_typer(organism, name="organism")
 
-Prompts = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--prompts",
-        metavar="SET=OTHER",
-        help="Another prompt set in the place of one of the workbook's: harmful=hex-phi, maths=gsm8k, "
-        "harmful=file.csv?text=goal&kind=harmful. Can be given several times; 'rimkit fetch' lists the real ones.",
-    ),
-]
-Judge = Annotated[
+
+def option(kind: Any, help: str, *names: str, **more: Any) -> Any:
+    """An option of a command; without names, called as its parameter is."""
+    return Annotated[kind, typer.Option(*names, help=help, **more)]
+
+
+def argument(kind: Any, metavar: str, help: str) -> Any:
+    """What a command takes without a name."""
+    return Annotated[kind, typer.Argument(metavar=metavar, help=help)]
+
+
+def _folder(path: Path) -> Path:
+    from rimkit.runs.execute import prepare_folder
+
+    return prepare_folder(path)
+
+
+Made = option(Path, "Folder for it; files of these names are replaced.", "--out", metavar="DIR", callback=_folder)
+Out = option(Path, "Folder for the results; the same command goes on in it.", metavar="DIR")
+Folder = argument(Path, "DIR", "Folder of a run, or one parquet file of rows.")
+Model = argument(str, "MODEL", "Embedded name, local folder, or hub id 'owner/name'; '+4bit' counts.")
+Page = option(bool, "Write the claims page at the end.", "--page/--no-page")
+Prompts = option(
+    list[str],
+    "Another prompt set in the place of one of the workbook's: harmful=hex-phi, maths=gsm8k, "
+    "harmful=file.csv?text=goal&kind=harmful. Can be given several times; 'rimkit fetch' lists the real ones.",
+    "--prompts",
+    metavar="SET=OTHER",
+)
+Judge = option(
     str,
-    typer.Option(
-        metavar="JUDGE",
-        help="organism, phrases, guard:FOLDER_OR_ID or endpoint:MODEL; without it, exact for the embedded models and "
-        "refusal phrases for others.",
-    ),
-]
-Length = Annotated[
+    "organism, phrases, guard:FOLDER_OR_ID or endpoint:MODEL; without it, exact for the embedded models and "
+    "refusal phrases for others.",
+    metavar="JUDGE",
+)
+Length = option(
     int,
-    typer.Option(
-        "--max-new-tokens",
-        min=0,
-        help="Room for the replies of your own model, thoughts included; without it what the embedded models need.",
-    ),
-]
-FETCH_HELP = """Download models and prompt sets ahead, into the cache of the Hugging Face hub.
-
-For example: rimkit fetch Qwen/Qwen3-0.6B gsm8k xstest. Without a name, list the prompt sets and what is here.
-
-Prompt sets are pinned to commits that public code uses; confirm them on the hub before you publish numbers.
-'main' can change. Sets that ask for consent need your own access: accept the conditions on their page, then
-'hf auth login'. Without network, copy the cache (HF_HOME) from a machine that has it, or point RIMKIT_DATASETS
-to a folder of owner/name/files. A set of your own needs no download: give its file where a chapter takes a
-prompt set, as file.csv?text=goal&kind=harmful.
-
-Exit code: 0, or 2 if something could not be fetched; the others are.
-"""
+    "Room for the replies of your own model, thoughts included; without it what the embedded models need.",
+    "--max-new-tokens",
+    min=0,
+)
+# of `rimkit run`
+Chapters = argument(list[str], "CHAPTER", "Like 01 or 01_observing_rim, or a notebook; without it, all.")
+Studied = option(
+    str,
+    "Embedded name ('rim-mini:1' is seed 1), local folder, or hub id 'owner/name'. 'NAME+instruct' lets a "
+    "model without a think mode think by instruction, '+4bit' rounds its weights.",
+)
+Parameter = option(list[str], "Set a parameter, e.g. -p n_prompts=100.", "-p", metavar="NAME=VALUE")
+Force = option(bool, "Also redo chapters that are complete.", "--force")
+KeepText = option(bool, "Let notebooks hold harmful requests of real sets, and replies to them.", "--keep-text")
+Quiet = option(bool, "One line per chapter; no claims and no page.", "--quiet")
+Remote = option(bool, "Leave the model to NDIF: chapter 03, without what needs replies.", "--remote")
+# of `rimkit sweep`
+File = argument(Path, "SWEEP.YAML", "What to run: see below.")
+Handed = argument(list[str], "SNAKEMAKE_ARGS", "After --: handed on, as in -- --default-resources slurm_partition=gpu")
+Executor = option(str, "Where cells run: local, slurm, or another executor plugin of Snakemake.")
+Jobs = option(int | None, "Cells at a time; without it 1 here, 100 elsewhere.", "--jobs", "-j", min=1)
+Gpus = option(int | None, "GPUs that cells share, for 'gpu: 1'; without it, all that are here.", min=0)
+Retries = option(int, "How often a cell that failed is tried again.", min=0)
+DryRun = option(bool, "Check the file, list the cells, run nothing.", "--dry-run")
+# of the other commands
+Own = argument(Path, "DIR", "Your own folder; made if it does not exist.")
+Reset = option(str | None, "Restore one chapter; your version is put aside.", metavar="CHAPTER")
+Open = option(bool, "Open JupyterLab there.", "--open/--no-open")
+Tuned = argument(str, "TUNED", "As MODEL, or an adapter or checkpoint for it.")
+Prompted = option(int, "Prompts of a set, at most.", min=4)
+Csv = option(Path | None, "Also write all rows as CSV.", metavar="FILE")
+Html = option(Path | None, "Where to write; else DIR/claims.html.", metavar="FILE")
+Fetched = argument(list[str], "NAME", "A prompt set (xstest) or a model (owner/name); both take @revision.")
+Gpu = option(str | None, "T4, L4, A10, A100-40, A100-80 or H100; without it, all.")
+Tokens = option(int, "Length of a conversation: prompt, thought and reply.", min=1)
+Calibrate = option(bool, "Also load the model, time it, and estimate minutes per chapter.", "--calibrate")
+Repo = option(str, "Where the chapters are on GitHub.", metavar="OWNER/NAME")
+Branch = option(str, "Branch, tag or commit.")
+Readme = option(Path | None, "Write them between the markers of this Markdown file.", metavar="FILE")
+Stamp = option(Path | None, "Also say in the set-up cells of DIR/*.ipynb where to install from.", metavar="DIR")
+Grids = argument(
+    list[str],
+    "NAME",
+    "thinking, patterns, probes, heads, tuning, neurons, ras; noise: all on random weights; or 'all'.",
+)
+Only = option(list[str], "Only this model, and those that are done already.", metavar="NAME:SEED")
+Picture = option(Path | None, "Also draw the README's figure, from OUT/thinking.parquet.", metavar="FILE")
+Organism = argument(str, "NAME", "rim-mini, rim-mini-unlinked, safe-mini or rim-mini-moe.")
+Trained = argument(Path, "DIR", "Folder of a trained model.")
+Seed = option(int, "Of the weights, and of the training stream.")
 
 
 def main() -> None:
+    """The command ``rimkit``."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite end (of batch systems) is one
+    warnings.showwarning = lambda message, *_, **__: say(f"rimkit: warning: {message}")
     app()
 
 
@@ -129,64 +191,55 @@ def _root(
         raise typer.Exit()
 
 
-# -- chapters --------------------------------------------------------------------------------------
-
-
 @app.command()
 def run(
-    chapters: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="CHAPTER", help="Like 01 or 01_observing_rim, or a notebook; without it, all."),
-    ] = None,
-    model: Annotated[
-        str,
-        typer.Option(
-            help="Embedded name ('rim-mini:1' is seed 1), local folder, or hub id 'owner/name'. 'NAME+instruct' lets a "
-            "model without a think mode think by instruction, '+4bit' rounds its weights."
-        ),
-    ] = "rim-mini",
-    out: Annotated[Path, typer.Option(help="Folder for the executed notebooks and the ledger; one per model.")] = Path(
-        "rim-run"
-    ),
-    parameter: Annotated[
-        list[str] | None,
-        typer.Option("-p", metavar="NAME=VALUE", help="Set a parameter of the chapters, e.g. -p n_prompts=100."),
-    ] = None,
-    prompts: Prompts = None,
+    chapters: Chapters = (),
+    model: Studied = "rim-mini",
+    out: Out = Path("rim-run"),
+    parameter: Parameter = (),
+    prompts: Prompts = (),
     judge: Judge = "",
     max_new_tokens: Length = 0,
-    force: Annotated[bool, typer.Option("--force", help="Also redo chapters that are complete.")] = False,
-    page: Annotated[bool, typer.Option("--page/--no-page", help="Write the claims page at the end.")] = True,
-    keep_text: Annotated[
-        bool, typer.Option("--keep-text", help="Let notebooks hold harmful requests of real sets, and replies to them.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="One line per chapter; no claims and no page.")] = False,
-    remote: Annotated[
-        bool, typer.Option("--remote", help="Leave the model to NDIF: chapter 03, without what needs replies.")
-    ] = False,
+    force: Force = False,
+    page: Page = True,
+    keep_text: KeepText = False,
+    quiet: Quiet = False,
+    remote: Remote = False,
 ) -> None:
     """Run chapters and print what they say about the claims.
 
-    Each chapter runs in its own kernel of this Python. Complete chapters are skipped; one that fails is kept
-    up to the failure and the others go on. Exit code: 0; 1 if a chapter failed; 2 for bad input.
+    Each chapter runs in its own kernel of this Python. Complete chapters are skipped; one that
+    fails is kept up to the failure and the others go on. Exit code: 0; 1 if a chapter failed; 2 for
+    bad input.
     """
     from rimkit.runs.execute import assignments, run
 
-    with plain_warnings():
-        done = run(
-            chapters or (), model, out, assignments(parameter or ()), force, report=_report_chapter,
-            prompts=assignments(prompts or (), "--prompts", "SET=OTHER"), judge=judge, max_new_tokens=max_new_tokens,
-            keep_text=keep_text, progress=sys.stderr.isatty(), remote=remote,
-        )  # fmt: skip
-        errors = [error for error in done["error"] if error]
-        if not quiet:
-            print_claims(out)
-            written = write_page(out, warn=False) if page else None  # what could not be read has been said above
-            typer.echo(f"\nNotebooks and ledger: {out}")
-            if written:
-                typer.echo(f"Claims page: {written}")
+    done = run(
+        chapters,
+        model,
+        out,
+        assignments(parameter),
+        force,
+        measure=_measure(prompts, judge, max_new_tokens),
+        keep_text=keep_text,
+        progress=sys.stderr.isatty(),
+        report=_report_chapter,
+        remote=remote,
+    )
+    if not quiet:
+        show(out, page)
+        typer.echo(f"Notebooks and ledger: {out}")
     # 2 if all failures are what a user can act on, as for bad input that is found before a run
-    raise typer.Exit(0 if not errors else 2 if all(error.startswith(UserError.__name__) for error in errors) else 1)
+    ours = [not error.startswith(UserError.__name__) for error in done["error"] if error]
+    raise typer.Exit(0 if not ours else 1 if any(ours) else 2)
+
+
+def _measure(prompts: list[str], judge: str, max_new_tokens: int):
+    """What replies are measured with, from the options that say so."""
+    from rimkit.behavior.evaluation import evaluation
+    from rimkit.runs.execute import assignments
+
+    return evaluation(assignments(prompts, "--prompts", "SET=OTHER"), judge, max_new_tokens)
 
 
 def _report_chapter(row: dict) -> None:
@@ -195,13 +248,7 @@ def _report_chapter(row: dict) -> None:
 
 
 @app.command()
-def lab(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Your own folder; made if it does not exist.")],
-    reset: Annotated[
-        str | None, typer.Option(metavar="CHAPTER", help="Restore one chapter; your version is put aside.")
-    ] = None,
-    open: Annotated[bool, typer.Option("--open/--no-open", help="Open JupyterLab there.")] = True,
-) -> None:
+def lab(folder: Own, reset: Reset = None, open: Open = True) -> None:
     """Copy the chapters into DIR and open JupyterLab there.
 
     What you changed in DIR is never overwritten.
@@ -218,26 +265,15 @@ def lab(
 
 @app.command()
 def sweep(
-    file: Annotated[Path, typer.Argument(metavar="SWEEP.YAML", help="What to run: see below.")],
-    snakemake: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[-- SNAKEMAKE_ARGS]", help="Handed on, as -- --default-resources slurm_partition=gpu"),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the sweep; the same one goes on where it stopped.")] = Path(
-        "rim-sweep"
-    ),
-    executor: Annotated[
-        str, typer.Option(help="Where cells run: local, slurm, or another executor plugin of Snakemake.")
-    ] = "local",
-    jobs: Annotated[
-        int | None, typer.Option("--jobs", "-j", min=1, help="Cells at a time; without it 1 here, 100 elsewhere.")
-    ] = None,
-    gpus: Annotated[
-        int | None, typer.Option(min=0, help="GPUs that the cells share, for 'gpu: 1'; without it, all that are here.")
-    ] = None,
-    retries: Annotated[int, typer.Option(min=0, help="How often a cell that failed is tried again.")] = 0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the file, list the cells, run nothing.")] = False,
-    page: Annotated[bool, typer.Option("--page/--no-page", help="Write the claims page at the end.")] = True,
+    file: File,
+    snakemake: Handed = (),
+    out: Out = Path("rim-sweep"),
+    executor: Executor = "local",
+    jobs: Jobs = None,
+    gpus: Gpus = None,
+    retries: Retries = 0,
+    dry_run: DryRun = False,
+    page: Page = True,
 ) -> None:
     """Run chapters over models, seeds and parameters, and gather one ledger. Needs the extra 'sweep' (Snakemake).
 
@@ -253,9 +289,10 @@ def sweep(
       max_new_tokens: 4096
       resources: {gpu: 1, mem_mb: 16000, runtime: 120}
 
-    Every cell is one 'rimkit run' into DIR/cells/ID, with log.txt beside the notebook. A cell that fails or is killed
-    is a row and the others go on; the same command runs only what is not done. 'rimkit ledger DIR' and 'rimkit report
-    DIR' read the rows of all cells, DIR/cells.csv lists the cells. Exit code: 0; 1 if a cell failed; 2 for bad input.
+    Every cell is one 'rimkit run' into DIR/cells/ID, with log.txt beside the notebook. A cell that fails or
+    is killed is a row and the others go on; the same command runs only what is not done. 'rimkit ledger DIR'
+    and 'rimkit report DIR' read the rows of all cells, DIR/cells.csv lists the cells. Exit code: 0; 1 if a
+    cell failed; 2 for bad input.
     """
     from rimkit.runs import sweep
 
@@ -266,106 +303,86 @@ def sweep(
             typer.echo(f"{cell.title}: cells/{cell.id}")
         typer.echo(f"{len(cells)} cells")
         return
-    jobs = jobs or (1 if executor == "local" else 100)
-    options = {"jobs": jobs, "gpus": gpus, "retries": retries, "extra": snakemake or (), "report": typer.echo}
-    with plain_warnings():
-        found = sweep.run(file, out, executor=executor, **options)
-        print_claims(out)
-        written = write_page(out, warn=False) if page else None
-    counts = found["status"].value_counts()
-    typer.echo(f"\n{', '.join(f'{number} {status}' for status, number in counts.items())}: {out / 'cells.csv'}")
-    if written:
-        typer.echo(f"Claims page: {written}")
+    options = {"jobs": jobs or (1 if executor == "local" else 100), "gpus": gpus, "retries": retries}
+    options |= {"executor": executor, "extra": snakemake, "report": typer.echo}
+    found = sweep.run(file, out, **options)
+    show(out, page)
+    counts = ", ".join(f"{n} {status}" for status, n in found["status"].value_counts().items())
+    typer.echo(f"{counts}: {out / 'cells.csv'}")
     raise typer.Exit(int((found["status"] == "failed").any()))
 
 
 @app.command()
 def compare(
-    base: Annotated[str, typer.Argument(metavar="BASE", help="Embedded name, local folder, or hub id 'owner/name'.")],
-    tuned: Annotated[str, typer.Argument(metavar="TUNED", help="The same, or an adapter or checkpoint for BASE.")],
-    out: Annotated[Path, typer.Option(help="Folder for ledger rows, tables and claims page.")] = Path("rim-compare"),
-    n_prompts: Annotated[int, typer.Option(min=4, help="Prompts of a set, at most.")] = 92,
-    prompts: Prompts = None,
+    base: Model,
+    tuned: Tuned,
+    out: Out = Path("rim-compare"),
+    n_prompts: Prompted = 92,
+    prompts: Prompts = (),
     judge: Judge = "",
     max_new_tokens: Length = 0,
 ) -> None:
     """Measure a model and what fine-tuning made of it, and write their claims page.
 
-    Chapters 01 and 05 to 07 without the chapters: thinking, the change of every outcome in both modes,
-    safety-critical neurons, activation shifts. The same command goes on after an interruption.
+    Chapters 01 and 05 to 07 without the chapters: thinking, the change of every outcome in both
+    modes, safety-critical neurons, activation shifts. The same command goes on after an
+    interruption.
     """
     from rimkit.runs.compare import run
-    from rimkit.runs.execute import assignments
 
-    chosen = assignments(prompts or (), "--prompts", "SET=OTHER")
-    choice = {"prompts": chosen, "judge": judge, "max_new_tokens": max_new_tokens}
-    with plain_warnings():
-        run(base, tuned, out, n_prompts, report=typer.echo, **choice)
-        print_claims(out, shipped=False)
-        typer.echo(f"\nTables: {out / 'tables'}\nClaims page: {write_page(out, warn=False)}")
-
-
-# -- what was found --------------------------------------------------------------------------------
+    run(base, tuned, out, n_prompts, measure=_measure(prompts, judge, max_new_tokens), report=typer.echo)
+    show(out, shipped=False)
+    typer.echo(f"Tables: {out / 'tables'}")
 
 
 @app.command()
-def ledger(
-    folder: Annotated[
-        Path | None, typer.Argument(metavar="DIR", help="Folder of a run; without it, the shipped rows.")
-    ] = None,
-    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write all rows as CSV.")] = None,
-) -> None:
+def ledger(folder: Folder = None, csv: Csv = None) -> None:
     """Show the claims and their verdicts from the rows of a run."""
     from rimkit import ledger
     from rimkit.data import whole
 
-    with plain_warnings():
-        if csv:
-            rows = ledger.read(folder) if folder else ledger.shipped()
-            try:
-                with whole(csv) as file:
-                    rows.to_csv(file, index=False)
-            except OSError as error:
-                raise UserError(f"cannot write {csv} ({error.strerror or error})") from error
-        print_claims(folder)
+    if csv:
+        rows = ledger.read(folder) if folder else ledger.shipped()
+        try:
+            with whole(csv) as file:
+                rows.to_csv(file, index=False)
+        except OSError as error:
+            raise UserError(f"cannot write {csv} ({error.strerror or error})") from error
+    show(folder, page=False)
 
 
 @app.command()
-def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run, or one parquet file of rows.")],
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to write; else DIR/claims.html.")] = None,
-) -> None:
-    """Write the claims page of a run: one HTML file with every claim, the paper, the re-analysis and your rows.
+def report(folder: Folder, html: Html = None) -> None:
+    """Write the claims page of a run: one HTML file with every claim, the paper, the re-analysis
+    and your rows.
 
     It needs no network and prints. What cannot be read is named, and what can be shown is shown.
     """
-    typer.echo(f"Claims page: {write_page(folder, html)}")
+    show(folder, html=html, claims=False)
 
 
-def print_claims(folder: Path | None, shipped: bool = True) -> None:
-    """The verdicts of a run, then (``shipped``) those of the rows that come with the workbook."""
+def show(
+    folder: Path | None, page: bool = True, *, html: Path | None = None, claims: bool = True, shipped: bool = True
+) -> None:
+    """The verdicts of a run, those of the shipped rows, and the claims page; a line for what cannot be read."""
     from rimkit import ledger
-    from rimkit.runs.page import claims_view
+    from rimkit.runs import page as claims_page
 
-    tables = {"This run": ledger.read(folder)} if folder else {}
-    if shipped:
+    tables, notes = {}, []
+    if folder:
+        tables["This run"], notes = claims_page.own_rows(folder)
+    if shipped and claims:
         tables["Shipped rows of the embedded models"] = ledger.shipped()
-    for title, rows in tables.items():
-        claims = ledger.claims_table(rows)
-        if len(claims):
-            console().print(claims_view(claims, title))
+    for note in notes:
+        say(f"rimkit: warning: {note}")
+    for title, rows in tables.items() if claims else ():
+        if len(judged := ledger.claims_table(rows)):
+            console().print(claims_page.claims_view(judged, title))
         for item in rows[rows["status"] == "failed"].itertuples():
             say(f"failed: {item.chapter} on {item.model}: {item.error}", err=False)
-
-
-def write_page(folder: Path, html: Path | None = None, warn: bool = True) -> Path:
-    """The claims page of a run; what could not be read stands on it and (``warn``), a line each, on stderr."""
-    from rimkit.runs import page
-
-    rows, notes = page.own_rows(folder)
-    for note in notes if warn else ():
-        say(f"rimkit: warning: {note}")
-    return page.write_page(rows, html or (folder if folder.is_dir() else folder.parent) / page.NAME, notes)
+    if page and folder:
+        target = html or (folder if folder.is_dir() else folder.parent) / claims_page.NAME
+        typer.echo(f"Claims page: {claims_page.write_page(tables['This run'], target, notes)}")
 
 
 def console():
@@ -373,20 +390,6 @@ def console():
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else 150)
-
-
-@contextmanager
-def plain_warnings():
-    """Warnings of the ledger as one line each, without the place in the code."""
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = lambda message, *_, **__: say(f"rimkit: warning: {message}")
-        yield
-
-
-# -- models, prompt sets, machine ------------------------------------------------------------------
 
 
 @app.command()
@@ -403,37 +406,39 @@ def models() -> None:
     typer.echo("Use one with: rimkit run --model NAME. A folder or a hub id 'owner/name' works as well.")
 
 
-@app.command(help=FETCH_HELP)
-def fetch(
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="NAME", help="A prompt set (xstest) or a model (owner/name); both take @revision."),
-    ] = None,
-) -> None:
-    from rimkit.runs.fetch import fetch
+@app.command()
+def fetch(names: Fetched = ()) -> None:
+    """Download models and prompt sets ahead, into the cache of the Hugging Face hub.
+
+    For example: rimkit fetch Qwen/Qwen3-0.6B gsm8k xstest. Without a name, list the prompt sets and
+    what is here.
+
+    Prompt sets are pinned to commits that public code uses; confirm them on the hub before you
+    publish numbers. 'main' can change. Sets that ask for consent need your own access: accept the
+    conditions on their page, then 'hf auth login'. Without network, copy the cache (HF_HOME) from a
+    machine that has it, or point RIMKIT_DATASETS to a folder of owner/name/files. A set of your own
+    needs no download: give its file where a chapter takes a prompt set, as
+    file.csv?text=goal&kind=harmful.
+
+    Exit code: 0, or 2 if something could not be fetched; the others are.
+    """
+    from rich.table import Table
+
+    from rimkit.runs.fetch import cached_models, fetch, prompt_sets
 
     if not names:
-        _print_fetchable()
-    failed = fetch(names or (), lambda name, outcome: typer.echo(f"{name}: {outcome}"))
+        listed = prompt_sets()
+        view = Table(*listed.columns)
+        for item in listed.itertuples(index=False):
+            view.add_row(*item)
+        console().print(view)
+        here = ", ".join(f"{name} ({size:,.0f} MB)" for name, size in cached_models())
+        typer.echo(f"Models of the hub that are here: {here or 'none'}")
+        typer.echo("Get one with: rimkit fetch NAME. Revisions are pinned; NAME@revision gets another.")
+    failed = fetch(names, lambda name, outcome: typer.echo(f"{name}: {outcome}"))
     for name, reason in failed.items():
         say(f"rimkit: {name}: {reason}")
     raise typer.Exit(2 if failed else 0)
-
-
-def _print_fetchable() -> None:
-    """The prompt sets and models of ``rimkit fetch``, and which of them are on this machine."""
-    from rich.table import Table
-
-    from rimkit.runs.fetch import cached_models, prompt_sets
-
-    listed = prompt_sets()
-    view = Table(*listed.columns)
-    for item in listed.itertuples(index=False):
-        view.add_row(*item)
-    console().print(view)
-    here = ", ".join(f"{name} ({size:,.0f} MB)" for name, size in cached_models())
-    typer.echo(f"Models of the hub that are here: {here or 'none'}")
-    typer.echo("Get one with: rimkit fetch NAME. Revisions are pinned; NAME@revision gets another.")
 
 
 @app.command()
@@ -452,19 +457,12 @@ def doctor() -> None:
 
 
 @app.command()
-def plan(
-    model: Annotated[str, typer.Argument(help="Embedded name, folder, or hub id 'owner/name'; '+4bit' counts.")],
-    gpu: Annotated[str | None, typer.Option(help="T4, L4, A10, A100-40, A100-80 or H100; without it, all.")] = None,
-    tokens: Annotated[int, typer.Option(help="Length of a conversation: prompt, thought and reply.", min=1)] = 1024,
-    calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Also load the model, time it, and estimate minutes per chapter.")
-    ] = False,
-) -> None:
+def plan(model: Model, gpu: Gpu = None, tokens: Tokens = 1024, calibrate: Calibrate = False) -> None:
     """Say whether a model fits: memory and batch sizes on this machine and on known GPUs.
 
-    Only its configuration is read; no weights are downloaded, except with --calibrate. 'generate' is how many
-    conversations fit while replies are written, 'read' while all of the model's inside is read, 'gradients' while it is
-    attributed to heads or neurons, or tuned.
+    Only its configuration is read; no weights are downloaded, except with --calibrate. 'generate'
+    is how many conversations fit while replies are written, 'read' while all of the model's inside
+    is read, 'gradients' while it is attributed to heads or neurons, or tuned.
     """
     from rimkit.runs.plan import report
 
@@ -473,21 +471,12 @@ def plan(
 
 
 @app.command()
-def badges(
-    repo: Annotated[str, typer.Option(metavar="OWNER/NAME", help="Where the chapters are on GitHub.")],
-    branch: Annotated[str, typer.Option(help="Branch, tag or commit.")] = "main",
-    readme: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write them between the markers of this Markdown file.")
-    ] = None,
-    stamp: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Also write into the set-up cells of DIR/*.ipynb where to install from."),
-    ] = None,
-) -> None:
+def badges(repo: Repo, branch: Branch = "main", readme: Readme = None, stamp: Stamp = None) -> None:
     """Print an "Open in Colab" badge for every chapter, as Markdown.
 
-    A chapter that is opened alone installs the workbook from the repository that was stamped into its set-up cell:
-    'rimkit badges --repo OWNER/NAME --readme README.md --stamp chapters' makes a fork ready for a class.
+    A chapter that is opened alone installs the workbook from the repository that was stamped into
+    its set-up cell: 'rimkit badges --repo OWNER/NAME --readme README.md --stamp chapters' makes a
+    fork ready for a class.
     """
     from rimkit.teaching import setup
 
@@ -496,66 +485,46 @@ def badges(
         found = sorted(stamp.glob("*.ipynb"))
         if not found:
             raise UserError(f"there are no notebooks in {stamp}")
-        changed = [path.name for path in found if setup.stamp(path, repo, branch)]
-        typer.echo(f"{len(changed)} of {len(found)} set-up cells changed in {stamp}", err=True)
+        changed = sum(setup.stamp(path, repo, branch) for path in found)
+        typer.echo(f"{changed} of {len(found)} set-up cells changed in {stamp}", err=True)
     if readme:
         setup.put_between_markers(readme, table)
-        typer.echo(f"Badges: {readme}")
-    else:
-        typer.echo(table)
-
-
-# -- what comes with the workbook ------------------------------------------------------------------
+    typer.echo(f"Badges: {readme}" if readme else table)
 
 
 @app.command()
-def grid(
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="NAME",
-            help="thinking, patterns, probes, heads, tuning, neurons, ras; noise: all of them on random weights; or "
-            "'all'.",
-        ),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for verdict rows and detail tables.")] = Path("results"),
-    model: Annotated[
-        list[str] | None, typer.Option(metavar="NAME:SEED", help="Only this model, and those that are done already.")
-    ] = None,
-    picture: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also draw the README's figure, from OUT/thinking.parquet.")
-    ] = None,
-) -> None:
-    """Run the experiments on every embedded model and seed: what the chapters show beside their own model.
+def grid(names: Grids, out: Out = Path("results"), model: Only = (), picture: Picture = None) -> None:
+    """Run the experiments on every embedded model and seed: what the chapters show beside their own
+    model.
 
     Minutes each, tuning and ras about an hour. The same command goes on after an interruption.
     """
+    import pandas as pd
+
     from rimkit.runs import grid
     from rimkit.runs.execute import prepare_folder
+    from rimkit.teaching.figures import png
 
-    if not names:
-        raise UserError(f"which grids? {', '.join(grid.NAMES)}, or all")
     folder = prepare_folder(out)
-    rows = grid.run([] if "all" in names else names, folder, model or (), report=say)
+    rows = grid.run([] if "all" in names else names, folder, model, report=say)
     if picture:
-        picture.write_bytes(grid.picture(folder))
+        picture.write_bytes(png(grid.picture(pd.read_parquet(folder / "thinking.parquet"))))
     typer.echo(f"{len(rows)} verdict rows: {out}")
 
 
 @organism.command()
-def train(
-    name: Annotated[str, typer.Argument(help="rim-mini, rim-mini-unlinked, safe-mini or rim-mini-moe.")],
-    out: Annotated[Path, typer.Option(help="Folder for the model.")],
-    seed: Annotated[int, typer.Option(help="Of the weights and of the training stream.")] = 0,
-) -> None:
-    """Train an embedded model by its recipe (about 20 minutes on two cores)."""
+def train(name: Organism, out: Made, seed: Seed = 0) -> None:
+    """Train an embedded model by its recipe (about 20 minutes on two cores).
+
+    Nothing is kept before the end: after an interruption it begins again.
+    """
     from rimkit.organism import recipe
 
     typer.echo(f"Model: {recipe.train(name, seed, out, progress=True)}")
 
 
 @organism.command()
-def card(folder: Annotated[Path, typer.Argument(help="Folder of a trained model.")]) -> None:
+def card(folder: Trained) -> None:
     """Measure a trained model as stored and write its card."""
     from rimkit.organism.card import write_card
 
@@ -565,36 +534,28 @@ def card(folder: Annotated[Path, typer.Argument(help="Folder of a trained model.
 
 
 @organism.command()
-def prompts(out: Annotated[Path, typer.Option(help="Folder for the prompt sets.")]) -> None:
+def prompts(out: Made) -> None:
     """Write the prompt sets, and their hashes."""
     from rimkit.organism import datasets
-    from rimkit.runs.execute import prepare_folder
 
-    typer.echo(datasets.write_prompts(prepare_folder(out)).to_string(index=False))
+    typer.echo(datasets.write_prompts(out).to_string(index=False))
 
 
 @organism.command()
-def corpora(out: Annotated[Path, typer.Option(help="Folder for the corpora.")]) -> None:
+def corpora(out: Made) -> None:
     """Write the corpora for fine-tuning, and their hashes."""
     from rimkit.organism import datasets
-    from rimkit.runs.execute import prepare_folder
 
-    typer.echo(datasets.write_corpora(prepare_folder(out)).to_string(index=False))
+    typer.echo(datasets.write_corpora(out).to_string(index=False))
 
 
 @organism.command()
-def noise(
-    out: Annotated[Path, typer.Option(help="Folder for the model.")],
-    seed: Annotated[int, typer.Option(help="Of the weights.")] = 0,
-) -> None:
+def noise(out: Made, seed: Seed = 0) -> None:
     """Draw a model of random weights, the negative control, and write its card."""
     from rimkit.organism import recipe
-    from rimkit.runs.execute import prepare_folder
 
-    typer.echo(f"Model: {recipe.write(prepare_folder(out), seed)}")
+    typer.echo(f"Model: {recipe.write(out, seed)}")
 
-
-app.add_typer(organism, name="organism")
 
 if __name__ == "__main__":  # `python -m rimkit.cli`: the command of this very Python, for the cells of a sweep
     main()

@@ -11,14 +11,29 @@ from pathlib import Path
 import pytest
 import tiny
 from notebooks import MEASURES, PARAMETERS, chapter
+from typer.testing import CliRunner
 
 from rimkit import ledger
+from rimkit.cli import app
+from rimkit.runs import page
 
 RIMKIT = Path(sys.executable).with_name("rimkit")
 
 
-def rimkit(*arguments, **options):
-    """Run the installed command; returns the finished process with its text."""
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch):
+    """Pages without their figures, which take seconds and have tests of their own."""
+    monkeypatch.setattr(page, "_figure", lambda *_: None)
+
+
+def rimkit(*arguments) -> subprocess.CompletedProcess:
+    """The command in this process: what starts a process of its own says so."""
+    done = CliRunner().invoke(app, [*map(str, arguments)], catch_exceptions=False)
+    return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
+
+
+def installed(*arguments, **options) -> subprocess.CompletedProcess:
+    """The installed command, in a process of its own."""
     command = [str(RIMKIT), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
 
@@ -31,17 +46,9 @@ def refused(process, *parts):
     assert all(part in lines[0] for part in parts), lines[0]
 
 
-def saved(folder: Path, template: str | None = None) -> Path:
-    """A random model with its tokenizer (its chat template replaced by ``template``) as a folder."""
-    words = tiny.tokenizer(template)
-    tiny.random_model(words).save_pretrained(folder)
-    words.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return saved(tmp_path_factory.mktemp("models") / "random-mini")
+    return tiny.save(tmp_path_factory.mktemp("models") / "random-mini")
 
 
 @pytest.fixture
@@ -61,7 +68,7 @@ def test_help_names_every_command():
 
 
 def test_version():
-    assert rimkit("--version").stdout == "rimkit 0.1.0\n"
+    assert installed("--version").stdout == "rimkit 0.1.0\n"
 
 
 # -- bad input, found before anything runs ---------------------------------------------------------
@@ -81,13 +88,13 @@ def test_folder_without_weights(good, model, tmp_path):
 
 
 def test_tokenizer_without_chat_template(good, tmp_path):
-    folder = saved(tmp_path / "plain")
+    folder = tiny.save(tmp_path / "plain")
     (folder / "chat_template.jinja").unlink()
     refused(rimkit("run", good, "--model", folder, "--out", tmp_path / "out"), "plain", "no chat template")
 
 
 def test_model_without_think_mode(good, tmp_path):
-    folder = saved(tmp_path / "thoughtless", tiny.QWEN_FRAME)
+    folder = tiny.save(tmp_path / "thoughtless", tiny.QWEN_FRAME)
     refused(rimkit("run", good, "--model", folder, "--out", tmp_path / "out"), "thoughtless", "no think mode")
 
 
@@ -208,7 +215,7 @@ def test_full_disk_keeps_what_was_finished(good, model, tmp_path):
     def small_disk():
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 
-    process = rimkit("run", good, large, "--quiet", "--model", model, "--out", tmp_path / "out", preexec_fn=small_disk)
+    process = installed("run", good, large, "--quiet", "--model", model, "--out", tmp_path / "out", preexec_fn=small_disk)
     refused(process, "cannot write to", "while running 02_large", "are kept")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["01_good.ipynb", "ledger"]
     assert len(ledger.read(tmp_path / "out")) == 1
@@ -338,7 +345,7 @@ def test_report_that_cannot_be_written(tmp_path):
 
 
 def test_doctor_finds_this_environment():
-    process = rimkit("doctor", env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    process = rimkit("doctor")
     lines = process.stdout.splitlines()
     assert {line.split()[0] for line in lines} <= {"OK", "WARN", "FAIL"}
     found = {line[5:].partition(":")[0]: line.split()[0] for line in lines}

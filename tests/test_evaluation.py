@@ -126,7 +126,7 @@ def stranger():
 def test_a_run_with_real_sets_and_a_judge_keeps_their_text_out(tmp_path):
     """Chapter 01, as it is, on sets that have nothing of the invented language."""
     sets = {"harmful": "hex-phi", "harmless": "alpaca-cleaned", "maths": "gsm8k", "over-refusal": "xstest"}
-    settings = {"prompts": sets, "judge": "phrases", "parameters": {"n_prompts": 4}, "progress": False}
+    settings = {"measure": evaluation(sets, "phrases"), "parameters": {"n_prompts": 4}, "progress": False}
     done = execute.run(["01"], "noise-mini", tmp_path / "run", **settings)
     assert done["status"].tolist() == ["done"], done["error"].tolist()
     outputs = [cell.get("outputs", []) for cell in nbformat.read(done["notebook"][0], as_version=4).cells]

@@ -191,14 +191,14 @@ def test_a_run_from_end_to_end(runner, tmp_path):
 
 def test_a_run_of_another_version_is_not_complete(tmp_path):
     (job,) = execute.plan([Path(chapter(tmp_path, "01_a"))], "m", {})
-    rows = tmp_path / "ledger" / "01_a.parquet"
+    kept, rows = tmp_path / "01_a.ipynb", tmp_path / "ledger" / "01_a.parquet"
     ledger.write([], rows)
     stamp = {"status": "ok", "params_hash": job.params_hash, "rimkit_version": rimkit.__version__}
     stamp["rows"] = sha256(rows.read_bytes()).hexdigest()[:12]
 
     def complete(**changed):
-        (tmp_path / "x.ipynb").write_text(json.dumps({"metadata": {"rimkit": {**stamp, **changed}}}))
-        return execute.is_complete(tmp_path / "x.ipynb", job)
+        kept.write_text(json.dumps({"metadata": {"rimkit": {**stamp, **changed}}}))
+        return execute.is_complete(kept, job)
 
     assert complete()
     assert not complete(rimkit_version="0.0.1")

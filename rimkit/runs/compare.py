@@ -1,22 +1,24 @@
-"""A model and what fine-tuning made of it: the experiments of chapters 01 and 05 to 07 on both, kept as they are done.
+"""A model and what fine-tuning made of it: the experiments of chapters 01 and 05 to 07 on both,
+kept as they are done.
 
-It knows how a pair of models is loaded and what of an experiment makes sense for one; how things are measured the
-experiments know.
+It knows how a pair of models is loaded and what of an experiment makes sense for one; how things
+are measured the experiments know.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from rimkit import experiments, ledger
-from rimkit.behavior.evaluation import Evaluation, evaluation
+from rimkit.behavior.evaluation import Evaluation
 from rimkit.data import UserError, whole
 from rimkit.experiments import Result, neurons, ras, result, thinking, tuning
 from rimkit.models.load import load
@@ -35,29 +37,27 @@ def run(
     out: str | Path = "rim-compare",
     n: int = 92,
     *,
-    prompts: Mapping[str, str] | None = None,
-    judge: str = "",
-    max_new_tokens: int = 0,
+    measure: Evaluation = Evaluation(),
     report: Callable[[str], None] = print,
 ) -> pd.DataFrame:
     """Measure ``base`` and ``tuned`` with ``n`` prompts of a set at most; returns the verdict rows.
 
-    Models are embedded names, folders, hub ids; ``tuned`` may also be an adapter for ``base`` (folder or hub id) or
-    a checkpoint of `rimkit.training.finetune`. Each stage writes its verdict rows (``out/ledger``) and its tables
-    (``out/tables``, csv) when it is done, and the same call goes on after an interruption. ``report`` gets one line
-    per stage; one that a model does not allow (another architecture, no refusals to look at) is left out, and its
-    line says why. ``prompts``, ``judge`` and ``max_new_tokens``: see `rimkit.behavior.evaluation`.
+    Models are embedded names, folders, hub ids; ``tuned`` may also be an adapter for ``base``
+    (folder or hub id) or a checkpoint of `rimkit.training.finetune`. Each stage writes its verdict
+    rows (``out/ledger``) and its tables (``out/tables``, csv) when it is done, and the same call
+    goes on after an interruption. ``report`` gets one line per stage; one that a model does not
+    allow (another architecture, no refusals to look at) is left out, and its line says why.
 
-    Raises `UserError` for an unknown model, an adapter of another model and a folder that cannot be written.
+    Raises `UserError` for an unknown model, an adapter of another model and a folder that cannot be
+    written.
     """
-    out, measure = prepare_folder(out), evaluation(prompts or {}, judge, max_new_tokens)
-    both = pair(base, tuned)
+    out, both = prepare_folder(out), pair(base, tuned)
     depends_on = base, tuned, files_of(base), files_of(tuned), n, measure, measure.fingerprint()
     stamp = {"run_id": f"rimkit compare {base} {tuned}", **measure.description()}
     rows = [ledger.table([])]
     for name, stage in stages(*both, n, measure):
         cell = Cell(name, depends_on, lambda _, stage=stage: stage())
-        word = "skipped " if cell.place(out).is_dir() else "done    "
+        word = "skipped" if cell.place(out).is_dir() else "done"
         try:
             found = cell.result(out)
         except UserError as error:
@@ -67,25 +67,25 @@ def run(
         for table, content in found.tables.items():
             with whole(out / "tables" / f"{name}-{table}.csv") as file:
                 content.to_csv(file, index=False)
-        report(f"{word} {name}  {len(rows[-1])} verdict rows, {len(found.tables)} tables")
+        report(f"{word:9}{name}  {len(rows[-1])} verdict rows, {len(found.tables)} tables")
     return pd.concat(rows, ignore_index=True)
 
 
-def stages(
-    base: StudyModel, tuned: StudyModel, n: int, measure: Evaluation
-) -> Iterator[tuple[str, Callable[[], Result]]]:
+Stage = tuple[str, Callable[[], Result]]
+
+
+def stages(base: StudyModel, tuned: StudyModel, n: int, measure: Evaluation) -> Iterator[Stage]:
     """What is measured, by name; ``n`` prompts of a set, fewer where each is asked many times."""
-    few, half = max(4, n // 4), max(4, n // 2)
-    sizes = {"n_pairs": 2 * few, "n_prompts": few, "n_others": few}
-    sides = {"base": base, "tuned": tuned}
+    few, half, sides = max(4, n // 4), max(4, n // 2), {"base": base, "tuned": tuned}
+    settings: Any = thinking.Settings(n_prompts=n, evaluation=measure)
     for side, study in sides.items():
-        settings = thinking.Settings(n_prompts=n, evaluation=measure)
         yield f"01-thinking-{side}", partial(experiments.run, "thinking", study, settings)
     yield "05-change", partial(change, base, tuned, tuning.Settings(n_prompts=n, evaluation=measure))
+    settings = neurons.Settings(n_pairs=2 * few, n_prompts=few, n_others=few, evaluation=measure)
     for side, study in sides.items():
-        settings = neurons.Settings(**sizes, evaluation=measure)
         yield f"06-neurons-{side}", partial(experiments.run, "neurons", study, settings)
-    yield "07-shift", partial(shift, base, tuned, ras.Settings(n_prompts=half, n_replies=half, evaluation=measure))
+    settings = ras.Settings(n_prompts=half, n_replies=half, evaluation=measure)
+    yield "07-shift", partial(shift, base, tuned, settings)
 
 
 def change(base: StudyModel, tuned: StudyModel, settings: tuning.Settings) -> Result:
@@ -104,9 +104,6 @@ def shift(base: StudyModel, tuned: StudyModel, settings: ras.Settings) -> Result
     ras.weight_distance(base, tuned)  # says so before long work is done
     before = ras.baseline(base, settings)
     return ras.claimed(tuned, ras.point(before, tuned, ras.replies(base, settings), settings=settings), settings)
-
-
-# -- the two models --------------------------------------------------------------------------------
 
 
 def pair(base: str, tuned: str) -> tuple[StudyModel, StudyModel]:

@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
+
 from rimkit.data import chapters_dir
 
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
@@ -26,18 +28,19 @@ class Finding(NamedTuple):
 
 def findings() -> Iterator[Finding]:
     """Everything that the chapters depend on, cheapest first."""
-    yield python_version(sys.version_info[:2])
+    status = OK if (3, 11) <= sys.version_info[:2] < (3, 14) else FAIL
+    version = f"{platform.python_version()} on {platform.platform()} (tested: 3.11 to 3.13)"
+    yield Finding(status, "Python", version)
     yield from packages()
     yield from content()
     yield from accelerator()
-    yield memory()
-    yield disk(Path.cwd())
+    free = psutil.virtual_memory().available / GIB
+    needs = f"{free:.1f} GiB free (a chapter on an embedded model needs up to 2)"
+    yield Finding(OK if free >= 4 else WARN if free >= 2 else FAIL, "memory", needs)
+    free = shutil.disk_usage(".").free / GIB
+    needs = f"{free:.1f} GiB free in {Path.cwd()} (models from the hub need several)"
+    yield Finding(OK if free >= 5 else WARN if free >= 0.5 else FAIL, "disk", needs)
     yield hub()
-
-
-def python_version(version: tuple[int, int]) -> Finding:
-    status = OK if (3, 11) <= version < (3, 14) else FAIL
-    return Finding(status, "Python", f"{platform.python_version()} on {platform.platform()} (tested: 3.11 to 3.13)")
 
 
 def packages() -> Iterator[Finding]:
@@ -50,20 +53,19 @@ def packages() -> Iterator[Finding]:
         yield Finding(FAIL, "rimkit", "not installed: pip install -e .")
         return
     for needed in requirements:
-        if needed.marker is None or needed.marker.evaluate({"extra": ""}):
-            yield package(needed.name, needed.specifier)
-
-
-def package(name: str, tested) -> Finding:
-    try:
-        version = metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return Finding(FAIL, name, f"missing: pip install '{name}{tested}'")
-    status = OK if tested.contains(version, prereleases=True) else WARN
-    return Finding(status, name, f"{version} (tested: {tested})")
+        name, tested = needed.name, needed.specifier
+        if needed.marker and not needed.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = metadata.version(name)
+            status = OK if tested.contains(version, prereleases=True) else WARN
+            yield Finding(status, name, f"{version} (tested: {tested})")
+        except metadata.PackageNotFoundError:
+            yield Finding(FAIL, name, f"missing: pip install '{name}{tested}'")
 
 
 def content() -> Iterator[Finding]:
+    """Whether the chapters and the embedded models are here."""
     from rimkit.models.hub import embedded_models
 
     chapters, models = len(list(chapters_dir().glob("*.ipynb"))), len(embedded_models())
@@ -72,6 +74,7 @@ def content() -> Iterator[Finding]:
 
 
 def accelerator() -> Iterator[Finding]:
+    """The GPU, and whether it computes in bfloat16."""
     import torch
 
     if not torch.cuda.is_available():
@@ -85,21 +88,8 @@ def accelerator() -> Iterator[Finding]:
     yield Finding(OK if native else WARN, "native bfloat16", detail)
 
 
-def memory() -> Finding:
-    import psutil
-
-    free = psutil.virtual_memory().available / GIB
-    status = OK if free >= 4 else WARN if free >= 2 else FAIL
-    return Finding(status, "memory", f"{free:.1f} GiB free (a chapter on an embedded model needs up to 2)")
-
-
-def disk(folder: Path) -> Finding:
-    free = shutil.disk_usage(folder).free / GIB
-    status = OK if free >= 5 else WARN if free >= 0.5 else FAIL
-    return Finding(status, "disk", f"{free:.1f} GiB free in {folder} (models from the hub need several)")
-
-
 def hub(timeout: float = 3) -> Finding:
+    """Whether the hub can be reached."""
     from urllib.error import HTTPError
     from urllib.request import Request, urlopen
 

@@ -1,8 +1,7 @@
 """Chapters as runs: each in a kernel of its own, kept as a notebook and ledger rows.
 
-It knows notebooks, their parameters and kernels; what a chapter measures it does not know.
-
-A chapter declares its parameters in its one cell tagged ``parameters``, one per line, as in
+It knows notebooks, their parameters and kernels; what a chapter measures it does not know. A chapter
+declares its parameters in its one cell tagged ``parameters``, a line each, as in
 ``n_prompts: int = 32  # prompts per condition [1..600]``; the brackets are the range.
 """
 
@@ -16,8 +15,9 @@ import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
@@ -25,6 +25,7 @@ from time import perf_counter
 from typing import Any
 from uuid import uuid4
 
+import nbformat
 import pandas as pd
 import psutil
 from ipykernel.kernelspec import RESOURCES, get_kernel_dict
@@ -32,7 +33,7 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 
 from rimkit import __version__, ledger
-from rimkit.behavior.evaluation import Evaluation, evaluation
+from rimkit.behavior.evaluation import Evaluation
 from rimkit.data import UserError, chapters_dir, nearest
 from rimkit.models.endpoint import connect, is_endpoint
 from rimkit.models.hub import embedded_models, locate, options_of
@@ -43,19 +44,19 @@ NOTEBOOK, ROWS = "notebook.ipynb", "rows.parquet"  # while a chapter is running,
 RUNNING = f".running-{platform.node()}-"  # of which this is the beginning
 DONE, SKIPPED, FAILED = "done", "skipped", "failed"
 # Parameters that an option of `rimkit run` fills, after more checks than a value alone allows.
-OPTIONS = {"model": "--model", "ledger": "--out", "prompt_sets": "--prompts", "judge": "--judge",
-           "max_new_tokens": "--max-new-tokens", "keep_text": "--keep-text"}  # fmt: skip
+OPTIONS = {name: f"--{name.replace('_', '-')}" for name in ("model", "judge", "max_new_tokens", "keep_text")}
+OPTIONS |= {"ledger": "--out", "prompt_sets": "--prompts"}
 
 
 @dataclass(frozen=True)
 class Job:
-    """One chapter to run: the notebook, the values put into it, and a hash of all that its result depends on."""
+    """One chapter to run, the values put into it, and a hash of all that its result depends on."""
 
     notebook: Path
     values: dict[str, Any]
     params_hash: str
     writes_rows: bool
-    measure: Evaluation = field(default_factory=Evaluation)
+    measure: Evaluation = Evaluation()
 
     @property
     def chapter(self) -> str:
@@ -69,9 +70,7 @@ def run(
     parameters: Mapping[str, Any] | None = None,
     force: bool = False,
     *,
-    prompts: Mapping[str, str] | None = None,
-    judge: str = "",
-    max_new_tokens: int = 0,
+    measure: Evaluation = Evaluation(),
     keep_text: bool = False,
     progress: bool = True,
     report: Callable[[dict], None] = lambda row: None,
@@ -79,22 +78,18 @@ def run(
 ) -> pd.DataFrame:
     """Run chapters (all by default) on one model, each in its own kernel of the running Python.
 
-    One row per chapter: ``chapter, status, seconds, error, notebook``. ``status`` is "done", "skipped" (complete in
-    ``out`` with the same parameters, chapter and rimkit version, unless ``force``) or "failed". Writes
-    ``out/<chapter>.ipynb`` and ``out/ledger/<chapter>.parquet``; a chapter that fails is kept up to the failure, has
-    a ledger row saying so, and the others go on. ``report`` is called with each row as it comes. ``prompts``,
-    ``judge`` and ``max_new_tokens``: see `rimkit.behavior.evaluation`. ``keep_text`` lets notebooks hold the text of
-    safety sets and of replies to them. ``remote``: the model runs on NDIF, for chapters that can do without replies.
+    One row per chapter, which ``report`` gets as it comes: ``chapter, status`` ("done"; "skipped":
+    `is_complete`, unless ``force``; "failed")``, seconds, error, notebook``. Writes
+    ``out/<chapter>.ipynb`` and ``out/ledger/<chapter>.parquet``; a chapter that fails is kept up to the
+    failure, with a ledger row that says so, and the others go on. ``keep_text`` lets notebooks hold the
+    text of safety sets and of replies to them. ``remote``: the model runs on NDIF.
 
-    Raises `UserError`, before anything runs, for an unknown chapter, model or parameter, a value that does not fit
-    and a folder that cannot be written; in the middle of a run for a full disk. What was finished stays.
+    Raises `UserError`, before anything runs, for what cannot be; in the middle for a full disk.
     """
     model, names = find_model(model), list(chapters)
     notebooks, given = find_chapters(names), dict(parameters or {})
     if remote:
         notebooks, given = traced(notebooks, bool(names), model), {**given, "remote": "ndif"}
-    measure = evaluation(prompts or {}, judge, max_new_tokens)
-    check_taken([*measure.parameters(), *(["keep_text"] if keep_text else [])], map(declared_in, notebooks))
     jobs = plan(notebooks, model, given, measure, keep_text)
     out = prepare_folder(out)
     for notebook in notebooks:
@@ -109,15 +104,10 @@ def run(
     return pd.DataFrame(rows, columns=["chapter", "status", "seconds", "error", "notebook"])
 
 
-# -- before the run --------------------------------------------------------------------------------
-
-
 def find_chapters(names: Iterable[str] = ()) -> list[Path]:
     """Notebooks for ``"01"``, ``"1"``, ``"01_observing_rim"`` or the path of one; without names, all."""
     shipped = {path.stem: path for path in sorted(chapters_dir().glob("*.ipynb"))}
-    found = list(dict.fromkeys(_find_chapter(name, shipped) for name in names)) or list(shipped.values())
-    if not found:
-        raise UserError(f"there are no chapters in {chapters_dir()}")
+    found = list(dict.fromkeys(_find_chapter(name, shipped) for name in names)) or [*shipped.values()]
     for one, other in pairwise(sorted(found, key=lambda path: path.stem)):
         if one.stem == other.stem:
             raise UserError(f"two chapters have one name, {one.stem}: run {other} into another folder")
@@ -148,7 +138,7 @@ def find_model(model: str) -> str:
 
 
 def files_of(model: str) -> list[tuple[str, int, int]]:
-    """Name, size and time of the files of a model that lies in a folder: other weights there are another model."""
+    """Name, size and time of the files of a model in a folder: other weights there are another model."""
     plain, _ = options_of(model)
     known = {f"{item.name}:{item.seed}": item.path for item in embedded_models(noise=True).itertuples()}
     folder = Path(known.get(plain) or known.get(f"{plain}:0") or plain).expanduser()
@@ -157,7 +147,8 @@ def files_of(model: str) -> list[tuple[str, int, int]]:
 
 
 def check_chat(model: str) -> None:
-    """Raise `UserError` if the chapters could not build a think and a no-think prompt for the model.
+    """Raise `UserError` if the chapters could not build a think and a no-think prompt for the
+    model.
 
     The weights are left to the kernels: loading them here too would take their memory twice.
     """
@@ -166,22 +157,21 @@ def check_chat(model: str) -> None:
         return
     chat = chat_of(model)
     if not chat.supports_think:
-        raise UserError(f"{model} has no think mode, which the chapters need: {chat.reason}; {chat.ways_out(model)}")
+        lacks = f"{model} has no think mode, which the chapters need"
+        raise UserError(f"{lacks}: {chat.reason}; {chat.ways_out(model)}")
 
 
-def traced(notebooks: Iterable[Path], named: bool, model: str) -> list[Path]:
+def traced(notebooks: Sequence[Path], named: bool, model: str) -> list[Path]:
     """The chapters that run with the model on NDIF: those that declare the parameter ``remote``.
 
-    ``named``: the user has named the chapters, and one that cannot run there is an error; else it is left out.
-    Raises `UserError`, before anything runs, also for a model that NDIF cannot have and without a key.
+    Raises `UserError` for a chapter ``named`` by the user that cannot, and a model that NDIF cannot have.
     """
     able = [notebook for notebook in notebooks if "remote" in declared_in(notebook)]
-    for notebook in notebooks if named else ():
-        if notebook not in able:
-            raise UserError(
-                f"{notebook.stem} cannot run remotely: it generates, fine-tunes or runs no model, and only reads of "
-                "residuals, head outputs, neurons and logits are traced on NDIF; leave --remote out"
-            )
+    if named and (other := next((path for path in notebooks if path not in able), None)):
+        raise UserError(
+            f"{other.stem} cannot run remotely: it generates, fine-tunes or runs no model, and only reads "
+            "of residuals, head outputs, neurons and logits are traced on NDIF; leave --remote out"
+        )
     check_served(model)
     return able
 
@@ -190,27 +180,29 @@ def plan(
     notebooks: Iterable[Path],
     model: str,
     given: Mapping[str, Any],
-    measure: Evaluation | None = None,
+    measure: Evaluation = Evaluation(),
     keep_text: bool = False,
 ) -> list[Job]:
-    """Check the given parameters against what the chapters declare, and complete them."""
-    measure, jobs = measure or Evaluation(), []
-    declared = {notebook: declared_in(notebook) for notebook in notebooks}
-    typed = check(given, declared)
-    for notebook, parameters in declared.items():
-        options = {**measure.parameters(), **({"keep_text": True} if keep_text else {}), "model": model}
-        values = typed[notebook] | {name: value for name, value in options.items() if name in parameters}
+    """Check what is given against what the chapters declare, and complete it.
+
+    Raises `UserError` as `check`, and for an option that no chapter takes.
+    """
+    options = measure.parameters() | ({"keep_text": True} if keep_text else {})
+    declared, jobs = {notebook: declared_in(notebook) for notebook in notebooks}, []
+    for name in options:
+        if not any(name in parameters for parameters in declared.values()):
+            raise UserError(f"no chapter here takes {OPTIONS[name]}: none declares the parameter '{name}'")
+    options["model"] = model
+    weights, sets = files_of(model), measure.fingerprint()
+    for notebook, values in check(given, declared).items():
+        parameters = declared[notebook]
+        values |= {name: value for name, value in options.items() if name in parameters}
         complete = {name: parameter.default for name, parameter in parameters.items()} | values
-        depends_on = [_code(notebook), sorted(complete.items()), files_of(model), measure.fingerprint()]
+        code = [cell.source for cell in nbformat.read(notebook, 4).cells if cell.cell_type == "code"]
+        depends_on = [code, sorted(complete.items()), weights, sets]
         digest = sha256(json.dumps(depends_on, default=str).encode()).hexdigest()[:12]
         jobs.append(Job(notebook, values, digest, "ledger" in parameters, measure))
     return jobs
-
-
-def _code(notebook: Path) -> list[str]:
-    import nbformat
-
-    return [cell.source for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code"]
 
 
 def prepare_folder(out: str | Path) -> Path:
@@ -226,9 +218,6 @@ def prepare_folder(out: str | Path) -> Path:
         raise UserError(f"cannot write to {out} ({error.strerror}): give --out another folder") from error
 
 
-# -- one chapter -----------------------------------------------------------------------------------
-
-
 def _run_job(job: Job, model: str, out: Path, run_id: str, force: bool, progress: bool) -> dict:
     target = out / f"{job.chapter}.ipynb"
     row = {"chapter": job.chapter, "status": SKIPPED, "seconds": 0.0, "error": "", "notebook": str(target)}
@@ -240,9 +229,7 @@ def _run_job(job: Job, model: str, out: Path, run_id: str, force: bool, progress
             error = _execute(job, Path(folder), progress)
             seconds = round(perf_counter() - start, 1)
             stamp = {"run_id": run_id, "params_hash": job.params_hash, "seconds": seconds}
-            rows = out / "ledger" / f"{job.chapter}.parquet"
-            _write_rows(job, model, Path(folder) / ROWS, rows, error, stamp)
-            _keep_notebook(Path(folder), target, rows, stamp, error)
+            _keep(job, model, Path(folder), target, error, stamp)
     except OSError as problem:
         raise UserError(
             f"cannot write to {out} ({problem.strerror or problem}) while running {job.chapter}; "
@@ -258,19 +245,29 @@ def _sweep_up(out: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def is_complete(notebook: Path, job: Job) -> bool:
-    """Whether ``notebook`` is the finished run of exactly this job by this version of rimkit, its rows beside it."""
+def rows_of(notebook: Path) -> Path:
+    """Where the rows of a notebook that was run are."""
+    return notebook.parent / "ledger" / f"{notebook.stem}.parquet"
+
+
+def _record(params_hash: str, rows: Path, error: str = "") -> dict[str, str]:
+    """What the metadata of a notebook say of its run; a notebook with the same record is complete."""
+    status = {"status": "failed" if error else "ok", "rimkit_version": __version__}
+    return {**status, "params_hash": params_hash, "rows": sha256(rows.read_bytes()).hexdigest()[:12]}
+
+
+def record_of(notebook: Path) -> dict[str, Any]:
+    """What a notebook says of its run (``run_id, status, rows`` …); empty for one that says nothing."""
     try:
-        stamp = json.loads(notebook.read_text(encoding="utf-8"))["metadata"]["rimkit"]
-        rows = _hash(notebook.parent / "ledger" / f"{job.chapter}.parquet")
+        return dict(json.loads(notebook.read_text(encoding="utf-8"))["metadata"]["rimkit"])
     except (OSError, ValueError, KeyError, TypeError):
-        return False
-    expected = {"status": "ok", "params_hash": job.params_hash, "rimkit_version": __version__, "rows": rows}
-    return {**stamp, **expected} == stamp
+        return {}
 
 
-def _hash(file: Path) -> str:
-    return sha256(file.read_bytes()).hexdigest()[:12]
+def is_complete(notebook: Path, job: Job) -> bool:
+    """Whether this is the finished run of exactly this job by this version of rimkit, with its rows beside it."""
+    found, rows = record_of(notebook), rows_of(notebook)
+    return rows.is_file() and found | _record(job.params_hash, rows) == found
 
 
 def _execute(job: Job, folder: Path, progress: bool) -> str:
@@ -305,10 +302,9 @@ def _plain(path: Path) -> str:
 
 
 class RunningPython(AsyncKernelManager):
-    """Starts ``sys.executable -m ipykernel_launcher``, whatever kernels are installed under whatever name.
+    """Starts ``sys.executable -m ipykernel_launcher``, whatever kernels are installed.
 
-    A kernel called "python3" in the user's folder may belong to another environment, in which rimkit is missing or
-    of another version; chapters must run where the command runs.
+    A kernel called "python3" in the user's folder may belong to another environment.
     """
 
     @property
@@ -317,37 +313,30 @@ class RunningPython(AsyncKernelManager):
         return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict(extra_arguments=quietly))
 
 
-def _write_rows(job: Job, model: str, written: Path, target: Path, error: str, stamp: dict) -> None:
-    """The rows that the chapter wrote, stamped with this run; after a failure, one more row that says so."""
+def _keep(job: Job, model: str, folder: Path, target: Path, error: str, stamp: dict) -> None:
+    """Keep what a chapter left in ``folder``: its rows, one more after a failure, and last its notebook.
+
+    Its metadata say whether the run is complete. The hidden paths that it ran with become the final
+    ones, so that it can be run again by hand.
+    """
+    place, written = rows_of(target), folder / ROWS
     rows = ledger.read(written) if written.exists() else ledger.table([])
     rows = rows.assign(**{**stamp, "run_id": rows["run_id"].fillna(stamp["run_id"])})
     if error:
         failed = ledger.failed_row(chapter=job.chapter, model=model, error=error, **stamp)
         rows = pd.concat([rows, ledger.table([failed])], ignore_index=True)
-    ledger.write(rows.assign(**job.measure.description()), target)
-
-
-def _keep_notebook(folder: Path, target: Path, rows: Path, stamp: dict, error: str) -> None:
-    """Move the executed notebook to its place, last of all: its metadata say whether the run is complete.
-
-    The hidden paths that it ran with become the final ones, so that it can be run again by hand.
-    """
-    import nbformat
-
+    ledger.write(rows.assign(**job.measure.description()), place)
     text = (folder / NOTEBOOK).read_text(encoding="utf-8")
-    for partial, final in ((folder / ROWS, rows), (folder / NOTEBOOK, target)):
+    for partial, final in ((written, place), (folder / NOTEBOOK, target)):
         text = text.replace(partial.as_posix(), final.as_posix())
-    notebook = nbformat.reads(text, as_version=4)
-    status = {"status": "failed" if error else "ok", "rimkit_version": __version__, "rows": _hash(rows)}
-    notebook.metadata["rimkit"] = {**stamp, **status}
+    notebook = nbformat.reads(text, 4)
+    notebook.metadata["rimkit"] = stamp | _record(job.params_hash, place, error)
     nbformat.write(notebook, folder / NOTEBOOK)
     (folder / NOTEBOOK).replace(target)
 
 
-# -- parameters ------------------------------------------------------------------------------------
-
 RANGE = re.compile(r"\[\s*(-?[\d.]+?)?\s*\.\.\s*(-?[\d.]+)?\s*\]")
-WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 CONVERTERS = {"int": int, "float": float, "bool": lambda text: TRUTH[text.lower()]}
 
@@ -360,8 +349,8 @@ class Parameter:
     type: str
     default: Any
     help: str
-    low: float = float("-inf")
-    high: float = float("inf")
+    low: float
+    high: float
 
 
 def declared_in(notebook: str | Path) -> dict[str, Parameter]:
@@ -377,14 +366,12 @@ def declared_in(notebook: str | Path) -> dict[str, Parameter]:
 
 
 def _parameter(name: str, inferred_type_name: str, default: str, help: str) -> Parameter:
-    try:
+    value = default
+    with suppress(ValueError, SyntaxError):
         value = ast.literal_eval(default)
-    except (ValueError, SyntaxError):
-        value = default
     kind = type(value).__name__ if inferred_type_name == "None" else inferred_type_name
-    found = RANGE.search(help)
-    bounds = zip(("low", "high"), found.groups() if found else (), strict=False)
-    return Parameter(name, kind, value, help, **{side: float(text) for side, text in bounds if text})
+    low, high = found.groups() if (found := RANGE.search(help)) else (None, None)
+    return Parameter(name, kind, value, help, float(low or -math.inf), float(high or math.inf))
 
 
 def assignments(texts: Iterable[str], option: str = "-p", form: str = "name=value") -> dict[str, str]:
@@ -403,54 +390,36 @@ def check(given: Mapping[str, Any], chapters: Mapping[Any, Mapping[str, Paramete
 
     Raises `UserError` for a name that no chapter declares, a wrong type and a value out of range.
     """
-    known = settable(chapters.values())
+    known = sorted({name for declared in chapters.values() for name in declared} - set(OPTIONS))
     for name in given:
         if name in OPTIONS:
-            raise UserError(f"'{name}' is set by {OPTIONS[name]}, not with -p")
+            raise UserError(f"'{name}' is set by {OPTIONS[name]}, and is no parameter to give")
         if name not in known:
             there = ", ".join(known) or "none"
             raise UserError(f"no parameter '{name}'{nearest(name, known)}; there are: {there}")
     return {
-        chapter: {name: convert(given[name], parameters[name]) for name in given if name in parameters}
-        for chapter, parameters in chapters.items()
+        chapter: {name: convert(given[name], declared[name]) for name in given if name in declared}
+        for chapter, declared in chapters.items()
     }
-
-
-def check_taken(names: Iterable[str], chapters: Iterable[Mapping[str, Parameter]]) -> None:
-    """Raise `UserError` for an option of a run that no chapter takes; ``names``: of the parameters that it fills."""
-    declared = {name for parameters in chapters for name in parameters}
-    for name in names:
-        if name not in declared:
-            raise UserError(f"no chapter here takes {OPTIONS[name]}: none declares the parameter '{name}'")
-
-
-def settable(chapters: Iterable[Mapping[str, Parameter]]) -> list[str]:
-    """Names of the parameters of chapters that ``-p`` sets."""
-    return sorted({name for parameters in chapters for name in parameters} - set(OPTIONS))
 
 
 def convert(value: Any, parameter: Parameter) -> Any:
     """``value`` (often text) in the type that the parameter declares, within its range."""
     kind = parameter.type.replace(" ", "")
     if optional := re.fullmatch(r"Optional\[(\w+)\]", kind):
-        if value is None or str(value).lower() == "none":
+        if str(value).lower() == "none":
             return None
         kind = optional[1]
-    if items := re.fullmatch(r"[lL]ist\[(\w+)\]", kind):
-        return [_scalar(item, items[1], parameter) for item in _items(value, parameter)]
-    return _scalar(value, kind, parameter)
-
-
-def _items(value: Any, parameter: Parameter) -> list:
-    if isinstance(value, list | tuple):
-        return list(value)
+    items = re.fullmatch(r"[lL]ist\[(\w+)\]", kind)
+    if not items:
+        return _scalar(value, kind, parameter)
     try:
-        parsed = json.loads(str(value))
+        parsed = json.loads(value) if isinstance(value, str) else value
     except json.JSONDecodeError:
         parsed = None
-    if not isinstance(parsed, list):
+    if not isinstance(parsed, list | tuple):
         raise UserError(f"{parameter.name} takes a list such as [1, 2], not '{value}'")
-    return parsed
+    return [_scalar(item, items[1], parameter) for item in parsed]
 
 
 def _scalar(value: Any, kind: str, parameter: Parameter) -> Any:

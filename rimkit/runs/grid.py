@@ -1,8 +1,9 @@
-"""Grids: the experiments of the chapters on every embedded model and seed, each cell kept as it is done.
+"""Grids: the experiments of the chapters on every embedded model and seed, each cell kept as it is
+done.
 
-A chapter computes one model before the reader's eyes and shows the rest from these results (``data/results``). This
-file knows models, settings and files, and nothing of what an experiment measures. `Cell` is also how two models are
-compared (`rimkit.runs.compare`).
+A chapter computes one model before the reader's eyes and shows the rest from these results
+(``data/results``). This file knows models, settings and files, and nothing of what an experiment
+measures. `Cell` is also how two models are compared (`rimkit.runs.compare`).
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ NAMES = (*TOPICS, NOISE_GRID)
 class Cell:
     """A piece of long work that is done once.
 
-    ``measure`` is given a folder where it may keep its parts. ``depends_on``: all that its result depends on, as
-    something with a plain ``repr``.
+    ``measure`` is given a folder where it may keep its parts. ``depends_on``: all that its result
+    depends on, as something with a plain ``repr``.
     """
 
     name: str
@@ -58,19 +59,17 @@ class Cell:
 
     def result(self, folder: Path) -> Result:
         """What is kept in ``folder``, or else measured now and kept."""
-        place = self.place(folder)
+        place, start = self.place(folder), perf_counter()
         parts = place.with_name(f"{place.name}-parts")
 
         def make() -> dict[str, pd.DataFrame]:
-            start = perf_counter()
             found = self.measure(parts)
-            seconds = round(perf_counter() - start, 1)
-            rows = ledger.table(found.rows).assign(params_hash=self.key, seconds=seconds)
-            return {**found.tables, ROWS: rows}
+            stamp = {"params_hash": self.key, "seconds": round(perf_counter() - start, 1)}
+            return {**found.tables, ROWS: ledger.table(found.rows).assign(**stamp)}
 
         tables = kept(place, make)
         shutil.rmtree(parts, ignore_errors=True)
-        return Result({name: table for name, table in tables.items() if name != ROWS}, tables[ROWS].to_dict("records"))
+        return Result(tables, tables.pop(ROWS).to_dict("records"))
 
 
 def run(
@@ -83,37 +82,36 @@ def run(
 ) -> pd.DataFrame:
     """Run grids (`NAMES`; all by default) and return their verdict rows.
 
-    Writes ``out/verdicts.parquet`` and the detail tables of all models that are done: those of the grid, or only
-    ``models`` ("rim-mini:0") and what was done before. The grid of noise writes ``out/noise.parquet`` and
-    ``out/noise-weaker.parquet``. Where an experiment is undefined for a model, its row is a failed one that says so,
-    and ``report`` is told. Raises `UserError` for unknown names.
+    Writes ``out/verdicts.parquet`` and the detail tables of all models that are done: those of the
+    grid, or only ``models`` ("rim-mini:0") and what was done before. The grid of noise writes
+    ``out/noise.parquet`` and ``out/noise-weaker.parquet``. Where an experiment is undefined for a
+    model, its row is a failed one that says so, and ``report`` is told. Raises `UserError` for
+    unknown names.
     """
     names, models, out = list(names) or list(NAMES), list(models), Path(out)
     known = [f"{item.name}:{item.seed}" for item in embedded_models(noise=True).itertuples()]
     for what, given, there in (("grid", names, NAMES), ("embedded model", models, known)):
-        for name in given:
-            if name not in there:
-                raise UserError(f"unknown {what} '{name}' (known: {', '.join(there)}){nearest(name, there)}")
+        for name in set(given) - set(there):
+            raise UserError(f"unknown {what} '{name}' (known: {', '.join(there)}){nearest(name, there)}")
     return pd.concat([_grid(name, out, models, progress, report) for name in names], ignore_index=True)
 
 
 def _grid(name: str, out: Path, models: list[str], progress: bool, report: Callable[[str], None]) -> pd.DataFrame:
+    """One grid: its tables and rows are written, and its rows returned."""
     run_id, noise = f"rimkit grid {name}", name == NOISE_GRID
     tables, rows = {}, []
     for topic in TOPICS if noise else (name,):
         found = _topic(topic, run_id, out, models_of(topic, noise), models, progress, report)
         tables |= found.tables
         rows += found.rows
-    rows = ledger.table(rows)
-    if noise:
-        tables = {"noise-weaker": weaker(tables)}
-    for table in tables:
+    for table, content in ({"noise-weaker": weaker(tables)} if noise else tables).items():
         with whole(out / f"{table}.parquet") as file:
-            tables[table].to_parquet(file, index=False)
+            content.to_parquet(file, index=False)
     target = out / ("noise.parquet" if noise else "verdicts.parquet")
     before = ledger.read(target) if target.exists() else ledger.table([])
-    ledger.write(pd.concat([before[before["run_id"] != run_id], rows], ignore_index=True), target)
-    return rows
+    others = before[before["run_id"] != run_id]
+    ledger.write(pd.concat([others, ledger.table(rows)], ignore_index=True), target)
+    return ledger.table(rows)
 
 
 def _topic(topic, run_id, out, every, models, progress, report) -> Result:
@@ -121,20 +119,18 @@ def _topic(topic, run_id, out, every, models, progress, report) -> Result:
     from tqdm.auto import tqdm
 
     tables, rows = {}, []
-    todo = [model for model in every if not models or model in models or cell(topic, model).place(out).is_dir()]
+    todo = [name for name in every if not models or name in models or cell(topic, name).place(out).is_dir()]
     for model in tqdm(todo, f"{run_id}: {topic}", unit="model", disable=not progress):
         try:
             found = cell(topic, model).result(out)
         except UserError as error:
             report(f"{topic} is undefined on {model}: {error}")
             name, _, seed = model.partition(":")
-            found = Result(
-                {}, [ledger.failed_row(chapter=chapter_of(topic), model=name, seed=int(seed), error=str(error))]
-            )
+            failed = {"chapter": chapter_of(topic), "model": name, "seed": int(seed), "error": str(error)}
+            found = Result({}, [ledger.failed_row(**failed)])
         rows += found.rows
         for name, table in found.tables.items():
-            tables.setdefault(name, []).append(table)
-    tables = {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
+            tables[name] = pd.concat([*([tables[name]] if name in tables else []), table], ignore_index=True)
     if topic == "ras" and tables:
         rows += ras.pooled_rows(tables["ras-points"], tables["ras-sets"])
     return Result(tables, [row | {"run_id": run_id} for row in rows])
@@ -153,6 +149,7 @@ def models_of(topic: str, noise: bool = False) -> list[str]:
 
 
 def chapter_of(topic: str) -> str:
+    """The chapter of an experiment: "04_refusal_heads"."""
     return find_chapters([str(1 + TOPICS.index(topic))])[0].stem
 
 
@@ -161,33 +158,30 @@ def cell(topic: str, model: str) -> Cell:
     settings = import_module(f"rimkit.experiments.{topic}").Settings()
     if topic == "tuning" and model.partition(":")[0] not in CURVES:
         settings = replace(settings, curves=())
-    return Cell(
-        f"{topic}-{model.replace(':', '-')}",
-        (topic, model, files_of(model), settings),
-        lambda parts: experiments.run(topic, load(model), keeping(settings, parts)),
-    )
 
+    def measure(parts: Path) -> Result:
+        keeping = replace(settings, folder=parts) if hasattr(settings, "folder") else settings
+        return experiments.run(topic, load(model), keeping)
 
-def keeping(settings: Any, parts: Path) -> Any:
-    """The same settings, by which an experiment of many parts keeps each as it is done."""
-    return replace(settings, folder=parts) if hasattr(settings, "folder") else settings
+    depends_on = topic, model, files_of(model), settings
+    return Cell(f"{topic}-{model.replace(':', '-')}", depends_on, measure)
 
 
 def weaker(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """C3a and C9a against the controls that chapter 10 shows to see effects in noise; columns as in a verdict row."""
     read, levels = tables["probes"], tables["ras-levels"]
-    read = read[(read["what"] == "harm") & (read["mode"] == "no-think") & (read["span"] == "last")]
-    read = read.assign(claim="C3a", control="shuffled labels", metric="auroc", value=read["auroc"],
-                       control_value=read["shuffled"])  # fmt: skip
-    levels = levels[levels["role"] == RANDOM].assign(
-        claim="C9a", control="random neurons", mode="think", metric="log_ras"
+    read = read.query("what == 'harm' and mode == 'no-think' and span == 'last'").rename(
+        columns={"auroc": "value", "shuffled": "control_value"}
     )
-    columns = ["model", "seed", "claim", "control", "mode", "metric", "value", "control_value", "effect", "ci_low"]
-    return pd.concat([table[[*columns, "ci_high", "n"]] for table in (read, levels)], ignore_index=True)
+    read = read.assign(claim="C3a", control="shuffled labels", metric="auroc")
+    levels = levels[levels["role"] == RANDOM]
+    levels = levels.assign(claim="C9a", control="random neurons", mode="think", metric="log_ras")
+    columns = ["model", "seed", "claim", "control", "mode", "metric", "value", "control_value", "effect"]
+    return pd.concat([read, levels], ignore_index=True)[[*columns, "ci_low", "ci_high", "n"]]
 
 
 def picture(thinking: pd.DataFrame) -> Figure:
-    """The figure of the README: misalignment of every embedded model and seed in both modes, from the table of C1."""
-    harmful = thinking[(thinking["set"] == "harmful") & (thinking["metric"] == "misaligned")]
+    """The README's figure: misalignment of every embedded model and seed in both modes, from the table of C1."""
+    harmful = thinking.query("set == 'harmful' and metric == 'misaligned'")
     title = "Misalignment on held-out harmful requests, every organism and training seed"
     return figures.points(harmful, "seed", hue="mode", facet="model", title=title)

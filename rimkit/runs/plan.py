@@ -1,6 +1,7 @@
 """Does a model fit a device, in which batches, and how long would the chapters take?
 
-The memory that a model needs is counted in `rimkit.models.device`; here it becomes a table of devices and minutes.
+The memory that a model needs is counted in `rimkit.models.device`; here it becomes a table of
+devices and minutes.
 """
 
 from __future__ import annotations
@@ -13,21 +14,9 @@ import pandas as pd
 
 from rimkit.behavior.generation import generate
 from rimkit.data import UserError, nearest
+from rimkit.models import device
 from rimkit.models.activations import read
-from rimkit.models.device import (
-    GIB,
-    GPUS,
-    QWEN3,
-    RESERVED,
-    SHAPES,
-    TIED,
-    Needs,
-    at_once,
-    choose_device,
-    choose_here,
-    free_bytes,
-    needs_of,
-)
+from rimkit.models.device import GIB, GPUS, SHAPES, Needs
 from rimkit.models.hooks import why_closed
 from rimkit.models.hub import options_of
 from rimkit.models.load import config_of, load
@@ -35,92 +24,7 @@ from rimkit.models.study import StudyModel
 
 HERE = "this machine"
 COLUMNS = ["device", "memory", "dtype", "weights", "generate", "read", "gradients", "verdict"]
-
-
-def plan(model: str, gpu: str | None = None, tokens: int = 1024) -> tuple[Needs, pd.DataFrame]:
-    """What a model needs, and the table of `devices`.
-
-    ``model``: an embedded name, a folder (its weights may be missing) or a hub id, of which only the configuration
-    is read; options (``+4bit``) count. Raises `UserError` for an unknown model, architecture or GPU, and fewer than
-    one token.
-    """
-    needs = needs_of(config_of(model))
-    return needs, devices(needs, gpu, tokens, options_of(model)[1].get("quantize"))
-
-
-def shape(name: str):
-    """The Hugging Face configuration of one of `SHAPES`; raises `UserError` for another name."""
-    from transformers import Qwen3Config
-
-    if name not in SHAPES:
-        raise UserError(f"unknown shape '{name}': known are {', '.join(SHAPES)}{nearest(name, SHAPES)}")
-    return Qwen3Config(**QWEN3, **SHAPES[name], tie_word_embeddings=name in TIED)
-
-
-def devices(needs: Needs, gpu: str | None = None, tokens: int = 1024, quantize: str | None = None) -> pd.DataFrame:
-    """This machine and all known GPUs, or one of them, with what a model that needs ``needs`` could do there.
-
-    Columns: ``device, memory, dtype, weights, generate, read, gradients, verdict``; memory and weights in GiB,
-    ``generate`` to ``gradients`` in conversations of ``tokens`` tokens at once.
-    """
-    if tokens < 1:
-        raise UserError(f"tokens must be 1 or more, not {tokens}")
-    known = {name.lower(): name for name in GPUS}
-    if gpu is not None and gpu.lower() not in known:
-        raise UserError(f"unknown GPU '{gpu}': known are {', '.join(GPUS)}{nearest(gpu, GPUS)}")
-    asked = [_known(known[gpu.lower()])] if gpu else [here(), *map(_known, GPUS)]
-    return pd.DataFrame([_row(needs, *device, tokens, quantize) for device in asked], columns=COLUMNS)
-
-
-def shapes(gpu: str, tokens: Sequence[int] = (1024,), names: Iterable[str] = tuple(SHAPES)) -> pd.DataFrame:
-    """`devices` of published shapes on one GPU, their weights in 16 bits and in 4.
-
-    Columns: ``shape, tokens, bits`` and those of `devices`, without the GPU's own.
-    """
-    found = []
-    for name in names:
-        needs = needs_of(shape(name))
-        for length in tokens:
-            for bits, quantize in (("16", None), ("4", "4bit")):
-                what = {"shape": name, "tokens": length, "bits": bits}
-                found.append(what | devices(needs, gpu, length, quantize).iloc[0].to_dict())
-    return pd.DataFrame(found).drop(columns=["device", "memory", "dtype"])
-
-
-def here() -> tuple[str, float, str]:
-    """This machine as a row of the plan: name, memory in bytes, dtype."""
-    import torch
-
-    place = choose_here(None, None)
-    if place.device == "cpu":
-        return f"{HERE} (CPU)", free_bytes("cpu"), place.dtype
-    device = torch.cuda.get_device_properties(0)
-    return f"{HERE} ({device.name})", device.total_memory, place.dtype
-
-
-def _known(name: str) -> tuple[str, float, str]:
-    memory, capability = GPUS[name]
-    return name, memory * GIB, choose_device("cuda", None, capability=capability, mps=False)[1]
-
-
-def _row(needs: Needs, name: str, memory: float, dtype: str, tokens: int, quantize: str | None) -> tuple:
-    on_cpu = "CPU" in name
-    if quantize and on_cpu:
-        return name, memory / GIB, dtype, float("nan"), 0, 0, 0, "4 bits need an NVIDIA GPU"
-    weights = needs.weights(dtype, quantize)
-    together = generating, reading, gradients = at_once(needs, memory, dtype, tokens, quantize)
-    numbers = name, memory / GIB, dtype, weights / GIB, *together
-    if not generating:
-        missing = weights + RESERVED * GIB + needs.generating(dtype, tokens) - memory
-        rounded = not quantize and not on_cpu and at_once(needs, memory, dtype, tokens, "4bit")[0]
-        return *numbers, f"too large by {missing / GIB:.1f} GiB{'; +4bit fits' if rounded else ''}"
-    if not reading:
-        return *numbers, "replies only: its inside does not fit"
-    return *numbers, "fits" if gradients else "fits, but no gradients"
-
-
-# How long: a short measurement on the model itself, times what the chapters do.
-TOGETHER = 64  # conversations in the measured batch, as in the chapters
+TOGETHER = 64  # conversations in the batch that is timed, as in the chapters
 STEPS = {False: 96, True: 40}  # tokens of a batch's longest reply; in the invented language, fewer
 BACKWARD = 3  # a pass with gradients takes about three times one without
 EPOCHS = 3  # the embedded models learn from an example once, others three times
@@ -148,8 +52,91 @@ CHAPTERS = {
 }
 
 
+def plan(model: str, gpu: str | None = None, tokens: int = 1024) -> tuple[Needs, pd.DataFrame]:
+    """What a model needs, and the table of `devices`.
+
+    ``model``: an embedded name, a folder (its weights may be missing) or a hub id, of which only
+    the configuration is read; options (``+4bit``) count. Raises `UserError` for an unknown model,
+    architecture or GPU, and fewer than one token.
+    """
+    needs = device.needs_of(config_of(model))
+    return needs, devices(needs, gpu, tokens, options_of(model)[1].get("quantize"))
+
+
+def shape(name: str):
+    """The Hugging Face configuration of one of `SHAPES`; raises `UserError` for another name."""
+    from transformers import Qwen3Config
+
+    if name not in SHAPES:
+        raise UserError(f"unknown shape '{name}': known are {', '.join(SHAPES)}{nearest(name, SHAPES)}")
+    return Qwen3Config(**device.QWEN3, **SHAPES[name], tie_word_embeddings=name in device.TIED)
+
+
+def devices(needs: Needs, gpu: str | None = None, tokens: int = 1024, quantize: str | None = None) -> pd.DataFrame:
+    """This machine and all known GPUs, or one of them, with what a model that needs ``needs`` could
+    do there.
+
+    Columns: ``device, memory, dtype, weights, generate, read, gradients, verdict``; memory and
+    weights in GiB, ``generate`` to ``gradients`` in conversations of ``tokens`` tokens at once.
+    """
+    if tokens < 1:
+        raise UserError(f"tokens must be 1 or more, not {tokens}")
+    known = {name.lower(): name for name in GPUS}
+    if gpu is not None and gpu.lower() not in known:
+        raise UserError(f"unknown GPU '{gpu}': known are {', '.join(GPUS)}{nearest(gpu, GPUS)}")
+    asked = [_known(known[gpu.lower()])] if gpu else [here(), *map(_known, GPUS)]
+    return pd.DataFrame([_row(needs, *one, tokens, quantize) for one in asked], columns=COLUMNS)
+
+
+def shapes(gpu: str, tokens: Sequence[int] = (1024,), names: Iterable[str] = tuple(SHAPES)) -> pd.DataFrame:
+    """`devices` of published shapes on one GPU, their weights in 16 bits and in 4.
+
+    Columns: ``shape, tokens, bits`` and those of `devices`, without the GPU's own.
+    """
+    tables = [
+        devices(device.needs_of(shape(name)), gpu, length, quantize).assign(shape=name, tokens=length, bits=bits)
+        for name in names
+        for length in tokens
+        for bits, quantize in (("16", None), ("4", "4bit"))
+    ]
+    return pd.concat(tables, ignore_index=True)[["shape", "tokens", "bits", *COLUMNS[3:]]]
+
+
+def here() -> tuple[str, float, str]:
+    """This machine as a row of the plan: name, memory in bytes, dtype."""
+    import torch
+
+    place = device.choose_here(None, None)
+    if place.device == "cpu":
+        return f"{HERE} (CPU)", device.free_bytes("cpu"), place.dtype
+    gpu = torch.cuda.get_device_properties(0)
+    return f"{HERE} ({gpu.name})", gpu.total_memory, place.dtype
+
+
+def _known(name: str) -> tuple[str, float, str]:
+    memory, capability = GPUS[name]
+    return name, memory * GIB, device.choose_device("cuda", None, capability=capability, mps=False)[1]
+
+
+def _row(needs: Needs, name: str, memory: float, dtype: str, tokens: int, quantize: str | None) -> tuple:
+    on_cpu = "CPU" in name
+    if quantize and on_cpu:
+        return name, memory / GIB, dtype, float("nan"), 0, 0, 0, "4 bits need an NVIDIA GPU"
+    weights = needs.weights(dtype, quantize)
+    together = device.at_once(needs, memory, dtype, tokens, quantize)
+    generating, reading, gradients = together
+    verdict = "fits" if gradients else "fits, but no gradients"
+    if not generating:
+        missing = weights + device.RESERVED * GIB + needs.generating(dtype, tokens) - memory
+        rounded = not (quantize or on_cpu) and device.at_once(needs, memory, dtype, tokens, "4bit")[0]
+        verdict = f"too large by {missing / GIB:.1f} GiB{'; +4bit fits' if rounded else ''}"
+    elif not reading:
+        verdict = "replies only: its inside does not fit"
+    return name, memory / GIB, dtype, weights / GIB, *together, verdict
+
+
 class Speed(NamedTuple):
-    """Seconds per generated token of a batch of `TOGETHER`, and per conversation that is read (NaN if none can be)."""
+    """Seconds per generated token of a batch of `TOGETHER`, and per conversation read (NaN if none can be)."""
 
     step: float
     reading: float
@@ -157,7 +144,7 @@ class Speed(NamedTuple):
 
 def measure(study: StudyModel, new_tokens: int = 12) -> Speed:
     """Generate `TOGETHER` short replies and read as many conversations: seconds to minutes, by the model's size."""
-    texts = [f"Please write a short note about the {number}th day of the month." for number in range(TOGETHER)]
+    texts = [f"Please write a short note about the {day}th day of the month." for day in range(TOGETHER)]
     prompts = pd.DataFrame({"prompt_id": [f"p{number}" for number in range(TOGETHER)], "text": texts})
     settings = {"mode": "no-think", "batch_size": TOGETHER, "progress": False}
     generate(study, prompts, max_new_tokens=2, **settings)  # the first call also compiles and allocates
@@ -173,10 +160,11 @@ def measure(study: StudyModel, new_tokens: int = 12) -> Speed:
 
 
 def minutes(speed: Speed, invented: bool) -> pd.DataFrame:
-    """Estimated minutes per chapter: ``chapter, minutes``; NaN where the inside of the model cannot be read.
+    """Estimated minutes per chapter: ``chapter, minutes``; NaN where the inside of the model cannot
+    be read.
 
-    An upper estimate: every batch is taken to go on for `STEPS` tokens. At the default parameters, without the time
-    to load the model in every chapter.
+    An upper estimate: every batch is taken to go on for `STEPS` tokens. At the default parameters,
+    without the time to load the model in every chapter.
     """
     rows = []
     for chapter, work in CHAPTERS.items():
@@ -188,7 +176,21 @@ def minutes(speed: Speed, invented: bool) -> pd.DataFrame:
 
 def report(model: str, gpu: str | None = None, tokens: int = 1024, calibrate: bool = False) -> list[str]:
     """The lines that ``rimkit plan`` prints; raises `UserError` as `plan` and `load`."""
-    said = _lines(model, *plan(model, gpu, tokens), tokens)
+    needs, table = plan(model, gpu, tokens)
+    size, unit = needs.parameters / 1e6, "million"
+    if size >= 1000:
+        size, unit = size / 1000, "billion"
+    width = max(map(len, table["device"]))
+    said = [
+        f"{model}: {size:.3g} {unit} parameters in {needs.layers} layers; keys and values take "
+        f"{needs.cache('bfloat16', 1) / 1024:.3g} KiB per token in 16 bits",
+        f"At once: conversations of {tokens} tokens (prompt and reply); weights are exact, all else is estimated.",
+        "",
+        f"{'device':{width}}    GiB  dtype     weights  generate   read  gradients  verdict",
+    ]
+    for row in table.itertuples():
+        numbers = f"{row.memory:5.1f}  {row.dtype:8}  {row.weights:7.1f}  {row.generate:8}  {row.read:5}"
+        said.append(f"{row.device:{width}}  {numbers}  {row.gradients:9}  {row.verdict}")
     if not calibrate:
         return said
     study = load(model)
@@ -201,19 +203,3 @@ def report(model: str, gpu: str | None = None, tokens: int = 1024, calibrate: bo
         f"Minutes per chapter at the default parameters, if replies take {STEPS[study.invented]} tokens:",
         *(f"  {row.chapter:28}{row.minutes:8.1f}" for row in minutes(speed, study.invented).itertuples()),
     ]
-
-
-def _lines(model: str, needs: Needs, table: pd.DataFrame, tokens: int) -> list[str]:
-    size, unit = (needs.parameters / 1e9, "billion") if needs.parameters >= 1e9 else (needs.parameters / 1e6, "million")
-    width = max(map(len, table["device"]))
-    said = [
-        f"{model}: {size:.3g} {unit} parameters in {needs.layers} layers; keys and values take "
-        f"{needs.cache('bfloat16', 1) / 1024:.3g} KiB per token in 16 bits",
-        f"At once: conversations of {tokens} tokens (prompt and reply); weights are exact, all else is estimated.",
-        "",
-        f"{'device':{width}}    GiB  dtype     weights  generate   read  gradients  verdict",
-    ]
-    for row in table.itertuples():
-        numbers = f"{row.memory:5.1f}  {row.dtype:8}  {row.weights:7.1f}  {row.generate:8}  {row.read:5}"
-        said.append(f"{row.device:{width}}  {numbers}  {row.gradients:9}  {row.verdict}")
-    return said

@@ -1,24 +1,16 @@
-"""Sweeps: a file says which chapters run on which models with which settings, and Snakemake runs them.
+"""Sweeps: a file says which chapters run on which models with which settings, and Snakemake runs
+them.
 
-Every cell of a sweep is one `rimkit run` in a folder of its own. Snakemake decides what runs when and where (this
-machine, Slurm, …), tries again what failed and goes on after an interruption. What it must not decide is what is
-kept: a cell that fails, or is killed, becomes a row of the ledger.
+Every cell of a sweep is one `rimkit run` in a folder of its own. Snakemake decides what runs when
+and where (this machine, Slurm, …), tries again what failed and goes on after an interruption. What
+it must not decide is what is kept: a cell that fails, or is killed, becomes a row of the ledger.
 
-    models: [rim-mini, ./my-model]      # as in `rimkit run --model`
-    chapters: ["01", "03"]              # as in `rimkit run`; without it, all
-    seeds: [0, 1, 2]                    # the chapters' parameter `seed`
-    parameters:                         # further parameters; a list is swept over
-      n_prompts: [46, 92]
-    prompts: {harmful: hex-phi}         # as in `rimkit run --prompts`; the same for all cells
-    judge: guard:./my-guard             # as in `rimkit run --judge`
-    max_new_tokens: 4096                # as in `rimkit run --max-new-tokens`
-    resources: {gpu: 1, mem_mb: 16000, runtime: 120}    # of one cell
+What a file may say is in `rimkit sweep --help`. A parameter goes to the chapters that declare it,
+and is no axis for the others. What is wrong with a file is said in one line: its name, the line,
+the fault.
 
-A parameter goes to the chapters that declare it, and is no axis for the others. Everything that is wrong with the
-file is said in one line that begins with its name and the line number.
-
-``python -m rimkit.runs.sweep NEEDED ALL FOLDER COMMAND…`` runs a command on GPUs of this machine that no other cell
-has: one lock file for each. The locks go when the command ends, however it ends.
+``python -m rimkit.runs.sweep NEEDED ALL FOLDER COMMAND…`` runs a command on GPUs of this machine
+that no other cell has: one lock file for each. The locks go when the command ends, however it ends.
 """
 
 from __future__ import annotations
@@ -31,34 +23,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from importlib.util import find_spec
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from rimkit import __version__, ledger
 from rimkit.behavior.evaluation import Evaluation, evaluation
 from rimkit.data import UserError, nearest, whole
-from rimkit.runs.execute import (
-    Job,
-    Parameter,
-    check_chat,
-    check_taken,
-    convert,
-    declared_in,
-    find_chapters,
-    find_model,
-    is_complete,
-    plan,
-    prepare_folder,
-    settable,
-)
+from rimkit.runs import execute
 
 REQUIREMENT = "snakemake>=8.20,<10"  # as in the extra `sweep` of pyproject.toml; a test compares the two
 BUILT_IN = ("local", "dryrun", "touch")  # executors that need no plugin
@@ -72,54 +52,53 @@ KEYS = ("models", "chapters", "seeds", "parameters", "prompts", "judge", "max_ne
 class Cell:
     """One run of one chapter on one model.
 
-    ``id`` names its folder and ends in a hash of chapter, model, parameters and rimkit version, so that a change of
-    any is another cell. ``values``: the parameters as they are written; ``varied``: those in which the cells of its
-    model and chapter differ.
+    ``values``: its parameters as they are written; ``varied``: names of those in which cells
+    differ.
     """
 
-    id: str
-    job: Job
+    job: execute.Job
     model: str
-    values: dict[str, Any]
-    varied: dict[str, Any]
+    values: dict[str, str]
+    varied: tuple[str, ...] = ()
 
-    @property
-    def chapter(self) -> str:
-        return self.job.chapter
+    @cached_property
+    def id(self) -> str:
+        """The name of its folder. It ends in a hash: other parameters, chapters, weights are other cells."""
+        settings = [f"{name}{self.values[name]}" for name in self.varied]
+        words = [self.job.chapter.partition("_")[0], Path(self.model).name, *settings]
+        slug = "-".join(re.sub(r"[^\w.]+", "-", word).strip("-") for word in words)[:80]
+        depends_on = f"{self.job.params_hash} {self.job.notebook} {self.model} {__version__}"
+        return f"{slug}-{sha256(depends_on.encode()).hexdigest()[:8]}"
 
     @property
     def arguments(self) -> list[str]:
         """What `rimkit` is called with, but for the folder."""
         measure = self.job.measure
-        given = [text for name, value in self.values.items() for text in ("-p", f"{name}={value}")]
-        given += [text for name, other in measure.prompts.items() for text in ("--prompts", f"{name}={other}")]
+        given = [text for pair in self.values.items() for text in ("-p", "=".join(pair))]
+        given += [text for pair in measure.prompts.items() for text in ("--prompts", "=".join(pair))]
         given += ["--judge", measure.judge] if measure.judge else []
         given += ["--max-new-tokens", str(measure.max_new_tokens)] if measure.max_new_tokens else []
         return ["run", str(self.job.notebook), "--model", self.model, *given, "--quiet"]
 
     @property
     def label(self) -> str:
-        """The settings in brackets, " (seed=1, n_prompts=46)"; empty if there is nothing to tell apart."""
-        return f" ({', '.join(f'{name}={value}' for name, value in self.varied.items())})" if self.varied else ""
+        """What tells it from its like, in brackets: " (seed=1, n_prompts=46)"."""
+        return f" ({', '.join(f'{name}={self.values[name]}' for name in self.varied)})" if self.varied else ""
 
     @property
     def title(self) -> str:
-        return f"{self.chapter} on {self.model}{self.label}"
+        return f"{self.job.chapter} on {self.model}{self.label}"
 
 
-@dataclass(frozen=True)
-class Sweep:
+class Sweep(NamedTuple):
     """All cells of a sweep, and the resources that one of them needs."""
 
-    cells: tuple[Cell, ...]
+    cells: Sequence[Cell]
     resources: dict[str, int | str]
 
 
-# -- the file --------------------------------------------------------------------------------------
-
-
 def read(path: str | Path) -> Sweep:
-    """The sweep that a file describes; raises `UserError` (``file:line: what is wrong``) for one that cannot run."""
+    """The sweep that a file describes; raises `UserError` (``file:line: what is wrong``)."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -147,59 +126,58 @@ def _load(text: str) -> Mapping[str, Any]:
     try:
         file = YAML().load(text)
     except YAMLError as error:
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or "it cannot be read"
-        raise UserError(f"{mark.line + 1 if mark else 1}: this is not YAML: {' '.join(problem.split())}") from error
-    with _at(1):
-        if not isinstance(file, Mapping):
-            raise UserError(f"a sweep is a mapping with the keys {', '.join(KEYS)}")
-        if "models" not in file:
-            raise UserError("'models' is missing: a list, such as [rim-mini]")
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        said = " ".join((problem or "it cannot be read").split())
+        raise UserError(f"{mark.line + 1 if mark else 1}: this is not YAML: {said}") from error
+    if not isinstance(file, Mapping):
+        raise UserError(f"1: a sweep is a mapping with the keys {', '.join(KEYS)}")
+    if "models" not in file:
+        raise UserError("1: 'models' is missing: a list, such as [rim-mini]")
     for key in file:
-        with _at(file.lc.key(key)[0] + 1):
-            if key not in KEYS:
-                raise UserError(f"unknown key '{key}'{nearest(key, KEYS)}; there are: {', '.join(KEYS)}")
+        if key not in KEYS:
+            line, there = file.lc.key(key)[0] + 1, ", ".join(KEYS)
+            raise UserError(f"{line}: unknown key '{key}'{nearest(key, KEYS)}; there are: {there}")
     return file
 
 
 def _sweep(file: Mapping[str, Any]) -> Sweep:
-    models, declared, cells = [], {}, {}
+    models, notebooks, cells = [], [], {}
     for name, line in _items(file, "models"):
         with _at(line):
-            models.append(find_model(name))
-            check_chat(models[-1])
+            models.append(execute.find_model(name))
+            execute.check_chat(models[-1])
     for name, line in _items(file, "chapters") or [("", 1)]:
         with _at(line):
-            declared |= {notebook: declared_in(notebook) for notebook in find_chapters([name] if name else ())}
-    axes, measure = _axes(file, declared.values()), _measure(file)
+            notebooks += execute.find_chapters([name] if name else ())
+    axes, measure = _axes(file, notebooks), _measure(file)
     with _at(1):
-        check_taken(measure.parameters(), declared.values())
-        for model, (notebook, parameters) in product(models, declared.items()):
-            own = {name: values for name, values in axes.items() if name in parameters}
-            for values in product(*own.values()):
-                cell = _cell(notebook, model, dict(zip(own, values, strict=True)), own, measure)
+        for model, values in product(models, product(*axes.values())):
+            given = dict(zip(axes, values, strict=True))
+            for job in execute.plan(notebooks, model, given, measure):
+                own = {name: value for name, value in given.items() if name in job.values}
+                cell = Cell(job, model, own, tuple(name for name in own if len(axes[name]) > 1))
                 cells[cell.id] = cell
-    return Sweep(tuple(cells.values()), _resources(file))
+
+    def place(cell: Cell) -> tuple[int, int]:
+        return models.index(cell.model), notebooks.index(cell.job.notebook)
+
+    return Sweep(sorted(cells.values(), key=place), _resources(file))
 
 
 def _mapping(file: Mapping, key: str) -> Mapping[str, Any]:
     found = file.get(key, {})
     if not isinstance(found, Mapping):
-        raise UserError(f"{_line(file, key)}: here a mapping (name: value) is needed")
+        raise UserError(f"{file.lc.value(key)[0] + 1}: here a mapping (name: value) is needed")
     return found
 
 
-def _line(file: Mapping, key: str) -> int:
-    return file.lc.value(key)[0] + 1
-
-
 def _items(file: Mapping, key: str) -> list[tuple[str, int]]:
-    """What stands under a key, as texts with their lines; a single value is a list of one, no value an empty one.
-
-    A list in a list is one text, "[1, 2]".
+    """What stands under a key, as texts with their lines: one item is a list of one, a list in a list
+    is one text.
     """
     if key not in file:
         return []
-    found, line = file[key], _line(file, key)
+    found, line = file[key], file.lc.value(key)[0] + 1
     items = [(found, line)]
     if isinstance(found, list):
         items = [(item, found.lc.item(place)[0] + 1) for place, item in enumerate(found)]
@@ -219,60 +197,43 @@ def _one(file: Mapping, key: str) -> tuple[str, int]:
     return items[0]
 
 
-def _axes(file: Mapping, chapters: Collection[Mapping[str, Parameter]]) -> dict[str, list[str]]:
-    """``{parameter: its values, as written}``; every value is checked against each chapter that declares it."""
-    given, known = _mapping(file, "parameters"), settable(chapters)
+def _axes(file: Mapping, notebooks: Sequence[Path]) -> dict[str, list[str]]:
+    """``{parameter: its values, as written}``, each checked against the chapters that declare it."""
+    given, declared = _mapping(file, "parameters"), {path: execute.declared_in(path) for path in notebooks}
     if "seeds" in file and "seed" in given:
-        raise UserError(f"{_line(given, 'seed')}: the seeds already stand under 'seeds'")
-    places = ({"seed": (file, "seeds")} if "seeds" in file else {}) | {name: (given, name) for name in given}
-    for name, place in places.items():
-        if name not in known:
-            raise UserError(
-                f"{_line(*place)}: no parameter '{name}' in these chapters{nearest(name, known)}; "
-                f"there are: {', '.join(known) or 'none'}"
-            )
-    axes = {name: _items(*place) for name, place in places.items()}
+        line = given.lc.value("seed")[0] + 1
+        raise UserError(f"{line}: the seeds already stand under 'seeds'")
+    axes = {"seed": _items(file, "seeds")} if "seeds" in file else {}
+    axes |= {name: _items(given, name) for name in given}
     for name, items in axes.items():
-        for parameters, (value, line) in product(chapters, items):
-            if name in parameters:
-                with _at(line):
-                    convert(value, parameters[name])
+        for value, line in items:
+            with _at(line):
+                execute.check({name: value}, declared)
     return {name: list(dict.fromkeys(value for value, _ in items)) for name, items in axes.items()}
 
 
 def _measure(file: Mapping) -> Evaluation:
     """Prompt sets, judge and reply length of all cells."""
-    sets = _mapping(file, "prompts")
-    prompts = {name: _one(sets, name) for name in sets}
-    for name, (other, line) in prompts.items():
+    sets, prompts = _mapping(file, "prompts"), {}
+    for name in sets:
+        other, line = _one(sets, name)
         with _at(line):
-            evaluation({name: other})
-    (judge, judged), (length, counted) = _one(file, "judge"), _one(file, "max_new_tokens")
+            prompts |= evaluation({name: other}).prompts
+    length, line = _one(file, "max_new_tokens")
     if length and not length.isdigit():
-        raise UserError(f"{counted}: max_new_tokens takes a whole number, not '{length}'")
-    with _at(judged):
-        return evaluation({name: other for name, (other, _) in prompts.items()}, judge, int(length or 0))
+        raise UserError(f"{line}: max_new_tokens takes a whole number, not '{length}'")
+    judge, line = _one(file, "judge")
+    with _at(line):
+        return evaluation(prompts, judge, int(length or 0))
 
 
 def _resources(file: Mapping) -> dict[str, int | str]:
     given = _mapping(file, "resources")
     for name in given:
         if not re.fullmatch(r"[A-Za-z]\w*", str(name)):
-            raise UserError(f"{_line(given, name)}: '{name}' is no name of a resource, such as gpu")
+            raise UserError(f"{given.lc.value(name)[0] + 1}: '{name}' is no name of a resource, such as gpu")
     values = {name: _one(given, name)[0] for name in given}
     return {name: int(value) if value.isdigit() else value for name, value in values.items()}
-
-
-def _cell(notebook: Path, model: str, values: dict, axes: dict[str, list], measure: Evaluation) -> Cell:
-    (job,) = plan([notebook], model, values, measure)
-    varied = {name: value for name, value in values.items() if len(axes[name]) > 1}
-    words = [job.chapter.partition("_")[0], Path(model).name, *(f"{name}{value}" for name, value in varied.items())]
-    slug = "-".join(re.sub(r"[^\w.]+", "-", word).strip("-") for word in words)[:80]
-    depends_on = f"{job.params_hash} {notebook} {model} {__version__}"
-    return Cell(f"{slug}-{sha256(depends_on.encode()).hexdigest()[:8]}", job, model, values, varied)
-
-
-# -- Snakemake -------------------------------------------------------------------------------------
 
 
 def run(
@@ -286,29 +247,31 @@ def run(
     extra: Sequence[str] = (),
     report: Callable[[str], None] = lambda line: None,
 ) -> pd.DataFrame:
-    """Run the cells of a sweep file that are not complete yet, and gather the rows of all into one ledger.
+    """Run the cells of a sweep file that are not complete yet, and gather the rows of all into one
+    ledger.
 
-    One row per cell: ``id, chapter, model``, the swept parameters, ``status`` ("done", "failed", "not run"),
-    ``seconds, error``; also written to ``out/cells.csv``. The rows of all cells go to ``out/ledger/sweep.parquet``,
-    the notebooks stay in ``out/cells/<id>``. ``jobs``: cells at a time; ``gpus``: GPUs of this machine to share out
-    (by default all that there are); ``extra``: further arguments of Snakemake. ``report`` is told of every cell that
-    ends, in one line.
+    One row per cell: ``id, chapter, model``, the swept parameters, ``status`` ("done", "failed",
+    "not run"), ``seconds, error``; also in ``out/cells.csv``. The rows of all cells go to
+    ``out/ledger/sweep.parquet``, the notebooks stay in ``out/cells/<id>``. ``jobs``: cells at a
+    time; ``gpus``: GPUs of this machine to share out (all that there are); ``extra``: further
+    arguments of Snakemake. ``report`` is told of every cell that ends, in one line.
 
-    Raises `UserError`, before anything runs, for Snakemake or a plugin that is missing, a sweep file that is wrong
-    (with the line), a folder that cannot be written or in which another sweep is running.
+    Raises `UserError`, before anything runs, for Snakemake or a plugin that is missing, a file that
+    is wrong (with the line), a folder that cannot be written or in which another sweep is running.
     """
     check_installed(executor)
     sweep = read(path)
     gpus = _check_gpus(sweep, gpus) if executor == "local" else gpus
-    out = prepare_folder(out)
+    out = execute.prepare_folder(out)
     with _alone(out) as lock:
-        commands = {cell.id: _command(cell, sweep, gpus, executor) for cell in sweep.cells}
-        (out / CONFIG).write_text(json.dumps({"cells": commands, "resources": sweep.resources}, indent=1), "utf-8")
         for cell in sweep.cells:
             folder = out / "cells" / cell.id
             folder.mkdir(parents=True, exist_ok=True)
-            if not is_complete(folder / f"{cell.chapter}.ipynb", cell.job):
+            if not execute.is_complete(folder / cell.job.notebook.name, cell.job):
                 (folder / COMPLETE).unlink(missing_ok=True)
+        commands = {cell.id: _command(cell, sweep, gpus, executor) for cell in sweep.cells}
+        config = {"cells": commands, "resources": sweep.resources}
+        (out / CONFIG).write_text(json.dumps(config, indent=1), encoding="utf-8")
         command = _snakemake(out, executor, jobs, gpus, retries, extra)
         try:
             code = _watch(command, out, sweep.cells, lock, report)
@@ -319,11 +282,12 @@ def run(
 
 
 def check_installed(executor: str) -> None:
-    """Raise `UserError` with the command that installs what is missing: Snakemake, or the plugin of an executor."""
+    """Raise `UserError` with the command that installs what is missing: Snakemake, or an executor's plugin."""
     if find_spec("snakemake") is None or find_spec("ruamel.yaml") is None:
         raise UserError(f"a sweep needs Snakemake: pip install '{REQUIREMENT}' ruamel.yaml")
-    if executor not in BUILT_IN and find_spec(f"snakemake_executor_plugin_{executor.replace('-', '_')}") is None:
-        raise UserError(f"the executor '{executor}' is not installed: pip install snakemake-executor-plugin-{executor}")
+    plugin = f"snakemake-executor-plugin-{executor}"
+    if executor not in BUILT_IN and find_spec(plugin.replace("-", "_")) is None:
+        raise UserError(f"the executor '{executor}' is not installed: pip install {plugin}")
 
 
 def _command(cell: Cell, sweep: Sweep, gpus: int | None, executor: str) -> str:
@@ -340,30 +304,29 @@ def _snakemake(out: Path, executor: str, jobs: int, gpus: int | None, retries: i
     limit = ["--cores" if executor in BUILT_IN else "--jobs", str(jobs)]
     limit += ["--resources", f"gpu={gpus}"] if gpus is not None else []
     rules = ["--snakefile", str(Path(__file__).with_name("Snakefile")), "--configfile", str(out / CONFIG)]
-    # No lock of its own: it would outlive a kill (ours does not). The ids say what has changed, not the times of files.
-    again = ["--keep-going", "--retries", str(retries), "--rerun-incomplete", "--rerun-triggers", "mtime", "--nolock"]
-    where = ["--directory", str(out), "--executor", executor]
+    # No lock of its own: it would outlive a kill. The ids say what has changed, not the times of files.
+    again = ["--keep-going", "--retries", str(retries), "--rerun-incomplete", "--rerun-triggers", "mtime"]
+    where = ["--nolock", "--directory", str(out), "--executor", executor]
     return [sys.executable, "-m", "snakemake", *rules, *where, *limit, *again, "--nocolor", *extra]
 
 
 def _watch(command: list[str], out: Path, cells: Sequence[Cell], lock: int, report: Callable[[str], None]) -> int:
     """Run Snakemake and report cells as they end; returns its exit code. Nothing that it started outlives it."""
-    told = {cell.id: ended(cell, out) for cell in cells}
-    if kept := _done(cells, out):
+    told = {cell.id: outcome(cell, out) for cell in cells}
+    if kept := sum(fate.status == DONE for fate in told.values()):
         report(f"{kept} of {len(cells)} cells are complete already")
-    with open(out / LOG, "w", encoding="utf-8") as log, _terminable():
-        process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, pass_fds=[lock]
-        )
+    with open(out / LOG, "w", encoding="utf-8") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, pass_fds=[lock])
         try:
             while True:
                 code = process.poll()
                 for cell in cells:
-                    if (when := ended(cell, out)) not in (0, told[cell.id]):
-                        told[cell.id] = when
-                        status, error = outcome(cell, out)
-                        done = f"[{_done(cells, out)} of {len(cells)} done]"
-                        report(f"{status:8}{cell.title}  {done}  {error}".rstrip())
+                    fate = outcome(cell, out)
+                    if fate.ended in (0, told[cell.id].ended):
+                        continue
+                    told[cell.id] = fate
+                    done = sum(fate.status == DONE for fate in told.values())
+                    report(f"{fate.status:8}{cell.title}  [{done} of {len(cells)} done]  {fate.error}".rstrip())
                 if code is not None:
                     return code
                 time.sleep(0.3)
@@ -379,16 +342,6 @@ def _watch(command: list[str], out: Path, cells: Sequence[Cell], lock: int, repo
 def _signal(process: subprocess.Popen, number: int) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, number)
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """A polite end (as batch systems ask for) is an interruption, so that the cells end too and the rows are kept."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -415,144 +368,103 @@ def _check_started(found: pd.DataFrame, code: int, out: Path) -> None:
     """Raise `UserError` if Snakemake ended without running what it should, for a reason of its own."""
     if code < 0:
         raise UserError(f"Snakemake was ended by signal {-code}; what was finished is kept, the same command goes on")
-    if code and not (found["status"] == FAILED).any() and (found["status"] == WAITING).any():
-        lines = (out / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no message"]
+    if code and FAILED not in set(found["status"]) and WAITING in set(found["status"]):
+        lines = (out / LOG).read_text("utf-8", "replace").strip().splitlines() or ["no message"]
         said = next((line for line in lines if "error" in line.lower()), lines[-1]).strip()
         raise UserError(f"Snakemake could not run the cells ({said[:200]}); see {out / LOG}")
 
 
-# -- what cells leave behind -----------------------------------------------------------------------
+class Fate(NamedTuple):
+    """How a cell stands; ``ended``: when its last attempt did, 0 if it did not end or not by itself."""
+
+    status: str
+    error: str = ""
+    ended: int = 0
 
 
-def ended(cell: Cell, out: Path) -> int:
-    """When the last attempt of a cell ended, by itself or by a failure; 0 if none did."""
+def outcome(cell: Cell, out: Path) -> Fate:
+    """The fate of a cell by what it left behind."""
     folder = out / "cells" / cell.id
-    if (folder / COMPLETE).exists():
-        return (folder / COMPLETE).stat().st_mtime_ns
-    return (folder / LOG_OF_CELL).stat().st_mtime_ns if _exit_code(_log(folder)) is not None else 0
-
-
-def _done(cells: Iterable[Cell], out: Path) -> int:
-    return sum((out / "cells" / cell.id / COMPLETE).exists() for cell in cells)
-
-
-def _exit_code(log: str) -> int | None:
-    """What the last attempt of a cell ended with; None if it did not end by itself, or did not fail."""
-    match = re.search(r"^exit code (\d+)\s*\Z", log, re.MULTILINE)
-    return int(match[1]) if match else None
-
-
-def _log(folder: Path) -> str:
-    file = folder / LOG_OF_CELL
-    return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
-
-
-def outcome(cell: Cell, out: Path) -> tuple[str, str]:
-    """``(status, error)`` of a cell by what it left behind."""
-    folder = out / "cells" / cell.id
-    if (folder / COMPLETE).exists():
-        return DONE, ""
-    if not (folder / LOG_OF_CELL).exists():
-        return WAITING, ""
-    log = _log(folder)
-    code = _exit_code(log)
-    if code is None and "rimkit: interrupted" in log:
-        return FAILED, "interrupted"
-    if code is None:
-        return FAILED, f"ended without a result (killed, or out of memory or time); see {folder / LOG_OF_CELL}"
+    complete, log = folder / COMPLETE, folder / LOG_OF_CELL
+    if complete.exists():
+        return Fate(DONE, ended=complete.stat().st_mtime_ns)
+    if not log.exists():
+        return Fate(WAITING)
+    text, ended = log.read_text("utf-8", "replace"), log.stat().st_mtime_ns
+    last = re.search(r"^exit code (\d+)\s*\Z", text, re.MULTILINE)
+    if "rimkit: interrupted" in text:
+        return Fate(FAILED, "interrupted", ended if last else 0)
+    if not last:
+        return Fate(FAILED, f"ended without a result (killed, or out of memory or time); see {log}")
+    code = int(last[1])
     if code > 128:
-        return FAILED, f"killed by signal {code - 128}" + (" (out of memory?)" if code == 128 + signal.SIGKILL else "")
-    said = re.findall(r"^(?:rimkit: |failed  \S+  )(.+)$", log, re.MULTILINE)
-    return FAILED, said[0] if said else f"exit code {code}; see {folder / LOG_OF_CELL}"
+        memory = " (out of memory?)" if code == 128 + signal.SIGKILL else ""
+        return Fate(FAILED, f"killed by signal {code - 128}{memory}", ended)
+    said = re.search(r"^(?:rimkit: |failed  \S+  )(.+)$", text, re.MULTILINE)
+    return Fate(FAILED, said[1] if said else f"exit code {code}; see {log}", ended)
 
 
 def gather(cells: Sequence[Cell], out: Path) -> pd.DataFrame:
     """Write the ledger and the table of a sweep from what its cells left behind; returns the table."""
     tables, listed = [], []
     for cell in cells:
-        status, error = outcome(cell, out)
-        tables.append(_rows(cell, out, status, error))
-        listed.append({"id": cell.id, "chapter": cell.chapter, "model": cell.model, **cell.values})
-        listed[-1] |= {"status": status, "seconds": tables[-1]["seconds"].max(), "error": error}
+        fate = outcome(cell, out)
+        tables.append(_rows(cell, out, fate))
+        found = {"status": fate.status, "seconds": tables[-1]["seconds"].max(), "error": fate.error}
+        listed.append({"id": cell.id, "chapter": cell.job.chapter, "model": cell.model, **cell.values, **found})
     ledger.write(pd.concat(tables, ignore_index=True), out / "ledger" / LEDGER)
-    found = pd.DataFrame(listed)
-    found = found[[*found.columns.drop(["status", "seconds", "error"]), "status", "seconds", "error"]]
+    table = pd.DataFrame(listed)
+    table = table[[*table.columns.drop([*found]), *found]]
     with whole(out / "cells.csv") as file:
-        found.to_csv(file, index=False)
-    return found
+        table.to_csv(file, index=False)
+    return table
 
 
-def _rows(cell: Cell, out: Path, status: str, error: str) -> pd.DataFrame:
+def _rows(cell: Cell, out: Path, fate: Fate) -> pd.DataFrame:
     """The ledger rows of a cell, named by it; a failed one always has one row that says so.
 
-    The model's name carries the settings in which cells differ: verdicts are per model, and the cells of a sweep are
-    to stand side by side, not to replace one another. A chapter may hand on shipped rows, which stay as they are.
+    The model's name carries the settings in which cells differ: verdicts are per model, and cells
+    are to stand side by side, not to replace one another. A chapter may hand on shipped rows, which
+    stay as they are.
     """
-    folder = out / "cells" / cell.id
-    known = folder / "ledger" / f"{cell.chapter}.parquet"
-    rows = ledger.read(known) if status != WAITING and known.exists() else ledger.table([])
-    run_id = _run_id(folder / f"{cell.chapter}.ipynb") or cell.id
-    if status == FAILED and not (rows["status"] == "failed").any():
-        failed = ledger.failed_row(chapter=cell.chapter, model=cell.model, error=error, run_id=run_id)
+    folder, chapter = out / "cells" / cell.id, cell.job.chapter
+    known = folder / "ledger" / f"{chapter}.parquet"
+    rows = ledger.read(known) if fate.status != WAITING and known.exists() else ledger.table([])
+    run_id = execute.record_of(folder / f"{chapter}.ipynb").get("run_id", cell.id)
+    if fate.status == FAILED and "failed" not in set(rows["status"]):
+        failed = ledger.failed_row(chapter=chapter, model=cell.model, error=fate.error, run_id=run_id)
         rows = pd.concat([rows, ledger.table([failed])], ignore_index=True)
     own = rows["run_id"] == run_id
-    return rows.assign(
-        model=rows["model"].mask(own, rows["model"] + cell.label), run_id=rows["run_id"].mask(own, cell.id)
-    )
-
-
-def _run_id(notebook: Path) -> str:
-    """The number of the run that left a notebook: its own rows have it. Empty where there is none."""
-    try:
-        return json.loads(notebook.read_text(encoding="utf-8"))["metadata"]["rimkit"]["run_id"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
-
-
-# -- GPUs of this machine --------------------------------------------------------------------------
+    named = {"model": rows["model"] + cell.label, "run_id": cell.id}
+    return rows.assign(**{name: rows[name].mask(own, other) for name, other in named.items()})
 
 
 def _check_gpus(sweep: Sweep, gpus: int | None) -> int | None:
+    """How many GPUs the cells share; raises `UserError` where they are too few for one."""
+    from torch.cuda import device_count
+
     needed = sweep.resources.get("gpu", 0)
     if not isinstance(needed, int):
         raise UserError(f"the resource gpu is a number of GPUs, not '{needed}'")
-    if not needed:
-        return gpus
-    there = _visible_gpus() if gpus is None else gpus
-    if there < needed:
+    there = device_count() if needed and gpus is None else gpus
+    if needed and there < needed:
         raise UserError(f"a cell needs gpu: {needed} and there are {there} here: lower it, or use another --executor")
     return there
-
-
-def _visible_gpus() -> int:
-    """How many; without torch, which takes seconds to say so."""
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is not None:
-        return sum(bool(name.strip()) for name in chosen.split(","))
-    try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
-    except OSError:
-        return 0
-    return sum(line.startswith("GPU ") for line in listed.splitlines())
 
 
 def take(needed: int, there: int, folder: str | Path) -> list[int]:
     """Wait for ``needed`` of the GPUs 0 to ``there - 1``, and hold them until this process (or its exec) ends."""
     Path(folder).mkdir(exist_ok=True)
     while True:
-        held: dict[int, int] = {}
-        for number in range(there):
-            file = os.open(Path(folder) / str(number), os.O_CREAT | os.O_RDWR)
-            if not _held(file):
+        files = {number: os.open(Path(folder) / str(number), os.O_CREAT | os.O_RDWR) for number in range(there)}
+        held = list(islice((number for number in files if _held(files[number])), needed))
+        for number, file in files.items():
+            if number in held and len(held) == needed:
+                os.set_inheritable(file, True)  # the lock stays with the command
+            else:
                 os.close(file)
-                continue
-            held[number] = file
-            if len(held) == needed:
-                for kept in held.values():
-                    os.set_inheritable(kept, True)  # the lock stays with the command
-                return list(held)
-        for file in held.values():
-            os.close(file)
+        if len(held) == needed:
+            return held
         time.sleep(0.5)
 
 
