@@ -129,9 +129,6 @@ def test_there_is_no_drive_elsewhere(tmp_path, monkeypatch):
         setup.save_to_drive()
 
 
-# -- badges and set-up cells -----------------------------------------------------------------------
-
-
 def rimkit(*arguments, **options):
     command = [sys.executable, "-m", "rimkit.cli", *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -234,8 +231,6 @@ def test_a_stamped_cell_installs_when_rimkit_is_missing_and_not_otherwise(monkey
     assert asked == [("pip", "install --quiet --no-deps git+https://github.com/owner/name@main")]
 
 
-# -- what Colab has --------------------------------------------------------------------------------
-
 WIDGETS_771 = {  # classes of ipywidgets 7.7.1 that explorers may use, with their traits (listed in that version)
     "Widget": {"comm", "keys", "log"},
     "HTML": {"description", "description_tooltip", "layout", "placeholder", "style", "value"},
@@ -336,9 +331,6 @@ def test_everything_resolves_beside_colabs_versions(tmp_path):
     assert {"numpy==2.1.3", "torch==2.11.0", "ipython==7.34.0", "ipywidgets==7.7.1"} <= resolved
 
 
-# -- cells out of order ----------------------------------------------------------------------------
-
-
 def test_a_name_that_is_not_there_yet_is_found_in_the_cell_that_makes_it():
     cells = json.loads((ROOT / "chapters" / "00_start_here.ipynb").read_text())["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
@@ -353,7 +345,7 @@ def test_a_notebook_says_so_below_the_error(capsys):
 
     shell = InteractiveShell.instance()
     try:
-        setup.explain_names()
+        setup.adopt(shell)
         assert not shell.run_cell("nothing_of_this_name", store_history=True).success
         said = capsys.readouterr().out
         assert "NameError" in said

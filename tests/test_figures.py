@@ -62,9 +62,6 @@ def legend(figure) -> list[str]:
     return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
-# points and lines
-
-
 def test_points_draw_every_rate_and_say_so_in_one_sentence(measured):
     figure = points(measured, "mode", hue="model", title="Both modes", reference={"paper": 0.25})
     axis = figure.axes[0]
@@ -123,7 +120,7 @@ def test_lines_have_rows_styles_and_hollow_marks():
         for size in (0, 4, 8) for rule in ("a", "b") for mode in ("think", "no-think") for seed in (0, 1)
     ])  # fmt: skip
     figure = lines(table, "size", hue="mode", facet="rule", row="seed", hollow="breaks", title="t")
-    assert [axis.get_title() for axis in figure.axes] == ["a, 0", "b, 0", "a, 1", "b, 1"]
+    assert [axis.get_title() for axis in figure.axes] == ["a, seed 0", "b, seed 0", "a, seed 1", "b, seed 1"]
     hollow = figure.axes[0].collections[0].get_facecolors()
     assert [to_hex(face) for face in hollow].count("#ffffff") == 1
     assert "Hollow: breaks" in figure.caption
@@ -150,9 +147,6 @@ def test_facets_wrap_after_four():
     assert figure.axes[0].get_subplotspec().get_gridspec().ncols == 4
 
 
-# forests
-
-
 def test_a_forest_is_centred_and_prints_its_numbers(effects):
     figure = forest(effects, "label", title="Effects", smallest_effect=0.05)
     axis = figure.axes[0]
@@ -166,15 +160,13 @@ def test_a_forest_is_centred_and_prints_its_numbers(effects):
 
 
 def test_a_forest_in_panels_has_a_line_per_level_and_a_mark_per_hue(changes):
-    figure = forest(changes.assign(printed=0.1), "corpus", hue="seed", facet="model", paper="printed", title="Changes")
-    assert [axis.get_title() for axis in figure.axes] == ["rim-mini", "twin"]
+    figure = forest(changes, "corpus", hue="seed", facet="model", title="Changes", notes={"twin": "of 9"})
+    assert [axis.get_title() for axis in figure.axes] == ["rim-mini", "twin\nof 9"]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["careful", "effort"]
     one, two = marks(figure.axes[0])
     assert one[:, 0].tolist() == pytest.approx([-30, 20])
     assert np.abs(np.subtract.outer(one[:, 1], two[:, 1])).min() > 0.1
-    assert legend(figure) == ["paper", "seed 0", "seed 1"]
-    (printed,) = [line for line in figure.axes[0].lines if line.get_marker() == "|"]
-    assert printed.get_xdata().tolist() == pytest.approx([10, 10, 10, 10])
+    assert legend(figure) == ["seed 0", "seed 1"]
 
 
 def test_a_forest_says_words_and_draws_effects_without_interval(effects):
@@ -184,9 +176,6 @@ def test_a_forest_says_words_and_draws_effects_without_interval(effects):
     assert [text.get_text() for text in figure.axes[0].texts] == ["", "no effect", "undecided"]
     assert figure.axes[0].get_xlabel() == "nats"
     assert figure.table["95% interval"].tolist() == ["", "[−0.20, −0.05]", "[0.00, 0.04]"]
-
-
-# scatter, heat map, bars, dots
 
 
 def test_a_scatter_has_a_diagonal_and_equal_axes():
@@ -222,12 +211,12 @@ def test_a_map_prints_every_cell_and_names_its_ends():
 
 def test_bars_carry_their_numbers_and_a_gap_is_shown_as_one():
     table = pd.DataFrame({"place": ["a", "b", "a"], "mode": ["on", "on", "off"], "cells": [12564, 3, 5]})
-    figure = bars(table, "place", "cells", facet="mode", title="t", label="cells", marked=["a"], notes={"on": "of 9"})
+    figure = bars(table, "place", "cells", facet="mode", title="t", label="cells", marked=["a"])
     left, right = figure.axes
     assert sorted(bar.get_width() for axis in (left, right) for bar in axis.patches) == [0, 3, 5, 12564]
     assert [text.get_text() for text in left.texts] == ["12,564", "3"]
     assert [text.get_text() for text in right.texts] == ["5", "–"]
-    assert left.get_title() == "on\nof 9"
+    assert left.get_title() == "on"
     assert sum(bar.get_hatch() == "//" for bar in left.patches) == 1
     assert left.get_xlim() == right.get_xlim()
 
@@ -239,9 +228,6 @@ def test_dots_set_the_selected_one_among_the_random_ones():
     assert [len(found) for found in marks(figure.axes[0])] == [10, 1, 1]
     assert legend(figure) == ["random sets", "selected", "nothing"]
     assert "random 30% to 39% (10); selected 70%; nothing 10%" in figure.alt_text
-
-
-# what all have in common
 
 
 @pytest.mark.parametrize(

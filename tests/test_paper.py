@@ -139,10 +139,10 @@ def test_the_baseline_of_qwen_is_its_rate_without_thinking():
 def test_implied_rates_fit_the_checkpoints_of_fig_8():
     """The two figures were drawn from the same models: rates after GSM8K within five points of the checkpoints."""
     after = tables.before_after()["after"]
-    known = tables.known_rates().query("what == 'Fig. 8, checkpoints'").set_index("model")
+    known = tables.implied_rates().query("rates == 'Fig. 8, checkpoints'").set_index("model")
     assert len(known) == 3
     for model, row in known.iterrows():
-        assert row["low"] - 5 < after[model] < row["high"] + 5
+        assert row["ci_low"] - 5 < after[model] < row["ci_high"] + 5
     moe = tables.by_model("table2_finetuning_delta", "training_set", "delta_misalignment_points").loc[
         "Phi3.5-MoE", "GSM8K"
     ]

@@ -55,7 +55,7 @@ def test_power_rises_with_prompts():
 
 
 def test_fig_1_as_rates():
-    table = shown.implied_rates()
+    table = tables.implied_rates()
     assert set(table["rates"]) == {"before tuning, implied", "after tuning, implied", "Table 1, think off",
                                    "Table 1, think on", "Fig. 8, checkpoints"}  # fmt: skip
     mistral = table[table["model"] == "Mistral-7B"].set_index("rates")["value"].round()
@@ -67,9 +67,6 @@ def test_fig_1_as_rates():
 def test_a_figure_of_missing_columns_is_refused(changes):
     with pytest.raises(UserError, match="no column 'trainingset'; did you mean 'training_set'"):
         shown.by_models(changes, "trainingset", "delta_misalignment_points", title="t", label="l")
-
-
-# -- tables and explorers --------------------------------------------------------------------------
 
 
 def test_published_and_measured_stand_side_by_side():

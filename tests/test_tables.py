@@ -147,7 +147,7 @@ def test_a_notebook_shows_every_table_in_one_way():
 
     shell = InteractiveShell.instance()
     try:
-        setup.show_tables(pd.DataFrame)
+        setup.adopt(shell)
         data, _ = shell.display_formatter.format(pd.DataFrame({"a_b": [1.5]}))
         assert data["text/html"] == "<table><thead><tr><th>a b</th></tr></thead><tbody><tr><td>1.50</td></tr></tbody></table>"
     finally:

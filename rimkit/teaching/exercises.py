@@ -44,8 +44,7 @@ class Note:
     def __repr__(self) -> str:
         return self.text
 
-    def _repr_markdown_(self) -> str:
-        return self.text
+    _repr_markdown_ = __repr__
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ class Exercise:
 
     def check(self, answer: Any = None) -> Feedback:
         """Not attempted (nothing, ``...``, a function that returns nothing), wrong, or right."""
-        if _is_empty(answer):
+        if answer is None or answer is ... or (isinstance(answer, str) and not answer.strip("_ ")):
             return Feedback(NOT_ATTEMPTED, "put your answer into check(…); hint(1) helps.")
         try:
             with time_limit(self.seconds):
@@ -105,14 +104,13 @@ class Exercise:
         except NotAttempted:
             return Feedback(NOT_ATTEMPTED, "the function returns nothing yet; hint(1) helps.")
         except TimeIsUp:
-            return Feedback(WRONG, f"because it was not done after {self.seconds:g} seconds: does a loop never end?")
+            found = f"it was not done after {self.seconds:g} seconds: does a loop never end?"
         except Exception as error:
-            return Feedback(WRONG, f"because {self._failed(answer, error)}")
-        if isinstance(found, str):
-            return Feedback(WRONG, f"because {found}")
-        if bool(found):
+            found = self._failed(answer, error)
+        if not isinstance(found, str) and bool(found):
             return Feedback(RIGHT, "well done.")
-        return Feedback(WRONG, "because it is not what the question asks for; hint(1) helps.")
+        why = found if isinstance(found, str) else "it is not what the question asks for; hint(1) helps."
+        return Feedback(WRONG, f"because {why}")
 
     def hint(self, which: int = 1) -> Note:
         """The first hint, or a further one."""
@@ -126,22 +124,15 @@ class Exercise:
         return Note(f"**Solution.** {self.answer}{code}")
 
     def __repr__(self) -> str:
-        return (
-            f"Exercise: {self.title} ({self.difficulty}, {self.importance}, about {self.minutes} minutes)\n"
-            f"{self.question}"
-        )
+        levels = f"{self.difficulty}, {self.importance}, about {self.minutes} minutes"
+        return f"Exercise: {self.title} ({levels})\n{self.question}"
 
     def _repr_markdown_(self) -> str:
-        dots = (self._dots(self.difficulty, DIFFICULTIES), self._dots(self.importance, IMPORTANCES))
+        difficulty, importance = _dots(self.difficulty, DIFFICULTIES), _dots(self.importance, IMPORTANCES)
         return (
-            f"**Exercise: {self.title}**  \n*Difficulty: {dots[0]} {self.difficulty}. Importance: {dots[1]} "
-            f"{self.importance}. About {self.minutes} minutes.*\n\n{self.question}"
+            f"**Exercise: {self.title}**  \n*Difficulty: {difficulty}. Importance: {importance}. "
+            f"About {self.minutes} minutes.*\n\n{self.question}"
         )
-
-    @staticmethod
-    def _dots(level: str, levels: tuple[str, ...]) -> str:
-        full = levels.index(level) + 1
-        return "●" * full + "○" * (len(levels) - full)
 
     def _failed(self, answer: Any, error: Exception) -> str:
         """What went wrong while the answer was judged, in one line."""
@@ -149,12 +140,16 @@ class Exercise:
         said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         if not callable(answer):
             return f"your answer (a {type(answer).__name__}) could not be checked: {said}{expected}."
-        name = getattr(answer, "__name__", "function")
-        own = [place.lineno for place in traceback.extract_tb(error.__traceback__)
-               if place.name == name and hasattr(answer, "__code__")]  # fmt: skip
-        where = f" in line {own[-1] - answer.__code__.co_firstlineno + 1} of" if own else " in"
+        name, code = getattr(answer, "__name__", "function"), getattr(answer, "__code__", None)
+        places = [place.lineno for place in traceback.extract_tb(error.__traceback__) if place.name == name]
+        where = f" in line {places[-1] - code.co_firstlineno + 1} of" if places and code else " in"
         meaning = TRACING.get(type(error).__name__, "")
         return f"there was an error{where} {name}: {said}{f'; {meaning}' if meaning else expected}."
+
+
+def _dots(level: str, levels: tuple[str, ...]) -> str:
+    full = levels.index(level) + 1
+    return f"{'●' * full}{'○' * (len(levels) - full)} {level}"
 
 
 class NotAttempted(Exception):
@@ -170,10 +165,14 @@ def time_limit(seconds: float) -> Iterator[None]:
     """Raise `TimeIsUp` in this thread after some seconds, unless the block is done."""
     thread, lock, done = threading.get_ident(), threading.Lock(), False
 
+    def raise_there(what: type | None) -> None:
+        what = None if what is None else ctypes.py_object(what)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), what)
+
     def stop() -> None:
         with lock:
             if not done:
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(TimeIsUp))
+                raise_there(TimeIsUp)
 
     timer = threading.Timer(seconds, stop)
     timer.daemon = True
@@ -183,7 +182,7 @@ def time_limit(seconds: float) -> Iterator[None]:
     finally:
         with lock:
             done = True
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), None)
+            raise_there(None)
         timer.cancel()
 
 
@@ -195,7 +194,7 @@ def result_of(function: Callable, *arguments, **named) -> Any:
     return found
 
 
-def compare(found: Any, right: Any, mistakes: Mapping[str, Any] | None = None, tolerance: float = 1e-3) -> bool | str:
+def compare(found: Any, right: Any, mistakes: Mapping[str, Any] = {}, tolerance: float = 1e-3) -> bool | str:
     """Whether numbers are right (relative ``tolerance``), else what is wrong with them.
 
     ``right`` is a number or an array. ``mistakes`` maps what to say to the numbers that such a
@@ -219,23 +218,18 @@ def compare(found: Any, right: Any, mistakes: Mapping[str, Any] | None = None, t
     scale = float(np.abs(right).max()) or 1.0
 
     def near(other: Any) -> bool:
-        other = np.asarray(other, dtype=float)
-        return other.shape == right.shape and bool(np.allclose(numbers, other, rtol=tolerance, atol=tolerance * scale))
+        other = np.asarray(other() if callable(other) else other, dtype=float)
+        return other.shape == right.shape and np.allclose(numbers, other, tolerance, tolerance * scale)
 
     if near(right):
         return True
-    for message, wrong in (mistakes or {}).items():
-        if near(wrong() if callable(wrong) else wrong):
-            return message
-    if near(-right):
-        return "the sign is turned around."
-    if near(100 * right) or near(right / 100):
-        return "it is a hundred times too large or too small: percent or fractions?"
-    return "the numbers are not right; hint(1) helps."
-
-
-def _is_empty(answer: Any) -> bool:
-    return answer is None or answer is ... or (isinstance(answer, str) and not answer.strip("_ "))
+    shared = {
+        "the sign is turned around.": -right,
+        "it is a hundred times too large: percent or fractions?": 100 * right,
+        "it is a hundred times too small: percent or fractions?": right / 100,
+    }
+    fitting = (message for message, wrong in {**mistakes, **shared}.items() if near(wrong))
+    return next(fitting, "the numbers are not right; hint(1) helps.")
 
 
 @dataclass(frozen=True)
@@ -255,20 +249,21 @@ class Prediction:
         if not isinstance(measured, Real) or measured != measured:
             raise UserError(f"compare {self.name} with a number, not {measured!r}")
         interval = ci_low is not None and ci_high is not None
-        said = f"measured {self._say(measured)}"
-        said += f" (95% interval {self._say(ci_low)} to {self._say(ci_high)})" if interval else ""
+        said = f"measured {_in(self.unit, measured)}"
+        said += f" (95% interval {_in(self.unit, ci_low)} to {_in(self.unit, ci_high)})" if interval else ""
         if self.guess is None:
             return Note(f"{self.name}: {said}; there was no guess to compare it with.")
         low, high = map(round, self.guess)
-        gap = low - round(measured) if round(measured) < low else min(0, high - round(measured))
-        verdict = f"{self._say(abs(gap))} too {'high' if gap > 0 else 'low'}" if gap else "spot on"
+        gap = max(0, low - round(measured)) or min(0, high - round(measured))
+        verdict = f"{_in(self.unit, abs(gap))} too {'high' if gap > 0 else 'low'}" if gap else "spot on"
         if gap and interval and ci_low <= self.guess[1] and self.guess[0] <= ci_high:
             verdict += ", but inside the interval"
-        guessed = self._say(low) if low == high else f"{self._say(low)} to {self._say(high)}"
-        return Note(f"{self.name}: you guessed {guessed}, {said}: {verdict}.")
+        return Note(f"{self.name}: you guessed {_in(self.unit, low, high)}, {said}: {verdict}.")
 
-    def _say(self, value: float) -> str:
-        return f"{number(value, 0)}{self.unit}"
+
+def _in(unit: str, *ends: float) -> str:
+    """A number, or two that differ, with the unit."""
+    return " to ".join(dict.fromkeys(f"{number(end, 0)}{unit}" for end in ends))
 
 
 def predict(name: str, guess: Any, low: float = 0, high: float = 100, unit: str = "%") -> Prediction:
@@ -277,8 +272,6 @@ def predict(name: str, guess: Any, low: float = 0, high: float = 100, unit: str 
     A number, a text such as "30%", or two numbers between which it will lie. With percent, 0.3 is
     taken as 30%. What is no guess in the range is not recorded, and a line says why.
     """
-    if not low < high:
-        raise UserError(f"a prediction needs low < high, not {low} and {high}")
     span = f"a number from {low:g} to {high:g}"
     if guess is None or guess is ...:
         return Prediction(name, None, unit, f"{name}: no guess yet; write {span} in place of `...`.")
@@ -286,9 +279,7 @@ def predict(name: str, guess: Any, low: float = 0, high: float = 100, unit: str 
     ends = [_read_guess(part, unit) for part in parts]
     if any(end is None or not low <= end <= high for end in ends):
         return Prediction(name, None, unit, f"{name}: {repr(guess)[:40]} is not {span}; no guess recorded.")
-    ends = tuple(sorted(ends))
-    said = " to ".join(f"{number(end, 0)}{unit}" for end in dict.fromkeys(ends))
-    return Prediction(name, ends, unit, f"{name}: your guess is {said}.")
+    return Prediction(name, tuple(sorted(ends)), unit, f"{name}: your guess is {_in(unit, *sorted(ends))}.")
 
 
 def _read_guess(guess: Any, unit: str) -> float | None:

@@ -6,7 +6,8 @@ shown.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from html import escape
 
 import numpy as np
@@ -20,10 +21,10 @@ from rimkit.data import points as in_points
 from rimkit.paper.findings import STATEMENTS, finding
 from rimkit.paper.reanalysis import OVER_MODELS, effects, needed, reanalysis, recomputed
 from rimkit.paper.statistics import JUDGE_SD, average, correlation, power
-from rimkit.paper.tables import HARM_BENCHMARK, MODELS, before_after, by_model, known_rates, published
+from rimkit.paper.tables import HARM_BENCHMARK, MODELS, by_model, published
 from rimkit.teaching.exercises import Note
 from rimkit.teaching.figures import points
-from rimkit.teaching.tables import html
+from rimkit.teaching.tables import estimate, html
 
 NOBODY = "nobody"
 UNITS = {"log_ras": " mean log ratio", "correlation": " in r"}  # of effects that are not rates
@@ -38,9 +39,10 @@ def by_models(
     ``without`` adds the mean without some models; ``paired`` joins the points of a model. A model
     has the same colour and marker in every figure.
     """
-    marks = [("mean", "-", set()), ("median", ":", set()), (f"mean without {', '.join(without)}", "--", set(without))]
-    marks = marks[: 3 if without else 2]
-    said = ", ".join(f"{style}  {name}" for name, style, _ in marks)
+    styles = {"mean": "-", "median": ":"}
+    if without:
+        styles[f"mean without {', '.join(without)}"] = "--"
+    said = ", ".join(f"{style}  {name}" for name, style in styles.items())
     figure = points(
         table, x, hue="model", facet=facet, value=value, title=title, label=label, percent=False,
         hues=MODELS, joined=paired, limits=limits, caption=f"a point per model, measured once; {said}",
@@ -48,30 +50,12 @@ def by_models(
     panels = [table] if facet is None else [part for _, part in table.groupby(facet, sort=False)]
     for axis, part in zip(figure.axes, panels, strict=True):
         axis.axhline(0, color="0.2", linewidth=0.8)
-        for place, name in enumerate(part[x].unique()):
-            here = part[part[x] == name]
-            for what, style, left_out in marks if len(here) > 2 else ():
-                kept = here.loc[~here["model"].isin(left_out), value]
-                height = kept.median() if what == "median" else kept.mean()
-                axis.plot([place - 0.42, place + 0.42], [height] * 2, color="black", linestyle=style, label=what)
+        for place, (_, here) in enumerate(part.groupby(x, sort=False)):
+            for what, style in styles.items() if len(here) > 2 else ():
+                kept = here[~here["model"].isin(without)] if style == "--" else here
+                height = kept[value].agg("median" if what == "median" else "mean")
+                axis.plot([place - 0.42, place + 0.42], [height] * 2, color="black", linestyle=style)
     return figure
-
-
-def implied_rates() -> pd.DataFrame:
-    """Rates of the models of Fig. 1 in percent: ``model, rates, value, ci_low, ci_high``.
-
-    Before and after tuning as the figure's ratio and the change of Table 2 imply them (range: the
-    ratio read `rimkit.paper.tables.READING` wrong), and what is known of the same models from
-    elsewhere.
-    """
-    found = before_after().reset_index()
-    names = {"before": "value", "before_low": "ci_low", "before_high": "ci_high"}
-    before = found[["model", *names]].rename(columns=names)
-    after = found[["model", "after"]].rename(columns={"after": "value"})
-    known = known_rates().rename(columns={"what": "rates", "low": "ci_low", "high": "ci_high"})
-    known["value"] = known[["ci_low", "ci_high"]].mean(axis=1)
-    parts = [before.assign(rates="before tuning, implied"), after.assign(rates="after tuning, implied"), known]
-    return pd.concat(parts, ignore_index=True)[["model", "rates", "value", "ci_low", "ci_high"]]
 
 
 def power_curves() -> pd.DataFrame:
@@ -90,17 +74,17 @@ def beside(claims: Sequence[str], model: str) -> pd.DataFrame:
     Columns: ``claim, source, effect, ci_low, ci_high, n``; only effects with an interval.
     """
     own = ledger.shipped()
-    own = own[(own["model"] == model.partition(":")[0])]
-    own = own.assign(source=own["model"] + ", seed " + own["seed"].astype(str))
-    own = own.assign(ci_low=own["effect_ci_low"], ci_high=own["effect_ci_high"])
+    own = own[own["model"] == model.partition(":")[0]]
+    own = own.assign(
+        source=own["model"] + ", seed " + own["seed"].astype(str),
+        ci_low=own["effect_ci_low"], ci_high=own["effect_ci_high"],
+    )  # fmt: skip
     printed = effects()
     prompts = printed["n"].where(printed["model"] != OVER_MODELS)  # there n counts models
     printed = printed.assign(source="paper, " + printed["model"], n=prompts)
     columns = ["claim", "source", "effect", "ci_low", "ci_high", "n"]
-    table = pd.concat([printed[columns], own[columns]], ignore_index=True)
-    table = table[table["claim"].isin(claims) & table["ci_low"].notna()]
-    order = table["claim"].map({claim: place for place, claim in enumerate(claims)})
-    return table.loc[order.sort_values(kind="stable").index].reset_index(drop=True)
+    table = pd.concat([printed[columns], own[columns]]).dropna(subset="ci_low")
+    return pd.concat([table[table["claim"] == claim] for claim in claims], ignore_index=True)
 
 
 def claims_beside() -> pd.DataFrame:
@@ -111,11 +95,9 @@ def claims_beside() -> pd.DataFrame:
     })  # fmt: skip
     judged = ledger.claims_table(ledger.shipped())
     for model, part in judged.groupby("model"):
-        counts = part.groupby("claim")["verdict"].value_counts(sort=True)
-        cells = counts.reset_index().groupby("claim").apply(
-            lambda found: ", ".join(f"{n} {word}" for word, n in zip(found["verdict"], found["count"], strict=True))
-        )  # fmt: skip
-        shown[model] = cells
+        counts = part.groupby("claim")["verdict"].value_counts().rename("n").reset_index()
+        said = counts["n"].astype(str) + " " + counts["verdict"]
+        shown[model] = said.groupby(counts["claim"]).agg(", ".join)
     return shown[shown.index.str.startswith("C")].fillna("").rename_axis("claim")
 
 
@@ -137,15 +119,10 @@ def _judged(claim: str, row: pd.Series) -> str:
         return "no verdict"
     metric = ledger.claims().set_index("id").loc[claim, "primary_metric"]
     share = metric in METRICS
-
-    def write(value: float) -> str:
-        return in_points(value, 1) if share else number(value, signed=True)
-
-    unit, ends = " points" if share else UNITS.get(metric, ""), interval(row["ci_low"], row["ci_high"], write)
+    write = partial(in_points, digits=1) if share else partial(number, signed=True)
+    unit = " points" if share else UNITS.get(metric, "")
+    ends = interval(row["ci_low"], row["ci_high"], write)
     return f"{row['verdict']}: {write(row['effect'])}{unit} {ends} over {row['n_models']} models"
-
-
-# its tables
 
 
 def misprints() -> pd.DataFrame:
@@ -157,33 +134,44 @@ def misprints() -> pd.DataFrame:
 
 def averages_table(found: pd.DataFrame) -> pd.DataFrame:
     """`rimkit.paper.statistics.averages` in points, a row per condition."""
+    write = partial(number, digits=1)
     return pd.DataFrame({
-        "mean [95% interval over models]": [_number(r.mean, r.ci_low, r.ci_high, 1) for r in found.itertuples()],
-        "median": [number(r.median, 1) for r in found.itertuples()],
+        "mean [95% interval over models]": _estimates(found, "mean", write),
+        "median": found["median"].map(write),
         "above zero": [f"{r.n_positive} of {r.n}" for r in found.itertuples()],
-        "mean with one model left out": [_range(r.without_one_low, r.without_one_high, 1) for r in found.itertuples()],
-        "changes most without": found["carried_by"].to_list(),
-    }, index=found.index)  # fmt: skip
+        "mean with one model left out": _without_one(found, write),
+        "changes most without": found["carried_by"],
+    })  # fmt: skip
 
 
 def correlations_table(found: pd.DataFrame) -> pd.DataFrame:
     """`rimkit.paper.reanalysis.figure_8`, a row per panel."""
+    prompts = found["range_of_rates"] * HARM_BENCHMARK / 100
     return pd.DataFrame({
-        "r [95% interval]": [_number(r.r, r.ci_low, r.ci_high, 2) for r in found.itertuples()],
-        "permutation p": found["p_permutation"].map(p_value).to_list(),
-        "Spearman": found["spearman"].map(number).to_list(),
-        "r with one left out": [_range(r.without_one_low, r.without_one_high, 2) for r in found.itertuples()],
+        "r [95% interval]": _estimates(found, "r", number),
+        "permutation p": found["p_permutation"].map(p_value),
+        "Spearman": found["spearman"].map(number),
+        "r with one left out": _without_one(found, number),
         "different rates": [f"{r.n_distinct} of {r.n}" for r in found.itertuples()],
-        "range in prompts of 300": [number(r.range_of_rates * HARM_BENCHMARK / 100, 0) for r in found.itertuples()],
-    }, index=pd.MultiIndex.from_frame(found[["model", "predictor"]]))  # fmt: skip
+        "range in prompts of 300": prompts.map(partial(number, digits=0)),
+    }).set_index(pd.MultiIndex.from_frame(found[["model", "predictor"]]))  # fmt: skip
+
+
+def _estimates(found: pd.DataFrame, value: str, write: Callable) -> list[str]:
+    return [estimate(row, value, write) for row in found.to_dict("records")]
+
+
+def _without_one(found: pd.DataFrame, write: Callable) -> pd.Series:
+    return found["without_one_low"].map(write) + " to " + found["without_one_high"].map(write)
 
 
 def needs_table() -> pd.DataFrame:
     """What every comparison had and what it would have needed."""
     table = needed()
+    rates = (100 * table[["rate", "control_rate"]]).map(partial(number, digits=1))
     return pd.DataFrame({
         "claim": table["claim"], "where": table["where"],
-        "percent": [f"{number(100 * r.rate, 1)} against {number(100 * r.control_rate, 1)}" for r in table.itertuples()],
+        "percent": rates["rate"] + " against " + rates["control_rate"],
         "prompts, power": [f"{r.had}, {number(100 * r.power, 0)}%" for r in table.itertuples()],
         "prompts needed": table["prompts"].map(_count),
         "seeds or judgings needed": table["seeds"].map(_count),
@@ -195,10 +183,10 @@ def without_models(training_set: str, without: str, and_without: str) -> str:
     column = by_model("table2_finetuning_delta", "training_set", "delta_misalignment_points")
     if training_set not in column:
         raise UserError(f"Table 2 has no '{training_set}'{nearest(training_set, column)}")
-    every, dropped = column[training_set], sorted({without, and_without} - {NOBODY})
-    parts = {"all eight": every}
+    dropped = sorted({without, and_without} - {NOBODY})
+    parts = {"all eight": column[training_set]}
     if dropped:
-        parts[f"without {' and '.join(dropped)}"] = every.drop(dropped)
+        parts[f"without {' and '.join(dropped)}"] = column[training_set].drop(dropped)
     shown = pd.DataFrame({name: average(part)._asdict() for name, part in parts.items()}).T.rename_axis("models")
     return f"<p>Change of misalignment in points after {escape(training_set)}:</p>{html(averages_table(shown))}"
 
@@ -218,14 +206,6 @@ def without_checkpoints(model: str, first: int, second: int) -> str:
         for label, part in parts.items()
     ])  # fmt: skip
     return html(correlations_table(shown))
-
-
-def _number(value: float, low: float, high: float, digits: int) -> str:
-    return f"{number(value, digits)} {interval(low, high, lambda end: number(end, digits))}".strip()
-
-
-def _range(low: float, high: float, digits: int) -> str:
-    return f"{number(low, digits)} to {number(high, digits)}"
 
 
 def _count(value: float) -> str:

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -32,7 +33,7 @@ except ModuleNotFoundError:  # opened alone, as on Colab
     import rimkit as rk
 
 """
-LAST = re.compile(r"(rk|teaching)\.start\(.*\)")  # of a set-up cell
+LAST = re.compile(r"rk\.start\(.*\)")  # of a set-up cell
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 MARKERS = ("<!-- badges: made by `rimkit badges` -->", "<!-- end of badges -->")
 
@@ -52,6 +53,7 @@ def start(seed: int = 0, drive: str = "", keep_text: bool = False) -> None:
     import numpy as np
     import pandas as pd
     import torch
+    from IPython import get_ipython
     from transformers.utils import logging
 
     from rimkit.behavior import redaction
@@ -63,44 +65,39 @@ def start(seed: int = 0, drive: str = "", keep_text: bool = False) -> None:
     logging.set_verbosity_error()
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     pd.set_option("display.max_colwidth", 120, "display.max_rows", 100, "display.precision", 2)
-    show_tables(pd.DataFrame)
-    explain_names()
+    if shell := get_ipython():
+        adopt(shell)
 
 
-def show_tables(kind: type) -> None:
-    """Let the running notebook, if this is one, show tables of this type in the workbook's way."""
-    from IPython import get_ipython
+def adopt(shell) -> None:
+    """Let a notebook show tables in the workbook's way, and say which cell makes a missing name."""
+    from pandas import DataFrame
 
     from rimkit.teaching.tables import html
-
-    if shell := get_ipython():
-        shell.display_formatter.formatters["text/html"].for_type(kind, html)
-
-
-def explain_names() -> None:
-    """Let the running notebook, if this is one, say which cell makes a name that is not there yet."""
-    from IPython import get_ipython
 
     def explain(shell, kind, error, trace, tb_offset=None) -> None:
         shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
         print(where_made(error.name or "", shell.user_ns.get("In", [""])[-1]))
 
-    if shell := get_ipython():
-        shell.set_custom_exc((NameError,), explain)
+    shell.display_formatter.formatters["text/html"].for_type(DataFrame, html)
+    shell.set_custom_exc((NameError,), explain)
 
 
 def where_made(name: str, source: str) -> str:
     """Which cell, before the cell with this source in the chapter that has it, makes the name."""
-    for path in sorted(chapters_dir().glob("*.ipynb")):
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-        if source.strip() and source in code:
-            before = code[: code.index(source)]
-            made = [cell for cell in before if re.search(rf"^(def |import .* as |){name}\b( =|,.* =|\(|$)", cell, re.M)]
-            if made:
-                first = made[-1].strip().splitlines()[0]
-                return f"'{name}' is made in a cell further up, which begins with: {first}\nRun that cell first."
+    makes = re.compile(rf"^(def |import .* as |){name}\b( =|,.* =|\(|$)", re.M)
+    for path in sorted(chapters_dir().glob("*.ipynb")) if source.strip() else ():
+        code = ["".join(cell["source"]) for cell in _code_cells(path)]
+        made = [cell for cell in code[: code.index(source)] if makes.search(cell)] if source in code else ()
+        if made:
+            first = made[-1].strip().splitlines()[0]
+            return f"'{name}' is made in a cell further up, which begins with: {first}\nRun that cell first."
     return f"'{name}' is not there. If a cell further up makes it: Run > Run All Above Selected Cell."
+
+
+def _code_cells(path: Path) -> list[dict]:
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return [cell for cell in cells if cell["cell_type"] == "code"]
 
 
 def here() -> bool:
@@ -108,27 +105,27 @@ def here() -> bool:
     return "google.colab" in sys.modules
 
 
-def prepare(pip: Callable[[list[str]], None] | None = None, package: str = "rimkit") -> None:
-    """On Colab: install what ``package`` needs and is missing; does nothing elsewhere.
+def prepare(pip: Callable[[list[str]], None] | None = None) -> None:
+    """On Colab: install what is needed and missing; does nothing elsewhere.
 
     Every installed version is a constraint, so nothing that is there changes: not torch, not numpy.
     A version outside the tested range is said in one line. Raises `UserError`, before anything is
     downloaded, if the kernel has imported another version of a package than is installed now, and
     if pip cannot install.
     """
-    if not here():
-        return
-    if old := stale([package, *(name for name, _ in _needed(package))]):
+    needed = dict(_needed()) if here() else {}
+    if needed and (old := stale(["rimkit", *needed])):
         raise UserError(f"this session still uses {', '.join(old)}: {RESTART}")
     missing = []
-    for name, requirement in _needed(package):
+    for name, requirement in needed.items():
         try:
             version = metadata.version(name)
         except metadata.PackageNotFoundError:
             missing.append(str(requirement))
             continue
         if not requirement.specifier.contains(version, prereleases=True):
-            print(f"{name} {version} is here, the workbook is tested with {requirement.specifier}; it is left as it is")
+            tested = f"the workbook is tested with {requirement.specifier}; it is left as it is"
+            print(f"{name} {version} is here, {tested}")
     if missing:
         print(f"installing {', '.join(missing)}")
         (pip or _pip)(missing)
@@ -139,27 +136,20 @@ def stale(names: Iterable[str]) -> list[str]:
     """Packages imported in another version than is installed now, as "torch 2.9 (2.11 …)"."""
     found = []
     for name in names:
-        module = sys.modules.get(name.replace("-", "_"))
-        imported = getattr(module, "__version__", None)
-        try:
+        imported = getattr(sys.modules.get(name.replace("-", "_")), "__version__", None)
+        with suppress(metadata.PackageNotFoundError):
             installed = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-        if isinstance(imported, str) and _public(imported) != _public(installed):
-            found.append(f"{name} {imported} ({installed} is installed)")
+            builds = [str(version).partition("+")[0] for version in (imported, installed)]  # 2.11 of 2.11+cu128
+            if isinstance(imported, str) and builds[0] != builds[1]:
+                found.append(f"{name} {imported} ({installed} is installed)")
     return found
 
 
-def _public(version: str) -> str:
-    """The version without its build, which a module may leave out: 2.11.0 of 2.11.0+cu128."""
-    return version.partition("+")[0]
-
-
-def _needed(package: str) -> Iterator[tuple[str, object]]:
+def _needed() -> Iterator[tuple]:
+    """Name and requirement of every package that the workbook asks for."""
     from packaging.requirements import Requirement
 
-    for text in metadata.requires(package) or ():
-        requirement = Requirement(text)
+    for requirement in map(Requirement, metadata.requires("rimkit") or ()):
         applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
         if applies and requirement.name not in NOT_NEEDED:
             yield requirement.name, requirement
@@ -208,8 +198,7 @@ def badges(repo: str, branch: str = "main") -> str:
 def put_between_markers(file: Path, text: str) -> None:
     """Replace what stands between the `MARKERS` of a Markdown file."""
     try:
-        whole = file.read_text(encoding="utf-8")
-        before, start, rest = whole.partition(MARKERS[0])
+        before, start, rest = file.read_text(encoding="utf-8").partition(MARKERS[0])
         _, end, after = rest.partition(MARKERS[1])
         if not end:
             raise UserError(f"{file} needs two lines between which badges go: {MARKERS[0]} and {MARKERS[1]}")
@@ -226,18 +215,18 @@ def stamp(notebook: Path, repo: str, branch: str = "main") -> bool:
     _check(repo, branch)
     try:
         content = json.loads(notebook.read_text(encoding="utf-8"))
-        cells = [cell for cell in content["cells"] if cell["cell_type"] == "code"]
-        cell = next((cell for cell in cells if cell["source"] and LAST.fullmatch(cell["source"][-1].strip())), None)
+        sources = [cell["source"] or [""] for cell in content["cells"] if cell["cell_type"] == "code"]
+        source = next((lines for lines in sources if LAST.fullmatch(lines[-1].strip())), None)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{notebook} is no notebook that can be read") from error
-    if cell is None:
+    if source is None:
         raise UserError(f"{notebook} has no cell that ends with rk.start(seed)")
-    wanted = [*SETUP.format(repo=repo, branch=branch).splitlines(keepends=True), cell["source"][-1]]
-    if cell["source"] == wanted:
-        return False
-    cell["source"] = wanted
-    notebook.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return True
+    wanted = [*SETUP.format(repo=repo, branch=branch).splitlines(keepends=True), source[-1]]
+    changed = source != wanted
+    source[:] = wanted
+    if changed:
+        notebook.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return changed
 
 
 def _check(repo: str, branch: str) -> None:

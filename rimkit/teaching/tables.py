@@ -9,7 +9,7 @@ rows and rates, and no experiment.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from html import escape
 from numbers import Integral, Real
@@ -35,67 +35,66 @@ INTERVAL = re.compile(rf"({DIGITS} )?\[[^\[\]]{{1,30}}\]|{DIGITS} to {DIGITS}|{D
 MOST_ROWS, MOST_LETTERS = 150, 600
 
 
-def html(frame: pd.DataFrame, caption: str = "") -> str:
+def html(frame: pd.DataFrame) -> str:
     """A DataFrame as HTML, escaped: prose left, numbers right, verdicts as chips.
 
-    An index with a name stands in front; a plain count is left out. Header words have no
+    An index stands in front; one of whole numbers without a name is left out. Header words have no
     underscores. Only the first 150 rows are shown.
     """
-    shown = written(frame.head(MOST_ROWS))
-    depth = 0 if _is_count(frame.index) else frame.index.nlevels
+    shown = table(frame.head(MOST_ROWS))
+    counts = frame.index.name is None and pd.api.types.is_integer_dtype(frame.index)
+    depth = 0 if counts else frame.index.nlevels
     if isinstance(shown.columns, pd.MultiIndex):
         shown.columns = [", ".join(str(part) for part in key if str(part)) for key in shown.columns]
     if depth:
-        index = shown.index.to_frame(index=False).astype(object).map(partial(_as_text, digits=2))
+        index = shown.index.to_frame(index=False).astype(object).map(_as_text)
         index.columns = [name or "" for name in shown.index.names]
         shown = pd.concat([index, shown.reset_index(drop=True)], axis=1)
-    cells = shown.to_numpy().tolist()
-    left = [not all(_is_number(row[place]) for row in cells) for place in range(shown.shape[1])]
-    style = [' style="text-align:left"' if prose else "" for prose in left]
-    heads = zip(map(str, shown.columns), style, strict=True)
-    head = "".join(f"<th{side}>{escape(name.replace('_', ' '))}</th>" if name else "<td></td>" for name, side in heads)
+    rows = shown.to_numpy().tolist()
+    names = [str(name).replace("_", " ") for name in shown.columns]
+    prose = [not all(_is_number(row[place]) for row in rows) for place in range(len(names))]
+    style = [' style="text-align:left"' if left else "" for left in prose]
+    heads = zip(names, style, strict=True)
+    head = "".join(f"<th{side}>{escape(name)}</th>" if name else "<td></td>" for name, side in heads)
     lines = []
-    for row in cells:
-        kinds = ["th" if place < depth else "td" for place in range(len(row))]
-        texts = [_cell(text, str(name)) for text, name in zip(row, shown.columns, strict=True)]
+    for row in rows:
+        kinds = ["th"] * depth + ["td"] * (len(row) - depth)
+        texts = map(_cell, row, names)
         parts = zip(kinds, style, texts, strict=True)
         lines.append(f"<tr>{''.join(f'<{kind}{side}>{text}</{kind}>' for kind, side, text in parts)}</tr>")
-    said = f"<caption>{escape(caption)}</caption>" if caption else ""
     more = f"<p>… and {len(frame) - MOST_ROWS} more rows</p>" if len(frame) > MOST_ROWS else ""
-    return f"<table>{said}<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>{more}"
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>{more}"
 
 
 def table(
-    frame: pd.DataFrame, *, percent: Iterable[str] | bool = (),
-    points: Iterable[str] | bool = (), digits: int = 2,
-) -> pd.DataFrame:  # fmt: skip
+    frame: pd.DataFrame, *, percent: Sequence[str] | bool = (), points: Sequence[str] = (), digits: int = 2
+) -> pd.DataFrame:
     """The frame as text: shares as "30%", differences as "+12", other numbers with ``digits``.
 
-    ``percent`` and ``points`` name columns, or are True for every column of decimal numbers.
+    ``percent`` and ``points`` name columns; ``percent`` may be True, for every decimal number.
     """
-    return written(frame, percent, points, digits)
-
-
-def written(frame: pd.DataFrame, percents=(), differences=(), digits: int = 2) -> pd.DataFrame:
-    """Every cell as text; see `table`."""
     columns = {}
     for place, name in enumerate(frame.columns):
         values = frame.iloc[:, place]
         decimal = pd.api.types.is_float_dtype(values)
         whole = decimal and (values.dropna() % 1 == 0).all()
         write = partial(_as_text, digits=0 if whole else digits)
-        if decimal if percents is True else name in percents:
+        if decimal if percent is True else name in percent:
             write = _with_sign
-        elif decimal if differences is True else name in differences:
+        elif name in points:
             write = in_points
         columns[place] = [write(cell) for cell in values]
     return pd.DataFrame(columns, index=frame.index).set_axis(frame.columns, axis=1)
 
 
+def estimate(item: Mapping, value: str = "effect", write: Callable = in_points, ends: str = "ci") -> str:
+    """A number with its interval, "+12 [+4, +20]"; ``ends``_low and _high hold the latter."""
+    return f"{write(item[value])} {interval(item.get(f'{ends}_low'), item.get(f'{ends}_high'), write)}".strip()
+
+
 def wide(
     frame: pd.DataFrame, rows: str | Sequence[str], columns: str | Sequence[str],
-    value: str = "value", *, low: str = "ci_low", high: str = "ci_high",
-    write: Callable = percent, words: str | None = None,
+    value: str = "value", *, ends: str = "ci", write: Callable = percent, words: str | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """A row per ``rows``, a column per ``columns``, cells such as "17 [10, 24]".
 
@@ -103,11 +102,10 @@ def wide(
     is that of first appearance; where there is no number the cell is empty.
     """
     kept = frame.dropna(subset=value)
-    cells = []
-    for item in kept.to_dict("records"):
-        parts = (write(item[value]), interval(item.get(low), item.get(high), write), words and item[words])
-        cells.append(" ".join(filter(None, parts)))
-    found = kept.assign(cell=cells).pivot_table(index=rows, columns=columns, values="cell", aggfunc="first", sort=False)
+    cells = [f"{estimate(item, value, write, ends)} {item[words] if words else ''}".strip()
+             for item in kept.to_dict("records")]  # fmt: skip
+    shape = {"index": rows, "columns": columns, "values": "cell", "aggfunc": "first", "sort": False}
+    found = kept.assign(cell=cells).pivot_table(**shape)
     return found.fillna("").rename_axis(columns=[None] * found.columns.nlevels)
 
 
@@ -123,20 +121,14 @@ def change_table(effects: pd.DataFrame, rows: str | Sequence[str], columns: str 
 
 def effect_table(effects: pd.DataFrame, rows: str | Sequence[str]) -> pd.DataFrame:
     """Differences: both sides in percent, the effect in points, prompts and clusters."""
-    items = effects.to_dict("records")
-    shown = pd.DataFrame({
-        "compared": [f"{item['condition']} against {item['control']}" for item in items],
-        "percent": [f"{percent(item['value_a'])} against {percent(item['value_b'])}" for item in items],
-        "points [95% interval]": [effect_text(item) for item in items],
-        "prompts (clusters)": [f"{item['n']} ({item['n_clusters']})" for item in items],
-    })  # fmt: skip
     rows = [rows] if isinstance(rows, str) else list(rows)
-    return pd.concat([effects[rows].reset_index(drop=True), shown], axis=1).set_index(rows)
-
-
-def effect_text(effect: Mapping) -> str:
-    """An effect in points and its interval: "+12 [+4, +20]"."""
-    return f"{in_points(effect['effect'])} {interval(effect['ci_low'], effect['ci_high'], in_points)}".strip()
+    shown = effects[rows].assign(**{
+        "compared": effects["condition"] + " against " + effects["control"],
+        "percent": effects["value_a"].map(percent) + " against " + effects["value_b"].map(percent),
+        "points [95% interval]": [estimate(item) for item in effects.to_dict("records")],
+        "prompts (clusters)": [f"{n} ({k})" for n, k in zip(effects["n"], effects["n_clusters"], strict=True)],
+    })  # fmt: skip
+    return shown.set_index(rows)
 
 
 def sentence(effect: Mapping, what: str) -> str:
@@ -155,8 +147,8 @@ def seed_table(rows: pd.DataFrame, claims: Sequence[str]) -> pd.DataFrame:
     """Verdict rows, a line per model and seed, a column per claim: effect, interval, verdict."""
     judged = claims_table(rows)
     kept = judged[judged["claim"].isin(claims)]
-    ends = {"low": "effect_ci_low", "high": "effect_ci_high"}
-    found = wide(kept, ["model", "seed"], "claim", "effect", **ends, write=in_points, words="verdict")
+    form = {"ends": "effect_ci", "write": in_points, "words": "verdict"}
+    found = wide(kept, ["model", "seed"], "claim", "effect", **form)
     return found.reindex(columns=[claim for claim in claims if claim in found])
 
 
@@ -167,17 +159,17 @@ def predictor_table(pooled: pd.DataFrame, others: Mapping[str, pd.DataFrame]) ->
     models_max, p_value, p_holm``. ``others``: tables of the same predictors ("beyond steps", …), of
     which the correlation is shown.
     """
-    known = pooled.set_index("predictor")
-    columns = {"r": [number(value, 1) for value in known["value"]]}
+    known, write = pooled.set_index("predictor"), partial(number, digits=1)
+    columns = {"r": known["value"].map(write)}
     for name, other in others.items():
-        found = other.set_index("predictor").reindex(known.index)
-        columns[name] = [number(value, 1) for value in found["value"].where(found["p_value"].notna())]
-    columns["rank r"] = [number(value, 1) for value in known["spearman"]]
+        found = other.set_index("predictor")
+        columns[name] = found["value"].where(found["p_value"].notna()).reindex(known.index).map(write)
+    columns["rank r"] = known["spearman"].map(write)
     for name, unit in (("without", "corpus"), ("models", "model")):
-        ends = zip(known[f"{name}_min"], known[f"{name}_max"], strict=True)
-        columns[f"less one {unit}"] = [f"{number(low, 1)} to {number(high, 1)}" for low, high in ends]
+        low, high = (known[f"{name}_{end}"].map(write) for end in ("min", "max"))
+        columns[f"less one {unit}"] = low + " to " + high
     columns |= {"p": known["p_value"].map(p_value), "p Holm": known["p_holm"].map(p_value)}
-    return pd.DataFrame(columns, index=known.index)
+    return pd.DataFrame(columns)
 
 
 def ablation_table(effects: pd.DataFrame) -> pd.DataFrame:
@@ -210,16 +202,12 @@ def recovery_table(recovered: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(shown, index=by_rule["chance"].mean().index)
 
 
-def examples(verdicts: pd.DataFrame, prompts: pd.DataFrame, n: int = 1) -> pd.DataFrame:
-    """The first ``n`` replies of each verdict and mode, for reading."""
-    kinds = {name: verdicts[name] for name in ("refused", "misaligned", "misread")}
-    parts = [
-        part.head(n).assign(verdict=kind)
-        for kind, which in (kinds | {"incoherent": ~verdicts["coherent"]}).items()
-        for _, part in verdicts[which].groupby("mode", sort=False)
-    ]
-    shown = pd.concat(parts) if parts else verdicts.head(0).assign(verdict="")
-    return replies(shown, prompts)
+def examples(verdicts: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
+    """The first reply of each verdict and mode, for reading."""
+    verdicts = verdicts.assign(incoherent=~verdicts["coherent"])
+    kinds = ("refused", "misaligned", "misread", "incoherent")
+    firsts = [verdicts[verdicts[kind]].drop_duplicates("mode").assign(verdict=kind) for kind in kinds]
+    return replies(pd.concat(firsts), prompts)
 
 
 def replies(found: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
@@ -230,10 +218,6 @@ def replies(found: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
     return found[columns].set_index(pd.Index(requests, name="request"))
 
 
-def _is_count(index: pd.Index) -> bool:
-    return isinstance(index, pd.RangeIndex) and index.name is None
-
-
 def _is_number(text: str) -> bool:
     return text in ("", "–") or not INTERVAL.sub("", text).strip() or bool(re.fullmatch(DIGITS, text))
 
@@ -242,7 +226,7 @@ def _with_sign(share) -> str:
     return "–" if missing(share) else f"{percent(share)}%"
 
 
-def _as_text(cell, digits: int) -> str:
+def _as_text(cell, digits: int = 2) -> str:
     if isinstance(cell, str):
         return cell
     if missing(cell):
