@@ -12,7 +12,7 @@ from PIL import Image
 from rimkit.behavior.stats import METRICS, rates
 from rimkit.data import UserError
 from rimkit.teaching import figures
-from rimkit.teaching.figures import bars, dots, forest, heatmap, lines, png, points, scatter, show, svg
+from rimkit.teaching.figures import bars, dots, forest, heatmap, image, lines, points, scatter, show
 
 NASTY = "<script>alert(1)</script>"
 
@@ -250,21 +250,21 @@ def test_missing_numbers_can_be_drawn(measured):
     table = measured.copy()
     table.loc[table.index[0], ["value", "ci_low", "ci_high"]] = np.nan
     figure = points(table, "mode", hue="model", title="t")
-    assert png(figure)
+    assert image(figure)
     assert figure.table["misalignment rate"].tolist()[0] == "–"
 
 
 def test_the_png_carries_its_text_and_has_no_odd_size(measured):
-    image = Image.open(BytesIO(png(points(measured, "mode", hue="model", title="Both modes"))))
-    assert image.text["Title"] == "Both modes"
-    assert "30%" in image.text["Description"]
-    assert 400 < image.width < 2000
-    assert np.asarray(image.convert("L")).std() > 5  # something is drawn
+    picture = Image.open(BytesIO(image(points(measured, "mode", hue="model", title="Both modes"))))
+    assert picture.text["Title"] == "Both modes"
+    assert "30%" in picture.text["Description"]
+    assert 400 < picture.width < 2000
+    assert np.asarray(picture.convert("L")).std() > 5  # something is drawn
 
 
 def inside(figure, dpi: int = 100) -> bool:
     """Whether the outermost pixels are white: nothing is cut off."""
-    pixels = np.asarray(Image.open(BytesIO(png(figure, dpi))).convert("L"))
+    pixels = np.asarray(Image.open(BytesIO(image(figure, dpi=dpi))).convert("L"))
     return all((edge > 250).all() for edge in (pixels[:, 0], pixels[:, -1], pixels[0], pixels[-1]))
 
 
@@ -284,7 +284,7 @@ def test_nothing_is_cut_and_the_title_stands_above_the_legend(changes):
 
 
 def test_a_figure_is_drawn_twice_alike(effects):
-    assert svg(forest(effects, "label", title="Effects")) == svg(forest(effects, "label", title="Effects"))
+    assert image(forest(effects, "label", title="Effects"), "svg") == image(forest(effects, "label", title="Effects"), "svg")
 
 
 def test_showing_puts_sentence_caption_and_table_on_the_page(measured, monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 from rimkit.data import UserError
 from rimkit.paper import tables
 from rimkit.teaching import published as shown
-from rimkit.teaching.figures import lines, png, points
+from rimkit.teaching.figures import image, lines, points
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_every_model_its_mean_and_its_median_are_drawn(changes):
     rest = changes[changes["model"] != "Mixtral-8x7B"].groupby("training_set", sort=False)
     assert heights(axis, "--") == pytest.approx(list(rest["delta_misalignment_points"].mean()))
     assert "Mean without Mixtral-8x7B" in figure.caption or "mean without Mixtral-8x7B" in figure.caption
-    assert png(figure)
+    assert image(figure)
 
 
 def test_a_model_looks_alike_in_every_figure(changes):
@@ -51,7 +51,7 @@ def test_power_rises_with_prompts():
     curves = shown.power_curves()
     assert curves["comparison"].nunique() == 10
     assert (curves.groupby("comparison")["power"].diff().dropna() >= -1e-9).all()
-    assert png(lines(curves, "prompts", "power", hue="comparison", log_x=True, title="t"))
+    assert image(lines(curves, "prompts", "power", hue="comparison", log_x=True, title="t"))
 
 
 def test_fig_1_as_rates():

@@ -10,6 +10,7 @@ are no rows of the ledger, and enter no correction beside those that are.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -29,6 +30,7 @@ HARMLESS, HARMLESS_FINISHED = 120, 46  # harmless items, and those left where th
 AFTER_THOUGHT = ("between think tags", "</think>")
 CHECKPOINTS = 8  # of every training run in Table 3 and Fig. 8
 PATTERNS = {"C2c": "confirmatory reasoning", "C2d": "heuristic reliance", "C2e": "instruction deviation"}
+OURS = "RAS (safety neurons)"
 RIVALS = {
     "C10a": "KL divergence",
     "C10b": "RAS (random neurons)",
@@ -126,14 +128,12 @@ def sizes_in_words() -> dict[tuple[str, str], str]:
 
     One of the harmful prompts has no label.
     """
-    words = "n = {} harmless, {} harmful, of them {} refused, {} fulfilled"
     found = {}
     for position, mode in published("fig3_probe_scores").groupby(["position", "mode"]).groups:
-        refused, fulfilled, harmful = group_sizes(mode, position)
-        finished = (refused, fulfilled, harmful) == FINISHED
-        about = f"about {fulfilled}" if finished else fulfilled  # what remains, not from a step
-        harmless = HARMLESS_FINISHED if finished else HARMLESS
-        found[position, mode] = words.format(harmless, harmful, refused, about)
+        refused, fulfilled, harmful = sizes = group_sizes(mode, position)
+        harmless, about = (HARMLESS_FINISHED, "about ") if sizes == FINISHED else (HARMLESS, "")
+        of_them = f"of them {refused} refused, {about}{fulfilled} fulfilled"
+        found[position, mode] = f"n = {harmless} harmless, {harmful} harmful, {of_them}"
     return found
 
 
@@ -153,12 +153,11 @@ def head_ablation() -> pd.DataFrame:
     for position, part in figure.groupby("position", sort=False):
         share = part.set_index("ablated")["share_above_threshold"]
         ours, random = (round(n * share[heads]) for heads in ("refusal heads", "random heads"))
-        changed = abs(ours - random)
-        at_best = float(mcnemar([[0, changed], [0, 0]], exact=True).pvalue) if changed else 1.0
-        counts = {"none": round(n * before[position]), "refusal_heads": ours, "random_heads": random}
-        tests = {"p_value": exact_test(ours, n, random, n), "p_paired_at_best": at_best}
-        rows.append({"position": position, **counts, "n": n, **tests})
-    return pd.DataFrame(rows)
+        at_best = mcnemar([[0, abs(ours - random)], [0, 0]], exact=True).pvalue
+        p_values = exact_test(ours, n, random, n), min(1.0, float(at_best))
+        rows.append([position, round(n * before[position]), ours, random, n, *p_values])
+    columns = ["position", "none", "refusal_heads", "random_heads", "n", "p_value", "p_paired_at_best"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def head_rates() -> pd.DataFrame:
@@ -206,17 +205,15 @@ def needed() -> pd.DataFrame:
     ``seeds`` (300 prompts and all noise, without that of training for claims about prompting).
     """
     rows = []
-    for claim, comparison, where, percent, control_percent in COMPARISONS:
+    for claim, *_, percent, control_percent in COMPARISONS:
         rates = percent / 100, control_percent / 100
         had = GROUPS["no-think"][1] if claim == "C5a" else HARM_BENCHMARK
         seed_sd = statistics.SEED_SD if claim[:2] in ("C6", "C7") else 0.0
-        rows.append({
-            "claim": claim, "comparison": comparison, "where": where,
-            "rate": rates[0], "control_rate": rates[1], "had": had, "power": statistics.power(*rates, had),
-            "prompts": statistics.prompts_needed(*rates, judge_sd=statistics.JUDGE_SD),
-            "seeds": statistics.seeds_needed(*rates, HARM_BENCHMARK, seed_sd=seed_sd),
-        })  # fmt: skip
-    return pd.DataFrame(rows)
+        prompts = statistics.prompts_needed(*rates, judge_sd=statistics.JUDGE_SD)
+        seeds = statistics.seeds_needed(*rates, HARM_BENCHMARK, seed_sd=seed_sd)
+        rows.append([*rates, had, statistics.power(*rates, had), prompts, seeds])
+    named = pd.DataFrame(COMPARISONS).iloc[:, :3].set_axis(["claim", "comparison", "where"], axis=1)
+    return named.join(pd.DataFrame(rows, columns=["rate", "control_rate", "had", "power", "prompts", "seeds"]))
 
 
 def sides(claim: str) -> pd.DataFrame:
@@ -287,8 +284,10 @@ def after_correction() -> str:
     )
 
 
-def _two(value, control_value) -> pd.DataFrame:
-    return pd.DataFrame({"value": value, "control_value": control_value})
+def _of(wide: pd.DataFrame, value: str, control: str | None = None, scale: float = 0.01) -> pd.DataFrame:
+    """Two columns of a table with a row per model, or one against zero."""
+    sides = {"value": scale * wide[value], "control_value": scale * wide[control] if control else 0.0}
+    return pd.DataFrame(sides).dropna()
 
 
 def _thinking(metric: str) -> pd.DataFrame:
@@ -303,60 +302,44 @@ def _pattern(pattern: str) -> pd.DataFrame:
     return pd.DataFrame(found).T
 
 
-def _patterns() -> pd.DataFrame:
-    """The mean of Tables A2-A4 per model."""
-    means = tables.injected().groupby("model", sort=False)[["target", "control"]].mean() / 100
-    return _two(means["target"], means["control"])
-
-
-def _uninjected() -> pd.DataFrame:
-    """Effort-minimising sentences, which are put into the thought, against think mode of Table
-    1.
-    """
-    return _patterns().assign(control_value=tables.think_rates()["on"] / 100).dropna()
-
-
-def _change(points: pd.DataFrame, training_set: str, control: str | None = None) -> pd.DataFrame:
-    """Change of the misalignment rate after tuning on one set, against another or against none."""
-    return _two(points[training_set] / 100, points[control] / 100 if control else 0.0)
-
-
-def _neurons(column: str, sign: int) -> pd.DataFrame:
-    wide = sign * by_model("fig6_neuron_ablation", "neurons", column) / 100
-    return _two(wide["safety-critical"], wide["random"])
+def _patterns(control: str) -> pd.DataFrame:
+    """The mean of Tables A2-A4 per model, against careful sentences or the think mode of Table 1."""
+    means = tables.injected().groupby("model", sort=False)[["target", "control"]].mean()
+    return _of(means.join(tables.think_rates()["on"]), "target", control)
 
 
 def _ras_of_neurons() -> pd.DataFrame:
     """Fig. 8: mean log RAS over the checkpoints of the one model with both kinds of neurons."""
     points = published("fig8_ras_vs_misalignment").query("model == 'Qwen3-4B'")
     means = np.log(points["value"]).groupby([points["model"], points["predictor"]]).mean().unstack()
-    return _two(means["RAS (safety neurons)"], means["RAS (random neurons)"])
+    return _of(means, OURS, "RAS (random neurons)", 1)
 
 
-def _ras_of_chains() -> pd.DataFrame:
-    wide = np.log(by_model("fig7_ras_control_target", "training_set", "ras"))
-    return _two(wide["GSM8K(L)-target"], wide["GSM8K(L)-control"])
+def _neurons(column: str, scale: float) -> pd.DataFrame:
+    return _of(by_model("fig6_neuron_ablation", "neurons", column), "safety-critical", "random", scale)
 
 
 def _predictors(rival: str) -> pd.DataFrame:
-    wide = by_model("table3_predictor_correlations", "predictor", "pearson_r")
-    return _two(wide["RAS (safety neurons)"], wide[rival])
+    return _of(by_model("table3_predictor_correlations", "predictor", "pearson_r"), OURS, rival, 1)
 
 
 SIDES: dict[str, Callable[[], pd.DataFrame]] = {
-    "C1a": lambda: _thinking("misaligned"),
-    "C1b": lambda: _thinking("score"),
-    "C2a": _patterns,
-    "C2b": _uninjected,
-    **{claim: lambda pattern=pattern: _pattern(pattern) for claim, pattern in PATTERNS.items()},
-    "C6a": lambda: _change(tables.changes(), "GSM8K"),
-    "C6b": lambda: _change(tables.changes(), "GSM8K", "MATH401"),
-    "C6c": lambda: _change(tables.changes(), "GSM8K(L)-target", "GSM8K(L)-control"),
-    "C7a": lambda: _change(tables.literal_changes(), "GSM8K", "GSM8K-Literal"),
-    "C7b": lambda: _change(tables.literal_changes(), "GSM8K-Literal"),
-    "C8a": lambda: _neurons("delta_misalignment_points", 1),
-    "C8b": lambda: _neurons("math_drop_points", -1),
+    "C1a": partial(_thinking, "misaligned"),
+    "C1b": partial(_thinking, "score"),
+    "C2a": partial(_patterns, "control"),
+    "C2b": partial(_patterns, "on"),
+    **{claim: partial(_pattern, pattern) for claim, pattern in PATTERNS.items()},
+    "C6a": lambda: _of(tables.changes(), "GSM8K"),
+    "C6b": lambda: _of(tables.changes(), "GSM8K", "MATH401"),
+    "C6c": lambda: _of(tables.changes(), "GSM8K(L)-target", "GSM8K(L)-control"),
+    "C7a": lambda: _of(tables.literal_changes(), "GSM8K", "GSM8K-Literal"),
+    "C7b": lambda: _of(tables.literal_changes(), "GSM8K-Literal"),
+    "C8a": partial(_neurons, "delta_misalignment_points", 0.01),
+    "C8b": partial(_neurons, "math_drop_points", -0.01),
     "C9a": _ras_of_neurons,
-    "C9b": _ras_of_chains,
-    **{claim: lambda rival=rival: _predictors(rival) for claim, rival in RIVALS.items()},
-}
+    "C9b": lambda: _of(
+        np.log(by_model("fig7_ras_control_target", "training_set", "ras")),
+        "GSM8K(L)-target", "GSM8K(L)-control", 1,
+    ),
+    **{claim: partial(_predictors, rival) for claim, rival in RIVALS.items()},
+}  # fmt: skip

@@ -34,11 +34,7 @@ SEED_SD = 0.02
 
 
 def denominators(percent: float, largest: int) -> list[int]:
-    """All n up to ``largest``, from the top, of which some k is ``percent``, rounded to two
-    digits.
-    """
-    if largest < 1:
-        raise UserError(f"a denominator is at least 1, not {largest}")
+    """All n up to ``largest``, from the top, of which some k is ``percent`` with two digits."""
     n = np.arange(largest, 0, -1)
     k = np.round(percent * n / 100)
     fits = np.abs(100 * k / n - percent) <= 0.005 + 1e-9
@@ -59,8 +55,6 @@ def gap(percent: float, control_percent: float, n: int, control_n: int) -> dict[
 
 def exact_power(rate: float, control_rate: float, n: int) -> float:
     """Chance that Fisher's exact test of ``n`` against ``n`` prompts finds the difference."""
-    if not (0 <= rate <= 1 and 0 <= control_rate <= 1 and n >= 1):
-        raise UserError("power needs two rates from 0 to 1 and at least one prompt")
     k = np.arange(n + 1)
     chance = np.outer(stats.binom.pmf(k, n, rate), stats.binom.pmf(k, n, control_rate))
     likely = np.argwhere(chance > 1e-9)  # the rest cannot change the result, and testing it takes long
@@ -89,10 +83,7 @@ class Average(NamedTuple):
 
 
 def average(values: pd.Series | Mapping[str, float]) -> Average:
-    """Mean, median and leave-one-out of one number per model, in the unit of ``values``.
-
-    Raises `UserError` for fewer than two models.
-    """
+    """Mean, median and leave-one-out of one number per model, in the unit of ``values``."""
     values = pd.Series(values, dtype=float).dropna()
     if len(values) < 2:
         raise UserError("an average over models needs at least two of them")
@@ -136,8 +127,6 @@ def correlation(values, percent) -> Correlation:
 
     The interval is Fisher's, and takes checkpoints as independent. Those of one run are not (each
     starts where the last one stopped), so that it is too narrow.
-
-    Raises `UserError` for fewer than four checkpoints and where one side does not vary.
     """
     x, y = np.asarray(values, dtype=float), np.asarray(percent, dtype=float)
     if len(x) != len(y) or len(x) < 4:
@@ -163,9 +152,9 @@ def interval_of_r(r: float, n: int) -> tuple[float, float]:
 def permutation_p(x, y) -> float:
     """Two-sided permutation p value of Pearson's r over all relabellings of up to nine checkpoints.
 
-    Counts |r| as large as the observed one; scipy's "two-sided" doubles the smaller tail instead,
-    which is not the same for a skewed null distribution. The p value holds if checkpoints could be
-    exchanged when nothing relates the two sides; those of one run could not, since both drift.
+    Counts |r| as large as the observed one; scipy's "two-sided" doubles the smaller tail instead.
+    The p value holds if checkpoints could be exchanged when nothing relates the two sides; those of
+    one run could not, since both drift.
     """
     x, y = np.asarray(x, dtype=float), stats.zscore(np.asarray(y, dtype=float))
     if len(x) > 9:
@@ -194,14 +183,13 @@ def standard_error(
     """Of the difference of two rates (fractions), each over so many prompts and seeds.
 
     Seeds share the prompts, so more seeds do not replace prompts. Takes the two rates as
-    independent; with the same prompts in both the error is smaller by how much the two verdicts
-    agree.
+    independent; with the same prompts in both the error is smaller.
     """
     if not (0 <= rate <= 1 and 0 <= control_rate <= 1):
         raise UserError(f"rates are fractions from 0 to 1, not {rate:g} and {control_rate:g}")
     if n_prompts < 1 or n_seeds < 1:
         raise UserError("a design has at least one prompt and one seed")
-    if judge_sd < 0 or seed_sd < 0:
+    if min(judge_sd, seed_sd) < 0:
         raise UserError("a standard deviation is not negative")
     prompts = (rate * (1 - rate) + control_rate * (1 - control_rate)) / n_prompts
     return sqrt(prompts + 2 * (judge_sd**2 + seed_sd**2) / n_seeds)
@@ -219,15 +207,17 @@ def power(
 
 def prompts_needed(rate: float, control_rate: float, judge_sd: float = 0.0) -> float:
     """Prompts per condition for a power of `POWER`; ``inf`` where the judge alone is too noisy."""
-    one_prompt = standard_error(rate, control_rate, 1) ** 2
-    allowed = ((rate - control_rate) / REACH) ** 2 - standard_error(0, 0, 1, judge_sd=judge_sd) ** 2
-    return float(ceil(one_prompt / allowed)) if allowed > 0 else inf
+    noise = standard_error(0, 0, 1, judge_sd=judge_sd)
+    return _enough(rate - control_rate, standard_error(rate, control_rate, 1), noise)
 
 
 def seeds_needed(rate: float, control_rate: float, n_prompts: int, seed_sd: float = SEED_SD) -> float:
-    """Seeds per condition for a power of `POWER`; ``inf`` where ``n_prompts`` prompts are too
-    few.
-    """
-    one_seed = standard_error(0, 0, 1, judge_sd=JUDGE_SD, seed_sd=seed_sd) ** 2
-    allowed = ((rate - control_rate) / REACH) ** 2 - standard_error(rate, control_rate, n_prompts) ** 2
-    return float(max(1, ceil(one_seed / allowed))) if allowed > 0 else inf
+    """Seeds per condition for that power; ``inf`` where ``n_prompts`` prompts are too few."""
+    one_seed = standard_error(0, 0, 1, judge_sd=JUDGE_SD, seed_sd=seed_sd)
+    return max(1.0, _enough(rate - control_rate, one_seed, standard_error(rate, control_rate, n_prompts)))
+
+
+def _enough(difference: float, one: float, rest: float) -> float:
+    """How many units with the error ``one`` each reach the power, beside an error that stays."""
+    allowed = (difference / REACH) ** 2 - rest**2
+    return float(ceil(one**2 / allowed)) if allowed > 0 else inf

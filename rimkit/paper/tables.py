@@ -81,9 +81,7 @@ def sentences() -> pd.DataFrame:
 
 
 def zeroed() -> pd.DataFrame:
-    """Fig. 6: columns ``model, neurons, what`` (misalignment rises by, maths falls by),
-    ``points``.
-    """
+    """Fig. 6: columns ``model, neurons, what`` (misalignment rises by, maths falls by), ``points``."""
     words = {"delta_misalignment_points": "misalignment rises by", "math_drop_points": "maths falls by"}
     table = published("fig6_neuron_ablation").rename(columns=words)
     return table.melt(["model", "neurons"], list(words.values()), "what", "points")
@@ -178,9 +176,7 @@ def maxima() -> pd.DataFrame:
 
 
 def flags() -> pd.DataFrame:
-    """Fig. A5 by set of prompts, in percent: each pattern, none, and the ``total`` that is
-    drawn.
-    """
+    """Fig. A5 by set of prompts, in percent: each pattern, none, and the ``total`` drawn."""
     table = published("figa5_flagged_categories").pivot_table(
         index="prompts", columns="pattern", values="share_pct", aggfunc="sum", sort=False, fill_value=0
     )

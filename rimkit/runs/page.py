@@ -24,7 +24,7 @@ from rimkit.data import UserError, missing, number, p_value, percent, whole
 from rimkit.paper.findings import findings
 from rimkit.paper.reanalysis import OVER_MODELS, after_correction, effects, reanalysis
 from rimkit.runs.execute import rows_of
-from rimkit.teaching.figures import forest, svg
+from rimkit.teaching.figures import forest, image
 
 NAME = "claims.html"
 NOT_REPORTED = "not reported"
@@ -190,7 +190,7 @@ def _figure(entry: dict, measured: pd.DataFrame, printed: pd.DataFrame, verdict:
         smallest_effect=entry["smallest_effect"],
         title=f"{entry['id']}: {entry['statement']}",
     )
-    source, width = b64encode(svg(figure)).decode(), round(figure.get_figwidth() * 96)
+    source, width = b64encode(image(figure, "svg")).decode(), round(figure.get_figwidth() * 96)
     return {"src": source, "alt": figure.alt_text, "caption": figure.caption, "width": width}
 
 

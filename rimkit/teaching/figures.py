@@ -372,7 +372,7 @@ def show(figure: Figure) -> None:
     from IPython.display import display
 
     alt, caption = (escape(redaction.scrub(words)) for words in (figure.alt_text, figure.caption))
-    source = f"data:image/png;base64,{b64encode(png(figure)).decode()}"
+    source = f"data:image/png;base64,{b64encode(image(figure)).decode()}"
     page = (
         f'<figure style="margin:0"><img alt="{alt}" width="{round(96 * figure.get_figwidth())}" '
         f'style="max-width:100%;background:#fff" src="{source}">'
@@ -382,21 +382,13 @@ def show(figure: Figure) -> None:
     display({"text/html": page, "text/plain": f"Figure: {figure.alt_text}"}, raw=True)
 
 
-def png(figure: Figure, dpi: int = 144) -> bytes:
-    """The figure as PNG, with its title and alternative text in the file's metadata."""
+def image(figure: Figure, kind: str = "png", dpi: int = 144) -> bytes:
+    """The figure as "png" or "svg", with its title and its sentence; always the same bytes."""
     words = {"Title": figure.title, "Description": figure.alt_text}
-    return _saved(figure, "png", dpi=dpi, metadata=words)
-
-
-def svg(figure: Figure) -> bytes:
-    """The figure as SVG; the same figure gives the same bytes."""
-    return _saved(figure, "svg", metadata={"Date": None, "Title": figure.title})
-
-
-def _saved(figure: Figure, kind: str, **options) -> bytes:
     buffer = BytesIO()
     with mpl.rc_context(STYLE | {"svg.hashsalt": figure.title}):
-        figure.savefig(buffer, format=kind, **options)
+        metadata = words | ({"Date": None} if kind == "svg" else {})
+        figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
     return buffer.getvalue()
 
 
