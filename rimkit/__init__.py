@@ -47,11 +47,14 @@ DOOR = {
     # what the learner sees and does
     "plot": ("teaching.figures", "the plots, each of a table and the names of its columns"),
     "show": ("teaching.figures:show", "shows a figure with its sentence of alt text"),
+    "diagram": ("teaching.diagrams:diagram", "a picture of an idea, by name"),
+    "our_reading": ("teaching.readings:our_reading", "what was found, in words held to their numbers"),
     "tables": ("teaching.tables", "tables and numbers to read"),
     "published": ("teaching.published", "chapter 08: the paper's figures and tables to look at"),
     "widgets": ("teaching.widgets", "explorers, and tokens with their spans"),
     "predict": ("teaching.exercises:predict", "a guess, compared with the measurement later"),
     "exercise": ("teaching.questions:exercise", "the checked exercise of a chapter"),
+    "progress": ("teaching.questions:progress", "the exercises, and which of them you have solved"),
     # claims, and runs of many chapters
     "ledger": ("ledger", "verdict rows, claims and the verdict itself"),
     "run": ("runs.execute:run", "chapters as a run, as `rimkit run` does it"),

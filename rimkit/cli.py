@@ -150,6 +150,7 @@ DryRun = option(bool, "Check the file, list the cells, run nothing.", "--dry-run
 # of the other commands
 Own = argument(Path, "DIR", "Your own folder; made if it does not exist.")
 Reset = option(str | None, "Restore one chapter; your version is put aside.", metavar="CHAPTER")
+Solved = option(bool, "Also write solved copies, into DIR/solutions.", "--solutions")
 Open = option(bool, "Open JupyterLab there.", "--open/--no-open")
 Tuned = argument(str, "TUNED", "As MODEL, or an adapter or checkpoint for it.")
 Prompted = option(int, "Prompts of a set, at most.", min=4)
@@ -248,16 +249,18 @@ def _report_chapter(row: dict) -> None:
 
 
 @app.command()
-def lab(folder: Own, reset: Reset = None, open: Open = True) -> None:
+def lab(folder: Own, reset: Reset = None, solutions: Solved = False, open: Open = True) -> None:
     """Copy the chapters into DIR and open JupyterLab there.
 
     What you changed in DIR is never overwritten.
     """
-    from rimkit.runs.lab import SAME, copy_chapters, open_lab
+    from rimkit.runs.lab import SAME, copy_chapters, open_lab, write_solutions
 
     for name, outcome in copy_chapters(folder, reset).items():
         if outcome != SAME:
             typer.echo(f"{outcome}: {name}")
+    if solutions:
+        typer.echo(f"Solved copies are in {write_solutions(folder)}")
     if open:
         raise typer.Exit(open_lab(folder))
     typer.echo(f"Chapters are in {folder}")

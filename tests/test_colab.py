@@ -121,6 +121,22 @@ def test_a_chapter_can_work_on_drive(on_colab, monkeypatch, tmp_path, needs):
     assert Path.cwd() == tmp_path / "MyDrive" / "class"
 
 
+@pytest.mark.parametrize(
+    ("model", "gpu", "said"),
+    [
+        ("rim-mini:1", "", "Ready: rim-mini:1, CPU, under 45 s\n"), ("rim-mini", "H100", "Ready: rim-mini, H100\n"),
+        ("Qwen/Qwen3-4B", "", "Ready: Qwen/Qwen3-4B, CPU\n"), ("endpoint:a", "", "Ready: endpoint:a\n"), ("", "", ""),
+    ],
+)  # fmt: skip
+def test_a_chapter_says_when_it_is_ready(model, gpu, said, monkeypatch, capsys):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(gpu))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: gpu)
+    setup.start(model=model, seconds=45)
+    assert capsys.readouterr().out == said
+
+
 def test_there_is_no_drive_elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     setup.start(0, drive="class")

@@ -172,7 +172,8 @@ def test_a_forest_in_panels_has_a_line_per_level_and_a_mark_per_hue(changes):
 def test_a_forest_says_words_and_draws_effects_without_interval(effects):
     table = effects.assign(group=["paper", "own", "own"], verdict=["", "no effect", "undecided"])
     table.loc[0, ["ci_low", "ci_high"]] = np.nan
-    figure = forest(table, "label", hue="group", words="verdict", unit="nats", title="t")
+    table = table.assign(own_low=table["ci_low"], own_high=table["ci_high"], ci_low=9, ci_high=9)
+    figure = forest(table, "label", hue="group", words="verdict", ends="own", unit="nats", title="t")
     assert [text.get_text() for text in figure.axes[0].texts] == ["", "no effect", "undecided"]
     assert figure.axes[0].get_xlabel() == "nats"
     assert figure.table["95% interval"].tolist() == ["", "[−0.20, −0.05]", "[0.00, 0.04]"]

@@ -1,16 +1,21 @@
 """Every exercise accepts its solution, and explains two plausible wrong answers."""
 
+import ast
 import runpy
 from types import FunctionType
 
+import nbformat
 import pytest
 import wrong_answers
+from nbclient import NotebookClient
 
-from rimkit.data import UserError
+import rimkit as rk
+from rimkit.data import UserError, chapters_dir
 from rimkit.models import device
 from rimkit.paper.statistics import prompts_needed
 from rimkit.runs import plan
-from rimkit.teaching.questions import CHAPTERS, chapter_08, chapter_10, exercise, exercises
+from rimkit.runs.lab import write_solutions
+from rimkit.teaching.questions import CHAPTERS, chapter_08, chapter_10, exercise, exercises, solved
 from rimkit.teaching.questions.chapter_01 import colleague_interval
 from rimkit.teaching.questions.chapter_03 import detector_gain
 from rimkit.teaching.questions.chapter_04 import fisher
@@ -147,6 +152,47 @@ def test_an_exercise_is_found_by_its_name():
         exercise("99")
     with pytest.raises(UserError, match=r"no exercise '08\.4' .*; did you mean '08"):
         exercise("08.4")
+
+
+CODE = {
+    path.stem: [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    for path in sorted(chapters_dir().glob("*.ipynb"))
+}
+
+
+def result(cell: str, space: dict):
+    """What the last expression of a cell gives."""
+    *body, last = ast.parse(cell).body
+    exec(compile(ast.Module(body, []), "<cell>", "exec"), space)
+    return eval(compile(ast.Expression(last.value), "<cell>", "eval"), space)
+
+
+@pytest.mark.parametrize("chapter", CODE)
+def test_every_exercise_of_a_chapter_is_right_in_its_solved_copy(chapter):
+    done = solved(CODE[chapter])
+    changed = [new for old, new in zip(CODE[chapter], done, strict=True) if old != new]
+    assert len(changed) == sum(".check(" in cell for cell in CODE[chapter]) > 0
+    for cell in changed:
+        assert result(cell, {"rk": rk, "display": lambda shown: None}).status == "right", cell
+
+
+def test_functions_are_solved_where_they_are_defined():
+    cells = ["rk.exercise('04.3')", "def mine(study):\n    ...\n\nx = 1", "rk.exercise('04.3').check(mine)"]
+    done = solved([cells[0], cells[1].replace("mine", "without_head"), cells[2].replace("mine", "without_head")])
+    assert done[1] == f"{exercise('04.3').code.strip()}\n\nx = 1"
+    assert done[2] == "rk.exercise('04.3').check(without_head)"
+
+
+def test_a_solved_chapter_runs_and_what_was_solved_is_remembered(tmp_path):
+    path = write_solutions(tmp_path) / "00_start_here.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(path.parent)}}).execute()
+    assert "Right:</b> well done." in str(notebook.cells)
+    assert len(list(path.parent.glob("*.ipynb"))) == len(CODE)
+    days = rk.progress(path.parent)["solved"]
+    assert days.index[days != ""].tolist() == ["00.1"]
+    (path.parent / "rimkit-progress.json").write_text("{")
+    assert (rk.progress(path.parent)["solved"] == "").all()
 
 
 def test_the_m_of_chapter_06_is_the_only_one_with_two_neurons():

@@ -1,5 +1,7 @@
 """Exercises, predictions, explorers: what a learner sees, and that it is escaped."""
 
+import sys
+from itertools import count
 from subprocess import run
 from sys import executable
 from time import sleep
@@ -84,6 +86,8 @@ def test_tables_are_answers_too():
         (lambda x: x / 0, "wrong", "missing or infinite"),
         (lambda x: np.zeros(600_000), "wrong", "600,000 numbers where"),
         (lambda x: x.nothing, "wrong", "AttributeError"),
+        (lambda x: sys.exit(), "wrong", "SystemExit"),
+        (lambda x: count(), "wrong", "it is a count, and it should be numbers"),
         (lambda: 3, "wrong", "TypeError"),
         (3, "wrong", "could not be checked"),
     ],

@@ -216,6 +216,7 @@ def needed() -> pd.DataFrame:
     return named.join(pd.DataFrame(rows, columns=["rate", "control_rate", "had", "power", "prompts", "seeds"]))
 
 
+@tables.computed_once
 def sides(claim: str) -> pd.DataFrame:
     """What the paper compares for a claim, by model.
 
@@ -228,6 +229,7 @@ def sides(claim: str) -> pd.DataFrame:
     return table.reindex(columns=["value", "control_value", "effect", "ci_low", "ci_high", "n"])
 
 
+@tables.computed_once
 def effects() -> pd.DataFrame:
     """`sides` of every claim, and after each, where several models were measured, their mean.
 
@@ -247,6 +249,7 @@ def effects() -> pd.DataFrame:
     return found[["claim", *found.columns.drop("claim")]]
 
 
+@tables.computed_once
 def reanalysis() -> pd.DataFrame:
     """One row per claim of ``data/claims.csv``, in its order.
 

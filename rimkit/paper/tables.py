@@ -6,6 +6,9 @@ figures were read, and what is known to be wrong. What they say about a claim is
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache, wraps
+
 import pandas as pd
 
 from rimkit.data import UserError, data_dir, nearest, number
@@ -21,11 +24,18 @@ MODELS = (
 )  # fmt: skip
 
 
+def computed_once(make: Callable[..., pd.DataFrame]) -> Callable[..., pd.DataFrame]:
+    """The table is made when it is first asked for; everybody gets a copy."""
+    made = cache(make)
+    return wraps(make)(lambda *names: made(*names).copy())
+
+
 def names() -> list[str]:
     """The names that `published` knows."""
     return sorted(file.stem for file in (data_dir() / "paper").glob("*.csv"))
 
 
+@computed_once
 def published(name: str) -> pd.DataFrame:
     """The table ``data/paper/<name>.csv``; raises `UserError` for an unknown name."""
     if name not in names():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import json
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from rimkit.data import chapters_dir, whole
 from rimkit.runs.execute import find_chapters, prepare_folder
+from rimkit.teaching.questions import solved
 
 COPIED, SAME, KEPT, RESTORED = "copied", "unchanged", "kept (yours differs)", "restored"
 
@@ -28,6 +30,19 @@ def copy_chapters(folder: str | Path, reset: str | None = None) -> dict[str, str
     left_out = {".ipynb_checkpoints", "__pycache__", "conftest.py"}
     names = [path.relative_to(chapters_dir()) for path in found if not left_out.intersection(path.parts)]
     return {name.as_posix(): _copy(chapters_dir() / name, folder / name, name.name == restore) for name in names}
+
+
+def write_solutions(folder: str | Path) -> Path:
+    """Solved copies of all chapters, in a folder ``solutions`` inside; returns it. Older ones are replaced."""
+    target = prepare_folder(Path(folder) / "solutions")
+    for path in find_chapters():
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+        for cell, code in zip(cells, solved(["".join(cell["source"]) for cell in cells]), strict=True):
+            cell |= {"source": code.splitlines(keepends=True), "outputs": [], "execution_count": None}
+        with whole(target / path.name) as partial:
+            partial.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return target
 
 
 def _copy(source: Path, target: Path, restore: bool) -> str:

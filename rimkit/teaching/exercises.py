@@ -8,14 +8,17 @@ always runs to its end.
 from __future__ import annotations
 
 import ctypes
+import json
 import re
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import date
 from html import escape
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +31,7 @@ NOT_ATTEMPTED, WRONG, RIGHT = "not attempted", "wrong", "right"
 SIGNS = {NOT_ATTEMPTED: "○", WRONG: "✗", RIGHT: "✓"}
 SECONDS = 20  # that an answer may take
 MOST = 100_000  # numbers in an answer
+PROGRESS = "rimkit-progress.json"  # in the learner's folder
 TRACING = {  # what errors of a trace mean
     "UnboundLocalError": "what leaves a trace has to be saved inside it with .save()",
     "OutOfOrderError": "inside a trace, ask for values in the order in which the model computes them",
@@ -71,8 +75,9 @@ class Exercise:
     ``judge`` takes the answer, a value or a function that the learner wrote, and returns True if it
     is right, else the sentence that says why it is wrong (what follows "because"). Whatever it
     raises is said to the learner in one line, with what the exercise ``expects`` ("a number between
-    0 and 1"), and it is stopped after ``seconds``. ``code`` is a solution that can be run,
-    ``given`` what the task hands out.
+    0 and 1"), and it is stopped after ``seconds``. ``code`` is a solution that can be run (it ends
+    with the answer, or defines the function), ``given`` what the task hands out. What was solved in
+    a notebook is remembered in its folder (`solved_in`) by the exercise's ``name``.
     """
 
     title: str
@@ -87,6 +92,7 @@ class Exercise:
     code: str = ""
     given: Any = None
     seconds: float = SECONDS
+    name: str = ""
 
     def __post_init__(self):
         for name, known in (("difficulty", DIFFICULTIES), ("importance", IMPORTANCES)):
@@ -105,9 +111,10 @@ class Exercise:
             return Feedback(NOT_ATTEMPTED, "the function returns nothing yet; hint(1) helps.")
         except TimeIsUp:
             found = f"it was not done after {self.seconds:g} seconds: does a loop never end?"
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             found = self._failed(answer, error)
         if not isinstance(found, str) and bool(found):
+            _remember(self.name)
             return Feedback(RIGHT, "well done.")
         why = found if isinstance(found, str) else "it is not what the question asks for; hint(1) helps."
         return Feedback(WRONG, f"because {why}")
@@ -134,7 +141,7 @@ class Exercise:
             f"About {self.minutes} minutes.*\n\n{self.question}"
         )
 
-    def _failed(self, answer: Any, error: Exception) -> str:
+    def _failed(self, answer: Any, error: BaseException) -> str:
         """What went wrong while the answer was judged, in one line."""
         expected = f"; this exercise expects {self.expects}" if self.expects else ""
         said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
@@ -145,6 +152,24 @@ class Exercise:
         where = f" in line {places[-1] - code.co_firstlineno + 1} of" if places and code else " in"
         meaning = TRACING.get(type(error).__name__, "")
         return f"there was an error{where} {name}: {said}{f'; {meaning}' if meaning else expected}."
+
+
+def solved_in(folder: str | Path = ".") -> dict[str, str]:
+    """The exercises that were solved in a folder, each with the day on which it first was."""
+    try:
+        return dict(json.loads((Path(folder) / PROGRESS).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):  # not there yet, or not what was written
+        return {}
+
+
+def _remember(name: str) -> None:
+    """In a notebook, and where the folder can be written; nothing depends on it."""
+    from IPython import get_ipython
+
+    known = solved_in()
+    if name and name not in known and get_ipython():
+        with suppress(OSError):
+            Path(PROGRESS).write_text(json.dumps(known | {name: f"{date.today()}"}, indent=1) + "\n", encoding="utf-8")
 
 
 def _dots(level: str, levels: tuple[str, ...]) -> str:

@@ -161,7 +161,8 @@ def forest(
     column ``words``. ``smallest_effect`` shades what would be too small to matter. ``ends``_low and
     _high hold the intervals.
     """
-    table = table.rename(columns={f"{ends}_low": LOW, f"{ends}_high": HIGH})
+    named = {LOW: f"{ends}_low", HIGH: f"{ends}_high"}
+    table = table.assign(**{name: table[column] for name, column in named.items() if column in table})
     names = [y] if isinstance(y, str) else list(y)
     keys = _keys(table, [facet, *names, hue], effect, *filter(None, [words]))
     scale = 100 if unit == "points" else 1

@@ -21,7 +21,7 @@ from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
-from rimkit.data import UserError, chapters_dir
+from rimkit.data import UserError, chapters_dir, data_dir
 
 NOT_NEEDED = ("jupyterlab",)  # Colab is the place where chapters are read
 DRIVE = "/content/drive"
@@ -38,13 +38,16 @@ BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 MARKERS = ("<!-- badges: made by `rimkit badges` -->", "<!-- end of badges -->")
 
 
-def start(seed: int = 0, drive: str = "", keep_text: bool = False) -> None:
+def start(
+    seed: int = 0, *, model: str = "", seconds: int = 0, drive: str = "", keep_text: bool = False
+) -> None:  # fmt: skip
     """Set up a chapter: fixed seeds, quiet libraries, tables as the workbook shows them.
 
     On Colab, what is missing is installed first (`prepare`), and with ``drive`` the chapter works
     in that folder of your Google Drive, so that ``ledger = "01.parquet"`` outlives the session.
     ``keep_text`` shows and saves requests of real safety sets, and replies to them, which are
-    withheld otherwise.
+    withheld otherwise. With a ``model``, a line says that all is ready, where the chapter will run,
+    and for an embedded model on a CPU how long: under that many ``seconds``.
     """
     prepare()
     if drive and here():
@@ -67,6 +70,11 @@ def start(seed: int = 0, drive: str = "", keep_text: bool = False) -> None:
     pd.set_option("display.max_colwidth", 120, "display.max_rows", 100, "display.precision", 2)
     if shell := get_ipython():
         adopt(shell)
+    if model:
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+        embedded = (data_dir() / "models" / model.partition(":")[0]).is_dir()
+        time = [f"under {seconds} s"] if seconds and embedded and device == "CPU" else []
+        print("Ready:", ", ".join([model, *([] if model.startswith("endpoint:") else [device]), *time]))
 
 
 def adopt(shell) -> None:

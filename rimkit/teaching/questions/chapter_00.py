@@ -37,5 +37,6 @@ EXERCISES = {
         ),
         answer="`['misread', 'incoherent', 'misaligned', 'refused']`: " + "; ".join(WHY) + ".",
         expects="a list of four words",
+        code=str(list(VERDICTS)),
     ),
 }

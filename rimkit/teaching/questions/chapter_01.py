@@ -46,6 +46,11 @@ def check_interval(answer) -> bool | str:
     return "these are not the bounds of think minus no-think in points, paired by request and clustered by verb."
 
 
+CLUSTERED = """
+found = rk.stats.paired_difference(think, no_think, "misaligned", on="prompt_id")
+(100 * found.ci_low, 100 * found.ci_high)
+"""
+
 EXERCISES = {
     "01.1": Exercise(
         "Doubled?",
@@ -65,6 +70,7 @@ EXERCISES = {
             "verbs would not help; more verbs would."
         ),
         expects="two numbers: the lower and the upper bound, in points",
+        code=CLUSTERED,
         given=colleague(),
     ),
 }

@@ -31,5 +31,6 @@ EXERCISES = {
             "worse than nothing."
         ),
         expects="a letter from a to d",
+        code="'b'",
     ),
 }

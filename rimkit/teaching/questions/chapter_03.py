@@ -47,5 +47,6 @@ EXERCISES = {
             "a small gain; and 13 of 21 fulfilled requests still lie on the 'harmful' side, as they should for a probe of harm."
         ),
         expects="a number of points",
+        code="right_for_refused, right_for_fulfilled = 98, 21 - 13\n100 * (right_for_refused + right_for_fulfilled - 98) / (98 + 21)",
     ),
 }

@@ -172,6 +172,7 @@ EXERCISES = {
             "With 21 requests, only a very large effect could have been seen."
         ),
         expects="a number between 0 and 1",
+        code="from scipy.stats import fisher_exact\n\nfisher_exact([[12, 9], [15, 6]]).pvalue",
     ),
     "04.2": Exercise(
         "The refusal logit difference",

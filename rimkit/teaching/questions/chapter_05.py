@@ -42,5 +42,6 @@ EXERCISES = {
             "18 are the switch. Report how often a tuned model thinks, and compare it with the untuned one in both modes."
         ),
         expects="a number of points",
+        code="31 - (0.9 * 30 + 0.1 * 10)",
     ),
 }

@@ -31,6 +31,12 @@ def check_m(answer) -> bool | str:
     return f"with m = {m:.0f} the set has {size_of_set(int(m))} neurons."
 
 
+WORST = """
+orders = rk.exercise("06").given.values()
+worst = {neuron: max(order.index(neuron) + 1 for order in orders) for neuron in "abcdefgh"}
+sorted(worst.values())[1]
+"""
+
 EXERCISES = {
     "06.1": Exercise(
         "Which m?",
@@ -48,6 +54,7 @@ EXERCISES = {
             "size follows from the model: one of them must be given for a set to be repeated, and the paper gives neither."
         ),
         expects="a whole number from 1 to 8",
+        code=WORST,
         given=RISES,
     ),
 }

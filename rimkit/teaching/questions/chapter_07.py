@@ -41,6 +41,14 @@ def check_ras(answer) -> bool | str:
     return "it is not the harmonic mean of the fall on safety and the rise on maths, each a mean over four neurons."
 
 
+BY_HAND = """
+four = rk.exercise("07").given
+fall = (four["safety, untuned"] - four["safety, tuned"]).clip(0) / four["safety, tuned"] * four["safety, untuned"]
+rise = (four["maths, tuned"] - four["maths, untuned"]).clip(0) / four["maths, untuned"] * four["maths, tuned"]
+fall, rise = fall.mean(), rise.where(four["maths, untuned"] > 0, 0).mean()
+2 * fall * rise / (fall + rise)
+"""
+
 EXERCISES = {
     "07.1": Exercise(
         "RAS by hand",
@@ -58,6 +66,7 @@ EXERCISES = {
             "C's response to maths changed most of all and counts nothing; clipped at 0.01 its term alone would be 150."
         ),
         expects="a number",
+        code=BY_HAND,
         given=FOUR_NEURONS,
     ),
 }

@@ -91,6 +91,7 @@ EXERCISES = {
             "0.09 to 0.15 points, which rounding of the rows does not explain; perhaps a row was measured again. None changes a conclusion."
         ),
         expects="a number with two decimals",
+        code="33.41",
     ),
     "08.2": Exercise(
         "Which claim would you bet on?",
@@ -110,6 +111,7 @@ EXERCISES = {
             "calls one of them negligible; taken in pairs, all eight models say the same. A good design can be stronger than its own summary."
         ),
         expects="the id of a claim, such as 'C1a'",
+        code="'C7a'",
     ),
     "08.3": Exercise(
         "Redesign Fig. 5",
@@ -128,5 +130,6 @@ EXERCISES = {
             "prompts in both conditions and test in pairs."
         ),
         expects="a number of prompts",
+        code="rk.paper.statistics.prompts_needed(12 / 21, 15 / 21)",
     ),
 }

@@ -42,5 +42,6 @@ EXERCISES = {
             "a batch that does not fit is halved and nothing that was computed is lost."
         ),
         expects="a whole number of conversations",
+        code=f"{LEFT} * 2**30 // (36 * 8 * 128 * 2 * 2 * {TOKENS})",
     )
 }
