@@ -48,7 +48,7 @@ DOOR = {
     "plot": ("teaching.figures", "the plots, each of a table and the names of its columns"),
     "show": ("teaching.figures:show", "shows a figure with its sentence of alt text"),
     "diagram": ("teaching.diagrams:diagram", "a picture of an idea, by name"),
-    "our_reading": ("teaching.readings:our_reading", "what was found, in words held to their numbers"),
+    "our_reading": ("teaching.tables:our_reading", "what was found, in words held to their numbers"),
     "tables": ("teaching.tables", "tables and numbers to read"),
     "published": ("teaching.published", "chapter 08: the paper's figures and tables to look at"),
     "widgets": ("teaching.widgets", "explorers, and tokens with their spans"),

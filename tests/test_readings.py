@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from rimkit.data import UserError
-from rimkit.teaching.readings import CHANGES, SHARES, WordsAndNumbers, filled, our_reading
+from rimkit.teaching.tables import CHANGES, SHARES, WordsAndNumbers, filled, our_reading
 
 EFFECT = {"effect": 0.2, "ci_low": 0.1, "ci_high": 0.3}
 OURS, OTHER = SimpleNamespace(name="rim-mini:1"), SimpleNamespace(name="Qwen3-4B")
