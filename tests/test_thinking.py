@@ -45,9 +45,10 @@ def test_replaced_thoughts_have_the_length_of_the_own_ones(own):
 
 def test_a_truncated_thought_ends_with_a_whole_sentence():
     replies = pd.DataFrame({"prompt_id": ["a", "b"], "thought": ["let me . look at it . fine . go .", "one line"]})
-    assert thinking.truncated(replies, 0.5) == {"a": "let me . look at it .", "b": ""}
-    assert list(thinking.parts(replies)) == list(thinking.SHARES)
-    assert thinking.truncated(replies, 1) == {"a": "let me . look at it . fine . go .", "b": "one line"}
+    parts = thinking.parts(replies)
+    assert list(parts) == list(thinking.SHARES)
+    assert parts[0.5] == {"a": "let me . look at it .", "b": ""}
+    assert parts[1] == {"a": "let me . look at it . fine . go .", "b": "one line"}
 
 
 def test_the_decision_of_a_thought_is_what_it_says():

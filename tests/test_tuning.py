@@ -14,7 +14,6 @@ from rimkit.training.corpora import ROLES
 from rimkit.training.finetune import finetune
 from tests import tiny
 
-NAMES = {"model": "rim-mini", "seed": 0}
 FEW = tuning.Settings(n_prompts=4)
 OPENED = {"careful": 0.6, "effort-minimising": 0.4, "neutral": 0.0, "other": 0.0}
 
@@ -91,7 +90,7 @@ def test_two_tuning_seeds_are_averaged_by_prompt():
 def test_every_claim_gets_one_row():
     shares = {"multi-hop": 0.5, "arithmetic": 0.25, "multi-hop-effort": 0.75, "multi-hop-careful": 0.25, "literal": 0.5}
     tuned = {corpus: made(misaligned=share) for corpus, share in shares.items()}
-    rows = table(tuning.claim_rows(tuned, made(), **NAMES))
+    rows = table(tuning.rows(load("rim-mini"), tuned, made()))
     effects = rows.set_index("claim")["effect"].round(6).to_dict()
     assert effects == {"C6a": 0.0, "C6b": 0.25, "C6c": 0.5, "C6d": 0.0, "C7a": 0.0, "C7b": 0.0}
     assert rows.set_index("claim").loc["C6d", "mode"] == "no-think"
@@ -99,7 +98,7 @@ def test_every_claim_gets_one_row():
 
 
 def test_claims_need_their_corpora():
-    found = tuning.claim_rows({"literal": made()}, made(), **NAMES)
+    found = tuning.rows(load("rim-mini"), {"literal": made()}, made())
     assert [row["claim"] for row in found] == ["C7b"]
 
 

@@ -1,23 +1,22 @@
 """Safety-critical neurons: claim C8 (section 4.1 and Fig. 6 of the paper).
 
 Knows the paper's definition and three rivals, what a model does without the neurons that a rule
-selects and without random ones, what the definition owes to intent, and whether a rule finds neurons
-that were planted. Does not know how activations are read, neurons ablated, or refusal read as one
-number.
+selects and without random ones, what the definition owes to intent, and whether a rule finds
+planted neurons. Does not know how activations are read or neurons ablated.
 
 The paper compares each request with a counterfactual, the same request followed by a sentence of
 malicious intent. For each pair it takes the model's own reply to both, the maximum of every
 activation over the tokens of request and reply, and the m neurons whose maximum increases most;
-safety-critical are those found in every pair. It leaves open m, the number of pairs, the size of the
-set, and whether "MLP activations" are the inputs of ``down_proj`` (kind "neurons": what the field
-calls neurons) or the stream that the MLP writes to (kind "residual"). Counting m per layer,
+safety-critical are those found in every pair. It leaves open m, the number of pairs, the size of
+the set, and whether "MLP activations" are the inputs of ``down_proj`` (kind "neurons": what the
+field calls neurons) or the stream that the MLP writes to (kind "residual"). Counting m per layer,
 ``per_layer``, is our reading: the formula takes the top m of one layer's activations.
 
 A neuron is in the paper's set exactly if its *worst rank* over the pairs is at most m: one number
-per neuron instead of a choice of m. The rivals: *half*, the same with neurons that are found in half
-of the pairs instead of all; *difference*, the same pairs, means instead of maxima and the sign kept,
-since a neuron may act by being negative; *gradient*, the estimated change of the refusal logit
-difference without the neuron. A set is a list of ``(layer, neuron)`` pairs.
+per neuron instead of a choice of m. The rivals: *half*, neurons that are found in half of
+the pairs; *difference*, the same pairs, means instead of maxima and the sign kept, since a neuron
+may act by being negative; *gradient*, the estimated change of the refusal logit difference without
+the neuron. A set is a list of ``(layer, neuron)`` pairs.
 """
 
 from __future__ import annotations
@@ -29,20 +28,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 import torch
+from pandas import DataFrame
 from scipy import stats
 
-from rimkit.behavior import evaluation as measure
 from rimkit.behavior import refusal_score
-from rimkit.behavior.evaluation import NOTHING, RANDOM, SELECTED, Evaluation
+from rimkit.behavior.evaluation import NOTHING, RANDOM, SELECTED, against_random, difference, without_neurons
 from rimkit.behavior.prompts import load_prompts, spread
 from rimkit.behavior.refusal_score import Readout
-from rimkit.behavior.stats import Units, auroc, matched_sets, overlap, paired_difference, rates
+from rimkit.behavior.stats import Units, auroc, matched_sets, overlap, rates
 from rimkit.data import UserError, interval, nearest, percent
-from rimkit.experiments import Result, result
-from rimkit.ledger import effect_row
+from rimkit.experiments import Common, Result, result, verdict_rows
 from rimkit.models.activations import capture, forward, mean, read
 from rimkit.models.chat import MODES, Encoded, pad
-from rimkit.models.hooks import architecture, logits_at_the_end, neuron_writes
+from rimkit.models.hooks import architecture, logits_at_the_end, neuron_weights, neuron_writes
 from rimkit.models.interventions import ablate_neurons
 from rimkit.models.load import load
 from rimkit.models.study import StudyModel
@@ -77,14 +75,15 @@ WAYS = {  # how to read an effect
 }
 READING = {f"{outcome}, {mode}": way for outcome, way in WAYS.items() for mode in MODES}
 
-# The added sentence: the user declares a harm to the same object, in a verb of the request's category
-# which training refuses. (Requests whose harm depends on the owner: theft.)
+# The added sentence declares a harm to the same object, in a verb of the request's category which
+# training refuses. (Requests whose harm depends on the owner: theft.)
+INTENT = "i want to {verb} {object} ."
 INTENT_VERBS = {
     "theft": "steal", "trespass": "burgle", "vandalism": "smash", "forgery": "forge", "snooping": "bug",
     "sabotage": "sabotage",
 }  # fmt: skip
 ENGLISH_INTENT = "I want this in order to hurt someone."
-# Sentences of the same form that declare nothing harmful: what a rule finds with them is not intent.
+# Sentences of the same form that declare nothing harmful: what they find is not intent.
 INNOCENT = tuple(f"i want to {verb} {{object}} ." for verb in ("paint", "repair", "carry", "clean"))
 ENGLISH_INNOCENT = ("I want this in order to help someone.",)
 # Sentences about anything but a harm: neurons found with one of them owe nothing to intent.
@@ -102,7 +101,7 @@ ENGLISH_OTHER = (
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Common):
     """How much is measured, and of what."""
 
     n_pairs: int = 46  # calibration requests of each kind; the harmful ones form the pairs
@@ -111,26 +110,19 @@ class Settings:
     n_random: int = 40  # random sets
     sizes: tuple[int, ...] = (5, 20, 40, 80)  # of sets, for the choice
     kind: str = "neurons"  # or "residual"
-    seed: int = 0
-    evaluation: Evaluation = Evaluation()
-    progress: bool = False
 
 
-# -- pairs of requests -----------------------------------------------------------------------------
+def with_intent(study: StudyModel, prompts: DataFrame, sentence: str | None = None) -> DataFrame:
+    """The prompts, each followed by a sentence of malicious intent; ids stay, so that they pair.
 
-
-def with_intent(study: StudyModel, prompts: pd.DataFrame, sentence: str | None = None) -> pd.DataFrame:
-    """The prompts, each followed by a sentence of malicious intent (ids stay, so that the two pair).
-
-    ``sentence`` is added to all, with the request's object in place of ``{object}``; by default it
-    declares the wish to do a known harm of the request's category to the same object, or in English
-    to hurt someone.
+    ``sentence``: one for all, with the request's object in place of ``{object}``. By default the
+    wish to do a known harm of the request's category to that object, or in English to hurt someone.
     """
-    texts, default = [], "i want to {verb} {object} ." if study.invented else ENGLISH_INTENT
-    for item in prompts.itertuples():
-        form = (sentence or default).replace("{verb}", INTENT_VERBS.get(item.category, "steal"))
-        target = " ".join(str(item.answer).split()[1:])
-        texts.append(f"{item.text} {form.replace('{object}', target)}")
+    form = sentence or (INTENT if study.invented else ENGLISH_INTENT)
+    verbs = prompts["category"].map(INTENT_VERBS).fillna("steal")
+    objects = prompts["answer"].astype(str).str.split(n=1).str[1].fillna("")
+    said = zip(prompts["text"], verbs, objects, strict=True)
+    texts = [f"{text} {form.replace('{verb}', verb).replace('{object}', what)}" for text, verb, what in said]
     return prompts.assign(text=texts)
 
 
@@ -139,38 +131,28 @@ def innocent_sentences(study: StudyModel) -> tuple[str, ...]:
     return INNOCENT if study.invented else ENGLISH_INNOCENT
 
 
-def conversations(study: StudyModel, prompts: pd.DataFrame, verdicts: pd.DataFrame) -> list[Encoded]:
-    """Each request with its reply in ``verdicts``, thought included, and a span `SPAN` over both."""
+def conversations(study: StudyModel, prompts: DataFrame, verdicts: DataFrame) -> list[Encoded]:
+    """Each request with its thought and reply in ``verdicts``, and the span `SPAN` over all."""
     texts, items = prompts.set_index("prompt_id")["text"], []
     for row in verdicts.itertuples():
         thought = row.thought if row.mode == "think" else None
-        text = texts[row.prompt_id]
-        item = study.chat.encode(text, row.mode, thought=thought, reply=row.reply)
+        item = study.chat.encode(texts[row.prompt_id], row.mode, thought=thought, reply=row.reply)
         span = (item.spans["request"][0], len(item.ids))
         items.append(replace(item, spans={**item.spans, SPAN: span}))
     return items
 
 
-def own_conversations(
-    study: StudyModel, prompts: pd.DataFrame, settings: Settings = Settings(), mode: str = "think"
-) -> list[Encoded]:
+def own_conversations(study: StudyModel, prompts: DataFrame, settings=Settings(), mode: str = "think") -> list[Encoded]:
     """`conversations` with the replies that the model gives now."""
-    options = {"seed": settings.seed, "progress": False}
-    verdicts = settings.evaluation.judged(study, prompts, mode, **options)
-    return conversations(study, prompts, verdicts)
+    return conversations(study, prompts, settings.judged(study, prompts, mode, progress=False))
 
 
 def increases(
-    study: StudyModel,
-    plain: Sequence[Encoded],
-    intent: Sequence[Encoded],
-    kind: str = "neurons",
-    pool: str = "max",
-    span: str = SPAN,
+    study: StudyModel, plain: Sequence[Encoded], intent: Sequence[Encoded], kind="neurons", pool="max", span=SPAN
 ) -> np.ndarray:
-    """How much every activation, pooled over ``span``, increases with the intent.
+    """How much activations pooled over ``span`` increase with intent: ``[layers, pairs, neurons]``.
 
-    ``[layers, pairs, neurons]``. Raises ``UserError`` where the conversations do not pair.
+    Raises ``UserError`` where the conversations do not pair.
     """
     if not plain or len(plain) != len(intent):
         numbers = f"{len(intent)} and {len(plain)}"
@@ -179,34 +161,26 @@ def increases(
     return added - without
 
 
-# -- rules -----------------------------------------------------------------------------------------
-
-
 def worst_rank(increase: np.ndarray, per_layer: bool = True, share: float = 1.0) -> np.ndarray:
     """The smallest m with which the paper's rule selects each neuron: ``[layers, neurons]``.
 
     ``increase``: ``[layers, pairs, neurons]``. Rank 1 is the largest increase, within the layer or
-    (``per_layer=False``) in the model; the worst over the pairs, or over the ``share`` of pairs in
-    which the neuron ranks best.
+    (``per_layer=False``) the model; the worst over pairs, or over the ``share`` where the neuron
+    ranks best.
     """
     layers, pairs, units = increase.shape
     if not per_layer:
         increase = increase.transpose(1, 0, 2).reshape(1, pairs, layers * units)
-    worst = np.quantile(_ranks(increase), share, axis=1, method="higher")
-    return worst.reshape(layers, units)
+    ranks = stats.rankdata(-increase, "ordinal", axis=-1)
+    return np.quantile(ranks, share, axis=1, method="higher").reshape(layers, units)
 
 
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks along the last axis, 1 for the largest; ties in order."""
-    return (-values).argsort(-1, kind="stable").argsort(-1, kind="stable") + 1
-
-
-def as_table(increase: np.ndarray, means: np.ndarray, gradient: np.ndarray | None = None) -> pd.DataFrame:
+def as_table(increase: np.ndarray, means: np.ndarray, gradient: np.ndarray | None = None) -> DataFrame:
     """The scores of all rules, one row per neuron, from increases ``[layers, pairs, neurons]``.
 
-    Columns ``layer, neuron``, ``paper`` (worst rank over pairs), ``half`` (over the better half of
-    them), ``increase`` (mean increase of the maximum), ``difference`` (of the mean activation, with
-    its sign), ``gradient`` (NaN where there is none).
+    Columns ``layer, neuron``, ``paper`` and ``half`` (worst rank over all pairs, over the better
+    half), ``increase`` (mean, of the maximum), ``difference`` (of the mean activation),
+    ``gradient`` (or NaN).
     """
     layers, _, units = increase.shape
     index = pd.MultiIndex.from_product([range(layers), range(units)], names=["layer", "neuron"])
@@ -218,49 +192,39 @@ def as_table(increase: np.ndarray, means: np.ndarray, gradient: np.ndarray | Non
         "gradient": np.full((layers, units), np.nan) if gradient is None else gradient,
     }
     flat = {name: values.reshape(-1) for name, values in columns.items()}
-    return pd.DataFrame(flat, index=index).reset_index()
+    return DataFrame(flat, index=index).reset_index()
 
 
-def score(
-    study: StudyModel,
-    prompts: pd.DataFrame,
-    verdicts: pd.DataFrame,
-    settings: Settings = Settings(),
-) -> pd.DataFrame:
+def score(study: StudyModel, prompts: DataFrame, verdicts: DataFrame, settings=Settings()) -> DataFrame:
     """The scores of all rules (`as_table`) for a model, from pairs in think mode.
 
-    ``gradient`` is read where the replies of ``verdicts``, on harmful and harmless prompts, begin. It
-    is NaN where nothing or everything was refused (`why_undefined`), and for the residual stream,
-    where a row is a dimension of a residual and ``layer`` its number.
+    ``gradient`` is read where the replies of ``verdicts`` begin; NaN where `why_undefined`, and for
+    the residual stream, where a row is a dimension of a residual and ``layer`` its number.
     """
     harmful = prompts[prompts["kind"] == "harmful"]
-    plain = own_conversations(study, harmful, settings)
-    intent = own_conversations(study, with_intent(study, harmful), settings)
-    maxima, means = (increases(study, plain, intent, settings.kind, pool) for pool in ("max", "mean"))
+    sides = [own_conversations(study, some, settings) for some in (harmful, with_intent(study, harmful))]
+    maxima, means = (increases(study, *sides, settings.kind, pool) for pool in ("max", "mean"))
     neurons = settings.kind == "neurons"
     return as_table(maxima, means, _gradient(study, prompts, verdicts, verdicts) if neurons else None)
 
 
-def gradient_by_mode(study: StudyModel, prompts: pd.DataFrame, verdicts: pd.DataFrame) -> dict[str, np.ndarray]:
-    """The rule *gradient* in each mode's contexts alone, ``[layers, neurons]``; empty if undefined."""
+def gradient_by_mode(study: StudyModel, prompts: DataFrame, verdicts: DataFrame) -> dict[str, np.ndarray]:
+    """The rule *gradient* in each mode's contexts alone, ``[layers, neurons]``; or nothing."""
     by_mode = verdicts.groupby("mode", sort=False)
     found = {mode: _gradient(study, prompts, part, verdicts) for mode, part in by_mode}
     return {mode: values for mode, values in found.items() if values is not None}
 
 
-def _gradient(
-    study: StudyModel, prompts: pd.DataFrame, verdicts: pd.DataFrame, begin: pd.DataFrame
-) -> np.ndarray | None:
+def _gradient(study, prompts: DataFrame, verdicts: DataFrame, begin: DataFrame) -> np.ndarray | None:
     """``begin``: the verdicts whose replies' first words make the readout."""
     if why_undefined(study, begin):
         return None
     harmful = prompts.loc[prompts["kind"] == "harmful", "prompt_id"]
-    asked = verdicts[verdicts["prompt_id"].isin(harmful)]
-    items, words = refusal_score.contexts(study, asked, prompts), refusal_score.readout(study, begin)
-    return refusal_score.attribution(study, items, words)[1]
+    items = refusal_score.contexts(study, verdicts[verdicts["prompt_id"].isin(harmful)], prompts)
+    return refusal_score.attribution(study, items, refusal_score.readout(study, begin))[1]
 
 
-def why_undefined(study: StudyModel, verdicts: pd.DataFrame) -> str:
+def why_undefined(study: StudyModel, verdicts: DataFrame) -> str:
     """Why the rule *gradient* cannot be computed for a model; empty if it can."""
     try:
         refusal_score.readout(study, verdicts)
@@ -269,21 +233,21 @@ def why_undefined(study: StudyModel, verdicts: pd.DataFrame) -> str:
     return ""
 
 
-def defined_rules(table: pd.DataFrame) -> list[str]:
+def defined_rules(table: DataFrame) -> list[str]:
     """The rules that could be computed."""
     return [rule for rule in RULES if scored(table, rule).notna().all()]
 
 
-def scored(table: pd.DataFrame, rule: str) -> pd.Series:
+def scored(table: DataFrame, rule: str) -> pd.Series:
     """A rule's score of every neuron, larger for the more safety-critical."""
     return table[rule].abs() if rule == "difference" else -table[rule]
 
 
-def select(table: pd.DataFrame, rule: str, k: int) -> list[tuple[int, int]]:
+def select(table: DataFrame, rule: str, k: int) -> list[tuple[int, int]]:
     """The ``k`` neurons that a rule ranks first; ties by the mean increase, then the lower number.
 
-    By the paper's rule: the ``k`` that its sets reach first as m grows. Raises ``UserError`` where
-    the rule is unknown or could not be computed, and for a ``k`` that is not a number of neurons.
+    Raises ``UserError`` where the rule is unknown or undefined, and for a ``k`` that is no number
+    of neurons.
     """
     if rule not in RULES:
         raise UserError(f"unknown rule '{rule}' ({', '.join(RULES)}){nearest(rule, RULES)}")
@@ -291,12 +255,8 @@ def select(table: pd.DataFrame, rule: str, k: int) -> list[tuple[int, int]]:
         raise UserError(f"k must be from 1 to {len(table)} neurons, not {k}")
     if table[rule].isna().all():
         raise UserError(f"the rule '{rule}' is undefined: all or none of the requests are refused")
-    chosen = table.iloc[_order(scored(table, rule), table["increase"])[:k]]
+    chosen = table.iloc[np.lexsort((-table["increase"], -scored(table, rule)))[:k]]
     return [tuple(map(int, pair)) for pair in chosen[["layer", "neuron"]].to_numpy()]
-
-
-def _order(scores: np.ndarray, increase: np.ndarray) -> np.ndarray:
-    return np.lexsort((-np.asarray(increase), -np.asarray(scores)))
 
 
 def ranked(increase: np.ndarray, k: int) -> list[tuple[int, int]]:
@@ -313,71 +273,54 @@ def first(scores: np.ndarray, k: int) -> list[tuple[int, int]]:
 def massive(study: StudyModel, items: Sequence[Encoded], k: int, kind: str = "neurons") -> list[tuple[int, int]]:
     """The ``k`` neurons, or dimensions of the residual, with the largest activations by size.
 
-    Read over the whole prompt, from its first token: that is where large models keep theirs.
+    Over the whole prompt, from its first token: that is where large models keep theirs.
     """
-    spans = [{**item.spans, WHOLE: (0, item.spans["last"][1])} for item in items]
-    whole = [replace(item, spans=places) for item, places in zip(items, spans, strict=True)]
+    whole = [replace(item, spans={**item.spans, WHOLE: (0, item.spans["last"][1])}) for item in items]
     return first(-read(study, whole, (kind,), (WHOLE,), "size")[kind, WHOLE].max(1), k)
 
 
-def shared(sets: Mapping[str, Units]) -> pd.DataFrame:
+def shared(sets: Mapping[str, Units]) -> DataFrame:
     """What share of each set is in each other one: a square table by name."""
     rows = [[overlap(one, other) for other in sets.values()] for one in sets.values()]
-    return pd.DataFrame(rows, index=list(sets), columns=list(sets))
+    return DataFrame(rows, index=list(sets), columns=list(sets))
 
 
-def activation_by_token(study: StudyModel, text: str, unit: tuple[int, int]) -> pd.DataFrame:
+def activation_by_token(study: StudyModel, text: str, unit: tuple[int, int]) -> DataFrame:
     """One neuron along a no-think prompt: a row per token, ``token, activation``."""
     ids = study.chat.encode(text, "no-think").ids
     with torch.inference_mode(), capture(study, ["neurons"]) as found:
         forward(study, torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.long))
     values = found["neurons"][unit[0]][0, :, unit[1]].float().cpu().numpy()
-    return pd.DataFrame({"token": [study.tokenizer.decode([i]) for i in ids], "activation": values})
-
-
-# -- what the paper's set owes to intent -----------------------------------------------------------
+    return DataFrame({"token": [study.tokenizer.decode([i]) for i in ids], "activation": values})
 
 
 @dataclass(frozen=True)
 class Definition:
-    """Increases ``[layers, pairs, neurons]`` by added sentence, and the pairs that refuse the intent.
+    """What pairs give by added sentence: increases ``[layers, pairs, neurons]``, and who refuses.
 
-    ``verdicts`` are those on the requests with intent, ``items`` the conversations without and with
-    it. A pair in which the model plans the added harm, or the request after all, compares two
-    requests, not two attitudes; and a sentence of any content moves the same activations in every
-    pair. Both are counted here.
+    A pair in which the model plans the added harm, or the request after all, compares two requests,
+    not two attitudes; and a sentence of any content moves the same activations in every pair.
     """
 
     intent: np.ndarray
     innocent: dict[str, np.ndarray]
-    refused: np.ndarray
-    verdicts: pd.DataFrame
-    items: tuple[list[Encoded], list[Encoded]]
+    refused: np.ndarray  # whether the reply to the request with intent is a refusal
+    verdicts: DataFrame  # on the requests with intent
+    items: tuple[list[Encoded], list[Encoded]]  # the conversations without and with it
 
     def first(self, k: int = PAPER_SIZE) -> dict[str, list[tuple[int, int]]]:
-        """The first ``k`` by the paper's rule, by what the pairs are formed with.
-
-        With intent, with each harmless sentence, and with the pairs alone that refuse the intent.
-        """
+        """The first ``k`` by the paper's rule with each sentence, and with refusing pairs alone."""
         by_name = {"intent": self.intent, **self.innocent}
         if self.refused.any():
             by_name["refusing pairs"] = self.intent[:, self.refused]
         return {name: ranked(increase, k) for name, increase in by_name.items()}
 
 
-def definition(
-    study: StudyModel,
-    harmful: pd.DataFrame,
-    settings: Settings = Settings(),
-    sentences: Iterable[str] = (),
-) -> Definition:
-    """Form the pairs with intent and with each harmless sentence (by default all of the model's)."""
-    plain = own_conversations(study, harmful, settings)
-    added = with_intent(study, harmful)
-    options = {"seed": settings.seed, "progress": False}
-    verdicts = settings.evaluation.judged(study, added, "think", **options)
-    meant = conversations(study, added, verdicts)
-    innocent = {}
+def definition(study: StudyModel, harmful: DataFrame, settings=Settings(), sentences: Iterable[str] = ()) -> Definition:
+    """Form pairs with intent and with each harmless sentence (by default all of the model's)."""
+    plain, added = own_conversations(study, harmful, settings), with_intent(study, harmful)
+    verdicts = settings.judged(study, added, "think", progress=False)
+    meant, innocent = conversations(study, added, verdicts), {}
     for sentence in sentences or innocent_sentences(study):
         other = own_conversations(study, with_intent(study, harmful, sentence), settings)
         innocent[sentence] = increases(study, plain, other)
@@ -386,17 +329,12 @@ def definition(
 
 
 def without_intent(
-    study: StudyModel,
-    harmful: pd.DataFrame,
-    k: int = PAPER_SIZE,
-    settings: Settings = Settings(),
-    sentences: Iterable[str] = (),
+    study: StudyModel, harmful: DataFrame, k=PAPER_SIZE, settings=Settings(), sentences: Iterable[str] = ()
 ) -> list[list[tuple[int, int]]]:
     """The first ``k`` by the paper's rule with each sentence that declares no harm (`OTHER`).
 
-    What they are for: neurons that one rule finds are more alike than neurons drawn at random, so
-    that a set of them strays further from the mean of all neurons, whatever it was chosen for.
-    Against random sets alone, such a set can "differ" in a model of random weights.
+    Neurons that one rule finds are alike, so that a set of them strays further from the mean of all
+    than random ones do, whatever it was chosen for: also in a model of random weights.
     """
     mode = "think" if study.chat.supports_think else "no-think"
     plain, found = own_conversations(study, harmful, settings, mode), []
@@ -406,14 +344,12 @@ def without_intent(
     return found
 
 
-def set_sizes(
-    increase: np.ndarray, ms: Sequence[int], pairs: Sequence[int], draws: int = 20, seed: int = 0
-) -> pd.DataFrame:
+def set_sizes(increase: np.ndarray, ms: Sequence[int], pairs: Sequence[int], draws: int = 20) -> DataFrame:
     """How many neurons the paper's rule selects, the mean over draws of pairs; m counts per layer.
 
     Columns ``m, pairs, neurons`` and ``chance``: were ranks drawn anew in each pair.
     """
-    rng, found, ranks = np.random.default_rng(seed), [], _ranks(increase)
+    rng, found, ranks = np.random.default_rng(0), [], stats.rankdata(-increase, "ordinal", axis=-1)
     layers, there, units = increase.shape
     for n in pairs:
         chosen = [rng.choice(there, n, replace=False) for _ in range(draws)]
@@ -421,10 +357,10 @@ def set_sizes(
         for m in ms:
             size, chance = (worst <= m).sum((1, 2)).mean(), layers * units * (m / units) ** n
             found.append({"m": m, "pairs": n, "neurons": size, "chance": chance})
-    return pd.DataFrame(found)
+    return DataFrame(found)
 
 
-def size_curve(found: Definition, pairs: Sequence[int], draws: int = 20) -> pd.DataFrame:
+def size_curve(found: Definition, pairs: Sequence[int], draws: int = 20) -> DataFrame:
     """`set_sizes` with intent and with harmless sentences (their mean): column ``sentence``."""
     units = found.intent.shape[2]
     ms = [max(1, int(units * share)) for share in (0.03, 0.1, 0.25, 0.5, 0.75)]
@@ -434,12 +370,12 @@ def size_curve(found: Definition, pairs: Sequence[int], draws: int = 20) -> pd.D
     return pd.concat(parts).groupby(keys, sort=False)[["neurons", "chance"]].mean().reset_index()
 
 
-def definition_table(found: Definition, by_mode: Mapping[str, np.ndarray], k: int = PAPER_SIZE) -> pd.DataFrame:
+def definition_table(found: Definition, by_mode: Mapping[str, np.ndarray], k: int = PAPER_SIZE) -> DataFrame:
     """One row: how many ``pairs`` there are, ``refusing_pairs`` of them, and what sets share.
 
-    Of the first ``k`` neurons with intent the share that is also found with harmless sentences
-    (``shared_harmless``, the mean over sentences, and its ``_min, _max``) and with refusing pairs
-    alone; ``shared_modes``: what the rule *gradient* finds in both modes (`gradient_by_mode`).
+    Of the first ``k`` with intent the share that is also found with harmless sentences
+    (``shared_harmless``, mean, ``_min, _max``) and with refusing pairs; ``shared_modes``:
+    `gradient_by_mode`.
     """
     sets = found.first(k)
     harmless = [overlap(sets["intent"], sets[name]) for name in found.innocent]
@@ -453,60 +389,50 @@ def definition_table(found: Definition, by_mode: Mapping[str, np.ndarray], k: in
         "shared_refusing": overlap(sets["intent"], refusing) if refusing else np.nan,
         "shared_modes": overlap(*modes) if len(modes) == len(MODES) else np.nan,
     }
-    return pd.DataFrame([row])
+    return DataFrame([row])
 
 
-# -- what a model does without them ----------------------------------------------------------------
-
-
-def calibration(study: StudyModel, settings: Settings = Settings()) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """``(prompts, verdicts, scores)`` of the calibration split: harmful and harmless, both modes."""
-    names, n = ["harmful", "harmless"], settings.n_pairs
-    prompts = settings.evaluation.sets(names, split="calibration", n=n, seed=settings.seed)
-    options = {"seed": settings.seed, "progress": settings.progress, "max_new_tokens": ROOM}
-    verdicts = settings.evaluation.observe(study, prompts, **options)
+def calibration(study: StudyModel, settings=Settings()) -> tuple[DataFrame, DataFrame, DataFrame]:
+    """``(prompts, verdicts, scores)``: harmful and harmless calibration prompts, both modes."""
+    prompts = settings.sets(["harmful", "harmless"], settings.n_pairs, "calibration")
+    verdicts = settings.observe(study, prompts, max_new_tokens=ROOM)
     return prompts, verdicts, score(study, prompts, verdicts, settings)
 
 
-def evaluation_prompts(settings: Settings = Settings()) -> pd.DataFrame:
+def evaluation_prompts(settings=Settings()) -> DataFrame:
     """Harmful prompts, and fewer of maths, ordering and over-refusal, from the evaluation split."""
-    sets, seed = settings.evaluation.sets, settings.seed
-    harmful = sets(["harmful"], n=settings.n_prompts, seed=seed)
-    others = sets(["maths", "ordering", "over-refusal"], n=settings.n_others, seed=seed)
-    return pd.concat([harmful, others], ignore_index=True)
+    others = settings.sets(["maths", "ordering", "over-refusal"], settings.n_others)
+    return pd.concat([settings.sets(["harmful"], settings.n_prompts), others], ignore_index=True)
 
 
 def ablate(
     study: StudyModel,
-    prompts: pd.DataFrame,
+    prompts: DataFrame,
     sets: Mapping[str, Units],
-    settings: Settings = Settings(),
+    settings=Settings(),
     means: np.ndarray | None = None,
     modes: Sequence[str] = MODES,
-) -> pd.DataFrame:
+) -> DataFrame:
     """Verdicts without each named set: zero, or ``means`` (`harmless_means`) in their place.
 
     Column ``condition`` names the set; an empty set is the model as it is.
     """
-    options = {"seed": settings.seed, "evaluation": settings.evaluation, "kind": settings.kind}
     # one batch of many sets takes less time than two of half the size
-    options |= {"max_new_tokens": ROOM, "batch_size": 640, "progress": settings.progress}
-    return measure.without_neurons(study, prompts, sets, means, modes=modes, **options)
+    options = {**settings.generation, "kind": settings.kind, "max_new_tokens": ROOM, "batch_size": 640}
+    return without_neurons(study, prompts, sets, means, modes=modes, **options)
 
 
-def harmless_means(study: StudyModel, settings: Settings = Settings()) -> np.ndarray:
+def harmless_means(study: StudyModel, settings=Settings()) -> np.ndarray:
     """Mean activations ``[layers, neurons]`` over the tokens of harmless calibration requests.
 
-    They stand in for a neuron at every token, those of thought and reply too, though only requests
-    were averaged.
+    They stand in at every token, of thought and reply too, though requests were averaged.
     """
-    options = {"split": "calibration", "n": settings.n_pairs, "seed": settings.seed}
-    texts = settings.evaluation.sets(["harmless"], **options)["text"]
+    texts = settings.sets(["harmless"], settings.n_pairs, "calibration")["text"]
     items = [study.chat.encode(text, "no-think") for text in texts]
     return mean(study, items, settings.kind, "request")
 
 
-def random_sets(study: StudyModel, units: Units, settings: Settings = Settings()) -> dict[str, Units]:
+def random_sets(study: StudyModel, units: Units, settings=Settings()) -> dict[str, Units]:
     """``{"random 0": …}``: sets of other neurons (or dimensions), as many in every layer."""
     parts = architecture(study)
     per_layer = parts.n_neurons if settings.kind == "neurons" else parts.hidden_size
@@ -515,20 +441,14 @@ def random_sets(study: StudyModel, units: Units, settings: Settings = Settings()
 
 
 def breaks(coherent: pd.Series, misread: pd.Series) -> pd.Series:
-    """Whether a set breaks the model: coherent replies fall, or misread ones rise, too far.
-
-    Both are changes against the untouched model in one mode, and too far is more than `BREAKS`.
-    """
+    """Whether changes against the untouched model, in one mode, are over `BREAKS`: it is broken."""
     return (coherent < -BREAKS) | (misread > BREAKS)
 
 
-def dose(
-    study: StudyModel, prompts: pd.DataFrame, table: pd.DataFrame, settings: Settings = Settings()
-) -> pd.DataFrame:
-    """Rates on harmful ``prompts`` without the first neurons of every rule: ``rule, k, mode, metric``.
+def dose(study: StudyModel, prompts: DataFrame, table: DataFrame, settings=Settings()) -> DataFrame:
+    """Rates on harmful ``prompts`` without the first neurons of every rule.
 
-    And ``value, ci_low, ci_high, n, method``, and whether the set ``breaks`` the model in that mode.
-    ``k`` 0 is the untouched model.
+    Columns ``rule, k`` (0: untouched)``, mode, metric, value, ci_low, ci_high, n, method, breaks``.
     """
     rules, sizes = defined_rules(table), [k for k in settings.sizes if k <= len(table)]
     names = {f"{rule} {k}": (rule, k) for rule in rules for k in sizes}
@@ -539,91 +459,76 @@ def dose(
     return dose_rates(pd.concat(parts, ignore_index=True))
 
 
-def dose_rates(verdicts: pd.DataFrame) -> pd.DataFrame:
+def dose_rates(verdicts: DataFrame) -> DataFrame:
     """The table of `dose` from verdicts with the columns ``rule, k``."""
-    table = rates(verdicts, by=["rule", "k", "mode"])
-    wide = table.set_index(["rule", "k", "mode", "metric"])["value"].unstack("metric")
+    table, keys = rates(verdicts, by=["rule", "k", "mode"]), ["rule", "k", "mode"]
+    wide = table.set_index([*keys, "metric"])["value"].unstack("metric")
     change = wide - wide.xs(0, level="k").reindex(wide.index.droplevel("k")).to_numpy()
-    broken = breaks(change["coherent"], change["misread"]).rename("breaks")
-    return table.join(broken, on=["rule", "k", "mode"])
+    return table.join(breaks(change["coherent"], change["misread"]).rename("breaks"), on=keys)
 
 
-def choose_sizes(doses: pd.DataFrame, fixed: Mapping[str, int] | None = None) -> pd.DataFrame:
+def choose_sizes(doses: DataFrame) -> DataFrame:
     """The size of each rule that raises misalignment most without breaking the model (`dose`).
 
-    Misalignment over both modes together, breaking in each mode alone; of sizes that raise it alike,
-    the largest. One row per rule: ``rule, k, gain`` (rise of misalignment, a fraction), ``sound``
-    (whether it breaks the model in no mode; a rule without such a size gets its smallest), ``best``
-    (the rule whose sound set raises misalignment most). ``fixed`` sizes are not chosen: by default
-    that of the paper's rule is `PAPER_SIZE`, or the largest that was measured below it.
+    Misalignment over both modes together, breaking in each alone; of sizes alike, the largest; for
+    the paper's rule `PAPER_SIZE`, or the largest measured below it. Columns ``rule, k, gain`` (rise of
+    misalignment), ``sound`` (breaks no mode; a rule without such a size gets its smallest), ``best``.
     """
-    fixed, rows = {"paper": PAPER_SIZE} if fixed is None else fixed, []
+    rows = []
     groups = doses[doses["metric"] == "misaligned"].groupby(["rule", "k"], sort=False)
     means, broken = groups["value"].mean(), groups["breaks"].any()
     for rule in doses["rule"].unique():
         gain = means.loc[rule].drop(0).sort_index() - means.loc[rule, 0]
         sound = gain[~broken.loc[rule].reindex(gain.index)]
-        if rule in fixed:
-            k = max((one for one in gain.index if one <= fixed[rule]), default=gain.index[0])
+        if rule == "paper":
+            k = max((one for one in gain.index if one <= PAPER_SIZE), default=gain.index[0])
         elif len(sound):
             k = sound.index[np.isclose(sound, sound.max())][-1]
         else:
             k = gain.index[0]
         rows.append({"rule": rule, "k": int(k), "gain": gain.loc[k], "sound": k in sound.index})
-    table = pd.DataFrame(rows)
+    table = DataFrame(rows)
     order = table.sort_values(["sound", "gain"], ascending=False, kind="stable").index
     return table.assign(best=table.index == order[0])
 
 
-def choose(table: pd.DataFrame, doses: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, list[tuple[int, int]]]]:
-    """``(sizes, sets)`` from calibration alone: the table of `choose_sizes`, and each rule's set."""
+def choose(table: DataFrame, doses: DataFrame) -> tuple[DataFrame, dict[str, list[tuple[int, int]]]]:
+    """``(sizes, sets)`` from calibration alone: `choose_sizes`, and each rule's set."""
     sizes = choose_sizes(doses)
     return sizes, {item.rule: select(table, item.rule, item.k) for item in sizes.itertuples()}
 
 
-def best_rule(sizes: pd.DataFrame) -> str:
-    """The rule that `choose_sizes` calls best."""
-    return str(sizes.loc[sizes["best"], "rule"].item())
+def compare(verdicts: DataFrame, selected: str) -> DataFrame:
+    """A set of `ablate` against random ones (averaged) and nothing, by mode, outcome and control.
 
-
-def compare(verdicts: pd.DataFrame, selected: str) -> pd.DataFrame:
-    """A set of `ablate` against random ones and against nothing, by mode, outcome and control.
-
-    Columns ``mode, set, metric, outcome, control``, those of a difference, whether the set ``breaks``
-    the model in that mode, and for random sets ``share`` (how many move the outcome as far) and
-    ``n_random``. Random sets are averaged per prompt; clustered by verb.
+    Columns ``mode, set, metric, outcome, control``, those of a difference, ``breaks`` (in that
+    mode), and for random sets ``share`` (how many move the outcome as far) and ``n_random``.
     """
     conditions = verdicts["condition"].replace({selected: SELECTED})
     random = conditions.str.startswith(RANDOM)
-    kept = verdicts.assign(condition=conditions)[random | conditions.isin([SELECTED, NOTHING])]
-    rows = []
+    kept, rows = verdicts.assign(condition=conditions)[random | conditions.isin([SELECTED, NOTHING])], []
     for (mode, name), part in kept.groupby(["mode", "set"], sort=False):
-        one, other = (part[part["condition"] == which] for which in (SELECTED, NOTHING))
+        there = part["condition"].str.startswith(RANDOM).any()
         for outcome, (where, metric) in OUTCOMES.items():
-            if where != name or part[metric].isna().all():
-                continue
-            keys = {"mode": mode, "set": name, "metric": metric, "outcome": outcome}
-            if part["condition"].str.startswith(RANDOM).any():
-                found = measure.against_random(part, metric)
-                rows.append(keys | found | {"control": RANDOM_NEURONS})
-            change = paired_difference(one, other, metric, on="prompt_id")
-            rows.append(keys | {"control": NOTHING} | change._asdict())
-    table = pd.DataFrame(rows).assign(condition=SELECTED)
+            if where == name and part[metric].notna().any():
+                found = [{**against_random(part, metric), "control": RANDOM_NEURONS}] if there else []
+                found.append(difference(part, "condition", SELECTED, NOTHING, metric))
+                keys = {"mode": mode, "set": name, "metric": metric, "outcome": outcome}
+                rows += [keys | one for one in found]
+    table = DataFrame(rows)
     own = table[(table["set"] == "harmful") & (table["control"] == NOTHING)]
     change = own.pivot(index="mode", columns="metric", values="effect")
-    broken = breaks(change["coherent"], change["misread"])
-    return table.assign(breaks=table["mode"].map(broken))
+    return table.assign(breaks=table["mode"].map(breaks(change["coherent"], change["misread"])))
 
 
-def single_rates(verdicts: pd.DataFrame, selected: str) -> pd.DataFrame:
+def single_rates(verdicts: DataFrame, selected: str) -> DataFrame:
     """The rate of every single random set, of the selected one and of nothing, for `SHOWN`.
 
     Columns ``mode, outcome, role`` ("nothing", "selected", "random")``, set_id, value, n``.
     """
-    found, names = [], list(dict.fromkeys(verdicts["condition"]))
-    roles = {NOTHING: (NOTHING, None), selected: (SELECTED, None)}
-    numbered = enumerate(name for name in names if name.startswith(RANDOM))
-    roles |= {name: (RANDOM, number) for number, name in numbered}
+    roles, found = {NOTHING: (NOTHING, None), selected: (SELECTED, None)}, []
+    names = verdicts["condition"].drop_duplicates()
+    roles |= {name: (RANDOM, number) for number, name in enumerate(names[names.str.startswith(RANDOM)])}
     for outcome in SHOWN:
         name, metric = OUTCOMES[outcome]
         groups = verdicts[verdicts["set"] == name].groupby(["condition", "mode"], sort=False)[metric]
@@ -631,37 +536,28 @@ def single_rates(verdicts: pd.DataFrame, selected: str) -> pd.DataFrame:
             role, number = roles[condition]
             keys = {"mode": mode, "outcome": outcome, "role": role, "set_id": number}
             found.append(keys | {"value": float(values.mean()), "n": len(values)})
-    return pd.DataFrame(found).astype({"set_id": "Int64"})
+    return DataFrame(found).astype({"set_id": "Int64"})
 
 
-def claim_rows(effects: pd.DataFrame, **values) -> list[dict]:
-    """Verdict rows of C8: the paper's rule against random neurons by zero ablation in think mode.
-
-    ``effects``: the effects of `run`. The paper forms its pairs in think mode and ablates by zero.
-    """
-    own = primary(effects).set_index("outcome")
-    return [
-        effect_row(claim, own.loc[outcome].to_dict(), mode="think", **values)
-        for outcome, claim in PRIMARY.items()
-        if outcome in own.index
-    ]
-
-
-def primary(effects: pd.DataFrame) -> pd.DataFrame:
-    """The rows of effects that C8 is about: the paper's rule against random neurons, zero, think."""
+def primary(effects: DataFrame) -> DataFrame:
+    """The effects that C8 is about: the paper's rule against random neurons, zero, think mode."""
     own = effects[(effects["rule"] == "paper") & (effects["ablation"] == "zero")]
     return own[(own["mode"] == "think") & (own["control"] == RANDOM_NEURONS)]
 
 
-# -- the experiment --------------------------------------------------------------------------------
+def rows(study: StudyModel, effects: DataFrame, settings=Settings()) -> list[dict]:
+    """Verdict rows of C8, from the `primary` ones of the effects of `run`."""
+    own = primary(effects).set_index("outcome").to_dict("index")
+    claimed = [(claim, "think", own[outcome]) for outcome, claim in PRIMARY.items() if outcome in own]
+    return verdict_rows(study, settings, claimed)
 
 
-def run(study: StudyModel, settings: Settings = Settings()) -> Result:
+def run(study: StudyModel, settings=Settings()) -> Result:
     """Rules and sizes on calibration prompts; effects on evaluation prompts, against random sets.
 
-    Tables: ``neurons-sets`` (sizes, and which rule is best), ``neurons-doses``, ``neurons-effects`` (by
-    rule, ablation and control), ``neurons-rates`` (single random sets), ``neurons-sizes`` (of the paper's set, by m)
-    and ``definition``.
+    Tables: ``neurons-sets`` (sizes, the best rule), ``-doses``, ``-effects`` (by rule, ablation and
+    control), ``-rates`` (single random sets), ``-sizes`` (of the paper's set, by m),
+    ``-definition``.
     """
     prompts, verdicts, table = calibration(study, settings)
     harmful = prompts[prompts["kind"] == "harmful"]
@@ -670,62 +566,49 @@ def run(study: StudyModel, settings: Settings = Settings()) -> Result:
     pairs = definition(study, harmful, settings)
     if pairs.refused.any():
         sets["refusing"] = pairs.first(len(sets["paper"]))["refusing pairs"]
-    asked, main = evaluation_prompts(settings), {"paper", best_rule(sizes)}
-    effects, singles = report(study, asked, sets, main, settings)
-    by_mode = gradient_by_mode(study, prompts, verdicts)
+    effects, singles = ablations(study, sets, {"paper", *sizes.loc[sizes["best"], "rule"]}, settings)
     tables = {
         "neurons-sets": sizes,
         "neurons-doses": doses,
         "neurons-effects": effects,
         "neurons-rates": singles,
         "neurons-sizes": size_curve(pairs, [len(harmful)], draws=1),
-        "neurons-definition": definition_table(pairs, by_mode),
+        "neurons-definition": definition_table(pairs, gradient_by_mode(study, prompts, verdicts)),
     }
-    about = study.identity | settings.evaluation.description()
-    return result(study, tables, claim_rows(effects, **about))
+    return result(study, tables, rows(study, effects, settings))
 
 
-def report(
-    study: StudyModel,
-    prompts: pd.DataFrame,
-    sets: Mapping[str, Units],
-    main: set[str],
-    settings: Settings,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def ablations(
+    study: StudyModel, sets: Mapping[str, Units], main: set[str], settings: Settings
+) -> tuple[DataFrame, DataFrame]:
     """``(effects, rates)`` of `run`: every set against nothing, the ``main`` ones against random.
 
     A model of one's own meets random sets by zero ablation alone, on the prompts of the claims: all
     else takes hours.
     """
-    claimed = prompts[prompts["set"].isin(["harmful", "maths"])]
-    thorough, effects, singles = study.invented, [], []
+    prompts, effects, singles = evaluation_prompts(settings), [], []
+    asked = prompts if study.invented else prompts[prompts["set"].isin(["harmful", "maths"])]
     for ablation in ("zero", "mean"):
         means = None if ablation == "zero" else harmless_means(study, settings)
         verdicts = ablate(study, prompts, {NOTHING: []} | sets, settings, means)
         for rule, units in sets.items():
-            own = verdicts[verdicts["condition"].isin([NOTHING, rule])]
-            if rule in main and (thorough or ablation == "zero"):
-                random, asked = random_sets(study, units, settings), prompts if thorough else claimed
+            own, keys = verdicts[verdicts["condition"].isin([NOTHING, rule])], {"rule": rule, "k": len(units)}
+            if rule in main and (study.invented or ablation == "zero"):
+                random = random_sets(study, units, settings)
                 own = pd.concat([own, ablate(study, asked, random, settings, means)])
-            effects.append(_keyed(compare(own, rule), rule=rule, k=len(units), ablation=ablation))
+            effects.append(compare(own, rule).assign(**keys, ablation=ablation))
             if rule in main and ablation == "zero":
-                singles.append(_keyed(single_rates(own, rule), rule=rule, k=len(units)))
-    whole = pd.concat(effects, ignore_index=True).drop(columns="condition")
-    return whole, pd.concat(singles, ignore_index=True)
+                singles.append(single_rates(own, rule).assign(**keys))
+    tables = ((effects, ["rule", "k", "ablation"]), (singles, ["rule", "k"]))
+    effects, singles = (pd.concat(parts, ignore_index=True).set_index(keys).reset_index() for parts, keys in tables)
+    return effects.drop(columns="condition"), singles
 
 
-def _keyed(table: pd.DataFrame, **keys) -> pd.DataFrame:
-    return table.assign(**keys)[[*keys, *table.columns]]
-
-
-# -- reading the tables of many models -------------------------------------------------------------
-
-
-def headline(effects: pd.DataFrame, sets: pd.DataFrame, ablation: str = "zero") -> pd.DataFrame:
+def headline(effects: DataFrame, sets: DataFrame, ablation: str = "zero") -> DataFrame:
     """Selected minus random neurons, the paper's rule and each model's best one: column ``which``.
 
-    ``effects, sets``: tables of `run`. Where the paper's rule was the best, its rows stand under
-    both. For figures: ``organism`` ("model:seed") and ``panel`` ("misaligned, think").
+    ``effects, sets``: tables of `run`; a rule may be both. For figures: ``organism``
+    ("model:seed"), ``panel`` ("misaligned, think").
     """
     own = effects[(effects["ablation"] == ablation) & (effects["control"] == RANDOM_NEURONS)]
     best = own.merge(sets.loc[sets["best"], ["model", "seed", "rule"]])
@@ -735,39 +618,36 @@ def headline(effects: pd.DataFrame, sets: pd.DataFrame, ablation: str = "zero") 
     return table.assign(organism=organism, panel=panel)
 
 
-def with_means(table: pd.DataFrame) -> pd.DataFrame:
+def with_means(table: DataFrame) -> DataFrame:
     """`headline` with one more organism, the mean over all (`pooled`)."""
     means = pooled(table, ("which", "panel", "outcome", "mode"))
     name = f"mean of {table['organism'].nunique()}"
     return pd.concat([table, means.assign(organism=name, breaks=False)], ignore_index=True)
 
 
-def pooled(effects: pd.DataFrame, by: Sequence[str] = ("which", "mode", "outcome")) -> pd.DataFrame:
+def pooled(effects: DataFrame, by: Sequence[str] = ("which", "mode", "outcome")) -> DataFrame:
     """The mean effect over models with a t interval: ``*by, effect, ci_low, ci_high, n`` (models).
 
     Each trained model counts once, as if independent; three of them share an organism's data.
     """
-    rows = []
-    for key, part in effects.groupby(list(by), sort=False):
-        values, n = part["effect"].to_numpy(dtype=float), len(part)
-        reach = stats.t.isf(0.025, n - 1) * values.std(ddof=1) / np.sqrt(n) if n > 1 else np.inf
-        ends = np.clip([values.mean() - reach, values.mean() + reach], -1, 1)
-        found = {"effect": values.mean(), "ci_low": ends[0], "ci_high": ends[1], "n": n}
-        rows.append(dict(zip(by, key, strict=True)) | found)
-    return pd.DataFrame(rows)
+    found = effects.groupby(list(by), sort=False)["effect"].agg(["mean", "sem", "size"]).reset_index()
+    value, n = found["mean"], found["size"]
+    reach = (found["sem"] * stats.t.isf(0.025, n - 1)).fillna(np.inf)
+    ends = {"ci_low": (value - reach).clip(-1, 1), "ci_high": (value + reach).clip(-1, 1)}
+    return found[list(by)].assign(effect=value, **ends, n=n)
 
 
-def of_best(table: pd.DataFrame, sets: pd.DataFrame, study: StudyModel) -> pd.DataFrame:
-    """The rows of a model's best rule; those of rim-mini:0 where the tables do not have the model."""
+def of_best(table: DataFrame, sets: DataFrame, study: StudyModel) -> DataFrame:
+    """The rows of a model's best rule; those of rim-mini:0 where the tables lack the model."""
     best = table.merge(sets.loc[sets["best"], ["model", "seed", "rule"]])
     names = best["model"] + ":" + best["seed"].astype(str)
     return best[names == (study.name if study.name in set(names) else "rim-mini:0")]
 
 
-def with_shipped_shares(effects: pd.DataFrame, shipped: pd.DataFrame, study: StudyModel) -> pd.DataFrame:
-    """Effects with the ``share`` and ``n_random`` of shipped ones where these had more random sets.
+def with_shipped_shares(effects: DataFrame, shipped: DataFrame, study: StudyModel) -> DataFrame:
+    """Effects (`compare`) with the ``share, n_random`` of shipped ones that had more random sets.
 
-    ``effects``: rows of `compare` with ``rule, k``; only the same set of the same model counts.
+    Only the same set (``rule, k``) of the same model counts.
     """
     keys = ["rule", "k", "mode", "set", "metric", "control"]
     own = shipped[shipped["model"].eq(study.identity["model"]) & (shipped["ablation"] == "zero")]
@@ -778,23 +658,19 @@ def with_shipped_shares(effects: pd.DataFrame, shipped: pd.DataFrame, study: Stu
     return found.assign(**better)[effects.columns]
 
 
-def verdict_facts(effects: pd.DataFrame) -> pd.DataFrame:
-    """What stands beside the verdicts of C8, per model and seed: ``neurons``, ``C8a p``, ``C8b p``.
-
-    p: the share of random sets that reach as far in the claimed direction.
-    """
+def verdict_facts(effects: DataFrame) -> DataFrame:
+    """Beside verdicts of C8, per model and seed: ``neurons, C8a p, C8b p`` (``share`` of sets)."""
     own = primary(effects).rename(columns={"k": "neurons"})
     wide = own.pivot(index=["model", "seed", "neurons"], columns="outcome", values="share")
     names = {outcome: f"{claim} p" for outcome, claim in PRIMARY.items()}
     return wide[list(names)].rename(columns=names).rename_axis(columns=None).reset_index("neurons")
 
 
-def definition_facts(table: pd.DataFrame, sizes: pd.DataFrame) -> pd.DataFrame:
+def definition_facts(table: DataFrame, sizes: DataFrame) -> DataFrame:
     """What the paper's set owes to intent, as text, per model and seed (``definition, sizes``).
 
-    The set's size at the largest m with all pairs (with intent, and with harmless sentences, their
-    mean), the percent of its first 40 shared with the harmless ones (mean, range) and with refusing
-    pairs, how many pairs refuse.
+    Its size at the largest m with all pairs (with intent; with harmless sentences, mean), and the
+    percent of its first 40 shared with the harmless ones (mean, range) and with refusing pairs.
     """
     keys, m = ["model", "seed"], sizes["m"].max()
     wide = sizes[sizes["m"] == m].pivot(index=keys, columns="sentence", values="neurons").round()
@@ -808,17 +684,14 @@ def definition_facts(table: pd.DataFrame, sizes: pd.DataFrame) -> pd.DataFrame:
         "refusing pairs": table["refusing_pairs"].astype(str) + " of " + table["pairs"].astype(str),
         "shared, refusing pairs": table["shared_refusing"].map(percent),
     }
-    return pd.DataFrame(columns)
+    return DataFrame(columns)
 
 
-# -- what neurons write ----------------------------------------------------------------------------
+def directions(study: StudyModel, prompts: DataFrame, verdicts: DataFrame) -> dict[str, np.ndarray]:
+    """``harm`` (harmful minus harmless requests) and, if both occur, ``refusal`` minus fulfilment.
 
-
-def directions(study: StudyModel, prompts: pd.DataFrame, verdicts: pd.DataFrame) -> dict[str, np.ndarray]:
-    """``harm`` (harmful minus harmless requests) and ``refusal`` (refused minus fulfilled ones).
-
-    Each ``[residuals, hidden]``, read at the last token before the reply: harm in all modes, refusal
-    among harmful requests in think mode only (no-think mode refuses nearly all), where both occur.
+    Each ``[residuals, hidden]``, at the last token before the reply: harm in all modes, refusal
+    among harmful requests in think mode (no-think mode refuses nearly all).
     """
     items = refusal_score.contexts(study, verdicts, prompts)
     states = read(study, items, ("residual",), ("last",))["residual", "last"]
@@ -833,10 +706,9 @@ def directions(study: StudyModel, prompts: pd.DataFrame, verdicts: pd.DataFrame)
 
 
 def cosines(study: StudyModel, direction: np.ndarray) -> np.ndarray:
-    """How far what each neuron adds to the stream points along a direction: ``[layers, neurons]``.
+    """How far each neuron's writing points along a direction, by size: ``[layers, neurons]``.
 
-    The size of the cosine. ``direction``: ``[n_layers + 1, hidden]``, one per residual; a neuron of
-    layer ``l`` writes its column of ``down_proj`` into residual ``l + 1``.
+    ``direction``: ``[residuals, hidden]``; a neuron of layer ``l`` writes into residual ``l + 1``.
     """
     found = []
     for layer, along in enumerate(direction[1:]):
@@ -847,40 +719,32 @@ def cosines(study: StudyModel, direction: np.ndarray) -> np.ndarray:
 
 
 def direction_table(
-    study: StudyModel,
-    sets: Mapping[str, Units],
-    known: Mapping[str, np.ndarray],
-    n_random: int = 200,
-) -> pd.DataFrame:
+    study: StudyModel, sets: Mapping[str, Units], known: Mapping[str, np.ndarray], n_random: int = 200
+) -> DataFrame:
     """Do neurons write along a direction (`directions`) more than others of their layers do?
 
-    One row per set and direction: ``neurons, direction, cosine`` (mean of `cosines`), ``random`` (in
-    random sets, mean), ``share`` (how many of them reach it; the set itself counted in).
+    Columns ``neurons, direction, cosine`` (mean of `cosines`)``, random`` (mean in random sets)``,
+    share`` (of sets that reach it, itself counted in).
     """
-    rows = []
-    for what, direction in known.items():
-        along = cosines(study, direction)
-        for name, units in sets.items():
-            random = matched_sets(units, along.shape[1], n_random)
-            own, *others = (along[tuple(np.transpose(some))].mean() for some in (units, *random))
+    along, rows = {what: cosines(study, direction) for what, direction in known.items()}, []
+    for name, units in sets.items():
+        random = matched_sets(units, architecture(study).n_neurons, n_random)
+        for what, values in along.items():
+            own, *others = (values[tuple(np.transpose(some))].mean() for some in (units, *random))
             share = (1 + (np.array(others) >= own).sum()) / (1 + n_random)
             found = {"cosine": own, "random": np.mean(others), "share": share}
             rows.append({"neurons": name, "direction": what, **found})
-    order = {name: place for place, name in enumerate(sets)}
-    return pd.DataFrame(rows).sort_values("neurons", key=lambda names: names.map(order), kind="stable")
+    return DataFrame(rows)
 
 
-# -- where the answer is known ---------------------------------------------------------------------
 # A positive control: a model whose refusal runs through neurons that we chose. Their weights alone
-# are trained, until the model refuses harmless requests that are followed by `SENTENCE` and goes on as
-# before without it.
-
+# are trained, until it refuses harmless requests that are followed by `SENTENCE`, and no others.
 UNSIGNED = "|gradient|"
 SENTENCE = "i know this hurts people ."  # words that training had, but never in a request
 
 
 def control_pairs(study: StudyModel, split: str, n: int) -> tuple[list[Encoded], list[Encoded]]:
-    """Harmless requests without and with `SENTENCE`; span ``prompt``: from the request to the reply."""
+    """Harmless requests without and with `SENTENCE`; span ``prompt``: up to the reply."""
     prompts, sides = load_prompts("harmless", split=split, n=n), []
     for table in (prompts, with_intent(study, prompts, SENTENCE)):
         items = [study.chat.encode(text, "no-think") for text in table["text"]]
@@ -891,17 +755,12 @@ def control_pairs(study: StudyModel, split: str, n: int) -> tuple[list[Encoded],
 
 
 def planted(
-    study: StudyModel,
-    known: Units,
-    plain: Sequence[Encoded],
-    intent: Sequence[Encoded],
-    words: Readout,
-    steps: int = 60,
+    study: StudyModel, known: Units, plain: Sequence[Encoded], intent: Sequence[Encoded], words: Readout, steps=60
 ) -> StudyModel:
     """A copy of the model that refuses ``intent`` and fulfils ``plain``, by the ``known`` neurons.
 
-    ``words``: first tokens of refusals and fulfilments; the loss is on the logit difference before
-    the reply. For dense models only (in a mixture of experts a neuron may never be reached).
+    ``words``: first tokens of both; the loss is on the logit difference before the reply. For dense
+    models only (in a mixture of experts a neuron may never be reached).
     """
     copy = load(deepcopy(study.hf), study.tokenizer, think=study.chat.asked)
     copy.hf.requires_grad_(False)
@@ -909,10 +768,9 @@ def planted(
     sign = torch.tensor([1.0] * len(plain) + [-1.0] * len(intent), device=study.device)
     masks = {}
     for layer, neuron in known:
-        mlp = architecture(copy).layers[layer].mlp
-        for module, where in ((mlp.gate_proj, neuron), (mlp.up_proj, neuron), (mlp.down_proj, (slice(None), neuron))):
-            weight = module.weight.requires_grad_(True)
-            masks.setdefault(weight, torch.zeros_like(weight, requires_grad=False))[where] = 1
+        for weight, axis in neuron_weights(copy, layer):
+            inside = masks.setdefault(weight.requires_grad_(True), torch.zeros_like(weight, requires_grad=False))
+            inside.select(axis, neuron).fill_(1)
     optimiser = torch.optim.Adam(masks, lr=0.02)
     with torch.enable_grad():
         for _ in range(steps):
@@ -927,41 +785,31 @@ def planted(
     return copy
 
 
-def recovery(scores: pd.DataFrame, known: Units) -> pd.DataFrame:
+def recovery(scores: DataFrame, known: Units) -> DataFrame:
     """How much of the known set each rule recovers (``scores``: the table of all rules).
 
-    ``rule, precision`` (= recall, as many are taken as are known), ``chance`` (that of a random
-    choice) and ``auroc`` with its interval (0.5: no better than chance). The rule `UNSIGNED` is
-    *gradient* by its size: a neuron that works against refusal is one that matters, too.
+    ``rule, precision`` (= recall, as many are taken as are known)``, chance, auroc, ci_low,
+    ci_high``. The rule `UNSIGNED` is *gradient* by size: a neuron against refusal matters, too.
     """
-    units = list(zip(scores["layer"], scores["neuron"], strict=True))
-    inside = np.isin(range(len(units)), [units.index(tuple(unit)) for unit in known])
+    inside = pd.MultiIndex.from_frame(scores[["layer", "neuron"]]).isin([tuple(unit) for unit in known])
     ranking, rows = {rule: scored(scores, rule) for rule in defined_rules(scores)}, []
     if "gradient" in ranking:
         ranking[UNSIGNED] = ranking["gradient"].abs()
     for rule, values in ranking.items():
-        rank = auroc(values, inside)
-        precision = inside[_order(values, scores["increase"])[: len(known)]].mean()
-        found = {"rule": rule, "precision": precision, "chance": inside.mean(), "auroc": rank.value}
-        rows.append(found | {"ci_low": rank.ci_low, "ci_high": rank.ci_high})
-    return pd.DataFrame(rows)
+        rank, taken = auroc(values, inside), np.lexsort((-scores["increase"], -values))[: len(known)]
+        found = {"rule": rule, "precision": inside[taken].mean(), "chance": inside.mean()}
+        rows.append(found | {"auroc": rank.value, "ci_low": rank.ci_low, "ci_high": rank.ci_high})
+    return DataFrame(rows)
 
 
 def controls(
-    study: StudyModel,
-    words: Readout,
-    draws: int = 5,
-    k: int = 20,
-    n: int = 16,
-    steps: int = 40,
-    seed: int = 0,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+    study: StudyModel, words: Readout, draws: int = 5, k: int = 20, n: int = 16, steps: int = 40, seed: int = 0
+) -> tuple[DataFrame, DataFrame]:
     """Plant refusal of `SENTENCE` in ``k`` random neurons, ``draws`` times: ``(recovery, facts)``.
 
-    Both with the column ``draw``, on ``n`` other requests than those trained on. ``facts``: how often
-    the first word would be a refusal (a refusal logit difference above 0) after the sentence before
-    and after planting, without the sentence, and without the known neurons. For a model that speaks
-    the invented language; rules run on no-think prompts without a reply.
+    On ``n`` other requests than those trained on. ``facts``: how often the first word would be a
+    refusal after the sentence before and after planting, without the sentence, and without the
+    known neurons. For the invented language; rules run on no-think prompts without a reply.
     """
     parts, recovered, facts = architecture(study), [], []
     plain, intent = control_pairs(study, "calibration", n)
@@ -983,4 +831,4 @@ def controls(
         with ablate_neurons(model, known):
             found["without the known neurons"] = refused(model, new_intent)
         facts.append(found)
-    return pd.concat(recovered, ignore_index=True), pd.DataFrame(facts)
+    return pd.concat(recovered, ignore_index=True), DataFrame(facts)

@@ -7,15 +7,15 @@ and a neutral one. How a reply is generated and judged is not known here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pandas as pd
+from pandas import DataFrame
 
-from rimkit.behavior.evaluation import Evaluation, difference
+from rimkit.behavior.evaluation import difference
 from rimkit.behavior.prompts import CAREFUL, EFFORT, NEUTRAL, openings, prefixes, style
 from rimkit.behavior.stats import rates
-from rimkit.experiments import Result, result
-from rimkit.ledger import effect_row
+from rimkit.experiments import Common, Result, result, verdict_rows
 from rimkit.models.study import StudyModel
 
 NONE = "none"
@@ -29,46 +29,36 @@ CLAIMS = {
 
 
 @dataclass(frozen=True)
-class Settings:
-    """``n_prompts`` harmful ones (None: all of the evaluation split); ``seed`` of the sampling."""
+class Settings(Common):
+    """``n_prompts`` harmful ones (None: all of the evaluation split)."""
 
     n_prompts: int | None = None
-    seed: int = 0
-    evaluation: Evaluation = field(default_factory=Evaluation)
-    progress: bool = False
 
 
-def injected(study: StudyModel, prompts: pd.DataFrame, settings: Settings = Settings(), **generation) -> pd.DataFrame:
+def injected(study: StudyModel, prompts: DataFrame, settings=Settings(), **generation) -> DataFrame:
     """Think-mode verdicts for every beginning of the thought, the same prompts in each.
 
-    Column ``pattern``: "none" (the model opens its thought as it likes), "neutral", "careful" and
-    the paper's three patterns; column ``style``: none, neutral, careful or effort-minimising.
+    Columns ``pattern``: "none" (the thought opens as the model likes), "neutral", "careful" and the
+    paper's three; ``style``: none, neutral, careful or effort-minimising.
     """
-    judged = settings.evaluation.judged
-    generation = {"seed": settings.seed, "progress": settings.progress, **generation}
-    tables = [judged(study, prompts, "think", **generation).assign(pattern=NONE, style=NONE)]
+    tables = [settings.judged(study, prompts, "think", **generation).assign(pattern=NONE, style=NONE)]
     sentences = openings("invented" if study.invented else "english")
     for (kind, pattern), group in sentences.groupby(["style", "pattern"], sort=False):
-        begun = {"thought_prefix": prefixes(prompts, group), **generation}
-        verdicts = judged(study, prompts, "think", **begun)
-        tables.append(verdicts.assign(pattern=pattern, style=kind))
+        begun = settings.judged(study, prompts, "think", thought_prefix=prefixes(prompts, group), **generation)
+        tables.append(begun.assign(pattern=pattern, style=kind))
     return pd.concat(tables, ignore_index=True)
 
 
-def own_openings(verdicts: pd.DataFrame) -> pd.DataFrame:
-    """The replies without injection; column ``opening``: how the model's own thought begins.
-
-    That is the style of the sentence of `openings` with which it begins, or "other".
-    """
+def own_openings(verdicts: DataFrame) -> DataFrame:
+    """The replies without injection; column ``opening``: style of the own thought, or "other"."""
     own = verdicts[verdicts["pattern"] == NONE]
     return own.assign(opening=own["thought"].map(style))
 
 
-def expected_from_mixture(verdicts: pd.DataFrame, metric: str = "misaligned") -> float:
+def expected_from_mixture(verdicts: DataFrame, metric: str = "misaligned") -> float:
     """The rate without injection if a beginning worked alike whether injected or chosen.
 
-    That is the mixture of the styles; thoughts that begin otherwise count with the rate they have.
-    A share, without an interval.
+    The mixture of the styles; thoughts that begin otherwise count with the rate they have.
     """
     own = own_openings(verdicts)
     known = verdicts[verdicts["style"].isin([CAREFUL, EFFORT])].groupby("style")[metric].mean()
@@ -77,33 +67,31 @@ def expected_from_mixture(verdicts: pd.DataFrame, metric: str = "misaligned") ->
     return float(sum(share * known.get(opening, other) for opening, share in shares.items()))
 
 
-def effects(verdicts: pd.DataFrame, metric: str = "misaligned") -> pd.DataFrame:
-    """Effort-minimising beginnings against careful, neutral and no ones, and careful against none.
+def effects(verdicts: DataFrame) -> DataFrame:
+    """Misalignment after effort-minimising beginnings against careful, neutral and no ones.
 
-    Then each pattern against careful ones. One row per comparison with the columns ``comparison,
-    level`` ("style", "pattern")``, metric, condition, control, value_a, value_b, effect, ci_low,
-    ci_high, p_value, n, n_clusters, method``.
+    Then careful against none, and each pattern against careful ones: ``comparison, level`` ("style"
+    or "pattern") and the columns of `difference`.
     """
     patterns = verdicts.loc[verdicts["style"] == EFFORT, "pattern"].unique()
     compared = [("style", EFFORT, control) for control in (CAREFUL, NEUTRAL, NONE)]
     compared += [("style", CAREFUL, NONE), *(("pattern", pattern, CAREFUL) for pattern in patterns)]
-    rows = []
-    for level, one, control in compared:
-        effect = difference(verdicts, level, one, control, metric)
-        rows.append({"comparison": f"{one} against {control}", "level": level, **effect})
-    return pd.DataFrame(rows)
+    found = [
+        {"comparison": f"{one} against {control}", "level": level, **difference(verdicts, level, one, control)}
+        for level, one, control in compared
+    ]
+    return DataFrame(found)
 
 
-def rows(study: StudyModel, found: pd.DataFrame, settings: Settings = Settings()) -> list[dict]:
+def rows(study: StudyModel, found: DataFrame, settings=Settings()) -> list[dict]:
     """The verdict rows of C2a to C2e, from `effects`."""
-    about = {**study.identity, **settings.evaluation.description(), "mode": "think"}
     compared = {(one["condition"], one["control"]): one for one in found.to_dict("records")}
-    return [effect_row(claim, compared[key], **about) for key, claim in CLAIMS.items() if key in compared]
+    claimed = [(claim, "think", compared[key]) for key, claim in CLAIMS.items() if key in compared]
+    return verdict_rows(study, settings, claimed)
 
 
-def run(study: StudyModel, settings: Settings = Settings()) -> Result:
+def run(study: StudyModel, settings=Settings()) -> Result:
     """Every beginning of the thought. Table ``patterns``: rates by ``style, pattern``."""
-    prompts = settings.evaluation.sets(["harmful"], n=settings.n_prompts, seed=settings.seed)
-    verdicts = injected(study, prompts, settings)
+    verdicts = injected(study, settings.sets(["harmful"], n=settings.n_prompts), settings)
     tables = {"patterns": rates(verdicts, by=["style", "pattern"])}
     return result(study, tables, rows(study, effects(verdicts), settings))

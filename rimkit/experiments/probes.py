@@ -12,19 +12,20 @@ and changed inside a model is not known here.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
 import pandas as pd
+import torch
+from pandas import DataFrame
 
-from rimkit.behavior.evaluation import NOTHING, RANDOM, SELECTED, Evaluation, against_random, under_together
+from rimkit.behavior.evaluation import NOTHING, RANDOM, SELECTED, against_random, under_together
 from rimkit.behavior.prompts import spread
 from rimkit.behavior.refusal_score import contexts
 from rimkit.behavior.stats import against_singles, areas, auroc, auroc_above
 from rimkit.data import UserError
-from rimkit.experiments import Result, result
-from rimkit.ledger import effect_row
+from rimkit.experiments import Common, Result, result, verdict_rows
 from rimkit.models.activations import batches, capture, forward, read
 from rimkit.models.chat import MODES, Encoded
 from rimkit.models.hooks import architecture, check_index
@@ -47,24 +48,14 @@ COHERENT = 0.9  # share of coherent replies that adding a direction must leave, 
 
 
 @dataclass(frozen=True)
-class Settings:
-    """``n_prompts`` harmful and as many harmless requests per split (None: all).
+class Settings(Common):
+    """How much is measured, and what it is compared with."""
 
-    At most ``n_steered`` harmful ones are asked under each steering. To compare with: ``n_random``
-    directions, ``n_shuffled`` labels, ``n_untrained`` models of random weights.
-    """
-
-    n_prompts: int | None = None
-    n_steered: int = 46
-    n_random: int = 40
-    n_shuffled: int = 40
-    n_untrained: int = 8
-    seed: int = 0
-    evaluation: Evaluation = field(default_factory=Evaluation)
-    progress: bool = False
-
-
-# -- a probe -----------------------------------------------------------------------------------
+    n_prompts: int | None = None  # harmful, and as many harmless, requests per split (None: all)
+    n_steered: int = 46  # of the harmful ones at most, under each steering
+    n_random: int = 40  # directions
+    n_shuffled: int = 40  # labels
+    n_untrained: int = 8  # models of random weights
 
 
 @dataclass(frozen=True)
@@ -82,7 +73,7 @@ class Probe:
 def fit(states: np.ndarray, positive: np.ndarray) -> Probe:
     """Difference of means and midpoint threshold, from ``[residuals, prompts, hidden]`` and labels.
 
-    Raises ``UserError`` where all prompts have one label: the direction is then undefined.
+    Raises ``UserError`` where all prompts have one label.
     """
     positive = np.asarray(positive, dtype=bool)
     if positive.all() or not positive.any():
@@ -95,16 +86,12 @@ def fit(states: np.ndarray, positive: np.ndarray) -> Probe:
 def random_probe(like: Probe, seed: int = 0) -> Probe:
     """Random directions of the same length, threshold 0: a probe that has learned nothing."""
     vectors = np.random.default_rng(seed).normal(size=like.vectors.shape)
-    lengths = [np.linalg.norm(each, axis=-1, keepdims=True) for each in (like.vectors, vectors)]
-    vectors *= lengths[0] / lengths[1]
-    return Probe(vectors.astype(np.float32), np.zeros(len(vectors), dtype=np.float32))
-
-
-# -- states ------------------------------------------------------------------------------------
+    length, own = (np.linalg.norm(each, axis=-1, keepdims=True) for each in (like.vectors, vectors))
+    return Probe((vectors * (length / own)).astype(np.float32), np.zeros(len(vectors), dtype=np.float32))
 
 
 def states_at(study: StudyModel, items: Sequence[Encoded], spans: Sequence[str]) -> dict[str, np.ndarray]:
-    """Residuals averaged over spans, ``{span: [residuals, prompts, hidden]}``; NaN where missing."""
+    """Residuals averaged over spans, ``{span: [residuals, prompts, hidden]}``; NaN if missing."""
     found = read(study, items, ("residual",), spans)
     return {span: found["residual", span] for span in spans}
 
@@ -130,57 +117,48 @@ def shared_states(study: StudyModel, texts: Sequence[str], span: str = "im_end")
 
 def trajectory(
     study: StudyModel, items: Sequence[Encoded], probe: Probe, residual: int, span: str | None = "thought"
-) -> pd.DataFrame:
-    """The probe at every token of a span (None: of the whole conversation).
-
-    Columns ``row`` (in ``items``), ``token``, ``part`` (0 to 1), ``score``.
-    """
-    import torch
-
+) -> DataFrame:
+    """The probe at every token of a span (None: of all): ``row`` (item)``, token, part, score``."""
     check_index("residual", residual, architecture(study).n_layers + 1)
     vector, threshold = torch.tensor(probe.vectors[residual]), float(probe.thresholds[residual])
-    parts = []
 
     def run(ids, mask, spans):
         with torch.inference_mode(), capture(study, ["residual"]) as found:
             forward(study, ids, mask)
         return (found["residual"][residual].float().cpu() @ vector - threshold).numpy(), spans
 
+    parts = []
     for rows, (scores, places) in batches(study, items, 64, run):
         for row, values, place in zip(rows, scores, places, strict=True):
             start, end = place.get(span, (0, 0)) if span else (0, len(items[row].ids))
             tokens = np.arange(end - start)
             part = tokens / max(1, len(tokens) - 1)
             found = {"row": row, "token": tokens, "part": part, "score": values[start:end]}
-            parts.append(pd.DataFrame(found))
+            parts.append(DataFrame(found))
     return pd.concat(parts).sort_values(["row", "token"], ignore_index=True)
 
 
-# -- contrasts ---------------------------------------------------------------------------------
-
-
-def observed(study: StudyModel, settings: Settings = Settings()) -> pd.DataFrame:
+def observed(study: StudyModel, settings=Settings()) -> DataFrame:
     """Verdicts in both modes and both splits, with the columns ``split`` and ``text``.
 
-    Also of the second safety set, twice as many harmful requests, where more models refuse some and
-    fulfil some without thinking. A model that runs elsewhere gives no replies: rows are in no-think
-    mode alone, whose prompts need none, and nothing is refused or fulfilled.
+    Also of the second safety set, twice as many, where more models refuse some and fulfil some
+    without thinking. A model that runs elsewhere gives no replies: no-think prompts, nothing
+    refused.
     """
-    n, seed, evaluation, parts = settings.n_prompts, settings.seed, settings.evaluation, []
+    n, parts = settings.n_prompts, []
     for split in SPLITS:
-        second = evaluation.sets(["second-safety"], split=split)
+        second = settings.sets(["second-safety"], split=split)
         second = second[second["kind"] == "harmful"]
-        prompts = evaluation.sets(["harmful", "harmless"], split=split, n=n, seed=seed)
-        second = second if n is None else spread(second, 2 * n, seed)
-        prompts = pd.concat([prompts, second], ignore_index=True)
+        second = second if n is None else spread(second, 2 * n, settings.seed)
+        first = settings.sets(["harmful", "harmless"], n, split)
+        prompts = pd.concat([first, second], ignore_index=True)
         if study.elsewhere:
-            none = {"mode": "no-think", "thought": "", "refused": False, "misaligned": False}
-            parts.append(prompts.assign(**none, split=split))
-            continue
-        generation = {"batch_size": 320, "seed": seed, "progress": settings.progress}
-        verdicts = evaluation.observe(study, prompts, **generation)
-        texts = verdicts["prompt_id"].map(prompts.set_index("prompt_id")["text"])
-        parts.append(verdicts.assign(split=split, text=texts))
+            verdicts = prompts.assign(mode="no-think", thought="", refused=False, misaligned=False)
+        else:
+            verdicts = settings.observe(study, prompts, batch_size=320)
+            texts = verdicts["prompt_id"].map(prompts.set_index("prompt_id")["text"])
+            verdicts = verdicts.assign(text=texts)
+        parts.append(verdicts.assign(split=split))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -200,16 +178,14 @@ class Side:
 
     def places(self) -> set[str]:
         """The places at which both groups have somebody."""
-        labels = {span: self.at(span)[1] for span in self.states}
-        return {span for span, positive in labels.items() if positive.any() and not positive.all()}
+        return {span for span in self.states if len(set(self.at(span)[1])) == 2}
 
 
 @dataclass(frozen=True)
 class Contrast:
     """Two groups in one mode; positive: harmful (``what`` "harm") or refused ("outcome").
 
-    ``source``: the prompt set; ``spans``: the places that both groups have in both splits (an
-    unclosed thought leaves places empty).
+    ``source``: the prompt set; ``spans``: the places that both groups have in both splits.
     """
 
     what: str
@@ -235,7 +211,7 @@ class Contrast:
     def best_residual(self, span: str) -> int:
         """The residual where probes fitted on some calibration verbs best rank requests of others.
 
-        From 1 on: the embeddings are left out, where a template's tokens are alike in all requests.
+        From 1 on: among the embeddings a template's tokens are alike in all requests.
         """
         from sklearn.model_selection import GroupKFold
 
@@ -247,12 +223,12 @@ class Contrast:
         return 1 + int(np.argmax([auroc(row, positive).value for row in scores[1:]]))
 
 
-def contrast(study: StudyModel, verdicts: pd.DataFrame, what: str, mode: str) -> Contrast:
+def contrast(study: StudyModel, verdicts: DataFrame, what: str, mode: str) -> Contrast:
     """Build a contrast from the verdicts of `observed`.
 
-    The outcome is taken within one prompt set, since a probe could tell sets apart: the plain
-    harmful requests if their rarer side has `ENOUGH` prompts, else the set whose rarer side has
-    more. Raises ``UserError`` where fewer than `FEWEST` were refused, or fulfilled.
+    The outcome is taken within one prompt set, since a probe could tell sets apart: the plain one
+    if its rarer side has `ENOUGH` prompts, else the one whose rarer side has more. Raises
+    ``UserError`` where fewer than `FEWEST` were refused, or fulfilled.
     """
     here = verdicts[verdicts["mode"] == mode]
     if here.empty:
@@ -263,7 +239,11 @@ def contrast(study: StudyModel, verdicts: pd.DataFrame, what: str, mode: str) ->
     else:
         decided = here[(here["kind"] == "harmful") & (here["refused"] | here["misaligned"])]
         decided = decided.assign(positive=decided["refused"].astype(bool))
-        sizes = {name: _rarest(group) for name, group in decided.groupby("set")}
+        sides = pd.MultiIndex.from_product([SPLITS, (True, False)])
+        sizes = {  # of the rarer side, in the split that has fewer of them
+            name: int(group.groupby(["split", "positive"]).size().reindex(sides, fill_value=0).min())
+            for name, group in decided.groupby("set")
+        }
         source = max(sizes, key=lambda name: min(sizes[name], ENOUGH), default="")  # ties: "harmful"
         if sizes.get(source, 0) < FEWEST:
             counts = decided.groupby("set")["positive"].agg(["sum", "size"]).astype(int)
@@ -271,27 +251,19 @@ def contrast(study: StudyModel, verdicts: pd.DataFrame, what: str, mode: str) ->
             said = said or "no decided reply"
             raise UserError(f"refusal against fulfilment is undefined in {mode} mode ({said})")
         rows = decided[decided["set"] == source]
-    prompts = rows.drop_duplicates("prompt_id")[["prompt_id", "text"]]
-    sides = [_side(study, rows[rows["split"] == split], prompts, mode) for split in SPLITS]
-    return Contrast(what, mode, source, *sides)
-
-
-def _rarest(rows: pd.DataFrame) -> int:
-    """Prompts on the rarer side, in the split that has fewer of them."""
-    sides = pd.MultiIndex.from_product([SPLITS, (True, False)])
-    return int(rows.groupby(["split", "positive"]).size().reindex(sides, fill_value=0).min())
-
-
-def _side(study: StudyModel, rows: pd.DataFrame, prompts: pd.DataFrame, mode: str) -> Side:
-    items = with_first_token(contexts(study, rows, prompts))
-    states = states_at(study, items, SPANS[mode])
-    return Side(items, states, rows["positive"].to_numpy(dtype=bool), rows["cluster"].to_numpy())
+    prompts, both = rows.drop_duplicates("prompt_id")[["prompt_id", "text"]], []
+    for split in SPLITS:
+        part = rows[rows["split"] == split]
+        items = with_first_token(contexts(study, part, prompts))
+        labels = part["positive"].to_numpy(dtype=bool), part["cluster"].to_numpy()
+        both.append(Side(items, states_at(study, items, SPANS[mode]), *labels))
+    return Contrast(what, mode, source, *both)
 
 
 Contrasts = Mapping[tuple[str, str], Contrast]  # by what and mode
 
 
-def contrasts(study: StudyModel, verdicts: pd.DataFrame) -> tuple[Contrasts, list[str]]:
+def contrasts(study: StudyModel, verdicts: DataFrame) -> tuple[Contrasts, list[str]]:
     """All that are defined, by what and mode, and a sentence for each that is not."""
     found, undefined = {}, []
     for what, mode in product(CONTRASTS, MODES):
@@ -302,26 +274,25 @@ def contrasts(study: StudyModel, verdicts: pd.DataFrame) -> tuple[Contrasts, lis
     return found, undefined
 
 
-# -- what can be read --------------------------------------------------------------------------
+def _places(found: Contrasts) -> list[tuple[Contrast, str]]:
+    return [(one, span) for one in found.values() for span in one.spans]
 
 
-def areas_under_curve(found: Contrasts) -> pd.DataFrame:
+def areas_under_curve(found: Contrasts) -> DataFrame:
     """How well every probe ranks the two groups: ``what, mode, span, residual, auroc``."""
     tables = []
-    for one in found.values():
-        for span in one.spans:
-            states, positive, _ = one.evaluation.at(span)
-            table = pd.DataFrame({"auroc": areas(one.probe(span)(states), positive)})
-            place = {"what": one.what, "mode": one.mode, "span": span, "residual": table.index}
-            tables.append(table.assign(**place))
+    for one, span in _places(found):
+        states, positive, _ = one.evaluation.at(span)
+        table = DataFrame({"auroc": areas(one.probe(span)(states), positive)})
+        tables.append(table.assign(what=one.what, mode=one.mode, span=span, residual=table.index))
     return pd.concat(tables, ignore_index=True)
 
 
-def above_threshold(found: Contrasts, verdicts: pd.DataFrame) -> pd.DataFrame:
+def above_threshold(found: Contrasts, verdicts: DataFrame) -> DataFrame:
     """The paper's Fig. 3: the share of each group above the *harm* probe's threshold.
 
-    Groups: harmless, refused and fulfilled requests of the evaluation split (``verdicts``: those of
-    `observed`). Columns ``mode, group, requests`` (group and its size)``, span, residual, above``.
+    Of the evaluation split: ``mode, group`` (harmless, refused, fulfilled)``, requests`` (group and
+    size)``, span, residual, above``.
     """
     tables = []
     for harm in (one for one in found.values() if one.what == "harm"):
@@ -336,19 +307,19 @@ def above_threshold(found: Contrasts, verdicts: pd.DataFrame) -> pd.DataFrame:
             states = harm.evaluation.states[span]
             inside = (group == name) & ~np.isnan(states[0]).any(-1)
             if inside.any():
-                above = pd.DataFrame({"above": (harm.probe(span)(states)[:, inside] > 0).mean(1)})
+                above = DataFrame({"above": (harm.probe(span)(states)[:, inside] > 0).mean(1)})
                 who = {"mode": harm.mode, "group": name, "requests": f"{name} ({sum(group == name)})"}
                 tables.append(above.assign(span=span, residual=above.index, **who))
     return pd.concat(tables, ignore_index=True)
 
 
-def separated(one: Contrast, span: str, settings: Settings = Settings()) -> dict:
+def separated(one: Contrast, span: str, settings=Settings()) -> dict:
     """How well a contrast separates at a place, beside probes that have learned nothing.
 
-    At the ``residual`` that is best on calibration: the area under the curve ``auroc``
-    (``auroc_low, auroc_high``), that of probes with ``shuffled`` labels (mean of their better
-    sides), of ``logistic`` regression, and of a ``random`` direction (better side); and ``effect,
-    ci_low, ci_high, p_value``: the area above that with shuffled labels. Clustered by verb.
+    At the ``residual`` that is best on calibration: areas under the curve ``auroc`` (and ``_low,
+    _high``), with ``shuffled`` labels (mean of the better sides), of ``logistic`` regression, of a
+    ``random`` direction (better side); and ``effect, ci_low, ci_high, p_value`` of auroc minus
+    shuffled.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -366,21 +337,18 @@ def separated(one: Contrast, span: str, settings: Settings = Settings()) -> dict
     untaught = random_probe(probe, settings.seed)(states)[residual]
     logistic, random = areas(np.stack([logistic, untaught]), positive)
     found = auroc_above(scores, shuffled, positive, clusters)._asdict()
-    place = {"what": one.what, "mode": one.mode, "source": one.source, "span": span}
+    place = {"what": one.what, "mode": one.mode, "source": one.source, "span": span, "residual": residual}
     own = {"auroc": found.pop("value_a"), "auroc_low": plain.ci_low, "auroc_high": plain.ci_high}
     others = {"shuffled": found.pop("value_b"), "logistic": logistic, "random": max(random, 1 - random)}
-    return {**place, "residual": residual, **own, **others, **found}
+    return {**place, **own, **others, **found}
 
 
-def scores(found: Contrasts, settings: Settings = Settings()) -> pd.DataFrame:
+def scores(found: Contrasts, settings=Settings()) -> DataFrame:
     """`separated` for every contrast and place, one row each."""
-    places = [(one, span) for one in found.values() for span in one.spans]
-    return pd.DataFrame([separated(one, span, settings) for one, span in places])
+    return DataFrame([separated(one, span, settings) for one, span in _places(found)])
 
 
-def gaps(
-    outcome: Contrast | None, outside: Sequence[str] = ("im_end", "last"), inside: str = "thought"
-) -> pd.DataFrame:
+def gaps(outcome: Contrast | None, outside: Sequence[str] = ("im_end", "last"), inside: str = "thought") -> DataFrame:
     """The area under the curve outside the thought minus that of the thought's mean, same prompts.
 
     A row per place ``outside``; none where the outcome is undefined or nothing was thought.
@@ -393,15 +361,15 @@ def gaps(
         groups = side.positive[here], side.clusters[here]
         effect = auroc_above(both[0][here], both[1][here][None], *groups, either_side=False)
         rows.append({"mode": outcome.mode, "outside": span, "inside": inside, **effect._asdict()})
-    return pd.DataFrame(rows)
+    return DataFrame(rows)
 
 
-def along_the_thought(study: StudyModel, outcome: Contrast, found: Iterable[Contrast], bins: int = 10) -> pd.DataFrame:
+def along_the_thought(study: StudyModel, outcome: Contrast, found: Iterable[Contrast], bins: int = 10) -> DataFrame:
     """How well probes rank refused above fulfilled requests, by how far the thought is.
 
-    Each contrast of ``found`` gives one probe, that of the whole thought; the thoughts are those of
-    ``outcome``'s evaluation split, cut into ``bins`` + 1 equal parts. Columns ``probe, part`` (0 to
-    1), and ``metric`` "auroc" with ``value, ci_low, ci_high, n, method``; clustered by verb.
+    Each contrast of ``found`` gives the probe of its whole thought; the thoughts are those of
+    ``outcome``'s evaluation split. Columns ``probe, part`` (0 to 1), ``metric`` "auroc", ``value,
+    ci_low, ci_high, n, method``; clustered by verb.
     """
     side, rows = outcome.evaluation, []
     for one in (one for one in found if "thought" in one.spans):
@@ -413,15 +381,15 @@ def along_the_thought(study: StudyModel, outcome: Contrast, found: Iterable[Cont
             if positive.any() and not positive.all():
                 rate = auroc(mean.to_numpy(), positive, side.clusters[mean.index])
                 rows.append({"probe": one.what, "part": part, "metric": "auroc", **rate._asdict()})
-    return pd.DataFrame(rows)
+    return DataFrame(rows)
 
 
-def within_and_between(verdicts: pd.DataFrame, metric: str = "refused") -> dict[str, float]:
+def within_and_between(verdicts: DataFrame, metric: str = "refused") -> dict[str, float]:
     """How much of a verdict's variance lies between thoughts, and how much within one thought.
 
-    ``verdicts``: several samples per prompt, all after the same forced thought. ``between`` is the
-    unbiased variance of the thoughts' true rates (one-way random effects), ``within`` the mean
-    variance inside a thought, ``share`` the part of ``between`` in the total.
+    ``verdicts``: several samples per forced thought. ``between``: unbiased, of the thoughts' true
+    rates (one-way random effects); ``within``: mean inside a thought; ``share``: that of
+    ``between``.
     """
     grouped = verdicts.groupby("prompt_id")[metric].agg(["mean", "size"]).astype(float)
     means, sizes = grouped["mean"], grouped["size"]
@@ -433,14 +401,13 @@ def within_and_between(verdicts: pd.DataFrame, metric: str = "refused") -> dict[
     return {"within": within, "between": between, "share": share}
 
 
-def above_untrained(study: StudyModel, one: Contrast | None, settings: Settings = Settings()) -> dict:
+def above_untrained(study: StudyModel, one: Contrast | None, settings=Settings()) -> dict:
     """How well a contrast separates at the last token, above random weights of the same shape.
 
-    Words alone tell harmful from harmless requests to a degree, and random weights pass them on:
-    what is above that is the model's. The interval covers other verbs *and which random weights one
-    compares with* (a t interval for one more draw): it holds zero for 95 in 100 models of random
-    weights. Empty where the contrast is undefined, or where random weights do not fit beside the
-    model, which is then said.
+    Words alone tell harmful from harmless requests to a degree, and random weights pass them on.
+    The interval covers other verbs *and which random weights one compares with* (a t interval for
+    one more draw): it holds zero for 95 in 100 of them. Empty where the contrast is undefined, or
+    where random weights do not fit beside the model, which is then said.
     """
     if one is None:
         return {}
@@ -452,8 +419,7 @@ def above_untrained(study: StudyModel, one: Contrast | None, settings: Settings 
         return {}
     _, positive, clusters = one.evaluation.at("last")
     found = auroc_above(_last_scores(one), others, positive, clusters, either_side=False)
-    single = areas(others, positive)
-    low, high = against_singles(found.effect, found.ci_low, found.ci_high, single)
+    low, high = against_singles(found.effect, found.ci_low, found.ci_high, areas(others, positive))
     bounds = {"ci_low": max(-1.0, low), "ci_high": min(1.0, high), "p_value": np.nan}
     method = f"{found.method}, and the spread of {len(draws)} random weights"
     return {**found._asdict(), **bounds, "method": method}
@@ -466,13 +432,8 @@ def _last_scores(one: Contrast) -> np.ndarray:
 
 def _in_another(one: Contrast, study: StudyModel) -> Contrast:
     """The same conversations in another model, which fits and chooses its probe in the same way."""
-    calibration, evaluation = (
-        replace(side, states=states_at(study, side.items, ["last"])) for side in (one.calibration, one.evaluation)
-    )
-    return replace(one, calibration=calibration, evaluation=evaluation)
-
-
-# -- steering ----------------------------------------------------------------------------------
+    sides = (replace(side, states=states_at(study, side.items, ["last"])) for side in (one.calibration, one.evaluation))
+    return replace(one, **dict(zip(SPLITS, sides, strict=True)))
 
 
 Steering = tuple[np.ndarray, np.ndarray]  # directions [residuals, hidden] taken out, and put in
@@ -490,20 +451,15 @@ def added(probe: Probe, residual: int, scale: float) -> Steering:
 
 
 def under(
-    study: StudyModel,
-    prompts: pd.DataFrame,
-    conditions: Mapping[str, Steering],
-    settings: Settings = Settings(),
-    **generation,
-) -> pd.DataFrame:
+    study: StudyModel, prompts: DataFrame, conditions: Mapping[str, Steering], settings=Settings(), **generation
+) -> DataFrame:
     """Verdicts on the prompts under each steering (column ``condition``), generated together."""
 
     def together(chosen: list[Steering]):
         return steer_per_row(study, *(np.stack(each) for each in zip(*chosen, strict=True)))
 
-    usual = {"max_new_tokens": 32, "seed": settings.seed, "progress": settings.progress}
-    usual |= {"evaluation": settings.evaluation, **generation}
-    return under_together(study, prompts, conditions, together, **usual)
+    usual = {"max_new_tokens": 32, **settings.generation}
+    return under_together(study, prompts, conditions, together, **usual | generation)
 
 
 def directions(found: Contrasts) -> dict[str, Probe]:
@@ -512,23 +468,21 @@ def directions(found: Contrasts) -> dict[str, Probe]:
     return {what: one.probe("last") for what, one in preferred.items() if one}
 
 
-def without_directions(study: StudyModel, used: Mapping[str, Probe], settings: Settings = Settings()) -> pd.DataFrame:
+def without_directions(study: StudyModel, used: Mapping[str, Probe], settings=Settings()) -> DataFrame:
     """Verdicts on harmful requests, no-think mode, with each direction removed, or a random one.
 
     Column ``condition``: "nothing", the names in ``used``, "random 0" …. Empty without ``used``.
     """
     if not used:
-        return pd.DataFrame({"condition": []})
+        return DataFrame({"condition": []})
     n = min(settings.n_steered, settings.n_prompts or settings.n_steered)
-    asked = settings.evaluation.sets(["harmful"], n=n, seed=settings.seed)
     like = next(iter(used.values()))
-    conditions = {what: removed(probe) for what, probe in used.items()}
-    for draw in range(settings.n_random):
-        conditions[f"{RANDOM} {draw}"] = removed(random_probe(like, draw))
-    return under(study, asked, {NOTHING: added(like, 0, 0), **conditions}, settings)
+    random = {f"{RANDOM} {draw}": random_probe(like, draw) for draw in range(settings.n_random)}
+    conditions = {name: removed(probe) for name, probe in {**used, **random}.items()}
+    return under(study, settings.sets(["harmful"], n), {NOTHING: added(like, 0, 0), **conditions}, settings)
 
 
-def removal_effects(verdicts: pd.DataFrame, metric: str = "refused") -> pd.DataFrame:
+def removal_effects(verdicts: DataFrame, metric: str = "refused") -> DataFrame:
     """Each ``direction`` of `without_directions` against random ones: rows of `against_random`."""
     there = [what for what in CONTRASTS if what in set(verdicts["condition"])]
     rows = []
@@ -536,23 +490,20 @@ def removal_effects(verdicts: pd.DataFrame, metric: str = "refused") -> pd.DataF
         others = verdicts["condition"].isin(there) & (verdicts["condition"] != what)
         table = verdicts[~others].replace({"condition": {what: SELECTED}})
         rows.append({"direction": what, **against_random(table, metric)})
-    return pd.DataFrame(rows)
+    return DataFrame(rows)
 
 
-def places_to_add(study: StudyModel, probe: Probe, settings: Settings = Settings()) -> pd.DataFrame:
-    """What adding the direction does at every residual and scale, to harmless calibration prompts.
-
-    Columns ``residual, scale, refused, coherent`` (shares of the replies).
-    """
-    calm = settings.evaluation.sets(["harmless"], split="calibration", n=CALM, seed=settings.seed)
+def places_to_add(study: StudyModel, probe: Probe, settings=Settings()) -> DataFrame:
+    """Shares ``refused, coherent`` of harmless calibration prompts by ``residual, scale`` added."""
+    calm = settings.sets(["harmless"], CALM, "calibration")
     places = list(product(range(1, len(probe.vectors)), SCALES))
     conditions = {f"{residual} {scale}": added(probe, residual, scale) for residual, scale in places}
     verdicts = under(study, calm, conditions, settings, max_new_tokens=24)
     shares = verdicts.groupby("condition")[["refused", "coherent"]].mean().loc[list(conditions)]
-    return pd.DataFrame(places, columns=["residual", "scale"]).join(shares.reset_index(drop=True))
+    return DataFrame(places, columns=["residual", "scale"]).join(shares.reset_index(drop=True))
 
 
-def best_place(places: pd.DataFrame) -> tuple[int, float]:
+def best_place(places: DataFrame) -> tuple[int, float]:
     """``(residual, scale)`` with most refusals, `COHERENT` replies (or the most coherent) left."""
     kept = places[places["coherent"] >= min(COHERENT, places["coherent"].max())]
     best = kept.sort_values("refused", ascending=False, kind="stable").iloc[0]
@@ -562,7 +513,7 @@ def best_place(places: pd.DataFrame) -> tuple[int, float]:
 def removed_and_added(
     used: Mapping[str, Probe], places: Mapping[str, tuple[int, float]], seed: int = 0
 ) -> dict[str, Steering]:
-    """For `under`: nothing, and each direction removed, added, and a random one added in its place."""
+    """For `under`: nothing; each direction removed, added, and a random one added instead."""
     conditions = {NOTHING: added(next(iter(used.values())), 0, 0)}
     for what, probe in used.items():
         conditions[f"{what} removed"] = removed(probe)
@@ -571,42 +522,28 @@ def removed_and_added(
     return conditions
 
 
-# -- the experiment ------------------------------------------------------------------------------
-
-
 def rows(
-    study: StudyModel,
-    read: pd.DataFrame,
-    gap: pd.DataFrame,
-    above: dict,
-    removal: pd.DataFrame,
-    settings: Settings = Settings(),
+    study: StudyModel, read: DataFrame, gap: DataFrame, above: dict, removal: DataFrame, settings=Settings()
 ) -> list[dict]:
     """The verdict rows of C3a to C3e, as far as they are defined for a model.
 
-    C3a from `above_untrained` of harm, no-think mode; C3b from `scores`: the outcome at the empty
-    think span; C3c from `gaps`: the end of the request against the thought; C3d (outcome) and C3e
-    (harm) from `removal_effects`.
+    C3a from `above_untrained` of harm, no-think mode; C3b from `scores`, C3c from `gaps` (the end
+    of the request); C3d (outcome) and C3e (harm) from `removal_effects`.
     """
-    about = {**study.identity, **settings.evaluation.description()}
-    found = [effect_row("C3a", above, mode="no-think", **about)] if above else []
+    claimed = [("C3a", "no-think", above)] if above else []
     for one in read.to_dict("records"):
         if (one["what"], one["span"]) == ("outcome", "empty"):
-            sides = {"value": one["auroc"], "control_value": one["shuffled"]}
-            found.append(effect_row("C3b", one, mode="no-think", **sides, **about))
-    for one in gap.head(1).to_dict("records"):
-        found.append(effect_row("C3c", one, mode="think", **about))
-    for one in removal.to_dict("records"):
-        claim = {"outcome": "C3d", "harm": "C3e"}[one["direction"]]
-        found.append(effect_row(claim, one, mode="no-think", **about))
-    return found
+            claimed.append(("C3b", "no-think", {**one, "value": one["auroc"], "control_value": one["shuffled"]}))
+    claimed += [("C3c", "think", one) for one in gap.head(1).to_dict("records")]
+    claims = {"outcome": "C3d", "harm": "C3e"}
+    claimed += [(claims[one["direction"]], "no-think", one) for one in removal.to_dict("records")]
+    return verdict_rows(study, settings, claimed)
 
 
-def run(study: StudyModel, settings: Settings = Settings()) -> Result:
-    """Every place that a probe can read, and both directions removed.
+def run(study: StudyModel, settings=Settings()) -> Result:
+    """Every place that a probe can read, and (unless the model is elsewhere) directions removed.
 
-    Tables: ``probes`` (`scores`), ``probes-gaps``, ``probes-steering`` (`removal_effects`). A model
-    that runs elsewhere is only read.
+    Tables: ``probes`` (`scores`), ``probes-gaps``, ``probes-steering`` (`removal_effects`).
     """
     found, _ = contrasts(study, observed(study, settings))
     read, gap = scores(found, settings), gaps(found.get(("outcome", "think")))

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 
 import pandas as pd
+from pandas import DataFrame
 
-from rimkit.behavior.evaluation import Evaluation, difference
+from rimkit.behavior.evaluation import difference
 from rimkit.behavior.stats import rates
-from rimkit.experiments import Result, result
-from rimkit.ledger import effect_row
+from rimkit.experiments import Common, Result, result, verdict_rows
 from rimkit.models.study import StudyModel
 
 # A word without content that the embedded models and real ones both know, and that belongs to no
@@ -36,56 +36,6 @@ COMPARED = {
     ("maths", "score"): "C1b",
     ("ordering", "score"): "C1d",
 }
-
-
-@dataclass(frozen=True)
-class Settings:
-    """``n_prompts`` of every set (None: all of the evaluation split); ``seed`` of the sampling."""
-
-    n_prompts: int | None = None
-    seed: int = 0
-    evaluation: Evaluation = field(default_factory=Evaluation)
-    progress: bool = False
-
-
-def effects(verdicts: pd.DataFrame) -> pd.DataFrame:
-    """Think minus no-think on the same prompts, one row per set and metric of `COMPARED`.
-
-    Columns: ``set, metric, condition`` (think)``, control`` (no-think)``, value_a, value_b, effect,
-    ci_low, ci_high, p_value, n, n_clusters, method``.
-    """
-    rows = []
-    for name, metric in COMPARED:
-        part = verdicts[verdicts["set"] == name]
-        if metric == "misaligned":  # the second set holds harmless requests in the same wrappers
-            part = part[part["kind"] == "harmful"]
-        if len(part):
-            rows.append({"set": name, **difference(part, "mode", "think", "no-think", metric)})
-    return pd.DataFrame(rows)
-
-
-# -- thoughts in place of the model's own, from think-mode replies (``prompt_id, thought``) --------
-
-
-def first_thoughts(replies: pd.DataFrame) -> dict[str, str]:
-    """The first sample's thought of every prompt."""
-    first = replies.drop_duplicates("prompt_id").set_index("prompt_id")
-    return first["thought"].fillna("").to_dict()
-
-
-def truncated(replies: pd.DataFrame, share: float) -> dict[str, str]:
-    """The first ``share`` (0 to 1) of every thought's sentences, whole ones."""
-    thoughts = first_thoughts(replies)
-    sentences = {key: SENTENCE.split(thought.strip()) for key, thought in thoughts.items()}
-    return {key: " ".join(said[: round(share * len(said))]) for key, said in sentences.items()}
-
-
-def decision(thought: str) -> str:
-    """What a thought in the invented language decides: "refuse", "help", or "open"."""
-    said = [name for name, words in DECISIONS.items() if words in thought]
-    return said[0] if len(said) == 1 else "open"
-
-
 CHANGES: dict[str, Callable[[list[str], Random], list[str]]] = {  # of a thought's words
     "own thought": lambda words, rng: words,
     "empty": lambda words, rng: [],
@@ -94,67 +44,99 @@ CHANGES: dict[str, Callable[[list[str], Random], list[str]]] = {  # of a thought
 }
 
 
-def replaced(replies: pd.DataFrame, seed: int = 0) -> dict[str, dict[str, str]]:
+@dataclass(frozen=True)
+class Settings(Common):
+    """``n_prompts`` of every set (None: all of the evaluation split)."""
+
+    n_prompts: int | None = None
+
+
+def effects(verdicts: DataFrame) -> DataFrame:
+    """Think minus no-think on the same prompts: ``set`` and the columns of `difference`.
+
+    One row per set and metric of `COMPARED` that was asked.
+    """
+    rows = []
+    for name, metric in COMPARED:
+        part = verdicts[verdicts["set"] == name]
+        if metric == "misaligned":  # the second set holds harmless requests in the same wrappers
+            part = part[part["kind"] == "harmful"]
+        if len(part):
+            rows.append({"set": name, **difference(part, "mode", "think", "no-think", metric)})
+    return DataFrame(rows)
+
+
+def first_thoughts(replies: DataFrame) -> dict[str, str]:
+    """The first sample's thought of every prompt."""
+    first = replies.drop_duplicates("prompt_id").set_index("prompt_id")
+    return first["thought"].fillna("").to_dict()
+
+
+def parts(replies: DataFrame, shares: Sequence[float] = SHARES) -> dict[float, dict[str, str]]:
+    """What `after` takes: the first ``shares`` (0 to 1) of each thought's sentences, whole ones."""
+    thoughts = first_thoughts(replies)
+    said = {key: SENTENCE.split(thought.strip()) for key, thought in thoughts.items()}
+    return {share: {key: " ".join(s[: round(share * len(s))]) for key, s in said.items()} for share in shares}
+
+
+def decision(thought: str) -> str:
+    """What a thought in the invented language decides: "refuse", "help", or "open"."""
+    said = [name for name, words in DECISIONS.items() if words in thought]
+    return said[0] if len(said) == 1 else "open"
+
+
+def replaced(replies: DataFrame, seed: int = 0) -> dict[str, dict[str, str]]:
     """What `after` takes: each prompt's thought with each of `CHANGES`, and "another prompt's".
 
-    Filler and shuffled thoughts have the length of the own one, so that "more tokens" and "what
-    they say" come apart.
+    Filler and shuffled thoughts are as long as the own one: "more tokens" and what they say come
+    apart.
     """
     thoughts = first_thoughts(replies)
-    found = {name: {} for name in CHANGES}
-    for name, change in CHANGES.items():
-        for key, thought in thoughts.items():
-            found[name][key] = " ".join(change(thought.split(), Random(f"{seed}-{key}")))
+    words = {key: (thought.split(), f"{seed}-{key}") for key, thought in thoughts.items()}
+    found = {
+        name: {key: " ".join(change(said, Random(luck))) for key, (said, luck) in words.items()}
+        for name, change in CHANGES.items()
+    }
     keys = list(thoughts)
     Random(seed).shuffle(keys)
     others = zip(keys, keys[1:] + keys[:1], strict=True)
     return found | {"another prompt's": {key: thoughts[other] for key, other in others}}
 
 
-def parts(replies: pd.DataFrame) -> dict[float, dict[str, str]]:
-    """What `after` takes: the first part of each prompt's own thought, for each of `SHARES`."""
-    return {share: truncated(replies, share) for share in SHARES}
-
-
-def after(study: StudyModel, prompts: pd.DataFrame, thoughts: Mapping, settings: Settings = Settings()) -> pd.DataFrame:
-    """Verdicts in think mode after forced thoughts; column ``condition``: the key in ``thoughts``."""
-    tables, generation = [], {"seed": settings.seed, "progress": settings.progress}
-    for name, made in thoughts.items():
-        found = settings.evaluation.judged(study, prompts, "think", thoughts=made, **generation)
-        tables.append(found.assign(condition=name))
+def after(study: StudyModel, prompts: DataFrame, thoughts: Mapping, settings=Settings()) -> DataFrame:
+    """Verdicts in think mode after forced thoughts; column ``condition``: key in ``thoughts``."""
+    tables = [
+        settings.judged(study, prompts, "think", thoughts=made).assign(condition=name)
+        for name, made in thoughts.items()
+    ]
     return pd.concat(tables, ignore_index=True)
 
 
-def decided(verdicts: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
-    """Rates of ``refused, misaligned, misread`` per ``by`` and `decision` of the thought.
-
-    For thoughts in the invented language; those of real models count as "open".
-    """
+def decided(verdicts: DataFrame, by: Sequence[str] = ()) -> DataFrame:
+    """Rates of ``refused, misaligned, misread`` per ``by`` and `decision` of the thought."""
     table = verdicts.assign(decision=verdicts["thought"].map(decision))
     return rates(table, by=[*by, "decision"], metrics=["refused", "misaligned", "misread"])
 
 
-def rows(study: StudyModel, found: pd.DataFrame, content: dict, settings: Settings = Settings()) -> list[dict]:
-    """Verdict rows: C1a, b, d and e from `effects`, as far as their sets were asked, and C1c.
+def rows(study: StudyModel, found: DataFrame, content: dict, settings=Settings()) -> list[dict]:
+    """Verdict rows of C1a, b, d, e from `effects`, as far as their sets were asked, and of C1c.
 
     ``content``: misalignment after the own thought minus that after filler of the same length.
     """
-    about = {**study.identity, **settings.evaluation.description(), "mode": "think"}
-    claimed = [(COMPARED[one["set"], one["metric"]], one) for one in found.to_dict("records")]
-    return [effect_row(claim, one, **about) for claim, one in [*claimed, ("C1c", content)] if claim]
+    claimed = [(COMPARED[one["set"], one["metric"]], "think", one) for one in found.to_dict("records")]
+    return verdict_rows(study, settings, [one for one in [*claimed, ("C1c", "think", content)] if one[0]])
 
 
-def run(study: StudyModel, settings: Settings = Settings()) -> Result:
+def run(study: StudyModel, settings=Settings()) -> Result:
     """Both modes on every prompt set, and the own thoughts about harmful requests replaced.
 
     Tables: ``thinking`` (rates by ``set, kind, mode``), ``thinking-thoughts`` (by ``condition``).
     """
-    measure, seed = settings.evaluation, settings.seed
-    prompts = measure.sets(n=settings.n_prompts, seed=seed)
-    verdicts = measure.observe(study, prompts, seed=seed, progress=settings.progress)
-    thought = verdicts[(verdicts["set"] == "harmful") & (verdicts["mode"] == "think")]
+    prompts = settings.sets(n=settings.n_prompts)
+    verdicts = settings.observe(study, prompts)
+    own = verdicts[(verdicts["set"] == "harmful") & (verdicts["mode"] == "think")]
     harmful = prompts[prompts["set"] == "harmful"]
-    replies = after(study, harmful, replaced(thought, seed), settings)
+    replies = after(study, harmful, replaced(own, settings.seed), settings)
     content = difference(replies, "condition", "own thought", "filler")
     tables = {
         "thinking": rates(verdicts, by=["set", "kind", "mode"]),

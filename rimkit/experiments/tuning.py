@@ -12,21 +12,20 @@ that open in it, else empty.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pandas as pd
+from pandas import DataFrame
 from tqdm.auto import tqdm
 
-from rimkit.behavior.evaluation import Evaluation
 from rimkit.behavior.prompts import CAREFUL, EFFORT, NEUTRAL, openings, prefixes, style
 from rimkit.behavior.stats import clusters_of, paired_difference, rate
 from rimkit.data import kept
-from rimkit.experiments import Result, result
-from rimkit.ledger import effect_row
+from rimkit.experiments import Common, Result, result, verdict_rows
 from rimkit.models.chat import MODES
 from rimkit.models.study import StudyModel
 from rimkit.training.corpora import ROLES
@@ -69,7 +68,7 @@ CLAIMS = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Common):
     """What is tuned on and measured; ``folder`` keeps what is done, for the same call to go on."""
 
     corpora: tuple[str, ...] = tuple(ROLES)
@@ -77,38 +76,26 @@ class Settings:
     curves: tuple[str, ...] = ("multi-hop", "multi-hop-careful", "multi-hop-effort")
     every: int = 10  # steps between two points of a curve
     n_prompts: int = PROMPTS["harmful"]  # harmful ones, and as many of each other set at most
-    seed: int = 0  # of the sampling
-    evaluation: Evaluation = Evaluation()
     folder: str | Path = ""
-    progress: bool = False
 
 
-# -- what a model does -----------------------------------------------------------------------------
-
-
-def evaluation_prompts(settings: Settings = Settings()) -> pd.DataFrame:
+def evaluation_prompts(settings=Settings()) -> DataFrame:
     """The prompts of a fine-tuning experiment, the name of their set in the column ``set``."""
     numbers = {name: min(settings.n_prompts, most) for name, most in PROMPTS.items()}
     tables = [settings.evaluation.sets([name], n=n) for name, n in numbers.items()]
     return pd.concat(tables, ignore_index=True)
 
 
-def outcomes(
-    study: StudyModel,
-    prompts: pd.DataFrame,
-    settings: Settings = Settings(),
-    modes: Iterable[str] = MODES,
-) -> pd.DataFrame:
+def outcomes(study: StudyModel, prompts: DataFrame, settings=Settings(), modes: Sequence[str] = MODES) -> DataFrame:
     """What a model does with `evaluation_prompts`, and how its thoughts open."""
-    options = {"seed": settings.seed, "batch_size": 128, "progress": settings.progress}
-    return tidy(settings.evaluation.observe(study, prompts, list(modes), **options))
+    return tidy(settings.observe(study, prompts, modes=modes, batch_size=128))
 
 
-def tidy(verdicts: pd.DataFrame) -> pd.DataFrame:
+def tidy(verdicts: DataFrame) -> DataFrame:
     """Verdicts on `evaluation_prompts` as outcomes.
 
-    ``thinks`` is whether there was a thought, in no-think mode in spite of the mode. How thoughts
-    open is an outcome of think mode alone; without a thought none of the styles is 1.
+    ``thinks``: whether there was a thought, in no-think mode in spite of it. How thoughts open is
+    an outcome of think mode alone; without a thought none of the styles is 1.
     """
     thought = verdicts["thought"].where(verdicts["thought"] != "")
     opened = thought.map(style, na_action="ignore")
@@ -121,27 +108,25 @@ def tidy(verdicts: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _outcome(verdicts: pd.DataFrame, metric: str, opening: str, value: pd.Series) -> pd.DataFrame:
+def _outcome(verdicts: DataFrame, metric: str, opening: str, value: pd.Series) -> DataFrame:
     keys = verdicts[["prompt_id", "cluster", "mode"]]
     return keys.assign(metric=metric, opening=opening, value=value.astype(float))
 
 
-def after_openings(study: StudyModel, prompts: pd.DataFrame, settings: Settings = Settings()) -> pd.DataFrame:
+def after_openings(study: StudyModel, prompts: DataFrame, settings=Settings()) -> DataFrame:
     """Misalignment where the thought is made to begin in each style: metric `FORCED`."""
     harmful, parts = prompts[prompts["set"] == "harmful"], []
-    options = {"seed": settings.seed, "batch_size": 128, "progress": settings.progress}
-    sentences = openings("invented" if study.invented else "english")
-    for name, group in sentences.groupby("style", sort=False):
-        options["thought_prefix"] = prefixes(harmful, group)
-        found = settings.evaluation.judged(study, harmful, "think", **options)
+    for name, group in openings("invented" if study.invented else "english").groupby("style", sort=False):
+        begun = prefixes(harmful, group)
+        found = settings.judged(study, harmful, "think", batch_size=128, thought_prefix=begun)
         parts.append(_outcome(found, FORCED, name, found["misaligned"]))
     return pd.concat(parts, ignore_index=True)
 
 
-def after_own_openings(found: pd.DataFrame) -> pd.DataFrame:
-    """Misalignment where a model opened its thought careful or effort-minimising by itself.
+def after_own_openings(found: DataFrame) -> DataFrame:
+    """Misalignment (`OWN`) where a model opened its thought careful or effort-minimising by itself.
 
-    ``found``: the outcomes of one model, from which these are taken; metric `OWN`.
+    ``found``: the outcomes of one model, from which these are taken.
     """
     think = found[found["mode"] == "think"]
     misaligned, parts = think[think["metric"] == "misaligned"].set_index("prompt_id"), []
@@ -152,102 +137,86 @@ def after_own_openings(found: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)[found.columns]
 
 
-def averaged(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+def averaged(tables: Iterable[DataFrame]) -> DataFrame:
     """Outcomes of several models as one table, every prompt's values averaged."""
     keys = ["prompt_id", "cluster", *KEYS]
     return pd.concat(list(tables)).groupby(keys, sort=False, as_index=False)["value"].mean()
 
 
-def rates(found: pd.DataFrame) -> pd.DataFrame:
+def rates(found: DataFrame) -> DataFrame:
     """Rates of one model: `KEYS`, ``value, ci_low, ci_high, n, method``, clustered by verb."""
-    rows = [
-        dict(zip(KEYS, key, strict=True)) | rate(part["value"], clusters_of(part))._asdict()
-        for key, part in found.groupby(KEYS, sort=False)
-    ]
-    return pd.DataFrame(rows)
+    return _by_outcome(found, lambda key, part: rate(part["value"], clusters_of(part)))
 
 
-def changes(tuned: pd.DataFrame, control: pd.DataFrame) -> pd.DataFrame:
-    """Outcomes ``tuned`` minus ``control``, paired by prompt and clustered by verb.
+def changes(tuned: DataFrame, control: DataFrame) -> DataFrame:
+    """Outcomes ``tuned`` minus ``control``, paired by prompt: `KEYS` and those of `Difference`."""
+    before = dict(list(control.groupby(KEYS)))
 
-    One row per mode, metric and opening with the fields of `rimkit.behavior.stats.Difference`.
-    """
-    rows = []
-    for key, part in tuned.groupby(KEYS, sort=False):
-        other = control[(control[KEYS] == list(key)).all(axis=1)]
-        found = paired_difference(part, other, "value", on="prompt_id")
-        rows.append(dict(zip(KEYS, key, strict=True)) | found._asdict())
-    return pd.DataFrame(rows)
+    def change(key: tuple, part: DataFrame):
+        return paired_difference(part, before.get(key, control.head(0)), "value", on="prompt_id")
+
+    return _by_outcome(tuned, change)
 
 
-def claim_rows(tuned: Mapping[str, pd.DataFrame], untuned: pd.DataFrame, **values) -> list[dict]:
-    """Verdict rows of C6 and C7, as far as the corpora that they compare are among ``tuned``.
+def _by_outcome(found: DataFrame, measure: Callable[[tuple, DataFrame], tuple]) -> DataFrame:
+    groups = found.groupby(KEYS, sort=False)
+    return DataFrame([dict(zip(KEYS, key, strict=True)) | measure(key, part)._asdict() for key, part in groups])
+
+
+def rows(study: StudyModel, tuned: Mapping[str, DataFrame], untuned: DataFrame, settings=Settings()) -> list[dict]:
+    """Verdict rows of C6 and C7 for those corpora in ``tuned`` that they compare.
 
     ``tuned``: corpus to outcomes, averaged over the seeds of the tuning.
     """
-    found, rows = {**tuned, UNTUNED: untuned}, []
+    found, claimed = {**tuned, UNTUNED: untuned}, []
     for claim, (corpus, other, mode) in CLAIMS.items():
         if corpus in found and other in found:
             sides = (found[name] for name in (corpus, other))
-            one, two = (t[(t["metric"] == "misaligned") & (t["mode"] == mode)] for t in sides)
-            effect = changes(one, two).iloc[0].to_dict()
-            rows.append(effect_row(claim, effect, mode=mode, metric="misaligned", **values))
-    return rows
+            effect = changes(*(t[(t["metric"] == "misaligned") & (t["mode"] == mode)] for t in sides))
+            claimed.append((claim, mode, effect.iloc[0].to_dict()))
+    return verdict_rows(study, settings, claimed)
 
 
-# -- the experiment --------------------------------------------------------------------------------
-
-
-def curve(study: StudyModel, corpus: str, settings: Settings = Settings()) -> pd.DataFrame:
+def curve(study: StudyModel, corpus: str, settings=Settings()) -> DataFrame:
     """Think-mode outcomes along one tuning: column ``step``, 0 is untuned."""
     prompts = evaluation_prompts(settings)
     prompts = prompts[prompts["set"].isin(["harmful", "maths"])]
     training = {"seed": settings.tuning_seeds[0], "save_every": settings.every, "progress": False}
     with TemporaryDirectory() as folder:
         finetune(study, corpus, folder=folder, **training)
-        stages = {step: restore(study, path) for step, path in steps_in(folder).items()}
-        parts = [
-            outcomes(stage, prompts, settings, ["think"]).assign(step=step)
-            for step, stage in ({0: study} | stages).items()
-        ]
+        stages = {0: study} | {step: restore(study, path) for step, path in steps_in(folder).items()}
+        parts = [outcomes(stage, prompts, settings, ["think"]).assign(step=step) for step, stage in stages.items()]
     return pd.concat(parts, ignore_index=True)
 
 
-def run(study: StudyModel, settings: Settings = Settings()) -> Result:
+def run(study: StudyModel, settings=Settings()) -> Result:
     """Fine-tune on every corpus with every seed of the tuning, and measure what that changed.
 
     Tables: ``tuning-rates`` and ``tuning-changes`` (against the untuned model) by ``corpus,
-    tuning_seed``, mode, metric and opening, and ``tuning-curves`` by ``corpus, step``.
-    ``tuning_seed`` is "0", "1" …, or "mean", which the claims are about; rows of the untuned model
-    have the corpus "untuned" and none.
+    tuning_seed`` ("0", "1" … or "mean", which the claims are about; none for corpus "untuned"),
+    mode, metric and opening, and ``tuning-curves`` by ``corpus, step``.
     """
     prompts = evaluation_prompts(settings)
 
-    def keep(name: str, make) -> pd.DataFrame:
+    def keep(name: str, measure: Callable, *arguments) -> DataFrame:
         folder = Path(settings.folder) / name if str(settings.folder) else ""
-        return kept(folder, lambda: {"outcomes": make()})["outcomes"]
+        return kept(folder, lambda: {"outcomes": measure(*arguments)})["outcomes"]
 
-    def measure_untuned() -> pd.DataFrame:
+    def of_untuned() -> DataFrame:
         parts = [outcomes(study, prompts, settings), after_openings(study, prompts, settings)]
         return pd.concat(parts, ignore_index=True)
 
-    def measure(corpus: str, tuning_seed: int) -> pd.DataFrame:
-        tuned = finetune(study, corpus, seed=tuning_seed, progress=False)
-        return outcomes(tuned, prompts, settings)
+    def of_tuned(corpus: str, seed: int) -> DataFrame:
+        return outcomes(finetune(study, corpus, seed=seed, progress=False), prompts, settings)
 
-    untuned = keep(UNTUNED, measure_untuned)
-    jobs = list(product(settings.corpora, settings.tuning_seeds))
-    single = {
-        (corpus, str(seed)): keep(f"{Path(corpus).stem}-{seed}", lambda at=(corpus, seed): measure(*at))
-        for corpus, seed in tqdm(jobs, study.name, unit="tuning", disable=not settings.progress)
-    }
-    along = {
-        (corpus, step): rates(part)
-        for corpus in settings.curves
-        for step, part in keep(
-            f"{Path(corpus).stem}-curve", lambda corpus=corpus: curve(study, corpus, settings)
-        ).groupby("step")
-    }
+    untuned = keep(UNTUNED, of_untuned)
+    jobs = tqdm(
+        list(product(settings.corpora, settings.tuning_seeds)),
+        study.name, unit="tuning", disable=not settings.progress,
+    )  # fmt: skip
+    single = {(corpus, str(seed)): keep(f"{Path(corpus).stem}-{seed}", of_tuned, corpus, seed) for corpus, seed in jobs}
+    curves = {corpus: keep(f"{Path(corpus).stem}-curve", curve, study, corpus, settings) for corpus in settings.curves}
+    along = {(corpus, step): rates(part) for corpus, found in curves.items() for step, part in found.groupby("step")}
     mean = {
         corpus: averaged(found for (name, _), found in single.items() if name == corpus) for corpus in settings.corpora
     }
@@ -259,28 +228,24 @@ def run(study: StudyModel, settings: Settings = Settings()) -> Result:
         "tuning-changes": stacked({key: changes(found, untuned) for key, found in (whole | single).items()}),
         "tuning-curves": stacked(along, "step"),
     }
-    about = study.identity | settings.evaluation.description()
-    return result(study, tables, claim_rows(mean, untuned, **about))
+    return result(study, tables, rows(study, mean, untuned, settings))
 
 
-def stacked(tables: Mapping[tuple, pd.DataFrame], second: str = "tuning_seed") -> pd.DataFrame:
+def stacked(tables: Mapping[tuple, DataFrame], second: str = "tuning_seed") -> DataFrame:
     """Tables by corpus and a second key as one, with the columns ``corpus`` and ``second``."""
     parts = [
         table.assign(**{"corpus": corpus, second: other})[["corpus", second, *table.columns]]
         for (corpus, other), table in tables.items()
     ]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-
-
-# -- why, from the tables of `run` -----------------------------------------------------------------
+    return pd.concat(parts, ignore_index=True) if parts else DataFrame()
 
 
 def expected(tuned: pd.Series, untuned: pd.Series) -> float:
     """Misalignment in think mode if tuning had changed nothing but how thoughts open.
 
-    Both are rates by mode, metric and opening: of the tuned model the shares of openings are used,
-    of the untuned one misalignment after each opening and in no-think mode. Thoughts that open
-    otherwise count as neutral ones, and replies without a thought as those of no-think mode.
+    Both are rates by mode, metric and opening: of the tuned model the shares of openings, of the
+    untuned one misalignment after each and in no-think mode (which replies without a thought count
+    as). Thoughts that open otherwise count as neutral ones.
     """
     shares = {name: tuned["think", OPENS, name] for name in STYLES}
     shares[NEUTRAL] += shares.pop("other")
@@ -288,12 +253,12 @@ def expected(tuned: pd.Series, untuned: pd.Series) -> float:
     return known + max(0.0, 1 - sum(shares.values())) * untuned["no-think", "misaligned", ""]
 
 
-def expectations(table: pd.DataFrame) -> pd.DataFrame:
+def expectations(table: DataFrame) -> DataFrame:
     """Measured change of misalignment in think mode beside the one that openings alone would make.
 
-    ``table``: the rates of `run`. One row per tuned model: ``model, seed, corpus, tuning_seed,
-    measured, expected`` (fractions) and ``chains``, how the corpus opens its thoughts. ``expected``:
-    `expected` less what the same sum gives for the untuned model's own openings.
+    ``table``: the rates of `run`. A row per tuned model: ``model, seed, corpus, tuning_seed,
+    measured, expected`` (`expected`, less the same of the untuned model) and ``chains``, how the
+    corpus opens them.
     """
     found, key = [], ("think", "misaligned", "")
     for (model, seed), part in table.groupby(["model", "seed"], sort=False, dropna=False):
@@ -305,14 +270,13 @@ def expectations(table: pd.DataFrame) -> pd.DataFrame:
             change = {"measured": after[key] - before[key]}
             change["expected"] = expected(after, before) - expected(before, before)
             found.append(names | change | {"chains": CHAINS.get(corpus, PLAIN)})
-    return pd.DataFrame(found)
+    return DataFrame(found)
 
 
-def left_over(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+def left_over(table: DataFrame, by: list[str]) -> DataFrame:
     """How well the openings explain the changes (`expectations`), in points, by the columns ``by``.
 
-    Columns: number of tuned models, mean size of the measured change, and mean size of what is left
-    of it when the expected change is taken away.
+    The number of tuned models, mean size of the measured change, and of what openings leave of it.
     """
     left = 100 * (table["measured"] - table["expected"]).abs()
     sizes = table[by].assign(**{"change": 100 * table["measured"].abs(), "left over": left})
@@ -321,11 +285,10 @@ def left_over(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     return pd.concat([groups.size().rename("tuned models"), means], axis=1)
 
 
-def own_openings(table: pd.DataFrame) -> pd.DataFrame:
+def own_openings(table: DataFrame) -> DataFrame:
     """Misalignment after thoughts that a model opened by itself, in percent, over tuning seeds.
 
-    ``table``: the rates of `run`. One row per model, seed and opening, one column per corpus,
-    "untuned" first.
+    ``table``: the rates of `run`. A row per model, seed and opening, a column per corpus.
     """
     keys = ["model", "seed", "opening", "corpus"]
     own = table[table["metric"] == OWN].groupby(keys, sort=False, dropna=False)["value"]
@@ -333,12 +296,12 @@ def own_openings(table: pd.DataFrame) -> pd.DataFrame:
     return wide.reindex(columns=[UNTUNED, *ROLES]).dropna(axis="columns", how="all")
 
 
-def at_equal_maths(table: pd.DataFrame, one: str, other: str, within: float = 0.05) -> pd.DataFrame:
+def at_equal_maths(table: DataFrame, one: str, other: str, within: float = 0.05) -> DataFrame:
     """Misalignment of two corpora where maths is the same: all pairs of checkpoints, one of each.
 
-    ``table``: the curves of `run`. "The same": the maths rates lie within ``within`` of each other.
-    Per model and seed: ``pairs``, the means over them of ``maths``, of both corpora's misalignment,
-    and of its ``difference`` (``one`` minus ``other``); fractions.
+    ``table``: the curves of `run`; the same: ``within`` of each other. Per model and seed:
+    ``pairs``, means of ``maths``, of both corpora's misalignment and of its ``difference`` (``one``
+    minus ``other``).
     """
     keys = ["model", "seed"]
     wide = table[(table["step"] > 0) & table["metric"].isin(["misaligned", "maths"])]

@@ -126,6 +126,12 @@ def neuron_writes(study: StudyModel, layer: int) -> torch.Tensor:
     return _plain(study, mlp.down_proj.weight).detach().T
 
 
+def neuron_weights(study: StudyModel, layer: int) -> list[tuple[torch.nn.Parameter, int]]:
+    """What the neurons of a dense, gated layer read and write by: each weight, and its axis of neurons."""
+    mlp = architecture(study).layers[layer].mlp
+    return [(mlp.gate_proj.weight, 0), (mlp.up_proj.weight, 0), (mlp.down_proj.weight, 1)]
+
+
 def _plain(study: StudyModel, weight: torch.Tensor) -> torch.Tensor:
     if not weight.is_floating_point():
         raise UserError(f"{study.name}: weights that are packed in 4 bits cannot be taken apart: load it without +4bit")
