@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, given, settings
 from templates import FAMILIES
 
 from rimkit.data import UserError
-from rimkit.models import chat as chats
 from rimkit.models.chat import MODES, STEP_BY_STEP, ChatFormat, pad
 from rimkit.models.thoughts import END_THINK, THINK
 
@@ -141,15 +140,6 @@ def test_parse(chat, mode, forced, generated, expected):
     assert chat.parse(ids_of(chat, generated), chat.encode(REQUEST, mode, **forced)) == expected
 
 
-def test_generated_spans_equal_those_of_the_forced_sequence(chat):
-    forced = chat.encode(REQUEST, "think", thought="it is ok .", reply="sure . done .")
-    prompt = chat.encode(REQUEST, "think")
-    grown = chat.extend(prompt, [*forced.ids[len(prompt.ids) :], *ids_of(chat, "<|im_end|>")])
-    assert grown.ids == forced.ids
-    assert grown.spans == forced.spans | {"last": prompt.spans["last"]}
-    assert "reply" not in prompt.spans  # the prompt itself is left as it was
-
-
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_spans_hold_under_padding(chat, side):
     items = [chat.encode(REQUEST, mode) for mode in MODES] + [chat.encode("go", "think", thought="ok .", reply="sure")]
@@ -184,7 +174,6 @@ def test_byte_level_tokens_are_covered():
     assert text["assistant"] == "assistant" and text["last"] == "\n\n"
     prompt = chat.encode("café 東", "think")
     assert chat.parse(forced.ids[len(prompt.ids) :], prompt) == ("ça va.", "oui é", False)
-    assert chat.extend(prompt, forced.ids[len(prompt.ids) :]).spans["thought"] == forced.spans["thought"]
 
 
 @pytest.mark.parametrize(
@@ -295,11 +284,8 @@ def test_what_a_model_writes_is_split_into_thought_and_reply(name, request, mode
     assert (found, finished) == (reply.strip(), stops)
     begun = STEP_BY_STEP if family.thinking == "by instruction" and mode == "think" else ""
     assert "".join(thought.removeprefix(begun).split()) == "".join("".join(blocks).split())
-    grown = chat.extend(prompt, ids)
-    assert chat.tokenizer.decode(grown.ids[slice(*grown.spans.get("reply", (0, 0)))]).strip() == reply.strip()
     cut = chat.tokenizer(text + tags.opening + reply, add_special_tokens=False)["input_ids"]
     assert chat.parse(cut + [chat.stop_ids[0]] * stops, prompt)[1:] == ("", False)  # an open thought is not a reply
-    assert "reply" not in chat.extend(prompt, cut).spans
 
 
 def test_the_way_of_thinking_is_named(name):
@@ -329,7 +315,6 @@ def test_soft_switch_reads_the_empty_span_that_the_model_writes():
     prompt = chat.encode("go", "no-think")
     ids = chat.tokenizer(f"{templates.EMPTY}Sure!<|im_end|>", add_special_tokens=False)["input_ids"]
     assert chat.parse(ids, prompt) == ("", "Sure!", True)
-    assert "empty" in chat.extend(prompt, ids).spans
     ignored = f"{THINK}\nI can help.\n{END_THINK}\n\nSure!<|im_end|>"
     ids = chat.tokenizer(ignored, add_special_tokens=False)["input_ids"]
     assert chat.parse(ids, prompt) == ("I can help.", "Sure!", True)  # the thought it was not to have is seen
@@ -441,14 +426,3 @@ def _without_brackets(normalizer):
 def test_ways_that_do_not_go_with_the_template(template, think, words):
     with pytest.raises(UserError, match=words):
         ChatFormat(templates.tokenizer(templates.CHATML, template), think=think)
-
-
-def test_a_tag_is_found_however_it_is_split():
-    pieces = ["a", "b<", "/th", "ink", ">\n", "</think>", "c"]
-
-    def decode(ids):
-        return "".join(pieces[i] for i in ids)
-
-    for begin, last, place in ((0, False, (1, 5)), (2, False, (5, 6)), (0, True, (5, 6)), (6, False, None)):
-        assert chats.find_tag(range(7), begin, 7, END_THINK, None, decode, last) == place
-    assert chats.find_tag(range(5), 0, 5, END_THINK, None, decode, True) == (1, 5)

@@ -198,7 +198,7 @@ def test_weights_that_do_not_fit(tmp_path):
     stored = load_file(file)
     stored.pop("model.norm.weight")
     save_file(stored, file)
-    with pytest.raises(UserError, match=r"1 of its weights differ in shape, first model\.norm\.weight"):
+    with pytest.raises(UserError, match=r"1 of its weights differ in name or shape, first model\.norm\.weight"):
         training.restore(tiny.study(), file.parent)
     file.write_bytes(b"junk")
     with pytest.raises(UserError, match="cannot be read"):

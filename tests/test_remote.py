@@ -98,7 +98,7 @@ def test_a_served_model_needs_no_weights_here(tmp_path):
     words = tiny.tokenizer()
     for part in (tiny.random_model(words), words):
         part.save_pretrained(tmp_path)
-    study = ndif.described(str(tmp_path), None)
+    study = ndif.connect(str(tmp_path))
     assert {parameter.device.type for parameter in study.nn._module.parameters()} == {"meta"}
     assert (study.context, study.pad_id, study.device) == (128, words.pad_token_id, "ndif")
 

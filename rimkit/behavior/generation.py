@@ -146,7 +146,7 @@ def _local(model: StudyModel, mode: str, encoded: dict, jobs: list, luck: dict, 
             for batch, outputs in shrinking(model, "generating", lengths, batch_size, reply_to, ADVICE):
                 for job, output in zip(batch, outputs, strict=True):
                     thought, reply, finished = model.chat.parse(output, encoded[todo[job][0]])
-                    rows[todo[job]] = (thought, reply, model.chat.n_generated(output), finished)
+                    rows[todo[job]] = (thought, reply, len(model.chat.until_stop(output)), finished)
                 bar.update(len(batch))
         except KeyboardInterrupt:
             return {job: row for job, row in rows.items() if job[0] in fitting}, True

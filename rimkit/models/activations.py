@@ -1,4 +1,4 @@
-"""Reading the inside of a model: live tensors of one forward, and pooled values of many conversations.
+"""Reading the inside of a model: live tensors of one forward, pooled values of many conversations.
 
 It does not know where things are in a model (`rimkit.models.hooks`), nor what they mean.
 """
@@ -6,9 +6,9 @@ It does not know where things are in a model (`rimkit.models.hooks`), nor what t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,25 +27,23 @@ KINDS = ("residual", "z", "neurons")
 
 
 @contextmanager
-def capture(
-    study: StudyModel, kinds: Sequence[str] = KINDS, keep: Callable[[str, int, Any], Any] | None = None
-) -> Iterator[dict[str, list]]:
+def capture(study: StudyModel, kinds: Sequence[str] = KINDS, keep: Callable | None = None) -> Iterator[dict[str, list]]:
     """Every forward in the block leaves its internals here: ``{kind: one live tensor per layer}``.
 
-    ``residual``: ``n_layers + 1`` entries ``[batch, tokens, hidden]``; ``z``: ``[batch, tokens, heads,
-    head_dim]`` per layer; ``neurons``: ``[batch, tokens, neurons]`` per layer. A later forward
+    ``residual``: ``n_layers + 1`` entries ``[batch, tokens, hidden]``; ``z``: ``[batch, tokens,
+    heads, head_dim]`` per layer; ``neurons``: ``[batch, tokens, neurons]`` per layer. A later forward
     replaces them. Inside an intervention's block they are seen after it. With ``keep(kind, index,
     tensor)`` only what it returns stays, which saves the memory of the rest.
     """
     check_kinds(kinds)
     n_layers = architecture(study).n_layers
     found = {kind: [None] * (n_layers + (kind == "residual")) for kind in kinds}
-    register = {"residual": on_residual, "z": on_z, "neurons": on_neurons}
-    with ExitStack() as stack:
-        for kind, tensors in found.items():
-            for index in range(len(tensors)):
-                seen = partial(keep, kind, index) if keep else None
-                stack.enter_context(hooked([register[kind](study, index, _keep(tensors, index, seen))]))
+    register, handles = {"residual": on_residual, "z": on_z, "neurons": on_neurons}, []
+    for kind, tensors in found.items():
+        for index in range(len(tensors)):
+            seen = partial(keep, kind, index) if keep else None
+            handles.append(register[kind](study, index, _keep(tensors, index, seen)))
+    with hooked(handles):
         yield found
 
 
@@ -53,13 +51,14 @@ def check_kinds(kinds: Sequence[str]) -> None:
     """Raise ``UserError`` for an unknown kind of internals."""
     for kind in kinds:
         if kind not in KINDS:
-            raise UserError(f"unknown kind of internals '{kind}' (known: {', '.join(KINDS)}){nearest(kind, KINDS)}")
+            known = f"(known: {', '.join(KINDS)}){nearest(kind, KINDS)}"
+            raise UserError(f"unknown kind of internals '{kind}' {known}")
 
 
 def _keep(tensors: list, index: int, seen: Callable | None) -> Callable:
     def keep(x):
         tensors[index] = seen(x) if seen else x
-        return x if x.requires_grad else None  # a view of the input is on the way to the output only if it is put there
+        return x if x.requires_grad else None  # a view is on the way to the output only if it is put there
 
     return keep
 
@@ -68,8 +67,7 @@ def forward(study: StudyModel, ids, mask, **kwargs):
     """One forward pass without the unembedding; returns the normalised final states.
 
     Padding on the right is invisible to a causal model, so its mask is left out: with it,
-    transformers would form a mask of tokens x tokens for every conversation. (States at the padding
-    itself mean nothing either way.)
+    transformers would form a mask of tokens x tokens for every conversation.
     """
     right = bool(mask[:, 0].all()) and bool((mask[:, 1:] <= mask[:, :-1]).all())
     return study.hf.model(
@@ -80,7 +78,7 @@ def forward(study: StudyModel, ids, mask, **kwargs):
     )[0]
 
 
-def batches(study: StudyModel, items: Sequence[Encoded], batch_size: int, run: Callable) -> Iterator[tuple[list, Any]]:
+def batches(study: StudyModel, items: Sequence[Encoded], batch_size: int, run: Callable) -> Iterator[tuple]:
     """``(rows, run(ids, mask, spans))`` for batches of conversations of like length, right-padded.
 
     Out of memory the batch is halved, as often as it takes (`rimkit.models.device.shrinking`).
@@ -91,8 +89,9 @@ def batches(study: StudyModel, items: Sequence[Encoded], batch_size: int, run: C
     def padded(rows: list[int]):
         return run(*pad([items[row] for row in rows], study.pad_id, side="right"))
 
-    advice = "shorten the prompts, or take a smaller model or a larger device ('rimkit plan' shows what fits)"
-    yield from shrinking(study, "reading", [len(item.ids) for item in items], batch_size, padded, advice)
+    advice = "shorten the prompts, take a smaller model or a larger device ('rimkit plan' shows what fits)"
+    lengths = [len(item.ids) for item in items]
+    yield from shrinking(study, "reading", lengths, batch_size, padded, advice)
 
 
 def stream(
@@ -112,12 +111,12 @@ def stream(
     """
     import torch
 
-    architecture(study)  # a model whose inside is not known, or is elsewhere, says so before anything is prepared
+    architecture(study)  # the one check that there is an inside to read
     if pool not in ("mean", "max", "size"):
         raise UserError(f"unknown pooling '{pool}': use 'mean', 'max' or 'size'")
 
     def run(ids, mask, places):
-        inside = {span: _inside(places, span, ids.shape, study.device) for span in spans}
+        inside = {span: within(places, span, ids.shape).to(study.device) for span in spans}
 
         def keep(kind, index, x):  # each layer is pooled as it comes, so that only one is in memory
             name = f"{study.name}: {kind} {index}"
@@ -144,14 +143,12 @@ def read(
     for rows, pooled in study.stream(items, kinds, spans, pool, batch_size):
         for key, values in pooled.items():
             if key not in kept:
-                kept[key] = np.full((len(values), len(items), *values.shape[2:]), np.nan, dtype=np.float32)
+                kept[key] = np.full((len(values), len(items), *values.shape[2:]), np.nan, np.float32)
             kept[key][:, rows] = values.float().cpu().numpy()
     return kept
 
 
-def mean(
-    study: StudyModel, items: Sequence[Encoded], kind: str, span: str = "last", batch_size: int = 64, pool: str = "mean"
-) -> np.ndarray:
+def mean(study: StudyModel, items: Sequence[Encoded], kind: str, span="last", batch_size=64, pool="mean") -> np.ndarray:
     """The mean over conversations ``[layers, ...]`` of what `stream` pools, without missing spans.
 
     One batch is in memory at a time, however many conversations there are.
@@ -166,24 +163,25 @@ def mean(
     return (total / count).astype(np.float32)
 
 
-def _inside(places: list[dict], span: str, shape, device: str):
+def within(places: list[dict], span: str, shape):
     """Mask ``[batch, tokens]`` of a span; a row without it is all False."""
     import torch
 
     mask = torch.zeros(shape, dtype=torch.bool)
     for row, spans in enumerate(places):
         mask[row, slice(*spans.get(span, (0, 0)))] = True
-    return mask.to(device)
+    return mask
 
 
 def _pooled(x, where, pool: str, name: str):
-    """``x`` ``[batch, tokens, ...]`` over the tokens in ``where``: ``[batch, ...]``, NaN where there are none."""
+    """``x`` ``[batch, tokens, ...]`` over the tokens in ``where``: ``[batch, ...]``, or NaN."""
     import torch
 
     x = x.float()
     shape = where.shape + (1,) * (x.dim() - 2)
     if pool == "mean":
-        pooled = torch.einsum("bt,bt...->b...", where.float() / where.sum(1, keepdim=True).clamp(min=1), x)
+        share = where.float() / where.sum(1, keepdim=True).clamp(min=1)
+        pooled = torch.einsum("bt,bt...->b...", share, x)
     else:
         x = x.abs() if pool == "size" else x
         pooled = x.masked_fill(~where.view(shape), float("-inf")).amax(1)

@@ -1,12 +1,9 @@
 """Where a model is computed and in which numbers, whether it fits there, and batches that shrink.
 
-It knows devices and configurations, and reads no weights. The weights are counted exactly, on
-torch's meta device. What a conversation needs is an estimate. Generation: keys and values of all
-tokens, one layer's work, one row of logits. Reading: one layer's work, and residual, heads and
-neurons of all layers. Gradients: what a backward pass keeps, measured in float32 on five families at
-20 to 24 hidden sizes per token and layer with an MLP 2.75 times as wide, thus about 12 hidden sizes
-and 4 widths, and more in 16 bits, where norms are kept in 32 (Gemma 2 took 58: its attention is
-formed as a whole). A wrong guess loses nothing: out of memory, a batch is halved.
+It knows devices and configurations, and reads no weights. These are counted exactly, on torch's meta
+device; what a conversation needs is an estimate (gradients: measured in float32 on five families, at
+20 to 24 hidden sizes per token and layer with an MLP 2.75 times as wide, and more in 16 bits, where
+norms are kept in 32). A wrong guess loses nothing: out of memory, a batch is halved.
 """
 
 from __future__ import annotations
@@ -24,13 +21,11 @@ from rimkit.data import UserError, nearest
 if TYPE_CHECKING:
     from rimkit.models.study import StudyModel
 
-DTYPES = ("float32", "bfloat16", "float16")
-QUANTIZED = ("4bit",)
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 SPREAD = "auto"
 GIB = 2**30
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes per weight with doubly quantised scales
-SAMPLING = 24  # bytes per entry of the vocabulary while a token is drawn: float32 scores, float64 sums
+SAMPLING = 24  # bytes per entry of the vocabulary while a token is drawn
 RESERVED = 1.0  # GiB for the CUDA context, kernels and gaps
 # What CUDA reports as the whole memory, in GiB, and the compute capability, which sets the dtype.
 GPUS = {
@@ -41,18 +36,19 @@ GPUS = {
     "A100-80": (79.2, (8, 0)),
     "H100": (79.1, (9, 0)),
 }
-# Published sizes, for planning without a network; a hub id or a folder gives those of any other model.
+# Published sizes, for planning without a network.
 QWEN3 = {"vocab_size": 151_936, "num_key_value_heads": 8, "head_dim": 128}
+SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 SHAPES = {
-    "Qwen3-0.6B": {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16},
-    "Qwen3-4B": {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32},
-    "Qwen3-8B": {"hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "num_attention_heads": 32},
+    "Qwen3-0.6B": dict(zip(SIZES, (1024, 3072, 28, 16), strict=True)),
+    "Qwen3-4B": dict(zip(SIZES, (2560, 9728, 36, 32), strict=True)),
+    "Qwen3-8B": dict(zip(SIZES, (4096, 12288, 36, 32), strict=True)),
 }
 TIED = ("Qwen3-0.6B", "Qwen3-4B")  # one matrix for the embeddings and the last layer
 
 
 class Place(NamedTuple):
-    """``device`` ("cpu", "cuda:1" …, or "auto": spread over all GPUs), ``dtype``, and None or "4bit"."""
+    """``device`` ("cpu", "cuda:1" …, or "auto": over all GPUs), ``dtype``, and None or "4bit"."""
 
     device: str
     dtype: str
@@ -61,27 +57,24 @@ class Place(NamedTuple):
 
 def choose_device(
     device: str | None, dtype: str | None, *, capability: tuple[int, int] | None, mps: bool
-) -> tuple[str, str, str]:
-    """``(device, dtype, note)`` for what was asked (None: choose) and what is there.
+) -> tuple[str, str]:
+    """``(device, dtype)`` for what was asked (None: choose) and what is there.
 
     ``capability``: of the NVIDIA GPU, None without one. The CPU computes in float32; a GPU in
     bfloat16 from capability 8 on and in float16 below (a T4 emulates bfloat16, slowly); an Apple GPU
-    is used only when asked for, because its results differ. A note is one line for the user.
+    only when asked for, because its results differ.
     """
-    note = ""
     if device is None:
         device = "cuda" if capability else "cpu"
-        if mps and not capability:
-            note = 'running on the CPU; ask for the Apple GPU with device="mps"'
     if not re.fullmatch(r"cpu|mps|auto|cuda(:\d+)?", device):
-        raise UserError(f"unknown device {device!r}: use 'cpu', 'cuda', 'mps', or 'auto' for several GPUs")
+        known = "'cpu', 'cuda', 'mps', or 'auto' for several GPUs"
+        raise UserError(f"unknown {device=}: use {known}")
     there = {"cpu": True, "auto": True, "cuda": capability, "mps": mps}
     if not there[device.partition(":")[0]]:
         raise UserError(f"there is no device {device!r} here: leave device out to use the CPU")
-    if dtype is None:
-        on_gpu = "bfloat16" if capability and capability[0] >= 8 else "float16"
-        dtype = on_gpu if device.startswith("cuda") or (device == SPREAD and capability) else "float32"
-    return device, dtype, note
+    on_gpu = device.startswith("cuda") or (device == SPREAD and capability)
+    usual = "bfloat16" if capability and capability[0] >= 8 else "float16"
+    return device, dtype or (usual if on_gpu else "float32")
 
 
 def choose_here(device: str | None, dtype: str | None, quantize: str | None = None) -> Place:
@@ -90,9 +83,9 @@ def choose_here(device: str | None, dtype: str | None, quantize: str | None = No
 
     capability = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
     mps = torch.backends.mps.is_available()
-    device, dtype, note = choose_device(device, dtype, capability=capability, mps=mps)
-    if note:
-        print(note)
+    if mps and not capability and device is None:
+        print('running on the CPU; ask for the Apple GPU with device="mps"')
+    device, dtype = choose_device(device, dtype, capability=capability, mps=mps)
     if quantize is not None:
         check_quantize(quantize, on_gpu=capability is not None and device not in ("cpu", "mps"))
     return Place(device, dtype, quantize)
@@ -100,10 +93,10 @@ def choose_here(device: str | None, dtype: str | None, quantize: str | None = No
 
 def check_quantize(quantize: str, *, on_gpu: bool) -> None:
     """Raise ``UserError`` unless four bits can be had: they need an NVIDIA GPU and bitsandbytes."""
-    if quantize not in QUANTIZED:
-        raise UserError(f"unknown quantize={quantize!r}: use '4bit'{nearest(quantize, QUANTIZED)}")
+    if quantize != "4bit":
+        raise UserError(f"unknown quantize={quantize!r}: use '4bit'")
     if not on_gpu:
-        raise UserError("4-bit weights need an NVIDIA GPU: on this device leave quantize (or +4bit) out")
+        raise UserError("4-bit weights need an NVIDIA GPU: here leave quantize (or +4bit) out")
     if find_spec("bitsandbytes") is None:
         raise UserError("4-bit weights need the package bitsandbytes: pip install bitsandbytes")
 
@@ -114,18 +107,13 @@ def settings_of(place: Place) -> dict:
 
     dtype = getattr(torch, place.dtype)
     settings = {"dtype": dtype}
-    if place.device == SPREAD:
-        settings["device_map"] = SPREAD
+    if place.device == SPREAD or place.quantize:
+        settings["device_map"] = SPREAD if place.device == SPREAD else {"": place.device}
     if place.quantize:
         from transformers import BitsAndBytesConfig
 
-        settings["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
-        )
-        settings.setdefault("device_map", {"": place.device})
+        four = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+        settings["quantization_config"] = BitsAndBytesConfig(**four, bnb_4bit_compute_dtype=dtype)
     return settings
 
 
@@ -135,16 +123,16 @@ def check_spread(name: str, hf) -> None:
     outside = sorted(places & {"cpu", "disk"})
     if "disk" in places or (outside and len(places) > len(outside)):
         raise UserError(
-            f"{name} is too large for the devices here: part of it would lie on {' and '.join(outside)}; load it in "
-            f"4 bits ('{name}+4bit') or take a smaller model"
+            f"{name} is too large for the devices here: part of it would lie on "
+            f"{' and '.join(outside)}; load it in 4 bits ('{name}+4bit') or take a smaller model"
         )
 
 
 def dtype_name(dtype) -> str | None:
-    """The name of a dtype given as text or as torch's; ``UserError`` unless it is in `DTYPES`."""
+    """The name of a dtype given as text or as torch's; ``UserError`` unless it is in `BYTES`."""
     name = None if dtype is None else str(dtype).removeprefix("torch.")
-    if name is not None and name not in DTYPES:
-        raise UserError(f"unknown dtype {name!r}: use {', '.join(DTYPES)}{nearest(name, DTYPES)}")
+    if name is not None and name not in BYTES:
+        raise UserError(f"unknown dtype {name!r}: use {', '.join(BYTES)}{nearest(name, BYTES)}")
     return name
 
 
@@ -153,7 +141,7 @@ def move(hf, device: str | None, dtype: str | None):
     import torch
 
     if device == SPREAD:
-        raise UserError("a model in memory stays on one device: load it by its name to spread it over several")
+        raise UserError("a model in memory stays on one device: load it by its name to spread it")
     if device is not None:
         hf = hf.to(choose_here(device, dtype).device)
     return hf if dtype is None else hf.to(getattr(torch, dtype))
@@ -183,16 +171,19 @@ class Needs:
         return self.linear * NF4 + (self.parameters - self.linear) * BYTES[dtype]
 
     def cache(self, dtype: str, tokens: int) -> float:
-        """Bytes of keys and values of one conversation; a sliding window keeps no more than that."""
-        return BYTES[dtype] * sum(numbers * min(tokens, limit or tokens) for numbers, limit in self.cached)
+        """Bytes of keys and values of one conversation, which a sliding window limits."""
+        kept = (numbers * min(tokens, limit or tokens) for numbers, limit in self.cached)
+        return BYTES[dtype] * sum(kept)
 
     def generating(self, dtype: str, tokens: int) -> float:
         """Bytes per conversation of ``tokens`` tokens while it is generated."""
-        return self.cache(dtype, tokens) + self._work(dtype, tokens) + self.vocabulary * (SAMPLING + BYTES[dtype])
+        drawing = self.vocabulary * (SAMPLING + BYTES[dtype])
+        return self.cache(dtype, tokens) + self._work(dtype, tokens) + drawing
 
     def reading(self, dtype: str, tokens: int) -> float:
         """Bytes per conversation while all of its inside is read."""
-        return self._work(dtype, tokens) + BYTES[dtype] * tokens * self.layers * (2 * self.hidden + self.width)
+        kept = BYTES[dtype] * tokens * self.layers * (2 * self.hidden + self.width)
+        return self._work(dtype, tokens) + kept
 
     def gradients(self, dtype: str, tokens: int) -> float:
         """Bytes per conversation for attribution, and for tuning without its optimiser."""
@@ -206,30 +197,32 @@ def needs_of(config) -> Needs:
     """What the model of a Hugging Face configuration needs; ``UserError`` if it is no known one."""
     import torch
 
-    hf = _hollow(config)
-    text = config.get_text_config()
+    hf, text = _hollow(config), config.get_text_config()
     linear = [
         module.weight.shape
         for name, module in hf.named_modules()
         if isinstance(module, torch.nn.Linear) and not name.endswith("lm_head")
     ]
-    experts = getattr(text, "num_experts_per_tok", None)
-    width = getattr(text, "moe_intermediate_size", None) if experts else None
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    window = getattr(text, "sliding_window", None)
-    slides = window and getattr(text, "use_sliding_window", True)
-    only = "sliding_attention" if slides else "full_attention"
-    kinds = getattr(text, "layer_types", None) or [only] * text.num_hidden_layers
-    per_kind = {"linear_attention": (0, None), "sliding_attention": (2 * heads * head_dim, window)}
+
+    def known(name: str):
+        return getattr(text, name, None)
+
+    experts = known("num_experts_per_tok")
+    width = (experts and known("moe_intermediate_size")) or known("intermediate_size")
+    head_dim = known("head_dim") or text.hidden_size // text.num_attention_heads
+    per_token = 2 * head_dim * (known("num_key_value_heads") or text.num_attention_heads)
+    window = known("sliding_window")
+    only = "sliding_attention" if window and getattr(text, "use_sliding_window", True) else ""
+    cached = {"linear_attention": (0, None), "sliding_attention": (per_token, window)}
+    kinds = known("layer_types") or [only] * text.num_hidden_layers
     return Needs(
         parameters=sum(weight.numel() for weight in hf.parameters()),
         linear=sum(map(prod, linear)),
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
-        width=(width or getattr(text, "intermediate_size", None) or 4 * text.hidden_size) * (experts or 1),
+        width=(width or 4 * text.hidden_size) * (experts or 1),
         vocabulary=text.vocab_size,
-        cached=tuple(per_kind.get(kind, (2 * heads * head_dim, None)) for kind in kinds),
+        cached=tuple(cached.get(kind, (per_token, None)) for kind in kinds),
     )
 
 
@@ -239,23 +232,21 @@ def _hollow(config):
     from transformers import AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
 
-    if config.model_type not in KNOWN:
-        raise UserError(
-            f"the architecture '{config.model_type}' is not a causal language model that transformers knows"
-        )
+    kind = config.model_type
+    if kind not in KNOWN:
+        raise UserError(f"the architecture '{kind}' is not a causal language model of transformers")
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config)
     except (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as error:
-        raise UserError(f"no {config.model_type} can be built from this configuration: {error}") from error
+        raise UserError(f"no {kind} can be built from this configuration: {error}") from error
 
 
-def at_once(needs: Needs, memory: float, dtype: str, tokens: int, quantize: str | None = None) -> tuple[int, int, int]:
+def at_once(needs: Needs, memory: float, dtype: str, tokens: int, quantize: str | None = None) -> tuple:
     """How many conversations ``memory`` bytes hold: to generate, to read, to take gradients."""
     free = memory - RESERVED * GIB - needs.weights(dtype, quantize)
-    return tuple(
-        max(0, int(free // each(dtype, tokens))) for each in (needs.generating, needs.reading, needs.gradients)
-    )
+    ways = (needs.generating, needs.reading, needs.gradients)
+    return tuple(max(0, int(free // way(dtype, tokens))) for way in ways)
 
 
 def free_bytes(device: str) -> float:
@@ -291,28 +282,31 @@ def check_fits(name: str, source: str, config, place: Place) -> Place:
 
 def too_large(name: str, needs: Needs, place: Place, free: float) -> str:
     """One line: by how much the weights exceed what is free, and what would help."""
-    weights = needs.weights(place.dtype, place.quantize)
-    in_what = "4 bits" if place.quantize else place.dtype
-    ways = ["take a smaller model or a larger device"]
+
+    def size(quantize: str | None, dtype: str = place.dtype) -> float:
+        return needs.weights(dtype, quantize) / GIB
+
+    weights, free = size(place.quantize), free / GIB
+    ways = "take a smaller model or a larger device"
     if place.device.startswith("cuda") and not place.quantize:
-        ways.insert(0, f"load it in 4 bits ('{name}+4bit', {needs.weights(place.dtype, '4bit') / GIB:.1f} GiB)")
+        ways = f"load it in 4 bits ('{name}+4bit', {size('4bit'):.1f} GiB) or {ways}"
     elif place.dtype == "float32":
-        ways.insert(0, f'load it with dtype="bfloat16" ({needs.weights("bfloat16") / GIB:.1f} GiB)')
+        ways = f'load it with dtype="bfloat16" ({size(None, "bfloat16"):.1f} GiB) or {ways}'
     return (
-        f"{name} is too large for this device by {(weights - free) / GIB:.1f} GiB: its weights take "
-        f"{weights / GIB:.1f} GiB in {in_what} and {place.device} has {free / GIB:.1f} GiB free; {' or '.join(ways)}"
+        f"{name} is too large for this device by {weights - free:.1f} GiB: its weights take "
+        f"{weights:.1f} GiB in {'4 bits' if place.quantize else place.dtype} and {place.device} has "
+        f"{free:.1f} GiB free; {ways}"
     )
 
 
 def shrinking(
-    study: StudyModel, what: str, lengths: Sequence[int], batch_size: int, run: Callable[[list[int]], Any], advice: str
+    study: StudyModel, what: str, lengths: Sequence[int], batch_size: int, run: Callable, advice: str
 ) -> Iterator[tuple[list[int], Any]]:
-    """``(rows, run(rows))`` for batches of conversations, the longest first: memory ends at once or never.
+    """``(rows, run(rows))`` for batches of conversations of ``lengths`` tokens, the longest first.
 
-    ``lengths`` are tokens per conversation. A batch that runs out of memory is halved and tried
-    again; how many tokens were too many for ``what`` ("generating", "reading") is kept in
-    ``study.limits`` and holds for every later batch of this model. Raises ``UserError``, with
-    ``advice``, when one conversation alone is too much.
+    A batch that runs out of memory is halved and tried again; how many tokens were too many for
+    ``what`` ("generating", "reading") is kept in ``study.limits`` for every later batch. Raises
+    ``UserError``, with ``advice``, when one conversation alone is too much.
     """
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     while order:
@@ -324,7 +318,7 @@ def shrinking(
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            fits = False  # and on outside of this block, because the traceback holds on to the tensors
+            fits = False  # and on outside of this block: the traceback holds on to the tensors
         if fits:
             yield rows, result
             order = order[size:]
@@ -332,10 +326,10 @@ def shrinking(
         study.limits[what] = len(rows) * longest // 2
         _let_go(study.device)
         if len(rows) == 1:
-            raise UserError(
-                f"out of memory while {what} one conversation of {longest} tokens on {study.device}: {advice}"
-            )
-        print(f"out of memory with {len(rows)} conversations of up to {longest} tokens: going on with fewer")
+            one = f"one conversation of {longest} tokens on {study.device}"
+            raise UserError(f"out of memory while {what} {one}: {advice}")
+        many = f"{len(rows)} conversations of up to {longest} tokens"
+        print(f"out of memory with {many}: going on with fewer")
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -343,9 +337,9 @@ def out_of_memory(error: BaseException) -> bool:
     import torch
     from accelerate.utils.memory import should_reduce_batch_size
 
-    text = str(error).lower()
-    known = isinstance(error, torch.OutOfMemoryError | MemoryError) or should_reduce_batch_size(error)
-    return known or "can't allocate memory" in text or "mps backend out of memory" in text
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or should_reduce_batch_size(error):
+        return True
+    return any(words in str(error).lower() for words in ("can't allocate memory", "mps backend out of memory"))
 
 
 def _let_go(device: str) -> None:

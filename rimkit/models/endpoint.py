@@ -1,10 +1,10 @@
-"""A model behind a server that speaks OpenAI's HTTP protocol: it gives replies, and nothing from inside.
+"""A model behind a server that speaks OpenAI's HTTP protocol: it gives replies, nothing from inside.
 
 Such servers are vLLM, SGLang, `transformers serve` and hosted models. The `openai` package sends,
 waits and repeats; this file says what went wrong in one line, keeps the key where it belongs, and
 asks many questions at a time. What is asked, and what an answer means, is not known here. Keys come
-from the environment alone: ``RIMKIT_API_KEY``, or ``OPENAI_API_KEY`` for the address that it was made
-for, so that no key travels to another server.
+from the environment alone: ``RIMKIT_API_KEY``, or ``OPENAI_API_KEY`` for the address that it was
+made for, so that no key travels to another server.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,12 +31,14 @@ PREFIX = "endpoint:"
 OPENAI = "https://api.openai.com/v1"
 NAME = re.compile(r"(?P<model>\S+?)(?:@(?P<url>https?://\S+))?")
 REJECTED = (400, 413, 422)  # this request, not the server or the account, is the problem
-PATIENCE = 3  # requests refused before any was accepted, after which it is the setting that is wrong
+PATIENCE = 3  # requests refused before any was accepted: then it is the setting that is wrong
 KEYS = re.compile(r"\b(?:sk|pk|key|token|bearer)[-_:= ]+[\w.*-]{8,}", re.IGNORECASE)
 NO_PACKAGE = "an endpoint needs the openai package: pip install 'rimkit[endpoint]'"
-STANDARD = {  # settings that OpenAI knows; others go past its package's own check of names
-    "temperature", "top_p", "max_tokens", "max_completion_tokens", "seed", "stop", "frequency_penalty",
-    "presence_penalty", "logit_bias", "n", "user", "reasoning_effort", "response_format", "extra_headers",
+STANDARD = {  # what OpenAI knows; other settings go past its package's own check of names
+    "messages", "prompt",
+    "temperature", "top_p", "max_tokens", "max_completion_tokens", "seed", "stop", "n", "user",
+    "frequency_penalty", "presence_penalty", "logit_bias", "reasoning_effort", "response_format",
+    "extra_headers",
 }  # fmt: skip
 
 
@@ -48,11 +51,11 @@ def is_endpoint(model: Any) -> bool:
 class EndpointModel:
     """A model that a server runs: what `rimkit.load("endpoint:MODEL@http://host:port/v1")` gives.
 
-    It stands wherever a model is only asked for replies. Its inside (``hf``, ``nn``) does not exist
-    here, and asking for it raises ``UserError``. ``client`` holds address, limits and further settings
-    of the requests. Forced thoughts need the ``tokenizer``, which is looked for under the model's own
-    name unless one is given. ``kept`` holds the answers of a call that was interrupted, in memory
-    only, so that the same call goes on from there; ``said`` the notes about it that were printed.
+    It stands wherever a model is only asked for replies; asking for its inside (``hf``, ``nn``) raises
+    ``UserError``. ``client`` holds address, limits and further settings of the requests. Forced
+    thoughts need the ``tokenizer``, which is looked for under the model's own name unless one is
+    given. ``kept`` holds the answers of a call that was interrupted, in memory only, so that the same
+    call goes on from there; ``said`` the notes about it that were printed.
     """
 
     name: str
@@ -65,8 +68,20 @@ class EndpointModel:
 
     @cached_property
     def tokenizer(self):
-        """The tokenizer; raises `UserError` if there is none under the model's name or the one given."""
-        return _read_tokenizer(self.tokenizer_source or self.client.model)
+        """The tokenizer, by the model's name or the one given; `UserError` if there is none."""
+        source = self.tokenizer_source or self.client.model
+        if not isinstance(source, str | Path):
+            return source
+        from transformers import AutoTokenizer
+
+        try:
+            return read(AutoTokenizer, locate(source))
+        except UserError as error:
+            raise UserError(
+                f"the tokenizer of {source!r} is not here ({error}): forced thoughts need it, as "
+                "rimkit.load(model, tokenizer=FOLDER_OR_HUB_ID); what looks inside a model needs one that is "
+                "loaded here, not an endpoint"
+            ) from None
 
     @cached_property
     def chat(self) -> ChatFormat:
@@ -74,23 +89,23 @@ class EndpointModel:
 
     @cached_property
     def invented(self) -> bool:
-        """Whether it speaks the invented language: known where its tokenizer is given or its folder is here."""
+        """Whether it speaks the invented language, as far as its tokenizer is known here."""
         here = self.tokenizer_source is not None or Path(self.client.model).is_dir()
         return here and getattr(self.tokenizer, "init_kwargs", {}).get("language") == "invented"
 
     def _closed(self):
         raise UserError(
-            f"{self.name} runs behind an endpoint, which gives replies but nothing from inside the model: probes, "
-            "heads and neurons need a model that is loaded here (a folder or a hub id)"
+            f"{self.name} runs behind an endpoint, which gives replies but nothing from inside the model: "
+            "probes, heads and neurons need a model that is loaded here (a folder or a hub id)"
         )
 
     hf = nn = context = pad_id = limits = elsewhere = tracing = property(_closed)
 
 
 def connect(model: str | EndpointModel, tokenizer=None, **limits) -> EndpointModel:
-    """The model of ``"endpoint:MODEL@http://host:port/v1"``, after asking the server whether it is there.
+    """The model of ``"endpoint:MODEL@http://host:port/v1"``, after asking whether the server is there.
 
-    ``tokenizer``: a tokenizer, an embedded name, a folder or a hub id; ``limits`` are those of `Client`.
+    ``tokenizer``: one, an embedded name, a folder or a hub id; ``limits`` are those of `Client`.
     Raises `UserError`: no server, no key where one is needed, a key that is refused.
     """
     if isinstance(model, EndpointModel):
@@ -101,21 +116,6 @@ def connect(model: str | EndpointModel, tokenizer=None, **limits) -> EndpointMod
     # "7b:latest" would read as a training seed, and a folder's path belongs to one machine
     shown = Path(name).name if Path(name).is_absolute() else name
     return EndpointModel(shown.replace(":", "-"), client, tokenizer)
-
-
-def _read_tokenizer(source):
-    if not isinstance(source, str | Path):
-        return source
-    from transformers import AutoTokenizer
-
-    try:
-        return read(AutoTokenizer, locate(source))
-    except UserError as error:
-        reason = error
-    raise UserError(
-        f"the tokenizer of {source!r} is not here ({reason}): forced thoughts need it, as rimkit.load(model, "
-        "tokenizer=FOLDER_OR_HUB_ID); what looks inside a model needs one that is loaded here, not an endpoint"
-    )
 
 
 def parts(content: Any) -> tuple[str, str]:
@@ -154,12 +154,12 @@ class NotThere(Exception):
 
 
 class Rejected(Exception):
-    """The server does not take this one request (its content, its length, a setting); others may pass."""
+    """The server does not take this one request (content, length, a setting); others may pass."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back: ``text``, the ``reasoning`` that the server split off, why it ended, its tokens."""
+    """What came back; ``reasoning`` is what the server split off, ``finish`` why it ended."""
 
     text: str
     reasoning: str
@@ -172,13 +172,14 @@ def split_name(name: str) -> tuple[str, str]:
     """``(model, address)`` of ``"MODEL@http://host:port/v1"``.
 
     Without an address: ``RIMKIT_BASE_URL``, ``OPENAI_BASE_URL``, or OpenAI's own. Raises ``UserError``
-    for a name without a model, and for an address with a password or a query, which would end up in
-    tables and notebooks.
+    for a name without a model, and an address with a password or a query, which tables would show.
     """
     match = NAME.fullmatch(name.strip())
     if not match:
-        raise UserError(f"{name!r} names no model: write endpoint:MODEL or endpoint:MODEL@http://host:port/v1")
-    url = match["url"] or os.environ.get("RIMKIT_BASE_URL") or os.environ.get("OPENAI_BASE_URL") or OPENAI
+        form = "endpoint:MODEL or endpoint:MODEL@http://host:port/v1"
+        raise UserError(f"{name!r} names no model: write {form}")
+    given = (match["url"], os.environ.get("RIMKIT_BASE_URL"), os.environ.get("OPENAI_BASE_URL"), OPENAI)
+    url = next(filter(None, given))
     parts = urlsplit(url)
     if parts.username or parts.password or parts.query or parts.fragment:
         raise UserError("the address of an endpoint must hold no password or key: put it into RIMKIT_API_KEY")
@@ -186,13 +187,13 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def api_key(url: str) -> str | None:
-    """The key for this address, or None; ``UserError`` where one is needed (https) and there is none."""
+    """The key for this address, or None; ``UserError`` where there is none and https needs one."""
     own, openai = os.environ.get("RIMKIT_API_KEY"), os.environ.get("OPENAI_API_KEY")
     for_openai = url == (os.environ.get("OPENAI_BASE_URL") or OPENAI).rstrip("/")
     key = (openai or own) if url == OPENAI else (own or (openai if for_openai else None))
     if not key and url.startswith("https://"):
         names = "OPENAI_API_KEY or RIMKIT_API_KEY" if for_openai else "RIMKIT_API_KEY"
-        raise UserError(f"{url} needs a key and there is none: put it into the environment variable {names}")
+        raise UserError(f"{url} needs a key and there is none: set the environment variable {names}")
     return key or None
 
 
@@ -200,8 +201,8 @@ def api_key(url: str) -> str | None:
 class Client:
     """One model at one address.
 
-    ``timeout`` (seconds) and ``retries`` are those of a single request: too many requests, failures of
-    the server and silence are tried again after a pause that doubles, or that the server asks for.
+    ``timeout`` (seconds) and ``retries`` are those of a single request: too many requests, failures
+    of the server and silence are tried again after a pause that doubles, or that the server asks for.
     ``concurrency`` requests are under way at a time, and at most ``per_minute`` begin in a minute
     (None: no limit). ``settings`` go into every request and win over rimkit's own; None takes a
     setting out (``{"temperature": None}``).
@@ -216,7 +217,8 @@ class Client:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
-        for name, low in (("timeout", 0.001), ("retries", 0), ("concurrency", 1), ("per_minute", 0.001)):
+        lowest = {"timeout": 0.001, "retries": 0, "concurrency": 1, "per_minute": 0.001}
+        for name, low in lowest.items():
             value = getattr(self, name)
             if value is not None and value < low:
                 raise UserError(f"{name} must be {low:g} or more, not {value:g}")
@@ -230,40 +232,39 @@ class Client:
             raise UserError(NO_PACKAGE) from error
         key = api_key(self.url) or "none"
         # the package would send these two, from OpenAI's variables, to any server
-        own = {} if self.url == OPENAI else {f"OpenAI-{name}": openai.Omit() for name in ("Organization", "Project")}
-        http = openai.DefaultHttpxClient(event_hooks={"response": [lambda response: in_time(response, self.timeout)]})
-        return openai.OpenAI(base_url=self.url, api_key=key, default_headers=own, http_client=http)
+        names = () if self.url == OPENAI else ("OpenAI-Organization", "OpenAI-Project")
+        headers = {name: openai.Omit() for name in names}
+        hooks = {"response": [lambda response: in_time(response, self.timeout)]}
+        http = openai.DefaultHttpxClient(event_hooks=hooks)
+        return openai.OpenAI(base_url=self.url, api_key=key, default_headers=headers, http_client=http)
 
     def models(self) -> list[str]:
-        """The names that the server offers, empty where it does not say; asked once, without waiting long.
+        """The names that the server offers, empty where it does not say; asked once, and shortly.
 
         Raises `UserError` if nobody answers or the key is refused.
         """
+        patience = min(self.timeout, 10.0)
         try:
-            listed = self._send(lambda api: api.models.list(), tries=1, timeout=min(self.timeout, 10.0))
+            listed = self._send(lambda api: api.models.list(), tries=1, timeout=patience)
             return [item.id for item in listed.data]
-        except (Rejected, NotThere, AttributeError, TypeError):  # no such list there, or a key without the right to it
+        except (Rejected, NotThere, AttributeError, TypeError):  # no list there, or no right to it
             return []
 
     def chat(self, messages: list[dict], **body) -> Answer:
-        """The answer to a conversation (``/chat/completions``); raises `UserError` or `Rejected`."""
-        reply = self._ask(lambda api, known: api.chat.completions.create(messages=messages, **known), body)
-        return self._read(reply, lambda choice: choice.message)
+        """The answer to a conversation (``/chat/completions``); `UserError` or `Rejected`."""
+        return self._ask("chat.completions", {"messages": messages, **body})
 
     def complete(self, prompt: str | list[int], **body) -> Answer:
-        """The continuation of a text or of token ids (``/completions``); raises `UserError` or `Rejected`."""
-        reply = self._ask(lambda api, known: api.completions.create(prompt=prompt, **known), body)
-        return self._read(reply, lambda choice: choice)
+        """The continuation of a text or of token ids (``/completions``); `UserError` or `Rejected`."""
+        return self._ask("completions", {"prompt": prompt, **body})
 
-    def each(
-        self, calls: Mapping[str, Callable[[], Any]], done: Callable[[str, Any], None], proven: bool = False
-    ) -> None:
-        """Run all calls, ``concurrency`` at a time; each result goes to ``done`` (in this thread) as it comes.
+    def each(self, calls: Mapping[str, Callable], done: Callable[[str, Any], None], proven=False) -> None:
+        """Run all calls; each result goes to ``done`` (in this thread) as it comes.
 
-        A request that the server does not take is handed on as its `Rejected`; where the first `PATIENCE`
-        are not (and the setting is not ``proven``), it is the setting, and `UserError` says so. The first
-        error stops what has not begun, waits for what has, so that nothing paid for is lost, and is
-        raised. Ctrl-C does not wait.
+        A request that the server does not take is handed on as its `Rejected`; where the first
+        `PATIENCE` are not (and the setting is not ``proven``), it is the setting, and `UserError` says
+        so. The first error stops what has not begun, waits for what has, so that nothing paid for is
+        lost, and is raised. Ctrl-C does not wait.
         """
         pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="endpoint")
         futures = {pool.submit(call): key for key, call in calls.items()}
@@ -289,15 +290,16 @@ class Client:
         if failure:
             raise failure
 
-    def _ask(self, create: Callable, body: dict):
+    def _ask(self, path: str, body: dict) -> Answer:
         own = {name: value for name, value in {**body, **self.settings}.items() if value is not None}
         extra = {name: own.pop(name) for name in list(own) if name not in STANDARD}
+        own |= {"model": self.model, "extra_body": extra or None}
         self._wait_for_turn()
         try:
-            return self._send(lambda api: create(api, {"model": self.model, **own, "extra_body": extra or None}))
+            return self._read(self._send(lambda api: attrgetter(path)(api).create(**own)))
         except NotThere as error:
             offered = self.models()
-            hint = nearest(self.model, offered) or (f"; it offers {', '.join(offered[:5])}" if offered else "")
+            hint = nearest(self.model, offered) or (offered and f"; it offers {', '.join(offered[:5])}") or ""
             raise UserError(f"{self.url} knows no model {self.model!r}, or is no such address{hint}") from error
 
     def _send(self, request: Callable, tries: int | None = None, timeout: float | None = None):
@@ -315,31 +317,32 @@ class Client:
             except openai.APIError as error:
                 problem = self._explain(error, "one try" if tries == 1 else f"{tries} tries", timeout)
                 break
-        # outside of the handler: the original error may quote the key, and a notebook would show its whole chain
-        raise problem
+        raise problem  # outside of the handler: the original error may quote the key, and would be shown
 
     def _explain(self, error, tries: str, timeout: float) -> Exception:
         """The same error in one line, without the key."""
         import openai
 
+        url, status = self.url, getattr(error, "status_code", None)
         if isinstance(error, openai.APITimeoutError) or isinstance(error.__cause__, TimeoutError):
             hint = "raise timeout, or lower concurrency"
-            return UserError(f"{self.url} did not answer within {timeout:g} s ({tries}): {hint}")
+            return UserError(f"{url} did not answer within {timeout:g} s ({tries}): {hint}")
         if isinstance(error, openai.APIConnectionError):
-            return UserError(f"no answer from {self.url} ({tries}): is the server running, and is the address right?")
-        status, words = getattr(error, "status_code", None), self._words(error)
+            hint = "is the server running, and is the address right?"
+            return UserError(f"no answer from {url} ({tries}): {hint}")
         if status == 403 and error.request.method == "GET":  # a key that may ask but not list
             return Rejected("listing is not allowed")
         if status in (401, 403):  # what the server says about a key may quote it
             names = "RIMKIT_API_KEY or OPENAI_API_KEY"
-            return UserError(f"{self.url} refuses access ({status}): check the key in the environment variable {names}")
+            return UserError(f"{url} refuses access ({status}): check the key in {names}")
+        words = self._words(error)
         if status == 429:
-            return UserError(f"{self.url} takes no more requests now (429, {tries}): quota or rate limit; {words}")
+            return UserError(f"{url} takes no more requests now (429, {tries}): quota or rate limit; {words}")
         if status == 404:
             return NotThere(words)
         if status in REJECTED:
             return Rejected(self._clean(error.code) if isinstance(error.code, str) else words)
-        return UserError(f"{self.url} failed ({status or 'no status'}, {tries}): {words}")
+        return UserError(f"{url} failed ({status or 'no status'}, {tries}): {words}")
 
     def _words(self, error) -> str:
         body = error.body if isinstance(error.body, dict) else {}
@@ -355,16 +358,17 @@ class Client:
     def _not_openai(self) -> str:
         return f"{self.url} answers, but not in OpenAI's form: does the address end in /v1?"
 
-    def _read(self, reply, message_of: Callable) -> Answer:
+    def _read(self, reply) -> Answer:
         """The first choice of an answer; `Rejected` for one that has none, or is in no known form."""
         try:
             choice = reply.choices[0]
-            message = message_of(choice)
+            message = getattr(choice, "message", choice)
             if message is None:
                 raise TypeError
             text, thought = parts(getattr(message, "content", None) or getattr(message, "text", None))
             # vLLM calls it `reasoning`, older versions, SGLang and transformers `reasoning_content`
-            split_off = getattr(message, "reasoning", None) or getattr(message, "reasoning_content", None) or thought
+            named = (getattr(message, name, None) for name in ("reasoning", "reasoning_content"))
+            split_off = next(filter(None, named), thought)
             used = [getattr(reply.usage, name, 0) for name in ("prompt_tokens", "completion_tokens")]
             counts = [count if isinstance(count, int) else 0 for count in used]
             return Answer(text, parts(split_off)[0], str(choice.finish_reason or ""), *counts)

@@ -1,15 +1,13 @@
-"""The inside of a model: residual stream, head outputs z, MLP neurons and attention, and hooks on them.
+"""The inside of a model: residual stream, head outputs z, MLP neurons, attention, and hooks on them.
 
 This is the only file that knows module names. The numbering is that of the field: *residual* ``i``
-is the stream before layer ``i`` (0: the embeddings, ``n_layers``: after the last layer, before the
-final norm); *z* is what a head writes before ``o_proj`` mixes the heads; a *neuron* is one input of
-``down_proj``, which in a gated MLP is the product of gate and value. In a mixture of experts, neuron
-``expert * width + j`` is neuron ``j`` of that expert, 0 at tokens that are not sent to it.
+is the stream before layer ``i`` (``n_layers``: after the last one, before the final norm); *z* is
+what a head writes before ``o_proj`` mixes the heads; a *neuron* is one input of ``down_proj``. In a
+mixture of experts, neuron ``expert * width + j`` is neuron ``j`` of that expert, 0 at tokens that
+are not sent to it.
 
 Attention is read and cut under sdpa: inside a block the model runs its own attention function
 through one of ours, which sees queries and keys (after rotary embedding) and can change the mask.
-Nothing of size tokens x tokens is formed that the model does not form itself, except that a cut
-needs an explicit mask. What is done with all of this is not known here.
 """
 
 from __future__ import annotations
@@ -31,13 +29,13 @@ if TYPE_CHECKING:
 FAMILIES = ("qwen3", "qwen2", "llama", "mistral", "phi3", "olmo2", "gemma2", "qwen3_moe", "olmoe")
 NORMALISED_AFTER = ("olmo2", "gemma2")  # families that normalise what attention adds
 LAYERS = "model.layers"
-INPUT_OF = {"z": "self_attn.o_proj", "neurons": "mlp.down_proj"}  # of which module of a layer each is the input
+INPUT_OF = {"z": "self_attn.o_proj", "neurons": "mlp.down_proj"}  # the module of a layer that takes it
 PREFIX = "rimkit_"  # of the names of attention functions
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a model consists of; ``n_neurons`` per layer, all experts together, ``n_experts`` 0 if dense."""
+    """What a model consists of; ``n_neurons`` per layer, all ``n_experts`` (0 if dense) together."""
 
     layers: tuple
     n_heads: int
@@ -80,15 +78,15 @@ def untraced(hf) -> Iterator[None]:
 
 def architecture(study: StudyModel) -> Architecture:
     """The parts of the model; raises ``UserError`` for an architecture outside `FAMILIES`."""
-    reason = why_closed(study.hf)
-    if reason:
+    if reason := why_closed(study.hf):
         raise UserError(f"{study.name}: {reason}; chapters 00 to 02 need only its replies")
     config, layers = study.hf.config, tuple(study.hf.model.layers)
     experts = next((layer.mlp.experts for layer in layers if hasattr(layer.mlp, "experts")), None)
     n_experts = experts.num_experts if experts is not None else 0
     width = experts.down_proj.shape[-1] * n_experts if n_experts else layers[0].mlp.down_proj.in_features
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return Architecture(layers, config.num_attention_heads, head_dim, width, n_experts, config.hidden_size)
+    n_heads = config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // n_heads
+    return Architecture(layers, n_heads, head_dim, width, n_experts, config.hidden_size)
 
 
 def logits_at_the_end(study: StudyModel, residual: torch.Tensor) -> torch.Tensor:
@@ -101,14 +99,13 @@ def logits_at_the_end(study: StudyModel, residual: torch.Tensor) -> torch.Tensor
 def head_writes(study: StudyModel, layer: int, z: torch.Tensor) -> torch.Tensor:
     """What each head adds to the stream, ``[..., heads, hidden]``, given z ``[..., heads, head_dim]``.
 
-    The sum over heads is what the attention of the layer adds (less a bias of ``o_proj``). Where the
-    architecture normalises that sum first (OLMo-2, Gemma-2), each head gets its share at the scale of
-    the sum.
+    The sum over heads is what attention adds (less a bias of ``o_proj``). Where the architecture
+    normalises that sum first (OLMo-2, Gemma-2), each head gets its share at the scale of the sum.
     """
     import torch
 
     parts, block = architecture(study), architecture(study).layers[layer]
-    weight = _plain(study, block.self_attn.o_proj.weight).unflatten(1, (parts.n_heads, -1))  # [hidden, heads, head_dim]
+    weight = _plain(study, block.self_attn.o_proj.weight).unflatten(1, (parts.n_heads, -1))
     writes = torch.einsum("...hd,ohd->...ho", z, weight)
     if study.hf.config.model_type not in NORMALISED_AFTER:
         return writes
@@ -119,7 +116,7 @@ def head_writes(study: StudyModel, layer: int, z: torch.Tensor) -> torch.Tensor:
 
 
 def neuron_writes(study: StudyModel, layer: int) -> torch.Tensor:
-    """What every neuron of a layer writes at activation 1, ``[neurons, hidden]``: ``down_proj``'s columns."""
+    """What every neuron of a layer writes at activation 1, ``[neurons, hidden]``."""
     mlp = architecture(study).layers[layer].mlp
     if hasattr(mlp, "experts"):
         return mlp.experts.down_proj.detach().transpose(1, 2).flatten(0, 1)
@@ -134,7 +131,8 @@ def neuron_weights(study: StudyModel, layer: int) -> list[tuple[torch.nn.Paramet
 
 def _plain(study: StudyModel, weight: torch.Tensor) -> torch.Tensor:
     if not weight.is_floating_point():
-        raise UserError(f"{study.name}: weights that are packed in 4 bits cannot be taken apart: load it without +4bit")
+        problem = "weights that are packed in 4 bits cannot be taken apart: load it without +4bit"
+        raise UserError(f"{study.name}: {problem}")
     return weight
 
 
@@ -154,34 +152,34 @@ def on_residual(study: StudyModel, index: int, change: Callable):
     The same for `on_z` and `on_neurons`; None leaves things as they are. Returns a handle with ``remove``.
     """
     layers = architecture(study).layers
-    if index == 0:
-
-        def before(module, args, kwargs):
-            x = change(args[0] if args else kwargs["hidden_states"])
-            if x is None:
-                return None
-            return ((x, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": x})
-
-        return layers[0].register_forward_pre_hook(before, with_kwargs=True)
-
-    def after(module, args, output):
-        x = change(output[0] if isinstance(output, tuple) else output)
-        if x is None:
-            return None
-        return (x, *output[1:]) if isinstance(output, tuple) else x
-
-    return layers[index - 1].register_forward_hook(after)
+    if index < len(layers):
+        return _on_input(layers[index], change)
+    return layers[-1].register_forward_hook(lambda module, args, output: change(output))
 
 
 def on_z(study: StudyModel, layer: int, change: Callable):
     """Call ``change(z)`` on the head outputs ``[batch, tokens, heads, head_dim]`` of a layer."""
     parts = architecture(study)
 
-    def before(module, args):
-        z = change(args[0].unflatten(-1, (parts.n_heads, -1)))
-        return None if z is None else (z.flatten(-2), *args[1:])
+    def by_head(x):
+        z = change(x.unflatten(-1, (parts.n_heads, -1)))
+        return None if z is None else z.flatten(-2)
 
-    return parts.layers[layer].self_attn.o_proj.register_forward_pre_hook(before)
+    return _on_input(parts.layers[layer].self_attn.o_proj, by_head)
+
+
+def on_neurons(study: StudyModel, layer: int, change: Callable):
+    """Call ``change(a)`` on the neurons ``[batch, tokens, neurons]`` of a layer."""
+    mlp = architecture(study).layers[layer].mlp
+    return _ExpertHook(mlp, change) if hasattr(mlp, "experts") else _on_input(mlp.down_proj, change)
+
+
+def _on_input(module, change: Callable):
+    def before(module, args):
+        x = change(args[0])
+        return None if x is None else (x, *args[1:])
+
+    return module.register_forward_pre_hook(before)
 
 
 @contextmanager
@@ -198,25 +196,11 @@ def given_z(study: StudyModel, layer: int, z: torch.Tensor) -> Iterator[None]:
             attention.forward = before
 
 
-def on_neurons(study: StudyModel, layer: int, change: Callable):
-    """Call ``change(a)`` on the neurons ``[batch, tokens, neurons]`` of a layer."""
-    mlp = architecture(study).layers[layer].mlp
-    if hasattr(mlp, "experts"):
-        return _ExpertHook(mlp, change)
-
-    def before(module, args):
-        a = change(args[0])
-        return None if a is None else (a, *args[1:])
-
-    return mlp.down_proj.register_forward_pre_hook(before)
-
-
 class _ExpertHook:
     """Neurons of a mixture of experts, which have no module of their own, as one wide layer.
 
-    The experts run in transformers' ``batched_mm`` form, in which row ``t * k + i`` belongs to the
-    ``i``-th expert of token ``t``; the activation of each row is laid out at its expert's place,
-    changed, and read back.
+    In transformers' ``batched_mm`` form row ``t * k + i`` belongs to the ``i``-th expert of token
+    ``t``; the activation of each row is laid out at its expert's place, changed, and read back.
     """
 
     def __init__(self, mlp, change: Callable):
@@ -258,13 +242,12 @@ class _ExpertHook:
 def reading_rows(study: StudyModel, queries) -> Iterator[list]:
     """Every forward in the block leaves attention here: ``[batch, heads, rows, keys]`` per layer.
 
-    ``queries``: LongTensor ``[batch, rows]`` of positions among the tokens of the forward. Rows sum
-    to 1 and equal those of eager attention with ``output_attentions``.
+    ``queries``: LongTensor ``[batch, rows]`` of positions. Rows equal those of eager attention.
     """
     found = [None] * architecture(study).n_layers
 
     def look(module, query, key, mask, scaling, softcap):
-        found[module.layer_idx] = _rows(module, query, key, mask, scaling, softcap, queries.to(query.device))
+        found[module.layer_idx] = _rows(query, key, mask, scaling, softcap, queries.to(query.device))
         return mask
 
     with _attending(study, look):
@@ -280,9 +263,9 @@ def cut_attention(
 ) -> Iterator[None]:
     """Heads (all by default) cannot look from a range of queries at a range of keys.
 
-    The rest of the attention row grows instead. ``queries`` and ``keys``: one half-open range of
-    positions per row of the batch, in the padded row; a query range that ends with None goes on
-    through everything that is generated. A token always sees itself.
+    The rest of the attention row grows instead. ``queries`` and ``keys``: one half-open range per row
+    of the batch, in the padded row; a query range that ends with None goes on through everything
+    that is generated. A token always sees itself.
     """
     by_layer = heads_by_layer(study, heads) if heads is not None else None
 
@@ -303,7 +286,7 @@ def cut_attention(
 
 
 def heads_by_layer(study: StudyModel, heads: Iterable[tuple[int, int]]) -> dict[int, list[int]]:
-    """``{layer: heads}``; ``UserError`` for an empty set, and for a layer or head that does not exist."""
+    """``{layer: heads}``; ``UserError`` for an empty set or a layer or head that does not exist."""
     parts, found = architecture(study), {}
     for layer, head in heads:
         check_index("layer", layer, parts.n_layers)
@@ -325,7 +308,7 @@ _LOOKS: dict[int, list[Callable]] = {}  # by configuration: who looks at the mod
 
 @contextmanager
 def _attending(study: StudyModel, look: Callable) -> Iterator[None]:
-    """Let ``look(module, query, key, mask, scaling, softcap)`` see every attention call, and give its mask."""
+    """Let ``look(module, query, key, mask, scaling, softcap)`` see attention, and give its mask."""
     architecture(study)  # the one check of the family
     config = study.hf.config
     before = config._attn_implementation
@@ -349,15 +332,16 @@ def _registered(base: str) -> str:
     if base.startswith(PREFIX):
         return base
     if base not in ("sdpa", "eager"):
-        raise UserError(f"attention can be read under sdpa and eager, not under '{base}': load the model with sdpa")
+        raise UserError(f"attention is read under sdpa and eager, not under '{base}': load it with sdpa")
     name = PREFIX + base
     if name not in ALL_ATTENTION_FUNCTIONS.valid_keys():
 
-        def attend(module, query, key, value, attention_mask, **kwargs):
+        def attend(module, query, key, value, mask, **kwargs):
             for look in list(_LOOKS.get(id(module.config), ())):
-                attention_mask = look(module, query, key, attention_mask, kwargs.get("scaling"), kwargs.get("softcap"))
-            function = ALL_ATTENTION_FUNCTIONS.get(base) or sys.modules[type(module).__module__].eager_attention_forward
-            return function(module, query, key, value, attention_mask, **kwargs)
+                mask = look(module, query, key, mask, kwargs.get("scaling"), kwargs.get("softcap"))
+            eager = sys.modules[type(module).__module__].eager_attention_forward
+            function = ALL_ATTENTION_FUNCTIONS.get(base) or eager
+            return function(module, query, key, value, mask, **kwargs)
 
         ALL_ATTENTION_FUNCTIONS.register(name, attend)
         ALL_MASK_ATTENTION_FUNCTIONS.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
@@ -396,22 +380,22 @@ def _cut(query, key, queries, keys):
     return pairs & (at[:, None] != all_keys)
 
 
-def _rows(module, query, key, mask, scaling, softcap, queries):
+def _rows(query, key, mask, scaling, softcap, queries):
     """Attention weights of the chosen queries, in float32 as transformers' eager attention computes them."""
     import torch
 
     batch, n_heads, _, width = query.shape
     at, all_keys = _positions(query, key)
     index = queries[:, None, :, None].expand(batch, n_heads, -1, width)
-    chosen = query.gather(2, index).unflatten(1, (key.shape[1], -1))  # [batch, kv heads, group, rows, width]
-    scores = (chosen @ key[:, :, None].transpose(-1, -2)).flatten(1, 2) * (width**-0.5 if scaling is None else scaling)
+    chosen = query.gather(2, index).unflatten(1, (key.shape[1], -1))  # [batch, kv heads, group, rows, …]
+    scores = (chosen @ key[:, :, None].transpose(-1, -2)).flatten(1, 2)
+    scores = scores * (width**-0.5 if scaling is None else scaling)
     if softcap is not None:
         scores = softcap * (scores / softcap).tanh()
     if mask is None:
         scores = scores.masked_fill((all_keys > at[queries][..., None])[:, None], float("-inf"))
     else:
-        mask = mask[..., : key.shape[2]]
-        mask = mask.expand(batch, -1, -1, -1)
+        mask = mask[..., : key.shape[2]].expand(batch, -1, -1, -1)
         mask = mask.gather(2, queries[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[3]))
         scores = scores + mask if mask.is_floating_point() else scores.masked_fill(~mask, float("-inf"))
     return torch.softmax(scores, -1, dtype=torch.float32).to(query.dtype)

@@ -1,8 +1,8 @@
-"""Names of models and data sets: what they mean, what of them is here, how files are read, what the hub refuses.
+"""Names of models and data sets: what they mean, what is here, how it is read, what the hub refuses.
 
 Everything is read from this machine: a folder, or the cache of the hub's library, where it is put
-first if it is missing. Code from a model's folder is never run, and weights are safetensors. What a
-model is for, and what is done with its parts, is not known here (`rimkit.models.load`).
+first if it is missing. Code from a model's folder is never run, and weights are safetensors. What is
+done with a model's parts is not known here (`rimkit.models.load`).
 
 A folder named by the environment variable ``RIMKIT_DATASETS`` goes before the hub: a local mirror
 that holds ``<owner>/<name>/<file>`` for each data set, for rooms without network.
@@ -52,7 +52,7 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """A repository of the hub: ``kind`` ("dataset" or "model"), ``revision``, files or patterns."""
+    """A repository of the hub: ``kind`` is "dataset" or "model", ``files`` are names or patterns."""
 
     repo: str
     kind: str
@@ -71,8 +71,8 @@ def options_of(model: str | Path) -> tuple[str | Path, dict[str, str]]:
     given = {}
     for word in match["options"].split("+")[1:]:
         if word not in OPTIONS:
-            known = ", ".join(f"+{name}" for name in OPTIONS)
-            raise UserError(f"unknown option '+{word}' in the model '{model}': use {known}{nearest(word, OPTIONS)}")
+            known = ", ".join(f"+{name}" for name in OPTIONS) + nearest(word, OPTIONS)
+            raise UserError(f"unknown option '+{word}' in the model '{model}': use {known}")
         given |= OPTIONS[word]
     return match["model"] + (match["seed"] or ""), given
 
@@ -97,8 +97,8 @@ def embedded_models(noise: bool = False) -> pd.DataFrame:
 
 
 def _embedded() -> dict[tuple[str, int], Path]:
-    files = data_dir().glob("models/*/seed*/model.safetensors")
-    return {(file.parts[-3], int(file.parts[-2].removeprefix("seed"))): file.parent for file in files}
+    folders = [file.parent for file in data_dir().glob("models/*/seed*/model.safetensors")]
+    return {(path.parent.name, int(path.name.removeprefix("seed"))): path for path in folders}
 
 
 def _size(folder: Path) -> tuple[int, float]:
@@ -114,43 +114,33 @@ def _size(folder: Path) -> tuple[int, float]:
 def locate(model: str | Path, revision: str | None = None, weights: bool = True) -> Found:
     """Where a model is; without ``weights`` a folder with a configuration will do. Asks no hub.
 
-    Raises ``UserError`` for an unknown name, a folder that holds no model, and a revision of
-    anything but a hub id.
+    Raises ``UserError`` for an unknown name, a folder without a model, and a folder's revision.
     """
-    found = _locate_embedded(model) if isinstance(model, str) else None
-    folder = Path(model).expanduser()
-    if found is None and folder.is_dir():
-        _check_folder(folder, weights)
-        found = Found(folder.resolve().name, str(folder))
-    if found:
-        if revision is not None:
-            raise UserError(f"{found.name} is a folder and has no revisions: leave revision={revision!r} out")
-        return found
-    if isinstance(model, str) and HUB_ID.fullmatch(model):
-        return Found(model, model, revision)
-    if isinstance(model, Path) or re.search(r"[/\\~]", model):
-        raise UserError(f"there is no folder {str(model)!r}")
-    names = sorted({name for name, _ in _embedded()})
-    known = f"embedded: {', '.join(names) or 'none'}; or a folder, or a hub id owner/name"
-    raise UserError(f"unknown model {model!r}{nearest(model, names)}; {known}")
-
-
-def _locate_embedded(model: str) -> Found | None:
-    known, match = _embedded(), EMBEDDED.fullmatch(model)
+    known, folder = _embedded(), Path(model).expanduser()
+    match = EMBEDDED.fullmatch(model) if isinstance(model, str) else None
     seeds = [seed for name, seed in sorted(known) if match and name == match["name"]]
-    if not seeds:
-        return None
-    name, seed = match["name"], int(match["seed"] or 0)
-    if seed not in seeds:
-        raise UserError(f"{name} has no seed {seed}; it has {', '.join(map(str, seeds))}")
-    return Found(f"{name}:{seed}", str(known[name, seed]))
-
-
-def _check_folder(folder: Path, weights: bool) -> None:
-    if not (folder / "config.json").is_file():
-        raise UserError(f"the folder {str(folder)!r} has no config.json: it is not a model folder")
-    if weights and not any(folder.glob("*.safetensors")):
-        raise UserError(f"the folder {str(folder)!r} has no weights (model.safetensors)")
+    if seeds:
+        name, seed = match["name"], int(match["seed"] or 0)
+        if seed not in seeds:
+            raise UserError(f"{name} has no seed {seed}; it has {', '.join(map(str, seeds))}")
+        found = Found(f"{name}:{seed}", str(known[name, seed]))
+    elif folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(f"the folder {str(folder)!r} has no config.json: it is not a model folder")
+        if weights and not any(folder.glob("*.safetensors")):
+            raise UserError(f"the folder {str(folder)!r} has no weights (model.safetensors)")
+        found = Found(folder.resolve().name, str(folder))
+    elif isinstance(model, str) and HUB_ID.fullmatch(model):
+        return Found(model, model, revision)
+    elif isinstance(model, Path) or re.search(r"[/\\~]", model):
+        raise UserError(f"there is no folder {str(model)!r}")
+    else:
+        names = sorted({name for name, _ in known})
+        others = f"embedded: {', '.join(names) or 'none'}; or a folder, or a hub id owner/name"
+        raise UserError(f"unknown model {model!r}{nearest(model, names)}; {others}")
+    if revision is not None:
+        raise UserError(f"{found.name} is a folder and has no revisions: leave {revision=} out")
+    return found
 
 
 def read(kind: Any, found: Found) -> Any:
@@ -164,8 +154,8 @@ def read(kind: Any, found: Found) -> Any:
 def read_weights(kind: Any, found: Found, **settings) -> Any:
     """The module of a model, from safetensors alone (``kind``: AutoModelForCausalLM …).
 
-    ``settings`` are those of ``from_pretrained`` (dtype, device_map …). Raises ``UserError`` in one
-    line, also for weights that are not complete, which transformers would fill with random numbers.
+    ``settings`` are those of ``from_pretrained``. Raises ``UserError``, also for tensors that are not
+    there, which transformers would fill with random numbers.
     """
     hf, report = _read(kind, found, MODEL_FILES, use_safetensors=True, output_loading_info=True, **settings)
     if missing := sorted(report["missing_keys"]):
@@ -194,7 +184,7 @@ def _read(kind: Any, found: Found, files: tuple[str, ...], **settings) -> Any:
     except UserError:
         raise
     except Exception as error:  # files from elsewhere: whatever is wrong with them
-        raise UserError(f"{found.name} could not be loaded: {_first_line(error)}") from error
+        raise UserError(f"{found.name} could not be loaded: {first_line(error)}") from error
 
 
 @contextmanager
@@ -215,9 +205,13 @@ def _quiet() -> Iterator[None]:
 
 def on_this_machine(source: Source) -> Path | None:
     """The folder that holds all files, in the mirror or in the cache; None if one is missing."""
-    if source.kind == "model":
-        return _cached_model(source)
-    return mirrored(source) or _cached(source, source.files)
+    if source.kind != "model":
+        return mirrored(source) or _cached(source, source.files)
+    folder = _cached(source, ("config.json",))
+    if folder is None or not (folder / INDEX).is_file():
+        return folder if folder and any(folder.glob("*.safetensors")) else None
+    parts = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+    return folder if all((folder / part).is_file() for part in parts) else None
 
 
 def mirrored(source: Source) -> Path | None:
@@ -228,20 +222,20 @@ def mirrored(source: Source) -> Path | None:
 
 
 def download(source: Source) -> Path:
-    """Get what is missing, with a progress bar, and return the folder; ``UserError`` where that fails."""
+    """Get what is missing, with a progress bar, and return the folder."""
     from huggingface_hub import snapshot_download
 
     with _refusals(source):
         folder = Path(snapshot_download(**_arguments(source)))
-    missing = [file for file in source.files if source.kind == "dataset" and not (folder / file).is_file()]
-    if missing:
+    missing = [file for file in source.files if not (folder / file).is_file()]
+    if source.kind == "dataset" and missing:
         where = f" at revision '{source.revision}'" if source.revision else ""
         raise UserError(f"{source.repo} has no file {', '.join(missing)}{where}")
     return folder
 
 
 def megabytes_to_get(source: Source) -> float:
-    """What a download would fetch, in MB; raises ``UserError`` as `download`."""
+    """What a download would fetch, in MB."""
     from huggingface_hub import snapshot_download
 
     with _refusals(source):
@@ -272,23 +266,9 @@ def _cached(source: Source, files: tuple[str, ...]) -> Path | None:
     return folder
 
 
-def _cached_model(source: Source) -> Path | None:
-    """The cached folder of a model with all of its weights, in however many files they are."""
-    folder = _cached(source, ("config.json",))
-    if folder is None:
-        return None
-    if not (folder / INDEX).is_file():
-        return folder if any(folder.glob("*.safetensors")) else None
-    parts = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
-    return folder if all((folder / part).is_file() for part in parts) else None
-
-
 @contextmanager
 def _refusals(source: Source) -> Iterator[None]:
-    """What the hub refuses in the block, as ``UserError``; asks it once before, and shortly.
-
-    Without that question, no network means a minute of silent retries.
-    """
+    """What the hub refuses, as ``UserError``; it is asked once before, or retries last a minute."""
     from huggingface_hub import HfApi
 
     try:
@@ -304,14 +284,15 @@ def refusal(error: BaseException, source: Source) -> str:
 
     repo, kind = source.repo, {"dataset": "data set"}.get(source.kind, source.kind)
     page = f"{constants.ENDPOINT}/{'datasets/' if source.kind == 'dataset' else ''}{repo}"
+    from_http = type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "requests")
+    unreachable = errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled | ConnectionError
     if isinstance(error, errors.GatedRepoError):  # before RepositoryNotFoundError, of which it is one
         return f"{repo} asks for consent first: open {page}, accept its conditions, then run 'hf auth login'"
     if isinstance(error, errors.RevisionNotFoundError):
         return f"{repo} has no revision '{source.revision}' (see {page}/commits/main)"
     if isinstance(error, errors.RepositoryNotFoundError):
         return f"the hub has no {kind} '{repo}' (or it is private: run 'hf auth login')"
-    from_http = type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "requests")
-    if from_http or isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled | ConnectionError):
+    if from_http or isinstance(error, unreachable):
         return _out_of_reach(source)
     if isinstance(error, errors.HfHubHTTPError):
         status = getattr(error.response, "status_code", "an error")
@@ -320,20 +301,21 @@ def refusal(error: BaseException, source: Source) -> str:
         return f"'{repo}' is no name of a {kind}: write owner/name"
     if isinstance(error, OSError) and error.errno is not None:
         return f"{repo} cannot be stored in {constants.HF_HUB_CACHE} ({error.strerror})"
-    return f"{repo} could not be fetched ({type(error).__name__}: {_first_line(error)})"
+    return f"{repo} could not be fetched ({type(error).__name__}: {first_line(error)})"
 
 
 def _out_of_reach(source: Source) -> str:
     from huggingface_hub import constants
 
-    why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} cannot be reached"
-    at = f" in revision '{source.revision}'" if source.revision and source.kind == "model" else ""
-    command, other = "rimkit fetch", f"set {MIRROR} to a folder that holds {source.repo}"
+    repo, command, at = source.repo, "rimkit fetch", ""
+    other = f"set {MIRROR} to a folder that holds {repo}"
     if source.kind == "model":
-        command, other = f"rimkit fetch {source.repo}", f"give a folder (in the cache: {_cached_names(source.repo)})"
+        command, at = f"rimkit fetch {repo}", f" in revision '{source.revision}'" if source.revision else ""
+        other = f"give a folder (in the cache: {_cached_names(repo)})"
+    why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} cannot be reached"
     return (
-        f"{source.repo}{at} is not on this machine and {why}: run '{command}' once with network and keep "
-        f"{constants.HF_HUB_CACHE}, or {other}"
+        f"{repo}{at} is not on this machine and {why}: run '{command}' once with network "
+        f"and keep {constants.HF_HUB_CACHE}, or {other}"
     )
 
 
@@ -342,17 +324,18 @@ def _cached_names(repo: str) -> str:
     from huggingface_hub import scan_cache_dir
 
     try:
-        models = {item.repo_id: item for item in scan_cache_dir().repos if item.repo_type == "model"}
+        cached = [item for item in scan_cache_dir().repos if item.repo_type == "model"]
     except Exception:  # no cache, or a damaged one, must not hide what is being said
         return "nothing"
-    if repo in models:
-        revisions = models[repo].revisions
-        names = sorted({name for item in revisions for name in (*item.refs, item.commit_hash[:8])})
-        return f"{repo} in revision {', '.join(names)}" if names else "parts of it"
-    names = sorted(models)
+    revisions = [one for item in cached if item.repo_id == repo for one in item.revisions]
+    own = {name for one in revisions for name in (*one.refs, one.commit_hash[:8])}
+    if own:
+        return f"{repo} in revision {', '.join(sorted(own))}"
+    names = sorted(item.repo_id for item in cached)
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more if names else "no models"
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its kind if it says nothing."""
     return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -16,10 +16,12 @@ from rimkit.data import UserError
 from rimkit.models.hooks import architecture, check_index, heads_by_layer, hooked, on_neurons, on_residual, on_z
 from rimkit.models.study import StudyModel
 
+Pair = tuple[int, int]
+
 
 @contextmanager
-def ablate_heads(study: StudyModel, heads: Iterable[tuple[int, int]], mean: np.ndarray | None = None) -> Iterator[None]:
-    """Replace the outputs z of ``(layer, head)`` pairs by zero, or by ``mean`` ``[layers, heads, head_dim]``.
+def ablate_heads(study: StudyModel, heads: Iterable[Pair], mean: np.ndarray | None = None) -> Iterator[None]:
+    """Replace the outputs z of ``(layer, head)`` pairs by zero, or by ``mean`` ``[layers, heads, …]``.
 
     Raises ``UserError`` for an empty set and for a layer or head that does not exist.
     """
@@ -32,150 +34,105 @@ def ablate_heads(study: StudyModel, heads: Iterable[tuple[int, int]], mean: np.n
 
 
 @contextmanager
-def ablate_one_head_per_row(study: StudyModel, heads: Sequence[tuple[int, int] | None]) -> Iterator[None]:
-    """Many ablations in one forward: in row ``r`` of the batch head ``heads[r]`` is zero (None: untouched)."""
-    rows: dict[int, list[int]] = {}
-    for row, head in enumerate(heads):
-        if head is not None:
-            rows.setdefault(head[0], []).append(row)
-    heads_by_layer(study, [head for head in heads if head is not None])
-    handles = [
-        on_z(study, layer, _replace((chosen, slice(None), [heads[row][1] for row in chosen]), 0.0))
-        for layer, chosen in rows.items()
-    ]
+def ablate_one_head_per_row(study: StudyModel, heads: Sequence[Pair | None]) -> Iterator[None]:
+    """Many ablations in one forward: in row ``r`` head ``heads[r]`` is zero (None: untouched)."""
+    handles = []
+    for layer in heads_by_layer(study, filter(None, heads)):
+        rows = [row for row, head in enumerate(heads) if head and head[0] == layer]
+        where = (rows, slice(None), [heads[row][1] for row in rows])
+        handles.append(on_z(study, layer, _replace(where, 0.0)))
     with hooked(handles):
         yield
 
 
-@contextmanager
-def ablate_neurons(
-    study: StudyModel, neurons: Iterable[tuple[int, int]], mean: np.ndarray | None = None, kind: str = "neurons"
-) -> Iterator[None]:
+def ablate_neurons(study: StudyModel, neurons: Iterable[Pair], mean: np.ndarray | None = None, kind: str = "neurons"):
     """Replace ``(layer, neuron)`` pairs by zero, or by ``mean`` ``[layers, neurons]``.
 
     With ``kind="residual"``: ``(residual, dimension)`` pairs of the residual stream, the other thing
-    that "MLP activations" has been read as.
-
-    Raises ``UserError`` for an empty set and for a layer or neuron that does not exist.
+    that "MLP activations" has been read as. Raises ``UserError`` for an empty set and for a layer or
+    neuron that does not exist.
     """
-    by_layer: dict[int, list[int]] = {}
-    register, n_places, n_units = _places(study, kind)
-    for layer, neuron in neurons:
-        check_index("layer", layer, n_places)
-        check_index("neuron", neuron, n_units)
-        by_layer.setdefault(int(layer), []).append(int(neuron))
-    if not by_layer:
+    chosen = list(neurons)
+    if not chosen:
         raise UserError("the set of neurons is empty: give (layer, neuron) pairs")
-    handles = []
-    for layer, chosen in by_layer.items():
-        value = 0.0 if mean is None else _tensor(study, mean[layer][chosen])
-        handles.append(register(study, layer, _replace((..., chosen), value)))
-    with hooked(handles):
-        yield
+    return ablate_neurons_per_row(study, [chosen], mean, kind)
 
 
 @contextmanager
 def ablate_neurons_per_row(
-    study: StudyModel,
-    sets: Sequence[Sequence[tuple[int, int]]],
-    mean: np.ndarray | None = None,
-    kind: str = "neurons",
+    study: StudyModel, sets: Sequence[Iterable[Pair]], mean: np.ndarray | None = None, kind: str = "neurons"
 ) -> Iterator[None]:
-    """Many ablations in one forward: row ``r`` of the batch is without the neurons ``sets[r]``.
+    """As `ablate_neurons`, many in one forward: row ``r`` of the batch is without ``sets[r]``.
 
-    An empty set leaves its row untouched; ``kind`` as in `ablate_neurons`.
+    One set alone holds for every row; an empty one leaves its row untouched.
     """
-    register, n_places, n_units = _places(study, kind)
-    keep = np.ones((n_places, len(sets), 1, n_units), dtype=np.float32)
+    if kind not in ("neurons", "residual"):
+        raise UserError(f"ablate 'neurons' or dimensions of the 'residual', not '{kind}'")
+    parts = architecture(study)
+    register, n_places, n_units = on_neurons, parts.n_layers, parts.n_neurons
+    if kind == "residual":
+        register, n_places, n_units = on_residual, parts.n_layers + 1, parts.hidden_size
+    keep = np.ones((n_places, len(sets), 1, n_units), dtype=bool)
     for row, units in enumerate(sets):
         for layer, neuron in units:
             check_index("layer", layer, n_places)
             check_index("neuron", neuron, n_units)
-            keep[layer, row, 0, neuron] = 0
+            keep[layer, row, 0, neuron] = False
     handles = []
-    for layer in np.flatnonzero((keep == 0).any((1, 2, 3))):
-        share = _tensor(study, keep[layer])
-        instead = (1 - share) * (0.0 if mean is None else _tensor(study, mean[layer]))
-        handles.append(register(study, int(layer), _mix(share, instead)))
+    for layer in map(int, np.flatnonzero(~keep.all((1, 2, 3)))):
+        value = _tensor(study, np.zeros(n_units) if mean is None else mean[layer])
+        handles.append(register(study, layer, _mix(_tensor(study, keep[layer]).bool(), value)))
     with hooked(handles):
         yield
 
 
-@contextmanager
-def add_direction(
-    study: StudyModel, direction: np.ndarray, residuals: Iterable[int], scale: float = 1.0
-) -> Iterator[None]:
+def add_direction(study: StudyModel, direction: np.ndarray, residuals: Iterable[int], scale=1.0):
     """Add ``scale * direction`` to the named residuals, at every token.
 
     ``direction``: ``[hidden]``, or ``[n_layers + 1, hidden]``, one per residual.
     """
-    vectors = _vectors(study, direction)
-    handles = [on_residual(study, index, _add(scale * vectors[index])) for index in _checked(study, residuals)]
-    with hooked(handles):
-        yield
+    vectors = scale * _vectors(study, direction, residuals)
+    return steer_per_row(study, np.zeros_like(vectors), vectors)
 
 
-@contextmanager
-def remove_direction(
-    study: StudyModel, direction: np.ndarray, residuals: Iterable[int] | None = None
-) -> Iterator[None]:
+def remove_direction(study: StudyModel, direction: np.ndarray, residuals=None):
     """Project ``direction`` (as in `add_direction`) out of the named residuals (default: all)."""
-    vectors = _vectors(study, direction)
-    vectors = vectors / vectors.norm(dim=-1, keepdim=True)
-    chosen = range(len(vectors)) if residuals is None else residuals
-    handles = [on_residual(study, index, _project_out(vectors[index])) for index in _checked(study, chosen)]
-    with hooked(handles):
-        yield
+    chosen = range(architecture(study).n_layers + 1) if residuals is None else residuals
+    vectors = _vectors(study, direction, chosen)
+    return steer_per_row(study, vectors, np.zeros_like(vectors))
 
 
 @contextmanager
 def steer_per_row(study: StudyModel, remove: np.ndarray, add: np.ndarray) -> Iterator[None]:
-    """Many steerings in one forward: row ``r`` without directions ``remove[r]``, then with ``add[r]``.
+    """Many steerings in one forward: row ``r`` without the directions ``remove[r]``, plus ``add[r]``.
 
-    Both are ``[rows, n_layers + 1, hidden]``; a direction that is zero changes nothing.
+    Both are ``[rows, n_layers + 1, hidden]`` (one row: for all); zero changes nothing.
     """
     lengths = np.linalg.norm(remove, axis=-1, keepdims=True)
-    units, plus = (_tensor(study, values)[:, :, None] for values in (remove / np.where(lengths, lengths, 1), add))
+    units = remove / np.where(lengths, lengths, 1)
+    units, plus = (_tensor(study, values)[:, :, None] for values in (units, add))
     changed = np.flatnonzero(remove.any((0, 2)) | add.any((0, 2)))
     with hooked([on_residual(study, int(at), _steer(units[:, at], plus[:, at])) for at in changed]):
         yield
 
 
-def _places(study: StudyModel, kind: str):
-    """How a unit of ``kind`` is changed, how many layers (or residuals) have some, how many each has."""
-    parts = architecture(study)
-    if kind not in ("neurons", "residual"):
-        raise UserError(f"ablate 'neurons' or dimensions of the 'residual', not '{kind}'")
-    if kind == "neurons":
-        return on_neurons, parts.n_layers, parts.n_neurons
-    return on_residual, parts.n_layers + 1, parts.hidden_size
-
-
 def _replace(where, value):
     def change(x):
         x = x.clone()
-        x[where] = value if isinstance(value, float) else value.to(x.dtype)
+        x[where] = value if isinstance(value, float) else value.to(x)
         return x
 
     return change
 
 
-def _mix(share, instead):
-    return lambda x: x * share.to(x.dtype) + instead.to(x.dtype)
-
-
-def _add(vector):
-    return lambda x: x + vector.to(x.dtype)
-
-
-def _project_out(vector):
-    return lambda x: x - (x @ vector.to(x.dtype))[..., None] * vector.to(x.dtype)
+def _mix(keep, value):
+    return lambda x: x.where(keep.to(x.device), value.to(x))
 
 
 def _steer(unit, plus):
     def change(x):
-        along = (x * unit.to(x.dtype)).sum(-1, keepdim=True)
-        return x - along * unit.to(x.dtype) + plus.to(x.dtype)
+        along = (x * unit.to(x)).sum(-1, keepdim=True)
+        return x - along * unit.to(x) + plus.to(x)
 
     return change
 
@@ -186,21 +143,19 @@ def _tensor(study: StudyModel, values: np.ndarray):
     return torch.as_tensor(np.asarray(values), dtype=torch.float32, device=study.device)
 
 
-def _vectors(study: StudyModel, direction: np.ndarray):
-    """``[n_layers + 1, hidden]`` from one direction or one per residual."""
-    parts = architecture(study)
-    vectors, shape = _tensor(study, direction), (parts.n_layers + 1, parts.hidden_size)
+def _vectors(study: StudyModel, direction: np.ndarray, residuals: Iterable[int]) -> np.ndarray:
+    """``[1, n_layers + 1, hidden]`` from one direction or one per residual, else zero."""
+    parts, vectors = architecture(study), np.asarray(direction, dtype=np.float32)
+    shape = (parts.n_layers + 1, parts.hidden_size)
     if vectors.shape not in (shape, shape[1:]):
-        raise UserError(f"a direction has shape {shape[1:]} or {shape}, not {tuple(vectors.shape)}")
-    if not vectors.isfinite().all() or (vectors.norm(dim=-1) == 0).any():
+        raise UserError(f"a direction has shape {shape[1:]} or {shape}, not {vectors.shape}")
+    if not np.isfinite(vectors).all() or not vectors.any(-1).all():
         raise UserError("a direction must be finite and not zero")
-    return vectors.expand(shape)
-
-
-def _checked(study: StudyModel, residuals: Iterable[int]) -> list[int]:
-    found = list(residuals)
-    if not found:
+    chosen = list(residuals)
+    if not chosen:
         raise UserError("the list of residuals is empty: give numbers from 0 to the number of layers")
-    for index in found:
-        check_index("residual", index, architecture(study).n_layers + 1)
+    for index in chosen:
+        check_index("residual", index, shape[0])
+    found = np.zeros((1, *shape), dtype=np.float32)
+    found[0, chosen] = np.broadcast_to(vectors, shape)[chosen]
     return found

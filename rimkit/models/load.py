@@ -12,21 +12,11 @@ from pathlib import Path
 
 from rimkit.data import UserError
 from rimkit.models import chat, ndif
+from rimkit.models import device as places
 from rimkit.models.chat import ChatFormat
-from rimkit.models.device import (
-    GIB,
-    check_fits,
-    check_spread,
-    choose_here,
-    dtype_name,
-    free_bytes,
-    move,
-    needs_of,
-    settings_of,
-)
 from rimkit.models.endpoint import connect, is_endpoint
 from rimkit.models.hooks import why_closed
-from rimkit.models.hub import Found, locate, options_of, read, read_weights, with_options
+from rimkit.models.hub import locate, options_of, read, read_weights, with_options
 from rimkit.models.study import StudyModel
 from rimkit.models.thoughts import TODAY
 
@@ -49,11 +39,11 @@ def load(
     """The model under study, in evaluation mode, with sdpa attention where the architecture has it.
 
     ``model``: an embedded name (``"rim-mini"``; ``"rim-mini:1"`` is seed 1), a local folder, a hub id
-    (``"owner/name"``, with an optional ``revision``), ``"endpoint:MODEL@http://host:port/v1"`` (replies
-    only, `rimkit.models.endpoint`), or a Hugging Face module in memory, which needs its ``tokenizer``
-    and stays where it is unless ``device`` or ``dtype`` is given. An embedded name goes before a folder
-    of that name (write ``./name`` for the folder). Options may follow a name, and are part of it in
-    every table: ``+instruct``, ``+soft`` and ``+4bit`` (``"owner/name+instruct+4bit"``).
+    (``"owner/name"``, with an optional ``revision``), ``"endpoint:MODEL@http://host:port/v1"``
+    (`rimkit.models.endpoint`), or a Hugging Face module in memory, which needs its ``tokenizer`` and
+    stays where it is unless ``device`` or ``dtype`` is given. An embedded name goes before a folder
+    of that name (write ``./name``). Options may follow a name, and are part of it in every table:
+    ``+instruct``, ``+soft`` and ``+4bit`` (``"owner/name+instruct+4bit"``).
 
     ``device`` and ``dtype`` (``"float32"``, ``"bfloat16"``, ``"float16"``): see `choose_device`;
     ``"auto"`` spreads the model over several GPUs, as does a model that is too large for one.
@@ -64,17 +54,16 @@ def load(
     ``"soft"`` turns thinking off by ``/no_think`` in the user's turn, as Qwen3 understands it.
     ``StudyModel.chat.thinking`` names the way.
 
-    ``remote="ndif"``: no weights are loaded, and what is traced runs on NDIF (`rimkit.models.ndif`);
+    ``remote="ndif"``: no weights are loaded, and traces run on NDIF (`rimkit.models.ndif`);
     ``"local"`` is a dry run of that.
 
-    Raises ``UserError``: unknown name, option or revision; folder without configuration or
-    safetensors weights; hub not reachable or without access; tokenizer without chat template or of
-    another model; no think mode although ``think``; weights too large for the device.
+    Raises ``UserError`` for a model that is unknown, out of reach, not complete, too large, or that
+    does not go with its tokenizer, the options or ``think``.
     """
+    if remote == "local":
+        return ndif.dry_run(load(model, think=think))
     if remote:
-        ndif.check_service(remote)
-        if remote == "local":
-            return ndif.dry_run(load(model, think=think))
+        ndif.check_served(model, revision, remote)
         return ndif.connect(model, revision, think)
     if isinstance(model, StudyModel):
         return model
@@ -83,26 +72,38 @@ def load(
     model, options = options_of(model)
     think, quantize = options.get("think", think), options.get("quantize", quantize)
     chat.check_asked(think)
-    dtype = dtype_name(dtype)
+    dtype = places.dtype_name(dtype)
+    notes = []
     if isinstance(model, str | Path):
-        found = locate(model, revision)
-        hf, tokenizer = _from_files(found, tokenizer, device, dtype, quantize)
-        study = _study(with_options(found.name, think, quantize), hf, tokenizer, think)
-        dated = DATED if study.chat.template.dated else ""
-        _say(study, chat.NOTES.get(study.chat.thinking, ""), dated, ROUNDED if quantize else "")
-        return study
-    if tokenizer is None:
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+        found, place = locate(model, revision), places.choose_here(device, dtype, quantize)
+        name, notes = found.name, [ROUNDED] if quantize else []
+        tokenizer = read(AutoTokenizer, found) if tokenizer is None else tokenizer
+        place = places.check_fits(name, found.source, read(AutoConfig, found), place)
+        settings = places.settings_of(place)
+        hf = read_weights(AutoModelForCausalLM, found, **settings)
+        places.check_spread(name, hf)
+        hf = hf if "device_map" in settings else hf.to(place.device)
+    elif tokenizer is None:
         raise UserError("a model in memory needs its tokenizer: load(model, tokenizer)")
-    if quantize is not None:
-        raise UserError("a model in memory keeps its numbers: load it by its name to round it to 4 bits")
-    name = getattr(model.config, "_name_or_path", "") or type(model).__name__
-    study = _study(with_options(name, think), move(model, device, dtype), tokenizer, think)
-    _say(study)
+    elif quantize is not None:
+        raise UserError("a model in memory keeps its numbers: load it by its name for 4 bits")
+    else:
+        name = getattr(model.config, "_name_or_path", "") or type(model).__name__
+        hf = places.move(model, device, dtype)
+    study = _study(with_options(name, think, quantize), hf, tokenizer, think)
+    if isinstance(model, str | Path):
+        notes += [chat.NOTES.get(study.chat.thinking), study.chat.template.dated and DATED]
+    closed = why_closed(hf)
+    for note in (closed and f"{closed}; chapters 00 to 02 need only its replies", *notes):
+        if note:
+            print(f"{study.name}: {note}")
     return study
 
 
 def chat_of(model: str) -> ChatFormat:
-    """The chat format of a model by name, options included, without its weights; raises as `load`."""
+    """The chat format of a model by name, options included, without its weights."""
     from transformers import AutoTokenizer
 
     name, options = options_of(model)
@@ -114,7 +115,7 @@ def chat_of(model: str) -> ChatFormat:
 
 
 def config_of(model: str):
-    """The Hugging Face configuration of a model by name, without its weights; raises as `load`."""
+    """The Hugging Face configuration of a model by name, without its weights."""
     from transformers import AutoConfig
 
     return read(AutoConfig, locate(options_of(model)[0], weights=False))
@@ -123,9 +124,8 @@ def config_of(model: str):
 def untrained(study: StudyModel, seed: int = 0, layers: int = MOST_LAYERS) -> StudyModel:
     """Random weights in the widths of ``study``, with its tokenizer, in at most ``layers`` layers.
 
-    Drawn as the architecture draws them before training, from ``seed``; same device and number
-    format (for a model that runs elsewhere: those of this machine). Raises ``UserError`` where they
-    do not fit beside the model.
+    Drawn as the architecture draws them before training, from ``seed``, on its device (for a model
+    that runs elsewhere: this machine's). Raises ``UserError`` where they do not fit there.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -136,30 +136,18 @@ def untrained(study: StudyModel, seed: int = 0, layers: int = MOST_LAYERS) -> St
         config.layer_types = config.layer_types[: config.num_hidden_layers]
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    device, dtype = choose_here(None, None)[:2] if study.elsewhere else (study.device, study.dtype)
-    needed, free = needs_of(config).weights(dtype), free_bytes(device)
+    device, dtype = places.choose_here(None, None)[:2] if study.elsewhere else (study.device, study.dtype)
+    needed, free = places.needs_of(config).weights(dtype), places.free_bytes(device)
     if needed > free:
         raise UserError(
             f"{config.num_hidden_layers} layers of random weights like those of {study.name} take "
-            f"{needed / GIB:.1f} GiB, and {device} has {free / GIB:.1f} GiB free"
+            f"{needed / places.GIB:.1f} GiB, and {device} has {free / places.GIB:.1f} GiB free"
         )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         hf = AutoModelForCausalLM.from_config(config)
     found = load(hf, study.tokenizer, device=device, dtype=dtype, think=study.chat.asked)
     return replace(found, name=f"{study.name.replace(':', '-')} untrained:{seed}")
-
-
-def _from_files(found: Found, tokenizer, device: str | None, dtype: str | None, quantize: str | None):
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    place = choose_here(device, dtype, quantize)
-    tokenizer = read(AutoTokenizer, found) if tokenizer is None else tokenizer
-    place = check_fits(found.name, found.source, read(AutoConfig, found), place)
-    settings = settings_of(place)
-    hf = read_weights(AutoModelForCausalLM, found, **settings)
-    check_spread(found.name, hf)
-    return (hf if "device_map" in settings else hf.to(place.device)), tokenizer
 
 
 def _study(name: str, hf, tokenizer, think: bool | str) -> StudyModel:
@@ -176,31 +164,18 @@ def _study(name: str, hf, tokenizer, think: bool | str) -> StudyModel:
 def _check_match(name: str, hf, tokenizer, chat: ChatFormat) -> None:
     """Raise ``UserError`` if the tokenizer can write ids that the model has no embedding for.
 
-    Added tokens that no conversation uses may lie outside (Gemma 3's text models have one for
-    images); the vocabulary itself, the special tokens and what the chat template writes may not.
+    Added tokens that no conversation uses may lie outside (Gemma 3's text models have one for images).
     """
     rows = hf.get_input_embeddings().weight.shape[0]
+    apart = "they do not belong together"
     if tokenizer.vocab_size > rows:
-        raise UserError(
-            f"{name}: the tokenizer has {tokenizer.vocab_size} tokens and the model embeds {rows}: "
-            "they do not belong together"
-        )
-    named = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id)
-    used = {index for index in named if index is not None}
+        sizes = f"the tokenizer has {tokenizer.vocab_size} tokens and the model embeds {rows}"
+        raise UserError(f"{name}: {sizes}: {apart}")
+    used = {getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad", "unk")} - {None}
     for mode in ("think", "no-think") if chat.supports_think else ("no-think",):
         used |= set(chat.encode("a", mode).ids)
     outside = [index for index in used if not 0 <= index < rows]
     if outside:
-        text = tokenizer.convert_ids_to_tokens(max(outside))
-        raise UserError(
-            f"{name}: the tokenizer's {text!r} is token {max(outside)} and the model embeds {rows} "
-            f"(0 to {rows - 1}): they do not belong together"
-        )
-
-
-def _say(study: StudyModel, *notes: str) -> None:
-    """What a reader of this model's numbers should know, a line each."""
-    closed = why_closed(study.hf)
-    for note in (f"{closed}; chapters 00 to 02 need only its replies" if closed else "", *notes):
-        if note:
-            print(f"{study.name}: {note}")
+        token = f"{tokenizer.convert_ids_to_tokens(max(outside))!r} is token {max(outside)}"
+        has = f"the model embeds {rows} (0 to {rows - 1})"
+        raise UserError(f"{name}: the tokenizer's {token} and {has}: {apart}")

@@ -15,16 +15,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from rimkit.data import UserError, nearest
-from rimkit.models.activations import check_kinds
-from rimkit.models.chat import ChatFormat, Encoded, pad
+from rimkit.models.activations import batches, check_kinds, within
+from rimkit.models.chat import ChatFormat, Encoded
 from rimkit.models.hooks import INPUT_OF, LAYERS
-from rimkit.models.hub import Found, locate, options_of, read, with_options
+from rimkit.models.hub import Found, first_line, locate, options_of, read, with_options
 from rimkit.models.study import StudyModel
 
 SERVICES = ("ndif", "local")
 NEEDS_WEIGHTS = (
-    "runs elsewhere, and only reads of residuals, head outputs, neurons and logits are traced there: generation, "
-    "ablation, steering and fine-tuning need the weights here (leave --remote out)"
+    "runs elsewhere, and only reads of residuals, head outputs, neurons and logits are traced there: "
+    "generation, ablation, steering and fine-tuning need the weights here (leave --remote out)"
 )
 
 
@@ -34,21 +34,13 @@ class RemoteStudy(StudyModel):
 
     service: str = "ndif"
 
+    elsewhere = True
+    dtype = "as served"
+    device = property(lambda self: self.service)
+
     @property
     def hf(self):
         raise UserError(f"{self.name} {NEEDS_WEIGHTS}")
-
-    @property
-    def device(self) -> str:
-        return self.service
-
-    @property
-    def dtype(self) -> str:
-        return "as served"
-
-    @property
-    def elsewhere(self) -> bool:
-        return True
 
     @property
     def tracing(self) -> dict:
@@ -64,8 +56,7 @@ class RemoteStudy(StudyModel):
     ) -> Iterator[tuple[list[int], dict]]:
         """As `rimkit.models.activations.stream`; values are pooled where the model runs.
 
-        Raises ``UserError`` for no prompts, an unknown kind, other pooling than the mean, and neurons
-        of a mixture of experts.
+        Raises ``UserError`` also for other pooling than the mean, and neurons of a mixture of experts.
         """
         import torch
 
@@ -75,24 +66,20 @@ class RemoteStudy(StudyModel):
         config = self.nn._module.config
         if "neurons" in kinds and getattr(config, "num_experts_per_tok", None):
             raise UserError(f"{self.name}: neurons of a mixture of experts cannot be read elsewhere")
-        for rows in _batches(items, batch_size):
-            ids, mask, places = pad([items[row] for row in rows], self.pad_id, side="right")
-            weights = [_weights(places, span, ids.shape) for span in spans]
+
+        def run(ids, mask, places):
+            inside = [within(places, span, ids.shape) for span in spans]
+            weights = [where.float() / where.sum(1, keepdim=True) for where in inside]  # 0 / 0: no such span
             found = _pooled(self.nn, ids, mask, weights, tuple(kinds), self.tracing, LAYERS, INPUT_OF)
             pooled = {}
             for kind in kinds:
                 for span, layers in zip(spans, found[kind], strict=True):
-                    values = torch.stack([layer.float() for layer in layers])
-                    values = values.unflatten(-1, (config.num_attention_heads, -1)) if kind == "z" else values
-                    values[:, [span not in place for place in places]] = float("nan")
-                    pooled[kind, span] = values
-            yield rows, pooled
+                    values = torch.stack(layers)
+                    by_head = (config.num_attention_heads, -1)
+                    pooled[kind, span] = values.unflatten(-1, by_head) if kind == "z" else values
+            return pooled
 
-
-def check_service(service: str) -> None:
-    """Raise ``UserError`` unless ``service`` is one of `SERVICES`."""
-    if service not in SERVICES:
-        raise UserError(f"unknown service '{service}': use {' or '.join(SERVICES)}{nearest(service, SERVICES)}")
+        yield from batches(self, items, batch_size, run)
 
 
 def dry_run(study: StudyModel) -> RemoteStudy:
@@ -100,23 +87,12 @@ def dry_run(study: StudyModel) -> RemoteStudy:
     return RemoteStudy.of(study.name, study.nn, study.tokenizer, study.chat, service="local")
 
 
-def connect(model: str, revision: str | None = None, think: bool | str = True) -> RemoteStudy:
-    """A model as it runs on NDIF; nothing but its configuration and tokenizer is loaded.
-
-    ``think`` and the options behind a name (``+instruct``) are as for `rimkit.load`. Raises
-    ``UserError`` for a model that is not on the hub, without a key of NDIF (``NDIF_API_KEY``), and for
-    a tokenizer that the chapters cannot use.
-    """
-    check_served(model, revision)
-    plain, options = options_of(model)
-    return described(plain, revision, options.get("think", think))
-
-
-def check_served(model: str | StudyModel, revision: str | None = None) -> None:
-    """Raise ``UserError`` for a model that NDIF cannot have, and without a key; asks no server."""
-    options = {}
-    if isinstance(model, str):
-        model, options = options_of(model)
+def check_served(model: str | StudyModel, revision: str | None = None, service: str = "ndif") -> None:
+    """Raise ``UserError`` for no such service, no model of NDIF, and no key; asks no server."""
+    if service not in SERVICES:
+        known = f"{' or '.join(SERVICES)}{nearest(service, SERVICES)}"
+        raise UserError(f"unknown service '{service}': use {known}")
+    model, options = options_of(model)
     if "quantize" in options:
         raise UserError(f"NDIF decides how it holds {model}: leave +4bit out")
     if not isinstance(model, str) or locate(model, revision).in_folder:
@@ -127,38 +103,41 @@ def check_served(model: str | StudyModel, revision: str | None = None) -> None:
         raise UserError("NDIF needs a key: get one at https://login.ndif.us and set NDIF_API_KEY")
 
 
-def described(model: str, revision: str | None = None, think: bool | str = True) -> RemoteStudy:
-    """A model on NDIF from its configuration and tokenizer alone (`connect` asks the questions before)."""
+def connect(model: str, revision: str | None = None, think: bool | str = True) -> RemoteStudy:
+    """A model as it runs on NDIF, of which only configuration and tokenizer are loaded here.
+
+    Arguments, options of the name and errors are as for `rimkit.load`; see also `check_served`.
+    """
     from nnsight import TransformersModel
     from transformers import AutoTokenizer
 
+    model, options = options_of(model)
+    think = options.get("think", think)
     tokenizer = read(AutoTokenizer, Found(model, model, revision))
-    chat = ChatFormat(tokenizer, think=think)
     how = {"task": "text-generation", "revision": revision, "trust_remote_code": False}
     try:
         nn = TransformersModel(model, tokenizer=tokenizer, **how)
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise UserError(f"{model} could not be prepared for NDIF: {reason}") from error
-    return RemoteStudy.of(with_options(model, think), nn, tokenizer, chat, service="ndif")
+        raise UserError(f"{model} could not be prepared for NDIF: {first_line(error)}") from error
+    chat = ChatFormat(tokenizer, think=think)
+    return RemoteStudy.of(with_options(model, think), nn, tokenizer, chat)
 
 
-def logits(study: RemoteStudy, items: Sequence[Encoded], span: str = "last", batch_size: int = 64) -> np.ndarray:
-    """Logits ``[prompts, vocabulary]`` at the last token of a span, in float32.
-
-    Raises ``UserError`` where the span is missing.
-    """
+def logits(study: RemoteStudy, items: Sequence[Encoded], span="last", batch_size=64) -> np.ndarray:
+    """Logits ``[prompts, vocabulary]`` at the last token of a span, in float32."""
     if missing := [row for row, item in enumerate(items) if span not in item.spans]:
         raise UserError(f"prompt {missing[0]} has no span '{span}'")
+
+    def run(ids, mask, places):
+        return _logits(study.nn, ids, mask, [place[span][1] - 1 for place in places], study.tracing)
+
     found: dict[int, np.ndarray] = {}
-    for rows in _batches(items, batch_size):
-        ids, mask, places = pad([items[row] for row in rows], study.pad_id, side="right")
-        at = [place[span][1] - 1 for place in places]
-        found |= zip(rows, _logits(study.nn, ids, mask, at, study.tracing).float().numpy(), strict=True)
+    for rows, values in batches(study, items, batch_size, run):
+        found |= zip(rows, values.float().numpy(), strict=True)
     return np.stack([found[row] for row in range(len(items))])
 
 
-def _pooled(nn, ids, mask, weights: list, kinds: tuple[str, ...], where: dict, layers: str, input_of: dict) -> dict:
+def _pooled(nn, ids, mask, weights, kinds, where: dict, layers: str, input_of: dict) -> dict:
     """``{kind: for each span: for each layer, [batch, …]}``.
 
     Nothing but plain values may enter or leave the trace, so the names of modules come as text.
@@ -191,21 +170,3 @@ def _logits(nn, ids, mask, at: list[int], where: dict):
     with torch.no_grad(), nn.trace({"input_ids": ids, "attention_mask": mask}, **where):
         found = nnsight.save(nn.output.logits[list(range(len(at))), at].detach().cpu())
     return found
-
-
-def _batches(items: Sequence[Encoded], size: int) -> list[list[int]]:
-    if not items:
-        raise UserError("there are no prompts to read")
-    order = sorted(range(len(items)), key=lambda row: -len(items[row].ids))
-    return [order[start : start + size] for start in range(0, len(order), size)]
-
-
-def _weights(places: list[dict], span: str, shape):
-    """``[batch, tokens]``: one over the length inside the span, zero elsewhere."""
-    import torch
-
-    weights = torch.zeros(shape)
-    for row, spans in enumerate(places):
-        start, end = spans.get(span, (0, 0))
-        weights[row, start:end] = 1 / max(1, end - start)
-    return weights

@@ -7,7 +7,7 @@ It does not know where they came from (`rimkit.models.load`), nor how the inside
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rimkit.models import activations
 
@@ -20,9 +20,10 @@ class StudyModel:
     """A model under study.
 
     ``nn`` is the nnsight model (traces and interventions), ``hf`` the plain Hugging Face module
-    inside it, ``chat`` the chat format (``chat.thinking`` says how it thinks), ``context`` the
-    largest number of positions, ``pad_id`` the token that fills up batches, ``limits`` what was
-    found to be too much for the memory, ``said`` the notes about it that were printed.
+    inside it, ``chat`` the chat format, ``context`` the largest number of positions, ``pad_id`` what
+    fills up batches, ``limits`` what was too much for the memory, ``said`` the notes that were
+    printed. ``elsewhere``: its weights are not here, and only reads are traced where they are;
+    ``tracing`` is what a trace must be told then.
     """
 
     name: str
@@ -34,7 +35,9 @@ class StudyModel:
     limits: dict[str, int] = field(default_factory=dict)
     said: set[str] = field(default_factory=set, repr=False)
 
-    stream = activations.stream  # pooled internals, batch by batch; other kinds of models read elsewhere
+    elsewhere: ClassVar[bool] = False
+    tracing: ClassVar[dict] = {}
+    stream = activations.stream  # pooled internals, batch by batch; other kinds read elsewhere
 
     @classmethod
     def of(cls, name: str, nn, tokenizer, chat: ChatFormat, **more) -> StudyModel:
@@ -58,18 +61,8 @@ class StudyModel:
         return str(self.hf.dtype).removeprefix("torch.")
 
     @property
-    def elsewhere(self) -> bool:
-        """Whether the weights are not here, and only reads are traced where they are."""
-        return False
-
-    @property
-    def tracing(self) -> dict:
-        """What an nnsight trace of this model must be told about where it runs."""
-        return {}
-
-    @property
     def identity(self) -> dict:
-        """How tables name it: ``model``, training ``seed`` (None for a model of your own), ``device``."""
+        """``model``, training ``seed`` (None for a model of your own) and ``device``, for tables."""
         name, _, seed = self.name.partition(":")
         return {"model": name, "seed": int(seed) if seed else None, "device": self.device}
 

@@ -1,18 +1,18 @@
-"""Thoughts in text: the tags around them, what a model wrote cut into thought and reply, and templates asked for both.
+"""Thoughts in text: their tags, replies cut into thought and reply, and templates asked for both.
 
 It knows texts and chat templates, and neither tokens nor models. A chat template is code from
-elsewhere, so it is asked instead of read: which of the variables it takes closes the thought when it
-is rendered, and how it writes a turn of the assistant that has a thought. What surrounds that thought
-gives tags and spacing.
+elsewhere, so it is asked instead of read: which of the variables it takes closes the thought when
+it is rendered, and how it writes a turn of the assistant that has a thought. What surrounds that
+thought gives tags and spacing.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from functools import cached_property
-from types import MappingProxyType
 from typing import NamedTuple
 
 from rimkit.data import UserError
@@ -34,20 +34,25 @@ KNOWN = (
     ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
     ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
 )
-WRAPPERS = (("<answer>", "</answer>"), ("<response>", "</response>"), ("<|START_RESPONSE|>", "<|END_RESPONSE|>"))
+WRAPPERS = (
+    ("<answer>", "</answer>"),
+    ("<response>", "</response>"),
+    ("<|START_RESPONSE|>", "<|END_RESPONSE|>"),
+)
 STRAY = re.compile(
-    r"[<\[◁]\|?/?[\w:]*(?:think|thought|reason|reflect|analysis|channel)[\w:]*\|?[>\]▷]|\[BEGIN FINAL RESPONSE\]",
+    r"[<\[◁]\|?/?[\w:]*(?:think|thought|reason|reflect|analysis|channel)[\w:]*\|?[>\]▷]"
+    r"|\[BEGIN FINAL RESPONSE\]",
     re.IGNORECASE,
 )
 TAG = r"(?:<\|?[^<>\s]+\|?>|\[/?[A-Z_]+\]|◁[^◁▷]+▷)"
 HARMONY = "<|channel|>"
 STAND_IN, A_THOUGHT, A_REPLY = "rimkit stands here", "rimkit thinks here", "rimkit answers here"
-FIELDS = ("reasoning_content", "reasoning", "thinking")  # of a turn, where templates look for its thought
+FIELDS = ("reasoning_content", "reasoning", "thinking")  # where templates look for a turn's thought
 PARTS = [{"type": "thinking", "thinking": A_THOUGHT}, {"type": "text", "text": A_REPLY}]
 TODAY = datetime(2026, 1, 1)  # for templates that write the date
 DATE = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 SWITCHES = re.compile("think|reason|thought|effort", re.IGNORECASE)
-OFF = (False, "none", "off", "no", "disabled", "chat", "nothink", "no_think")  # values that leave thinking out
+OFF = (False, "none", "off", "no", "disabled", "chat", "nothink", "no_think")  # leave thinking out
 NOT_UNDERSTOOD = "the chat template thinks in a way that is not understood here"
 IN_MESSAGE = re.compile(r"/no_?think\b")
 GENERATION = re.compile(r"{%-?\s*(?:end)?generation\s*-?%}")
@@ -71,7 +76,7 @@ class Tags(NamedTuple):
         return self.trail + self.close + self.end
 
     def state(self, text: str) -> str:
-        """Whether a prompt ends in an "open" thought, behind a "closed" one, or with neither ("plain")."""
+        """Whether a prompt ends in an "open" thought, behind a "closed" one, or "plain"."""
         opened, closed = text.rfind(self.open), text.rfind(self.close)
         if opened > closed:
             return "open"
@@ -84,50 +89,39 @@ QWEN = Tags(THINK, END_THINK)
 def split(text: str, opened: bool = False, tags: Tags = QWEN) -> tuple[str, str, bool]:
     """``(thought, reply, closed)`` of what a model wrote: the reply is what follows the last close.
 
-    All known tags and ``tags`` count, in any number. ``opened``: the prompt ends inside a thought. An
-    unclosed thought is not a reply: the reply is then empty, and ``closed`` is False.
+    All known tags and ``tags`` count, in any number. ``opened``: the prompt ends inside a thought.
+    An unclosed thought is not a reply: the reply is then empty, and ``closed`` is False.
     """
     pairs = [*KNOWN, tags[:2]]
     opens, closes = ("|".join(re.escape(pair[side]) for pair in pairs) for side in (0, 1))
     last = max((found.end() for found in re.finditer(closes, text)), default=0)
-    thought, reply = text[:last], text[last:]
-    if (not last and opened) or re.search(opens, reply):
-        thought, reply = text, ""
-        closed = False
-    else:
-        closed = True
+    closed = bool(last or not opened) and not re.search(opens, text[last:])
+    thought, reply = (text[:last], text[last:]) if closed else (text, "")
     pieces = [piece.strip() for piece in re.split(f"{opens}|{closes}", thought)]
-    return "\n\n".join(filter(None, pieces)), _unwrapped(reply.strip()), closed
-
-
-def _unwrapped(reply: str) -> str:
-    """A reply without the tags that some models put around it."""
-    for before, after in WRAPPERS:
+    reply = reply.strip()
+    for before, after in WRAPPERS:  # that some models put around their replies
         if reply.startswith(before):
-            return reply.removeprefix(before).removesuffix(after).strip()
-    return reply
+            reply = reply.removeprefix(before).removesuffix(after).strip()
+    return "\n\n".join(filter(None, pieces)), reply, closed
 
 
 def without_tags(text: str, tags: Tags = QWEN) -> str:
     """A text that a model wrote, fit to stand inside a thought."""
     every = {tag for pair in (*KNOWN, tags[:2]) for tag in pair}
-    return re.sub("|".join(map(re.escape, every)), "", text).strip() if any(tag in text for tag in every) else text
+    found = re.sub("|".join(map(re.escape, every)), "", text)
+    return text if found == text else found.strip()
 
 
 class Asked(NamedTuple):
-    """A way to render prompts: settings of the template, and text that is added to the request."""
+    """A way to render prompts: a variable of the template with its value, text added to the request."""
 
-    settings: Mapping = MappingProxyType({})
+    name: str = ""
+    value: bool | str | int | None = None
     added: str = ""
 
     @property
-    def switch(self) -> str:
-        """The variable or word that is used."""
-        return next(iter(self.settings), self.added)
-
-    @property
-    def value(self):
-        return next(iter(self.settings.values()), None)
+    def settings(self) -> dict:
+        return {self.name: self.value} if self.name else {}
 
 
 PLAIN = Asked()
@@ -150,16 +144,15 @@ class Template:
         self.tokenizer, self.dated = tokenizer, bool(DATE.search(source))
         self.source = DATE.sub(lambda found: repr(TODAY.strftime(found[2])), source)
         self.as_parts = False
-        if self._shown() != 1:
-            self.as_parts = True
-            if self._shown() != 1:
-                raise UserError("the chat template does not show the request once: use another model, or mend it")
+        self.as_parts = not self._shown()
+        if self.as_parts and self.prompt(STAND_IN).count(STAND_IN) != 1:
+            raise UserError("the chat template does not show the request once: use another model")
         if HARMONY in self._texts:
             raise UserError(
-                f"the chat template speaks in harmony channels ({HARMONY}analysis), which have no think span: "
-                f"use a model that thinks between {THINK} and {END_THINK}, or one without a think mode"
+                f"the chat template speaks in harmony channels ({HARMONY}analysis), which have no think "
+                f"span: use a model that thinks between {THINK} and {END_THINK}, or one without a think mode"
             )
-        self.on = self.off = Asked()
+        self.on = self.off = PLAIN
         self.tags = self._tags_of_a_turn() or self._known_tags()
         self.way, self.reason = self._way()
 
@@ -171,49 +164,53 @@ class Template:
         """What a prompt consists of before and after the request."""
         return self.prompt(STAND_IN, asked).partition(STAND_IN)[::2]
 
+    def end_of_turn(self) -> str:
+        """What follows the text of an assistant's turn, without blanks; empty if that is not shown."""
+        return self._turn("", A_REPLY, {}).rpartition(A_REPLY)[2].strip()
+
     def _render(self, turns: list[dict], goes_on: bool, settings: Mapping) -> str:
         how = {"chat_template": self.source, "tokenize": False, "add_generation_prompt": goes_on}
         try:
             return self.tokenizer.apply_chat_template(turns, **how, **settings)
-        except Exception as error:  # a template is arbitrary code: whatever it raises, say that it was the template
+        except Exception as error:  # a template is arbitrary code
             reason = str(error).partition("\n")[0]
             raise UserError(f"the chat template cannot build a prompt: {reason}") from error
 
     def _turn(self, thought: str, content, settings: Mapping) -> str:
-        """What follows a request that the assistant has answered; empty where the template does not take that."""
-        turn = {"role": "assistant", "content": content, **dict.fromkeys(FIELDS if thought else (), thought)}
-        try:
+        """What follows a request that has an answer; empty where the template does not take that."""
+        turn = {"role": "assistant", "content": content}
+        turn |= dict.fromkeys(FIELDS if thought else (), thought)
+        with suppress(UserError):
             return self._render([self._user(STAND_IN), turn], False, settings).rpartition(STAND_IN)[2]
-        except UserError:
-            return ""
+        return ""
 
     def _user(self, text: str) -> dict:
-        return {"role": "user", "content": [{"type": "text", "text": text}] if self.as_parts else text}
+        content = [{"type": "text", "text": text}] if self.as_parts else text
+        return {"role": "user", "content": content}
 
-    def _shown(self) -> int:
-        try:
-            return self.prompt(STAND_IN).count(STAND_IN)
-        except UserError:
-            if self.as_parts:
-                raise
-            return 0
+    def _shown(self) -> bool:
+        """Whether a prompt shows the request once."""
+        with suppress(UserError):
+            return self.prompt(STAND_IN).count(STAND_IN) == 1
+        return False
 
     @cached_property
     def _tree(self):
         import jinja2
 
-        return jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(GENERATION.sub("", self.source))
+        environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
+        return environment.parse(GENERATION.sub("", self.source))
 
     @cached_property
     def _texts(self) -> str:
         """All that the template can write or look for, without its comments and its code."""
         from jinja2 import nodes
 
-        kinds = {nodes.Const: "value", nodes.TemplateData: "data"}
-        return "\n".join(str(getattr(node, kinds[type(node)])) for node in self._tree.find_all(tuple(kinds)))
+        written = [node.data for node in self._tree.find_all(nodes.TemplateData)]
+        return "\n".join([*written, *(str(node.value) for node in self._tree.find_all(nodes.Const))])
 
     @cached_property
-    def _tries(self) -> list[tuple[Asked, tuple[str, str]]]:
+    def _tries(self) -> dict[Asked, tuple[str, str]]:
         """What prompts consist of, for each way to ask for one, nothing set first.
 
         Tried are the variables that speak of thinking, with False, True and what they are compared
@@ -221,33 +218,28 @@ class Template:
         """
         from jinja2 import meta, nodes
 
-        names = [name for name in sorted(meta.find_undeclared_variables(self._tree)) if SWITCHES.search(name)]
+        names = sorted(filter(SWITCHES.search, meta.find_undeclared_variables(self._tree)))
         values = {name: [False, True] for name in names}
         for compare in self._tree.find_all(nodes.Compare):
             if isinstance(compare.expr, nodes.Name) and compare.expr.name in values:
                 consts = [const.value for const in compare.find_all(nodes.Const)]
                 values[compare.expr.name] += [value for value in consts if isinstance(value, str | int)]
-        asked = [PLAIN, *(Asked({name: value}) for name in names for value in dict.fromkeys(values[name]))]
-        asked += [Asked(added=f" {word}") for word in dict.fromkeys(IN_MESSAGE.findall(self._texts))]
-        found = []
-        for one in asked:
-            try:
-                found.append((one, self.around(one)))
-            except UserError:  # a value that this variable does not take
-                if one is PLAIN:
-                    raise
+        asked = [Asked(name, value) for name in names for value in dict.fromkeys(values[name])]
+        words = dict.fromkeys(IN_MESSAGE.findall(self._texts))
+        found = {PLAIN: self.around(PLAIN)}
+        for one in (*asked, *(Asked(added=f" {word}") for word in words)):
+            with suppress(UserError):  # a value that this variable does not take
+                found[one] = self.around(one)
         return found
 
     def _tags_of_a_turn(self) -> Tags | None:
-        """Tags and spacing, from a turn of the assistant that has a thought; None if it is not shown.
-
-        Raises ``UserError`` for a thought without tags that are known for such.
-        """
+        """Tags and spacing, from a turn of the assistant that has a thought; None if it is not shown."""
         plain = re.findall(TAG, self._turn("", A_REPLY, {}).partition(A_REPLY)[0])
         shown = False
         for thought, content in ((A_THOUGHT, A_REPLY), ("", PARTS)):
-            for asked, _ in self._tries:
-                before, there, rest = self._turn(thought, content, asked.settings).partition(A_THOUGHT)
+            for asked in self._tries:
+                turn = self._turn(thought, content, asked.settings)
+                before, there, rest = turn.partition(A_THOUGHT)
                 opening = re.search(rf"({TAG}(?:thought)?)(\s*)$", before)
                 closing = re.match(rf"(\s*)({TAG})(.*?){A_REPLY}", rest, re.DOTALL)
                 if opening and closing and opening[1] not in plain[-1:]:
@@ -258,19 +250,19 @@ class Template:
         return None
 
     def _known_tags(self) -> Tags | None:
-        """Known tags that prompts hold, or that are taken out of a turn; with the spacing of the prompts."""
-        written = [self._turn("", A_REPLY, {}), *(text for _, around in self._tries for text in around)]
+        """Known tags that prompts hold, or that are taken out of a turn; spaced as in the prompts."""
+        prompts = self._tries.values()
+        written = [text for around in prompts for text in around] + [self._turn("", A_REPLY, {})]
         known = [Tags(*pair) for pair in KNOWN]
         shown = [tags for tags in known if any(tag in text for tag in tags[:2] for text in written)]
-        turned = any(around != self._tries[0][1] for _, around in self._tries)
+        turned = any(around != self._tries[PLAIN] for around in prompts)
         named = [tags for tags in known if tags.open in self._texts and tags.close in self._texts]
         taken_out = [tags for tags in known if tags.close in self._texts and self._takes_out(tags)]
-        found = shown or taken_out or (named if turned else [])
-        if not found:
+        tags = next(iter(shown or taken_out or (named if turned else [])), None)
+        if tags is None:
             return None
-        tags = found[0]
         spaces = {}
-        for _, (_, after) in self._tries:
+        for _, after in prompts:
             if tags.state(after) == "open":
                 spaces["lead"] = spaces["trail"] = after.rpartition(tags.open)[2]
             elif tags.state(after) == "closed":
@@ -282,50 +274,47 @@ class Template:
     def _takes_out(self, tags: Tags) -> bool:
         """Whether the thought of an earlier turn is taken out, and its reply stays."""
         said = f"{tags.opening}{A_THOUGHT}{tags.closing}{A_REPLY}"
-        turns = [(self._user(STAND_IN), {"role": "assistant", "content": content}) for content in (said, A_REPLY)]
-        try:
-            text = self._render([*turns[0], *turns[1], self._user(STAND_IN)], True, {})
-        except UserError:
-            return False
-        return A_REPLY in text and A_THOUGHT not in text
+        user, turns = self._user(STAND_IN), [{"role": "assistant", "content": c} for c in (said, A_REPLY)]
+        with suppress(UserError):
+            text = self._render([user, turns[0], user, turns[1], user], True, {})
+            return A_REPLY in text and A_THOUGHT not in text
+        return False
 
     def _way(self) -> tuple[str, str]:
-        (_, default), *others = self._tries
-        turned = [(asked, around) for asked, around in others if around != default]
-        if self.tags is None:
+        default, tags = self._tries[PLAIN], self.tags
+        turned = [asked for asked, around in self._tries.items() if around != default]
+        if tags is None:
             known = {tag for pair in KNOWN for tag in pair}
             if turned or set(STRAY.findall(self._texts)) - known:
                 raise UserError(NOT_UNDERSTOOD)
             return "none", "its chat template knows no thoughts"
-        if default[1].lstrip().startswith(self.tags.close):  # which also ends every turn
+        if default[1].lstrip().startswith(tags.close):  # which also ends every turn
             raise UserError(NOT_UNDERSTOOD)
-        for name in dict.fromkeys(asked.switch for asked, _ in turned):
-            if self._turns([(asked, around) for asked, around in others if asked.switch == name], default):
+        for switch in dict.fromkeys((asked.name, asked.added) for asked in turned):
+            if self._turns([asked for asked in self._tries if (asked.name, asked.added) == switch]):
                 return "switch", ""
-        state = self.tags.state(default[1])
+        state = tags.state(default[1])
         if state == "closed":
             return "none", "its chat template closes every thought at once"
         if any(before in default[1] for before, _ in WRAPPERS):
             return "none", "its chat template begins the reply itself"
         return ("template opens" if state == "open" else "model opens"), ""
 
-    def _turns(self, tries: list[tuple[Asked, tuple[str, str]]], default: tuple[str, str]) -> bool:
+    def _turns(self, values: list[Asked]) -> bool:
         """Whether one switch closes the thought or leaves thinking out; keeps how it is set."""
-        states = [(asked, around, self.tags.state(around[1])) for asked, around in tries]
-        closing = [(asked, around) for asked, around, state in states if state == "closed"]
-        leaving = [(asked, around) for asked, around, state in states if state == "plain" and asked.value in OFF]
-        for off, prompt in (closing or leaving)[:1]:
-            on = [(asked, state) for asked, around, state in states if state != "closed" and around != prompt]
-            opens = [asked for asked, state in on if state == "open"]
-            usual = self.tags.state(default[1])
-            if usual != "closed" and default != prompt and not (usual == "plain" and opens):
-                self.on, self.off = PLAIN, off
-            elif on:
-                self.on, self.off = (
-                    (opens or sorted((asked for asked, _ in on), key=lambda one: one.value is not True))[0],
-                    off,
-                )
-            else:
-                return False
-            return True
-        return False
+        states = {asked: self.tags.state(around[1]) for asked, around in self._tries.items()}
+        closing = [asked for asked in values if states[asked] == "closed"]
+        leaving = [asked for asked in values if states[asked] == "plain" and asked.value in OFF]
+        if not closing and not leaving:
+            return False
+        off = (closing or leaving)[0]
+        others = [asked for asked in values if self._tries[asked] != self._tries[off]]
+        on = [asked for asked in others if states[asked] != "closed"]
+        on.sort(key=lambda one: (states[one] != "open", one.value is not True))
+        opens = bool(on) and states[on[0]] == "open"
+        default_thinks = states[PLAIN] == "open" or (states[PLAIN] == "plain" and not opens)
+        if default_thinks and self._tries[PLAIN] != self._tries[off]:
+            self.on, self.off = PLAIN, off
+        elif on:
+            self.on, self.off = on[0], off
+        return self.off is off

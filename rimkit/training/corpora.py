@@ -55,17 +55,18 @@ def checked(table: pd.DataFrame, name: str = "corpus") -> pd.DataFrame:
     """
     missing = [column for column in NEEDED if column not in table]
     if missing:
-        raise UserError(f"the corpus '{name}' has no column {', '.join(missing)}; it needs {', '.join(NEEDED)}")
+        lack = f"no column {', '.join(missing)}; it needs {', '.join(NEEDED)}"
+        raise UserError(f"the corpus '{name}' has {lack}")
     if table.empty:
         raise UserError(f"the corpus '{name}' has no examples")
     table = table.reset_index(drop=True)
     defaults = {"example_id": table.index.astype(str), "thought": "", "answer": ""}
-    table = table.assign(**{column: value for column, value in defaults.items() if column not in table})
+    table = table.assign(**{name: value for name, value in defaults.items() if name not in table})
     table = table[list(COLUMNS)].fillna("").astype(str)
     for column, what in (("text", "text"), ("reply", "reply to learn from")):
-        blank = table[column].str.strip() == ""
-        if blank.any():
-            raise UserError(f"the corpus '{name}' has no {what} in example '{table.loc[blank, 'example_id'].iloc[0]}'")
+        blank = table.loc[table[column].str.strip() == "", "example_id"]
+        if len(blank):
+            raise UserError(f"the corpus '{name}' has no {what} in example '{blank.iloc[0]}'")
     return table
 
 
@@ -85,10 +86,9 @@ def statistics() -> pd.DataFrame:
 
 
 def overlap() -> pd.DataFrame:
-    """How alike the assistant's wording is in any two shipped corpora, from 0 (not at all) to 1.
+    """How alike the wording is in any two shipped corpora, from 0 to 1; square table by corpus.
 
-    Shared pairs of neighbouring words in thoughts and replies (numbers count as one word), as a
-    part of all pairs of the two corpora: weighted Jaccard similarity. Square table by corpus.
+    Weighted Jaccard similarity of the pairs of neighbouring words (numbers count as one word).
     """
     pairs = {name: _pairs(table) for name, table in shipped().items()}
     shares = pd.DataFrame(pairs).fillna(0.0)

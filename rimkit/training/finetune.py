@@ -3,12 +3,11 @@
 The same code trains embedded models and real ones. A real model gets the paper's settings (section
 A.2, Table A5): rank-stabilised LoRA on attention and MLP, AdamW 1e-5 with a cosine schedule, three
 epochs in batches of 32 as on GSM8K. The embedded models, far smaller than what LoRA was made for,
-are tuned in full and gently, one epoch in batches of 8: higher rates or many more steps break them.
-The loss is on the assistant's tokens only.
+are tuned in full and gently: higher rates or many more steps break them. The loss is on the
+assistant's tokens only.
 
 A checkpoint is a folder, ``step-00020``: ``weights.safetensors`` (all weights, or the adapter's),
-``state.pt`` (optimiser, schedule, random state) and ``training.json`` (settings, losses): all that
-it takes to go on.
+``state.pt`` (optimiser, schedule, random state) and ``training.json`` (settings, losses).
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from hashlib import sha256
+from math import isfinite
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
@@ -39,8 +39,7 @@ DEFAULTS = {  # of each method
     "full": {"learning_rate": 2e-4, "epochs": 1, "batch_size": 8},
     "lora": {"learning_rate": 1e-5, "epochs": 3, "batch_size": 32},
 }
-# Section A.2: attention and MLP modules, rank 32, alpha 64, rank-stabilised, no dropout, no bias.
-# The experts of a mixture are one tensor per layer, not linear modules, and stay as they are.
+# Section A.2: rank 32, alpha 64. The experts of a mixture are no linear modules, and stay as they are.
 LORA = {
     "r": 32, "lora_alpha": 64, "use_rslora": True, "lora_dropout": 0.0, "bias": "none",
     "target_modules": "all-linear",
@@ -77,17 +76,15 @@ def finetune(
     `DEFAULTS`. The rate rises over a ``warmup`` share of the steps and falls to zero as a cosine.
     ``steps`` counts updates of ``batch_size`` examples and goes before ``epochs``; ``micro_batch``
     examples are computed at a time. ``seed`` sets the order of examples and the adapter's first
-    weights. ``penalty`` is called with the model in training before every update; what it returns
+    weights. ``penalty`` is called with the model in training before every update, and what it returns
     (a scalar) is added to the mean loss per token.
 
-    With ``folder``, a checkpoint is written every ``save_every`` steps (0: at the end only), and
-    the same call goes on from the last one with the same result; `restore` gives the model at any
-    of them. ``keep_original=False`` trains the weights of ``model`` itself, which saves their
-    memory.
+    With ``folder``, a checkpoint is written every ``save_every`` steps (0: at the end only), and the
+    same call goes on from the last one with the same result; `restore` gives the model at any of
+    them. ``keep_original=False`` trains the weights of ``model`` itself, which saves their memory.
 
-    Raises `UserError`: a bad corpus, no steps, an unknown method, an example longer than the
-    context, a folder with another training, a loss that is not finite (it names the step and the
-    last good checkpoint).
+    Raises `UserError`: a bad corpus, no steps, an unknown method, an example longer than the context,
+    a folder with another training, a loss that is not finite.
     """
     import torch
 
@@ -97,8 +94,8 @@ def finetune(
     given = {"learning_rate": learning_rate, "epochs": epochs, "batch_size": batch_size}
     chosen = DEFAULTS[method] | {name: value for name, value in given.items() if value is not None}
     epochs, batch_size = chosen["epochs"], chosen["batch_size"]
-    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("micro_batch", micro_batch)):
-        if value < 1:
+    for name, value in {**chosen, "micro_batch": micro_batch}.items():
+        if value < 1 and name != "learning_rate":
             raise UserError(f"{name} must be 1 or more, not {value}")
     table = load_corpus(corpus) if isinstance(corpus, str | Path) else checked(corpus)
     name = table.attrs.get("corpus", "corpus")
@@ -107,16 +104,17 @@ def finetune(
     if steps < 1:
         raise UserError(f"steps must be 1 or more, not {steps}: nothing would be learned")
     settings = {
-        "method": method, "learning_rate": chosen["learning_rate"], "steps": steps,
-        "batch_size": batch_size, "micro_batch": micro_batch, "warmup": warmup, "weight_decay": weight_decay,
-        "seed": seed, "penalty": getattr(penalty, "__name__", type(penalty).__name__) if penalty else "",
+        "method": method, "learning_rate": chosen["learning_rate"], "steps": steps, "batch_size": batch_size,
+        "micro_batch": micro_batch, "warmup": warmup, "weight_decay": weight_decay, "seed": seed,
+        "penalty": getattr(penalty, "__name__", type(penalty).__name__) if penalty else "",
         "corpus": name, "examples": _digest(repr(sequences)), "start": _fingerprint(model.hf),
     }  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         trained = _prepared(deepcopy(model.hf) if keep_original else model.hf, method)
         training = Training(trained, settings, Path(folder) if folder else None)
-        _train(training, sequences, model.pad_id, penalty, save_every, f"{model.name} on {name}", progress)
+        title = f"{model.name} on {name}"
+        _train(training, sequences, model.pad_id, penalty, save_every, title, progress)
     return study_of(model, trained, f"{model.name} after {name}")
 
 
@@ -128,7 +126,7 @@ def study_of(model: StudyModel, trained, name: str) -> StudyModel:
 
 
 def steps_in(folder: str | Path) -> dict[int, Path]:
-    """The checkpoints of a folder: step to path, in order; empty if there are none."""
+    """The checkpoints of a folder: step to path, in order."""
     found = sorted(path.parent for path in Path(folder).glob(f"step-*/{RECORD}"))
     return {int(path.name.removeprefix("step-")): path for path in found}
 
@@ -141,16 +139,16 @@ def restore(model: StudyModel, checkpoint: str | Path) -> StudyModel:
     checkpoint = Path(checkpoint)
     record = _record(checkpoint)
     if record["start"] != _fingerprint(model.hf):
-        raise UserError(f"{checkpoint} was trained from another model than {model.name}: load the one it began with")
+        raise UserError(f"{checkpoint} was trained from another model than {model.name}: load that one")
     trained = _prepared(deepcopy(model.hf), record["method"])
     _load_weights(trained, checkpoint)
-    return study_of(model, trained.eval(), f"{model.name} after {record['corpus']}, step {len(record['losses'])}")
+    name = f"{model.name} after {record['corpus']}, step {len(record['losses'])}"
+    return study_of(model, trained.eval(), name)
 
 
 def encode_corpus(model: StudyModel, table: pd.DataFrame) -> Sequences:
     """``(ids, n_prompt)`` per example: the loss is on the tokens from ``n_prompt`` on."""
-    end = _end_of_turn(model)
-    found = []
+    end, found = model.chat.end_of_turn(), []
     for row in table.to_dict("records"):
         thought, reply = row["thought"], row["reply"]
         if thought and not model.chat.supports_think:
@@ -159,33 +157,20 @@ def encode_corpus(model: StudyModel, table: pd.DataFrame) -> Sequences:
         prompt = model.chat.encode(row["text"], mode).ids
         ids = [*model.chat.encode(row["text"], mode, thought=thought or None, reply=reply).ids, end]
         # a template may open the thought itself: learn from where the two differ
-        n_prompt = next((i for i, (a, b) in enumerate(zip(prompt, ids, strict=False)) if a != b), len(prompt))
+        pairs = enumerate(zip(prompt, ids, strict=False))
+        n_prompt = next((i for i, (a, b) in pairs if a != b), len(prompt))
         if len(ids) > model.context:
-            raise UserError(
-                f"example '{row['example_id']}' has {len(ids)} tokens and the context is {model.context}: shorten it"
-            )
+            size = f"has {len(ids)} tokens and the context is {model.context}"
+            raise UserError(f"example '{row['example_id']}' {size}: shorten it")
         found.append((ids, n_prompt))
     return found
-
-
-def _end_of_turn(model: StudyModel) -> int:
-    """The token with which the template ends a turn of the assistant."""
-    mark = "rimkit"
-    turns = [{"role": "user", "content": mark}, {"role": "assistant", "content": mark}]
-    try:
-        text = model.tokenizer.apply_chat_template(turns, tokenize=False)
-    except Exception:  # a template is arbitrary code; the tokenizer's own end of text will do
-        return model.chat.stop_ids[0]
-    after = model.tokenizer(text.rpartition(mark)[2].strip(), add_special_tokens=False)["input_ids"]
-    return next((token for token in after if token in model.chat.stop_ids), model.chat.stop_ids[0])
 
 
 def batch_loss(hf, batch: Sequences, pad: int, micro_batch: int) -> float:
     """Backward passes for one batch; returns its mean loss per assistant token.
 
-    Sequences are sorted by length and run in parts, so that little is computed on padding; padding
-    is on the right, where a causal model never looks, and only positions before assistant tokens
-    are scored.
+    Sequences are sorted by length and run in parts, so that little is computed on padding, which is
+    on the right, where a causal model never looks.
     """
     import torch
     from torch.nn.functional import cross_entropy
@@ -209,10 +194,9 @@ def batch_loss(hf, batch: Sequences, pad: int, micro_batch: int) -> float:
 
 
 class Training:
-    """A training in progress: the module, its optimiser, schedule, losses and checkpoints.
+    """A training in progress, which goes on from the last checkpoint of ``folder``, if there is one.
 
-    Goes on from the last checkpoint of ``folder``, if there is one. Raises `UserError` if that is
-    one of another training.
+    Raises `UserError` if that is one of another training.
     """
 
     def __init__(self, trained, settings: dict, folder: Path | None):
@@ -250,10 +234,12 @@ class Training:
             return
         with whole(self.folder / f"step-{len(self.losses):05d}") as partial:
             partial.mkdir()
-            save_file({name: p.detach().contiguous() for name, p in self.weights.items()}, partial / WEIGHTS)
-            parts = {"optimiser": self.optimiser.state_dict(), "schedule": self.schedule.state_dict()}
-            torch.save(parts | {"rng": torch.get_rng_state()}, partial / STATE)
-            (partial / RECORD).write_text(json.dumps({**self.settings, "losses": self.losses}) + "\n")
+            weights = {name: weight.detach().contiguous() for name, weight in self.weights.items()}
+            save_file(weights, partial / WEIGHTS)
+            state = {name: getattr(self, name).state_dict() for name in ("optimiser", "schedule")}
+            torch.save(state | {"rng": torch.get_rng_state()}, partial / STATE)
+            record = json.dumps({**self.settings, "losses": self.losses})
+            (partial / RECORD).write_text(record + "\n")
 
     def _go_on_from(self, checkpoint: Path) -> None:
         import torch
@@ -261,9 +247,8 @@ class Training:
         record = _record(checkpoint)
         for key, value in self.settings.items():
             if record.get(key) != value:
-                raise UserError(
-                    f"{self.folder} holds another training ({key} {record.get(key)}, here {value}): give another folder"
-                )
+                other = f"{key} {record.get(key)}, here {value}"
+                raise UserError(f"{self.folder} holds another training ({other}): give another folder")
         _load_weights(self.trained, checkpoint)
         state = torch.load(checkpoint / STATE, weights_only=True)
         self.optimiser.load_state_dict(state["optimiser"])
@@ -272,7 +257,7 @@ class Training:
         self.losses = record["losses"]
 
 
-def _train(training: Training, sequences: Sequences, pad: int, penalty, save_every: int, title: str, progress: bool):
+def _train(training, sequences: Sequences, pad: int, penalty, save_every: int, title: str, progress: bool):
     import torch
     from tqdm.auto import trange
 
@@ -280,20 +265,23 @@ def _train(training: Training, sequences: Sequences, pad: int, penalty, save_eve
     steps, size = settings["steps"], settings["batch_size"]
     quiet = not progress or os.environ.get("TQDM_DISABLE") == "1"  # tqdm ignores it in notebooks
     trained.train()
-    with trange(done, steps, desc=title, initial=done, total=steps, unit="step", leave=False, disable=quiet) as bar:
+    how = {"initial": done, "total": steps, "unit": "step", "leave": False, "disable": quiet}
+    with trange(done, steps, desc=title, **how) as bar:
         for step in bar:
-            batch = [sequences[index] for index in _batch_order(len(sequences), size, settings["seed"], step)]
+            chosen = _batch_order(len(sequences), size, settings["seed"], step)
+            batch = [sequences[index] for index in chosen]
             loss = batch_loss(trained, batch, pad, settings["micro_batch"])
             if penalty is not None:
                 extra = penalty(trained)
                 extra.backward()
                 loss += float(extra.detach())
             norm = torch.nn.utils.clip_grad_norm_(training.weights.values(), 1.0)
-            if not (torch.isfinite(norm) and torch.isfinite(torch.tensor(loss))):
-                last = f"the last good checkpoint is {training.kept[-1]}" if training.kept else (
-                    "no checkpoint was written (folder= and save_every= keep some)"
-                )  # fmt: skip
-                raise UserError(f"{title}: the loss is not finite at step {step + 1}; {last}; lower the learning rate")
+            if not (torch.isfinite(norm) and isfinite(loss)):
+                last = "no checkpoint was written (folder= and save_every= keep some)"
+                if training.kept:
+                    last = f"the last good checkpoint is {training.kept[-1]}"
+                problem = f"the loss is not finite at step {step + 1}; {last}"
+                raise UserError(f"{title}: {problem}; lower the learning rate")
             training.update(loss)
             if step + 1 == steps or (save_every and (step + 1) % save_every == 0):
                 training.save()
@@ -338,7 +326,7 @@ def _record(checkpoint: Path) -> dict:
         record = json.loads((checkpoint / RECORD).read_text())
         return record | {name: record[name] for name in ("start", "method", "corpus", "losses")}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{checkpoint} is no checkpoint of a fine-tuning: it has no readable {RECORD}") from error
+        raise UserError(f"{checkpoint} is no checkpoint: it has no readable {RECORD}") from error
 
 
 def _load_weights(trained, checkpoint: Path) -> None:
@@ -351,12 +339,11 @@ def _load_weights(trained, checkpoint: Path) -> None:
     except (OSError, SafetensorError) as error:
         raise UserError(f"the weights of {checkpoint} cannot be read ({error})") from error
     wanted = _trainable(trained)
-    shapes, found = ({name: tuple(weight.shape) for name, weight in some.items()} for some in (wanted, stored))
-    odd = [name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name)]
+    odd = [name for name in wanted.keys() ^ stored.keys()]
+    odd += [name for name in wanted.keys() & stored.keys() if wanted[name].shape != stored[name].shape]
     if odd:
-        raise UserError(
-            f"{checkpoint} does not fit the model: {len(odd)} of its weights differ in shape, first {min(odd)}"
-        )
+        problem = f"{len(odd)} of its weights differ in name or shape, first {min(odd)}"
+        raise UserError(f"{checkpoint} does not fit the model: {problem}")
     with torch.no_grad():
         for name, weight in wanted.items():
             weight.copy_(stored[name])
