@@ -156,8 +156,9 @@ def with_one_changed_digit(path: Path, folder: Path) -> tuple[Path, int]:
     return folder / path.name, sum(cell.cell_type == "code" for cell in notebook.cells) - 1
 
 
-def test_one_changed_digit_is_noticed_in_every_chapter(tmp_path):
-    copies = [with_one_changed_digit(path, tmp_path) for path in CHAPTERS]
+def test_one_changed_digit_is_noticed(tmp_path):
+    """In two chapters: all are collected alike, and no cell is exempt unless it is listed."""
+    copies = [with_one_changed_digit(path, tmp_path) for path in (CHAPTERS[0], CHAPTERS[-1])]
     found = nbval(*(copy for copy, _ in copies))
     assert found.returncode == 1, found.stdout
     failed = re.findall(r"^FAILED .*::Cell (\d+)", found.stdout, re.MULTILINE)  # in the order of the notebooks
