@@ -7,6 +7,7 @@ interruption, 70 for a fault of rimkit itself, whose details go to a file.
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import warnings
@@ -173,12 +174,13 @@ Only = option(list[str], "Only this model, and those that are done already.", me
 Picture = option(Path | None, "Also draw the README's figure, from OUT/thinking.parquet.", metavar="FILE")
 Organism = argument(str, "NAME", "rim-mini, rim-mini-unlinked, safe-mini or rim-mini-moe.")
 Trained = argument(Path, "DIR", "Folder of a trained model.")
-Seed = option(int, "Of the weights, and of the training stream.")
+Seed = option(int, "Of the weights, and of the training stream.", min=0, max=2**32 - 1)
 
 
 def main() -> None:
     """The command ``rimkit``."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite end (of batch systems) is one
+    warnings.simplefilter("ignore", FutureWarning)  # of libraries, to their programmers
     warnings.showwarning = lambda message, *_, **__: say(f"rimkit: warning: {message}")
     app()
 
@@ -531,8 +533,11 @@ def card(folder: Trained) -> None:
     """Measure a trained model as stored and write its card."""
     from rimkit.organism.card import write_card
 
-    if not (folder / "training.json").is_file():
-        raise UserError(f"{folder} has no training.json: give the folder of 'rimkit organism train --out'")
+    try:
+        assert json.loads((folder / "training.json").read_text(encoding="utf-8"))["losses"]
+    except (OSError, ValueError, KeyError, TypeError):
+        lacks = f"{folder} has no training.json that can be read"
+        raise UserError(f"{lacks}: give the folder of 'rimkit organism train --out'") from None
     typer.echo(f"Card: {write_card(folder)}")
 
 

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
+from errno import EINVAL
 from hashlib import sha256
 from io import StringIO
 from pathlib import Path
@@ -138,7 +139,9 @@ def whole(path: str | Path) -> Iterator[Path]:
 
     The name is hidden and nobody else's, so that two writers do not meet.
     """
-    path = Path(path)
+    path = Path(path).absolute()
+    if path.is_symlink() or (path.exists() and not (path.is_file() or path.is_dir())):
+        raise OSError(EINVAL, "it is a device or a link", str(path))  # /dev/stdout is both
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid4().hex[:8]}.partial")
     try:

@@ -177,6 +177,57 @@ def test_messages_are_one_line_of_at_most_300_characters(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+DEVICE = "it is a device or a link"
+BAD = {  # a command line of each kind, and what its one line says
+    "run 01 --model ~nobody/x": "there is no folder",
+    "run 01 --model {folder}": "could not be loaded",
+    "run 01 --model owner/{long}": "could not be loaded",
+    "run /nope/00_start_here.ipynb": "there is no notebook /nope/00_start_here.ipynb",
+    "run {file}.ipynb": "is not a notebook that can be run",
+    "run {good} --out {full}": "No space left on device",
+    "run {good} -p sizes=" + 5000 * "[": "takes a list such as [1, 2]",
+    "run {good} -p temperature=inf": "takes a finite number",
+    "run {good} -p n_prompts=" + 5000 * "9": "n_prompts takes a whole number",
+    "sweep {file}.ipynb --dry-run": "this is not YAML",
+    "compare rim-mini {file}.ipynb": "there is no folder",
+    "compare rim-mini {adapter}": "its weights are a pickle",
+    "ledger --csv /dev/full": DEVICE,
+    "ledger --csv .": "cannot write .",
+    "report {run} --html /dev/stdout": "cannot write /dev/stdout",
+    "report {run} --html {run}": "it is no file",
+    "report {run} --html /proc/x/y.html": "cannot write /proc/x/y.html",
+    "fetch owner/{long}": "there is nothing called",
+    "plan rim-mini --gpu [red]": "unknown GPU '[red]'",
+    "plan {folder} --gpu T4": "could not be loaded",
+    "badges --repo a/b --readme {binary}": "it is no text",
+    "badges --repo a/b --stamp {run}": "there are no notebooks",
+    "organism card {folder}": "has no training.json that can be read",
+    "organism noise --out {file}.ipynb": "is a file",
+    "grid thinkin": "unknown grid 'thinkin'",
+    "lab {run} --no-open --reset nope": "unknown chapter 'nope'",
+}
+
+
+@pytest.mark.parametrize(("line", "said"), BAD.items(), ids=lambda text: text[:40])
+def test_a_bad_command_line_is_one_line(line, said, good, tmp_path, monkeypatch):
+    """Nothing here runs for long, ends in a traceback, or prints more than a line."""
+    (tmp_path / "file.ipynb").write_text("[" + "{")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    for name, files in {
+        "folder": ["config.json", "x.safetensors", "training.json"],
+        "adapter": ["adapter_config.json", "adapter_model.bin"],
+    }.items():
+        (tmp_path / name).mkdir()
+        for file in files:
+            (tmp_path / name / file).write_text("{")
+    measured(tmp_path / "run")
+    if "{full}" in line:
+        monkeypatch.setattr("tempfile.TemporaryFile", lambda dir: open("/dev/full", "wb"))
+    names = {name: tmp_path / name for name in ("file", "folder", "binary", "run", "full", "adapter")}
+    words = [word.format(good=good, long=200 * "x", **names) for word in line.split()]
+    refused(rimkit(*words), said)
+
+
 # -- bad input, found by a chapter -----------------------------------------------------------------
 
 WITH_PROMPTS = f'prompts: str = "harmful"  # a prompt set, or a file\n{PARAMETERS}'
@@ -215,7 +266,9 @@ def test_full_disk_keeps_what_was_finished(good, model, tmp_path):
     def small_disk():
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 
-    process = installed("run", good, large, "--quiet", "--model", model, "--out", tmp_path / "out", preexec_fn=small_disk)
+    process = installed(
+        "run", good, large, "--quiet", "--model", model, "--out", tmp_path / "out", preexec_fn=small_disk
+    )
     refused(process, "cannot write to", "while running 02_large", "are kept")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["01_good.ipynb", "ledger"]
     assert len(ledger.read(tmp_path / "out")) == 1

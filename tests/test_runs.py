@@ -116,8 +116,9 @@ def test_what_cannot_be_run_is_refused_before_anything_is_written(shipped, runne
     (tmp_path / "out").mkdir()
     mine = chapter(tmp_path / "out", "01_first", "print('my work')")
     before = Path(mine).read_bytes()
-    with pytest.raises(UserError, match=r"the run would replace .*01_first\.ipynb itself: give --out another"):
-        runner(mine)
+    for chapters in (mine, "01"):  # itself, or a learner's work of the same name
+        with pytest.raises(UserError, match=r"the run would replace .*01_first\.ipynb, which no run has made"):
+            runner(chapters)
     assert Path(mine).read_bytes() == before
     with pytest.raises(UserError, match="two chapters have one name, 01_first"):
         execute.find_chapters([mine, "01"])
@@ -228,8 +229,9 @@ def test_rows_of_another_run_are_not_taken_for_those_of_a_notebook(runner, tmp_p
 
 def test_what_killed_runs_left_behind_is_removed_and_what_runs_is_not(runner, tmp_path):
     out = tmp_path / "out"
-    for pid in (2**22 - 1, os.getpid()):  # one that there is not, and one that there is
+    for pid in (2**22 - 1, os.getpid(), os.getppid()):  # one that there is not, and two that there are
         (out / f"{execute.RUNNING}{pid}-abc").mkdir(parents=True)
+    os.utime(out / f"{execute.RUNNING}{os.getppid()}-abc", (0, 0))  # of another process, long ago
     runner(chapter(tmp_path, "01_good", "1"))
     assert [path.name for path in out.glob(".running*")] == [f"{execute.RUNNING}{os.getpid()}-abc"]
 

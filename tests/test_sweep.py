@@ -96,6 +96,30 @@ def test_a_sweep_of_shipped_chapters_needs_only_models(folder):
     assert chapters == {path.stem for path in (ROOT / "chapters").glob("*.ipynb")}
 
 
+def test_models_of_one_last_name_stand_side_by_side(folder):
+    long = "m" * 250
+    for name in ("a/final", "b/final", f"x/{long}"):
+        tiny.save(folder / name)
+    text = f"models: [a/final, b/final, x/{long}, rim-mini]\nchapters: 01_first.ipynb\nseeds: [0, 1]"
+    cells = sweep_of(text).cells
+    labels = [" (a/final, seed=0)", " (b/final, seed=0)", " (seed=0)", " (seed=0)"]
+    assert [cell.label for cell in cells[::2]] == labels
+    assert cells[0].id.startswith("01-a-final-seed0-")
+    assert max(len(cell.id) for cell in cells) < 100
+    found = []
+    for cell in cells[::2]:
+        where = folder / "out" / "cells" / cell.id
+        name = cell.model.rpartition("/")[2]
+        row = ledger.row("C1a", model=name, run_id="r1", effect=0.2, effect_ci_low=0.1, effect_ci_high=0.3)
+        ledger.write([row], where / "ledger" / "01_first.parquet")
+        (where / "01_first.ipynb").write_text(json.dumps({"metadata": {"rimkit": {"run_id": "r1"}}}))
+        (where / "complete").touch()
+        found.append(name + cell.label)
+    sweep.gather(cells[::2], folder / "out")
+    assert set(ledger.claims_table(ledger.read(folder / "out"))["model"]) == set(found)
+    assert len(set(found)) == 4
+
+
 def test_lists_can_be_values(folder):
     cells = sweep_of("models: rim-mini\nchapters: 01_first.ipynb\nparameters: {sizes: [[1, 2], [3]]}").cells
     assert [cell.values["sizes"] for cell in cells] == ["[1, 2]", "[3]"]
@@ -124,6 +148,10 @@ def test_lists_can_be_values(folder):
         ("models: rim-mini\njudge: [phrases, organism]", 2, "'judge' takes one word or number"),
         ("models: rim-mini\njudge: phrase", 2, "unknown judge 'phrase'"),
         ("models: rim-mini\nresources: {gpu: [1, 2]}", 2, "'gpu' takes one word or number"),
+        ("models: !!python/object/apply:os.system ['true']", 1, "unknown model 'true'"),
+        ("models: rim-mini\nparameters: &p {a: 4}\nprompts: {<<: *p}", 3, "no chapter asks for the prompt set 'a'"),
+        ("models: rim-mini\nmax_new_tokens: '²'", 2, "takes a whole number, not '²'"),
+        ("models: " + 2000 * "[" + 2000 * "]", 1, "this is not YAML: it cannot be read"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_file_is_one_line_with_its_number(folder, text, line, message):
@@ -153,8 +181,9 @@ def test_a_missing_file_is_one_line():
 def test_what_is_not_installed_is_one_line_with_the_command(monkeypatch):
     monkeypatch.setattr(sweep, "find_spec", lambda name: None if "executor" in name else name)
     sweep.check_installed("local")
-    with pytest.raises(UserError, match=r"pip install snakemake-executor-plugin-cluster-generic$"):
-        sweep.check_installed("cluster-generic")
+    for name in ("cluster-generic", "../x", "a.b"):
+        with pytest.raises(UserError, match=f"pip install snakemake-executor-plugin-{re.escape(name)}$"):
+            sweep.check_installed(name)
     monkeypatch.setattr(sweep, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=re.escape("needs Snakemake: pip install 'snakemake>=8.20,<10' ruamel.yaml")):
         sweep.check_installed("local")

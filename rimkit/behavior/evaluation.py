@@ -7,6 +7,7 @@ off. Nothing here knows how an intervention, a judge or a prompt set works insid
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -165,7 +166,7 @@ def _stand_in(name: str, other: str) -> str:
     shipped = shipped_tables("prompts")
     if not path:
         raise UserError(f"nothing stands in for '{name}': write {name}=hex-phi, or a file")
-    file = find_table(Path(path).expanduser(), shipped, "prompt set", tuple(prompt_tables.BENCHMARKS))
+    file = find_table(Path(os.path.expanduser(path)), shipped, "prompt set", tuple(prompt_tables.BENCHMARKS))
     return other if path in shipped else f"{file.resolve()}{mark}{query}"
 
 

@@ -66,7 +66,7 @@ def options_of(model: str | Path) -> tuple[str | Path, dict[str, str]]:
     Raises ``UserError`` for an unknown option. A folder of exactly this name goes before options.
     """
     match = WITH_OPTIONS.fullmatch(model) if isinstance(model, str) else None
-    if not match or Path(model).expanduser().is_dir():
+    if not match or Path(os.path.expanduser(model)).is_dir():
         return model, {}
     given = {}
     for word in match["options"].split("+")[1:]:
@@ -116,7 +116,7 @@ def locate(model: str | Path, revision: str | None = None, weights: bool = True)
 
     Raises ``UserError`` for an unknown name, a folder without a model, and a folder's revision.
     """
-    known, folder = _embedded(), Path(model).expanduser()
+    known, folder = _embedded(), Path(os.path.expanduser(model))
     match = EMBEDDED.fullmatch(model) if isinstance(model, str) else None
     seeds = [seed for name, seed in sorted(known) if match and name == match["name"]]
     if seeds:

@@ -7,7 +7,9 @@ are measured the experiments know.
 
 from __future__ import annotations
 
+import os
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import replace
@@ -116,7 +118,7 @@ def pair(base: str, tuned: str) -> tuple[StudyModel, StudyModel]:
 
 
 def _tuned(base: StudyModel, tuned: str) -> StudyModel:
-    folder = Path(tuned).expanduser()
+    folder = Path(os.path.expanduser(tuned))
     if (folder / finetune.RECORD).is_file() and (folder / finetune.WEIGHTS).is_file():
         return finetune.restore(base, folder)
     if (folder / ADAPTER).is_file() or (not folder.exists() and _adapter_on_hub(tuned)):
@@ -136,12 +138,27 @@ def _adapter_on_hub(repo: str) -> bool:
 
 
 def with_adapter(base: StudyModel, adapter: str) -> StudyModel:
-    """``base`` with a peft adapter merged into a copy of its weights. Raises `UserError` if it does not fit."""
-    from peft import PeftModel
+    """``base`` with a peft adapter merged into a copy of its weights.
+
+    Raises `UserError` if it does not fit: all of its tensors, and no others, are those of its layers.
+    """
+    from peft import PeftModel, get_peft_model_state_dict
+    from peft.utils import load_peft_weights
 
     try:
-        merged = PeftModel.from_pretrained(deepcopy(base.hf), adapter).merge_and_unload()
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        if [file.name for file in Path(adapter).glob("adapter_model.*")] == ["adapter_model.bin"]:
+            raise ValueError("its weights are a pickle, which can run code; save them as safetensors")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what they say of tensors is checked here
+            wrapped = PeftModel.from_pretrained(deepcopy(base.hf), adapter)
+            odd = set(load_peft_weights(adapter, "cpu")) ^ set(get_peft_model_state_dict(wrapped))
+        if odd:
+            raise ValueError(f"{len(odd)} of its tensors are missing or of other layers, as {min(odd)}")
+        made_for = wrapped.peft_config["default"].base_model_name_or_path
+        if made_for and made_for != base.hf.config._name_or_path:
+            print(f"note: the adapter {adapter} says that it was made for {made_for}, not for {base.name}")
+        merged = wrapped.merge_and_unload().eval()
+    except Exception as error:  # files from elsewhere: whatever is wrong with them
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"the adapter {adapter} does not fit {base.name}: {reason}") from error
-    return finetune.study_of(base, merged.eval(), Path(adapter).name)
+    return finetune.study_of(base, merged, Path(adapter).name)

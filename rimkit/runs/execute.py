@@ -93,8 +93,9 @@ def run(
     jobs = plan(notebooks, model, given, measure, keep_text)
     out = prepare_folder(out)
     for notebook in notebooks:
-        if (out / notebook.name).resolve() == notebook:
-            raise UserError(f"the run would replace {notebook} itself: give --out another folder")
+        target = out / notebook.name
+        if target.resolve() == notebook or (target.exists() and not record_of(target)):
+            raise UserError(f"the run would replace {target}, which no run has made: give --out another folder")
     check_chat(model)
     _sweep_up(out)
     run_id, rows = uuid4().hex[:8], []
@@ -141,7 +142,7 @@ def files_of(model: str) -> list[tuple[str, int, int]]:
     """Name, size and time of the files of a model in a folder: other weights there are another model."""
     plain, _ = options_of(model)
     known = {f"{item.name}:{item.seed}": item.path for item in embedded_models(noise=True).itertuples()}
-    folder = Path(known.get(plain) or known.get(f"{plain}:0") or plain).expanduser()
+    folder = Path(os.path.expanduser(known.get(plain) or known.get(f"{plain}:0") or plain))
     files = [file for file in sorted(folder.iterdir()) if file.is_file()] if folder.is_dir() else []
     return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
@@ -207,11 +208,12 @@ def plan(
 
 def prepare_folder(out: str | Path) -> Path:
     """Make sure that ``out`` is a folder that can be written; raises `UserError` otherwise."""
-    out = Path(out).expanduser().resolve()
+    out = Path(os.path.expanduser(out)).resolve()
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            return out
+        with tempfile.TemporaryFile(dir=out) as file:
+            file.write(b"is there room?")
+        return out
     except (FileExistsError, NotADirectoryError):
         raise UserError(f"{out} is a file, or lies below one: give --out a folder") from None
     except OSError as error:
@@ -241,8 +243,11 @@ def _run_job(job: Job, model: str, out: Path, run_id: str, force: bool, progress
 def _sweep_up(out: Path) -> None:
     """Remove what runs of this machine that were killed have left behind."""
     for folder in out.glob(f"{RUNNING}*"):
-        if not psutil.pid_exists(int(folder.name.removeprefix(RUNNING).partition("-")[0])):
-            shutil.rmtree(folder, ignore_errors=True)
+        pid = folder.name.removeprefix(RUNNING).partition("-")[0]
+        with suppress(psutil.NoSuchProcess, ValueError):
+            if psutil.Process(int(pid)).create_time() <= folder.stat().st_mtime:
+                continue  # it is running
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def rows_of(notebook: Path) -> Path:
@@ -320,18 +325,21 @@ def _keep(job: Job, model: str, folder: Path, target: Path, error: str, stamp: d
     ones, so that it can be run again by hand.
     """
     place, written = rows_of(target), folder / ROWS
+    place.parent.mkdir(exist_ok=True)
     rows = ledger.read(written) if written.exists() else ledger.table([])
     rows = rows.assign(**{**stamp, "run_id": rows["run_id"].fillna(stamp["run_id"])})
     if error:
         failed = ledger.failed_row(chapter=job.chapter, model=model, error=error, **stamp)
         rows = pd.concat([rows, ledger.table([failed])], ignore_index=True)
-    ledger.write(rows.assign(**job.measure.description()), place)
+    ledger.write(rows.assign(**job.measure.description()), written)
+    record = stamp | _record(job.params_hash, written, error)  # of these rows, whoever else writes there
     text = (folder / NOTEBOOK).read_text(encoding="utf-8")
     for partial, final in ((written, place), (folder / NOTEBOOK, target)):
         text = text.replace(partial.as_posix(), final.as_posix())
     notebook = nbformat.reads(text, 4)
-    notebook.metadata["rimkit"] = stamp | _record(job.params_hash, place, error)
+    notebook.metadata["rimkit"] = record
     nbformat.write(notebook, folder / NOTEBOOK)
+    written.replace(place)
     (folder / NOTEBOOK).replace(target)
 
 
@@ -415,7 +423,7 @@ def convert(value: Any, parameter: Parameter) -> Any:
         return _scalar(value, kind, parameter)
     try:
         parsed = json.loads(value) if isinstance(value, str) else value
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         parsed = None
     if not isinstance(parsed, list | tuple):
         raise UserError(f"{parameter.name} takes a list such as [1, 2], not '{value}'")

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from rimkit.behavior import prompts
 from rimkit.data import UserError, nearest
@@ -41,9 +44,11 @@ def find(name: str) -> hub.Source | None:
     if known := prompts.named(name):
         benchmark, revision = known
         return benchmark.source(revision)
-    if MODEL.fullmatch(name):
-        repo, _, revision = name.partition("@")
-        return hub.Source(repo, "model", revision or None)
+    repo, _, revision = name.partition("@")
+    with suppress(HFValidationError):
+        validate_repo_id(repo)
+        if MODEL.fullmatch(name):
+            return hub.Source(repo, "model", revision or None)
     match = hub.EMBEDDED.fullmatch(name)
     if match and match["name"] in set(hub.embedded_models(noise=True)["name"]):
         return None

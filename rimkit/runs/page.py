@@ -213,7 +213,7 @@ def claims_view(claims: pd.DataFrame, title: str) -> Table:
         paper = f"{item['paper_number']} ({item['paper_location']})"
         claim, statement, paper = ("", "", "") if again else (item["claim"], item["statement"], paper)
         seed, control = _text(item["seed"]), _text(item["control"])
-        cells = claim, statement, item["model"], seed, effect_text(item), control, paper
+        cells = claim, statement, _text(item["model"]), seed, effect_text(item), control, paper
         view.add_row(*map(escape, cells), f"[{STYLES[item['verdict']]}]{item['verdict']}[/]")
     return view
 

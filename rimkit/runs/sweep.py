@@ -60,12 +60,13 @@ class Cell:
     model: str
     values: dict[str, str]
     varied: tuple[str, ...] = ()
+    place: str = ""  # the end of the model's path, where another model has the same name
 
     @cached_property
     def id(self) -> str:
         """The name of its folder. It ends in a hash: other parameters, chapters, weights are other cells."""
         settings = [f"{name}{self.values[name]}" for name in self.varied]
-        words = [self.job.chapter.partition("_")[0], Path(self.model).name, *settings]
+        words = [self.job.chapter.partition("_")[0], self.place or Path(self.model).name, *settings]
         slug = "-".join(re.sub(r"[^\w.]+", "-", word).strip("-") for word in words)[:80]
         depends_on = f"{self.job.params_hash} {self.job.notebook} {self.model} {__version__}"
         return f"{slug}-{sha256(depends_on.encode()).hexdigest()[:8]}"
@@ -83,7 +84,8 @@ class Cell:
     @property
     def label(self) -> str:
         """What tells it from its like, in brackets: " (seed=1, n_prompts=46)"."""
-        return f" ({', '.join(f'{name}={self.values[name]}' for name in self.varied)})" if self.varied else ""
+        told = [*filter(None, [self.place]), *(f"{name}={self.values[name]}" for name in self.varied)]
+        return f" ({', '.join(told)})" if told else ""
 
     @property
     def title(self) -> str:
@@ -125,7 +127,7 @@ def _load(text: str) -> Mapping[str, Any]:
 
     try:
         file = YAML().load(text)
-    except YAMLError as error:
+    except (YAMLError, RecursionError) as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         said = " ".join((problem or "it cannot be read").split())
         raise UserError(f"{mark.line + 1 if mark else 1}: this is not YAML: {said}") from error
@@ -135,7 +137,7 @@ def _load(text: str) -> Mapping[str, Any]:
         raise UserError("1: 'models' is missing: a list, such as [rim-mini]")
     for key in file:
         if key not in KEYS:
-            line, there = file.lc.key(key)[0] + 1, ", ".join(KEYS)
+            line, there = _line(file, key, 0), ", ".join(KEYS)
             raise UserError(f"{line}: unknown key '{key}'{nearest(key, KEYS)}; there are: {there}")
     return file
 
@@ -155,7 +157,8 @@ def _sweep(file: Mapping[str, Any]) -> Sweep:
             given = dict(zip(axes, values, strict=True))
             for job in execute.plan(notebooks, model, given, measure):
                 own = {name: value for name, value in given.items() if name in job.values}
-                cell = Cell(job, model, own, tuple(name for name in own if len(axes[name]) > 1))
+                varied = tuple(name for name in own if len(axes[name]) > 1)
+                cell = Cell(job, model, own, varied, _place(model, models))
                 cells[cell.id] = cell
 
     def place(cell: Cell) -> tuple[int, int]:
@@ -164,10 +167,22 @@ def _sweep(file: Mapping[str, Any]) -> Sweep:
     return Sweep(sorted(cells.values(), key=place), _resources(file))
 
 
+def _place(model: str, models: Sequence[str]) -> str:
+    """The shortest end of a folder's path that no other model's has; "" where its last name will do."""
+    ends = [[Path(other).parts[-n:] for other in {*models} - {model}] for n in range(1, 99)]
+    n = next(n for n, others in enumerate(ends, 1) if Path(model).parts[-n:] not in others)
+    return "/".join(Path(model).parts[-n:]) if n > 1 and Path(model).is_absolute() else ""
+
+
+def _line(file: Any, key: Any, part: int = 2) -> int:
+    """The line of a value (``part`` 0: of a key, or an item), or of the whole where it was merged in."""
+    return (file.lc.data or {}).get(key, [file.lc.line or 0] * 3)[part] + 1
+
+
 def _mapping(file: Mapping, key: str) -> Mapping[str, Any]:
     found = file.get(key, {})
     if not isinstance(found, Mapping):
-        raise UserError(f"{file.lc.value(key)[0] + 1}: here a mapping (name: value) is needed")
+        raise UserError(f"{_line(file, key)}: here a mapping (name: value) is needed")
     return found
 
 
@@ -177,10 +192,10 @@ def _items(file: Mapping, key: str) -> list[tuple[str, int]]:
     """
     if key not in file:
         return []
-    found, line = file[key], file.lc.value(key)[0] + 1
+    found, line = file[key], _line(file, key)
     items = [(found, line)]
     if isinstance(found, list):
-        items = [(item, found.lc.item(place)[0] + 1) for place, item in enumerate(found)]
+        items = [(item, _line(found, place, 0)) for place, item in enumerate(found)]
     if not items:
         raise UserError(f"{line}: this list is empty")
     for item, line in items:
@@ -201,7 +216,7 @@ def _axes(file: Mapping, notebooks: Sequence[Path]) -> dict[str, list[str]]:
     """``{parameter: its values, as written}``, each checked against the chapters that declare it."""
     given, declared = _mapping(file, "parameters"), {path: execute.declared_in(path) for path in notebooks}
     if "seeds" in file and "seed" in given:
-        line = given.lc.value("seed")[0] + 1
+        line = _line(given, "seed")
         raise UserError(f"{line}: the seeds already stand under 'seeds'")
     axes = {"seed": _items(file, "seeds")} if "seeds" in file else {}
     axes |= {name: _items(given, name) for name in given}
@@ -220,7 +235,7 @@ def _measure(file: Mapping) -> Evaluation:
         with _at(line):
             prompts |= evaluation({name: other}).prompts
     length, line = _one(file, "max_new_tokens")
-    if length and not length.isdigit():
+    if length and not length.isdecimal():
         raise UserError(f"{line}: max_new_tokens takes a whole number, not '{length}'")
     judge, line = _one(file, "judge")
     with _at(line):
@@ -231,9 +246,9 @@ def _resources(file: Mapping) -> dict[str, int | str]:
     given = _mapping(file, "resources")
     for name in given:
         if not re.fullmatch(r"[A-Za-z]\w*", str(name)):
-            raise UserError(f"{given.lc.value(name)[0] + 1}: '{name}' is no name of a resource, such as gpu")
+            raise UserError(f"{_line(given, name)}: '{name}' is no name of a resource, such as gpu")
     values = {name: _one(given, name)[0] for name in given}
-    return {name: int(value) if value.isdigit() else value for name, value in values.items()}
+    return {name: int(value) if value.isdecimal() else value for name, value in values.items()}
 
 
 def run(
@@ -286,7 +301,8 @@ def check_installed(executor: str) -> None:
     if find_spec("snakemake") is None or find_spec("ruamel.yaml") is None:
         raise UserError(f"a sweep needs Snakemake: pip install '{REQUIREMENT}' ruamel.yaml")
     plugin = f"snakemake-executor-plugin-{executor}"
-    if executor not in BUILT_IN and find_spec(plugin.replace("-", "_")) is None:
+    module = plugin.replace("-", "_")
+    if executor not in BUILT_IN and not (module.isidentifier() and find_spec(module)):
         raise UserError(f"the executor '{executor}' is not installed: pip install {plugin}")
 
 

@@ -211,8 +211,8 @@ def put_between_markers(file: Path, text: str) -> None:
         if not end:
             raise UserError(f"{file} needs two lines between which badges go: {MARKERS[0]} and {MARKERS[1]}")
         file.write_text(f"{before}{start}\n{text}\n{end}{after}", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {file} ({error.strerror})") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot write {file} ({getattr(error, 'strerror', 'it is no text')})") from error
 
 
 def stamp(notebook: Path, repo: str, branch: str = "main") -> bool:
@@ -225,7 +225,7 @@ def stamp(notebook: Path, repo: str, branch: str = "main") -> bool:
         content = json.loads(notebook.read_text(encoding="utf-8"))
         sources = [cell["source"] or [""] for cell in content["cells"] if cell["cell_type"] == "code"]
         source = next((lines for lines in sources if LAST.fullmatch(lines[-1].strip())), None)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{notebook} is no notebook that can be read") from error
     if source is None:
         raise UserError(f"{notebook} has no cell that ends with rk.start(seed)")
