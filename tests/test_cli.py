@@ -222,7 +222,7 @@ def test_a_bad_command_line_is_one_line(line, said, good, tmp_path, monkeypatch)
             (tmp_path / name / file).write_text("{")
     measured(tmp_path / "run")
     if "{full}" in line:
-        monkeypatch.setattr("tempfile.TemporaryFile", lambda dir: open("/dev/full", "wb"))
+        monkeypatch.setattr("tempfile.TemporaryFile", lambda dir: open("/dev/full", "wb"))  # noqa: SIM115
     names = {name: tmp_path / name for name in ("file", "folder", "binary", "run", "full", "adapter")}
     words = [word.format(good=good, long=200 * "x", **names) for word in line.split()]
     refused(rimkit(*words), said)

@@ -149,9 +149,9 @@ def test_lists_can_be_values(folder):
         ("models: rim-mini\njudge: phrase", 2, "unknown judge 'phrase'"),
         ("models: rim-mini\nresources: {gpu: [1, 2]}", 2, "'gpu' takes one word or number"),
         ("models: !!python/object/apply:os.system ['true']", 1, "unknown model 'true'"),
-        ("models: rim-mini\nparameters: &p {a: 4}\nprompts: {<<: *p}", 3, "no chapter asks for the prompt set 'a'"),
+        ("models: rim-mini\nresources: &p {a: 4}\nprompts: {<<: *p}", 3, "no chapter asks for the prompt set 'a'"),
         ("models: rim-mini\nmax_new_tokens: '²'", 2, "takes a whole number, not '²'"),
-        ("models: " + 2000 * "[" + 2000 * "]", 1, "this is not YAML: it cannot be read"),
+        ("models: " + 500 * "[" + 500 * "]", 1, "this is not YAML: it cannot be read"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_file_is_one_line_with_its_number(folder, text, line, message):
