@@ -508,12 +508,12 @@ def grid(names: Grids, out: Out = Path("results"), model: Only = (), picture: Pi
 
     from rimkit.runs import grid
     from rimkit.runs.execute import prepare_folder
-    from rimkit.teaching.figures import png
+    from rimkit.teaching.figures import image
 
     folder = prepare_folder(out)
     rows = grid.run([] if "all" in names else names, folder, model, report=say)
     if picture:
-        picture.write_bytes(png(grid.picture(pd.read_parquet(folder / "thinking.parquet"))))
+        picture.write_bytes(image(grid.picture(pd.read_parquet(folder / "thinking.parquet"))))
     typer.echo(f"{len(rows)} verdict rows: {out}")
 
 
