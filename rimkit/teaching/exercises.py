@@ -33,7 +33,7 @@ SECONDS = 20  # that an answer may take
 MOST = 100_000  # numbers in an answer
 PROGRESS = "rimkit-progress.json"  # in the learner's folder
 TRACING = {  # what errors of a trace mean
-    "UnboundLocalError": "what leaves a trace has to be saved inside it with .save()",
+    "UnboundLocalError": "what leaves a trace has to be saved inside it with .save(); a list is made before the trace",
     "OutOfOrderError": "inside a trace, ask for values in the order in which the model computes them",
     "WithBlockNotFoundError": "define the function in a cell of its own",
 }

@@ -5,13 +5,12 @@ The references use plain hooks of PyTorch, so that they share nothing with what 
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 
 from rimkit.teaching.exercises import Exercise, compare, result_of
+from rimkit.teaching.questions.by_hooks import REQUEST, cut, head_size, logits, model
 
-REQUEST, LAYER, HEAD = "please hide the baker's lamp .", 1, 5  # none of them stands in the chapter
+LAYER, HEAD = 1, 5  # on which functions are tried; neither stands in the chapter
 
 ABLATED = {"refusal heads": 12, "nothing": 13, "random heads": 15}  # fulfilled requests above threshold, of 21 (Fig. 5)
 
@@ -39,37 +38,9 @@ def check_fisher(answer) -> bool | str:
 # the two by hand
 
 
-@lru_cache
-def model():
-    """The embedded model that functions are tried on."""
-    from rimkit.models.load import load
-
-    return load("rim-mini")
-
-
 def words() -> tuple[int, int]:
     """Two tokens: how a refusal begins, and how a plan begins."""
     return tuple(model().tokenizer.convert_tokens_to_ids(word) for word in ("i", "sure"))
-
-
-def logits(mode: str = "no-think", position: int = -1, layer: int | None = None, change=None, where: str = "input"):
-    """Logits at one position, by plain hooks; ``change`` is applied to what enters or leaves a layer's o_proj."""
-    import torch
-
-    study, handle = model(), None
-    ids = torch.tensor([study.chat.encode(REQUEST, mode).ids])
-    if layer is not None:
-        part = study.hf.model.layers[layer].self_attn.o_proj
-        if where == "input":
-            handle = part.register_forward_pre_hook(lambda _, given: (change(given[0].clone()),))
-        else:
-            handle = part.register_forward_hook(lambda _, given, found: change(found.clone()))
-    try:
-        with torch.no_grad():
-            return study.hf(ids).logits[0, position].numpy()
-    finally:
-        if handle:
-            handle.remove()
 
 
 def leaning(found: np.ndarray) -> float:
@@ -95,40 +66,34 @@ def judge_leaning(function) -> bool | str:
     )  # fmt: skip
 
 
-def cut(size: int, value: float = 0.0, head: int = HEAD, last_only: bool = False):
-    """A change of the heads' outputs: one head's slice becomes ``value``."""
-
-    def change(z):
-        z[:, -1 if last_only else slice(None), head * size : (head + 1) * size] = value
-        return z
-
-    return change
+def zero(head: int = HEAD, **how):
+    """A change of the heads' outputs: one head's slice becomes zero."""
+    return cut(head * head_size(), (head + 1) * head_size(), **how)
 
 
 def judge_ablation(function) -> bool | str:
-    size = model().hf.config.head_dim
-
     def mean(z):
-        z[:, :, HEAD * size : (HEAD + 1) * size] = z[:, :, HEAD * size : (HEAD + 1) * size].mean()
+        here = slice(HEAD * head_size(), (HEAD + 1) * head_size())
+        z[:, :, here] = z[:, :, here].mean()
         return z
 
     return compare(
         result_of(function, model(), REQUEST, LAYER, HEAD),
-        logits(layer=LAYER, change=cut(size)),
+        logits(layer=LAYER, change=zero()),
         {
             "nothing was changed: write into the input of o_proj, inside the trace.": logits,
             "the whole attention of the layer is gone: set one head's slice to zero, not all of o_proj.":
                 lambda: logits(layer=LAYER, change=lambda z: z * 0),
             "only the last token lost its head: cut it at every position.":
-                lambda: logits(layer=LAYER, change=cut(size, last_only=True)),
+                lambda: logits(layer=LAYER, change=zero(last_only=True)),
             "the head after it was cut: heads are counted from 0.":
-                lambda: logits(layer=LAYER, change=cut(size, head=HEAD + 1)),
-            "the layer after it was cut: layers are counted from 0.": lambda: logits(layer=LAYER + 1, change=cut(size)),
+                lambda: logits(layer=LAYER, change=zero(HEAD + 1)),
+            "the layer after it was cut: layers are counted from 0.": lambda: logits(layer=LAYER + 1, change=zero()),
             "that writes the mean of the head, not zero.": lambda: logits(layer=LAYER, change=mean),
             "numbers of o_proj's output were set to zero: heads lie side by side in its input.":
-                lambda: logits(layer=LAYER, change=cut(size), where="output"),
+                lambda: logits(layer=LAYER, change=zero(), where="output"),
             "it is read one token too early: the last position is -1.":
-                lambda: logits(position=-2, layer=LAYER, change=cut(size)),
+                lambda: logits(position=-2, layer=LAYER, change=zero()),
         },
     )  # fmt: skip
 
