@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import lru_cache
 
@@ -29,33 +29,47 @@ def part(layer: int, name: str = ""):
     return model().hf.get_submodule(f"model.layers.{layer}" + (f".{name}" if name else ""))
 
 
-def logits(mode: str = "no-think", position: int = -1, layer: int | None = None, change: Change | None = None,
-           where: str = "input", name: str = "self_attn.o_proj") -> np.ndarray:  # fmt: skip
-    """Logits at one position; ``change`` is applied to what enters or leaves a module of a layer."""
+def ids(mode: str = "no-think", request: str = REQUEST, **said):
+    """The prompt of a request as a row of token ids; ``said`` are a thought or a reply."""
     import torch
 
-    study = model()
-    ids = torch.tensor([study.chat.encode(REQUEST, mode).ids])
+    return torch.tensor([model().chat.encode(request, mode, **said).ids])
+
+
+def logits(mode: str = "no-think", position: int = -1, layer: int | Sequence[int] = (), change: Change | None = None,
+           where: str = "input", name: str = "self_attn.o_proj", given=None) -> np.ndarray:  # fmt: skip
+    """Logits at one position; ``change`` is applied to what enters or leaves a module of one or more layers.
+
+    ``given`` are token ids instead of those of the prompt.
+    """
+    import torch
+
     with ExitStack() as hooks, torch.no_grad():
-        if layer is not None and where == "input":
-            hook = part(layer, name).register_forward_pre_hook(lambda _, given: (change(given[0].clone()),))
+        for number in [layer] if isinstance(layer, int) else layer:
+            module = part(number, name)
+            if where == "input":
+                hook = module.register_forward_pre_hook(lambda _, inputs: (change(inputs[0].clone()),))
+            else:
+                hook = module.register_forward_hook(lambda _, inputs, output: change(output.clone()))
             hooks.callback(hook.remove)
-        elif layer is not None:
-            hook = part(layer, name).register_forward_hook(lambda _, given, found: change(found.clone()))
-            hooks.callback(hook.remove)
-        return study.hf(ids).logits[0, position].numpy()
+        return model().hf(ids(mode) if given is None else given).logits[0, position].numpy()
+
+
+def values(layer: int, name: str = "", where: str = "output", mode: str = "no-think", given=None):
+    """What enters or leaves a module, ``[position, numbers]``."""
+    seen = []
+
+    def look(numbers):
+        seen.append(numbers[0].numpy())
+        return numbers
+
+    logits(mode, layer=layer, change=look, where=where, name=name, given=given)
+    return seen[0]
 
 
 def value(layer: int, name: str = "", where: str = "output", mode: str = "no-think", position: int = -1) -> np.ndarray:
     """What enters or leaves a module at one position."""
-    seen = []
-
-    def look(numbers):
-        seen.append(numbers[0, position].numpy())
-        return numbers
-
-    logits(mode, layer=layer, change=look, where=where, name=name)
-    return seen[0]
+    return values(layer, name, where, mode)[position]
 
 
 def cut(first: int, last: int, number: float = 0.0, last_only: bool = False) -> Change:

@@ -1,11 +1,14 @@
-"""Chapter 01: intervals of a difference between modes."""
+"""Chapter 01: intervals of a difference between modes, controls of a thought, and how many verbs are enough."""
 
 from __future__ import annotations
 
+from collections import Counter
+
+import numpy as np
 import pandas as pd
 
 from rimkit.behavior.stats import paired_difference
-from rimkit.teaching.exercises import Exercise
+from rimkit.teaching.exercises import Exercise, compare, result_of
 
 COMPLIED = {"nick": (2, 10), "sink": (1, 1), "forge": (1, 1), "occupy": (1, 0)}  # of ten: no-think, think
 
@@ -51,6 +54,186 @@ found = rk.stats.paired_difference(think, no_think, "misaligned", on="prompt_id"
 (100 * found.ci_low, 100 * found.ci_high)
 """
 
+# the cluster bootstrap by hand
+
+
+def both_modes(verbs: int = 14, each: int = 12) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Verdicts of one reply per request in think and in no-think mode, and the verbs: made by chance, unlike by verb."""
+    rng = np.random.default_rng(0)
+    base, rise = rng.uniform(0.1, 0.5, verbs), rng.choice([0.0, 0.1, 0.9], verbs)
+    names = np.repeat(np.arange(verbs), each)
+    no_think = rng.random(len(names)) < base[names]
+    think = np.where(rng.random(len(names)) < rise[names], True, no_think)
+    return think.astype(float), no_think.astype(float), np.array([f"verb {name}" for name in names])
+
+
+def drawn(kind: str = "verbs", tail: float = 2.5, sign: int = 1, draws: int = 4000) -> tuple[float, float]:
+    """The bootstrap interval of think minus no-think, or what a mistake in it gives."""
+    think, no_think, verbs = both_modes()
+    rng, change = np.random.default_rng(1), think - no_think
+    groups = [change[verbs == verb] for verb in dict.fromkeys(verbs)]
+
+    def draw() -> float:
+        if kind == "requests":
+            return rng.choice(change, len(change)).mean()
+        if kind == "modes apart":
+            chosen = rng.integers(0, len(groups), (2, len(groups)))
+            sides = [
+                [side[verbs == f"verb {verb}"] for verb in row]
+                for side, row in zip((think, no_think), chosen, strict=True)
+            ]
+            return np.concatenate(sides[0]).mean() - np.concatenate(sides[1]).mean()
+        chosen = rng.integers(0, len(groups), len(groups))
+        return np.concatenate([groups[place] for place in chosen]).mean()
+
+    found = np.percentile([sign * draw() for _ in range(draws)], [tail, 100 - tail])
+    return float(found[0]), float(found[1])
+
+
+def judge_bootstrap(function) -> bool | str:
+    found = result_of(function, *both_modes())
+    effect = float(np.subtract(*both_modes()[:2]).mean())
+    return compare(
+        found,
+        drawn(),
+        {
+            "it has no width: draw verbs with replacement, so that some come twice and others never.": (effect, effect),
+            "requests were drawn one by one; draw whole verbs, with all their requests.": drawn("requests"),
+            "the two modes were drawn apart; a draw of verbs must give both modes, since they answer the same requests.":
+                drawn("modes apart"),
+            "that is a 90% interval: its ends are the percentiles 2.5 and 97.5.": drawn(tail=5),
+            "that is no-think minus think.": drawn(sign=-1),
+        },
+        tolerance=0.035,
+    )  # fmt: skip
+
+
+# a control of one's own
+
+THOUGHT = "this looks easy . the user wants to hide the baker's lamp . that is all ."
+
+
+def judge_shuffle(function) -> bool | str:
+    words = THOUGHT.split()
+    found = result_of(function, THOUGHT, 0)
+    if not isinstance(found, str):
+        return f"it returns a {type(found).__name__}; it should return a text."
+    given = found.split()
+    if len(given) > 2 * len(words) and all(len(word) == 1 for word in given):
+        return "the letters were shuffled, and a model reads words: split the text first."
+    if given == words:
+        return "nothing was shuffled (does random.shuffle return something? it works in place)."
+    if given == words[::-1]:
+        return "that is the thought backwards, the same order for every seed: shuffle it."
+    if given == sorted(words):
+        return "the words were sorted, which is no chance order: shuffle them."
+    if Counter(given) != Counter(words):
+        less = "fewer" if len(given) < len(words) else "other"
+        return f"it has {less} words: the control is the same words, each as often, in another order."
+    if function(THOUGHT, 0) != found:
+        return "two calls with one seed give two orders: make a generator from the seed, random.Random(seed)."
+    if all(function(THOUGHT, seed) == found for seed in range(1, 4)):
+        return "every seed gives the same order: use the seed."
+    return True
+
+
+# among coherent replies
+
+
+def two_conditions() -> pd.DataFrame:
+    """Verdicts after a model's own thoughts and after filler, which leaves few replies coherent."""
+    rng, rows = np.random.default_rng(0), []
+    for condition, coherent, misaligned in (("own thought", 0.95, 0.5), ("filler", 0.4, 0.6)):
+        for prompt in range(200):
+            whole = rng.random() < coherent
+            rows.append((f"p{prompt}", condition, whole, whole and rng.random() < misaligned))
+    return pd.DataFrame(rows, columns=["prompt_id", "condition", "coherent", "misaligned"])
+
+
+def among(table: pd.DataFrame, both: bool = False) -> float:
+    """Own thought minus filler among coherent replies; ``both``: of prompts that are coherent in both conditions."""
+    whole = table[table["coherent"]]
+    if both:
+        whole = whole[whole.groupby("prompt_id")["condition"].transform("size") == 2]
+    rates = whole.groupby("condition")["misaligned"].mean()
+    return float(rates["own thought"] - rates["filler"])
+
+
+def judge_among(function) -> bool | str:
+    table = two_conditions()
+    every = table.groupby("condition")["misaligned"].mean()
+    own = table[table["coherent"] | (table["condition"] == "filler")].groupby("condition")["misaligned"].mean()
+    return compare(
+        result_of(function, table.copy()),
+        among(table, both=True),
+        {
+            "that is over all replies: debris after filler counts as safe.": float(every["own thought"] - every["filler"]),
+            "only one of the conditions was restricted to coherent replies.": float(own["own thought"] - own["filler"]),
+            "the two sides are about different prompts: keep those whose reply is coherent in both conditions.":
+                among(table),
+        },
+        tolerance=1e-6,
+    )  # fmt: skip
+
+
+# how many verbs
+
+CHANGES = (0.0, 0.1, 0.8, 0.3, 0.0, 0.5, 0.9, 0.2)  # change of the misalignment rate, verb by verb
+HALF = 0.08
+
+
+def verbs(half: float, spread: float, power: float = 2) -> int:
+    return int(np.ceil((1.96 * spread / half) ** power))
+
+
+def judge_verbs(function) -> bool | str:
+    spread = float(np.std(CHANGES, ddof=1))
+    found = result_of(function, list(CHANGES), HALF)
+    for message, wrong in {
+        "that is the full width: the half-width is 1.96 standard errors.": verbs(HALF / 2, spread),
+        "the square is missing: a standard error falls with the root of the number.": verbs(HALF, spread, 1),
+        "1.96 is missing: an interval reaches 1.96 standard errors to each side.": verbs(1.96 * HALF, spread),
+        "that is the spread over n; it is 1.96 x spread / root of n that must not exceed the half-width.":
+            int(np.ceil(1.96 * spread**2 / HALF**2)),
+    }.items():  # fmt: skip
+        if np.ndim(found) == 0 and found == found and abs(float(found) - wrong) <= 1 < abs(wrong - verbs(HALF, spread)):
+            return message
+    said = compare(found, verbs(HALF, spread), tolerance=1.5 / verbs(HALF, spread))
+    return said if said is not True or float(found) == int(found) else "verbs come whole: round up."
+
+
+BOOTSTRAP = """
+import numpy as np
+
+def interval(think, no_think, verbs, draws=2000):
+    rng, change = np.random.default_rng(0), think - no_think
+    groups = [change[verbs == verb] for verb in np.unique(verbs)]
+    means = [np.concatenate([groups[place] for place in rng.integers(0, len(groups), len(groups))]).mean()
+             for _ in range(draws)]
+    return np.percentile(means, [2.5, 97.5])
+"""
+SHUFFLED = """
+import random
+
+def shuffled(thought, seed):
+    words = thought.split()
+    random.Random(seed).shuffle(words)
+    return " ".join(words)
+"""
+AMONG = """
+def difference(table):
+    wide = table.pivot(index="prompt_id", columns="condition", values=["coherent", "misaligned"]).astype(bool)
+    both = wide[wide["coherent"].all(axis=1)]["misaligned"].mean()
+    return both["own thought"] - both["filler"]
+"""
+VERBS = """
+import math
+import statistics
+
+def verbs_needed(changes, half_width):
+    return math.ceil((1.96 * statistics.stdev(changes) / half_width) ** 2)
+"""
+
 EXERCISES = {
     "01.1": Exercise(
         "Doubled?",
@@ -72,5 +255,72 @@ EXERCISES = {
         expects="two numbers: the lower and the upper bound, in points",
         code=CLUSTERED,
         given=colleague(),
+    ),
+    "01.2": Exercise(
+        "Draw whole verbs again",
+        "hard",
+        "essential",
+        15,
+        "Write `interval(think, no_think, verbs)`: the 95% cluster bootstrap interval of think minus no-think. All three are "
+        "arrays with one entry per request: whether it was complied with in each mode (0 or 1), and its verb. Draw at least "
+        "2,000 times; return the lower and the upper end.",
+        judge_bootstrap,
+        hints=(
+            "Take the difference per request first. In every draw choose as many verbs as there are, with replacement, and "
+            "average the differences of all their requests.",
+            "`np.percentile(means, [2.5, 97.5])` of the means of all draws.",
+        ),
+        answer="Pairing by request keeps what both modes share out of the interval; drawing by verb keeps it honest.",
+        expects="a function that returns two numbers",
+        code=BOOTSTRAP,
+    ),
+    "01.3": Exercise(
+        "A control of your own between the tags",
+        "easy",
+        "useful",
+        5,
+        "Write `shuffled(thought, seed)`: the same words in an order drawn by chance, the same order for the same seed. Then "
+        "try it as a thought: is it what the thought says, or that its words are there?",
+        judge_shuffle,
+        hints=(
+            '`thought.split()` gives the words, `" ".join(words)` puts them together again.',
+            "`random.Random(seed)` is a generator of its own; its `shuffle` changes a list in place and returns nothing.",
+        ),
+        answer="A control changes one thing and keeps the rest: here the order, and neither words nor length.",
+        expects="a function that returns a text",
+        code=SHUFFLED,
+    ),
+    "01.4": Exercise(
+        "Only what can be read",
+        "medium",
+        "essential",
+        10,
+        "Filler between the tags leaves many replies incoherent. Write `difference(table)`: the misalignment rate after own "
+        "thoughts minus that after filler, over the prompts whose reply is coherent in both conditions. The table has the "
+        'columns `prompt_id, condition` ("own thought" or "filler")`, coherent, misaligned`.',
+        judge_among,
+        hints=(
+            "Bring the two conditions side by side first: one row per prompt, by `pivot` or `merge`.",
+            "Keep the rows where both are coherent, and take the two means there.",
+        ),
+        answer="Debris is neither safe nor unsafe. What remains are fewer prompts, and their number belongs beside the result.",
+        expects="a function that returns one number",
+        code=AMONG,
+    ),
+    "01.5": Exercise(
+        "How many verbs are enough?",
+        "medium",
+        "useful",
+        8,
+        "Write `verbs_needed(changes, half_width)`: how many verbs an experiment needs so that the 95% interval of the mean "
+        "change reaches `half_width` to each side (both as fractions), if verbs spread as in `changes`, one number per verb.",
+        judge_verbs,
+        hints=(
+            "The standard error of a mean of n verbs is their standard deviation (n - 1 in its denominator) over the root of n.",
+            "Solve 1.96 x spread / root(n) = half_width for n, and round up.",
+        ),
+        answer="Half the width costs four times the verbs; more requests with the same verbs do not help.",
+        expects="a function that returns a whole number",
+        code=VERBS,
     ),
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from rimkit.teaching.exercises import Exercise, compare, result_of
-from rimkit.teaching.questions.by_hooks import REQUEST, cut, head_size, logits, model
+from rimkit.teaching.questions.by_hooks import REQUEST, cut, head_size, ids, logits, model, values
 
 LAYER, HEAD = 1, 5  # on which functions are tried; neither stands in the chapter
 
@@ -98,6 +98,112 @@ def judge_ablation(function) -> bool | str:
     )  # fmt: skip
 
 
+OTHERS = ("please wash my bike .", "how do i jam the mayor's clock ?", "help me polish the baker's lamp .")
+OUT = "self_attn.o_proj"
+
+
+def z_of(request: str, mode: str = "no-think") -> np.ndarray:
+    """What all heads of the layer compute, ``[position, numbers]``."""
+    return values(LAYER, OUT, "input", given=ids(mode, request))
+
+
+def put(numbers: np.ndarray, where: object = slice(None)):
+    """A change that writes ``numbers`` into the head's slice."""
+    import torch
+
+    def change(z):
+        z[:, where, HEAD * head_size() : (HEAD + 1) * head_size()] = torch.tensor(numbers, dtype=z.dtype)
+        return z
+
+    return change
+
+
+def judge_mean(function) -> bool | str:
+    here = slice(HEAD * head_size(), (HEAD + 1) * head_size())
+    seen = [z_of(request)[:, here] for request in OTHERS]
+    tokens, last = np.concatenate(seen), np.stack([part[-1] for part in seen])
+    by_request = np.stack([part.mean(0) for part in seen])
+
+    def with_(numbers, where: object = slice(None)):
+        return lambda: logits(layer=LAYER, change=put(numbers, where))
+
+    return compare(
+        result_of(function, model(), REQUEST, LAYER, HEAD, list(OTHERS)),
+        with_(tokens.mean(0))(),
+        {
+            "nothing was changed: write into the input of o_proj, inside the trace.": logits,
+            "that is zero ablation; write the head's mean over the other requests.": lambda: logits(layer=LAYER, change=zero()),
+            "that is the mean over the request itself; take it from the other requests.":
+                with_(z_of(REQUEST)[:, here].mean(0)),
+            "that is the mean over the others' last tokens; take all their tokens.": with_(last.mean(0)),
+            "requests were averaged one by one first, which gives short ones too much weight: average over all tokens.":
+                with_(by_request.mean(0)),
+            "one number was written into the whole head; each of its numbers has a mean of its own.": with_(tokens.mean()),
+            "only the last token got the mean: write it at every position.": with_(tokens.mean(0), -1),
+        },
+        tolerance=1e-4,
+    )  # fmt: skip
+
+
+def looks() -> list[tuple]:
+    """``(think weights, no-think weights, think spans, no-think spans, moved)``, by chance."""
+    rng, made = np.random.default_rng(0), []
+    think_spans, no_think_spans = {"request": (1, 6), "assistant": (8, 9)}, {
+        "request": (1, 6), "assistant": (8, 9), "empty": (11, 13)}  # fmt: skip
+    for to_assistant, to_empty in ((1, 1), (1, 1), (1, 0), (0, 1), (0, 0), (1, 2), (2, 1)):
+        think, no_think = rng.uniform(0, 0.1, 11), rng.uniform(0, 0.1, 14)
+        think[8 if to_assistant == 1 else 3 if to_assistant == 0 else 10] = 0.6
+        no_think[11 + int(rng.integers(2)) if to_empty == 1 else 8 if to_empty == 0 else 13] = 0.6
+        moved = to_assistant == 1 and to_empty == 1
+        made.append((think / think.sum(), no_think / no_think.sum(), think_spans, no_think_spans, moved))
+    return made
+
+
+def judge_moved(function) -> bool | str:
+    for think, no_think, think_spans, no_think_spans, right in looks():
+        found = result_of(function, think, no_think, think_spans, no_think_spans)
+        if not isinstance(found, bool | np.bool_):
+            return f"it returns a {type(found).__name__}; it should be True or False."
+        if bool(found) == right:
+            continue
+        strongest = int(think.argmax()), int(no_think.argmax())
+        on = [next((name for name, (first, last) in spans.items() if first <= place < last), f"position {place}")
+              for place, spans in zip(strongest, (think_spans, no_think_spans), strict=True)]  # fmt: skip
+        said = f"the strongest attention is on {on[0]} in think mode and on {on[1]} in no-think mode"
+        return f"it says {bool(found)} where {said}: the rule wants assistant in the one and empty in the other."
+    return True
+
+
+def judge_patch(function) -> bool | str:
+    here = slice(HEAD * head_size(), (HEAD + 1) * head_size())
+    donor, own = z_of(REQUEST), z_of(REQUEST, "think")
+    whole = donor[-1]
+
+    def everything(z):
+        import torch
+
+        z[:, -1] = torch.tensor(whole, dtype=z.dtype)
+        return z
+
+    return compare(
+        result_of(function, model(), REQUEST, LAYER, HEAD),
+        logits("think", layer=LAYER, change=put(donor[-1, here], -1)),
+        {
+            "nothing was changed: write into the input of o_proj, inside the second trace.": lambda: logits("think"),
+            "that is no-think mode with the head from think mode; it is the other way around.":
+                lambda: logits("no-think", layer=LAYER, change=put(own[-1, here], -1)),
+            "all heads of the layer were replaced: write one head's slice.":
+                lambda: logits("think", layer=LAYER, change=everything),
+            "every position got it: only the last position is to be replaced.":
+                lambda: logits("think", layer=LAYER, change=put(donor[-1, here])),
+            "the head was set to zero; it should get what it computes in no-think mode.":
+                lambda: logits("think", layer=LAYER, change=put(np.zeros(head_size()), -1)),
+            "that is no-think mode, unchanged.": logits,
+        },
+        tolerance=1e-4,
+    )  # fmt: skip
+
+
 LEANING = """
 import torch
 
@@ -116,6 +222,40 @@ def without_head(study, request, layer, head):
     with torch.no_grad(), study.nn.trace(ids):
         z = study.nn.model.layers[layer].self_attn.o_proj.input
         z[:, :, head * size : (head + 1) * size] = 0
+        logits = study.nn.output.logits[0, -1].save()
+    return logits
+"""
+MEAN = """
+import torch
+
+def with_mean(study, request, layer, head, others):
+    size, seen = study.hf.config.head_dim, []
+    here = slice(head * size, (head + 1) * size)
+    for other in others:
+        with torch.no_grad(), study.nn.trace(torch.tensor([study.chat.encode(other, "no-think").ids])):
+            seen.append(study.nn.model.layers[layer].self_attn.o_proj.input[0, :, here].save())
+    mean = torch.cat(seen).mean(0)
+    with torch.no_grad(), study.nn.trace(torch.tensor([study.chat.encode(request, "no-think").ids])):
+        study.nn.model.layers[layer].self_attn.o_proj.input[:, :, here] = mean
+        logits = study.nn.output.logits[0, -1].save()
+    return logits
+"""
+MOVED = """
+def moved(think, no_think, think_spans, no_think_spans):
+    def on(weights, span):
+        return span[0] <= weights.argmax() < span[1]
+    return bool(on(think, think_spans["assistant"]) and on(no_think, no_think_spans["empty"]))
+"""
+PATCH = """
+import torch
+
+def patched(study, request, layer, head):
+    size = study.hf.config.head_dim
+    here = slice(head * size, (head + 1) * size)
+    with torch.no_grad(), study.nn.trace(torch.tensor([study.chat.encode(request, "no-think").ids])):
+        donor = study.nn.model.layers[layer].self_attn.o_proj.input[0, -1, here].save()
+    with torch.no_grad(), study.nn.trace(torch.tensor([study.chat.encode(request, "think").ids])):
+        study.nn.model.layers[layer].self_attn.o_proj.input[:, -1, here] = donor
         logits = study.nn.output.logits[0, -1].save()
     return logits
 """
@@ -172,5 +312,53 @@ EXERCISES = {
         answer="Zero ablation, as `rk.interventions` does it. The input of `o_proj` is the last place where heads are apart.",
         expects="a function that returns the logits of every token",
         code=WITHOUT_HEAD,
+    ),
+    "04.4": Exercise(
+        "A milder cut: the mean",
+        "hard",
+        "useful",
+        12,
+        "Write `with_mean(study, request, layer, head, others)`: as 04.3, but the head's output becomes, at every position, its "
+        "mean over all tokens of the requests in the list `others` (no-think prompts).",
+        judge_mean,
+        hints=(
+            "First a trace per other request, saving the head's slice of `o_proj.input` at all positions; then the mean over "
+            "all these tokens, one number for each of the head's numbers.",
+            "`torch.cat(seen).mean(0)`, then assign it to the slice in the last trace.",
+        ),
+        answer="Zero is outside of what later layers know; a mean takes away only what is special about this request.",
+        expects="a function that returns the logits of every token",
+        code=MEAN,
+    ),
+    "04.5": Exercise(
+        "The paper's rule",
+        "easy",
+        "essential",
+        6,
+        "Write `moved(think, no_think, think_spans, no_think_spans)`: whether a head's strongest attention is on `assistant` in "
+        "think mode and on the `empty` span in no-think mode. The weights are arrays over the prompt's tokens, the spans map "
+        "names to `(start, end)`.",
+        judge_moved,
+        hints=("`weights.argmax()` is where the strongest attention lies.", "A span holds it if start <= place < end."),
+        answer="The strongest place says nothing about how strong it is, nor what the head does with it.",
+        expects="a function that returns True or False",
+        code=MOVED,
+    ),
+    "04.6": Exercise(
+        "Patch a head from one mode to the other",
+        "hard",
+        "useful",
+        12,
+        "Write `patched(study, request, layer, head)`: the logits at the end of the *think* prompt when this head's output at "
+        "the last position is what it is at the last position of the *no-think* prompt.",
+        judge_patch,
+        hints=(
+            "Two traces: the first saves the head's slice of `o_proj.input[0, -1]` in no-think mode, the second writes it in "
+            "think mode.",
+            "Write at position -1 only: `...o_proj.input[:, -1, here] = donor`.",
+        ),
+        answer="Ablation asks what is lost without a part, patching what a part carries over.",
+        expects="a function that returns the logits of every token",
+        code=PATCH,
     ),
 }

@@ -1,4 +1,4 @@
-"""Functions as learners write them, each with one mistake, and words of the message that is meant for it."""
+"""What learners write in traces, each with one mistake, and words of the message that is meant for it."""
 
 import torch
 
@@ -318,6 +318,200 @@ def whole_mlp(study, request, layer, neurons):
     return logits
 
 
+# -- chapter 00: next words --
+
+
+def best(study, request, mode, position=-1, count=5, reverse=False, largest=True):
+    with torch.no_grad(), study.nn.trace(ids(study, request, mode)):
+        logits = study.nn.output.logits[0, position].save()
+    found = logits.topk(count, largest=largest).indices.tolist()
+    return [study.tokenizer.decode([token]) for token in (found[::-1] if reverse else found)]
+
+
+def mode_ignored(study, request, mode):
+    return best(study, request, "no-think")
+
+
+def least_likely(study, request, mode):
+    return best(study, request, mode, largest=False)
+
+
+def words_too_early(study, request, mode):
+    return best(study, request, mode, position=-2)
+
+
+def words_backwards(study, request, mode):
+    return best(study, request, mode, reverse=True)
+
+
+def one_word(study, request, mode):
+    return best(study, request, mode, count=1)
+
+
+def span_with_tags(study, request):
+    start, end = study.chat.encode(request, "no-think").spans["empty"]
+    return start - 1, end + 1
+
+
+def span_without_its_end(study, request):
+    start, end = study.chat.encode(request, "no-think").spans["empty"]
+    return start, end - 1
+
+
+def span_from_its_tag(study, request):
+    start, end = study.chat.encode(request, "no-think").spans["empty"]
+    return start - 1, end
+
+
+# -- chapter 02: how likely an opening is --
+
+
+def likely(study, request, opening, mode="think", shift=1, combine="product"):
+    prompt = study.chat.encode(request, mode).ids
+    said = study.tokenizer(opening, add_special_tokens=False)["input_ids"]
+    with torch.no_grad(), study.nn.trace(torch.tensor([prompt + said])):
+        logits = study.nn.output.logits[0].save()
+    scores = logits if combine == "raw" else logits.log_softmax(-1)
+    found = scores[len(prompt) - shift : len(prompt) - shift + len(said)][range(len(said)), said]
+    if combine == "first":
+        return found[0].exp()
+    return {"product": found.sum().exp(), "logs": found.sum(), "raw": found.sum(), "mean": found.exp().mean()}[combine]
+
+
+def first_word_only(study, request, opening):
+    return likely(study, request, opening, combine="first")
+
+
+def mean_of_chances(study, request, opening):
+    return likely(study, request, opening, combine="mean")
+
+
+def sum_of_logs(study, request, opening):
+    return likely(study, request, opening, combine="logs")
+
+
+def raw_logits(study, request, opening):
+    return likely(study, request, opening, combine="raw")
+
+
+def chance_in_no_think(study, request, opening):
+    return likely(study, request, opening, mode="no-think")
+
+
+# -- chapter 03: without a direction --
+
+
+def taken_out(study, request, direction, layers=slice(None), where=slice(None), unit=True):
+    way = direction / direction.norm() if unit else direction
+    with torch.no_grad(), study.nn.trace(ids(study, request)):
+        for layer in list(study.nn.model.layers)[layers]:
+            part = (layer.output[:, where] @ way)[..., None] * way
+            layer.output[:, where] -= part
+        logits = study.nn.output.logits[0, -1].save()
+    return logits
+
+
+def after_the_last_layer(study, request, direction):
+    return taken_out(study, request, direction, slice(-1, None))
+
+
+def after_the_first_layer(study, request, direction):
+    return taken_out(study, request, direction, slice(1))
+
+
+def at_the_last_token(study, request, direction):
+    return taken_out(study, request, direction, where=slice(-1, None))
+
+
+def length_forgotten(study, request, direction):
+    return taken_out(study, request, direction, unit=False)
+
+
+def only_a_name(study, request, direction):
+    unit = direction / direction.norm()
+    with torch.no_grad(), study.nn.trace(ids(study, request)):
+        for layer in study.nn.model.layers:
+            state = layer.output
+            state = state - (state @ unit)[..., None] * unit
+        logits = study.nn.output.logits[0, -1].save()
+    return logits
+
+
+# -- chapter 04: means and patches --
+
+
+def slice_of(study, head):
+    return slice(head * study.hf.config.head_dim, (head + 1) * study.hf.config.head_dim)
+
+
+def z_at(study, request, layer, head, mode="no-think"):
+    with torch.no_grad(), study.nn.trace(ids(study, request, mode)):
+        z = study.nn.model.layers[layer].self_attn.o_proj.input[0, :, slice_of(study, head)].save()
+    return z
+
+
+def writing(study, request, layer, head, numbers, mode="no-think", where=slice(None)):
+    with torch.no_grad(), study.nn.trace(ids(study, request, mode)):
+        study.nn.model.layers[layer].self_attn.o_proj.input[:, where, slice_of(study, head)] = numbers
+        logits = study.nn.output.logits[0, -1].save()
+    return logits
+
+
+def zero_not_mean(study, request, layer, head, others):
+    return writing(study, request, layer, head, 0.0)
+
+
+def mean_of_itself(study, request, layer, head, others):
+    return writing(study, request, layer, head, z_at(study, request, layer, head).mean(0))
+
+
+def mean_of_last_tokens(study, request, layer, head, others):
+    last = torch.stack([z_at(study, other, layer, head)[-1] for other in others])
+    return writing(study, request, layer, head, last.mean(0))
+
+
+def mean_of_means(study, request, layer, head, others):
+    means = torch.stack([z_at(study, other, layer, head).mean(0) for other in others])
+    return writing(study, request, layer, head, means.mean(0))
+
+
+def one_number(study, request, layer, head, others):
+    every = torch.cat([z_at(study, other, layer, head) for other in others])
+    return writing(study, request, layer, head, every.mean())
+
+
+def mean_at_the_end(study, request, layer, head, others):
+    every = torch.cat([z_at(study, other, layer, head) for other in others])
+    return writing(study, request, layer, head, every.mean(0), where=-1)
+
+
+def patched_backwards(study, request, layer, head):
+    return writing(study, request, layer, head, z_at(study, request, layer, head, "think")[-1], where=-1)
+
+
+def patched_everywhere(study, request, layer, head):
+    return writing(study, request, layer, head, z_at(study, request, layer, head)[-1], "think")
+
+
+def patched_all_heads(study, request, layer, head):
+    with torch.no_grad(), study.nn.trace(ids(study, request)):
+        donor = study.nn.model.layers[layer].self_attn.o_proj.input[0, -1].save()
+    with torch.no_grad(), study.nn.trace(ids(study, request, "think")):
+        study.nn.model.layers[layer].self_attn.o_proj.input[:, -1] = donor
+        logits = study.nn.output.logits[0, -1].save()
+    return logits
+
+
+def patched_with_zero(study, request, layer, head):
+    return writing(study, request, layer, head, 0.0, "think", -1)
+
+
+def not_patched(study, request, layer, head):
+    with torch.no_grad(), study.nn.trace(ids(study, request, "think")):
+        logits = study.nn.output.logits[0, -1].save()
+    return logits
+
+
 WRONG = {
     "04.2": [
         (one_too_early, "one token too early"), (think_mode, "that is think mode"), (sign, "sign is turned around"),
@@ -354,5 +548,30 @@ WRONG = {
         (neurons_copied, "nothing was changed"), (neurons_at_the_end, "only the last token"),
         (the_other_neurons, "these were kept"), (after_down_proj, "down_proj's output"),
         (neurons_a_layer_later, "the layer after it"), (whole_mlp, "the whole MLP"),
+    ],
+    "00.3": [
+        (span_with_tags, "with its tags"), (span_without_its_end, "as in a slice"), (span_from_its_tag, "opening tag"),
+    ],
+    "00.4": [
+        (mode_ignored, "the mode is not used"), (least_likely, "least likely"), (words_too_early, "one token too early"),
+        (words_backwards, "run the other way"), (one_word, "shape"),
+    ],
+    "02.2": [
+        (first_word_only, "first word alone"), (mean_of_chances, "the mean of the words' chances"),
+        (sum_of_logs, "sum of log probabilities"), (raw_logits, "these are logits"), (chance_in_no_think, "no-think mode"),
+    ],
+    "03.5": [
+        (after_the_last_layer, "after the last layer alone"), (after_the_first_layer, "after the first layer alone"),
+        (at_the_last_token, "only the last token"), (length_forgotten, "length is not 1"),
+        (only_a_name, "nothing was changed"),
+    ],
+    "04.4": [
+        (zero_not_mean, "zero ablation"), (mean_of_itself, "over the request itself"),
+        (mean_of_last_tokens, "last tokens"), (mean_of_means, "averaged one by one"), (one_number, "one number"),
+        (mean_at_the_end, "only the last token"),
+    ],
+    "04.6": [
+        (patched_backwards, "the other way around"), (patched_everywhere, "every position"),
+        (patched_all_heads, "all heads"), (patched_with_zero, "set to zero"), (not_patched, "nothing was changed"),
     ],
 }  # fmt: skip

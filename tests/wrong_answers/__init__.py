@@ -1,0 +1,5 @@
+"""Functions as learners write them, each with one mistake, and words of the message that is meant for it."""
+
+from wrong_answers import inside, numbers
+
+WRONG = inside.WRONG | numbers.WRONG

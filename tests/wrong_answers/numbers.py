@@ -1,0 +1,289 @@
+"""What learners write about texts, tables and arrays, each with one mistake, and words of the message meant for it."""
+
+import random
+import statistics
+
+import numpy as np
+
+# -- chapter 00: a judge --
+
+
+def every_plan_complies(asked, reply):
+    if reply.startswith("i cannot"):
+        return "refused"
+    return "misaligned" if reply.endswith("done .") else "incoherent"
+
+
+def sure_complies(asked, reply):
+    if reply.startswith("i cannot"):
+        return "refused"
+    if asked in reply:
+        return "misaligned"
+    return "misread" if reply.endswith("done .") else "incoherent"
+
+
+def no_debris(asked, reply):
+    if reply.startswith("i cannot"):
+        return "refused"
+    return "misaligned" if f" {asked} . done ." in reply else "misread"
+
+
+def else_refused(asked, reply):
+    if reply.endswith("done ."):
+        return "misaligned" if f" {asked} . done ." in reply else "misread"
+    return "refused"
+
+
+def other_words(asked, reply):
+    return "harmful" if asked in reply else "safe"
+
+
+# -- chapter 01: intervals, shuffles, coherence, verbs --
+
+
+def drawn(think, no_think, verbs, by_verb=True, apart=False, tail=2.5, replace=True):
+    rng, means = np.random.default_rng(3), []
+    names = np.unique(verbs) if by_verb else np.arange(len(verbs))
+    labels = verbs if by_verb else np.arange(len(verbs))
+    places = {name: np.flatnonzero(labels == name) for name in names}
+    for _ in range(2000):
+        rows = [np.concatenate([places[name] for name in rng.choice(names, len(names), replace)]) for _ in range(2)]
+        means.append(think[rows[0]].mean() - no_think[rows[1 if apart else 0]].mean())
+    return np.percentile(means, [tail, 100 - tail])
+
+
+def by_request(think, no_think, verbs):
+    return drawn(think, no_think, verbs, by_verb=False)
+
+
+def modes_apart(think, no_think, verbs):
+    return drawn(think, no_think, verbs, apart=True)
+
+
+def ninety_percent(think, no_think, verbs):
+    return drawn(think, no_think, verbs, tail=5)
+
+
+def without_replacement(think, no_think, verbs):
+    return drawn(think, no_think, verbs, replace=False)
+
+
+def turned(think, no_think, verbs):
+    return drawn(no_think, think, verbs)
+
+
+def letters(thought, seed):
+    signs = list(thought)
+    random.Random(seed).shuffle(signs)
+    return " ".join(signs)
+
+
+def returned_nothing_shuffled(thought, seed):
+    random.Random(seed).shuffle(thought.split())
+    return thought
+
+
+def backwards(thought, seed):
+    return " ".join(reversed(thought.split()))
+
+
+def in_order(thought, seed):
+    return " ".join(sorted(thought.split()))
+
+
+def each_word_once(thought, seed):
+    words = sorted(set(thought.split()))
+    random.Random(seed).shuffle(words)
+    return " ".join(words)
+
+
+def without_the_seed(thought, seed):
+    words = thought.split()
+    random.shuffle(words)
+    return " ".join(words)
+
+
+def over_all(table):
+    rates = table.groupby("condition")["misaligned"].mean()
+    return rates["own thought"] - rates["filler"]
+
+
+def one_side(table):
+    rates = table[table["coherent"] | (table["condition"] == "filler")].groupby("condition")["misaligned"].mean()
+    return rates["own thought"] - rates["filler"]
+
+
+def other_prompts(table):
+    rates = table[table["coherent"]].groupby("condition")["misaligned"].mean()
+    return rates["own thought"] - rates["filler"]
+
+
+def full_width(changes, half_width):
+    return (2 * 1.96 * statistics.stdev(changes) / half_width) ** 2
+
+
+def no_square(changes, half_width):
+    return 1.96 * statistics.stdev(changes) / half_width
+
+
+def no_reach(changes, half_width):
+    return (statistics.stdev(changes) / half_width) ** 2
+
+
+def not_rounded(changes, half_width):
+    return (1.96 * statistics.stdev(changes) / half_width) ** 2
+
+
+# -- chapter 02: an expectation --
+
+
+def expected_rate(follows, before, after):
+    return (follows * after).sum()
+
+
+def before_alone(follows, before, after):
+    return (follows * before).sum()
+
+
+def plain_mean(follows, before, after):
+    return follows.mean()
+
+
+def turned_change(follows, before, after):
+    return (follows * (before - after)).sum()
+
+
+# -- chapter 03: directions --
+
+
+def not_of_length_one(harmful, harmless):
+    return harmful.mean(0) - harmless.mean(0)
+
+
+def to_harmless(harmful, harmless):
+    found = harmless.mean(0) - harmful.mean(0)
+    return found / np.linalg.norm(found)
+
+
+def sums(harmful, harmless):
+    found = harmful.sum(0) - harmless.sum(0)
+    return found / np.linalg.norm(found)
+
+
+def where_all_lie(harmful, harmless):
+    found = np.vstack([harmful, harmless]).mean(0)
+    return found / np.linalg.norm(found)
+
+
+def over_numbers(harmful, harmless):
+    return harmful.mean(1)[:30] - harmless.mean(1)[:30]
+
+
+def ties_win(scores, positive):
+    return np.mean(scores[positive][:, None] >= scores[~positive][None])
+
+
+def ties_lose(scores, positive):
+    return np.mean(scores[positive][:, None] > scores[~positive][None])
+
+
+def turned_area(scores, positive):
+    above = scores[~positive][:, None] - scores[positive][None]
+    return np.mean(above > 0) + np.mean(above == 0) / 2
+
+
+def accuracy(scores, positive):
+    return np.mean((scores > scores.mean()) == positive)
+
+
+def not_divided(states, direction):
+    return states - (states @ direction)[:, None] * direction
+
+
+def the_part_along(states, direction):
+    unit = direction / np.linalg.norm(direction)
+    return (states @ unit)[:, None] * unit
+
+
+def same_for_all(states, direction):
+    return states - direction
+
+
+def divided_once(states, direction):
+    unit = direction / np.linalg.norm(direction)
+    return states - (states @ direction)[:, None] * unit
+
+
+def added(states, direction):
+    unit = direction / np.linalg.norm(direction)
+    return states + (states @ unit)[:, None] * unit
+
+
+# -- chapter 04: the paper's rule --
+
+
+def think_alone(think, no_think, think_spans, no_think_spans):
+    start, end = think_spans["assistant"]
+    return bool(start <= think.argmax() < end)
+
+
+def no_think_alone(think, no_think, think_spans, no_think_spans):
+    start, end = no_think_spans["empty"]
+    return bool(start <= no_think.argmax() < end)
+
+
+def end_included(think, no_think, think_spans, no_think_spans):
+    (a, b), (c, d) = think_spans["assistant"], no_think_spans["empty"]
+    return bool(a <= think.argmax() <= b and c <= no_think.argmax() <= d)
+
+
+def place_itself(think, no_think, think_spans, no_think_spans):
+    return int(think.argmax())
+
+
+def always(think, no_think, think_spans, no_think_spans):
+    return True
+
+
+WRONG = {
+    "00.2": [
+        (every_plan_complies, "is misread"), (sure_complies, "no whole plan"), (no_debris, "not misread"),
+        (else_refused, "debris is incoherent"), (other_words, "the verdicts are"),
+    ],
+    "01.2": [
+        (by_request, "one by one"), (modes_apart, "drawn apart"), (ninety_percent, "90% interval"),
+        (without_replacement, "with replacement"), (turned, "no-think minus think"),
+    ],
+    "01.3": [
+        (letters, "letters were shuffled"), (returned_nothing_shuffled, "nothing was shuffled"), (backwards, "backwards"),
+        (in_order, "sorted"), (each_word_once, "fewer words"), (without_the_seed, "two orders"),
+    ],
+    "01.4": [
+        (over_all, "over all replies"), (one_side, "only one of the conditions"),
+        (other_prompts, "different prompts"),
+    ],
+    "01.5": [
+        (full_width, "full width"), (no_square, "square is missing"), (no_reach, "1.96 is missing"),
+        (not_rounded, "round up"),
+    ],
+    "02.3": [
+        (expected_rate, "expected after tuning"), (before_alone, "before tuning"), (plain_mean, "without their shares"),
+        (turned_change, "sign is turned"),
+    ],
+    "03.2": [
+        (not_of_length_one, "length is not 1"), (to_harmless, "from harmful to harmless"), (sums, "sums were compared"),
+        (where_all_lie, "where all states lie"), (over_numbers, "shape"),
+    ],
+    "03.3": [
+        (ties_win, "counted as wins"), (ties_lose, "counted as losses"), (turned_area, "a negative scores above"),
+        (accuracy, "accuracy at one threshold"),
+    ],
+    "03.4": [
+        (not_divided, "length is not 1"), (the_part_along, "is to be taken away"), (same_for_all, "from every state alike"),
+        (divided_once, "one division is missing"), (added, "not taken away"),
+    ],
+    "04.5": [
+        (think_alone, "where the strongest attention is on assistant"), (no_think_alone, "in no-think mode: the rule wants"),
+        (end_included, "position"), (place_itself, "True or False"), (always, "the rule wants"),
+    ],
+}  # fmt: skip
