@@ -106,7 +106,7 @@ def run(
 
 
 def find_chapters(names: Iterable[str] = ()) -> list[Path]:
-    """Notebooks for ``"01"``, ``"1"``, ``"01_observing_rim"`` or the path of one; without names, all."""
+    """Notebooks for ``"01"``, ``"1"``, ``"A1"``, ``"01_observing_rim"`` or the path of one; without names, all."""
     shipped = {path.stem: path for path in sorted(chapters_dir().glob("*.ipynb"))}
     found = list(dict.fromkeys(_find_chapter(name, shipped) for name in names)) or [*shipped.values()]
     for one, other in pairwise(sorted(found, key=lambda path: path.stem)):
@@ -122,7 +122,7 @@ def _find_chapter(name: str, shipped: Mapping[str, Path]) -> Path:
         raise UserError(f"there is no notebook {name}")
     stem = name.removesuffix(".ipynb")
     for chapter, path in shipped.items():
-        if stem == chapter or (stem.isdigit() and chapter.partition("_")[0] == stem.zfill(2)):
+        if stem == chapter or chapter.partition("_")[0] == stem.zfill(2).upper():
             return path
     raise UserError(f"unknown chapter '{name}'{nearest(stem, shipped)}; there are: {', '.join(shipped)}")
 
