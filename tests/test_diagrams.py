@@ -48,9 +48,10 @@ def test_the_recipes_are_as_drawn():
 
 
 def test_what_is_drawn_is_escaped():
-    sheet = Drawing(100, 50)
+    sheet = Drawing(100, 50, "a & b")
     sheet.box(0, 0, 50, 20, "<script>")
-    assert "<script>" not in sheet.finished("a & b").svg
+    assert "<script>" not in sheet.svg
+    assert "a &amp; b" in sheet.svg
 
 
 MEASURE = """() => [...document.querySelectorAll('svg')].flatMap(svg => {

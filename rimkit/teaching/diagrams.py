@@ -25,13 +25,17 @@ MONO = "DejaVu Sans Mono, Menlo, Consolas, monospace"
 Point = tuple[float, float]
 
 
-@dataclass(frozen=True)
-class Diagram:
-    """A picture with its sentence: SVG in a notebook, the sentence in a terminal."""
+@dataclass
+class Drawing:
+    """A sheet with its sentence: SVG in a notebook, the sentence in a terminal.
 
-    svg: str
-    alt: str
+    Coordinates are pixels from the upper left corner.
+    """
+
     width: int
+    height: int
+    alt: str = ""
+    parts: list[str] = field(default_factory=list)
 
     def __repr__(self) -> str:
         return f"Diagram: {self.alt}"
@@ -40,14 +44,12 @@ class Diagram:
         source = f"data:image/svg+xml;base64,{b64encode(self.svg.encode()).decode()}"
         return f'<img alt="{escape(self.alt)}" width="{self.width}" style="max-width:100%" src="{source}">'
 
-
-@dataclass
-class Drawing:
-    """A sheet to draw on; coordinates in pixels from the upper left corner."""
-
-    width: int
-    height: int
-    parts: list[str] = field(default_factory=list)
+    @property
+    def svg(self) -> str:
+        """All that was drawn, on a white card."""
+        look = f'viewBox="0 0 {self.width} {self.height}" font-family="{FONT}" style="white-space:pre" role="img"'
+        card = f'<title>{escape(self.alt)}</title><rect width="100%" height="100%" rx="8" fill="#ffffff"/>'
+        return f'<svg xmlns="http://www.w3.org/2000/svg" {look}>{card}{"".join(self.parts)}</svg>'
 
     def add(self, tag: str, content: str = "", **look) -> None:
         """One element of SVG."""
@@ -106,13 +108,6 @@ class Drawing:
             middles.append(x + width / 2)
             x += width + 4
         return middles
-
-    def finished(self, alt: str) -> Diagram:
-        """The sheet on a white card, with its sentence."""
-        look = f'viewBox="0 0 {self.width} {self.height}" font-family="{FONT}" style="white-space:pre" role="img"'
-        card = f'<title>{escape(alt)}</title><rect width="100%" height="100%" rx="8" fill="#ffffff"/>'
-        head = f'<svg xmlns="http://www.w3.org/2000/svg" {look}>{card}'
-        return Diagram(f"{head}{''.join(self.parts)}</svg>", alt, self.width)
 
 
 def transformer(d: Drawing) -> None:
@@ -396,11 +391,11 @@ DIAGRAMS: dict[str, tuple[Callable[[Drawing], None], int, int]] = {  # what draw
 }  # fmt: skip
 
 
-def diagram(name: str) -> Diagram:
+def diagram(name: str) -> Drawing:
     """The diagram of that name; raises `UserError` for an unknown one, naming all."""
     if name not in DIAGRAMS:
         raise UserError(f"there is no diagram '{name}' (there are: {', '.join(DIAGRAMS)}){nearest(name, DIAGRAMS)}")
     draw, *size = DIAGRAMS[name]
-    sheet = Drawing(*size)
+    sheet = Drawing(*size, " ".join(draw.__doc__.split()))
     draw(sheet)
-    return sheet.finished(" ".join(draw.__doc__.split()))
+    return sheet
