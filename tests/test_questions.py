@@ -78,7 +78,7 @@ SHOWN = {
 @pytest.mark.parametrize("name", RIGHT)
 def test_checks_teach(name):
     question = exercise(name)
-    assert question.check().status == "not attempted"
+    assert repr(question.check()).endswith(f'rk.exercise("{name}").hint(1) helps.')
     assert question.check(RIGHT[name]).status == "right"
     assert len(WRONG[name]) == 2
     for answer, why in WRONG[name]:

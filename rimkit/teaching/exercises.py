@@ -103,12 +103,12 @@ class Exercise:
     def check(self, answer: Any = None) -> Feedback:
         """Not attempted (nothing, ``...``, a function that returns nothing), wrong, or right."""
         if answer is None or answer is ... or (isinstance(answer, str) and not answer.strip("_ ")):
-            return Feedback(NOT_ATTEMPTED, "put your answer into check(…); hint(1) helps.")
+            return self._say(NOT_ATTEMPTED, "put your answer into check(…); hint(1) helps.")
         try:
             with time_limit(self.seconds):
                 found = self.judge(answer)
         except NotAttempted:
-            return Feedback(NOT_ATTEMPTED, "the function returns nothing yet; hint(1) helps.")
+            return self._say(NOT_ATTEMPTED, "the function returns nothing yet; hint(1) helps.")
         except TimeIsUp:
             found = f"it was not done after {self.seconds:g} seconds: does a loop never end?"
         except (Exception, SystemExit) as error:
@@ -117,7 +117,11 @@ class Exercise:
             _remember(self.name)
             return Feedback(RIGHT, "well done.")
         why = found if isinstance(found, str) else "it is not what the question asks for; hint(1) helps."
-        return Feedback(WRONG, f"because {why}")
+        return self._say(WRONG, f"because {why}")
+
+    def _say(self, status: str, message: str) -> Feedback:
+        call = f'rk.exercise("{self.name}").hint(1)' if self.name else "hint(1)"
+        return Feedback(status, message.replace("hint(1)", call))
 
     def hint(self, which: int = 1) -> Note:
         """The first hint, or a further one."""
