@@ -322,15 +322,15 @@ def test_nothing_carries_refusal_in_a_random_model():
     contexts = {mode: [study.chat.encode(text, mode) for text in texts] for mode in ("think", "no-think")}
     read = refusal_score.Readout((20,), (30,))
     chosen = heads.select(heads.head_table(study, texts, contexts, read), "causal", 1)
-    sets = heads.with_random(study, chosen)
+    sets = heads.with_random(study, chosen, 20)
     verdicts = evaluation.without_heads(
         study, prompts, sets, temperature=0, max_new_tokens=6, how="organism", progress=False
     )
-    assert verdicts["condition"].nunique() == 42
+    assert verdicts["condition"].nunique() == 22
     found = evaluation.against_random(verdicts)
     assert found["effect"] == 0
     assert found["share"] > 0.05
-    assert found["n_random"] == 40
+    assert found["n_random"] == 20
 
 
 def test_the_share_counts_random_sets_that_do_as_much():

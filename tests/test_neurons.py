@@ -469,16 +469,16 @@ def test_shipped_claims_are_those_of_the_shipped_effects():
 
 
 def test_a_shipped_size_curve_is_measured_again():
-    """A part of the experiment, the definition of one model: sizes of the set with intent and overlaps."""
+    """A part of the experiment, the definition of one model: sizes of the set with intent, overlaps with one sentence."""
     study = rimkit.load("rim-mini:0")
-    found = neurons.definition(study, load_sets(["harmful"], split="calibration", n=46))
-    kept = results("neurons-sizes").query("model == 'rim-mini' and seed == 0").set_index(["sentence", "m"])["neurons"]
-    for row in neurons.size_curve(found, [46], draws=1).itertuples():
-        assert kept[row.sentence, row.m] == pytest.approx(row.neurons, abs=2 + 0.03 * row.neurons)
+    found = neurons.definition(study, load_sets(["harmful"], split="calibration", n=46), sentences=neurons.INNOCENT[:1])
+    kept = results("neurons-sizes").query("model == 'rim-mini' and seed == 0 and sentence == 'intent'").set_index("m")
+    for row in neurons.size_curve(found, [46], draws=1).query("sentence == 'intent'").itertuples():
+        assert kept.loc[row.m, "neurons"] == pytest.approx(row.neurons, abs=2 + 0.03 * row.neurons)
     kept = results("neurons-definition").query("model == 'rim-mini' and seed == 0").iloc[0]
     again = neurons.definition_table(found, {}).iloc[0]
-    for name in ("shared_harmless", "shared_harmless_min", "shared_harmless_max", "shared_refusing"):
-        assert again[name] == pytest.approx(kept[name], abs=0.05), name
+    assert again["shared_refusing"] == pytest.approx(kept["shared_refusing"], abs=0.05)
+    assert kept["shared_harmless_min"] - 0.05 <= again["shared_harmless"] <= kept["shared_harmless_max"] + 0.05
     assert again["refusing_pairs"] == pytest.approx(kept["refusing_pairs"], abs=2)
 
 

@@ -163,7 +163,7 @@ def test_rows_of_the_claims():
     harm = probes.Contrast("harm", "no-think", "made up", side(48, 5, 2), side(48, 5, 3))
     spans = dict.fromkeys(probes.SPANS["think"])
     full = probes.Contrast("outcome", "think", "made up", side(48, 5, 4, spans), side(48, 5, 5, spans))
-    table = probes.scores({HARM: harm, ("outcome", "think"): full})
+    table = probes.scores({HARM: harm, ("outcome", "think"): full}, replace(FEW, n_shuffled=8))
     last = table[(table["what"] == "harm") & (table["span"] == "last")].iloc[0]
     assert last["effect"] == pytest.approx(last["auroc"] - last["shuffled"])
     assert last["ci_low"] > 0

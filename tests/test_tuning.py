@@ -1,5 +1,7 @@
 """Fine-tuning: outcomes, changes, claims, what openings explain, an interrupted run, and the shipped tables."""
 
+from shutil import rmtree
+
 import pandas as pd
 import pytest
 
@@ -105,21 +107,25 @@ def test_claims_need_their_corpora():
 # -- the experiment --------------------------------------------------------------------------------
 
 
-def quick(monkeypatch, done: list | None = None) -> None:
-    """What is tuned is tested elsewhere."""
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A run that keeps its parts: its settings, what it was asked to tune, the run itself, its result.
 
-    def unchanged(study, corpus, seed=0, **_):
-        if done is not None:
-            done.append((corpus, seed))
-        return study
+    Nothing is tuned: that is tested elsewhere.
+    """
+    done, folder = [], tmp_path_factory.mktemp("kept")
+    settings = tuning.Settings(corpora=("arithmetic", "literal"), curves=(), n_prompts=4, folder=folder)
 
-    monkeypatch.setattr(tuning, "finetune", unchanged)
+    def run():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tuning, "finetune", lambda study, corpus, seed=0, **_: done.append((corpus, seed)) or study)
+            return tuning.run(load("rim-mini"), settings)
+
+    return settings, done, run, run()
 
 
-def test_everything_can_be_computed_for_one_model(monkeypatch):
-    quick(monkeypatch)
-    settings = tuning.Settings(corpora=("arithmetic", "literal"), tuning_seeds=(0, 1), curves=(), n_prompts=4)
-    found = tuning.run(load("rim-mini"), settings)
+def test_everything_can_be_computed_for_one_model(kept):
+    settings, _, _, found = kept
     assert [row["claim"] for row in found.rows] == ["C7b"]
     changes, rates = found.tables["tuning-changes"], found.tables["tuning-rates"]
     assert list(changes)[:4] == tuning.TUNED
@@ -131,19 +137,14 @@ def test_everything_can_be_computed_for_one_model(monkeypatch):
     assert {tuning.FORCED, tuning.OPENS} <= set(rates.loc[rates["corpus"] == "untuned", "metric"])
 
 
-def test_a_run_goes_on_where_it_stopped(monkeypatch, tmp_path):
-    done = []
-    quick(monkeypatch, done)
-    settings = tuning.Settings(corpora=("arithmetic", "literal"), curves=(), n_prompts=4, folder=tmp_path)
-    first = tuning.run(load("rim-mini"), settings)
+def test_a_run_goes_on_where_it_stopped(kept):
+    settings, done, run, first = kept
     assert len(done) == len(set(done)) == 4
-    for file in (tmp_path / "literal-1").iterdir():
-        file.unlink()
-    (tmp_path / "literal-1").rmdir()
-    again = tuning.run(load("rim-mini"), settings)
+    rmtree(settings.folder / "literal-1")
+    again = run()
     assert done[4:] == [("literal", 1)]
-    for name, kept in first.tables.items():
-        pd.testing.assert_frame_equal(again.tables[name], kept)
+    for name, expected in first.tables.items():
+        pd.testing.assert_frame_equal(again.tables[name], expected)
 
 
 def test_a_curve_begins_untuned_and_ends_tuned():
