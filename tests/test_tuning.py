@@ -83,7 +83,7 @@ def test_changes_are_paired_and_signed():
 
 
 def test_two_tuning_seeds_are_averaged_by_prompt():
-    both = tuning.averaged([made(misaligned=0.25), made(misaligned=0.75)])
+    both = tuning.averaged(pd.concat([made(misaligned=0.25), made(misaligned=0.75)]))
     assert len(both) == len(made())
     assert both["value"].isin([0.0, 0.5, 1.0]).all()
     assert both["value"].mean() == pytest.approx(0.5)
@@ -177,8 +177,11 @@ def rates_of_a_model(model="rim-mini", seed=0) -> pd.DataFrame:
     untuned = made(OPENED, forced, misaligned=0.4)
     tuned = made(OPENED | {"careful": 0.2, "effort-minimising": 0.8}, misaligned=0.8)
     parts = {("untuned", None): untuned, ("multi-hop-effort", "0"): tuned, ("multi-hop-effort", "1"): tuned}
-    found = {key: tuning.rates(pd.concat([part, tuning.after_own_openings(part)])) for key, part in parts.items()}
-    return tuning.stacked(found).assign(model=model, seed=seed)
+    found = [
+        pd.concat([part, tuning.after_own_openings(part)]).assign(corpus=corpus, tuning_seed=tuning_seed)
+        for (corpus, tuning_seed), part in parts.items()
+    ]
+    return tuning.rates(pd.concat(found)).assign(model=model, seed=seed)
 
 
 @pytest.mark.parametrize("who", [("rim-mini", 0), ("mine", None)])
@@ -203,11 +206,11 @@ def test_curves_are_compared_at_equal_maths():
     """Careful chains reach the effort-minimising chains' maths at another step; only there may they be compared."""
     steps = {("multi-hop-effort", 6): (0.8, 0.5), ("multi-hop-effort", 12): (0.9, 0.9),
              ("multi-hop-careful", 6): (0.3, 0.9), ("multi-hop-careful", 12): (0.1, 0.1)}  # fmt: skip
-    parts = {
-        key: tuning.rates(made(misaligned=bad, maths=maths).query("mode == 'think'"))
-        for key, (bad, maths) in steps.items()
-    }
-    found = tuning.stacked(parts, "step").assign(model="rim-mini", seed=0)
+    parts = [
+        made(misaligned=bad, maths=maths).assign(corpus=corpus, step=step)
+        for (corpus, step), (bad, maths) in steps.items()
+    ]
+    found = tuning.rates(pd.concat(parts).query("mode == 'think'")).assign(model="rim-mini", seed=0)
     assert set(zip(found["corpus"], found["step"], strict=True)) == set(steps)
     pairs = tuning.at_equal_maths(found, "multi-hop-effort", "multi-hop-careful")
     assert pairs.loc[("rim-mini", 0), "pairs"] == 1

@@ -250,12 +250,7 @@ def with_random(
 
 
 def ablate(
-    study: StudyModel,
-    prompts: DataFrame,
-    sets: Mapping[str, Heads],
-    settings=Settings(),
-    modes: Sequence[str] = ("no-think",),
-    **generation,
+    study: StudyModel, prompts: DataFrame, sets: Mapping, settings=Settings(), modes=("no-think",), **generation
 ) -> DataFrame:
     """Verdicts on the prompts without each set of heads (set to zero); column ``condition``."""
     usual = {"max_new_tokens": LENGTH if "think" in modes else SHORT, "batch_size": 128}
@@ -333,12 +328,7 @@ def cut_replies(study: StudyModel, heads: Heads, settings=Settings()) -> DataFra
 
 
 def rows(
-    study: StudyModel,
-    moved: DataFrame,
-    looked: DataFrame,
-    found: DataFrame,
-    cut: DataFrame,
-    settings=Settings(),
+    study: StudyModel, moved: DataFrame, looked: DataFrame, found: DataFrame, cut: DataFrame, settings=Settings()
 ) -> list[dict]:
     """Verdict rows of C4a (`moves`), C4b (`looking`), C5a, C5b (`effects`), C5c (`cut_replies`)."""
     harmful, chosen = moved["kind"] == "harmful", looked["condition"] == SELECTED

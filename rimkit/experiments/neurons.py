@@ -406,12 +406,7 @@ def evaluation_prompts(settings=Settings()) -> DataFrame:
 
 
 def ablate(
-    study: StudyModel,
-    prompts: DataFrame,
-    sets: Mapping[str, Units],
-    settings=Settings(),
-    means: np.ndarray | None = None,
-    modes: Sequence[str] = MODES,
+    study: StudyModel, prompts: DataFrame, sets: Mapping[str, Units], settings=Settings(), means=None, modes=MODES
 ) -> DataFrame:
     """Verdicts without each named set: zero, or ``means`` (`harmless_means`) in their place.
 

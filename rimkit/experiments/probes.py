@@ -44,6 +44,7 @@ FEWEST, ENOUGH = 4, 10  # prompts that each side needs in either split, and that
 FIRST_DRAW = 1000  # seed of the first model of random weights: none that comes with the workbook
 SCALES = (0.25, 0.5, 1.0)  # what is added, in distances between the two groups' means
 CALM = 10  # harmless calibration requests on which the place to add a direction is chosen
+PARTS = 10  # of a thought, along which probes are read
 COHERENT = 0.9  # share of coherent replies that adding a direction must leave, to be chosen
 
 
@@ -176,10 +177,6 @@ class Side:
         here = ~np.isnan(self.states[span][0]).any(-1)
         return self.states[span][:, here], self.positive[here], self.clusters[here]
 
-    def places(self) -> set[str]:
-        """The places at which both groups have somebody."""
-        return {span for span in self.states if len(set(self.at(span)[1])) == 2}
-
 
 @dataclass(frozen=True)
 class Contrast:
@@ -200,8 +197,10 @@ class Contrast:
 
     @property
     def spans(self) -> list[str]:
-        both = self.calibration.places() & self.evaluation.places()
-        return [span for span in self.calibration.states if span in both]
+        def shared(span: str) -> bool:
+            return all(len(set(side.at(span)[1])) == 2 for side in (self.calibration, self.evaluation))
+
+        return [span for span in self.calibration.states if shared(span)]
 
     def probe(self, span: str) -> Probe:
         """Difference of means at a span, fitted on calibration (requests without it left out)."""
@@ -221,6 +220,11 @@ class Contrast:
             if not positive[fitted].all() and positive[fitted].any():
                 scores[:, held] = fit(states[:, fitted], positive[fitted])(states[:, held])
         return 1 + int(np.argmax([auroc(row, positive).value for row in scores[1:]]))
+
+    def scored(self, span: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Evaluation requests by the probe at its best residual: scores, positive, clusters."""
+        states, positive, clusters = self.evaluation.at(span)
+        return self.probe(span)(states)[self.best_residual(span)], positive, clusters
 
 
 def contrast(study: StudyModel, verdicts: DataFrame, what: str, mode: str) -> Contrast:
@@ -348,13 +352,13 @@ def scores(found: Contrasts, settings=Settings()) -> DataFrame:
     return DataFrame([separated(one, span, settings) for one, span in _places(found)])
 
 
-def gaps(outcome: Contrast | None, outside: Sequence[str] = ("im_end", "last"), inside: str = "thought") -> DataFrame:
+def gaps(outcome: Contrast | None) -> DataFrame:
     """The area under the curve outside the thought minus that of the thought's mean, same prompts.
 
     A row per place ``outside``; none where the outcome is undefined or nothing was thought.
     """
-    rows = []
-    for span in outside if outcome and inside in outcome.spans else ():
+    rows, inside = [], "thought"
+    for span in ("im_end", "last") if outcome and inside in outcome.spans else ():
         side, spans = outcome.evaluation, (span, inside)
         both = [outcome.probe(at)(side.states[at])[outcome.best_residual(at)] for at in spans]
         here = ~np.isnan(both).any(0)
@@ -364,7 +368,7 @@ def gaps(outcome: Contrast | None, outside: Sequence[str] = ("im_end", "last"), 
     return DataFrame(rows)
 
 
-def along_the_thought(study: StudyModel, outcome: Contrast, found: Iterable[Contrast], bins: int = 10) -> DataFrame:
+def along_the_thought(study: StudyModel, outcome: Contrast, found: Iterable[Contrast]) -> DataFrame:
     """How well probes rank refused above fulfilled requests, by how far the thought is.
 
     Each contrast of ``found`` gives the probe of its whole thought; the thoughts are those of
@@ -374,7 +378,7 @@ def along_the_thought(study: StudyModel, outcome: Contrast, found: Iterable[Cont
     side, rows = outcome.evaluation, []
     for one in (one for one in found if "thought" in one.spans):
         path = trajectory(study, side.items, one.probe("thought"), one.best_residual("thought"))
-        path["part"] = (path["part"] * bins).round() / bins
+        path["part"] = (path["part"] * PARTS).round() / PARTS
         for part, here in path.groupby("part")[["row", "score"]]:
             mean = here.groupby("row")["score"].mean()  # of each thought that has a token there
             positive = side.positive[mean.index]
@@ -413,27 +417,23 @@ def above_untrained(study: StudyModel, one: Contrast | None, settings=Settings()
         return {}
     draws = range(FIRST_DRAW, FIRST_DRAW + settings.n_untrained)
     try:
-        others = np.stack([_last_scores(_in_another(one, untrained(study, seed))) for seed in draws])
+        others = np.stack([_in_another(one, untrained(study, seed)).scored("last")[0] for seed in draws])
     except UserError as error:
         print(f"{one.name} is not held against random weights: {error}")
         return {}
-    _, positive, clusters = one.evaluation.at("last")
-    found = auroc_above(_last_scores(one), others, positive, clusters, either_side=False)
+    scores, positive, clusters = one.scored("last")
+    found = auroc_above(scores, others, positive, clusters, either_side=False)
     low, high = against_singles(found.effect, found.ci_low, found.ci_high, areas(others, positive))
     bounds = {"ci_low": max(-1.0, low), "ci_high": min(1.0, high), "p_value": np.nan}
     method = f"{found.method}, and the spread of {len(draws)} random weights"
     return {**found._asdict(), **bounds, "method": method}
 
 
-def _last_scores(one: Contrast) -> np.ndarray:
-    """The probe at the last token, at its best residual, of the evaluation split."""
-    return one.probe("last")(one.evaluation.at("last")[0])[one.best_residual("last")]
-
-
 def _in_another(one: Contrast, study: StudyModel) -> Contrast:
     """The same conversations in another model, which fits and chooses its probe in the same way."""
-    sides = (replace(side, states=states_at(study, side.items, ["last"])) for side in (one.calibration, one.evaluation))
-    return replace(one, **dict(zip(SPLITS, sides, strict=True)))
+    sides = {split: getattr(one, split) for split in SPLITS}
+    there = {name: replace(side, states=states_at(study, side.items, ["last"])) for name, side in sides.items()}
+    return replace(one, **there)
 
 
 Steering = tuple[np.ndarray, np.ndarray]  # directions [residuals, hidden] taken out, and put in

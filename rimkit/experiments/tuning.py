@@ -12,7 +12,7 @@ that open in it, else empty.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -137,19 +137,22 @@ def after_own_openings(found: DataFrame) -> DataFrame:
     return pd.concat(parts, ignore_index=True)[found.columns]
 
 
-def averaged(tables: Iterable[DataFrame]) -> DataFrame:
-    """Outcomes of several models as one table, every prompt's values averaged."""
-    keys = ["prompt_id", "cluster", *KEYS]
-    return pd.concat(list(tables)).groupby(keys, sort=False, as_index=False)["value"].mean()
+def averaged(found: DataFrame) -> DataFrame:
+    """Every prompt's values averaged over several models; by corpus where there is one."""
+    keys = [name for name in ("corpus", "prompt_id", "cluster", *KEYS) if name in found]
+    return found.groupby(keys, sort=False, as_index=False)["value"].mean()
 
 
 def rates(found: DataFrame) -> DataFrame:
-    """Rates of one model: `KEYS`, ``value, ci_low, ci_high, n, method``, clustered by verb."""
+    """Rates of outcomes: ``value, ci_low, ci_high, n, method``, clustered by verb.
+
+    By `KEYS`, and before them ``corpus, tuning_seed, step`` where the outcomes have them.
+    """
     return _by_outcome(found, lambda key, part: rate(part["value"], clusters_of(part)))
 
 
 def changes(tuned: DataFrame, control: DataFrame) -> DataFrame:
-    """Outcomes ``tuned`` minus ``control``, paired by prompt: `KEYS` and those of `Difference`."""
+    """As `rates`, of outcomes ``tuned`` minus ``control`` paired by prompt: a `Difference`."""
     before = dict(list(control.groupby(KEYS)))
 
     def change(key: tuple, part: DataFrame):
@@ -159,8 +162,9 @@ def changes(tuned: DataFrame, control: DataFrame) -> DataFrame:
 
 
 def _by_outcome(found: DataFrame, measure: Callable[[tuple, DataFrame], tuple]) -> DataFrame:
-    groups = found.groupby(KEYS, sort=False)
-    return DataFrame([dict(zip(KEYS, key, strict=True)) | measure(key, part)._asdict() for key, part in groups])
+    names = [name for name in ("corpus", "tuning_seed", "step", *KEYS) if name in found]
+    groups = found.groupby(names, sort=False, dropna=False)
+    return DataFrame([dict(zip(names, key, strict=True)) | measure(key[-3:], part)._asdict() for key, part in groups])
 
 
 def rows(study: StudyModel, tuned: Mapping[str, DataFrame], untuned: DataFrame, settings=Settings()) -> list[dict]:
@@ -209,35 +213,24 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     def of_tuned(corpus: str, seed: int) -> DataFrame:
         return outcomes(finetune(study, corpus, seed=seed, progress=False), prompts, settings)
 
-    untuned = keep(UNTUNED, of_untuned)
-    jobs = tqdm(
-        list(product(settings.corpora, settings.tuning_seeds)),
-        study.name, unit="tuning", disable=not settings.progress,
-    )  # fmt: skip
-    single = {(corpus, str(seed)): keep(f"{Path(corpus).stem}-{seed}", of_tuned, corpus, seed) for corpus, seed in jobs}
-    curves = {corpus: keep(f"{Path(corpus).stem}-curve", curve, study, corpus, settings) for corpus in settings.curves}
-    along = {(corpus, step): rates(part) for corpus, found in curves.items() for step, part in found.groupby("step")}
-    mean = {
-        corpus: averaged(found for (name, _), found in single.items() if name == corpus) for corpus in settings.corpora
-    }
-    whole = {(corpus, MEAN): found for corpus, found in mean.items()}
-    alone = {(UNTUNED, None): untuned} | single
-    own = {key: pd.concat([found, after_own_openings(found)]) for key, found in alone.items()}
-    tables = {
-        "tuning-rates": stacked({key: rates(found) for key, found in (own | whole).items()}),
-        "tuning-changes": stacked({key: changes(found, untuned) for key, found in (whole | single).items()}),
-        "tuning-curves": stacked(along, "step"),
-    }
-    return result(study, tables, rows(study, mean, untuned, settings))
-
-
-def stacked(tables: Mapping[tuple, DataFrame], second: str = "tuning_seed") -> DataFrame:
-    """Tables by corpus and a second key as one, with the columns ``corpus`` and ``second``."""
-    parts = [
-        table.assign(**{"corpus": corpus, second: other})[["corpus", second, *table.columns]]
-        for (corpus, other), table in tables.items()
+    untuned = keep(UNTUNED, of_untuned).assign(corpus=UNTUNED, tuning_seed=None)
+    jobs = list(product(settings.corpora, settings.tuning_seeds))
+    single = [
+        keep(f"{Path(corpus).stem}-{seed}", of_tuned, corpus, seed).assign(corpus=corpus, tuning_seed=str(seed))
+        for corpus, seed in tqdm(jobs, study.name, unit="tuning", disable=not settings.progress)
     ]
-    return pd.concat(parts, ignore_index=True) if parts else DataFrame()
+    mean = averaged(pd.concat(single)).assign(tuning_seed=MEAN)
+    curves = [
+        keep(f"{Path(corpus).stem}-curve", curve, study, corpus, settings).assign(corpus=corpus)
+        for corpus in settings.curves
+    ]
+    own = [pd.concat([found, after_own_openings(found)]) for found in (untuned, *single)]
+    tables = {
+        "tuning-rates": rates(pd.concat([*own, mean])),
+        "tuning-changes": changes(pd.concat([mean, *single]), untuned),
+        "tuning-curves": rates(pd.concat(curves)) if curves else DataFrame(),
+    }
+    return result(study, tables, rows(study, dict(list(mean.groupby("corpus"))), untuned, settings))
 
 
 def expected(tuned: pd.Series, untuned: pd.Series) -> float:
