@@ -102,8 +102,8 @@ def moved_attention(study: StudyModel, texts: Sequence[str]) -> np.ndarray:
     """The paper's rule: whether the strongest attention moves, ``[layers, heads, prompts]``.
 
     From ``assistant`` in think mode to the empty span in no-think mode, in the row of the last
-    prompt token. (That opens the thought in one mode, begins the reply in the other: two different
-    events.)
+    prompt token (which opens the thought in one and begins the reply in the other: two different
+    events).
     """
     inside = []
     for mode, span in (("think", "assistant"), ("no-think", "empty")):

@@ -115,8 +115,8 @@ class Settings(Common):
 def with_intent(study: StudyModel, prompts: DataFrame, sentence: str | None = None) -> DataFrame:
     """The prompts, each followed by a sentence of malicious intent; ids stay, so that they pair.
 
-    ``sentence``: one for all, with the request's object in place of ``{object}``. By default the
-    wish to do a known harm of the request's category to that object, or in English to hurt someone.
+    ``sentence``: with the request's object in place of ``{object}``; by default the wish to do a
+    known harm of the request's category to that object, or in English to hurt someone.
     """
     form = sentence or (INTENT if study.invented else ENGLISH_INTENT)
     verbs = prompts["category"].map(INTENT_VERBS).fillna("steal")
@@ -164,9 +164,8 @@ def increases(
 def worst_rank(increase: np.ndarray, per_layer: bool = True, share: float = 1.0) -> np.ndarray:
     """The smallest m with which the paper's rule selects each neuron: ``[layers, neurons]``.
 
-    ``increase``: ``[layers, pairs, neurons]``. Rank 1 is the largest increase, within the layer or
-    (``per_layer=False``) the model; the worst over pairs, or over the ``share`` where the neuron
-    ranks best.
+    Rank 1 is the largest increase, in the layer or (``per_layer=False``) the model; the worst over
+    pairs, or over the ``share`` where the neuron ranks best.
     """
     layers, pairs, units = increase.shape
     if not per_layer:
@@ -179,8 +178,7 @@ def as_table(increase: np.ndarray, means: np.ndarray, gradient: np.ndarray | Non
     """The scores of all rules, one row per neuron, from increases ``[layers, pairs, neurons]``.
 
     Columns ``layer, neuron``, ``paper`` and ``half`` (worst rank over all pairs, over the better
-    half), ``increase`` (mean, of the maximum), ``difference`` (of the mean activation),
-    ``gradient`` (or NaN).
+    half), ``increase`` (mean, of maxima), ``difference`` (of mean activations), ``gradient``.
     """
     layers, _, units = increase.shape
     index = pd.MultiIndex.from_product([range(layers), range(units)], names=["layer", "neuron"])
@@ -246,8 +244,7 @@ def scored(table: DataFrame, rule: str) -> pd.Series:
 def select(table: DataFrame, rule: str, k: int) -> list[tuple[int, int]]:
     """The ``k`` neurons that a rule ranks first; ties by the mean increase, then the lower number.
 
-    Raises ``UserError`` where the rule is unknown or undefined, and for a ``k`` that is no number
-    of neurons.
+    Raises ``UserError`` for an unknown or undefined rule, and a ``k`` that is no number of neurons.
     """
     if rule not in RULES:
         raise UserError(f"unknown rule '{rule}' ({', '.join(RULES)}){nearest(rule, RULES)}")
@@ -271,10 +268,7 @@ def first(scores: np.ndarray, k: int) -> list[tuple[int, int]]:
 
 
 def massive(study: StudyModel, items: Sequence[Encoded], k: int, kind: str = "neurons") -> list[tuple[int, int]]:
-    """The ``k`` neurons, or dimensions of the residual, with the largest activations by size.
-
-    Over the whole prompt, from its first token: that is where large models keep theirs.
-    """
+    """The ``k`` neurons, or residual dimensions, that are largest, from the first token on."""
     whole = [replace(item, spans={**item.spans, WHOLE: (0, item.spans["last"][1])}) for item in items]
     return first(-read(study, whole, (kind,), (WHOLE,), "size")[kind, WHOLE].max(1), k)
 
@@ -373,8 +367,8 @@ def size_curve(found: Definition, pairs: Sequence[int], draws: int = 20) -> Data
 def definition_table(found: Definition, by_mode: Mapping[str, np.ndarray], k: int = PAPER_SIZE) -> DataFrame:
     """One row: how many ``pairs`` there are, ``refusing_pairs`` of them, and what sets share.
 
-    Of the first ``k`` with intent the share that is also found with harmless sentences
-    (``shared_harmless``, mean, ``_min, _max``) and with refusing pairs; ``shared_modes``:
+    The share of the first ``k`` with intent also found with harmless sentences
+    (``shared_harmless``, mean, ``_min, _max``), with refusing pairs; ``shared_modes``:
     `gradient_by_mode`.
     """
     sets = found.first(k)
@@ -408,10 +402,7 @@ def evaluation_prompts(settings=Settings()) -> DataFrame:
 def ablate(
     study: StudyModel, prompts: DataFrame, sets: Mapping[str, Units], settings=Settings(), means=None, modes=MODES
 ) -> DataFrame:
-    """Verdicts without each named set: zero, or ``means`` (`harmless_means`) in their place.
-
-    Column ``condition`` names the set; an empty set is the model as it is.
-    """
+    """Verdicts without each set (its name: ``condition``): zero, or ``means``, in their place."""
     # one batch of many sets takes less time than two of half the size
     options = {**settings.generation, "kind": settings.kind, "max_new_tokens": ROOM, "batch_size": 640}
     return without_neurons(study, prompts, sets, means, modes=modes, **options)
@@ -441,10 +432,7 @@ def breaks(coherent: pd.Series, misread: pd.Series) -> pd.Series:
 
 
 def dose(study: StudyModel, prompts: DataFrame, table: DataFrame, settings=Settings()) -> DataFrame:
-    """Rates on harmful ``prompts`` without the first neurons of every rule.
-
-    Columns ``rule, k`` (0: untouched)``, mode, metric, value, ci_low, ci_high, n, method, breaks``.
-    """
+    """Rates by ``rule, k, mode`` without the first k neurons of each rule, and ``breaks``."""
     rules, sizes = defined_rules(table), [k for k in settings.sizes if k <= len(table)]
     names = {f"{rule} {k}": (rule, k) for rule in rules for k in sizes}
     sets = {name: select(table, *chosen) for name, chosen in names.items()}
@@ -517,10 +505,7 @@ def compare(verdicts: DataFrame, selected: str) -> DataFrame:
 
 
 def single_rates(verdicts: DataFrame, selected: str) -> DataFrame:
-    """The rate of every single random set, of the selected one and of nothing, for `SHOWN`.
-
-    Columns ``mode, outcome, role`` ("nothing", "selected", "random")``, set_id, value, n``.
-    """
+    """Rates of nothing, selected and random sets for `SHOWN`: ``mode, outcome, role, set_id``."""
     roles, found = {NOTHING: (NOTHING, None), selected: (SELECTED, None)}, []
     names = verdicts["condition"].drop_duplicates()
     roles |= {name: (RANDOM, number) for number, name in enumerate(names[names.str.startswith(RANDOM)])}
@@ -550,9 +535,8 @@ def rows(study: StudyModel, effects: DataFrame, settings=Settings()) -> list[dic
 def run(study: StudyModel, settings=Settings()) -> Result:
     """Rules and sizes on calibration prompts; effects on evaluation prompts, against random sets.
 
-    Tables: ``neurons-sets`` (sizes, the best rule), ``-doses``, ``-effects`` (by rule, ablation and
-    control), ``-rates`` (single random sets), ``-sizes`` (of the paper's set, by m),
-    ``-definition``.
+    Tables ``neurons-``: ``sets`` (sizes, best rule), ``doses``, ``effects`` (by rule, ablation and
+    control), ``rates`` (single random sets), ``sizes`` (of the paper's set, by m), ``definition``.
     """
     prompts, verdicts, table = calibration(study, settings)
     harmful = prompts[prompts["kind"] == "harmful"]
@@ -578,8 +562,7 @@ def ablations(
 ) -> tuple[DataFrame, DataFrame]:
     """``(effects, rates)`` of `run`: every set against nothing, the ``main`` ones against random.
 
-    A model of one's own meets random sets by zero ablation alone, on the prompts of the claims: all
-    else takes hours.
+    A model of one's own meets random sets by zero, on the claims' prompts: all else takes hours.
     """
     prompts, effects, singles = evaluation_prompts(settings), [], []
     asked = prompts if study.invented else prompts[prompts["set"].isin(["harmful", "maths"])]
@@ -600,10 +583,9 @@ def ablations(
 
 
 def headline(effects: DataFrame, sets: DataFrame, ablation: str = "zero") -> DataFrame:
-    """Selected minus random neurons, the paper's rule and each model's best one: column ``which``.
+    """Selected minus random neurons, by the paper's rule and each model's best: column ``which``.
 
-    ``effects, sets``: tables of `run`; a rule may be both. For figures: ``organism``
-    ("model:seed"), ``panel`` ("misaligned, think").
+    From tables of `run`; for figures ``organism`` ("model:seed"), ``panel`` ("misaligned, think").
     """
     own = effects[(effects["ablation"] == ablation) & (effects["control"] == RANDOM_NEURONS)]
     best = own.merge(sets.loc[sets["best"], ["model", "seed", "rule"]])
@@ -640,10 +622,7 @@ def of_best(table: DataFrame, sets: DataFrame, study: StudyModel) -> DataFrame:
 
 
 def with_shipped_shares(effects: DataFrame, shipped: DataFrame, study: StudyModel) -> DataFrame:
-    """Effects (`compare`) with the ``share, n_random`` of shipped ones that had more random sets.
-
-    Only the same set (``rule, k``) of the same model counts.
-    """
+    """`compare` with the ``share, n_random`` of the same shipped set where that had more."""
     keys = ["rule", "k", "mode", "set", "metric", "control"]
     own = shipped[shipped["model"].eq(study.identity["model"]) & (shipped["ablation"] == "zero")]
     own = own[own["seed"].eq(study.identity["seed"]).fillna(False)]
@@ -664,8 +643,8 @@ def verdict_facts(effects: DataFrame) -> DataFrame:
 def definition_facts(table: DataFrame, sizes: DataFrame) -> DataFrame:
     """What the paper's set owes to intent, as text, per model and seed (``definition, sizes``).
 
-    Its size at the largest m with all pairs (with intent; with harmless sentences, mean), and the
-    percent of its first 40 shared with the harmless ones (mean, range) and with refusing pairs.
+    Its size at the largest m (with intent; with harmless sentences, mean), and the percent of its
+    first 40 shared with the harmless ones (mean, range) and with refusing pairs.
     """
     keys, m = ["model", "seed"], sizes["m"].max()
     wide = sizes[sizes["m"] == m].pivot(index=keys, columns="sentence", values="neurons").round()
@@ -701,12 +680,9 @@ def directions(study: StudyModel, prompts: DataFrame, verdicts: DataFrame) -> di
 
 
 def cosines(study: StudyModel, direction: np.ndarray) -> np.ndarray:
-    """How far each neuron's writing points along a direction, by size: ``[layers, neurons]``.
-
-    ``direction``: ``[residuals, hidden]``; a neuron of layer ``l`` writes into residual ``l + 1``.
-    """
+    """How far neurons write along a ``[residuals, hidden]`` direction: ``[layers, neurons]``."""
     found = []
-    for layer, along in enumerate(direction[1:]):
+    for layer, along in enumerate(direction[1:]):  # neurons write into the next residual
         writes = neuron_writes(study, layer).float().cpu().numpy()
         lengths = np.linalg.norm(writes, axis=1) * np.linalg.norm(along) + 1e-12
         found.append(np.abs(writes @ along) / lengths)

@@ -68,10 +68,9 @@ def expected_from_mixture(verdicts: DataFrame, metric: str = "misaligned") -> fl
 
 
 def effects(verdicts: DataFrame) -> DataFrame:
-    """Misalignment after effort-minimising beginnings against careful, neutral and no ones.
+    """Misalignment after effort-minimising beginnings against careful, neutral, none; and more.
 
-    Then careful against none, and each pattern against careful ones: ``comparison, level`` ("style"
-    or "pattern") and the columns of `difference`.
+    Rows of `difference` with ``comparison, level`` ("style", or "pattern": each against careful).
     """
     patterns = verdicts.loc[verdicts["style"] == EFFORT, "pattern"].unique()
     compared = [("style", EFFORT, control) for control in (CAREFUL, NEUTRAL, NONE)]

@@ -72,10 +72,7 @@ class Probe:
 
 
 def fit(states: np.ndarray, positive: np.ndarray) -> Probe:
-    """Difference of means and midpoint threshold, from ``[residuals, prompts, hidden]`` and labels.
-
-    Raises ``UserError`` where all prompts have one label.
-    """
+    """Difference of means and midpoint threshold; ``UserError`` where all labels are the same."""
     positive = np.asarray(positive, dtype=bool)
     if positive.all() or not positive.any():
         raise UserError(f"all {len(positive)} prompts have the same label: take others too")
@@ -143,8 +140,7 @@ def observed(study: StudyModel, settings=Settings()) -> DataFrame:
     """Verdicts in both modes and both splits, with the columns ``split`` and ``text``.
 
     Also of the second safety set, twice as many, where more models refuse some and fulfil some
-    without thinking. A model that runs elsewhere gives no replies: no-think prompts, nothing
-    refused.
+    without thinking. A model elsewhere gives no replies: no-think prompts, nothing refused.
     """
     n, parts = settings.n_prompts, []
     for split in SPLITS:
@@ -180,14 +176,11 @@ class Side:
 
 @dataclass(frozen=True)
 class Contrast:
-    """Two groups in one mode; positive: harmful (``what`` "harm") or refused ("outcome").
+    """Two groups of requests in one mode."""
 
-    ``source``: the prompt set; ``spans``: the places that both groups have in both splits.
-    """
-
-    what: str
+    what: str  # "harm" (positive: harmful) or "outcome" (positive: refused)
     mode: str
-    source: str
+    source: str  # the prompt set
     calibration: Side
     evaluation: Side
 
@@ -197,6 +190,8 @@ class Contrast:
 
     @property
     def spans(self) -> list[str]:
+        """The places that both groups have in both splits (an unclosed thought leaves some empty)."""
+
         def shared(span: str) -> bool:
             return all(len(set(side.at(span)[1])) == 2 for side in (self.calibration, self.evaluation))
 
@@ -208,10 +203,7 @@ class Contrast:
         return fit(states, positive)
 
     def best_residual(self, span: str) -> int:
-        """The residual where probes fitted on some calibration verbs best rank requests of others.
-
-        From 1 on: among the embeddings a template's tokens are alike in all requests.
-        """
+        """The residual whose probe, fitted on some calibration verbs, best ranks the others."""
         from sklearn.model_selection import GroupKFold
 
         states, positive, clusters = self.calibration.at(span)
@@ -219,6 +211,7 @@ class Contrast:
         for fitted, held in GroupKFold(folds).split(positive, groups=clusters) if folds > 1 else ():
             if not positive[fitted].all() and positive[fitted].any():
                 scores[:, held] = fit(states[:, fitted], positive[fitted])(states[:, held])
+        # among the embeddings a template's tokens are alike in all requests
         return 1 + int(np.argmax([auroc(row, positive).value for row in scores[1:]]))
 
     def scored(self, span: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -320,10 +313,9 @@ def above_threshold(found: Contrasts, verdicts: DataFrame) -> DataFrame:
 def separated(one: Contrast, span: str, settings=Settings()) -> dict:
     """How well a contrast separates at a place, beside probes that have learned nothing.
 
-    At the ``residual`` that is best on calibration: areas under the curve ``auroc`` (and ``_low,
-    _high``), with ``shuffled`` labels (mean of the better sides), of ``logistic`` regression, of a
-    ``random`` direction (better side); and ``effect, ci_low, ci_high, p_value`` of auroc minus
-    shuffled.
+    At the ``residual`` best on calibration: areas ``auroc`` (and ``_low, _high``), with
+    ``shuffled`` labels (mean of the better sides), of ``logistic`` regression, of a ``random``
+    direction (better side); and ``effect, ci_low, ci_high, p_value`` of auroc minus shuffled.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -392,8 +384,7 @@ def within_and_between(verdicts: DataFrame, metric: str = "refused") -> dict[str
     """How much of a verdict's variance lies between thoughts, and how much within one thought.
 
     ``verdicts``: several samples per forced thought. ``between``: unbiased, of the thoughts' true
-    rates (one-way random effects); ``within``: mean inside a thought; ``share``: that of
-    ``between``.
+    rates (one-way random effects); ``within``: the mean of thoughts; ``share``: of ``between``.
     """
     grouped = verdicts.groupby("prompt_id")[metric].agg(["mean", "size"]).astype(float)
     means, sizes = grouped["mean"], grouped["size"]
@@ -469,10 +460,7 @@ def directions(found: Contrasts) -> dict[str, Probe]:
 
 
 def without_directions(study: StudyModel, used: Mapping[str, Probe], settings=Settings()) -> DataFrame:
-    """Verdicts on harmful requests, no-think mode, with each direction removed, or a random one.
-
-    Column ``condition``: "nothing", the names in ``used``, "random 0" …. Empty without ``used``.
-    """
+    """Verdicts on harmful requests without each direction in ``used``, or random ones."""
     if not used:
         return DataFrame({"condition": []})
     n = min(settings.n_steered, settings.n_prompts or settings.n_steered)

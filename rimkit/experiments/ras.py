@@ -168,9 +168,8 @@ def read_baseline(study: StudyModel, sets: Sequence, refused: Iterable[str] = ()
     """Read the untuned model on calibration requests, for given ``sets`` (as in `Baseline`).
 
     The first is the safety-critical one; random sets like it, and all neurons, are added.
-    ``refused``: ids of harmful requests refused in think mode. States are read where a thought has
-    been opened (else at the end of the prompt): what is to be predicted happens there. Raises
-    ``UserError`` for an empty set.
+    ``refused``: ids refused in think mode. States are read where a thought has been opened (else at
+    the end of the prompt). Raises ``UserError`` for an empty set.
     """
     if not sets or not len(sets[0][2]):
         raise UserError("the set of safety-critical neurons is empty: choose a larger one")
@@ -193,10 +192,7 @@ def _states(study: StudyModel, items: Sequence[Encoded]) -> np.ndarray:
 
 
 def in_sets(base: Baseline, tuned: StudyModel, guard: str = "drop", floor: float = FLOOR) -> DataFrame:
-    """`shifts` in each set of neurons: ``role, set_id, neurons`` (how many) and a column for each.
-
-    ``set_id`` tells sets of the roles "random" and "same rule" apart.
-    """
+    """`shifts` in each set: ``role, set_id`` (of several alike), ``neurons`` (how many)."""
     after, rows = activations(tuned, base.safety, base.maths), []
     for role, number, units in base.sets:
         size = base.activations.safety.size if units is None else len(units)
@@ -218,10 +214,7 @@ def summary(shifted: DataFrame) -> DataFrame:
 
 
 def ranks(shifted: DataFrame) -> DataFrame:
-    """How many single sets of a role have at least the RAS of the safety-critical one.
-
-    Columns ``role, sets, reach, p`` (exact, one-sided; the set itself counted in).
-    """
+    """Per role: ``sets, reach`` (at least the safety-critical RAS), ``p`` (one-sided)."""
     critical = shifted.set_index("role").loc[CRITICAL, "ras"]
     groups = shifted[shifted["set_id"].notna()].groupby("role", sort=False)["ras"]
     found = groups.agg(sets="size", reach=lambda single: (single >= critical).sum()).reset_index()
@@ -229,10 +222,7 @@ def ranks(shifted: DataFrame) -> DataFrame:
 
 
 def guard_audit(base: Baseline, tuned: StudyModel, floor: float = FLOOR) -> dict[str, float]:
-    """RAS in safety-critical neurons under each guard, and how much "drop" drops.
-
-    ``falling, rising``: of all neurons that move so, the share with a denominator up to ``floor``.
-    """
+    """RAS under each guard, and the share of ``falling, rising`` neurons that "drop" leaves out."""
     before, after = base.activations, activations(tuned, base.safety, base.maths)
     found = {guard: shifts(before, after, base.sets[0][2], guard, floor)["ras"] for guard in GUARDS}
     pairs = {"falling": (after.safety, before.safety), "rising": (before.maths, after.maths)}
@@ -314,10 +304,7 @@ def cka_ratio(*states: tuple[np.ndarray, np.ndarray]) -> float:
 
 
 def displacement(before: np.ndarray, after: np.ndarray, direction: np.ndarray) -> float:
-    """How far tuning moves requests along a direction per residual, mean over layers and requests.
-
-    Positive is towards refusal, or towards what harmful requests look like.
-    """
+    """Mean move along a direction, over layers: towards refusal, or towards harm, if positive."""
     unit = direction / (np.linalg.norm(direction, axis=-1, keepdims=True) + 1e-12)
     return float(np.einsum("rh,rh->r", (after - before).mean(1), unit).mean())
 
@@ -470,8 +457,7 @@ def correlations(
     Columns ``predictor, value, ci_low, ci_high`` (corpora drawn again)``, spearman, without_min,
     without_max`` (one corpus left out)``, models_min, models_max`` (one model left out)``,
     positive`` (models with r above 0, of ``models``)``, n, p_value`` (corpora exchanged at the same
-    step and model; missing where that changes nothing)``, p_holm``. A predictor that no model has
-    is left out. Raises ``UserError`` for fewer than three corpora.
+    step and model, if that changes anything)``, p_holm``. ``UserError`` below three corpora.
     """
     if points["corpus"].nunique() < 3:
         raise UserError(f"correlations over corpora need at least three, here are {points['corpus'].nunique()}")
@@ -580,8 +566,7 @@ def in_other_sets(points: DataFrame, sets: DataFrame, role: str) -> np.ndarray:
 def _against_sets(effect: float, draws: np.ndarray, singles: np.ndarray, corpora: int) -> dict:
     """``effect`` with its interval: corpora drawn again (``draws``), and against each single set.
 
-    ``rank`` 1 of ``of`` is the highest; ``p_rank``: exact, one-sided. No interval with fewer than
-    three corpora.
+    ``rank`` 1 is the highest; ``p_rank``: one-sided. No interval with fewer than three corpora.
     """
     ends = widened_percentiles(draws, corpora) if corpora > 2 else (np.nan, np.nan)
     low, high = against_singles(effect, *ends, singles)
@@ -656,10 +641,7 @@ def effort_against_careful(points: DataFrame, column: str = RAS) -> dict:
 
 
 def pooled_rows(points: DataFrame, sets: DataFrame, **values) -> list[dict]:
-    """Verdict rows about several untuned models of a kind: C9b, C10 and Q3, from tables of `run`.
-
-    Correlations are over the models whose outcome varies (`variation`).
-    """
+    """Verdict rows of C9b, C10 and Q3 about several models of a kind (C10, Q3: that vary)."""
     rows = []
     for model, part in points.groupby("model", sort=False):
         found = {"model": model, "mode": "think", **values}

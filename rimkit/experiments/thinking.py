@@ -52,10 +52,7 @@ class Settings(Common):
 
 
 def effects(verdicts: DataFrame) -> DataFrame:
-    """Think minus no-think on the same prompts: ``set`` and the columns of `difference`.
-
-    One row per set and metric of `COMPARED` that was asked.
-    """
+    """Think minus no-think: `difference` by ``set``, for each of `COMPARED` that was asked."""
     rows = []
     for name, metric in COMPARED:
         part = verdicts[verdicts["set"] == name]
@@ -88,8 +85,7 @@ def decision(thought: str) -> str:
 def replaced(replies: DataFrame, seed: int = 0) -> dict[str, dict[str, str]]:
     """What `after` takes: each prompt's thought with each of `CHANGES`, and "another prompt's".
 
-    Filler and shuffled thoughts are as long as the own one: "more tokens" and what they say come
-    apart.
+    Filler and shuffled thoughts are as long as the own one: length and content come apart.
     """
     thoughts = first_thoughts(replies)
     words = {key: (thought.split(), f"{seed}-{key}") for key, thought in thoughts.items()}

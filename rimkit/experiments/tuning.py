@@ -124,10 +124,7 @@ def after_openings(study: StudyModel, prompts: DataFrame, settings=Settings()) -
 
 
 def after_own_openings(found: DataFrame) -> DataFrame:
-    """Misalignment (`OWN`) where a model opened its thought careful or effort-minimising by itself.
-
-    ``found``: the outcomes of one model, from which these are taken.
-    """
+    """Misalignment (`OWN`) where a model opened careful or effort-minimising by itself."""
     think = found[found["mode"] == "think"]
     misaligned, parts = think[think["metric"] == "misaligned"].set_index("prompt_id"), []
     for name in (CAREFUL, EFFORT):
@@ -168,10 +165,7 @@ def _by_outcome(found: DataFrame, measure: Callable[[tuple, DataFrame], tuple]) 
 
 
 def rows(study: StudyModel, tuned: Mapping[str, DataFrame], untuned: DataFrame, settings=Settings()) -> list[dict]:
-    """Verdict rows of C6 and C7 for those corpora in ``tuned`` that they compare.
-
-    ``tuned``: corpus to outcomes, averaged over the seeds of the tuning.
-    """
+    """Verdict rows of C6 and C7, from outcomes by corpus (averaged over seeds of the tuning)."""
     found, claimed = {**tuned, UNTUNED: untuned}, []
     for claim, (corpus, other, mode) in CLAIMS.items():
         if corpus in found and other in found:
@@ -249,9 +243,8 @@ def expected(tuned: pd.Series, untuned: pd.Series) -> float:
 def expectations(table: DataFrame) -> DataFrame:
     """Measured change of misalignment in think mode beside the one that openings alone would make.
 
-    ``table``: the rates of `run`. A row per tuned model: ``model, seed, corpus, tuning_seed,
-    measured, expected`` (`expected`, less the same of the untuned model) and ``chains``, how the
-    corpus opens them.
+    ``table``: rates of `run`. Columns ``model, seed, corpus, tuning_seed, measured, expected``
+    (less the same of the untuned model) and ``chains``, how the corpus opens its thoughts.
     """
     found, key = [], ("think", "misaligned", "")
     for (model, seed), part in table.groupby(["model", "seed"], sort=False, dropna=False):
@@ -267,10 +260,7 @@ def expectations(table: DataFrame) -> DataFrame:
 
 
 def left_over(table: DataFrame, by: list[str]) -> DataFrame:
-    """How well the openings explain the changes (`expectations`), in points, by the columns ``by``.
-
-    The number of tuned models, mean size of the measured change, and of what openings leave of it.
-    """
+    """Sizes of changes, and what openings leave of them (`expectations`): means in points."""
     left = 100 * (table["measured"] - table["expected"]).abs()
     sizes = table[by].assign(**{"change": 100 * table["measured"].abs(), "left over": left})
     groups = sizes.groupby(by, sort=False)
@@ -279,10 +269,7 @@ def left_over(table: DataFrame, by: list[str]) -> DataFrame:
 
 
 def own_openings(table: DataFrame) -> DataFrame:
-    """Misalignment after thoughts that a model opened by itself, in percent, over tuning seeds.
-
-    ``table``: the rates of `run`. A row per model, seed and opening, a column per corpus.
-    """
+    """Misalignment, percent, after openings of the model's own: from the rates of `run`."""
     keys = ["model", "seed", "opening", "corpus"]
     own = table[table["metric"] == OWN].groupby(keys, sort=False, dropna=False)["value"]
     wide = own.mean().mul(100).unstack("corpus")
@@ -292,9 +279,8 @@ def own_openings(table: DataFrame) -> DataFrame:
 def at_equal_maths(table: DataFrame, one: str, other: str, within: float = 0.05) -> DataFrame:
     """Misalignment of two corpora where maths is the same: all pairs of checkpoints, one of each.
 
-    ``table``: the curves of `run`; the same: ``within`` of each other. Per model and seed:
-    ``pairs``, means of ``maths``, of both corpora's misalignment and of its ``difference`` (``one``
-    minus ``other``).
+    ``table``: curves of `run`; the same: ``within`` of each other. Per model and seed ``pairs``,
+    means of ``maths``, both misalignments, and ``difference`` (``one`` minus ``other``).
     """
     keys = ["model", "seed"]
     wide = table[(table["step"] > 0) & table["metric"].isin(["misaligned", "maths"])]
