@@ -275,7 +275,7 @@ def test_no_control_is_a_model_of_noise():
 
 
 def test_random_weights_that_do_not_fit_leave_the_claim_out(study, found, monkeypatch, capsys):
-    monkeypatch.setattr("rimkit.models.load.free_bytes", lambda device: 1000)
+    monkeypatch.setattr("rimkit.models.device.free_bytes", lambda device: 1000)
     assert probes.above_untrained(study, found[HARM]) == {}
     said = "harm, no-think is not held against random weights: 6 layers of random weights like those of rim-mini:0 take"
     assert said in capsys.readouterr().out

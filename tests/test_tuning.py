@@ -10,11 +10,8 @@ from rimkit.experiments import tuning
 from rimkit.ledger import claims_table, shipped, table
 from rimkit.models.hub import embedded_models
 from rimkit.models.load import load
-from rimkit.runs import execute
-from rimkit.runs.execute import assignments
 from rimkit.training.corpora import ROLES
 from rimkit.training.finetune import finetune
-from tests import tiny
 
 FEW = tuning.Settings(n_prompts=4)
 OPENED = {"careful": 0.6, "effort-minimising": 0.4, "neutral": 0.0, "other": 0.0}
@@ -265,18 +262,3 @@ def test_one_shipped_cell_is_computed_again():
     for row in found.itertuples():  # rounding differs between processors, and training amplifies it
         assert row.value == pytest.approx(kept.loc[(row.metric, row.opening), "value"], abs=0.04), row.metric
         assert row.n == kept.loc[(row.metric, row.opening), "n"]
-
-
-def test_the_chapter_runs_on_a_folder(tmp_path):
-    """A tiny random model of one's own, tuned on the corpus of C6a and C6d."""
-    words = tiny.tokenizer()
-    random = tiny.random_model(words)
-    random.config.max_position_embeddings = 256
-    random.save_pretrained(tmp_path / "random-mini")
-    words.save_pretrained(tmp_path / "random-mini")
-    given = assignments(["n_prompts=4", "corpus=multi-hop"])
-    done = execute.run(["05"], str(tmp_path / "random-mini"), tmp_path / "out", given, progress=False)
-    assert done["status"].tolist() == ["done"], done["error"].tolist()
-    rows = pd.read_parquet(next((tmp_path / "out" / "ledger").rglob("*.parquet")))
-    assert set(rows["model"]) == {"random-mini"}
-    assert rows["claim"].tolist() == ["C6a", "C6d"]
