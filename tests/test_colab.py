@@ -124,7 +124,7 @@ def test_a_chapter_can_work_on_drive(on_colab, monkeypatch, tmp_path, needs):
 @pytest.mark.parametrize(
     ("model", "gpu", "said"),
     [
-        ("rim-mini:1", "", "Ready: rim-mini:1, CPU, under 45 s\n"), ("rim-mini", "H100", "Ready: rim-mini, H100\n"),
+        ("rim-mini:1", "", "Ready: rim-mini:1, CPU (under 45 s as shipped)\n"), ("rim-mini", "H100", "Ready: rim-mini, H100\n"),
         ("Qwen/Qwen3-4B", "", "Ready: Qwen/Qwen3-4B, CPU\n"), ("endpoint:a", "", "Ready: endpoint:a\n"), ("", "", ""),
     ],
 )  # fmt: skip

@@ -73,8 +73,8 @@ def start(
     if model:
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
         embedded = (data_dir() / "models" / model.partition(":")[0]).is_dir()
-        time = [f"under {seconds} s"] if seconds and embedded and device == "CPU" else []
-        print("Ready:", ", ".join([model, *([] if model.startswith("endpoint:") else [device]), *time]))
+        time = f" (under {seconds} s as shipped)" if seconds and embedded and device == "CPU" else ""
+        print(f"Ready: {model}" if model.startswith("endpoint:") else f"Ready: {model}, {device}{time}")
 
 
 def adopt(shell) -> None:
