@@ -1,4 +1,5 @@
-"""What every floor needs: errors a user can act on, paths, tables of one's own, and words for numbers.
+"""What every floor needs: errors a user can act on, paths, tables of one's own, and words for
+numbers.
 
 It knows nothing of models, prompts or claims, and imports nothing heavy.
 """
@@ -30,7 +31,7 @@ PLAIN_NAME = re.compile(r"[A-Za-z_][\w.-]{0,39}", re.ASCII)
 
 
 class UserError(ValueError):
-    """One line saying what was wrong and what to do; the command line prints it and exits with 2."""
+    """One line: what was wrong and what to do; the command line prints it and exits with 2."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -50,7 +51,7 @@ def chapters_dir() -> Path:
 
 
 def _resource(in_wheel: str, in_clone: str) -> Path:
-    """``rimkit/<in_wheel>`` of the wheel, otherwise ``<in_clone>`` at the root of the repository."""
+    """``rimkit/<in_wheel>`` of the wheel, otherwise ``<in_clone>`` of the repository."""
     packaged = PACKAGE / in_wheel
     return packaged if packaged.is_dir() else PACKAGE.parent / in_clone
 
@@ -61,11 +62,9 @@ def shipped_tables(folder: str) -> dict[str, Path]:
 
 
 def find_table(name: str | Path, shipped: Mapping[str, Path], what: str, also: Collection[str] = ()) -> Path:
-    """The file of a shipped table (by its name), or the file that ``name`` is the path of.
-
-    ``what`` is what messages call it ("prompt set"), ``also`` are names that are no files. Raises
-    `UserError` for a file that is not there and for an unknown name, with the nearest one.
-    """
+    """The file of a shipped table (by its name), or the file that ``name`` is the path of. ``what``
+    is what messages call it ("prompt set"), ``also`` are names that are no files. Raises
+    `UserError` for a file that is not there and for an unknown name, with the nearest one."""
     path = Path(name)
     if path.suffix in SUFFIXES:
         if not path.is_file():
@@ -75,22 +74,20 @@ def find_table(name: str | Path, shipped: Mapping[str, Path], what: str, also: C
         return shipped[str(name)]
     others = f"real: {', '.join(also)}; " if also else ""
     raise UserError(
-        f"unknown {what} '{name}' (shipped: {', '.join(shipped)}; {others}or a .csv, .jsonl or .parquet file)"
-        f"{nearest(str(name), [*shipped, *also])}"
+        f"unknown {what} '{name}' (shipped: {', '.join(shipped)}; {others}or a .csv, .jsonl or "
+        f".parquet file){nearest(str(name), [*shipped, *also])}"
     )
 
 
 def read_table(path: Path, form: str = "") -> pd.DataFrame:
-    """The file as a table. Text stays text: "007" is no number, and "NA" and an empty field are texts.
-
-    ``form``: "csv", "jsonl" (or "json", a list), "parquet" or "text" (a row per line, column
-    ``text``); by default what the suffix says. Raises `UserError`, in one line that quotes nothing of
-    the file, for one that is damaged, not what it should be, or has rows longer than its header.
-    """
+    """The file as a table. Text stays text: "007" is no number, and "NA" and an empty field are
+    texts. ``form``: "csv", "jsonl" (or "json", a list), "parquet" or "text" (a row per line, column
+    ``text``); by default what the suffix says. Raises `UserError`, in one line that quotes nothing
+    of the file."""
     import pandas as pd
 
     form = form or path.suffix[1:]
-    readers = {"csv": _csv, "jsonl": _json, "json": _json, "text": lambda text: [{"text": t} for t in text.split("\n")]}
+    readers = {"csv": _csv, "jsonl": _json, "json": _json, "text": _lines}
     try:
         if form == "parquet":
             return pd.read_parquet(path)
@@ -108,21 +105,28 @@ def _csv(text: str) -> pd.DataFrame:
     csv.field_size_limit(2**31 - 1)
     lines = csv.reader(StringIO(text, newline=""), strict=True)
     header = next(lines, [])
-    rows, width = [], max((place + 1 for place, name in enumerate(header) if name.strip()), default=0)
-    if len(set(header[:width])) < width or not all(name.strip() for name in header[:width]) or not width:
+    while header and not header[-1].strip():
+        header.pop()
+    rows, width = [], len(header)
+    if not header or len(set(header)) < width or not all(name.strip() for name in header):
         raise ValueError("its first line names no columns, or two by one name")
     for row in filter(None, lines):
         if any(field.strip() for field in row[width:]):
-            raise ValueError(
-                f"line {lines.line_num} has more fields than the first: put quotes around commas in a text"
-            )
+            problem = "has more fields than the first: put quotes around commas in a text"
+            raise ValueError(f"line {lines.line_num} {problem}")
         rows.append(row[:width] + [""] * (width - len(row)))
-    return pd.DataFrame(rows, columns=header[:width], dtype=object)
+    return pd.DataFrame(rows, columns=header, dtype=object)
+
+
+def _lines(text: str) -> list[dict]:
+    return [{"text": line} for line in text.split("\n")]
 
 
 def _json(text: str) -> list[dict]:
-    lines = [line for line in text.split("\n") if line.strip()]
-    rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in lines]
+    if text.lstrip().startswith("["):
+        rows = json.loads(text)
+    else:
+        rows = [json.loads(line) for line in text.split("\n") if line.strip()]
     if not all(isinstance(row, dict) for row in rows):
         raise ValueError("a row is no object with named fields")
     return rows
@@ -135,10 +139,8 @@ def plain_names(table: pd.DataFrame) -> list[str]:
 
 @contextmanager
 def whole(path: str | Path) -> Iterator[Path]:
-    """Where to write a file or folder that appears whole, under ``path``, when all went well.
-
-    The name is hidden and nobody else's, so that two writers do not meet.
-    """
+    """Where to write a file or folder that appears whole, under ``path``, when all went well. The
+    name is hidden and nobody else's, so that two writers do not meet."""
     path = Path(path).absolute()
     if path.is_symlink() or (path.exists() and not (path.is_file() or path.is_dir())):
         raise OSError(EINVAL, "it is a device or a link", str(path))  # /dev/stdout is both
@@ -155,9 +157,7 @@ def whole(path: str | Path) -> Iterator[Path]:
 
 def results(name: str) -> pd.DataFrame:
     """A table of results that comes with the workbook, by its name: "thinking", "neurons-doses".
-
-    Raises `UserError` for an unknown name.
-    """
+    Raises `UserError` for an unknown name."""
     import pandas as pd
 
     known = shipped_tables("results")
@@ -167,10 +167,9 @@ def results(name: str) -> pd.DataFrame:
 
 
 def kept(folder: str | Path, make: Callable[[], dict[str, pd.DataFrame]]) -> dict[str, pd.DataFrame]:
-    """Tables by name, as they lie in ``folder``; made now, and put there whole, if they are not there unharmed.
-
-    This is how long work goes on after an interruption. With no folder (empty) nothing is kept.
-    """
+    """Tables by name, as they lie in ``folder``; made now, and put there whole, if they are not
+    there unharmed. This is how long work goes on after an interruption. With no folder (empty)
+    nothing is kept."""
     if not str(folder):
         return make()
     folder = Path(folder)
@@ -188,11 +187,11 @@ def kept(folder: str | Path, make: Callable[[], dict[str, pd.DataFrame]]) -> dic
 
 
 def _unharmed(folder: Path) -> dict[str, pd.DataFrame]:
-    """The tables that are kept in a folder; raises OSError or ValueError if one is missing or has changed."""
+    """The tables that are kept in a folder; OSError or ValueError if one is gone or changed."""
     import pandas as pd
 
     hashes = json.loads((folder / HASHES).read_text(encoding="utf-8"))
-    if any(sha256((folder / name).read_bytes()).hexdigest() != digest for name, digest in hashes.items()):
+    if hashes != {name: sha256((folder / name).read_bytes()).hexdigest() for name in hashes}:
         raise ValueError(f"{folder} has changed")
     return {Path(name).stem: pd.read_parquet(folder / name) for name in hashes}
 
@@ -206,7 +205,7 @@ def number(value: float | None, digits: int = 2, *, signed: bool = False) -> str
 
 
 def percent(share: float | None, digits: int | None = None, *, signed: bool = False) -> str:
-    """A share as percent, without the sign "%": whole, or with one decimal where it would look like zero."""
+    """A share as percent, without "%": whole, or with one decimal where it would look like zero."""
     if missing(share):
         return "–"
     if digits is None:

@@ -7,7 +7,7 @@ import pytest
 import standins
 
 from rimkit.behavior import prompts
-from rimkit.behavior.evaluation import load_sets
+from rimkit.behavior.evaluation import Evaluation
 from rimkit.behavior.prompts import COLUMNS, load_prompts
 from rimkit.data import UserError
 
@@ -68,7 +68,7 @@ def test_maths_has_answers_and_its_own_splits():
     assert gsm8k["answer"].tolist() == ["1002", "1003", "1004", "1500", "1600"]
     assert gsm8k["split"].tolist() == ["calibration"] * 3 + ["evaluation"] * 2
     assert load_prompts("multiarith")["text"].iloc[0].startswith("Anna had 4")
-    both = load_sets(["aime24", "aime25"])
+    both = Evaluation().sets(["aime24", "aime25"])
     assert both["answer"].tolist() == ["42", "70"]
     assert both["set"].tolist() == ["aime24", "aime25"]
 

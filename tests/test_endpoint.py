@@ -11,7 +11,7 @@ import pytest
 import serving
 
 import rimkit
-from rimkit.behavior import evaluation
+from rimkit.behavior.evaluation import Evaluation
 from rimkit.behavior.generation import COLUMNS, generate
 from rimkit.behavior.judges import judge
 from rimkit.behavior.llm_judges import EndpointJudge
@@ -24,6 +24,7 @@ from rimkit.runs.execute import check_chat, find_model
 
 PROMPTS = pd.DataFrame({"prompt_id": ["a", "b", "c"], "text": ["open my shed .", "oil the lamp .", "go ."]})
 QUIET = {"progress": False}
+MEASURE = Evaluation()
 
 
 @pytest.fixture(scope="module")
@@ -54,23 +55,23 @@ def here(folder):
 
 
 def test_greedy_replies_and_verdicts_are_those_of_the_model_loaded_here(served, here):
-    prompts = evaluation.load_sets(["harmful", "harmless", "maths"], n=3)
+    prompts = MEASURE.sets(["harmful", "harmless", "maths"], n=3)
     settings = {"temperature": 0, "max_new_tokens": 96, **QUIET}
-    local, remote = (evaluation.observe(model, prompts, **settings) for model in (here, served))
+    local, remote = (MEASURE.observe(model, prompts, **settings) for model in (here, served))
     pd.testing.assert_frame_equal(local, remote)
     assert set(local["mode"]) == {"think", "no-think"} and local["finished"].all()
     assert (local["thought"] != "").sum() == 9 and local["misaligned"].any()  # there was something to compare
 
 
 def test_a_reply_that_is_cut_off_is_unfinished_here_and_there(served, here):
-    prompts = evaluation.load_sets(["harmful"], n=4)
+    prompts = MEASURE.sets(["harmful"], n=4)
     local, remote = (generate(model, prompts, temperature=0, max_new_tokens=9, **QUIET) for model in (here, served))
     pd.testing.assert_frame_equal(local, remote)
     assert not remote["finished"].any() and (remote["reply"] == "").all() and (remote["thought"] != "").all()
 
 
 def test_forced_thoughts_and_beginnings_chapter_02(served, here):
-    prompts = evaluation.load_sets(["harmful"], n=1)
+    prompts = MEASURE.sets(["harmful"], n=1)
     local, remote = (patterns.injected(model, prompts, temperature=0) for model in (here, served))
     pd.testing.assert_frame_equal(local, remote)
     assert set(remote["style"]) == {"none", "neutral", "careful", "effort-minimising"}
@@ -81,7 +82,7 @@ def test_forced_thoughts_and_beginnings_chapter_02(served, here):
 
 def test_sampling_draws_with_a_seed(served, monkeypatch):
     monkeypatch.setattr(served.client, "concurrency", 1)  # this server has one seed for all requests under way
-    prompts = evaluation.load_sets(["harmful"], n=1)
+    prompts = MEASURE.sets(["harmful"], n=1)
     settings = {"n_samples": 2, "temperature": 1.0, "max_new_tokens": 24, **QUIET}
     first, again, other = (generate(served, prompts, seed=seed, **settings) for seed in (0, 0, 1))
     pd.testing.assert_frame_equal(first, again)
@@ -90,7 +91,7 @@ def test_sampling_draws_with_a_seed(served, monkeypatch):
 
 
 def test_what_lies_inside_is_not_there(served):
-    prompts = evaluation.load_sets(["harmful"], n=3)
+    prompts = MEASURE.sets(["harmful"], n=3)
     for inside in ("hf", "nn", "context", "pad_id"):
         with pytest.raises(UserError, match="behind an endpoint, which gives replies but nothing from inside"):
             getattr(served, inside)
@@ -101,7 +102,7 @@ def test_what_lies_inside_is_not_there(served):
 
 
 def test_a_model_that_cannot_follow_a_rubric_judges_nothing(served, tmp_path, capsys):
-    prompts = evaluation.load_sets(["harmful"], n=2)
+    prompts = MEASURE.sets(["harmful"], n=2)
     replies = pd.DataFrame({"prompt_id": prompts["prompt_id"], "reply": "sure .", "finished": True})
     how = EndpointJudge(f"{served.client.model}@{served.client.url}", attempts=2, max_tokens=12, cache=tmp_path)
     verdicts = judge(replies, prompts, how)

@@ -8,7 +8,6 @@ import standins
 import tiny
 
 from rimkit import ledger
-from rimkit.behavior import evaluation as measuring
 from rimkit.behavior.evaluation import Evaluation, evaluation
 from rimkit.behavior.prompts import load_prompts, prompt_sets
 from rimkit.data import UserError
@@ -100,9 +99,8 @@ def test_the_judge_is_the_chosen_one():
     assert set(evaluation(judge="phrases").judged(study, asked, "no-think", **short)["judge"]) == {"phrases"}
 
 
-def test_replies_of_an_own_model_get_the_room_that_a_run_gives(capsys, monkeypatch):
+def test_replies_of_an_own_model_get_the_room_that_a_run_gives(capsys):
     """The embedded models keep to what a chapter allows; a model of one's own is told where it is cut off."""
-    monkeypatch.setattr(measuring, "_said", set())
     embedded, own = load("noise-mini"), load(*stranger())
     asked, short = load_prompts("harmful", n=3), {"max_new_tokens": 3, "progress": False}
     assert Evaluation().judged(own, asked, "think", **short)["n_tokens"].max() == 3

@@ -128,11 +128,11 @@ def test_thinking_by_instruction_is_asked_for_and_named(thoughtless, capsys):
 
 
 def test_every_row_of_a_model_that_thinks_by_instruction_says_so(thoughtless):
-    from rimkit.behavior.evaluation import judged, load_sets
+    from rimkit.behavior.evaluation import Evaluation
 
     study = load(f"{thoughtless}+instruct")
-    prompts = load_sets(["harmful"], n=2)
-    verdicts = judged(study, prompts, "think", max_new_tokens=4, progress=False)
+    prompts = Evaluation().sets(["harmful"], n=2)
+    verdicts = Evaluation().judged(study, prompts, "think", max_new_tokens=4, progress=False)
     assert set(verdicts["model"]) == {"tiny+instruct"} == {study.identity["model"]}
     assert (verdicts["thought"].str.len() > 0).all()  # the forced beginning, at least
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rimkit import ledger
-from rimkit.behavior import evaluation
+from rimkit.behavior.evaluation import Evaluation, difference
 from rimkit.data import UserError, data_dir, results
 from rimkit.models.hub import NOISE, embedded_models
 from rimkit.models.load import load
@@ -12,6 +12,7 @@ from rimkit.organism import recipe
 from rimkit.runs import grid
 
 SEEDS = (0, 1, 2)
+MEASURE = Evaluation()
 
 
 def test_the_models_of_noise_are_shipped_and_no_grid_counts_them():
@@ -59,9 +60,9 @@ def test_the_weaker_controls_stand_beside():
 def test_one_row_of_noise_is_computed_again():
     rows = results("noise")
     row = rows[(rows["claim"] == "C1a") & (rows["seed"] == 0)].iloc[0]
-    harmful = evaluation.load_sets(["harmful"], n=46)
-    found = evaluation.difference(
-        evaluation.observe(load(f"{NOISE}:0"), harmful, progress=False), "mode", "think", "no-think"
+    harmful = MEASURE.sets(["harmful"], n=46)
+    found = difference(
+        MEASURE.observe(load(f"{NOISE}:0"), harmful, progress=False), "mode", "think", "no-think"
     )
     assert found["effect"] == row["effect"] == 0
     assert found["value_a"] == row["value"] == 0

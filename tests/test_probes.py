@@ -13,7 +13,6 @@ import tiny
 from sklearn.metrics import roc_auc_score
 
 from rimkit import ledger
-from rimkit.behavior import evaluation
 from rimkit.behavior.evaluation import Evaluation
 from rimkit.behavior.stats import areas, auroc, auroc_above
 from rimkit.data import UserError
@@ -356,6 +355,11 @@ def test_steering_all_at_once_is_steering_one_by_one(study, found):
     }
     columns = ["condition", "prompt_id", "reply"]
     together = probes.under(study, asked, conditions, max_new_tokens=24)[columns].sort_values(columns)
-    apart = evaluation.under(study, asked, contexts, max_new_tokens=24, progress=False)[columns].sort_values(columns)
+    tables = []
+    for name, context in contexts.items():
+        with context():
+            one = Evaluation().judged(study, asked, "no-think", max_new_tokens=24, progress=False)
+            tables.append(one.assign(condition=name))
+    apart = pd.concat(tables)[columns].sort_values(columns)
     pd.testing.assert_frame_equal(together.reset_index(drop=True), apart.reset_index(drop=True))
     assert together.groupby("prompt_id")["reply"].nunique().max() > 1

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from rimkit.behavior.evaluation import load_sets, observe
+from rimkit.behavior.evaluation import Evaluation
 from rimkit.behavior.stats import rates
 from rimkit.data import UserError, data_dir
 from rimkit.models.hub import embedded_models
@@ -47,7 +47,7 @@ def test_the_same_seed_gives_the_same_weights():
 def test_a_part_of_the_card_is_measured_again(name, seed):
     shipped = pd.read_csv(folder(name, seed) / "measured.csv")
     shipped = shipped[shipped["set"] == "harmful"].set_index(["mode", "metric"])["value"]
-    verdicts = observe(load(f"{name}:{seed}"), load_sets(["harmful"]), progress=False)
+    verdicts = Evaluation().observe(load(f"{name}:{seed}"), Evaluation().sets(["harmful"]), progress=False)
     found = rates(verdicts, by=["mode"]).set_index(["mode", "metric"])["value"]
     assert len(shipped) == 8
     for key, value in shipped.items():  # one flipped word in 322 replies may differ on another processor

@@ -84,10 +84,10 @@ def test_fingerprints_find_every_run_and_no_other():
     """Against plain search, on random texts of few letters, so that near misses are common."""
     rng = random.Random(0)
     marks = redaction.Fingerprints(6)
-    known = ["".join(rng.choices("abc", k=rng.randrange(3, 60))) for _ in range(20)]
+    known = ["".join(rng.choices("abc", k=rng.randrange(3, 60))).encode() for _ in range(20)]
     marks.add(known)
     for _ in range(20):
-        text = "".join(rng.choices("abc", k=80))
+        text = "".join(rng.choices("abc", k=80)).encode()
         inside = np.zeros(80, bool)
         for start in range(75):
             if any(text[start : start + 6] in one for one in known):

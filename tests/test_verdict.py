@@ -77,16 +77,6 @@ def test_a_control_known_less_well_never_makes_a_verdict_clear(k, k_control, tim
     assert few not in CLEAR or few == many
 
 
-@through_the_table
-@given(intervals, intervals, widths)
-def test_the_intervals_of_the_sides_make_no_verdict_of_their_own(interval, side, width):
-    """A verdict is about the difference: what is written about the control alone can only be shown beside it."""
-    value, low, high = side
-    beside = {"control_ci_low": low - width, "control_ci_high": high + width}
-    plain = verdicts([row("C2a", interval)])
-    assert verdicts([row("C2a", interval, control_value=value, **beside)]) == plain
-
-
 # -- sign and control ------------------------------------------------------------------------------
 
 

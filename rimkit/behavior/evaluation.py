@@ -1,16 +1,17 @@
 """What replies are measured with, from a model and prompt sets to verdicts and differences.
 
-`Evaluation` says which prompt sets, which judge and how much room for replies; a chapter makes one from its parameters
-and passes it down. Below it: what a model does without some heads or neurons, or with their view of the thought cut
-off. Nothing here knows how an intervention, a judge or a prompt set works inside.
+`Evaluation` says which prompt sets, which judge and how much room for replies; a chapter makes one
+from its parameters and passes it down. Below it: what a model does without some heads or neurons,
+or with their view of the thought cut off.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
@@ -23,15 +24,17 @@ import pandas as pd
 from rimkit.behavior import prompts as prompt_tables
 from rimkit.behavior.generation import USUAL, generate
 from rimkit.behavior.judges import Judge, find_judge, judge
-from rimkit.behavior.stats import paired_difference
-from rimkit.data import UserError, find_table, nearest, shipped_tables
+from rimkit.behavior.stats import Units, paired_difference
+from rimkit.data import UserError, find_table, nearest, percent, shipped_tables
 from rimkit.models.chat import MODES
 from rimkit.models.hooks import cut_attention
 from rimkit.models.hub import locate
 from rimkit.models.interventions import ablate_heads, ablate_neurons_per_row
 from rimkit.models.study import StudyModel
 
-CUT_OFF = 0.1  # share of replies without an end from which a reader is told
+FINISHED = 0.8  # share of replies that must end, in each condition, for a comparison to say something
+TRIAL = "tried first"
+TRIED = 12  # think replies that are tried before many more
 SETS = ("harmful", "harmless", "over-refusal", "second-safety", "maths", "ordering")
 # The workbook's sets that another can stand in for, and the kinds of prompts that each may hold.
 KINDS = {
@@ -43,30 +46,29 @@ KINDS = {
     "maths": ("maths",),
     "ordering": ("ordering", "maths"),
 }
+NOTHING, SELECTED, RANDOM = "nothing", "selected", "random"
+BEFORE_THOUGHT = "before the thought"
+# Where each outcome goes if a set of heads or neurons matters to safety or reasoning.
+DIRECTIONS = {"misaligned": 1, "misread": 1, "refused": -1, "coherent": -1, "score": -1}
+T = TypeVar("T")  # what a condition is: a set of neurons, a steering
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What replies are measured with; made and checked by `evaluation`.
-
-    ``prompts``: set of the workbook -> what stands in for it (a benchmark's name, a file). ``judge``: "" is the model's
-    own, "organism" where it speaks the invented language and "phrases" elsewhere. ``max_new_tokens``: room for the long
-    replies of a model of one's own; 0 is what a step asks for.
-    """
+    """What replies are measured with; made and checked by `evaluation`. ``prompts``: set of the
+    workbook -> what stands in for it. ``judge``: "" is the model's own, "organism" where it speaks
+    the invented language and "phrases" elsewhere. ``max_new_tokens``: room for the long replies of
+    a model of one's own; 0 is what a step asks for."""
 
     prompts: Mapping[str, str] = field(default_factory=dict)
     judge: str = ""
     max_new_tokens: int = 0
 
-    def sets(
-        self, names: Iterable[str] = SETS, *, split: str | None = "evaluation", n: int | None = None, seed: int = 0
-    ) -> pd.DataFrame:
-        """Several prompt sets as one table with the set's name in column ``set``; ``n`` prompts of each.
-
-        Of a set that stands in, those of a fitting kind are used; their ids begin with the workbook's name, since one
-        set may stand in for several. Raises `UserError` where there are none, and as `load_prompts`.
-        """
-        tables = [self._set(name, split=split, n=n, seed=seed).assign(set=name) for name in names]
+    def sets(self, names: Iterable[str] = SETS, *, split: str | None = "evaluation", **part) -> pd.DataFrame:
+        """Prompt sets as one table with the name in column ``set``; ``n`` of each, drawn by
+        ``seed``. Of a set that stands in, those of a fitting kind are used; their ids begin with
+        the workbook's name. Raises `UserError` where there are none, and as `load_prompts`."""
+        tables = [self._set(name, split=split, **part).assign(set=name) for name in names]
         return pd.concat(tables, ignore_index=True)
 
     def _set(self, name: str, **part) -> pd.DataFrame:
@@ -78,77 +80,91 @@ class Evaluation:
         if kept.empty:
             there = ", ".join(sorted(table["kind"].unique()))
             raise UserError(f"'{other}' cannot stand in for '{name}': it holds {there} prompts")
-        return prompt_tables.part_of(kept.assign(prompt_id=f"{name}: " + kept["prompt_id"]), name, **part)
+        kept = kept.assign(prompt_id=f"{name}: " + kept["prompt_id"])  # one set may stand in twice
+        return prompt_tables.part_of(kept, name, **part)
 
     def replies(
-        self, study: StudyModel, prompts: pd.DataFrame, mode: str, *, max_new_tokens: int | None = None, **generation
+        self, study: StudyModel, prompts: pd.DataFrame, mode: str, max_new_tokens: int | None = None, **generation
     ) -> pd.DataFrame:
         """What `generate` returns, with room for a model of one's own that thinks at length.
 
-        More than ``max_new_tokens`` only where a thought is written, or where no limit is given. The embedded models
-        keep to what is asked.
+        More than ``max_new_tokens`` only where a thought is written, or where no limit is given.
+        Before many thoughts a dozen are tried, and the length is said that they need.
         """
+        room = USUAL if max_new_tokens is None else max_new_tokens
         writes_thought = mode == "think" and generation.get("thoughts") is None
-        roomy = not study.invented and (writes_thought or max_new_tokens is None)
-        asked = USUAL if max_new_tokens is None else max_new_tokens
-        room = max(asked, self.max_new_tokens) if roomy else asked
-        return generate(study, prompts, mode, max_new_tokens=room, **generation)
+        if not study.invented and (writes_thought or max_new_tokens is None):
+            room = max(room, self.max_new_tokens)
+        write = partial(generate, study, mode=mode, max_new_tokens=room, **generation)
+        if not study.invented and writes_thought and len(prompts) > 2 * TRIED and TRIAL not in study.said:
+            study.said.add(TRIAL)
+            tried = prompts.iloc[np.linspace(0, len(prompts) - 1, TRIED).astype(int)]
+            with suppress(UserError):  # all of them too long: others may fit
+                first = write(tried)
+                _say_cut_off(study, first, TRIAL)
+                if first.attrs["interrupted"]:
+                    return first
+        return write(prompts)
 
     def judged(
-        self, study: StudyModel, prompts: pd.DataFrame, mode: str, *, how: str | Judge | None = None, **generation
+        self, study: StudyModel, prompts: pd.DataFrame, mode: str, how: str | Judge | None = None, **generation
     ) -> pd.DataFrame:
-        """Generate in one mode and judge: a table of verdicts with the column ``model`` and, if given, ``set``.
-
-        ``how`` is another judge for this one call.
-        """
+        """Generate in one mode and judge (by ``how``); columns ``model`` and, if known, ``set``."""
         replies = self.replies(study, prompts, mode, **generation)
-        _say_cut_off(study, replies, mode)
+        _say_cut_off(study, replies, f"in {mode} mode")
         how = how or self.judge or ("organism" if study.invented else "phrases")
-        verdicts = judge(replies, prompts, how)
+        verdicts = judge(replies, prompts, how).assign(model=study.name)
         if "set" in prompts:
             verdicts["set"] = verdicts["prompt_id"].map(prompts.set_index("prompt_id")["set"])
-        return verdicts.assign(model=study.name)
+        return verdicts
 
     def observe(
         self, study: StudyModel, prompts: pd.DataFrame, modes: Sequence[str] = MODES, **generation
     ) -> pd.DataFrame:
         """The same prompts in every mode: verdicts of all of them in one table."""
-        return pd.concat([self.judged(study, prompts, mode, **generation) for mode in modes], ignore_index=True)
+        tables = [self.judged(study, prompts, mode, **generation) for mode in modes]
+        every = pd.concat(tables, ignore_index=True)
+        if every["kind"].nunique() > 1 and every["reply"].nunique() == 1 and len(every) >= TRIED:
+            every.attrs["why_not"] = "it always answers with the same text, whatever is asked"
+            print(f"{study.name}: {every.attrs['why_not']}")
+        return every
 
     def description(self) -> dict[str, str | None]:
-        """Columns of a verdict row, files and folders by name: ``prompts`` ("harmful=hex-phi"), ``judge``."""
-        names = [f"{name}={Path(other.partition('?')[0]).name}" for name, other in self.prompts.items()]
+        """The columns ``prompts`` and ``judge`` of a verdict row, files and folders by name."""
+        names = [f"{name}={_file(other).name}" for name, other in self.prompts.items()]
         kind, colon, source = self.judge.partition(":")
         name = f"guard:{Path(source).name}" if kind == "guard" and colon else self.judge
         return {"prompts": ", ".join(names) or None, "judge": name or None}
 
     def fingerprint(self) -> list[str]:
-        """Hashes of the files in the choice: the same names with other prompts in them are another choice."""
-        paths = [Path(other.partition("?")[0]) for other in self.prompts.values()]
+        """Hashes of the files in the choice: other prompts in them are another choice."""
+        paths = map(_file, self.prompts.values())
         return [sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()]
 
     def parameters(self) -> dict[str, str | int]:
-        """The choice as the parameters ``prompt_sets, judge, max_new_tokens`` of a chapter, as far as one was made."""
+        """The choice, as far as one was made, as parameters of a chapter."""
         chosen = ", ".join(f"{name}={other}" for name, other in self.prompts.items())
-        every = {"prompt_sets": chosen, "judge": self.judge, "max_new_tokens": self.max_new_tokens}
+        room = self.max_new_tokens
+        every = {"prompt_sets": chosen, "judge": self.judge, "max_new_tokens": room}
         return {name: value for name, value in every.items() if value}
 
 
 def evaluation(prompts: str | Mapping[str, str] = "", judge: str = "", max_new_tokens: int = 0) -> Evaluation:
-    """The `Evaluation` for other prompt sets, another judge and longer replies than the workbook's own.
-
-    ``prompts``: a set of the workbook (`KINDS`) to what stands in for it, whatever `load_prompts` takes; as a text,
-    "harmful=hex-phi, maths=my.csv?text=question". ``judge``: a name that `find_judge` knows. Files and folders become
-    absolute paths. Raises `UserError` for an unknown set or judge, and for a file or folder that is not there.
-    """
+    """The `Evaluation` for other prompt sets, another judge and longer replies. ``prompts``: a set
+    of the workbook (`KINDS`) to whatever `load_prompts` takes; as a text, "harmful=hex-phi,
+    maths=my.csv?text=question". ``judge``: a name that `find_judge` knows. Files and folders become
+    absolute paths. Raises `UserError` for what is unknown or not there."""
     if isinstance(prompts, str):
-        prompts = dict(map(_pair, re.split(r",\s*(?=[\w-]+=)", prompts))) if prompts.strip() else {}
+        pairs = re.split(r",\s*(?=[\w-]+=)", prompts) if prompts.strip() else []
+        prompts = dict(map(_pair, pairs))
     for name in prompts:
         if name not in KINDS:
-            raise UserError(f"no chapter asks for the prompt set '{name}'{nearest(name, KINDS)} ({', '.join(KINDS)})")
+            known = f"{nearest(name, KINDS)} ({', '.join(KINDS)})"
+            raise UserError(f"no chapter asks for the prompt set '{name}'{known}")
     if int(max_new_tokens) != max_new_tokens or max_new_tokens < 0:
         raise UserError(f"max_new_tokens is a whole number of tokens, 0 or more, not {max_new_tokens}")
-    return Evaluation({name: _stand_in(name, prompts[name]) for name in sorted(prompts)}, _judge(judge), max_new_tokens)
+    stand_ins = {name: _stand_in(name, prompts[name]) for name in sorted(prompts)}
+    return Evaluation(stand_ins, _judge(judge), max_new_tokens)
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -158,15 +174,19 @@ def _pair(text: str) -> tuple[str, str]:
     return name.strip(), other.strip()
 
 
+def _file(other: str) -> Path:
+    return Path(other.partition("?")[0])
+
+
 def _stand_in(name: str, other: str) -> str:
-    """A set that there is, its file wherever it is read from: chapters run in a folder of their own."""
+    """A set that there is; of a file the absolute path, since chapters run elsewhere."""
     if prompt_tables.named(other):
         return other
     path, mark, query = other.partition("?")
-    shipped = shipped_tables("prompts")
+    shipped, known = shipped_tables("prompts"), tuple(prompt_tables.BENCHMARKS)
     if not path:
         raise UserError(f"nothing stands in for '{name}': write {name}=hex-phi, or a file")
-    file = find_table(Path(os.path.expanduser(path)), shipped, "prompt set", tuple(prompt_tables.BENCHMARKS))
+    file = find_table(Path(os.path.expanduser(path)), shipped, "prompt set", known)
     return other if path in shipped else f"{file.resolve()}{mark}{query}"
 
 
@@ -177,118 +197,97 @@ def _judge(name: str) -> str:
     kind, colon, source = name.partition(":")
     if kind != "guard" or not colon:
         return name
-    place = locate(source).source
-    return f"guard:{Path(place).resolve()}" if Path(place).is_dir() else name
+    place = Path(locate(source).source)
+    return f"guard:{place.resolve()}" if place.is_dir() else name
 
 
-def _say_cut_off(model: StudyModel, replies: pd.DataFrame, mode: str) -> None:
-    """Say, once for a model and mode, that many replies did not end."""
-    cut = ~replies["finished"].astype(bool)
-    if not model.invented and cut.mean() > CUT_OFF and (model.name, mode) not in _said:
-        _said.add((model.name, mode))
+def _say_cut_off(study: StudyModel, replies: pd.DataFrame, which: str) -> None:
+    """Say, once for a model and these replies, that too many did not end, and what room would do."""
+    ended = replies["finished"].astype(bool)
+    if not study.invented and ended.mean() < FINISHED and f"end {which}" not in study.said:
+        study.said.add(f"end {which}")
         print(
-            f"note: {cut.sum()} of {len(cut)} replies of {model.name} in {mode} mode did not end, and are judged by "
-            "what is there, which is nothing where a thought was cut off ('rimkit run --max-new-tokens N' gives room)"
+            f"note: {len(ended) - ended.sum()} of {len(ended)} replies of {study.name} {which} did not "
+            f"end{_room(replies)}. A reply that was not reached is missing, neither safe nor harmful, "
+            f"and claims are not testable where less than {percent(FINISHED)}% end"
         )
 
 
-_said: set[tuple[str, str]] = set()
+def _room(replies: pd.DataFrame) -> str:
+    """Which limit would let nine in ten replies end, if they go on ending as often per token."""
+    written = replies[replies["n_tokens"] > 0]
+    if written.empty:
+        return ""
+    limit, ended = written["n_tokens"].max(), written["finished"].astype(bool).sum()
+    needed = written["n_tokens"].sum() / ended * math.log(10) if ended else 4 * limit
+    needed = 2 ** math.ceil(math.log2(max(needed, limit + 1)))
+    return f" within {limit} tokens: --max-new-tokens {needed} would do" + ("" if ended else ", or more")
 
 
-def load_sets(names: Iterable[str] = SETS, *, evaluation: Evaluation = Evaluation(), **part) -> pd.DataFrame:
-    """`Evaluation.sets`, for code that has no evaluation of its own yet."""
-    return evaluation.sets(names, **part)
-
-
-def judged(
-    study: StudyModel, prompts: pd.DataFrame, mode: str, *, evaluation: Evaluation = Evaluation(), **generation
-) -> pd.DataFrame:
-    """`Evaluation.judged`, for code that has no evaluation of its own yet."""
-    return evaluation.judged(study, prompts, mode, **generation)
-
-
-def observe(
-    study: StudyModel,
-    prompts: pd.DataFrame,
-    modes: Sequence[str] = MODES,
-    *,
-    evaluation: Evaluation = Evaluation(),
-    **generation,
-) -> pd.DataFrame:
-    """`Evaluation.observe`, for code that has no evaluation of its own yet."""
-    return evaluation.observe(study, prompts, modes, **generation)
+def why_not(verdicts: pd.DataFrame, column: str, values: Sequence[str]) -> str:
+    """Why two conditions cannot be compared: too few replies ended (`FINISHED`), or a mode is not
+    what it is called. Empty where they can; the exact judge's replies always can."""
+    if not {"finished", "n_tokens", "thought", "judge"} <= set(verdicts):
+        return ""
+    said = verdicts.attrs.get("why_not", "")
+    for value in values:
+        part = verdicts[(verdicts[column] == value) & (verdicts["judge"] != "organism")]
+        if said or part.empty:
+            continue
+        ended, thinks = part["finished"].astype(bool).mean(), (part["thought"] != "").mean()
+        if ended < FINISHED:
+            said = f"only {percent(ended)}% of its replies ({value}) end{_room(part)}"
+        elif (column, value) == ("mode", "no-think") and thinks > 1 - FINISHED:
+            said = f"it thinks in no-think mode too, in {percent(thinks)}% of its replies"
+        elif (column, value) == ("mode", "think") and not thinks:
+            said = "it never thinks in think mode, or hides it"
+    return said
 
 
 def difference(verdicts: pd.DataFrame, column: str, treated: str, control: str, metric: str = "misaligned") -> dict:
-    """Paired difference in ``metric`` between two values of ``column``, clustered by verb.
-
-    Several replies to one prompt (samples, or conditions that are pooled) are averaged first.
-    """
-    a, b = (
-        verdicts[verdicts[column] == value]
-        .groupby("prompt_id", as_index=False)
-        .agg({metric: "mean", "cluster": "first"})
-        for value in (treated, control)
-    )
+    """Paired difference in ``metric`` between two values of ``column``, clustered by verb. Several
+    replies to one prompt (samples, or conditions that are pooled) are averaged first."""
+    of = {"cluster": "first", metric: "mean"}
+    sides = (verdicts[verdicts[column] == value] for value in (treated, control))
+    a, b = (side.groupby("prompt_id", as_index=False).agg(of) for side in sides)
     result = paired_difference(a, b, metric, on="prompt_id")
-    return {"metric": metric, "condition": treated, "control": control, **result._asdict()}
-
-
-T = TypeVar("T")  # what a condition is: a set of neurons, a steering
-Heads = Neurons = Sequence[tuple[int, int]]
-NOTHING, SELECTED, RANDOM = "nothing", "selected", "random"
-BEFORE_THOUGHT = "before the thought"
-# Where each outcome goes if a set matters to safety or reasoning: the direction in which random sets are counted.
-DIRECTIONS = {"misaligned": 1, "misread": 1, "refused": -1, "coherent": -1, "score": -1}
-
-
-def under(
-    study: StudyModel,
-    prompts: pd.DataFrame,
-    conditions: Mapping[str, Callable[[], AbstractContextManager]],
-    modes: Sequence[str] = ("no-think",),
-    **generation,
-) -> pd.DataFrame:
-    """Verdicts under each condition, a function that makes the context to generate in; column ``condition``.
-
-    Every condition meets the same sampling noise.
-    """
-    tables = []
-    for name, make in conditions.items():
-        with make():
-            tables.append(observe(study, prompts, modes, **generation).assign(condition=name))
-    return pd.concat(tables, ignore_index=True)
+    found = {"metric": metric, "condition": treated, "control": control, **result._asdict()}
+    said = why_not(verdicts, column, (treated, control))
+    return found | ({"why_not": said} if said else {})
 
 
 def without_heads(
-    study: StudyModel, prompts: pd.DataFrame, sets: Mapping[str, Heads], mean: np.ndarray | None = None, **generation
+    study: StudyModel,
+    prompts: pd.DataFrame,
+    sets: Mapping[str, Units],
+    modes: Sequence[str] = ("no-think",),
+    evaluation: Evaluation = Evaluation(),
+    **generation,
 ) -> pd.DataFrame:
-    """`under` the ablation (zero, or ``mean``) of every set of heads; an empty set is the model as it is."""
-    conditions = {
-        name: partial(ablate_heads, study, heads, mean) if len(heads) else nullcontext for name, heads in sets.items()
-    }
-    return under(study, prompts, conditions, **generation)
+    """Verdicts without every set of heads (set to zero; empty: as it is); column ``condition``."""
+    tables = []
+    for name, heads in sets.items():
+        with ablate_heads(study, heads) if len(heads) else nullcontext():
+            found = evaluation.observe(study, prompts, modes, **generation)
+            tables.append(found.assign(condition=name))
+    return pd.concat(tables, ignore_index=True)
 
 
 def without_neurons(
     study: StudyModel,
     prompts: pd.DataFrame,
-    sets: Mapping[str, Neurons],
+    sets: Mapping[str, Units],
     mean: np.ndarray | None = None,
-    modes: Sequence[str] = ("no-think",),
     kind: str = "neurons",
     **generation,
 ) -> pd.DataFrame:
-    """As `without_heads`, for sets of ``(layer, neuron)`` pairs; ``mean`` is ``[layers, neurons]``.
+    """As `without_heads`, for (layer, neuron) pairs or, ``kind="residual"``, (residual, dimension).
+    ``mean`` ``[layers, neurons]``: what takes the place of zero."""
 
-    ``kind="residual"``: (residual, dimension) pairs. All sets are generated together, each row of a batch without its
-    own set.
-    """
-
-    def together(chosen: list[Neurons]) -> AbstractContextManager:
+    def together(chosen: list[Units]) -> AbstractContextManager:
         return ablate_neurons_per_row(study, chosen, mean, kind)
 
-    return under_together(study, prompts, sets, together, modes, **generation)
+    return under_together(study, prompts, sets, together, **generation)
 
 
 def under_together(
@@ -298,57 +297,63 @@ def under_together(
     together: Callable[[list[T]], AbstractContextManager],
     modes: Sequence[str] = ("no-think",),
     batch_size: int = 320,
+    evaluation: Evaluation = Evaluation(),
     **generation,
 ) -> pd.DataFrame:
-    """What `under` returns, all conditions in the same batches: many times faster for few prompts each.
-
-    ``together`` makes the context of a batch from the condition of each of its rows.
-    """
-    copies = pd.concat(
-        [prompts.assign(luck=prompts["prompt_id"], condition=name) for name in conditions], ignore_index=True
-    )
-    copies["prompt_id"] = [f"{number}" for number in range(len(copies))]
+    """Verdicts under each condition (column ``condition``), all in the same batches. ``together``
+    makes the context of a batch from the condition of each of its rows. Every condition meets the
+    same sampling noise."""
+    prompts = prompts.assign(luck=prompts["prompt_id"])
+    copies = pd.concat([prompts.assign(condition=name) for name in conditions], ignore_index=True)
+    copies["prompt_id"] = copies.index.astype(str)
     of = copies.set_index("prompt_id")
 
     def around(spans: list[dict], prompt_ids: list[str]) -> AbstractContextManager:
         return together([conditions[name] for name in of.loc[prompt_ids, "condition"]])
 
-    found = observe(study, copies, modes, around=around, batch_size=batch_size, **generation)
-    original = of.loc[found["prompt_id"]]
-    return found.assign(prompt_id=original["luck"].to_numpy(), condition=original["condition"].to_numpy())
+    options = {"around": around, "batch_size": batch_size, **generation}
+    found = evaluation.observe(study, copies, modes, **options)
+    original = of.loc[found["prompt_id"], ["luck", "condition"]].to_numpy().T
+    return found.assign(prompt_id=original[0], condition=original[1])
 
 
-def against_random(verdicts: pd.DataFrame, metric: str = "refused", direction: int | None = None) -> dict:
-    """A selected set (``condition`` "selected") against random ones (the names that begin with "random").
-
-    The difference in ``metric`` with its interval (paired by prompt, random sets averaged, clustered by verb), and
-    ``share``: of the random sets, how many move the metric at least as far up (``direction`` 1) or down (-1; by
-    default as in `DIRECTIONS`). One is counted in for the selected set itself, so that it is an exact, one-sided p
-    value of a random choice of set: the interval is about other verbs, the share about other sets.
-    """
-    role = verdicts["condition"].str.replace(r" .*", "", regex=True)
+def against_random(verdicts: pd.DataFrame, metric: str = "refused") -> dict:
+    """A selected set (``condition`` "selected") against random ones ("random 0", "random 1", …).
+    The difference in ``metric`` with its interval (random sets averaged, clustered by verb), and
+    ``share``: of the random sets, how many move the metric at least as far in its direction
+    (`DIRECTIONS`). One is counted in for the selected set itself: an exact, one-sided p value."""
+    role = verdicts["condition"].str.partition(" ")[0]
     found = difference(verdicts.assign(role=role), "role", SELECTED, RANDOM, metric)
-    means = verdicts.groupby("condition")[metric].mean()
-    moved = (DIRECTIONS[metric] if direction is None else direction) * means.astype(float)
-    random = moved[[name for name in moved.index if name.startswith(RANDOM)]]
+    moved = DIRECTIONS[metric] * verdicts.groupby("condition")[metric].mean().astype(float)
+    random = moved[moved.index.str.startswith(RANDOM)]
     share = (1 + (random >= moved[SELECTED] - 1e-9).sum()) / (1 + len(random))
     return {**found, "share": float(share), "n_random": len(random)}
 
 
-def cut_off(
-    study: StudyModel, heads: Heads | None, key: str = "thought"
-) -> Callable[[list[dict], list[str]], AbstractContextManager]:
-    """For ``generate(..., around=...)``: while they reply, heads (None: all) cannot look at a span of the prompt.
+def without_sight(
+    study: StudyModel,
+    prompts: pd.DataFrame,
+    thoughts: Mapping[str, str],
+    cuts: Mapping[str, tuple[Units | None, str]],
+    evaluation: Evaluation = Evaluation(),
+    **generation,
+) -> pd.DataFrame:
+    """Replies after forced thoughts, under each condition of ``cuts``: (heads, what they cannot
+    see). The reply's tokens and the one before them (span ``last``) are cut off from a span of the
+    prompt, or from as many tokens right before the thought as it has (`BEFORE_THOUGHT`). Heads:
+    none (the model as it is), some, or None (all)."""
 
-    The reply's tokens and the one before them (span ``last``) are cut off from ``key``: a span's name, or
-    `BEFORE_THOUGHT`, as many tokens as the thought has, from right before it.
-    """
-
-    def around(spans: list[dict], prompt_ids: list[str]) -> AbstractContextManager:
+    def around(heads: Units | None, key: str, spans: list[dict], prompt_ids: list[str]):
         replying = [(place["last"][0], None) for place in spans]
         return cut_attention(study, replying, [_hidden(place, key) for place in spans], heads)
 
-    return around
+    tables = []
+    for name, (heads, key) in cuts.items():
+        cut = partial(around, heads, key) if heads is None or len(heads) else None
+        options = {"thoughts": thoughts, "around": cut, **generation}
+        found = evaluation.judged(study, prompts, "think", **options)
+        tables.append(found.assign(condition=name))
+    return pd.concat(tables, ignore_index=True)
 
 
 def _hidden(place: dict, key: str) -> tuple[int, int]:
@@ -357,22 +362,3 @@ def _hidden(place: dict, key: str) -> tuple[int, int]:
     start, end = place.get("thought", (0, 0))
     opened = place.get("think_open", (0, 0))[0]
     return max(0, opened - (end - start)), opened
-
-
-def without_sight(
-    study: StudyModel,
-    prompts: pd.DataFrame,
-    thoughts: Mapping[str, str],
-    cuts: Mapping[str, tuple[Heads | None, str]],
-    **generation,
-) -> pd.DataFrame:
-    """Replies after forced thoughts, while heads cannot look at a span; ``cuts`` maps a name to (heads, span).
-
-    An empty list of heads is the model as it is. Column ``condition`` names the cut.
-    """
-    tables = []
-    for name, (heads, span) in cuts.items():
-        around = None if heads is not None and len(heads) == 0 else cut_off(study, heads, span)
-        found = judged(study, prompts, "think", thoughts=thoughts, around=around, **generation)
-        tables.append(found.assign(condition=name))
-    return pd.concat(tables, ignore_index=True)

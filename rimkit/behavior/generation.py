@@ -1,20 +1,17 @@
 """Replies of a model under study to a table of prompts: loaded here, or behind an endpoint.
 
-Knows chat formats and sampling; nothing of prompt sets, judges and interventions (``around`` is theirs).
-What differs for a model behind an endpoint:
+Knows chat formats and sampling; nothing of prompt sets, judges and interventions. What differs for
+a model behind an endpoint:
 
-- The server renders the prompt; the mode travels as ``chat_template_kwargs: {"enable_thinking": …}``, as
-  vLLM, SGLang and `transformers serve` take it. Forced thoughts go as raw text to ``/completions`` and need
-  the tokenizer here.
-- Sampling is the server's: a seed is sent for every prompt and sample, but two modes do not face the same
-  luck, and a server may ignore it. `transformers serve` has one seed for all requests under way (the same
-  seed gives the same replies with ``study.client.concurrency = 1``) and samples only where the model's own
-  settings do. Nucleus sampling is switched off; other settings of the model's folder (top_k) are switched
-  off by the caller: ``study.client.settings = {"top_k": -1}`` for vLLM and SGLang.
-- ``n_tokens`` is what the server counts, less the end of turn. A reply whose end of turn is the very last
-  token that was allowed counts as unfinished with `transformers serve`.
-- ``study.client.concurrency`` requests are under way at a time (``batch_size`` plays no part); the server
-  does not say how much its context holds, so a prompt that is too long is told by its refusal.
+- The server renders the prompt; the mode travels as ``chat_template_kwargs: {"enable_thinking":
+  …}``. Forced thoughts go as raw text to ``/completions`` and need the tokenizer here.
+- Sampling is the server's: a seed is sent for every prompt and sample, but two modes do not face
+  the same luck, and a server may ignore it (`transformers serve` has one seed for all requests
+  under way: ``study.client.concurrency = 1``). Nucleus sampling is switched off; top_k of the
+  model's folder is, for vLLM and SGLang, by ``study.client.settings = {"top_k": -1}``.
+- ``n_tokens`` is what the server counts, less the end of turn. `transformers serve` counts a reply
+  whose end of turn is the very last token allowed as unfinished.
+- A prompt that is too long is told by the server's refusal.
 - A thought that the server split off and that no reply follows counts as unclosed.
 """
 
@@ -26,20 +23,21 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING
 from zlib import crc32
 
 import numpy as np
 import pandas as pd
 
-from rimkit.behavior.redaction import withholding
-from rimkit.data import UserError
+from rimkit.behavior.redaction import withhold_replies
+from rimkit.data import UserError, plain_names
 from rimkit.models.activations import read
-from rimkit.models.chat import Encoded, check_mode, pad
+from rimkit.models.chat import ChatFormat, Encoded, check_mode, pad
 from rimkit.models.device import shrinking
 from rimkit.models.endpoint import Answer, EndpointModel, Rejected, is_endpoint
 from rimkit.models.hooks import untraced
-from rimkit.models.thoughts import END_THINK, STRAY, THINK, split, without_tags
+from rimkit.models.thoughts import END_THINK, STRAY, THINK, split
 
 if TYPE_CHECKING:
     from rimkit.models.study import StudyModel
@@ -54,7 +52,6 @@ STOP = "stop"
 HEADER = re.compile(r"<\|im_start\|>\s*assistant")
 
 
-@withholding
 def generate(
     model: StudyModel,
     prompts: pd.DataFrame,
@@ -70,83 +67,93 @@ def generate(
     seed: int = 0,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Replies to ``prompts`` (columns ``prompt_id``, ``text``) in one mode, ``n_samples`` per prompt.
+    """Replies to ``prompts`` (columns ``prompt_id``, ``text``) in one mode, ``n_samples`` per
+    prompt.
 
-    A reply has at most ``max_new_tokens``, thought included. ``temperature`` 0 is greedy. ``thoughts``
-    forces complete thoughts and ``thought_prefix`` their beginnings: one text for all prompts, or a
-    mapping from prompt_id to text, out of which think tags are left. ``around`` makes, from the named
-    spans of a batch's padded rows and their prompt ids, the context that the batch is generated in: an
-    intervention that differs between prompts. Out of memory a batch is halved, and nothing is lost.
+    A reply has at most ``max_new_tokens``, thought included. ``temperature`` 0 is greedy.
+    ``thoughts`` forces complete thoughts and ``thought_prefix`` their beginnings: one text for all
+    prompts, or a mapping from prompt_id to text, out of which think tags are left. ``around``
+    makes, from the named spans of a batch's padded rows and their prompt ids, the context that the
+    batch is generated in. Out of memory a batch is halved.
 
     Returns one row per prompt and sample, in the order of the prompts: ``prompt_id, mode, sample,
     thought`` (with any forced part)``, reply, n_tokens`` (generated, without the end of turn)``,
-    finished`` (reached its end of turn with the thought closed). A prompt that leaves no room in the
-    context, or that a server refuses, has an unfinished row without text, and is said. Ctrl-C returns
-    the batches finished so far, with ``attrs["interrupted"]`` True. What a real model says to harmful
-    requests is withheld from outputs (`rimkit.behavior.redaction`).
+    finished`` (reached its end of turn with the thought closed). A prompt that leaves no room in
+    the context, or that a server refuses, has an unfinished row without text. Ctrl-C returns the
+    batches finished so far, with ``attrs["interrupted"]`` True. What a real model says to harmful
+    requests is withheld from outputs.
 
-    Sampling uses one uniform number per seed, prompt id, sample and step: neither batch size nor order
-    changes a reply (in float32), and two modes or two models face the same luck; so do prompts with one
-    value in the column ``luck``.
+    Sampling uses one uniform number per seed, prompt id (or ``luck``, a column), sample and step:
+    neither batch size nor order changes a reply (in float32), and modes and models face the same
+    luck.
 
-    Raises ``UserError`` for a malformed table, an unknown mode, numbers out of range, a missing forced
-    thought, prompts that are all too long, and a model whose numbers are not finite.
+    Raises ``UserError`` for a malformed table, an unknown mode, numbers out of range, a missing
+    forced thought, prompts that are all too long, and a model whose numbers are not finite.
     """
     check_mode(mode)
-    _check_numbers(n_samples=n_samples, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    whole = {"n_samples": n_samples, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    for name, given in whole.items():
+        if given < 1:
+            raise UserError(f"{name} must be 1 or more, not {given}")
     if temperature < 0:
         raise UserError(f"temperature must be 0 (greedy) or more, not {temperature}")
     _check_prompts(prompts)
-    jobs = [(prompt_id, sample) for prompt_id in prompts["prompt_id"] for sample in range(n_samples)]
-    luck = dict(zip(prompts["prompt_id"], prompts.get("luck", prompts["prompt_id"]).astype(str), strict=True))
-    sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed, "progress": progress}
-    if is_endpoint(model):
-        if around is not None:
-            raise UserError(f"{model.name} runs behind an endpoint, where nothing inside the model can be changed")
-        forced = thoughts is not None or thought_prefix is not None
-        encoded = _encode_all(model, prompts, mode, thoughts, thought_prefix) if forced else None
+    ids = prompts["prompt_id"]
+    jobs = list(product(ids, range(n_samples)))
+    luck = dict(zip(ids, prompts.get("luck", ids).astype(str), strict=True))
+    sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed}
+    sampling["progress"] = progress
+    served, forced = is_endpoint(model), thoughts is not None or thought_prefix is not None
+    if served and around is not None:
+        raise UserError(f"{model.name} runs behind an endpoint, where nothing inside the model can be changed")
+    encoded = None
+    if forced or not served:
+        encoded = _encode_all(model, prompts, mode, thoughts, thought_prefix)
+    if served:
         rows, interrupted = _served(model, prompts, mode, encoded, jobs, luck, **sampling)
     else:
-        encoded = _encode_all(model, prompts, mode, thoughts, thought_prefix)
         rows, interrupted = _local(model, mode, encoded, jobs, luck, around, batch_size, **sampling)
     if interrupted:
         print(f"interrupted: {len(rows)} of {len(jobs)} replies are kept")
     answered = [(job[0], mode, job[1], *rows[job]) for job in jobs if job in rows]
     replies = pd.DataFrame(answered, columns=COLUMNS)
     replies.attrs["interrupted"] = interrupted
+    if not model.invented:
+        withhold_replies(prompts, replies)
     _say_strange_tags(model, replies)
     return replies
 
 
 def _say_strange_tags(model: StudyModel | EndpointModel, replies: pd.DataFrame) -> None:
-    """Say, once for a model and tag, that replies hold tags like those of thoughts, which nobody knows."""
+    """Say, once for a model and tag, that replies hold tags of thoughts which nobody knows."""
     found = [] if model.invented else [tag[0] for tag in map(STRAY.search, replies["reply"]) if tag]
     if found and found[0] not in model.said:
         model.said.add(found[0])
-        mode = replies["mode"].iloc[0]
-        print(f"{model.name}: {len(found)} of {len(replies)} {mode} replies hold tags that are not known: {found[0]}")
+        which = f"{len(found)} of {len(replies)} {replies['mode'].iloc[0]} replies"
+        print(f"{model.name}: {which} hold tags that are not known: {found[0]}")
 
 
-def _local(model: StudyModel, mode: str, encoded: dict, jobs: list, luck: dict, around, batch_size: int, *,
-           temperature: float, max_new_tokens: int, seed: int, progress: bool) -> tuple[dict, bool]:  # fmt: skip
-    """``{job: (thought, reply, tokens, finished)}`` of a model that is loaded, and whether Ctrl-C came."""
+def _local(model, mode, encoded, jobs, luck, around, batch_size, *, temperature, max_new_tokens, seed, progress):
+    """``{job: (thought, reply, tokens, finished)}`` of a loaded model, and whether Ctrl-C came."""
     fitting = _fitting(encoded, max_new_tokens, model.context)
     rows = {job: NOTHING for job in jobs if job[0] not in fitting}
     todo = [job for job in jobs if job[0] in fitting]
 
     def reply_to(batch: list[int]) -> list[list[int]]:
-        items, ids = [encoded[todo[job][0]] for job in batch], [todo[job][0] for job in batch]
-        keys = [(luck[todo[job][0]], todo[job][1]) for job in batch]
+        ids = [todo[row][0] for row in batch]
+        keys = [(luck[prompt_id], todo[row][1]) for row, prompt_id in zip(batch, ids, strict=True)]
         noise = _noise(seed, keys, max_new_tokens) if temperature else None
-        return _run_batch(model, items, max_new_tokens, temperature, noise, around and partial(around, prompt_ids=ids))
+        inside = around and partial(around, prompt_ids=ids)
+        return _run_batch(model, [encoded[i] for i in ids], max_new_tokens, temperature, noise, inside)
 
     lengths = [len(encoded[prompt_id].ids) + max_new_tokens for prompt_id, _ in todo]
     with _plain_generation(model.hf), _bar(len(todo), progress and len(todo) > batch_size, mode) as bar:
         try:
             for batch, outputs in shrinking(model, "generating", lengths, batch_size, reply_to, ADVICE):
-                for job, output in zip(batch, outputs, strict=True):
-                    thought, reply, finished = model.chat.parse(output, encoded[todo[job][0]])
-                    rows[todo[job]] = (thought, reply, len(model.chat.until_stop(output)), finished)
+                for row, output in zip(batch, outputs, strict=True):
+                    thought, reply, finished = model.chat.parse(output, encoded[todo[row][0]])
+                    n_tokens = len(model.chat.until_stop(output))
+                    rows[todo[row]] = (thought, reply, n_tokens, finished)
                 bar.update(len(batch))
         except KeyboardInterrupt:
             return {job: row for job, row in rows.items() if job[0] in fitting}, True
@@ -177,43 +184,42 @@ def _run_batch(model: StudyModel, items: list[Encoded], max_new_tokens: int, tem
 
 
 def _checked(model: StudyModel, items: list[Encoded], input_ids, scores):
-    """The logits, which are finite, or a `UserError` that names the layer where they cease to be."""
-    worst = scores.amax(-1).isfinite()
-    if not worst.all():
-        read(model, [items[int((~worst).nonzero()[0])]], ("residual",), ("last",))  # raises, unless only replies do it
+    """The logits, which are finite, or a `UserError` that names the layer that was not."""
+    finite = scores.amax(-1).isfinite()
+    if not finite.all():
+        row = int((~finite).nonzero()[0])
+        read(model, [items[row]], ("residual",), ("last",))  # raises, unless only replies do it
         raise UserError(f"{model.name} computes numbers that are not finite: load it in float32 or bfloat16")
     return scores
 
 
 def _noise(seed: int, jobs: list[tuple[str, int]], steps: int) -> np.ndarray:
     """Uniform numbers ``[len(jobs), steps]``; row by seed, prompt id (or luck) and sample alone."""
-    keys = ([seed, crc32(luck.encode()), sample] for luck, sample in jobs)
-    return np.stack([np.random.default_rng(np.random.SeedSequence(key)).random(steps) for key in keys])
+    seeds = (np.random.SeedSequence([seed, crc32(luck.encode()), sample]) for luck, sample in jobs)
+    return np.stack([np.random.default_rng(one).random(steps) for one in seeds])
 
 
 def _inverse_cdf(noise: np.ndarray, temperature: float, prompt_length: int, device: str):
-    """A logits processor that leaves one token per row: the one whose share of the cdf holds the noise."""
+    """A logits processor that leaves one token per row: whose share of the cdf holds the noise."""
     import torch
-    from transformers import LogitsProcessor
 
-    # float64 sums keep the choice independent of rounding in a long vocabulary; Apple GPUs have none
+    # float64 sums keep rounding in a long vocabulary out of the choice; Apple GPUs have none
     exact = torch.float32 if str(device).startswith("mps") else torch.float64
     uniform = torch.tensor(noise).to(dtype=exact, device=device)
 
-    class InverseCDF(LogitsProcessor):
-        def __call__(self, input_ids, scores):
-            step = input_ids.shape[1] - prompt_length
-            cdf = torch.softmax(scores.float() / temperature, dim=-1).to(exact).cumsum(dim=-1)
-            target = uniform[:, step : step + 1] * cdf[:, -1:]
-            token = torch.searchsorted(cdf, target, right=True).clamp_(max=scores.shape[-1] - 1)
-            return torch.full_like(scores, float("-inf")).scatter_(1, token, 0.0)
+    def choose(input_ids, scores):
+        step = input_ids.shape[1] - prompt_length
+        cdf = torch.softmax(scores.float() / temperature, dim=-1).to(exact).cumsum(dim=-1)
+        target = uniform[:, step : step + 1] * cdf[:, -1:]
+        token = torch.searchsorted(cdf, target, right=True).clamp_(max=scores.shape[-1] - 1)
+        return torch.full_like(scores, float("-inf")).scatter_(1, token, 0.0)
 
-    return InverseCDF()
+    return choose
 
 
 @contextmanager
 def _plain_generation(hf):
-    """Evaluation mode, no tracing, and none of the sampling settings that the model's folder may carry."""
+    """Evaluation mode, no tracing, and no sampling settings of the model's folder."""
     from transformers import GenerationConfig
 
     settings, training = hf.generation_config, hf.training
@@ -234,75 +240,63 @@ def _bar(total: int, progress: bool, mode: str):
     return tqdm(total=total, desc=mode, unit="reply", leave=False, disable=quiet)
 
 
-def _encode_all(
-    model: StudyModel, prompts: pd.DataFrame, mode: str, thoughts: Forced, prefixes: Forced
-) -> dict[str, Encoded]:
-    parts = {
-        argument: _forced(texts, prompts["prompt_id"], argument)
-        for argument, texts in (("thoughts", thoughts), ("thought_prefix", prefixes))
-    }
+def _encode_all(model, prompts: pd.DataFrame, mode: str, thoughts: Forced, prefixes: Forced) -> dict[str, Encoded]:
+    ids, chat = prompts["prompt_id"], model.chat
+    whole, begun = _forced(chat, thoughts, ids, "thoughts"), _forced(chat, prefixes, ids, "thought_prefix")
     return {
-        prompt_id: model.chat.encode(
-            text, mode, thought=parts["thoughts"][prompt_id], thought_prefix=parts["thought_prefix"][prompt_id]
-        )
-        for prompt_id, text in zip(prompts["prompt_id"], prompts["text"], strict=True)
+        prompt_id: chat.encode(text, mode, thought=whole[prompt_id], thought_prefix=begun[prompt_id])
+        for prompt_id, text in zip(ids, prompts["text"], strict=True)
     }
 
 
-def _forced(texts: Forced, prompt_ids: pd.Series, argument: str) -> dict[str, str | None]:
-    """A text per prompt. Most are a model's own, and may hold anything."""
+def _forced(chat: ChatFormat, texts: Forced, prompt_ids: pd.Series, argument: str) -> dict[str, str | None]:
+    """A text per prompt, or None. Most are a model's own, and may hold anything."""
     if texts is None or isinstance(texts, str):
         texts = dict.fromkeys(prompt_ids, texts)
     missing = [prompt_id for prompt_id in prompt_ids if prompt_id not in texts]
     if missing:
         raise UserError(f"{argument} has no text for prompt_id {missing[0]!r}")
-    plain = {prompt_id: texts[prompt_id] and without_tags(texts[prompt_id]) for prompt_id in prompt_ids}
-    if changed := sum(plain[prompt_id] != texts[prompt_id] for prompt_id in plain):
+    given = {key: texts[key] if isinstance(texts[key], str) else None for key in prompt_ids}
+    plain = {key: text if text is None else chat.fit(text) for key, text in given.items()}
+    if changed := sum(plain[key] != given[key] for key in given):
         print(f"note: {changed} of {len(plain)} forced thoughts held think tags, which are left out")
     return plain
 
 
 def _fitting(encoded: dict[str, Encoded], max_new_tokens: int, context: int) -> set[str]:
     """The prompts that leave room for a reply; raises `UserError` if none does."""
-    fitting = {prompt_id for prompt_id, item in encoded.items() if len(item.ids) + max_new_tokens <= context}
-    if len(fitting) < len(encoded):
-        prompt_id, item = max(encoded.items(), key=lambda pair: len(pair[1].ids))
+    room, sizes = context - max_new_tokens, {name: len(item.ids) for name, item in encoded.items()}
+    fitting = {prompt_id for prompt_id, size in sizes.items() if size <= room}
+    if len(fitting) < len(sizes):
+        longest = max(sizes, key=sizes.get)
         problem = (
-            f"prompt_id {prompt_id!r} has {len(item.ids)} tokens; a context of {context} leaves room for "
-            f"{context - max_new_tokens} beside {max_new_tokens} new ones"
+            f"prompt_id {longest!r} has {sizes[longest]} tokens; a context of {context} leaves "
+            f"room for {room} beside {max_new_tokens} new ones"
         )
         if not fitting:
             raise UserError(f"{problem}: shorten it or lower max_new_tokens")
-        print(f"note: {len(encoded) - len(fitting)} of {len(encoded)} prompts get no reply: {problem}")
+        print(f"note: {len(sizes) - len(fitting)} of {len(sizes)} prompts get no reply: {problem}")
     return fitting
-
-
-def _check_numbers(**numbers: int) -> None:
-    for name, number in numbers.items():
-        if number < 1:
-            raise UserError(f"{name} must be 1 or more, not {number}")
 
 
 def _check_prompts(prompts: pd.DataFrame) -> None:
     missing = [name for name in ("prompt_id", "text") if name not in prompts.columns]
     if missing:
-        raise UserError(f"the prompts lack the column {' and '.join(missing)}; they have {', '.join(prompts.columns)}")
+        there = ", ".join(plain_names(prompts))
+        raise UserError(f"the prompts lack the column {' and '.join(missing)}; they have {there}")
     if prompts.empty:
         raise UserError("there are no prompts: the table is empty")
-    if prompts["prompt_id"].duplicated().any():
-        twice = prompts.loc[prompts["prompt_id"].duplicated(), "prompt_id"].iloc[0]
-        raise UserError(f"prompt_id {twice!r} occurs more than once")
-    blank = ~prompts["text"].map(lambda text: isinstance(text, str) and bool(text.strip()))
-    if blank.any():
-        raise UserError(f"prompt_id {prompts.loc[blank, 'prompt_id'].iloc[0]!r} has no text")
+    ids = prompts["prompt_id"]
+    if ids.duplicated().any():
+        raise UserError(f"prompt_id {ids[ids.duplicated()].iloc[0]!r} occurs more than once")
+    blank = ids[[not isinstance(text, str) or not text.strip() for text in prompts["text"]]]
+    if len(blank):
+        raise UserError(f"prompt_id {blank.iloc[0]!r} has no text")
 
 
-def _served(model: EndpointModel, prompts: pd.DataFrame, mode: str, encoded: dict | None, jobs: list, luck: dict, *,
-            temperature: float, max_new_tokens: int, seed: int, progress: bool) -> tuple[dict, bool]:  # fmt: skip
-    """As `_local`, of a model behind an endpoint; requests that are the same in all respects are sent once.
-
-    Answers stay in ``model.kept`` until all have come, so that the same call goes on from there.
-    """
+def _served(model, prompts, mode, encoded, jobs, luck, *, temperature, max_new_tokens, seed, progress):
+    """As `_local`, of a model behind an endpoint; equal requests are sent once. Answers stay in
+    ``model.kept`` until all have come, so that the same call goes on from there."""
     texts = dict(zip(prompts["prompt_id"], prompts["text"], strict=True))
     keys, requests = {}, {}
     for prompt_id, sample in jobs:
@@ -310,7 +304,7 @@ def _served(model: EndpointModel, prompts: pd.DataFrame, mode: str, encoded: dic
         if temperature:
             body["seed"] = crc32(f"{seed}/{luck[prompt_id]}/{sample}".encode()) >> 1
         what = encoded[prompt_id] if encoded else texts[prompt_id]
-        key = json.dumps([mode, prompt_id if encoded else what, what.ids if encoded else 0, body])
+        key = json.dumps([mode, prompt_id, what.ids, body] if encoded else [mode, what, 0, body])
         keys[prompt_id, sample] = key
         requests[key] = partial(_ask, model, what, mode, body)
     interrupted = _fetch(model, requests, mode, progress)
@@ -326,7 +320,9 @@ def _fetch(model: EndpointModel, requests: dict[str, Callable], mode: str, progr
     """Ask what is not kept yet; whether Ctrl-C came."""
     todo = {key: call for key, call in requests.items() if key not in model.kept}
     if todo and len(todo) < len(requests):
-        print(f"going on: {len(requests) - len(todo)} of {len(requests)} requests were answered before")
+        answered = len(requests) - len(todo)
+        print(f"going on: {answered} of {len(requests)} requests were answered before")
+    problem = ""
     with _bar(len(todo), progress and len(todo) > 1, mode) as bar:
 
         def keep(key: str, answer: Answer | Rejected) -> None:
@@ -338,31 +334,35 @@ def _fetch(model: EndpointModel, requests: dict[str, Callable], mode: str, progr
         except KeyboardInterrupt:
             return True
         except UserError as error:
-            there = sum(isinstance(model.kept.get(key), Answer) for key in requests)
-            problem = f"{error}; {there} of {len(requests)} answers are kept, and the same call goes on from there"
-        else:
-            return False
-    for key in [key for key in requests if isinstance(model.kept.get(key), Rejected)]:
-        del model.kept[key]  # to be asked again
-    raise UserError(problem)
+            problem = str(error)
+    if not problem:
+        return False
+    answers = {key: one for key, one in model.kept.items() if isinstance(one, Answer)}
+    model.kept.clear()  # of those that were refused, to be asked again
+    model.kept.update(answers)
+    kept = f"{len(answers.keys() & requests.keys())} of {len(requests)} answers are kept"
+    raise UserError(f"{problem}; {kept}, and the same call goes on from there")
 
 
 def _ask(model: EndpointModel, what: str | Encoded, mode: str, body: dict) -> Answer:
     if isinstance(what, str):
-        kwargs = {"enable_thinking": mode == "think"}
-        return model.client.chat([{"role": "user", "content": what}], chat_template_kwargs=kwargs, **body)
+        turns = [{"role": "user", "content": what}]
+        body = {"chat_template_kwargs": {"enable_thinking": mode == "think"}, **body}
+        return model.client.chat(turns, **body)
     return model.client.complete(_raw(model.tokenizer, what.ids), **body, **_keep_tags(model))
 
 
 def _raw(tokenizer, ids: list[int]) -> str | list[int]:
-    """The text that the server's tokenizer turns into these ids; the ids themselves where there is none."""
+    """The text that the server's tokenizer turns into these ids; the ids where there is none."""
     text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    candidates = [text, text.removeprefix(tokenizer.bos_token or "")]  # servers add the first token themselves
-    return next((item for item in candidates if list(tokenizer(item)["input_ids"]) == list(ids)), list(ids))
+    for shown in (text, text.removeprefix(tokenizer.bos_token or "")):  # servers may add this token
+        if list(tokenizer(shown)["input_ids"]) == list(ids):
+            return shown
+    return list(ids)
 
 
 def _keep_tags(model: EndpointModel) -> dict:
-    """Servers drop special tokens from raw text, and think tags that are special; vLLM and SGLang can be told."""
+    """Servers drop think tags that are special tokens; vLLM and SGLang can be told not to."""
     special = set(model.chat.tags[:2]) & {
         token.content for token in model.tokenizer.added_tokens_decoder.values() if token.special
     }
@@ -372,11 +372,11 @@ def _keep_tags(model: EndpointModel) -> dict:
 def _told(model: EndpointModel, answers: dict, mode: str, encoded: dict | None) -> dict:
     """Answers as rows; what a server does against the mode, or refuses, is said."""
     there = {job: answer for job, answer in answers.items() if isinstance(answer, Answer)}
-    opened = opens_thoughts(there.values(), mode)
+    opened = opens_thoughts(list(there.values()), mode)
     rows = dict.fromkeys(answers, NOTHING)
     for job, answer in there.items():
-        thought, reply, finished = _continued(model, answer, encoded[job[0]]) if encoded else parts_of(answer, opened)
-        rows[job] = (thought, reply, max(answer.tokens_out - (answer.finish == STOP), 0), finished)
+        found = _continued(model, answer, encoded[job[0]]) if encoded else parts_of(answer, opened)
+        rows[job] = (*found[:2], max(answer.tokens_out - (answer.finish == STOP), 0), found[2])
     n, thinking = len(rows), sum(bool(thought) for thought, *_ in rows.values())
     if mode == "no-think" and thinking:
         print(f"{model.name}: {thinking} of {n} no-think replies hold a thought: the server ignores the mode")
@@ -395,24 +395,21 @@ def _continued(model: EndpointModel, answer: Answer, encoded: Encoded) -> tuple[
     return model.chat.parse(list(ids) + end, encoded)
 
 
-def opened_by_template(text: str) -> bool:
-    """Whether a reply closes a thought that the prompt's template opened (Qwen3-Thinking, DeepSeek-R1)."""
-    return END_THINK in text and THINK not in text.partition(END_THINK)[0]
-
-
 def opens_thoughts(answers, mode: str) -> bool:
-    """Whether a text without tags that was cut off is a thought: no answer shows the contrary."""
-    tags = [opened_by_template(answer.text) for answer in answers]
-    plain = [answer.finish == STOP and not answer.reasoning and THINK not in answer.text for answer in answers]
-    return any(tags) or (mode == "think" and not any(plain))
+    """Whether a text without tags that was cut off is a thought: no answer shows the contrary. One
+    that closes a thought which it did not open (Qwen3-Thinking, DeepSeek-R1) shows that its
+    template did."""
+    starts = [answer.text.partition(END_THINK) for answer in answers]
+    if any(tag and THINK not in before for before, tag, _ in starts):
+        return True
+    ended = [one for one in answers if one.finish == STOP and not one.reasoning]
+    return mode == "think" and all(THINK in answer.text for answer in ended)
 
 
 def parts_of(answer: Answer, opened: bool) -> tuple[str, str, bool]:
-    """``(thought, reply, finished)`` of an answer, thoughts split off by the server or still in the text.
-
-    ``opened``: a text without tags that was cut off is an open thought.
-    """
-    # `transformers serve` leaves the header of the turn where a tokenizer's decoding adds spaces to it
+    """``(thought, reply, finished)`` of an answer, thoughts split off by the server or still in the
+    text. ``opened``: a text without tags that was cut off is an open thought."""
+    # `transformers serve` leaves the turn's header where a tokenizer's decoding adds spaces to it
     text = "" if answer.reasoning and HEADER.fullmatch(answer.text.strip()) else answer.text
     is_open = opened and answer.finish == "length" and not answer.reasoning
     thought, reply, closed = split(text, opened=is_open)

@@ -1,13 +1,13 @@
 """Prompt sets: shipped ones, real ones by name, files of one's own; and how thoughts begin.
 
-Knows where each set comes from, pinned, and how its columns become those of the workbook; nothing of models.
-Nothing of a real set is stored in the workbook: it is read from the cache of the Hugging Face hub, from a
-local mirror (`rimkit.models.hub`), or downloaded there (``rimkit fetch`` does so ahead). ``name@revision``
-loads another revision than the pinned one. The pins were taken from public code that uses these sets at
-these commits, not checked online: a set with another number of prompts than expected says so.
+Knows where each set comes from, pinned, and how its columns become those of the workbook; nothing
+of models. Nothing of a real set is stored in the workbook: it is read from the cache of the Hugging
+Face hub, from a local mirror (`rimkit.models.hub`), or downloaded there. The pins were taken from
+public code that uses these sets, not checked online: a set with another number of prompts than
+expected says so.
 
-Clusters are what belongs together (the harmful and the harmless half of a pair, prompts on one word, equal
-texts), so that no cluster is in both splits; where a set has none, each prompt is its own.
+Clusters are what belongs together (the two halves of a pair, prompts on one word, equal texts), so
+that no cluster is in both splits; where a set has none, each prompt is its own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from itertools import cycle
 from pathlib import Path
 from urllib.parse import parse_qsl
@@ -33,16 +33,16 @@ COLUMNS = ("prompt_id", "text", "kind", "category", "cluster", "split", "answer"
 NEEDED = ("text", "kind")
 SPLITS = ("calibration", "evaluation")
 KINDS = ("harmful", "harmless", "maths", "ordering", "copying", "own")
-WORD = re.compile(r"[^\W\d_][\w'-]*( [\w'-]+)?")  # an answer that is no number: a letter, yes, a name
+WORD = re.compile(r"[^\W\d_][\w'-]*( [\w'-]+)?")  # an answer: a letter, yes, a name
 
 NOTE = (
-    "Content note: '{name}' asks for harmful things, and replies to it may be harmful or upsetting. {kept} "
-    "It is for measuring how a model refuses; do not pass its text on."
+    "Content note: '{name}' asks for harmful things, and replies to it may be harmful or "
+    "upsetting. {kept} It is for measuring how a model refuses; do not pass its text on."
 )
 SHOWN = "Its text will be shown and saved, as you asked."
 HIDDEN = (
-    "Its text stays in memory, and outputs and files show ids and numbers; the parameter keep_text of a chapter, "
-    "or 'rimkit run --keep-text', changes that."
+    "Its text stays in memory, and outputs and files show ids and numbers; the parameter keep_text "
+    "of a chapter, or 'rimkit run --keep-text', changes that."
 )
 
 
@@ -56,31 +56,31 @@ def load_prompts(
 ) -> pd.DataFrame:
     """A prompt set as a table with the columns of `COLUMNS`.
 
-    ``name``: a shipped set (`prompt_sets`), a real one (`BENCHMARKS`; "gsm8k@main" is another
-    revision), or a csv, jsonl or parquet file with at least the columns ``text, kind``. A file without
-    ``prompt_id`` gets numbers, one without ``cluster`` one cluster per text, one without ``split`` two
-    halves that share no cluster. ``columns`` is for a file whose columns are called otherwise, from the
-    workbook's name to the file's: ``{"text": "goal", "kind": "harmful"}``; ``kind`` may also be a kind
-    for all rows. On a command line: ``file.csv?text=goal&kind=harmful``.
+    ``name``: a shipped set (`prompt_sets`), a real one (`BENCHMARKS`, perhaps ``name@revision``),
+    or a csv, jsonl or parquet file with at least the columns ``text, kind``; a file without
+    ``prompt_id`` gets numbers, one without ``split`` two halves that share no cluster. ``columns``
+    is for a file whose columns are called otherwise, ours to theirs: ``{"text": "goal", "kind":
+    "harmful"}`` (``kind`` may be a kind for all rows), on a command line
+    ``file.csv?text=goal&kind=harmful``.
 
     ``split`` keeps "calibration" or "evaluation"; ``n`` draws that many prompts, spread evenly over
-    clusters and always the same for one ``seed`` (all of them if there are fewer).
+    clusters, the same for one ``seed``. Harmful requests that do not come with the workbook have a
+    content note, and their text does not leave the process (`rimkit.behavior.redaction`).
 
-    Before harmful requests that do not come with the workbook, a content note is printed; their text
-    does not leave the process (`rimkit.behavior.redaction`). Raises `UserError` for an unknown set,
-    column, kind or split, an unreadable file, a set that cannot be got, prompts without a text, ids
-    that occur twice, ``n`` below 1 and an empty result.
+    Raises `UserError` for an unknown set, column, kind or split, an unreadable file, a set that
+    cannot be got, prompts without a text, ids that occur twice, ``n`` below 1 and an empty result.
     """
     return part_of(_read(name, columns), name, split=split, n=n, seed=seed)
 
 
 def part_of(
-    table: pd.DataFrame, name: str | Path, *, split: str | None = None, n: int | None = None, seed: int = 0
+    table: pd.DataFrame, name: str | Path, split: str | None = None, n: int | None = None, seed: int = 0
 ) -> pd.DataFrame:
-    """The prompts of one split, and ``n`` of them, as `load_prompts` draws them from the set ``name``."""
+    """The prompts of one split, and ``n`` of them, as `load_prompts` draws them from a set."""
     if split is not None:
         if split not in SPLITS:
-            raise UserError(f"unknown split '{split}': use calibration or evaluation{nearest(split, SPLITS)}")
+            close = nearest(split, SPLITS)
+            raise UserError(f"unknown split '{split}': use calibration or evaluation{close}")
         table = table[table["split"] == split]
     if n is not None:
         table = spread(table, n, seed)
@@ -90,12 +90,12 @@ def part_of(
     return table.reset_index(drop=True)
 
 
-def own_prompts(texts: Iterable[str], kind: str = "own") -> pd.DataFrame:
-    """Requests of one's own as a prompt set: one cluster each, nothing known about a right reply."""
-    texts = list(texts)
-    ids = [f"{kind}-{number}" for number in range(len(texts))]
-    table = pd.DataFrame({"prompt_id": ids, "text": texts, "cluster": ids})
-    return table.assign(kind=kind, category="", split="evaluation", answer="", source="own")[list(COLUMNS)]
+def own_prompts(texts: Iterable[str]) -> pd.DataFrame:
+    """Requests of one's own as a prompt set: one cluster each, no right reply known."""
+    table = pd.DataFrame({"text": list(texts)})
+    table["prompt_id"] = table["cluster"] = "own-" + table.index.astype(str)
+    table = table.assign(kind="own", split="evaluation", source="own", category="", answer="")
+    return table[list(COLUMNS)]
 
 
 def spread(table: pd.DataFrame, n: int, seed: int = 0) -> pd.DataFrame:
@@ -110,13 +110,13 @@ def spread(table: pd.DataFrame, n: int, seed: int = 0) -> pd.DataFrame:
 
 
 def prompt_sets() -> pd.DataFrame:
-    """The shipped sets: ``name, prompts, kinds, clusters, sha256`` (of the content, as it was generated)."""
+    """The shipped sets: ``name, prompts, kinds, clusters, sha256`` (as it was generated)."""
     hashes = pd.read_csv(data_dir() / "prompts" / "hashes.csv")
     tables = [_read(name) for name in hashes["name"]]
-    return hashes.assign(
-        kinds=[", ".join(table["kind"].unique()) for table in tables],
-        clusters=[table["cluster"].nunique() for table in tables],
-    )[["name", "prompts", "kinds", "clusters", "sha256"]]
+    kinds = [", ".join(table["kind"].unique()) for table in tables]
+    clusters = [table["cluster"].nunique() for table in tables]
+    columns = ["name", "prompts", "kinds", "clusters", "sha256"]
+    return hashes.assign(kinds=kinds, clusters=clusters)[columns]
 
 
 def _read(name: str | Path, columns: Mapping[str, str] | None = None) -> pd.DataFrame:
@@ -150,19 +150,19 @@ def _mapped(table: pd.DataFrame, columns: Mapping[str, str], name: str | Path) -
     """The table with its columns called as in the workbook."""
     for ours, theirs in columns.items():
         if ours not in COLUMNS:
-            raise UserError(f"a prompt set has no '{ours}'{nearest(ours, COLUMNS)}; it has {', '.join(COLUMNS)}")
+            known = ", ".join(COLUMNS)
+            raise UserError(f"a prompt set has no '{ours}'{nearest(ours, COLUMNS)}; it has {known}")
         if theirs not in table and not (ours == "kind" and theirs in KINDS):
             also = f", and no kind is called so ({', '.join(KINDS)})" if ours == "kind" else ""
-            raise UserError(
-                f"'{name}' has no column '{theirs}'{also}{nearest(theirs, plain_names(table))}; {_has(table)}"
-            )
+            also += nearest(theirs, plain_names(table))
+            raise UserError(f"'{name}' has no column '{theirs}'{also}; {_has(table)}")
     return table.assign(**{ours: table.get(theirs, theirs) for ours, theirs in columns.items()})
 
 
 def _has(table: pd.DataFrame) -> str:
     shown = plain_names(table)
     hidden = len(table.columns) - len(shown)
-    return f"it has {', '.join([*shown, *([f'{hidden} without a plain name'] if hidden else [])])}"
+    return "it has " + ", ".join(shown + ([f"{hidden} without a plain name"] if hidden else []))
 
 
 def _checked(table: pd.DataFrame, name: str | Path) -> pd.DataFrame:
@@ -172,19 +172,23 @@ def _checked(table: pd.DataFrame, name: str | Path) -> pd.DataFrame:
         needs = f"it needs {', '.join(NEEDED)}; {_has(table)}"
         raise UserError(f"the prompt set '{name}' has no column {', '.join(missing)}: {needs}")
     made = [f"{Path(str(name).partition('?')[0]).stem}-{number}" for number in range(len(table))]
-    filled = _filled(table, "prompt_id")
-    table = table.assign(prompt_id=filled.where(filled != "", pd.Series(made, table.index)))
-    blank = table["text"].map(lambda text: not isinstance(text, str) or not text.strip()).astype(bool)
-    if blank.any():
-        raise UserError(f"the prompt '{table.loc[blank, 'prompt_id'].iloc[0]}' of '{name}' has no text")
-    if not table["prompt_id"].is_unique:
-        twice = table.loc[table["prompt_id"].duplicated(), "prompt_id"].iloc[0]
+    ids = _filled(table, "prompt_id")
+    table = table.assign(prompt_id=ids.where(ids != "", pd.Series(made, table.index)))
+    ids = table["prompt_id"]
+    blank = ids[[not isinstance(text, str) or not text.strip() for text in table["text"]]]
+    if len(blank):
+        raise UserError(f"the prompt '{blank.iloc[0]}' of '{name}' has no text")
+    if not ids.is_unique:
+        twice = ids[ids.duplicated()].iloc[0]
         raise UserError(f"the prompt_id '{twice}' occurs twice in '{name}'; make the ids unique")
     table = table.assign(**{column: _filled(table, column) for column in ("cluster", "category")})
     table["cluster"] = table["cluster"].where(table["cluster"] != "", table["prompt_id"])
     table["source"] = _filled(table, "source").replace("", str(name))
     table["kind"] = _known_words(table, "kind", KINDS, name)
-    table["split"] = halves(table) if "split" not in table else _known_words(table, "split", SPLITS, name)
+    if "split" in table:
+        table["split"] = _known_words(table, "split", SPLITS, name)
+    else:
+        table["split"] = halves(table)
     table["answer"] = table["answer"].map(_one).fillna("").astype(str) if "answer" in table else ""
     return table[list(COLUMNS)]
 
@@ -196,23 +200,26 @@ def _filled(table: pd.DataFrame, column: str) -> pd.Series:
     return table[column].astype(object).where(table[column].notna(), "").astype(str)
 
 
-def _known_words(table: pd.DataFrame, column: str, known: tuple[str, ...], name: str | Path) -> pd.Series:
+def _known_words(table: pd.DataFrame, column: str, known: tuple[str, ...], name) -> pd.Series:
     words = _filled(table, column).str.strip().str.lower()
     wrong = words[~words.isin(known)]
     if len(wrong):
-        where = f"prompt '{table.loc[wrong.index[0], 'prompt_id']}' of '{name}'"
-        said = f"the {column} '{wrong.iloc[0]}'" if wrong.iloc[0].isascii() and wrong.iloc[0].isidentifier() else None
-        raise UserError(f"{where} has {said or f'no {column} that is known'}; there are {', '.join(known)}")
+        place, word = wrong.index[0], wrong.iloc[0]
+        plain = word.isascii() and word.isidentifier()
+        said = f"the {column} '{word}'" if plain else f"no {column} that is known"
+        where = f"prompt '{table.loc[place, 'prompt_id']}' of '{name}'"
+        raise UserError(f"{where} has {said}; there are {', '.join(known)}")
     return words
 
 
 def _one(answer):
     """An answer out of a list of one."""
-    return answer[0] if isinstance(answer, list | tuple | np.ndarray) and len(answer) == 1 else answer
+    several = isinstance(answer, list | tuple | np.ndarray)
+    return answer[0] if several and len(answer) == 1 else answer
 
 
 def _answers(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Answers to problems as numbers, read as GSM8K and MATH write them; what is no answer is left out."""
+    """Answers to problems, read as GSM8K and MATH write them; what is no answer is left out."""
     found = table.loc[table["kind"] == "maths", "answer"]
     read = found.map(_gold)
     if lost := int(((read == "") & (found != "")).sum()):
@@ -221,13 +228,14 @@ def _answers(table: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def _gold(answer: str) -> str:
+    answer = answer.strip()
     marked = "\\boxed" in answer or "####" in answer or len(judges.NUMBER.findall(answer)) == 1
     number = judges.number(answer) or (judges.final_answer(answer) if marked else None)
-    return answer.strip() if number is None and WORD.fullmatch(answer.strip()) else judges.written(number)
+    return answer if number is None and WORD.fullmatch(answer) else judges.written(number)
 
 
 def _together(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Equal texts in one cluster and one half, so that a prompt is not counted, or learned from, twice."""
+    """Equal texts in one cluster and one half: no prompt is counted, or learned from, twice."""
     texts = table["text"].str.split().str.join(" ").str.lower()
     if texts.is_unique:
         return table
@@ -235,24 +243,20 @@ def _together(table: pd.DataFrame, name: str) -> pd.DataFrame:
     from scipy.sparse.csgraph import connected_components
 
     rows, columns = (pd.factorize(values)[0] for values in (table["cluster"], texts))
-    size = max(rows.max(), columns.max()) + 1
-    _, group = connected_components(
-        coo_array((np.ones(len(rows)), (rows, columns + size)), (2 * size, 2 * size)), False
-    )
-    group = pd.Series(group[rows], table.index)
-    table = table.assign(cluster=table.groupby(group)["cluster"].transform("first"))
+    links = rows, columns + rows.max() + 1
+    size = links[1].max() + 1
+    graph = coo_array((np.ones(len(rows)), links), (size, size))
+    _, group = connected_components(graph, directed=False)
+    table = table.assign(cluster=table.groupby(group[rows])["cluster"].transform("first"))
     evaluated = (table["split"] == "evaluation").groupby(texts).transform("any")
-    print(
-        f"note: {len(texts) - texts.nunique()} prompts of '{name}' repeat the text of another: they share its cluster"
-    )
+    n = len(texts) - texts.nunique()
+    print(f"note: {n} prompts of '{name}' repeat the text of another: they share its cluster")
     return table.assign(split=np.where(evaluated, "evaluation", table["split"]))
 
 
 def halves(table: pd.DataFrame) -> pd.Series:
-    """A split for tables that have none: the clusters of a category by turns, in an order of their names.
-
-    No cluster is in both; the same rows always give the same halves, evaluation the larger one.
-    """
+    """A split for tables that have none: the clusters of a category by turns; no cluster in both.
+    The same rows always give the same halves, evaluation the larger one."""
     clusters = table.drop_duplicates("cluster")
     order = clusters["cluster"].map(lambda name: hashlib.sha256(name.encode()).hexdigest())
     turns = clusters.assign(order=order).sort_values(["category", "order"])["cluster"]
@@ -260,25 +264,21 @@ def halves(table: pd.DataFrame) -> pd.Series:
     return table["cluster"].map(half)
 
 
+@cache
 def content_note(name: str) -> None:
     """Print what a set holds and where its text goes, once for each set."""
-    if name not in _noted:
-        _noted.add(name)
-        print(NOTE.format(name=name, kept=SHOWN if redaction.keeps_text() else HIDDEN))
+    print(NOTE.format(name=name, kept=SHOWN if redaction.keeps_text() else HIDDEN))
 
 
-_noted: set[str] = set()
 COMMIT = re.compile(r"[0-9a-f]{40}")
-Rows = Callable[[pd.DataFrame, str], dict]
 
 
 @dataclass(frozen=True)
 class Benchmark:
     """A real prompt set. ``rows`` makes the columns of the workbook from one file's table and name.
-
-    ``form``: how its files are read; ``prompts``: how many it should hold; ``splits``: files that are a
-    split of their own; ``safety``: its text is withheld; ``gated``: its owners ask for consent.
-    """
+    ``form``: how its files are read; ``prompts``: how many it should hold; ``splits``: files that
+    are a split of their own; ``safety``: its text is withheld; ``gated``: its owners ask for
+    consent."""
 
     name: str
     about: str
@@ -286,7 +286,7 @@ class Benchmark:
     revision: str
     files: tuple[str, ...]
     form: str
-    rows: Rows
+    rows: Callable[[pd.DataFrame, str], dict]
     prompts: int
     splits: dict[str, str] = field(default_factory=dict)
     safety: bool = False
@@ -308,32 +308,35 @@ def benchmarks() -> pd.DataFrame:
         revision = one.revision[:10] if one.pinned else f"{one.revision} (not pinned)"
         access = "asks for consent" if one.gated else "open"
         rows.append((one.name, one.about, one.prompts, one.repo, revision, access))
-    return pd.DataFrame(rows, columns=["name", "what", "prompts", "repository", "revision", "access"])
+    columns = ["name", "what", "prompts", "repository", "revision", "access"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def named(name: str) -> tuple[Benchmark, str] | None:
-    """The set and the revision that ``"name"`` or ``"name@revision"`` stands for; None: no such set."""
+    """The set and the revision that "name" or "name@revision" stands for; None: no such set."""
     known, _, revision = name.partition("@")
-    return (BENCHMARKS[known], revision or BENCHMARKS[known].revision) if known in BENCHMARKS else None
+    benchmark = BENCHMARKS.get(known)
+    return benchmark and (benchmark, revision or benchmark.revision)
 
 
 def load(benchmark: Benchmark, revision: str) -> pd.DataFrame:
     """The whole set with the columns of the workbook, downloaded if it is not on this machine.
-
-    Raises `UserError` where that fails, for a file that cannot be read or lacks the columns expected.
-    """
+    Raises `UserError` where that fails, for a file that cannot be read or lacks the columns
+    expected."""
     if benchmark.safety:
         content_note(benchmark.name)
-    source = benchmark.source(revision)
+    name, source = benchmark.name, benchmark.source(revision)
     folder = hub.on_this_machine(source) or hub.download(source)
-    table = pd.concat([_part(benchmark, folder, file) for file in benchmark.files], ignore_index=True)
-    ids = [f"{benchmark.name}-{number}" for number in range(len(table))]
-    origin = f"{benchmark.repo} in {hub.MIRROR}" if hub.mirrored(source) else f"{benchmark.repo}@{revision}"
-    table = table.assign(prompt_id=ids, source=origin)
+    parts = [_part(benchmark, folder, file) for file in benchmark.files]
+    table = pd.concat(parts, ignore_index=True)
+    origin = f" in {hub.MIRROR}" if hub.mirrored(source) else f"@{revision}"
+    ids = [f"{name}-{number}" for number in range(len(table))]
+    table = table.assign(prompt_id=ids, source=benchmark.repo + origin)
     if not benchmark.splits:
         table = table.drop(columns="split")  # `load_prompts` makes one
-    if len(table) != benchmark.prompts and revision == benchmark.revision:
-        print(f"note: {benchmark.name} holds {len(table)} prompts in {folder}, not the {benchmark.prompts} expected")
+    expected = benchmark.prompts
+    if len(table) != expected and revision == benchmark.revision:
+        print(f"note: {name} holds {len(table)} prompts in {folder}, not the {expected} expected")
     return table
 
 
@@ -345,7 +348,7 @@ def _part(benchmark: Benchmark, folder: Path, file: str) -> pd.DataFrame:
         raise UserError(f"{benchmark.name}: {file} has no column {error}; {_has(table)}") from None
     rest = {"category": "", "cluster": "", "answer": "", "split": benchmark.splits.get(file, "")}
     part = pd.DataFrame(rest | columns, index=table.index)
-    return part[part["text"].fillna("").str.strip() != ""]  # such as an empty line at the end of a file
+    return part[part["text"].fillna("").str.strip() != ""]  # no empty line at the end of a file
 
 
 HEX_PHI = {
@@ -358,12 +361,9 @@ HEX_PHI = {
 def _hex_phi(table: pd.DataFrame, file: str) -> dict:
     """Each file is a category, each line a prompt, quoted or not: there is no header."""
     fields = [next(csv.reader([line]), []) for line in table["text"]]
-    texts = [parts[0] if len(parts) == 1 else line for parts, line in zip(fields, table["text"], strict=True)]
+    pairs = zip(fields, table["text"], strict=True)
+    texts = [parts[0] if len(parts) == 1 else line for parts, line in pairs]
     return {"text": texts, "kind": "harmful", "category": HEX_PHI[int(re.sub(r"\D", "", file))]}
-
-
-def _advbench(table: pd.DataFrame, file: str) -> dict:
-    return {"text": table["prompt"], "kind": "harmful"}
 
 
 def _jailbreakbench(table: pd.DataFrame, file: str) -> dict:
@@ -379,24 +379,19 @@ def _xstest(table: pd.DataFrame, file: str) -> dict:
 
 
 def _alpaca(table: pd.DataFrame, file: str) -> dict:
-    return {"text": (table["instruction"] + "\n\n" + table["input"].fillna("")).str.strip(), "kind": "harmless"}
+    texts = table["instruction"] + "\n\n" + table["input"].fillna("")
+    return {"text": texts.str.strip(), "kind": "harmless"}
 
 
-def _gsm8k(table: pd.DataFrame, file: str) -> dict:
-    return _problems(table["question"], table["answer"])
+def _problems(text: str, answer: str) -> Callable[[pd.DataFrame, str], dict]:
+    """Problems of maths, whose text and answer stand in these columns."""
 
+    def rows(table: pd.DataFrame, file: str) -> dict:
+        found = [judges.final_answer(str(solution)) for solution in table[answer]]
+        answers = list(map(judges.written, found))
+        return {"text": table[text].str.strip(), "kind": "maths", "answer": answers}
 
-def _multiarith(table: pd.DataFrame, file: str) -> dict:
-    return _problems(table["question"], table["final_ans"])
-
-
-def _aime(table: pd.DataFrame, file: str) -> dict:
-    return _problems(table["problem"], table["answer"])
-
-
-def _problems(texts: pd.Series, answers: pd.Series) -> dict:
-    numbers = [judges.written(judges.final_answer(str(answer))) for answer in answers]
-    return {"text": texts.str.strip(), "kind": "maths", "answer": numbers}
+    return rows
 
 
 TRAIN_AND_TEST = ("calibration", "evaluation")
@@ -413,7 +408,8 @@ BENCHMARKS = {
         Benchmark(
             "advbench", "harmful; many near-duplicates: its intervals are too narrow", "walledai/AdvBench",
             "9d4730540082fa4017450b65ca1c0e1d8d30446e", ("data/train-00000-of-00001.parquet",),
-            "parquet", _advbench, 520, safety=True, gated=True,
+            "parquet", lambda table, _: {"text": table["prompt"], "kind": "harmful"}, 520,
+            safety=True, gated=True,
         ),
         Benchmark(
             "jailbreakbench", "pairs of harmful and harmless requests", "JailbreakBench/JBB-Behaviors",
@@ -430,22 +426,22 @@ BENCHMARKS = {
         ),
         Benchmark(
             "gsm8k", "maths in several steps; calibration: its training part", "openai/gsm8k",
-            "740312add88f781978c0658806c59bc2815b9866", GSM8K, "parquet", _gsm8k, 8792,
+            "740312add88f781978c0658806c59bc2815b9866", GSM8K, "parquet", _problems("question", "answer"), 8792,
             splits=dict(zip(GSM8K, TRAIN_AND_TEST, strict=True)),
         ),
         Benchmark(
             "multiarith", "easy maths (the paper's); calibration: its training part", "ChilleD/MultiArith",
-            "main", ("train.json", "test.json"), "json", _multiarith, 600,
+            "main", ("train.json", "test.json"), "json", _problems("question", "final_ans"), 600,
             splits=dict(zip(("train.json", "test.json"), TRAIN_AND_TEST, strict=True)),
         ),
         Benchmark(
             "aime24", "hard maths, whole numbers; all for evaluation", "HuggingFaceH4/aime_2024",
-            "2fe88a2f1091d5048c0f36abc874fb997b3dd99a", (AIME_24,), "parquet", _aime, 30,
+            "2fe88a2f1091d5048c0f36abc874fb997b3dd99a", (AIME_24,), "parquet", _problems("problem", "answer"), 30,
             splits={AIME_24: "evaluation"},
         ),
         Benchmark(
             "aime25", "hard maths, whole numbers; all for evaluation", "math-ai/aime25",
-            "563bb8404243c5f09de6ec262f2db674fe5bce9b", (AIME_25,), "json", _aime, 30,
+            "563bb8404243c5f09de6ec262f2db674fe5bce9b", (AIME_25,), "json", _problems("problem", "answer"), 30,
             splits={AIME_25: "evaluation"},
         ),
     )
@@ -456,11 +452,9 @@ NEUTRAL, CAREFUL, EFFORT = "neutral", "careful", "effort-minimising"
 
 
 def openings(language: str = "invented") -> pd.DataFrame:
-    """The sentences that begin a thought: columns ``language, style, pattern, text``.
-
-    ``language`` is ``"invented"`` (the embedded models) or ``"english"`` (real models; wording of this
-    workbook, not of the paper). ``pattern`` names the paper's effort-minimising pattern, or the style.
-    """
+    """The sentences that begin a thought: columns ``language, style, pattern, text``. ``language``:
+    "invented" or "english" (wording of this workbook, not of the paper); ``pattern``: the paper's
+    effort-minimising pattern, or the style."""
     table = pd.read_csv(data_dir() / "prompts" / "openings.csv")
     return table[table["language"] == language].reset_index(drop=True)
 
@@ -471,11 +465,11 @@ def prefixes(prompts: pd.DataFrame, sentences: pd.DataFrame) -> dict[str, str]:
 
 
 def style(thought: str) -> str:
-    """The style of the sentence of `openings`, in either language, that a thought begins with, or "other"."""
+    """The style of the sentence of `openings`, in either language, that a thought begins with."""
     return next((style for text, style in _styles() if thought.startswith(text)), "other")
 
 
-@lru_cache
+@cache
 def _styles() -> tuple[tuple[str, str], ...]:
     table = pd.concat([openings("invented"), openings("english")])
     return tuple(zip(table["text"], table["style"], strict=True))

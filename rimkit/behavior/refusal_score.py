@@ -1,14 +1,10 @@
-"""Refusal as one number: contexts that stop where the reply begins, and the refusal logit difference there.
+"""Refusal as one number, and what happens to it without one head or neuron.
 
-The difference is read at the last token before the reply: the log probability ratio of the words that begin refusals
-to the words that begin fulfilments. Which words these are is taken from the model's own replies, so that the same
-code serves any model.
-
-What happens to refusal without one head: exactly, for every head, and as a gradient estimate.
-
-The exact screen computes each prompt once, and then, for the heads of layer ``l``, only layers ``l`` and above: what
-lies below cannot change. The estimate is gradient x activation (attribution patching to zero; Nanda 2023), one
-forward and one backward pass for all heads and all neurons.
+The refusal logit difference is read at the last token before the reply: the log probability ratio
+of the words that begin refusals to those that begin fulfilments, as they are in the model's own
+replies. The exact screen computes each prompt once, and then, for the heads of layer ``l``, only
+layers ``l`` and above. The estimate is gradient x activation (attribution patching to zero; Nanda
+2023), in one pass back and forth.
 """
 
 from __future__ import annotations
@@ -21,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from rimkit.behavior.judges import is_true
 from rimkit.data import UserError
 from rimkit.models.activations import batches, capture, forward
 from rimkit.models.chat import Encoded
@@ -28,17 +25,16 @@ from rimkit.models.hooks import architecture, given_z, hooked, logits_at_the_end
 from rimkit.models.interventions import ablate_one_head_per_row
 from rimkit.models.study import StudyModel
 
-# -- mechanism.readout ----------
 COVERED = 0.9  # the share of replies whose first words make up a side of the readout
+ROWS = 256  # rows of one forward pass of the screen: enough to keep a processor busy
 
 
 def contexts(study: StudyModel, verdicts: pd.DataFrame, prompts: pd.DataFrame) -> list[Encoded]:
-    """One conversation per verdict, up to where its reply begins: in think mode with the model's own thought."""
-    texts = prompts.set_index("prompt_id")["text"]
-    return [
-        study.chat.encode(texts[row.prompt_id], row.mode, thought=row.thought if row.mode == "think" else None)
-        for row in verdicts.itertuples()
-    ]
+    """One conversation per verdict, up to its reply: in think mode with the model's own thought."""
+    texts = prompts.set_index("prompt_id")["text"].loc[verdicts["prompt_id"]]
+    thoughts = verdicts["thought"].fillna("").astype(object).where(verdicts["mode"] == "think", None)
+    rows = zip(texts, verdicts["mode"], thoughts, strict=True)
+    return [study.chat.encode(text, mode, thought=thought) for text, mode, thought in rows]
 
 
 @dataclass(frozen=True)
@@ -49,27 +45,25 @@ class Readout:
     fulfilment: tuple[int, ...]
 
     def __call__(self, logits):
-        """The refusal logit difference of logits ``[..., vocabulary]``: positive where refusing is likelier."""
-        return logits[..., list(self.refusal)].logsumexp(-1) - logits[..., list(self.fulfilment)].logsumexp(-1)
+        """The refusal logit difference of logits ``[..., vocabulary]``: above 0, refusing is likelier."""
+        refusal, fulfilment = (logits[..., list(side)] for side in (self.refusal, self.fulfilment))
+        return refusal.logsumexp(-1) - fulfilment.logsumexp(-1)
 
 
 def readout(study: StudyModel, verdicts: pd.DataFrame) -> Readout:
-    """The readout of a model, from replies that refuse and coherent ones that do not.
-
-    ``verdicts`` should hold both harmful and harmless requests. Raises ``UserError`` where all or none were refused,
-    or refusals and fulfilments begin alike: the readout is then undefined.
-    """
-    refused = verdicts["refused"].astype(bool)
-    fulfilled = ~refused & verdicts["coherent"].astype(bool)
+    """The readout of a model, from replies that refuse and coherent ones that do not; unjudged ones
+    are neither. ``verdicts`` should hold harmful and harmless requests. Raises ``UserError`` where
+    all or none were refused, or refusals and fulfilments begin alike."""
+    refused, coherent = (verdicts[name].astype("boolean") for name in ("refused", "coherent"))
+    refused, fulfilled = is_true(refused), is_true(~refused & coherent)
     for name, there in (("refused", refused), ("fulfilled", fulfilled)):
         if not there.any():
             raise UserError(f"no request was {name}: refusal against fulfilment is undefined; take other prompts")
     sides = [_first_tokens(study, verdicts.loc[there, "reply"]) for there in (refused, fulfilled)]
-    both = set(sides[0]) & set(sides[1])
-    refusal, fulfilment = (tuple(token for token in side if token not in both) for side in sides)
-    if not refusal or not fulfilment:
+    one, other = (tuple(t for t in side if not all(t in both for both in sides)) for side in sides)
+    if not one or not other:
         raise UserError("refusals and fulfilments begin with the same words: there is no first token to read")
-    return Readout(refusal, fulfilment)
+    return Readout(one, other)
 
 
 def refusal_scores(study: StudyModel, items: Sequence[Encoded], read: Readout, batch_size: int = 64) -> list[float]:
@@ -80,7 +74,8 @@ def refusal_scores(study: StudyModel, items: Sequence[Encoded], read: Readout, b
 
     def run(ids, mask, spans):
         with torch.inference_mode():
-            return read(logits_at_the_end(study, at_last(forward_states(study, ids, mask), spans))).tolist()
+            states = forward_states(study, ids, mask)
+            return read(logits_at_the_end(study, at_last(states, spans))).tolist()
 
     for rows, found in batches(study, items, batch_size, run):
         for row, score in zip(rows, found, strict=True):
@@ -90,8 +85,6 @@ def refusal_scores(study: StudyModel, items: Sequence[Encoded], read: Readout, b
 
 def forward_states(study: StudyModel, ids, mask):
     """Residuals ``[batch, tokens, hidden]`` after the last layer, before the final norm."""
-    from rimkit.models.activations import capture
-
     with capture(study, ["residual"]) as found:
         forward(study, ids, mask)
     return found["residual"][-1]
@@ -116,27 +109,25 @@ def _first_tokens(study: StudyModel, replies: pd.Series) -> list[int]:
     return chosen
 
 
-# -- mechanism.screens ----------
-ROWS = 256  # rows of one forward pass of the screen: enough to keep a processor busy
-
-
 def head_effects(study: StudyModel, items: Sequence[Encoded], read: Readout, batch_size: int = 64) -> np.ndarray:
-    """Change of the refusal logit difference when one head is set to zero: ``[layers, heads, prompts]``, exact."""
+    """Exact change of the difference with one head set to zero: ``[layers, heads, prompts]``."""
     import torch
 
     parts = architecture(study)
-    everyone = [(layer, head) for layer in range(parts.n_layers) for head in range(parts.n_heads)]
+    everyone = list(np.ndindex(parts.n_layers, parts.n_heads))
     effects = np.zeros((parts.n_layers, parts.n_heads, len(items)), dtype=np.float32)
 
     def run(ids, mask, spans):
         with torch.inference_mode():
-            with capture(study, ["residual", "z"]) as clean, _arguments(study) as arguments:
+            arguments = [{}] * parts.n_layers
+            with capture(study, ["residual", "z"]) as clean, hooked(_arguments(parts.layers, arguments)):
                 forward(study, ids, mask)
             clean = {kind: list(tensors) for kind, tensors in clean.items()}
             base = read(logits_at_the_end(study, at_last(clean["residual"][-1], spans)))
             step = max(1, ROWS // len(ids))
             groups = [everyone[start : start + step] for start in range(0, len(everyone), step)]
-            without = torch.cat([_without(study, heads, clean, arguments, spans, read) for heads in groups])
+            known = (clean, arguments, spans, read)
+            without = torch.cat([_without(study, heads, *known) for heads in groups])
         return (without - base).float().view(parts.n_layers, parts.n_heads, -1).cpu().numpy()
 
     for rows, found in batches(study, items, batch_size, run):
@@ -145,11 +136,9 @@ def head_effects(study: StudyModel, items: Sequence[Encoded], read: Readout, bat
 
 
 def _without(study: StudyModel, heads: list[tuple[int, int]], clean: dict, arguments: list, spans, read: Readout):
-    """The readout without each of these heads, ``[heads, batch]``.
-
-    Copies of the batch join at the layer of their head, so that every layer is run once, and none below the lowest;
-    in that layer the heads' outputs are known already.
-    """
+    """The readout without each of these heads, ``[heads, batch]``. Copies of the batch join at the
+    layer of their head, so that every layer is run once, and none below the lowest; in that layer
+    the heads' outputs are known already."""
     import torch
 
     parts, batch, lowest = architecture(study), len(spans), heads[0][0]
@@ -160,41 +149,31 @@ def _without(study: StudyModel, heads: list[tuple[int, int]], clean: dict, argum
         states = torch.cat([states, clean["residual"][index].repeat(len(joining), 1, 1)])
         with ExitStack() as stack:
             if index == lowest:
-                stack.enter_context(given_z(study, index, clean["z"][index].repeat(len(joining), 1, 1, 1)))
+                z = clean["z"][index].repeat(len(joining), 1, 1, 1)
+                stack.enter_context(given_z(study, index, z))
             if joining:
                 stack.enter_context(ablate_one_head_per_row(study, rows))
-            out = parts.layers[index](states, **_repeated(arguments[index], batch, len(states) // batch))
+            inputs = _repeated(arguments[index], batch, len(states) // batch)
+            out = parts.layers[index](states, **inputs)
         states = out[0] if isinstance(out, tuple) else out
     last = at_last(states, list(spans) * len(heads))
     return read(logits_at_the_end(study, last)).view(len(heads), batch)
 
 
-class _arguments(ExitStack):
-    """The keyword arguments that every layer was called with in the block, one dictionary per layer."""
+def _arguments(layers, kept: list[dict]) -> list:
+    """Hooks that keep the keyword arguments of every layer, one dictionary per layer."""
 
-    def __init__(self, study: StudyModel):
-        super().__init__()
-        self.layers = architecture(study).layers
+    def keep(index: int, kwargs: dict) -> None:
+        kept[index] = {name: value for name, value in kwargs.items() if name != "hidden_states"}
 
-    def __enter__(self) -> list[dict]:
-        super().__enter__()
-        kept: list[dict] = [{}] * len(self.layers)
-
-        def keep(index):
-            def before(module, args, kwargs):
-                kept[index] = {name: value for name, value in kwargs.items() if name != "hidden_states"}
-
-            return before
-
-        handles = [
-            layer.register_forward_pre_hook(keep(index), with_kwargs=True) for index, layer in enumerate(self.layers)
-        ]
-        self.enter_context(hooked(handles))
-        return kept
+    return [
+        layer.register_forward_pre_hook(lambda _, args, kwargs, index=index: keep(index, kwargs), with_kwargs=True)
+        for index, layer in enumerate(layers)
+    ]
 
 
 def _repeated(value, batch: int, copies: int):
-    """Arguments for ``copies`` of the batch: tensors of that batch size repeated, all else as it is."""
+    """Arguments for ``copies`` of the batch: its tensors repeated, all else as it is."""
     import torch
 
     if isinstance(value, dict):
@@ -209,10 +188,9 @@ def _repeated(value, batch: int, copies: int):
 def attribution(
     study: StudyModel, items: Sequence[Encoded], read: Readout, batch_size: int = 64
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Estimated change of the refusal logit difference without each head and each neuron, mean over prompts.
-
-    ``([layers, heads], [layers, neurons])``: minus gradient x activation, summed over tokens.
-    """
+    """Estimated change of the refusal logit difference without each head and each neuron, mean over
+    prompts. ``([layers, heads], [layers, neurons])``: minus gradient x activation, summed over
+    tokens."""
     import torch
 
     heads, neurons = 0.0, 0.0
@@ -224,9 +202,10 @@ def attribution(
             score = read(logits_at_the_end(study, at_last(found["residual"][-1], spans))).sum()
             z, acts = found["z"], found["neurons"]
             gradients = torch.autograd.grad(score, [*z, *acts])
-        of_heads = torch.stack([-(x * g).sum((0, 1, 3)) for x, g in zip(z, gradients, strict=False)])
-        of_neurons = torch.stack([-(x * g).sum((0, 1)) for x, g in zip(acts, gradients[len(z) :], strict=True)])
-        return of_heads.detach().double().cpu().numpy(), of_neurons.detach().double().cpu().numpy()
+        products = [-(x * g).detach() for x, g in zip([*z, *acts], gradients, strict=True)]
+        of_heads = torch.stack([product.sum((0, 1, 3)) for product in products[: len(z)]])
+        of_neurons = torch.stack([product.sum((0, 1)) for product in products[len(z) :]])
+        return of_heads.double().cpu().numpy(), of_neurons.double().cpu().numpy()
 
     frozen = [parameter for parameter in study.hf.parameters() if parameter.requires_grad]
     try:
@@ -243,5 +222,6 @@ def attribution(
 def table(study: StudyModel, **columns: np.ndarray) -> pd.DataFrame:
     """One row per head with columns ``layer, head`` and one for every array ``[layers, heads]``."""
     parts = architecture(study)
-    index = pd.MultiIndex.from_product([range(parts.n_layers), range(parts.n_heads)], names=["layer", "head"])
-    return pd.DataFrame({name: values.reshape(-1) for name, values in columns.items()}, index=index).reset_index()
+    layer, head = np.indices((parts.n_layers, parts.n_heads)).reshape(2, -1)
+    flat = {name: values.reshape(-1) for name, values in columns.items()}
+    return pd.DataFrame({"layer": layer, "head": head} | flat)

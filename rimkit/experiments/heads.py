@@ -28,7 +28,6 @@ from rimkit.behavior.evaluation import (
     NOTHING,
     RANDOM,
     SELECTED,
-    Heads,
     against_random,
     difference,
     without_heads,
@@ -36,6 +35,7 @@ from rimkit.behavior.evaluation import (
 )
 from rimkit.behavior.refusal_score import Readout, at_last, attribution, contexts, head_effects, readout
 from rimkit.behavior.refusal_score import table as table_of
+from rimkit.behavior.stats import Units as Heads
 from rimkit.behavior.stats import matched_sets, paired_difference, rates, unpaired_difference
 from rimkit.data import UserError, nearest
 from rimkit.experiments import Common, Result, result, verdict_rows

@@ -21,6 +21,7 @@ import torch
 from pandas import DataFrame
 
 from rimkit.behavior.evaluation import NOTHING, RANDOM, SELECTED, against_random, under_together
+from rimkit.behavior.judges import is_true
 from rimkit.behavior.prompts import spread
 from rimkit.behavior.refusal_score import contexts
 from rimkit.behavior.stats import against_singles, areas, auroc, auroc_above
@@ -296,7 +297,7 @@ def above_threshold(found: Contrasts, verdicts: DataFrame) -> DataFrame:
         rows = verdicts[(verdicts["mode"] == harm.mode) & (verdicts["split"] == "evaluation")]
         rows = rows[rows["set"].isin(["harmful", "harmless"])]
         group = np.select(
-            [rows["kind"] != "harmful", rows["refused"], rows["misaligned"]],
+            [rows["kind"] != "harmful", is_true(rows["refused"]), is_true(rows["misaligned"])],
             ["harmless", "refused", "fulfilled"],
             "neither",
         )

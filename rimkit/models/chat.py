@@ -94,6 +94,7 @@ class ChatFormat:
         self._special = set(tokenizer.all_special_ids) | {
             index for index, token in tokenizer.added_tokens_decoder.items() if token.special
         }
+        self._marks = [self._decode([index]) for index in self._special]
         self.thinking, self.reason = self._way(think)
         self.supports_think = self.thinking != NONE
         # What stands before and after a request, per mode: its text may also occur elsewhere.
@@ -113,9 +114,9 @@ class ChatFormat:
         """The conversation up to the point where the model goes on.
 
         ``thought`` forces a complete thought (``""``: an empty think span), ``thought_prefix`` opens
-        one and leaves it open, ``reply`` adds a reply (without its end of turn). Tags inside of a
-        forced thought are left out, since a model may have written it. Raises ``UserError`` for parts
-        that do not go together.
+        one and leaves it open, ``reply`` adds a reply (without its end of turn). Tags and special
+        tokens are left out of a forced thought (`fit`). Raises ``UserError`` for parts that do not
+        go together.
         """
         check_mode(mode)
         self._check_parts(mode, thought, thought_prefix, reply)
@@ -143,6 +144,10 @@ class ChatFormat:
         spans = {name: span for name, span in spans.items() if span}
         last = spans["reply"][0] if "reply" in spans else len(ids)
         return Encoded(ids, spans | {"last": (last - 1, last)}, mode)
+
+    def fit(self, thought: str) -> str:
+        """A thought that a model wrote, without what would end it: tags and special tokens."""
+        return without_tags(thought, self.tags, self._marks)
 
     def parse(self, generated: Sequence[int], encoded: Encoded) -> tuple[str, str, bool]:
         """``(thought, reply, finished)`` of what a model wrote after ``encoded``.
@@ -217,7 +222,7 @@ class ChatFormat:
             return text + (STEP_BY_STEP if self.thinking == INSTRUCTION and mode == "think" else "")
         if self.tags.state(self._frame[mode][1]) != "open":  # else the template has opened the thought
             text += self.tags.opening
-        forced = without_tags(prefix if thought is None else thought, self.tags)
+        forced = self.fit(prefix if thought is None else thought)
         return text + (forced if thought is None else forced + self.tags.closing)
 
     def _turn_parts(self, ids: list[int], offsets: list, turn: int, after: str) -> dict:

@@ -9,7 +9,7 @@ thought gives tags and spacing.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from functools import cached_property
@@ -105,11 +105,12 @@ def split(text: str, opened: bool = False, tags: Tags = QWEN) -> tuple[str, str,
     return "\n\n".join(filter(None, pieces)), reply, closed
 
 
-def without_tags(text: str, tags: Tags = QWEN) -> str:
-    """A text that a model wrote, fit to stand inside a thought."""
-    every = {tag for pair in (*KNOWN, tags[:2]) for tag in pair}
-    found = re.sub("|".join(map(re.escape, every)), "", text)
-    return text if found == text else found.strip()
+def without_tags(text: str, tags: Tags = QWEN, more: Iterable[str] = ()) -> str:
+    """A text that a model wrote, fit to stand inside a thought: no tag is left, and none of ``more``."""
+    every = {tag for pair in (*KNOWN, tags[:2]) for tag in pair} | set(more)
+    while any(tag in text for tag in every):  # what is left may be a tag again
+        text = re.sub("|".join(map(re.escape, every)), "", text).strip()
+    return text
 
 
 class Asked(NamedTuple):

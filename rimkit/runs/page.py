@@ -28,8 +28,9 @@ from rimkit.teaching.figures import forest, image
 
 NAME = "claims.html"
 NOT_REPORTED = "not reported"
-SYMBOLS = {"supported": "✓", "contradicted": "✗", "no effect": "=", "undecided": "?", NOT_REPORTED: "–"}
-STYLES = {"supported": "green", "contradicted": "red", "no effect": "yellow", "undecided": "dim"}
+SYMBOLS = {"supported": "✓", "contradicted": "✗", "no effect": "=", "undecided": "?", "not testable": "∅",
+           NOT_REPORTED: "–"}  # fmt: skip
+STYLES = {"supported": "green", "contradicted": "red", "no effect": "yellow", "undecided": "dim", "not testable": "dim"}
 RATES = ("misaligned", "refused", "misread", "coherent", "score")  # metrics that are shares
 SHIPPED, OWN, PAPER = "Embedded models, shipped rows", "This run", "The paper’s models"
 FAMILIES = {
@@ -87,6 +88,8 @@ def own_rows(folder: str | Path) -> tuple[pd.DataFrame, list[str]]:
     for notebook in sorted(folder.glob("[0-9]*.ipynb")):
         if not (rows := rows_of(notebook)).exists():
             notes.append(f"{notebook.name} was run, but its rows ledger/{rows.name} are missing")
+    for item in ledger.claims_table(found).query("verdict == 'not testable'").itertuples():
+        notes.append(f"{item.claim} of {item.model} is not testable: {item.why_not}")
     if found.empty and not notes:
         notes.append(f"no rows in {folder}: the paper and the shipped rows are shown alone")
     return found, notes
