@@ -30,7 +30,7 @@ from zlib import crc32
 import numpy as np
 import pandas as pd
 
-from rimkit.behavior.redaction import withhold_replies
+from rimkit.behavior.redaction import scrub, withhold_replies
 from rimkit.data import UserError, plain_names
 from rimkit.models.activations import read
 from rimkit.models.chat import ChatFormat, Encoded, check_mode, pad
@@ -383,7 +383,7 @@ def _told(model: EndpointModel, answers: dict, mode: str, encoded: dict | None) 
     if mode == "think" and not thinking and there and not encoded:
         print(f"{model.name}: none of {n} think replies holds a thought: the server does not think, or hides it")
     if len(there) < n:
-        words = next(str(answer) for answer in answers.values() if isinstance(answer, Rejected))
+        words = next(scrub(str(answer)) for answer in answers.values() if isinstance(answer, Rejected))
         print(f"{model.name}: {n - len(there)} of {n} requests were refused, and have no reply ({words})")
     return rows
 

@@ -82,7 +82,8 @@ def find_judge(how: str | Judge) -> Judge:
         return getattr(import_module("rimkit.behavior.llm_judges"), MADE[kind])(name)
     known = [*JUDGES, "guard:FOLDER_OR_ID", "endpoint:MODEL"]
     close = nearest(kind, [*JUDGES, *MADE])
-    raise UserError(f"unknown judge '{how}'{close} (known: {', '.join(known)})")
+    shown = f"{kind}{colon}…" if "@" in name or "//" in name else how  # it may hold a password
+    raise UserError(f"unknown judge '{shown}'{close} (known: {', '.join(known)})")
 
 
 def _with_thoughts(replies: pd.DataFrame, how: Judge) -> pd.DataFrame:

@@ -24,6 +24,7 @@ from typing import Any
 import pandas as pd
 
 from rimkit.behavior.judges import HARMFUL, PhraseJudge
+from rimkit.behavior.redaction import scrub
 from rimkit.data import UserError, nearest
 from rimkit.models.device import choose_here
 from rimkit.models.endpoint import Client, Rejected, split_name
@@ -402,6 +403,7 @@ class EndpointJudge:
             raise UserError(f"threshold must lie in 1..5, not {self.threshold}")
         if self.attempts < 1:
             raise UserError(f"attempts must be 1 or more, not {self.attempts}")
+        split_name(self.model.removeprefix("endpoint:"))  # an address with a key is told at once
         known = [item.name for item in fields(Client)[2:]]
         for name in set(self.limits) - set(known):
             raise UserError(f"no limit '{name}'{nearest(name, known)} (known: {', '.join(known)})")
@@ -474,7 +476,7 @@ class EndpointJudge:
 
         def keep(key: str, outcome: list | Rejected) -> None:
             if isinstance(outcome, Rejected):
-                refused[key] = f"request refused ({outcome})"
+                refused[key] = f"request refused ({scrub(str(outcome))})"
             else:
                 self._keep(key, outcome)
                 done.append(key)

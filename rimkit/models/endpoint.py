@@ -180,9 +180,16 @@ def split_name(name: str) -> tuple[str, str]:
         raise UserError(f"{name!r} names no model: write {form}")
     given = (match["url"], os.environ.get("RIMKIT_BASE_URL"), os.environ.get("OPENAI_BASE_URL"), OPENAI)
     url = next(filter(None, given))
-    parts = urlsplit(url)
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise UserError("the address of an endpoint must hold no password or key: put it into RIMKIT_API_KEY")
+    secret = "the address of an endpoint must hold no password or key: put it into RIMKIT_API_KEY"
+    try:
+        parts = urlsplit(url)
+        hidden = parts.username or parts.password or parts.query or parts.fragment
+    except ValueError:
+        raise UserError("the address of an endpoint is none: write http://host:port/v1") from None
+    if hidden or KEYS.search(name) or KEYS.search(url):
+        raise UserError(secret)
+    if "://" in match["model"] or re.search(r"@.*[:/]", match["model"]):  # "m@user:password@host"
+        raise UserError("the address of an endpoint begins with http:// or https://")
     return match["model"], url.rstrip("/")
 
 
@@ -351,7 +358,7 @@ class Client:
     def _clean(self, said: str) -> str:
         """What a server says, short and without a key, whole or shortened."""
         key = self._api.api_key
-        said = re.sub(re.escape(key[:8]) + r"[\w.*-]*", "(key)", said) if len(key) > 8 else said
+        said = re.sub(re.escape(key[:8]) + r"[\w.*-]*", "(key)", said) if len(key) > 4 else said
         return " ".join(KEYS.sub("(key)", said).split())[:160]
 
     @property
