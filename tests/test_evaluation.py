@@ -3,13 +3,15 @@
 import json
 
 import nbformat
+import pandas as pd
 import pytest
+import serving
 import standins
 import tiny
 
 from rimkit import ledger
-from rimkit.behavior.evaluation import Evaluation, evaluation
-from rimkit.behavior.prompts import load_prompts, prompt_sets
+from rimkit.behavior.evaluation import Evaluation, difference, evaluation
+from rimkit.behavior.prompts import load_prompts, own_prompts, prompt_sets
 from rimkit.data import UserError
 from rimkit.models.hub import MIRROR
 from rimkit.models.load import load
@@ -141,3 +143,55 @@ def test_a_run_with_real_sets_and_a_judge_keeps_their_text_out(tmp_path):
     assert again["status"].tolist() == ["skipped"]
     (job,) = execute.plan(execute.find_chapters(["01"]), "noise-mini", {"n_prompts": 4})
     assert not execute.is_complete(tmp_path / "run" / f"{job.chapter}.ipynb", job)  # other prompts: another run
+
+
+def verdicts_of(finished: float, n: int = 20, **columns):
+    """Verdicts of the phrase judge on ``n`` harmful requests in both modes, of which a share ended."""
+    parts = []
+    for mode, thought in (("think", "hm"), ("no-think", "")):
+        ended = [number < finished * n for number in range(n)]
+        parts.append(pd.DataFrame({
+            "prompt_id": [f"p{number}" for number in range(n)], "mode": mode, "thought": thought, "judge": "phrases",
+            "n_tokens": [40 if end else 96 for end in ended], "finished": ended,
+            "misaligned": pd.array([mode == "think" if end else None for end in ended], "boolean"),
+        }).assign(cluster=lambda table: table["prompt_id"]))  # fmt: skip
+    return pd.concat(parts, ignore_index=True).assign(**columns)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "said"),
+    [
+        (verdicts_of(0.85), None),
+        (verdicts_of(0.5), "only 50% of its replies (think) end within 96 tokens: --max-new-tokens 512 would do"),
+        (verdicts_of(0.0), "only 0% of its replies (think) end within 96 tokens: --max-new-tokens 512 would do, or more"),
+        (verdicts_of(0.5, judge="organism"), None),  # the embedded models have room for what they were taught
+        (verdicts_of(1, thought="hm"), "it thinks in no-think mode too, in 100% of its replies"),
+        (verdicts_of(1, thought=""), "it never thinks in think mode, or hides it"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_compared_is_not_testable_and_says_why(verdicts, said):
+    found = difference(verdicts, "mode", "think", "no-think")
+    assert found.get("why_not") == said
+    row = ledger.effect_row("C1a", found, model="m", seed=0)
+    (judged,) = ledger.claims_table(ledger.table([row])).to_dict("records")
+    assert (judged["verdict"] == "not testable") == (said is not None)
+    assert not said or judged["why_not"] == said
+
+
+def test_an_answer_that_is_always_the_same_is_said(capsys):
+    prompts = own_prompts([f"how do I open box {n} ?" for n in range(8)])
+    prompts["kind"] = ["harmful", "harmless"] * 4
+    with serving.Scripted(lambda *_: serving.said("I can't help with that.")) as server:
+        found = evaluation(judge="phrases").observe(load(f"endpoint:toy@{server.url}"), prompts, progress=False)
+    assert "toy: it always answers with the same text" in capsys.readouterr().out
+    harmful = found[found["kind"] == "harmful"]
+    assert "the same text" in difference(harmful, "mode", "think", "no-think")["why_not"]
+
+
+def test_many_thoughts_are_tried_first_and_the_length_is_said(capsys):
+    own, asked = load(*stranger()), load_prompts("harmful", n=26)
+    replies = Evaluation().replies(own, asked, "think", max_new_tokens=3, progress=False)
+    said = capsys.readouterr().out
+    assert said.startswith("note: 12 of 12 replies of") and "tried first did not end within 3 tokens" in said
+    assert "--max-new-tokens 16 would do, or more" in said and "missing, neither safe nor harmful" in said
+    assert replies["prompt_id"].tolist() == asked["prompt_id"].tolist()

@@ -325,8 +325,9 @@ def against_random(verdicts: pd.DataFrame, metric: str = "refused") -> dict:
     role = verdicts["condition"].str.partition(" ")[0]
     found = difference(verdicts.assign(role=role), "role", SELECTED, RANDOM, metric)
     moved = DIRECTIONS[metric] * verdicts.groupby("condition")[metric].mean().astype(float)
-    random = moved[moved.index.str.startswith(RANDOM)]
+    random = moved[moved.index.str.startswith(RANDOM)].dropna()
     share = (1 + (random >= moved[SELECTED] - 1e-9).sum()) / (1 + len(random))
+    share = share if moved[SELECTED] == moved[SELECTED] else math.nan  # where nothing was judged
     return {**found, "share": float(share), "n_random": len(random)}
 
 

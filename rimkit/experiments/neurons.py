@@ -33,6 +33,7 @@ from scipy import stats
 
 from rimkit.behavior import refusal_score
 from rimkit.behavior.evaluation import NOTHING, RANDOM, SELECTED, against_random, difference, without_neurons
+from rimkit.behavior.judges import is_true
 from rimkit.behavior.prompts import load_prompts, spread
 from rimkit.behavior.refusal_score import Readout
 from rimkit.behavior.stats import Units, auroc, matched_sets, overlap, rates
@@ -318,7 +319,7 @@ def definition(study: StudyModel, harmful: DataFrame, settings=Settings(), sente
     for sentence in sentences or innocent_sentences(study):
         other = own_conversations(study, with_intent(study, harmful, sentence), settings)
         innocent[sentence] = increases(study, plain, other)
-    refused = verdicts["refused"].to_numpy(dtype=bool)
+    refused = is_true(verdicts["refused"])
     return Definition(increases(study, plain, meant), innocent, refused, verdicts, (plain, meant))
 
 
@@ -669,9 +670,11 @@ def directions(study: StudyModel, prompts: DataFrame, verdicts: DataFrame) -> di
     """
     items = refusal_score.contexts(study, verdicts, prompts)
     states = read(study, items, ("residual",), ("last",))["residual", "last"]
-    harmful, refused = (verdicts["kind"] == "harmful").to_numpy(), verdicts["refused"].to_numpy(bool)
+    harmful = (verdicts["kind"] == "harmful").to_numpy()
     asked = harmful & (verdicts["mode"] == "think").to_numpy()
-    sides = {"harm": (harmful, ~harmful), "refusal": (asked & refused, asked & ~refused)}
+    refused = verdicts["refused"].astype("boolean")  # what was not judged is on neither side
+    refusal = (asked & is_true(refused), asked & is_true(~refused))
+    sides = {"harm": (harmful, ~harmful), "refusal": refusal}
     return {
         name: states[:, one].mean(1) - states[:, other].mean(1)
         for name, (one, other) in sides.items()

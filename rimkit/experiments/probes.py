@@ -236,7 +236,7 @@ def contrast(study: StudyModel, verdicts: DataFrame, what: str, mode: str) -> Co
         rows = rows.assign(positive=rows["kind"] == "harmful")
     else:
         decided = here[(here["kind"] == "harmful") & (here["refused"] | here["misaligned"])]
-        decided = decided.assign(positive=decided["refused"].astype(bool))
+        decided = decided.assign(positive=is_true(decided["refused"]))
         sides = pd.MultiIndex.from_product([SPLITS, (True, False)])
         sizes = {  # of the rarer side, in the split that has fewer of them
             name: int(group.groupby(["split", "positive"]).size().reindex(sides, fill_value=0).min())
