@@ -1,10 +1,10 @@
 """The installed command, as a user meets it: one clear line and exit code 2 for bad input, nothing lost."""
 
-import os
 import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -14,8 +14,10 @@ from notebooks import MEASURES, PARAMETERS, chapter
 from typer.testing import CliRunner
 
 from rimkit import ledger
+from rimkit.behavior.prompts import load_prompts
 from rimkit.cli import app
-from rimkit.runs import page
+from rimkit.data import UserError
+from rimkit.runs import doctor, page
 
 RIMKIT = Path(sys.executable).with_name("rimkit")
 
@@ -140,26 +142,20 @@ def test_lab_in_a_file(tmp_path):
     refused(rimkit("lab", tmp_path / "file", "--no-open"), "is a file")
 
 
-BREAKS = """import sys
-import rimkit.runs.doctor as doctor
-from rimkit.cli import main
-from rimkit.data import UserError
-def broken():
-    raise {error}
-    yield
-doctor.findings = broken
-sys.argv = ["rimkit", "doctor"]
-main()"""
-
-
-def broken(error: str, folder: Path) -> subprocess.CompletedProcess:
+def broken(error: Exception, monkeypatch, folder: Path) -> subprocess.CompletedProcess:
     """A command in which something goes wrong that nobody foresaw."""
-    code, environment = BREAKS.format(error=error), {**os.environ, "TMPDIR": str(folder)}
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+
+    def findings():
+        raise error
+        yield
+
+    monkeypatch.setattr(doctor, "findings", findings)
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return rimkit("doctor")
 
 
-def test_a_fault_of_the_program_is_one_line_and_a_file(tmp_path):
-    process = broken("KeyError('im_end')", tmp_path)
+def test_a_fault_of_the_program_is_one_line_and_a_file(tmp_path, monkeypatch):
+    process = broken(KeyError("im_end"), monkeypatch, tmp_path)
     (line,) = process.stderr.strip().splitlines()
     assert process.returncode == 70
     assert line.startswith("rimkit: this is a fault of rimkit: KeyError; details in ")
@@ -168,8 +164,8 @@ def test_a_fault_of_the_program_is_one_line_and_a_file(tmp_path):
     assert "KeyError: 'im_end'" in details.read_text()
 
 
-def test_messages_are_one_line_of_at_most_300_characters(tmp_path):
-    process = broken("UserError('a\\n' + 5000 * 'b ')", tmp_path)
+def test_messages_are_one_line_of_at_most_300_characters(tmp_path, monkeypatch):
+    process = broken(UserError("a\n" + 5000 * "b "), monkeypatch, tmp_path)
     assert process.returncode == 2
     assert process.stderr.startswith("rimkit: a b b")
     assert process.stderr.count("\n") == 1
@@ -231,30 +227,30 @@ def test_a_bad_command_line_is_one_line(line, said, good, tmp_path, monkeypatch)
 # -- bad input, found by a chapter -----------------------------------------------------------------
 
 WITH_PROMPTS = f'prompts: str = "harmful"  # a prompt set, or a file\n{PARAMETERS}'
-LOADS = "from rimkit.behavior.prompts import load_prompts\ntable = load_prompts(prompts)"
-GENERATES = "import rimkit\nfrom rimkit.behavior.generation import generate\n_ = generate(rimkit.load(model), table)"
+READS = """import rimkit
+from rimkit.behavior.generation import generate
+from rimkit.behavior.prompts import load_prompts
+_ = generate(rimkit.load(model), load_prompts(prompts))"""
 COLUMNS = "prompt_id,text,kind,category,cluster,split,answer,source"
 
 
-@pytest.mark.parametrize(
-    ("content", "parts"),
-    [
-        (COLUMNS + "\n", ("set.csv",)),
-        ("prompt_id,kind\np1,harmful\n", ("set.csv", "text")),
-        (f"{COLUMNS}\np1,{'word ' * 200},harmless,c,v,evaluation,,s\n", ("p1", "128")),
-    ],
-    ids=["empty prompt set", "missing columns", "prompt longer than the context"],
-)
-def test_bad_prompts(model, tmp_path, content, parts):
-    (tmp_path / "set.csv").write_text(content)
-    path = chapter(tmp_path, "01_reads", LOADS, GENERATES, parameters=WITH_PROMPTS)
+def test_what_a_chapter_finds_to_be_bad_input_is_a_line_and_2(model, tmp_path):
+    """A prompt that is longer than the context, which only the chapter can know."""
+    (tmp_path / "set.csv").write_text(f"{COLUMNS}\np1,{'word ' * 200},harmless,c,v,evaluation,,s\n")
+    path = chapter(tmp_path, "01_reads", READS, parameters=WITH_PROMPTS)
     prompts = f"prompts={tmp_path / 'set.csv'}"
     process = rimkit("run", path, "--quiet", "--model", model, "-p", prompts, "--out", tmp_path / "out")
     (line,) = [line for line in process.stdout.splitlines() if line.startswith("failed  ")]
     assert process.returncode == 2, process.stderr
-    assert "UserError" in line
-    assert all(part in line for part in parts), line
+    assert all(part in line for part in ("UserError", "p1", "128")), line
     assert (tmp_path / "out" / "01_reads.ipynb").exists()
+
+
+@pytest.mark.parametrize(("content", "said"), [(COLUMNS + "\n", ""), ("prompt_id,kind\np1,harmful\n", "text")])
+def test_a_bad_prompt_file_is_named(tmp_path, content, said):
+    (tmp_path / "set.csv").write_text(content)
+    with pytest.raises(UserError, match=rf"set\.csv.*{said}"):
+        load_prompts(str(tmp_path / "set.csv"))
 
 
 # -- accidents in the middle of a run --------------------------------------------------------------
@@ -297,16 +293,21 @@ def test_interrupt_keeps_what_was_finished_and_goes_on_from_there(good, model, t
 # -- what a run prints -----------------------------------------------------------------------------
 
 
-def test_run_prints_the_claims_and_fails_with_1(good, model, tmp_path):
-    bad = chapter(tmp_path, "02_bad", "1 / 0")
-    process = rimkit("run", bad, good, "--no-page", "--model", model, "--out", tmp_path / "out")
+def test_run_prints_the_claims_writes_the_page_and_fails_with_1(good, model, tmp_path):
+    """One chapter fails with markup in what was asked and replied."""
+    bad = chapter(tmp_path, "02_bad", "raise ValueError('<script>alert(1)</script> <script>alert(2)</script>')")
+    process = rimkit("run", bad, good, "--model", model, "--out", tmp_path / "out")
     assert process.returncode == 1
-    assert process.stdout.startswith("failed  02_bad  ZeroDivisionError")
+    assert process.stdout.startswith("failed  02_bad  ValueError: <script>")
     assert "done    01_good" in process.stdout
     (claim,) = [line for line in process.stdout.splitlines() if "C1a" in line and "random-mini" in line][:1]
     assert "+20.0 (+10.0 to +30.0) points" in claim
     assert "supported" in claim
-    assert not (tmp_path / "out" / "claims.html").exists()
+    assert f"Claims page: {tmp_path / 'out' / 'claims.html'}" in process.stdout
+    text = (tmp_path / "out" / "claims.html").read_text(encoding="utf-8")
+    assert "random-mini</th>" in text
+    assert "<script" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &lt;script&gt;alert(2)&lt;/script&gt;" in text
 
     csv = tmp_path / "rows.csv"
     shown = rimkit("ledger", tmp_path / "out", "--csv", csv)
@@ -338,29 +339,12 @@ def measured(folder: Path, name: str = "01_good", **changed) -> Path:
     return folder / "ledger" / f"{name}.parquet"
 
 
-def test_a_run_writes_its_page(good, model, tmp_path):
-    process = rimkit("run", good, "--model", model, "--out", tmp_path / "out")
-    assert process.returncode == 0, process.stderr
-    assert f"Claims page: {tmp_path / 'out' / 'claims.html'}" in process.stdout
-    text = (tmp_path / "out" / "claims.html").read_text(encoding="utf-8")
-    assert "random-mini</th>" in text
-
-
 def test_report_goes_where_it_is_told(tmp_path):
     measured(tmp_path)
     process = rimkit("report", tmp_path, "--html", tmp_path / "new" / "page.html")
     assert process.stderr == ""
     assert '<th scope="row">mine</th>' in (tmp_path / "new" / "page.html").read_text(encoding="utf-8")
     assert not (tmp_path / "claims.html").exists()
-
-
-def test_report_of_hostile_text_in_a_prompt_and_in_a_reply(model, tmp_path):
-    """A prompt set with markup, and a chapter that fails with what was asked and what was replied."""
-    fails = "prompt, reply = '<script>alert(1)</script>', '<script>alert(2)</script>'\nraise ValueError(prompt + ' ' + reply)"
-    rimkit("run", chapter(tmp_path, "01_fails", fails), "--model", model, "--out", tmp_path / "out")
-    text = (tmp_path / "out" / "claims.html").read_text(encoding="utf-8")
-    assert "<script" not in text
-    assert "&lt;script&gt;alert(1)&lt;/script&gt; &lt;script&gt;alert(2)&lt;/script&gt;" in text
 
 
 def test_report_of_damaged_files_says_a_line_for_each_and_shows_the_rest(tmp_path):

@@ -1,6 +1,7 @@
 """Two models, one tuned from the other: what is measured, what is left out, and what is refused."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,8 @@ import pytest
 import tiny
 
 from rimkit import ledger
+from rimkit.behavior import evaluation
+from rimkit.behavior.generation import generate
 from rimkit.data import UserError
 from rimkit.experiments import Result, neurons, ras
 from rimkit.models.load import load
@@ -45,8 +48,10 @@ STAGES = ["01-thinking-base", "01-thinking-tuned", "05-change", "06-neurons-base
 
 
 def test_a_tuned_model_beside_its_base(base, adapter, tmp_path, monkeypatch):
-    every = neurons.random_sets
-    monkeypatch.setattr(neurons, "random_sets", lambda *given: dict(list(every(*given).items())[:2]))
+    monkeypatch.setattr(neurons, "Settings", partial(neurons.Settings, n_random=2, sizes=(5, 20)))
+    monkeypatch.setattr(ras, "Settings", partial(ras.Settings, n_random=2))
+    shortly = lambda *given, max_new_tokens, **more: generate(*given, max_new_tokens=6, **more)  # noqa: E731
+    monkeypatch.setattr(evaluation, "generate", shortly)
     said = []
     rows = compare.run(str(base), str(adapter), tmp_path, n=4, report=said.append)
     assert [line.split()[:2] for line in said] == [["done", name] for name in STAGES]

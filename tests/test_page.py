@@ -128,12 +128,18 @@ def test_every_family_of_claims_has_a_title():
     assert set(page.FAMILIES) == set(ledger.claims()["claim"])
 
 
-def test_a_page_of_nothing_shows_the_paper():
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Pages without their figures, which take seconds."""
+    monkeypatch.setattr(page, "_figure", lambda *_: None)
+
+
+def test_a_page_of_nothing_shows_the_paper(no_figures):
     text = page.page(ledger.table([]))
     assert text.count("<dt>The paper</dt>") == len(ledger.claims())
 
 
-def test_what_is_missing_is_said_on_the_page_and_the_rest_is_shown(tmp_path):
+def test_what_is_missing_is_said_on_the_page_and_the_rest_is_shown(tmp_path, no_figures):
     """An empty folder, and a run of which a chapter's rows are gone."""
     found, notes = page.own_rows(tmp_path)
     assert found.empty
