@@ -108,6 +108,8 @@ def test_a_hue_keeps_its_look_whoever_else_is_there(measured):
 def test_lines_need_a_number(measured):
     figure = lines(measured, "dose", hue="model", title="Dose", x_label="tokens")
     assert figure.axes[0].get_xlabel() == "tokens"
+    areas = lines(measured, "dose", hue="model", title="Dose", percent=False, limits=(0, 1)).axes[0]
+    assert areas.get_ylim() == (-0.02, 1.02)
     assert "10% (rim-mini, dose 0)" in figure.alt_text
     assert len(lines(measured, "dose", hue="mode", facet="model", title="Dose").axes) == 2
     with pytest.raises(UserError, match="'mode' has none; use points"):

@@ -95,15 +95,16 @@ def lines(
     table: pd.DataFrame, x: str, y: str = "value", *, title: str, hue: str | None = None,
     style: str | None = None, facet: str | None = None, row: str | None = None,
     x_label: str = "", y_label: str = "", percent: bool = True, log_x: bool = False,
-    log_y: bool = False, hollow: str | None = None, reference: Mapping[str, float] | None = None,
-    x_reference: Mapping[str, float] | None = None, notes: Mapping | None = None, caption: str = "",
+    log_y: bool = False, hollow: str | None = None, limits: tuple[float, float] | None = None,
+    reference: Mapping[str, float] | None = None, x_reference: Mapping[str, float] | None = None,
+    notes: Mapping | None = None, caption: str = "",
 ) -> Figure:  # fmt: skip
     """Curves over a number (a dose, a layer, a step): a colour per ``hue``, dashes per ``style``.
 
     A panel per ``facet``, and a row of panels per ``row``. With ``percent`` the numbers are shares,
-    and the axis runs from 0 to 100%. ``log_y`` is linear below 1, so that zero has a place.
-    ``x_reference`` marks places along the axis. With ``style``, or more than 16 points a line, no
-    intervals are drawn.
+    and the axis runs from 0 to 100% unless ``limits`` says otherwise. ``log_y`` is linear below 1,
+    so that zero has a place. ``x_reference`` marks places along the axis. With ``style``, or more
+    than 16 points a line, no intervals are drawn.
     """
     keys = _keys(table, [facet, row, hue, style, x], y)
     if not pd.api.types.is_numeric_dtype(table[x]):
@@ -142,7 +143,7 @@ def lines(
         figure.axes[0].annotate(name, (place, 0.03), **spot, **SMALL)
     of_hue = _handles(table, hue, looks, dict.fromkeys(looks, "-") if style else dashes)
     _legend(figure, of_hue + _handles(table, style, dict.fromkeys(dashes, ("0.3", "")), dashes))
-    unit = _shares(figure, percent)
+    unit = _shares(figure, percent, limits)
     return _finish(figure, title, table, keys, y_label, y, unit, caption, hollow, reference)
 
 
