@@ -4,6 +4,7 @@ import random
 import statistics
 
 import numpy as np
+from scipy import stats
 
 # -- chapter 00: a judge --
 
@@ -245,6 +246,122 @@ def always(think, no_think, think_spans, no_think_spans):
     return True
 
 
+# -- primer A2 --
+
+
+def wald(k, n):
+    reach = 1.96 * (k / n * (1 - k / n) / n) ** 0.5
+    return k / n - reach, k / n + reach
+
+
+def scored(k, n, z=1.96, scale=True, move=True):
+    share, by = k / n, 1 + z**2 / n
+    middle = (share + z**2 / (2 * n)) / by
+    reach = z / by * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
+    middle = middle if move else share
+    return (middle - reach, middle + reach) if scale else ((middle - reach) * by, (middle + reach) * by)
+
+
+def not_moved(k, n):
+    return scored(k, n, move=False)
+
+
+def not_scaled(k, n):
+    return scored(k, n, scale=False)
+
+
+def at_ninety(k, n):
+    return scored(k, n, z=1.645)
+
+
+def in_percent(k, n):
+    return tuple(100 * end for end in scored(k, n))
+
+
+def rates_of(complied, verbs):
+    return np.array([complied[verbs == verb].mean() for verb in np.unique(verbs)])
+
+
+def all_requests(complied, verbs):
+    return len(complied)
+
+
+def all_verbs(complied, verbs):
+    return len(np.unique(verbs))
+
+
+def spread_as_error(complied, verbs):
+    return complied.mean() * (1 - complied.mean()) / rates_of(complied, verbs).var(ddof=1)
+
+
+def error_itself(complied, verbs):
+    return rates_of(complied, verbs).std(ddof=1) / len(np.unique(verbs)) ** 0.5
+
+
+def design_effect(complied, verbs):
+    return len(complied) * error_itself(complied, verbs) ** 2 / (complied.mean() * (1 - complied.mean()))
+
+
+def against_the_mean(selected, sets):
+    return stats.ttest_1samp(sets, selected).pvalue
+
+
+def one_sided(selected, sets):
+    width = sets.std(ddof=1) * (1 + 1 / len(sets)) ** 0.5
+    return stats.t(len(sets) - 1).sf(abs(selected - sets.mean()) / width)
+
+
+def normal_law(selected, sets):
+    width = sets.std(ddof=1) * (1 + 1 / len(sets)) ** 0.5
+    return 2 * stats.norm.sf(abs(selected - sets.mean()) / width)
+
+
+def rank_among(selected, sets):
+    return (1 + (sets <= selected).sum()) / (len(sets) + 1)
+
+
+def against_zero(selected, sets):
+    width = sets.std(ddof=1) * (1 + 1 / len(sets)) ** 0.5
+    return 2 * stats.t(len(sets) - 1).sf(abs(selected) / width)
+
+
+def expected_alarms(tests, level):
+    return tests * level
+
+
+def none_alarms(tests, level):
+    return (1 - level) ** tests
+
+
+def bonferroni(tests, level):
+    return level / tests
+
+
+def all_alarm(tests, level):
+    return level**tests
+
+
+def experiments(change, spread, verbs):
+    return np.random.default_rng(0).normal(change, spread, (4000, verbs))
+
+
+def under_the_null(change, spread, verbs):
+    return (stats.ttest_1samp(experiments(0, spread, verbs), 0, axis=1).pvalue < 0.05).mean()
+
+
+def missed(change, spread, verbs):
+    return (stats.ttest_1samp(experiments(change, spread, verbs), 0, axis=1).pvalue >= 0.05).mean()
+
+
+def one_tail(change, spread, verbs):
+    seen = stats.ttest_1samp(experiments(change, spread, verbs), 0, axis=1, alternative="greater")
+    return (seen.pvalue < 0.05).mean()
+
+
+def no_spread(change, spread, verbs):
+    return float(change > 0)
+
+
 WRONG = {
     "00.2": [
         (every_plan_complies, "is misread"), (sure_complies, "no whole plan"), (no_debris, "not misread"),
@@ -285,5 +402,24 @@ WRONG = {
     "04.5": [
         (think_alone, "where the strongest attention is on assistant"), (no_think_alone, "in no-think mode: the rule wants"),
         (end_included, "position"), (place_itself, "True or False"), (always, "the rule wants"),
+    ],
+    "A2.1": [
+        (wald, "plain interval"), (not_moved, "middle is not moved"), (not_scaled, "1 + z²/n is missing"),
+        (at_ninety, "90% interval"), (in_percent, "percent or fractions"),
+    ],
+    "A2.2": [
+        (all_requests, "number of requests"), (all_verbs, "number of verbs"), (spread_as_error, "not yet a standard error"),
+        (error_itself, "standard error itself"), (design_effect, "design effect"),
+    ],
+    "A2.3": [
+        (against_the_mean, "spread of single sets"), (one_sided, "one-sided"), (normal_law, "normal distribution"),
+        (rank_among, "rank among"), (against_zero, "compared with zero"),
+    ],
+    "A2.4": [
+        (expected_alarms, "to expect"), (none_alarms, "none is a false alarm"), (bonferroni, "Bonferroni"),
+        (all_alarm, "all are false alarms"),
+    ],
+    "A2.5": [
+        (under_the_null, "a false alarm"), (missed, "chance to miss"), (one_tail, "one-sided"), (no_spread, "left out"),
     ],
 }  # fmt: skip

@@ -26,9 +26,9 @@ def colleague() -> pd.DataFrame:
 
 def colleague_interval(cluster: str | None) -> tuple[float, float]:
     """The interval of think minus no-think in points, with requests drawn by ``cluster`` or (None) one by one."""
-    table = colleague()
+    table = colleague() if cluster else colleague().drop(columns="cluster")
     think, no_think = (table[table["mode"] == mode] for mode in ("think", "no-think"))
-    found = paired_difference(think, no_think, "misaligned", on="prompt_id", cluster=cluster)
+    found = paired_difference(think, no_think, "misaligned", on="prompt_id")
     return 100 * found.ci_low, 100 * found.ci_high
 
 
@@ -244,12 +244,12 @@ EXERCISES = {
         check_interval,
         hints=(
             '`paired_difference(think, no_think, "misaligned", on="prompt_id")` pairs by request; '
-            "what does its `cluster` do?",
+            "what does it do with the column `cluster`?",
         ),
         answer=(
             '`found = paired_difference(think, no_think, "misaligned", on="prompt_id")` and then '
             "`mine = (100 * found.ci_low, 100 * found.ci_high)`: with whole verbs drawn again the interval is wide and holds "
-            "zero; with requests drawn one by one (`cluster=None`) it does not. Another forty requests with the same four "
+            "zero; with requests drawn one by one (without the column `cluster`) it does not. Another forty requests with the same four "
             "verbs would not help; more verbs would."
         ),
         expects="two numbers: the lower and the upper bound, in points",

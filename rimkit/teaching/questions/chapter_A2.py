@@ -1,0 +1,285 @@
+"""Primer A2: Wilson's interval, coverage by clusters, one set among random ones, a family of tests, and power."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import stats
+
+from rimkit.teaching.exercises import Exercise, compare, result_of
+
+Z = 1.959964
+
+
+def wilson(k: int, n: int, z: float = Z) -> np.ndarray:
+    share, scale = k / n, 1 + z**2 / n
+    middle = (share + z**2 / (2 * n)) / scale
+    return middle + np.array([-1, 1]) * z / scale * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+
+
+def judge_wilson(function) -> bool | str:
+    for k, n in ((3, 20), (0, 23)):
+        share, scale = k / n, 1 + Z**2 / n
+        plain = share + np.array([-1, 1]) * Z * np.sqrt(share * (1 - share) / n)
+        moved = (share + Z**2 / (2 * n)) / scale
+        said = compare(
+            result_of(function, k, n),
+            wilson(k, n),
+            {
+                "that is the plain interval, which has no width at 0 of n and leaves the range from 0 to 1.": plain,
+                "the middle is not moved: it is (share + z²/2n) / (1 + z²/n).": share + wilson(k, n) - moved,
+                "the division by 1 + z²/n is missing.": wilson(k, n) * scale,
+                "that is a 90% interval: z is 1.96.": wilson(k, n, 1.6449),
+                "that is one standard error to each side: z is 1.96.": wilson(k, n, 1.0),
+                "the upper end comes first.": wilson(k, n)[::-1],
+            },
+            tolerance=2e-3,
+        )
+        if said is not True:
+            return said
+    return True
+
+
+# four verbs are not forty requests
+
+
+def replies(verbs: int = 12, each: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    """``(complied, verbs)``: some verbs are always complied with, others never."""
+    rng = np.random.default_rng(2)
+    rates = rng.choice([0.02, 0.5, 0.98], verbs)
+    names = np.repeat(np.arange(verbs), each)
+    return (rng.random(len(names)) < rates[names]).astype(float), np.array([f"verb {name}" for name in names])
+
+
+def judge_effective(function) -> bool | str:
+    complied, verbs = replies()
+    share, n = complied.mean(), len(complied)
+    means = np.array([complied[verbs == verb].mean() for verb in dict.fromkeys(verbs)])
+    error = means.std(ddof=1) / np.sqrt(len(means))
+    return compare(
+        result_of(function, complied.copy(), verbs.copy()),
+        share * (1 - share) / error**2,
+        {
+            "that is the number of requests.": n,
+            "that is the number of verbs: right only if all requests of a verb get the same verdict.": len(means),
+            "the spread of the verbs' rates is not yet a standard error: divide it by the root of their number.":
+                share * (1 - share) / means.var(ddof=1),
+            "that is the standard error itself; which n gives it, if share x (1 - share) / n is its square?": error,
+            "that is the design effect; divide the number of requests by it.": n * error**2 / (share * (1 - share)),
+            "the square is missing: share x (1 - share) / n is the square of the standard error.":
+                share * (1 - share) / error,
+            "the verbs' rates have n - 1 in their spread (ddof=1).":
+                share * (1 - share) / (means.std() / np.sqrt(len(means))) ** 2,
+        },
+        tolerance=5e-3,
+    )  # fmt: skip
+
+
+# one set among random ones
+
+RANDOM = np.random.default_rng(1).normal(-6, 9, 40)
+SELECTED = -24.0
+
+
+def judge_singles(function) -> bool | str:
+    n, mean, spread = len(RANDOM), RANDOM.mean(), RANDOM.std(ddof=1)
+
+    def p(width: float, law=None) -> float:
+        return float(2 * (law or stats.t(n - 1)).sf(abs(SELECTED - mean) / width))
+
+    return compare(
+        result_of(function, SELECTED, RANDOM.copy()),
+        p(spread * np.sqrt(1 + 1 / n)),
+        {
+            "that compares with the mean of the random sets, which 40 sets fix very well; you have one set, so compare it with "
+            "the spread of single sets.": p(spread / np.sqrt(n)),
+            "that is one-sided; a set may be weaker than random ones too.": p(spread * np.sqrt(1 + 1 / n)) / 2,
+            "the mean of the random sets is uncertain too: the spread grows by the root of 1 + 1/n.": p(spread),
+            "that is from a normal distribution; the spread is estimated from few sets, so take t with n - 1 degrees of freedom.":
+                p(spread * np.sqrt(1 + 1 / n), stats.norm),
+            "that is the rank among the random sets, which can never be below 1/41: a condition, not a p value.":
+                float((1 + (SELECTED >= RANDOM).sum()) / (n + 1)),
+            "the effect was compared with zero; random sets have an effect of their own.":
+                float(2 * stats.t(n - 1).sf(abs(SELECTED) / (spread * np.sqrt(1 + 1 / n)))),
+        },
+        tolerance=1e-2,
+    )  # fmt: skip
+
+
+# a family of tests
+
+
+def judge_family(function) -> bool | str:
+    for tests in (8, 26):
+        said = compare(
+            result_of(function, tests, 0.05),
+            1 - 0.95**tests,
+            {
+                "that is the number of false alarms to expect, and it can pass 1; asked is the chance of at least one.":
+                    0.05 * tests,
+                "that is the chance that none is a false alarm.": 0.95**tests,
+                "that is the chance that all are false alarms.": 0.05**tests,
+                "that is Bonferroni's level, which keeps the chance below 5%; asked is the chance without it.": 0.05 / tests,
+                "that is the chance of one test; there are more.": 0.05,
+            },
+            tolerance=1e-3,
+        )  # fmt: skip
+        if said is not True:
+            return said
+    return True
+
+
+# power
+
+TRUE, SPREAD, VERBS = 0.10, 0.25, 24
+
+
+def power(
+    change: float = TRUE, spread: float = SPREAD, verbs: int = VERBS, level: float = 0.05, sides: int = 2
+) -> float:
+    """The chance that a t test over verbs is significant."""
+    far, edge = change / (spread / np.sqrt(verbs)), stats.t(verbs - 1).isf(level / sides)
+    law = stats.nct(verbs - 1, far)
+    return float(law.sf(edge) + (law.cdf(-edge) if sides == 2 else 0))
+
+
+def judge_power(function) -> bool | str:
+    found = result_of(function, TRUE, SPREAD, VERBS)
+    return compare(
+        found,
+        power(),
+        {
+            "that is the chance of a false alarm: give the verbs the true change.": 0.05,
+            "that is the chance to miss it; power is the chance to see it.": 1 - power(),
+            "the spread was used as if it were a standard error: a test over more verbs sees more.": power(verbs=2),
+            "that is a one-sided test.": power(sides=1),
+            "the spread of the verbs was left out.": 1.0,
+        },
+        tolerance=0.05,
+    )
+
+
+WILSON = """
+from math import sqrt
+
+def wilson(k, n, z=1.96):
+    share, scale = k / n, 1 + z**2 / n
+    middle = (share + z**2 / (2 * n)) / scale
+    reach = z / scale * sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return middle - reach, middle + reach
+"""
+EFFECTIVE = """
+import numpy as np
+
+def worth(complied, verbs):
+    rates = np.array([complied[verbs == verb].mean() for verb in np.unique(verbs)])
+    error = rates.std(ddof=1) / np.sqrt(len(rates))
+    share = complied.mean()
+    return share * (1 - share) / error**2
+"""
+SINGLES = """
+import numpy as np
+from scipy import stats
+
+def p_of_one_set(selected, random_sets):
+    n = len(random_sets)
+    spread = random_sets.std(ddof=1) * np.sqrt(1 + 1 / n)
+    return 2 * stats.t(n - 1).sf(abs(selected - random_sets.mean()) / spread)
+"""
+FAMILY = """
+def false_alarm(tests, level):
+    return 1 - (1 - level) ** tests
+"""
+POWER = """
+import numpy as np
+from scipy import stats
+
+def power(change, spread, verbs, draws=4000):
+    rng = np.random.default_rng(0)
+    seen = rng.normal(change, spread, (draws, verbs))
+    return (stats.ttest_1samp(seen, 0, axis=1).pvalue < 0.05).mean()
+"""
+
+EXERCISES = {
+    "A2.1": Exercise(
+        "Wilson's interval",
+        "medium",
+        "essential",
+        8,
+        "Write `wilson(k, n)`: the 95% interval of a share of `k` in `n` independent replies, as `(low, high)`.",
+        judge_wilson,
+        hints=(
+            "With share p = k/n and z = 1.96 its middle is (p + z²/2n) / (1 + z²/n).",
+            "It reaches z / (1 + z²/n) times the root of p(1 - p)/n + z²/4n² to each side.",
+        ),
+        answer="At 0 of 23 it says up to 14%: none seen is not none there.",
+        expects="a function that returns two numbers",
+        code=WILSON,
+    ),
+    "A2.2": Exercise(
+        "What forty requests are worth",
+        "medium",
+        "essential",
+        8,
+        "Write `worth(complied, verbs)`: how many independent requests say as much about the rate as these do. The standard "
+        "error comes from the spread of the verbs' rates; n independent requests would have the root of share x (1 - share) / n. "
+        "All verbs have the same number of requests.",
+        judge_effective,
+        hints=(
+            "First the rate of every verb. Their standard deviation (`ddof=1`) over the root of their number is the standard "
+            "error of the whole rate.",
+            "Solve share x (1 - share) / n = error² for n.",
+        ),
+        answer="Where a verb's requests stand and fall together, ten of them are worth little more than one.",
+        expects="a function that returns one number",
+        code=EFFECTIVE,
+    ),
+    "A2.3": Exercise(
+        "One set among forty",
+        "hard",
+        "essential",
+        10,
+        "Write `p_of_one_set(selected, random_sets)`: the two-sided p value of the effect of one selected set against the effects "
+        "of random sets (an array), by their spread.",
+        judge_singles,
+        hints=(
+            "Ask how far the selected set lies from the mean of the random ones, in units of what *one more* random set would "
+            "spread: its standard deviation times the root of 1 + 1/n.",
+            "`2 * scipy.stats.t(n - 1).sf(distance)`.",
+        ),
+        answer="Against the mean of forty sets most random sets are significant too. That is the wrong question.",
+        expects="a function that returns a number between 0 and 1",
+        code=SINGLES,
+    ),
+    "A2.4": Exercise(
+        "A family of tests",
+        "easy",
+        "essential",
+        4,
+        "Write `false_alarm(tests, level)`: the chance that at least one of several independent tests is significant though "
+        "nothing is there.",
+        judge_family,
+        hints=(
+            "The chance that one test keeps still is 1 - level.",
+            "All keep still with that to the power of their number.",
+        ),
+        answer="With 26 tests it is three in four. Hence a family with a fixed size, and a level divided by it.",
+        expects="a function that returns a number between 0 and 1",
+        code=FAMILY,
+    ),
+    "A2.5": Exercise(
+        "Would we have seen it?",
+        "hard",
+        "useful",
+        10,
+        "Write `power(change, spread, verbs)`: the chance that a two-sided t test over verbs is significant at 5%, if the verbs' "
+        "true changes are normal with that mean and standard deviation. Simulate at least 2,000 experiments.",
+        judge_power,
+        hints=(
+            "`rng.normal(change, spread, (draws, verbs))`: one experiment per row.",
+            "`scipy.stats.ttest_1samp(seen, 0, axis=1).pvalue < 0.05`, and the share of rows in which it holds.",
+        ),
+        answer="With 24 verbs a change of ten points is missed about every other time: undecided is not no effect.",
+        expects="a function that returns a number between 0 and 1",
+        code=POWER,
+    ),
+}
