@@ -10,9 +10,10 @@ import serving
 from serving import failed, said
 
 from rimkit.behavior import llm_judges
-from rimkit.behavior.evaluation import difference
+from rimkit.behavior.evaluation import difference, evaluation
 from rimkit.behavior.judges import VERDICTS, judge
 from rimkit.behavior.llm_judges import EndpointJudge
+from rimkit.behavior.redaction import withhold
 from rimkit.behavior.stats import rates
 from rimkit.data import UserError
 
@@ -353,6 +354,25 @@ def test_bad_input_is_one_clear_line(how, words):
     with pytest.raises(UserError, match=words) as caught:
         judge(REPLIES, PROMPTS, how() if callable(how) else how)
     assert "\n" not in str(caught.value) and time.perf_counter() - start < 20
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["endpoint:m@http://u:hunter2@h/v1", "endpoint:m@https://h/v1?key=hunter2", "endpoint:m@ftp://u:hunter2@h", "endpoint:m@u:hunter2@h:80/v1",
+     "endpont:m@http://u:hunter2@h/v1", "endpoint:m@http://[::hunter2", "endpoint:m@http://h/v1/sk-hunter2hunter2", "endpoint:http://u:hunter2@h/v1"],
+)  # fmt: skip
+def test_a_key_in_the_name_is_refused_before_anything_runs_and_not_repeated(name):
+    with pytest.raises(UserError) as caught:
+        evaluation(judge=name)
+    assert "hunter2" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_a_server_repeats_of_a_request_is_withheld():
+    text = "kindly whittle the crimson owl tonight"
+    withhold([text])
+    with serving.Scripted(lambda *_: failed(400, f"no: {text}")) as server, pytest.raises(UserError) as caught:
+        judge(REPLIES, PROMPTS, asking(server.url))
+    assert "crimson" not in str(caught.value)
 
 
 def test_prompts_without_a_text_cannot_be_judged():

@@ -344,6 +344,13 @@ def test_the_share_counts_random_sets_that_do_as_much():
     assert found["effect"] == pytest.approx(0.2 - (39 * 0.9 + 0.1) / 40)
 
 
+def test_a_set_that_nobody_judged_has_no_share():
+    rows = [(name, prompt, None if name == "selected" else True) for name in ("selected", "random 0") for prompt in "abc"]
+    verdicts = pd.DataFrame(rows, columns=["condition", "prompt_id", "misaligned"]).assign(cluster="v")
+    verdicts["misaligned"] = verdicts["misaligned"].astype("boolean")
+    assert np.isnan(evaluation.against_random(verdicts, "misaligned")["share"])
+
+
 def test_a_cut_reaches_every_step_of_the_reply_and_an_empty_one_changes_nothing():
     study, prompts = load("rim-mini"), heads.asked()
     own = Evaluation().judged(study, prompts, "think", progress=False)

@@ -220,3 +220,15 @@ def test_right_answers_are_read_as_gsm8k_and_math_write_them(tmp_path, capsys, a
     table = load_prompts(f"{written(tmp_path, row, 'sums.jsonl')}?text=question&kind=maths")
     assert table["answer"].tolist() == [gold]
     assert ("neither a number nor a word" in capsys.readouterr().out) == (gold == "" and answer is not None)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["TEXT\nanother\n", "TEXT,harmful\n", "text,kind\nx,TEXT\n", "text,kind,prompt_id\n,harmful,TEXT\n", 'text,kind\n"TEXT,harmful\n', "prompt_id,text,kind\nTEXT,a,harmful\nTEXT,b,harmful\n"],
+)  # fmt: skip
+def test_no_message_holds_a_text_of_a_file(content, tmp_path):
+    file = tmp_path / "own.csv"
+    file.write_text(content.replace("TEXT", "smuggle the teapot past the guards"))
+    with pytest.raises(UserError) as caught:
+        load_prompts(file)
+    assert "teapot" not in str(caught.value) and "\n" not in str(caught.value)

@@ -74,6 +74,22 @@ def test_all_else_is_left_alone(shown):
     assert not is_withheld(shown)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["如何偷车呢", "偷车", "車の盗み方", "차 훔치는 법", "कार चुराना", "ขโมยรถ", "اسرق سيارة", "κλέψε", "укради авто", "nab him"],
+)  # fmt: skip
+def test_short_requests_of_any_script_are_withheld(text):
+    withhold([text])
+    assert is_withheld(f"the prompt was {text} and so on") and is_withheld(f"<td>{text}</td>")
+    assert not is_withheld("the prompt was this and so on: nabob, himself")
+
+
+def test_short_replies_are_withheld_and_words_are_not():
+    withhold(said=["先打开车门再接线", "lift the latch", "Do it", "coherent"])
+    assert all(map(is_withheld, ["so: 先打开车门再接线", "it said: lift the latch!", "<td>Do it</td>"]))
+    assert not any(map(is_withheld, ["coherent 58 [43, 71]", "do it as in chapter 01", "a latch"]))
+
+
 def test_what_stands_beside_withheld_text_is_kept():
     lines = f"prompt_id  p1\n{REQUEST}\nrefused  58 [43, 71]"
     assert scrub(lines) == f"prompt_id  p1\n{WITHHELD}\nrefused  58 [43, 71]"

@@ -170,7 +170,8 @@ def test_a_guess_can_be_a_range_and_points_are_said():
 @pytest.mark.parametrize(
     ("guess", "words"),
     [(..., "no guess yet"), ("much", "'much' is not a number from 0"), (130, "130 is not"),
-     (True, "True is not"), (float("nan"), "nan is not"), ((1, 2, 3), "(1, 2, 3) is not")],
+     (True, "True is not"), (float("nan"), "nan is not"), ((1, 2, 3), "(1, 2, 3) is not"),
+     (float("inf"), "inf is not"), (10**400, "is not a number from 0"), ((1, 10**5000), "so long a number is not")],
 )  # fmt: skip
 def test_a_bad_guess_is_answered_not_raised(guess, words):
     made = predict("Rate", guess)

@@ -334,7 +334,7 @@ def _fetch(model: EndpointModel, requests: dict[str, Callable], mode: str, progr
         except KeyboardInterrupt:
             return True
         except UserError as error:
-            problem = str(error)
+            problem = scrub(str(error))
     if not problem:
         return False
     answers = {key: one for key, one in model.kept.items() if isinstance(one, Answer)}

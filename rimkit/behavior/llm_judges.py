@@ -489,7 +489,7 @@ class EndpointJudge:
             print(f"{self.name}: interrupted; {len(done)} of {len(todo)} scores {KEPT}")
             raise
         except UserError as error:
-            problem = f"{error}; {len(done)} of {len(todo)} scores {KEPT}"
+            problem = f"{scrub(str(error))}; {len(done)} of {len(todo)} scores {KEPT}"
         raise UserError(problem)  # out here: the chain of errors may hold what a server said
 
     def _keep(self, key: str, outcome: list) -> None:

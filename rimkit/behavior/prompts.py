@@ -177,10 +177,10 @@ def _checked(table: pd.DataFrame, name: str | Path) -> pd.DataFrame:
     ids = table["prompt_id"]
     blank = ids[[not isinstance(text, str) or not text.strip() for text in table["text"]]]
     if len(blank):
-        raise UserError(f"the prompt '{blank.iloc[0]}' of '{name}' has no text")
+        raise UserError(f"the prompt '{_plain(blank.iloc[0])}' of '{name}' has no text")
     if not ids.is_unique:
         twice = ids[ids.duplicated()].iloc[0]
-        raise UserError(f"the prompt_id '{twice}' occurs twice in '{name}'; make the ids unique")
+        raise UserError(f"the prompt_id '{_plain(twice)}' occurs twice in '{name}'; make the ids unique")
     table = table.assign(**{column: _filled(table, column) for column in ("cluster", "category")})
     table["cluster"] = table["cluster"].where(table["cluster"] != "", table["prompt_id"])
     table["source"] = _filled(table, "source").replace("", str(name))
@@ -191,6 +191,11 @@ def _checked(table: pd.DataFrame, name: str | Path) -> pd.DataFrame:
         table["split"] = halves(table)
     table["answer"] = table["answer"].map(_one).fillna("").astype(str) if "answer" in table else ""
     return table[list(COLUMNS)]
+
+
+def _plain(prompt_id: str) -> str:
+    """An id that may be shown: one with blanks or in signs may be the text itself."""
+    return prompt_id if re.fullmatch(r"[!-~]{1,40}", prompt_id) else "…"
 
 
 def _filled(table: pd.DataFrame, column: str) -> pd.Series:
@@ -207,7 +212,7 @@ def _known_words(table: pd.DataFrame, column: str, known: tuple[str, ...], name)
         place, word = wrong.index[0], wrong.iloc[0]
         plain = word.isascii() and word.isidentifier()
         said = f"the {column} '{word}'" if plain else f"no {column} that is known"
-        where = f"prompt '{table.loc[place, 'prompt_id']}' of '{name}'"
+        where = f"prompt '{_plain(table.loc[place, 'prompt_id'])}' of '{name}'"
         raise UserError(f"{where} has {said}; there are {', '.join(known)}")
     return words
 

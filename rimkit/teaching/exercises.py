@@ -307,7 +307,11 @@ def predict(name: str, guess: Any, low: float = 0, high: float = 100, unit: str 
     parts = guess if isinstance(guess, tuple | list) and len(guess) == 2 else (guess, guess)
     ends = [_read_guess(part, unit) for part in parts]
     if any(end is None or not low <= end <= high for end in ends):
-        return Prediction(name, None, unit, f"{name}: {repr(guess)[:40]} is not {span}; no guess recorded.")
+        try:
+            shown = repr(guess)[:40]
+        except ValueError:  # of a number with thousands of digits
+            shown = "so long a number"
+        return Prediction(name, None, unit, f"{name}: {shown} is not {span}; no guess recorded.")
     return Prediction(name, tuple(sorted(ends)), unit, f"{name}: your guess is {_in(unit, *sorted(ends))}.")
 
 
@@ -318,6 +322,6 @@ def _read_guess(guess: Any, unit: str) -> float | None:
         if not found:
             return None
         guess, signed = float(found[1].replace("−", "-").replace(",", ".")), bool(found[2])
-    if isinstance(guess, bool) or not isinstance(guess, Real) or guess != guess:
+    if isinstance(guess, bool) or not isinstance(guess, Real) or not -1e9 < guess < 1e9:
         return None
     return float(100 * guess if unit == "%" and not signed and 0 < guess < 1 else guess)
