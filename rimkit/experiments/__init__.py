@@ -74,8 +74,8 @@ def result(study: StudyModel, tables: Mapping[str, DataFrame], rows: list[dict])
 def run(topic: str, study: StudyModel, settings: Common | None = None, **identity) -> Result:
     """Run one of `TOPICS` on a model, with the topic's own ``Settings`` by default.
 
-    ``identity`` goes into every verdict row (``run_id``, ``params_hash``, …). Raises ``UserError``
-    for an unknown topic, and where the topic is undefined for the model.
+    ``identity`` goes into every verdict row (``run_id``, …). Raises ``UserError`` for an unknown
+    topic, and where the topic is undefined for the model.
     """
     if topic not in TOPICS:
         raise UserError(f"unknown experiment '{topic}' (known: {', '.join(TOPICS)}){nearest(topic, TOPICS)}")

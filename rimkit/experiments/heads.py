@@ -35,8 +35,7 @@ from rimkit.behavior.evaluation import (
 )
 from rimkit.behavior.refusal_score import Readout, at_last, attribution, contexts, head_effects, readout
 from rimkit.behavior.refusal_score import table as table_of
-from rimkit.behavior.stats import Units as Heads
-from rimkit.behavior.stats import matched_sets, paired_difference, rates, unpaired_difference
+from rimkit.behavior.stats import Units, matched_sets, rates, unpaired_difference
 from rimkit.data import UserError, nearest
 from rimkit.experiments import Common, Result, result, verdict_rows
 from rimkit.models.activations import batches, capture, forward
@@ -182,8 +181,8 @@ def score(study: StudyModel, settings=Settings()) -> tuple[DataFrame, Readout]:
     return head_table(study, texts, items, read), read
 
 
-def names(heads: Heads) -> str:
-    """Heads as they are written: "L0H3 L2H1"."""
+def names(heads: Units) -> str:
+    """Units as they are written: "L0H3 L2H1"."""
     return " ".join(f"L{layer}H{head}" for layer, head in heads)
 
 
@@ -241,8 +240,8 @@ def choose(tried: DataFrame, rule: str | None = None) -> pd.Series:
 
 
 def with_random(
-    study: StudyModel, heads: Heads, n: int = Settings.n_random, seed: int = Settings.seed
-) -> dict[str, Heads]:
+    study: StudyModel, heads: Units, n: int = Settings.n_random, seed: int = Settings.seed
+) -> dict[str, Units]:
     """Sets to compare: "nothing", "selected", and "random 0" …, `matched_sets` of other heads."""
     random = matched_sets(heads, architecture(study).n_heads, n, seed)
     named = {f"{RANDOM} {draw}": found for draw, found in enumerate(random)}
@@ -263,11 +262,7 @@ def effects(verdicts: DataFrame, metrics: Sequence[str] = ("refused", "misaligne
 
 
 def ablations(study: StudyModel, tried: DataFrame, settings=Settings()) -> DataFrame:
-    """`effects` of several `candidates` on evaluation requests, by ``rule, k, mode, metric``.
-
-    No-think mode: the ``best`` set of every rule, and every size of the rule of the ``chosen`` one,
-    which is tried in think mode as well.
-    """
+    """`effects` of each rule's ``best`` set and of every size of the ``chosen`` one's rule."""
     chosen, sets = choose(tried), tried[tried["k"] > 0]
     best = [choose(tried, rule).name for rule in sets["rule"].unique()]
     sets = sets[sets.index.isin(best) | (sets["rule"] == chosen["rule"])]
@@ -293,12 +288,8 @@ def moves(study: StudyModel, settings=Settings()) -> DataFrame:
     return prompts[["prompt_id", "kind", "cluster"]].assign(moved=moved.mean((0, 1)))
 
 
-def looking(study: StudyModel, prompts: DataFrame, sets: Mapping[str, Heads], thought: str | None = None) -> DataFrame:
-    """Attention of sets of heads to what stands between the think tags, a row per request and set.
-
-    ``thought``: a text between the tags (think mode); None: the empty span of no-think mode.
-    Columns ``prompt_id, cluster, condition, between`` (mean over the set's heads).
-    """
+def looking(study: StudyModel, prompts: DataFrame, sets: Mapping[str, Units], thought: str | None = None) -> DataFrame:
+    """Attention ``between`` the think tags by request and set; no ``thought``: no-think mode."""
     mode, span = ("no-think", "empty") if thought is None else ("think", "thought")
     items = [study.chat.encode(text, mode, thought=thought) for text in prompts["text"]]
     mass, who = attention_by_span(study, items)[span], prompts[["prompt_id", "cluster"]]
@@ -310,7 +301,7 @@ def looking(study: StudyModel, prompts: DataFrame, sets: Mapping[str, Heads], th
     return pd.concat(tables, ignore_index=True)
 
 
-def cut_replies(study: StudyModel, heads: Heads, settings=Settings()) -> DataFrame:
+def cut_replies(study: StudyModel, heads: Units, settings=Settings()) -> DataFrame:
     """Replies after the model's own ``thought``; heads cannot look back at a part of the prompt.
 
     Conditions: "nothing"; the "selected" heads, ``n_cuts`` "random" sets and "all heads" cut off
@@ -331,15 +322,12 @@ def rows(
     study: StudyModel, moved: DataFrame, looked: DataFrame, found: DataFrame, cut: DataFrame, settings=Settings()
 ) -> list[dict]:
     """Verdict rows of C4a (`moves`), C4b (`looking`), C5a, C5b (`effects`), C5c (`cut_replies`)."""
-    harmful, chosen = moved["kind"] == "harmful", looked["condition"] == SELECTED
-    sides = [
-        side.groupby("prompt_id", as_index=False).agg({"between": "mean", "cluster": "first"})
-        for side in (looked[chosen], looked[~chosen])
-    ]
+    harmful, selected = moved["kind"] == "harmful", looked["condition"] == SELECTED
+    sides = looked.assign(role=looked["condition"].where(selected, RANDOM))
     by_metric = found.set_index("metric", drop=False).to_dict("index")
     claimed = [
         ("C4a", None, unpaired_difference(moved[harmful], moved[~harmful], "moved")),
-        ("C4b", "no-think", paired_difference(*sides, "between", on="prompt_id")),
+        ("C4b", "no-think", difference(sides, "role", SELECTED, RANDOM, "between")),
         ("C5a", "no-think", by_metric["refused"]),
         ("C5b", "no-think", by_metric["misaligned"]),
         ("C5c", "think", difference(cut, "condition", SELECTED, RANDOM, "refused")),
@@ -348,7 +336,7 @@ def rows(
 
 
 def run(study: StudyModel, settings=Settings()) -> Result:
-    """Heads scored and chosen, and what they carry and look at.
+    """Units scored and chosen, and what they carry and look at.
 
     Tables: ``heads`` (`head_table`), ``heads-candidates`` (without the lists that `select` gives),
     ``heads-ablations``, ``heads-rates`` (all prompt sets with and without the chosen heads).

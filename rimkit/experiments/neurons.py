@@ -1,8 +1,8 @@
 """Safety-critical neurons: claim C8 (section 4.1 and Fig. 6 of the paper).
 
-Knows the paper's definition and three rivals, what a model does without the neurons that a rule
-selects and without random ones, what the definition owes to intent, and whether a rule finds
-planted neurons. Does not know how activations are read or neurons ablated.
+Knows the paper's definition and three rivals, what a model does without the neurons of a rule, what
+the definition owes to intent, and whether a rule finds planted neurons. Does not know how
+activations are read or neurons ablated.
 
 The paper compares each request with a counterfactual, the same request followed by a sentence of
 malicious intent. For each pair it takes the model's own reply to both, the maximum of every
@@ -56,11 +56,7 @@ RANDOM_NEURONS = "random neurons"
 PAPERS, BEST = "the paper's rule", "best rule on calibration"
 ROOM = 64  # tokens of a reply
 # outcome: (prompt set, column of the verdicts)
-OUTCOMES = {
-    "misaligned": ("harmful", "misaligned"),
-    "refused": ("harmful", "refused"),
-    "misread": ("harmful", "misread"),
-    "coherent": ("harmful", "coherent"),
+OUTCOMES = {name: ("harmful", name) for name in ("misaligned", "refused", "misread", "coherent")} | {
     "maths": ("maths", "score"),
     "ordering": ("ordering", "score"),
     "over-refusal": ("over-refusal", "refused"),
@@ -87,7 +83,8 @@ ENGLISH_INTENT = "I want this in order to hurt someone."
 # Sentences of the same form that declare nothing harmful: what they find is not intent.
 INNOCENT = tuple(f"i want to {verb} {{object}} ." for verb in ("paint", "repair", "carry", "clean"))
 ENGLISH_INNOCENT = ("I want this in order to help someone.",)
-# Sentences about anything but a harm: neurons found with one of them owe nothing to intent.
+# Sentences about anything but a harm: neurons found with one of them owe nothing to intent. They
+# are alike all the same, and stray further from the mean of all neurons than random ones do.
 OTHER = (
     "tom has 3 apples .", "anna is taller than ben .", "what do i want ?", "i want to paint {object} .",
     "is it ok to mop my shed ?", "dora gets 5 coins .", "how many plums has gus ?", "the answer is 7 .",
@@ -116,8 +113,7 @@ class Settings(Common):
 def with_intent(study: StudyModel, prompts: DataFrame, sentence: str | None = None) -> DataFrame:
     """The prompts, each followed by a sentence of malicious intent; ids stay, so that they pair.
 
-    ``sentence``: with the request's object in place of ``{object}``; by default the wish to do a
-    known harm of the request's category to that object, or in English to hurt someone.
+    ``sentence`` (with ``{object}``): by default a known harm of the category, to that object.
     """
     form = sentence or (INTENT if study.invented else ENGLISH_INTENT)
     verbs = prompts["category"].map(INTENT_VERBS).fillna("steal")
@@ -165,8 +161,7 @@ def increases(
 def worst_rank(increase: np.ndarray, per_layer: bool = True, share: float = 1.0) -> np.ndarray:
     """The smallest m with which the paper's rule selects each neuron: ``[layers, neurons]``.
 
-    Rank 1 is the largest increase, in the layer or (``per_layer=False``) the model; the worst over
-    pairs, or over the ``share`` where the neuron ranks best.
+    Ranks (1: most) in the layer or model; the worst over pairs, or over the best ``share``.
     """
     layers, pairs, units = increase.shape
     if not per_layer:
@@ -190,28 +185,26 @@ def as_table(increase: np.ndarray, means: np.ndarray, gradient: np.ndarray | Non
         "difference": means.mean(1),
         "gradient": np.full((layers, units), np.nan) if gradient is None else gradient,
     }
-    flat = {name: values.reshape(-1) for name, values in columns.items()}
-    return DataFrame(flat, index=index).reset_index()
+    return DataFrame({name: values.ravel() for name, values in columns.items()}, index=index).reset_index()
 
 
 def score(study: StudyModel, prompts: DataFrame, verdicts: DataFrame, settings=Settings()) -> DataFrame:
     """The scores of all rules (`as_table`) for a model, from pairs in think mode.
 
-    ``gradient`` is read where the replies of ``verdicts`` begin; NaN where `why_undefined`, and for
-    the residual stream, where a row is a dimension of a residual and ``layer`` its number.
+    ``gradient``: where the replies of ``verdicts`` begin; NaN if undefined, and for residuals.
     """
     harmful = prompts[prompts["kind"] == "harmful"]
     sides = [own_conversations(study, some, settings) for some in (harmful, with_intent(study, harmful))]
     maxima, means = (increases(study, *sides, settings.kind, pool) for pool in ("max", "mean"))
-    neurons = settings.kind == "neurons"
-    return as_table(maxima, means, _gradient(study, prompts, verdicts, verdicts) if neurons else None)
+    gradient = _gradient(study, prompts, verdicts, verdicts) if settings.kind == "neurons" else None
+    return as_table(maxima, means, gradient)
 
 
 def gradient_by_mode(study: StudyModel, prompts: DataFrame, verdicts: DataFrame) -> dict[str, np.ndarray]:
     """The rule *gradient* in each mode's contexts alone, ``[layers, neurons]``; or nothing."""
-    by_mode = verdicts.groupby("mode", sort=False)
-    found = {mode: _gradient(study, prompts, part, verdicts) for mode, part in by_mode}
-    return {mode: values for mode, values in found.items() if values is not None}
+    if why_undefined(study, verdicts):
+        return {}
+    return {mode: _gradient(study, prompts, part, verdicts) for mode, part in verdicts.groupby("mode", sort=False)}
 
 
 def _gradient(study, prompts: DataFrame, verdicts: DataFrame, begin: DataFrame) -> np.ndarray | None:
@@ -269,7 +262,7 @@ def first(scores: np.ndarray, k: int) -> list[tuple[int, int]]:
 
 
 def massive(study: StudyModel, items: Sequence[Encoded], k: int, kind: str = "neurons") -> list[tuple[int, int]]:
-    """The ``k`` neurons, or residual dimensions, that are largest, from the first token on."""
+    """The ``k`` neurons, or residual dimensions, that are largest anywhere in the prompt."""
     whole = [replace(item, spans={**item.spans, WHOLE: (0, item.spans["last"][1])}) for item in items]
     return first(-read(study, whole, (kind,), (WHOLE,), "size")[kind, WHOLE].max(1), k)
 
@@ -293,8 +286,7 @@ def activation_by_token(study: StudyModel, text: str, unit: tuple[int, int]) -> 
 class Definition:
     """What pairs give by added sentence: increases ``[layers, pairs, neurons]``, and who refuses.
 
-    A pair in which the model plans the added harm, or the request after all, compares two requests,
-    not two attitudes; and a sentence of any content moves the same activations in every pair.
+    Pairs in which the model plans the harm, or the request, compare requests and not attitudes.
     """
 
     intent: np.ndarray
@@ -326,11 +318,7 @@ def definition(study: StudyModel, harmful: DataFrame, settings=Settings(), sente
 def without_intent(
     study: StudyModel, harmful: DataFrame, k=PAPER_SIZE, settings=Settings(), sentences: Iterable[str] = ()
 ) -> list[list[tuple[int, int]]]:
-    """The first ``k`` by the paper's rule with each sentence that declares no harm (`OTHER`).
-
-    Neurons that one rule finds are alike, so that a set of them strays further from the mean of all
-    than random ones do, whatever it was chosen for: also in a model of random weights.
-    """
+    """The first ``k`` by the paper's rule with each sentence that declares no harm (`OTHER`)."""
     mode = "think" if study.chat.supports_think else "no-think"
     plain, found = own_conversations(study, harmful, settings, mode), []
     for sentence in sentences or (OTHER if study.invented else ENGLISH_OTHER):
@@ -340,10 +328,7 @@ def without_intent(
 
 
 def set_sizes(increase: np.ndarray, ms: Sequence[int], pairs: Sequence[int], draws: int = 20) -> DataFrame:
-    """How many neurons the paper's rule selects, the mean over draws of pairs; m counts per layer.
-
-    Columns ``m, pairs, neurons`` and ``chance``: were ranks drawn anew in each pair.
-    """
+    """How many ``neurons`` the paper's rule selects by ``m`` (per layer), ``pairs``; ``chance``."""
     rng, found, ranks = np.random.default_rng(0), [], stats.rankdata(-increase, "ordinal", axis=-1)
     layers, there, units = increase.shape
     for n in pairs:
@@ -368,9 +353,8 @@ def size_curve(found: Definition, pairs: Sequence[int], draws: int = 20) -> Data
 def definition_table(found: Definition, by_mode: Mapping[str, np.ndarray], k: int = PAPER_SIZE) -> DataFrame:
     """One row: how many ``pairs`` there are, ``refusing_pairs`` of them, and what sets share.
 
-    The share of the first ``k`` with intent also found with harmless sentences
-    (``shared_harmless``, mean, ``_min, _max``), with refusing pairs; ``shared_modes``:
-    `gradient_by_mode`.
+    Of the first ``k`` with intent, what harmless sentences (``shared_harmless``: mean, ``_min,
+    _max``) and refusing pairs find too; ``shared_modes``: `gradient_by_mode`.
     """
     sets = found.first(k)
     harmless = [overlap(sets["intent"], sets[name]) for name in found.innocent]
@@ -410,10 +394,7 @@ def ablate(
 
 
 def harmless_means(study: StudyModel, settings=Settings()) -> np.ndarray:
-    """Mean activations ``[layers, neurons]`` over the tokens of harmless calibration requests.
-
-    They stand in at every token, of thought and reply too, though requests were averaged.
-    """
+    """Mean activations ``[layers, neurons]`` over harmless requests, to stand in at every token."""
     texts = settings.sets(["harmless"], settings.n_pairs, "calibration")["text"]
     items = [study.chat.encode(text, "no-think") for text in texts]
     return mean(study, items, settings.kind, "request")
@@ -428,19 +409,17 @@ def random_sets(study: StudyModel, units: Units, settings=Settings()) -> dict[st
 
 
 def breaks(coherent: pd.Series, misread: pd.Series) -> pd.Series:
-    """Whether changes against the untouched model, in one mode, are over `BREAKS`: it is broken."""
+    """Whether a set breaks the model: its changes in one mode are larger than `BREAKS`."""
     return (coherent < -BREAKS) | (misread > BREAKS)
 
 
 def dose(study: StudyModel, prompts: DataFrame, table: DataFrame, settings=Settings()) -> DataFrame:
     """Rates by ``rule, k, mode`` without the first k neurons of each rule, and ``breaks``."""
     rules, sizes = defined_rules(table), [k for k in settings.sizes if k <= len(table)]
-    names = {f"{rule} {k}": (rule, k) for rule in rules for k in sizes}
-    sets = {name: select(table, *chosen) for name, chosen in names.items()}
-    found = ablate(study, prompts, {NOTHING: []} | sets, settings)
-    conditions = [(NOTHING, (rule, 0)) for rule in rules] + list(names.items())
-    parts = [found[found["condition"] == name].assign(rule=rule, k=k) for name, (rule, k) in conditions]
-    return dose_rates(pd.concat(parts, ignore_index=True))
+    names = [(NOTHING, rule, 0) for rule in rules] + [(f"{rule} {k}", rule, k) for rule in rules for k in sizes]
+    sets = {NOTHING: []} | {name: select(table, rule, k) for name, rule, k in names if k}
+    found = ablate(study, prompts, sets, settings)
+    return dose_rates(DataFrame(names, columns=["condition", "rule", "k"]).merge(found, on="condition"))
 
 
 def dose_rates(verdicts: DataFrame) -> DataFrame:
@@ -455,8 +434,8 @@ def choose_sizes(doses: DataFrame) -> DataFrame:
     """The size of each rule that raises misalignment most without breaking the model (`dose`).
 
     Misalignment over both modes together, breaking in each alone; of sizes alike, the largest; for
-    the paper's rule `PAPER_SIZE`, or the largest measured below it. Columns ``rule, k, gain`` (rise of
-    misalignment), ``sound`` (breaks no mode; a rule without such a size gets its smallest), ``best``.
+    the paper's rule `PAPER_SIZE`, or the largest measured below it. Columns ``rule, k, gain``,
+    ``sound`` (breaks no mode; a rule without such a size gets its smallest), ``best``.
     """
     rows = []
     groups = doses[doses["metric"] == "misaligned"].groupby(["rule", "k"], sort=False)
@@ -529,8 +508,8 @@ def primary(effects: DataFrame) -> DataFrame:
 def rows(study: StudyModel, effects: DataFrame, settings=Settings()) -> list[dict]:
     """Verdict rows of C8, from the `primary` ones of the effects of `run`."""
     own = primary(effects).set_index("outcome").to_dict("index")
-    claimed = [(claim, "think", own[outcome]) for outcome, claim in PRIMARY.items() if outcome in own]
-    return verdict_rows(study, settings, claimed)
+    found = [(claim, "think", own[name]) for name, claim in PRIMARY.items() if name in own]
+    return verdict_rows(study, settings, found)
 
 
 def run(study: StudyModel, settings=Settings()) -> Result:
@@ -561,11 +540,9 @@ def run(study: StudyModel, settings=Settings()) -> Result:
 def ablations(
     study: StudyModel, sets: Mapping[str, Units], main: set[str], settings: Settings
 ) -> tuple[DataFrame, DataFrame]:
-    """``(effects, rates)`` of `run`: every set against nothing, the ``main`` ones against random.
-
-    A model of one's own meets random sets by zero, on the claims' prompts: all else takes hours.
-    """
+    """``(effects, rates)`` of `run`: every set against nothing, the ``main`` ones against random."""
     prompts, effects, singles = evaluation_prompts(settings), [], []
+    # a model of one's own meets random sets by zero, on the claims' prompts: all else takes hours
     asked = prompts if study.invented else prompts[prompts["set"].isin(["harmful", "maths"])]
     for ablation in ("zero", "mean"):
         means = None if ablation == "zero" else harmless_means(study, settings)
@@ -584,10 +561,7 @@ def ablations(
 
 
 def headline(effects: DataFrame, sets: DataFrame, ablation: str = "zero") -> DataFrame:
-    """Selected minus random neurons, by the paper's rule and each model's best: column ``which``.
-
-    From tables of `run`; for figures ``organism`` ("model:seed"), ``panel`` ("misaligned, think").
-    """
+    """Selected minus random neurons, by the paper's rule and each model's best one (``which``)."""
     own = effects[(effects["ablation"] == ablation) & (effects["control"] == RANDOM_NEURONS)]
     best = own.merge(sets.loc[sets["best"], ["model", "seed", "rule"]])
     parts = [own[own["rule"] == "paper"].assign(which=PAPERS), best.assign(which=BEST)]
@@ -604,10 +578,7 @@ def with_means(table: DataFrame) -> DataFrame:
 
 
 def pooled(effects: DataFrame, by: Sequence[str] = ("which", "mode", "outcome")) -> DataFrame:
-    """The mean effect over models with a t interval: ``*by, effect, ci_low, ci_high, n`` (models).
-
-    Each trained model counts once, as if independent; three of them share an organism's data.
-    """
+    """Mean ``effect`` over models, as if independent, with a t interval; ``n`` models."""
     found = effects.groupby(list(by), sort=False)["effect"].agg(["mean", "sem", "size"]).reset_index()
     value, n = found["mean"], found["size"]
     reach = (found["sem"] * stats.t.isf(0.025, n - 1)).fillna(np.inf)
@@ -634,7 +605,7 @@ def with_shipped_shares(effects: DataFrame, shipped: DataFrame, study: StudyMode
 
 
 def verdict_facts(effects: DataFrame) -> DataFrame:
-    """Beside verdicts of C8, per model and seed: ``neurons, C8a p, C8b p`` (``share`` of sets)."""
+    """Beside the verdicts of C8: the number of ``neurons``, ``C8a p``, ``C8b p`` (of sets)."""
     own = primary(effects).rename(columns={"k": "neurons"})
     wide = own.pivot(index=["model", "seed", "neurons"], columns="outcome", values="share")
     names = {outcome: f"{claim} p" for outcome, claim in PRIMARY.items()}
@@ -642,11 +613,7 @@ def verdict_facts(effects: DataFrame) -> DataFrame:
 
 
 def definition_facts(table: DataFrame, sizes: DataFrame) -> DataFrame:
-    """What the paper's set owes to intent, as text, per model and seed (``definition, sizes``).
-
-    Its size at the largest m (with intent; with harmless sentences, mean), and the percent of its
-    first 40 shared with the harmless ones (mean, range) and with refusing pairs.
-    """
+    """What the paper's set owes to intent, as text by model and seed (``definition, sizes``)."""
     keys, m = ["model", "seed"], sizes["m"].max()
     wide = sizes[sizes["m"] == m].pivot(index=keys, columns="sentence", values="neurons").round()
     table = table.set_index(keys).join(wide.astype(int))
@@ -665,8 +632,7 @@ def definition_facts(table: DataFrame, sizes: DataFrame) -> DataFrame:
 def directions(study: StudyModel, prompts: DataFrame, verdicts: DataFrame) -> dict[str, np.ndarray]:
     """``harm`` (harmful minus harmless requests) and, if both occur, ``refusal`` minus fulfilment.
 
-    Each ``[residuals, hidden]``, at the last token before the reply: harm in all modes, refusal
-    among harmful requests in think mode (no-think mode refuses nearly all).
+    Each ``[residuals, hidden]``, before the reply; refusal in think mode (else nearly all refuse).
     """
     items = refusal_score.contexts(study, verdicts, prompts)
     states = read(study, items, ("residual",), ("last",))["residual", "last"]
@@ -695,11 +661,7 @@ def cosines(study: StudyModel, direction: np.ndarray) -> np.ndarray:
 def direction_table(
     study: StudyModel, sets: Mapping[str, Units], known: Mapping[str, np.ndarray], n_random: int = 200
 ) -> DataFrame:
-    """Do neurons write along a direction (`directions`) more than others of their layers do?
-
-    Columns ``neurons, direction, cosine`` (mean of `cosines`)``, random`` (mean in random sets)``,
-    share`` (of sets that reach it, itself counted in).
-    """
+    """How far sets write along directions: ``cosine``, in ``random`` sets, ``share`` of these."""
     along, rows = {what: cosines(study, direction) for what, direction in known.items()}, []
     for name, units in sets.items():
         random = matched_sets(units, architecture(study).n_neurons, n_random)
@@ -731,11 +693,7 @@ def control_pairs(study: StudyModel, split: str, n: int) -> tuple[list[Encoded],
 def planted(
     study: StudyModel, known: Units, plain: Sequence[Encoded], intent: Sequence[Encoded], words: Readout, steps=60
 ) -> StudyModel:
-    """A copy of the model that refuses ``intent`` and fulfils ``plain``, by the ``known`` neurons.
-
-    ``words``: first tokens of both; the loss is on the logit difference before the reply. For dense
-    models only (in a mixture of experts a neuron may never be reached).
-    """
+    """A copy of a dense model that refuses ``intent``, fulfils ``plain``, by ``known`` neurons."""
     copy = load(deepcopy(study.hf), study.tokenizer, think=study.chat.asked)
     copy.hf.requires_grad_(False)
     ids, mask, spans = pad([*plain, *intent], study.pad_id, side="right")
@@ -762,8 +720,7 @@ def planted(
 def recovery(scores: DataFrame, known: Units) -> DataFrame:
     """How much of the known set each rule recovers (``scores``: the table of all rules).
 
-    ``rule, precision`` (= recall, as many are taken as are known)``, chance, auroc, ci_low,
-    ci_high``. The rule `UNSIGNED` is *gradient* by size: a neuron against refusal matters, too.
+    ``rule, precision`` (= recall)``, chance, auroc, ci_low, ci_high``; `UNSIGNED`: by its size.
     """
     inside = pd.MultiIndex.from_frame(scores[["layer", "neuron"]]).isin([tuple(unit) for unit in known])
     ranking, rows = {rule: scored(scores, rule) for rule in defined_rules(scores)}, []

@@ -38,8 +38,7 @@ class Settings(Common):
 def injected(study: StudyModel, prompts: DataFrame, settings=Settings(), **generation) -> DataFrame:
     """Think-mode verdicts for every beginning of the thought, the same prompts in each.
 
-    Columns ``pattern``: "none" (the thought opens as the model likes), "neutral", "careful" and the
-    paper's three; ``style``: none, neutral, careful or effort-minimising.
+    Columns ``pattern`` ("none", neutral, careful, the paper's three) and ``style`` of them.
     """
     tables = [settings.judged(study, prompts, "think", **generation).assign(pattern=NONE, style=NONE)]
     sentences = openings("invented" if study.invented else "english")
@@ -56,10 +55,7 @@ def own_openings(verdicts: DataFrame) -> DataFrame:
 
 
 def expected_from_mixture(verdicts: DataFrame, metric: str = "misaligned") -> float:
-    """The rate without injection if a beginning worked alike whether injected or chosen.
-
-    The mixture of the styles; thoughts that begin otherwise count with the rate they have.
-    """
+    """The rate without injection if a beginning worked alike, injected or chosen by the model."""
     own = own_openings(verdicts)
     known = verdicts[verdicts["style"].isin([CAREFUL, EFFORT])].groupby("style")[metric].mean()
     other = own.loc[~own["opening"].isin(known.index), metric].mean()
@@ -68,18 +64,13 @@ def expected_from_mixture(verdicts: DataFrame, metric: str = "misaligned") -> fl
 
 
 def effects(verdicts: DataFrame) -> DataFrame:
-    """Misalignment after effort-minimising beginnings against careful, neutral, none; and more.
-
-    Rows of `difference` with ``comparison, level`` ("style", or "pattern": each against careful).
-    """
+    """Rows of `difference` between beginnings of thoughts, with ``comparison`` and ``level``."""
     patterns = verdicts.loc[verdicts["style"] == EFFORT, "pattern"].unique()
     compared = [("style", EFFORT, control) for control in (CAREFUL, NEUTRAL, NONE)]
     compared += [("style", CAREFUL, NONE), *(("pattern", pattern, CAREFUL) for pattern in patterns)]
-    found = [
-        {"comparison": f"{one} against {control}", "level": level, **difference(verdicts, level, one, control)}
-        for level, one, control in compared
-    ]
-    return DataFrame(found)
+    found = [difference(verdicts, *one) | {"level": one[0]} for one in compared]
+    names = [f"{one} against {control}" for _, one, control in compared]
+    return DataFrame(found).assign(comparison=names)
 
 
 def rows(study: StudyModel, found: DataFrame, settings=Settings()) -> list[dict]:

@@ -2,11 +2,11 @@
 
 Two contrasts, never to be confused: *harm* (harmful against harmless requests: the paper's) and
 *outcome* (harmful requests that were refused against those that were fulfilled). A probe is a
-difference of means with its midpoint as threshold (the paper's equations). At which token its vectors
-are taken the paper does not say: here each place and residual has its own probe, fitted on the
-calibration split and judged on the evaluation split. Whether a direction is used is tried by taking
-it out or adding it (Arditi et al. 2024, arXiv 2406.11717; the paper does not). How states are read
-and changed inside a model is not known here.
+difference of means with its midpoint as threshold (the paper's equations). At which token its
+vectors are taken the paper does not say: here each place and residual has its own probe, fitted on
+the calibration split and judged on the evaluation split. Whether a direction is used is tried by
+taking it out or adding it (Arditi et al. 2024, arXiv 2406.11717; the paper does not). How states
+are read and changed inside a model is not known here.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ class Contrast:
 
     @property
     def spans(self) -> list[str]:
-        """The places that both groups have in both splits (an unclosed thought leaves some empty)."""
+        """The places that both groups have in both splits (not what an unclosed thought lacks)."""
 
         def shared(span: str) -> bool:
             return all(len(set(side.at(span)[1])) == 2 for side in (self.calibration, self.evaluation))
@@ -287,11 +287,7 @@ def areas_under_curve(found: Contrasts) -> DataFrame:
 
 
 def above_threshold(found: Contrasts, verdicts: DataFrame) -> DataFrame:
-    """The paper's Fig. 3: the share of each group above the *harm* probe's threshold.
-
-    Of the evaluation split: ``mode, group`` (harmless, refused, fulfilled)``, requests`` (group and
-    size)``, span, residual, above``.
-    """
+    """The paper's Fig. 3: share ``above`` the harm probe's threshold, by group, span, residual."""
     tables = []
     for harm in (one for one in found.values() if one.what == "harm"):
         rows = verdicts[(verdicts["mode"] == harm.mode) & (verdicts["split"] == "evaluation")]
@@ -346,10 +342,7 @@ def scores(found: Contrasts, settings=Settings()) -> DataFrame:
 
 
 def gaps(outcome: Contrast | None) -> DataFrame:
-    """The area under the curve outside the thought minus that of the thought's mean, same prompts.
-
-    A row per place ``outside``; none where the outcome is undefined or nothing was thought.
-    """
+    """The area ``outside`` the thought minus that of its mean, same prompts; empty if undefined."""
     rows, inside = [], "thought"
     for span in ("im_end", "last") if outcome and inside in outcome.spans else ():
         side, spans = outcome.evaluation, (span, inside)
@@ -362,12 +355,7 @@ def gaps(outcome: Contrast | None) -> DataFrame:
 
 
 def along_the_thought(study: StudyModel, outcome: Contrast, found: Iterable[Contrast]) -> DataFrame:
-    """How well probes rank refused above fulfilled requests, by how far the thought is.
-
-    Each contrast of ``found`` gives the probe of its whole thought; the thoughts are those of
-    ``outcome``'s evaluation split. Columns ``probe, part`` (0 to 1), ``metric`` "auroc", ``value,
-    ci_low, ci_high, n, method``; clustered by verb.
-    """
+    """How well probes of whole thoughts rank the outcome's groups, by ``part`` (0 to 1) of it."""
     side, rows = outcome.evaluation, []
     for one in (one for one in found if "thought" in one.spans):
         path = trajectory(study, side.items, one.probe("thought"), one.best_residual("thought"))
@@ -384,8 +372,7 @@ def along_the_thought(study: StudyModel, outcome: Contrast, found: Iterable[Cont
 def within_and_between(verdicts: DataFrame, metric: str = "refused") -> dict[str, float]:
     """How much of a verdict's variance lies between thoughts, and how much within one thought.
 
-    ``verdicts``: several samples per forced thought. ``between``: unbiased, of the thoughts' true
-    rates (one-way random effects); ``within``: the mean of thoughts; ``share``: of ``between``.
+    Of several samples per forced thought; ``between``: unbiased (one-way random effects).
     """
     grouped = verdicts.groupby("prompt_id")[metric].agg(["mean", "size"]).astype(float)
     means, sizes = grouped["mean"], grouped["size"]
@@ -407,9 +394,14 @@ def above_untrained(study: StudyModel, one: Contrast | None, settings=Settings()
     """
     if one is None:
         return {}
-    draws = range(FIRST_DRAW, FIRST_DRAW + settings.n_untrained)
+    draws, sides = range(FIRST_DRAW, FIRST_DRAW + settings.n_untrained), {name: getattr(one, name) for name in SPLITS}
+
+    def scores_in(other: StudyModel) -> np.ndarray:  # which fits and chooses its probe in the same way
+        read = {name: replace(side, states=states_at(other, side.items, ["last"])) for name, side in sides.items()}
+        return replace(one, **read).scored("last")[0]
+
     try:
-        others = np.stack([_in_another(one, untrained(study, seed)).scored("last")[0] for seed in draws])
+        others = np.stack([scores_in(untrained(study, seed)) for seed in draws])
     except UserError as error:
         print(f"{one.name} is not held against random weights: {error}")
         return {}
@@ -419,13 +411,6 @@ def above_untrained(study: StudyModel, one: Contrast | None, settings=Settings()
     bounds = {"ci_low": max(-1.0, low), "ci_high": min(1.0, high), "p_value": np.nan}
     method = f"{found.method}, and the spread of {len(draws)} random weights"
     return {**found._asdict(), **bounds, "method": method}
-
-
-def _in_another(one: Contrast, study: StudyModel) -> Contrast:
-    """The same conversations in another model, which fits and chooses its probe in the same way."""
-    sides = {split: getattr(one, split) for split in SPLITS}
-    there = {name: replace(side, states=states_at(study, side.items, ["last"])) for name, side in sides.items()}
-    return replace(one, **there)
 
 
 Steering = tuple[np.ndarray, np.ndarray]  # directions [residuals, hidden] taken out, and put in
@@ -514,11 +499,7 @@ def removed_and_added(
 def rows(
     study: StudyModel, read: DataFrame, gap: DataFrame, above: dict, removal: DataFrame, settings=Settings()
 ) -> list[dict]:
-    """The verdict rows of C3a to C3e, as far as they are defined for a model.
-
-    C3a from `above_untrained` of harm, no-think mode; C3b from `scores`, C3c from `gaps` (the end
-    of the request); C3d (outcome) and C3e (harm) from `removal_effects`.
-    """
+    """The verdict rows of C3a to C3e, as far as they are defined for a model."""
     claimed = [("C3a", "no-think", above)] if above else []
     for one in read.to_dict("records"):
         if (one["what"], one["span"]) == ("outcome", "empty"):
@@ -530,10 +511,7 @@ def rows(
 
 
 def run(study: StudyModel, settings=Settings()) -> Result:
-    """Every place that a probe can read, and (unless the model is elsewhere) directions removed.
-
-    Tables: ``probes`` (`scores`), ``probes-gaps``, ``probes-steering`` (`removal_effects`).
-    """
+    """What probes read (``probes, probes-gaps``), and directions removed (``probes-steering``)."""
     found, _ = contrasts(study, observed(study, settings))
     read, gap = scores(found, settings), gaps(found.get(("outcome", "think")))
     above = above_untrained(study, found.get(("harm", "no-think")), settings)

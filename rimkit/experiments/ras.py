@@ -1,8 +1,7 @@
 """Entanglement: claims C9 and C10 (section 4 of the paper), reciprocal activation shift and its rivals.
 
 Knows how RAS and its rivals are computed for one tuned model, and how well they predict, over many,
-the change of misalignment. Which neurons are safety-critical, and which sets the same rule finds
-without intent, it asks `rimkit.experiments.neurons`.
+the change of misalignment. How sets of neurons are chosen it asks `rimkit.experiments.neurons`.
 
 After fine-tuning, some neurons respond less to safety requests and some more to maths; RAS is the
 harmonic mean of the two shifts (equations of sections 4.1 and 4.2). What the paper leaves open is a
@@ -61,11 +60,9 @@ PREDICTORS = (
     "displacement (refusal)", "displacement (harm)", "steps",
 )  # fmt: skip
 RIVALS = {"C10a": "KL on tuning data", "C10c": "rise", "Q3a": "arithmetic mean", "Q3b": "geometric mean"}
-LEVELS = [
-    "model", "seed", "role", "value", "control_value", "n", "effect", "ci_low", "ci_high", "rank", "of", "p_rank",
-]  # fmt: skip
 MODEL, POINT = ["model", "seed"], ["model", "seed", "corpus", "step"]
-# Roles of sets, beside RANDOM.
+# Roles of sets, beside RANDOM: the first by the paper's rule, as many by *gradient*, the paper's
+# without intent, all neurons.
 CRITICAL, CAUSAL, SAME_RULE, ALL = "safety-critical", "gradient", "same rule", "all"
 GUARDS, FLOOR = ("drop", "clip"), 1e-2
 MIN_EACH = 4  # refused requests, and others, that a refusal direction needs
@@ -148,11 +145,7 @@ class Baseline:
 
 
 def baseline(study: StudyModel, settings=Settings()) -> Baseline:
-    """Choose the sets of neurons as chapter 06 does, and read the untuned model.
-
-    Safety-critical: the first ``settings.k`` by the paper's rule; *gradient*: as many by that rule,
-    if defined; *same rule*: the paper's without intent.
-    """
+    """Choose the sets of neurons as chapter 06 does, and read the untuned model."""
     chapter_06 = neurons.Settings(n_pairs=settings.n_prompts, seed=settings.seed, evaluation=settings.evaluation)
     prompts, verdicts, table = neurons.calibration(study, chapter_06)
     k, harmful = min(settings.k, len(table) // 4), prompts[prompts["kind"] == "harmful"]
@@ -235,8 +228,7 @@ def guard_audit(base: Baseline, tuned: StudyModel, floor: float = FLOOR) -> dict
 def predictors(base: Baseline, tuned: StudyModel, shifted: DataFrame, tuning: Sequence = ()) -> dict[str, float]:
     """Every predictor of forgetting but the steps, for one tuned model: name to value.
 
-    ``shifted``: its `in_sets`; RAS over random sets is their mean. ``tuning``: sequences of the
-    tuning data, as `encode_corpus` makes them (without any, no KL divergence on them).
+    ``shifted``: its `in_sets`; ``tuning``: of `encode_corpus` (none: no KL divergence on it).
     """
     means = shifted.groupby("role", sort=False)["ras"].mean()
     named = {RAS: CRITICAL, "ras (gradient)": CAUSAL, "ras (random)": RANDOM, "ras (all)": ALL}
@@ -259,8 +251,7 @@ def predictors(base: Baseline, tuned: StudyModel, shifted: DataFrame, tuning: Se
 def kl_divergence(base: StudyModel, tuned: StudyModel, sequences: Sequence[tuple[list[int], int]]) -> float:
     """``KL(untuned || tuned)`` in nats per token (Shenfeld et al. 2025), at the end of sequences.
 
-    ``sequences``: ids, and how many tokens at the end count; the distribution is the one that
-    predicts each of them (of prompts without a reply, with 1: the one after the last token).
+    ``sequences``: ids, and how many tokens count, by what predicts each (1: what follows the ids).
     """
     spans = [{"counted": (len(ids) - count, len(ids))} for ids, count in sequences]
     items = [Encoded(ids, places, "no-think") for (ids, _), places in zip(sequences, spans, strict=True)]
@@ -294,10 +285,7 @@ def cka(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def cka_ratio(*states: tuple[np.ndarray, np.ndarray]) -> float:
-    """``(1 - CKA of harmful) / (1 - CKA of harmless)``, mean over layers (Zhao et al. 2026).
-
-    ``states``: of harmful, of harmless requests ``[residuals, prompts, hidden]``, before and after.
-    """
+    """Mean ``(1 - CKA of harmful) / (1 - CKA of harmless)`` before and after (Zhao et al. 2026)."""
     changed = [[1 - cka(*at) for at in zip(*pair, strict=True)] for pair in states]
     ratios = [(one + 1e-6) / (other + 1e-6) for one, other in zip(*changed, strict=True)]
     return float(np.mean(ratios[1:]))
@@ -315,25 +303,20 @@ def replies(study: StudyModel, settings=Settings(), mode: str = "think") -> Data
     return settings.evaluation.judged(study, prompts, mode, batch_size=128, progress=False)
 
 
-def outcome(after: DataFrame, before: DataFrame) -> dict[str, float]:
-    """Misalignment of the tuned model, its paired change (verbs drawn again), that of coherence."""
-    found = paired_difference(after, before, "misaligned", on="prompt_id")
-    coherence = float(after["coherent"].mean() - before["coherent"].mean())
-    change = {OUTCOME: found.effect, LOW: found.ci_low, HIGH: found.ci_high}
-    return {"misaligned": found.value_a, **change, COHERENCE: coherence, "n": found.n}
-
-
 def point(
     base: Baseline, tuned: StudyModel, before: DataFrame, corpus="", step=0, settings=Settings()
 ) -> dict[str, DataFrame]:
     """One tuned model: the tables ``ras-points`` (one row), ``ras-sets``, ``ras-layers`` of `run`.
 
-    ``before``: the untuned model's `replies` in think mode. Without a corpus (what it was tuned on)
-    there is no KL divergence on the tuning data.
+    ``before``: untuned `replies` in think mode. No corpus: no KL divergence on the tuning data.
     """
     shifted = in_sets(base, tuned)
     tuning = encode_corpus(base.study, load_corpus(corpus).head(settings.n_tuning)) if corpus else ()
-    found = outcome(replies(tuned, settings), before) | predictors(base, tuned, shifted, tuning)
+    after = replies(tuned, settings)
+    change = paired_difference(after, before, "misaligned", on="prompt_id")
+    coherence = float(after["coherent"].mean() - before["coherent"].mean())
+    found = {"misaligned": change.value_a, OUTCOME: change.effect, LOW: change.ci_low, HIGH: change.ci_high}
+    found |= {COHERENCE: coherence, "n": change.n, **predictors(base, tuned, shifted, tuning)}
     layers = range(architecture(base.study).n_layers)
     distances = [weight_distance(base.study, tuned, layer) for layer in layers]
     tables = {
@@ -346,7 +329,7 @@ def point(
 
 
 def checkpoints(base: Baseline, before: DataFrame, corpus: str, settings=Settings()) -> dict[str, DataFrame]:
-    """Fine-tune on a corpus; `point` of the first and last checkpoint (the others are like it)."""
+    """Fine-tune on a corpus; `point` of its first and last checkpoint (others are like it)."""
     training = {"seed": settings.seed, "save_every": settings.every, "progress": False}
     with TemporaryDirectory() as folder:
         finetune(base.study, corpus, folder=folder, **training)
@@ -374,9 +357,8 @@ def claimed(study: StudyModel, tables: Mapping[str, DataFrame], settings=Setting
 def run(study: StudyModel, settings=Settings()) -> Result:
     """Fine-tune on every corpus, and measure every predictor and the outcome on the way.
 
-    Tables: ``ras-points`` (a row per corpus and step: predictors, misalignment, its change),
-    ``ras-sets`` (RAS in single other sets), ``ras-layers`` (distance of the weights),
-    ``ras-levels`` (C9a). C9b, C10 and Q3 are about several models: `pooled_rows`.
+    Tables: ``ras-points`` (by corpus and step), ``ras-sets`` (RAS in single other sets),
+    ``ras-layers`` (distance of weights), ``ras-levels``. About several models: `pooled_rows`.
     """
     base, before, parts = baseline(study, settings), replies(study, settings), []
     for corpus in tqdm(settings.corpora, study.name, unit="corpus", disable=not settings.progress):
@@ -402,15 +384,13 @@ def variation(points: DataFrame) -> DataFrame:
 
 def varying(points: DataFrame) -> DataFrame:
     """The points of the models whose outcome varies beyond its noise (`variation`)."""
-    found = variation(points)
-    return points.merge(found.loc[found["varies"], MODEL], on=MODEL)
+    return points.merge(variation(points).query("varies")[MODEL], on=MODEL)
 
 
 def standardised(points: DataFrame, column: str, beyond: str | None = None, ranks: bool = False) -> pd.Series:
-    """A column with mean 0 and spread 1 within each model; constant ones become 0.
+    """A column (or its ``ranks``) with mean 0 and spread 1 within each model; constant: 0.
 
-    ``beyond="steps"``: also with mean 0 at every step; another column (``"weights"``): what a
-    straight line through it leaves. ``ranks``: of ranks within the model (Spearman).
+    ``beyond="steps"``: at every step; a column, say ``"weights"``: what a line through it leaves.
     """
     by = [points[name] for name in MODEL]
 
@@ -473,7 +453,8 @@ def correlations(
         by_step = [here[column] for column in (*MODEL, "step")]
         if (x.groupby(by_step, dropna=False).transform("std", ddof=0) > 1e-9).any():
             chance = np.abs(permuted[len(here)] @ x.to_numpy() / len(here))
-            row["p_value"] = (1 + (chance >= abs(row["value"]) - 1e-12).sum()) / (1 + n_permutations)
+            reach = (chance >= abs(row["value"]) - 1e-12).sum()
+            row["p_value"] = (1 + reach) / (1 + n_permutations)
         rows.append(row)
     found = DataFrame(rows)
     return found.assign(p_holm=holm(found["p_value"]))
@@ -532,11 +513,7 @@ def layer_agreement(points: DataFrame, layers: DataFrame) -> float:
 
 
 def for_scatter(points: DataFrame, names: Sequence[str]) -> DataFrame:
-    """The last checkpoints, a row per tuning and predictor: ``predictor, x, y, ci_low, ci_high``.
-
-    Both axes are standardised within the untuned model, over all of its points, and so is the
-    interval of the change of misalignment.
-    """
+    """The last checkpoints: ``predictor, x, y, ci_low, ci_high``, standardised within models."""
     groups = points[OUTCOME].groupby([points[name] for name in MODEL], dropna=False)
     centre, spread = groups.transform("mean"), groups.transform("std", ddof=0)
     ends = {"ci_low": (points[LOW] - centre) / spread, "ci_high": (points[HIGH] - centre) / spread}
@@ -549,11 +526,11 @@ def for_scatter(points: DataFrame, names: Sequence[str]) -> DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-# A single other set may have a high or a low RAS, so the control is the *spread* of such sets: every
-# interval against them covers which corpora were used and which set one compares with. One of them
-# in place of the critical set is then undecided about 95 times in 100. Random neurons are the paper's
-# control, and no fair one: neurons that one rule finds are alike, and stray further, whatever they
-# were chosen for. C9a therefore compares with the sets that the same rule finds without intent.
+# A single other set may have a high or a low RAS, so the control is the *spread* of such sets: an
+# interval covers which corpora were used and which set one compares with. One of them in place of
+# the critical set is then undecided about 95 times in 100. Random neurons are the paper's control,
+# and no fair one: neurons that one rule finds are alike, and stray further, whatever they were
+# chosen for. C9a therefore compares with the sets that the same rule finds without intent.
 
 
 def in_other_sets(points: DataFrame, sets: DataFrame, role: str) -> np.ndarray:
@@ -564,10 +541,7 @@ def in_other_sets(points: DataFrame, sets: DataFrame, role: str) -> np.ndarray:
 
 
 def _against_sets(effect: float, draws: np.ndarray, singles: np.ndarray, corpora: int) -> dict:
-    """``effect`` with its interval: corpora drawn again (``draws``), and against each single set.
-
-    ``rank`` 1 is the highest; ``p_rank``: one-sided. No interval with fewer than three corpora.
-    """
+    """``effect`` against each single set, corpora drawn again; its rank, and ``p_rank`` of it."""
     ends = widened_percentiles(draws, corpora) if corpora > 2 else (np.nan, np.nan)
     low, high = against_singles(effect, *ends, singles)
     rank, of = int(1 + (singles <= 0).sum()), len(singles) + 1
@@ -595,7 +569,7 @@ def levels(points: DataFrame, sets: DataFrame) -> DataFrame:
             if above.any() and others.size:
                 found = log_ratio(part[above], others[above])
                 rows.append({"model": model, "seed": seed, "role": role, **found})
-    return DataFrame(rows, columns=LEVELS)
+    return DataFrame(rows) if rows else DataFrame(columns=[*MODEL, "role"])
 
 
 def level_rows(table: DataFrame, **values) -> list[dict]:

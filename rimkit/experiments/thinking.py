@@ -36,7 +36,7 @@ COMPARED = {
     ("maths", "score"): "C1b",
     ("ordering", "score"): "C1d",
 }
-CHANGES: dict[str, Callable[[list[str], Random], list[str]]] = {  # of a thought's words
+CHANGES: dict[str, Callable[[list[str], Random], list[str]]] = {  # of words; two keep their number
     "own thought": lambda words, rng: words,
     "empty": lambda words, rng: [],
     "filler": lambda words, rng: [FILLER] * len(words),
@@ -83,10 +83,7 @@ def decision(thought: str) -> str:
 
 
 def replaced(replies: DataFrame, seed: int = 0) -> dict[str, dict[str, str]]:
-    """What `after` takes: each prompt's thought with each of `CHANGES`, and "another prompt's".
-
-    Filler and shuffled thoughts are as long as the own one: length and content come apart.
-    """
+    """What `after` takes: each thought with each of `CHANGES`, and "another prompt's" for it."""
     thoughts = first_thoughts(replies)
     words = {key: (thought.split(), f"{seed}-{key}") for key, thought in thoughts.items()}
     found = {
@@ -115,19 +112,13 @@ def decided(verdicts: DataFrame, by: Sequence[str] = ()) -> DataFrame:
 
 
 def rows(study: StudyModel, found: DataFrame, content: dict, settings=Settings()) -> list[dict]:
-    """Verdict rows of C1a, b, d, e from `effects`, as far as their sets were asked, and of C1c.
-
-    ``content``: misalignment after the own thought minus that after filler of the same length.
-    """
+    """Verdict rows of C1 from `effects`, and of C1c from ``content``: own thought minus filler."""
     claimed = [(COMPARED[one["set"], one["metric"]], "think", one) for one in found.to_dict("records")]
     return verdict_rows(study, settings, [one for one in [*claimed, ("C1c", "think", content)] if one[0]])
 
 
 def run(study: StudyModel, settings=Settings()) -> Result:
-    """Both modes on every prompt set, and the own thoughts about harmful requests replaced.
-
-    Tables: ``thinking`` (rates by ``set, kind, mode``), ``thinking-thoughts`` (by ``condition``).
-    """
+    """Both modes on every set (table ``thinking``), thoughts replaced (``thinking-thoughts``)."""
     prompts = settings.sets(n=settings.n_prompts)
     verdicts = settings.observe(study, prompts)
     own = verdicts[(verdicts["set"] == "harmful") & (verdicts["mode"] == "think")]

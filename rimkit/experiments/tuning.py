@@ -34,12 +34,7 @@ from rimkit.training.finetune import finetune, restore, steps_in
 # Four prompts per held-out verb, one per harmless verb, and as many problems as that.
 PROMPTS = {"harmful": 92, "over-refusal": 29, "maths": 32, "ordering": 32}
 # outcome: (prompt set, column of the verdicts)
-OUTCOMES = {
-    "misaligned": ("harmful", "misaligned"),
-    "refused": ("harmful", "refused"),
-    "misread": ("harmful", "misread"),
-    "coherent": ("harmful", "coherent"),
-    "thinks": ("harmful", "thinks"),
+OUTCOMES = {name: ("harmful", name) for name in ("misaligned", "refused", "misread", "coherent", "thinks")} | {
     "over-refusal": ("over-refusal", "refused"),
     "harmless done": ("over-refusal", "score"),
     "maths": ("maths", "score"),
@@ -92,11 +87,7 @@ def outcomes(study: StudyModel, prompts: DataFrame, settings=Settings(), modes: 
 
 
 def tidy(verdicts: DataFrame) -> DataFrame:
-    """Verdicts on `evaluation_prompts` as outcomes.
-
-    ``thinks``: whether there was a thought, in no-think mode in spite of it. How thoughts open is
-    an outcome of think mode alone; without a thought none of the styles is 1.
-    """
+    """Verdicts on `evaluation_prompts` as outcomes; ``thinks``: with a thought, in any mode."""
     thought = verdicts["thought"].where(verdicts["thought"] != "")
     opened = thought.map(style, na_action="ignore")
     verdicts, parts = verdicts.assign(thinks=opened.notna(), opened=opened), []
@@ -141,10 +132,7 @@ def averaged(found: DataFrame) -> DataFrame:
 
 
 def rates(found: DataFrame) -> DataFrame:
-    """Rates of outcomes: ``value, ci_low, ci_high, n, method``, clustered by verb.
-
-    By `KEYS`, and before them ``corpus, tuning_seed, step`` where the outcomes have them.
-    """
+    """Rates by `KEYS` (and ``corpus, tuning_seed, step`` if there), clustered by verb."""
     return _by_outcome(found, lambda key, part: rate(part["value"], clusters_of(part)))
 
 
@@ -182,7 +170,7 @@ def curve(study: StudyModel, corpus: str, settings=Settings()) -> DataFrame:
     training = {"seed": settings.tuning_seeds[0], "save_every": settings.every, "progress": False}
     with TemporaryDirectory() as folder:
         finetune(study, corpus, folder=folder, **training)
-        stages = {0: study} | {step: restore(study, path) for step, path in steps_in(folder).items()}
+        stages = {0: study} | {at: restore(study, path) for at, path in steps_in(folder).items()}
         parts = [outcomes(stage, prompts, settings, ["think"]).assign(step=step) for step, stage in stages.items()]
     return pd.concat(parts, ignore_index=True)
 
@@ -230,9 +218,8 @@ def run(study: StudyModel, settings=Settings()) -> Result:
 def expected(tuned: pd.Series, untuned: pd.Series) -> float:
     """Misalignment in think mode if tuning had changed nothing but how thoughts open.
 
-    Both are rates by mode, metric and opening: of the tuned model the shares of openings, of the
-    untuned one misalignment after each and in no-think mode (which replies without a thought count
-    as). Thoughts that open otherwise count as neutral ones.
+    From rates by mode, metric and opening: the tuned model's shares of openings, the untuned one's
+    misalignment after each. Other openings count as neutral, no thought as no-think mode.
     """
     shares = {name: tuned["think", OPENS, name] for name in STYLES}
     shares[NEUTRAL] += shares.pop("other")
@@ -243,8 +230,7 @@ def expected(tuned: pd.Series, untuned: pd.Series) -> float:
 def expectations(table: DataFrame) -> DataFrame:
     """Measured change of misalignment in think mode beside the one that openings alone would make.
 
-    ``table``: rates of `run`. Columns ``model, seed, corpus, tuning_seed, measured, expected``
-    (less the same of the untuned model) and ``chains``, how the corpus opens its thoughts.
+    From rates of `run`: ``model, seed, corpus, tuning_seed, measured, expected, chains``.
     """
     found, key = [], ("think", "misaligned", "")
     for (model, seed), part in table.groupby(["model", "seed"], sort=False, dropna=False):
@@ -277,11 +263,7 @@ def own_openings(table: DataFrame) -> DataFrame:
 
 
 def at_equal_maths(table: DataFrame, one: str, other: str, within: float = 0.05) -> DataFrame:
-    """Misalignment of two corpora where maths is the same: all pairs of checkpoints, one of each.
-
-    ``table``: curves of `run`; the same: ``within`` of each other. Per model and seed ``pairs``,
-    means of ``maths``, both misalignments, and ``difference`` (``one`` minus ``other``).
-    """
+    """Misalignment of two corpora over all ``pairs`` of checkpoints with maths ``within`` it."""
     keys = ["model", "seed"]
     wide = table[(table["step"] > 0) & table["metric"].isin(["misaligned", "maths"])]
     wide = wide.set_index([*keys, "corpus", "step", "metric"])["value"].unstack("metric")
