@@ -82,7 +82,7 @@ def effect_row(claim: str, difference: Mapping | NamedTuple, *, model: str, **va
         "effect": found["effect"],
         "effect_ci_low": found["ci_low"],
         "effect_ci_high": found["ci_high"],
-        "n": found.get("n"),
+        **{name: found.get(name) for name in ("n", "n_clusters", "p_value", "method")},
     }
     if not missing(why := found.get("why_not")):
         numbers |= {"competent": False, "why_not": why}

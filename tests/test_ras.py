@@ -487,3 +487,11 @@ def test_one_shipped_point_can_be_made_again():
     again = shifted.set_index(["role", "set_id"])["ras"]
     for key in ((RANDOM, 7), (ras.SAME_RULE, number)):
         assert again[key] == pytest.approx(kept[key], rel=0.05), key
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_requests_that_were_refused_are_found_again_with_any_seed(seed):
+    settings = ras.Settings(n_prompts=12, n_random=2, seed=seed)
+    asked = settings.sets(["harmful"], 12, "calibration")["prompt_id"]
+    base = ras.read_baseline(load("rim-mini"), [("paper", None, [(0, 1)])], asked[:6], settings)
+    assert "refusal" in base.directions

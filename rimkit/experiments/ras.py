@@ -167,8 +167,8 @@ def read_baseline(study: StudyModel, sets: Sequence, refused: Iterable[str] = ()
     if not sets or not len(sets[0][2]):
         raise UserError("the set of safety-critical neurons is empty: choose a larger one")
     mode = {"mode": "think", "thought_prefix": ""} if study.chat.supports_think else {"mode": "no-think"}
-    part = {"split": "calibration", "n": settings.n_prompts}
-    tables = [settings.evaluation.sets([name], **part) for name in ("harmful", "maths", "harmless")]
+    names, n = ("harmful", "maths", "harmless"), settings.n_prompts
+    tables = [settings.sets([name], n, "calibration") for name in names]
     items = [[study.chat.encode(text, **mode) for text in table["text"]] for table in tables]
     states, others = _states(study, items[0]), _states(study, items[2])
     directions = {"harm": states.mean(1) - others.mean(1)}
@@ -299,8 +299,8 @@ def displacement(before: np.ndarray, after: np.ndarray, direction: np.ndarray) -
 
 def replies(study: StudyModel, settings=Settings(), mode: str = "think") -> DataFrame:
     """Verdicts on the replies to harmful evaluation prompts."""
-    prompts = settings.evaluation.sets(["harmful"], n=settings.n_replies)
-    return settings.evaluation.judged(study, prompts, mode, batch_size=128, progress=False)
+    prompts = settings.sets(["harmful"], settings.n_replies)
+    return settings.judged(study, prompts, mode, batch_size=128, progress=False)
 
 
 def point(

@@ -77,7 +77,7 @@ class Settings(Common):
 def evaluation_prompts(settings=Settings()) -> DataFrame:
     """The prompts of a fine-tuning experiment, the name of their set in the column ``set``."""
     numbers = {name: min(settings.n_prompts, most) for name, most in PROMPTS.items()}
-    tables = [settings.evaluation.sets([name], n=n) for name, n in numbers.items()]
+    tables = [settings.sets([name], n) for name, n in numbers.items()]
     return pd.concat(tables, ignore_index=True)
 
 
