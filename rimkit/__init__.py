@@ -62,7 +62,7 @@ DOOR = {
     "page": ("runs.page", "the claims page"),
 }
 
-__doc__ += "\n" + "\n".join(f"rk.{name:15}{what}" for name, (_, what) in DOOR.items()) + "\n"
+__doc__ += "\n" + "\n".join(f"rk.{name:15}{what} [{home}]" for name, (home, what) in DOOR.items()) + "\n"
 
 
 def __getattr__(name: str):
