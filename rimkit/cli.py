@@ -38,20 +38,19 @@ class Friendly(TyperGroup):
             kept = "; what was finished is kept, and the same command goes on from there"
             say(f"rimkit: interrupted{kept if ctx.invoked_subcommand in GO_ON else ''}")
             raise typer.Exit(INTERRUPTED) from None
-        except (typer.Exit, typer.Abort, typer.exceptions.TyperException):
+        except (typer.Exit, typer.Abort, typer.exceptions.TyperException, BrokenPipeError):
             raise
         except OSError as error:  # a full disk, a folder of others, a name that is too long
             where = f": {error.filename}" if error.filename else ""
             say(f"rimkit: {error.strerror or error}{where}")
             raise typer.Exit(2) from None
         except Exception as error:
-            fault = f"this is a fault of rimkit: {type(error).__name__}"
-            say(f"rimkit: {fault}; details in {_details()}")
+            say(f"rimkit: this is a fault of rimkit: {type(error).__name__}{_details()}")
             raise typer.Exit(FAULT) from None
 
 
-def _details() -> Path:
-    """A file with the traceback of what is being handled, as far as it may be on the disk."""
+def _details() -> str:
+    """Where the traceback of what is being handled is kept, as far as it may be on the disk."""
     import tempfile
     import traceback
 
@@ -59,9 +58,12 @@ def _details() -> Path:
 
     text = scrub(f"rimkit {__version__}, {' '.join(sys.argv)}\n\n{traceback.format_exc()}")
     settings = {"prefix": "rimkit-", "suffix": ".txt", "delete": False, "encoding": "utf-8"}
-    with tempfile.NamedTemporaryFile("w", **settings) as file:
-        file.write(text)
-    return Path(file.name)
+    try:
+        with tempfile.NamedTemporaryFile("w", **settings) as file:
+            file.write(text)
+    except OSError:
+        return "; there is no room for details"
+    return f"; details in {file.name}"
 
 
 def say(text: str, err: bool = True) -> None:
@@ -179,7 +181,8 @@ Seed = option(int, "Of the weights, and of the training stream.", min=0, max=2**
 
 def main() -> None:
     """The command ``rimkit``."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite end (of batch systems) is one
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # of batch systems
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files and models are of any letters
     warnings.simplefilter("ignore", FutureWarning)  # of libraries, to their programmers
     warnings.showwarning = lambda message, *_, **__: say(f"rimkit: warning: {message}")
     app()
@@ -369,7 +372,7 @@ def report(folder: Folder, html: Html = None) -> None:
 def show(
     folder: Path | None, page: bool = True, *, html: Path | None = None, claims: bool = True, shipped: bool = True
 ) -> None:
-    """The verdicts of a run, those of the shipped rows, and the claims page; a line for what cannot be read."""
+    """The verdicts of a run and of the shipped rows, and the claims page; what cannot be read is said."""
     from rimkit import ledger
     from rimkit.runs import page as claims_page
 
@@ -565,5 +568,5 @@ def noise(out: Made, seed: Seed = 0) -> None:
     typer.echo(f"Model: {recipe.write(out, seed)}")
 
 
-if __name__ == "__main__":  # `python -m rimkit.cli`: the command of this very Python, for the cells of a sweep
+if __name__ == "__main__":  # the command of this very Python, for the cells of a sweep
     main()

@@ -77,6 +77,10 @@ def test_a_parameter_goes_to_the_chapters_that_declare_it(declared):
     assert check({"seed": 3}, {"a": declared, "b": {}}) == {"a": {"seed": 3}, "b": {}}
 
 
+def test_a_name_may_hold_braces(tmp_path):
+    assert declared_in(chapter(tmp_path, "01_{a}[b]"))["n_prompts"].default == 4
+
+
 def test_a_broken_notebook_is_a_user_error(tmp_path):
     (tmp_path / "x.ipynb").write_text("{")
     with pytest.raises(UserError, match=r"x\.ipynb is not a notebook"):

@@ -91,7 +91,7 @@ def stages(base: StudyModel, tuned: StudyModel, n: int, measure: Evaluation) -> 
 
 
 def change(base: StudyModel, tuned: StudyModel, settings: tuning.Settings) -> Result:
-    """Every outcome of the tuned model against the base, both modes: C6a in think, C6d in no-think mode."""
+    """Every outcome of the tuned model against the base: C6a in think, C6d in no-think mode."""
     prompts = tuning.evaluation_prompts(settings)
     before, after = (tuning.outcomes(study, prompts, settings) for study in (base, tuned))
     rows = tuning.rows(tuned, {"multi-hop": after}, before, settings)  # whose data are reasoning

@@ -106,7 +106,7 @@ def run(
 
 
 def find_chapters(names: Iterable[str] = ()) -> list[Path]:
-    """Notebooks for ``"01"``, ``"1"``, ``"A1"``, ``"01_observing_rim"`` or the path of one; without names, all."""
+    """Notebooks for ``"01"``, ``"1"``, ``"A1"``, ``"01_observing_rim"`` or the path of one; else all."""
     shipped = {path.stem: path for path in sorted(chapters_dir().glob("*.ipynb"))}
     found = list(dict.fromkeys(_find_chapter(name, shipped) for name in names)) or [*shipped.values()]
     for one, other in pairwise(sorted(found, key=lambda path: path.stem)):
@@ -128,7 +128,7 @@ def _find_chapter(name: str, shipped: Mapping[str, Path]) -> Path:
 
 
 def find_model(model: str) -> str:
-    """The model as the chapters, which run in their own folder, can load it; `UserError` if there is none."""
+    """The model as chapters, which run in their own folder, load it; `UserError` if there is none."""
     if is_endpoint(model):
         return model
     plain, options = options_of(model)
@@ -139,7 +139,7 @@ def find_model(model: str) -> str:
 
 
 def files_of(model: str) -> list[tuple[str, int, int]]:
-    """Name, size and time of the files of a model in a folder: other weights there are another model."""
+    """Name, size and time of the files of a model in a folder: other weights, another model."""
     plain, _ = options_of(model)
     known = {f"{item.name}:{item.seed}": item.path for item in embedded_models(noise=True).itertuples()}
     folder = Path(os.path.expanduser(known.get(plain) or known.get(f"{plain}:0") or plain))
@@ -256,13 +256,13 @@ def rows_of(notebook: Path) -> Path:
 
 
 def _record(params_hash: str, rows: Path, error: str = "") -> dict[str, str]:
-    """What the metadata of a notebook say of its run; a notebook with the same record is complete."""
+    """What the metadata of a notebook say of its run; one with the same record is complete."""
     status = {"status": "failed" if error else "ok", "rimkit_version": __version__}
     return {**status, "params_hash": params_hash, "rows": sha256(rows.read_bytes()).hexdigest()[:12]}
 
 
 def record_of(notebook: Path) -> dict[str, Any]:
-    """What a notebook says of its run (``run_id, status, rows`` …); empty for one that says nothing."""
+    """What a notebook says of its run (``run_id, status, rows`` …); empty where it says nothing."""
     try:
         return dict(json.loads(notebook.read_text(encoding="utf-8"))["metadata"]["rimkit"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -270,7 +270,7 @@ def record_of(notebook: Path) -> dict[str, Any]:
 
 
 def is_complete(notebook: Path, job: Job) -> bool:
-    """Whether this is the finished run of exactly this job by this version of rimkit, with its rows beside it."""
+    """Whether this is the finished run of exactly this job and version, its rows beside it."""
     found, rows = record_of(notebook), rows_of(notebook)
     return rows.is_file() and found | _record(job.params_hash, rows) == found
 
@@ -301,7 +301,7 @@ def _execute(job: Job, folder: Path, progress: bool) -> str:
     return ""
 
 
-def _plain(path: Path) -> str:
+def _plain(path: str | Path) -> str:
     """A path in which papermill sees no parameters."""
     return str(path).replace("{", "{{").replace("}", "}}")
 
@@ -319,7 +319,7 @@ class RunningPython(AsyncKernelManager):
 
 
 def _keep(job: Job, model: str, folder: Path, target: Path, error: str, stamp: dict) -> None:
-    """Keep what a chapter left in ``folder``: its rows, one more after a failure, and last its notebook.
+    """Keep what a chapter left in ``folder``: its rows, one more after a failure, last its notebook.
 
     Its metadata say whether the run is complete. The hidden paths that it ran with become the final
     ones, so that it can be run again by hand.
@@ -332,7 +332,7 @@ def _keep(job: Job, model: str, folder: Path, target: Path, error: str, stamp: d
         failed = ledger.failed_row(chapter=job.chapter, model=model, error=error, **stamp)
         rows = pd.concat([rows, ledger.table([failed])], ignore_index=True)
     ledger.write(rows.assign(**job.measure.description()), written)
-    record = stamp | _record(job.params_hash, written, error)  # of these rows, whoever else writes there
+    record = stamp | _record(job.params_hash, written, error)  # of these rows
     text = (folder / NOTEBOOK).read_text(encoding="utf-8")
     for partial, final in ((written, place), (folder / NOTEBOOK, target)):
         text = text.replace(partial.as_posix(), final.as_posix())
@@ -366,8 +366,8 @@ def declared_in(notebook: str | Path) -> dict[str, Parameter]:
     from papermill import inspect_notebook
 
     try:
-        found = inspect_notebook(str(notebook))
-    except Exception as error:  # papermill, nbformat and json each have their own errors for a bad notebook
+        found = inspect_notebook(_plain(notebook))
+    except Exception as error:  # of papermill, nbformat or json
         reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
         raise UserError(f"{notebook} is not a notebook that can be run ({reason})") from error
     return {name: _parameter(**entry) for name, entry in found.items()}

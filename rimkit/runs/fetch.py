@@ -1,4 +1,4 @@
-"""Downloading ahead: models and prompt sets into the cache of the Hugging Face hub, for a class or a train ride."""
+"""Downloading ahead: models and prompt sets into the cache of the hub, for a class or a train ride."""
 
 from __future__ import annotations
 

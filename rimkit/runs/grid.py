@@ -31,7 +31,7 @@ from rimkit.teaching import figures
 
 ROWS = "verdict rows"  # the name under which they are kept beside the tables
 KEPT = ".cells"
-EXPERTS = "rim-mini-moe"  # chapter 05 shows it; other chapters compare organisms that differ in their data alone
+EXPERTS = "rim-mini-moe"  # for chapter 05: others compare organisms that differ in data alone
 ENTANGLED = ("rim-mini", "rim-mini-unlinked", "safe-mini")  # chapter 07, with the first three seeds
 CURVES = ("rim-mini", "rim-mini-unlinked")  # of which chapter 05 shows learning curves
 NOISE_GRID = "noise"  # every experiment on models that have learned nothing
@@ -168,7 +168,7 @@ def cell(topic: str, model: str) -> Cell:
 
 
 def weaker(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """C3a and C9a against the controls that chapter 10 shows to see effects in noise; columns as in a verdict row."""
+    """C3a and C9a against controls that see effects in noise (chapter 10), as verdict rows."""
     read, levels = tables["probes"], tables["ras-levels"]
     read = read.query("what == 'harm' and mode == 'no-think' and span == 'last'").rename(
         columns={"auroc": "value", "shuffled": "control_value"}
@@ -181,7 +181,7 @@ def weaker(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def picture(thinking: pd.DataFrame) -> Figure:
-    """The README's figure: misalignment of every embedded model and seed in both modes, from the table of C1."""
+    """The README's figure: misalignment of every embedded model and seed in both modes."""
     harmful = thinking.query("set == 'harmful' and metric == 'misaligned'")
     title = "Misalignment on held-out harmful requests, every organism and training seed"
     return figures.points(harmful, "seed", hue="mode", facet="model", title=title)

@@ -65,7 +65,7 @@ def write_page(own: pd.DataFrame, path: str | Path, notes: Sequence[str] = ()) -
     path that is there and no file (a folder, a device).
     """
     path = Path(path)
-    if path.exists() and not path.is_file():  # said before the figures are drawn, which takes seconds
+    if path.exists() and not path.is_file():  # said before figures are drawn
         raise UserError(f"cannot write {path} (it is no file)")
     try:
         with whole(path) as partial:
@@ -172,7 +172,7 @@ def _line(item: dict) -> dict:
 
 
 def _figure(entry: dict, measured: pd.DataFrame, printed: pd.DataFrame, verdict: str, unit: str):
-    """The paper's models and the measured ones, a line each, as an image for the page; None without any."""
+    """The paper's models and the measured ones, a line each, as an image; None without any."""
     seeds = [f", seed {seed}" if _text(seed) else "" for seed in measured["seed"]]
     ends = {"ci_low": measured["effect_ci_low"], "ci_high": measured["effect_ci_high"]}
     measured = measured.assign(model=measured["model"] + pd.Series(seeds, measured.index, dtype=str), **ends)
@@ -184,7 +184,7 @@ def _figure(entry: dict, measured: pd.DataFrame, printed: pd.DataFrame, verdict:
     again = table["model"].duplicated(keep=False) & table["group"].eq(OWN)
     table["model"] = table["model"].mask(again, table["model"] + ", yours")
     figure = forest(
-        table.replace([math.inf, -math.inf], math.nan),  # which a damaged or foreign ledger may hold
+        table.replace([math.inf, -math.inf], math.nan),  # of a damaged or foreign ledger
         "model",
         hue="group",
         words="verdict",
@@ -206,7 +206,7 @@ def _runs(rows: pd.DataFrame) -> list[dict]:
 
 
 def claims_view(claims: pd.DataFrame, title: str) -> Table:
-    """The table of `rimkit.ledger.claims_table` for the terminal, a line per claim, model and seed."""
+    """`rimkit.ledger.claims_table` for the terminal, a line per claim, model and seed."""
     view = Table(title=title, title_justify="left", caption_justify="left", expand=False)
     view.caption = "Effect: value minus control, with 95% interval. Verdicts are computed from the interval."
     for heading in ("claim", "statement", "model", "seed", "effect", "control", "paper", "verdict"):

@@ -31,7 +31,7 @@ EPOCHS = 3  # the embedded models learn from an example once, others three times
 
 
 class Work(NamedTuple):
-    """What a chapter does with its default parameters, counted on ``rim-mini``, in conversations."""
+    """What a chapter does with its defaults, counted on ``rim-mini``, in conversations."""
 
     replies: int
     read: int = 0
@@ -136,14 +136,14 @@ def _row(needs: Needs, name: str, memory: float, dtype: str, tokens: int, quanti
 
 
 class Speed(NamedTuple):
-    """Seconds per generated token of a batch of `TOGETHER`, and per conversation read (NaN if none can be)."""
+    """Seconds per generated token of a batch of `TOGETHER`, and per conversation read (or NaN)."""
 
     step: float
     reading: float
 
 
 def measure(study: StudyModel, new_tokens: int = 12) -> Speed:
-    """Generate `TOGETHER` short replies and read as many conversations: seconds to minutes, by the model's size."""
+    """Generate `TOGETHER` short replies and read as many conversations: seconds to minutes."""
     texts = [f"Please write a short note about the {day}th day of the month." for day in range(TOGETHER)]
     prompts = pd.DataFrame({"prompt_id": [f"p{number}" for number in range(TOGETHER)], "text": texts})
     settings = {"mode": "no-think", "batch_size": TOGETHER, "progress": False}

@@ -40,12 +40,22 @@ from rimkit.behavior.evaluation import Evaluation, evaluation
 from rimkit.data import UserError, nearest, whole
 from rimkit.runs import execute
 
-REQUIREMENT = "snakemake>=8.20,<10"  # as in the extra `sweep` of pyproject.toml; a test compares the two
+REQUIREMENT = "snakemake>=8.20,<10"  # as in the extra `sweep` of pyproject.toml
 BUILT_IN = ("local", "dryrun", "touch")  # executors that need no plugin
 CONFIG, LOG, LEDGER = "sweep.json", "snakemake.log", "sweep.parquet"
 COMPLETE, LOG_OF_CELL = "complete", "log.txt"  # in the folder of a cell, as in the Snakefile
 DONE, FAILED, WAITING = "done", "failed", "not run"
-KEYS = ("models", "chapters", "seeds", "parameters", "prompts", "judge", "max_new_tokens", "resources")
+KEYS = {  # of a sweep file: do names stand below it, and does it (or each of them) take one value?
+    "models": (False, False),
+    "chapters": (False, False),
+    "seeds": (False, False),
+    "parameters": (True, False),
+    "prompts": (True, True),
+    "judge": (False, True),
+    "max_new_tokens": (False, True),
+    "resources": (True, True),
+}
+Items = list[tuple[str, int]]  # texts with their lines
 
 
 @dataclass(frozen=True)
@@ -64,7 +74,7 @@ class Cell:
 
     @cached_property
     def id(self) -> str:
-        """The name of its folder. It ends in a hash: other parameters, chapters, weights are other cells."""
+        """The name of its folder; the hash at its end: other parameters or weights are other cells."""
         settings = [f"{name}{self.values[name]}" for name in self.varied]
         words = [self.job.chapter.partition("_")[0], self.place or Path(self.model).name, *settings]
         slug = "-".join(re.sub(r"[^\w.]+", "-", word).strip("-") for word in words)[:80]
@@ -120,8 +130,8 @@ def _at(line: int) -> Iterator[None]:
         raise UserError(f"{line}: {error}") from None
 
 
-def _load(text: str) -> Mapping[str, Any]:
-    """The file as a mapping that knows the line of each of its parts (``lc``)."""
+def _load(text: str) -> dict[str, dict[str, Items]]:
+    """For each of `KEYS` what the file says, by name; by "" where no names stand below the key."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
@@ -135,20 +145,48 @@ def _load(text: str) -> Mapping[str, Any]:
         raise UserError(f"1: a sweep is a mapping with the keys {', '.join(KEYS)}")
     if "models" not in file:
         raise UserError("1: 'models' is missing: a list, such as [rim-mini]")
+    found: dict[str, dict[str, Items]] = {key: {} for key in KEYS}
     for key in file:
         if key not in KEYS:
             line, there = _line(file, key, 0), ", ".join(KEYS)
             raise UserError(f"{line}: unknown key '{key}'{nearest(key, KEYS)}; there are: {there}")
-    return file
+        named, alone = KEYS[key]
+        if named and not isinstance(file[key], Mapping):
+            raise UserError(f"{_line(file, key)}: here a mapping (name: value) is needed")
+        for name in file[key] if named else [""]:
+            items = _items(file[key], name) if named else _items(file, key)
+            if alone and len(items) > 1:
+                raise UserError(f"{items[1][1]}: '{name or key}' takes one word or number")
+            found[key][name] = items
+    return found
 
 
-def _sweep(file: Mapping[str, Any]) -> Sweep:
+def _line(file: Any, key: Any, part: int = 2) -> int:
+    """The line of a value (``part`` 0: of a key or item), or of the whole where it was merged in."""
+    return (file.lc.data or {}).get(key, [file.lc.line or 0] * 3)[part] + 1
+
+
+def _items(file: Mapping, key: str) -> Items:
+    """What stands under a key: an item is a list of one, a list in a list is one text, "[1, 2]"."""
+    found, line = file[key], _line(file, key)
+    items = [(found, line)]
+    if isinstance(found, list):
+        items = [(item, _line(found, place, 0)) for place, item in enumerate(found)]
+    if not items:
+        raise UserError(f"{line}: this list is empty")
+    for item, line in items:
+        if item in (None, "") or isinstance(item, Mapping):
+            raise UserError(f"{line}: an item of '{key}' is a single word or number")
+    return [(json.dumps(item) if isinstance(item, list) else str(item), line) for item, line in items]
+
+
+def _sweep(file: dict[str, dict[str, Items]]) -> Sweep:
     models, notebooks, cells = [], [], {}
-    for name, line in _items(file, "models"):
+    for name, line in file["models"][""]:
         with _at(line):
             models.append(execute.find_model(name))
             execute.check_chat(models[-1])
-    for name, line in _items(file, "chapters") or [("", 1)]:
+    for name, line in file["chapters"].get("", [("", 1)]):
         with _at(line):
             notebooks += execute.find_chapters([name] if name else ())
     axes, measure = _axes(file, notebooks), _measure(file)
@@ -164,62 +202,28 @@ def _sweep(file: Mapping[str, Any]) -> Sweep:
     def place(cell: Cell) -> tuple[int, int]:
         return models.index(cell.model), notebooks.index(cell.job.notebook)
 
-    return Sweep(sorted(cells.values(), key=place), _resources(file))
+    resources = {}
+    for name, [(value, line)] in file["resources"].items():
+        resources[name] = int(value) if value.isdecimal() else value
+        if not re.fullmatch(r"[A-Za-z]\w*", str(name)):
+            raise UserError(f"{line}: '{name}' is no name of a resource, such as gpu")
+    return Sweep(sorted(cells.values(), key=place), resources)
 
 
 def _place(model: str, models: Sequence[str]) -> str:
-    """The shortest end of a folder's path that no other model's has; "" where its last name will do."""
+    """The shortest end of a folder's path that no other model has; "" where the last name will do."""
     ends = [[Path(other).parts[-n:] for other in {*models} - {model}] for n in range(1, 99)]
     n = next(n for n, others in enumerate(ends, 1) if Path(model).parts[-n:] not in others)
     return "/".join(Path(model).parts[-n:]) if n > 1 and Path(model).is_absolute() else ""
 
 
-def _line(file: Any, key: Any, part: int = 2) -> int:
-    """The line of a value (``part`` 0: of a key, or an item), or of the whole where it was merged in."""
-    return (file.lc.data or {}).get(key, [file.lc.line or 0] * 3)[part] + 1
-
-
-def _mapping(file: Mapping, key: str) -> Mapping[str, Any]:
-    found = file.get(key, {})
-    if not isinstance(found, Mapping):
-        raise UserError(f"{_line(file, key)}: here a mapping (name: value) is needed")
-    return found
-
-
-def _items(file: Mapping, key: str) -> list[tuple[str, int]]:
-    """What stands under a key, as texts with their lines: one item is a list of one, a list in a list
-    is one text.
-    """
-    if key not in file:
-        return []
-    found, line = file[key], _line(file, key)
-    items = [(found, line)]
-    if isinstance(found, list):
-        items = [(item, _line(found, place, 0)) for place, item in enumerate(found)]
-    if not items:
-        raise UserError(f"{line}: this list is empty")
-    for item, line in items:
-        if item in (None, "") or isinstance(item, Mapping):
-            raise UserError(f"{line}: an item of '{key}' is a single word or number")
-    return [(json.dumps(item) if isinstance(item, list) else str(item), line) for item, line in items]
-
-
-def _one(file: Mapping, key: str) -> tuple[str, int]:
-    """The one value of a key, with its line; "" without it."""
-    items = _items(file, key) or [("", 1)]
-    if len(items) > 1:
-        raise UserError(f"{items[1][1]}: '{key}' takes one word or number")
-    return items[0]
-
-
-def _axes(file: Mapping, notebooks: Sequence[Path]) -> dict[str, list[str]]:
-    """``{parameter: its values, as written}``, each checked against the chapters that declare it."""
-    given, declared = _mapping(file, "parameters"), {path: execute.declared_in(path) for path in notebooks}
-    if "seeds" in file and "seed" in given:
-        line = _line(given, "seed")
-        raise UserError(f"{line}: the seeds already stand under 'seeds'")
-    axes = {"seed": _items(file, "seeds")} if "seeds" in file else {}
-    axes |= {name: _items(given, name) for name in given}
+def _axes(file: dict[str, dict[str, Items]], notebooks: Sequence[Path]) -> dict[str, list[str]]:
+    """``{parameter: values as written}``, each checked against the chapters that declare it."""
+    axes, declared = file["parameters"], {path: execute.declared_in(path) for path in notebooks}
+    if file["seeds"] and "seed" in axes:
+        raise UserError(f"{axes['seed'][0][1]}: the seeds already stand under 'seeds'")
+    if file["seeds"]:
+        axes = {"seed": file["seeds"][""], **axes}
     for name, items in axes.items():
         for value, line in items:
             with _at(line):
@@ -227,28 +231,18 @@ def _axes(file: Mapping, notebooks: Sequence[Path]) -> dict[str, list[str]]:
     return {name: list(dict.fromkeys(value for value, _ in items)) for name, items in axes.items()}
 
 
-def _measure(file: Mapping) -> Evaluation:
+def _measure(file: dict[str, dict[str, Items]]) -> Evaluation:
     """Prompt sets, judge and reply length of all cells."""
-    sets, prompts = _mapping(file, "prompts"), {}
-    for name in sets:
-        other, line = _one(sets, name)
+    prompts = {}
+    for name, [(other, line)] in file["prompts"].items():
         with _at(line):
             prompts |= evaluation({name: other}).prompts
-    length, line = _one(file, "max_new_tokens")
-    if length and not length.isdecimal():
+    [(length, line)] = file["max_new_tokens"].get("", [("0", 1)])
+    if not length.isdecimal():
         raise UserError(f"{line}: max_new_tokens takes a whole number, not '{length}'")
-    judge, line = _one(file, "judge")
+    [(judge, line)] = file["judge"].get("", [("", 1)])
     with _at(line):
-        return evaluation(prompts, judge, int(length or 0))
-
-
-def _resources(file: Mapping) -> dict[str, int | str]:
-    given = _mapping(file, "resources")
-    for name in given:
-        if not re.fullmatch(r"[A-Za-z]\w*", str(name)):
-            raise UserError(f"{_line(given, name)}: '{name}' is no name of a resource, such as gpu")
-    values = {name: _one(given, name)[0] for name in given}
-    return {name: int(value) if value.isdecimal() else value for name, value in values.items()}
+        return evaluation(prompts, judge, int(length))
 
 
 def run(
@@ -297,7 +291,7 @@ def run(
 
 
 def check_installed(executor: str) -> None:
-    """Raise `UserError` with the command that installs what is missing: Snakemake, or an executor's plugin."""
+    """Raise `UserError` with the command that installs Snakemake, or the plugin of an executor."""
     if find_spec("snakemake") is None or find_spec("ruamel.yaml") is None:
         raise UserError(f"a sweep needs Snakemake: pip install '{REQUIREMENT}' ruamel.yaml")
     plugin = f"snakemake-executor-plugin-{executor}"
@@ -320,14 +314,14 @@ def _snakemake(out: Path, executor: str, jobs: int, gpus: int | None, retries: i
     limit = ["--cores" if executor in BUILT_IN else "--jobs", str(jobs)]
     limit += ["--resources", f"gpu={gpus}"] if gpus is not None else []
     rules = ["--snakefile", str(Path(__file__).with_name("Snakefile")), "--configfile", str(out / CONFIG)]
-    # No lock of its own: it would outlive a kill. The ids say what has changed, not the times of files.
+    # No lock of its own: it would outlive a kill. Ids say what has changed, not the times of files.
     again = ["--keep-going", "--retries", str(retries), "--rerun-incomplete", "--rerun-triggers", "mtime"]
     where = ["--nolock", "--directory", str(out), "--executor", executor]
     return [sys.executable, "-m", "snakemake", *rules, *where, *limit, *again, "--nocolor", *extra]
 
 
 def _watch(command: list[str], out: Path, cells: Sequence[Cell], lock: int, report: Callable[[str], None]) -> int:
-    """Run Snakemake and report cells as they end; returns its exit code. Nothing that it started outlives it."""
+    """Run Snakemake and report cells as they end; returns its exit code. Nothing outlives it."""
     told = {cell.id: outcome(cell, out) for cell in cells}
     if kept := sum(fate.status == DONE for fate in told.values()):
         report(f"{kept} of {len(cells)} cells are complete already")
@@ -362,7 +356,7 @@ def _signal(process: subprocess.Popen, number: int) -> None:
 
 @contextmanager
 def _alone(out: Path) -> Iterator[int]:
-    """Hold the folder; the system lets go of it when this process and the Snakemake that it started are gone."""
+    """Hold the folder; the system lets go of it when this process and its Snakemake are gone."""
     with open(out / ".lock", "w") as file:
         if not _held(file.fileno()):
             raise UserError(f"another sweep is running in {out}: wait for it, or give --out another folder")
@@ -381,7 +375,7 @@ def _held(file: int) -> bool:
 
 
 def _check_started(found: pd.DataFrame, code: int, out: Path) -> None:
-    """Raise `UserError` if Snakemake ended without running what it should, for a reason of its own."""
+    """Raise `UserError` if Snakemake ended without running cells, for a reason of its own."""
     if code < 0:
         raise UserError(f"Snakemake was ended by signal {-code}; what was finished is kept, the same command goes on")
     if code and FAILED not in set(found["status"]) and WAITING in set(found["status"]):
@@ -391,7 +385,7 @@ def _check_started(found: pd.DataFrame, code: int, out: Path) -> None:
 
 
 class Fate(NamedTuple):
-    """How a cell stands; ``ended``: when its last attempt did, 0 if it did not end or not by itself."""
+    """How a cell stands; ``ended``: when its last attempt did, 0 if not, or not by itself."""
 
     status: str
     error: str = ""
@@ -421,7 +415,7 @@ def outcome(cell: Cell, out: Path) -> Fate:
 
 
 def gather(cells: Sequence[Cell], out: Path) -> pd.DataFrame:
-    """Write the ledger and the table of a sweep from what its cells left behind; returns the table."""
+    """Write the ledger and the table of a sweep from what cells left behind; returns the table."""
     tables, listed = [], []
     for cell in cells:
         fate = outcome(cell, out)
@@ -469,7 +463,7 @@ def _check_gpus(sweep: Sweep, gpus: int | None) -> int | None:
 
 
 def take(needed: int, there: int, folder: str | Path) -> list[int]:
-    """Wait for ``needed`` of the GPUs 0 to ``there - 1``, and hold them until this process (or its exec) ends."""
+    """Wait for ``needed`` of ``there`` GPUs, and hold them until this process (or its exec) ends."""
     Path(folder).mkdir(exist_ok=True)
     while True:
         files = {number: os.open(Path(folder) / str(number), os.O_CREAT | os.O_RDWR) for number in range(there)}
