@@ -323,7 +323,7 @@ def test_a_sweep_with_a_failed_a_killed_and_an_interrupted_cell(tmp_path, monkey
     said = {model.partition("seed=")[2][0]: error for model, error in errors.items()}
     assert said["1"] == "ValueError: seed one (cell 3)"
     assert said["2"] == "killed by signal 9 (out of memory?)"
-    assert said["3"].startswith("ended without a result")
+    assert said["3"].startswith(("ended without a result", "interrupted"))  # a matter of milliseconds
     (done,) = (tmp_path / "out" / "cells").glob("*seed0*/01_fates.ipynb")
     before = done.stat().st_mtime_ns
 
