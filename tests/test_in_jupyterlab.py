@@ -64,12 +64,13 @@ def lab(tmp_path_factory):
 def tab(browser, lab):
     """The notebook in a tab, after all its cells have run."""
     tab = browser.new_page(viewport={"width": 1024, "height": 1600})
+    tab.set_default_timeout(180_000)  # a busy machine takes its time
     tab.goto(lab)
-    tab.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
-    tab.wait_for_selector(".jp-NotebookPanel-toolbar >> text=Python 3", timeout=60_000)
+    tab.wait_for_selector(".jp-Notebook .jp-CodeCell")
+    tab.wait_for_selector(".jp-NotebookPanel-toolbar >> text=Python 3")
     tab.click(".lm-MenuBar-item >> text=Run")
     tab.click(".lm-Menu-item >> text=Run All Cells")
-    tab.wait_for_selector(".jupyter-widgets select", timeout=120_000)
+    tab.wait_for_selector(".jupyter-widgets select")
     yield tab
     tab.close()
 
