@@ -49,6 +49,8 @@ CHAPTERS = {
     "06_safety_neurons": Work(2468, read=931, gradients=2684),
     "07_entanglement": Work(621, read=1320, gradients=46, trained=160),
     "10_your_own_model": Work(506),
+    "A1_inside_a_transformer": Work(18, read=95),
+    "A2_numbers_to_trust": Work(276),
 }
 
 
