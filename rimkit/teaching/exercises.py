@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from rimkit.data import UserError, nearest, number
+from rimkit.data import UserError, missing, nearest, number
 
 DIFFICULTIES = ("easy", "medium", "hard")
 IMPORTANCES = ("optional", "useful", "essential")
@@ -275,7 +275,9 @@ class Prediction:
 
     def compare(self, measured: float, ci_low: float | None = None, ci_high: float | None = None) -> Note:
         """The gap in one sentence, in whole units; with an interval, whether the guess lies inside."""
-        if not isinstance(measured, Real) or measured != measured:
+        if missing(measured):  # of a real model that was cut off
+            return Note(f"{self.name}: nothing was measured, since no reply was judged.")
+        if not isinstance(measured, Real):
             raise UserError(f"compare {self.name} with a number, not {measured!r}")
         interval = ci_low is not None and ci_high is not None
         said = f"measured {_in(self.unit, measured)}"
