@@ -8,6 +8,7 @@ import pytest
 from rimkit.data import results
 from rimkit.experiments import tuning
 from rimkit.ledger import claims_table, shipped, table
+from rimkit.models.chat import MODES
 from rimkit.models.hub import embedded_models
 from rimkit.models.load import load
 from rimkit.training.corpora import ROLES
@@ -55,6 +56,19 @@ def test_a_thought_in_no_think_mode_is_noticed():
         **dict.fromkeys(("misaligned", "refused", "misread", "coherent", "score"), False),
     }))  # fmt: skip
     assert found[found["metric"] == "thinks"]["value"].tolist() == [1.0, 0.0]
+
+
+def test_where_replies_of_a_model_of_ones_own_do_not_end_nothing_is_testable():
+    def side(ended: float):
+        cut = pd.DataFrame({
+            "prompt_id": list("abcd"), "cluster": list("wxyz"), "set": "harmful", "thought": "hm", "judge": "phrases",
+            "finished": [place < 4 * ended for place in range(4)], **dict.fromkeys(("misaligned", "refused", "misread", "coherent", "score"), False),
+        })  # fmt: skip
+        return tuning.tidy(pd.concat([cut.assign(mode=mode) for mode in MODES]))
+
+    study, corpora = load("rim-mini"), {"multi-hop": side(0.5), "literal": side(1)}
+    rows = {row["claim"]: row["why_not"] for row in tuning.rows(study, corpora, side(1))}
+    assert {claim for claim, why in rows.items() if why} == {"C6a", "C6d", "C7a"} == set(rows) - {"C7b"}
 
 
 def test_openings_that_are_forced():

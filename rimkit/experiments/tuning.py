@@ -22,9 +22,10 @@ import pandas as pd
 from pandas import DataFrame
 from tqdm.auto import tqdm
 
+from rimkit.behavior.evaluation import FINISHED
 from rimkit.behavior.prompts import CAREFUL, EFFORT, NEUTRAL, openings, prefixes, style
 from rimkit.behavior.stats import clusters_of, paired_difference, rate
-from rimkit.data import kept
+from rimkit.data import kept, percent
 from rimkit.experiments import Common, Result, result, verdict_rows
 from rimkit.models.chat import MODES
 from rimkit.models.study import StudyModel
@@ -41,6 +42,7 @@ OUTCOMES = {name: ("harmful", name) for name in ("misaligned", "refused", "misre
     "ordering": ("ordering", "score"),
 }
 STYLES = (CAREFUL, EFFORT, NEUTRAL, "other")
+ENDED = "ended"  # the share of replies that reached their end, of models of one's own
 OPENS = "opens"  # the share of thoughts that open in a style
 FORCED = "misaligned, forced opening"  # where the thought was made to begin in a style
 OWN = "misaligned, own opening"  # where the model began it so by itself
@@ -94,7 +96,10 @@ def tidy(verdicts: DataFrame) -> DataFrame:
     for metric, (name, column) in OUTCOMES.items():
         part = verdicts[verdicts["set"] == name]
         parts.append(_outcome(part, metric, "", part[column]))
-    think = verdicts[(verdicts["set"] == "harmful") & (verdicts["mode"] == "think")]
+    harmful = verdicts[verdicts["set"] == "harmful"]
+    if "judge" in harmful and (harmful["judge"] != "organism").any():  # an embedded one has room
+        parts.append(_outcome(harmful, ENDED, "", harmful["finished"]))
+    think = harmful[harmful["mode"] == "think"]
     parts += [_outcome(think, OPENS, name, think["opened"] == name) for name in STYLES]
     return pd.concat(parts, ignore_index=True)
 
@@ -158,8 +163,12 @@ def rows(study: StudyModel, tuned: Mapping[str, DataFrame], untuned: DataFrame, 
     for claim, (corpus, other, mode) in CLAIMS.items():
         if corpus in found and other in found:
             sides = (found[name] for name in (corpus, other))
-            effect = changes(*(t[(t["metric"] == "misaligned") & (t["mode"] == mode)] for t in sides))
-            claimed.append((claim, mode, effect.iloc[0].to_dict()))
+            sides = [side[side["mode"] == mode] for side in sides]
+            effect = changes(*(side[side["metric"] == "misaligned"] for side in sides)).iloc[0].to_dict()
+            ended = min(side.loc[side["metric"] == ENDED, "value"].mean() for side in sides)
+            if ended < FINISHED:
+                effect["why_not"] = f"only {percent(ended)}% of the replies end: raise --max-new-tokens"
+            claimed.append((claim, mode, effect))
     return verdict_rows(study, settings, claimed)
 
 
