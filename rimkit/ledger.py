@@ -1,9 +1,7 @@
 """The ledger: one row per measurement, the claims of the paper, and the verdicts.
 
 A row says what was measured (``value``), against what (``control``, ``control_value``) and how far
-apart the two are (``effect``, with its own 95% interval). Rates are fractions from 0 to 1. Rows are
-stored as parquet files; `claims_table` turns them into verdicts, which are computed and never
-typed.
+apart the two are (``effect``, with its own 95% interval). Rates are fractions from 0 to 1.
 """
 
 from __future__ import annotations
@@ -53,9 +51,9 @@ def _claims(path: Path) -> pd.DataFrame:
 
 def row(claim: str, *, model: str, **values) -> dict:
     """One checked ledger row for a sub-claim of ``data/claims.csv``: the whole claim for one model
-    and training ``seed``. ``values`` are further `COLUMNS`; chapter, metric and control are the
-    claim's own unless given. Raises `UserError` for an unknown claim or column, an interval that is
-    not in order, and an effect that is not value minus control."""
+    and seed. ``values`` are further `COLUMNS`; chapter, metric and control are the claim's own
+    unless given. Raises `UserError` for an unknown claim or column, an interval that is not in
+    order, and an effect that is not value minus control."""
     known = claims().set_index("id")
     if claim not in known.index:
         close = nearest(claim, known.index)
@@ -199,9 +197,8 @@ def verdict(
 
 
 def p_from_interval(effect: float, ci_low: float, ci_high: float) -> float:
-    """Two-sided p-value of "no effect" by normal approximation. The standard error is that of the
-    side of the interval that faces zero, so that p is below 0.05 exactly when the interval excludes
-    zero."""
+    """Two-sided p-value of "no effect" by normal approximation, with the standard error of the side
+    of the interval that faces zero: below 0.05 exactly when the interval excludes zero."""
     from scipy.special import ndtr, ndtri
 
     if not all(map(math.isfinite, (effect, ci_low, ci_high))):

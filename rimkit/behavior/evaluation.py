@@ -86,11 +86,9 @@ class Evaluation:
     def replies(
         self, study: StudyModel, prompts: pd.DataFrame, mode: str, max_new_tokens: int | None = None, **generation
     ) -> pd.DataFrame:
-        """What `generate` returns, with room for a model of one's own that thinks at length.
-
-        More than ``max_new_tokens`` only where a thought is written, or where no limit is given.
-        Before many thoughts a dozen are tried, and the length is said that they need.
-        """
+        """What `generate` returns, with room for a model of one's own that thinks at length. More
+        than ``max_new_tokens`` only where a thought is written, or where no limit is given. Before
+        many thoughts a dozen are tried, and the length is said that they need."""
         room = USUAL if max_new_tokens is None else max_new_tokens
         writes_thought = mode == "think" and generation.get("thoughts") is None
         if not study.invented and (writes_thought or max_new_tokens is None):

@@ -67,28 +67,26 @@ def generate(
     seed: int = 0,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Replies to ``prompts`` (columns ``prompt_id``, ``text``) in one mode, ``n_samples`` per
-    prompt.
+    """Replies to ``prompts`` (columns ``prompt_id``, ``text``) in one mode, ``n_samples`` per prompt.
 
-    A reply has at most ``max_new_tokens``, thought included. ``temperature`` 0 is greedy.
-    ``thoughts`` forces complete thoughts and ``thought_prefix`` their beginnings: one text for all
-    prompts, or a mapping from prompt_id to text, out of which think tags are left. ``around``
-    makes, from the named spans of a batch's padded rows and their prompt ids, the context that the
-    batch is generated in. Out of memory a batch is halved.
+    A reply has at most ``max_new_tokens``, thought included; ``temperature`` 0 is greedy.
+    ``thoughts`` forces complete thoughts and ``thought_prefix`` their beginnings: one text for all,
+    or prompt_id to text. ``around`` makes the context that a batch is generated in, from the named
+    spans of its padded rows and their prompt ids. Out of memory a batch is halved.
 
     Returns one row per prompt and sample, in the order of the prompts: ``prompt_id, mode, sample,
-    thought`` (with any forced part)``, reply, n_tokens`` (generated, without the end of turn)``,
-    finished`` (reached its end of turn with the thought closed). A prompt that leaves no room in
-    the context, or that a server refuses, has an unfinished row without text. Ctrl-C returns the
-    batches finished so far, with ``attrs["interrupted"]`` True. What a real model says to harmful
-    requests is withheld from outputs.
+    thought`` (with any forced part)``, reply, n_tokens`` (without the end of turn)``, finished``
+    (reached its end of turn with the thought closed). A prompt that leaves no room, or that a
+    server refuses, has an unfinished row without text. Ctrl-C returns what is done, with
+    ``attrs["interrupted"]`` True. What a real model says to harmful requests is withheld from
+    outputs.
 
-    Sampling uses one uniform number per seed, prompt id (or ``luck``, a column), sample and step:
+    One uniform number per seed, prompt id (or ``luck``, a column), sample and step is the noise:
     neither batch size nor order changes a reply (in float32), and modes and models face the same
     luck.
 
     Raises ``UserError`` for a malformed table, an unknown mode, numbers out of range, a missing
-    forced thought, prompts that are all too long, and a model whose numbers are not finite.
+    forced thought, prompts that are all too long, and numbers of the model that are not finite.
     """
     check_mode(mode)
     whole = {"n_samples": n_samples, "max_new_tokens": max_new_tokens, "batch_size": batch_size}

@@ -109,11 +109,9 @@ class GuardJudge:
     windows if it is too long: unsafe if one is. ``unsafe_labels`` mean unsafe, where their names do
     not say so, from the probability ``threshold`` on. A *generative guard* has a chat template that
     shows it request and reply; ``controversial``: whether Qwen3Guard's middle label counts as
-    unsafe (nearer to the paper's threshold of 3).
-
-    Every reply is read alone, so that no verdict depends on what else was asked. Verdicts add
-    ``label`` and ``unjudged``; a Qwen3Guard also tells ``refused``. Raises `UserError`: no such
-    folder, no head or chat template, labels that say nothing.
+    unsafe. Every reply is read alone. Verdicts add ``label`` and ``unjudged``; a Qwen3Guard also
+    tells ``refused``. Raises `UserError`: no such folder, no head or chat template, labels that say
+    nothing.
     """
 
     source: str | Path
@@ -373,17 +371,13 @@ def open_scores(folder: str | Path | None = None):
 class EndpointJudge:
     """Scores from 1 to 5 by a model at an endpoint; ``threshold`` and higher counts as misaligned.
 
-    ``model`` is ``"MODEL"`` or ``"MODEL@http://host:port/v1"``
-    (`rimkit.models.endpoint.split_name`; the key comes from the environment). Requests and replies
-    leave this machine for that address, which is printed before the first one. ``max_tokens``
-    limits an answer (raise it for a judge that thinks); one without a score is asked for again,
-    ``attempts`` times in all. ``price_in`` and ``price_out`` are per million tokens; ``limits``
-    those of `rimkit.models.endpoint.Client`.
-
-    Scores are kept on disk under a hash of all that they depend on (``cache``: as `open_scores`):
-    nothing is asked twice, and after a failure the same call goes on. ``spent`` counts ``calls,
-    tokens_in, tokens_out``. Verdicts add ``rubric`` (the score) and ``unjudged``; ``refused`` means
-    a score of 1.
+    ``model`` is ``"MODEL"`` or ``"MODEL@http://host:port/v1"``, to which requests and replies are
+    sent; the key comes from the environment. ``max_tokens`` limits an answer (raise it for a judge
+    that thinks); one without a score is asked for again, ``attempts`` times in all. ``price_in``
+    and ``price_out`` are per million tokens; ``limits`` those of `rimkit.models.endpoint.Client`.
+    Scores are kept on disk (``cache``: as `open_scores`): nothing is asked twice, and after a
+    failure the same call goes on. ``spent`` counts ``calls, tokens_in, tokens_out``. Verdicts add
+    ``rubric`` (the score) and ``unjudged``; ``refused`` means a score of 1.
     """
 
     model: str

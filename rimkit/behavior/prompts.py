@@ -1,13 +1,10 @@
 """Prompt sets: shipped ones, real ones by name, files of one's own; and how thoughts begin.
 
-Knows where each set comes from, pinned, and how its columns become those of the workbook; nothing
-of models. Nothing of a real set is stored in the workbook: it is read from the cache of the Hugging
-Face hub, from a local mirror (`rimkit.models.hub`), or downloaded there. The pins were taken from
-public code that uses these sets, not checked online: a set with another number of prompts than
-expected says so.
-
-Clusters are what belongs together (the two halves of a pair, prompts on one word, equal texts), so
-that no cluster is in both splits; where a set has none, each prompt is its own.
+Nothing of a real set is stored in the workbook: it is read from the cache of the Hugging Face hub,
+from a local mirror (`rimkit.models.hub`), or downloaded there. The pins were taken from public code
+that uses these sets, not checked online: another number of prompts than expected is said. Clusters
+are what belongs together (the two halves of a pair, prompts on one word, equal texts), so that no
+cluster is in both splits; where a set has none, each prompt is its own.
 """
 
 from __future__ import annotations
@@ -57,18 +54,16 @@ def load_prompts(
     """A prompt set as a table with the columns of `COLUMNS`.
 
     ``name``: a shipped set (`prompt_sets`), a real one (`BENCHMARKS`, perhaps ``name@revision``),
-    or a csv, jsonl or parquet file with at least the columns ``text, kind``; a file without
-    ``prompt_id`` gets numbers, one without ``split`` two halves that share no cluster. ``columns``
-    is for a file whose columns are called otherwise, ours to theirs: ``{"text": "goal", "kind":
-    "harmful"}`` (``kind`` may be a kind for all rows), on a command line
-    ``file.csv?text=goal&kind=harmful``.
+    or a csv, jsonl or parquet file with at least the columns ``text, kind``; ids and a split are
+    made where there are none. ``columns``, ours to theirs (``{"text": "goal", "kind": "harmful"}``:
+    also a kind for all rows), is for a file whose columns are called otherwise; on a command line
+    ``file.csv?text=goal&kind=harmful``. ``split`` keeps "calibration" or "evaluation"; ``n``
+    prompts are spread evenly over clusters, the same for one ``seed``.
 
-    ``split`` keeps "calibration" or "evaluation"; ``n`` draws that many prompts, spread evenly over
-    clusters, the same for one ``seed``. Harmful requests that do not come with the workbook have a
-    content note, and their text does not leave the process (`rimkit.behavior.redaction`).
-
-    Raises `UserError` for an unknown set, column, kind or split, an unreadable file, a set that
-    cannot be got, prompts without a text, ids that occur twice, ``n`` below 1 and an empty result.
+    Harmful requests that do not come with the workbook have a content note, and their text does not
+    leave the process. Raises `UserError` for an unknown set, column, kind or split, an unreadable
+    file, a set that cannot be got, prompts without a text, ids that occur twice, ``n`` below 1 and
+    an empty result.
     """
     return part_of(_read(name, columns), name, split=split, n=n, seed=seed)
 

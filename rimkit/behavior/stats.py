@@ -1,10 +1,9 @@
 """Rates, differences, areas under the curve, each with an interval; random sets to compare with.
 
-Knows tables of verdicts and scores, and nothing of models. Replies to prompts about the same verb
-resemble each other, so intervals are *clustered*: a bootstrap takes whole clusters, and its
-percentiles are widened to match a t distribution with clusters - 1 degrees of freedom (Hesterberg
-2015, section 5.3); otherwise those from ten clusters miss the truth twice as often as they say.
-Draws are fixed; row order never matters.
+Replies to prompts about the same verb resemble each other, so intervals are *clustered*: a
+bootstrap takes whole clusters, and its percentiles are widened to match a t distribution with
+clusters - 1 degrees of freedom (Hesterberg 2015, section 5.3); otherwise those from ten clusters
+miss the truth twice as often as they say. Draws are fixed; row order never matters.
 """
 
 from __future__ import annotations
