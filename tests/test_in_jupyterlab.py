@@ -63,14 +63,22 @@ def lab(tmp_path_factory):
 @pytest.fixture(scope="module")
 def tab(browser, lab):
     """The notebook in a tab, after all its cells have run."""
+    from playwright.sync_api import TimeoutError
+
     tab = browser.new_page(viewport={"width": 1024, "height": 1600})
-    tab.set_default_timeout(180_000)  # a busy machine takes its time
-    tab.goto(lab)
-    tab.wait_for_selector(".jp-Notebook .jp-CodeCell")
-    tab.wait_for_selector(".jp-NotebookPanel-toolbar >> text=Python 3")
-    tab.click(".lm-MenuBar-item >> text=Run")
-    tab.click(".lm-Menu-item >> text=Run All Cells")
-    tab.wait_for_selector(".jupyter-widgets select")
+    tab.set_default_timeout(60_000)
+    for attempt in range(4):  # a click can come before JupyterLab listens
+        try:
+            tab.goto(lab)
+            tab.wait_for_selector(".jp-Notebook .jp-CodeCell")
+            tab.wait_for_selector(".jp-NotebookPanel-toolbar >> text=Python 3")
+            tab.click(".lm-MenuBar-item >> text=Run")
+            tab.click(".lm-Menu-item >> text=Run All Cells")
+            tab.wait_for_selector(".jupyter-widgets select")
+            break
+        except TimeoutError:
+            if attempt == 3:
+                raise
     yield tab
     tab.close()
 
