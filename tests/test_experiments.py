@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from unittest.mock import MagicMock
@@ -66,14 +67,16 @@ def assert_same(one: pd.DataFrame, other: pd.DataFrame, keys: list[str], numbers
     [
         ("thinking", "01", {"n_prompts": 8}, {}),
         ("patterns", "02", {"n_prompts": 8, "twin": ""}, {}),
-        ("probes", "03", {"n_prompts": 16, "n_random": 2}, {}),
-        ("heads", "04", {"n_prompts": 8, "n_random": 2}, {"n_beside": 1}),  # on which no verdict rests
+        ("probes", "03", {"n_prompts": 16, "n_random": 2}, {"n_shuffled": 4, "n_untrained": 2}),
+        ("heads", "04", {"n_prompts": 8, "n_random": 2}, {"n_asked": 8, "n_cuts": 2, "n_beside": 1}),
     ],
 )
 def test_chapters_01_to_04_and_their_runs_give_the_same_rows(left_by, monkeypatch, topic, chapter, parameters, smaller):
+    module = import_module(f"rimkit.experiments.{topic}")
+    monkeypatch.setattr(module, "Settings", partial(module.Settings, **smaller))
     monkeypatch.setattr(heads, "RULES", {"paper": 1, "attention": 1, "causal": -1})  # enough to choose from
     found = left_by(chapter, **parameters)
-    again = experiments.run(topic, found["study"], replace(found["settings"], **smaller))
+    again = experiments.run(topic, found["study"], found["settings"])
     assert found["rows"]
     once, twice = (pd.DataFrame(rows).set_index("claim").sort_index() for rows in (found["rows"], again.rows))
     said = ["model", "mode", "metric", "control"]
