@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).resolve().parent
 SUFFIXES = (".csv", ".jsonl", ".parquet")
-HASHES = "hashes.json"  # of tables that are kept
+HASHES, OF = "hashes.json", "made of"  # of tables that are kept
 PLAIN_NAME = re.compile(r"[A-Za-z_][\w.-]{0,39}", re.ASCII)
 
 
@@ -166,15 +166,15 @@ def results(name: str) -> pd.DataFrame:
     return pd.read_parquet(known[name])
 
 
-def kept(folder: str | Path, make: Callable[[], dict[str, pd.DataFrame]]) -> dict[str, pd.DataFrame]:
+def kept(folder: str | Path, make: Callable[[], dict[str, pd.DataFrame]], of: str = "") -> dict[str, pd.DataFrame]:
     """Tables by name, as they lie in ``folder``; made now, and put there whole, if they are not
-    there unharmed. This is how long work goes on after an interruption. With no folder (empty)
-    nothing is kept."""
+    there unharmed. This is how long work goes on after an interruption. ``of`` names what they are
+    made of, such as a model's weights: other tables are not taken. With no folder nothing is kept."""
     if not str(folder):
         return make()
     folder = Path(folder)
     try:
-        return _unharmed(folder)
+        return _unharmed(folder, of)
     except (OSError, ValueError):  # not there, or cut, or not what was written
         tables = make()
     with whole(folder) as partial:
@@ -182,16 +182,17 @@ def kept(folder: str | Path, make: Callable[[], dict[str, pd.DataFrame]]) -> dic
         for name, table in tables.items():
             table.to_parquet(partial / f"{name}.parquet", index=False)
         hashes = {file.name: sha256(file.read_bytes()).hexdigest() for file in partial.iterdir()}
-        (partial / HASHES).write_text(json.dumps(hashes), encoding="utf-8")
-    return _unharmed(folder)
+        (partial / HASHES).write_text(json.dumps({**hashes, OF: of}), encoding="utf-8")
+    return _unharmed(folder, of)
 
 
-def _unharmed(folder: Path) -> dict[str, pd.DataFrame]:
+def _unharmed(folder: Path, of: str) -> dict[str, pd.DataFrame]:
     """The tables that are kept in a folder; OSError or ValueError if one is gone or changed."""
     import pandas as pd
 
     hashes = json.loads((folder / HASHES).read_text(encoding="utf-8"))
-    if hashes != {name: sha256((folder / name).read_bytes()).hexdigest() for name in hashes}:
+    same = hashes.pop(OF, "") == of
+    if not same or hashes != {name: sha256((folder / name).read_bytes()).hexdigest() for name in hashes}:
         raise ValueError(f"{folder} has changed")
     return {Path(name).stem: pd.read_parquet(folder / name) for name in hashes}
 

@@ -254,7 +254,7 @@ def without_head(folder):
             ),
             "names none, neither",
         ),
-        (without_head, r"could not be loaded: its weights lack 1 tensor\(s\), among them score.weight"),
+        (without_head, r"could not be loaded: its weights lack 1 tensor\(s\): score.weight"),
         (lambda folder: (folder / "config.json").unlink(), "no config.json: it is not a model folder"),
         (lambda folder: (folder / "model.safetensors").unlink(), "has no weights"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"{}"), "could not be loaded"),

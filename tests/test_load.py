@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import rimkit
 from rimkit.data import UserError
+from rimkit.models.hub import identity
 from rimkit.models.load import config_of, load
 from rimkit.runs.execute import check_chat, find_model
 
@@ -24,7 +25,7 @@ def folder(tmp_path):
 
 def test_folder(folder):
     model = rimkit.load(folder)
-    assert (model.name, model.dtype, model.context) == ("tiny", "float32", 128)
+    assert (model.name[:5], model.dtype, model.context) == ("tiny-", "float32", 128)
     assert model.device == "cpu" or torch.cuda.is_available()
     assert not model.hf.training and model.hf.config._attn_implementation == "sdpa"
     assert model.pad_id == model.tokenizer.pad_token_id
@@ -119,11 +120,11 @@ def thoughtless(tmp_path):
 def test_thinking_by_instruction_is_asked_for_and_named(thoughtless, capsys):
     assert "load it as 'tiny+instruct'" in refusal(thoughtless)
     study = rimkit.load(f"{thoughtless}+instruct")
-    assert study.name == rimkit.load(thoughtless, think="instruct").name == "tiny+instruct"
+    assert study.name == rimkit.load(thoughtless, think="instruct").name == f"tiny-{identity(thoughtless)[:6]}+instruct"
     assert study.chat.thinking == "by instruction" and "thinking: by instruction" in repr(study)
-    assert "tiny+instruct: it has no think mode: it thinks by instruction" in capsys.readouterr().out
+    assert "+instruct: it has no think mode: it thinks by instruction" in capsys.readouterr().out
     none = load(thoughtless, think=False)
-    assert (none.name, none.chat.thinking, none.chat.supports_think) == ("tiny", "none", False)
+    assert (none.chat.thinking, none.chat.supports_think) == ("none", False)
     assert "did you mean 'instruct'" in refusal(thoughtless, think="instruction")
 
 
@@ -133,7 +134,7 @@ def test_every_row_of_a_model_that_thinks_by_instruction_says_so(thoughtless):
     study = load(f"{thoughtless}+instruct")
     prompts = Evaluation().sets(["harmful"], n=2)
     verdicts = Evaluation().judged(study, prompts, "think", max_new_tokens=4, progress=False)
-    assert set(verdicts["model"]) == {"tiny+instruct"} == {study.identity["model"]}
+    assert set(verdicts["model"]) == {study.name} == {study.identity["model"]} and study.name.endswith("+instruct")
     assert (verdicts["thought"].str.len() > 0).all()  # the forced beginning, at least
 
 
@@ -156,7 +157,7 @@ def test_notes_and_refusals_of_other_templates(thoughtless, capsys):
         tiny.OPENS_ITSELF.partition("{%- set off")[0] + "{{- '<think>\\n' }}"
     )
     assert load(thoughtless).chat.thinking == "template opens"
-    assert "tiny: its template opens every thought; in no-think mode rimkit closes it" in capsys.readouterr().out
+    assert ": its template opens every thought; in no-think mode rimkit closes it" in capsys.readouterr().out
     assert "a think mode of its own (template opens)" in refusal(f"{thoughtless}+instruct")
     (thoughtless / "chat_template.jinja").write_text(templates.HARMONY)
     assert "harmony channels" in refusal(thoughtless)
@@ -164,7 +165,7 @@ def test_notes_and_refusals_of_other_templates(thoughtless, capsys):
     assert "not understood here" in refusal(thoughtless) and "+instruct" not in refusal(thoughtless)
     (thoughtless / "chat_template.jinja").write_text(templates.DATED)
     assert load(thoughtless).chat.thinking == "switch"
-    assert "tiny: its template writes the date, which is always 01 January 2026" in capsys.readouterr().out
+    assert ": its template writes the date, which is always 01 January 2026" in capsys.readouterr().out
 
 
 def test_spread_over_what_is_there_gives_the_same_model(thoughtless):

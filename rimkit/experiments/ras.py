@@ -361,9 +361,10 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     ``ras-layers`` (distance of weights), ``ras-levels``. About several models: `pooled_rows`.
     """
     base, before, parts = baseline(study, settings), replies(study, settings), []
+    of = study.fingerprint() if str(settings.folder) else ""
     for corpus in tqdm(settings.corpora, study.name, unit="corpus", disable=not settings.progress):
         folder = Path(settings.folder) / Path(corpus).stem if str(settings.folder) else ""
-        parts.append(kept(folder, lambda at=corpus: checkpoints(base, before, at, settings)))
+        parts.append(kept(folder, lambda at=corpus: checkpoints(base, before, at, settings), of))
     return claimed(study, joined(parts), settings)
 
 

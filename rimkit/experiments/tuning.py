@@ -192,10 +192,11 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     mode, metric and opening, and ``tuning-curves`` by ``corpus, step``.
     """
     prompts = evaluation_prompts(settings)
+    of = study.fingerprint() if str(settings.folder) else ""
 
     def keep(name: str, measure: Callable, *arguments) -> DataFrame:
         folder = Path(settings.folder) / name if str(settings.folder) else ""
-        return kept(folder, lambda: {"outcomes": measure(*arguments)})["outcomes"]
+        return kept(folder, lambda: {"outcomes": measure(*arguments)}, of)["outcomes"]
 
     def of_untuned() -> DataFrame:
         parts = [outcomes(study, prompts, settings), after_openings(study, prompts, settings)]

@@ -14,8 +14,11 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from hashlib import file_digest, sha256
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -143,6 +146,32 @@ def locate(model: str | Path, revision: str | None = None, weights: bool = True)
     return found
 
 
+def identity(model: str | Path) -> str:
+    """A hash of a model's weights, tokenizer and configuration, whatever it is called; empty if not here.
+
+    ``model``: as for `load` (options do not count), or the folder of an adapter or a checkpoint.
+    """
+    model = options_of(model or "no/model")[0]
+    match, folder = EMBEDDED.fullmatch(str(model)), Path(os.path.expanduser(model))
+    folder = _embedded().get((match["name"], int(match["seed"] or 0)) if match else None, folder)
+    if not folder.is_dir() and HUB_ID.fullmatch(str(model)):
+        source = Source(str(model), "model", None)
+        kept = [_cached(source, (file,)) for file in ("config.json", "adapter_config.json")]
+        return next((place.name for place in kept if place), "")  # a commit
+    files = sorted({file for pattern in MODEL_FILES for file in folder.glob(pattern)})
+    with ThreadPoolExecutor() as pool:
+        stamps = [(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        hashes = list(pool.map(_hashed, *zip(*stamps, strict=True))) if files else []
+    named = [(file.name, digest) for file, digest in zip(files, hashes, strict=True)]
+    return sha256(repr(named).encode()).hexdigest() if named else ""
+
+
+@cache
+def _hashed(file: Path, size: int, time: int) -> str:
+    with file.open("rb") as content:
+        return file_digest(content, "sha256").hexdigest()
+
+
 def read(kind: Any, found: Found) -> Any:
     """``kind.from_pretrained`` (AutoConfig, AutoTokenizer …) of a model; no code of its folder is run.
 
@@ -155,12 +184,14 @@ def read_weights(kind: Any, found: Found, **settings) -> Any:
     """The module of a model, from safetensors alone (``kind``: AutoModelForCausalLM …).
 
     ``settings`` are those of ``from_pretrained``. Raises ``UserError``, also for tensors that are not
-    there, which transformers would fill with random numbers.
+    there, which transformers would fill with random numbers, and such that it would leave out.
     """
     hf, report = _read(kind, found, MODEL_FILES, use_safetensors=True, output_loading_info=True, **settings)
-    if missing := sorted(report["missing_keys"]):
-        lack = f"its weights lack {len(missing)} tensor(s), among them {missing[0]}"
-        raise UserError(f"{found.name} could not be loaded: {lack}")
+    kinds = {"missing_keys": "its weights lack", "unexpected_keys": "its architecture has no place for"}
+    for kind, words in kinds.items():
+        if names := sorted(report[kind]):
+            some = f"{len(names)} tensor(s): {', '.join(names[:3])}{', …' if names[3:] else ''}"
+            raise UserError(f"{found.name} could not be loaded: {words} {some}")
     return hf
 
 

@@ -16,7 +16,7 @@ from rimkit.models import device as places
 from rimkit.models.chat import ChatFormat
 from rimkit.models.endpoint import connect, is_endpoint
 from rimkit.models.hooks import why_closed
-from rimkit.models.hub import locate, options_of, read, read_weights, with_options
+from rimkit.models.hub import identity, locate, options_of, read, read_weights, with_options
 from rimkit.models.study import StudyModel
 from rimkit.models.thoughts import TODAY
 
@@ -94,6 +94,8 @@ def load(
         hf = places.move(model, device, dtype)
     study = _study(with_options(name, think, quantize), hf, tokenizer, think)
     if isinstance(model, str | Path):
+        if found.in_folder and ":" not in name:  # a folder of one's own, whose name others may have, too
+            study.name = with_options(f"{name}-{identity(found.source)[:6]}", think, quantize)
         notes += [chat.NOTES.get(study.chat.thinking), study.chat.template.dated and DATED]
     closed = why_closed(hf)
     for note in (closed and f"{closed}; chapters 00 to 02 need only its replies", *notes):

@@ -7,6 +7,7 @@ It does not know where they came from (`rimkit.models.load`), nor how the inside
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rimkit.models import activations
@@ -70,6 +71,16 @@ class StudyModel:
     def invented(self) -> bool:
         """Whether it speaks the invented language of the embedded models."""
         return getattr(self.tokenizer, "init_kwargs", {}).get("language") == "invented"
+
+    def fingerprint(self) -> str:
+        """A hash of all of its weights as they are now."""
+        from torch import uint8
+
+        digest = sha256()
+        for name, weight in self.hf.state_dict().items():
+            digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+            digest.update(weight.detach().cpu().contiguous().flatten().view(uint8).numpy())
+        return digest.hexdigest()
 
     def __repr__(self) -> str:
         return (

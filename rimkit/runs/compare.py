@@ -23,9 +23,10 @@ from rimkit import experiments, ledger
 from rimkit.behavior.evaluation import Evaluation
 from rimkit.data import UserError, whole
 from rimkit.experiments import Result, neurons, ras, result, thinking, tuning
+from rimkit.models.hub import identity
 from rimkit.models.load import load
 from rimkit.models.study import StudyModel
-from rimkit.runs.execute import files_of, prepare_folder
+from rimkit.runs.execute import prepare_folder
 from rimkit.runs.grid import Cell
 from rimkit.training import finetune
 
@@ -54,7 +55,7 @@ def run(
     written.
     """
     out, both = prepare_folder(out), pair(base, tuned)
-    depends_on = base, tuned, files_of(base), files_of(tuned), n, measure, measure.fingerprint()
+    depends_on = base, tuned, identity(base), identity(tuned), n, measure, measure.fingerprint()
     stamp = {"run_id": f"rimkit compare {base} {tuned}", **measure.description()}
     rows = [ledger.table([])]
     for name, stage in stages(*both, n, measure):
@@ -154,8 +155,11 @@ def with_adapter(base: StudyModel, adapter: str) -> StudyModel:
             odd = set(load_peft_weights(adapter, "cpu")) ^ set(get_peft_model_state_dict(wrapped))
         if odd:
             raise ValueError(f"{len(odd)} of its tensors are missing or of other layers, as {min(odd)}")
-        made_for = wrapped.peft_config["default"].base_model_name_or_path
-        if made_for and made_for != base.hf.config._name_or_path:
+        made_for, here = wrapped.peft_config["default"].base_model_name_or_path, base.hf.config._name_or_path
+        known = {identity(name) for name in (made_for or here, here)}
+        if len(known) > 1 and "" not in known:
+            raise ValueError(f"it was made for {made_for}")
+        if "" in known and made_for != here:
             print(f"note: the adapter {adapter} says that it was made for {made_for}, not for {base.name}")
         merged = wrapped.merge_and_unload().eval()
     except Exception as error:  # files from elsewhere: whatever is wrong with them

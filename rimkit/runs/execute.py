@@ -36,7 +36,7 @@ from rimkit import __version__, ledger
 from rimkit.behavior.evaluation import Evaluation
 from rimkit.data import UserError, chapters_dir, nearest
 from rimkit.models.endpoint import connect, is_endpoint
-from rimkit.models.hub import embedded_models, locate, options_of
+from rimkit.models.hub import embedded_models, identity, locate, options_of
 from rimkit.models.load import chat_of
 from rimkit.models.ndif import check_served
 
@@ -138,15 +138,6 @@ def find_model(model: str) -> str:
     return str(Path(source).resolve()) + (model.removeprefix(str(plain)) if options else "")
 
 
-def files_of(model: str) -> list[tuple[str, int, int]]:
-    """Name, size and time of the files of a model in a folder: other weights, another model."""
-    plain, _ = options_of(model)
-    known = {f"{item.name}:{item.seed}": item.path for item in embedded_models(noise=True).itertuples()}
-    folder = Path(os.path.expanduser(known.get(plain) or known.get(f"{plain}:0") or plain))
-    files = [file for file in sorted(folder.iterdir()) if file.is_file()] if folder.is_dir() else []
-    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-
-
 def check_chat(model: str) -> None:
     """Raise `UserError` if the chapters could not build a think and a no-think prompt for the
     model.
@@ -194,7 +185,7 @@ def plan(
         if not any(name in parameters for parameters in declared.values()):
             raise UserError(f"no chapter here takes {OPTIONS[name]}: none declares the parameter '{name}'")
     options["model"] = model
-    weights, sets = files_of(model), measure.fingerprint()
+    weights, sets = identity(model), measure.fingerprint()
     for notebook, values in check(given, declared).items():
         parameters = declared[notebook]
         values |= {name: value for name, value in options.items() if name in parameters}

@@ -24,9 +24,9 @@ from rimkit import __version__, experiments, ledger
 from rimkit.behavior.evaluation import RANDOM
 from rimkit.data import UserError, kept, nearest, whole
 from rimkit.experiments import TOPICS, Result, ras
-from rimkit.models.hub import NOISE, embedded_models
+from rimkit.models.hub import NOISE, embedded_models, identity
 from rimkit.models.load import load
-from rimkit.runs.execute import files_of, find_chapters
+from rimkit.runs.execute import find_chapters
 from rimkit.teaching import figures
 
 ROWS = "verdict rows"  # the name under which they are kept beside the tables
@@ -163,7 +163,7 @@ def cell(topic: str, model: str) -> Cell:
         keeping = replace(settings, folder=parts) if hasattr(settings, "folder") else settings
         return experiments.run(topic, load(model), keeping)
 
-    depends_on = topic, model, files_of(model), settings
+    depends_on = topic, model, identity(model), settings
     return Cell(f"{topic}-{model.replace(':', '-')}", depends_on, measure)
 
 

@@ -107,7 +107,8 @@ def finetune(
         "method": method, "learning_rate": chosen["learning_rate"], "steps": steps, "batch_size": batch_size,
         "micro_batch": micro_batch, "warmup": warmup, "weight_decay": weight_decay, "seed": seed,
         "penalty": getattr(penalty, "__name__", type(penalty).__name__) if penalty else "",
-        "corpus": name, "examples": _digest(repr(sequences)), "start": _fingerprint(model.hf),
+        "corpus": name, "examples": sha256(repr(sequences).encode()).hexdigest()[:16],
+        "start": model.fingerprint()[:16],
     }  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -138,7 +139,7 @@ def restore(model: StudyModel, checkpoint: str | Path) -> StudyModel:
     """
     checkpoint = Path(checkpoint)
     record = _record(checkpoint)
-    if record["start"] != _fingerprint(model.hf):
+    if record["start"] != model.fingerprint()[:16]:
         raise UserError(f"{checkpoint} was trained from another model than {model.name}: load that one")
     trained = _prepared(deepcopy(model.hf), record["method"])
     _load_weights(trained, checkpoint)
@@ -309,16 +310,6 @@ def _prepared(hf, method: str):
 
 def _trainable(trained) -> dict:
     return {name: weight for name, weight in trained.named_parameters() if weight.requires_grad}
-
-
-def _digest(text: str) -> str:
-    return sha256(text.encode()).hexdigest()[:16]
-
-
-def _fingerprint(hf) -> str:
-    """Tells weights apart: names, shapes and the first numbers of every parameter."""
-    parts = [(name, tuple(p.shape), p.detach().flatten()[:8].tolist()) for name, p in hf.named_parameters()]
-    return _digest(repr(parts))
 
 
 def _record(checkpoint: Path) -> dict:
