@@ -266,7 +266,8 @@ def test_spans_are_the_characters_they_name(name, request, mode, thought, reply)
         assert empty == (spans["think_open"][1], spans["think_close"][0])
         assert mode == "no-think" or not thought.strip()
     if turn_end:
-        assert spans["request"][1] <= turn_end[0] and turn_end[1] <= spans["assistant"][0]
+        assert spans["request"][1] <= turn_end[0]
+        assert turn_end == spans["assistant"] or turn_end[1] <= spans["assistant"][0]
 
 
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -352,9 +353,37 @@ def test_a_template_that_changes_the_request_is_given_it_whole():
     assert chat.tokenizer.decode(encoded.ids[slice(*encoded.spans["request"])]) == "this request is longer than that"
 
 
-def test_the_date_is_always_the_same():
-    chat = ChatFormat(templates.tokenizer(templates.CHATML, templates.DATED))
+@pytest.mark.parametrize("form", ["'%d %B %Y'", '"%d %B %Y"', "form"])
+def test_the_date_is_always_the_same(form):
+    template = "{% set form = '%Y' %}" + templates.DATED.replace("'%d %B %Y'", form)
+    chat = ChatFormat(templates.tokenizer(templates.CHATML, template))
     assert chat.template.dated and "Today: 01 January 2026" in chat.tokenizer.decode(chat.encode("go", "think").ids)
+
+
+@given(
+    end=st.sampled_from(["<|im_end|>\\n", "", "\\n", " </turn>", "<|im_end|><|im_end|>"]),
+    opens=st.sampled_from(
+        ["<|im_start|>assistant\\n", "[/INST]", "\\n\\nAssistant: ", "### Response:\\n", "<｜A｜>", ""]
+    ),
+    tail=st.sampled_from(["", "<think>\\n", "<think>\\n\\n</think>\\n\\n", "</think>"]),
+    text=st.sampled_from(["go", "I can help.", "user assistant <|im_end|> [/INST]", "ça va 東京 🙂"]),
+)
+@settings(deadline=None, max_examples=60)
+def test_spans_have_roles_that_are_found_by_position(end, opens, tail, text):
+    template = (
+        f"{{{{- '<|im_start|>user\\n' + messages[0].content + '{end}{opens}' }}}}"
+        f"{{{{- '{tail}' if enable_thinking is defined and not enable_thinking }}}}"
+    )
+    chat = ChatFormat(templates.tokenizer(templates.CHATML, template), think=False)
+    for mode in MODES if chat.supports_think else ("no-think",):
+        spans, ids = (encoded := chat.encode(text, mode)).spans, encoded.ids
+        assert chat.tokenizer.decode(ids[slice(*spans["request"])]).strip() == text
+        places = [
+            spans[name] for name in ("request", "im_end", "assistant", "think_open", "think_close") if name in spans
+        ]
+        assert places == sorted(places) and spans["last"] == (len(ids) - 1, len(ids))
+        assert "im_end" in spans and ("assistant" in spans) >= bool(opens)
+        assert ("empty" in spans) <= ("think_close" in spans)
 
 
 @pytest.mark.parametrize(

@@ -102,13 +102,15 @@ def moved_attention(study: StudyModel, texts: Sequence[str]) -> np.ndarray:
 
     From ``assistant`` in think mode to the empty span in no-think mode, in the row of the last
     prompt token (which opens the thought in one and begins the reply in the other: two different
-    events).
+    events). NaN, and said, where prompts do not have both.
     """
     inside = []
     for mode, span in (("think", "assistant"), ("no-think", "empty")):
         items = [study.chat.encode(text, mode) for text in texts]
         if not all(span in item.spans for item in items):
-            raise UserError(f"{study.name}: the paper's rule needs a span '{span}' in {mode} prompts")
+            study.say(f"{mode} prompts have no span '{span}': the paper's rule is left out")
+            parts = architecture(study)
+            return np.full((parts.n_layers, parts.n_heads, len(texts)), np.nan)
         strongest = attention_by_span(study, items)["strongest"]
         start, end = np.array([item.spans[span] for item in items]).T
         inside.append((strongest >= start) & (strongest < end))
@@ -293,6 +295,7 @@ def looking(study: StudyModel, prompts: DataFrame, sets: Mapping[str, Units], th
     mode, span = ("no-think", "empty") if thought is None else ("think", "thought")
     items = [study.chat.encode(text, mode, thought=thought) for text in prompts["text"]]
     mass, who = attention_by_span(study, items)[span], prompts[["prompt_id", "cluster"]]
+    mass = mass if all(span in item.spans for item in items) else mass + np.nan
     tables = [
         who.assign(condition=name, between=np.mean([mass[place] for place in heads], axis=0))
         for name, heads in sets.items()
@@ -325,9 +328,12 @@ def rows(
     harmful, selected = moved["kind"] == "harmful", looked["condition"] == SELECTED
     sides = looked.assign(role=looked["condition"].where(selected, RANDOM))
     by_metric = found.set_index("metric", drop=False).to_dict("index")
-    claimed = [
-        ("C4a", None, unpaired_difference(moved[harmful], moved[~harmful], "moved")),
-        ("C4b", "no-think", difference(sides, "role", SELECTED, RANDOM, "between")),
+    claimed = []
+    if moved["moved"].notna().all():  # the prompts have these places
+        claimed += [("C4a", None, unpaired_difference(moved[harmful], moved[~harmful], "moved"))]
+    if looked["between"].notna().all():
+        claimed += [("C4b", "no-think", difference(sides, "role", SELECTED, RANDOM, "between"))]
+    claimed += [
         ("C5a", "no-think", by_metric["refused"]),
         ("C5b", "no-think", by_metric["misaligned"]),
         ("C5c", "think", difference(cut, "condition", SELECTED, RANDOM, "refused")),

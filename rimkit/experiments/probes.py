@@ -104,6 +104,12 @@ def with_first_token(items: Sequence[Encoded]) -> list[Encoded]:
     ]
 
 
+def same_until(study: StudyModel, texts: Sequence[str], span: str = "im_end") -> bool:
+    """Whether the prompts of both modes are the same tokens up to the end of a span."""
+    pairs = [[study.chat.encode(text, mode) for mode in MODES] for text in texts]
+    return all(a.ids[: a.spans[span][1]] == b.ids[: b.spans[span][1]] for a, b in pairs)
+
+
 def shared_states(study: StudyModel, texts: Sequence[str], span: str = "im_end") -> float:
     """The largest difference between the modes' states at a span before which the prompts agree.
 

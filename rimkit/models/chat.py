@@ -141,6 +141,7 @@ class ChatFormat:
             **self._think_parts(text, offsets, turn, start_of_reply),
             "reply": _covering(offsets, start_of_reply, len(text)),
         }
+        spans["im_end"] = spans["im_end"] or (spans["request"] and (spans["request"][1] - 1, spans["request"][1]))
         spans = {name: span for name, span in spans.items() if span}
         last = spans["reply"][0] if "reply" in spans else len(ids)
         return Encoded(ids, spans | {"last": (last - 1, last)}, mode)
@@ -226,14 +227,17 @@ class ChatFormat:
         return text + (forced if thought is None else forced + self.tags.closing)
 
     def _turn_parts(self, ids: list[int], offsets: list, turn: int, after: str) -> dict:
-        """What ends the user's turn and what opens the assistant's, by their places."""
+        """What ends the user's turn and what opens the assistant's, by their places.
+
+        Where one token does both, it is both.
+        """
         head = re.split("|".join(map(re.escape, self.tags[:2])), after)[0]
         opens = next(filter(None, (re.search(form, head) for form in OPENING)), None)
         assistant = _covering(offsets, turn + opens.start(), turn + opens.end()) if opens else None
         stop = turn + (opens.start() if opens else len(head))
         between = [i for i, (start, end) in enumerate(offsets) if turn <= start and end <= stop]
         end = next((i for i in between if ids[i] in self._special), between[0] if between else None)
-        return {"im_end": None if end is None else (end, end + 1), "assistant": assistant}
+        return {"im_end": assistant if end is None else (end, end + 1), "assistant": assistant}
 
     def _think_parts(self, text: str, offsets: list, begin: int, end: int) -> dict:
         """The tags of the think span in ``text[begin:end]``, and what is between them."""

@@ -15,7 +15,7 @@ import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from hashlib import file_digest, sha256
@@ -155,8 +155,9 @@ def identity(model: str | Path) -> str:
     match, folder = EMBEDDED.fullmatch(str(model)), Path(os.path.expanduser(model))
     folder = _embedded().get((match["name"], int(match["seed"] or 0)) if match else None, folder)
     if not folder.is_dir() and HUB_ID.fullmatch(str(model)):
-        source = Source(str(model), "model", None)
-        kept = [_cached(source, (file,)) for file in ("config.json", "adapter_config.json")]
+        source, kept = Source(str(model), "model", None), []
+        with suppress(ValueError):  # no name that the hub would take
+            kept = [_cached(source, (file,)) for file in ("config.json", "adapter_config.json")]
         return next((place.name for place in kept if place), "")  # a commit
     files = sorted({file for pattern in MODEL_FILES for file in folder.glob(pattern)})
     with ThreadPoolExecutor() as pool:

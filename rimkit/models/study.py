@@ -72,6 +72,12 @@ class StudyModel:
         """Whether it speaks the invented language of the embedded models."""
         return getattr(self.tokenizer, "init_kwargs", {}).get("language") == "invented"
 
+    def say(self, note: str) -> None:
+        """Print a note about this model, once."""
+        if note not in self.said:
+            self.said.add(note)
+            print(f"{self.name}: {note}")
+
     def fingerprint(self) -> str:
         """A hash of all of its weights as they are now."""
         from torch import uint8

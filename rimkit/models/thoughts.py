@@ -50,7 +50,7 @@ STAND_IN, A_THOUGHT, A_REPLY = "rimkit stands here", "rimkit thinks here", "rimk
 FIELDS = ("reasoning_content", "reasoning", "thinking")  # where templates look for a turn's thought
 PARTS = [{"type": "thinking", "thinking": A_THOUGHT}, {"type": "text", "text": A_REPLY}]
 TODAY = datetime(2026, 1, 1)  # for templates that write the date
-DATE = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
+DATE = re.compile(r"""strftime_now\(\s*(?:(["'])(.*?)\1|[^()]*)\s*\)""")
 SWITCHES = re.compile("think|reason|thought|effort", re.IGNORECASE)
 OFF = (False, "none", "off", "no", "disabled", "chat", "nothink", "no_think")  # leave thinking out
 NOT_UNDERSTOOD = "the chat template thinks in a way that is not understood here"
@@ -142,12 +142,13 @@ class Template:
         if not getattr(tokenizer, "chat_template", None):
             raise UserError("the tokenizer has no chat template: use an instruction-tuned model, or set one")
         source = tokenizer.get_chat_template()
-        self.tokenizer, self.dated = tokenizer, bool(DATE.search(source))
-        self.source = DATE.sub(lambda found: repr(TODAY.strftime(found[2])), source)
-        self.as_parts = False
-        self.as_parts = not self._shown()
-        if self.as_parts and self.prompt(STAND_IN).count(STAND_IN) != 1:
-            raise UserError("the chat template does not show the request once: use another model")
+        self.tokenizer, self.dated, self.as_parts = tokenizer, bool(DATE.search(source)), False
+        self.source = DATE.sub(lambda found: repr(TODAY.strftime(found[2] or "%d %B %Y")), source)
+        try:
+            self.around()
+        except UserError:
+            self.as_parts = True
+            self.around()
         if HARMONY in self._texts:
             raise UserError(
                 f"the chat template speaks in harmony channels ({HARMONY}analysis), which have no think "
@@ -161,9 +162,12 @@ class Template:
         """The text of a conversation up to where the model goes on."""
         return self._render([self._user(request + asked.added)], True, asked.settings)
 
-    def around(self, asked: Asked) -> tuple[str, str]:
-        """What a prompt consists of before and after the request."""
-        return self.prompt(STAND_IN, asked).partition(STAND_IN)[::2]
+    def around(self, asked: Asked = PLAIN) -> tuple[str, str]:
+        """What a prompt consists of before and after the request; `UserError` if that is not there once."""
+        before, *after = self.prompt(STAND_IN, asked).split(STAND_IN)
+        if len(after) != 1:
+            raise UserError("the chat template does not show the request once: use another model")
+        return before, after[0]
 
     def end_of_turn(self) -> str:
         """What follows the text of an assistant's turn, without blanks; empty if that is not shown."""
@@ -188,12 +192,6 @@ class Template:
     def _user(self, text: str) -> dict:
         content = [{"type": "text", "text": text}] if self.as_parts else text
         return {"role": "user", "content": content}
-
-    def _shown(self) -> bool:
-        """Whether a prompt shows the request once."""
-        with suppress(UserError):
-            return self.prompt(STAND_IN).count(STAND_IN) == 1
-        return False
 
     @cached_property
     def _tree(self):
