@@ -368,13 +368,15 @@ def test_the_date_is_always_the_same(form):
     tail=st.sampled_from(["", "<think>\\n", "<think>\\n\\n</think>\\n\\n", "</think>"]),
     text=st.sampled_from(["go", "I can help.", "user assistant <|im_end|> [/INST]", "ça va 東京 🙂"]),
 )
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 def test_spans_have_roles_that_are_found_by_position(end, opens, tail, text):
     template = (
         f"{{{{- '<|im_start|>user\\n' + messages[0].content + '{end}{opens}' }}}}"
         f"{{{{- '{tail}' if enable_thinking is defined and not enable_thinking }}}}"
     )
-    chat = ChatFormat(templates.tokenizer(templates.CHATML, template), think=False)
+    tokenizer = templates.tokenizer(templates.CHATML, "x")
+    tokenizer.chat_template = template
+    chat = ChatFormat(tokenizer, think=False)
     for mode in MODES if chat.supports_think else ("no-think",):
         spans, ids = (encoded := chat.encode(text, mode)).spans, encoded.ids
         assert chat.tokenizer.decode(ids[slice(*spans["request"])]).strip() == text

@@ -102,7 +102,7 @@ def test_an_adapter_that_fits_and_one_of_another_base(adapter, tmp_path, capsys)
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=12, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=6, suppress_health_check=list(HealthCheck))
 def test_an_adapter_fits_as_a_whole_or_is_refused(adapter, tmp_path, data):
     stored = load_file(adapter / ADAPTED)
     hit = data.draw(st.sets(st.sampled_from(sorted(stored)), min_size=1))
