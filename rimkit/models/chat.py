@@ -94,7 +94,7 @@ class ChatFormat:
         self._special = set(tokenizer.all_special_ids) | {
             index for index, token in tokenizer.added_tokens_decoder.items() if token.special
         }
-        self._marks = [self._decode([index]) for index in self._special]
+        self._marks = tokenizer.convert_ids_to_tokens(sorted(self._special))
         self.thinking, self.reason = self._way(think)
         self.supports_think = self.thinking != NONE
         # What stands before and after a request, per mode: its text may also occur elsewhere.

@@ -107,7 +107,8 @@ def split(text: str, opened: bool = False, tags: Tags = QWEN) -> tuple[str, str,
 
 def without_tags(text: str, tags: Tags = QWEN, more: Iterable[str] = ()) -> str:
     """A text that a model wrote, fit to stand inside a thought: no tag is left, and none of ``more``."""
-    every = {tag for pair in (*KNOWN, tags[:2]) for tag in pair} | set(more)
+    every = {tag for pair in (*KNOWN, tags[:2]) for tag in pair} | {word for word in more if word.strip()}
+    every = sorted(every, key=len, reverse=True)  # the longest first: one may begin another
     while any(tag in text for tag in every):  # what is left may be a tag again
         text = re.sub("|".join(map(re.escape, every)), "", text).strip()
     return text
