@@ -196,6 +196,22 @@ def test_any_id_works_and_missing_ones_are_made(tmp_path):
             load_prompts(written(tmp_path, text, "odd.jsonl"))
 
 
+def test_one_cluster_lies_in_one_half(tmp_path, capsys):
+    rows = [
+        "mop it,a,own,calibration",
+        "wax it,a,own,evaluation",
+        "caf\u00e9,b,own,calibration",
+        "dig,d,own,calibration",
+    ]
+    rows += ["cafe\u0301,c,own,evaluation"]
+    table = load_prompts(written(tmp_path, "\n".join(["text,cluster,kind,split", *rows])))
+    assert table["cluster"].tolist() == ["a", "a", "b", "d", "b"]
+    assert table.loc[table["split"] == "calibration", "text"].tolist() == ["dig"]
+    assert "2 prompts of 'mine.csv' are evaluated, not learned from" in capsys.readouterr().out
+    with pytest.raises(UserError, match="names a column twice"):
+        load_prompts("mine.csv?text=goal&text=request&kind=own")
+
+
 def test_equal_texts_share_a_cluster_and_a_half(tmp_path, capsys):
     rows = [f"mop barn {n % 5},{'ab'[n % 2]},harmless,{('calibration', 'evaluation')[n > 6]}" for n in range(10)]
     table = load_prompts(
@@ -213,6 +229,12 @@ def test_equal_texts_share_a_cluster_and_a_half(tmp_path, capsys):
         ("2+2=<<2+2=4>>4 and 4*9=<<4*9=36>>36\n#### 1,036", "1036"), ("so it is $\\boxed{\\frac{5}{8}}$ in all", "5/8"), ("7 sleds", "7"),
         ("35%", "35"), ("$2,400.50", "4801/2"), (["12"], "12"), (9, "9"), ("Ida", "Ida"), ("B", "B"), ("no", "no"), (None, ""),
         ("3 of 4 or 5", ""), ("\\frac{\\sqrt{3}}{2}", ""), ("the one that stands on the left", ""),
+        *((text, "") for text in (
+            r"\sqrt{2}", r"2\pi", "x^2", "y=2x", r"\frac{\pi}{4}", r"\boxed{\log 5}", "5i", "#### 5!", "n+1", "13 - x", r"(-\infty, 3]",
+            r"$x \le 3$", r"\pm 3", "x/3", "(x, 3)", "minus 5", "f(3)", "5²", "$1.50/hour",
+        )),
+        *((text, "5") for text in ("x = 5", r"\boxed{5\text{ cm}^2}", "**5**", "5 m/s", "5%", "the 5-day trip", "(5)", "5^{\\text{th}}", r"5^\circ")),
+        ("x = -5", "-5"), ("1,200 m²", "1200"), (r"3\times 10^3", "3000"),
     ],
 )  # fmt: skip
 def test_right_answers_are_read_as_gsm8k_and_math_write_them(tmp_path, capsys, answer, gold):

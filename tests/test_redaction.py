@@ -3,6 +3,7 @@
 import html
 import json
 import random
+from urllib.parse import quote
 
 import nbformat
 import numpy as np
@@ -38,6 +39,11 @@ def withheld():
     [
         REQUEST,
         f"1. {REQUEST}",
+        "".join(f"\\u{ord(sign):04X}" for sign in REQUEST),
+        "".join(f"&#{ord(sign)};" for sign in REQUEST),
+        "".join(f"%{ord(sign):02x}" for sign in REPLY),
+        "".join(chr(ord(sign) + 0xFEE0) if "!" <= sign <= "~" else sign for sign in REQUEST),
+        repr(["Ġ" + word for word in REQUEST.split()]),
         REQUEST.upper(),
         REQUEST[:30] + "...",  # as a narrow column cuts it
         repr([REQUEST, "x"]),
@@ -80,6 +86,7 @@ def test_all_else_is_left_alone(shown):
 )  # fmt: skip
 def test_short_requests_of_any_script_are_withheld(text):
     withhold([text])
+    assert is_withheld(json.dumps(text)) and is_withheld(quote(text))
     assert is_withheld(f"the prompt was {text} and so on") and is_withheld(f"<td>{text}</td>")
     assert not is_withheld("the prompt was this and so on: nabob, himself")
 

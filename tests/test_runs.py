@@ -73,6 +73,11 @@ def test_given_values_are_refused(declared, text, message):
         check(assignments([text]), {"01": declared})
 
 
+def test_a_name_given_twice_is_refused():
+    with pytest.raises(UserError, match=r"-p seed=\.\.\. is given twice"):
+        assignments(["seed=1", "n_prompts=8", "seed=2"])
+
+
 def test_a_parameter_goes_to_the_chapters_that_declare_it(declared):
     assert check({"seed": 3}, {"a": declared, "b": {}}) == {"a": {"seed": 3}, "b": {}}
 

@@ -289,6 +289,13 @@ def final_answer(solution: str) -> Fraction | None:
     return _value(found[0 if mark else -1]) if found else None
 
 
+def around_number(answer: str) -> str:
+    """What a right answer marks, or all of it, in plain signs: a number and what stands around it."""
+    boxed = _boxed(answer)
+    said = boxed if boxed is not None else answer.rpartition("####")[2]
+    return _plain(_TEXT.sub(r" \1 ", re.sub(r"\^\s*\{?\s*(?=\\text)", " ", said)))
+
+
 def gives_answer(solution: str, answer: str) -> bool:
     """Whether the solution's final answer is ``answer``, exactly."""
     said, right = final_answer(solution), number(answer)

@@ -31,6 +31,17 @@ NEEDED = ("text", "kind")
 SPLITS = ("calibration", "evaluation")
 KINDS = ("harmful", "harmless", "maths", "ordering", "copying", "own")
 WORD = re.compile(r"[^\W\d_][\w'-]*( [\w'-]+)?")  # an answer: a letter, yes, a name
+# Around the one number of an answer: what makes it a part of an expression, which is not evaluated here.
+PART = re.compile(
+    r"\\(?!approx|degree|pounds|euro|q?quad|displaystyle)[a-z]{2,}"
+    r"|[+^_<>≤≥≠±∓√π∞∪∈·×÷]|\d\s*!|[\d)][²³⁴-⁹ⁿ]"
+    r"|\d(?!e[+-]?\d)[a-z](?![a-z])|\d\s*/\s*[a-z]|\d\s?[inxyz]\b"
+    r"|\b[a-z]\s*[-−*]|[\d)}\]]\s*[-−*](?!\*|[a-z]{2})|[a-z)}\]]\s*/\s*\d"
+    r"|\b[a-z]\([^)]*\d"
+    r"|(?<![a-z])(?:sqrt|log|ln|sin|cos|tan|exp|pi|mod|infinity|plus|minus|negative)(?![a-z])"
+    r"|[(\[][^)\]]*(?:,\s*(?!\d{3})|\D,)[^)\]]*[)\]]",
+    re.IGNORECASE,
+)
 
 NOTE = (
     "Content note: '{name}' asks for harmful things, and replies to it may be harmful or "
@@ -134,7 +145,10 @@ def _locate(name: str | Path) -> tuple[Path, dict[str, str], bool]:
     """The file, the columns asked for behind a question mark, and whether it is a shipped set."""
     shipped = shipped_tables("prompts")
     path, mark, query = str(name).partition("?")
-    asked = dict(parse_qsl(query, keep_blank_values=True))
+    pairs = parse_qsl(query, keep_blank_values=True)
+    asked = dict(pairs)
+    if len(asked) < len(pairs):
+        raise UserError(f"'{query}' names a column twice: each of ours stands for one of theirs")
     if mark and not all(asked.values()):
         raise UserError(f"'{query}' are no columns: write {path}?text=goal&kind=harmful")
     path = find_table(path, shipped, "prompt set", tuple(BENCHMARKS))
@@ -228,17 +242,29 @@ def _answers(table: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def _gold(answer: str) -> str:
+    """The right answer as a number or word, empty where it is neither: also for a part of an expression."""
     answer = answer.strip()
     marked = "\\boxed" in answer or "####" in answer or len(judges.NUMBER.findall(answer)) == 1
     number = judges.number(answer) or (judges.final_answer(answer) if marked else None)
-    return answer if number is None and WORD.fullmatch(answer) else judges.written(number)
+    if number is None:
+        return answer if WORD.fullmatch(answer) else ""
+    return "" if PART.search(judges.around_number(answer)) else judges.written(number)
 
 
 def _together(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Equal texts in one cluster and one half: no prompt is counted, or learned from, twice."""
-    texts = table["text"].str.split().str.join(" ").str.lower()
-    if texts.is_unique:
-        return table
+    """Equal texts in one cluster and one half: none counts, or is learned from, twice; no cluster is in both."""
+    texts = table["text"].str.normalize("NFC").str.split().str.join(" ").str.lower()
+    if not texts.is_unique:
+        table = _equal_in_one_cluster(table, texts)
+        n = len(texts) - texts.nunique()
+        print(f"note: {n} prompts of '{name}' repeat the text of another: they share its cluster")
+    evaluated = (table["split"] == "evaluation").groupby(table["cluster"]).transform("any")
+    if moved := int((evaluated & (table["split"] != "evaluation")).sum()):
+        print(f"note: {moved} prompts of '{name}' are evaluated, not learned from: others of their clusters are")
+    return table.assign(split=np.where(evaluated, "evaluation", table["split"]))
+
+
+def _equal_in_one_cluster(table: pd.DataFrame, texts: pd.Series) -> pd.DataFrame:
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -247,11 +273,7 @@ def _together(table: pd.DataFrame, name: str) -> pd.DataFrame:
     size = links[1].max() + 1
     graph = coo_array((np.ones(len(rows)), links), (size, size))
     _, group = connected_components(graph, directed=False)
-    table = table.assign(cluster=table.groupby(group[rows])["cluster"].transform("first"))
-    evaluated = (table["split"] == "evaluation").groupby(texts).transform("any")
-    n = len(texts) - texts.nunique()
-    print(f"note: {n} prompts of '{name}' repeat the text of another: they share its cluster")
-    return table.assign(split=np.where(evaluated, "evaluation", table["split"]))
+    return table.assign(cluster=table.groupby(group[rows])["cluster"].transform("first"))
 
 
 def halves(table: pd.DataFrame) -> pd.Series:

@@ -10,11 +10,15 @@ writes, a single word, and fewer than four or so words out of their context.
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Iterable
+from html import unescape
 from threading import Lock
 from typing import Any
+from unicodedata import normalize
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
@@ -30,6 +34,8 @@ _PRIME = 1_099_511_628_211
 _BETWEEN = re.compile(r"(<[^<>]*>|\n|\\n|\x1b\[[0-9;]*m)")
 # What one text may have and the same text elsewhere not: spaces, signs, digits, entities, escapes.
 _NOT_LETTERS = re.compile(r"&#?\w+;|\\[a-z]|[\W\d_]+")
+# Letters in other signs: entities of HTML, %-encoding, escapes of json, starts of tokens.
+_CODED = re.compile(r"&#?\w+;|(?:%[0-9a-f]{2})+|(?:\\+u[0-9a-f]{4})+|[ĠĊ]", re.IGNORECASE)
 _OPAQUE = ("image/png", "image/jpeg", "image/gif", "application/pdf")  # base64, not text
 
 
@@ -143,12 +149,24 @@ def label(text: str, name: str) -> str:
     return f"{name} {WITHHELD}" if is_withheld(str(text)) else text
 
 
+def _decoded(text: str) -> str:
+    """The text with its letters in their usual signs, however it was written."""
+
+    def letters(found: re.Match) -> str:
+        coded = found[0]
+        if coded[0] == "\\":
+            return json.loads('"' + re.sub(r"\\+u", r"\\u", coded, flags=re.IGNORECASE) + '"')
+        return {"%": unquote, "&": unescape}[coded[0]](coded) if len(coded) > 1 else " "
+
+    return normalize("NFKC", _CODED.sub(letters, text))
+
+
 def _letters(text: str) -> bytes:
-    return _NOT_LETTERS.sub("", text).lower().encode("utf-8", "surrogatepass")
+    return _NOT_LETTERS.sub("", _decoded(text)).lower().encode("utf-8", "surrogatepass")
 
 
 def _in_words(text: str) -> str:
-    return " ".join(_NOT_LETTERS.sub(" ", text).lower().split())
+    return " ".join(_NOT_LETTERS.sub(" ", _decoded(text)).lower().split())
 
 
 def _holds_words(stretch: str) -> bool:

@@ -380,6 +380,8 @@ def assignments(texts: Iterable[str], option: str = "-p", form: str = "name=valu
         name, equals, value = text.partition("=")
         if not equals or not name.strip().replace("-", "_").isidentifier():
             raise UserError(f"'{text}' is not what {option} takes: write {option} {form}")
+        if name.strip() in pairs:
+            raise UserError(f"{option} {name.strip()}=... is given twice: give it once")
         pairs[name.strip()] = value.strip()
     return pairs
 
