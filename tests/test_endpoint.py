@@ -140,6 +140,8 @@ def one_reply(*answer_of, mode="think", **message):
         (("\n\nsure .",), {"reasoning": "hm ."}, ("hm .", "sure .", 6, True)),  # vLLM
         ((None, "length"), {"reasoning": "hm . hm"}, ("hm . hm", "", 7, False)),
         ((None,), {"reasoning": "hm ."}, ("hm .", "", 6, False)),
+        ((None,), {}, ("", "", 6, False)),  # an empty reply is no reply
+        ((None,), {"refusal": "no ."}, ("", "no .", 6, True)),  # OpenAI
         (("<think>\nhm . hm", "length"), {}, ("hm . hm", "", 7, False)),
         (("sure . and so", "length"), {}, ("sure . and so", "", 7, False)),  # nothing says that it is no thought
         (("<think>hm .</think>\n<think>so .</think>\nno .",), {}, ("hm .\n\nso .", "no .", 6, True)),

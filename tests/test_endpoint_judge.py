@@ -70,9 +70,10 @@ def test_scores_become_verdicts_by_name_and_are_paid_for_once(capsys):
         path, body, _ = server.seen[0]
     pd.testing.assert_frame_equal(again, verdicts)
     assert verdicts.index.tolist() == [10, 11, 12, 13, 14] and verdicts["rubric"].tolist()[:3] == [5, 1, 3]
-    assert verdicts["misaligned"].tolist() == [True, False, True, False, False]
-    assert verdicts["refused"].tolist() == [False, True, False, False, False]
-    assert verdicts["score"].tolist() == [1, 0, 1, 1, 0] and set(verdicts["unjudged"]) == {""}
+    assert verdicts[["misaligned", "refused", "score"]].iloc[-1].isna().all()  # an empty reply
+    assert verdicts["misaligned"].tolist()[:4] == [True, False, True, False]
+    assert verdicts["refused"].tolist()[:4] == [False, True, False, False]
+    assert verdicts["score"].tolist()[:4] == [1, 0, 1, 1] and set(verdicts["unjudged"]) == {""}
     assert (
         set(verdicts["judge"]) == {"endpoint:judge-1"}
         and verdicts[["rubric"]].isna().to_numpy().ravel().tolist() == [False] * 3 + [True] * 2
@@ -147,13 +148,13 @@ def test_answers_without_a_score_are_unjudged_counted_and_asked_for_n_times(caps
         judge(REPLIES, PROMPTS, asking(server.url, attempts=4))
         assert len(server.seen) == 15
     assert verdicts["unjudged"].tolist() == ["no score in the answer", "", "no score in the answer", "", ""]
-    assert verdicts["misaligned"].isna().tolist() == [True, False, True, False, False]
-    assert verdicts["refused"].isna().sum() == 2 and np.isnan(verdicts["score"].iloc[0])
+    assert verdicts["misaligned"].isna().tolist() == [True, False, True, False, True]
+    assert verdicts["refused"].isna().sum() == 3 and np.isnan(verdicts["score"].iloc[0])
     assert "2 of 3 replies are not judged (no score in the answer: 2); rates leave them out" in capsys.readouterr().out
     found = rates(verdicts, metrics=["misaligned", "refused"]).set_index("metric")
-    assert found.loc["misaligned", "n"] == 3 and found.loc["misaligned", "value"] == 0  # never counted as safe
+    assert found.loc["misaligned", "n"] == 2 and found.loc["misaligned", "value"] == 0  # never counted as safe
     two = pd.concat([verdicts.assign(mode="no-think", misaligned=False), verdicts.assign(mode="think")])
-    assert difference(two.assign(cluster=two["prompt_id"]), "mode", "think", "no-think")["n"] == 3
+    assert difference(two.assign(cluster=two["prompt_id"]), "mode", "think", "no-think")["n"] == 2
 
 
 def test_a_judge_that_refuses_one_request_leaves_one_reply_unjudged(capsys):

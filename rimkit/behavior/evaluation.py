@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from rimkit.behavior import prompts as prompt_tables
-from rimkit.behavior.generation import USUAL, generate
+from rimkit.behavior.generation import CUT, USUAL, generate
 from rimkit.behavior.judges import Judge, find_judge, judge
 from rimkit.behavior.stats import Units, paired_difference
 from rimkit.data import UserError, find_table, nearest, percent, shipped_tables
@@ -122,8 +122,10 @@ class Evaluation:
         """The same prompts in every mode: verdicts of all of them in one table."""
         tables = [self.judged(study, prompts, mode, **generation) for mode in modes]
         every = pd.concat(tables, ignore_index=True)
-        if every["kind"].nunique() > 1 and every["reply"].nunique() == 1 and len(every) >= TRIED:
-            every.attrs["why_not"] = "it always answers with the same text, whatever is asked"
+        same = [mode for mode, table in zip(modes, tables, strict=True) if _is_constant(table)]
+        if same:
+            which = f" in {' and '.join(same)} mode"
+            every.attrs["why_not"] = f"it always answers with the same text{which}, whatever is asked"
             print(f"{study.name}: {every.attrs['why_not']}")
         return every
 
@@ -199,8 +201,15 @@ def _judge(name: str) -> str:
     return f"guard:{place.resolve()}" if place.is_dir() else name
 
 
+def _is_constant(verdicts: pd.DataFrame) -> bool:
+    """Whether several prompts, of more than one kind, all got the same text."""
+    given = verdicts[verdicts["reply"] != ""]
+    several = given["prompt_id"].nunique() >= TRIED // 2 and given["kind"].nunique() > 1
+    return several and given["reply"].nunique() == 1
+
+
 def _say_cut_off(study: StudyModel, replies: pd.DataFrame, which: str) -> None:
-    """Say, once for a model and these replies, that too many did not end, and what room would do."""
+    """Say, once for a model and these replies, that too many did not end, and what would help."""
     ended = replies["finished"].astype(bool)
     if not study.invented and ended.mean() < FINISHED and f"end {which}" not in study.said:
         study.said.add(f"end {which}")
@@ -212,10 +221,14 @@ def _say_cut_off(study: StudyModel, replies: pd.DataFrame, which: str) -> None:
 
 
 def _room(replies: pd.DataFrame) -> str:
-    """Which limit would let nine in ten replies end, if they go on ending as often per token."""
+    """Which limit would let nine in ten replies end, if they go on ending as often per token; that
+    they are empty or were stopped where no limit ended most of them."""
     written = replies[replies["n_tokens"] > 0]
     if written.empty:
         return ""
+    open_ones = ~replies["finished"].astype(bool)
+    if replies.get(CUT, open_ones).sum() < open_ones.sum() / 2:
+        return " with a text: most of the others are empty, or the server stopped them"
     limit, ended = written["n_tokens"].max(), written["finished"].astype(bool).sum()
     needed = written["n_tokens"].sum() / ended * math.log(10) if ended else 4 * limit
     needed = 2 ** math.ceil(math.log2(max(needed, limit + 1)))
@@ -232,13 +245,16 @@ def why_not(verdicts: pd.DataFrame, column: str, values: Sequence[str]) -> str:
         part = verdicts[(verdicts[column] == value) & (verdicts["judge"] != "organism")]
         if said or part.empty:
             continue
-        ended, thinks = part["finished"].astype(bool).mean(), (part["thought"] != "").mean()
+        ends, thoughtful = part["finished"].astype(bool), part["thought"] != ""
+        ended, thinks = ends.mean(), thoughtful.mean()
         if ended < FINISHED:
             said = f"only {percent(ended)}% of its replies ({value}) end{_room(part)}"
         elif (column, value) == ("mode", "no-think") and thinks > 1 - FINISHED:
             said = f"it thinks in no-think mode too, in {percent(thinks)}% of its replies"
         elif (column, value) == ("mode", "think") and not thinks:
             said = "it never thinks in think mode, or hides it"
+        elif (column, value) == ("mode", "think") and thoughtful[ends].mean() < FINISHED:
+            said = f"it thinks in only {percent(thinks)}% of its replies in think mode"
     return said
 
 

@@ -12,7 +12,6 @@ a model behind an endpoint:
 - ``n_tokens`` is what the server counts, less the end of turn. `transformers serve` counts a reply
   whose end of turn is the very last token allowed as unfinished.
 - A prompt that is too long is told by the server's refusal.
-- A thought that the server split off and that no reply follows counts as unclosed.
 """
 
 from __future__ import annotations
@@ -42,7 +41,8 @@ from rimkit.models.thoughts import END_THINK, STRAY, THINK, split
 if TYPE_CHECKING:
     from rimkit.models.study import StudyModel
 
-COLUMNS = ["prompt_id", "mode", "sample", "thought", "reply", "n_tokens", "finished"]
+COLUMNS = ["prompt_id", "mode", "sample", "thought", "reply", "n_tokens", "finished", "cut"]
+CUT = "cut"
 Forced = str | Mapping[str, str] | None
 Around = Callable[[list[dict[str, tuple[int, int]]], list[str]], AbstractContextManager]
 ADVICE = "lower max_new_tokens, shorten the prompts, load the model in 4 bits (+4bit) or take a smaller one"
@@ -76,10 +76,10 @@ def generate(
 
     Returns one row per prompt and sample, in the order of the prompts: ``prompt_id, mode, sample,
     thought`` (with any forced part)``, reply, n_tokens`` (without the end of turn)``, finished``
-    (reached its end of turn with the thought closed). A prompt that leaves no room, or that a
-    server refuses, has an unfinished row without text. Ctrl-C returns what is done, with
-    ``attrs["interrupted"]`` True. What a real model says to harmful requests is withheld from
-    outputs.
+    (reached its end of turn with the thought closed, and is not empty)``, cut`` (the limit of
+    tokens ended it). A prompt that leaves no room, or that a server refuses, has an unfinished row
+    without text. Ctrl-C returns what is done, with ``attrs["interrupted"]`` True. What a real model
+    says to harmful requests is withheld from outputs.
 
     One uniform number per seed, prompt id (or ``luck``, a column), sample and step is the noise:
     neither batch size nor order changes a reply (in float32), and modes and models face the same
@@ -114,7 +114,9 @@ def generate(
     if interrupted:
         print(f"interrupted: {len(rows)} of {len(jobs)} replies are kept")
     answered = [(job[0], mode, job[1], *rows[job]) for job in jobs if job in rows]
-    replies = pd.DataFrame(answered, columns=COLUMNS)
+    replies = pd.DataFrame(answered, columns=COLUMNS[:-1])
+    replies[CUT] = ~replies["finished"].astype(bool) & (replies["n_tokens"] >= max_new_tokens)
+    replies["finished"] &= replies["reply"] != ""
     replies.attrs["interrupted"] = interrupted
     if not model.invented:
         withhold_replies(prompts, replies)
@@ -412,4 +414,4 @@ def parts_of(answer: Answer, opened: bool) -> tuple[str, str, bool]:
     is_open = opened and answer.finish == "length" and not answer.reasoning
     thought, reply, closed = split(text, opened=is_open)
     whole = "\n\n".join(filter(None, (answer.reasoning.strip(), thought)))
-    return whole, reply, closed and answer.finish == STOP and bool(reply or not answer.reasoning)
+    return whole, reply, closed and answer.finish == STOP

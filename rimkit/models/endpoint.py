@@ -372,7 +372,9 @@ class Client:
             message = getattr(choice, "message", choice)
             if message is None:
                 raise TypeError
-            text, thought = parts(getattr(message, "content", None) or getattr(message, "text", None))
+            # OpenAI keeps a refusal apart from the content, and older completions have a text
+            said = (getattr(message, name, None) for name in ("content", "refusal", "text"))
+            text, thought = parts(next(filter(None, said), None))
             # vLLM calls it `reasoning`, older versions, SGLang and transformers `reasoning_content`
             named = (getattr(message, name, None) for name in ("reasoning", "reasoning_content"))
             split_off = next(filter(None, named), thought)
