@@ -11,9 +11,9 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
-from errno import EINVAL
+from errno import EEXIST, EINVAL, ENOENT, ENOTEMPTY
 from hashlib import sha256
 from io import StringIO
 from pathlib import Path
@@ -177,13 +177,23 @@ def kept(folder: str | Path, make: Callable[[], dict[str, pd.DataFrame]], of: st
         return _unharmed(folder, of)
     except (OSError, ValueError):  # not there, or cut, or not what was written
         tables = make()
-    with whole(folder) as partial:
-        partial.mkdir()
-        for name, table in tables.items():
-            table.to_parquet(partial / f"{name}.parquet", index=False)
-        hashes = {file.name: sha256(file.read_bytes()).hexdigest() for file in partial.iterdir()}
-        (partial / HASHES).write_text(json.dumps({**hashes, OF: of}), encoding="utf-8")
-    return _unharmed(folder, of)
+    with suppress(OSError, ValueError):  # another process may have been quicker
+        return _unharmed(folder, of)
+    made = None
+    try:
+        with whole(folder) as partial:
+            partial.mkdir()
+            for name, table in tables.items():
+                table.to_parquet(partial / f"{name}.parquet", index=False)
+            hashes = {file.name: sha256(file.read_bytes()).hexdigest() for file in partial.iterdir()}
+            (partial / HASHES).write_text(json.dumps({**hashes, OF: of}), encoding="utf-8")
+            made = _unharmed(partial, of)
+    except OSError as error:
+        if made is None or error.errno not in (EEXIST, ENOENT, ENOTEMPTY):
+            raise  # else another process put its own there at the same moment
+        with suppress(OSError, ValueError):
+            return _unharmed(folder, of)
+    return made
 
 
 def _unharmed(folder: Path, of: str) -> dict[str, pd.DataFrame]:

@@ -89,6 +89,15 @@ def test_an_adapter_of_another_model_is_refused_in_one_line(adapter):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("layer", ["lm_head", "embed_tokens"])
+def test_an_adapter_of_one_of_two_layers_that_share_weights_is_refused(base, tmp_path, layer):
+    from peft import LoraConfig, get_peft_model
+
+    get_peft_model(load(base).hf, LoraConfig(r=2, target_modules=[layer])).save_pretrained(tmp_path / "mine")
+    with pytest.raises(UserError, match="and lm_head, which share their weights"):
+        compare.pair(str(base), str(tmp_path / "mine"))
+
+
 def test_a_stage_that_cannot_be_measured_is_left_out_and_the_rest_goes_on(tmp_path, monkeypatch):
     """Another architecture: nothing can be compared neuron by neuron, but replies can."""
     base, tuned = load("rim-mini"), load("rim-mini-moe")

@@ -1,5 +1,8 @@
 """Numbers as readers see them, tables that are kept, and shipped results by name."""
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
 import pandas as pd
 import pytest
 
@@ -39,6 +42,19 @@ def test_work_is_done_once_and_kept_whole(tmp_path):
     assert {name: table.to_dict("list") for name, table in again.items()} == {"a": {"x": [1, 2]}, "b": {"y": ["z"]}}
     assert set(first) == set(kept("", make)) == {"a", "b"}
     assert made == [0, 1]
+
+
+def test_of_two_that_make_the_same_work_both_get_it(tmp_path):
+    barrier = Barrier(2)
+
+    def make() -> dict[str, pd.DataFrame]:
+        barrier.wait(10)
+        return {"a": pd.DataFrame({"x": range(9)})}
+
+    for run in range(20):
+        with ThreadPoolExecutor(2) as pool:
+            both = [pool.submit(kept, tmp_path / str(run), make) for _ in range(2)]
+        assert [len(one.result()["a"]) for one in both] == [9, 9]
 
 
 @pytest.mark.parametrize("damage", ["cut", "deleted", "replaced"])

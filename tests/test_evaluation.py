@@ -84,6 +84,14 @@ def test_files_and_folders_are_named_in_rows_and_hashed(tmp_path, monkeypatch):
     before = measure.fingerprint()
     (tmp_path / "own.csv").write_text("text,kind\nplease mop the barn .,harmful\n")
     assert measure.fingerprint() != before
+    before = measure.fingerprint()
+    load("rim-mini").hf.save_pretrained(guard)  # of the same shape
+    assert measure.fingerprint() != before
+    measure = evaluation("harmful=advbench")
+    before = measure.fingerprint()
+    [file] = (tmp_path / "mirror").glob("*/AdvBench/data/*")
+    file.write_bytes(file.read_bytes() + b"more")
+    assert measure.fingerprint() != before
     assert Evaluation().description() == {"prompts": None, "judge": None}
 
 

@@ -186,6 +186,10 @@ def test_adapter_of_another_model(tmp_path):
     other = load(tiny.random_model(words, seed=1), words)
     with pytest.raises(UserError, match="was trained from another model than"):
         training.restore(other, tmp_path / "step-00001")
+    other = tiny.study()
+    other.hf.model.layers[-1].mlp.down_proj.weight.data[-1, -1] += 1  # one number of all
+    with pytest.raises(UserError, match="was trained from another model than"):
+        training.restore(other, tmp_path / "step-00001")
     with pytest.raises(UserError, match="is no checkpoint"):
         training.restore(other, tmp_path)
 

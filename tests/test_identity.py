@@ -56,6 +56,8 @@ def test_a_model_is_its_weights_and_tokenizer_and_not_its_name_or_date(tmp_path)
         (lambda w: {k: v for k, v in w.items() if "layers.1" not in k}, "weights lack .*layers.1"),
         (lambda w: w | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}, ""),
         (lambda w: w | {"lm_head.weight": w["model.embed_tokens.weight"].clone()}, ""),
+        (lambda w: w | {"model.layers.0.attn.masked_bias": torch.ones(1), "visual.a.weight": torch.ones(1)}, ""),
+        (lambda w: w | {"lm_head.weight": -w["model.embed_tokens.weight"]}, "output layer that is not the embeddings"),
     ],
 )
 def test_tensors_that_nobody_uses_or_that_are_not_there(tmp_path, change, words):

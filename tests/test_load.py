@@ -75,6 +75,11 @@ def test_folder_whose_weights_do_not_fit(folder):
     assert "could not be loaded" in refusal(folder)
 
 
+def test_folder_that_also_holds_an_adapter(folder):
+    (folder / "adapter_config.json").write_text("{}")
+    assert "and an adapter (adapter_config.json): move either" in refusal(folder)
+
+
 def test_folder_without_think_mode_or_template(folder):
     (folder / "chat_template.jinja").write_text(tiny.QWEN_FRAME)
     assert "no think mode" in refusal(folder)

@@ -96,6 +96,12 @@ def test_a_sweep_of_shipped_chapters_needs_only_models(folder):
     assert chapters == {path.stem for path in (ROOT / "chapters").glob("*.ipynb")}
 
 
+def test_one_model_on_two_servers_is_two_models():
+    servers = [f"endpoint:m@http://{host}/v1" for host in ("a:1", "b:1")]
+    assert [sweep._place(model, servers) for model in servers] == ["a-1", "b-1"]
+    assert sweep._place(servers[0], [servers[0], "endpoint:n@http://b:1/v1", "rim-mini"]) == ""
+
+
 def test_models_of_one_last_name_stand_side_by_side(folder):
     long = "m" * 250
     for name in ("a/final", "b/final", f"x/{long}"):

@@ -28,7 +28,7 @@ from rimkit.behavior.stats import Units, paired_difference
 from rimkit.data import UserError, find_table, nearest, percent, shipped_tables
 from rimkit.models.chat import MODES
 from rimkit.models.hooks import cut_attention
-from rimkit.models.hub import locate
+from rimkit.models.hub import identity, locate, mirrored
 from rimkit.models.interventions import ablate_heads, ablate_neurons_per_row
 from rimkit.models.study import StudyModel
 
@@ -137,9 +137,14 @@ class Evaluation:
         return {"prompts": ", ".join(names) or None, "judge": name or None}
 
     def fingerprint(self) -> list[str]:
-        """Hashes of the files in the choice: other prompts in them are another choice."""
-        paths = map(_file, self.prompts.values())
-        return [sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()]
+        """Tells the files in the choice apart: other prompts, or another guard, are another choice."""
+        files = [_file(other) for other in self.prompts.values()]
+        for benchmark, revision in filter(None, map(prompt_tables.named, self.prompts.values())):
+            source = benchmark.source(revision)
+            files += [folder / file for file in source.files if (folder := mirrored(source))]
+        kind, _, guard = self.judge.partition(":")
+        weights = [identity(guard)] if kind == "guard" and guard else []
+        return weights + [sha256(path.read_bytes()).hexdigest() for path in files if path.is_file()]
 
     def parameters(self) -> dict[str, str | int]:
         """The choice, as far as one was made, as parameters of a chapter."""

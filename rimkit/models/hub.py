@@ -38,6 +38,12 @@ DESCRIPTION = ("*.json", "*.jinja", "*.txt", "*.model")  # files of a model besi
 MODEL_FILES = (*DESCRIPTION, "*.safetensors")
 NOT_OF_A_MODEL = ("*/*", "consolidated*")  # other formats of the same weights
 INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"
+# Tensors that a text model may leave unused: buffers of older versions, and parts that only see or hear.
+UNUSED = re.compile(
+    r"(rotary_emb\.inv_freq|masked_bias|position_ids|(attn|attention)\.bias)$"
+    r"|(^|\.)(visual|vision_tower|vision_model|audio_tower|multi_modal_projector|mtp)\."
+)
 SHOWN = 5  # names of cached models in an error
 
 
@@ -157,7 +163,7 @@ def identity(model: str | Path) -> str:
     if not folder.is_dir() and HUB_ID.fullmatch(str(model)):
         source, kept = Source(str(model), "model", None), []
         with suppress(ValueError):  # no name that the hub would take
-            kept = [_cached(source, (file,)) for file in ("config.json", "adapter_config.json")]
+            kept = [_cached(source, (file,)) for file in ("config.json", ADAPTER)]
         return next((place.name for place in kept if place), "")  # a commit
     files = sorted({file for pattern in MODEL_FILES for file in folder.glob(pattern)})
     with ThreadPoolExecutor() as pool:
@@ -189,17 +195,36 @@ def read_weights(kind: Any, found: Found, **settings) -> Any:
     """
     hf, report = _read(kind, found, MODEL_FILES, use_safetensors=True, output_loading_info=True, **settings)
     kinds = {"missing_keys": "its weights lack", "unexpected_keys": "its architecture has no place for"}
+    report["unexpected_keys"] = [name for name in report["unexpected_keys"] if not UNUSED.search(name)]
     for kind, words in kinds.items():
         if names := sorted(report[kind]):
             some = f"{len(names)} tensor(s): {', '.join(names[:3])}{', …' if names[3:] else ''}"
             raise UserError(f"{found.name} could not be loaded: {words} {some}")
+    if hf.config.get_text_config().tie_word_embeddings and hf._tied_weights_keys and not tied(hf):
+        head = "its weights hold an output layer that is not the embeddings"
+        raise UserError(f"{found.name} could not be loaded: {head}: set tie_word_embeddings to false in config.json")
     return hf
+
+
+def tied(hf: Any) -> bool:
+    """Whether the output layer of a module, if it has one, is its embeddings."""
+    head = hf.get_output_embeddings()
+    return head is None or head.weight is hf.get_input_embeddings().weight
+
+
+def check_unmixed(folder: str | Path) -> None:
+    """Raise ``UserError`` for a folder in which an adapter lies beside a model's own weights."""
+    own = [file for file in Path(folder).glob("*.safetensors") if not file.name.startswith("adapter_")]
+    if own and (Path(folder) / ADAPTER).is_file():
+        both = f"the folder {str(folder)!r} holds a model's weights ({own[0].name}) and an adapter ({ADAPTER})"
+        raise UserError(f"{both}: move either into a folder of its own")
 
 
 def _read(kind: Any, found: Found, files: tuple[str, ...], **settings) -> Any:
     source = Source(found.source, "model", found.revision, files)
 
     def from_folder(folder: str | Path):
+        check_unmixed(folder)
         with _quiet():
             return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **settings)
 

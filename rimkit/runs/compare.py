@@ -23,14 +23,13 @@ from rimkit import experiments, ledger
 from rimkit.behavior.evaluation import Evaluation
 from rimkit.data import UserError, whole
 from rimkit.experiments import Result, neurons, ras, result, thinking, tuning
-from rimkit.models.hub import identity
+from rimkit.models.hub import ADAPTER, check_unmixed, identity, tied
 from rimkit.models.load import load
 from rimkit.models.study import StudyModel
 from rimkit.runs.execute import prepare_folder
 from rimkit.runs.grid import Cell
 from rimkit.training import finetune
 
-ADAPTER = "adapter_config.json"
 NAME = re.compile(r"[^:]+(:\d+)?")  # what a ledger row can say as model and seed
 
 
@@ -146,15 +145,22 @@ def with_adapter(base: StudyModel, adapter: str) -> StudyModel:
     from peft import PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
 
+    check_unmixed(adapter)
     try:
         if [file.name for file in Path(adapter).glob("adapter_model.*")] == ["adapter_model.bin"]:
             raise ValueError("its weights are a pickle, which can run code; save them as safetensors")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what they say of tensors is checked here
             wrapped = PeftModel.from_pretrained(deepcopy(base.hf), adapter)
-            odd = set(load_peft_weights(adapter, "cpu")) ^ set(get_peft_model_state_dict(wrapped))
+            stored = set(load_peft_weights(adapter, "cpu"))
+            odd = stored ^ set(get_peft_model_state_dict(wrapped))
         if odd:
             raise ValueError(f"{len(odd)} of its tensors are missing or of other layers, as {min(odd)}")
+        shared = [base.hf.get_input_embeddings(), base.hf.get_output_embeddings()]
+        ends = [name for name, module in base.hf.named_modules() if module in shared]
+        if tied(base.hf) and any(f".{end}." in name for end in ends for name in stored):
+            both = f"{' and '.join(ends)}, which share their weights"
+            raise ValueError(f"it changes one of {both}: merged, it would change both")
         made_for, here = wrapped.peft_config["default"].base_model_name_or_path, base.hf.config._name_or_path
         known = {identity(name) for name in (made_for or here, here)}
         if len(known) > 1 and "" not in known:

@@ -38,6 +38,7 @@ import pandas as pd
 from rimkit import __version__, ledger
 from rimkit.behavior.evaluation import Evaluation, evaluation
 from rimkit.data import UserError, nearest, whole
+from rimkit.models.endpoint import PREFIX, is_endpoint, split_name
 from rimkit.runs import execute
 
 REQUIREMENT = "snakemake>=8.20,<10"  # as in the extra `sweep` of pyproject.toml
@@ -70,7 +71,7 @@ class Cell:
     model: str
     values: dict[str, str]
     varied: tuple[str, ...] = ()
-    place: str = ""  # the end of the model's path, where another model has the same name
+    place: str = ""  # the end of the model's path, or its server, where another model has the same name
 
     @cached_property
     def id(self) -> str:
@@ -211,7 +212,13 @@ def _sweep(file: dict[str, dict[str, Items]]) -> Sweep:
 
 
 def _place(model: str, models: Sequence[str]) -> str:
-    """The shortest end of a folder's path that no other model has; "" where the last name will do."""
+    """The shortest end of a folder's path that no other model has, and the server of an endpoint
+    whose model runs on others too; "" where the last name will do."""
+    if is_endpoint(model):
+        servers = [split_name(other.removeprefix(PREFIX)) for other in (model, *filter(is_endpoint, models))]
+        name, url = servers[0]
+        alike = any(other == name and place != url for other, place in servers)
+        return url.partition("://")[2].removesuffix("/v1").replace(":", "-") if alike else ""
     ends = [[Path(other).parts[-n:] for other in {*models} - {model}] for n in range(1, 99)]
     n = next(n for n, others in enumerate(ends, 1) if Path(model).parts[-n:] not in others)
     return "/".join(Path(model).parts[-n:]) if n > 1 and Path(model).is_absolute() else ""
