@@ -353,9 +353,9 @@ def test_a_template_that_changes_the_request_is_given_it_whole():
     assert chat.tokenizer.decode(encoded.ids[slice(*encoded.spans["request"])]) == "this request is longer than that"
 
 
-@pytest.mark.parametrize("form", ["'%d %B %Y'", '"%d %B %Y"', "form"])
+@pytest.mark.parametrize("form", ["'%d %B %Y'", '"%d %B %Y"', "form", "format=form", "('%d ' + '%B %Y') | trim"])
 def test_the_date_is_always_the_same(form):
-    template = "{% set form = '%Y' %}" + templates.DATED.replace("'%d %B %Y'", form)
+    template = "{% set form = '%d %B %Y' %}" + templates.DATED.replace("'%d %B %Y'", form)
     chat = ChatFormat(templates.tokenizer(templates.CHATML, template))
     assert chat.template.dated and "Today: 01 January 2026" in chat.tokenizer.decode(chat.encode("go", "think").ids)
 
@@ -395,6 +395,15 @@ def test_spans_have_roles_that_are_found_by_position(end, opens, tail, text):
         (templates.SPEAKS_OF_THOUGHTS, "thinks in a way that is not understood here"),
         (templates.NO_TAGS, "thinks in a way that is not understood here"),
         (templates.ENDS_TURNS, "thinks in a way that is not understood here"),
+        (
+            tiny.QWEN_FRAME.replace("assistant\\n' if", "assistant\\n<ponder>' if"),
+            "thinks in a way that is not understood",
+        ),
+        ("{{- '<think>' if mode == 'chat' }}" + tiny.QWEN_FRAME, "thinks in a way that is not understood here"),
+        (
+            "{{- '<think></think>' if chat_template_kwargs and chat_template_kwargs.thinking }}" + tiny.QWEN_FRAME,
+            "thinks in a way that is not understood here",
+        ),
         (templates.HIDES, "does not show the request once"),
         (templates.QWEN3.replace("m.role + ", "m.role + m.content + "), "cannot build a prompt"),  # shown twice
         ("{{ raise_exception('system only') }}", "cannot build a prompt: system only"),

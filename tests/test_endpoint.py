@@ -1,6 +1,7 @@
 """Models behind an endpoint: the same replies as from a model that is loaded here."""
 
 import json
+import re
 import shutil
 import sys
 import time
@@ -18,7 +19,7 @@ from rimkit.behavior.llm_judges import EndpointJudge
 from rimkit.data import UserError
 from rimkit.experiments import patterns
 from rimkit.experiments.heads import moved_attention
-from rimkit.models.endpoint import EndpointModel
+from rimkit.models.endpoint import EndpointModel, split_name
 from rimkit.models.hub import locate
 from rimkit.runs.execute import check_chat, find_model
 
@@ -237,7 +238,11 @@ def test_odd_counts_and_half_characters_do_no_harm():
 
 def test_an_answer_that_is_cut_off_is_asked_for_again():
     def answer(path, body, number):
-        return (200, b'{"choices": [', {"content-type": "application/json"}) if number == 1 else serving.said("<think>hm .</think>sure .")
+        return (
+            (200, b'{"choices": [', {"content-type": "application/json"})
+            if number == 1
+            else serving.said("<think>hm .</think>sure .")
+        )
 
     with serving.Scripted(answer) as server:
         assert generate(model(server.url, retries=1), PROMPTS.head(1), **QUIET)["reply"].item() == "sure ."
@@ -346,12 +351,34 @@ def test_requests_run_side_by_side_and_within_the_limit():
 # -- bad input -----------------------------------------------------------------------------------------------
 
 
+def test_addresses_without_a_secret_are_taken():
+    for url in (
+        "https://a.b/client/v4/accounts/0123456789abcdef0123456789abcdef/ai/v1",
+        "http://h:1/Llama-3-8B-Instruct/v1",
+    ):
+        assert split_name(f"hf-internal/m@{url}") == ("hf-internal/m", url)
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
         ("endpoint:", "names no model"),
         ("endpoint:judge-1@http://user:word@localhost:1/v1", "must hold no password"),
         ("endpoint:judge-1@http://localhost:1/v1?key=x", "must hold no password or key"),
+        *(
+            (f"endpoint:judge-1@http://localhost:1/{part}/v1", "must hold no password or key")
+            for part in (
+                "hf_abcdefghij",
+                "gsk_abcdefghij",
+                "AIzaSyA1234567",
+                "xai-a1b2c3d4e5f6g7h8i9j0k",
+                "sk-abcdefghij",
+                "aB3dE6gH9jK2mN5pQ8sT",
+                "v1/user:word@host",
+                "v1@user:word",
+                "user%3Aword%40host",
+            )
+        ),
         ("endpoint:judge-1@https://127.0.0.1:1/v1", "needs a key and there is none: .* RIMKIT_API_KEY"),
         ("endpoint:judge-1@http://127.0.0.1:9/v1", "no answer from .*is the server running"),
         ("endpoint:judge-1", "api.openai.com/v1 needs a key .*OPENAI_API_KEY or RIMKIT_API_KEY"),
@@ -362,7 +389,7 @@ def test_bad_addresses_are_one_clear_line(name, words, monkeypatch):
         monkeypatch.delenv(variable, raising=False)
     with pytest.raises(UserError, match=words) as caught:
         rimkit.load(name)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and not re.search("hf_|gsk_|AIza|xai-|sk-a|aB3|word@|user", str(caught.value))
 
 
 @pytest.mark.parametrize(

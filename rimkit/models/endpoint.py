@@ -21,7 +21,7 @@ from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from rimkit.data import UserError, nearest
 from rimkit.models.chat import ChatFormat
@@ -32,7 +32,11 @@ OPENAI = "https://api.openai.com/v1"
 NAME = re.compile(r"(?P<model>\S+?)(?:@(?P<url>https?://\S+))?")
 REJECTED = (400, 413, 422)  # this request, not the server or the account, is the problem
 PATIENCE = 3  # requests refused before any was accepted: then it is the setting that is wrong
-KEYS = re.compile(r"\b(?:sk|pk|key|token|bearer)[-_:= ]+[\w.*-]{8,}", re.IGNORECASE)
+KEYS = re.compile(
+    r"\b(?:sk|pk|key|token|bearer)[-_:= ]+[\w.*-]{8,}|\b(?:hf_|gsk_|AIza|xai-(?=\w{20}))[\w.*-]{8,}", re.IGNORECASE
+)
+# In the path of an address: a password beside an @, or a long part of mixed letters and digits.
+SECRET_PART = re.compile(r":[^/]*@|@[^/]*:|\b(?=\w*[a-z])(?=\w*[A-Z])(?=\w*\d)\w{20,}")
 NO_PACKAGE = "an endpoint needs the openai package: pip install 'rimkit[endpoint]'"
 STANDARD = {  # what OpenAI knows; other settings go past its package's own check of names
     "messages", "prompt",
@@ -184,6 +188,7 @@ def split_name(name: str) -> tuple[str, str]:
     try:
         parts = urlsplit(url)
         hidden = parts.username or parts.password or parts.query or parts.fragment
+        hidden = hidden or SECRET_PART.search(unquote(parts.path))
     except ValueError:
         raise UserError("the address of an endpoint is none: write http://host:port/v1") from None
     if hidden or KEYS.search(name) or KEYS.search(url):

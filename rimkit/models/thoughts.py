@@ -49,8 +49,7 @@ HARMONY = "<|channel|>"
 STAND_IN, A_THOUGHT, A_REPLY = "rimkit stands here", "rimkit thinks here", "rimkit answers here"
 FIELDS = ("reasoning_content", "reasoning", "thinking")  # where templates look for a turn's thought
 PARTS = [{"type": "thinking", "thinking": A_THOUGHT}, {"type": "text", "text": A_REPLY}]
-TODAY = datetime(2026, 1, 1)  # for templates that write the date
-DATE = re.compile(r"""strftime_now\(\s*(?:(["'])(.*?)\1|[^()]*)\s*\)""")
+TODAY, ANOTHER_DAY = datetime(2026, 1, 1), datetime(2031, 7, 16, 13, 45, 59)  # for templates that write the date
 SWITCHES = re.compile("think|reason|thought|effort", re.IGNORECASE)
 OFF = (False, "none", "off", "no", "disabled", "chat", "nothink", "no_think")  # leave thinking out
 NOT_UNDERSTOOD = "the chat template thinks in a way that is not understood here"
@@ -114,6 +113,17 @@ def without_tags(text: str, tags: Tags = QWEN, more: Iterable[str] = ()) -> str:
     return text
 
 
+def _on(day: datetime, template: str) -> str:
+    """The template with a ``strftime_now`` of its own, which knows this day only."""
+    if "strftime_now" not in template:
+        return template
+    written = {sign: day.strftime(f"%{sign}") for sign in "aAbBcdDeFHIjmMpSTUwxXyY"}
+    forms = {f"%{sign}": text for sign, text in written.items()}
+    forms |= {f"%-{sign}": text.lstrip("0") or "0" for sign, text in written.items()}
+    replaced = "".join(f"|replace({form!r},{text!r})" for form, text in forms.items())
+    return "{% macro strftime_now(format) %}{{ format" + replaced + " }}{% endmacro %}\n" + template
+
+
 class Asked(NamedTuple):
     """A way to render prompts: a variable of the template with its value, text added to the request."""
 
@@ -142,9 +152,9 @@ class Template:
     def __init__(self, tokenizer):
         if not getattr(tokenizer, "chat_template", None):
             raise UserError("the tokenizer has no chat template: use an instruction-tuned model, or set one")
+        self.tokenizer, self.as_parts = tokenizer, False
         source = tokenizer.get_chat_template()
-        self.tokenizer, self.dated, self.as_parts = tokenizer, bool(DATE.search(source)), False
-        self.source = DATE.sub(lambda found: repr(TODAY.strftime(found[2] or "%d %B %Y")), source)
+        self.source = _on(TODAY, source)
         try:
             self.around()
         except UserError:
@@ -158,6 +168,10 @@ class Template:
         self.on = self.off = PLAIN
         self.tags = self._tags_of_a_turn() or self._known_tags()
         self.way, self.reason = self._way()
+        dated = self._prompts()
+        self.source = _on(ANOTHER_DAY, source)
+        self.dated = self._prompts() != dated
+        self.source = _on(TODAY, source)
 
     def prompt(self, request: str, asked: Asked = PLAIN) -> str:
         """The text of a conversation up to where the model goes on."""
@@ -181,6 +195,9 @@ class Template:
         except Exception as error:  # a template is arbitrary code
             reason = str(error).partition("\n")[0]
             raise UserError(f"the chat template cannot build a prompt: {reason}") from error
+
+    def _prompts(self) -> list:
+        return [self.around(asked) for asked in (self.on, self.off)]
 
     def _turn(self, thought: str, content, settings: Mapping) -> str:
         """What follows a request that has an answer; empty where the template does not take that."""
@@ -284,8 +301,8 @@ class Template:
         default, tags = self._tries[PLAIN], self.tags
         turned = [asked for asked, around in self._tries.items() if around != default]
         if tags is None:
-            known = {tag for pair in KNOWN for tag in pair}
-            if turned or set(STRAY.findall(self._texts)) - known:
+            stray = STRAY.search(self._texts) or any(tag in self._texts for tag, _ in KNOWN)
+            if turned or stray or self._opens_unknown(default[1]):
                 raise UserError(NOT_UNDERSTOOD)
             return "none", "its chat template knows no thoughts"
         if default[1].lstrip().startswith(tags.close):  # which also ends every turn
@@ -299,6 +316,12 @@ class Template:
         if any(before in default[1] for before, _ in WRAPPERS):
             return "none", "its chat template begins the reply itself"
         return ("template opens" if state == "open" else "model opens"), ""
+
+    def _opens_unknown(self, after: str) -> bool:
+        """Whether a prompt ends in a tag that the turn of an assistant does not begin with."""
+        last, turn = re.search(rf"({TAG})\s*$", after), self._turn("", A_REPLY, {}).partition(A_REPLY)[0]
+        begins = re.findall(TAG, turn)[-1:] + [tag for tag, _ in WRAPPERS]
+        return bool(last and turn and last[1] not in begins)
 
     def _turns(self, values: list[Asked]) -> bool:
         """Whether one switch closes the thought or leaves thinking out; keeps how it is set."""

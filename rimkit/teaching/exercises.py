@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
 from html import escape
+from math import isfinite
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -279,7 +280,9 @@ class Prediction:
             return Note(f"{self.name}: nothing was measured, since no reply was judged.")
         if not isinstance(measured, Real):
             raise UserError(f"compare {self.name} with a number, not {measured!r}")
-        interval = ci_low is not None and ci_high is not None
+        if not isfinite(measured):
+            return Note(f"{self.name}: what was measured is without bounds, and nothing to compare a guess with.")
+        interval = all(not missing(end) and isfinite(end) for end in (ci_low, ci_high))
         said = f"measured {_in(self.unit, measured)}"
         said += f" (95% interval {_in(self.unit, ci_low)} to {_in(self.unit, ci_high)})" if interval else ""
         if self.guess is None:
