@@ -17,6 +17,7 @@ from errno import EEXIST, EINVAL, ENOENT, ENOTEMPTY
 from hashlib import sha256
 from io import StringIO
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -142,8 +143,10 @@ def whole(path: str | Path) -> Iterator[Path]:
     """Where to write a file or folder that appears whole, under ``path``, when all went well. The
     name is hidden and nobody else's, so that two writers do not meet."""
     path = Path(path).absolute()
-    if path.is_symlink() or (path.exists() and not (path.is_file() or path.is_dir())):
-        raise OSError(EINVAL, "it is a device or a link", str(path))  # /dev/stdout is both
+    with suppress(FileNotFoundError, NotADirectoryError):  # asked once: another process may put it there
+        mode = path.lstat().st_mode
+        if not (S_ISREG(mode) or S_ISDIR(mode)):
+            raise OSError(EINVAL, "it is a device or a link", str(path))  # /dev/stdout is both
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid4().hex[:8]}.partial")
     try:
