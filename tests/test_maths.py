@@ -59,6 +59,22 @@ from rimkit.behavior.judges import judge
         ("roughly 4.5e2", 450),
         (r"\boxed{8}.", 8),
         (r"thus \boxed 8.", 8),
+        ("the answer is –5", -5),
+        ("pages 3–5", 5),
+        ("x = – 5", -5),
+        ("It is minus 5.", -5),
+        ("20 minus 5", 5),
+        (r"the $5^{\text{th}}$", 5),
+        (r"so \frac{7}{-2}", Fraction(-7, 2)),
+        (r"so \frac{-7}{-2}", Fraction(7, 2)),
+        ("It is 1 000 000.", 1000000),
+        ("about 12 000 in all", 12000),
+        ("in 2023 120 people", 120),
+        ("so 2 + 3 = **5**", 5),
+        ("It takes +5 kg.", 5),
+        ('{"answer": 5}', 5),
+        ("$2x = 6$", 6),
+        ("The answer is 5!", 5),
         ("It costs 17 dollars for 2 people.", 2),  # the fallback's known error, against the model
     ],
 )
@@ -71,6 +87,8 @@ def test_final_answers(solution, value):
     [
         "", "no number", r"\boxed{x+1}", r"\boxed{2 \text{ or } 3 or 4}", r"\boxed{3x}", r"\boxed{2\sqrt{3}}",
         r"the answer is \boxed{42", r"it is 42: \boxed{}", "42, so\n#### none", "1/0", r"\boxed{x-1}", r"\boxed{10^3}",
+        r"The answer is $2\sqrt{5}$", "$x^2$", "it is 10^6", "so 3x", r"\frac{\sqrt{3}}{2}", "x_2", "2 + x", "x - 1", "#### 3x", "a2",
+        r"5\pi", "3 + 4i", "2*3", r"2 \times 3", r"x^{n+2}", "2 × 3", "(x + 1)/2", "√5", "log 5", "x minus 5", r"\sqrt[3]{5}", r"\log 5 + \log(x + 2)",
         r"\boxed{7m}", r"\boxed{\frac{1}{\sqrt{2}}}", r"\boxed{(3, 4)}", r"\boxed{2^8}",
     ],
 )  # fmt: skip

@@ -231,9 +231,9 @@ def test_equal_texts_share_a_cluster_and_a_half(tmp_path, capsys):
         ("3 of 4 or 5", ""), ("\\frac{\\sqrt{3}}{2}", ""), ("the one that stands on the left", ""),
         *((text, "") for text in (
             r"\sqrt{2}", r"2\pi", "x^2", "y=2x", r"\frac{\pi}{4}", r"\boxed{\log 5}", "5i", "#### 5!", "n+1", "13 - x", r"(-\infty, 3]",
-            r"$x \le 3$", r"\pm 3", "x/3", "(x, 3)", "minus 5", "f(3)", "5²", "$1.50/hour",
+            r"$x \le 3$", r"\pm 3", "x/3", "(x, 3)", "a minus 5", "f(3)", "5²", "$1.50/hour",
         )),
-        *((text, "5") for text in ("x = 5", r"\boxed{5\text{ cm}^2}", "**5**", "5 m/s", "5%", "the 5-day trip", "(5)", "5^{\\text{th}}", r"5^\circ")),
+        ("minus 5", "-5"), *((text, "5") for text in ("x = 5", r"\boxed{5\text{ cm}^2}", "**5**", "5 m/s", "5%", "the 5-day trip", "(5)", "5^{\\text{th}}", r"5^\circ")),
         ("x = -5", "-5"), ("1,200 m²", "1200"), (r"3\times 10^3", "3000"),
     ],
 )  # fmt: skip
