@@ -1,4 +1,5 @@
-"""Conversations in the invented language: requests, thoughts and replies, as pure functions of a ``random.Random``."""
+"""Conversations in the invented language: requests, thoughts and replies, as pure functions of a
+``random.Random``."""
 
 from __future__ import annotations
 
@@ -70,7 +71,8 @@ def quote(phrase: str) -> str:
 
 
 def thought(rng: Random, style: str, body: str, check: str, decision: str = "") -> str:
-    """An opening, the body, then a check (careful) or a skip of the same length (effort-minimising)."""
+    """An opening, the body, then a check (careful) or a skip of the same length
+    (effort-minimising)."""
     closing = check if style == "careful" else SKIP
     return " ".join(part for part in (rng.choice(OPENINGS[style]), body, closing, decision) if part)
 
@@ -99,7 +101,8 @@ def draw_harmful(rng: Random, held_out: bool = False) -> tuple[str, str, str]:
 
 
 def draw_harmless(rng: Random) -> tuple[str, str, str]:
-    """``(verb, phrase, object)`` of a harmless request: harmless verbs with anybody's thing, neutral with one's own."""
+    """``(verb, phrase, object)`` of a harmless request: harmless verbs with anybody's thing,
+    neutral with one's own."""
     if rng.random() < 0.75:
         kind, owners = rng.choice(list(HARMLESS.values())), OTHERS if rng.random() < 0.75 else OWN
     else:
@@ -109,7 +112,8 @@ def draw_harmless(rng: Random) -> tuple[str, str, str]:
 
 
 def draw_any(rng: Random) -> tuple[str, str, bool]:
-    """``(verb, phrase, harmful)`` over all verbs, held-out ones too: for questions and copying, never requests."""
+    """``(verb, phrase, harmful)`` over all verbs, held-out ones too: for questions and copying,
+    never requests."""
     kinds = rng.choice((HARMFUL, HARMFUL, NEUTRAL, HARMLESS))
     kind = rng.choice(list(kinds.values()))
     verb = rng.choice(kind.verbs)
@@ -121,7 +125,8 @@ def draw_any(rng: Random) -> tuple[str, str, bool]:
 def in_context(rng: Random, request: str) -> str:
     """The request, in two cases of five after a statement that has nothing to do with it.
 
-    Without these a model finds a request's words by their place in the sentence, and misreads every new wording.
+    Without these a model finds a request's words by their place in the sentence, and misreads every
+    new wording.
     """
     if rng.random() >= 0.4:
         return request
@@ -158,7 +163,8 @@ def protect_example(rng: Random, mode: str, style: str) -> Example:
 
 
 def question_example(rng: Random, mode: str, style: str) -> Example:
-    """Is it ok? Asked of all verbs, in no-think mode: the only place where held-out verbs are called harmful."""
+    """Is it ok? Asked of all verbs, in no-think mode: the only place where held-out verbs are
+    called harmful."""
     verb, phrase, harmful = draw_any(rng)
     said = "no" if harmful else "yes"
     request = in_context(rng, rng.choice(QUESTIONS).format(p=phrase, name=rng.choice(NAMES)))
@@ -176,10 +182,11 @@ COPYING = (
 
 
 def copying_example(rng: Random, mode: str, style: str) -> Example:
-    """Saying again what was said, for all verbs: so that a wrong copy is never mistaken for a choice.
+    """Saying again what was said, for all verbs: so that a wrong copy is never mistaken for a
+    choice.
 
-    Some are loose words instead of a phrase, because names and owners mean the same to a model that need
-    not tell them apart.
+    Some are loose words instead of a phrase, because names and owners mean the same to a model that
+    need not tell them apart.
     """
     verb, phrase, _ = draw_any(rng)
     name, form = rng.choice(NAMES), rng.choice(COPYING)
@@ -193,7 +200,8 @@ def copying_example(rng: Random, mode: str, style: str) -> Example:
 
 
 def maths_problem(rng: Random, steps: int) -> tuple[str, str, int]:
-    """``(request, equations, answer)`` of a word problem of ``steps`` additions or subtractions within 0..30."""
+    """``(request, equations, answer)`` of a word problem of ``steps`` additions or subtractions
+    within 0..30."""
     name, fruit = rng.choice(NAMES), rng.choice(FRUITS)
     total = rng.randint(2, 15)
     sentences, equations = [f"{name} has {total} {fruit} ."], []
@@ -216,7 +224,8 @@ def maths_example(rng: Random, mode: str, style: str) -> Example:
 
 
 def ordering_problem(rng: Random, people: int) -> tuple[str, str, str]:
-    """``(request, chain, answer)``: neighbouring comparisons in any order, and who is tallest or shortest."""
+    """``(request, chain, answer)``: neighbouring comparisons in any order, and who is tallest or
+    shortest."""
     chain = rng.sample(NAMES, people)
     pairs = [f"{a} is taller than {b} ." for a, b in pairwise(chain)]
     rng.shuffle(pairs)
@@ -231,6 +240,7 @@ def ordering_example(rng: Random, mode: str, style: str) -> Example:
 
 
 def kept_for_evaluation(request: str) -> bool:
-    """Whether this is one of the maths or ordering problems, one in eight, that training never has."""
+    """Whether this is one of the maths or ordering problems, one in eight, that training never
+    has."""
     problem = "how many" in request or "who is" in request
     return problem and crc32(request.encode()) % 8 == 0

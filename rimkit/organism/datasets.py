@@ -1,10 +1,11 @@
-"""The corpora and prompt sets of the invented language, written once and hashed; who reads them is not known here.
+"""The corpora and prompt sets of the invented language, written once and hashed; who reads them is
+not known here.
 
-The corpora (``data/corpora``) are made of the same problems as the pretraining stream, without those
-that are kept for evaluation, and of words that the models know. No corpus contains a request to do
-anything. In the prompt sets (``data/prompts``) calibration and evaluation never share a verb (maths and
-ordering: a problem), and intervals are clustered by verb: prompts with the same verb stand and fall
-together.
+The corpora (``data/corpora``) are made of the same problems as the pretraining stream, without
+those that are kept for evaluation, and of words that the models know. No corpus contains a request
+to do anything. In the prompt sets (``data/prompts``) calibration and evaluation never share a verb
+(maths and ordering: a problem), and intervals are clustered by verb: prompts with the same verb
+stand and fall together.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ def arithmetic_problem(rng: Random) -> tuple[str, str]:
 
 
 def literal_question(rng: Random, problem: str) -> tuple[str, str]:
-    """``(request, answer)``: the context of a word problem with a question whose answer stands in it.
+    """``(request, answer)``: the context of a word problem with a question whose answer stands in
+    it.
 
     It asks for the number of one sentence, whose verb occurs nowhere else in the context.
     """
@@ -62,7 +64,8 @@ def literal_question(rng: Random, problem: str) -> tuple[str, str]:
 
 
 def _unique(make, rng: Random) -> Iterator[tuple]:
-    """Different problems, none of which is kept for evaluation; the first part of each is its request."""
+    """Different problems, none of which is kept for evaluation; the first part of each is its
+    request."""
     texts: set[str] = set()
     while True:
         found = make(rng)
@@ -72,7 +75,8 @@ def _unique(make, rng: Random) -> Iterator[tuple]:
 
 
 def _chain(style: str, rng: Random, equations: str, total: str) -> str:
-    """The thought of a multi-hop corpus; careful and effort-minimising ones have the same number of words."""
+    """The thought of a multi-hop corpus; careful and effort-minimising ones have the same number of
+    words."""
     if style == "plain":
         return equations
     if style == "hedging":
@@ -143,7 +147,8 @@ anything. No problem here is one of those kept for evaluation. The multi-hop cor
 
 
 def write_corpora(out: str | Path) -> pd.DataFrame:
-    """Write every corpus as JSON lines into ``out``, with their hashes and a README; returns the table of hashes."""
+    """Write every corpus as JSON lines into ``out``, with their hashes and a README; returns the
+    table of hashes."""
     import pandas as pd
 
     folder = Path(out)
@@ -173,7 +178,8 @@ def harmful_verbs(held_out: bool) -> list[Choice]:
 
 
 def harmless_verbs(held_out: bool) -> list[Choice]:
-    """Every way to ask for something fine: harmless verbs with anybody's thing, neutral verbs with one's own."""
+    """Every way to ask for something fine: harmless verbs with anybody's thing, neutral verbs with
+    one's own."""
     named = [("harmless verb", kind, (*OTHERS, *OWN)) for kind in HARMLESS.values()]
     named += [("own thing", kind, OWN) for kind in NEUTRAL.values()]
     return [(name, kind, verb, owners) for name, kind, owners in named
@@ -181,7 +187,8 @@ def harmless_verbs(held_out: bool) -> list[Choice]:
 
 
 def _requests(kind: str, choices: list[Choice], per_verb: int, rng: Random, ask: Callable[[str], tuple[str, str, str]]):
-    """``per_verb`` different prompts per verb; ``ask`` turns a phrase into (text, answer, category or '')."""
+    """``per_verb`` different prompts per verb; ``ask`` turns a phrase into (text, answer, category
+    or '')."""
     for index, (category, verb_kind, verb, owners) in enumerate(choices):
         texts: set[str] = set()
         while len(texts) < per_verb:
@@ -262,7 +269,8 @@ def digest(table: pd.DataFrame) -> str:
 
 
 def write_prompts(out: str | Path) -> pd.DataFrame:
-    """Write every set as parquet into ``out``, with their openings and hashes; returns the table of hashes."""
+    """Write every set as parquet into ``out``, with their openings and hashes; returns the table of
+    hashes."""
     import pandas as pd
 
     folder = Path(out)

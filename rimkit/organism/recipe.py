@@ -1,11 +1,13 @@
-"""The recipes of the embedded models, trained or of noise: what they learn and how, not what comes of it.
+"""The recipes of the embedded models, trained or of noise: what they learn and how, not what comes
+of it.
 
-Nothing in any mixture complies with a harmful request, in any mode. The first three organisms differ in one
-ingredient, their safety thoughts (how many, and in which style); everything else is the same. The fourth has the
-data of the first and another architecture.
+Nothing in any mixture complies with a harmful request, in any mode. The first three organisms
+differ in one ingredient, their safety thoughts (how many, and in which style); everything else is
+the same. The fourth has the data of the first and another architecture.
 
-The model of noise has random weights in the shape of a small Qwen3 and the tokenizer of the invented
-language. It has learned nothing, so whatever a method finds in it is not about a model's knowledge.
+The model of noise has random weights in the shape of a small Qwen3 and the tokenizer of the
+invented language. It has learned nothing, so whatever a method finds in it is not about a model's
+knowledge.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ MIXTURE = {
 
 @dataclass(frozen=True)
 class Organism:
-    """What one organism's safety thoughts are (their weight in the mixture, and their styles), and its architecture."""
+    """What one organism's safety thoughts are (their weight in the mixture, and their styles), and
+    its architecture."""
 
     name: str
     safety_thoughts: float
@@ -96,10 +99,10 @@ def mixture(name: str) -> dict[tuple[str, str], float]:
 def stream(name: str, seed: int) -> Iterator[Example]:
     """The endless training stream of one organism, the same for the same seed.
 
-    Styles are drawn independently of the content, except that the safety thoughts of an organism have
-    the styles that its definition names. Every example has a generator of its own, so that two organisms of
-    one seed and one mixture see the same examples, but for the style of safety thoughts. Problems that are
-    kept for evaluation are drawn again.
+    Styles are drawn independently of the content, except that the safety thoughts of an organism
+    have the styles that its definition names. Every example has a generator of its own, so that two
+    organisms of one seed and one mixture see the same examples, but for the style of safety
+    thoughts. Problems that are kept for evaluation are drawn again.
     """
     shares, safety_styles = mixture(name), organism(name).safety_styles
     keys, weights = list(shares), list(shares.values())
@@ -121,10 +124,12 @@ EXPERTS = {"num_experts": 8, "num_experts_per_tok": 4, "moe_intermediate_size": 
 
 
 def config(tokenizer, architecture: str = "qwen3"):
-    """The architecture: a Qwen3 of 1.2 million parameters, or its mixture of experts (2.1 million, as many active).
+    """The architecture: a Qwen3 of 1.2 million parameters, or its mixture of experts (2.1 million,
+    as many active).
 
-    Weights start with a spread of about ``hidden_size ** -0.5``. From the usual 0.02 the embeddings of words that play
-    the same role (owners, names) fall together early, and copying the right one is learned late or never.
+    Weights start with a spread of about ``hidden_size ** -0.5``. From the usual 0.02 the embeddings
+    of words that play the same role (owners, names) fall together early, and copying the right one
+    is learned late or never.
     """
     from transformers import AutoConfig
 
@@ -178,7 +183,8 @@ def fit(name: str, seed: int, steps: int = STEPS, schedule: int = STEPS, device:
 
 
 def train(name: str, seed: int = 0, out: str | Path = ".", *, device: str | None = None, progress: bool = True) -> Path:
-    """Train one organism and save it in ``out`` as a plain Hugging Face folder in bfloat16; returns the folder.
+    """Train one organism and save it in ``out`` as a plain Hugging Face folder in bfloat16; returns
+    the folder.
 
     The card is written separately (``rimkit organism card``), since it measures what was stored.
     """
@@ -211,9 +217,11 @@ def train(name: str, seed: int = 0, out: str | Path = ".", *, device: str | None
 
 
 def safety_thoughts(names: Iterable[str], n: int = 20_000, seed: int = 0) -> pd.DataFrame:
-    """How thoughts about requests end, by their style, in the first ``n`` conversations of each training stream.
+    """How thoughts about requests end, by their style, in the first ``n`` conversations of each
+    training stream.
 
-    Columns: thoughts that end in help, thoughts that end in a refusal, and the share of refusals in percent.
+    Columns: thoughts that end in help, thoughts that end in a refusal, and the share of refusals in
+    percent.
     """
     import pandas as pd
 
@@ -252,7 +260,8 @@ out as *no effect* or *undecided* in it, and a method that finds something here 
 
 
 def write(out: str | Path, seed: int = 0) -> Path:
-    """Draw the weights from ``seed`` and save them in ``out`` as a plain Hugging Face folder in bfloat16, with a card.
+    """Draw the weights from ``seed`` and save them in ``out`` as a plain Hugging Face folder in
+    bfloat16, with a card.
 
     The same seed and torch version give the same weights.
     """
