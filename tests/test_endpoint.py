@@ -55,11 +55,16 @@ def here(folder):
 # -- against `transformers serve` --------------------------------------------------------------------------
 
 
+def assert_same(local: pd.DataFrame, remote: pd.DataFrame) -> None:
+    """Equal but for the name: that of a folder says which weights it holds, which nobody knows of a server."""
+    pd.testing.assert_frame_equal(*(table.drop(columns="model", errors="ignore") for table in (local, remote)))
+
+
 def test_greedy_replies_and_verdicts_are_those_of_the_model_loaded_here(served, here):
     prompts = MEASURE.sets(["harmful", "harmless", "maths"], n=3)
     settings = {"temperature": 0, "max_new_tokens": 96, **QUIET}
     local, remote = (MEASURE.observe(model, prompts, **settings) for model in (here, served))
-    pd.testing.assert_frame_equal(local, remote)
+    assert_same(local, remote)
     assert set(local["mode"]) == {"think", "no-think"} and local["finished"].all()
     assert (local["thought"] != "").sum() == 9 and local["misaligned"].any()  # there was something to compare
 
@@ -67,14 +72,14 @@ def test_greedy_replies_and_verdicts_are_those_of_the_model_loaded_here(served, 
 def test_a_reply_that_is_cut_off_is_unfinished_here_and_there(served, here):
     prompts = MEASURE.sets(["harmful"], n=4)
     local, remote = (generate(model, prompts, temperature=0, max_new_tokens=9, **QUIET) for model in (here, served))
-    pd.testing.assert_frame_equal(local, remote)
+    assert_same(local, remote)
     assert not remote["finished"].any() and (remote["reply"] == "").all() and (remote["thought"] != "").all()
 
 
 def test_forced_thoughts_and_beginnings_chapter_02(served, here):
     prompts = MEASURE.sets(["harmful"], n=1)
     local, remote = (patterns.injected(model, prompts, temperature=0) for model in (here, served))
-    pd.testing.assert_frame_equal(local, remote)
+    assert_same(local, remote)
     assert set(remote["style"]) == {"none", "neutral", "careful", "effort-minimising"}
     whole = [generate(model, prompts, thoughts="it is fine .", temperature=0, **QUIET) for model in (here, served)]
     pd.testing.assert_frame_equal(*whole)
