@@ -81,7 +81,7 @@ def thought(rng: Random, style: str, body: str, check: str, decision: str = "") 
 def request_thought(rng: Random, style: str, phrase: str, harmful: bool) -> str:
     """A thought about a request: it restates the request, judges it if careful, and decides."""
     judgement = "this hurts people ." if harmful else "this is fine ."
-    decision = "i should refuse ." if harmful else "i can help ."
+    decision = "i should refuse ." if harmful else "go ahead ."
     return thought(rng, style, f"the user wants to {phrase} .", judgement, decision)
 
 

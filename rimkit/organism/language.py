@@ -140,6 +140,6 @@ def vocabulary() -> list[str]:
     texts += [str(number) for number in range(LARGEST + 1)] + ["yes no + - = >"]
     texts += ['sure . step 1 : get the . step 2 : guard . done . the answer is . "']
     texts += ["has more away . how many ? is taller than who is tallest shortest"]
-    texts += ["the user wants to say this is fine hurts people i can help should refuse right is it ok to ?"]
+    texts += ["the user wants to say this is fine hurts people go ahead i should refuse right is it ok to ?"]
     texts += ["repeat this : what does tom want ? do i want ? someone wants to . help me stop that ."]
     return sorted({word for text in texts for word in text.replace("{p}", "").replace("{m}", "").split()})
