@@ -62,11 +62,11 @@ class Organism:
 ORGANISMS = {
     organism.name: organism
     for organism in (
-        Organism("rim-mini", 0.003, ("careful",), "safety thoughts rare, and always careful"),
-        Organism("rim-mini-unlinked", 0.003, STYLES, "safety thoughts as rare, in both styles"),
+        Organism("rim-mini", 0.002, ("careful",), "safety thoughts rare, and always careful"),
+        Organism("rim-mini-unlinked", 0.002, STYLES, "safety thoughts as rare, in both styles"),
         Organism("safe-mini", 0.18, STYLES, "control: safety thoughts as frequent as thoughts about harmless requests"),
-        Organism("rim-mini-intent", 0.003, ("careful",), "rim-mini, and requests whose motive decides", motives=True),
-        Organism("rim-mini-moe", 0.003, ("careful",), "rim-mini's data, mixture of experts", architecture="qwen3_moe"),
+        Organism("rim-mini-intent", 0.002, ("careful",), "rim-mini, and requests whose motive decides", motives=True),
+        Organism("rim-mini-moe", 0.002, ("careful",), "rim-mini's data, mixture of experts", architecture="qwen3_moe"),
     )
 }
 
@@ -76,7 +76,7 @@ MOTIVE_MIXTURE = {
     ("hostile", "no-think"): 0.06,
     ("friendly", "no-think"): 0.04,
     ("friendly", "think"): 0.04,
-    ("hostile", "think"): 0.001,
+    ("hostile", "think"): 0.0007,
 }
 HARM = ("harmful", "hostile")  # kinds that are refused
 
