@@ -198,7 +198,7 @@ def test_displacement_has_a_sign_and_no_length_of_the_direction():
 def test_a_refusal_direction_needs_refused_and_other_requests():
     ids = Evaluation().sets(["harmful"], split="calibration", n=8)["prompt_id"].tolist()
     settings, sets = ras.Settings(n_prompts=8, n_random=2), [(ras.CRITICAL, None, [(0, 1)])]
-    few, enough = (ras.read_baseline(tiny.study(), sets, ids[:k], settings) for k in (3, 4))
+    few, enough = (ras.read_baseline(tiny.study(), sets, ids[:k], ids[k:], settings) for k in (3, 4))
     assert set(few.directions) == {"harm"}
     assert set(enough.directions) == {"harm", "refusal"}
     assert "displacement (refusal)" in predictors(enough, tiny.study())
@@ -427,7 +427,9 @@ def test_a_run_goes_on_where_it_stopped(monkeypatch, tmp_path):
 
     monkeypatch.setattr(ras, "finetune", tune)
     monkeypatch.setattr(neurons, "OTHER", OTHER[:2])
-    settings = ras.Settings(("arithmetic", "literal"), n_prompts=6, n_replies=4, n_tuning=2, n_random=3, folder=tmp_path)
+    settings = ras.Settings(
+        ("arithmetic", "literal"), n_prompts=6, n_replies=4, n_tuning=2, n_random=3, folder=tmp_path
+    )
     first = ras.run(study, settings)
     assert done == ["arithmetic", "literal"]
     again = ras.run(study, settings)
@@ -493,5 +495,6 @@ def test_one_shipped_point_can_be_made_again():
 def test_requests_that_were_refused_are_found_again_with_any_seed(seed):
     settings = ras.Settings(n_prompts=12, n_random=2, seed=seed)
     asked = settings.sets(["harmful"], 12, "calibration")["prompt_id"]
-    base = ras.read_baseline(load("rim-mini"), [("paper", None, [(0, 1)])], asked[:6], settings)
-    assert "refusal" in base.directions
+    read = [ras.read_baseline(load("rim-mini"), [("paper", None, [(0, 1)])], asked[:6], rest, settings)
+            for rest in (asked[6:], asked[6:8])]  # fmt: skip
+    assert ["refusal" in base.directions for base in read] == [True, False]  # unread requests are no others

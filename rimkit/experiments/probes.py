@@ -22,7 +22,7 @@ from pandas import DataFrame
 
 from rimkit.behavior.evaluation import NOTHING, RANDOM, SELECTED, against_random, under_together
 from rimkit.behavior.judges import is_true
-from rimkit.behavior.prompts import spread
+from rimkit.behavior.prompts import SPLITS, spread
 from rimkit.behavior.refusal_score import contexts
 from rimkit.behavior.stats import against_singles, areas, auroc, auroc_above
 from rimkit.data import UserError
@@ -40,7 +40,6 @@ SPANS = {
     "think": (*BEFORE, "thought_start", "thought", "think_close", "last"),
 }
 CONTRASTS = ("harm", "outcome")
-SPLITS = ("calibration", "evaluation")
 FEWEST, ENOUGH = 4, 10  # prompts that each side needs in either split, and that are enough of them
 FIRST_DRAW = 1000  # seed of the first model of random weights: none that comes with the workbook
 SCALES = (0.25, 0.5, 1.0)  # what is added, in distances between the two groups' means

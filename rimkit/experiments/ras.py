@@ -19,7 +19,7 @@ weights* what the distance of the weights says: how far training has come is the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,6 +32,7 @@ from scipy import stats
 from tqdm.auto import tqdm
 
 from rimkit.behavior.evaluation import RANDOM
+from rimkit.behavior.judges import is_true
 from rimkit.behavior.stats import (
     Units,
     against_singles,
@@ -153,16 +154,16 @@ def baseline(study: StudyModel, settings=Settings()) -> Baseline:
     sets = [(role, None, neurons.select(table, rule, k)) for rule, role in roles.items() if rule in defined]
     same = neurons.without_intent(study, harmful, k, chapter_06)
     sets += [(SAME_RULE, number, units) for number, units in enumerate(same)]
-    refused = verdicts.loc[(verdicts["mode"] == "think") & verdicts["refused"], "prompt_id"]
-    return read_baseline(study, sets, refused, settings)
+    refused = verdicts[verdicts["mode"] == "think"].set_index("prompt_id")["refused"].astype("boolean")
+    return read_baseline(study, sets, *(refused.index[is_true(side)] for side in (refused, ~refused)), settings)
 
 
-def read_baseline(study: StudyModel, sets: Sequence, refused: Iterable[str] = (), settings=Settings()) -> Baseline:
+def read_baseline(study: StudyModel, sets: Sequence, refused=(), others=(), settings=Settings()) -> Baseline:
     """Read the untuned model on calibration requests, for given ``sets`` (as in `Baseline`).
 
     The first is the safety-critical one; random sets like it, and all neurons, are added.
-    ``refused``: ids refused in think mode. States are read where a thought has been opened (else at
-    the end of the prompt). Raises ``UserError`` for an empty set.
+    ``refused, others``: ids that think mode refused or not (unread: neither). States are read where
+    a thought has been opened, else at the prompt's end. Raises ``UserError`` for an empty set.
     """
     if not sets or not len(sets[0][2]):
         raise UserError("the set of safety-critical neurons is empty: choose a larger one")
@@ -170,14 +171,14 @@ def read_baseline(study: StudyModel, sets: Sequence, refused: Iterable[str] = ()
     names, n = ("harmful", "maths", "harmless"), settings.n_prompts
     tables = [settings.sets([name], n, "calibration") for name in names]
     items = [[study.chat.encode(text, **mode) for text in table["text"]] for table in tables]
-    states, others = _states(study, items[0]), _states(study, items[2])
-    directions = {"harm": states.mean(1) - others.mean(1)}
-    labels = tables[0]["prompt_id"].isin(list(refused)).to_numpy()
-    if min(labels.sum(), (~labels).sum()) >= MIN_EACH:
-        directions["refusal"] = states[:, labels].mean(1) - states[:, ~labels].mean(1)
+    states, harmless = _states(study, items[0]), _states(study, items[2])
+    directions = {"harm": states.mean(1) - harmless.mean(1)}
+    yes, no = (tables[0]["prompt_id"].isin(list(ids)).to_numpy() for ids in (refused, others))
+    if min(yes.sum(), no.sum()) >= MIN_EACH:
+        directions["refusal"] = states[:, yes].mean(1) - states[:, no].mean(1)
     random = matched_sets(sets[0][2], architecture(study).n_neurons, settings.n_random)
     every = [*sets, (ALL, None, None), *((RANDOM, number, units) for number, units in enumerate(random))]
-    return Baseline(study, *items, activations(study, *items[:2]), states, others, every, directions)
+    return Baseline(study, *items, activations(study, *items[:2]), states, harmless, every, directions)
 
 
 def _states(study: StudyModel, items: Sequence[Encoded]) -> np.ndarray:

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import psutil
 
 from rimkit.data import chapters_dir
+from rimkit.models.device import GIB
 
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
-GIB = 2**30
 
 
 class Finding(NamedTuple):
