@@ -44,7 +44,8 @@ def bare_generate(hf, items, pad_id, batch_size, temperature):
     for start in range(0, len(items), batch_size):
         ids, mask, _ = pad(items[start : start + batch_size], pad_id)
         with torch.inference_mode():
-            hf.generate(ids, attention_mask=mask, max_new_tokens=STEPS, pad_token_id=pad_id, **sampling)
+            found = hf.generate(ids, attention_mask=mask, max_new_tokens=STEPS, pad_token_id=pad_id, **sampling)
+        assert found.shape[1] - ids.shape[1] == STEPS  # a ratio of times is one of throughputs only then
 
 
 def seconds(work, *args) -> float:
@@ -68,7 +69,8 @@ def test_throughput(benchmark, models, temperature):
 
     settings = {"temperature": temperature, "max_new_tokens": STEPS, "batch_size": BATCH, "progress": False}
     arguments = (study, table, "no-think")
-    generate(*arguments, **settings)
+    written = generate(*arguments, **settings)["n_tokens"]
+    assert len(written) == N and (written == STEPS).all()
     rivals()
     batched.clear()
     single.clear()
