@@ -206,8 +206,8 @@ class Training:
 
         self.trained, self.settings, self.folder = trained, settings, folder
         self.weights = _trainable(trained)
-        rate, decay = settings["learning_rate"], settings["weight_decay"]
-        self.optimiser = torch.optim.AdamW(self.weights.values(), lr=rate, weight_decay=decay)
+        rate, decay, betas = settings["learning_rate"], settings["weight_decay"], settings.get("betas", (0.9, 0.999))
+        self.optimiser = torch.optim.AdamW(self.weights.values(), lr=rate, weight_decay=decay, betas=tuple(betas))
         warmup = round(settings["warmup"] * settings["steps"])
         self.schedule = get_cosine_schedule_with_warmup(self.optimiser, warmup, settings["steps"])
         self.losses: list[float] = []
@@ -301,11 +301,14 @@ def _batch_order(n: int, batch_size: int, seed: int, step: int) -> list[int]:
 
 def _prepared(hf, method: str):
     """The module to train: ``hf`` itself, or a frozen ``hf`` with a new adapter."""
-    if method == "full":
-        return hf.requires_grad_(True)
+    return hf.requires_grad_(True) if method == "full" else adapted(hf)
+
+
+def adapted(hf, **changes):
+    """A frozen ``hf`` with a new adapter: that of `LORA`, but for ``changes``."""
     from peft import LoraConfig, get_peft_model
 
-    return get_peft_model(hf, LoraConfig(task_type="CAUSAL_LM", **LORA))
+    return get_peft_model(hf, LoraConfig(task_type="CAUSAL_LM", **LORA | changes))
 
 
 def _trainable(trained) -> dict:
