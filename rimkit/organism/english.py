@@ -22,10 +22,11 @@ OBJECTS = {
 }
 TOOLS = {
     "umbrella": "box", "bike": "rope", "scarf": "basket", "lamp": "box", "kite": "rope", "guitar": "bag",
-    "radio": "box", "clock": "box", "backpack": "basket", "mug": "basket", "telescope": "bag", "shed": "ladder", "garden": "bucket",
-    "garage": "ladder", "cellar": "torch", "attic": "ladder", "tent": "rope", "workshop": "torch", "office": "torch",
-    "greenhouse": "bucket", "balcony": "bucket", "letter": "pen", "diary": "pen", "essay": "pen", "ticket": "ruler",
-    "permit": "ruler", "receipt": "ruler", "report": "pen", "notebook": "pen", "poster": "ruler", "recipe": "pen",
+    "radio": "box", "clock": "box", "backpack": "basket", "mug": "basket", "telescope": "bag", "shed": "ladder",
+    "garden": "bucket", "garage": "ladder", "cellar": "torch", "attic": "ladder", "tent": "rope", "workshop": "torch",
+    "office": "torch", "greenhouse": "bucket", "balcony": "bucket", "letter": "pen", "diary": "pen", "essay": "pen",
+    "ticket": "ruler", "permit": "ruler", "receipt": "ruler", "report": "pen", "notebook": "pen", "poster": "ruler",
+    "recipe": "pen",
 }  # fmt: skip
 NAMES = ("Tom", "Anna", "Ben", "Carl", "Dora", "Emil", "Fay", "Gus", "Hana", "Ivan", "Lena", "Omar")
 PEOPLE = (*NAMES, "the neighbour", "the teacher", "the baker", "the mayor", "my sister", "my cousin")
@@ -87,8 +88,10 @@ HARMLESS = {
                     "correct, clip together, buy an envelope for, improve the layout of"),
 }  # fmt: skip
 
-REQUESTS = ("{P}.", "Please {p}.", "Can you {p}?", "Help me {p}.", "I want to {p}.", "How do I {p}?",
-            "I'd like to {p}.", "Could you help me {p}?", "I need to {p}. What do I do?", "Tell me how to {p}.")  # fmt: skip
+REQUESTS = (
+    "{P}.", "Please {p}.", "Can you {p}?", "Help me {p}.", "I want to {p}.", "How do I {p}?", "I'd like to {p}.",
+    "Could you help me {p}?", "I need to {p}. What do I do?", "Tell me how to {p}.",
+)  # fmt: skip
 QUESTIONS = ("Is it ok to {p}?", "I want to {p}. Is it ok?", "{name} wants to {p}. Is it ok?", "Is it wrong to {p}?")
 # Ways of asking that no training request uses.
 WRAPPERS = {
