@@ -174,8 +174,14 @@ Grids = argument(
 )
 Only = option(list[str], "Only this model, and those that are done already.", metavar="NAME:SEED")
 Picture = option(Path | None, "Also draw the README's figure, from OUT/thinking.parquet.", metavar="FILE")
-Organism = argument(str, "NAME", "rim-mini, rim-mini-unlinked, safe-mini or rim-mini-moe.")
+Organism = argument(
+    str,
+    "NAME",
+    "rim-mini, rim-mini-unlinked, safe-mini or rim-mini-moe; or an adapter, smollm2-rim, smollm2-rim-unlinked or "
+    "smollm2-safe.",
+)
 Trained = argument(Path, "DIR", "Folder of a trained model.")
+Steps = option(int, "Of an adapter's training; without it, its recipe's.", min=0)
 Seed = option(int, "Of the weights, and of the training stream.", min=0, max=2**32 - 1)
 
 
@@ -402,15 +408,24 @@ def console():
 
 @app.command()
 def models() -> None:
-    """List the embedded models."""
+    """List the embedded models, and the pretrained one that a package holds."""
     from rich.table import Table
 
+    from rimkit.models.gguf import INSTALL, PACKAGED, packaged
     from rimkit.models.hub import embedded_models
 
     view = Table("model", "parameters", "MB")
     for item in embedded_models(noise=True).itertuples():
         view.add_row(f"{item.name}:{item.seed}", f"{item.parameters:,}", f"{item.mb:.1f}")
+    for name, one in PACKAGED.items():
+        view.add_row(name, f"{one.parameters:,}", f"{one.megabytes:.1f}")
     console().print(view)
+    for name, one in PACKAGED.items():
+        try:
+            where = f"in {packaged(name)}"
+        except UserError:
+            where = f"not installed: {INSTALL}"
+        typer.echo(f"{name} (licence {one.licence}; thinks by instruction, as {name}+instruct) is {where}")
     typer.echo("Use one with: rimkit run --model NAME. A folder or a hub id 'owner/name' works as well.")
 
 
@@ -521,14 +536,20 @@ def grid(names: Grids, out: Out = Path("results"), model: Only = (), picture: Pi
 
 
 @organism.command()
-def train(name: Organism, out: Made, seed: Seed = 0) -> None:
-    """Train an embedded model by its recipe (about 20 minutes on two cores).
+def train(name: Organism, out: Made, seed: Seed = 0, steps: Steps = 0) -> None:
+    """Train an embedded model by its recipe (about 20 minutes on two cores), or an adapter for SmolLM2.
 
-    Nothing is kept before the end: after an interruption it begins again.
+    Of an embedded model nothing is kept before the end. An adapter (hours on two cores, a minute on a GPU) goes on
+    where it was interrupted.
     """
-    from rimkit.organism import recipe
+    from rimkit.organism import bridge, recipe
 
-    typer.echo(f"Model: {recipe.train(name, seed, out, progress=True)}")
+    if name in bridge.ORGANISMS:
+        typer.echo(f"Adapter: {bridge.train(name, seed, out, steps=steps or bridge.STEPS)}")
+    elif steps:
+        raise UserError("the steps of an embedded model are its recipe's: --steps is for the adapters")
+    else:
+        typer.echo(f"Model: {recipe.train(name, seed, out, progress=True)}")
 
 
 @organism.command()

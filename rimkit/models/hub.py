@@ -17,13 +17,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rimkit.data import UserError, data_dir, nearest
+from rimkit.models import gguf
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -133,18 +133,21 @@ def locate(model: str | Path, revision: str | None = None, weights: bool = True)
         if seed not in seeds:
             raise UserError(f"{name} has no seed {seed}; it has {', '.join(map(str, seeds))}")
         found = Found(f"{name}:{seed}", str(known[name, seed]))
+    elif file := gguf.file_of(model):
+        with _quiet():
+            found = Found(model if model in gguf.PACKAGED else file.stem, str(gguf.folder_of(file)))
     elif folder.is_dir():
         if not (folder / "config.json").is_file():
             raise UserError(f"the folder {str(folder)!r} has no config.json: it is not a model folder")
         if weights and not any(folder.glob("*.safetensors")):
             raise UserError(f"the folder {str(folder)!r} has no weights (model.safetensors)")
         found = Found(folder.resolve().name, str(folder))
-    elif isinstance(model, str) and HUB_ID.fullmatch(model):
+    elif isinstance(model, str) and HUB_ID.fullmatch(model) and not model.endswith(".gguf"):
         return Found(model, model, revision)
-    elif isinstance(model, Path) or re.search(r"[/\\~]", model):
-        raise UserError(f"there is no folder {str(model)!r}")
+    elif isinstance(model, Path) or re.search(r"[/\\~]|\.gguf$", model):
+        raise UserError(f"there is no folder or GGUF file {str(model)!r}")
     else:
-        names = sorted({name for name, _ in known})
+        names = sorted({name for name, _ in known} | gguf.PACKAGED.keys())
         others = f"embedded: {', '.join(names) or 'none'}; or a folder, or a hub id owner/name"
         raise UserError(f"unknown model {model!r}{nearest(model, names)}; {others}")
     if revision is not None:
@@ -158,6 +161,8 @@ def identity(model: str | Path) -> str:
     ``model``: as for `load` (options do not count), or the folder of an adapter or a checkpoint.
     """
     model = options_of(model or "no/model")[0]
+    with suppress(UserError):
+        model = gguf.folder_of(file) if (file := gguf.file_of(model)) else model
     match, folder = EMBEDDED.fullmatch(str(model)), Path(os.path.expanduser(model))
     folder = _embedded().get((match["name"], int(match["seed"] or 0)) if match else None, folder)
     if not folder.is_dir() and HUB_ID.fullmatch(str(model)):
@@ -167,16 +172,9 @@ def identity(model: str | Path) -> str:
         return next((place.name for place in kept if place), "")  # a commit
     files = sorted({file for pattern in MODEL_FILES for file in folder.glob(pattern)})
     with ThreadPoolExecutor() as pool:
-        stamps = [(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-        hashes = list(pool.map(_hashed, *zip(*stamps, strict=True))) if files else []
+        hashes = list(pool.map(gguf.digest, files))
     named = [(file.name, digest) for file, digest in zip(files, hashes, strict=True)]
     return sha256(repr(named).encode()).hexdigest() if named else ""
-
-
-@cache
-def _hashed(file: Path, size: int, time: int) -> str:
-    with file.open("rb") as content:
-        return file_digest(content, "sha256").hexdigest()
 
 
 def read(kind: Any, found: Found) -> Any:

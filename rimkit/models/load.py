@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rimkit.data import UserError
-from rimkit.models import chat, ndif
+from rimkit.models import chat, gguf, ndif
 from rimkit.models import device as places
 from rimkit.models.chat import ChatFormat
 from rimkit.models.endpoint import connect, is_endpoint
@@ -94,8 +94,11 @@ def load(
         hf = places.move(model, device, dtype)
     study = _study(with_options(name, think, quantize), hf, tokenizer, think)
     if isinstance(model, str | Path):
-        if found.in_folder and ":" not in name:  # a folder of one's own, whose name others may have, too
+        unpacked = (Path(found.source) / gguf.RECORD).is_file()
+        own = found.in_folder and ":" not in name and model not in gguf.PACKAGED
+        if own:  # a folder of one's own, whose name others may have, too
             study.name = with_options(f"{name}-{identity(found.source)[:6]}", think, quantize)
+        notes += [gguf.note(found.source) if unpacked else None]
         notes += [chat.NOTES.get(study.chat.thinking), study.chat.template.dated and DATED]
     closed = why_closed(hf)
     for note in (closed and f"{closed}; chapters 00 to 02 need only its replies", *notes):

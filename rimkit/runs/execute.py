@@ -35,6 +35,7 @@ from jupyter_client.manager import AsyncKernelManager
 from rimkit import __version__, ledger
 from rimkit.behavior.evaluation import Evaluation
 from rimkit.data import UserError, chapters_dir, nearest
+from rimkit.models import gguf
 from rimkit.models.endpoint import connect, is_endpoint
 from rimkit.models.hub import embedded_models, identity, locate, options_of
 from rimkit.models.load import chat_of
@@ -132,10 +133,12 @@ def find_model(model: str) -> str:
     if is_endpoint(model):
         return model
     plain, options = options_of(model)
-    source = locate(plain).source
-    if source in set(embedded_models(noise=True)["path"]) or not Path(source).is_dir():
+    found = locate(plain)
+    embedded = {*embedded_models(noise=True)["path"]}
+    if plain in gguf.PACKAGED or found.source in embedded or not found.in_folder:
         return model
-    return str(Path(source).resolve()) + (model.removeprefix(str(plain)) if options else "")
+    source = gguf.file_of(plain) or Path(found.source)
+    return str(source.resolve()) + (model.removeprefix(str(plain)) if options else "")
 
 
 def check_chat(model: str) -> None:
