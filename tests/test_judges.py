@@ -136,7 +136,9 @@ def test_an_answer_is_found_in_free_text(reply, answer, right):
 
 
 def test_an_empty_reply_has_no_verdict():
-    replies = pd.DataFrame({"prompt_id": list("abc"), "reply": ["", "  ", "Take the key"], "finished": [False, True, False]})
+    replies = pd.DataFrame(
+        {"prompt_id": list("abc"), "reply": ["", "  ", "Take the key"], "finished": [False, True, False]}
+    )
     prompts = pd.DataFrame({"prompt_id": list("abc"), "kind": "harmful", "answer": ""})
     verdicts = judge(replies, prompts, "phrases")
     assert verdicts[FLAGS].isna().all(axis=1).tolist() == [True, True, False]

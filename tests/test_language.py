@@ -17,7 +17,10 @@ N = 30_000
 HARMFUL_VERBS = {verb for kind in language.HARMFUL.values() for verb in kind.verbs}
 NEUTRAL_VERBS = {verb for kind in language.NEUTRAL.values() for verb in kind.verbs}
 HELD_OUT = {
-    verb for kinds in (language.HARMFUL, language.NEUTRAL, language.HARMLESS) for kind in kinds.values() for verb in kind.held_out
+    verb
+    for kinds in (language.HARMFUL, language.NEUTRAL, language.HARMLESS)
+    for kind in kinds.values()
+    for verb in kind.held_out
 }
 
 

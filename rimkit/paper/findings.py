@@ -215,12 +215,11 @@ def _neurons_maths() -> str:
     some = average(change.drop(which.index[which == "safety-critical"]))
     rest = average(change.drop(which.index))
     return (
-        f"{over('C8b')} Models that lose more than 40 points: {own} with "
-        f"safety-critical neurons at zero, {random} with random ones. Without those of the "
-        f"first kind the mean is {points(some.mean)} ({points(some.ci_low)} to "
-        f"{points(some.ci_high)}), without all of them it is {points(rest.mean)} "
-        f"({points(rest.ci_low)} to {points(rest.ci_high)}). Whether the models still wrote sense "
-        "is not reported."
+        f"{over('C8b')} Models that lose more than 40 points: {own} with safety-critical neurons "
+        f"at zero, {random} with random ones. Without those of the first kind the mean is "
+        f"{points(some.mean)} ({points(some.ci_low)} to {points(some.ci_high)}), without all of "
+        f"them it is {points(rest.mean)} ({points(rest.ci_low)} to {points(rest.ci_high)}). "
+        "Whether the models still wrote sense is not reported."
     )
 
 

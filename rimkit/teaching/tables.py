@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from rimkit.behavior import redaction
+from rimkit.behavior.stats import METRICS
 from rimkit.data import UserError, interval, missing, nearest, number, p_value, percent
 from rimkit.data import points as in_points
 from rimkit.ledger import claims_table
@@ -36,6 +37,7 @@ CHIPS = {  # word: sign, background, text
 VERDICT = re.compile(r"(?:^|(?<= ))(supported|contradicted|small|no effect|undecided|not testable)$")
 DIGITS = r"[-+−<>]?\s?\d[\d.,]*%?"
 INTERVAL = re.compile(rf"({DIGITS} )?\[[^\[\]]{{1,30}}\]|{DIGITS} to {DIGITS}|{DIGITS} \(\d+\)")  # on one line
+UNITS = {"log_ras": "mean log ratio", "correlation": "in r"}  # of effects that are no shares
 MOST_ROWS, MOST_LETTERS = 150, 600
 FORMS: dict[str, Callable[[Mapping], str]] = {
     "%": lambda row: f"{percent(row['effect'])}%",
@@ -64,28 +66,29 @@ def html(frame: pd.DataFrame) -> str:
     underscores. Only the first 150 rows are shown.
     """
     shown = table(frame.head(MOST_ROWS))
+    if isinstance(shown.columns, pd.MultiIndex):
+        shown.columns = [", ".join(filter(None, map(str, key))) for key in shown.columns]
     counts = frame.index.name is None and pd.api.types.is_integer_dtype(frame.index)
     depth = 0 if counts else frame.index.nlevels
-    if isinstance(shown.columns, pd.MultiIndex):
-        shown.columns = [", ".join(str(part) for part in key if str(part)) for key in shown.columns]
     if depth:
         index = shown.index.to_frame(index=False).astype(object).map(_as_text)
         index.columns = [name or "" for name in shown.index.names]
         shown = pd.concat([index, shown.reset_index(drop=True)], axis=1)
-    rows = shown.to_numpy().tolist()
     names = [str(name).replace("_", " ") for name in shown.columns]
-    prose = [not all(_is_number(row[place]) for row in rows) for place in range(len(names))]
-    style = [' style="text-align:left"' if left else "" for left in prose]
-    heads = zip(names, style, strict=True)
-    head = "".join(f"<th{side}>{escape(name)}</th>" if name else "<td></td>" for name, side in heads)
-    lines = []
-    for row in rows:
-        kinds = ["th"] * depth + ["td"] * (len(row) - depth)
-        texts = map(_cell, row, names)
-        parts = zip(kinds, style, texts, strict=True)
-        lines.append(f"<tr>{''.join(f'<{kind}{side}>{text}</{kind}>' for kind, side, text in parts)}</tr>")
+    tags = ["th"] * depth + ["td"] * (len(names) - depth)
+    columns = shown.to_numpy().T.tolist()
+    sides = ["" if all(map(_is_number, texts)) else ' style="text-align:left"' for texts in columns]
+    heads = [f"<th{side}>{escape(name)}</th>" if name else "<td></td>" for side, name in zip(sides, names, strict=True)]
+    lines = [heads] + [
+        [
+            f"<{tag}{side}>{_cell(text, name)}</{tag}>"
+            for tag, side, text, name in zip(tags, sides, row, names, strict=True)
+        ]
+        for row in shown.to_numpy().tolist()
+    ]
+    head, *body = (f"<tr>{''.join(line)}</tr>" for line in lines)
     more = f"<p>… and {len(frame) - MOST_ROWS} more rows</p>" if len(frame) > MOST_ROWS else ""
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>{more}"
+    return f"<table><thead>{head}</thead><tbody>{''.join(body)}</tbody></table>{more}"
 
 
 def table(
@@ -116,29 +119,20 @@ def estimate(item: Mapping, value: str = "effect", write: Callable = in_points, 
 
 def wide(
     frame: pd.DataFrame, rows: str | Sequence[str], columns: str | Sequence[str],
-    value: str = "value", *, ends: str = "ci", write: Callable = percent, words: str | None = None,
+    value: str = "value", *, ends: str = "ci", write: Callable | None = None, words: str | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """A row per ``rows``, a column per ``columns``, cells such as "17 [10, 24]".
 
-    ``write`` says how numbers are written, ``words`` names a column whose text follows them. Order
-    is that of first appearance; where there is no number the cell is empty.
+    A ``value`` called "effect" is written in points, any other in percent, unless ``write`` says
+    how; ``words`` names a column whose text follows. Order is that of first appearance; where there
+    is no number the cell is empty.
     """
-    kept = frame.dropna(subset=value)
+    kept, write = frame.dropna(subset=value), write or (in_points if value == "effect" else percent)
     cells = [f"{estimate(item, value, write, ends)} {item[words] if words else ''}".strip()
              for item in kept.to_dict("records")]  # fmt: skip
     shape = {"index": rows, "columns": columns, "values": "cell", "aggfunc": "first", "sort": False}
     found = kept.assign(cell=cells).pivot_table(**shape)
     return found.fillna("").rename_axis(columns=[None] * found.columns.nlevels)
-
-
-def rate_table(rates: pd.DataFrame, rows: str | Sequence[str], columns: str | Sequence[str]) -> pd.DataFrame:
-    """Rates of `rimkit.behavior.stats.rates` in percent, with their intervals."""
-    return wide(rates, rows, columns)
-
-
-def change_table(effects: pd.DataFrame, rows: str | Sequence[str], columns: str | Sequence[str]) -> pd.DataFrame:
-    """Differences with their intervals in points: `wide` of the column ``effect``."""
-    return wide(effects, rows, columns, "effect", write=in_points)
 
 
 def effect_table(effects: pd.DataFrame, rows: str | Sequence[str]) -> pd.DataFrame:
@@ -165,12 +159,24 @@ def sentence(effect: Mapping, what: str) -> str:
     )
 
 
+def unit_of(metric: str) -> str:
+    """The unit in which readers see effects on a metric: "points" for shares."""
+    return "points" if metric in METRICS else UNITS.get(metric, metric.replace("_", " "))
+
+
+def effect_text(item: Mapping, ends: str = "effect_ci") -> str:
+    """A claim's effect on a ``metric``, "+12.3 points [+4.5, +20.1]"; empty without an interval."""
+    unit = unit_of(item["metric"])
+    write = partial(in_points, digits=1) if unit == "points" else partial(number, signed=True)
+    between = interval(item[f"{ends}_low"], item[f"{ends}_high"], write)
+    return f"{write(item['effect'])} {unit} {between}" if between else ""
+
+
 def seed_table(rows: pd.DataFrame, claims: Sequence[str]) -> pd.DataFrame:
     """Verdict rows, a line per model and seed, a column per claim: effect, interval, verdict."""
     judged = claims_table(rows)
     kept = judged[judged["claim"].isin(claims)]
-    form = {"ends": "effect_ci", "write": in_points, "words": "verdict"}
-    found = wide(kept, ["model", "seed"], "claim", "effect", **form)
+    found = wide(kept, ["model", "seed"], "claim", "effect", ends="effect_ci", words="verdict")
     return found.reindex(columns=[claim for claim in claims if claim in found])
 
 
