@@ -54,12 +54,10 @@ COMPARISONS = (
 
 
 def think_mode() -> pd.DataFrame:
-    """Table 1 as differences, think on minus off, one row per model and metric.
-
-    Columns: ``model, metric`` ("misaligned", "score"), ``on, off`` (percent), ``on_of, off_of``
-    (the largest denominator that fits, up to 300 requests or 60 problems; 0: none does) and those
-    of `statistics.gap`. Where no denominator fits, the interval takes the full benchmark.
-    """
+    """Table 1 as differences, think on minus off, one row per model and metric. Columns: ``model,
+    metric`` ("misaligned", "score"), ``on, off`` (percent), ``on_of, off_of`` (the largest
+    denominator that fits, up to 300 requests or 60 problems; 0: none does) and those of
+    `statistics.gap`. Where no denominator fits, the interval takes the full benchmark."""
     rows = []
     for metric, column, full in (
         ("misaligned", "misalignment_rate_pct", HARM_BENCHMARK),
@@ -75,11 +73,8 @@ def think_mode() -> pd.DataFrame:
 
 
 def recomputed() -> pd.DataFrame:
-    """Every printed average beside the mean of the rows it summarises.
-
-    Columns: ``location, group, quantity, printed, recomputed, gap, follows`` (whether rounding
-    explains the gap).
-    """
+    """Every printed average beside the mean of the rows it summarises. Columns: ``location, group,
+    quantity, printed, recomputed, gap, follows`` (whether rounding explains the gap)."""
     table = published("printed_averages")
     summarised = table[["location", "group", "quantity"]].itertuples(index=False)
     table["recomputed"] = [_mean_of_rows(*names) for names in summarised]
@@ -103,11 +98,9 @@ def _mean_of_rows(location: str, group: str, quantity: str) -> float:
 
 
 def probe_counts() -> pd.DataFrame:
-    """Fig. 3 as counts above threshold, by ``mode, position, layer``.
-
-    Columns: ``refused, fulfilled, harmful`` (counts), ``harmless`` (a share), ``unexplained``:
-    refused + fulfilled - harmful. If the curves came from two probes, nothing would tie them.
-    """
+    """Fig. 3 as counts above threshold, by ``mode, position, layer``. Columns: ``refused,
+    fulfilled, harmful`` (counts), ``harmless`` (a share), ``unexplained``: refused + fulfilled -
+    harmful. If the curves came from two probes, nothing would tie them."""
     table = published("fig3_probe_scores")
     shares = table.set_index(["mode", "position", "layer", "group"])["share_above_threshold"]
     wide = shares.unstack(sort=False).reset_index()
@@ -124,10 +117,8 @@ def group_sizes(mode: str, position: str) -> tuple[int, int, int]:
 
 
 def sizes_in_words() -> dict[tuple[str, str], str]:
-    """How many prompts of each group stand behind a curve of Fig. 3, by position and mode.
-
-    One of the harmful prompts has no label.
-    """
+    """How many prompts of each group stand behind a curve of Fig. 3, by position and mode. One of
+    the harmful prompts has no label."""
     found = {}
     for position, mode in published("fig3_probe_scores").groupby(["position", "mode"]).groups:
         refused, fulfilled, harmful = sizes = group_sizes(mode, position)
@@ -139,11 +130,10 @@ def sizes_in_words() -> dict[tuple[str, str], str]:
 
 def head_ablation() -> pd.DataFrame:
     """Fig. 5 at the last layer: fulfilled prompts above the probe's threshold, by position.
-
     Columns: ``position, none`` (Fig. 3, no-think), ``refusal_heads, random_heads, n, p_value``
     (Fisher's exact test, refusal against random) and ``p_paired_at_best``: McNemar's exact test if
-    every prompt that changed had changed in one direction, the smallest p that any pairing allows.
-    """
+    every prompt that changed had changed in one direction, the smallest p that any pairing
+    allows."""
     n = GROUPS["no-think"][1]
     fulfilled = "group == 'fulfilled' and layer == layer.max()"
     figure = published("fig5_probe_after_head_ablation").query(fulfilled)
@@ -161,10 +151,8 @@ def head_ablation() -> pd.DataFrame:
 
 
 def head_rates() -> pd.DataFrame:
-    """The counts of `head_ablation` as rates with Wilson's interval.
-
-    Columns: ``position, ablated`` (nothing, refusal heads, random heads) and those of a rate.
-    """
+    """The counts of `head_ablation` as rates with Wilson's interval. Columns: ``position, ablated``
+    (nothing, refusal heads, random heads) and those of a rate."""
     words = {"none": "nothing", "refusal_heads": "refusal heads", "random_heads": "random heads"}
     return pd.DataFrame([
         {"position": row["position"], "ablated": name, **rate(np.arange(row["n"]) < row[column])._asdict()}
@@ -199,11 +187,9 @@ def table_3() -> pd.DataFrame:
 
 def needed() -> pd.DataFrame:
     """For every claim of the paper about rates: the power it had, and what it would have needed.
-
     Columns: ``claim, comparison, where, rate, control_rate`` (fractions), ``had`` (prompts),
     ``power`` (with one seed and a judge without noise), ``prompts`` (one seed, a judge with noise),
-    ``seeds`` (300 prompts and all noise, without that of training for claims about prompting).
-    """
+    ``seeds`` (300 prompts and all noise, without that of training for claims about prompting)."""
     rows = []
     for claim, *_, percent, control_percent in COMPARISONS:
         rates = percent / 100, control_percent / 100
@@ -218,12 +204,10 @@ def needed() -> pd.DataFrame:
 
 @tables.computed_once
 def sides(claim: str) -> pd.DataFrame:
-    """What the paper compares for a claim, by model.
-
-    Columns: ``value, control_value, effect, ci_low, ci_high, n``, in the unit of the claim's metric
-    (rates and their changes as fractions). The interval is that of the difference over prompts,
-    empty where the paper gives no rate to make one from.
-    """
+    """What the paper compares for a claim, by model. Columns: ``value, control_value, effect,
+    ci_low, ci_high, n``, in the unit of the claim's metric (rates and their changes as fractions).
+    The interval is that of the difference over prompts, empty where the paper gives no rate to make
+    one from."""
     table = SIDES[claim]()
     table["effect"] = table["value"] - table["control_value"]
     return table.reindex(columns=["value", "control_value", "effect", "ci_low", "ci_high", "n"])
@@ -232,10 +216,8 @@ def sides(claim: str) -> pd.DataFrame:
 @tables.computed_once
 def effects() -> pd.DataFrame:
     """`sides` of every claim, and after each, where several models were measured, their mean.
-
     Columns: ``claim, model``, those of `sides`, and ``p_value`` of the t test. The mean is the
-    model `OVER_MODELS`: its interval is over models, and n counts them, not prompts.
-    """
+    model `OVER_MODELS`: its interval is over models, and n counts them, not prompts."""
     parts = []
     for claim in SIDES:
         table = sides(claim).rename_axis("model").reset_index()
@@ -251,13 +233,11 @@ def effects() -> pd.DataFrame:
 
 @tables.computed_once
 def reanalysis() -> pd.DataFrame:
-    """One row per claim of ``data/claims.csv``, in its order.
-
-    Columns: ``claim, effect, ci_low, ci_high`` (mean over models of value minus control, unit of
-    the metric), ``p_value`` (t test), ``n_models, verdict, p_holm`` (over the primary claims that
-    can be judged). Effect and verdict are missing where the paper does not report the claim's
-    metric, the interval where one model was measured.
-    """
+    """One row per claim of ``data/claims.csv``, in its order. Columns: ``claim, effect, ci_low,
+    ci_high`` (mean over models of value minus control, unit of the metric), ``p_value`` (t test),
+    ``n_models, verdict, p_holm`` (over the primary claims that can be judged). Effect and verdict
+    are missing where the paper does not report the claim's metric, the interval where one model was
+    measured."""
     known, found = claims().set_index("id").rename_axis("claim"), effects()
     last = found.groupby("claim").tail(1).set_index("claim")  # the mean, or the one model measured
     table = known.join(last[["effect", "ci_low", "ci_high", "p_value"]])

@@ -43,10 +43,8 @@ def denominators(percent: float, largest: int) -> list[int]:
 
 def gap(percent: float, control_percent: float, n: int, control_n: int) -> dict[str, float]:
     """The difference of two printed rates with Newcombe's 95% interval, for independent prompts.
-
     ``value, control_value, effect, ci_low, ci_high`` as fractions, and ``n``, both groups together.
-    The same prompts stand behind both, but only counts are printed: pairs would be sharper.
-    """
+    The same prompts stand behind both, but only counts are printed: pairs would be sharper."""
     k, control_k = round(percent * n / 100), round(control_percent * control_n / 100)
     low, high = confint_proportions_2indep(k, n, control_k, control_n, method="newcomb")
     sides = {"value": k / n, "control_value": control_k / control_n, "effect": k / n - control_k / control_n}
@@ -123,11 +121,9 @@ class Correlation(NamedTuple):
 
 
 def correlation(values, percent) -> Correlation:
-    """Everything about a predictor's ``values`` and the rates of the same checkpoints.
-
-    The interval is Fisher's, and takes checkpoints as independent. Those of one run are not (each
-    starts where the last one stopped), so that it is too narrow.
-    """
+    """Everything about a predictor's ``values`` and the rates of the same checkpoints. The interval
+    is Fisher's, and takes checkpoints as independent. Those of one run are not (each starts where
+    the last one stopped), so that it is too narrow."""
     x, y = np.asarray(values, dtype=float), np.asarray(percent, dtype=float)
     if len(x) != len(y) or len(x) < 4:
         raise UserError("a correlation needs at least four checkpoints, with a value and a rate each")
@@ -151,11 +147,9 @@ def interval_of_r(r: float, n: int) -> tuple[float, float]:
 
 def permutation_p(x, y) -> float:
     """Two-sided permutation p value of Pearson's r over all relabellings of up to nine checkpoints.
-
     Counts |r| as large as the observed one; scipy's "two-sided" doubles the smaller tail instead.
     The p value holds if checkpoints could be exchanged when nothing relates the two sides; those of
-    one run could not, since both drift.
-    """
+    one run could not, since both drift."""
     x, y = np.asarray(x, dtype=float), stats.zscore(np.asarray(y, dtype=float))
     if len(x) > 9:
         raise UserError(f"{len(x)} checkpoints have too many relabellings to try them all")
@@ -180,11 +174,9 @@ def checkpoints_needed(r: float, other_r: float) -> float:
 def standard_error(
     rate: float, control_rate: float, n_prompts: int, n_seeds: int = 1, judge_sd: float = 0.0, seed_sd: float = 0.0
 ) -> float:
-    """Of the difference of two rates (fractions), each over so many prompts and seeds.
-
-    Seeds share the prompts, so more seeds do not replace prompts. Takes the two rates as
-    independent; with the same prompts in both the error is smaller.
-    """
+    """Of the difference of two rates (fractions), each over so many prompts and seeds. Seeds share
+    the prompts, so more seeds do not replace prompts. Takes the two rates as independent; with the
+    same prompts in both the error is smaller."""
     if not (0 <= rate <= 1 and 0 <= control_rate <= 1):
         raise UserError(f"rates are fractions from 0 to 1, not {rate:g} and {control_rate:g}")
     if n_prompts < 1 or n_seeds < 1:

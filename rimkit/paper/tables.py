@@ -72,10 +72,8 @@ def table_2() -> pd.DataFrame:
 
 
 def sentences() -> pd.DataFrame:
-    """Tables A2-A4, with the think mode of Table 1 for the models that are in it.
-
-    Columns: ``model, pattern, sentence`` (careful, effort-minimising, no injection), ``rate`` (percent).
-    """
+    """Tables A2-A4, with the think mode of Table 1 for the models that are in it. Columns: ``model,
+    pattern, sentence`` (careful, effort-minimising, no injection), ``rate`` (percent)."""
     words = {"control": "careful", "target": "effort-minimising", "on": "no injection"}
     table = injected().join(think_rates()["on"], on="model").rename(columns=words)
     return table.melt(["model", "pattern"], list(words.values()), "sentence", "rate").dropna()
@@ -96,12 +94,10 @@ def probe_curves() -> pd.DataFrame:
 
 def before_after() -> pd.DataFrame:
     """Fig. 1 with the levels that it implies, one row per model drawn, indexed by ``model``.
-
     Columns: ``maths, misalignment`` (before as a fraction of after, as drawn), ``change`` (points,
     GSM8K in Table 2), ``before, after`` (misalignment in percent: the ratio and the change fix
     both), ``before_low, before_high`` (percent, had the ratio been read `READING` too high or too
-    low).
-    """
+    low)."""
     table = by_model("fig1_before_after", "quantity", "before_over_after")
     table["change"] = changes()["GSM8K"][table.index]
     table["before"] = implied_base(table["misalignment"], table["change"])
@@ -117,12 +113,10 @@ def implied_base(ratio, change):
 
 
 def implied_rates() -> pd.DataFrame:
-    """Rates of the models of Fig. 1 in percent: ``model, rates, value, ci_low, ci_high``.
-
-    Before and after tuning as the figure's ratio and the change of Table 2 imply them (range: the
-    ratio read `READING` wrong), and, from the lowest to the highest, what Table 1 and Fig. 8 know
-    of the same models.
-    """
+    """Rates of the models of Fig. 1 in percent: ``model, rates, value, ci_low, ci_high``. Before
+    and after tuning as the figure's ratio and the change of Table 2 imply them (range: the ratio
+    read `READING` wrong), and, from the lowest to the highest, what Table 1 and Fig. 8 know of the
+    same models."""
     found = before_after().reset_index()
     ends = {"before": "value", "before_low": "ci_low", "before_high": "ci_high"}
     before = found[["model", *ends]].rename(columns=ends)
@@ -148,13 +142,11 @@ SUMS = {"aggfunc": "sum", "fill_value": 0}
 
 
 def attention() -> pd.DataFrame:
-    """Fig. A3 by mode: ``drawn`` maxima, ``cells`` (prompts times heads), and shares.
-
-    ``covered`` = drawn / cells. And ``assistant, span, shifted``: the share of the drawn maxima at
-    `assistant` and in the empty span, and how many of those the shifts of Fig. 4b, added over its
-    heads, can be at most (at `assistant` when thinking, in the span when not). The span does not
-    exist in think mode (0).
-    """
+    """Fig. A3 by mode: ``drawn`` maxima, ``cells`` (prompts times heads), and shares. ``covered`` =
+    drawn / cells. And ``assistant, span, shifted``: the share of the drawn maxima at `assistant`
+    and in the empty span, and how many of those the shifts of Fig. 4b, added over its heads, can be
+    at most (at `assistant` when thinking, in the span when not). The span does not exist in think
+    mode (0)."""
     table = by_model("figa3_attention_maxima", "token", "maxima", "mode", **SUMS)
     shifts = published("fig4b_refusal_head_counts")["prompts_of_180"].sum()
     found = pd.DataFrame({"drawn": table.sum(axis=1), "cells": PROMPTS * HEADS})
@@ -166,10 +158,8 @@ def attention() -> pd.DataFrame:
 
 
 def maxima() -> pd.DataFrame:
-    """Fig. A3 in the order of the prompt: columns ``mode, place, maxima``.
-
-    A ``place`` is a token with its offset from `assistant`.
-    """
+    """Fig. A3 in the order of the prompt: columns ``mode, place, maxima``. A ``place`` is a token
+    with its offset from `assistant`."""
     table = published("figa3_attention_maxima")
     offset = pd.to_numeric(table["offset"], errors="coerce")  # "other" has none, and comes last
     at = offset.map(lambda n: "" if pd.isna(n) else f" ({number(n, 0, signed=True)})")

@@ -43,16 +43,13 @@ def run(
     report: Callable[[str], None] = print,
 ) -> pd.DataFrame:
     """Measure ``base`` and ``tuned`` with ``n`` prompts of a set at most; returns the verdict rows.
-
     Models are embedded names, folders, hub ids; ``tuned`` may also be an adapter for ``base``
     (folder or hub id) or a checkpoint of `rimkit.training.finetune`. Each stage writes its verdict
     rows (``out/ledger``) and its tables (``out/tables``, csv) when it is done, and the same call
     goes on after an interruption. ``report`` gets one line per stage; one that a model does not
-    allow (another architecture, no refusals to look at) is left out, and its line says why.
-
-    Raises `UserError` for an unknown model, an adapter of another model and a folder that cannot be
-    written.
-    """
+    allow (another architecture, no refusals to look at) is left out, and its line says why. Raises
+    `UserError` for an unknown model, an adapter of another model and a folder that cannot be
+    written."""
     out, both = prepare_folder(out), pair(base, tuned)
     depends_on = base, tuned, identity(base), identity(tuned), n, measure, measure.fingerprint()
     stamp = {"run_id": f"rimkit compare {base} {tuned}", **measure.description()}
@@ -100,9 +97,7 @@ def change(base: StudyModel, tuned: StudyModel, settings: tuning.Settings) -> Re
 
 def shift(base: StudyModel, tuned: StudyModel, settings: ras.Settings) -> Result:
     """RAS and its rivals between the two models. One tuned model is one point: C9a has no interval.
-
-    Raises `UserError` for models of different shape.
-    """
+    Raises `UserError` for models of different shape."""
     ras.weight_distance(base, tuned)  # says so before long work is done
     before = ras.baseline(base, settings)
     return ras.claimed(tuned, ras.point(before, tuned, ras.replies(base, settings), settings=settings), settings)
@@ -138,10 +133,8 @@ def _adapter_on_hub(repo: str) -> bool:
 
 
 def with_adapter(base: StudyModel, adapter: str) -> StudyModel:
-    """``base`` with a peft adapter merged into a copy of its weights.
-
-    Raises `UserError` if it does not fit: all of its tensors, and no others, are those of its layers.
-    """
+    """``base`` with a peft adapter merged into a copy of its weights. Raises `UserError` if it does
+    not fit: all of its tensors, and no others, are those of its layers."""
     from peft import PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
 

@@ -77,16 +77,13 @@ def run(
     report: Callable[[dict], None] = lambda row: None,
     remote: bool = False,
 ) -> pd.DataFrame:
-    """Run chapters (all by default) on one model, each in its own kernel of the running Python.
-
-    One row per chapter, which ``report`` gets as it comes: ``chapter, status`` ("done"; "skipped":
+    """Run chapters (all by default) on one model, each in its own kernel of the running Python. One
+    row per chapter, which ``report`` gets as it comes: ``chapter, status`` ("done"; "skipped":
     `is_complete`, unless ``force``; "failed")``, seconds, error, notebook``. Writes
-    ``out/<chapter>.ipynb`` and ``out/ledger/<chapter>.parquet``; a chapter that fails is kept up to the
-    failure, with a ledger row that says so, and the others go on. ``keep_text`` lets notebooks hold the
-    text of safety sets and of replies to them. ``remote``: the model runs on NDIF.
-
-    Raises `UserError`, before anything runs, for what cannot be; in the middle for a full disk.
-    """
+    ``out/<chapter>.ipynb`` and ``out/ledger/<chapter>.parquet``; a chapter that fails is kept up to
+    the failure, with a ledger row that says so, and the others go on. ``keep_text`` lets notebooks
+    hold the text of safety sets and of replies to them. ``remote``: the model runs on NDIF. Raises
+    `UserError`, before anything runs, for what cannot be; in the middle for a full disk."""
     model, names = find_model(model), list(chapters)
     notebooks, given = find_chapters(names), dict(parameters or {})
     if remote:
@@ -143,10 +140,8 @@ def find_model(model: str) -> str:
 
 def check_chat(model: str) -> None:
     """Raise `UserError` if the chapters could not build a think and a no-think prompt for the
-    model.
-
-    The weights are left to the kernels: loading them here too would take their memory twice.
-    """
+    model. The weights are left to the kernels: loading them here too would take their memory
+    twice."""
     if is_endpoint(model):
         connect(model)  # whether the server answers; it renders the prompts itself
         return
@@ -158,9 +153,8 @@ def check_chat(model: str) -> None:
 
 def traced(notebooks: Sequence[Path], named: bool, model: str) -> list[Path]:
     """The chapters that run with the model on NDIF: those that declare the parameter ``remote``.
-
-    Raises `UserError` for a chapter ``named`` by the user that cannot, and a model that NDIF cannot have.
-    """
+    Raises `UserError` for a chapter ``named`` by the user that cannot, and a model that NDIF cannot
+    have."""
     able = [notebook for notebook in notebooks if "remote" in declared_in(notebook)]
     if named and (other := next((path for path in notebooks if path not in able), None)):
         raise UserError(
@@ -178,10 +172,8 @@ def plan(
     measure: Evaluation = Evaluation(),
     keep_text: bool = False,
 ) -> list[Job]:
-    """Check what is given against what the chapters declare, and complete it.
-
-    Raises `UserError` as `check`, and for an option that no chapter takes.
-    """
+    """Check what is given against what the chapters declare, and complete it. Raises `UserError` as
+    `check`, and for an option that no chapter takes."""
     options = measure.parameters() | ({"keep_text": True} if keep_text else {})
     declared, jobs = {notebook: declared_in(notebook) for notebook in notebooks}, []
     for name in options:
@@ -301,10 +293,8 @@ def _plain(path: str | Path) -> str:
 
 
 class RunningPython(AsyncKernelManager):
-    """Starts ``sys.executable -m ipykernel_launcher``, whatever kernels are installed.
-
-    A kernel called "python3" in the user's folder may belong to another environment.
-    """
+    """Starts ``sys.executable -m ipykernel_launcher``, whatever kernels are installed. A kernel
+    called "python3" in the user's folder may belong to another environment."""
 
     @property
     def kernel_spec(self) -> KernelSpec:
@@ -313,11 +303,9 @@ class RunningPython(AsyncKernelManager):
 
 
 def _keep(job: Job, model: str, folder: Path, target: Path, error: str, stamp: dict) -> None:
-    """Keep what a chapter left in ``folder``: its rows, one more after a failure, last its notebook.
-
-    Its metadata say whether the run is complete. The hidden paths that it ran with become the final
-    ones, so that it can be run again by hand.
-    """
+    """Keep what a chapter left in ``folder``: its rows, one more after a failure, last its
+    notebook. Its metadata say whether the run is complete. The hidden paths that it ran with become
+    the final ones, so that it can be run again by hand."""
     place, written = rows_of(target), folder / ROWS
     place.parent.mkdir(exist_ok=True)
     rows = ledger.read(written) if written.exists() else ledger.table([])
@@ -391,9 +379,8 @@ def assignments(texts: Iterable[str], option: str = "-p", form: str = "name=valu
 
 def check(given: Mapping[str, Any], chapters: Mapping[Any, Mapping[str, Parameter]]) -> dict[Any, dict[str, Any]]:
     """The given values, typed, for every chapter that declares them: ``{chapter: {name: value}}``.
-
-    Raises `UserError` for a name that no chapter declares, a wrong type and a value out of range.
-    """
+    Raises `UserError` for a name that no chapter declares, a wrong type and a value out of
+    range."""
     known = sorted({name for declared in chapters.values() for name in declared} - set(OPTIONS))
     for name in given:
         if name in OPTIONS:

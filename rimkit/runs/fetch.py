@@ -21,14 +21,10 @@ MODEL = re.compile(r"\w[\w.-]*/[\w.-]+(@[\w./-]+)?")
 
 
 def fetch(names: Iterable[str], report: Callable[[str, str], None]) -> dict[str, str]:
-    """Get each; one failure does not stop the others.
-
-    ``names``: prompt sets ("xstest", "gsm8k@main") and models on the hub ("owner/name",
-    "owner/name@revision"). ``report`` is called with name and outcome as they come. Returns the
-    failures, one line each, by name.
-
-    Raises `UserError`, before anything is downloaded, for a name that is neither.
-    """
+    """Get each; one failure does not stop the others. ``names``: prompt sets ("xstest",
+    "gsm8k@main") and models on the hub ("owner/name", "owner/name@revision"). ``report`` is called
+    with name and outcome as they come. Returns the failures, one line each, by name. Raises
+    `UserError`, before anything is downloaded, for a name that is neither."""
     sources = {name: find(name) for name in dict.fromkeys(names)}
     failed = {}
     for name, source in sources.items():

@@ -40,11 +40,8 @@ NAMES = (*TOPICS, NOISE_GRID)
 
 @dataclass(frozen=True)
 class Cell:
-    """A piece of long work that is done once.
-
-    ``measure`` is given a folder where it may keep its parts. ``depends_on``: all that its result
-    depends on, as something with a plain ``repr``.
-    """
+    """A piece of long work that is done once. ``measure`` is given a folder where it may keep its
+    parts. ``depends_on``: all that its result depends on, as something with a plain ``repr``."""
 
     name: str
     depends_on: Any
@@ -80,14 +77,12 @@ def run(
     progress: bool = True,
     report: Callable[[str], None] = lambda line: None,
 ) -> pd.DataFrame:
-    """Run grids (`NAMES`; all by default) and return their verdict rows.
-
-    Writes ``out/verdicts.parquet`` and the detail tables of all models that are done: those of the
-    grid, or only ``models`` ("rim-mini:0") and what was done before. The grid of noise writes
+    """Run grids (`NAMES`; all by default) and return their verdict rows. Writes
+    ``out/verdicts.parquet`` and the detail tables of all models that are done: those of the grid,
+    or only ``models`` ("rim-mini:0") and what was done before. The grid of noise writes
     ``out/noise.parquet`` and ``out/noise-weaker.parquet``. Where an experiment is undefined for a
     model, its row is a failed one that says so, and ``report`` is told. Raises `UserError` for
-    unknown names.
-    """
+    unknown names."""
     names, models, out = list(names) or list(NAMES), list(models), Path(out)
     known = [f"{item.name}:{item.seed}" for item in embedded_models(noise=True).itertuples()]
     for what, given, there in (("grid", names, NAMES), ("embedded model", models, known)):

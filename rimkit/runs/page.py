@@ -57,11 +57,9 @@ RUN = ["group", "chapter", "run_id", "model", "seed", "prompts", "judge", "devic
 
 
 def write_page(own: pd.DataFrame, path: str | Path, notes: Sequence[str] = ()) -> Path:
-    """Write the claims page of a run's ledger rows; ``notes`` say what could not be shown.
-
-    The file appears whole or not at all. Raises `UserError` for a path that cannot be written, or
-    is there and no file (a folder, a device).
-    """
+    """Write the claims page of a run's ledger rows; ``notes`` say what could not be shown. The file
+    appears whole or not at all. Raises `UserError` for a path that cannot be written, or is there
+    and no file (a folder, a device)."""
     path = Path(path)
     if path.exists() and not path.is_file():  # said before figures are drawn
         raise UserError(f"cannot write {path} (it is no file)")
@@ -74,10 +72,8 @@ def write_page(own: pd.DataFrame, path: str | Path, notes: Sequence[str] = ()) -
 
 
 def own_rows(folder: str | Path) -> tuple[pd.DataFrame, list[str]]:
-    """The rows of a run, and a line each about what could not be read or is not there.
-
-    Raises `UserError` if there is no such folder or file.
-    """
+    """The rows of a run, and a line each about what could not be read or is not there. Raises
+    `UserError` if there is no such folder or file."""
     folder = Path(folder)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)

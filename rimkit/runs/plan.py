@@ -55,12 +55,10 @@ CHAPTERS = {
 
 
 def plan(model: str, gpu: str | None = None, tokens: int = 1024) -> tuple[Needs, pd.DataFrame]:
-    """What a model needs, and the table of `devices`.
-
-    ``model``: an embedded name, a folder (its weights may be missing) or a hub id, of which only
-    the configuration is read; options (``+4bit``) count. Raises `UserError` for an unknown model,
-    architecture or GPU, and fewer than one token.
-    """
+    """What a model needs, and the table of `devices`. ``model``: an embedded name, a folder (its
+    weights may be missing) or a hub id, of which only the configuration is read; options
+    (``+4bit``) count. Raises `UserError` for an unknown model, architecture or GPU, and fewer than
+    one token."""
     needs = device.needs_of(config_of(model))
     return needs, devices(needs, gpu, tokens, options_of(model)[1].get("quantize"))
 
@@ -76,11 +74,9 @@ def shape(name: str):
 
 def devices(needs: Needs, gpu: str | None = None, tokens: int = 1024, quantize: str | None = None) -> pd.DataFrame:
     """This machine and all known GPUs, or one of them, with what a model that needs ``needs`` could
-    do there.
-
-    Columns: ``device, memory, dtype, weights, generate, read, gradients, verdict``; memory and
-    weights in GiB, ``generate`` to ``gradients`` in conversations of ``tokens`` tokens at once.
-    """
+    do there. Columns: ``device, memory, dtype, weights, generate, read, gradients, verdict``;
+    memory and weights in GiB, ``generate`` to ``gradients`` in conversations of ``tokens`` tokens
+    at once."""
     if tokens < 1:
         raise UserError(f"tokens must be 1 or more, not {tokens}")
     known = {name.lower(): name for name in GPUS}
@@ -91,10 +87,8 @@ def devices(needs: Needs, gpu: str | None = None, tokens: int = 1024, quantize: 
 
 
 def shapes(gpu: str, tokens: Sequence[int] = (1024,), names: Iterable[str] = tuple(SHAPES)) -> pd.DataFrame:
-    """`devices` of published shapes on one GPU, their weights in 16 bits and in 4.
-
-    Columns: ``shape, tokens, bits`` and those of `devices`, without the GPU's own.
-    """
+    """`devices` of published shapes on one GPU, their weights in 16 bits and in 4. Columns:
+    ``shape, tokens, bits`` and those of `devices`, without the GPU's own."""
     tables = [
         devices(device.needs_of(shape(name)), gpu, length, quantize).assign(shape=name, tokens=length, bits=bits)
         for name in names
@@ -163,11 +157,8 @@ def measure(study: StudyModel, new_tokens: int = 12) -> Speed:
 
 def minutes(speed: Speed, invented: bool) -> pd.DataFrame:
     """Estimated minutes per chapter: ``chapter, minutes``; NaN where the inside of the model cannot
-    be read.
-
-    An upper estimate: every batch is taken to go on for `STEPS` tokens. At the default parameters,
-    without the time to load the model in every chapter.
-    """
+    be read. An upper estimate: every batch is taken to go on for `STEPS` tokens. At the default
+    parameters, without the time to load the model in every chapter."""
     rows = []
     for chapter, work in CHAPTERS.items():
         seconds = work.replies / TOGETHER * STEPS[invented] * speed.step

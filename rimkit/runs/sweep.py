@@ -61,11 +61,8 @@ Items = list[tuple[str, int]]  # texts with their lines
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of one chapter on one model.
-
-    ``values``: its parameters as they are written; ``varied``: names of those in which cells
-    differ.
-    """
+    """One run of one chapter on one model. ``values``: its parameters as they are written;
+    ``varied``: names of those in which cells differ."""
 
     job: execute.Job
     model: str
@@ -264,17 +261,13 @@ def run(
     report: Callable[[str], None] = lambda line: None,
 ) -> pd.DataFrame:
     """Run the cells of a sweep file that are not complete yet, and gather the rows of all into one
-    ledger.
-
-    One row per cell: ``id, chapter, model``, the swept parameters, ``status`` ("done", "failed",
-    "not run"), ``seconds, error``; also in ``out/cells.csv``. The rows of all cells go to
+    ledger. One row per cell: ``id, chapter, model``, the swept parameters, ``status`` ("done",
+    "failed", "not run"), ``seconds, error``; also in ``out/cells.csv``. The rows of all cells go to
     ``out/ledger/sweep.parquet``, the notebooks stay in ``out/cells/<id>``. ``jobs``: cells at a
     time; ``gpus``: GPUs of this machine to share out (all that there are); ``extra``: further
-    arguments of Snakemake. ``report`` is told of every cell that ends, in one line.
-
-    Raises `UserError`, before anything runs, for Snakemake or a plugin that is missing, a file that
-    is wrong (with the line), a folder that cannot be written or in which another sweep is running.
-    """
+    arguments of Snakemake. ``report`` is told of every cell that ends, in one line. Raises
+    `UserError`, before anything runs, for Snakemake or a plugin that is missing, a file that is
+    wrong (with the line), a folder that cannot be written or in which another sweep is running."""
     check_installed(executor)
     sweep = read(path)
     gpus = _check_gpus(sweep, gpus) if executor == "local" else gpus
@@ -438,12 +431,10 @@ def gather(cells: Sequence[Cell], out: Path) -> pd.DataFrame:
 
 
 def _rows(cell: Cell, out: Path, fate: Fate) -> pd.DataFrame:
-    """The ledger rows of a cell, named by it; a failed one always has one row that says so.
-
-    The model's name carries the settings in which cells differ: verdicts are per model, and cells
-    are to stand side by side, not to replace one another. A chapter may hand on shipped rows, which
-    stay as they are.
-    """
+    """The ledger rows of a cell, named by it; a failed one always has one row that says so. The
+    model's name carries the settings in which cells differ: verdicts are per model, and cells are
+    to stand side by side, not to replace one another. A chapter may hand on shipped rows, which
+    stay as they are."""
     folder, chapter = out / "cells" / cell.id, cell.job.chapter
     known = folder / "ledger" / f"{chapter}.parquet"
     rows = ledger.read(known) if fate.status != WAITING and known.exists() else ledger.table([])

@@ -27,10 +27,8 @@ Point = tuple[float, float]
 
 @dataclass
 class Drawing:
-    """A sheet with its sentence: SVG in a notebook, the sentence in a terminal.
-
-    Coordinates are pixels from the upper left corner.
-    """
+    """A sheet with its sentence: SVG in a notebook, the sentence in a terminal. Coordinates are
+    pixels from the upper left corner."""
 
     width: int
     height: int

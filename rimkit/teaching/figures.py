@@ -67,12 +67,10 @@ def points(
     hues: Sequence | None = None, limits: tuple[float, float] | None = None,
     reference: Mapping[str, float] | None = None, caption: str = "",
 ) -> Figure:  # fmt: skip
-    """Numbers by category: those of ``x`` along the axis, those of ``hue`` side by side.
-
-    With ``percent`` the numbers are shares, and the axis runs from 0 to 100% unless ``limits`` says
+    """Numbers by category: those of ``x`` along the axis, those of ``hue`` side by side. With
+    ``percent`` the numbers are shares, and the axis runs from 0 to 100% unless ``limits`` says
     otherwise. ``joined`` draws a line through the points of a hue. ``hues`` fixes which hue gets
-    which colour, whichever of them are there.
-    """
+    which colour, whichever of them are there."""
     keys = _keys(table, [facet, x, hue], value)
     label, looks = label or _label(table, value), _looks(table, hue, hues)
     width = max(5.5, 3.4 + 0.42 * len(table)) if facet is None else WIDTH
@@ -99,13 +97,11 @@ def lines(
     reference: Mapping[str, float] | None = None, x_reference: Mapping[str, float] | None = None,
     notes: Mapping | None = None, caption: str = "",
 ) -> Figure:  # fmt: skip
-    """Curves over a number (a dose, a layer, a step): a colour per ``hue``, dashes per ``style``.
-
-    A panel per ``facet``, and a row of panels per ``row``. With ``percent`` the numbers are shares,
+    """Curves over a number (a dose, a layer, a step): a colour per ``hue``, dashes per ``style``. A
+    panel per ``facet``, and a row of panels per ``row``. With ``percent`` the numbers are shares,
     and the axis runs from 0 to 100% unless ``limits`` says otherwise. ``log_y`` is linear below 1,
     so that zero has a place. ``x_reference`` marks places along the axis. With ``style``, or more
-    than 16 points a line, no intervals are drawn.
-    """
+    than 16 points a line, no intervals are drawn."""
     keys = _keys(table, [facet, row, hue, style, x], y)
     if not pd.api.types.is_numeric_dtype(table[x]):
         raise UserError(f"a line needs numbers, and the column '{x}' has none; use points for categories")
@@ -155,13 +151,11 @@ def forest(
     limits: tuple[float, float] | None = None, notes: Mapping | None = None, caption: str = "",
 ) -> Figure:  # fmt: skip
     """Effects with intervals around zero, a line per level of ``y`` (several columns are joined).
-
     In the ``unit`` "points" effects are differences of shares, drawn in percentage points; in any
     other as they are. Without ``hue``, colour and marker say whether the interval lies above zero,
     below it, or holds it. In a single panel the numbers stand beside their line, or the text of the
     column ``words``. ``smallest_effect`` shades what would be too small to matter. ``ends``_low and
-    _high hold the intervals.
-    """
+    _high hold the intervals."""
     named = {LOW: f"{ends}_low", HIGH: f"{ends}_high"}
     table = table.assign(**{name: table[column] for name, column in named.items() if column in table})
     names = [y] if isinstance(y, str) else list(y)
@@ -212,11 +206,9 @@ def scatter(
     x_limits: tuple[float, float] | None = None, y_limits: tuple[float, float] | None = None,
     reference: Mapping[str, float] | None = None, caption: str = "",
 ) -> Figure:  # fmt: skip
-    """One number against another: a colour per ``hue``, a marker per ``style`` (or per hue).
-
-    With the ``unit`` "points" both are differences of shares, drawn in percentage points. ``line``
-    draws the line on which both are equal, on equal axes; ``free`` gives every panel its own axes.
-    """
+    """One number against another: a colour per ``hue``, a marker per ``style`` (or per hue). With
+    the ``unit`` "points" both are differences of shares, drawn in percentage points. ``line`` draws
+    the line on which both are equal, on equal axes; ``free`` gives every panel its own axes."""
     keys = _keys(table, [facet, hue, style], x, y, once=False)
     scale = 100 if unit == "points" else 1
     x_label, y_label = x_label or _words(x), y_label or _words(y)
@@ -260,11 +252,9 @@ def heatmap(
     centre: float | None = None, digits: int = 2,
 ) -> Figure:  # fmt: skip
     """One map per ``facet``, the number in every cell; numeric rows count upwards, as layers do.
-
     ``centre`` is the value that means nothing (0 for an effect, 0.5 for an area under the curve):
     the colours diverge from it and reach equally far to both sides. ``limits`` are the ends of the
-    colour scale. Missing cells stay empty.
-    """
+    colour scale. Missing cells stay empty."""
     _keys(table, [facet, rows, columns], value)
     label, panels = label or _words(value), _levels(table, facet)
     shape = {"index": rows, "columns": columns, "values": value, "sort": False, "aggfunc": "first"}
@@ -304,11 +294,9 @@ def bars(
     table: pd.DataFrame, x: str, y: str, *, title: str, facet: str | None = None, label: str = "",
     marked: Iterable = (),
 ) -> Figure:  # fmt: skip
-    """Lengths with their numbers: a bar per category of ``x``, as long as the number ``y``.
-
-    Bars of the categories ``marked`` are coloured and hatched. A category that a panel lacks gets a
-    dash.
-    """
+    """Lengths with their numbers: a bar per category of ``x``, as long as the number ``y``. Bars of
+    the categories ``marked`` are coloured and hatched. A category that a panel lacks gets a
+    dash."""
     keys = _keys(table, [facet, x], y)
     label, marked, places = label or _words(y), set(marked), _levels(table, x)
     write = _writer("", table[y])
@@ -331,11 +319,9 @@ def bars(
 
 @mpl.rc_context(STYLE)
 def dots(table: pd.DataFrame, x: str, *, title: str, facet: str | None = None, label: str = "") -> Figure:
-    """One selected set among single random ones, shares in a column per category of ``x``.
-
-    The column ``role`` says what a row is: "random" is a grey dot, "selected" the red diamond, and
-    every other role (nothing switched off, another rule) has a mark of its own.
-    """
+    """One selected set among single random ones, shares in a column per category of ``x``. The
+    column ``role`` says what a row is: "random" is a grey dot, "selected" the red diamond, and
+    every other role (nothing switched off, another rule) has a mark of its own."""
     columns = _keys(table, [facet, x], "role", "value", once=False)
     label = label or _label(table, "value")
     looks = {"random": ("0.6", "o"), "selected": (COLOURS[3], "D")}

@@ -33,10 +33,8 @@ def by_models(
     without: Sequence[str] = (), paired: bool = False, limits: tuple[float, float] | None = None,
 ) -> Figure:  # fmt: skip
     """`rimkit.teaching.figures.points` of the paper's models, with their mean and median.
-
     ``without`` adds the mean without some models; ``paired`` joins the points of a model. A model
-    has the same colour and marker in every figure.
-    """
+    has the same colour and marker in every figure."""
     styles = {"mean": "-", "median": ":"}
     if without:
         styles[f"mean without {', '.join(without)}"] = "--"
@@ -67,10 +65,8 @@ def power_curves() -> pd.DataFrame:
 
 
 def beside(claims: Sequence[str], model: str) -> pd.DataFrame:
-    """Effects on ``claims`` of the paper's models and of the shipped seeds of ``model``.
-
-    Columns: ``claim, source, effect, ci_low, ci_high, n``; only effects with an interval.
-    """
+    """Effects on ``claims`` of the paper's models and of the shipped seeds of ``model``. Columns:
+    ``claim, source, effect, ci_low, ci_high, n``; only effects with an interval."""
     own, printed = ledger.shipped(), effects()
     own = own[own["model"] == model.partition(":")[0]]
     own = own.assign(source=own["model"] + ", seed " + own["seed"].astype(str)).rename(columns=ENDS)
@@ -96,10 +92,8 @@ def claims_beside() -> pd.DataFrame:
 
 
 def say(*claims: str) -> Note:
-    """What the published numbers say about claims: verdict, mean over models, and the finding.
-
-    A name of `rimkit.paper.findings.STATEMENTS`, such as "Fig. 1", says what that figure implies.
-    """
+    """What the published numbers say about claims: verdict, mean over models, and the finding. A
+    name of `rimkit.paper.findings.STATEMENTS`, such as "Fig. 1", says what that figure implies."""
     metrics = ledger.claims()["primary_metric"]  # in the order of the claims, as the table
     table = reanalysis().assign(metric=metrics).set_index("claim")
     return Note("\n\n".join(

@@ -38,17 +38,13 @@ BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 MARKERS = ("<!-- badges: made by `rimkit badges` -->", "<!-- end of badges -->")
 
 
-def start(
-    seed: int = 0, *, model: str = "", seconds: int = 0, drive: str = "", keep_text: bool = False
-) -> None:  # fmt: skip
-    """Set up a chapter: fixed seeds, quiet libraries, tables as the workbook shows them.
-
-    On Colab, what is missing is installed first (`prepare`), and with ``drive`` the chapter works
-    in that folder of your Google Drive, so that ``ledger = "01.parquet"`` outlives the session.
+def start(seed: int = 0, *, model: str = "", seconds: int = 0, drive: str = "", keep_text: bool = False) -> None:
+    """Set up a chapter: fixed seeds, quiet libraries, tables as the workbook shows them. On Colab,
+    what is missing is installed first (`prepare`), and with ``drive`` the chapter works in that
+    folder of your Google Drive, so that ``ledger = "01.parquet"`` outlives the session.
     ``keep_text`` shows and saves requests of real safety sets, and replies to them, which are
     withheld otherwise. With a ``model``, a line says that all is ready, where the chapter will run,
-    and for an embedded model on a CPU how long: under that many ``seconds``.
-    """
+    and for an embedded model on a CPU how long: under that many ``seconds``."""
     prepare()
     if drive and here():
         os.chdir(save_to_drive(drive))
@@ -95,7 +91,7 @@ def where_made(name: str, source: str) -> str:
     """Which cell, before the cell with this source in the chapter that has it, makes the name."""
     makes = re.compile(rf"^(def |import .* as |){name}\b( =|,.* =|\(|$)", re.M)
     for path in sorted(chapters_dir().glob("*.ipynb")) if source.strip() else ():
-        code = ["".join(cell["source"]) for cell in _code_cells(path)]
+        code = list(map("".join, _sources(path)))
         made = [cell for cell in code[: code.index(source)] if makes.search(cell)] if source in code else ()
         if made:
             first = made[-1].strip().splitlines()[0]
@@ -103,9 +99,10 @@ def where_made(name: str, source: str) -> str:
     return f"'{name}' is not there. If a cell further up makes it: Run > Run All Above Selected Cell."
 
 
-def _code_cells(path: Path) -> list[dict]:
+def _sources(path: Path) -> list[list[str]]:
+    """The lines of every code cell of a notebook."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    return [cell for cell in cells if cell["cell_type"] == "code"]
+    return [cell["source"] for cell in cells if cell["cell_type"] == "code"]
 
 
 def here() -> bool:
@@ -114,13 +111,11 @@ def here() -> bool:
 
 
 def prepare(pip: Callable[[list[str]], None] | None = None) -> None:
-    """On Colab: install what is needed and missing; does nothing elsewhere.
-
-    Every installed version is a constraint, so nothing that is there changes: not torch, not numpy.
-    A version outside the tested range is said in one line. Raises `UserError`, before anything is
-    downloaded, if the kernel has imported another version of a package than is installed now, and
-    if pip cannot install.
-    """
+    """On Colab: install what is needed and missing; does nothing elsewhere. Every installed version
+    is a constraint, so nothing that is there changes: not torch, not numpy. A version outside the
+    tested range is said in one line. Raises `UserError`, before anything is downloaded, if the
+    kernel has imported another version of a package than is installed now, and if pip cannot
+    install."""
     needed = dict(_needed()) if here() else {}
     if needed and (old := stale(["rimkit", *needed])):
         raise UserError(f"this session still uses {', '.join(old)}: {RESTART}")
@@ -181,10 +176,8 @@ def _pip(requirements: list[str]) -> None:
 
 
 def save_to_drive(folder: str = "rim-workbook") -> Path:
-    """Mount Google Drive and return a folder there, which outlives the session.
-
-    Raises `UserError` outside Colab, where any folder does.
-    """
+    """Mount Google Drive and return a folder there, which outlives the session. Raises `UserError`
+    outside Colab, where any folder does."""
     if not here():
         raise UserError("Google Drive can be mounted on Colab only; elsewhere name any folder")
     importlib.import_module("google.colab.drive").mount(DRIVE)
@@ -217,9 +210,7 @@ def put_between_markers(file: Path, text: str) -> None:
 
 def stamp(notebook: Path, repo: str, branch: str = "main") -> bool:
     """Write into a chapter's set-up cell where it is installed from; whether that changed it.
-
-    Nothing else in the file changes. Raises `UserError` for a notebook without a set-up cell.
-    """
+    Nothing else in the file changes. Raises `UserError` for a notebook without a set-up cell."""
     _check(repo, branch)
     try:
         content = json.loads(notebook.read_text(encoding="utf-8"))

@@ -60,11 +60,9 @@ CHANGES: dict[str, Callable[[float, float], bool]] = {  # words: when an interva
 
 
 def html(frame: pd.DataFrame) -> str:
-    """A DataFrame as HTML, escaped: prose left, numbers right, verdicts as chips.
-
-    An index stands in front; one of whole numbers without a name is left out. Header words have no
-    underscores. Only the first 150 rows are shown.
-    """
+    """A DataFrame as HTML, escaped: prose left, numbers right, verdicts as chips. An index stands
+    in front; one of whole numbers without a name is left out. Header words have no underscores.
+    Only the first 150 rows are shown."""
     shown = table(frame.head(MOST_ROWS))
     if isinstance(shown.columns, pd.MultiIndex):
         shown.columns = [", ".join(filter(None, map(str, key))) for key in shown.columns]
@@ -95,9 +93,7 @@ def table(
     frame: pd.DataFrame, *, percent: Sequence[str] | bool = (), points: Sequence[str] = (), digits: int = 2
 ) -> pd.DataFrame:
     """The frame as text: shares as "30%", differences as "+12", other numbers with ``digits``.
-
-    ``percent`` and ``points`` name columns; ``percent`` may be True, for every decimal number.
-    """
+    ``percent`` and ``points`` name columns; ``percent`` may be True, for every decimal number."""
     columns = {}
     for place, name in enumerate(frame.columns):
         values = frame.iloc[:, place]
@@ -121,12 +117,10 @@ def wide(
     frame: pd.DataFrame, rows: str | Sequence[str], columns: str | Sequence[str],
     value: str = "value", *, ends: str = "ci", write: Callable | None = None, words: str | None = None,
 ) -> pd.DataFrame:  # fmt: skip
-    """A row per ``rows``, a column per ``columns``, cells such as "17 [10, 24]".
-
-    A ``value`` called "effect" is written in points, any other in percent, unless ``write`` says
-    how; ``words`` names a column whose text follows. Order is that of first appearance; where there
-    is no number the cell is empty.
-    """
+    """A row per ``rows``, a column per ``columns``, cells such as "17 [10, 24]". A ``value`` called
+    "effect" is written in points, any other in percent, unless ``write`` says how; ``words`` names
+    a column whose text follows. Order is that of first appearance; where there is no number the
+    cell is empty."""
     kept, write = frame.dropna(subset=value), write or (in_points if value == "effect" else percent)
     cells = [f"{estimate(item, value, write, ends)} {item[words] if words else ''}".strip()
              for item in kept.to_dict("records")]  # fmt: skip
@@ -181,12 +175,10 @@ def seed_table(rows: pd.DataFrame, claims: Sequence[str]) -> pd.DataFrame:
 
 
 def predictor_table(pooled: pd.DataFrame, others: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Correlations, a line per ``predictor``; "–" is true by construction.
-
-    ``pooled``: columns ``predictor, value, spearman, without_min, without_max, models_min,
-    models_max, p_value, p_holm``. ``others``: tables of the same predictors ("beyond steps", …), of
-    which the correlation is shown.
-    """
+    """Correlations, a line per ``predictor``; "–" is true by construction. ``pooled``: columns
+    ``predictor, value, spearman, without_min, without_max, models_min, models_max, p_value,
+    p_holm``. ``others``: tables of the same predictors ("beyond steps", …), of which the
+    correlation is shown."""
     known, write = pooled.set_index("predictor"), partial(number, digits=1)
     columns = {"r": known["value"].map(write)}
     for name, other in others.items():
@@ -201,10 +193,8 @@ def predictor_table(pooled: pd.DataFrame, others: Mapping[str, pd.DataFrame]) ->
 
 
 def ablation_table(effects: pd.DataFrame) -> pd.DataFrame:
-    """Selected against random neurons: `effect_table` with the exact p value.
-
-    ``effects``: differences with the columns ``rule, mode, set, metric, share, n_random``.
-    """
+    """Selected against random neurons: `effect_table` with the exact p value. ``effects``:
+    differences with the columns ``rule, mode, set, metric, share, n_random``."""
     shown = effect_table(effects, ["rule", "mode", "set", "metric"]).drop(columns="compared")
     shares = zip(effects["share"], effects["n_random"], strict=True)
     shown["exact p (random sets)"] = [f"{p_value(share)} ({n:.0f})" for share, n in shares]
@@ -296,16 +286,14 @@ class WordsAndNumbers(Exception):
 
 
 def our_reading(study, text: str, otherwise: str = "", of: str = "rim-mini", **values: Any) -> Reading | None:
-    """The text with its numbers, folded, for the embedded model ``of``; ``otherwise`` for any other.
-
-    ``{rate:%}``, ``{change:points}``, ``{change:interval}``, ``{n:count}``, ``{r:.1f}`` and
-    ``{r:.2f}`` print a number. A field with words in place of a form, such as ``{rate:about half}``,
-    ``{change:rises}`` or ``{a:higher than b}``, prints the words and is a claim. Where the number
-    does not bear it out (fewer prompts, another seed), ``otherwise`` stands alone on the embedded
-    model too, so that what is said is always true. Shares and differences are fractions; a
+    """The text with its numbers, folded, for the embedded model ``of``; ``otherwise`` for any
+    other. ``{rate:%}``, ``{change:points}``, ``{change:interval}``, ``{n:count}``, ``{r:.1f}`` and
+    ``{r:.2f}`` print a number. A field with words in place of a form, such as ``{rate:about
+    half}``, ``{change:rises}`` or ``{a:higher than b}``, prints the words and is a claim. Where the
+    number does not bear it out (fewer prompts, another seed), ``otherwise`` stands alone on the
+    embedded model too, so that what is said is always true. Shares and differences are fractions; a
     difference with an interval is a row or a mapping with ``effect`` (or ``value``), ``ci_low``,
-    ``ci_high``. Raises `UserError` for a field that names no value or no known words.
-    """
+    ``ci_high``. Raises `UserError` for a field that names no value or no known words."""
     if study.name.partition(":")[0] == of:
         try:
             return Reading(filled(text, values))

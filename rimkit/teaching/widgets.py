@@ -32,15 +32,12 @@ class Explorer(ipywidgets.VBox):
 
 def explorer(callback: Callable[..., str], own: str = "", **controls: Any) -> Explorer:
     """A panel that shows ``callback(**values)`` for the values chosen, and is updated in place.
-
     ``controls``: a list of choices or a mapping from label to value (drop-down menu), or a
     ``range`` of whole numbers (slider). ``own`` names a control for which a text of one's own can
     be typed instead. ``callback`` returns HTML in which all model output is escaped
     (`rimkit.teaching.tables.html`, `tokens_html`). Its result for the first choices is also
-    displayed for readers without a running kernel; the live panel hides it.
-
-    Raises `UserError` for no controls, a control without choices or of another kind.
-    """
+    displayed for readers without a running kernel; the live panel hides it. Raises `UserError` for
+    no controls, a control without choices or of another kind."""
     if not controls:
         raise UserError("an explorer needs at least one control, for example mode=['think', 'no-think']")
     made = {name: _control(name, values) for name, values in controls.items()}
@@ -96,13 +93,9 @@ def beside(parts: Mapping[str, str]) -> str:
 
 
 def tokens_html(tokens: Sequence[str], spans: Mapping[str, tuple[int, int]] | None = None) -> str:
-    """Tokens as HTML, escaped, each stretch with the names of the spans that it lies in.
-
-    The names stand under the stretch in words; the tint repeats them for the eye. Line breaks show
-    as ⏎.
-
-    Raises `UserError` for a span outside the tokens.
-    """
+    """Tokens as HTML, escaped, each stretch with the names of the spans that it lies in. The names
+    stand under the stretch in words; the tint repeats them for the eye. Line breaks show as ⏎.
+    Raises `UserError` for a span outside the tokens."""
     spans = dict(spans or {})
     for name, (start, end) in spans.items():
         if not 0 <= start <= end <= len(tokens):
@@ -124,10 +117,8 @@ def tokens_html(tokens: Sequence[str], spans: Mapping[str, tuple[int, int]] | No
 
 
 def weighted_tokens_html(tokens: Sequence[str], weights: Sequence[float], digits: int = 2) -> str:
-    """Tokens as HTML, escaped, each with its weight as number and tint.
-
-    The strongest tint is that of the largest weight. Weights that round to zero are left blank.
-    """
+    """Tokens as HTML, escaped, each with its weight as number and tint. The strongest tint is that
+    of the largest weight. Weights that round to zero are left blank."""
     if len(tokens) != len(weights):
         raise UserError(f"{len(tokens)} tokens need as many weights, not {len(weights)}")
     most = max((abs(weight) for weight in weights), default=0) or 1
