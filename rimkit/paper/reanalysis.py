@@ -59,16 +59,14 @@ def think_mode() -> pd.DataFrame:
     denominator that fits, up to 300 requests or 60 problems; 0: none does) and those of
     `statistics.gap`. Where no denominator fits, the interval takes the full benchmark."""
     rows = []
-    for metric, column, full in (
-        ("misaligned", "misalignment_rate_pct", HARM_BENCHMARK),
-        ("score", "math_accuracy_pct", MATHS_PROBLEMS),
-    ):
+    harm = "misaligned", "misalignment_rate_pct", HARM_BENCHMARK
+    for metric, column, full in (harm, ("score", "math_accuracy_pct", MATHS_PROBLEMS)):
         printed = by_model("table1_think_mode", "think", column)
         for model, on, off in printed[["on", "off"]].itertuples():
             on_of, off_of = ((statistics.denominators(side, full) or [0])[0] for side in (on, off))
-            sizes = {"on_of": on_of, "off_of": off_of}
-            found = statistics.gap(on, off, on_of or full, off_of or full)
-            rows.append({"model": model, "metric": metric, "on": on, "off": off, **sizes, **found})
+            row = {"model": model, "metric": metric, "on": on, "off": off}
+            row |= {"on_of": on_of, "off_of": off_of}
+            rows.append(row | statistics.gap(on, off, on_of or full, off_of or full))
     return pd.DataFrame(rows)
 
 
@@ -76,7 +74,7 @@ def recomputed() -> pd.DataFrame:
     """Every printed average beside the mean of the rows it summarises. Columns: ``location, group,
     quantity, printed, recomputed, gap, follows`` (whether rounding explains the gap)."""
     table = published("printed_averages")
-    summarised = table[["location", "group", "quantity"]].itertuples(index=False)
+    summarised = table[["location", "group", "quantity"]].to_numpy()
     table["recomputed"] = [_mean_of_rows(*names) for names in summarised]
     table["gap"] = table["printed"] - table["recomputed"]
     table["follows"] = table["gap"].abs() < ROUNDING
@@ -87,28 +85,26 @@ def _mean_of_rows(location: str, group: str, quantity: str) -> float:
     if location in ("Table 2", "Section 2.3"):
         rows = published("table2_finetuning_delta").query("training_set == @quantity")
         rows = rows if group == "all" else rows[rows["architecture"] == group]
-        return float(rows["delta_misalignment_points"].mean())
+        return rows["delta_misalignment_points"].mean()
     if location == "Fig. 2":
-        return float(tables.injected().set_index("pattern").loc[group, quantity].mean())
+        return tables.injected().set_index("pattern").loc[group, quantity].mean()
     if location == "Table A7":
-        return float(tables.literal_changes()[quantity].mean())
+        return tables.literal_changes()[quantity].mean()
     if location == "Section 4.1":
-        return float(by_model("fig6_neuron_ablation", "neurons", quantity)[group].mean())
-    return float(by_model("table3_predictor_correlations", "predictor", "pearson_r")[group].mean())
+        return by_model("fig6_neuron_ablation", "neurons", quantity)[group].mean()
+    return by_model("table3_predictor_correlations", "predictor", "pearson_r")[group].mean()
 
 
 def probe_counts() -> pd.DataFrame:
     """Fig. 3 as counts above threshold, by ``mode, position, layer``. Columns: ``refused,
     fulfilled, harmful`` (counts), ``harmless`` (a share), ``unexplained``: refused + fulfilled -
     harmful. If the curves came from two probes, nothing would tie them."""
-    table = published("fig3_probe_scores")
-    shares = table.set_index(["mode", "position", "layer", "group"])["share_above_threshold"]
-    wide = shares.unstack(sort=False).reset_index()
+    rows = ["mode", "position", "layer"]
+    wide = by_model("fig3_probe_scores", "group", "share_above_threshold", rows).reset_index()
     sizes = [group_sizes(item.mode, item.position) for item in wide.itertuples()]
     for index, group in enumerate(("refused", "fulfilled", "harmful")):
         wide[group] = (wide[group] * [size[index] for size in sizes]).round().astype(int)
-    wide["unexplained"] = wide["refused"] + wide["fulfilled"] - wide["harmful"]
-    return wide.rename_axis(columns=None)
+    return wide.assign(unexplained=wide["refused"] + wide["fulfilled"] - wide["harmful"])
 
 
 def group_sizes(mode: str, position: str) -> tuple[int, int, int]:
@@ -179,10 +175,9 @@ def figure_8() -> pd.DataFrame:
 
 def table_3() -> pd.DataFrame:
     """Table 3 by predictor: r per model, ``average``, and the average without each model."""
-    table = published("table3_predictor_correlations").set_index(["predictor", "model"])
-    wide = table["pearson_r"].unstack(sort=False)
+    wide = by_model("table3_predictor_correlations", "model", "pearson_r", "predictor")
     without = {f"without {model}": wide.drop(columns=model).mean(axis=1) for model in wide}
-    return wide.assign(average=wide.mean(axis=1), **without).rename_axis(columns=None)
+    return wide.assign(average=wide.mean(axis=1), **without)
 
 
 def needed() -> pd.DataFrame:
@@ -191,15 +186,16 @@ def needed() -> pd.DataFrame:
     ``power`` (with one seed and a judge without noise), ``prompts`` (one seed, a judge with noise),
     ``seeds`` (300 prompts and all noise, without that of training for claims about prompting)."""
     rows = []
-    for claim, *_, percent, control_percent in COMPARISONS:
+    for claim, comparison, where, percent, control_percent in COMPARISONS:
         rates = percent / 100, control_percent / 100
         had = GROUPS["no-think"][1] if claim == "C5a" else HARM_BENCHMARK
         seed_sd = statistics.SEED_SD if claim[:2] in ("C6", "C7") else 0.0
         prompts = statistics.prompts_needed(*rates, judge_sd=statistics.JUDGE_SD)
         seeds = statistics.seeds_needed(*rates, HARM_BENCHMARK, seed_sd=seed_sd)
-        rows.append([*rates, had, statistics.power(*rates, had), prompts, seeds])
-    named = pd.DataFrame(COMPARISONS).iloc[:, :3].set_axis(["claim", "comparison", "where"], axis=1)
-    return named.join(pd.DataFrame(rows, columns=["rate", "control_rate", "had", "power", "prompts", "seeds"]))
+        power = statistics.power(*rates, had)
+        rows.append([claim, comparison, where, *rates, had, power, prompts, seeds])
+    columns = "claim comparison where rate control_rate had power prompts seeds"
+    return pd.DataFrame(rows, columns=columns.split())
 
 
 @tables.computed_once
@@ -243,11 +239,8 @@ def reanalysis() -> pd.DataFrame:
     table = known.join(last[["effect", "ci_low", "ci_high", "p_value"]])
     models = found.loc[found["model"] != OVER_MODELS, "claim"]
     table["n_models"] = models.value_counts().reindex(table.index, fill_value=0)
-    table["verdict"] = [
-        verdict(row.effect, row.ci_low, row.ci_high, row.direction, row.smallest_effect)
-        if row.n_models > 1 else None
-        for row in table.itertuples()
-    ]  # fmt: skip
+    given = table[["effect", "ci_low", "ci_high", "direction", "smallest_effect", "n_models"]].to_numpy()
+    table["verdict"] = [verdict(*row) if n > 1 else None for *row, n in given]
     judged = table["primary"] & (table["n_models"] > 1)
     table.loc[judged, "p_holm"] = holm(table.loc[judged, "p_value"])
     numbers = ["effect", "ci_low", "ci_high", "p_value", "n_models", "verdict", "p_holm"]
@@ -273,10 +266,6 @@ def _of(wide: pd.DataFrame, value: str, control: str | None = None, scale: float
     return pd.DataFrame(sides).dropna()
 
 
-def _thinking(metric: str) -> pd.DataFrame:
-    return think_mode().query("metric == @metric").set_index("model")
-
-
 def _pattern(pattern: str) -> pd.DataFrame:
     """One of Tables A2-A4: effort-minimising against careful sentences."""
     rates = tables.injected().query("pattern == @pattern").set_index("model")[["target", "control"]]
@@ -298,17 +287,15 @@ def _ras_of_neurons() -> pd.DataFrame:
     return _of(means, OURS, "RAS (random neurons)", 1)
 
 
-def _neurons(column: str, scale: float) -> pd.DataFrame:
-    return _of(by_model("fig6_neuron_ablation", "neurons", column), "safety-critical", "random", scale)
+def _rival(name: str) -> pd.DataFrame:
+    return _of(by_model("table3_predictor_correlations", "predictor", "pearson_r"), OURS, name, 1)
 
 
-def _predictors(rival: str) -> pd.DataFrame:
-    return _of(by_model("table3_predictor_correlations", "predictor", "pearson_r"), OURS, rival, 1)
-
-
+ZEROED = "fig6_neuron_ablation", "neurons"
+TUNED_RAS = "fig7_ras_control_target", "training_set", "ras"
 SIDES: dict[str, Callable[[], pd.DataFrame]] = {
-    "C1a": partial(_thinking, "misaligned"),
-    "C1b": partial(_thinking, "score"),
+    "C1a": lambda: think_mode().query("metric == 'misaligned'").set_index("model"),
+    "C1b": lambda: think_mode().query("metric == 'score'").set_index("model"),
     "C2a": partial(_patterns, "control"),
     "C2b": partial(_patterns, "on"),
     **{claim: partial(_pattern, pattern) for claim, pattern in PATTERNS.items()},
@@ -317,12 +304,9 @@ SIDES: dict[str, Callable[[], pd.DataFrame]] = {
     "C6c": lambda: _of(tables.changes(), "GSM8K(L)-target", "GSM8K(L)-control"),
     "C7a": lambda: _of(tables.literal_changes(), "GSM8K", "GSM8K-Literal"),
     "C7b": lambda: _of(tables.literal_changes(), "GSM8K-Literal"),
-    "C8a": partial(_neurons, "delta_misalignment_points", 0.01),
-    "C8b": partial(_neurons, "math_drop_points", -0.01),
+    "C8a": lambda: _of(by_model(*ZEROED, "delta_misalignment_points"), "safety-critical", "random"),
+    "C8b": lambda: _of(by_model(*ZEROED, "math_drop_points"), "safety-critical", "random", -0.01),
     "C9a": _ras_of_neurons,
-    "C9b": lambda: _of(
-        np.log(by_model("fig7_ras_control_target", "training_set", "ras")),
-        "GSM8K(L)-target", "GSM8K(L)-control", 1,
-    ),
-    **{claim: partial(_predictors, rival) for claim, rival in RIVALS.items()},
-}  # fmt: skip
+    "C9b": lambda: _of(np.log(by_model(*TUNED_RAS)), "GSM8K(L)-target", "GSM8K(L)-control", 1),
+    **{claim: partial(_rival, rival) for claim, rival in RIVALS.items()},
+}

@@ -1,11 +1,10 @@
 """The statistics of printed numbers: counts, averages over models, few checkpoints, power.
 
-Nothing here reads the paper's tables; `reanalysis` applies it to them. A printed rate is a count
-over some number of prompts. An average is one over models, each measured once, so its interval says
-how far it would carry over to other models. A correlation is one over the checkpoints of one run.
-Power is that of a two-sided test of two rates, whose noise has three parts: which prompts were
-asked (shrinks with prompts), which seed was trained and what the judge said this time (both shrink
-with seeds, since every seed is judged anew). The estimators are scipy's and statsmodels'.
+Nothing here reads the paper's tables; `reanalysis` applies it to them. An average is one over
+models, each measured once, so its interval says how far it would carry over to other models. Power
+is that of a two-sided test of two rates, whose noise has three parts: which prompts were asked
+(shrinks with prompts), which seed was trained and what the judge said this time (both shrink with
+seeds, since every seed is judged anew). The estimators are scipy's and statsmodels'.
 """
 
 from __future__ import annotations
@@ -89,14 +88,12 @@ def average(values: pd.Series | Mapping[str, float]) -> Average:
     low, high, p_value = mean, mean, float(not mean)
     if np.ptp(values):
         test = stats.ttest_1samp(values, 0)
-        (low, high), p_value = test.confidence_interval(LEVEL), float(test.pvalue)
+        (low, high), p_value = map(float, test.confidence_interval(LEVEL)), float(test.pvalue)
     left_out = (values.sum() - values) / (n - 1)
     signed_rank = float(stats.wilcoxon(values).pvalue) if values.any() else 1.0
-    return Average(
-        mean, float(low), float(high), float(values.median()),
-        float(left_out.min()), float(left_out.max()), str((left_out - mean).abs().idxmax()),
-        int((values > 0).sum()), n, p_value, signed_rank,
-    )  # fmt: skip
+    found = mean, low, high, float(values.median()), float(left_out.min()), float(left_out.max())
+    carried_by, n_positive = str((left_out - mean).abs().idxmax()), int((values > 0).sum())
+    return Average(*found, carried_by, n_positive, n, p_value, signed_rank)
 
 
 def averages(table: pd.DataFrame, by: str, value: str) -> pd.DataFrame:
@@ -129,13 +126,11 @@ def correlation(values, percent) -> Correlation:
         raise UserError("a correlation needs at least four checkpoints, with a value and a rate each")
     if not (np.ptp(x) and np.ptp(y)):
         raise UserError("one side does not vary: there is no correlation")
-    r = float(stats.pearsonr(x, y).statistic)
+    r, rank = float(stats.pearsonr(x, y).statistic), float(stats.spearmanr(x, y).statistic)
     others = [(np.delete(x, place), np.delete(y, place)) for place in range(len(x))]
-    without_one = [float(stats.pearsonr(*pair).statistic) for pair in others if all(map(np.ptp, pair))]
-    return Correlation(
-        r, *interval_of_r(r, len(x)), permutation_p(x, y), float(stats.spearmanr(x, y).statistic),
-        min(without_one), max(without_one), len(x), len(np.unique(y)), float(np.ptp(y)),
-    )  # fmt: skip
+    without = [float(stats.pearsonr(*pair).statistic) for pair in others if all(map(np.ptp, pair))]
+    found = r, *interval_of_r(r, len(x)), permutation_p(x, y), rank, min(without), max(without)
+    return Correlation(*found, len(x), len(np.unique(y)), float(np.ptp(y)))
 
 
 def interval_of_r(r: float, n: int) -> tuple[float, float]:
@@ -179,10 +174,8 @@ def standard_error(
     same prompts in both the error is smaller."""
     if not (0 <= rate <= 1 and 0 <= control_rate <= 1):
         raise UserError(f"rates are fractions from 0 to 1, not {rate:g} and {control_rate:g}")
-    if n_prompts < 1 or n_seeds < 1:
-        raise UserError("a design has at least one prompt and one seed")
-    if min(judge_sd, seed_sd) < 0:
-        raise UserError("a standard deviation is not negative")
+    if min(n_prompts, n_seeds) < 1 or min(judge_sd, seed_sd) < 0:
+        raise UserError("a design has a prompt and a seed or more, and no negative deviation")
     prompts = (rate * (1 - rate) + control_rate * (1 - control_rate)) / n_prompts
     return sqrt(prompts + 2 * (judge_sd**2 + seed_sd**2) / n_seeds)
 

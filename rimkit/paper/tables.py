@@ -43,10 +43,10 @@ def published(name: str) -> pd.DataFrame:
     return pd.read_csv(data_dir() / "paper" / f"{name}.csv")
 
 
-def by_model(name: str, columns: str, values: str, rows: str | list[str] = "model", **how) -> pd.DataFrame:
-    """A table of ``data/paper`` with a row per model, or per other ``rows``, in the order printed."""
-    wide = published(name).pivot_table(index=rows, columns=columns, values=values, sort=False, **how)
-    return wide.rename_axis(columns=None)
+def by_model(name: str, columns: str, values: str, rows="model", **how) -> pd.DataFrame:
+    """A table of ``data/paper``, a row per model or per other ``rows``, in the order printed."""
+    shape = {"index": rows, "columns": columns, "values": values, "sort": False}
+    return published(name).pivot_table(**shape, **how).rename_axis(columns=None)
 
 
 # Table 1, misalignment in percent: columns ``on, off`` (thinking).

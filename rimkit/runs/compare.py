@@ -1,5 +1,4 @@
-"""A model and what fine-tuning made of it: the experiments of chapters 01 and 05 to 07 on both,
-kept as they are done.
+"""A model and what fine-tuning made of it: the experiments of chapters 01 and 05 to 07 on both.
 
 It knows how a pair of models is loaded and what of an experiment makes sense for one; how things
 are measured the experiments know.
@@ -27,21 +26,16 @@ from rimkit.models.hub import ADAPTER, check_unmixed, identity, tied
 from rimkit.models.load import load
 from rimkit.models.study import StudyModel
 from rimkit.runs.execute import prepare_folder
-from rimkit.runs.grid import Cell
+from rimkit.runs.grid import Kept
 from rimkit.training import finetune
 
 NAME = re.compile(r"[^:]+(:\d+)?")  # what a ledger row can say as model and seed
 
 
 def run(
-    base: str,
-    tuned: str,
-    out: str | Path = "rim-compare",
-    n: int = 92,
-    *,
-    measure: Evaluation = Evaluation(),
-    report: Callable[[str], None] = print,
-) -> pd.DataFrame:
+    base: str, tuned: str, out: str | Path = "rim-compare", n: int = 92, *,
+    measure: Evaluation = Evaluation(), report: Callable[[str], None] = print,
+) -> pd.DataFrame:  # fmt: skip
     """Measure ``base`` and ``tuned`` with ``n`` prompts of a set at most; returns the verdict rows.
     Models are embedded names, folders, hub ids; ``tuned`` may also be an adapter for ``base``
     (folder or hub id) or a checkpoint of `rimkit.training.finetune`. Each stage writes its verdict
@@ -55,7 +49,7 @@ def run(
     stamp = {"run_id": f"rimkit compare {base} {tuned}", **measure.description()}
     rows = [ledger.table([])]
     for name, stage in stages(*both, n, measure):
-        cell = Cell(name, depends_on, lambda _, stage=stage: stage())
+        cell = Kept(name, depends_on, lambda _, stage=stage: stage())
         word = "skipped" if cell.place(out).is_dir() else "done"
         try:
             found = cell.result(out)
@@ -70,10 +64,7 @@ def run(
     return pd.concat(rows, ignore_index=True)
 
 
-Stage = tuple[str, Callable[[], Result]]
-
-
-def stages(base: StudyModel, tuned: StudyModel, n: int, measure: Evaluation) -> Iterator[Stage]:
+def stages(base: StudyModel, tuned: StudyModel, n: int, measure: Evaluation) -> Iterator[tuple[str, Callable]]:
     """What is measured, by name; ``n`` prompts of a set, fewer where each is asked many times."""
     few, half, sides = max(4, n // 4), max(4, n // 2), {"base": base, "tuned": tuned}
     settings: Any = thinking.Settings(n_prompts=n, evaluation=measure)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import pairwise
+from itertools import combinations
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -65,18 +65,11 @@ class Job:
 
 
 def run(
-    chapters: Iterable[str] = (),
-    model: str = "rim-mini",
-    out: str | Path = "rim-run",
-    parameters: Mapping[str, Any] | None = None,
-    force: bool = False,
-    *,
-    measure: Evaluation = Evaluation(),
-    keep_text: bool = False,
-    progress: bool = True,
-    report: Callable[[dict], None] = lambda row: None,
-    remote: bool = False,
-) -> pd.DataFrame:
+    chapters: Iterable[str] = (), model: str = "rim-mini", out: str | Path = "rim-run",
+    parameters: Mapping[str, Any] | None = None, force: bool = False, *,
+    measure: Evaluation = Evaluation(), keep_text: bool = False, progress: bool = True,
+    report: Callable[[dict], None] = lambda row: None, remote: bool = False,
+) -> pd.DataFrame:  # fmt: skip
     """Run chapters (all by default) on one model, each in its own kernel of the running Python. One
     row per chapter, which ``report`` gets as it comes: ``chapter, status`` ("done"; "skipped":
     `is_complete`, unless ``force``; "failed")``, seconds, error, notebook``. Writes
@@ -107,7 +100,7 @@ def find_chapters(names: Iterable[str] = ()) -> list[Path]:
     """Notebooks for ``"01"``, ``"1"``, ``"A1"``, ``"01_observing_rim"`` or the path of one; else all."""
     shipped = {path.stem: path for path in sorted(chapters_dir().glob("*.ipynb"))}
     found = list(dict.fromkeys(_find_chapter(name, shipped) for name in names)) or [*shipped.values()]
-    for one, other in pairwise(sorted(found, key=lambda path: path.stem)):
+    for one, other in combinations(found, 2):
         if one.stem == other.stem:
             raise UserError(f"two chapters have one name, {one.stem}: run {other} into another folder")
     return found
@@ -145,8 +138,7 @@ def check_chat(model: str) -> None:
     if is_endpoint(model):
         connect(model)  # whether the server answers; it renders the prompts itself
         return
-    chat = chat_of(model)
-    if not chat.supports_think:
+    if not (chat := chat_of(model)).supports_think:
         lacks = f"{model} has no think mode, which the chapters need"
         raise UserError(f"{lacks}: {chat.reason}; {chat.ways_out(model)}")
 
@@ -166,19 +158,16 @@ def traced(notebooks: Sequence[Path], named: bool, model: str) -> list[Path]:
 
 
 def plan(
-    notebooks: Iterable[Path],
-    model: str,
-    given: Mapping[str, Any],
-    measure: Evaluation = Evaluation(),
-    keep_text: bool = False,
-) -> list[Job]:
+    notebooks: Iterable[Path], model: str, given: Mapping[str, Any],
+    measure: Evaluation = Evaluation(), keep_text: bool = False,
+) -> list[Job]:  # fmt: skip
     """Check what is given against what the chapters declare, and complete it. Raises `UserError` as
     `check`, and for an option that no chapter takes."""
     options = measure.parameters() | ({"keep_text": True} if keep_text else {})
     declared, jobs = {notebook: declared_in(notebook) for notebook in notebooks}, []
-    for name in options:
-        if not any(name in parameters for parameters in declared.values()):
-            raise UserError(f"no chapter here takes {OPTIONS[name]}: none declares the parameter '{name}'")
+    for name in options.keys() - {name for parameters in declared.values() for name in parameters}:
+        lacks = f"none declares the parameter '{name}'"
+        raise UserError(f"no chapter here takes {OPTIONS[name]}: {lacks}")
     options["model"] = model
     weights, sets = identity(model), measure.fingerprint()
     for notebook, values in check(given, declared).items():
@@ -270,16 +259,11 @@ def _execute(job: Job, folder: Path, progress: bool) -> str:
     rows = {"ledger": (folder / ROWS).as_posix()} if job.writes_rows else {}
     try:
         papermill.execute_notebook(
-            _plain(job.notebook),
-            _plain(folder / NOTEBOOK),
-            {**job.values, **rows},
-            kernel_name="python3",
-            language="python",
-            kernel_manager_class=RunningPython,
-            cwd=job.notebook.parent,
-            start_timeout=120,
+            _plain(job.notebook), _plain(folder / NOTEBOOK), {**job.values, **rows},
+            kernel_name="python3", language="python", kernel_manager_class=RunningPython,
+            cwd=job.notebook.parent, start_timeout=120,
             progress_bar={"desc": job.chapter, "leave": False} if progress else False,
-        )
+        )  # fmt: skip
     except PapermillExecutionError as error:
         return f"{error.ename}: {' '.join(error.evalue.split())} (cell {error.exec_count})"
     except DeadKernelError:
@@ -326,9 +310,13 @@ def _keep(job: Job, model: str, folder: Path, target: Path, error: str, stamp: d
 
 
 RANGE = re.compile(r"\[\s*(-?[\d.]+?)?\s*\.\.\s*(-?[\d.]+)?\s*\]")
-WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-CONVERTERS = {"int": int, "float": float, "bool": lambda text: TRUTH[text.lower()]}
+KINDS = {  # of values: what makes one from text, and what messages call it
+    "int": (int, "a whole number"),
+    "float": (float, "a number"),
+    "bool": (lambda text: TRUTH[text.lower()], "true or false"),
+    "str": (str, "a text"),
+}
 
 
 @dataclass(frozen=True)
@@ -338,7 +326,6 @@ class Parameter:
     name: str
     type: str
     default: Any
-    help: str
     low: float
     high: float
 
@@ -352,28 +339,28 @@ def declared_in(notebook: str | Path) -> dict[str, Parameter]:
     except Exception as error:  # of papermill, nbformat or json
         reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
         raise UserError(f"{notebook} is not a notebook that can be run ({reason})") from error
-    return {name: _parameter(**entry) for name, entry in found.items()}
-
-
-def _parameter(name: str, inferred_type_name: str, default: str, help: str) -> Parameter:
-    value = default
-    with suppress(ValueError, SyntaxError):
-        value = ast.literal_eval(default)
-    kind = type(value).__name__ if inferred_type_name == "None" else inferred_type_name
-    low, high = found.groups() if (found := RANGE.search(help)) else (None, None)
-    return Parameter(name, kind, value, help, float(low or -math.inf), float(high or math.inf))
+    parameters = {}
+    for name, entry in found.items():
+        value, kind = entry["default"], entry["inferred_type_name"]
+        with suppress(ValueError, SyntaxError):
+            value = ast.literal_eval(value)
+        kind = type(value).__name__ if kind == "None" else kind
+        low, high = ends.groups() if (ends := RANGE.search(entry["help"])) else (None, None)
+        ends = float(low or -math.inf), float(high or math.inf)
+        parameters[name] = Parameter(name, kind, value, *ends)
+    return parameters
 
 
 def assignments(texts: Iterable[str], option: str = "-p", form: str = "name=value") -> dict[str, str]:
     """``["n_prompts=8"]`` as ``{"n_prompts": "8"}``; raises `UserError` for anything else."""
     pairs = {}
     for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name.strip().replace("-", "_").isidentifier():
+        name, equals, value = map(str.strip, text.partition("="))
+        if not equals or not name.replace("-", "_").isidentifier():
             raise UserError(f"'{text}' is not what {option} takes: write {option} {form}")
-        if name.strip() in pairs:
-            raise UserError(f"{option} {name.strip()}=... is given twice: give it once")
-        pairs[name.strip()] = value.strip()
+        if name in pairs:
+            raise UserError(f"{option} {name}=... is given twice: give it once")
+        pairs[name] = value
     return pairs
 
 
@@ -396,28 +383,25 @@ def check(given: Mapping[str, Any], chapters: Mapping[Any, Mapping[str, Paramete
 
 def convert(value: Any, parameter: Parameter) -> Any:
     """``value`` (often text) in the type that the parameter declares, within its range."""
-    kind = parameter.type.replace(" ", "")
-    if optional := re.fullmatch(r"Optional\[(\w+)\]", kind):
-        if str(value).lower() == "none":
-            return None
-        kind = optional[1]
-    items = re.fullmatch(r"[lL]ist\[(\w+)\]", kind)
-    if not items:
+    form, kind = re.fullmatch(r"(?:(\w+)\[)?(.+?)\]?", parameter.type.replace(" ", "")).groups()
+    if form == "Optional" and str(value).lower() == "none":
+        return None
+    if str(form).lower() != "list":
         return _scalar(value, kind, parameter)
-    try:
+    parsed = value
+    with suppress(ValueError, RecursionError):
         parsed = json.loads(value) if isinstance(value, str) else value
-    except (ValueError, RecursionError):
-        parsed = None
     if not isinstance(parsed, list | tuple):
         raise UserError(f"{parameter.name} takes a list such as [1, 2], not '{value}'")
-    return [_scalar(item, items[1], parameter) for item in parsed]
+    return [_scalar(item, kind, parameter) for item in parsed]
 
 
 def _scalar(value: Any, kind: str, parameter: Parameter) -> Any:
+    make, words = KINDS.get(kind, KINDS["str"])
     try:
-        typed = CONVERTERS.get(kind, str)(str(value))
+        typed = make(str(value))
     except (ValueError, KeyError):
-        raise UserError(f"{parameter.name} takes {WORDS[kind]}, not '{value}'") from None
+        raise UserError(f"{parameter.name} takes {words}, not '{value}'") from None
     if kind == "float" and math.isinf(typed):
         raise UserError(f"{parameter.name} takes a finite number, not '{value}'")
     if kind in ("int", "float") and not parameter.low <= typed <= parameter.high:

@@ -90,15 +90,16 @@ def own_rows(folder: str | Path) -> tuple[pd.DataFrame, list[str]]:
 
 
 def page(own: pd.DataFrame, notes: Sequence[str] = ()) -> str:
-    """The claims page as HTML; all text that comes from rows is escaped, what is missing is empty."""
+    """The claims page as HTML; text that comes from rows is escaped, what is missing is empty."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    look = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
-    look["finalize"] = lambda value: "" if missing(value) else value
+    look = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True}
+    look |= {"lstrip_blocks": True, "finalize": lambda value: "" if missing(value) else value}
     jinja = Environment(loader=PackageLoader("rimkit.runs", ""), **look)
     rows = pd.concat([ledger.shipped().assign(group=SHIPPED), own.assign(group=OWN)])
-    made = f"rimkit {__version__}, Python {platform.python_version()}, {datetime.now(UTC):%Y-%m-%d %H:%M UTC}"
-    told = {"notes": notes, "failed": own[own["status"] == "failed"].to_dict("records"), "made": made}
+    python, now = platform.python_version(), datetime.now(UTC)
+    told = {"notes": notes, "made": f"rimkit {__version__}, Python {python}, {now:%Y-%m-%d %H:%M UTC}"}
+    told["failed"] = own[own["status"] == "failed"].to_dict("records")
     told |= {"symbols": SYMBOLS, "groups": (SHIPPED, OWN), "correction": after_correction()}
     page = jinja.get_template("page.html.j2")
     return page.render(families=_families(rows), runs=_runs(rows), **told)
@@ -161,8 +162,9 @@ def _figure(entry: dict, measured: pd.DataFrame, printed: pd.DataFrame, verdict:
     again = table["model"].duplicated(keep=False) & table["group"].eq(OWN)
     table["model"] = table["model"].mask(again, table["model"] + ", yours")
     table = table.replace([math.inf, -math.inf], math.nan)  # of a damaged or foreign ledger
-    title, look = f"{entry['id']}: {entry['statement']}", {"hue": "group", "words": "verdict", "unit": unit}
-    look |= {"x_label": f"value minus control ({unit})", "smallest_effect": entry["smallest_effect"]}
+    title, x_label = f"{entry['id']}: {entry['statement']}", f"value minus control ({unit})"
+    look = {"hue": "group", "words": "verdict", "unit": unit, "x_label": x_label}
+    look["smallest_effect"] = entry["smallest_effect"]
     figure = forest(table, "model", title=title, **look)
     source, width = b64encode(image(figure, "svg")).decode(), round(figure.get_figwidth() * 96)
     return {"src": source, "alt": figure.alt_text, "caption": figure.caption, "width": width}

@@ -159,20 +159,19 @@ def minutes(speed: Speed, invented: bool) -> pd.DataFrame:
     """Estimated minutes per chapter: ``chapter, minutes``; NaN where the inside of the model cannot
     be read. An upper estimate: every batch is taken to go on for `STEPS` tokens. At the default
     parameters, without the time to load the model in every chapter."""
-    rows = []
-    for chapter, work in CHAPTERS.items():
-        seconds = work.replies / TOGETHER * STEPS[invented] * speed.step
-        passes = work.read + BACKWARD * (work.gradients + work.trained * (1 if invented else EPOCHS))
-        rows.append((chapter, (seconds + (passes * speed.reading if passes else 0)) / 60))
-    return pd.DataFrame(rows, columns=["chapter", "minutes"])
+    work = pd.DataFrame(CHAPTERS.values(), CHAPTERS)
+    epochs = 1 if invented else EPOCHS
+    passes = work["read"] + BACKWARD * (work["gradients"] + epochs * work["trained"])
+    seconds = work["replies"] / TOGETHER * STEPS[invented] * speed.step
+    seconds += (passes * speed.reading).where(passes > 0, 0)
+    return (seconds / 60).rename_axis("chapter").reset_index(name="minutes")
 
 
 def report(model: str, gpu: str | None = None, tokens: int = 1024, calibrate: bool = False) -> list[str]:
     """The lines that ``rimkit plan`` prints; raises `UserError` as `plan` and `load`."""
     needs, table = plan(model, gpu, tokens)
-    size, unit = needs.parameters / 1e6, "million"
-    if size >= 1000:
-        size, unit = size / 1000, "billion"
+    large = needs.parameters >= 1e9
+    size, unit = needs.parameters / (1e9 if large else 1e6), "billion" if large else "million"
     width = max(map(len, table["device"]))
     said = [
         f"{model}: {size:.3g} {unit} parameters in {needs.layers} layers; keys and values take "

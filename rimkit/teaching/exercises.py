@@ -26,7 +26,7 @@ import numpy as np
 
 from rimkit.data import UserError, missing, nearest, number
 
-LEVELS = {"difficulty": ("easy", "medium", "hard"), "importance": ("optional", "useful", "essential")}
+LEVELS = {"difficulty": "easy medium hard", "importance": "optional useful essential"}
 NOT_ATTEMPTED, WRONG, RIGHT = "not attempted", "wrong", "right"
 SIGNS = {NOT_ATTEMPTED: "○", WRONG: "✗", RIGHT: "✓"}
 SECONDS = 20  # that an answer may take
@@ -94,7 +94,7 @@ class Exercise:
 
     def __post_init__(self):
         for name, known in LEVELS.items():
-            if (value := getattr(self, name)) not in known:
+            if (value := getattr(self, name)) not in (known := known.split()):
                 raise UserError(f"{name} is {', '.join(known)}, not '{value}'{nearest(value, known)}")
 
     def check(self, answer: Any = None) -> Feedback:
@@ -111,7 +111,8 @@ class Exercise:
         except (Exception, SystemExit) as error:
             found = self._failed(answer, error)
         if isinstance(found, str) or not found:
-            return self._say(WRONG, f"because {found or 'it is not what the question asks for; hint(1) helps.'}")
+            why = found or "it is not what the question asks for; hint(1) helps."
+            return self._say(WRONG, f"because {why}")
         _remember(self.name)
         return Feedback(RIGHT, "well done.")
 
@@ -135,7 +136,7 @@ class Exercise:
         return f"Exercise: {self.title} ({levels})\n{self.question}"
 
     def _repr_markdown_(self) -> str:
-        difficulty, importance = (_dots(getattr(self, name), known) for name, known in LEVELS.items())
+        difficulty, importance = (_dots(self, name) for name in LEVELS)
         return (
             f"**Exercise: {self.title}**  \n*Difficulty: {difficulty}. Importance: {importance}. "
             f"About {self.minutes} minutes.*\n\n{self.question}"
@@ -172,7 +173,8 @@ def _remember(name: str) -> None:
             Path(PROGRESS).write_text(json.dumps(known | {name: f"{date.today()}"}, indent=1) + "\n", encoding="utf-8")
 
 
-def _dots(level: str, levels: tuple[str, ...]) -> str:
+def _dots(task: Exercise, name: str) -> str:
+    levels, level = LEVELS[name].split(), getattr(task, name)
     full = levels.index(level) + 1
     return f"{'●' * full}{'○' * (len(levels) - full)} {level}"
 
@@ -309,7 +311,8 @@ def predict(name: str, guess: Any, low: float = 0, high: float = 100, unit: str 
 
 
 def _read_guess(guess: Any, unit: str) -> float | None:
-    found = isinstance(guess, str) and re.fullmatch(r"\s*([-+−]?\d*[.,]?\d+)\s*(%|points?|)\s*", guess)
+    form = r"\s*([-+−]?\d*[.,]?\d+)\s*(%|points?|)\s*"
+    found = re.fullmatch(form, guess) if isinstance(guess, str) else None
     signed = bool(found and found[2])
     if found:
         guess = float(found[1].replace("−", "-").replace(",", "."))

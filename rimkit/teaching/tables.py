@@ -76,7 +76,8 @@ def html(frame: pd.DataFrame) -> str:
     tags = ["th"] * depth + ["td"] * (len(names) - depth)
     columns = shown.to_numpy().T.tolist()
     sides = ["" if all(map(_is_number, texts)) else ' style="text-align:left"' for texts in columns]
-    heads = [f"<th{side}>{escape(name)}</th>" if name else "<td></td>" for side, name in zip(sides, names, strict=True)]
+    named = zip(sides, names, strict=True)
+    heads = [f"<th{side}>{escape(name)}</th>" if name else "<td></td>" for side, name in named]
     lines = [heads] + [
         [
             f"<{tag}{side}>{_cell(text, name)}</{tag}>"
@@ -115,7 +116,7 @@ def estimate(item: Mapping, value: str = "effect", write: Callable = in_points, 
 
 def wide(
     frame: pd.DataFrame, rows: str | Sequence[str], columns: str | Sequence[str],
-    value: str = "value", *, ends: str = "ci", write: Callable | None = None, words: str | None = None,
+    value: str = "value", *, ends: str = "ci", write: Callable | None = None, words: str = "",
 ) -> pd.DataFrame:  # fmt: skip
     """A row per ``rows``, a column per ``columns``, cells such as "17 [10, 24]". A ``value`` called
     "effect" is written in points, any other in percent, unless ``write`` says how; ``words`` names

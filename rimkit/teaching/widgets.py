@@ -72,15 +72,13 @@ def _control(name: str, values: Any) -> ipywidgets.Widget:
     if isinstance(values, range):
         if len(values) == 0 or values.step < 1:
             raise UserError(f"the control '{name}' needs a range that counts up, not {values}")
-        return ipywidgets.IntSlider(
-            value=values.start, min=values.start, max=values[-1], step=values.step, description=description
-        )
+        ends = {"min": values.start, "max": values[-1], "step": values.step}
+        return ipywidgets.IntSlider(values.start, **ends, description=description)
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise UserError(f"the control '{name}' is a list, a mapping or a range, not {values!r}")
     pairs = values.items() if isinstance(values, Mapping) else ((str(value), value) for value in values)
-    options = [
-        (redaction.label(text, f"{description} {place}"), value) for place, (text, value) in enumerate(pairs, start=1)
-    ]
+    named = ((redaction.label(text, f"{description} {n}"), value) for n, (text, value) in enumerate(pairs, 1))
+    options = list(named)
     if not options:
         raise UserError(f"the control '{name}' has no choices")
     return ipywidgets.Dropdown(options=options, value=options[0][1], description=description)
@@ -105,14 +103,13 @@ def tokens_html(tokens: Sequence[str], spans: Mapping[str, tuple[int, int]] | No
     def names_at(position: int) -> tuple[str, ...]:
         return tuple(name for name, (start, end) in spans.items() if start <= position < end)
 
-    parts = []
+    look, parts = "display:inline-block;vertical-align:top", []
     for names, positions in groupby(range(len(tokens)), key=names_at):
         boxes = "".join(f'<span style="{BOX};white-space:pre">{_token(tokens[i])}</span>' for i in positions)
         label = escape(", ".join(name.replace("_", " ") for name in names)) or "&nbsp;"
-        parts.append(
-            f'<span style="display:inline-block;vertical-align:top;background:{tints[names[0]] if names else "#fff"};'
-            f'color:#222;margin:2px;padding:2px;border-radius:4px">{boxes}<br><small>{label}</small></span>'
-        )
+        tint = f"background:{tints[names[0]] if names else '#fff'};color:#222"
+        style = f"{look};{tint};margin:2px;padding:2px;border-radius:4px"
+        parts.append(f'<span style="{style}">{boxes}<br><small>{label}</small></span>')
     return f'<div style="line-height:1.5">{"".join(parts)}</div>'
 
 
