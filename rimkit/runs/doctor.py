@@ -14,6 +14,7 @@ import psutil
 
 from rimkit.data import chapters_dir
 from rimkit.models.device import GIB
+from rimkit.teaching import setup
 
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
 
@@ -50,23 +51,17 @@ def findings() -> Iterator[Finding]:
 
 def packages() -> Iterator[Finding]:
     """Installed versions against the ranges that rimkit's own metadata declare."""
-    from packaging.requirements import Requirement
-
     try:
-        requirements = [Requirement(text) for text in metadata.requires("rimkit") or ()]
+        found = list(setup.packages())
     except metadata.PackageNotFoundError:
         yield Finding(FAIL, "rimkit", "not installed: pip install -e .")
         return
-    for needed in requirements:
-        name, tested = needed.name, needed.specifier
-        if needed.marker and not needed.marker.evaluate({"extra": ""}):
-            continue
-        try:
-            version = metadata.version(name)
-            status = OK if tested.contains(version, prereleases=True) else WARN
-            yield Finding(status, name, f"{version} (tested: {tested})")
-        except metadata.PackageNotFoundError:
-            yield Finding(FAIL, name, f"missing: pip install '{name}{tested}'")
+    for needed, version, tested in found:
+        name, known = needed.name, needed.specifier
+        if version:
+            yield Finding(OK if tested else WARN, name, f"{version} (tested: {known})")
+        else:
+            yield Finding(FAIL, name, f"missing: pip install '{name}{known}'")
 
 
 def accelerator() -> Iterator[Finding]:

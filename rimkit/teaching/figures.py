@@ -13,6 +13,7 @@ line is drawn. ``notes`` maps a panel to words under its name; ``caption`` is pu
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
@@ -32,7 +33,7 @@ from rimkit.behavior import redaction
 from rimkit.data import UserError, interval, nearest, number
 from rimkit.data import percent as in_percent
 from rimkit.data import points as in_points
-from rimkit.teaching.tables import html
+from rimkit.teaching.tables import bare, estimate, html
 
 LABELS = {
     "misaligned": "misalignment rate", "refused": "refusal rate", "misread": "share misread",
@@ -186,7 +187,7 @@ def forest(
     write = _writer(unit, table[effect])
     for item, line in zip(table.to_dict("records"), line_of, strict=True):
         if once and facet is None:
-            text = str(item[words] or "") if words else _cell(item, effect, write)
+            text = str(item[words] or "") if words else estimate(item, effect, write)
             spot = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 10}
             axis.annotate(text, (1.01, places.index(line)), **spot)
     _axis_labels(figure, x_label, "")
@@ -340,14 +341,14 @@ def dots(table: pd.DataFrame, x: str, *, title: str, facet: str | None = None, l
     _axis_labels(figure, _words(x), label)
     write = _writer(_shares(figure), table["value"])
     here = [name for name in looks if (table["role"] == name).any()]
-    said = {"random": "random sets"}
-    _legend(figure, [_key(looks[name], said.get(name, name)) for name in here])
-    shown = []
-    for key, part in table.groupby(columns, sort=False):
-        values = part.groupby("role")["value"]
-        sets = {name: _spread(values.get_group(name) if name in values.groups else [], write) for name in here}
-        shown.append(dict(zip(map(_words, columns), key, strict=True)) | sets)
-    shown = pd.DataFrame(shown)
+    _legend(figure, [_key(looks[name], "random sets" if name == "random" else name) for name in here])
+
+    def spread(values: pd.Series) -> str:
+        ends = f"{write(values.min())} to {write(values.max())} ({len(values)})"
+        return ends if len(values) > 1 else write(values.iloc[0])
+
+    shown = table.groupby([*columns, "role"], sort=False)["value"].agg(spread).unstack(sort=False)[here]
+    shown = shown.fillna("").rename_axis(columns=None).rename_axis(list(map(_words, columns))).reset_index()
     first = shown.iloc[0].astype(str)
     place = ", ".join(first[[_words(column) for column in columns]])
     also = f" and {len(shown) - 1} more" if len(shown) > 1 else ""
@@ -515,7 +516,8 @@ def _finish(
     _references(figure, reference)
     kept = table.dropna(subset=value)
     if len(kept) <= 3:
-        cells = [f"{_cell(row, value, write)} ({_place(row, keys)})" for row in kept.to_dict("records")]
+        rows = kept.to_dict("records")
+        cells = [f"{estimate(row, value, write)} ({_place(row, keys)})" for row in rows]
         said = f"{label} {'; '.join(cells)}"
     else:
         ends = [f"{write(row[value])} ({_place(row, keys)})" for row in _ends_of(kept, value)]
@@ -525,8 +527,8 @@ def _finish(
     shown[label] = table[value].map(write)
     below = [caption]
     if LOW in table and HIGH in table and table[LOW].notna().any():
-        ends = zip(table[LOW], table[HIGH], strict=True)
-        shown["95% interval"] = [_ends(low, high, write) for low, high in ends]
+        ends = table[[LOW, HIGH]].to_numpy()
+        shown["95% interval"] = [interval(low, high, bare(write)) for low, high in ends]
         below.append(f"bars: 95% interval{_method(table)}")
     counts = table["n"].dropna() if "n" in table else []
     if len(counts):
@@ -559,25 +561,11 @@ def _named(figure: Figure, title: str, said: str, table: pd.DataFrame, caption: 
     return figure
 
 
-def _cell(item: Mapping, value: str, write: Callable) -> str:
-    return f"{write(item[value])} {_ends(item.get(LOW), item.get(HIGH), write)}".strip()
-
-
 def _ends_of(table: pd.DataFrame, value: str) -> list[dict]:
     """The rows with the least and the largest number."""
     known = table.dropna(subset=value)
     order = (known if len(known) else table).sort_values(value, kind="stable")
     return order.iloc[[0, -1]].to_dict("records")
-
-
-def _ends(low, high, write: Callable) -> str:
-    return interval(low, high, lambda end: write(end).removesuffix("%"))
-
-
-def _spread(values: Sequence[float], write: Callable) -> str:
-    if len(values) < 2:
-        return "".join(map(write, values))
-    return f"{write(min(values))} to {write(max(values))} ({len(values)})"
 
 
 def _writer(unit: str, values: pd.Series, digits: int | None = None) -> Callable:
@@ -652,8 +640,7 @@ def _both_sides(values: pd.DataFrame, least: float) -> tuple[float, float]:
 
 def _short(value: float, digits: int) -> str:
     """For a small cell: no leading zero, nothing where nothing was measured."""
-    text = "" if pd.isna(value) else number(value, digits)
-    return text.replace("0.", ".", 1) if text.lstrip("−").startswith("0.") else text
+    return "" if pd.isna(value) else re.sub(r"^(−?)0\.", r"\1.", number(value, digits))
 
 
 def _wrapped(text, width: float, hyphens: bool = False) -> str:

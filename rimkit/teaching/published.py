@@ -166,8 +166,7 @@ def without_models(training_set: str, without: str, and_without: str) -> str:
     column = by_model("table2_finetuning_delta", "training_set", "delta_misalignment_points")
     if training_set not in column:
         raise UserError(f"Table 2 has no '{training_set}'{nearest(training_set, column)}")
-    dropped = sorted({without, and_without} - {NOBODY})
-    parts = {"all eight": column[training_set]}
+    parts, dropped = {"all eight": column[training_set]}, sorted({without, and_without} - {NOBODY})
     if dropped:
         parts[f"without {' and '.join(dropped)}"] = column[training_set].drop(dropped)
     shown = pd.DataFrame({name: average(part)._asdict() for name, part in parts.items()}).T.rename_axis("models")
@@ -179,8 +178,7 @@ def without_checkpoints(model: str, first: int, second: int) -> str:
     drawn = published("fig8_ras_vs_misalignment").query("model == @model and predictor == 'RAS (safety neurons)'")
     if drawn.empty:
         raise UserError(f"Fig. 8 has no '{model}'")
-    dropped = sorted({first, second} - {0})
-    parts = {"all eight": drawn}
+    parts, dropped = {"all eight": drawn}, sorted({first, second} - {0})
     if dropped:
         kept = drawn.drop(drawn.index[[place - 1 for place in dropped]])
         parts[f"without checkpoint {' and '.join(map(str, dropped))}"] = kept

@@ -116,19 +116,14 @@ def prepare(pip: Callable[[list[str]], None] | None = None) -> None:
     tested range is said in one line. Raises `UserError`, before anything is downloaded, if the
     kernel has imported another version of a package than is installed now, and if pip cannot
     install."""
-    needed = dict(_needed()) if here() else {}
-    if needed and (old := stale(["rimkit", *needed])):
+    needed = [package for package in packages() if package[0].name not in NOT_NEEDED] if here() else []
+    if needed and (old := stale(["rimkit", *(one.name for one, *_ in needed)])):
         raise UserError(f"this session still uses {', '.join(old)}: {RESTART}")
-    missing = []
-    for name, requirement in needed.items():
-        try:
-            version = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            missing.append(str(requirement))
-            continue
-        if not requirement.specifier.contains(version, prereleases=True):
-            tested = f"the workbook is tested with {requirement.specifier}; it is left as it is"
-            print(f"{name} {version} is here, {tested}")
+    missing = [str(one) for one, version, _ in needed if not version]
+    for one, version, fits in needed:
+        if version and not fits:
+            tested = f"the workbook is tested with {one.specifier}; it is left as it is"
+            print(f"{one.name} {version} is here, {tested}")
     if missing:
         print(f"installing {', '.join(missing)}")
         (pip or _pip)(missing)
@@ -142,20 +137,22 @@ def stale(names: Iterable[str]) -> list[str]:
         imported = getattr(sys.modules.get(name.replace("-", "_")), "__version__", None)
         with suppress(metadata.PackageNotFoundError):
             installed = metadata.version(name)
-            builds = [str(version).partition("+")[0] for version in (imported, installed)]  # 2.11 of 2.11+cu128
-            if isinstance(imported, str) and builds[0] != builds[1]:
+            builds = {str(version).partition("+")[0] for version in (imported, installed)}  # 2.11 of 2.11+cu128
+            if isinstance(imported, str) and len(builds) > 1:
                 found.append(f"{name} {imported} ({installed} is installed)")
     return found
 
 
-def _needed() -> Iterator[tuple]:
-    """Name and requirement of every package that the workbook asks for."""
+def packages() -> Iterator[tuple]:
+    """What the workbook asks for: requirement, version here ("" if missing), whether it was tested."""
     from packaging.requirements import Requirement
 
-    for requirement in map(Requirement, metadata.requires("rimkit") or ()):
-        applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-        if applies and requirement.name not in NOT_NEEDED:
-            yield requirement.name, requirement
+    for needed in map(Requirement, metadata.requires("rimkit") or ()):
+        if needed.marker is None or needed.marker.evaluate({"extra": ""}):
+            version = ""
+            with suppress(metadata.PackageNotFoundError):
+                version = metadata.version(needed.name)
+            yield needed, version, bool(version) and needed.specifier.contains(version, prereleases=True)
 
 
 def constraints() -> str:

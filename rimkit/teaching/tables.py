@@ -111,7 +111,13 @@ def table(
 
 def estimate(item: Mapping, value: str = "effect", write: Callable = in_points, ends: str = "ci") -> str:
     """A number with its interval, "+12 [+4, +20]"; ``ends``_low and _high hold the latter."""
-    return f"{write(item[value])} {interval(item.get(f'{ends}_low'), item.get(f'{ends}_high'), write)}".strip()
+    low, high = item.get(f"{ends}_low"), item.get(f"{ends}_high")
+    return f"{write(item[value])} {interval(low, high, bare(write))}".strip()
+
+
+def bare(write: Callable[[float], str]) -> Callable[[float], str]:
+    """``write`` without the sign of percent."""
+    return lambda number: write(number).removesuffix("%")
 
 
 def wide(
