@@ -97,32 +97,18 @@ Out = option(Path, "Folder for the results; the same command goes on in it.", me
 Folder = argument(Path, "DIR", "Folder of a run, or one parquet file of rows.")
 Model = argument(str, "MODEL", "Embedded name, local folder, or hub id 'owner/name'; '+4bit' counts.")
 Page = option(bool, "Write the claims page at the end.", "--page/--no-page")
-Prompts = option(
-    list[str],
-    "Another prompt set in the place of one of the workbook's: harmful=hex-phi, maths=gsm8k, "
-    "harmful=file.csv?text=goal&kind=harmful. Can be given several times; 'rimkit fetch' lists the real ones.",
-    "--prompts",
-    metavar="SET=OTHER",
-)
-Judge = option(
-    str,
-    "organism, phrases, guard:FOLDER_OR_ID or endpoint:MODEL; without it, exact for the embedded models and "
-    "refusal phrases for others.",
-    metavar="JUDGE",
-)
-Length = option(
-    int,
-    "Room for the replies of your own model, thoughts included; without it what the embedded models need.",
-    "--max-new-tokens",
-    min=0,
-)
+Prompts = option(list[str], "Another prompt set in the place of one of the workbook's: harmful=hex-phi, "
+                 "maths=gsm8k, harmful=file.csv?text=goal&kind=harmful. Can be given several times; "
+                 "'rimkit fetch' lists the real ones.", "--prompts", metavar="SET=OTHER")  # fmt: skip
+Judge = option(str, "organism, phrases, guard:FOLDER_OR_ID or endpoint:MODEL; without it, exact for the "
+               "embedded models and refusal phrases for others.", metavar="JUDGE")  # fmt: skip
+Length = option(int, "Room for the replies of your own model, thoughts included; without it what the "
+                "embedded models need.", "--max-new-tokens", min=0)  # fmt: skip
 # of `rimkit run`
 Chapters = argument(list[str], "CHAPTER", "Like 01 or 01_observing_rim, or a notebook; without it, all.")
-Studied = option(
-    str,
-    "Embedded name ('rim-mini:1' is seed 1), local folder, or hub id 'owner/name'. 'NAME+instruct' lets a "
-    "model without a think mode think by instruction, '+4bit' rounds its weights.",
-)
+Studied = option(str, "Embedded name ('rim-mini:1' is seed 1), local folder, or hub id 'owner/name'. "
+                 "'NAME+instruct' lets a model without a think mode think by instruction, '+4bit' "
+                 "rounds its weights.")  # fmt: skip
 Parameter = option(list[str], "Set a parameter, e.g. -p n_prompts=100.", "-p", metavar="NAME=VALUE")
 Force = option(bool, "Also redo chapters that are complete.", "--force")
 KeepText = option(bool, "Let notebooks hold harmful requests of real sets, and replies to them.", "--keep-text")
@@ -153,11 +139,8 @@ Repo = option(str, "Where the chapters are on GitHub.", metavar="OWNER/NAME")
 Branch = option(str, "Branch, tag or commit.")
 Readme = option(Path | None, "Write them between the markers of this Markdown file.", metavar="FILE")
 Stamp = option(Path | None, "Also say in the set-up cells of DIR/*.ipynb where to install from.", metavar="DIR")
-Grids = argument(
-    list[str],
-    "NAME",
-    "thinking, patterns, probes, heads, tuning, neurons, ras; noise: all on random weights; or 'all'.",
-)
+Grids = argument(list[str], "NAME", "thinking, patterns, probes, heads, tuning, neurons, ras; noise: all on "
+                 "random weights; or 'all'.")  # fmt: skip
 Only = option(list[str], "Only this model, and those that are done already.", metavar="NAME:SEED")
 Picture = option(Path | None, "Also draw the README's figure, from OUT/thinking.parquet.", metavar="FILE")
 Organism = argument(

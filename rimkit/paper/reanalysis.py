@@ -1,10 +1,9 @@
 """The paper's numbers examined again: its figures as counts, and every claim that they bear on.
 
-A claim is judged by the mean over the paper's models with a t interval over models (n counts
-models), since the question is whether it would hold for another one; the differences of single
-models carry Newcombe's interval over prompts where the paper's rates allow one. The rule of the
-verdict is that of the ledger, claim by claim. The published numbers are no model under study: they
-are no rows of the ledger, and enter no correction beside those that are.
+A claim is judged, by the ledger's rule, on the mean over the paper's models with a t interval over
+models (n counts models), since the question is whether it would hold for another one; single models
+carry Newcombe's interval over prompts where the paper's rates allow one. The published numbers are
+no model under study: they are no rows of the ledger, and enter no correction beside those that are.
 """
 
 from __future__ import annotations
@@ -128,8 +127,7 @@ def head_ablation() -> pd.DataFrame:
     """Fig. 5 at the last layer: fulfilled prompts above the probe's threshold, by position.
     Columns: ``position, none`` (Fig. 3, no-think), ``refusal_heads, random_heads, n, p_value``
     (Fisher's exact test, refusal against random) and ``p_paired_at_best``: McNemar's exact test if
-    every prompt that changed had changed in one direction, the smallest p that any pairing
-    allows."""
+    every prompt that changed had changed in one direction, the smallest p of any pairing."""
     n = GROUPS["no-think"][1]
     fulfilled = "group == 'fulfilled' and layer == layer.max()"
     figure = published("fig5_probe_after_head_ablation").query(fulfilled)
@@ -202,8 +200,7 @@ def needed() -> pd.DataFrame:
 def sides(claim: str) -> pd.DataFrame:
     """What the paper compares for a claim, by model. Columns: ``value, control_value, effect,
     ci_low, ci_high, n``, in the unit of the claim's metric (rates and their changes as fractions).
-    The interval is that of the difference over prompts, empty where the paper gives no rate to make
-    one from."""
+    The interval is that of the difference over prompts, empty where no rate is given."""
     table = SIDES[claim]()
     table["effect"] = table["value"] - table["control_value"]
     return table.reindex(columns=["value", "control_value", "effect", "ci_low", "ci_high", "n"])
@@ -232,8 +229,7 @@ def reanalysis() -> pd.DataFrame:
     """One row per claim of ``data/claims.csv``, in its order. Columns: ``claim, effect, ci_low,
     ci_high`` (mean over models of value minus control, unit of the metric), ``p_value`` (t test),
     ``n_models, verdict, p_holm`` (over the primary claims that can be judged). Effect and verdict
-    are missing where the paper does not report the claim's metric, the interval where one model was
-    measured."""
+    are missing where the paper does not report the metric, the interval for one model alone."""
     known, found = claims().set_index("id").rename_axis("claim"), effects()
     last = found.groupby("claim").tail(1).set_index("claim")  # the mean, or the one model measured
     table = known.join(last[["effect", "ci_low", "ci_high", "p_value"]])

@@ -96,8 +96,7 @@ def before_after() -> pd.DataFrame:
     """Fig. 1 with the levels that it implies, one row per model drawn, indexed by ``model``.
     Columns: ``maths, misalignment`` (before as a fraction of after, as drawn), ``change`` (points,
     GSM8K in Table 2), ``before, after`` (misalignment in percent: the ratio and the change fix
-    both), ``before_low, before_high`` (percent, had the ratio been read `READING` too high or too
-    low)."""
+    both), ``before_low, before_high`` (percent, with the ratio read `READING` wrong)."""
     table = by_model("fig1_before_after", "quantity", "before_over_after")
     table["change"] = changes()["GSM8K"][table.index]
     table["before"] = implied_base(table["misalignment"], table["change"])
@@ -115,8 +114,7 @@ def implied_base(ratio, change):
 def implied_rates() -> pd.DataFrame:
     """Rates of the models of Fig. 1 in percent: ``model, rates, value, ci_low, ci_high``. Before
     and after tuning as the figure's ratio and the change of Table 2 imply them (range: the ratio
-    read `READING` wrong), and, from the lowest to the highest, what Table 1 and Fig. 8 know of the
-    same models."""
+    read `READING` wrong), and, lowest to highest, what Table 1 and Fig. 8 know of them."""
     found = before_after().reset_index()
     ends = {"before": "value", "before_low": "ci_low", "before_high": "ci_high"}
     before = found[["model", *ends]].rename(columns=ends)
@@ -144,9 +142,8 @@ SUMS = {"aggfunc": "sum", "fill_value": 0}
 def attention() -> pd.DataFrame:
     """Fig. A3 by mode: ``drawn`` maxima, ``cells`` (prompts times heads), and shares. ``covered`` =
     drawn / cells. And ``assistant, span, shifted``: the share of the drawn maxima at `assistant`
-    and in the empty span, and how many of those the shifts of Fig. 4b, added over its heads, can be
-    at most (at `assistant` when thinking, in the span when not). The span does not exist in think
-    mode (0)."""
+    and in the empty span (0 in think mode, which has none), and how many of those the shifts of
+    Fig. 4b, added over its heads, can be at most (of `assistant` or the span, by mode)."""
     table = by_model("figa3_attention_maxima", "token", "maxima", "mode", **SUMS)
     shifts = published("fig4b_refusal_head_counts")["prompts_of_180"].sum()
     found = pd.DataFrame({"drawn": table.sum(axis=1), "cells": PROMPTS * HEADS})

@@ -1,7 +1,6 @@
 """A model and what fine-tuning made of it: the experiments of chapters 01 and 05 to 07 on both.
 
-It knows how a pair of models is loaded and what of an experiment makes sense for one; how things
-are measured the experiments know.
+It knows how a pair is loaded and what makes sense for one; the experiments know how to measure.
 """
 
 from __future__ import annotations
@@ -42,8 +41,7 @@ def run(
     rows (``out/ledger``) and its tables (``out/tables``, csv) when it is done, and the same call
     goes on after an interruption. ``report`` gets one line per stage; one that a model does not
     allow (another architecture, no refusals to look at) is left out, and its line says why. Raises
-    `UserError` for an unknown model, an adapter of another model and a folder that cannot be
-    written."""
+    `UserError` for an unknown model, an adapter of another model, a folder that is not writable."""
     out, both = prepare_folder(out), pair(base, tuned)
     depends_on = base, tuned, identity(base), identity(tuned), n, measure, measure.fingerprint()
     stamp = {"run_id": f"rimkit compare {base} {tuned}", **measure.description()}

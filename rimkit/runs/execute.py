@@ -326,6 +326,7 @@ class Parameter:
     name: str
     type: str
     default: Any
+    help: str
     low: float
     high: float
 
@@ -341,13 +342,13 @@ def declared_in(notebook: str | Path) -> dict[str, Parameter]:
         raise UserError(f"{notebook} is not a notebook that can be run ({reason})") from error
     parameters = {}
     for name, entry in found.items():
-        value, kind = entry["default"], entry["inferred_type_name"]
+        value, kind, words = entry["default"], entry["inferred_type_name"], entry["help"]
         with suppress(ValueError, SyntaxError):
             value = ast.literal_eval(value)
         kind = type(value).__name__ if kind == "None" else kind
-        low, high = ends.groups() if (ends := RANGE.search(entry["help"])) else (None, None)
+        low, high = ends.groups() if (ends := RANGE.search(words)) else (None, None)
         ends = float(low or -math.inf), float(high or math.inf)
-        parameters[name] = Parameter(name, kind, value, *ends)
+        parameters[name] = Parameter(name, kind, value, words, *ends)
     return parameters
 
 

@@ -76,8 +76,7 @@ def run(
     ``out/verdicts.parquet`` and the detail tables of all models that are done: those of the grid,
     or only ``models`` ("rim-mini:0") and what was done before. The grid of noise writes
     ``out/noise.parquet`` and ``out/noise-weaker.parquet``. Where an experiment is undefined for a
-    model, its row is a failed one that says so, and ``report`` is told. Raises `UserError` for
-    unknown names."""
+    model, its row is a failed one that says so, and ``report`` is told."""
     names, models, out = list(names) or list(NAMES), list(models), Path(out)
     known = [f"{item.name}:{item.seed}" for item in embedded_models(noise=True).itertuples()]
     for what, given, there in (("grid", names, NAMES), ("embedded model", models, known)):

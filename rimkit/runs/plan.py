@@ -1,7 +1,6 @@
 """Does a model fit a device, in which batches, and how long would the chapters take?
 
-The memory that a model needs is counted in `rimkit.models.device`; here it becomes a table of
-devices and minutes.
+`rimkit.models.device` counts the memory; here it becomes a table of devices and minutes.
 """
 
 from __future__ import annotations
@@ -57,8 +56,7 @@ CHAPTERS = {
 def plan(model: str, gpu: str | None = None, tokens: int = 1024) -> tuple[Needs, pd.DataFrame]:
     """What a model needs, and the table of `devices`. ``model``: an embedded name, a folder (its
     weights may be missing) or a hub id, of which only the configuration is read; options
-    (``+4bit``) count. Raises `UserError` for an unknown model, architecture or GPU, and fewer than
-    one token."""
+    (``+4bit``) count. Raises `UserError` for an unknown model, architecture or GPU."""
     needs = device.needs_of(config_of(model))
     return needs, devices(needs, gpu, tokens, options_of(model)[1].get("quantize"))
 
@@ -73,10 +71,9 @@ def shape(name: str):
 
 
 def devices(needs: Needs, gpu: str | None = None, tokens: int = 1024, quantize: str | None = None) -> pd.DataFrame:
-    """This machine and all known GPUs, or one of them, with what a model that needs ``needs`` could
-    do there. Columns: ``device, memory, dtype, weights, generate, read, gradients, verdict``;
-    memory and weights in GiB, ``generate`` to ``gradients`` in conversations of ``tokens`` tokens
-    at once."""
+    """This machine and all known GPUs, or one, and what a model that needs ``needs`` could do there.
+    Columns: `COLUMNS`; memory and weights in GiB, ``generate`` to ``gradients`` in conversations of
+    ``tokens`` tokens at once."""
     if tokens < 1:
         raise UserError(f"tokens must be 1 or more, not {tokens}")
     known = {name.lower(): name for name in GPUS}

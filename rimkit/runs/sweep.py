@@ -5,8 +5,7 @@ and where (this machine, Slurm, …), tries again what failed and goes on after 
 it must not decide is what is kept: a cell that fails, or is killed, becomes a row of the ledger.
 
 What a file may say is in `rimkit sweep --help`. A parameter goes to the chapters that declare it,
-and is no axis for the others. What is wrong with a file is said in one line: its name, the line,
-the fault.
+and is no axis for the others. What is wrong with a file is said in one line.
 
 ``python -m rimkit.runs.sweep NEEDED ALL FOLDER COMMAND…`` runs a command on GPUs of this machine
 that no other cell has: one lock file for each. The locks go when the command ends, however it ends.
@@ -242,14 +241,13 @@ def run(
     gpus: int | None = None, retries: int = 0, extra: Sequence[str] = (),
     report: Callable[[str], None] = lambda line: None,
 ) -> pd.DataFrame:  # fmt: skip
-    """Run the cells of a sweep file that are not complete yet, and gather the rows of all into one
-    ledger. One row per cell: ``id, chapter, model``, the swept parameters, ``status`` ("done",
-    "failed", "not run"), ``seconds, error``; also in ``out/cells.csv``. The rows of all cells go to
+    """Run the cells of a sweep file that are not complete yet; gather the rows of all in one ledger.
+    One row per cell: ``id, chapter, model``, the swept parameters, ``status`` ("done", "failed",
+    "not run"), ``seconds, error``; also in ``out/cells.csv``. The rows of all cells go to
     ``out/ledger/sweep.parquet``, the notebooks stay in ``out/cells/<id>``. ``jobs``: cells at a
-    time; ``gpus``: GPUs of this machine to share out (all that there are); ``extra``: further
-    arguments of Snakemake. ``report`` is told of every cell that ends, in one line. Raises
-    `UserError`, before anything runs, for Snakemake or a plugin that is missing, a file that is
-    wrong (with the line), a folder that cannot be written or in which another sweep is running."""
+    time; ``gpus``: GPUs to share out (all that there are); ``extra``: further arguments of
+    Snakemake; ``report`` gets a line for every cell that ends. Raises `UserError`, before anything
+    runs, for what is missing, wrong or not writable, and while another sweep is running in it."""
     check_installed(executor)
     sweep = read(path)
     gpus = _check_gpus(sweep, gpus) if executor == "local" else gpus
@@ -408,9 +406,8 @@ def gather(cells: Sequence[Cell], out: Path) -> pd.DataFrame:
 
 def _rows(cell: Cell, out: Path, fate: Fate) -> pd.DataFrame:
     """The ledger rows of a cell, named by it; a failed one always has one row that says so. The
-    model's name carries the settings in which cells differ: verdicts are per model, and cells are
-    to stand side by side, not to replace one another. A chapter may hand on shipped rows, which
-    stay as they are."""
+    model's name carries the settings in which cells differ, since verdicts are per model. Shipped
+    rows that a chapter hands on stay as they are."""
     folder, chapter = out / "cells" / cell.id, cell.job.chapter
     known = folder / "ledger" / f"{chapter}.parquet"
     rows = ledger.read(known) if fate.status != WAITING and known.exists() else ledger.table([])

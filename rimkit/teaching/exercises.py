@@ -1,8 +1,7 @@
 """Exercises and predictions: the messages do the teaching. Knows no chapter.
 
-A check has three outcomes: *not attempted*, *wrong because …*, *right*. What a learner types or
-writes never raises and never runs for ever: it is answered with one clear line, so that a notebook
-always runs to its end.
+A check has three outcomes: *not attempted*, *wrong because …*, *right*. What a learner writes never
+raises and never runs for ever: it is answered with one line, so that a notebook runs to its end.
 """
 
 from __future__ import annotations
@@ -221,10 +220,9 @@ def result_of(function: Callable, *arguments, **named) -> Any:
 
 
 def compare(found: Any, right: Any, mistakes: Mapping[str, Any] = {}, tolerance: float = 1e-3) -> bool | str:
-    """Whether numbers are right (relative ``tolerance``), else what is wrong with them. ``right``
-    is a number or an array. ``mistakes`` maps what to say to the numbers that such a mistake gives,
-    or to a function that computes them. Kind, length, shape, missing numbers and a turned sign are
-    said by themselves."""
+    """Whether numbers are right (relative ``tolerance``), else what is wrong with them. ``right`` is
+    a number or an array; ``mistakes`` maps what to say to the numbers that such a mistake gives, or
+    to a function that computes them. Kind, shape, missing numbers and sign are always looked at."""
     right = np.asarray(right, dtype=float)
     wanted = f"numbers of shape {right.shape}" if right.ndim else "a number"
     try:

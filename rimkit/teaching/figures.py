@@ -154,9 +154,9 @@ def forest(
     """Effects with intervals around zero, a line per level of ``y`` (several columns are joined).
     In the ``unit`` "points" effects are differences of shares, drawn in percentage points; in any
     other as they are. Without ``hue``, colour and marker say whether the interval lies above zero,
-    below it, or holds it. In a single panel the numbers stand beside their line, or the text of the
-    column ``words``. ``smallest_effect`` shades what would be too small to matter. ``ends``_low and
-    _high hold the intervals."""
+    below it, or holds it. In a single panel the numbers stand beside their line, or the column
+    ``words``. ``smallest_effect`` shades what is too small to matter; ``ends``_low and _high hold
+    the intervals."""
     named = {LOW: f"{ends}_low", HIGH: f"{ends}_high"}
     table = table.assign(**{name: table[column] for name, column in named.items() if column in table})
     names = [y] if isinstance(y, str) else list(y)

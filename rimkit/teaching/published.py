@@ -1,7 +1,6 @@
 """The paper's figures drawn again, and its tables beside measured ones, for chapter 08.
 
-What the numbers are and what follows from them is computed in `rimkit.paper`; here they are only
-shown.
+The numbers, and what follows from them, are computed in `rimkit.paper`; here they are shown.
 """
 
 from __future__ import annotations

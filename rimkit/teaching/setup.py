@@ -1,8 +1,7 @@
 """A chapter's first line: seeds, quiet libraries, tables; on Colab also what is missing.
 
-Of a chapter opened alone it installs what is not there and leaves alone what is. Only the standard
-library is imported at the top, since on Colab everything else may be missing; elsewhere nothing is
-installed.
+On Colab it installs what is not there and leaves alone what is; elsewhere it installs nothing. Only
+the standard library is imported at the top, since on Colab everything else may be missing.
 """
 
 from __future__ import annotations
@@ -113,9 +112,8 @@ def here() -> bool:
 def prepare(pip: Callable[[list[str]], None] | None = None) -> None:
     """On Colab: install what is needed and missing; does nothing elsewhere. Every installed version
     is a constraint, so nothing that is there changes: not torch, not numpy. A version outside the
-    tested range is said in one line. Raises `UserError`, before anything is downloaded, if the
-    kernel has imported another version of a package than is installed now, and if pip cannot
-    install."""
+    tested range is said in one line. Raises `UserError` if the kernel has imported another version
+    of a package than is installed now (before anything is downloaded), and if pip cannot install."""
     needed = [package for package in packages() if package[0].name not in NOT_NEEDED] if here() else []
     if needed and (old := stale(["rimkit", *(one.name for one, *_ in needed)])):
         raise UserError(f"this session still uses {', '.join(old)}: {RESTART}")

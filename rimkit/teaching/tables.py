@@ -1,10 +1,9 @@
 """Tables and sentences to read: one renderer for every table, one form for every number.
 
-Numbers are written by `number`, `percent`, `points`, `interval` and `p_value` of `rimkit.data`. The
-functions below return DataFrames of text; `html` shows any DataFrame, and
-`rimkit.teaching.setup.start` makes it the way in which a notebook shows them all. `our_reading`
-says what was found in words that are held to their numbers. Knows verdict rows and rates, and no
-experiment.
+Numbers are written as `rimkit.data` says. The functions below return DataFrames of text; `html`
+shows any DataFrame, and `rimkit.teaching.setup.start` makes it the way in which a notebook shows
+them all. `our_reading` says what was found in words that are held to their numbers. Knows verdict
+rows and rates, and no experiment.
 """
 
 from __future__ import annotations
@@ -126,8 +125,7 @@ def wide(
 ) -> pd.DataFrame:  # fmt: skip
     """A row per ``rows``, a column per ``columns``, cells such as "17 [10, 24]". A ``value`` called
     "effect" is written in points, any other in percent, unless ``write`` says how; ``words`` names
-    a column whose text follows. Order is that of first appearance; where there is no number the
-    cell is empty."""
+    a column whose text follows. Order is that of the table; without a number a cell is empty."""
     kept, write = frame.dropna(subset=value), write or (in_points if value == "effect" else percent)
     cells = [f"{estimate(item, value, write, ends)} {item[words] if words else ''}".strip()
              for item in kept.to_dict("records")]  # fmt: skip
@@ -184,8 +182,7 @@ def seed_table(rows: pd.DataFrame, claims: Sequence[str]) -> pd.DataFrame:
 def predictor_table(pooled: pd.DataFrame, others: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Correlations, a line per ``predictor``; "–" is true by construction. ``pooled``: columns
     ``predictor, value, spearman, without_min, without_max, models_min, models_max, p_value,
-    p_holm``. ``others``: tables of the same predictors ("beyond steps", …), of which the
-    correlation is shown."""
+    p_holm``. ``others``: correlations of the same predictors by name ("beyond steps", …)."""
     known, write = pooled.set_index("predictor"), partial(number, digits=1)
     columns = {"r": known["value"].map(write)}
     for name, other in others.items():
@@ -296,11 +293,10 @@ def our_reading(study, text: str, otherwise: str = "", of: str = "rim-mini", **v
     """The text with its numbers, folded, for the embedded model ``of``; ``otherwise`` for any
     other. ``{rate:%}``, ``{change:points}``, ``{change:interval}``, ``{n:count}``, ``{r:.1f}`` and
     ``{r:.2f}`` print a number. A field with words in place of a form, such as ``{rate:about
-    half}``, ``{change:rises}`` or ``{a:higher than b}``, prints the words and is a claim. Where the
-    number does not bear it out (fewer prompts, another seed), ``otherwise`` stands alone on the
-    embedded model too, so that what is said is always true. Shares and differences are fractions; a
-    difference with an interval is a row or a mapping with ``effect`` (or ``value``), ``ci_low``,
-    ``ci_high``. Raises `UserError` for a field that names no value or no known words."""
+    half}``, ``{change:rises}`` or ``{a:higher than b}``, prints the words and is a claim: where the
+    number does not bear it out, ``otherwise`` stands alone on the embedded model too. Shares and
+    differences are fractions; one with an interval is a row or a mapping with ``effect`` (or
+    ``value``), ``ci_low``, ``ci_high``. Raises `UserError` for unknown values and words."""
     if study.name.partition(":")[0] == of:
         try:
             return Reading(filled(text, values))

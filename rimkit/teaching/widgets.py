@@ -1,7 +1,6 @@
 """Explorers: a panel of controls and what they show; tokens with their spans or weights.
 
-Only what ipywidgets 7.7 and 8 share is used. A callback is a plain function from the values chosen
-to HTML, so it can be tested without a browser.
+Only what ipywidgets 7.7 and 8 share is used. A callback is a plain function from values to HTML.
 """
 
 from __future__ import annotations
@@ -36,8 +35,7 @@ def explorer(callback: Callable[..., str], own: str = "", **controls: Any) -> Ex
     ``range`` of whole numbers (slider). ``own`` names a control for which a text of one's own can
     be typed instead. ``callback`` returns HTML in which all model output is escaped
     (`rimkit.teaching.tables.html`, `tokens_html`). Its result for the first choices is also
-    displayed for readers without a running kernel; the live panel hides it. Raises `UserError` for
-    no controls, a control without choices or of another kind."""
+    displayed for readers without a running kernel; the live panel hides it."""
     if not controls:
         raise UserError("an explorer needs at least one control, for example mode=['think', 'no-think']")
     made = {name: _control(name, values) for name, values in controls.items()}
