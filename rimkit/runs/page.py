@@ -54,6 +54,7 @@ FAMILIES = {
     "Q8": "Beyond the paper: repairs",
 }
 RUN = ["group", "chapter", "run_id", "model", "seed", "prompts", "judge", "device", "rimkit_version"]
+OF_RUNS = {"seconds": ("seconds", "max"), "rows": ("status", "size"), "created": ("created", "max")}
 
 
 def write_page(own: pd.DataFrame, path: str | Path, notes: Sequence[str] = ()) -> Path:
@@ -102,7 +103,8 @@ def page(own: pd.DataFrame, notes: Sequence[str] = ()) -> str:
     told["failed"] = own[own["status"] == "failed"].to_dict("records")
     told |= {"symbols": SYMBOLS, "groups": (SHIPPED, OWN), "correction": after_correction()}
     page = jinja.get_template("page.html.j2")
-    return page.render(families=_families(rows), runs=_runs(rows), **told)
+    runs = rows.groupby(RUN, sort=False, dropna=False).agg(**OF_RUNS).reset_index()
+    return page.render(families=_families(rows), runs=runs.to_dict("records"), **told)
 
 
 def _families(rows: pd.DataFrame) -> list[dict]:
@@ -168,13 +170,6 @@ def _figure(entry: dict, measured: pd.DataFrame, printed: pd.DataFrame, verdict:
     figure = forest(table, "model", title=title, **look)
     source, width = b64encode(image(figure, "svg")).decode(), round(figure.get_figwidth() * 96)
     return {"src": source, "alt": figure.alt_text, "caption": figure.caption, "width": width}
-
-
-def _runs(rows: pd.DataFrame) -> list[dict]:
-    """How it was run: one line per chapter or grid, model and seed, of the rows that say so."""
-    said = {"seconds": ("seconds", "max"), "rows": ("status", "size"), "created": ("created", "max")}
-    table = rows.groupby(RUN, sort=False, dropna=False).agg(**said)
-    return table.reset_index().to_dict("records")
 
 
 def claims_view(claims: pd.DataFrame, title: str) -> Table:

@@ -22,6 +22,8 @@ TINTS = {
 }  # fmt: skip
 FONT = "DejaVu Sans, Verdana, sans-serif"
 MONO = "DejaVu Sans Mono, Menlo, Consolas, monospace"
+RANKS = {"pair 1": "dbgaecfh", "pair 2": "gdaebhcf", "pair 3": "adgcbefh"}  # of neurons
+VERBS = (("nick", 4), ("forge", 1), ("sink", 0), ("occupy", 2))  # misaligned of five requests
 Point = tuple[float, float]
 
 
@@ -282,11 +284,11 @@ def ranks(d: Drawing) -> None:
     """The paper's rule for safety-critical neurons: in each pair neurons are ranked by their rise,
     and the set is what the first 3 of all pairs have in common, here d and g.
     """
-    m, ranks = 3, ("dbgaecfh", "gdaebhcf", "adgcbefh")
-    common = sorted(set.intersection(*(set(order[:m]) for order in ranks)))
-    for row, order in enumerate(ranks):
+    m = 3
+    common = sorted(set.intersection(*(set(order[:m]) for order in RANKS.values())))
+    for row, (name, order) in enumerate(RANKS.items()):
         y = 50 + 46 * row
-        d.words(84, y + 17, f"pair {row + 1}", anchor="end")
+        d.words(84, y + 17, name, anchor="end")
         for place, neuron in enumerate(order):
             colour = INK if place >= m else RED if neuron in common else BLUE
             d.box(96 + 44 * place, y, 38, 34, neuron, colour, font_family=MONO)
@@ -349,21 +351,21 @@ def bootstrap(d: Drawing) -> None:
     """The cluster bootstrap: whole verbs are drawn again with all their requests, the rate is
     computed for each draw, and the middle 95% of these rates are the interval.
     """
-    verbs, rates = (("nick", 4), ("forge", 1), ("sink", 0), ("occupy", 2)), []
+    rates = []
     for row, draw in enumerate(((0, 1, 2, 3), (0, 2, 0, 3), (1, 2, 2, 3))):
         text = "Measured: five requests per verb, red is misaligned"
         if row:
             text = f"Draw {row}: four verbs, drawn with repetition, all their requests with them"
         y = 24 + 88 * row
         d.note(20, y, text, SOFT if row else INK, font_weight="" if row else "bold")
-        for place, (verb, wrong) in enumerate(verbs[which] for which in draw):
+        for place, (verb, wrong) in enumerate(VERBS[which] for which in draw):
             x = 20 + 190 * place
             d.box(x, y + 16, 160, 52, colour=RULE)
             d.words(x + 80, y + 30, verb, size=12, font_family=MONO)
             for request in range(5):
                 colour = RED if request < wrong else BLUE
                 d.dot(x + 32 + 24 * request, y + 52, colour, square=colour == BLUE)
-        rates.append(f"{sum(verbs[which][1] for which in draw) / 20:.0%}")
+        rates.append(f"{sum(VERBS[which][1] for which in draw) / 20:.0%}")
     said = f"Measured {rates[0]}; draws {rates[1]}, {rates[2]}, and many more: the middle 95% are the interval."
     d.title(20, 292, said)
     why = "Requests with one verb stand and fall together, so drawing single requests would make it too narrow."

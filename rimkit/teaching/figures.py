@@ -256,6 +256,10 @@ def heatmap(
     ``centre`` is the value that means nothing (0 for an effect, 0.5 for an area under the curve):
     the colours diverge from it and reach equally far to both sides. ``limits`` are the ends of the
     colour scale. Missing cells stay empty."""
+
+    def short(cell: float) -> str:  # for little room: without the zero in front
+        return "" if pd.isna(cell) else re.sub(r"^(−?)0\.", r"\1.", number(cell, digits))
+
     _keys(table, [facet, rows, columns], value)
     label, panels = label or _words(value), _levels(table, facet)
     shape = {"index": rows, "columns": columns, "values": value, "sort": False, "aggfunc": "first"}
@@ -273,7 +277,7 @@ def heatmap(
     for axis, (panel, grid) in zip(axes, grids.items(), strict=True):
         sns.heatmap(
             grid, ax=axis, cmap=palette, vmin=low, vmax=high, cbar=axis is axes[-1], linewidths=0.5,
-            annot=grid.map(lambda cell: _short(cell, digits)), fmt="", annot_kws={"fontsize": 9},
+            annot=grid.map(short), fmt="", annot_kws={"fontsize": 9},
             cbar_kws={"label": label, "shrink": 0.9},
         )  # fmt: skip
         axis.set(title=_wrapped("" if panel is None else panel, 24), xlabel=_words(columns), ylabel="")
@@ -636,11 +640,6 @@ def _both_sides(values: pd.DataFrame, least: float) -> tuple[float, float]:
     """Limits that reach equally far to both sides of zero."""
     far = 1.08 * max(least, float(np.nanmax(np.abs(values.to_numpy(dtype=float)))))
     return -far, far
-
-
-def _short(value: float, digits: int) -> str:
-    """For a small cell: no leading zero, nothing where nothing was measured."""
-    return "" if pd.isna(value) else re.sub(r"^(−?)0\.", r"\1.", number(value, digits))
 
 
 def _wrapped(text, width: float, hyphens: bool = False) -> str:

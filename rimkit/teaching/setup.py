@@ -90,18 +90,13 @@ def where_made(name: str, source: str) -> str:
     """Which cell, before the cell with this source in the chapter that has it, makes the name."""
     makes = re.compile(rf"^(def |import .* as |){name}\b( =|,.* =|\(|$)", re.M)
     for path in sorted(chapters_dir().glob("*.ipynb")) if source.strip() else ():
-        code = list(map("".join, _sources(path)))
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
         made = [cell for cell in code[: code.index(source)] if makes.search(cell)] if source in code else ()
         if made:
             first = made[-1].strip().splitlines()[0]
             return f"'{name}' is made in a cell further up, which begins with: {first}\nRun that cell first."
     return f"'{name}' is not there. If a cell further up makes it: Run > Run All Above Selected Cell."
-
-
-def _sources(path: Path) -> list[list[str]]:
-    """The lines of every code cell of a notebook."""
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    return [cell["source"] for cell in cells if cell["cell_type"] == "code"]
 
 
 def here() -> bool:
@@ -216,9 +211,8 @@ def stamp(notebook: Path, repo: str, branch: str = "main") -> bool:
     if source is None:
         raise UserError(f"{notebook} has no cell that ends with rk.start(seed)")
     wanted = [*SETUP.format(repo=repo, branch=branch).splitlines(keepends=True), source[-1]]
-    changed = source != wanted
-    source[:] = wanted
-    if changed:
+    if changed := source != wanted:
+        source[:] = wanted
         notebook.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return changed
 
