@@ -501,8 +501,8 @@ def card(folder: Trained) -> None:
     from rimkit.organism.card import write_card
 
     try:
-        json.loads((folder / "training.json").read_text(encoding="utf-8"))["losses"][0]
-    except (OSError, ValueError, LookupError, TypeError):
+        assert json.loads((folder / "training.json").read_text(encoding="utf-8"))["losses"]
+    except (OSError, ValueError, KeyError, TypeError):
         lacks = f"{folder} has no training.json that can be read"
         raise UserError(f"{lacks}: give the folder of 'rimkit organism train --out'") from None
     typer.echo(f"Card: {write_card(folder)}")

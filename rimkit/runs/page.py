@@ -20,7 +20,7 @@ from rich.table import Table
 
 from rimkit import __version__, ledger
 from rimkit.behavior.stats import METRICS
-from rimkit.data import UserError, missing, number, p_value, percent, whole
+from rimkit.data import UserError, data_dir, missing, number, p_value, percent, whole
 from rimkit.paper.findings import findings
 from rimkit.paper.reanalysis import OVER_MODELS, after_correction, effects, reanalysis
 from rimkit.runs.execute import rows_of
@@ -33,26 +33,6 @@ SYMBOLS = {"supported": "✓", "contradicted": "✗", "no effect": "=", "undecid
            NOT_REPORTED: "–"}  # fmt: skip
 STYLES = {"supported": "green", "contradicted": "red", "no effect": "yellow", "undecided": "dim", "not testable": "dim"}
 SHIPPED, OWN, PAPER = "Embedded models, shipped rows", "This run", "The paper’s models"
-FAMILIES = {
-    "C1": "Thinking raises maths accuracy and misalignment together",
-    "C2": "Effort-minimising thoughts raise misalignment",
-    "C3": "Where refused and fulfilled requests separate",
-    "C4": "Heads that look at the empty think span",
-    "C5": "Ablating those heads lowers refusal",
-    "C6": "Fine-tuning on reasoning raises misalignment",
-    "C7": "The same contexts without reasoning do not",
-    "C8": "Safety-critical neurons",
-    "C9": "RAS, the reciprocal activation shift",
-    "C10": "RAS predicts forgetting",
-    "Q1": "Beyond the paper: over-refusal",
-    "Q2": "Beyond the paper: a second reasoning domain",
-    "Q3": "Beyond the paper: why the harmonic mean",
-    "Q4": "Beyond the paper: style and length",
-    "Q5": "Beyond the paper: prediction before training",
-    "Q6": "Beyond the paper: fine-tuning and the refusal heads",
-    "Q7": "Beyond the paper: safety-critical neurons in think mode",
-    "Q8": "Beyond the paper: repairs",
-}
 RUN = ["group", "chapter", "run_id", "model", "seed", "prompts", "judge", "device", "rimkit_version"]
 OF_RUNS = {"seconds": ("seconds", "max"), "rows": ("status", "size"), "created": ("created", "max")}
 
@@ -111,6 +91,7 @@ def _families(rows: pd.DataFrame) -> list[dict]:
     parts = rows.groupby("group", sort=False)
     judged = pd.concat([ledger.claims_table(part).assign(group=group) for group, part in parts])
     paper, over_models, says = effects(), reanalysis().set_index("claim"), findings()
+    titles = pd.read_csv(data_dir() / "families.csv", index_col="claim")["title"]
     found = []
     for family, entries in ledger.claims().groupby("claim", sort=False):
         claims = []
@@ -118,7 +99,7 @@ def _families(rows: pd.DataFrame) -> list[dict]:
             claim = entry["id"]
             measured, printed = (table[table["claim"] == claim] for table in (judged, paper))
             claims.append(_claim(entry, measured, printed, over_models.loc[claim], says[claim]))
-        found.append({"id": family, "title": FAMILIES.get(family, family), "claims": claims})
+        found.append({"id": family, "title": titles.get(family, family), "claims": claims})
     return found
 
 

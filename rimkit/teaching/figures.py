@@ -84,9 +84,8 @@ def points(
                 axis.plot(spots, here[value], color=look[0], linewidth=1.2, alpha=0.5)
             _mark(axis, spots, here[value], here, look)
     _axis_labels(figure, _words(x), label)
-    _legend(figure, _handles(table, hue, looks))
-    unit = _shares(figure, percent, limits)
-    return _finish(figure, title, table, keys, label, value, unit, caption, reference=reference)
+    unit, legend = _shares(figure, percent, limits), _handles(table, hue, looks)
+    return _finish(figure, title, table, keys, label, value, unit, caption, None, reference, legend)
 
 
 @mpl.rc_context(STYLE)
@@ -139,9 +138,9 @@ def lines(
         spot = {"xycoords": ("data", "axes fraction"), "xytext": (4, 0)}
         figure.axes[0].annotate(name, (place, 0.03), **spot, **SMALL)
     of_hue = _handles(table, hue, looks, dict.fromkeys(looks, "-") if style else dashes)
-    _legend(figure, of_hue + _handles(table, style, dict.fromkeys(dashes, ("0.3", "")), dashes))
+    legend = of_hue + _handles(table, style, dict.fromkeys(dashes, ("0.3", "")), dashes)
     unit = _shares(figure, percent, limits)
-    return _finish(figure, title, table, keys, y_label, y, unit, caption, hollow, reference)
+    return _finish(figure, title, table, keys, y_label, y, unit, caption, hollow, reference, legend)
 
 
 @mpl.rc_context(STYLE)
@@ -193,10 +192,10 @@ def forest(
     _axis_labels(figure, x_label, "")
     known = set(drawn.dropna(subset=[LOW, HIGH])["_sign"])
     signs = [_key(look, said) for sign, (*look, said) in SIGNS.items() if sign in known]
-    _legend(figure, _handles(table, hue, looks) if hue else signs)
+    legend = _handles(table, hue, looks) if hue else signs
     grey = f"grey: under {scale * smallest_effect:g} {unit}" if smallest_effect else ""
     caption = "; ".join(filter(None, (caption, grey)))
-    return _finish(figure, title, table, keys, x_label, effect, unit, caption, hollow)
+    return _finish(figure, title, table, keys, x_label, effect, unit, caption, hollow, legend=legend)
 
 
 @mpl.rc_context(STYLE)
@@ -232,7 +231,7 @@ def scatter(
     _references(figure, reference, scale)
     of_hue = {name: (colour, "o" if style else marker) for name, (colour, marker) in looks.items()}
     of_styles = {kind: ("0.3", marker) for kind, (_, marker) in of_styles.items()}
-    _legend(figure, _handles(table, hue, of_hue) + _handles(table, style, of_styles))
+    legend = _handles(table, hue, of_hue) + _handles(table, style, of_styles)
     spans, texts = [], {}
     for name, axis_label in ((x, x_label), (y, y_label)):
         write = _writer("", table[name])
@@ -243,7 +242,8 @@ def scatter(
         parts = {name: part for name, part in table.groupby(facet, sort=False) if len(part) > 2}
         each = [f"{number(part[x].corr(part[y]))} ({name})" for name, part in parts.items()]
         said += f", correlation as drawn {', '.join(each)}"
-    return _named(figure, title, said, table[keys].rename(columns=_words).assign(**texts), caption)
+    shown = table[keys].rename(columns=_words).assign(**texts)
+    return _named(figure, title, said, shown, caption, legend)
 
 
 @mpl.rc_context(STYLE)
@@ -345,7 +345,7 @@ def dots(table: pd.DataFrame, x: str, *, title: str, facet: str | None = None, l
     _axis_labels(figure, _words(x), label)
     write = _writer(_shares(figure), table["value"])
     here = [name for name in looks if (table["role"] == name).any()]
-    _legend(figure, [_key(looks[name], "random sets" if name == "random" else name) for name in here])
+    legend = [_key(looks[name], "random sets" if name == "random" else name) for name in here]
 
     def spread(values: pd.Series) -> str:
         ends = f"{write(values.min())} to {write(values.max())} ({len(values)})"
@@ -357,7 +357,7 @@ def dots(table: pd.DataFrame, x: str, *, title: str, facet: str | None = None, l
     place = ", ".join(first[[_words(column) for column in columns]])
     also = f" and {len(shown) - 1} more" if len(shown) > 1 else ""
     said = "; ".join(f"{name} {first[name]}" for name in here)
-    return _named(figure, title, f"{label} for {place}{also}, {said}", shown)
+    return _named(figure, title, f"{label} for {place}{also}, {said}", shown, legend=legend)
 
 
 def show(figure: Figure) -> None:
@@ -497,23 +497,10 @@ def _key(look: Sequence[str], label: str, dash: str = "") -> Line2D:
     return Line2D([], [], color=look[0], marker=look[1], markersize=7, linestyle=dash, label=label)
 
 
-def _legend(figure: Figure, keys: list[Line2D]) -> None:
-    """Under the title, or beside the panels if there is much to say."""
-    if not keys:
-        return
-    widest = max(len(key.get_label()) + (4 if key.get_linestyle() == "None" else 8) for key in keys)
-    columns = min(len(keys), int(12 * figure.get_figwidth() / widest))
-    look = {"columnspacing": 1.4, "handletextpad": 0.5, "borderaxespad": 0, "borderpad": 0.2}
-    if len(keys) > 4 and columns < 2:
-        figure.legend(handles=keys, loc="outside right center", **look)
-    else:
-        legend = figure.legend(handles=keys, loc="upper left", ncols=max(1, columns), **look)
-        legend.set_in_layout(False)  # it has a place of its own, under the title
-
-
 def _finish(
     figure: Figure, title: str, table: pd.DataFrame, keys: list[str], label: str, value: str,
     unit: str = "", caption: str = "", hollow: str | None = None, reference: Mapping | None = None,
+    legend: Sequence[Line2D] = (),
 ) -> Figure:  # fmt: skip
     """The sentence, table and caption of a plot of one number a row."""
     write = _writer(unit, table[value])
@@ -542,23 +529,31 @@ def _finish(
     if hollow:
         shown[_words(hollow)] = table[hollow].map({True: "yes", False: "no"})
         below.append(f"hollow: {_words(hollow)}")
-    return _named(figure, title, said, shown, "; ".join(filter(None, below)))
+    return _named(figure, title, said, shown, "; ".join(filter(None, below)), legend)
 
 
-def _named(figure: Figure, title: str, said: str, table: pd.DataFrame, caption: str = "") -> Figure:
-    """The figure with its title, its one sentence, its table and its caption."""
-    lines = fill(title, int(11 * figure.get_figwidth()))
+def _named(
+    figure: Figure, title: str, said: str, table: pd.DataFrame, caption: str = "", legend: Sequence[Line2D] = ()
+) -> Figure:
+    """The figure with its title, its one sentence, its table and its caption; the legend stands under
+    the title, or beside the panels if there is much to say."""
+    width, lines = figure.get_figwidth(), fill(title, int(11 * figure.get_figwidth()))
     above = 0.12 + 0.24 * (1 + lines.count("\n"))  # inches
-    keys = [legend for legend in figure.legends if not legend.get_in_layout()]
-    rows = sum(-(-len(legend.get_texts()) // legend._ncols) for legend in keys)
-    header = above + 0.24 * rows + 0.04
+    lengths = [len(key.get_label()) + (4 if key.get_linestyle() == "None" else 8) for key in legend]
+    columns = min(len(legend), int(12 * width / max(lengths, default=1)))
+    beside = len(legend) > 4 and columns < 2
+    header = above + 0.04 + (0 if beside else 0.24 * -(-len(legend) // max(1, columns)))
     height = figure.get_figheight() + header
     figure.set_figheight(height)
     figure.get_layout_engine().set(rect=(0, 0, 1, 1 - header / height))
-    left = 0.08 / figure.get_figwidth()
-    figure.text(left, 1 - 0.08 / height, lines, va="top", fontsize=mpl.rcParams["figure.titlesize"])
-    for legend in keys:
-        legend.set_bbox_to_anchor((left, 1 - above / height), figure.transFigure)
+    figure.text(0.08 / width, 1 - 0.08 / height, lines, va="top", fontsize=mpl.rcParams["figure.titlesize"])
+    look = {"columnspacing": 1.4, "handletextpad": 0.5, "borderaxespad": 0, "borderpad": 0.2}
+    if beside:
+        figure.legend(handles=legend, loc="outside right center", **look)
+    elif legend:
+        look |= {"loc": "upper left", "ncols": max(1, columns)}
+        keys = figure.legend(handles=legend, bbox_to_anchor=(0.08 / width, 1 - above / height), **look)
+        keys.set_in_layout(False)
     mark = "" if title.endswith(("?", "!")) else " –" if ":" in title else ":"
     figure.title, figure.alt_text = title, f"{title.rstrip('.:')}{mark} {' '.join(said.split())}."
     figure.table, figure.caption = table, caption[:1].upper() + caption[1:]

@@ -70,8 +70,8 @@ def _control(name: str, values: Any) -> ipywidgets.Widget:
     if isinstance(values, range):
         if len(values) == 0 or values.step < 1:
             raise UserError(f"the control '{name}' needs a range that counts up, not {values}")
-        ends = {"min": values.start, "max": values[-1], "step": values.step}
-        return ipywidgets.IntSlider(values.start, **ends, description=description)
+        low, high = values[0], values[-1]
+        return ipywidgets.IntSlider(value=low, min=low, max=high, step=values.step, description=description)
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise UserError(f"the control '{name}' is a list, a mapping or a range, not {values!r}")
     pairs = values.items() if isinstance(values, Mapping) else ((str(value), value) for value in values)
