@@ -174,8 +174,10 @@ def standard_error(
     same prompts in both the error is smaller."""
     if not (0 <= rate <= 1 and 0 <= control_rate <= 1):
         raise UserError(f"rates are fractions from 0 to 1, not {rate:g} and {control_rate:g}")
-    if min(n_prompts, n_seeds) < 1 or min(judge_sd, seed_sd) < 0:
-        raise UserError("a design has a prompt and a seed or more, and no negative deviation")
+    if min(n_prompts, n_seeds) < 1:
+        raise UserError("a design has at least one prompt and one seed")
+    if min(judge_sd, seed_sd) < 0:
+        raise UserError("a standard deviation is not negative")
     prompts = (rate * (1 - rate) + control_rate * (1 - control_rate)) / n_prompts
     return sqrt(prompts + 2 * (judge_sd**2 + seed_sd**2) / n_seeds)
 
