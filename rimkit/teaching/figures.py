@@ -75,7 +75,7 @@ def points(
     keys = _keys(table, [facet, x, hue], value)
     label, looks = label or _label(table, value), _looks(table, hue, hues)
     width = max(5.5, 3.4 + 0.42 * len(table)) if facet is None else WIDTH
-    figure, panels = _columns(table, x, facet, min(WIDTH, width))
+    figure, panels = _columns(table, x, facet, min(WIDTH, width), label)
     for axis, part, places in panels:
         for index, (name, look) in enumerate(looks.items()):
             here = _part(part, {hue: name})
@@ -83,7 +83,6 @@ def points(
             if joined:
                 axis.plot(spots, here[value], color=look[0], linewidth=1.2, alpha=0.5)
             _mark(axis, spots, here[value], here, look)
-    _axis_labels(figure, _words(x), label)
     unit, legend = _shares(figure, percent, limits), _handles(table, hue, looks)
     return _finish(figure, title, table, keys, label, value, unit, caption, None, reference, legend)
 
@@ -109,7 +108,7 @@ def lines(
     looks, reach = _looks(table, hue), float(np.ptp(table[x].to_numpy(dtype=float)))
     dashes = dict(zip(_levels(table, style or hue), cycle(DASHES), strict=False))
     size = (WIDTH, 3.6) if len(looks) > 6 else None  # room for a legend beside
-    figure, panels = _panels(table, facet, row, size=size, notes=notes)
+    figure, panels = _panels(table, facet, row, labels=(x_label, y_label), size=size, notes=notes)
     for axis, part, _ in panels:
         for index, (name, look) in enumerate(looks.items()):
             for kind in _levels(table, style):
@@ -131,7 +130,6 @@ def lines(
             axis.set_yscale("symlog", linthresh=1)
             axis.yaxis.set_major_formatter(whole)
             axis.set_ylim(bottom=0)
-    _axis_labels(figure, x_label, y_label)
     for name, place in (x_reference or {}).items():
         for axis in figure.axes:
             axis.axvline(place, **REFERENCE)
@@ -170,7 +168,8 @@ def forest(
     looks = {sign: SIGNS[sign][:2] for sign in SIGNS} if hue is None else _looks(table, hue)
     once = not drawn.duplicated([*filter(None, [facet]), "_line"]).any()  # one mark a line
     height = 0.9 + len(places) * (0.36 if once else 0.2 + 0.15 * len(looks)) + 0.3 * bool(facet)
-    figure, panels = _panels(drawn, facet, size=(WIDTH, height), notes=notes, columns=5, grid="x")
+    look = {"labels": (x_label, ""), "size": (WIDTH, height), "columns": 5, "grid": "x"}
+    figure, panels = _panels(drawn, facet, notes=notes, **look)
     for axis, part, _ in panels:
         axis.axvspan(-scale * smallest_effect, scale * smallest_effect, color="0.92", zorder=0)
         axis.axvline(0, color="0.2", linewidth=1)
@@ -189,7 +188,6 @@ def forest(
             text = str(item[words] or "") if words else estimate(item, effect, write)
             spot = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 10}
             axis.annotate(text, (1.01, places.index(line)), **spot)
-    _axis_labels(figure, x_label, "")
     known = set(drawn.dropna(subset=[LOW, HIGH])["_sign"])
     signs = [_key(look, said) for sign, (*look, said) in SIGNS.items() if sign in known]
     legend = _handles(table, hue, looks) if hue else signs
@@ -214,7 +212,8 @@ def scatter(
     x_label, y_label = x_label or _words(x), y_label or _words(y)
     looks, of_styles = _looks(table, hue), _looks(table, style)
     table = table.assign(**{name: scale * table[name] for name in {x, y, LOW, HIGH} & set(table)})
-    figure, panels = _panels(table, facet, sharex=not free, sharey=not free)
+    labels = x_label, y_label
+    figure, panels = _panels(table, facet, labels=labels, sharex=not free, sharey=not free)
     for axis, part, _ in panels:
         if line:
             reach = _both_sides(table[[x, y]], 5 if scale == 100 else 0)
@@ -227,7 +226,6 @@ def scatter(
                 _mark(axis, here[x], here[y], here, look, area=36, alpha=0.75)
         axis.set(**{name: ends for name, ends in (("xlim", x_limits), ("ylim", y_limits)) if ends})
         axis.xaxis.set_major_locator(MaxNLocator(3 if len(panels) > 2 else 5))
-    _axis_labels(figure, x_label, y_label)
     _references(figure, reference, scale)
     of_hue = {name: (colour, "o" if style else marker) for name, (colour, marker) in looks.items()}
     of_styles = {kind: ("0.3", marker) for kind, (_, marker) in of_styles.items()}
@@ -305,7 +303,8 @@ def bars(
     keys = _keys(table, [facet, x], y)
     label, marked, places = label or _words(y), set(marked), _levels(table, x)
     write = _writer("", table[y])
-    figure, panels = _panels(table, facet, size=(WIDTH, 0.9 + 0.34 * len(places)), grid="x")
+    size = WIDTH, 0.9 + 0.34 * len(places)
+    figure, panels = _panels(table, facet, labels=(label, ""), size=size, grid="x")
     for axis, part, _ in panels:
         lengths = part.set_index(x)[y].reindex(places)
         colours = ["0.75" if marked and place not in marked else COLOURS[0] for place in places]
@@ -318,7 +317,6 @@ def bars(
         axis.xaxis.set_major_formatter(FuncFormatter(lambda place, _: f"{place:,g}"))
     figure.axes[0].set_yticks(range(len(places)), [_wrapped(place, 32) for place in places])
     figure.axes[0].set_ylim(len(places) - 0.4, -0.6)
-    _axis_labels(figure, label, "")
     return _finish(figure, title, table, keys, label, y)
 
 
@@ -333,7 +331,7 @@ def dots(table: pd.DataFrame, x: str, *, title: str, facet: str | None = None, l
     others = [name for name in _levels(table, "role") if name not in looks]
     looks |= {name: (COLOURS[n], MARKERS[n]) for name, n in zip(others, (1, 4, 2, 5, 6), strict=False)}
     width = min(WIDTH, 3.0 + 1.1 * len(_levels(table, x)) * len(_levels(table, facet)))
-    figure, panels = _columns(table, x, facet, max(5.5, width))
+    figure, panels = _columns(table, x, facet, max(5.5, width), label)
     for axis, part, places in panels:
         for name, look in looks.items():
             here = part[part["role"] == name]
@@ -342,7 +340,6 @@ def dots(table: pd.DataFrame, x: str, *, title: str, facet: str | None = None, l
                 spots += np.random.default_rng(0).uniform(-0.25, 0.25, len(here))
             area, alpha = (20, 0.6) if name == "random" else (75, 1)
             _mark(axis, spots, here["value"], here, look, area=area, alpha=alpha)
-    _axis_labels(figure, _words(x), label)
     write = _writer(_shares(figure), table["value"])
     here = [name for name in looks if (table["role"] == name).any()]
     legend = [_key(looks[name], "random sets" if name == "random" else name) for name in here]
@@ -402,8 +399,8 @@ def _keys(table: pd.DataFrame, columns: Iterable[str | None], *values: str, once
 
 
 def _panels(
-    table: pd.DataFrame, facet: str | None, row: str | None = None, *, size=None,
-    notes: Mapping | None = None, columns: int = 4, grid: str = "y", **shape,
+    table: pd.DataFrame, facet: str | None, row: str | None = None, *, labels: tuple[str, str],
+    size=None, notes: Mapping | None = None, columns: int = 4, grid: str = "y", **shape,
 ) -> tuple[Figure, list[tuple]]:  # fmt: skip
     """An empty figure, and of each panel its axis, its part of the table and its level."""
     across, down = _levels(table, facet), _levels(table, row)
@@ -426,19 +423,26 @@ def _panels(
         axis.set_title("\n".join(filter(None, words)), fontsize=9.5 if note else None)
         axis.grid(axis=grid)
         panels.append((axis, _part(table, {facet: along, row: up}), along))
+    labels = labels[0], _wrapped(labels[1], 9 * size[1])
+    if len(panels) == 1:
+        axes[0, 0].set(xlabel=labels[0], ylabel=labels[1])
+    else:
+        figure.supxlabel(labels[0])
+        figure.supylabel(labels[1])
     return figure, panels
 
 
-def _columns(table: pd.DataFrame, x: str, facet: str | None, width: float) -> tuple[Figure, list[tuple]]:
+def _columns(
+    table: pd.DataFrame, x: str, facet: str | None, width: float, label: str
+) -> tuple[Figure, list[tuple]]:  # fmt: skip
     """Panels with the categories of ``x`` side by side; of each its axis, its part, its categories."""
     at = {panel: _levels(_part(table, {facet: panel}), x) for panel in _levels(table, facet)}
     room = min(13, 11 * width / sum(map(len, at.values())) - 1)  # letters
     ticks = {place: _wrapped(place, room, hyphens=True) for place in table[x]}
     n_lines = 1 + max(text.count("\n") for text in ticks.values())
     widths = [max(2, len(places)) for places in at.values()]
-    figure, panels = _panels(
-        table, facet, size=(width, 2.9 + 0.15 * n_lines), sharex=False, width_ratios=widths
-    )  # fmt: skip
+    look = {"labels": (_words(x), label), "size": (width, 2.9 + 0.15 * n_lines)}
+    figure, panels = _panels(table, facet, sharex=False, width_ratios=widths, **look)
     for axis, _, panel in panels:
         axis.set_xticks(range(len(at[panel])), [ticks[place] for place in at[panel]])
         axis.set_xlim(-0.6, len(at[panel]) - 0.4)
@@ -475,15 +479,6 @@ def _shares(figure: Figure, percent: bool = True, limits: tuple[float, float] | 
         if percent:
             axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return "percent" if percent else ""
-
-
-def _axis_labels(figure: Figure, x_label: str, y_label: str) -> None:
-    y_label = _wrapped(y_label, 9 * figure.get_figheight())
-    if len(figure.axes) == 1:
-        figure.axes[0].set(xlabel=x_label, ylabel=y_label)
-    else:
-        figure.supxlabel(x_label)
-        figure.supylabel(y_label)
 
 
 def _handles(table: pd.DataFrame, column: str | None, looks: Mapping, dashes: Mapping = {}) -> list[Line2D]:
