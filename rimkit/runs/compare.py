@@ -21,7 +21,7 @@ from rimkit import experiments, ledger
 from rimkit.behavior.evaluation import Evaluation
 from rimkit.data import UserError, whole
 from rimkit.experiments import Result, neurons, ras, result, thinking, tuning
-from rimkit.models.hub import ADAPTER, check_unmixed, identity, tied
+from rimkit.models.hub import ADAPTED, ADAPTER, adapter_folder, check_unmixed, identity, not_finite, tied
 from rimkit.models.load import load
 from rimkit.models.study import StudyModel
 from rimkit.runs.execute import prepare_folder
@@ -125,17 +125,20 @@ def with_adapter(base: StudyModel, adapter: str) -> StudyModel:
     """``base`` with a peft adapter merged into a copy of its weights. Raises `UserError` if it does
     not fit: all of its tensors, and no others, are those of its layers."""
     from peft import PeftModel, get_peft_model_state_dict
-    from peft.utils import load_peft_weights
+    from safetensors.torch import load_file
 
-    check_unmixed(adapter)
+    folder = adapter_folder(adapter)
+    check_unmixed(folder)
     try:
-        if [file.name for file in Path(adapter).glob("adapter_model.*")] == ["adapter_model.bin"]:
-            raise ValueError("its weights are a pickle, which can run code; save them as safetensors")
+        if not (folder / ADAPTED).is_file():
+            raise ValueError(f"it has no {ADAPTED}; a pickle can run code: save its weights as safetensors")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what they say of tensors is checked here
-            wrapped = PeftModel.from_pretrained(deepcopy(base.hf), adapter)
-            stored = set(load_peft_weights(adapter, "cpu"))
-            odd = stored ^ set(get_peft_model_state_dict(wrapped))
+            wrapped = PeftModel.from_pretrained(deepcopy(base.hf), folder)
+            stored = load_file(folder / ADAPTED)
+            odd = set(stored) ^ set(get_peft_model_state_dict(wrapped))
+        if problem := not_finite(stored):
+            raise ValueError(problem)
         if odd:
             raise ValueError(f"{len(odd)} of its tensors are missing or of other layers, as {min(odd)}")
         shared = [base.hf.get_input_embeddings(), base.hf.get_output_embeddings()]

@@ -11,9 +11,7 @@ import ast
 import json
 import math
 import os
-import platform
 import re
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -27,22 +25,21 @@ from uuid import uuid4
 
 import nbformat
 import pandas as pd
-import psutil
 from ipykernel.kernelspec import RESOURCES, get_kernel_dict
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 
 from rimkit import __version__, ledger
 from rimkit.behavior.evaluation import Evaluation
-from rimkit.data import UserError, chapters_dir, nearest
+from rimkit.data import MINE, UserError, chapters_dir, clean_up, nearest
 from rimkit.models import gguf
 from rimkit.models.endpoint import connect, is_endpoint
 from rimkit.models.hub import embedded_models, identity, locate, options_of
-from rimkit.models.load import chat_of
+from rimkit.models.load import chat_of, name_of
 from rimkit.models.ndif import check_served
 
 NOTEBOOK, ROWS = "notebook.ipynb", "rows.parquet"  # while a chapter is running, in a hidden folder
-RUNNING = f".running-{platform.node()}-"  # of which this is the beginning
+RUNNING = f".running{MINE}"  # of which this is the beginning
 DONE, SKIPPED, FAILED = "done", "skipped", "failed"
 # Parameters that an option of `rimkit run` fills, after more checks than a value alone allows.
 OPTIONS = {name: f"--{name.replace('_', '-')}" for name in ("model", "judge", "max_new_tokens", "keep_text")}
@@ -88,7 +85,7 @@ def run(
         if target.resolve() == notebook or (target.exists() and not record_of(target)):
             raise UserError(f"the run would replace {target}, which no run has made: give --out another folder")
     check_chat(model)
-    _sweep_up(out)
+    clean_up(out, f"{RUNNING}*")
     run_id, rows = uuid4().hex[:8], []
     for job in jobs:
         rows.append(_run_job(job, model, out, run_id, force, progress))
@@ -151,7 +148,7 @@ def traced(notebooks: Sequence[Path], named: bool, model: str) -> list[Path]:
     if named and (other := next((path for path in notebooks if path not in able), None)):
         raise UserError(
             f"{other.stem} cannot run remotely: it generates, fine-tunes or runs no model, and only reads "
-            "of residuals, head outputs, neurons and logits are traced on NDIF; leave --remote out"
+            "of residuals, head outputs and neurons are traced on NDIF; leave --remote out"
         )
     check_served(model)
     return able
@@ -213,16 +210,6 @@ def _run_job(job: Job, model: str, out: Path, run_id: str, force: bool, progress
             "the chapters finished before it are kept"
         ) from problem
     return {**row, "status": FAILED if error else DONE, "seconds": seconds, "error": error}
-
-
-def _sweep_up(out: Path) -> None:
-    """Remove what runs of this machine that were killed have left behind."""
-    for folder in out.glob(f"{RUNNING}*"):
-        pid = folder.name.removeprefix(RUNNING).partition("-")[0]
-        with suppress(psutil.NoSuchProcess, ValueError):
-            if psutil.Process(int(pid)).create_time() <= folder.stat().st_mtime:
-                continue  # it is running
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def rows_of(notebook: Path) -> Path:
@@ -295,7 +282,7 @@ def _keep(job: Job, model: str, folder: Path, target: Path, error: str, stamp: d
     rows = ledger.read(written) if written.exists() else ledger.table([])
     rows = rows.assign(**{**stamp, "run_id": rows["run_id"].fillna(stamp["run_id"])})
     if error:
-        failed = ledger.failed_row(chapter=job.chapter, model=model, error=error, **stamp)
+        failed = ledger.failed_row(chapter=job.chapter, model=name_of(model), error=error, **stamp)
         rows = pd.concat([rows, ledger.table([failed])], ignore_index=True)
     ledger.write(rows.assign(**job.measure.description()), written)
     record = stamp | _record(job.params_hash, written, error)  # of these rows

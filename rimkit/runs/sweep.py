@@ -37,6 +37,7 @@ from rimkit import __version__, ledger
 from rimkit.behavior.evaluation import Evaluation, evaluation
 from rimkit.data import UserError, nearest, whole
 from rimkit.models.endpoint import PREFIX, is_endpoint, split_name
+from rimkit.models.load import name_of
 from rimkit.runs import execute
 
 REQUIREMENT = "snakemake>=8.20,<10"  # as in the extra `sweep` of pyproject.toml
@@ -413,7 +414,8 @@ def _rows(cell: Cell, out: Path, fate: Fate) -> pd.DataFrame:
     rows = ledger.read(known) if fate.status != WAITING and known.exists() else ledger.table([])
     run_id = execute.record_of(folder / f"{chapter}.ipynb").get("run_id", cell.id)
     if fate.status == FAILED and "failed" not in set(rows["status"]):
-        failed = ledger.failed_row(chapter=chapter, model=cell.model, error=fate.error, run_id=run_id)
+        name = name_of(cell.model)
+        failed = ledger.failed_row(chapter=chapter, model=name, error=fate.error, run_id=run_id)
         rows = pd.concat([rows, ledger.table([failed])], ignore_index=True)
     own = rows["run_id"] == run_id
     named = {"model": rows["model"] + cell.label, "run_id": cell.id}
