@@ -94,10 +94,10 @@ class EndpointModel(Named):
         return ChatFormat(self.tokenizer)
 
     @cached_property
-    def invented(self) -> bool:
-        """Whether it speaks the invented language, as far as its tokenizer is known here."""
+    def language(self) -> str:
+        """As of a model that is loaded, as far as its tokenizer is known here."""
         here = self.tokenizer_source is not None or Path(self.client.model).is_dir()
-        return here and super().invented
+        return super().language if here else ""
 
     def _closed(self):
         raise UserError(

@@ -136,7 +136,7 @@ def locate(model: str | Path, revision: str | None = None, weights: bool = True)
     elif isinstance(model, str) and HUB_ID.fullmatch(model) and not model.endswith(".gguf"):
         return Found(model, model, revision)
     elif isinstance(model, Path) or re.search(r"[/\\~]|\.gguf$", model):
-        raise UserError(f"there is no folder or GGUF file {str(model)!r}")
+        raise UserError(f"there is no {'file' if str(model).endswith('.gguf') else 'folder'} {str(model)!r}")
     else:
         names = sorted({name for name, _ in known} | gguf.PACKAGED.keys())
         others = f"embedded: {', '.join(names) or 'none'}; or a folder, or a hub id owner/name"

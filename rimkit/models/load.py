@@ -6,6 +6,8 @@ chat format (`chat`). It also makes models of a given shape that have learned no
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -121,6 +123,17 @@ def chat_of(model: str) -> ChatFormat:
         return ChatFormat(tokenizer, think=options.get("think", True))
     except UserError as error:
         raise UserError(f"{model}: {error}") from None
+
+
+def speaks_invented(model: str) -> bool:
+    """Whether a model, by name, speaks the invented language of the embedded models."""
+    if is_endpoint(model):
+        return connect(model).invented
+    found = locate(options_of(model)[0], weights=False)
+    with suppress(OSError, ValueError):  # a hub id, or a folder without it
+        settings = json.loads((Path(found.source) / "tokenizer_config.json").read_text("utf-8"))
+        return settings.get("language") == "invented"
+    return False
 
 
 def config_of(model: str):

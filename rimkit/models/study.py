@@ -26,9 +26,14 @@ class Named:
         return {"model": name, "seed": int(seed) if seed else None, "device": self.device}
 
     @property
+    def language(self) -> str:
+        """The language whose forms an exact judge reads: "invented", "bridge", or ""."""
+        return getattr(self.tokenizer, "init_kwargs", {}).get("language", "")
+
+    @property
     def invented(self) -> bool:
         """Whether it speaks the invented language of the embedded models."""
-        return getattr(self.tokenizer, "init_kwargs", {}).get("language") == "invented"
+        return self.language == "invented"
 
     def say(self, note: str, about: str = "") -> None:
         """Print a note about this model, once (``about``: once about this)."""

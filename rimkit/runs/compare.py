@@ -42,7 +42,7 @@ def run(
     goes on after an interruption. ``report`` gets one line per stage; one that a model does not
     allow (another architecture, no refusals to look at) is left out, and its line says why. Raises
     `UserError` for an unknown model, an adapter of another model, a folder that is not writable."""
-    out, both = prepare_folder(out), pair(base, tuned)
+    out, both, measure = prepare_folder(out), pair(base, tuned), measure.of(base)
     depends_on = base, tuned, identity(base), identity(tuned), n, measure, measure.fingerprint()
     stamp = {"run_id": f"rimkit compare {base} {tuned}", **measure.description()}
     rows = [ledger.table([])]

@@ -78,7 +78,7 @@ def run(
     notebooks, given = find_chapters(names), dict(parameters or {})
     if remote:
         notebooks, given = traced(notebooks, bool(names), model), {**given, "remote": "ndif"}
-    jobs = plan(notebooks, model, given, measure, keep_text)
+    jobs = plan(notebooks, model, given, measure.of(model), keep_text)
     out = prepare_folder(out)
     for notebook in notebooks:
         target = out / notebook.name
