@@ -186,9 +186,10 @@ def evaluation(
     prompts: str | Mapping[str, str] = "", judge: str = "", max_new_tokens: int = 0, model: str = ""
 ) -> Evaluation:
     """The `Evaluation` for other prompt sets, another judge and longer replies, and for a ``model``
-    (by name: see `Evaluation.of`). ``prompts``: a set of the workbook (`STAND_INS`) to whatever `load_prompts` takes; as a text, "harmful=hex-phi,
-    maths=my.csv?text=question". ``judge``: a name that `find_judge` knows. Files and folders become
-    absolute paths. Raises `UserError` for what is unknown or not there."""
+    (by name: see `Evaluation.of`). ``prompts``: a set of the workbook (`STAND_INS`) to whatever
+    `load_prompts` takes; as a text, "harmful=hex-phi, maths=my.csv?text=question". ``judge``: a name
+    that `find_judge` knows. Files and folders become absolute paths. Raises `UserError` for what is
+    unknown or not there."""
     if isinstance(prompts, str):
         pairs = re.split(r",\s*(?=[\w-]+=)", prompts.strip()) if prompts.strip() else []
         if wrong := next((pair for pair in pairs if "=" not in pair), ""):
