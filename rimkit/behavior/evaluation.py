@@ -48,6 +48,7 @@ STAND_INS = {
     "over-refusal": ("harmless",),
     "maths": ("maths",),
     "ordering": ("ordering", "maths"),
+    "copying": ("copying",),
 }
 ENGLISH = {name: f"english-{name}" for name in STAND_INS}
 NOTHING, SELECTED, RANDOM = "nothing", "selected", "random"

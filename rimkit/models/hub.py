@@ -49,11 +49,13 @@ NAMED = 5  # names of cached models in an error
 
 
 class Found(NamedTuple):
-    """Where a model is: its ``name`` in tables, and a folder or a hub id with its revision."""
+    """Where a model is: its ``name`` in tables, and a folder or a hub id with its revision; for an
+    adapter those of its base, and the adapter's own folder."""
 
     name: str
     source: str
     revision: str | None = None
+    adapter: str = ""
 
     @property
     def in_folder(self) -> bool:
@@ -99,7 +101,8 @@ def embedded_models(noise: bool = False) -> pd.DataFrame:
     from safetensors import safe_open
 
     rows = []
-    for (name, seed), path in sorted(_embedded().items()):
+    whole = {key: path for key, path in sorted(_embedded().items()) if (path / SINGLE).is_file()}
+    for (name, seed), path in whole.items():  # no adapters
         file = path / SINGLE
         with safe_open(file, framework="numpy") as weights:
             parameters = sum(prod(weights.get_slice(key).get_shape()) for key in weights.keys())  # noqa: SIM118
@@ -109,7 +112,7 @@ def embedded_models(noise: bool = False) -> pd.DataFrame:
 
 
 def _embedded() -> dict[tuple[str, int], Path]:
-    folders = [file.parent for file in data_dir().glob("models/*/seed*/model.safetensors")]
+    folders = [file.parent for one in (SINGLE, ADAPTED) for file in data_dir().glob(f"models/*/seed*/{one}")]
     return {(path.parent.name, int(path.name.removeprefix("seed"))): path for path in folders}
 
 
@@ -124,10 +127,14 @@ def locate(model: str | Path, revision: str | None = None, weights: bool = True)
         if seed not in seeds:
             raise UserError(f"{name} has no seed {seed}; it has {', '.join(map(str, seeds))}")
         found = Found(f"{name}:{seed}", str(known[name, seed]))
+        found = found if (known[name, seed] / SINGLE).is_file() else _on_base(found)
     elif file := gguf.file_of(model):
         with _quiet():
             found = Found(model if model in gguf.PACKAGED else file.stem.replace(":", "-"), str(gguf.folder_of(file)))
     elif folder.is_dir():
+        if (folder / ADAPTED).is_file() and not (folder / "config.json").is_file():
+            check_unmixed(folder)
+            return _on_base(Found(folder.resolve().name.replace(":", "-"), str(folder)))
         if not (folder / "config.json").is_file():
             raise UserError(f"the folder {str(folder)!r} has no config.json: it is not a model folder")
         if weights and not any(folder.glob("*.safetensors")):
@@ -146,10 +153,22 @@ def locate(model: str | Path, revision: str | None = None, weights: bool = True)
     return found
 
 
+def _on_base(adapter: Found) -> Found:
+    """An adapter, found in its folder, as its base with it."""
+    try:
+        base = json.loads((Path(adapter.source) / ADAPTER).read_text("utf-8"))["base_model_name_or_path"]
+        found = locate(base)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = str(error) if isinstance(error, UserError) else f"no readable {ADAPTER} names its base"
+        raise UserError(f"the adapter {adapter.name} cannot be used: {reason}") from None
+    return Found(adapter.name, found.source, found.revision, adapter.source)
+
+
 def shown_name(found: Found, think: bool | str = True, quantize: str | None = None) -> str:
     """A model's name in every table: a folder of one's own by its last name and a hash of what it holds."""
     own = found.in_folder and ":" not in found.name and found.name not in gguf.PACKAGED  # others may be called so
-    return with_options(found.name + (f"-{identity(found.source)[:6]}" if own else ""), think, quantize)
+    mark = f"-{identity(found.adapter or found.source)[:6]}" if own else ""
+    return with_options(found.name + mark, think, quantize)
 
 
 def identity(model: str | Path) -> str:
@@ -176,7 +195,13 @@ def identity(model: str | Path) -> str:
 def read(kind: Any, found: Found) -> Any:
     """``kind.from_pretrained`` (AutoConfig, AutoTokenizer …) of a model; no code of its folder is
     run. What is not on this machine is downloaded. Raises ``UserError`` in one line."""
-    return _read(kind, found, DESCRIPTION)
+    part = _read(kind, found, DESCRIPTION)
+    if found.adapter and hasattr(part, "chat_template"):
+        with suppress(OSError):  # an adapter may have a chat format, and a language, of its own
+            part.chat_template = (Path(found.adapter) / "chat_template.jinja").read_text("utf-8")
+            settings = (Path(found.adapter) / "tokenizer_config.json").read_text("utf-8")
+            part.init_kwargs |= json.loads(settings)
+    return part
 
 
 def read_weights(kind: Any, found: Found, **settings) -> Any:

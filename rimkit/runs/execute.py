@@ -34,7 +34,7 @@ from rimkit.behavior.evaluation import Evaluation
 from rimkit.data import MINE, UserError, chapters_dir, clean_up, nearest
 from rimkit.models import gguf
 from rimkit.models.endpoint import connect, is_endpoint
-from rimkit.models.hub import embedded_models, identity, locate, options_of
+from rimkit.models.hub import identity, locate, options_of
 from rimkit.models.load import chat_of, name_of
 from rimkit.models.ndif import check_served
 
@@ -121,10 +121,9 @@ def find_model(model: str) -> str:
         return model
     plain, options = options_of(model)
     found = locate(plain)
-    embedded = {*embedded_models(noise=True)["path"]}
-    if plain in gguf.PACKAGED or found.source in embedded or not found.in_folder:
+    if plain in gguf.PACKAGED or ":" in found.name or not found.in_folder:
         return model
-    source = gguf.file_of(plain) or Path(found.source)
+    source = Path(found.adapter or gguf.file_of(plain) or found.source)
     return str(source.resolve()) + (model.removeprefix(str(plain)) if options else "")
 
 
