@@ -4,8 +4,6 @@ Failures become one line and an exit code: 2 for what a user can act on, 130 for
 for a fault of rimkit itself, whose details go to a file.
 """
 
-from __future__ import annotations
-
 import json
 import signal
 import sys

@@ -5,8 +5,6 @@ from its parameters and passes it down. Below it: what a model does without some
 or with their view of the thought cut off.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import re
@@ -17,7 +15,7 @@ from functools import partial
 from hashlib import sha256
 from itertools import product
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -69,7 +67,7 @@ class Evaluation:
     judge: str = ""
     max_new_tokens: int = 0
 
-    def of(self, model: str) -> Evaluation:
+    def of(self, model: str) -> Self:
         """As it is for a model: with the English sets where it does not speak the invented language."""
         if not model or speaks_invented(model):
             return self

@@ -11,8 +11,6 @@ less the end of turn: `transformers serve` counts a reply whose end of turn is t
 allowed as unfinished. A prompt that is too long is told by the server's refusal.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -20,7 +18,6 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from itertools import product
-from typing import TYPE_CHECKING
 from zlib import crc32
 
 import numpy as np
@@ -33,10 +30,8 @@ from rimkit.models.chat import MODES, ChatFormat, Encoded, pad
 from rimkit.models.device import shrinking
 from rimkit.models.endpoint import Answer, EndpointModel, Rejected, is_endpoint
 from rimkit.models.hooks import untraced
+from rimkit.models.study import StudyModel
 from rimkit.models.thoughts import END_THINK, STRAY, THINK, split
-
-if TYPE_CHECKING:
-    from rimkit.models.study import StudyModel
 
 COLUMNS = ["prompt_id", "mode", "sample", "thought", "reply", "n_tokens", "finished", "cut"]
 CUT = "cut"

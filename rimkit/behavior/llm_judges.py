@@ -6,8 +6,6 @@ about: `misaligned` and `score` of such a reply, and `refused` if the judge tell
 missing, and never counted as safe.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

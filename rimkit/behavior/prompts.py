@@ -7,8 +7,6 @@ are what belongs together (the two halves of a pair, prompts on one word, equal 
 cluster is in both splits; where a set has none, each prompt is its own.
 """
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import re

@@ -7,8 +7,6 @@ layers ``l`` and above. The estimate is gradient x activation (attribution patch
 2023), in one pass back and forth.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack

@@ -7,8 +7,6 @@ by `rimkit.models.thoughts`, which asks it; ``ChatFormat.thinking`` names the wa
 known here.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -7,8 +7,6 @@ from the environment alone: ``RIMKIT_API_KEY``, or ``OPENAI_API_KEY`` for the ad
 made for, so that no key travels to another server.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -64,11 +62,11 @@ class EndpointModel(Named):
     the same call goes on from there; ``said`` and ``room`` are as in `StudyModel`."""
 
     name: str
-    client: Client
+    client: "Client"
     tokenizer_source: Any = None
     device: str = "endpoint"
     dtype: str = "unknown"
-    kept: dict[str, Answer] = field(default_factory=dict, repr=False)
+    kept: dict[str, "Answer"] = field(default_factory=dict, repr=False)
     said: set[str] = field(default_factory=set, repr=False)
     room: int = 0
 

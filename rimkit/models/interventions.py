@@ -5,8 +5,6 @@ block. "Ablate" means: replace by zero, or by a mean that is given. What is wort
 known here. `rimkit.models.hooks` adds one more, cutting attention.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 

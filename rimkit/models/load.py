@@ -4,8 +4,6 @@ It puts together what the other files know: names and files (`hub`), device and 
 chat format (`chat`). It also makes models of a given shape that have learned nothing.
 """
 
-from __future__ import annotations
-
 import json
 import warnings
 from contextlib import suppress

@@ -6,8 +6,6 @@ service "local" is nnsight's dry run, which packs and unpacks the trace as a ser
 weights here. The live service was not tried.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

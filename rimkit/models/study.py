@@ -4,16 +4,12 @@ It does not know where they came from (`rimkit.models.load`), nor how the inside
 (`rimkit.models.activations`), except that a kind of model may read in a way of its own.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from rimkit.models import activations
-
-if TYPE_CHECKING:
-    from rimkit.models.chat import ChatFormat
+from rimkit.models.chat import ChatFormat
 
 
 class Named:
@@ -66,7 +62,7 @@ class StudyModel(Named):
     stream = activations.stream  # pooled internals, batch by batch; other kinds read elsewhere
 
     @classmethod
-    def of(cls, name: str, nn, tokenizer, chat: ChatFormat, **more) -> StudyModel:
+    def of(cls, name: str, nn, tokenizer, chat: ChatFormat, **more) -> Self:
         """With the context and the filling token that configuration and tokenizer name."""
         config = nn._module.config.get_text_config()
         context = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length

@@ -6,8 +6,6 @@ it is rendered, and how it writes a turn of the assistant that has a thought. Wh
 thought gives tags and spacing.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress

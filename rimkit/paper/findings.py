@@ -3,8 +3,6 @@
 A sentence has its numbers from there, so that it stays true of the tables.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

@@ -3,8 +3,6 @@
 It knows how a pair is loaded and what makes sense for one; the experiments know how to measure.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable, Iterator

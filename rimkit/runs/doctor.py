@@ -1,7 +1,5 @@
 """Is this machine ready for the workbook? One line per finding, to paste into a question or a bug report."""
 
-from __future__ import annotations
-
 import platform
 import shutil
 import sys

@@ -5,8 +5,6 @@ declares its parameters in its one cell tagged ``parameters``, a line each, as i
 ``n_prompts: int = 32  # prompts per condition [1..600]``; the brackets are the range.
 """
 
-from __future__ import annotations
-
 import ast
 import json
 import math

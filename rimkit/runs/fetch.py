@@ -1,7 +1,5 @@
 """Downloading ahead: models and prompt sets into the cache of the hub, for a class or a train ride."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from collections.abc import Callable, Iterable

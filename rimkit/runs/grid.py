@@ -5,8 +5,6 @@ A chapter computes one model before the reader's eyes and shows the rest from th
 measures. `Kept` is also how two models are compared (`rimkit.runs.compare`).
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """A learner's own copy of the chapters, so that the shipped ones stay as they are; and JupyterLab on it."""
 
-from __future__ import annotations
-
 import filecmp
 import json
 import os

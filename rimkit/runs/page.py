@@ -4,8 +4,6 @@ It joins the rows of a run, the shipped rows and the paper's own numbers; verdic
 effects of the paper those of the re-analysis.
 """
 
-from __future__ import annotations
-
 import math
 import platform
 import warnings

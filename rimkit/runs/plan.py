@@ -3,8 +3,6 @@
 `rimkit.models.device` counts the memory; here it becomes a table of devices and minutes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from time import perf_counter
 from typing import NamedTuple

@@ -11,8 +11,6 @@ and is no axis for the others. What is wrong with a file is said in one line.
 that no other cell has: one lock file for each. The locks go when the command ends, however it ends.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -4,8 +4,6 @@ A check has three outcomes: *not attempted*, *wrong because …*, *right*. What 
 raises and never runs for ever: it is answered with one line, so that a notebook runs to its end.
 """
 
-from __future__ import annotations
-
 import ctypes
 import json
 import re

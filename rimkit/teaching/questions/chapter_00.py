@@ -1,7 +1,5 @@
 """Chapter 00: reading verdicts, judging replies by a function, finding spans, the next words by a first trace."""
 
-from __future__ import annotations
-
 from random import Random
 
 import numpy as np

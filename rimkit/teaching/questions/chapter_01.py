@@ -1,7 +1,5 @@
 """Chapter 01: intervals of a difference between modes, controls of a thought, and how many verbs are enough."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import numpy as np

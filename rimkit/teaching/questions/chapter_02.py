@@ -1,7 +1,5 @@
 """Chapter 02: what the paper's injected thoughts show; how likely an opening is, and what follows from it."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from rimkit.teaching.exercises import Exercise, compare, result_of

@@ -1,7 +1,5 @@
 """Chapter 03: what a probe's curve is worth, a direction, its area under the curve, and life without it, by hand."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from rimkit.teaching.exercises import Exercise, compare, result_of

@@ -3,8 +3,6 @@
 The references use plain hooks of PyTorch, so that they share nothing with what a learner writes in nnsight.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from rimkit.teaching.exercises import Exercise, compare, result_of

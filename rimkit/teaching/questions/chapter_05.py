@@ -1,7 +1,5 @@
 """Chapter 05: what is more than a switch of mode."""
 
-from __future__ import annotations
-
 from rimkit.teaching.exercises import Exercise
 
 # Percent misaligned: untuned in no-think and in think mode, tuned in no-think mode; share of the latter that thought.

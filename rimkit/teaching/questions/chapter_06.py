@@ -1,7 +1,5 @@
 """Chapter 06: the paper's rule for a set of neurons."""
 
-from __future__ import annotations
-
 from rimkit.teaching.exercises import Exercise
 
 # Eight neurons of a layer in three pairs, from the largest rise of the maximum to the smallest.

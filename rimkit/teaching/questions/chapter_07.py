@@ -1,7 +1,5 @@
 """Chapter 07: RAS by hand."""
 
-from __future__ import annotations
-
 import pandas as pd
 
 from rimkit.teaching.exercises import Exercise

@@ -1,7 +1,5 @@
 """Chapter 08: a misprint, a bet and a design, from the published numbers."""
 
-from __future__ import annotations
-
 from rimkit.ledger import claims
 from rimkit.paper.findings import NOTHING, finding
 from rimkit.paper.reanalysis import reanalysis, recomputed

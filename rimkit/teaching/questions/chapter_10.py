@@ -1,7 +1,5 @@
 """Chapter 10: what fits beside a model's weights, from its published shape."""
 
-from __future__ import annotations
-
 from rimkit.models.device import QWEN3, SHAPES
 from rimkit.teaching.exercises import Exercise
 

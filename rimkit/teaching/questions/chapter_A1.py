@@ -1,7 +1,5 @@
 """Primer A1: the residual stream, a head and its message, a plain hook, neurons switched off, each by hand."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from rimkit.teaching.exercises import Exercise, compare, result_of

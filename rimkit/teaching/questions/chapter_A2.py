@@ -1,7 +1,5 @@
 """Primer A2: Wilson's interval, coverage by clusters, one set among random ones, a family of tests, and power."""
 
-from __future__ import annotations
-
 import numpy as np
 from scipy import stats
 
