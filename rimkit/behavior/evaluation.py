@@ -9,7 +9,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
@@ -29,7 +29,7 @@ from rimkit.models.chat import MODES
 from rimkit.models.endpoint import is_endpoint
 from rimkit.models.hooks import cut_attention
 from rimkit.models.hub import identity, locate, mirrored
-from rimkit.models.interventions import ablate_heads, ablate_neurons_per_row
+from rimkit.models.interventions import ablate_per_row
 from rimkit.models.load import speaks_invented
 from rimkit.models.study import StudyModel
 
@@ -307,37 +307,17 @@ def difference(verdicts: pd.DataFrame, column: str, treated: str, control: str, 
     return found | ({"why_not": said} if said else {})
 
 
-def without_heads(
+def without(
     study: StudyModel,
     prompts: pd.DataFrame,
     sets: Mapping[str, Units],
-    modes: Sequence[str] = ("no-think",),
-    evaluation: Evaluation = Evaluation(),
-    **generation,
-) -> pd.DataFrame:
-    """Verdicts without every set of heads (set to zero; empty: as it is); column ``condition``."""
-    tables = []
-    for name, heads in sets.items():
-        with ablate_heads(study, heads) if len(heads) else nullcontext():
-            found = evaluation.observe(study, prompts, modes, **generation)
-            tables.append(found.assign(condition=name))
-    return pd.concat(tables, ignore_index=True)
-
-
-def without_neurons(
-    study: StudyModel,
-    prompts: pd.DataFrame,
-    sets: Mapping[str, Units],
+    kind: str = "heads",
     mean: np.ndarray | None = None,
-    kind: str = "neurons",
     **generation,
 ) -> pd.DataFrame:
-    """As `without_heads`, for (layer, neuron) pairs or, ``kind="residual"``, (residual, dimension).
-    ``mean`` ``[layers, neurons]``: what takes the place of zero."""
-
-    def together(chosen: list[Units]) -> AbstractContextManager:
-        return ablate_neurons_per_row(study, chosen, mean, kind)
-
+    """Verdicts without every set of heads, or of another ``kind`` of `ablate_per_row` (set to zero,
+    or to ``mean``; empty: as it is); column ``condition``."""
+    together = partial(ablate_per_row, study, mean=mean, kind=kind)
     return under_together(study, prompts, sets, together, **generation)
 
 

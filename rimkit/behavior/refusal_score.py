@@ -20,7 +20,7 @@ from rimkit.data import UserError
 from rimkit.models.activations import batches, capture, forward
 from rimkit.models.chat import Encoded
 from rimkit.models.hooks import architecture, given_z, hooked, logits_at_the_end, on_residual
-from rimkit.models.interventions import ablate_one_head_per_row
+from rimkit.models.interventions import ablate_per_row
 from rimkit.models.study import StudyModel
 
 COVERED = 0.9  # the share of replies whose first words make up a side of the readout
@@ -143,14 +143,14 @@ def _without(study: StudyModel, heads: list[tuple[int, int]], clean: dict, argum
     states = clean["residual"][0][:0]
     for index in range(lowest, parts.n_layers):
         joining = [head for head in heads if head[0] == index]
-        rows = [None] * len(states) + [head for head in joining for _ in range(batch)]
+        rows = [[]] * len(states) + [[head] for head in joining for _ in range(batch)]
         states = torch.cat([states, clean["residual"][index].repeat(len(joining), 1, 1)])
         with ExitStack() as stack:
             if index == lowest:
                 z = clean["z"][index].repeat(len(joining), 1, 1, 1)
                 stack.enter_context(given_z(study, index, z))
             if joining:
-                stack.enter_context(ablate_one_head_per_row(study, rows))
+                stack.enter_context(ablate_per_row(study, rows))
             inputs = _repeated(arguments[index], batch, len(states) // batch)
             out = parts.layers[index](states, **inputs)
         states = out[0] if isinstance(out, tuple) else out
