@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from rimkit import __version__
-from rimkit.data import UserError
+from rimkit.data import UserError, prepare_folder
 
 INTERRUPTED, FAULT = 130, 70
 GO_ON = ("run", "sweep", "compare", "grid", "fetch", "lab")  # commands that keep what is done
@@ -84,13 +84,9 @@ def argument(kind: Any, metavar: str, help: str) -> Any:
     return Annotated[kind, typer.Argument(metavar=metavar, help=help)]
 
 
-def _folder(path: Path) -> Path:
-    from rimkit.runs.execute import prepare_folder
-
-    return prepare_folder(path)
-
-
-Made = option(Path, "Folder for it; files of these names are replaced.", "--out", metavar="DIR", callback=_folder)
+Made = option(
+    Path, "Folder for it; files of these names are replaced.", "--out", metavar="DIR", callback=prepare_folder
+)
 Out = option(Path, "Folder for the results; the same command goes on in it.", metavar="DIR")
 Folder = argument(Path, "DIR", "Folder of a run, or one parquet file of rows.")
 Model = argument(str, "MODEL", "Embedded name, local folder, or hub id 'owner/name'; '+4bit' counts.")
@@ -466,7 +462,6 @@ def grid(names: Grids, out: Out = Path("results"), model: Only = (), picture: Pi
     import pandas as pd
 
     from rimkit.runs import grid
-    from rimkit.runs.execute import prepare_folder
     from rimkit.teaching.figures import image
 
     folder = prepare_folder(out)

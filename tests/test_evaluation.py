@@ -10,7 +10,7 @@ import serving
 import standins
 import tiny
 
-from rimkit import ledger
+from rimkit import data, ledger
 from rimkit.behavior.evaluation import ENGLISH, Evaluation, difference, evaluation, why_not
 from rimkit.behavior.prompts import load_prompts, own_prompts, prompt_sets
 from rimkit.data import UserError
@@ -150,7 +150,7 @@ def test_a_run_with_real_sets_and_a_judge_keeps_their_text_out(tmp_path):
     assert inside["status"].tolist() == ["done"], inside["error"].tolist()  # harmless prompts without known answers
     again = execute.run(["01"], "noise-mini", tmp_path / "run", **settings)
     assert again["status"].tolist() == ["skipped"]
-    (job,) = execute.plan(execute.find_chapters(["01"]), "noise-mini", {"n_prompts": 4})
+    (job,) = execute.plan(data.find_chapters(["01"]), "noise-mini", {"n_prompts": 4})
     assert not execute.is_complete(tmp_path / "run" / f"{job.chapter}.ipynb", job)  # other prompts: another run
 
 

@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from transformers import AutoTokenizer
+
 from rimkit.data import UserError, nearest
 from rimkit.models.chat import ChatFormat
 from rimkit.models.hub import locate, read
@@ -76,8 +78,6 @@ class EndpointModel(Named):
         source = self.tokenizer_source or self.client.model
         if not isinstance(source, str | Path):
             return source
-        from transformers import AutoTokenizer
-
         try:
             return read(AutoTokenizer, locate(source))
         except UserError as error:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
+import torch
 
 from rimkit.data import UserError, check_known
 from rimkit.models.hooks import architecture, check_index, hooked, on_neurons, on_residual, on_z
@@ -89,6 +90,4 @@ def _steer(unit, plus):
 
 
 def _tensor(study: StudyModel, values: np.ndarray):
-    import torch
-
     return torch.as_tensor(np.asarray(values), dtype=torch.float32, device=study.device)

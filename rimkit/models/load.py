@@ -11,6 +11,10 @@ from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
 from rimkit.data import UserError, check_known
 from rimkit.models import chat, gguf, ndif
 from rimkit.models import device as places
@@ -88,8 +92,6 @@ def load(
     dtype = places.dtype_name(dtype)
     notes = []
     if isinstance(model, str | Path):
-        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
         found, place = locate(model, revision), places.choose_here(device, dtype, quantize)
         name, notes = found.name, [ROUNDED] if quantize else []
         tokenizer = read(AutoTokenizer, found) if tokenizer is None else tokenizer
@@ -122,7 +124,6 @@ def merge(hf, adapter: str, base: str):
     """``hf``, the module of ``base``, with a peft adapter in its weights. Raises `UserError` if it
     does not fit: all of its tensors, and no others, are those of its layers."""
     from peft import PeftModel, get_peft_model_state_dict
-    from safetensors.torch import load_file
 
     folder = adapter_folder(adapter)
     check_unmixed(folder)
@@ -165,8 +166,6 @@ def name_of(model: str) -> str:
 
 def chat_of(model: str) -> ChatFormat:
     """The chat format of a model by name, options included, without its weights."""
-    from transformers import AutoTokenizer
-
     name, options = options_of(model)
     tokenizer = read(AutoTokenizer, locate(name))
     try:
@@ -188,8 +187,6 @@ def speaks_invented(model: str) -> bool:
 
 def config_of(model: str):
     """The Hugging Face configuration of a model by name, without its weights."""
-    from transformers import AutoConfig
-
     return read(AutoConfig, locate(options_of(model)[0], weights=False))
 
 
@@ -197,9 +194,6 @@ def untrained(study: StudyModel, seed: int = 0, layers: int = MOST_LAYERS) -> St
     """Random weights in the widths of ``study``, with its tokenizer, in at most ``layers`` layers.
     Drawn as the architecture draws them before training, from ``seed``, on its device (for a model
     that runs elsewhere: this machine's). Raises ``UserError`` where they do not fit there."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
     config = deepcopy(study.nn._module.config)
     config.num_hidden_layers = min(layers, config.num_hidden_layers)
     if getattr(config, "layer_types", None):

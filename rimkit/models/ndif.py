@@ -10,6 +10,9 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
+from transformers import AutoTokenizer
+
 from rimkit.data import UserError, check_known
 from rimkit.models.activations import INTERNALS, batches, within
 from rimkit.models.chat import ChatFormat, Encoded
@@ -52,8 +55,6 @@ class RemoteStudy(StudyModel):
     ) -> Iterator[tuple[list[int], dict]]:
         """As `rimkit.models.activations.stream`; values are pooled where the model runs. Raises
         ``UserError`` also for other pooling than the mean, and neurons of a mixture of experts."""
-        import torch
-
         for kind in kinds:
             check_known("kind of internals", kind, INTERNALS)
         if pool != "mean":
@@ -100,7 +101,6 @@ def connect(model: str, revision: str | None = None, think: bool | str = True) -
     """A model as it runs on NDIF, of which only configuration and tokenizer are loaded here.
     Arguments, options of the name and errors are as for `rimkit.load`; see also `check_served`."""
     from nnsight import TransformersModel
-    from transformers import AutoTokenizer
 
     model, options = options_of(model)
     think = options.get("think", think)
@@ -118,7 +118,6 @@ def _pooled(nn, ids, mask, weights, kinds, where: dict, layers: str, input_of: d
     """``{kind: for each span: for each layer, [batch, …]}``. Nothing but plain values may enter or
     leave the trace, so the names of modules come as text."""
     import nnsight
-    import torch
 
     with torch.no_grad(), nn.trace({"input_ids": ids, "attention_mask": mask}, **where):
         found = nnsight.save({kind: [[] for _ in weights] for kind in kinds})

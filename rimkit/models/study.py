@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, ClassVar, Self
 
+from torch import uint8
+
 from rimkit.models import activations
 from rimkit.models.chat import ChatFormat
 
@@ -84,8 +86,6 @@ class StudyModel(Named):
 
     def fingerprint(self) -> str:
         """A hash of all of its weights as they are now."""
-        from torch import uint8
-
         digest = sha256()
         for name, weight in self.hf.state_dict().items():
             digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())

@@ -13,6 +13,9 @@ from datetime import datetime
 from functools import cached_property
 from typing import NamedTuple
 
+import jinja2
+from jinja2 import meta, nodes
+
 from rimkit.data import UserError
 
 THINK, END_THINK = "<think>", "</think>"
@@ -201,16 +204,12 @@ class Template:
 
     @cached_property
     def _tree(self):
-        import jinja2
-
         environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
         return environment.parse(GENERATION.sub("", self.source))
 
     @cached_property
     def _texts(self) -> str:
         """All that the template can write or look for, without its comments and its code."""
-        from jinja2 import nodes
-
         written = [node.data for node in self._tree.find_all(nodes.TemplateData)]
         return "\n".join([*written, *(str(node.value) for node in self._tree.find_all(nodes.Const))])
 
@@ -219,8 +218,6 @@ class Template:
         """What prompts consist of, for each way to ask for one, nothing set first. Tried are the
         variables that speak of thinking, with False, True and what they are compared with, and
         words that are looked for in messages."""
-        from jinja2 import meta, nodes
-
         names = sorted(filter(SWITCHES.search, meta.find_undeclared_variables(self._tree)))
         values = {name: [False, True] for name in names}
         for compare in self._tree.find_all(nodes.Compare):

@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from huggingface_hub import file_exists, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
 from rimkit import experiments, ledger
 from rimkit.behavior.evaluation import Evaluation
-from rimkit.data import UserError, whole
+from rimkit.data import UserError, prepare_folder, whole
 from rimkit.experiments import Result, neurons, ras, result, thinking, tuning
 from rimkit.models.hub import ADAPTER, identity
 from rimkit.models.load import load, merge
 from rimkit.models.study import StudyModel
-from rimkit.runs.execute import prepare_folder
 from rimkit.runs.grid import Kept
 from rimkit.training import finetune
 
@@ -109,9 +110,6 @@ def _tuned(base: StudyModel, tuned: str) -> StudyModel:
 
 def _adapter_on_hub(repo: str) -> bool:
     """Whether a hub id is an adapter; False where the hub, or its copy here, does not say."""
-    from huggingface_hub import file_exists, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
-
     try:
         return isinstance(try_to_load_from_cache(repo, ADAPTER), str) or file_exists(repo, ADAPTER)
     except (HFValidationError, HfHubHTTPError, OfflineModeIsEnabled, OSError):

@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 import psutil
 
-from rimkit.data import chapters_dir
-from rimkit.models.device import GIB
+from rimkit.data import GIB, chapters_dir
 from rimkit.teaching import setup
 
 OK, WARN, FAIL = "OK", "WARN", "FAIL"

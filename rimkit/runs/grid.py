@@ -16,14 +16,14 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
+from tqdm.auto import tqdm
 
 from rimkit import __version__, experiments, ledger
 from rimkit.behavior.evaluation import RANDOM
-from rimkit.data import UserError, kept, nearest, whole
+from rimkit.data import UserError, find_chapters, kept, nearest, whole
 from rimkit.experiments import TOPICS, Result, ras
 from rimkit.models.hub import NOISE, embedded_models, identity
 from rimkit.models.load import load
-from rimkit.runs.execute import find_chapters
 from rimkit.teaching import figures
 
 ROWS = "verdict rows"  # the name under which they are kept beside the tables
@@ -102,8 +102,6 @@ def _grid(name: str, out: Path, models: list[str], progress: bool, report: Calla
 
 def _topic(topic, run_id, out, every, models, progress, report) -> Result:
     """An experiment on its models: tables of all, one below the other, and the rows of all."""
-    from tqdm.auto import tqdm
-
     tables, rows = {}, []
     todo = [name for name in every if not models or name in models or cell(topic, name).place(out).is_dir()]
     for model in tqdm(todo, f"{run_id}: {topic}", unit="model", disable=not progress):

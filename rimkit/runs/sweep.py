@@ -33,7 +33,7 @@ import pandas as pd
 
 from rimkit import __version__, ledger
 from rimkit.behavior.evaluation import Evaluation, evaluation
-from rimkit.data import UserError, nearest, whole
+from rimkit.data import UserError, find_chapters, nearest, prepare_folder, whole
 from rimkit.models.endpoint import PREFIX, is_endpoint, split_name
 from rimkit.models.load import name_of
 from rimkit.runs import execute
@@ -174,7 +174,7 @@ def _sweep(file: dict[str, dict[str, Items]]) -> Sweep:
             execute.check_chat(models[-1])
     for name, line in file["chapters"].get("", [("", 1)]):
         with _at(line):
-            notebooks += execute.find_chapters([name] if name else ())
+            notebooks += find_chapters([name] if name else ())
     axes, measure = _axes(file, notebooks), _measure(file)
     with _at(1):
         for model, values in product(models, product(*axes.values())):
@@ -250,7 +250,7 @@ def run(
     check_installed(executor)
     sweep = read(path)
     gpus = _check_gpus(sweep, gpus) if executor == "local" else gpus
-    out = execute.prepare_folder(out)
+    out = prepare_folder(out)
     with _alone(out) as lock:
         for cell in sweep.cells:
             folder = out / "cells" / cell.id
