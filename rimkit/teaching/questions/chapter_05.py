@@ -27,9 +27,7 @@ def check_switch(answer) -> bool | str:
 EXERCISES = {
     "05.1": Exercise(
         "Only a switch?",
-        "medium",
-        "essential",
-        10,
+        ("medium", "essential", 10),
         "How many points of the rise are more than a switch of mode?",
         check_switch,
         hints=(

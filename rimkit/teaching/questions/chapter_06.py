@@ -38,9 +38,7 @@ sorted(worst.values())[1]
 EXERCISES = {
     "06.1": Exercise(
         "Which m?",
-        "easy",
-        "essential",
-        10,
+        ("easy", "essential", 10),
         "With which m does the paper's rule give exactly two neurons?",
         check_m,
         hints=(

@@ -28,9 +28,7 @@ def check_conversations(answer) -> bool | str:
 EXERCISES = {
     "10.1": Exercise(
         "Long thoughts",
-        "easy",
-        "essential",
-        10,
+        ("easy", "essential", 10),
         f"How many conversations of {TOKENS} tokens fit into {LEFT} GiB of keys and values?",
         check_conversations,
         hints=("How many numbers does one token leave behind in one layer? In all layers? How many bytes is that?",),
