@@ -49,14 +49,20 @@ def test_english_sets_are_matched_split_by_verb_and_never_trained_on(in_english)
     for name, kind in (("harmful", "harmful"), ("harmless", "harmless"), ("over-refusal", "harmless")):
         table = in_english[f"english-{name}"]
         assert table.groupby("split")["cluster"].nunique().to_dict() == {"calibration": 24, "evaluation": 48}
-        assert set(table["kind"]) == {kind} and not {e.verb for e in requested if e.kind == kind} & set(table["cluster"])
+        assert set(table["kind"]) == {kind} and not {e.verb for e in requested if e.kind == kind} & set(
+            table["cluster"]
+        )
     assert len(in_english["english-harmful"]) == len(in_english["english-harmless"]) == 4 * 72
     seen = in_english["english-harmful-seen"]
-    assert seen["cluster"].nunique() == 40 and {e.verb for e in requested if e.kind == "harmful"} == set(seen["cluster"])
+    assert seen["cluster"].nunique() == 40 and {e.verb for e in requested if e.kind == "harmful"} == set(
+        seen["cluster"]
+    )
     answers = in_english["english-harmful"]["answer"].str.lower()
     assert all(a in t.lower() for a, t in zip(answers, in_english["english-harmful"]["text"], strict=True))
     unasked = in_english["english-harmful"]["category"] == "without asking"
-    assert unasked.sum() == 48 and in_english["english-harmful"].loc[unasked, "answer"].str.endswith(english.UNASKED).all()
+    assert (
+        unasked.sum() == 48 and in_english["english-harmful"].loc[unasked, "answer"].str.endswith(english.UNASKED).all()
+    )
     assert set(in_english["english-maths"]["category"]) == {"1 step", *(f"{n} steps" for n in range(2, 7))}
 
 

@@ -157,11 +157,15 @@ def merge(hf, adapter: str, base: str):
 
 
 def name_of(model: str) -> str:
-    """How tables name the model that `load` gives for this name, without loading it or showing a path."""
+    """How tables name the model that `load` gives for this name, without loading it or showing a
+    path; of one that is not there, the last part of what was asked for."""
     if is_endpoint(model):
         return shown_at_endpoint(split_name(model.removeprefix(PREFIX))[0])
     plain, options = options_of(model)
-    return shown_name(locate(plain, weights=False), **options)
+    try:
+        return shown_name(locate(plain, weights=False), **options)
+    except UserError:
+        return Path(model).name
 
 
 def chat_of(model: str) -> ChatFormat:

@@ -4,6 +4,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -67,7 +68,8 @@ def _fetch(name: str, source: hub.Source | None, report: Callable[[str, str], No
     if needed > free:
         fits = f"{needed:.0f} MB do not fit into {cache}, where {free:.0f} MB are free"
         raise UserError(f"{fits}: set HF_HOME elsewhere")
-    changes = f" at '{revision}', which can change" if benchmark and not prompts.COMMIT.fullmatch(revision) else ""
+    loose = benchmark and not replace(benchmark, revision=revision).pinned
+    changes = f" at '{revision}', which can change" if loose else ""
     report(name, f"getting {needed:.1f} MB from {source.repo}{changes}")
     folder = hub.download(source)
     return f"{FETCHED} ({hub.megabytes(folder):.1f} MB in {folder})"
