@@ -387,12 +387,13 @@ def fetch(names: Fetched = ()) -> None:
 
     Exit code: 0, or 2 if something could not be fetched; the others are.
     """
-    from rimkit.runs.fetch import cached_models, fetch, prompt_sets
+    from rimkit.models.hub import cached_models
+    from rimkit.runs.fetch import fetch, prompt_sets
 
     if not names:
         listed = prompt_sets()
         print_table(listed.to_numpy(), *listed.columns)
-        here = ", ".join(f"{name} ({size:,.0f} MB)" for name, size in cached_models())
+        here = ", ".join(f"{name} ({one.size_on_disk / 1e6:,.0f} MB)" for name, one in cached_models().items())
         typer.echo(f"Models of the hub that are here: {here or 'none'}")
         typer.echo("Get one with: rimkit fetch NAME. Revisions are pinned; NAME@revision gets another.")
     failed = fetch(names, lambda name, outcome: typer.echo(f"{name}: {outcome}"))

@@ -55,6 +55,11 @@ def check_known(what: str, given, known: Iterable) -> None:
         raise UserError(f"unknown {what} '{given}'{nearest(given, known)} (known: {there})")
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its kind if it says nothing."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 def data_dir() -> Path:
     """The folder of models, prompt sets and claims."""
     return _resource("_data", "data")
@@ -133,8 +138,7 @@ def read_table(path: Path, form: str = "") -> pd.DataFrame:
             found = readers[form](file.read())
         return found if isinstance(found, pd.DataFrame) else pd.DataFrame(found)
     except (ValueError, OSError, csv.Error) as error:  # what pandas, pyarrow, csv and json raise
-        reason = f"{error}".splitlines()[0]
-        raise UserError(f"the file '{path}' cannot be read as {form}: {reason}") from None
+        raise UserError(f"the file '{path}' cannot be read as {form}: {first_line(error)}") from None
 
 
 def _csv(text: str) -> pd.DataFrame:

@@ -22,7 +22,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rimkit.data import UserError, data_dir, nearest
+from rimkit.data import UserError, data_dir, first_line, nearest
 from rimkit.models import gguf
 
 if TYPE_CHECKING:
@@ -407,20 +407,23 @@ def refusal(error: BaseException, source: Source) -> str:
     return f"{repo} could not be fetched ({type(error).__name__}: {first_line(error)})"
 
 
+def cached_models() -> dict[str, Any]:
+    """Models in the cache of the hub, as it describes them (``revisions, size_on_disk``), by name."""
+    from huggingface_hub import errors, scan_cache_dir
+
+    with suppress(errors.CacheNotFound):
+        repos = sorted(scan_cache_dir().repos, key=lambda repo: repo.repo_id)
+        return {repo.repo_id: repo for repo in repos if repo.repo_type == "model"}
+    return {}
+
+
 def _cached_names(repo: str) -> str:
     """The revisions of a model that are in the hub's cache, or else the models that are."""
-    from huggingface_hub import scan_cache_dir
-
     try:
-        cached = {item.repo_id: item.revisions for item in scan_cache_dir().repos if item.repo_type == "model"}
+        cached = cached_models()
     except Exception:  # no cache, or a damaged one, must not hide what is being said
         return "nothing"
-    if own := {name for one in cached.get(repo, ()) for name in (*one.refs, one.commit_hash[:8])}:
+    if own := {name for one in getattr(cached.get(repo), "revisions", ()) for name in (*one.refs, one.commit_hash[:8])}:
         return f"{repo} in revision {', '.join(sorted(own))}"
     more = f" and {len(cached) - NAMED} more" if len(cached) > NAMED else ""
-    return ", ".join(sorted(cached)[:NAMED]) + more or "no models"
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its kind if it says nothing."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    return ", ".join(list(cached)[:NAMED]) + more or "no models"

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from transformers import AutoTokenizer
 
-from rimkit.data import UserError, check_known
+from rimkit.data import UserError, check_known, first_line
 from rimkit.models.activations import INTERNALS, batches, within
 from rimkit.models.chat import ChatFormat, Encoded
 from rimkit.models.hooks import INPUT_OF, LAYERS
-from rimkit.models.hub import Found, first_line, locate, options_of, read, with_options
+from rimkit.models.hub import Found, locate, options_of, read, with_options
 from rimkit.models.study import StudyModel
 
 SERVICES = ("ndif", "local")

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jinja2
 from jinja2 import meta, nodes
 
-from rimkit.data import UserError
+from rimkit.data import UserError, first_line
 
 THINK, END_THINK = "<think>", "</think>"
 # Tags of known models; in the last ones a thought has a channel of its own.
@@ -184,8 +184,7 @@ class Template:
         try:
             return self.tokenizer.apply_chat_template(turns, **how, **settings)
         except Exception as error:  # a template is arbitrary code
-            reason = str(error).partition("\n")[0]
-            raise UserError(f"the chat template cannot build a prompt: {reason}") from error
+            raise UserError(f"the chat template cannot build a prompt: {first_line(error)}") from error
 
     def _prompts(self) -> list:
         return [self.around(asked) for asked in (self.on, self.off)]

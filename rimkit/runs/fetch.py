@@ -80,13 +80,3 @@ def prompt_sets() -> pd.DataFrame:
     folders = [hub.on_this_machine(one.source()) for one in prompts.BENCHMARKS.values()]
     here = [f"{hub.megabytes(folder):.1f} MB" if folder else "no" for folder in folders]
     return prompts.benchmarks().astype(str).assign(here=here)
-
-
-def cached_models() -> list[tuple[str, float]]:
-    """Models in the cache of the hub: name and MB."""
-    from huggingface_hub import constants, scan_cache_dir
-
-    if not Path(constants.HF_HUB_CACHE).is_dir():
-        return []
-    repos = scan_cache_dir().repos
-    return sorted((repo.repo_id, repo.size_on_disk / 1e6) for repo in repos if repo.repo_type == "model")
