@@ -5,7 +5,7 @@ and where (this machine, Slurm, …), tries again what failed and goes on after 
 it must not decide is what is kept: a cell that fails, or is killed, becomes a row of the ledger.
 
 What a file may say is in `rimkit sweep --help`. A parameter goes to the chapters that declare it,
-and is no axis for the others. What is wrong with a file is said in one line.
+and is ignored for the others. What is wrong with a file is said in one line.
 
 ``python -m rimkit.runs.sweep NEEDED ALL FOLDER COMMAND…`` runs a command on GPUs of this machine
 that no other cell has: one lock file for each. The locks go when the command ends, however it ends.
