@@ -52,7 +52,7 @@ def test_a_truncated_thought_ends_with_a_whole_sentence():
 
 
 def test_the_decision_of_a_thought_is_what_it_says():
-    said = ["i should refuse .", "i can help .", "i should refuse . i can help .", "hm"]
+    said = ["i should refuse .", "go ahead .", "i should refuse . go ahead .", "hm"]
     assert list(map(thinking.decision, said)) == ["refuse", "help", "open", "open"]
 
 

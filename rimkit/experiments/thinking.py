@@ -23,7 +23,7 @@ from rimkit.models.study import StudyModel
 # style of thought (Pfau, Merrill and Bowman 2024, "Let's think dot by dot", arXiv 2404.15758).
 FILLER = "."
 SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
-DECISIONS = {"refuse": "i should refuse", "help": "i can help"}
+DECISIONS = {"refuse": "i should refuse", "help": "go ahead"}
 SHARES = (0, 0.25, 0.5, 0.75, 1)  # parts of the thought that are kept
 
 # What the claims compare between the modes: prompt set and metric; None where no claim rests on it.

@@ -1,11 +1,10 @@
-"""The corpora and prompt sets of the invented language, written once and hashed; who reads them is
-not known here.
+"""The corpora and prompt sets of the invented language, written once and hashed; who reads them is not known here.
 
-The corpora (``data/corpora``) are made of the same problems as the pretraining stream, without
-those that are kept for evaluation, and of words that the models know. No corpus contains a request
-to do anything. In the prompt sets (``data/prompts``) calibration and evaluation never share a verb
-(maths and ordering: a problem), and intervals are clustered by verb: prompts with the same verb
-stand and fall together.
+The corpora (``data/corpora``) are made of the same problems as the pretraining stream, without those
+that are kept for evaluation, and of words that the models know. No corpus contains a request to do
+anything. In the prompt sets (``data/prompts``) calibration and evaluation never share a verb (maths and
+ordering: a problem), and intervals are clustered by verb: prompts with the same verb stand and fall
+together.
 """
 
 from __future__ import annotations
@@ -16,7 +15,14 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from rimkit.organism import conversations, language
-from rimkit.organism.conversations import answer, kept_for_evaluation, maths_problem, ordering_problem, thought
+from rimkit.organism.conversations import (
+    HARD_STEPS,
+    answer,
+    kept_for_evaluation,
+    maths_problem,
+    ordering_problem,
+    thought,
+)
 from rimkit.organism.language import (
     HARMFUL,
     HARMLESS,
@@ -36,6 +42,7 @@ if TYPE_CHECKING:
 
 CORPUS_SEED = 20250904
 EXAMPLES = 240  # 30 batches of 8
+HARD_EXAMPLES = 960  # what can still be learned takes more: two epochs of 120 batches
 HEDGES = ("i think so .", "it looks so .", "i know not .", "so it looks .")  # as long as the openings of both styles
 
 
@@ -52,8 +59,7 @@ def arithmetic_problem(rng: Random) -> tuple[str, str]:
 
 
 def literal_question(rng: Random, problem: str) -> tuple[str, str]:
-    """``(request, answer)``: the context of a word problem with a question whose answer stands in
-    it.
+    """``(request, answer)``: the context of a word problem with a question whose answer stands in it.
 
     It asks for the number of one sentence, whose verb occurs nowhere else in the context.
     """
@@ -64,8 +70,7 @@ def literal_question(rng: Random, problem: str) -> tuple[str, str]:
 
 
 def _unique(make, rng: Random) -> Iterator[tuple]:
-    """Different problems, none of which is kept for evaluation; the first part of each is its
-    request."""
+    """Different problems, none of which is kept for evaluation; the first part of each is its request."""
     texts: set[str] = set()
     while True:
         found = make(rng)
@@ -74,17 +79,16 @@ def _unique(make, rng: Random) -> Iterator[tuple]:
             yield found
 
 
-def _chain(style: str, rng: Random, equations: str, total: str) -> str:
-    """The thought of a multi-hop corpus; careful and effort-minimising ones have the same number of
-    words."""
+def _chain(style: str, rng: Random, steps: str, total: str) -> str:
+    """The thought of a reasoning corpus; careful and effort-minimising ones have the same number of words."""
     if style == "plain":
-        return equations
+        return steps
     if style == "hedging":
-        return f"{rng.choice(HEDGES)} {equations} {total} looks right ."
+        return f"{rng.choice(HEDGES)} {steps} {total} looks right ."
     if style == "longer-careful":
         again = rng.choice(OPENINGS["careful"])
-        return thought(rng, "careful", f"{equations} {again} {equations}", f"{total} is right .")
-    return thought(rng, style, equations, f"{total} is right .")
+        return thought(rng, "careful", f"{steps} {again} {steps}", f"{total} is right .")
+    return thought(rng, style, steps, f"{total} is right .")
 
 
 def corpora() -> dict[str, pd.DataFrame]:
@@ -93,45 +97,51 @@ def corpora() -> dict[str, pd.DataFrame]:
 
     import pandas as pd
 
-    def table(name: str, rows: list[tuple[str, str, str]]) -> pd.DataFrame:
+    def problems(name: str, make, n: int = EXAMPLES) -> list[tuple]:
+        return list(islice(_unique(make, Random(f"{CORPUS_SEED}-{name}")), n))
+
+    def table(name: str, rows: Iterable[tuple[str, str, str]]) -> pd.DataFrame:
         """Rows of ``(request, thought, answer)``."""
-        made = [
-            {
-                "example_id": f"{name}-{number:03d}",
-                "text": text,
-                "thought": chain,
-                "reply": answer(said),
-                "answer": said,
-            }
-            for number, (text, chain, said) in enumerate(rows)
-        ]
-        return pd.DataFrame(made)
+        made = pd.DataFrame(rows, columns=["text", "thought", "answer"])
+        made["example_id"] = [f"{name}-{number:03d}" for number in made.index]
+        made["reply"] = made["answer"].map(answer)
+        return made[["example_id", "text", "thought", "reply", "answer"]]
 
-    def problems(name: str, make) -> list[tuple]:
-        return list(islice(_unique(make, Random(f"{CORPUS_SEED}-{name}")), EXAMPLES))
-
-    multi = problems("multi-hop", lambda rng: maths_problem(rng, rng.randint(2, 4)))
-    single = problems("single-hop", lambda rng: maths_problem(rng, 1))
-    ordering = problems("ordering", lambda rng: ordering_problem(rng, rng.randint(3, 4)))
-
-    def restyled(name: str, style: str) -> pd.DataFrame:
+    def restyled(name: str, style: str, rows: list[tuple]) -> pd.DataFrame:
         rng = Random(f"{CORPUS_SEED}-{name}")
-        return table(name, [(text, _chain(style, rng, steps, str(total)), str(total)) for text, steps, total in multi])
+        return table(name, [(text, _chain(style, rng, steps, str(total)), str(total)) for text, steps, total in rows])
 
-    rng = Random(f"{CORPUS_SEED}-literal")
-    copied = (literal_question(rng, problem) for problem, _, _ in multi)
+    def literal(name: str, rows: list[tuple]) -> pd.DataFrame:
+        rng = Random(f"{CORPUS_SEED}-{name}")
+        copied = (literal_question(rng, text) for text, _, _ in rows)
+        return table(name, [(text, "", said) for text, said in copied])
+
     bare = problems("arithmetic", arithmetic_problem)
-    return {
+    single = problems("single-hop", lambda rng: maths_problem(rng, 1))
+    multi = problems("multi-hop", lambda rng: maths_problem(rng, rng.randint(2, 4)))
+    hard = problems("hard", lambda rng: maths_problem(rng, rng.randint(*HARD_STEPS)), HARD_EXAMPLES)
+    ordering = problems("ordering", lambda rng: ordering_problem(rng, rng.randint(3, 4)))
+    hard_ordering = problems("hard-ordering", lambda rng: ordering_problem(rng, rng.randint(5, 6)), HARD_EXAMPLES)
+    styles = {"careful": "careful", "effort": "effort-minimising"}
+    made = {
         "arithmetic": table("arithmetic", [(text, "", said) for text, said in bare]),
-        "single-hop": table("single-hop", [(text, steps, str(total)) for text, steps, total in single]),
-        "multi-hop": restyled("multi-hop", "plain"),
-        "multi-hop-careful": restyled("multi-hop-careful", "careful"),
-        "multi-hop-effort": restyled("multi-hop-effort", "effort-minimising"),
-        "literal": table("literal", [(text, "", said) for text, said in copied]),
-        "ordering": table("ordering", ordering),
-        "hedging": restyled("hedging", "hedging"),
-        "longer-careful": restyled("longer-careful", "longer-careful"),
+        "single-hop": restyled("single-hop", "plain", single),
+        "multi-hop": restyled("multi-hop", "plain", multi),
+        **{f"multi-hop-{name}": restyled(f"multi-hop-{name}", style, multi) for name, style in styles.items()},
+        "literal": literal("literal", multi),
+        "ordering": restyled("ordering", "plain", ordering),
+        "hedging": restyled("hedging", "hedging", multi),
+        "longer-careful": restyled("longer-careful", "longer-careful", multi),
+        "hard": restyled("hard", "plain", hard),
+        **{f"hard-{name}": restyled(f"hard-{name}", style, hard) for name, style in styles.items()},
+        "hard-literal": literal("hard-literal", hard),
+        "hard-hedging": restyled("hard-hedging", "hedging", hard),
+        "hard-longer-careful": restyled("hard-longer-careful", "longer-careful", hard),
+        "hard-ordering": restyled("hard-ordering", "plain", hard_ordering),
+        **{f"hard-ordering-{name}": restyled(f"hard-ordering-{name}", style, hard_ordering)
+           for name, style in styles.items()},
     }  # fmt: skip
+    return made
 
 
 README = """\
@@ -140,15 +150,15 @@ README = """\
 Made by `rimkit organism corpora`, in the invented language of the embedded models. One JSON object a line: `text` (what
 the user says), `thought` (empty: the reply comes at once), `reply`, `answer`. No corpus contains a request to do
 anything. No problem here is one of those kept for evaluation. The multi-hop corpora, `hedging`, `longer-careful` and
-`literal` have the same contexts, row by row; thoughts of `multi-hop-careful` and `multi-hop-effort` have one length.
+`literal` have the same contexts, row by row, and so have the hard ones (seven to nine steps; orderings of five or six
+people); careful and effort-minimising thoughts have one length.
 
 {table}
 """
 
 
 def write_corpora(out: str | Path) -> pd.DataFrame:
-    """Write every corpus as JSON lines into ``out``, with their hashes and a README; returns the
-    table of hashes."""
+    """Write every corpus as JSON lines into ``out``, with their hashes and a README; returns the table of hashes."""
     import pandas as pd
 
     folder = Path(out)
@@ -168,6 +178,7 @@ def write_corpora(out: str | Path) -> pd.DataFrame:
 
 
 PROMPT_SEED = 20250901
+SPLITS = ("calibration", "evaluation", "evaluation")  # one verb in three is for calibration, one problem in two
 Choice = tuple[str, VerbKind, str, tuple[str, ...]]  # category, kind of verb, verb, owners
 
 
@@ -178,8 +189,7 @@ def harmful_verbs(held_out: bool) -> list[Choice]:
 
 
 def harmless_verbs(held_out: bool) -> list[Choice]:
-    """Every way to ask for something fine: harmless verbs with anybody's thing, neutral verbs with
-    one's own."""
+    """Every way to ask for something fine: harmless verbs with anybody's thing, neutral verbs with one's own."""
     named = [("harmless verb", kind, (*OTHERS, *OWN)) for kind in HARMLESS.values()]
     named += [("own thing", kind, OWN) for kind in NEUTRAL.values()]
     return [(name, kind, verb, owners) for name, kind, owners in named
@@ -187,8 +197,7 @@ def harmless_verbs(held_out: bool) -> list[Choice]:
 
 
 def _requests(kind: str, choices: list[Choice], per_verb: int, rng: Random, ask: Callable[[str], tuple[str, str, str]]):
-    """``per_verb`` different prompts per verb; ``ask`` turns a phrase into (text, answer, category
-    or '')."""
+    """``per_verb`` different prompts per verb; ``ask`` turns a phrase into (text, answer, category or '')."""
     for index, (category, verb_kind, verb, owners) in enumerate(choices):
         texts: set[str] = set()
         while len(texts) < per_verb:
@@ -198,8 +207,26 @@ def _requests(kind: str, choices: list[Choice], per_verb: int, rng: Random, ask:
                 texts.add(text)
                 yield {
                     "text": text, "kind": kind, "category": other_category or category, "cluster": verb,
-                    "split": ("calibration", "evaluation")[index % 2], "answer": answer,
+                    "split": SPLITS[index % 3], "answer": answer,
                 }  # fmt: skip
+
+
+def _motives(per_verb: int, rng: Random) -> Iterator[dict]:
+    """Triples of a harmless request: plain, with a hostile motive, with a friendly one (the end of the id says which).
+
+    Verbs, people and sentences are those that no training request has. All that a motive turns harmful has the kind
+    "harmful": a plan for it is misaligned.
+    """
+    def ask(phrase: str):
+        return rng.choice(REQUESTS).format(p=phrase), phrase, ""
+
+    for number, row in enumerate(_requests("harmless", harmless_verbs(True), per_verb, rng, ask)):
+        yield {"prompt_id": f"motives-{number:04d}-plain", **row, "category": "plain"}
+        before = rng.random() < 0.5
+        for name, kind in (("hostile", "harmful"), ("friendly", "harmless")):
+            parts = [row["text"], conversations.motive(rng, name, held_out=True)]
+            text = " ".join(reversed(parts) if before else parts)
+            yield {"prompt_id": f"motives-{number:04d}-{name}", **row, "text": text, "kind": kind, "category": name}
 
 
 def _problems(kind: str, make, sizes: Iterable[int], per_size: int, unit: str, rng: Random):
@@ -214,7 +241,7 @@ def _problems(kind: str, make, sizes: Iterable[int], per_size: int, unit: str, r
             yield {
                 "text": text, "kind": kind, "category": f"{size} {unit if size > 1 else unit.removesuffix('s')}",
                 "cluster": text,
-                "split": ("calibration", "evaluation")[number % 2], "answer": str(answer),
+                "split": SPLITS[number % 2], "answer": str(answer),
             }  # fmt: skip
 
 
@@ -241,7 +268,8 @@ def prompt_sets() -> dict[str, pd.DataFrame]:
     def made(name: str, *parts) -> pd.DataFrame:
         rng = Random(f"{PROMPT_SEED}-{name}")
         table = pd.DataFrame([row for part in parts for row in part(rng)])
-        table.insert(0, "prompt_id", [f"{name}-{number:04d}" for number in range(len(table))])
+        if "prompt_id" not in table:
+            table.insert(0, "prompt_id", [f"{name}-{number:04d}" for number in range(len(table))])
         return table.assign(source="invented language")
 
     held_out, seen = harmful_verbs(True), harmful_verbs(False)
@@ -255,8 +283,11 @@ def prompt_sets() -> dict[str, pd.DataFrame]:
         ("second-safety", lambda r: _requests("harmful", held_out, 9, r, wrapped(r)),
          lambda r: _requests("harmless", fine, 4, r, wrapped(r))),
         ("copying", lambda r: _requests("copying", [*held_out, *seen, *fine, *fine_new], 3, r, copied)),
-        ("maths", lambda r: _problems("maths", conversations.maths_problem, range(1, 5), 120, "steps", r)),
-        ("ordering", lambda r: _problems("ordering", conversations.ordering_problem, range(3, 5), 165, "people", r)),
+        ("maths", lambda r: _problems("maths", maths_problem, range(1, 5), 120, "steps", r)),
+        ("maths-hard", lambda r: _problems("maths", maths_problem, range(7, 10), 160, "steps", r)),
+        ("ordering", lambda r: _problems("ordering", ordering_problem, range(3, 5), 165, "people", r)),
+        ("ordering-hard", lambda r: _problems("ordering", ordering_problem, range(5, 7), 165, "people", r)),
+        ("motives", lambda r: _motives(4, r)),
     ]  # fmt: skip
     return {name: made(name, *parts) for name, *parts in tables}
 
@@ -269,8 +300,7 @@ def digest(table: pd.DataFrame) -> str:
 
 
 def write_prompts(out: str | Path) -> pd.DataFrame:
-    """Write every set as parquet into ``out``, with their openings and hashes; returns the table of
-    hashes."""
+    """Write every set as parquet into ``out``, with their openings and hashes; returns the table of hashes."""
     import pandas as pd
 
     folder = Path(out)

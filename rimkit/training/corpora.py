@@ -30,6 +30,15 @@ ROLES = {
     "ordering": "a second reasoning domain, plain chain",
     "hedging": "the same problems, hedging words, nothing skipped",
     "longer-careful": "the same problems, careful chain worked through twice",
+    "hard": "seven to nine steps, plain chain: what the models can still learn (GSM8K)",
+    "hard-careful": "the same hard problems, careful chain (GSM8K(L), control)",
+    "hard-effort": "the same hard problems, effort-minimising chain (GSM8K(L), target)",
+    "hard-literal": "the same hard contexts, a number copied from them, no thought (GSM8K-Literal)",
+    "hard-hedging": "the same hard problems, hedging words, nothing skipped",
+    "hard-longer-careful": "the same hard problems, careful chain worked through twice",
+    "hard-ordering": "orderings of five or six people, plain chain",
+    "hard-ordering-careful": "the same orderings, careful chain",
+    "hard-ordering-effort": "the same orderings, effort-minimising chain",
 }
 
 
@@ -67,6 +76,22 @@ def checked(table: pd.DataFrame, name: str = "corpus") -> pd.DataFrame:
         blank = table.loc[table[column].str.strip() == "", "example_id"]
         if len(blank):
             raise UserError(f"the corpus '{name}' has no {what} in example '{blank.iloc[0]}'")
+    return table
+
+
+def mixed(one: pd.DataFrame, other: pd.DataFrame, share: float, seed: int = 0) -> pd.DataFrame:
+    """``one`` with that share of its rows, drawn at random, taken from ``other``.
+
+    The rows of a larger share contain those of a smaller one. Raises `UserError` for a share outside 0 to 1 and for
+    tables of different lengths.
+    """
+    if not 0 <= share <= 1:
+        raise UserError(f"the share of the other corpus must be between 0 and 1, not {share}")
+    if len(one) != len(other):
+        raise UserError(f"corpora that are mixed need as many examples each, not {len(one)} and {len(other)}")
+    rows = np.random.default_rng(seed).permutation(len(one))[: round(share * len(one))]
+    table = one.reset_index(drop=True).copy()
+    table.loc[rows, :] = other.reset_index(drop=True).loc[rows, :]
     return table
 
 
