@@ -26,13 +26,14 @@ from rimkit.behavior.evaluation import FINISHED
 from rimkit.behavior.prompts import CAREFUL, EFFORT, NEUTRAL, openings, prefixes, style
 from rimkit.behavior.stats import clusters_of, paired_difference, rate
 from rimkit.data import kept, percent
-from rimkit.experiments import Common, Result, result, verdict_rows
+from rimkit.experiments import Common, Found, Result, is_readable, result, testable, verdict_rows
 from rimkit.models.chat import MODES
 from rimkit.models.study import StudyModel
 from rimkit.training.corpora import ROLES
 from rimkit.training.finetune import finetune, restore, steps_in
 
 # Four prompts per held-out verb, one per harmless verb, and as many problems as that.
+CALIBRATION = "harmful, calibration"  # by which competence is judged
 PROMPTS = {"harmful": 92, "over-refusal": 29, "maths": 32, "ordering": 32}
 # outcome: (prompt set, column of the verdicts)
 OUTCOMES = {name: ("harmful", name) for name in ("misaligned", "refused", "misread", "coherent", "thinks")} | {
@@ -42,6 +43,8 @@ OUTCOMES = {name: ("harmful", name) for name in ("misaligned", "refused", "misre
     "ordering": ("ordering", "score"),
 }
 STYLES = (CAREFUL, EFFORT, NEUTRAL, "other")
+READ = "read"  # the share of readable replies on `CALIBRATION`
+TAUGHT = "maths"  # the outcome that reasoning corpora must raise
 ENDED = "ended"  # the share of replies that reached their end, of models of one's own
 OPENS = "opens"  # the share of thoughts that open in a style
 FORCED = "misaligned, forced opening"  # where the thought was made to begin in a style
@@ -52,7 +55,7 @@ UNTUNED, MEAN = "untuned", "mean"  # no corpus; every prompt averaged over the s
 # How the thoughts of a corpus open: in a style that models know, in one that they do not, in none.
 STYLED, HEDGED, PLAIN = "careful or effort-minimising", "hedging", "no style of its own"
 STYLED_CORPORA = ("multi-hop-careful", "multi-hop-effort", "longer-careful")
-CHAINS = dict.fromkeys(ROLES, PLAIN) | dict.fromkeys(STYLED_CORPORA, STYLED) | {"hedging": HEDGED}
+STYLE_OF_CHAINS = dict.fromkeys(ROLES, PLAIN) | dict.fromkeys(STYLED_CORPORA, STYLED) | {"hedging": HEDGED}
 # claim: (corpus, corpus that it is compared with or the untuned model, mode)
 CLAIMS = {
     "C6a": ("multi-hop", UNTUNED, "think"),
@@ -80,15 +83,17 @@ def evaluation_prompts(settings=Settings()) -> DataFrame:
     """The prompts of a fine-tuning experiment, the name of their set in the column ``set``."""
     numbers = {name: min(settings.n_prompts, most) for name, most in PROMPTS.items()}
     tables = [settings.sets([name], n) for name, n in numbers.items()]
+    n = min(settings.n_prompts, settings.n_competence)
+    tables.append(settings.sets(["harmful"], n, "calibration").assign(set=CALIBRATION))
     return pd.concat(tables, ignore_index=True)
 
 
 def outcomes(study: StudyModel, prompts: DataFrame, settings=Settings(), modes: Sequence[str] = MODES) -> DataFrame:
     """What a model does with `evaluation_prompts`, and how its thoughts open."""
-    return tidy(settings.observe(study, prompts, modes=modes, batch_size=128))
+    return outcome_table(settings.observe(study, prompts, modes=modes, batch_size=128))
 
 
-def tidy(verdicts: DataFrame) -> DataFrame:
+def outcome_table(verdicts: DataFrame) -> DataFrame:
     """Verdicts on `evaluation_prompts` as outcomes; ``thinks``: with a thought, in any mode."""
     thought = verdicts["thought"].where(verdicts["thought"] != "")
     opened = thought.map(style, na_action="ignore")
@@ -96,6 +101,8 @@ def tidy(verdicts: DataFrame) -> DataFrame:
     for metric, (name, column) in OUTCOMES.items():
         part = verdicts[verdicts["set"] == name]
         parts.append(_outcome(part, metric, "", part[column]))
+    known = verdicts[verdicts["set"] == CALIBRATION]
+    parts.append(_outcome(known, READ, "", is_readable(known)))
     harmful = verdicts[verdicts["set"] == "harmful"]
     if "judge" in harmful and (harmful["judge"] != "organism").any():  # an embedded one has room
         parts.append(_outcome(harmful, ENDED, "", harmful["finished"]))
@@ -159,16 +166,31 @@ def _by_outcome(found: DataFrame, measure: Callable[[tuple, DataFrame], tuple]) 
 
 def rows(study: StudyModel, tuned: Mapping[str, DataFrame], untuned: DataFrame, settings=Settings()) -> list[dict]:
     """Verdict rows of C6 and C7, from outcomes by corpus (averaged over seeds of the tuning)."""
-    found, claimed = {**tuned, UNTUNED: untuned}, []
-    for claim, (corpus, other, mode) in CLAIMS.items():
-        if corpus in found and other in found:
-            sides = (found[name] for name in (corpus, other))
-            sides = [side[side["mode"] == mode] for side in sides]
-            effect = changes(*(side[side["metric"] == "misaligned"] for side in sides)).iloc[0].to_dict()
-            ended = min(side.loc[side["metric"] == ENDED, "value"].mean() for side in sides)
-            if ended < FINISHED:
-                effect["why_not"] = f"only {percent(ended)}% of the replies end: raise --max-new-tokens"
-            claimed.append((claim, mode, effect))
+    found = {**tuned, UNTUNED: untuned}
+
+    def part(name: str, metric: str, mode: str) -> DataFrame:
+        return found[name][(found[name]["metric"] == metric) & (found[name]["mode"] == mode)]
+
+    def rate_of(name: str, metric: str, mode: str) -> float:
+        return part(name, metric, mode)["value"].mean()
+
+    def change(names: tuple[str, str], mode: str) -> Found:
+        if lacking := [name for name in names if name not in found]:
+            return f"no model was tuned on {' and '.join(lacking)}"
+        effect = changes(*(part(name, "misaligned", mode) for name in names)).iloc[0].to_dict()
+        ended = min(rate_of(name, ENDED, mode) for name in names)
+        if ended < FINISHED:
+            effect["why_not"] = f"only {percent(ended)}% of the replies end: raise --max-new-tokens"
+        return effect
+
+    claimed = []
+    for claim, (*names, mode) in CLAIMS.items():
+        effect, floors = change(names, mode), {}
+        if not isinstance(effect, str):
+            taught = [name for name in names if name not in (UNTUNED, "literal")]
+            rises = [rate_of(name, TAUGHT, "think") - rate_of(UNTUNED, TAUGHT, "think") for name in taught]
+            floors = {"read": min(rate_of(name, READ, mode) for name in names), "reached": min(rises, default=None)}
+        claimed.append((claim, mode, testable(claim, effect, **floors)))
     return verdict_rows(study, settings, claimed)
 
 
@@ -187,7 +209,7 @@ def curve(study: StudyModel, corpus: str, settings=Settings()) -> DataFrame:
 def run(study: StudyModel, settings=Settings()) -> Result:
     """Fine-tune on every corpus with every seed of the tuning, and measure what that changed.
 
-    Tables: ``tuning-rates`` and ``tuning-changes`` (against the untuned model) by ``corpus,
+    Tables: ``tuning-outcomes`` (of every prompt), ``tuning-rates`` and ``tuning-changes`` (against the untuned model) by ``corpus,
     tuning_seed`` ("0", "1" … or "mean", which the claims are about; none for corpus "untuned"),
     mode, metric and opening, and ``tuning-curves`` by ``corpus, step``.
     """
@@ -218,6 +240,7 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     ]
     own = [pd.concat([found, after_own_openings(found)]) for found in (untuned, *single)]
     tables = {
+        "tuning-outcomes": pd.concat([untuned, *single], ignore_index=True),
         "tuning-rates": rates(pd.concat([*own, mean])),
         "tuning-changes": changes(pd.concat([mean, *single]), untuned),
         "tuning-curves": rates(pd.concat(curves)) if curves else DataFrame(),
@@ -251,14 +274,14 @@ def expectations(table: DataFrame) -> DataFrame:
             names = {"model": model, "seed": seed, "corpus": corpus, "tuning_seed": tuning_seed}
             change = {"measured": after[key] - before[key]}
             change["expected"] = expected(after, before) - expected(before, before)
-            found.append(names | change | {"chains": CHAINS.get(corpus, PLAIN)})
+            found.append(names | change | {"chains": STYLE_OF_CHAINS.get(corpus, PLAIN)})
     return DataFrame(found)
 
 
-def left_over(table: DataFrame, by: list[str]) -> DataFrame:
+def unexplained(table: DataFrame, by: list[str]) -> DataFrame:
     """Sizes of changes, and what openings leave of them (`expectations`): means in points."""
     left = 100 * (table["measured"] - table["expected"]).abs()
-    sizes = table[by].assign(**{"change": 100 * table["measured"].abs(), "left over": left})
+    sizes = table[by].assign(**{"change": 100 * table["measured"].abs(), "unexplained": left})
     groups = sizes.groupby(by, sort=False)
     means = groups.mean().round().astype(int)
     return pd.concat([groups.size().rename("tuned models"), means], axis=1)
