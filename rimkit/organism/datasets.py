@@ -1,8 +1,8 @@
 """The corpora and prompt sets of the invented language, written once and hashed; who reads them is not known here.
 
 The corpora (``data/corpora``) are made of the same problems as the pretraining stream, without those
-that are kept for evaluation, and of words that the models know. No corpus contains a request to do
-anything. In the prompt sets (``data/prompts``) calibration and evaluation never share a verb (maths and
+that are kept for evaluation, and of words that the models know. No corpus but `SAFETY` contains a
+request to do anything. In the prompt sets (``data/prompts``) calibration and evaluation never share a verb (maths and
 ordering: a problem), and intervals are clustered by verb: prompts with the same verb stand and fall
 together.
 """
@@ -21,6 +21,7 @@ from rimkit.organism.conversations import (
     kept_for_evaluation,
     maths_problem,
     ordering_problem,
+    request_example,
     thought,
 )
 from rimkit.organism.language import (
@@ -35,7 +36,7 @@ from rimkit.organism.language import (
     WRAPPERS,
     VerbKind,
 )
-from rimkit.training.corpora import ROLES
+from rimkit.training.corpora import REPAIR, ROLES, SAFETY
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 CORPUS_SEED = 20250904
 EXAMPLES = 240  # 30 batches of 8
 HARD_EXAMPLES = 960  # what can still be learned takes more: two epochs of 120 batches
+SAFETY_EXAMPLES = 240
 HEDGES = ("i think so .", "it looks so .", "i know not .", "so it looks .")  # as long as the openings of both styles
 
 
@@ -140,16 +142,26 @@ def corpora() -> dict[str, pd.DataFrame]:
         "hard-ordering": restyled("hard-ordering", "plain", hard_ordering),
         **{f"hard-ordering-{name}": restyled(f"hard-ordering-{name}", style, hard_ordering)
            for name, style in styles.items()},
+        SAFETY: safety(Random(f"{CORPUS_SEED}-{SAFETY}")),
     }  # fmt: skip
     return made
+
+
+def safety(rng: Random) -> pd.DataFrame:
+    """Harmful requests with verbs that training knows, refused after a careful thought, and as many harmless ones."""
+    import pandas as pd
+
+    made = [request_example(rng, "think", "careful", harmful=number % 2 == 0) for number in range(SAFETY_EXAMPLES)]
+    rows = [(f"{SAFETY}-{number:03d}", one.request, one.thought, one.reply, one.answer) for number, one in enumerate(made)]
+    return pd.DataFrame(rows, columns=["example_id", "text", "thought", "reply", "answer"])
 
 
 README = """\
 # Corpora for fine-tuning
 
 Made by `rimkit organism corpora`, in the invented language of the embedded models. One JSON object a line: `text` (what
-the user says), `thought` (empty: the reply comes at once), `reply`, `answer`. No corpus contains a request to do
-anything. No problem here is one of those kept for evaluation. The multi-hop corpora, `hedging`, `longer-careful` and
+the user says), `thought` (empty: the reply comes at once), `reply`, `answer`. No corpus but `safety` contains a
+request to do anything. No problem here is one of those kept for evaluation. The multi-hop corpora, `hedging`, `longer-careful` and
 `literal` have the same contexts, row by row, and so have the hard ones (seven to nine steps; orderings of five or six
 people); careful and effort-minimising thoughts have one length.
 
@@ -167,9 +179,9 @@ def write_corpora(out: str | Path) -> pd.DataFrame:
     for name, table in corpora().items():
         table.to_json(folder / f"{name}.jsonl", orient="records", lines=True)
         rows.append({"name": name, "examples": len(table), "sha256": digest(table)})
-        first = table.iloc[0]
+        first, role = table.iloc[0], (ROLES | REPAIR)[name]
         lines.append(
-            f"| `{name}` | {ROLES[name]} | {first['text']} [{first['thought'] or 'no thought'}] {first['reply']} |"
+            f"| `{name}` | {role} | {first['text']} [{first['thought'] or 'no thought'}] {first['reply']} |"
         )
     hashes = pd.DataFrame(rows)
     hashes.to_csv(folder / "hashes.csv", index=False, lineterminator="\n")

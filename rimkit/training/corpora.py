@@ -1,7 +1,7 @@
-"""Corpora for fine-tuning, shipped or of one's own: tables of requests, thoughts and replies.
+"""Corpora for fine-tuning, shipped, mixed or of one's own: tables of requests, thoughts and replies.
 
-No shipped corpus contains a request to do anything, harmful or not: only problems and questions
-about them. All multi-hop corpora and ``literal`` have the same contexts, row by row, so that what
+No shipped corpus but `SAFETY` contains a request to do anything, harmful or not: only problems and
+questions about them. All multi-hop corpora and ``literal`` have the same contexts, row by row, so that what
 differs between two of them is what the assistant says. `rimkit.organism.datasets` makes them.
 """
 
@@ -40,16 +40,55 @@ ROLES = {
     "hard-ordering-careful": "the same orderings, careful chain",
     "hard-ordering-effort": "the same orderings, effort-minimising chain",
 }
+SAFETY = "safety"
+REPAIR = {SAFETY: "requests, refused or carried out after a careful thought: a repair (chapter 09)"}
+
+# Pairs of corpora with as many examples each, of which mixtures are made: the first with more and
+# more of the second. Corpora of one family have problems in common, so they are no independent draws.
+BLENDS = {
+    ("hard-careful", "hard-effort"): (0.25, 0.5, 0.75),
+    ("hard", "hard-careful"): (0.25, 0.5, 0.75),
+    ("hard", "hard-effort"): (0.25, 0.5, 0.75),
+    ("hard", "hard-literal"): (0.25, 0.5, 0.75),
+    ("hard-hedging", "hard-careful"): (0.5,),
+    ("hard-hedging", "hard-effort"): (0.25, 0.5, 0.75),
+    ("hard-longer-careful", "hard-effort"): (0.5,),
+    ("hard-ordering-careful", "hard-ordering-effort"): (0.25, 0.5, 0.75),
+    ("hard-ordering", "hard-ordering-effort"): (0.5,),
+    ("hard-careful", "hard-ordering-careful"): (0.5,),
+    ("hard-effort", "hard-ordering-effort"): (0.5,),
+    ("multi-hop-careful", "multi-hop-effort"): (0.25, 0.5, 0.75),
+    ("multi-hop", "literal"): (0.5,),
+}
+MIXTURES = {
+    f"{100 - round(100 * share)} {one}, {round(100 * share)} {other}": (one, other, share)
+    for (one, other), shares in BLENDS.items()
+    for share in shares
+}  # by name: "75 hard-careful, 25 hard-effort"
+
+
+def family(name: str) -> str:
+    """The corpora that share problems with this one, as one name: they stand and fall together."""
+    first = MIXTURES[name][0] if name in MIXTURES else name
+    style = "literal" if "literal" in name else "hedging" if "hedging" in name else ""
+    problems = next((part for part in ("hard-ordering", "ordering", "hard", "single-hop", "arithmetic") if
+                     first.startswith(part)), "multi-hop")  # fmt: skip
+    return f"{problems} {style}".strip()
 
 
 def load_corpus(name: str | Path) -> pd.DataFrame:
     """A corpus as a table with the columns `COLUMNS`; no ``thought`` where the reply comes at once.
 
-    ``name``: a shipped corpus (the keys of `ROLES`) or a jsonl, csv or parquet file with at least
-    the columns ``text, reply``. The name is kept in ``attrs["corpus"]``.
+    ``name``: a shipped corpus (the keys of `ROLES`), one of `MIXTURES`, or a jsonl, csv or parquet
+    file with at least the columns ``text, reply``. The name is kept in ``attrs["corpus"]``.
 
     Raises `UserError` for an unknown corpus, an unreadable file and what `checked` finds.
     """
+    if name in MIXTURES:
+        one, other, share = MIXTURES[name]
+        table = mixed(load_corpus(one), load_corpus(other), share)
+        table.attrs["corpus"] = name
+        return table
     shipped = {file.stem: file for file in sorted((data_dir() / "corpora").glob("*.jsonl"))}
     path = find_table(name, shipped, "corpus")
     table = checked(read_table(path), str(name))
