@@ -209,9 +209,9 @@ def curve(study: StudyModel, corpus: str, settings=Settings()) -> DataFrame:
 def run(study: StudyModel, settings=Settings()) -> Result:
     """Fine-tune on every corpus with every seed of the tuning, and measure what that changed.
 
-    Tables: ``tuning-outcomes`` (of every prompt), ``tuning-rates`` and ``tuning-changes`` (against the untuned model) by ``corpus,
-    tuning_seed`` ("0", "1" … or "mean", which the claims are about; none for corpus "untuned"),
-    mode, metric and opening, and ``tuning-curves`` by ``corpus, step``.
+    Tables: ``tuning-outcomes`` (of every prompt), ``tuning-rates`` and ``tuning-changes`` (against
+    the untuned model) by ``corpus, tuning_seed`` ("0", "1" … or "mean", which the claims are about;
+    none for corpus "untuned"), mode, metric and opening, and ``tuning-curves`` by ``corpus, step``.
     """
     prompts = evaluation_prompts(settings)
     of = study.fingerprint() if str(settings.folder) else ""
