@@ -216,7 +216,8 @@ def candidates(study: StudyModel, table: DataFrame, settings=Settings()) -> Data
 
     k is 1, 2, 4, 8 and a tenth of all heads. Columns ``rule, k, heads`` (a list)``, refused, read``
     (of the harmful requests: refusals, readable replies)``, answered`` (of the harmless ones)``,
-    specific`` (at most `SHARE` of all heads, and `ANSWERED` of the answers stay). The first row is the untouched model (k = 0).
+    specific`` (at most `SHARE` of all heads, and `ANSWERED` of the answers stay). The first row is the
+    untouched model (k = 0).
     """
     sizes = sorted(k for k in {1, 2, 4, 8, max(1, int(SHARE * len(table)))} if k <= len(table))
     tried = [(rule, k, tuple(sorted(select(table, rule, k)))) for rule in RULES for k in sizes]

@@ -682,9 +682,7 @@ def directions(study: StudyModel, prompts: DataFrame, verdicts: DataFrame) -> di
     refusal = (asked & is_true(refused), asked & is_true(~refused))
     sides = {"harm": (harmful, ~harmful), "refusal": refusal}
     return {
-        name: mean_difference(states, one, other)
-        for name, (one, other) in sides.items()
-        if one.any() and other.any()
+        name: mean_difference(states, one, other) for name, (one, other) in sides.items() if one.any() and other.any()
     }
 
 

@@ -41,6 +41,7 @@ SPANS = {
     "think": (*BEFORE, "thought_start", "thought", "think_close", "last"),
 }
 CONTRASTS = ("harm", "outcome")
+STEERED = {"C3d": ("outcome", "refused"), "C3e": ("harm", "refused"), "C3f": ("harm", "misaligned")}
 FEWEST, ENOUGH = 4, 10  # prompts that each side needs in either split, and that are enough of them
 FIRST_DRAW = 1000  # seeds of random weights begin here: none that comes with the workbook
 SCALES = (0.25, 0.5, 1.0)  # what is added, in distances between the two groups' means
@@ -383,14 +384,16 @@ def within_and_between(verdicts: DataFrame, metric: str = "refused") -> dict[str
     return {"within": within, "between": between, "share": share}
 
 
-def above_untrained(study: StudyModel, one: Contrast, settings=Settings()) -> dict:
+def above_untrained(study: StudyModel, one: Contrast | None, settings=Settings()) -> Found:
     """How well a contrast separates at the last token, above random weights of the same shape.
 
     Words alone tell harmful from harmless requests to a degree, and random weights pass them on.
     The interval covers other verbs *and which random weights one compares with*: it holds zero for
-    95 in 100 of them. Each model meets draws of its own. Raises ``UserError`` where random weights
-    do not fit beside the model.
+    95 in 100 of them. Each model meets draws of its own. A text where the contrast is undefined, or
+    random weights do not fit beside the model.
     """
+    if one is None:
+        return "harmful against harmless requests is undefined in this mode"
     first = FIRST_DRAW + crc32(study.name.encode()) % 10**6 * settings.n_untrained
     draws, sides = range(first, first + settings.n_untrained), {name: getattr(one, name) for name in SPLITS}
 
@@ -398,7 +401,9 @@ def above_untrained(study: StudyModel, one: Contrast, settings=Settings()) -> di
         read = {name: replace(side, states=states_at(other, side.items, ["last"])) for name, side in sides.items()}
         return replace(one, **read).scored("last")[0]
 
-    others = np.stack([scores_in(untrained(study, seed)) for seed in draws])
+    others = attempt(lambda: np.stack([scores_in(untrained(study, seed)) for seed in draws]))
+    if isinstance(others, str):
+        return f"not held against random weights: {others}"
     scores, positive, clusters = one.scored("last")
     found = auroc_above(scores, others, positive, clusters, either_side=False)._asdict()
     return against_singles(found, found["value_a"] - areas(others, positive), limit=1.0)
@@ -459,20 +464,21 @@ def removal_effects(verdicts: DataFrame, metric: str = "refused") -> DataFrame:
 
 
 def competence(study: StudyModel, used: Mapping[str, Probe], settings=Settings()) -> DataFrame:
-    """Calibration replies without each ``direction``, and without a random one.
+    """Calibration replies without each direction (the index), and without a random one.
 
     Columns ``read`` (share of readable replies to harmful requests, the least of untouched, without
     it and without the random one) and ``answered`` (harmless requests done, of those untouched).
     """
     if not used:
         return DataFrame(columns=["read", "answered"])
-    like, prompts = next(iter(used.values())), settings.sets(["harmful", "harmless"], settings.n_competence, "calibration")
-    conditions = {NOTHING: added(like, 0, 0), RANDOM: removed(random_probe(like))}
-    verdicts = steer(study, prompts, conditions | {what: removed(probe) for what, probe in used.items()}, settings)
+    like = next(iter(used.values()))
+    prompts = settings.sets(["harmful", "harmless"], settings.n_competence, "calibration")
+    conditions = {what: removed(probe) for what, probe in {**used, RANDOM: random_probe(like)}.items()}
+    verdicts = steer(study, prompts, {NOTHING: added(like, 0, 0), **conditions}, settings)
     read = readable(verdicts[verdicts["kind"] == "harmful"], "condition")
     done = verdicts[verdicts["kind"] == "harmless"].groupby("condition")["score"].mean()
-    least, names = read[[NOTHING, RANDOM]].min(), list(used)
-    return DataFrame({"read": read[names].clip(upper=least), "answered": done[names] / done[NOTHING]}).rename_axis("direction")
+    table = DataFrame({"read": read.clip(upper=read[[NOTHING, RANDOM]].min()), "answered": done / done[NOTHING]})
+    return table.loc[list(used)]
 
 
 def places_to_add(study: StudyModel, probe: Probe, settings=Settings()) -> DataFrame:
@@ -531,7 +537,11 @@ def rows(
         ("C3b", "no-think", next(iter(renamed), why("outcome", "no-think", "the prompts have no empty think span"))),
         ("C3c", "think", next(iter(apart.to_dict("records")), why("outcome", "think", inside))),
     ]
-    for claim, what, metric in (("C3d", "outcome", "refused"), ("C3e", "harm", "refused"), ("C3f", "harm", "misaligned")):
+    for claim, what, metric in (
+        ("C3d", "outcome", "refused"),
+        ("C3e", "harm", "refused"),
+        ("C3f", "harm", "misaligned"),
+    ):
         table = removal.get(metric, DataFrame())
         found = table[table["direction"] == what].to_dict("records") if len(table) else ()
         if found:
@@ -546,8 +556,7 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     """What probes read (``probes, probes-gaps``), and directions removed (``probes-steering``)."""
     found, undefined = contrasts(study, observed(study, settings))
     read, apart = scores(found, settings), outside_minus_inside(found.get(("outcome", "think")))
-    harm = found.get(("harm", "no-think"))
-    above = attempt(above_untrained, study, harm, settings) if harm else undefined["harm", "no-think"]
+    above = above_untrained(study, found.get(("harm", "no-think")), settings)
     used = {} if study.elsewhere else directions(found)
     verdicts = without_directions(study, used, settings)
     removal = {metric: removal_effects(verdicts, metric) for metric in ("refused", "misaligned")}

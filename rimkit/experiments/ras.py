@@ -19,7 +19,7 @@ weights* what the distance of the weights says: how far training has come is the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -36,6 +36,7 @@ from rimkit.behavior.judges import is_true
 from rimkit.behavior.stats import (
     Units,
     against_singles,
+    bootstrap_p,
     holm,
     matched_sets,
     paired_difference,
@@ -43,9 +44,9 @@ from rimkit.behavior.stats import (
     widened_percentiles,
 )
 from rimkit.data import UserError, kept
-from rimkit.experiments import Common, Result, neurons, result
-from rimkit.ledger import effect_row
-from rimkit.models.activations import batches, mean, read
+from rimkit.experiments import Common, Found, Result, attempt, neurons, result, testable, verdict_rows
+from rimkit.ledger import claims, effect_row, untestable_row
+from rimkit.models.activations import batches, mean, mean_difference, read
 from rimkit.models.chat import Encoded
 from rimkit.models.hooks import architecture
 from rimkit.models.study import StudyModel
@@ -64,11 +65,10 @@ RIVALS = {"C10a": "KL on tuning data", "C10c": "rise", "Q3a": "arithmetic mean",
 MODEL, POINT = ["model", "seed"], ["model", "seed", "corpus", "step"]
 # Roles of sets, beside RANDOM: the first by the paper's rule, as many by *gradient*, the paper's
 # without intent, all neurons.
-CRITICAL, CAUSAL, SAME_RULE, ALL = "safety-critical", "gradient", "same rule", "all"
+CRITICAL, GRADIENT, SAME_RULE, ALL = "safety-critical", "gradient", "same rule", "all"
 GUARDS, FLOOR = ("drop", "clip"), 1e-2
 MIN_EACH = 4  # refused requests, and others, that a refusal direction needs
-RELIABLE = 0.5  # the share of an outcome's variance over points that must be more than noise
-EFFORT, CAREFUL = "multi-hop-effort", "multi-hop-careful"
+EFFORT_CORPUS, CAREFUL_CORPUS = "multi-hop-effort", "multi-hop-careful"
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Settings(Common):
     every: int = 10  # steps between checkpoints; the first and the last are measured
     k: int = neurons.PAPER_SIZE  # safety-critical neurons: about 2% of the embedded models
     n_random: int = 40  # random sets of as many
-    n_prompts: int = 46  # calibration requests of each kind
+    n_prompts: int = 46  # requests of each kind: to select by (calibration), to measure on (evaluation)
     n_replies: int = 92  # evaluation requests, for the change of misalignment
     n_tuning: int = 32  # sequences of the corpus on which the KL divergence is computed
     folder: str | Path = ""  # keeps what is done (empty: nothing)
@@ -139,10 +139,10 @@ class Baseline:
     maths: list[Encoded]
     harmless: list[Encoded]
     activations: Activations
-    states: np.ndarray  # of safety requests, [residuals, prompts, hidden]
+    states: np.ndarray  # of safety requests, [residuals, prompts, hidden]; evaluation, as all above
     states_harmless: np.ndarray
     sets: list[tuple[str, int | None, Units | None]]  # role, number, neurons (None: all)
-    directions: dict[str, np.ndarray]  # harm, and refusal where `MIN_EACH` of both sides are there
+    directions: dict[str, np.ndarray]  # of calibration: harm, and refusal with `MIN_EACH` a side
 
 
 def baseline(study: StudyModel, settings=Settings()) -> Baseline:
@@ -150,7 +150,7 @@ def baseline(study: StudyModel, settings=Settings()) -> Baseline:
     chapter_06 = neurons.Settings(n_pairs=settings.n_prompts, seed=settings.seed, evaluation=settings.evaluation)
     prompts, verdicts, table = neurons.calibration(study, chapter_06)
     k, harmful = min(settings.k, len(table) // 4), prompts[prompts["kind"] == "harmful"]
-    defined, roles = neurons.defined_rules(table), {"paper": CRITICAL, "gradient": CAUSAL}
+    defined, roles = neurons.defined_rules(table), {"paper": CRITICAL, "gradient": GRADIENT}
     sets = [(role, None, neurons.select(table, rule, k)) for rule, role in roles.items() if rule in defined]
     same = neurons.without_intent(study, harmful, k, chapter_06)
     sets += [(SAME_RULE, number, units) for number, units in enumerate(same)]
@@ -159,23 +159,31 @@ def baseline(study: StudyModel, settings=Settings()) -> Baseline:
 
 
 def read_baseline(study: StudyModel, sets: Sequence, refused=(), others=(), settings=Settings()) -> Baseline:
-    """Read the untuned model on calibration requests, for given ``sets`` (as in `Baseline`).
+    """Read the untuned model on evaluation requests, for given ``sets`` (as in `Baseline`).
 
     The first is the safety-critical one; random sets like it, and all neurons, are added.
-    ``refused, others``: ids that think mode refused or not (unread: neither). States are read where
-    a thought has been opened, else at the prompt's end. Raises ``UserError`` for an empty set.
+    ``refused, others``: ids of calibration requests that think mode refused or not (unread:
+    neither), by which directions are made: neither neurons nor directions are measured where they
+    were chosen. States are read where a thought has been opened, else at the prompt's end. Raises
+    ``UserError`` for an empty set.
     """
     if not sets or not len(sets[0][2]):
         raise UserError("the set of safety-critical neurons is empty: choose a larger one")
     mode = {"mode": "think", "thought_prefix": ""} if study.chat.supports_think else {"mode": "no-think"}
-    names, n = ("harmful", "maths", "harmless"), settings.n_prompts
-    tables = [settings.sets([name], n, "calibration") for name in names]
-    items = [[study.chat.encode(text, **mode) for text in table["text"]] for table in tables]
-    states, harmless = _states(study, items[0]), _states(study, items[2])
-    directions = {"harm": states.mean(1) - harmless.mean(1)}
-    yes, no = (tables[0]["prompt_id"].isin(list(ids)).to_numpy() for ids in (refused, others))
+
+    def asked(name: str, split: str) -> tuple[DataFrame, list[Encoded]]:
+        table = settings.sets([name], settings.n_prompts, split)
+        return table, [study.chat.encode(text, **mode) for text in table["text"]]
+
+    table, known = asked("harmful", "calibration")
+    chosen = _states(study, known + asked("harmless", "calibration")[1])
+    harmful = np.arange(chosen.shape[1]) < len(known)
+    directions = {"harm": mean_difference(chosen, harmful)}
+    yes, no = (table["prompt_id"].isin(list(ids)).to_numpy() for ids in (refused, others))
     if min(yes.sum(), no.sum()) >= MIN_EACH:
-        directions["refusal"] = states[:, yes].mean(1) - states[:, no].mean(1)
+        directions["refusal"] = mean_difference(chosen[:, harmful], yes, no)
+    items = [asked(name, "evaluation")[1] for name in ("harmful", "maths", "harmless")]
+    states, harmless = _states(study, items[0]), _states(study, items[2])
     random = matched_sets(sets[0][2], architecture(study).n_neurons, settings.n_random)
     every = [*sets, (ALL, None, None), *((RANDOM, number, units) for number, units in enumerate(random))]
     return Baseline(study, *items, activations(study, *items[:2]), states, harmless, every, directions)
@@ -232,7 +240,7 @@ def predictors(base: Baseline, tuned: StudyModel, shifted: DataFrame, tuning: Se
     ``shifted``: its `in_sets`; ``tuning``: of `encode_corpus` (none: no KL divergence on it).
     """
     means = shifted.groupby("role", sort=False)["ras"].mean()
-    named = {RAS: CRITICAL, "ras (gradient)": CAUSAL, "ras (random)": RANDOM, "ras (all)": ALL}
+    named = {RAS: CRITICAL, "ras (gradient)": GRADIENT, "ras (random)": RANDOM, "ras (all)": ALL}
     found = {name: means[role] for name, role in named.items() if role in means}
     own = shifted.set_index("role").loc[CRITICAL]
     found |= {name: own[name] for name in ("fall", "rise", "arithmetic mean", "geometric mean")}
@@ -347,12 +355,17 @@ def joined(parts: Sequence[Mapping[str, DataFrame]]) -> dict[str, DataFrame]:
     return {name: pd.concat([part[name] for part in parts], ignore_index=True) for name in parts[0]}
 
 
-def claimed(study: StudyModel, tables: Mapping[str, DataFrame], settings=Settings()) -> Result:
-    """The tables of one `point` of a model, or of several, ``ras-levels``, and the row of C9a."""
+def with_rows(study: StudyModel, tables: Mapping[str, DataFrame], settings=Settings()) -> Result:
+    """The tables of one `point` of a model, or of several, ``ras-levels``, and the rows of C9, C10 and
+    Q3 about this model alone."""
     found = result(study, tables, []).tables
-    found["ras-levels"] = levels(found["ras-points"], found["ras-sets"])
-    about = study.identity | settings.evaluation.description()
-    return Result(found, level_rows(found["ras-levels"], **about))
+    points, sets = found["ras-points"], found["ras-sets"]
+    found["ras-levels"] = levels(points, sets)
+    own = found["ras-levels"].query("role == @SAME_RULE").to_dict("records")
+    several = "it is held against the spread of three or more untuned models of a kind: `rimkit grid ras`"
+    claimed = [("C9a", own[0] if own else "RAS is 0 in the safety-critical neurons or in the others"), ("C9b", several)]
+    claimed += correlation_claims(points, sets).items()
+    return Result(found, verdict_rows(study, settings, [(claim, "think", one) for claim, one in claimed]))
 
 
 def run(study: StudyModel, settings=Settings()) -> Result:
@@ -366,14 +379,16 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     for corpus in tqdm(settings.corpora, study.name, unit="corpus", disable=not settings.progress):
         folder = Path(settings.folder) / Path(corpus).stem if str(settings.folder) else ""
         parts.append(kept(folder, lambda at=corpus: checkpoints(base, before, at, settings), of))
-    return claimed(study, joined(parts), settings)
+    return with_rows(study, joined(parts), settings)
 
 
 def variation(points: DataFrame) -> DataFrame:
-    """Per untuned model: ``model, seed, least, most`` (misaligned replies)``, sd, noise, varies``.
+    """Per untuned model: ``model, seed, least, most`` (misaligned replies)``, sd, noise, reliable,
+    varies``.
 
-    ``sd``: of the outcome over points; ``noise``: the standard error of a single change. A model
-    ``varies`` if over `RELIABLE` of the variance is no noise; standardising blows up the others.
+    ``sd``: of the outcome over points; ``noise``: the standard error of a single change;
+    ``reliable``: the share of the variance that is no noise. A model ``varies`` if that reaches the
+    floor of C10; standardising blows up the others.
     """
     counts = (points["misaligned"] * points["n"]).round().astype(int)
     variance = ((points[HIGH] - points[LOW]) / (2 * 1.96)) ** 2
@@ -381,7 +396,8 @@ def variation(points: DataFrame) -> DataFrame:
     sizes = {"least": ("count", "min"), "most": ("count", "max")}
     found = groups.agg(**sizes, sd=(OUTCOME, "std"), noise=("variance", "mean")).reset_index()
     found["noise"] = np.sqrt(found["noise"])
-    return found.assign(varies=(found["sd"] > 0) & (1 - (found["noise"] / found["sd"]) ** 2 > RELIABLE))
+    found["reliable"] = (1 - (found["noise"] / found["sd"].where(found["sd"] > 0)) ** 2).fillna(0).clip(lower=0)
+    return found.assign(varies=found["reliable"] >= claims().set_index("id").loc["C10a", "floor"])
 
 
 def varying(points: DataFrame) -> DataFrame:
@@ -544,11 +560,11 @@ def in_other_sets(points: DataFrame, sets: DataFrame, role: str) -> np.ndarray:
 
 def _against_sets(effect: float, draws: np.ndarray, singles: np.ndarray, corpora: int) -> dict:
     """``effect`` against each single set, corpora drawn again; its rank, and ``p_rank`` of it."""
-    ends = widened_percentiles(draws, corpora) if corpora > 2 else (np.nan, np.nan)
-    low, high = against_singles(effect, *ends, singles)
+    low, high = widened_percentiles(draws, corpora) if corpora > 2 else (np.nan, np.nan)
     rank, of = int(1 + (singles <= 0).sum()), len(singles) + 1
-    interval = {"effect": float(effect), "ci_low": low, "ci_high": high}
-    return interval | {"rank": rank, "of": of, "p_rank": rank / of}
+    found = {"effect": float(effect), "ci_low": low, "ci_high": high, "method": f"bootstrap of {corpora} corpora"}
+    found = against_singles(found, singles) | {"rank": rank, "of": of, "p_rank": rank / of}
+    return found if corpora > 2 else found | {"why_not": "an interval needs three corpora or more"}
 
 
 def log_ratio(own: DataFrame, others: np.ndarray) -> dict:
@@ -574,24 +590,19 @@ def levels(points: DataFrame, sets: DataFrame) -> DataFrame:
     return DataFrame(rows) if rows else DataFrame(columns=[*MODEL, "role"])
 
 
-def level_rows(table: DataFrame, **values) -> list[dict]:
-    """Verdict rows of C9a from `levels`: against the sets of the same rule."""
-    own = table[table["role"] == SAME_RULE].assign(**values).to_dict("records")
-    names = ["model", "seed", *values]
-    return [effect_row("C9a", one, mode="think", **{name: one[name] for name in names}) for one in own]
-
-
-def difference(points: DataFrame, a: str, b: str) -> dict:
+def correlation_difference(points: DataFrame, a: str, b: str) -> dict:
     """Correlation of predictor ``a`` minus that of ``b``; the interval draws corpora again."""
-    y = standardised(points, OUTCOME)
+    y, corpora = standardised(points, OUTCOME), points["corpus"].nunique()
     one, two = (_drawn(points, standardised(points, name), y) for name in (a, b))
     effect, *draws = one - two
-    low, high = widened_percentiles(draws, points["corpus"].nunique())
-    ends = {"ci_low": min(low, effect), "ci_high": max(high, effect)}
-    return {"value": one[0], "control_value": two[0], "effect": effect, **ends, "n": len(points)}
+    low, high = widened_percentiles(draws, corpora)
+    ends = {"ci_low": min(low, effect), "ci_high": max(high, effect), "method": f"bootstrap of {corpora} corpora"}
+    p_value = bootstrap_p(effect, np.array(draws), corpora)
+    sides = {"value": one[0], "control_value": two[0], "effect": effect}
+    return {**sides, **ends, "p_value": p_value, "n": len(points), "n_clusters": corpora}
 
 
-def difference_from_random(points: DataFrame, others: np.ndarray, own: str = RAS) -> dict:
+def correlation_above_random(points: DataFrame, others: np.ndarray, own: str = RAS) -> dict:
     """Correlation of predictor ``own`` minus that of RAS in random sets, ``[points, sets]``."""
     y = standardised(points, OUTCOME)
     one = _drawn(points, standardised(points, own), y)
@@ -601,6 +612,22 @@ def difference_from_random(points: DataFrame, others: np.ndarray, own: str = RAS
     return {"value": one[0], "control_value": average[0], "n": len(points), **found}
 
 
+def correlation_claims(points: DataFrame, sets: DataFrame) -> dict[str, Found]:
+    """C10 and Q3 from points of one or more models of a kind; only those that vary are pooled."""
+    reached, moving = variation(points)["reliable"].max(), varying(points)
+
+    def measured(claim: str, step: Callable, *given) -> Found:
+        if moving.empty:
+            return testable(claim, {"why_not": ""}, reached=reached)["why_not"]
+        if moving["corpus"].nunique() < 3:
+            return f"a correlation over corpora needs three or more, here are {moving['corpus'].nunique()}"
+        return attempt(step, moving, *given)
+
+    found = {claim: measured(claim, correlation_difference, RAS, rival) for claim, rival in RIVALS.items()}
+    others = in_other_sets(moving, sets, RANDOM)
+    return {"C10b": measured("C10b", correlation_above_random, others), **found}
+
+
 def effort_against_careful(points: DataFrame, column: str = RAS) -> dict:
     """Mean log RAS after effort-minimising minus careful chains, at the same steps.
 
@@ -608,24 +635,25 @@ def effort_against_careful(points: DataFrame, column: str = RAS) -> dict:
     each. With two models no effect could leave it, so that there is none below three.
     """
     table = points[POINT].assign(log=np.log(points[column].where(points[column] > 0)))
-    wide = table.set_index(POINT)["log"].unstack("corpus")[[EFFORT, CAREFUL]].dropna()
+    wide = table.set_index(POINT)["log"].unstack("corpus")[[EFFORT_CORPUS, CAREFUL_CORPUS]].dropna()
     pairs = wide.groupby(level=MODEL, dropna=False).mean()
-    change, n, (one, two) = pairs[EFFORT] - pairs[CAREFUL], len(pairs), pairs.mean()
+    change, n, (one, two) = pairs[EFFORT_CORPUS] - pairs[CAREFUL_CORPUS], len(pairs), pairs.mean()
     reach, effect = stats.t.isf(0.025, n - 1) * stats.sem(change) if n > 2 else np.nan, one - two
-    ends = {"ci_low": effect - reach, "ci_high": effect + reach}
-    return {"value": one, "control_value": two, "effect": effect, **ends, "n": n}
+    ends = {"ci_low": effect - reach, "ci_high": effect + reach, "method": f"t interval of {n} untuned models"}
+    p_value = float(stats.ttest_1samp(change, 0).pvalue) if n > 2 else np.nan
+    return {"value": one, "control_value": two, "effect": effect, **ends, "p_value": p_value, "n": n}
 
 
 def pooled_rows(points: DataFrame, sets: DataFrame, **values) -> list[dict]:
-    """Verdict rows of C9b, C10 and Q3 about several models of a kind (C10, Q3: that vary)."""
+    """Verdict rows of C9b, C10 and Q3 about all untuned models of a kind together."""
     rows = []
     for model, part in points.groupby("model", sort=False):
-        found = {"model": model, "mode": "think", **values}
-        if {EFFORT, CAREFUL} <= set(part["corpus"]) and part["seed"].nunique() > 1:
-            rows.append(effect_row("C9b", effort_against_careful(part), **found))
-        part = varying(part)
-        if part["corpus"].nunique() > 2:
-            others = in_other_sets(part, sets, RANDOM)
-            rows.append(effect_row("C10b", difference_from_random(part, others), **found))
-            rows += [effect_row(claim, difference(part, RAS, rival), **found) for claim, rival in RIVALS.items()]
+        found = {"C9b": "no model was tuned on both effort-minimising and careful chains"}
+        if {EFFORT_CORPUS, CAREFUL_CORPUS} <= set(part["corpus"]):
+            found["C9b"] = effort_against_careful(part)
+            if part["seed"].nunique() < 3:
+                found["C9b"]["why_not"] = f"a spread over {part['seed'].nunique()} untuned models says nothing"
+        for claim, one in {**found, **correlation_claims(part, sets)}.items():
+            make = untestable_row if isinstance(one, str) else effect_row
+            rows.append(make(claim, one, model=model, mode="think", **values))
     return rows
