@@ -21,7 +21,7 @@ from rimkit.ledger import below_floor, effect_row, untestable_row
 from rimkit.models.hooks import architecture
 from rimkit.models.study import StudyModel
 
-TOPICS = ("thinking", "patterns", "probes", "heads", "tuning", "neurons", "ras")
+TOPICS = ("thinking", "patterns", "probes", "heads", "tuning", "neurons", "ras", "repairs")
 
 
 @dataclass(frozen=True, kw_only=True)
