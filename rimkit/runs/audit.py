@@ -23,6 +23,7 @@ from rimkit.behavior.stats import against_singles, mean_change, rate, wilson
 from rimkit.ledger import claims, verdict
 from rimkit.models.study import StudyModel
 
+DRAWS = 200  # of each setting
 SMALLEST = 0.05  # effect of interest
 SETTING = ["what", "clusters", "per_cluster", "share", "spread", "effect"]
 GRADES = 5  # replies to a prompt whose mean is a graded score
@@ -119,7 +120,7 @@ def settings(quick: bool = False) -> Iterator[tuple]:
             yield from ((what, *sizes, *one) for one in product(*axes))
 
 
-def simulate(n: int = 200, quick: bool = False, progress: bool = False, seed: int = 0) -> pd.DataFrame:
+def simulate(n: int = DRAWS, quick: bool = False, progress: bool = False, seed: int = 0) -> pd.DataFrame:
     """A row per setting: `SETTING`, ``n``, and over ``n`` draws
 
     ``coverage`` (of the truth; for a set: of what another like it would do), ``half_width`` (mean),

@@ -13,8 +13,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import repeat
 from html import escape
+from itertools import repeat
 from numbers import Integral, Real
 from string import Formatter
 from typing import Any
@@ -125,8 +125,10 @@ def wide(
     is that of first appearance; where there is no number the cell holds the words alone.
     """
     kept = frame if words else frame.dropna(subset=value)
-    numbers = ("" if missing(item[value]) else estimate(item, value, write, ends) for item in kept.to_dict("records"))
-    cells = [f"{text} {said}".strip() for text, said in zip(numbers, kept[words] if words else repeat(""), strict=False)]
+    rows_of = kept.to_dict("records")
+    numbers = ["" if missing(item[value]) else estimate(item, value, write, ends) for item in rows_of]
+    said = kept[words] if words else repeat("")
+    cells = [f"{text} {word}".strip() for text, word in zip(numbers, said, strict=False)]
     shape = {"index": rows, "columns": columns, "values": "cell", "aggfunc": "first", "sort": False}
     found = kept.assign(cell=cells).pivot_table(**shape)
     return found.fillna("").rename_axis(columns=[None] * found.columns.nlevels)
