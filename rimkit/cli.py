@@ -108,6 +108,7 @@ def _folder(path: Path) -> Path:
 
 
 Made = option(Path, "Folder for it; files of these names are replaced.", "--out", metavar="DIR", callback=_folder)
+Quick = option(bool, "A few settings, for a look.", "--quick")
 Out = option(Path, "Folder for the results; the same command goes on in it.", metavar="DIR")
 Folder = argument(Path, "DIR", "Folder of a run, or one parquet file of rows.")
 Model = argument(str, "MODEL", "Embedded name, local folder, or hub id 'owner/name'; '+4bit' counts.")
@@ -524,6 +525,25 @@ def grid(names: Grids, out: Out = Path("results"), model: Only = (), picture: Pi
     if picture:
         picture.write_bytes(image(grid.picture(pd.read_parquet(folder / "thinking.parquet"))))
     typer.echo(f"{len(rows)} verdict rows: {out}")
+
+
+@app.command()
+def audit(out: Out = Path("results"), quick: Quick = False) -> None:
+    """Simulate how often intervals and verdicts err, and write OUT/audit.csv.
+
+    Minutes; --quick: seconds, a few settings.
+    """
+    from rimkit.data import whole
+    from rimkit.runs import audit
+    from rimkit.runs.execute import prepare_folder
+    from rimkit.teaching.tables import table
+
+    found = audit.simulate(40 if quick else audit.DRAWS, quick, progress=True)
+    target = prepare_folder(out) / "audit.csv"
+    with whole(target) as file:
+        found.round(5).to_csv(file, index=False)
+    typer.echo(table(audit.summary(found)).to_string())
+    typer.echo(f"Table: {target}")
 
 
 @organism.command()

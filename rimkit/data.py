@@ -163,10 +163,11 @@ def results(name: str) -> pd.DataFrame:
     Raises `UserError` for an unknown name."""
     import pandas as pd
 
-    known = shipped_tables("results")
+    tables = (data_dir() / "results").glob("*.csv")
+    known = shipped_tables("results") | {file.stem: file for file in tables}
     if name not in known:
         raise UserError(f"there are no shipped results '{name}' ({', '.join(known)}){nearest(name, known)}")
-    return pd.read_parquet(known[name])
+    return pd.read_csv(known[name]) if known[name].suffix == ".csv" else pd.read_parquet(known[name])
 
 
 def kept(folder: str | Path, make: Callable[[], dict[str, pd.DataFrame]], of: str = "") -> dict[str, pd.DataFrame]:

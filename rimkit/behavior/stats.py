@@ -143,7 +143,7 @@ def paired_difference(
     means = units[["value_a", "value_b"]].mean()
     change = (means["value_a"] - means["value_b"]).to_numpy()
     inside = None if pairs["cluster"].isna().all() else units["cluster"].first()
-    low, high, p_value, groups = _mean_difference(change, inside)
+    low, high, p_value, groups = mean_change(change, inside)
     left_out = len(a) + len(b) - 2 * len(pairs)
     method = f"paired Bayesian bootstrap and sign flips of {groups} clusters"
     method += f", {left_out} unpaired rows left out" if left_out else ""
@@ -171,7 +171,7 @@ def unpaired_difference(a: pd.DataFrame, b: pd.DataFrame, metric: str, cluster: 
     return Difference(one.value, two.value, effect, low, high, p_value, one.n + two.n, groups, method)
 
 
-def _mean_difference(change: np.ndarray, clusters) -> tuple[float, float, float, int]:
+def mean_change(change: np.ndarray, clusters) -> tuple[float, float, float, int]:
     """``(low, high, p, clusters)`` of the mean of ``change``, values from -1 to 1."""
     codes = _codes(clusters, len(change))
     sums, sizes = np.bincount(codes, change), np.bincount(codes).astype(float)

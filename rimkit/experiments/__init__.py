@@ -16,7 +16,7 @@ from pandas import DataFrame, Series
 
 from rimkit.behavior.evaluation import RANDOM, SETS, Evaluation
 from rimkit.behavior.stats import Units, matched_sets
-from rimkit.data import UserError, nearest
+from rimkit.data import UserError, missing, nearest
 from rimkit.ledger import below_floor, effect_row, untestable_row
 from rimkit.models.hooks import architecture
 from rimkit.models.study import StudyModel
@@ -100,7 +100,8 @@ def testable(claim: str, found: Found, **reached: float) -> Found:
     """A difference with ``why_not`` where it has one, or else misses a floor (`ledger.below_floor`)."""
     if isinstance(found, str):
         return found
-    said = found.get("why_not") or below_floor(claim, **reached)
+    said = found.get("why_not")
+    said = below_floor(claim, **reached) if missing(said) else said
     return {**found, "why_not": said} if said else found
 
 

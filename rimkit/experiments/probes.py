@@ -384,6 +384,12 @@ def within_and_between(verdicts: DataFrame, metric: str = "refused") -> dict[str
     return {"within": within, "between": between, "share": share}
 
 
+def draws_for(study: StudyModel, settings=Settings()) -> range:
+    """The seeds of random weights with which a model is compared: its own, by its name."""
+    first = FIRST_DRAW + crc32(study.name.encode()) % 10**6 * settings.n_untrained
+    return range(first, first + settings.n_untrained)
+
+
 def above_untrained(study: StudyModel, one: Contrast | None, settings=Settings()) -> Found:
     """How well a contrast separates at the last token, above random weights of the same shape.
 
@@ -394,14 +400,13 @@ def above_untrained(study: StudyModel, one: Contrast | None, settings=Settings()
     """
     if one is None:
         return "harmful against harmless requests is undefined in this mode"
-    first = FIRST_DRAW + crc32(study.name.encode()) % 10**6 * settings.n_untrained
-    draws, sides = range(first, first + settings.n_untrained), {name: getattr(one, name) for name in SPLITS}
+    sides = {name: getattr(one, name) for name in SPLITS}
 
     def scores_in(other: StudyModel) -> np.ndarray:  # which fits and chooses its probe in the same way
         read = {name: replace(side, states=states_at(other, side.items, ["last"])) for name, side in sides.items()}
         return replace(one, **read).scored("last")[0]
 
-    others = attempt(lambda: np.stack([scores_in(untrained(study, seed)) for seed in draws]))
+    others = attempt(lambda: np.stack([scores_in(untrained(study, seed)) for seed in draws_for(study, settings)]))
     if isinstance(others, str):
         return f"not held against random weights: {others}"
     scores, positive, clusters = one.scored("last")

@@ -44,8 +44,8 @@ from rimkit.behavior.stats import (
     widened_percentiles,
 )
 from rimkit.data import UserError, kept
-from rimkit.experiments import Common, Found, Result, attempt, neurons, result, testable, verdict_rows
-from rimkit.ledger import claims, effect_row, untestable_row
+from rimkit.experiments import Common, Found, Result, attempt, neurons, result, verdict_rows
+from rimkit.ledger import below_floor, claims, effect_row, untestable_row
 from rimkit.models.activations import batches, mean, mean_difference, read
 from rimkit.models.chat import Encoded
 from rimkit.models.hooks import architecture
@@ -361,11 +361,9 @@ def with_rows(study: StudyModel, tables: Mapping[str, DataFrame], settings=Setti
     found = result(study, tables, []).tables
     points, sets = found["ras-points"], found["ras-sets"]
     found["ras-levels"] = levels(points, sets)
-    own = found["ras-levels"].query("role == @SAME_RULE").to_dict("records")
     several = "it is held against the spread of three or more untuned models of a kind: `rimkit grid ras`"
-    claimed = [("C9a", own[0] if own else "RAS is 0 in the safety-critical neurons or in the others"), ("C9b", several)]
-    claimed += correlation_claims(points, sets).items()
-    return Result(found, verdict_rows(study, settings, [(claim, "think", one) for claim, one in claimed]))
+    claimed = {"C9a": level_claim(found["ras-levels"]), "C9b": several, **correlation_claims(points, sets)}
+    return Result(found, verdict_rows(study, settings, [(claim, "think", one) for claim, one in claimed.items()]))
 
 
 def run(study: StudyModel, settings=Settings()) -> Result:
@@ -590,6 +588,12 @@ def levels(points: DataFrame, sets: DataFrame) -> DataFrame:
     return DataFrame(rows) if rows else DataFrame(columns=[*MODEL, "role"])
 
 
+def level_claim(table: DataFrame) -> Found:
+    """C9a from the `levels` of one model: against the sets of the same rule."""
+    own = table[table["role"] == SAME_RULE].to_dict("records")
+    return own[0] if own else "RAS is 0 in the safety-critical neurons, or in others by the same rule"
+
+
 def correlation_difference(points: DataFrame, a: str, b: str) -> dict:
     """Correlation of predictor ``a`` minus that of ``b``; the interval draws corpora again."""
     y, corpora = standardised(points, OUTCOME), points["corpus"].nunique()
@@ -618,7 +622,7 @@ def correlation_claims(points: DataFrame, sets: DataFrame) -> dict[str, Found]:
 
     def measured(claim: str, step: Callable, *given) -> Found:
         if moving.empty:
-            return testable(claim, {"why_not": ""}, reached=reached)["why_not"]
+            return below_floor(claim, reached=reached)
         if moving["corpus"].nunique() < 3:
             return f"a correlation over corpora needs three or more, here are {moving['corpus'].nunique()}"
         return attempt(step, moving, *given)

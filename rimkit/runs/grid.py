@@ -26,6 +26,7 @@ from rimkit.data import UserError, kept, nearest, whole
 from rimkit.experiments import TOPICS, Result, ras
 from rimkit.models.hub import NOISE, embedded_models, identity
 from rimkit.models.load import load
+from rimkit.runs import audit
 from rimkit.runs.execute import find_chapters
 from rimkit.teaching import figures
 
@@ -36,6 +37,7 @@ ENTANGLED = ("rim-mini", "rim-mini-unlinked", "safe-mini")  # chapter 07, with t
 CURVES = ("rim-mini", "rim-mini-unlinked")  # of which chapter 05 shows learning curves
 NOISE_GRID = "noise"  # every experiment on models that have learned nothing
 NAMES = (*TOPICS, NOISE_GRID)
+REPEATED = ("rim-mini:0", "safe-mini:0")  # whose sampling seeds stand in for condition and control
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ def run(
 
     Writes ``out/verdicts.parquet`` and the detail tables of all models that are done: those of the
     grid, or only ``models`` ("rim-mini:0") and what was done before. The grid of noise writes
-    ``out/noise.parquet`` and ``out/noise-weaker.parquet``. Where an experiment is undefined for a
+    ``out/noise.parquet``, ``out/noise-weaker.parquet`` and, about trained models, ``out/noise-repeats.parquet``
+    (`rimkit.runs.audit.repeats`). Where an experiment is undefined for a
     model, its row is a failed one that says so, and ``report`` is told. Raises `UserError` for
     unknown names.
     """
@@ -104,7 +107,9 @@ def _grid(name: str, out: Path, models: list[str], progress: bool, report: Calla
         found = _topic(topic, run_id, out, models_of(topic, noise), models, progress, report)
         tables |= found.tables
         rows += found.rows
-    for table, content in ({"noise-weaker": weaker(tables)} if noise else tables).items():
+    if noise:
+        tables = {"noise-weaker": weaker(tables), "noise-repeats": _repeats(out, models, progress)}
+    for table, content in tables.items():
         with whole(out / f"{table}.parquet") as file:
             content.to_parquet(file, index=False)
     target = out / ("noise.parquet" if noise else "verdicts.parquet")
@@ -165,6 +170,20 @@ def cell(topic: str, model: str) -> Cell:
 
     depends_on = topic, model, identity(model), settings
     return Cell(f"{topic}-{model.replace(':', '-')}", depends_on, measure)
+
+
+def _repeats(out: Path, models: list[str], progress: bool) -> pd.DataFrame:
+    """False alarms in the replies of trained models, where two sampling seeds of one condition differ."""
+    parts = []
+    for model in (name for name in REPEATED if not models or name in models):
+
+        def measure(_: Path, name: str = model) -> Result:
+            study = load(name)
+            return experiments.result(study, {"repeats": audit.repeats(study, progress=progress)}, [])
+
+        again = Cell(f"repeats-{model.replace(':', '-')}", ("repeats", model, identity(model)), measure)
+        parts.append(again.result(out).tables["repeats"])
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
 def weaker(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from html import escape
+from itertools import repeat
 from numbers import Integral, Real
 from string import Formatter
 from typing import Any
@@ -121,11 +122,13 @@ def wide(
     """A row per ``rows``, a column per ``columns``, cells such as "17 [10, 24]".
 
     ``write`` says how numbers are written, ``words`` names a column whose text follows them. Order
-    is that of first appearance; where there is no number the cell is empty.
+    is that of first appearance; where there is no number the cell holds the words alone.
     """
-    kept = frame.dropna(subset=value)
-    cells = [f"{estimate(item, value, write, ends)} {item[words] if words else ''}".strip()
-             for item in kept.to_dict("records")]  # fmt: skip
+    kept = frame if words else frame.dropna(subset=value)
+    rows_of = kept.to_dict("records")
+    numbers = ["" if missing(item[value]) else estimate(item, value, write, ends) for item in rows_of]
+    said = kept[words] if words else repeat("")
+    cells = [f"{text} {word}".strip() for text, word in zip(numbers, said, strict=False)]
     shape = {"index": rows, "columns": columns, "values": "cell", "aggfunc": "first", "sort": False}
     found = kept.assign(cell=cells).pivot_table(**shape)
     return found.fillna("").rename_axis(columns=[None] * found.columns.nlevels)
@@ -166,10 +169,13 @@ def sentence(effect: Mapping, what: str) -> str:
 
 
 def seed_table(rows: pd.DataFrame, claims: Sequence[str]) -> pd.DataFrame:
-    """Verdict rows, a line per model and seed, a column per claim: effect, interval, verdict."""
+    """Verdict rows, a line per model and seed, a column per claim: effect, interval, whether that
+    excludes the paper's number, verdict."""
     judged = claims_table(rows)
     kept = judged[judged["claim"].isin(claims)]
-    form = {"ends": "effect_ci", "write": in_points, "words": "verdict"}
+    excluded = kept["excludes_paper"].fillna(False).map({True: "(not the paper’s) ", False: ""})
+    kept = kept.assign(said=excluded + kept["verdict"])
+    form = {"ends": "effect_ci", "write": in_points, "words": "said"}
     found = wide(kept, ["model", "seed"], "claim", "effect", **form)
     return found.reindex(columns=[claim for claim in claims if claim in found])
 
