@@ -64,6 +64,7 @@ class Result:
 PER_LAYER = {"heads": "n_heads", "neurons": "n_neurons", "residual": "hidden_size"}
 PER_PROMPT = ("prompt_id", "cluster", "refused", "misaligned", "misread", "coherent", "score")
 Found = Mapping | str  # a difference, or why there is none
+Table = DataFrame | str
 
 
 def attempt(step: Callable, *given, **options):

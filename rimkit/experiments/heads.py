@@ -34,20 +34,11 @@ from rimkit.behavior.evaluation import (
 )
 from rimkit.behavior.refusal_score import Readout, at_last, attribution, contexts, head_effects, readout
 from rimkit.behavior.refusal_score import table as table_of
-from rimkit.behavior.stats import Units, rates, unpaired_difference
+from rimkit.behavior.stats import METRICS, Units, rates, unpaired_difference
 from rimkit.data import UserError, nearest
 from rimkit.experiments import (
-    Common,
-    Found,
-    Result,
-    attempt,
-    per_prompt,
-    random_sets,
-    readable,
-    result,
-    testable,
-    verdict_rows,
-)
+    Common, Result, Table, attempt, per_prompt, random_sets, readable, result, testable, verdict_rows,
+)  # fmt: skip
 from rimkit.models.activations import batches, capture, forward
 from rimkit.models.chat import MODES, Encoded
 from rimkit.models.hooks import architecture, head_writes, logits_at_the_end, reading_rows
@@ -367,20 +358,13 @@ def competence(study: StudyModel, tried: DataFrame, settings=Settings()) -> dict
 
 
 def rows(
-    study: StudyModel,
-    moved: DataFrame | str,
-    looked: DataFrame | str,
-    found: DataFrame | str,
-    cut: DataFrame | str,
-    able: Mapping[str, float],
-    settings=Settings(),
+    study: StudyModel, moved: Table, looked: Table, found: Table, cut: Table, able: Mapping, settings=Settings()
 ) -> list[dict]:
     """Verdict rows of C4a (`attention_moves`), C4b (`attention_between`), C5a, C5b (`effects`), C5c
     (`cut_replies`), each from its table or from why there is none. ``able``: `competence`."""
     answered, read, read_cut = (able.get(name) for name in ("answered", "read", "read_cut"))
-    by_metric: Mapping[str, Found] = {"refused": found, "misaligned": found}
-    if not isinstance(found, str):
-        by_metric = found.set_index("metric", drop=False).to_dict("index")
+    missing = isinstance(found, str)
+    by_metric = dict.fromkeys(METRICS, found) if missing else found.set_index("metric", drop=False).to_dict("index")
     if not isinstance(moved, str):
         own, known = (moved[moved["split"] == split] for split in ("evaluation", "calibration"))
         harmful = own["kind"] == "harmful"

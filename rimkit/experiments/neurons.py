@@ -38,16 +38,7 @@ from rimkit.behavior.prompts import load_prompts, spread
 from rimkit.behavior.refusal_score import Readout
 from rimkit.behavior.stats import METRICS, Units, auroc, matched_sets, overlap, rates
 from rimkit.data import UserError, interval, nearest, percent
-from rimkit.experiments import (
-    Common,
-    Result,
-    is_readable,
-    per_prompt,
-    random_sets,
-    result,
-    testable,
-    verdict_rows,
-)
+from rimkit.experiments import Common, Result, is_readable, per_prompt, random_sets, result, testable, verdict_rows
 from rimkit.models.activations import capture, forward, mean, mean_difference, read
 from rimkit.models.chat import MODES, Encoded, pad
 from rimkit.models.hooks import architecture, logits_at_the_end, neuron_weights, neuron_writes

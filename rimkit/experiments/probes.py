@@ -516,15 +516,9 @@ def removed_and_added(
 
 
 def rows(
-    study: StudyModel,
-    undefined: Mapping[tuple[str, str], str],
-    read: DataFrame,
-    apart: DataFrame,
-    above: Found,
-    removal: Mapping[str, DataFrame],
-    able: DataFrame,
-    settings=Settings(),
-) -> list[dict]:
+    study: StudyModel, undefined: Mapping, read: DataFrame, apart: DataFrame, above: Found, removal: Mapping,
+    able: DataFrame, settings=Settings(),
+) -> list[dict]:  # fmt: skip
     """The verdict rows of C3.
 
     From what `contrasts` leaves ``undefined``, `scores`, `outside_minus_inside`, `above_untrained`,
