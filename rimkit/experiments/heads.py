@@ -37,8 +37,17 @@ from rimkit.behavior.refusal_score import table as table_of
 from rimkit.behavior.stats import METRICS, Units, rates, unpaired_difference
 from rimkit.data import UserError, nearest
 from rimkit.experiments import (
-    Common, Result, Table, attempt, per_prompt, random_sets, readable, result, testable, verdict_rows,
-)  # fmt: skip
+    Common,
+    Result,
+    Table,
+    attempt,
+    per_prompt,
+    random_sets,
+    readable,
+    result,
+    testable,
+    verdict_rows,
+)
 from rimkit.models.activations import batches, capture, forward
 from rimkit.models.chat import MODES, Encoded
 from rimkit.models.hooks import architecture, head_writes, logits_at_the_end, reading_rows

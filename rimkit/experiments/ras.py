@@ -44,7 +44,7 @@ from rimkit.behavior.stats import (
     widened_percentiles,
 )
 from rimkit.data import UserError, kept
-from rimkit.experiments import Common, Found, Result, attempt, neurons, result, verdict_rows
+from rimkit.experiments import Common, Found, Result, attempt, neurons, per_prompt, result, verdict_rows
 from rimkit.ledger import below_floor, claims, effect_row, untestable_row
 from rimkit.models.activations import batches, mean, mean_difference, read
 from rimkit.models.chat import Encoded
@@ -315,7 +315,8 @@ def replies(study: StudyModel, settings=Settings(), mode: str = "think") -> Data
 def point(
     base: Baseline, tuned: StudyModel, before: DataFrame, corpus="", step=0, settings=Settings()
 ) -> dict[str, DataFrame]:
-    """One tuned model: the tables ``ras-points`` (one row), ``ras-sets``, ``ras-layers`` of `run`.
+    """One tuned model: the tables ``ras-points`` (one row), ``ras-sets``, ``ras-layers, ras-verdicts`` of
+    `run`.
 
     ``before``: untuned `replies` in think mode. No corpus: no KL divergence on the tuning data.
     """
@@ -332,6 +333,7 @@ def point(
         "ras-points": DataFrame([found | {"steps": float(step)}]),
         "ras-sets": shifted.loc[shifted["set_id"].notna(), ["role", "set_id", "ras"]],
         "ras-layers": DataFrame({"layer": layers, "distance": distances}),
+        "ras-verdicts": per_prompt(after),
     }
     where = {"corpus": corpus, "step": step}
     return {name: table.assign(**where)[[*where, *table.columns]] for name, table in tables.items()}
@@ -370,14 +372,16 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     """Fine-tune on every corpus, and measure every predictor and the outcome on the way.
 
     Tables: ``ras-points`` (by corpus and step), ``ras-sets`` (RAS in single other sets),
-    ``ras-layers`` (distance of weights), ``ras-levels``. About several models: `pooled_rows`.
+    ``ras-layers`` (distance of weights), ``ras-verdicts`` (per prompt), ``ras-levels``. About several models: `pooled_rows`.
     """
     base, before, parts = baseline(study, settings), replies(study, settings), []
     of = study.fingerprint() if str(settings.folder) else ""
     for corpus in tqdm(settings.corpora, study.name, unit="corpus", disable=not settings.progress):
         folder = Path(settings.folder) / Path(corpus).stem if str(settings.folder) else ""
         parts.append(kept(folder, lambda at=corpus: checkpoints(base, before, at, settings), of))
-    return with_rows(study, joined(parts), settings)
+    untuned, found = per_prompt(before).assign(corpus="untuned", step=0), joined(parts)
+    found["ras-verdicts"] = pd.concat([untuned, found["ras-verdicts"]], ignore_index=True)
+    return with_rows(study, found, settings)
 
 
 def variation(points: DataFrame) -> DataFrame:
