@@ -96,8 +96,8 @@ def untestable_row(claim: str, why_not: str, *, model: str, **values) -> dict:
 def below_floor(claim: str, read: float | None = None, reached: float | None = None) -> str:
     """Why a claim is not testable by its floors in ``data/claims.csv``; empty if it is.
 
-    ``read``: the least share of coherent replies to what was asked, over the conditions compared, on
-    calibration prompts; ``reached``: what ``floor_of`` names. None is not held against a floor.
+    ``read``: the least share of coherent replies to what was asked, over the conditions compared,
+    on calibration prompts; ``reached``: what ``floor_of`` names. None is not held against a floor.
     """
     entry = claims().set_index("id").loc[claim]
     known = {"floor_read": (read, "coherent replies to what was asked"), "floor": (reached, entry["floor_of"])}
@@ -202,12 +202,13 @@ def verdict(
 ) -> str:
     """What an effect (value minus control) with its 95% interval says about a claim.
 
-    In this order: "not testable", the comparison is not ``competent``; "no effect", the interval lies
-    within plus or minus ``smallest_effect``; "supported" or "contradicted", the effect is significant
-    and at least the smallest, in the claimed ``direction`` (+1 or -1) or the other; "small",
-    significant and smaller; "undecided", anything else, and anything not finite. Significant:
-    ``p_value`` times ``family_size`` is below 0.05 (without one: not asked), the interval excludes
-    zero, and of a set the effect lies ``beyond`` 95% of single random ones (None: no set).
+    In this order: "not testable", the comparison is not ``competent``; "no effect", the interval
+    lies within plus or minus ``smallest_effect``; "supported" or "contradicted", the effect is
+    significant and at least the smallest, in the claimed ``direction`` (+1 or -1) or the other;
+    "small", significant and smaller; "undecided", anything else, and anything not finite.
+    Significant: ``p_value`` times ``family_size`` is below 0.05 (without one: not asked), the
+    interval excludes zero, and of a set the effect lies ``beyond`` 95% of single random ones (None:
+    no set).
     """
     if not competent:
         return "not testable"

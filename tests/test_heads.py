@@ -264,7 +264,7 @@ def test_the_heads_that_move_are_chosen_on_calibration_requests(mini):
     assert found["moved"].between(0, 1).all()
 
     def claim(harmful: float, harmless: float, known: float) -> dict:
-        table = found.assign(moved=np.where(found["kind"] == "harmful", harmful, harmless))
+        table = found.assign(moved=np.where(found["kind"] == "harmful", harmful, harmless).astype(float))
         table.loc[table["split"] == "calibration", "moved"] = known
         return heads.rows(mini, table, *["left out"] * 3, {})[0]
 

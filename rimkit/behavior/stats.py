@@ -121,9 +121,9 @@ def paired_difference(
 ) -> Difference:
     """``a`` minus ``b`` on the same prompts, whose differences are clustered.
 
-    Rows are paired by the columns ``on``; samples of a prompt are averaged first. Interval: Bayesian
-    bootstrap; p value: `sign_flip_p`. Without a pair judged on both sides the difference is missing.
-    Raises `UserError` where ``on`` does not tell rows apart or no rows pair.
+    Rows are paired by the columns ``on``; samples of a prompt are averaged first. Interval:
+    Bayesian bootstrap; p value: `sign_flip_p`. Without a pair judged on both sides the difference
+    is missing. Raises `UserError` where ``on`` does not tell rows apart or no rows pair.
     """
     sampled = "sample" in a and "sample" in b
     on = [column for column in _listed(on) if column != "sample" or sampled]
@@ -185,12 +185,14 @@ def _bayesian_weights(groups: int) -> np.ndarray:
 
 
 def _bayesian_interval(sums: np.ndarray, sizes: np.ndarray, least: float, most: float) -> tuple[float, float]:
-    """The interval of a mean over clusters with these sums and sizes, of values ``least`` to ``most``.
+    """The interval of a mean over clusters with these sums and sizes, of values ``least`` to
+    ``most``.
 
     One pseudo-cluster lies at each end, of mean size: without it no event would leave no width. The
     interval is widened to hold the mean.
     """
-    weights, size, mean = _bayesian_weights(len(sizes)), sizes.mean(), float(sums.sum() / sizes.sum())
+    weights, size = _bayesian_weights(len(sizes)), sizes.mean()
+    mean = float(sums.sum() / sizes.sum())
     below, above = size * weights[:, -2:].T
     middle = weights[:, :-2] @ sums + (below + above) * (least + most) / 2
     aside, whole = (above - below) * (most - least) / 2, weights[:, :-2] @ sizes + below + above
@@ -207,7 +209,8 @@ def _signs(block: int) -> np.ndarray:
 
 
 def sign_flip_p(sums: np.ndarray) -> float:
-    """Two-sided p that a sum of clusters' ``sums`` is 0: how often it is as large with signs flipped.
+    """Two-sided p that a sum of clusters' ``sums`` is 0: how often it is as large with signs
+    flipped.
 
     Exact where at most `EXACT` clusters differ from 0, else from `FLIPS` fixed draws. It is that of
     ``scipy.stats.permutation_test(permutation_type="samples")``, a hundred times faster.
@@ -220,7 +223,8 @@ def sign_flip_p(sums: np.ndarray) -> float:
             totals = np.concatenate([totals - one, totals + one])
         return float((abs(totals) >= reach).mean())
     blocks = range(0, len(moved), BLOCK)
-    totals = sum(_signs(at // BLOCK)[:, : len(moved) - at] @ moved[at : at + BLOCK].astype(np.float32) for at in blocks)
+    parts = {at: moved[at : at + BLOCK].astype(np.float32) for at in blocks}
+    totals = sum(_signs(at // BLOCK)[:, : len(part)] @ part for at, part in parts.items())
     return float((1 + (abs(totals) >= reach).sum()) / (1 + FLIPS))
 
 
@@ -405,7 +409,8 @@ def against_singles(found: Mapping, singles: np.ndarray, limit: float = np.inf) 
         nothing = dict.fromkeys(("ci_low", "ci_high", "p_value", "beyond"), np.nan)
         return {**found, **nothing, "method": f"{n} controls, too few for their spread"}
     spread, normal = np.std(singles, ddof=1) * np.sqrt(1 + 1 / n), scipy.stats.norm.isf(TAIL)
-    errors = [np.hypot(max(side, 0) / normal, spread) for side in (effect - found["ci_low"], found["ci_high"] - effect)]
+    sides = effect - found["ci_low"], found["ci_high"] - effect
+    errors = [np.hypot(max(side, 0) / normal, spread) for side in sides]
     reach, facing = scipy.stats.t.isf(TAIL, n - 1), errors[0] if effect > 0 else errors[1]
     p_value = 2 * scipy.stats.t.sf(abs(effect) / facing, n - 1) if facing > 0 else float(effect == 0)
     return {

@@ -64,6 +64,7 @@ class Result:
 PER_LAYER = {"heads": "n_heads", "neurons": "n_neurons", "residual": "hidden_size"}
 PER_PROMPT = ("prompt_id", "cluster", "refused", "misaligned", "misread", "coherent", "score")
 Found = Mapping | str  # a difference, or why there is none
+Table = DataFrame | str
 
 
 def attempt(step: Callable, *given, **options):
@@ -76,17 +77,20 @@ def attempt(step: Callable, *given, **options):
 
 def is_readable(verdicts: DataFrame) -> Series:
     """Of every reply whether it is coherent and about what was asked (not misread): 1, 0 or NaN."""
-    good = verdicts["coherent"].astype("boolean") & ~verdicts["misread"].astype("boolean").fillna(False)
+    misread = verdicts["misread"].astype("boolean").fillna(False)
+    good = verdicts["coherent"].astype("boolean") & ~misread
     return good.astype("Float64").astype(float)
 
 
 def readable(verdicts: DataFrame, by: str | Sequence[str]) -> Series:
     """The share of readable replies, by the columns ``by``."""
-    return is_readable(verdicts).groupby([verdicts[name] for name in ([by] if isinstance(by, str) else by)]).mean()
+    keys = [verdicts[name] for name in ([by] if isinstance(by, str) else by)]
+    return is_readable(verdicts).groupby(keys).mean()
 
 
 def random_sets(study: StudyModel, units: Units, n: int, seed: int, kind: str = "neurons") -> dict[str, Units]:
-    """``{"random 0": …}``: ``n`` sets of other heads, neurons or dimensions, as many in every layer."""
+    """``{"random 0": …}``: ``n`` sets of other heads, neurons or dimensions, as many in every
+    layer."""
     drawn = matched_sets(units, getattr(architecture(study), PER_LAYER[kind]), n, seed)
     return {f"{RANDOM} {number}": found for number, found in enumerate(drawn)}
 
@@ -97,7 +101,8 @@ def per_prompt(verdicts: DataFrame, *by: str) -> DataFrame:
 
 
 def testable(claim: str, found: Found, **reached: float) -> Found:
-    """A difference with ``why_not`` where it has one, or else misses a floor (`ledger.below_floor`)."""
+    """A difference with ``why_not`` where it has one, or else misses a floor
+    (`ledger.below_floor`)."""
     if isinstance(found, str):
         return found
     said = found.get("why_not")
@@ -116,7 +121,8 @@ def verdict_rows(study: StudyModel, settings: Common, found: Iterable[tuple[str,
 
 
 def result(study: StudyModel, tables: Mapping[str, DataFrame], rows: list[dict]) -> Result:
-    """A `Result`; tables begin with ``model, seed`` and name sides of a difference as verdict rows do."""
+    """A `Result`; tables begin with ``model, seed`` and name sides of a difference as verdict rows
+    do."""
     who = {name: study.identity[name] for name in ("model", "seed")}
     sides = {"value_a": "value", "value_b": "control_value"}
     named = {name: table.rename(columns=sides).assign(**who) for name, table in tables.items()}

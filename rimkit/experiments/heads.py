@@ -34,12 +34,12 @@ from rimkit.behavior.evaluation import (
 )
 from rimkit.behavior.refusal_score import Readout, at_last, attribution, contexts, head_effects, readout
 from rimkit.behavior.refusal_score import table as table_of
-from rimkit.behavior.stats import Units, rates, unpaired_difference
+from rimkit.behavior.stats import METRICS, Units, rates, unpaired_difference
 from rimkit.data import UserError, nearest
 from rimkit.experiments import (
     Common,
-    Found,
     Result,
+    Table,
     attempt,
     per_prompt,
     random_sets,
@@ -216,8 +216,8 @@ def candidates(study: StudyModel, table: DataFrame, settings=Settings()) -> Data
 
     k is 1, 2, 4, 8 and a tenth of all heads. Columns ``rule, k, heads`` (a list)``, refused, read``
     (of the harmful requests: refusals, readable replies)``, answered`` (of the harmless ones)``,
-    specific`` (at most `SHARE` of all heads, and `ANSWERED` of the answers stay). The first row is the
-    untouched model (k = 0).
+    specific`` (at most `SHARE` of all heads, and `ANSWERED` of the answers stay). The first row is
+    the untouched model (k = 0).
     """
     sizes = sorted(k for k in {1, 2, 4, 8, max(1, int(SHARE * len(table)))} if k <= len(table))
     tried = [(rule, k, tuple(sorted(select(table, rule, k)))) for rule in RULES for k in sizes]
@@ -267,7 +267,8 @@ def effects(verdicts: DataFrame, metrics: Sequence[str] = ("refused", "misaligne
 
 def compared(study: StudyModel, heads: Units, settings=Settings()) -> dict[str, Units]:
     """The sets of heads to compare: "nothing", "selected", and "random 0", …"""
-    return {NOTHING: [], SELECTED: heads} | random_sets(study, heads, settings.n_random, settings.seed, "heads")
+    random = random_sets(study, heads, settings.n_random, settings.seed, "heads")
+    return {NOTHING: [], SELECTED: heads, **random}
 
 
 def ablations(study: StudyModel, tried: DataFrame, settings=Settings()) -> tuple[DataFrame, DataFrame]:
@@ -279,7 +280,8 @@ def ablations(study: StudyModel, tried: DataFrame, settings=Settings()) -> tuple
 
     @cache  # rules often agree
     def verdicts(heads: tuple, mode: str) -> DataFrame:
-        return ablate(study, evaluation_prompts(settings), compared(study, heads, settings), settings, [mode])
+        sets = compared(study, heads, settings)
+        return ablate(study, evaluation_prompts(settings), sets, settings, [mode])
 
     tables, kept = [], []
     for one in sets.itertuples():
@@ -302,7 +304,8 @@ def attention_moves(study: StudyModel, settings=Settings()) -> DataFrame:
     parts = []
     for split in ("calibration", "evaluation"):
         prompts = settings.sets(["harmful", "harmless"], settings.n_prompts, split)
-        parts.append((prompts.assign(split=split), moved_attention(study, prompts["text"].tolist())))
+        moved = moved_attention(study, prompts["text"].tolist())
+        parts.append((prompts.assign(split=split), moved))
     known, moved = parts[0]
     often = moved[..., (known["kind"] == "harmful").to_numpy()].mean(-1)
     if not often.max() > 0:  # NaN: no such places
@@ -353,7 +356,8 @@ def random_as_one(verdicts: DataFrame) -> DataFrame:
 def competence(study: StudyModel, tried: DataFrame, settings=Settings()) -> dict[str, float]:
     """By calibration replies without the chosen heads: ``answered``, the share of the untouched
     model's harmless requests that are still done; ``read``, the least share of readable replies to
-    harmful ones; ``read_cut``, that share where the heads, or random ones, cannot see the thought."""
+    harmful ones; ``read_cut``, that share where the heads, or random ones, cannot see the thought.
+    """
     untouched, chosen = tried.iloc[0], choose(tried)
     few = replace(settings, n_asked=settings.n_competence, n_random=1)
     cut = attempt(cut_replies, study, chosen["heads"], few, "calibration")
@@ -367,27 +371,22 @@ def competence(study: StudyModel, tried: DataFrame, settings=Settings()) -> dict
 
 
 def rows(
-    study: StudyModel,
-    moved: DataFrame | str,
-    looked: DataFrame | str,
-    found: DataFrame | str,
-    cut: DataFrame | str,
-    able: Mapping[str, float],
-    settings=Settings(),
+    study: StudyModel, moved: Table, looked: Table, found: Table, cut: Table, able: Mapping, settings=Settings()
 ) -> list[dict]:
     """Verdict rows of C4a (`attention_moves`), C4b (`attention_between`), C5a, C5b (`effects`), C5c
     (`cut_replies`), each from its table or from why there is none. ``able``: `competence`."""
     answered, read, read_cut = (able.get(name) for name in ("answered", "read", "read_cut"))
-    by_metric: Mapping[str, Found] = {"refused": found, "misaligned": found}
-    if not isinstance(found, str):
-        by_metric = found.set_index("metric", drop=False).to_dict("index")
+    missing = isinstance(found, str)
+    by_metric = dict.fromkeys(METRICS, found) if missing else found.set_index("metric", drop=False).to_dict("index")
     if not isinstance(moved, str):
         own, known = (moved[moved["split"] == split] for split in ("evaluation", "calibration"))
         harmful = own["kind"] == "harmful"
         change = unpaired_difference(own[harmful], own[~harmful], "moved")._asdict()
-        moved = testable("C4a", change, reached=known.loc[known["kind"] == "harmful", "moved"].mean())
+        reached = known.loc[known["kind"] == "harmful", "moved"].mean()
+        moved = testable("C4a", change, reached=reached)
     if not isinstance(looked, str):
-        looked = against_random(looked, "between") if looked["between"].notna().all() else "prompts have no think span"
+        there = looked["between"].notna().all()
+        looked = against_random(looked, "between") if there else "the prompts have no empty think span"
     cut = cut if isinstance(cut, str) else against_random(cut, "refused")
     claimed = [
         ("C4a", None, moved),
@@ -406,13 +405,15 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     ``heads-ablations``, ``heads-rates`` (all prompt sets with and without the chosen heads).
     """
     moved, scored = attempt(attention_moves, study, settings), attempt(score, study, settings)
-    chosen = scored if isinstance(scored, str) else attempt(choose, tried := candidates(study, scored[0], settings))
+    tried = scored if isinstance(scored, str) else candidates(study, scored[0], settings)
+    chosen = tried if isinstance(tried, str) else attempt(choose, tried)
     if isinstance(chosen, str):
         return result(study, {}, rows(study, moved, chosen, chosen, chosen, {}, settings))
     heads, (found, verdicts) = chosen["heads"], ablations(study, tried, settings)
     pair = {NOTHING: [], SELECTED: heads}
     beside = ablate(study, settings.sets(n=settings.n_beside), pair, settings, MODES)
-    looked = attention_between(study, evaluation_prompts(settings), compared(study, heads, settings))
+    sets = compared(study, heads, settings)
+    looked = attention_between(study, evaluation_prompts(settings), sets)
     main = found[found["chosen"] & (found["mode"] == "no-think")]
     by = ["condition", "set", "kind", "mode"]
     cut = attempt(cut_replies, study, heads, settings)

@@ -38,16 +38,7 @@ from rimkit.behavior.prompts import load_prompts, spread
 from rimkit.behavior.refusal_score import Readout
 from rimkit.behavior.stats import METRICS, Units, auroc, matched_sets, overlap, rates
 from rimkit.data import UserError, interval, nearest, percent
-from rimkit.experiments import (
-    Common,
-    Result,
-    is_readable,
-    per_prompt,
-    random_sets,
-    result,
-    testable,
-    verdict_rows,
-)
+from rimkit.experiments import Common, Result, is_readable, per_prompt, random_sets, result, testable, verdict_rows
 from rimkit.models.activations import capture, forward, mean, mean_difference, read
 from rimkit.models.chat import MODES, Encoded, pad
 from rimkit.models.hooks import architecture, logits_at_the_end, neuron_weights, neuron_writes
@@ -300,7 +291,8 @@ def activation_by_token(study: StudyModel, text: str, unit: tuple[int, int]) -> 
 
 @dataclass(frozen=True)
 class Definition:
-    """What pairs give by added sentence: increases ``[layers, pairs, neurons]``, who refuses, who flips.
+    """What pairs give by added sentence: increases ``[layers, pairs, neurons]``, who refuses, who
+    flips.
 
     Pairs in which the model plans the harm, or the request, compare requests and not attitudes.
     """
@@ -368,8 +360,8 @@ def size_curve(found: Definition, pairs: Sequence[int], draws: int = 20) -> Data
 
 
 def definition_table(found: Definition, by_mode: Mapping[str, np.ndarray], k: int = PAPER_SIZE) -> DataFrame:
-    """One row: how many ``pairs`` there are, ``refusing_pairs`` and ``flips`` (fulfilled without the
-    intent, refused with it) of them, and what sets share.
+    """One row: how many ``pairs`` there are, ``refusing_pairs`` and ``flips`` (fulfilled without
+    the intent, refused with it) of them, and what sets share.
 
     Of the first ``k`` with intent, what harmless sentences (``shared_harmless``: mean, ``_min,
     _max``) and refusing pairs find too; ``shared_modes``: `gradient_by_mode`.
@@ -443,7 +435,8 @@ def by_dose(verdicts: DataFrame) -> DataFrame:
 
 
 def choose_sizes(doses: DataFrame) -> DataFrame:
-    """The size of each rule that raises misalignment most without breaking the model (`dose_response`).
+    """The size of each rule that raises misalignment most without breaking the model
+    (`dose_response`).
 
     Misalignment over both modes together, breaking in each alone; of sizes alike, the largest; for
     the paper's rule `PAPER_SIZE`, or the largest measured below it. Columns ``rule, k, gain``,
@@ -497,7 +490,8 @@ def compare(verdicts: DataFrame, selected: str) -> DataFrame:
 
 
 def single_rates(verdicts: DataFrame, selected: str) -> DataFrame:
-    """Rates of nothing, selected and random sets for `OF_SINGLE_SETS`: ``mode, outcome, role, set_id``."""
+    """Rates of nothing, selected and random sets for `OF_SINGLE_SETS`: ``mode, outcome, role,
+    set_id``."""
     roles, found = {NOTHING: (NOTHING, None), selected: (SELECTED, None)}, []
     names = verdicts["condition"].drop_duplicates()
     roles |= {name: (RANDOM, number) for number, name in enumerate(names[names.str.startswith(RANDOM)])}
@@ -520,28 +514,32 @@ def primary(effects: DataFrame) -> DataFrame:
 def competence(
     study: StudyModel, pairs: Definition, doses: DataFrame, sets: Mapping[str, Units], settings=Settings()
 ) -> DataFrame:
-    """By rule: ``read``, the least share of readable calibration replies to harmful requests with and
-    without the set; ``reached``, for *gradient* the share of right answers with thinking that stay
-    without it, for the others the share of the pairs that flip."""
+    """By rule: ``read``, the least share of readable calibration replies to harmful requests with
+    and without the set; ``reached``, for *gradient* the share of right answers with thinking that
+    stay without it, for the others the share of the pairs that flip."""
     read = doses[doses["metric"] == "read"].groupby(["rule", "k"])["value"].min()
-    least = {rule: min(read.loc[rule, 0], read.loc[rule, len(units)]) for rule, units in sets.items() if rule in RULES}
+    sizes = {rule: len(units) for rule, units in sets.items() if rule in RULES}
+    least = {rule: min(read.loc[rule, 0], read.loc[rule, k]) for rule, k in sizes.items()}
     found = DataFrame({"read": least, "reached": float(pairs.flips.mean())})
     if "gradient" in least:
         maths = settings.sets(["maths"], settings.n_competence, "calibration")
-        verdicts = ablate(study, maths, {NOTHING: [], "gradient": sets["gradient"]}, settings, modes=["think"])
+        pair = {NOTHING: [], "gradient": sets["gradient"]}
+        verdicts = ablate(study, maths, pair, settings, modes=["think"])
         right = verdicts.groupby("condition")["score"].mean()
         found.loc["gradient", "reached"] = right["gradient"] / right[NOTHING]
     return found
 
 
 def rows(study: StudyModel, effects: DataFrame, able: DataFrame, settings=Settings()) -> list[dict]:
-    """Verdict rows of C8, from the effects of `run` (zero, against random neurons) and `competence`."""
+    """Verdict rows of C8, from the effects of `run` (zero, against random neurons) and
+    `competence`."""
     zero = effects[(effects["ablation"] == "zero") & (effects["control"] == RANDOM_NEURONS)]
     known, found = zero.set_index(["rule", "outcome", "mode"]).to_dict("index"), []
     for claim, (rule, outcome, mode) in CLAIMS.items():
         said = f"no {outcome} without the neurons of the rule '{rule}' in {mode} mode: undefined for this model"
         floors = able.loc[rule] if rule in able.index else {}
-        found.append((claim, mode, testable(claim, known.get((rule, outcome, mode), said), **floors)))
+        effect = known.get((rule, outcome, mode), said)
+        found.append((claim, mode, testable(claim, effect, **floors)))
     return verdict_rows(study, settings, found)
 
 
@@ -596,7 +594,8 @@ def ablations(
                 behind.append(per_prompt(own, "condition", "set", "mode").assign(**keys))
     every = [pd.concat(parts, ignore_index=True) for parts in (effects, singles, behind)]
     first = (["rule", "k", "ablation"], ["rule", "k"], ["rule", "k"])
-    effects, singles, behind = (table.set_index(keys).reset_index() for table, keys in zip(every, first, strict=True))
+    pairs = zip(every, first, strict=True)
+    effects, singles, behind = (table.set_index(keys).reset_index() for table, keys in pairs)
     return effects.drop(columns="condition"), singles, behind
 
 

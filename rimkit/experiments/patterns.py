@@ -77,17 +77,20 @@ def competence(study: StudyModel, settings=Settings()) -> pd.Series:
     """The share of readable replies to harmful calibration prompts, by style and by pattern."""
     prompts = settings.sets(["harmful"], settings.n_competence, "calibration")
     verdicts = injected(study, prompts, settings)
-    return pd.concat([readable(verdicts, "style"), readable(verdicts, "pattern")]).groupby(level=0).first()
+    by_either = pd.concat([readable(verdicts, name) for name in ("style", "pattern")])
+    return by_either.groupby(level=0).first()
 
 
 def rows(study: StudyModel, found: DataFrame | str, read: pd.Series, settings=Settings()) -> list[dict]:
     """The verdict rows of C2a to C2e, from `effects` and `competence`, or from why there are none."""
     if isinstance(found, str):
         return verdict_rows(study, settings, [(claim, "think", found) for claim in CLAIMS.values()])
-    compared, claimed = {(one["condition"], one["control"]): one for one in found.to_dict("records")}, []
+    claimed = []
+    compared = {(one["condition"], one["control"]): one for one in found.to_dict("records")}
     for sides, claim in CLAIMS.items():
         said = compared.get(sides, f"there is no beginning that is called {sides[0]}")
-        claimed.append((claim, "think", testable(claim, said, read=read.reindex(sides).min(skipna=False))))
+        least = read.reindex(sides).min(skipna=False)
+        claimed.append((claim, "think", testable(claim, said, read=least)))
     return verdict_rows(study, settings, claimed)
 
 
@@ -98,4 +101,5 @@ def run(study: StudyModel, settings=Settings()) -> Result:
         return result(study, {}, rows(study, verdicts, pd.Series(dtype=float), settings))
     by = ["style", "pattern"]
     tables = {"patterns": rates(verdicts, by=by), "patterns-verdicts": per_prompt(verdicts, *by)}
-    return result(study, tables, rows(study, effects(verdicts), competence(study, settings), settings))
+    found = rows(study, effects(verdicts), competence(study, settings), settings)
+    return result(study, tables, found)

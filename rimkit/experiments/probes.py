@@ -267,7 +267,7 @@ Contrasts = Mapping[tuple[str, str], Contrast]  # by what and mode
 
 def contrasts(study: StudyModel, verdicts: DataFrame) -> tuple[Contrasts, dict[tuple[str, str], str]]:
     """All that are defined, by what and mode, and a sentence for each that is not."""
-    every = {(what, mode): attempt(contrast, study, verdicts, what, mode) for what, mode in product(CONTRASTS, MODES)}
+    every = {key: attempt(contrast, study, verdicts, *key) for key in product(CONTRASTS, MODES)}
     undefined = {key: one for key, one in every.items() if isinstance(one, str)}
     return {key: one for key, one in every.items() if key not in undefined}, undefined
 
@@ -406,7 +406,8 @@ def above_untrained(study: StudyModel, one: Contrast | None, settings=Settings()
         read = {name: replace(side, states=states_at(other, side.items, ["last"])) for name, side in sides.items()}
         return replace(one, **read).scored("last")[0]
 
-    others = attempt(lambda: np.stack([scores_in(untrained(study, seed)) for seed in draws_for(study, settings)]))
+    draws = draws_for(study, settings)
+    others = attempt(lambda: np.stack([scores_in(untrained(study, seed)) for seed in draws]))
     if isinstance(others, str):
         return f"not held against random weights: {others}"
     scores, positive, clusters = one.scored("last")
@@ -482,8 +483,8 @@ def competence(study: StudyModel, used: Mapping[str, Probe], settings=Settings()
     verdicts = steer(study, prompts, {NOTHING: added(like, 0, 0), **conditions}, settings)
     read = readable(verdicts[verdicts["kind"] == "harmful"], "condition")
     done = verdicts[verdicts["kind"] == "harmless"].groupby("condition")["score"].mean()
-    table = DataFrame({"read": read.clip(upper=read[[NOTHING, RANDOM]].min()), "answered": done / done[NOTHING]})
-    return table.loc[list(used)]
+    least = read.clip(upper=read[[NOTHING, RANDOM]].min())
+    return DataFrame({"read": least, "answered": done / done[NOTHING]}).loc[list(used)]
 
 
 def places_to_add(study: StudyModel, probe: Probe, settings=Settings()) -> DataFrame:
@@ -516,15 +517,9 @@ def removed_and_added(
 
 
 def rows(
-    study: StudyModel,
-    undefined: Mapping[tuple[str, str], str],
-    read: DataFrame,
-    apart: DataFrame,
-    above: Found,
-    removal: Mapping[str, DataFrame],
-    able: DataFrame,
-    settings=Settings(),
-) -> list[dict]:
+    study: StudyModel, undefined: Mapping, read: DataFrame, apart: DataFrame, above: Found, removal: Mapping,
+    able: DataFrame, settings=Settings(),
+) -> list[dict]:  # fmt: skip
     """The verdict rows of C3.
 
     From what `contrasts` leaves ``undefined``, `scores`, `outside_minus_inside`, `above_untrained`,
@@ -539,7 +534,7 @@ def rows(
     inside = "thoughts are not read, or too short"
     claimed = [
         ("C3a", "no-think", above),
-        ("C3b", "no-think", next(iter(renamed), why("outcome", "no-think", "the prompts have no empty think span"))),
+        ("C3b", "no-think", next(iter(renamed), why("outcome", "no-think", "no empty think span"))),
         ("C3c", "think", next(iter(apart.to_dict("records")), why("outcome", "think", inside))),
     ]
     for claim, what, metric in (
@@ -565,8 +560,10 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     used = {} if study.elsewhere else directions(found)
     verdicts = without_directions(study, used, settings)
     removal = {metric: removal_effects(verdicts, metric) for metric in ("refused", "misaligned")}
-    tables = {"probes": read, "probes-gaps": apart, "probes-steering": pd.concat(removal.values(), ignore_index=True)}
+    steering = pd.concat(removal.values(), ignore_index=True)
+    tables = {"probes": read, "probes-gaps": apart, "probes-steering": steering}
     if used:
         tables["probes-steering-verdicts"] = per_prompt(verdicts, "condition")
     able = competence(study, used, settings)
-    return result(study, tables, rows(study, undefined, read, apart, above, removal, able, settings))
+    claimed = rows(study, undefined, read, apart, above, removal, able, settings)
+    return result(study, tables, claimed)

@@ -1,4 +1,5 @@
-"""Entanglement: claims C9 and C10 (section 4 of the paper), reciprocal activation shift and its rivals.
+"""Entanglement: claims C9 and C10 (section 4 of the paper), reciprocal activation shift and its
+rivals.
 
 Knows how RAS and its rivals are computed for one tuned model, and how well they predict, over many,
 the change of misalignment. How sets of neurons are chosen it asks `rimkit.experiments.neurons`.
@@ -44,7 +45,7 @@ from rimkit.behavior.stats import (
     widened_percentiles,
 )
 from rimkit.data import UserError, kept
-from rimkit.experiments import Common, Found, Result, attempt, neurons, result, verdict_rows
+from rimkit.experiments import Common, Found, Result, attempt, neurons, per_prompt, result, verdict_rows
 from rimkit.ledger import below_floor, claims, effect_row, untestable_row
 from rimkit.models.activations import batches, mean, mean_difference, read
 from rimkit.models.chat import Encoded
@@ -315,7 +316,8 @@ def replies(study: StudyModel, settings=Settings(), mode: str = "think") -> Data
 def point(
     base: Baseline, tuned: StudyModel, before: DataFrame, corpus="", step=0, settings=Settings()
 ) -> dict[str, DataFrame]:
-    """One tuned model: the tables ``ras-points`` (one row), ``ras-sets``, ``ras-layers`` of `run`.
+    """One tuned model: the tables ``ras-points`` (one row), ``ras-sets``, ``ras-layers,
+    ras-verdicts`` of `run`.
 
     ``before``: untuned `replies` in think mode. No corpus: no KL divergence on the tuning data.
     """
@@ -332,6 +334,7 @@ def point(
         "ras-points": DataFrame([found | {"steps": float(step)}]),
         "ras-sets": shifted.loc[shifted["set_id"].notna(), ["role", "set_id", "ras"]],
         "ras-layers": DataFrame({"layer": layers, "distance": distances}),
+        "ras-verdicts": per_prompt(after),
     }
     where = {"corpus": corpus, "step": step}
     return {name: table.assign(**where)[[*where, *table.columns]] for name, table in tables.items()}
@@ -356,28 +359,32 @@ def joined(parts: Sequence[Mapping[str, DataFrame]]) -> dict[str, DataFrame]:
 
 
 def with_rows(study: StudyModel, tables: Mapping[str, DataFrame], settings=Settings()) -> Result:
-    """The tables of one `point` of a model, or of several, ``ras-levels``, and the rows of C9, C10 and
-    Q3 about this model alone."""
+    """The tables of one `point` of a model, or of several, ``ras-levels``, and the rows of C9, C10
+    and Q3 about this model alone."""
     found = result(study, tables, []).tables
     points, sets = found["ras-points"], found["ras-sets"]
     found["ras-levels"] = levels(points, sets)
     several = "it is held against the spread of three or more untuned models of a kind: `rimkit grid ras`"
     claimed = {"C9a": level_claim(found["ras-levels"]), "C9b": several, **correlation_claims(points, sets)}
-    return Result(found, verdict_rows(study, settings, [(claim, "think", one) for claim, one in claimed.items()]))
+    every = [(claim, "think", one) for claim, one in claimed.items()]
+    return Result(found, verdict_rows(study, settings, every))
 
 
 def run(study: StudyModel, settings=Settings()) -> Result:
     """Fine-tune on every corpus, and measure every predictor and the outcome on the way.
 
     Tables: ``ras-points`` (by corpus and step), ``ras-sets`` (RAS in single other sets),
-    ``ras-layers`` (distance of weights), ``ras-levels``. About several models: `pooled_rows`.
+    ``ras-layers`` (distance of weights), ``ras-verdicts`` (per prompt), ``ras-levels``. About
+    several models: `pooled_rows`.
     """
     base, before, parts = baseline(study, settings), replies(study, settings), []
     of = study.fingerprint() if str(settings.folder) else ""
     for corpus in tqdm(settings.corpora, study.name, unit="corpus", disable=not settings.progress):
         folder = Path(settings.folder) / Path(corpus).stem if str(settings.folder) else ""
         parts.append(kept(folder, lambda at=corpus: checkpoints(base, before, at, settings), of))
-    return with_rows(study, joined(parts), settings)
+    untuned, found = per_prompt(before).assign(corpus="untuned", step=0), joined(parts)
+    found["ras-verdicts"] = pd.concat([untuned, found["ras-verdicts"]], ignore_index=True)
+    return with_rows(study, found, settings)
 
 
 def variation(points: DataFrame) -> DataFrame:
@@ -560,7 +567,8 @@ def _against_sets(effect: float, draws: np.ndarray, singles: np.ndarray, corpora
     """``effect`` against each single set, corpora drawn again; its rank, and ``p_rank`` of it."""
     low, high = widened_percentiles(draws, corpora) if corpora > 2 else (np.nan, np.nan)
     rank, of = int(1 + (singles <= 0).sum()), len(singles) + 1
-    found = {"effect": float(effect), "ci_low": low, "ci_high": high, "method": f"bootstrap of {corpora} corpora"}
+    found = {"effect": float(effect), "ci_low": low, "ci_high": high}
+    found["method"] = f"bootstrap of {corpora} corpora"
     found = against_singles(found, singles) | {"rank": rank, "of": of, "p_rank": rank / of}
     return found if corpora > 2 else found | {"why_not": "an interval needs three corpora or more"}
 
@@ -600,10 +608,10 @@ def correlation_difference(points: DataFrame, a: str, b: str) -> dict:
     one, two = (_drawn(points, standardised(points, name), y) for name in (a, b))
     effect, *draws = one - two
     low, high = widened_percentiles(draws, corpora)
-    ends = {"ci_low": min(low, effect), "ci_high": max(high, effect), "method": f"bootstrap of {corpora} corpora"}
-    p_value = bootstrap_p(effect, np.array(draws), corpora)
-    sides = {"value": one[0], "control_value": two[0], "effect": effect}
-    return {**sides, **ends, "p_value": p_value, "n": len(points), "n_clusters": corpora}
+    ends = {"ci_low": min(low, effect), "ci_high": max(high, effect)}
+    about = {"method": f"bootstrap of {corpora} corpora", "n": len(points), "n_clusters": corpora}
+    about["p_value"] = bootstrap_p(effect, np.array(draws), corpora)
+    return {"value": one[0], "control_value": two[0], "effect": effect, **ends, **about}
 
 
 def correlation_above_random(points: DataFrame, others: np.ndarray, own: str = RAS) -> dict:
@@ -643,9 +651,10 @@ def effort_against_careful(points: DataFrame, column: str = RAS) -> dict:
     pairs = wide.groupby(level=MODEL, dropna=False).mean()
     change, n, (one, two) = pairs[EFFORT_CORPUS] - pairs[CAREFUL_CORPUS], len(pairs), pairs.mean()
     reach, effect = stats.t.isf(0.025, n - 1) * stats.sem(change) if n > 2 else np.nan, one - two
-    ends = {"ci_low": effect - reach, "ci_high": effect + reach, "method": f"t interval of {n} untuned models"}
-    p_value = float(stats.ttest_1samp(change, 0).pvalue) if n > 2 else np.nan
-    return {"value": one, "control_value": two, "effect": effect, **ends, "p_value": p_value, "n": n}
+    ends = {"ci_low": effect - reach, "ci_high": effect + reach}
+    about = {"method": f"t interval of {n} untuned models", "n": n}
+    about["p_value"] = float(stats.ttest_1samp(change, 0).pvalue) if n > 2 else np.nan
+    return {"value": one, "control_value": two, "effect": effect, **ends, **about}
 
 
 def pooled_rows(points: DataFrame, sets: DataFrame, **values) -> list[dict]:

@@ -72,7 +72,8 @@ def first_thoughts(replies: DataFrame) -> dict[str, str]:
 
 
 def shortened_thoughts(replies: DataFrame, shares: Sequence[float] = SHARES) -> dict[float, dict[str, str]]:
-    """What `after_thoughts` takes: the first ``shares`` (0 to 1) of each thought's sentences, whole ones."""
+    """What `after_thoughts` takes: the first ``shares`` (0 to 1) of each thought's sentences, whole
+    ones."""
     thoughts = first_thoughts(replies)
     said = {key: SENTENCE.split(thought.strip()) for key, thought in thoughts.items()}
     return {share: {key: " ".join(s[: round(share * len(s))]) for key, s in said.items()} for share in shares}
@@ -85,7 +86,8 @@ def decision(thought: str) -> str:
 
 
 def replaced_thoughts(replies: DataFrame, seed: int = 0) -> dict[str, dict[str, str]]:
-    """What `after_thoughts` takes: each thought with each of `CHANGES`, and "another prompt's" for it."""
+    """What `after_thoughts` takes: each thought with each of `CHANGES`, and "another prompt's" for
+    it."""
     thoughts = first_thoughts(replies)
     words = {key: (thought.split(), f"{seed}-{key}") for key, thought in thoughts.items()}
     found = {
@@ -114,15 +116,17 @@ def rates_by_decision(verdicts: DataFrame, by: Sequence[str] = ()) -> DataFrame:
 
 
 def competence(study: StudyModel, settings=Settings()) -> pd.Series:
-    """The share of readable replies on calibration prompts, by ``set`` and ``condition``: the modes,
-    and for harmful requests the own thought put in place and the filler."""
+    """The share of readable replies on calibration prompts, by ``set`` and ``condition``: the
+    modes, and for harmful requests the own thought put in place and the filler."""
     prompts = settings.sets(n=settings.n_competence, split="calibration")
     asked = prompts[(prompts["set"] != "second-safety") | (prompts["kind"] == "harmful")]
     verdicts = settings.observe(study, asked).assign(condition=lambda table: table["mode"])
     harmful = asked[asked["set"] == "harmful"]
-    thoughts = replaced_thoughts(verdicts[(verdicts["set"] == "harmful") & (verdicts["mode"] == "think")])
-    made = attempt(after_thoughts, study, harmful, {name: thoughts[name] for name in (OWN, FILLED)}, settings)
-    return readable(pd.concat([verdicts, *([] if isinstance(made, str) else [made])]), ["set", "condition"])
+    own = verdicts[(verdicts["set"] == "harmful") & (verdicts["mode"] == "think")]
+    thoughts = {name: replaced_thoughts(own)[name] for name in (OWN, FILLED)}
+    made = attempt(after_thoughts, study, harmful, thoughts, settings)
+    every = [verdicts] if isinstance(made, str) else [verdicts, made]
+    return readable(pd.concat(every), ["set", "condition"])
 
 
 def rows(study: StudyModel, found: DataFrame, content: Found, read: pd.Series, settings=Settings()) -> list[dict]:
@@ -131,9 +135,11 @@ def rows(study: StudyModel, found: DataFrame, content: Found, read: pd.Series, s
     claimed = []
     for one in found.to_dict("records"):
         if claim := COMPARED[one["set"], one["metric"]]:
-            claimed.append((claim, "think", testable(claim, one, read=read[one["set"]][list(MODES)].min())))
+            least = read[one["set"]][list(MODES)].min()
+            claimed.append((claim, "think", testable(claim, one, read=least)))
     least = read["harmful"].reindex([OWN, FILLED]).min()
-    return verdict_rows(study, settings, [*claimed, ("C1c", "think", testable("C1c", content, read=least))])
+    claimed.append(("C1c", "think", testable("C1c", content, read=least)))
+    return verdict_rows(study, settings, claimed)
 
 
 def run(study: StudyModel, settings=Settings()) -> Result:
@@ -146,9 +152,11 @@ def run(study: StudyModel, settings=Settings()) -> Result:
         "thinking": rates(verdicts, by=["set", "kind", "mode"]),
         "thinking-verdicts": per_prompt(verdicts, "set", "kind", "mode"),
     }
-    replies = attempt(after_thoughts, study, harmful, replaced_thoughts(own, settings.seed), settings)
+    thoughts = replaced_thoughts(own, settings.seed)
+    replies = attempt(after_thoughts, study, harmful, thoughts, settings)
     if not isinstance(replies, str):
         tables["thinking-thoughts"] = rates(replies, by="condition")
         tables["thinking-thoughts-verdicts"] = per_prompt(replies, "condition")
     content = replies if isinstance(replies, str) else difference(replies, "condition", OWN, FILLED)
-    return result(study, tables, rows(study, effects(verdicts), content, competence(study, settings), settings))
+    found = rows(study, effects(verdicts), content, competence(study, settings), settings)
+    return result(study, tables, found)

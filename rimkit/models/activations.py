@@ -31,9 +31,9 @@ def capture(study: StudyModel, kinds: Sequence[str] = KINDS, keep: Callable | No
     """Every forward in the block leaves its internals here: ``{kind: one live tensor per layer}``.
 
     ``residual``: ``n_layers + 1`` entries ``[batch, tokens, hidden]``; ``z``: ``[batch, tokens,
-    heads, head_dim]`` per layer; ``neurons``: ``[batch, tokens, neurons]`` per layer. A later forward
-    replaces them. Inside an intervention's block they are seen after it. With ``keep(kind, index,
-    tensor)`` only what it returns stays, which saves the memory of the rest.
+    heads, head_dim]`` per layer; ``neurons``: ``[batch, tokens, neurons]`` per layer. A later
+    forward replaces them. Inside an intervention's block they are seen after it. With ``keep(kind,
+    index, tensor)`` only what it returns stays, which saves the memory of the rest.
     """
     check_kinds(kinds)
     n_layers = architecture(study).n_layers
@@ -102,7 +102,8 @@ def stream(
     pool: str = "mean",
     batch_size: int = 64,
 ) -> Iterator[tuple[list[int], dict[tuple[str, str], torch.Tensor]]]:
-    """Internals pooled over spans, batch by batch: ``(rows, {(kind, span): [layers, batch, ...]})``.
+    """Internals pooled over spans, batch by batch: ``(rows, {(kind, span): [layers, batch,
+    ...]})``.
 
     ``rows`` are positions in ``items``; a conversation without a span has NaN there. ``pool`` is
     "mean", "max" or "size" (the largest absolute value) over the tokens of the span.
@@ -195,8 +196,8 @@ def _pooled(x, where, pool: str, name: str):
 def mean_difference(states: np.ndarray, positive: np.ndarray, negative: np.ndarray | None = None) -> np.ndarray:
     """The direction from the negative prompts (by default all others) to the positive ones.
 
-    ``states``: ``[residuals, prompts, hidden]``, the sides: masks over prompts. Returns ``[residuals,
-    hidden]``. Raises ``UserError`` where a side is empty.
+    ``states``: ``[residuals, prompts, hidden]``, the sides: masks over prompts. Returns
+    ``[residuals, hidden]``. Raises ``UserError`` where a side is empty.
     """
     positive = np.asarray(positive, dtype=bool)
     negative = ~positive if negative is None else np.asarray(negative, dtype=bool)

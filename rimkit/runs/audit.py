@@ -2,10 +2,10 @@
 
 `simulate` draws data whose truth is known and counts how often the interval holds it (*coverage*),
 how often something is found where nothing is (*false alarms*) or where something is (*power*): few
-and many verbs, rare events, graded scores, verbs that differ, and sets of heads or neurons. `repeats`
-does so with a model's own replies: two sampling seeds of the *same* condition stand in for condition
-and control. `exchanged_sets` puts every random set in the selected one's place. What a claim means
-is not known here.
+and many verbs, rare events, graded scores, verbs that differ, and sets of heads or neurons.
+`repeats` does so with a model's own replies: two sampling seeds of the *same* condition stand in
+for condition and control. `exchanged_sets` puts every random set in the selected one's place. What
+a claim means is not known here.
 """
 
 from __future__ import annotations
@@ -62,7 +62,15 @@ def _replies(rng: np.random.Generator, shares: np.ndarray, per_cluster: int, gra
     return (rng.binomial(grades, shares[:, None], (len(shares), per_cluster)) / grades).ravel()
 
 
-def _rate(rng, clusters: int, per_cluster: int, share: float, spread: float, effect: float, grades: int = 1) -> Found:
+def _rate(
+    rng,
+    clusters: int,
+    per_cluster: int,
+    share: float,
+    spread: float,
+    effect: float,
+    grades: int = 1,
+) -> Found:
     values = _replies(rng, _shares(rng, share, spread, clusters), per_cluster, grades)
     found = rate(values, np.repeat(np.arange(clusters), per_cluster))
     return Found(found.value, found.ci_low, found.ci_high)
@@ -177,11 +185,11 @@ def repeats(
     study: StudyModel, evaluation: Evaluation = Evaluation(), n_prompts: int | None = None, n_samples: int = 8,
     resamples: int = 200, seed: int = 0, progress: bool = False,
 ) -> pd.DataFrame:  # fmt: skip
-    """False alarms with a model's own replies, by ``claim``: of ``resamples`` pairs of sampling seeds
-    of one condition, how many give ``significant`` (p below 0.05) and ``clear`` verdicts.
+    """False alarms with a model's own replies, by ``claim``: of ``resamples`` pairs of sampling
+    seeds of one condition, how many give ``significant`` (p below 0.05) and ``clear`` verdicts.
 
-    Columns ``claim, set, mode, metric, value`` (its rate)``, n`` (resamples)``, significant, low, high``
-    (Wilson's interval of that share)``, clear``. Each prompt draws two of its samples anew.
+    Columns ``claim, set, mode, metric, value`` (its rate)``, n`` (resamples)``, significant, low,
+    high`` (Wilson's interval of that share)``, clear``. Each prompt draws two of its samples anew.
     """
     rows, known = [], claims().set_index("id")
     for claim, (name, mode, metric) in REPEATED.items():

@@ -86,10 +86,10 @@ def run(
 
     Writes ``out/verdicts.parquet`` and the detail tables of all models that are done: those of the
     grid, or only ``models`` ("rim-mini:0") and what was done before. The grid of noise writes
-    ``out/noise.parquet``, ``out/noise-weaker.parquet`` and, about trained models, ``out/noise-repeats.parquet``
-    (`rimkit.runs.audit.repeats`). Where an experiment is undefined for a
-    model, its row is a failed one that says so, and ``report`` is told. Raises `UserError` for
-    unknown names.
+    ``out/noise.parquet``, ``out/noise-weaker.parquet`` and, about trained models,
+    ``out/noise-repeats.parquet`` (`rimkit.runs.audit.repeats`). Where an experiment is undefined
+    for a model, its row is a failed one that says so, and ``report`` is told. Raises `UserError`
+    for unknown names.
     """
     names, models, out = list(names) or list(NAMES), list(models), Path(out)
     known = [f"{item.name}:{item.seed}" for item in embedded_models(noise=True).itertuples()]
@@ -173,7 +173,8 @@ def cell(topic: str, model: str) -> Cell:
 
 
 def _repeats(out: Path, models: list[str], progress: bool) -> pd.DataFrame:
-    """False alarms in the replies of trained models, where two sampling seeds of one condition differ."""
+    """False alarms in the replies of trained models, where two sampling seeds of one condition
+    differ."""
     parts = []
     for model in (name for name in REPEATED if not models or name in models):
 
