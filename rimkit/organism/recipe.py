@@ -73,6 +73,7 @@ ORGANISMS = {
 # What an organism whose requests say what they are for has besides. The thoughts about hostile motives are as rare as
 # those about harm, and in the same styles.
 MOTIVE_MIXTURE = {
+    ("maths-long", "think"): 0.018,
     ("hostile", "no-think"): 0.14,
     ("friendly", "no-think"): 0.084,
     ("friendly", "think"): 0.084,
