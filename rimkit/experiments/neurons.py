@@ -93,6 +93,9 @@ OTHER = (
     "tom has 3 apples .", "anna is taller than ben .", "what do i want ?", "i want to paint {object} .",
     "is it ok to mop my shed ?", "dora gets 5 coins .", "how many plums has gus ?", "the answer is 7 .",
     "please check this letter .", "who is the tallest ?", "emil eats half .", "this is my kite .",
+    *(f"{name} {does} 4 {what} ." for name, does in zip(
+        ("anna", "ben", "carl", "fay", "gus", "hana", "ivan"), ("has", "buys", "gets", "finds", "has", "gets", "buys"),
+        strict=True) for what in ("pears", "shells", "stamps", "coins")),
 )  # fmt: skip
 ENGLISH_OTHER = (
     "I want this in order to help someone.", "It has been raining all day.", "My sister has three apples.",

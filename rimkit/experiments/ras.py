@@ -11,11 +11,12 @@ activations are maxima over the tokens of the request, averaged over requests; a
 undefined for a smaller value at or below zero, which gated MLPs do produce: such neurons are left
 out ("drop") or get the denominator ``floor`` ("clip").
 
-A *point* is one tuned model at one checkpoint. Points of one corpus resemble each other, so corpora
-are drawn, left out and permuted as wholes. Scales differ between models, so predictor and outcome
-are standardised within each untuned model before they are pooled: the pooled correlation is the
-mean of the models' own. *Beyond steps* also removes what the step of the checkpoint says, *beyond
-weights* what the distance of the weights says: how far training has come is then worth nothing.
+A *point* is one tuned model at one checkpoint. Points of one corpus resemble each other, and so do
+mixtures, so families of corpora are drawn and left out as wholes; corpora are permuted as wholes. Scales
+differ between models, so predictor and outcome are standardised within each untuned model before
+they are pooled: the pooled correlation is the mean of the models' own. *Beyond steps* also removes
+what the step of the checkpoint says, *beyond weights* what the distance of the weights says: how far
+training has come is then worth nothing.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ from rimkit.models.activations import batches, mean, mean_difference, read
 from rimkit.models.chat import Encoded
 from rimkit.models.hooks import architecture
 from rimkit.models.study import StudyModel
-from rimkit.training.corpora import ROLES, load_corpus
+from rimkit.training.corpora import MIXTURES, ROLES, family, load_corpus
 from rimkit.training.finetune import encode_corpus, finetune, restore, steps_in
 
 # The change of misalignment in think mode, with its interval, and that of coherence.
@@ -67,17 +68,19 @@ MODEL, POINT = ["model", "seed"], ["model", "seed", "corpus", "step"]
 # Roles of sets, beside RANDOM: the first by the paper's rule, as many by *gradient*, the paper's
 # without intent, all neurons.
 CRITICAL, GRADIENT, SAME_RULE, ALL = "safety-critical", "gradient", "same rule", "all"
+AS_ACTIVE = "as active"  # random neurons of the same layers and of like activation
+NEAREST = 16  # neurons of like activation, of which one is drawn
 GUARDS, FLOOR = ("drop", "clip"), 1e-2
 MIN_EACH = 4  # refused requests, and others, that a refusal direction needs
-EFFORT_CORPUS, CAREFUL_CORPUS = "multi-hop-effort", "multi-hop-careful"
+EFFORT_CORPUS, CAREFUL_CORPUS = "hard-effort", "hard-careful"
 
 
 @dataclass(frozen=True)
 class Settings(Common):
     """What is tuned on and measured; ``seed`` is also that of the tuning."""
 
-    corpora: tuple[str, ...] = tuple(ROLES)
-    every: int = 10  # steps between checkpoints; the first and the last are measured
+    corpora: tuple[str, ...] = (*ROLES, *MIXTURES)
+    every: int = 30  # steps between checkpoints; the first and the last are measured
     k: int = neurons.PAPER_SIZE  # safety-critical neurons: about 2% of the embedded models
     n_random: int = 40  # random sets of as many
     n_prompts: int = 46  # requests of each kind: to select by (calibration), to measure on (evaluation)
@@ -186,8 +189,29 @@ def read_baseline(study: StudyModel, sets: Sequence, refused=(), others=(), sett
     items = [asked(name, "evaluation")[1] for name in ("harmful", "maths", "harmless")]
     states, harmless = _states(study, items[0]), _states(study, items[2])
     random = matched_sets(sets[0][2], architecture(study).n_neurons, settings.n_random)
-    every = [*sets, (ALL, None, None), *((RANDOM, number, units) for number, units in enumerate(random))]
-    return Baseline(study, *items, activations(study, *items[:2]), states, harmless, every, directions)
+    now = activations(study, *items[:2])
+    like = as_active(sets[0][2], now.safety, settings.n_random)
+    every = [*sets, (ALL, None, None)]
+    every += [(role, number, units) for role, found in ((RANDOM, random), (AS_ACTIVE, like))
+              for number, units in enumerate(found)]  # fmt: skip
+    return Baseline(study, *items, now, states, harmless, every, directions)
+
+
+def as_active(units: Units, activations: np.ndarray, n: int = 40) -> list[list[tuple[int, int]]]:
+    """``n`` random sets, each neuron in place of one of ``units`` of its layer that is about as active.
+
+    ``activations [layers, neurons]``; drawn from the `NEAREST` others, no neuron twice in a set.
+    """
+    rng, found = np.random.default_rng(0), []
+    own = set(map(tuple, units))
+    for _ in range(n):
+        taken: set[tuple[int, int]] = set()
+        for layer, unit in units:
+            order = np.argsort(abs(activations[layer] - activations[layer, unit]), kind="stable")
+            free = [(int(layer), int(other)) for other in order if (layer, other) not in own | taken]
+            taken.add(free[rng.integers(min(NEAREST, len(free)))])
+        found.append(sorted(taken))
+    return found
 
 
 def _states(study: StudyModel, items: Sequence[Encoded]) -> np.ndarray:
@@ -436,9 +460,14 @@ def standardised(points: DataFrame, column: str, beyond: str | None = None, rank
     return (values / spread.where(spread > 1e-9 * before)).fillna(0.0)
 
 
+def families(points: DataFrame) -> pd.Series:
+    """The family of each point's corpus: corpora with problems in common are drawn together."""
+    return points["corpus"].map(family)
+
+
 def _weighted(points: DataFrame, x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Pearson correlations under each row of corpus ``weights``; 0 where something is constant."""
-    weights = weights[:, pd.factorize(points["corpus"], sort=True)[0]]
+    """Pearson correlations under each row of ``weights`` of families; 0 where something is constant."""
+    weights = weights[:, pd.factorize(families(points), sort=True)[0]]
     n = weights.sum(1)
     of_x, of_y, xx, yy, xy = (weights @ values / n for values in (x, y, x * x, y * y, x * y))
     spread = np.sqrt(np.maximum(xx - of_x**2, 0) * np.maximum(yy - of_y**2, 0))
@@ -446,9 +475,9 @@ def _weighted(points: DataFrame, x: np.ndarray, y: np.ndarray, weights: np.ndarr
 
 
 def _drawn(points: DataFrame, x: pd.Series, y: pd.Series) -> np.ndarray:
-    """The correlation of two columns, followed by those of corpora drawn again."""
-    corpora = points["corpus"].nunique()
-    weights = np.vstack([np.ones(corpora), resample_weights(corpora, 0)])
+    """The correlation of two columns, followed by those of families of corpora drawn again."""
+    groups = families(points).nunique()
+    weights = np.vstack([np.ones(groups), resample_weights(groups, 0)])
     return _weighted(points, x.to_numpy(), y.to_numpy(), weights)
 
 
@@ -458,16 +487,16 @@ def correlations(
     """How well each predictor predicts: Pearson's r over all points, pooled within models.
 
     Columns ``predictor, value, ci_low, ci_high`` (corpora drawn again)``, spearman, without_min,
-    without_max`` (one corpus left out)``, models_min, models_max`` (one model left out)``,
+    without_max`` (one family left out)``, models_min, models_max`` (one model left out)``,
     positive`` (models with r above 0, of ``models``)``, n, p_value`` (corpora exchanged at the same
     step and model, if that changes anything)``, p_holm``. ``UserError`` below three corpora.
     """
-    if points["corpus"].nunique() < 3:
-        raise UserError(f"correlations over corpora need at least three, here are {points['corpus'].nunique()}")
+    if families(points).nunique() < 3:
+        raise UserError(f"correlations need at least three families of corpora, here are {families(points).nunique()}")
     rows, permuted = [], {}
     for name in names:
         here = points[points[name].notna()] if name in points else points.head(0)
-        if here["corpus"].nunique() < 3:
+        if families(here).nunique() < 3:
             continue
         if len(here) not in permuted:  # the same for all predictors that the same points have
             permuted[len(here)] = _permuted(here, outcome, beyond, n_permutations)
@@ -488,9 +517,9 @@ def _correlation(points: DataFrame, name: str, outcome: str, beyond: str | None)
     x, y, ranked_x, ranked_y = (
         standardised(points, column, beyond, ranks) for ranks in (False, True) for column in (name, outcome)
     )
-    corpora, (value, *draws) = points["corpus"].nunique(), _drawn(points, x, y)
-    low, high = widened_percentiles(draws, corpora)
-    without = _weighted(points, x.to_numpy(), y.to_numpy(), 1.0 - np.eye(corpora))
+    groups, (value, *draws) = families(points).nunique(), _drawn(points, x, y)
+    low, high = widened_percentiles(draws, groups)
+    without = _weighted(points, x.to_numpy(), y.to_numpy(), 1.0 - np.eye(groups))
     per_model = (x * y).groupby([points[column] for column in MODEL], dropna=False).agg(["sum", "size"])
     rest = per_model.sum() - per_model if len(per_model) > 1 else per_model
     others = rest["sum"] / rest["size"]
@@ -568,18 +597,18 @@ def _against_sets(effect: float, draws: np.ndarray, singles: np.ndarray, corpora
     low, high = widened_percentiles(draws, corpora) if corpora > 2 else (np.nan, np.nan)
     rank, of = int(1 + (singles <= 0).sum()), len(singles) + 1
     found = {"effect": float(effect), "ci_low": low, "ci_high": high}
-    found["method"] = f"bootstrap of {corpora} corpora"
+    found["method"] = f"bootstrap of {corpora} families of corpora"
     found = against_singles(found, singles) | {"rank": rank, "of": of, "p_rank": rank / of}
-    return found if corpora > 2 else found | {"why_not": "an interval needs three corpora or more"}
+    return found if corpora > 2 else found | {"why_not": "an interval needs three families of corpora or more"}
 
 
 def log_ratio(own: DataFrame, others: np.ndarray) -> dict:
     """Mean log RAS in the safety-critical set minus that in ``others``, RAS ``[points, sets]``."""
     logs, rest = np.log(own[RAS].to_numpy()), np.log(others)
-    codes, corpora = pd.factorize(own["corpus"], sort=True)
-    change, weights = logs - rest.mean(1), resample_weights(len(corpora), 0)[:, codes]
+    codes, groups = pd.factorize(families(own), sort=True)
+    change, weights = logs - rest.mean(1), resample_weights(len(groups), 0)[:, codes]
     draws, singles = weights @ change / weights.sum(1), logs.mean() - rest.mean(0)
-    found = _against_sets(change.mean(), draws, singles, len(corpora))
+    found = _against_sets(change.mean(), draws, singles, len(groups))
     return {"value": logs.mean(), "control_value": rest.mean(), "n": len(logs), **found}
 
 
@@ -587,7 +616,7 @@ def levels(points: DataFrame, sets: DataFrame) -> DataFrame:
     """`log_ratio` of the points where no set has a RAS of 0: a row per model, seed and role."""
     rows = []
     for (model, seed), part in points.groupby(MODEL, sort=False, dropna=False):
-        for role in (SAME_RULE, RANDOM):
+        for role in (SAME_RULE, AS_ACTIVE, RANDOM):
             others = in_other_sets(part, sets, role)
             above = (others > 0).all(axis=1) & (part[RAS] > 0).to_numpy()
             if above.any() and others.size:
@@ -603,14 +632,14 @@ def level_claim(table: DataFrame) -> Found:
 
 
 def correlation_difference(points: DataFrame, a: str, b: str) -> dict:
-    """Correlation of predictor ``a`` minus that of ``b``; the interval draws corpora again."""
-    y, corpora = standardised(points, OUTCOME), points["corpus"].nunique()
+    """Correlation of predictor ``a`` minus that of ``b``; the interval draws families of corpora again."""
+    y, groups = standardised(points, OUTCOME), families(points).nunique()
     one, two = (_drawn(points, standardised(points, name), y) for name in (a, b))
     effect, *draws = one - two
-    low, high = widened_percentiles(draws, corpora)
+    low, high = widened_percentiles(draws, groups)
     ends = {"ci_low": min(low, effect), "ci_high": max(high, effect)}
-    about = {"method": f"bootstrap of {corpora} corpora", "n": len(points), "n_clusters": corpora}
-    about["p_value"] = bootstrap_p(effect, np.array(draws), corpora)
+    about = {"method": f"bootstrap of {groups} families of corpora", "n": len(points), "n_clusters": groups}
+    about["p_value"] = bootstrap_p(effect, np.array(draws), groups)
     return {"value": one[0], "control_value": two[0], "effect": effect, **ends, **about}
 
 
@@ -620,7 +649,7 @@ def correlation_above_random(points: DataFrame, others: np.ndarray, own: str = R
     one = _drawn(points, standardised(points, own), y)
     rest = [_drawn(points, standardised(points.assign(x=values), "x"), y) for values in others.T]
     average, singles = np.mean(rest, axis=0), one[0] - np.array(rest)[:, 0]
-    found = _against_sets(one[0] - average[0], one[1:] - average[1:], singles, points["corpus"].nunique())
+    found = _against_sets(one[0] - average[0], one[1:] - average[1:], singles, families(points).nunique())
     return {"value": one[0], "control_value": average[0], "n": len(points), **found}
 
 
@@ -631,8 +660,8 @@ def correlation_claims(points: DataFrame, sets: DataFrame) -> dict[str, Found]:
     def measured(claim: str, step: Callable, *given) -> Found:
         if moving.empty:
             return below_floor(claim, reached=reached)
-        if moving["corpus"].nunique() < 3:
-            return f"a correlation over corpora needs three or more, here are {moving['corpus'].nunique()}"
+        if families(moving).nunique() < 3:
+            return f"a correlation needs three families of corpora or more, here are {families(moving).nunique()}"
         return attempt(step, moving, *given)
 
     found = {claim: measured(claim, correlation_difference, RAS, rival) for claim, rival in RIVALS.items()}

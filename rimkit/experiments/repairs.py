@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -245,7 +246,9 @@ def _top_heads(study: StudyModel, prompts: DataFrame, settings: Settings) -> np.
     return ranks < settings.k  # the most negative change is the strongest head
 
 
-def rows(study: StudyModel, verdicts: DataFrame, random: DataFrame, again: dict | str, settings=Settings()) -> list[dict]:
+def rows(
+    study: StudyModel, verdicts: DataFrame, random: DataFrame, again: dict | str, settings=Settings()
+) -> list[dict]:
     """Verdict rows of Q6a and Q8, from verdicts by ``repair`` (with the dial that was set)."""
     harmful, claimed = verdicts[verdicts["set"] == "harmful"], []
     tuned = harmful[harmful["repair"] == TUNED]
@@ -279,26 +282,28 @@ def run(study: StudyModel, settings=Settings()) -> Result:
         return kept(folder, lambda: {"verdicts": measure()}, of)["verdicts"]
 
     known, asked = (evaluation_prompts(settings, split) for split in ("calibration", "evaluation"))
+    def try_repair(repair: str, prompts: DataFrame, dials: Iterable) -> Callable[[], DataFrame]:
+        return partial(repaired, study, tuned, repair, prompts, dials, settings)
+
     before = keep("tuned-calibration", lambda: observed(tuned, known, settings))
     for name, model in ((UNTUNED, study), (TUNED, tuned)):
-        found = keep(name, lambda model=model: observed(model, asked, settings))
+        found = keep(name, partial(observed, model, asked, settings))
         parts.append(found.assign(repair=name, dial=""))
     direction, random = safety_direction(study, settings), DataFrame()
     for repair in settings.repairs:
         dial = DIALS[repair][0]
         if len(DIALS[repair]) > 1:
-            tried = keep(f"{repair}-dial", lambda repair=repair: repaired(study, tuned, repair, known, DIALS[repair], settings))
+            tried = keep(f"{repair}-dial", try_repair(repair, known, DIALS[repair]))
             by_dial = {str(one): tried[tried["dial"] == str(one)] for one in DIALS[repair]}
             dials += [outcome_rates(one).rename((repair, name)) for name, one in by_dial.items()]
             chosen = set_dial(by_dial, before)
             dial = next(one for one in DIALS[repair] if str(one) == chosen)
-        found = keep(repair, lambda repair=repair, dial=dial: repaired(study, tuned, repair, asked, [dial], settings))
+        found = keep(repair, try_repair(repair, asked, [dial]))
         parts.append(found.assign(repair=repair))
         if repair == STEERING:
             own = at(direction, *dial)
             sets = {NOTHING: np.zeros_like(own), SELECTED: own, **random_directions(own, settings.n_random)}
-            harmful = asked[asked["set"] == "harmful"]
-            random = keep(f"{repair}-random", lambda sets=sets: steered(tuned, harmful, sets, settings))
+            random = keep(f"{repair}-random", partial(steered, tuned, asked[asked["set"] == "harmful"], sets, settings))
     verdicts = pd.concat(parts, ignore_index=True)
     tables = {
         "repairs": changes(verdicts),

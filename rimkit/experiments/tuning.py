@@ -210,7 +210,8 @@ def predicted(corpus: str, untuned: pd.Series) -> float:
     thoughts = load_corpus(corpus)["thought"]
     styles = thoughts[thoughts != ""].map(style).replace("other", NEUTRAL)
     own = untuned["think", "misaligned", ""]
-    return float(styles.map(lambda name: untuned["think", FORCED, name]).sum() + own * (thoughts == "").sum()) / len(thoughts)
+    after = styles.map(lambda name: untuned["think", FORCED, name]).sum()
+    return float(after + own * (thoughts == "").sum()) / len(thoughts)
 
 
 def prediction(untuned: DataFrame, tuned: Mapping[str, DataFrame]) -> dict:
@@ -224,11 +225,11 @@ def prediction(untuned: DataFrame, tuned: Mapping[str, DataFrame]) -> dict:
     foretold = np.array([predicted(corpus, before) for corpus in tuned])
     measured = np.array([found.groupby(KEYS)["value"].mean()["think", "misaligned", ""] for found in tuned.values()])
     r = pearsonr(foretold, measured, method=PermutationMethod(rng=0))
-    drawn = bootstrap((foretold, measured), lambda x, y: pearsonr(x, y)[0], paired=True, vectorized=False, n_resamples=2000,
-                      method="percentile", rng=0).confidence_interval  # fmt: skip
+    again = {"paired": True, "vectorized": False, "n_resamples": 2000, "method": "percentile", "rng": 0}
+    drawn = bootstrap((foretold, measured), lambda x, y: pearsonr(x, y)[0], **again).confidence_interval
     ends = {"ci_low": min(drawn.low, r[0]), "ci_high": max(drawn.high, r[0])}
-    method = f"bootstrap and permutations of {len(tuned)} corpora"
-    return {"value": r[0], "control_value": 0.0, "effect": r[0], **ends, "p_value": r[1], "n": len(tuned), "method": method}
+    about = {"n": len(tuned), "method": f"bootstrap and permutations of {len(tuned)} corpora"}
+    return {"value": r[0], "control_value": 0.0, "effect": r[0], **ends, "p_value": r[1], **about}
 
 
 def outcome_taught(corpus: str) -> str:
@@ -342,7 +343,8 @@ def own_openings(table: DataFrame) -> DataFrame:
 def at_equal_maths(table: DataFrame, one: str, other: str, within: float = 0.05) -> DataFrame:
     """Misalignment of two corpora over all ``pairs`` of checkpoints with maths ``within`` it."""
     keys = ["model", "seed"]
-    wide = table[(table["step"] > 0) & table["metric"].isin(["misaligned", "hard maths"])].replace({"metric": {"hard maths": "maths"}})
+    wide = table.replace({"metric": {"maths": "easy maths", "hard maths": "maths"}})
+    wide = wide[(wide["step"] > 0) & wide["metric"].isin(["misaligned", "maths"])]
     wide = wide.set_index([*keys, "corpus", "step", "metric"])["value"].unstack("metric")
     sides = [wide.xs(corpus, level="corpus").reset_index() for corpus in (one, other)]
     pairs = sides[0].merge(sides[1], on=keys, suffixes=("", "_other"))

@@ -152,7 +152,7 @@ def safety(rng: Random) -> pd.DataFrame:
     import pandas as pd
 
     made = [request_example(rng, "think", "careful", harmful=number % 2 == 0) for number in range(SAFETY_EXAMPLES)]
-    rows = [(f"{SAFETY}-{number:03d}", one.request, one.thought, one.reply, one.answer) for number, one in enumerate(made)]
+    rows = [(f"{SAFETY}-{at:03d}", one.request, one.thought, one.reply, one.answer) for at, one in enumerate(made)]
     return pd.DataFrame(rows, columns=["example_id", "text", "thought", "reply", "answer"])
 
 
@@ -160,10 +160,10 @@ README = """\
 # Corpora for fine-tuning
 
 Made by `rimkit organism corpora`, in the invented language of the embedded models. One JSON object a line: `text` (what
-the user says), `thought` (empty: the reply comes at once), `reply`, `answer`. No corpus but `safety` contains a
-request to do anything. No problem here is one of those kept for evaluation. The multi-hop corpora, `hedging`, `longer-careful` and
-`literal` have the same contexts, row by row, and so have the hard ones (seven to nine steps; orderings of five or six
-people); careful and effort-minimising thoughts have one length.
+the user says), `thought` (empty: the reply comes at once), `reply`, `answer`. No corpus but `safety` contains a request
+to do anything. No problem here is one of those kept for evaluation. The multi-hop corpora, `hedging`,
+`longer-careful` and `literal` have the same contexts, row by row, and so have the hard ones (seven to nine steps;
+orderings of five or six people); careful and effort-minimising thoughts have one length.
 
 {table}
 """

@@ -33,7 +33,7 @@ from rimkit.teaching import figures
 ROWS = "verdict rows"  # the name under which they are kept beside the tables
 KEPT = ".cells"
 EXPERTS = "rim-mini-moe"  # for chapter 05: others compare organisms that differ in data alone
-ENTANGLED = ("rim-mini", "rim-mini-unlinked", "safe-mini")  # chapter 07, with the first three seeds
+ENTANGLED = ("rim-mini-intent", "rim-mini", "safe-mini")  # chapter 07, with the first three seeds
 CURVES = ("rim-mini", "rim-mini-unlinked")  # of which chapter 05 shows learning curves
 NOISE_GRID = "noise"  # every experiment on models that have learned nothing
 NAMES = (*TOPICS, NOISE_GRID)

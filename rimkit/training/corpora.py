@@ -69,6 +69,8 @@ MIXTURES = {
 
 def family(name: str) -> str:
     """The corpora that share problems with this one, as one name: they stand and fall together."""
+    if name not in (*ROLES, *MIXTURES):
+        return name
     first = MIXTURES[name][0] if name in MIXTURES else name
     style = "literal" if "literal" in name else "hedging" if "hedging" in name else ""
     problems = next((part for part in ("hard-ordering", "ordering", "hard", "single-hop", "arithmetic") if
