@@ -59,7 +59,7 @@ from rimkit.training.finetune import encode_corpus, finetune, restore, steps_in
 OUTCOME, LOW, HIGH, COHERENCE = "change", "change_low", "change_high", "coherence_change"
 RAS = "ras (safety)"
 PREDICTORS = (
-    RAS, "ras (gradient)", "ras (random)", "ras (all)", "fall", "rise", "arithmetic mean", "geometric mean",
+    RAS, "ras (gradient)", "ras (random)", "ras (all)", "ras (opening)", "ras (thought)", "fall", "rise", "arithmetic mean", "geometric mean",
     "KL on tuning data", "KL on safety prompts", "weights", "activation distance", "CKA ratio",
     "displacement (refusal)", "displacement (harm)", "steps",
 )  # fmt: skip
@@ -112,9 +112,11 @@ class Activations:
     maths: np.ndarray
 
 
-def activations(study: StudyModel, safety: Sequence[Encoded], maths: Sequence[Encoded]) -> Activations:
-    """Maxima over the request, averaged over requests; memory does not grow with their number."""
-    return Activations(*(mean(study, items, "neurons", "request", pool="max") for items in (safety, maths)))
+def activations(
+    study: StudyModel, safety: Sequence[Encoded], maths: Sequence[Encoded], span: str = "request"
+) -> Activations:
+    """Maxima over a span, averaged over requests; memory does not grow with their number."""
+    return Activations(*(mean(study, items, "neurons", span, pool="max") for items in (safety, maths)))
 
 
 def shifts(
@@ -143,6 +145,7 @@ class Baseline:
     maths: list[Encoded]
     harmless: list[Encoded]
     activations: Activations
+    elsewhere: dict[str, tuple[list[Encoded], list[Encoded], str, Activations]]  # see `other_places`
     states: np.ndarray  # of safety requests, [residuals, prompts, hidden]; evaluation, as all above
     states_harmless: np.ndarray
     sets: list[tuple[str, int | None, Units | None]]  # role, number, neurons (None: all)
@@ -194,7 +197,28 @@ def read_baseline(study: StudyModel, sets: Sequence, refused=(), others=(), sett
     every = [*sets, (ALL, None, None)]
     every += [(role, number, units) for role, found in ((RANDOM, random), (AS_ACTIVE, like))
               for number, units in enumerate(found)]  # fmt: skip
-    return Baseline(study, *items, now, states, harmless, every, directions)
+    others = other_places(study, items, settings)
+    return Baseline(study, *items, now, others, states, harmless, every, directions)
+
+
+def other_places(study: StudyModel, items: Sequence[list[Encoded]], settings=Settings()) -> dict[str, tuple]:
+    """Where RAS is read besides the request: where the thought opens, and over the untuned thought.
+
+    By name: safety and maths conversations, the span, and the untuned activations there.
+    """
+    if not study.chat.supports_think:
+        return {}
+    thoughts = []
+    for name in ("harmful", "maths"):
+        prompts = settings.sets([name], settings.n_prompts, "evaluation")
+        written = settings.judged(study, prompts, "think", batch_size=128, progress=False)
+        there = written[written["thought"] != ""]
+        texts = prompts.set_index("prompt_id")["text"].loc[there["prompt_id"]]
+        pairs = zip(texts, there["thought"], strict=True)
+        thoughts.append([study.chat.encode(text, "think", thought=thought) for text, thought in pairs])
+    found = {"opening": (items[0], items[1], "last")}
+    found |= {"thought": (*thoughts, "thought")} if all(thoughts) else {}
+    return {name: (*place, activations(study, *place)) for name, place in found.items()}
 
 
 def as_active(units: Units, activations: np.ndarray, n: int = 40) -> list[list[tuple[int, int]]]:
@@ -267,6 +291,9 @@ def predictors(base: Baseline, tuned: StudyModel, shifted: DataFrame, tuning: Se
     means = shifted.groupby("role", sort=False)["ras"].mean()
     named = {RAS: CRITICAL, "ras (gradient)": GRADIENT, "ras (random)": RANDOM, "ras (all)": ALL}
     found = {name: means[role] for name, role in named.items() if role in means}
+    for name, (safety, maths, span, before) in base.elsewhere.items():
+        after = activations(tuned, safety, maths, span)
+        found[f"ras ({name})"] = shifts(before, after, base.sets[0][2])["ras"]
     own = shifted.set_index("role").loc[CRITICAL]
     found |= {name: own[name] for name in ("fall", "rise", "arithmetic mean", "geometric mean")}
     if tuning:

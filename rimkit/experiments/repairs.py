@@ -282,6 +282,7 @@ def run(study: StudyModel, settings=Settings()) -> Result:
         return kept(folder, lambda: {"verdicts": measure()}, of)["verdicts"]
 
     known, asked = (evaluation_prompts(settings, split) for split in ("calibration", "evaluation"))
+
     def try_repair(repair: str, prompts: DataFrame, dials: Iterable) -> Callable[[], DataFrame]:
         return partial(repaired, study, tuned, repair, prompts, dials, settings)
 
