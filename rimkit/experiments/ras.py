@@ -59,7 +59,8 @@ from rimkit.training.finetune import encode_corpus, finetune, restore, steps_in
 OUTCOME, LOW, HIGH, COHERENCE = "change", "change_low", "change_high", "coherence_change"
 RAS = "ras (safety)"
 PREDICTORS = (
-    RAS, "ras (gradient)", "ras (random)", "ras (all)", "ras (opening)", "ras (thought)", "fall", "rise", "arithmetic mean", "geometric mean",
+    RAS, "ras (gradient)", "ras (random)", "ras (all)", "ras (opening)", "ras (thought)",
+    "fall", "rise", "arithmetic mean", "geometric mean",
     "KL on tuning data", "KL on safety prompts", "weights", "activation distance", "CKA ratio",
     "displacement (refusal)", "displacement (harm)", "steps",
 )  # fmt: skip
