@@ -413,7 +413,7 @@ def against_singles(found: Mapping, singles: np.ndarray, limit: float = np.inf) 
     errors = [np.hypot(max(side, 0) / normal, spread) for side in sides]
     reach, facing = scipy.stats.t.isf(TAIL, n - 1), errors[0] if effect > 0 else errors[1]
     p_value = float(effect == 0)  # where nothing varies
-    if not facing == 0:  # NaN stays NaN
+    if facing != 0:  # NaN stays NaN
         p_value = 2 * scipy.stats.t.sf(abs(effect) / facing, n - 1)
     return {
         **found,
