@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rimkit.cli import app
+from rimkit.data import results
 from rimkit.ledger import claims
 from rimkit.models.load import load
 from rimkit.runs import audit
@@ -80,3 +81,11 @@ def test_the_command_writes_one_table(tmp_path):
     table = pd.read_csv(tmp_path / "audit.csv")
     assert table["what"].nunique() == len(audit.WHAT)
     assert "paired difference" in said.output
+
+
+def test_the_shipped_table_keeps_what_is_promised():
+    table = results("audit")
+    assert table[audit.SETTING].apply(tuple, axis=1).tolist() == list(audit.settings())
+    assert table["coverage"].mean() >= 0.96 and table["coverage"].min() >= 0.88
+    null = table[table["effect"].eq(0) & table["significant"].notna()]
+    assert null["significant"].max() <= 0.1 and null["clear"].max() <= 0.02

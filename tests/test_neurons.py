@@ -436,8 +436,9 @@ def test_claims_are_about_the_papers_rule_in_think_mode_by_zero():
     keys = ("rule", "ablation", "mode", "control", "outcome")
     one = dict(zip(keys, ("paper", "zero", "think", neurons.RANDOM_NEURONS, "misaligned"), strict=True)) | effect
     others = [one | {key: "another"} for key in keys]
-    rows = neurons.rows(load("rim-mini"), pd.DataFrame([*others, one, one | {"outcome": "maths"}]))
-    assert [(row["claim"], row["effect"]) for row in rows] == [("C8a", 0.1), ("C8b", 0.1)]
+    able = pd.DataFrame({"read": [1.0], "reached": [1.0]}, index=["paper"])
+    rows = neurons.rows(load("rim-mini"), pd.DataFrame([*others, one, one | {"outcome": "maths"}]), able)
+    assert [(row["claim"], row["effect"]) for row in rows] == [("C8a", 0.1), ("C8b", 0.1), ("C8d", None)]
 
 
 # -- the shipped tables ------------------------------------------------------------------------------------

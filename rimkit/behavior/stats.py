@@ -412,7 +412,9 @@ def against_singles(found: Mapping, singles: np.ndarray, limit: float = np.inf) 
     sides = effect - found["ci_low"], found["ci_high"] - effect
     errors = [np.hypot(max(side, 0) / normal, spread) for side in sides]
     reach, facing = scipy.stats.t.isf(TAIL, n - 1), errors[0] if effect > 0 else errors[1]
-    p_value = 2 * scipy.stats.t.sf(abs(effect) / facing, n - 1) if facing > 0 else float(effect == 0)
+    p_value = float(effect == 0)  # where nothing varies
+    if facing != 0:  # NaN stays NaN
+        p_value = 2 * scipy.stats.t.sf(abs(effect) / facing, n - 1)
     return {
         **found,
         "ci_low": float(max(effect - reach * errors[0], -limit)),

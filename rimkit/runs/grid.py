@@ -109,7 +109,7 @@ def _grid(name: str, out: Path, models: list[str], progress: bool, report: Calla
         rows += found.rows
     if noise:
         tables = {"noise-weaker": weaker(tables), "noise-repeats": _repeats(out, models, progress)}
-    for table, content in tables.items():
+    for table, content in ((name, one) for name, one in tables.items() if len(one)):
         with whole(out / f"{table}.parquet") as file:
             content.to_parquet(file, index=False)
     target = out / ("noise.parquet" if noise else "verdicts.parquet")
