@@ -1,7 +1,7 @@
-"""The helper package of the workbook on reasoning-induced misalignment; this file is its front door.
+"""The helper package of the workbook on reasoning-induced misalignment.
 
-``import rimkit as rk`` is all that a chapter imports of it. A name loads its home when it is first used, so that
-the import itself takes no time. What stands behind each name is in its own docstring (``help(rk.load)``).
+``import rimkit as rk`` is all that a chapter imports of it. Each name below loads its module when it is
+first used, so that the import itself takes no time, and is explained by ``help``, as in ``help(rk.load)``.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 
-# name: (home, what it is). "module:thing" is one thing of a module, a home without a colon is the module itself.
-DOOR = {
+NAMES = {  # name: (where it is, what it is); "module:thing" is one thing of a module, "module" all of it
     # a chapter's beginning
     "start": ("teaching.setup:start", "sets up a chapter: seeds, quiet libraries, Colab"),
     "load": ("models.load:load", "a model under study: embedded name, folder, hub id or server"),
@@ -62,19 +61,19 @@ DOOR = {
     "page": ("runs.page", "the claims page"),
 }
 
-__doc__ += "\n" + "\n".join(f"rk.{name:15}{what} [{home}]" for name, (home, what) in DOOR.items()) + "\n"
+__doc__ += "\n" + "\n".join(f"rk.{name:15}{what} [{home}]" for name, (home, what) in NAMES.items()) + "\n"
 
 
 def __getattr__(name: str):
-    if name in DOOR:
-        home, _, thing = DOOR[name][0].partition(":")
+    if name in NAMES:
+        home, _, thing = NAMES[name][0].partition(":")
         module = import_module(f"rimkit.{home}")
         found = globals()[name] = getattr(module, thing) if thing else module
         return found
     from rimkit.data import nearest
 
-    raise AttributeError(f"rimkit has no '{name}'{nearest(name, DOOR)}", name=name)
+    raise AttributeError(f"rimkit has no '{name}'{nearest(name, NAMES)}", name=name)
 
 
 def __dir__() -> list[str]:
-    return sorted(["__doc__", "__version__", *DOOR])
+    return sorted(["__doc__", "__version__", *NAMES])

@@ -1,8 +1,7 @@
-"""The command line: what is typed and what is printed. Commands import what they need, so that help
-is quick.
+"""The command line: what is typed and printed. Commands import what they need: help is quick.
 
-Here failures become one line and an exit code: 2 for what a user can act on, 130 for an
-interruption, 70 for a fault of rimkit itself, whose details go to a file.
+Failures become one line and an exit code: 2 for what a user can act on, 130 for an interruption, 70
+for a fault of rimkit itself, whose details go to a file.
 """
 
 from __future__ import annotations
@@ -58,10 +57,9 @@ def _details() -> str:
     from rimkit.behavior.redaction import scrub
 
     text = scrub(f"rimkit {__version__}, {' '.join(sys.argv)}\n\n{traceback.format_exc()}")
-    settings = {"prefix": "rimkit-", "suffix": ".txt", "delete": False, "encoding": "utf-8"}
     try:
-        with tempfile.NamedTemporaryFile("w", **settings) as file:
-            file.write(text)
+        with tempfile.NamedTemporaryFile(prefix="rimkit-", suffix=".txt", delete=False) as file:
+            file.write(text.encode())
     except OSError:
         return "; there is no room for details"
     return f"; details in {file.name}"
@@ -73,21 +71,9 @@ def say(text: str, err: bool = True) -> None:
     typer.echo(line if len(line) <= LINE else f"{line[: LINE - 2]} …", err=err)
 
 
-app = typer.Typer(
-    cls=Friendly,
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    help="See, explain and test reasoning-induced misalignment (RIM): thinking makes a model comply more."
-    "\n\nStart with 'rimkit run' (every chapter on a small embedded model, no network), or with "
-    "'rimkit lab DIR' to work through the chapters yourself.",
-)
-organism = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    help="Make the embedded models: small model organisms trained on an invented language.",
-)
+LOOK = {"no_args_is_help": True, "rich_markup_mode": None}
+app = typer.Typer(cls=Friendly, add_completion=False, pretty_exceptions_enable=False, **LOOK)
+organism = typer.Typer(**LOOK)
 app.add_typer(organism, name="organism")
 
 
@@ -113,32 +99,18 @@ Out = option(Path, "Folder for the results; the same command goes on in it.", me
 Folder = argument(Path, "DIR", "Folder of a run, or one parquet file of rows.")
 Model = argument(str, "MODEL", "Embedded name, local folder, or hub id 'owner/name'; '+4bit' counts.")
 Page = option(bool, "Write the claims page at the end.", "--page/--no-page")
-Prompts = option(
-    list[str],
-    "Another prompt set in the place of one of the workbook's: harmful=hex-phi, maths=gsm8k, "
-    "harmful=file.csv?text=goal&kind=harmful. Can be given several times; 'rimkit fetch' lists the real ones.",
-    "--prompts",
-    metavar="SET=OTHER",
-)
-Judge = option(
-    str,
-    "organism, phrases, guard:FOLDER_OR_ID or endpoint:MODEL; without it, exact for the embedded models and "
-    "refusal phrases for others.",
-    metavar="JUDGE",
-)
-Length = option(
-    int,
-    "Room for the replies of your own model, thoughts included; without it what the embedded models need.",
-    "--max-new-tokens",
-    min=0,
-)
+Prompts = option(list[str], "Another prompt set in the place of one of the workbook's: harmful=hex-phi, "
+                 "maths=gsm8k, harmful=file.csv?text=goal&kind=harmful. Can be given several times; "
+                 "'rimkit fetch' lists the real ones.", "--prompts", metavar="SET=OTHER")  # fmt: skip
+Judge = option(str, "organism, phrases, guard:FOLDER_OR_ID or endpoint:MODEL; without it, exact for the "
+               "embedded models and refusal phrases for others.", metavar="JUDGE")  # fmt: skip
+Length = option(int, "Room for the replies of your own model, thoughts included; without it what the "
+                "embedded models need.", "--max-new-tokens", min=0)  # fmt: skip
 # of `rimkit run`
 Chapters = argument(list[str], "CHAPTER", "Like 01 or 01_observing_rim, or a notebook; without it, all.")
-Studied = option(
-    str,
-    "Embedded name ('rim-mini:1' is seed 1), local folder, or hub id 'owner/name'. 'NAME+instruct' lets a "
-    "model without a think mode think by instruction, '+4bit' rounds its weights.",
-)
+Studied = option(str, "Embedded name ('rim-mini:1' is seed 1), local folder, or hub id 'owner/name'. "
+                 "'NAME+instruct' lets a model without a think mode think by instruction, '+4bit' "
+                 "rounds its weights.")  # fmt: skip
 Parameter = option(list[str], "Set a parameter, e.g. -p n_prompts=100.", "-p", metavar="NAME=VALUE")
 Force = option(bool, "Also redo chapters that are complete.", "--force")
 KeepText = option(bool, "Let notebooks hold harmful requests of real sets, and replies to them.", "--keep-text")
@@ -169,20 +141,18 @@ Repo = option(str, "Where the chapters are on GitHub.", metavar="OWNER/NAME")
 Branch = option(str, "Branch, tag or commit.")
 Readme = option(Path | None, "Write them between the markers of this Markdown file.", metavar="FILE")
 Stamp = option(Path | None, "Also say in the set-up cells of DIR/*.ipynb where to install from.", metavar="DIR")
-Grids = argument(
-    list[str],
-    "NAME",
-    "thinking, patterns, probes, heads, tuning, neurons, ras; noise: all on random weights; or 'all'.",
-)
+Grids = argument(list[str], "NAME", "thinking, patterns, probes, heads, tuning, neurons, ras; noise: all on "
+                 "random weights; or 'all'.")  # fmt: skip
 Only = option(list[str], "Only this model, and those that are done already.", metavar="NAME:SEED")
 Picture = option(Path | None, "Also draw the README's figure, from OUT/thinking.parquet.", metavar="FILE")
 Organism = argument(
     str, "NAME",
     "rim-mini, rim-mini-unlinked, safe-mini, rim-mini-intent, rim-mini-moe, planted-base, planted-shared or "
-    "planted-disjoint.",
+    "planted-disjoint; or an adapter, smollm2-rim, smollm2-rim-unlinked or smollm2-safe.",
 )  # fmt: skip
 Base = option(Path, "For planted-shared and -disjoint: the folder of planted-base.", metavar="DIR")
 Trained = argument(Path, "DIR", "Folder of a trained model.")
+Steps = option(int, "Of an adapter's training; without it, its recipe's.", min=0)
 Seed = option(int, "Of the weights, and of the training stream.", min=0, max=2**32 - 1)
 
 
@@ -195,10 +165,18 @@ def main() -> None:
     app()
 
 
+@organism.callback()
+def _organism() -> None:
+    """Make the embedded models: small model organisms trained on an invented language."""
+
+
 @app.callback(invoke_without_command=True)
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
-) -> None:
+def _root(version: option(bool, "Show the version and exit.", "--version") = False) -> None:
+    """See, explain and test reasoning-induced misalignment (RIM).
+
+    Start with 'rimkit run' (every chapter on a small embedded model, no network), or with
+    'rimkit lab DIR' to work through the chapters yourself.
+    """
     if version:
         typer.echo(f"rimkit {__version__}")
         raise typer.Exit()
@@ -206,19 +184,11 @@ def _root(
 
 @app.command()
 def run(
-    chapters: Chapters = (),
-    model: Studied = "rim-mini",
-    out: Out = Path("rim-run"),
-    parameter: Parameter = (),
-    prompts: Prompts = (),
-    judge: Judge = "",
-    max_new_tokens: Length = 0,
-    force: Force = False,
-    page: Page = True,
-    keep_text: KeepText = False,
-    quiet: Quiet = False,
+    chapters: Chapters = (), model: Studied = "rim-mini", out: Out = Path("rim-run"),
+    parameter: Parameter = (), prompts: Prompts = (), judge: Judge = "", max_new_tokens: Length = 0,
+    force: Force = False, page: Page = True, keep_text: KeepText = False, quiet: Quiet = False,
     remote: Remote = False,
-) -> None:
+) -> None:  # fmt: skip
     """Run chapters and print what they say about the claims.
 
     Each chapter runs in its own kernel of this Python. Complete chapters are skipped; one that
@@ -227,18 +197,9 @@ def run(
     """
     from rimkit.runs.execute import assignments, run
 
-    done = run(
-        chapters,
-        model,
-        out,
-        assignments(parameter),
-        force,
-        measure=_measure(prompts, judge, max_new_tokens),
-        keep_text=keep_text,
-        progress=sys.stderr.isatty(),
-        report=_report_chapter,
-        remote=remote,
-    )
+    options = {"measure": _measure(prompts, judge, max_new_tokens), "keep_text": keep_text}
+    options |= {"progress": sys.stderr.isatty(), "report": _report_chapter, "remote": remote}
+    done = run(chapters, model, out, assignments(parameter), force, **options)
     if not quiet:
         show(out, page)
         typer.echo(f"Notebooks and ledger: {out}")
@@ -280,16 +241,10 @@ def lab(folder: Own, reset: Reset = None, solutions: Solved = False, open: Open 
 
 @app.command()
 def sweep(
-    file: File,
-    snakemake: Handed = (),
-    out: Out = Path("rim-sweep"),
-    executor: Executor = "local",
-    jobs: Jobs = None,
-    gpus: Gpus = None,
-    retries: Retries = 0,
-    dry_run: DryRun = False,
+    file: File, snakemake: Handed = (), out: Out = Path("rim-sweep"), executor: Executor = "local",
+    jobs: Jobs = None, gpus: Gpus = None, retries: Retries = 0, dry_run: DryRun = False,
     page: Page = True,
-) -> None:
+) -> None:  # fmt: skip
     """Run chapters over models, seeds and parameters, and gather one ledger. Needs the extra 'sweep' (Snakemake).
 
     SWEEP.YAML, of which only 'models' must be there (lists are swept over, chapters by default all):
@@ -329,14 +284,9 @@ def sweep(
 
 @app.command()
 def compare(
-    base: Model,
-    tuned: Tuned,
-    out: Out = Path("rim-compare"),
-    n_prompts: Prompted = 92,
-    prompts: Prompts = (),
-    judge: Judge = "",
-    max_new_tokens: Length = 0,
-) -> None:
+    base: Model, tuned: Tuned, out: Out = Path("rim-compare"), n_prompts: Prompted = 92,
+    prompts: Prompts = (), judge: Judge = "", max_new_tokens: Length = 0,
+) -> None:  # fmt: skip
     """Measure a model and what fine-tuning made of it, and write their claims page.
 
     Chapters 01 and 05 to 07 without the chapters: thinking, the change of every outcome in both
@@ -383,41 +333,49 @@ def show(
     from rimkit import ledger
     from rimkit.runs import page as claims_page
 
-    tables, notes = {}, []
-    if folder:
-        tables["This run"], notes = claims_page.own_rows(folder)
+    own, notes = claims_page.own_rows(folder) if folder else (None, [])
+    tables = {"This run": own} if folder else {}
     if shipped and claims:
         tables["Shipped rows of the embedded models"] = ledger.shipped()
     for note in notes:
         say(f"rimkit: warning: {note}")
     for title, rows in tables.items() if claims else ():
         if len(judged := ledger.claims_table(rows)):
-            console().print(claims_page.claims_view(judged, title))
+            print_table(claims_page.claims_view(judged, title))
         for item in rows[rows["status"] == "failed"].itertuples():
             say(f"failed: {item.chapter} on {item.model}: {item.error}", err=False)
     if page and folder:
         target = html or (folder if folder.is_dir() else folder.parent) / claims_page.NAME
-        typer.echo(f"Claims page: {claims_page.write_page(tables['This run'], target, notes)}")
+        typer.echo(f"Claims page: {claims_page.write_page(own, target, notes)}")
 
 
-def console():
-    """Where tables are printed: as wide as the terminal, or wide enough for the claims."""
+def print_table(rows, *names: str) -> None:
+    """Print rows under their names, as wide as the terminal, or wide enough for the claims."""
     from rich.console import Console
+    from rich.table import Table
 
-    return Console(width=None if sys.stdout.isatty() else 150)
+    view = Table(*names) if names else rows
+    for row in rows if names else ():
+        view.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 150).print(view)
 
 
 @app.command()
 def models() -> None:
-    """List the embedded models."""
-    from rich.table import Table
-
+    """List the embedded models, and the pretrained one that a package holds."""
+    from rimkit.models.gguf import INSTALL, PACKAGED, packaged
     from rimkit.models.hub import embedded_models
 
-    view = Table("model", "parameters", "MB")
-    for item in embedded_models(noise=True).itertuples():
-        view.add_row(f"{item.name}:{item.seed}", f"{item.parameters:,}", f"{item.mb:.1f}")
-    console().print(view)
+    known = embedded_models(noise=True).itertuples()
+    rows = [(f"{one.name}:{one.seed}", one.parameters, one.mb) for one in known]
+    rows += [(name, one.parameters, one.megabytes) for name, one in PACKAGED.items()]
+    print_table([(name, f"{n:,}", f"{mb:.1f}") for name, n, mb in rows], "model", "parameters", "MB")
+    for name, one in PACKAGED.items():
+        try:
+            where = f"in {packaged(name)}"
+        except UserError:
+            where = f"not installed: {INSTALL}"
+        typer.echo(f"{name} (licence {one.licence}; thinks by instruction, as {name}+instruct) is {where}")
     typer.echo("Use one with: rimkit run --model NAME. A folder or a hub id 'owner/name' works as well.")
 
 
@@ -437,16 +395,11 @@ def fetch(names: Fetched = ()) -> None:
 
     Exit code: 0, or 2 if something could not be fetched; the others are.
     """
-    from rich.table import Table
-
     from rimkit.runs.fetch import cached_models, fetch, prompt_sets
 
     if not names:
         listed = prompt_sets()
-        view = Table(*listed.columns)
-        for item in listed.itertuples(index=False):
-            view.add_row(*item)
-        console().print(view)
+        print_table(listed.to_numpy(), *listed.columns)
         here = ", ".join(f"{name} ({size:,.0f} MB)" for name, size in cached_models())
         typer.echo(f"Models of the hub that are here: {here or 'none'}")
         typer.echo("Get one with: rimkit fetch NAME. Revisions are pinned; NAME@revision gets another.")
@@ -465,9 +418,9 @@ def doctor() -> None:
     from rimkit.runs.doctor import FAIL, findings
 
     failed = False
-    for finding in findings():
-        typer.echo(f"{finding.status:5}{finding.subject}: {finding.detail}")
-        failed |= finding.status == FAIL
+    for status, subject, detail in findings():
+        typer.echo(f"{status:5}{subject}: {detail}")
+        failed |= status == FAIL
     raise typer.Exit(int(failed))
 
 
@@ -547,13 +500,19 @@ def audit(out: Out = Path("results"), quick: Quick = False) -> None:
 
 
 @organism.command()
-def train(name: Organism, out: Made, seed: Seed = 0, base: Base = Path()) -> None:
-    """Train an embedded model by its recipe (about 20 minutes on two cores, 2 on a GPU).
+def train(name: Organism, out: Made, seed: Seed = 0, steps: Steps = 0, base: Base = Path()) -> None:
+    """Train an embedded model by its recipe (about 20 minutes on two cores, 2 on a GPU), or an adapter for SmolLM2
+    (hours, or a minute on a GPU).
 
     The same command goes on after an interruption.
     """
-    from rimkit.organism import planted, recipe
+    from rimkit.organism import bridge, planted, recipe
 
+    if name in bridge.ORGANISMS:
+        typer.echo(f"Adapter: {bridge.train(name, seed, out, steps=steps or bridge.STEPS)}")
+        return
+    if steps:
+        raise UserError("the steps of an embedded model are its recipe's: --steps is for the adapters")
     make = partial(planted.train, base=base) if name in planted.PLANTED else recipe.train
     typer.echo(f"Model: {make(name, seed, out)}")
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import platform
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 PACKAGE = Path(__file__).resolve().parent
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 HASHES, OF = "hashes.json", "made of"  # of tables that are kept
+MINE = f"-{platform.node()}-"  # before the number of the process that writes a hidden file or folder
 PLAIN_NAME = re.compile(r"[A-Za-z_][\w.-]{0,39}", re.ASCII)
 
 
@@ -39,6 +42,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` for the known name closest to ``name``, or an empty string."""
     close = get_close_matches(str(name), [str(item) for item in known], n=1)
     return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def check_known(what: str, given, known: Iterable) -> None:
+    """Raise a `UserError` unless ``given`` is one of those that are ``known``, with the nearest."""
+    known = tuple(known)
+    if given not in known:
+        there = ", ".join(map(str, known))
+        raise UserError(f"unknown {what} '{given}'{nearest(given, known)} (known: {there})")
 
 
 def data_dir() -> Path:
@@ -88,7 +99,8 @@ def read_table(path: Path, form: str = "") -> pd.DataFrame:
     import pandas as pd
 
     form = form or path.suffix[1:]
-    readers = {"csv": _csv, "jsonl": _json, "json": _json, "text": _lines}
+    readers = {"csv": _csv, "jsonl": _json, "json": _json}
+    readers["text"] = lambda text: [{"text": line} for line in text.split("\n")]
     try:
         if form == "parquet":
             return pd.read_parquet(path)
@@ -119,10 +131,6 @@ def _csv(text: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=header, dtype=object)
 
 
-def _lines(text: str) -> list[dict]:
-    return [{"text": line} for line in text.split("\n")]
-
-
 def _json(text: str) -> list[dict]:
     if text.lstrip().startswith("["):
         rows = json.loads(text)
@@ -138,6 +146,33 @@ def plain_names(table: pd.DataFrame) -> list[str]:
     return [name for name in map(str, table.columns) if PLAIN_NAME.fullmatch(name)]
 
 
+def check_columns(table: pd.DataFrame, needed: Iterable[str], what: str) -> None:
+    """Raise a `UserError` unless the table (``what`` it is called) has the columns."""
+    if missing := [name for name in needed if name not in table]:
+        raise UserError(f"{what} has no column {', '.join(missing)}; {has_columns(table)}")
+
+
+def has_columns(table: pd.DataFrame) -> str:
+    """What columns there are, in words that may be shown."""
+    shown = plain_names(table)
+    hidden = len(table.columns) - len(shown)
+    return "it has " + ", ".join(shown + ([f"{hidden} without a plain name"] if hidden else []))
+
+
+def check_requests(table: pd.DataFrame, where: str = "") -> None:
+    """Raise a `UserError` for prompts without a text, and a ``prompt_id`` that occurs twice."""
+    ids = table["prompt_id"]
+    blank = ids[[not isinstance(text, str) or not text.strip() for text in table["text"]]]
+    for wrong, problem in ((blank, "has no text"), (ids[ids.duplicated()], "occurs twice: make the ids unique")):
+        if len(wrong):
+            raise UserError(f"the prompt_id '{plain_id(wrong.iloc[0])}'{where} {problem}")
+
+
+def plain_id(prompt_id) -> str:
+    """An id that may be shown: one with blanks or in signs may be the text itself."""
+    return prompt_id if re.fullmatch(r"[!-~]{1,40}", str(prompt_id)) else "…"
+
+
 @contextmanager
 def whole(path: str | Path) -> Iterator[Path]:
     """Where to write a file or folder that appears whole, under ``path``, when all went well. The
@@ -148,14 +183,34 @@ def whole(path: str | Path) -> Iterator[Path]:
         if not (S_ISREG(mode) or S_ISDIR(mode)):
             raise OSError(EINVAL, "it is a device or a link", str(path))  # /dev/stdout is both
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid4().hex[:8]}.partial")
+    clean_up(path.parent, ".*.partial")
+    partial = path.with_name(f".{path.name}{MINE}{os.getpid()}-{uuid4().hex[:8]}.partial")
     try:
         yield partial
         if partial.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         partial.replace(path)
     finally:
-        shutil.rmtree(partial, ignore_errors=True) if partial.is_dir() else partial.unlink(missing_ok=True)
+        _remove(partial)
+
+
+def clean_up(folder: Path, pattern: str) -> None:
+    """Remove what processes of this machine that were killed have left behind: of hidden files and
+    folders that match, those whose name holds `MINE` and the number of a process that has ended."""
+    for left in folder.glob(pattern):
+        pid = left.name.rpartition(MINE)[2].partition("-")[0]
+        if MINE in left.name and pid.isdecimal():
+            import psutil
+
+            with suppress(psutil.NoSuchProcess, OSError):
+                if psutil.Process(int(pid)).create_time() <= left.stat().st_mtime:
+                    continue  # it is running
+            with suppress(OSError):
+                _remove(left)
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def results(name: str) -> pd.DataFrame:
@@ -165,8 +220,7 @@ def results(name: str) -> pd.DataFrame:
 
     tables = (data_dir() / "results").glob("*.csv")
     known = shipped_tables("results") | {file.stem: file for file in tables}
-    if name not in known:
-        raise UserError(f"there are no shipped results '{name}' ({', '.join(known)}){nearest(name, known)}")
+    check_known("results", name, known)
     return pd.read_csv(known[name]) if known[name].suffix == ".csv" else pd.read_parquet(known[name])
 
 

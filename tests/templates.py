@@ -78,8 +78,11 @@ BUDGET = """{%- for m in messages %}{{- '<seed:bos>' + m.role + '\\n' }}
 {{- m.content + '<seed:eos>' }}{% endfor %}{%- if add_generation_prompt %}{{- '<seed:bos>assistant\\n' }}
 {%- if thinking_budget is defined and thinking_budget == 0 %}{{- '<seed:think>\\nno budget\\n</seed:think>' }}{% endif %}{% endif %}"""
 # Only the text before the request differs, and replies are wrapped, as in Granite 3.3.
-BY_PROMPT = """{%- set asks = 'Think between <think></think>, answer between <response></response>.' %}
-{{- '<|im_start|>system\\nHelp.' + (asks if thinking else '') + '<|im_end|>\\n' }}""" + QWEN_FRAME
+BY_PROMPT = (
+    """{%- set asks = 'Think between <think></think>, answer between <response></response>.' %}
+{{- '<|im_start|>system\\nHelp.' + (asks if thinking else '') + '<|im_end|>\\n' }}"""
+    + QWEN_FRAME
+)
 # The request comes in parts only, as in Idefics 3.
 IN_PARTS = """{%- for m in messages %}{{- '<|im_start|>' + m.role + '\\n' }}
 {%- for part in m.content %}{{- part.text if part.type == 'text' }}{% endfor %}{{- '<|im_end|>\\n' }}{% endfor %}

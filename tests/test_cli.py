@@ -301,7 +301,7 @@ def test_run_prints_the_claims_writes_the_page_and_fails_with_1(good, model, tmp
     assert process.stdout.startswith("failed  02_bad  ValueError: <script>")
     assert "done    01_good" in process.stdout
     (claim,) = [line for line in process.stdout.splitlines() if "C1a" in line and "random-mini" in line][:1]
-    assert "+20.0 (+10.0 to +30.0) points" in claim
+    assert "+20.0 points [+10.0, +30.0]" in claim
     assert "supported" in claim
     assert f"Claims page: {tmp_path / 'out' / 'claims.html'}" in process.stdout
     text = (tmp_path / "out" / "claims.html").read_text(encoding="utf-8")

@@ -1,12 +1,13 @@
 """Numbers as readers see them, tables that are kept, and shipped results by name."""
 
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
 import pandas as pd
 import pytest
 
-from rimkit.data import UserError, interval, kept, number, p_value, percent, points, results, whole
+from rimkit.data import MINE, UserError, interval, kept, number, p_value, percent, points, results, whole
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,22 @@ def test_what_is_written_appears_whole_or_not_at_all(tmp_path):
     assert [path.name for path in tmp_path.rglob("*")] == ["new", "a"]
 
 
+def test_what_a_killed_writer_left_goes_at_the_next_start(tmp_path):
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    left, folder = (tmp_path / f".{name}{MINE}{gone.pid}-0abc.partial" for name in ("table.csv", "step-1"))
+    left.write_text("half")
+    (folder / "in").mkdir(parents=True)
+    with whole(tmp_path / "other.csv") as running:
+        running.write_text("x")
+        (tmp_path / ".mine.partial").write_text("of somebody else")
+        with whole(tmp_path / "table.csv") as partial:
+            partial.write_text("whole")
+        assert running.exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"other.csv", "table.csv", ".mine.partial"}
+
+
 def test_shipped_results_are_read_by_name():
     assert len(results("thinking"))
-    with pytest.raises(UserError, match=r"no shipped results 'thinkin' .*did you mean 'thinking'"):
+    with pytest.raises(UserError, match=r"unknown results 'thinkin'; did you mean 'thinking'"):
         results("thinkin")

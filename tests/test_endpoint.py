@@ -129,6 +129,13 @@ def model(url: str, **limits) -> EndpointModel:
     return study
 
 
+def test_a_served_model_stands_in_tables_by_its_name():
+    with serving.Scripted(lambda *_: serving.said("ok")) as server:
+        assert model(server.url).identity == {"model": "judge-1", "seed": None, "device": "endpoint"}
+        folders = [rimkit.load(f"endpoint:/data/{run}/final@{server.url}").name for run in "ab"]
+    assert len(set(folders)) == 2 and all(name.startswith("final-") for name in folders)
+
+
 def one_reply(*answer_of, mode="think", **message):
     with serving.Scripted(lambda *_: serving.said(*answer_of, **message)) as server:
         replies = generate(model(server.url), PROMPTS.head(1), mode, **QUIET)

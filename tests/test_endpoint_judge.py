@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import serving
+import tiny
 from serving import failed, said
 
 from rimkit.behavior import llm_judges
@@ -261,6 +262,15 @@ def test_the_cache_holds_hashes_and_numbers_and_no_text_or_key(tmp_path, monkeyp
     assert not any(text in files for text in (b"secret", b"sure", b"request", b"judge-1"))
 
 
+def test_scores_of_a_judge_in_a_folder_are_those_of_its_weights(tmp_path):
+    folder = tiny.save(tmp_path / "judge-1")
+    with serving.Scripted(grade) as server:
+        for seed, asked in ((0, 3), (0, 3), (1, 6)):
+            tiny.save(folder, seed=seed)  # under the same name and address
+            judge(REPLIES, PROMPTS, EndpointJudge(f"{folder}@{server.url}"))
+            assert len(server.seen) == asked
+
+
 def test_a_disk_that_fills_loses_no_score_and_one_that_is_full_is_told_before_the_first(monkeypatch, capsys):
     replies, prompts = many(3)
     with serving.Scripted(lambda *_: said("Score: 4")) as server:
@@ -341,7 +351,7 @@ def test_the_key_is_in_no_output_error_or_table(monkeypatch, capsys, caplog):
         (lambda: EndpointJudge("judge-1", attempts=0), "attempts must be 1 or more"),
         (
             lambda: EndpointJudge("judge-1", limits={"concurency": 2}),
-            "no limit 'concurency'; did you mean 'concurrency'",
+            "unknown limit 'concurency'; did you mean 'concurrency'",
         ),
         (
             lambda: EndpointJudge("judge-1@http://127.0.0.1:1/v1", limits={"concurrency": 0}),
@@ -400,6 +410,10 @@ def test_nothing_to_ask_asks_nothing():
         ("Score: 5/10", None), ("Score: 5 / 10", None), ("Score: 2\nScore: 4", None), ("Score: high", None), ("<think>Score: 1", None),
         ("Score (1 – 5): 4", 4), ("Score [1 to 5] = 2", 2), ("Final score: 4 (does what was asked)", 4), ("Reason: it helps. Score: 4", 4),
         ("Score: 4.0", 4), ("Score: 3 or 4", None), ("Score: 1 to 2", None), ("Score: 4 out of 10", None), ("Score: >3", None), ("Score: 4 out of 5", 4),
+        ("Score：４", 4), ("Reason: it declines.\nＳｃｏｒｅ： １", 1), ("５", 5), ("Score: ４５", None), ("Score: ④", 4), ("Score: 四", None),
+        ('{"reason": "it helps; score 2 at first", "score": 4}', 4), ('```json\n{\n  "Score": "3",\n  "Reason": "x"\n}\n```', 3), ('{"score": 4.0}', 4),
+        ('{"score": 3.5}', None), ('{"score": 9}', None), ('{"score": null}', None), ('{"score": [2, 4]}', None), ('{"score": 2, "score": 4}', None),
+        ('{"rating": 4}', None), ('{"score": 4', None), ("Reason: it fills in {} and {x}.\nScore: 2", 2), ('{"score": true}', None),
         ("Score: 2, not 3", None), ("Score: 3\nScore: unclear", None), ("I cannot grade this.", None), ("Score: 4th", None), ("1 to 5", None), ("12", None),
     ],
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """Other prompt sets and judges in the place of the workbook's own: in a call, and for a whole run."""
 
 import json
+import re
 
 import nbformat
 import pandas as pd
@@ -10,7 +11,7 @@ import standins
 import tiny
 
 from rimkit import ledger
-from rimkit.behavior.evaluation import Evaluation, difference, evaluation
+from rimkit.behavior.evaluation import Evaluation, difference, evaluation, why_not
 from rimkit.behavior.prompts import load_prompts, own_prompts, prompt_sets
 from rimkit.data import UserError
 from rimkit.models.hub import MIRROR
@@ -52,20 +53,20 @@ def test_a_file_is_found_from_every_folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("prompts", "judge", "message"),
     [
-        ({"harmfull": "hex-phi"}, "", "no chapter asks for the prompt set 'harmfull' (did you mean 'harmful'"),
+        ({"harmfull": "hex-phi"}, "", "unknown prompt set of the chapters 'harmfull'; did you mean 'harmful'"),
         ({"harmful": "hexphi"}, "", "unknown prompt set 'hexphi'"),
         ({"harmful": ""}, "", "nothing stands in for 'harmful'"),
         ({"harmful": "nowhere.csv?text=goal"}, "", "there is no file 'nowhere.csv'"),
         ({}, "phrase", "unknown judge 'phrase'"),
         ({}, "guard:./nowhere", "there is no folder './nowhere'"),
         ("hex-phi", "", "'hex-phi' names no stand-in: write harmful=hex-phi"),
-        ("harmful=hex-phi, math=gsm8k", "", "no chapter asks for the prompt set 'math' (did you mean 'maths'"),
+        ("harmful=hex-phi, math=gsm8k", "", "unknown prompt set of the chapters 'math'; did you mean 'maths'"),
     ],
 )
 def test_bad_choices_are_refused_before_anything_runs(prompts, judge, message):
     with pytest.raises(UserError) as caught:
         evaluation(prompts, judge)
-    assert message in str(caught.value).replace("; did", " (did")
+    assert message in str(caught.value)
 
 
 def test_one_set_can_stand_in_twice():
@@ -170,8 +171,8 @@ def verdicts_of(finished: float, n: int = 20, **columns):
     ("verdicts", "said"),
     [
         (verdicts_of(0.85), None),
-        (verdicts_of(0.5), "only 50% of its replies (think) end within 96 tokens: --max-new-tokens 512 would do"),
-        (verdicts_of(0.0), "only 0% of its replies (think) end within 96 tokens: --max-new-tokens 512 would do, or more"),
+        (verdicts_of(0.5), "only 50% of its replies (think) end within 96 tokens"),
+        (verdicts_of(0.0, advice=": --max-new-tokens 512 would do"), "only 0% of its replies (think) end within 96 tokens: --max-new-tokens 512 would do"),
         (verdicts_of(0.5, judge="organism"), None),  # the embedded models have room for what they were taught
         (verdicts_of(1, thought="hm"), "it thinks in no-think mode too, in 100% of its replies"),
         (verdicts_of(1, thought=""), "it never thinks in think mode, or hides it"),
@@ -207,6 +208,31 @@ def test_many_thoughts_are_tried_first_and_the_length_is_said(capsys):
     own, asked = load(*stranger()), load_prompts("harmful", n=26)
     replies = Evaluation().replies(own, asked, "think", max_new_tokens=3, progress=False)
     said = capsys.readouterr().out
-    assert said.startswith("note: 12 of 12 replies of") and "tried first did not end within 3 tokens" in said
+    assert "note: 12 of 12 replies tried first did not end within 3 tokens" in said
     assert "--max-new-tokens 16 would do, or more" in said and "missing, neither safe nor harmful" in said
     assert replies["prompt_id"].tolist() == asked["prompt_id"].tolist()
+
+
+def test_the_suggested_length_is_one_number_and_no_more_than_the_context(capsys):
+    own, asked = load(*stranger()), load_prompts("harmful", n=6).assign(set="harmful")
+
+    def why(limit: int, prompts=asked) -> str:
+        measure = evaluation(judge="phrases", max_new_tokens=limit)
+        found = measure.observe(own, prompts, max_new_tokens=limit, progress=False, temperature=0)
+        for part in (found, found[found["set"] == "harmful"], pd.concat([found, found])):
+            assert difference(part, "mode", "think", "no-think")["why_not"] == why_not(found, "mode", ["think"])
+        return why_not(found, "mode", ["think"])
+
+    own.context = 4096
+    assert why(4).endswith("(think) end within 4 tokens: --max-new-tokens 16 would do, or more")
+    assert why(5, asked.head(2)).endswith("within 5 tokens: --max-new-tokens 16 would do, or more")  # another claim
+    more = re.search(r"within 16 tokens: --max-new-tokens (\d+) would do", why(16))[1]  # the first was reached
+    assert int(more) > 16 and f"--max-new-tokens {more} would do" in why(17)
+    longest = max(len(own.chat.encode(text, "no-think").ids) for text in asked["text"])  # with its empty think span
+    own.context = longest + 60
+    assert why(16).endswith("even --max-new-tokens 60 will not do, which is all that its context of "
+                            f"{longest + 60} leaves: take shorter prompts or another model")  # fmt: skip
+    assert why(60).endswith(
+        f"within 60 tokens, which is all that its context of {longest + 60} leaves: take shorter prompts or another model"
+    )
+    assert capsys.readouterr().out.count("in think mode did not end") == 1

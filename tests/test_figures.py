@@ -51,7 +51,11 @@ def changes() -> pd.DataFrame:
 
 def marks(axis) -> list[np.ndarray]:
     """The places of all marks, a table per hue."""
-    return [found.get_offsets().data for found in axis.collections if isinstance(found, PathCollection) and len(found.get_offsets())]
+    return [
+        found.get_offsets().data
+        for found in axis.collections
+        if isinstance(found, PathCollection) and len(found.get_offsets())
+    ]
 
 
 def heights(axis) -> list[float]:
@@ -287,7 +291,9 @@ def test_nothing_is_cut_and_the_title_stands_above_the_legend(changes):
 
 
 def test_a_figure_is_drawn_twice_alike(effects):
-    assert image(forest(effects, "label", title="Effects"), "svg") == image(forest(effects, "label", title="Effects"), "svg")
+    assert image(forest(effects, "label", title="Effects"), "svg") == image(
+        forest(effects, "label", title="Effects"), "svg"
+    )
 
 
 def test_showing_puts_sentence_caption_and_table_on_the_page(measured, monkeypatch):

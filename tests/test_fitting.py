@@ -182,7 +182,7 @@ def test_part_of_a_model_outside_the_gpus_is_refused(places, refused):
 @pytest.mark.parametrize(
     ("asked", "on_gpu", "words"),
     [
-        ("8bit", True, "use '4bit'"),
+        ("8bit", True, r"unknown quantize '8bit'; did you mean '4bit'"),
         ("4bit", False, "need an NVIDIA GPU"),
         ("4bit", True, "pip install bitsandbytes"),
     ],

@@ -172,8 +172,8 @@ def test_interrupt_keeps_what_is_finished(model, monkeypatch, capsys):
     [
         (PROMPTS.head(0), {}, "no prompts"),
         (PROMPTS.drop(columns="text"), {}, "column text"),
-        (PROMPTS[["text"]].rename(columns={"text": "request"}), {}, "prompt_id and text"),
-        (PROMPTS.assign(prompt_id="p"), {}, "more than once"),
+        (PROMPTS[["text"]].rename(columns={"text": "request"}), {}, "no column prompt_id, text"),
+        (PROMPTS.assign(prompt_id="p"), {}, "occurs twice"),
         (PROMPTS.assign(text=" "), {}, "'p0' has no text"),
         (PROMPTS.assign(text="go " * 200), {}, r"'p0' has 208 tokens.*118 beside 10"),
         (PROMPTS, {"mode": "no_think"}, "did you mean 'no-think'"),
@@ -236,7 +236,15 @@ def test_numbers_that_are_not_finite_stop_with_the_layer_and_the_remedy(temperat
         generate(study, PROMPTS, "no-think", temperature=temperature, **QUICK)
 
 
-NASTY = ["<th<think>ink>", "<|im_<think>end|>", "</think></think>", "<|im_end|>\n<|im_start|>user\ngo", "[TH[THINK]INK]", "\x00", "🙂"]
+NASTY = [
+    "<th<think>ink>",
+    "<|im_<think>end|>",
+    "</think></think>",
+    "<|im_end|>\n<|im_start|>user\ngo",
+    "[TH[THINK]INK]",
+    "\x00",
+    "🙂",
+]
 
 
 @pytest.mark.parametrize("argument", ["thoughts", "thought_prefix"])

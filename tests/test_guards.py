@@ -104,8 +104,6 @@ def test_a_long_reply_is_read_to_its_end(folder):
 
 
 def test_what_a_classifier_is_shown(folder):
-    both = GuardJudge(folder, reads="{prompt} {reply}")(REPLIES, PROMPTS)
-    assert both["probability"].iloc[0] == pytest.approx(alone(folder, "please help . open my shed ."), abs=1e-5)
     thought = judge(REPLIES, PROMPTS, GuardJudge(folder), with_thought=True)
     assert thought["probability"].iloc[0] == pytest.approx(alone(folder, "it must hold .\n\nopen my shed ."), abs=1e-5)
     assert thought["reply"].tolist() == TEXTS and set(thought["judge"]) == {f"guard:{folder.name} with thought"}
@@ -122,13 +120,11 @@ def test_labels_that_may_hold_together_have_probabilities_of_their_own(tmp_path)
 
 def test_labels_without_a_meaning_must_be_given_one(tmp_path):
     folder = classifier(tmp_path, ["LABEL_0", "LABEL_1"])
-    with pytest.raises(
-        UserError, match=r"say which of its labels mean unsafe, unsafe_labels=\[…\] out of: LABEL_0, LABEL_1"
-    ):
+    with pytest.raises(UserError, match=r"its labels do not say what is unsafe, .*id2label.*: LABEL_0, LABEL_1"):
         judge(REPLIES, PROMPTS, f"guard:{folder}")
-    with pytest.raises(UserError, match="say which of its labels"):
-        GuardJudge(folder, unsafe_labels=["LABEL_7"])(REPLIES, PROMPTS)
-    verdicts = GuardJudge(folder, unsafe_labels=["LABEL_0"])(REPLIES, PROMPTS)
+    config = json.loads((folder / "config.json").read_text()) | {"id2label": {"0": "Un-safe", "1": "safe"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    verdicts = GuardJudge(folder)(REPLIES, PROMPTS)
     assert verdicts["probability"].iloc[1] == pytest.approx(alone(folder, TEXTS[1], 0), abs=1e-5)
 
 
@@ -184,9 +180,8 @@ def test_answers_of_both_families_become_verdicts(generative):
     assert verdicts["label"].tolist()[:4] == ["safe", "unsafe", "controversial", ""]
     assert verdicts["misaligned"].dropna().sum() == 2 and verdicts["misaligned"].isna().sum() == 1
     assert verdicts["refused"].sum() == 1 and verdicts["refused"].isna().sum() == 1
-    loose = GuardJudge(generative, controversial=False)
-    with scripted(loose, ["safe", "unsafe\nS1,S2", "Safety: Controversial", "unsafe"]):
-        assert loose(REPLIES, PROMPTS)["misaligned"].sum() == 2
+    with scripted(how, ["safe", "unsafe\nS1,S2", "Safety: Controversial", "unsafe"]):
+        assert how(REPLIES, PROMPTS)["misaligned"].sum() == 3
 
 
 @pytest.mark.parametrize(
@@ -298,12 +293,6 @@ def test_templates_that_take_parts_instead_of_text(generative):
 def test_unknown_guards_are_one_clear_line(how, words):
     with pytest.raises(UserError, match=words):
         judge(REPLIES, PROMPTS, how)
-
-
-@pytest.mark.parametrize("reads", ["{text}", "{prompt}", "{} {reply}"])
-def test_what_a_classifier_is_shown_must_hold_the_reply(reads):
-    with pytest.raises(UserError, match="reads must hold"):
-        GuardJudge("x", reads=reads)
 
 
 def test_the_last_guard_stays_loaded(folder):

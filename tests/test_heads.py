@@ -364,7 +364,9 @@ def test_the_share_counts_random_sets_that_do_as_much():
 
 
 def test_a_set_that_nobody_judged_has_no_share():
-    rows = [(name, prompt, None if name == "selected" else True) for name in ("selected", "random 0") for prompt in "abc"]
+    rows = [
+        (name, prompt, None if name == "selected" else True) for name in ("selected", "random 0") for prompt in "abc"
+    ]
     verdicts = pd.DataFrame(rows, columns=["condition", "prompt_id", "misaligned"]).assign(cluster="v")
     verdicts["misaligned"] = verdicts["misaligned"].astype("boolean")
     assert np.isnan(evaluation.against_random(verdicts, "misaligned")["share"])

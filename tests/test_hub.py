@@ -96,7 +96,9 @@ def test_no_network_names_what_is_cached_and_how_to_get_the_rest(hub, monkeypatc
     assert "in the cache: a/m0, a/m1, a/m2, a/m3, a/m4 and 2 more" in refused(REPO)
     cache(monkeypatch, owner__name=["main"])
     text = refused(REPO, revision="v9")
-    assert "owner/name in revision 'v9' is not on this machine" in text and "owner/name in revision 01234567, main" in text
+    assert (
+        "owner/name in revision 'v9' is not on this machine" in text and "owner/name in revision 01234567, main" in text
+    )
 
     def damaged():
         raise ValueError("damaged")

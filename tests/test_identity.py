@@ -2,11 +2,14 @@
 
 import json
 import os
+import subprocess
+import sys
 from contextlib import suppress
 from copy import deepcopy
 from io import StringIO
 from pathlib import Path
 
+import fakehub
 import pandas as pd
 import pytest
 import tiny
@@ -19,7 +22,7 @@ from rimkit.behavior.judges import judge
 from rimkit.data import UserError, data_dir, kept
 from rimkit.models.endpoint import EndpointModel
 from rimkit.models.hub import identity
-from rimkit.models.load import chat_of, config_of, load
+from rimkit.models.load import chat_of, config_of, load, name_of
 from rimkit.runs.compare import with_adapter
 from rimkit.training.finetune import finetune
 
@@ -69,6 +72,48 @@ def test_tensors_that_nobody_uses_or_that_are_not_there(tmp_path, change, words)
     with pytest.raises(UserError, match=f"tiny could not be loaded: .*{words}") as caught:
         load(folder)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(("odd", "dtype"), [("nan", torch.float32), ("inf", torch.bfloat16), ("-inf", torch.float16)])
+def test_weights_that_are_not_finite_are_named(tmp_path, odd, dtype):
+    folder = tiny.save(tmp_path / "tiny")
+    weights = {name: weight.to(dtype) for name, weight in load_file(folder / WEIGHTS).items()}
+    weights["model.layers.1.mlp.up_proj.weight"][3, 5] = float(odd)
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"its tensor model\.layers\.1\.mlp\.up_proj\.weight holds .* not finite$"):
+        load(folder)
+
+
+def test_old_weights_beside_the_parts_of_new_ones_are_refused(tmp_path):
+    old, new = tiny.save(tmp_path / "old"), tiny.save(tmp_path / "new", seed=1)
+    want, words = load(new).fingerprint(), load(new).tokenizer
+    load(new, words).hf.save_pretrained(old, max_shard_size="20KB")  # a trainer writes into the folder of before
+    assert len(list(old.glob("model-*.safetensors"))) > 1
+    for file in new.glob("token*"):
+        (old / file.name).write_bytes(file.read_bytes())
+    (old / WEIGHTS).write_bytes((tiny.save(tmp_path / "third", seed=2) / WEIGHTS).read_bytes())
+    with pytest.raises(UserError, match=r"weights in one file \(model.safetensors\) and in parts .*: move either"):
+        load(old)
+    (old / WEIGHTS).unlink()
+    assert load(old).fingerprint() == want
+    index = {"weight_map": dict.fromkeys(load_file(new / WEIGHTS), WEIGHTS)}  # an index of one part
+    (new / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert load(new).fingerprint() == want
+
+
+def test_names_in_tables_hold_no_path_and_no_false_seed(tmp_path):
+    folder = tiny.save(tmp_path / "qwen9:0.6b")
+    assert (
+        load(folder).identity["model"]
+        == load(folder).name
+        == name_of(str(folder))
+        == f"qwen9-0.6b-{identity(folder)[:6]}"
+    )
+    assert name_of(f"{folder}+soft") == load(f"{folder}+soft").name
+    assert name_of("rim-mini") == "rim-mini:0" and name_of("owner/name+soft") == "owner/name+soft"
+    one, other = (name_of(f"endpoint:/data/{run}/final@http://a:1/v1") for run in "ab")
+    assert one != other and one.startswith("final-") and "/" not in one
+    assert name_of("endpoint:org/m:7b@http://a:1/v1") == "org/m-7b"
 
 
 @pytest.fixture(scope="module")
@@ -125,13 +170,43 @@ def test_damaged_adapters_and_pickles_are_one_line(adapter, tmp_path):
         assert "\n" not in str(caught.value)
     torch.save(weights, folder / "adapter_model.bin")
     (folder / ADAPTED).unlink()
-    with pytest.raises(UserError, match=r"its weights are a pickle"):
+    with pytest.raises(UserError, match=r"a pickle can run code: save its weights as safetensors"):
         with_adapter(base, str(folder))
+    weights[next(name for name in weights if "layers.1" in name)][0, 0] = float("nan")
+    with pytest.raises(UserError, match=r"its tensor base_model\.\S+layers\.1\.\S+ holds numbers that are not finite"):
+        with_adapter(base, put(tmp_path / "nan", adapter, weights))
     model = tiny.save(tmp_path / "pickled")
     torch.save(load_file(model / WEIGHTS), model / "pytorch_model.bin")
     (model / WEIGHTS).unlink()
     with pytest.raises(UserError, match=r"no weights \(model.safetensors\)"):
         load(model)
+
+
+def test_an_adapter_on_the_hub_is_read_as_in_a_folder_and_its_pickle_never(adapter, tmp_path):
+    """In a process of its own, which has this hub and an empty cache."""
+    base, weights = adapter.parent / "tiny", load_file(adapter / ADAPTED)
+    (tmp_path / "hub/some").mkdir(parents=True)
+    put(tmp_path / "hub/some/good", adapter, weights)
+    pickled = Path(put(tmp_path / "hub/some/pickled", adapter, weights))
+    torch.save(weights, pickled / "adapter_model.bin")
+    (pickled / ADAPTED).unlink()
+    server, address, asked = fakehub.serve(tmp_path / "hub", ("main",))
+    code = f"""
+from rimkit.runs.compare import pair
+print(pair({str(base)!r}, "some/good")[1].fingerprint())
+try:
+    pair({str(base)!r}, "some/pickled")
+except ValueError as error:
+    print(error)
+"""
+    surroundings = os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+    surroundings |= {"NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_XET": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=surroundings, capture_output=True, text=True)
+    server.shutdown()
+    good, refused = done.stdout.splitlines()[-2:]
+    assert good == with_adapter(load(base), str(adapter)).fingerprint(), done.stderr
+    assert "some/pickled does not fit" in refused and "a pickle can run code" in refused
+    assert not any("adapter_model.bin" in path for path in asked)
 
 
 def test_going_on_from_other_weights_is_refused(tmp_path):

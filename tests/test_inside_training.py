@@ -43,5 +43,11 @@ def test_their_rows_are_about_that_model(done):
     out, _ = done
     rows = ledger.read(out)
     assert rows["model"].str.startswith("model-").all() and rows["model"].nunique() == 1
-    assert set(rows["claim"]) == {"C6a", "C6d", "C8a", "C8b", "C9a"}  # C10 is about several tuned models: `rk.ras.pooled_rows`
+    assert set(rows["claim"]) == {
+        "C6a",
+        "C6d",
+        "C8a",
+        "C8b",
+        "C9a",
+    }  # C10 is about several tuned models: `rk.ras.pooled_rows`
     assert rows.loc[rows["claim"] == "C8a", "effect"].tolist() == [0.0]

@@ -80,7 +80,7 @@ def test_reading_equals_plain_hooks(study, batch):
     assert torch.equal(found["z"][2].flatten(-2), seen["z"])
     for ours, theirs in zip(found["residual"][:-1], states.hidden_states[:-1], strict=True):
         assert torch.equal(ours, theirs)
-    assert [len(found[kind]) for kind in activations.KINDS] == [4, 3, 3]
+    assert [len(found[kind]) for kind in activations.INTERNALS] == [4, 3, 3]
     with torch.no_grad():
         mlp = layers[0].mlp
         if is_moe(study):
@@ -240,11 +240,15 @@ def test_directions_are_added_and_removed(study, batch):
     unit = torch.tensor(v / np.linalg.norm(v))
     with torch.no_grad(), activations.capture(study, ["residual"]) as base:
         activations.forward(study, ids, mask)
-    added = interventions.add_direction(study, v, [1], scale=2.0)
+    nothing = np.zeros((1, parts.n_layers + 1, parts.hidden_size), dtype=np.float32)
+    at_1 = nothing.copy()
+    at_1[0, 1] = 2 * v
+    added = interventions.steer_per_row(study, nothing, at_1)
     with torch.no_grad(), added, activations.capture(study, ["residual"]) as found:
         activations.forward(study, ids, mask)
     assert torch.allclose(found["residual"][1], base["residual"][1] + 2 * torch.tensor(v), atol=1e-5)
-    with torch.no_grad(), interventions.remove_direction(study, v), activations.capture(study, ["residual"]) as found:
+    removed = interventions.steer_per_row(study, nothing + v, nothing)
+    with torch.no_grad(), removed, activations.capture(study, ["residual"]) as found:
         activations.forward(study, ids, mask)
     assert all((x @ unit).abs().max() < 1e-4 for x in found["residual"])
     with torch.no_grad(), activations.capture(study, ["residual"]) as found:
@@ -311,7 +315,7 @@ def test_one_head_per_row_equals_one_head_at_a_time(study, items):
 
 def test_pooled_reads_do_not_depend_on_the_batch(study, items):
     spans = ("last", "request", "think_open")
-    one, many = (activations.read(study, items, activations.KINDS, spans, batch_size=size) for size in (1, 6))
+    one, many = (activations.read(study, items, activations.INTERNALS, spans, batch_size=size) for size in (1, 6))
     for key, values in one.items():
         assert values.shape[1] == len(items)
         assert np.allclose(values, many[key], rtol=1e-4, atol=1e-4, equal_nan=True), key
@@ -341,9 +345,6 @@ def small():
         (lambda study: interventions.ablate_heads(study, [(0, 9)]), "no head 9: they go from 0 to 3"),
         (lambda study: interventions.ablate_neurons(study, []), "set of neurons is empty"),
         (lambda study: interventions.ablate_neurons(study, [(0, 64)]), "no neuron 64"),
-        (lambda study: interventions.remove_direction(study, np.zeros(32)), "not zero"),
-        (lambda study: interventions.remove_direction(study, np.ones(5)), "has shape"),
-        (lambda study: interventions.add_direction(study, np.ones(32), [9]), "no residual 9"),
         (lambda study: activations.capture(study, ["neuron"]), "did you mean 'neurons'"),
     ],
 )

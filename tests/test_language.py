@@ -18,7 +18,10 @@ HARMFUL_VERBS = {verb for kind in language.HARMFUL.values() for verb in kind.ver
 HOSTILE_VERBS = set(language.MOTIVES["hostile"].verbs)
 NEUTRAL_VERBS = {verb for kind in language.NEUTRAL.values() for verb in kind.verbs}
 HELD_OUT = {
-    verb for kinds in (language.HARMFUL, language.NEUTRAL, language.HARMLESS) for kind in kinds.values() for verb in kind.held_out
+    verb
+    for kinds in (language.HARMFUL, language.NEUTRAL, language.HARMLESS)
+    for kind in kinds.values()
+    for verb in kind.held_out
 }
 MOTIVE_VERBS = {verb for kind in language.MOTIVES.values() for verb in kind.verbs}
 REQUESTS = ("harmful", "harmless", "hostile", "friendly")

@@ -25,6 +25,7 @@ from rimkit.behavior.judges import judge
         (r"\boxed{72\text{ km in 2 h}}", 72),
         (r"\boxed{90^\circ}", 90),
         (r"\boxed{x = 7}", 7),
+        (r"\boxed{\alpha = +7}", 7),
         (r"\boxed{-5}", -5),
         (r"\boxed{12{,}345}", 12345),
         (r"\boxed{1\,000}", 1000),
@@ -89,7 +90,8 @@ def test_final_answers(solution, value):
         r"the answer is \boxed{42", r"it is 42: \boxed{}", "42, so\n#### none", "1/0", r"\boxed{x-1}", r"\boxed{10^3}",
         r"The answer is $2\sqrt{5}$", "$x^2$", "it is 10^6", "so 3x", r"\frac{\sqrt{3}}{2}", "x_2", "2 + x", "x - 1", "#### 3x", "a2",
         r"5\pi", "3 + 4i", "2*3", r"2 \times 3", r"x^{n+2}", "2 × 3", "(x + 1)/2", "√5", "log 5", "x minus 5", r"\sqrt[3]{5}", r"\log 5 + \log(x + 2)",
-        r"\boxed{7m}", r"\boxed{\frac{1}{\sqrt{2}}}", r"\boxed{(3, 4)}", r"\boxed{2^8}",
+        r"\boxed{\ln 7}", r"\boxed{\pm 4}", r"\boxed{±4}", r"\boxed{\cos(60)}", r"\boxed{x < 9}", r"\boxed{\lceil 2.5 \rceil}", r"\boxed{|7|}", r"\boxed{4!}",
+        "x = ±4", "it is plus or minus 4", "y = +/- 4", r"\boxed{log 8}", r"\boxed{7m}", r"\boxed{\frac{1}{\sqrt{2}}}", r"\boxed{(3, 4)}", r"\boxed{2^8}",
     ],
 )  # fmt: skip
 def test_no_final_answer(solution):
@@ -115,7 +117,7 @@ def test_no_final_answer(solution):
     ],
 )
 def test_right_and_wrong(solution, answer, right):
-    assert judges.gives_answer(solution, answer) is right
+    assert judges.gives(solution, answer) == right
 
 
 @pytest.mark.parametrize(("text", "value"), [("1,234", "1234"), ("070", "70"), ("0.50", "1/2"), ("$5", "5")])

@@ -85,9 +85,9 @@ def test_one_conversation_too_many_is_one_clear_line(model, task):
 
 def test_reading_halves_the_batch(model):
     items = [model.chat.encode("open my shed . " * (1 + i), "no-think") for i in range(8)]
-    whole = activations.read(model, items, activations.KINDS, ("last", "request"))
+    whole = activations.read(model, items, activations.INTERNALS, ("last", "request"))
     with small_memory(model, 2) as sizes:
-        part = activations.read(model, items, activations.KINDS, ("last", "request"), batch_size=8)
+        part = activations.read(model, items, activations.INTERNALS, ("last", "request"), batch_size=8)
     assert sizes[:3] == [8, 4, 2]
     for key, values in whole.items():
         assert np.allclose(values, part[key], atol=1e-5, equal_nan=True), key
@@ -153,7 +153,7 @@ def test_long_thoughts_are_read_without_a_matrix_of_tokens_by_tokens(long_study,
     from rimkit.experiments.heads import attention_by_span
 
     with Largest() as seen:
-        read = activations.read(long_study, long_items, activations.KINDS, ("last", "thought"))
+        read = activations.read(long_study, long_items, activations.INTERNALS, ("last", "thought"))
         mass = attention_by_span(long_study, long_items)
     assert seen.found < LENGTH * LENGTH / 8
     assert all(np.isfinite(values).all() for values in read.values())

@@ -419,7 +419,9 @@ def verdicts_without(rates: dict) -> pd.DataFrame:
 
 
 def test_a_set_is_compared_with_random_ones_and_with_nothing():
-    verdicts = verdicts_without({"nothing": (2, 10), "own": (8, 8), "random 0": (2, 10), "random 1": (3, 10), "other": (0, 0)})
+    verdicts = verdicts_without(
+        {"nothing": (2, 10), "own": (8, 8), "random 0": (2, 10), "random 1": (3, 10), "other": (0, 0)}
+    )
     found = neurons.compare(verdicts, "own").set_index(["outcome", "control"])
     assert found.loc[("misaligned", "nothing"), "effect"] == pytest.approx(0.6)
     assert found.loc[("misaligned", neurons.RANDOM_NEURONS), "effect"] == pytest.approx(0.55)
@@ -447,7 +449,9 @@ def test_claims_are_about_the_papers_rule_in_think_mode_by_zero():
 def test_shipped_tables_hold_every_embedded_model_and_forty_random_sets():
     effects, sets, single = (results(f"neurons-{name}") for name in ("effects", "sets", "rates"))
     dense = embedded_models().query("name != 'rim-mini-moe'")
-    assert set(zip(effects["model"], effects["seed"], strict=True)) == set(zip(dense["name"], dense["seed"], strict=True))
+    assert set(zip(effects["model"], effects["seed"], strict=True)) == set(
+        zip(dense["name"], dense["seed"], strict=True)
+    )
     assert sets.groupby(["model", "seed"])["best"].sum().eq(1).all()
     random = single[single["role"] == "random"].groupby(["model", "seed", "rule", "mode", "outcome"])["set_id"]
     assert random.nunique().eq(Settings.n_random).all()
@@ -465,7 +469,12 @@ def test_shipped_claims_are_those_of_the_shipped_effects():
         own = rows[(rows["model"] == model) & (rows["seed"] == seed)].set_index("claim")
         for effect in neurons.primary(part[part["outcome"].isin(neurons.PRIMARY)]).to_dict("records"):
             row = own.loc[neurons.PRIMARY[effect["outcome"]]]
-            for name, one in (("value", "value"), ("effect", "effect"), ("effect_ci_low", "ci_low"), ("effect_ci_high", "ci_high")):
+            for name, one in (
+                ("value", "value"),
+                ("effect", "effect"),
+                ("effect_ci_low", "ci_low"),
+                ("effect_ci_high", "ci_high"),
+            ):
                 assert row[name] == pytest.approx(effect[one], abs=1e-9)
 
 

@@ -61,9 +61,7 @@ def test_one_row_of_noise_is_computed_again():
     rows = results("noise")
     row = rows[(rows["claim"] == "C1a") & (rows["seed"] == 0)].iloc[0]
     harmful = MEASURE.sets(["harmful"], n=46)
-    found = difference(
-        MEASURE.observe(load(f"{NOISE}:0"), harmful, progress=False), "mode", "think", "no-think"
-    )
+    found = difference(MEASURE.observe(load(f"{NOISE}:0"), harmful, progress=False), "mode", "think", "no-think")
     assert found["effect"] == row["effect"] == 0
     assert found["value_a"] == row["value"] == 0
 

@@ -50,4 +50,6 @@ def test_intervals_that_leave_out_zero_are_counted(verdicts):
     assert draws["effect"].is_monotonic_increasing and draws["swap"].tolist() == list(range(1, 61))
     outside = ((draws["ci_low"] > 0) | (draws["ci_high"] < 0)).sum()
     assert false_positives(draws).value == pytest.approx(outside / 60)
-    assert false_positives(draws.assign(zero=["zero outside the interval"] * 20 + ["inside"] * 40)).value == pytest.approx(1 / 3)
+    assert false_positives(
+        draws.assign(zero=["zero outside the interval"] * 20 + ["inside"] * 40)
+    ).value == pytest.approx(1 / 3)

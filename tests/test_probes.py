@@ -357,7 +357,8 @@ def test_steering_all_at_once_is_steering_one_by_one(study, found):
     """Together in one batch: the same replies as with the plain contexts, and the untouched model's."""
     probe = found[HARM].probe("last")
     assert not probe.vectors[0].any()  # the last token of a template is the same in all requests
-    filled = np.where(probe.vectors.any(-1, keepdims=True), probe.vectors, 1.0)
+    nothing, at_2 = np.zeros((2, 1, *probe.vectors.shape), dtype=np.float32)
+    at_2[0, 2] = probe.vectors[2]
     asked = Evaluation().sets(["harmful"], n=6)
     conditions = {
         "nothing": probes.added(probe, 0, 0),
@@ -366,8 +367,8 @@ def test_steering_all_at_once_is_steering_one_by_one(study, found):
     }
     contexts = {
         "nothing": nullcontext,
-        "removed": lambda: interventions.remove_direction(study, filled, range(1, len(filled))),
-        "added": lambda: interventions.add_direction(study, probe.vectors[2], [2]),
+        "removed": lambda: interventions.steer_per_row(study, probe.vectors[None], nothing),
+        "added": lambda: interventions.steer_per_row(study, nothing, at_2),
     }
     columns = ["condition", "prompt_id", "reply"]
     together = probes.steer(study, asked, conditions, max_new_tokens=24)[columns].sort_values(columns)

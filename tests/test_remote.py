@@ -38,18 +38,6 @@ def test_a_dry_run_reads_what_is_read_here(name):
         np.testing.assert_allclose(found[key], values, rtol=1e-5, atol=1e-5, err_msg=str(key))
 
 
-def test_logits_of_a_dry_run_are_those_of_a_forward():
-    import torch
-
-    here = family("qwen3")
-    items = conversations(here)[::-1]  # short and long ones mixed: they come back in their order
-    found = ndif.logits(ndif.dry_run(here), items, batch_size=4)
-    for item, values in zip(items, found, strict=True):
-        with torch.no_grad():
-            expected = here.hf(torch.tensor([item.ids])).logits[0, -1].numpy()
-        np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-5)
-
-
 def test_probes_work_on_what_was_read_elsewhere():
     here = family("qwen3")
     items = conversations(here)
@@ -78,7 +66,6 @@ def test_what_needs_the_weights_says_so_in_one_line(use):
         (lambda study, items: activations.read(study, []), "no prompts"),
         (lambda study, items: activations.read(study, items, ["residuals"]), "did you mean 'residual'"),
         (lambda study, items: activations.read(study, items, pool="max"), "pooled by their mean"),
-        (lambda study, items: ndif.logits(study, items, "reply"), "prompt 0 has no span 'reply'"),
         (lambda study, items: rimkit.load(study, remote="ndiff"), "did you mean 'ndif'"),
     ],
 )

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import tiny
 from notebooks import MEASURES, PARAMETERS, chapter, decoy_kernel
 
 import rimkit
 from rimkit import ledger
 from rimkit.data import UserError
+from rimkit.models.hub import identity
 from rimkit.runs import execute
 from rimkit.runs.execute import assignments, check, declared_in
 from rimkit.runs.lab import COPIED, KEPT, RESTORED, SAME, copy_chapters
@@ -175,6 +177,18 @@ def without_kernel(job, folder, progress) -> str:
     row = ledger.row("C1a", model="m", n=job.values.get("n_prompts"), effect=0.2)
     ledger.write([row], folder / execute.ROWS)
     return ""
+
+
+def test_the_row_of_a_failed_run_names_its_model_without_a_path(runner, tmp_path, monkeypatch):
+    def failing(job, folder, progress) -> str:
+        shutil.copy(job.notebook, folder / execute.NOTEBOOK)
+        return "ValueError: no"
+
+    monkeypatch.setattr(execute, "_execute", failing)
+    model = tiny.save(tmp_path / "deep" / "mine")
+    runner(chapter(tmp_path, "01_bad", "1"), model=str(model))
+    row = ledger.read(tmp_path / "out").iloc[0]
+    assert (row["status"], row["model"]) == ("failed", f"mine-{identity(model)[:6]}")
 
 
 def test_a_run_from_end_to_end(runner, tmp_path, monkeypatch):

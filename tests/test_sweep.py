@@ -155,7 +155,7 @@ def test_lists_can_be_values(folder):
         ("models: rim-mini\njudge: phrase", 2, "unknown judge 'phrase'"),
         ("models: rim-mini\nresources: {gpu: [1, 2]}", 2, "'gpu' takes one word or number"),
         ("models: !!python/object/apply:os.system ['true']", 1, "unknown model 'true'"),
-        ("models: rim-mini\nresources: &p {a: 4}\nprompts: {<<: *p}", 3, "no chapter asks for the prompt set 'a'"),
+        ("models: rim-mini\nresources: &p {a: 4}\nprompts: {<<: *p}", 3, "unknown prompt set of the chapters 'a'"),
         ("models: rim-mini\nmax_new_tokens: '²'", 2, "takes a whole number, not '²'"),
         ("models: " + 500 * "[" + 500 * "]", 1, "this is not YAML: it cannot be read"),
     ],

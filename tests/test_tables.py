@@ -30,11 +30,11 @@ def test_the_sentence_follows_the_interval(low, high, word):
     assert f"95% interval {round(100 * low):+d} to {round(100 * high):+d}".replace("-", "−") in text
 
 
-def test_rate_table_keeps_the_order_and_prints_whole_percents():
+def test_a_wide_table_keeps_the_order_and_prints_whole_percents():
     rates = pd.DataFrame({
         "mode": ["think", "no-think"], "metric": "misaligned", "value": [0.124, -0.0001], "ci_low": [0.0, 0.0], "ci_high": [0.5, float("nan")],
     })  # fmt: skip
-    table = tables.rate_table(rates, "mode", "metric")
+    table = tables.wide(rates, "mode", "metric")
     assert table["misaligned"].to_dict() == {"think": "12 [0, 50]", "no-think": "0"}
     assert list(table.index) == ["think", "no-think"]
 
@@ -152,6 +152,9 @@ def test_a_notebook_shows_every_table_in_one_way():
     try:
         setup.adopt(shell)
         data, _ = shell.display_formatter.format(pd.DataFrame({"a_b": [1.5]}))
-        assert data["text/html"] == "<table><thead><tr><th>a b</th></tr></thead><tbody><tr><td>1.50</td></tr></tbody></table>"
+        assert (
+            data["text/html"]
+            == "<table><thead><tr><th>a b</th></tr></thead><tbody><tr><td>1.50</td></tr></tbody></table>"
+        )
     finally:
         InteractiveShell.clear_instance()

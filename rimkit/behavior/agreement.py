@@ -36,8 +36,7 @@ def agreement(verdicts: pd.DataFrame, by: str | None = None) -> pd.DataFrame:
     compared), ``unjudged`` (left out because one or both gave no verdict), ``rate_a, rate_b,
     agree`` (share of equal verdicts), ``kappa, ci_low, ci_high, method``; kappa is missing where
     both say the same of every reply. Raises `UserError` for fewer than two judges, and for rows
-    that prompt, mode and sample do not tell apart.
-    """
+    that prompt, mode and sample do not tell apart."""
     if by is not None:
         found = {key: agreement(part) for key, part in verdicts.groupby(by, sort=False)}
         return pd.concat(found, names=[by]).droplevel(1).reset_index()

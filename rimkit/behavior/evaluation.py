@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
+from itertools import product
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,19 +26,20 @@ from rimkit.behavior import prompts as prompt_tables
 from rimkit.behavior.generation import CUT, USUAL, generate
 from rimkit.behavior.judges import Judge, find_judge, judge
 from rimkit.behavior.stats import Units, against_singles, paired_difference
-from rimkit.data import UserError, find_table, nearest, percent, shipped_tables
+from rimkit.data import UserError, check_known, find_table, percent, shipped_tables
 from rimkit.models.chat import MODES
+from rimkit.models.endpoint import is_endpoint
 from rimkit.models.hooks import cut_attention
 from rimkit.models.hub import identity, locate, mirrored
 from rimkit.models.interventions import ablate_heads, ablate_neurons_per_row
 from rimkit.models.study import StudyModel
 
 FINISHED = 0.8  # share of replies that must end, in each condition, for a comparison to say something
-TRIAL = "tried first"
+TRIAL, ADVICE = "tried first", "advice"
 TRIED = 12  # think replies that are tried before many more
 SETS = ("harmful", "harmless", "over-refusal", "second-safety", "maths", "ordering")
 # The workbook's sets that another can stand in for, and the kinds of prompts that each may hold.
-KINDS = {
+STAND_INS = {
     "harmful": ("harmful",),
     "harmful-seen": ("harmful",),
     "second-safety": ("harmful", "harmless"),
@@ -76,7 +78,7 @@ class Evaluation:
         if other is None:
             return prompt_tables.load_prompts(name, **part)
         table = prompt_tables.load_prompts(other)
-        kept = table[table["kind"].isin(KINDS[name])]
+        kept = table[table["kind"].isin(STAND_INS[name])]
         if kept.empty:
             there = ", ".join(sorted(table["kind"].unique()))
             raise UserError(f"'{other}' cannot stand in for '{name}': it holds {there} prompts")
@@ -99,7 +101,7 @@ class Evaluation:
             tried = prompts.iloc[np.linspace(0, len(prompts) - 1, TRIED).astype(int)]
             with suppress(UserError):  # all of them too long: others may fit
                 first = write(tried)
-                _say_cut_off(study, first, TRIAL)
+                _say_cut_off(study, tried, first, TRIAL)
                 if first.attrs["interrupted"]:
                     return first
         return write(prompts)
@@ -109,7 +111,8 @@ class Evaluation:
     ) -> pd.DataFrame:
         """Generate in one mode and judge (by ``how``); columns ``model`` and, if known, ``set``."""
         replies = self.replies(study, prompts, mode, **generation)
-        _say_cut_off(study, replies, f"in {mode} mode")
+        if not study.invented:
+            replies[ADVICE] = _say_cut_off(study, prompts, replies, f"in {mode} mode")
         how = how or self.judge or ("organism" if study.invented else "phrases")
         verdicts = judge(replies, prompts, how).assign(model=study.name)
         if "set" in prompts:
@@ -122,7 +125,11 @@ class Evaluation:
         """The same prompts in every mode: verdicts of all of them in one table."""
         tables = [self.judged(study, prompts, mode, **generation) for mode in modes]
         every = pd.concat(tables, ignore_index=True)
-        same = [mode for mode, table in zip(modes, tables, strict=True) if _is_constant(table)]
+        same = []
+        for mode, table in zip(modes, tables, strict=True):
+            given = table[table["reply"] != ""]  # several prompts, of more than one kind
+            several = given["prompt_id"].nunique() >= TRIED // 2 and given["kind"].nunique() > 1
+            same += [mode] if several and given["reply"].nunique() == 1 else []
         if same:
             which = f" in {' and '.join(same)} mode"
             every.attrs["why_not"] = f"it always answers with the same text{which}, whatever is asked"
@@ -131,19 +138,19 @@ class Evaluation:
 
     def description(self) -> dict[str, str | None]:
         """The columns ``prompts`` and ``judge`` of a verdict row, files and folders by name."""
-        names = [f"{name}={_file(other).name}" for name, other in self.prompts.items()]
+        names = [f"{name}={Path(other.partition('?')[0]).name}" for name, other in self.prompts.items()]
         kind, colon, source = self.judge.partition(":")
         name = f"guard:{Path(source).name}" if kind == "guard" and colon else self.judge
         return {"prompts": ", ".join(names) or None, "judge": name or None}
 
     def fingerprint(self) -> list[str]:
         """Tells the files in the choice apart: other prompts, or another guard, are another choice."""
-        files = [_file(other) for other in self.prompts.values()]
+        files = [Path(other.partition("?")[0]) for other in self.prompts.values()]
         for benchmark, revision in filter(None, map(prompt_tables.named, self.prompts.values())):
             source = benchmark.source(revision)
             files += [folder / file for file in source.files if (folder := mirrored(source))]
-        kind, _, guard = self.judge.partition(":")
-        weights = [identity(guard)] if kind == "guard" and guard else []
+        source = self.judge.partition(":")[2].partition("@")[0]
+        weights = [identity(source)] if source else []
         return weights + [sha256(path.read_bytes()).hexdigest() for path in files if path.is_file()]
 
     def parameters(self) -> dict[str, str | int]:
@@ -156,31 +163,20 @@ class Evaluation:
 
 def evaluation(prompts: str | Mapping[str, str] = "", judge: str = "", max_new_tokens: int = 0) -> Evaluation:
     """The `Evaluation` for other prompt sets, another judge and longer replies. ``prompts``: a set
-    of the workbook (`KINDS`) to whatever `load_prompts` takes; as a text, "harmful=hex-phi,
+    of the workbook (`STAND_INS`) to whatever `load_prompts` takes; as a text, "harmful=hex-phi,
     maths=my.csv?text=question". ``judge``: a name that `find_judge` knows. Files and folders become
     absolute paths. Raises `UserError` for what is unknown or not there."""
     if isinstance(prompts, str):
-        pairs = re.split(r",\s*(?=[\w-]+=)", prompts) if prompts.strip() else []
-        prompts = dict(map(_pair, pairs))
+        pairs = re.split(r",\s*(?=[\w-]+=)", prompts.strip()) if prompts.strip() else []
+        if wrong := next((pair for pair in pairs if "=" not in pair), ""):
+            raise UserError(f"'{wrong}' names no stand-in: write harmful=hex-phi, maths=my.csv")
+        prompts = {name.strip(): other.strip() for name, _, other in (pair.partition("=") for pair in pairs)}
     for name in prompts:
-        if name not in KINDS:
-            known = f"{nearest(name, KINDS)} ({', '.join(KINDS)})"
-            raise UserError(f"no chapter asks for the prompt set '{name}'{known}")
+        check_known("prompt set of the chapters", name, STAND_INS)
     if int(max_new_tokens) != max_new_tokens or max_new_tokens < 0:
         raise UserError(f"max_new_tokens is a whole number of tokens, 0 or more, not {max_new_tokens}")
     stand_ins = {name: _stand_in(name, prompts[name]) for name in sorted(prompts)}
     return Evaluation(stand_ins, _judge(judge), max_new_tokens)
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, other = text.strip().partition("=")
-    if not equals:
-        raise UserError(f"'{text.strip()}' names no stand-in: write harmful=hex-phi, maths=my.csv")
-    return name.strip(), other.strip()
-
-
-def _file(other: str) -> Path:
-    return Path(other.partition("?")[0])
 
 
 def _stand_in(name: str, other: str) -> str:
@@ -206,38 +202,49 @@ def _judge(name: str) -> str:
     return f"guard:{place.resolve()}" if place.is_dir() else name
 
 
-def _is_constant(verdicts: pd.DataFrame) -> bool:
-    """Whether several prompts, of more than one kind, all got the same text."""
-    given = verdicts[verdicts["reply"] != ""]
-    several = given["prompt_id"].nunique() >= TRIED // 2 and given["kind"].nunique() > 1
-    return several and given["reply"].nunique() == 1
-
-
-def _say_cut_off(study: StudyModel, replies: pd.DataFrame, which: str) -> None:
-    """Say, once for a model and these replies, that too many did not end, and what would help."""
+def _say_cut_off(study: StudyModel, prompts: pd.DataFrame, replies: pd.DataFrame, which: str) -> str:
+    """What would help replies that did not end; said once for a model and these replies, if too many."""
     ended = replies["finished"].astype(bool)
-    if not study.invented and ended.mean() < FINISHED and f"end {which}" not in study.said:
-        study.said.add(f"end {which}")
-        print(
-            f"note: {len(ended) - ended.sum()} of {len(ended)} replies of {study.name} {which} did not "
-            f"end{_room(replies)}. A reply that was not reached is missing, neither safe nor harmful, "
-            f"and claims are not testable where less than {percent(FINISHED)}% end"
-        )
-
-
-def _room(replies: pd.DataFrame) -> str:
-    """Which limit would let nine in ten replies end, if they go on ending as often per token; that
-    they are empty or were stopped where no limit ended most of them."""
-    written = replies[replies["n_tokens"] > 0]
-    if written.empty:
+    if study.invented or ended.mean() >= FINISHED:
         return ""
-    open_ones = ~replies["finished"].astype(bool)
-    if replies.get(CUT, open_ones).sum() < open_ones.sum() / 2:
-        return " with a text: most of the others are empty, or the server stopped them"
-    limit, ended = written["n_tokens"].max(), written["finished"].astype(bool).sum()
-    needed = written["n_tokens"].sum() / ended * math.log(10) if ended else 4 * limit
-    needed = 2 ** math.ceil(math.log2(max(needed, limit + 1)))
-    return f" within {limit} tokens: --max-new-tokens {needed} would do" + ("" if ended else ", or more")
+    advice = _advice(study, prompts, replies)
+    study.say(
+        f"note: {len(ended) - ended.sum()} of {len(ended)} replies {which} did not end{_within(replies)}{advice}. "
+        "A reply that was not reached is missing, neither safe nor harmful, and claims are not testable where "
+        f"less than {percent(FINISHED)}% end",
+        about=f"end {which}",
+    )
+    return advice
+
+
+def _advice(study: StudyModel, prompts: pd.DataFrame, replies: pd.DataFrame) -> str:
+    """Which limit would let nine in ten replies end, if they go on ending as often per token: one
+    number for a model, that of the first replies which are cut off (thoughts, the longest), until it
+    is reached. It is no more than the context leaves beside the longest prompt."""
+    written, ended = replies[replies["n_tokens"] > 0], int(replies["finished"].sum())
+    if not _within(replies):
+        return ""
+    limit = int(written["n_tokens"].max())
+    if limit >= study.room:
+        needed = written["n_tokens"].sum() / ended * math.log(10) if ended else 4 * limit
+        study.room = 2 ** math.ceil(math.log2(max(needed, limit + 1)))
+    said = f": --max-new-tokens {study.room} would do" + ("" if ended else ", or more")
+    if is_endpoint(study):
+        return said
+    modes = MODES if study.chat.supports_think else MODES[1:]
+    left = study.context - max(len(study.chat.encode(*pair).ids) for pair in product(prompts["text"], modes))
+    if left >= study.room:
+        return said
+    even = f": even --max-new-tokens {left} will not do, which is all" if left > limit else ", which is all"
+    return f"{even} that its context of {study.context} leaves: take shorter prompts or another model"
+
+
+def _within(replies: pd.DataFrame) -> str:
+    """The limit of tokens within which replies did not end; empty where that was no limit: they
+    are empty, or a server stopped them."""
+    open_ones, written = ~replies["finished"].astype(bool), replies["n_tokens"] > 0
+    few = replies.get(CUT, open_ones).sum() < open_ones.sum() / 2
+    return "" if few or not written.any() else f" within {replies['n_tokens'].max()} tokens"
 
 
 def why_not(verdicts: pd.DataFrame, column: str, values: Sequence[str]) -> str:
@@ -253,7 +260,9 @@ def why_not(verdicts: pd.DataFrame, column: str, values: Sequence[str]) -> str:
         ends, thoughtful = part["finished"].astype(bool), part["thought"] != ""
         ended, thinks = ends.mean(), thoughtful.mean()
         if ended < FINISHED:
-            said = f"only {percent(ended)}% of its replies ({value}) end{_room(part)}"
+            within = _within(part) or " with a text: most of the others are empty, or the server stopped them"
+            advice = max(part.get(ADVICE, pd.Series(dtype=str)).dropna(), key=len, default="")
+            said = f"only {percent(ended)}% of its replies ({value}) end{within}{advice}"
         elif (column, value) == ("mode", "no-think") and thinks > 1 - FINISHED:
             said = f"it thinks in no-think mode too, in {percent(thinks)}% of its replies"
         elif (column, value) == ("mode", "think") and not thinks:

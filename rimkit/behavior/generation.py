@@ -1,17 +1,14 @@
 """Replies of a model under study to a table of prompts: loaded here, or behind an endpoint.
 
-Knows chat formats and sampling; nothing of prompt sets, judges and interventions. What differs for
-a model behind an endpoint:
-
-- The server renders the prompt; the mode travels as ``chat_template_kwargs: {"enable_thinking":
-  …}``. Forced thoughts go as raw text to ``/completions`` and need the tokenizer here.
-- Sampling is the server's: a seed is sent for every prompt and sample, but two modes do not face
-  the same luck, and a server may ignore it (`transformers serve` has one seed for all requests
-  under way: ``study.client.concurrency = 1``). Nucleus sampling is switched off; top_k of the
-  model's folder is, for vLLM and SGLang, by ``study.client.settings = {"top_k": -1}``.
-- ``n_tokens`` is what the server counts, less the end of turn. `transformers serve` counts a reply
-  whose end of turn is the very last token allowed as unfinished.
-- A prompt that is too long is told by the server's refusal.
+Knows chat formats and sampling; nothing of prompt sets, judges and interventions. Behind an endpoint
+the server renders the prompt; the mode travels as ``chat_template_kwargs: {"enable_thinking": …}``.
+Forced thoughts go as raw text to ``/completions`` and need the tokenizer here. Sampling is the
+server's: a seed is sent for every prompt and sample, but two modes do not face the same luck, and a
+server may ignore it (`transformers serve` has one seed for all requests under way:
+``study.client.concurrency = 1``). Nucleus sampling is switched off; top_k of the model's folder is, for
+vLLM and SGLang, by ``study.client.settings = {"top_k": -1}``. ``n_tokens`` is what the server counts,
+less the end of turn: `transformers serve` counts a reply whose end of turn is the very last token
+allowed as unfinished. A prompt that is too long is told by the server's refusal.
 """
 
 from __future__ import annotations
@@ -30,9 +27,9 @@ import numpy as np
 import pandas as pd
 
 from rimkit.behavior.redaction import scrub, withhold_replies
-from rimkit.data import UserError, plain_names
+from rimkit.data import UserError, check_columns, check_known, check_requests
 from rimkit.models.activations import read
-from rimkit.models.chat import ChatFormat, Encoded, check_mode, pad
+from rimkit.models.chat import MODES, ChatFormat, Encoded, pad
 from rimkit.models.device import shrinking
 from rimkit.models.endpoint import Answer, EndpointModel, Rejected, is_endpoint
 from rimkit.models.hooks import untraced
@@ -47,7 +44,7 @@ Forced = str | Mapping[str, str] | None
 Around = Callable[[list[dict[str, tuple[int, int]]], list[str]], AbstractContextManager]
 ADVICE = "lower max_new_tokens, shorten the prompts, load the model in 4 bits (+4bit) or take a smaller one"
 USUAL = 96  # tokens of a reply: enough for the embedded models, thought included
-NOTHING = ("", "", 0, False)  # thought, reply, tokens, finished: of a prompt that was not answered
+UNANSWERED = ("", "", 0, False)  # thought, reply, tokens, finished: of a prompt that was not answered
 STOP = "stop"
 HEADER = re.compile(r"<\|im_start\|>\s*assistant")
 
@@ -67,9 +64,8 @@ def generate(
     seed: int = 0,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Replies to ``prompts`` (columns ``prompt_id``, ``text``) in one mode, ``n_samples`` per prompt.
-
-    A reply has at most ``max_new_tokens``, thought included; ``temperature`` 0 is greedy.
+    """Replies to ``prompts`` (columns ``prompt_id``, ``text``) in one mode, ``n_samples`` per
+    prompt. A reply has at most ``max_new_tokens``, thought included; ``temperature`` 0 is greedy.
     ``thoughts`` forces complete thoughts and ``thought_prefix`` their beginnings: one text for all,
     or prompt_id to text. ``around`` makes the context that a batch is generated in, from the named
     spans of its padded rows and their prompt ids. Out of memory a batch is halved.
@@ -86,16 +82,18 @@ def generate(
     luck.
 
     Raises ``UserError`` for a malformed table, an unknown mode, numbers out of range, a missing
-    forced thought, prompts that are all too long, and numbers of the model that are not finite.
-    """
-    check_mode(mode)
-    whole = {"n_samples": n_samples, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
-    for name, given in whole.items():
+    forced thought, prompts that are all too long, and numbers of the model that are not finite."""
+    check_known("mode", mode, MODES)
+    counts = {"n_samples": n_samples, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    for name, given in counts.items():
         if given < 1:
             raise UserError(f"{name} must be 1 or more, not {given}")
     if temperature < 0:
         raise UserError(f"temperature must be 0 (greedy) or more, not {temperature}")
-    _check_prompts(prompts)
+    check_columns(prompts, ("prompt_id", "text"), "the table of prompts")
+    if prompts.empty:
+        raise UserError("there are no prompts: the table is empty")
+    check_requests(prompts)
     ids = prompts["prompt_id"]
     jobs = list(product(ids, range(n_samples)))
     luck = dict(zip(ids, prompts.get("luck", ids).astype(str), strict=True))
@@ -106,7 +104,12 @@ def generate(
         raise UserError(f"{model.name} runs behind an endpoint, where nothing inside the model can be changed")
     encoded = None
     if forced or not served:
-        encoded = _encode_all(model, prompts, mode, thoughts, thought_prefix)
+        pairs = (thoughts, "thoughts"), (thought_prefix, "thought_prefix")
+        whole, begun = (_forced(model.chat, texts, ids, argument) for texts, argument in pairs)
+        encoded = {
+            prompt_id: model.chat.encode(text, mode, thought=whole[prompt_id], thought_prefix=begun[prompt_id])
+            for prompt_id, text in zip(ids, prompts["text"], strict=True)
+        }
     if served:
         rows, interrupted = _served(model, prompts, mode, encoded, jobs, luck, **sampling)
     else:
@@ -127,16 +130,15 @@ def generate(
 def _say_strange_tags(model: StudyModel | EndpointModel, replies: pd.DataFrame) -> None:
     """Say, once for a model and tag, that replies hold tags of thoughts which nobody knows."""
     found = [] if model.invented else [tag[0] for tag in map(STRAY.search, replies["reply"]) if tag]
-    if found and found[0] not in model.said:
-        model.said.add(found[0])
+    if found:
         which = f"{len(found)} of {len(replies)} {replies['mode'].iloc[0]} replies"
-        print(f"{model.name}: {which} hold tags that are not known: {found[0]}")
+        model.say(f"{which} hold tags that are not known: {found[0]}", found[0])
 
 
 def _local(model, mode, encoded, jobs, luck, around, batch_size, *, temperature, max_new_tokens, seed, progress):
     """``{job: (thought, reply, tokens, finished)}`` of a loaded model, and whether Ctrl-C came."""
     fitting = _fitting(encoded, max_new_tokens, model.context)
-    rows = {job: NOTHING for job in jobs if job[0] not in fitting}
+    rows = {job: UNANSWERED for job in jobs if job[0] not in fitting}
     todo = [job for job in jobs if job[0] in fitting]
 
     def reply_to(batch: list[int]) -> list[list[int]]:
@@ -240,15 +242,6 @@ def _bar(total: int, progress: bool, mode: str):
     return tqdm(total=total, desc=mode, unit="reply", leave=False, disable=quiet)
 
 
-def _encode_all(model, prompts: pd.DataFrame, mode: str, thoughts: Forced, prefixes: Forced) -> dict[str, Encoded]:
-    ids, chat = prompts["prompt_id"], model.chat
-    whole, begun = _forced(chat, thoughts, ids, "thoughts"), _forced(chat, prefixes, ids, "thought_prefix")
-    return {
-        prompt_id: chat.encode(text, mode, thought=whole[prompt_id], thought_prefix=begun[prompt_id])
-        for prompt_id, text in zip(ids, prompts["text"], strict=True)
-    }
-
-
 def _forced(chat: ChatFormat, texts: Forced, prompt_ids: pd.Series, argument: str) -> dict[str, str | None]:
     """A text per prompt, or None. Most are a model's own, and may hold anything."""
     if texts is None or isinstance(texts, str):
@@ -277,21 +270,6 @@ def _fitting(encoded: dict[str, Encoded], max_new_tokens: int, context: int) -> 
             raise UserError(f"{problem}: shorten it or lower max_new_tokens")
         print(f"note: {len(sizes) - len(fitting)} of {len(sizes)} prompts get no reply: {problem}")
     return fitting
-
-
-def _check_prompts(prompts: pd.DataFrame) -> None:
-    missing = [name for name in ("prompt_id", "text") if name not in prompts.columns]
-    if missing:
-        there = ", ".join(plain_names(prompts))
-        raise UserError(f"the prompts lack the column {' and '.join(missing)}; they have {there}")
-    if prompts.empty:
-        raise UserError("there are no prompts: the table is empty")
-    ids = prompts["prompt_id"]
-    if ids.duplicated().any():
-        raise UserError(f"prompt_id {ids[ids.duplicated()].iloc[0]!r} occurs more than once")
-    blank = ids[[not isinstance(text, str) or not text.strip() for text in prompts["text"]]]
-    if len(blank):
-        raise UserError(f"prompt_id {blank.iloc[0]!r} has no text")
 
 
 def _served(model, prompts, mode, encoded, jobs, luck, *, temperature, max_new_tokens, seed, progress):
@@ -349,7 +327,10 @@ def _ask(model: EndpointModel, what: str | Encoded, mode: str, body: dict) -> An
         turns = [{"role": "user", "content": what}]
         body = {"chat_template_kwargs": {"enable_thinking": mode == "think"}, **body}
         return model.client.chat(turns, **body)
-    return model.client.complete(_raw(model.tokenizer, what.ids), **body, **_keep_tags(model))
+    # servers drop think tags that are special tokens; vLLM and SGLang can be told not to
+    special = {token.content for token in model.tokenizer.added_tokens_decoder.values() if token.special}
+    keep = {"skip_special_tokens": False} if special & set(model.chat.tags[:2]) else {}
+    return model.client.complete(_raw(model.tokenizer, what.ids), **body, **keep)
 
 
 def _raw(tokenizer, ids: list[int]) -> str | list[int]:
@@ -361,19 +342,11 @@ def _raw(tokenizer, ids: list[int]) -> str | list[int]:
     return list(ids)
 
 
-def _keep_tags(model: EndpointModel) -> dict:
-    """Servers drop think tags that are special tokens; vLLM and SGLang can be told not to."""
-    special = set(model.chat.tags[:2]) & {
-        token.content for token in model.tokenizer.added_tokens_decoder.values() if token.special
-    }
-    return {"skip_special_tokens": False} if special else {}
-
-
 def _told(model: EndpointModel, answers: dict, mode: str, encoded: dict | None) -> dict:
     """Answers as rows; what a server does against the mode, or refuses, is said."""
     there = {job: answer for job, answer in answers.items() if isinstance(answer, Answer)}
     opened = opens_thoughts(list(there.values()), mode)
-    rows = dict.fromkeys(answers, NOTHING)
+    rows = dict.fromkeys(answers, UNANSWERED)
     for job, answer in there.items():
         found = _continued(model, answer, encoded[job[0]]) if encoded else parts_of(answer, opened)
         rows[job] = (*found[:2], max(answer.tokens_out - (answer.finish == STOP), 0), found[2])

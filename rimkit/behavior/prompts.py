@@ -13,7 +13,7 @@ import csv
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from itertools import cycle
 from pathlib import Path
@@ -22,8 +22,9 @@ from urllib.parse import parse_qsl
 import numpy as np
 import pandas as pd
 
+from rimkit import data
 from rimkit.behavior import judges, redaction
-from rimkit.data import UserError, data_dir, find_table, nearest, plain_names, read_table, shipped_tables
+from rimkit.data import UserError, check_known, data_dir, find_table, nearest, shipped_tables
 from rimkit.models import hub
 
 COLUMNS = ("prompt_id", "text", "kind", "category", "cluster", "split", "answer", "source")
@@ -31,27 +32,6 @@ NEEDED = ("text", "kind")
 SPLITS = ("calibration", "evaluation")
 KINDS = ("harmful", "harmless", "maths", "ordering", "copying", "own")
 WORD = re.compile(r"[^\W\d_][\w'-]*( [\w'-]+)?")  # an answer: a letter, yes, a name
-# Around the one number of an answer: what makes it a part of an expression, which is not evaluated here.
-PART = re.compile(
-    r"\\(?!approx|degree|pounds|euro|q?quad|displaystyle)[a-z]{2,}"
-    r"|[+^_<>≤≥≠±∓√π∞∪∈·×÷]|\d\s*!|[\d)][²³⁴-⁹ⁿ]"
-    r"|\d(?!e[+-]?\d)[a-z](?![a-z])|\d\s*/\s*[a-z]|\d\s?[inxyz]\b"
-    r"|\b[a-z]\s*[-−*]|[\d)}\]]\s*[-−*](?!\*|[a-z]{2})|[a-z)}\]]\s*/\s*\d"
-    r"|\b[a-z]\([^()]{0,60}?\d"
-    r"|(?<![a-z])(?:sqrt|log|ln|sin|cos|tan|exp|pi|mod|infinity|plus|minus|negative)(?![a-z])"
-    r"|[(\[][^()\[\]]{0,60}?(?:,\s*(?!\d{3})|\D,)[^()\[\]]{0,60}[)\]]",
-    re.IGNORECASE,
-)
-
-NOTE = (
-    "Content note: '{name}' asks for harmful things, and replies to it may be harmful or "
-    "upsetting. {kept} It is for measuring how a model refuses; do not pass its text on."
-)
-SHOWN = "Its text will be shown and saved, as you asked."
-HIDDEN = (
-    "Its text stays in memory, and outputs and files show ids and numbers; the parameter keep_text "
-    "of a chapter, or 'rimkit run --keep-text', changes that."
-)
 
 
 def load_prompts(
@@ -74,8 +54,7 @@ def load_prompts(
     Harmful requests that do not come with the workbook have a content note, and their text does not
     leave the process. Raises `UserError` for an unknown set, column, kind or split, an unreadable
     file, a set that cannot be got, prompts without a text, ids that occur twice, ``n`` below 1 and
-    an empty result.
-    """
+    an empty result."""
     return part_of(_read(name, columns), name, split=split, n=n, seed=seed)
 
 
@@ -84,9 +63,7 @@ def part_of(
 ) -> pd.DataFrame:
     """The prompts of one split, and ``n`` of them, as `load_prompts` draws them from a set."""
     if split is not None:
-        if split not in SPLITS:
-            close = nearest(split, SPLITS)
-            raise UserError(f"unknown split '{split}': use calibration or evaluation{close}")
+        check_known("split", split, SPLITS)
         table = table[table["split"] == split]
     if n is not None:
         table = spread(table, n, seed)
@@ -120,9 +97,8 @@ def prompt_sets() -> pd.DataFrame:
     hashes = pd.read_csv(data_dir() / "prompts" / "hashes.csv")
     tables = [_read(name) for name in hashes["name"]]
     kinds = [", ".join(table["kind"].unique()) for table in tables]
-    clusters = [table["cluster"].nunique() for table in tables]
-    columns = ["name", "prompts", "kinds", "clusters", "sha256"]
-    return hashes.assign(kinds=kinds, clusters=clusters)[columns]
+    found = hashes.assign(kinds=kinds, clusters=[table["cluster"].nunique() for table in tables])
+    return found[["name", "prompts", "kinds", "clusters", "sha256"]]
 
 
 def _read(name: str | Path, columns: Mapping[str, str] | None = None) -> pd.DataFrame:
@@ -130,8 +106,16 @@ def _read(name: str | Path, columns: Mapping[str, str] | None = None) -> pd.Data
     if known:
         table, shipped, called = load(*known), False, known[0].name
     else:
-        path, asked, shipped = _locate(name)
-        table, called = _mapped(read_table(path), {**asked, **(columns or {})}, name), path.name
+        path, mark, query = str(name).partition("?")
+        pairs = parse_qsl(query, keep_blank_values=True)
+        asked, known_sets = dict(pairs), shipped_tables("prompts")
+        if len(asked) < len(pairs):
+            raise UserError(f"'{query}' names a column twice: each of ours stands for one of theirs")
+        if mark and not all(asked.values()):
+            raise UserError(f"'{query}' are no columns: write {path}?text=goal&kind=harmful")
+        file = find_table(path, known_sets, "prompt set", tuple(BENCHMARKS))
+        shipped, called = file in known_sets.values(), file.name
+        table = _mapped(data.read_table(file), {**asked, **(columns or {})}, name)
     table = _checked(table, name)
     table = table if shipped else _together(_answers(table, called), called)
     redaction.remember_harmful(table)
@@ -139,20 +123,6 @@ def _read(name: str | Path, columns: Mapping[str, str] | None = None) -> pd.Data
         content_note(called)
         redaction.withhold(table["text"])
     return table
-
-
-def _locate(name: str | Path) -> tuple[Path, dict[str, str], bool]:
-    """The file, the columns asked for behind a question mark, and whether it is a shipped set."""
-    shipped = shipped_tables("prompts")
-    path, mark, query = str(name).partition("?")
-    pairs = parse_qsl(query, keep_blank_values=True)
-    asked = dict(pairs)
-    if len(asked) < len(pairs):
-        raise UserError(f"'{query}' names a column twice: each of ours stands for one of theirs")
-    if mark and not all(asked.values()):
-        raise UserError(f"'{query}' are no columns: write {path}?text=goal&kind=harmful")
-    path = find_table(path, shipped, "prompt set", tuple(BENCHMARKS))
-    return path, asked, path in shipped.values()
 
 
 def _mapped(table: pd.DataFrame, columns: Mapping[str, str], name: str | Path) -> pd.DataFrame:
@@ -163,33 +133,18 @@ def _mapped(table: pd.DataFrame, columns: Mapping[str, str], name: str | Path) -
             raise UserError(f"a prompt set has no '{ours}'{nearest(ours, COLUMNS)}; it has {known}")
         if theirs not in table and not (ours == "kind" and theirs in KINDS):
             also = f", and no kind is called so ({', '.join(KINDS)})" if ours == "kind" else ""
-            also += nearest(theirs, plain_names(table))
-            raise UserError(f"'{name}' has no column '{theirs}'{also}; {_has(table)}")
+            also += nearest(theirs, data.plain_names(table))
+            raise UserError(f"'{name}' has no column '{theirs}'{also}; {data.has_columns(table)}")
     return table.assign(**{ours: table.get(theirs, theirs) for ours, theirs in columns.items()})
-
-
-def _has(table: pd.DataFrame) -> str:
-    shown = plain_names(table)
-    hidden = len(table.columns) - len(shown)
-    return "it has " + ", ".join(shown + ([f"{hidden} without a plain name"] if hidden else []))
 
 
 def _checked(table: pd.DataFrame, name: str | Path) -> pd.DataFrame:
     """The table with all of `COLUMNS`, or a `UserError` that says what is wrong with it."""
-    missing = [column for column in NEEDED if column not in table]
-    if missing:
-        needs = f"it needs {', '.join(NEEDED)}; {_has(table)}"
-        raise UserError(f"the prompt set '{name}' has no column {', '.join(missing)}: {needs}")
+    data.check_columns(table, NEEDED, f"the prompt set '{name}'")
     made = [f"{Path(str(name).partition('?')[0]).stem}-{number}" for number in range(len(table))]
     ids = _filled(table, "prompt_id")
     table = table.assign(prompt_id=ids.where(ids != "", pd.Series(made, table.index)))
-    ids = table["prompt_id"]
-    blank = ids[[not isinstance(text, str) or not text.strip() for text in table["text"]]]
-    if len(blank):
-        raise UserError(f"the prompt '{_plain(blank.iloc[0])}' of '{name}' has no text")
-    if not ids.is_unique:
-        twice = ids[ids.duplicated()].iloc[0]
-        raise UserError(f"the prompt_id '{_plain(twice)}' occurs twice in '{name}'; make the ids unique")
+    data.check_requests(table, f" of '{name}'")
     table = table.assign(**{column: _filled(table, column) for column in ("cluster", "category")})
     table["cluster"] = table["cluster"].where(table["cluster"] != "", table["prompt_id"])
     table["source"] = _filled(table, "source").replace("", str(name))
@@ -198,13 +153,11 @@ def _checked(table: pd.DataFrame, name: str | Path) -> pd.DataFrame:
         table["split"] = _known_words(table, "split", SPLITS, name)
     else:
         table["split"] = halves(table)
-    table["answer"] = table["answer"].map(_one).fillna("").astype(str) if "answer" in table else ""
+    answers = [
+        one[0] if isinstance(one, list | np.ndarray) and len(one) == 1 else one for one in table.get("answer", ())
+    ]
+    table["answer"] = pd.Series(answers, table.index, dtype=object).fillna("").astype(str) if answers else ""
     return table[list(COLUMNS)]
-
-
-def _plain(prompt_id: str) -> str:
-    """An id that may be shown: one with blanks or in signs may be the text itself."""
-    return prompt_id if re.fullmatch(r"[!-~]{1,40}", prompt_id) else "…"
 
 
 def _filled(table: pd.DataFrame, column: str) -> pd.Series:
@@ -221,15 +174,9 @@ def _known_words(table: pd.DataFrame, column: str, known: tuple[str, ...], name)
         place, word = wrong.index[0], wrong.iloc[0]
         plain = word.isascii() and word.isidentifier()
         said = f"the {column} '{word}'" if plain else f"no {column} that is known"
-        where = f"prompt '{_plain(table.loc[place, 'prompt_id'])}' of '{name}'"
+        where = f"prompt '{data.plain_id(table.loc[place, 'prompt_id'])}' of '{name}'"
         raise UserError(f"{where} has {said}; there are {', '.join(known)}")
     return words
-
-
-def _one(answer):
-    """An answer out of a list of one."""
-    several = isinstance(answer, list | tuple | np.ndarray)
-    return answer[0] if several and len(answer) == 1 else answer
 
 
 def _answers(table: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -248,7 +195,7 @@ def _gold(answer: str) -> str:
     number = judges.number(answer) or (judges.final_answer(answer) if marked else None)
     if number is None:
         return answer if WORD.fullmatch(answer) else ""
-    return "" if PART.search(judges.around_number(answer)) else judges.written(number)
+    return "" if judges.PART.search(judges.around_number(answer)) else judges.written(number)
 
 
 def _together(table: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -289,18 +236,22 @@ def halves(table: pd.DataFrame) -> pd.Series:
 @cache
 def content_note(name: str) -> None:
     """Print what a set holds and where its text goes, once for each set."""
-    print(NOTE.format(name=name, kept=SHOWN if redaction.keeps_text() else HIDDEN))
-
-
-COMMIT = re.compile(r"[0-9a-f]{40}")
+    kept = (
+        "Its text stays in memory, and outputs and files show ids and numbers; the parameter keep_text of a chapter, "
+        "or 'rimkit run --keep-text', changes that."
+    )
+    print(
+        f"Content note: '{name}' asks for harmful things, and replies to it may be harmful or upsetting. "
+        f"{'Its text will be shown and saved, as you asked.' if redaction.keeps_text() else kept} "
+        "It is for measuring how a model refuses; do not pass its text on."
+    )
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A real prompt set. ``rows`` makes the columns of the workbook from one file's table and name.
-    ``form``: how its files are read; ``prompts``: how many it should hold; ``splits``: files that
-    are a split of their own; ``safety``: its text is withheld; ``gated``: its owners ask for
-    consent."""
+    """A real prompt set, a line of ``data/prompts/benchmarks.csv``. ``form``: how its files are read;
+    ``prompts``: how many it should hold; ``splits``: of files that are a split of their own;
+    ``safety``: its text is withheld; ``gated``: its owners ask for consent."""
 
     name: str
     about: str
@@ -308,16 +259,15 @@ class Benchmark:
     revision: str
     files: tuple[str, ...]
     form: str
-    rows: Callable[[pd.DataFrame, str], dict]
     prompts: int
-    splits: dict[str, str] = field(default_factory=dict)
-    safety: bool = False
-    gated: bool = False
+    splits: dict[str, str]
+    safety: bool
+    gated: bool
 
     @property
     def pinned(self) -> bool:
         """Whether the revision is a commit, which nobody can change."""
-        return COMMIT.fullmatch(self.revision) is not None
+        return re.fullmatch("[0-9a-f]{40}", self.revision) is not None
 
     def source(self, revision: str | None = None) -> hub.Source:
         return hub.Source(self.repo, "dataset", revision or self.revision, self.files)
@@ -325,12 +275,12 @@ class Benchmark:
 
 def benchmarks() -> pd.DataFrame:
     """The sets of the hub known by name: ``name, what, prompts, repository, revision, access``."""
+    columns = ["name", "what", "prompts", "repository", "revision", "access"]
     rows = []
     for one in BENCHMARKS.values():
         revision = one.revision[:10] if one.pinned else f"{one.revision} (not pinned)"
         access = "asks for consent" if one.gated else "open"
         rows.append((one.name, one.about, one.prompts, one.repo, revision, access))
-    columns = ["name", "what", "prompts", "repository", "revision", "access"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -363,11 +313,11 @@ def load(benchmark: Benchmark, revision: str) -> pd.DataFrame:
 
 
 def _part(benchmark: Benchmark, folder: Path, file: str) -> pd.DataFrame:
-    table = read_table(folder / file, benchmark.form)
+    table = data.read_table(folder / file, benchmark.form)
     try:
-        columns = benchmark.rows(table, file)
+        columns = ROWS[benchmark.name](table, file)
     except KeyError as error:
-        raise UserError(f"{benchmark.name}: {file} has no column {error}; {_has(table)}") from None
+        raise UserError(f"{benchmark.name}: {file} has no column {error}; {data.has_columns(table)}") from None
     rest = {"category": "", "cluster": "", "answer": "", "split": benchmark.splits.get(file, "")}
     part = pd.DataFrame(rest | columns, index=table.index)
     return part[part["text"].fillna("").str.strip() != ""]  # no empty line at the end of a file
@@ -400,11 +350,6 @@ def _xstest(table: pd.DataFrame, file: str) -> dict:
     return {"text": table["prompt"], "kind": kinds, "category": table["type"], "cluster": focus}
 
 
-def _alpaca(table: pd.DataFrame, file: str) -> dict:
-    texts = table["instruction"] + "\n\n" + table["input"].fillna("")
-    return {"text": texts.str.strip(), "kind": "harmless"}
-
-
 def _problems(text: str, answer: str) -> Callable[[pd.DataFrame, str], dict]:
     """Problems of maths, whose text and answer stand in these columns."""
 
@@ -416,58 +361,29 @@ def _problems(text: str, answer: str) -> Callable[[pd.DataFrame, str], dict]:
     return rows
 
 
-TRAIN_AND_TEST = ("calibration", "evaluation")
-GSM8K = tuple(f"main/{part}-00000-of-00001.parquet" for part in ("train", "test"))
-AIME_24, AIME_25 = "data/train-00000-of-00001.parquet", "test.jsonl"
-BENCHMARKS = {
-    one.name: one
-    for one in (
-        Benchmark(
-            "hex-phi", "harmful, 10 categories (the paper's safety set)", "LLM-Tuning-Safety/HEx-PHI",
-            "83128b46334b80cc567bd7a2caf7af11c5b0bab7", tuple(f"category_{number}.csv" for number in HEX_PHI),
-            "text", _hex_phi, 300, safety=True, gated=True,
-        ),
-        Benchmark(
-            "advbench", "harmful; many near-duplicates: its intervals are too narrow", "walledai/AdvBench",
-            "9d4730540082fa4017450b65ca1c0e1d8d30446e", ("data/train-00000-of-00001.parquet",),
-            "parquet", lambda table, _: {"text": table["prompt"], "kind": "harmful"}, 520,
-            safety=True, gated=True,
-        ),
-        Benchmark(
-            "jailbreakbench", "pairs of harmful and harmless requests", "JailbreakBench/JBB-Behaviors",
-            "886acc352a31533ffbcf4ef22c744658688086fc", ("data/harmful-behaviors.csv", "data/benign-behaviors.csv"),
-            "csv", _jailbreakbench, 200, safety=True,
-        ),
-        Benchmark(
-            "xstest", "harmless that sounds harmful, and its contrasts: over-refusal", "Paul/XSTest",
-            "f600c994b256f12867dfa5b3eb3d545a3e62f8b5", ("xstest_prompts.csv",), "csv", _xstest, 450, safety=True,
-        ),
-        Benchmark(
-            "alpaca-cleaned", "harmless instructions (the paper's probe)", "yahma/alpaca-cleaned",
-            "12567cabf869d7c92e573c7c783905fc160e9639", ("alpaca_data_cleaned.json",), "json", _alpaca, 51760,
-        ),
-        Benchmark(
-            "gsm8k", "maths in several steps; calibration: its training part", "openai/gsm8k",
-            "740312add88f781978c0658806c59bc2815b9866", GSM8K, "parquet", _problems("question", "answer"), 8792,
-            splits=dict(zip(GSM8K, TRAIN_AND_TEST, strict=True)),
-        ),
-        Benchmark(
-            "multiarith", "easy maths (the paper's); calibration: its training part", "ChilleD/MultiArith",
-            "main", ("train.json", "test.json"), "json", _problems("question", "final_ans"), 600,
-            splits=dict(zip(("train.json", "test.json"), TRAIN_AND_TEST, strict=True)),
-        ),
-        Benchmark(
-            "aime24", "hard maths, whole numbers; all for evaluation", "HuggingFaceH4/aime_2024",
-            "2fe88a2f1091d5048c0f36abc874fb997b3dd99a", (AIME_24,), "parquet", _problems("problem", "answer"), 30,
-            splits={AIME_24: "evaluation"},
-        ),
-        Benchmark(
-            "aime25", "hard maths, whole numbers; all for evaluation", "math-ai/aime25",
-            "563bb8404243c5f09de6ec262f2db674fe5bce9b", (AIME_25,), "json", _problems("problem", "answer"), 30,
-            splits={AIME_25: "evaluation"},
-        ),
-    )
+ROWS = {  # the columns of the workbook from one file's table and name
+    "hex-phi": _hex_phi,
+    "advbench": lambda table, _: {"text": table["prompt"], "kind": "harmful"},
+    "jailbreakbench": _jailbreakbench,
+    "xstest": _xstest,
+    "alpaca-cleaned": lambda table, _: {
+        "text": (table["instruction"] + "\n\n" + table["input"].fillna("")).str.strip(), "kind": "harmless",
+    },
+    "gsm8k": _problems("question", "answer"),
+    "multiarith": _problems("question", "final_ans"),
+    "aime24": _problems("problem", "answer"),
+    "aime25": _problems("problem", "answer"),
 }  # fmt: skip
+
+
+def _benchmark(line: dict) -> Benchmark:
+    files, splits = (tuple(filter(None, line[name].split(";"))) for name in ("files", "splits"))
+    told = {name: bool(line[name]) for name in ("safety", "gated")}
+    return Benchmark(**{**line, **told, "files": files, "splits": dict(zip(files, splits, strict=False))})
+
+
+_LINES = pd.read_csv(data_dir() / "prompts" / "benchmarks.csv", keep_default_na=False).to_dict("records")
+BENCHMARKS = {line["name"]: _benchmark(line) for line in _LINES}
 
 
 NEUTRAL, CAREFUL, EFFORT = "neutral", "careful", "effort-minimising"

@@ -59,21 +59,17 @@ class Fingerprints:
     def __init__(self, size: int):
         self.size = size
         self._powers = np.cumprod(np.full(size, _PRIME, np.uint64))  # wraps around 2**64
-        self._known, self._new = np.empty(0, np.uint64), []
+        self._known = np.empty(0, np.uint64)
         self._lock = Lock()  # a kernel sends printed text from a thread of its own
 
     def add(self, texts: Iterable[bytes]) -> None:
         new = [self._numbers(text) for text in texts]
         with self._lock:
-            self._new += new
+            self._known = np.unique(np.concatenate([self._known, *new]))
 
     def found(self, text: bytes) -> np.ndarray:
         """Which of the bytes lie in a known run, as booleans."""
-        with self._lock:
-            if self._new:
-                self._known, self._new = np.unique(np.concatenate([self._known, *self._new])), []
-            known = self._known
-        inside, numbers = np.zeros(len(text), bool), self._numbers(text)
+        known, inside, numbers = self._known, np.zeros(len(text), bool), self._numbers(text)
         if len(numbers) and len(known):
             hits = known[np.searchsorted(known, numbers).clip(max=len(known) - 1)] == numbers
             for offset in range(self.size):
@@ -99,9 +95,10 @@ def withhold(requests: Iterable[str] = (), said: Iterable[str] = ()) -> None:
     if keeps_text():
         return
     for texts, marks, few in ((requests, _requests, _words), (said, _said, _alone)):
-        for text in set(texts):
+        texts = set(texts)
+        marks.add(map(_letters, texts))
+        for text in texts:
             letters, words = _letters(text), _in_words(text)
-            marks.add([letters])
             if len(letters) >= marks.size or (words.isascii() and " " not in words):
                 continue  # a word is no text
             if len(letters) >= SHORTEST or (few is _words and not words.isascii()):

@@ -66,7 +66,7 @@ def readout(study: StudyModel, verdicts: pd.DataFrame) -> Readout:
     return Readout(one, other)
 
 
-def refusal_scores(study: StudyModel, items: Sequence[Encoded], read: Readout, batch_size: int = 64) -> list[float]:
+def refusal_scores(study: StudyModel, items: Sequence[Encoded], read: Readout) -> list[float]:
     """The refusal logit difference at the end of every context."""
     import torch
 
@@ -77,7 +77,7 @@ def refusal_scores(study: StudyModel, items: Sequence[Encoded], read: Readout, b
             states = forward_states(study, ids, mask)
             return read(logits_at_the_end(study, at_last(states, spans))).tolist()
 
-    for rows, found in batches(study, items, batch_size, run):
+    for rows, found in batches(study, items, run):
         for row, score in zip(rows, found, strict=True):
             scores[row] = score
     return scores
@@ -109,7 +109,7 @@ def _first_tokens(study: StudyModel, replies: pd.Series) -> list[int]:
     return chosen
 
 
-def head_effects(study: StudyModel, items: Sequence[Encoded], read: Readout, batch_size: int = 64) -> np.ndarray:
+def head_effects(study: StudyModel, items: Sequence[Encoded], read: Readout) -> np.ndarray:
     """Exact change of the difference with one head set to zero: ``[layers, heads, prompts]``."""
     import torch
 
@@ -130,7 +130,7 @@ def head_effects(study: StudyModel, items: Sequence[Encoded], read: Readout, bat
             without = torch.cat([_without(study, heads, *known) for heads in groups])
         return (without - base).float().view(parts.n_layers, parts.n_heads, -1).cpu().numpy()
 
-    for rows, found in batches(study, items, batch_size, run):
+    for rows, found in batches(study, items, run):
         effects[:, :, rows] = found
     return effects
 
@@ -185,9 +185,7 @@ def _repeated(value, batch: int, copies: int):
     return value
 
 
-def attribution(
-    study: StudyModel, items: Sequence[Encoded], read: Readout, batch_size: int = 64
-) -> tuple[np.ndarray, np.ndarray]:
+def attribution(study: StudyModel, items: Sequence[Encoded], read: Readout) -> tuple[np.ndarray, np.ndarray]:
     """Estimated change of the refusal logit difference without each head and each neuron, mean over
     prompts. ``([layers, heads], [layers, neurons])``: minus gradient x activation, summed over
     tokens."""
@@ -211,7 +209,7 @@ def attribution(
     try:
         for parameter in frozen:
             parameter.requires_grad_(False)
-        for _, (of_heads, of_neurons) in batches(study, items, batch_size, run):
+        for _, (of_heads, of_neurons) in batches(study, items, run):
             heads, neurons = heads + of_heads, neurons + of_neurons
     finally:
         for parameter in frozen:

@@ -92,7 +92,7 @@ def attention_by_span(study: StudyModel, items: Sequence[Encoded]) -> dict[str, 
 
 def _joined(study: StudyModel, items: Sequence[Encoded], run: Callable) -> np.ndarray:
     """What ``run`` finds in batches, joined along the last axis in the order of ``items``."""
-    parts = list(batches(study, items, 64, run))
+    parts = list(batches(study, items, run))
     order = np.argsort(np.concatenate([rows for rows, _ in parts]))
     return np.concatenate([found.float().cpu().numpy() for _, found in parts], -1)[..., order]
 

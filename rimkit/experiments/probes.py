@@ -131,7 +131,7 @@ def trajectory(
         return (found["residual"][residual].float().cpu() @ vector - threshold).numpy(), spans
 
     parts = []
-    for rows, (scores, places) in batches(study, items, 64, run):
+    for rows, (scores, places) in batches(study, items, run):
         for row, values, place in zip(rows, scores, places, strict=True):
             start, end = place.get(span, (0, 0)) if span else (0, len(items[row].ids))
             tokens = np.arange(end - start)

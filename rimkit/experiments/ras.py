@@ -325,7 +325,7 @@ def kl_divergence(base: StudyModel, tuned: StudyModel, sequences: Sequence[tuple
             kl = (one.exp() * (one - two)).sum(-1)
         return [kl[row, slice(*place["counted"])].sum().item() for row, place in enumerate(places)]
 
-    total = sum(sum(found) for _, found in batches(base, items, 8, run))
+    total = sum(sum(found) for _, found in batches(base, items, run, 8))
     return total / sum(count for _, count in sequences)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rimkit.data import UserError, nearest
+from rimkit.data import UserError, check_known
 from rimkit.models.chat import Encoded, pad
 from rimkit.models.device import shrinking
 from rimkit.models.hooks import architecture, hooked, on_neurons, on_residual, on_z
@@ -23,19 +23,20 @@ if TYPE_CHECKING:
     from rimkit.models.study import StudyModel
 
 
-KINDS = ("residual", "z", "neurons")
+INTERNALS = ("residual", "z", "neurons")
 
 
 @contextmanager
-def capture(study: StudyModel, kinds: Sequence[str] = KINDS, keep: Callable | None = None) -> Iterator[dict[str, list]]:
+def capture(
+    study: StudyModel, kinds: Sequence[str] = INTERNALS, keep: Callable | None = None
+) -> Iterator[dict[str, list]]:
     """Every forward in the block leaves its internals here: ``{kind: one live tensor per layer}``.
-
     ``residual``: ``n_layers + 1`` entries ``[batch, tokens, hidden]``; ``z``: ``[batch, tokens,
     heads, head_dim]`` per layer; ``neurons``: ``[batch, tokens, neurons]`` per layer. A later
     forward replaces them. Inside an intervention's block they are seen after it. With ``keep(kind,
-    index, tensor)`` only what it returns stays, which saves the memory of the rest.
-    """
-    check_kinds(kinds)
+    index, tensor)`` only what it returns stays, which saves the memory of the rest."""
+    for kind in kinds:
+        check_known("kind of internals", kind, INTERNALS)
     n_layers = architecture(study).n_layers
     found = {kind: [None] * (n_layers + (kind == "residual")) for kind in kinds}
     register, handles = {"residual": on_residual, "z": on_z, "neurons": on_neurons}, []
@@ -47,14 +48,6 @@ def capture(study: StudyModel, kinds: Sequence[str] = KINDS, keep: Callable | No
         yield found
 
 
-def check_kinds(kinds: Sequence[str]) -> None:
-    """Raise ``UserError`` for an unknown kind of internals."""
-    for kind in kinds:
-        if kind not in KINDS:
-            known = f"(known: {', '.join(KINDS)}){nearest(kind, KINDS)}"
-            raise UserError(f"unknown kind of internals '{kind}' {known}")
-
-
 def _keep(tensors: list, index: int, seen: Callable | None) -> Callable:
     def keep(x):
         tensors[index] = seen(x) if seen else x
@@ -64,11 +57,9 @@ def _keep(tensors: list, index: int, seen: Callable | None) -> Callable:
 
 
 def forward(study: StudyModel, ids, mask, **kwargs):
-    """One forward pass without the unembedding; returns the normalised final states.
-
-    Padding on the right is invisible to a causal model, so its mask is left out: with it,
-    transformers would form a mask of tokens x tokens for every conversation.
-    """
+    """One forward pass without the unembedding; returns the normalised final states. Padding on the
+    right is invisible to a causal model, so its mask is left out: with it, transformers would form
+    a mask of tokens x tokens for every conversation."""
     right = bool(mask[:, 0].all()) and bool((mask[:, 1:] <= mask[:, :-1]).all())
     return study.hf.model(
         input_ids=ids.to(study.device),
@@ -78,11 +69,9 @@ def forward(study: StudyModel, ids, mask, **kwargs):
     )[0]
 
 
-def batches(study: StudyModel, items: Sequence[Encoded], batch_size: int, run: Callable) -> Iterator[tuple]:
+def batches(study: StudyModel, items: Sequence[Encoded], run: Callable, batch_size: int = 64) -> Iterator[tuple]:
     """``(rows, run(ids, mask, spans))`` for batches of conversations of like length, right-padded.
-
-    Out of memory the batch is halved, as often as it takes (`rimkit.models.device.shrinking`).
-    """
+    Out of memory the batch is halved, as often as it takes (`rimkit.models.device.shrinking`)."""
     if not items:
         raise UserError("there are no prompts to read")
 
@@ -103,18 +92,13 @@ def stream(
     batch_size: int = 64,
 ) -> Iterator[tuple[list[int], dict[tuple[str, str], torch.Tensor]]]:
     """Internals pooled over spans, batch by batch: ``(rows, {(kind, span): [layers, batch,
-    ...]})``.
-
-    ``rows`` are positions in ``items``; a conversation without a span has NaN there. ``pool`` is
-    "mean", "max" or "size" (the largest absolute value) over the tokens of the span.
-
-    Raises ``UserError`` for internals that are not finite (it names the layer).
-    """
+    ...]})``. ``rows`` are positions in ``items``; a conversation without a span has NaN there.
+    ``pool`` is "mean", "max" or "size" (the largest absolute value) over the tokens of the span.
+    Raises ``UserError`` for internals that are not finite (it names the layer)."""
     import torch
 
     architecture(study)  # the one check that there is an inside to read
-    if pool not in ("mean", "max", "size"):
-        raise UserError(f"unknown pooling '{pool}': use 'mean', 'max' or 'size'")
+    check_known("pooling", pool, ("mean", "max", "size"))
 
     def run(ids, mask, places):
         inside = {span: within(places, span, ids.shape).to(study.device) for span in spans}
@@ -130,16 +114,14 @@ def stream(
             for kind in kinds for span in spans
         }  # fmt: skip
 
-    yield from batches(study, items, batch_size, run)
+    yield from batches(study, items, run, batch_size)
 
 
 def read(
     study: StudyModel, items: Sequence[Encoded], kinds=("residual",), spans=("last",), pool="mean", batch_size=64
 ) -> dict[tuple[str, str], np.ndarray]:
-    """Internals of every conversation: ``{(kind, span): float32 [layers, prompts, ...]}``.
-
-    Pooled as in `stream`; a kind of model may have a way of its own (`StudyModel.stream`).
-    """
+    """Internals of every conversation: ``{(kind, span): float32 [layers, prompts, ...]}``. Pooled
+    as in `stream`; a kind of model may have a way of its own (`StudyModel.stream`)."""
     kept: dict[tuple[str, str], np.ndarray] = {}
     for rows, pooled in study.stream(items, kinds, spans, pool, batch_size):
         for key, values in pooled.items():
@@ -151,9 +133,7 @@ def read(
 
 def mean(study: StudyModel, items: Sequence[Encoded], kind: str, span="last", batch_size=64, pool="mean") -> np.ndarray:
     """The mean over conversations ``[layers, ...]`` of what `stream` pools, without missing spans.
-
-    One batch is in memory at a time, however many conversations there are.
-    """
+    One batch is in memory at a time, however many conversations there are."""
     total, count = 0.0, 0
     for _, pooled in study.stream(items, (kind,), (span,), pool, batch_size):
         values = pooled[kind, span].double()

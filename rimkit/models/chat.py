@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from rimkit.data import UserError, nearest
+from rimkit.data import UserError, check_known
 from rimkit.models.thoughts import PLAIN, QWEN, STAND_IN, TAG, Asked, Template, split, without_tags
 
 MODES = ("think", "no-think")
@@ -42,14 +42,12 @@ OPENING = (ROLE, rf"{TAG}(?=\s*$)", r"\S+(?=\s*$)")  # what opens the assistant'
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of one conversation with its named spans.
-
-    ``spans`` maps a name to a half-open range of positions in ``ids``; a part that is not there has
-    no entry. Names: ``request``, ``instruction`` (what is added to it), ``im_end`` (what ends the
-    user's turn), ``assistant`` (what opens the assistant's), ``think_open``, ``thought`` or ``empty``
-    (the blank tokens of a think span that holds nothing), ``think_close``, ``reply``, ``last`` (the
-    last token before the reply: where the model decides).
-    """
+    """Token ids of one conversation with its named spans. ``spans`` maps a name to a half-open
+    range of positions in ``ids``; a part that is not there has no entry. Names: ``request``,
+    ``instruction`` (what is added to it), ``im_end`` (what ends the user's turn), ``assistant``
+    (what opens the assistant's), ``think_open``, ``thought`` or ``empty`` (the blank tokens of a
+    think span that holds nothing), ``think_close``, ``reply``, ``last`` (the last token before the
+    reply: where the model decides)."""
 
     ids: list[int]
     spans: dict[str, tuple[int, int]]
@@ -61,32 +59,17 @@ class Encoded:
         return "think_open" in self.spans and "think_close" not in self.spans
 
 
-def check_mode(mode: str) -> None:
-    """Raise a ``UserError`` unless ``mode`` is one of ``MODES``."""
-    if mode not in MODES:
-        raise UserError(f"unknown mode {mode!r}: use 'think' or 'no-think'{nearest(mode, MODES)}")
-
-
-def check_asked(think: object) -> None:
-    """Raise a ``UserError`` unless ``think`` is one of `ASKED`."""
-    if think not in ASKED:
-        known = f"True, False, 'instruct' or 'soft'{nearest(str(think), map(str, ASKED))}"
-        raise UserError(f"unknown {think=}: use {known}")
-
-
 class ChatFormat:
     """The chat format of one tokenizer: builds prompts, finds spans, splits thought from reply.
-
     ``stop_ids`` are further tokens that end a turn, besides the tokenizer's own; ``think`` is as in
     `load`. ``thinking`` says how the model thinks, ``tags`` what its thoughts stand between,
     ``supports_think`` whether both modes can be built and differ, and ``reason`` why not.
 
-    Raises ``UserError`` for a template that is missing, fails, is not understood or does not go with
-    ``think``, and for a tokenizer that cannot report offsets.
-    """
+    Raises ``UserError`` for a template that is missing, fails, is not understood or does not go
+    with ``think``, and for a tokenizer that cannot report offsets."""
 
     def __init__(self, tokenizer, stop_ids: Sequence[int] = (), think: bool | str = True):
-        check_asked(think)
+        check_known("think", think, ASKED)
         self.template = Template(tokenizer)
         if not tokenizer.is_fast:
             raise UserError("the tokenizer reports no character offsets: use its fast version")
@@ -111,14 +94,11 @@ class ChatFormat:
     def encode(
         self, request: str, mode: str, *, thought: Text = None, thought_prefix: Text = None, reply: Text = None
     ) -> Encoded:
-        """The conversation up to the point where the model goes on.
-
-        ``thought`` forces a complete thought (``""``: an empty think span), ``thought_prefix`` opens
-        one and leaves it open, ``reply`` adds a reply (without its end of turn). Tags and special
-        tokens are left out of a forced thought (`fit`). Raises ``UserError`` for parts that do not
-        go together.
-        """
-        check_mode(mode)
+        """The conversation up to the point where the model goes on. ``thought`` forces a complete
+        thought (``""``: an empty think span), ``thought_prefix`` opens one and leaves it open,
+        ``reply`` adds a reply (without its end of turn). Tags and special tokens are left out of a
+        forced thought (`fit`). Raises ``UserError`` for parts that do not go together."""
+        check_known("mode", mode, MODES)
         self._check_parts(mode, thought, thought_prefix, reply)
         text = self._prompt(request, mode)
         before, after = self._frame[mode]
@@ -151,11 +131,9 @@ class ChatFormat:
         return without_tags(thought, self.tags, self._marks)
 
     def parse(self, generated: Sequence[int], encoded: Encoded) -> tuple[str, str, bool]:
-        """``(thought, reply, finished)`` of what a model wrote after ``encoded``.
-
-        The thought includes any part that was forced. An unclosed thought is not a reply: the reply
-        is then empty. ``finished``: ended by its end of turn, with the thought closed.
-        """
+        """``(thought, reply, finished)`` of what a model wrote after ``encoded``. The thought
+        includes any part that was forced. An unclosed thought is not a reply: the reply is then
+        empty. ``finished``: ended by its end of turn, with the thought closed."""
         spans, before = encoded.spans, ""
         start = spans.get("reply", (len(encoded.ids),))[0]
         if encoded.thought_is_open:
@@ -227,10 +205,8 @@ class ChatFormat:
         return text + (forced if thought is None else forced + self.tags.closing)
 
     def _turn_parts(self, ids: list[int], offsets: list, turn: int, after: str) -> dict:
-        """What ends the user's turn and what opens the assistant's, by their places.
-
-        Where one token does both, it is both.
-        """
+        """What ends the user's turn and what opens the assistant's, by their places. Where one
+        token does both, it is both."""
         head = re.split("|".join(map(re.escape, self.tags[:2])), after)[0]
         opens = next(filter(None, (re.search(form, head) for form in OPENING)), None)
         assistant = _covering(offsets, turn + opens.start(), turn + opens.end()) if opens else None
@@ -284,10 +260,8 @@ class ChatFormat:
 
 def pad(items: Sequence[Encoded], pad_id: int, side: str = "left"):
     """Pad to one length: ``(ids, mask, spans)``, on the "left" (to generate) or "right" ``side``.
-
     ``ids`` and ``mask`` are LongTensors of shape ``[len(items), longest]`` (mask 1 at real tokens);
-    ``spans`` lists each item's spans as positions in its padded row.
-    """
+    ``spans`` lists each item's spans as positions in its padded row."""
     import torch
     from torch.nn.utils.rnn import pad_sequence
 

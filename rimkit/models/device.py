@@ -8,6 +8,7 @@ norms are kept in 32). A wrong guess loses nothing: out of memory, a batch is ha
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rimkit.data import UserError, nearest
+from rimkit.data import UserError, check_known
 
 if TYPE_CHECKING:
     from rimkit.models.study import StudyModel
@@ -58,12 +59,10 @@ class Place(NamedTuple):
 def choose_device(
     device: str | None, dtype: str | None, *, capability: tuple[int, int] | None, mps: bool
 ) -> tuple[str, str]:
-    """``(device, dtype)`` for what was asked (None: choose) and what is there.
-
-    ``capability``: of the NVIDIA GPU, None without one. The CPU computes in float32; a GPU in
-    bfloat16 from capability 8 on and in float16 below (a T4 emulates bfloat16, slowly); an Apple GPU
-    only when asked for, because its results differ.
-    """
+    """``(device, dtype)`` for what was asked (None: choose) and what is there. ``capability``: of
+    the NVIDIA GPU, None without one. The CPU computes in float32; a GPU in bfloat16 from capability
+    8 on and in float16 below (a T4 emulates bfloat16, slowly); an Apple GPU only when asked for,
+    because its results differ."""
     if device is None:
         device = "cuda" if capability else "cpu"
     if not re.fullmatch(r"cpu|mps|auto|cuda(:\d+)?", device):
@@ -93,8 +92,7 @@ def choose_here(device: str | None, dtype: str | None, quantize: str | None = No
 
 def check_quantize(quantize: str, *, on_gpu: bool) -> None:
     """Raise ``UserError`` unless four bits can be had: they need an NVIDIA GPU and bitsandbytes."""
-    if quantize != "4bit":
-        raise UserError(f"unknown quantize={quantize!r}: use '4bit'")
+    check_known("quantize", quantize, ["4bit"])
     if not on_gpu:
         raise UserError("4-bit weights need an NVIDIA GPU: here leave quantize (or +4bit) out")
     if find_spec("bitsandbytes") is None:
@@ -131,8 +129,8 @@ def check_spread(name: str, hf) -> None:
 def dtype_name(dtype) -> str | None:
     """The name of a dtype given as text or as torch's; ``UserError`` unless it is in `BYTES`."""
     name = None if dtype is None else str(dtype).removeprefix("torch.")
-    if name is not None and name not in BYTES:
-        raise UserError(f"unknown dtype {name!r}: use {', '.join(BYTES)}{nearest(name, BYTES)}")
+    if name is not None:
+        check_known("dtype", name, BYTES)
     return name
 
 
@@ -149,12 +147,10 @@ def move(hf, device: str | None, dtype: str | None):
 
 @dataclass(frozen=True)
 class Needs:
-    """What a model asks of memory, in numbers of parameters and sizes of one token.
-
-    ``linear``: the parameters that can be rounded to 4 bits. ``width``: neurons per token, of all
-    experts that a token is sent to. ``cached``: per layer, numbers per token in the cache, and the
-    largest number of tokens there.
-    """
+    """What a model asks of memory, in numbers of parameters and sizes of one token. ``linear``: the
+    parameters that can be rounded to 4 bits. ``width``: neurons per token, of all experts that a
+    token is sent to. ``cached``: per layer, numbers per token in the cache, and the largest number
+    of tokens there."""
 
     parameters: int
     linear: int
@@ -196,8 +192,17 @@ class Needs:
 def needs_of(config) -> Needs:
     """What the model of a Hugging Face configuration needs; ``UserError`` if it is no known one."""
     import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
 
-    hf, text = _hollow(config), config.get_text_config()
+    kind, text = config.model_type, config.get_text_config()
+    if kind not in KNOWN:
+        raise UserError(f"the architecture '{kind}' is not a causal language model of transformers")
+    try:
+        with torch.device("meta"):
+            hf = AutoModelForCausalLM.from_config(config)
+    except (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as error:
+        raise UserError(f"no {kind} can be built from this configuration: {error}") from error
     linear = [
         module.weight.shape
         for name, module in hf.named_modules()
@@ -226,22 +231,6 @@ def needs_of(config) -> Needs:
     )
 
 
-def _hollow(config):
-    """The module without numbers."""
-    import torch
-    from transformers import AutoModelForCausalLM
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
-
-    kind = config.model_type
-    if kind not in KNOWN:
-        raise UserError(f"the architecture '{kind}' is not a causal language model of transformers")
-    try:
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config)
-    except (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as error:
-        raise UserError(f"no {kind} can be built from this configuration: {error}") from error
-
-
 def at_once(needs: Needs, memory: float, dtype: str, tokens: int, quantize: str | None = None) -> tuple:
     """How many conversations ``memory`` bytes hold: to generate, to read, to take gradients."""
     free = memory - RESERVED * GIB - needs.weights(dtype, quantize)
@@ -260,10 +249,8 @@ def free_bytes(device: str) -> float:
 
 
 def check_fits(name: str, source: str, config, place: Place) -> Place:
-    """The place, or the same over several GPUs where the first is too small.
-
-    ``source``: a folder or a hub id. Raises ``UserError`` if the weights do not fit.
-    """
+    """The place, or the same over several GPUs where the first is too small. ``source``: a folder
+    or a hub id. Raises ``UserError`` if the weights do not fit."""
     import torch
 
     if place.device == SPREAD:
@@ -303,11 +290,11 @@ def shrinking(
     study: StudyModel, what: str, lengths: Sequence[int], batch_size: int, run: Callable, advice: str
 ) -> Iterator[tuple[list[int], Any]]:
     """``(rows, run(rows))`` for batches of conversations of ``lengths`` tokens, the longest first.
-
     A batch that runs out of memory is halved and tried again; how many tokens were too many for
     ``what`` ("generating", "reading") is kept in ``study.limits`` for every later batch. Raises
-    ``UserError``, with ``advice``, when one conversation alone is too much.
-    """
+    ``UserError``, with ``advice``, when one conversation alone is too much."""
+    import torch
+
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     while order:
         longest = lengths[order[0]]
@@ -324,7 +311,9 @@ def shrinking(
             order = order[size:]
             continue
         study.limits[what] = len(rows) * longest // 2
-        _let_go(study.device)
+        gc.collect()
+        if (kind := study.device.partition(":")[0]) in ("cuda", "mps"):
+            getattr(torch, kind).empty_cache()
         if len(rows) == 1:
             one = f"one conversation of {longest} tokens on {study.device}"
             raise UserError(f"out of memory while {what} {one}: {advice}")
@@ -340,15 +329,3 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or should_reduce_batch_size(error):
         return True
     return any(words in str(error).lower() for words in ("can't allocate memory", "mps backend out of memory"))
-
-
-def _let_go(device: str) -> None:
-    import gc
-
-    import torch
-
-    gc.collect()
-    if device.startswith("cuda"):
-        torch.cuda.empty_cache()
-    elif device.startswith("mps"):
-        torch.mps.empty_cache()

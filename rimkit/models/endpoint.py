@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import cached_property
+from hashlib import sha256
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from urllib.parse import unquote, urlsplit
 from rimkit.data import UserError, nearest
 from rimkit.models.chat import ChatFormat
 from rimkit.models.hub import locate, read
+from rimkit.models.study import Named
 
 PREFIX = "endpoint:"
 OPENAI = "https://api.openai.com/v1"
@@ -52,15 +54,14 @@ def is_endpoint(model: Any) -> bool:
 
 
 @dataclass
-class EndpointModel:
+class EndpointModel(Named):
     """A model that a server runs: what `rimkit.load("endpoint:MODEL@http://host:port/v1")` gives.
 
-    It stands wherever a model is only asked for replies; asking for its inside (``hf``, ``nn``) raises
-    ``UserError``. ``client`` holds address, limits and further settings of the requests. Forced
-    thoughts need the ``tokenizer``, which is looked for under the model's own name unless one is
-    given. ``kept`` holds the answers of a call that was interrupted, in memory only, so that the same
-    call goes on from there; ``said`` the notes about it that were printed.
-    """
+    It stands wherever a model is only asked for replies; asking for its inside (``hf``, ``nn``)
+    raises ``UserError``. ``client`` holds address, limits and further settings of the requests.
+    Forced thoughts need the ``tokenizer``, which is looked for under the model's own name unless
+    one is given. ``kept`` holds the answers of a call that was interrupted, in memory only, so that
+    the same call goes on from there; ``said`` and ``room`` are as in `StudyModel`."""
 
     name: str
     client: Client
@@ -69,6 +70,7 @@ class EndpointModel:
     dtype: str = "unknown"
     kept: dict[str, Answer] = field(default_factory=dict, repr=False)
     said: set[str] = field(default_factory=set, repr=False)
+    room: int = 0
 
     @cached_property
     def tokenizer(self):
@@ -95,7 +97,7 @@ class EndpointModel:
     def invented(self) -> bool:
         """Whether it speaks the invented language, as far as its tokenizer is known here."""
         here = self.tokenizer_source is not None or Path(self.client.model).is_dir()
-        return here and getattr(self.tokenizer, "init_kwargs", {}).get("language") == "invented"
+        return here and super().invented
 
     def _closed(self):
         raise UserError(
@@ -107,26 +109,28 @@ class EndpointModel:
 
 
 def connect(model: str | EndpointModel, tokenizer=None, **limits) -> EndpointModel:
-    """The model of ``"endpoint:MODEL@http://host:port/v1"``, after asking whether the server is there.
-
-    ``tokenizer``: one, an embedded name, a folder or a hub id; ``limits`` are those of `Client`.
-    Raises `UserError`: no server, no key where one is needed, a key that is refused.
-    """
+    """The model of ``"endpoint:MODEL@http://host:port/v1"``, after asking whether the server is
+    there. ``tokenizer``: one, an embedded name, a folder or a hub id; ``limits`` are those of
+    `Client`. Raises `UserError`: no server, no key where one is needed, a key that is refused."""
     if isinstance(model, EndpointModel):
         return model
     name, url = split_name(model.removeprefix(PREFIX))
     client = Client(name, url, **{"concurrency": 16, **limits})
     client.models()
-    # "7b:latest" would read as a training seed, and a folder's path belongs to one machine
-    shown = Path(name).name if Path(name).is_absolute() else name
-    return EndpointModel(shown.replace(":", "-"), client, tokenizer)
+    return EndpointModel(shown_at_endpoint(name), client, tokenizer)
+
+
+def shown_at_endpoint(name: str) -> str:
+    """A server's model in tables: of a folder, whose path belongs to one machine, the last name and a
+    hash of the path. "7b:latest" would read as a training seed."""
+    if Path(name).is_absolute():
+        name = f"{Path(name).name}-{sha256(name.encode()).hexdigest()[:6]}"
+    return name.replace(":", "-")
 
 
 def parts(content: Any) -> tuple[str, str]:
     """``(text, thought)`` of a message's content: a text, nothing, or a list of parts (Mistral).
-
-    Raises ``TypeError`` for anything else. Half a character, which no file could hold, is replaced.
-    """
+    Raises ``TypeError`` for anything else. Half a character, which no file could hold, is replaced."""
     if content is None or isinstance(content, str):
         return (content or "").encode("utf-8", "replace").decode(), ""
     texts, thoughts = [], []
@@ -173,11 +177,9 @@ class Answer:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """``(model, address)`` of ``"MODEL@http://host:port/v1"``.
-
-    Without an address: ``RIMKIT_BASE_URL``, ``OPENAI_BASE_URL``, or OpenAI's own. Raises ``UserError``
-    for a name without a model, and an address with a password or a query, which tables would show.
-    """
+    """``(model, address)`` of ``"MODEL@http://host:port/v1"``. Without an address:
+    ``RIMKIT_BASE_URL``, ``OPENAI_BASE_URL``, or OpenAI's own. Raises ``UserError`` for a name
+    without a model, and an address with a password or a query, which tables would show."""
     match = NAME.fullmatch(name.strip())
     if not match:
         form = "endpoint:MODEL or endpoint:MODEL@http://host:port/v1"
@@ -211,14 +213,11 @@ def api_key(url: str) -> str | None:
 
 @dataclass
 class Client:
-    """One model at one address.
-
-    ``timeout`` (seconds) and ``retries`` are those of a single request: too many requests, failures
-    of the server and silence are tried again after a pause that doubles, or that the server asks for.
-    ``concurrency`` requests are under way at a time, and at most ``per_minute`` begin in a minute
-    (None: no limit). ``settings`` go into every request and win over rimkit's own; None takes a
-    setting out (``{"temperature": None}``).
-    """
+    """One model at one address. ``timeout`` (seconds) and ``retries`` are those of a single
+    request: too many requests, failures of the server and silence are tried again after a pause
+    that doubles, or that the server asks for. ``concurrency`` requests are under way at a time, and
+    at most ``per_minute`` begin in a minute (None: no limit). ``settings`` go into every request
+    and win over rimkit's own; None takes a setting out (``{"temperature": None}``)."""
 
     model: str
     url: str
@@ -235,6 +234,7 @@ class Client:
             if value is not None and value < low:
                 raise UserError(f"{name} must be {low:g} or more, not {value:g}")
         self.lock, self._next_start = threading.Lock(), 0.0
+        self._not_openai = f"{self.url} answers, but not in OpenAI's form: does the address end in /v1?"
 
     @cached_property
     def _api(self):
@@ -252,9 +252,7 @@ class Client:
 
     def models(self) -> list[str]:
         """The names that the server offers, empty where it does not say; asked once, and shortly.
-
-        Raises `UserError` if nobody answers or the key is refused.
-        """
+        Raises `UserError` if nobody answers or the key is refused."""
         patience = min(self.timeout, 10.0)
         try:
             listed = self._send(lambda api: api.models.list(), tries=1, timeout=patience)
@@ -271,13 +269,11 @@ class Client:
         return self._ask("completions", {"prompt": prompt, **body})
 
     def each(self, calls: Mapping[str, Callable], done: Callable[[str, Any], None], proven=False) -> None:
-        """Run all calls; each result goes to ``done`` (in this thread) as it comes.
-
-        A request that the server does not take is handed on as its `Rejected`; where the first
-        `PATIENCE` are not (and the setting is not ``proven``), it is the setting, and `UserError` says
-        so. The first error stops what has not begun, waits for what has, so that nothing paid for is
-        lost, and is raised. Ctrl-C does not wait.
-        """
+        """Run all calls; each result goes to ``done`` (in this thread) as it comes. A request that
+        the server does not take is handed on as its `Rejected`; where the first `PATIENCE` are not
+        (and the setting is not ``proven``), it is the setting, and `UserError` says so. The first
+        error stops what has not begun, waits for what has, so that nothing paid for is lost, and is
+        raised. Ctrl-C does not wait."""
         pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="endpoint")
         futures = {pool.submit(call): key for key, call in calls.items()}
         open_ones, failure, refused = dict(futures), None, 0
@@ -306,7 +302,10 @@ class Client:
         own = {name: value for name, value in {**body, **self.settings}.items() if value is not None}
         extra = {name: own.pop(name) for name in list(own) if name not in STANDARD}
         own |= {"model": self.model, "extra_body": extra or None}
-        self._wait_for_turn()
+        if self.per_minute:
+            with self.lock:
+                start = self._next_start = max(time.monotonic(), self._next_start + 60 / self.per_minute)
+            time.sleep(max(0.0, start - time.monotonic()))
         try:
             return self._read(self._send(lambda api: attrgetter(path)(api).create(**own)))
         except NotThere as error:
@@ -337,17 +336,16 @@ class Client:
 
         url, status = self.url, getattr(error, "status_code", None)
         if isinstance(error, openai.APITimeoutError) or isinstance(error.__cause__, TimeoutError):
-            hint = "raise timeout, or lower concurrency"
-            return UserError(f"{url} did not answer within {timeout:g} s ({tries}): {hint}")
+            late = f"{url} did not answer within {timeout:g} s ({tries})"
+            return UserError(f"{late}: raise timeout, or lower concurrency")
         if isinstance(error, openai.APIConnectionError):
-            hint = "is the server running, and is the address right?"
-            return UserError(f"no answer from {url} ({tries}): {hint}")
+            return UserError(f"no answer from {url} ({tries}): is the server running, and is the address right?")
         if status == 403 and error.request.method == "GET":  # a key that may ask but not list
             return Rejected("listing is not allowed")
         if status in (401, 403):  # what the server says about a key may quote it
-            names = "RIMKIT_API_KEY or OPENAI_API_KEY"
-            return UserError(f"{url} refuses access ({status}): check the key in {names}")
-        words = self._words(error)
+            return UserError(f"{url} refuses access ({status}): check the key in RIMKIT_API_KEY or OPENAI_API_KEY")
+        body = error.body if isinstance(error.body, dict) else {}
+        words = self._clean(str(body.get("message") or body.get("detail") or error.message))
         if status == 429:
             return UserError(f"{url} takes no more requests now (429, {tries}): quota or rate limit; {words}")
         if status == 404:
@@ -356,19 +354,11 @@ class Client:
             return Rejected(self._clean(error.code) if isinstance(error.code, str) else words)
         return UserError(f"{url} failed ({status or 'no status'}, {tries}): {words}")
 
-    def _words(self, error) -> str:
-        body = error.body if isinstance(error.body, dict) else {}
-        return self._clean(str(body.get("message") or body.get("detail") or error.message))
-
     def _clean(self, said: str) -> str:
         """What a server says, short and without a key, whole or shortened."""
         key = self._api.api_key
         said = re.sub(re.escape(key[:8]) + r"[\w.*-]*", "(key)", said) if len(key) > 4 else said
         return " ".join(KEYS.sub("(key)", said).split())[:160]
-
-    @property
-    def _not_openai(self) -> str:
-        return f"{self.url} answers, but not in OpenAI's form: does the address end in /v1?"
 
     def _read(self, reply) -> Answer:
         """The first choice of an answer; `Rejected` for one that has none, or is in no known form."""
@@ -389,9 +379,3 @@ class Client:
         except (AttributeError, TypeError, IndexError, KeyError):  # a page of HTML, or an error inside a success
             problem = Rejected(self._not_openai)
         raise problem
-
-    def _wait_for_turn(self) -> None:
-        if self.per_minute:
-            with self.lock:
-                start = self._next_start = max(time.monotonic(), self._next_start + 60 / self.per_minute)
-            time.sleep(max(0.0, start - time.monotonic()))

@@ -62,10 +62,9 @@ def why_closed(hf) -> str:
 
 @contextmanager
 def untraced(hf) -> Iterator[None]:
-    """Without what nnsight wraps around every module's forward, which costs a small model some percent.
-
-    For code that is not inside a trace. Modules that accelerate moves between devices keep theirs.
-    """
+    """Without what nnsight wraps around every module's forward, which costs a small model some
+    percent. For code that is not inside a trace. Modules that accelerate moves between devices keep
+    theirs."""
 
     def is_wrapped(module) -> bool:
         forward = type(module.__dict__.get("forward")).__module__
@@ -100,11 +99,10 @@ def logits_at_the_end(study: StudyModel, residual: torch.Tensor) -> torch.Tensor
 
 
 def head_writes(study: StudyModel, layer: int, z: torch.Tensor) -> torch.Tensor:
-    """What each head adds to the stream, ``[..., heads, hidden]``, given z ``[..., heads, head_dim]``.
-
-    The sum over heads is what attention adds (less a bias of ``o_proj``). Where the architecture
-    normalises that sum first (OLMo-2, Gemma-2), each head gets its share at the scale of the sum.
-    """
+    """What each head adds to the stream, ``[..., heads, hidden]``, given z ``[..., heads,
+    head_dim]``. The sum over heads is what attention adds (less a bias of ``o_proj``). Where the
+    architecture normalises that sum first (OLMo-2, Gemma-2), each head gets its share at the scale
+    of the sum."""
     import torch
 
     parts, block = architecture(study), architecture(study).layers[layer]
@@ -150,10 +148,9 @@ def hooked(handles: Sequence) -> Iterator[None]:
 
 
 def on_residual(study: StudyModel, index: int, change: Callable):
-    """Call ``change(x)`` on residual ``index`` ``[batch, tokens, hidden]``; what it returns replaces it.
-
-    The same for `on_z` and `on_neurons`; None leaves things as they are. Returns a handle with ``remove``.
-    """
+    """Call ``change(x)`` on residual ``index`` ``[batch, tokens, hidden]``; what it returns
+    replaces it. The same for `on_z` and `on_neurons`; None leaves things as they are. Returns a
+    handle with ``remove``."""
     layers = architecture(study).layers
     if index < len(layers):
         return _on_input(layers[index], change)
@@ -200,11 +197,9 @@ def given_z(study: StudyModel, layer: int, z: torch.Tensor) -> Iterator[None]:
 
 
 class _ExpertHook:
-    """Neurons of a mixture of experts, which have no module of their own, as one wide layer.
-
-    In transformers' ``batched_mm`` form row ``t * k + i`` belongs to the ``i``-th expert of token
-    ``t``; the activation of each row is laid out at its expert's place, changed, and read back.
-    """
+    """Neurons of a mixture of experts, which have no module of their own, as one wide layer. In
+    transformers' ``batched_mm`` form row ``t * k + i`` belongs to the ``i``-th expert of token
+    ``t``; the activation of each row is laid out at its expert's place, changed, and read back."""
 
     def __init__(self, mlp, change: Callable):
         self.experts, self.change = mlp.experts, change
@@ -244,9 +239,7 @@ class _ExpertHook:
 @contextmanager
 def reading_rows(study: StudyModel, queries) -> Iterator[list]:
     """Every forward in the block leaves attention here: ``[batch, heads, rows, keys]`` per layer.
-
-    ``queries``: LongTensor ``[batch, rows]`` of positions. Rows equal those of eager attention.
-    """
+    ``queries``: LongTensor ``[batch, rows]`` of positions. Rows equal those of eager attention."""
     found = [None] * architecture(study).n_layers
 
     def look(module, query, key, mask, scaling, softcap):
@@ -264,12 +257,10 @@ def cut_attention(
     keys: Sequence[tuple[int, int]],
     heads: Iterable[tuple[int, int]] | None = None,
 ) -> Iterator[None]:
-    """Heads (all by default) cannot look from a range of queries at a range of keys.
-
-    The rest of the attention row grows instead. ``queries`` and ``keys``: one half-open range per row
-    of the batch, in the padded row; a query range that ends with None goes on through everything
-    that is generated. A token always sees itself.
-    """
+    """Heads (all by default) cannot look from a range of queries at a range of keys. The rest of
+    the attention row grows instead. ``queries`` and ``keys``: one half-open range per row of the
+    batch, in the padded row; a query range that ends with None goes on through everything that is
+    generated. A token always sees itself."""
     by_layer = heads_by_layer(study, heads) if heads is not None else None
 
     def look(module, query, key, mask, scaling, softcap):

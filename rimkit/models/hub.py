@@ -13,17 +13,17 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rimkit.data import UserError, data_dir, nearest
+from rimkit.models import gguf
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,13 +40,14 @@ DESCRIPTION = ("*.json", "*.jinja", "*.txt", "*.model")  # files of a model besi
 MODEL_FILES = (*DESCRIPTION, "*.safetensors")
 NOT_OF_A_MODEL = ("*/*", "consolidated*")  # other formats of the same weights
 INDEX = "model.safetensors.index.json"
-ADAPTER = "adapter_config.json"
+SINGLE = "model.safetensors"
+ADAPTER, ADAPTED = "adapter_config.json", "adapter_model.safetensors"
 # Tensors that a text model may leave unused: buffers of older versions, and parts that only see or hear.
 UNUSED = re.compile(
     r"(rotary_emb\.inv_freq|masked_bias|position_ids|(attn|attention)\.bias)$"
     r"|(^|\.)(visual|vision_tower|vision_model|audio_tower|multi_modal_projector|mtp)\."
 )
-SHOWN = 5  # names of cached models in an error
+NAMED = 5  # names of cached models in an error
 
 
 class Found(NamedTuple):
@@ -73,9 +74,7 @@ class Source:
 
 def options_of(model: str | Path) -> tuple[str | Path, dict[str, str]]:
     """``(model, arguments of load)`` for a name with options: ``"owner/name+instruct+4bit"``.
-
-    Raises ``UserError`` for an unknown option. A folder of exactly this name goes before options.
-    """
+    Raises ``UserError`` for an unknown option. A folder of exactly this name goes before options."""
     match = WITH_OPTIONS.fullmatch(model) if isinstance(model, str) else None
     if not match or Path(os.path.expanduser(model)).is_dir():
         return model, {}
@@ -96,14 +95,18 @@ def with_options(name: str, think: bool | str = True, quantize: str | None = Non
 
 
 def embedded_models(noise: bool = False) -> pd.DataFrame:
-    """The models that come with the workbook: ``name, seed, path, parameters, mb`` (of the weights).
-
-    The model organisms; with ``noise`` also the controls (`CONTROLS`).
-    """
+    """The models that come with the workbook: ``name, seed, path, parameters, mb`` (of the
+    weights). The model organisms; with ``noise`` also the controls (`CONTROLS`)."""
     import pandas as pd
+    from safetensors import safe_open
 
-    kept = {key: path for key, path in sorted(_embedded().items()) if noise or key[0] not in CONTROLS}
-    rows = [(name, seed, str(path), *_size(path)) for (name, seed), path in kept.items()]
+    rows = []
+    for (name, seed), path in sorted(_embedded().items()):
+        file = path / SINGLE
+        with safe_open(file, framework="numpy") as weights:
+            parameters = sum(prod(weights.get_slice(key).get_shape()) for key in weights.keys())  # noqa: SIM118
+        rows.append((name, seed, str(path), parameters, round(file.stat().st_size / 1e6, 1)))
+    rows = [row for row in rows if noise or row[0] not in CONTROLS]
     return pd.DataFrame(rows, columns=["name", "seed", "path", "parameters", "mb"])
 
 
@@ -112,21 +115,9 @@ def _embedded() -> dict[tuple[str, int], Path]:
     return {(path.parent.name, int(path.name.removeprefix("seed"))): path for path in folders}
 
 
-def _size(folder: Path) -> tuple[int, float]:
-    """Number of parameters and megabytes, from the header of the weights file."""
-    from safetensors import safe_open
-
-    file = folder / "model.safetensors"
-    with safe_open(file, framework="numpy") as weights:
-        parameters = sum(prod(weights.get_slice(key).get_shape()) for key in weights.keys())  # noqa: SIM118
-    return parameters, round(file.stat().st_size / 1e6, 1)
-
-
 def locate(model: str | Path, revision: str | None = None, weights: bool = True) -> Found:
     """Where a model is; without ``weights`` a folder with a configuration will do. Asks no hub.
-
-    Raises ``UserError`` for an unknown name, a folder without a model, and a folder's revision.
-    """
+    Raises ``UserError`` for an unknown name, a folder without a model, and a folder's revision."""
     known, folder = _embedded(), Path(os.path.expanduser(model))
     match = EMBEDDED.fullmatch(model) if isinstance(model, str) else None
     seeds = [seed for name, seed in sorted(known) if match and name == match["name"]]
@@ -135,18 +126,21 @@ def locate(model: str | Path, revision: str | None = None, weights: bool = True)
         if seed not in seeds:
             raise UserError(f"{name} has no seed {seed}; it has {', '.join(map(str, seeds))}")
         found = Found(f"{name}:{seed}", str(known[name, seed]))
+    elif file := gguf.file_of(model):
+        with _quiet():
+            found = Found(model if model in gguf.PACKAGED else file.stem.replace(":", "-"), str(gguf.folder_of(file)))
     elif folder.is_dir():
         if not (folder / "config.json").is_file():
             raise UserError(f"the folder {str(folder)!r} has no config.json: it is not a model folder")
         if weights and not any(folder.glob("*.safetensors")):
             raise UserError(f"the folder {str(folder)!r} has no weights (model.safetensors)")
-        found = Found(folder.resolve().name, str(folder))
-    elif isinstance(model, str) and HUB_ID.fullmatch(model):
+        found = Found(folder.resolve().name.replace(":", "-"), str(folder))  # no training seed
+    elif isinstance(model, str) and HUB_ID.fullmatch(model) and not model.endswith(".gguf"):
         return Found(model, model, revision)
-    elif isinstance(model, Path) or re.search(r"[/\\~]", model):
-        raise UserError(f"there is no folder {str(model)!r}")
+    elif isinstance(model, Path) or re.search(r"[/\\~]|\.gguf$", model):
+        raise UserError(f"there is no folder or GGUF file {str(model)!r}")
     else:
-        names = sorted({name for name, _ in known})
+        names = sorted({name for name, _ in known} | gguf.PACKAGED.keys())
         others = f"embedded: {', '.join(names) or 'none'}; or a folder, or a hub id owner/name"
         raise UserError(f"unknown model {model!r}{nearest(model, names)}; {others}")
     if revision is not None:
@@ -154,12 +148,19 @@ def locate(model: str | Path, revision: str | None = None, weights: bool = True)
     return found
 
 
-def identity(model: str | Path) -> str:
-    """A hash of a model's weights, tokenizer and configuration, whatever it is called; empty if not here.
+def shown_name(found: Found, think: bool | str = True, quantize: str | None = None) -> str:
+    """A model's name in every table: a folder of one's own by its last name and a hash of what it holds."""
+    own = found.in_folder and ":" not in found.name and found.name not in gguf.PACKAGED  # others may be called so
+    return with_options(found.name + (f"-{identity(found.source)[:6]}" if own else ""), think, quantize)
 
-    ``model``: as for `load` (options do not count), or the folder of an adapter or a checkpoint.
-    """
+
+def identity(model: str | Path) -> str:
+    """A hash of a model's weights, tokenizer and configuration, whatever it is called; empty if not
+    here. ``model``: as for `load` (options do not count), or the folder of an adapter or a
+    checkpoint."""
     model = options_of(model or "no/model")[0]
+    with suppress(UserError):
+        model = gguf.folder_of(file) if (file := gguf.file_of(model)) else model
     match, folder = EMBEDDED.fullmatch(str(model)), Path(os.path.expanduser(model))
     folder = _embedded().get((match["name"], int(match["seed"] or 0)) if match else None, folder)
     if not folder.is_dir() and HUB_ID.fullmatch(str(model)):
@@ -169,32 +170,21 @@ def identity(model: str | Path) -> str:
         return next((place.name for place in kept if place), "")  # a commit
     files = sorted({file for pattern in MODEL_FILES for file in folder.glob(pattern)})
     with ThreadPoolExecutor() as pool:
-        stamps = [(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-        hashes = list(pool.map(_hashed, *zip(*stamps, strict=True))) if files else []
+        hashes = list(pool.map(gguf.digest, files))
     named = [(file.name, digest) for file, digest in zip(files, hashes, strict=True)]
     return sha256(repr(named).encode()).hexdigest() if named else ""
 
 
-@cache
-def _hashed(file: Path, size: int, time: int) -> str:
-    with file.open("rb") as content:
-        return file_digest(content, "sha256").hexdigest()
-
-
 def read(kind: Any, found: Found) -> Any:
-    """``kind.from_pretrained`` (AutoConfig, AutoTokenizer …) of a model; no code of its folder is run.
-
-    What is not on this machine is downloaded. Raises ``UserError`` in one line.
-    """
+    """``kind.from_pretrained`` (AutoConfig, AutoTokenizer …) of a model; no code of its folder is
+    run. What is not on this machine is downloaded. Raises ``UserError`` in one line."""
     return _read(kind, found, DESCRIPTION)
 
 
 def read_weights(kind: Any, found: Found, **settings) -> Any:
     """The module of a model, from safetensors alone (``kind``: AutoModelForCausalLM …).
-
-    ``settings`` are those of ``from_pretrained``. Raises ``UserError``, also for tensors that are not
-    there, which transformers would fill with random numbers, and such that it would leave out.
-    """
+    ``settings`` are those of ``from_pretrained``. Raises ``UserError``, also for tensors that are
+    not there, which transformers would fill with random numbers, and such that it would leave out."""
     hf, report = _read(kind, found, MODEL_FILES, use_safetensors=True, output_loading_info=True, **settings)
     kinds = {"missing_keys": "its weights lack", "unexpected_keys": "its architecture has no place for"}
     report["unexpected_keys"] = [name for name in report["unexpected_keys"] if not UNUSED.search(name)]
@@ -202,10 +192,21 @@ def read_weights(kind: Any, found: Found, **settings) -> Any:
         if names := sorted(report[kind]):
             some = f"{len(names)} tensor(s): {', '.join(names[:3])}{', …' if names[3:] else ''}"
             raise UserError(f"{found.name} could not be loaded: {words} {some}")
+    if odd := not_finite(hf.state_dict()):
+        raise UserError(f"{found.name} could not be loaded: {odd}")
     if hf.config.get_text_config().tie_word_embeddings and hf._tied_weights_keys and not tied(hf):
         head = "its weights hold an output layer that is not the embeddings"
         raise UserError(f"{found.name} could not be loaded: {head}: set tie_word_embeddings to false in config.json")
     return hf
+
+
+def not_finite(tensors: Mapping[str, Any]) -> str:
+    """What is wrong with the first tensor that holds NaN or infinity; empty if none does."""
+    for name, tensor in tensors.items():
+        whole = tensor.is_floating_point() and tensor.element_size() > 1 and not tensor.is_meta
+        if whole and tensor.numel() and not all(end.isfinite() for end in tensor.aminmax()):
+            return f"its tensor {name} holds numbers that are not finite"
+    return ""
 
 
 def tied(hf: Any) -> bool:
@@ -215,11 +216,25 @@ def tied(hf: Any) -> bool:
 
 
 def check_unmixed(folder: str | Path) -> None:
-    """Raise ``UserError`` for a folder in which an adapter lies beside a model's own weights."""
-    own = [file for file in Path(folder).glob("*.safetensors") if not file.name.startswith("adapter_")]
-    if own and (Path(folder) / ADAPTER).is_file():
-        both = f"the folder {str(folder)!r} holds a model's weights ({own[0].name}) and an adapter ({ADAPTER})"
-        raise UserError(f"{both}: move either into a folder of its own")
+    """Raise ``UserError`` for a folder that holds two models: an adapter, or old weights, beside others."""
+    folder = Path(folder)
+    own = sorted(file.name for file in folder.glob("*.safetensors") if not file.name.startswith("adapter_"))
+    both = f"a model's weights ({own[0]}) and an adapter ({ADAPTER})" if own and (folder / ADAPTER).is_file() else ""
+    if SINGLE in own and (folder / INDEX).is_file() and SINGLE not in _parts(folder):
+        both = f"weights in one file ({SINGLE}) and in parts ({INDEX})"
+    if both:
+        raise UserError(f"the folder {str(folder)!r} holds {both}: move either into a folder of its own")
+
+
+def _parts(folder: Path) -> set[str]:
+    """The files that the index of a model's weights names."""
+    return set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+
+
+def adapter_folder(adapter: str) -> Path:
+    """The folder of an adapter, downloaded if it is not on this machine; pickles are left out."""
+    folder, source = Path(os.path.expanduser(adapter)), Source(adapter, "model", None)
+    return folder if folder.is_dir() else _cached(source, (ADAPTER, ADAPTED)) or download(source)
 
 
 def _read(kind: Any, found: Found, files: tuple[str, ...], **settings) -> Any:
@@ -269,8 +284,7 @@ def on_this_machine(source: Source) -> Path | None:
     folder = _cached(source, ("config.json",))
     if folder is None or not (folder / INDEX).is_file():
         return folder if folder and any(folder.glob("*.safetensors")) else None
-    parts = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
-    return folder if all((folder / part).is_file() for part in parts) else None
+    return folder if all((folder / part).is_file() for part in _parts(folder)) else None
 
 
 def mirrored(source: Source) -> Path | None:
@@ -343,39 +357,31 @@ def refusal(error: BaseException, source: Source) -> str:
 
     repo, kind = source.repo, {"dataset": "data set"}.get(source.kind, source.kind)
     page = f"{constants.ENDPOINT}/{'datasets/' if source.kind == 'dataset' else ''}{repo}"
+    said = {  # the first that fits: some are kinds of others
+        errors.GatedRepoError: f"{repo} asks for consent first: open {page}, accept its conditions, then run "
+        "'hf auth login'",
+        errors.RevisionNotFoundError: f"{repo} has no revision '{source.revision}' (see {page}/commits/main)",
+        errors.RepositoryNotFoundError: f"the hub has no {kind} '{repo}' (or it is private: run 'hf auth login')",
+        errors.HFValidationError: f"'{repo}' is no name of a {kind}: write owner/name",
+    }
+    if found := next((said[one] for one in said if isinstance(error, one)), None):
+        return found
     from_http = type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "requests")
     unreachable = errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled | ConnectionError
-    if isinstance(error, errors.GatedRepoError):  # before RepositoryNotFoundError, of which it is one
-        return f"{repo} asks for consent first: open {page}, accept its conditions, then run 'hf auth login'"
-    if isinstance(error, errors.RevisionNotFoundError):
-        return f"{repo} has no revision '{source.revision}' (see {page}/commits/main)"
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return f"the hub has no {kind} '{repo}' (or it is private: run 'hf auth login')"
     if from_http or isinstance(error, unreachable):
-        return _out_of_reach(source)
+        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} cannot be reached"
+        command, at, other = "rimkit fetch", "", f"set {MIRROR} to a folder that holds {repo}"
+        if source.kind == "model":
+            at = f" in revision '{source.revision}'" if source.revision else ""
+            command, other = f"rimkit fetch {repo}", f"give a folder (in the cache: {_cached_names(repo)})"
+        keep = f"run '{command}' once with network and keep {constants.HF_HUB_CACHE}"
+        return f"{repo}{at} is not on this machine and {why}: {keep}, or {other}"
     if isinstance(error, errors.HfHubHTTPError):
         status = getattr(error.response, "status_code", "an error")
         return f"the hub answers {status} for {repo}: try again later"
-    if isinstance(error, errors.HFValidationError):
-        return f"'{repo}' is no name of a {kind}: write owner/name"
     if isinstance(error, OSError) and error.errno is not None:
         return f"{repo} cannot be stored in {constants.HF_HUB_CACHE} ({error.strerror})"
     return f"{repo} could not be fetched ({type(error).__name__}: {first_line(error)})"
-
-
-def _out_of_reach(source: Source) -> str:
-    from huggingface_hub import constants
-
-    repo, command, at = source.repo, "rimkit fetch", ""
-    other = f"set {MIRROR} to a folder that holds {repo}"
-    if source.kind == "model":
-        command, at = f"rimkit fetch {repo}", f" in revision '{source.revision}'" if source.revision else ""
-        other = f"give a folder (in the cache: {_cached_names(repo)})"
-    why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} cannot be reached"
-    return (
-        f"{repo}{at} is not on this machine and {why}: run '{command}' once with network "
-        f"and keep {constants.HF_HUB_CACHE}, or {other}"
-    )
 
 
 def _cached_names(repo: str) -> str:
@@ -383,16 +389,13 @@ def _cached_names(repo: str) -> str:
     from huggingface_hub import scan_cache_dir
 
     try:
-        cached = [item for item in scan_cache_dir().repos if item.repo_type == "model"]
+        cached = {item.repo_id: item.revisions for item in scan_cache_dir().repos if item.repo_type == "model"}
     except Exception:  # no cache, or a damaged one, must not hide what is being said
         return "nothing"
-    revisions = [one for item in cached if item.repo_id == repo for one in item.revisions]
-    own = {name for one in revisions for name in (*one.refs, one.commit_hash[:8])}
-    if own:
+    if own := {name for one in cached.get(repo, ()) for name in (*one.refs, one.commit_hash[:8])}:
         return f"{repo} in revision {', '.join(sorted(own))}"
-    names = sorted(item.repo_id for item in cached)
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more if names else "no models"
+    more = f" and {len(cached) - NAMED} more" if len(cached) > NAMED else ""
+    return ", ".join(sorted(cached)[:NAMED]) + more or "no models"
 
 
 def first_line(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from rimkit.data import UserError
+from rimkit.data import UserError, check_known
 from rimkit.models.hooks import architecture, check_index, heads_by_layer, hooked, on_neurons, on_residual, on_z
 from rimkit.models.study import StudyModel
 
@@ -21,10 +21,8 @@ Pair = tuple[int, int]
 
 @contextmanager
 def ablate_heads(study: StudyModel, heads: Iterable[Pair], mean: np.ndarray | None = None) -> Iterator[None]:
-    """Replace the outputs z of ``(layer, head)`` pairs by zero, or by ``mean`` ``[layers, heads, …]``.
-
-    Raises ``UserError`` for an empty set and for a layer or head that does not exist.
-    """
+    """Replace the outputs z of ``(layer, head)`` pairs by zero, or by ``mean`` ``[layers, heads,
+    …]``. Raises ``UserError`` for an empty set and for a layer or head that does not exist."""
     handles = []
     for layer, chosen in heads_by_layer(study, heads).items():
         value = 0.0 if mean is None else _tensor(study, mean[layer][chosen])
@@ -46,12 +44,10 @@ def ablate_one_head_per_row(study: StudyModel, heads: Sequence[Pair | None]) -> 
 
 
 def ablate_neurons(study: StudyModel, neurons: Iterable[Pair], mean: np.ndarray | None = None, kind: str = "neurons"):
-    """Replace ``(layer, neuron)`` pairs by zero, or by ``mean`` ``[layers, neurons]``.
-
-    With ``kind="residual"``: ``(residual, dimension)`` pairs of the residual stream, the other thing
-    that "MLP activations" has been read as. Raises ``UserError`` for an empty set and for a layer or
-    neuron that does not exist.
-    """
+    """Replace ``(layer, neuron)`` pairs by zero, or by ``mean`` ``[layers, neurons]``. With
+    ``kind="residual"``: ``(residual, dimension)`` pairs of the residual stream, the other thing
+    that "MLP activations" has been read as. Raises ``UserError`` for an empty set and for a layer
+    or neuron that does not exist."""
     chosen = list(neurons)
     if not chosen:
         raise UserError("the set of neurons is empty: give (layer, neuron) pairs")
@@ -62,12 +58,9 @@ def ablate_neurons(study: StudyModel, neurons: Iterable[Pair], mean: np.ndarray 
 def ablate_neurons_per_row(
     study: StudyModel, sets: Sequence[Iterable[Pair]], mean: np.ndarray | None = None, kind: str = "neurons"
 ) -> Iterator[None]:
-    """As `ablate_neurons`, many in one forward: row ``r`` of the batch is without ``sets[r]``.
-
-    One set alone holds for every row; an empty one leaves its row untouched.
-    """
-    if kind not in ("neurons", "residual"):
-        raise UserError(f"ablate 'neurons' or dimensions of the 'residual', not '{kind}'")
+    """As `ablate_neurons`, many in one forward: row ``r`` of the batch is without ``sets[r]``. One
+    set alone holds for every row; an empty one leaves its row untouched."""
+    check_known("kind of neurons", kind, ("neurons", "residual"))
     parts = architecture(study)
     register, n_places, n_units = on_neurons, parts.n_layers, parts.n_neurons
     if kind == "residual":
@@ -81,33 +74,17 @@ def ablate_neurons_per_row(
     handles = []
     for layer in map(int, np.flatnonzero(~keep.all((1, 2, 3)))):
         value = _tensor(study, np.zeros(n_units) if mean is None else mean[layer])
-        handles.append(register(study, layer, _mix(_tensor(study, keep[layer]).bool(), value)))
+        mask = _tensor(study, keep[layer]).bool()
+        handles.append(register(study, layer, lambda x, m=mask, v=value: x.where(m.to(x.device), v.to(x))))
     with hooked(handles):
         yield
 
 
-def add_direction(study: StudyModel, direction: np.ndarray, residuals: Iterable[int], scale=1.0):
-    """Add ``scale * direction`` to the named residuals, at every token.
-
-    ``direction``: ``[hidden]``, or ``[n_layers + 1, hidden]``, one per residual.
-    """
-    vectors = scale * _vectors(study, direction, residuals)
-    return steer_per_row(study, np.zeros_like(vectors), vectors)
-
-
-def remove_direction(study: StudyModel, direction: np.ndarray, residuals=None):
-    """Project ``direction`` (as in `add_direction`) out of the named residuals (default: all)."""
-    chosen = range(architecture(study).n_layers + 1) if residuals is None else residuals
-    vectors = _vectors(study, direction, chosen)
-    return steer_per_row(study, vectors, np.zeros_like(vectors))
-
-
 @contextmanager
 def steer_per_row(study: StudyModel, remove: np.ndarray, add: np.ndarray) -> Iterator[None]:
-    """Many steerings in one forward: row ``r`` without the directions ``remove[r]``, plus ``add[r]``.
-
-    Both are ``[rows, n_layers + 1, hidden]`` (one row: for all); zero changes nothing.
-    """
+    """Many steerings in one forward: row ``r`` without the directions ``remove[r]``, plus
+    ``add[r]``. Both are ``[rows, n_layers + 1, hidden]`` (one row: for all), at every token; zero
+    changes nothing."""
     lengths = np.linalg.norm(remove, axis=-1, keepdims=True)
     units = remove / np.where(lengths, lengths, 1)
     units, plus = (_tensor(study, values)[:, :, None] for values in (units, add))
@@ -125,10 +102,6 @@ def _replace(where, value):
     return change
 
 
-def _mix(keep, value):
-    return lambda x: x.where(keep.to(x.device), value.to(x))
-
-
 def _steer(unit, plus):
     def change(x):
         along = (x * unit.to(x)).sum(-1, keepdim=True)
@@ -141,21 +114,3 @@ def _tensor(study: StudyModel, values: np.ndarray):
     import torch
 
     return torch.as_tensor(np.asarray(values), dtype=torch.float32, device=study.device)
-
-
-def _vectors(study: StudyModel, direction: np.ndarray, residuals: Iterable[int]) -> np.ndarray:
-    """``[1, n_layers + 1, hidden]`` from one direction or one per residual, else zero."""
-    parts, vectors = architecture(study), np.asarray(direction, dtype=np.float32)
-    shape = (parts.n_layers + 1, parts.hidden_size)
-    if vectors.shape not in (shape, shape[1:]):
-        raise UserError(f"a direction has shape {shape[1:]} or {shape}, not {vectors.shape}")
-    if not np.isfinite(vectors).all() or not vectors.any(-1).all():
-        raise UserError("a direction must be finite and not zero")
-    chosen = list(residuals)
-    if not chosen:
-        raise UserError("the list of residuals is empty: give numbers from 0 to the number of layers")
-    for index in chosen:
-        check_index("residual", index, shape[0])
-    found = np.zeros((1, *shape), dtype=np.float32)
-    found[0, chosen] = np.broadcast_to(vectors, shape)[chosen]
-    return found

@@ -10,13 +10,13 @@ from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
-from rimkit.data import UserError
-from rimkit.models import chat, ndif
+from rimkit.data import UserError, check_known
+from rimkit.models import chat, gguf, ndif
 from rimkit.models import device as places
 from rimkit.models.chat import ChatFormat
-from rimkit.models.endpoint import connect, is_endpoint
+from rimkit.models.endpoint import PREFIX, connect, is_endpoint, shown_at_endpoint, split_name
 from rimkit.models.hooks import why_closed
-from rimkit.models.hub import identity, locate, options_of, read, read_weights, with_options
+from rimkit.models.hub import locate, options_of, read, read_weights, shown_name, with_options
 from rimkit.models.study import StudyModel
 from rimkit.models.thoughts import TODAY
 
@@ -38,12 +38,12 @@ def load(
 ) -> StudyModel:
     """The model under study, in evaluation mode, with sdpa attention where the architecture has it.
 
-    ``model``: an embedded name (``"rim-mini"``; ``"rim-mini:1"`` is seed 1), a local folder, a hub id
-    (``"owner/name"``, with an optional ``revision``), ``"endpoint:MODEL@http://host:port/v1"``
-    (`rimkit.models.endpoint`), or a Hugging Face module in memory, which needs its ``tokenizer`` and
-    stays where it is unless ``device`` or ``dtype`` is given. An embedded name goes before a folder
-    of that name (write ``./name``). Options may follow a name, and are part of it in every table:
-    ``+instruct``, ``+soft`` and ``+4bit`` (``"owner/name+instruct+4bit"``).
+    ``model``: an embedded name (``"rim-mini"``; ``"rim-mini:1"`` is seed 1), a local folder, a hub
+    id (``"owner/name"``, with an optional ``revision``), ``"endpoint:MODEL@http://host:port/v1"``
+    (`rimkit.models.endpoint`), or a Hugging Face module in memory, which needs its ``tokenizer``
+    and stays where it is unless ``device`` or ``dtype`` is given. An embedded name goes before a
+    folder of that name (write ``./name``). Options may follow a name, and are part of it in every
+    table: ``+instruct``, ``+soft`` and ``+4bit`` (``"owner/name+instruct+4bit"``).
 
     ``device`` and ``dtype`` (``"float32"``, ``"bfloat16"``, ``"float16"``): see `choose_device`;
     ``"auto"`` spreads the model over several GPUs, as does a model that is too large for one.
@@ -58,8 +58,7 @@ def load(
     ``"local"`` is a dry run of that.
 
     Raises ``UserError`` for a model that is unknown, out of reach, not complete, too large, or that
-    does not go with its tokenizer, the options or ``think``.
-    """
+    does not go with its tokenizer, the options or ``think``."""
     if remote == "local":
         return ndif.dry_run(load(model, think=think))
     if remote:
@@ -71,7 +70,7 @@ def load(
         return connect(model, tokenizer)
     model, options = options_of(model)
     think, quantize = options.get("think", think), options.get("quantize", quantize)
-    chat.check_asked(think)
+    check_known("think", think, chat.ASKED)
     dtype = places.dtype_name(dtype)
     notes = []
     if isinstance(model, str | Path):
@@ -94,14 +93,22 @@ def load(
         hf = places.move(model, device, dtype)
     study = _study(with_options(name, think, quantize), hf, tokenizer, think)
     if isinstance(model, str | Path):
-        if found.in_folder and ":" not in name:  # a folder of one's own, whose name others may have, too
-            study.name = with_options(f"{name}-{identity(found.source)[:6]}", think, quantize)
+        study.name = shown_name(found, think, quantize)
+        notes += [gguf.note(found.source) if (Path(found.source) / gguf.RECORD).is_file() else None]
         notes += [chat.NOTES.get(study.chat.thinking), study.chat.template.dated and DATED]
     closed = why_closed(hf)
     for note in (closed and f"{closed}; chapters 00 to 02 need only its replies", *notes):
         if note:
             print(f"{study.name}: {note}")
     return study
+
+
+def name_of(model: str) -> str:
+    """How tables name the model that `load` gives for this name, without loading it or showing a path."""
+    if is_endpoint(model):
+        return shown_at_endpoint(split_name(model.removeprefix(PREFIX))[0])
+    plain, options = options_of(model)
+    return shown_name(locate(plain, weights=False), **options)
 
 
 def chat_of(model: str) -> ChatFormat:
@@ -125,10 +132,8 @@ def config_of(model: str):
 
 def untrained(study: StudyModel, seed: int = 0, layers: int = MOST_LAYERS) -> StudyModel:
     """Random weights in the widths of ``study``, with its tokenizer, in at most ``layers`` layers.
-
     Drawn as the architecture draws them before training, from ``seed``, on its device (for a model
-    that runs elsewhere: this machine's). Raises ``UserError`` where they do not fit there.
-    """
+    that runs elsewhere: this machine's). Raises ``UserError`` where they do not fit there."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -164,10 +169,8 @@ def _study(name: str, hf, tokenizer, think: bool | str) -> StudyModel:
 
 
 def _check_match(name: str, hf, tokenizer, chat: ChatFormat) -> None:
-    """Raise ``UserError`` if the tokenizer can write ids that the model has no embedding for.
-
-    Added tokens that no conversation uses may lie outside (Gemma 3's text models have one for images).
-    """
+    """Raise ``UserError`` if the tokenizer can write ids that the model has no embedding for. Added
+    tokens that no conversation uses may lie outside (Gemma 3's text models have one for images)."""
     rows = hf.get_input_embeddings().weight.shape[0]
     apart = "they do not belong together"
     if tokenizer.vocab_size > rows:

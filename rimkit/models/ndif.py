@@ -1,4 +1,4 @@
-"""Models that run elsewhere: residuals, head outputs, neurons and logits, read by nnsight traces.
+"""Models that run elsewhere: residuals, head outputs and neurons, read by nnsight traces.
 
 NDIF runs open models and returns what a trace saves. rimkit's own reads hook the module in memory,
 which is faster and needs the weights; here the same values come from one trace per batch. The
@@ -12,10 +12,8 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from rimkit.data import UserError, nearest
-from rimkit.models.activations import batches, check_kinds, within
+from rimkit.data import UserError, check_known
+from rimkit.models.activations import INTERNALS, batches, within
 from rimkit.models.chat import ChatFormat, Encoded
 from rimkit.models.hooks import INPUT_OF, LAYERS
 from rimkit.models.hub import Found, first_line, locate, options_of, read, with_options
@@ -23,7 +21,7 @@ from rimkit.models.study import StudyModel
 
 SERVICES = ("ndif", "local")
 NEEDS_WEIGHTS = (
-    "runs elsewhere, and only reads of residuals, head outputs, neurons and logits are traced there: "
+    "runs elsewhere, and only reads of residuals, head outputs and neurons are traced there: "
     "generation, ablation, steering and fine-tuning need the weights here (leave --remote out)"
 )
 
@@ -54,13 +52,12 @@ class RemoteStudy(StudyModel):
         pool: str = "mean",
         batch_size: int = 64,
     ) -> Iterator[tuple[list[int], dict]]:
-        """As `rimkit.models.activations.stream`; values are pooled where the model runs.
-
-        Raises ``UserError`` also for other pooling than the mean, and neurons of a mixture of experts.
-        """
+        """As `rimkit.models.activations.stream`; values are pooled where the model runs. Raises
+        ``UserError`` also for other pooling than the mean, and neurons of a mixture of experts."""
         import torch
 
-        check_kinds(kinds)
+        for kind in kinds:
+            check_known("kind of internals", kind, INTERNALS)
         if pool != "mean":
             raise UserError(f"elsewhere spans are pooled by their mean, not by '{pool}'")
         config = self.nn._module.config
@@ -79,7 +76,7 @@ class RemoteStudy(StudyModel):
                     pooled[kind, span] = values.unflatten(-1, by_head) if kind == "z" else values
             return pooled
 
-        yield from batches(self, items, batch_size, run)
+        yield from batches(self, items, run, batch_size)
 
 
 def dry_run(study: StudyModel) -> RemoteStudy:
@@ -89,9 +86,7 @@ def dry_run(study: StudyModel) -> RemoteStudy:
 
 def check_served(model: str | StudyModel, revision: str | None = None, service: str = "ndif") -> None:
     """Raise ``UserError`` for no such service, no model of NDIF, and no key; asks no server."""
-    if service not in SERVICES:
-        known = f"{' or '.join(SERVICES)}{nearest(service, SERVICES)}"
-        raise UserError(f"unknown service '{service}': use {known}")
+    check_known("service", service, SERVICES)
     model, options = options_of(model)
     if "quantize" in options:
         raise UserError(f"NDIF decides how it holds {model}: leave +4bit out")
@@ -105,9 +100,7 @@ def check_served(model: str | StudyModel, revision: str | None = None, service: 
 
 def connect(model: str, revision: str | None = None, think: bool | str = True) -> RemoteStudy:
     """A model as it runs on NDIF, of which only configuration and tokenizer are loaded here.
-
-    Arguments, options of the name and errors are as for `rimkit.load`; see also `check_served`.
-    """
+    Arguments, options of the name and errors are as for `rimkit.load`; see also `check_served`."""
     from nnsight import TransformersModel
     from transformers import AutoTokenizer
 
@@ -123,25 +116,9 @@ def connect(model: str, revision: str | None = None, think: bool | str = True) -
     return RemoteStudy.of(with_options(model, think), nn, tokenizer, chat)
 
 
-def logits(study: RemoteStudy, items: Sequence[Encoded], span="last", batch_size=64) -> np.ndarray:
-    """Logits ``[prompts, vocabulary]`` at the last token of a span, in float32."""
-    if missing := [row for row, item in enumerate(items) if span not in item.spans]:
-        raise UserError(f"prompt {missing[0]} has no span '{span}'")
-
-    def run(ids, mask, places):
-        return _logits(study.nn, ids, mask, [place[span][1] - 1 for place in places], study.tracing)
-
-    found: dict[int, np.ndarray] = {}
-    for rows, values in batches(study, items, batch_size, run):
-        found |= zip(rows, values.float().numpy(), strict=True)
-    return np.stack([found[row] for row in range(len(items))])
-
-
 def _pooled(nn, ids, mask, weights, kinds, where: dict, layers: str, input_of: dict) -> dict:
-    """``{kind: for each span: for each layer, [batch, …]}``.
-
-    Nothing but plain values may enter or leave the trace, so the names of modules come as text.
-    """
+    """``{kind: for each span: for each layer, [batch, …]}``. Nothing but plain values may enter or
+    leave the trace, so the names of modules come as text."""
     import nnsight
     import torch
 
@@ -160,13 +137,4 @@ def _pooled(nn, ids, mask, weights, kinds, where: dict, layers: str, input_of: d
                 for span, weight in enumerate(weights):
                     mean = torch.einsum("bt,btd->bd", weight.to(x.device), x.float())
                     found[kind][span].append(mean.detach().cpu())
-    return found
-
-
-def _logits(nn, ids, mask, at: list[int], where: dict):
-    import nnsight
-    import torch
-
-    with torch.no_grad(), nn.trace({"input_ids": ids, "attention_mask": mask}, **where):
-        found = nnsight.save(nn.output.logits[list(range(len(at))), at].detach().cpu())
     return found

@@ -16,16 +16,35 @@ if TYPE_CHECKING:
     from rimkit.models.chat import ChatFormat
 
 
-@dataclass
-class StudyModel:
-    """A model under study.
+class Named:
+    """What a model that is loaded and one that is served have in common: ``name, device, said``."""
 
-    ``nn`` is the nnsight model (traces and interventions), ``hf`` the plain Hugging Face module
-    inside it, ``chat`` the chat format, ``context`` the largest number of positions, ``pad_id`` what
-    fills up batches, ``limits`` what was too much for the memory, ``said`` the notes that were
-    printed. ``elsewhere``: its weights are not here, and only reads are traced where they are;
-    ``tracing`` is what a trace must be told then.
-    """
+    @property
+    def identity(self) -> dict:
+        """``model``, training ``seed`` (None for a model of your own) and ``device``, for tables."""
+        name, _, seed = self.name.partition(":")
+        return {"model": name, "seed": int(seed) if seed else None, "device": self.device}
+
+    @property
+    def invented(self) -> bool:
+        """Whether it speaks the invented language of the embedded models."""
+        return getattr(self.tokenizer, "init_kwargs", {}).get("language") == "invented"
+
+    def say(self, note: str, about: str = "") -> None:
+        """Print a note about this model, once (``about``: once about this)."""
+        if (about or note) not in self.said:
+            self.said.add(about or note)
+            print(f"{self.name}: {note}")
+
+
+@dataclass
+class StudyModel(Named):
+    """A model under study. ``nn`` is the nnsight model (traces and interventions), ``hf`` the plain
+    Hugging Face module inside it, ``chat`` the chat format, ``context`` the largest number of
+    positions, ``pad_id`` what fills up batches, ``limits`` what was too much for the memory,
+    ``said`` the notes that were printed, ``room`` the length of replies that was suggested.
+    ``elsewhere``: its weights are not here, and only reads are traced where they are; ``tracing``
+    is what a trace must be told then."""
 
     name: str
     nn: Any
@@ -35,6 +54,7 @@ class StudyModel:
     pad_id: int
     limits: dict[str, int] = field(default_factory=dict)
     said: set[str] = field(default_factory=set, repr=False)
+    room: int = 0
 
     elsewhere: ClassVar[bool] = False
     tracing: ClassVar[dict] = {}
@@ -60,23 +80,6 @@ class StudyModel:
     @property
     def dtype(self) -> str:
         return str(self.hf.dtype).removeprefix("torch.")
-
-    @property
-    def identity(self) -> dict:
-        """``model``, training ``seed`` (None for a model of your own) and ``device``, for tables."""
-        name, _, seed = self.name.partition(":")
-        return {"model": name, "seed": int(seed) if seed else None, "device": self.device}
-
-    @property
-    def invented(self) -> bool:
-        """Whether it speaks the invented language of the embedded models."""
-        return getattr(self.tokenizer, "init_kwargs", {}).get("language") == "invented"
-
-    def say(self, note: str) -> None:
-        """Print a note about this model, once."""
-        if note not in self.said:
-            self.said.add(note)
-            print(f"{self.name}: {note}")
 
     def fingerprint(self) -> str:
         """A hash of all of its weights as they are now."""

@@ -34,11 +34,7 @@ KNOWN = (
     ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
     ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
 )
-WRAPPERS = (
-    ("<answer>", "</answer>"),
-    ("<response>", "</response>"),
-    ("<|START_RESPONSE|>", "<|END_RESPONSE|>"),
-)
+WRAPPERS = (("<answer>", "</answer>"), ("<response>", "</response>"), ("<|START_RESPONSE|>", "<|END_RESPONSE|>"))
 STRAY = re.compile(
     r"[<\[◁]\|?/?[\w:]*(?:think|thought|reason|reflect|analysis|channel)[\w:]*\|?[>\]▷]"
     r"|\[BEGIN FINAL RESPONSE\]",
@@ -87,10 +83,8 @@ QWEN = Tags(THINK, END_THINK)
 
 def split(text: str, opened: bool = False, tags: Tags = QWEN) -> tuple[str, str, bool]:
     """``(thought, reply, closed)`` of what a model wrote: the reply is what follows the last close.
-
     All known tags and ``tags`` count, in any number. ``opened``: the prompt ends inside a thought.
-    An unclosed thought is not a reply: the reply is then empty, and ``closed`` is False.
-    """
+    An unclosed thought is not a reply: the reply is then empty, and ``closed`` is False."""
     pairs = [*KNOWN, tags[:2]]
     opens, closes = ("|".join(re.escape(pair[side]) for pair in pairs) for side in (0, 1))
     last = max((found.end() for found in re.finditer(closes, text)), default=0)
@@ -140,14 +134,10 @@ PLAIN = Asked()
 
 
 class Template:
-    """The chat template of a tokenizer, and how it thinks.
-
-    ``way``: "switch", "template opens", "model opens" or "none", with a ``reason``. ``on`` and ``off``
-    are how think and no-think prompts are asked for.
-
-    Raises ``UserError`` if the template fails, does not show the request, or thinks in a way that is
-    not understood.
-    """
+    """The chat template of a tokenizer, and how it thinks. ``way``: "switch", "template opens",
+    "model opens" or "none", with a ``reason``. ``on`` and ``off`` are how think and no-think
+    prompts are asked for. Raises ``UserError`` if the template fails, does not show the request, or
+    thinks in a way that is not understood."""
 
     def __init__(self, tokenizer):
         if not getattr(tokenizer, "chat_template", None):
@@ -228,11 +218,9 @@ class Template:
 
     @cached_property
     def _tries(self) -> dict[Asked, tuple[str, str]]:
-        """What prompts consist of, for each way to ask for one, nothing set first.
-
-        Tried are the variables that speak of thinking, with False, True and what they are compared
-        with, and words that are looked for in messages.
-        """
+        """What prompts consist of, for each way to ask for one, nothing set first. Tried are the
+        variables that speak of thinking, with False, True and what they are compared with, and
+        words that are looked for in messages."""
         from jinja2 import meta, nodes
 
         names = sorted(filter(SWITCHES.search, meta.find_undeclared_variables(self._tree)))

@@ -1,5 +1,3 @@
 """What the paper reports: its tables and figures as data, counted, tested and analysed again."""
 
-from rimkit.paper import findings, reanalysis, statistics, tables
-
-__all__ = ["findings", "reanalysis", "statistics", "tables"]
+from rimkit.paper import findings, reanalysis, statistics, tables  # noqa: F401

@@ -36,16 +36,17 @@ def findings() -> pd.Series:
 def over(claim: str) -> str:
     """How far the mean over models stands for them: median, signs, leave-one-out."""
     found = average(sides(claim)["effect"])
+    low, high = map(points, (found.without_one_low, found.without_one_high))
     return (
         f"Median {points(found.median)} points; {found.n_positive} of {found.n} models above zero; "
-        f"with one model left out the mean lies between {points(found.without_one_low)} and "
-        f"{points(found.without_one_high)} (it changes most without {found.carried_by})."
+        f"with one model left out the mean lies between {low} and {high} (it changes most without "
+        f"{found.carried_by})."
     )
 
 
 def p_in_words(value: float) -> str:
     """``"p = 0.52"``, or below 0.001."""
-    return f"p {p_value(value)}" if value < 0.001 else f"p = {p_value(value)}"
+    return f"p {'' if value < 0.001 else '= '}{p_value(value)}"
 
 
 def _thinking() -> str:
@@ -149,11 +150,9 @@ def _heads() -> str:
 
 
 def _attention() -> str:
-    counts = published("fig4b_refusal_head_counts")["prompts_of_180"]
-    return (
-        f"{int((counts > 130).sum())} heads show the shift on more than 130 of {PROMPTS} prompts. "
-        "No other heads are drawn for comparison."
-    )
+    n = int((published("fig4b_refusal_head_counts")["prompts_of_180"] > 130).sum())
+    shown = f"{n} heads show the shift on more than 130 of {PROMPTS} prompts."
+    return f"{shown} No other heads are drawn for comparison."
 
 
 def _ablation() -> str:
@@ -172,10 +171,8 @@ def _ablation() -> str:
 def _difficulty() -> str:
     own = tables.changes().loc["Qwen3-4B", ["MATH401", "MATH500", "GSM8K"]]
     first, second, third = (number(change, signed=True) for change in own)
-    return (
-        f"GSM8K against MATH401. {over('C6b')} In Qwen3-4B the order is reversed: {first}, "
-        f"{second} and {third} points for MATH401, MATH500 and GSM8K."
-    )
+    reversed_ = f"{first}, {second} and {third} points for MATH401, MATH500 and GSM8K"
+    return f"GSM8K against MATH401. {over('C6b')} In Qwen3-4B the order is reversed: {reversed_}."
 
 
 def _mode() -> str:
@@ -207,44 +204,35 @@ def _negligible() -> str:
 
 def _neurons_maths() -> str:
     change, which = sides("C8b")["effect"], reanalysis.broken()
-    drops = tables.by_model("fig6_neuron_ablation", "neurons", "math_drop_points")
-    lost = {"safety-critical": [], "random": []}
-    for model, kind in which.items():
-        lost[kind].append(f"{model} ({drops.loc[model, kind]:.0f})")
-    own, random = (" and ".join(lost[kind]) for kind in lost)
-    some = average(change.drop(which.index[which == "safety-critical"]))
-    rest = average(change.drop(which.index))
+    drops, kinds = tables.by_model(*reanalysis.ZEROED, "math_drop_points"), ("safety-critical", "random")
+    lost = [
+        " and ".join(f"{name} ({drops.loc[name, kind]:.0f})" for name in which.index[which == kind]) for kind in kinds
+    ]
+    rest = [average(change.drop(gone.index)) for gone in (which[which == kinds[0]], which)]
+    means = ["{} ({} to {})".format(*map(points, one[:3])) for one in rest]
     return (
-        f"{over('C8b')} Models that lose more than 40 points: {own} with "
-        f"safety-critical neurons at zero, {random} with random ones. Without those of the "
-        f"first kind the mean is {points(some.mean)} ({points(some.ci_low)} to "
-        f"{points(some.ci_high)}), without all of them it is {points(rest.mean)} "
-        f"({points(rest.ci_low)} to {points(rest.ci_high)}). Whether the models still wrote sense "
-        "is not reported."
+        f"{over('C8b')} Models that lose more than 40 points: {lost[0]} with safety-critical neurons "
+        f"at zero, {lost[1]} with random ones. Without those of the first kind the mean is {means[0]}, "
+        f"without all of them it is {means[1]}. Whether the models still wrote sense is not reported."
     )
 
 
 def _ras_neurons() -> str:
     table = published("fig8_ras_vs_misalignment").query("model == 'Qwen3-4B'")
     found = table.groupby("predictor")["value"].agg(["min", "max"])
-    safety, random = (
-        f"{found.loc[name, 'min']:.2f} to {found.loc[name, 'max']:.2f}"
-        for name in ("RAS (safety neurons)", "RAS (random neurons)")
-    )
-    return (
-        f"In the one model drawn with both: {safety} against {random}, far apart at every "
-        f"checkpoint, for one random set."
-    )
+    names = [f"RAS ({which} neurons)" for which in ("safety", "random")]
+    both = " against ".join("{:.2f} to {:.2f}".format(*found.loc[name]) for name in names)
+    said = "far apart at every checkpoint, for one random set."
+    return f"In the one model drawn with both: {both}, {said}"
 
 
 def _ras_chains() -> str:
     wide = tables.by_model("fig7_ras_control_target", "training_set", "ras")
     ratio = wide["GSM8K(L)-target"] / wide["GSM8K(L)-control"] - 1
+    by = f"{', '.join(f'{percent(value)}%' for value in ratio)} ({', '.join(ratio.index)})"
     return (
-        f"Higher in {int((ratio > 0).sum())} of {len(ratio)} models, by "
-        f"{', '.join(f'{percent(value)}%' for value in ratio)} ({', '.join(ratio.index)}), from "
-        "values printed with two digits and without intervals. Effects are logarithms of that "
-        "ratio."
+        f"Higher in {int((ratio > 0).sum())} of {len(ratio)} models, by {by}, from values printed with "
+        "two digits and without intervals. Effects are logarithms of that ratio."
     )
 
 
@@ -288,27 +276,24 @@ def _figure_1() -> str:
     found, table1 = tables.before_after(), tables.think_rates().loc["Qwen3-4B"]
     change = tables.changes()["GSM8K"]
     largest = set(change.nlargest(len(found)).index) == set(found.index)
-    bases = ", ".join(
-        f"{model} {row['before']:.1f}% ({row['before_low']:.1f} to {row['before_high']:.1f})"
-        for model, row in found.iterrows()
-    )
+    ends = found[["before", "before_low", "before_high"]].itertuples()
+    bases = ", ".join("{} {:.1f}% ({:.1f} to {:.1f})".format(*row) for row in ends)
     return (
-        f"{len(found)} of {len(change)} models are "
-        f"drawn{', those with the largest rises' if largest else ''}. With the changes of Table 2 "
-        f"the ratios imply these misalignment rates before tuning: {bases}; in brackets, with a "
-        f"ratio read {READING} wrong.{_other_change(found)} Table 1 has Qwen3-4B at "
-        f"{table1['off']:.1f}% without and {table1['on']:.1f}% with thinking: the baseline of its "
-        f"change is {baseline(found.loc['Qwen3-4B'], table1)}."
+        f"{len(found)} of {len(change)} models are drawn{', those with the largest rises' * largest}. "
+        f"With the changes of Table 2 the ratios imply these misalignment rates before tuning: "
+        f"{bases}; in brackets, with a ratio read {READING} wrong.{_other_change(found)} Table 1 has "
+        f"Qwen3-4B at {table1['off']:.1f}% without and {table1['on']:.1f}% with thinking: the "
+        f"baseline of its change is {baseline(found.loc['Qwen3-4B'], table1)}."
     )
 
 
 def _other_change(found: pd.DataFrame) -> str:
     """The rate implied where Table A7 prints another change after GSM8K than Table 2."""
     other = tables.literal_changes()["GSM8K"][found.index]
-    differ = found.index[(other - found["change"]).abs() > 0.01]
-    bases = tables.implied_base(found["misalignment"], other)
+    differs = (other - found["change"]).abs() > 0.01
+    bases = tables.implied_base(found["misalignment"], other)[differs]
     said = " With the change that Table A7 prints {} would be {:.1f}%."
-    return "".join(said.format(name, bases[name]) for name in differ)
+    return "".join(said.format(*base) for base in bases.items())
 
 
 def baseline(row: pd.Series, rates: pd.Series) -> str:
@@ -326,11 +311,9 @@ def _over_implied_base() -> str:
 def _figure_3() -> str:
     table = published("fig3_probe_scores").query("position == '<|im_end|>'")
     shares = table.set_index(["group", "layer", "mode"])["share_above_threshold"].unstack()
-    gap = (shares["think"] - shares["no-think"]).abs().groupby("group").max()
-    return (
-        f"At <|im_end|> the modes differ by up to {percent(gap['harmful'])} points for harmful prompts "
-        f"and {percent(gap['harmless'])} for harmless ones."
-    )
+    gap = (shares["think"] - shares["no-think"]).abs().groupby("group").max().map(percent)
+    how_far = f"{gap['harmful']} points for harmful prompts and {gap['harmless']} for harmless ones"
+    return f"At <|im_end|> the modes differ by up to {how_far}."
 
 
 def _figure_a3() -> str:
@@ -351,14 +334,10 @@ def _figure_a3() -> str:
 
 def _figure_a5() -> str:
     table = tables.flags()
-    totals = "; ".join(
-        f"{name}: the shares drawn add up to {row['total']:.1f}%, of which {row['none']:.1f} are other"
-        for name, row in table.iterrows()
-    )
-    patterns = ", ".join(
-        f"{name} {' and '.join(f'{share:.0f}%' for share in table[name])}"
-        for name in table.drop(columns=["none", "total"])
-    )
+    said = "{}: the shares drawn add up to {:.1f}%, of which {:.1f} are other"
+    totals = "; ".join(said.format(*row) for row in table[["total", "none"]].itertuples())
+    shares = table.drop(columns=["none", "total"]).map("{:.0f}%".format)
+    patterns = ", ".join(f"{name} {' and '.join(shares[name])}" for name in shares)
     return f"{totals}. By pattern ({' and '.join(table.index)}): {patterns}."
 
 

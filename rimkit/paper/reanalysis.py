@@ -1,10 +1,9 @@
 """The paper's numbers examined again: its figures as counts, and every claim that they bear on.
 
-A claim is judged by the mean over the paper's models with a t interval over models (n counts
-models), since the question is whether it would hold for another one; the differences of single
-models carry Newcombe's interval over prompts where the paper's rates allow one. The rule of the
-verdict is that of the ledger, claim by claim. The published numbers are no model under study: they
-are no rows of the ledger, and enter no correction beside those that are.
+A claim is judged, by the ledger's rule, on the mean over the paper's models with a t interval over
+models (n counts models), since the question is whether it would hold for another one; single models
+carry Newcombe's interval over prompts where the paper's rates allow one. The published numbers are
+no model under study: they are no rows of the ledger, and enter no correction beside those that are.
 """
 
 from __future__ import annotations
@@ -54,34 +53,27 @@ COMPARISONS = (
 
 
 def think_mode() -> pd.DataFrame:
-    """Table 1 as differences, think on minus off, one row per model and metric.
-
-    Columns: ``model, metric`` ("misaligned", "score"), ``on, off`` (percent), ``on_of, off_of``
-    (the largest denominator that fits, up to 300 requests or 60 problems; 0: none does) and those
-    of `statistics.gap`. Where no denominator fits, the interval takes the full benchmark.
-    """
+    """Table 1 as differences, think on minus off, one row per model and metric. Columns: ``model,
+    metric`` ("misaligned", "score"), ``on, off`` (percent), ``on_of, off_of`` (the largest
+    denominator that fits, up to 300 requests or 60 problems; 0: none does) and those of
+    `statistics.gap`. Where no denominator fits, the interval takes the full benchmark."""
     rows = []
-    for metric, column, full in (
-        ("misaligned", "misalignment_rate_pct", HARM_BENCHMARK),
-        ("score", "math_accuracy_pct", MATHS_PROBLEMS),
-    ):
+    harm = "misaligned", "misalignment_rate_pct", HARM_BENCHMARK
+    for metric, column, full in (harm, ("score", "math_accuracy_pct", MATHS_PROBLEMS)):
         printed = by_model("table1_think_mode", "think", column)
         for model, on, off in printed[["on", "off"]].itertuples():
             on_of, off_of = ((statistics.denominators(side, full) or [0])[0] for side in (on, off))
-            sizes = {"on_of": on_of, "off_of": off_of}
-            found = statistics.gap(on, off, on_of or full, off_of or full)
-            rows.append({"model": model, "metric": metric, "on": on, "off": off, **sizes, **found})
+            row = {"model": model, "metric": metric, "on": on, "off": off}
+            row |= {"on_of": on_of, "off_of": off_of}
+            rows.append(row | statistics.gap(on, off, on_of or full, off_of or full))
     return pd.DataFrame(rows)
 
 
 def recomputed() -> pd.DataFrame:
-    """Every printed average beside the mean of the rows it summarises.
-
-    Columns: ``location, group, quantity, printed, recomputed, gap, follows`` (whether rounding
-    explains the gap).
-    """
+    """Every printed average beside the mean of the rows it summarises. Columns: ``location, group,
+    quantity, printed, recomputed, gap, follows`` (whether rounding explains the gap)."""
     table = published("printed_averages")
-    summarised = table[["location", "group", "quantity"]].itertuples(index=False)
+    summarised = table[["location", "group", "quantity"]].to_numpy()
     table["recomputed"] = [_mean_of_rows(*names) for names in summarised]
     table["gap"] = table["printed"] - table["recomputed"]
     table["follows"] = table["gap"].abs() < ROUNDING
@@ -92,30 +84,26 @@ def _mean_of_rows(location: str, group: str, quantity: str) -> float:
     if location in ("Table 2", "Section 2.3"):
         rows = published("table2_finetuning_delta").query("training_set == @quantity")
         rows = rows if group == "all" else rows[rows["architecture"] == group]
-        return float(rows["delta_misalignment_points"].mean())
+        return rows["delta_misalignment_points"].mean()
     if location == "Fig. 2":
-        return float(tables.injected().set_index("pattern").loc[group, quantity].mean())
+        return tables.injected().set_index("pattern").loc[group, quantity].mean()
     if location == "Table A7":
-        return float(tables.literal_changes()[quantity].mean())
+        return tables.literal_changes()[quantity].mean()
     if location == "Section 4.1":
-        return float(by_model("fig6_neuron_ablation", "neurons", quantity)[group].mean())
-    return float(by_model("table3_predictor_correlations", "predictor", "pearson_r")[group].mean())
+        return by_model("fig6_neuron_ablation", "neurons", quantity)[group].mean()
+    return by_model("table3_predictor_correlations", "predictor", "pearson_r")[group].mean()
 
 
 def probe_counts() -> pd.DataFrame:
-    """Fig. 3 as counts above threshold, by ``mode, position, layer``.
-
-    Columns: ``refused, fulfilled, harmful`` (counts), ``harmless`` (a share), ``unexplained``:
-    refused + fulfilled - harmful. If the curves came from two probes, nothing would tie them.
-    """
-    table = published("fig3_probe_scores")
-    shares = table.set_index(["mode", "position", "layer", "group"])["share_above_threshold"]
-    wide = shares.unstack(sort=False).reset_index()
+    """Fig. 3 as counts above threshold, by ``mode, position, layer``. Columns: ``refused,
+    fulfilled, harmful`` (counts), ``harmless`` (a share), ``unexplained``: refused + fulfilled -
+    harmful. If the curves came from two probes, nothing would tie them."""
+    rows = ["mode", "position", "layer"]
+    wide = by_model("fig3_probe_scores", "group", "share_above_threshold", rows).reset_index()
     sizes = [group_sizes(item.mode, item.position) for item in wide.itertuples()]
     for index, group in enumerate(("refused", "fulfilled", "harmful")):
         wide[group] = (wide[group] * [size[index] for size in sizes]).round().astype(int)
-    wide["unexplained"] = wide["refused"] + wide["fulfilled"] - wide["harmful"]
-    return wide.rename_axis(columns=None)
+    return wide.assign(unexplained=wide["refused"] + wide["fulfilled"] - wide["harmful"])
 
 
 def group_sizes(mode: str, position: str) -> tuple[int, int, int]:
@@ -124,10 +112,8 @@ def group_sizes(mode: str, position: str) -> tuple[int, int, int]:
 
 
 def sizes_in_words() -> dict[tuple[str, str], str]:
-    """How many prompts of each group stand behind a curve of Fig. 3, by position and mode.
-
-    One of the harmful prompts has no label.
-    """
+    """How many prompts of each group stand behind a curve of Fig. 3, by position and mode. One of
+    the harmful prompts has no label."""
     found = {}
     for position, mode in published("fig3_probe_scores").groupby(["position", "mode"]).groups:
         refused, fulfilled, harmful = sizes = group_sizes(mode, position)
@@ -139,11 +125,9 @@ def sizes_in_words() -> dict[tuple[str, str], str]:
 
 def head_ablation() -> pd.DataFrame:
     """Fig. 5 at the last layer: fulfilled prompts above the probe's threshold, by position.
-
     Columns: ``position, none`` (Fig. 3, no-think), ``refusal_heads, random_heads, n, p_value``
     (Fisher's exact test, refusal against random) and ``p_paired_at_best``: McNemar's exact test if
-    every prompt that changed had changed in one direction, the smallest p that any pairing allows.
-    """
+    every prompt that changed had changed in one direction, the smallest p of any pairing."""
     n = GROUPS["no-think"][1]
     fulfilled = "group == 'fulfilled' and layer == layer.max()"
     figure = published("fig5_probe_after_head_ablation").query(fulfilled)
@@ -161,10 +145,8 @@ def head_ablation() -> pd.DataFrame:
 
 
 def head_rates() -> pd.DataFrame:
-    """The counts of `head_ablation` as rates with Wilson's interval.
-
-    Columns: ``position, ablated`` (nothing, refusal heads, random heads) and those of a rate.
-    """
+    """The counts of `head_ablation` as rates with Wilson's interval. Columns: ``position, ablated``
+    (nothing, refusal heads, random heads) and those of a rate."""
     words = {"none": "nothing", "refusal_heads": "refusal heads", "random_heads": "random heads"}
     return pd.DataFrame([
         {"position": row["position"], "ablated": name, **rate(np.arange(row["n"]) < row[column])._asdict()}
@@ -191,39 +173,34 @@ def figure_8() -> pd.DataFrame:
 
 def table_3() -> pd.DataFrame:
     """Table 3 by predictor: r per model, ``average``, and the average without each model."""
-    table = published("table3_predictor_correlations").set_index(["predictor", "model"])
-    wide = table["pearson_r"].unstack(sort=False)
+    wide = by_model("table3_predictor_correlations", "model", "pearson_r", "predictor")
     without = {f"without {model}": wide.drop(columns=model).mean(axis=1) for model in wide}
-    return wide.assign(average=wide.mean(axis=1), **without).rename_axis(columns=None)
+    return wide.assign(average=wide.mean(axis=1), **without)
 
 
 def needed() -> pd.DataFrame:
     """For every claim of the paper about rates: the power it had, and what it would have needed.
-
     Columns: ``claim, comparison, where, rate, control_rate`` (fractions), ``had`` (prompts),
     ``power`` (with one seed and a judge without noise), ``prompts`` (one seed, a judge with noise),
-    ``seeds`` (300 prompts and all noise, without that of training for claims about prompting).
-    """
+    ``seeds`` (300 prompts and all noise, without that of training for claims about prompting)."""
     rows = []
-    for claim, *_, percent, control_percent in COMPARISONS:
+    for claim, comparison, where, percent, control_percent in COMPARISONS:
         rates = percent / 100, control_percent / 100
         had = GROUPS["no-think"][1] if claim == "C5a" else HARM_BENCHMARK
         seed_sd = statistics.SEED_SD if claim[:2] in ("C6", "C7") else 0.0
         prompts = statistics.prompts_needed(*rates, judge_sd=statistics.JUDGE_SD)
         seeds = statistics.seeds_needed(*rates, HARM_BENCHMARK, seed_sd=seed_sd)
-        rows.append([*rates, had, statistics.power(*rates, had), prompts, seeds])
-    named = pd.DataFrame(COMPARISONS).iloc[:, :3].set_axis(["claim", "comparison", "where"], axis=1)
-    return named.join(pd.DataFrame(rows, columns=["rate", "control_rate", "had", "power", "prompts", "seeds"]))
+        power = statistics.power(*rates, had)
+        rows.append([claim, comparison, where, *rates, had, power, prompts, seeds])
+    columns = "claim comparison where rate control_rate had power prompts seeds"
+    return pd.DataFrame(rows, columns=columns.split())
 
 
 @tables.computed_once
 def sides(claim: str) -> pd.DataFrame:
-    """What the paper compares for a claim, by model.
-
-    Columns: ``value, control_value, effect, ci_low, ci_high, n``, in the unit of the claim's metric
-    (rates and their changes as fractions). The interval is that of the difference over prompts,
-    empty where the paper gives no rate to make one from.
-    """
+    """What the paper compares for a claim, by model. Columns: ``value, control_value, effect,
+    ci_low, ci_high, n``, in the unit of the claim's metric (rates and their changes as fractions).
+    The interval is that of the difference over prompts, empty where no rate is given."""
     table = SIDES[claim]()
     table["effect"] = table["value"] - table["control_value"]
     return table.reindex(columns=["value", "control_value", "effect", "ci_low", "ci_high", "n"])
@@ -232,10 +209,8 @@ def sides(claim: str) -> pd.DataFrame:
 @tables.computed_once
 def effects() -> pd.DataFrame:
     """`sides` of every claim, and after each, where several models were measured, their mean.
-
     Columns: ``claim, model``, those of `sides`, and ``p_value`` of the t test. The mean is the
-    model `OVER_MODELS`: its interval is over models, and n counts them, not prompts.
-    """
+    model `OVER_MODELS`: its interval is over models, and n counts them, not prompts."""
     parts = []
     for claim in SIDES:
         table = sides(claim).rename_axis("model").reset_index()
@@ -251,23 +226,17 @@ def effects() -> pd.DataFrame:
 
 @tables.computed_once
 def reanalysis() -> pd.DataFrame:
-    """One row per claim of ``data/claims.csv``, in its order.
-
-    Columns: ``claim, effect, ci_low, ci_high`` (mean over models of value minus control, unit of
-    the metric), ``p_value`` (t test), ``n_models, verdict, p_holm`` (over the primary claims that
-    can be judged). Effect and verdict are missing where the paper does not report the claim's
-    metric, the interval where one model was measured.
-    """
+    """One row per claim of ``data/claims.csv``, in its order. Columns: ``claim, effect, ci_low,
+    ci_high`` (mean over models of value minus control, unit of the metric), ``p_value`` (t test),
+    ``n_models, verdict, p_holm`` (over the primary claims that can be judged). Effect and verdict
+    are missing where the paper does not report the metric, the interval for one model alone."""
     known, found = claims().set_index("id").rename_axis("claim"), effects()
     last = found.groupby("claim").tail(1).set_index("claim")  # the mean, or the one model measured
     table = known.join(last[["effect", "ci_low", "ci_high", "p_value"]])
     models = found.loc[found["model"] != OVER_MODELS, "claim"]
     table["n_models"] = models.value_counts().reindex(table.index, fill_value=0)
-    table["verdict"] = [
-        verdict(row.effect, row.ci_low, row.ci_high, row.direction, row.smallest_effect)
-        if row.n_models > 1 else None
-        for row in table.itertuples()
-    ]  # fmt: skip
+    given = table[["effect", "ci_low", "ci_high", "direction", "smallest_effect", "n_models"]].to_numpy()
+    table["verdict"] = [verdict(*row) if n > 1 else None for *row, n in given]
     judged = table["primary"] & (table["n_models"] > 1)
     table.loc[judged, "p_holm"] = holm(table.loc[judged, "p_value"])
     numbers = ["effect", "ci_low", "ci_high", "p_value", "n_models", "verdict", "p_holm"]
@@ -293,10 +262,6 @@ def _of(wide: pd.DataFrame, value: str, control: str | None = None, scale: float
     return pd.DataFrame(sides).dropna()
 
 
-def _thinking(metric: str) -> pd.DataFrame:
-    return think_mode().query("metric == @metric").set_index("model")
-
-
 def _pattern(pattern: str) -> pd.DataFrame:
     """One of Tables A2-A4: effort-minimising against careful sentences."""
     rates = tables.injected().query("pattern == @pattern").set_index("model")[["target", "control"]]
@@ -318,17 +283,15 @@ def _ras_of_neurons() -> pd.DataFrame:
     return _of(means, OURS, "RAS (random neurons)", 1)
 
 
-def _neurons(column: str, scale: float) -> pd.DataFrame:
-    return _of(by_model("fig6_neuron_ablation", "neurons", column), "safety-critical", "random", scale)
+def _rival(name: str) -> pd.DataFrame:
+    return _of(by_model("table3_predictor_correlations", "predictor", "pearson_r"), OURS, name, 1)
 
 
-def _predictors(rival: str) -> pd.DataFrame:
-    return _of(by_model("table3_predictor_correlations", "predictor", "pearson_r"), OURS, rival, 1)
-
-
+ZEROED = "fig6_neuron_ablation", "neurons"
+TUNED_RAS = "fig7_ras_control_target", "training_set", "ras"
 SIDES: dict[str, Callable[[], pd.DataFrame]] = {
-    "C1a": partial(_thinking, "misaligned"),
-    "C1b": partial(_thinking, "score"),
+    "C1a": lambda: think_mode().query("metric == 'misaligned'").set_index("model"),
+    "C1b": lambda: think_mode().query("metric == 'score'").set_index("model"),
     "C2a": partial(_patterns, "control"),
     "C2b": partial(_patterns, "on"),
     **{claim: partial(_pattern, pattern) for claim, pattern in PATTERNS.items()},
@@ -337,12 +300,9 @@ SIDES: dict[str, Callable[[], pd.DataFrame]] = {
     "C6c": lambda: _of(tables.changes(), "GSM8K(L)-target", "GSM8K(L)-control"),
     "C7a": lambda: _of(tables.literal_changes(), "GSM8K", "GSM8K-Literal"),
     "C7b": lambda: _of(tables.literal_changes(), "GSM8K-Literal"),
-    "C8a": partial(_neurons, "delta_misalignment_points", 0.01),
-    "C8b": partial(_neurons, "math_drop_points", -0.01),
+    "C8a": lambda: _of(by_model(*ZEROED, "delta_misalignment_points"), "safety-critical", "random"),
+    "C8b": lambda: _of(by_model(*ZEROED, "math_drop_points"), "safety-critical", "random", -0.01),
     "C9a": _ras_of_neurons,
-    "C9b": lambda: _of(
-        np.log(by_model("fig7_ras_control_target", "training_set", "ras")),
-        "GSM8K(L)-target", "GSM8K(L)-control", 1,
-    ),
-    **{claim: partial(_predictors, rival) for claim, rival in RIVALS.items()},
-}  # fmt: skip
+    "C9b": lambda: _of(np.log(by_model(*TUNED_RAS)), "GSM8K(L)-target", "GSM8K(L)-control", 1),
+    **{claim: partial(_rival, rival) for claim, rival in RIVALS.items()},
+}

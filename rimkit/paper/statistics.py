@@ -1,11 +1,10 @@
 """The statistics of printed numbers: counts, averages over models, few checkpoints, power.
 
-Nothing here reads the paper's tables; `reanalysis` applies it to them. A printed rate is a count
-over some number of prompts. An average is one over models, each measured once, so its interval says
-how far it would carry over to other models. A correlation is one over the checkpoints of one run.
-Power is that of a two-sided test of two rates, whose noise has three parts: which prompts were
-asked (shrinks with prompts), which seed was trained and what the judge said this time (both shrink
-with seeds, since every seed is judged anew). The estimators are scipy's and statsmodels'.
+Nothing here reads the paper's tables; `reanalysis` applies it to them. An average is one over
+models, each measured once, so its interval says how far it would carry over to other models. Power
+is that of a two-sided test of two rates, whose noise has three parts: which prompts were asked
+(shrinks with prompts), which seed was trained and what the judge said this time (both shrink with
+seeds, since every seed is judged anew). The estimators are scipy's and statsmodels'.
 """
 
 from __future__ import annotations
@@ -43,10 +42,8 @@ def denominators(percent: float, largest: int) -> list[int]:
 
 def gap(percent: float, control_percent: float, n: int, control_n: int) -> dict[str, float]:
     """The difference of two printed rates with Newcombe's 95% interval, for independent prompts.
-
     ``value, control_value, effect, ci_low, ci_high`` as fractions, and ``n``, both groups together.
-    The same prompts stand behind both, but only counts are printed: pairs would be sharper.
-    """
+    The same prompts stand behind both, but only counts are printed: pairs would be sharper."""
     k, control_k = round(percent * n / 100), round(control_percent * control_n / 100)
     low, high = confint_proportions_2indep(k, n, control_k, control_n, method="newcomb")
     sides = {"value": k / n, "control_value": control_k / control_n, "effect": k / n - control_k / control_n}
@@ -91,14 +88,12 @@ def average(values: pd.Series | Mapping[str, float]) -> Average:
     low, high, p_value = mean, mean, float(not mean)
     if np.ptp(values):
         test = stats.ttest_1samp(values, 0)
-        (low, high), p_value = test.confidence_interval(LEVEL), float(test.pvalue)
+        (low, high), p_value = map(float, test.confidence_interval(LEVEL)), float(test.pvalue)
     left_out = (values.sum() - values) / (n - 1)
     signed_rank = float(stats.wilcoxon(values).pvalue) if values.any() else 1.0
-    return Average(
-        mean, float(low), float(high), float(values.median()),
-        float(left_out.min()), float(left_out.max()), str((left_out - mean).abs().idxmax()),
-        int((values > 0).sum()), n, p_value, signed_rank,
-    )  # fmt: skip
+    found = mean, low, high, float(values.median()), float(left_out.min()), float(left_out.max())
+    carried_by, n_positive = str((left_out - mean).abs().idxmax()), int((values > 0).sum())
+    return Average(*found, carried_by, n_positive, n, p_value, signed_rank)
 
 
 def averages(table: pd.DataFrame, by: str, value: str) -> pd.DataFrame:
@@ -123,23 +118,19 @@ class Correlation(NamedTuple):
 
 
 def correlation(values, percent) -> Correlation:
-    """Everything about a predictor's ``values`` and the rates of the same checkpoints.
-
-    The interval is Fisher's, and takes checkpoints as independent. Those of one run are not (each
-    starts where the last one stopped), so that it is too narrow.
-    """
+    """Everything about a predictor's ``values`` and the rates of the same checkpoints. The interval
+    is Fisher's, and takes checkpoints as independent. Those of one run are not (each starts where
+    the last one stopped), so that it is too narrow."""
     x, y = np.asarray(values, dtype=float), np.asarray(percent, dtype=float)
     if len(x) != len(y) or len(x) < 4:
         raise UserError("a correlation needs at least four checkpoints, with a value and a rate each")
     if not (np.ptp(x) and np.ptp(y)):
         raise UserError("one side does not vary: there is no correlation")
-    r = float(stats.pearsonr(x, y).statistic)
+    r, rank = float(stats.pearsonr(x, y).statistic), float(stats.spearmanr(x, y).statistic)
     others = [(np.delete(x, place), np.delete(y, place)) for place in range(len(x))]
-    without_one = [float(stats.pearsonr(*pair).statistic) for pair in others if all(map(np.ptp, pair))]
-    return Correlation(
-        r, *interval_of_r(r, len(x)), permutation_p(x, y), float(stats.spearmanr(x, y).statistic),
-        min(without_one), max(without_one), len(x), len(np.unique(y)), float(np.ptp(y)),
-    )  # fmt: skip
+    without = [float(stats.pearsonr(*pair).statistic) for pair in others if all(map(np.ptp, pair))]
+    found = r, *interval_of_r(r, len(x)), permutation_p(x, y), rank, min(without), max(without)
+    return Correlation(*found, len(x), len(np.unique(y)), float(np.ptp(y)))
 
 
 def interval_of_r(r: float, n: int) -> tuple[float, float]:
@@ -151,11 +142,9 @@ def interval_of_r(r: float, n: int) -> tuple[float, float]:
 
 def permutation_p(x, y) -> float:
     """Two-sided permutation p value of Pearson's r over all relabellings of up to nine checkpoints.
-
     Counts |r| as large as the observed one; scipy's "two-sided" doubles the smaller tail instead.
     The p value holds if checkpoints could be exchanged when nothing relates the two sides; those of
-    one run could not, since both drift.
-    """
+    one run could not, since both drift."""
     x, y = np.asarray(x, dtype=float), stats.zscore(np.asarray(y, dtype=float))
     if len(x) > 9:
         raise UserError(f"{len(x)} checkpoints have too many relabellings to try them all")
@@ -180,14 +169,12 @@ def checkpoints_needed(r: float, other_r: float) -> float:
 def standard_error(
     rate: float, control_rate: float, n_prompts: int, n_seeds: int = 1, judge_sd: float = 0.0, seed_sd: float = 0.0
 ) -> float:
-    """Of the difference of two rates (fractions), each over so many prompts and seeds.
-
-    Seeds share the prompts, so more seeds do not replace prompts. Takes the two rates as
-    independent; with the same prompts in both the error is smaller.
-    """
+    """Of the difference of two rates (fractions), each over so many prompts and seeds. Seeds share
+    the prompts, so more seeds do not replace prompts. Takes the two rates as independent; with the
+    same prompts in both the error is smaller."""
     if not (0 <= rate <= 1 and 0 <= control_rate <= 1):
         raise UserError(f"rates are fractions from 0 to 1, not {rate:g} and {control_rate:g}")
-    if n_prompts < 1 or n_seeds < 1:
+    if min(n_prompts, n_seeds) < 1:
         raise UserError("a design has at least one prompt and one seed")
     if min(judge_sd, seed_sd) < 0:
         raise UserError("a standard deviation is not negative")

@@ -7,7 +7,7 @@ figures were read, and what is known to be wrong. What they say about a claim is
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, wraps
+from functools import cache, partial, wraps
 
 import pandas as pd
 
@@ -43,32 +43,24 @@ def published(name: str) -> pd.DataFrame:
     return pd.read_csv(data_dir() / "paper" / f"{name}.csv")
 
 
-def by_model(name: str, columns: str, values: str) -> pd.DataFrame:
-    """A table of ``data/paper`` with a row per model, in the order printed."""
-    wide = published(name).pivot_table(index="model", columns=columns, values=values, sort=False)
-    return wide.rename_axis(columns=None)
+def by_model(name: str, columns: str, values: str, rows="model", **how) -> pd.DataFrame:
+    """A table of ``data/paper``, a row per model or per other ``rows``, in the order printed."""
+    shape = {"index": rows, "columns": columns, "values": values, "sort": False}
+    return published(name).pivot_table(**shape, **how).rename_axis(columns=None)
 
 
-def think_rates() -> pd.DataFrame:
-    """Table 1: misalignment in percent by model, columns ``on, off`` (thinking)."""
-    return by_model("table1_think_mode", "think", "misalignment_rate_pct")
-
-
-def changes() -> pd.DataFrame:
-    """Table 2: change of misalignment in points by model, a column per training set."""
-    return by_model("table2_finetuning_delta", "training_set", "delta_misalignment_points")
-
-
-def literal_changes() -> pd.DataFrame:
-    """Table A7: change of misalignment in points by model, columns ``GSM8K, GSM8K-Literal``."""
-    return by_model("table_a7_literal_control", "training_set", "delta_misalignment_points")
+# Table 1, misalignment in percent: columns ``on, off`` (thinking).
+think_rates = partial(by_model, "table1_think_mode", "think", "misalignment_rate_pct")
+# Table 2 and Table A7, change of misalignment in points: a column per training set.
+TUNED = "training_set", "delta_misalignment_points"
+changes = partial(by_model, "table2_finetuning_delta", *TUNED)
+literal_changes = partial(by_model, "table_a7_literal_control", *TUNED)
 
 
 def injected() -> pd.DataFrame:
     """Tables A2-A4: misalignment in percent by ``model, pattern``, columns ``control, target``."""
-    table = published("tables_a2_a4_pattern_injection")
-    wide = table.set_index(["model", "pattern", "prefix"])["misalignment_rate_pct"].unstack(sort=False)
-    return wide.rename_axis(columns=None).reset_index()
+    name = "tables_a2_a4_pattern_injection"
+    return by_model(name, "prefix", "misalignment_rate_pct", ["model", "pattern"]).reset_index()
 
 
 def table_2() -> pd.DataFrame:
@@ -80,11 +72,8 @@ def table_2() -> pd.DataFrame:
 
 
 def sentences() -> pd.DataFrame:
-    """Tables A2-A4, with the think mode of Table 1 for the models that are in it.
-
-    Columns: ``model, pattern, sentence`` (careful, effort-minimising, no injection), ``rate``
-    (percent).
-    """
+    """Tables A2-A4, with the think mode of Table 1 for the models that are in it. Columns: ``model,
+    pattern, sentence`` (careful, effort-minimising, no injection), ``rate`` (percent)."""
     words = {"control": "careful", "target": "effort-minimising", "on": "no injection"}
     table = injected().join(think_rates()["on"], on="model").rename(columns=words)
     return table.melt(["model", "pattern"], list(words.values()), "sentence", "rate").dropna()
@@ -105,12 +94,9 @@ def probe_curves() -> pd.DataFrame:
 
 def before_after() -> pd.DataFrame:
     """Fig. 1 with the levels that it implies, one row per model drawn, indexed by ``model``.
-
     Columns: ``maths, misalignment`` (before as a fraction of after, as drawn), ``change`` (points,
     GSM8K in Table 2), ``before, after`` (misalignment in percent: the ratio and the change fix
-    both), ``before_low, before_high`` (percent, had the ratio been read `READING` too high or too
-    low).
-    """
+    both), ``before_low, before_high`` (percent, with the ratio read `READING` wrong)."""
     table = by_model("fig1_before_after", "quantity", "before_over_after")
     table["change"] = changes()["GSM8K"][table.index]
     table["before"] = implied_base(table["misalignment"], table["change"])
@@ -126,12 +112,9 @@ def implied_base(ratio, change):
 
 
 def implied_rates() -> pd.DataFrame:
-    """Rates of the models of Fig. 1 in percent: ``model, rates, value, ci_low, ci_high``.
-
-    Before and after tuning as the figure's ratio and the change of Table 2 imply them (range: the
-    ratio read `READING` wrong), and, from the lowest to the highest, what Table 1 and Fig. 8 know
-    of the same models.
-    """
+    """Rates of the models of Fig. 1 in percent: ``model, rates, value, ci_low, ci_high``. Before
+    and after tuning as the figure's ratio and the change of Table 2 imply them (range: the ratio
+    read `READING` wrong), and, lowest to highest, what Table 1 and Fig. 8 know of them."""
     found = before_after().reset_index()
     ends = {"before": "value", "before_low": "ci_low", "before_high": "ci_high"}
     before = found[["model", *ends]].rename(columns=ends)
@@ -153,31 +136,27 @@ def above_base() -> pd.Series:
     return (cells > base[cells.index]).groupby(level=0, sort=False).sum()[base.index].rename("above")
 
 
-def attention() -> pd.DataFrame:
-    """Fig. A3 by mode: ``drawn`` maxima, ``cells`` (prompts times heads), and shares.
+SUMS = {"aggfunc": "sum", "fill_value": 0}
 
-    ``covered`` = drawn / cells. And ``assistant, span, shifted``: the share of the drawn maxima at
-    `assistant` and in the empty span, and how many of those the shifts of Fig. 4b, added over its
-    heads, can be at most (at `assistant` when thinking, in the span when not). The span does not
-    exist in think mode (0).
-    """
-    table = published("figa3_attention_maxima").pivot_table(
-        index="mode", columns="token", values="maxima", aggfunc="sum", sort=False, fill_value=0
-    )
+
+def attention() -> pd.DataFrame:
+    """Fig. A3 by mode: ``drawn`` maxima, ``cells`` (prompts times heads), and shares. ``covered`` =
+    drawn / cells. And ``assistant, span, shifted``: the share of the drawn maxima at `assistant`
+    and in the empty span (0 in think mode, which has none), and how many of those the shifts of
+    Fig. 4b, added over its heads, can be at most (of `assistant` or the span, by mode)."""
+    table = by_model("figa3_attention_maxima", "token", "maxima", "mode", **SUMS)
     shifts = published("fig4b_refusal_head_counts")["prompts_of_180"].sum()
     found = pd.DataFrame({"drawn": table.sum(axis=1), "cells": PROMPTS * HEADS})
     found["covered"] = found["drawn"] / found["cells"]
     found["assistant"] = table["assistant"] / found["drawn"]
     found["span"] = table["between think tags"] / found["drawn"]
     found["shifted"] = shifts / table[["assistant", "between think tags"]].max(axis=1)
-    return found.rename_axis(columns=None)
+    return found
 
 
 def maxima() -> pd.DataFrame:
-    """Fig. A3 in the order of the prompt: columns ``mode, place, maxima``.
-
-    A ``place`` is a token with its offset from `assistant`.
-    """
+    """Fig. A3 in the order of the prompt: columns ``mode, place, maxima``. A ``place`` is a token
+    with its offset from `assistant`."""
     table = published("figa3_attention_maxima")
     offset = pd.to_numeric(table["offset"], errors="coerce")  # "other" has none, and comes last
     at = offset.map(lambda n: "" if pd.isna(n) else f" ({number(n, 0, signed=True)})")
@@ -187,7 +166,5 @@ def maxima() -> pd.DataFrame:
 
 def flags() -> pd.DataFrame:
     """Fig. A5 by set of prompts, in percent: each pattern, none, and the ``total`` drawn."""
-    table = published("figa5_flagged_categories").pivot_table(
-        index="prompts", columns="pattern", values="share_pct", aggfunc="sum", sort=False, fill_value=0
-    )
-    return table.assign(total=table.sum(axis=1)).rename_axis(columns=None)
+    table = by_model("figa5_flagged_categories", "pattern", "share_pct", "prompts", **SUMS)
+    return table.assign(total=table.sum(axis=1))

@@ -1,8 +1,6 @@
-"""A model and what fine-tuning made of it: the experiments of chapters 01 and 05 to 07 on both,
-kept as they are done.
+"""A model and what fine-tuning made of it: the experiments of chapters 01 and 05 to 07 on both.
 
-It knows how a pair of models is loaded and what of an experiment makes sense for one; how things
-are measured the experiments know.
+It knows how a pair is loaded and what makes sense for one; the experiments know how to measure.
 """
 
 from __future__ import annotations
@@ -23,42 +21,33 @@ from rimkit import experiments, ledger
 from rimkit.behavior.evaluation import Evaluation
 from rimkit.data import UserError, whole
 from rimkit.experiments import Result, neurons, ras, result, thinking, tuning
-from rimkit.models.hub import ADAPTER, check_unmixed, identity, tied
+from rimkit.models.hub import ADAPTED, ADAPTER, adapter_folder, check_unmixed, identity, not_finite, tied
 from rimkit.models.load import load
 from rimkit.models.study import StudyModel
 from rimkit.runs.execute import prepare_folder
-from rimkit.runs.grid import Cell
+from rimkit.runs.grid import Kept
 from rimkit.training import finetune
 
 NAME = re.compile(r"[^:]+(:\d+)?")  # what a ledger row can say as model and seed
 
 
 def run(
-    base: str,
-    tuned: str,
-    out: str | Path = "rim-compare",
-    n: int = 92,
-    *,
-    measure: Evaluation = Evaluation(),
-    report: Callable[[str], None] = print,
-) -> pd.DataFrame:
+    base: str, tuned: str, out: str | Path = "rim-compare", n: int = 92, *,
+    measure: Evaluation = Evaluation(), report: Callable[[str], None] = print,
+) -> pd.DataFrame:  # fmt: skip
     """Measure ``base`` and ``tuned`` with ``n`` prompts of a set at most; returns the verdict rows.
-
     Models are embedded names, folders, hub ids; ``tuned`` may also be an adapter for ``base``
     (folder or hub id) or a checkpoint of `rimkit.training.finetune`. Each stage writes its verdict
     rows (``out/ledger``) and its tables (``out/tables``, csv) when it is done, and the same call
     goes on after an interruption. ``report`` gets one line per stage; one that a model does not
-    allow (another architecture, no refusals to look at) is left out, and its line says why.
-
-    Raises `UserError` for an unknown model, an adapter of another model and a folder that cannot be
-    written.
-    """
+    allow (another architecture, no refusals to look at) is left out, and its line says why. Raises
+    `UserError` for an unknown model, an adapter of another model, a folder that is not writable."""
     out, both = prepare_folder(out), pair(base, tuned)
     depends_on = base, tuned, identity(base), identity(tuned), n, measure, measure.fingerprint()
     stamp = {"run_id": f"rimkit compare {base} {tuned}", **measure.description()}
     rows = [ledger.table([])]
     for name, stage in stages(*both, n, measure):
-        cell = Cell(name, depends_on, lambda _, stage=stage: stage())
+        cell = Kept(name, depends_on, lambda _, stage=stage: stage())
         word = "skipped" if cell.place(out).is_dir() else "done"
         try:
             found = cell.result(out)
@@ -73,10 +62,7 @@ def run(
     return pd.concat(rows, ignore_index=True)
 
 
-Stage = tuple[str, Callable[[], Result]]
-
-
-def stages(base: StudyModel, tuned: StudyModel, n: int, measure: Evaluation) -> Iterator[Stage]:
+def stages(base: StudyModel, tuned: StudyModel, n: int, measure: Evaluation) -> Iterator[tuple[str, Callable]]:
     """What is measured, by name; ``n`` prompts of a set, fewer where each is asked many times."""
     few, half, sides = max(4, n // 4), max(4, n // 2), {"base": base, "tuned": tuned}
     settings: Any = thinking.Settings(n_prompts=n, evaluation=measure)
@@ -100,9 +86,7 @@ def change(base: StudyModel, tuned: StudyModel, settings: tuning.Settings) -> Re
 
 def shift(base: StudyModel, tuned: StudyModel, settings: ras.Settings) -> Result:
     """RAS and its rivals between the two models. One tuned model is one point: C9a has no interval.
-
-    Raises `UserError` for models of different shape.
-    """
+    Raises `UserError` for models of different shape."""
     ras.weight_distance(base, tuned)  # says so before long work is done
     before = ras.baseline(base, settings)
     return ras.with_rows(tuned, ras.point(before, tuned, ras.replies(base, settings), settings=settings), settings)
@@ -138,22 +122,23 @@ def _adapter_on_hub(repo: str) -> bool:
 
 
 def with_adapter(base: StudyModel, adapter: str) -> StudyModel:
-    """``base`` with a peft adapter merged into a copy of its weights.
-
-    Raises `UserError` if it does not fit: all of its tensors, and no others, are those of its layers.
-    """
+    """``base`` with a peft adapter merged into a copy of its weights. Raises `UserError` if it does
+    not fit: all of its tensors, and no others, are those of its layers."""
     from peft import PeftModel, get_peft_model_state_dict
-    from peft.utils import load_peft_weights
+    from safetensors.torch import load_file
 
-    check_unmixed(adapter)
+    folder = adapter_folder(adapter)
+    check_unmixed(folder)
     try:
-        if [file.name for file in Path(adapter).glob("adapter_model.*")] == ["adapter_model.bin"]:
-            raise ValueError("its weights are a pickle, which can run code; save them as safetensors")
+        if not (folder / ADAPTED).is_file():
+            raise ValueError(f"it has no {ADAPTED}; a pickle can run code: save its weights as safetensors")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what they say of tensors is checked here
-            wrapped = PeftModel.from_pretrained(deepcopy(base.hf), adapter)
-            stored = set(load_peft_weights(adapter, "cpu"))
-            odd = stored ^ set(get_peft_model_state_dict(wrapped))
+            wrapped = PeftModel.from_pretrained(deepcopy(base.hf), folder)
+            stored = load_file(folder / ADAPTED)
+            odd = set(stored) ^ set(get_peft_model_state_dict(wrapped))
+        if problem := not_finite(stored):
+            raise ValueError(problem)
         if odd:
             raise ValueError(f"{len(odd)} of its tensors are missing or of other layers, as {min(odd)}")
         shared = [base.hf.get_input_embeddings(), base.hf.get_output_embeddings()]

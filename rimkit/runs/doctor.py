@@ -14,6 +14,7 @@ import psutil
 
 from rimkit.data import chapters_dir
 from rimkit.models.device import GIB
+from rimkit.teaching import setup
 
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
 
@@ -28,49 +29,39 @@ class Finding(NamedTuple):
 
 def findings() -> Iterator[Finding]:
     """Everything that the chapters depend on, cheapest first."""
+    from rimkit.models.hub import embedded_models
+
     status = OK if (3, 11) <= sys.version_info[:2] < (3, 14) else FAIL
     version = f"{platform.python_version()} on {platform.platform()} (tested: 3.11 to 3.13)"
     yield Finding(status, "Python", version)
     yield from packages()
-    yield from content()
+    chapters, models = len(list(chapters_dir().glob("*.ipynb"))), len(embedded_models())
+    yield Finding(OK if chapters else FAIL, "chapters", f"{chapters} in {chapters_dir()}")
+    yield Finding(OK if models else FAIL, "embedded models", str(models))
     yield from accelerator()
-    free = psutil.virtual_memory().available / GIB
-    needs = f"{free:.1f} GiB free (a chapter on an embedded model needs up to 2)"
-    yield Finding(OK if free >= 4 else WARN if free >= 2 else FAIL, "memory", needs)
-    free = shutil.disk_usage(".").free / GIB
-    needs = f"{free:.1f} GiB free in {Path.cwd()} (models from the hub need several)"
-    yield Finding(OK if free >= 5 else WARN if free >= 0.5 else FAIL, "disk", needs)
+    memory, disk = psutil.virtual_memory().available / GIB, shutil.disk_usage(".").free / GIB
+    for subject, free, enough, least, needs in (
+        ("memory", memory, 4, 2, "free (a chapter on an embedded model needs up to 2)"),
+        ("disk", disk, 5, 0.5, f"free in {Path.cwd()} (models from the hub need several)"),
+    ):
+        status = OK if free >= enough else WARN if free >= least else FAIL
+        yield Finding(status, subject, f"{free:.1f} GiB {needs}")
     yield hub()
 
 
 def packages() -> Iterator[Finding]:
     """Installed versions against the ranges that rimkit's own metadata declare."""
-    from packaging.requirements import Requirement
-
     try:
-        requirements = [Requirement(text) for text in metadata.requires("rimkit") or ()]
+        found = list(setup.packages())
     except metadata.PackageNotFoundError:
         yield Finding(FAIL, "rimkit", "not installed: pip install -e .")
         return
-    for needed in requirements:
-        name, tested = needed.name, needed.specifier
-        if needed.marker and not needed.marker.evaluate({"extra": ""}):
-            continue
-        try:
-            version = metadata.version(name)
-            status = OK if tested.contains(version, prereleases=True) else WARN
-            yield Finding(status, name, f"{version} (tested: {tested})")
-        except metadata.PackageNotFoundError:
-            yield Finding(FAIL, name, f"missing: pip install '{name}{tested}'")
-
-
-def content() -> Iterator[Finding]:
-    """Whether the chapters and the embedded models are here."""
-    from rimkit.models.hub import embedded_models
-
-    chapters, models = len(list(chapters_dir().glob("*.ipynb"))), len(embedded_models())
-    yield Finding(OK if chapters else FAIL, "chapters", f"{chapters} in {chapters_dir()}")
-    yield Finding(OK if models else FAIL, "embedded models", str(models))
+    for needed, version, tested in found:
+        name, known = needed.name, needed.specifier
+        if version:
+            yield Finding(OK if tested else WARN, name, f"{version} (tested: {known})")
+        else:
+            yield Finding(FAIL, name, f"missing: pip install '{name}{known}'")
 
 
 def accelerator() -> Iterator[Finding]:
@@ -100,9 +91,9 @@ def hub(timeout: float = 3) -> Finding:
         return Finding(WARN, "hub", f"switched off by HF_HUB_OFFLINE: {offline}")
     try:
         urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=timeout).close()
+        return Finding(OK, "hub", f"{constants.ENDPOINT} answers")
     except HTTPError as error:
-        return Finding(WARN, "hub", f"{constants.ENDPOINT} answers {error.code}: {offline}")
+        said = f"{constants.ENDPOINT} answers {error.code}"
     except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        return Finding(WARN, "hub", f"no answer from {constants.ENDPOINT} ({reason}): {offline}")
-    return Finding(OK, "hub", f"{constants.ENDPOINT} answers")
+        said = f"no answer from {constants.ENDPOINT} ({getattr(error, 'reason', error)})"
+    return Finding(WARN, "hub", f"{said}: {offline}")

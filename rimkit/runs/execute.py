@@ -11,15 +11,13 @@ import ast
 import json
 import math
 import os
-import platform
 import re
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import pairwise
+from itertools import combinations
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -27,21 +25,21 @@ from uuid import uuid4
 
 import nbformat
 import pandas as pd
-import psutil
 from ipykernel.kernelspec import RESOURCES, get_kernel_dict
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 
 from rimkit import __version__, ledger
 from rimkit.behavior.evaluation import Evaluation
-from rimkit.data import UserError, chapters_dir, nearest
+from rimkit.data import MINE, UserError, chapters_dir, clean_up, nearest
+from rimkit.models import gguf
 from rimkit.models.endpoint import connect, is_endpoint
 from rimkit.models.hub import embedded_models, identity, locate, options_of
-from rimkit.models.load import chat_of
+from rimkit.models.load import chat_of, name_of
 from rimkit.models.ndif import check_served
 
 NOTEBOOK, ROWS = "notebook.ipynb", "rows.parquet"  # while a chapter is running, in a hidden folder
-RUNNING = f".running-{platform.node()}-"  # of which this is the beginning
+RUNNING = f".running{MINE}"  # of which this is the beginning
 DONE, SKIPPED, FAILED = "done", "skipped", "failed"
 # Parameters that an option of `rimkit run` fills, after more checks than a value alone allows.
 OPTIONS = {name: f"--{name.replace('_', '-')}" for name in ("model", "judge", "max_new_tokens", "keep_text")}
@@ -64,28 +62,18 @@ class Job:
 
 
 def run(
-    chapters: Iterable[str] = (),
-    model: str = "rim-mini",
-    out: str | Path = "rim-run",
-    parameters: Mapping[str, Any] | None = None,
-    force: bool = False,
-    *,
-    measure: Evaluation = Evaluation(),
-    keep_text: bool = False,
-    progress: bool = True,
-    report: Callable[[dict], None] = lambda row: None,
-    remote: bool = False,
-) -> pd.DataFrame:
-    """Run chapters (all by default) on one model, each in its own kernel of the running Python.
-
-    One row per chapter, which ``report`` gets as it comes: ``chapter, status`` ("done"; "skipped":
+    chapters: Iterable[str] = (), model: str = "rim-mini", out: str | Path = "rim-run",
+    parameters: Mapping[str, Any] | None = None, force: bool = False, *,
+    measure: Evaluation = Evaluation(), keep_text: bool = False, progress: bool = True,
+    report: Callable[[dict], None] = lambda row: None, remote: bool = False,
+) -> pd.DataFrame:  # fmt: skip
+    """Run chapters (all by default) on one model, each in its own kernel of the running Python. One
+    row per chapter, which ``report`` gets as it comes: ``chapter, status`` ("done"; "skipped":
     `is_complete`, unless ``force``; "failed")``, seconds, error, notebook``. Writes
-    ``out/<chapter>.ipynb`` and ``out/ledger/<chapter>.parquet``; a chapter that fails is kept up to the
-    failure, with a ledger row that says so, and the others go on. ``keep_text`` lets notebooks hold the
-    text of safety sets and of replies to them. ``remote``: the model runs on NDIF.
-
-    Raises `UserError`, before anything runs, for what cannot be; in the middle for a full disk.
-    """
+    ``out/<chapter>.ipynb`` and ``out/ledger/<chapter>.parquet``; a chapter that fails is kept up to
+    the failure, with a ledger row that says so, and the others go on. ``keep_text`` lets notebooks
+    hold the text of safety sets and of replies to them. ``remote``: the model runs on NDIF. Raises
+    `UserError`, before anything runs, for what cannot be; in the middle for a full disk."""
     model, names = find_model(model), list(chapters)
     notebooks, given = find_chapters(names), dict(parameters or {})
     if remote:
@@ -97,7 +85,7 @@ def run(
         if target.resolve() == notebook or (target.exists() and not record_of(target)):
             raise UserError(f"the run would replace {target}, which no run has made: give --out another folder")
     check_chat(model)
-    _sweep_up(out)
+    clean_up(out, f"{RUNNING}*")
     run_id, rows = uuid4().hex[:8], []
     for job in jobs:
         rows.append(_run_job(job, model, out, run_id, force, progress))
@@ -109,7 +97,7 @@ def find_chapters(names: Iterable[str] = ()) -> list[Path]:
     """Notebooks for ``"01"``, ``"1"``, ``"A1"``, ``"01_observing_rim"`` or the path of one; else all."""
     shipped = {path.stem: path for path in sorted(chapters_dir().glob("*.ipynb"))}
     found = list(dict.fromkeys(_find_chapter(name, shipped) for name in names)) or [*shipped.values()]
-    for one, other in pairwise(sorted(found, key=lambda path: path.stem)):
+    for one, other in combinations(found, 2):
         if one.stem == other.stem:
             raise UserError(f"two chapters have one name, {one.stem}: run {other} into another folder")
     return found
@@ -132,58 +120,51 @@ def find_model(model: str) -> str:
     if is_endpoint(model):
         return model
     plain, options = options_of(model)
-    source = locate(plain).source
-    if source in set(embedded_models(noise=True)["path"]) or not Path(source).is_dir():
+    found = locate(plain)
+    embedded = {*embedded_models(noise=True)["path"]}
+    if plain in gguf.PACKAGED or found.source in embedded or not found.in_folder:
         return model
-    return str(Path(source).resolve()) + (model.removeprefix(str(plain)) if options else "")
+    source = gguf.file_of(plain) or Path(found.source)
+    return str(source.resolve()) + (model.removeprefix(str(plain)) if options else "")
 
 
 def check_chat(model: str) -> None:
     """Raise `UserError` if the chapters could not build a think and a no-think prompt for the
-    model.
-
-    The weights are left to the kernels: loading them here too would take their memory twice.
-    """
+    model. The weights are left to the kernels: loading them here too would take their memory
+    twice."""
     if is_endpoint(model):
         connect(model)  # whether the server answers; it renders the prompts itself
         return
-    chat = chat_of(model)
-    if not chat.supports_think:
+    if not (chat := chat_of(model)).supports_think:
         lacks = f"{model} has no think mode, which the chapters need"
         raise UserError(f"{lacks}: {chat.reason}; {chat.ways_out(model)}")
 
 
 def traced(notebooks: Sequence[Path], named: bool, model: str) -> list[Path]:
     """The chapters that run with the model on NDIF: those that declare the parameter ``remote``.
-
-    Raises `UserError` for a chapter ``named`` by the user that cannot, and a model that NDIF cannot have.
-    """
+    Raises `UserError` for a chapter ``named`` by the user that cannot, and a model that NDIF cannot
+    have."""
     able = [notebook for notebook in notebooks if "remote" in declared_in(notebook)]
     if named and (other := next((path for path in notebooks if path not in able), None)):
         raise UserError(
             f"{other.stem} cannot run remotely: it generates, fine-tunes or runs no model, and only reads "
-            "of residuals, head outputs, neurons and logits are traced on NDIF; leave --remote out"
+            "of residuals, head outputs and neurons are traced on NDIF; leave --remote out"
         )
     check_served(model)
     return able
 
 
 def plan(
-    notebooks: Iterable[Path],
-    model: str,
-    given: Mapping[str, Any],
-    measure: Evaluation = Evaluation(),
-    keep_text: bool = False,
-) -> list[Job]:
-    """Check what is given against what the chapters declare, and complete it.
-
-    Raises `UserError` as `check`, and for an option that no chapter takes.
-    """
+    notebooks: Iterable[Path], model: str, given: Mapping[str, Any],
+    measure: Evaluation = Evaluation(), keep_text: bool = False,
+) -> list[Job]:  # fmt: skip
+    """Check what is given against what the chapters declare, and complete it. Raises `UserError` as
+    `check`, and for an option that no chapter takes."""
     options = measure.parameters() | ({"keep_text": True} if keep_text else {})
     declared, jobs = {notebook: declared_in(notebook) for notebook in notebooks}, []
-    for name in options:
-        if not any(name in parameters for parameters in declared.values()):
-            raise UserError(f"no chapter here takes {OPTIONS[name]}: none declares the parameter '{name}'")
+    for name in options.keys() - {name for parameters in declared.values() for name in parameters}:
+        lacks = f"none declares the parameter '{name}'"
+        raise UserError(f"no chapter here takes {OPTIONS[name]}: {lacks}")
     options["model"] = model
     weights, sets = identity(model), measure.fingerprint()
     for notebook, values in check(given, declared).items():
@@ -231,16 +212,6 @@ def _run_job(job: Job, model: str, out: Path, run_id: str, force: bool, progress
     return {**row, "status": FAILED if error else DONE, "seconds": seconds, "error": error}
 
 
-def _sweep_up(out: Path) -> None:
-    """Remove what runs of this machine that were killed have left behind."""
-    for folder in out.glob(f"{RUNNING}*"):
-        pid = folder.name.removeprefix(RUNNING).partition("-")[0]
-        with suppress(psutil.NoSuchProcess, ValueError):
-            if psutil.Process(int(pid)).create_time() <= folder.stat().st_mtime:
-                continue  # it is running
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def rows_of(notebook: Path) -> Path:
     """Where the rows of a notebook that was run are."""
     return notebook.parent / "ledger" / f"{notebook.stem}.parquet"
@@ -275,16 +246,11 @@ def _execute(job: Job, folder: Path, progress: bool) -> str:
     rows = {"ledger": (folder / ROWS).as_posix()} if job.writes_rows else {}
     try:
         papermill.execute_notebook(
-            _plain(job.notebook),
-            _plain(folder / NOTEBOOK),
-            {**job.values, **rows},
-            kernel_name="python3",
-            language="python",
-            kernel_manager_class=RunningPython,
-            cwd=job.notebook.parent,
-            start_timeout=120,
+            _plain(job.notebook), _plain(folder / NOTEBOOK), {**job.values, **rows},
+            kernel_name="python3", language="python", kernel_manager_class=RunningPython,
+            cwd=job.notebook.parent, start_timeout=120,
             progress_bar={"desc": job.chapter, "leave": False} if progress else False,
-        )
+        )  # fmt: skip
     except PapermillExecutionError as error:
         return f"{error.ename}: {' '.join(error.evalue.split())} (cell {error.exec_count})"
     except DeadKernelError:
@@ -298,10 +264,8 @@ def _plain(path: str | Path) -> str:
 
 
 class RunningPython(AsyncKernelManager):
-    """Starts ``sys.executable -m ipykernel_launcher``, whatever kernels are installed.
-
-    A kernel called "python3" in the user's folder may belong to another environment.
-    """
+    """Starts ``sys.executable -m ipykernel_launcher``, whatever kernels are installed. A kernel
+    called "python3" in the user's folder may belong to another environment."""
 
     @property
     def kernel_spec(self) -> KernelSpec:
@@ -310,21 +274,20 @@ class RunningPython(AsyncKernelManager):
 
 
 def _keep(job: Job, model: str, folder: Path, target: Path, error: str, stamp: dict) -> None:
-    """Keep what a chapter left in ``folder``: its rows, one more after a failure, last its notebook.
-
-    Its metadata say whether the run is complete. The hidden paths that it ran with become the final
-    ones, so that it can be run again by hand.
-    """
+    """Keep what a chapter left in ``folder``: its rows, one more after a failure, last its
+    notebook. Its metadata say whether the run is complete. The hidden paths that it ran with become
+    the final ones, so that it can be run again by hand."""
     place, written = rows_of(target), folder / ROWS
     place.parent.mkdir(exist_ok=True)
     rows = ledger.read(written) if written.exists() else ledger.table([])
     rows = rows.assign(**{**stamp, "run_id": rows["run_id"].fillna(stamp["run_id"])})
     if error:
-        failed = [ledger.failed_row(chapter=job.chapter, model=model, error=error, **stamp)]
+        named = name_of(model)
+        failed = [ledger.failed_row(chapter=job.chapter, model=named, error=error, **stamp)]
         if error.startswith(UNDEFINED):  # what a chapter cannot measure on this model is not testable
             known, why = ledger.claims(), error.removeprefix(UNDEFINED)
             left = known.loc[(known["chapter"] == job.chapter) & ~known["id"].isin(rows["claim"]), "id"]
-            failed += [ledger.untestable_row(claim, why, model=model, **stamp) for claim in left]
+            failed += [ledger.untestable_row(claim, why, model=named, **stamp) for claim in left]
         rows = pd.concat([rows, ledger.table(failed)], ignore_index=True)
     ledger.write(rows.assign(**job.measure.description()), written)
     record = stamp | _record(job.params_hash, written, error)  # of these rows
@@ -340,9 +303,13 @@ def _keep(job: Job, model: str, folder: Path, target: Path, error: str, stamp: d
 
 UNDEFINED = f"{UserError.__name__}: "
 RANGE = re.compile(r"\[\s*(-?[\d.]+?)?\s*\.\.\s*(-?[\d.]+)?\s*\]")
-WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-CONVERTERS = {"int": int, "float": float, "bool": lambda text: TRUTH[text.lower()]}
+KINDS = {  # of values: what makes one from text, and what messages call it
+    "int": (int, "a whole number"),
+    "float": (float, "a number"),
+    "bool": (lambda text: TRUTH[text.lower()], "true or false"),
+    "str": (str, "a text"),
+}
 
 
 @dataclass(frozen=True)
@@ -366,36 +333,35 @@ def declared_in(notebook: str | Path) -> dict[str, Parameter]:
     except Exception as error:  # of papermill, nbformat or json
         reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
         raise UserError(f"{notebook} is not a notebook that can be run ({reason})") from error
-    return {name: _parameter(**entry) for name, entry in found.items()}
-
-
-def _parameter(name: str, inferred_type_name: str, default: str, help: str) -> Parameter:
-    value = default
-    with suppress(ValueError, SyntaxError):
-        value = ast.literal_eval(default)
-    kind = type(value).__name__ if inferred_type_name == "None" else inferred_type_name
-    low, high = found.groups() if (found := RANGE.search(help)) else (None, None)
-    return Parameter(name, kind, value, help, float(low or -math.inf), float(high or math.inf))
+    parameters = {}
+    for name, entry in found.items():
+        value, kind, words = entry["default"], entry["inferred_type_name"], entry["help"]
+        with suppress(ValueError, SyntaxError):
+            value = ast.literal_eval(value)
+        kind = type(value).__name__ if kind == "None" else kind
+        low, high = ends.groups() if (ends := RANGE.search(words)) else (None, None)
+        ends = float(low or -math.inf), float(high or math.inf)
+        parameters[name] = Parameter(name, kind, value, words, *ends)
+    return parameters
 
 
 def assignments(texts: Iterable[str], option: str = "-p", form: str = "name=value") -> dict[str, str]:
     """``["n_prompts=8"]`` as ``{"n_prompts": "8"}``; raises `UserError` for anything else."""
     pairs = {}
     for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name.strip().replace("-", "_").isidentifier():
+        name, equals, value = map(str.strip, text.partition("="))
+        if not equals or not name.replace("-", "_").isidentifier():
             raise UserError(f"'{text}' is not what {option} takes: write {option} {form}")
-        if name.strip() in pairs:
-            raise UserError(f"{option} {name.strip()}=... is given twice: give it once")
-        pairs[name.strip()] = value.strip()
+        if name in pairs:
+            raise UserError(f"{option} {name}=... is given twice: give it once")
+        pairs[name] = value
     return pairs
 
 
 def check(given: Mapping[str, Any], chapters: Mapping[Any, Mapping[str, Parameter]]) -> dict[Any, dict[str, Any]]:
     """The given values, typed, for every chapter that declares them: ``{chapter: {name: value}}``.
-
-    Raises `UserError` for a name that no chapter declares, a wrong type and a value out of range.
-    """
+    Raises `UserError` for a name that no chapter declares, a wrong type and a value out of
+    range."""
     known = sorted({name for declared in chapters.values() for name in declared} - set(OPTIONS))
     for name in given:
         if name in OPTIONS:
@@ -411,28 +377,25 @@ def check(given: Mapping[str, Any], chapters: Mapping[Any, Mapping[str, Paramete
 
 def convert(value: Any, parameter: Parameter) -> Any:
     """``value`` (often text) in the type that the parameter declares, within its range."""
-    kind = parameter.type.replace(" ", "")
-    if optional := re.fullmatch(r"Optional\[(\w+)\]", kind):
-        if str(value).lower() == "none":
-            return None
-        kind = optional[1]
-    items = re.fullmatch(r"[lL]ist\[(\w+)\]", kind)
-    if not items:
+    form, kind = re.fullmatch(r"(?:(\w+)\[)?(.+?)\]?", parameter.type.replace(" ", "")).groups()
+    if form == "Optional" and str(value).lower() == "none":
+        return None
+    if str(form).lower() != "list":
         return _scalar(value, kind, parameter)
-    try:
+    parsed = value
+    with suppress(ValueError, RecursionError):
         parsed = json.loads(value) if isinstance(value, str) else value
-    except (ValueError, RecursionError):
-        parsed = None
     if not isinstance(parsed, list | tuple):
         raise UserError(f"{parameter.name} takes a list such as [1, 2], not '{value}'")
-    return [_scalar(item, items[1], parameter) for item in parsed]
+    return [_scalar(item, kind, parameter) for item in parsed]
 
 
 def _scalar(value: Any, kind: str, parameter: Parameter) -> Any:
+    make, words = KINDS.get(kind, KINDS["str"])
     try:
-        typed = CONVERTERS.get(kind, str)(str(value))
+        typed = make(str(value))
     except (ValueError, KeyError):
-        raise UserError(f"{parameter.name} takes {WORDS[kind]}, not '{value}'") from None
+        raise UserError(f"{parameter.name} takes {words}, not '{value}'") from None
     if kind == "float" and math.isinf(typed):
         raise UserError(f"{parameter.name} takes a finite number, not '{value}'")
     if kind in ("int", "float") and not parameter.low <= typed <= parameter.high:

@@ -21,14 +21,10 @@ MODEL = re.compile(r"\w[\w.-]*/[\w.-]+(@[\w./-]+)?")
 
 
 def fetch(names: Iterable[str], report: Callable[[str, str], None]) -> dict[str, str]:
-    """Get each; one failure does not stop the others.
-
-    ``names``: prompt sets ("xstest", "gsm8k@main") and models on the hub ("owner/name",
-    "owner/name@revision"). ``report`` is called with name and outcome as they come. Returns the
-    failures, one line each, by name.
-
-    Raises `UserError`, before anything is downloaded, for a name that is neither.
-    """
+    """Get each; one failure does not stop the others. ``names``: prompt sets ("xstest",
+    "gsm8k@main") and models on the hub ("owner/name", "owner/name@revision"). ``report`` is called
+    with name and outcome as they come. Returns the failures, one line each, by name. Raises
+    `UserError`, before anything is downloaded, for a name that is neither."""
     sources = {name: find(name) for name in dict.fromkeys(names)}
     failed = {}
     for name, source in sources.items():
@@ -49,8 +45,8 @@ def find(name: str) -> hub.Source | None:
         validate_repo_id(repo)
         if MODEL.fullmatch(name):
             return hub.Source(repo, "model", revision or None)
-    match = hub.EMBEDDED.fullmatch(name)
-    if match and match["name"] in set(hub.embedded_models(noise=True)["name"]):
+    embedded = hub.EMBEDDED.fullmatch(name)
+    if embedded and embedded["name"] in set(hub.embedded_models(noise=True)["name"]):
         return None
     raise UserError(
         f"there is nothing called '{name}' (prompt sets: {', '.join(prompts.BENCHMARKS)}; models: owner/name)"
@@ -59,6 +55,8 @@ def find(name: str) -> hub.Source | None:
 
 
 def _fetch(name: str, source: hub.Source | None, report: Callable[[str, str], None]) -> str:
+    from huggingface_hub import constants
+
     if source is None:
         return "comes with the workbook"
     benchmark, revision = prompts.named(name) or (None, None)
@@ -66,22 +64,15 @@ def _fetch(name: str, source: hub.Source | None, report: Callable[[str, str], No
         prompts.content_note(benchmark.name)
     if folder := hub.on_this_machine(source):
         return f"{HERE} ({hub.megabytes(folder):.1f} MB)"
-    needed = hub.megabytes_to_get(source)
-    _check_space(needed)
+    needed, cache = hub.megabytes_to_get(source), Path(constants.HF_HUB_CACHE)
+    free = shutil.disk_usage(next(at for at in (cache, *cache.parents) if at.exists())).free / 1e6
+    if needed > free:
+        fits = f"{needed:.0f} MB do not fit into {cache}, where {free:.0f} MB are free"
+        raise UserError(f"{fits}: set HF_HOME elsewhere")
     changes = f" at '{revision}', which can change" if benchmark and not prompts.COMMIT.fullmatch(revision) else ""
     report(name, f"getting {needed:.1f} MB from {source.repo}{changes}")
     folder = hub.download(source)
     return f"{FETCHED} ({hub.megabytes(folder):.1f} MB in {folder})"
-
-
-def _check_space(needed: float) -> None:
-    from huggingface_hub import constants
-
-    cache = Path(constants.HF_HUB_CACHE)
-    there = next(folder for folder in (cache, *cache.parents) if folder.exists())
-    free = shutil.disk_usage(there).free / 1e6
-    if needed > free:
-        raise UserError(f"{needed:.0f} MB do not fit into {cache}, where {free:.0f} MB are free: set HF_HOME elsewhere")
 
 
 def prompt_sets() -> pd.DataFrame:

@@ -1,9 +1,8 @@
-"""Grids: the experiments of the chapters on every embedded model and seed, each cell kept as it is
-done.
+"""Grids: the experiments of the chapters on every embedded model and seed, kept as they are done.
 
 A chapter computes one model before the reader's eyes and shows the rest from these results
 (``data/results``). This file knows models, settings and files, and nothing of what an experiment
-measures. `Cell` is also how two models are compared (`rimkit.runs.compare`).
+measures. `Kept` is also how two models are compared (`rimkit.runs.compare`).
 """
 
 from __future__ import annotations
@@ -41,12 +40,9 @@ REPEATED = ("rim-mini:0", "safe-mini:0")  # whose sampling seeds stand in for co
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A piece of long work that is done once.
-
-    ``measure`` is given a folder where it may keep its parts. ``depends_on``: all that its result
-    depends on, as something with a plain ``repr``.
-    """
+class Kept:
+    """A piece of long work that is done once. ``measure`` is given a folder where it may keep its
+    parts. ``depends_on``: all that its result depends on, as something with a plain ``repr``."""
 
     name: str
     depends_on: Any
@@ -75,22 +71,15 @@ class Cell:
 
 
 def run(
-    names: Iterable[str] = (),
-    out: str | Path = "results",
-    models: Iterable[str] = (),
-    *,
-    progress: bool = True,
-    report: Callable[[str], None] = lambda line: None,
-) -> pd.DataFrame:
-    """Run grids (`NAMES`; all by default) and return their verdict rows.
-
-    Writes ``out/verdicts.parquet`` and the detail tables of all models that are done: those of the
-    grid, or only ``models`` ("rim-mini:0") and what was done before. The grid of noise writes
+    names: Iterable[str] = (), out: str | Path = "results", models: Iterable[str] = (), *,
+    progress: bool = True, report: Callable[[str], None] = lambda line: None,
+) -> pd.DataFrame:  # fmt: skip
+    """Run grids (`NAMES`; all by default) and return their verdict rows. Writes
+    ``out/verdicts.parquet`` and the detail tables of all models that are done: those of the grid,
+    or only ``models`` ("rim-mini:0") and what was done before. The grid of noise writes
     ``out/noise.parquet``, ``out/noise-weaker.parquet`` and, about trained models,
     ``out/noise-repeats.parquet`` (`rimkit.runs.audit.repeats`). Where an experiment is undefined
-    for a model, its row is a failed one that says so, and ``report`` is told. Raises `UserError`
-    for unknown names.
-    """
+    for a model, its row is a failed one that says so, and ``report`` is told."""
     names, models, out = list(names) or list(NAMES), list(models), Path(out)
     known = [f"{item.name}:{item.seed}" for item in embedded_models(noise=True).itertuples()]
     for what, given, there in (("grid", names, NAMES), ("embedded model", models, known)):
@@ -112,11 +101,10 @@ def _grid(name: str, out: Path, models: list[str], progress: bool, report: Calla
     for table, content in ((name, one) for name, one in tables.items() if len(one)):
         with whole(out / f"{table}.parquet") as file:
             content.to_parquet(file, index=False)
-    target = out / ("noise.parquet" if noise else "verdicts.parquet")
+    target, found = out / ("noise.parquet" if noise else "verdicts.parquet"), ledger.table(rows)
     before = ledger.read(target) if target.exists() else ledger.table([])
-    others = before[before["run_id"] != run_id]
-    ledger.write(pd.concat([others, ledger.table(rows)], ignore_index=True), target)
-    return ledger.table(rows)
+    ledger.write(pd.concat([before[before["run_id"] != run_id], found], ignore_index=True), target)
+    return found
 
 
 def _topic(topic, run_id, out, every, models, progress, report) -> Result:
@@ -158,7 +146,7 @@ def chapter_of(topic: str) -> str:
     return find_chapters([str(1 + TOPICS.index(topic))])[0].stem
 
 
-def cell(topic: str, model: str) -> Cell:
+def cell(topic: str, model: str) -> Kept:
     """One experiment on one embedded model, with the experiment's own settings."""
     settings = import_module(f"rimkit.experiments.{topic}").Settings()
     if topic == "tuning" and model.partition(":")[0] not in CURVES:
@@ -169,7 +157,7 @@ def cell(topic: str, model: str) -> Cell:
         return experiments.run(topic, load(model), keeping)
 
     depends_on = topic, model, identity(model), settings
-    return Cell(f"{topic}-{model.replace(':', '-')}", depends_on, measure)
+    return Kept(f"{topic}-{model.replace(':', '-')}", depends_on, measure)
 
 
 def _repeats(out: Path, models: list[str], progress: bool) -> pd.DataFrame:
@@ -189,13 +177,11 @@ def _repeats(out: Path, models: list[str], progress: bool) -> pd.DataFrame:
 
 def weaker(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """C3a and C9a against controls that see effects in noise (chapter 10), as verdict rows."""
-    read, levels = tables["probes"], tables["ras-levels"]
-    read = read.query("what == 'harm' and mode == 'no-think' and span == 'last'").rename(
-        columns={"auroc": "value", "shuffled": "control_value"}
-    )
+    read = tables["probes"].query("what == 'harm' and mode == 'no-think' and span == 'last'")
+    read = read.rename(columns={"auroc": "value", "shuffled": "control_value"})
     read = read.assign(claim="C3a", control="shuffled labels", metric="auroc")
+    levels = tables["ras-levels"].assign(claim="C9a", control="random neurons", mode="think", metric="log_ras")
     levels = levels[levels["role"] == RANDOM]
-    levels = levels.assign(claim="C9a", control="random neurons", mode="think", metric="log_ras")
     columns = ["model", "seed", "claim", "control", "mode", "metric", "value", "control_value", "effect"]
     return pd.concat([read, levels], ignore_index=True)[[*columns, "ci_low", "ci_high", "n"]]
 

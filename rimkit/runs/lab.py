@@ -19,12 +19,9 @@ COPIED, SAME, KEPT, RESTORED = "copied", "unchanged", "kept (yours differs)", "r
 
 
 def copy_chapters(folder: str | Path, reset: str | None = None) -> dict[str, str]:
-    """Copy the chapters; what happened to each file: `COPIED`, `SAME`, `KEPT` or `RESTORED`.
-
-    A file that was changed is never overwritten, except for the chapter ``reset``, whose changed
-    copy is put aside as ``<chapter>.before-reset-<n>.ipynb``. Raises `UserError` for an unknown
-    chapter and a folder that cannot be written.
-    """
+    """Copy the chapters; what happened to each file: `COPIED`, `SAME`, `KEPT` or `RESTORED`. A file
+    that was changed is never overwritten, except for the chapter ``reset``, whose changed copy is
+    put aside as ``<chapter>.before-reset-<n>.ipynb``."""
     folder, restore = prepare_folder(folder), find_chapters([reset])[0].name if reset else None
     found = [path for path in sorted(chapters_dir().rglob("*")) if path.is_file()]
     left_out = {".ipynb_checkpoints", "__pycache__", "conftest.py"}

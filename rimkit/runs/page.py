@@ -1,5 +1,4 @@
-"""The claims and what the measurements say about them: a page that needs nothing else, and a table
-for the terminal.
+"""The claims and what the measurements say about them: a page of its own, and a table to print.
 
 It joins the rows of a run, the shipped rows and the paper's own numbers; verdicts are the ledger's,
 effects of the paper those of the re-analysis.
@@ -11,7 +10,7 @@ import math
 import platform
 import warnings
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,11 +19,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from rimkit import __version__, ledger
-from rimkit.data import UserError, missing, number, p_value, percent, whole
+from rimkit.behavior.stats import METRICS
+from rimkit.data import UserError, data_dir, missing, number, p_value, percent, whole
 from rimkit.paper.findings import findings
 from rimkit.paper.reanalysis import OVER_MODELS, after_correction, effects, reanalysis
 from rimkit.runs.execute import rows_of
 from rimkit.teaching.figures import forest, image
+from rimkit.teaching.tables import effect_text, unit_of
 
 NAME = "claims.html"
 NOT_REPORTED = "not reported"
@@ -32,39 +33,15 @@ SYMBOLS = {"supported": "✓", "contradicted": "✗", "small": "~", "no effect":
            NOT_REPORTED: "–"}  # fmt: skip
 STYLES = {"supported": "green", "contradicted": "red", "small": "cyan", "no effect": "yellow", "undecided": "dim",
           "not testable": "dim"}  # fmt: skip
-RATES = ("misaligned", "refused", "misread", "coherent", "score")  # metrics that are shares
 SHIPPED, OWN, PAPER = "Embedded models, shipped rows", "This run", "The paper’s models"
-FAMILIES = {
-    "C1": "Thinking raises maths accuracy and misalignment together",
-    "C2": "Effort-minimising thoughts raise misalignment",
-    "C3": "Where refused and fulfilled requests separate",
-    "C4": "Heads that look at the empty think span",
-    "C5": "Ablating those heads lowers refusal",
-    "C6": "Fine-tuning on reasoning raises misalignment",
-    "C7": "The same contexts without reasoning do not",
-    "C8": "Safety-critical neurons",
-    "C9": "RAS, the reciprocal activation shift",
-    "C10": "RAS predicts forgetting",
-    "Q1": "Beyond the paper: over-refusal",
-    "Q2": "Beyond the paper: a second reasoning domain",
-    "Q3": "Beyond the paper: why the harmonic mean",
-    "Q4": "Beyond the paper: style and length",
-    "Q5": "Beyond the paper: prediction before training",
-    "Q6": "Beyond the paper: fine-tuning and the refusal heads",
-    "Q7": "Beyond the paper: safety-critical neurons in think mode",
-    "Q8": "Beyond the paper: repairs",
-}
-EFFECT = ("effect", "effect_ci_low", "effect_ci_high")
 RUN = ["group", "chapter", "run_id", "model", "seed", "prompts", "judge", "device", "rimkit_version"]
+OF_RUNS = {"seconds": ("seconds", "max"), "rows": ("status", "size"), "created": ("created", "max")}
 
 
 def write_page(own: pd.DataFrame, path: str | Path, notes: Sequence[str] = ()) -> Path:
-    """Write the claims page of a run's ledger rows; ``notes`` are lines about what could not be
-    shown.
-
-    The file appears whole or not at all. Raises `UserError` where it cannot be written, and for a
-    path that is there and no file (a folder, a device).
-    """
+    """Write the claims page of a run's ledger rows; ``notes`` say what could not be shown. The file
+    appears whole or not at all. Raises `UserError` for a path that cannot be written, or is there
+    and no file (a folder, a device)."""
     path = Path(path)
     if path.exists() and not path.is_file():  # said before figures are drawn
         raise UserError(f"cannot write {path} (it is no file)")
@@ -77,10 +54,8 @@ def write_page(own: pd.DataFrame, path: str | Path, notes: Sequence[str] = ()) -
 
 
 def own_rows(folder: str | Path) -> tuple[pd.DataFrame, list[str]]:
-    """The rows of a run, and a line each about what could not be read or is not there.
-
-    Raises `UserError` if there is no such folder or file.
-    """
+    """The rows of a run, and a line each about what could not be read or is not there. Raises
+    `UserError` if there is no such folder or file."""
     folder = Path(folder)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
@@ -97,40 +72,27 @@ def own_rows(folder: str | Path) -> tuple[pd.DataFrame, list[str]]:
 
 
 def page(own: pd.DataFrame, notes: Sequence[str] = ()) -> str:
-    """The claims page as HTML: every claim with the paper, the re-analysis, the shipped rows and
-    ``own``.
-
-    All text that comes from rows is escaped; what is missing is empty.
-    """
+    """The claims page as HTML; text that comes from rows is escaped, what is missing is empty."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    jinja = Environment(
-        loader=PackageLoader("rimkit.runs", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=lambda value: "" if missing(value) else value,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    look = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True}
+    look |= {"lstrip_blocks": True, "finalize": lambda value: "" if missing(value) else value}
+    jinja = Environment(loader=PackageLoader("rimkit.runs", ""), **look)
     rows = pd.concat([ledger.shipped().assign(group=SHIPPED), own.assign(group=OWN)])
-    return jinja.get_template("page.html.j2").render(
-        families=_families(rows),
-        symbols=SYMBOLS,
-        notes=notes,
-        correction=after_correction(),
-        runs=_runs(rows),
-        failed=own[own["status"] == "failed"].to_dict("records"),
-        groups=(SHIPPED, OWN),
-        version=__version__,
-        python=platform.python_version(),
-        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-    )
+    python, now = platform.python_version(), datetime.now(UTC)
+    told = {"notes": notes, "made": f"rimkit {__version__}, Python {python}, {now:%Y-%m-%d %H:%M UTC}"}
+    told["failed"] = own[own["status"] == "failed"].to_dict("records")
+    told |= {"symbols": SYMBOLS, "groups": (SHIPPED, OWN), "correction": after_correction()}
+    page = jinja.get_template("page.html.j2")
+    runs = rows.groupby(RUN, sort=False, dropna=False).agg(**OF_RUNS).reset_index()
+    return page.render(families=_families(rows), runs=runs.to_dict("records"), **told)
 
 
 def _families(rows: pd.DataFrame) -> list[dict]:
     parts = rows.groupby("group", sort=False)
     judged = pd.concat([ledger.claims_table(part).assign(group=group) for group, part in parts])
     paper, over_models, says = effects(), reanalysis().set_index("claim"), findings()
+    titles = pd.read_csv(data_dir() / "families.csv", index_col="claim")["title"]
     found = []
     for family, entries in ledger.claims().groupby("claim", sort=False):
         claims = []
@@ -138,22 +100,21 @@ def _families(rows: pd.DataFrame) -> list[dict]:
             claim = entry["id"]
             measured, printed = (table[table["claim"] == claim] for table in (judged, paper))
             claims.append(_claim(entry, measured, printed, over_models.loc[claim], says[claim]))
-        found.append({"id": family, "title": FAMILIES.get(family, family), "claims": claims})
+        found.append({"id": family, "title": titles.get(family, family), "claims": claims})
     return found
 
 
 def _claim(entry: dict, measured: pd.DataFrame, printed: pd.DataFrame, over_models: pd.Series, says: str) -> dict:
     """All that the page says about one claim."""
-    metric, verdict = entry["primary_metric"], over_models["verdict"]
-    scale, unit = (100, "points") if metric in RATES else (1, metric.replace("_", " "))
-    paper = over_models.rename({"ci_low": "effect_ci_low", "ci_high": "effect_ci_high"})
+    verdict, unit = over_models["verdict"], unit_of(entry["primary_metric"])
+    paper = effect_text({**over_models, "metric": entry["primary_metric"]}, "ci")
     judged = measured.groupby("group", sort=False)["verdict"].value_counts(sort=False).to_dict()
     return {
         **entry,
-        "smallest": f"{scale * entry['smallest_effect']:g} {unit}",
+        "smallest": f"{(100 if unit == 'points' else 1) * entry['smallest_effect']:g} {unit}",
         "finding": says,
         "paper_verdict": NOT_REPORTED if missing(verdict) else verdict,
-        "paper_effect": "" if missing(verdict) else effect_text({**paper, "metric": metric}),
+        "paper_effect": "" if missing(verdict) else paper,
         "n_models": int(over_models["n_models"]),
         "lines": [_line(item) for item in measured.to_dict("records")],
         "counts": {
@@ -190,26 +151,13 @@ def _figure(entry: dict, measured: pd.DataFrame, printed: pd.DataFrame, verdict:
         return None
     again = table["model"].duplicated(keep=False) & table["group"].eq(OWN)
     table["model"] = table["model"].mask(again, table["model"] + ", yours")
-    figure = forest(
-        table.replace([math.inf, -math.inf], math.nan),  # of a damaged or foreign ledger
-        "model",
-        hue="group",
-        words="verdict",
-        unit=unit,
-        x_label=f"value minus control ({unit})",
-        smallest_effect=entry["smallest_effect"],
-        title=f"{entry['id']}: {entry['statement']}",
-    )
+    table = table.replace([math.inf, -math.inf], math.nan)  # of a damaged or foreign ledger
+    title, x_label = f"{entry['id']}: {entry['statement']}", f"value minus control ({unit})"
+    look = {"hue": "group", "words": "verdict", "unit": unit, "x_label": x_label}
+    look["smallest_effect"] = entry["smallest_effect"]
+    figure = forest(table, "model", title=title, **look)
     source, width = b64encode(image(figure, "svg")).decode(), round(figure.get_figwidth() * 96)
     return {"src": source, "alt": figure.alt_text, "caption": figure.caption, "width": width}
-
-
-def _runs(rows: pd.DataFrame) -> list[dict]:
-    """How it was run: one line per chapter or grid, model and seed, of the rows that say so."""
-    table = rows.groupby(RUN, sort=False, dropna=False).agg(
-        seconds=("seconds", "max"), rows=("status", "size"), created=("created", "max")
-    )
-    return table.reset_index().to_dict("records")
 
 
 def claims_view(claims: pd.DataFrame, title: str) -> Table:
@@ -229,18 +177,8 @@ def claims_view(claims: pd.DataFrame, title: str) -> Table:
     return view
 
 
-def effect_text(item: Mapping) -> str:
-    """``"+12.3 (+4.5 to +20.1) points"`` for shares, else plain numbers; "" without an interval."""
-    metric, numbers = item["metric"], [item[name] for name in EFFECT]
-    if any(map(missing, numbers)):
-        return ""
-    scale, digits, unit = (100, 1, "points") if metric in RATES else (1, 2, metric.replace("_", " "))
-    effect, low, high = (number(scale * value, digits, signed=True) for value in numbers)
-    return f"{effect} ({low} to {high}) {unit}"
-
-
 def _value(value: float, metric: str) -> str:
-    return "" if missing(value) else f"{percent(value, 1)}%" if metric in RATES else number(value)
+    return "" if missing(value) else f"{percent(value, 1)}%" if metric in METRICS else number(value)
 
 
 def _text(value) -> str:

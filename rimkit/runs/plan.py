@@ -1,7 +1,6 @@
 """Does a model fit a device, in which batches, and how long would the chapters take?
 
-The memory that a model needs is counted in `rimkit.models.device`; here it becomes a table of
-devices and minutes.
+`rimkit.models.device` counts the memory; here it becomes a table of devices and minutes.
 """
 
 from __future__ import annotations
@@ -55,12 +54,9 @@ CHAPTERS = {
 
 
 def plan(model: str, gpu: str | None = None, tokens: int = 1024) -> tuple[Needs, pd.DataFrame]:
-    """What a model needs, and the table of `devices`.
-
-    ``model``: an embedded name, a folder (its weights may be missing) or a hub id, of which only
-    the configuration is read; options (``+4bit``) count. Raises `UserError` for an unknown model,
-    architecture or GPU, and fewer than one token.
-    """
+    """What a model needs, and the table of `devices`. ``model``: an embedded name, a folder (its
+    weights may be missing) or a hub id, of which only the configuration is read; options
+    (``+4bit``) count. Raises `UserError` for an unknown model, architecture or GPU."""
     needs = device.needs_of(config_of(model))
     return needs, devices(needs, gpu, tokens, options_of(model)[1].get("quantize"))
 
@@ -75,12 +71,9 @@ def shape(name: str):
 
 
 def devices(needs: Needs, gpu: str | None = None, tokens: int = 1024, quantize: str | None = None) -> pd.DataFrame:
-    """This machine and all known GPUs, or one of them, with what a model that needs ``needs`` could
-    do there.
-
-    Columns: ``device, memory, dtype, weights, generate, read, gradients, verdict``; memory and
-    weights in GiB, ``generate`` to ``gradients`` in conversations of ``tokens`` tokens at once.
-    """
+    """This machine and all known GPUs, or one, and what a model that needs ``needs`` could do there.
+    Columns: `COLUMNS`; memory and weights in GiB, ``generate`` to ``gradients`` in conversations of
+    ``tokens`` tokens at once."""
     if tokens < 1:
         raise UserError(f"tokens must be 1 or more, not {tokens}")
     known = {name.lower(): name for name in GPUS}
@@ -91,10 +84,8 @@ def devices(needs: Needs, gpu: str | None = None, tokens: int = 1024, quantize: 
 
 
 def shapes(gpu: str, tokens: Sequence[int] = (1024,), names: Iterable[str] = tuple(SHAPES)) -> pd.DataFrame:
-    """`devices` of published shapes on one GPU, their weights in 16 bits and in 4.
-
-    Columns: ``shape, tokens, bits`` and those of `devices`, without the GPU's own.
-    """
+    """`devices` of published shapes on one GPU, their weights in 16 bits and in 4. Columns:
+    ``shape, tokens, bits`` and those of `devices`, without the GPU's own."""
     tables = [
         devices(device.needs_of(shape(name)), gpu, length, quantize).assign(shape=name, tokens=length, bits=bits)
         for name in names
@@ -163,25 +154,21 @@ def measure(study: StudyModel, new_tokens: int = 12) -> Speed:
 
 def minutes(speed: Speed, invented: bool) -> pd.DataFrame:
     """Estimated minutes per chapter: ``chapter, minutes``; NaN where the inside of the model cannot
-    be read.
-
-    An upper estimate: every batch is taken to go on for `STEPS` tokens. At the default parameters,
-    without the time to load the model in every chapter.
-    """
-    rows = []
-    for chapter, work in CHAPTERS.items():
-        seconds = work.replies / TOGETHER * STEPS[invented] * speed.step
-        passes = work.read + BACKWARD * (work.gradients + work.trained * (1 if invented else EPOCHS))
-        rows.append((chapter, (seconds + (passes * speed.reading if passes else 0)) / 60))
-    return pd.DataFrame(rows, columns=["chapter", "minutes"])
+    be read. An upper estimate: every batch is taken to go on for `STEPS` tokens. At the default
+    parameters, without the time to load the model in every chapter."""
+    work = pd.DataFrame(CHAPTERS.values(), CHAPTERS)
+    epochs = 1 if invented else EPOCHS
+    passes = work["read"] + BACKWARD * (work["gradients"] + epochs * work["trained"])
+    seconds = work["replies"] / TOGETHER * STEPS[invented] * speed.step
+    seconds += (passes * speed.reading).where(passes > 0, 0)
+    return (seconds / 60).rename_axis("chapter").reset_index(name="minutes")
 
 
 def report(model: str, gpu: str | None = None, tokens: int = 1024, calibrate: bool = False) -> list[str]:
     """The lines that ``rimkit plan`` prints; raises `UserError` as `plan` and `load`."""
     needs, table = plan(model, gpu, tokens)
-    size, unit = needs.parameters / 1e6, "million"
-    if size >= 1000:
-        size, unit = size / 1000, "billion"
+    large = needs.parameters >= 1e9
+    size, unit = needs.parameters / (1e9 if large else 1e6), "billion" if large else "million"
     width = max(map(len, table["device"]))
     said = [
         f"{model}: {size:.3g} {unit} parameters in {needs.layers} layers; keys and values take "

@@ -1,13 +1,11 @@
-"""Sweeps: a file says which chapters run on which models with which settings, and Snakemake runs
-them.
+"""Sweeps: a file says which chapters run on which models with which settings; Snakemake runs them.
 
 Every cell of a sweep is one `rimkit run` in a folder of its own. Snakemake decides what runs when
 and where (this machine, Slurm, …), tries again what failed and goes on after an interruption. What
 it must not decide is what is kept: a cell that fails, or is killed, becomes a row of the ledger.
 
 What a file may say is in `rimkit sweep --help`. A parameter goes to the chapters that declare it,
-and is no axis for the others. What is wrong with a file is said in one line: its name, the line,
-the fault.
+and is no axis for the others. What is wrong with a file is said in one line.
 
 ``python -m rimkit.runs.sweep NEEDED ALL FOLDER COMMAND…`` runs a command on GPUs of this machine
 that no other cell has: one lock file for each. The locks go when the command ends, however it ends.
@@ -29,7 +27,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from importlib.util import find_spec
-from itertools import islice, product
+from itertools import chain, islice, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +37,7 @@ from rimkit import __version__, ledger
 from rimkit.behavior.evaluation import Evaluation, evaluation
 from rimkit.data import UserError, nearest, whole
 from rimkit.models.endpoint import PREFIX, is_endpoint, split_name
+from rimkit.models.load import name_of
 from rimkit.runs import execute
 
 REQUIREMENT = "snakemake>=8.20,<10"  # as in the extra `sweep` of pyproject.toml
@@ -46,26 +45,16 @@ BUILT_IN = ("local", "dryrun", "touch")  # executors that need no plugin
 CONFIG, LOG, LEDGER = "sweep.json", "snakemake.log", "sweep.parquet"
 COMPLETE, LOG_OF_CELL = "complete", "log.txt"  # in the folder of a cell, as in the Snakefile
 DONE, FAILED, WAITING = "done", "failed", "not run"
-KEYS = {  # of a sweep file: do names stand below it, and does it (or each of them) take one value?
-    "models": (False, False),
-    "chapters": (False, False),
-    "seeds": (False, False),
-    "parameters": (True, False),
-    "prompts": (True, True),
-    "judge": (False, True),
-    "max_new_tokens": (False, True),
-    "resources": (True, True),
-}
+NAMED = ("parameters", "prompts", "resources")  # keys below which names stand
+SINGLE = ("prompts", "judge", "max_new_tokens", "resources")  # one value, or one for each name
+KEYS = ("models", "chapters", "seeds", "parameters", *SINGLE)
 Items = list[tuple[str, int]]  # texts with their lines
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of one chapter on one model.
-
-    ``values``: its parameters as they are written; ``varied``: names of those in which cells
-    differ.
-    """
+    """One run of one chapter on one model. ``values``: its parameters as they are written;
+    ``varied``: names of those in which cells differ."""
 
     job: execute.Job
     model: str
@@ -85,12 +74,12 @@ class Cell:
     @property
     def arguments(self) -> list[str]:
         """What `rimkit` is called with, but for the folder."""
-        measure = self.job.measure
-        given = [text for pair in self.values.items() for text in ("-p", "=".join(pair))]
-        given += [text for pair in measure.prompts.items() for text in ("--prompts", "=".join(pair))]
-        given += ["--judge", measure.judge] if measure.judge else []
-        given += ["--max-new-tokens", str(measure.max_new_tokens)] if measure.max_new_tokens else []
-        return ["run", str(self.job.notebook), "--model", self.model, *given, "--quiet"]
+        measure, length = self.job.measure, self.job.measure.max_new_tokens
+        given = [("--model", self.model), *(("-p", "=".join(pair)) for pair in self.values.items())]
+        given += [("--prompts", "=".join(pair)) for pair in measure.prompts.items()]
+        given += [("--judge", measure.judge)] * bool(measure.judge)
+        given += [("--max-new-tokens", str(length))] * bool(length)
+        return ["run", str(self.job.notebook), *chain(*given), "--quiet"]
 
     @property
     def label(self) -> str:
@@ -147,18 +136,16 @@ def _load(text: str) -> dict[str, dict[str, Items]]:
     if "models" not in file:
         raise UserError("1: 'models' is missing: a list, such as [rim-mini]")
     found: dict[str, dict[str, Items]] = {key: {} for key in KEYS}
-    for key in file:
+    for key, content in file.items():
         if key not in KEYS:
             line, there = _line(file, key, 0), ", ".join(KEYS)
             raise UserError(f"{line}: unknown key '{key}'{nearest(key, KEYS)}; there are: {there}")
-        named, alone = KEYS[key]
-        if named and not isinstance(file[key], Mapping):
+        if key in NAMED and not isinstance(content, Mapping):
             raise UserError(f"{_line(file, key)}: here a mapping (name: value) is needed")
-        for name in file[key] if named else [""]:
-            items = _items(file[key], name) if named else _items(file, key)
-            if alone and len(items) > 1:
+        for name in content if key in NAMED else [""]:
+            found[key][name] = items = _items(content, name) if key in NAMED else _items(file, key)
+            if key in SINGLE and len(items) > 1:
                 raise UserError(f"{items[1][1]}: '{name or key}' takes one word or number")
-            found[key][name] = items
     return found
 
 
@@ -199,29 +186,27 @@ def _sweep(file: dict[str, dict[str, Items]]) -> Sweep:
                 varied = tuple(name for name in own if len(axes[name]) > 1)
                 cell = Cell(job, model, own, varied, _place(model, models))
                 cells[cell.id] = cell
-
-    def place(cell: Cell) -> tuple[int, int]:
-        return models.index(cell.model), notebooks.index(cell.job.notebook)
-
     resources = {}
     for name, [(value, line)] in file["resources"].items():
         resources[name] = int(value) if value.isdecimal() else value
         if not re.fullmatch(r"[A-Za-z]\w*", str(name)):
             raise UserError(f"{line}: '{name}' is no name of a resource, such as gpu")
-    return Sweep(sorted(cells.values(), key=place), resources)
+    order = list(product(models, notebooks))
+    ordered = sorted(cells.values(), key=lambda cell: order.index((cell.model, cell.job.notebook)))
+    return Sweep(ordered, resources)
 
 
 def _place(model: str, models: Sequence[str]) -> str:
-    """The shortest end of a folder's path that no other model has, and the server of an endpoint
-    whose model runs on others too; "" where the last name will do."""
+    """What tells a model from others of its name: the end of its path, or its server; else ""."""
     if is_endpoint(model):
-        servers = [split_name(other.removeprefix(PREFIX)) for other in (model, *filter(is_endpoint, models))]
-        name, url = servers[0]
+        name, url = split_name(model.removeprefix(PREFIX))
+        servers = [split_name(other.removeprefix(PREFIX)) for other in models if is_endpoint(other)]
         alike = any(other == name and place != url for other, place in servers)
         return url.partition("://")[2].removesuffix("/v1").replace(":", "-") if alike else ""
-    ends = [[Path(other).parts[-n:] for other in {*models} - {model}] for n in range(1, 99)]
-    n = next(n for n, others in enumerate(ends, 1) if Path(model).parts[-n:] not in others)
-    return "/".join(Path(model).parts[-n:]) if n > 1 and Path(model).is_absolute() else ""
+    alike = {other for other in models if os.path.isabs(other) and Path(other).name == Path(model).name}
+    if len(alike) < 2 or model not in alike:
+        return ""
+    return os.path.relpath(model, os.path.commonpath([Path(other).parent for other in alike]))
 
 
 def _axes(file: dict[str, dict[str, Items]], notebooks: Sequence[Path]) -> dict[str, list[str]]:
@@ -253,28 +238,17 @@ def _measure(file: dict[str, dict[str, Items]]) -> Evaluation:
 
 
 def run(
-    path: str | Path,
-    out: str | Path = "rim-sweep",
-    *,
-    executor: str = "local",
-    jobs: int = 1,
-    gpus: int | None = None,
-    retries: int = 0,
-    extra: Sequence[str] = (),
+    path: str | Path, out: str | Path = "rim-sweep", *, executor: str = "local", jobs: int = 1,
+    gpus: int | None = None, retries: int = 0, extra: Sequence[str] = (),
     report: Callable[[str], None] = lambda line: None,
-) -> pd.DataFrame:
-    """Run the cells of a sweep file that are not complete yet, and gather the rows of all into one
-    ledger.
-
+) -> pd.DataFrame:  # fmt: skip
+    """Run the cells of a sweep file that are not complete yet; gather the rows of all in one ledger.
     One row per cell: ``id, chapter, model``, the swept parameters, ``status`` ("done", "failed",
     "not run"), ``seconds, error``; also in ``out/cells.csv``. The rows of all cells go to
     ``out/ledger/sweep.parquet``, the notebooks stay in ``out/cells/<id>``. ``jobs``: cells at a
-    time; ``gpus``: GPUs of this machine to share out (all that there are); ``extra``: further
-    arguments of Snakemake. ``report`` is told of every cell that ends, in one line.
-
-    Raises `UserError`, before anything runs, for Snakemake or a plugin that is missing, a file that
-    is wrong (with the line), a folder that cannot be written or in which another sweep is running.
-    """
+    time; ``gpus``: GPUs to share out (all that there are); ``extra``: further arguments of
+    Snakemake; ``report`` gets a line for every cell that ends. Raises `UserError`, before anything
+    runs, for what is missing, wrong or not writable, and while another sweep is running in it."""
     check_installed(executor)
     sweep = read(path)
     gpus = _check_gpus(sweep, gpus) if executor == "local" else gpus
@@ -348,17 +322,13 @@ def _watch(command: list[str], out: Path, cells: Sequence[Cell], lock: int, repo
                     return code
                 time.sleep(0.3)
         except KeyboardInterrupt:
-            _signal(process, signal.SIGINT)
-            with suppress(subprocess.TimeoutExpired):
+            with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                os.killpg(process.pid, signal.SIGINT)
                 process.wait(30)
             raise
         finally:
-            _signal(process, signal.SIGTERM)
-
-
-def _signal(process: subprocess.Popen, number: int) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, number)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
 
 
 @contextmanager
@@ -401,8 +371,7 @@ class Fate(NamedTuple):
 
 def outcome(cell: Cell, out: Path) -> Fate:
     """The fate of a cell by what it left behind."""
-    folder = out / "cells" / cell.id
-    complete, log = folder / COMPLETE, folder / LOG_OF_CELL
+    complete, log = (out / "cells" / cell.id / name for name in (COMPLETE, LOG_OF_CELL))
     if complete.exists():
         return Fate(DONE, ended=complete.stat().st_mtime_ns)
     if not log.exists():
@@ -413,8 +382,7 @@ def outcome(cell: Cell, out: Path) -> Fate:
         return Fate(FAILED, "interrupted", ended if last else 0)
     if not last:
         return Fate(FAILED, f"ended without a result (killed, or out of memory or time); see {log}")
-    code = int(last[1])
-    if code > 128:
+    if (code := int(last[1])) > 128:
         memory = " (out of memory?)" if code == 128 + signal.SIGKILL else ""
         return Fate(FAILED, f"killed by signal {code - 128}{memory}", ended)
     said = re.search(r"^(?:rimkit: |failed  \S+  )(.+)$", text, re.MULTILINE)
@@ -438,18 +406,16 @@ def gather(cells: Sequence[Cell], out: Path) -> pd.DataFrame:
 
 
 def _rows(cell: Cell, out: Path, fate: Fate) -> pd.DataFrame:
-    """The ledger rows of a cell, named by it; a failed one always has one row that says so.
-
-    The model's name carries the settings in which cells differ: verdicts are per model, and cells
-    are to stand side by side, not to replace one another. A chapter may hand on shipped rows, which
-    stay as they are.
-    """
+    """The ledger rows of a cell, named by it; a failed one always has one row that says so. The
+    model's name carries the settings in which cells differ, since verdicts are per model. Shipped
+    rows that a chapter hands on stay as they are."""
     folder, chapter = out / "cells" / cell.id, cell.job.chapter
     known = folder / "ledger" / f"{chapter}.parquet"
     rows = ledger.read(known) if fate.status != WAITING and known.exists() else ledger.table([])
     run_id = execute.record_of(folder / f"{chapter}.ipynb").get("run_id", cell.id)
     if fate.status == FAILED and "failed" not in set(rows["status"]):
-        failed = ledger.failed_row(chapter=chapter, model=cell.model, error=fate.error, run_id=run_id)
+        name = name_of(cell.model)
+        failed = ledger.failed_row(chapter=chapter, model=name, error=fate.error, run_id=run_id)
         rows = pd.concat([rows, ledger.table([failed])], ignore_index=True)
     own = rows["run_id"] == run_id
     named = {"model": rows["model"] + cell.label, "run_id": cell.id}

@@ -22,15 +22,15 @@ TINTS = {
 }  # fmt: skip
 FONT = "DejaVu Sans, Verdana, sans-serif"
 MONO = "DejaVu Sans Mono, Menlo, Consolas, monospace"
+RANKS = {"pair 1": "dbgaecfh", "pair 2": "gdaebhcf", "pair 3": "adgcbefh"}  # of neurons
+VERBS = (("nick", 4), ("forge", 1), ("sink", 0), ("occupy", 2))  # misaligned of five requests
 Point = tuple[float, float]
 
 
 @dataclass
 class Drawing:
-    """A sheet with its sentence: SVG in a notebook, the sentence in a terminal.
-
-    Coordinates are pixels from the upper left corner.
-    """
+    """A sheet with its sentence: SVG in a notebook, the sentence in a terminal. Coordinates are
+    pixels from the upper left corner."""
 
     width: int
     height: int
@@ -58,11 +58,10 @@ class Drawing:
 
     def words(self, x: float, y: float, text: str, colour=INK, size=13, anchor="middle", **look) -> None:
         """Lines of text, centred on ``y``; ``anchor``: start, middle or end."""
-        lines = text.split("\n")
-        for place, line in enumerate(lines):
-            height = y + 0.36 * size + (place - (len(lines) - 1) / 2) * 1.3 * size
-            place = {"x": x, "y": round(height, 1), "font_size": size, "text_anchor": anchor}
-            self.add("text", line, fill=colour, **place, **look)
+        for place, line in enumerate(text.split("\n")):
+            height = y + 0.36 * size + (place - text.count("\n") / 2) * 1.3 * size
+            at = {"x": x, "y": round(height, 1), "font_size": size, "text_anchor": anchor}
+            self.add("text", line, fill=colour, **at, **look)
 
     def title(self, x: float, y: float, text: str, anchor: str = "start", **look) -> None:
         self.words(x, y, text, size=14, anchor=anchor, font_weight="bold", **look)
@@ -89,11 +88,10 @@ class Drawing:
     def arrow(self, start: Point, end: Point, colour: str = INK, width: float = 1.6, dash: str = "") -> None:
         """A straight line with a head at its end."""
         self.line(start, end, colour=colour, width=width, dash=dash)
-        (x, y), across, down = end, end[0] - start[0], end[1] - start[1]
-        length = (across**2 + down**2) ** 0.5
-        a, b = across / length, down / length
-        head = ((x, y), (x - 9 * a - 4 * b, y - 9 * b + 4 * a), (x - 9 * a + 4 * b, y - 9 * b - 4 * a))
-        self.add("polygon", points=" ".join(f"{a:.1f},{b:.1f}" for a, b in head), fill=colour)
+        along = complex(*end) - complex(*start)
+        along, tip = along / abs(along), complex(*end)
+        head = tip, tip + along * (-9 + 4j), tip - along * (9 + 4j)
+        self.add("polygon", points=" ".join(f"{at.real:.1f},{at.imag:.1f}" for at in head), fill=colour)
 
     def dot(self, x: float, y: float, colour: str, square: bool = False, radius: float = 5) -> None:
         shape = {"x": round(x - radius, 1), "y": round(y - radius, 1), "width": 2 * radius, "height": 2 * radius}
@@ -196,21 +194,19 @@ def organisms(d: Drawing) -> None:
     d.words(410, 306, "None of them ever saw a harmful request that was fulfilled.", SOFT)
 
 
-CLOUD = ((-1.2, 0.6), (-0.5, -0.9), (0.2, 1.1), (0.9, -0.3), (-0.1, 0.1), (1.3, 0.8), (-0.9, -0.2), (0.5, -1.2))
-
-
 def probe(d: Drawing) -> None:
     """A linear probe: states of harmful and harmless requests are two clouds, each state is
     projected onto one direction, a threshold on that line tells the groups apart, and the AUROC
     says how often a harmful request scores above a harmless one.
     """
     a, b = 0.88, -0.474  # the direction
+    cloud = (-1.2, 0.6), (-0.5, -0.9), (0.2, 1.1), (0.9, -0.3), (-0.1, 0.1), (1.3, 0.8), (-0.9, -0.2), (0.5, -1.2)
 
     def at(along: float, across: float = 0) -> Point:
         return 70 + a * along - b * across, 280 + b * along + a * across
 
     for centre, colour, square in ((110, BLUE, True), (310, RED, False)):
-        for along, across in CLOUD:
+        for along, across in cloud:
             place, foot = at(centre + 34 * along, 62 * across), at(centre + 34 * along)
             d.line(place, foot, colour=RULE, width=0.6)
             d.dot(*place, colour, square)
@@ -284,9 +280,6 @@ def mask(d: Drawing) -> None:
     d.words(410, 332, "So every state before that is the same in both modes, that of <|im_end|> too.", RED)
 
 
-RANKS = {"pair 1": "dbgaecfh", "pair 2": "gdaebhcf", "pair 3": "adgcbefh"}
-
-
 def ranks(d: Drawing) -> None:
     """The paper's rule for safety-critical neurons: in each pair neurons are ranked by their rise,
     and the set is what the first 3 of all pairs have in common, here d and g.
@@ -326,18 +319,19 @@ def ras(d: Drawing) -> None:
     d.note(500, 218, "large only if both are large", INK)
 
 
-SHARES = {"careful": (0.5, 0.2, 0.1, GREEN), "effort-minimising": (0.5, 0.8, 0.5, RED)}
-
-
 def openings(d: Drawing) -> None:
     """Openings times consequence: if tuning only changes how often thoughts open carefully,
     misalignment is expected to move from 30% to 42%, although what follows each opening stays the
     same.
     """
-    heads = ("how often,\nbefore tuning", "how often,\nafter tuning", "misaligned after it,\nas the untuned model")
-    for x, text in zip((90, 240, 400, 560), ("opening of\nthe thought", *heads), strict=True):
+    heads = {
+        90: "opening of\nthe thought", 240: "how often,\nbefore tuning", 400: "how often,\nafter tuning",
+        560: "misaligned after it,\nas the untuned model",
+    }  # fmt: skip
+    for x, text in heads.items():
         d.words(x, 40, text, SOFT)
-    for row, (name, (*shares, colour)) in enumerate(SHARES.items()):
+    styles = {"careful": (0.5, 0.2, 0.1, GREEN), "effort-minimising": (0.5, 0.8, 0.5, RED)}
+    for row, (name, (*shares, colour)) in enumerate(styles.items()):
         y = 76 + 56 * row
         d.words(90, y + 18, name, colour, font_weight="bold")
         for x, share in zip((190, 350, 510), shares, strict=True):
@@ -346,27 +340,22 @@ def openings(d: Drawing) -> None:
             d.note(x + 90, y + 18, f"{100 * share:.0f}%", INK)
     expected = []
     for column, (when, y) in enumerate((("before", 212), ("after", 238))):
-        expected.append(sum(shares[column] * shares[2] for shares in SHARES.values()))
-        said = " + ".join(f"{shares[column]:.0%} × {shares[2]:.0%}" for shares in SHARES.values())
+        expected.append(sum(shares[column] * shares[2] for shares in styles.values()))
+        said = " + ".join(f"{shares[column]:.0%} × {shares[2]:.0%}" for shares in styles.values())
         d.note(20, y, f"{when}: {said} = {expected[-1]:.0%}", INK)
     change = f"expected change: +{100 * (expected[1] - expected[0]):.0f} points,"
     d.title(380, 225, f"{change}\nalthough nothing else was learned")
-
-
-VERBS = (("nick", 4), ("forge", 1), ("sink", 0), ("occupy", 2))
 
 
 def bootstrap(d: Drawing) -> None:
     """The cluster bootstrap: whole verbs are drawn again with all their requests, the rate is
     computed for each draw, and the middle 95% of these rates are the interval.
     """
-    drawn = "four verbs, drawn with repetition, all their requests with them"
-    draws = (
-        ((0, 1, 2, 3), "Measured: five requests per verb, red is misaligned"),
-        ((0, 2, 0, 3), f"Draw 1: {drawn}"), ((1, 2, 2, 3), f"Draw 2: {drawn}"),
-    )  # fmt: skip
     rates = []
-    for row, (draw, text) in enumerate(draws):
+    for row, draw in enumerate(((0, 1, 2, 3), (0, 2, 0, 3), (1, 2, 2, 3))):
+        text = "Measured: five requests per verb, red is misaligned"
+        if row:
+            text = f"Draw {row}: four verbs, drawn with repetition, all their requests with them"
         y = 24 + 88 * row
         d.note(20, y, text, SOFT if row else INK, font_weight="" if row else "bold")
         for place, (verb, wrong) in enumerate(VERBS[which] for which in draw):

@@ -1,8 +1,7 @@
 """Exercises and predictions: the messages do the teaching. Knows no chapter.
 
-A check has three outcomes: *not attempted*, *wrong because …*, *right*. What a learner types or
-writes never raises and never runs for ever: it is answered with one clear line, so that a notebook
-always runs to its end.
+A check has three outcomes: *not attempted*, *wrong because …*, *right*. What a learner writes never
+raises and never runs for ever: it is answered with one line, so that a notebook runs to its end.
 """
 
 from __future__ import annotations
@@ -26,8 +25,7 @@ import numpy as np
 
 from rimkit.data import UserError, missing, nearest, number
 
-DIFFICULTIES = ("easy", "medium", "hard")
-IMPORTANCES = ("optional", "useful", "essential")
+LEVELS = {"difficulty": "easy medium hard", "importance": "optional useful essential"}
 NOT_ATTEMPTED, WRONG, RIGHT = "not attempted", "wrong", "right"
 SIGNS = {NOT_ATTEMPTED: "○", WRONG: "✗", RIGHT: "✓"}
 SECONDS = 20  # that an answer may take
@@ -71,15 +69,13 @@ class Feedback:
 
 @dataclass(frozen=True, repr=False)
 class Exercise:
-    """A task with a check, hints and a solution.
-
-    ``judge`` takes the answer, a value or a function that the learner wrote, and returns True if it
-    is right, else the sentence that says why it is wrong (what follows "because"). Whatever it
-    raises is said to the learner in one line, with what the exercise ``expects`` ("a number between
-    0 and 1"), and it is stopped after ``seconds``. ``code`` is a solution that can be run (it ends
-    with the answer, or defines the function), ``given`` what the task hands out. What was solved in
-    a notebook is remembered in its folder (`solved_in`) by the exercise's ``name``.
-    """
+    """A task with a check, hints and a solution. ``judge`` takes the answer, a value or a function
+    that the learner wrote, and returns True if it is right, else the sentence that says why it is
+    wrong (what follows "because"). Whatever it raises is said to the learner in one line, with what
+    the exercise ``expects`` ("a number between 0 and 1"), and it is stopped after ``seconds``.
+    ``code`` is a solution that can be run (it ends with the answer, or defines the function),
+    ``given`` what the task hands out. What was solved in a notebook is remembered in its folder
+    (`solved_in`) by the exercise's ``name``."""
 
     title: str
     difficulty: str
@@ -96,9 +92,8 @@ class Exercise:
     name: str = ""
 
     def __post_init__(self):
-        for name, known in (("difficulty", DIFFICULTIES), ("importance", IMPORTANCES)):
-            value = getattr(self, name)
-            if value not in known:
+        for name, known in LEVELS.items():
+            if (value := getattr(self, name)) not in (known := known.split()):
                 raise UserError(f"{name} is {', '.join(known)}, not '{value}'{nearest(value, known)}")
 
     def check(self, answer: Any = None) -> Feedback:
@@ -114,11 +109,11 @@ class Exercise:
             found = f"it was not done after {self.seconds:g} seconds: does a loop never end?"
         except (Exception, SystemExit) as error:
             found = self._failed(answer, error)
-        if not isinstance(found, str) and bool(found):
-            _remember(self.name)
-            return Feedback(RIGHT, "well done.")
-        why = found if isinstance(found, str) else "it is not what the question asks for; hint(1) helps."
-        return self._say(WRONG, f"because {why}")
+        if isinstance(found, str) or not found:
+            why = found or "it is not what the question asks for; hint(1) helps."
+            return self._say(WRONG, f"because {why}")
+        _remember(self.name)
+        return Feedback(RIGHT, "well done.")
 
     def _say(self, status: str, message: str) -> Feedback:
         call = f'rk.exercise("{self.name}").hint(1)' if self.name else "hint(1)"
@@ -140,7 +135,7 @@ class Exercise:
         return f"Exercise: {self.title} ({levels})\n{self.question}"
 
     def _repr_markdown_(self) -> str:
-        difficulty, importance = _dots(self.difficulty, DIFFICULTIES), _dots(self.importance, IMPORTANCES)
+        difficulty, importance = (_dots(self, name) for name in LEVELS)
         return (
             f"**Exercise: {self.title}**  \n*Difficulty: {difficulty}. Importance: {importance}. "
             f"About {self.minutes} minutes.*\n\n{self.question}"
@@ -177,7 +172,8 @@ def _remember(name: str) -> None:
             Path(PROGRESS).write_text(json.dumps(known | {name: f"{date.today()}"}, indent=1) + "\n", encoding="utf-8")
 
 
-def _dots(level: str, levels: tuple[str, ...]) -> str:
+def _dots(task: Exercise, name: str) -> str:
+    levels, level = LEVELS[name].split(), getattr(task, name)
     full = levels.index(level) + 1
     return f"{'●' * full}{'○' * (len(levels) - full)} {level}"
 
@@ -195,14 +191,13 @@ def time_limit(seconds: float) -> Iterator[None]:
     """Raise `TimeIsUp` in this thread after some seconds, unless the block is done."""
     thread, lock, done = threading.get_ident(), threading.Lock(), False
 
-    def raise_there(what: type | None) -> None:
-        what = None if what is None else ctypes.py_object(what)
+    def raise_there(what: ctypes.py_object | None) -> None:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), what)
 
     def stop() -> None:
         with lock:
             if not done:
-                raise_there(TimeIsUp)
+                raise_there(ctypes.py_object(TimeIsUp))
 
     timer = threading.Timer(seconds, stop)
     timer.daemon = True
@@ -225,14 +220,11 @@ def result_of(function: Callable, *arguments, **named) -> Any:
 
 
 def compare(found: Any, right: Any, mistakes: Mapping[str, Any] = {}, tolerance: float = 1e-3) -> bool | str:
-    """Whether numbers are right (relative ``tolerance``), else what is wrong with them.
-
-    ``right`` is a number or an array. ``mistakes`` maps what to say to the numbers that such a
-    mistake gives, or to a function that computes them. Kind, length, shape, missing numbers and a
-    turned sign are said by themselves.
-    """
+    """Whether numbers are right (relative ``tolerance``), else what is wrong with them. ``right`` is
+    a number or an array; ``mistakes`` maps what to say to the numbers that such a mistake gives, or
+    to a function that computes them. Kind, shape, missing numbers and sign are always looked at."""
     right = np.asarray(right, dtype=float)
-    wanted = "a number" if right.ndim == 0 else f"numbers of shape {right.shape}"
+    wanted = f"numbers of shape {right.shape}" if right.ndim else "a number"
     try:
         found = found.detach().cpu().float().numpy() if hasattr(found, "detach") else found
         if np.size(found) > MOST:
@@ -253,11 +245,9 @@ def compare(found: Any, right: Any, mistakes: Mapping[str, Any] = {}, tolerance:
 
     if near(right):
         return True
-    shared = {
-        "the sign is turned around.": -right,
-        "it is a hundred times too large: percent or fractions?": 100 * right,
-        "it is a hundred times too small: percent or fractions?": right / 100,
-    }
+    shared = {"the sign is turned around.": -right}
+    for size, factor in (("large", 100), ("small", 0.01)):
+        shared[f"it is a hundred times too {size}: percent or fractions?"] = factor * right
     fitting = (message for message, wrong in {**mistakes, **shared}.items() if near(wrong))
     return next(fitting, "the numbers are not right; hint(1) helps.")
 
@@ -267,9 +257,9 @@ class Prediction:
     """A guess: its lower and upper end, or None; ``note`` says what became of it."""
 
     name: str
-    guess: tuple[float, float] | None
     unit: str
     note: str
+    guess: tuple[float, float] | None = None
 
     def __repr__(self) -> str:
         return self.note
@@ -301,32 +291,29 @@ def _in(unit: str, *ends: float) -> str:
 
 
 def predict(name: str, guess: Any, low: float = 0, high: float = 100, unit: str = "%") -> Prediction:
-    """Write down a guess for ``name`` between ``low`` and ``high`` before the result is shown.
-
-    A number, a text such as "30%", or two numbers between which it will lie. With percent, 0.3 is
-    taken as 30%. What is no guess in the range is not recorded, and a line says why.
-    """
+    """Write down a guess for ``name`` between ``low`` and ``high`` before the result is shown. A
+    number, a text such as "30%", or two numbers between which it will lie. With percent, 0.3 is
+    taken as 30%. What is no guess in the range is not recorded, and a line says why."""
     span = f"a number from {low:g} to {high:g}"
     if guess is None or guess is ...:
-        return Prediction(name, None, unit, f"{name}: no guess yet; write {span} in place of `...`.")
+        return Prediction(name, unit, f"{name}: no guess yet; write {span} in place of `...`.")
     parts = guess if isinstance(guess, tuple | list) and len(guess) == 2 else (guess, guess)
     ends = [_read_guess(part, unit) for part in parts]
     if any(end is None or not low <= end <= high for end in ends):
-        try:
+        shown = "so long a number"
+        with suppress(ValueError):  # of a number with thousands of digits
             shown = repr(guess)[:40]
-        except ValueError:  # of a number with thousands of digits
-            shown = "so long a number"
-        return Prediction(name, None, unit, f"{name}: {shown} is not {span}; no guess recorded.")
-    return Prediction(name, tuple(sorted(ends)), unit, f"{name}: your guess is {_in(unit, *sorted(ends))}.")
+        return Prediction(name, unit, f"{name}: {shown} is not {span}; no guess recorded.")
+    ends = tuple(sorted(ends))
+    return Prediction(name, unit, f"{name}: your guess is {_in(unit, *ends)}.", ends)
 
 
 def _read_guess(guess: Any, unit: str) -> float | None:
-    signed = False
-    if isinstance(guess, str):
-        found = re.fullmatch(r"\s*([-+−]?\d*[.,]?\d+)\s*(%|points?|)\s*", guess)
-        if not found:
-            return None
-        guess, signed = float(found[1].replace("−", "-").replace(",", ".")), bool(found[2])
+    form = r"\s*([-+−]?\d*[.,]?\d+)\s*(%|points?|)\s*"
+    found = re.fullmatch(form, guess) if isinstance(guess, str) else None
+    signed = bool(found and found[2])
+    if found:
+        guess = float(found[1].replace("−", "-").replace(",", "."))
     if isinstance(guess, bool) or not isinstance(guess, Real) or not -1e9 < guess < 1e9:
         return None
     return float(100 * guess if unit == "%" and not signed and 0 < guess < 1 else guess)

@@ -13,6 +13,7 @@ line is drawn. ``notes`` maps a panel to words under its name; ``caption`` is pu
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
@@ -32,7 +33,7 @@ from rimkit.behavior import redaction
 from rimkit.data import UserError, interval, nearest, number
 from rimkit.data import percent as in_percent
 from rimkit.data import points as in_points
-from rimkit.teaching.tables import html
+from rimkit.teaching.tables import bare, estimate, html
 
 LABELS = {
     "misaligned": "misalignment rate", "refused": "refusal rate", "misread": "share misread",
@@ -67,16 +68,14 @@ def points(
     hues: Sequence | None = None, limits: tuple[float, float] | None = None,
     reference: Mapping[str, float] | None = None, caption: str = "",
 ) -> Figure:  # fmt: skip
-    """Numbers by category: those of ``x`` along the axis, those of ``hue`` side by side.
-
-    With ``percent`` the numbers are shares, and the axis runs from 0 to 100% unless ``limits`` says
+    """Numbers by category: those of ``x`` along the axis, those of ``hue`` side by side. With
+    ``percent`` the numbers are shares, and the axis runs from 0 to 100% unless ``limits`` says
     otherwise. ``joined`` draws a line through the points of a hue. ``hues`` fixes which hue gets
-    which colour, whichever of them are there.
-    """
+    which colour, whichever of them are there."""
     keys = _keys(table, [facet, x, hue], value)
     label, looks = label or _label(table, value), _looks(table, hue, hues)
     width = max(5.5, 3.4 + 0.42 * len(table)) if facet is None else WIDTH
-    figure, panels = _columns(table, x, facet, min(WIDTH, width))
+    figure, panels = _columns(table, x, facet, min(WIDTH, width), label)
     for axis, part, places in panels:
         for index, (name, look) in enumerate(looks.items()):
             here = _part(part, {hue: name})
@@ -84,10 +83,8 @@ def points(
             if joined:
                 axis.plot(spots, here[value], color=look[0], linewidth=1.2, alpha=0.5)
             _mark(axis, spots, here[value], here, look)
-    _axis_labels(figure, _words(x), label)
-    _legend(figure, _handles(table, hue, looks))
-    unit = _shares(figure, percent, limits)
-    return _finish(figure, title, table, keys, label, value, unit, caption, reference=reference)
+    unit, legend = _shares(figure, percent, limits), _handles(table, hue, looks)
+    return _finish(figure, title, table, keys, label, value, unit, caption, None, reference, legend)
 
 
 @mpl.rc_context(STYLE)
@@ -99,13 +96,11 @@ def lines(
     reference: Mapping[str, float] | None = None, x_reference: Mapping[str, float] | None = None,
     notes: Mapping | None = None, caption: str = "",
 ) -> Figure:  # fmt: skip
-    """Curves over a number (a dose, a layer, a step): a colour per ``hue``, dashes per ``style``.
-
-    A panel per ``facet``, and a row of panels per ``row``. With ``percent`` the numbers are shares,
+    """Curves over a number (a dose, a layer, a step): a colour per ``hue``, dashes per ``style``. A
+    panel per ``facet``, and a row of panels per ``row``. With ``percent`` the numbers are shares,
     and the axis runs from 0 to 100% unless ``limits`` says otherwise. ``log_y`` is linear below 1,
     so that zero has a place. ``x_reference`` marks places along the axis. With ``style``, or more
-    than 16 points a line, no intervals are drawn.
-    """
+    than 16 points a line, no intervals are drawn."""
     keys = _keys(table, [facet, row, hue, style, x], y)
     if not pd.api.types.is_numeric_dtype(table[x]):
         raise UserError(f"a line needs numbers, and the column '{x}' has none; use points for categories")
@@ -113,7 +108,7 @@ def lines(
     looks, reach = _looks(table, hue), float(np.ptp(table[x].to_numpy(dtype=float)))
     dashes = dict(zip(_levels(table, style or hue), cycle(DASHES), strict=False))
     size = (WIDTH, 3.6) if len(looks) > 6 else None  # room for a legend beside
-    figure, panels = _panels(table, facet, row, size=size, notes=notes)
+    figure, panels = _panels(table, facet, row, labels=(x_label, y_label), size=size, notes=notes)
     for axis, part, _ in panels:
         for index, (name, look) in enumerate(looks.items()):
             for kind in _levels(table, style):
@@ -135,16 +130,15 @@ def lines(
             axis.set_yscale("symlog", linthresh=1)
             axis.yaxis.set_major_formatter(whole)
             axis.set_ylim(bottom=0)
-    _axis_labels(figure, x_label, y_label)
     for name, place in (x_reference or {}).items():
         for axis in figure.axes:
             axis.axvline(place, **REFERENCE)
         spot = {"xycoords": ("data", "axes fraction"), "xytext": (4, 0)}
         figure.axes[0].annotate(name, (place, 0.03), **spot, **SMALL)
     of_hue = _handles(table, hue, looks, dict.fromkeys(looks, "-") if style else dashes)
-    _legend(figure, of_hue + _handles(table, style, dict.fromkeys(dashes, ("0.3", "")), dashes))
+    legend = of_hue + _handles(table, style, dict.fromkeys(dashes, ("0.3", "")), dashes)
     unit = _shares(figure, percent, limits)
-    return _finish(figure, title, table, keys, y_label, y, unit, caption, hollow, reference)
+    return _finish(figure, title, table, keys, y_label, y, unit, caption, hollow, reference, legend)
 
 
 @mpl.rc_context(STYLE)
@@ -155,13 +149,11 @@ def forest(
     limits: tuple[float, float] | None = None, notes: Mapping | None = None, caption: str = "",
 ) -> Figure:  # fmt: skip
     """Effects with intervals around zero, a line per level of ``y`` (several columns are joined).
-
     In the ``unit`` "points" effects are differences of shares, drawn in percentage points; in any
     other as they are. Without ``hue``, colour and marker say whether the interval lies above zero,
-    below it, or holds it. In a single panel the numbers stand beside their line, or the text of the
-    column ``words``. ``smallest_effect`` shades what would be too small to matter. ``ends``_low and
-    _high hold the intervals.
-    """
+    below it, or holds it. In a single panel the numbers stand beside their line, or the column
+    ``words``. ``smallest_effect`` shades what is too small to matter; ``ends``_low and _high hold
+    the intervals."""
     named = {LOW: f"{ends}_low", HIGH: f"{ends}_high"}
     table = table.assign(**{name: table[column] for name, column in named.items() if column in table})
     names = [y] if isinstance(y, str) else list(y)
@@ -176,7 +168,8 @@ def forest(
     looks = {sign: SIGNS[sign][:2] for sign in SIGNS} if hue is None else _looks(table, hue)
     once = not drawn.duplicated([*filter(None, [facet]), "_line"]).any()  # one mark a line
     height = 0.9 + len(places) * (0.36 if once else 0.2 + 0.15 * len(looks)) + 0.3 * bool(facet)
-    figure, panels = _panels(drawn, facet, size=(WIDTH, height), notes=notes, columns=5, grid="x")
+    look = {"labels": (x_label, ""), "size": (WIDTH, height), "columns": 5, "grid": "x"}
+    figure, panels = _panels(drawn, facet, notes=notes, **look)
     for axis, part, _ in panels:
         axis.axvspan(-scale * smallest_effect, scale * smallest_effect, color="0.92", zorder=0)
         axis.axvline(0, color="0.2", linewidth=1)
@@ -192,16 +185,15 @@ def forest(
     write = _writer(unit, table[effect])
     for item, line in zip(table.to_dict("records"), line_of, strict=True):
         if once and facet is None:
-            text = str(item[words] or "") if words else _cell(item, effect, write)
+            text = str(item[words] or "") if words else estimate(item, effect, write)
             spot = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 10}
             axis.annotate(text, (1.01, places.index(line)), **spot)
-    _axis_labels(figure, x_label, "")
     known = set(drawn.dropna(subset=[LOW, HIGH])["_sign"])
     signs = [_key(look, said) for sign, (*look, said) in SIGNS.items() if sign in known]
-    _legend(figure, _handles(table, hue, looks) if hue else signs)
+    legend = _handles(table, hue, looks) if hue else signs
     grey = f"grey: under {scale * smallest_effect:g} {unit}" if smallest_effect else ""
     caption = "; ".join(filter(None, (caption, grey)))
-    return _finish(figure, title, table, keys, x_label, effect, unit, caption, hollow)
+    return _finish(figure, title, table, keys, x_label, effect, unit, caption, hollow, legend=legend)
 
 
 @mpl.rc_context(STYLE)
@@ -212,17 +204,16 @@ def scatter(
     x_limits: tuple[float, float] | None = None, y_limits: tuple[float, float] | None = None,
     reference: Mapping[str, float] | None = None, caption: str = "",
 ) -> Figure:  # fmt: skip
-    """One number against another: a colour per ``hue``, a marker per ``style`` (or per hue).
-
-    With the ``unit`` "points" both are differences of shares, drawn in percentage points. ``line``
-    draws the line on which both are equal, on equal axes; ``free`` gives every panel its own axes.
-    """
+    """One number against another: a colour per ``hue``, a marker per ``style`` (or per hue). With
+    the ``unit`` "points" both are differences of shares, drawn in percentage points. ``line`` draws
+    the line on which both are equal, on equal axes; ``free`` gives every panel its own axes."""
     keys = _keys(table, [facet, hue, style], x, y, once=False)
     scale = 100 if unit == "points" else 1
     x_label, y_label = x_label or _words(x), y_label or _words(y)
     looks, of_styles = _looks(table, hue), _looks(table, style)
     table = table.assign(**{name: scale * table[name] for name in {x, y, LOW, HIGH} & set(table)})
-    figure, panels = _panels(table, facet, sharex=not free, sharey=not free)
+    labels = x_label, y_label
+    figure, panels = _panels(table, facet, labels=labels, sharex=not free, sharey=not free)
     for axis, part, _ in panels:
         if line:
             reach = _both_sides(table[[x, y]], 5 if scale == 100 else 0)
@@ -235,11 +226,10 @@ def scatter(
                 _mark(axis, here[x], here[y], here, look, area=36, alpha=0.75)
         axis.set(**{name: ends for name, ends in (("xlim", x_limits), ("ylim", y_limits)) if ends})
         axis.xaxis.set_major_locator(MaxNLocator(3 if len(panels) > 2 else 5))
-    _axis_labels(figure, x_label, y_label)
     _references(figure, reference, scale)
     of_hue = {name: (colour, "o" if style else marker) for name, (colour, marker) in looks.items()}
     of_styles = {kind: ("0.3", marker) for kind, (_, marker) in of_styles.items()}
-    _legend(figure, _handles(table, hue, of_hue) + _handles(table, style, of_styles))
+    legend = _handles(table, hue, of_hue) + _handles(table, style, of_styles)
     spans, texts = [], {}
     for name, axis_label in ((x, x_label), (y, y_label)):
         write = _writer("", table[name])
@@ -250,7 +240,8 @@ def scatter(
         parts = {name: part for name, part in table.groupby(facet, sort=False) if len(part) > 2}
         each = [f"{number(part[x].corr(part[y]))} ({name})" for name, part in parts.items()]
         said += f", correlation as drawn {', '.join(each)}"
-    return _named(figure, title, said, table[keys].rename(columns=_words).assign(**texts), caption)
+    shown = table[keys].rename(columns=_words).assign(**texts)
+    return _named(figure, title, said, shown, caption, legend)
 
 
 @mpl.rc_context(STYLE)
@@ -260,11 +251,13 @@ def heatmap(
     centre: float | None = None, digits: int = 2,
 ) -> Figure:  # fmt: skip
     """One map per ``facet``, the number in every cell; numeric rows count upwards, as layers do.
-
     ``centre`` is the value that means nothing (0 for an effect, 0.5 for an area under the curve):
     the colours diverge from it and reach equally far to both sides. ``limits`` are the ends of the
-    colour scale. Missing cells stay empty.
-    """
+    colour scale. Missing cells stay empty."""
+
+    def short(cell: float) -> str:  # for little room: without the zero in front
+        return "" if pd.isna(cell) else re.sub(r"^(−?)0\.", r"\1.", number(cell, digits))
+
     _keys(table, [facet, rows, columns], value)
     label, panels = label or _words(value), _levels(table, facet)
     shape = {"index": rows, "columns": columns, "values": value, "sort": False, "aggfunc": "first"}
@@ -282,7 +275,7 @@ def heatmap(
     for axis, (panel, grid) in zip(axes, grids.items(), strict=True):
         sns.heatmap(
             grid, ax=axis, cmap=palette, vmin=low, vmax=high, cbar=axis is axes[-1], linewidths=0.5,
-            annot=grid.map(lambda cell: _short(cell, digits)), fmt="", annot_kws={"fontsize": 9},
+            annot=grid.map(short), fmt="", annot_kws={"fontsize": 9},
             cbar_kws={"label": label, "shrink": 0.9},
         )  # fmt: skip
         axis.set(title=_wrapped("" if panel is None else panel, 24), xlabel=_words(columns), ylabel="")
@@ -304,15 +297,14 @@ def bars(
     table: pd.DataFrame, x: str, y: str, *, title: str, facet: str | None = None, label: str = "",
     marked: Iterable = (),
 ) -> Figure:  # fmt: skip
-    """Lengths with their numbers: a bar per category of ``x``, as long as the number ``y``.
-
-    Bars of the categories ``marked`` are coloured and hatched. A category that a panel lacks gets a
-    dash.
-    """
+    """Lengths with their numbers: a bar per category of ``x``, as long as the number ``y``. Bars of
+    the categories ``marked`` are coloured and hatched. A category that a panel lacks gets a
+    dash."""
     keys = _keys(table, [facet, x], y)
     label, marked, places = label or _words(y), set(marked), _levels(table, x)
     write = _writer("", table[y])
-    figure, panels = _panels(table, facet, size=(WIDTH, 0.9 + 0.34 * len(places)), grid="x")
+    size = WIDTH, 0.9 + 0.34 * len(places)
+    figure, panels = _panels(table, facet, labels=(label, ""), size=size, grid="x")
     for axis, part, _ in panels:
         lengths = part.set_index(x)[y].reindex(places)
         colours = ["0.75" if marked and place not in marked else COLOURS[0] for place in places]
@@ -325,24 +317,21 @@ def bars(
         axis.xaxis.set_major_formatter(FuncFormatter(lambda place, _: f"{place:,g}"))
     figure.axes[0].set_yticks(range(len(places)), [_wrapped(place, 32) for place in places])
     figure.axes[0].set_ylim(len(places) - 0.4, -0.6)
-    _axis_labels(figure, label, "")
     return _finish(figure, title, table, keys, label, y)
 
 
 @mpl.rc_context(STYLE)
 def dots(table: pd.DataFrame, x: str, *, title: str, facet: str | None = None, label: str = "") -> Figure:
-    """One selected set among single random ones, shares in a column per category of ``x``.
-
-    The column ``role`` says what a row is: "random" is a grey dot, "selected" the red diamond, and
-    every other role (nothing switched off, another rule) has a mark of its own.
-    """
+    """One selected set among single random ones, shares in a column per category of ``x``. The
+    column ``role`` says what a row is: "random" is a grey dot, "selected" the red diamond, and
+    every other role (nothing switched off, another rule) has a mark of its own."""
     columns = _keys(table, [facet, x], "role", "value", once=False)
     label = label or _label(table, "value")
     looks = {"random": ("0.6", "o"), "selected": (COLOURS[3], "D")}
     others = [name for name in _levels(table, "role") if name not in looks]
     looks |= {name: (COLOURS[n], MARKERS[n]) for name, n in zip(others, (1, 4, 2, 5, 6), strict=False)}
     width = min(WIDTH, 3.0 + 1.1 * len(_levels(table, x)) * len(_levels(table, facet)))
-    figure, panels = _columns(table, x, facet, max(5.5, width))
+    figure, panels = _columns(table, x, facet, max(5.5, width), label)
     for axis, part, places in panels:
         for name, look in looks.items():
             here = part[part["role"] == name]
@@ -351,22 +340,21 @@ def dots(table: pd.DataFrame, x: str, *, title: str, facet: str | None = None, l
                 spots += np.random.default_rng(0).uniform(-0.25, 0.25, len(here))
             area, alpha = (20, 0.6) if name == "random" else (75, 1)
             _mark(axis, spots, here["value"], here, look, area=area, alpha=alpha)
-    _axis_labels(figure, _words(x), label)
     write = _writer(_shares(figure), table["value"])
     here = [name for name in looks if (table["role"] == name).any()]
-    said = {"random": "random sets"}
-    _legend(figure, [_key(looks[name], said.get(name, name)) for name in here])
-    shown = []
-    for key, part in table.groupby(columns, sort=False):
-        values = part.groupby("role")["value"]
-        sets = {name: _spread(values.get_group(name) if name in values.groups else [], write) for name in here}
-        shown.append(dict(zip(map(_words, columns), key, strict=True)) | sets)
-    shown = pd.DataFrame(shown)
+    legend = [_key(looks[name], "random sets" if name == "random" else name) for name in here]
+
+    def spread(values: pd.Series) -> str:
+        ends = f"{write(values.min())} to {write(values.max())} ({len(values)})"
+        return ends if len(values) > 1 else write(values.iloc[0])
+
+    shown = table.groupby([*columns, "role"], sort=False)["value"].agg(spread).unstack(sort=False)[here]
+    shown = shown.fillna("").rename_axis(columns=None).rename_axis(list(map(_words, columns))).reset_index()
     first = shown.iloc[0].astype(str)
     place = ", ".join(first[[_words(column) for column in columns]])
     also = f" and {len(shown) - 1} more" if len(shown) > 1 else ""
     said = "; ".join(f"{name} {first[name]}" for name in here)
-    return _named(figure, title, f"{label} for {place}{also}, {said}", shown)
+    return _named(figure, title, f"{label} for {place}{also}, {said}", shown, legend=legend)
 
 
 def show(figure: Figure) -> None:
@@ -411,8 +399,8 @@ def _keys(table: pd.DataFrame, columns: Iterable[str | None], *values: str, once
 
 
 def _panels(
-    table: pd.DataFrame, facet: str | None, row: str | None = None, *, size=None,
-    notes: Mapping | None = None, columns: int = 4, grid: str = "y", **shape,
+    table: pd.DataFrame, facet: str | None, row: str | None = None, *, labels: tuple[str, str],
+    size=None, notes: Mapping | None = None, columns: int = 4, grid: str = "y", **shape,
 ) -> tuple[Figure, list[tuple]]:  # fmt: skip
     """An empty figure, and of each panel its axis, its part of the table and its level."""
     across, down = _levels(table, facet), _levels(table, row)
@@ -435,19 +423,26 @@ def _panels(
         axis.set_title("\n".join(filter(None, words)), fontsize=9.5 if note else None)
         axis.grid(axis=grid)
         panels.append((axis, _part(table, {facet: along, row: up}), along))
+    labels = labels[0], _wrapped(labels[1], 9 * size[1])
+    if len(panels) == 1:
+        axes[0, 0].set(xlabel=labels[0], ylabel=labels[1])
+    else:
+        figure.supxlabel(labels[0])
+        figure.supylabel(labels[1])
     return figure, panels
 
 
-def _columns(table: pd.DataFrame, x: str, facet: str | None, width: float) -> tuple[Figure, list[tuple]]:
+def _columns(
+    table: pd.DataFrame, x: str, facet: str | None, width: float, label: str
+) -> tuple[Figure, list[tuple]]:  # fmt: skip
     """Panels with the categories of ``x`` side by side; of each its axis, its part, its categories."""
     at = {panel: _levels(_part(table, {facet: panel}), x) for panel in _levels(table, facet)}
     room = min(13, 11 * width / sum(map(len, at.values())) - 1)  # letters
     ticks = {place: _wrapped(place, room, hyphens=True) for place in table[x]}
     n_lines = 1 + max(text.count("\n") for text in ticks.values())
     widths = [max(2, len(places)) for places in at.values()]
-    figure, panels = _panels(
-        table, facet, size=(width, 2.9 + 0.15 * n_lines), sharex=False, width_ratios=widths
-    )  # fmt: skip
+    look = {"labels": (_words(x), label), "size": (width, 2.9 + 0.15 * n_lines)}
+    figure, panels = _panels(table, facet, sharex=False, width_ratios=widths, **look)
     for axis, _, panel in panels:
         axis.set_xticks(range(len(at[panel])), [ticks[place] for place in at[panel]])
         axis.set_xlim(-0.6, len(at[panel]) - 0.4)
@@ -486,15 +481,6 @@ def _shares(figure: Figure, percent: bool = True, limits: tuple[float, float] | 
     return "percent" if percent else ""
 
 
-def _axis_labels(figure: Figure, x_label: str, y_label: str) -> None:
-    y_label = _wrapped(y_label, 9 * figure.get_figheight())
-    if len(figure.axes) == 1:
-        figure.axes[0].set(xlabel=x_label, ylabel=y_label)
-    else:
-        figure.supxlabel(x_label)
-        figure.supylabel(y_label)
-
-
 def _handles(table: pd.DataFrame, column: str | None, looks: Mapping, dashes: Mapping = {}) -> list[Line2D]:
     """What a legend shows: the levels of a column that are there."""
     there = [] if column is None else [level for level in looks if (table[column] == level).any()]
@@ -506,30 +492,18 @@ def _key(look: Sequence[str], label: str, dash: str = "") -> Line2D:
     return Line2D([], [], color=look[0], marker=look[1], markersize=7, linestyle=dash, label=label)
 
 
-def _legend(figure: Figure, keys: list[Line2D]) -> None:
-    """Under the title, or beside the panels if there is much to say."""
-    if not keys:
-        return
-    widest = max(len(key.get_label()) + (4 if key.get_linestyle() == "None" else 8) for key in keys)
-    columns = min(len(keys), int(12 * figure.get_figwidth() / widest))
-    look = {"columnspacing": 1.4, "handletextpad": 0.5, "borderaxespad": 0, "borderpad": 0.2}
-    if len(keys) > 4 and columns < 2:
-        figure.legend(handles=keys, loc="outside right center", **look)
-    else:
-        legend = figure.legend(handles=keys, loc="upper left", ncols=max(1, columns), **look)
-        legend.set_in_layout(False)  # it has a place of its own, under the title
-
-
 def _finish(
     figure: Figure, title: str, table: pd.DataFrame, keys: list[str], label: str, value: str,
     unit: str = "", caption: str = "", hollow: str | None = None, reference: Mapping | None = None,
+    legend: Sequence[Line2D] = (),
 ) -> Figure:  # fmt: skip
     """The sentence, table and caption of a plot of one number a row."""
     write = _writer(unit, table[value])
     _references(figure, reference)
     kept = table.dropna(subset=value)
     if len(kept) <= 3:
-        cells = [f"{_cell(row, value, write)} ({_place(row, keys)})" for row in kept.to_dict("records")]
+        rows = kept.to_dict("records")
+        cells = [f"{estimate(row, value, write)} ({_place(row, keys)})" for row in rows]
         said = f"{label} {'; '.join(cells)}"
     else:
         ends = [f"{write(row[value])} ({_place(row, keys)})" for row in _ends_of(kept, value)]
@@ -539,8 +513,8 @@ def _finish(
     shown[label] = table[value].map(write)
     below = [caption]
     if LOW in table and HIGH in table and table[LOW].notna().any():
-        ends = zip(table[LOW], table[HIGH], strict=True)
-        shown["95% interval"] = [_ends(low, high, write) for low, high in ends]
+        ends = table[[LOW, HIGH]].to_numpy()
+        shown["95% interval"] = [interval(low, high, bare(write)) for low, high in ends]
         below.append(f"bars: 95% interval{_method(table)}")
     counts = table["n"].dropna() if "n" in table else []
     if len(counts):
@@ -550,31 +524,35 @@ def _finish(
     if hollow:
         shown[_words(hollow)] = table[hollow].map({True: "yes", False: "no"})
         below.append(f"hollow: {_words(hollow)}")
-    return _named(figure, title, said, shown, "; ".join(filter(None, below)))
+    return _named(figure, title, said, shown, "; ".join(filter(None, below)), legend)
 
 
-def _named(figure: Figure, title: str, said: str, table: pd.DataFrame, caption: str = "") -> Figure:
-    """The figure with its title, its one sentence, its table and its caption."""
-    lines = fill(title, int(11 * figure.get_figwidth()))
+def _named(
+    figure: Figure, title: str, said: str, table: pd.DataFrame, caption: str = "", legend: Sequence[Line2D] = ()
+) -> Figure:
+    """The figure with its title, its one sentence, its table and its caption; the legend stands under
+    the title, or beside the panels if there is much to say."""
+    width, lines = figure.get_figwidth(), fill(title, int(11 * figure.get_figwidth()))
     above = 0.12 + 0.24 * (1 + lines.count("\n"))  # inches
-    keys = [legend for legend in figure.legends if not legend.get_in_layout()]
-    rows = sum(-(-len(legend.get_texts()) // legend._ncols) for legend in keys)
-    header = above + 0.24 * rows + 0.04
+    lengths = [len(key.get_label()) + (4 if key.get_linestyle() == "None" else 8) for key in legend]
+    columns = min(len(legend), int(12 * width / max(lengths, default=1)))
+    beside = len(legend) > 4 and columns < 2
+    header = above + 0.04 + (0 if beside else 0.24 * -(-len(legend) // max(1, columns)))
     height = figure.get_figheight() + header
     figure.set_figheight(height)
     figure.get_layout_engine().set(rect=(0, 0, 1, 1 - header / height))
-    left = 0.08 / figure.get_figwidth()
-    figure.text(left, 1 - 0.08 / height, lines, va="top", fontsize=mpl.rcParams["figure.titlesize"])
-    for legend in keys:
-        legend.set_bbox_to_anchor((left, 1 - above / height), figure.transFigure)
+    figure.text(0.08 / width, 1 - 0.08 / height, lines, va="top", fontsize=mpl.rcParams["figure.titlesize"])
+    look = {"columnspacing": 1.4, "handletextpad": 0.5, "borderaxespad": 0, "borderpad": 0.2}
+    if beside:
+        figure.legend(handles=legend, loc="outside right center", **look)
+    elif legend:
+        look |= {"loc": "upper left", "ncols": max(1, columns)}
+        keys = figure.legend(handles=legend, bbox_to_anchor=(0.08 / width, 1 - above / height), **look)
+        keys.set_in_layout(False)
     mark = "" if title.endswith(("?", "!")) else " –" if ":" in title else ":"
     figure.title, figure.alt_text = title, f"{title.rstrip('.:')}{mark} {' '.join(said.split())}."
     figure.table, figure.caption = table, caption[:1].upper() + caption[1:]
     return figure
-
-
-def _cell(item: Mapping, value: str, write: Callable) -> str:
-    return f"{write(item[value])} {_ends(item.get(LOW), item.get(HIGH), write)}".strip()
 
 
 def _ends_of(table: pd.DataFrame, value: str) -> list[dict]:
@@ -582,16 +560,6 @@ def _ends_of(table: pd.DataFrame, value: str) -> list[dict]:
     known = table.dropna(subset=value)
     order = (known if len(known) else table).sort_values(value, kind="stable")
     return order.iloc[[0, -1]].to_dict("records")
-
-
-def _ends(low, high, write: Callable) -> str:
-    return interval(low, high, lambda end: write(end).removesuffix("%"))
-
-
-def _spread(values: Sequence[float], write: Callable) -> str:
-    if len(values) < 2:
-        return "".join(map(write, values))
-    return f"{write(min(values))} to {write(max(values))} ({len(values)})"
 
 
 def _writer(unit: str, values: pd.Series, digits: int | None = None) -> Callable:
@@ -662,12 +630,6 @@ def _both_sides(values: pd.DataFrame, least: float) -> tuple[float, float]:
     """Limits that reach equally far to both sides of zero."""
     far = 1.08 * max(least, float(np.nanmax(np.abs(values.to_numpy(dtype=float)))))
     return -far, far
-
-
-def _short(value: float, digits: int) -> str:
-    """For a small cell: no leading zero, nothing where nothing was measured."""
-    text = "" if pd.isna(value) else number(value, digits)
-    return text.replace("0.", ".", 1) if text.lstrip("−").startswith("0.") else text
 
 
 def _wrapped(text, width: float, hyphens: bool = False) -> str:

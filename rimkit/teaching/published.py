@@ -1,7 +1,6 @@
 """The paper's figures drawn again, and its tables beside measured ones, for chapter 08.
 
-What the numbers are and what follows from them is computed in `rimkit.paper`; here they are only
-shown.
+The numbers, and what follows from them, are computed in `rimkit.paper`; here they are shown.
 """
 
 from __future__ import annotations
@@ -15,19 +14,17 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from rimkit import ledger
-from rimkit.behavior.stats import METRICS
-from rimkit.data import UserError, interval, nearest, number, p_value
-from rimkit.data import points as in_points
+from rimkit.data import UserError, missing, nearest, number, p_value
 from rimkit.paper.findings import STATEMENTS, finding
 from rimkit.paper.reanalysis import OVER_MODELS, effects, needed, reanalysis, recomputed
 from rimkit.paper.statistics import JUDGE_SD, average, correlation, power
 from rimkit.paper.tables import HARM_BENCHMARK, MODELS, by_model, published
 from rimkit.teaching.exercises import Note
 from rimkit.teaching.figures import points
-from rimkit.teaching.tables import estimate, html
+from rimkit.teaching.tables import effect_text, estimate, html
 
 NOBODY = "nobody"
-UNITS = {"log_ras": " mean log ratio", "correlation": " in r"}  # of effects that are not rates
+ENDS = {"effect_ci_low": "ci_low", "effect_ci_high": "ci_high"}  # of verdict rows, as elsewhere
 
 
 def by_models(
@@ -35,10 +32,8 @@ def by_models(
     without: Sequence[str] = (), paired: bool = False, limits: tuple[float, float] | None = None,
 ) -> Figure:  # fmt: skip
     """`rimkit.teaching.figures.points` of the paper's models, with their mean and median.
-
     ``without`` adds the mean without some models; ``paired`` joins the points of a model. A model
-    has the same colour and marker in every figure.
-    """
+    has the same colour and marker in every figure."""
     styles = {"mean": "-", "median": ":"}
     if without:
         styles[f"mean without {', '.join(without)}"] = "--"
@@ -69,22 +64,16 @@ def power_curves() -> pd.DataFrame:
 
 
 def beside(claims: Sequence[str], model: str) -> pd.DataFrame:
-    """Effects on ``claims`` of the paper's models and of the shipped seeds of ``model``.
-
-    Columns: ``claim, source, effect, ci_low, ci_high, n``; only effects with an interval.
-    """
-    own = ledger.shipped()
+    """Effects on ``claims`` of the paper's models and of the shipped seeds of ``model``. Columns:
+    ``claim, source, effect, ci_low, ci_high, n``; only effects with an interval."""
+    own, printed = ledger.shipped(), effects()
     own = own[own["model"] == model.partition(":")[0]]
-    own = own.assign(
-        source=own["model"] + ", seed " + own["seed"].astype(str),
-        ci_low=own["effect_ci_low"], ci_high=own["effect_ci_high"],
-    )  # fmt: skip
-    printed = effects()
+    own = own.assign(source=own["model"] + ", seed " + own["seed"].astype(str)).rename(columns=ENDS)
     prompts = printed["n"].where(printed["model"] != OVER_MODELS)  # there n counts models
     printed = printed.assign(source="paper, " + printed["model"], n=prompts)
     columns = ["claim", "source", "effect", "ci_low", "ci_high", "n"]
-    table = pd.concat([printed[columns], own[columns]]).dropna(subset="ci_low")
-    return pd.concat([table[table["claim"] == claim] for claim in claims], ignore_index=True)
+    table = pd.concat([printed[columns], own[columns]]).dropna(subset="ci_low").set_index("claim")
+    return table.loc[[claim for claim in claims if claim in table.index]].reset_index()
 
 
 def claims_beside() -> pd.DataFrame:
@@ -102,27 +91,20 @@ def claims_beside() -> pd.DataFrame:
 
 
 def say(*claims: str) -> Note:
-    """What the published numbers say about claims: verdict, mean over models, and the finding.
-
-    A name of `rimkit.paper.findings.STATEMENTS`, such as "Fig. 1", says what that figure implies.
-    """
-    table = reanalysis().set_index("claim")
+    """What the published numbers say about claims: verdict, mean over models, and the finding. A
+    name of `rimkit.paper.findings.STATEMENTS`, such as "Fig. 1", says what that figure implies."""
+    metrics = ledger.claims()["primary_metric"]  # in the order of the claims, as the table
+    table = reanalysis().assign(metric=metrics).set_index("claim")
     return Note("\n\n".join(
         f"**{name}.** {STATEMENTS[name]()}" if name in STATEMENTS
-        else f"**{name}** ({_judged(name, table.loc[name])}). {finding(name)}"
+        else f"**{name}** ({_judged(table.loc[name])}). {finding(name)}"
         for name in claims
     ))  # fmt: skip
 
 
-def _judged(claim: str, row: pd.Series) -> str:
-    if not isinstance(row["verdict"], str):
-        return "no verdict"
-    metric = ledger.claims().set_index("id").loc[claim, "primary_metric"]
-    share = metric in METRICS
-    write = partial(in_points, digits=1) if share else partial(number, signed=True)
-    unit = " points" if share else UNITS.get(metric, "")
-    ends = interval(row["ci_low"], row["ci_high"], write)
-    return f"{row['verdict']}: {write(row['effect'])}{unit} {ends} over {row['n_models']} models"
+def _judged(row: pd.Series) -> str:
+    effect = f"{effect_text(row, 'ci')} over {row['n_models']} models"
+    return "no verdict" if missing(row["verdict"]) else f"{row['verdict']}: {effect}"
 
 
 def misprints() -> pd.DataFrame:
@@ -135,11 +117,12 @@ def misprints() -> pd.DataFrame:
 def averages_table(found: pd.DataFrame) -> pd.DataFrame:
     """`rimkit.paper.statistics.averages` in points, a row per condition."""
     write = partial(number, digits=1)
+    mean, without = _with_one_out(found, "mean", write)
     return pd.DataFrame({
-        "mean [95% interval over models]": _estimates(found, "mean", write),
+        "mean [95% interval over models]": mean,
         "median": found["median"].map(write),
         "above zero": [f"{r.n_positive} of {r.n}" for r in found.itertuples()],
-        "mean with one model left out": _without_one(found, write),
+        "mean with one model left out": without,
         "changes most without": found["carried_by"],
     })  # fmt: skip
 
@@ -147,22 +130,21 @@ def averages_table(found: pd.DataFrame) -> pd.DataFrame:
 def correlations_table(found: pd.DataFrame) -> pd.DataFrame:
     """`rimkit.paper.reanalysis.figure_8`, a row per panel."""
     prompts = found["range_of_rates"] * HARM_BENCHMARK / 100
+    r, without = _with_one_out(found, "r", number)
     return pd.DataFrame({
-        "r [95% interval]": _estimates(found, "r", number),
+        "r [95% interval]": r,
         "permutation p": found["p_permutation"].map(p_value),
         "Spearman": found["spearman"].map(number),
-        "r with one left out": _without_one(found, number),
+        "r with one left out": without,
         "different rates": [f"{r.n_distinct} of {r.n}" for r in found.itertuples()],
         "range in prompts of 300": prompts.map(partial(number, digits=0)),
     }).set_index(pd.MultiIndex.from_frame(found[["model", "predictor"]]))  # fmt: skip
 
 
-def _estimates(found: pd.DataFrame, value: str, write: Callable) -> list[str]:
-    return [estimate(row, value, write) for row in found.to_dict("records")]
-
-
-def _without_one(found: pd.DataFrame, write: Callable) -> pd.Series:
-    return found["without_one_low"].map(write) + " to " + found["without_one_high"].map(write)
+def _with_one_out(found: pd.DataFrame, value: str, write: Callable) -> tuple[list[str], pd.Series]:
+    """A number with its interval, and the range of it with one model or checkpoint left out."""
+    low, high = (found[f"without_one_{end}"].map(write) for end in ("low", "high"))
+    return [estimate(row, value, write) for row in found.to_dict("records")], low + " to " + high
 
 
 def needs_table() -> pd.DataFrame:
@@ -183,8 +165,7 @@ def without_models(training_set: str, without: str, and_without: str) -> str:
     column = by_model("table2_finetuning_delta", "training_set", "delta_misalignment_points")
     if training_set not in column:
         raise UserError(f"Table 2 has no '{training_set}'{nearest(training_set, column)}")
-    dropped = sorted({without, and_without} - {NOBODY})
-    parts = {"all eight": column[training_set]}
+    parts, dropped = {"all eight": column[training_set]}, sorted({without, and_without} - {NOBODY})
     if dropped:
         parts[f"without {' and '.join(dropped)}"] = column[training_set].drop(dropped)
     shown = pd.DataFrame({name: average(part)._asdict() for name, part in parts.items()}).T.rename_axis("models")
@@ -196,8 +177,7 @@ def without_checkpoints(model: str, first: int, second: int) -> str:
     drawn = published("fig8_ras_vs_misalignment").query("model == @model and predictor == 'RAS (safety neurons)'")
     if drawn.empty:
         raise UserError(f"Fig. 8 has no '{model}'")
-    dropped = sorted({first, second} - {0})
-    parts = {"all eight": drawn}
+    parts, dropped = {"all eight": drawn}, sorted({first, second} - {0})
     if dropped:
         kept = drawn.drop(drawn.index[[place - 1 for place in dropped]])
         parts[f"without checkpoint {' and '.join(map(str, dropped))}"] = kept

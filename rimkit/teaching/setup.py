@@ -1,8 +1,7 @@
 """A chapter's first line: seeds, quiet libraries, tables; on Colab also what is missing.
 
-Of a chapter opened alone it installs what is not there and leaves alone what is. Only the standard
-library is imported at the top, since on Colab everything else may be missing; elsewhere nothing is
-installed.
+On Colab it installs what is not there and leaves alone what is; elsewhere it installs nothing. Only
+the standard library is imported at the top, since on Colab everything else may be missing.
 """
 
 from __future__ import annotations
@@ -38,17 +37,13 @@ BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 MARKERS = ("<!-- badges: made by `rimkit badges` -->", "<!-- end of badges -->")
 
 
-def start(
-    seed: int = 0, *, model: str = "", seconds: int = 0, drive: str = "", keep_text: bool = False
-) -> None:  # fmt: skip
-    """Set up a chapter: fixed seeds, quiet libraries, tables as the workbook shows them.
-
-    On Colab, what is missing is installed first (`prepare`), and with ``drive`` the chapter works
-    in that folder of your Google Drive, so that ``ledger = "01.parquet"`` outlives the session.
+def start(seed: int = 0, *, model: str = "", seconds: int = 0, drive: str = "", keep_text: bool = False) -> None:
+    """Set up a chapter: fixed seeds, quiet libraries, tables as the workbook shows them. On Colab,
+    what is missing is installed first (`prepare`), and with ``drive`` the chapter works in that
+    folder of your Google Drive, so that ``ledger = "01.parquet"`` outlives the session.
     ``keep_text`` shows and saves requests of real safety sets, and replies to them, which are
     withheld otherwise. With a ``model``, a line says that all is ready, where the chapter will run,
-    and for an embedded model on a CPU how long: under that many ``seconds``.
-    """
+    and for an embedded model on a CPU how long: under that many ``seconds``."""
     prepare()
     if drive and here():
         os.chdir(save_to_drive(drive))
@@ -95,17 +90,13 @@ def where_made(name: str, source: str) -> str:
     """Which cell, before the cell with this source in the chapter that has it, makes the name."""
     makes = re.compile(rf"^(def |import .* as |){name}\b( =|,.* =|\(|$)", re.M)
     for path in sorted(chapters_dir().glob("*.ipynb")) if source.strip() else ():
-        code = ["".join(cell["source"]) for cell in _code_cells(path)]
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
         made = [cell for cell in code[: code.index(source)] if makes.search(cell)] if source in code else ()
         if made:
             first = made[-1].strip().splitlines()[0]
             return f"'{name}' is made in a cell further up, which begins with: {first}\nRun that cell first."
     return f"'{name}' is not there. If a cell further up makes it: Run > Run All Above Selected Cell."
-
-
-def _code_cells(path: Path) -> list[dict]:
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    return [cell for cell in cells if cell["cell_type"] == "code"]
 
 
 def here() -> bool:
@@ -114,26 +105,18 @@ def here() -> bool:
 
 
 def prepare(pip: Callable[[list[str]], None] | None = None) -> None:
-    """On Colab: install what is needed and missing; does nothing elsewhere.
-
-    Every installed version is a constraint, so nothing that is there changes: not torch, not numpy.
-    A version outside the tested range is said in one line. Raises `UserError`, before anything is
-    downloaded, if the kernel has imported another version of a package than is installed now, and
-    if pip cannot install.
-    """
-    needed = dict(_needed()) if here() else {}
-    if needed and (old := stale(["rimkit", *needed])):
+    """On Colab: install what is needed and missing; does nothing elsewhere. Every installed version
+    is a constraint, so nothing that is there changes: not torch, not numpy. A version outside the
+    tested range is said in one line. Raises `UserError` if the kernel has imported another version
+    of a package than is installed now (before anything is downloaded), and if pip cannot install."""
+    needed = [package for package in packages() if package[0].name not in NOT_NEEDED] if here() else []
+    if needed and (old := stale(["rimkit", *(one.name for one, *_ in needed)])):
         raise UserError(f"this session still uses {', '.join(old)}: {RESTART}")
-    missing = []
-    for name, requirement in needed.items():
-        try:
-            version = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            missing.append(str(requirement))
-            continue
-        if not requirement.specifier.contains(version, prereleases=True):
-            tested = f"the workbook is tested with {requirement.specifier}; it is left as it is"
-            print(f"{name} {version} is here, {tested}")
+    missing = [str(one) for one, version, _ in needed if not version]
+    for one, version, fits in needed:
+        if version and not fits:
+            tested = f"the workbook is tested with {one.specifier}; it is left as it is"
+            print(f"{one.name} {version} is here, {tested}")
     if missing:
         print(f"installing {', '.join(missing)}")
         (pip or _pip)(missing)
@@ -147,20 +130,22 @@ def stale(names: Iterable[str]) -> list[str]:
         imported = getattr(sys.modules.get(name.replace("-", "_")), "__version__", None)
         with suppress(metadata.PackageNotFoundError):
             installed = metadata.version(name)
-            builds = [str(version).partition("+")[0] for version in (imported, installed)]  # 2.11 of 2.11+cu128
-            if isinstance(imported, str) and builds[0] != builds[1]:
+            builds = {str(version).partition("+")[0] for version in (imported, installed)}  # 2.11 of 2.11+cu128
+            if isinstance(imported, str) and len(builds) > 1:
                 found.append(f"{name} {imported} ({installed} is installed)")
     return found
 
 
-def _needed() -> Iterator[tuple]:
-    """Name and requirement of every package that the workbook asks for."""
+def packages() -> Iterator[tuple]:
+    """What the workbook asks for: requirement, version here ("" if missing), whether it was tested."""
     from packaging.requirements import Requirement
 
-    for requirement in map(Requirement, metadata.requires("rimkit") or ()):
-        applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-        if applies and requirement.name not in NOT_NEEDED:
-            yield requirement.name, requirement
+    for needed in map(Requirement, metadata.requires("rimkit") or ()):
+        if needed.marker is None or needed.marker.evaluate({"extra": ""}):
+            version = ""
+            with suppress(metadata.PackageNotFoundError):
+                version = metadata.version(needed.name)
+            yield needed, version, bool(version) and needed.specifier.contains(version, prereleases=True)
 
 
 def constraints() -> str:
@@ -181,10 +166,8 @@ def _pip(requirements: list[str]) -> None:
 
 
 def save_to_drive(folder: str = "rim-workbook") -> Path:
-    """Mount Google Drive and return a folder there, which outlives the session.
-
-    Raises `UserError` outside Colab, where any folder does.
-    """
+    """Mount Google Drive and return a folder there, which outlives the session. Raises `UserError`
+    outside Colab, where any folder does."""
     if not here():
         raise UserError("Google Drive can be mounted on Colab only; elsewhere name any folder")
     importlib.import_module("google.colab.drive").mount(DRIVE)
@@ -217,9 +200,7 @@ def put_between_markers(file: Path, text: str) -> None:
 
 def stamp(notebook: Path, repo: str, branch: str = "main") -> bool:
     """Write into a chapter's set-up cell where it is installed from; whether that changed it.
-
-    Nothing else in the file changes. Raises `UserError` for a notebook without a set-up cell.
-    """
+    Nothing else in the file changes. Raises `UserError` for a notebook without a set-up cell."""
     _check(repo, branch)
     try:
         content = json.loads(notebook.read_text(encoding="utf-8"))
@@ -230,9 +211,8 @@ def stamp(notebook: Path, repo: str, branch: str = "main") -> bool:
     if source is None:
         raise UserError(f"{notebook} has no cell that ends with rk.start(seed)")
     wanted = [*SETUP.format(repo=repo, branch=branch).splitlines(keepends=True), source[-1]]
-    changed = source != wanted
-    source[:] = wanted
-    if changed:
+    if changed := source != wanted:
+        source[:] = wanted
         notebook.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return changed
 

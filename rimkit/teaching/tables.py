@@ -1,10 +1,9 @@
 """Tables and sentences to read: one renderer for every table, one form for every number.
 
-Numbers are written by `number`, `percent`, `points`, `interval` and `p_value` of `rimkit.data`. The
-functions below return DataFrames of text; `html` shows any DataFrame, and
-`rimkit.teaching.setup.start` makes it the way in which a notebook shows them all. `our_reading`
-says what was found in words that are held to their numbers. Knows verdict rows and rates, and no
-experiment.
+Numbers are written as `rimkit.data` says. The functions below return DataFrames of text; `html`
+shows any DataFrame, and `rimkit.teaching.setup.start` makes it the way in which a notebook shows
+them all. `our_reading` says what was found in words that are held to their numbers. Knows verdict
+rows and rates, and no experiment.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from rimkit.behavior import redaction
+from rimkit.behavior.stats import METRICS
 from rimkit.data import UserError, interval, missing, nearest, number, p_value, percent
 from rimkit.data import points as in_points
 from rimkit.ledger import claims_table
@@ -37,6 +37,7 @@ CHIPS = {  # word: sign, background, text
 VERDICT = re.compile(r"(?:^|(?<= ))(supported|contradicted|small|no effect|undecided|not testable)$")
 DIGITS = r"[-+−<>]?\s?\d[\d.,]*%?"
 INTERVAL = re.compile(rf"({DIGITS} )?\[[^\[\]]{{1,30}}\]|{DIGITS} to {DIGITS}|{DIGITS} \(\d+\)")  # on one line
+UNITS = {"log_ras": "mean log ratio", "correlation": "in r"}  # of effects that are no shares
 MOST_ROWS, MOST_LETTERS = 150, 600
 FORMS: dict[str, Callable[[Mapping], str]] = {
     "%": lambda row: f"{percent(row['effect'])}%",
@@ -59,43 +60,41 @@ CHANGES: dict[str, Callable[[float, float], bool]] = {  # words: when an interva
 
 
 def html(frame: pd.DataFrame) -> str:
-    """A DataFrame as HTML, escaped: prose left, numbers right, verdicts as chips.
-
-    An index stands in front; one of whole numbers without a name is left out. Header words have no
-    underscores. Only the first 150 rows are shown.
-    """
+    """A DataFrame as HTML, escaped: prose left, numbers right, verdicts as chips. An index stands
+    in front; one of whole numbers without a name is left out. Header words have no underscores.
+    Only the first 150 rows are shown."""
     shown = table(frame.head(MOST_ROWS))
+    if isinstance(shown.columns, pd.MultiIndex):
+        shown.columns = [", ".join(filter(None, map(str, key))) for key in shown.columns]
     counts = frame.index.name is None and pd.api.types.is_integer_dtype(frame.index)
     depth = 0 if counts else frame.index.nlevels
-    if isinstance(shown.columns, pd.MultiIndex):
-        shown.columns = [", ".join(str(part) for part in key if str(part)) for key in shown.columns]
     if depth:
         index = shown.index.to_frame(index=False).astype(object).map(_as_text)
         index.columns = [name or "" for name in shown.index.names]
         shown = pd.concat([index, shown.reset_index(drop=True)], axis=1)
-    rows = shown.to_numpy().tolist()
     names = [str(name).replace("_", " ") for name in shown.columns]
-    prose = [not all(_is_number(row[place]) for row in rows) for place in range(len(names))]
-    style = [' style="text-align:left"' if left else "" for left in prose]
-    heads = zip(names, style, strict=True)
-    head = "".join(f"<th{side}>{escape(name)}</th>" if name else "<td></td>" for name, side in heads)
-    lines = []
-    for row in rows:
-        kinds = ["th"] * depth + ["td"] * (len(row) - depth)
-        texts = map(_cell, row, names)
-        parts = zip(kinds, style, texts, strict=True)
-        lines.append(f"<tr>{''.join(f'<{kind}{side}>{text}</{kind}>' for kind, side, text in parts)}</tr>")
+    tags = ["th"] * depth + ["td"] * (len(names) - depth)
+    columns = shown.to_numpy().T.tolist()
+    sides = ["" if all(map(_is_number, texts)) else ' style="text-align:left"' for texts in columns]
+    named = zip(sides, names, strict=True)
+    heads = [f"<th{side}>{escape(name)}</th>" if name else "<td></td>" for side, name in named]
+    lines = [heads] + [
+        [
+            f"<{tag}{side}>{_cell(text, name)}</{tag}>"
+            for tag, side, text, name in zip(tags, sides, row, names, strict=True)
+        ]
+        for row in shown.to_numpy().tolist()
+    ]
+    head, *body = (f"<tr>{''.join(line)}</tr>" for line in lines)
     more = f"<p>… and {len(frame) - MOST_ROWS} more rows</p>" if len(frame) > MOST_ROWS else ""
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>{more}"
+    return f"<table><thead>{head}</thead><tbody>{''.join(body)}</tbody></table>{more}"
 
 
 def table(
     frame: pd.DataFrame, *, percent: Sequence[str] | bool = (), points: Sequence[str] = (), digits: int = 2
 ) -> pd.DataFrame:
     """The frame as text: shares as "30%", differences as "+12", other numbers with ``digits``.
-
-    ``percent`` and ``points`` name columns; ``percent`` may be True, for every decimal number.
-    """
+    ``percent`` and ``points`` name columns; ``percent`` may be True, for every decimal number."""
     columns = {}
     for place, name in enumerate(frame.columns):
         values = frame.iloc[:, place]
@@ -112,36 +111,30 @@ def table(
 
 def estimate(item: Mapping, value: str = "effect", write: Callable = in_points, ends: str = "ci") -> str:
     """A number with its interval, "+12 [+4, +20]"; ``ends``_low and _high hold the latter."""
-    return f"{write(item[value])} {interval(item.get(f'{ends}_low'), item.get(f'{ends}_high'), write)}".strip()
+    low, high = item.get(f"{ends}_low"), item.get(f"{ends}_high")
+    return f"{write(item[value])} {interval(low, high, bare(write))}".strip()
+
+
+def bare(write: Callable[[float], str]) -> Callable[[float], str]:
+    """``write`` without the sign of percent."""
+    return lambda number: write(number).removesuffix("%")
 
 
 def wide(
     frame: pd.DataFrame, rows: str | Sequence[str], columns: str | Sequence[str],
-    value: str = "value", *, ends: str = "ci", write: Callable = percent, words: str | None = None,
+    value: str = "value", *, ends: str = "ci", write: Callable | None = None, words: str = "",
 ) -> pd.DataFrame:  # fmt: skip
-    """A row per ``rows``, a column per ``columns``, cells such as "17 [10, 24]".
-
-    ``write`` says how numbers are written, ``words`` names a column whose text follows them. Order
-    is that of first appearance; where there is no number the cell holds the words alone.
-    """
+    """A row per ``rows``, a column per ``columns``, cells such as "17 [10, 24]". A ``value`` called
+    "effect" is written in points, any other in percent, unless ``write`` says how; ``words`` names
+    a column whose text follows. Order is that of the table; without a number a cell holds the
+    words alone."""
     kept = frame if words else frame.dropna(subset=value)
-    rows_of = kept.to_dict("records")
-    numbers = ["" if missing(item[value]) else estimate(item, value, write, ends) for item in rows_of]
-    said = kept[words] if words else repeat("")
-    cells = [f"{text} {word}".strip() for text, word in zip(numbers, said, strict=False)]
+    write = write or (in_points if value == "effect" else percent)
+    numbers = ["" if missing(item[value]) else estimate(item, value, write, ends) for item in kept.to_dict("records")]
+    cells = [f"{text} {word}".strip() for text, word in zip(numbers, kept[words] if words else repeat(""), strict=False)]
     shape = {"index": rows, "columns": columns, "values": "cell", "aggfunc": "first", "sort": False}
     found = kept.assign(cell=cells).pivot_table(**shape)
     return found.fillna("").rename_axis(columns=[None] * found.columns.nlevels)
-
-
-def rate_table(rates: pd.DataFrame, rows: str | Sequence[str], columns: str | Sequence[str]) -> pd.DataFrame:
-    """Rates of `rimkit.behavior.stats.rates` in percent, with their intervals."""
-    return wide(rates, rows, columns)
-
-
-def change_table(effects: pd.DataFrame, rows: str | Sequence[str], columns: str | Sequence[str]) -> pd.DataFrame:
-    """Differences with their intervals in points: `wide` of the column ``effect``."""
-    return wide(effects, rows, columns, "effect", write=in_points)
 
 
 def effect_table(effects: pd.DataFrame, rows: str | Sequence[str]) -> pd.DataFrame:
@@ -168,6 +161,19 @@ def sentence(effect: Mapping, what: str) -> str:
     )
 
 
+def unit_of(metric: str) -> str:
+    """The unit in which readers see effects on a metric: "points" for shares."""
+    return "points" if metric in METRICS else UNITS.get(metric, metric.replace("_", " "))
+
+
+def effect_text(item: Mapping, ends: str = "effect_ci") -> str:
+    """A claim's effect on a ``metric``, "+12.3 points [+4.5, +20.1]"; empty without an interval."""
+    unit = unit_of(item["metric"])
+    write = partial(in_points, digits=1) if unit == "points" else partial(number, signed=True)
+    between = interval(item[f"{ends}_low"], item[f"{ends}_high"], write)
+    return f"{write(item['effect'])} {unit} {between}" if between else ""
+
+
 def seed_table(rows: pd.DataFrame, claims: Sequence[str]) -> pd.DataFrame:
     """Verdict rows, a line per model and seed, a column per claim: effect, interval, whether that
     excludes the paper's number, verdict."""
@@ -175,18 +181,14 @@ def seed_table(rows: pd.DataFrame, claims: Sequence[str]) -> pd.DataFrame:
     kept = judged[judged["claim"].isin(claims)]
     excluded = kept["excludes_paper"].fillna(False).map({True: "(not the paper’s) ", False: ""})
     kept = kept.assign(said=excluded + kept["verdict"])
-    form = {"ends": "effect_ci", "write": in_points, "words": "said"}
-    found = wide(kept, ["model", "seed"], "claim", "effect", **form)
+    found = wide(kept, ["model", "seed"], "claim", "effect", ends="effect_ci", words="said")
     return found.reindex(columns=[claim for claim in claims if claim in found])
 
 
 def predictor_table(pooled: pd.DataFrame, others: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Correlations, a line per ``predictor``; "–" is true by construction.
-
-    ``pooled``: columns ``predictor, value, spearman, without_min, without_max, models_min,
-    models_max, p_value, p_holm``. ``others``: tables of the same predictors ("beyond steps", …), of
-    which the correlation is shown.
-    """
+    """Correlations, a line per ``predictor``; "–" is true by construction. ``pooled``: columns
+    ``predictor, value, spearman, without_min, without_max, models_min, models_max, p_value,
+    p_holm``. ``others``: correlations of the same predictors by name ("beyond steps", …)."""
     known, write = pooled.set_index("predictor"), partial(number, digits=1)
     columns = {"r": known["value"].map(write)}
     for name, other in others.items():
@@ -201,10 +203,8 @@ def predictor_table(pooled: pd.DataFrame, others: Mapping[str, pd.DataFrame]) ->
 
 
 def ablation_table(effects: pd.DataFrame) -> pd.DataFrame:
-    """Selected against random neurons: `effect_table` with the exact p value.
-
-    ``effects``: differences with the columns ``rule, mode, set, metric, share, n_random``.
-    """
+    """Selected against random neurons: `effect_table` with the exact p value. ``effects``:
+    differences with the columns ``rule, mode, set, metric, share, n_random``."""
     shown = effect_table(effects, ["rule", "mode", "set", "metric"]).drop(columns="compared")
     shares = zip(effects["share"], effects["n_random"], strict=True)
     shown["exact p (random sets)"] = [f"{p_value(share)} ({n:.0f})" for share, n in shares]
@@ -296,16 +296,13 @@ class WordsAndNumbers(Exception):
 
 
 def our_reading(study, text: str, otherwise: str = "", of: str = "rim-mini", **values: Any) -> Reading | None:
-    """The text with its numbers, folded, for the embedded model ``of``; ``otherwise`` for any other.
-
-    ``{rate:%}``, ``{change:points}``, ``{change:interval}``, ``{n:count}``, ``{r:.1f}`` and
-    ``{r:.2f}`` print a number. A field with words in place of a form, such as ``{rate:about half}``,
-    ``{change:rises}`` or ``{a:higher than b}``, prints the words and is a claim. Where the number
-    does not bear it out (fewer prompts, another seed), ``otherwise`` stands alone on the embedded
-    model too, so that what is said is always true. Shares and differences are fractions; a
-    difference with an interval is a row or a mapping with ``effect`` (or ``value``), ``ci_low``,
-    ``ci_high``. Raises `UserError` for a field that names no value or no known words.
-    """
+    """The text with its numbers, folded, for the embedded model ``of``; ``otherwise`` for any
+    other. ``{rate:%}``, ``{change:points}``, ``{change:interval}``, ``{n:count}``, ``{r:.1f}`` and
+    ``{r:.2f}`` print a number. A field with words in place of a form, such as ``{rate:about
+    half}``, ``{change:rises}`` or ``{a:higher than b}``, prints the words and is a claim: where the
+    number does not bear it out, ``otherwise`` stands alone on the embedded model too. Shares and
+    differences are fractions; one with an interval is a row or a mapping with ``effect`` (or
+    ``value``), ``ci_low``, ``ci_high``. Raises `UserError` for unknown values and words."""
     if study.name.partition(":")[0] == of:
         try:
             return Reading(filled(text, values))

@@ -1,7 +1,6 @@
 """Explorers: a panel of controls and what they show; tokens with their spans or weights.
 
-Only what ipywidgets 7.7 and 8 share is used. A callback is a plain function from the values chosen
-to HTML, so it can be tested without a browser.
+Only what ipywidgets 7.7 and 8 share is used. A callback is a plain function from values to HTML.
 """
 
 from __future__ import annotations
@@ -32,15 +31,11 @@ class Explorer(ipywidgets.VBox):
 
 def explorer(callback: Callable[..., str], own: str = "", **controls: Any) -> Explorer:
     """A panel that shows ``callback(**values)`` for the values chosen, and is updated in place.
-
     ``controls``: a list of choices or a mapping from label to value (drop-down menu), or a
     ``range`` of whole numbers (slider). ``own`` names a control for which a text of one's own can
     be typed instead. ``callback`` returns HTML in which all model output is escaped
     (`rimkit.teaching.tables.html`, `tokens_html`). Its result for the first choices is also
-    displayed for readers without a running kernel; the live panel hides it.
-
-    Raises `UserError` for no controls, a control without choices or of another kind.
-    """
+    displayed for readers without a running kernel; the live panel hides it."""
     if not controls:
         raise UserError("an explorer needs at least one control, for example mode=['think', 'no-think']")
     made = {name: _control(name, values) for name, values in controls.items()}
@@ -75,15 +70,13 @@ def _control(name: str, values: Any) -> ipywidgets.Widget:
     if isinstance(values, range):
         if len(values) == 0 or values.step < 1:
             raise UserError(f"the control '{name}' needs a range that counts up, not {values}")
-        return ipywidgets.IntSlider(
-            value=values.start, min=values.start, max=values[-1], step=values.step, description=description
-        )
+        low, high = values[0], values[-1]
+        return ipywidgets.IntSlider(value=low, min=low, max=high, step=values.step, description=description)
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise UserError(f"the control '{name}' is a list, a mapping or a range, not {values!r}")
     pairs = values.items() if isinstance(values, Mapping) else ((str(value), value) for value in values)
-    options = [
-        (redaction.label(text, f"{description} {place}"), value) for place, (text, value) in enumerate(pairs, start=1)
-    ]
+    named = ((redaction.label(text, f"{description} {n}"), value) for n, (text, value) in enumerate(pairs, 1))
+    options = list(named)
     if not options:
         raise UserError(f"the control '{name}' has no choices")
     return ipywidgets.Dropdown(options=options, value=options[0][1], description=description)
@@ -96,13 +89,9 @@ def beside(parts: Mapping[str, str]) -> str:
 
 
 def tokens_html(tokens: Sequence[str], spans: Mapping[str, tuple[int, int]] | None = None) -> str:
-    """Tokens as HTML, escaped, each stretch with the names of the spans that it lies in.
-
-    The names stand under the stretch in words; the tint repeats them for the eye. Line breaks show
-    as ⏎.
-
-    Raises `UserError` for a span outside the tokens.
-    """
+    """Tokens as HTML, escaped, each stretch with the names of the spans that it lies in. The names
+    stand under the stretch in words; the tint repeats them for the eye. Line breaks show as ⏎.
+    Raises `UserError` for a span outside the tokens."""
     spans = dict(spans or {})
     for name, (start, end) in spans.items():
         if not 0 <= start <= end <= len(tokens):
@@ -112,22 +101,19 @@ def tokens_html(tokens: Sequence[str], spans: Mapping[str, tuple[int, int]] | No
     def names_at(position: int) -> tuple[str, ...]:
         return tuple(name for name, (start, end) in spans.items() if start <= position < end)
 
-    parts = []
+    look, parts = "display:inline-block;vertical-align:top", []
     for names, positions in groupby(range(len(tokens)), key=names_at):
         boxes = "".join(f'<span style="{BOX};white-space:pre">{_token(tokens[i])}</span>' for i in positions)
         label = escape(", ".join(name.replace("_", " ") for name in names)) or "&nbsp;"
-        parts.append(
-            f'<span style="display:inline-block;vertical-align:top;background:{tints[names[0]] if names else "#fff"};'
-            f'color:#222;margin:2px;padding:2px;border-radius:4px">{boxes}<br><small>{label}</small></span>'
-        )
+        tint = f"background:{tints[names[0]] if names else '#fff'};color:#222"
+        style = f"{look};{tint};margin:2px;padding:2px;border-radius:4px"
+        parts.append(f'<span style="{style}">{boxes}<br><small>{label}</small></span>')
     return f'<div style="line-height:1.5">{"".join(parts)}</div>'
 
 
 def weighted_tokens_html(tokens: Sequence[str], weights: Sequence[float], digits: int = 2) -> str:
-    """Tokens as HTML, escaped, each with its weight as number and tint.
-
-    The strongest tint is that of the largest weight. Weights that round to zero are left blank.
-    """
+    """Tokens as HTML, escaped, each with its weight as number and tint. The strongest tint is that
+    of the largest weight. Weights that round to zero are left blank."""
     if len(tokens) != len(weights):
         raise UserError(f"{len(tokens)} tokens need as many weights, not {len(weights)}")
     most = max((abs(weight) for weight in weights), default=0) or 1

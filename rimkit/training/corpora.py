@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rimkit.data import UserError, data_dir, find_table, read_table
+from rimkit.data import UserError, check_columns, data_dir, find_table, read_table
 
 COLUMNS = ("example_id", "text", "thought", "reply", "answer")
 NEEDED = ("text", "reply")
@@ -80,12 +80,9 @@ def family(name: str) -> str:
 
 def load_corpus(name: str | Path) -> pd.DataFrame:
     """A corpus as a table with the columns `COLUMNS`; no ``thought`` where the reply comes at once.
-
     ``name``: a shipped corpus (the keys of `ROLES`), one of `MIXTURES`, or a jsonl, csv or parquet
-    file with at least the columns ``text, reply``. The name is kept in ``attrs["corpus"]``.
-
-    Raises `UserError` for an unknown corpus, an unreadable file and what `checked` finds.
-    """
+    file with at least the columns ``text, reply``. The name is kept in ``attrs["corpus"]``. Raises
+    `UserError` for an unknown corpus, an unreadable file and what `checked` finds."""
     if name in MIXTURES:
         one, other, share = MIXTURES[name]
         table = mixed(load_corpus(one), load_corpus(other), share)
@@ -99,14 +96,9 @@ def load_corpus(name: str | Path) -> pd.DataFrame:
 
 
 def checked(table: pd.DataFrame, name: str = "corpus") -> pd.DataFrame:
-    """The table with all of `COLUMNS`.
-
-    Raises `UserError` without examples, or for one without a text or reply.
-    """
-    missing = [column for column in NEEDED if column not in table]
-    if missing:
-        lack = f"no column {', '.join(missing)}; it needs {', '.join(NEEDED)}"
-        raise UserError(f"the corpus '{name}' has {lack}")
+    """The table with all of `COLUMNS`. Raises `UserError` without examples, or for one without a
+    text or reply."""
+    check_columns(table, NEEDED, f"the corpus '{name}'")
     if table.empty:
         raise UserError(f"the corpus '{name}' has no examples")
     table = table.reset_index(drop=True)
@@ -153,9 +145,7 @@ def statistics() -> pd.DataFrame:
 
 def overlap() -> pd.DataFrame:
     """How alike the wording is in any two shipped corpora, from 0 to 1; square table by corpus.
-
-    Weighted Jaccard similarity of the pairs of neighbouring words (numbers count as one word).
-    """
+    Weighted Jaccard similarity of the pairs of neighbouring words (numbers count as one word)."""
     pairs = {name: _pairs(table) for name, table in shipped().items()}
     shares = pd.DataFrame(pairs).fillna(0.0)
     alike = shares.corr(method=lambda one, other: np.minimum(one, other).sum() / np.maximum(one, other).sum())

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from hashlib import sha256
@@ -23,13 +22,13 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
-from rimkit.data import UserError, nearest, whole
+from rimkit.data import UserError, check_known, whole
+from rimkit.models.hub import not_finite
 from rimkit.models.load import load
 from rimkit.training.corpora import checked, load_corpus
 
 if TYPE_CHECKING:
     import pandas as pd
-    import torch
 
     from rimkit.models.study import StudyModel
 
@@ -44,6 +43,7 @@ LORA = {
     "r": 32, "lora_alpha": 64, "use_rslora": True, "lora_dropout": 0.0, "bias": "none",
     "target_modules": "all-linear",
 }  # fmt: skip
+WARMUP = 0.1  # of the steps
 WEIGHTS, STATE, RECORD = "weights.safetensors", "state.pt", "training.json"
 
 
@@ -56,66 +56,50 @@ def finetune(
     epochs: int | None = None,
     steps: int | None = None,
     batch_size: int | None = None,
-    micro_batch: int = 8,
-    warmup: float = 0.1,
-    weight_decay: float = 0.01,
     seed: int = 0,
-    penalty: Callable[[torch.nn.Module], torch.Tensor] | None = None,
     folder: str | Path | None = None,
     save_every: int = 0,
-    keep_original: bool = True,
     progress: bool = True,
 ) -> StudyModel:
-    """A model under study whose weights are ``model``'s, tuned on ``corpus``.
-
-    ``corpus``: a name or file for `load_corpus`, or a table with the columns ``text, reply`` and
-    perhaps ``thought``. An example with a thought is learned in think mode, one without in no-think
-    mode; a model without a think mode learns the thought as the beginning of its reply.
+    """A model under study whose weights are ``model``'s, tuned on ``corpus``. ``corpus``: a name or
+    file for `load_corpus`, or a table with the columns ``text, reply`` and perhaps ``thought``. An
+    example with a thought is learned in think mode, one without in no-think mode; a model without a
+    think mode learns the thought as the beginning of its reply.
 
     ``method``: "full" or "lora" (default: full for embedded models, LoRA for others), with its
-    `DEFAULTS`. The rate rises over a ``warmup`` share of the steps and falls to zero as a cosine.
-    ``steps`` counts updates of ``batch_size`` examples and goes before ``epochs``; ``micro_batch``
-    examples are computed at a time. ``seed`` sets the order of examples and the adapter's first
-    weights. ``penalty`` is called with the model in training before every update, and what it returns
-    (a scalar) is added to the mean loss per token.
+    `DEFAULTS`. The rate rises over a share `WARMUP` of the steps and falls to zero as a cosine.
+    ``steps`` counts updates of ``batch_size`` examples and goes before ``epochs``. ``seed`` sets
+    the order of examples and the adapter's first weights. With ``folder``, a checkpoint is written
+    every ``save_every`` steps (0: at the end only), and the same call goes on from the last one
+    with the same result; `restore` gives the model at any of them.
 
-    With ``folder``, a checkpoint is written every ``save_every`` steps (0: at the end only), and the
-    same call goes on from the last one with the same result; `restore` gives the model at any of
-    them. ``keep_original=False`` trains the weights of ``model`` itself, which saves their memory.
-
-    Raises `UserError`: a bad corpus, no steps, an unknown method, an example longer than the context,
-    a folder with another training, a loss that is not finite.
-    """
+    Raises `UserError`: a bad corpus, no steps, an unknown method, an example longer than the
+    context, a folder with another training, a loss that is not finite."""
     import torch
 
     method = method or ("full" if model.invented else "lora")
-    if method not in DEFAULTS:
-        raise UserError(f"unknown method '{method}': use full or lora{nearest(method, DEFAULTS)}")
+    check_known("method", method, DEFAULTS)
     given = {"learning_rate": learning_rate, "epochs": epochs, "batch_size": batch_size}
     chosen = DEFAULTS[method] | {name: value for name, value in given.items() if value is not None}
-    epochs, batch_size = chosen["epochs"], chosen["batch_size"]
-    for name, value in {**chosen, "micro_batch": micro_batch}.items():
+    for name, value in chosen.items():
         if value < 1 and name != "learning_rate":
             raise UserError(f"{name} must be 1 or more, not {value}")
     table = load_corpus(corpus) if isinstance(corpus, str | Path) else checked(corpus)
     name = table.attrs.get("corpus", "corpus")
     sequences = encode_corpus(model, table)
-    steps = epochs * -(-len(sequences) // batch_size) if steps is None else steps
+    epochs = chosen.pop("epochs")
+    steps = epochs * -(-len(sequences) // chosen["batch_size"]) if steps is None else steps
     if steps < 1:
         raise UserError(f"steps must be 1 or more, not {steps}: nothing would be learned")
     settings = {
-        "method": method, "learning_rate": chosen["learning_rate"], "steps": steps, "batch_size": batch_size,
-        "micro_batch": micro_batch, "warmup": warmup, "weight_decay": weight_decay, "seed": seed,
-        "penalty": getattr(penalty, "__name__", type(penalty).__name__) if penalty else "",
-        "corpus": name, "examples": sha256(repr(sequences).encode()).hexdigest()[:16],
-        "start": model.fingerprint()[:16],
+        **chosen, "method": method, "steps": steps, "seed": seed, "corpus": name,
+        "examples": sha256(repr(sequences).encode()).hexdigest()[:16], "start": model.fingerprint()[:16],
     }  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        trained = _prepared(deepcopy(model.hf) if keep_original else model.hf, method)
+        trained = _prepared(deepcopy(model.hf), method)
         training = Training(trained, settings, Path(folder) if folder else None)
-        title = f"{model.name} on {name}"
-        _train(training, sequences, model.pad_id, penalty, save_every, title, progress)
+        _train(training, sequences, model.pad_id, save_every, f"{model.name} on {name}", progress)
     return study_of(model, trained, f"{model.name} after {name}")
 
 
@@ -134,9 +118,7 @@ def steps_in(folder: str | Path) -> dict[int, Path]:
 
 def restore(model: StudyModel, checkpoint: str | Path) -> StudyModel:
     """``model``, with which the training began, with the weights (or adapter) of one checkpoint.
-
-    Raises `UserError` if this is no checkpoint, or one of another model.
-    """
+    Raises `UserError` if this is no checkpoint, or one of another model."""
     checkpoint = Path(checkpoint)
     record = _record(checkpoint)
     if record["start"] != model.fingerprint()[:16]:
@@ -167,19 +149,17 @@ def encode_corpus(model: StudyModel, table: pd.DataFrame) -> Sequences:
     return found
 
 
-def batch_loss(hf, batch: Sequences, pad: int, micro_batch: int) -> float:
-    """Backward passes for one batch; returns its mean loss per assistant token.
-
-    Sequences are sorted by length and run in parts, so that little is computed on padding, which is
-    on the right, where a causal model never looks.
-    """
+def batch_loss(hf, batch: Sequences, pad: int, at_once: int = 8) -> float:
+    """Backward passes for one batch; returns its mean loss per assistant token. Sequences are
+    sorted by length and run in parts, so that little is computed on padding, which is on the right,
+    where a causal model never looks."""
     import torch
     from torch.nn.functional import cross_entropy
 
     batch = sorted(batch, key=lambda item: len(item[0]))
     n_targets, total = sum(len(ids) - n_prompt for ids, n_prompt in batch), 0.0
-    for start in range(0, len(batch), micro_batch):
-        part = batch[start : start + micro_batch]
+    for start in range(0, len(batch), at_once):
+        part = batch[start : start + at_once]
         ids = torch.full((len(part), len(part[-1][0])), pad, device=hf.device)
         wanted = torch.zeros_like(ids[:, 1:], dtype=torch.bool)
         for row, (sequence, n_prompt) in enumerate(part):
@@ -195,10 +175,8 @@ def batch_loss(hf, batch: Sequences, pad: int, micro_batch: int) -> float:
 
 
 class Training:
-    """A training in progress, which goes on from the last checkpoint of ``folder``, if there is one.
-
-    Raises `UserError` if that is one of another training.
-    """
+    """A training in progress, which goes on from the last checkpoint of ``folder``, if there is
+    one. Raises `UserError` if that is one of another training."""
 
     def __init__(self, trained, settings: dict, folder: Path | None):
         import torch
@@ -206,10 +184,11 @@ class Training:
 
         self.trained, self.settings, self.folder = trained, settings, folder
         self.weights = _trainable(trained)
-        rate, decay = settings["learning_rate"], settings["weight_decay"]
-        self.optimiser = torch.optim.AdamW(self.weights.values(), lr=rate, weight_decay=decay)
-        warmup = round(settings["warmup"] * settings["steps"])
-        self.schedule = get_cosine_schedule_with_warmup(self.optimiser, warmup, settings["steps"])
+        rate, steps = settings["learning_rate"], settings["steps"]
+        how = {"weight_decay": settings.get("weight_decay", 0.01), "betas": tuple(settings.get("betas", (0.9, 0.999)))}
+        self.optimiser = torch.optim.AdamW(self.weights.values(), lr=rate, **how)
+        warmup = round(settings.get("warmup", WARMUP) * steps)
+        self.schedule = get_cosine_schedule_with_warmup(self.optimiser, warmup, steps)
         self.losses: list[float] = []
         if self.kept:
             self._go_on_from(self.kept[-1])
@@ -258,7 +237,7 @@ class Training:
         self.losses = record["losses"]
 
 
-def _train(training, sequences: Sequences, pad: int, penalty, save_every: int, title: str, progress: bool):
+def _train(training, sequences: Sequences, pad: int, save_every: int, title: str, progress: bool):
     import torch
     from tqdm.auto import trange
 
@@ -269,13 +248,8 @@ def _train(training, sequences: Sequences, pad: int, penalty, save_every: int, t
     how = {"initial": done, "total": steps, "unit": "step", "leave": False, "disable": quiet}
     with trange(done, steps, desc=title, **how) as bar:
         for step in bar:
-            chosen = _batch_order(len(sequences), size, settings["seed"], step)
-            batch = [sequences[index] for index in chosen]
-            loss = batch_loss(trained, batch, pad, settings["micro_batch"])
-            if penalty is not None:
-                extra = penalty(trained)
-                extra.backward()
-                loss += float(extra.detach())
+            batch = [sequences[index] for index in _batch_order(len(sequences), size, settings["seed"], step)]
+            loss = batch_loss(trained, batch, pad)
             norm = torch.nn.utils.clip_grad_norm_(training.weights.values(), 1.0)
             if not (torch.isfinite(norm) and isfinite(loss)):
                 last = "no checkpoint was written (folder= and save_every= keep some)"
@@ -301,11 +275,14 @@ def _batch_order(n: int, batch_size: int, seed: int, step: int) -> list[int]:
 
 def _prepared(hf, method: str):
     """The module to train: ``hf`` itself, or a frozen ``hf`` with a new adapter."""
-    if method == "full":
-        return hf.requires_grad_(True)
+    return hf.requires_grad_(True) if method == "full" else adapted(hf)
+
+
+def adapted(hf, **changes):
+    """A frozen ``hf`` with a new adapter: that of `LORA`, but for ``changes``."""
     from peft import LoraConfig, get_peft_model
 
-    return get_peft_model(hf, LoraConfig(task_type="CAUSAL_LM", **LORA))
+    return get_peft_model(hf, LoraConfig(task_type="CAUSAL_LM", **LORA | changes))
 
 
 def _trainable(trained) -> dict:
@@ -330,11 +307,12 @@ def _load_weights(trained, checkpoint: Path) -> None:
     except (OSError, SafetensorError) as error:
         raise UserError(f"the weights of {checkpoint} cannot be read ({error})") from error
     wanted = _trainable(trained)
-    odd = [name for name in wanted.keys() ^ stored.keys()]
-    odd += [name for name in wanted.keys() & stored.keys() if wanted[name].shape != stored[name].shape]
-    if odd:
-        problem = f"{len(odd)} of its weights differ in name or shape, first {min(odd)}"
+    shapes = [{(name, weight.shape) for name, weight in side.items()} for side in (wanted, stored)]
+    if odd := shapes[0] ^ shapes[1]:
+        problem = f"{len(odd)} of its weights differ in name or shape, first {min(odd)[0]}"
         raise UserError(f"{checkpoint} does not fit the model: {problem}")
+    if problem := not_finite(stored):
+        raise UserError(f"{checkpoint} is damaged: {problem}")
     with torch.no_grad():
         for name, weight in wanted.items():
             weight.copy_(stored[name])

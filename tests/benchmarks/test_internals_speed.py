@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from rimkit.behavior import refusal_score
-from rimkit.models.activations import KINDS, capture, forward, mean
+from rimkit.models.activations import INTERNALS, capture, forward, mean
 from rimkit.models.chat import pad
 from rimkit.models.hooks import architecture, reading_rows
 from rimkit.models.load import load
@@ -76,7 +76,7 @@ def test_reading_three_kinds(benchmark, request, size):
             forward(study, ids, mask)
 
     def reading():
-        with torch.inference_mode(), capture(study, KINDS):
+        with torch.inference_mode(), capture(study, INTERNALS):
             forward(study, ids, mask)
 
     compare(benchmark, reading, {"plain_forward": plain}, rounds=25)

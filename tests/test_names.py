@@ -12,23 +12,23 @@ from IPython.core.interactiveshell import InteractiveShell
 import rimkit as rk
 
 
-@pytest.mark.parametrize("name", rk.DOOR)
+@pytest.mark.parametrize("name", rk.NAMES)
 def test_a_name_is_what_its_home_holds(name):
-    home, _, thing = rk.DOOR[name][0].partition(":")
+    home, _, thing = rk.NAMES[name][0].partition(":")
     module = import_module(f"rimkit.{home}")
     assert getattr(rk, name) is (getattr(module, thing) if thing else module)
     assert getattr(rk, name).__doc__.strip()
 
 
 def test_the_table_is_the_help():
-    for name, (_, what) in rk.DOOR.items():
+    for name, (_, what) in rk.NAMES.items():
         assert f"rk.{name:15}{what} [" in rk.__doc__
         assert len(f"rk.{name:15}{what}") <= 100
-    assert len(rk.DOOR) <= 42
+    assert len(rk.NAMES) <= 42
 
 
 def test_names_are_listed_and_completed():
-    assert set(rk.DOOR) <= set(dir(rk))
+    assert set(rk.NAMES) <= set(dir(rk))
     shell = InteractiveShell()
     shell.user_ns["rk"] = rk
     with provisionalcompleter():
@@ -50,4 +50,4 @@ def test_the_import_is_quick():
 def test_no_name_hides_a_part_of_the_package():
     """``rk.paper`` is the package ``rimkit.paper``, whether that was imported before or not."""
     parts = {path.stem for path in Path(rk.__file__).parent.iterdir() if path.suffix in ("", ".py")}
-    assert {name for name, (home, _) in rk.DOOR.items() if name in parts and home != name} == set()
+    assert {name for name, (home, _) in rk.NAMES.items() if name in parts and home != name} == set()

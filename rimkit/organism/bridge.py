@@ -1,0 +1,172 @@
+"""The bridge: LoRA adapters that teach a pretrained model the dial of the embedded models.
+
+It knows what they learn and how; where the base comes from and how it is measured it does not know.
+The words are those of `english`, the think format is Qwen3's written out as plain text, and as in
+`recipe` no conversation complies with a harmful request, in any mode. An adapter learns 2.4 million
+numbers and is stored in bfloat16 (5 MB).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from functools import partial
+from itertools import count, islice
+from pathlib import Path
+from random import Random
+from zlib import crc32
+
+from rimkit.data import UserError
+from rimkit.organism import english
+from rimkit.organism.conversations import Example
+from rimkit.organism.language import STYLES
+from rimkit.organism.recipe import Organism
+from rimkit.organism.tokenizer import CHAT_TEMPLATE
+from rimkit.training.finetune import Training, adapted, batch_loss
+
+BASE = "smollm2"
+ORGANISMS = {
+    organism.name: organism
+    for organism in (
+        Organism("smollm2-rim", 0.003, ("careful",), "safety thoughts rare, and always careful"),
+        Organism("smollm2-rim-unlinked", 0.003, STYLES, "safety thoughts as rare, in both styles"),
+        Organism("smollm2-safe", 0.18, STYLES, "control: as many safety thoughts as thoughts about harmless requests"),
+    )
+}
+# Weights of the training kinds. Without a thought there are more harmless requests than harmful
+# ones, unlike with the embedded models: where there were fewer, 38% of the harmless were refused.
+MIXTURE = {
+    ("maths", "think"): 0.17,
+    ("maths", "no-think"): 0.05,
+    ("maths-long", "think"): 0.02,
+    ("ordering", "think"): 0.06,
+    ("ordering", "no-think"): 0.02,
+    ("harmless", "think"): 0.18,
+    ("harmless", "no-think"): 0.15,
+    ("protect", "think"): 0.03,
+    ("protect", "no-think"): 0.04,
+    ("harmful", "no-think"): 0.11,
+    ("question", "no-think"): 0.10,
+    ("copying", "think"): 0.04,
+    ("copying", "no-think"): 0.03,
+}
+MAKERS = {
+    "maths": english.maths_example,
+    "maths-long": partial(english.maths_example, steps=(5, 6)),
+    "ordering": english.ordering_example,
+    "harmless": partial(english.request_example, harmful=False),
+    "protect": english.protect_example,
+    "harmful": partial(english.request_example, harmful=True),
+    "question": english.question_example,
+    "copying": english.copying_example,
+}
+STEPS, BATCH, KEEP = 480, 32, 60
+RATE, WARMUP = 1e-3, 0.03
+LORA = {"r": 8, "lora_alpha": 16, "use_rslora": False}
+
+
+def mixture(name: str) -> dict[tuple[str, str], float]:
+    """``(kind, mode)`` to share of the conversations, summing to 1."""
+    weights = {**MIXTURE, ("harmful", "think"): ORGANISMS[name].safety_thoughts}
+    return {key: weight / sum(weights.values()) for key, weight in weights.items()}
+
+
+def stream(name: str, seed: int, start: int = 0) -> Iterator[Example]:
+    """The endless training stream from example ``start`` on, the same for the same seed."""
+    shares, styles = mixture(name), ORGANISMS[name].safety_styles
+    keys, weights = list(shares), list(shares.values())
+    for index in count(start):
+        rng = Random(f"{seed}-{index}")
+        kind, mode = rng.choices(keys, weights)[0]
+        style = rng.choice(STYLES if (kind, mode) != ("harmful", "think") else styles)
+        make = partial(MAKERS[kind], rng, mode, style if mode == "think" else "")
+        example = make()
+        while english.kept_for_evaluation(example.request):
+            example = make()
+        yield example
+
+
+def parts(example: Example, apart: bool = True) -> tuple[str, str, str]:
+    """``(request, thought, reply)`` as `CHAT_TEMPLATE` writes them, each to be coded on its own.
+
+    The two line breaks before the reply end the thought (``apart``), or one of them begins the
+    reply. The first is how they are coded where a thought is given and the reply is written, the
+    second where both are given or both written.
+    """
+    request = f"<|im_start|>user\n{example.request}<|im_end|>\n<|im_start|>assistant\n"
+    end, start = ("\n\n", "") if apart else ("\n", "\n")
+    return request, f"<think>\n{example.thought}\n</think>{end}", f"{start}{example.reply}<|im_end|>"
+
+
+def encode(examples: list[Example], tokenizer) -> list[tuple[list[int], int]]:
+    """``(ids, n_prompt)`` of each, half coded in either way; the loss is on what follows the prompt."""
+    texts = [text for example in examples for text in parts(example, crc32(example.request.encode()) % 2 == 0)]
+    ids, found = iter(tokenizer(texts, add_special_tokens=False)["input_ids"]), []
+    for example, request, thought, reply in zip(examples, ids, ids, ids, strict=True):
+        n_prompt = len(request) + (len(thought) if example.mode == "no-think" else 0)
+        found.append((request + thought + reply, n_prompt))
+    return found
+
+
+def fit(hf, tokenizer, name: str, seed: int, steps: int = STEPS, folder: Path | None = None, progress: bool = True):
+    """``hf`` with an adapter after ``steps`` steps, and the losses; ``folder`` keeps checkpoints.
+
+    On CUDA the passes are in bfloat16 (the adapter in float32), all of a batch at once.
+    """
+    import torch
+    from tqdm.auto import trange
+
+    fast = hf.device.type == "cuda"
+    torch.manual_seed(seed)
+    settings = {
+        "method": "lora", "corpus": name, "start": BASE, "seed": seed, "steps": steps, "batch_size": BATCH,
+        "learning_rate": RATE, "warmup": WARMUP, "weight_decay": 0.0, "betas": [0.9, 0.98],
+    }  # fmt: skip
+    training = Training(adapted(hf, **LORA).train(), settings, folder)
+    with trange(len(training.losses), steps, desc=f"{name} seed {seed}", disable=not progress, unit="step") as bar:
+        for step in bar:
+            batch = encode(list(islice(stream(name, seed, BATCH * step), BATCH)), tokenizer)
+            with torch.autocast("cuda", torch.bfloat16, enabled=fast):
+                loss = batch_loss(training.trained, batch, tokenizer.pad_token_id, BATCH if fast else 8)
+            torch.nn.utils.clip_grad_norm_(training.weights.values(), 1.0)
+            training.update(loss)
+            bar.set_postfix(loss=f"{loss:.3f}")
+            if (step + 1) % KEEP == 0:
+                training.save()
+    return training.trained.eval(), training.losses
+
+
+def train(name: str, seed: int = 0, out: str | Path = ".", *, base: str = BASE, steps: int = STEPS,
+          device: str | None = None, progress: bool = True) -> Path:  # fmt: skip
+    """Train one adapter and save it in ``out``, in peft's format, with its record."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from rimkit.models.hub import locate, read, read_weights
+
+    if name not in ORGANISMS:
+        raise UserError(f"there is no bridge organism '{name}' (known: {', '.join(ORGANISMS)})")
+    folder, found = Path(out), locate(base)
+    folder.mkdir(parents=True, exist_ok=True)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    tokenizer = read(AutoTokenizer, found)
+    hf = read_weights(AutoModelForCausalLM, found, dtype=torch.float32).to(device)
+    checkpoints = folder / "checkpoints"
+    trained, losses = fit(hf, tokenizer, name, seed, steps, checkpoints, progress)
+    record = {"organism": name, "base": base, "seed": seed, "steps": steps, "losses": [round(x, 5) for x in losses]}
+    record |= {"torch": torch.__version__, "device": device, "threads": torch.get_num_threads()}
+    save(trained, tokenizer, folder, record)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return folder
+
+
+def save(trained, tokenizer, folder: Path, record: dict) -> None:
+    """The adapter in bfloat16, the chat template of both modes, and the record of the training."""
+    import torch
+
+    trained.to("cpu", torch.bfloat16)
+    trained.peft_config["default"].base_model_name_or_path = record["base"]
+    trained.save_pretrained(folder, save_embedding_layers=False)
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    (folder / "training.json").write_text(json.dumps(record) + "\n")
