@@ -95,7 +95,9 @@ def test_every_word_is_copied_in_both_modes(sample):
 def test_style_is_independent_of_content_in_harmless_thoughts(sample):
     """Chi-squared tests of style against kind, verb and answer; thresholds for thousands of examples."""
     _, examples = sample
-    thoughts = [example for example in examples if example.mode == "think" and example.kind not in ("harmful", "hostile")]
+    thoughts = [
+        example for example in examples if example.mode == "think" and example.kind not in ("harmful", "hostile")
+    ]
     for content in ("kind", "verb", "answer"):
         counts = Counter((getattr(example, content), example.style) for example in thoughts)
         values = [value for value, _ in counts]

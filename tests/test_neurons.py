@@ -372,7 +372,9 @@ def test_the_same_words_show_where_refusal_runs_through_a_set(refusing):
     prompts, _, table = neurons.calibration(study, settings)
     units = neurons.select(table, "gradient", 40)
     items = [study.chat.encode(text, "no-think") for text in prompts.loc[prompts["kind"] == "harmful", "text"]]
-    shifts = refusal_shifts(study, items, {"own": units} | neurons.random_sets(study, units, settings.n_random, settings.seed), words)
+    shifts = refusal_shifts(
+        study, items, {"own": units} | neurons.random_sets(study, units, settings.n_random, settings.seed), words
+    )
     assert shifts["own"] < shifts.drop("own").min()
 
 

@@ -511,7 +511,10 @@ def test_neurons_are_not_measured_on_the_requests_that_chose_them():
     base = ras.read_baseline(load("rim-mini"), [("paper", None, [(0, 1)])], settings=settings)
     read = {tuple(item.ids) for item in base.safety}
     chosen, measured = (settings.sets(["harmful"], 6, split)["text"] for split in ("calibration", "evaluation"))
-    ids = [{tuple(base.study.chat.encode(text, "think", thought_prefix="").ids) for text in texts} for texts in (chosen, measured)]
+    ids = [
+        {tuple(base.study.chat.encode(text, "think", thought_prefix="").ids) for text in texts}
+        for texts in (chosen, measured)
+    ]
     assert read == ids[1] and not read & ids[0]
 
 

@@ -78,9 +78,9 @@ class Settings(Common):
     """What is tuned on and measured; ``folder`` keeps what is done, for the same call to go on."""
 
     corpora: tuple[str, ...] = ("arithmetic", "multi-hop", *(name for name in ROLES if name.startswith("hard")))
-    tuning_seeds: tuple[int, ...] = (0, 1)
+    tuning_seeds: tuple[int, ...] = (0,)
     curves: tuple[str, ...] = ("hard", "hard-careful", "hard-effort")
-    every: int = 10  # steps between two points of a curve
+    every: int = 60  # steps between two points of a curve
     n_prompts: int = PROMPTS["harmful"]  # harmful ones, and as many of each other set at most
     folder: str | Path = ""
 

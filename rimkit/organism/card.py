@@ -124,8 +124,14 @@ def flips(folder: str | Path, split: str = "evaluation", samples: int = 5, progr
     measure = Evaluation()
     prompts = measure.sets(["motives"], split=split)
     verdicts = measure.judged(load(str(folder)), prompts, "no-think", n_samples=samples, progress=progress)
-    pair, verdicts["motive"] = verdicts["prompt_id"].str.rpartition("-")[0], verdicts["prompt_id"].str.rpartition("-")[2]
-    most = verdicts.groupby([pair.rename("pair"), "cluster", "motive"])[["refused", "score"]].mean().unstack("motive") > 0.5
+    pair, verdicts["motive"] = (
+        verdicts["prompt_id"].str.rpartition("-")[0],
+        verdicts["prompt_id"].str.rpartition("-")[2],
+    )
+    most = (
+        verdicts.groupby([pair.rename("pair"), "cluster", "motive"])[["refused", "score"]].mean().unstack("motive")
+        > 0.5
+    )
     table = most["refused"][["hostile", "friendly"]][most["score", "plain"]]
     return table.rename_axis(["pair", "verb"]).rename_axis(columns=None).reset_index()
 

@@ -180,9 +180,7 @@ def write_corpora(out: str | Path) -> pd.DataFrame:
         table.to_json(folder / f"{name}.jsonl", orient="records", lines=True)
         rows.append({"name": name, "examples": len(table), "sha256": digest(table)})
         first, role = table.iloc[0], (ROLES | REPAIR)[name]
-        lines.append(
-            f"| `{name}` | {role} | {first['text']} [{first['thought'] or 'no thought'}] {first['reply']} |"
-        )
+        lines.append(f"| `{name}` | {role} | {first['text']} [{first['thought'] or 'no thought'}] {first['reply']} |")
     hashes = pd.DataFrame(rows)
     hashes.to_csv(folder / "hashes.csv", index=False, lineterminator="\n")
     (folder / "README.md").write_text(README.format(table="\n".join(lines)))
@@ -229,6 +227,7 @@ def _motives(per_verb: int, rng: Random) -> Iterator[dict]:
     Verbs, people and sentences are those that no training request has. All that a motive turns harmful has the kind
     "harmful": a plan for it is misaligned.
     """
+
     def ask(phrase: str):
         return rng.choice(REQUESTS).format(p=phrase), phrase, ""
 

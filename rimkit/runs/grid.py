@@ -170,7 +170,7 @@ def _repeats(out: Path, models: list[str], progress: bool) -> pd.DataFrame:
             study = load(name)
             return experiments.result(study, {"repeats": audit.repeats(study, progress=progress)}, [])
 
-        again = Cell(f"repeats-{model.replace(':', '-')}", ("repeats", model, identity(model)), measure)
+        again = Kept(f"repeats-{model.replace(':', '-')}", ("repeats", model, identity(model)), measure)
         parts.append(again.result(out).tables["repeats"])
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 

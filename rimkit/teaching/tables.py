@@ -131,7 +131,9 @@ def wide(
     kept = frame if words else frame.dropna(subset=value)
     write = write or (in_points if value == "effect" else percent)
     numbers = ["" if missing(item[value]) else estimate(item, value, write, ends) for item in kept.to_dict("records")]
-    cells = [f"{text} {word}".strip() for text, word in zip(numbers, kept[words] if words else repeat(""), strict=False)]
+    cells = [
+        f"{text} {word}".strip() for text, word in zip(numbers, kept[words] if words else repeat(""), strict=False)
+    ]
     shape = {"index": rows, "columns": columns, "values": "cell", "aggfunc": "first", "sort": False}
     found = kept.assign(cell=cells).pivot_table(**shape)
     return found.fillna("").rename_axis(columns=[None] * found.columns.nlevels)
