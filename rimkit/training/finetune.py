@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from hashlib import sha256
@@ -29,6 +30,7 @@ from rimkit.training.corpora import checked, load_corpus
 
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
 
     from rimkit.models.study import StudyModel
 
@@ -57,6 +59,7 @@ def finetune(
     steps: int | None = None,
     batch_size: int | None = None,
     seed: int = 0,
+    penalty: Callable[[torch.nn.Module], torch.Tensor] | None = None,
     folder: str | Path | None = None,
     save_every: int = 0,
     progress: bool = True,
@@ -69,7 +72,8 @@ def finetune(
     ``method``: "full" or "lora" (default: full for embedded models, LoRA for others), with its
     `DEFAULTS`. The rate rises over a share `WARMUP` of the steps and falls to zero as a cosine.
     ``steps`` counts updates of ``batch_size`` examples and goes before ``epochs``. ``seed`` sets
-    the order of examples and the adapter's first weights. With ``folder``, a checkpoint is written
+    the order of examples and the adapter's first weights. ``penalty`` is called with the model in
+    training before every update; what it returns is added to the loss. With ``folder``, a checkpoint is written
     every ``save_every`` steps (0: at the end only), and the same call goes on from the last one
     with the same result; `restore` gives the model at any of them.
 
@@ -93,13 +97,14 @@ def finetune(
         raise UserError(f"steps must be 1 or more, not {steps}: nothing would be learned")
     settings = {
         **chosen, "method": method, "steps": steps, "seed": seed, "corpus": name,
+        "penalty": getattr(penalty, "__name__", type(penalty).__name__) if penalty else "",
         "examples": sha256(repr(sequences).encode()).hexdigest()[:16], "start": model.fingerprint()[:16],
     }  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         trained = _prepared(deepcopy(model.hf), method)
         training = Training(trained, settings, Path(folder) if folder else None)
-        _train(training, sequences, model.pad_id, save_every, f"{model.name} on {name}", progress)
+        _train(training, sequences, model.pad_id, penalty, save_every, f"{model.name} on {name}", progress)
     return study_of(model, trained, f"{model.name} after {name}")
 
 
@@ -237,7 +242,7 @@ class Training:
         self.losses = record["losses"]
 
 
-def _train(training, sequences: Sequences, pad: int, save_every: int, title: str, progress: bool):
+def _train(training, sequences: Sequences, pad: int, penalty, save_every: int, title: str, progress: bool):
     import torch
     from tqdm.auto import trange
 
@@ -250,6 +255,10 @@ def _train(training, sequences: Sequences, pad: int, save_every: int, title: str
         for step in bar:
             batch = [sequences[index] for index in _batch_order(len(sequences), size, settings["seed"], step)]
             loss = batch_loss(trained, batch, pad)
+            if penalty is not None:
+                extra = penalty(trained)
+                extra.backward()
+                loss += float(extra.detach())
             norm = torch.nn.utils.clip_grad_norm_(training.weights.values(), 1.0)
             if not (torch.isfinite(norm) and isfinite(loss)):
                 last = "no checkpoint was written (folder= and save_every= keep some)"
