@@ -537,11 +537,7 @@ def rows(
         ("C3b", "no-think", next(iter(renamed), why("outcome", "no-think", "no empty think span"))),
         ("C3c", "think", next(iter(apart.to_dict("records")), why("outcome", "think", inside))),
     ]
-    for claim, what, metric in (
-        ("C3d", "outcome", "refused"),
-        ("C3e", "harm", "refused"),
-        ("C3f", "harm", "misaligned"),
-    ):
+    for claim, (what, metric) in STEERED.items():
         table = removal.get(metric, DataFrame())
         found = table[table["direction"] == what].to_dict("records") if len(table) else ()
         if found:

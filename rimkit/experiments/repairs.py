@@ -24,15 +24,16 @@ import pandas as pd
 import torch
 from pandas import DataFrame
 
-from rimkit.behavior.evaluation import NOTHING, RANDOM, SELECTED, against_random, under_together, without_sight
+from rimkit.behavior.evaluation import RANDOM, SELECTED, against_random, without_sight
 from rimkit.behavior.prompts import CAREFUL, openings, prefixes
 from rimkit.behavior.refusal_score import contexts, head_effects, readout
 from rimkit.behavior.stats import TAIL, clusters_of, paired_difference, rate, resample_weights
 from rimkit.data import UserError, kept
 from rimkit.experiments import Common, Result, attempt, per_prompt, readable, result, testable, verdict_rows
-from rimkit.models.activations import mean_difference, read
+from rimkit.experiments.probes import Probe, added, fit, random_probe, steer
+from rimkit.models.activations import read
 from rimkit.models.chat import pad
-from rimkit.models.interventions import steer_per_row
+from rimkit.models.hooks import architecture
 from rimkit.models.study import StudyModel
 from rimkit.training.corpora import SAFETY, load_corpus
 from rimkit.training.finetune import finetune
@@ -53,6 +54,7 @@ DIALS = {
     PREFIX: ("",), SIGHT: ("",),
 }  # fmt: skip
 UNTUNED, TUNED = "untuned", "tuned"
+STEERED = {"modes": ("think",), "max_new_tokens": 192}  # a reply with its thought
 CLAIMS = {"Q8a": PENALTY, "Q8b": DATA, "Q8d": PREFIX, "Q8e": SIGHT}  # Q8c: steering, against random directions
 
 
@@ -75,15 +77,21 @@ def evaluation_prompts(settings=Settings(), split: str = "evaluation") -> DataFr
     return pd.concat(tables, ignore_index=True)
 
 
-def safety_direction(study: StudyModel, settings=Settings()) -> np.ndarray:
-    """Harmful minus harmless requests, at the end of no-think prompts: ``[residuals, hidden]``.
+def safety_probe(study: StudyModel, settings=Settings()) -> Probe:
+    """The direction from harmless to harmful requests at the end of no-think prompts.
 
-    The first are refused there and the others carried out. From the calibration split.
+    The harmful ones are refused there and the others carried out. From the calibration split.
     """
     prompts = settings.sets(["harmful", "harmless"], 48, "calibration")
     items = [study.chat.encode(text, "no-think") for text in prompts["text"]]
     states = read(study, items, ("residual",), ("last",))["residual", "last"]
-    return mean_difference(states, (prompts["kind"] == "harmful").to_numpy())
+    return fit(states, (prompts["kind"] == "harmful").to_numpy())
+
+
+def place(study: StudyModel, dial: tuple[float, float]) -> tuple[int, float]:
+    """``(residual, scale)`` of a setting of steering, which names a share of the depth."""
+    depth, scale = dial
+    return round(depth * architecture(study).n_layers), scale
 
 
 def movement(study: StudyModel, direction: np.ndarray, weight: float, settings=Settings()) -> Callable:
@@ -130,38 +138,12 @@ def observed(study: StudyModel, prompts: DataFrame, settings=Settings(), **gener
     return settings.judged(study, prompts, "think", batch_size=128, **generation)
 
 
-def steered(
-    study: StudyModel, prompts: DataFrame, directions: Mapping[str, np.ndarray], settings=Settings()
-) -> DataFrame:
-    """Verdicts in think mode with each direction added to the residual stream (column ``condition``)."""
-
-    def together(chosen: list[np.ndarray]):
-        added = np.stack(chosen)
-        return steer_per_row(study, np.zeros_like(added), added)
-
-    return under_together(study, prompts, directions, together, ("think",), **settings.generation)
-
-
-def at(direction: np.ndarray, depth: float, scale: float) -> np.ndarray:
-    """``scale`` times the direction of the residual at a share of the depth, zero at the others."""
-    here = np.arange(len(direction))[:, None] == round(depth * (len(direction) - 1))
-    return (scale * here * direction).astype(np.float32)
-
-
-def random_directions(like: np.ndarray, n: int) -> dict[str, np.ndarray]:
-    """As many random directions, as long as ``like`` in every residual."""
-    drawn = [np.random.default_rng(seed).normal(size=like.shape) for seed in range(n)]
-    lengths = np.linalg.norm(like, axis=-1, keepdims=True)
-    scaled = [one * lengths / np.linalg.norm(one, axis=-1, keepdims=True) for one in drawn]
-    return {f"{RANDOM} {number}": one.astype(np.float32) for number, one in enumerate(scaled)}
-
-
 def repaired(
     study: StudyModel, tuned: StudyModel, repair: str, prompts: DataFrame, dials: Iterable, settings=Settings()
 ) -> DataFrame:
     """Verdicts on prompts under a repair with each setting of its dial (column ``dial``)."""
     if repair in (DATA, PENALTY):
-        direction = safety_direction(study, settings) if repair == PENALTY else None
+        direction = safety_probe(study, settings).vectors if repair == PENALTY else None
         parts = []
         for dial in dials:
             corpus = with_safety(settings.corpus, dial) if repair == DATA else settings.corpus
@@ -170,9 +152,8 @@ def repaired(
             parts.append(observed(model, prompts, settings).assign(dial=str(dial)))
         return pd.concat(parts, ignore_index=True)
     if repair == STEERING:
-        direction = safety_direction(study, settings)
-        found = steered(tuned, prompts, {str(dial): at(direction, *dial) for dial in dials}, settings)
-        return found.rename(columns={"condition": "dial"})
+        towards = {str(dial): added(safety_probe(study, settings), *place(study, dial)) for dial in dials}
+        return steer(tuned, prompts, towards, settings, **STEERED).rename(columns={"condition": "dial"})
     if repair == PREFIX:
         known = openings("invented" if study.invented else "english")
         begun = prefixes(prompts, known[known["style"] == CAREFUL])
@@ -290,7 +271,7 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     for name, model in ((UNTUNED, study), (TUNED, tuned)):
         found = keep(name, partial(observed, model, asked, settings))
         parts.append(found.assign(repair=name, dial=""))
-    direction, random = safety_direction(study, settings), DataFrame()
+    probe, random = safety_probe(study, settings), DataFrame()
     for repair in settings.repairs:
         dial = DIALS[repair][0]
         if len(DIALS[repair]) > 1:
@@ -302,9 +283,10 @@ def run(study: StudyModel, settings=Settings()) -> Result:
         found = keep(repair, try_repair(repair, asked, [dial]))
         parts.append(found.assign(repair=repair))
         if repair == STEERING:
-            own = at(direction, *dial)
-            sets = {NOTHING: np.zeros_like(own), SELECTED: own, **random_directions(own, settings.n_random)}
-            random = keep(f"{repair}-random", partial(steered, tuned, asked[asked["set"] == "harmful"], sets, settings))
+            probes = {SELECTED: probe} | {f"{RANDOM} {n}": random_probe(probe, n) for n in range(settings.n_random)}
+            sets = {name: added(one, *place(study, dial)) for name, one in probes.items()}
+            harmful = asked[asked["set"] == "harmful"]
+            random = keep(f"{repair}-random", partial(steer, tuned, harmful, sets, settings, **STEERED))
     verdicts = pd.concat(parts, ignore_index=True)
     tables = {
         "repairs": changes(verdicts),

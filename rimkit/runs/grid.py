@@ -26,7 +26,6 @@ from rimkit.experiments import TOPICS, Result, ras
 from rimkit.models.hub import NOISE, embedded_models, identity
 from rimkit.models.load import load
 from rimkit.runs import audit
-from rimkit.runs.execute import find_chapters
 from rimkit.teaching import figures
 
 ROWS = "verdict rows"  # the name under which they are kept beside the tables
@@ -142,8 +141,8 @@ def models_of(topic: str, noise: bool = False) -> list[str]:
 
 
 def chapter_of(topic: str) -> str:
-    """The chapter of an experiment: "04_refusal_heads"."""
-    return find_chapters([str(1 + TOPICS.index(topic))])[0].stem
+    """The chapter whose claims an experiment measures: "04_refusal_heads"."""
+    return dict(zip(TOPICS, sorted(ledger.claims()["chapter"].unique()), strict=True))[topic]
 
 
 def cell(topic: str, model: str) -> Kept:
