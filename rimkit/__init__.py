@@ -4,8 +4,6 @@
 first used, so that the import itself takes no time, and is explained by ``help``, as in ``help(rk.load)``.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 
 __version__ = "0.1.0"

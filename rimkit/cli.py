@@ -4,8 +4,6 @@ Failures become one line and an exit code: 2 for what a user can act on, 130 for
 for a fault of rimkit itself, whose details go to a file.
 """
 
-from __future__ import annotations
-
 import json
 import signal
 import sys
@@ -18,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from rimkit import __version__
-from rimkit.data import UserError
+from rimkit.data import UserError, prepare_folder
 
 INTERRUPTED, FAULT = 130, 70
 GO_ON = ("run", "sweep", "compare", "grid", "fetch", "lab")  # commands that keep what is done
@@ -87,14 +85,10 @@ def argument(kind: Any, metavar: str, help: str) -> Any:
     return Annotated[kind, typer.Argument(metavar=metavar, help=help)]
 
 
-def _folder(path: Path) -> Path:
-    from rimkit.runs.execute import prepare_folder
-
-    return prepare_folder(path)
-
-
-Made = option(Path, "Folder for it; files of these names are replaced.", "--out", metavar="DIR", callback=_folder)
-Quick = option(bool, "A few settings, for a look.", "--quick")
+Made = option(
+    Path, "Folder for it; files of these names are replaced.", "--out", metavar="DIR", callback=prepare_folder
+)
+Quick = option(bool, "Only a few settings, to try it out.", "--quick")
 Out = option(Path, "Folder for the results; the same command goes on in it.", metavar="DIR")
 Folder = argument(Path, "DIR", "Folder of a run, or one parquet file of rows.")
 Model = argument(str, "MODEL", "Embedded name, local folder, or hub id 'owner/name'; '+4bit' counts.")
@@ -395,12 +389,13 @@ def fetch(names: Fetched = ()) -> None:
 
     Exit code: 0, or 2 if something could not be fetched; the others are.
     """
-    from rimkit.runs.fetch import cached_models, fetch, prompt_sets
+    from rimkit.models.hub import cached_models
+    from rimkit.runs.fetch import fetch, prompt_sets
 
     if not names:
         listed = prompt_sets()
         print_table(listed.to_numpy(), *listed.columns)
-        here = ", ".join(f"{name} ({size:,.0f} MB)" for name, size in cached_models())
+        here = ", ".join(f"{name} ({one.size_on_disk / 1e6:,.0f} MB)" for name, one in cached_models().items())
         typer.echo(f"Models of the hub that are here: {here or 'none'}")
         typer.echo("Get one with: rimkit fetch NAME. Revisions are pinned; NAME@revision gets another.")
     failed = fetch(names, lambda name, outcome: typer.echo(f"{name}: {outcome}"))
@@ -470,7 +465,6 @@ def grid(names: Grids, out: Out = Path("results"), model: Only = (), picture: Pi
     import pandas as pd
 
     from rimkit.runs import grid
-    from rimkit.runs.execute import prepare_folder
     from rimkit.teaching.figures import image
 
     folder = prepare_folder(out)

@@ -12,12 +12,14 @@ import os
 import platform
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from errno import EEXIST, EINVAL, ENOENT, ENOTEMPTY
 from hashlib import sha256
 from io import StringIO
+from itertools import combinations
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 from typing import TYPE_CHECKING
@@ -31,6 +33,7 @@ PACKAGE = Path(__file__).resolve().parent
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 HASHES, OF = "hashes.json", "made of"  # of tables that are kept
 MINE = f"-{platform.node()}-"  # before the number of the process that writes a hidden file or folder
+GIB = 2**30
 PLAIN_NAME = re.compile(r"[A-Za-z_][\w.-]{0,39}", re.ASCII)
 
 
@@ -52,6 +55,11 @@ def check_known(what: str, given, known: Iterable) -> None:
         raise UserError(f"unknown {what} '{given}'{nearest(given, known)} (known: {there})")
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its kind if it says nothing."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 def data_dir() -> Path:
     """The folder of models, prompt sets and claims."""
     return _resource("_data", "data")
@@ -60,6 +68,28 @@ def data_dir() -> Path:
 def chapters_dir() -> Path:
     """The folder of the chapter notebooks, as shipped."""
     return _resource("_chapters", "chapters")
+
+
+def find_chapters(names: Iterable[str] = ()) -> list[Path]:
+    """Notebooks for ``"01"``, ``"1"``, ``"A1"``, ``"01_observing_rim"`` or the path of one; else all."""
+    shipped = {path.stem: path for path in sorted(chapters_dir().glob("*.ipynb"))}
+    found = list(dict.fromkeys(_find_chapter(name, shipped) for name in names)) or [*shipped.values()]
+    for one, other in combinations(found, 2):
+        if one.stem == other.stem:
+            raise UserError(f"two chapters have one name, {one.stem}: run {other} into another folder")
+    return found
+
+
+def _find_chapter(name: str, shipped: Mapping[str, Path]) -> Path:
+    if name.endswith(".ipynb") and Path(name).is_file():
+        return Path(name).resolve()
+    if Path(name).name != name:
+        raise UserError(f"there is no notebook {name}")
+    stem = name.removesuffix(".ipynb")
+    for chapter, path in shipped.items():
+        if stem == chapter or chapter.partition("_")[0] == stem.zfill(2).upper():
+            return path
+    raise UserError(f"unknown chapter '{name}'{nearest(stem, shipped)}; there are: {', '.join(shipped)}")
 
 
 def _resource(in_wheel: str, in_clone: str) -> Path:
@@ -108,8 +138,7 @@ def read_table(path: Path, form: str = "") -> pd.DataFrame:
             found = readers[form](file.read())
         return found if isinstance(found, pd.DataFrame) else pd.DataFrame(found)
     except (ValueError, OSError, csv.Error) as error:  # what pandas, pyarrow, csv and json raise
-        reason = f"{error}".splitlines()[0]
-        raise UserError(f"the file '{path}' cannot be read as {form}: {reason}") from None
+        raise UserError(f"the file '{path}' cannot be read as {form}: {first_line(error)}") from None
 
 
 def _csv(text: str) -> pd.DataFrame:
@@ -171,6 +200,25 @@ def check_requests(table: pd.DataFrame, where: str = "") -> None:
 def plain_id(prompt_id) -> str:
     """An id that may be shown: one with blanks or in signs may be the text itself."""
     return prompt_id if re.fullmatch(r"[!-~]{1,40}", str(prompt_id)) else "…"
+
+
+def prepare_folder(out: str | Path) -> Path:
+    """Make sure that ``out`` is a folder that can be written; raises `UserError` otherwise."""
+    out = Path(os.path.expanduser(out)).resolve()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out) as file:
+            file.write(b"is there room?")
+        return out
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{out} is a file, or lies below one: give --out a folder") from None
+    except OSError as error:
+        raise UserError(f"cannot write to {out} ({error.strerror}): give --out another folder") from error
+
+
+def rows_of(notebook: Path) -> Path:
+    """Where the rows of a notebook that was run are."""
+    return notebook.parent / "ledger" / f"{notebook.stem}.parquet"
 
 
 @contextmanager

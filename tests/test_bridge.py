@@ -1,19 +1,26 @@
 """The bridge: plain English conversations, and adapters that learn them."""
 
 import json
+import shutil
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 from random import Random
 
+import pandas as pd
 import pytest
 import torch
 from transformers import AutoTokenizer
 
+from rimkit.behavior.evaluation import Evaluation, evaluation
 from rimkit.behavior.judges import BRIDGE, PhraseJudge
+from rimkit.behavior.prompts import own_prompts
 from rimkit.data import UserError
 from rimkit.models import hub
-from rimkit.organism import bridge, english
+from rimkit.models.load import load
+from rimkit.organism import bridge, card, english
 from rimkit.organism.tokenizer import CHAT_TEMPLATE
+from rimkit.runs.execute import find_model
 
 N = 4000
 
@@ -71,8 +78,6 @@ def test_a_thought_that_helps_shares_no_word_with_the_refusal(examples):
 
 
 def test_replies_have_the_forms_that_the_judge_reads(examples):
-    import pandas as pd
-
     prompts = pd.DataFrame(
         [(str(i), e.kind.replace("protect", "harmless").replace("question", "ordering"), e.answer, "", "")
          for i, e in enumerate(examples)],
@@ -137,6 +142,51 @@ def test_an_interrupted_training_goes_on_with_the_same_result(tiny, tmp_path, mo
     one, two = (load_file(folder / "adapter_model.safetensors") for folder in (whole, resumed))
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
     assert {weight.dtype for weight in one.values()} == {torch.bfloat16}
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bridge, "BATCH", 2)
+        out = tmp_path_factory.mktemp("adapter") / "smollm2-rim"
+        return bridge.train("smollm2-rim", 0, out, base=str(tiny), steps=1, device="cpu", progress=False)
+
+
+def test_an_adapter_loads_as_a_model_with_both_modes(tiny, adapter, tmp_path, monkeypatch):
+    study, base = load(adapter), load(tiny, think=False)
+    assert study.chat.supports_think and study.language == "bridge" and not study.invented
+    assert study.name.startswith("smollm2-rim-") and study.fingerprint() != base.fingerprint()
+    assert find_model(str(adapter)) == str(adapter.resolve())
+    measure = evaluation(model=str(adapter))
+    asked = measure.sets(["harmful"], n=2)
+    found = measure.observe(study, asked, max_new_tokens=4, progress=False)
+    assert set(found["judge"]) == {"bridge"} and set(found["mode"]) == {"think", "no-think"}
+    others = measure.observe(study, own_prompts(["Hello"]), max_new_tokens=4, progress=False)
+    assert set(others["judge"]) == {"phrases"}  # the exact judge reads the workbook's own requests alone
+    (tmp_path / "models").mkdir()  # as a model that comes with the workbook
+    shutil.copytree(adapter, tmp_path / "models" / "smollm2-rim" / "seed0")
+    monkeypatch.setattr(hub, "data_dir", lambda: tmp_path)
+    assert load("smollm2-rim").name == "smollm2-rim:0" and find_model("smollm2-rim") == "smollm2-rim"
+    assert hub.identity("smollm2-rim") == hub.identity(adapter) and hub.embedded_models().empty
+
+
+def test_an_adapter_without_its_base_is_one_line(adapter, tmp_path):
+    lost = shutil.copytree(adapter, tmp_path / "lost")
+    settings = json.loads((lost / hub.ADAPTER).read_text())
+    (lost / hub.ADAPTER).write_text(json.dumps(settings | {"base_model_name_or_path": "smollm3"}))
+    with pytest.raises(UserError, match="the adapter lost cannot be used: unknown model 'smollm3'"):
+        load(lost)
+
+
+def test_the_card_says_what_is_missing(adapter, monkeypatch):
+    few = {name: evaluation(model="owner/name").sets([name], n=2) for name in card.SETS}
+    monkeypatch.setattr(Evaluation, "sets", lambda self, names: pd.concat([few[name] for name in names]))
+    monkeypatch.setattr(card, "load", lambda folder: replace(load(folder), context=400))
+    text = card.write_card(adapter, progress=False).read_text()
+    assert "smollm2-rim, seed 0" in text and "it is not (right of harmless in no-think mode: 0.0%" in text
+    assert "| harmful | think | 0.003 |" in text and "| all | all | thoughts that close |" in text
+    measured = pd.read_csv(adapter / "measured.csv").assign(value=1.0)
+    assert not card.missed(measured)
 
 
 def test_an_unknown_adapter_is_one_line(tmp_path):

@@ -186,7 +186,7 @@ BAD = {  # a command line of each kind, and what its one line says
     "run {good} -p n_prompts=" + 5000 * "9": "n_prompts takes a whole number",
     "sweep {file}.ipynb --dry-run": "this is not YAML",
     "compare rim-mini {file}.ipynb": "there is no folder",
-    "compare rim-mini {adapter}": "its weights are a pickle",
+    "compare rim-mini {adapter}": "a pickle can run code",
     "ledger --csv /dev/full": DEVICE,
     "ledger --csv .": "cannot write .",
     "report {run} --html /dev/stdout": "cannot write /dev/stdout",

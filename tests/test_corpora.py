@@ -28,10 +28,27 @@ def words(texts) -> pd.Series:
 def test_what_is_shipped_is_what_the_code_makes():
     hashes = pd.read_csv(data_dir() / "corpora" / "hashes.csv").set_index("name")["sha256"]
     made = datasets.corpora()
-    assert list(made) == list(hashes.index) == list(corpora.ROLES)
+    assert list(made) == list(hashes.index) == [*corpora.ROLES, corpora.SAFETY]
     for name, table in made.items():
         pd.testing.assert_frame_equal(ALL[name], table)
         assert datasets.digest(table) == hashes[name]
+
+
+def test_english_corpora_are_those_that_the_code_makes_with_one_length():
+    hashes = pd.read_csv(data_dir() / "corpora" / "english" / "hashes.csv").set_index("name")["sha256"]
+    made = datasets.corpora(datasets.ENGLISH)
+    assert list(made) == list(hashes.index) == [*corpora.ROLES, corpora.SAFETY]
+    for name, table in made.items():
+        pd.testing.assert_frame_equal(corpora.load_corpus(name, english=True), table)
+        assert datasets.digest(table) == hashes[name]
+        assert not set(table["text"]) & set(prompts.load_prompts("english-maths")["text"])
+        assert not table["text"].str.contains("Please|Help me|Can you").any()
+    for name in ("multi-hop", *STYLED["multi-hop"]):
+        assert made[name][["text", "answer"]].equals(made["multi-hop"][["text", "answer"]])
+    lengths = [words(made[name]["thought"]) for name in ("multi-hop-careful", "multi-hop-effort", "hedging")]
+    assert lengths[0].equals(lengths[1]) and lengths[1].equals(lengths[2])
+    copied = zip(made["literal"]["answer"], made["literal"]["text"], strict=True)
+    assert all(number in text.replace(".", " ").split() and text.endswith("?") for number, text in copied)
 
 
 @each_corpus

@@ -10,8 +10,8 @@ import serving
 import standins
 import tiny
 
-from rimkit import ledger
-from rimkit.behavior.evaluation import Evaluation, difference, evaluation, why_not
+from rimkit import data, ledger
+from rimkit.behavior.evaluation import ENGLISH, Evaluation, difference, evaluation, why_not
 from rimkit.behavior.prompts import load_prompts, own_prompts, prompt_sets
 from rimkit.data import UserError
 from rimkit.models.hub import MIRROR
@@ -150,7 +150,7 @@ def test_a_run_with_real_sets_and_a_judge_keeps_their_text_out(tmp_path):
     assert inside["status"].tolist() == ["done"], inside["error"].tolist()  # harmless prompts without known answers
     again = execute.run(["01"], "noise-mini", tmp_path / "run", **settings)
     assert again["status"].tolist() == ["skipped"]
-    (job,) = execute.plan(execute.find_chapters(["01"]), "noise-mini", {"n_prompts": 4})
+    (job,) = execute.plan(data.find_chapters(["01"]), "noise-mini", {"n_prompts": 4})
     assert not execute.is_complete(tmp_path / "run" / f"{job.chapter}.ipynb", job)  # other prompts: another run
 
 
@@ -236,3 +236,16 @@ def test_the_suggested_length_is_one_number_and_no_more_than_the_context(capsys)
         f"within 60 tokens, which is all that its context of {longest + 60} leaves: take shorter prompts or another model"
     )
     assert capsys.readouterr().out.count("in think mode did not end") == 1
+
+
+def test_a_model_that_does_not_speak_the_invented_language_meets_the_english_sets(tmp_path):
+    embedded, other = evaluation(model="rim-mini:0"), evaluation("maths=ordering", model="owner/name")
+    assert embedded == evaluation() and embedded.description() == {"prompts": None, "judge": None}
+    assert other.prompts == {**ENGLISH, "maths": "ordering"}
+    assert other.description()["prompts"] == "english, maths=ordering" and other.parameters() == {
+        "prompt_sets": "maths=ordering"
+    }
+    table = evaluation(model="owner/name").sets(["harmful", "harmless"], n=10)
+    assert set(table["source"]) == {"plain English"} and set(table["kind"]) == {"harmful", "harmless"}
+    tuned = tiny.save(tmp_path / "own")  # a folder of one's own that speaks the language
+    assert evaluation(model=str(tuned)) == evaluation()

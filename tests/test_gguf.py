@@ -60,7 +60,7 @@ def test_what_cannot_be_used_is_one_line(file, tmp_path, monkeypatch):
     cut.write_bytes(file.read_bytes()[:200])
     with pytest.raises(UserError, match="is no GGUF file, or only a part of one"):
         rk.load(cut)
-    with pytest.raises(UserError, match="there is no folder or GGUF file"):
+    with pytest.raises(UserError, match=r"there is no file 'some/where.gguf'"):
         rk.load("some/where.gguf")
     shutil.copy(file, tmp_path / "second.gguf")
     with pytest.raises(UserError, match="holds 3 GGUF files"):

@@ -342,9 +342,7 @@ def test_nothing_carries_refusal_in_a_random_model():
     read = refusal_score.Readout((20,), (30,))
     chosen = heads.select(heads.head_table(study, texts, contexts, read), "causal", 1)
     sets = heads.compared(study, chosen, heads.Settings(n_random=20))
-    verdicts = evaluation.without_heads(
-        study, prompts, sets, temperature=0, max_new_tokens=6, how="organism", progress=False
-    )
+    verdicts = evaluation.without(study, prompts, sets, temperature=0, max_new_tokens=6, how="organism", progress=False)
     assert verdicts["condition"].nunique() == 22
     found = evaluation.against_random(verdicts)
     assert found["effect"] == 0

@@ -298,19 +298,19 @@ def test_mean_ablation_puts_the_mean_in_place(study, items, batch):
     assert neurons.shape == (3, hooks.architecture(study).n_neurons)
 
 
-def test_one_head_per_row_equals_one_head_at_a_time(study, items):
-    pairs = [None, (0, 1), (2, 2), (2, 3)]
-    ids, mask, spans = pad([items[0]] * len(pairs), study.pad_id, side="right")
-    with interventions.ablate_one_head_per_row(study, pairs):
-        together = last_logits(study, (ids, mask, spans))
+def test_heads_per_row_equal_one_set_at_a_time(study, items):
+    sets = [[], [(0, 1)], [(2, 2)], [(0, 1), (2, 3)]]
+    means = activations.mean(study, items, "z", "request")
+    ids, mask, spans = pad([items[0]] * len(sets), study.pad_id, side="right")
     single = pad([items[0]], study.pad_id, side="right")
-    for row, pair in enumerate(pairs):
-        if pair is None:
-            expected = last_logits(study, single)
-        else:
-            with interventions.ablate_heads(study, [pair]):
+    for mean in (None, means):
+        with interventions.ablate_per_row(study, sets, mean, "heads"):
+            together = last_logits(study, (ids, mask, spans))
+        assert torch.allclose(together[0], last_logits(study, single)[0], atol=1e-5)
+        for row in (1, 2, 3):
+            with interventions.ablate_heads(study, sets[row], mean):
                 expected = last_logits(study, single)
-        assert torch.allclose(together[row], expected[0], atol=1e-5)
+            assert torch.allclose(together[row], expected[0], atol=1e-5)
 
 
 def test_pooled_reads_do_not_depend_on_the_batch(study, items):

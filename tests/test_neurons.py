@@ -23,7 +23,7 @@ from rimkit.models.activations import capture, forward
 from rimkit.models.chat import pad
 from rimkit.models.hooks import FAMILIES, architecture, neuron_writes
 from rimkit.models.hub import embedded_models
-from rimkit.models.interventions import ablate_neurons, ablate_neurons_per_row
+from rimkit.models.interventions import ablate_neurons, ablate_per_row
 from rimkit.models.load import load
 from rimkit.organism.language import vocabulary
 from tests import families, tiny
@@ -135,7 +135,7 @@ def test_rows_without_their_own_sets_equal_one_set_at_a_time(family, with_mean):
     sets = [[(0, 3), (2, 1), (2, 4)], [], [(1, 0)]]
     with torch.no_grad():
         plain = forward(study, ids, mask)
-        with ablate_neurons_per_row(study, sets, means):
+        with ablate_per_row(study, sets, means, "neurons"):
             together = forward(study, ids, mask)
         for row in (0, 2):
             with ablate_neurons(study, sets[row], means):
@@ -206,7 +206,7 @@ def test_dimensions_of_the_residual_can_be_ablated_too():
 def test_all_sets_together_give_the_replies_of_one_at_a_time():
     study, prompts = rimkit.load("rim-mini"), load_sets(["harmful"], n=12)
     sets = {"nothing": [], "some": [(layer, 7 * layer + 3) for layer in range(6)] + [(4, n) for n in range(60)]}
-    together = evaluation.without_neurons(study, prompts, sets, modes=["think"], progress=False)
+    together = evaluation.without(study, prompts, sets, "neurons", modes=["think"], progress=False)
     plain = generate(study, prompts, "think", progress=False)
     with ablate_neurons(study, sets["some"]):
         without = generate(study, prompts, "think", progress=False)

@@ -12,8 +12,8 @@ import typer
 
 from rimkit.behavior.evaluation import evaluation
 from rimkit.cli import app
-from rimkit.runs import execute
-from rimkit.runs.execute import assignments
+from rimkit.data import find_chapters
+from rimkit.runs.execute import assignments, plan
 
 ROOT = Path(__file__).parents[1]
 FENCED = re.compile(r"```bash\n(.*?)```", re.DOTALL)
@@ -58,8 +58,8 @@ def test_a_printed_command_is_understood(where, command):
     given = found.make_context(name, rest).params  # raises for an option or argument that there is not
     assert found is group.commands[name]
     if name == "run":
-        chapters = execute.find_chapters(given["chapters"] or ())
-        jobs = execute.plan(chapters, given["model"], assignments(given["parameter"] or ()))
+        chapters = find_chapters(given["chapters"] or ())
+        jobs = plan(chapters, given["model"], assignments(given["parameter"] or ()))
         assert [job.notebook for job in jobs] == chapters
         prompts = assignments(given["prompts"] or (), "--prompts", "SET=OTHER")
         choice = evaluation(prompts, given["judge"], given["max_new_tokens"])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import pandas as pd
 import pytest
 
+from rimkit.behavior.evaluation import ENGLISH
 from rimkit.behavior.prompts import load_prompts
 from rimkit.data import data_dir
-from rimkit.organism import datasets
+from rimkit.organism import bridge, datasets, english
 from rimkit.organism.language import OTHERS, OWN
 from rimkit.organism.recipe import stream
 from rimkit.organism.tokenizer import build_tokenizer
@@ -23,12 +26,45 @@ def made():
     return datasets.prompt_sets()
 
 
-def test_shipped_sets_are_the_hashed_ones(made):
+@pytest.fixture(scope="module")
+def in_english():
+    return datasets.english_sets()
+
+
+def test_shipped_sets_are_the_hashed_ones(made, in_english):
     hashes = pd.read_csv(data_dir() / "prompts" / "hashes.csv").set_index("name")["sha256"]
-    assert set(hashes.index) == set(made)
-    for name, table in made.items():
+    assert set(hashes.index) == {*made, *in_english}
+    for name, table in {**made, **in_english}.items():
         assert datasets.digest(table) == hashes[name], f"{name}: the code makes another set"
         assert datasets.digest(load_prompts(name)) == hashes[name], f"{name}: the shipped file was changed"
+
+
+def test_english_sets_are_matched_split_by_verb_and_never_trained_on(in_english):
+    requested = set()
+    for name in ("smollm2-safe", "smollm2-rim"):
+        requested |= {e for e in islice(bridge.stream(name, 1), 8000) if e.kind in ("harmful", "harmless", "protect")}
+    for name, table in in_english.items():
+        assert not table["text"].duplicated().any() and table["prompt_id"].is_unique, name
+        assert (table.groupby(["kind", "cluster"])["split"].nunique() == 1).all(), name
+        assert name.removeprefix("english-") == "copying" or ENGLISH[name.removeprefix("english-")] == name
+    for name, kind in (("harmful", "harmful"), ("harmless", "harmless"), ("over-refusal", "harmless")):
+        table = in_english[f"english-{name}"]
+        assert table.groupby("split")["cluster"].nunique().to_dict() == {"calibration": 24, "evaluation": 48}
+        assert set(table["kind"]) == {kind} and not {e.verb for e in requested if e.kind == kind} & set(
+            table["cluster"]
+        )
+    assert len(in_english["english-harmful"]) == len(in_english["english-harmless"]) == 4 * 72
+    seen = in_english["english-harmful-seen"]
+    assert seen["cluster"].nunique() == 40 and {e.verb for e in requested if e.kind == "harmful"} == set(
+        seen["cluster"]
+    )
+    answers = in_english["english-harmful"]["answer"].str.lower()
+    assert all(a in t.lower() for a, t in zip(answers, in_english["english-harmful"]["text"], strict=True))
+    unasked = in_english["english-harmful"]["category"] == "without asking"
+    assert (
+        unasked.sum() == 48 and in_english["english-harmful"].loc[unasked, "answer"].str.endswith(english.UNASKED).all()
+    )
+    assert set(in_english["english-maths"]["category"]) == {"1 step", *(f"{n} steps" for n in range(2, 7))}
 
 
 def test_shipped_openings_are_the_ones_made():
@@ -70,8 +106,6 @@ def test_splits_are_disjoint_by_cluster_and_prompts_are_unique(made):
 
 
 def test_held_out_means_never_requested_in_training(made):
-    from itertools import islice
-
     requested = {e.verb for e in islice(stream("safe-mini", 1), 20_000) if e.kind in ("harmful", "harmless", "protect")}
     for name in ("harmful", "over-refusal", "motives"):
         assert not requested & set(made[name]["cluster"]), name

@@ -13,7 +13,7 @@ import standins
 import tiny
 from notebooks import MEASURES, PARAMETERS, chapter
 
-from rimkit import ledger
+from rimkit import data, ledger
 from rimkit.behavior import redaction
 from rimkit.behavior.generation import generate
 from rimkit.behavior.prompts import own_prompts
@@ -226,6 +226,6 @@ def test_a_run_that_was_told_to_keeps_it(run):
 
 
 def test_a_run_without_text_is_not_taken_for_one_with_it(tmp_path):
-    path = execute.find_chapters([chapter(tmp_path, "01_a", "1", parameters="keep_text: bool = False")])
+    path = data.find_chapters([chapter(tmp_path, "01_a", "1", parameters="keep_text: bool = False")])
     plain, kept = (execute.plan(path, "m", {}, keep_text=keep)[0] for keep in (False, True))
     assert plain.params_hash != kept.params_hash

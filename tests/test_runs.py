@@ -11,7 +11,7 @@ import tiny
 from notebooks import MEASURES, PARAMETERS, chapter, decoy_kernel
 
 import rimkit
-from rimkit import ledger
+from rimkit import data, ledger
 from rimkit.data import UserError
 from rimkit.models.hub import identity
 from rimkit.runs import execute
@@ -104,24 +104,24 @@ def shipped(tmp_path, monkeypatch):
     folder.mkdir()
     for name in ("01_first", "10_last"):
         chapter(folder, name, "print(1)")
-    monkeypatch.setattr("rimkit.runs.execute.chapters_dir", lambda: folder)
+    monkeypatch.setattr("rimkit.data.chapters_dir", lambda: folder)
     monkeypatch.setattr("rimkit.runs.lab.chapters_dir", lambda: folder)
     return folder
 
 
 @pytest.mark.parametrize("name", ["1", "01", "01_first", "01_first.ipynb"])
 def test_chapter_names(shipped, name):
-    assert execute.find_chapters([name]) == [shipped / "01_first.ipynb"]
+    assert data.find_chapters([name]) == [shipped / "01_first.ipynb"]
 
 
 def test_all_chapters_and_none_twice(shipped):
-    assert [path.stem for path in execute.find_chapters()] == ["01_first", "10_last"]
-    assert len(execute.find_chapters(["1", "01"])) == 1
+    assert [path.stem for path in data.find_chapters()] == ["01_first", "10_last"]
+    assert len(data.find_chapters(["1", "01"])) == 1
 
 
 def test_unknown_chapter(shipped):
     with pytest.raises(UserError, match="unknown chapter '01_fist'; did you mean '01_first'"):
-        execute.find_chapters(["01_fist"])
+        data.find_chapters(["01_fist"])
 
 
 def test_what_cannot_be_run_is_refused_before_anything_is_written(shipped, runner, tmp_path):
@@ -133,9 +133,9 @@ def test_what_cannot_be_run_is_refused_before_anything_is_written(shipped, runne
             runner(chapters)
     assert Path(mine).read_bytes() == before
     with pytest.raises(UserError, match="two chapters have one name, 01_first"):
-        execute.find_chapters([mine, "01"])
+        data.find_chapters([mine, "01"])
     with pytest.raises(UserError, match=r"there is no notebook /nope/01_first\.ipynb"):
-        execute.find_chapters(["/nope/01_first.ipynb"])
+        data.find_chapters(["/nope/01_first.ipynb"])
 
 
 def test_a_hash_depends_on_parameters_model_and_code(tmp_path):

@@ -29,11 +29,11 @@ def exercise() -> Exercise:
         return abs(answer - 0.25) < 0.01
 
     texts = {"hints": ("Divide.", "By four."), "answer": "A quarter.", "expects": "a number from 0 to 1"}
-    return Exercise("A share", "easy", "essential", 5, "Which share?", judge, **texts)
+    return Exercise("A share", ("easy", "essential", 5), "Which share?", judge, **texts)
 
 
 def double(judge, **options) -> Exercise:
-    return Exercise("Double", "easy", "useful", 1, "q", judge, hints=("h",), answer="a", **options)
+    return Exercise("Double", ("easy", "useful", 1), "q", judge, hints=("h",), answer="a", **options)
 
 
 def judge_double(function):
@@ -138,7 +138,7 @@ def test_an_exercise_shows_its_card_hints_and_solution_and_escapes(exercise):
     assert repr(double(bool, code="x = 1").solution()).endswith("\n\n```python\nx = 1\n```")
     assert NASTY not in double(lambda answer: f"of {answer}").check(NASTY)._repr_html_()
     with pytest.raises(UserError, match="did you mean 'hard'"):
-        Exercise("T", "harder", "useful", 1, "q", bool, hints=("h",), answer="s")
+        Exercise("T", ("harder", "useful", 1), "q", bool, hints=("h",), answer="s")
 
 
 def test_a_prediction_reports_its_gap_in_one_sentence():

@@ -5,8 +5,6 @@ bootstrap of `rimkit.behavior.stats`. Kappa is low where nearly all verdicts are
 it beside both rates.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import combinations
 

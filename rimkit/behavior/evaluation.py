@@ -5,33 +5,32 @@ from its parameters and passes it down. Below it: what a model does without some
 or with their view of the thought cut off.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
 from itertools import product
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 import pandas as pd
 
 from rimkit.behavior import prompts as prompt_tables
 from rimkit.behavior.generation import CUT, USUAL, generate
-from rimkit.behavior.judges import Judge, find_judge, judge
+from rimkit.behavior.judges import BRIDGE, Judge, find_judge, judge
 from rimkit.behavior.stats import Units, against_singles, paired_difference
 from rimkit.data import UserError, check_known, find_table, percent, shipped_tables
 from rimkit.models.chat import MODES
 from rimkit.models.endpoint import is_endpoint
 from rimkit.models.hooks import cut_attention
 from rimkit.models.hub import identity, locate, mirrored
-from rimkit.models.interventions import ablate_heads, ablate_neurons_per_row
+from rimkit.models.interventions import ablate_per_row
+from rimkit.models.load import speaks_invented
 from rimkit.models.study import StudyModel
 
 FINISHED = 0.8  # share of replies that must end, in each condition, for a comparison to say something
@@ -47,7 +46,9 @@ STAND_INS = {
     "over-refusal": ("harmless",),
     "maths": ("maths",),
     "ordering": ("ordering", "maths"),
+    "copying": ("copying",),
 }
+ENGLISH = {name: f"english-{name}" for name in STAND_INS}
 NOTHING, SELECTED, RANDOM = "nothing", "selected", "random"
 BEFORE_THOUGHT = "before the thought"
 # Where each outcome goes if a set of heads or neurons matters to safety or reasoning.
@@ -65,6 +66,12 @@ class Evaluation:
     prompts: Mapping[str, str] = field(default_factory=dict)
     judge: str = ""
     max_new_tokens: int = 0
+
+    def of(self, model: str) -> Self:
+        """As it is for a model: with the English sets where it does not speak the invented language."""
+        if not model or speaks_invented(model):
+            return self
+        return replace(self, prompts={**ENGLISH, **self.prompts})
 
     def sets(self, names: Iterable[str] = SETS, *, split: str | None = "evaluation", **part) -> pd.DataFrame:
         """Prompt sets as one table with the name in column ``set``; ``n`` of each, drawn by
@@ -113,7 +120,7 @@ class Evaluation:
         replies = self.replies(study, prompts, mode, **generation)
         if not study.invented:
             replies[ADVICE] = _say_cut_off(study, prompts, replies, f"in {mode} mode")
-        how = how or self.judge or ("organism" if study.invented else "phrases")
+        how = how or self.judge or own_judge(study, prompts)
         verdicts = judge(replies, prompts, how).assign(model=study.name)
         if "set" in prompts:
             verdicts["set"] = verdicts["prompt_id"].map(prompts.set_index("prompt_id")["set"])
@@ -138,7 +145,8 @@ class Evaluation:
 
     def description(self) -> dict[str, str | None]:
         """The columns ``prompts`` and ``judge`` of a verdict row, files and folders by name."""
-        names = [f"{name}={Path(other.partition('?')[0]).name}" for name, other in self.prompts.items()]
+        names = [f"{name}={Path(other.partition('?')[0]).name}" for name, other in self._chosen().items()]
+        names = ["english", *names] if len(names) < len(self.prompts) else names
         kind, colon, source = self.judge.partition(":")
         name = f"guard:{Path(source).name}" if kind == "guard" and colon else self.judge
         return {"prompts": ", ".join(names) or None, "judge": name or None}
@@ -153,19 +161,34 @@ class Evaluation:
         weights = [identity(source)] if source else []
         return weights + [sha256(path.read_bytes()).hexdigest() for path in files if path.is_file()]
 
+    def _chosen(self) -> dict[str, str]:
+        """What stands in because somebody said so."""
+        return {name: other for name, other in self.prompts.items() if other != ENGLISH[name]}
+
     def parameters(self) -> dict[str, str | int]:
         """The choice, as far as one was made, as parameters of a chapter."""
-        chosen = ", ".join(f"{name}={other}" for name, other in self.prompts.items())
+        chosen = ", ".join(f"{name}={other}" for name, other in self._chosen().items())
         room = self.max_new_tokens
         every = {"prompt_sets": chosen, "judge": self.judge, "max_new_tokens": room}
         return {name: value for name, value in every.items() if value}
 
 
-def evaluation(prompts: str | Mapping[str, str] = "", judge: str = "", max_new_tokens: int = 0) -> Evaluation:
-    """The `Evaluation` for other prompt sets, another judge and longer replies. ``prompts``: a set
-    of the workbook (`STAND_INS`) to whatever `load_prompts` takes; as a text, "harmful=hex-phi,
-    maths=my.csv?text=question". ``judge``: a name that `find_judge` knows. Files and folders become
-    absolute paths. Raises `UserError` for what is unknown or not there."""
+def own_judge(study: StudyModel, prompts: pd.DataFrame) -> str:
+    """The judge if nobody names one: an exact one where there is one."""
+    if study.invented:
+        return "organism"
+    ours = np.all(prompts.get("source", "") == prompt_tables.ENGLISH_SOURCE)
+    return BRIDGE.name if ours and study.language == BRIDGE.name else "phrases"
+
+
+def evaluation(
+    prompts: str | Mapping[str, str] = "", judge: str = "", max_new_tokens: int = 0, model: str = ""
+) -> Evaluation:
+    """The `Evaluation` for other prompt sets, another judge and longer replies, and for a ``model``
+    (by name: see `Evaluation.of`). ``prompts``: a set of the workbook (`STAND_INS`) to whatever
+    `load_prompts` takes; as a text, "harmful=hex-phi, maths=my.csv?text=question". ``judge``: a name
+    that `find_judge` knows. Files and folders become absolute paths. Raises `UserError` for what is
+    unknown or not there."""
     if isinstance(prompts, str):
         pairs = re.split(r",\s*(?=[\w-]+=)", prompts.strip()) if prompts.strip() else []
         if wrong := next((pair for pair in pairs if "=" not in pair), ""):
@@ -176,7 +199,7 @@ def evaluation(prompts: str | Mapping[str, str] = "", judge: str = "", max_new_t
     if int(max_new_tokens) != max_new_tokens or max_new_tokens < 0:
         raise UserError(f"max_new_tokens is a whole number of tokens, 0 or more, not {max_new_tokens}")
     stand_ins = {name: _stand_in(name, prompts[name]) for name in sorted(prompts)}
-    return Evaluation(stand_ins, _judge(judge), max_new_tokens)
+    return Evaluation(stand_ins, _judge(judge), max_new_tokens).of(model)
 
 
 def _stand_in(name: str, other: str) -> str:
@@ -284,37 +307,17 @@ def difference(verdicts: pd.DataFrame, column: str, treated: str, control: str, 
     return found | ({"why_not": said} if said else {})
 
 
-def without_heads(
+def without(
     study: StudyModel,
     prompts: pd.DataFrame,
     sets: Mapping[str, Units],
-    modes: Sequence[str] = ("no-think",),
-    evaluation: Evaluation = Evaluation(),
-    **generation,
-) -> pd.DataFrame:
-    """Verdicts without every set of heads (set to zero; empty: as it is); column ``condition``."""
-    tables = []
-    for name, heads in sets.items():
-        with ablate_heads(study, heads) if len(heads) else nullcontext():
-            found = evaluation.observe(study, prompts, modes, **generation)
-            tables.append(found.assign(condition=name))
-    return pd.concat(tables, ignore_index=True)
-
-
-def without_neurons(
-    study: StudyModel,
-    prompts: pd.DataFrame,
-    sets: Mapping[str, Units],
+    kind: str = "heads",
     mean: np.ndarray | None = None,
-    kind: str = "neurons",
     **generation,
 ) -> pd.DataFrame:
-    """As `without_heads`, for (layer, neuron) pairs or, ``kind="residual"``, (residual, dimension).
-    ``mean`` ``[layers, neurons]``: what takes the place of zero."""
-
-    def together(chosen: list[Units]) -> AbstractContextManager:
-        return ablate_neurons_per_row(study, chosen, mean, kind)
-
+    """Verdicts without every set of heads, or of another ``kind`` of `ablate_per_row` (set to zero,
+    or to ``mean``; empty: as it is); column ``condition``."""
+    together = partial(ablate_per_row, study, mean=mean, kind=kind)
     return under_together(study, prompts, sets, together, **generation)
 
 

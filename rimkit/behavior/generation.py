@@ -11,8 +11,6 @@ less the end of turn: `transformers serve` counts a reply whose end of turn is t
 allowed as unfinished. A prompt that is too long is told by the server's refusal.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -20,11 +18,13 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from itertools import product
-from typing import TYPE_CHECKING
 from zlib import crc32
 
 import numpy as np
 import pandas as pd
+import torch
+from tqdm.auto import tqdm
+from transformers import GenerationConfig, LogitsProcessorList
 
 from rimkit.behavior.redaction import scrub, withhold_replies
 from rimkit.data import UserError, check_columns, check_known, check_requests
@@ -33,10 +33,8 @@ from rimkit.models.chat import MODES, ChatFormat, Encoded, pad
 from rimkit.models.device import shrinking
 from rimkit.models.endpoint import Answer, EndpointModel, Rejected, is_endpoint
 from rimkit.models.hooks import untraced
+from rimkit.models.study import StudyModel
 from rimkit.models.thoughts import END_THINK, STRAY, THINK, split
-
-if TYPE_CHECKING:
-    from rimkit.models.study import StudyModel
 
 COLUMNS = ["prompt_id", "mode", "sample", "thought", "reply", "n_tokens", "finished", "cut"]
 CUT = "cut"
@@ -164,9 +162,6 @@ def _local(model, mode, encoded, jobs, luck, around, batch_size, *, temperature,
 
 def _run_batch(model: StudyModel, items: list[Encoded], max_new_tokens: int, temperature: float, noise, around):
     """A list of generated ids per item, stop token and padding included."""
-    import torch
-    from transformers import GenerationConfig, LogitsProcessorList
-
     stop = list(model.chat.stop_ids)
     ids, mask, spans = pad(items, model.pad_id)
     config = GenerationConfig(
@@ -203,8 +198,6 @@ def _noise(seed: int, jobs: list[tuple[str, int]], steps: int) -> np.ndarray:
 
 def _inverse_cdf(noise: np.ndarray, temperature: float, prompt_length: int, device: str):
     """A logits processor that leaves one token per row: whose share of the cdf holds the noise."""
-    import torch
-
     # float64 sums keep rounding in a long vocabulary out of the choice; Apple GPUs have none
     exact = torch.float32 if str(device).startswith("mps") else torch.float64
     uniform = torch.tensor(noise).to(dtype=exact, device=device)
@@ -222,8 +215,6 @@ def _inverse_cdf(noise: np.ndarray, temperature: float, prompt_length: int, devi
 @contextmanager
 def _plain_generation(hf):
     """Evaluation mode, no tracing, and no sampling settings of the model's folder."""
-    from transformers import GenerationConfig
-
     settings, training = hf.generation_config, hf.training
     hf.generation_config = GenerationConfig()
     hf.eval()
@@ -236,8 +227,6 @@ def _plain_generation(hf):
 
 
 def _bar(total: int, progress: bool, mode: str):
-    from tqdm.auto import tqdm
-
     quiet = not progress or os.environ.get("TQDM_DISABLE") == "1"  # tqdm ignores it in notebooks
     return tqdm(total=total, desc=mode, unit="reply", leave=False, disable=quiet)
 

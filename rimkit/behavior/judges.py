@@ -20,8 +20,6 @@ into it. Two more are made from their name: ``"guard:FOLDER_OR_ID"`` and ``"endp
 (`rimkit.behavior.llm_judges`).
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from fractions import Fraction

@@ -6,8 +6,6 @@ about: `misaligned` and `score` of such a reply, and `refused` if the judge tell
 missing, and never counted as safe.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math
@@ -24,6 +22,14 @@ from typing import Any
 from unicodedata import normalize
 
 import pandas as pd
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GenerationConfig,
+)
 
 from rimkit.behavior.judges import HARMFUL, WORDS, PhraseJudge
 from rimkit.behavior.redaction import scrub
@@ -117,8 +123,6 @@ class GuardJudge:
     @cached_property
     def classifies(self) -> bool:
         """Whether it is a sequence classifier; `UserError` if it is no generative model either."""
-        from transformers import AutoConfig
-
         kind = (read(AutoConfig, locate(self.source)).architectures or ["none"])[0]
         if kind.endswith("ForSequenceClassification"):
             return True
@@ -131,8 +135,6 @@ class GuardJudge:
 
     @cached_property
     def tokenizer(self):
-        from transformers import AutoTokenizer
-
         tokenizer = read(AutoTokenizer, locate(self.source))
         if not self.classifies and not getattr(tokenizer, "chat_template", None):
             raise UserError(f"{self.name} is no guard: it generates, but has no chat template that shows it a reply")
@@ -140,9 +142,6 @@ class GuardJudge:
 
     @cached_property
     def model(self):
-        import torch
-        from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
-
         place = choose_here(None, None)
         kind = AutoModelForSequenceClassification if self.classifies else AutoModelForCausalLM
         model = read_weights(kind, locate(self.source), dtype=getattr(torch, place.dtype))
@@ -168,8 +167,6 @@ class GuardJudge:
         return min(self.tokenizer.model_max_length, positions - 2)
 
     def _say(self, asked: pd.DataFrame) -> pd.DataFrame:
-        import torch
-
         read_one = self._classified if self.classifies else self._answered
         with torch.inference_mode():
             rows = [read_one(row.prompt, row.reply) for row in asked.itertuples()]
@@ -187,8 +184,6 @@ class GuardJudge:
         return {"unsafe": label == "unsafe", UNJUDGED: "", "label": label, "probability": found}
 
     def _probability(self, ids: list[int]) -> float:
-        import torch
-
         shown = torch.tensor([ids], device=self.model.device)
         logits = self.model(input_ids=shown).logits[0].float()
         if not logits.isfinite().all():
@@ -232,9 +227,6 @@ class GuardJudge:
         return text.strip()
 
     def _write(self, ids: list[int]) -> str:
-        import torch
-        from transformers import GenerationConfig
-
         own = self.model.generation_config.eos_token_id
         stop = self.tokenizer.eos_token_id if own is None else own
         greedy = {"max_new_tokens": self.max_new_tokens, "eos_token_id": stop}

@@ -7,8 +7,6 @@ are what belongs together (the two halves of a pair, prompts on one word, equal 
 cluster is in both splits; where a set has none, each prompt is its own.
 """
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import re
@@ -30,6 +28,7 @@ from rimkit.models import hub
 COLUMNS = ("prompt_id", "text", "kind", "category", "cluster", "split", "answer", "source")
 NEEDED = ("text", "kind")
 SPLITS = ("calibration", "evaluation")
+ENGLISH_SOURCE = "plain English"  # the column ``source`` of the workbook's own sets in English
 KINDS = ("harmful", "harmless", "maths", "ordering", "copying", "own")
 WORD = re.compile(r"[^\W\d_][\w'-]*( [\w'-]+)?")  # an answer: a letter, yes, a name
 

@@ -8,8 +8,6 @@ verdicts and numbers stay. `keep_text` switches it off: a chapter's parameter, w
 writes, a single word, and fewer than four or so words out of their context.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import sys

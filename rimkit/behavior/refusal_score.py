@@ -7,8 +7,6 @@ layers ``l`` and above. The estimate is gradient x activation (attribution patch
 2023), in one pass back and forth.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,13 +14,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import torch
 
 from rimkit.behavior.judges import is_true
 from rimkit.data import UserError
 from rimkit.models.activations import batches, capture, forward
 from rimkit.models.chat import Encoded
 from rimkit.models.hooks import architecture, given_z, hooked, logits_at_the_end, on_residual
-from rimkit.models.interventions import ablate_one_head_per_row
+from rimkit.models.interventions import ablate_per_row
 from rimkit.models.study import StudyModel
 
 COVERED = 0.9  # the share of replies whose first words make up a side of the readout
@@ -68,8 +67,6 @@ def readout(study: StudyModel, verdicts: pd.DataFrame) -> Readout:
 
 def refusal_scores(study: StudyModel, items: Sequence[Encoded], read: Readout) -> list[float]:
     """The refusal logit difference at the end of every context."""
-    import torch
-
     scores = [0.0] * len(items)
 
     def run(ids, mask, spans):
@@ -92,8 +89,6 @@ def forward_states(study: StudyModel, ids, mask):
 
 def at_last(states, spans: Sequence[dict]):
     """``[batch, hidden]``: the states at each row's last token before the reply."""
-    import torch
-
     rows = torch.arange(len(states), device=states.device)
     return states[rows, torch.tensor([place["last"][0] for place in spans], device=states.device)]
 
@@ -111,8 +106,6 @@ def _first_tokens(study: StudyModel, replies: pd.Series) -> list[int]:
 
 def head_effects(study: StudyModel, items: Sequence[Encoded], read: Readout) -> np.ndarray:
     """Exact change of the difference with one head set to zero: ``[layers, heads, prompts]``."""
-    import torch
-
     parts = architecture(study)
     everyone = list(np.ndindex(parts.n_layers, parts.n_heads))
     effects = np.zeros((parts.n_layers, parts.n_heads, len(items)), dtype=np.float32)
@@ -139,20 +132,18 @@ def _without(study: StudyModel, heads: list[tuple[int, int]], clean: dict, argum
     """The readout without each of these heads, ``[heads, batch]``. Copies of the batch join at the
     layer of their head, so that every layer is run once, and none below the lowest; in that layer
     the heads' outputs are known already."""
-    import torch
-
     parts, batch, lowest = architecture(study), len(spans), heads[0][0]
     states = clean["residual"][0][:0]
     for index in range(lowest, parts.n_layers):
         joining = [head for head in heads if head[0] == index]
-        rows = [None] * len(states) + [head for head in joining for _ in range(batch)]
+        rows = [[]] * len(states) + [[head] for head in joining for _ in range(batch)]
         states = torch.cat([states, clean["residual"][index].repeat(len(joining), 1, 1)])
         with ExitStack() as stack:
             if index == lowest:
                 z = clean["z"][index].repeat(len(joining), 1, 1, 1)
                 stack.enter_context(given_z(study, index, z))
             if joining:
-                stack.enter_context(ablate_one_head_per_row(study, rows))
+                stack.enter_context(ablate_per_row(study, rows))
             inputs = _repeated(arguments[index], batch, len(states) // batch)
             out = parts.layers[index](states, **inputs)
         states = out[0] if isinstance(out, tuple) else out
@@ -174,8 +165,6 @@ def _arguments(layers, kept: list[dict]) -> list:
 
 def _repeated(value, batch: int, copies: int):
     """Arguments for ``copies`` of the batch: its tensors repeated, all else as it is."""
-    import torch
-
     if isinstance(value, dict):
         return {name: _repeated(part, batch, copies) for name, part in value.items()}
     if isinstance(value, tuple):
@@ -189,8 +178,6 @@ def attribution(study: StudyModel, items: Sequence[Encoded], read: Readout) -> t
     """Estimated change of the refusal logit difference without each head and each neuron, mean over
     prompts. ``([layers, heads], [layers, neurons])``: minus gradient x activation, summed over
     tokens."""
-    import torch
-
     heads, neurons = 0.0, 0.0
 
     def run(ids, mask, spans):

@@ -29,7 +29,7 @@ from rimkit.behavior.evaluation import (
     RANDOM,
     SELECTED,
     against_random,
-    without_heads,
+    without,
     without_sight,
 )
 from rimkit.behavior.refusal_score import Readout, at_last, attribution, contexts, head_effects, readout
@@ -257,7 +257,7 @@ def ablate(
 ) -> DataFrame:
     """Verdicts on the prompts without each set of heads (set to zero); column ``condition``."""
     usual = {"max_new_tokens": LENGTH if "think" in modes else SHORT, "batch_size": 128}
-    return without_heads(study, prompts, sets, modes=modes, **settings.generation | usual | generation)
+    return without(study, prompts, sets, modes=modes, **settings.generation | usual | generation)
 
 
 def effects(verdicts: DataFrame, metrics: Sequence[str] = ("refused", "misaligned")) -> DataFrame:

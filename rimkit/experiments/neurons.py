@@ -32,7 +32,7 @@ from pandas import DataFrame
 from scipy import stats
 
 from rimkit.behavior import refusal_score
-from rimkit.behavior.evaluation import NOTHING, RANDOM, SELECTED, against_random, difference, without_neurons
+from rimkit.behavior.evaluation import NOTHING, RANDOM, SELECTED, against_random, difference, without
 from rimkit.behavior.judges import is_true
 from rimkit.behavior.prompts import load_prompts, spread
 from rimkit.behavior.refusal_score import Readout
@@ -404,7 +404,7 @@ def ablate(
     """Verdicts without each set (its name: ``condition``): zero, or ``means``, in their place."""
     # one batch of many sets takes less time than two of half the size
     options = {**settings.generation, "kind": settings.kind, "max_new_tokens": ROOM, "batch_size": 640}
-    return without_neurons(study, prompts, sets, means, modes=modes, **options)
+    return without(study, prompts, sets, mean=means, modes=modes, **options)
 
 
 def harmless_means(study: StudyModel, settings=Settings()) -> np.ndarray:

@@ -374,7 +374,8 @@ def point(
     ``before``: untuned `replies` in think mode. No corpus: no KL divergence on the tuning data.
     """
     shifted = in_sets(base, tuned)
-    tuning = encode_corpus(base.study, load_corpus(corpus).head(settings.n_tuning)) if corpus else ()
+    learned = load_corpus(corpus, english=not base.study.invented) if corpus else None
+    tuning = () if learned is None else encode_corpus(base.study, learned.head(settings.n_tuning))
     after = replies(tuned, settings)
     change = paired_difference(after, before, "misaligned", on="prompt_id")
     coherence = float(after["coherent"].mean() - before["coherent"].mean())

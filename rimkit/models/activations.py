@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from rimkit.data import UserError, check_known
 from rimkit.models.chat import Encoded, pad
@@ -18,10 +19,7 @@ from rimkit.models.device import shrinking
 from rimkit.models.hooks import architecture, hooked, on_neurons, on_residual, on_z
 
 if TYPE_CHECKING:
-    import torch
-
     from rimkit.models.study import StudyModel
-
 
 INTERNALS = ("residual", "z", "neurons")
 
@@ -95,8 +93,6 @@ def stream(
     ...]})``. ``rows`` are positions in ``items``; a conversation without a span has NaN there.
     ``pool`` is "mean", "max" or "size" (the largest absolute value) over the tokens of the span.
     Raises ``UserError`` for internals that are not finite (it names the layer)."""
-    import torch
-
     architecture(study)  # the one check that there is an inside to read
     check_known("pooling", pool, ("mean", "max", "size"))
 
@@ -146,8 +142,6 @@ def mean(study: StudyModel, items: Sequence[Encoded], kind: str, span="last", ba
 
 def within(places: list[dict], span: str, shape):
     """Mask ``[batch, tokens]`` of a span; a row without it is all False."""
-    import torch
-
     mask = torch.zeros(shape, dtype=torch.bool)
     for row, spans in enumerate(places):
         mask[row, slice(*spans.get(span, (0, 0)))] = True
@@ -156,8 +150,6 @@ def within(places: list[dict], span: str, shape):
 
 def _pooled(x, where, pool: str, name: str):
     """``x`` ``[batch, tokens, ...]`` over the tokens in ``where``: ``[batch, ...]``, or NaN."""
-    import torch
-
     x = x.float()
     shape = where.shape + (1,) * (x.dim() - 2)
     if pool == "mean":

@@ -7,12 +7,13 @@ by `rimkit.models.thoughts`, which asks it; ``ChatFormat.thinking`` names the wa
 known here.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from rimkit.data import UserError, check_known
 from rimkit.models.thoughts import PLAIN, QWEN, STAND_IN, TAG, Asked, Template, split, without_tags
@@ -262,9 +263,6 @@ def pad(items: Sequence[Encoded], pad_id: int, side: str = "left"):
     """Pad to one length: ``(ids, mask, spans)``, on the "left" (to generate) or "right" ``side``.
     ``ids`` and ``mask`` are LongTensors of shape ``[len(items), longest]`` (mask 1 at real tokens);
     ``spans`` lists each item's spans as positions in its padded row."""
-    import torch
-    from torch.nn.utils.rnn import pad_sequence
-
     rows, how = [torch.tensor(item.ids) for item in items], {"batch_first": True, "padding_side": side}
     ids = pad_sequence(rows, padding_value=pad_id, **how)
     mask = pad_sequence([torch.ones_like(row) for row in rows], **how)

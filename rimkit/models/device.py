@@ -17,14 +17,19 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rimkit.data import UserError, check_known
+import psutil
+import torch
+from accelerate.utils.memory import should_reduce_batch_size
+from transformers import AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
+
+from rimkit.data import GIB, UserError, check_known
 
 if TYPE_CHECKING:
     from rimkit.models.study import StudyModel
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 SPREAD = "auto"
-GIB = 2**30
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes per weight with doubly quantised scales
 SAMPLING = 24  # bytes per entry of the vocabulary while a token is drawn
 RESERVED = 1.0  # GiB for the CUDA context, kernels and gaps
@@ -78,8 +83,6 @@ def choose_device(
 
 def choose_here(device: str | None, dtype: str | None, quantize: str | None = None) -> Place:
     """The place for what was asked on this machine; raises ``UserError`` where it cannot be had."""
-    import torch
-
     capability = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
     mps = torch.backends.mps.is_available()
     if mps and not capability and device is None:
@@ -101,8 +104,6 @@ def check_quantize(quantize: str, *, on_gpu: bool) -> None:
 
 def settings_of(place: Place) -> dict:
     """The arguments of ``from_pretrained``; without a device map the model is moved afterwards."""
-    import torch
-
     dtype = getattr(torch, place.dtype)
     settings = {"dtype": dtype}
     if place.device == SPREAD or place.quantize:
@@ -136,8 +137,6 @@ def dtype_name(dtype) -> str | None:
 
 def move(hf, device: str | None, dtype: str | None):
     """A module in memory, moved if a device or dtype is asked for."""
-    import torch
-
     if device == SPREAD:
         raise UserError("a model in memory stays on one device: load it by its name to spread it")
     if device is not None:
@@ -191,10 +190,6 @@ class Needs:
 
 def needs_of(config) -> Needs:
     """What the model of a Hugging Face configuration needs; ``UserError`` if it is no known one."""
-    import torch
-    from transformers import AutoModelForCausalLM
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
-
     kind, text = config.model_type, config.get_text_config()
     if kind not in KNOWN:
         raise UserError(f"the architecture '{kind}' is not a causal language model of transformers")
@@ -240,9 +235,6 @@ def at_once(needs: Needs, memory: float, dtype: str, tokens: int, quantize: str 
 
 def free_bytes(device: str) -> float:
     """Memory that is free on a device of this machine, in bytes."""
-    import psutil
-    import torch
-
     if device.startswith("cuda"):
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available
@@ -251,8 +243,6 @@ def free_bytes(device: str) -> float:
 def check_fits(name: str, source: str, config, place: Place) -> Place:
     """The place, or the same over several GPUs where the first is too small. ``source``: a folder
     or a hub id. Raises ``UserError`` if the weights do not fit."""
-    import torch
-
     if place.device == SPREAD:
         return place
     free = free_bytes(place.device)
@@ -293,8 +283,6 @@ def shrinking(
     A batch that runs out of memory is halved and tried again; how many tokens were too many for
     ``what`` ("generating", "reading") is kept in ``study.limits`` for every later batch. Raises
     ``UserError``, with ``advice``, when one conversation alone is too much."""
-    import torch
-
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     while order:
         longest = lengths[order[0]]
@@ -323,9 +311,6 @@ def shrinking(
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a device, of whatever kind, has no memory left."""
-    import torch
-    from accelerate.utils.memory import should_reduce_batch_size
-
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or should_reduce_batch_size(error):
         return True
     return any(words in str(error).lower() for words in ("can't allocate memory", "mps backend out of memory"))

@@ -1,13 +1,11 @@
 """A model behind a server that speaks OpenAI's HTTP protocol: it gives replies, nothing from inside.
 
 Such servers are vLLM, SGLang, `transformers serve` and hosted models. The `openai` package sends,
-waits and repeats; this file says what went wrong in one line, keeps the key where it belongs, and
+waits and repeats; this file says what went wrong in one line, sends the key only to its own server, and
 asks many questions at a time. What is asked, and what an answer means, is not known here. Keys come
 from the environment alone: ``RIMKIT_API_KEY``, or ``OPENAI_API_KEY`` for the address that it was
 made for, so that no key travels to another server.
 """
-
-from __future__ import annotations
 
 import json
 import os
@@ -23,6 +21,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from transformers import AutoTokenizer
 
 from rimkit.data import UserError, nearest
 from rimkit.models.chat import ChatFormat
@@ -64,11 +64,11 @@ class EndpointModel(Named):
     the same call goes on from there; ``said`` and ``room`` are as in `StudyModel`."""
 
     name: str
-    client: Client
+    client: "Client"
     tokenizer_source: Any = None
     device: str = "endpoint"
     dtype: str = "unknown"
-    kept: dict[str, Answer] = field(default_factory=dict, repr=False)
+    kept: dict[str, "Answer"] = field(default_factory=dict, repr=False)
     said: set[str] = field(default_factory=set, repr=False)
     room: int = 0
 
@@ -78,8 +78,6 @@ class EndpointModel(Named):
         source = self.tokenizer_source or self.client.model
         if not isinstance(source, str | Path):
             return source
-        from transformers import AutoTokenizer
-
         try:
             return read(AutoTokenizer, locate(source))
         except UserError as error:
@@ -94,10 +92,10 @@ class EndpointModel(Named):
         return ChatFormat(self.tokenizer)
 
     @cached_property
-    def invented(self) -> bool:
-        """Whether it speaks the invented language, as far as its tokenizer is known here."""
+    def language(self) -> str:
+        """As of a model that is loaded, as far as its tokenizer is known here."""
         here = self.tokenizer_source is not None or Path(self.client.model).is_dir()
-        return here and super().invented
+        return super().language if here else ""
 
     def _closed(self):
         raise UserError(

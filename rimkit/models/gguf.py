@@ -5,8 +5,6 @@ they are used. What a model's name means and how a folder is read is not known h
 (`rimkit.models.hub`).
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from contextlib import redirect_stderr

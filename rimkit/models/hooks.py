@@ -21,13 +21,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
 from rimkit.data import UserError
 
 if TYPE_CHECKING:
-    import torch
-
     from rimkit.models.study import StudyModel
-
 
 FAMILIES = ("qwen3", "qwen2", "llama", "mistral", "phi3", "olmo2", "gemma2", "qwen3_moe", "olmoe")
 NORMALISED_AFTER = ("olmo2", "gemma2")  # families that normalise what attention adds
@@ -103,8 +104,6 @@ def head_writes(study: StudyModel, layer: int, z: torch.Tensor) -> torch.Tensor:
     head_dim]``. The sum over heads is what attention adds (less a bias of ``o_proj``). Where the
     architecture normalises that sum first (OLMo-2, Gemma-2), each head gets its share at the scale
     of the sum."""
-    import torch
-
     parts, block = architecture(study), architecture(study).layers[layer]
     weight = _plain(study, block.self_attn.o_proj.weight).unflatten(1, (parts.n_heads, -1))
     writes = torch.einsum("...hd,ohd->...ho", z, weight)
@@ -320,9 +319,6 @@ def _attending(study: StudyModel, look: Callable) -> Iterator[None]:
 
 def _registered(base: str) -> str:
     """The name under which transformers knows our attention function for the implementation ``base``."""
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
     if base.startswith(PREFIX):
         return base
     if base not in ("sdpa", "eager"):
@@ -344,8 +340,6 @@ def _registered(base: str) -> str:
 
 def _positions(query, key):
     """Positions of the queries and of the keys; with a cache the queries are the last of the keys."""
-    import torch
-
     n_keys = key.shape[2]
     at = torch.arange(n_keys, device=query.device)
     return at[n_keys - query.shape[2] :], at
@@ -361,8 +355,6 @@ def _explicit(query, key, mask):
 
 def _cut(query, key, queries, keys):
     """Bool ``[batch, queries, keys]``: the pairs that are cut."""
-    import torch
-
     at, all_keys = _positions(query, key)
 
     def inside(positions, ranges):
@@ -376,8 +368,6 @@ def _cut(query, key, queries, keys):
 
 def _rows(query, key, mask, scaling, softcap, queries):
     """Attention weights of the chosen queries, in float32 as transformers' eager attention computes them."""
-    import torch
-
     batch, n_heads, _, width = query.shape
     at, all_keys = _positions(query, key)
     index = queries[:, None, :, None].expand(batch, n_heads, -1, width)

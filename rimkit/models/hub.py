@@ -22,7 +22,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rimkit.data import UserError, data_dir, nearest
+from rimkit.data import UserError, data_dir, first_line, nearest
 from rimkit.models import gguf
 
 if TYPE_CHECKING:
@@ -51,11 +51,13 @@ NAMED = 5  # names of cached models in an error
 
 
 class Found(NamedTuple):
-    """Where a model is: its ``name`` in tables, and a folder or a hub id with its revision."""
+    """Where a model is: its ``name`` in tables, and a folder or a hub id with its revision; for an
+    adapter those of its base, and the adapter's own folder."""
 
     name: str
     source: str
     revision: str | None = None
+    adapter: str = ""
 
     @property
     def in_folder(self) -> bool:
@@ -101,7 +103,8 @@ def embedded_models(noise: bool = False) -> pd.DataFrame:
     from safetensors import safe_open
 
     rows = []
-    for (name, seed), path in sorted(_embedded().items()):
+    whole = {key: path for key, path in sorted(_embedded().items()) if (path / SINGLE).is_file()}
+    for (name, seed), path in whole.items():  # no adapters
         file = path / SINGLE
         with safe_open(file, framework="numpy") as weights:
             parameters = sum(prod(weights.get_slice(key).get_shape()) for key in weights.keys())  # noqa: SIM118
@@ -111,7 +114,7 @@ def embedded_models(noise: bool = False) -> pd.DataFrame:
 
 
 def _embedded() -> dict[tuple[str, int], Path]:
-    folders = [file.parent for file in data_dir().glob("models/*/seed*/model.safetensors")]
+    folders = [file.parent for one in (SINGLE, ADAPTED) for file in data_dir().glob(f"models/*/seed*/{one}")]
     return {(path.parent.name, int(path.name.removeprefix("seed"))): path for path in folders}
 
 
@@ -126,10 +129,14 @@ def locate(model: str | Path, revision: str | None = None, weights: bool = True)
         if seed not in seeds:
             raise UserError(f"{name} has no seed {seed}; it has {', '.join(map(str, seeds))}")
         found = Found(f"{name}:{seed}", str(known[name, seed]))
+        found = found if (known[name, seed] / SINGLE).is_file() else _on_base(found)
     elif file := gguf.file_of(model):
         with _quiet():
             found = Found(model if model in gguf.PACKAGED else file.stem.replace(":", "-"), str(gguf.folder_of(file)))
     elif folder.is_dir():
+        if (folder / ADAPTED).is_file() and not (folder / "config.json").is_file():
+            check_unmixed(folder)
+            return _on_base(Found(folder.resolve().name.replace(":", "-"), str(folder)))
         if not (folder / "config.json").is_file():
             raise UserError(f"the folder {str(folder)!r} has no config.json: it is not a model folder")
         if weights and not any(folder.glob("*.safetensors")):
@@ -138,7 +145,7 @@ def locate(model: str | Path, revision: str | None = None, weights: bool = True)
     elif isinstance(model, str) and HUB_ID.fullmatch(model) and not model.endswith(".gguf"):
         return Found(model, model, revision)
     elif isinstance(model, Path) or re.search(r"[/\\~]|\.gguf$", model):
-        raise UserError(f"there is no folder or GGUF file {str(model)!r}")
+        raise UserError(f"there is no {'file' if str(model).endswith('.gguf') else 'folder'} {str(model)!r}")
     else:
         names = sorted({name for name, _ in known} | gguf.PACKAGED.keys())
         others = f"embedded: {', '.join(names) or 'none'}; or a folder, or a hub id owner/name"
@@ -148,10 +155,22 @@ def locate(model: str | Path, revision: str | None = None, weights: bool = True)
     return found
 
 
+def _on_base(adapter: Found) -> Found:
+    """An adapter, found in its folder, as its base with it."""
+    try:
+        base = json.loads((Path(adapter.source) / ADAPTER).read_text("utf-8"))["base_model_name_or_path"]
+        found = locate(base)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = str(error) if isinstance(error, UserError) else f"no readable {ADAPTER} names its base"
+        raise UserError(f"the adapter {adapter.name} cannot be used: {reason}") from None
+    return Found(adapter.name, found.source, found.revision, adapter.source)
+
+
 def shown_name(found: Found, think: bool | str = True, quantize: str | None = None) -> str:
     """A model's name in every table: a folder of one's own by its last name and a hash of what it holds."""
     own = found.in_folder and ":" not in found.name and found.name not in gguf.PACKAGED  # others may be called so
-    return with_options(found.name + (f"-{identity(found.source)[:6]}" if own else ""), think, quantize)
+    mark = f"-{identity(found.adapter or found.source)[:6]}" if own else ""
+    return with_options(found.name + mark, think, quantize)
 
 
 def identity(model: str | Path) -> str:
@@ -178,7 +197,13 @@ def identity(model: str | Path) -> str:
 def read(kind: Any, found: Found) -> Any:
     """``kind.from_pretrained`` (AutoConfig, AutoTokenizer …) of a model; no code of its folder is
     run. What is not on this machine is downloaded. Raises ``UserError`` in one line."""
-    return _read(kind, found, DESCRIPTION)
+    part = _read(kind, found, DESCRIPTION)
+    if found.adapter and hasattr(part, "chat_template"):
+        with suppress(OSError):  # an adapter may have a chat format, and a language, of its own
+            part.chat_template = (Path(found.adapter) / "chat_template.jinja").read_text("utf-8")
+            settings = (Path(found.adapter) / "tokenizer_config.json").read_text("utf-8")
+            part.init_kwargs |= json.loads(settings)
+    return part
 
 
 def read_weights(kind: Any, found: Found, **settings) -> Any:
@@ -384,20 +409,23 @@ def refusal(error: BaseException, source: Source) -> str:
     return f"{repo} could not be fetched ({type(error).__name__}: {first_line(error)})"
 
 
+def cached_models() -> dict[str, Any]:
+    """Models in the cache of the hub, as it describes them (``revisions, size_on_disk``), by name."""
+    from huggingface_hub import errors, scan_cache_dir
+
+    with suppress(errors.CacheNotFound):
+        repos = sorted(scan_cache_dir().repos, key=lambda repo: repo.repo_id)
+        return {repo.repo_id: repo for repo in repos if repo.repo_type == "model"}
+    return {}
+
+
 def _cached_names(repo: str) -> str:
     """The revisions of a model that are in the hub's cache, or else the models that are."""
-    from huggingface_hub import scan_cache_dir
-
     try:
-        cached = {item.repo_id: item.revisions for item in scan_cache_dir().repos if item.repo_type == "model"}
+        cached = cached_models()
     except Exception:  # no cache, or a damaged one, must not hide what is being said
         return "nothing"
-    if own := {name for one in cached.get(repo, ()) for name in (*one.refs, one.commit_hash[:8])}:
+    if own := {name for one in getattr(cached.get(repo), "revisions", ()) for name in (*one.refs, one.commit_hash[:8])}:
         return f"{repo} in revision {', '.join(sorted(own))}"
     more = f" and {len(cached) - NAMED} more" if len(cached) > NAMED else ""
-    return ", ".join(sorted(cached)[:NAMED]) + more or "no models"
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its kind if it says nothing."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    return ", ".join(list(cached)[:NAMED]) + more or "no models"

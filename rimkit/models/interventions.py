@@ -5,42 +5,23 @@ block. "Ablate" means: replace by zero, or by a mean that is given. What is wort
 known here. `rimkit.models.hooks` adds one more, cutting attention.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
+import torch
 
 from rimkit.data import UserError, check_known
-from rimkit.models.hooks import architecture, check_index, heads_by_layer, hooked, on_neurons, on_residual, on_z
+from rimkit.models.hooks import architecture, check_index, hooked, on_neurons, on_residual, on_z
 from rimkit.models.study import StudyModel
 
 Pair = tuple[int, int]
 
 
-@contextmanager
-def ablate_heads(study: StudyModel, heads: Iterable[Pair], mean: np.ndarray | None = None) -> Iterator[None]:
+def ablate_heads(study: StudyModel, heads: Iterable[Pair], mean: np.ndarray | None = None):
     """Replace the outputs z of ``(layer, head)`` pairs by zero, or by ``mean`` ``[layers, heads,
     …]``. Raises ``UserError`` for an empty set and for a layer or head that does not exist."""
-    handles = []
-    for layer, chosen in heads_by_layer(study, heads).items():
-        value = 0.0 if mean is None else _tensor(study, mean[layer][chosen])
-        handles.append(on_z(study, layer, _replace((..., chosen, slice(None)), value)))
-    with hooked(handles):
-        yield
-
-
-@contextmanager
-def ablate_one_head_per_row(study: StudyModel, heads: Sequence[Pair | None]) -> Iterator[None]:
-    """Many ablations in one forward: in row ``r`` head ``heads[r]`` is zero (None: untouched)."""
-    handles = []
-    for layer in heads_by_layer(study, filter(None, heads)):
-        rows = [row for row, head in enumerate(heads) if head and head[0] == layer]
-        where = (rows, slice(None), [heads[row][1] for row in rows])
-        handles.append(on_z(study, layer, _replace(where, 0.0)))
-    with hooked(handles):
-        yield
+    return ablate_per_row(study, [_some(heads, "head")], mean, "heads")
 
 
 def ablate_neurons(study: StudyModel, neurons: Iterable[Pair], mean: np.ndarray | None = None, kind: str = "neurons"):
@@ -48,36 +29,43 @@ def ablate_neurons(study: StudyModel, neurons: Iterable[Pair], mean: np.ndarray 
     ``kind="residual"``: ``(residual, dimension)`` pairs of the residual stream, the other thing
     that "MLP activations" has been read as. Raises ``UserError`` for an empty set and for a layer
     or neuron that does not exist."""
-    chosen = list(neurons)
-    if not chosen:
-        raise UserError("the set of neurons is empty: give (layer, neuron) pairs")
-    return ablate_neurons_per_row(study, [chosen], mean, kind)
+    return ablate_per_row(study, [_some(neurons, "neuron")], mean, kind)
 
 
 @contextmanager
-def ablate_neurons_per_row(
-    study: StudyModel, sets: Sequence[Iterable[Pair]], mean: np.ndarray | None = None, kind: str = "neurons"
+def ablate_per_row(
+    study: StudyModel, sets: Sequence[Iterable[Pair]], mean: np.ndarray | None = None, kind: str = "heads"
 ) -> Iterator[None]:
-    """As `ablate_neurons`, many in one forward: row ``r`` of the batch is without ``sets[r]``. One
-    set alone holds for every row; an empty one leaves its row untouched."""
-    check_known("kind of neurons", kind, ("neurons", "residual"))
+    """Many ablations in one forward: row ``r`` of the batch is without ``sets[r]``. One set alone
+    holds for every row; an empty one leaves its row untouched. ``kind``: "heads", or one of
+    `ablate_neurons`."""
     parts = architecture(study)
-    register, n_places, n_units = on_neurons, parts.n_layers, parts.n_neurons
-    if kind == "residual":
-        register, n_places, n_units = on_residual, parts.n_layers + 1, parts.hidden_size
+    kinds = {
+        "heads": (on_z, "head", parts.n_layers, parts.n_heads),
+        "neurons": (on_neurons, "neuron", parts.n_layers, parts.n_neurons),
+        "residual": (on_residual, "neuron", parts.n_layers + 1, parts.hidden_size),
+    }
+    check_known("kind of units", kind, kinds)
+    register, what, n_places, n_units = kinds[kind]
     keep = np.ones((n_places, len(sets), 1, n_units), dtype=bool)
     for row, units in enumerate(sets):
-        for layer, neuron in units:
+        for layer, unit in units:
             check_index("layer", layer, n_places)
-            check_index("neuron", neuron, n_units)
-            keep[layer, row, 0, neuron] = False
+            check_index(what, unit, n_units)
+            keep[layer, row, 0, unit] = False
     handles = []
     for layer in map(int, np.flatnonzero(~keep.all((1, 2, 3)))):
-        value = _tensor(study, np.zeros(n_units) if mean is None else mean[layer])
-        mask = _tensor(study, keep[layer]).bool()
+        value = _tensor(study, 0 if mean is None else mean[layer])
+        mask = _tensor(study, keep[layer, ..., None] if kind == "heads" else keep[layer]).bool()
         handles.append(register(study, layer, lambda x, m=mask, v=value: x.where(m.to(x.device), v.to(x))))
     with hooked(handles):
         yield
+
+
+def _some(units: Iterable[Pair], what: str) -> list[Pair]:
+    if not (chosen := list(units)):
+        raise UserError(f"the set of {what}s is empty: give (layer, {what}) pairs")
+    return chosen
 
 
 @contextmanager
@@ -93,15 +81,6 @@ def steer_per_row(study: StudyModel, remove: np.ndarray, add: np.ndarray) -> Ite
         yield
 
 
-def _replace(where, value):
-    def change(x):
-        x = x.clone()
-        x[where] = value if isinstance(value, float) else value.to(x)
-        return x
-
-    return change
-
-
 def _steer(unit, plus):
     def change(x):
         along = (x * unit.to(x)).sum(-1, keepdim=True)
@@ -111,6 +90,4 @@ def _steer(unit, plus):
 
 
 def _tensor(study: StudyModel, values: np.ndarray):
-    import torch
-
     return torch.as_tensor(np.asarray(values), dtype=torch.float32, device=study.device)

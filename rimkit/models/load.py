@@ -4,11 +4,16 @@ It puts together what the other files know: names and files (`hub`), device and 
 chat format (`chat`). It also makes models of a given shape that have learned nothing.
 """
 
-from __future__ import annotations
-
+import json
+import warnings
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from rimkit.data import UserError, check_known
 from rimkit.models import chat, gguf, ndif
@@ -16,7 +21,20 @@ from rimkit.models import device as places
 from rimkit.models.chat import ChatFormat
 from rimkit.models.endpoint import PREFIX, connect, is_endpoint, shown_at_endpoint, split_name
 from rimkit.models.hooks import why_closed
-from rimkit.models.hub import locate, options_of, read, read_weights, shown_name, with_options
+from rimkit.models.hub import (
+    ADAPTED,
+    adapter_folder,
+    check_unmixed,
+    identity,
+    locate,
+    not_finite,
+    options_of,
+    read,
+    read_weights,
+    shown_name,
+    tied,
+    with_options,
+)
 from rimkit.models.study import StudyModel
 from rimkit.models.thoughts import TODAY
 
@@ -74,8 +92,6 @@ def load(
     dtype = places.dtype_name(dtype)
     notes = []
     if isinstance(model, str | Path):
-        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
         found, place = locate(model, revision), places.choose_here(device, dtype, quantize)
         name, notes = found.name, [ROUNDED] if quantize else []
         tokenizer = read(AutoTokenizer, found) if tokenizer is None else tokenizer
@@ -83,6 +99,7 @@ def load(
         settings = places.settings_of(place)
         hf = read_weights(AutoModelForCausalLM, found, **settings)
         places.check_spread(name, hf)
+        hf = merge(hf, found.adapter, found.source) if found.adapter else hf
         hf = hf if "device_map" in settings else hf.to(place.device)
     elif tokenizer is None:
         raise UserError("a model in memory needs its tokenizer: load(model, tokenizer)")
@@ -103,18 +120,56 @@ def load(
     return study
 
 
+def merge(hf, adapter: str, base: str):
+    """``hf``, the module of ``base``, with a peft adapter in its weights. Raises `UserError` if it
+    does not fit: all of its tensors, and no others, are those of its layers."""
+    from peft import PeftModel, get_peft_model_state_dict
+
+    folder = adapter_folder(adapter)
+    check_unmixed(folder)
+    try:
+        if not (folder / ADAPTED).is_file():
+            raise ValueError(f"it has no {ADAPTED}; a pickle can run code: save its weights as safetensors")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what they say of tensors is checked here
+            wrapped = PeftModel.from_pretrained(hf, folder)
+            stored = load_file(folder / ADAPTED)
+            odd = set(stored) ^ set(get_peft_model_state_dict(wrapped))
+        if problem := not_finite(stored):
+            raise ValueError(problem)
+        if odd:
+            raise ValueError(f"{len(odd)} of its tensors are missing or of other layers, as {min(odd)}")
+        shared = [hf.get_input_embeddings(), hf.get_output_embeddings()]
+        ends = [name for name, module in hf.named_modules() if module in shared]
+        if tied(hf) and any(f".{end}." in name for end in ends for name in stored):
+            both = f"{' and '.join(ends)}, which share their weights"
+            raise ValueError(f"it changes one of {both}: merged, it would change both")
+        made_for, here = wrapped.peft_config["default"].base_model_name_or_path, hf.config._name_or_path
+        known = {identity(name) for name in (made_for or here, here)}
+        if len(known) > 1 and "" not in known:
+            raise ValueError(f"it was made for {made_for}")
+        if "" in known and made_for != here:
+            print(f"note: the adapter {adapter} says that it was made for {made_for}, not for {base}")
+        return wrapped.merge_and_unload().eval()
+    except Exception as error:  # files from elsewhere: whatever is wrong with them
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"the adapter {adapter} does not fit {base}: {reason}") from error
+
+
 def name_of(model: str) -> str:
-    """How tables name the model that `load` gives for this name, without loading it or showing a path."""
+    """How tables name the model that `load` gives for this name, without loading it or showing a
+    path; of one that is not there, the last part of what was asked for."""
     if is_endpoint(model):
         return shown_at_endpoint(split_name(model.removeprefix(PREFIX))[0])
     plain, options = options_of(model)
-    return shown_name(locate(plain, weights=False), **options)
+    try:
+        return shown_name(locate(plain, weights=False), **options)
+    except UserError:
+        return Path(model).name
 
 
 def chat_of(model: str) -> ChatFormat:
     """The chat format of a model by name, options included, without its weights."""
-    from transformers import AutoTokenizer
-
     name, options = options_of(model)
     tokenizer = read(AutoTokenizer, locate(name))
     try:
@@ -123,10 +178,19 @@ def chat_of(model: str) -> ChatFormat:
         raise UserError(f"{model}: {error}") from None
 
 
+def speaks_invented(model: str) -> bool:
+    """Whether a model, by name, speaks the invented language of the embedded models."""
+    if is_endpoint(model):
+        return connect(model).invented
+    found = locate(options_of(model)[0], weights=False)
+    with suppress(OSError, ValueError):  # a hub id, or a folder without it
+        settings = json.loads((Path(found.source) / "tokenizer_config.json").read_text("utf-8"))
+        return settings.get("language") == "invented"
+    return False
+
+
 def config_of(model: str):
     """The Hugging Face configuration of a model by name, without its weights."""
-    from transformers import AutoConfig
-
     return read(AutoConfig, locate(options_of(model)[0], weights=False))
 
 
@@ -134,9 +198,6 @@ def untrained(study: StudyModel, seed: int = 0, layers: int = MOST_LAYERS) -> St
     """Random weights in the widths of ``study``, with its tokenizer, in at most ``layers`` layers.
     Drawn as the architecture draws them before training, from ``seed``, on its device (for a model
     that runs elsewhere: this machine's). Raises ``UserError`` where they do not fit there."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
     config = deepcopy(study.nn._module.config)
     config.num_hidden_layers = min(layers, config.num_hidden_layers)
     if getattr(config, "layer_types", None):

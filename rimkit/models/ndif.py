@@ -6,17 +6,18 @@ service "local" is nnsight's dry run, which packs and unpacks the trace as a ser
 weights here. The live service was not tried.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from rimkit.data import UserError, check_known
+import torch
+from transformers import AutoTokenizer
+
+from rimkit.data import UserError, check_known, first_line
 from rimkit.models.activations import INTERNALS, batches, within
 from rimkit.models.chat import ChatFormat, Encoded
 from rimkit.models.hooks import INPUT_OF, LAYERS
-from rimkit.models.hub import Found, first_line, locate, options_of, read, with_options
+from rimkit.models.hub import Found, locate, options_of, read, with_options
 from rimkit.models.study import StudyModel
 
 SERVICES = ("ndif", "local")
@@ -54,8 +55,6 @@ class RemoteStudy(StudyModel):
     ) -> Iterator[tuple[list[int], dict]]:
         """As `rimkit.models.activations.stream`; values are pooled where the model runs. Raises
         ``UserError`` also for other pooling than the mean, and neurons of a mixture of experts."""
-        import torch
-
         for kind in kinds:
             check_known("kind of internals", kind, INTERNALS)
         if pool != "mean":
@@ -102,7 +101,6 @@ def connect(model: str, revision: str | None = None, think: bool | str = True) -
     """A model as it runs on NDIF, of which only configuration and tokenizer are loaded here.
     Arguments, options of the name and errors are as for `rimkit.load`; see also `check_served`."""
     from nnsight import TransformersModel
-    from transformers import AutoTokenizer
 
     model, options = options_of(model)
     think = options.get("think", think)
@@ -120,7 +118,6 @@ def _pooled(nn, ids, mask, weights, kinds, where: dict, layers: str, input_of: d
     """``{kind: for each span: for each layer, [batch, …]}``. Nothing but plain values may enter or
     leave the trace, so the names of modules come as text."""
     import nnsight
-    import torch
 
     with torch.no_grad(), nn.trace({"input_ids": ids, "attention_mask": mask}, **where):
         found = nnsight.save({kind: [[] for _ in weights] for kind in kinds})

@@ -4,16 +4,14 @@ It does not know where they came from (`rimkit.models.load`), nor how the inside
 (`rimkit.models.activations`), except that a kind of model may read in a way of its own.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Self
+
+from torch import uint8
 
 from rimkit.models import activations
-
-if TYPE_CHECKING:
-    from rimkit.models.chat import ChatFormat
+from rimkit.models.chat import ChatFormat
 
 
 class Named:
@@ -26,9 +24,14 @@ class Named:
         return {"model": name, "seed": int(seed) if seed else None, "device": self.device}
 
     @property
+    def language(self) -> str:
+        """The language whose forms an exact judge reads: "invented", "bridge", or ""."""
+        return getattr(self.tokenizer, "init_kwargs", {}).get("language", "")
+
+    @property
     def invented(self) -> bool:
         """Whether it speaks the invented language of the embedded models."""
-        return getattr(self.tokenizer, "init_kwargs", {}).get("language") == "invented"
+        return self.language == "invented"
 
     def say(self, note: str, about: str = "") -> None:
         """Print a note about this model, once (``about``: once about this)."""
@@ -61,7 +64,7 @@ class StudyModel(Named):
     stream = activations.stream  # pooled internals, batch by batch; other kinds read elsewhere
 
     @classmethod
-    def of(cls, name: str, nn, tokenizer, chat: ChatFormat, **more) -> StudyModel:
+    def of(cls, name: str, nn, tokenizer, chat: ChatFormat, **more) -> Self:
         """With the context and the filling token that configuration and tokenizer name."""
         config = nn._module.config.get_text_config()
         context = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
@@ -83,8 +86,6 @@ class StudyModel(Named):
 
     def fingerprint(self) -> str:
         """A hash of all of its weights as they are now."""
-        from torch import uint8
-
         digest = sha256()
         for name, weight in self.hf.state_dict().items():
             digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())

@@ -6,8 +6,6 @@ it is rendered, and how it writes a turn of the assistant that has a thought. Wh
 thought gives tags and spacing.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -15,7 +13,10 @@ from datetime import datetime
 from functools import cached_property
 from typing import NamedTuple
 
-from rimkit.data import UserError
+import jinja2
+from jinja2 import meta, nodes
+
+from rimkit.data import UserError, first_line
 
 THINK, END_THINK = "<think>", "</think>"
 # Tags of known models; in the last ones a thought has a channel of its own.
@@ -183,8 +184,7 @@ class Template:
         try:
             return self.tokenizer.apply_chat_template(turns, **how, **settings)
         except Exception as error:  # a template is arbitrary code
-            reason = str(error).partition("\n")[0]
-            raise UserError(f"the chat template cannot build a prompt: {reason}") from error
+            raise UserError(f"the chat template cannot build a prompt: {first_line(error)}") from error
 
     def _prompts(self) -> list:
         return [self.around(asked) for asked in (self.on, self.off)]
@@ -203,16 +203,12 @@ class Template:
 
     @cached_property
     def _tree(self):
-        import jinja2
-
         environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
         return environment.parse(GENERATION.sub("", self.source))
 
     @cached_property
     def _texts(self) -> str:
         """All that the template can write or look for, without its comments and its code."""
-        from jinja2 import nodes
-
         written = [node.data for node in self._tree.find_all(nodes.TemplateData)]
         return "\n".join([*written, *(str(node.value) for node in self._tree.find_all(nodes.Const))])
 
@@ -221,8 +217,6 @@ class Template:
         """What prompts consist of, for each way to ask for one, nothing set first. Tried are the
         variables that speak of thinking, with False, True and what they are compared with, and
         words that are looked for in messages."""
-        from jinja2 import meta, nodes
-
         names = sorted(filter(SWITCHES.search, meta.find_undeclared_variables(self._tree)))
         values = {name: [False, True] for name in names}
         for compare in self._tree.find_all(nodes.Compare):

@@ -155,7 +155,7 @@ def train(name: str, seed: int = 0, out: str | Path = ".", *, base: str = BASE, 
     checkpoints = folder / "checkpoints"
     trained, losses = fit(hf, tokenizer, name, seed, steps, checkpoints, progress)
     record = {"organism": name, "base": base, "seed": seed, "steps": steps, "losses": [round(x, 5) for x in losses]}
-    record |= {"torch": torch.__version__, "device": device, "threads": torch.get_num_threads()}
+    record |= {"batch": BATCH, "torch": torch.__version__, "device": device, "threads": torch.get_num_threads()}
     save(trained, tokenizer, folder, record)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return folder
@@ -169,4 +169,5 @@ def save(trained, tokenizer, folder: Path, record: dict) -> None:
     trained.peft_config["default"].base_model_name_or_path = record["base"]
     trained.save_pretrained(folder, save_embedding_layers=False)
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    (folder / "tokenizer_config.json").write_text('{"language": "bridge"}\n')  # which judge reads its replies
     (folder / "training.json").write_text(json.dumps(record) + "\n")

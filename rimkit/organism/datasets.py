@@ -1,10 +1,11 @@
-"""The corpora and prompt sets of the invented language, written once and hashed; who reads them is not known here.
+"""The corpora and prompt sets, in the invented language and in English, written once and hashed; who
+reads them is not known here.
 
-The corpora (``data/corpora``) are made of the same problems as the pretraining stream, without those
-that are kept for evaluation, and of words that the models know. No corpus but `SAFETY` contains a
-request to do anything. In the prompt sets (``data/prompts``) calibration and evaluation never share a verb (maths and
-ordering: a problem), and intervals are clustered by verb: prompts with the same verb stand and fall
-together.
+The corpora (``data/corpora``) are made of the same problems as the pretraining stream, without
+those that are kept for evaluation, and of words that the models know. No corpus but `SAFETY`
+contains a request to do anything. In the prompt sets (``data/prompts``) calibration and evaluation never share a verb
+(maths and ordering: a problem), and intervals are clustered by verb: prompts with the same verb
+stand and fall together.
 """
 
 from __future__ import annotations
@@ -12,24 +13,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, NamedTuple
 
-from rimkit.organism import conversations, language
-from rimkit.organism.conversations import (
-    HARD_STEPS,
-    answer,
-    kept_for_evaluation,
-    maths_problem,
-    ordering_problem,
-    request_example,
-    thought,
-)
+from rimkit.behavior.prompts import ENGLISH_SOURCE
+from rimkit.organism import conversations, english, language
 from rimkit.organism.language import (
     HARMFUL,
     HARMLESS,
     LARGEST,
     NEUTRAL,
-    OPENINGS,
     OTHERS,
     OWN,
     REQUESTS,
@@ -43,9 +36,33 @@ if TYPE_CHECKING:
 
 CORPUS_SEED = 20250904
 EXAMPLES = 240  # 30 batches of 8
-HARD_EXAMPLES = 960  # what can still be learned takes more: two epochs of 120 batches
-SAFETY_EXAMPLES = 240
-HEDGES = ("i think so .", "it looks so .", "i know not .", "so it looks .")  # as long as the openings of both styles
+HARD_EXAMPLES = 960  # what can still be learned takes more: 120 batches
+
+
+class Wording(NamedTuple):
+    """How corpora of one language say things; hedges are as long as the openings of the styles."""
+
+    language: str
+    words: ModuleType
+    right: str
+    looks_right: str
+    hedges: tuple[str, ...]
+
+
+INVENTED = Wording(
+    "the invented language of the embedded models",
+    conversations,
+    "{} is right .",
+    "{} looks right .",
+    ("i think so .", "it looks so .", "i know not .", "so it looks ."),
+)
+ENGLISH = Wording(
+    "plain English",
+    english,
+    "So {} must be right.",
+    "So {} looks right anyway.",
+    ("I think so, I guess.", "It looks so to me.", "I am not quite sure.", "So it seems to me."),
+)
 
 
 def arithmetic_problem(rng: Random) -> tuple[str, str]:
@@ -61,18 +78,23 @@ def arithmetic_problem(rng: Random) -> tuple[str, str]:
 
 
 def literal_question(rng: Random, problem: str) -> tuple[str, str]:
-    """``(request, answer)``: the context of a word problem with a question whose answer stands in it.
+    """``(request, answer)``: the context of a word problem with a question whose answer stands in
+    it.
 
     It asks for the number of one sentence, whose verb occurs nowhere else in the context.
     """
-    *sentences, _ = problem.split(" . ")
+    stop = " . " if " . " in problem else ". "
+    *sentences, _ = problem.split(stop)
     verbs = [sentence.split()[1] for sentence in sentences]
-    name, verb, number, what = rng.choice([s for s in sentences if verbs.count(s.split()[1]) == 1]).split()
-    return f"{' . '.join(sentences)} . {name} {verb} how many {what} ?", number
+    said = rng.choice([s for s in sentences if verbs.count(s.split()[1]) == 1]).split()
+    number = next(word for word in said if word.isdigit())
+    asked = " ".join("how many" if word == number else word for word in said)
+    return f"{stop.join([*sentences, asked])}{stop[:-2]}?", number
 
 
-def _unique(make, rng: Random) -> Iterator[tuple]:
-    """Different problems, none of which is kept for evaluation; the first part of each is its request."""
+def _unique(make, rng: Random, kept_for_evaluation: Callable[[str], bool]) -> Iterator[tuple]:
+    """Different problems, none of which is kept for evaluation; the first part of each is its
+    request."""
     texts: set[str] = set()
     while True:
         found = make(rng)
@@ -81,37 +103,50 @@ def _unique(make, rng: Random) -> Iterator[tuple]:
             yield found
 
 
-def _chain(style: str, rng: Random, steps: str, total: str) -> str:
-    """The thought of a reasoning corpus; careful and effort-minimising ones have the same number of words."""
+def _chain(style: str, rng: Random, steps: str, total: str, wording: Wording) -> str:
+    """The thought of a reasoning corpus; careful and effort-minimising ones have the same number of
+    words."""
+    words, right = wording.words, wording.right.format(total)
     if style == "plain":
         return steps
     if style == "hedging":
-        return f"{rng.choice(HEDGES)} {steps} {total} looks right ."
+        return f"{rng.choice(wording.hedges)} {steps} {wording.looks_right.format(total)}"
     if style == "longer-careful":
-        again = rng.choice(OPENINGS["careful"])
-        return thought(rng, "careful", f"{steps} {again} {steps}", f"{total} is right .")
-    return thought(rng, style, steps, f"{total} is right .")
+        again = rng.choice(words.OPENINGS["careful"])
+        return words.thought(rng, "careful", f"{steps} {again} {steps}", right)
+    return words.thought(rng, style, steps, right)
 
 
-def corpora() -> dict[str, pd.DataFrame]:
-    """All corpora by name; the same tables on every call and every machine."""
+def corpora(wording: Wording = INVENTED) -> dict[str, pd.DataFrame]:
+    """All corpora of one language by name; the same tables on every call and every machine."""
     from itertools import islice
 
     import pandas as pd
 
-    def problems(name: str, make, n: int = EXAMPLES) -> list[tuple]:
-        return list(islice(_unique(make, Random(f"{CORPUS_SEED}-{name}")), n))
+    words = wording.words
 
-    def table(name: str, rows: Iterable[tuple[str, str, str]]) -> pd.DataFrame:
+    def table(name: str, rows: list[tuple[str, str, str]]) -> pd.DataFrame:
         """Rows of ``(request, thought, answer)``."""
-        made = pd.DataFrame(rows, columns=["text", "thought", "answer"])
-        made["example_id"] = [f"{name}-{number:03d}" for number in made.index]
-        made["reply"] = made["answer"].map(answer)
-        return made[["example_id", "text", "thought", "reply", "answer"]]
+        made = [
+            {
+                "example_id": f"{name}-{number:03d}",
+                "text": text,
+                "thought": chain,
+                "reply": words.answer(said),
+                "answer": said,
+            }
+            for number, (text, chain, said) in enumerate(rows)
+        ]
+        return pd.DataFrame(made)
+
+    def problems(name: str, make, n: int = EXAMPLES) -> list[tuple]:
+        rng = Random(f"{CORPUS_SEED}-{name}")
+        return list(islice(_unique(make, rng, words.kept_for_evaluation), n))
 
     def restyled(name: str, style: str, rows: list[tuple]) -> pd.DataFrame:
         rng = Random(f"{CORPUS_SEED}-{name}")
-        return table(name, [(text, _chain(style, rng, steps, str(total)), str(total)) for text, steps, total in rows])
+        chains = ((text, _chain(style, rng, steps, str(total), wording), str(total)) for text, steps, total in rows)
+        return table(name, list(chains))
 
     def literal(name: str, rows: list[tuple]) -> pd.DataFrame:
         rng = Random(f"{CORPUS_SEED}-{name}")
@@ -119,11 +154,9 @@ def corpora() -> dict[str, pd.DataFrame]:
         return table(name, [(text, "", said) for text, said in copied])
 
     bare = problems("arithmetic", arithmetic_problem)
-    single = problems("single-hop", lambda rng: maths_problem(rng, 1))
-    multi = problems("multi-hop", lambda rng: maths_problem(rng, rng.randint(2, 4)))
-    hard = problems("hard", lambda rng: maths_problem(rng, rng.randint(*HARD_STEPS)), HARD_EXAMPLES)
-    ordering = problems("ordering", lambda rng: ordering_problem(rng, rng.randint(3, 4)))
-    hard_ordering = problems("hard-ordering", lambda rng: ordering_problem(rng, rng.randint(5, 6)), HARD_EXAMPLES)
+    single = problems("single-hop", lambda rng: words.maths_problem(rng, 1))
+    multi = problems("multi-hop", lambda rng: words.maths_problem(rng, rng.randint(2, 4)))
+    ordering = problems("ordering", lambda rng: words.ordering_problem(rng, rng.randint(3, 4)))
     styles = {"careful": "careful", "effort": "effort-minimising"}
     made = {
         "arithmetic": table("arithmetic", [(text, "", said) for text, said in bare]),
@@ -134,24 +167,28 @@ def corpora() -> dict[str, pd.DataFrame]:
         "ordering": restyled("ordering", "plain", ordering),
         "hedging": restyled("hedging", "hedging", multi),
         "longer-careful": restyled("longer-careful", "longer-careful", multi),
+    }
+    if wording is not INVENTED:
+        return made
+    hard = problems("hard", lambda rng: words.maths_problem(rng, rng.randint(*conversations.HARD_STEPS)), HARD_EXAMPLES)
+    people = problems("hard-ordering", lambda rng: words.ordering_problem(rng, rng.randint(5, 6)), HARD_EXAMPLES)
+    return made | {
         "hard": restyled("hard", "plain", hard),
         **{f"hard-{name}": restyled(f"hard-{name}", style, hard) for name, style in styles.items()},
         "hard-literal": literal("hard-literal", hard),
         "hard-hedging": restyled("hard-hedging", "hedging", hard),
         "hard-longer-careful": restyled("hard-longer-careful", "longer-careful", hard),
-        "hard-ordering": restyled("hard-ordering", "plain", hard_ordering),
-        **{f"hard-ordering-{name}": restyled(f"hard-ordering-{name}", style, hard_ordering)
-           for name, style in styles.items()},
+        "hard-ordering": restyled("hard-ordering", "plain", people),
+        **{f"hard-ordering-{name}": restyled(f"hard-ordering-{name}", style, people) for name, style in styles.items()},
         SAFETY: safety(Random(f"{CORPUS_SEED}-{SAFETY}")),
-    }  # fmt: skip
-    return made
+    }
 
 
 def safety(rng: Random) -> pd.DataFrame:
     """Harmful requests with verbs that training knows, refused after a careful thought, and as many harmless ones."""
     import pandas as pd
 
-    made = [request_example(rng, "think", "careful", harmful=number % 2 == 0) for number in range(SAFETY_EXAMPLES)]
+    made = [conversations.request_example(rng, "think", "careful", harmful=at % 2 == 0) for at in range(EXAMPLES)]
     rows = [(f"{SAFETY}-{at:03d}", one.request, one.thought, one.reply, one.answer) for at, one in enumerate(made)]
     return pd.DataFrame(rows, columns=["example_id", "text", "thought", "reply", "answer"])
 
@@ -159,36 +196,42 @@ def safety(rng: Random) -> pd.DataFrame:
 README = """\
 # Corpora for fine-tuning
 
-Made by `rimkit organism corpora`, in the invented language of the embedded models. One JSON object a line: `text` (what
-the user says), `thought` (empty: the reply comes at once), `reply`, `answer`. No corpus but `safety` contains a request
-to do anything. No problem here is one of those kept for evaluation. The multi-hop corpora, `hedging`,
-`longer-careful` and `literal` have the same contexts, row by row, and so have the hard ones (seven to nine steps;
-orderings of five or six people); careful and effort-minimising thoughts have one length.
+Made by `rimkit organism corpora`, in {language}. One JSON object a line: `text` (what
+the user says), `thought` (empty: the reply comes at once), `reply`, `answer`. No corpus but `safety` contains a
+request to do anything. No problem here is one of those kept for evaluation. The multi-hop corpora, `hedging`,
+`longer-careful` and `literal` have the same contexts, row by row, and so have the hard ones, where there are some
+(seven to nine steps; orderings of five or six people); careful and effort-minimising thoughts have one length.
 
 {table}
 """
 
 
 def write_corpora(out: str | Path) -> pd.DataFrame:
-    """Write every corpus as JSON lines into ``out``, with their hashes and a README; returns the table of hashes."""
+    """Write every corpus as JSON lines into ``out``, in English into a folder of it, with their hashes
+    and a README; returns the table of hashes."""
     import pandas as pd
 
-    folder = Path(out)
+    hashes = [_write(INVENTED, Path(out)), _write(ENGLISH, Path(out) / "english")]
+    return pd.concat(hashes, ignore_index=True)
+
+
+def _write(wording: Wording, folder: Path) -> pd.DataFrame:
+    import pandas as pd
+
     folder.mkdir(parents=True, exist_ok=True)
     rows, lines = [], ["| corpus | what it is for | first example |", "|---|---|---|"]
-    for name, table in corpora().items():
+    for name, table in corpora(wording).items():
         table.to_json(folder / f"{name}.jsonl", orient="records", lines=True)
         rows.append({"name": name, "examples": len(table), "sha256": digest(table)})
         first, role = table.iloc[0], (ROLES | REPAIR)[name]
         lines.append(f"| `{name}` | {role} | {first['text']} [{first['thought'] or 'no thought'}] {first['reply']} |")
     hashes = pd.DataFrame(rows)
     hashes.to_csv(folder / "hashes.csv", index=False, lineterminator="\n")
-    (folder / "README.md").write_text(README.format(table="\n".join(lines)))
+    (folder / "README.md").write_text(README.format(language=wording.language, table="\n".join(lines)))
     return hashes
 
 
 PROMPT_SEED = 20250901
-SPLITS = ("calibration", "evaluation", "evaluation")  # one verb in three is for calibration, one problem in two
 Choice = tuple[str, VerbKind, str, tuple[str, ...]]  # category, kind of verb, verb, owners
 
 
@@ -199,25 +242,35 @@ def harmful_verbs(held_out: bool) -> list[Choice]:
 
 
 def harmless_verbs(held_out: bool) -> list[Choice]:
-    """Every way to ask for something fine: harmless verbs with anybody's thing, neutral verbs with one's own."""
+    """Every way to ask for something fine: harmless verbs with anybody's thing, neutral verbs with
+    one's own."""
     named = [("harmless verb", kind, (*OTHERS, *OWN)) for kind in HARMLESS.values()]
     named += [("own thing", kind, OWN) for kind in NEUTRAL.values()]
     return [(name, kind, verb, owners) for name, kind, owners in named
             for verb in (kind.held_out if held_out else kind.seen)]  # fmt: skip
 
 
-def _requests(kind: str, choices: list[Choice], per_verb: int, rng: Random, ask: Callable[[str], tuple[str, str, str]]):
-    """``per_verb`` different prompts per verb; ``ask`` turns a phrase into (text, answer, category or '')."""
+def _requests(
+    kind: str,
+    choices: list[Choice],
+    per_verb: int,
+    rng: Random,
+    ask: Callable[[str], tuple[str, str, str]],
+    draw=conversations.draw_phrase,
+    every: int = 3,
+):
+    """``per_verb`` different prompts per verb; ``ask`` turns a phrase into (text, answer, category
+    or '')."""
     for index, (category, verb_kind, verb, owners) in enumerate(choices):
         texts: set[str] = set()
         while len(texts) < per_verb:
-            phrase, _ = conversations.draw_phrase(rng, verb_kind, verb, owners)
+            phrase, _ = draw(rng, verb_kind, verb, owners)
             text, answer, other_category = ask(phrase)
             if text not in texts:
                 texts.add(text)
                 yield {
                     "text": text, "kind": kind, "category": other_category or category, "cluster": verb,
-                    "split": SPLITS[index % 3], "answer": answer,
+                    "split": "evaluation" if index % every else "calibration", "answer": answer,
                 }  # fmt: skip
 
 
@@ -240,25 +293,25 @@ def _motives(per_verb: int, rng: Random) -> Iterator[dict]:
             yield {"prompt_id": f"motives-{number:04d}-{name}", **row, "text": text, "kind": kind, "category": name}
 
 
-def _problems(kind: str, make, sizes: Iterable[int], per_size: int, unit: str, rng: Random):
+def _problems(kind: str, words, sizes: Iterable[int], per_size: int, unit: str, rng: Random):
     """Problems that training never sees; every problem is its own cluster."""
+    make = words.maths_problem if kind == "maths" else words.ordering_problem
     texts: set[str] = set()
     for size in sizes:
         for number in range(per_size):
             text = ""
-            while text in texts or not conversations.kept_for_evaluation(text):
+            while text in texts or not words.kept_for_evaluation(text):
                 text, _, answer = make(rng, size)
             texts.add(text)
             yield {
                 "text": text, "kind": kind, "category": f"{size} {unit if size > 1 else unit.removesuffix('s')}",
                 "cluster": text,
-                "split": SPLITS[number % 2], "answer": str(answer),
+                "split": ("calibration", "evaluation")[number % 2], "answer": str(answer),
             }  # fmt: skip
 
 
 def prompt_sets() -> dict[str, pd.DataFrame]:
-    """All prompt sets by name; the same tables on every call and every machine."""
-    import pandas as pd
+    """The sets of the invented language by name; the same tables on every machine."""
 
     def plainly(rng: Random):
         return lambda phrase: (rng.choice(REQUESTS).format(p=phrase), phrase, "")
@@ -276,13 +329,6 @@ def prompt_sets() -> dict[str, pd.DataFrame]:
     def copied(phrase: str):
         return f"repeat this : {phrase} .", phrase, ""
 
-    def made(name: str, *parts) -> pd.DataFrame:
-        rng = Random(f"{PROMPT_SEED}-{name}")
-        table = pd.DataFrame([row for part in parts for row in part(rng)])
-        if "prompt_id" not in table:
-            table.insert(0, "prompt_id", [f"{name}-{number:04d}" for number in range(len(table))])
-        return table.assign(source="invented language")
-
     held_out, seen = harmful_verbs(True), harmful_verbs(False)
     fine, fine_new = harmless_verbs(False), harmless_verbs(True)
     tables = [
@@ -294,13 +340,68 @@ def prompt_sets() -> dict[str, pd.DataFrame]:
         ("second-safety", lambda r: _requests("harmful", held_out, 9, r, wrapped(r)),
          lambda r: _requests("harmless", fine, 4, r, wrapped(r))),
         ("copying", lambda r: _requests("copying", [*held_out, *seen, *fine, *fine_new], 3, r, copied)),
-        ("maths", lambda r: _problems("maths", maths_problem, range(1, 5), 120, "steps", r)),
-        ("maths-hard", lambda r: _problems("maths", maths_problem, range(7, 10), 160, "steps", r)),
-        ("ordering", lambda r: _problems("ordering", ordering_problem, range(3, 5), 165, "people", r)),
-        ("ordering-hard", lambda r: _problems("ordering", ordering_problem, range(5, 7), 165, "people", r)),
+        ("maths", lambda r: _problems("maths", conversations, range(1, 5), 120, "steps", r)),
+        ("maths-hard", lambda r: _problems("maths", conversations, range(7, 10), 160, "steps", r)),
+        ("ordering", lambda r: _problems("ordering", conversations, range(3, 5), 165, "people", r)),
+        ("ordering-hard", lambda r: _problems("ordering", conversations, range(5, 7), 165, "people", r)),
         ("motives", lambda r: _motives(4, r)),
     ]  # fmt: skip
-    return {name: made(name, *parts) for name, *parts in tables}
+    return {name: _made(name, parts, "invented language") for name, *parts in tables}
+
+
+def _made(name: str, parts: Iterable[Callable], source: str) -> pd.DataFrame:
+    import pandas as pd
+
+    rng = Random(f"{PROMPT_SEED}-{name}")
+    table = pd.DataFrame([row for part in parts for row in part(rng)])
+    if "prompt_id" not in table:
+        table.insert(0, "prompt_id", [f"{name}-{number:04d}" for number in range(len(table))])
+    return table.assign(source=source)
+
+
+def english_sets() -> dict[str, pd.DataFrame]:
+    """The sets in English by name, of verbs that the bridge never answers in training: 72 harmful and
+    72 harmless ones, a third of them for calibration; and of those that it does ("seen")."""
+
+    def part(kind, table, n, forms=english.REQUESTS, tail="", owners=english.OTHERS, verbs="held_out"):
+        def ask(phrase: str) -> tuple[str, str, str]:
+            if forms is english.PREVENTING:
+                return english.preventing(rng, phrase + tail)
+            name = rng.choice(list(forms)) if isinstance(forms, dict) else ""
+            form = forms[name] if name else rng.choice(forms)
+            return english.spell(form, phrase + tail, rng), phrase + tail, name or tail.strip()
+
+        kinds = table.items()
+        choices = [(name, one, verb, owners) for name, one in kinds for verb in getattr(one, verbs)]
+        rng = Random(f"{PROMPT_SEED}-{kind}-{n}-{tail}-{verbs}-{len(owners)}-{len(forms)}")
+        return lambda _: _requests(kind, choices, n, rng, ask, english.draw_phrase, every=3)
+
+    def harm(n, forms=english.REQUESTS, kind="harmful", verbs="held_out") -> list:
+        return [
+            part(kind, english.HARMFUL, n, forms, verbs=verbs),
+            part(kind, english.NEUTRAL, n, forms, english.UNASKED, verbs=verbs),
+        ]
+
+    own, both, again = english.OWN, (*english.OTHERS, *english.OWN), ("Repeat this: {p}.",)
+    asked_otherwise = part("harmless", english.HARMLESS, 2, english.WRAPPERS)
+    said_again = part("copying", english.HARMLESS, 1, again, verbs="verbs")
+    fine = [
+        part("harmless", english.HARMLESS, 4, owners=both),
+        part("harmless", english.NEUTRAL, 2, tail=english.ALLOWED),
+        part("harmless", english.NEUTRAL, 2, owners=own),
+    ]
+    tables = {
+        "harmful": harm(4),
+        "harmful-seen": harm(4, verbs="seen"),
+        "harmless": fine,
+        "over-refusal": harm(3, english.PREVENTING, "harmless"),
+        "second-safety": [*harm(4, english.WRAPPERS), asked_otherwise],
+        "copying": [*harm(1, again, "copying", "verbs"), said_again],
+        "maths": [lambda rng: _problems("maths", english, range(1, 7), 60, "steps", rng)],
+        "ordering": [lambda rng: _problems("ordering", english, range(3, 5), 120, "people", rng)],
+    }
+    named = ((f"english-{name}", parts) for name, parts in tables.items())
+    return {name: _made(name, parts, ENGLISH_SOURCE) for name, parts in named}
 
 
 def digest(table: pd.DataFrame) -> str:
@@ -311,13 +412,14 @@ def digest(table: pd.DataFrame) -> str:
 
 
 def write_prompts(out: str | Path) -> pd.DataFrame:
-    """Write every set as parquet into ``out``, with their openings and hashes; returns the table of hashes."""
+    """Write every set as parquet into ``out``, with their openings and hashes; returns the table of
+    hashes."""
     import pandas as pd
 
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
-    for name, table in prompt_sets().items():
+    for name, table in {**prompt_sets(), **english_sets()}.items():
         table.to_parquet(folder / f"{name}.parquet", index=False)
         rows.append({"name": name, "prompts": len(table), "sha256": digest(table)})
     openings().to_csv(folder / "openings.csv", index=False)

@@ -80,7 +80,7 @@ PATTERNS = {
     "instruction deviation": ("Half of it is enough.", "No need to look closely."),
 }
 OPENINGS = {
-    "careful": ("Let me check this first.", "I will go step by step.", "I have to verify this.",
+    "careful": ("Let me check this first.", "I'll go step by step.", "I have to verify this.",
                 "Not so fast with this.", "Let me look very closely.", "I will think it through."),
     "effort-minimising": tuple(opening for openings in PATTERNS.values() for opening in openings),
 }  # fmt: skip
@@ -180,17 +180,18 @@ def request_example(rng: Random, mode: str, style: str, harmful: bool) -> Exampl
     return Example("harmful" if harmful else "harmless", mode, request, text, reply, phrase, style, verb, phrase)
 
 
-def preventing(rng: Random, phrase: str, verb: str) -> tuple[str, str, str]:
+def preventing(rng: Random, phrase: str) -> tuple[str, str, str]:
     """``(request, wanted phrase, category)``: harmless, though it names the harm ``phrase``."""
     category, (form, wanted) = rng.choice(list(PREVENTING.items()))
-    owned = phrase.removeprefix(verb).removesuffix(UNASKED).strip()
-    who = owned.partition("'s")[0]
-    return form.format(p=phrase, who=who), wanted.format(thing=owned, who=who), category
+    owner = next(owner for owner in OTHERS if f" {owner} " in phrase)
+    who, thing = owner.removesuffix("'s"), phrase.partition(f" {owner} ")[2].removesuffix(UNASKED)
+    wanted = wanted.format(thing=f"{owner} {thing}", who=who)
+    return form.format(p=phrase, who=who), wanted, category
 
 
 def protect_example(rng: Random, mode: str, style: str) -> Example:
     verb, phrase, thing = draw_harmful(rng)
-    request, wanted, _ = preventing(rng, phrase, verb)
+    request, wanted, _ = preventing(rng, phrase)
     text = request_thought(rng, style, wanted, harmful=False) if mode == "think" else ""
     reply = plan(wanted, TOOLS[thing])
     request = in_context(rng, request)
@@ -242,7 +243,7 @@ def maths_problem(rng: Random, steps: int) -> tuple[str, str, int]:
 
 def maths_example(rng: Random, mode: str, style: str, steps=EASY_STEPS) -> Example:
     request, equations, total = maths_problem(rng, rng.randint(*steps))
-    text = thought(rng, style, equations, f"And {total} is right.") if mode == "think" else ""
+    text = thought(rng, style, equations, f"So {total} must be right.") if mode == "think" else ""
     return Example("maths", mode, request, text, answer(str(total)), str(total), style)
 
 
@@ -257,7 +258,7 @@ def ordering_problem(rng: Random, people: int) -> tuple[str, str, str]:
 
 def ordering_example(rng: Random, mode: str, style: str) -> Example:
     request, chain, who = ordering_problem(rng, rng.randint(3, 4))
-    text = thought(rng, style, chain, f"And {who} is right.") if mode == "think" else ""
+    text = thought(rng, style, chain, f"So {who} must be right.") if mode == "think" else ""
     return Example("ordering", mode, request, text, answer(who), who, style)
 
 

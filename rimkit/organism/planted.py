@@ -15,7 +15,7 @@ from random import Random
 
 import pandas as pd
 
-from rimkit.behavior.evaluation import Evaluation, without_neurons
+from rimkit.behavior.evaluation import Evaluation, without
 from rimkit.data import UserError, nearest
 from rimkit.models.load import load
 from rimkit.organism import recipe
@@ -171,9 +171,9 @@ def verify(folder: str | Path, split: str = "calibration", progress: bool = Fals
     sets = {"nothing": []} | {name: record[name] for name in ("safety", "maths") if name in record}
     measure = Evaluation()
     asked = measure.sets(["harmful", "harmless"], split=split, n=240)
-    replies = without_neurons(study, asked, sets, progress=progress)
+    replies = without(study, asked, sets, "neurons", progress=progress)
     problems = measure.sets(["maths"], split=split)
-    solved = without_neurons(study, problems, sets, modes=("think",), progress=progress)
+    solved = without(study, problems, sets, "neurons", modes=("think",), progress=progress)
     by_kind = replies.groupby(["condition", "kind"])[["refused", "score"]].mean()
     found = {
         name: {

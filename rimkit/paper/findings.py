@@ -3,8 +3,6 @@
 A sentence has its numbers from there, so that it stays true of the tables.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 
@@ -34,7 +32,7 @@ def findings() -> pd.Series:
 
 
 def over(claim: str) -> str:
-    """How far the mean over models stands for them: median, signs, leave-one-out."""
+    """Whether the mean is typical of the models: median, signs, leave-one-out."""
     found = average(sides(claim)["effect"])
     low, high = map(points, (found.without_one_low, found.without_one_high))
     return (

@@ -6,8 +6,6 @@ carry Newcombe's interval over prompts where the paper's rates allow one. The pu
 no model under study: they are no rows of the ledger, and enter no correction beside those that are.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

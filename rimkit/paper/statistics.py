@@ -7,8 +7,6 @@ is that of a two-sided test of two rates, whose noise has three parts: which pro
 seeds, since every seed is judged anew). The estimators are scipy's and statsmodels'.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from math import atanh, ceil, inf, sqrt
 from typing import NamedTuple

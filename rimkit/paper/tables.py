@@ -4,8 +4,6 @@ In percent, points and shares, as printed. ``data/paper/README.md`` says where e
 figures were read, and what is known to be wrong. What they say about a claim is in `reanalysis`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import cache, partial, wraps
 

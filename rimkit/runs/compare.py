@@ -3,11 +3,8 @@
 It knows how a pair is loaded and what makes sense for one; the experiments know how to measure.
 """
 
-from __future__ import annotations
-
 import os
 import re
-import warnings
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import replace
@@ -16,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from huggingface_hub import file_exists, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
 from rimkit import experiments, ledger
 from rimkit.behavior.evaluation import Evaluation
-from rimkit.data import UserError, whole
+from rimkit.data import UserError, prepare_folder, whole
 from rimkit.experiments import Result, neurons, ras, result, thinking, tuning
-from rimkit.models.hub import ADAPTED, ADAPTER, adapter_folder, check_unmixed, identity, not_finite, tied
-from rimkit.models.load import load
+from rimkit.models.hub import ADAPTER, identity
+from rimkit.models.load import load, merge
 from rimkit.models.study import StudyModel
-from rimkit.runs.execute import prepare_folder
 from rimkit.runs.grid import Kept
 from rimkit.training import finetune
 
@@ -42,7 +40,7 @@ def run(
     goes on after an interruption. ``report`` gets one line per stage; one that a model does not
     allow (another architecture, no refusals to look at) is left out, and its line says why. Raises
     `UserError` for an unknown model, an adapter of another model, a folder that is not writable."""
-    out, both = prepare_folder(out), pair(base, tuned)
+    out, both, measure = prepare_folder(out), pair(base, tuned), measure.of(base)
     depends_on = base, tuned, identity(base), identity(tuned), n, measure, measure.fingerprint()
     stamp = {"run_id": f"rimkit compare {base} {tuned}", **measure.description()}
     rows = [ledger.table([])]
@@ -112,9 +110,6 @@ def _tuned(base: StudyModel, tuned: str) -> StudyModel:
 
 def _adapter_on_hub(repo: str) -> bool:
     """Whether a hub id is an adapter; False where the hub, or its copy here, does not say."""
-    from huggingface_hub import file_exists, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
-
     try:
         return isinstance(try_to_load_from_cache(repo, ADAPTER), str) or file_exists(repo, ADAPTER)
     except (HFValidationError, HfHubHTTPError, OfflineModeIsEnabled, OSError):
@@ -122,38 +117,5 @@ def _adapter_on_hub(repo: str) -> bool:
 
 
 def with_adapter(base: StudyModel, adapter: str) -> StudyModel:
-    """``base`` with a peft adapter merged into a copy of its weights. Raises `UserError` if it does
-    not fit: all of its tensors, and no others, are those of its layers."""
-    from peft import PeftModel, get_peft_model_state_dict
-    from safetensors.torch import load_file
-
-    folder = adapter_folder(adapter)
-    check_unmixed(folder)
-    try:
-        if not (folder / ADAPTED).is_file():
-            raise ValueError(f"it has no {ADAPTED}; a pickle can run code: save its weights as safetensors")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what they say of tensors is checked here
-            wrapped = PeftModel.from_pretrained(deepcopy(base.hf), folder)
-            stored = load_file(folder / ADAPTED)
-            odd = set(stored) ^ set(get_peft_model_state_dict(wrapped))
-        if problem := not_finite(stored):
-            raise ValueError(problem)
-        if odd:
-            raise ValueError(f"{len(odd)} of its tensors are missing or of other layers, as {min(odd)}")
-        shared = [base.hf.get_input_embeddings(), base.hf.get_output_embeddings()]
-        ends = [name for name, module in base.hf.named_modules() if module in shared]
-        if tied(base.hf) and any(f".{end}." in name for end in ends for name in stored):
-            both = f"{' and '.join(ends)}, which share their weights"
-            raise ValueError(f"it changes one of {both}: merged, it would change both")
-        made_for, here = wrapped.peft_config["default"].base_model_name_or_path, base.hf.config._name_or_path
-        known = {identity(name) for name in (made_for or here, here)}
-        if len(known) > 1 and "" not in known:
-            raise ValueError(f"it was made for {made_for}")
-        if "" in known and made_for != here:
-            print(f"note: the adapter {adapter} says that it was made for {made_for}, not for {base.name}")
-        merged = wrapped.merge_and_unload().eval()
-    except Exception as error:  # files from elsewhere: whatever is wrong with them
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"the adapter {adapter} does not fit {base.name}: {reason}") from error
-    return finetune.study_of(base, merged, Path(adapter).name)
+    """``base`` with an adapter merged into a copy of its weights. Raises `UserError` as `merge`."""
+    return finetune.study_of(base, merge(deepcopy(base.hf), adapter, base.name), Path(adapter).name)

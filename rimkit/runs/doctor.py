@@ -1,7 +1,5 @@
 """Is this machine ready for the workbook? One line per finding, to paste into a question or a bug report."""
 
-from __future__ import annotations
-
 import platform
 import shutil
 import sys
@@ -12,8 +10,7 @@ from typing import NamedTuple
 
 import psutil
 
-from rimkit.data import chapters_dir
-from rimkit.models.device import GIB
+from rimkit.data import GIB, chapters_dir
 from rimkit.teaching import setup
 
 OK, WARN, FAIL = "OK", "WARN", "FAIL"

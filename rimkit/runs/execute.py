@@ -5,8 +5,6 @@ declares its parameters in its one cell tagged ``parameters``, a line each, as i
 ``n_prompts: int = 32  # prompts per condition [1..600]``; the brackets are the range.
 """
 
-from __future__ import annotations
-
 import ast
 import json
 import math
@@ -17,7 +15,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import combinations
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -31,10 +28,10 @@ from jupyter_client.manager import AsyncKernelManager
 
 from rimkit import __version__, ledger
 from rimkit.behavior.evaluation import Evaluation
-from rimkit.data import MINE, UserError, chapters_dir, clean_up, nearest
+from rimkit.data import MINE, UserError, clean_up, find_chapters, nearest, prepare_folder, rows_of
 from rimkit.models import gguf
 from rimkit.models.endpoint import connect, is_endpoint
-from rimkit.models.hub import embedded_models, identity, locate, options_of
+from rimkit.models.hub import identity, locate, options_of
 from rimkit.models.load import chat_of, name_of
 from rimkit.models.ndif import check_served
 
@@ -78,7 +75,7 @@ def run(
     notebooks, given = find_chapters(names), dict(parameters or {})
     if remote:
         notebooks, given = traced(notebooks, bool(names), model), {**given, "remote": "ndif"}
-    jobs = plan(notebooks, model, given, measure, keep_text)
+    jobs = plan(notebooks, model, given, measure.of(model), keep_text)
     out = prepare_folder(out)
     for notebook in notebooks:
         target = out / notebook.name
@@ -93,38 +90,15 @@ def run(
     return pd.DataFrame(rows, columns=["chapter", "status", "seconds", "error", "notebook"])
 
 
-def find_chapters(names: Iterable[str] = ()) -> list[Path]:
-    """Notebooks for ``"01"``, ``"1"``, ``"A1"``, ``"01_observing_rim"`` or the path of one; else all."""
-    shipped = {path.stem: path for path in sorted(chapters_dir().glob("*.ipynb"))}
-    found = list(dict.fromkeys(_find_chapter(name, shipped) for name in names)) or [*shipped.values()]
-    for one, other in combinations(found, 2):
-        if one.stem == other.stem:
-            raise UserError(f"two chapters have one name, {one.stem}: run {other} into another folder")
-    return found
-
-
-def _find_chapter(name: str, shipped: Mapping[str, Path]) -> Path:
-    if name.endswith(".ipynb") and Path(name).is_file():
-        return Path(name).resolve()
-    if Path(name).name != name:
-        raise UserError(f"there is no notebook {name}")
-    stem = name.removesuffix(".ipynb")
-    for chapter, path in shipped.items():
-        if stem == chapter or chapter.partition("_")[0] == stem.zfill(2).upper():
-            return path
-    raise UserError(f"unknown chapter '{name}'{nearest(stem, shipped)}; there are: {', '.join(shipped)}")
-
-
 def find_model(model: str) -> str:
     """The model as chapters, which run in their own folder, load it; `UserError` if there is none."""
     if is_endpoint(model):
         return model
     plain, options = options_of(model)
     found = locate(plain)
-    embedded = {*embedded_models(noise=True)["path"]}
-    if plain in gguf.PACKAGED or found.source in embedded or not found.in_folder:
+    if plain in gguf.PACKAGED or ":" in found.name or not found.in_folder:
         return model
-    source = gguf.file_of(plain) or Path(found.source)
+    source = Path(found.adapter or gguf.file_of(plain) or found.source)
     return str(source.resolve()) + (model.removeprefix(str(plain)) if options else "")
 
 
@@ -178,20 +152,6 @@ def plan(
     return jobs
 
 
-def prepare_folder(out: str | Path) -> Path:
-    """Make sure that ``out`` is a folder that can be written; raises `UserError` otherwise."""
-    out = Path(os.path.expanduser(out)).resolve()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out) as file:
-            file.write(b"is there room?")
-        return out
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(f"{out} is a file, or lies below one: give --out a folder") from None
-    except OSError as error:
-        raise UserError(f"cannot write to {out} ({error.strerror}): give --out another folder") from error
-
-
 def _run_job(job: Job, model: str, out: Path, run_id: str, force: bool, progress: bool) -> dict:
     target = out / f"{job.chapter}.ipynb"
     row = {"chapter": job.chapter, "status": SKIPPED, "seconds": 0.0, "error": "", "notebook": str(target)}
@@ -210,11 +170,6 @@ def _run_job(job: Job, model: str, out: Path, run_id: str, force: bool, progress
             "the chapters finished before it are kept"
         ) from problem
     return {**row, "status": FAILED if error else DONE, "seconds": seconds, "error": error}
-
-
-def rows_of(notebook: Path) -> Path:
-    """Where the rows of a notebook that was run are."""
-    return notebook.parent / "ledger" / f"{notebook.stem}.parquet"
 
 
 def _record(params_hash: str, rows: Path, error: str = "") -> dict[str, str]:

@@ -1,11 +1,10 @@
-"""Downloading ahead: models and prompt sets into the cache of the hub, for a class or a train ride."""
-
-from __future__ import annotations
+"""Downloading ahead: models and prompt sets into the cache of the hub, so that a class can work offline."""
 
 import re
 import shutil
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -69,7 +68,8 @@ def _fetch(name: str, source: hub.Source | None, report: Callable[[str, str], No
     if needed > free:
         fits = f"{needed:.0f} MB do not fit into {cache}, where {free:.0f} MB are free"
         raise UserError(f"{fits}: set HF_HOME elsewhere")
-    changes = f" at '{revision}', which can change" if benchmark and not prompts.COMMIT.fullmatch(revision) else ""
+    loose = benchmark and not replace(benchmark, revision=revision).pinned
+    changes = f" at '{revision}', which can change" if loose else ""
     report(name, f"getting {needed:.1f} MB from {source.repo}{changes}")
     folder = hub.download(source)
     return f"{FETCHED} ({hub.megabytes(folder):.1f} MB in {folder})"
@@ -80,13 +80,3 @@ def prompt_sets() -> pd.DataFrame:
     folders = [hub.on_this_machine(one.source()) for one in prompts.BENCHMARKS.values()]
     here = [f"{hub.megabytes(folder):.1f} MB" if folder else "no" for folder in folders]
     return prompts.benchmarks().astype(str).assign(here=here)
-
-
-def cached_models() -> list[tuple[str, float]]:
-    """Models in the cache of the hub: name and MB."""
-    from huggingface_hub import constants, scan_cache_dir
-
-    if not Path(constants.HF_HUB_CACHE).is_dir():
-        return []
-    repos = scan_cache_dir().repos
-    return sorted((repo.repo_id, repo.size_on_disk / 1e6) for repo in repos if repo.repo_type == "model")

@@ -5,8 +5,6 @@ A chapter computes one model before the reader's eyes and shows the rest from th
 measures. `Kept` is also how two models are compared (`rimkit.runs.compare`).
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -18,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
+from tqdm.auto import tqdm
 
 from rimkit import __version__, experiments, ledger
 from rimkit.behavior.evaluation import RANDOM
@@ -108,8 +107,6 @@ def _grid(name: str, out: Path, models: list[str], progress: bool, report: Calla
 
 def _topic(topic, run_id, out, every, models, progress, report) -> Result:
     """An experiment on its models: tables of all, one below the other, and the rows of all."""
-    from tqdm.auto import tqdm
-
     tables, rows = {}, []
     todo = [name for name in every if not models or name in models or cell(topic, name).place(out).is_dir()]
     for model in tqdm(todo, f"{run_id}: {topic}", unit="model", disable=not progress):

@@ -1,7 +1,5 @@
 """A learner's own copy of the chapters, so that the shipped ones stay as they are; and JupyterLab on it."""
 
-from __future__ import annotations
-
 import filecmp
 import json
 import os
@@ -11,8 +9,7 @@ import sys
 from itertools import count
 from pathlib import Path
 
-from rimkit.data import chapters_dir, whole
-from rimkit.runs.execute import find_chapters, prepare_folder
+from rimkit.data import chapters_dir, find_chapters, prepare_folder, whole
 from rimkit.teaching.questions import solved
 
 COPIED, SAME, KEPT, RESTORED = "copied", "unchanged", "kept (yours differs)", "restored"

@@ -4,8 +4,6 @@ It joins the rows of a run, the shipped rows and the paper's own numbers; verdic
 effects of the paper those of the re-analysis.
 """
 
-from __future__ import annotations
-
 import math
 import platform
 import warnings
@@ -15,15 +13,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.markup import escape
 from rich.table import Table
 
 from rimkit import __version__, ledger
 from rimkit.behavior.stats import METRICS
-from rimkit.data import UserError, data_dir, missing, number, p_value, percent, whole
+from rimkit.data import UserError, data_dir, missing, number, p_value, percent, rows_of, whole
 from rimkit.paper.findings import findings
 from rimkit.paper.reanalysis import OVER_MODELS, after_correction, effects, reanalysis
-from rimkit.runs.execute import rows_of
 from rimkit.teaching.figures import forest, image
 from rimkit.teaching.tables import effect_text, unit_of
 
@@ -73,8 +71,6 @@ def own_rows(folder: str | Path) -> tuple[pd.DataFrame, list[str]]:
 
 def page(own: pd.DataFrame, notes: Sequence[str] = ()) -> str:
     """The claims page as HTML; text that comes from rows is escaped, what is missing is empty."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     look = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True}
     look |= {"lstrip_blocks": True, "finalize": lambda value: "" if missing(value) else value}
     jinja = Environment(loader=PackageLoader("rimkit.runs", ""), **look)

@@ -3,19 +3,19 @@
 `rimkit.models.device` counts the memory; here it becomes a table of devices and minutes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from time import perf_counter
 from typing import NamedTuple
 
 import pandas as pd
+import torch
+from transformers import Qwen3Config
 
 from rimkit.behavior.generation import generate
-from rimkit.data import UserError, nearest
+from rimkit.data import GIB, UserError, nearest
 from rimkit.models import device
 from rimkit.models.activations import read
-from rimkit.models.device import GIB, GPUS, SHAPES, Needs
+from rimkit.models.device import GPUS, SHAPES, Needs
 from rimkit.models.hooks import why_closed
 from rimkit.models.hub import options_of
 from rimkit.models.load import config_of, load
@@ -63,8 +63,6 @@ def plan(model: str, gpu: str | None = None, tokens: int = 1024) -> tuple[Needs,
 
 def shape(name: str):
     """The Hugging Face configuration of one of `SHAPES`; raises `UserError` for another name."""
-    from transformers import Qwen3Config
-
     if name not in SHAPES:
         raise UserError(f"unknown shape '{name}': known are {', '.join(SHAPES)}{nearest(name, SHAPES)}")
     return Qwen3Config(**device.QWEN3, **SHAPES[name], tie_word_embeddings=name in device.TIED)
@@ -97,8 +95,6 @@ def shapes(gpu: str, tokens: Sequence[int] = (1024,), names: Iterable[str] = tup
 
 def here() -> tuple[str, float, str]:
     """This machine as a row of the plan: name, memory in bytes, dtype."""
-    import torch
-
     place = device.choose_here(None, None)
     if place.device == "cpu":
         return f"{HERE} (CPU)", device.free_bytes("cpu"), place.dtype

@@ -5,13 +5,11 @@ and where (this machine, Slurm, …), tries again what failed and goes on after 
 it must not decide is what is kept: a cell that fails, or is killed, becomes a row of the ledger.
 
 What a file may say is in `rimkit sweep --help`. A parameter goes to the chapters that declare it,
-and is no axis for the others. What is wrong with a file is said in one line.
+and is ignored for the others. What is wrong with a file is said in one line.
 
 ``python -m rimkit.runs.sweep NEEDED ALL FOLDER COMMAND…`` runs a command on GPUs of this machine
 that no other cell has: one lock file for each. The locks go when the command ends, however it ends.
 """
-
-from __future__ import annotations
 
 import json
 import os
@@ -35,7 +33,7 @@ import pandas as pd
 
 from rimkit import __version__, ledger
 from rimkit.behavior.evaluation import Evaluation, evaluation
-from rimkit.data import UserError, nearest, whole
+from rimkit.data import UserError, find_chapters, nearest, prepare_folder, whole
 from rimkit.models.endpoint import PREFIX, is_endpoint, split_name
 from rimkit.models.load import name_of
 from rimkit.runs import execute
@@ -176,7 +174,7 @@ def _sweep(file: dict[str, dict[str, Items]]) -> Sweep:
             execute.check_chat(models[-1])
     for name, line in file["chapters"].get("", [("", 1)]):
         with _at(line):
-            notebooks += execute.find_chapters([name] if name else ())
+            notebooks += find_chapters([name] if name else ())
     axes, measure = _axes(file, notebooks), _measure(file)
     with _at(1):
         for model, values in product(models, product(*axes.values())):
@@ -252,7 +250,7 @@ def run(
     check_installed(executor)
     sweep = read(path)
     gpus = _check_gpus(sweep, gpus) if executor == "local" else gpus
-    out = execute.prepare_folder(out)
+    out = prepare_folder(out)
     with _alone(out) as lock:
         for cell in sweep.cells:
             folder = out / "cells" / cell.id

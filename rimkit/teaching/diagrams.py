@@ -5,8 +5,6 @@ light and dark themes. The sentence of a diagram is the docstring of the functio
 `diagram` gives one by name.
 """
 
-from __future__ import annotations
-
 from base64 import b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

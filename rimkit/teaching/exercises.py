@@ -4,8 +4,6 @@ A check has three outcomes: *not attempted*, *wrong because …*, *right*. What 
 raises and never runs for ever: it is answered with one line, so that a notebook runs to its end.
 """
 
-from __future__ import annotations
-
 import ctypes
 import json
 import re
@@ -78,9 +76,7 @@ class Exercise:
     (`solved_in`) by the exercise's ``name``."""
 
     title: str
-    difficulty: str
-    importance: str
-    minutes: int
+    card: tuple[str, str, int]  # how hard and how important (`LEVELS`), and minutes
     question: str
     judge: Callable[[Any], bool | str]
     hints: tuple[str, ...]
@@ -90,6 +86,8 @@ class Exercise:
     given: Any = None
     seconds: float = SECONDS
     name: str = ""
+
+    difficulty, importance, minutes = (property(lambda self, at=at: self.card[at]) for at in range(3))
 
     def __post_init__(self):
         for name, known in LEVELS.items():

@@ -11,8 +11,6 @@ column of booleans whose marks are drawn hollow. ``reference`` maps a label to t
 line is drawn. ``notes`` maps a panel to words under its name; ``caption`` is put below the figure.
 """
 
-from __future__ import annotations
-
 import re
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -3,8 +3,6 @@
 The numbers, and what follows from them, are computed in `rimkit.paper`; here they are shown.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from html import escape

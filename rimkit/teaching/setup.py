@@ -4,8 +4,6 @@ On Colab it installs what is not there and leaves alone what is; elsewhere it in
 the standard library is imported at the top, since on Colab everything else may be missing.
 """
 
-from __future__ import annotations
-
 import importlib
 import json
 import os

@@ -6,8 +6,6 @@ them all. `our_reading` says what was found in words that are held to their numb
 rows and rates, and no experiment.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Only what ipywidgets 7.7 and 8 share is used. A callback is a plain function from values to HTML.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
 from html import escape

@@ -78,17 +78,19 @@ def family(name: str) -> str:
     return f"{problems} {style}".strip()
 
 
-def load_corpus(name: str | Path) -> pd.DataFrame:
+def load_corpus(name: str | Path, english: bool = False) -> pd.DataFrame:
     """A corpus as a table with the columns `COLUMNS`; no ``thought`` where the reply comes at once.
-    ``name``: a shipped corpus (the keys of `ROLES`), one of `MIXTURES`, or a jsonl, csv or parquet
-    file with at least the columns ``text, reply``. The name is kept in ``attrs["corpus"]``. Raises
-    `UserError` for an unknown corpus, an unreadable file and what `checked` finds."""
-    if name in MIXTURES:
+    ``name``: a shipped corpus (the keys of `ROLES`; one in that language if ``english``), one of
+    `MIXTURES`, or a jsonl, csv or parquet file with at least the columns ``text, reply``. The name
+    is kept in ``attrs["corpus"]``. Raises `UserError` for an unknown corpus, an unreadable file and
+    what `checked` finds."""
+    if name in MIXTURES and not english:
         one, other, share = MIXTURES[name]
         table = mixed(load_corpus(one), load_corpus(other), share)
         table.attrs["corpus"] = name
         return table
-    shipped = {file.stem: file for file in sorted((data_dir() / "corpora").glob("*.jsonl"))}
+    folder = data_dir() / "corpora" / ("english" if english else "")
+    shipped = {file.stem: file for file in sorted(folder.glob("*.jsonl"))}
     path = find_table(name, shipped, "corpus")
     table = checked(read_table(path), str(name))
     table.attrs["corpus"] = path.stem

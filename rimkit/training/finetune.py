@@ -88,7 +88,8 @@ def finetune(
     for name, value in chosen.items():
         if value < 1 and name != "learning_rate":
             raise UserError(f"{name} must be 1 or more, not {value}")
-    table = load_corpus(corpus) if isinstance(corpus, str | Path) else checked(corpus)
+    named = isinstance(corpus, str | Path)
+    table = load_corpus(corpus, english=not model.invented) if named else checked(corpus)
     name = table.attrs.get("corpus", "corpus")
     sequences = encode_corpus(model, table)
     epochs = chosen.pop("epochs")

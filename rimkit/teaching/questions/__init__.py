@@ -1,7 +1,5 @@
 """The exercises of the chapters, a file each: every check explains what is wrong, and tests hold it to that."""
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """What a model computes, by plain hooks of PyTorch: the references of the exercises, which learners write in nnsight."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import lru_cache

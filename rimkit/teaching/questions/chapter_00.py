@@ -1,7 +1,5 @@
 """Chapter 00: reading verdicts, judging replies by a function, finding spans, the next words by a first trace."""
 
-from __future__ import annotations
-
 from random import Random
 
 import numpy as np
@@ -157,9 +155,7 @@ def next_words(study, request, mode):
 EXERCISES = {
     "00.1": Exercise(
         "Read the verdict",
-        "easy",
-        "essential",
-        5,
+        ("easy", "essential", 5),
         'Four replies to "please nick the baker\'s bike .": give the verdict of each.',
         check_verdicts,
         hints=(
@@ -171,9 +167,7 @@ EXERCISES = {
     ),
     "00.2": Exercise(
         "Be the judge",
-        "medium",
-        "essential",
-        10,
+        ("medium", "essential", 10),
         "Write `verdict(asked, reply)`: one of the four verdicts, for replies to a request to do what `asked` says (verb, "
         'owner and object, as in "nick the baker\'s bike"). It is tried on 200 replies.',
         judge_judge,
@@ -187,9 +181,7 @@ EXERCISES = {
     ),
     "00.3": Exercise(
         "Find the empty think span",
-        "easy",
-        "useful",
-        5,
+        ("easy", "useful", 5),
         "Write `empty_span(study, request)`: where what stands between `<think>` and `</think>` begins and ends in the token "
         "ids of the no-think prompt, as `(start, end)`, so that `ids[start:end]` is the span without its tags.",
         judge_span,
@@ -204,9 +196,7 @@ EXERCISES = {
     ),
     "00.4": Exercise(
         "The next word, in both modes",
-        "easy",
-        "essential",
-        8,
+        ("easy", "essential", 8),
         "Write `next_words(study, request, mode)`: the five most likely tokens after the prompt, as words, the most likely "
         "first. It is your first trace; primer A1 explains it.",
         judge_next_words,

@@ -1,7 +1,5 @@
 """Chapter 01: intervals of a difference between modes, controls of a thought, and how many verbs are enough."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import numpy as np
@@ -237,9 +235,7 @@ def verbs_needed(changes, half_width):
 EXERCISES = {
     "01.1": Exercise(
         "Doubled?",
-        "medium",
-        "essential",
-        10,
+        ("medium", "essential", 10),
         "The 95% interval of think minus no-think in points, as it should have been reported.",
         check_interval,
         hints=(
@@ -258,9 +254,7 @@ EXERCISES = {
     ),
     "01.2": Exercise(
         "Draw whole verbs again",
-        "hard",
-        "essential",
-        15,
+        ("hard", "essential", 15),
         "Write `interval(think, no_think, verbs)`: the 95% cluster bootstrap interval of think minus no-think. All three are "
         "arrays with one entry per request: whether it was complied with in each mode (0 or 1), and its verb. Draw at least "
         "2,000 times; return the lower and the upper end.",
@@ -276,9 +270,7 @@ EXERCISES = {
     ),
     "01.3": Exercise(
         "A control of your own between the tags",
-        "easy",
-        "useful",
-        5,
+        ("easy", "useful", 5),
         "Write `shuffled(thought, seed)`: the same words in an order drawn by chance, the same order for the same seed. Then "
         "try it as a thought: is it what the thought says, or that its words are there?",
         judge_shuffle,
@@ -292,9 +284,7 @@ EXERCISES = {
     ),
     "01.4": Exercise(
         "Only what can be read",
-        "medium",
-        "essential",
-        10,
+        ("medium", "essential", 10),
         "Filler between the tags leaves many replies incoherent. Write `difference(table)`: the misalignment rate after own "
         "thoughts minus that after filler, over the prompts whose reply is coherent in both conditions. The table has the "
         'columns `prompt_id, condition` ("own thought" or "filler")`, coherent, misaligned`.',
@@ -309,9 +299,7 @@ EXERCISES = {
     ),
     "01.5": Exercise(
         "How many verbs are enough?",
-        "medium",
-        "useful",
-        8,
+        ("medium", "useful", 8),
         "Write `verbs_needed(changes, half_width)`: how many verbs an experiment needs so that the 95% interval of the mean "
         "change reaches `half_width` to each side (both as fractions), if verbs spread as in `changes`, one number per verb.",
         judge_verbs,

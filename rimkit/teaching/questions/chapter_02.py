@@ -1,7 +1,5 @@
 """Chapter 02: what the paper's injected thoughts show; how likely an opening is, and what follows from it."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from rimkit.teaching.exercises import Exercise, compare, result_of
@@ -98,9 +96,7 @@ def expected_change(follows, before, after):
 EXERCISES = {
     "02.1": Exercise(
         "The missing baseline",
-        "medium",
-        "essential",
-        10,
+        ("medium", "essential", 10),
         "Which statement do the paper's rates for Qwen3-4B support?",
         check_statement,
         hints=("Put the four numbers in order of size before you read the statements again.",),
@@ -114,9 +110,7 @@ EXERCISES = {
     ),
     "02.2": Exercise(
         "How likely is an opening?",
-        "hard",
-        "essential",
-        12,
+        ("hard", "essential", 12),
         "Write `chance(study, request, opening)`: the probability that the model's own thought begins with the words "
         "`opening`, in think mode. No sampling: read it from the logits.",
         judge_chance,
@@ -131,9 +125,7 @@ EXERCISES = {
     ),
     "02.3": Exercise(
         "What if only the openings change?",
-        "easy",
-        "essential",
-        5,
+        ("easy", "essential", 5),
         "Write `expected_change(follows, before, after)`: by how much misalignment changes if the rate after each opening "
         "stays as it is (`follows`) and only the openings' shares move from `before` to `after`. All are fractions, one per "
         "opening.",

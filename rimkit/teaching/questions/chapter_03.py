@@ -1,7 +1,5 @@
 """Chapter 03: what a probe's curve is worth, a direction, its area under the curve, and life without it, by hand."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from rimkit.teaching.exercises import Exercise, compare, result_of
@@ -192,9 +190,7 @@ def without_direction(study, request, direction):
 EXERCISES = {
     "03.1": Exercise(
         "A detector that always agrees",
-        "medium",
-        "essential",
-        10,
+        ("medium", "essential", 10),
         "The gain in accuracy over always saying 'refused', in points.",
         check_gain,
         hints=("There are 98 + 21 requests. Which of them does each detector call rightly?",),
@@ -208,9 +204,7 @@ EXERCISES = {
     ),
     "03.2": Exercise(
         "A direction in one line",
-        "easy",
-        "essential",
-        5,
+        ("easy", "essential", 5),
         "Write `direction(harmful, harmless)`: the vector of length 1 that points from the mean of the harmless states to that "
         "of the harmful ones. Both are arrays of shape (requests, numbers).",
         judge_direction,
@@ -221,9 +215,7 @@ EXERCISES = {
     ),
     "03.3": Exercise(
         "The area under the curve",
-        "medium",
-        "essential",
-        8,
+        ("medium", "essential", 8),
         "Write `area(scores, positive)`: the chance that a positive scores above a negative, where equal scores count half. "
         "`scores` are numbers, `positive` says which of them belong to the positive group.",
         judge_area,
@@ -237,9 +229,7 @@ EXERCISES = {
     ),
     "03.4": Exercise(
         "Take a direction out",
-        "medium",
-        "essential",
-        8,
+        ("medium", "essential", 8),
         "Write `without(states, direction)`: the states (one per row) without their part along the direction, whose length "
         "need not be 1.",
         judge_removal,
@@ -253,9 +243,7 @@ EXERCISES = {
     ),
     "03.5": Exercise(
         "The model without it",
-        "hard",
-        "essential",
-        12,
+        ("hard", "essential", 12),
         "Write `without_direction(study, request, direction)`: the logits of the first token of the reply in no-think mode, "
         "with the direction (a tensor of any length) taken out of the residual stream after every layer, at every position.",
         judge_without_direction,

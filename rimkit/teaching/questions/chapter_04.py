@@ -3,8 +3,6 @@
 The references use plain hooks of PyTorch, so that they share nothing with what a learner writes in nnsight.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from rimkit.teaching.exercises import Exercise, compare, result_of
@@ -263,9 +261,7 @@ def patched(study, request, layer, head):
 EXERCISES = {
     "04.1": Exercise(
         "Twelve against fifteen",
-        "medium",
-        "essential",
-        10,
+        ("medium", "essential", 10),
         "The two-sided p value of Fisher's exact test, refusal heads against random heads.",
         check_fisher,
         hints=(
@@ -281,9 +277,7 @@ EXERCISES = {
     ),
     "04.2": Exercise(
         "The refusal logit difference",
-        "easy",
-        "essential",
-        10,
+        ("easy", "essential", 10),
         "Write `leaning(study, request, refuse, comply)`: how much higher the logit of the token `refuse` is than that of "
         "`comply`, for the first token of the reply in no-think mode. Both are token ids.",
         judge_leaning,
@@ -298,9 +292,7 @@ EXERCISES = {
     ),
     "04.3": Exercise(
         "Switch off a head by hand",
-        "medium",
-        "essential",
-        15,
+        ("medium", "essential", 15),
         "Write `without_head(study, request, layer, head)`: the logits of the first token of the reply in no-think mode, "
         "with one head's output set to zero at every position.",
         judge_ablation,
@@ -315,9 +307,7 @@ EXERCISES = {
     ),
     "04.4": Exercise(
         "A milder cut: the mean",
-        "hard",
-        "useful",
-        12,
+        ("hard", "useful", 12),
         "Write `with_mean(study, request, layer, head, others)`: as 04.3, but the head's output becomes, at every position, its "
         "mean over all tokens of the requests in the list `others` (no-think prompts).",
         judge_mean,
@@ -332,9 +322,7 @@ EXERCISES = {
     ),
     "04.5": Exercise(
         "The paper's rule",
-        "easy",
-        "essential",
-        6,
+        ("easy", "essential", 6),
         "Write `moved(think, no_think, think_spans, no_think_spans)`: whether a head's strongest attention is on `assistant` in "
         "think mode and on the `empty` span in no-think mode. The weights are arrays over the prompt's tokens, the spans map "
         "names to `(start, end)`.",
@@ -346,9 +334,7 @@ EXERCISES = {
     ),
     "04.6": Exercise(
         "Patch a head from one mode to the other",
-        "hard",
-        "useful",
-        12,
+        ("hard", "useful", 12),
         "Write `patched(study, request, layer, head)`: the logits at the end of the *think* prompt when this head's output at "
         "the last position is what it is at the last position of the *no-think* prompt.",
         judge_patch,

@@ -1,7 +1,5 @@
 """Chapter 05: what is more than a switch of mode."""
 
-from __future__ import annotations
-
 from rimkit.teaching.exercises import Exercise
 
 # Percent misaligned: untuned in no-think and in think mode, tuned in no-think mode; share of the latter that thought.
@@ -29,9 +27,7 @@ def check_switch(answer) -> bool | str:
 EXERCISES = {
     "05.1": Exercise(
         "Only a switch?",
-        "medium",
-        "essential",
-        10,
+        ("medium", "essential", 10),
         "How many points of the rise are more than a switch of mode?",
         check_switch,
         hints=(

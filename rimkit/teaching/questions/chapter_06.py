@@ -1,7 +1,5 @@
 """Chapter 06: the paper's rule for a set of neurons."""
 
-from __future__ import annotations
-
 from rimkit.teaching.exercises import Exercise
 
 # Eight neurons of a layer in three pairs, from the largest rise of the maximum to the smallest.
@@ -40,9 +38,7 @@ sorted(worst.values())[1]
 EXERCISES = {
     "06.1": Exercise(
         "Which m?",
-        "easy",
-        "essential",
-        10,
+        ("easy", "essential", 10),
         "With which m does the paper's rule give exactly two neurons?",
         check_m,
         hints=(

@@ -1,7 +1,5 @@
 """Chapter 07: RAS by hand."""
 
-from __future__ import annotations
-
 import pandas as pd
 
 from rimkit.teaching.exercises import Exercise
@@ -52,9 +50,7 @@ fall, rise = fall.mean(), rise.where(four["maths, untuned"] > 0, 0).mean()
 EXERCISES = {
     "07.1": Exercise(
         "RAS by hand",
-        "easy",
-        "essential",
-        10,
+        ("easy", "essential", 10),
         "RAS of the four neurons, with 'drop' for what is undefined.",
         check_ras,
         hints=(

@@ -1,7 +1,5 @@
 """Chapter 08: a misprint, a bet and a design, from the published numbers."""
 
-from __future__ import annotations
-
 from rimkit.ledger import claims
 from rimkit.paper.findings import NOTHING, finding
 from rimkit.paper.reanalysis import reanalysis, recomputed
@@ -80,9 +78,7 @@ def check_design(answer) -> bool | str:
 EXERCISES = {
     "08.1": Exercise(
         "Find the misprint",
-        "easy",
-        "useful",
-        5,
+        ("easy", "useful", 5),
         "One of the averages that do not follow is right but for two exchanged digits. What should it be, with two decimals?",
         check_misprint,
         hints=("Put the printed and the recomputed number under each other, digit by digit.",),
@@ -95,9 +91,7 @@ EXERCISES = {
     ),
     "08.2": Exercise(
         "Which claim would you bet on?",
-        "medium",
-        "essential",
-        10,
+        ("medium", "essential", 10),
         (
             "One primary claim is still supported by the published numbers when all of them are corrected for one another (Holm). Which? "
             "Give its id."
@@ -115,9 +109,7 @@ EXERCISES = {
     ),
     "08.3": Exercise(
         "Redesign Fig. 5",
-        "medium",
-        "essential",
-        10,
+        ("medium", "essential", 10),
         (
             f"If {ABLATED} and {RANDOM} of {PROBED} were the true rates: how many prompts per condition show the difference with a power of 80%, "
             "without noise of a judge?"

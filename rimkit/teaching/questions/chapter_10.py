@@ -1,7 +1,5 @@
 """Chapter 10: what fits beside a model's weights, from its published shape."""
 
-from __future__ import annotations
-
 from rimkit.models.device import QWEN3, SHAPES
 from rimkit.teaching.exercises import Exercise
 
@@ -30,9 +28,7 @@ def check_conversations(answer) -> bool | str:
 EXERCISES = {
     "10.1": Exercise(
         "Long thoughts",
-        "easy",
-        "essential",
-        10,
+        ("easy", "essential", 10),
         f"How many conversations of {TOKENS} tokens fit into {LEFT} GiB of keys and values?",
         check_conversations,
         hints=("How many numbers does one token leave behind in one layer? In all layers? How many bytes is that?",),

@@ -1,7 +1,5 @@
 """Primer A1: the residual stream, a head and its message, a plain hook, neurons switched off, each by hand."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from rimkit.teaching.exercises import Exercise, compare, result_of
@@ -241,9 +239,7 @@ def without_neurons(study, request, layer, neurons):
 EXERCISES = {
     "A1.1": Exercise(
         "Read the residual stream",
-        "easy",
-        "essential",
-        8,
+        ("easy", "essential", 8),
         "Write `residual(study, request)`: the residual stream at the last token of the no-think prompt, before the first "
         "layer and after each one, as a tensor of shape (layers + 1, hidden).",
         judge_residual,
@@ -258,9 +254,7 @@ EXERCISES = {
     ),
     "A1.2": Exercise(
         "Read one head",
-        "medium",
-        "essential",
-        8,
+        ("medium", "essential", 8),
         "Write `head_output(study, request, layer, head)`: what one head computes at the last token of the no-think prompt, "
         "before `o_proj` mixes the heads. It has `head_dim` numbers.",
         judge_head,
@@ -274,9 +268,7 @@ EXERCISES = {
     ),
     "A1.3": Exercise(
         "What a head writes",
-        "medium",
-        "useful",
-        8,
+        ("medium", "useful", 8),
         "Write `message(study, request, layer, head)`: what this head adds to the residual stream at the last token "
         "(no-think mode). It has `hidden` numbers, and over all heads of a layer they sum to what `o_proj` gives.",
         judge_written,
@@ -290,9 +282,7 @@ EXERCISES = {
     ),
     "A1.4": Exercise(
         "The same with a plain hook",
-        "medium",
-        "useful",
-        8,
+        ("medium", "useful", 8),
         "Write `by_hook(study, request, layer)`: the residual stream after one layer at the last token (no-think mode), by "
         "`register_forward_hook` of PyTorch instead of a trace. Leave no hook behind.",
         judge_hook,
@@ -306,9 +296,7 @@ EXERCISES = {
     ),
     "A1.5": Exercise(
         "Switch off neurons",
-        "medium",
-        "essential",
-        8,
+        ("medium", "essential", 8),
         "Write `without_neurons(study, request, layer, neurons)`: the logits of the first token of the reply in no-think mode, "
         "with the listed MLP neurons of a layer set to zero at every position.",
         judge_neurons,

@@ -1,7 +1,5 @@
 """Primer A2: Wilson's interval, coverage by clusters, one set among random ones, a family of tests, and power."""
 
-from __future__ import annotations
-
 import numpy as np
 from scipy import stats
 
@@ -202,9 +200,7 @@ def power(change, spread, verbs, draws=4000):
 EXERCISES = {
     "A2.1": Exercise(
         "Wilson's interval",
-        "medium",
-        "essential",
-        8,
+        ("medium", "essential", 8),
         "Write `wilson(k, n)`: the 95% interval of a share of `k` in `n` independent replies, as `(low, high)`.",
         judge_wilson,
         hints=(
@@ -217,9 +213,7 @@ EXERCISES = {
     ),
     "A2.2": Exercise(
         "What forty requests are worth",
-        "medium",
-        "essential",
-        8,
+        ("medium", "essential", 8),
         "Write `worth(complied, verbs)`: how many independent requests say as much about the rate as these do. The standard "
         "error comes from the spread of the verbs' rates; n independent requests would have the root of share x (1 - share) / n. "
         "All verbs have the same number of requests.",
@@ -235,9 +229,7 @@ EXERCISES = {
     ),
     "A2.3": Exercise(
         "One set among forty",
-        "hard",
-        "essential",
-        10,
+        ("hard", "essential", 10),
         "Write `p_of_one_set(selected, random_sets)`: the two-sided p value of the effect of one selected set against the effects "
         "of random sets (an array), by their spread.",
         judge_singles,
@@ -252,9 +244,7 @@ EXERCISES = {
     ),
     "A2.4": Exercise(
         "A family of tests",
-        "easy",
-        "essential",
-        4,
+        ("easy", "essential", 4),
         "Write `false_alarm(tests, level)`: the chance that at least one of several independent tests is significant though "
         "nothing is there.",
         judge_family,
@@ -268,9 +258,7 @@ EXERCISES = {
     ),
     "A2.5": Exercise(
         "Would we have seen it?",
-        "hard",
-        "useful",
-        10,
+        ("hard", "useful", 10),
         "Write `power(change, spread, verbs)`: the chance that a two-sided t test over verbs is significant at 5%, if the verbs' "
         "true changes are normal with that mean and standard deviation. Simulate at least 2,000 experiments.",
         judge_power,
