@@ -508,3 +508,9 @@ def test_a_thought_that_holds_tags_is_read_without_them():
     plain = lost.assign(thought="let  me  check .")
     for read in (lambda rows: neurons.conversations(study, prompts, rows), lambda rows: contexts(study, rows, prompts)):
         assert [item.ids for item in read(lost)] == [item.ids for item in read(plain)]
+
+
+def test_rates_of_a_set_that_nobody_could_judge_are_missing():
+    rows = pd.DataFrame({"condition": "nothing", "mode": "think", "set": "harmful"}, index=range(2))
+    rows = rows.assign(**{metric: pd.array([pd.NA] * 2, dtype="boolean") for _, metric in neurons.OUTCOMES.values()})
+    assert neurons.single_rates(rows, "paper")["value"].isna().all()
