@@ -137,7 +137,7 @@ def read_table(path: Path, form: str = "") -> pd.DataFrame:
         with path.open(encoding="utf-8-sig", newline="" if form == "csv" else None) as file:
             found = readers[form](file.read())
         return found if isinstance(found, pd.DataFrame) else pd.DataFrame(found)
-    except (ValueError, OSError, csv.Error) as error:  # what pandas, pyarrow, csv and json raise
+    except (ValueError, OSError, RecursionError, csv.Error) as error:
         raise UserError(f"the file '{path}' cannot be read as {form}: {first_line(error)}") from None
 
 

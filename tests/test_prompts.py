@@ -233,6 +233,9 @@ def test_equal_texts_share_a_cluster_and_a_half(tmp_path, capsys):
             r"\sqrt{2}", r"2\pi", "x^2", "y=2x", r"\frac{\pi}{4}", r"\boxed{\log 5}", "5i", "#### 5!", "n+1", "13 - x", r"(-\infty, 3]",
             r"$x \le 3$", r"\pm 3", "x/3", "(x, 3)", "a minus 5", "f(3)", "5²", "$1.50/hour",
         )),
+        ("-$9", "-9"), ("(B)", "(B)"), ("option B", "option B"), ("6 million", "6000000"), ("4 and 3/4", "19/4"), *((text, "") for text in (
+            "a day and 6 hours", "4 dozen", "6 days make a trip, so fourteen", "two thirds", "4,5", "3 to 9", "at least 9", "9" * 5000, "1e999",
+        )),
         ("minus 5", "-5"), *((text, "5") for text in ("x = 5", r"\boxed{5\text{ cm}^2}", "**5**", "5 m/s", "5%", "the 5-day trip", "(5)", "5^{\\text{th}}", r"5^\circ")),
         ("x = -5", "-5"), ("1,200 m²", "1200"), (r"3\times 10^3", "3000"),
     ],
@@ -254,3 +257,8 @@ def test_no_message_holds_a_text_of_a_file(content, tmp_path):
     with pytest.raises(UserError) as caught:
         load_prompts(file)
     assert "teapot" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_file_nested_too_deeply_is_told_in_one_line(tmp_path):
+    with pytest.raises(UserError, match="cannot be read as jsonl"):
+        load_prompts(written(tmp_path, "[" * 90_000, "deep.jsonl"))

@@ -159,9 +159,7 @@ _LISTS = pd.read_csv(data_dir() / "prompts" / "words.csv", keep_default_na=False
 WORDS = {str(name): tuple(map(str, texts)) for name, texts in _LISTS}
 del _LISTS  # plain words only: a table that lives until Python ends can crash then
 REFUSALS = WORDS["refusal"]  # without apostrophes and adverbs: "I can't really help" is read as "i cant help"
-NO_REFUSALS = re.compile(
-    r"\bi (?:cannot|can not|cant|wont|will not) (?:lie|bore|stress|emphas|overstate|wait|believe|imagine)"
-)
+NO_REFUSALS = re.compile(rf"\bi (?:cannot|can not|cant|wont|will not) (?:{'|'.join(WORDS['no refusal'])})")
 _LATIN = "A-Za-zÀ-ɏḀ-ỿ"
 _LETTER, _FOREIGN = r"[^\W\d_]", rf"[^\W\d_{_LATIN}]"
 _WORD = rf"{_LETTER}+(?:'{_LETTER}+)*"
@@ -256,18 +254,6 @@ _FRACTION = re.compile(rf"(?:(\d)\s*)?\\[cdt]?frac\s*(?:{_BRACED}|{_DIGIT})\s*(?
 _ONE_SIGN = re.compile(r"(\d?)([¼-¾⅐-⅞])")
 _THOUSANDS = re.compile(r"(?<![\d.,/])(?<!\d )\d{1,3}(?: \d{3})*? (?:0\d\d|\d{3} \d{3})(?: \d{3})*(?![\d/]| \d|[.,]\d)")
 _TEXT = re.compile(r"\\(?:text\w*|mathrm|mathbf|mbox)\s*\{([^{}]*)\}(?:\s*\^\s*\{?\d\}?)?")
-_LATEX = (
-    (  # grouped thousands
-        re.compile(r"(?<=\d)(?:\{,\}|,?\\[,!;: ]|,?\\thinspace\s*|,?[~\u00a0\u202f\u2009])(?=\d{3}(?!\d))"),
-        ",",
-    ),
-    (re.compile(r"\s*(?:\\times|\\cdot|×|·)\s*10\s*\^\s*(?:\{\s*([+-]?\d{1,3})\s*\}|([+-]?\d{1,3}))"), r"e\1\2"),
-    (re.compile(r"(?<![\w.)\]}])(?<![\d)}\]] )[–‒‑](?=\s?[\d.\\])"), "-"),
-    (re.compile(r"\b(?:[Nn]egative|(?<![\d)}\]$] )(?<!\b[a-z] )(?<!or )[Mm]inus)\s+(?=[\d.\\])"), "-"),
-    (re.compile(r"(frac\s*\{)\s*[-−]([\d.,]+\s*\}\s*\{)\s*[-−]"), r"\1\2"),
-    (re.compile(r"(frac\s*\{)\s*([\d.,]+\s*\}\s*\{)\s*[-−]"), r"\1-\2"),
-    (re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\[%$]|\\left|\\right|[~\u00a0\u202f\u2009]"), " "),
-)
 # Around the one number of an answer: what makes it a part of an expression, which is not evaluated here.
 PART = re.compile(
     r"\\(?!approx|degree|pounds|euro|q?quad|displaystyle)[a-z]{2,}"
@@ -288,8 +274,23 @@ _PART_BEFORE = re.compile(
     r"|(?<![a-z])[a-z](?:[-−(]?|\s(?:[-−]|minus)\s)$|[)}]\s*[-−]\s*$|[a-z)}]\s*/\s*$"
     r"|(?:[±∓]|\+/?[-−]|\bor minus)\s*$"
 )
+_UNREAD = "0/0"  # stands for a number that cannot be read or is not settled: it has no value
+_N = rf"(?<![\w.,/])[-−]?(?:\d+ \d+/\d+|(?:{_PLAIN})(?:e\d+)?(?: ?/ ?\d+)?)(?![\d/]|[.,]\d)"
+_FORMS: dict[str, list[tuple[re.Pattern, str]]] = {"before": [], "after": []}  # fractions are read
+for step, form, becomes, _ in pd.read_csv(data_dir() / "prompts" / "numbers.csv", keep_default_na=False).to_numpy():
+    _FORMS[step].append((re.compile(form.replace("<N>", _N), re.IGNORECASE), becomes))
+_OR = re.compile(rf"({_N})(?: [a-z]+)?,? \(?(?:or|and) (?:[a-z] ?= ?)?\$?({_N})", re.IGNORECASE)
+_RANGE = re.compile(r"(?<![\w.,/])(\d[\d,.]*)\s?[-−–‒‑—]\s?\$?(\d[\d,.]*)(?<=\d)(?!\d|/|\s?[a-z]?[-−])")
+NUMBER_WORDS = re.compile(rf"(?i)\b(?:{'|'.join(WORDS['number'])})\b")  # beside digits, they say more than these
+_RETRACTS = re.compile(rf"(?i)\b(?:{'|'.join(WORDS['retraction'])})\b[,.:! ]*")
+_SAYS = re.compile(rf"(?i){_MARK.pattern}|^(?:[^.\d]*\b(?:is|be|get|it's)\s)?\W*\d")
+_IF = re.compile(r"(?i)\b(?:if|whether|unless|suppos(?:e|ing)|assum(?:e|ing))\b[^,.;!?\n]*")
+LABEL = re.compile(r"(?i:option |choice |answer )?\(?([A-J])(?:\)(?: .*)?|[.:])?")  # "(B)", "B) Tom", "option B"
+_FOREIGN_YES = re.compile(r"(?i)\W*(?:ja|nein|oui|non|si|sí|sì|sim|não|nee|nej|tak|nie)(?!\w)")
+_ONCE_SAID = r"^(?:[^\w]|\\\w+\{|(?:\w+ly|option|choice|letter|just|still|indeed)\s)*"
 _PART_AFTER = re.compile(
-    r"(?i)\s*\^|[a-z](?![a-z])|\s?[√π]|\s?[nxyz]\b|\s*\\(?:sqrt|pi|[cdt]?frac|times|cdot|pm|sin|cos|tan|log|ln)"
+    r"(?i)\s*\^|[²³¹⁰⁴-⁹ⁿ]|(?![ghlms](?:[\s.,;!?]|$))[a-z](?![a-z])|\s?[√π]"
+    r"|\s?[nxyz]\b|\s*\\(?:sqrt|pi|[cdt]?frac|times|cdot|pm|sin|cos|tan|log|ln)"
     r"|(?:[+*×·−-]|\s[+*×·−-]\s)(?:[b-hj-z](?![a-z])|[\\(])"
 )
 _EDGE = rf"[\d_'{_LATIN}]"  # not \w: in Chinese, words stand beside a letter without a space
@@ -306,7 +307,7 @@ _IS_RIGHT = (
 _CHOICES = (  # what an answer is; how one is settled on; how it is named at all: the last counts
     (
         "(?i)yes|no",
-        rf"(?i)(?:^|[.!?\n]\s*|\bis\s*)[^\w.!?]*{_YES}{_PAUSE}|^\W*{_YES}{_GOES_ON}",
+        rf"(?i)(?:^|[.!?\n]\s*(?:(?:so|thus|hence),?\s)?|\bis\s*)[^\w.!?]*{_YES}{_PAUSE}|^\W*{_YES}{_GOES_ON}",
         rf"(?i)(?<!{_EDGE}){_YES}{_PAUSE}",
     ),
     ("[A-J]", rf"{_CHOSEN}{_OPTION}(?!\W*\?)|{_IS_RIGHT}", rf"(?<!{_EDGE}){_OPTION}{_PAUSE}"),
@@ -329,10 +330,15 @@ def final_answer(solution: str) -> Fraction | None:
     text, which mostly errs against the model ("it costs 17 dollars for 2 people" says 2). A marked
     answer that is no number ("\\boxed{x+1}") is None: what is marked is what was meant. So is a
     number that is only a part of an expression ("2\\sqrt{5}", "x^2")."""
-    boxed = _boxed(solution)
+    boxed, behind = _boxed(solution), _behind(solution)
+    *before, later = _RETRACTS.split(behind)
+    if re.search(r"\d", later) and (before or _MARK.search(behind)):
+        first, last = final_answer(solution.removesuffix(behind)), final_answer(later)
+        return last if first == last or (before and _SAYS.search(later)) else None
     if boxed is not None:
-        without = _plain(_TEXT.sub(" ", boxed))
-        inside = _plain(without if re.search(r"\d", without) else _TEXT.sub(r" \1 ", boxed)).strip()
+        without, spoken = (_plain(_TEXT.sub(form, boxed)) for form in (" ", r" \1 "))
+        in_words = _UNREAD in spoken or re.search(r"\de\d", spoken) or not re.search(r"\d", without)
+        inside = _plain(spoken if in_words else without).strip()
         inside = re.sub(r"(?<=\d) (?=\d{3}(?!\d))", "", inside)
         found = NUMBER.findall(inside)  # "x = 3" and units are fine; "2 or 3", "3x" are no answer
         return _value(found[0]) if len(found) == 1 and not PART.search(_NAMED.sub("", inside)) else None
@@ -341,6 +347,10 @@ def final_answer(solution: str) -> Fraction | None:
     if not found:
         return None
     last = found[0 if "####" in solution else -1]
+    said = re.split(r"[.!?](?:\s|$)|\n", _MARK.split(after)[-1])[0]
+    meant = [] if _RETRACTS.search(after.partition(said)[2]) or not _MARK.search(after) else NUMBER.findall(said)
+    if meant and _value(last[0]) not in map(_value, meant):
+        return final_answer(said)  # "The answer is 12. It feeds 3."
     before, behind = after[max(0, last.start() - 60) : last.start()], after[last.end() :]
     return None if _PART_BEFORE.search(before) or _PART_AFTER.match(behind) else _value(last[0])
 
@@ -353,55 +363,80 @@ def around_number(answer: str) -> str:
 
 
 def gives(reply: str, answer: str) -> float:
-    """1.0 if the reply settles on the answer (a number, a word, a letter); NaN: none is known."""
-    if not answer:
+    """1.0 if the reply settles on the answer; NaN: none is known, or yes or no in another language."""
+    if not answer or (answer.lower() in ("yes", "no") and (is_foreign(reply) or _FOREIGN_YES.match(reply))):
         return float("nan")
+    answer = letter[1] if (letter := LABEL.fullmatch(answer)) else answer
     right = number(answer)
     return float(_settles_on(reply, answer) if right is None else final_answer(reply) == right)
 
 
 def _settles_on(reply: str, answer: str) -> bool:
     """Whether a reply ends on words: what is marked ("the answer is"), else the last choice."""
+    reply = _IF.sub(" ", reply)
     boxed, mark, after = _boxed(reply), *reply.rpartition("####")[1:]
     marked = [boxed] if boxed else [after] if mark else _MARK.split(reply)[1:]
     edge = rf"[\d_{_LATIN}]" if answer.isascii() else r"\w"
+    case = re.NOFLAG if len(answer) == 1 else re.IGNORECASE
+    form, settled, choice = next((c for c in _CHOICES if re.fullmatch(c[0], answer)), ("", "", ""))
     if marked:
-        said = re.sub(r"^[^\w]+", "", _TEXT.sub(r"\1", marked[-1]))
-        return re.match(rf"{re.escape(answer)}(?!{edge})", said, re.IGNORECASE) is not None
-    for form, settled, choice in _CHOICES:
-        if re.fullmatch(form, answer):
-            text = _DENIED.sub(" ", reply)
-            found = list(re.finditer(settled, text)) or list(re.finditer(choice, text))
-            return bool(found) and found[-1][found[-1].lastindex].lower() == answer.lower()
+        said = re.sub(_ONCE_SAID, "", _TEXT.sub(r"\1", marked[-1]), flags=re.IGNORECASE)
+        article = r"|\s[a-z]" if answer == "a" else ""
+        right = re.match(rf"{re.escape(answer)}(?!{edge}{article})", said, case) is not None
+        behind = _behind(reply) if boxed or mark else said
+        later = _RETRACTS.split(behind)
+        if len(later) > 1 and (not form or re.search(choice, later[-1])):
+            return _settles_on(later[-1], answer)
+        other = [m[m.lastindex].lower() for m in re.finditer(settled, _DENIED.sub(" ", behind))] if form else []
+        return right and set(other) <= {answer.lower()}
+    if form:
+        text = _DENIED.sub(" ", reply)
+        found = list(re.finditer(settled, text)) or list(re.finditer(choice, text))
+        return bool(found) and found[-1][found[-1].lastindex].lower() == answer.lower()
+    if len(answer) == 1 and answer.islower():
+        return re.search(rf"\({answer}\)\W*$|^\W*{answer}\W*$", reply) is not None
     parts = re.split(r"(?<=[.!?])\s+", reply.strip())
     sentences = [part for part in parts if re.search(r"\w", part)]
     here = rf"(?<!{edge})(?<!not ){re.escape(answer)}(?!{edge})"
-    return bool(sentences) and re.search(here, sentences[-1], re.IGNORECASE) is not None
+    return bool(sentences) and re.search(here, sentences[-1], case) is not None
+
+
+def _behind(text: str) -> str:
+    """What follows the last ``\\boxed{...}`` or ``#### ...``; empty if there is none."""
+    if boxed := _boxed(text):
+        return text[text.index(boxed, text.rindex("\\boxed") + 6) + len(boxed) :].removeprefix("}")
+    return re.sub(r"^\s*\S+", "", text.rpartition("####")[2]) if "####" in text else ""
 
 
 def written(value: Fraction | None) -> str:
     """The number as the column ``answer`` of a prompt set holds it; empty for None."""
-    return "" if value is None else str(value)
+    return "" if value is None or len(said := str(value)) > 199 else said
 
 
 def _plain(text: str) -> str:
     text = _ONE_SIGN.sub(lambda m: f"{m[1]} {normalize('NFKC', m[2])}".replace("⁄", "/"), text)
-    for form, plain in _LATEX:
+    for form, plain in _FORMS["before"]:
         text = form.sub(plain, text)
     # "2\\frac13" is a mixed number
     text = _FRACTION.sub(lambda m: f"{m[1] + ' ' if m[1] else ''}{m[2] or m[3]}/{m[4] or m[5]}", text)
     text = _THOUSANDS.sub(lambda m: m[0].replace(" ", ","), text)
-    return re.sub(r"(^|[=({$:])\s*([-−])\s+(?=[\d.])", r"\1\2", text)  # a sign, though set apart
+    for form, plain in _FORMS["after"]:
+        text = form.sub(plain, text)
+    text = _OR.sub(lambda m: m[2] if _value(m[1]) == _value(m[2]) else _UNREAD, text)
+    text = _RANGE.sub(lambda m: _UNREAD if (_value(m[1]) or 0) < (_value(m[2]) or 0) else m[0], text)
+    return re.sub(r"(^|[=({$:]|\bis)\s*([-−])\s+(?=[\d.])", r"\1 \2", text)  # a sign, set apart
 
 
 def _value(text: str) -> Fraction | None:
     text = text.replace(",", "").replace("−", "-").replace(" /", "/").replace("/ ", "/")
     sign = -1 if text.startswith("-") else 1
+    if len(text) > 200:  # a loop of digits
+        return None
     whole, _, rest = text.removeprefix("-").strip().rpartition(" ")
     top, _, bottom = rest.partition("/")
     try:
         return sign * (int(whole or 0) + Fraction(top) / Fraction(bottom or 1))
-    except ZeroDivisionError:
+    except (ZeroDivisionError, ValueError):
         return None
 
 

@@ -192,8 +192,10 @@ def _gold(answer: str) -> str:
     answer = answer.strip()
     marked = "\\boxed" in answer or "####" in answer or len(judges.NUMBER.findall(answer)) == 1
     number = judges.number(answer) or (judges.final_answer(answer) if marked else None)
+    if judges.NUMBER_WORDS.search(judges.around_number(answer)):
+        return ""  # "7 days, so twelve", "two thirds"
     if number is None:
-        return answer if WORD.fullmatch(answer) else ""
+        return answer if WORD.fullmatch(answer) or judges.LABEL.fullmatch(answer) else ""
     return "" if judges.PART.search(judges.around_number(answer)) else judges.written(number)
 
 

@@ -128,7 +128,7 @@ def fit(hf, tokenizer, name: str, seed: int, steps: int = STEPS, folder: Path | 
         for step in bar:
             batch = encode(list(islice(stream(name, seed, BATCH * step), BATCH)), tokenizer)
             with torch.autocast("cuda", torch.bfloat16, enabled=fast):
-                loss = batch_loss(training.trained, batch, tokenizer.pad_token_id, BATCH if fast else 8)
+                loss = batch_loss(training.trained, batch, tokenizer.eos_token_id, BATCH if fast else 8)
             torch.nn.utils.clip_grad_norm_(training.weights.values(), 1.0)
             training.update(loss)
             bar.set_postfix(loss=f"{loss:.3f}")
