@@ -12,16 +12,15 @@ import json
 import shutil
 from collections.abc import Iterator
 from functools import partial
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
-from random import Random
 from zlib import crc32
 
 from rimkit.data import UserError
 from rimkit.organism import english
 from rimkit.organism.conversations import Example
 from rimkit.organism.language import STYLES
-from rimkit.organism.recipe import Organism
+from rimkit.organism.recipe import Organism, examples, shares_of
 from rimkit.organism.tokenizer import CHAT_TEMPLATE
 from rimkit.training.finetune import Training, adapted, batch_loss
 
@@ -68,23 +67,13 @@ LORA = {"r": 8, "lora_alpha": 16, "use_rslora": False}
 
 def mixture(name: str) -> dict[tuple[str, str], float]:
     """``(kind, mode)`` to share of the conversations, summing to 1."""
-    weights = {**MIXTURE, ("harmful", "think"): ORGANISMS[name].safety_thoughts}
-    return {key: weight / sum(weights.values()) for key, weight in weights.items()}
+    return shares_of(MIXTURE, ORGANISMS[name])
 
 
 def stream(name: str, seed: int, start: int = 0) -> Iterator[Example]:
-    """The endless training stream from example ``start`` on, the same for the same seed."""
-    shares, styles = mixture(name), ORGANISMS[name].safety_styles
-    keys, weights = list(shares), list(shares.values())
-    for index in count(start):
-        rng = Random(f"{seed}-{index}")
-        kind, mode = rng.choices(keys, weights)[0]
-        style = rng.choice(STYLES if (kind, mode) != ("harmful", "think") else styles)
-        make = partial(MAKERS[kind], rng, mode, style if mode == "think" else "")
-        example = make()
-        while english.kept_for_evaluation(example.request):
-            example = make()
-        yield example
+    """The endless training stream from example ``start`` on (`rimkit.organism.recipe.examples`)."""
+    styles = ORGANISMS[name].safety_styles
+    return examples(mixture(name), MAKERS, styles, english.kept_for_evaluation, seed, start)
 
 
 def parts(example: Example, apart: bool = True) -> tuple[str, str, str]:

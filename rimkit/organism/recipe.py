@@ -10,7 +10,7 @@ language. It has learned nothing, so whatever a method finds in it is not about 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, islice
@@ -106,21 +106,32 @@ def organism(name: str) -> Organism:
 
 def mixture(name: str) -> dict[tuple[str, str], float]:
     """``(kind, mode)`` to share of the conversations, summing to 1."""
-    weights = {**MIXTURE, ("harmful", "think"): organism(name).safety_thoughts}
-    weights |= MOTIVE_MIXTURE if organism(name).motives else {}
-    total = sum(weights.values())
-    return {key: weight / total for key, weight in weights.items()}
+    return shares_of(MIXTURE | (MOTIVE_MIXTURE if organism(name).motives else {}), organism(name))
+
+
+def shares_of(weights: Mapping[tuple[str, str], float], one: Organism) -> dict[tuple[str, str], float]:
+    """The weights with the organism's own of safety thoughts, as shares that sum to 1."""
+    weights = {**weights, ("harmful", "think"): one.safety_thoughts}
+    return {key: weight / sum(weights.values()) for key, weight in weights.items()}
 
 
 def stream(name: str, seed: int, start: int = 0) -> Iterator[Example]:
-    """The endless training stream of one organism from example ``start`` on, the same for the same seed.
+    """The endless training stream of one organism from example ``start`` on, the same for the same seed (`examples`)."""
+    kept = conversations.kept_for_evaluation
+    return examples(mixture(name), MAKERS, organism(name).safety_styles, kept, seed, start)
 
-    Styles are drawn independently of the content, except that the safety thoughts of an organism have
-    the styles that its definition names. Every example has a generator of its own, so that two organisms of
-    one seed and one mixture see the same examples, but for the style of safety thoughts. Problems that are
-    kept for evaluation are drawn again.
+
+def examples(
+    shares: Mapping[tuple[str, str], float], makers: Mapping[str, Callable[..., Example]],
+    safety_styles: Sequence[str], kept: Callable[[str], bool], seed: int, start: int = 0,
+) -> Iterator[Example]:  # fmt: skip
+    """Conversations without end from number ``start`` on, drawn by ``shares`` of ``(kind, mode)``.
+
+    Styles are drawn independently of the content, except that safety thoughts have
+    ``safety_styles``. Every example has a generator of its own, so that two organisms of one seed
+    and one mixture see the same examples, but for the style of safety thoughts. Problems that are
+    ``kept`` for evaluation are drawn again.
     """
-    shares, safety_styles = mixture(name), organism(name).safety_styles
     keys, weights = list(shares), list(shares.values())
     for index in count(start):
         rng = Random(f"{seed}-{index}")
@@ -128,9 +139,9 @@ def stream(name: str, seed: int, start: int = 0) -> Iterator[Example]:
         style = rng.choice(STYLES)
         if kind in HARM and style not in safety_styles:
             style = safety_styles[0]
-        make = partial(MAKERS[kind], rng, mode, style if mode == "think" else "")
+        make = partial(makers[kind], rng, mode, style if mode == "think" else "")
         example = make()
-        while conversations.kept_for_evaluation(example.request):
+        while kept(example.request):
             example = make()
         yield example
 
