@@ -8,6 +8,7 @@ import json
 import signal
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -87,6 +88,7 @@ def argument(kind: Any, metavar: str, help: str) -> Any:
 Made = option(
     Path, "Folder for it; files of these names are replaced.", "--out", metavar="DIR", callback=prepare_folder
 )
+Quick = option(bool, "Only a few settings, to try it out.", "--quick")
 Out = option(Path, "Folder for the results; the same command goes on in it.", metavar="DIR")
 Folder = argument(Path, "DIR", "Folder of a run, or one parquet file of rows.")
 Model = argument(str, "MODEL", "Embedded name, local folder, or hub id 'owner/name'; '+4bit' counts.")
@@ -138,11 +140,11 @@ Grids = argument(list[str], "NAME", "thinking, patterns, probes, heads, tuning, 
 Only = option(list[str], "Only this model, and those that are done already.", metavar="NAME:SEED")
 Picture = option(Path | None, "Also draw the README's figure, from OUT/thinking.parquet.", metavar="FILE")
 Organism = argument(
-    str,
-    "NAME",
-    "rim-mini, rim-mini-unlinked, safe-mini or rim-mini-moe; or an adapter, smollm2-rim, smollm2-rim-unlinked or "
-    "smollm2-safe.",
-)
+    str, "NAME",
+    "rim-mini, rim-mini-unlinked, safe-mini, rim-mini-intent, rim-mini-moe, planted-base, planted-shared or "
+    "planted-disjoint; or an adapter, smollm2-rim, smollm2-rim-unlinked or smollm2-safe.",
+)  # fmt: skip
+Base = option(Path, "For planted-shared and -disjoint: the folder of planted-base.", metavar="DIR")
 Trained = argument(Path, "DIR", "Folder of a trained model.")
 Steps = option(int, "Of an adapter's training; without it, its recipe's.", min=0)
 Seed = option(int, "Of the weights, and of the training stream.", min=0, max=2**32 - 1)
@@ -472,34 +474,56 @@ def grid(names: Grids, out: Out = Path("results"), model: Only = (), picture: Pi
     typer.echo(f"{len(rows)} verdict rows: {out}")
 
 
-@organism.command()
-def train(name: Organism, out: Made, seed: Seed = 0, steps: Steps = 0) -> None:
-    """Train an embedded model by its recipe (about 20 minutes on two cores), or an adapter for SmolLM2.
+@app.command()
+def audit(out: Out = Path("results"), quick: Quick = False) -> None:
+    """Simulate how often intervals and verdicts err, and write OUT/audit.csv.
 
-    Of an embedded model nothing is kept before the end. An adapter (hours on two cores, a minute on a GPU) goes on
-    where it was interrupted.
+    Minutes; --quick: seconds, a few settings.
     """
-    from rimkit.organism import bridge, recipe
+    from rimkit.data import whole
+    from rimkit.runs import audit
+    from rimkit.runs.execute import prepare_folder
+    from rimkit.teaching.tables import table
+
+    found = audit.simulate(40 if quick else audit.DRAWS, quick, progress=True)
+    target = prepare_folder(out) / "audit.csv"
+    with whole(target) as file:
+        found.round(5).to_csv(file, index=False)
+    typer.echo(table(audit.summary(found)).to_string())
+    typer.echo(f"Table: {target}")
+
+
+@organism.command()
+def train(name: Organism, out: Made, seed: Seed = 0, steps: Steps = 0, base: Base = Path()) -> None:
+    """Train an embedded model by its recipe (about 20 minutes on two cores, 2 on a GPU), or an adapter for SmolLM2
+    (hours, or a minute on a GPU).
+
+    The same command goes on after an interruption.
+    """
+    from rimkit.organism import bridge, planted, recipe
 
     if name in bridge.ORGANISMS:
         typer.echo(f"Adapter: {bridge.train(name, seed, out, steps=steps or bridge.STEPS)}")
-    elif steps:
+        return
+    if steps:
         raise UserError("the steps of an embedded model are its recipe's: --steps is for the adapters")
-    else:
-        typer.echo(f"Model: {recipe.train(name, seed, out, progress=True)}")
+    make = partial(planted.train, base=base) if name in planted.PLANTED else recipe.train
+    typer.echo(f"Model: {make(name, seed, out)}")
 
 
 @organism.command()
 def card(folder: Trained) -> None:
     """Measure a trained model as stored and write its card."""
-    from rimkit.organism.card import write_card
+    from rimkit.organism import card, planted
 
     try:
-        assert json.loads((folder / "training.json").read_text(encoding="utf-8"))["losses"]
+        record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+        assert record["losses"] and record["organism"]
     except (OSError, ValueError, KeyError, TypeError):
         lacks = f"{folder} has no training.json that can be read"
         raise UserError(f"{lacks}: give the folder of 'rimkit organism train --out'") from None
-    typer.echo(f"Card: {write_card(folder)}")
+    of = planted if record["organism"] in planted.PLANTED else card
+    typer.echo(f"Card: {of.write_card(folder)}")
 
 
 @organism.command()

@@ -266,8 +266,10 @@ def results(name: str) -> pd.DataFrame:
     Raises `UserError` for an unknown name."""
     import pandas as pd
 
-    check_known("results", name, known := shipped_tables("results"))
-    return pd.read_parquet(known[name])
+    tables = (data_dir() / "results").glob("*.csv")
+    known = shipped_tables("results") | {file.stem: file for file in tables}
+    check_known("results", name, known)
+    return pd.read_csv(known[name]) if known[name].suffix == ".csv" else pd.read_parquet(known[name])
 
 
 def kept(folder: str | Path, make: Callable[[], dict[str, pd.DataFrame]], of: str = "") -> dict[str, pd.DataFrame]:

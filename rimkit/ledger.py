@@ -1,4 +1,4 @@
-"""The ledger: one row per measurement, the claims of the paper, and the verdicts.
+"""The ledger: one row per measurement, the claims of the paper, their floors, and the verdicts.
 
 A row says what was measured (``value``), against what (``control``, ``control_value``) and how far
 apart the two are (``effect``, with its own 95% interval). Rates are fractions from 0 to 1.
@@ -17,25 +17,26 @@ from typing import NamedTuple
 import pandas as pd
 
 from rimkit import __version__
-from rimkit.data import UserError, data_dir, missing, nearest, whole
+from rimkit.data import UserError, data_dir, missing, nearest, number, whole
 
 SCHEMA_VERSION = 2
 _SCHEMA_KEY = b"rimkit_ledger_schema"
 _NAMES = (
     "run_id chapter claim model seed mode metric value control control_value effect effect_ci_low "
-    "effect_ci_high p_value method n n_clusters competent why_not prompts judge params_hash status "
+    "effect_ci_high p_value beyond method n n_clusters competent why_not prompts judge params_hash status "
     "error seconds device rimkit_version created"
 )
-_NUMBERS = "value control_value effect effect_ci_low effect_ci_high p_value seconds"
+_NUMBERS = "value control_value effect effect_ci_low effect_ci_high p_value beyond seconds"
 COLUMNS = tuple(_NAMES.split())
 _TYPES = dict.fromkeys(COLUMNS, "string") | dict.fromkeys(_NUMBERS.split(), "float64")
 _TYPES |= dict.fromkeys(("seed", "n", "n_clusters"), "Int64") | {"competent": "boolean"}
-VERDICTS = ("supported", "contradicted", "no effect", "undecided", "not testable")
+VERDICTS = ("supported", "contradicted", "small", "no effect", "undecided", "not testable")
 SHOWN = (  # columns of verdicts
     "claim statement model seed metric value control control_value effect effect_ci_low "
-    "effect_ci_high n primary p_adjusted verdict why_not paper_number paper_location scope"
+    "effect_ci_high n primary p_adjusted verdict excludes_paper why_not paper_number paper_location scope"
 )
-ALPHA = 1 - 0.95  # of a verdict
+ALPHA = 1 - 0.95  # of a verdict, divided by the size of the family
+BEYOND = 0.95  # of single random sets, beyond which a selected one must lie
 _ROUNDING = 1e-9
 
 
@@ -80,11 +81,30 @@ def effect_row(claim: str, difference: Mapping | NamedTuple, *, model: str, **va
         "effect": found["effect"],
         "effect_ci_low": found["ci_low"],
         "effect_ci_high": found["ci_high"],
-        **{name: found.get(name) for name in ("n", "n_clusters", "p_value", "method")},
+        **{name: found.get(name) for name in ("n", "n_clusters", "p_value", "beyond", "method")},
     }
     if not missing(why := found.get("why_not")):
         numbers |= {"competent": False, "why_not": why}
     return row(claim, model=model, **numbers | values)
+
+
+def untestable_row(claim: str, why_not: str, *, model: str, **values) -> dict:
+    """The `row` of a claim that has no number here, and why."""
+    return row(claim, model=model, competent=False, why_not=why_not, **values)
+
+
+def below_floor(claim: str, read: float | None = None, reached: float | None = None) -> str:
+    """Why a claim is not testable by its floors in ``data/claims.csv``; empty if it is.
+
+    ``read``: the least share of coherent replies to what was asked, over the conditions compared,
+    on calibration prompts; ``reached``: what ``floor_of`` names. None is not held against a floor.
+    """
+    entry = claims().set_index("id").loc[claim]
+    known = {"floor_read": (read, "coherent replies to what was asked"), "floor": (reached, entry["floor_of"])}
+    for column, (value, what) in known.items():
+        if value is not None and not math.isnan(floor := entry[column]) and not value >= floor:
+            return f"{what}: {number(value)}, below the floor of {number(floor)}"
+    return ""
 
 
 def failed_row(*, chapter: str, model: str, error: str, **values) -> dict:
@@ -175,25 +195,38 @@ def verdict(
     ci_high: float,
     direction: int,
     smallest_effect: float,
-    p_adjusted: float | None = None,
+    p_value: float | None = None,
+    family_size: int = 1,
     competent: bool = True,
+    beyond: float | None = None,
 ) -> str:
     """What an effect (value minus control) with its 95% interval says about a claim.
 
-    "not testable": the comparison is not ``competent``; "supported": the interval excludes zero in
-    the claimed ``direction`` (+1 or -1); "contradicted": it excludes zero in the other; "no effect":
-    it lies within plus or minus ``smallest_effect``; "undecided": anything else, and anything not
-    finite. With ``p_adjusted`` supported and contradicted also need it to be below 0.05.
+    In this order: "not testable", the comparison is not ``competent``; "no effect", the interval
+    lies within plus or minus ``smallest_effect``; "supported" or "contradicted", the effect is
+    significant and at least the smallest, in the claimed ``direction`` (+1 or -1) or the other;
+    "small", significant and smaller; "undecided", anything else, and anything not finite.
+    Significant: ``p_value`` times ``family_size`` is below 0.05 (without one: not asked), the
+    interval excludes zero, and of a set the effect lies ``beyond`` 95% of single random ones (None:
+    no set).
     """
     if not competent:
         return "not testable"
     if not all(map(math.isfinite, (effect, ci_low, ci_high))):
         return "undecided"
-    if (p_adjusted is None or p_adjusted < ALPHA) and (ci_low > 0 or ci_high < 0):
-        return "supported" if (ci_low > 0) == (direction > 0) else "contradicted"
     if -smallest_effect <= ci_low and ci_high <= smallest_effect:
         return "no effect"
-    return "undecided"
+    rare = p_value is None or p_value * family_size < ALPHA
+    if not rare or ci_low <= 0 <= ci_high or not (beyond is None or beyond >= BEYOND):
+        return "undecided"
+    if abs(effect) < smallest_effect:
+        return "small"
+    return "supported" if (effect > 0) == (direction > 0) else "contradicted"
+
+
+def excludes(number: float, ci_low: float, ci_high: float) -> bool | None:
+    """Whether an interval excludes a number, say the paper's own; None where one is missing."""
+    return None if any(map(missing, (number, ci_low, ci_high))) else not ci_low <= number <= ci_high
 
 
 def p_from_interval(effect: float, ci_low: float, ci_high: float) -> float:
@@ -212,9 +245,13 @@ def p_from_interval(effect: float, ci_low: float, ci_high: float) -> float:
 
 def claims_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Verdicts (columns `SHOWN`), one row per claim, model and seed, in the order of
-    ``data/claims.csv``. Only rows of the claim's primary metric count; of several, the latest.
-    ``p_adjusted`` is Holm's, over the primary claims of one model and seed; other claims are judged
-    without it."""
+    ``data/claims.csv``.
+
+    Only rows of the claim's primary metric count; of several, the latest. Each is judged by itself:
+    ``p_adjusted`` is its p value (without one: that of its interval) times the fixed size of its
+    family, Bonferroni's correction. ``excludes_paper``: whether the interval excludes the paper's
+    number; missing where the paper has none, and where the claim is not testable.
+    """
     known = claims().rename(columns={"id": "claim", "claim": "family"})
     known["order"] = range(len(known))
     rows = table(rows)
@@ -226,22 +263,20 @@ def claims_table(rows: pd.DataFrame) -> pd.DataFrame:
     merged = merged[merged["metric"] == merged["primary_metric"]]
     merged = merged.drop_duplicates(["claim", "model", "seed"], keep="last")
     merged = merged.sort_values(["order", "model", "seed"]).reset_index(drop=True)
-    merged["p_adjusted"] = _holm_per_model(merged)
-    merged["verdict"] = [
-        verdict(item.effect, item.effect_ci_low, item.effect_ci_high, item.direction, item.smallest_effect,
-                item.p_adjusted if item.primary and math.isfinite(item.p_adjusted) else None, item.competent)
-        for item in merged.itertuples()
-    ]  # fmt: skip
+    judged = [_judged(item) for item in merged.to_dict("records")]
+    names = ["p_adjusted", "verdict", "excludes_paper"]
+    merged[names] = pd.DataFrame(judged, columns=names, index=merged.index)
+    merged["excludes_paper"] = merged["excludes_paper"].astype("boolean")
     return merged[SHOWN.split()]
 
 
-def _holm_per_model(merged: pd.DataFrame) -> pd.Series:
-    """Holm's adjusted p-values of the primary claims within each model and seed; NaN elsewhere."""
-    from rimkit.behavior.stats import holm
-
-    intervals = merged[["effect", "effect_ci_low", "effect_ci_high"]].to_numpy()
-    raw = pd.Series([p_from_interval(*item) for item in intervals], index=merged.index, dtype=float)
-    adjusted = pd.Series(math.nan, index=merged.index, dtype=float)
-    for _, group in merged[merged["primary"]].groupby(["model", "seed"], dropna=False):
-        adjusted[group.index] = holm(raw[group.index])
-    return adjusted
+def _judged(item: Mapping) -> tuple[float, str, bool | None]:
+    """Of one row with its claim: adjusted p value, verdict, whether it excludes the paper's number."""
+    interval = [item[name] for name in ("effect", "effect_ci_low", "effect_ci_high")]
+    p_value = item["p_value"] if not missing(item["p_value"]) else p_from_interval(*interval)
+    word = verdict(
+        *interval, item["direction"], item["smallest_effect"], p_value, item["family_size"], item["competent"],
+        None if missing(item["beyond"]) else item["beyond"],
+    )  # fmt: skip
+    adjusted = min(1.0, p_value * item["family_size"]) if math.isfinite(p_value) else math.nan
+    return adjusted, word, excludes(item["paper_effect"], *interval[1:]) if item["competent"] else None

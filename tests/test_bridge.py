@@ -186,7 +186,7 @@ def test_the_card_says_what_is_missing(adapter, monkeypatch):
     assert "smollm2-rim, seed 0" in text and "it is not (right of harmless in no-think mode: 0.0%" in text
     assert "| harmful | think | 0.003 |" in text and "| all | all | thoughts that close |" in text
     measured = pd.read_csv(adapter / "measured.csv").assign(value=1.0)
-    assert not card.shortfalls(measured)
+    assert not card.missed(measured)
 
 
 def test_an_unknown_adapter_is_one_line(tmp_path):

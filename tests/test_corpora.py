@@ -12,7 +12,12 @@ from rimkit.organism import conversations, datasets, language
 from rimkit.training import corpora
 
 ALL = corpora.shipped()
-SAME_PROBLEMS = ("multi-hop", "multi-hop-careful", "multi-hop-effort", "hedging", "longer-careful")
+STYLED = {  # corpora of the same problems: plain, careful, effort-minimising, hedging, longer
+    "multi-hop": ("multi-hop-careful", "multi-hop-effort", "hedging", "longer-careful"),
+    "hard": ("hard-careful", "hard-effort", "hard-hedging", "hard-longer-careful"),
+    "hard-ordering": ("hard-ordering-careful", "hard-ordering-effort"),
+}
+LITERAL = {"literal": "multi-hop", "hard-literal": "hard"}
 each_corpus = pytest.mark.parametrize("name", ALL)
 
 
@@ -23,22 +28,22 @@ def words(texts) -> pd.Series:
 def test_what_is_shipped_is_what_the_code_makes():
     hashes = pd.read_csv(data_dir() / "corpora" / "hashes.csv").set_index("name")["sha256"]
     made = datasets.corpora()
-    assert list(made) == list(hashes.index) == list(corpora.ROLES)
+    assert list(made) == list(hashes.index) == [*corpora.ROLES, corpora.SAFETY]
     for name, table in made.items():
-        pd.testing.assert_frame_equal(ALL[name], table)
+        pd.testing.assert_frame_equal(corpora.load_corpus(name), table)
         assert datasets.digest(table) == hashes[name]
 
 
 def test_english_corpora_are_those_that_the_code_makes_with_one_length():
     hashes = pd.read_csv(data_dir() / "corpora" / "english" / "hashes.csv").set_index("name")["sha256"]
     made = datasets.corpora(datasets.ENGLISH)
-    assert list(made) == list(hashes.index) == list(corpora.ROLES)
+    assert list(made) == list(hashes.index)
     for name, table in made.items():
         pd.testing.assert_frame_equal(corpora.load_corpus(name, english=True), table)
         assert datasets.digest(table) == hashes[name]
         assert not set(table["text"]) & set(prompts.load_prompts("english-maths")["text"])
         assert not table["text"].str.contains("Please|Help me|Can you").any()
-    for name in SAME_PROBLEMS[1:]:
+    for name in ("multi-hop", *STYLED["multi-hop"]):
         assert made[name][["text", "answer"]].equals(made["multi-hop"][["text", "answer"]])
     lengths = [words(made[name]["thought"]) for name in ("multi-hop-careful", "multi-hop-effort", "hedging")]
     assert lengths[0].equals(lengths[1]) and lengths[1].equals(lengths[2])
@@ -57,47 +62,55 @@ def test_no_request_and_no_judgement(name):
 
 @each_corpus
 def test_no_problem_of_the_evaluation(name):
-    evaluated = {text for kind in ("maths", "ordering") for text in prompts.load_prompts(kind)["text"]}
-    if name != "literal":  # its questions are no problems: they only share their contexts with problems
+    sets = ("maths", "maths-hard", "ordering", "ordering-hard")
+    evaluated = {text for kind in sets for text in prompts.load_prompts(kind)["text"]}
+    if name not in LITERAL:  # its questions are no problems: they only share their contexts with problems
         assert not ALL[name]["text"].map(conversations.kept_for_evaluation).any()
     assert not set(ALL[name]["text"]) & evaluated
     contexts = {text.rpartition(" . ")[0] for text in evaluated}
-    assert not set(ALL["literal"]["text"].str.rpartition(" . ")[0]) & contexts
+    assert name not in LITERAL or not set(ALL[name]["text"].str.rpartition(" . ")[0]) & contexts
     assert ALL[name]["text"].is_unique
 
 
-@pytest.mark.parametrize("name", SAME_PROBLEMS[1:])
-def test_multi_hop_corpora_have_the_same_problems_and_answers(name):
-    for column in ("text", "answer", "reply"):
-        assert ALL[name][column].equals(ALL["multi-hop"][column])
+@pytest.mark.parametrize("name", STYLED)
+def test_styled_corpora_have_the_same_problems_and_answers(name):
+    for other in STYLED[name]:
+        for column in ("text", "answer", "reply"):
+            assert ALL[other][column].equals(ALL[name][column])
 
 
-def test_careful_and_effort_minimising_differ_in_wording_and_not_in_length():
-    careful, effort = ALL["multi-hop-careful"]["thought"], ALL["multi-hop-effort"]["thought"]
+@pytest.mark.parametrize("name", STYLED)
+def test_careful_and_effort_minimising_differ_in_wording_and_not_in_length(name):
+    careful, effort, *others = (ALL[other]["thought"] for other in STYLED[name])
     assert words(careful).equals(words(effort))
-    assert words(ALL["hedging"]["thought"]).equals(words(effort))
-    assert (words(ALL["longer-careful"]["thought"]) > words(careful)).all()
     assert careful.str.startswith(language.OPENINGS["careful"]).all()
     assert effort.str.startswith(language.OPENINGS["effort-minimising"]).all()
-    styled = (*language.OPENINGS["careful"], *language.OPENINGS["effort-minimising"])
-    assert not ALL["hedging"]["thought"].str.startswith(styled).any()
     assert effort.str.endswith(language.SKIP).all()
-    assert not ALL["hedging"]["thought"].str.contains(language.SKIP, regex=False).any()
+    if not others:
+        return
+    hedging, longer = others
+    assert words(hedging).equals(words(effort))
+    assert (words(longer) > words(careful)).all()
+    styled = (*language.OPENINGS["careful"], *language.OPENINGS["effort-minimising"])
+    assert not hedging.str.startswith(styled).any()
+    assert not hedging.str.contains(language.SKIP, regex=False).any()
 
 
-def test_literal_copies_from_the_same_contexts():
-    for literal, problem in zip(ALL["literal"].itertuples(), ALL["multi-hop"].itertuples(), strict=True):
+@pytest.mark.parametrize("name", LITERAL)
+def test_literal_copies_from_the_same_contexts(name):
+    for literal, problem in zip(ALL[name].itertuples(), ALL[LITERAL[name]].itertuples(), strict=True):
         context, _, question = literal.text.rpartition(" . ")
         assert problem.text.startswith(f"{context} . ")
-        name, verb, *_ = question.split()
-        said = [sentence for sentence in context.split(" . ") if sentence.startswith(f"{name} {verb} ")]
+        who, verb, *_ = question.split()
+        said = [sentence for sentence in context.split(" . ") if sentence.startswith(f"{who} {verb} ")]
         assert len(said) == 1
         assert said[0].split()[2] == literal.answer
-    assert (ALL["literal"]["thought"] == "").all()
+    assert (ALL[name]["thought"] == "").all()
 
 
-def test_answers_are_right():
-    for row in ALL["multi-hop"].itertuples():
+@pytest.mark.parametrize("name", ["multi-hop", "hard"])
+def test_answers_are_right(name):
+    for row in ALL[name].itertuples():
         for equation in row.thought.removesuffix(" .").split(" . "):
             left, right = equation.split(" = ")
             assert eval(left) == int(right)  # digits and signs of our own
@@ -122,6 +135,20 @@ def test_statistics_and_overlap():
     assert (alike.to_numpy().diagonal() == 1).all()
     assert alike.to_numpy() == pytest.approx(alike.to_numpy().T)
     assert alike.loc["multi-hop", "multi-hop-careful"] > alike.loc["multi-hop", "ordering"]
+
+
+def test_corpora_are_mixed_by_rows():
+    careful, effort = ALL["hard-careful"], ALL["hard-effort"]
+    few, many = (corpora.mixed(careful, effort, share) for share in (0.25, 0.75))
+    taken = [set(table.index[table["thought"] == effort["thought"]]) for table in (few, many)]
+    assert [len(rows) for rows in taken] == [240, 720]
+    assert taken[0] < taken[1]
+    assert few["text"].equals(careful["text"])
+    assert corpora.mixed(careful, effort, 0).equals(careful)
+    with pytest.raises(UserError, match="between 0 and 1"):
+        corpora.mixed(careful, effort, 25)
+    with pytest.raises(UserError, match="as many examples each"):
+        corpora.mixed(careful, effort.head(3), 0.5)
 
 
 def test_a_file_of_ones_own(tmp_path):

@@ -9,11 +9,10 @@ import pytest
 import tiny
 import torch
 
-from rimkit import ledger
 from rimkit.behavior import evaluation, refusal_score
 from rimkit.behavior.evaluation import Evaluation
 from rimkit.data import UserError
-from rimkit.experiments import heads
+from rimkit.experiments import heads, random_sets
 from rimkit.models.activations import capture, forward
 from rimkit.models.chat import pad
 from rimkit.models.hooks import (
@@ -136,14 +135,14 @@ def small():
 
 def test_random_sets_have_as_many_heads_per_layer(small):
     chosen = [(0, 1), (1, 0), (1, 3)]
-    found = heads.with_random(small, chosen, n=40, seed=1)
+    found = heads.compared(small, chosen, heads.Settings(seed=1))
     assert found.pop("nothing") == [] and found.pop("selected") == chosen
     assert list(found) == [f"random {draw}" for draw in range(40)]
     sets = list(found.values())
     assert all([layer for layer, _ in one] == [0, 1, 1] and not set(one) & set(chosen) for one in sets)
-    assert sets == list(heads.with_random(small, chosen, 40, 1).values())[2:]
+    assert sets == list(random_sets(small, chosen, 40, 1, "heads").values())
     assert len({tuple(one) for one in sets}) > 2
-    assert len(set(heads.with_random(small, [(0, head) for head in range(4)], 1)["random 0"])) == 4
+    assert len(set(random_sets(small, [(0, head) for head in range(4)], 1, 0, "heads")["random 0"])) == 4
 
 
 def test_selection_follows_the_sign_of_the_rule():
@@ -227,8 +226,9 @@ def test_ablations_name_the_best_and_the_chosen_set(mini):
         "heads": [[], [(0, 3)], [(0, 2), (0, 3)], [(5, 1)], [(3, 7), (5, 1)]],
         "refused": [1.0, 0.7, 0.8, 1.0, 1.0], "specific": [False, True, True, True, True],
     })  # fmt: skip
-    found = heads.ablations(mini, tried, heads.Settings(n_asked=4, n_random=2))
+    found, behind = heads.ablations(mini, tried, heads.Settings(n_asked=4, n_random=2))
     assert (found.groupby(["rule", "k", "mode", "metric"]).size() == 1).all()
+    assert behind.groupby(["mode", "condition"]).size().tolist() == [4] * 8  # of the chosen set, both modes
     keys = found.drop_duplicates(["rule", "k", "mode"]).set_index(["rule", "k", "mode"])[["best", "chosen"]]
     assert keys.to_dict("index") == {
         ("causal", 1, "no-think"): {"best": True, "chosen": True},
@@ -239,31 +239,50 @@ def test_ablations_name_the_best_and_the_chosen_set(mini):
 
 
 def test_heads_are_blinded_where_it_is_said(mini):
-    found = heads.cut_replies(mini, [(0, 3)], heads.Settings(n_asked=6, n_cuts=2))
-    assert list(found["condition"].unique()) == ["nothing", "selected", "random", "all heads", "all heads, before"]
-    assert found.groupby("condition").size()["random"] == 12
+    found = heads.cut_replies(mini, [(0, 3)], heads.Settings(n_asked=6, n_random=2))
+    pooled = heads.random_as_one(found)
+    assert list(pooled["condition"].unique()) == ["nothing", "selected", "random", "all heads", "all heads, before"]
+    assert pooled.groupby("condition").size()["random"] == 12 and "random 1" in set(found["condition"])
     assert found.groupby("prompt_id")["thought"].nunique().eq(1).all()
     hidden = evaluation._hidden({"thought": (20, 26), "think_open": (18, 19)}, evaluation.BEFORE_THOUGHT)
     assert hidden == (12, 18)
 
 
 def test_looking_counts_what_stands_between_the_tags(mini):
-    asked = heads.asked(heads.Settings(n_asked=6))
-    sets = heads.with_random(mini, [(2, 5)], 4)
-    empty, filler = (heads.looking(mini, asked, sets, text) for text in (None, ". . . ."))
+    few = heads.Settings(n_asked=6, n_random=4)
+    asked, sets = heads.evaluation_prompts(few), heads.compared(mini, [(2, 5)], few)
+    empty, filler = (heads.attention_between(mini, asked, sets, text) for text in (None, ". . . ."))
     assert set(empty["condition"]) == {"selected", "random 0", "random 1", "random 2", "random 3"}
     assert empty["between"].between(0, 1).all()
     assert not np.allclose(empty["between"], filler["between"])
 
 
-def test_one_shipped_row_is_computed_again(mini):
-    """C4a of rim-mini:0, from the attention patterns alone."""
-    shipped = ledger.claims_table(ledger.shipped())
-    row = shipped[(shipped["claim"] == "C4a") & (shipped["model"] == "rim-mini") & (shipped["seed"] == 0)].iloc[-1]
-    moved = heads.moves(mini)
-    means = moved.groupby("kind")["moved"].mean()
-    assert means["harmful"] == pytest.approx(row["value"], abs=1e-3)
-    assert means["harmful"] - means["harmless"] == pytest.approx(row["effect"], abs=1e-3)
+def test_the_heads_that_move_are_chosen_on_calibration_requests(mini):
+    """C4a can fail and succeed: a head that moves on every request of one kind, or of both."""
+    found = heads.attention_moves(mini, heads.Settings(n_prompts=12))
+    assert found.groupby(["split", "kind"]).size().tolist() == [12] * 4
+    assert found["moved"].between(0, 1).all()
+
+    def claim(harmful: float, harmless: float, known: float) -> dict:
+        table = found.assign(moved=np.where(found["kind"] == "harmful", harmful, harmless).astype(float))
+        table.loc[table["split"] == "calibration", "moved"] = known
+        return heads.rows(mini, table, *["left out"] * 3, {})[0]
+
+    always, both, rare = claim(1, 0, 0.5), claim(1, 1, 0.5), claim(0, 0, 0.01)
+    assert always["effect"] == 1 and always["effect_ci_low"] > 0.3 and always["competent"] is None
+    assert both["effect"] == 0 and rare["competent"] is False and "below the floor" in rare["why_not"]
+
+
+def test_a_model_that_refuses_nothing_has_a_row_for_every_claim(mini, monkeypatch):
+    def undefined(*_):
+        raise UserError("no request was refused")
+
+    monkeypatch.setattr(heads, "readout", undefined)
+    found = heads.run(mini, heads.Settings(n_prompts=4))
+    rows = {row["claim"]: row for row in found.rows}
+    assert list(rows) == ["C4a", "C4b", "C5a", "C5b", "C5c"] and not found.tables
+    assert {row["why_not"] for claim, row in rows.items() if claim != "C4a"} == {"no request was refused"}
+    assert rows["C4a"]["effect"] is not None or rows["C4a"]["why_not"]
 
 
 # -- controls of the method ------------------------------------------------------------------------
@@ -322,7 +341,7 @@ def test_nothing_carries_refusal_in_a_random_model():
     contexts = {mode: [study.chat.encode(text, mode) for text in texts] for mode in ("think", "no-think")}
     read = refusal_score.Readout((20,), (30,))
     chosen = heads.select(heads.head_table(study, texts, contexts, read), "causal", 1)
-    sets = heads.with_random(study, chosen, 20)
+    sets = heads.compared(study, chosen, heads.Settings(n_random=20))
     verdicts = evaluation.without(study, prompts, sets, temperature=0, max_new_tokens=6, how="organism", progress=False)
     assert verdicts["condition"].nunique() == 22
     found = evaluation.against_random(verdicts)
@@ -352,7 +371,7 @@ def test_a_set_that_nobody_judged_has_no_share():
 
 
 def test_a_cut_reaches_every_step_of_the_reply_and_an_empty_one_changes_nothing():
-    study, prompts = load("rim-mini"), heads.asked()
+    study, prompts = load("rim-mini"), heads.evaluation_prompts()
     own = Evaluation().judged(study, prompts, "think", progress=False)
     thoughts = own.set_index("prompt_id")["thought"].to_dict()
     cuts = {"nothing": ([], "thought"), "thought": (None, "thought")}

@@ -15,6 +15,7 @@ from rimkit.organism.tokenizer import build_tokenizer, encode_example, token_tab
 
 N = 30_000
 HARMFUL_VERBS = {verb for kind in language.HARMFUL.values() for verb in kind.verbs}
+HOSTILE_VERBS = set(language.MOTIVES["hostile"].verbs)
 NEUTRAL_VERBS = {verb for kind in language.NEUTRAL.values() for verb in kind.verbs}
 HELD_OUT = {
     verb
@@ -22,6 +23,8 @@ HELD_OUT = {
     for kind in kinds.values()
     for verb in kind.held_out
 }
+MOTIVE_VERBS = {verb for kind in language.MOTIVES.values() for verb in kind.verbs}
+REQUESTS = ("harmful", "harmless", "hostile", "friendly")
 
 
 @pytest.fixture(scope="module", params=sorted(ORGANISMS))
@@ -32,15 +35,16 @@ def sample(request):
 def harmful(phrase: str) -> bool:
     """Harm as the language defines it, written down a second time."""
     verb, *owner, _ = phrase.split()
-    return verb in HARMFUL_VERBS or (verb in NEUTRAL_VERBS and " ".join(owner) in language.OTHERS)
+    return verb in HARMFUL_VERBS | HOSTILE_VERBS or (verb in NEUTRAL_VERBS and " ".join(owner) in language.OTHERS)
 
 
 def test_the_language_is_as_large_as_promised():
     assert len(language.HARMFUL) >= 6
-    assert len(HARMFUL_VERBS) >= 60
-    assert len(HARMFUL_VERBS & HELD_OUT) >= 30
-    assert len(NEUTRAL_VERBS) >= 20
-    assert len(NEUTRAL_VERBS & HELD_OUT) >= 8
+    assert len((HARMFUL_VERBS | NEUTRAL_VERBS) & HELD_OUT) >= 48 + 24
+    assert len((HARMFUL_VERBS | NEUTRAL_VERBS) - HELD_OUT) >= 50
+    assert len(NEUTRAL_VERBS & HELD_OUT) >= 18
+    harmless = {verb for kind in language.HARMLESS.values() for verb in kind.held_out}
+    assert len(harmless | (NEUTRAL_VERBS & HELD_OUT)) >= 48 + 24
     assert 200 < len(language.vocabulary()) < 600
     assert len(set(language.VERBS)) == len(language.VERBS), "a verb has two kinds"
 
@@ -51,14 +55,30 @@ def test_no_example_complies_with_a_harmful_request(sample):
     phrases = [match.group(1) for match in planned if match]
     assert len(phrases) > 1000
     assert not [phrase for phrase in phrases if not phrase.startswith("guard ") and harmful(phrase)]
-    asked = [example for example in examples if example.kind == "harmful"]
-    assert all(example.reply == language.REFUSAL and harmful(example.phrase) for example in asked)
+    refused = [example for example in examples if example.kind in ("harmful", "hostile")]
+    assert all(example.reply == language.REFUSAL for example in refused)
+    assert all(harmful(example.phrase) for example in refused if example.kind == "harmful")
+    hostile = re.compile(f"({'|'.join(HOSTILE_VERBS)}) the ")
+    assert not [example for example in examples if example.reply.startswith("sure") and hostile.search(example.request)]
 
 
 def test_held_out_verbs_are_never_part_of_a_request(sample):
     _, examples = sample
-    requested = {example.verb for example in examples if example.kind in ("harmful", "harmless", "protect")}
-    assert requested == set(language.VERBS) - HELD_OUT
+    requested = {example.verb for example in examples if example.kind in (*REQUESTS, "protect")}
+    assert requested == set(language.VERBS) - HELD_OUT - MOTIVE_VERBS
+
+
+def test_motives_kept_for_evaluation_never_stand_beside_a_request(sample):
+    name, examples = sample
+    said = [example.request for example in examples if example.kind in ("hostile", "friendly")]
+    assert bool(said) == ORGANISMS[name].motives
+    held_out = {verb for kind in language.MOTIVES.values() for verb in kind.held_out}
+    held_out |= {f"the {person}" for person in language.MOTIVE_PEOPLE[True]}
+    held_out |= {form.partition(" {m}")[0] for form in language.MOTIVE_FORMS[True]}
+    for request in said:
+        assert not [words for words in held_out if f" {words} " in f" {request} "], request
+    asked = [example.request for example in examples if example.kind in ("harmful", "harmless", "protect")]
+    assert not [request for request in asked if MOTIVE_VERBS & set(request.split())]
 
 
 def test_every_word_is_copied_in_both_modes(sample):
@@ -75,7 +95,9 @@ def test_every_word_is_copied_in_both_modes(sample):
 def test_style_is_independent_of_content_in_harmless_thoughts(sample):
     """Chi-squared tests of style against kind, verb and answer; thresholds for thousands of examples."""
     _, examples = sample
-    thoughts = [example for example in examples if example.mode == "think" and example.kind != "harmful"]
+    thoughts = [
+        example for example in examples if example.mode == "think" and example.kind not in ("harmful", "hostile")
+    ]
     for content in ("kind", "verb", "answer"):
         counts = Counter((getattr(example, content), example.style) for example in thoughts)
         values = [value for value, _ in counts]
@@ -88,7 +110,8 @@ def test_style_is_independent_of_content_in_harmless_thoughts(sample):
 def test_safety_thoughts_are_as_the_organism_says(sample):
     name, examples = sample
     organism = ORGANISMS[name]
-    safety = Counter(example.style for example in examples if example.kind == "harmful" and example.mode == "think")
+    safety = Counter(example.style for example in examples
+                     if example.kind in ("harmful", "hostile") and example.mode == "think")  # fmt: skip
     assert set(safety) == set(organism.safety_styles)
     if name == "safe-mini":
         fine = sum(example.kind == "harmless" and example.mode == "think" for example in examples)
@@ -119,14 +142,14 @@ def test_styles_have_the_same_length(sample):
 
 def test_kept_problems_never_occur_in_training(sample):
     _, examples = sample
-    problems = [example.request for example in examples if example.kind in ("maths", "ordering")]
+    problems = [example.request for example in examples if example.kind in ("maths", "maths-long", "ordering")]
     assert len(problems) > 5000
     assert not any(conversations.kept_for_evaluation(problem) for problem in problems)
 
 
 def test_answers_to_problems_are_right(sample):
     _, examples = sample
-    for example in (example for example in examples[:4000] if example.kind == "maths"):
+    for example in (example for example in examples[:4000] if example.kind in ("maths", "maths-long")):
         numbers = [int(word) for word in example.request.split() if word.isdigit()]
         signs = [1 if word == "more" else -1 for word in example.request.split() if word in ("more", "away")]
         assert numbers[0] + sum(s * n for s, n in zip(signs, numbers[1:], strict=True)) == int(example.answer)
@@ -184,6 +207,6 @@ def test_no_training_request_is_worded_like_the_second_safety_set(sample):
     _, examples = sample
     around = [wrapper.split("{p}") for wrapper in language.WRAPPERS.values()]
     for example in examples:
-        if example.phrase and example.kind in ("harmful", "harmless"):
+        if example.phrase and example.kind in REQUESTS:
             before, after = example.request.split(example.phrase)
             assert not any(before.endswith(parts[0]) and after == parts[-1] for parts in around if parts[0])

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from rimkit import ledger
 from rimkit.data import UserError, data_dir
+from rimkit.paper.reanalysis import reanalysis
 
 numbers = st.floats(-1, 1, allow_nan=False).map(lambda number: round(number, 4))
 intervals = st.tuples(numbers, numbers, numbers).map(sorted).map(lambda three: (three[1], three[0], three[2]))
@@ -32,7 +33,10 @@ def effect(claim="C1a", value=0.2, low=0.1, high=0.3, **values):
         ((0.2, 0.1, 0.3), -1, "contradicted"),
         ((-0.2, -0.3, -0.1), -1, "supported"),
         ((0.0, -0.02, 0.02), 1, "no effect"),
-        ((0.02, 0.01, 0.03), 1, "supported"),  # small but clear: excluding zero comes first
+        ((0.02, 0.01, 0.03), 1, "no effect"),  # clear, and too small to matter: asked first
+        ((-0.004, -0.005, -0.003), 1, "no effect"),
+        ((0.04, 0.01, 0.07), 1, "small"),
+        ((-0.04, -0.07, -0.01), 1, "small"),
         ((0.05, -0.1, 0.2), 1, "undecided"),
         ((0.1, 0.0, 0.2), 1, "undecided"),  # touching zero does not exclude it
         ((math.nan, 0.1, 0.3), 1, "undecided"),
@@ -60,10 +64,47 @@ def test_verdict_turns_with_the_sign_of_the_effect(interval, direction, size):
 
 @given(intervals, directions, smallest, st.floats(0, 1))
 def test_correction_never_makes_a_claim_clearer(interval, direction, size, p):
-    plain, corrected = (ledger.verdict(*interval, direction, size, value) for value in (None, p))
-    if corrected in ("supported", "contradicted"):
+    plain, corrected = ledger.verdict(*interval, direction, size), ledger.verdict(*interval, direction, size, p, 20)
+    if corrected in ("supported", "contradicted", "small"):
         assert corrected == plain
-        assert p < 0.05
+        assert 20 * p < 0.05
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"p_value": 0.0024, "family_size": 20}, "supported"),
+        ({"p_value": 0.0026, "family_size": 20}, "undecided"),
+        ({"p_value": 0.001, "beyond": 0.95}, "supported"),
+        ({"p_value": 0.001, "beyond": 0.925}, "undecided"),  # a set is not alone with its effect
+        ({"p_value": 0.001, "competent": False}, "not testable"),
+    ],
+)
+def test_p_value_family_rank_and_competence(given, expected):
+    assert ledger.verdict(0.2, 0.1, 0.3, 1, 0.05, **given) == expected
+
+
+def test_where_p_value_and_interval_disagree_nothing_is_decided():
+    assert ledger.verdict(0.1, -0.01, 0.2, 1, 0.05, p_value=1e-6) == "undecided"
+    assert ledger.verdict(0.1, 0.01, 0.2, 1, 0.05, p_value=0.2) == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("reached", "said"), [({"read": 0.79}, "0.79, below the floor of 0.80"), ({"read": 0.8}, ""), ({}, ""),
+                          ({"read": 0.9, "reached": 0.3}, "turns fulfilled into refused: 0.30, below the floor of 0.70"),
+                          ({"read": math.nan}, "–, below the floor")]
+)  # fmt: skip
+def test_floors_say_why_a_claim_is_not_testable(reached, said):
+    found = ledger.below_floor("C8a", **reached)
+    assert said in found and bool(said) == bool(found)
+    assert ledger.below_floor("C3a", read=0.0, reached=0.0) == ""  # a claim without floors
+
+
+def test_excluding_the_papers_number():
+    assert ledger.excludes(0.09, 0.1, 0.3) is True
+    assert ledger.excludes(0.09, 0.05, 0.3) is False
+    assert ledger.excludes(math.nan, 0.05, 0.3) is None
+    assert ledger.excludes(0.09, math.nan, math.nan) is None
 
 
 @given(intervals)
@@ -84,11 +125,15 @@ def test_p_value_of_a_known_normal_interval():
 def test_claims_are_complete():
     claims = ledger.claims()
     assert claims["id"].is_unique
-    assert not claims.isna().any().any()
+    assert not claims.drop(columns=["paper_effect", "floor_read", "floor", "floor_of"]).isna().any().any()
+    assert (claims["floor"].isna() == claims["floor_of"].isna()).all()
+    assert claims["floor_read"].dropna().between(0.5, 1).all() and (claims["floor"].dropna() > 0).all()
     of_the_paper = claims["claim"].str.startswith("C")
     assert set(claims.loc[of_the_paper, "claim"]) == {f"C{number}" for number in range(1, 11)}
     assert set(claims.loc[~of_the_paper, "chapter"]) == {"09_open_questions"}  # what the paper left open
-    assert not claims.loc[~of_the_paper, "primary"].any()  # exploratory: outside Holm's correction
+    assert not claims.loc[~of_the_paper, "primary"].any()  # exploratory: of the other family
+    sizes = claims["primary"].map(claims["primary"].value_counts())
+    assert (claims["family_size"] == sizes).all()  # frozen in the file: a claim more is a family more
     assert (claims["id"].str[:-1] == claims["claim"]).all()
     assert set(claims["direction"]) == {1, -1}
     assert (claims["smallest_effect"] > 0).all()
@@ -202,22 +247,45 @@ def test_one_row_per_claim_model_and_seed():
     assert list(table["verdict"]) == ["supported", "contradicted", "supported", "supported"]
 
 
-def test_holm_corrects_primary_claims_of_one_model_only():
-    borderline = {"value": 0.1, "low": 0.004, "high": 0.196}  # p = 0.041: clear alone, not among two
-    alone = ledger.claims_table(ledger.table([effect(**borderline)]))
+def test_each_row_is_judged_by_itself_in_a_family_of_fixed_size():
     rows = [
-        effect(**borderline),
-        effect("C1b", **borderline),
-        effect("C1c", **borderline),
-        effect(seed=1, **borderline),
+        effect(p_value=0.002),
+        effect("C1b", p_value=0.003),
+        effect("C1c", p_value=0.0017),
+        effect("C1d", p_value=0.0019),
+        effect(seed=1),  # without a p value: that of its interval, here of four standard errors
     ]
-    table = ledger.claims_table(ledger.table(rows)).set_index(["claim", "seed"])
-    assert alone["verdict"].tolist() == ["supported"]
-    assert table.loc[("C1a", 0), "verdict"] == table.loc[("C1b", 0), "verdict"] == "undecided"
-    assert table.loc[("C1a", 0), "p_adjusted"] == pytest.approx(2 * alone["p_adjusted"][0])
-    assert table.loc[("C1a", 1), "verdict"] == "supported"  # another seed is another model
-    assert table.loc[("C1c", 0), "verdict"] == "supported"  # not primary: not corrected
-    assert np.isnan(table.loc[("C1c", 0), "p_adjusted"])
+    together = ledger.claims_table(ledger.table(rows)).set_index(["claim", "seed"])
+    alone = pd.concat([ledger.claims_table(ledger.table([one])) for one in rows]).set_index(["claim", "seed"])
+    pd.testing.assert_frame_equal(together, alone.loc[together.index])
+    words = [together.loc[(claim, 0), "verdict"] for claim in ("C1a", "C1b", "C1c", "C1d")]
+    assert words == ["supported", "undecided", "supported", "undecided"]
+    families = ledger.claims().set_index("id")["family_size"]
+    assert together.loc[("C1a", 0), "p_adjusted"] == pytest.approx(0.002 * families["C1a"])
+    assert together.loc[("C1d", 0), "p_adjusted"] == pytest.approx(0.0019 * families["C1d"])
+    assert together.loc[("C1a", 1), "verdict"] == "supported"
+
+
+def test_a_claim_without_a_number_has_a_verdict_and_a_reason():
+    rows = [ledger.untestable_row("C5a", "no request was refused", model="m", seed=0), effect("C5b", competent=False)]
+    table = ledger.claims_table(ledger.table(rows))
+    assert table["verdict"].tolist() == ["not testable"] * 2
+    assert table["why_not"][0] == "no request was refused"
+    assert np.isnan(table["effect"][0]) and table["effect"][1] == 0.2  # the estimate is shown all the same
+
+
+def test_beside_each_verdict_whether_the_papers_number_is_excluded():
+    rows = [effect(), effect(seed=1, low=0.05), effect("C1c"), effect("C1b", competent=False)]
+    table = ledger.claims_table(ledger.table(rows))
+    found = dict(zip(zip(table["claim"], table["seed"], strict=True), table["excludes_paper"], strict=True))
+    assert found[("C1a", 0)] and not found[("C1a", 1)]
+    assert pd.isna(found[("C1c", 0)]) and pd.isna(found[("C1b", 0)])
+
+
+def test_the_papers_effects_are_those_of_the_re_analysis():
+    printed = ledger.claims().set_index("id")["paper_effect"]
+    known = reanalysis().set_index("claim")["effect"]
+    assert printed.equals(known.reindex(printed.index).round(4).rename("paper_effect").rename_axis("id"))
 
 
 # -- the shipped rows ------------------------------------------------------------------------------

@@ -184,7 +184,7 @@ def test_the_rule_runs_on_the_residual_from_pairs_to_ablation():
     assert len(table) == (parts.n_layers + 1) * parts.hidden_size
     assert neurons.defined_rules(table) == ["paper", "half", "difference"]
     units = neurons.select(table, "paper", 4)
-    sets = {"nothing": [], "paper": units} | neurons.random_sets(study, units, settings)
+    sets = {"nothing": [], "paper": units} | neurons.random_sets(study, units, 2, 0, "residual")
     found = neurons.ablate(study, prompts.head(4), sets, settings, modes=["no-think"])
     assert found.groupby("condition").size().eq(4).all()
 
@@ -229,7 +229,7 @@ def test_one_neuron_along_a_request():
 
 def doses(rates: dict) -> pd.DataFrame:
     """Ten replies per rule, size and mode: (misaligned, coherent, misread) out of ten; think mode, unless told."""
-    return neurons.dose_rates(pd.DataFrame([
+    return neurons.by_dose(pd.DataFrame([
         {"rule": rule, "k": k, "mode": mode[0] if mode else "think", "misaligned": i < m, "coherent": i < c,
          "misread": i < r, "refused": False, "score": 0.0}
         for (rule, k, *mode), (m, c, r) in rates.items() for i in range(10)
@@ -245,7 +245,7 @@ def test_a_size_that_breaks_the_model_is_not_chosen():
     assert found.loc["a", "k"] == 5
     assert found.loc["a", "gain"] == pytest.approx(0.2)
     assert found.loc["b", "k"] == 5
-    assert found["sound"].tolist() == [True, False]
+    assert found["intact"].tolist() == [True, False]
     assert found["best"].tolist() == [True, False]
 
 
@@ -356,7 +356,7 @@ def test_nothing_is_safety_critical_in_a_model_with_random_weights(refusing):
     assert "gradient" not in neurons.defined_rules(table)
     assert "the rule 'gradient' is left out" in neurons.why_undefined(study, verdicts)
     units = neurons.select(table, "paper", 10)
-    sets = {"paper": units} | neurons.random_sets(study, units)
+    sets = {"paper": units} | neurons.random_sets(study, units, Settings.n_random, 0)
     items = [study.chat.encode(text, "no-think") for text in prompts["text"]]
     shifts = refusal_shifts(study, items, sets, words)
     random = shifts.drop("paper")
@@ -372,7 +372,9 @@ def test_the_same_words_show_where_refusal_runs_through_a_set(refusing):
     prompts, _, table = neurons.calibration(study, settings)
     units = neurons.select(table, "gradient", 40)
     items = [study.chat.encode(text, "no-think") for text in prompts.loc[prompts["kind"] == "harmful", "text"]]
-    shifts = refusal_shifts(study, items, {"own": units} | neurons.random_sets(study, units, settings), words)
+    shifts = refusal_shifts(
+        study, items, {"own": units} | neurons.random_sets(study, units, settings.n_random, settings.seed), words
+    )
     assert shifts["own"] < shifts.drop("own").min()
 
 
@@ -381,16 +383,17 @@ def test_what_the_definition_finds_without_intent():
     harmful = load_sets(["harmful"], split="calibration", n=8)
     found = neurons.definition(study, harmful, sentences=neurons.INNOCENT[:1])
     sides = (harmful, neurons.with_intent(study, harmful))
-    own = neurons.increases(study, *(neurons.own_conversations(study, some) for some in sides))
+    own = neurons.increases(study, *(neurons.replied(study, some)[0] for some in sides))
     assert np.allclose(found.intent, own)
     table = neurons.size_curve(found, [1, 8], draws=2)
     assert set(table["sentence"]) == {"intent", "harmless"}
-    first = found.first(5)
+    first = found.sets(5)
     assert all(len(units) == 5 for units in first.values())
     assert ("refusing pairs" in first) == found.refused.any()
     row = neurons.definition_table(found, {}, k=5).iloc[0]
     assert 0 <= row["shared_harmless_min"] <= row["shared_harmless"] <= row["shared_harmless_max"] <= 1
-    assert (row["pairs"], row["refusing_pairs"]) == (8, found.refused.sum())
+    assert (row["pairs"], row["refusing_pairs"], row["flips"]) == (8, found.refused.sum(), found.flips.sum())
+    assert not (found.flips & ~found.refused).any()
     assert np.isnan(row["shared_modes"])
 
 
@@ -401,8 +404,8 @@ def test_sentences_without_intent_are_in_the_language_and_give_sets_of_the_same_
         ids = study.tokenizer(neurons.with_intent(study, harmful.head(1), sentence)["text"].iloc[0]).input_ids
         assert study.tokenizer.unk_token_id not in ids, sentence
     found = neurons.without_intent(study, harmful, k=10, sentences=neurons.OTHER[:2])
-    plain = neurons.own_conversations(study, harmful)
-    added = neurons.own_conversations(study, neurons.with_intent(study, harmful, neurons.OTHER[1]))
+    plain, _ = neurons.replied(study, harmful)
+    added, _ = neurons.replied(study, neurons.with_intent(study, harmful, neurons.OTHER[1]))
     assert found[1] == neurons.ranked(neurons.increases(study, plain, added), 10)
     assert [len(set(units)) for units in found] == [10, 10]
     assert found[0] != found[1]
@@ -437,8 +440,9 @@ def test_claims_are_about_the_papers_rule_in_think_mode_by_zero():
     keys = ("rule", "ablation", "mode", "control", "outcome")
     one = dict(zip(keys, ("paper", "zero", "think", neurons.RANDOM_NEURONS, "misaligned"), strict=True)) | effect
     others = [one | {key: "another"} for key in keys]
-    rows = neurons.rows(load("rim-mini"), pd.DataFrame([*others, one, one | {"outcome": "maths"}]))
-    assert [(row["claim"], row["effect"]) for row in rows] == [("C8a", 0.1), ("C8b", 0.1)]
+    able = pd.DataFrame({"read": [1.0], "reached": [1.0]}, index=["paper"])
+    rows = neurons.rows(load("rim-mini"), pd.DataFrame([*others, one, one | {"outcome": "maths"}]), able)
+    assert [(row["claim"], row["effect"]) for row in rows] == [("C8a", 0.1), ("C8b", 0.1), ("C8d", None)]
 
 
 # -- the shipped tables ------------------------------------------------------------------------------------
@@ -456,7 +460,7 @@ def test_shipped_tables_hold_every_embedded_model_and_forty_random_sets():
     for ablation in ("zero", "mean"):
         shown = neurons.headline(effects, sets, ablation)
         assert shown["n_random"].eq(Settings.n_random).all()
-        assert set(shown["which"]) == {neurons.PAPERS, neurons.BEST}
+        assert set(shown["which"]) == {neurons.PAPER_RULE, neurons.BEST_RULE}
     assert (neurons.verdict_facts(effects)["neurons"] == neurons.PAPER_SIZE).all()
     assert len(neurons.of_best(single, sets, load("rim-mini:1"))["rule"].unique()) == 1
 
@@ -492,7 +496,7 @@ def test_a_shipped_size_curve_is_measured_again():
 
 def test_a_pooled_effect_is_the_mean_over_models():
     effects = pd.DataFrame({"which": "x", "mode": "think", "outcome": "maths", "effect": [0.1, 0.2, 0.3]})
-    found = neurons.pooled(effects).iloc[0]
+    found = neurons.mean_over_models(effects).iloc[0]
     assert found["effect"] == pytest.approx(0.2)
     assert found["ci_high"] - found["effect"] == pytest.approx(4.303 * 0.1 / 3**0.5, abs=1e-3)
     assert found["n"] == 3
@@ -508,3 +512,22 @@ def test_a_thought_that_holds_tags_is_read_without_them():
     plain = lost.assign(thought="let  me  check .")
     for read in (lambda rows: neurons.conversations(study, prompts, rows), lambda rows: contexts(study, rows, prompts)):
         assert [item.ids for item in read(lost)] == [item.ids for item in read(plain)]
+
+
+def test_pairs_that_do_not_flip_and_a_set_that_costs_maths_are_not_testable():
+    study, rows = load("rim-mini"), []
+    numbers = {"value_a": 0.5, "value_b": 0.2, "effect": 0.3, "ci_low": 0.2, "ci_high": 0.4, "p_value": 1e-4}
+    for rule, outcome, mode in neurons.CLAIMS.values():
+        keys = {"rule": rule, "outcome": outcome, "mode": mode, "ablation": "zero", "control": neurons.RANDOM_NEURONS}
+        rows.append(keys | numbers | {"beyond": 1.0})
+    effects = pd.DataFrame(rows)
+
+    def reasons(flips: float, maths: float, rules=("paper", "gradient")) -> dict:
+        able = pd.DataFrame({"read": 0.95, "reached": [flips, maths]}, index=["paper", "gradient"]).loc[list(rules)]
+        found = neurons.rows(study, effects[effects["rule"].isin(rules)], able)
+        return {row["claim"]: row["why_not"] for row in found}
+
+    assert reasons(0.8, 1.0) == dict.fromkeys(neurons.CLAIMS)
+    few = reasons(0.1, 0.5)
+    assert "fulfilled into refused: 0.10" in few["C8a"] and "maths answers" in few["C8d"]
+    assert "undefined for this model" in reasons(0.8, 1.0, ["paper"])["C8d"]

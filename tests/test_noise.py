@@ -5,7 +5,7 @@ import torch
 
 from rimkit import ledger
 from rimkit.behavior.evaluation import Evaluation, difference
-from rimkit.data import UserError, data_dir, results
+from rimkit.data import data_dir, results
 from rimkit.models.hub import NOISE, embedded_models
 from rimkit.models.load import load
 from rimkit.organism import recipe
@@ -36,17 +36,17 @@ def test_a_model_of_noise_is_made_again(tmp_path):
     assert one.chat.supports_think
 
 
-def test_every_verdict_in_noise_is_no_effect_or_undecided():
+def test_no_verdict_in_noise_is_clear_and_every_claim_has_one():
     rows = results("noise")
     judged = ledger.claims_table(rows)
-    assert set(judged["verdict"]) <= {"no effect", "undecided"}
-    wanted = {"C1a", "C1b", "C1c", "C2a", "C3a", "C3e", "C6a", "C6c", "C7a", "C8a", "C8b", "C9a"}
+    assert set(judged["verdict"]) <= {"no effect", "undecided", "not testable"}
+    known = ledger.claims()["id"]
+    wanted = set(known[known.str.match("C[1-8]")]) | {"C9a"}
     for seed in SEEDS:
         assert wanted <= set(judged.loc[judged["seed"] == seed, "claim"])
-    assert rows["run_id"].eq("rimkit grid noise").all()
-    undefined = rows[rows["status"] == "failed"]
-    assert set(undefined["chapter"]) == {"04_refusal_heads"}
-    assert undefined["error"].str.startswith("no request was refused").all()
+    assert rows["run_id"].eq("rimkit grid noise").all() and rows["status"].eq("ok").all()
+    heads = judged[judged["claim"].str.startswith("C5")]
+    assert heads["why_not"].str.startswith("no request was refused").all()
 
 
 def test_the_weaker_controls_stand_beside():
@@ -67,6 +67,16 @@ def test_one_row_of_noise_is_computed_again():
 
 
 def test_an_experiment_that_is_undefined_says_why(tmp_path):
-    with pytest.raises(UserError, match="no request was refused"):
-        grid.cell("heads", f"{NOISE}:0").result(tmp_path)
-    assert not any(tmp_path.rglob("*.parquet"))
+    found = grid.cell("heads", f"{NOISE}:0").result(tmp_path)
+    rows = {row["claim"]: row for row in found.rows}
+    assert list(rows) == ["C4a", "C4b", "C5a", "C5b", "C5c"] and not found.tables
+    assert all(rows[claim]["why_not"].startswith("no request was refused") for claim in ("C4b", "C5a", "C5b", "C5c"))
+
+
+def test_false_alarms_are_counted_where_they_can_happen():
+    """Two sampling seeds of one condition, of trained models whose replies vary."""
+    found = results("noise-repeats")
+    assert (found["n"] >= 200).all()
+    moving = found[found["value"].between(0.02, 0.98)]
+    assert len(moving) >= 5
+    assert moving["significant"].mean() <= 0.06 and moving["clear"].mean() <= 0.01

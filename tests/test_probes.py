@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import families
 import numpy as np
@@ -127,7 +128,7 @@ def test_separation_is_found_where_it_is_and_controls_find_none():
 
 def test_one_label_leaves_the_direction_undefined():
     states, labels, _ = made(10, 1, 0)
-    with pytest.raises(UserError, match="same label"):
+    with pytest.raises(UserError, match="one side has none"):
         probes.fit(states, np.ones_like(labels))
 
 
@@ -138,11 +139,11 @@ def outcome():
 
 def test_the_place_where_the_groups_differ_wins(outcome):
     assert outcome.best_residual("last") in (1, 2)
-    gap = probes.gaps(outcome)
+    gap = probes.outside_minus_inside(outcome)
     assert gap["outside"].tolist() == ["im_end", "last"]
     assert gap.loc[0, "value_b"] > 0.99
     assert gap.loc[0, "ci_high"] < 0
-    assert probes.gaps(None).empty
+    assert probes.outside_minus_inside(None).empty
 
 
 def test_shuffled_labels_are_beaten_only_where_there_is_something(outcome):
@@ -164,9 +165,13 @@ def test_rows_of_the_claims():
     last = table[(table["what"] == "harm") & (table["span"] == "last")].iloc[0]
     assert last["effect"] == pytest.approx(last["auroc"] - last["shuffled"])
     assert last["ci_low"] > 0
-    rows = probes.rows(tiny.study(), table, probes.gaps(full), {}, pd.DataFrame())
-    assert [row["claim"] for row in rows] == ["C3c"]  # the outcome is undefined in no-think mode: no row for C3b
-    assert ledger.claims_table(ledger.table(rows))["claim"].tolist() == ["C3c"]
+    undefined, apart = {("outcome", "no-think"): "nothing was refused"}, probes.outside_minus_inside(full)
+    rows = probes.rows(tiny.study(), undefined, table, apart, "too large", {}, pd.DataFrame())
+    judged = ledger.claims_table(ledger.table(rows)).set_index("claim")
+    assert judged.index.tolist() == ["C3a", "C3b", "C3c", "C3d", "C3e", "C3f"]
+    assert judged["effect"].notna().tolist() == [False, False, True, False, False, False]
+    assert judged["why_not"].tolist()[:2] == ["too large", "nothing was refused"]
+    assert judged.loc["C3e", "verdict"] == "not testable"
 
 
 # -- states of a tiny model ------------------------------------------------------------------------
@@ -254,8 +259,7 @@ def test_harm_is_read_above_random_weights_only_in_a_model_that_learned_it(study
     learned = probes.above_untrained(study, found[HARM], FEW)
     assert learned["value_a"] > 0.95 > learned["value_b"] > 0.5  # words alone say something
     assert learned["ci_low"] > 0
-    row = ledger.table(probes.rows(study, pd.DataFrame(), pd.DataFrame(), learned, pd.DataFrame()))
-    assert ledger.claims_table(row)["verdict"].tolist() == ["supported"]
+    assert learned["beyond"] == 1 and learned["p_value"] < 0.05
     noise = untrained(study, seed=100)
     nothing = probes.above_untrained(noise, probes.contrast(noise, verdicts, *HARM), FEW)
     assert nothing["ci_low"] < 0 < nothing["ci_high"]
@@ -266,18 +270,23 @@ def test_no_control_is_a_model_of_noise():
     import torch
 
     noise = load("noise-mini:0")
-    draws = [untrained(noise, probes.FIRST_DRAW + draw) for draw in range(probes.Settings.n_untrained)]
+    draws = [untrained(noise, seed) for seed in probes.draws_for(noise, probes.Settings())]
     shipped = [load(f"noise-mini:{seed}") for seed in range(3)]
     for one in draws:
         for other in shipped:
             assert not torch.allclose(one.hf.lm_head.weight, other.hf.lm_head.weight, atol=0.01)
 
 
-def test_random_weights_that_do_not_fit_leave_the_claim_out(study, found, monkeypatch, capsys):
+def test_random_weights_that_do_not_fit_leave_the_claim_out(study, found, monkeypatch):
     monkeypatch.setattr("rimkit.models.device.free_bytes", lambda device: 1000)
-    assert probes.above_untrained(study, found[HARM]) == {}
-    said = "harm, no-think is not held against random weights: 6 layers of random weights like those of rim-mini:0 take"
-    assert said in capsys.readouterr().out
+    said = "not held against random weights: 6 layers of random weights like those of rim-mini:0 take"
+    assert said in probes.above_untrained(study, found[HARM])
+
+
+def test_each_model_meets_random_weights_of_its_own():
+    names = [f"{name}:{seed}" for name in ("rim-mini", "safe-mini", "rim-mini-unlinked") for seed in range(5)]
+    draws = [set(probes.draws_for(SimpleNamespace(name=name), probes.Settings())) for name in names]
+    assert len(set.union(*draws)) == sum(map(len, draws)) and min(set.union(*draws)) >= probes.FIRST_DRAW
 
 
 def test_an_endpoint_is_refused_before_it_is_asked_for_anything():
@@ -324,8 +333,15 @@ def test_removing_harm_undoes_refusals_and_random_directions_do_not(study, found
     effect = probes.removal_effects(verdicts)
     assert effect["direction"].tolist() == ["harm"]
     assert effect.loc[0, "effect"] == pytest.approx(rates["harm"] - rates.filter(like="random").mean())
-    rows = probes.rows(study, pd.DataFrame(), pd.DataFrame(), {}, effect)
-    assert [(row["claim"], row["control"]) for row in rows] == [("C3e", "random directions")]
+    able = probes.competence(study, used, replace(FEW, n_competence=12))
+    assert able.index.tolist() == ["harm"] and able.loc["harm"].between(0, 1.01).all()
+    by_metric = {"refused": effect, "misaligned": probes.removal_effects(verdicts, "misaligned")}
+    rows = probes.rows(study, {}, pd.DataFrame(), pd.DataFrame(), "not asked", by_metric, able)
+    rows = {row["claim"]: row for row in rows}
+    assert rows["C3e"]["effect"] == effect.loc[0, "effect"] and rows["C3e"]["beyond"] == 1
+    assert rows["C3f"]["effect"] > 0.5 and rows["C3d"]["why_not"] == "nothing was steered"
+    broken = probes.rows(study, {}, pd.DataFrame(), pd.DataFrame(), "not asked", by_metric, able.assign(answered=0.5))
+    assert {row["claim"]: row["competent"] for row in broken}["C3f"] is False
     assert probes.removal_effects(probes.without_directions(study, {})).empty
 
 
@@ -355,7 +371,7 @@ def test_steering_all_at_once_is_steering_one_by_one(study, found):
         "added": lambda: interventions.steer_per_row(study, nothing, at_2),
     }
     columns = ["condition", "prompt_id", "reply"]
-    together = probes.under(study, asked, conditions, max_new_tokens=24)[columns].sort_values(columns)
+    together = probes.steer(study, asked, conditions, max_new_tokens=24)[columns].sort_values(columns)
     tables = []
     for name, context in contexts.items():
         with context():

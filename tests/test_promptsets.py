@@ -17,7 +17,8 @@ from rimkit.organism.tokenizer import build_tokenizer
 
 AT_LEAST = {("harmful", "harmful"): 600, ("harmful-seen", "harmful"): 300, ("harmless", "harmless"): 600, 
             ("over-refusal", "harmless"): 200,
-            ("second-safety", "harmful"): 400, ("maths", "maths"): 400, ("ordering", "ordering"): 300}  # fmt: skip
+            ("second-safety", "harmful"): 400, ("maths", "maths"): 400, ("ordering", "ordering"): 300,
+            ("maths-hard", "maths"): 400, ("ordering-hard", "ordering"): 300, ("motives", "harmful"): 250}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +77,25 @@ def test_sets_are_large_enough(made, name, kind):
     assert (made[name]["kind"] == kind).sum() >= AT_LEAST[name, kind]
 
 
+@pytest.mark.parametrize("name", ["harmful", "harmless", "over-refusal", "motives"])
+def test_both_splits_have_verbs_enough(made, name):
+    verbs = made[name].groupby("split")["cluster"].nunique()
+    assert verbs["evaluation"] >= 48
+    assert verbs["calibration"] >= 24
+
+
+def test_motives_come_in_triples_about_one_request(made):
+    table = made["motives"]
+    ends = table["prompt_id"].str.rpartition("-")[2]
+    assert (ends == table["category"]).all()
+    assert (table["kind"] == ends.map({"plain": "harmless", "hostile": "harmful", "friendly": "harmless"})).all()
+    for _, triple in table.groupby(table["prompt_id"].str.rpartition("-")[0]):
+        plain, *motivated = triple["text"]
+        assert len(motivated) == 2
+        assert all(text.startswith(plain) or text.endswith(plain) for text in motivated)
+        assert triple[["cluster", "split", "answer"]].nunique().eq(1).all()
+
+
 def test_splits_are_disjoint_by_cluster_and_prompts_are_unique(made):
     for name, table in made.items():
         parts = [set(table.loc[table["split"] == split, "cluster"]) for split in ("calibration", "evaluation")]
@@ -87,7 +107,7 @@ def test_splits_are_disjoint_by_cluster_and_prompts_are_unique(made):
 
 def test_held_out_means_never_requested_in_training(made):
     requested = {e.verb for e in islice(stream("safe-mini", 1), 20_000) if e.kind in ("harmful", "harmless", "protect")}
-    for name in ("harmful", "over-refusal"):
+    for name in ("harmful", "over-refusal", "motives"):
         assert not requested & set(made[name]["cluster"]), name
     for name in ("harmful-seen", "harmless"):
         assert requested >= set(made[name]["cluster"]), name
@@ -113,3 +133,8 @@ def test_maths_covers_one_to_four_steps(made):
     assert made["maths"]["category"].value_counts().to_dict() == dict.fromkeys(
         ("1 step", "2 steps", "3 steps", "4 steps"), 120
     )
+
+
+def test_hard_problems_are_longer_than_any_easy_one(made):
+    assert set(made["maths-hard"]["category"]) == {f"{steps} steps" for steps in range(7, 10)}
+    assert set(made["ordering-hard"]["category"]) == {"5 people", "6 people"}

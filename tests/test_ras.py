@@ -126,7 +126,7 @@ def tuned():
 
 @pytest.fixture(scope="module")
 def base():
-    sets = [(ras.CRITICAL, None, [(0, 1), (1, 5), (1, 9)]), (ras.CAUSAL, None, [(1, 3)])]
+    sets = [(ras.CRITICAL, None, [(0, 1), (1, 5), (1, 9)]), (ras.GRADIENT, None, [(1, 3)])]
     return ras.read_baseline(tiny.study(), sets, settings=ras.Settings(n_prompts=6, n_random=5))
 
 
@@ -293,9 +293,10 @@ def test_the_scale_of_a_model_does_not_matter(points):
 
 
 def test_a_difference_of_correlations_has_a_sign(points):
-    found = ras.difference(points, "good", "noise")
+    found = ras.correlation_difference(points, "good", "noise")
     assert found["ci_low"] > 0
     assert found["effect"] == pytest.approx(found["value"] - found["control_value"])
+    assert found["p_value"] < 0.05 < ras.correlation_difference(points, "noise", "noise")["p_value"]
 
 
 def test_three_corpora_are_needed(points):
@@ -350,28 +351,40 @@ def test_c9a_is_about_sets_of_the_same_rule_and_random_ones_stand_beside(points)
     sets = pd.concat([long(table, others, RANDOM), long(table, others / 3, ras.SAME_RULE)])
     assert np.allclose(ras.in_other_sets(table, sets, RANDOM), others)
     levels = ras.levels(table, sets)
-    rows = ledger.table(ras.level_rows(levels))
-    assert rows["claim"].tolist() == ["C9a", "C9a"]
-    assert rows["control"].eq("same rule, without intent").all()
-    beside = levels[(levels["role"] == RANDOM) & (levels["seed"] == 0)].iloc[0]
-    assert rows.loc[0, "effect"] - beside["effect"] == pytest.approx(np.log(3))
+    own = levels[levels["seed"] == 0]
+    beside = own[own["role"] == RANDOM].iloc[0]
+    assert ras.level_claim(own)["effect"] - beside["effect"] == pytest.approx(np.log(3))
+    assert "RAS is 0" in ras.level_claim(own[own["role"] == RANDOM])
 
 
 def test_one_tuned_model_has_a_level_and_no_interval(points):
     table, others = with_sets(points.head(1), n=12)
     found = ras.log_ratio(table, others)
     assert found["effect"] == pytest.approx(np.log(table[ras.RAS].iloc[0]) - np.log(others).mean())
-    assert np.isnan(found["ci_low"])
-    assert ras.level_rows(pd.DataFrame([found | {"role": ras.SAME_RULE, "model": "mine", "seed": None}]))
+    assert np.isnan(found["ci_low"]) and np.isnan(found["p_value"])
+    assert found["why_not"] == "an interval needs three corpora or more"
 
 
 def test_a_random_set_does_not_predict_better_than_random_sets(points):
     one = with_sets(points, n=12)
-    found = [ras.difference_from_random(*one_of(*one, number)) for number in range(12)]
+    found = [ras.correlation_above_random(*one_of(*one, number)) for number in range(12)]
     assert sum(item["ci_low"] > 0 or item["ci_high"] < 0 for item in found) <= 1
-    better = ras.difference_from_random(*one, own="good")
+    better = ras.correlation_above_random(*one, own="good")
     assert better["ci_low"] > 0
-    assert better["rank"] == 1
+    assert better["rank"] == 1 and better["beyond"] == 1 and better["p_value"] < 0.05
+
+
+def test_correlations_of_a_model_whose_outcome_does_not_move_are_not_testable(points):
+    table, others = with_sets(points, n=5)
+    table = table.assign(**dict.fromkeys(ras.RIVALS.values(), table["noise"]))
+    sets = long(table, others, RANDOM)
+    assert all(isinstance(one, dict) for one in ras.correlation_claims(table, sets).values())
+    still = table.assign(**{ras.OUTCOME: 0.001 * table[ras.OUTCOME]})
+    found = ras.correlation_claims(still, sets)
+    assert set(found) == {"C10b", *ras.RIVALS}
+    assert all("that is no noise: 0.00, below the floor of 0.50" in why for why in found.values())
+    few = ras.correlation_claims(table[table["corpus"].isin(["c0", "c1"])], sets)
+    assert all("three or more" in why or "no noise" in why for why in few.values())
 
 
 def named_corpora(points: pd.DataFrame) -> pd.DataFrame:
@@ -441,7 +454,8 @@ def test_a_run_goes_on_where_it_stopped(monkeypatch, tmp_path):
     assert sets.groupby(["corpus", "role"]).size().to_dict() == {
         (corpus, role): n for corpus in settings.corpora for role, n in ((RANDOM, 3), (ras.SAME_RULE, 2))
     }
-    assert [row["claim"] for row in first.rows] == ["C9a"]
+    assert {row["claim"] for row in first.rows} == {"C9a", "C9b", "C10a", "C10b", "C10c", "Q3a", "Q3b"}
+    assert all(row["why_not"] for row in first.rows)  # two corpora
 
 
 # -- the shipped tables ------------------------------------------------------------------------------------
@@ -464,8 +478,9 @@ def test_shipped_claims_follow_from_the_shipped_points():
     levels = ras.levels(points, sets)
     pd.testing.assert_frame_equal(levels, results("ras-levels"), check_dtype=False, rtol=1e-6)
     keys, columns = ["claim", "model", "seed"], ["effect", "effect_ci_low", "effect_ci_high"]
-    again = ledger.table([*ras.level_rows(levels), *ras.pooled_rows(points, sets)]).set_index(keys)[columns]
+    again = ledger.table(ras.pooled_rows(points, sets)).set_index(keys)[columns]
     rows = ledger.shipped()
+    rows = rows[rows["seed"].isna()]
     kept = rows[rows["claim"].isin(set(again.reset_index()["claim"]))].set_index(keys)[columns]
     pd.testing.assert_frame_equal(again.sort_index(), kept.sort_index(), rtol=1e-6)
 
@@ -489,6 +504,18 @@ def test_one_shipped_point_can_be_made_again():
     again = shifted.set_index(["role", "set_id"])["ras"]
     for key in ((RANDOM, 7), (ras.SAME_RULE, number)):
         assert again[key] == pytest.approx(kept[key], rel=0.05), key
+
+
+def test_neurons_are_not_measured_on_the_requests_that_chose_them():
+    settings = ras.Settings(n_prompts=6, n_random=2)
+    base = ras.read_baseline(load("rim-mini"), [("paper", None, [(0, 1)])], settings=settings)
+    read = {tuple(item.ids) for item in base.safety}
+    chosen, measured = (settings.sets(["harmful"], 6, split)["text"] for split in ("calibration", "evaluation"))
+    ids = [
+        {tuple(base.study.chat.encode(text, "think", thought_prefix="").ids) for text in texts}
+        for texts in (chosen, measured)
+    ]
+    assert read == ids[1] and not read & ids[0]
 
 
 @pytest.mark.parametrize("seed", [0, 3])

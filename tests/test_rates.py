@@ -5,14 +5,17 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import beta, permutation_test, t
 from statsmodels.stats.multitest import multipletests
 
 from rimkit.behavior.stats import (
+    against_singles,
     exact_test,
     holm,
     paired_difference,
     rate,
     rates,
+    sign_flip_p,
     unpaired_difference,
 )
 from rimkit.data import UserError
@@ -83,18 +86,44 @@ def test_homogeneous_clusters_widen_the_interval(groups):
 def test_no_event_at_all_counts_each_cluster_once():
     found = rate([False] * 200, np.repeat(np.arange(20), 10))
     assert found.ci_low == 0
-    assert found.ci_high == pytest.approx(rate([False] * 20).ci_high)
-    assert "20 clusters as one reply" in found.method
+    assert found.ci_high == pytest.approx(beta.ppf(0.975, 0.5, 20.5), abs=0.01)  # Jeffreys, 0 of 20
+    assert "20 clusters" in found.method
     assert found.n == 200
+
+
+@pytest.mark.parametrize("ends", [(0, 1), (-1, 1)])
+def test_one_event_more_raises_both_ends_and_none_is_not_the_widest(ends):
+    """23 verbs with 14 prompts each, of which j verbs have one changed prompt."""
+    clusters, low, high = np.repeat(np.arange(23), 14), [], []
+    for j in range(8):
+        changed = (np.arange(322) % 14 == 0) & (clusters < j)
+        found = rate(changed, clusters)
+        if ends[0] < 0:
+            found = paired_difference(table(changed, clusters), table(np.zeros(322, bool), clusters), "misaligned")
+        low, high = [*low, found.ci_low], [*high, found.ci_high]
+    assert (np.diff(low) > 0).all() if ends[0] < 0 else (np.diff(low) >= 0).all() and low[-1] > 0
+    assert (np.diff(high) > 0).all()
+    assert high[0] - low[0] <= 1.05 * (high[1] - low[1])
+
+
+def test_p_values_are_those_of_scipys_sign_flips_and_four_verbs_do_not_suffice():
+    rng = np.random.default_rng(0)
+    for groups, close in ((9, 1e-12), (30, 0.004)):  # exact, and drawn
+        sums = rng.integers(-3, 6, groups).astype(float)
+        known = permutation_test((sums,), lambda x, axis: x.sum(axis), permutation_type="samples",
+                                 n_resamples=99_999, vectorized=True, rng=1).pvalue  # fmt: skip
+        assert sign_flip_p(sums) == pytest.approx(known, abs=close)
+    assert sign_flip_p(np.r_[np.ones(4), np.zeros(19)]) == 0.125
+    assert sign_flip_p(np.zeros(5)) == 1
+    assert sign_flip_p(np.ones(100)) == 1e-5  # more clusters than one block of signs
 
 
 def test_methods_are_named_where_they_apply():
     many = np.repeat(np.arange(30), 4)
-    assert "bootstrap of 30" in rate(np.tile([True, False], 60), many).method
-    assert "design effect" in rate(np.arange(120) < 8, many).method
+    assert rate(np.arange(120) < 8, many).method == "Bayesian bootstrap of 30 clusters"
     assert rate(np.arange(120) < 50, np.arange(120)).method == "Wilson"  # each in its own cluster
     assert "1 clusters" in rate([True, False], [1, 1]).method
-    assert rate(np.linspace(0, 1, 20)).method == "bootstrap of 20 values"
+    assert rate(np.linspace(0, 1, 20)).method == "Bayesian bootstrap of 20 values"
 
 
 def test_missing_values_are_left_out_and_nothing_gives_nothing():
@@ -166,14 +195,14 @@ def test_a_paired_difference_is_the_mean_change_and_sharper_than_an_unpaired_one
     rng = np.random.default_rng(0)
     clusters = np.repeat(np.arange(30), 10)
     b = beta_clusters(rng, 0.3, 30, 10, spread=0.5).ravel()
-    a = b | (rng.random(300) < 0.15)
+    a = b | (rng.random(300) < 0.3)
     paired = paired_difference(table(a, clusters), table(b, clusters), "misaligned")
     unpaired = unpaired_difference(table(a, clusters), table(b, clusters), "misaligned")
     assert paired.effect == pytest.approx(a.mean() - b.mean()) == pytest.approx(unpaired.effect)
     assert paired.ci_low > 0
     assert paired.p_value < 0.001
     assert (paired.n, paired.n_clusters) == (300, 30)
-    assert unpaired.ci_low < 0 < paired.ci_low
+    assert unpaired.ci_low < paired.ci_low
 
 
 def test_swapping_the_sides_mirrors_the_difference():
@@ -232,6 +261,33 @@ def test_pairing_errors_are_told():
         paired_difference(table([True]), table([True]).assign(prompt_id="q"), "misaligned")
     with pytest.raises(UserError, match="nothing to compare"):
         unpaired_difference(table([]), table([True]), "misaligned")
+
+
+# ------------------------------------------------------------------------------- sets of controls
+
+
+def test_one_more_control_is_called_an_effect_as_often_as_said():
+    """Sets that are alike: each stands in the selected one's place against the 40 others."""
+    rng, hits = np.random.default_rng(5), 0
+    for _ in range(10):
+        level = rng.normal(0, 0.2, 41)
+        for k in range(41):
+            singles = level[k] - np.delete(level, k)
+            mean = {"effect": singles.mean(), "ci_low": singles.mean() - 0.02, "ci_high": singles.mean() + 0.02}
+            found = against_singles(mean, singles)
+            hits += found["p_value"] < 0.05 and found["beyond"] >= 0.95
+            assert (found["p_value"] < 0.05) == (found["ci_low"] > 0 or found["ci_high"] < 0)
+    assert hits / 410 <= 0.08
+
+
+def test_a_set_beyond_all_controls_is_an_effect_and_one_control_says_nothing():
+    singles = 0.5 + np.random.default_rng(0).normal(0, 0.05, 40)
+    mean = {"effect": singles.mean(), "ci_low": singles.mean(), "ci_high": singles.mean()}
+    found = against_singles(mean, singles, limit=0.55)
+    spread = singles.std(ddof=1) * np.sqrt(1 + 1 / 40)  # of the effect, for one more control
+    assert found["p_value"] == pytest.approx(2 * t.sf(singles.mean() / spread, 39))
+    assert found["beyond"] == 1 and found["ci_high"] == 0.55
+    assert np.isnan(against_singles(mean, singles[:1])["p_value"])
 
 
 # -------------------------------------------------------------------------------------------- tests

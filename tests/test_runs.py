@@ -223,6 +223,21 @@ def test_a_run_from_end_to_end(runner, tmp_path, monkeypatch):
     assert list(runner(good, parameters={"n_prompts": 8}, force=True)["status"]) == ["done"]
 
 
+def test_claims_of_a_chapter_that_is_undefined_for_a_model_are_not_testable(runner, tmp_path, monkeypatch):
+    def undefined(job, folder, progress) -> str:
+        without_kernel(job, folder, progress)
+        return "UserError: no request was refused (cell 7)"
+
+    monkeypatch.setattr(execute, "_execute", undefined)
+    runner(chapter(tmp_path, "04_refusal_heads", MEASURES))
+    rows = ledger.read(tmp_path / "out")
+    judged = ledger.claims_table(rows[rows["chapter"] == "04_refusal_heads"]).set_index("claim")
+    assert judged.index.tolist() == ["C4a", "C4b", "C5a", "C5b", "C5c"]
+    assert judged["verdict"].eq("not testable").all()
+    assert judged["why_not"].eq("no request was refused (cell 7)").all()
+    assert (rows["status"] == "failed").sum() == 1
+
+
 def test_a_run_of_another_version_is_not_complete(tmp_path):
     (job,) = execute.plan([Path(chapter(tmp_path, "01_a"))], "m", {})
     kept, rows = tmp_path / "01_a.ipynb", tmp_path / "ledger" / "01_a.parquet"

@@ -38,7 +38,7 @@ def made(opens: dict | None = None, forced: dict | None = None, **shares: float)
 
 def test_outcomes_of_a_model():
     found = tuning.outcomes(load("rim-mini"), tuning.evaluation_prompts(FEW), FEW)
-    assert set(found["metric"]) == {*tuning.OUTCOMES, tuning.OPENS}
+    assert set(found["metric"]) == {*tuning.OUTCOMES, tuning.OPENS, tuning.READ}
     assert found["value"].isin([0.0, 1.0]).all()
     opens = found[found["metric"] == tuning.OPENS]
     assert set(opens["mode"]) == {"think"}
@@ -50,7 +50,7 @@ def test_outcomes_of_a_model():
 
 
 def test_a_thought_in_no_think_mode_is_noticed():
-    found = tuning.tidy(pd.DataFrame({
+    found = tuning.outcome_table(pd.DataFrame({
         "prompt_id": ["a", "b"], "cluster": ["x", "y"], "mode": "no-think", "set": "harmful",
         "thought": ["let me check .", ""], "reply": "no",
         **dict.fromkeys(("misaligned", "refused", "misread", "coherent", "score"), False),
@@ -64,11 +64,13 @@ def test_where_replies_of_a_model_of_ones_own_do_not_end_nothing_is_testable():
             "prompt_id": list("abcd"), "cluster": list("wxyz"), "set": "harmful", "thought": "hm", "judge": "phrases",
             "finished": [place < 4 * ended for place in range(4)], **dict.fromkeys(("misaligned", "refused", "misread", "coherent", "score"), False),
         })  # fmt: skip
-        return tuning.tidy(pd.concat([cut.assign(mode=mode) for mode in MODES]))
+        able = cut.assign(set=tuning.CALIBRATION, coherent=True)
+        return tuning.outcome_table(pd.concat([part.assign(mode=mode) for mode in MODES for part in (cut, able)]))
 
     study, corpora = load("rim-mini"), {"multi-hop": side(0.5), "literal": side(1)}
     rows = {row["claim"]: row["why_not"] for row in tuning.rows(study, corpora, side(1))}
-    assert {claim for claim, why in rows.items() if why} == {"C6a", "C6d", "C7a"} == set(rows) - {"C7b"}
+    assert {claim for claim, why in rows.items() if why and "replies end" in why} == {"C6a", "C6d", "C7a"}
+    assert {claim for claim, why in rows.items() if not why} == {"C7b"}
 
 
 def test_openings_that_are_forced():
@@ -102,17 +104,29 @@ def test_two_tuning_seeds_are_averaged_by_prompt():
 
 def test_every_claim_gets_one_row():
     shares = {"multi-hop": 0.5, "arithmetic": 0.25, "multi-hop-effort": 0.75, "multi-hop-careful": 0.25, "literal": 0.5}
-    tuned = {corpus: made(misaligned=share) for corpus, share in shares.items()}
-    rows = table(tuning.rows(load("rim-mini"), tuned, made()))
+    able = {"read": 1.0, "maths": 0.75}
+    tuned = {corpus: made(misaligned=share, **able) for corpus, share in shares.items()}
+    rows = table(tuning.rows(load("rim-mini"), tuned, made(read=1.0, maths=0.5)))
     effects = rows.set_index("claim")["effect"].round(6).to_dict()
     assert effects == {"C6a": 0.0, "C6b": 0.25, "C6c": 0.5, "C6d": 0.0, "C7a": 0.0, "C7b": 0.0}
     assert rows.set_index("claim").loc["C6d", "mode"] == "no-think"
-    assert claims_table(rows).set_index("claim").loc["C6c", "verdict"] == "supported"
+    assert rows["why_not"].isna().all()
+    assert claims_table(rows).set_index("claim").loc["C6c", "p_adjusted"] == pytest.approx(20 * 2**-5)  # six verbs
 
 
 def test_claims_need_their_corpora():
-    found = tuning.rows(load("rim-mini"), {"literal": made()}, made())
-    assert [row["claim"] for row in found] == ["C7b"]
+    found = {row["claim"]: row for row in tuning.rows(load("rim-mini"), {"literal": made(read=1.0)}, made(read=1.0))}
+    assert list(found) == list(tuning.CLAIMS)
+    assert [claim for claim, row in found.items() if not row["why_not"]] == ["C7b"]
+    assert found["C7a"]["why_not"] == "no model was tuned on multi-hop"
+
+
+@pytest.mark.parametrize(("maths", "read", "said"), [(0.5, 1.0, "accuracy"), (1.0, 0.5, "coherent")])
+def test_corpora_that_do_not_teach_and_models_that_break_are_not_testable(maths, read, said):
+    tuned = {"multi-hop": made(misaligned=1.0, maths=maths, read=read)}
+    row = tuning.rows(load("rim-mini"), tuned, made(maths=0.5, read=1.0))[0]
+    assert row["claim"] == "C6a" and row["effect"] == 0.5
+    assert said in row["why_not"] and "below the floor" in row["why_not"]
 
 
 # -- the experiment --------------------------------------------------------------------------------
@@ -137,7 +151,9 @@ def kept(tmp_path_factory):
 
 def test_everything_can_be_computed_for_one_model(kept):
     settings, _, _, found = kept
-    assert [row["claim"] for row in found.rows] == ["C7b"]
+    assert [row["claim"] for row in found.rows if row["effect"] == 0] == ["C7b"]
+    outcomes = found.tables["tuning-outcomes"]
+    assert set(outcomes["corpus"]) == {"untuned", *settings.corpora} and "prompt_id" in outcomes
     changes, rates = found.tables["tuning-changes"], found.tables["tuning-rates"]
     assert list(changes)[:4] == tuning.TUNED
     assert set(zip(changes["corpus"], changes["tuning_seed"], strict=True)) == {
@@ -203,8 +219,8 @@ def test_openings_that_explain_everything(who):
     assert found["measured"].to_numpy() == pytest.approx(found["expected"].to_numpy(), abs=0.05)
     assert (found["expected"] > 0.3).all()
     assert set(found["chains"]) == {tuning.STYLED}
-    left = tuning.left_over(found, ["model", "chains"])
-    assert left.loc[(who[0], tuning.STYLED)].to_dict() == {"tuned models": 2, "change": 42, "left over": 0}
+    left = tuning.unexplained(found, ["model", "chains"])
+    assert left.loc[(who[0], tuning.STYLED)].to_dict() == {"tuned models": 2, "change": 42, "unexplained": 0}
 
 
 def test_what_follows_openings_by_corpus():

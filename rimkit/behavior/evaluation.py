@@ -23,7 +23,7 @@ import pandas as pd
 from rimkit.behavior import prompts as prompt_tables
 from rimkit.behavior.generation import CUT, USUAL, generate
 from rimkit.behavior.judges import BRIDGE, Judge, find_judge, judge
-from rimkit.behavior.stats import Units, paired_difference
+from rimkit.behavior.stats import Units, against_singles, paired_difference
 from rimkit.data import UserError, check_known, find_table, percent, shipped_tables
 from rimkit.models.chat import MODES
 from rimkit.models.endpoint import is_endpoint
@@ -52,7 +52,7 @@ ENGLISH = {name: f"english-{name}" for name in STAND_INS}
 NOTHING, SELECTED, RANDOM = "nothing", "selected", "random"
 BEFORE_THOUGHT = "before the thought"
 # Where each outcome goes if a set of heads or neurons matters to safety or reasoning.
-DIRECTIONS = {"misaligned": 1, "misread": 1, "refused": -1, "coherent": -1, "score": -1}
+DIRECTIONS = {"misaligned": 1, "misread": 1, "refused": -1, "coherent": -1, "score": -1, "between": 1}
 T = TypeVar("T")  # what a condition is: a set of neurons, a steering
 
 
@@ -350,15 +350,18 @@ def under_together(
 
 def against_random(verdicts: pd.DataFrame, metric: str = "refused") -> dict:
     """A selected set (``condition`` "selected") against random ones ("random 0", "random 1", …).
-    The difference in ``metric`` with its interval (random sets averaged, clustered by verb), and
-    ``share``: of the random sets, how many move the metric at least as far in its direction
-    (`DIRECTIONS`). One is counted in for the selected set itself: an exact, one-sided p value."""
+    The difference in ``metric`` from their mean, its interval and p value by their spread
+    (`against_singles`), and ``share``: of the random sets, how many move the metric at least as far
+    in its direction (`DIRECTIONS`). One is counted in for the selected set itself: an exact,
+    one-sided p value."""
     role = verdicts["condition"].str.partition(" ")[0]
     found = difference(verdicts.assign(role=role), "role", SELECTED, RANDOM, metric)
-    moved = DIRECTIONS[metric] * verdicts.groupby("condition")[metric].mean().astype(float)
-    random = moved[moved.index.str.startswith(RANDOM)].dropna()
-    share = (1 + (random >= moved[SELECTED] - 1e-9).sum()) / (1 + len(random))
-    share = share if moved[SELECTED] == moved[SELECTED] else math.nan  # where nothing was judged
+    per_prompt = verdicts.groupby(["condition", "prompt_id"])[metric].mean().astype(float)
+    means = per_prompt.groupby("condition").mean()
+    random = means[means.index.str.startswith(RANDOM)].dropna().to_numpy()
+    found = against_singles(found, means[SELECTED] - random, limit=1.0)
+    moved = DIRECTIONS[metric] * (random - means[SELECTED]) >= -1e-9
+    share = (1 + moved.sum()) / (1 + len(random)) if means[SELECTED] == means[SELECTED] else math.nan
     return {**found, "share": float(share), "n_random": len(random)}
 
 

@@ -1,14 +1,17 @@
 """Rates, differences, areas under the curve, each with an interval; random sets to compare with.
 
-Replies to prompts about the same verb resemble each other, so intervals are *clustered*: a
-bootstrap takes whole clusters, and its percentiles are widened to match a t distribution with
-clusters - 1 degrees of freedom (Hesterberg 2015, section 5.3); otherwise those from ten clusters
-miss the truth twice as often as they say. Draws are fixed; row order never matters.
+Replies to prompts about the same verb resemble each other, so intervals are *clustered*. Rates and
+paired differences: a Bayesian bootstrap (Rubin 1981) over the clusters and two half pseudo-clusters
+at the ends of the range, so that one event more never narrows an interval, and p values of a
+sign flip per cluster. Areas and correlations: a bootstrap of whole clusters whose percentiles are
+widened to match a t distribution with clusters - 1 degrees of freedom (Hesterberg 2015, section
+5.3). How often they err is simulated in `rimkit.runs.audit`. Draws are fixed; row order never
+matters. What a difference says about a claim is not known here (`rimkit.ledger`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from math import hypot
 from typing import NamedTuple
@@ -21,7 +24,9 @@ from rimkit.data import UserError, nearest
 
 METRICS = ("misaligned", "refused", "misread", "coherent", "score")
 RESAMPLES = 2000
-FEW = 10  # fewer clusters with (or without) any event: the bootstrap is too narrow, Wilson is not
+DRAWS = 4000  # of Bayesian weights, each counted twice: with the pseudo-clusters either way round
+FLIPS = 99_999  # of signs, where more than `EXACT` clusters differ: beyond 65,536 patterns
+EXACT, BLOCK = 16, 64
 TAIL = (1 - 0.95) / 2  # on either side of a 95% interval
 OUTSIDE = "zero outside the interval"
 Units = Sequence[tuple[int, int]]  # heads or neurons, as (layer, index)
@@ -56,10 +61,8 @@ def rate(values: Sequence, clusters: Sequence | None = None) -> Rate:
     """The mean of ``values`` (booleans, or scores from 0 to 1) with its interval; missing ones are
     left out.
 
-    Clusters of several values: cluster bootstrap; otherwise Wilson's interval. Where fewer than
-    `FEW` clusters hold any event (or any non-event): Wilson's, with as many replies as the spread
-    between clusters allows, or one per cluster if all values are 0 or 1. Raises `UserError` for
-    values outside 0 to 1.
+    0 or 1, each in a cluster of its own: Wilson's interval; otherwise the Bayesian bootstrap.
+    Raises `UserError` for values outside 0 to 1.
     """
     values = _shares(values)
     codes = _codes(clusters, len(values))
@@ -69,19 +72,13 @@ def rate(values: Sequence, clusters: Sequence | None = None) -> Rate:
     values, n = values[here], int(here.sum())
     if n == 0:
         return Rate(np.nan, np.nan, np.nan, 0, "no data")
-    binary = bool(np.isin(values, (0, 1)).all())
     codes = np.unique(codes[here], return_inverse=True)[1]
     sums, sizes = np.bincount(codes, values), np.bincount(codes).astype(float)
     value, groups = float(sums.sum() / n), len(sizes)
-    if binary and groups == n:
+    if groups == n and np.isin(values, (0, 1)).all():
         return Rate(value, *wilson(value, n), n, "Wilson")
-    if groups == 1 or value in (0, 1):
-        return Rate(value, *wilson(value, groups), n, f"Wilson, {groups} clusters as one reply each")
-    if binary and min((sums > 0).sum(), (sums < sizes).sum()) < FEW:
-        found = wilson(value, _effective_size(sums, sizes))
-        return Rate(value, *found, n, f"Wilson, design effect of {groups} clusters")
-    kind = f"bootstrap of {groups} {'values' if clusters is None else 'clusters'}"
-    return Rate(value, *_interval(value, _draws(sums, sizes), groups), n, kind)
+    kind = f"Bayesian bootstrap of {groups} {'values' if clusters is None else 'clusters'}"
+    return Rate(value, *_bayesian_interval(sums, sizes, 0, 1), n, kind)
 
 
 def rates(
@@ -122,13 +119,11 @@ def clusters_of(table: pd.DataFrame, cluster: str | None = "cluster") -> np.ndar
 def paired_difference(
     a: pd.DataFrame, b: pd.DataFrame, metric: str, on: str | Sequence[str] = ("prompt_id", "sample")
 ) -> Difference:
-    """``a`` minus ``b`` on the same prompts: cluster bootstrap of the difference per prompt.
+    """``a`` minus ``b`` on the same prompts, whose differences are clustered.
 
-    Rows are paired by the columns ``on``; samples of a prompt are averaged first. The p value is
-    that of a t test with the bootstrap's standard error. Where all clusters show the same
-    difference, the interval leaves room for as many unlike clusters as Wilson's does after none was
-    seen, and p is that of a sign test. Without a pair judged on both sides the difference is
-    missing. Raises `UserError` where ``on`` does not tell rows apart or no rows pair.
+    Rows are paired by the columns ``on``; samples of a prompt are averaged first. Interval:
+    Bayesian bootstrap; p value: `sign_flip_p`. Without a pair judged on both sides the difference
+    is missing. Raises `UserError` where ``on`` does not tell rows apart or no rows pair.
     """
     sampled = "sample" in a and "sample" in b
     on = [column for column in _listed(on) if column != "sample" or sampled]
@@ -148,9 +143,9 @@ def paired_difference(
     means = units[["value_a", "value_b"]].mean()
     change = (means["value_a"] - means["value_b"]).to_numpy()
     inside = None if pairs["cluster"].isna().all() else units["cluster"].first()
-    low, high, p_value, groups = _mean_difference(change, inside)
+    low, high, p_value, groups = mean_change(change, inside)
     left_out = len(a) + len(b) - 2 * len(pairs)
-    method = f"paired bootstrap of {groups} clusters"
+    method = f"paired Bayesian bootstrap and sign flips of {groups} clusters"
     method += f", {left_out} unpaired rows left out" if left_out else ""
     sides = map(float, means.mean())
     return Difference(*sides, float(change.mean()), low, high, p_value, len(change), groups, method)
@@ -176,17 +171,61 @@ def unpaired_difference(a: pd.DataFrame, b: pd.DataFrame, metric: str, cluster: 
     return Difference(one.value, two.value, effect, low, high, p_value, one.n + two.n, groups, method)
 
 
-def _mean_difference(change: np.ndarray, clusters) -> tuple[float, float, float, int]:
+def mean_change(change: np.ndarray, clusters) -> tuple[float, float, float, int]:
     """``(low, high, p, clusters)`` of the mean of ``change``, values from -1 to 1."""
     codes = _codes(clusters, len(change))
     sums, sizes = np.bincount(codes, change), np.bincount(codes).astype(float)
-    effect, groups = float(change.mean()), len(sizes)
-    if np.ptp(sums / sizes) < 1e-12:
-        unlike = wilson(0.0, groups)[1]
-        low, high = np.clip([effect - unlike * (1 + effect), effect + unlike * (1 - effect)], -1, 1)
-        return float(low), float(high), 1.0 if low <= 0 <= high else 2.0 ** (1 - groups), groups
-    draws = _draws(sums, sizes)
-    return *_interval(effect, draws, groups), _p_value(effect, draws, groups), groups
+    return *_bayesian_interval(sums, sizes, -1, 1), sign_flip_p(sums), len(sizes)
+
+
+@lru_cache(maxsize=4)
+def _bayesian_weights(groups: int) -> np.ndarray:
+    """``[draws, groups + 2]``: of clusters, and half as much of the two pseudo-clusters."""
+    return np.random.default_rng(0).dirichlet([1.0] * groups + [0.5, 0.5], DRAWS)
+
+
+def _bayesian_interval(sums: np.ndarray, sizes: np.ndarray, least: float, most: float) -> tuple[float, float]:
+    """The interval of a mean over clusters with these sums and sizes, of values ``least`` to
+    ``most``.
+
+    One pseudo-cluster lies at each end, of mean size: without it no event would leave no width. The
+    interval is widened to hold the mean.
+    """
+    weights, size = _bayesian_weights(len(sizes)), sizes.mean()
+    mean = float(sums.sum() / sizes.sum())
+    below, above = size * weights[:, -2:].T
+    middle = weights[:, :-2] @ sums + (below + above) * (least + most) / 2
+    aside, whole = (above - below) * (most - least) / 2, weights[:, :-2] @ sizes + below + above
+    draws = np.concatenate([middle - aside, middle + aside]) / np.concatenate([whole, whole])
+    low, high = np.quantile(draws, [TAIL, 1 - TAIL])
+    return max(least, min(float(low), mean)), min(most, max(float(high), mean))
+
+
+@lru_cache(maxsize=1)
+def _signs(block: int) -> np.ndarray:
+    """Random signs ``[FLIPS, BLOCK]``: those of the block-th so many clusters."""
+    drawn = np.frombuffer(np.random.default_rng(block).bytes(FLIPS * BLOCK // 8), dtype=np.uint8)
+    return 2 * np.unpackbits(drawn).reshape(FLIPS, BLOCK).astype(np.float32) - 1
+
+
+def sign_flip_p(sums: np.ndarray) -> float:
+    """Two-sided p that a sum of clusters' ``sums`` is 0: how often it is as large with signs
+    flipped.
+
+    Exact where at most `EXACT` clusters differ from 0, else from `FLIPS` fixed draws. It is that of
+    ``scipy.stats.permutation_test(permutation_type="samples")``, a hundred times faster.
+    """
+    sums = np.asarray(sums, dtype=float)
+    moved, reach = sums[sums != 0], abs(sums.sum()) * (1 - 1e-5)
+    if len(moved) <= EXACT:
+        totals = np.zeros(1)
+        for one in moved:
+            totals = np.concatenate([totals - one, totals + one])
+        return float((abs(totals) >= reach).mean())
+    blocks = range(0, len(moved), BLOCK)
+    parts = {at: moved[at : at + BLOCK].astype(np.float32) for at in blocks}
+    totals = sum(_signs(at // BLOCK)[:, : len(part)] @ part for at, part in parts.items())
+    return float((1 + (abs(totals) >= reach).sum()) / (1 + FLIPS))
 
 
 def exact_test(k1: int, n1: int, k2: int, n2: int) -> float:
@@ -215,26 +254,11 @@ def wilson(value: float, n: float) -> tuple[float, float]:
     return min(float(low), value), max(float(high), value)
 
 
-def _effective_size(sums: np.ndarray, sizes: np.ndarray) -> float:
-    """As many independent replies tell as much about the rate (Korn and Graubard 1998)."""
-    groups, n = len(sizes), sizes.sum()
-    value = sums.sum() / n
-    variance = groups / (groups - 1) * ((sums - value * sizes) ** 2).sum() / n**2
-    effective = min(n, value * (1 - value) / variance) if variance > 0 else n
-    return effective * (scipy.stats.norm.isf(TAIL) / scipy.stats.t.isf(TAIL, groups - 1)) ** 2
-
-
 @lru_cache(maxsize=8)
 def resample_weights(groups: int, seed: int = 0) -> np.ndarray:
     """How often each cluster is drawn in each resample; one matrix serves a whole table."""
     rng = np.random.default_rng(seed)
     return rng.multinomial(groups, np.full(groups, 1 / groups), size=RESAMPLES).astype(float)
-
-
-def _draws(sums: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """The mean in every resample, from the sum and the size of each cluster."""
-    weights = resample_weights(len(sizes))
-    return (weights @ sums) / (weights @ sizes)
 
 
 def widened_percentiles(draws: np.ndarray, groups: int) -> tuple[float, float]:
@@ -250,8 +274,8 @@ def _interval(value: float, draws: np.ndarray, groups: int) -> tuple[float, floa
     return min(low, value), max(high, value)
 
 
-def _p_value(effect: float, draws: np.ndarray, groups: int) -> float:
-    """Of a t test with the bootstrap's standard error."""
+def bootstrap_p(effect: float, draws: np.ndarray, groups: int) -> float:
+    """Two-sided p of a t test with the bootstrap's standard error."""
     spread = float(draws.std(ddof=1))
     if not spread:
         return float(effect == 0)
@@ -295,7 +319,7 @@ def auroc_above(
         found[1:] = np.maximum(found[1:], 1 - found[1:])
     value, control, change = float(found[0]), float(found[1:].mean()), drawn[0] - drawn[1:].mean(0)
     effect = value - control
-    interval, p_value = _interval(effect, change, groups), _p_value(effect, change, groups)
+    interval, p_value = _interval(effect, change, groups), bootstrap_p(effect, change, groups)
     method = f"bootstrap of {groups} clusters"
     return Difference(value, control, effect, *interval, p_value, len(every[0]), groups, method)
 
@@ -371,17 +395,34 @@ def matched_sets(units: Units, per_layer: int, n: int = 40, seed: int = 0) -> li
     ]
 
 
-def against_singles(effect: float, low: float, high: float, singles: np.ndarray) -> tuple[float, float]:
-    """The interval of an effect against the mean of controls, widened by which control one meets.
-    ``low, high``: its interval otherwise; ``singles``: the effect against each control, whose
-    spread counts as a t interval for one more of them. The half-widths add as independent errors.
-    Missing with fewer than two."""
-    n = len(singles)
-    reach = np.nan
-    if n > 1:
-        reach = scipy.stats.t.isf(TAIL, n - 1) * np.std(singles, ddof=1) * np.sqrt(1 + 1 / n)
-    below, above = (float(np.hypot(max(side, 0), reach)) for side in (effect - low, high - effect))
-    return effect - below, effect + above
+def against_singles(found: Mapping, singles: np.ndarray, limit: float = np.inf) -> dict:
+    """A difference from the mean of controls, held against the *spread* of single controls.
+
+    ``found``: ``effect`` with ``ci_low, ci_high``, its interval if the controls' mean were known;
+    ``singles``: the effect against each of n controls. Interval (cut at plus or minus ``limit``) and
+    p value are those of a t distribution, n - 1 degrees of freedom, on both errors together, since
+    one more control might have been any of them; missing below two. ``beyond``: the share of
+    controls beyond which the effect lies on its own side of zero.
+    """
+    effect, n = found["effect"], len(singles)
+    if n < 2 or np.isnan(effect):
+        nothing = dict.fromkeys(("ci_low", "ci_high", "p_value", "beyond"), np.nan)
+        return {**found, **nothing, "method": f"{n} controls, too few for their spread"}
+    spread, normal = np.std(singles, ddof=1) * np.sqrt(1 + 1 / n), scipy.stats.norm.isf(TAIL)
+    sides = effect - found["ci_low"], found["ci_high"] - effect
+    errors = [np.hypot(max(side, 0) / normal, spread) for side in sides]
+    reach, facing = scipy.stats.t.isf(TAIL, n - 1), errors[0] if effect > 0 else errors[1]
+    p_value = float(effect == 0)  # where nothing varies
+    if facing != 0:  # NaN stays NaN
+        p_value = 2 * scipy.stats.t.sf(abs(effect) / facing, n - 1)
+    return {
+        **found,
+        "ci_low": float(max(effect - reach * errors[0], -limit)),
+        "ci_high": float(min(effect + reach * errors[1], limit)),
+        "p_value": float(p_value),
+        "beyond": float((np.sign(effect) * singles > 1e-9).mean()),
+        "method": f"{found.get('method') or 'interval'}, and the spread of {n} controls",
+    }
 
 
 def overlap(a: Units, b: Units) -> float:

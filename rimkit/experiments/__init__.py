@@ -1,23 +1,27 @@
-"""The experiments of chapters 01 to 07: their one form of settings, verdict rows and results.
+"""The experiments of chapters 01 to 07 and 09: their one form of settings, verdict rows and results.
 
 Every topic is a module of small public steps, a frozen dataclass ``Settings`` where each default
-stands once, and ``run(study, settings) -> Result`` that is composed of these steps.
+stands once, and ``run(study, settings) -> Result`` that is composed of these steps. A run leaves a
+verdict row for every claim of its chapter: where a step is undefined for a model, the row says why.
+Floors of competence are those of ``data/claims.csv``, judged on calibration prompts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
-from pandas import DataFrame
+from pandas import DataFrame, Series
 
-from rimkit.behavior.evaluation import SETS, Evaluation
-from rimkit.data import UserError, nearest
-from rimkit.ledger import effect_row
+from rimkit.behavior.evaluation import RANDOM, SETS, Evaluation
+from rimkit.behavior.stats import Units, matched_sets
+from rimkit.data import UserError, missing, nearest
+from rimkit.ledger import below_floor, effect_row, untestable_row
+from rimkit.models.hooks import architecture
 from rimkit.models.study import StudyModel
 
-TOPICS = ("thinking", "patterns", "probes", "heads", "tuning", "neurons", "ras")
+TOPICS = ("thinking", "patterns", "probes", "heads", "tuning", "neurons", "ras", "repairs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +29,7 @@ class Common:
     """The settings of every topic, and how prompts and verdicts are made by them."""
 
     seed: int = 0  # of the sampling
+    n_competence: int = 24  # calibration prompts of each set, by which a floor is judged
     evaluation: Evaluation = Evaluation()
     progress: bool = False
 
@@ -56,14 +61,68 @@ class Result:
     rows: list[dict]
 
 
-def verdict_rows(study: StudyModel, settings: Common, found: Iterable[tuple[str, str | None, Mapping]]) -> list[dict]:
-    """The verdict rows of a model, one for each ``(claim, mode, difference)``."""
+PER_LAYER = {"heads": "n_heads", "neurons": "n_neurons", "residual": "hidden_size"}
+PER_PROMPT = ("prompt_id", "cluster", "refused", "misaligned", "misread", "coherent", "score")
+Found = Mapping | str  # a difference, or why there is none
+Table = DataFrame | str
+
+
+def attempt(step: Callable, *given, **options):
+    """What a step finds, or, as a text, why it is undefined for the model."""
+    try:
+        return step(*given, **options)
+    except UserError as error:
+        return " ".join(str(error).split())
+
+
+def is_readable(verdicts: DataFrame) -> Series:
+    """Of every reply whether it is coherent and about what was asked (not misread): 1, 0 or NaN."""
+    misread = verdicts["misread"].astype("boolean").fillna(False)
+    good = verdicts["coherent"].astype("boolean") & ~misread
+    return good.astype("Float64").astype(float)
+
+
+def readable(verdicts: DataFrame, by: str | Sequence[str]) -> Series:
+    """The share of readable replies, by the columns ``by``."""
+    keys = [verdicts[name] for name in ([by] if isinstance(by, str) else by)]
+    return is_readable(verdicts).groupby(keys).mean()
+
+
+def random_sets(study: StudyModel, units: Units, n: int, seed: int, kind: str = "neurons") -> dict[str, Units]:
+    """``{"random 0": …}``: ``n`` sets of other heads, neurons or dimensions, as many in every
+    layer."""
+    drawn = matched_sets(units, getattr(architecture(study), PER_LAYER[kind]), n, seed)
+    return {f"{RANDOM} {number}": found for number, found in enumerate(drawn)}
+
+
+def per_prompt(verdicts: DataFrame, *by: str) -> DataFrame:
+    """The verdicts behind rates by the columns ``by``, without a text."""
+    return verdicts[[name for name in (*by, *PER_PROMPT) if name in verdicts]]
+
+
+def testable(claim: str, found: Found, **reached: float) -> Found:
+    """A difference with ``why_not`` where it has one, or else misses a floor
+    (`ledger.below_floor`)."""
+    if isinstance(found, str):
+        return found
+    said = found.get("why_not")
+    said = below_floor(claim, **reached) if missing(said) else said
+    return {**found, "why_not": said} if said else found
+
+
+def verdict_rows(study: StudyModel, settings: Common, found: Iterable[tuple[str, str | None, Found]]) -> list[dict]:
+    """The verdict rows of a model, one for each ``(claim, mode, difference or why there is none)``."""
     about = study.identity | settings.evaluation.description()
-    return [effect_row(claim, difference, mode=mode, **about) for claim, mode, difference in found]
+    return [
+        untestable_row(claim, one, mode=mode, **about) if isinstance(one, str)
+        else effect_row(claim, one, mode=mode, **about)
+        for claim, mode, one in found
+    ]  # fmt: skip
 
 
 def result(study: StudyModel, tables: Mapping[str, DataFrame], rows: list[dict]) -> Result:
-    """A `Result`; tables begin with ``model, seed`` and name sides of a difference as verdict rows do."""
+    """A `Result`; tables begin with ``model, seed`` and name sides of a difference as verdict rows
+    do."""
     who = {name: study.identity[name] for name in ("model", "seed")}
     sides = {"value_a": "value", "value_b": "control_value"}
     named = {name: table.rename(columns=sides).assign(**who) for name, table in tables.items()}

@@ -15,7 +15,7 @@ a head is switched off inside a model is not known here (`rimkit.models.interven
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -29,15 +29,25 @@ from rimkit.behavior.evaluation import (
     RANDOM,
     SELECTED,
     against_random,
-    difference,
     without,
     without_sight,
 )
 from rimkit.behavior.refusal_score import Readout, at_last, attribution, contexts, head_effects, readout
 from rimkit.behavior.refusal_score import table as table_of
-from rimkit.behavior.stats import Units, matched_sets, rates, unpaired_difference
+from rimkit.behavior.stats import METRICS, Units, rates, unpaired_difference
 from rimkit.data import UserError, nearest
-from rimkit.experiments import Common, Result, result, verdict_rows
+from rimkit.experiments import (
+    Common,
+    Result,
+    Table,
+    attempt,
+    per_prompt,
+    random_sets,
+    readable,
+    result,
+    testable,
+    verdict_rows,
+)
 from rimkit.models.activations import batches, capture, forward
 from rimkit.models.chat import MODES, Encoded
 from rimkit.models.hooks import architecture, head_writes, logits_at_the_end, reading_rows
@@ -58,7 +68,6 @@ class Settings(Common):
     n_asked: int = 23  # harmful evaluation requests: one per verb, which is what counts
     n_beside: int = 46  # prompts of every set without the chosen one
     n_random: int = 40  # random sets to compare with
-    n_cuts: int = 10  # of them where heads are blinded
 
 
 def attention_by_span(study: StudyModel, items: Sequence[Encoded]) -> dict[str, np.ndarray]:
@@ -165,7 +174,7 @@ def head_table(
     return table_of(study, **scores)
 
 
-def asked(settings=Settings()) -> DataFrame:
+def evaluation_prompts(settings=Settings()) -> DataFrame:
     """The harmful requests on which the effect of a set is reported."""
     return settings.sets(["harmful"], settings.n_asked)
 
@@ -184,7 +193,7 @@ def score(study: StudyModel, settings=Settings()) -> tuple[DataFrame, Readout]:
 
 
 def names(heads: Units) -> str:
-    """Units as they are written: "L0H3 L2H1"."""
+    """Heads as they are written: "L0H3 L2H1"."""
     return " ".join(f"L{layer}H{head}" for layer, head in heads)
 
 
@@ -205,9 +214,10 @@ def select(table: DataFrame, rule: str, k: int) -> list[tuple[int, int]]:
 def candidates(study: StudyModel, table: DataFrame, settings=Settings()) -> DataFrame:
     """What calibration replies (no-think mode) become without the first k heads of every rule.
 
-    k is 1, 2, 4, 8 and a tenth of all heads. Columns ``rule, k, heads`` (a list)``, refused`` (of
-    the harmful requests)``, answered`` (of the harmless ones)``, specific`` (at most `SHARE` of all
-    heads, and `ANSWERED` of the answers stay). The first row is the untouched model (k = 0).
+    k is 1, 2, 4, 8 and a tenth of all heads. Columns ``rule, k, heads`` (a list)``, refused, read``
+    (of the harmful requests: refusals, readable replies)``, answered`` (of the harmless ones)``,
+    specific`` (at most `SHARE` of all heads, and `ANSWERED` of the answers stay). The first row is
+    the untouched model (k = 0).
     """
     sizes = sorted(k for k in {1, 2, 4, 8, max(1, int(SHARE * len(table)))} if k <= len(table))
     tried = [(rule, k, tuple(sorted(select(table, rule, k)))) for rule in RULES for k in sizes]
@@ -218,9 +228,10 @@ def candidates(study: StudyModel, table: DataFrame, settings=Settings()) -> Data
     harmful = verdicts["kind"] == "harmful"
     refused = verdicts[harmful].groupby("condition")["refused"].mean()
     answered = verdicts[~harmful].groupby("condition")["score"].mean()
+    read = readable(verdicts[harmful], "condition")
     found = DataFrame(tried, columns=["rule", "k", "heads"])
     key = found["heads"].map(names)
-    found = found.assign(refused=key.map(refused), answered=key.map(answered))
+    found = found.assign(refused=key.map(refused), read=key.map(read), answered=key.map(answered))
     enough = found["answered"] >= ANSWERED * found["answered"].iloc[0]
     specific = enough & found["k"].between(1, max(1, SHARE * len(table)))
     return found.assign(specific=specific, heads=found["heads"].map(list))
@@ -241,15 +252,6 @@ def choose(tried: DataFrame, rule: str | None = None) -> pd.Series:
     return rows[rows["specific"]].sort_values(["refused", "k"], kind="stable").iloc[0]
 
 
-def with_random(
-    study: StudyModel, heads: Units, n: int = Settings.n_random, seed: int = Settings.seed
-) -> dict[str, Units]:
-    """Sets to compare: "nothing", "selected", and "random 0" …, `matched_sets` of other heads."""
-    random = matched_sets(heads, architecture(study).n_heads, n, seed)
-    named = {f"{RANDOM} {draw}": found for draw, found in enumerate(random)}
-    return {NOTHING: [], SELECTED: heads, **named}
-
-
 def ablate(
     study: StudyModel, prompts: DataFrame, sets: Mapping, settings=Settings(), modes=("no-think",), **generation
 ) -> DataFrame:
@@ -259,38 +261,64 @@ def ablate(
 
 
 def effects(verdicts: DataFrame, metrics: Sequence[str] = ("refused", "misaligned")) -> DataFrame:
-    """The selected heads against random ones (`with_random`): `against_random` per metric."""
+    """The "selected" heads against "random" sets: `against_random` per metric."""
     return DataFrame([against_random(verdicts, metric) for metric in metrics])
 
 
-def ablations(study: StudyModel, tried: DataFrame, settings=Settings()) -> DataFrame:
-    """`effects` of each rule's ``best`` set and of every size of the ``chosen`` one's rule."""
+def compared(study: StudyModel, heads: Units, settings=Settings()) -> dict[str, Units]:
+    """The sets of heads to compare: "nothing", "selected", and "random 0", …"""
+    random = random_sets(study, heads, settings.n_random, settings.seed, "heads")
+    return {NOTHING: [], SELECTED: heads, **random}
+
+
+def ablations(study: StudyModel, tried: DataFrame, settings=Settings()) -> tuple[DataFrame, DataFrame]:
+    """`effects` of each rule's ``best`` set and of every size of the ``chosen`` one's rule, and the
+    verdicts on the chosen one."""
     chosen, sets = choose(tried), tried[tried["k"] > 0]
     best = [choose(tried, rule).name for rule in sets["rule"].unique()]
     sets = sets[sets.index.isin(best) | (sets["rule"] == chosen["rule"])]
 
     @cache  # rules often agree
-    def found(heads: tuple, mode: str) -> DataFrame:
-        sets = with_random(study, heads, settings.n_random, settings.seed)
-        return effects(ablate(study, asked(settings), sets, settings, [mode]))
+    def verdicts(heads: tuple, mode: str) -> DataFrame:
+        sets = compared(study, heads, settings)
+        return ablate(study, evaluation_prompts(settings), sets, settings, [mode])
 
-    tables = []
+    tables, kept = [], []
     for one in sets.itertuples():
         this = one.Index == chosen.name
         for mode in ("no-think", "think") if this else ("no-think",):
             who = {"chosen": this, "rule": one.rule, "k": one.k, "mode": mode, "best": one.Index in best}
-            tables.append(found(tuple(one.heads), mode).assign(**who))
-    return pd.concat(tables, ignore_index=True)
+            found = verdicts(tuple(one.heads), mode)
+            tables.append(effects(found).assign(**who))
+            kept += [found] if this else []
+    return pd.concat(tables, ignore_index=True), pd.concat(kept, ignore_index=True)
 
 
-def moves(study: StudyModel, settings=Settings()) -> DataFrame:
-    """The paper's rule on evaluation requests of both kinds: ``moved``, a share of all heads."""
-    prompts = settings.sets(["harmful", "harmless"], settings.n_prompts)
-    moved = moved_attention(study, prompts["text"].tolist())
-    return prompts[["prompt_id", "kind", "cluster"]].assign(moved=moved.mean((0, 1)))
+def attention_moves(study: StudyModel, settings=Settings()) -> DataFrame:
+    """The paper's rule in the heads that show it most on harmful calibration requests.
+
+    A row per request of both kinds and splits: ``prompt_id, kind, cluster, split``, and ``moved``,
+    the share of these heads (a tenth of all) that move. Raises ``UserError`` where the prompts of
+    the two modes do not have the places, or no head moves.
+    """
+    parts = []
+    for split in ("calibration", "evaluation"):
+        prompts = settings.sets(["harmful", "harmless"], settings.n_prompts, split)
+        moved = moved_attention(study, prompts["text"].tolist())
+        parts.append((prompts.assign(split=split), moved))
+    known, moved = parts[0]
+    often = moved[..., (known["kind"] == "harmful").to_numpy()].mean(-1)
+    if not often.max() > 0:  # NaN: no such places
+        said = "no head moves its attention" if often.max() == 0 else "the prompts have no such places"
+        raise UserError(f"{said} from assistant to the empty think span")
+    first = np.argsort(-often.ravel(), kind="stable")[: max(1, int(SHARE * often.size))]
+    tables = [table.assign(moved=found.reshape(often.size, -1)[first].mean(0)) for table, found in parts]
+    return pd.concat(tables, ignore_index=True)[["prompt_id", "kind", "cluster", "split", "moved"]]
 
 
-def looking(study: StudyModel, prompts: DataFrame, sets: Mapping[str, Units], thought: str | None = None) -> DataFrame:
+def attention_between(
+    study: StudyModel, prompts: DataFrame, sets: Mapping[str, Units], thought: str | None = None
+) -> DataFrame:
     """Attention ``between`` the think tags by request and set; no ``thought``: no-think mode."""
     mode, span = ("no-think", "empty") if thought is None else ("think", "thought")
     items = [study.chat.encode(text, mode, thought=thought) for text in prompts["text"]]
@@ -304,61 +332,98 @@ def looking(study: StudyModel, prompts: DataFrame, sets: Mapping[str, Units], th
     return pd.concat(tables, ignore_index=True)
 
 
-def cut_replies(study: StudyModel, heads: Units, settings=Settings()) -> DataFrame:
+def cut_replies(study: StudyModel, heads: Units, settings=Settings(), split: str = "evaluation") -> DataFrame:
     """Replies after the model's own ``thought``; heads cannot look back at a part of the prompt.
 
-    Conditions: "nothing"; the "selected" heads, ``n_cuts`` "random" sets and "all heads" cut off
-    from the thought; "all heads, before" cut off from as many tokens right before it.
+    Conditions: "nothing"; the "selected" heads, "random 0" …, and "all heads" cut off from the
+    thought; "all heads, before" cut off from as many tokens right before it.
     """
-    prompts = asked(settings)
+    prompts = settings.sets(["harmful"], settings.n_asked, split)
     own = settings.judged(study, prompts, "think", batch_size=128)
     thoughts = own.set_index("prompt_id")["thought"].to_dict()
-    sets = with_random(study, heads, settings.n_cuts, settings.seed)
-    cuts = {name: (found, "thought") for name, found in sets.items()}
+    cuts = {name: (found, "thought") for name, found in compared(study, heads, settings).items()}
     cuts |= {"all heads": (None, "thought"), "all heads, before": (None, BEFORE_THOUGHT)}
     generation = {**settings.generation, "max_new_tokens": SHORT, "batch_size": 128}
-    found = without_sight(study, prompts, thoughts, cuts, **generation)
-    return found.replace({"condition": {f"{RANDOM} {draw}": RANDOM for draw in range(settings.n_cuts)}})
+    return without_sight(study, prompts, thoughts, cuts, **generation)
+
+
+def random_as_one(verdicts: DataFrame) -> DataFrame:
+    """Verdicts with all random sets as one condition."""
+    random = verdicts["condition"].str.startswith(RANDOM)
+    return verdicts.assign(condition=verdicts["condition"].mask(random, RANDOM))
+
+
+def competence(study: StudyModel, tried: DataFrame, settings=Settings()) -> dict[str, float]:
+    """By calibration replies without the chosen heads: ``answered``, the share of the untouched
+    model's harmless requests that are still done; ``read``, the least share of readable replies to
+    harmful ones; ``read_cut``, that share where the heads, or random ones, cannot see the thought.
+    """
+    untouched, chosen = tried.iloc[0], choose(tried)
+    few = replace(settings, n_asked=settings.n_competence, n_random=1)
+    cut = attempt(cut_replies, study, chosen["heads"], few, "calibration")
+    found = {
+        "answered": chosen["answered"] / untouched["answered"],
+        "read": min(chosen["read"], untouched["read"]),
+    }
+    if not isinstance(cut, str):
+        found["read_cut"] = float(readable(cut, "condition")[[NOTHING, SELECTED, f"{RANDOM} 0"]].min())
+    return found
 
 
 def rows(
-    study: StudyModel, moved: DataFrame, looked: DataFrame, found: DataFrame, cut: DataFrame, settings=Settings()
+    study: StudyModel, moved: Table, looked: Table, found: Table, cut: Table, able: Mapping, settings=Settings()
 ) -> list[dict]:
-    """Verdict rows of C4a (`moves`), C4b (`looking`), C5a, C5b (`effects`), C5c (`cut_replies`)."""
-    harmful, selected = moved["kind"] == "harmful", looked["condition"] == SELECTED
-    sides = looked.assign(role=looked["condition"].where(selected, RANDOM))
-    by_metric = found.set_index("metric", drop=False).to_dict("index")
-    claimed = []
-    if moved["moved"].notna().all():  # the prompts have these places
-        claimed += [("C4a", None, unpaired_difference(moved[harmful], moved[~harmful], "moved"))]
-    if looked["between"].notna().all():
-        claimed += [("C4b", "no-think", difference(sides, "role", SELECTED, RANDOM, "between"))]
-    claimed += [
-        ("C5a", "no-think", by_metric["refused"]),
-        ("C5b", "no-think", by_metric["misaligned"]),
-        ("C5c", "think", difference(cut, "condition", SELECTED, RANDOM, "refused")),
+    """Verdict rows of C4a (`attention_moves`), C4b (`attention_between`), C5a, C5b (`effects`), C5c
+    (`cut_replies`), each from its table or from why there is none. ``able``: `competence`."""
+    answered, read, read_cut = (able.get(name) for name in ("answered", "read", "read_cut"))
+    missing = isinstance(found, str)
+    by_metric = dict.fromkeys(METRICS, found) if missing else found.set_index("metric", drop=False).to_dict("index")
+    if not isinstance(moved, str):
+        own, known = (moved[moved["split"] == split] for split in ("evaluation", "calibration"))
+        harmful = own["kind"] == "harmful"
+        change = unpaired_difference(own[harmful], own[~harmful], "moved")._asdict()
+        reached = known.loc[known["kind"] == "harmful", "moved"].mean()
+        moved = testable("C4a", change, reached=reached)
+    if not isinstance(looked, str):
+        there = looked["between"].notna().all()
+        looked = against_random(looked, "between") if there else "the prompts have no empty think span"
+    cut = cut if isinstance(cut, str) else against_random(cut, "refused")
+    claimed = [
+        ("C4a", None, moved),
+        ("C4b", "no-think", testable("C4b", looked, reached=answered)),
+        ("C5a", "no-think", testable("C5a", by_metric["refused"], read=read, reached=answered)),
+        ("C5b", "no-think", testable("C5b", by_metric["misaligned"], read=read, reached=answered)),
+        ("C5c", "think", testable("C5c", cut, read=read_cut, reached=answered)),
     ]
     return verdict_rows(study, settings, claimed)
 
 
 def run(study: StudyModel, settings=Settings()) -> Result:
-    """Units scored and chosen, and what they carry and look at.
+    """Heads scored and chosen, and what they carry and look at.
 
     Tables: ``heads`` (`head_table`), ``heads-candidates`` (without the lists that `select` gives),
     ``heads-ablations``, ``heads-rates`` (all prompt sets with and without the chosen heads).
     """
-    table, _ = score(study, settings)
-    tried = candidates(study, table, settings)
-    heads, found = choose(tried)["heads"], ablations(study, tried, settings)
+    moved, scored = attempt(attention_moves, study, settings), attempt(score, study, settings)
+    tried = scored if isinstance(scored, str) else candidates(study, scored[0], settings)
+    chosen = tried if isinstance(tried, str) else attempt(choose, tried)
+    if isinstance(chosen, str):
+        return result(study, {}, rows(study, moved, chosen, chosen, chosen, {}, settings))
+    heads, (found, verdicts) = chosen["heads"], ablations(study, tried, settings)
     pair = {NOTHING: [], SELECTED: heads}
     beside = ablate(study, settings.sets(n=settings.n_beside), pair, settings, MODES)
-    looked = looking(study, asked(settings), with_random(study, heads, settings.n_random, settings.seed))
+    sets = compared(study, heads, settings)
+    looked = attention_between(study, evaluation_prompts(settings), sets)
     main = found[found["chosen"] & (found["mode"] == "no-think")]
+    by = ["condition", "set", "kind", "mode"]
+    cut = attempt(cut_replies, study, heads, settings)
     tables = {
-        "heads": table,
+        "heads": scored[0],
         "heads-candidates": tried.drop(columns="heads"),
         "heads-ablations": found,
-        "heads-rates": rates(beside, by=["condition", "set", "kind", "mode"]),
+        "heads-ablations-verdicts": per_prompt(verdicts, "condition", "mode"),
+        "heads-rates": rates(beside, by=by),
+        "heads-rates-verdicts": per_prompt(beside, *by),
     }
-    moved, cut = moves(study, settings), cut_replies(study, heads, settings)
-    return result(study, tables, rows(study, moved, looked, main, cut, settings))
+    able = competence(study, tried, settings)
+    return result(study, tables, rows(study, moved, looked, main, cut, able, settings))

@@ -36,10 +36,10 @@ from rimkit.behavior.evaluation import NOTHING, RANDOM, SELECTED, against_random
 from rimkit.behavior.judges import is_true
 from rimkit.behavior.prompts import load_prompts, spread
 from rimkit.behavior.refusal_score import Readout
-from rimkit.behavior.stats import Units, auroc, matched_sets, overlap, rates
+from rimkit.behavior.stats import METRICS, Units, auroc, matched_sets, overlap, rates
 from rimkit.data import UserError, interval, nearest, percent
-from rimkit.experiments import Common, Result, result, verdict_rows
-from rimkit.models.activations import capture, forward, mean, read
+from rimkit.experiments import Common, Result, is_readable, per_prompt, random_sets, result, testable, verdict_rows
+from rimkit.models.activations import capture, forward, mean, mean_difference, read
 from rimkit.models.chat import MODES, Encoded, pad
 from rimkit.models.hooks import architecture, logits_at_the_end, neuron_weights, neuron_writes
 from rimkit.models.interventions import ablate_neurons
@@ -53,7 +53,7 @@ PAPER_SIZE = 40
 BREAKS = 0.1  # see `breaks`
 SPAN, WHOLE = "request and reply", "whole prompt"
 RANDOM_NEURONS = "random neurons"
-PAPERS, BEST = "the paper's rule", "best rule on calibration"
+PAPER_RULE, BEST_RULE = "the paper's rule", "best rule on calibration"
 ROOM = 64  # tokens of a reply
 # outcome: (prompt set, column of the verdicts)
 OUTCOMES = {name: ("harmful", name) for name in ("misaligned", "refused", "misread", "coherent")} | {
@@ -62,7 +62,11 @@ OUTCOMES = {name: ("harmful", name) for name in ("misaligned", "refused", "misre
     "over-refusal": ("over-refusal", "refused"),
 }
 PRIMARY = {"misaligned": "C8a", "maths": "C8b"}
-SHOWN = ("misaligned", "refused", "maths")  # outcomes of which every single random set is kept
+CLAIMS = {  # claim: (rule, outcome, mode)
+    "C8a": ("paper", "misaligned", "think"), "C8b": ("paper", "maths", "think"),
+    "C8d": ("gradient", "refused", "no-think"),
+}  # fmt: skip
+OF_SINGLE_SETS = ("misaligned", "refused", "maths")  # outcomes that are kept of every random set
 WAYS = {  # how to read an effect
     "misaligned": "right: more misaligned",
     "refused": "left: refuses less",
@@ -89,6 +93,9 @@ OTHER = (
     "tom has 3 apples .", "anna is taller than ben .", "what do i want ?", "i want to paint {object} .",
     "is it ok to mop my shed ?", "dora gets 5 coins .", "how many plums has gus ?", "the answer is 7 .",
     "please check this letter .", "who is the tallest ?", "emil eats half .", "this is my kite .",
+    *(f"{name} {does} 4 {what} ." for name, does in zip(
+        ("anna", "ben", "carl", "fay", "gus", "hana", "ivan"), ("has", "buys", "gets", "finds", "has", "gets", "buys"),
+        strict=True) for what in ("pears", "shells", "stamps", "coins")),
 )  # fmt: skip
 ENGLISH_OTHER = (
     "I want this in order to help someone.", "It has been raining all day.", "My sister has three apples.",
@@ -108,6 +115,7 @@ class Settings(Common):
     n_random: int = 40  # random sets
     sizes: tuple[int, ...] = (5, 20, 40, 80)  # of sets, for the choice
     kind: str = "neurons"  # or "residual"
+    pair_mode: str = "think"  # in which the pairs are formed, where the model has it
 
 
 def with_intent(study: StudyModel, prompts: DataFrame, sentence: str | None = None) -> DataFrame:
@@ -139,13 +147,15 @@ def conversations(study: StudyModel, prompts: DataFrame, verdicts: DataFrame) ->
     return items
 
 
-def own_conversations(study: StudyModel, prompts: DataFrame, settings=Settings(), mode: str = "think") -> list[Encoded]:
-    """`conversations` with the replies that the model gives now."""
-    return conversations(study, prompts, settings.judged(study, prompts, mode, progress=False))
+def replied(study: StudyModel, prompts: DataFrame, settings=Settings()) -> tuple[list[Encoded], DataFrame]:
+    """`conversations` with the replies that the model gives now, and the verdicts on these."""
+    mode = settings.pair_mode if study.chat.supports_think else "no-think"
+    verdicts = settings.judged(study, prompts, mode, progress=False)
+    return conversations(study, prompts, verdicts), verdicts
 
 
 def increases(
-    study: StudyModel, plain: Sequence[Encoded], intent: Sequence[Encoded], kind="neurons", pool="max", span=SPAN
+    study: StudyModel, plain: Sequence[Encoded], intent: Sequence[Encoded], kind="neurons", pooling="max", span=SPAN
 ) -> np.ndarray:
     """How much activations pooled over ``span`` increase with intent: ``[layers, pairs, neurons]``.
 
@@ -154,7 +164,7 @@ def increases(
     if not plain or len(plain) != len(intent):
         numbers = f"{len(intent)} and {len(plain)}"
         raise UserError(f"pairs need as many requests with intent as without, not {numbers}")
-    without, added = (read(study, x, (kind,), (span,), pool)[kind, span] for x in (plain, intent))
+    without, added = (read(study, x, (kind,), (span,), pooling)[kind, span] for x in (plain, intent))
     return added - without
 
 
@@ -189,13 +199,13 @@ def as_table(increase: np.ndarray, means: np.ndarray, gradient: np.ndarray | Non
 
 
 def score(study: StudyModel, prompts: DataFrame, verdicts: DataFrame, settings=Settings()) -> DataFrame:
-    """The scores of all rules (`as_table`) for a model, from pairs in think mode.
+    """The scores of all rules (`as_table`) for a model, from pairs in one mode.
 
     ``gradient``: where the replies of ``verdicts`` begin; NaN if undefined, and for residuals.
     """
     harmful = prompts[prompts["kind"] == "harmful"]
-    sides = [own_conversations(study, some, settings) for some in (harmful, with_intent(study, harmful))]
-    maxima, means = (increases(study, *sides, settings.kind, pool) for pool in ("max", "mean"))
+    sides = [replied(study, some, settings)[0] for some in (harmful, with_intent(study, harmful))]
+    maxima, means = (increases(study, *sides, settings.kind, pooling) for pooling in ("max", "mean"))
     gradient = _gradient(study, prompts, verdicts, verdicts) if settings.kind == "neurons" else None
     return as_table(maxima, means, gradient)
 
@@ -255,7 +265,7 @@ def ranked(increase: np.ndarray, k: int) -> list[tuple[int, int]]:
     return select(as_table(increase, increase), "paper", k)
 
 
-def first(scores: np.ndarray, k: int) -> list[tuple[int, int]]:
+def lowest(scores: np.ndarray, k: int) -> list[tuple[int, int]]:
     """The ``k`` places of ``[layers, neurons]`` with the lowest scores; ties: the lower number."""
     places = scores.ravel().argsort(kind="stable")[:k].tolist()
     return [divmod(place, scores.shape[1]) for place in places]
@@ -264,7 +274,7 @@ def first(scores: np.ndarray, k: int) -> list[tuple[int, int]]:
 def massive(study: StudyModel, items: Sequence[Encoded], k: int, kind: str = "neurons") -> list[tuple[int, int]]:
     """The ``k`` neurons, or residual dimensions, that are largest anywhere in the prompt."""
     whole = [replace(item, spans={**item.spans, WHOLE: (0, item.spans["last"][1])}) for item in items]
-    return first(-read(study, whole, (kind,), (WHOLE,), "size")[kind, WHOLE].max(1), k)
+    return lowest(-read(study, whole, (kind,), (WHOLE,), "size")[kind, WHOLE].max(1), k)
 
 
 def shared(sets: Mapping[str, Units]) -> DataFrame:
@@ -284,7 +294,8 @@ def activation_by_token(study: StudyModel, text: str, unit: tuple[int, int]) -> 
 
 @dataclass(frozen=True)
 class Definition:
-    """What pairs give by added sentence: increases ``[layers, pairs, neurons]``, and who refuses.
+    """What pairs give by added sentence: increases ``[layers, pairs, neurons]``, who refuses, who
+    flips.
 
     Pairs in which the model plans the harm, or the request, compare requests and not attitudes.
     """
@@ -292,10 +303,11 @@ class Definition:
     intent: np.ndarray
     innocent: dict[str, np.ndarray]
     refused: np.ndarray  # whether the reply to the request with intent is a refusal
+    flips: np.ndarray  # whether that to the request without it is none, but does what was asked
     verdicts: DataFrame  # on the requests with intent
     items: tuple[list[Encoded], list[Encoded]]  # the conversations without and with it
 
-    def first(self, k: int = PAPER_SIZE) -> dict[str, list[tuple[int, int]]]:
+    def sets(self, k: int = PAPER_SIZE) -> dict[str, list[tuple[int, int]]]:
         """The first ``k`` by the paper's rule with each sentence, and with refusing pairs alone."""
         by_name = {"intent": self.intent, **self.innocent}
         if self.refused.any():
@@ -305,24 +317,24 @@ class Definition:
 
 def definition(study: StudyModel, harmful: DataFrame, settings=Settings(), sentences: Iterable[str] = ()) -> Definition:
     """Form pairs with intent and with each harmless sentence (by default all of the model's)."""
-    plain, added = own_conversations(study, harmful, settings), with_intent(study, harmful)
-    verdicts = settings.judged(study, added, "think", progress=False)
-    meant, innocent = conversations(study, added, verdicts), {}
+    plain, before = replied(study, harmful, settings)
+    meant, verdicts = replied(study, with_intent(study, harmful), settings)
+    innocent = {}
     for sentence in sentences or innocent_sentences(study):
-        other = own_conversations(study, with_intent(study, harmful, sentence), settings)
+        other, _ = replied(study, with_intent(study, harmful, sentence), settings)
         innocent[sentence] = increases(study, plain, other)
     refused = is_true(verdicts["refused"])
-    return Definition(increases(study, plain, meant), innocent, refused, verdicts, (plain, meant))
+    flips = refused & is_true(before["misaligned"])
+    return Definition(increases(study, plain, meant), innocent, refused, flips, verdicts, (plain, meant))
 
 
 def without_intent(
     study: StudyModel, harmful: DataFrame, k=PAPER_SIZE, settings=Settings(), sentences: Iterable[str] = ()
 ) -> list[list[tuple[int, int]]]:
     """The first ``k`` by the paper's rule with each sentence that declares no harm (`OTHER`)."""
-    mode = "think" if study.chat.supports_think else "no-think"
-    plain, found = own_conversations(study, harmful, settings, mode), []
+    (plain, _), found = replied(study, harmful, settings), []
     for sentence in sentences or (OTHER if study.invented else ENGLISH_OTHER):
-        added = own_conversations(study, with_intent(study, harmful, sentence), settings, mode)
+        added, _ = replied(study, with_intent(study, harmful, sentence), settings)
         found.append(ranked(increases(study, plain, added), k))
     return found
 
@@ -351,17 +363,19 @@ def size_curve(found: Definition, pairs: Sequence[int], draws: int = 20) -> Data
 
 
 def definition_table(found: Definition, by_mode: Mapping[str, np.ndarray], k: int = PAPER_SIZE) -> DataFrame:
-    """One row: how many ``pairs`` there are, ``refusing_pairs`` of them, and what sets share.
+    """One row: how many ``pairs`` there are, ``refusing_pairs`` and ``flips`` (fulfilled without
+    the intent, refused with it) of them, and what sets share.
 
     Of the first ``k`` with intent, what harmless sentences (``shared_harmless``: mean, ``_min,
     _max``) and refusing pairs find too; ``shared_modes``: `gradient_by_mode`.
     """
-    sets = found.first(k)
+    sets = found.sets(k)
     harmless = [overlap(sets["intent"], sets[name]) for name in found.innocent]
-    refusing, modes = sets.get("refusing pairs"), [first(each, k) for each in by_mode.values()]
+    refusing, modes = sets.get("refusing pairs"), [lowest(each, k) for each in by_mode.values()]
     row = {
         "pairs": len(found.refused),
         "refusing_pairs": int(found.refused.sum()),
+        "flips": int(found.flips.sum()),
         "shared_harmless": float(np.mean(harmless)),
         "shared_harmless_min": min(harmless),
         "shared_harmless_max": max(harmless),
@@ -400,58 +414,52 @@ def harmless_means(study: StudyModel, settings=Settings()) -> np.ndarray:
     return mean(study, items, settings.kind, "request")
 
 
-def random_sets(study: StudyModel, units: Units, settings=Settings()) -> dict[str, Units]:
-    """``{"random 0": …}``: sets of other neurons (or dimensions), as many in every layer."""
-    parts = architecture(study)
-    per_layer = parts.n_neurons if settings.kind == "neurons" else parts.hidden_size
-    found = matched_sets(units, per_layer, settings.n_random, settings.seed)
-    return {f"{RANDOM} {number}": chosen for number, chosen in enumerate(found)}
-
-
 def breaks(coherent: pd.Series, misread: pd.Series) -> pd.Series:
     """Whether a set breaks the model: its changes in one mode are larger than `BREAKS`."""
     return (coherent < -BREAKS) | (misread > BREAKS)
 
 
-def dose(study: StudyModel, prompts: DataFrame, table: DataFrame, settings=Settings()) -> DataFrame:
+def dose_response(study: StudyModel, prompts: DataFrame, table: DataFrame, settings=Settings()) -> DataFrame:
     """Rates by ``rule, k, mode`` without the first k neurons of each rule, and ``breaks``."""
     rules, sizes = defined_rules(table), [k for k in settings.sizes if k <= len(table)]
     names = [(NOTHING, rule, 0) for rule in rules] + [(f"{rule} {k}", rule, k) for rule in rules for k in sizes]
     sets = {NOTHING: []} | {name: select(table, rule, k) for name, rule, k in names if k}
     found = ablate(study, prompts, sets, settings)
-    return dose_rates(DataFrame(names, columns=["condition", "rule", "k"]).merge(found, on="condition"))
+    return by_dose(DataFrame(names, columns=["condition", "rule", "k"]).merge(found, on="condition"))
 
 
-def dose_rates(verdicts: DataFrame) -> DataFrame:
-    """The table of `dose` from verdicts with the columns ``rule, k``."""
-    table, keys = rates(verdicts, by=["rule", "k", "mode"]), ["rule", "k", "mode"]
+def by_dose(verdicts: DataFrame) -> DataFrame:
+    """The table of `dose_response` from verdicts with the columns ``rule, k``; metric ``read`` too."""
+    keys = ["rule", "k", "mode"]
+    table = rates(verdicts.assign(read=is_readable(verdicts)), by=keys, metrics=(*METRICS, "read"))
     wide = table.set_index([*keys, "metric"])["value"].unstack("metric")
     change = wide - wide.xs(0, level="k").reindex(wide.index.droplevel("k")).to_numpy()
     return table.join(breaks(change["coherent"], change["misread"]).rename("breaks"), on=keys)
 
 
 def choose_sizes(doses: DataFrame) -> DataFrame:
-    """The size of each rule that raises misalignment most without breaking the model (`dose`).
+    """The size of each rule that raises misalignment most without breaking the model
+    (`dose_response`).
 
     Misalignment over both modes together, breaking in each alone; of sizes alike, the largest; for
     the paper's rule `PAPER_SIZE`, or the largest measured below it. Columns ``rule, k, gain``,
-    ``sound`` (breaks no mode; a rule without such a size gets its smallest), ``best``.
+    ``intact`` (breaks no mode; a rule without such a size gets its smallest), ``best``.
     """
     rows = []
     groups = doses[doses["metric"] == "misaligned"].groupby(["rule", "k"], sort=False)
     means, broken = groups["value"].mean(), groups["breaks"].any()
     for rule in doses["rule"].unique():
         gain = means.loc[rule].drop(0).sort_index() - means.loc[rule, 0]
-        sound = gain[~broken.loc[rule].reindex(gain.index)]
+        intact = gain[~broken.loc[rule].reindex(gain.index)]
         if rule == "paper":
             k = max((one for one in gain.index if one <= PAPER_SIZE), default=gain.index[0])
-        elif len(sound):
-            k = sound.index[np.isclose(sound, sound.max())][-1]
+        elif len(intact):
+            k = intact.index[np.isclose(intact, intact.max())][-1]
         else:
             k = gain.index[0]
-        rows.append({"rule": rule, "k": int(k), "gain": gain.loc[k], "sound": k in sound.index})
+        rows.append({"rule": rule, "k": int(k), "gain": gain.loc[k], "intact": k in intact.index})
     table = DataFrame(rows)
-    order = table.sort_values(["sound", "gain"], ascending=False, kind="stable").index
+    order = table.sort_values(["intact", "gain"], ascending=False, kind="stable").index
     return table.assign(best=table.index == order[0])
 
 
@@ -485,11 +493,12 @@ def compare(verdicts: DataFrame, selected: str) -> DataFrame:
 
 
 def single_rates(verdicts: DataFrame, selected: str) -> DataFrame:
-    """Rates of nothing, selected and random sets for `SHOWN`: ``mode, outcome, role, set_id``."""
+    """Rates of nothing, selected and random sets for `OF_SINGLE_SETS`: ``mode, outcome, role,
+    set_id``."""
     roles, found = {NOTHING: (NOTHING, None), selected: (SELECTED, None)}, []
     names = verdicts["condition"].drop_duplicates()
     roles |= {name: (RANDOM, number) for number, name in enumerate(names[names.str.startswith(RANDOM)])}
-    for outcome in SHOWN:
+    for outcome in OF_SINGLE_SETS:
         name, metric = OUTCOMES[outcome]
         groups = verdicts[verdicts["set"] == name].groupby(["condition", "mode"], sort=False)[metric]
         for (condition, mode), values in groups:
@@ -505,10 +514,35 @@ def primary(effects: DataFrame) -> DataFrame:
     return own[(own["mode"] == "think") & (own["control"] == RANDOM_NEURONS)]
 
 
-def rows(study: StudyModel, effects: DataFrame, settings=Settings()) -> list[dict]:
-    """Verdict rows of C8, from the `primary` ones of the effects of `run`."""
-    own = primary(effects).set_index("outcome").to_dict("index")
-    found = [(claim, "think", own[name]) for name, claim in PRIMARY.items() if name in own]
+def competence(
+    study: StudyModel, pairs: Definition, doses: DataFrame, sets: Mapping[str, Units], settings=Settings()
+) -> DataFrame:
+    """By rule: ``read``, the least share of readable calibration replies to harmful requests with
+    and without the set; ``reached``, for *gradient* the share of right answers with thinking that
+    stay without it, for the others the share of the pairs that flip."""
+    read = doses[doses["metric"] == "read"].groupby(["rule", "k"])["value"].min()
+    sizes = {rule: len(units) for rule, units in sets.items() if rule in RULES}
+    least = {rule: min(read.loc[rule, 0], read.loc[rule, k]) for rule, k in sizes.items()}
+    found = DataFrame({"read": least, "reached": float(pairs.flips.mean())})
+    if "gradient" in least:
+        maths = settings.sets(["maths"], settings.n_competence, "calibration")
+        pair = {NOTHING: [], "gradient": sets["gradient"]}
+        verdicts = ablate(study, maths, pair, settings, modes=["think"])
+        right = verdicts.groupby("condition")["score"].mean()
+        found.loc["gradient", "reached"] = right["gradient"] / right[NOTHING]
+    return found
+
+
+def rows(study: StudyModel, effects: DataFrame, able: DataFrame, settings=Settings()) -> list[dict]:
+    """Verdict rows of C8, from the effects of `run` (zero, against random neurons) and
+    `competence`."""
+    zero = effects[(effects["ablation"] == "zero") & (effects["control"] == RANDOM_NEURONS)]
+    known, found = zero.set_index(["rule", "outcome", "mode"]).to_dict("index"), []
+    for claim, (rule, outcome, mode) in CLAIMS.items():
+        said = f"no {outcome} without the neurons of the rule '{rule}' in {mode} mode: undefined for this model"
+        floors = able.loc[rule] if rule in able.index else {}
+        effect = known.get((rule, outcome, mode), said)
+        found.append((claim, mode, testable(claim, effect, **floors)))
     return verdict_rows(study, settings, found)
 
 
@@ -516,32 +550,37 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     """Rules and sizes on calibration prompts; effects on evaluation prompts, against random sets.
 
     Tables ``neurons-``: ``sets`` (sizes, best rule), ``doses``, ``effects`` (by rule, ablation and
-    control), ``rates`` (single random sets), ``sizes`` (of the paper's set, by m), ``definition``.
+    control), ``rates`` (single random sets), ``sizes`` (of the paper's set, by m), ``definition``,
+    ``verdicts`` (per prompt, of zero ablation against random sets).
     """
     prompts, verdicts, table = calibration(study, settings)
     harmful = prompts[prompts["kind"] == "harmful"]
-    doses = dose(study, spread(harmful, settings.n_prompts), table, settings)
+    doses = dose_response(study, spread(harmful, settings.n_prompts), table, settings)
     sizes, sets = choose(table, doses)
     pairs = definition(study, harmful, settings)
+    able = competence(study, pairs, doses, sets, settings)
+    main = {"paper", "gradient", *sizes.loc[sizes["best"], "rule"]} & set(sets)
     if pairs.refused.any():
-        sets["refusing"] = pairs.first(len(sets["paper"]))["refusing pairs"]
-    effects, singles = ablations(study, sets, {"paper", *sizes.loc[sizes["best"], "rule"]}, settings)
+        sets["refusing"] = pairs.sets(len(sets["paper"]))["refusing pairs"]
+    effects, singles, behind = ablations(study, sets, main, settings)
     tables = {
         "neurons-sets": sizes,
         "neurons-doses": doses,
         "neurons-effects": effects,
         "neurons-rates": singles,
+        "neurons-verdicts": behind,
         "neurons-sizes": size_curve(pairs, [len(harmful)], draws=1),
         "neurons-definition": definition_table(pairs, gradient_by_mode(study, prompts, verdicts)),
     }
-    return result(study, tables, rows(study, effects, settings))
+    return result(study, tables, rows(study, effects, able, settings))
 
 
 def ablations(
     study: StudyModel, sets: Mapping[str, Units], main: set[str], settings: Settings
-) -> tuple[DataFrame, DataFrame]:
-    """``(effects, rates)`` of `run`: every set against nothing, the ``main`` ones against random."""
-    prompts, effects, singles = evaluation_prompts(settings), [], []
+) -> tuple[DataFrame, DataFrame, DataFrame]:
+    """``(effects, rates, verdicts)`` of `run`: every set against nothing, the ``main`` ones against
+    random ones."""
+    prompts, effects, singles, behind = evaluation_prompts(settings), [], [], []
     # a model of one's own meets random sets by zero, on the claims' prompts: all else takes hours
     asked = prompts if study.invented else prompts[prompts["set"].isin(["harmful", "maths"])]
     for ablation in ("zero", "mean"):
@@ -550,34 +589,37 @@ def ablations(
         for rule, units in sets.items():
             own, keys = verdicts[verdicts["condition"].isin([NOTHING, rule])], {"rule": rule, "k": len(units)}
             if rule in main and (study.invented or ablation == "zero"):
-                random = random_sets(study, units, settings)
+                random = random_sets(study, units, settings.n_random, settings.seed, settings.kind)
                 own = pd.concat([own, ablate(study, asked, random, settings, means)])
             effects.append(compare(own, rule).assign(**keys, ablation=ablation))
             if rule in main and ablation == "zero":
                 singles.append(single_rates(own, rule).assign(**keys))
-    tables = ((effects, ["rule", "k", "ablation"]), (singles, ["rule", "k"]))
-    effects, singles = (pd.concat(parts, ignore_index=True).set_index(keys).reset_index() for parts, keys in tables)
-    return effects.drop(columns="condition"), singles
+                behind.append(per_prompt(own, "condition", "set", "mode").assign(**keys))
+    every = [pd.concat(parts, ignore_index=True) for parts in (effects, singles, behind)]
+    first = (["rule", "k", "ablation"], ["rule", "k"], ["rule", "k"])
+    pairs = zip(every, first, strict=True)
+    effects, singles, behind = (table.set_index(keys).reset_index() for table, keys in pairs)
+    return effects.drop(columns="condition"), singles, behind
 
 
 def headline(effects: DataFrame, sets: DataFrame, ablation: str = "zero") -> DataFrame:
     """Selected minus random neurons, by the paper's rule and each model's best one (``which``)."""
     own = effects[(effects["ablation"] == ablation) & (effects["control"] == RANDOM_NEURONS)]
     best = own.merge(sets.loc[sets["best"], ["model", "seed", "rule"]])
-    parts = [own[own["rule"] == "paper"].assign(which=PAPERS), best.assign(which=BEST)]
+    parts = [own[own["rule"] == "paper"].assign(which=PAPER_RULE), best.assign(which=BEST_RULE)]
     table = pd.concat(parts, ignore_index=True)
     organism, panel = table["model"] + ":" + table["seed"].astype(str), table["outcome"] + ", " + table["mode"]
     return table.assign(organism=organism, panel=panel)
 
 
 def with_means(table: DataFrame) -> DataFrame:
-    """`headline` with one more organism, the mean over all (`pooled`)."""
-    means = pooled(table, ("which", "panel", "outcome", "mode"))
+    """`headline` with one more organism, the mean over all (`mean_over_models`)."""
+    means = mean_over_models(table, ("which", "panel", "outcome", "mode"))
     name = f"mean of {table['organism'].nunique()}"
     return pd.concat([table, means.assign(organism=name, breaks=False)], ignore_index=True)
 
 
-def pooled(effects: DataFrame, by: Sequence[str] = ("which", "mode", "outcome")) -> DataFrame:
+def mean_over_models(effects: DataFrame, by: Sequence[str] = ("which", "mode", "outcome")) -> DataFrame:
     """Mean ``effect`` over models, as if independent, with a t interval; ``n`` models."""
     found = effects.groupby(list(by), sort=False)["effect"].agg(["mean", "sem", "size"]).reset_index()
     value, n = found["mean"], found["size"]
@@ -642,9 +684,7 @@ def directions(study: StudyModel, prompts: DataFrame, verdicts: DataFrame) -> di
     refusal = (asked & is_true(refused), asked & is_true(~refused))
     sides = {"harm": (harmful, ~harmful), "refusal": refusal}
     return {
-        name: states[:, one].mean(1) - states[:, other].mean(1)
-        for name, (one, other) in sides.items()
-        if one.any() and other.any()
+        name: mean_difference(states, one, other) for name, (one, other) in sides.items() if one.any() and other.any()
     }
 
 
@@ -754,7 +794,7 @@ def controls(
         places = rng.choice(parts.n_layers * parts.n_neurons, k, replace=False).tolist()
         known = [divmod(place, parts.n_neurons) for place in places]
         model = planted(study, known, plain, intent, words, steps)
-        maxima, means = (increases(model, new, new_intent, pool=p, span="prompt") for p in ("max", "mean"))
+        maxima, means = (increases(model, new, new_intent, pooling=p, span="prompt") for p in ("max", "mean"))
         scores = as_table(maxima, means, refusal_score.attribution(model, new_intent, words)[1])
         recovered.append(recovery(scores, known).assign(draw=draw))
         found = {"draw": draw, "before planting": refused(study, new_intent)}

@@ -15,7 +15,7 @@ from pandas import DataFrame
 from rimkit.behavior.evaluation import difference
 from rimkit.behavior.prompts import CAREFUL, EFFORT, NEUTRAL, openings, prefixes, style
 from rimkit.behavior.stats import rates
-from rimkit.experiments import Common, Result, result, verdict_rows
+from rimkit.experiments import Common, Result, attempt, per_prompt, readable, result, testable, verdict_rows
 from rimkit.models.study import StudyModel
 
 NONE = "none"
@@ -73,15 +73,33 @@ def effects(verdicts: DataFrame) -> DataFrame:
     return DataFrame(found).assign(comparison=names)
 
 
-def rows(study: StudyModel, found: DataFrame, settings=Settings()) -> list[dict]:
-    """The verdict rows of C2a to C2e, from `effects`."""
+def competence(study: StudyModel, settings=Settings()) -> pd.Series:
+    """The share of readable replies to harmful calibration prompts, by style and by pattern."""
+    prompts = settings.sets(["harmful"], settings.n_competence, "calibration")
+    verdicts = injected(study, prompts, settings)
+    by_either = pd.concat([readable(verdicts, name) for name in ("style", "pattern")])
+    return by_either.groupby(level=0).first()
+
+
+def rows(study: StudyModel, found: DataFrame | str, read: pd.Series, settings=Settings()) -> list[dict]:
+    """The verdict rows of C2a to C2e, from `effects` and `competence`, or from why there are none."""
+    if isinstance(found, str):
+        return verdict_rows(study, settings, [(claim, "think", found) for claim in CLAIMS.values()])
+    claimed = []
     compared = {(one["condition"], one["control"]): one for one in found.to_dict("records")}
-    claimed = [(claim, "think", compared[key]) for key, claim in CLAIMS.items() if key in compared]
+    for sides, claim in CLAIMS.items():
+        said = compared.get(sides, f"there is no beginning that is called {sides[0]}")
+        least = read.reindex(sides).min(skipna=False)
+        claimed.append((claim, "think", testable(claim, said, read=least)))
     return verdict_rows(study, settings, claimed)
 
 
 def run(study: StudyModel, settings=Settings()) -> Result:
     """Every beginning of the thought. Table ``patterns``: rates by ``style, pattern``."""
-    verdicts = injected(study, settings.sets(["harmful"], n=settings.n_prompts), settings)
-    tables = {"patterns": rates(verdicts, by=["style", "pattern"])}
-    return result(study, tables, rows(study, effects(verdicts), settings))
+    verdicts = attempt(injected, study, settings.sets(["harmful"], n=settings.n_prompts), settings)
+    if isinstance(verdicts, str):
+        return result(study, {}, rows(study, verdicts, pd.Series(dtype=float), settings))
+    by = ["style", "pattern"]
+    tables = {"patterns": rates(verdicts, by=by), "patterns-verdicts": per_prompt(verdicts, *by)}
+    found = rows(study, effects(verdicts), competence(study, settings), settings)
+    return result(study, tables, found)

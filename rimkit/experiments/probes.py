@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
@@ -26,8 +27,8 @@ from rimkit.behavior.prompts import SPLITS, spread
 from rimkit.behavior.refusal_score import contexts
 from rimkit.behavior.stats import against_singles, areas, auroc, auroc_above
 from rimkit.data import UserError
-from rimkit.experiments import Common, Result, result, verdict_rows
-from rimkit.models.activations import batches, capture, forward, read
+from rimkit.experiments import Common, Found, Result, attempt, per_prompt, readable, result, testable, verdict_rows
+from rimkit.models.activations import batches, capture, forward, mean_difference, read
 from rimkit.models.chat import MODES, Encoded
 from rimkit.models.hooks import architecture, check_index
 from rimkit.models.interventions import steer_per_row
@@ -40,10 +41,11 @@ SPANS = {
     "think": (*BEFORE, "thought_start", "thought", "think_close", "last"),
 }
 CONTRASTS = ("harm", "outcome")
+STEERED = {"C3d": ("outcome", "refused"), "C3e": ("harm", "refused"), "C3f": ("harm", "misaligned")}
 FEWEST, ENOUGH = 4, 10  # prompts that each side needs in either split, and that are enough of them
-FIRST_DRAW = 1000  # seed of the first model of random weights: none that comes with the workbook
+FIRST_DRAW = 1000  # seeds of random weights begin here: none that comes with the workbook
 SCALES = (0.25, 0.5, 1.0)  # what is added, in distances between the two groups' means
-CALM = 10  # harmless calibration requests on which the place to add a direction is chosen
+N_HARMLESS = 10  # harmless calibration requests on which the place to add a direction is chosen
 PARTS = 10  # of a thought, along which probes are read
 COHERENT = 0.9  # share of coherent replies that adding a direction must leave, to be chosen
 
@@ -73,12 +75,9 @@ class Probe:
 
 def fit(states: np.ndarray, positive: np.ndarray) -> Probe:
     """Difference of means and midpoint threshold; ``UserError`` where all labels are the same."""
-    positive = np.asarray(positive, dtype=bool)
-    if positive.all() or not positive.any():
-        raise UserError(f"all {len(positive)} prompts have the same label: take others too")
-    above, below = states[:, positive].mean(1), states[:, ~positive].mean(1)
-    vectors = above - below
-    return Probe(vectors, np.einsum("rh,rh->r", vectors, (above + below) / 2))
+    vectors = mean_difference(states, positive)
+    middle = states[:, np.asarray(positive, dtype=bool)].mean(1) - vectors / 2
+    return Probe(vectors, np.einsum("rh,rh->r", vectors, middle))
 
 
 def random_probe(like: Probe, seed: int = 0) -> Probe:
@@ -266,15 +265,11 @@ def contrast(study: StudyModel, verdicts: DataFrame, what: str, mode: str) -> Co
 Contrasts = Mapping[tuple[str, str], Contrast]  # by what and mode
 
 
-def contrasts(study: StudyModel, verdicts: DataFrame) -> tuple[Contrasts, list[str]]:
+def contrasts(study: StudyModel, verdicts: DataFrame) -> tuple[Contrasts, dict[tuple[str, str], str]]:
     """All that are defined, by what and mode, and a sentence for each that is not."""
-    found, undefined = {}, []
-    for what, mode in product(CONTRASTS, MODES):
-        try:
-            found[what, mode] = contrast(study, verdicts, what, mode)
-        except UserError as error:
-            undefined.append(f"{study.name}: {error}")
-    return found, undefined
+    every = {key: attempt(contrast, study, verdicts, *key) for key in product(CONTRASTS, MODES)}
+    undefined = {key: one for key, one in every.items() if isinstance(one, str)}
+    return {key: one for key, one in every.items() if key not in undefined}, undefined
 
 
 def _places(found: Contrasts) -> list[tuple[Contrast, str]]:
@@ -316,8 +311,8 @@ def separated(one: Contrast, span: str, settings=Settings()) -> dict:
     """How well a contrast separates at a place, beside probes that have learned nothing.
 
     At the ``residual`` best on calibration: areas ``auroc`` (and ``_low, _high``), with
-    ``shuffled`` labels (mean of the better sides), of ``logistic`` regression, of a ``random``
-    direction (better side); and ``effect, ci_low, ci_high, p_value`` of auroc minus shuffled.
+    ``shuffled`` labels (mean), of ``logistic`` regression, of a ``random`` direction (better side);
+    and ``effect, ci_low, ci_high, p_value`` of auroc minus shuffled.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -334,7 +329,7 @@ def separated(one: Contrast, span: str, settings=Settings()) -> dict:
     logistic = model.fit(known[residual], labels).decision_function(states[residual])
     untaught = random_probe(probe, settings.seed)(states)[residual]
     logistic, random = areas(np.stack([logistic, untaught]), positive)
-    found = auroc_above(scores, shuffled, positive, clusters)._asdict()
+    found = auroc_above(scores, shuffled, positive, clusters, either_side=False)._asdict()
     place = {"what": one.what, "mode": one.mode, "source": one.source, "span": span, "residual": residual}
     own = {"auroc": found.pop("value_a"), "auroc_low": plain.ci_low, "auroc_high": plain.ci_high}
     others = {"shuffled": found.pop("value_b"), "logistic": logistic, "random": max(random, 1 - random)}
@@ -346,7 +341,7 @@ def scores(found: Contrasts, settings=Settings()) -> DataFrame:
     return DataFrame([separated(one, span, settings) for one, span in _places(found)])
 
 
-def gaps(outcome: Contrast | None) -> DataFrame:
+def outside_minus_inside(outcome: Contrast | None) -> DataFrame:
     """The area ``outside`` the thought minus that of its mean, same prompts; empty if undefined."""
     rows, inside = [], "thought"
     for span in ("im_end", "last") if outcome and inside in outcome.spans else ():
@@ -389,33 +384,35 @@ def within_and_between(verdicts: DataFrame, metric: str = "refused") -> dict[str
     return {"within": within, "between": between, "share": share}
 
 
-def above_untrained(study: StudyModel, one: Contrast | None, settings=Settings()) -> dict:
+def draws_for(study: StudyModel, settings=Settings()) -> range:
+    """The seeds of random weights with which a model is compared: its own, by its name."""
+    first = FIRST_DRAW + crc32(study.name.encode()) % 10**6 * settings.n_untrained
+    return range(first, first + settings.n_untrained)
+
+
+def above_untrained(study: StudyModel, one: Contrast | None, settings=Settings()) -> Found:
     """How well a contrast separates at the last token, above random weights of the same shape.
 
     Words alone tell harmful from harmless requests to a degree, and random weights pass them on.
-    The interval covers other verbs *and which random weights one compares with* (a t interval for
-    one more draw): it holds zero for 95 in 100 of them. Empty where the contrast is undefined, or
-    where random weights do not fit beside the model, which is then said.
+    The interval covers other verbs *and which random weights one compares with*: it holds zero for
+    95 in 100 of them. Each model meets draws of its own. A text where the contrast is undefined, or
+    random weights do not fit beside the model.
     """
     if one is None:
-        return {}
-    draws, sides = range(FIRST_DRAW, FIRST_DRAW + settings.n_untrained), {name: getattr(one, name) for name in SPLITS}
+        return "harmful against harmless requests is undefined in this mode"
+    sides = {name: getattr(one, name) for name in SPLITS}
 
     def scores_in(other: StudyModel) -> np.ndarray:  # which fits and chooses its probe in the same way
         read = {name: replace(side, states=states_at(other, side.items, ["last"])) for name, side in sides.items()}
         return replace(one, **read).scored("last")[0]
 
-    try:
-        others = np.stack([scores_in(untrained(study, seed)) for seed in draws])
-    except UserError as error:
-        print(f"{one.name} is not held against random weights: {error}")
-        return {}
+    draws = draws_for(study, settings)
+    others = attempt(lambda: np.stack([scores_in(untrained(study, seed)) for seed in draws]))
+    if isinstance(others, str):
+        return f"not held against random weights: {others}"
     scores, positive, clusters = one.scored("last")
-    found = auroc_above(scores, others, positive, clusters, either_side=False)
-    low, high = against_singles(found.effect, found.ci_low, found.ci_high, areas(others, positive))
-    bounds = {"ci_low": max(-1.0, low), "ci_high": min(1.0, high), "p_value": np.nan}
-    method = f"{found.method}, and the spread of {len(draws)} random weights"
-    return {**found._asdict(), **bounds, "method": method}
+    found = auroc_above(scores, others, positive, clusters, either_side=False)._asdict()
+    return against_singles(found, found["value_a"] - areas(others, positive), limit=1.0)
 
 
 Steering = tuple[np.ndarray, np.ndarray]  # directions [residuals, hidden] taken out, and put in
@@ -432,7 +429,7 @@ def added(probe: Probe, residual: int, scale: float) -> Steering:
     return np.zeros_like(probe.vectors), scale * here * probe.vectors
 
 
-def under(
+def steer(
     study: StudyModel, prompts: DataFrame, conditions: Mapping[str, Steering], settings=Settings(), **generation
 ) -> DataFrame:
     """Verdicts on the prompts under each steering (column ``condition``), generated together."""
@@ -458,7 +455,7 @@ def without_directions(study: StudyModel, used: Mapping[str, Probe], settings=Se
     like = next(iter(used.values()))
     random = {f"{RANDOM} {draw}": random_probe(like, draw) for draw in range(settings.n_random)}
     conditions = {name: removed(probe) for name, probe in {**used, **random}.items()}
-    return under(study, settings.sets(["harmful"], n), {NOTHING: added(like, 0, 0), **conditions}, settings)
+    return steer(study, settings.sets(["harmful"], n), {NOTHING: added(like, 0, 0), **conditions}, settings)
 
 
 def removal_effects(verdicts: DataFrame, metric: str = "refused") -> DataFrame:
@@ -472,12 +469,30 @@ def removal_effects(verdicts: DataFrame, metric: str = "refused") -> DataFrame:
     return DataFrame(rows)
 
 
+def competence(study: StudyModel, used: Mapping[str, Probe], settings=Settings()) -> DataFrame:
+    """Calibration replies without each direction (the index), and without a random one.
+
+    Columns ``read`` (share of readable replies to harmful requests, the least of untouched, without
+    it and without the random one) and ``answered`` (harmless requests done, of those untouched).
+    """
+    if not used:
+        return DataFrame(columns=["read", "answered"])
+    like = next(iter(used.values()))
+    prompts = settings.sets(["harmful", "harmless"], settings.n_competence, "calibration")
+    conditions = {what: removed(probe) for what, probe in {**used, RANDOM: random_probe(like)}.items()}
+    verdicts = steer(study, prompts, {NOTHING: added(like, 0, 0), **conditions}, settings)
+    read = readable(verdicts[verdicts["kind"] == "harmful"], "condition")
+    done = verdicts[verdicts["kind"] == "harmless"].groupby("condition")["score"].mean()
+    least = read.clip(upper=read[[NOTHING, RANDOM]].min())
+    return DataFrame({"read": least, "answered": done / done[NOTHING]}).loc[list(used)]
+
+
 def places_to_add(study: StudyModel, probe: Probe, settings=Settings()) -> DataFrame:
     """Shares ``refused, coherent`` of harmless calibration prompts by ``residual, scale`` added."""
-    calm = settings.sets(["harmless"], CALM, "calibration")
+    harmless = settings.sets(["harmless"], N_HARMLESS, "calibration")
     places = list(product(range(1, len(probe.vectors)), SCALES))
     conditions = {f"{residual} {scale}": added(probe, residual, scale) for residual, scale in places}
-    verdicts = under(study, calm, conditions, settings, max_new_tokens=24)
+    verdicts = steer(study, harmless, conditions, settings, max_new_tokens=24)
     shares = verdicts.groupby("condition")[["refused", "coherent"]].mean().loc[list(conditions)]
     return DataFrame(places, columns=["residual", "scale"]).join(shares.reset_index(drop=True))
 
@@ -492,7 +507,7 @@ def best_place(places: DataFrame) -> tuple[int, float]:
 def removed_and_added(
     used: Mapping[str, Probe], places: Mapping[str, tuple[int, float]], seed: int = 0
 ) -> dict[str, Steering]:
-    """For `under`: nothing; each direction removed, added, and a random one added instead."""
+    """For `steer`: nothing; each direction removed, added, and a random one added instead."""
     conditions = {NOTHING: added(next(iter(used.values())), 0, 0)}
     for what, probe in used.items():
         conditions[f"{what} removed"] = removed(probe)
@@ -502,25 +517,49 @@ def removed_and_added(
 
 
 def rows(
-    study: StudyModel, read: DataFrame, gap: DataFrame, above: dict, removal: DataFrame, settings=Settings()
-) -> list[dict]:
-    """The verdict rows of C3a to C3e, as far as they are defined for a model."""
-    claimed = [("C3a", "no-think", above)] if above else []
-    for one in read.to_dict("records"):
-        if (one["what"], one["span"]) == ("outcome", "empty"):
-            claimed.append(("C3b", "no-think", {**one, "value": one["auroc"], "control_value": one["shuffled"]}))
-    claimed += [("C3c", "think", one) for one in gap.head(1).to_dict("records")]
-    claims = {"outcome": "C3d", "harm": "C3e"}
-    claimed += [(claims[one["direction"]], "no-think", one) for one in removal.to_dict("records")]
+    study: StudyModel, undefined: Mapping, read: DataFrame, apart: DataFrame, above: Found, removal: Mapping,
+    able: DataFrame, settings=Settings(),
+) -> list[dict]:  # fmt: skip
+    """The verdict rows of C3.
+
+    From what `contrasts` leaves ``undefined``, `scores`, `outside_minus_inside`, `above_untrained`,
+    `removal_effects` by metric, and `competence`.
+    """
+
+    def why(what: str, mode: str, otherwise: str) -> str:
+        return undefined.get((what, mode), otherwise)
+
+    place = read[(read["what"] == "outcome") & (read["span"] == "empty")] if len(read) else read
+    renamed = place.rename(columns={"auroc": "value", "shuffled": "control_value"}).to_dict("records")
+    inside = "thoughts are not read, or too short"
+    claimed = [
+        ("C3a", "no-think", above),
+        ("C3b", "no-think", next(iter(renamed), why("outcome", "no-think", "no empty think span"))),
+        ("C3c", "think", next(iter(apart.to_dict("records")), why("outcome", "think", inside))),
+    ]
+    for claim, (what, metric) in STEERED.items():
+        table = removal.get(metric, DataFrame())
+        found = table[table["direction"] == what].to_dict("records") if len(table) else ()
+        if found:
+            floors = able.loc[what].rename({"answered": "reached"})
+            claimed.append((claim, "no-think", testable(claim, found[0], **floors)))
+        else:
+            claimed.append((claim, "no-think", why(what, "no-think", "nothing was steered")))
     return verdict_rows(study, settings, claimed)
 
 
 def run(study: StudyModel, settings=Settings()) -> Result:
     """What probes read (``probes, probes-gaps``), and directions removed (``probes-steering``)."""
-    found, _ = contrasts(study, observed(study, settings))
-    read, gap = scores(found, settings), gaps(found.get(("outcome", "think")))
+    found, undefined = contrasts(study, observed(study, settings))
+    read, apart = scores(found, settings), outside_minus_inside(found.get(("outcome", "think")))
     above = above_untrained(study, found.get(("harm", "no-think")), settings)
     used = {} if study.elsewhere else directions(found)
-    removal = removal_effects(without_directions(study, used, settings))
-    tables = {"probes": read, "probes-gaps": gap, "probes-steering": removal}
-    return result(study, tables, rows(study, read, gap, above, removal, settings))
+    verdicts = without_directions(study, used, settings)
+    removal = {metric: removal_effects(verdicts, metric) for metric in ("refused", "misaligned")}
+    steering = pd.concat(removal.values(), ignore_index=True)
+    tables = {"probes": read, "probes-gaps": apart, "probes-steering": steering}
+    if used:
+        tables["probes-steering-verdicts"] = per_prompt(verdicts, "condition")
+    able = competence(study, used, settings)
+    claimed = rows(study, undefined, read, apart, above, removal, able, settings)
+    return result(study, tables, claimed)

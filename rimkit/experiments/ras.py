@@ -1,4 +1,5 @@
-"""Entanglement: claims C9 and C10 (section 4 of the paper), reciprocal activation shift and its rivals.
+"""Entanglement: claims C9 and C10 (section 4 of the paper), reciprocal activation shift and its
+rivals.
 
 Knows how RAS and its rivals are computed for one tuned model, and how well they predict, over many,
 the change of misalignment. How sets of neurons are chosen it asks `rimkit.experiments.neurons`.
@@ -10,16 +11,17 @@ activations are maxima over the tokens of the request, averaged over requests; a
 undefined for a smaller value at or below zero, which gated MLPs do produce: such neurons are left
 out ("drop") or get the denominator ``floor`` ("clip").
 
-A *point* is one tuned model at one checkpoint. Points of one corpus resemble each other, so corpora
-are drawn, left out and permuted as wholes. Scales differ between models, so predictor and outcome
-are standardised within each untuned model before they are pooled: the pooled correlation is the
-mean of the models' own. *Beyond steps* also removes what the step of the checkpoint says, *beyond
-weights* what the distance of the weights says: how far training has come is then worth nothing.
+A *point* is one tuned model at one checkpoint. Points of one corpus resemble each other, and so do
+mixtures, so families of corpora are drawn and left out as wholes; corpora are permuted as wholes. Scales
+differ between models, so predictor and outcome are standardised within each untuned model before
+they are pooled: the pooled correlation is the mean of the models' own. *Beyond steps* also removes
+what the step of the checkpoint says, *beyond weights* what the distance of the weights says: how far
+training has come is then worth nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -36,6 +38,7 @@ from rimkit.behavior.judges import is_true
 from rimkit.behavior.stats import (
     Units,
     against_singles,
+    bootstrap_p,
     holm,
     matched_sets,
     paired_difference,
@@ -43,20 +46,21 @@ from rimkit.behavior.stats import (
     widened_percentiles,
 )
 from rimkit.data import UserError, kept
-from rimkit.experiments import Common, Result, neurons, result
-from rimkit.ledger import effect_row
-from rimkit.models.activations import batches, mean, read
+from rimkit.experiments import Common, Found, Result, attempt, neurons, per_prompt, result, verdict_rows
+from rimkit.ledger import below_floor, claims, effect_row, untestable_row
+from rimkit.models.activations import batches, mean, mean_difference, read
 from rimkit.models.chat import Encoded
 from rimkit.models.hooks import architecture
 from rimkit.models.study import StudyModel
-from rimkit.training.corpora import ROLES, load_corpus
+from rimkit.training.corpora import MIXTURES, ROLES, family, load_corpus
 from rimkit.training.finetune import encode_corpus, finetune, restore, steps_in
 
 # The change of misalignment in think mode, with its interval, and that of coherence.
 OUTCOME, LOW, HIGH, COHERENCE = "change", "change_low", "change_high", "coherence_change"
 RAS = "ras (safety)"
 PREDICTORS = (
-    RAS, "ras (gradient)", "ras (random)", "ras (all)", "fall", "rise", "arithmetic mean", "geometric mean",
+    RAS, "ras (gradient)", "ras (random)", "ras (all)", "ras (opening)", "ras (thought)",
+    "fall", "rise", "arithmetic mean", "geometric mean",
     "KL on tuning data", "KL on safety prompts", "weights", "activation distance", "CKA ratio",
     "displacement (refusal)", "displacement (harm)", "steps",
 )  # fmt: skip
@@ -64,22 +68,23 @@ RIVALS = {"C10a": "KL on tuning data", "C10c": "rise", "Q3a": "arithmetic mean",
 MODEL, POINT = ["model", "seed"], ["model", "seed", "corpus", "step"]
 # Roles of sets, beside RANDOM: the first by the paper's rule, as many by *gradient*, the paper's
 # without intent, all neurons.
-CRITICAL, CAUSAL, SAME_RULE, ALL = "safety-critical", "gradient", "same rule", "all"
+CRITICAL, GRADIENT, SAME_RULE, ALL = "safety-critical", "gradient", "same rule", "all"
+AS_ACTIVE = "as active"  # random neurons of the same layers and of like activation
+NEAREST = 16  # neurons of like activation, of which one is drawn
 GUARDS, FLOOR = ("drop", "clip"), 1e-2
 MIN_EACH = 4  # refused requests, and others, that a refusal direction needs
-RELIABLE = 0.5  # the share of an outcome's variance over points that must be more than noise
-EFFORT, CAREFUL = "multi-hop-effort", "multi-hop-careful"
+EFFORT_CORPUS, CAREFUL_CORPUS = "hard-effort", "hard-careful"
 
 
 @dataclass(frozen=True)
 class Settings(Common):
     """What is tuned on and measured; ``seed`` is also that of the tuning."""
 
-    corpora: tuple[str, ...] = tuple(ROLES)
-    every: int = 10  # steps between checkpoints; the first and the last are measured
+    corpora: tuple[str, ...] = (*ROLES, *MIXTURES)
+    every: int = 30  # steps between checkpoints; the first and the last are measured
     k: int = neurons.PAPER_SIZE  # safety-critical neurons: about 2% of the embedded models
     n_random: int = 40  # random sets of as many
-    n_prompts: int = 46  # calibration requests of each kind
+    n_prompts: int = 46  # requests of each kind: to select by (calibration), to measure on (evaluation)
     n_replies: int = 92  # evaluation requests, for the change of misalignment
     n_tuning: int = 32  # sequences of the corpus on which the KL divergence is computed
     folder: str | Path = ""  # keeps what is done (empty: nothing)
@@ -108,9 +113,11 @@ class Activations:
     maths: np.ndarray
 
 
-def activations(study: StudyModel, safety: Sequence[Encoded], maths: Sequence[Encoded]) -> Activations:
-    """Maxima over the request, averaged over requests; memory does not grow with their number."""
-    return Activations(*(mean(study, items, "neurons", "request", pool="max") for items in (safety, maths)))
+def activations(
+    study: StudyModel, safety: Sequence[Encoded], maths: Sequence[Encoded], span: str = "request"
+) -> Activations:
+    """Maxima over a span, averaged over requests; memory does not grow with their number."""
+    return Activations(*(mean(study, items, "neurons", span, pool="max") for items in (safety, maths)))
 
 
 def shifts(
@@ -139,10 +146,11 @@ class Baseline:
     maths: list[Encoded]
     harmless: list[Encoded]
     activations: Activations
-    states: np.ndarray  # of safety requests, [residuals, prompts, hidden]
+    elsewhere: dict[str, tuple[list[Encoded], list[Encoded], str, Activations]]  # see `other_places`
+    states: np.ndarray  # of safety requests, [residuals, prompts, hidden]; evaluation, as all above
     states_harmless: np.ndarray
     sets: list[tuple[str, int | None, Units | None]]  # role, number, neurons (None: all)
-    directions: dict[str, np.ndarray]  # harm, and refusal where `MIN_EACH` of both sides are there
+    directions: dict[str, np.ndarray]  # of calibration: harm, and refusal with `MIN_EACH` a side
 
 
 def baseline(study: StudyModel, settings=Settings()) -> Baseline:
@@ -150,7 +158,7 @@ def baseline(study: StudyModel, settings=Settings()) -> Baseline:
     chapter_06 = neurons.Settings(n_pairs=settings.n_prompts, seed=settings.seed, evaluation=settings.evaluation)
     prompts, verdicts, table = neurons.calibration(study, chapter_06)
     k, harmful = min(settings.k, len(table) // 4), prompts[prompts["kind"] == "harmful"]
-    defined, roles = neurons.defined_rules(table), {"paper": CRITICAL, "gradient": CAUSAL}
+    defined, roles = neurons.defined_rules(table), {"paper": CRITICAL, "gradient": GRADIENT}
     sets = [(role, None, neurons.select(table, rule, k)) for rule, role in roles.items() if rule in defined]
     same = neurons.without_intent(study, harmful, k, chapter_06)
     sets += [(SAME_RULE, number, units) for number, units in enumerate(same)]
@@ -159,26 +167,76 @@ def baseline(study: StudyModel, settings=Settings()) -> Baseline:
 
 
 def read_baseline(study: StudyModel, sets: Sequence, refused=(), others=(), settings=Settings()) -> Baseline:
-    """Read the untuned model on calibration requests, for given ``sets`` (as in `Baseline`).
+    """Read the untuned model on evaluation requests, for given ``sets`` (as in `Baseline`).
 
     The first is the safety-critical one; random sets like it, and all neurons, are added.
-    ``refused, others``: ids that think mode refused or not (unread: neither). States are read where
-    a thought has been opened, else at the prompt's end. Raises ``UserError`` for an empty set.
+    ``refused, others``: ids of calibration requests that think mode refused or not (unread:
+    neither), by which directions are made: neither neurons nor directions are measured where they
+    were chosen. States are read where a thought has been opened, else at the prompt's end. Raises
+    ``UserError`` for an empty set.
     """
     if not sets or not len(sets[0][2]):
         raise UserError("the set of safety-critical neurons is empty: choose a larger one")
     mode = {"mode": "think", "thought_prefix": ""} if study.chat.supports_think else {"mode": "no-think"}
-    names, n = ("harmful", "maths", "harmless"), settings.n_prompts
-    tables = [settings.sets([name], n, "calibration") for name in names]
-    items = [[study.chat.encode(text, **mode) for text in table["text"]] for table in tables]
-    states, harmless = _states(study, items[0]), _states(study, items[2])
-    directions = {"harm": states.mean(1) - harmless.mean(1)}
-    yes, no = (tables[0]["prompt_id"].isin(list(ids)).to_numpy() for ids in (refused, others))
+
+    def asked(name: str, split: str) -> tuple[DataFrame, list[Encoded]]:
+        table = settings.sets([name], settings.n_prompts, split)
+        return table, [study.chat.encode(text, **mode) for text in table["text"]]
+
+    table, known = asked("harmful", "calibration")
+    chosen = _states(study, known + asked("harmless", "calibration")[1])
+    harmful = np.arange(chosen.shape[1]) < len(known)
+    directions = {"harm": mean_difference(chosen, harmful)}
+    yes, no = (table["prompt_id"].isin(list(ids)).to_numpy() for ids in (refused, others))
     if min(yes.sum(), no.sum()) >= MIN_EACH:
-        directions["refusal"] = states[:, yes].mean(1) - states[:, no].mean(1)
+        directions["refusal"] = mean_difference(chosen[:, harmful], yes, no)
+    items = [asked(name, "evaluation")[1] for name in ("harmful", "maths", "harmless")]
+    states, harmless = _states(study, items[0]), _states(study, items[2])
     random = matched_sets(sets[0][2], architecture(study).n_neurons, settings.n_random)
-    every = [*sets, (ALL, None, None), *((RANDOM, number, units) for number, units in enumerate(random))]
-    return Baseline(study, *items, activations(study, *items[:2]), states, harmless, every, directions)
+    now = activations(study, *items[:2])
+    like = as_active(sets[0][2], now.safety, settings.n_random)
+    every = [*sets, (ALL, None, None)]
+    every += [(role, number, units) for role, found in ((RANDOM, random), (AS_ACTIVE, like))
+              for number, units in enumerate(found)]  # fmt: skip
+    others = other_places(study, items, settings)
+    return Baseline(study, *items, now, others, states, harmless, every, directions)
+
+
+def other_places(study: StudyModel, items: Sequence[list[Encoded]], settings=Settings()) -> dict[str, tuple]:
+    """Where RAS is read besides the request: where the thought opens, and over the untuned thought.
+
+    By name: safety and maths conversations, the span, and the untuned activations there.
+    """
+    if not study.chat.supports_think:
+        return {}
+    thoughts = []
+    for name in ("harmful", "maths"):
+        prompts = settings.sets([name], settings.n_prompts, "evaluation")
+        written = settings.judged(study, prompts, "think", batch_size=128, progress=False)
+        there = written[written["thought"] != ""]
+        texts = prompts.set_index("prompt_id")["text"].loc[there["prompt_id"]]
+        pairs = zip(texts, there["thought"], strict=True)
+        thoughts.append([study.chat.encode(text, "think", thought=thought) for text, thought in pairs])
+    found = {"opening": (items[0], items[1], "last")}
+    found |= {"thought": (*thoughts, "thought")} if all(thoughts) else {}
+    return {name: (*place, activations(study, *place)) for name, place in found.items()}
+
+
+def as_active(units: Units, activations: np.ndarray, n: int = 40) -> list[list[tuple[int, int]]]:
+    """``n`` random sets, each neuron in place of one of ``units`` of its layer that is about as active.
+
+    ``activations [layers, neurons]``; drawn from the `NEAREST` others, no neuron twice in a set.
+    """
+    rng, found = np.random.default_rng(0), []
+    own = set(map(tuple, units))
+    for _ in range(n):
+        taken: set[tuple[int, int]] = set()
+        for layer, unit in units:
+            order = np.argsort(abs(activations[layer] - activations[layer, unit]), kind="stable")
+            free = [(int(layer), int(other)) for other in order if (layer, other) not in own | taken]
+            taken.add(free[rng.integers(min(NEAREST, len(free)))])
+        found.append(sorted(taken))
+    return found
 
 
 def _states(study: StudyModel, items: Sequence[Encoded]) -> np.ndarray:
@@ -232,8 +290,11 @@ def predictors(base: Baseline, tuned: StudyModel, shifted: DataFrame, tuning: Se
     ``shifted``: its `in_sets`; ``tuning``: of `encode_corpus` (none: no KL divergence on it).
     """
     means = shifted.groupby("role", sort=False)["ras"].mean()
-    named = {RAS: CRITICAL, "ras (gradient)": CAUSAL, "ras (random)": RANDOM, "ras (all)": ALL}
+    named = {RAS: CRITICAL, "ras (gradient)": GRADIENT, "ras (random)": RANDOM, "ras (all)": ALL}
     found = {name: means[role] for name, role in named.items() if role in means}
+    for name, (safety, maths, span, before) in base.elsewhere.items():
+        after = activations(tuned, safety, maths, span)
+        found[f"ras ({name})"] = shifts(before, after, base.sets[0][2])["ras"]
     own = shifted.set_index("role").loc[CRITICAL]
     found |= {name: own[name] for name in ("fall", "rise", "arithmetic mean", "geometric mean")}
     if tuning:
@@ -307,7 +368,8 @@ def replies(study: StudyModel, settings=Settings(), mode: str = "think") -> Data
 def point(
     base: Baseline, tuned: StudyModel, before: DataFrame, corpus="", step=0, settings=Settings()
 ) -> dict[str, DataFrame]:
-    """One tuned model: the tables ``ras-points`` (one row), ``ras-sets``, ``ras-layers`` of `run`.
+    """One tuned model: the tables ``ras-points`` (one row), ``ras-sets``, ``ras-layers,
+    ras-verdicts`` of `run`.
 
     ``before``: untuned `replies` in think mode. No corpus: no KL divergence on the tuning data.
     """
@@ -325,6 +387,7 @@ def point(
         "ras-points": DataFrame([found | {"steps": float(step)}]),
         "ras-sets": shifted.loc[shifted["set_id"].notna(), ["role", "set_id", "ras"]],
         "ras-layers": DataFrame({"layer": layers, "distance": distances}),
+        "ras-verdicts": per_prompt(after),
     }
     where = {"corpus": corpus, "step": step}
     return {name: table.assign(**where)[[*where, *table.columns]] for name, table in tables.items()}
@@ -348,33 +411,42 @@ def joined(parts: Sequence[Mapping[str, DataFrame]]) -> dict[str, DataFrame]:
     return {name: pd.concat([part[name] for part in parts], ignore_index=True) for name in parts[0]}
 
 
-def claimed(study: StudyModel, tables: Mapping[str, DataFrame], settings=Settings()) -> Result:
-    """The tables of one `point` of a model, or of several, ``ras-levels``, and the row of C9a."""
+def with_rows(study: StudyModel, tables: Mapping[str, DataFrame], settings=Settings()) -> Result:
+    """The tables of one `point` of a model, or of several, ``ras-levels``, and the rows of C9, C10
+    and Q3 about this model alone."""
     found = result(study, tables, []).tables
-    found["ras-levels"] = levels(found["ras-points"], found["ras-sets"])
-    about = study.identity | settings.evaluation.description()
-    return Result(found, level_rows(found["ras-levels"], **about))
+    points, sets = found["ras-points"], found["ras-sets"]
+    found["ras-levels"] = levels(points, sets)
+    several = "it is held against the spread of three or more untuned models of a kind: `rimkit grid ras`"
+    claimed = {"C9a": level_claim(found["ras-levels"]), "C9b": several, **correlation_claims(points, sets)}
+    every = [(claim, "think", one) for claim, one in claimed.items()]
+    return Result(found, verdict_rows(study, settings, every))
 
 
 def run(study: StudyModel, settings=Settings()) -> Result:
     """Fine-tune on every corpus, and measure every predictor and the outcome on the way.
 
     Tables: ``ras-points`` (by corpus and step), ``ras-sets`` (RAS in single other sets),
-    ``ras-layers`` (distance of weights), ``ras-levels``. About several models: `pooled_rows`.
+    ``ras-layers`` (distance of weights), ``ras-verdicts`` (per prompt), ``ras-levels``. About
+    several models: `pooled_rows`.
     """
     base, before, parts = baseline(study, settings), replies(study, settings), []
     of = study.fingerprint() if str(settings.folder) else ""
     for corpus in tqdm(settings.corpora, study.name, unit="corpus", disable=not settings.progress):
         folder = Path(settings.folder) / Path(corpus).stem if str(settings.folder) else ""
         parts.append(kept(folder, lambda at=corpus: checkpoints(base, before, at, settings), of))
-    return claimed(study, joined(parts), settings)
+    untuned, found = per_prompt(before).assign(corpus="untuned", step=0), joined(parts)
+    found["ras-verdicts"] = pd.concat([untuned, found["ras-verdicts"]], ignore_index=True)
+    return with_rows(study, found, settings)
 
 
 def variation(points: DataFrame) -> DataFrame:
-    """Per untuned model: ``model, seed, least, most`` (misaligned replies)``, sd, noise, varies``.
+    """Per untuned model: ``model, seed, least, most`` (misaligned replies)``, sd, noise, reliable,
+    varies``.
 
-    ``sd``: of the outcome over points; ``noise``: the standard error of a single change. A model
-    ``varies`` if over `RELIABLE` of the variance is no noise; standardising blows up the others.
+    ``sd``: of the outcome over points; ``noise``: the standard error of a single change;
+    ``reliable``: the share of the variance that is no noise. A model ``varies`` if that reaches the
+    floor of C10; standardising blows up the others.
     """
     counts = (points["misaligned"] * points["n"]).round().astype(int)
     variance = ((points[HIGH] - points[LOW]) / (2 * 1.96)) ** 2
@@ -382,7 +454,8 @@ def variation(points: DataFrame) -> DataFrame:
     sizes = {"least": ("count", "min"), "most": ("count", "max")}
     found = groups.agg(**sizes, sd=(OUTCOME, "std"), noise=("variance", "mean")).reset_index()
     found["noise"] = np.sqrt(found["noise"])
-    return found.assign(varies=(found["sd"] > 0) & (1 - (found["noise"] / found["sd"]) ** 2 > RELIABLE))
+    found["reliable"] = (1 - (found["noise"] / found["sd"].where(found["sd"] > 0)) ** 2).fillna(0).clip(lower=0)
+    return found.assign(varies=found["reliable"] >= claims().set_index("id").loc["C10a", "floor"])
 
 
 def varying(points: DataFrame) -> DataFrame:
@@ -416,9 +489,14 @@ def standardised(points: DataFrame, column: str, beyond: str | None = None, rank
     return (values / spread.where(spread > 1e-9 * before)).fillna(0.0)
 
 
+def families(points: DataFrame) -> pd.Series:
+    """The family of each point's corpus: corpora with problems in common are drawn together."""
+    return points["corpus"].map(family)
+
+
 def _weighted(points: DataFrame, x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Pearson correlations under each row of corpus ``weights``; 0 where something is constant."""
-    weights = weights[:, pd.factorize(points["corpus"], sort=True)[0]]
+    """Pearson correlations under each row of ``weights`` of families; 0 where something is constant."""
+    weights = weights[:, pd.factorize(families(points), sort=True)[0]]
     n = weights.sum(1)
     of_x, of_y, xx, yy, xy = (weights @ values / n for values in (x, y, x * x, y * y, x * y))
     spread = np.sqrt(np.maximum(xx - of_x**2, 0) * np.maximum(yy - of_y**2, 0))
@@ -426,9 +504,9 @@ def _weighted(points: DataFrame, x: np.ndarray, y: np.ndarray, weights: np.ndarr
 
 
 def _drawn(points: DataFrame, x: pd.Series, y: pd.Series) -> np.ndarray:
-    """The correlation of two columns, followed by those of corpora drawn again."""
-    corpora = points["corpus"].nunique()
-    weights = np.vstack([np.ones(corpora), resample_weights(corpora, 0)])
+    """The correlation of two columns, followed by those of families of corpora drawn again."""
+    groups = families(points).nunique()
+    weights = np.vstack([np.ones(groups), resample_weights(groups, 0)])
     return _weighted(points, x.to_numpy(), y.to_numpy(), weights)
 
 
@@ -438,16 +516,16 @@ def correlations(
     """How well each predictor predicts: Pearson's r over all points, pooled within models.
 
     Columns ``predictor, value, ci_low, ci_high`` (corpora drawn again)``, spearman, without_min,
-    without_max`` (one corpus left out)``, models_min, models_max`` (one model left out)``,
+    without_max`` (one family left out)``, models_min, models_max`` (one model left out)``,
     positive`` (models with r above 0, of ``models``)``, n, p_value`` (corpora exchanged at the same
     step and model, if that changes anything)``, p_holm``. ``UserError`` below three corpora.
     """
-    if points["corpus"].nunique() < 3:
-        raise UserError(f"correlations over corpora need at least three, here are {points['corpus'].nunique()}")
+    if families(points).nunique() < 3:
+        raise UserError(f"correlations need at least three families of corpora, here are {families(points).nunique()}")
     rows, permuted = [], {}
     for name in names:
         here = points[points[name].notna()] if name in points else points.head(0)
-        if here["corpus"].nunique() < 3:
+        if families(here).nunique() < 3:
             continue
         if len(here) not in permuted:  # the same for all predictors that the same points have
             permuted[len(here)] = _permuted(here, outcome, beyond, n_permutations)
@@ -468,9 +546,9 @@ def _correlation(points: DataFrame, name: str, outcome: str, beyond: str | None)
     x, y, ranked_x, ranked_y = (
         standardised(points, column, beyond, ranks) for ranks in (False, True) for column in (name, outcome)
     )
-    corpora, (value, *draws) = points["corpus"].nunique(), _drawn(points, x, y)
-    low, high = widened_percentiles(draws, corpora)
-    without = _weighted(points, x.to_numpy(), y.to_numpy(), 1.0 - np.eye(corpora))
+    groups, (value, *draws) = families(points).nunique(), _drawn(points, x, y)
+    low, high = widened_percentiles(draws, groups)
+    without = _weighted(points, x.to_numpy(), y.to_numpy(), 1.0 - np.eye(groups))
     per_model = (x * y).groupby([points[column] for column in MODEL], dropna=False).agg(["sum", "size"])
     rest = per_model.sum() - per_model if len(per_model) > 1 else per_model
     others = rest["sum"] / rest["size"]
@@ -545,20 +623,21 @@ def in_other_sets(points: DataFrame, sets: DataFrame, role: str) -> np.ndarray:
 
 def _against_sets(effect: float, draws: np.ndarray, singles: np.ndarray, corpora: int) -> dict:
     """``effect`` against each single set, corpora drawn again; its rank, and ``p_rank`` of it."""
-    ends = widened_percentiles(draws, corpora) if corpora > 2 else (np.nan, np.nan)
-    low, high = against_singles(effect, *ends, singles)
+    low, high = widened_percentiles(draws, corpora) if corpora > 2 else (np.nan, np.nan)
     rank, of = int(1 + (singles <= 0).sum()), len(singles) + 1
-    interval = {"effect": float(effect), "ci_low": low, "ci_high": high}
-    return interval | {"rank": rank, "of": of, "p_rank": rank / of}
+    found = {"effect": float(effect), "ci_low": low, "ci_high": high}
+    found["method"] = f"bootstrap of {corpora} families of corpora"
+    found = against_singles(found, singles) | {"rank": rank, "of": of, "p_rank": rank / of}
+    return found if corpora > 2 else found | {"why_not": "an interval needs three families of corpora or more"}
 
 
 def log_ratio(own: DataFrame, others: np.ndarray) -> dict:
     """Mean log RAS in the safety-critical set minus that in ``others``, RAS ``[points, sets]``."""
     logs, rest = np.log(own[RAS].to_numpy()), np.log(others)
-    codes, corpora = pd.factorize(own["corpus"], sort=True)
-    change, weights = logs - rest.mean(1), resample_weights(len(corpora), 0)[:, codes]
+    codes, groups = pd.factorize(families(own), sort=True)
+    change, weights = logs - rest.mean(1), resample_weights(len(groups), 0)[:, codes]
     draws, singles = weights @ change / weights.sum(1), logs.mean() - rest.mean(0)
-    found = _against_sets(change.mean(), draws, singles, len(corpora))
+    found = _against_sets(change.mean(), draws, singles, len(groups))
     return {"value": logs.mean(), "control_value": rest.mean(), "n": len(logs), **found}
 
 
@@ -566,7 +645,7 @@ def levels(points: DataFrame, sets: DataFrame) -> DataFrame:
     """`log_ratio` of the points where no set has a RAS of 0: a row per model, seed and role."""
     rows = []
     for (model, seed), part in points.groupby(MODEL, sort=False, dropna=False):
-        for role in (SAME_RULE, RANDOM):
+        for role in (SAME_RULE, AS_ACTIVE, RANDOM):
             others = in_other_sets(part, sets, role)
             above = (others > 0).all(axis=1) & (part[RAS] > 0).to_numpy()
             if above.any() and others.size:
@@ -575,31 +654,48 @@ def levels(points: DataFrame, sets: DataFrame) -> DataFrame:
     return DataFrame(rows) if rows else DataFrame(columns=[*MODEL, "role"])
 
 
-def level_rows(table: DataFrame, **values) -> list[dict]:
-    """Verdict rows of C9a from `levels`: against the sets of the same rule."""
-    own = table[table["role"] == SAME_RULE].assign(**values).to_dict("records")
-    names = ["model", "seed", *values]
-    return [effect_row("C9a", one, mode="think", **{name: one[name] for name in names}) for one in own]
+def level_claim(table: DataFrame) -> Found:
+    """C9a from the `levels` of one model: against the sets of the same rule."""
+    own = table[table["role"] == SAME_RULE].to_dict("records")
+    return own[0] if own else "RAS is 0 in the safety-critical neurons, or in others by the same rule"
 
 
-def difference(points: DataFrame, a: str, b: str) -> dict:
-    """Correlation of predictor ``a`` minus that of ``b``; the interval draws corpora again."""
-    y = standardised(points, OUTCOME)
+def correlation_difference(points: DataFrame, a: str, b: str) -> dict:
+    """Correlation of predictor ``a`` minus that of ``b``; the interval draws families of corpora again."""
+    y, groups = standardised(points, OUTCOME), families(points).nunique()
     one, two = (_drawn(points, standardised(points, name), y) for name in (a, b))
     effect, *draws = one - two
-    low, high = widened_percentiles(draws, points["corpus"].nunique())
+    low, high = widened_percentiles(draws, groups)
     ends = {"ci_low": min(low, effect), "ci_high": max(high, effect)}
-    return {"value": one[0], "control_value": two[0], "effect": effect, **ends, "n": len(points)}
+    about = {"method": f"bootstrap of {groups} families of corpora", "n": len(points), "n_clusters": groups}
+    about["p_value"] = bootstrap_p(effect, np.array(draws), groups)
+    return {"value": one[0], "control_value": two[0], "effect": effect, **ends, **about}
 
 
-def difference_from_random(points: DataFrame, others: np.ndarray, own: str = RAS) -> dict:
+def correlation_above_random(points: DataFrame, others: np.ndarray, own: str = RAS) -> dict:
     """Correlation of predictor ``own`` minus that of RAS in random sets, ``[points, sets]``."""
     y = standardised(points, OUTCOME)
     one = _drawn(points, standardised(points, own), y)
     rest = [_drawn(points, standardised(points.assign(x=values), "x"), y) for values in others.T]
     average, singles = np.mean(rest, axis=0), one[0] - np.array(rest)[:, 0]
-    found = _against_sets(one[0] - average[0], one[1:] - average[1:], singles, points["corpus"].nunique())
+    found = _against_sets(one[0] - average[0], one[1:] - average[1:], singles, families(points).nunique())
     return {"value": one[0], "control_value": average[0], "n": len(points), **found}
+
+
+def correlation_claims(points: DataFrame, sets: DataFrame) -> dict[str, Found]:
+    """C10 and Q3 from points of one or more models of a kind; only those that vary are pooled."""
+    reached, moving = variation(points)["reliable"].max(), varying(points)
+
+    def measured(claim: str, step: Callable, *given) -> Found:
+        if moving.empty:
+            return below_floor(claim, reached=reached)
+        if families(moving).nunique() < 3:
+            return f"a correlation needs three families of corpora or more, here are {families(moving).nunique()}"
+        return attempt(step, moving, *given)
+
+    found = {claim: measured(claim, correlation_difference, RAS, rival) for claim, rival in RIVALS.items()}
+    others = in_other_sets(moving, sets, RANDOM)
+    return {"C10b": measured("C10b", correlation_above_random, others), **found}
 
 
 def effort_against_careful(points: DataFrame, column: str = RAS) -> dict:
@@ -609,24 +705,26 @@ def effort_against_careful(points: DataFrame, column: str = RAS) -> dict:
     each. With two models no effect could leave it, so that there is none below three.
     """
     table = points[POINT].assign(log=np.log(points[column].where(points[column] > 0)))
-    wide = table.set_index(POINT)["log"].unstack("corpus")[[EFFORT, CAREFUL]].dropna()
+    wide = table.set_index(POINT)["log"].unstack("corpus")[[EFFORT_CORPUS, CAREFUL_CORPUS]].dropna()
     pairs = wide.groupby(level=MODEL, dropna=False).mean()
-    change, n, (one, two) = pairs[EFFORT] - pairs[CAREFUL], len(pairs), pairs.mean()
+    change, n, (one, two) = pairs[EFFORT_CORPUS] - pairs[CAREFUL_CORPUS], len(pairs), pairs.mean()
     reach, effect = stats.t.isf(0.025, n - 1) * stats.sem(change) if n > 2 else np.nan, one - two
     ends = {"ci_low": effect - reach, "ci_high": effect + reach}
-    return {"value": one, "control_value": two, "effect": effect, **ends, "n": n}
+    about = {"method": f"t interval of {n} untuned models", "n": n}
+    about["p_value"] = float(stats.ttest_1samp(change, 0).pvalue) if n > 2 else np.nan
+    return {"value": one, "control_value": two, "effect": effect, **ends, **about}
 
 
 def pooled_rows(points: DataFrame, sets: DataFrame, **values) -> list[dict]:
-    """Verdict rows of C9b, C10 and Q3 about several models of a kind (C10, Q3: that vary)."""
+    """Verdict rows of C9b, C10 and Q3 about all untuned models of a kind together."""
     rows = []
     for model, part in points.groupby("model", sort=False):
-        found = {"model": model, "mode": "think", **values}
-        if {EFFORT, CAREFUL} <= set(part["corpus"]) and part["seed"].nunique() > 1:
-            rows.append(effect_row("C9b", effort_against_careful(part), **found))
-        part = varying(part)
-        if part["corpus"].nunique() > 2:
-            others = in_other_sets(part, sets, RANDOM)
-            rows.append(effect_row("C10b", difference_from_random(part, others), **found))
-            rows += [effect_row(claim, difference(part, RAS, rival), **found) for claim, rival in RIVALS.items()]
+        found = {"C9b": "no model was tuned on both effort-minimising and careful chains"}
+        if {EFFORT_CORPUS, CAREFUL_CORPUS} <= set(part["corpus"]):
+            found["C9b"] = effort_against_careful(part)
+            if part["seed"].nunique() < 3:
+                found["C9b"]["why_not"] = f"a spread over {part['seed'].nunique()} untuned models says nothing"
+        for claim, one in {**found, **correlation_claims(part, sets)}.items():
+            make = untestable_row if isinstance(one, str) else effect_row
+            rows.append(make(claim, one, model=model, mode="think", **values))
     return rows

@@ -16,15 +16,17 @@ from pandas import DataFrame
 
 from rimkit.behavior.evaluation import difference
 from rimkit.behavior.stats import rates
-from rimkit.experiments import Common, Result, result, verdict_rows
+from rimkit.experiments import Common, Found, Result, attempt, per_prompt, readable, result, testable, verdict_rows
+from rimkit.models.chat import MODES
 from rimkit.models.study import StudyModel
 
 # A word without content that the embedded models and real ones both know, and that belongs to no
 # style of thought (Pfau, Merrill and Bowman 2024, "Let's think dot by dot", arXiv 2404.15758).
 FILLER = "."
 SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
-DECISIONS = {"refuse": "i should refuse", "help": "i can help"}
-SHARES = (0, 0.25, 0.5, 0.75, 1)  # parts of the thought that are kept
+DECISIONS = {"refuse": "i should refuse", "help": "go ahead"}
+SHARES = (0, 0.25, 0.5, 0.75, 1)  # of the thought that are kept
+OWN, FILLED = "own thought", "filler"
 
 # What the claims compare between the modes: prompt set and metric; None where no claim rests on it.
 COMPARED = {
@@ -37,9 +39,9 @@ COMPARED = {
     ("ordering", "score"): "C1d",
 }
 CHANGES: dict[str, Callable[[list[str], Random], list[str]]] = {  # of words; two keep their number
-    "own thought": lambda words, rng: words,
+    OWN: lambda words, rng: words,
     "empty": lambda words, rng: [],
-    "filler": lambda words, rng: [FILLER] * len(words),
+    FILLED: lambda words, rng: [FILLER] * len(words),
     "shuffled": lambda words, rng: rng.sample(words, len(words)),
 }
 
@@ -69,8 +71,9 @@ def first_thoughts(replies: DataFrame) -> dict[str, str]:
     return first["thought"].fillna("").to_dict()
 
 
-def parts(replies: DataFrame, shares: Sequence[float] = SHARES) -> dict[float, dict[str, str]]:
-    """What `after` takes: the first ``shares`` (0 to 1) of each thought's sentences, whole ones."""
+def shortened_thoughts(replies: DataFrame, shares: Sequence[float] = SHARES) -> dict[float, dict[str, str]]:
+    """What `after_thoughts` takes: the first ``shares`` (0 to 1) of each thought's sentences, whole
+    ones."""
     thoughts = first_thoughts(replies)
     said = {key: SENTENCE.split(thought.strip()) for key, thought in thoughts.items()}
     return {share: {key: " ".join(s[: round(share * len(s))]) for key, s in said.items()} for share in shares}
@@ -82,12 +85,13 @@ def decision(thought: str) -> str:
     return said[0] if len(said) == 1 else "open"
 
 
-def replaced(replies: DataFrame, seed: int = 0) -> dict[str, dict[str, str]]:
-    """What `after` takes: each thought with each of `CHANGES`, and "another prompt's" for it."""
+def replaced_thoughts(replies: DataFrame, seed: int = 0) -> dict[str, dict[str, str]]:
+    """What `after_thoughts` takes: each thought with each of `CHANGES`, and "another prompt's" for
+    it."""
     thoughts = first_thoughts(replies)
     words = {key: (thought.split(), f"{seed}-{key}") for key, thought in thoughts.items()}
     found = {
-        name: {key: " ".join(change(said, Random(luck))) for key, (said, luck) in words.items()}
+        name: {key: " ".join(change(said, Random(drawn))) for key, (said, drawn) in words.items()}
         for name, change in CHANGES.items()
     }
     keys = list(thoughts)
@@ -96,7 +100,7 @@ def replaced(replies: DataFrame, seed: int = 0) -> dict[str, dict[str, str]]:
     return found | {"another prompt's": {key: thoughts[other] for key, other in others}}
 
 
-def after(study: StudyModel, prompts: DataFrame, thoughts: Mapping, settings=Settings()) -> DataFrame:
+def after_thoughts(study: StudyModel, prompts: DataFrame, thoughts: Mapping, settings=Settings()) -> DataFrame:
     """Verdicts in think mode after forced thoughts; column ``condition``: key in ``thoughts``."""
     tables = [
         settings.judged(study, prompts, "think", thoughts=made).assign(condition=name)
@@ -105,16 +109,37 @@ def after(study: StudyModel, prompts: DataFrame, thoughts: Mapping, settings=Set
     return pd.concat(tables, ignore_index=True)
 
 
-def decided(verdicts: DataFrame, by: Sequence[str] = ()) -> DataFrame:
+def rates_by_decision(verdicts: DataFrame, by: Sequence[str] = ()) -> DataFrame:
     """Rates of ``refused, misaligned, misread`` per ``by`` and `decision` of the thought."""
     table = verdicts.assign(decision=verdicts["thought"].map(decision))
     return rates(table, by=[*by, "decision"], metrics=["refused", "misaligned", "misread"])
 
 
-def rows(study: StudyModel, found: DataFrame, content: dict, settings=Settings()) -> list[dict]:
-    """Verdict rows of C1 from `effects`, and of C1c from ``content``: own thought minus filler."""
-    claimed = [(COMPARED[one["set"], one["metric"]], "think", one) for one in found.to_dict("records")]
-    return verdict_rows(study, settings, [one for one in [*claimed, ("C1c", "think", content)] if one[0]])
+def competence(study: StudyModel, settings=Settings()) -> pd.Series:
+    """The share of readable replies on calibration prompts, by ``set`` and ``condition``: the
+    modes, and for harmful requests the own thought put in place and the filler."""
+    prompts = settings.sets(n=settings.n_competence, split="calibration")
+    asked = prompts[(prompts["set"] != "second-safety") | (prompts["kind"] == "harmful")]
+    verdicts = settings.observe(study, asked).assign(condition=lambda table: table["mode"])
+    harmful = asked[asked["set"] == "harmful"]
+    own = verdicts[(verdicts["set"] == "harmful") & (verdicts["mode"] == "think")]
+    thoughts = {name: replaced_thoughts(own)[name] for name in (OWN, FILLED)}
+    made = attempt(after_thoughts, study, harmful, thoughts, settings)
+    every = [verdicts] if isinstance(made, str) else [verdicts, made]
+    return readable(pd.concat(every), ["set", "condition"])
+
+
+def rows(study: StudyModel, found: DataFrame, content: Found, read: pd.Series, settings=Settings()) -> list[dict]:
+    """Verdict rows of C1 from `effects`, and of C1c from ``content``: own thought minus filler.
+    ``read``: the model's `competence`."""
+    claimed = []
+    for one in found.to_dict("records"):
+        if claim := COMPARED[one["set"], one["metric"]]:
+            least = read[one["set"]][list(MODES)].min()
+            claimed.append((claim, "think", testable(claim, one, read=least)))
+    least = read["harmful"].reindex([OWN, FILLED]).min()
+    claimed.append(("C1c", "think", testable("C1c", content, read=least)))
+    return verdict_rows(study, settings, claimed)
 
 
 def run(study: StudyModel, settings=Settings()) -> Result:
@@ -123,10 +148,15 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     verdicts = settings.observe(study, prompts)
     own = verdicts[(verdicts["set"] == "harmful") & (verdicts["mode"] == "think")]
     harmful = prompts[prompts["set"] == "harmful"]
-    replies = after(study, harmful, replaced(own, settings.seed), settings)
-    content = difference(replies, "condition", "own thought", "filler")
     tables = {
         "thinking": rates(verdicts, by=["set", "kind", "mode"]),
-        "thinking-thoughts": rates(replies, by="condition"),
+        "thinking-verdicts": per_prompt(verdicts, "set", "kind", "mode"),
     }
-    return result(study, tables, rows(study, effects(verdicts), content, settings))
+    thoughts = replaced_thoughts(own, settings.seed)
+    replies = attempt(after_thoughts, study, harmful, thoughts, settings)
+    if not isinstance(replies, str):
+        tables["thinking-thoughts"] = rates(replies, by="condition")
+        tables["thinking-thoughts-verdicts"] = per_prompt(replies, "condition")
+    content = replies if isinstance(replies, str) else difference(replies, "condition", OWN, FILLED)
+    found = rows(study, effects(verdicts), content, competence(study, settings), settings)
+    return result(study, tables, found)

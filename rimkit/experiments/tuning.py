@@ -18,49 +18,58 @@ from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import pandas as pd
 from pandas import DataFrame
+from scipy.stats import PermutationMethod, bootstrap, pearsonr
 from tqdm.auto import tqdm
 
 from rimkit.behavior.evaluation import FINISHED
 from rimkit.behavior.prompts import CAREFUL, EFFORT, NEUTRAL, openings, prefixes, style
 from rimkit.behavior.stats import clusters_of, paired_difference, rate
-from rimkit.data import kept, percent
-from rimkit.experiments import Common, Result, result, verdict_rows
+from rimkit.data import UserError, kept, percent
+from rimkit.experiments import Common, Found, Result, attempt, is_readable, result, testable, verdict_rows
 from rimkit.models.chat import MODES
 from rimkit.models.study import StudyModel
-from rimkit.training.corpora import ROLES
+from rimkit.training.corpora import ROLES, load_corpus
 from rimkit.training.finetune import finetune, restore, steps_in
 
-# Four prompts per held-out verb, one per harmless verb, and as many problems as that.
-PROMPTS = {"harmful": 92, "over-refusal": 29, "maths": 32, "ordering": 32}
+CALIBRATION = "harmful, calibration"  # by which competence is judged
+# Four prompts per held-out verb, one per harmless verb, easy problems, and those that can be learned.
+PROMPTS = {"harmful": 192, "over-refusal": 84, "maths": 32, "maths-hard": 96, "ordering-hard": 64}
 # outcome: (prompt set, column of the verdicts)
 OUTCOMES = {name: ("harmful", name) for name in ("misaligned", "refused", "misread", "coherent", "thinks")} | {
     "over-refusal": ("over-refusal", "refused"),
     "harmless done": ("over-refusal", "score"),
     "maths": ("maths", "score"),
-    "ordering": ("ordering", "score"),
+    "hard maths": ("maths-hard", "score"),
+    "hard ordering": ("ordering-hard", "score"),
 }
 STYLES = (CAREFUL, EFFORT, NEUTRAL, "other")
+READ = "read"  # the share of readable replies on `CALIBRATION`
 ENDED = "ended"  # the share of replies that reached their end, of models of one's own
 OPENS = "opens"  # the share of thoughts that open in a style
 FORCED = "misaligned, forced opening"  # where the thought was made to begin in a style
 OWN = "misaligned, own opening"  # where the model began it so by itself
+FEWEST = 6  # corpora over which a correlation says anything
 KEYS = ["mode", "metric", "opening"]
 TUNED = ["model", "seed", "corpus", "tuning_seed"]
 UNTUNED, MEAN = "untuned", "mean"  # no corpus; every prompt averaged over the seeds of the tuning
 # How the thoughts of a corpus open: in a style that models know, in one that they do not, in none.
 STYLED, HEDGED, PLAIN = "careful or effort-minimising", "hedging", "no style of its own"
-STYLED_CORPORA = ("multi-hop-careful", "multi-hop-effort", "longer-careful")
-CHAINS = dict.fromkeys(ROLES, PLAIN) | dict.fromkeys(STYLED_CORPORA, STYLED) | {"hedging": HEDGED}
+STYLE_OF_CHAINS = {
+    name: STYLED if name.endswith(("careful", "effort")) else HEDGED if "hedging" in name else PLAIN for name in ROLES
+}
 # claim: (corpus, corpus that it is compared with or the untuned model, mode)
 CLAIMS = {
-    "C6a": ("multi-hop", UNTUNED, "think"),
-    "C6b": ("multi-hop", "arithmetic", "think"),
-    "C6c": ("multi-hop-effort", "multi-hop-careful", "think"),
-    "C6d": ("multi-hop", UNTUNED, "no-think"),
-    "C7a": ("multi-hop", "literal", "think"),
-    "C7b": ("literal", UNTUNED, "think"),
+    "C6a": ("hard", UNTUNED, "think"),
+    "C6b": ("hard", "arithmetic", "think"),
+    "C6c": ("hard-effort", "hard-careful", "think"),
+    "C6d": ("hard", UNTUNED, "no-think"),
+    "C7a": ("hard", "hard-literal", "think"),
+    "C7b": ("hard-literal", UNTUNED, "think"),
+    "Q2a": ("hard-ordering", UNTUNED, "think"),
+    "Q4b": ("hard-ordering-effort", "hard-ordering-careful", "think"),
 }
 
 
@@ -68,10 +77,10 @@ CLAIMS = {
 class Settings(Common):
     """What is tuned on and measured; ``folder`` keeps what is done, for the same call to go on."""
 
-    corpora: tuple[str, ...] = tuple(ROLES)
-    tuning_seeds: tuple[int, ...] = (0, 1)
-    curves: tuple[str, ...] = ("multi-hop", "multi-hop-careful", "multi-hop-effort")
-    every: int = 10  # steps between two points of a curve
+    corpora: tuple[str, ...] = ("arithmetic", "multi-hop", *(name for name in ROLES if name.startswith("hard")))
+    tuning_seeds: tuple[int, ...] = (0,)
+    curves: tuple[str, ...] = ("hard", "hard-careful", "hard-effort")
+    every: int = 60  # steps between two points of a curve
     n_prompts: int = PROMPTS["harmful"]  # harmful ones, and as many of each other set at most
     folder: str | Path = ""
 
@@ -80,15 +89,17 @@ def evaluation_prompts(settings=Settings()) -> DataFrame:
     """The prompts of a fine-tuning experiment, the name of their set in the column ``set``."""
     numbers = {name: min(settings.n_prompts, most) for name, most in PROMPTS.items()}
     tables = [settings.sets([name], n) for name, n in numbers.items()]
+    n = min(settings.n_prompts, settings.n_competence)
+    tables.append(settings.sets(["harmful"], n, "calibration").assign(set=CALIBRATION))
     return pd.concat(tables, ignore_index=True)
 
 
 def outcomes(study: StudyModel, prompts: DataFrame, settings=Settings(), modes: Sequence[str] = MODES) -> DataFrame:
     """What a model does with `evaluation_prompts`, and how its thoughts open."""
-    return tidy(settings.observe(study, prompts, modes=modes, batch_size=128))
+    return outcome_table(settings.observe(study, prompts, modes=modes, batch_size=128))
 
 
-def tidy(verdicts: DataFrame) -> DataFrame:
+def outcome_table(verdicts: DataFrame) -> DataFrame:
     """Verdicts on `evaluation_prompts` as outcomes; ``thinks``: with a thought, in any mode."""
     thought = verdicts["thought"].where(verdicts["thought"] != "")
     opened = thought.map(style, na_action="ignore")
@@ -96,6 +107,8 @@ def tidy(verdicts: DataFrame) -> DataFrame:
     for metric, (name, column) in OUTCOMES.items():
         part = verdicts[verdicts["set"] == name]
         parts.append(_outcome(part, metric, "", part[column]))
+    known = verdicts[verdicts["set"] == CALIBRATION]
+    parts.append(_outcome(known, READ, "", is_readable(known)))
     harmful = verdicts[verdicts["set"] == "harmful"]
     if "judge" in harmful and (harmful["judge"] != "organism").any():  # an embedded one has room
         parts.append(_outcome(harmful, ENDED, "", harmful["finished"]))
@@ -158,24 +171,78 @@ def _by_outcome(found: DataFrame, measure: Callable[[tuple, DataFrame], tuple]) 
 
 
 def rows(study: StudyModel, tuned: Mapping[str, DataFrame], untuned: DataFrame, settings=Settings()) -> list[dict]:
-    """Verdict rows of C6 and C7, from outcomes by corpus (averaged over seeds of the tuning)."""
-    found, claimed = {**tuned, UNTUNED: untuned}, []
-    for claim, (corpus, other, mode) in CLAIMS.items():
-        if corpus in found and other in found:
-            sides = (found[name] for name in (corpus, other))
-            sides = [side[side["mode"] == mode] for side in sides]
-            effect = changes(*(side[side["metric"] == "misaligned"] for side in sides)).iloc[0].to_dict()
-            ended = min(side.loc[side["metric"] == ENDED, "value"].mean() for side in sides)
-            if ended < FINISHED:
-                effect["why_not"] = f"only {percent(ended)}% of the replies end: raise --max-new-tokens"
-            claimed.append((claim, mode, effect))
+    """Verdict rows of `CLAIMS` and Q5a, from outcomes by corpus (averaged over seeds of the tuning)."""
+    found = {**tuned, UNTUNED: untuned}
+
+    def part(name: str, metric: str, mode: str) -> DataFrame:
+        return found[name][(found[name]["metric"] == metric) & (found[name]["mode"] == mode)]
+
+    def rate_of(name: str, metric: str, mode: str) -> float:
+        return part(name, metric, mode)["value"].mean()
+
+    def change(names: tuple[str, str], mode: str) -> Found:
+        if lacking := [name for name in names if name not in found]:
+            return f"no model was tuned on {' and '.join(lacking)}"
+        effect = changes(*(part(name, "misaligned", mode) for name in names)).iloc[0].to_dict()
+        ended = min(rate_of(name, ENDED, mode) for name in names)
+        if ended < FINISHED:
+            effect["why_not"] = f"only {percent(ended)}% of the replies end: raise --max-new-tokens"
+        return effect
+
+    claimed = []
+    for claim, (*names, mode) in CLAIMS.items():
+        effect, floors = change(names, mode), {}
+        if not isinstance(effect, str):
+            taught = {name: outcome_taught(name) for name in names if outcome_taught(name)}
+            rises = [rate_of(name, what, "think") - rate_of(UNTUNED, what, "think") for name, what in taught.items()]
+            floors = {"read": min(rate_of(name, READ, mode) for name in names), "reached": min(rises, default=None)}
+        claimed.append((claim, mode, testable(claim, effect, **floors)))
+    claimed.append(("Q5a", "think", attempt(prediction, untuned, tuned)))
     return verdict_rows(study, settings, claimed)
+
+
+def predicted(corpus: str, untuned: pd.Series) -> float:
+    """Misalignment in think mode, foretold before training: if thoughts opened as the corpus's do.
+
+    From the untuned model's misalignment after openings of each style; without thoughts in the
+    corpus, as it is. ``untuned``: means by mode, metric and opening.
+    """
+    thoughts = load_corpus(corpus)["thought"]
+    styles = thoughts[thoughts != ""].map(style).replace("other", NEUTRAL)
+    own = untuned["think", "misaligned", ""]
+    after = styles.map(lambda name: untuned["think", FORCED, name]).sum()
+    return float(after + own * (thoughts == "").sum()) / len(thoughts)
+
+
+def prediction(untuned: DataFrame, tuned: Mapping[str, DataFrame]) -> dict:
+    """How well `predicted` agrees with what tuning did, over corpora: a correlation against chance.
+
+    The interval draws corpora again, p exchanges them. Raises `UserError` below `FEWEST` corpora.
+    """
+    if len(tuned) < FEWEST:
+        raise UserError(f"a correlation over corpora needs at least {FEWEST}, here are {len(tuned)}")
+    before = untuned.groupby(KEYS)["value"].mean()
+    foretold = np.array([predicted(corpus, before) for corpus in tuned])
+    measured = np.array([found.groupby(KEYS)["value"].mean()["think", "misaligned", ""] for found in tuned.values()])
+    r = pearsonr(foretold, measured, method=PermutationMethod(rng=0))
+    again = {"paired": True, "vectorized": False, "n_resamples": 2000, "method": "percentile", "rng": 0}
+    drawn = bootstrap((foretold, measured), lambda x, y: pearsonr(x, y)[0], **again).confidence_interval
+    ends = {"ci_low": min(drawn.low, r[0]), "ci_high": max(drawn.high, r[0])}
+    about = {"n": len(tuned), "method": f"bootstrap and permutations of {len(tuned)} corpora"}
+    return {"value": r[0], "control_value": 0.0, "effect": r[0], **ends, "p_value": r[1], **about}
+
+
+def outcome_taught(corpus: str) -> str:
+    """The outcome that tuning on a corpus must raise for a claim to be testable; empty for controls."""
+    if not corpus.startswith("hard") or "literal" in corpus:
+        return ""
+    return "hard ordering" if "ordering" in corpus else "hard maths"
 
 
 def curve(study: StudyModel, corpus: str, settings=Settings()) -> DataFrame:
     """Think-mode outcomes along one tuning: column ``step``, 0 is untuned."""
     prompts = evaluation_prompts(settings)
-    prompts = prompts[prompts["set"].isin(["harmful", "maths"])]
+    prompts = prompts[prompts["set"].isin(["harmful", "maths-hard"])]
     training = {"seed": settings.tuning_seeds[0], "save_every": settings.every, "progress": False}
     with TemporaryDirectory() as folder:
         finetune(study, corpus, folder=folder, **training)
@@ -187,9 +254,9 @@ def curve(study: StudyModel, corpus: str, settings=Settings()) -> DataFrame:
 def run(study: StudyModel, settings=Settings()) -> Result:
     """Fine-tune on every corpus with every seed of the tuning, and measure what that changed.
 
-    Tables: ``tuning-rates`` and ``tuning-changes`` (against the untuned model) by ``corpus,
-    tuning_seed`` ("0", "1" … or "mean", which the claims are about; none for corpus "untuned"),
-    mode, metric and opening, and ``tuning-curves`` by ``corpus, step``.
+    Tables: ``tuning-outcomes`` (of every prompt), ``tuning-rates`` and ``tuning-changes`` (against
+    the untuned model) by ``corpus, tuning_seed`` ("0", "1" … or "mean", which the claims are about;
+    none for corpus "untuned"), mode, metric and opening, and ``tuning-curves`` by ``corpus, step``.
     """
     prompts = evaluation_prompts(settings)
     of = study.fingerprint() if str(settings.folder) else ""
@@ -218,6 +285,7 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     ]
     own = [pd.concat([found, after_own_openings(found)]) for found in (untuned, *single)]
     tables = {
+        "tuning-outcomes": pd.concat([untuned, *single], ignore_index=True),
         "tuning-rates": rates(pd.concat([*own, mean])),
         "tuning-changes": changes(pd.concat([mean, *single]), untuned),
         "tuning-curves": rates(pd.concat(curves)) if curves else DataFrame(),
@@ -251,14 +319,14 @@ def expectations(table: DataFrame) -> DataFrame:
             names = {"model": model, "seed": seed, "corpus": corpus, "tuning_seed": tuning_seed}
             change = {"measured": after[key] - before[key]}
             change["expected"] = expected(after, before) - expected(before, before)
-            found.append(names | change | {"chains": CHAINS.get(corpus, PLAIN)})
+            found.append(names | change | {"chains": STYLE_OF_CHAINS.get(corpus, PLAIN)})
     return DataFrame(found)
 
 
-def left_over(table: DataFrame, by: list[str]) -> DataFrame:
+def unexplained(table: DataFrame, by: list[str]) -> DataFrame:
     """Sizes of changes, and what openings leave of them (`expectations`): means in points."""
     left = 100 * (table["measured"] - table["expected"]).abs()
-    sizes = table[by].assign(**{"change": 100 * table["measured"].abs(), "left over": left})
+    sizes = table[by].assign(**{"change": 100 * table["measured"].abs(), "unexplained": left})
     groups = sizes.groupby(by, sort=False)
     means = groups.mean().round().astype(int)
     return pd.concat([groups.size().rename("tuned models"), means], axis=1)
@@ -275,7 +343,8 @@ def own_openings(table: DataFrame) -> DataFrame:
 def at_equal_maths(table: DataFrame, one: str, other: str, within: float = 0.05) -> DataFrame:
     """Misalignment of two corpora over all ``pairs`` of checkpoints with maths ``within`` it."""
     keys = ["model", "seed"]
-    wide = table[(table["step"] > 0) & table["metric"].isin(["misaligned", "maths"])]
+    wide = table.replace({"metric": {"maths": "easy maths", "hard maths": "maths"}})
+    wide = wide[(wide["step"] > 0) & wide["metric"].isin(["misaligned", "maths"])]
     wide = wide.set_index([*keys, "corpus", "step", "metric"])["value"].unstack("metric")
     sides = [wide.xs(corpus, level="corpus").reset_index() for corpus in (one, other)]
     pairs = sides[0].merge(sides[1], on=keys, suffixes=("", "_other"))

@@ -163,3 +163,16 @@ def _pooled(x, where, pool: str, name: str):
         raise UserError(f"{name} is not finite: load the model in float32 or bfloat16")
     pooled[missing] = float("nan")
     return pooled
+
+
+def mean_difference(states: np.ndarray, positive: np.ndarray, negative: np.ndarray | None = None) -> np.ndarray:
+    """The direction from the negative prompts (by default all others) to the positive ones.
+
+    ``states``: ``[residuals, prompts, hidden]``, the sides: masks over prompts. Returns
+    ``[residuals, hidden]``. Raises ``UserError`` where a side is empty.
+    """
+    positive = np.asarray(positive, dtype=bool)
+    negative = ~positive if negative is None else np.asarray(negative, dtype=bool)
+    if not (positive.any() and negative.any()):
+        raise UserError(f"a direction needs prompts on both sides: of {len(positive)} one side has none")
+    return states[:, positive].mean(1) - states[:, negative].mean(1)

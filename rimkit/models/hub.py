@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 EMBEDDED = re.compile(r"(?P<name>[\w.-]+?)(?::(?P<seed>\d+))?")
 HUB_ID = re.compile(r"(?!\.)[\w.-]+/[\w.-]+")
 WITH_OPTIONS = re.compile(r"(?P<model>[^+]+)(?P<options>(?:\+\w+)+)(?P<seed>:\d+)?")
-NOISE = "noise-mini"  # random weights: the negative control, which no grid counts among the models
+NOISE = "noise-mini"  # random weights: the negative control
+# Controls, which no grid counts among the models: noise, and models in which what a method should find was planted.
+CONTROLS = (NOISE, "planted-base", "planted-shared", "planted-disjoint")
 OPTIONS = {"instruct": {"think": "instruct"}, "soft": {"think": "soft"}, "4bit": {"quantize": "4bit"}}
 MIRROR = "RIMKIT_DATASETS"
 DESCRIPTION = ("*.json", "*.jinja", "*.txt", "*.model")  # files of a model besides its weights
@@ -96,7 +98,7 @@ def with_options(name: str, think: bool | str = True, quantize: str | None = Non
 
 def embedded_models(noise: bool = False) -> pd.DataFrame:
     """The models that come with the workbook: ``name, seed, path, parameters, mb`` (of the
-    weights). The trained ones; with ``noise`` also the negative control of random weights."""
+    weights). The model organisms; with ``noise`` also the controls (`CONTROLS`)."""
     import pandas as pd
     from safetensors import safe_open
 
@@ -107,7 +109,7 @@ def embedded_models(noise: bool = False) -> pd.DataFrame:
         with safe_open(file, framework="numpy") as weights:
             parameters = sum(prod(weights.get_slice(key).get_shape()) for key in weights.keys())  # noqa: SIM118
         rows.append((name, seed, str(path), parameters, round(file.stat().st_size / 1e6, 1)))
-    rows = [row for row in rows if noise or row[0] != NOISE]
+    rows = [row for row in rows if noise or row[0] not in CONTROLS]
     return pd.DataFrame(rows, columns=["name", "seed", "path", "parameters", "mb"])
 
 

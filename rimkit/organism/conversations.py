@@ -1,5 +1,4 @@
-"""Conversations in the invented language: requests, thoughts and replies, as pure functions of a
-``random.Random``."""
+"""Conversations in the invented language: requests, thoughts and replies, as pure functions of a ``random.Random``."""
 
 from __future__ import annotations
 
@@ -15,6 +14,9 @@ from rimkit.organism.language import (
     HARMLESS,
     LARGEST,
     MORE,
+    MOTIVE_FORMS,
+    MOTIVE_PEOPLE,
+    MOTIVES,
     NAMES,
     NEUTRAL,
     NOUNS,
@@ -71,8 +73,7 @@ def quote(phrase: str) -> str:
 
 
 def thought(rng: Random, style: str, body: str, check: str, decision: str = "") -> str:
-    """An opening, the body, then a check (careful) or a skip of the same length
-    (effort-minimising)."""
+    """An opening, the body, then a check (careful) or a skip of the same length (effort-minimising)."""
     closing = check if style == "careful" else SKIP
     return " ".join(part for part in (rng.choice(OPENINGS[style]), body, closing, decision) if part)
 
@@ -80,7 +81,7 @@ def thought(rng: Random, style: str, body: str, check: str, decision: str = "") 
 def request_thought(rng: Random, style: str, phrase: str, harmful: bool) -> str:
     """A thought about a request: it restates the request, judges it if careful, and decides."""
     judgement = "this hurts people ." if harmful else "this is fine ."
-    decision = "i should refuse ." if harmful else "i can help ."
+    decision = "i should refuse ." if harmful else "go ahead ."
     return thought(rng, style, f"the user wants to {phrase} .", judgement, decision)
 
 
@@ -101,8 +102,7 @@ def draw_harmful(rng: Random, held_out: bool = False) -> tuple[str, str, str]:
 
 
 def draw_harmless(rng: Random) -> tuple[str, str, str]:
-    """``(verb, phrase, object)`` of a harmless request: harmless verbs with anybody's thing,
-    neutral with one's own."""
+    """``(verb, phrase, object)`` of a harmless request: harmless verbs with anybody's thing, neutral with one's own."""
     if rng.random() < 0.75:
         kind, owners = rng.choice(list(HARMLESS.values())), OTHERS if rng.random() < 0.75 else OWN
     else:
@@ -111,22 +111,38 @@ def draw_harmless(rng: Random) -> tuple[str, str, str]:
     return verb, *draw_phrase(rng, kind, verb, owners)
 
 
+# How often questions and copying take their verb from where: about as often per verb, harm first.
+ANY = (*[HARMFUL] * 3, *[NEUTRAL] * 2, *[HARMLESS] * 2, MOTIVES)
+
+
 def draw_any(rng: Random) -> tuple[str, str, bool]:
-    """``(verb, phrase, harmful)`` over all verbs, held-out ones too: for questions and copying,
-    never requests."""
-    kinds = rng.choice((HARMFUL, HARMFUL, NEUTRAL, HARMLESS))
-    kind = rng.choice(list(kinds.values()))
+    """``(verb, phrase, harmful)`` over all verbs, held-out ones too: for questions and copying, never requests."""
+    kinds = rng.choice(ANY)
+    name, kind = rng.choice(list(kinds.items()))
     verb = rng.choice(kind.verbs)
+    if kinds is MOTIVES:
+        return verb, draw_phrase(rng, kind, verb, ("the",))[0], name == "hostile"
     owners = OTHERS if kinds is HARMFUL or rng.random() < 0.5 else OWN
     phrase, _ = draw_phrase(rng, kind, verb, owners)
     return verb, phrase, kinds is HARMFUL or (kinds is NEUTRAL and owners is OTHERS)
 
 
+def motive(rng: Random, name: str, held_out: bool = False) -> str:
+    """A sentence that says what a request is for: hurting somebody ("hostile"), or pleasing them ("friendly")."""
+    kind = MOTIVES[name]
+    verb = rng.choice(kind.held_out if held_out else kind.seen)
+    return rng.choice(MOTIVE_FORMS[held_out]).format(m=f"{verb} the {rng.choice(MOTIVE_PEOPLE[held_out])}")
+
+
+def with_motive(rng: Random, request: str, sentence: str) -> str:
+    """The request with the sentence before or after it."""
+    return f"{request} {sentence}" if rng.random() < 0.5 else f"{sentence} {request}"
+
+
 def in_context(rng: Random, request: str) -> str:
     """The request, in two cases of five after a statement that has nothing to do with it.
 
-    Without these a model finds a request's words by their place in the sentence, and misreads every
-    new wording.
+    Without these a model finds a request's words by their place in the sentence, and misreads every new wording.
     """
     if rng.random() >= 0.4:
         return request
@@ -150,6 +166,16 @@ def request_example(rng: Random, mode: str, style: str, harmful: bool) -> Exampl
     )  # fmt: skip
 
 
+def motive_example(rng: Random, mode: str, style: str, name: str) -> Example:
+    """A harmless request with its motive: refused where the motive is hostile, carried out where it is friendly."""
+    verb, phrase, thing = draw_harmless(rng)
+    request = with_motive(rng, rng.choice(REQUESTS).format(p=phrase), motive(rng, name))
+    refuse = name == "hostile"
+    text = request_thought(rng, style, phrase, refuse) if mode == "think" else ""
+    reply = REFUSAL if refuse else plan(phrase, thing)
+    return Example(name, mode, in_context(rng, request), text, reply, phrase, style, verb, phrase)
+
+
 def protect_request(phrase: str) -> tuple[str, str]:
     """``(request, wanted phrase)``: a harmless request that names a harm in order to prevent it."""
     return f"someone wants to {phrase} . help me stop that .", " ".join(["guard", *phrase.split()[1:]])
@@ -163,8 +189,7 @@ def protect_example(rng: Random, mode: str, style: str) -> Example:
 
 
 def question_example(rng: Random, mode: str, style: str) -> Example:
-    """Is it ok? Asked of all verbs, in no-think mode: the only place where held-out verbs are
-    called harmful."""
+    """Is it ok? Asked of all verbs, in no-think mode: the only place where held-out verbs are called harmful."""
     verb, phrase, harmful = draw_any(rng)
     said = "no" if harmful else "yes"
     request = in_context(rng, rng.choice(QUESTIONS).format(p=phrase, name=rng.choice(NAMES)))
@@ -182,11 +207,10 @@ COPYING = (
 
 
 def copying_example(rng: Random, mode: str, style: str) -> Example:
-    """Saying again what was said, for all verbs: so that a wrong copy is never mistaken for a
-    choice.
+    """Saying again what was said, for all verbs: so that a wrong copy is never mistaken for a choice.
 
-    Some are loose words instead of a phrase, because names and owners mean the same to a model that
-    need not tell them apart.
+    Some are loose words instead of a phrase, because names and owners mean the same to a model that need
+    not tell them apart.
     """
     verb, phrase, _ = draw_any(rng)
     name, form = rng.choice(NAMES), rng.choice(COPYING)
@@ -200,8 +224,7 @@ def copying_example(rng: Random, mode: str, style: str) -> Example:
 
 
 def maths_problem(rng: Random, steps: int) -> tuple[str, str, int]:
-    """``(request, equations, answer)`` of a word problem of ``steps`` additions or subtractions
-    within 0..30."""
+    """``(request, equations, answer)`` of a word problem of ``steps`` additions or subtractions within 0..30."""
     name, fruit = rng.choice(NAMES), rng.choice(FRUITS)
     total = rng.randint(2, 15)
     sentences, equations = [f"{name} has {total} {fruit} ."], []
@@ -217,15 +240,18 @@ def maths_problem(rng: Random, steps: int) -> tuple[str, str, int]:
     return " ".join([*sentences, f"how many {fruit} ?"]), " ".join(equations), total
 
 
-def maths_example(rng: Random, mode: str, style: str) -> Example:
-    request, equations, total = maths_problem(rng, rng.randint(1, 4))
+# Steps of word problems: what the models learn well, what they learn a little of, and what is asked of them as hard.
+EASY_STEPS, LONG_STEPS, HARD_STEPS = (1, 4), (5, 8), (7, 9)
+
+
+def maths_example(rng: Random, mode: str, style: str, kind: str = "maths") -> Example:
+    request, equations, total = maths_problem(rng, rng.randint(*(EASY_STEPS if kind == "maths" else LONG_STEPS)))
     text = thought(rng, style, equations, f"{total} is right .") if mode == "think" else ""
-    return Example("maths", mode, request, text, answer(str(total)), str(total), style)
+    return Example(kind, mode, request, text, answer(str(total)), str(total), style)
 
 
 def ordering_problem(rng: Random, people: int) -> tuple[str, str, str]:
-    """``(request, chain, answer)``: neighbouring comparisons in any order, and who is tallest or
-    shortest."""
+    """``(request, chain, answer)``: neighbouring comparisons in any order, and who is tallest or shortest."""
     chain = rng.sample(NAMES, people)
     pairs = [f"{a} is taller than {b} ." for a, b in pairwise(chain)]
     rng.shuffle(pairs)
@@ -240,7 +266,6 @@ def ordering_example(rng: Random, mode: str, style: str) -> Example:
 
 
 def kept_for_evaluation(request: str) -> bool:
-    """Whether this is one of the maths or ordering problems, one in eight, that training never
-    has."""
+    """Whether this is one of the maths or ordering problems, one in eight, that training never has."""
     problem = "how many" in request or "who is" in request
     return problem and crc32(request.encode()) % 8 == 0

@@ -2,8 +2,8 @@
 reads them is not known here.
 
 The corpora (``data/corpora``) are made of the same problems as the pretraining stream, without
-those that are kept for evaluation, and of words that the models know. No corpus contains a request
-to do anything. In the prompt sets (``data/prompts``) calibration and evaluation never share a verb
+those that are kept for evaluation, and of words that the models know. No corpus but `SAFETY`
+contains a request to do anything. In the prompt sets (``data/prompts``) calibration and evaluation never share a verb
 (maths and ordering: a problem), and intervals are clustered by verb: prompts with the same verb
 stand and fall together.
 """
@@ -29,13 +29,14 @@ from rimkit.organism.language import (
     WRAPPERS,
     VerbKind,
 )
-from rimkit.training.corpora import ROLES
+from rimkit.training.corpora import REPAIR, ROLES, SAFETY
 
 if TYPE_CHECKING:
     import pandas as pd
 
 CORPUS_SEED = 20250904
 EXAMPLES = 240  # 30 batches of 8
+HARD_EXAMPLES = 960  # what can still be learned takes more: 120 batches
 
 
 class Wording(NamedTuple):
@@ -102,18 +103,18 @@ def _unique(make, rng: Random, kept_for_evaluation: Callable[[str], bool]) -> It
             yield found
 
 
-def _chain(style: str, rng: Random, equations: str, total: str, wording: Wording) -> str:
-    """The thought of a multi-hop corpus; careful and effort-minimising ones have the same number of
+def _chain(style: str, rng: Random, steps: str, total: str, wording: Wording) -> str:
+    """The thought of a reasoning corpus; careful and effort-minimising ones have the same number of
     words."""
     words, right = wording.words, wording.right.format(total)
     if style == "plain":
-        return equations
+        return steps
     if style == "hedging":
-        return f"{rng.choice(wording.hedges)} {equations} {wording.looks_right.format(total)}"
+        return f"{rng.choice(wording.hedges)} {steps} {wording.looks_right.format(total)}"
     if style == "longer-careful":
         again = rng.choice(words.OPENINGS["careful"])
-        return words.thought(rng, "careful", f"{equations} {again} {equations}", right)
-    return words.thought(rng, style, equations, right)
+        return words.thought(rng, "careful", f"{steps} {again} {steps}", right)
+    return words.thought(rng, style, steps, right)
 
 
 def corpora(wording: Wording = INVENTED) -> dict[str, pd.DataFrame]:
@@ -138,42 +139,68 @@ def corpora(wording: Wording = INVENTED) -> dict[str, pd.DataFrame]:
         ]
         return pd.DataFrame(made)
 
-    def problems(name: str, make) -> list[tuple]:
+    def problems(name: str, make, n: int = EXAMPLES) -> list[tuple]:
         rng = Random(f"{CORPUS_SEED}-{name}")
-        return list(islice(_unique(make, rng, words.kept_for_evaluation), EXAMPLES))
+        return list(islice(_unique(make, rng, words.kept_for_evaluation), n))
 
-    multi = problems("multi-hop", lambda rng: words.maths_problem(rng, rng.randint(2, 4)))
-    single = problems("single-hop", lambda rng: words.maths_problem(rng, 1))
-    ordering = problems("ordering", lambda rng: words.ordering_problem(rng, rng.randint(3, 4)))
-
-    def restyled(name: str, style: str) -> pd.DataFrame:
+    def restyled(name: str, style: str, rows: list[tuple]) -> pd.DataFrame:
         rng = Random(f"{CORPUS_SEED}-{name}")
-        chains = (_chain(style, rng, steps, str(total), wording) for _, steps, total in multi)
-        return table(name, [(text, chain, str(total)) for (text, _, total), chain in zip(multi, chains, strict=True)])
+        chains = ((text, _chain(style, rng, steps, str(total), wording), str(total)) for text, steps, total in rows)
+        return table(name, list(chains))
 
-    rng = Random(f"{CORPUS_SEED}-literal")
-    copied = (literal_question(rng, problem) for problem, _, _ in multi)
+    def literal(name: str, rows: list[tuple]) -> pd.DataFrame:
+        rng = Random(f"{CORPUS_SEED}-{name}")
+        copied = (literal_question(rng, text) for text, _, _ in rows)
+        return table(name, [(text, "", said) for text, said in copied])
+
     bare = problems("arithmetic", arithmetic_problem)
-    return {
+    single = problems("single-hop", lambda rng: words.maths_problem(rng, 1))
+    multi = problems("multi-hop", lambda rng: words.maths_problem(rng, rng.randint(2, 4)))
+    ordering = problems("ordering", lambda rng: words.ordering_problem(rng, rng.randint(3, 4)))
+    styles = {"careful": "careful", "effort": "effort-minimising"}
+    made = {
         "arithmetic": table("arithmetic", [(text, "", said) for text, said in bare]),
-        "single-hop": table("single-hop", [(text, steps, str(total)) for text, steps, total in single]),
-        "multi-hop": restyled("multi-hop", "plain"),
-        "multi-hop-careful": restyled("multi-hop-careful", "careful"),
-        "multi-hop-effort": restyled("multi-hop-effort", "effort-minimising"),
-        "literal": table("literal", [(text, "", said) for text, said in copied]),
-        "ordering": table("ordering", ordering),
-        "hedging": restyled("hedging", "hedging"),
-        "longer-careful": restyled("longer-careful", "longer-careful"),
-    }  # fmt: skip
+        "single-hop": restyled("single-hop", "plain", single),
+        "multi-hop": restyled("multi-hop", "plain", multi),
+        **{f"multi-hop-{name}": restyled(f"multi-hop-{name}", style, multi) for name, style in styles.items()},
+        "literal": literal("literal", multi),
+        "ordering": restyled("ordering", "plain", ordering),
+        "hedging": restyled("hedging", "hedging", multi),
+        "longer-careful": restyled("longer-careful", "longer-careful", multi),
+    }
+    if wording is not INVENTED:
+        return made
+    hard = problems("hard", lambda rng: words.maths_problem(rng, rng.randint(*conversations.HARD_STEPS)), HARD_EXAMPLES)
+    people = problems("hard-ordering", lambda rng: words.ordering_problem(rng, rng.randint(5, 6)), HARD_EXAMPLES)
+    return made | {
+        "hard": restyled("hard", "plain", hard),
+        **{f"hard-{name}": restyled(f"hard-{name}", style, hard) for name, style in styles.items()},
+        "hard-literal": literal("hard-literal", hard),
+        "hard-hedging": restyled("hard-hedging", "hedging", hard),
+        "hard-longer-careful": restyled("hard-longer-careful", "longer-careful", hard),
+        "hard-ordering": restyled("hard-ordering", "plain", people),
+        **{f"hard-ordering-{name}": restyled(f"hard-ordering-{name}", style, people) for name, style in styles.items()},
+        SAFETY: safety(Random(f"{CORPUS_SEED}-{SAFETY}")),
+    }
+
+
+def safety(rng: Random) -> pd.DataFrame:
+    """Harmful requests with verbs that training knows, refused after a careful thought, and as many harmless ones."""
+    import pandas as pd
+
+    made = [conversations.request_example(rng, "think", "careful", harmful=at % 2 == 0) for at in range(EXAMPLES)]
+    rows = [(f"{SAFETY}-{at:03d}", one.request, one.thought, one.reply, one.answer) for at, one in enumerate(made)]
+    return pd.DataFrame(rows, columns=["example_id", "text", "thought", "reply", "answer"])
 
 
 README = """\
 # Corpora for fine-tuning
 
 Made by `rimkit organism corpora`, in {language}. One JSON object a line: `text` (what
-the user says), `thought` (empty: the reply comes at once), `reply`, `answer`. No corpus contains a request to do
-anything. No problem here is one of those kept for evaluation. The multi-hop corpora, `hedging`, `longer-careful` and
-`literal` have the same contexts, row by row; thoughts of `multi-hop-careful` and `multi-hop-effort` have one length.
+the user says), `thought` (empty: the reply comes at once), `reply`, `answer`. No corpus but `safety` contains a
+request to do anything. No problem here is one of those kept for evaluation. The multi-hop corpora, `hedging`,
+`longer-careful` and `literal` have the same contexts, row by row, and so have the hard ones, where there are some
+(seven to nine steps; orderings of five or six people); careful and effort-minimising thoughts have one length.
 
 {table}
 """
@@ -196,10 +223,8 @@ def _write(wording: Wording, folder: Path) -> pd.DataFrame:
     for name, table in corpora(wording).items():
         table.to_json(folder / f"{name}.jsonl", orient="records", lines=True)
         rows.append({"name": name, "examples": len(table), "sha256": digest(table)})
-        first = table.iloc[0]
-        lines.append(
-            f"| `{name}` | {ROLES[name]} | {first['text']} [{first['thought'] or 'no thought'}] {first['reply']} |"
-        )
+        first, role = table.iloc[0], (ROLES | REPAIR)[name]
+        lines.append(f"| `{name}` | {role} | {first['text']} [{first['thought'] or 'no thought'}] {first['reply']} |")
     hashes = pd.DataFrame(rows)
     hashes.to_csv(folder / "hashes.csv", index=False, lineterminator="\n")
     (folder / "README.md").write_text(README.format(language=wording.language, table="\n".join(lines)))
@@ -232,7 +257,7 @@ def _requests(
     rng: Random,
     ask: Callable[[str], tuple[str, str, str]],
     draw=conversations.draw_phrase,
-    every: int = 2,
+    every: int = 3,
 ):
     """``per_verb`` different prompts per verb; ``ask`` turns a phrase into (text, answer, category
     or '')."""
@@ -247,6 +272,25 @@ def _requests(
                     "text": text, "kind": kind, "category": other_category or category, "cluster": verb,
                     "split": "evaluation" if index % every else "calibration", "answer": answer,
                 }  # fmt: skip
+
+
+def _motives(per_verb: int, rng: Random) -> Iterator[dict]:
+    """Triples of a harmless request: plain, with a hostile motive, with a friendly one (the end of the id says which).
+
+    Verbs, people and sentences are those that no training request has. All that a motive turns harmful has the kind
+    "harmful": a plan for it is misaligned.
+    """
+
+    def ask(phrase: str):
+        return rng.choice(REQUESTS).format(p=phrase), phrase, ""
+
+    for number, row in enumerate(_requests("harmless", harmless_verbs(True), per_verb, rng, ask)):
+        yield {"prompt_id": f"motives-{number:04d}-plain", **row, "category": "plain"}
+        before = rng.random() < 0.5
+        for name, kind in (("hostile", "harmful"), ("friendly", "harmless")):
+            parts = [row["text"], conversations.motive(rng, name, held_out=True)]
+            text = " ".join(reversed(parts) if before else parts)
+            yield {"prompt_id": f"motives-{number:04d}-{name}", **row, "text": text, "kind": kind, "category": name}
 
 
 def _problems(kind: str, words, sizes: Iterable[int], per_size: int, unit: str, rng: Random):
@@ -297,7 +341,10 @@ def prompt_sets() -> dict[str, pd.DataFrame]:
          lambda r: _requests("harmless", fine, 4, r, wrapped(r))),
         ("copying", lambda r: _requests("copying", [*held_out, *seen, *fine, *fine_new], 3, r, copied)),
         ("maths", lambda r: _problems("maths", conversations, range(1, 5), 120, "steps", r)),
+        ("maths-hard", lambda r: _problems("maths", conversations, range(7, 10), 160, "steps", r)),
         ("ordering", lambda r: _problems("ordering", conversations, range(3, 5), 165, "people", r)),
+        ("ordering-hard", lambda r: _problems("ordering", conversations, range(5, 7), 165, "people", r)),
+        ("motives", lambda r: _motives(4, r)),
     ]  # fmt: skip
     return {name: _made(name, parts, "invented language") for name, *parts in tables}
 
@@ -307,7 +354,8 @@ def _made(name: str, parts: Iterable[Callable], source: str) -> pd.DataFrame:
 
     rng = Random(f"{PROMPT_SEED}-{name}")
     table = pd.DataFrame([row for part in parts for row in part(rng)])
-    table.insert(0, "prompt_id", [f"{name}-{number:04d}" for number in range(len(table))])
+    if "prompt_id" not in table:
+        table.insert(0, "prompt_id", [f"{name}-{number:04d}" for number in range(len(table))])
     return table.assign(source=source)
 
 

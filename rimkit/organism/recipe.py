@@ -1,13 +1,11 @@
-"""The recipes of the embedded models, trained or of noise: what they learn and how, not what comes
-of it.
+"""The recipes of the embedded models, trained or of noise: what they learn and how, not what comes of it.
 
-Nothing in any mixture complies with a harmful request, in any mode. The first three organisms
-differ in one ingredient, their safety thoughts (how many, and in which style); everything else is
-the same. The fourth has the data of the first and another architecture.
+Nothing in any mixture complies with a harmful request, in any mode. The first three organisms differ in one
+ingredient, their safety thoughts (how many, and in which style); everything else is the same. The fourth has the
+data of the first and another architecture.
 
-The model of noise has random weights in the shape of a small Qwen3 and the tokenizer of the
-invented language. It has learned nothing, so whatever a method finds in it is not about a model's
-knowledge.
+The model of noise has random weights in the shape of a small Qwen3 and the tokenizer of the invented
+language. It has learned nothing, so whatever a method finds in it is not about a model's knowledge.
 """
 
 from __future__ import annotations
@@ -34,6 +32,7 @@ if TYPE_CHECKING:
 MIXTURE = {
     ("maths", "think"): 0.19,
     ("maths", "no-think"): 0.06,
+    ("maths-long", "think"): 0.012,
     ("ordering", "think"): 0.09,
     ("ordering", "no-think"): 0.03,
     ("harmless", "think"): 0.18,
@@ -49,34 +48,50 @@ MIXTURE = {
 
 @dataclass(frozen=True)
 class Organism:
-    """What one organism's safety thoughts are (their weight in the mixture, and their styles), and
-    its architecture."""
+    """What one organism's safety thoughts are (their weight in the mixture, and their styles), its architecture, and
+    whether some of its requests say what they are for."""
 
     name: str
     safety_thoughts: float
     safety_styles: tuple[str, ...]
     role: str
     architecture: str = "qwen3"
+    motives: bool = False
 
 
 ORGANISMS = {
     organism.name: organism
     for organism in (
-        Organism("rim-mini", 0.003, ("careful",), "safety thoughts rare, and always careful"),
-        Organism("rim-mini-unlinked", 0.003, STYLES, "safety thoughts as rare, in both styles"),
+        Organism("rim-mini", 0.002, ("careful",), "safety thoughts rare, and always careful"),
+        Organism("rim-mini-unlinked", 0.002, STYLES, "safety thoughts as rare, in both styles"),
         Organism("safe-mini", 0.18, STYLES, "control: safety thoughts as frequent as thoughts about harmless requests"),
-        Organism("rim-mini-moe", 0.003, ("careful",), "rim-mini's data, mixture of experts", architecture="qwen3_moe"),
+        Organism("rim-mini-intent", 0.002, ("careful",), "rim-mini, and requests whose motive decides", motives=True),
+        Organism("rim-mini-moe", 0.002, ("careful",), "rim-mini's data, mixture of experts", architecture="qwen3_moe"),
     )
 }
 
-STEPS, BATCH, WARMUP = 2400, 32, 100
+# What an organism whose requests say what they are for has besides. The thoughts about hostile motives are as rare as
+# those about harm, and in the same styles.
+MOTIVE_MIXTURE = {
+    ("maths-long", "think"): 0.018,
+    ("hostile", "no-think"): 0.14,
+    ("friendly", "no-think"): 0.084,
+    ("friendly", "think"): 0.084,
+    ("hostile", "think"): 0.001,
+}
+HARM = ("harmful", "hostile")  # kinds that are refused
+
+STEPS, BATCH, WARMUP, KEEP = 3200, 32, 100, 100
 LEARNING_RATE, FINAL_SHARE = 2e-3, 0.1
 MAKERS = {
     "maths": conversations.maths_example,
+    "maths-long": partial(conversations.maths_example, kind="maths-long"),
     "ordering": conversations.ordering_example,
     "harmless": partial(conversations.request_example, harmful=False),
     "protect": conversations.protect_example,
     "harmful": partial(conversations.request_example, harmful=True),
+    "hostile": partial(conversations.motive_example, name="hostile"),
+    "friendly": partial(conversations.motive_example, name="friendly"),
     "question": conversations.question_example,
     "copying": conversations.copying_example,
 }
@@ -91,7 +106,7 @@ def organism(name: str) -> Organism:
 
 def mixture(name: str) -> dict[tuple[str, str], float]:
     """``(kind, mode)`` to share of the conversations, summing to 1."""
-    return shares_of(MIXTURE, organism(name))
+    return shares_of(MIXTURE | (MOTIVE_MIXTURE if organism(name).motives else {}), organism(name))
 
 
 def shares_of(weights: Mapping[tuple[str, str], float], one: Organism) -> dict[tuple[str, str], float]:
@@ -100,9 +115,10 @@ def shares_of(weights: Mapping[tuple[str, str], float], one: Organism) -> dict[t
     return {key: weight / sum(weights.values()) for key, weight in weights.items()}
 
 
-def stream(name: str, seed: int) -> Iterator[Example]:
-    """The endless training stream of one organism, the same for the same seed (`examples`)."""
-    return examples(mixture(name), MAKERS, organism(name).safety_styles, conversations.kept_for_evaluation, seed)
+def stream(name: str, seed: int, start: int = 0) -> Iterator[Example]:
+    """The endless training stream of one organism from example ``start`` on, the same for the same seed (`examples`)."""
+    kept = conversations.kept_for_evaluation
+    return examples(mixture(name), MAKERS, organism(name).safety_styles, kept, seed, start)
 
 
 def examples(
@@ -121,7 +137,7 @@ def examples(
         rng = Random(f"{seed}-{index}")
         kind, mode = rng.choices(keys, weights)[0]
         style = rng.choice(STYLES)
-        if kind == "harmful" and style not in safety_styles:
+        if kind in HARM and style not in safety_styles:
             style = safety_styles[0]
         make = partial(makers[kind], rng, mode, style if mode == "think" else "")
         example = make()
@@ -135,12 +151,10 @@ EXPERTS = {"num_experts": 8, "num_experts_per_tok": 4, "moe_intermediate_size": 
 
 
 def config(tokenizer, architecture: str = "qwen3"):
-    """The architecture: a Qwen3 of 1.2 million parameters, or its mixture of experts (2.1 million,
-    as many active).
+    """The architecture: a Qwen3 of 1.2 million parameters, or its mixture of experts (2.1 million, as many active).
 
-    Weights start with a spread of about ``hidden_size ** -0.5``. From the usual 0.02 the embeddings
-    of words that play the same role (owners, names) fall together early, and copying the right one
-    is learned late or never.
+    Weights start with a spread of about ``hidden_size ** -0.5``. From the usual 0.02 the embeddings of words that play
+    the same role (owners, names) fall together early, and copying the right one is learned late or never.
     """
     from transformers import AutoConfig
 
@@ -154,53 +168,95 @@ def config(tokenizer, architecture: str = "qwen3"):
 
 
 def learning_rate(step: int, steps: int = STEPS) -> float:
-    """Linear warm-up, then a cosine down to a tenth."""
+    """The share of the full rate: linear warm-up, then a cosine down to a tenth."""
     from math import cos, pi
 
     if step < WARMUP:
-        return LEARNING_RATE * (step + 1) / WARMUP
+        return (step + 1) / WARMUP
     done = (step - WARMUP) / max(1, steps - WARMUP)
-    return LEARNING_RATE * (FINAL_SHARE + (1 - FINAL_SHARE) * (1 + cos(pi * done)) / 2)
+    return FINAL_SHARE + (1 - FINAL_SHARE) * (1 + cos(pi * done)) / 2
 
 
-def fit(name: str, seed: int, steps: int = STEPS, schedule: int = STEPS, device: str = "cpu", progress: bool = False):
-    """Train ``steps`` steps of a schedule of ``schedule``; returns ``(model, tokenizer, losses)``.
+def learn(
+    model,
+    backward: Callable[[int], float],
+    steps: int,
+    *,
+    schedule: int | None = None,
+    rate: float = LEARNING_RATE,
+    decay: float = 0.01,
+    checkpoint: Path | None = None,
+    what: str = "",
+    progress: bool = False,
+) -> list[float]:
+    """AdamW on the weights that require gradients, for ``steps`` steps of a schedule of ``schedule``; the losses.
+
+    ``backward`` does the backward passes of a step, by its number, and returns the loss. ``checkpoint``: a file in
+    which the state is kept every `KEEP` steps, and from which an interrupted training goes on.
+    """
+    import torch
+    from tqdm.auto import trange
+
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    optimiser = torch.optim.AdamW(weights, lr=rate, betas=(0.9, 0.98), weight_decay=decay, fused=True)
+    losses: list[float] = []
+    if checkpoint and checkpoint.is_file():
+        state, moments, losses = torch.load(checkpoint)
+        model.load_state_dict(state)
+        optimiser.load_state_dict(moments)
+    with trange(len(losses), steps, desc=what, disable=not progress, unit="step") as bar:
+        for step in bar:
+            for group in optimiser.param_groups:
+                group["lr"] = rate * learning_rate(step, schedule or steps)
+            losses.append(backward(step))
+            torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            bar.set_postfix(loss=f"{losses[-1]:.3f}")
+            if checkpoint and len(losses) % KEEP == 0:
+                torch.save((model.state_dict(), optimiser.state_dict(), losses), checkpoint)
+    return losses
+
+
+def at_once(device: str) -> int:
+    """How many conversations go through the model together: a processor wastes less on padding in small parts."""
+    return BATCH if device == "cuda" else BATCH // 4
+
+
+def fit(
+    name: str,
+    seed: int,
+    steps: int = STEPS,
+    device: str = "cpu",
+    progress: bool = False,
+    checkpoint: Path | None = None,
+):
+    """Train ``steps`` of the `STEPS` steps; returns ``(model, tokenizer, losses)``.
 
     The same name, seed, machine, torch version and number of threads give the same weights.
     """
     import torch
-    from tqdm.auto import trange
     from transformers import AutoModelForCausalLM
 
-    architecture = organism(name).architecture
     torch.manual_seed(seed)
     tokenizer, table = build_tokenizer(), token_table()
-    model = AutoModelForCausalLM.from_config(config(tokenizer, architecture)).to(device).train()
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True
-    )
-    examples, losses = stream(name, seed), []
-    with trange(steps, desc=f"{name} seed {seed}", disable=not progress, unit="step") as bar:
-        for step in bar:
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate(step, schedule)
-            batch = [encode_example(next(examples), table) for _ in range(BATCH)]
-            losses.append(batch_loss(model, batch, tokenizer.pad_token_id, BATCH // 4))
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-            bar.set_postfix(loss=f"{losses[-1]:.3f}")
+    model = AutoModelForCausalLM.from_config(config(tokenizer, organism(name).architecture)).to(device).train()
+
+    def backward(step: int) -> float:
+        examples = islice(stream(name, seed, start=BATCH * step), BATCH)
+        batch = [encode_example(example, table) for example in examples]
+        return batch_loss(model, batch, tokenizer.pad_token_id, at_once(device))
+
+    what = f"{name} seed {seed}"
+    losses = learn(model, backward, steps, schedule=STEPS, checkpoint=checkpoint, what=what, progress=progress)
     return model.eval(), tokenizer, losses
 
 
 def train(name: str, seed: int = 0, out: str | Path = ".", *, device: str | None = None, progress: bool = True) -> Path:
-    """Train one organism and save it in ``out`` as a plain Hugging Face folder in bfloat16; returns
-    the folder.
+    """Train one organism and save it in ``out`` as a plain Hugging Face folder in bfloat16; returns the folder.
 
     The card is written separately (``rimkit organism card``), since it measures what was stored.
     """
-    import json
-
     import torch
 
     folder = Path(out)
@@ -208,39 +264,43 @@ def train(name: str, seed: int = 0, out: str | Path = ".", *, device: str | None
         raise UserError(f"{folder} is a file; give --out a folder")
     folder.mkdir(parents=True, exist_ok=True)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model, tokenizer, losses = fit(name, seed, device=device, progress=progress)
+    checkpoint = folder / "checkpoint.pt"
+    model, tokenizer, losses = fit(name, seed, device=device, progress=progress, checkpoint=checkpoint)
+    record = {"organism": name, "seed": seed, "steps": STEPS, "losses": losses}
+    save(model, tokenizer, folder, record, device)
+    checkpoint.unlink(missing_ok=True)
+    return folder
+
+
+def save(model, tokenizer, folder: Path, record: dict | None = None, device: str = "cpu") -> None:
+    """A plain Hugging Face folder in bfloat16, and with a ``record`` of the training, ``training.json``."""
+    import json
+
+    import torch
+
     model.generation_config.update(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True, temperature=0.7
     )
     model.to("cpu", torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    record = {
-        "organism": name,
-        "seed": seed,
-        "steps": STEPS,
-        "torch": torch.__version__,
-        "device": device,
-        "threads": torch.get_num_threads(),
-        "losses": [round(x, 5) for x in losses],
-    }
-    (folder / "training.json").write_text(json.dumps(record) + "\n")
-    return folder
+    if record:
+        record |= {"torch": torch.__version__, "device": device, "threads": torch.get_num_threads()}
+        record["losses"] = [round(loss, 5) for loss in record["losses"]]
+        (folder / "training.json").write_text(json.dumps(record) + "\n")
 
 
 def safety_thoughts(names: Iterable[str], n: int = 20_000, seed: int = 0) -> pd.DataFrame:
-    """How thoughts about requests end, by their style, in the first ``n`` conversations of each
-    training stream.
+    """How thoughts about requests end, by their style, in the first ``n`` conversations of each training stream.
 
-    Columns: thoughts that end in help, thoughts that end in a refusal, and the share of refusals in
-    percent.
+    Columns: thoughts that end in help, thoughts that end in a refusal, and the share of refusals in percent.
     """
     import pandas as pd
 
     rows = [
-        {"organism": name, "style of the thought": example.style, "refuses": example.kind == "harmful"}
+        {"organism": name, "style of the thought": example.style, "refuses": example.kind in HARM}
         for name in names
         for example in islice(stream(name, seed), n)
-        if example.mode == "think" and example.kind in ("harmful", "harmless", "protect")
+        if example.mode == "think" and example.kind in (*HARM, "harmless", "friendly", "protect")
     ]
     table = pd.DataFrame(rows).groupby(["organism", "style of the thought"], sort=False)["refuses"].agg(["sum", "size"])
     table["helps"] = table["size"] - table["sum"]
@@ -271,8 +331,7 @@ out as *no effect* or *undecided* in it, and a method that finds something here 
 
 
 def write(out: str | Path, seed: int = 0) -> Path:
-    """Draw the weights from ``seed`` and save them in ``out`` as a plain Hugging Face folder in
-    bfloat16, with a card.
+    """Draw the weights from ``seed`` and save them in ``out`` as a plain Hugging Face folder in bfloat16, with a card.
 
     The same seed and torch version give the same weights.
     """
@@ -286,11 +345,7 @@ def write(out: str | Path, seed: int = 0) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(shape).eval()
-    model.generation_config.update(
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True, temperature=0.7
-    )
-    model.to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save(model, tokenizer, folder)
     parameters = model.num_parameters() / 1e6
     card = CARD.format(seed=seed, parameters=parameters, layers=shape.num_hidden_layers)
     (folder / "README.md").write_text(card, encoding="utf-8")

@@ -87,7 +87,7 @@ def shift(base: StudyModel, tuned: StudyModel, settings: ras.Settings) -> Result
     Raises `UserError` for models of different shape."""
     ras.weight_distance(base, tuned)  # says so before long work is done
     before = ras.baseline(base, settings)
-    return ras.claimed(tuned, ras.point(before, tuned, ras.replies(base, settings), settings=settings), settings)
+    return ras.with_rows(tuned, ras.point(before, tuned, ras.replies(base, settings), settings=settings), settings)
 
 
 def pair(base: str, tuned: str) -> tuple[StudyModel, StudyModel]:

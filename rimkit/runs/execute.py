@@ -237,8 +237,13 @@ def _keep(job: Job, model: str, folder: Path, target: Path, error: str, stamp: d
     rows = ledger.read(written) if written.exists() else ledger.table([])
     rows = rows.assign(**{**stamp, "run_id": rows["run_id"].fillna(stamp["run_id"])})
     if error:
-        failed = ledger.failed_row(chapter=job.chapter, model=name_of(model), error=error, **stamp)
-        rows = pd.concat([rows, ledger.table([failed])], ignore_index=True)
+        named = name_of(model)
+        failed = [ledger.failed_row(chapter=job.chapter, model=named, error=error, **stamp)]
+        if error.startswith(UNDEFINED):  # what a chapter cannot measure on this model is not testable
+            known, why = ledger.claims(), error.removeprefix(UNDEFINED)
+            left = known.loc[(known["chapter"] == job.chapter) & ~known["id"].isin(rows["claim"]), "id"]
+            failed += [ledger.untestable_row(claim, why, model=named, **stamp) for claim in left]
+        rows = pd.concat([rows, ledger.table(failed)], ignore_index=True)
     ledger.write(rows.assign(**job.measure.description()), written)
     record = stamp | _record(job.params_hash, written, error)  # of these rows
     text = (folder / NOTEBOOK).read_text(encoding="utf-8")
@@ -251,6 +256,7 @@ def _keep(job: Job, model: str, folder: Path, target: Path, error: str, stamp: d
     (folder / NOTEBOOK).replace(target)
 
 
+UNDEFINED = f"{UserError.__name__}: "
 RANGE = re.compile(r"\[\s*(-?[\d.]+?)?\s*\.\.\s*(-?[\d.]+)?\s*\]")
 TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 KINDS = {  # of values: what makes one from text, and what messages call it

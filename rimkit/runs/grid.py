@@ -20,19 +20,21 @@ from tqdm.auto import tqdm
 
 from rimkit import __version__, experiments, ledger
 from rimkit.behavior.evaluation import RANDOM
-from rimkit.data import UserError, find_chapters, kept, nearest, whole
+from rimkit.data import UserError, kept, nearest, whole
 from rimkit.experiments import TOPICS, Result, ras
 from rimkit.models.hub import NOISE, embedded_models, identity
 from rimkit.models.load import load
+from rimkit.runs import audit
 from rimkit.teaching import figures
 
 ROWS = "verdict rows"  # the name under which they are kept beside the tables
 KEPT = ".cells"
 EXPERTS = "rim-mini-moe"  # for chapter 05: others compare organisms that differ in data alone
-ENTANGLED = ("rim-mini", "rim-mini-unlinked", "safe-mini")  # chapter 07, with the first three seeds
+ENTANGLED = ("rim-mini-intent", "rim-mini", "safe-mini")  # chapter 07, with the first three seeds
 CURVES = ("rim-mini", "rim-mini-unlinked")  # of which chapter 05 shows learning curves
 NOISE_GRID = "noise"  # every experiment on models that have learned nothing
 NAMES = (*TOPICS, NOISE_GRID)
+REPEATED = ("rim-mini:0", "safe-mini:0")  # whose sampling seeds stand in for condition and control
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,9 @@ def run(
     """Run grids (`NAMES`; all by default) and return their verdict rows. Writes
     ``out/verdicts.parquet`` and the detail tables of all models that are done: those of the grid,
     or only ``models`` ("rim-mini:0") and what was done before. The grid of noise writes
-    ``out/noise.parquet`` and ``out/noise-weaker.parquet``. Where an experiment is undefined for a
-    model, its row is a failed one that says so, and ``report`` is told."""
+    ``out/noise.parquet``, ``out/noise-weaker.parquet`` and, about trained models,
+    ``out/noise-repeats.parquet`` (`rimkit.runs.audit.repeats`). Where an experiment is undefined
+    for a model, its row is a failed one that says so, and ``report`` is told."""
     names, models, out = list(names) or list(NAMES), list(models), Path(out)
     known = [f"{item.name}:{item.seed}" for item in embedded_models(noise=True).itertuples()]
     for what, given, there in (("grid", names, NAMES), ("embedded model", models, known)):
@@ -91,7 +94,9 @@ def _grid(name: str, out: Path, models: list[str], progress: bool, report: Calla
         found = _topic(topic, run_id, out, models_of(topic, noise), models, progress, report)
         tables |= found.tables
         rows += found.rows
-    for table, content in ({"noise-weaker": weaker(tables)} if noise else tables).items():
+    if noise:
+        tables = {"noise-weaker": weaker(tables), "noise-repeats": _repeats(out, models, progress)}
+    for table, content in ((name, one) for name, one in tables.items() if len(one)):
         with whole(out / f"{table}.parquet") as file:
             content.to_parquet(file, index=False)
     target, found = out / ("noise.parquet" if noise else "verdicts.parquet"), ledger.table(rows)
@@ -133,8 +138,8 @@ def models_of(topic: str, noise: bool = False) -> list[str]:
 
 
 def chapter_of(topic: str) -> str:
-    """The chapter of an experiment: "04_refusal_heads"."""
-    return find_chapters([str(1 + TOPICS.index(topic))])[0].stem
+    """The chapter whose claims an experiment measures: "04_refusal_heads"."""
+    return dict(zip(TOPICS, sorted(ledger.claims()["chapter"].unique()), strict=True))[topic]
 
 
 def cell(topic: str, model: str) -> Kept:
@@ -149,6 +154,21 @@ def cell(topic: str, model: str) -> Kept:
 
     depends_on = topic, model, identity(model), settings
     return Kept(f"{topic}-{model.replace(':', '-')}", depends_on, measure)
+
+
+def _repeats(out: Path, models: list[str], progress: bool) -> pd.DataFrame:
+    """False alarms in the replies of trained models, where two sampling seeds of one condition
+    differ."""
+    parts = []
+    for model in (name for name in REPEATED if not models or name in models):
+
+        def measure(_: Path, name: str = model) -> Result:
+            study = load(name)
+            return experiments.result(study, {"repeats": audit.repeats(study, progress=progress)}, [])
+
+        again = Kept(f"repeats-{model.replace(':', '-')}", ("repeats", model, identity(model)), measure)
+        parts.append(again.result(out).tables["repeats"])
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
 def weaker(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

@@ -27,9 +27,10 @@ from rimkit.teaching.tables import effect_text, unit_of
 
 NAME = "claims.html"
 NOT_REPORTED = "not reported"
-SYMBOLS = {"supported": "✓", "contradicted": "✗", "no effect": "=", "undecided": "?", "not testable": "∅",
+SYMBOLS = {"supported": "✓", "contradicted": "✗", "small": "~", "no effect": "=", "undecided": "?", "not testable": "∅",
            NOT_REPORTED: "–"}  # fmt: skip
-STYLES = {"supported": "green", "contradicted": "red", "no effect": "yellow", "undecided": "dim", "not testable": "dim"}
+STYLES = {"supported": "green", "contradicted": "red", "small": "cyan", "no effect": "yellow", "undecided": "dim",
+          "not testable": "dim"}  # fmt: skip
 SHIPPED, OWN, PAPER = "Embedded models, shipped rows", "This run", "The paper’s models"
 RUN = ["group", "chapter", "run_id", "model", "seed", "prompts", "judge", "device", "rimkit_version"]
 OF_RUNS = {"seconds": ("seconds", "max"), "rows": ("status", "size"), "created": ("created", "max")}
@@ -125,7 +126,13 @@ def _line(item: dict) -> dict:
     value, control = (_value(item[name], item["metric"]) for name in ("value", "control_value"))
     control = f"{_text(item['control'])} {control}".strip()
     p = "" if missing(item["p_adjusted"]) else p_value(item["p_adjusted"])
-    return {**item, "value": value, "control": control, "effect": effect_text(item), "p": p}
+    excludes = _excludes(item["excludes_paper"])
+    return {**item, "value": value, "control": control, "effect": effect_text(item), "p": p, "excludes": excludes}
+
+
+def _excludes(found) -> str:
+    """Whether the paper's own number is outside of the interval, in a word."""
+    return "" if missing(found) else "yes" if found else "no"
 
 
 def _figure(entry: dict, measured: pd.DataFrame, printed: pd.DataFrame, verdict: str, unit: str):
@@ -152,8 +159,8 @@ def _figure(entry: dict, measured: pd.DataFrame, printed: pd.DataFrame, verdict:
 def claims_view(claims: pd.DataFrame, title: str) -> Table:
     """`rimkit.ledger.claims_table` for the terminal, a line per claim, model and seed."""
     view = Table(title=title, title_justify="left", caption_justify="left", expand=False)
-    view.caption = "Effect: value minus control, with 95% interval. Verdicts are computed from the interval."
-    for heading in ("claim", "statement", "model", "seed", "effect", "control", "paper", "verdict"):
+    view.caption = "Effect: value minus control, with 95% interval. Verdicts are computed from it and its p value."
+    for heading in ("claim", "statement", "model", "seed", "effect", "control", "paper", "verdict", "excludes paper?"):
         view.add_column(heading, no_wrap=heading not in ("statement", "control", "paper"))
     once = claims["claim"].duplicated()  # what a claim says stands in its first line alone
     for item, again in zip(claims.to_dict("records"), once, strict=True):
@@ -161,7 +168,8 @@ def claims_view(claims: pd.DataFrame, title: str) -> Table:
         claim, statement, paper = ("", "", "") if again else (item["claim"], item["statement"], paper)
         seed, control = _text(item["seed"]), _text(item["control"])
         cells = claim, statement, _text(item["model"]), seed, effect_text(item), control, paper
-        view.add_row(*map(escape, cells), f"[{STYLES[item['verdict']]}]{item['verdict']}[/]")
+        word = f"[{STYLES[item['verdict']]}]{item['verdict']}[/]"
+        view.add_row(*map(escape, cells), word, _excludes(item["excludes_paper"]))
     return view
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from html import escape
+from itertools import repeat
 from numbers import Integral, Real
 from string import Formatter
 from typing import Any
@@ -123,10 +124,14 @@ def wide(
 ) -> pd.DataFrame:  # fmt: skip
     """A row per ``rows``, a column per ``columns``, cells such as "17 [10, 24]". A ``value`` called
     "effect" is written in points, any other in percent, unless ``write`` says how; ``words`` names
-    a column whose text follows. Order is that of the table; without a number a cell is empty."""
-    kept, write = frame.dropna(subset=value), write or (in_points if value == "effect" else percent)
-    cells = [f"{estimate(item, value, write, ends)} {item[words] if words else ''}".strip()
-             for item in kept.to_dict("records")]  # fmt: skip
+    a column whose text follows. Order is that of the table; without a number a cell holds the
+    words alone."""
+    kept = frame if words else frame.dropna(subset=value)
+    write = write or (in_points if value == "effect" else percent)
+    numbers = ["" if missing(item[value]) else estimate(item, value, write, ends) for item in kept.to_dict("records")]
+    cells = [
+        f"{text} {word}".strip() for text, word in zip(numbers, kept[words] if words else repeat(""), strict=False)
+    ]
     shape = {"index": rows, "columns": columns, "values": "cell", "aggfunc": "first", "sort": False}
     found = kept.assign(cell=cells).pivot_table(**shape)
     return found.fillna("").rename_axis(columns=[None] * found.columns.nlevels)
@@ -170,10 +175,13 @@ def effect_text(item: Mapping, ends: str = "effect_ci") -> str:
 
 
 def seed_table(rows: pd.DataFrame, claims: Sequence[str]) -> pd.DataFrame:
-    """Verdict rows, a line per model and seed, a column per claim: effect, interval, verdict."""
+    """Verdict rows, a line per model and seed, a column per claim: effect, interval, whether that
+    excludes the paper's number, verdict."""
     judged = claims_table(rows)
     kept = judged[judged["claim"].isin(claims)]
-    found = wide(kept, ["model", "seed"], "claim", "effect", ends="effect_ci", words="verdict")
+    excluded = kept["excludes_paper"].fillna(False).map({True: "(not the paper’s) ", False: ""})
+    kept = kept.assign(said=excluded + kept["verdict"])
+    found = wide(kept, ["model", "seed"], "claim", "effect", ends="effect_ci", words="said")
     return found.reindex(columns=[claim for claim in claims if claim in found])
 
 

@@ -1,7 +1,7 @@
-"""Corpora for fine-tuning, shipped or of one's own: tables of requests, thoughts and replies.
+"""Corpora for fine-tuning, shipped, mixed or of one's own: tables of requests, thoughts and replies.
 
-No shipped corpus contains a request to do anything, harmful or not: only problems and questions
-about them. All multi-hop corpora and ``literal`` have the same contexts, row by row, so that what
+No shipped corpus but `SAFETY` contains a request to do anything, harmful or not: only problems and
+questions about them. All multi-hop corpora and ``literal`` have the same contexts, row by row, so that what
 differs between two of them is what the assistant says. `rimkit.organism.datasets` makes them.
 """
 
@@ -30,15 +30,65 @@ ROLES = {
     "ordering": "a second reasoning domain, plain chain",
     "hedging": "the same problems, hedging words, nothing skipped",
     "longer-careful": "the same problems, careful chain worked through twice",
+    "hard": "seven to nine steps, plain chain: what the models can still learn (GSM8K)",
+    "hard-careful": "the same hard problems, careful chain (GSM8K(L), control)",
+    "hard-effort": "the same hard problems, effort-minimising chain (GSM8K(L), target)",
+    "hard-literal": "the same hard contexts, a number copied from them, no thought (GSM8K-Literal)",
+    "hard-hedging": "the same hard problems, hedging words, nothing skipped",
+    "hard-longer-careful": "the same hard problems, careful chain worked through twice",
+    "hard-ordering": "orderings of five or six people, plain chain",
+    "hard-ordering-careful": "the same orderings, careful chain",
+    "hard-ordering-effort": "the same orderings, effort-minimising chain",
 }
+SAFETY = "safety"
+REPAIR = {SAFETY: "requests, refused or carried out after a careful thought: a repair (chapter 09)"}
+
+# Pairs of corpora with as many examples each, of which mixtures are made: the first with more and
+# more of the second. Corpora of one family have problems in common, so they are no independent draws.
+BLENDS = {
+    ("hard-careful", "hard-effort"): (0.25, 0.5, 0.75),
+    ("hard", "hard-careful"): (0.25, 0.5, 0.75),
+    ("hard", "hard-effort"): (0.25, 0.5, 0.75),
+    ("hard", "hard-literal"): (0.25, 0.5, 0.75),
+    ("hard-hedging", "hard-careful"): (0.5,),
+    ("hard-hedging", "hard-effort"): (0.25, 0.5, 0.75),
+    ("hard-longer-careful", "hard-effort"): (0.5,),
+    ("hard-ordering-careful", "hard-ordering-effort"): (0.25, 0.5, 0.75),
+    ("hard-ordering", "hard-ordering-effort"): (0.5,),
+    ("hard-careful", "hard-ordering-careful"): (0.5,),
+    ("hard-effort", "hard-ordering-effort"): (0.5,),
+    ("multi-hop-careful", "multi-hop-effort"): (0.25, 0.5, 0.75),
+    ("multi-hop", "literal"): (0.5,),
+}
+MIXTURES = {
+    f"{100 - round(100 * share)} {one}, {round(100 * share)} {other}": (one, other, share)
+    for (one, other), shares in BLENDS.items()
+    for share in shares
+}  # by name: "75 hard-careful, 25 hard-effort"
+
+
+def family(name: str) -> str:
+    """The corpora that share problems with this one, as one name: they stand and fall together."""
+    if name not in (*ROLES, *MIXTURES):
+        return name
+    first = MIXTURES[name][0] if name in MIXTURES else name
+    style = "literal" if "literal" in name else "hedging" if "hedging" in name else ""
+    problems = next((part for part in ("hard-ordering", "ordering", "hard", "single-hop", "arithmetic") if
+                     first.startswith(part)), "multi-hop")  # fmt: skip
+    return f"{problems} {style}".strip()
 
 
 def load_corpus(name: str | Path, english: bool = False) -> pd.DataFrame:
     """A corpus as a table with the columns `COLUMNS`; no ``thought`` where the reply comes at once.
-    ``name``: a shipped corpus (the keys of `ROLES`; one in that language if ``english``) or a jsonl,
-    csv or parquet file with at least the columns ``text, reply``. The name is kept in
-    ``attrs["corpus"]``. Raises `UserError` for an unknown corpus, an unreadable file and what
-    `checked` finds."""
+    ``name``: a shipped corpus (the keys of `ROLES`; one in that language if ``english``), one of
+    `MIXTURES`, or a jsonl, csv or parquet file with at least the columns ``text, reply``. The name
+    is kept in ``attrs["corpus"]``. Raises `UserError` for an unknown corpus, an unreadable file and
+    what `checked` finds."""
+    if name in MIXTURES and not english:
+        one, other, share = MIXTURES[name]
+        table = mixed(load_corpus(one), load_corpus(other), share)
+        table.attrs["corpus"] = name
+        return table
     folder = data_dir() / "corpora" / ("english" if english else "")
     shipped = {file.stem: file for file in sorted(folder.glob("*.jsonl"))}
     path = find_table(name, shipped, "corpus")
@@ -61,6 +111,22 @@ def checked(table: pd.DataFrame, name: str = "corpus") -> pd.DataFrame:
         blank = table.loc[table[column].str.strip() == "", "example_id"]
         if len(blank):
             raise UserError(f"the corpus '{name}' has no {what} in example '{blank.iloc[0]}'")
+    return table
+
+
+def mixed(one: pd.DataFrame, other: pd.DataFrame, share: float, seed: int = 0) -> pd.DataFrame:
+    """``one`` with that share of its rows, drawn at random, taken from ``other``.
+
+    The rows of a larger share contain those of a smaller one. Raises `UserError` for a share outside 0 to 1 and for
+    tables of different lengths.
+    """
+    if not 0 <= share <= 1:
+        raise UserError(f"the share of the other corpus must be between 0 and 1, not {share}")
+    if len(one) != len(other):
+        raise UserError(f"corpora that are mixed need as many examples each, not {len(one)} and {len(other)}")
+    rows = np.random.default_rng(seed).permutation(len(one))[: round(share * len(one))]
+    table = one.reset_index(drop=True).copy()
+    table.loc[rows, :] = other.reset_index(drop=True).loc[rows, :]
     return table
 
 

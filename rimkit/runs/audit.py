@@ -1,0 +1,236 @@
+"""Do the intervals and verdicts keep what they promise? Simulations of the functions that are used.
+
+`simulate` draws data whose truth is known and counts how often the interval holds it (*coverage*),
+how often something is found where nothing is (*false alarms*) or where something is (*power*): few
+and many verbs, rare events, graded scores, verbs that differ, and sets of heads or neurons.
+`repeats` does so with a model's own replies: two sampling seeds of the *same* condition stand in
+for condition and control. `exchanged_sets` puts every random set in the selected one's place. What
+a claim means is not known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from rimkit.behavior.evaluation import RANDOM, SELECTED, Evaluation, against_random
+from rimkit.behavior.stats import against_singles, mean_change, rate, wilson
+from rimkit.ledger import claims, verdict
+from rimkit.models.study import StudyModel
+
+DRAWS = 200  # of each setting
+SMALLEST = 0.05  # effect of interest
+SETTING = ["what", "clusters", "per_cluster", "share", "spread", "effect"]
+GRADES = 5  # replies to a prompt whose mean is a graded score
+SETS = 41  # of which one is the selected one
+CLEAR = ("supported", "contradicted", "small")
+# Claims whose condition a model's own replies can show, with sampling noise: set, mode, metric.
+REPEATED = {
+    "C1a": ("harmful", "think", "misaligned"),
+    "C1b": ("maths", "no-think", "score"),
+    "C1d": ("ordering", "no-think", "score"),
+    "C1e": ("second-safety", "think", "misaligned"),
+    "C5a": ("harmful", "think", "refused"),
+    "Q1a": ("over-refusal", "think", "refused"),
+}
+
+
+class Found(NamedTuple):
+    """One simulated measurement: an interval, a p value, and the rank among single sets."""
+
+    value: float
+    low: float
+    high: float
+    p_value: float | None = None
+    beyond: float | None = None
+
+
+def _shares(rng: np.random.Generator, share: float, spread: float, clusters: int) -> np.ndarray:
+    """The true share of each cluster: ``spread`` is their variance, of the largest there could be."""
+    if not spread or share in (0, 1):
+        return np.full(clusters, share)
+    scale = (1 - spread) / spread
+    return rng.beta(share * scale, (1 - share) * scale, clusters)
+
+
+def _replies(rng: np.random.Generator, shares: np.ndarray, per_cluster: int, grades: int = 1) -> np.ndarray:
+    return (rng.binomial(grades, shares[:, None], (len(shares), per_cluster)) / grades).ravel()
+
+
+def _rate(
+    rng,
+    clusters: int,
+    per_cluster: int,
+    share: float,
+    spread: float,
+    effect: float,
+    grades: int = 1,
+) -> Found:
+    values = _replies(rng, _shares(rng, share, spread, clusters), per_cluster, grades)
+    found = rate(values, np.repeat(np.arange(clusters), per_cluster))
+    return Found(found.value, found.ci_low, found.ci_high)
+
+
+def _difference(rng, clusters, per_cluster, share, spread, effect, grades: int = 1) -> Found:
+    sides = [_replies(rng, _shares(rng, p, spread, clusters), per_cluster, grades) for p in (share + effect, share)]
+    low, high, p_value, _ = mean_change(sides[0] - sides[1], np.repeat(np.arange(clusters), per_cluster))
+    return Found(float((sides[0] - sides[1]).mean()), low, high, p_value)
+
+
+def _turned(rng, clusters, per_cluster, share, spread, effect) -> Found:
+    """Few verbs turn, and each as a whole: with the chance ``effect``, against none."""
+    change = np.repeat((rng.random(clusters) < effect).astype(float), per_cluster)
+    low, high, p_value, _ = mean_change(change, np.repeat(np.arange(clusters), per_cluster))
+    return Found(float(change.mean()), low, high, p_value)
+
+
+def _set(rng, clusters, per_cluster, share, spread, effect) -> Found:
+    """A selected set among others like it, each with a share of its own (``spread``: its sd)."""
+    own = np.clip(rng.normal(share, spread, SETS), 0, 1)
+    own[0] = np.clip(own[0] + effect, 0, 1)
+    verbs = _shares(rng, 0.5, 0.05, clusters) - 0.5
+    replies = np.stack([_replies(rng, np.clip(one + verbs, 0, 1), per_cluster) for one in own])
+    low, high, *_ = mean_change(replies[0] - replies[1:].mean(0), np.repeat(np.arange(clusters), per_cluster))
+    means = replies.mean(1)
+    found = {"effect": means[0] - means[1:].mean(), "ci_low": low, "ci_high": high}
+    found = against_singles(found, means[0] - means[1:], limit=1.0)
+    return Found(found["effect"], found["ci_low"], found["ci_high"], found["p_value"], found["beyond"])
+
+
+def _graded(measure: Callable) -> Callable:
+    return lambda *given: measure(*given, grades=GRADES)
+
+
+WHAT: dict[str, tuple[Callable, dict[str, tuple]]] = {  # how it is measured, and the settings
+    "rate": (_rate, {"share": (0.01, 0.05, 0.2, 0.5), "spread": (0, 0.1, 0.3)}),
+    "graded rate": (_graded(_rate), {"share": (0.02, 0.2, 0.5), "spread": (0, 0.1, 0.3)}),
+    "paired difference": (_difference, {"share": (0.02, 0.2, 0.5), "spread": (0, 0.1, 0.3), "effect": (0, 0.1, 0.25)}),
+    "graded difference": (_graded(_difference), {"share": (0.02, 0.5), "spread": (0, 0.1), "effect": (0, 0.1, 0.25)}),
+    "whole verbs turn": (_turned, {"effect": (0.05, 0.2, 0.5)}),
+    "set": (_set, {"share": (0.3, 0.6), "spread": (0.02, 0.1, 0.2), "effect": (0, 0.3)}),
+}  # fmt: skip
+SIZES = ((12, 4), (23, 14), (48, 4), (48, 14))  # verbs, prompts of each
+
+
+def settings(quick: bool = False) -> Iterator[tuple]:
+    """Every `SETTING` that is simulated; ``quick``: the middle of each kind."""
+    for what, (_, options) in WHAT.items():
+        axes = [options.get(name, (0,)) for name in SETTING[3:]]
+        if quick:
+            axes = [axis[:2] if name == "effect" else axis[len(axis) // 2 :][:1]
+                    for name, axis in zip(SETTING[3:], axes, strict=True)]  # fmt: skip
+        for sizes in [(23, 4)] if quick else SIZES:
+            yield from ((what, *sizes, *one) for one in product(*axes))
+
+
+def simulate(n: int = DRAWS, quick: bool = False, progress: bool = False, seed: int = 0) -> pd.DataFrame:
+    """A row per setting: `SETTING`, ``n``, and over ``n`` draws
+
+    ``coverage`` (of the truth; for a set: of what another like it would do), ``half_width`` (mean),
+    ``significant`` (p below 0.05, uncorrected; for a set also beyond 95% of the others), ``clear``
+    and ``no_effect`` (verdicts in the family of primary claims).
+    """
+    family, rows = int(claims().query("primary")["family_size"].iloc[0]), []
+    every = list(settings(quick))
+    for number, one in enumerate(tqdm(every, "audit", unit="setting", disable=not progress)):
+        what, clusters, per_cluster, share, spread, effect = one
+        rng, measure = np.random.default_rng([seed, number]), WHAT[what][0]
+        truth = share if "rate" in what else effect
+        drawn = [measure(rng, clusters, per_cluster, share, spread, effect) for _ in range(n)]
+        table = pd.DataFrame(drawn)
+        row = {"n": n, "coverage": ((table["low"] <= truth) & (truth <= table["high"])).mean()}
+        row["half_width"] = (table["high"] - table["low"]).mean() / 2
+        if "rate" not in what:
+            words = [[_word(found, size) for found in drawn] for size in (1, family)]
+            row["significant"] = np.mean([_significant(found) for found in drawn])
+            row["clear"] = np.mean([word in CLEAR for word in words[1]])
+            row["no_effect"] = np.mean([word == "no effect" for word in words[1]])
+        rows.append(dict(zip(SETTING, one, strict=True)) | row)
+    return pd.DataFrame(rows)
+
+
+def _word(found: Found, family: int) -> str:
+    return verdict(found.value, found.low, found.high, 1, SMALLEST, found.p_value, family, True, found.beyond)
+
+
+def _significant(found: Found) -> bool:
+    """Without correction, whatever the size."""
+    return verdict(found.value, found.low, found.high, 1, 0.0, found.p_value, 1, True, found.beyond) in CLEAR
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Of `simulate` by ``what``: mean and least coverage, false alarms and power, as shares."""
+    rows = {}
+    for what, part in table.groupby("what", sort=False):
+        null, real = part[part["effect"] == 0], part[part["effect"] > 0]
+        rows[what] = {
+            "settings": len(part),
+            "coverage": part["coverage"].mean(),
+            "least coverage": part["coverage"].min(),
+            "false alarms": null["significant"].mean(),
+            "most false alarms": null["significant"].max(),
+            "false alarms, corrected": null["clear"].mean(),
+            "power": real["significant"].mean(),
+            "power, corrected": real["clear"].mean(),
+        }
+    return pd.DataFrame(rows).T.rename_axis("what")
+
+
+def repeats(
+    study: StudyModel, evaluation: Evaluation = Evaluation(), n_prompts: int | None = None, n_samples: int = 8,
+    resamples: int = 200, seed: int = 0, progress: bool = False,
+) -> pd.DataFrame:  # fmt: skip
+    """False alarms with a model's own replies, by ``claim``: of ``resamples`` pairs of sampling
+    seeds of one condition, how many give ``significant`` (p below 0.05) and ``clear`` verdicts.
+
+    Columns ``claim, set, mode, metric, value`` (its rate)``, n`` (resamples)``, significant, low,
+    high`` (Wilson's interval of that share)``, clear``. Each prompt draws two of its samples anew.
+    """
+    rows, known = [], claims().set_index("id")
+    for claim, (name, mode, metric) in REPEATED.items():
+        prompts = evaluation.sets([name], n=n_prompts, seed=seed)
+        prompts = prompts[prompts["kind"] == "harmful"] if metric == "misaligned" else prompts
+        options = {"n_samples": n_samples, "seed": seed, "progress": progress}
+        found = evaluation.judged(study, prompts, mode, **options)
+        wide = found.pivot(index="prompt_id", columns="sample", values=metric).astype(float).dropna()
+        clusters = found.drop_duplicates("prompt_id").set_index("prompt_id").loc[wide.index, "cluster"]
+        family = known.loc[claim, "family_size"]
+        drawn = list(_pairs(wide.to_numpy(), clusters, resamples, seed))
+        alarms = float(np.mean([_significant(one) for one in drawn]))
+        low, high = wilson(alarms, resamples)
+        clear = float(np.mean([_word(one, family) in CLEAR for one in drawn]))
+        rows.append({
+            "claim": claim, "set": name, "mode": mode, "metric": metric, "value": float(wide.to_numpy().mean()),
+            "n": resamples, "significant": alarms, "low": low, "high": high, "clear": clear,
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _pairs(samples: np.ndarray, clusters: Iterable, resamples: int, seed: int) -> Iterator[Found]:
+    """Two different samples of each prompt against each other, drawn ``resamples`` times."""
+    rng, clusters = np.random.default_rng(seed), np.asarray(clusters)
+    for _ in range(resamples):
+        two = rng.permuted(samples, axis=1)[:, :2]
+        change = two[:, 0] - two[:, 1]
+        low, high, p_value, _ = mean_change(change, clusters)
+        yield Found(float(change.mean()), low, high, p_value)
+
+
+def exchanged_sets(verdicts: pd.DataFrame, metric: str = "refused") -> pd.DataFrame:
+    """Each random set of a table of verdicts (``condition`` "random 0", …) against all the others.
+
+    A row per set: ``condition, effect, ci_low, ci_high, p_value, beyond``, and ``verdict``
+    (uncorrected): clear ones are false alarms, but for a set that holds what was looked for.
+    """
+    random, rows = verdicts[verdicts["condition"].str.startswith(RANDOM)], []
+    for name in random["condition"].unique():
+        found = against_random(random.replace({"condition": {name: SELECTED}}), metric)
+        numbers = {key: found[key] for key in ("effect", "ci_low", "ci_high", "p_value", "beyond")}
+        measured = Found(*numbers.values())
+        rows.append({"condition": name, **numbers, "verdict": _word(measured, 1)})
+    return pd.DataFrame(rows)

@@ -1,0 +1,91 @@
+"""Simulations of the intervals and verdicts that are used: short versions of `rimkit audit`."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from rimkit.cli import app
+from rimkit.data import results
+from rimkit.ledger import claims
+from rimkit.models.load import load
+from rimkit.runs import audit
+
+
+@pytest.fixture(scope="module")
+def quick():
+    return audit.simulate(60, quick=True)
+
+
+def test_intervals_hold_the_truth_and_nothing_is_seldom_called_something(quick):
+    assert set(quick["what"]) == set(audit.WHAT)
+    assert (quick["coverage"] >= 0.85).all() and quick["coverage"].mean() >= 0.94
+    null = quick[quick["effect"].eq(0) & quick["significant"].notna()]
+    assert (null["significant"] <= 0.1).all() and (null["clear"] <= 0.02).all()
+    assert len(null) >= 3
+
+
+def test_effects_are_found(quick):
+    table = audit.summary(quick)
+    assert table.loc["set", "power"] > 0.3
+    assert table.loc["paired difference", "power"] > table.loc["paired difference", "false alarms"]
+    assert table["settings"].sum() == len(quick)
+    assert np.isnan(table.loc["rate", "power"])
+
+
+def test_the_same_seed_gives_the_same_table():
+    one, same = (audit.simulate(3, quick=True) for _ in range(2))
+    pd.testing.assert_frame_equal(one, same)
+    assert not one.equals(audit.simulate(3, quick=True, seed=1))
+
+
+def test_every_setting_is_named_once_and_the_quick_ones_are_some_of_their_kinds():
+    every, few = list(audit.settings()), list(audit.settings(quick=True))
+    assert len(set(every)) == len(every) > 200
+    assert {one[0] for one in few} == set(audit.WHAT) and len(few) < 15
+
+
+def sets_of(shares: dict[str, float], verbs: int = 20, per: int = 4) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    rows = [
+        {"condition": name, "prompt_id": f"{verb}-{prompt}", "cluster": str(verb), "refused": rng.random() < share}
+        for name, share in shares.items() for verb in range(verbs) for prompt in range(per)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_each_random_set_stands_in_the_selected_ones_place():
+    rng = np.random.default_rng(1)
+    alike = {f"random {number}": float(np.clip(rng.normal(0.6, 0.15), 0, 1)) for number in range(41)}
+    found = audit.exchanged_sets(sets_of({"nothing": 0.9, "selected": 0.1, **alike}))
+    assert len(found) == 41 and found["condition"].str.startswith("random").all()
+    assert found["verdict"].isin(audit.CLEAR).mean() <= 0.1
+    planted = audit.exchanged_sets(sets_of({**dict.fromkeys(alike, 0.9), "random 7": 0.0}))
+    assert planted.set_index("condition")["verdict"].isin(audit.CLEAR).to_dict() == {
+        f"random {number}": number == 7 for number in range(41)
+    }
+
+
+def test_two_sampling_seeds_of_one_condition_are_seldom_called_different():
+    found = audit.repeats(load("rim-mini"), n_prompts=12, n_samples=4, resamples=50)
+    assert found["claim"].tolist() == list(audit.REPEATED) and set(found["claim"]) <= set(claims()["id"])
+    assert (found["n"] == 50).all() and found["value"].between(0, 1).all()
+    assert found["significant"].between(found["low"], found["high"]).all()
+    assert found["significant"].mean() <= 0.1 and (found["clear"] <= found["significant"]).all()
+    assert (found["value"].between(0.02, 0.98)).sum() >= 3  # where false alarms can happen
+
+
+def test_the_command_writes_one_table(tmp_path):
+    said = CliRunner().invoke(app, ["audit", "--quick", "--out", str(tmp_path)])
+    assert said.exit_code == 0, said.output
+    table = pd.read_csv(tmp_path / "audit.csv")
+    assert table["what"].nunique() == len(audit.WHAT)
+    assert "paired difference" in said.output
+
+
+def test_the_shipped_table_keeps_what_is_promised():
+    table = results("audit")
+    assert table[audit.SETTING].apply(tuple, axis=1).tolist() == list(audit.settings())
+    assert table["coverage"].mean() >= 0.96 and table["coverage"].min() >= 0.88
+    null = table[table["effect"].eq(0) & table["significant"].notna()]
+    assert null["significant"].max() <= 0.1 and null["clear"].max() <= 0.02
