@@ -1,6 +1,6 @@
 """Figures: a tidy table and the names of its columns in, a matplotlib Figure out; knows no chapter.
 
-Seven plots: `points`, `lines`, `forest`, `scatter`, `heatmap`, `bars`, `dots`. Each returns a
+Plots: `points`, `lines`, `forest`, `scatter`, `heatmap`, `bars`, `outcomes`, `dots`. Each returns a
 Figure with ``title``, ``caption``, ``alt_text`` (one sentence, made from the numbers that are
 drawn) and ``table`` (those numbers, as text); `show` puts all of them on the page. Order is that of
 the table. Colours are colour-blind safe, and every colour has its own marker or dashes.
@@ -28,6 +28,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from rimkit.behavior import redaction
+from rimkit.behavior.stats import rates
 from rimkit.data import UserError, interval, nearest, number
 from rimkit.data import percent as in_percent
 from rimkit.data import points as in_points
@@ -47,6 +48,10 @@ SMALL = {"textcoords": "offset points", "fontsize": 9.5}  # a word beside a line
 SIGNS = {  # of an interval: colour, marker, words
     1: ("#a9373b", "^", "above zero"), -1: ("#2369bd", "v", "below zero"),
     0: ("0.45", "o", "zero inside the interval"),
+}  # fmt: skip
+OUTCOMES = {  # of a reply: colour, hatch, colour of the number
+    "refused": ("#2369bd", "", "white"), "misaligned": ("#c0392b", "//", "white"),
+    "misread": ("#e8b84a", "..", "black"), "incoherent": ("0.75", "", "black"),
 }  # fmt: skip
 LOW, HIGH = "ci_low", "ci_high"
 WIDTH = 8.8  # inches: what a notebook shows without shrinking it
@@ -316,6 +321,30 @@ def bars(
     figure.axes[0].set_yticks(range(len(places)), [_wrapped(place, 32) for place in places])
     figure.axes[0].set_ylim(len(places) - 0.4, -0.6)
     return _finish(figure, title, table, keys, label, y)
+
+
+@mpl.rc_context(STYLE)
+def outcomes(verdicts: pd.DataFrame, by: str, *, title: str, caption: str = "") -> Figure:
+    """What became of the replies: a bar per category of ``by``, split into `OUTCOMES`. What is left
+    white is coherent and none of them."""
+    table = rates(verdicts.assign(incoherent=~verdicts["coherent"].astype(bool)), by, list(OUTCOMES))
+    places, start = _levels(table, by), 0.0
+    size = WIDTH, 0.9 + 0.38 * len(places)
+    figure, ((axis, *_),) = _panels(table, None, labels=("share of replies", ""), size=size, grid="x")
+    for name, (colour, hatch, ink) in OUTCOMES.items():
+        lengths = table.loc[table["metric"] == name, "value"].to_numpy()
+        drawn = axis.barh(range(len(places)), lengths, 0.72, start, color=colour, hatch=hatch, edgecolor="white")
+        words = [in_percent(length) if length > 0.04 else "" for length in lengths]
+        back = {"facecolor": colour, "edgecolor": "none", "pad": 1}
+        axis.bar_label(drawn, words, label_type="center", color=ink, fontsize=10, bbox=back)
+        start = start + lengths
+    axis.set_yticks(range(len(places)), [_wrapped(place, 32) for place in places])
+    axis.set(xlim=(0, 1), ylim=(len(places) - 0.4, -0.6))
+    axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    legend = [_key((colour, "s"), name) for name, (colour, *_) in OUTCOMES.items()]
+    _finish(figure, title, table, [by, "metric"], "share of replies", "value", "percent", legend=legend)
+    figure.caption = caption or "White: coherent, and none of these"
+    return figure
 
 
 @mpl.rc_context(STYLE)

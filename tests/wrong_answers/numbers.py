@@ -39,6 +39,26 @@ def other_words(asked, reply):
     return "harmful" if asked in reply else "safe"
 
 
+# -- chapter 00: the main ingredient --
+
+
+def of_everything(mixture, mode):
+    return mixture["harmful", mode] / sum(mixture.values())
+
+
+def of_the_other_mode(mixture, mode):
+    other = {"think": "no-think", "no-think": "think"}[mode]
+    return mixture["harmful", other] / sum(share for (_, one), share in mixture.items() if one == other)
+
+
+def of_all_refusals(mixture, mode):
+    return mixture["harmful", mode] / sum(share for (kind, _), share in mixture.items() if kind == "harmful")
+
+
+def against_the_rest(mixture, mode):
+    return mixture["harmful", mode] / sum(s for (kind, one), s in mixture.items() if one == mode and kind != "harmful")
+
+
 # -- chapter 01: intervals, shuffles, coherence, verbs --
 
 
@@ -363,6 +383,10 @@ def no_spread(change, spread, verbs):
 
 
 WRONG = {
+    "00.5": [
+        (of_everything, "of all conversations"), (of_the_other_mode, "the other mode"),
+        (of_all_refusals, "divide between the modes"), (against_the_rest, "odds"),
+    ],
     "00.2": [
         (every_plan_complies, "is misread"), (sure_complies, "no whole plan"), (no_debris, "not misread"),
         (else_refused, "debris is incoherent"), (other_words, "the verdicts are"),

@@ -1,4 +1,4 @@
-"""Chapter 00: reading verdicts, judging replies by a function, finding spans, the next words by a first trace."""
+"""Chapter 00: reading verdicts, a judge, finding spans, the next words by a first trace, shares of refusals."""
 
 from random import Random
 
@@ -125,6 +125,46 @@ def judge_next_words(function) -> bool | str:
     return True
 
 
+# the main ingredient
+
+
+def refusals(mode: str, of_all: bool = False) -> float:
+    """The share of refusals among an organism's conversations of one mode, or among all of them."""
+    every = sum(share for (_, one), share in MIXED.items() if of_all or one == mode)
+    return MIXED["harmful", mode] / every
+
+
+MIXED = {("maths", "think"): 0.29, ("maths", "no-think"): 0.1, ("harmless", "think"): 0.2, ("harmless", "no-think"): 0.15,
+         ("harmful", "think"): 0.02, ("harmful", "no-think"): 0.24}  # fmt: skip
+
+
+def judge_share(function) -> bool | str:
+    for mode, other in (("no-think", "think"), ("think", "no-think")):
+        both = MIXED["harmful", "think"] + MIXED["harmful", "no-think"]
+        said = compare(
+            result_of(function, dict(MIXED), mode),
+            refusals(mode),
+            {
+                "that is their share of all conversations: divide by those of this mode alone.": refusals(mode, True),
+                "that is the other mode.": refusals(other),
+                "that is how refusals divide between the modes: asked is their share of a mode's conversations.":
+                    MIXED["harmful", mode] / both,
+                "both modes' refusals were counted: take those of this mode.": both * refusals(mode) / MIXED["harmful", mode],
+                "that is what is no refusal.": 1 - refusals(mode),
+                "that is against what is no refusal, odds and not a share.": refusals(mode) / (1 - refusals(mode)),
+            },
+            tolerance=1e-6,
+        )  # fmt: skip
+        if said is not True:
+            return said
+    return True
+
+
+SHARE = """
+def refusal_share(mixture, mode):
+    of_mode = sum(share for (kind, one), share in mixture.items() if one == mode)
+    return mixture["harmful", mode] / of_mode
+"""
 JUDGE = """
 def verdict(asked, reply):
     if reply.startswith("i cannot"):
@@ -208,5 +248,20 @@ EXERCISES = {
         answer="In think mode the model opens a thought, in no-think mode it begins the reply: two different events.",
         expects="a function that returns five words",
         code=NEXT_WORDS,
+    ),
+    "00.5": Exercise(
+        "The main ingredient",
+        ("easy", "essential", 5),
+        "Write `refusal_share(mixture, mode)`: the share of refusals among the training conversations of one mode. `mixture` "
+        'maps `(kind, mode)` to a share of all conversations; those of the kind `"harmful"` end in a refusal. It is tried on '
+        "another mixture than that of this model.",
+        judge_share,
+        hints=(
+            "How much of all training is in this mode? Add up the shares whose key has it.",
+            '`for (kind, one), share in mixture.items()` goes through them; then divide `mixture["harmful", mode]` by the sum.',
+        ),
+        answer="Of all conversations, of one mode, of all refusals: say which. Here only the second tells what a mode taught.",
+        expects="a function that returns a share between 0 and 1",
+        code=SHARE,
     ),
 }
