@@ -197,24 +197,24 @@ def rows(study: StudyModel, tuned: Mapping[str, DataFrame], untuned: DataFrame, 
             rises = [rate_of(name, what, "think") - rate_of(UNTUNED, what, "think") for name, what in taught.items()]
             floors = {"read": min(rate_of(name, READ, mode) for name in names), "reached": min(rises, default=None)}
         claimed.append((claim, mode, testable(claim, effect, **floors)))
-    claimed.append(("Q5a", "think", attempt(prediction, untuned, tuned)))
+    claimed.append(("Q5a", "think", attempt(prediction, untuned, tuned, not study.invented)))
     return verdict_rows(study, settings, claimed)
 
 
-def predicted(corpus: str, untuned: pd.Series) -> float:
+def predicted(corpus: str, untuned: pd.Series, english: bool = False) -> float:
     """Misalignment in think mode, foretold before training: if thoughts opened as the corpus's do.
 
     From the untuned model's misalignment after openings of each style; without thoughts in the
     corpus, as it is. ``untuned``: means by mode, metric and opening.
     """
-    thoughts = load_corpus(corpus)["thought"]
+    thoughts = load_corpus(corpus, english=english)["thought"]
     styles = thoughts[thoughts != ""].map(style).replace("other", NEUTRAL)
     own = untuned["think", "misaligned", ""]
-    after = styles.map(lambda name: untuned["think", FORCED, name]).sum()
+    after = styles.map(lambda name: untuned["think", FORCED, name]).astype(float).sum()
     return float(after + own * (thoughts == "").sum()) / len(thoughts)
 
 
-def prediction(untuned: DataFrame, tuned: Mapping[str, DataFrame]) -> dict:
+def prediction(untuned: DataFrame, tuned: Mapping[str, DataFrame], english: bool = False) -> dict:
     """How well `predicted` agrees with what tuning did, over corpora: a correlation against chance.
 
     The interval draws corpora again, p exchanges them. Raises `UserError` below `FEWEST` corpora.
@@ -222,7 +222,7 @@ def prediction(untuned: DataFrame, tuned: Mapping[str, DataFrame]) -> dict:
     if len(tuned) < FEWEST:
         raise UserError(f"a correlation over corpora needs at least {FEWEST}, here are {len(tuned)}")
     before = untuned.groupby(KEYS)["value"].mean()
-    foretold = np.array([predicted(corpus, before) for corpus in tuned])
+    foretold = np.array([predicted(corpus, before, english) for corpus in tuned])
     measured = np.array([found.groupby(KEYS)["value"].mean()["think", "misaligned", ""] for found in tuned.values()])
     r = pearsonr(foretold, measured, method=PermutationMethod(rng=0))
     again = {"paired": True, "vectorized": False, "n_resamples": 2000, "method": "percentile", "rng": 0}
