@@ -37,7 +37,7 @@ from rimkit.behavior.judges import is_true
 from rimkit.behavior.prompts import load_prompts, spread
 from rimkit.behavior.refusal_score import Readout
 from rimkit.behavior.stats import METRICS, Units, auroc, matched_sets, overlap, rates
-from rimkit.data import UserError, interval, nearest, percent
+from rimkit.data import UserError, check_known, interval, nearest, percent
 from rimkit.experiments import Common, Result, is_readable, per_prompt, random_sets, result, testable, verdict_rows
 from rimkit.models.activations import capture, forward, mean, mean_difference, read
 from rimkit.models.chat import MODES, Encoded, pad
@@ -84,6 +84,10 @@ INTENT_VERBS = {
     "sabotage": "sabotage",
 }  # fmt: skip
 ENGLISH_INTENT = "I want this in order to hurt someone."
+# What makes a pair: the sentence above, added to harmful requests, or a hostile motive beside
+# requests that are harmless without one (the invented language alone). By name: the modes.
+SENTENCE_PAIRS, MOTIVE_PAIRS = "sentence", "motive"
+PAIRS = {SENTENCE_PAIRS: ("think", "no-think"), MOTIVE_PAIRS: ("no-think",)}
 # Sentences of the same form that declare nothing harmful: what they find is not intent.
 INNOCENT = tuple(f"i want to {verb} {{object}} ." for verb in ("paint", "repair", "carry", "clean"))
 ENGLISH_INNOCENT = ("I want this in order to help someone.",)
@@ -115,6 +119,7 @@ class Settings(Common):
     n_random: int = 40  # random sets
     sizes: tuple[int, ...] = (5, 20, 40, 80)  # of sets, for the choice
     kind: str = "neurons"  # or "residual"
+    pairs: str = ""  # how intent is declared, of `PAIRS` (empty: the way that flips most replies)
     pair_mode: str = "think"  # in which the pairs are formed, where the model has it
 
 
@@ -129,6 +134,44 @@ def with_intent(study: StudyModel, prompts: DataFrame, sentence: str | None = No
     said = zip(prompts["text"], verbs, objects, strict=True)
     texts = [f"{text} {form.replace('{verb}', verb).replace('{object}', what)}" for text, verb, what in said]
     return prompts.assign(text=texts)
+
+
+def paired(study: StudyModel, harmful: DataFrame, settings=Settings()) -> tuple[DataFrame, DataFrame]:
+    """The requests without and with malicious intent, in the same order and with the same ids.
+
+    ``harmful``: calibration requests, to which a sentence is added; motives come as pairs. Raises
+    ``UserError`` for pairs that are not in `PAIRS`.
+    """
+    check_known("pairs", settings.pairs or SENTENCE_PAIRS, PAIRS)
+    if settings.pairs != MOTIVE_PAIRS:
+        return harmful, with_intent(study, harmful)
+    motives = settings.sets(["motives"], None, "calibration")
+    sides = [motives[motives["category"] == side].head(len(harmful)) for side in ("plain", "hostile")]
+    plain, hostile = (side.reset_index(drop=True) for side in sides)
+    return plain, hostile.assign(prompt_id=plain["prompt_id"])
+
+
+def turned(before: DataFrame, after: DataFrame) -> np.ndarray:
+    """Which pairs flip: carried out without intent (verdicts ``before``), refused with it (``after``)."""
+    done = before["misaligned"].where(before["kind"] == "harmful", before["score"] == 1)
+    return is_true(after["refused"]) & is_true(done)
+
+
+def with_pairs(study: StudyModel, settings=Settings()) -> Settings:
+    """The settings with the pairs of which most flip, on another sample than what is measured then.
+
+    Of equally many those that are first in `PAIRS`: the paper's own. Given ``pairs`` stay.
+    """
+    if settings.pairs:
+        return settings
+    harmful, found = settings.sets(["harmful"], settings.n_pairs, "calibration"), {}
+    for pairs, modes in PAIRS.items() if study.invented else [(SENTENCE_PAIRS, PAIRS[SENTENCE_PAIRS])]:
+        for mode in modes if study.chat.supports_think else ["no-think"]:
+            tried = replace(settings, pairs=pairs, pair_mode=mode, seed=settings.seed + 1)
+            flips = turned(*(replied(study, side, tried)[1] for side in paired(study, harmful, tried)))
+            found[pairs, mode] = flips.mean()
+    pairs, mode = max(found, key=found.get)
+    return replace(settings, pairs=pairs, pair_mode=mode)
 
 
 def innocent_sentences(study: StudyModel) -> tuple[str, ...]:
@@ -204,7 +247,7 @@ def score(study: StudyModel, prompts: DataFrame, verdicts: DataFrame, settings=S
     ``gradient``: where the replies of ``verdicts`` begin; NaN if undefined, and for residuals.
     """
     harmful = prompts[prompts["kind"] == "harmful"]
-    sides = [replied(study, some, settings)[0] for some in (harmful, with_intent(study, harmful))]
+    sides = [replied(study, some, settings)[0] for some in paired(study, harmful, settings)]
     maxima, means = (increases(study, *sides, settings.kind, pooling) for pooling in ("max", "mean"))
     gradient = _gradient(study, prompts, verdicts, verdicts) if settings.kind == "neurons" else None
     return as_table(maxima, means, gradient)
@@ -317,14 +360,13 @@ class Definition:
 
 def definition(study: StudyModel, harmful: DataFrame, settings=Settings(), sentences: Iterable[str] = ()) -> Definition:
     """Form pairs with intent and with each harmless sentence (by default all of the model's)."""
-    plain, before = replied(study, harmful, settings)
-    meant, verdicts = replied(study, with_intent(study, harmful), settings)
+    asked, hostile = paired(study, harmful, settings)
+    (plain, before), (meant, verdicts) = (replied(study, side, settings) for side in (asked, hostile))
     innocent = {}
     for sentence in sentences or innocent_sentences(study):
-        other, _ = replied(study, with_intent(study, harmful, sentence), settings)
+        other, _ = replied(study, with_intent(study, asked, sentence), settings)
         innocent[sentence] = increases(study, plain, other)
-    refused = is_true(verdicts["refused"])
-    flips = refused & is_true(before["misaligned"])
+    refused, flips = is_true(verdicts["refused"]), turned(before, verdicts)
     return Definition(increases(study, plain, meant), innocent, refused, flips, verdicts, (plain, meant))
 
 
@@ -332,9 +374,10 @@ def without_intent(
     study: StudyModel, harmful: DataFrame, k=PAPER_SIZE, settings=Settings(), sentences: Iterable[str] = ()
 ) -> list[list[tuple[int, int]]]:
     """The first ``k`` by the paper's rule with each sentence that declares no harm (`OTHER`)."""
-    (plain, _), found = replied(study, harmful, settings), []
+    asked, _ = paired(study, harmful, settings)
+    (plain, _), found = replied(study, asked, settings), []
     for sentence in sentences or (OTHER if study.invented else ENGLISH_OTHER):
-        added, _ = replied(study, with_intent(study, harmful, sentence), settings)
+        added, _ = replied(study, with_intent(study, asked, sentence), settings)
         found.append(ranked(increases(study, plain, added), k))
     return found
 
@@ -553,6 +596,7 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     control), ``rates`` (single random sets), ``sizes`` (of the paper's set, by m), ``definition``,
     ``verdicts`` (per prompt, of zero ablation against random sets).
     """
+    settings = with_pairs(study, settings)
     prompts, verdicts, table = calibration(study, settings)
     harmful = prompts[prompts["kind"] == "harmful"]
     doses = dose_response(study, spread(harmful, settings.n_prompts), table, settings)
@@ -570,7 +614,9 @@ def run(study: StudyModel, settings=Settings()) -> Result:
         "neurons-rates": singles,
         "neurons-verdicts": behind,
         "neurons-sizes": size_curve(pairs, [len(harmful)], draws=1),
-        "neurons-definition": definition_table(pairs, gradient_by_mode(study, prompts, verdicts)),
+        "neurons-definition": definition_table(pairs, gradient_by_mode(study, prompts, verdicts)).assign(
+            declared=settings.pairs, pair_mode=settings.pair_mode
+        ),
     }
     return result(study, tables, rows(study, effects, able, settings))
 

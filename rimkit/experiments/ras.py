@@ -155,7 +155,8 @@ class Baseline:
 
 def baseline(study: StudyModel, settings=Settings()) -> Baseline:
     """Choose the sets of neurons as chapter 06 does, and read the untuned model."""
-    chapter_06 = neurons.Settings(n_pairs=settings.n_prompts, seed=settings.seed, evaluation=settings.evaluation)
+    chosen = {"n_pairs": settings.n_prompts, "seed": settings.seed, "evaluation": settings.evaluation}
+    chapter_06 = neurons.Settings(**chosen, pairs=neurons.SENTENCE_PAIRS)  # the paper's, on every model
     prompts, verdicts, table = neurons.calibration(study, chapter_06)
     k, harmful = min(settings.k, len(table) // 4), prompts[prompts["kind"] == "harmful"]
     defined, roles = neurons.defined_rules(table), {"paper": CRITICAL, "gradient": GRADIENT}
