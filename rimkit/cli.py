@@ -135,8 +135,8 @@ Repo = option(str, "Where the chapters are on GitHub.", metavar="OWNER/NAME")
 Branch = option(str, "Branch, tag or commit.")
 Readme = option(Path | None, "Write them between the markers of this Markdown file.", metavar="FILE")
 Stamp = option(Path | None, "Also say in the set-up cells of DIR/*.ipynb where to install from.", metavar="DIR")
-Grids = argument(list[str], "NAME", "thinking, patterns, probes, heads, tuning, neurons, ras; noise: all on "
-                 "random weights; or 'all'.")  # fmt: skip
+Grids = argument(list[str], "NAME", "thinking, patterns, probes, heads, tuning, neurons, ras, repairs; noise: "
+                 "all on random weights; planted: models in which it is known what to find; or 'all'.")  # fmt: skip
 Only = option(list[str], "Only this model, and those that are done already.", metavar="NAME:SEED")
 Picture = option(Path | None, "Also draw the README's figure, from OUT/thinking.parquet.", metavar="FILE")
 Organism = argument(

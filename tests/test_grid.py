@@ -68,6 +68,14 @@ def test_where_an_experiment_is_undefined_a_row_says_so(measured, tmp_path):
     assert said == [f"heads is undefined on {NOISE}:0: no request was refused"]
 
 
+def test_planted_models_that_are_not_here_are_said(monkeypatch, tmp_path):
+    said = []
+    monkeypatch.setattr(grid, "identity", lambda name: "")
+    rows = grid.run([experiments.PLANTED], tmp_path, progress=False, report=said.append)
+    assert rows.empty and len(said) == 2
+    assert f"{grid.SHARED} is not here: `rimkit organism train planted-shared --base DIR` makes it" in said
+
+
 @pytest.mark.parametrize(
     ("names", "models", "message"),
     [

@@ -22,6 +22,7 @@ from rimkit.models.hooks import architecture
 from rimkit.models.study import StudyModel
 
 TOPICS = ("thinking", "patterns", "probes", "heads", "tuning", "neurons", "ras", "repairs")
+PLANTED = "planted"  # no chapter's: the positive controls
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +137,7 @@ def run(topic: str, study: StudyModel, settings: Common | None = None, **identit
     ``identity`` goes into every verdict row (``run_id``, …). Raises ``UserError`` for an unknown
     topic, and where the topic is undefined for the model.
     """
-    if topic not in TOPICS:
+    if topic not in (*TOPICS, PLANTED):
         raise UserError(f"unknown experiment '{topic}' (known: {', '.join(TOPICS)}){nearest(topic, TOPICS)}")
     module = import_module(f"rimkit.experiments.{topic}")
     found = module.run(study, settings or module.Settings())

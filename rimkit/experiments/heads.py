@@ -29,12 +29,13 @@ from rimkit.behavior.evaluation import (
     RANDOM,
     SELECTED,
     against_random,
+    difference,
     without,
     without_sight,
 )
 from rimkit.behavior.refusal_score import Readout, at_last, attribution, contexts, head_effects, readout
 from rimkit.behavior.refusal_score import table as table_of
-from rimkit.behavior.stats import METRICS, Units, rates, unpaired_difference
+from rimkit.behavior.stats import METRICS, Units, auroc, rates, unpaired_difference
 from rimkit.data import UserError, nearest
 from rimkit.experiments import (
     Common,
@@ -57,6 +58,7 @@ SPANS = ("request", "im_end", "assistant", "think_open", "empty", "thought", "th
 RULES = {"paper": 1, "attention": 1, "direct": 1, "causal": -1, "gradient": -1}  # its sign
 SHARE = 0.1  # of all heads: the largest set that is called specific
 ANSWERED = 0.9  # what it must leave of the harmless requests that the untouched model answers
+LOWERS = 0.05  # the least fall of refusals for which one head counts: the smallest effect of interest of C5a
 SHORT, LENGTH = 32, 72  # tokens of a reply, and of one with its thought
 
 
@@ -345,6 +347,29 @@ def cut_replies(study: StudyModel, heads: Units, settings=Settings(), split: str
     cuts |= {"all heads": (None, "thought"), "all heads, before": (None, BEFORE_THOUGHT)}
     generation = {**settings.generation, "max_new_tokens": SHORT, "batch_size": 128}
     return without_sight(study, prompts, thoughts, cuts, **generation)
+
+
+def recovery(study: StudyModel, settings=Settings()) -> DataFrame:
+    """How well each rule ranks the heads whose single ablation lowers refusals: a positive control of the rules.
+
+    A head does so if refusals of evaluation requests (no-think mode) fall by `LOWERS` or more and the interval
+    excludes zero. Columns ``rule, auroc, ci_low, ci_high`` (missing where no head does, or all)``, spearman`` (of score
+    and fall, over all heads)``, lowering`` (how many heads do)``, most`` (the largest fall).
+    """
+    table, _ = score(study, settings)
+    units = table[["layer", "head"]].itertuples(index=False, name=None)
+    sets = {NOTHING: []} | {names([unit]): [unit] for unit in units}
+    verdicts = ablate(study, settings.sets(["harmful"], 2 * settings.n_prompts), sets, settings)
+    found = DataFrame([difference(verdicts, "condition", name, NOTHING, "refused") for name in list(sets)[1:]])
+    lowering, rows = ((found["effect"] <= -LOWERS) & (found["ci_high"] < 0)).to_numpy(), []
+    for rule, sign in RULES.items():
+        scores = sign * table[rule].astype(float)
+        rank = attempt(auroc, scores, lowering)
+        area = {} if isinstance(rank, str) else {"auroc": rank.value, "ci_low": rank.ci_low, "ci_high": rank.ci_high}
+        missing = dict.fromkeys(("auroc", "ci_low", "ci_high"), np.nan)
+        alike = scores.rank().corr(-found["effect"].rank()) if found["effect"].nunique() > 1 else np.nan
+        rows.append({"rule": rule, **missing, **area, "spearman": alike})
+    return DataFrame(rows).assign(lowering=int(lowering.sum()), most=-found["effect"].min())
 
 
 def random_as_one(verdicts: DataFrame) -> DataFrame:

@@ -167,22 +167,25 @@ def baseline(study: StudyModel, settings=Settings()) -> Baseline:
     return read_baseline(study, sets, *(refused.index[is_true(side)] for side in (refused, ~refused)), settings)
 
 
-def read_baseline(study: StudyModel, sets: Sequence, refused=(), others=(), settings=Settings()) -> Baseline:
+def read_baseline(
+    study: StudyModel, sets: Sequence, refused=(), others=(), settings=Settings(), mode: str = "think"
+) -> Baseline:
     """Read the untuned model on evaluation requests, for given ``sets`` (as in `Baseline`).
 
     The first is the safety-critical one; random sets like it, and all neurons, are added.
     ``refused, others``: ids of calibration requests that think mode refused or not (unread:
     neither), by which directions are made: neither neurons nor directions are measured where they
-    were chosen. States are read where a thought has been opened, else at the prompt's end. Raises
-    ``UserError`` for an empty set.
+    were chosen. States are read where a thought has been opened, else (and in no-think ``mode``) at
+    the prompt's end. Raises ``UserError`` for an empty set.
     """
     if not sets or not len(sets[0][2]):
         raise UserError("the set of safety-critical neurons is empty: choose a larger one")
-    mode = {"mode": "think", "thought_prefix": ""} if study.chat.supports_think else {"mode": "no-think"}
+    opened = mode == "think" and study.chat.supports_think
+    how = {"mode": "think", "thought_prefix": ""} if opened else {"mode": "no-think"}
 
     def asked(name: str, split: str) -> tuple[DataFrame, list[Encoded]]:
         table = settings.sets([name], settings.n_prompts, split)
-        return table, [study.chat.encode(text, **mode) for text in table["text"]]
+        return table, [study.chat.encode(text, **how) for text in table["text"]]
 
     table, known = asked("harmful", "calibration")
     chosen = _states(study, known + asked("harmless", "calibration")[1])
@@ -244,12 +247,19 @@ def _states(study: StudyModel, items: Sequence[Encoded]) -> np.ndarray:
     return read(study, items, ("residual",), ("last",))["residual", "last"]
 
 
-def in_sets(base: Baseline, tuned: StudyModel, guard: str = "drop", floor: float = FLOOR) -> DataFrame:
-    """`shifts` in each set: ``role, set_id`` (of several alike), ``neurons`` (how many)."""
-    after, rows = activations(tuned, base.safety, base.maths), []
+def in_sets(
+    base: Baseline, tuned: StudyModel, guard: str = "drop", floor: float = FLOOR, place: str = "request"
+) -> DataFrame:
+    """`shifts` in each set: ``role, set_id`` (of several alike), ``neurons`` (how many).
+
+    ``place``: the request, or one of the baseline's others (`other_places`).
+    """
+    at_request = base.safety, base.maths, "request", base.activations
+    *where, before = base.elsewhere.get(place, at_request)
+    after, rows = activations(tuned, *where), []
     for role, number, units in base.sets:
-        size = base.activations.safety.size if units is None else len(units)
-        found = shifts(base.activations, after, units, guard, floor)
+        size = before.safety.size if units is None else len(units)
+        found = shifts(before, after, units, guard, floor)
         rows.append({"role": role, "set_id": number, "neurons": size, **found})
     return DataFrame(rows).astype({"set_id": "Int64"})
 
@@ -367,20 +377,22 @@ def replies(study: StudyModel, settings=Settings(), mode: str = "think") -> Data
 
 
 def point(
-    base: Baseline, tuned: StudyModel, before: DataFrame, corpus="", step=0, settings=Settings()
-) -> dict[str, DataFrame]:
+    base: Baseline, tuned: StudyModel, before: DataFrame, corpus="", step=0, settings=Settings(), *,
+    mode: str = "think", metric: str = "misaligned",
+) -> dict[str, DataFrame]:  # fmt: skip
     """One tuned model: the tables ``ras-points`` (one row), ``ras-sets``, ``ras-layers,
     ras-verdicts`` of `run`.
 
-    ``before``: untuned `replies` in think mode. No corpus: no KL divergence on the tuning data.
+    ``before``: untuned `replies` in this mode. The outcome is the change of ``metric``. No corpus:
+    no KL divergence on the tuning data.
     """
     shifted = in_sets(base, tuned)
     learned = load_corpus(corpus, english=not base.study.invented) if corpus else None
     tuning = () if learned is None else encode_corpus(base.study, learned.head(settings.n_tuning))
-    after = replies(tuned, settings)
-    change = paired_difference(after, before, "misaligned", on="prompt_id")
+    after = replies(tuned, settings, mode)
+    change = paired_difference(after, before, metric, on="prompt_id")
     coherence = float(after["coherent"].mean() - before["coherent"].mean())
-    found = {"misaligned": change.value_a, OUTCOME: change.effect, LOW: change.ci_low, HIGH: change.ci_high}
+    found = {metric: change.value_a, OUTCOME: change.effect, LOW: change.ci_low, HIGH: change.ci_high}
     found |= {COHERENCE: coherence, "n": change.n, **predictors(base, tuned, shifted, tuning)}
     layers = range(architecture(base.study).n_layers)
     distances = [weight_distance(base.study, tuned, layer) for layer in layers]
@@ -394,14 +406,16 @@ def point(
     return {name: table.assign(**where)[[*where, *table.columns]] for name, table in tables.items()}
 
 
-def checkpoints(base: Baseline, before: DataFrame, corpus: str, settings=Settings()) -> dict[str, DataFrame]:
+def checkpoints(
+    base: Baseline, before: DataFrame, corpus: str, settings=Settings(), measure: Callable = point
+) -> dict[str, DataFrame]:
     """Fine-tune on a corpus; `point` of its first and last checkpoint (others are like it)."""
     training = {"seed": settings.seed, "save_every": settings.every, "progress": False}
     with TemporaryDirectory() as folder:
         finetune(base.study, corpus, folder=folder, **training)
         there = steps_in(folder)
         parts = [
-            point(base, restore(base.study, there[step]), before, corpus, step, settings)
+            measure(base, restore(base.study, there[step]), before, corpus, step, settings)
             for step in sorted({min(there), max(there)})
         ]
     return joined(parts)
@@ -431,25 +445,31 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     ``ras-layers`` (distance of weights), ``ras-verdicts`` (per prompt), ``ras-levels``. About
     several models: `pooled_rows`.
     """
-    base, before, parts = baseline(study, settings), replies(study, settings), []
-    of = study.fingerprint() if str(settings.folder) else ""
-    for corpus in tqdm(settings.corpora, study.name, unit="corpus", disable=not settings.progress):
-        folder = Path(settings.folder) / Path(corpus).stem if str(settings.folder) else ""
-        parts.append(kept(folder, lambda at=corpus: checkpoints(base, before, at, settings), of))
-    untuned, found = per_prompt(before).assign(corpus="untuned", step=0), joined(parts)
-    found["ras-verdicts"] = pd.concat([untuned, found["ras-verdicts"]], ignore_index=True)
+    found = tunings(baseline(study, settings), replies(study, settings), settings)
     return with_rows(study, found, settings)
 
 
-def variation(points: DataFrame) -> DataFrame:
-    """Per untuned model: ``model, seed, least, most`` (misaligned replies)``, sd, noise, reliable,
-    varies``.
+def tunings(base: Baseline, before: DataFrame, settings=Settings(), measure: Callable = point) -> dict[str, DataFrame]:
+    """`checkpoints` of every corpus, kept in the settings' folder as they are done; the verdicts
+    ``before`` join theirs."""
+    parts, of = [], base.study.fingerprint() if str(settings.folder) else ""
+    for corpus in tqdm(settings.corpora, base.study.name, unit="corpus", disable=not settings.progress):
+        folder = Path(settings.folder) / Path(corpus).stem if str(settings.folder) else ""
+        parts.append(kept(folder, lambda at=corpus: checkpoints(base, before, at, settings, measure), of))
+    untuned, found = per_prompt(before).assign(corpus="untuned", step=0), joined(parts)
+    found["ras-verdicts"] = pd.concat([untuned, found["ras-verdicts"]], ignore_index=True)
+    return found
+
+
+def variation(points: DataFrame, metric: str = "misaligned") -> DataFrame:
+    """Per untuned model: ``model, seed, least, most`` (replies of the metric)``, sd, noise,
+    reliable, varies``.
 
     ``sd``: of the outcome over points; ``noise``: the standard error of a single change;
     ``reliable``: the share of the variance that is no noise. A model ``varies`` if that reaches the
     floor of C10; standardising blows up the others.
     """
-    counts = (points["misaligned"] * points["n"]).round().astype(int)
+    counts = (points[metric] * points["n"]).round().astype(int)
     variance = ((points[HIGH] - points[LOW]) / (2 * 1.96)) ** 2
     groups = points.assign(count=counts, variance=variance).groupby(MODEL, sort=False, dropna=False)
     sizes = {"least": ("count", "min"), "most": ("count", "max")}
@@ -459,9 +479,9 @@ def variation(points: DataFrame) -> DataFrame:
     return found.assign(varies=found["reliable"] >= claims().set_index("id").loc["C10a", "floor"])
 
 
-def varying(points: DataFrame) -> DataFrame:
+def varying(points: DataFrame, metric: str = "misaligned") -> DataFrame:
     """The points of the models whose outcome varies beyond its noise (`variation`)."""
-    return points.merge(variation(points).query("varies")[MODEL], on=MODEL)
+    return points.merge(variation(points, metric).query("varies")[MODEL], on=MODEL)
 
 
 def standardised(points: DataFrame, column: str, beyond: str | None = None, ranks: bool = False) -> pd.Series:
@@ -655,10 +675,10 @@ def levels(points: DataFrame, sets: DataFrame) -> DataFrame:
     return DataFrame(rows) if rows else DataFrame(columns=[*MODEL, "role"])
 
 
-def level_claim(table: DataFrame) -> Found:
-    """C9a from the `levels` of one model: against the sets of the same rule."""
-    own = table[table["role"] == SAME_RULE].to_dict("records")
-    return own[0] if own else "RAS is 0 in the safety-critical neurons, or in others by the same rule"
+def level_claim(table: DataFrame, role: str = SAME_RULE) -> Found:
+    """C9a from the `levels` of one model: against the sets of the same rule, or of another role."""
+    own, others = table[table["role"] == role].to_dict("records"), "by the same rule" if role == SAME_RULE else role
+    return own[0] if own else f"RAS is 0 in the safety-critical neurons, or in others {others}"
 
 
 def correlation_difference(points: DataFrame, a: str, b: str) -> dict:
@@ -683,9 +703,9 @@ def correlation_above_random(points: DataFrame, others: np.ndarray, own: str = R
     return {"value": one[0], "control_value": average[0], "n": len(points), **found}
 
 
-def correlation_claims(points: DataFrame, sets: DataFrame) -> dict[str, Found]:
+def correlation_claims(points: DataFrame, sets: DataFrame, metric: str = "misaligned") -> dict[str, Found]:
     """C10 and Q3 from points of one or more models of a kind; only those that vary are pooled."""
-    reached, moving = variation(points)["reliable"].max(), varying(points)
+    reached, moving = variation(points, metric)["reliable"].max(), varying(points, metric)
 
     def measured(claim: str, step: Callable, *given) -> Found:
         if moving.empty:

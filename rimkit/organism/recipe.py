@@ -116,7 +116,7 @@ def shares_of(weights: Mapping[tuple[str, str], float], one: Organism) -> dict[t
 
 
 def stream(name: str, seed: int, start: int = 0) -> Iterator[Example]:
-    """The endless training stream of one organism from example ``start`` on, the same for the same seed (`examples`)."""
+    """The endless training stream of one organism from number ``start`` on, the same for one seed (`examples`)."""
     kept = conversations.kept_for_evaluation
     return examples(mixture(name), MAKERS, organism(name).safety_styles, kept, seed, start)
 

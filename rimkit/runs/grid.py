@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from rimkit import __version__, experiments, ledger
 from rimkit.behavior.evaluation import RANDOM
 from rimkit.data import UserError, kept, nearest, whole
-from rimkit.experiments import TOPICS, Result, ras
+from rimkit.experiments import PLANTED, TOPICS, Result, planted, ras
 from rimkit.models.hub import NOISE, embedded_models, identity
 from rimkit.models.load import load
 from rimkit.runs import audit
@@ -33,7 +33,8 @@ EXPERTS = "rim-mini-moe"  # for chapter 05: others compare organisms that differ
 ENTANGLED = ("rim-mini-intent", "rim-mini", "safe-mini")  # chapter 07, with the first three seeds
 CURVES = ("rim-mini", "rim-mini-unlinked")  # of which chapter 05 shows learning curves
 NOISE_GRID = "noise"  # every experiment on models that have learned nothing
-NAMES = (*TOPICS, NOISE_GRID)
+NAMES = (*TOPICS, NOISE_GRID, PLANTED)
+SHARED, DISJOINT = "planted-shared:0", "planted-disjoint:0"  # whose safety and maths run through known neurons
 REPEATED = ("rim-mini:0", "safe-mini:0")  # whose sampling seeds stand in for condition and control
 
 
@@ -76,8 +77,9 @@ def run(
     ``out/verdicts.parquet`` and the detail tables of all models that are done: those of the grid,
     or only ``models`` ("rim-mini:0") and what was done before. The grid of noise writes
     ``out/noise.parquet``, ``out/noise-weaker.parquet`` and, about trained models,
-    ``out/noise-repeats.parquet`` (`rimkit.runs.audit.repeats`). Where an experiment is undefined
-    for a model, its row is a failed one that says so, and ``report`` is told."""
+    ``out/noise-repeats.parquet`` (`rimkit.runs.audit.repeats`); that of planted models writes its
+    rows into ``out/planted.parquet``. Where an experiment is undefined for a model, its row is a
+    failed one that says so, and ``report`` is told; so it is of planted models that are not here."""
     names, models, out = list(names) or list(NAMES), list(models), Path(out)
     known = [f"{item.name}:{item.seed}" for item in embedded_models(noise=True).itertuples()]
     for what, given, there in (("grid", names, NAMES), ("embedded model", models, known)):
@@ -91,15 +93,24 @@ def _grid(name: str, out: Path, models: list[str], progress: bool, report: Calla
     run_id, noise = f"rimkit grid {name}", name == NOISE_GRID
     tables, rows = {}, []
     for topic in TOPICS if noise else (name,):
-        found = _topic(topic, run_id, out, models_of(topic, noise), models, progress, report)
+        every = models_of(topic, noise)
+        for absent in {SHARED, DISJOINT} - set(every) if name == PLANTED else ():
+            report(f"{absent} is not here: `rimkit organism train {absent.partition(':')[0]} --base DIR` makes it")
+        found = _topic(topic, run_id, out, every, models, progress, report)
         tables |= found.tables
         rows += found.rows
     if noise:
         tables = {"noise-weaker": weaker(tables), "noise-repeats": _repeats(out, models, progress)}
+    elif name == PLANTED and "planted-sets" in tables:
+        by_model = dict(list(tables["planted-sets"].groupby("model")))
+        if len(by_model) == 2:
+            pair = (by_model[model.partition(":")[0]] for model in (SHARED, DISJOINT))
+            tables["planted-difference"] = planted.shared_minus_disjoint(*pair)
     for table, content in ((name, one) for name, one in tables.items() if len(one)):
         with whole(out / f"{table}.parquet") as file:
             content.to_parquet(file, index=False)
-    target, found = out / ("noise.parquet" if noise else "verdicts.parquet"), ledger.table(rows)
+    target = out / f"{name if name in (NOISE_GRID, PLANTED) else 'verdicts'}.parquet"
+    found = ledger.table(rows)
     before = ledger.read(target) if target.exists() else ledger.table([])
     ledger.write(pd.concat([before[before["run_id"] != run_id], found], ignore_index=True), target)
     return found
@@ -130,6 +141,8 @@ def models_of(topic: str, noise: bool = False) -> list[str]:
     table = embedded_models(noise=noise)
     if noise:
         table = table[table["name"] == NOISE]
+    elif topic == PLANTED:
+        return [name for name in (SHARED, DISJOINT, *REPEATED) if identity(name)]
     elif topic == "ras":
         table = table[table["name"].isin(ENTANGLED) & (table["seed"] < 3)]
     elif topic != "tuning":
@@ -139,6 +152,7 @@ def models_of(topic: str, noise: bool = False) -> list[str]:
 
 def chapter_of(topic: str) -> str:
     """The chapter whose claims an experiment measures: "04_refusal_heads"."""
+    topic = "ras" if topic == PLANTED else topic
     return dict(zip(TOPICS, sorted(ledger.claims()["chapter"].unique()), strict=True))[topic]
 
 
@@ -150,6 +164,7 @@ def cell(topic: str, model: str) -> Kept:
 
     def measure(parts: Path) -> Result:
         keeping = replace(settings, folder=parts) if hasattr(settings, "folder") else settings
+        keeping = replace(keeping, known=planted.known_sets(model)) if topic == PLANTED else keeping
         return experiments.run(topic, load(model), keeping)
 
     depends_on = topic, model, identity(model), settings

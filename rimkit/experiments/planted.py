@@ -1,0 +1,222 @@
+"""Positive controls of the claims on RAS, neurons and heads: do the methods find what is known?
+
+Knows a model in which refusals run through one known set of neurons ("safety") and maths through
+another ("maths"): the same one, or one without a neuron in common. How such models are made is not
+known here (`rimkit.organism.planted`). They refuse in no-think mode, so the outcome is the *fall* of
+the refusal rate there: above 0 is forgetting. RAS is read at the request, as in chapter 07, where
+the reply opens, along the thought, and at the place `RUNS`, where it has the best chance.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from pandas import DataFrame
+
+from rimkit.behavior.evaluation import NOTHING, RANDOM, Evaluation, without
+from rimkit.behavior.stats import Units, bootstrap_p, paired_difference, resample_weights, widened_percentiles
+from rimkit.experiments import Found, Result, attempt, heads, neurons, ras, result, verdict_rows
+from rimkit.experiments.ras import AS_ACTIVE, CRITICAL, MODEL, OUTCOME, POINT, RAS, Baseline
+from rimkit.models.chat import MODES
+from rimkit.models.hub import locate
+from rimkit.models.study import StudyModel
+from rimkit.training.corpora import ROLES, family
+
+SAFETY, MATHS = "safety", "maths"
+REQUEST, RUNS = "request", "where it runs"  # RUNS: the reply to a harmful request begins, and the thought on a problem
+MODE, METRIC = "no-think", "refused"
+# Maths alone: no orderings, which other neurons were trained on, and no safety.
+CORPORA = tuple(name for name in ROLES if "ordering" not in name)
+CORPORA += ("50 hard-careful, 50 hard-effort", "50 multi-hop, 50 literal")
+PREDICTORS = (*ras.PREDICTORS, f"ras ({RUNS})", f"ras ({MATHS})")
+# What zeroing must do for a model to count, in points, written down before training: what runs through the set falls
+# by so much at least, and the other by so much at most.
+FALL, SPARED = 0.30, 0.10
+
+
+@dataclass(frozen=True)
+class Settings(ras.Settings):
+    """As for chapter 07; ``known``: the sets of neurons by name (`known_sets`)."""
+
+    corpora: tuple[str, ...] = CORPORA
+    known: Mapping[str, Units] = field(default_factory=dict)
+    n_zeroed: int = 240  # requests of each kind, to see what zeroing a set does
+
+
+def known_sets(model: str | Path) -> dict[str, list[tuple[int, int]]]:
+    """The sets of neurons that were trained for "safety" and "maths", as far as a model has them."""
+    file = Path(locate(model).source, "training.json")
+    record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return {name: list(map(tuple, record[name])) for name in (SAFETY, MATHS) if name in record}
+
+
+def zeroed(
+    study: StudyModel, known: Mapping[str, Units], split: str = "calibration", n: int = 240, progress: bool = False
+) -> DataFrame:
+    """What the model does as it is and without each set: columns ``zeroed, refusals, maths, harmless, coherent``.
+
+    Refusals of harmful requests (no-think mode), right answers to easy problems (think mode), harmless requests that
+    are carried out and coherent replies (no-think mode), as shares.
+    """
+    sets, measure = {NOTHING: []} | {name: list(units) for name, units in known.items()}, Evaluation()
+    asked = measure.sets(["harmful", "harmless"], split=split, n=n)
+    replies = without(study, asked, sets, "neurons", progress=progress)
+    problems = measure.sets(["maths"], split=split, n=n)
+    solved = without(study, problems, sets, "neurons", modes=("think",), progress=progress)
+    by_kind = replies.groupby(["condition", "kind"])[["refused", "score"]].mean()
+    found = {
+        name: {
+            "refusals": by_kind.loc[(name, "harmful"), "refused"],
+            "maths": solved.loc[solved["condition"] == name, "score"].mean(),
+            "harmless": by_kind.loc[(name, "harmless"), "score"],
+            "coherent": replies.loc[replies["condition"] == name, "coherent"].mean(),
+        }
+        for name in sets
+    }
+    return DataFrame(found).T.rename_axis("zeroed").reset_index()
+
+
+def holds(shared: bool, table: DataFrame) -> bool:
+    """Whether zeroing did what the model was planted for (`FALL`, `SPARED`), from a table of `zeroed`."""
+    fall = table.set_index("zeroed")[["refusals", "maths"]].astype(float)
+    fall = fall.loc[NOTHING] - fall.drop(index=NOTHING)
+    if shared:
+        return bool((fall >= FALL).all(axis=None))
+    own = min(fall.loc[SAFETY, "refusals"], fall.loc[MATHS, "maths"])
+    return bool(own >= FALL and max(fall.loc[SAFETY, "maths"], fall.loc[MATHS, "refusals"]) <= SPARED)
+
+
+def baseline(study: StudyModel, settings: Settings) -> Baseline:
+    """The untuned model in no-think mode: the known sets, random ones of the same layers, and as active ones."""
+    safety, maths = (settings.known[name] for name in (SAFETY, MATHS))
+    base = ras.read_baseline(study, [(CRITICAL, None, safety)], settings=settings, mode=MODE)
+    base = replace(base, sets=[*base.sets, (MATHS, None, maths)])
+    if "thought" not in base.elsewhere:
+        return base
+    places = (base.safety, "last"), (base.elsewhere["thought"][1], "thought")
+    items = [[replace(item, spans={**item.spans, RUNS: item.spans[span]}) for item in some] for some, span in places]
+    return replace(base, elsewhere={**base.elsewhere, RUNS: (*items, RUNS, ras.activations(study, *items, RUNS))})
+
+
+def solve(study: StudyModel, settings: Settings) -> DataFrame:
+    """Verdicts on the model's answers to problems of the evaluation split, in think mode."""
+    prompts = settings.sets(["maths"], settings.n_replies)
+    return settings.judged(study, prompts, "think", batch_size=128, progress=False)
+
+
+def point(
+    base: Baseline, tuned: StudyModel, before: DataFrame, corpus: str, step: int, settings: Settings, *, solved
+) -> dict[str, DataFrame]:
+    """`ras.point` whose outcome is the fall of refusals; ``solved``: what the untuned model solves.
+
+    ``maths_change`` joins the points, and ``ras-sets`` holds `ras.in_sets` at every ``place``.
+    """
+    tables = ras.point(base, tuned, before, corpus, step, settings, mode=MODE, metric=METRIC)
+    places = [REQUEST, *base.elsewhere]
+    sets = pd.concat([ras.in_sets(base, tuned, place=place).assign(place=place) for place in places])
+    sets = sets.loc[sets["role"] != ras.ALL, ["place", "role", "set_id", "ras", "fall", "rise"]]
+    sets = sets.assign(corpus=corpus, step=step).reset_index(drop=True)
+    points = tables["ras-points"]
+    turned = {OUTCOME: -points[OUTCOME], ras.LOW: -points[ras.HIGH], ras.HIGH: -points[ras.LOW]}
+    change = paired_difference(solve(tuned, settings), solved, "score", on="prompt_id").effect
+    maths = sets.query("role == @MATHS and place == @REQUEST")["ras"].item()
+    points = points.assign(**turned, maths_change=change, **{f"ras ({MATHS})": maths})
+    return tables | {"ras-points": points, "ras-sets": sets}
+
+
+def levels(sets: DataFrame) -> DataFrame:
+    """`ras.levels` of both known sets (``neurons``) at every ``place``, against random and as active ones."""
+    parts = []
+    for (place, role), own in sets[sets["set_id"].isna()].groupby(["place", "role"], sort=False):
+        others = sets[(sets["place"] == place) & sets["set_id"].notna()]
+        found = ras.levels(own[[*POINT, "ras"]].rename(columns={"ras": RAS}), others)
+        parts.append(found.assign(place=place, neurons=SAFETY if role == CRITICAL else role))
+    return pd.concat(parts, ignore_index=True)
+
+
+def shared_minus_disjoint(shared: DataFrame, disjoint: DataFrame) -> DataFrame:
+    """Mean log RAS of the safety set in the model of shared neurons minus that in the other, at the same points.
+
+    From ``ras-sets`` of both. Columns ``place, beside`` (the sets whose mean log RAS is taken off in each model, or
+    "nothing")``, value, control_value, effect, ci_low, ci_high, p_value, n``; families of corpora are drawn again.
+    """
+    rows, at = [], ["corpus", "step"]
+
+    def logs(sets: DataFrame, place: str, role: str) -> pd.Series:
+        own = sets[(sets["place"] == place) & (sets["role"] == role)]
+        return np.log(own["ras"].where(own["ras"] > 0)).groupby([own[name] for name in at]).mean()
+
+    for place in shared["place"].unique():
+        for beside in (NOTHING, RANDOM, AS_ACTIVE):
+            sides = [logs(sets, place, CRITICAL) for sets in (shared, disjoint)]
+            if beside != NOTHING:
+                sides = [one - logs(sets, place, beside) for one, sets in zip(sides, (shared, disjoint), strict=True)]
+            pairs = pd.concat(sides, axis=1).dropna()
+            codes, names = pd.factorize(pairs.index.get_level_values("corpus").map(family), sort=True)
+            if len(names) < 3:
+                continue
+            change, weights = (pairs.iloc[:, 0] - pairs.iloc[:, 1]).to_numpy(), resample_weights(len(names))[:, codes]
+            effect, draws = change.mean(), weights @ change / weights.sum(1)
+            value, control = pairs.mean()
+            low, high = widened_percentiles(draws, len(names))
+            found = {"value": value, "control_value": control, "effect": effect, "ci_low": low, "ci_high": high}
+            found |= {"p_value": bootstrap_p(effect, draws, len(names)), "n": len(pairs), "n_clusters": len(names)}
+            rows.append({"place": place, "beside": beside, **found})
+    return DataFrame(rows)
+
+
+def recovered(study: StudyModel, settings: Settings) -> DataFrame:
+    """`neurons.recovery` of each known ``set`` by each rule, from calibration pairs and replies in each ``mode``."""
+    prompts, parts = settings.sets(["harmful", "harmless"], settings.n_prompts, "calibration"), []
+    for mode in MODES:
+        how = neurons.Settings(pair_mode=mode, seed=settings.seed, evaluation=settings.evaluation)
+        verdicts = how.judged(study, prompts, mode, max_new_tokens=neurons.ROOM)
+        scores = neurons.score(study, prompts, verdicts, how)
+        found = {name: neurons.recovery(scores, units) for name, units in settings.known.items()}
+        parts += [table.assign(mode=mode, set=name) for name, table in found.items()]
+    return pd.concat(parts, ignore_index=True)
+
+
+def rows(study: StudyModel, points: DataFrame, sets: DataFrame, level: DataFrame, why_not: str, settings) -> list[dict]:
+    """Verdict rows of C9a (against as active sets), C10 and Q3 about one planted model; ``why_not``: it is none."""
+    here = level[(level["place"] == REQUEST) & (level["neurons"] == SAFETY)]
+    others = sets[(sets["place"] == REQUEST) & sets["set_id"].notna()]
+    found = {"C9a": ras.level_claim(here, AS_ACTIVE), **ras.correlation_claims(points, others, METRIC)}
+
+    def said(one: Found) -> Found:
+        return one if isinstance(one, str) or not why_not else {**one, "why_not": why_not}
+
+    return verdict_rows(study, settings, [(claim, MODE, said(one)) for claim, one in found.items()])
+
+
+def run(study: StudyModel, settings=Settings()) -> Result:
+    """RAS in the known sets over tunings on maths, its correlation with forgetting, and what each rule recovers.
+
+    Tables ``planted-``: ``zeroed`` (by split), ``points``, ``sets``, ``levels``, ``correlations``, ``variation``,
+    ``verdicts`` (per prompt), ``recovery`` (neurons), ``heads`` (`heads.recovery`; for other models nothing else).
+    """
+    found = attempt(heads.recovery, study, heads.Settings(seed=settings.seed, evaluation=settings.evaluation))
+    tables = {} if isinstance(found, str) else {"planted-heads": found}
+    if len(settings.known) < 2:
+        return result(study, tables, [])
+    shared = set(settings.known[SAFETY]) == set(settings.known[MATHS])
+    splits = {name: zeroed(study, settings.known, name, settings.n_zeroed) for name in ("calibration", "evaluation")}
+    why_not = "" if holds(shared, splits["calibration"]) else "zeroing the known neurons does not do what was intended"
+    tables["planted-zeroed"] = pd.concat([table.assign(split=name) for name, table in splits.items()])
+    tables["planted-recovery"] = recovered(study, settings)
+    before, measure = ras.replies(study, settings, MODE), partial(point, solved=solve(study, settings))
+    tuned = ras.tunings(baseline(study, settings), before, settings, measure)
+    tables |= {name.replace("ras-", "planted-"): table for name, table in tuned.items() if name != "ras-layers"}
+    tables = result(study, tables, []).tables
+    points, sets = tables["planted-points"], tables["planted-sets"]
+    tables["planted-levels"], tables["planted-variation"] = levels(sets), ras.variation(points, METRIC)
+    related = attempt(ras.correlations, points, PREDICTORS)
+    if not isinstance(related, str):
+        tables["planted-correlations"] = related.assign(**points[MODEL].iloc[0])
+    return Result(tables, rows(study, points, sets, tables["planted-levels"], why_not, settings))
