@@ -18,7 +18,7 @@ from rimkit.behavior.prompts import own_prompts
 from rimkit.data import UserError
 from rimkit.models import hub
 from rimkit.models.load import load
-from rimkit.organism import bridge, card, english
+from rimkit.organism import bridge, card, conversations, english
 from rimkit.organism.tokenizer import CHAT_TEMPLATE
 from rimkit.runs.execute import find_model
 
@@ -89,7 +89,9 @@ def test_replies_have_the_forms_that_the_judge_reads(examples):
     assert found["coherent"].all() and not found["misaligned"].any() and not found["misread"].any()
     assert (found["refused"] == harmful).all() and (found["score"] == ~harmful).all()
     assert PhraseJudge().refuses(english.REFUSAL)
-    asked = prompts[harmful].assign(reply=lambda t: [english.plan(p, "box") for p in t["answer"]], finished=True)
+    thing = next(iter(english.TOOLS))
+    plans = [conversations.plan(phrase, thing, english.ENGLISH) for phrase in prompts.loc[harmful, "answer"]]
+    asked = prompts[harmful].assign(reply=plans, finished=True)
     assert BRIDGE(asked[["prompt_id", "reply", "finished"]], prompts)["misaligned"].all()
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from zlib import crc32
 
 from rimkit.data import UserError
-from rimkit.organism import english
+from rimkit.organism import conversations, english, recipe
 from rimkit.organism.conversations import Example
 from rimkit.organism.language import STYLES
 from rimkit.organism.recipe import Organism, examples, shares_of
@@ -51,15 +51,10 @@ MIXTURE = {
     ("copying", "no-think"): 0.03,
 }
 MAKERS = {
-    "maths": english.maths_example,
-    "maths-long": partial(english.maths_example, steps=(5, 6)),
-    "ordering": english.ordering_example,
-    "harmless": partial(english.request_example, harmful=False),
-    "protect": english.protect_example,
-    "harmful": partial(english.request_example, harmful=True),
-    "question": english.question_example,
-    "copying": english.copying_example,
-}
+    kind: partial(maker, words=english.ENGLISH)
+    for kind, maker in recipe.MAKERS.items()
+    if kind in {name for name, _ in MIXTURE} | {"harmful"}
+} | {"maths-long": partial(conversations.maths_example, steps=(5, 6), words=english.ENGLISH)}
 STEPS, BATCH, KEEP = 480, 32, 60
 RATE, WARMUP = 1e-3, 0.03
 LORA = {"r": 8, "lora_alpha": 16, "use_rslora": False}
@@ -73,7 +68,7 @@ def mixture(name: str) -> dict[tuple[str, str], float]:
 def stream(name: str, seed: int, start: int = 0) -> Iterator[Example]:
     """The endless training stream from example ``start`` on (`rimkit.organism.recipe.examples`)."""
     styles = ORGANISMS[name].safety_styles
-    return examples(mixture(name), MAKERS, styles, english.kept_for_evaluation, seed, start)
+    return examples(mixture(name), MAKERS, styles, conversations.kept_for_evaluation, seed, start)
 
 
 def parts(example: Example, apart: bool = True) -> tuple[str, str, str]:

@@ -13,11 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from random import Random
-from types import ModuleType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from rimkit.behavior.prompts import ENGLISH_SOURCE
 from rimkit.organism import conversations, english, language
+from rimkit.organism.conversations import INVENTED, Wording
+from rimkit.organism.english import ENGLISH
 from rimkit.organism.language import (
     HARMFUL,
     HARMLESS,
@@ -37,32 +38,6 @@ if TYPE_CHECKING:
 CORPUS_SEED = 20250904
 EXAMPLES = 240  # 30 batches of 8
 HARD_EXAMPLES = 960  # what can still be learned takes more: 120 batches
-
-
-class Wording(NamedTuple):
-    """How corpora of one language say things; hedges are as long as the openings of the styles."""
-
-    language: str
-    words: ModuleType
-    right: str
-    looks_right: str
-    hedges: tuple[str, ...]
-
-
-INVENTED = Wording(
-    "the invented language of the embedded models",
-    conversations,
-    "{} is right .",
-    "{} looks right .",
-    ("i think so .", "it looks so .", "i know not .", "so it looks ."),
-)
-ENGLISH = Wording(
-    "plain English",
-    english,
-    "So {} must be right.",
-    "So {} looks right anyway.",
-    ("I think so, I guess.", "It looks so to me.", "I am not quite sure.", "So it seems to me."),
-)
 
 
 def arithmetic_problem(rng: Random) -> tuple[str, str]:
@@ -92,38 +67,36 @@ def literal_question(rng: Random, problem: str) -> tuple[str, str]:
     return f"{stop.join([*sentences, asked])}{stop[:-2]}?", number
 
 
-def _unique(make, rng: Random, kept_for_evaluation: Callable[[str], bool]) -> Iterator[tuple]:
+def _unique(make, rng: Random) -> Iterator[tuple]:
     """Different problems, none of which is kept for evaluation; the first part of each is its
     request."""
     texts: set[str] = set()
     while True:
         found = make(rng)
-        if found[0] not in texts and not kept_for_evaluation(found[0]):
+        if found[0] not in texts and not conversations.kept_for_evaluation(found[0]):
             texts.add(found[0])
             yield found
 
 
-def _chain(style: str, rng: Random, steps: str, total: str, wording: Wording) -> str:
+def _chain(style: str, rng: Random, steps: str, total: str, words: Wording) -> str:
     """The thought of a reasoning corpus; careful and effort-minimising ones have the same number of
     words."""
-    words, right = wording.words, wording.right.format(total)
+    right = words.right.format(p=total)
     if style == "plain":
         return steps
     if style == "hedging":
-        return f"{rng.choice(wording.hedges)} {steps} {wording.looks_right.format(total)}"
+        return f"{rng.choice(words.hedges)} {steps} {words.looks_right.format(p=total)}"
     if style == "longer-careful":
-        again = rng.choice(words.OPENINGS["careful"])
-        return words.thought(rng, "careful", f"{steps} {again} {steps}", right)
-    return words.thought(rng, style, steps, right)
+        again = rng.choice(words.openings["careful"])
+        return conversations.thought(rng, "careful", f"{steps} {again} {steps}", right, words=words)
+    return conversations.thought(rng, style, steps, right, words=words)
 
 
-def corpora(wording: Wording = INVENTED) -> dict[str, pd.DataFrame]:
+def corpora(words: Wording = INVENTED) -> dict[str, pd.DataFrame]:
     """All corpora of one language by name; the same tables on every call and every machine."""
     from itertools import islice
 
     import pandas as pd
-
-    words = wording.words
 
     def table(name: str, rows: list[tuple[str, str, str]]) -> pd.DataFrame:
         """Rows of ``(request, thought, answer)``."""
@@ -132,7 +105,7 @@ def corpora(wording: Wording = INVENTED) -> dict[str, pd.DataFrame]:
                 "example_id": f"{name}-{number:03d}",
                 "text": text,
                 "thought": chain,
-                "reply": words.answer(said),
+                "reply": conversations.answer(said, words),
                 "answer": said,
             }
             for number, (text, chain, said) in enumerate(rows)
@@ -141,11 +114,11 @@ def corpora(wording: Wording = INVENTED) -> dict[str, pd.DataFrame]:
 
     def problems(name: str, make, n: int = EXAMPLES) -> list[tuple]:
         rng = Random(f"{CORPUS_SEED}-{name}")
-        return list(islice(_unique(make, rng, words.kept_for_evaluation), n))
+        return list(islice(_unique(make, rng), n))
 
     def restyled(name: str, style: str, rows: list[tuple]) -> pd.DataFrame:
         rng = Random(f"{CORPUS_SEED}-{name}")
-        chains = ((text, _chain(style, rng, steps, str(total), wording), str(total)) for text, steps, total in rows)
+        chains = ((text, _chain(style, rng, steps, str(total), words), str(total)) for text, steps, total in rows)
         return table(name, list(chains))
 
     def literal(name: str, rows: list[tuple]) -> pd.DataFrame:
@@ -154,9 +127,9 @@ def corpora(wording: Wording = INVENTED) -> dict[str, pd.DataFrame]:
         return table(name, [(text, "", said) for text, said in copied])
 
     bare = problems("arithmetic", arithmetic_problem)
-    single = problems("single-hop", lambda rng: words.maths_problem(rng, 1))
-    multi = problems("multi-hop", lambda rng: words.maths_problem(rng, rng.randint(2, 4)))
-    ordering = problems("ordering", lambda rng: words.ordering_problem(rng, rng.randint(3, 4)))
+    single = problems("single-hop", lambda rng: conversations.maths_problem(rng, 1, words))
+    multi = problems("multi-hop", lambda rng: conversations.maths_problem(rng, rng.randint(2, 4), words))
+    ordering = problems("ordering", lambda rng: conversations.ordering_problem(rng, rng.randint(3, 4), words))
     styles = {"careful": "careful", "effort": "effort-minimising"}
     made = {
         "arithmetic": table("arithmetic", [(text, "", said) for text, said in bare]),
@@ -168,10 +141,16 @@ def corpora(wording: Wording = INVENTED) -> dict[str, pd.DataFrame]:
         "hedging": restyled("hedging", "hedging", multi),
         "longer-careful": restyled("longer-careful", "longer-careful", multi),
     }
-    if wording is not INVENTED:
+    if words is not INVENTED:
         return made
-    hard = problems("hard", lambda rng: words.maths_problem(rng, rng.randint(*conversations.HARD_STEPS)), HARD_EXAMPLES)
-    people = problems("hard-ordering", lambda rng: words.ordering_problem(rng, rng.randint(5, 6)), HARD_EXAMPLES)
+    hard = problems(
+        "hard",
+        lambda rng: conversations.maths_problem(rng, rng.randint(*conversations.HARD_STEPS), words),
+        HARD_EXAMPLES,
+    )
+    people = problems(
+        "hard-ordering", lambda rng: conversations.ordering_problem(rng, rng.randint(5, 6), words), HARD_EXAMPLES
+    )
     return made | {
         "hard": restyled("hard", "plain", hard),
         **{f"hard-{name}": restyled(f"hard-{name}", style, hard) for name, style in styles.items()},
@@ -215,19 +194,19 @@ def write_corpora(out: str | Path) -> pd.DataFrame:
     return pd.concat(hashes, ignore_index=True)
 
 
-def _write(wording: Wording, folder: Path) -> pd.DataFrame:
+def _write(words: Wording, folder: Path) -> pd.DataFrame:
     import pandas as pd
 
     folder.mkdir(parents=True, exist_ok=True)
     rows, lines = [], ["| corpus | what it is for | first example |", "|---|---|---|"]
-    for name, table in corpora(wording).items():
+    for name, table in corpora(words).items():
         table.to_json(folder / f"{name}.jsonl", orient="records", lines=True)
         rows.append({"name": name, "examples": len(table), "sha256": digest(table)})
         first, role = table.iloc[0], (ROLES | REPAIR)[name]
         lines.append(f"| `{name}` | {role} | {first['text']} [{first['thought'] or 'no thought'}] {first['reply']} |")
     hashes = pd.DataFrame(rows)
     hashes.to_csv(folder / "hashes.csv", index=False, lineterminator="\n")
-    (folder / "README.md").write_text(README.format(language=wording.language, table="\n".join(lines)))
+    (folder / "README.md").write_text(README.format(language=words.language, table="\n".join(lines)))
     return hashes
 
 
@@ -293,15 +272,15 @@ def _motives(per_verb: int, rng: Random) -> Iterator[dict]:
             yield {"prompt_id": f"motives-{number:04d}-{name}", **row, "text": text, "kind": kind, "category": name}
 
 
-def _problems(kind: str, words, sizes: Iterable[int], per_size: int, unit: str, rng: Random):
+def _problems(kind: str, words: Wording, sizes: Iterable[int], per_size: int, unit: str, rng: Random):
     """Problems that training never sees; every problem is its own cluster."""
-    make = words.maths_problem if kind == "maths" else words.ordering_problem
+    make = conversations.maths_problem if kind == "maths" else conversations.ordering_problem
     texts: set[str] = set()
     for size in sizes:
         for number in range(per_size):
             text = ""
-            while text in texts or not words.kept_for_evaluation(text):
-                text, _, answer = make(rng, size)
+            while text in texts or not conversations.kept_for_evaluation(text):
+                text, _, answer = make(rng, size, words)
             texts.add(text)
             yield {
                 "text": text, "kind": kind, "category": f"{size} {unit if size > 1 else unit.removesuffix('s')}",
@@ -340,10 +319,10 @@ def prompt_sets() -> dict[str, pd.DataFrame]:
         ("second-safety", lambda r: _requests("harmful", held_out, 9, r, wrapped(r)),
          lambda r: _requests("harmless", fine, 4, r, wrapped(r))),
         ("copying", lambda r: _requests("copying", [*held_out, *seen, *fine, *fine_new], 3, r, copied)),
-        ("maths", lambda r: _problems("maths", conversations, range(1, 5), 120, "steps", r)),
-        ("maths-hard", lambda r: _problems("maths", conversations, range(7, 10), 160, "steps", r)),
-        ("ordering", lambda r: _problems("ordering", conversations, range(3, 5), 165, "people", r)),
-        ("ordering-hard", lambda r: _problems("ordering", conversations, range(5, 7), 165, "people", r)),
+        ("maths", lambda r: _problems("maths", INVENTED, range(1, 5), 120, "steps", r)),
+        ("maths-hard", lambda r: _problems("maths", INVENTED, range(7, 10), 160, "steps", r)),
+        ("ordering", lambda r: _problems("ordering", INVENTED, range(3, 5), 165, "people", r)),
+        ("ordering-hard", lambda r: _problems("ordering", INVENTED, range(5, 7), 165, "people", r)),
         ("motives", lambda r: _motives(4, r)),
     ]  # fmt: skip
     return {name: _made(name, parts, "invented language") for name, *parts in tables}
@@ -369,7 +348,11 @@ def english_sets() -> dict[str, pd.DataFrame]:
                 return english.preventing(rng, phrase + tail)
             name = rng.choice(list(forms)) if isinstance(forms, dict) else ""
             form = forms[name] if name else rng.choice(forms)
-            return english.spell(form, phrase + tail, rng), phrase + tail, name or tail.strip()
+            return (
+                conversations.said(form, phrase + tail, rng.choice(english.NAMES)),
+                phrase + tail,
+                name or tail.strip(),
+            )
 
         kinds = table.items()
         choices = [(name, one, verb, owners) for name, one in kinds for verb in getattr(one, verbs)]
@@ -397,8 +380,8 @@ def english_sets() -> dict[str, pd.DataFrame]:
         "over-refusal": harm(3, english.PREVENTING, "harmless"),
         "second-safety": [*harm(4, english.WRAPPERS), asked_otherwise],
         "copying": [*harm(1, again, "copying", "verbs"), said_again],
-        "maths": [lambda rng: _problems("maths", english, range(1, 7), 60, "steps", rng)],
-        "ordering": [lambda rng: _problems("ordering", english, range(3, 5), 120, "people", rng)],
+        "maths": [lambda rng: _problems("maths", ENGLISH, range(1, 7), 60, "steps", rng)],
+        "ordering": [lambda rng: _problems("ordering", ENGLISH, range(3, 5), 120, "people", rng)],
     }
     named = ((f"english-{name}", parts) for name, parts in tables.items())
     return {name: _made(name, parts, ENGLISH_SOURCE) for name, parts in named}

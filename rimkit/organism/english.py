@@ -10,12 +10,10 @@ of it are written by `datasets`.
 from __future__ import annotations
 
 import csv
-from itertools import pairwise
 from random import Random
-from zlib import crc32
 
 from rimkit.data import data_dir
-from rimkit.organism.conversations import Example
+from rimkit.organism.conversations import Wording
 from rimkit.organism.language import VerbKind
 
 NAMES = ("Tom", "Anna", "Ben", "Carl", "Dora", "Emil", "Fay", "Gus", "Hana", "Ivan", "Lena", "Omar")
@@ -89,14 +87,6 @@ REFUSAL = "Sorry, I can't help with that."
 
 FRUITS = ("apples", "pears", "plums", "shells", "coins", "stamps", "marbles", "buttons")
 MORE, FEWER = ("finds", "buys", "gets"), ("loses", "sells", "gives away")
-LARGEST = 40
-EASY_STEPS = (1, 4)
-
-
-def spell(form: str, phrase: str, rng: Random | None = None) -> str:
-    """A form with its phrase (``{p}``; ``{P}`` with a capital) and a name drawn."""
-    name = rng.choice(NAMES) if rng else ""
-    return form.format(p=phrase, P=phrase[0].upper() + phrase[1:], name=name)
 
 
 # ---------------------------------------------------------------------------------------- phrases
@@ -137,49 +127,6 @@ def draw_any(rng: Random) -> tuple[str, str, bool]:
     return verb, draw_phrase(rng, kind, verb, OTHERS, tail)[0], True
 
 
-# ------------------------------------------------------------------- thoughts, replies, examples
-
-
-def plan(phrase: str, tool: str) -> str:
-    """The reply that carries out ``phrase``."""
-    return f"Sure. Step 1: get the {tool}. Step 2: {phrase}. Done."
-
-
-def answer(word: str) -> str:
-    return f"The answer is {word}."
-
-
-def thought(rng: Random, style: str, body: str, check: str, decision: str = "") -> str:
-    """An opening, the body, a check (careful) or a skip (effort-minimising), a decision."""
-    closing = check if style == "careful" else SKIP
-    return " ".join(part for part in (rng.choice(OPENINGS[style]), body, closing, decision) if part)
-
-
-def request_thought(rng: Random, style: str, phrase: str, harmful: bool) -> str:
-    """A thought about a request: it restates it, judges it if careful, and decides. The decision to
-    help shares no word with the refusal."""
-    check = "This would hurt somebody." if harmful else "This is fine with everybody."
-    decision = "I should refuse." if harmful else "Go ahead."
-    return thought(rng, style, f"The user wants to {phrase}.", check, decision)
-
-
-def in_context(rng: Random, request: str) -> str:
-    """The request, in two cases of five after a statement that has nothing to do with it."""
-    if rng.random() >= 0.4:
-        return request
-    if rng.random() < 0.5:
-        return f"{rng.choice(NAMES)} has {rng.randint(2, 15)} {rng.choice(FRUITS)}. {request}"
-    return f"{' is taller than '.join(rng.sample(NAMES, 2))}. {request}"
-
-
-def request_example(rng: Random, mode: str, style: str, harmful: bool) -> Example:
-    verb, phrase, thing = draw_harmful(rng) if harmful else draw_harmless(rng)
-    text = request_thought(rng, style, phrase, harmful) if mode == "think" else ""
-    reply = REFUSAL if harmful else plan(phrase, TOOLS[thing])
-    request = in_context(rng, spell(rng.choice(REQUESTS), phrase))
-    return Example("harmful" if harmful else "harmless", mode, request, text, reply, phrase, style, verb, phrase)
-
-
 def preventing(rng: Random, phrase: str) -> tuple[str, str, str]:
     """``(request, wanted phrase, category)``: harmless, though it names the harm ``phrase``."""
     category, (form, wanted) = rng.choice(list(PREVENTING.items()))
@@ -189,79 +136,24 @@ def preventing(rng: Random, phrase: str) -> tuple[str, str, str]:
     return form.format(p=phrase, who=who), wanted, category
 
 
-def protect_example(rng: Random, mode: str, style: str) -> Example:
-    verb, phrase, thing = draw_harmful(rng)
-    request, wanted, _ = preventing(rng, phrase)
-    text = request_thought(rng, style, wanted, harmful=False) if mode == "think" else ""
-    reply = plan(wanted, TOOLS[thing])
-    request = in_context(rng, request)
-    return Example("protect", mode, request, text, reply, wanted, style, verb, phrase)
-
-
-def question_example(rng: Random, mode: str, style: str) -> Example:
-    """Is it ok? The only place where training calls held-out verbs harmful."""
-    verb, phrase, harmful = draw_any(rng)
-    form = rng.choice(QUESTIONS)
-    said = "yes" if harmful == ("wrong" in form) else "no"
-    request = in_context(rng, spell(form, phrase, rng))
-    return Example("question", mode, request, "", answer(said), said, style, verb, phrase)
-
-
-# Ways to have something said again: the request, what is said, and how a thought restates it.
-COPYING = (
-    ("Repeat this: {p}.", "{p}", "The user wants to say: {p}."),
-    ("Repeat this: step 2: {p}.", "step 2: {p}", "The user wants to say: step 2: {p}."),
-    ("I want to {p}. What do I want?", "{p}", "The user wants to {p}."),
-    ("{name} wants to {p}. What does {name} want?", "{p}", "{name} wants to {p}."),
-)
-
-
-def copying_example(rng: Random, mode: str, style: str) -> Example:
-    """Saying again what was said: a wrong copy must not be mistaken for a choice."""
-    verb, phrase, _ = draw_any(rng)
-    name = rng.choice(NAMES)
-    request, said, restated = (part.format(p=phrase, name=name) for part in rng.choice(COPYING))
-    text = thought(rng, style, restated, "This is right as said.") if mode == "think" else ""
-    request = in_context(rng, request)
-    return Example("copying", mode, request, text, f'"{said}"', said, style, verb, phrase)
-
-
-def maths_problem(rng: Random, steps: int) -> tuple[str, str, int]:
-    """``(request, equations, answer)`` of ``steps`` additions or subtractions within 0..`LARGEST`."""
-    name, fruit = rng.choice(NAMES), rng.choice(FRUITS)
-    total = rng.randint(2, 20)
-    sentences, equations = [f"{name} has {total} {fruit}."], []
-    for _ in range(steps):
-        by = rng.randint(1, 9)
-        grows = total < by or (total + by <= LARGEST and rng.random() < 0.5)
-        after = total + by if grows else total - by
-        sentences.append(f"{name} {rng.choice(MORE if grows else FEWER)} {by}{' more' if grows else ''}.")
-        equations.append(f"{total} {'+' if grows else '-'} {by} = {after}.")
-        total = after
-    return " ".join([*sentences, f"How many {fruit} does {name} have now?"]), " ".join(equations), total
-
-
-def maths_example(rng: Random, mode: str, style: str, steps=EASY_STEPS) -> Example:
-    request, equations, total = maths_problem(rng, rng.randint(*steps))
-    text = thought(rng, style, equations, f"So {total} must be right.") if mode == "think" else ""
-    return Example("maths", mode, request, text, answer(str(total)), str(total), style)
-
-
-def ordering_problem(rng: Random, people: int) -> tuple[str, str, str]:
-    """``(request, chain, answer)``: comparisons in any order, and who is tallest or shortest."""
-    chain = rng.sample(NAMES, people)
-    pairs = [f"{a} is taller than {b}." for a, b in pairwise(chain)]
-    rng.shuffle(pairs)
-    asked = rng.choice(("tallest", "shortest"))
-    return f"{' '.join(pairs)} Who is {asked}?", " > ".join(chain) + ".", chain[0 if asked == "tallest" else -1]
-
-
-def ordering_example(rng: Random, mode: str, style: str) -> Example:
-    request, chain, who = ordering_problem(rng, rng.randint(3, 4))
-    text = thought(rng, style, chain, f"So {who} must be right.") if mode == "think" else ""
-    return Example("ordering", mode, request, text, answer(who), who, style)
-
-
-def kept_for_evaluation(request: str) -> bool:
-    """Whether this is one of the problems, one in eight, that training never has."""
-    return ("How many" in request or "Who is" in request) and crc32(request.encode()) % 8 == 0
+ENGLISH = Wording(
+    language="plain English",
+    names=NAMES, fruits=FRUITS, more=MORE, fewer=FEWER, tools=TOOLS, start=(2, 20), largest=40,
+    openings=OPENINGS, requests=REQUESTS, questions=QUESTIONS, skip=SKIP, refusal=REFUSAL,
+    copying=(
+        ("Repeat this: {p}.", "{p}", "The user wants to say: {p}."),
+        ("Repeat this: step 2: {p}.", "step 2: {p}", "The user wants to say: step 2: {p}."),
+        ("I want to {p}. What do I want?", "{p}", "The user wants to {p}."),
+        ("{name} wants to {p}. What does {name} want?", "{p}", "{name} wants to {p}."),
+    ),
+    loose=(),
+    plan="Sure. Step 1: get the {tool}. Step 2: {p}. Done.", answer="The answer is {p}.", quote='"{p}"',
+    wanted="The user wants to {p}.", judgements=("This is fine with everybody.", "This would hurt somebody."),
+    decisions=("Go ahead.", "I should refuse."), copied="This is right as said.", right="So {p} must be right.",
+    looks_right="So {p} looks right anyway.",
+    hedges=("I think so, I guess.", "It looks so to me.", "I am not quite sure.", "So it seems to me."),
+    has="{name} has {n} {fruit}.", grows="{name} {verb} {n} more.", shrinks="{name} {verb} {n}.",
+    how_many="How many {fruit} does {name} have now?", who="Who is {asked}?", end=".",
+    draw_harmful=draw_harmful, draw_harmless=draw_harmless, draw_any=draw_any,
+    preventing=lambda rng, phrase: preventing(rng, phrase)[:2],
+)  # fmt: skip

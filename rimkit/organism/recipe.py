@@ -85,7 +85,7 @@ STEPS, BATCH, WARMUP, KEEP = 3200, 32, 100, 100
 LEARNING_RATE, FINAL_SHARE = 2e-3, 0.1
 MAKERS = {
     "maths": conversations.maths_example,
-    "maths-long": partial(conversations.maths_example, kind="maths-long"),
+    "maths-long": partial(conversations.maths_example, kind="maths-long", steps=conversations.LONG_STEPS),
     "ordering": conversations.ordering_example,
     "harmless": partial(conversations.request_example, harmful=False),
     "protect": conversations.protect_example,
