@@ -119,7 +119,7 @@ class Settings(Common):
     n_random: int = 40  # random sets
     sizes: tuple[int, ...] = (5, 20, 40, 80)  # of sets, for the choice
     kind: str = "neurons"  # or "residual"
-    pairs: str = ""  # how intent is declared, of `PAIRS` (empty: the way that flips most replies)
+    pairs: str = ""  # how intent is declared, of `PAIRS` (empty: the paper's way, or `with_pairs`)
     pair_mode: str = "think"  # in which the pairs are formed, where the model has it
 
 
@@ -158,9 +158,9 @@ def turned(before: DataFrame, after: DataFrame) -> np.ndarray:
 
 
 def with_pairs(study: StudyModel, settings=Settings()) -> Settings:
-    """The settings with the pairs of which most flip, on another sample than what is measured then.
+    """The settings with the paper's pairs, or those of another way if it flips more, and most of them.
 
-    Of equally many those that are first in `PAIRS`: the paper's own. Given ``pairs`` stay.
+    Flips are counted on another sample than the one measured then. Given ``pairs`` stay.
     """
     if settings.pairs:
         return settings
@@ -170,7 +170,8 @@ def with_pairs(study: StudyModel, settings=Settings()) -> Settings:
             tried = replace(settings, pairs=pairs, pair_mode=mode, seed=settings.seed + 1)
             flips = turned(*(replied(study, side, tried)[1] for side in paired(study, harmful, tried)))
             found[pairs, mode] = flips.mean()
-    pairs, mode = max(found, key=found.get)
+    most = max(found, key=found.get)
+    pairs, mode = most if found[most] > 0.5 else next(iter(found))
     return replace(settings, pairs=pairs, pair_mode=mode)
 
 
