@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from rimkit import ledger
-from rimkit.data import UserError, data_dir
-from rimkit.runs import page
+from rimkit.data import UserError, data_dir, percent, results
+from rimkit.runs import audit, page
 
 NASTY = '<script>window.hacked = 1</script><img src=x onerror="window.hacked = 2">'
 WINDOW = {"width": 1100, "height": 900}
@@ -92,6 +92,25 @@ def test_the_outline_is_accessible(html):
     assert len(set(outline.ids)) == len(outline.ids)
 
 
+def test_what_was_not_testable_and_what_excludes_the_paper_is_counted(html):
+    shipped = ledger.claims_table(ledger.shipped())
+    untestable, excluded = (shipped["verdict"] == "not testable").sum(), shipped["excludes_paper"].eq(True).sum()
+    assert f"hold {len(shipped)} verdicts, a model and seed each; {untestable} of them say not testable" in html
+    assert f"of the paper’s own: {excluded} exclude it" in html
+    both = pd.concat([shipped, ledger.claims_table(own_rows())])
+    counted = sum(map(int, re.findall(r"\((\d+) not the paper’s\)", html)))
+    assert counted == both["excludes_paper"].eq(True).sum()
+    assert shipped.loc[shipped["verdict"] == "not testable", "why_not"].notna().all()
+
+
+def test_how_often_intervals_and_verdicts_err_is_shown(html):
+    found = audit.summary(results("audit"))
+    part = html[html.index('<h2 id="audit">') : html.index('<h2 id="how">')]
+    for what, row in found.iterrows():
+        assert f'<th scope="row">{what}</th><td class="number">{percent(row["coverage"])}%</td>' in part
+    assert "uncorrected" not in html  # one standard, for the paper as well
+
+
 def test_it_needs_nothing_from_elsewhere(html):
     assert not re.findall(r'(?:src|href)="(?!data:|#)', html)
     assert "url(" not in html
@@ -117,7 +136,7 @@ def test_colours_have_enough_contrast(html):
         return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
     pairs = re.findall(r"\{ color: (#\w+); background: (#\w+); \}", html)
-    assert len(pairs) == 4
+    assert len(pairs) == 5
     for pair in [*pairs, ("#4d4d4d", "#fff"), ("#0b4f8a", "#fff"), ("#1b1b1b", "#fdf6e7")]:
         light, dark = sorted(map(luminance, pair), reverse=True)
         assert (light + 0.05) / (dark + 0.05) > 4.5, pair

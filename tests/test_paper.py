@@ -347,19 +347,55 @@ def test_the_verdicts_are_those_of_the_rule():
     for item in table.dropna(subset=["verdict"]).itertuples():
         entry = known.loc[item.claim]
         numbers = (item.effect, item.ci_low, item.ci_high)
-        assert item.verdict == ledger.verdict(*numbers, entry["direction"], entry["smallest_effect"])
+        rule = (entry["direction"], entry["smallest_effect"], item.p_value, entry["family_size"])
+        assert item.verdict == ledger.verdict(*numbers, *rule)
         assert (item.ci_low > 0 or item.ci_high < 0) == (item.p_value < 0.05)  # the t test and its interval agree
     judged = table.set_index("claim")["verdict"]
     assert judged["C7a"] == "supported"
     assert pd.isna(judged["C5a"])  # refusals were not counted
-    assert (table["p_holm"].dropna() >= table.loc[table["p_holm"].notna(), "p_value"]).all()
+    family = known.loc[table["claim"], "family_size"].to_numpy()
+    assert table["p_adjusted"].equals((table["p_value"] * family).clip(upper=1).rename("p_adjusted"))
+
+
+def test_figs_5_and_6_are_judged_by_one_standard():
+    found = reanalysis.by_one_standard().set_index("claim")
+    many = reanalysis.reanalysis().query("n_models > 1").set_index("claim")
+    known = ledger.claims().set_index("id")
+    assert set(found.index) == {*known.index[known["primary"]].intersection(many.index), "C5a"}
+    for claim, row in found.iterrows():
+        numbers = row[["effect", "ci_low", "ci_high"]]
+        entry = known.loc[claim]
+        assert row["verdict"] == ledger.verdict(*numbers, *entry[["direction", "smallest_effect"]], row["p_value"], 20)
+        assert row["p_adjusted"] == pytest.approx(min(1, 20 * row["p_value"]))
+    assert found.loc["C5a", "p_value"] == pytest.approx(stats.fisher_exact([[12, 9], [15, 6]])[1])
+    assert found.loc["C5a", ["n", "unit", "verdict"]].to_list() == [21, "prompts", "undecided"]
+    assert found.loc["C8b", ["n", "unit", "verdict"]].to_list() == [8, "models", "undecided"]
+    assert found.index[found["verdict"] == "supported"].to_list() == ["C7a"]
+
+
+def test_models_needed_agrees_with_a_simulation():
+    effects = reanalysis.sides("C6c")["effect"]
+    n = int(statistics.models_needed(effects, 0.0025))
+    draws = np.random.default_rng(0).normal(effects.mean(), effects.std(ddof=1), (2, 3000, n))
+    clear = [(stats.ttest_1samp(draws[0][:, :size], 0, axis=1).pvalue < 0.0025).mean() for size in (n, n - 1)]
+    assert clear[0] == pytest.approx(0.81, abs=0.03) and clear[1] < 0.81
+    assert statistics.models_needed([0.1, -0.1, 0.1, -0.1]) == np.inf
+
+
+def test_exact_prompts_needed_have_the_power_that_was_asked_for():
+    n = int(statistics.exact_prompts_needed(0.4, 0.8))
+    assert statistics.exact_power(0.4, 0.8, n) == pytest.approx(0.8, abs=0.02)
+    assert statistics.exact_prompts_needed(0.4, 0.4) == np.inf
+    row = reanalysis.needed().set_index("claim").loc["C5a"]
+    assert row["power"] == pytest.approx(statistics.exact_power(12 / 21, 15 / 21, 21))
+    assert row["prompts"] == statistics.exact_prompts_needed(12 / 21, 15 / 21) == 187
 
 
 def test_the_sentence_about_correction_is_computed():
     text = reanalysis.after_correction()
     assert "Of 14 primary claims" in text
     assert "6 have an interval over models that excludes zero (C1a, C2a, C6a, C6c, C7a, C8a)" in text
-    assert text.endswith("it would be C7a.")
+    assert text.endswith("fixed family of 20, as for every row of this workbook, supported: C7a.")
 
 
 def test_the_mean_of_c8_is_the_papers():

@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 
+from rimkit import ledger
 from rimkit.data import UserError
 from rimkit.paper import tables
 from rimkit.teaching import published as shown
@@ -81,7 +82,9 @@ def test_claims_stand_beside_the_seeds():
     table = shown.claims_beside()
     assert table.loc["C7a", "published numbers"] == "supported"
     assert table.loc["C5a", "published numbers"] == "not reported"
-    assert table.loc["C1b", "rim-mini"] == "3 supported"
+    judged = ledger.claims_table(ledger.shipped()).query("model == 'rim-mini' and claim == 'C1b'")
+    assert table.loc["C1b", "rim-mini"] == f"{len(judged)} {judged['verdict'].iloc[0]}"
+    assert judged["verdict"].nunique() == 1
     assert not table.index.str.startswith("Q").any()
 
 
@@ -98,6 +101,18 @@ def test_effects_have_units_and_figures_have_statements():
     text = shown.say("Fig. A5", "C7a").text
     assert text.startswith("**Fig. A5.** GSM8K: the shares drawn")
     assert "\n\n**C7a** (supported" in text
+
+
+def test_one_table_holds_every_claim_to_one_standard():
+    table = shown.standard_table()
+    assert table.index.is_unique and {"C5a", "C8b"} <= set(table.index)
+    assert table.loc["C7a", ["effect", "over", "verdict"]].to_list() == [
+        "+5.3 points [+3.3, +7.4]",
+        "8 models",
+        "supported",
+    ]
+    assert table.loc["C5a", ["over", "one model left out", "p × family"]].to_list() == ["21 prompts", "–", "1.00"]
+    assert table.loc["C8b", "one model left out"] == "−19.0 to −2.0"
 
 
 def test_dropping_models_changes_the_average():

@@ -1,9 +1,9 @@
 """The paper's numbers examined again: its figures as counts, and every claim that they bear on.
 
-A claim is judged, by the ledger's rule, on the mean over the paper's models with a t interval over
-models (n counts models), since the question is whether it would hold for another one; single models
-carry Newcombe's interval over prompts where the paper's rates allow one. The published numbers are
-no model under study: they are no rows of the ledger, and enter no correction beside those that are.
+A claim is judged by the ledger's rule, corrected for its fixed family as any other row is, on the
+mean over the paper's models with a t interval and t test over models (n counts models), since the
+question is whether it would hold for another one; single models carry Newcombe's interval over
+prompts where the paper's rates allow one. The published numbers are no rows of the ledger.
 """
 
 from collections.abc import Callable
@@ -13,12 +13,15 @@ import numpy as np
 import pandas as pd
 from statsmodels.stats.contingency_tables import mcnemar
 
-from rimkit.behavior.stats import exact_test, holm, rate
+from rimkit.behavior.stats import exact_test, rate
 from rimkit.ledger import claims, verdict
 from rimkit.paper import statistics, tables
 from rimkit.paper.tables import HARM_BENCHMARK, MATHS_PROBLEMS, by_model, published
 
 OVER_MODELS = "mean over models"
+ALPHA = 0.05
+NUMBERS = ["effect", "ci_low", "ci_high", "p_value"]
+JUDGED_BY = ["effect", "ci_low", "ci_high", "direction", "smallest_effect", "p_value", "family_size"]
 ROUNDING = 0.02  # cells have two digits, so that their average may differ by 0.01 from a printed one
 # Items of Fig. 3 by mode: refused, fulfilled, harmful; inferred from the step height of the curves.
 GROUPS = {"no-think": (98, 21, 120), "think": (75, 44, 120)}
@@ -180,11 +183,17 @@ def needed() -> pd.DataFrame:
     """For every claim of the paper about rates: the power it had, and what it would have needed.
     Columns: ``claim, comparison, where, rate, control_rate`` (fractions), ``had`` (prompts),
     ``power`` (with one seed and a judge without noise), ``prompts`` (one seed, a judge with noise),
-    ``seeds`` (300 prompts and all noise, without that of training for claims about prompting)."""
+    ``seeds`` (300 prompts and all noise, without that of training for claims about prompting). Fig.
+    5, whose few prompts no judge read, is tested exactly and without noise."""
     rows = []
     for claim, comparison, where, percent, control_percent in COMPARISONS:
         rates = percent / 100, control_percent / 100
-        had = GROUPS["no-think"][1] if claim == "C5a" else HARM_BENCHMARK
+        if claim == "C5a":
+            had, prompts = GROUPS["no-think"][1], statistics.exact_prompts_needed(*rates)
+            power, seeds = statistics.exact_power(*rates, had), 1.0 if prompts <= HARM_BENCHMARK else np.inf
+            rows.append([claim, comparison, where, *rates, had, power, prompts, seeds])
+            continue
+        had = HARM_BENCHMARK
         seed_sd = statistics.SEED_SD if claim[:2] in ("C6", "C7") else 0.0
         prompts = statistics.prompts_needed(*rates, judge_sd=statistics.JUDGE_SD)
         seeds = statistics.seeds_needed(*rates, HARM_BENCHMARK, seed_sd=seed_sd)
@@ -226,31 +235,67 @@ def effects() -> pd.DataFrame:
 def reanalysis() -> pd.DataFrame:
     """One row per claim of ``data/claims.csv``, in its order. Columns: ``claim, effect, ci_low,
     ci_high`` (mean over models of value minus control, unit of the metric), ``p_value`` (t test),
-    ``n_models, verdict, p_holm`` (over the primary claims that can be judged). Effect and verdict
-    are missing where the paper does not report the metric, the interval for one model alone."""
+    ``p_adjusted`` (times the fixed size of the claim's family), ``n_models, verdict``. Effect and
+    verdict are missing where the paper does not report the metric, the interval for one model alone."""
     known, found = claims().set_index("id").rename_axis("claim"), effects()
     last = found.groupby("claim").tail(1).set_index("claim")  # the mean, or the one model measured
     table = known.join(last[["effect", "ci_low", "ci_high", "p_value"]])
     models = found.loc[found["model"] != OVER_MODELS, "claim"]
     table["n_models"] = models.value_counts().reindex(table.index, fill_value=0)
-    given = table[["effect", "ci_low", "ci_high", "direction", "smallest_effect", "n_models"]].to_numpy()
+    given = table[[*JUDGED_BY, "n_models"]].to_numpy()
     table["verdict"] = [verdict(*row) if n > 1 else None for *row, n in given]
-    judged = table["primary"] & (table["n_models"] > 1)
-    table.loc[judged, "p_holm"] = holm(table.loc[judged, "p_value"])
-    numbers = ["effect", "ci_low", "ci_high", "p_value", "n_models", "verdict", "p_holm"]
+    table["p_adjusted"] = (table["p_value"] * table["family_size"]).clip(upper=1)
+    numbers = ["effect", "ci_low", "ci_high", "p_value", "p_adjusted", "n_models", "verdict"]
     return table[numbers].reset_index()
 
 
+def by_one_standard() -> pd.DataFrame:
+    """Every primary claim with published numbers, and Fig. 5, by the same rule, a row each.
+
+    Columns ``claim, statement, where, effect, ci_low, ci_high, p_value, p_adjusted, verdict`` as in
+    `reanalysis`; ``n, unit`` (models, or prompts of one model in each condition); ``without_low,
+    without_high``: the range of the mean with one model left out; ``needed``: how many of the unit
+    would show an effect of this size in 80% of studies, at the level that the family leaves.
+    """
+    known, table = claims().set_index("id"), reanalysis().set_index("claim")
+    rows = []
+    for claim in table.index[table["n_models"].gt(1) & known["primary"].to_numpy()]:
+        found = statistics.average(sides(claim)["effect"])
+        level = ALPHA / known.loc[claim, "family_size"]
+        rows.append({
+            "claim": claim, **table.loc[claim, [*NUMBERS, "p_adjusted", "verdict"]], "n": found.n, "unit": "models",
+            "without_low": found.without_one_low, "without_high": found.without_one_high,
+            "needed": statistics.models_needed(sides(claim)["effect"], level),
+        })  # fmt: skip
+    rows.append(_figure_5(known.loc["C5a"]))
+    names = known[["statement", "paper_location"]].rename(columns={"paper_location": "where"})
+    return pd.DataFrame(rows).join(names, on="claim").sort_values("claim", key=lambda ids: ids.map(known.index.get_loc))
+
+
+def _figure_5(entry: pd.Series) -> dict:
+    """Fig. 5 between the tags in the place of C5a, whose refusals were not counted."""
+    here, n = head_ablation().set_index("position").loc["between think tags"], GROUPS["no-think"][1]
+    rates = [100 * here[heads] / n for heads in ("refusal_heads", "random_heads")]
+    row = statistics.gap(*rates, n, n) | {"p_value": here["p_value"]}
+    given = entry.to_dict() | row
+    needed = statistics.exact_prompts_needed(row["value"], row["control_value"], ALPHA / entry["family_size"])
+    return {
+        "claim": entry.name, **{name: row[name] for name in NUMBERS}, "n": n, "unit": "prompts", "needed": needed,
+        "p_adjusted": min(1.0, row["p_value"] * entry["family_size"]),
+        "verdict": verdict(*(given[name] for name in JUDGED_BY)),
+    }  # fmt: skip
+
+
 def after_correction() -> str:
-    """One sentence: what would be left of the verdicts after a correction for their number."""
-    table = reanalysis()
-    judged = table[table["p_holm"].notna()]
-    clear = judged.loc[judged["verdict"].isin(["supported", "contradicted"]), "claim"]
-    left, n = judged.loc[judged["p_holm"] < 0.05, "claim"], len(judged)
+    """One sentence: what the published numbers support by the rule, and what they would without it."""
+    known = claims().set_index("id")
+    table = reanalysis().set_index("claim")[known["primary"].to_numpy()]
+    judged, size = table[table["n_models"] > 1], known.loc[known["primary"], "family_size"].iloc[0]
+    alone, left = judged.index[judged["p_value"] < ALPHA], judged.index[judged["verdict"] == "supported"]
     return (
-        f"Of {n} primary claims with published numbers {len(clear)} have an interval over models "
-        f"that excludes zero ({', '.join(clear)}); after Holm’s correction for {n} tests it would "
-        f"be {', '.join(left) or 'none'}."
+        f"Of {len(judged)} primary claims with published numbers of several models, {len(alone)} have an interval "
+        f"over models that excludes zero ({', '.join(alone)}); with Bonferroni’s correction for the fixed family of "
+        f"{size}, as for every row of this workbook, supported: {', '.join(left) or 'none'}."
     )
 
 

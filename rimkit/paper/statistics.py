@@ -56,6 +56,29 @@ def exact_power(rate: float, control_rate: float, n: int) -> float:
     return float(sum(chance[a, b] for a, b in likely if exact_test(a, n, b, n) < 1 - LEVEL))
 
 
+def exact_prompts_needed(rate: float, control_rate: float, level: float = 1 - LEVEL) -> float:
+    """Prompts per condition with which Fisher's exact test has a power of `POWER`: those of the
+    normal test with the correction of Casagrande, Pike and Smith (1978)."""
+    distance = abs(rate - control_rate)
+    if not distance:
+        return inf
+    reach = stats.norm.isf(level / 2) + stats.norm.ppf(POWER)
+    normal = (reach * standard_error(rate, control_rate, 1) / distance) ** 2
+    return float(ceil(normal / 4 * (1 + sqrt(1 + 4 / (normal * distance))) ** 2))
+
+
+def models_needed(effects, level: float = 1 - LEVEL) -> float:
+    """Models with which a t test over models has a power of `POWER`, if the mean and the spread of
+    these ``effects`` are the true ones."""
+    effects = np.asarray(effects, dtype=float)
+    spread = effects.std(ddof=1)
+    for n in range(2, 1001):
+        limit = stats.t.isf(level / 2, n - 1)
+        if stats.nct.sf(limit, n - 1, abs(effects.mean()) / spread * sqrt(n)) >= POWER:
+            return float(n)
+    return inf
+
+
 def smallest_clear_drop(k: int, n: int) -> int | None:
     """The largest count below ``k`` of ``n`` that Fisher's exact test tells from it."""
     return next((low for low in range(k - 1, -1, -1) if exact_test(low, n, k, n) < 1 - LEVEL), None)

@@ -19,11 +19,12 @@ from rich.table import Table
 
 from rimkit import __version__, ledger
 from rimkit.behavior.stats import METRICS
-from rimkit.data import UserError, data_dir, missing, number, p_value, percent, rows_of, whole
+from rimkit.data import UserError, data_dir, missing, number, p_value, percent, results, rows_of, whole
 from rimkit.paper.findings import findings
 from rimkit.paper.reanalysis import OVER_MODELS, after_correction, effects, reanalysis
+from rimkit.runs import audit
 from rimkit.teaching.figures import forest, image
-from rimkit.teaching.tables import effect_text, unit_of
+from rimkit.teaching.tables import effect_text, table, unit_of
 
 NAME = "claims.html"
 NOT_REPORTED = "not reported"
@@ -79,9 +80,27 @@ def page(own: pd.DataFrame, notes: Sequence[str] = ()) -> str:
     told = {"notes": notes, "made": f"rimkit {__version__}, Python {python}, {now:%Y-%m-%d %H:%M UTC}"}
     told["failed"] = own[own["status"] == "failed"].to_dict("records")
     told |= {"symbols": SYMBOLS, "groups": (SHIPPED, OWN), "correction": after_correction()}
+    told |= {"tested": _tested(ledger.claims_table(ledger.shipped())), "audit": _audit()}
     page = jinja.get_template("page.html.j2")
     runs = rows.groupby(RUN, sort=False, dropna=False).agg(**OF_RUNS).reset_index()
     return page.render(families=_families(rows), runs=runs.to_dict("records"), **told)
+
+
+def _tested(judged: pd.DataFrame) -> str:
+    """How many verdicts there are, how many comparisons were not testable, what excludes the paper."""
+    untestable, excluded = judged["verdict"].eq("not testable").sum(), judged["excludes_paper"].eq(True)
+    unclear = (excluded & judged["verdict"].eq("undecided")).sum()
+    return (
+        f"The shipped rows hold {len(judged)} verdicts, a model and seed each; {untestable} of them say not testable, "
+        f"and why. {judged['excludes_paper'].notna().sum()} intervals can be held against a number of the paper’s own: "
+        f"{excluded.sum()} exclude it, {unclear} of these in rows that are otherwise undecided."
+    )
+
+
+def _audit() -> pd.DataFrame:
+    """The shipped simulations of intervals and verdicts (`rimkit audit`), in percent."""
+    found = audit.summary(results("audit")).drop(columns="settings")
+    return table(found, percent=True).replace("–", "")
 
 
 def _families(rows: pd.DataFrame) -> list[dict]:
@@ -104,7 +123,8 @@ def _claim(entry: dict, measured: pd.DataFrame, printed: pd.DataFrame, over_mode
     """All that the page says about one claim."""
     verdict, unit = over_models["verdict"], unit_of(entry["primary_metric"])
     paper = effect_text({**over_models, "metric": entry["primary_metric"]}, "ci")
-    judged = measured.groupby("group", sort=False)["verdict"].value_counts(sort=False).to_dict()
+    parts = measured.groupby(["group", "verdict"])["excludes_paper"]
+    judged = {key: (len(part), int(part.eq(True).sum())) for key, part in parts}
     return {
         **entry,
         "smallest": f"{(100 if unit == 'points' else 1) * entry['smallest_effect']:g} {unit}",
@@ -114,7 +134,7 @@ def _claim(entry: dict, measured: pd.DataFrame, printed: pd.DataFrame, over_mode
         "n_models": int(over_models["n_models"]),
         "lines": [_line(item) for item in measured.to_dict("records")],
         "counts": {
-            group: [(word, judged[group, word]) for word in ledger.VERDICTS if (group, word) in judged]
+            group: [(word, *judged[group, word]) for word in ledger.VERDICTS if (group, word) in judged]
             for group in (SHIPPED, OWN)
         },
         "figure": _figure(entry, measured, printed, verdict, unit),

@@ -370,11 +370,47 @@ def bootstrap(d: Drawing) -> None:
     d.note(20, 316, why, size=12)
 
 
+def chain(d: Drawing, steps: Sequence[tuple[str, str, str]], width: float = 128) -> None:
+    """Boxes from left to right, joined by arrows, each with a question below it."""
+    for place, (step, question, colour) in enumerate(steps):
+        x = 20 + (width + 22) * place
+        d.box(x, 24, width, 56, step, colour, font_weight="bold")
+        d.words(x + width / 2, 124, question, SOFT, size=12)
+        if place:
+            d.arrow((x - 20, 52), (x - 3, 52))
+
+
+def standard(d: Drawing) -> None:
+    """How a printed number becomes a verdict: cells give an effect per unit, units give a mean with
+    its interval and p value, the p value is multiplied by the fixed number of claims, and below
+    each step stands the question to ask there.
+    """
+    chain(d, [
+        ("printed cells", "Do counts and\naverages fit?", BLUE),
+        ("effect per unit", "What is a unit?\nCompared with what?", BLUE),
+        ("mean, interval,\np value", "Does one unit\ncarry it?", ORANGE),
+        ("p × 20", "How many claims\nwere asked?", VIOLET), ("verdict", "Could it have come\nout otherwise?", GREEN),
+    ])  # fmt: skip
+
+
+def road(d: Drawing) -> None:
+    """The road of a measurement on your own model: the model, what fits, prompts, a judge, how many
+    prompts an answer needs, the run, and the claims page, each with what goes wrong there.
+    """
+    chain(d, [
+        ("model", "thinks in a way\nof its own", BLUE), ("fit", "long thoughts\nneed room", BLUE),
+        ("prompts", "in a language it\ndoes not speak", ORANGE), ("judge", "debris counted\nas harm", ORANGE),
+        ("how many", "too few to\nsay anything", VIOLET), ("run", "thoughts that\nare cut off", VIOLET),
+        ("claims page", "noise read as\na finding", GREEN),
+    ], 104)  # fmt: skip
+
+
 DIAGRAMS: dict[str, tuple[Callable[[Drawing], None], int, int]] = {  # what draws it, width, height
     "transformer": (transformer, 690, 520), "modes": (modes, 720, 334), "organisms": (organisms, 820, 330),
     "probe": (probe, 740, 310), "projection": (projection, 700, 270), "ablation": (ablation, 760, 304),
     "mask": (mask, 820, 356), "ranks": (ranks, 690, 276), "ras": (ras, 800, 286),
     "openings": (openings, 720, 268), "bootstrap": (bootstrap, 770, 336),
+    "standard": (standard, 768, 156), "road": (road, 900, 156),
 }  # fmt: skip
 
 

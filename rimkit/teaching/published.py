@@ -3,9 +3,10 @@
 The numbers, and what follows from them, are computed in `rimkit.paper`; here they are shown.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from html import escape
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,13 +14,14 @@ from matplotlib.figure import Figure
 
 from rimkit import ledger
 from rimkit.data import UserError, missing, nearest, number, p_value
+from rimkit.data import points as in_points
 from rimkit.paper.findings import STATEMENTS, finding
-from rimkit.paper.reanalysis import OVER_MODELS, effects, needed, reanalysis, recomputed
+from rimkit.paper.reanalysis import OVER_MODELS, by_one_standard, effects, needed, reanalysis, recomputed
 from rimkit.paper.statistics import JUDGE_SD, average, correlation, power
 from rimkit.paper.tables import HARM_BENCHMARK, MODELS, by_model, published
 from rimkit.teaching.exercises import Note
 from rimkit.teaching.figures import points
-from rimkit.teaching.tables import effect_text, estimate, html
+from rimkit.teaching.tables import Reading, effect_text, estimate, filled, html, unit_of
 
 NOBODY = "nobody"
 ENDS = {"effect_ci_low": "ci_low", "effect_ci_high": "ci_high"}  # of verdict rows, as elsewhere
@@ -52,12 +54,18 @@ def by_models(
 
 
 def power_curves() -> pd.DataFrame:
-    """Power of every comparison by prompts per condition: ``comparison, prompts, power``."""
-    sizes = np.unique(np.geomspace(20, 20_000, 25).round().astype(int))
+    """Power of every comparison by prompts per condition: ``comparison, prompts, power``. That of
+    Fig. 5, which no judge read, is of the exact test; the others are of rates with a noisy judge."""
+    sizes, table = np.unique(np.geomspace(20, 20_000, 25).round().astype(int)), needed()
+
+    def at(item, n: int) -> float:
+        exact = item.claim == "C5a"
+        size = n * (1 - 1 / (n * abs(item.rate - item.control_rate))) ** 2 if exact else n
+        return power(item.rate, item.control_rate, max(1, size), judge_sd=0.0 if exact else JUDGE_SD)
+
     return pd.DataFrame([
-        {"comparison": f"{item.claim}: {item.comparison}", "prompts": n,
-         "power": power(item.rate, item.control_rate, int(n), judge_sd=JUDGE_SD)}
-        for item in needed().itertuples() for n in sizes
+        {"comparison": f"{item.claim}: {item.comparison}", "prompts": n, "power": at(item, int(n))}
+        for item in table.itertuples() for n in sizes
     ])  # fmt: skip
 
 
@@ -88,6 +96,30 @@ def claims_beside() -> pd.DataFrame:
     return shown[shown.index.str.startswith("C")].fillna("").rename_axis("claim")
 
 
+def standard_table() -> pd.DataFrame:
+    """`rimkit.paper.reanalysis.by_one_standard` to read: every claim of several models, and Fig. 5."""
+    known = ledger.claims().set_index("id")
+    found = by_one_standard().set_index("claim").join(known["primary_metric"].rename("metric"))
+    rows = found.to_dict("records")
+    return pd.DataFrame({
+        "where": found["where"],
+        "what": found["statement"],
+        "effect": [effect_text(row, "ci") for row in rows],
+        "over": [f"{row['n']} {row['unit']}" for row in rows],
+        "one model left out": [_range(row) for row in rows],
+        "p × family": found["p_adjusted"].map(p_value),
+        "would need": [f"{_count(row['needed'])} {row['unit']}" for row in rows],
+        "verdict": found["verdict"],
+    })  # fmt: skip
+
+
+def _range(row: Mapping) -> str:
+    """The smallest and the largest mean with one model left out, in the unit of the metric."""
+    write = partial(in_points, digits=1) if unit_of(row["metric"]) == "points" else partial(number, signed=True)
+    ends = row["without_low"], row["without_high"]
+    return "–" if missing(ends[0]) else " to ".join(map(write, ends))
+
+
 def say(*claims: str) -> Note:
     """What the published numbers say about claims: verdict, mean over models, and the finding. A
     name of `rimkit.paper.findings.STATEMENTS`, such as "Fig. 1", says what that figure implies."""
@@ -103,6 +135,12 @@ def say(*claims: str) -> Note:
 def _judged(row: pd.Series) -> str:
     effect = f"{effect_text(row, 'ci')} over {row['n_models']} models"
     return "no verdict" if missing(row["verdict"]) else f"{row['verdict']}: {effect}"
+
+
+def reading(text: str, **values: Any) -> Reading:
+    """`rimkit.teaching.tables.our_reading` of the published numbers, which are the same whatever the
+    model; raises `WordsAndNumbers` where they do not bear the words out."""
+    return Reading(filled(text, values))
 
 
 def misprints() -> pd.DataFrame:

@@ -1,12 +1,18 @@
-"""Chapter 08: a misprint, a bet and a design, from the published numbers."""
+"""Chapter 08: counts, averages, pairs, one probe, power and a permutation, from the published numbers."""
+
+from functools import cache
+from itertools import permutations, product
+
+import numpy as np
 
 from rimkit.ledger import claims
 from rimkit.paper.findings import NOTHING, finding
-from rimkit.paper.reanalysis import reanalysis, recomputed
-from rimkit.paper.statistics import power, prompts_needed
-from rimkit.teaching.exercises import Exercise
+from rimkit.paper.reanalysis import GROUPS, reanalysis, recomputed
+from rimkit.paper.statistics import denominators, exact_power, permutation_p, power
+from rimkit.paper.tables import changes, literal_changes, published
+from rimkit.teaching.exercises import Exercise, compare, result_of
 
-PROBED, ABLATED, RANDOM = 21, 12, 15  # Fig. 5, between the tags: fulfilled prompts, above threshold after each ablation
+# a misprint
 
 
 def exchanged_digits(printed: float, right: float) -> bool:
@@ -43,10 +49,228 @@ def check_misprint(answer) -> bool | str:
     return "none of the four averages that do not follow has this value."
 
 
+# denominators
+
+PRINTED = ((35.09, 60), (8.33, 60), (15.39, 300), (22.94, 300), (100.0, 6))  # percent, and the largest denominator
+
+
+def judge_fits(function) -> bool | str:
+    def exact(percent: float, largest: int) -> list[int]:
+        return [n for n in range(1, largest + 1) if abs(percent * n / 100 - round(percent * n / 100)) < 1e-9]
+
+    def loose(percent: float, largest: int) -> list[int]:
+        return [n for n in range(1, largest + 1) if abs(100 * round(percent * n / 100) / n - percent) <= 0.05]
+
+    known = {
+        "a printed rate is rounded: ask whether k of n, written with two decimals, is what is printed.": exact,
+        "that allows more than rounding to two decimals does.": loose,
+        "that is the largest n alone; all that fit were asked for.": lambda *given: denominators(*given)[:1],
+        "these are the counts k; the denominators n were asked for.":
+            lambda percent, largest: [round(percent * n / 100) for n in denominators(percent, largest)],
+        "it looks at denominators of up to the largest, but not at the largest itself.":
+            lambda percent, largest: [n for n in denominators(percent, largest) if n < largest],
+    }  # fmt: skip
+    found = []
+    for printed in PRINTED:
+        numbers = np.ravel(result_of(function, *printed))
+        if numbers.size > 600:
+            return f"it is {numbers.size} numbers where at most {printed[1]} can be."
+        found.append(sorted(set(numbers.astype(float).tolist())))
+    if found == [sorted(denominators(*one)) for one in PRINTED]:
+        return True
+    for message, wrong in known.items():
+        if found == [sorted(set(wrong(*one))) for one in PRINTED]:
+            return message
+    place = [one == sorted(denominators(*printed)) for one, printed in zip(found, PRINTED, strict=True)].index(False)
+    percent, largest = PRINTED[place]
+    return f"for {percent} percent and up to {largest} it gives {len(found[place])} of {len(denominators(percent, largest))}."
+
+
+# leave one out
+
+
+def without_each(values: np.ndarray) -> np.ndarray:
+    return np.array([np.delete(values, place).mean() for place in range(len(values))])
+
+
+def judge_without(function) -> bool | str:
+    table, column = published("table2_finetuning_delta"), "GSM8K(L)-target"
+    values, every = changes()[column].to_numpy(), table["delta_misalignment_points"].to_numpy()
+    return compare(
+        result_of(function, table.copy(), column),
+        without_each(values),
+        {
+            "these are the changes themselves: one mean for each model that is left out.": values,
+            "that is the mean of all; leave one model out each time.": np.full(8, values.mean()),
+            "seven models are left: divide by seven, not by eight.": without_each(values) * 7 / 8,
+            "these are sums; take means.": without_each(values) * 7,
+            "these are medians; take means.": np.array([np.median(np.delete(values, place)) for place in range(8)]),
+            "that is how far each mean lies from the mean of all; the means were asked for.":
+                without_each(values) - values.mean(),
+            "all training sets were averaged: take the rows of the one that is asked for.":
+                lambda: np.array([every[(table["model"] != name).to_numpy()].mean() for name in changes().index]),
+        },
+    )  # fmt: skip
+
+
+# pairs
+
+
+def flips(first: np.ndarray, second: np.ndarray, sided: int = 2) -> float:
+    """The share of all ways of turning the signs of the differences that give as large a mean."""
+    change = first - second
+    means = np.array([(change * signs).mean() for signs in product((1, -1), repeat=len(change))])
+    return float(
+        (np.abs(means) >= abs(change.mean()) - 1e-12).mean() if sided == 2 else (means >= change.mean()).mean()
+    )
+
+
+def two_columns() -> list[tuple[np.ndarray, np.ndarray]]:
+    """Table A7, and GSM8K against MATH401 in Table 2: pairs of which not all have one sign."""
+    other = changes()
+    return [tuple(literal_changes().to_numpy().T), (other["GSM8K"].to_numpy(), other["MATH401"].to_numpy())]
+
+
+def judge_pairs(function) -> bool | str:
+    from scipy.stats import ttest_ind, ttest_rel
+
+    pairs = two_columns()
+
+    def each(measure) -> np.ndarray:
+        return np.array([measure(*pair) for pair in pairs])
+
+    return compare(
+        np.array([float(result_of(function, *(side.copy() for side in pair))) for pair in pairs]),
+        each(flips),
+        {
+            "that is one-sided: a mean as far below zero counts as well.": each(lambda *pair: flips(*pair, sided=1)),
+            "the two columns were compared as if other models stood in each: pair them.":
+                each(lambda *pair: ttest_ind(*pair).pvalue),
+            "that is a t test of the pairs, which leans on a normal distribution; turn the signs instead.":
+                each(lambda *pair: ttest_rel(*pair).pvalue),
+            "the observed signs are one of the ways, too: count ways with a mean at least as large, not larger.":
+                each(lambda *pair: flips(*pair) - 2 / 256),
+            "that is the share of models in which the first column is larger.": each(lambda a, b: (a > b).mean()),
+        },
+        tolerance=0.02,
+    )  # fmt: skip
+
+
+# one probe or two
+
+
+def drawn(position: str) -> list[np.ndarray]:
+    """Shares above the threshold without thinking at one place of Fig. 3, by layer: refused, fulfilled, harmful."""
+    table = published("fig3_probe_scores").query("mode == 'no-think' and position == @position")
+    wide = table.pivot_table(index="layer", columns="group", values="share_above_threshold")
+    return [wide[group].to_numpy() for group in ("refused", "fulfilled", "harmful")]
+
+
+def left_over(shares, sizes=GROUPS["no-think"]) -> np.ndarray:
+    refused, fulfilled, harmful = (np.round(part * n) for part, n in zip(shares, sizes, strict=True))
+    return refused + fulfilled - harmful
+
+
+def judge_probe(function) -> bool | str:
+    figure = drawn("between think tags")
+    second = [figure[0][::-1], figure[1] ** 2, figure[2]]  # what two probes could have drawn
+    both, sizes = (figure, second), GROUPS["no-think"]
+
+    def each(measure) -> np.ndarray:
+        return np.concatenate([measure(shares) for shares in both])
+
+    given = [result_of(function, *(part.copy() for part in shares), *sizes) for shares in both]
+    return compare(
+        np.concatenate([np.asarray(part, dtype=float) for part in given]),
+        each(left_over),
+        {
+            "shares were added as they are: turn each into a count with the size of its group.":
+                each(lambda shares: shares[0] + shares[1] - shares[2]),
+            "counts are whole numbers: round each of them.":
+                each(lambda shares: sum(part * n for part, n in zip(shares, (*sizes[:2], -sizes[2]), strict=True))),
+            "that is the number of harmful requests above the threshold without those refused: take the fulfilled as well.":
+                each(lambda shares: np.round(shares[0] * sizes[0]) - np.round(shares[2] * sizes[2])),
+            "that is refused plus fulfilled; the harmful ones are to be taken away.":
+                each(lambda shares: np.round(shares[0] * sizes[0]) + np.round(shares[1] * sizes[1])),
+            "fulfilled and refused are taken with each other's size.":
+                each(lambda shares: left_over(shares, (sizes[1], sizes[0], sizes[2]))),
+        },
+        tolerance=1e-6,
+    )  # fmt: skip
+
+
+# power of twenty-one prompts
+
+DESIGNS = ((12 / 21, 15 / 21, 21), (0.4, 0.8, 21))  # two rates, and prompts in each condition
+
+
+exactly = cache(exact_power)
+
+
+def judge_power(function) -> bool | str:
+    def each(measure) -> np.ndarray:
+        return np.array([measure(*design) for design in DESIGNS])
+
+    found = each(lambda *design: float(result_of(function, *design)))
+    return compare(
+        found,
+        each(exactly),
+        {
+            "that is the chance to miss it; power is the chance to find it.": 1 - each(exactly),
+            "both conditions were drawn with the same rate: that is how often nothing is found to be something.":
+                lambda: each(lambda rate, other, n: exactly(rate, rate, n)),
+            "that is the power of a normal test, which flatters so few prompts: draw counts and use Fisher's.": each(power),
+            "each draw gives one p value; the share of draws with p below 0.05 was asked for.":
+                lambda: np.array([0.52, 0.04]),
+        },
+        tolerance=0.05,
+    )  # fmt: skip
+
+
+# a permutation
+
+
+def panels() -> list[tuple[np.ndarray, np.ndarray]]:
+    """Two panels of Fig. 8: RAS of safety-critical neurons, and rates."""
+    table = published("fig8_ras_vs_misalignment").query("predictor == 'RAS (safety neurons)'")
+    parts = [table[table["model"] == model] for model in ("OLMo2-1B", "Phi3.5-Tiny")]
+    return [(part["value"].to_numpy(), part["misalignment_rate_pct"].to_numpy()) for part in parts]
+
+
+def one_sided(values: np.ndarray, rates: np.ndarray) -> float:
+    x, y = values - values.mean(), rates - rates.mean()
+    orders = np.array(list(permutations(y)))
+    return float((orders @ x >= x @ y - 1e-12).mean())
+
+
+def judge_permutation(function) -> bool | str:
+    from scipy.stats import pearsonr
+
+    def each(measure) -> np.ndarray:
+        return np.array([measure(*pair) for pair in panels()])
+
+    found = [float(result_of(function, *(side.copy() for side in pair))) for pair in panels()]
+    return compare(
+        np.array(found),
+        each(permutation_p),
+        {
+            "that is one-sided: a correlation as strong in the other direction counts as well.": lambda: each(one_sided),
+            "that is the p value of a t test, which takes rates as normal; hand the rates to the checkpoints at random.":
+                lambda: each(lambda x, y: pearsonr(x, y).pvalue),
+            "that is the correlation; how often would chance give one as strong?": lambda: each(lambda x, y: pearsonr(x, y)[0]),
+            "that is the share of orders with a weaker correlation.": lambda: 1 - each(permutation_p),
+        },
+        tolerance=0.025,
+    )  # fmt: skip
+
+
+# a bet
+
+
 def safest() -> list[str]:
-    """The primary claims that the published numbers support even after Holm's correction."""
-    table = reanalysis()
-    return table.loc[(table["verdict"] == "supported") & (table["p_holm"] < 0.05), "claim"].tolist()
+    """The primary claims that the published numbers support by the workbook's rule."""
+    known, table = claims().set_index("id"), reanalysis().set_index("claim")
+    return table.index[known["primary"] & (table["verdict"] == "supported")].tolist()
 
 
 def check_bet(answer) -> bool | str:
@@ -59,21 +283,60 @@ def check_bet(answer) -> bool | str:
     row = table.loc[answer]
     if not isinstance(row["verdict"], str):
         return f"the published numbers do not judge it. {finding(answer).removeprefix(NOTHING)}".strip()
-    if row["verdict"] != "supported":
+    if row["ci_low"] <= 0 <= row["ci_high"]:
         return f"its interval over models holds zero. {finding(answer)}"
     return f"its interval excludes zero, but not by enough for one of many tests. {finding(answer)}"
 
 
-def check_design(answer) -> bool | str:
-    n = float(answer)
-    right = prompts_needed(ABLATED / PROBED, RANDOM / PROBED)
-    had = power(ABLATED / PROBED, RANDOM / PROBED, max(1, round(n)))
-    if abs(n - right) <= 0.08 * right:
-        return True
-    if n < right:
-        return f"with {n:.0f} prompts per condition the difference would be clear in {had:.0%} of tries, not 80%."
-    return f"{n:.0f} prompts would do, with a power of {had:.0%}, but fewer are enough for 80%."
+FITS = """
+def fits(percent, largest):
+    return [
+        n
+        for n in range(1, largest + 1)
+        if any(f"{100 * k / n:.2f}" == f"{percent:.2f}" for k in range(n + 1))
+    ]
+"""
+WITHOUT = """
+def without_each(table, training_set):
+    change = table[table["training_set"] == training_set].set_index("model")
+    change = change["delta_misalignment_points"]
+    return [change.drop(model).mean() for model in change.index]
+"""
+PAIRS = """
+from itertools import product
 
+import numpy as np
+
+def paired_p(first, second):
+    change = first - second
+    means = [(change * signs).mean() for signs in product((1, -1), repeat=len(change))]
+    return (np.abs(means) >= abs(change.mean()) - 1e-9).mean()
+"""
+PROBE = """
+def left_over(refused, fulfilled, harmful, n_refused, n_fulfilled, n_harmful):
+    above = (refused * n_refused).round() + (fulfilled * n_fulfilled).round()
+    return above - (harmful * n_harmful).round()
+"""
+POWER = """
+import numpy as np
+from scipy.stats import fisher_exact
+
+def power(rate, other, n):
+    rng = np.random.default_rng(0)
+    draws = rng.binomial(n, (rate, other), (1500, 2))
+    kinds, how_often = np.unique(draws, axis=0, return_counts=True)
+    p = np.array([fisher_exact([[a, n - a], [b, n - b]]).pvalue for a, b in kinds])
+    return how_often[p < 0.05].sum() / len(draws)
+"""
+PERMUTED = """
+import numpy as np
+
+def permutation_p(values, rates):
+    rng = np.random.default_rng(0)
+    orders = rng.permuted(np.tile(rates, (20_000, 1)), axis=1)
+    x = values - values.mean()  # r of every order is its product with x, but for one factor
+    return (abs(orders @ x) >= abs(rates @ x) - 1e-9).mean()
+"""
 
 EXERCISES = {
     "08.1": Exercise(
@@ -90,16 +353,99 @@ EXERCISES = {
         code="33.41",
     ),
     "08.2": Exercise(
-        "Which claim would you bet on?",
-        ("medium", "essential", 10),
-        (
-            "One primary claim is still supported by the published numbers when all of them are corrected for one another (Holm). Which? "
-            "Give its id."
-        ),
-        check_bet,
+        "Of how many?",
+        ("easy", "essential", 8),
+        "Write `fits(percent, largest)`: all whole numbers *n* up to `largest` for which some *k* of *n* is the printed "
+        "`percent`, rounded to two decimals.",
+        judge_fits,
         hints=(
-            "`reanalysis()` has a column `p_holm`. Which comparison is paired, and has the same sign in every model?",
+            "For each n, which k comes closest? Is 100 k / n, rounded to two decimals, the printed number?",
+            'Compare what is printed: `f"{100 * k / n:.2f}"`.',
         ),
+        answer="A percentage with two decimals gives much away: 35.09 of at most 60 can only be 20 of 57.",
+        expects="a function that returns a list of whole numbers",
+        code=FITS,
+    ),
+    "08.3": Exercise(
+        "Leave one out",
+        ("easy", "essential", 5),
+        "Write `without_each(table, training_set)`: the mean change with each of the eight models left out in turn, in the order of "
+        "the table. `table` is `table2_finetuning_delta.csv`: columns `model, training_set, delta_misalignment_points`.",
+        judge_without,
+        hints=(
+            "Keep the rows of the training set first. Then, for every model, the mean of the others.",
+            "`change.drop(model).mean()` on a Series that is indexed by model.",
+        ),
+        answer="If one of the eight means lies apart, that model carries the mean.",
+        expects="a function that returns eight numbers",
+        code=WITHOUT,
+    ),
+    "08.4": Exercise(
+        "Turn the signs",
+        ("medium", "essential", 8),
+        "Write `paired_p(first, second)`: if it did not matter which column is which, every model's difference could as well have the "
+        "other sign. Of all ways of turning signs, which share gives a mean at least as far from zero as the observed one?",
+        judge_pairs,
+        hints=(
+            "Eight differences have 2⁸ = 256 ways: `itertools.product((1, -1), repeat=8)`.",
+            "Compare absolute values, and count the observed way as well.",
+        ),
+        answer="With one sign in all eight models only the observed way and its mirror count: 2 of 256, whatever the sizes.",
+        expects="a function that returns a p value",
+        code=PAIRS,
+    ),
+    "08.5": Exercise(
+        "Could one probe have drawn this?",
+        ("medium", "essential", 8),
+        "Write `left_over(refused, fulfilled, harmful, n_refused, n_fulfilled, n_harmful)`: three curves of shares above the "
+        "threshold, by layer, and the sizes of the groups. Turn shares into counts, and return refused plus fulfilled minus "
+        "harmful for every layer.",
+        judge_probe,
+        hints=(
+            "A share times the size of its group, rounded, is a count.",
+            "`(refused * n_refused).round()`: the curves are arrays.",
+        ),
+        answer="It is tried on Fig. 3 and on made-up curves of two probes. One probe leaves 0, or -1 where a request has no label.",
+        expects="a function that returns a number for each layer",
+        code=PROBE,
+    ),
+    "08.6": Exercise(
+        "What could 21 prompts have shown?",
+        ("medium", "essential", 10),
+        "Write `power(rate, other, n)`: draw two counts of `n` prompts with these true rates many times, test each pair with Fisher's exact "
+        "test (`scipy.stats.fisher_exact`), and return the share with p below 0.05. A thousand draws are enough.",
+        judge_power,
+        hints=(
+            "`rng.binomial(n, rate)` draws a count; the table is `[[a, n - a], [b, n - b]]`.",
+            "Many draws are alike: `np.unique(draws, axis=0, return_counts=True)` tests each kind once.",
+        ),
+        answer="Fig. 5 would have shown a true difference of its own size in about one of eleven tries.",
+        expects="a function that returns a share",
+        code=POWER,
+        seconds=60,
+    ),
+    "08.7": Exercise(
+        "Hand out the rates again",
+        ("medium", "essential", 8),
+        "Write `permutation_p(values, rates)`: hand the rates to the checkpoints in random order many times (some 10,000). Which share of "
+        "orders gives a correlation at least as strong, in either direction?",
+        judge_permutation,
+        hints=(
+            "`np.corrcoef(values, rng.permutation(rates))[0, 1]`, its absolute value against that of the data.",
+            "Count orders that are as strong as the observed one, too.",
+        ),
+        answer="The p value holds if checkpoints are exchangeable. Those of one run are not: each starts where the last one stopped.",
+        expects="a function that returns a p value",
+        code=PERMUTED,
+        seconds=60,
+    ),
+    "08.8": Exercise(
+        "Which claim would you bet on?",
+        ("medium", "essential", 5),
+        "By the rule of this workbook, one primary claim is supported by the published numbers. Which? Give its id, before you "
+        "look at the table.",
+        check_bet,
+        hints=("Which comparison is paired, and has the same sign and about the same size in every model?",),
         answer=(
             "`'C7a'`: fine-tuning on GSM8K against the same contexts without reasoning. The paper reads its two rows one by one and "
             "calls one of them negligible; taken in pairs, all eight models say the same. A good design can be stronger than its own summary."
@@ -107,21 +453,4 @@ EXERCISES = {
         expects="the id of a claim, such as 'C1a'",
         code="'C7a'",
     ),
-    "08.3": Exercise(
-        "Redesign Fig. 5",
-        ("medium", "essential", 10),
-        (
-            f"If {ABLATED} and {RANDOM} of {PROBED} were the true rates: how many prompts per condition show the difference with a power of 80%, "
-            "without noise of a judge?"
-        ),
-        check_design,
-        hints=("`rimkit.paper.statistics.prompts_needed` takes the two rates as fractions.",),
-        answer=(
-            "`prompts_needed(12 / 21, 15 / 21)`, about 173. And then: "
-            "count refusals in replies, not prompts above a threshold of harmfulness; draw at least 40 random sets of heads, not one; ask the same "
-            "prompts in both conditions and test in pairs."
-        ),
-        expects="a number of prompts",
-        code="rk.paper.statistics.prompts_needed(12 / 21, 15 / 21)",
-    ),
-}
+}  # fmt: skip
