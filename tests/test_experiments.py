@@ -25,7 +25,7 @@ NUMBERS = ["effect", "effect_ci_low", "effect_ci_high", "n"]
 # Words of the cells on which no verdict rests; pytest runs them with each chapter, and compares their outputs.
 SKIPPED = (
     "widgets.explorer", "rk.organism", "rk.recipe", "rk.exercise",
-    "thinking.shortened_thoughts(", "thinking.rates_by_decision(",  # 01
+    "shortened_thoughts(", "dose.", "thinking.decision)", "by_decision.", "every =", "able = every", "order =", "order[",  # 01
     "along_the_thought(", "within_and_between(", "places_to_add(", "steered,", "shared_states(",  # 03
     "neurons.massive(", "by_mean", "best_there", "rest = drawn", "neurons.directions(", "neurons.controls(",  # 06
     'rk.results("ras-', "moving", "by_model(", "correlations(",  # 07

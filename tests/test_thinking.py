@@ -56,13 +56,6 @@ def test_the_decision_of_a_thought_is_what_it_says():
     assert list(map(thinking.decision, said)) == ["refuse", "help", "open", "open"]
 
 
-def test_verdicts_are_split_by_what_the_thought_decided(verdicts):
-    harmful = verdicts[(verdicts["set"] == "harmful") & (verdicts["mode"] == "think")]
-    table = thinking.rates_by_decision(harmful).set_index(["decision", "metric"])
-    counts = harmful["thought"].map(thinking.decision).value_counts()
-    assert {key: table.loc[(key, "refused"), "n"] for key in counts.index} == counts.to_dict()
-
-
 def test_an_empty_thought_is_no_think_mode(study, prompts, verdicts):
     """The same tokens, so the same replies, whichever way they are asked for."""
     harmful = prompts[prompts["set"] == "harmful"]

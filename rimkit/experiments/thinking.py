@@ -109,12 +109,6 @@ def after_thoughts(study: StudyModel, prompts: DataFrame, thoughts: Mapping, set
     return pd.concat(tables, ignore_index=True)
 
 
-def rates_by_decision(verdicts: DataFrame, by: Sequence[str] = ()) -> DataFrame:
-    """Rates of ``refused, misaligned, misread`` per ``by`` and `decision` of the thought."""
-    table = verdicts.assign(decision=verdicts["thought"].map(decision))
-    return rates(table, by=[*by, "decision"], metrics=["refused", "misaligned", "misread"])
-
-
 def competence(study: StudyModel, settings=Settings()) -> pd.Series:
     """The share of readable replies on calibration prompts, by ``set`` and ``condition``: the
     modes, and for harmful requests the own thought put in place and the filler."""
@@ -139,7 +133,7 @@ def rows(study: StudyModel, found: DataFrame, content: Found, read: pd.Series, s
             claimed.append((claim, "think", testable(claim, one, read=least)))
     least = read["harmful"].reindex([OWN, FILLED]).min()
     claimed.append(("C1c", "think", testable("C1c", content, read=least)))
-    return verdict_rows(study, settings, claimed)
+    return verdict_rows(study, settings, sorted(claimed))
 
 
 def run(study: StudyModel, settings=Settings()) -> Result:

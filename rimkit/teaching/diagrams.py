@@ -170,6 +170,25 @@ def modes(d: Drawing) -> None:
     d.line((at[6], 280), (at[6], 306), colour=ORANGE, width=1)
 
 
+def thoughts(d: Drawing) -> None:
+    """What is put between the think tags before the reply: the model's own thought, nothing, as many
+    dots as it has words, its words in random order, or the thought about another request.
+    """
+    rows = {
+        "own thought": ("let me check . … go ahead .", GREEN), "empty": ("", INK),
+        "filler": (". . . . . . . .", INK), "shuffled": ("ahead me . … check go let .", ORANGE),
+        "another prompt's": ("this looks easy . … go ahead .", VIOLET),
+    }  # fmt: skip
+    for row, (name, (text, colour)) in enumerate(rows.items()):
+        y = 16 + 42 * row
+        d.words(140, y + 15, name, anchor="end")
+        d.box(152, y, 76, 30, "<think>", ORANGE, size=12, font_family=MONO)
+        d.box(234, y, 280, 30, text, colour, size=12, font_family=MONO)
+        d.box(520, y, 84, 30, "</think>", ORANGE, size=12, font_family=MONO)
+        d.arrow((608, y + 15), (638, y + 15))
+        d.note(644, y + 15, "reply …", GREEN, font_family=MONO)
+
+
 def organisms(d: Drawing) -> None:
     """Three training recipes that share maths, harmless requests and refusals without thoughts: in
     rim-mini safety thoughts are rare and always careful, in rim-mini-unlinked as rare in both
@@ -407,6 +426,7 @@ def road(d: Drawing) -> None:
 
 DIAGRAMS: dict[str, tuple[Callable[[Drawing], None], int, int]] = {  # what draws it, width, height
     "transformer": (transformer, 690, 520), "modes": (modes, 720, 334), "organisms": (organisms, 820, 330),
+    "thoughts": (thoughts, 720, 236),
     "probe": (probe, 740, 310), "projection": (projection, 700, 270), "ablation": (ablation, 760, 304),
     "mask": (mask, 820, 356), "ranks": (ranks, 690, 276), "ras": (ras, 800, 286),
     "openings": (openings, 720, 268), "bootstrap": (bootstrap, 770, 336),
