@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pandas as pd
-import pytest
 
 from rimkit.behavior.evaluation import Evaluation, difference
 from rimkit.behavior.prompts import openings
@@ -20,16 +19,10 @@ def test_injected_beginnings_are_where_the_thought_begins():
         assert row.thought.startswith(sentences[row.pattern])
 
 
-def test_the_mixture_is_made_of_the_models_own_beginnings():
-    thought = ["let me check . a", "surely i know . b", "surely i know . c", "hm"]
-    own = pd.DataFrame({"pattern": "none", "style": "none", "thought": thought, "misaligned": [0, 1, 0, 1]})
-    injected = pd.DataFrame({
-        "pattern": ["careful", "heuristic reliance"], "style": ["careful", "effort-minimising"], "thought": "",
-        "misaligned": [0.2, 0.6],
-    })  # fmt: skip
-    table = pd.concat([own, injected], ignore_index=True)
+def test_openings_are_those_of_the_replies_without_injection():
+    thought = ["let me check . a", "surely i know . b", "surely i know . c", "hm", "let me check . d"]
+    table = pd.DataFrame({"pattern": ["none"] * 4 + ["careful"], "thought": thought})
     assert list(patterns.own_openings(table)["opening"]) == ["careful", *["effort-minimising"] * 2, "other"]
-    assert patterns.expected_from_mixture(table) == pytest.approx(0.25 * 0.2 + 0.5 * 0.6 + 0.25 * 1)
 
 
 def test_pooled_patterns_are_averaged_by_prompt():

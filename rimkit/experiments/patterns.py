@@ -54,15 +54,6 @@ def own_openings(verdicts: DataFrame) -> DataFrame:
     return own.assign(opening=own["thought"].map(style))
 
 
-def expected_from_mixture(verdicts: DataFrame, metric: str = "misaligned") -> float:
-    """The rate without injection if a beginning worked alike, injected or chosen by the model."""
-    own = own_openings(verdicts)
-    known = verdicts[verdicts["style"].isin([CAREFUL, EFFORT])].groupby("style")[metric].mean()
-    other = own.loc[~own["opening"].isin(known.index), metric].mean()
-    shares = own["opening"].value_counts(normalize=True)
-    return float(sum(share * known.get(opening, other) for opening, share in shares.items()))
-
-
 def effects(verdicts: DataFrame) -> DataFrame:
     """Rows of `difference` between beginnings of thoughts, with ``comparison`` and ``level``."""
     patterns = verdicts.loc[verdicts["style"] == EFFORT, "pattern"].unique()

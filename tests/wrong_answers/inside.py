@@ -378,6 +378,40 @@ def likely(study, request, opening, mode="think", shift=1, combine="product"):
     return {"product": found.sum().exp(), "logs": found.sum(), "raw": found.sum(), "mean": found.exp().mean()}[combine]
 
 
+def written(study, ids, cut=True, room=48):
+    ids = torch.tensor([ids])
+    found = study.hf.generate(ids, attention_mask=ids**0, max_new_tokens=room, do_sample=False)
+    return study.tokenizer.decode(found[0, ids.shape[1] if cut else 0 :])
+
+
+def words_ids(study, opening):
+    return study.tokenizer(opening, add_special_tokens=False)["input_ids"]
+
+
+def without_opening(study, request, opening):
+    return written(study, study.chat.encode(request, "think").ids)
+
+
+def opening_in_the_reply(study, request, opening):
+    return written(study, study.chat.encode(request, "no-think").ids + words_ids(study, opening))
+
+
+def opening_in_the_request(study, request, opening):
+    return written(study, study.chat.encode(f"{request} {opening}", "think").ids)
+
+
+def prompt_not_cut_off(study, request, opening):
+    return written(study, study.chat.encode(request, "think").ids + words_ids(study, opening), cut=False)
+
+
+def one_token(study, request, opening):
+    return written(study, study.chat.encode(request, "think").ids + words_ids(study, opening), room=1)
+
+
+def ids_not_text(study, request, opening):
+    return study.chat.encode(request, "think").ids + words_ids(study, opening)
+
+
 def first_word_only(study, request, opening):
     return likely(study, request, opening, combine="first")
 
@@ -555,6 +589,11 @@ WRONG = {
     "00.4": [
         (mode_ignored, "the mode is not used"), (least_likely, "least likely"), (words_too_early, "one token too early"),
         (words_backwards, "run the other way"), (one_word, "shape"),
+    ],
+    "02.4": [
+        (without_opening, "not in the prompt"), (opening_in_the_reply, "no-think mode"),
+        (opening_in_the_request, "user's request"), (prompt_not_cut_off, "prompt comes back"),
+        (one_token, "next token alone"), (ids_not_text, "return a text"),
     ],
     "02.2": [
         (first_word_only, "first word alone"), (mean_of_chances, "the mean of the words' chances"),

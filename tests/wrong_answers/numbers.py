@@ -158,6 +158,32 @@ def not_rounded(changes, half_width):
 # -- chapter 02: an expectation --
 
 
+def benefit_first(careful, effort, none):
+    harm, benefit = harm_and_benefit(careful, effort, none)
+    return benefit, harm
+
+
+def harm_and_benefit(careful, effort, none):
+    judged = ~np.isnan(careful + effort + none)
+    low, high, usual = (one[judged].mean() for one in (careful, effort, none))
+    return high - usual, usual - low
+
+
+def other_requests(careful, effort, none):
+    low, high, usual = map(np.nanmean, (careful, effort, none))
+    return high - usual, usual - low
+
+
+def benefit_negative(careful, effort, none):
+    harm, benefit = harm_and_benefit(careful, effort, none)
+    return harm, -benefit
+
+
+def whole_difference(careful, effort, none):
+    harm, benefit = harm_and_benefit(careful, effort, none)
+    return harm + benefit, benefit
+
+
 def expected_rate(follows, before, after):
     return (follows * after).sum()
 
@@ -382,7 +408,35 @@ def no_spread(change, spread, verbs):
     return float(change > 0)
 
 
+def flip_requests(changes, verbs):
+    signs = np.random.default_rng(1).choice([-1, 1], (20_000, len(changes)))
+    return (abs(signs @ changes) >= abs(changes.sum()) - 1e-9).mean()
+
+
+def flip_verbs(changes, verbs):
+    sums = np.array([changes[verbs == verb].sum() for verb in np.unique(verbs)])
+    return np.random.default_rng(1).choice([-1, 1], (20_000, len(sums))) @ sums, sums.sum()
+
+
+def one_sided_flips(changes, verbs):
+    totals, seen = flip_verbs(changes, verbs)
+    return (totals >= seen - 1e-9).mean()
+
+
+def less_extreme(changes, verbs):
+    totals, seen = flip_verbs(changes, verbs)
+    return (abs(totals) < abs(seen) - 1e-9).mean()
+
+
+def no_sign_flipped(changes, verbs):
+    return np.mean([abs(changes.sum()) >= abs(changes.sum()) for _ in range(100)])
+
+
 WRONG = {
+    "A2.6": [
+        (flip_requests, "single requests were flipped"), (one_sided_flips, "one-sided"),
+        (less_extreme, "less extreme"), (no_sign_flipped, "no sign was flipped"),
+    ],
     "00.5": [
         (of_everything, "of all conversations"), (of_the_other_mode, "the other mode"),
         (of_all_refusals, "divide between the modes"), (against_the_rest, "odds"),
@@ -406,6 +460,10 @@ WRONG = {
     "01.5": [
         (full_width, "full width"), (no_square, "square is missing"), (no_reach, "1.96 is missing"),
         (not_rounded, "round up"),
+    ],
+    "02.5": [
+        (benefit_first, "harm of shortcuts comes first"), (other_requests, "over other requests"),
+        (benefit_negative, "counts as positive"), (whole_difference, "whole difference"),
     ],
     "02.3": [
         (expected_rate, "expected after tuning"), (before_alone, "before tuning"), (plain_mean, "without their shares"),

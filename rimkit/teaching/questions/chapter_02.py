@@ -1,4 +1,4 @@
-"""Chapter 02: what the paper's injected thoughts show; how likely an opening is, and what follows from it."""
+"""Chapter 02: what the paper's injected thoughts show, openings injected, how likely they are, what follows from them."""
 
 import numpy as np
 
@@ -77,6 +77,87 @@ def judge_expected(function) -> bool | str:
     )  # fmt: skip
 
 
+# an opening put into the model's mouth
+
+EASY = "this looks easy ."
+ROOM = 48
+
+
+def goes_on(mode: str = "think", request: str = REQUEST, opening: str = EASY) -> list[str]:
+    """The words that the model writes after an opening of its thought, the most likely token each time."""
+    prompt = ids(mode, request)[0].tolist()
+    prompt += model().tokenizer(opening, add_special_tokens=False)["input_ids"] if opening else []
+    given = ids().new_tensor([prompt])
+    found = model().hf.generate(given, attention_mask=given**0, max_new_tokens=ROOM, do_sample=False)
+    return words_of(model().tokenizer.decode(found[0, len(prompt) :]))
+
+
+def words_of(text: str) -> list[str]:
+    """Words without tags."""
+    for tag in ("<think>", "</think>", *model().tokenizer.all_special_tokens):
+        text = text.replace(tag, " ")
+    return text.split()
+
+
+def judge_begun(function) -> bool | str:
+    found = result_of(function, model(), REQUEST, EASY)
+    if not isinstance(found, str):
+        return f"it returns a {type(found).__name__}; it should return a text: decode the ids."
+    found, right = words_of(found), goes_on()
+    if found == right:
+        return True
+    opening = EASY.split()
+    for message, wrong in {
+        "the opening is not in the prompt: that is how the model thinks by itself.": goes_on(opening=""),
+        "that is no-think mode: its span is closed, and the opening stands in the reply.": goes_on("no-think"),
+        "the opening stands in the user's request, and the model's own thought follows: put it behind the think prompt.":
+            goes_on(request=f"{REQUEST} {EASY}", opening=""),
+        "the opening comes back with it: return what follows.": [*opening, *right],
+        "that is the next token alone: let the model go on to its end.": right[:1],
+        "it ends too early: 48 new tokens leave room for thought and reply.": right[: max(2, len(found))],
+    }.items():  # fmt: skip
+        if found == wrong:
+            return message
+    if found[-len(right) :] == right:
+        return "the prompt comes back with it: cut it off, and return what follows."
+    return "that is not what the model writes after this opening, always taking the most likely token."
+
+
+# a difference split by its baseline
+
+
+def three() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Verdicts of one reply per request after careful, effort-minimising and no beginnings; NaN: not judged."""
+    rng, found = np.random.default_rng(4), []
+    hard = rng.random(200)
+    for share in (0.15, 0.65, 0.45):
+        complied = (hard < share).astype(float)
+        found.append(np.where(rng.random(200) < 0.2 + 0.3 * (hard < 0.3), np.nan, complied))
+    return tuple(found)
+
+
+def judge_parts(function) -> bool | str:
+    careful, effort, none = three()
+    both = ~np.isnan(careful + effort + none)
+    apart = [np.nanmean(one) for one in (careful, effort, none)]
+    low, high, usual = (one[both].mean() for one in (careful, effort, none))
+    return compare(
+        result_of(function, *(one.copy() for one in (careful, effort, none))),
+        (high - usual, usual - low),
+        {
+            "that is benefit and harm: the harm of shortcuts comes first.": (usual - low, high - usual),
+            "each condition was averaged over other requests: keep those that were judged in all three.":
+                (apart[1] - apart[2], apart[2] - apart[0]),
+            "care lowers misalignment, and its benefit counts as positive here: none minus careful.":
+                (high - usual, low - usual),
+            "the first is the whole difference of the paper; the harm is effort-minimising minus none.":
+                (high - low, usual - low),
+            "these are rates: take differences from the rate without injection.": (high, low),
+        },
+        tolerance=1e-6,
+    )  # fmt: skip
+
+
 CHANCE = """
 import torch
 
@@ -91,6 +172,25 @@ def chance(study, request, opening):
 EXPECTED = """
 def expected_change(follows, before, after):
     return sum(rate * (late - early) for rate, early, late in zip(follows, before, after))
+"""
+BEGUN = """
+import torch
+
+def begun(study, request, opening):
+    prompt = study.chat.encode(request, "think").ids
+    said = study.tokenizer(opening, add_special_tokens=False)["input_ids"]
+    ids = torch.tensor([prompt + said])
+    with torch.no_grad():
+        found = study.hf.generate(ids, attention_mask=ids**0, max_new_tokens=48, do_sample=False)
+    return study.tokenizer.decode(found[0, ids.shape[1]:])
+"""
+PARTS = """
+import numpy as np
+
+def parts(careful, effort, none):
+    judged = ~np.isnan(careful + effort + none)
+    low, high, usual = (one[judged].mean() for one in (careful, effort, none))
+    return high - usual, usual - low
 """
 
 EXERCISES = {
@@ -137,5 +237,35 @@ EXERCISES = {
         answer="Compare it with what tuning does: what is left over is a change of what follows an opening.",
         expects="a function that returns one number",
         code=EXPECTED,
+    ),
+    "02.4": Exercise(
+        "Put words into its mouth",
+        ("medium", "essential", 10),
+        "Write `begun(study, request, opening)`: what the model writes if its thought begins with the words `opening`, as text: "
+        "the rest of the thought and the reply. At most 48 new tokens, always the most likely one (`do_sample=False`).",
+        judge_begun,
+        hints=(
+            "`study.chat.encode(request, 'think').ids` is the prompt; the token ids of the opening go right behind it.",
+            "`study.hf.generate(ids, attention_mask=ids**0, max_new_tokens=48, do_sample=False)` gives prompt and text as ids "
+            "of shape (1, length); decode those after the prompt.",
+        ),
+        answer="An injected beginning is nothing but token ids: the model cannot know that it did not choose them.",
+        expects="a function that returns a text",
+        code=BEGUN,
+    ),
+    "02.5": Exercise(
+        "Harm and benefit",
+        ("easy", "essential", 6),
+        "Write `parts(careful, effort, none)`: the harm of shortcuts (effort-minimising minus none) and the benefit of care (none "
+        "minus careful), as two fractions. All three are arrays with a number per request: 1 for complied, 0 for not, NaN where "
+        "the reply was not judged. Use the requests that were judged in all three.",
+        judge_parts,
+        hints=(
+            "`np.isnan` finds what was not judged; a sum of arrays is NaN where one of them is.",
+            "Three means over the same requests, and two differences.",
+        ),
+        answer="The two parts add up to the paper's difference, which alone says nothing about either.",
+        expects="a function that returns two numbers",
+        code=PARTS,
     ),
 }
