@@ -1,4 +1,4 @@
-"""Primer A2: Wilson's interval, coverage by clusters, one set among random ones, a family of tests, and power."""
+"""Primer A2: Wilson's interval, coverage by clusters, sign flips, one set among random ones, families of tests, power."""
 
 import numpy as np
 from scipy import stats
@@ -70,6 +70,45 @@ def judge_effective(function) -> bool | str:
         },
         tolerance=5e-3,
     )  # fmt: skip
+
+
+# signs of whole verbs flipped
+
+
+def changes(verbs: int = 10, each: int = 6) -> tuple[np.ndarray, np.ndarray]:
+    """``(changes, verbs)``: think minus no-think by request, -1, 0 or 1; a verb's requests resemble each other."""
+    rng = np.random.default_rng(13)
+    names = np.repeat(np.arange(verbs), each)
+    tends = rng.choice([-0.3, 0.0, 0.2, 0.9], verbs)[names]
+    seen = np.sign(tends) * (rng.random(len(names)) < abs(tends))
+    return seen, np.array([f"verb {name}" for name in names])
+
+
+def flipped(sums: np.ndarray, sides: int = 2) -> float:
+    """The exact share of sign patterns whose total is as large as the one that was seen."""
+    totals = np.zeros(1)
+    for one in sums:
+        totals = np.concatenate([totals - one, totals + one])
+    seen = sums.sum() - 1e-9
+    return float(((abs(totals) if sides == 2 else totals) >= seen).mean())
+
+
+def judge_flips(function) -> bool | str:
+    seen, verbs = changes()
+    sums = np.array([seen[verbs == verb].sum() for verb in dict.fromkeys(verbs)])
+    right, moved = flipped(sums), seen[seen != 0]
+    single = float(stats.binomtest(int((moved > 0).sum()), len(moved)).pvalue)
+    return compare(
+        result_of(function, seen.copy(), verbs.copy()),
+        right,
+        {
+            "single requests were flipped; flip all requests of a verb together.": single,
+            "that is one-sided: a total as far below zero counts too.": flipped(sums, sides=1),
+            "that is the share of flips that are less extreme; p is the share that are as extreme or more.": 1 - right,
+            "no sign was flipped: every draw gives what was seen.": 1.0,
+        },
+        tolerance=0.12,
+    )
 
 
 # one set among random ones
@@ -174,6 +213,15 @@ def worth(complied, verbs):
     share = complied.mean()
     return share * (1 - share) / error**2
 """
+FLIPS = """
+import numpy as np
+
+def sign_flips(changes, verbs, draws=20000):
+    rng = np.random.default_rng(0)
+    sums = np.array([changes[verbs == verb].sum() for verb in np.unique(verbs)])
+    signs = rng.choice([-1, 1], (draws, len(sums)))
+    return (abs(signs @ sums) >= abs(sums.sum()) - 1e-9).mean()
+"""
 SINGLES = """
 import numpy as np
 from scipy import stats
@@ -252,7 +300,7 @@ EXERCISES = {
             "The chance that one test keeps still is 1 - level.",
             "All keep still with that to the power of their number.",
         ),
-        answer="With 26 tests it is three in four. Hence a family with a fixed size, and a level divided by it.",
+        answer="With 20 tests it is nearly two in three. Hence a family with a fixed size, and a level divided by it.",
         expects="a function that returns a number between 0 and 1",
         code=FAMILY,
     ),
@@ -266,8 +314,24 @@ EXERCISES = {
             "`rng.normal(change, spread, (draws, verbs))`: one experiment per row.",
             "`scipy.stats.ttest_1samp(seen, 0, axis=1).pvalue < 0.05`, and the share of rows in which it holds.",
         ),
-        answer="With 24 verbs a change of ten points is missed about every other time: undecided is not no effect.",
+        answer="With 24 verbs a change of ten points is missed about every other time: undecided is not no effect. With 48 it "
+        "is missed one time in four.",
         expects="a function that returns a number between 0 and 1",
         code=POWER,
+    ),
+    "A2.6": Exercise(
+        "Flip the signs of whole verbs",
+        ("medium", "essential", 8),
+        "Write `sign_flips(changes, verbs)`: the two-sided p value of the mean change. If nothing is there, the changes of a verb "
+        "could as well have the other sign. So: the share of chance sign patterns, one sign a verb, with which the total is at "
+        "least as far from zero as the one that was seen. Draw at least 5,000 patterns.",
+        judge_flips,
+        hints=(
+            "First the sum of the changes of every verb. A pattern is +1 or -1 for each of them.",
+            "`signs = rng.choice([-1, 1], (draws, len(sums)))`, and `abs(signs @ sums) >= abs(sums.sum())`.",
+        ),
+        answer="It needs no normal distribution, only that nothing prefers a sign; and with ten verbs p is never below 2 in 1,024.",
+        expects="a function that returns a number between 0 and 1",
+        code=FLIPS,
     ),
 }
