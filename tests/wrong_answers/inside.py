@@ -396,10 +396,6 @@ def opening_in_the_reply(study, request, opening):
     return written(study, study.chat.encode(request, "no-think").ids + words_ids(study, opening))
 
 
-def opening_in_the_request(study, request, opening):
-    return written(study, study.chat.encode(f"{request} {opening}", "think").ids)
-
-
 def prompt_not_cut_off(study, request, opening):
     return written(study, study.chat.encode(request, "think").ids + words_ids(study, opening), cut=False)
 
@@ -592,7 +588,7 @@ WRONG = {
     ],
     "02.4": [
         (without_opening, "not in the prompt"), (opening_in_the_reply, "no-think mode"),
-        (opening_in_the_request, "user's request"), (prompt_not_cut_off, "prompt comes back"),
+        (prompt_not_cut_off, "prompt comes back"),
         (one_token, "next token alone"), (ids_not_text, "return a text"),
     ],
     "02.2": [

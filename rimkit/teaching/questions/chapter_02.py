@@ -110,8 +110,6 @@ def judge_begun(function) -> bool | str:
     for message, wrong in {
         "the opening is not in the prompt: that is how the model thinks by itself.": goes_on(opening=""),
         "that is no-think mode: its span is closed, and the opening stands in the reply.": goes_on("no-think"),
-        "the opening stands in the user's request, and the model's own thought follows: put it behind the think prompt.":
-            goes_on(request=f"{REQUEST} {EASY}", opening=""),
         "the opening comes back with it: return what follows.": [*opening, *right],
         "that is the next token alone: let the model go on to its end.": right[:1],
         "it ends too early: 48 new tokens leave room for thought and reply.": right[: max(2, len(found))],

@@ -107,7 +107,7 @@ def judge_flips(function) -> bool | str:
             "that is the share of flips that are less extreme; p is the share that are as extreme or more.": 1 - right,
             "no sign was flipped: every draw gives what was seen.": 1.0,
         },
-        tolerance=0.12,
+        tolerance=0.05,
     )
 
 
@@ -324,7 +324,7 @@ EXERCISES = {
         ("medium", "essential", 8),
         "Write `sign_flips(changes, verbs)`: the two-sided p value of the mean change. If nothing is there, the changes of a verb "
         "could as well have the other sign. So: the share of chance sign patterns, one sign a verb, with which the total is at "
-        "least as far from zero as the one that was seen. Draw at least 5,000 patterns.",
+        "least as far from zero as the one that was seen. Draw at least 20,000 patterns.",
         judge_flips,
         hints=(
             "First the sum of the changes of every verb. A pattern is +1 or -1 for each of them.",
