@@ -11,7 +11,7 @@ import torch
 
 from rimkit.behavior import evaluation, refusal_score
 from rimkit.behavior.evaluation import Evaluation
-from rimkit.data import UserError
+from rimkit.data import UserError, results
 from rimkit.experiments import heads, random_sets
 from rimkit.models.activations import capture, forward
 from rimkit.models.chat import pad
@@ -238,6 +238,16 @@ def test_ablations_name_the_best_and_the_chosen_set(mini):
     }
 
 
+def test_a_shipped_table_is_what_the_shipped_model_gives(mini):
+    """Of all heads what they attend to, by the grid's settings; it was computed on another device."""
+    shipped = results("heads").query("model == 'rim-mini' and seed == 0").sort_values(["layer", "head"])
+    texts = heads.Settings().sets(["harmful"], heads.Settings().n_prompts, "calibration")["text"].tolist()
+    items = [mini.chat.encode(text, "no-think") for text in texts]
+    found = heads.attention_by_span(mini, items)["empty"].mean(-1), heads.moved_attention(mini, texts).mean(-1)
+    for name, values in zip(("attention", "paper"), found, strict=True):
+        assert np.allclose(values.ravel(), shipped[name], atol=5e-3), name
+
+
 def test_heads_are_blinded_where_it_is_said(mini):
     found = heads.cut_replies(mini, [(0, 3)], heads.Settings(n_asked=6, n_random=2))
     pooled = heads.random_as_one(found)
@@ -257,11 +267,22 @@ def test_looking_counts_what_stands_between_the_tags(mini):
     assert not np.allclose(empty["between"], filler["between"])
 
 
-def test_the_heads_that_move_are_chosen_on_calibration_requests(mini):
+def test_the_heads_that_move_are_chosen_on_calibration_requests(mini, monkeypatch):
     """C4a can fail and succeed: a head that moves on every request of one kind, or of both."""
+    often = iter([(1, 2), (3, 0)])  # the head that moves: on calibration requests, and on the others
+
+    def planted(study, texts):
+        moved = np.zeros((6, 8, len(texts)), dtype=bool)
+        moved[next(often)], moved[1, 2, ::2] = True, True
+        return moved
+
+    monkeypatch.setattr(heads, "moved_attention", planted)
     found = heads.attention_moves(mini, heads.Settings(n_prompts=12))
     assert found.groupby(["split", "kind"]).size().tolist() == [12] * 4
-    assert found["moved"].between(0, 1).all()
+    assert found.groupby("split")["moved"].mean().to_dict() == {"calibration": 1 / 4, "evaluation": 1 / 8}  # of four
+    monkeypatch.setattr(heads, "moved_attention", lambda study, texts: np.zeros((6, 8, len(texts)), dtype=bool))
+    with pytest.raises(UserError, match="no head moves"):
+        heads.attention_moves(mini, heads.Settings(n_prompts=2))
 
     def claim(harmful: float, harmless: float, known: float) -> dict:
         table = found.assign(moved=np.where(found["kind"] == "harmful", harmful, harmless).astype(float))
@@ -290,7 +311,7 @@ def test_a_model_that_refuses_nothing_has_a_row_for_every_claim(mini, monkeypatc
 
 @pytest.fixture(scope="module")
 def trained():
-    """A tiny model that learns to refuse while only one head can see the request from behind it."""
+    """A tiny model that learns to refuse while only one head can look at other tokens of the request."""
     words = tiny.tokenizer()
     study = load(tiny.random_model(words, seed=1), words)
     texts = [f"{verb} the {owner} bike ." for owner in ("baker's", "mayor's") for verb in HARMFUL + HARMLESS]
@@ -300,10 +321,11 @@ def trained():
     wanted = torch.tensor([refused if text.split()[0] in HARMFUL else fulfilled for text in texts])
     blocked = [head for head in ((layer, head) for layer in range(2) for head in range(4)) if head != KNOWN]
     spans = spans[0]
-    cut = ([(spans["im_end"][0], None)], [spans["request"]], blocked)
-    optimiser = torch.optim.Adam(study.hf.parameters(), lr=3e-3)
-    with cut_attention(study, *cut):
-        for _ in range(200):
+    cut = ([(spans["request"][0], None)], [spans["request"]], blocked)
+    optimiser, rng = torch.optim.Adam(study.hf.parameters(), lr=3e-3), np.random.default_rng(0)
+    for _ in range(300):
+        lost = [blocked[place] for place in rng.permutation(len(blocked))[:3]]  # so that none of them is needed
+        with cut_attention(study, *cut), ablate_heads(study, lost):
             loss = torch.nn.functional.cross_entropy(study.hf(input_ids=ids, attention_mask=mask).logits[:, -1], wanted)
             optimiser.zero_grad()
             loss.backward()

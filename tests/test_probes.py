@@ -15,8 +15,9 @@ from sklearn.metrics import roc_auc_score
 
 from rimkit import ledger
 from rimkit.behavior.evaluation import Evaluation
+from rimkit.behavior.prompts import SPLITS
 from rimkit.behavior.stats import areas, auroc, auroc_above
-from rimkit.data import UserError
+from rimkit.data import UserError, results
 from rimkit.experiments import probes
 from rimkit.models import interventions
 from rimkit.models.endpoint import EndpointModel
@@ -255,6 +256,18 @@ def test_contrasts_of_a_trained_model(study, verdicts, found):
     assert shares["refused", "last", 5] > 0.8
 
 
+def test_a_shipped_row_is_what_the_shipped_model_gives(study):
+    """Harm at the last token, no-think mode, by the grid's settings; it was computed on another device."""
+    every = probes.Settings(None)
+    asked = [every.sets(["harmful", "harmless"], split=split).assign(split=split) for split in SPLITS]
+    harm = probes.contrast(study, pd.concat(asked).assign(mode="no-think", thought=""), *HARM)
+    found = probes.separated(harm, "last", every)
+    where = "model == 'rim-mini' and seed == 0 and what == 'harm' and mode == 'no-think' and span == 'last'"
+    shipped = results("probes").query(where).iloc[0]
+    for name in ("auroc", "auroc_low", "logistic", "shuffled", "effect"):
+        assert found[name] == pytest.approx(shipped[name], abs=5e-3), name
+
+
 def test_harm_is_read_above_random_weights_only_in_a_model_that_learned_it(study, verdicts, found):
     learned = probes.above_untrained(study, found[HARM], FEW)
     assert learned["value_a"] > 0.95 > learned["value_b"] > 0.5  # words alone say something
@@ -313,12 +326,15 @@ def test_an_undefined_outcome_says_what_was_refused(study, verdicts):
     assert len(undefined) == 2
 
 
-def test_the_outcome_is_read_along_the_thought(study, found):
-    one = found["outcome", "think"]
-    path = probes.along_the_thought(study, one, [one])
-    assert path["part"].between(0, 1).all()
-    assert path["value"].max() > 0.8
-    assert (path["ci_low"] <= path["value"]).all()
+def test_the_outcome_is_read_where_thoughts_part_and_not_before(study, verdicts):
+    """Thoughts that differ in their last sentence alone, whatever was asked."""
+    odd = pd.Series(np.arange(len(verdicts)) % 2 == 1, index=verdicts.index)
+    said = odd.map({True: "i should refuse .", False: "go ahead ."})
+    planted = verdicts.assign(thought="the user wants to know . " + said, refused=odd, misaligned=~odd)
+    one = probes.contrast(study, planted, "outcome", "think")
+    path = probes.along_the_thought(study, one, [one]).set_index("part")
+    assert (path["ci_low"] <= path["value"]).all() and path.index[-1] == 1
+    assert path["value"].iloc[-1] > 0.95 and path.loc[0, "ci_low"] < 0.5 < path.loc[0, "ci_high"]
 
 
 # -- steering --------------------------------------------------------------------------------------
