@@ -8,7 +8,7 @@ from rimkit import ledger
 from rimkit.runs import execute
 
 SAID = {
-    "06_safety_neurons": ("the rule 'gradient' is left out", "there is no refusal direction", "left out here"),
+    "06_safety_neurons": ("the rule 'gradient' is left out", "left out here"),
     "07_entanglement": ("the rule 'gradient' is undefined for this model",),
 }
 

@@ -150,13 +150,14 @@ def forest(
     facet: str | None = None, effect: str = "effect", ends: str = "ci", unit: str = "points",
     x_label: str = "", smallest_effect: float = 0, words: str | None = None, hollow: str | None = None,
     limits: tuple[float, float] | None = None, notes: Mapping | None = None, caption: str = "",
+    paper: Mapping | float | None = None,
 ) -> Figure:  # fmt: skip
     """Effects with intervals around zero, a line per level of ``y`` (several columns are joined).
     In the ``unit`` "points" effects are differences of shares, drawn in percentage points; in any
     other as they are. Without ``hue``, colour and marker say whether the interval lies above zero,
     below it, or holds it. In a single panel the numbers stand beside their line, or the column
     ``words``. ``smallest_effect`` shades what is too small to matter; ``ends``_low and _high hold
-    the intervals."""
+    the intervals; ``paper`` is the paper's number, of each panel or of the only one."""
     named = {LOW: f"{ends}_low", HIGH: f"{ends}_high"}
     table = table.assign(**{name: table[column] for name, column in named.items() if column in table})
     names = [y] if isinstance(y, str) else list(y)
@@ -173,14 +174,18 @@ def forest(
     height = 0.9 + len(places) * (0.36 if once else 0.2 + 0.15 * len(looks)) + 0.3 * bool(facet)
     look = {"labels": (x_label, ""), "size": (WIDTH, height), "columns": 5, "grid": "x"}
     figure, panels = _panels(drawn, facet, notes=notes, **look)
-    for axis, part, _ in panels:
+    far = scale * max(map(abs, paper.values() if isinstance(paper, Mapping) else [paper or 0]), default=0)
+    for axis, part, panel in panels:
         axis.axvspan(-scale * smallest_effect, scale * smallest_effect, color="0.92", zorder=0)
         axis.axvline(0, color="0.2", linewidth=1)
         for index, (level, look) in enumerate(looks.items()):
             here = _part(part, {hue or "_sign": level})
             side = 0 if once else 0.7 * _offset(index, len(looks))
             _mark(axis, here[effect], _spots(here["_line"], places) + side, here, look, hollow)
-        axis.set_xlim(limits or _both_sides(drawn[[effect, LOW, HIGH]], 5 if scale == 100 else 0))
+        theirs = paper.get(panel) if isinstance(paper, Mapping) else paper
+        if theirs is not None:
+            axis.axvline(scale * theirs, **REFERENCE)
+        axis.set_xlim(limits or _both_sides(drawn[[effect, LOW, HIGH]], max(5 * (scale == 100), far)))
         axis.xaxis.set_major_locator(MaxNLocator(4 if len(panels) > 3 else 5 if facet else 9))
     axis = figure.axes[0]
     axis.set_yticks(range(len(places)), [_wrapped(line, 36) for line in places])
@@ -194,6 +199,7 @@ def forest(
     known = set(drawn.dropna(subset=[LOW, HIGH])["_sign"])
     signs = [_key(look, said) for sign, (*look, said) in SIGNS.items() if sign in known]
     legend = _handles(table, hue, looks) if hue else signs
+    legend += [_key(("0.25", ""), "the paper's number", "--")] if far else []
     grey = f"grey: under {scale * smallest_effect:g} {unit}" if smallest_effect else ""
     caption = "; ".join(filter(None, (caption, grey)))
     return _finish(figure, title, table, keys, x_label, effect, unit, caption, hollow, legend=legend)
