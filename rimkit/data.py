@@ -204,7 +204,7 @@ def plain_id(prompt_id) -> str:
 
 def prepare_folder(out: str | Path) -> Path:
     """Make sure that ``out`` is a folder that can be written; raises `UserError` otherwise."""
-    out = Path(os.path.expanduser(out)).resolve()
+    out = Path(os.path.realpath(os.path.expanduser(out)))  # which a loop of links does not break
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out) as file:

@@ -19,7 +19,7 @@ from rimkit.behavior.llm_judges import EndpointJudge
 from rimkit.data import UserError
 from rimkit.experiments import patterns
 from rimkit.experiments.heads import moved_attention
-from rimkit.models.endpoint import EndpointModel, split_name
+from rimkit.models.endpoint import Client, EndpointModel, split_name
 from rimkit.models.hub import locate
 from rimkit.runs.execute import check_chat, find_model
 
@@ -476,3 +476,42 @@ def test_names_that_stand_in_tables():
         assert one.startswith("mine-") and other.startswith("mine-") and one != other
         study = rimkit.load(f"endpoint:Qwen/Qwen3-4B@{server.url}")
     assert (study.name, study.invented, rimkit.load(study)) == ("Qwen/Qwen3-4B", False, study)
+
+
+def test_a_quoted_or_lone_close_in_a_reply_makes_no_thought():
+    quoted = "no , I write `</think>` first ."
+    assert one_reply(quoted, reasoning="hm .") == ("hm .", quoted, 6, True)
+    assert one_reply(quoted, mode="no-think") == ("", quoted, 6, True)
+    assert one_reply("no , I write </think> first .", reasoning="hm .") == ("hm .", "", 6, False)  # which is it?
+    texts = {
+        "open my shed .": ("no </think> .", "stop"),
+        "oil the lamp .": ("sure .", "stop"),
+        "go .": ("so", "length"),
+    }
+    with serving.Scripted(lambda _, body, n: serving.said(*texts[body["messages"][0]["content"]])) as server:
+        replies = generate(model(server.url), PROMPTS, "no-think", **QUIET)
+    assert replies["reply"].tolist() == ["", "sure .", "so"] and not replies["thought"].any()
+    assert replies["finished"].tolist() == [False, True, False]
+
+
+def test_a_refusal_as_a_part_or_beside_a_blank_counts():
+    assert one_reply([{"type": "refusal", "refusal": "no ."}])[1] == "no ."
+    assert one_reply(" ", refusal="no .")[1] == "no ."
+
+
+@pytest.mark.parametrize("part", ["0123456789abcdef" * 2, "AKIAABCDEFGHIJKLMNOP", "v1;key=abc123"])
+def test_keys_in_an_address_are_refused(part):
+    with pytest.raises(UserError, match="must hold no password or key"):
+        split_name(f"m@http://localhost:1/{part}")
+
+
+def test_an_answer_that_drips_is_one_line_and_asked_again():
+    study, tries = EndpointModel("m", Client("m", "http://127.0.0.1:9/v1", timeout=0.5, retries=2)), []
+
+    def late(api):
+        tries.append(1)
+        raise TimeoutError
+
+    with pytest.raises(UserError, match=r"did not answer within 0.5 s \(3 tries\): raise timeout"):
+        study.client._send(late)
+    assert len(tries) == 3

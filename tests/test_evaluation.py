@@ -199,7 +199,8 @@ def test_an_answer_that_is_always_the_same_is_said(constant, capsys):
     prompts["kind"] = ["harmful", "harmless"] * 4
     with serving.Scripted(answer) as server:
         found = evaluation(judge="phrases").observe(load(f"endpoint:toy@{server.url}"), prompts, progress=False)
-    assert f"toy: it always answers with the same text in {constant} mode" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert all(f"toy: it always answers with the same text in {mode} mode" in said for mode in constant.split(" and "))
     harmful = found[found["kind"] == "harmful"]
     assert "the same text" in difference(harmful, "mode", "think", "no-think")["why_not"]
 
@@ -249,3 +250,27 @@ def test_a_model_that_does_not_speak_the_invented_language_meets_the_english_set
     assert set(table["source"]) == {"plain English"} and set(table["kind"]) == {"harmful", "harmless"}
     tuned = tiny.save(tmp_path / "own")  # a folder of one's own that speaks the language
     assert evaluation(model=str(tuned)) == evaluation()
+
+
+@pytest.mark.parametrize(
+    ("kinds", "text"),
+    [(["harmful"], "Busy, try later."), (["harmful", "harmless"], "Busy (request {n}f0)."), (["harmful"], "{odd}")],
+)
+def test_a_text_that_many_replies_share_is_said(kinds, text, capsys):
+    prompts = own_prompts([f"how do I open box {n} ?" for n in range(8)])
+    prompts["kind"] = kinds * (8 // len(kinds))
+
+    def answer(_, body, n):
+        box = int(body["messages"][0]["content"].split()[-2])
+        word = chr(97 + box)
+        return serving.said(text.format(n=n, odd="Upstream error." if box % 2 else f"Sure: {word}."))
+
+    with serving.Scripted(answer) as server:
+        found = evaluation(judge="phrases").observe(load(f"endpoint:toy@{server.url}"), prompts, progress=False)
+    assert "the same text in think mode" in capsys.readouterr().out
+    assert "the same text" in difference(found, "mode", "think", "no-think")["why_not"]
+
+
+def test_less_room_than_a_step_takes_is_said(capsys):
+    Evaluation(max_new_tokens=2).replies(load(*stranger()), load_prompts("harmful", n=2), "think", max_new_tokens=3)
+    assert "--max-new-tokens 2 is less than this step takes: replies have up to 3 tokens" in capsys.readouterr().out

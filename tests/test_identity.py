@@ -255,3 +255,23 @@ def test_code_of_a_model_folder_never_runs(kind, tmp_path, monkeypatch):
         with suppress(UserError):
             call()
         assert not (tmp_path / "ran").exists()
+
+
+def test_a_tensor_in_another_part_than_the_index_says_is_refused(tmp_path):
+    folder, parts = tiny.save(tmp_path / "one"), tmp_path / "parts"
+    load(folder).hf.save_pretrained(parts, max_shard_size="20KB")
+    for file in folder.glob("token*"):
+        (parts / file.name).write_bytes(file.read_bytes())
+    first, *_, last = sorted(parts.glob("model-*.safetensors"))
+    assert load(parts)
+    name, stale = next(iter(load_file(first).items()))
+    save_file(load_file(last) | {name: stale * 0 + 9}, last, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=rf"{name} in {last.name}, although .* places it in {first.name}"):
+        load(parts)
+
+
+def test_code_that_is_not_run_is_said(tmp_path, capsys):
+    file = tiny.save(tmp_path / "m") / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"auto_map": {"AutoModelForCausalLM": "code.C"}}))
+    load(file.parent)
+    assert "its own code is not run" in capsys.readouterr().out

@@ -531,3 +531,9 @@ def test_pairs_that_do_not_flip_and_a_set_that_costs_maths_are_not_testable():
     few = reasons(0.1, 0.5)
     assert "fulfilled into refused: 0.10" in few["C8a"] and "maths answers" in few["C8d"]
     assert "undefined for this model" in reasons(0.8, 1.0, ["paper"])["C8d"]
+
+
+def test_rates_of_a_set_that_nobody_could_judge_are_missing():
+    rows = pd.DataFrame({"condition": "nothing", "mode": "think", "set": "harmful"}, index=range(2))
+    rows = rows.assign(**{metric: pd.array([pd.NA] * 2, dtype="boolean") for _, metric in neurons.OUTCOMES.values()})
+    assert neurons.single_rates(rows, "paper")["value"].isna().all()

@@ -157,3 +157,22 @@ def test_a_template_of_any_wrappers_is_understood(begin, end, role, pair, lead, 
     tokenizer.chat_template = re.sub(rf" if {variable} is defined.*?else ", " if false else ", source)
     always = Template(tokenizer)
     assert (always.way, always.tags) == ("template opens" if opens else "model opens", tags)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("No. I end thoughts with `</think>` first.", ("", "No. I end thoughts with `</think>` first.", True)),
+        ("<think>so</think>\nWrite `<think>a</think>` or `<think>` .",
+         ("so", "Write `<think>a</think>` or `<think>` .", True)),
+        ('hm, "</think>" ends it</think>"</think>" does.', ('hm, "</think>" ends it', '"</think>" does.', True)),
+        ("<think>use `x`</think>`y` is it", ("use `x`", "`y` is it", True)),
+    ],
+)  # fmt: skip
+def test_a_tag_that_is_quoted_is_text(text, expected):
+    assert split(text) == expected
+
+
+@pytest.mark.parametrize("tag", ["<scratchpad>", '<think effort="low">', '<details type="reasoning">'])
+def test_tags_with_attributes_and_scratchpads_are_unknown_tags(tag):
+    assert STRAY.search(f"{tag} so")[0] == tag

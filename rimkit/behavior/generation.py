@@ -34,7 +34,7 @@ from rimkit.models.device import shrinking
 from rimkit.models.endpoint import Answer, EndpointModel, Rejected, is_endpoint
 from rimkit.models.hooks import untraced
 from rimkit.models.study import StudyModel
-from rimkit.models.thoughts import END_THINK, STRAY, THINK, split
+from rimkit.models.thoughts import END_THINK, STRAY, THINK, split, without_quoted
 
 COLUMNS = ["prompt_id", "mode", "sample", "thought", "reply", "n_tokens", "finished", "cut"]
 CUT = "cut"
@@ -44,6 +44,7 @@ ADVICE = "lower max_new_tokens, shorten the prompts, load the model in 4 bits (+
 USUAL = 96  # tokens of a reply: enough for the embedded models, thought included
 UNANSWERED = ("", "", 0, False)  # thought, reply, tokens, finished: of a prompt that was not answered
 STOP = "stop"
+ENDS_LEFT_OVER = re.compile(rf"^\s*{END_THINK}|{END_THINK}[^\S\n]*\n")  # by a server that split the rest off
 HEADER = re.compile(r"<\|im_start\|>\s*assistant")
 
 
@@ -112,6 +113,9 @@ def generate(
         rows, interrupted = _served(model, prompts, mode, encoded, jobs, luck, **sampling)
     else:
         rows, interrupted = _local(model, mode, encoded, jobs, luck, around, batch_size, **sampling)
+        marks = [*model.tokenizer.all_special_tokens, *model.chat.tags[:2]]
+        if marked := sum(any(mark in text for mark in marks) for text in prompts["text"]):
+            model.say(f"note: {marked} of {len(prompts)} prompts hold control tokens, which act as such", "marks")
     if interrupted:
         print(f"interrupted: {len(rows)} of {len(jobs)} replies are kept")
     answered = [(job[0], mode, job[1], *rows[job]) for job in jobs if job in rows]
@@ -358,21 +362,30 @@ def _continued(model: EndpointModel, answer: Answer, encoded: Encoded) -> tuple[
 
 
 def opens_thoughts(answers, mode: str) -> bool:
-    """Whether a text without tags that was cut off is a thought: no answer shows the contrary. One
-    that closes a thought which it did not open (Qwen3-Thinking, DeepSeek-R1) shows that its
-    template did."""
-    starts = [answer.text.partition(END_THINK) for answer in answers]
-    if any(tag and THINK not in before for before, tag, _ in starts):
-        return True
-    ended = [one for one in answers if one.finish == STOP and not one.reasoning]
-    return mode == "think" and all(THINK in answer.text for answer in ended)
+    """Whether a text without tags that was cut off is a thought: no answer shows the contrary.
+    Answers that close a thought which they did not open (Qwen3-Thinking, DeepSeek-R1) show that
+    their template did, unless more ended without one."""
+    given = [(without_quoted(one.text), one.finish == STOP) for one in answers if not one.reasoning]
+    if closing := sum(only_closes(text) for text, _ in given):
+        return closing > sum(ended and THINK not in text and END_THINK not in text for text, ended in given)
+    return mode == "think" and all(THINK in text for text, ended in given if ended)
+
+
+def only_closes(text: str) -> bool:
+    """Whether a text closes a thought that it did not open."""
+    before, tag, _ = without_quoted(text).partition(END_THINK)
+    return bool(tag) and THINK not in before
 
 
 def parts_of(answer: Answer, opened: bool) -> tuple[str, str, bool]:
     """``(thought, reply, finished)`` of an answer, thoughts split off by the server or still in the
-    text. ``opened``: a text without tags that was cut off is an open thought."""
+    text. ``opened``: a text without tags that was cut off is an open thought. Where a lone close may
+    end a thought or stand in a reply, there is no reply."""
     # `transformers serve` leaves the turn's header where a tokenizer's decoding adds spaces to it
     text = "" if answer.reasoning and HEADER.fullmatch(answer.text.strip()) else answer.text
+    unsure = not ENDS_LEFT_OVER.search(text) if answer.reasoning else not opened
+    if unsure and only_closes(text):
+        return answer.reasoning.strip(), "", False
     is_open = opened and answer.finish == "length" and not answer.reasoning
     thought, reply, closed = split(text, opened=is_open)
     whole = "\n\n".join(filter(None, (answer.reasoning.strip(), thought)))

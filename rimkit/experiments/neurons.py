@@ -548,7 +548,7 @@ def single_rates(verdicts: DataFrame, selected: str) -> DataFrame:
         for (condition, mode), values in groups:
             role, number = roles[condition]
             keys = {"mode": mode, "outcome": outcome, "role": role, "set_id": number}
-            found.append(keys | {"value": float(values.mean()), "n": len(values)})
+            found.append(keys | {"value": values.astype(float).mean(), "n": len(values)})
     return DataFrame(found).astype({"set_id": "Int64"})
 
 

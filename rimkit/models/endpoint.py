@@ -35,10 +35,14 @@ NAME = re.compile(r"(?P<model>\S+?)(?:@(?P<url>https?://\S+))?")
 REJECTED = (400, 413, 422)  # this request, not the server or the account, is the problem
 PATIENCE = 3  # requests refused before any was accepted: then it is the setting that is wrong
 KEYS = re.compile(
-    r"\b(?:sk|pk|key|token|bearer)[-_:= ]+[\w.*-]{8,}|\b(?:hf_|gsk_|AIza|xai-(?=\w{20}))[\w.*-]{8,}", re.IGNORECASE
+    r"\b(?:sk|pk|key|token|bearer)[-_:= ]+[\w.*-]{8,}|\b(?:hf_|gsk_|AIza|xai-(?=\w{20}))[\w.*-]{8,}|\bAKIA\w{12,}",
+    re.IGNORECASE,
 )
 # In the path of an address: a password beside an @, or a long part of mixed letters and digits.
-SECRET_PART = re.compile(r":[^/]*@|@[^/]*:|\b(?=\w*[a-z])(?=\w*[A-Z])(?=\w*\d)\w{20,}")
+SECRET_PART = re.compile(
+    r":[^/]*@|@[^/]*:|\b(?=\w*[a-z])(?=\w*[A-Z])(?=\w*\d)\w{20,}"
+    r"|(?<!accounts/)\b[\da-fA-F]{32,}\b|;[^/;]*(?i:key|token|secret)\w*="
+)
 NO_PACKAGE = "an endpoint needs the openai package: pip install 'rimkit[endpoint]'"
 STANDARD = {  # what OpenAI knows; other settings go past its package's own check of names
     "messages", "prompt",
@@ -133,7 +137,7 @@ def parts(content: Any) -> tuple[str, str]:
         return (content or "").encode("utf-8", "replace").decode(), ""
     texts, thoughts = [], []
     for part in content:
-        inside = part["thinking"] if part["type"] == "thinking" else part["text"]
+        inside = part[part["type"] if part["type"] in ("thinking", "refusal") else "text"]
         (thoughts if part["type"] == "thinking" else texts).append(parts(inside)[0])
     return "".join(texts), "\n\n".join(thoughts)
 
@@ -320,12 +324,13 @@ class Client:
         for attempt in range(tries):  # of answers that are cut off; the package repeats what fails before
             try:
                 return request(api.with_options(max_retries=tries - 1, timeout=patience))
-            except (json.JSONDecodeError, UnicodeDecodeError):
+            except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
                 problem: Exception = Rejected(self._not_openai)
                 time.sleep(min(0.5 * attempt, 2))
-            except openai.APIError as error:
+            except (TimeoutError, openai.APIError) as error:
                 problem = self._explain(error, "one try" if tries == 1 else f"{tries} tries", timeout)
-                break
+                if not isinstance(error, TimeoutError):  # that of `in_time`, which the package may not see
+                    break
         raise problem  # outside of the handler: the original error may quote the key, and would be shown
 
     def _explain(self, error, tries: str, timeout: float) -> Exception:
@@ -333,7 +338,7 @@ class Client:
         import openai
 
         url, status = self.url, getattr(error, "status_code", None)
-        if isinstance(error, openai.APITimeoutError) or isinstance(error.__cause__, TimeoutError):
+        if isinstance(error, openai.APITimeoutError | TimeoutError) or isinstance(error.__cause__, TimeoutError):
             late = f"{url} did not answer within {timeout:g} s ({tries})"
             return UserError(f"{late}: raise timeout, or lower concurrency")
         if isinstance(error, openai.APIConnectionError):
@@ -367,7 +372,7 @@ class Client:
                 raise TypeError
             # OpenAI keeps a refusal apart from the content, and older completions have a text
             said = (getattr(message, name, None) for name in ("content", "refusal", "text"))
-            text, thought = parts(next(filter(None, said), None))
+            text, thought = parts(next((one for one in said if one and one != " " * len(one)), None))
             # vLLM calls it `reasoning`, older versions, SGLang and transformers `reasoning_content`
             named = (getattr(message, name, None) for name in ("reasoning", "reasoning_content"))
             split_off = next(filter(None, named), thought)

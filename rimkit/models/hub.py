@@ -211,6 +211,8 @@ def read_weights(kind: Any, found: Found, **settings) -> Any:
     ``settings`` are those of ``from_pretrained``. Raises ``UserError``, also for tensors that are
     not there, which transformers would fill with random numbers, and such that it would leave out."""
     hf, report = _read(kind, found, MODEL_FILES, use_safetensors=True, output_loading_info=True, **settings)
+    if getattr(hf.config, "auto_map", None):
+        print(f"note: {found.name} comes with code; its own code is not run, and it is loaded as {type(hf).__name__}")
     kinds = {"missing_keys": "its weights lack", "unexpected_keys": "its architecture has no place for"}
     report["unexpected_keys"] = [name for name in report["unexpected_keys"] if not UNUSED.search(name)]
     for kind, words in kinds.items():
@@ -242,18 +244,26 @@ def tied(hf: Any) -> bool:
 
 def check_unmixed(folder: str | Path) -> None:
     """Raise ``UserError`` for a folder that holds two models: an adapter, or old weights, beside others."""
+    from safetensors import safe_open
+
     folder = Path(folder)
     own = sorted(file.name for file in folder.glob("*.safetensors") if not file.name.startswith("adapter_"))
     both = f"a model's weights ({own[0]}) and an adapter ({ADAPTER})" if own and (folder / ADAPTER).is_file() else ""
-    if SINGLE in own and (folder / INDEX).is_file() and SINGLE not in _parts(folder):
+    if SINGLE in own and (folder / INDEX).is_file() and SINGLE not in _parts(folder).values():
         both = f"weights in one file ({SINGLE}) and in parts ({INDEX})"
+    places = _parts(folder) if (folder / INDEX).is_file() else {}
+    for file in sorted(set(places.values()) & set(own)):
+        with safe_open(folder / file, framework="numpy") as weights:
+            odd = next((key for key in weights.keys() if places.get(key, file) != file), "")  # noqa: SIM118
+        if odd:
+            both = f"{odd} in {file}, although {INDEX} places it in {places[odd]}"
     if both:
         raise UserError(f"the folder {str(folder)!r} holds {both}: move either into a folder of its own")
 
 
-def _parts(folder: Path) -> set[str]:
-    """The files that the index of a model's weights names."""
-    return set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+def _parts(folder: Path) -> dict[str, str]:
+    """Tensors and their files, as the index of a model's weights says."""
+    return json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
 
 
 def adapter_folder(adapter: str) -> Path:
@@ -309,7 +319,7 @@ def on_this_machine(source: Source) -> Path | None:
     folder = _cached(source, ("config.json",))
     if folder is None or not (folder / INDEX).is_file():
         return folder if folder and any(folder.glob("*.safetensors")) else None
-    return folder if all((folder / part).is_file() for part in _parts(folder)) else None
+    return folder if all((folder / part).is_file() for part in set(_parts(folder).values())) else None
 
 
 def mirrored(source: Source) -> Path | None:

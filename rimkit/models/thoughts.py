@@ -37,7 +37,8 @@ KNOWN = (
 )
 WRAPPERS = (("<answer>", "</answer>"), ("<response>", "</response>"), ("<|START_RESPONSE|>", "<|END_RESPONSE|>"))
 STRAY = re.compile(
-    r"[<\[◁]\|?/?[\w:]*(?:think|thought|reason|reflect|analysis|channel)[\w:]*\|?[>\]▷]"
+    r"[<\[◁]\|?/?[\w:]*(?:think|thought|reason|reflect|analysis|channel|scratchpad)[\w:]*\|?[>\]▷]"
+    r"|</?(?:think|thought|reason|scratchpad)\w*\s+[\w-]+=[^<>]*>|<\w+\s[^<>]*=\W?reasoning[^<>]*>"
     r"|\[BEGIN FINAL RESPONSE\]",
     re.IGNORECASE,
 )
@@ -82,17 +83,29 @@ class Tags(NamedTuple):
 QWEN = Tags(THINK, END_THINK)
 
 
+def without_quoted(text: str, tags: Tags = QWEN) -> str:
+    """The text with blanks in place of tags that it only quotes, as `` `</think>` `` does."""
+    every = "|".join(re.escape(tag) for pair in (*KNOWN, tags[:2]) for tag in pair)
+    whole = re.compile(rf"[`\"'“](?:{every})(?:.*(?:{every}))?[`\"'”]")
+    spans = rf"`[^`\n]+`|\"(?:{every})\"|'(?:{every})'|“(?:{every})”"  # one after the other, so that they pair up
+    return re.sub(spans, lambda one: " " * len(one[0]) if whole.fullmatch(one[0]) else one[0], text)
+
+
 def split(text: str, opened: bool = False, tags: Tags = QWEN) -> tuple[str, str, bool]:
     """``(thought, reply, closed)`` of what a model wrote: the reply is what follows the last close.
     All known tags and ``tags`` count, in any number. ``opened``: the prompt ends inside a thought.
-    An unclosed thought is not a reply: the reply is then empty, and ``closed`` is False."""
+    Quoted tags are text. An unclosed thought is not a reply: the reply is then empty, and ``closed``
+    is False."""
+    bare = without_quoted(text, tags)
     pairs = [*KNOWN, tags[:2]]
     opens, closes = ("|".join(re.escape(pair[side]) for pair in pairs) for side in (0, 1))
-    last = max((found.end() for found in re.finditer(closes, text)), default=0)
-    closed = bool(last or not opened) and not re.search(opens, text[last:])
-    thought, reply = (text[:last], text[last:]) if closed else (text, "")
-    pieces = [piece.strip() for piece in re.split(f"{opens}|{closes}", thought)]
-    reply = reply.strip()
+    last = max((found.end() for found in re.finditer(closes, bare)), default=0)
+    closed = bool(last or not opened) and not re.search(opens, bare[last:])
+    end = last if closed else len(text)
+    found = [one.span() for one in re.finditer(f"{opens}|{closes}", bare[:end])]
+    starts, ends = [0, *(after for _, after in found)], [*(before for before, _ in found), end]
+    pieces = [text[start:stop].strip() for start, stop in zip(starts, ends, strict=True)]
+    reply = text[end:].strip()
     for before, after in WRAPPERS:  # that some models put around their replies
         if reply.startswith(before):
             reply = reply.removeprefix(before).removesuffix(after).strip()

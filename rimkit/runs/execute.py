@@ -210,6 +210,9 @@ def _execute(job: Job, folder: Path, progress: bool) -> str:
         return f"{error.ename}: {' '.join(error.evalue.split())} (cell {error.exec_count})"
     except DeadKernelError:
         return "the kernel died (out of memory?)"
+    for cell in nbformat.read(folder / NOTEBOOK, 4).cells:  # papermill lets sys.exit(0) pass
+        if cell.cell_type == "code" and any(output.get("ename") == "SystemExit" for output in cell.outputs):
+            return f"cell {cell.execution_count} stopped the kernel: what follows it did not run"
     return ""
 
 
