@@ -66,7 +66,7 @@ def test_greedy_replies_and_verdicts_are_those_of_the_model_loaded_here(served, 
     local, remote = (MEASURE.observe(model, prompts, **settings) for model in (here, served))
     assert_same(local, remote)
     assert set(local["mode"]) == {"think", "no-think"} and local["finished"].all()
-    assert (local["thought"] != "").sum() == 9 and local["misaligned"].any()  # there was something to compare
+    assert (local["thought"] != "").sum() == 9 and local["refused"].nunique() == 2  # there was something to compare
 
 
 def test_a_reply_that_is_cut_off_is_unfinished_here_and_there(served, here):

@@ -31,7 +31,6 @@ from rimkit.behavior.judges import judge
         (r"\boxed{1\,000}", 1000),
         ("First 12, then 1,017.", 1017),
         ("It is 17.0", 17),
-        ("That leaves 20-3", 3),  # not minus three
         ("the change is -3 degrees", -3),
         ("the change is −3 degrees", -3),
         ("a half, .5", Fraction(1, 2)),
@@ -40,7 +39,6 @@ from rimkit.behavior.judges import judge
         (r"\boxed{-4\frac{2}{5}}", Fraction(-22, 5)),
         (r"a loss of -\frac25", Fraction(-2, 5)),
         (r"\boxed{\frac{-6}{7}}", Fraction(-6, 7)),
-        (r"8 - \frac{1}{2}", Fraction(1, 2)),  # not minus a half
         (r"\boxed{- \frac{1}{2}}", Fraction(-1, 2)),
         ("x = - 4", -4),
         (r"\boxed{7,\!654,\!321}", 7654321),
@@ -63,7 +61,6 @@ from rimkit.behavior.judges import judge
         ("the answer is –5", -5),
         ("x = – 5", -5),
         ("It is minus 5.", -5),
-        ("20 minus 5", 5),
         (r"the $5^{\text{th}}$", 5),
         (r"so \frac{7}{-2}", Fraction(-7, 2)),
         (r"so \frac{-7}{-2}", Fraction(7, 2)),
@@ -91,6 +88,7 @@ def test_final_answers(solution, value):
         r"5\pi", "3 + 4i", "2*3", r"2 \times 3", r"x^{n+2}", "2 × 3", "(x + 1)/2", "√5", "log 5", "x minus 5", r"\sqrt[3]{5}", r"\log 5 + \log(x + 2)",
         r"\boxed{\ln 7}", r"\boxed{\pm 4}", r"\boxed{±4}", r"\boxed{\cos(60)}", r"\boxed{x < 9}", r"\boxed{\lceil 2.5 \rceil}", r"\boxed{|7|}", r"\boxed{4!}",
         "x = ±4", "it is plus or minus 4", "y = +/- 4", r"\boxed{log 8}", r"\boxed{7m}", r"\boxed{\frac{1}{\sqrt{2}}}", r"\boxed{(3, 4)}", r"\boxed{2^8}", "pages 3–5",
+        "That leaves 20-3", "20 - 3", "It is $20-3$.", r"8 - \frac{1}{2}", "20 minus 5", "4 - -3",
     ],
 )  # fmt: skip
 def test_no_final_answer(solution):
