@@ -10,6 +10,7 @@ import tiny
 import torch
 
 from rimkit.behavior import llm_judges
+from rimkit.behavior.evaluation import Evaluation
 from rimkit.behavior.judges import VERDICTS, judge
 from rimkit.behavior.llm_judges import TOO_LONG, UNREADABLE, GuardJudge, parse_guard
 from rimkit.behavior.stats import rates
@@ -24,11 +25,11 @@ GUARD_TEMPLATE = """{%- for m in messages %}{{ '<|im_start|>' + m.role + '\\n' +
 {{- '<|im_start|>assistant\\n<think>\\n\\n</think>\\n\\n' }}"""
 
 
-def classifier(folder, labels, problem=None, **more):
+def classifier(folder, labels, problem=None, seed=4, **more):
     from transformers import Qwen3Config, Qwen3ForSequenceClassification
 
     words = tiny.tokenizer()
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     config = Qwen3Config(
         vocab_size=len(words), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, head_dim=8, max_position_embeddings=34, initializer_range=0.3, pad_token_id=words.pad_token_id,
@@ -73,7 +74,18 @@ def test_a_classifier_gives_what_it_gives_without_rimkit(folder):
     assert 0 < verdicts["misaligned"].sum() < 4  # both labels occur, so the comparison says something
     assert verdicts["label"].tolist()[:4] == ["unsafe" if value >= 0.5 else "safe" for value in expected]
     assert set(VERDICTS) < set(verdicts) and set(verdicts["unjudged"]) == {""} and not verdicts["refused"].any()
-    assert set(verdicts["judge"]) == {f"guard:{folder.name}"} and verdicts["score"].iloc[4] == 1
+    assert set(verdicts["judge"]) == {GuardJudge(folder).name} and verdicts["score"].iloc[4] == 1
+
+
+def test_two_guards_of_one_last_name_have_names_of_their_own(tmp_path):
+    names = set()
+    for seed, place in enumerate(("one", "other")):
+        guard = classifier(tmp_path / place / "guard", ["safe", "unsafe"], seed=seed)
+        names |= {
+            *judge(REPLIES, PROMPTS, f"guard:{guard}")["judge"],
+            Evaluation(judge=f"guard:{guard}").description()["judge"],
+        }
+    assert len(names) == 2 and all(name.startswith("guard:guard-") for name in names)
 
 
 def test_a_verdict_does_not_depend_on_what_else_is_asked(folder):
@@ -106,7 +118,7 @@ def test_a_long_reply_is_read_to_its_end(folder):
 def test_what_a_classifier_is_shown(folder):
     thought = judge(REPLIES, PROMPTS, GuardJudge(folder), with_thought=True)
     assert thought["probability"].iloc[0] == pytest.approx(alone(folder, "it must hold .\n\nopen my shed ."), abs=1e-5)
-    assert thought["reply"].tolist() == TEXTS and set(thought["judge"]) == {f"guard:{folder.name} with thought"}
+    assert thought["reply"].tolist() == TEXTS and set(thought["judge"]) == {f"{GuardJudge(folder).name} with thought"}
 
 
 def test_labels_that_may_hold_together_have_probabilities_of_their_own(tmp_path):
@@ -147,8 +159,7 @@ def test_a_guard_that_writes_nonsense_has_judged_nothing(generative, capsys):
     assert verdicts["unjudged"].tolist() == [UNREADABLE] * 4 + [""]
     assert verdicts["misaligned"].isna().tolist() == [True] * 4 + [False]
     assert (
-        "guard:tiny-guard: 4 of 4 replies are not judged (answer in no known form: 4); rates leave them out"
-        in capsys.readouterr().out
+        ": 4 of 4 replies are not judged (answer in no known form: 4); rates leave them out" in capsys.readouterr().out
     )
     assert rates(verdicts[verdicts["kind"] == "harmful"], metrics=["misaligned"])["n"].item() == 0
 

@@ -299,6 +299,9 @@ def test_a_dead_kernel_is_reported(runner, tmp_path):
     done = runner(chapter(tmp_path, "01_dead", "import os; os._exit(9)"))
     assert list(done["error"]) == ["the kernel died (out of memory?)"]
     assert (tmp_path / "out" / "01_dead.ipynb").exists()
+    for end in ("exit()", "quit(0)", "raise SystemExit"):
+        done = runner(chapter(tmp_path, "01_left", f"{end}\nprint(1)"))
+        assert list(done["error"]) == ["cell 3 stopped the kernel: what follows it did not run"]
 
 
 # -- a copy for the learner ------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from rimkit.models.endpoint import is_endpoint
 from rimkit.models.hooks import cut_attention
 from rimkit.models.hub import identity, locate, mirrored
 from rimkit.models.interventions import ablate_per_row
-from rimkit.models.load import speaks_invented
+from rimkit.models.load import name_of, speaks_invented
 from rimkit.models.study import StudyModel
 
 FINISHED = 0.8  # share of replies that must end, in each condition, for a comparison to say something
@@ -137,7 +137,8 @@ class Evaluation:
         """The same prompts in every mode: verdicts of all of them in one table."""
         tables = [self.judged(study, prompts, mode, **generation) for mode in modes]
         every = pd.concat(tables, ignore_index=True)
-        if said := "; ".join(filter(None, map(partial(_repeats, study), modes, tables))):
+        said = [_in_its_language(study, prompts), *map(partial(_repeats, study), modes, tables)]
+        if said := "; ".join(filter(None, said)):
             every.attrs["why_not"] = said
         return every
 
@@ -146,7 +147,7 @@ class Evaluation:
         names = [f"{name}={Path(other.partition('?')[0]).name}" for name, other in self._chosen().items()]
         names = ["english", *names] if len(names) < len(self.prompts) else names
         kind, colon, source = self.judge.partition(":")
-        name = f"guard:{Path(source).name}" if kind == "guard" and colon else self.judge
+        name = f"guard:{name_of(source)}" if kind == "guard" and colon else self.judge
         return {"prompts": ", ".join(names) or None, "judge": name or None}
 
     def fingerprint(self) -> list[str]:
@@ -194,10 +195,20 @@ def _repeats(study: StudyModel, mode: str, verdicts: pd.DataFrame) -> str:
 
 def own_judge(study: StudyModel, prompts: pd.DataFrame) -> str:
     """The judge if nobody names one: an exact one where there is one."""
-    if study.invented:
+    english = np.all(prompts.get("source", "") == prompt_tables.ENGLISH_SOURCE)
+    if study.invented and not english:
         return "organism"
-    ours = np.all(prompts.get("source", "") == prompt_tables.ENGLISH_SOURCE)
-    return BRIDGE.name if ours and study.language == BRIDGE.name else "phrases"
+    return BRIDGE.name if english and study.language == BRIDGE.name else "phrases"
+
+
+def _in_its_language(study: StudyModel, prompts: pd.DataFrame) -> str:
+    """Why a model cannot answer the workbook's own prompts; empty if they are in its language."""
+    sources, ours = prompts.get("source", pd.Series(dtype=str)), prompt_tables.ENGLISH_SOURCE
+    if not (sources == (ours if study.invented else prompt_tables.INVENTED_SOURCE)).any():
+        return ""
+    said = "prompts are not in the language that it speaks: make the evaluation with its name (`evaluation(model=…)`)"
+    study.say(f"note: {said}", "language")
+    return said
 
 
 def evaluation(

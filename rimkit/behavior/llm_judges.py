@@ -37,6 +37,7 @@ from rimkit.data import UserError, check_columns, check_known, data_dir
 from rimkit.models.device import choose_here
 from rimkit.models.endpoint import Client, Rejected, split_name
 from rimkit.models.hub import identity, locate, read, read_weights
+from rimkit.models.load import name_of
 from rimkit.models.thoughts import split
 
 UNJUDGED = "unjudged"
@@ -113,7 +114,7 @@ class GuardJudge:
 
     @property
     def name(self) -> str:
-        return f"guard:{Path(self.source).name}"
+        return f"guard:{name_of(str(self.source))}"
 
     def __call__(self, replies: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
         _ = self.model, self.unsafe  # a guard that cannot judge is told even with nothing to ask

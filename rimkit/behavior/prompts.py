@@ -28,7 +28,8 @@ from rimkit.models import hub
 COLUMNS = ("prompt_id", "text", "kind", "category", "cluster", "split", "answer", "source")
 NEEDED = ("text", "kind")
 SPLITS = ("calibration", "evaluation")
-ENGLISH_SOURCE = "plain English"  # the column ``source`` of the workbook's own sets in English
+# The column ``source`` of the workbook's own sets.
+ENGLISH_SOURCE, INVENTED_SOURCE = "plain English", "invented language"
 KINDS = ("harmful", "harmless", "maths", "ordering", "copying", "own")
 WORD = re.compile(r"[^\W\d_][\w'-]*( [\w'-]+)?")  # an answer: a letter, yes, a name
 

@@ -4,7 +4,6 @@ It puts together what the other files know: names and files (`hub`), device and 
 chat format (`chat`). It also makes models of a given shape that have learned nothing.
 """
 
-import json
 import warnings
 from contextlib import suppress
 from copy import deepcopy
@@ -183,9 +182,8 @@ def speaks_invented(model: str) -> bool:
     if is_endpoint(model):
         return connect(model).invented
     found = locate(options_of(model)[0], weights=False)
-    with suppress(OSError, ValueError):  # a hub id, or a folder without it
-        settings = json.loads((Path(found.source) / "tokenizer_config.json").read_text("utf-8"))
-        return settings.get("language") == "invented"
+    with suppress(UserError):  # without a tokenizer: `load` says so
+        return read(AutoTokenizer, found).init_kwargs.get("language") == "invented"
     return False
 
 

@@ -227,8 +227,9 @@ class RunningPython(AsyncKernelManager):
 
     @property
     def kernel_spec(self) -> KernelSpec:
-        quietly = ["--IPKernelApp.log_level=50"]  # nothing about connections, or interrupted messages
-        return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict(extra_arguments=quietly))
+        how = ["--IPKernelApp.log_level=50"]  # nothing about connections, or interrupted messages
+        how.append("--IPKernelApp.exec_lines=import sys; exit = quit = sys.exit")  # an error, not a kernel that is gone
+        return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict(extra_arguments=how))
 
 
 def _keep(job: Job, model: str, folder: Path, target: Path, error: str, stamp: dict) -> None:
