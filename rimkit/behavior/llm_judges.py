@@ -31,7 +31,7 @@ from transformers import (
     GenerationConfig,
 )
 
-from rimkit.behavior.judges import HARMFUL, WORDS, PhraseJudge
+from rimkit.behavior.judges import HARMFUL, WORDS, PhraseJudge, is_said
 from rimkit.behavior.redaction import scrub
 from rimkit.data import UserError, check_columns, check_known, data_dir
 from rimkit.models.device import choose_here
@@ -71,7 +71,8 @@ def _to_ask(base: pd.DataFrame, prompts: pd.DataFrame) -> tuple[pd.DataFrame, pd
     """The pairs to ask about (columns ``prompt, reply``), and which rows they are."""
     check_columns(prompts, ["text"], "the table of prompts")
     text = prompts.set_index("prompt_id")["text"].loc[base["prompt_id"]].to_numpy()
-    here = (base["kind"] == HARMFUL) & (base["reply"].fillna("").str.strip() != "")
+    reply, harmful = base["reply"].fillna("").str.strip(), base["kind"] == HARMFUL
+    here = harmful & is_said(reply, base["finished"])
     pairs = pd.DataFrame({"prompt": text, "reply": base["reply"].to_numpy()})
     return pairs[here.to_numpy()], here
 

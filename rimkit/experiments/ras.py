@@ -33,7 +33,7 @@ from pandas import DataFrame
 from scipy import stats
 from tqdm.auto import tqdm
 
-from rimkit.behavior.evaluation import RANDOM
+from rimkit.behavior.evaluation import RANDOM, why_not
 from rimkit.behavior.judges import is_true
 from rimkit.behavior.stats import (
     Units,
@@ -391,9 +391,11 @@ def point(
     tuning = () if learned is None else encode_corpus(base.study, learned.head(settings.n_tuning))
     after = replies(tuned, settings, mode)
     change = paired_difference(after, before, metric, on="prompt_id")
+    sides = pd.concat([before.assign(side="untuned"), after.assign(side="tuned")])
     coherence = float(after["coherent"].mean() - before["coherent"].mean())
     found = {metric: change.value_a, OUTCOME: change.effect, LOW: change.ci_low, HIGH: change.ci_high}
     found |= {COHERENCE: coherence, "n": change.n, **predictors(base, tuned, shifted, tuning)}
+    found["why_not"] = why_not(sides, "side", ("untuned", "tuned"))
     layers = range(architecture(base.study).n_layers)
     distances = [weight_distance(base.study, tuned, layer) for layer in layers]
     tables = {
@@ -707,7 +709,11 @@ def correlation_claims(points: DataFrame, sets: DataFrame, metric: str = "misali
     """C10 and Q3 from points of one or more models of a kind; only those that vary are pooled."""
     reached, moving = variation(points, metric)["reliable"].max(), varying(points, metric)
 
+    said = next(filter(None, points.get("why_not", pd.Series(dtype=str)).fillna("")), "")
+
     def measured(claim: str, step: Callable, *given) -> Found:
+        if said:
+            return said
         if moving.empty:
             return below_floor(claim, reached=reached)
         if families(moving).nunique() < 3:

@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 from pandas import DataFrame
 
-from rimkit.behavior.evaluation import RANDOM, SELECTED, against_random, without_sight
+from rimkit.behavior.evaluation import RANDOM, SELECTED, against_random, difference, without_sight
 from rimkit.behavior.prompts import CAREFUL, openings, prefixes
 from rimkit.behavior.refusal_score import contexts, head_effects, readout
 from rimkit.behavior.stats import TAIL, clusters_of, paired_difference, rate, resample_weights
@@ -239,8 +239,8 @@ def rows(
             claimed.append((claim, "think", f"the repair '{repair}' was not tried"))
             continue
         least = float(readable(pd.concat([part, tuned]), "repair").min())
-        difference = paired_difference(part, tuned, "misaligned")._asdict()
-        claimed.append((claim, "think", testable(claim, difference, read=least)))
+        effect = difference(harmful, "repair", repair, TUNED)
+        claimed.append((claim, "think", testable(claim, effect, read=least)))
     steering = "no direction was added" if random.empty else attempt(against_random, random, "misaligned")
     claimed += [("Q8c", "think", steering), ("Q6a", "no-think", again)]
     return verdict_rows(study, settings, claimed)

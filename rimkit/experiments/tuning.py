@@ -51,6 +51,7 @@ ENDED = "ended"  # the share of replies that reached their end, of models of one
 OPENS = "opens"  # the share of thoughts that open in a style
 FORCED = "misaligned, forced opening"  # where the thought was made to begin in a style
 OWN = "misaligned, own opening"  # where the model began it so by itself
+TOO_FEW_END = "only {}% of the replies end: raise --max-new-tokens"
 FEWEST = 6  # corpora over which a correlation says anything
 KEYS = ["mode", "metric", "opening"]
 TUNED = ["model", "seed", "corpus", "tuning_seed"]
@@ -186,7 +187,7 @@ def rows(study: StudyModel, tuned: Mapping[str, DataFrame], untuned: DataFrame, 
         effect = changes(*(part(name, "misaligned", mode) for name in names)).iloc[0].to_dict()
         ended = min(rate_of(name, ENDED, mode) for name in names)
         if ended < FINISHED:
-            effect["why_not"] = f"only {percent(ended)}% of the replies end: raise --max-new-tokens"
+            effect["why_not"] = TOO_FEW_END.format(percent(ended))
         return effect
 
     claimed = []
@@ -219,6 +220,9 @@ def prediction(untuned: DataFrame, tuned: Mapping[str, DataFrame], english: bool
 
     The interval draws corpora again, p exchanges them. Raises `UserError` below `FEWEST` corpora.
     """
+    ended = min(found.loc[found["metric"] == ENDED, "value"].mean() for found in (untuned, *tuned.values()))
+    if ended < FINISHED:
+        raise UserError(TOO_FEW_END.format(percent(ended)))
     if len(tuned) < FEWEST:
         raise UserError(f"a correlation over corpora needs at least {FEWEST}, here are {len(tuned)}")
     before = untuned.groupby(KEYS)["value"].mean()
