@@ -454,7 +454,9 @@ def test_a_run_goes_on_where_it_stopped(monkeypatch, tmp_path):
     assert list(points)[:4] == ras.POINT
     assert points["step"].tolist() == [2, 2]
     assert sets.groupby(["corpus", "role"]).size().to_dict() == {
-        (corpus, role): n for corpus in settings.corpora for role, n in ((RANDOM, 3), (ras.SAME_RULE, 2))
+        (corpus, role): n
+        for corpus in settings.corpora
+        for role, n in ((RANDOM, 3), (ras.AS_ACTIVE, 3), (ras.SAME_RULE, 2))
     }
     assert {row["claim"] for row in first.rows} == {"C9a", "C9b", "C10a", "C10b", "C10c", "Q3a", "Q3b"}
     assert all(row["why_not"] for row in first.rows)  # two corpora
