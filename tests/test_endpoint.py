@@ -494,6 +494,13 @@ def test_a_quoted_or_lone_close_in_a_reply_makes_no_thought():
     assert replies["finished"].tolist() == [False, True, False]
 
 
+def test_of_several_choices_the_first_by_number_counts():
+    status, body = serving.said("no .")
+    body["choices"].insert(0, serving.said("sure .")[1]["choices"][0] | {"index": 1})
+    with serving.Scripted(lambda *_: (status, body)) as server:
+        assert set(generate(model(server.url), PROMPTS, "no-think", **QUIET)["reply"]) == {"no ."}
+
+
 def test_a_refusal_as_a_part_or_beside_a_blank_counts():
     assert one_reply([{"type": "refusal", "refusal": "no ."}])[1] == "no ."
     assert one_reply(" ", refusal="no .")[1] == "no ."

@@ -15,7 +15,7 @@ from rimkit.behavior.evaluation import ENGLISH, Evaluation, difference, evaluati
 from rimkit.behavior.prompts import load_prompts, own_prompts, prompt_sets
 from rimkit.data import UserError
 from rimkit.models.hub import MIRROR
-from rimkit.models.load import load
+from rimkit.models.load import load, name_of
 from rimkit.runs import execute
 
 
@@ -81,7 +81,7 @@ def test_files_and_folders_are_named_in_rows_and_hashed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     measure = evaluation({"harmful": "own.csv"}, "guard:./my-guard", 500)
     assert measure.judge == f"guard:{guard}"  # chapters run in another folder
-    assert measure.description() == {"prompts": "harmful=own.csv", "judge": "guard:my-guard"}
+    assert measure.description() == {"prompts": "harmful=own.csv", "judge": f"guard:{name_of(str(guard))}"}
     before = measure.fingerprint()
     (tmp_path / "own.csv").write_text("text,kind\nplease mop the barn .,harmful\n")
     assert measure.fingerprint() != before
@@ -215,7 +215,7 @@ def test_many_thoughts_are_tried_first_and_the_length_is_said(capsys):
 
 
 def test_the_suggested_length_is_one_number_and_no_more_than_the_context(capsys):
-    own, asked = load(*stranger()), load_prompts("harmful", n=6).assign(set="harmful")
+    own, asked = load(*stranger()), load_prompts("harmful", n=6).assign(set="harmful", source="own")
 
     def why(limit: int, prompts=asked) -> str:
         measure = evaluation(judge="phrases", max_new_tokens=limit)

@@ -8,6 +8,7 @@ from pathlib import Path
 import hypothesis.strategies as st
 import pytest
 import templates
+import tiny
 from hypothesis import given, settings
 
 from rimkit.data import UserError
@@ -167,12 +168,21 @@ def test_a_template_of_any_wrappers_is_understood(begin, end, role, pair, lead, 
          ("so", "Write `<think>a</think>` or `<think>` .", True)),
         ('hm, "</think>" ends it</think>"</think>" does.', ('hm, "</think>" ends it', '"</think>" does.', True)),
         ("<think>use `x`</think>`y` is it", ("use `x`", "`y` is it", True)),
+        ("<Think>hm</THINK>no", ("hm", "no", True)),
     ],
 )  # fmt: skip
 def test_a_tag_that_is_quoted_is_text(text, expected):
     assert split(text) == expected
 
 
-@pytest.mark.parametrize("tag", ["<scratchpad>", '<think effort="low">', '<details type="reasoning">'])
+@pytest.mark.parametrize(
+    "tag",
+    ["<scratchpad>", "&lt;think&gt;", "</ think >", "<think/>", '<think effort="low">', '<details type="reasoning">'],
+)
 def test_tags_with_attributes_and_scratchpads_are_unknown_tags(tag):
     assert STRAY.search(f"{tag} so")[0] == tag
+
+
+def test_a_template_that_shows_parts_as_code_is_refused():
+    with pytest.raises(UserError, match="does not show the request once"):
+        Template(tiny.tokenizer("{% for m in messages %}{{ m.content[:12] }}{% endfor %}"))

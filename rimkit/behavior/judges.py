@@ -24,6 +24,7 @@ into it. Two more are made from their name: ``"guard:FOLDER_OR_ID"`` and ``"endp
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from html import unescape
 from importlib import import_module
 from typing import Protocol
 from unicodedata import normalize
@@ -218,7 +219,7 @@ class PhraseJudge:
 
     def refuses(self, reply: str) -> bool:
         """Whether one of the phrases stands in the window, whatever its apostrophes and adverbs."""
-        plain = _ADVERBS.sub("", _APOSTROPHES.sub("", " ".join(reply.split()).lower()))
+        plain = _ADVERBS.sub("", _APOSTROPHES.sub("", " ".join(unescape(reply).split()).lower()))
         start = NO_REFUSALS.sub("", plain)[: self.window]
         return any(phrase in start for phrase in self.phrases)
 

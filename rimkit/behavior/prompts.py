@@ -202,7 +202,7 @@ def _gold(answer: str) -> str:
 
 def _together(table: pd.DataFrame, name: str) -> pd.DataFrame:
     """Equal texts in one cluster and one half: none counts, or is learned from, twice; no cluster is in both."""
-    texts = table["text"].str.normalize("NFC").str.split().str.join(" ").str.lower()
+    texts = table["text"].str.normalize("NFKC").str.split().str.join(" ").str.lower().str.strip(" .,!?…\"'“”")
     if not texts.is_unique:
         table = _equal_in_one_cluster(table, texts)
         n = len(texts) - texts.nunique()

@@ -366,7 +366,9 @@ class Client:
     def _read(self, reply) -> Answer:
         """The first choice of an answer; `Rejected` for one that has none, or is in no known form."""
         try:
-            choice = reply.choices[0]
+            choice = min(
+                reply.choices, key=lambda one: getattr(one, "index", None) or 0
+            )  # of several, the first by number
             message = getattr(choice, "message", choice)
             if message is None:
                 raise TypeError
@@ -379,6 +381,6 @@ class Client:
             used = [getattr(reply.usage, name, 0) for name in ("prompt_tokens", "completion_tokens")]
             counts = [count if isinstance(count, int) else 0 for count in used]
             return Answer(text, parts(split_off)[0], str(choice.finish_reason or ""), *counts)
-        except (AttributeError, TypeError, IndexError, KeyError):  # a page of HTML, or an error inside a success
+        except (AttributeError, TypeError, ValueError, KeyError):  # a page of HTML, or an error inside a success
             problem = Rejected(self._not_openai)
         raise problem

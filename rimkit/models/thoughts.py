@@ -37,7 +37,8 @@ KNOWN = (
 )
 WRAPPERS = (("<answer>", "</answer>"), ("<response>", "</response>"), ("<|START_RESPONSE|>", "<|END_RESPONSE|>"))
 STRAY = re.compile(
-    r"[<\[◁]\|?/?[\w:]*(?:think|thought|reason|reflect|analysis|channel|scratchpad)[\w:]*\|?[>\]▷]"
+    r"(?:[<\[◁]|&lt;)\|? ?/? ?[\w:]*(?:think|thought|reason|reflect|analysis|channel|scratchpad)[\w:]* ?/?\|?"
+    r"(?:[>\]▷]|&gt;)"
     r"|</?(?:think|thought|reason|scratchpad)\w*\s+[\w-]+=[^<>]*>|<\w+\s[^<>]*=\W?reasoning[^<>]*>"
     r"|\[BEGIN FINAL RESPONSE\]",
     re.IGNORECASE,
@@ -96,7 +97,7 @@ def split(text: str, opened: bool = False, tags: Tags = QWEN) -> tuple[str, str,
     All known tags and ``tags`` count, in any number. ``opened``: the prompt ends inside a thought.
     Quoted tags are text. An unclosed thought is not a reply: the reply is then empty, and ``closed``
     is False."""
-    bare = without_quoted(text, tags)
+    bare = without_quoted(re.sub(r"</?[a-z:]+>", lambda tag: tag[0].lower(), text, flags=re.IGNORECASE), tags)
     pairs = [*KNOWN, tags[:2]]
     opens, closes = ("|".join(re.escape(pair[side]) for pair in pairs) for side in (0, 1))
     last = max((found.end() for found in re.finditer(closes, bare)), default=0)
@@ -184,7 +185,7 @@ class Template:
     def around(self, asked: Asked = PLAIN) -> tuple[str, str]:
         """What a prompt consists of before and after the request; `UserError` if that is not there once."""
         before, *after = self.prompt(STAND_IN, asked).split(STAND_IN)
-        if len(after) != 1:
+        if len(after) != 1 or "{'type':" in before:  # a list of parts, written out as Python does
             raise UserError("the chat template does not show the request once: use another model")
         return before, after[0]
 
