@@ -118,10 +118,8 @@ def _adapter_on_hub(repo: str) -> bool:
 
 def with_adapter(base: StudyModel, adapter: str) -> StudyModel:
     """``base`` with an adapter merged into a copy of its weights. Raises `UserError` as `merge`."""
-    trained, own = (
-        merge(deepcopy(base.hf), adapter, base.name),
-        Path(os.path.expanduser(adapter)) / "chat_template.jinja",
-    )
+    trained = merge(deepcopy(base.hf), adapter, base.name)
+    own = Path(os.path.expanduser(adapter)) / "chat_template.jinja"
     if own.is_file() and own.read_text("utf-8") != base.tokenizer.chat_template:
         print(f"note: {Path(adapter).name} has a chat template of its own, which is used for it")
         base = replace(base, tokenizer=deepcopy(base.tokenizer))
