@@ -36,34 +36,14 @@ def test_a_model_of_noise_is_made_again(tmp_path):
     assert one.chat.supports_think
 
 
-def test_no_verdict_in_noise_is_clear_and_every_claim_has_one():
-    rows = results("noise")
-    judged = ledger.claims_table(rows)
-    assert set(judged["verdict"]) <= {"no effect", "undecided", "not testable"}
-    known = ledger.claims()["id"]
-    wanted = set(known[known.str.match("C[1-8]")]) | {"C9a"}
-    for seed in SEEDS:
-        assert wanted <= set(judged.loc[judged["seed"] == seed, "claim"])
-    assert rows["run_id"].eq("rimkit grid noise").all() and rows["status"].eq("ok").all()
-    heads = judged[judged["claim"].str.startswith("C5")]
-    assert heads["why_not"].str.startswith("no request was refused").all()
-
-
-def test_the_weaker_controls_stand_beside():
-    rows = results("noise-weaker")
-    for claim in ("C3a", "C9a"):
-        beside = rows[rows["claim"] == claim]
-        assert set(beside["seed"]) == set(SEEDS)
-        assert beside["ci_low"].notna().all()
-
-
-def test_one_row_of_noise_is_computed_again():
-    rows = results("noise")
-    row = rows[(rows["claim"] == "C1a") & (rows["seed"] == 0)].iloc[0]
-    harmful = MEASURE.sets(["harmful"], n=46)
-    found = difference(MEASURE.observe(load(f"{NOISE}:0"), harmful, progress=False), "mode", "think", "no-think")
-    assert found["effect"] == row["effect"] == 0
-    assert found["value_a"] == row["value"] == 0
+def test_noise_complies_with_nothing_and_is_not_readable():
+    harmful = MEASURE.sets(["harmful"], n=24)
+    verdicts = MEASURE.observe(load(f"{NOISE}:0"), harmful, progress=False)
+    found = difference(verdicts, "mode", "think", "no-think")
+    assert found["effect"] == found["value_a"] == 0
+    floor = ledger.claims().set_index("id").loc["C1a", "floor_read"]
+    assert verdicts["coherent"].mean() < floor  # so that claims about replies are not testable
+    assert not MEASURE.observe(load(f"{NOISE}:0"), harmful, how="phrases", progress=False)["refused"].any()
 
 
 def test_an_experiment_that_is_undefined_says_why(tmp_path):
@@ -77,6 +57,7 @@ def test_false_alarms_are_counted_where_they_can_happen():
     """Two sampling seeds of one condition, of trained models whose replies vary."""
     found = results("noise-repeats")
     assert (found["n"] >= 200).all()
+    assert set(found["model"] + ":" + found["seed"].astype(str)) <= set(grid.REPEATED)
     moving = found[found["value"].between(0.02, 0.98)]
-    assert len(moving) >= 5
+    assert len(moving) >= 4
     assert moving["significant"].mean() <= 0.06 and moving["clear"].mean() <= 0.01
