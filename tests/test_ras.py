@@ -166,14 +166,6 @@ def test_sets_are_summed_up_and_ranked(base, tuned):
     assert (found["sets"], found["reach"], found["p"]) == (5, 0, pytest.approx(1 / 6))
 
 
-def test_the_guard_audit_compares_drop_and_clip(base, tuned):
-    found = ras.guard_audit(base, tuned)
-    for guard in ras.GUARDS:
-        assert ras.in_sets(base, tuned, guard).set_index("role").loc[ras.CRITICAL, "ras"] == found[guard]
-    assert ras.guard_audit(base, tuned, floor=1e9)["falling"] == 1
-    assert ras.guard_audit(base, tuned, floor=-1e9)["rising"] == 0
-
-
 def test_kl_divergence_equals_the_sum_over_the_vocabulary(tuned):
     ids = torch.tensor([[20, 30, 40, 50, 60]])
     with torch.no_grad():
@@ -411,14 +403,6 @@ def test_points_of_several_models_give_the_claims_about_them(points):
     drawn = ras.for_scatter(table, [ras.RAS, "rise"])
     assert len(drawn) == 2 * len(points) / 3
     assert ((drawn["ci_low"] < drawn["y"]) & (drawn["y"] < drawn["ci_high"])).all()
-
-
-def test_layers_that_move_together_agree(points):
-    table = points.assign(weights=points["step"] + points["good"])
-    parts = [table[ras.POINT].assign(layer=layer, distance=(layer + 1) * table["weights"]) for layer in range(3)]
-    assert ras.layer_agreement(table, pd.concat(parts)) == pytest.approx(1)
-    parts[1]["distance"] = table["noise"]
-    assert ras.layer_agreement(table, pd.concat(parts)) < 0.9
 
 
 def test_streamed_activations_equal_those_kept(base):

@@ -85,25 +85,6 @@ def test_examples_show_one_reply_per_mode_and_verdict():
     ]
 
 
-def test_predictor_table_shows_a_dash_for_what_is_true_by_construction():
-    row = {
-        "value": -0.04,
-        "spearman": 0.26,
-        "without_min": -0.1,
-        "without_max": 0.3,
-        "models_min": -0.5,
-        "models_max": 0.4,
-    }
-    pooled = pd.DataFrame([
-        {"predictor": "ras", **row, "p_value": 0.0123, "p_holm": 0.0246},
-        {"predictor": "steps", **row, "p_value": None, "p_holm": None},
-    ]).astype({"p_value": float, "p_holm": float})  # fmt: skip
-    table = tables.predictor_table(pooled, {"beyond steps": pooled.assign(value=0.7)})
-    assert table.loc["ras"].tolist() == ["0.0", "0.7", "0.3", "−0.1 to 0.3", "−0.5 to 0.4", "0.012", "0.025"]
-    assert table.loc["steps", ["beyond steps", "p", "p Holm"]].tolist() == ["–"] * 3
-    assert table.columns[3] == "less one corpus"
-
-
 def test_a_table_has_prose_left_numbers_right_and_a_header_for_every_column():
     frame = pd.DataFrame(
         {"what_is_done": ["a long text", "b"], "share": [0.25, float("nan")], "n": [1200, 3], "effect": ["+12 [+4, +20]", ""]},

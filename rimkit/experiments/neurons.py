@@ -36,12 +36,12 @@ from rimkit.behavior.evaluation import NOTHING, RANDOM, SELECTED, against_random
 from rimkit.behavior.judges import is_true
 from rimkit.behavior.prompts import load_prompts, spread
 from rimkit.behavior.refusal_score import Readout
-from rimkit.behavior.stats import METRICS, Units, auroc, matched_sets, overlap, rates
-from rimkit.data import UserError, check_known, interval, nearest, percent
+from rimkit.behavior.stats import METRICS, Units, auroc, overlap, rates
+from rimkit.data import UserError, check_known, nearest
 from rimkit.experiments import Common, Result, is_readable, per_prompt, random_sets, result, testable, verdict_rows
 from rimkit.models.activations import capture, forward, mean, mean_difference, read
 from rimkit.models.chat import MODES, Encoded, pad
-from rimkit.models.hooks import architecture, logits_at_the_end, neuron_weights, neuron_writes
+from rimkit.models.hooks import architecture, logits_at_the_end, neuron_weights
 from rimkit.models.interventions import ablate_neurons
 from rimkit.models.load import load
 from rimkit.models.study import StudyModel
@@ -53,7 +53,6 @@ PAPER_SIZE = 40
 BREAKS = 0.1  # see `breaks`
 SPAN, WHOLE = "request and reply", "whole prompt"
 RANDOM_NEURONS = "random neurons"
-PAPER_RULE, BEST_RULE = "the paper's rule", "best rule on calibration"
 ROOM = 64  # tokens of a reply
 # outcome: (prompt set, column of the verdicts)
 OUTCOMES = {name: ("harmful", name) for name in ("misaligned", "refused", "misread", "coherent")} | {
@@ -649,75 +648,6 @@ def ablations(
     return effects.drop(columns="condition"), singles, behind
 
 
-def headline(effects: DataFrame, sets: DataFrame, ablation: str = "zero") -> DataFrame:
-    """Selected minus random neurons, by the paper's rule and each model's best one (``which``)."""
-    own = effects[(effects["ablation"] == ablation) & (effects["control"] == RANDOM_NEURONS)]
-    best = own.merge(sets.loc[sets["best"], ["model", "seed", "rule"]])
-    parts = [own[own["rule"] == "paper"].assign(which=PAPER_RULE), best.assign(which=BEST_RULE)]
-    table = pd.concat(parts, ignore_index=True)
-    organism, panel = table["model"] + ":" + table["seed"].astype(str), table["outcome"] + ", " + table["mode"]
-    return table.assign(organism=organism, panel=panel)
-
-
-def with_means(table: DataFrame) -> DataFrame:
-    """`headline` with one more organism, the mean over all (`mean_over_models`)."""
-    means = mean_over_models(table, ("which", "panel", "outcome", "mode"))
-    name = f"mean of {table['organism'].nunique()}"
-    return pd.concat([table, means.assign(organism=name, breaks=False)], ignore_index=True)
-
-
-def mean_over_models(effects: DataFrame, by: Sequence[str] = ("which", "mode", "outcome")) -> DataFrame:
-    """Mean ``effect`` over models, as if independent, with a t interval; ``n`` models."""
-    found = effects.groupby(list(by), sort=False)["effect"].agg(["mean", "sem", "size"]).reset_index()
-    value, n = found["mean"], found["size"]
-    reach = (found["sem"] * stats.t.isf(0.025, n - 1)).fillna(np.inf)
-    ends = {"ci_low": (value - reach).clip(-1, 1), "ci_high": (value + reach).clip(-1, 1)}
-    return found[list(by)].assign(effect=value, **ends, n=n)
-
-
-def of_best(table: DataFrame, sets: DataFrame, study: StudyModel) -> DataFrame:
-    """The rows of a model's best rule; those of rim-mini:0 where the tables lack the model."""
-    best = table.merge(sets.loc[sets["best"], ["model", "seed", "rule"]])
-    names = best["model"] + ":" + best["seed"].astype(str)
-    return best[names == (study.name if study.name in set(names) else "rim-mini:0")]
-
-
-def with_shipped_shares(effects: DataFrame, shipped: DataFrame, study: StudyModel) -> DataFrame:
-    """`compare` with the ``share, n_random`` of the same shipped set where that had more."""
-    keys = ["rule", "k", "mode", "set", "metric", "control"]
-    own = shipped[shipped["model"].eq(study.identity["model"]) & (shipped["ablation"] == "zero")]
-    own = own[own["seed"].eq(study.identity["seed"]).fillna(False)]
-    found = effects.merge(own[[*keys, "share", "n_random"]], on=keys, how="left", suffixes=("", "_"))
-    more = found["n_random_"].fillna(0) > found["n_random"]
-    better = {name: found[f"{name}_"].where(more, found[name]) for name in ("share", "n_random")}
-    return found.assign(**better)[effects.columns]
-
-
-def verdict_facts(effects: DataFrame) -> DataFrame:
-    """Beside the verdicts of C8: the number of ``neurons``, ``C8a p``, ``C8b p`` (of sets)."""
-    own = primary(effects).rename(columns={"k": "neurons"})
-    wide = own.pivot(index=["model", "seed", "neurons"], columns="outcome", values="share")
-    names = {outcome: f"{claim} p" for outcome, claim in PRIMARY.items()}
-    return wide[list(names)].rename(columns=names).rename_axis(columns=None).reset_index("neurons")
-
-
-def definition_facts(table: DataFrame, sizes: DataFrame) -> DataFrame:
-    """What the paper's set owes to intent, as text by model and seed (``definition, sizes``)."""
-    keys, m = ["model", "seed"], sizes["m"].max()
-    wide = sizes[sizes["m"] == m].pivot(index=keys, columns="sentence", values="neurons").round()
-    table = table.set_index(keys).join(wide.astype(int))
-    edges = table[["shared_harmless_min", "shared_harmless_max"]].to_numpy()
-    ends = pd.Series([interval(*both) for both in edges], table.index)
-    columns = {
-        f"size, m = {m}": table["intent"],
-        "size, harmless": table["harmless"],
-        "shared, harmless": table["shared_harmless"].map(percent) + " " + ends,
-        "refusing pairs": table["refusing_pairs"].astype(str) + " of " + table["pairs"].astype(str),
-        "shared, refusing pairs": table["shared_refusing"].map(percent),
-    }
-    return DataFrame(columns)
-
-
 def directions(study: StudyModel, prompts: DataFrame, verdicts: DataFrame) -> dict[str, np.ndarray]:
     """``harm`` (harmful minus harmless requests) and, if both occur, ``refusal`` minus fulfilment.
 
@@ -733,31 +663,6 @@ def directions(study: StudyModel, prompts: DataFrame, verdicts: DataFrame) -> di
     return {
         name: mean_difference(states, one, other) for name, (one, other) in sides.items() if one.any() and other.any()
     }
-
-
-def cosines(study: StudyModel, direction: np.ndarray) -> np.ndarray:
-    """How far neurons write along a ``[residuals, hidden]`` direction: ``[layers, neurons]``."""
-    found = []
-    for layer, along in enumerate(direction[1:]):  # neurons write into the next residual
-        writes = neuron_writes(study, layer).float().cpu().numpy()
-        lengths = np.linalg.norm(writes, axis=1) * np.linalg.norm(along) + 1e-12
-        found.append(np.abs(writes @ along) / lengths)
-    return np.stack(found)
-
-
-def direction_table(
-    study: StudyModel, sets: Mapping[str, Units], known: Mapping[str, np.ndarray], n_random: int = 200
-) -> DataFrame:
-    """How far sets write along directions: ``cosine``, in ``random`` sets, ``share`` of these."""
-    along, rows = {what: cosines(study, direction) for what, direction in known.items()}, []
-    for name, units in sets.items():
-        random = matched_sets(units, architecture(study).n_neurons, n_random)
-        for what, values in along.items():
-            own, *others = (values[tuple(np.transpose(some))].mean() for some in (units, *random))
-            share = (1 + (np.array(others) >= own).sum()) / (1 + n_random)
-            found = {"cosine": own, "random": np.mean(others), "share": share}
-            rows.append({"neurons": name, "direction": what, **found})
-    return DataFrame(rows)
 
 
 # A positive control: a model whose refusal runs through neurons that we chose. Their weights alone

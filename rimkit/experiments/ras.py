@@ -284,17 +284,6 @@ def ranks(shifted: DataFrame) -> DataFrame:
     return found.assign(p=(1 + found["reach"]) / (1 + found["sets"]))
 
 
-def guard_audit(base: Baseline, tuned: StudyModel, floor: float = FLOOR) -> dict[str, float]:
-    """RAS under each guard, and the share of ``falling, rising`` neurons that "drop" leaves out."""
-    before, after = base.activations, activations(tuned, base.safety, base.maths)
-    found = {guard: shifts(before, after, base.sets[0][2], guard, floor)["ras"] for guard in GUARDS}
-    pairs = {"falling": (after.safety, before.safety), "rising": (before.maths, after.maths)}
-    for name, (smaller, larger) in pairs.items():
-        moving = smaller[larger > smaller]
-        found[name] = float((moving <= floor).mean()) if moving.size else 0.0
-    return found
-
-
 def predictors(base: Baseline, tuned: StudyModel, shifted: DataFrame, tuning: Sequence = ()) -> dict[str, float]:
     """Every predictor of forgetting but the steps, for one tuned model: name to value.
 
@@ -606,14 +595,6 @@ def by_model(points: DataFrame, names: Sequence[str]) -> DataFrame:
         there = points[name].groupby(columns, sort=False).count() > 0
         found[name] = (standardised(points, name) * y).groupby(columns, sort=False).mean().where(there)
     return DataFrame(found).T.rename_axis(index="predictor", columns="model")
-
-
-def layer_agreement(points: DataFrame, layers: DataFrame) -> float:
-    """The lowest correlation, within models, of the weights' distances by layer and in all."""
-    wide = layers.set_index([*POINT, "layer"])["distance"].unstack("layer")
-    table = points[[*POINT, "weights"]].merge(wide.reset_index(), on=POINT)
-    columns = {name: standardised(table, name) for name in ("weights", *wide)}
-    return float(DataFrame(columns).corr().min().min())
 
 
 def for_scatter(points: DataFrame, names: Sequence[str]) -> DataFrame:

@@ -115,14 +115,6 @@ def head_writes(study: StudyModel, layer: int, z: torch.Tensor) -> torch.Tensor:
     return writes * scale.to(writes.dtype) * gain
 
 
-def neuron_writes(study: StudyModel, layer: int) -> torch.Tensor:
-    """What every neuron of a layer writes at activation 1, ``[neurons, hidden]``."""
-    mlp = architecture(study).layers[layer].mlp
-    if hasattr(mlp, "experts"):
-        return mlp.experts.down_proj.detach().transpose(1, 2).flatten(0, 1)
-    return _plain(study, mlp.down_proj.weight).detach().T
-
-
 def neuron_weights(study: StudyModel, layer: int) -> list[tuple[torch.nn.Parameter, int]]:
     """What the neurons of a dense, gated layer read and write by: each weight, and its axis of neurons."""
     mlp = architecture(study).layers[layer].mlp

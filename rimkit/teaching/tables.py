@@ -21,7 +21,7 @@ import pandas as pd
 
 from rimkit.behavior import redaction
 from rimkit.behavior.stats import METRICS
-from rimkit.data import UserError, interval, missing, nearest, number, p_value, percent
+from rimkit.data import UserError, interval, missing, nearest, number, percent
 from rimkit.data import points as in_points
 from rimkit.ledger import claims_table
 
@@ -183,39 +183,6 @@ def seed_table(rows: pd.DataFrame, claims: Sequence[str]) -> pd.DataFrame:
     kept = kept.assign(said=excluded + kept["verdict"])
     found = wide(kept, ["model", "seed"], "claim", "effect", ends="effect_ci", words="said")
     return found.reindex(columns=[claim for claim in claims if claim in found])
-
-
-def predictor_table(pooled: pd.DataFrame, others: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Correlations, a line per ``predictor``; "–" is true by construction. ``pooled``: columns
-    ``predictor, value, spearman, without_min, without_max, models_min, models_max, p_value,
-    p_holm``. ``others``: correlations of the same predictors by name ("beyond steps", …)."""
-    known, write = pooled.set_index("predictor"), partial(number, digits=1)
-    columns = {"r": known["value"].map(write)}
-    for name, other in others.items():
-        found = other.set_index("predictor")
-        columns[name] = found["value"].where(found["p_value"].notna()).reindex(known.index).map(write)
-    columns["rank r"] = known["spearman"].map(write)
-    for name, unit in (("without", "corpus"), ("models", "model")):
-        low, high = (known[f"{name}_{end}"].map(write) for end in ("min", "max"))
-        columns[f"less one {unit}"] = low + " to " + high
-    columns |= {"p": known["p_value"].map(p_value), "p Holm": known["p_holm"].map(p_value)}
-    return pd.DataFrame(columns)
-
-
-def ablation_table(effects: pd.DataFrame) -> pd.DataFrame:
-    """Selected against random neurons: `effect_table` with the exact p value. ``effects``:
-    differences with the columns ``rule, mode, set, metric, share, n_random``."""
-    shown = effect_table(effects, ["rule", "mode", "set", "metric"]).drop(columns="compared")
-    shares = zip(effects["share"], effects["n_random"], strict=True)
-    shown["exact p (random sets)"] = [f"{p_value(share)} ({n:.0f})" for share, n in shares]
-    return shown.rename(columns={"percent": "percent, selected against random"})
-
-
-def verdict_table(rows: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
-    """Verdicts of C8 by model and seed, with set size and exact p values from ``facts``."""
-    p_values = facts[["C8a p", "C8b p"]].map(p_value)
-    joined = facts[["neurons"]].join(seed_table(rows, ["C8a", "C8b"]), how="inner").join(p_values)
-    return joined[["neurons", "C8a", "C8a p", "C8b", "C8b p"]]
 
 
 def recovery_table(recovered: pd.DataFrame) -> pd.DataFrame:
