@@ -11,6 +11,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import date
 from html import escape
@@ -27,6 +28,7 @@ LEVELS = {"difficulty": "easy medium hard", "importance": "optional useful essen
 NOT_ATTEMPTED, WRONG, RIGHT = "not attempted", "wrong", "right"
 SIGNS = {NOT_ATTEMPTED: "○", WRONG: "✗", RIGHT: "✓"}
 SECONDS = 20  # that an answer may take
+PATIENCE = 6  # times as long for the whole check, in which a model may have to be loaded
 MOST = 100_000  # numbers in an answer
 PROGRESS = "rimkit-progress.json"  # in the learner's folder
 TRACING = {  # what errors of a trace mean
@@ -99,7 +101,8 @@ class Exercise:
         if answer is None or answer is ... or (isinstance(answer, str) and not answer.strip("_ ")):
             return self._say(NOT_ATTEMPTED, "put your answer into check(…); hint(1) helps.")
         try:
-            with time_limit(self.seconds):
+            allowed.set(self.seconds)
+            with time_limit(PATIENCE * self.seconds):
                 found = self.judge(answer)
         except NotAttempted:
             return self._say(NOT_ATTEMPTED, "the function returns nothing yet; hint(1) helps.")
@@ -184,6 +187,9 @@ class TimeIsUp(BaseException):
     """Not an Exception, so that no learner's code catches it by accident."""
 
 
+allowed: ContextVar[float] = ContextVar("allowed", default=SECONDS)  # to one call of a learner's function
+
+
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
     """Raise `TimeIsUp` in this thread after some seconds, unless the block is done."""
@@ -210,8 +216,10 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 def result_of(function: Callable, *arguments, **named) -> Any:
-    """What a learner's function returns; raises `NotAttempted` if that is nothing."""
-    found = function(*arguments, **named)
+    """What a learner's function returns in the seconds that its exercise allows; raises
+    `NotAttempted` if that is nothing."""
+    with time_limit(allowed.get()):
+        found = function(*arguments, **named)
     if found is None or found is ...:
         raise NotAttempted
     return found
