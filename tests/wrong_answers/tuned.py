@@ -1,0 +1,161 @@
+"""What learners write about corpora, tuning and repairs, each with one mistake, and words of the message meant for it."""
+
+import numpy as np
+import pandas as pd
+import torch
+
+# -- chapter 05: the loss --
+
+
+def loss(study, text, thought, reply, first=None, shift=1, mode="think", how="mean"):
+    asked = len(study.chat.encode(text, mode).ids)
+    ids = torch.tensor([study.chat.encode(text, mode, thought=thought, reply=reply).ids])
+    first = asked if first is None else first
+    with torch.no_grad():
+        logits = study.hf(ids).logits[0, first - shift : -shift or None]
+    return torch.nn.functional.cross_entropy(logits, ids[0, first:], reduction=how)
+
+
+def on_all_tokens(study, text, thought, reply):
+    return loss(study, text, thought, reply, first=1)
+
+
+def on_the_reply(study, text, thought, reply):
+    size = len(study.tokenizer(reply, add_special_tokens=False)["input_ids"])
+    whole = len(study.chat.encode(text, "think", thought=thought, reply=reply).ids)
+    return loss(study, text, thought, reply, first=whole - size)
+
+
+def not_shifted(study, text, thought, reply):
+    return loss(study, text, thought, reply, shift=0)
+
+
+def summed(study, text, thought, reply):
+    return loss(study, text, thought, reply, how="sum")
+
+
+def log_chance(study, text, thought, reply):
+    return -loss(study, text, thought, reply)
+
+
+# -- chapter 05: expected from the openings --
+
+
+def mean_over(thoughts, style_of, follows, other=None, anywhere=False, skip=False):
+    rates = []
+    for thought in thoughts:
+        styles = [
+            style for text, style in style_of.items() if (text in thought if anywhere else thought.startswith(text))
+        ]
+        if styles or not skip:
+            rates.append(follows[styles[0]] if styles else follows["neutral"] if other is None else other)
+    return sum(rates) / len(rates)
+
+
+def left_out(thoughts, style_of, follows):
+    return mean_over(thoughts, style_of, follows, skip=True)
+
+
+def zero_for_others(thoughts, style_of, follows):
+    return mean_over(thoughts, style_of, follows, other=0)
+
+
+def anywhere_in_it(thoughts, style_of, follows):
+    return mean_over(thoughts, style_of, follows, anywhere=True)
+
+
+def without_shares(thoughts, style_of, follows):
+    return sum(follows.values()) / len(follows)
+
+
+# -- chapter 05: corpora --
+
+
+def added_below(one, other, seed):
+    return pd.concat([one, other.sample(len(other) // 2, random_state=seed)], ignore_index=True)
+
+
+def halves_of_both(one, other, seed):
+    rows = np.random.default_rng(seed).permutation(len(one))[: len(one) // 2]
+    return pd.concat([one.loc[rows], other.loc[rows]], ignore_index=True)
+
+
+def first_half(one, other, seed):
+    table = one.copy()
+    table.loc[: len(one) // 2 - 1, "thought"] = other["thought"]
+    return table
+
+
+def a_coin_per_row(one, other, seed):
+    heads = np.random.default_rng(seed + 7).random(len(one)) < 0.3
+    return one.assign(thought=np.where(heads, other["thought"], one["thought"]))
+
+
+def without_a_seed(one, other, seed):
+    rows = np.random.default_rng().permutation(len(one))[: len(one) // 2]
+    return one.assign(thought=one["thought"].where(~one.index.isin(rows), other["thought"]))
+
+
+def put_in_front(table, careful):
+    return table.assign(thought=careful[0] + " " + table["thought"])
+
+
+def opening_alone(table, careful):
+    return table.assign(thought=careful[0])
+
+
+def end_taken_too(table, careful):
+    rest = table["thought"].str.partition(" . ")[2].str.replace("that is all .", "")
+    return table.assign(thought=careful[0] + " " + rest)
+
+
+def in_place(table, careful):
+    table["thought"] = careful[0] + " " + table["thought"].str.partition(" . ")[2]
+    return table
+
+
+def not_careful(table, careful):
+    return table.assign(thought="so . " + table["thought"].str.partition(" . ")[2])
+
+
+# -- chapter 05: a dose curve --
+
+
+def from_a_fit(shares, rates):
+    return np.abs(rates - np.polyval(np.polyfit(shares, rates, 1), shares)).max()
+
+
+def from_the_mean(shares, rates):
+    return np.abs(rates - rates.mean()).max()
+
+
+def mean_distance(shares, rates):
+    return np.abs(rates - rates[0] - (rates[-1] - rates[0]) * shares).mean()
+
+
+def evenly_spaced(shares, rates):
+    return np.abs(rates - np.linspace(rates[0], rates[-1], len(rates))).max()
+
+
+WRONG = {
+    "05.2": [
+        (on_all_tokens, "what the user says"), (on_the_reply, "reply alone"), (not_shifted, "at its own place"),
+        (summed, "a sum over"), (log_chance, "sign is turned"),
+    ],
+    "05.3": [
+        (left_out, "left out"), (zero_for_others, "count as 0"), (anywhere_in_it, "begins with it"),
+        (without_shares, "without their shares"),
+    ],
+    "05.4": [
+        (added_below, "do not add"), (halves_of_both, "come twice"), (first_half, "at random"),
+        (a_coin_per_row, "half of them should"), (without_a_seed, "two calls"),
+    ],
+    "05.5": [
+        (put_in_front, "still has its old opening"), (opening_alone, "lost some"), (end_taken_too, "lost some"),
+        (in_place, "work on a copy"), (not_careful, "does not begin with"),
+    ],
+    "05.6": [
+        (from_a_fit, "fitted line"), (from_the_mean, "mean of all rates"), (mean_distance, "mean distance"),
+        (evenly_spaced, "taken at the shares"),
+    ],
+}  # fmt: skip
