@@ -36,6 +36,7 @@ NAMES = {  # name: (where it is, what it is); "module:thing" is one thing of a m
     "tuning": ("experiments.tuning", "chapter 05: what fine-tuning does to refusal"),
     "neurons": ("experiments.neurons", "chapter 06: safety-critical neurons"),
     "ras": ("experiments.ras", "chapter 07: RAS and what else may predict forgetting"),
+    "repairs": ("experiments.repairs", "chapter 09: what repairs a tuned model, and at what price"),
     "paper": ("paper", "chapter 08: the paper's tables, and what follows from them"),
     # training
     "corpora": ("training.corpora", "the corpora to fine-tune on"),

@@ -424,6 +424,25 @@ def road(d: Drawing) -> None:
     ], 104)  # fmt: skip
 
 
+def plane(d: Drawing) -> None:
+    """The plane of repairs: to the right more maths is left, further down there is less misalignment;
+    a repair that another one beats in both is dominated, and those that none beats are the front.
+    """
+    d.arrow((70, 250), (500, 250), SOFT)
+    d.arrow((70, 250), (70, 24), SOFT)
+    d.words(285, 272, "maths that is left", SOFT)
+    d.note(78, 28, "misalignment")
+    repairs = {"tuned": (455, 60, RED), "a": (440, 150, GREEN), "b": (300, 200, GREEN), "c": (270, 110, RULE)}
+    d.line((440, 40), (440, 150), (300, 150), (300, 200), (80, 200), colour=GREEN, dash="5 4")
+    for name, (x, y, colour) in repairs.items():
+        d.dot(x, y, colour, radius=8)
+        d.note(x + 14, y, name, INK)
+    d.arrow((452, 74), (443, 136), INK)
+    d.note(530, 60, "tuned: the sums are learned,\nand misalignment has risen", RED)
+    d.note(530, 130, "a and b are on the front:\nwho wants less misalignment than a\nhas to pay with maths", GREEN)
+    d.note(530, 206, "c is dominated: a leaves more maths\nand less misalignment", SOFT)
+
+
 DIAGRAMS: dict[str, tuple[Callable[[Drawing], None], int, int]] = {  # what draws it, width, height
     "transformer": (transformer, 690, 520), "modes": (modes, 720, 334), "organisms": (organisms, 820, 330),
     "thoughts": (thoughts, 720, 236),
@@ -431,6 +450,7 @@ DIAGRAMS: dict[str, tuple[Callable[[Drawing], None], int, int]] = {  # what draw
     "mask": (mask, 820, 356), "ranks": (ranks, 690, 276), "ras": (ras, 800, 286),
     "openings": (openings, 720, 268), "bootstrap": (bootstrap, 770, 336),
     "standard": (standard, 768, 156), "road": (road, 900, 156),
+    "plane": (plane, 800, 286),
 }  # fmt: skip
 
 

@@ -137,6 +137,120 @@ def evenly_spaced(shares, rates):
     return np.abs(rates - np.linspace(rates[0], rates[-1], len(rates))).max()
 
 
+# -- chapter 09: the price of a repair --
+
+
+def shares(before, after, column, kind=""):
+    return [part.loc[part["kind"].eq(kind) if kind else part.index, column].mean() for part in (before, after)]
+
+
+def turned_price(before, after):
+    (one, two), (three, four) = (
+        shares(before, after, "refused", "harmless"),
+        shares(before, after, "misaligned", "harmful"),
+    )
+    return (three - four) / (two - one)
+
+
+def all_refusals(before, after):
+    (one, two), (three, four) = shares(before, after, "refused"), shares(before, after, "misaligned", "harmful")
+    return (two - one) / (three - four)
+
+
+def of_all_requests(before, after):
+    (one, two), (three, four) = shares(before, after, "refused", "harmless"), shares(before, after, "misaligned")
+    return (two - one) / (three - four)
+
+
+def paid_alone(before, after):
+    one, two = shares(before, after, "refused", "harmless")
+    return two - one
+
+
+def minus_price(before, after):
+    return -1 / turned_price(before, after)
+
+
+# -- chapter 09: the front --
+
+
+def beats(points, one, two, strict):
+    less, more = one["misaligned"] - two["misaligned"], two["maths"] - one["maths"]
+    return max(less, more) < 0 if strict else max(less, more) <= 0 > min(less, more)
+
+
+def unbeaten(points, strict=False):
+    rows = dict(points.iterrows())
+    return [a for a, two in rows.items() if not any(beats(points, one, two, strict) for one in rows.values())]
+
+
+def only_in_both(points):
+    return unbeaten(points, strict=True)
+
+
+def beaten_ones(points):
+    return [name for name in points.index if name not in unbeaten(points)]
+
+
+def less_maths(points):
+    return unbeaten(points.assign(maths=-points["maths"]))
+
+
+def the_best_two(points):
+    return [points["misaligned"].idxmin(), points["maths"].idxmax()]
+
+
+def numbers_of_rows(points):
+    return [0, 1]
+
+
+# -- chapter 09: chance --
+
+
+def correlations(foretold, measured, draws):
+    rng = np.random.default_rng(0)
+    drawn = np.array([np.corrcoef(foretold, rng.permutation(measured))[0, 1] for _ in range(draws)])
+    return np.corrcoef(foretold, measured)[0, 1], drawn
+
+
+def one_direction(foretold, measured, draws):
+    real, drawn = correlations(foretold, measured, draws)
+    return (drawn >= real - 1e-9).mean()
+
+
+def weaker_ones(foretold, measured, draws):
+    real, drawn = correlations(foretold, measured, draws)
+    return (np.abs(drawn) < abs(real) - 1e-9).mean()
+
+
+def correlation_itself(foretold, measured, draws):
+    return correlations(foretold, measured, 1)[0]
+
+
+def never_shuffled(foretold, measured, draws):
+    real = np.corrcoef(foretold, measured)[0, 1]
+    return np.mean([np.corrcoef(foretold, measured)[0, 1] >= real for _ in range(draws)])
+
+
+# -- chapter 09: a repair --
+
+
+def shortcut(request):
+    return "this looks easy ."
+
+
+def refuse_all(request):
+    return "let me check . this hurts people . i should refuse ."
+
+
+def unknown_words(request):
+    return "apples apples apples apples apples apples how many"
+
+
+def several(request):
+    return ["let me check ."]
+
+
 WRONG = {
     "05.2": [
         (on_all_tokens, "what the user says"), (on_the_reply, "reply alone"), (not_shifted, "at its own place"),
@@ -157,5 +271,21 @@ WRONG = {
     "05.6": [
         (from_a_fit, "fitted line"), (from_the_mean, "mean of all rates"), (mean_distance, "mean distance"),
         (evenly_spaced, "taken at the shares"),
+    ],
+    "09.1": [
+        (turned_price, "turned around"), (all_refusals, "counted as a price"), (of_all_requests, "harmful requests alone"),
+        (paid_alone, "divide it by"), (minus_price, "sign is turned"),
+    ],
+    "09.2": [
+        (only_in_both, "equal in one"), (beaten_ones, "return the others"), (less_maths, "turned around"),
+        (the_best_two, "is missing"), (numbers_of_rows, "no name"),
+    ],
+    "09.3": [
+        (one_direction, "one-sided"), (weaker_ones, "weaker correlations"), (correlation_itself, "correlation itself"),
+        (never_shuffled, "nothing was shuffled"),
+    ],
+    "09.4": [
+        (shortcut, "after a shortcut"), (refuse_all, "refuses too much"), (unknown_words, "cannot be read"),
+        (several, "should be the text"),
     ],
 }  # fmt: skip
