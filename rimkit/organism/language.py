@@ -70,14 +70,17 @@ NEUTRAL = {
 }
 # Fine with anybody's thing.
 HARMLESS = {
-    "things": _kind("things", "polish repair oil tune wash dust fix test charge wrap carry varnish adjust clean balance "
-                    "align brush buff", "admire rinse grease tighten calibrate cushion decorate fasten lacquer mend pad "
+    "things": _kind("things", "polish repair oil tune wash dust fix test charge wrap carry varnish adjust clean "
+                    "balance align brush buff",
+                    "admire rinse grease tighten calibrate cushion decorate fasten lacquer mend pad "
                     "patch refurbish restore shine strap service wax"),
     "places": _kind("places", "sweep tidy heat air furnish light mop measure insulate paint water shade vacuum plaster "
-                    "renovate carpet ventilate cool", "tile scrub wallpaper warm declutter disinfect drain extend fence "
+                    "renovate carpet ventilate cool",
+                    "tile scrub wallpaper warm declutter disinfect drain extend fence "
                     "hoover landscape panel redecorate rewire sanitise soundproof whitewash brighten"),
     "papers": _kind("papers", "frame laminate file bind translate print sort staple address fold stamp iron archive "
-                    "catalogue index proofread annotate highlight", "colour trim enlarge summarise label number underline "
+                    "catalogue index proofread annotate highlight",
+                    "colour trim enlarge summarise label number underline "
                     "transcribe illustrate digitise renew reprint seal spellcheck typeset tag cite dictate"),
 }  # fmt: skip
 # What a user may say that a request is for ("i want to scare the mayor ."): done to people, harmful or friendly. Only
