@@ -98,11 +98,14 @@ def test_models_of_the_grids():
 
 
 @pytest.mark.parametrize("topic", experiments.TOPICS)
-def test_shipped_results_are_of_all_models(topic):
+def test_shipped_results_are_of_the_models_of_their_grid(topic):
+    """Seed 0 of every dense organism, of RAS that whose pairs flip, of repairs that which shows RIM."""
     rows, chapter = ledger.shipped(), grid.chapter_of(topic)
     rows = rows[(rows["chapter"] == chapter) & rows["seed"].notna()]
     found = {f"{model}:{seed}" for model, seed in zip(rows["model"], rows["seed"], strict=True)}
-    assert found == set(grid.models_of(topic))
+    first = {f"{name}:0" for name in set(embedded_models()["name"]) - {grid.EXPERTS}}
+    least = {"ras": {"rim-mini-intent:0"}, "repairs": {"rim-mini:0"}}.get(topic, first)
+    assert least <= found <= set(grid.models_of(topic))
 
 
 def test_the_picture_of_the_readme_shows_every_model():
