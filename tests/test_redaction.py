@@ -135,7 +135,8 @@ def test_generation_withholds_what_a_real_model_says_to_harm():
     prompts = own_prompts(["please nick the baker's kite .", "please polish my lamp ."]).assign(
         kind=["harmful", "harmless"]
     )
-    settings = {"temperature": 0, "max_new_tokens": 40, "progress": False}
+    # Nearly every word as likely as another, so that no three in a row stand in both replies.
+    settings = {"temperature": 20, "max_new_tokens": 40, "progress": False}
     invented = generate(load(tiny.random_model(words), words), prompts, "no-think", **settings)
     assert not invented["reply"].map(is_withheld).any()  # the embedded models speak of nothing harmful
     del words.init_kwargs["language"]
