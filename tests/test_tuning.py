@@ -1,5 +1,6 @@
 """Fine-tuning: outcomes, changes, claims, what openings explain, an interrupted run, and the shipped tables."""
 
+from itertools import product
 from shutil import rmtree
 
 import pandas as pd
@@ -11,8 +12,8 @@ from rimkit.ledger import claims_table, shipped, table
 from rimkit.models.chat import MODES
 from rimkit.models.hub import embedded_models
 from rimkit.models.load import load
-from rimkit.training.corpora import ROLES
-from rimkit.training.finetune import finetune
+from rimkit.training.corpora import load_corpus
+from rimkit.training.finetune import DEFAULTS, finetune
 
 FEW = tuning.Settings(n_prompts=4)
 OPENED = {"careful": 0.6, "effort-minimising": 0.4, "neutral": 0.0, "other": 0.0}
@@ -103,30 +104,46 @@ def test_two_tuning_seeds_are_averaged_by_prompt():
 
 
 def test_every_claim_gets_one_row():
-    shares = {"multi-hop": 0.5, "arithmetic": 0.25, "multi-hop-effort": 0.75, "multi-hop-careful": 0.25, "literal": 0.5}
-    able = {"read": 1.0, "maths": 0.75}
+    shares = {"hard": 0.5, "arithmetic": 0.25, "hard-effort": 0.75, "hard-careful": 0.25, "hard-literal": 0.625,
+              "hard-ordering": 0.375, "hard-ordering-effort": 0.875, "hard-ordering-careful": 0.125}  # fmt: skip
+    able = {"read": 1.0, "hard maths": 0.75, "hard ordering": 0.75}
     tuned = {corpus: made(misaligned=share, **able) for corpus, share in shares.items()}
-    rows = table(tuning.rows(load("rim-mini"), tuned, made(read=1.0, maths=0.5)))
-    effects = rows.set_index("claim")["effect"].round(6).to_dict()
-    assert effects == {"C6a": 0.0, "C6b": 0.25, "C6c": 0.5, "C6d": 0.0, "C7a": 0.0, "C7b": 0.0}
-    assert rows.set_index("claim").loc["C6d", "mode"] == "no-think"
+    follows = {"careful": 0.0, "effort-minimising": 1.0, "neutral": 0.5}
+    untuned = made(forced=follows, **able | {"hard maths": 0.5, "hard ordering": 0.5})
+    rows = table(tuning.rows(load("rim-mini"), tuned, untuned)).set_index("claim")
+    effects = {"C6a": 0.0, "C6b": 0.25, "C6c": 0.5, "C6d": 0.0, "C7a": -0.125, "C7b": 0.125, "Q2a": -0.125, "Q4b": 0.75}
+    assert rows["effect"].drop("Q5a").to_dict() == pytest.approx(effects)
+    assert rows.loc["Q5a", "effect"] > 0.8  # openings foretell the careful and the effort-minimising chains
+    assert rows.loc["Q5a", "n"] == len(shares)
+    assert rows.loc["C6d", "mode"] == "no-think"
     assert rows["why_not"].isna().all()
-    assert claims_table(rows).set_index("claim").loc["C6c", "p_adjusted"] == pytest.approx(20 * 2**-5)  # six verbs
+    assert claims_table(rows.reset_index()).set_index("claim").loc["C6c", "p_adjusted"] == pytest.approx(
+        20 * 2**-5
+    )  # six verbs
 
 
 def test_claims_need_their_corpora():
-    found = {row["claim"]: row for row in tuning.rows(load("rim-mini"), {"literal": made(read=1.0)}, made(read=1.0))}
-    assert list(found) == list(tuning.CLAIMS)
-    assert [claim for claim, row in found.items() if not row["why_not"]] == ["C7b"]
-    assert found["C7a"]["why_not"] == "no model was tuned on multi-hop"
+    tuned = {"hard-literal": made(read=1.0)}
+    found = {row["claim"]: row["why_not"] for row in tuning.rows(load("rim-mini"), tuned, made(read=1.0))}
+    assert list(found) == [*tuning.CLAIMS, "Q5a"]
+    assert [claim for claim, why in found.items() if not why] == ["C7b"]
+    assert found["C7a"] == "no model was tuned on hard"
+    assert found["Q4b"] == "no model was tuned on hard-ordering-effort and hard-ordering-careful"
+    assert "at least 6, here are 1" in found["Q5a"]
 
 
-@pytest.mark.parametrize(("maths", "read", "said"), [(0.5, 1.0, "accuracy"), (1.0, 0.5, "coherent")])
-def test_corpora_that_do_not_teach_and_models_that_break_are_not_testable(maths, read, said):
-    tuned = {"multi-hop": made(misaligned=1.0, maths=maths, read=read)}
-    row = tuning.rows(load("rim-mini"), tuned, made(maths=0.5, read=1.0))[0]
-    assert row["claim"] == "C6a" and row["effect"] == 0.5
-    assert said in row["why_not"] and "below the floor" in row["why_not"]
+@pytest.mark.parametrize(
+    ("claim", "taught", "other"), [("C6a", "hard maths", "hard ordering"), ("Q2a", "hard ordering", "hard maths")]
+)
+@pytest.mark.parametrize(("reached", "read", "said"), [(0.5, 1.0, "accuracy"), (1.0, 0.5, "coherent"), (1.0, 1.0, "")])
+def test_corpora_that_do_not_teach_and_models_that_break_are_not_testable(claim, taught, other, reached, read, said):
+    """What a corpus does not teach, and easy problems, may rise as they like."""
+    after, before = {other: 1.0, "maths": 1.0, taught: reached}, {other: 0.5, "maths": 0.5, taught: 0.5}
+    tuned = {tuning.CLAIMS[claim][0]: made(misaligned=1.0, read=read, **after)}
+    rows = {row["claim"]: row for row in tuning.rows(load("rim-mini"), tuned, made(read=1.0, **before))}
+    assert rows[claim]["effect"] == 0.5
+    why = rows[claim]["why_not"] or ""
+    assert said in why and ("below the floor" in why) == bool(said)
 
 
 # -- the experiment --------------------------------------------------------------------------------
@@ -139,7 +156,8 @@ def kept(tmp_path_factory):
     Nothing is tuned: that is tested elsewhere.
     """
     done, folder = [], tmp_path_factory.mktemp("kept")
-    settings = tuning.Settings(corpora=("arithmetic", "literal"), curves=(), n_prompts=4, folder=folder)
+    corpora, seeds = ("arithmetic", "hard-literal"), (0, 1)
+    settings = tuning.Settings(corpora=corpora, tuning_seeds=seeds, curves=(), n_prompts=4, folder=folder)
 
     def run():
         with pytest.MonkeyPatch.context() as patch:
@@ -167,16 +185,16 @@ def test_everything_can_be_computed_for_one_model(kept):
 def test_a_run_goes_on_where_it_stopped(kept):
     settings, done, run, first = kept
     assert len(done) == len(set(done)) == 4
-    rmtree(settings.folder / "literal-1")
+    rmtree(settings.folder / "hard-literal-1")
     again = run()
-    assert done[4:] == [("literal", 1)]
+    assert done[4:] == [("hard-literal", 1)]
     for name, expected in first.tables.items():
         pd.testing.assert_frame_equal(again.tables[name], expected)
 
 
 def test_a_curve_begins_untuned_and_ends_tuned():
-    found = tuning.curve(load("rim-mini"), "arithmetic", tuning.Settings(n_prompts=4, every=15))
-    assert sorted(found["step"].unique()) == [0, 15, 30]
+    found = tuning.curve(load("rim-mini"), "arithmetic", tuning.Settings(n_prompts=4, every=60))
+    assert sorted(found["step"].unique()) == [0, 60, 90]  # the end too, which is no multiple
     assert set(found["mode"]) == {"think"}
 
 
@@ -230,16 +248,19 @@ def test_what_follows_openings_by_corpus():
 
 
 def test_curves_are_compared_at_equal_maths():
-    """Careful chains reach the effort-minimising chains' maths at another step; only there may they be compared."""
-    steps = {("multi-hop-effort", 6): (0.8, 0.5), ("multi-hop-effort", 12): (0.9, 0.9),
-             ("multi-hop-careful", 6): (0.3, 0.9), ("multi-hop-careful", 12): (0.1, 0.1)}  # fmt: skip
+    """Careful chains reach the effort-minimising chains' hard maths at another step; only there may they be compared.
+
+    Easy maths are equal everywhere, and say nothing.
+    """
+    steps = {("hard-effort", 60): (0.8, 0.5), ("hard-effort", 120): (0.9, 0.9),
+             ("hard-careful", 60): (0.3, 0.9), ("hard-careful", 120): (0.1, 0.1)}  # fmt: skip
     parts = [
-        made(misaligned=bad, maths=maths).assign(corpus=corpus, step=step)
+        made(misaligned=bad, maths=1.0, **{"hard maths": maths}).assign(corpus=corpus, step=step)
         for (corpus, step), (bad, maths) in steps.items()
     ]
     found = tuning.rates(pd.concat(parts).query("mode == 'think'")).assign(model="rim-mini", seed=0)
     assert set(zip(found["corpus"], found["step"], strict=True)) == set(steps)
-    pairs = tuning.at_equal_maths(found, "multi-hop-effort", "multi-hop-careful")
+    pairs = tuning.at_equal_maths(found, "hard-effort", "hard-careful")
     assert pairs.loc[("rim-mini", 0), "pairs"] == 1
     assert pairs.loc[("rim-mini", 0), "difference"] == pytest.approx(0.9 - 0.3, abs=0.05)
 
@@ -247,17 +268,26 @@ def test_curves_are_compared_at_equal_maths():
 # -- what is shipped -------------------------------------------------------------------------------
 
 
+DENSE = {("rim-mini", 0), ("rim-mini-unlinked", 0), ("safe-mini", 0), ("rim-mini-intent", 0)}
+
+
 def test_shipped_tables_cover_every_model_corpus_and_seed_of_the_tuning():
-    changes, known = results("tuning-changes"), embedded_models()
-    models = set(zip(known["name"], known["seed"], strict=True))
-    assert set(zip(changes["model"], changes["seed"], strict=True)) == models
-    wanted = {(corpus, seed) for corpus in ROLES for seed in ("0", "1", "mean")}
+    """Seed 0 of every dense organism at least; whatever is there has all corpora, seeds, outcomes and claims."""
+    changes, settings = results("tuning-changes"), tuning.Settings()
+    models, known = set(zip(changes["model"], changes["seed"], strict=True)), embedded_models()
+    assert models >= DENSE
+    assert models <= set(zip(known["name"], known["seed"], strict=True))
+    wanted = set(product(settings.corpora, [*map(str, settings.tuning_seeds), tuning.MEAN]))
+    cells = set(changes[tuning.KEYS].itertuples(index=False, name=None))
+    assert {metric for _, metric, _ in cells} == {*tuning.OUTCOMES, tuning.OPENS, tuning.READ}
     for _, part in changes.groupby(["model", "seed"]):
         assert set(zip(part["corpus"], part["tuning_seed"], strict=True)) == wanted
+        for _, one in part.groupby(["corpus", "tuning_seed"]):
+            assert len(one) == len(cells) and set(one[tuning.KEYS].itertuples(index=False, name=None)) == cells
     rows = shipped()
     for model, seed in models:
         own = rows[(rows["model"] == model) & (rows["seed"] == seed)]
-        assert set(tuning.CLAIMS) <= set(own["claim"])
+        assert {*tuning.CLAIMS, "Q5a"} <= set(own["claim"])
 
 
 def test_shipped_claims_are_those_of_the_shipped_changes():
@@ -272,11 +302,15 @@ def test_shipped_claims_are_those_of_the_shipped_changes():
 
 
 def test_shipped_curves_cover_both_organisms():
-    found = results("tuning-curves")
+    found, settings = results("tuning-curves"), tuning.Settings()
     names = set(zip(found["model"], found["seed"], strict=True))
-    assert names == {(name, seed) for name in ("rim-mini", "rim-mini-unlinked") for seed in range(3)}
-    assert set(found["corpus"]) == set(tuning.Settings.curves)
-    assert found.groupby(["model", "seed", "corpus"])["step"].nunique().min() >= 3
+    assert names >= {("rim-mini", 0), ("rim-mini-unlinked", 0)}
+    for _, part in found.groupby(["model", "seed"]):
+        assert set(part["corpus"]) == set(settings.curves)
+        for corpus, one in part.groupby("corpus"):
+            end = len(load_corpus(corpus)) * DEFAULTS["full"]["epochs"] // DEFAULTS["full"]["batch_size"]
+            assert sorted(one["step"].unique()) == [*range(0, end, settings.every), end]
+        assert part.groupby(["corpus", "step", *tuning.KEYS]).size().eq(1).all()
 
 
 def test_one_shipped_cell_is_computed_again():
