@@ -186,6 +186,10 @@ def test_chapter_03_leaves_its_model_elsewhere(tmp_path):
         for output in cell.get("outputs", [])
     )
     assert "the model runs elsewhere: no replies" in shown
-    rows = ledger.read(tmp_path)
-    assert set(rows["claim"]) == {"C3a"}
+    rows = ledger.read(tmp_path).set_index("claim")
+    assert sorted(rows.index) == ["C3a", "C3b", "C3c", "C3d", "C3e", "C3f"]
     assert rows["device"].eq("local").all()
+    assert rows.loc[["C3a"], "effect"].notna().all() and rows.loc[["C3a"], "why_not"].isna().all()
+    unread = rows.drop(index="C3a")
+    assert unread[["value", "effect"]].isna().all(axis=None)
+    assert unread["why_not"].eq("no replies: the model runs elsewhere").all()

@@ -527,7 +527,7 @@ def rows(
     """
 
     def why(what: str, mode: str, otherwise: str) -> str:
-        return undefined.get((what, mode), otherwise)
+        return "no replies: the model runs elsewhere" if study.elsewhere else undefined.get((what, mode), otherwise)
 
     place = read[(read["what"] == "outcome") & (read["span"] == "empty")] if len(read) else read
     renamed = place.rename(columns={"auroc": "value", "shuffled": "control_value"}).to_dict("records")
