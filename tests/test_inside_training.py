@@ -5,6 +5,7 @@ import pytest
 import tiny
 
 from rimkit import ledger
+from rimkit.experiments import neurons, tuning
 from rimkit.runs import execute
 
 SAID = {
@@ -40,14 +41,15 @@ def test_what_is_undefined_is_said(done, chapter):
 
 
 def test_their_rows_are_about_that_model(done):
+    """Every claim of the three experiments once; a model that only babbles can test none of them, and each says why."""
     out, _ = done
     rows = ledger.read(out)
     assert rows["model"].str.startswith("model-").all() and rows["model"].nunique() == 1
-    assert set(rows["claim"]) == {
-        "C6a",
-        "C6d",
-        "C8a",
-        "C8b",
-        "C9a",
-    }  # C10 is about several tuned models: `rk.ras.pooled_rows`
-    assert rows.loc[rows["claim"] == "C8a", "effect"].tolist() == [0.0]
+    of_ras = ("C9a", "C9b", "C10a", "C10b", "C10c", "Q3a", "Q3b")
+    assert sorted(rows["claim"]) == sorted([*tuning.CLAIMS, "Q5a", *neurons.CLAIMS, *of_ras])
+    assert not rows["competent"].any() and rows["why_not"].str.len().gt(0).all()
+    measured = rows.dropna(subset="effect").set_index("claim")
+    assert set(measured.index) == {"C6c", "C8a", "C8b", "C9a"}
+    assert measured.loc[["C6c", "C8a", "C8b"], "effect"].tolist() == [0.0, 0.0, 0.0]
+    floor = "coherent replies to what was asked: 0.00, below the floor"
+    assert measured.loc[["C6c", "C8a", "C8b"], "why_not"].str.startswith(floor).all()
