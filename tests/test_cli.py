@@ -271,13 +271,14 @@ def test_full_disk_keeps_what_was_finished(good, model, tmp_path):
 
 
 def test_interrupt_keeps_what_was_finished_and_goes_on_from_there(good, model, tmp_path):
-    slow = chapter(tmp_path, "02_slow", "import time; time.sleep(60)")
+    started = tmp_path / "started"  # by the second chapter's long cell
+    slow = chapter(tmp_path, "02_slow", f"import time; open({str(started)!r}, 'w').close(); time.sleep(60)")
     command = [str(RIMKIT), "run", good, slow, "--model", str(model), "--out", str(tmp_path / "out")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         finished = process.stdout.readline()
-        while process.poll() is None and not list((tmp_path / "out").glob(".running-*/notebook.ipynb")):
+        while process.poll() is None and not started.exists():
             time.sleep(0.1)
-        time.sleep(2)  # into the second chapter's long cell
+        time.sleep(1)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert finished.startswith("done    01_good")
