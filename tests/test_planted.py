@@ -91,7 +91,7 @@ def test_a_wrong_name_or_no_base_is_one_clear_line(tmp_path):
 
 # -- what the methods find in them ---------------------------------------------------------------------------
 
-FEW = {"n_prompts": 4, "n_replies": 4, "n_tuning": 2, "n_random": 3, "n_zeroed": 4}
+FEW = {"n_prompts": 4, "n_replies": 4, "n_tuning": 2, "n_random": 3, "n_zeroed": 4, "steps": 2}
 
 
 @pytest.mark.parametrize("name", [SHARED, DISJOINT])
@@ -102,20 +102,23 @@ def test_the_known_sets_are_those_that_were_trained(trained, name):
 
 
 def test_a_run_measures_every_place_and_goes_on_where_it_stopped(monkeypatch, tmp_path):
-    """In a model without training: zeroing shows nothing, so that no row is testable."""
+    """Where zeroing does not do what was intended, no row is testable."""
     done = []
 
     def tune(model, corpus, **options):
         done.append(corpus)
-        return finetune(model, corpus, steps=2, **options)
+        return finetune(model, corpus, **options)
 
     monkeypatch.setattr(ras, "finetune", tune)
+    rates = {"zeroed": ["nothing", "safety", "maths"], "refusals": [0.5, 0.5, 0.0], "maths": 0.5}
+    monkeypatch.setattr(control, "zeroed", lambda *given: pd.DataFrame(rates))
+    monkeypatch.setattr(control, "recovered", lambda *given: pd.DataFrame({"rule": ["paper"]}))
     monkeypatch.setattr(heads, "recovery", lambda *given: pd.DataFrame({"rule": ["causal"]}))
     known = {"safety": [(0, 1), (1, 2)], "maths": [(0, 3), (1, 4)]}
-    settings = control.Settings(("arithmetic", "literal", "single-hop"), known=known, folder=tmp_path, **FEW)
+    settings = control.Settings(("arithmetic", "literal"), known=known, folder=tmp_path, **FEW)
     first = control.run(tiny.study(), settings)
-    monkeypatch.setattr(control, "recovered", lambda *given: first.tables["planted-recovery"])
-    monkeypatch.setattr(control, "zeroed", lambda *given: first.tables["planted-zeroed"].query("split == @given[2]"))
+    for step in ("zeroed", "recovered"):
+        monkeypatch.setattr(control, step, None)  # done, and kept
     again = control.run(tiny.study(), settings)
     assert done == list(settings.corpora)
     points, sets = first.tables["planted-points"], first.tables["planted-sets"]

@@ -436,7 +436,7 @@ def test_a_run_goes_on_where_it_stopped(monkeypatch, tmp_path):
 
     def tune(model, corpus, **options):
         done.append(corpus)
-        return finetune(model, corpus, steps=2, **options)
+        return finetune(model, corpus, **options | {"steps": 2})
 
     monkeypatch.setattr(ras, "finetune", tune)
     monkeypatch.setattr(neurons, "OTHER", OTHER[:2])

@@ -10,7 +10,7 @@ the reply opens, along the thought, and at the place `RUNS`, where it has the be
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -21,19 +21,22 @@ from pandas import DataFrame
 
 from rimkit.behavior.evaluation import NOTHING, RANDOM, Evaluation, without
 from rimkit.behavior.stats import Units, bootstrap_p, paired_difference, resample_weights, widened_percentiles
+from rimkit.data import kept
 from rimkit.experiments import Found, Result, attempt, heads, neurons, ras, result, verdict_rows
 from rimkit.experiments.ras import AS_ACTIVE, CRITICAL, MODEL, OUTCOME, POINT, RAS, Baseline
 from rimkit.models.chat import MODES
 from rimkit.models.hub import locate
 from rimkit.models.study import StudyModel
-from rimkit.training.corpora import ROLES, family
+from rimkit.training.corpora import family
 
 SAFETY, MATHS = "safety", "maths"
 REQUEST, RUNS = "request", "where it runs"  # RUNS: the reply to a harmful request begins, and the thought on a problem
 MODE, METRIC = "no-think", "refused"
-# Maths alone: no orderings, which other neurons were trained on, and no safety.
-CORPORA = tuple(name for name in ROLES if "ordering" not in name)
-CORPORA += ("50 hard-careful, 50 hard-effort", "50 multi-hop, 50 literal")
+# Maths alone, easy and hard, of every style: no orderings, which other neurons were trained on, and no safety.
+CORPORA = (
+    "arithmetic", "hard", "single-hop", "hard-literal", "multi-hop", "hard-effort", "literal", "hard-careful",
+    "multi-hop-effort", "hard-hedging", "multi-hop-careful", "hedging",
+)  # fmt: skip
 PREDICTORS = (*ras.PREDICTORS, f"ras ({RUNS})", f"ras ({MATHS})")
 # What zeroing must do for a model to count, in points, written down before training: what runs through the set falls
 # by so much at least, and the other by so much at most.
@@ -46,7 +49,8 @@ class Settings(ras.Settings):
 
     corpora: tuple[str, ...] = CORPORA
     known: Mapping[str, Units] = field(default_factory=dict)
-    n_zeroed: int = 240  # requests of each kind, to see what zeroing a set does
+    steps: int = 60  # of every tuning, so that no corpus is trained on longer than another
+    n_zeroed: int = 96  # requests of each kind, to see what zeroing a set does
 
 
 def known_sets(model: str | Path) -> dict[str, list[tuple[int, int]]]:
@@ -57,7 +61,7 @@ def known_sets(model: str | Path) -> dict[str, list[tuple[int, int]]]:
 
 
 def zeroed(
-    study: StudyModel, known: Mapping[str, Units], split: str = "calibration", n: int = 240, progress: bool = False
+    study: StudyModel, known: Mapping[str, Units], split: str = "calibration", n: int = 96, progress: bool = False
 ) -> DataFrame:
     """What the model does as it is and without each set: columns ``zeroed, refusals, maths, harmless, coherent``.
 
@@ -201,15 +205,23 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     Tables ``planted-``: ``zeroed`` (by split), ``points``, ``sets``, ``levels``, ``correlations``, ``variation``,
     ``verdicts`` (per prompt), ``recovery`` (neurons), ``heads`` (`heads.recovery`; for other models nothing else).
     """
-    found = attempt(heads.recovery, study, heads.Settings(seed=settings.seed, evaluation=settings.evaluation))
+    of = study.fingerprint() if str(settings.folder) else ""
+
+    def part(name: str, step: Callable[..., DataFrame], *given) -> DataFrame:
+        folder = Path(settings.folder) / name if str(settings.folder) else ""
+        return kept(folder, lambda: {name: step(study, *given)}, of)[name]
+
+    how = heads.Settings(seed=settings.seed, evaluation=settings.evaluation)
+    found = attempt(part, "heads", heads.recovery, how)
     tables = {} if isinstance(found, str) else {"planted-heads": found}
     if len(settings.known) < 2:
         return result(study, tables, [])
     shared = set(settings.known[SAFETY]) == set(settings.known[MATHS])
-    splits = {name: zeroed(study, settings.known, name, settings.n_zeroed) for name in ("calibration", "evaluation")}
+    known, n = settings.known, settings.n_zeroed
+    splits = {split: part(split, zeroed, known, split, n) for split in ("calibration", "evaluation")}
     why_not = "" if holds(shared, splits["calibration"]) else "zeroing the known neurons does not do what was intended"
     tables["planted-zeroed"] = pd.concat([table.assign(split=name) for name, table in splits.items()])
-    tables["planted-recovery"] = recovered(study, settings)
+    tables["planted-recovery"] = part("recovery", recovered, settings)
     before, measure = ras.replies(study, settings, MODE), partial(point, solved=solve(study, settings))
     tuned = ras.tunings(baseline(study, settings), before, settings, measure)
     tables |= {name.replace("ras-", "planted-"): table for name, table in tuned.items() if name != "ras-layers"}

@@ -25,6 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -88,6 +89,7 @@ class Settings(Common):
     n_replies: int = 92  # evaluation requests, for the change of misalignment
     n_tuning: int = 32  # sequences of the corpus on which the KL divergence is computed
     folder: str | Path = ""  # keeps what is done (empty: nothing)
+    steps: ClassVar[int | None] = None  # of a tuning: all epochs
 
 
 def one_sided_shift(smaller: np.ndarray, larger: np.ndarray, guard: str = "drop", floor: float = FLOOR) -> float:
@@ -410,7 +412,7 @@ def checkpoints(
     base: Baseline, before: DataFrame, corpus: str, settings=Settings(), measure: Callable = point
 ) -> dict[str, DataFrame]:
     """Fine-tune on a corpus; `point` of its first and last checkpoint (others are like it)."""
-    training = {"seed": settings.seed, "save_every": settings.every, "progress": False}
+    training = {"steps": settings.steps, "seed": settings.seed, "save_every": settings.every, "progress": False}
     with TemporaryDirectory() as folder:
         finetune(base.study, corpus, folder=folder, **training)
         there = steps_in(folder)
