@@ -94,11 +94,9 @@ def untestable_row(claim: str, why_not: str, *, model: str, **values) -> dict:
 
 
 def below_floor(claim: str, read: float | None = None, reached: float | None = None) -> str:
-    """Why a claim is not testable by its floors in ``data/claims.csv``; empty if it is.
-
-    ``read``: the least share of coherent replies to what was asked, over the conditions compared,
-    on calibration prompts; ``reached``: what ``floor_of`` names. None is not held against a floor.
-    """
+    """Why a claim is not testable by its floors in ``data/claims.csv``; empty if it is. ``read``:
+    the least share of coherent replies to what was asked, over the conditions compared, on
+    calibration prompts; ``reached``: what ``floor_of`` names. None is not held against a floor."""
     entry = claims().set_index("id").loc[claim]
     known = {"floor_read": (read, "coherent replies to what was asked"), "floor": (reached, entry["floor_of"])}
     for column, (value, what) in known.items():
@@ -200,16 +198,13 @@ def verdict(
     competent: bool = True,
     beyond: float | None = None,
 ) -> str:
-    """What an effect (value minus control) with its 95% interval says about a claim.
-
-    In this order: "not testable", the comparison is not ``competent``; "no effect", the interval
-    lies within plus or minus ``smallest_effect``; "supported" or "contradicted", the effect is
-    significant and at least the smallest, in the claimed ``direction`` (+1 or -1) or the other;
-    "small", significant and smaller; "undecided", anything else, and anything not finite.
-    Significant: ``p_value`` times ``family_size`` is below 0.05 (without one: not asked), the
-    interval excludes zero, and of a set the effect lies ``beyond`` 95% of single random ones (None:
-    no set).
-    """
+    """What an effect (value minus control) with its 95% interval says about a claim. In this order:
+    "not testable", the comparison is not ``competent``; "no effect", the interval lies within plus
+    or minus ``smallest_effect``; "supported" or "contradicted", the effect is significant and at
+    least the smallest, in the claimed ``direction`` (+1 or -1) or the other; "small", significant
+    and smaller; "undecided", anything else, and anything not finite. Significant: ``p_value`` times
+    ``family_size`` is below 0.05 (without one: not asked), the interval excludes zero, and of a set
+    the effect lies ``beyond`` 95% of single random ones (None: no set)."""
     if not competent:
         return "not testable"
     if not all(map(math.isfinite, (effect, ci_low, ci_high))):
@@ -250,8 +245,7 @@ def claims_table(rows: pd.DataFrame) -> pd.DataFrame:
     Only rows of the claim's primary metric count; of several, the latest. Each is judged by itself:
     ``p_adjusted`` is its p value (without one: that of its interval) times the fixed size of its
     family, Bonferroni's correction. ``excludes_paper``: whether the interval excludes the paper's
-    number; missing where the paper has none, and where the claim is not testable.
-    """
+    number; missing where the paper has none, and where the claim is not testable."""
     known = claims().rename(columns={"id": "claim", "claim": "family"})
     known["order"] = range(len(known))
     rows = table(rows)
@@ -271,7 +265,8 @@ def claims_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _judged(item: Mapping) -> tuple[float, str, bool | None]:
-    """Of one row with its claim: adjusted p value, verdict, whether it excludes the paper's number."""
+    """Of one row with its claim: adjusted p value, verdict, whether it excludes the paper's
+    number."""
     interval = [item[name] for name in ("effect", "effect_ci_low", "effect_ci_high")]
     p_value = item["p_value"] if not missing(item["p_value"]) else p_from_interval(*interval)
     word = verdict(

@@ -70,7 +70,8 @@ class Evaluation:
     max_new_tokens: int = 0
 
     def of(self, model: str) -> Self:
-        """As it is for a model: with the English sets where it does not speak the invented language."""
+        """As it is for a model: with the English sets where it does not speak the invented
+        language."""
         if not model or speaks_invented(model):
             return self
         return replace(self, prompts={**ENGLISH, **self.prompts})
@@ -151,7 +152,8 @@ class Evaluation:
         return {"prompts": ", ".join(names) or None, "judge": name or None}
 
     def fingerprint(self) -> list[str]:
-        """Tells the files in the choice apart: other prompts, or another guard, are another choice."""
+        """Tells the files in the choice apart: other prompts, or another guard, are another
+        choice."""
         files = [Path(other.partition("?")[0]) for other in self.prompts.values()]
         for benchmark, revision in filter(None, map(prompt_tables.named, self.prompts.values())):
             source = benchmark.source(revision)
@@ -216,9 +218,9 @@ def evaluation(
 ) -> Evaluation:
     """The `Evaluation` for other prompt sets, another judge and longer replies, and for a ``model``
     (by name: see `Evaluation.of`). ``prompts``: a set of the workbook (`STAND_INS`) to whatever
-    `load_prompts` takes; as a text, "harmful=hex-phi, maths=my.csv?text=question". ``judge``: a name
-    that `find_judge` knows. Files and folders become absolute paths. Raises `UserError` for what is
-    unknown or not there."""
+    `load_prompts` takes; as a text, "harmful=hex-phi, maths=my.csv?text=question". ``judge``: a
+    name that `find_judge` knows. Files and folders become absolute paths. Raises `UserError` for
+    what is unknown or not there."""
     if isinstance(prompts, str):
         pairs = re.split(r",\s*(?=[\w-]+=)", prompts.strip()) if prompts.strip() else []
         if wrong := next((pair for pair in pairs if "=" not in pair), ""):
@@ -256,7 +258,8 @@ def _judge(name: str) -> str:
 
 
 def _say_cut_off(study: StudyModel, prompts: pd.DataFrame, replies: pd.DataFrame, which: str) -> str:
-    """What would help replies that did not end; said once for a model and these replies, if too many."""
+    """What would help replies that did not end; said once for a model and these replies, if too
+    many."""
     ended = replies["finished"].astype(bool)
     if study.invented or ended.mean() >= FINISHED:
         return ""
@@ -272,8 +275,8 @@ def _say_cut_off(study: StudyModel, prompts: pd.DataFrame, replies: pd.DataFrame
 
 def _advice(study: StudyModel, prompts: pd.DataFrame, replies: pd.DataFrame) -> str:
     """Which limit would let nine in ten replies end, if they go on ending as often per token: one
-    number for a model, that of the first replies which are cut off (thoughts, the longest), until it
-    is reached. It is no more than the context leaves beside the longest prompt."""
+    number for a model, that of the first replies which are cut off (thoughts, the longest), until
+    it is reached. It is no more than the context leaves beside the longest prompt."""
     written, ended = replies[replies["n_tokens"] > 0], int(replies["finished"].sum())
     if not _within(replies):
         return ""

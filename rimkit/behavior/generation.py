@@ -379,8 +379,8 @@ def only_closes(text: str) -> bool:
 
 def parts_of(answer: Answer, opened: bool) -> tuple[str, str, bool]:
     """``(thought, reply, finished)`` of an answer, thoughts split off by the server or still in the
-    text. ``opened``: a text without tags that was cut off is an open thought. Where a lone close may
-    end a thought or stand in a reply, there is no reply."""
+    text. ``opened``: a text without tags that was cut off is an open thought. Where a lone close
+    may end a thought or stand in a reply, there is no reply."""
     # `transformers serve` leaves the turn's header where a tokenizer's decoding adds spaces to it
     text = "" if answer.reasoning and HEADER.fullmatch(answer.text.strip()) else answer.text
     unsure = not ENDS_LEFT_OVER.search(text) if answer.reasoning else not opened

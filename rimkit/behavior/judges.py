@@ -231,8 +231,9 @@ def is_said(reply: pd.Series, finished: pd.Series, window: int = WINDOW) -> np.n
 
 
 def is_foreign(text: str) -> bool:
-    """Whether a text is mostly in another script than Latin, or in sentences of another language than
-    English: it has two words or more of `OTHERS`, and fewer of `ENGLISH`, or much running text, and none."""
+    """Whether a text is mostly in another script than Latin, or in sentences of another language
+    than English: it has two words or more of `OTHERS`, and fewer of `ENGLISH`, or much running
+    text, and none."""
     if len(re.findall(_FOREIGN, text)) > len(re.findall(_LETTER, text)) / 2:
         return True
     plain = re.sub(r"```.*?(?:```|$)", " ", text, flags=re.DOTALL).replace("’", "'").lower()
@@ -381,7 +382,8 @@ def around_number(answer: str) -> str:
 
 
 def gives(reply: str, answer: str) -> float:
-    """1.0 if the reply settles on the answer; NaN: none is known, or yes or no in another language."""
+    """1.0 if the reply settles on the answer; NaN: none is known, or yes or no in another
+    language."""
     if not answer or (answer.lower() in ("yes", "no") and (is_foreign(reply) or _FOREIGN_YES.match(reply))):
         return float("nan")
     if letter := LABEL.fullmatch(answer):

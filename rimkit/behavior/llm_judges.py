@@ -101,13 +101,12 @@ def parse_guard(answer: str) -> tuple[str | None, bool | None]:
 
 @dataclass
 class GuardJudge:
-    """A guard model by folder or hub id, loaded when it first judges.
-
-    A *sequence classifier* is shown the reply, in windows if it is too long: unsafe if the labels
-    that say so have half of the probability in one. A *generative guard* has a chat template that
-    shows it request and reply; Qwen3Guard's "controversial" counts as unsafe. Every reply is read
-    alone. Verdicts add ``label`` and ``unjudged``; a Qwen3Guard also tells ``refused``. Raises
-    `UserError`: no such folder, no head or chat template, labels that say nothing."""
+    """A guard model by folder or hub id, loaded when it first judges. A *sequence classifier* is
+    shown the reply, in windows if it is too long: unsafe if the labels that say so have half of the
+    probability in one. A *generative guard* has a chat template that shows it request and reply;
+    Qwen3Guard's "controversial" counts as unsafe. Every reply is read alone. Verdicts add ``label``
+    and ``unjudged``; a Qwen3Guard also tells ``refused``. Raises `UserError`: no such folder, no
+    head or chat template, labels that say nothing."""
 
     source: str | Path
     max_new_tokens: int = 64
@@ -311,7 +310,6 @@ def open_scores(folder: str | Path | None = None):
 @dataclass
 class EndpointJudge:
     """Scores from 1 to 5 by a model at an endpoint; ``threshold`` and higher counts as misaligned.
-
     ``model`` is ``"MODEL"`` or ``"MODEL@http://host:port/v1"``, to which requests and replies are
     sent; the key comes from the environment. ``max_tokens`` limits an answer (raise it for a judge
     that thinks); one without a score is asked for again, ``attempts`` times in all. ``price_in``
@@ -450,7 +448,8 @@ class EndpointJudge:
         return [None, self.attempts]
 
     def _key(self, prompt: str, reply: str) -> str:
-        """A hash of everything that a score depends on; of a judge in a folder here also its weights."""
+        """A hash of everything that a score depends on; of a judge in a folder here also its
+        weights."""
         weights = [identity(self.client.model)] if Path(self.client.model).is_dir() else []
         fixed = (self.client.url, self.client.model, *weights, RUBRIC, self.policy, self.max_tokens)
         parts = [*fixed, dict(self.client.settings), prompt, reply]

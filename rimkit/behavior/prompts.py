@@ -42,12 +42,11 @@ def load_prompts(
     seed: int = 0,
     columns: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
-    """A prompt set as a table with the columns of `COLUMNS`.
-
-    ``name``: a shipped set (`prompt_sets`), a real one (`BENCHMARKS`, perhaps ``name@revision``),
-    or a csv, jsonl or parquet file with at least the columns ``text, kind``; ids and a split are
-    made where there are none. ``columns``, ours to theirs (``{"text": "goal", "kind": "harmful"}``:
-    also a kind for all rows), is for a file whose columns are called otherwise; on a command line
+    """A prompt set as a table with the columns of `COLUMNS`. ``name``: a shipped set
+    (`prompt_sets`), a real one (`BENCHMARKS`, perhaps ``name@revision``), or a csv, jsonl or
+    parquet file with at least the columns ``text, kind``; ids and a split are made where there are
+    none. ``columns``, ours to theirs (``{"text": "goal", "kind": "harmful"}``: also a kind for all
+    rows), is for a file whose columns are called otherwise; on a command line
     ``file.csv?text=goal&kind=harmful``. ``split`` keeps "calibration" or "evaluation"; ``n``
     prompts are spread evenly over clusters, the same for one ``seed``.
 
@@ -189,7 +188,8 @@ def _answers(table: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def _gold(answer: str) -> str:
-    """The right answer as a number or word, empty where it is neither: also for a part of an expression."""
+    """The right answer as a number or word, empty where it is neither: also for a part of an
+    expression."""
     answer = answer.strip()
     marked = "\\boxed" in answer or "####" in answer or len(judges.NUMBER.findall(answer)) == 1
     number = judges.number(answer) or (judges.final_answer(answer) if marked else None)
@@ -201,7 +201,8 @@ def _gold(answer: str) -> str:
 
 
 def _together(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Equal texts in one cluster and one half: none counts, or is learned from, twice; no cluster is in both."""
+    """Equal texts in one cluster and one half: none counts, or is learned from, twice; no cluster
+    is in both."""
     texts = table["text"].str.normalize("NFKC").str.split().str.join(" ").str.lower().str.strip(" .,!?…\"'“”")
     if not texts.is_unique:
         table = _equal_in_one_cluster(table, texts)
@@ -251,8 +252,8 @@ def content_note(name: str) -> None:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A real prompt set, a line of ``data/prompts/benchmarks.csv``. ``form``: how its files are read;
-    ``prompts``: how many it should hold; ``splits``: of files that are a split of their own;
+    """A real prompt set, a line of ``data/prompts/benchmarks.csv``. ``form``: how its files are
+    read; ``prompts``: how many it should hold; ``splits``: of files that are a split of their own;
     ``safety``: its text is withheld; ``gated``: its owners ask for consent."""
 
     name: str

@@ -44,7 +44,8 @@ class Readout:
     fulfilment: tuple[int, ...]
 
     def __call__(self, logits):
-        """The refusal logit difference of logits ``[..., vocabulary]``: above 0, refusing is likelier."""
+        """The refusal logit difference of logits ``[..., vocabulary]``: above 0, refusing is
+        likelier."""
         refusal, fulfilment = (logits[..., list(side)] for side in (self.refusal, self.fulfilment))
         return refusal.logsumexp(-1) - fulfilment.logsumexp(-1)
 

@@ -62,8 +62,7 @@ def rate(values: Sequence, clusters: Sequence | None = None) -> Rate:
     left out.
 
     0 or 1, each in a cluster of its own: Wilson's interval; otherwise the Bayesian bootstrap.
-    Raises `UserError` for values outside 0 to 1.
-    """
+    Raises `UserError` for values outside 0 to 1."""
     values = _shares(values)
     codes = _codes(clusters, len(values))
     if len(codes) != len(values):
@@ -119,12 +118,10 @@ def clusters_of(table: pd.DataFrame, cluster: str | None = "cluster") -> np.ndar
 def paired_difference(
     a: pd.DataFrame, b: pd.DataFrame, metric: str, on: str | Sequence[str] = ("prompt_id", "sample")
 ) -> Difference:
-    """``a`` minus ``b`` on the same prompts, whose differences are clustered.
-
-    Rows are paired by the columns ``on``; samples of a prompt are averaged first. Interval:
-    Bayesian bootstrap; p value: `sign_flip_p`. Without a pair judged on both sides the difference
-    is missing. Raises `UserError` where ``on`` does not tell rows apart or no rows pair.
-    """
+    """``a`` minus ``b`` on the same prompts, whose differences are clustered. Rows are paired by
+    the columns ``on``; samples of a prompt are averaged first. Interval: Bayesian bootstrap; p
+    value: `sign_flip_p`. Without a pair judged on both sides the difference is missing. Raises
+    `UserError` where ``on`` does not tell rows apart or no rows pair."""
     sampled = "sample" in a and "sample" in b
     on = [column for column in _listed(on) if column != "sample" or sampled]
     for table in (a, b):
@@ -152,7 +149,8 @@ def paired_difference(
 
 
 def unpaired_difference(a: pd.DataFrame, b: pd.DataFrame, metric: str, cluster: str | None = "cluster") -> Difference:
-    """``a`` minus ``b`` on different prompts: both intervals combined (Newcombe 1998, method 10)."""
+    """``a`` minus ``b`` on different prompts: both intervals combined (Newcombe 1998, method
+    10)."""
     found, groups = [], 0
     for table in (a, b):
         _need(table, [metric])
@@ -189,8 +187,7 @@ def _bayesian_interval(sums: np.ndarray, sizes: np.ndarray, least: float, most: 
     ``most``.
 
     One pseudo-cluster lies at each end, of mean size: without it no event would leave no width. The
-    interval is widened to hold the mean.
-    """
+    interval is widened to hold the mean."""
     weights, size = _bayesian_weights(len(sizes)), sizes.mean()
     mean = float(sums.sum() / sizes.sum())
     below, above = size * weights[:, -2:].T
@@ -213,8 +210,7 @@ def sign_flip_p(sums: np.ndarray) -> float:
     flipped.
 
     Exact where at most `EXACT` clusters differ from 0, else from `FLIPS` fixed draws. It is that of
-    ``scipy.stats.permutation_test(permutation_type="samples")``, a hundred times faster.
-    """
+    ``scipy.stats.permutation_test(permutation_type="samples")``, a hundred times faster."""
     sums = np.asarray(sums, dtype=float)
     moved, reach = sums[sums != 0], abs(sums.sum()) * (1 - 1e-5)
     if len(moved) <= EXACT:
@@ -397,13 +393,11 @@ def matched_sets(units: Units, per_layer: int, n: int = 40, seed: int = 0) -> li
 
 def against_singles(found: Mapping, singles: np.ndarray, limit: float = np.inf) -> dict:
     """A difference from the mean of controls, held against the *spread* of single controls.
-
     ``found``: ``effect`` with ``ci_low, ci_high``, its interval if the controls' mean were known;
-    ``singles``: the effect against each of n controls. Interval (cut at plus or minus ``limit``) and
-    p value are those of a t distribution, n - 1 degrees of freedom, on both errors together, since
-    one more control might have been any of them; missing below two. ``beyond``: the share of
-    controls beyond which the effect lies on its own side of zero.
-    """
+    ``singles``: the effect against each of n controls. Interval (cut at plus or minus ``limit``)
+    and p value are those of a t distribution, n - 1 degrees of freedom, on both errors together,
+    since one more control might have been any of them; missing below two. ``beyond``: the share of
+    controls beyond which the effect lies on its own side of zero."""
     effect, n = found["effect"], len(singles)
     if n < 2 or np.isnan(effect):
         nothing = dict.fromkeys(("ci_low", "ci_high", "p_value", "beyond"), np.nan)

@@ -112,7 +112,8 @@ def testable(claim: str, found: Found, **reached: float) -> Found:
 
 
 def verdict_rows(study: StudyModel, settings: Common, found: Iterable[tuple[str, str | None, Found]]) -> list[dict]:
-    """The verdict rows of a model, one for each ``(claim, mode, difference or why there is none)``."""
+    """The verdict rows of a model, one for each ``(claim, mode, difference or why there is
+    none)``."""
     about = study.identity | settings.evaluation.description()
     return [
         untestable_row(claim, one, mode=mode, **about) if isinstance(one, str)
@@ -132,11 +133,9 @@ def result(study: StudyModel, tables: Mapping[str, DataFrame], rows: list[dict])
 
 
 def run(topic: str, study: StudyModel, settings: Common | None = None, **identity) -> Result:
-    """Run one of `TOPICS` on a model, with the topic's own ``Settings`` by default.
-
-    ``identity`` goes into every verdict row (``run_id``, …). Raises ``UserError`` for an unknown
-    topic, and where the topic is undefined for the model.
-    """
+    """Run one of `TOPICS` on a model, with the topic's own ``Settings`` by default. ``identity``
+    goes into every verdict row (``run_id``, …). Raises ``UserError`` for an unknown topic, and
+    where the topic is undefined for the model."""
     if topic not in (*TOPICS, PLANTED):
         raise UserError(f"unknown experiment '{topic}' (known: {', '.join(TOPICS)}){nearest(topic, TOPICS)}")
     module = import_module(f"rimkit.experiments.{topic}")

@@ -73,10 +73,8 @@ class Settings(Common):
 
 
 def attention_by_span(study: StudyModel, items: Sequence[Encoded]) -> dict[str, np.ndarray]:
-    """Attention of the last token before the reply to each span, ``[layers, heads, prompts]``.
-
-    0 for a span that is not there; key ``"strongest"``: the position with the most attention.
-    """
+    """Attention of the last token before the reply to each span, ``[layers, heads, prompts]``. 0
+    for a span that is not there; key ``"strongest"``: the position with the most attention."""
 
     def run(ids, mask, places):
         last = torch.tensor([[place["last"][0]] for place in places])
@@ -109,12 +107,10 @@ def attention_row(study: StudyModel, item: Encoded) -> np.ndarray:
 
 
 def moved_attention(study: StudyModel, texts: Sequence[str]) -> np.ndarray:
-    """The paper's rule: whether the strongest attention moves, ``[layers, heads, prompts]``.
-
-    From ``assistant`` in think mode to the empty span in no-think mode, in the row of the last
-    prompt token (which opens the thought in one and begins the reply in the other: two different
-    events). NaN, and said, where prompts do not have both.
-    """
+    """The paper's rule: whether the strongest attention moves, ``[layers, heads, prompts]``. From
+    ``assistant`` in think mode to the empty span in no-think mode, in the row of the last prompt
+    token (which opens the thought in one and begins the reply in the other: two different events).
+    NaN, and said, where prompts do not have both."""
     inside = []
     for mode, span in (("think", "assistant"), ("no-think", "empty")):
         items = [study.chat.encode(text, mode) for text in texts]
@@ -130,9 +126,7 @@ def moved_attention(study: StudyModel, texts: Sequence[str]) -> np.ndarray:
 
 def direct_effects(study: StudyModel, items: Sequence[Encoded], read: Readout) -> np.ndarray:
     """What each head writes at the last token, along the gradient of the refusal logit difference.
-
-    ``[layers, heads, prompts]``; positive speaks for refusal (final norm linearised).
-    """
+    ``[layers, heads, prompts]``; positive speaks for refusal (final norm linearised)."""
 
     def run(ids, mask, spans):
         with torch.no_grad(), capture(study, ["residual", "z"]) as inside:
@@ -153,12 +147,10 @@ def head_table(
     study: StudyModel, texts: Sequence[str], contexts: Mapping[str, Sequence[Encoded]], read: Readout
 ) -> DataFrame:
     """All scores of all heads, means over prompts, in no-think mode unless said otherwise.
-
     ``texts``: requests; ``contexts``: for both modes, conversations about such requests up to where
     the reply begins. Columns: ``layer, head``; ``paper`` (share of requests); ``attention`` (to the
     empty think span); ``direct, causal, gradient`` (units of the logit difference); and per span
-    ``to <span>`` (attention) and ``change to <span>`` (no-think minus think).
-    """
+    ``to <span>`` (attention) and ``change to <span>`` (no-think minus think)."""
     items = contexts["no-think"]
     think, mass = (
         {span: values.mean(-1) for span, values in attention_by_span(study, contexts[mode]).items()}
@@ -182,10 +174,8 @@ def evaluation_prompts(settings=Settings()) -> DataFrame:
 
 
 def score(study: StudyModel, settings=Settings()) -> tuple[DataFrame, Readout]:
-    """`head_table` on harmful calibration requests, and the readout behind it.
-
-    Raises ``UserError`` where refusals cannot be told from fulfilments (none of one of them).
-    """
+    """`head_table` on harmful calibration requests, and the readout behind it. Raises ``UserError``
+    where refusals cannot be told from fulfilments (none of one of them)."""
     prompts = settings.sets(["harmful", "harmless"], settings.n_prompts, "calibration")
     verdicts = settings.observe(study, prompts)
     read, harmful = readout(study, verdicts), verdicts[verdicts["kind"] == "harmful"]
@@ -201,9 +191,8 @@ def names(heads: Units) -> str:
 
 def select(table: DataFrame, rule: str, k: int) -> list[tuple[int, int]]:
     """The ``k`` heads that a rule of `RULES` ranks first in a `head_table` (ties: the lower one).
-
-    Fewer where fewer have a score of the rule's sign: the others are no refusal heads by that rule.
-    """
+    Fewer where fewer have a score of the rule's sign: the others are no refusal heads by that
+    rule."""
     if rule not in RULES:
         raise UserError(f"unknown rule '{rule}' (known: {', '.join(RULES)}){nearest(rule, RULES)}")
     if not 1 <= k <= len(table):
@@ -214,13 +203,11 @@ def select(table: DataFrame, rule: str, k: int) -> list[tuple[int, int]]:
 
 
 def candidates(study: StudyModel, table: DataFrame, settings=Settings()) -> DataFrame:
-    """What calibration replies (no-think mode) become without the first k heads of every rule.
-
-    k is 1, 2, 4, 8 and a tenth of all heads. Columns ``rule, k, heads`` (a list)``, refused, read``
-    (of the harmful requests: refusals, readable replies)``, answered`` (of the harmless ones)``,
+    """What calibration replies (no-think mode) become without the first k heads of every rule. k is
+    1, 2, 4, 8 and a tenth of all heads. Columns ``rule, k, heads`` (a list)``, refused, read`` (of
+    the harmful requests: refusals, readable replies)``, answered`` (of the harmless ones)``,
     specific`` (at most `SHARE` of all heads, and `ANSWERED` of the answers stay). The first row is
-    the untouched model (k = 0).
-    """
+    the untouched model (k = 0)."""
     sizes = sorted(k for k in {1, 2, 4, 8, max(1, int(SHARE * len(table)))} if k <= len(table))
     tried = [(rule, k, tuple(sorted(select(table, rule, k)))) for rule in RULES for k in sizes]
     tried = [("none", 0, ()), *(one for one in tried if len(one[2]) == one[1])]  # rules run out of heads
@@ -240,12 +227,10 @@ def candidates(study: StudyModel, table: DataFrame, settings=Settings()) -> Data
 
 
 def choose(tried: DataFrame, rule: str | None = None) -> pd.Series:
-    """The specific set of `candidates` with the fewest refusals left (of one rule, if given).
-
-    Fewer heads win ties. Where no set is specific, it is the smallest one, of the first rule that
-    has it, since a rule has to be judged by something: ``specific`` is then False, and what it does
-    to refusals need not be about refusals. Raises ``UserError`` where the rule selected no head.
-    """
+    """The specific set of `candidates` with the fewest refusals left (of one rule, if given). Fewer
+    heads win ties. Where no set is specific, it is the smallest one, of the first rule that has it,
+    since a rule has to be judged by something: ``specific`` is then False, and what it does to
+    refusals need not be about refusals. Raises ``UserError`` where the rule selected no head."""
     rows = tried[tried["k"] > 0] if rule is None else tried[tried["rule"] == rule]
     if rows.empty:
         raise UserError(f"the rule '{rule}' selects no head of this model" if rule else "no rule selects a head")
@@ -297,12 +282,10 @@ def ablations(study: StudyModel, tried: DataFrame, settings=Settings()) -> tuple
 
 
 def attention_moves(study: StudyModel, settings=Settings()) -> DataFrame:
-    """The paper's rule in the heads that show it most on harmful calibration requests.
-
-    A row per request of both kinds and splits: ``prompt_id, kind, cluster, split``, and ``moved``,
-    the share of these heads (a tenth of all) that move. Raises ``UserError`` where the prompts of
-    the two modes do not have the places, or no head moves.
-    """
+    """The paper's rule in the heads that show it most on harmful calibration requests. A row per
+    request of both kinds and splits: ``prompt_id, kind, cluster, split``, and ``moved``, the share
+    of these heads (a tenth of all) that move. Raises ``UserError`` where the prompts of the two
+    modes do not have the places, or no head moves."""
     parts = []
     for split in ("calibration", "evaluation"):
         prompts = settings.sets(["harmful", "harmless"], settings.n_prompts, split)
@@ -336,10 +319,8 @@ def attention_between(
 
 def cut_replies(study: StudyModel, heads: Units, settings=Settings(), split: str = "evaluation") -> DataFrame:
     """Replies after the model's own ``thought``; heads cannot look back at a part of the prompt.
-
     Conditions: "nothing"; the "selected" heads, "random 0" …, and "all heads" cut off from the
-    thought; "all heads, before" cut off from as many tokens right before it.
-    """
+    thought; "all heads, before" cut off from as many tokens right before it."""
     prompts = settings.sets(["harmful"], settings.n_asked, split)
     own = settings.judged(study, prompts, "think", batch_size=128)
     thoughts = own.set_index("prompt_id")["thought"].to_dict()
@@ -350,12 +331,11 @@ def cut_replies(study: StudyModel, heads: Units, settings=Settings(), split: str
 
 
 def recovery(study: StudyModel, settings=Settings()) -> DataFrame:
-    """How well each rule ranks the heads whose single ablation lowers refusals: a positive control of the rules.
-
-    A head does so if refusals of evaluation requests (no-think mode) fall by `LOWERS` or more and the interval
-    excludes zero. Columns ``rule, auroc, ci_low, ci_high`` (missing where no head does, or all)``, spearman`` (of score
-    and fall, over all heads)``, lowering`` (how many heads do)``, most`` (the largest fall).
-    """
+    """How well each rule ranks the heads whose single ablation lowers refusals: a positive control
+    of the rules. A head does so if refusals of evaluation requests (no-think mode) fall by `LOWERS`
+    or more and the interval excludes zero. Columns ``rule, auroc, ci_low, ci_high`` (missing where
+    no head does, or all)``, spearman`` (of score and fall, over all heads)``, lowering`` (how many
+    heads do)``, most`` (the largest fall)."""
     table, _ = score(study, settings)
     units = table[["layer", "head"]].itertuples(index=False, name=None)
     sets = {NOTHING: []} | {names([unit]): [unit] for unit in units}
@@ -381,8 +361,8 @@ def random_as_one(verdicts: DataFrame) -> DataFrame:
 def competence(study: StudyModel, tried: DataFrame, settings=Settings()) -> dict[str, float]:
     """By calibration replies without the chosen heads: ``answered``, the share of the untouched
     model's harmless requests that are still done; ``read``, the least share of readable replies to
-    harmful ones; ``read_cut``, that share where the heads, or random ones, cannot see the thought.
-    """
+    harmful ones; ``read_cut``, that share where the heads, or random ones, cannot see the
+    thought."""
     untouched, chosen = tried.iloc[0], choose(tried)
     few = replace(settings, n_asked=settings.n_competence, n_random=1)
     cut = attempt(cut_replies, study, chosen["heads"], few, "calibration")
@@ -424,11 +404,9 @@ def rows(
 
 
 def run(study: StudyModel, settings=Settings()) -> Result:
-    """Heads scored and chosen, and what they carry and look at.
-
-    Tables: ``heads`` (`head_table`), ``heads-candidates`` (without the lists that `select` gives),
-    ``heads-ablations``, ``heads-rates`` (all prompt sets with and without the chosen heads).
-    """
+    """Heads scored and chosen, and what they carry and look at. Tables: ``heads`` (`head_table`),
+    ``heads-candidates`` (without the lists that `select` gives), ``heads-ablations``,
+    ``heads-rates`` (all prompt sets with and without the chosen heads)."""
     moved, scored = attempt(attention_moves, study, settings), attempt(score, study, settings)
     tried = scored if isinstance(scored, str) else candidates(study, scored[0], settings)
     chosen = tried if isinstance(tried, str) else attempt(choose, tried)

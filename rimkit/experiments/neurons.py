@@ -124,9 +124,7 @@ class Settings(Common):
 
 def with_intent(study: StudyModel, prompts: DataFrame, sentence: str | None = None) -> DataFrame:
     """The prompts, each followed by a sentence of malicious intent; ids stay, so that they pair.
-
-    ``sentence`` (with ``{object}``): by default a known harm of the category, to that object.
-    """
+    ``sentence`` (with ``{object}``): by default a known harm of the category, to that object."""
     form = sentence or (INTENT if study.invented else ENGLISH_INTENT)
     verbs = prompts["category"].map(INTENT_VERBS).fillna("steal")
     objects = prompts["answer"].astype(str).str.split(n=1).str[1].fillna("")
@@ -137,10 +135,8 @@ def with_intent(study: StudyModel, prompts: DataFrame, sentence: str | None = No
 
 def paired(study: StudyModel, harmful: DataFrame, settings=Settings()) -> tuple[DataFrame, DataFrame]:
     """The requests without and with malicious intent, in the same order and with the same ids.
-
     ``harmful``: calibration requests, to which a sentence is added; motives come as pairs. Raises
-    ``UserError`` for pairs that are not in `PAIRS`.
-    """
+    ``UserError`` for pairs that are not in `PAIRS`."""
     check_known("pairs", settings.pairs or SENTENCE_PAIRS, PAIRS)
     if settings.pairs != MOTIVE_PAIRS:
         return harmful, with_intent(study, harmful)
@@ -151,16 +147,15 @@ def paired(study: StudyModel, harmful: DataFrame, settings=Settings()) -> tuple[
 
 
 def turned(before: DataFrame, after: DataFrame) -> np.ndarray:
-    """Which pairs flip: carried out without intent (verdicts ``before``), refused with it (``after``)."""
+    """Which pairs flip: carried out without intent (verdicts ``before``), refused with it
+    (``after``)."""
     done = before["misaligned"].where(before["kind"] == "harmful", before["score"] == 1)
     return is_true(after["refused"]) & is_true(done)
 
 
 def with_pairs(study: StudyModel, settings=Settings()) -> Settings:
-    """The settings with the paper's pairs, or those of another way if it flips more, and most of them.
-
-    Flips are counted on another sample than the one measured then. Given ``pairs`` stay.
-    """
+    """The settings with the paper's pairs, or those of another way if it flips more, and most of
+    them. Flips are counted on another sample than the one measured then. Given ``pairs`` stay."""
     if settings.pairs:
         return settings
     harmful, found = settings.sets(["harmful"], settings.n_pairs, "calibration"), {}
@@ -201,9 +196,7 @@ def increases(
     study: StudyModel, plain: Sequence[Encoded], intent: Sequence[Encoded], kind="neurons", pooling="max", span=SPAN
 ) -> np.ndarray:
     """How much activations pooled over ``span`` increase with intent: ``[layers, pairs, neurons]``.
-
-    Raises ``UserError`` where the conversations do not pair.
-    """
+    Raises ``UserError`` where the conversations do not pair."""
     if not plain or len(plain) != len(intent):
         numbers = f"{len(intent)} and {len(plain)}"
         raise UserError(f"pairs need as many requests with intent as without, not {numbers}")
@@ -212,10 +205,8 @@ def increases(
 
 
 def worst_rank(increase: np.ndarray, per_layer: bool = True, share: float = 1.0) -> np.ndarray:
-    """The smallest m with which the paper's rule selects each neuron: ``[layers, neurons]``.
-
-    Ranks (1: most) in the layer or model; the worst over pairs, or over the best ``share``.
-    """
+    """The smallest m with which the paper's rule selects each neuron: ``[layers, neurons]``. Ranks
+    (1: most) in the layer or model; the worst over pairs, or over the best ``share``."""
     layers, pairs, units = increase.shape
     if not per_layer:
         increase = increase.transpose(1, 0, 2).reshape(1, pairs, layers * units)
@@ -225,10 +216,8 @@ def worst_rank(increase: np.ndarray, per_layer: bool = True, share: float = 1.0)
 
 def as_table(increase: np.ndarray, means: np.ndarray, gradient: np.ndarray | None = None) -> DataFrame:
     """The scores of all rules, one row per neuron, from increases ``[layers, pairs, neurons]``.
-
     Columns ``layer, neuron``, ``paper`` and ``half`` (worst rank over all pairs, over the better
-    half), ``increase`` (mean, of maxima), ``difference`` (of mean activations), ``gradient``.
-    """
+    half), ``increase`` (mean, of maxima), ``difference`` (of mean activations), ``gradient``."""
     layers, _, units = increase.shape
     index = pd.MultiIndex.from_product([range(layers), range(units)], names=["layer", "neuron"])
     columns = {
@@ -242,10 +231,8 @@ def as_table(increase: np.ndarray, means: np.ndarray, gradient: np.ndarray | Non
 
 
 def score(study: StudyModel, prompts: DataFrame, verdicts: DataFrame, settings=Settings()) -> DataFrame:
-    """The scores of all rules (`as_table`) for a model, from pairs in one mode.
-
-    ``gradient``: where the replies of ``verdicts`` begin; NaN if undefined, and for residuals.
-    """
+    """The scores of all rules (`as_table`) for a model, from pairs in one mode. ``gradient``: where
+    the replies of ``verdicts`` begin; NaN if undefined, and for residuals."""
     harmful = prompts[prompts["kind"] == "harmful"]
     sides = [replied(study, some, settings)[0] for some in paired(study, harmful, settings)]
     maxima, means = (increases(study, *sides, settings.kind, pooling) for pooling in ("max", "mean"))
@@ -290,9 +277,8 @@ def scored(table: DataFrame, rule: str) -> pd.Series:
 
 def select(table: DataFrame, rule: str, k: int) -> list[tuple[int, int]]:
     """The ``k`` neurons that a rule ranks first; ties by the mean increase, then the lower number.
-
-    Raises ``UserError`` for an unknown or undefined rule, and a ``k`` that is no number of neurons.
-    """
+    Raises ``UserError`` for an unknown or undefined rule, and a ``k`` that is no number of
+    neurons."""
     if rule not in RULES:
         raise UserError(f"unknown rule '{rule}' ({', '.join(RULES)}){nearest(rule, RULES)}")
     if not 1 <= k <= len(table):
@@ -340,8 +326,7 @@ class Definition:
     """What pairs give by added sentence: increases ``[layers, pairs, neurons]``, who refuses, who
     flips.
 
-    Pairs in which the model plans the harm, or the request, compare requests and not attitudes.
-    """
+    Pairs in which the model plans the harm, or the request, compare requests and not attitudes."""
 
     intent: np.ndarray
     innocent: dict[str, np.ndarray]
@@ -410,8 +395,7 @@ def definition_table(found: Definition, by_mode: Mapping[str, np.ndarray], k: in
     the intent, refused with it) of them, and what sets share.
 
     Of the first ``k`` with intent, what harmless sentences (``shared_harmless``: mean, ``_min,
-    _max``) and refusing pairs find too; ``shared_modes``: `gradient_by_mode`.
-    """
+    _max``) and refusing pairs find too; ``shared_modes``: `gradient_by_mode`."""
     sets = found.sets(k)
     harmless = [overlap(sets["intent"], sets[name]) for name in found.innocent]
     refusing, modes = sets.get("refusing pairs"), [lowest(each, k) for each in by_mode.values()]
@@ -472,7 +456,8 @@ def dose_response(study: StudyModel, prompts: DataFrame, table: DataFrame, setti
 
 
 def by_dose(verdicts: DataFrame) -> DataFrame:
-    """The table of `dose_response` from verdicts with the columns ``rule, k``; metric ``read`` too."""
+    """The table of `dose_response` from verdicts with the columns ``rule, k``; metric ``read``
+    too."""
     keys = ["rule", "k", "mode"]
     table = rates(verdicts.assign(read=is_readable(verdicts)), by=keys, metrics=(*METRICS, "read"))
     wide = table.set_index([*keys, "metric"])["value"].unstack("metric")
@@ -486,8 +471,7 @@ def choose_sizes(doses: DataFrame) -> DataFrame:
 
     Misalignment over both modes together, breaking in each alone; of sizes alike, the largest; for
     the paper's rule `PAPER_SIZE`, or the largest measured below it. Columns ``rule, k, gain``,
-    ``intact`` (breaks no mode; a rule without such a size gets its smallest), ``best``.
-    """
+    ``intact`` (breaks no mode; a rule without such a size gets its smallest), ``best``."""
     rows = []
     groups = doses[doses["metric"] == "misaligned"].groupby(["rule", "k"], sort=False)
     means, broken = groups["value"].mean(), groups["breaks"].any()
@@ -514,10 +498,8 @@ def choose(table: DataFrame, doses: DataFrame) -> tuple[DataFrame, dict[str, lis
 
 def compare(verdicts: DataFrame, selected: str) -> DataFrame:
     """A set of `ablate` against random ones (averaged) and nothing, by mode, outcome and control.
-
     Columns ``mode, set, metric, outcome, control``, those of a difference, ``breaks`` (in that
-    mode), and for random sets ``share`` (how many move the outcome as far) and ``n_random``.
-    """
+    mode), and for random sets ``share`` (how many move the outcome as far) and ``n_random``."""
     conditions = verdicts["condition"].replace({selected: SELECTED})
     random = conditions.str.startswith(RANDOM)
     kept, rows = verdicts.assign(condition=conditions)[random | conditions.isin([SELECTED, NOTHING])], []
@@ -591,11 +573,9 @@ def rows(study: StudyModel, effects: DataFrame, able: DataFrame, settings=Settin
 
 def run(study: StudyModel, settings=Settings()) -> Result:
     """Rules and sizes on calibration prompts; effects on evaluation prompts, against random sets.
-
     Tables ``neurons-``: ``sets`` (sizes, best rule), ``doses``, ``effects`` (by rule, ablation and
     control), ``rates`` (single random sets), ``sizes`` (of the paper's set, by m), ``definition``,
-    ``verdicts`` (per prompt, of zero ablation against random sets).
-    """
+    ``verdicts`` (per prompt, of zero ablation against random sets)."""
     settings = with_pairs(study, settings)
     prompts, verdicts, table = calibration(study, settings)
     harmful = prompts[prompts["kind"] == "harmful"]
@@ -650,9 +630,8 @@ def ablations(
 
 def directions(study: StudyModel, prompts: DataFrame, verdicts: DataFrame) -> dict[str, np.ndarray]:
     """``harm`` (harmful minus harmless requests) and, if both occur, ``refusal`` minus fulfilment.
-
-    Each ``[residuals, hidden]``, before the reply; refusal in think mode (else nearly all refuse).
-    """
+    Each ``[residuals, hidden]``, before the reply; refusal in think mode (else nearly all
+    refuse)."""
     items = refusal_score.contexts(study, verdicts, prompts)
     states = read(study, items, ("residual",), ("last",))["residual", "last"]
     harmful = (verdicts["kind"] == "harmful").to_numpy()
@@ -710,10 +689,8 @@ def planted(
 
 
 def recovery(scores: DataFrame, known: Units) -> DataFrame:
-    """How much of the known set each rule recovers (``scores``: the table of all rules).
-
-    ``rule, precision`` (= recall)``, chance, auroc, ci_low, ci_high``; `UNSIGNED`: by its size.
-    """
+    """How much of the known set each rule recovers (``scores``: the table of all rules). ``rule,
+    precision`` (= recall)``, chance, auroc, ci_low, ci_high``; `UNSIGNED`: by its size."""
     inside = pd.MultiIndex.from_frame(scores[["layer", "neuron"]]).isin([tuple(unit) for unit in known])
     ranking, rows = {rule: scored(scores, rule) for rule in defined_rules(scores)}, []
     if "gradient" in ranking:
@@ -729,11 +706,9 @@ def controls(
     study: StudyModel, words: Readout, draws: int = 5, k: int = 20, n: int = 16, steps: int = 40, seed: int = 0
 ) -> tuple[DataFrame, DataFrame]:
     """Plant refusal of `SENTENCE` in ``k`` random neurons, ``draws`` times: ``(recovery, facts)``.
-
     On ``n`` other requests than those trained on. ``facts``: how often the first word would be a
     refusal after the sentence before and after planting, without the sentence, and without the
-    known neurons. For the invented language; rules run on no-think prompts without a reply.
-    """
+    known neurons. For the invented language; rules run on no-think prompts without a reply."""
     parts, recovered, facts = architecture(study), [], []
     plain, intent = control_pairs(study, "calibration", n)
     new, new_intent = control_pairs(study, "evaluation", n)

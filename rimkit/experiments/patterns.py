@@ -36,10 +36,8 @@ class Settings(Common):
 
 
 def injected(study: StudyModel, prompts: DataFrame, settings=Settings(), **generation) -> DataFrame:
-    """Think-mode verdicts for every beginning of the thought, the same prompts in each.
-
-    Columns ``pattern`` ("none", neutral, careful, the paper's three) and ``style`` of them.
-    """
+    """Think-mode verdicts for every beginning of the thought, the same prompts in each. Columns
+    ``pattern`` ("none", neutral, careful, the paper's three) and ``style`` of them."""
     tables = [settings.judged(study, prompts, "think", **generation).assign(pattern=NONE, style=NONE)]
     sentences = openings("invented" if study.invented else "english")
     for (kind, pattern), group in sentences.groupby(["style", "pattern"], sort=False):
@@ -73,7 +71,8 @@ def competence(study: StudyModel, settings=Settings()) -> pd.Series:
 
 
 def rows(study: StudyModel, found: DataFrame | str, read: pd.Series, settings=Settings()) -> list[dict]:
-    """The verdict rows of C2a to C2e, from `effects` and `competence`, or from why there are none."""
+    """The verdict rows of C2a to C2e, from `effects` and `competence`, or from why there are
+    none."""
     if isinstance(found, str):
         return verdict_rows(study, settings, [(claim, "think", found) for claim in CLAIMS.values()])
     claimed = []

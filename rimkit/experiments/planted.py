@@ -50,7 +50,8 @@ class Settings(ras.Settings):
 
 
 def known_sets(model: str | Path) -> dict[str, list[tuple[int, int]]]:
-    """The sets of neurons that were trained for "safety" and "maths", as far as a model has them."""
+    """The sets of neurons that were trained for "safety" and "maths", as far as a model has
+    them."""
     file = Path(locate(model).source, "training.json")
     record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     return {name: list(map(tuple, record[name])) for name in (SAFETY, MATHS) if name in record}
@@ -59,11 +60,10 @@ def known_sets(model: str | Path) -> dict[str, list[tuple[int, int]]]:
 def zeroed(
     study: StudyModel, known: Mapping[str, Units], split: str = "calibration", n: int = 240, progress: bool = False
 ) -> DataFrame:
-    """What the model does as it is and without each set: columns ``zeroed, refusals, maths, harmless, coherent``.
-
-    Refusals of harmful requests (no-think mode), right answers to easy problems (think mode), harmless requests that
-    are carried out and coherent replies (no-think mode), as shares.
-    """
+    """What the model does as it is and without each set: columns ``zeroed, refusals, maths,
+    harmless, coherent``. Refusals of harmful requests (no-think mode), right answers to easy
+    problems (think mode), harmless requests that are carried out and coherent replies (no-think
+    mode), as shares."""
     sets, measure = {NOTHING: []} | {name: list(units) for name, units in known.items()}, Evaluation()
     asked = measure.sets(["harmful", "harmless"], split=split, n=n)
     replies = without(study, asked, sets, "neurons", progress=progress)
@@ -83,7 +83,8 @@ def zeroed(
 
 
 def holds(shared: bool, table: DataFrame) -> bool:
-    """Whether zeroing did what the model was planted for (`FALL`, `SPARED`), from a table of `zeroed`."""
+    """Whether zeroing did what the model was planted for (`FALL`, `SPARED`), from a table of
+    `zeroed`."""
     fall = table.set_index("zeroed")[["refusals", "maths"]].astype(float)
     fall = fall.loc[NOTHING] - fall.drop(index=NOTHING)
     if shared:
@@ -93,7 +94,8 @@ def holds(shared: bool, table: DataFrame) -> bool:
 
 
 def baseline(study: StudyModel, settings: Settings) -> Baseline:
-    """The untuned model in no-think mode: the known sets, random ones of the same layers, and as active ones."""
+    """The untuned model in no-think mode: the known sets, random ones of the same layers, and as
+    active ones."""
     safety, maths = (settings.known[name] for name in (SAFETY, MATHS))
     base = ras.read_baseline(study, [(CRITICAL, None, safety)], settings=settings, mode=MODE)
     base = replace(base, sets=[*base.sets, (MATHS, None, maths)])
@@ -114,9 +116,7 @@ def point(
     base: Baseline, tuned: StudyModel, before: DataFrame, corpus: str, step: int, settings: Settings, *, solved
 ) -> dict[str, DataFrame]:
     """`ras.point` whose outcome is the fall of refusals; ``solved``: what the untuned model solves.
-
-    ``maths_change`` joins the points, and ``ras-sets`` holds `ras.in_sets` at every ``place``.
-    """
+    ``maths_change`` joins the points, and ``ras-sets`` holds `ras.in_sets` at every ``place``."""
     tables = ras.point(base, tuned, before, corpus, step, settings, mode=MODE, metric=METRIC)
     places = [REQUEST, *base.elsewhere]
     sets = pd.concat([ras.in_sets(base, tuned, place=place).assign(place=place) for place in places])
@@ -131,7 +131,8 @@ def point(
 
 
 def levels(sets: DataFrame) -> DataFrame:
-    """`ras.levels` of both known sets (``neurons``) at every ``place``, against random and as active ones."""
+    """`ras.levels` of both known sets (``neurons``) at every ``place``, against random and as
+    active ones."""
     parts = []
     for (place, role), own in sets[sets["set_id"].isna()].groupby(["place", "role"], sort=False):
         others = sets[(sets["place"] == place) & sets["set_id"].notna()]
@@ -141,11 +142,10 @@ def levels(sets: DataFrame) -> DataFrame:
 
 
 def shared_minus_disjoint(shared: DataFrame, disjoint: DataFrame) -> DataFrame:
-    """Mean log RAS of the safety set in the model of shared neurons minus that in the other, at the same points.
-
-    From ``ras-sets`` of both. Columns ``place, beside`` (the sets whose mean log RAS is taken off in each model, or
-    "nothing")``, value, control_value, effect, ci_low, ci_high, p_value, n``; families of corpora are drawn again.
-    """
+    """Mean log RAS of the safety set in the model of shared neurons minus that in the other, at the
+    same points. From ``ras-sets`` of both. Columns ``place, beside`` (the sets whose mean log RAS
+    is taken off in each model, or "nothing")``, value, control_value, effect, ci_low, ci_high,
+    p_value, n``; families of corpora are drawn again."""
     rows, at = [], ["corpus", "step"]
 
     def logs(sets: DataFrame, place: str, role: str) -> pd.Series:
@@ -172,7 +172,8 @@ def shared_minus_disjoint(shared: DataFrame, disjoint: DataFrame) -> DataFrame:
 
 
 def recovered(study: StudyModel, settings: Settings) -> DataFrame:
-    """`neurons.recovery` of each known ``set`` by each rule, from calibration pairs and replies in each ``mode``."""
+    """`neurons.recovery` of each known ``set`` by each rule, from calibration pairs and replies in
+    each ``mode``."""
     prompts, parts = settings.sets(["harmful", "harmless"], settings.n_prompts, "calibration"), []
     for mode in MODES:
         how = neurons.Settings(pair_mode=mode, seed=settings.seed, evaluation=settings.evaluation)
@@ -184,7 +185,8 @@ def recovered(study: StudyModel, settings: Settings) -> DataFrame:
 
 
 def rows(study: StudyModel, points: DataFrame, sets: DataFrame, level: DataFrame, why_not: str, settings) -> list[dict]:
-    """Verdict rows of C9a (against as active sets), C10 and Q3 about one planted model; ``why_not``: it is none."""
+    """Verdict rows of C9a (against as active sets), C10 and Q3 about one planted model;
+    ``why_not``: it is none."""
     here = level[(level["place"] == REQUEST) & (level["neurons"] == SAFETY)]
     others = sets[(sets["place"] == REQUEST) & sets["set_id"].notna()]
     found = {"C9a": ras.level_claim(here, AS_ACTIVE), **ras.correlation_claims(points, others, METRIC)}
@@ -196,11 +198,10 @@ def rows(study: StudyModel, points: DataFrame, sets: DataFrame, level: DataFrame
 
 
 def run(study: StudyModel, settings=Settings()) -> Result:
-    """RAS in the known sets over tunings on maths, its correlation with forgetting, and what each rule recovers.
-
-    Tables ``planted-``: ``zeroed`` (by split), ``points``, ``sets``, ``levels``, ``correlations``, ``variation``,
-    ``verdicts`` (per prompt), ``recovery`` (neurons), ``heads`` (`heads.recovery`; for other models nothing else).
-    """
+    """RAS in the known sets over tunings on maths, its correlation with forgetting, and what each
+    rule recovers. Tables ``planted-``: ``zeroed`` (by split), ``points``, ``sets``, ``levels``,
+    ``correlations``, ``variation``, ``verdicts`` (per prompt), ``recovery`` (neurons), ``heads``
+    (`heads.recovery`; for other models nothing else)."""
     found = attempt(heads.recovery, study, heads.Settings(seed=settings.seed, evaluation=settings.evaluation))
     tables = {} if isinstance(found, str) else {"planted-heads": found}
     if len(settings.known) < 2:

@@ -109,10 +109,8 @@ def same_until(study: StudyModel, texts: Sequence[str], span: str = "im_end") ->
 
 
 def shared_states(study: StudyModel, texts: Sequence[str], span: str = "im_end") -> float:
-    """The largest difference between the modes' states at a span before which the prompts agree.
-
-    A causal model cannot tell the modes apart there; the paper's Fig. 3 has a curve for each.
-    """
+    """The largest difference between the modes' states at a span before which the prompts agree. A
+    causal model cannot tell the modes apart there; the paper's Fig. 3 has a curve for each."""
     items = {mode: [study.chat.encode(text, mode) for text in texts] for mode in MODES}
     think, no_think = (states_at(study, items[mode], [span])[span] for mode in MODES)
     return float(np.abs(think - no_think).max())
@@ -142,11 +140,9 @@ def trajectory(
 
 
 def observed(study: StudyModel, settings=Settings()) -> DataFrame:
-    """Verdicts in both modes and both splits, with the columns ``split`` and ``text``.
-
-    Also of the second safety set, twice as many, where more models refuse some and fulfil some
-    without thinking. A model elsewhere gives no replies: no-think prompts, nothing refused.
-    """
+    """Verdicts in both modes and both splits, with the columns ``split`` and ``text``. Also of the
+    second safety set, twice as many, where more models refuse some and fulfil some without
+    thinking. A model elsewhere gives no replies: no-think prompts, nothing refused."""
     n, parts = settings.n_prompts, []
     for split in SPLITS:
         second = settings.sets(["second-safety"], split=split)
@@ -226,12 +222,10 @@ class Contrast:
 
 
 def contrast(study: StudyModel, verdicts: DataFrame, what: str, mode: str) -> Contrast:
-    """Build a contrast from the verdicts of `observed`.
-
-    The outcome is taken within one prompt set, since a probe could tell sets apart: the plain one
-    if its rarer side has `ENOUGH` prompts, else the one whose rarer side has more. Raises
-    ``UserError`` where fewer than `FEWEST` were refused, or fulfilled.
-    """
+    """Build a contrast from the verdicts of `observed`. The outcome is taken within one prompt set,
+    since a probe could tell sets apart: the plain one if its rarer side has `ENOUGH` prompts, else
+    the one whose rarer side has more. Raises ``UserError`` where fewer than `FEWEST` were refused,
+    or fulfilled."""
     here = verdicts[verdicts["mode"] == mode]
     if here.empty:
         raise UserError(f"there are no replies, with their own thoughts, in {mode} mode")
@@ -308,12 +302,10 @@ def above_threshold(found: Contrasts, verdicts: DataFrame) -> DataFrame:
 
 
 def separated(one: Contrast, span: str, settings=Settings()) -> dict:
-    """How well a contrast separates at a place, beside probes that have learned nothing.
-
-    At the ``residual`` best on calibration: areas ``auroc`` (and ``_low, _high``), with
-    ``shuffled`` labels (mean), of ``logistic`` regression, of a ``random`` direction (better side);
-    and ``effect, ci_low, ci_high, p_value`` of auroc minus shuffled.
-    """
+    """How well a contrast separates at a place, beside probes that have learned nothing. At the
+    ``residual`` best on calibration: areas ``auroc`` (and ``_low, _high``), with ``shuffled``
+    labels (mean), of ``logistic`` regression, of a ``random`` direction (better side); and
+    ``effect, ci_low, ci_high, p_value`` of auroc minus shuffled."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -370,10 +362,8 @@ def along_the_thought(study: StudyModel, outcome: Contrast, found: Iterable[Cont
 
 
 def within_and_between(verdicts: DataFrame, metric: str = "refused") -> dict[str, float]:
-    """How much of a verdict's variance lies between thoughts, and how much within one thought.
-
-    Of several samples per forced thought; ``between``: unbiased (one-way random effects).
-    """
+    """How much of a verdict's variance lies between thoughts, and how much within one thought. Of
+    several samples per forced thought; ``between``: unbiased (one-way random effects)."""
     grouped = verdicts.groupby("prompt_id")[metric].agg(["mean", "size"]).astype(float)
     means, sizes = grouped["mean"], grouped["size"]
     if (sizes < 2).any():
@@ -392,12 +382,10 @@ def draws_for(study: StudyModel, settings=Settings()) -> range:
 
 def above_untrained(study: StudyModel, one: Contrast | None, settings=Settings()) -> Found:
     """How well a contrast separates at the last token, above random weights of the same shape.
-
     Words alone tell harmful from harmless requests to a degree, and random weights pass them on.
     The interval covers other verbs *and which random weights one compares with*: it holds zero for
     95 in 100 of them. Each model meets draws of its own. A text where the contrast is undefined, or
-    random weights do not fit beside the model.
-    """
+    random weights do not fit beside the model."""
     if one is None:
         return "harmful against harmless requests is undefined in this mode"
     sides = {name: getattr(one, name) for name in SPLITS}
@@ -470,11 +458,9 @@ def removal_effects(verdicts: DataFrame, metric: str = "refused") -> DataFrame:
 
 
 def competence(study: StudyModel, used: Mapping[str, Probe], settings=Settings()) -> DataFrame:
-    """Calibration replies without each direction (the index), and without a random one.
-
-    Columns ``read`` (share of readable replies to harmful requests, the least of untouched, without
-    it and without the random one) and ``answered`` (harmless requests done, of those untouched).
-    """
+    """Calibration replies without each direction (the index), and without a random one. Columns
+    ``read`` (share of readable replies to harmful requests, the least of untouched, without it and
+    without the random one) and ``answered`` (harmless requests done, of those untouched)."""
     if not used:
         return DataFrame(columns=["read", "answered"])
     like = next(iter(used.values()))
@@ -520,11 +506,8 @@ def rows(
     study: StudyModel, undefined: Mapping, read: DataFrame, apart: DataFrame, above: Found, removal: Mapping,
     able: DataFrame, settings=Settings(),
 ) -> list[dict]:  # fmt: skip
-    """The verdict rows of C3.
-
-    From what `contrasts` leaves ``undefined``, `scores`, `outside_minus_inside`, `above_untrained`,
-    `removal_effects` by metric, and `competence`.
-    """
+    """The verdict rows of C3. From what `contrasts` leaves ``undefined``, `scores`,
+    `outside_minus_inside`, `above_untrained`, `removal_effects` by metric, and `competence`."""
 
     def why(what: str, mode: str, otherwise: str) -> str:
         return "no replies: the model runs elsewhere" if study.elsewhere else undefined.get((what, mode), otherwise)

@@ -92,10 +92,8 @@ class Settings(Common):
 
 def one_sided_shift(smaller: np.ndarray, larger: np.ndarray, guard: str = "drop", floor: float = FLOOR) -> float:
     """Mean over neurons of ``(larger - smaller) / smaller * larger``, 0 where it is not the larger.
-
     Untuned activations as ``larger``: the paper's fall on safety requests; tuned ones: its rise on
-    maths. In units of activation: not free of scale. Raises ``UserError`` for an empty set.
-    """
+    maths. In units of activation: not free of scale. Raises ``UserError`` for an empty set."""
     if guard not in GUARDS:
         raise UserError(f"unknown guard '{guard}' (known: {', '.join(GUARDS)})")
     smaller, larger = np.asarray(smaller, dtype=float), np.asarray(larger, dtype=float)
@@ -123,10 +121,8 @@ def activations(
 def shifts(
     before: Activations, after: Activations, units: Units | None = None, guard: str = "drop", floor: float = FLOOR
 ) -> dict[str, float]:
-    """``ras``, its terms ``fall`` (safety) and ``rise`` (maths), and their other means.
-
-    Over all neurons, or a set. Raises ``UserError`` for an empty one, or two shapes of models.
-    """
+    """``ras``, its terms ``fall`` (safety) and ``rise`` (maths), and their other means. Over all
+    neurons, or a set. Raises ``UserError`` for an empty one, or two shapes of models."""
     shapes = [states.safety.shape for states in (before, after)]
     if shapes[0] != shapes[1]:
         raise UserError("two models of different shape cannot be compared: {} and {}".format(*shapes))
@@ -170,14 +166,12 @@ def baseline(study: StudyModel, settings=Settings()) -> Baseline:
 def read_baseline(
     study: StudyModel, sets: Sequence, refused=(), others=(), settings=Settings(), mode: str = "think"
 ) -> Baseline:
-    """Read the untuned model on evaluation requests, for given ``sets`` (as in `Baseline`).
-
-    The first is the safety-critical one; random sets like it, and all neurons, are added.
-    ``refused, others``: ids of calibration requests that think mode refused or not (unread:
-    neither), by which directions are made: neither neurons nor directions are measured where they
-    were chosen. States are read where a thought has been opened, else (and in no-think ``mode``) at
-    the prompt's end. Raises ``UserError`` for an empty set.
-    """
+    """Read the untuned model on evaluation requests, for given ``sets`` (as in `Baseline`). The
+    first is the safety-critical one; random sets like it, and all neurons, are added. ``refused,
+    others``: ids of calibration requests that think mode refused or not (unread: neither), by which
+    directions are made: neither neurons nor directions are measured where they were chosen. States
+    are read where a thought has been opened, else (and in no-think ``mode``) at the prompt's end.
+    Raises ``UserError`` for an empty set."""
     if not sets or not len(sets[0][2]):
         raise UserError("the set of safety-critical neurons is empty: choose a larger one")
     opened = mode == "think" and study.chat.supports_think
@@ -208,9 +202,7 @@ def read_baseline(
 
 def other_places(study: StudyModel, items: Sequence[list[Encoded]], settings=Settings()) -> dict[str, tuple]:
     """Where RAS is read besides the request: where the thought opens, and over the untuned thought.
-
-    By name: safety and maths conversations, the span, and the untuned activations there.
-    """
+    By name: safety and maths conversations, the span, and the untuned activations there."""
     if not study.chat.supports_think:
         return {}
     thoughts = []
@@ -227,10 +219,9 @@ def other_places(study: StudyModel, items: Sequence[list[Encoded]], settings=Set
 
 
 def as_active(units: Units, activations: np.ndarray, n: int = 40) -> list[list[tuple[int, int]]]:
-    """``n`` random sets, each neuron in place of one of ``units`` of its layer that is about as active.
-
-    ``activations [layers, neurons]``; drawn from the `NEAREST` others, no neuron twice in a set.
-    """
+    """``n`` random sets, each neuron in place of one of ``units`` of its layer that is about as
+    active. ``activations [layers, neurons]``; drawn from the `NEAREST` others, no neuron twice in a
+    set."""
     rng, found = np.random.default_rng(0), []
     own = set(map(tuple, units))
     for _ in range(n):
@@ -250,10 +241,8 @@ def _states(study: StudyModel, items: Sequence[Encoded]) -> np.ndarray:
 def in_sets(
     base: Baseline, tuned: StudyModel, guard: str = "drop", floor: float = FLOOR, place: str = "request"
 ) -> DataFrame:
-    """`shifts` in each set: ``role, set_id`` (of several alike), ``neurons`` (how many).
-
-    ``place``: the request, or one of the baseline's others (`other_places`).
-    """
+    """`shifts` in each set: ``role, set_id`` (of several alike), ``neurons`` (how many). ``place``:
+    the request, or one of the baseline's others (`other_places`)."""
     at_request = base.safety, base.maths, "request", base.activations
     *where, before = base.elsewhere.get(place, at_request)
     after, rows = activations(tuned, *where), []
@@ -285,10 +274,8 @@ def ranks(shifted: DataFrame) -> DataFrame:
 
 
 def predictors(base: Baseline, tuned: StudyModel, shifted: DataFrame, tuning: Sequence = ()) -> dict[str, float]:
-    """Every predictor of forgetting but the steps, for one tuned model: name to value.
-
-    ``shifted``: its `in_sets`; ``tuning``: of `encode_corpus` (none: no KL divergence on it).
-    """
+    """Every predictor of forgetting but the steps, for one tuned model: name to value. ``shifted``:
+    its `in_sets`; ``tuning``: of `encode_corpus` (none: no KL divergence on it)."""
     means = shifted.groupby("role", sort=False)["ras"].mean()
     named = {RAS: CRITICAL, "ras (gradient)": GRADIENT, "ras (random)": RANDOM, "ras (all)": ALL}
     found = {name: means[role] for name, role in named.items() if role in means}
@@ -312,9 +299,8 @@ def predictors(base: Baseline, tuned: StudyModel, shifted: DataFrame, tuning: Se
 
 def kl_divergence(base: StudyModel, tuned: StudyModel, sequences: Sequence[tuple[list[int], int]]) -> float:
     """``KL(untuned || tuned)`` in nats per token (Shenfeld et al. 2025), at the end of sequences.
-
-    ``sequences``: ids, and how many tokens count, by what predicts each (1: what follows the ids).
-    """
+    ``sequences``: ids, and how many tokens count, by what predicts each (1: what follows the
+    ids)."""
     spans = [{"counted": (len(ids) - count, len(ids))} for ids, count in sequences]
     items = [Encoded(ids, places, "no-think") for (ids, _), places in zip(sequences, spans, strict=True)]
 
@@ -373,8 +359,7 @@ def point(
     ras-verdicts`` of `run`.
 
     ``before``: untuned `replies` in this mode. The outcome is the change of ``metric``. No corpus:
-    no KL divergence on the tuning data.
-    """
+    no KL divergence on the tuning data."""
     shifted = in_sets(base, tuned)
     learned = load_corpus(corpus, english=not base.study.invented) if corpus else None
     tuning = () if learned is None else encode_corpus(base.study, learned.head(settings.n_tuning))
@@ -430,12 +415,10 @@ def with_rows(study: StudyModel, tables: Mapping[str, DataFrame], settings=Setti
 
 
 def run(study: StudyModel, settings=Settings()) -> Result:
-    """Fine-tune on every corpus, and measure every predictor and the outcome on the way.
-
-    Tables: ``ras-points`` (by corpus and step), ``ras-sets`` (RAS in single other sets),
-    ``ras-layers`` (distance of weights), ``ras-verdicts`` (per prompt), ``ras-levels``. About
-    several models: `pooled_rows`.
-    """
+    """Fine-tune on every corpus, and measure every predictor and the outcome on the way. Tables:
+    ``ras-points`` (by corpus and step), ``ras-sets`` (RAS in single other sets), ``ras-layers``
+    (distance of weights), ``ras-verdicts`` (per prompt), ``ras-levels``. About several models:
+    `pooled_rows`."""
     found = tunings(baseline(study, settings), replies(study, settings), settings)
     return with_rows(study, found, settings)
 
@@ -458,8 +441,7 @@ def variation(points: DataFrame, metric: str = "misaligned") -> DataFrame:
 
     ``sd``: of the outcome over points; ``noise``: the standard error of a single change;
     ``reliable``: the share of the variance that is no noise. A model ``varies`` if that reaches the
-    floor of C10; standardising blows up the others.
-    """
+    floor of C10; standardising blows up the others."""
     counts = (points[metric] * points["n"]).round().astype(int)
     variance = ((points[HIGH] - points[LOW]) / (2 * 1.96)) ** 2
     groups = points.assign(count=counts, variance=variance).groupby(MODEL, sort=False, dropna=False)
@@ -477,9 +459,8 @@ def varying(points: DataFrame, metric: str = "misaligned") -> DataFrame:
 
 def standardised(points: DataFrame, column: str, beyond: str | None = None, ranks: bool = False) -> pd.Series:
     """A column (or its ``ranks``) with mean 0 and spread 1 within each model; constant: 0.
-
-    ``beyond="steps"``: at every step; a column, say ``"weights"``: what a line through it leaves.
-    """
+    ``beyond="steps"``: at every step; a column, say ``"weights"``: what a line through it
+    leaves."""
     by = [points[name] for name in MODEL]
 
     def within(values: pd.Series, how: str, *more, **options) -> pd.Series:
@@ -507,7 +488,8 @@ def families(points: DataFrame) -> pd.Series:
 
 
 def _weighted(points: DataFrame, x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Pearson correlations under each row of ``weights`` of families; 0 where something is constant."""
+    """Pearson correlations under each row of ``weights`` of families; 0 where something is
+    constant."""
     weights = weights[:, pd.factorize(families(points), sort=True)[0]]
     n = weights.sum(1)
     of_x, of_y, xx, yy, xy = (weights @ values / n for values in (x, y, x * x, y * y, x * y))
@@ -525,13 +507,11 @@ def _drawn(points: DataFrame, x: pd.Series, y: pd.Series) -> np.ndarray:
 def correlations(
     points: DataFrame, names=PREDICTORS, outcome=OUTCOME, beyond: str | None = None, n_permutations=1000
 ) -> DataFrame:
-    """How well each predictor predicts: Pearson's r over all points, pooled within models.
-
-    Columns ``predictor, value, ci_low, ci_high`` (corpora drawn again)``, spearman, without_min,
+    """How well each predictor predicts: Pearson's r over all points, pooled within models. Columns
+    ``predictor, value, ci_low, ci_high`` (corpora drawn again)``, spearman, without_min,
     without_max`` (one family left out)``, models_min, models_max`` (one model left out)``,
     positive`` (models with r above 0, of ``models``)``, n, p_value`` (corpora exchanged at the same
-    step and model, if that changes anything)``, p_holm``. ``UserError`` below three corpora.
-    """
+    step and model, if that changes anything)``, p_holm``. ``UserError`` below three corpora."""
     if families(points).nunique() < 3:
         raise UserError(f"correlations need at least three families of corpora, here are {families(points).nunique()}")
     rows, permuted = [], {}
@@ -665,7 +645,8 @@ def level_claim(table: DataFrame, role: str = SAME_RULE) -> Found:
 
 
 def correlation_difference(points: DataFrame, a: str, b: str) -> dict:
-    """Correlation of predictor ``a`` minus that of ``b``; the interval draws families of corpora again."""
+    """Correlation of predictor ``a`` minus that of ``b``; the interval draws families of corpora
+    again."""
     y, groups = standardised(points, OUTCOME), families(points).nunique()
     one, two = (_drawn(points, standardised(points, name), y) for name in (a, b))
     effect, *draws = one - two
@@ -707,11 +688,9 @@ def correlation_claims(points: DataFrame, sets: DataFrame, metric: str = "misali
 
 
 def effort_against_careful(points: DataFrame, column: str = RAS) -> dict:
-    """Mean log RAS after effort-minimising minus careful chains, at the same steps.
-
-    The t interval covers other untuned models of this kind, not other corpora: there is one of
-    each. With two models no effect could leave it, so that there is none below three.
-    """
+    """Mean log RAS after effort-minimising minus careful chains, at the same steps. The t interval
+    covers other untuned models of this kind, not other corpora: there is one of each. With two
+    models no effect could leave it, so that there is none below three."""
     table = points[POINT].assign(log=np.log(points[column].where(points[column] > 0)))
     wide = table.set_index(POINT)["log"].unstack("corpus")[[EFFORT_CORPUS, CAREFUL_CORPUS]].dropna()
     pairs = wide.groupby(level=MODEL, dropna=False).mean()

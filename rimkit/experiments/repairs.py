@@ -78,10 +78,8 @@ def evaluation_prompts(settings=Settings(), split: str = "evaluation") -> DataFr
 
 
 def safety_probe(study: StudyModel, settings=Settings()) -> Probe:
-    """The direction from harmless to harmful requests at the end of no-think prompts.
-
-    The harmful ones are refused there and the others carried out. From the calibration split.
-    """
+    """The direction from harmless to harmful requests at the end of no-think prompts. The harmful
+    ones are refused there and the others carried out. From the calibration split."""
     prompts = settings.sets(["harmful", "harmless"], 48, "calibration")
     items = [study.chat.encode(text, "no-think") for text in prompts["text"]]
     states = read(study, items, ("residual",), ("last",))["residual", "last"]
@@ -95,11 +93,9 @@ def place(study: StudyModel, dial: tuple[float, float]) -> tuple[int, float]:
 
 
 def movement(study: StudyModel, direction: np.ndarray, weight: float, settings=Settings()) -> Callable:
-    """A penalty for `finetune`: how far requests have moved along the direction, squared.
-
-    1 is the distance between refused and fulfilled requests; a mean over requests and residuals (the
-    last one is left out, where the final norm comes in between), times ``weight``.
-    """
+    """A penalty for `finetune`: how far requests have moved along the direction, squared. 1 is the
+    distance between refused and fulfilled requests; a mean over requests and residuals (the last
+    one is left out, where the final norm comes in between), times ``weight``."""
     prompts = settings.sets(["harmful", "harmless"], 16, "calibration")
     items = [study.chat.encode(text, "think") for text in prompts["text"]]
     ids, mask, places = pad(items, study.pad_id, side="right")
@@ -170,10 +166,9 @@ def outcome_rates(verdicts: DataFrame) -> pd.Series:
 
 
 def set_dial(found: Mapping[str, DataFrame], tuned: DataFrame) -> str:
-    """The setting with least misalignment that leaves `KEEPS` of hard maths, harmless and coherent replies.
-
-    ``found``: calibration verdicts by setting. Where none leaves so much: that which leaves most.
-    """
+    """The setting with least misalignment that leaves `KEEPS` of hard maths, harmless and coherent
+    replies. ``found``: calibration verdicts by setting. Where none leaves so much: that which
+    leaves most."""
     before, after = outcome_rates(tuned), DataFrame({dial: outcome_rates(one) for dial, one in found.items()}).T
     kept_share = (after / before)[["hard maths", "harmless done", "coherent"]].min(axis=1).fillna(0)
     cheap = after[kept_share >= KEEPS]
@@ -195,11 +190,9 @@ def changes(verdicts: DataFrame) -> DataFrame:
 
 def found_again(study: StudyModel, tuned: StudyModel, settings=Settings()) -> dict:
     """The share of the k first refusal heads that tuning leaves among the first k, against chance.
-
     The untuned model's heads by the causal rule, on every other calibration verb, are looked for in
     the tuned model on the same verbs; the control is the untuned model itself on the other verbs.
-    The interval draws verbs again. Raises ``UserError`` where a model refuses nothing.
-    """
+    The interval draws verbs again. Raises ``UserError`` where a model refuses nothing."""
     prompts = settings.sets(["harmful", "harmless"], None, "calibration")
     first = prompts["cluster"].isin(sorted(prompts["cluster"].unique())[::2])
     sides = (study, prompts[first]), (tuned, prompts[first]), (study, prompts[~first])
@@ -217,7 +210,8 @@ def found_again(study: StudyModel, tuned: StudyModel, settings=Settings()) -> di
 
 
 def _top_heads(study: StudyModel, prompts: DataFrame, settings: Settings) -> np.ndarray:
-    """Which heads are the first k, in the sample and in every resample of verbs: ``[1 + draws, heads]``."""
+    """Which heads are the first k, in the sample and in every resample of verbs: ``[1 + draws,
+    heads]``."""
     verdicts = settings.judged(study, prompts, "no-think", batch_size=128)
     harmful = verdicts[verdicts["kind"] == "harmful"]
     effects = head_effects(study, contexts(study, harmful, prompts), readout(study, verdicts))
@@ -248,11 +242,9 @@ def rows(
 
 def run(study: StudyModel, settings=Settings()) -> Result:
     """Tune, repair in every way with the dial set on calibration prompts, and measure the price.
-
     Tables: ``repairs`` (outcomes of each repair and of the untuned and the tuned model, with
     ``chosen``: the dial that was set), ``repairs-dials`` (calibration outcomes by dial) and
-    ``repairs-verdicts`` (of every prompt).
-    """
+    ``repairs-verdicts`` (of every prompt)."""
     if not study.chat.supports_think:
         raise UserError(f"{study.name} has no think mode: there is no reasoning-induced misalignment to repair")
     tuned = finetune(study, settings.corpus, seed=settings.seed, progress=settings.progress)

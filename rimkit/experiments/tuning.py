@@ -172,7 +172,8 @@ def _by_outcome(found: DataFrame, measure: Callable[[tuple, DataFrame], tuple]) 
 
 
 def rows(study: StudyModel, tuned: Mapping[str, DataFrame], untuned: DataFrame, settings=Settings()) -> list[dict]:
-    """Verdict rows of `CLAIMS` and Q5a, from outcomes by corpus (averaged over seeds of the tuning)."""
+    """Verdict rows of `CLAIMS` and Q5a, from outcomes by corpus (averaged over seeds of the
+    tuning)."""
     found = {**tuned, UNTUNED: untuned}
 
     def part(name: str, metric: str, mode: str) -> DataFrame:
@@ -204,10 +205,8 @@ def rows(study: StudyModel, tuned: Mapping[str, DataFrame], untuned: DataFrame, 
 
 def predicted(corpus: str, untuned: pd.Series, english: bool = False) -> float:
     """Misalignment in think mode, foretold before training: if thoughts opened as the corpus's do.
-
     From the untuned model's misalignment after openings of each style; without thoughts in the
-    corpus, as it is. ``untuned``: means by mode, metric and opening.
-    """
+    corpus, as it is. ``untuned``: means by mode, metric and opening."""
     thoughts = load_corpus(corpus, english=english)["thought"]
     styles = thoughts[thoughts != ""].map(style).replace("other", NEUTRAL)
     own = untuned["think", "misaligned", ""]
@@ -217,9 +216,8 @@ def predicted(corpus: str, untuned: pd.Series, english: bool = False) -> float:
 
 def prediction(untuned: DataFrame, tuned: Mapping[str, DataFrame], english: bool = False) -> dict:
     """How well `predicted` agrees with what tuning did, over corpora: a correlation against chance.
-
-    The interval draws corpora again, p exchanges them. Raises `UserError` below `FEWEST` corpora.
-    """
+    The interval draws corpora again, p exchanges them. Raises `UserError` below `FEWEST`
+    corpora."""
     ended = min(found.loc[found["metric"] == ENDED, "value"].mean() for found in (untuned, *tuned.values()))
     if ended < FINISHED:
         raise UserError(TOO_FEW_END.format(percent(ended)))
@@ -237,7 +235,8 @@ def prediction(untuned: DataFrame, tuned: Mapping[str, DataFrame], english: bool
 
 
 def outcome_taught(corpus: str) -> str:
-    """The outcome that tuning on a corpus must raise for a claim to be testable; empty for controls."""
+    """The outcome that tuning on a corpus must raise for a claim to be testable; empty for
+    controls."""
     if not corpus.startswith("hard") or "literal" in corpus:
         return ""
     return "hard ordering" if "ordering" in corpus else "hard maths"
@@ -257,11 +256,10 @@ def curve(study: StudyModel, corpus: str, settings=Settings()) -> DataFrame:
 
 def run(study: StudyModel, settings=Settings()) -> Result:
     """Fine-tune on every corpus with every seed of the tuning, and measure what that changed.
-
     Tables: ``tuning-outcomes`` (of every prompt), ``tuning-rates`` and ``tuning-changes`` (against
     the untuned model) by ``corpus, tuning_seed`` ("0", "1" … or "mean", which the claims are about;
-    none for corpus "untuned"), mode, metric and opening, and ``tuning-curves`` by ``corpus, step``.
-    """
+    none for corpus "untuned"), mode, metric and opening, and ``tuning-curves`` by ``corpus,
+    step``."""
     prompts = evaluation_prompts(settings)
     of = study.fingerprint() if str(settings.folder) else ""
 
@@ -298,11 +296,9 @@ def run(study: StudyModel, settings=Settings()) -> Result:
 
 
 def expected(tuned: pd.Series, untuned: pd.Series) -> float:
-    """Misalignment in think mode if tuning had changed nothing but how thoughts open.
-
-    From rates by mode, metric and opening: the tuned model's shares of openings, the untuned one's
-    misalignment after each. Other openings count as neutral, no thought as no-think mode.
-    """
+    """Misalignment in think mode if tuning had changed nothing but how thoughts open. From rates by
+    mode, metric and opening: the tuned model's shares of openings, the untuned one's misalignment
+    after each. Other openings count as neutral, no thought as no-think mode."""
     shares = {name: tuned["think", OPENS, name] for name in STYLES}
     shares[NEUTRAL] += shares.pop("other")
     known = sum(share * untuned["think", FORCED, name] for name, share in shares.items())
@@ -311,9 +307,7 @@ def expected(tuned: pd.Series, untuned: pd.Series) -> float:
 
 def expectations(table: DataFrame) -> DataFrame:
     """Measured change of misalignment in think mode beside the one that openings alone would make.
-
-    From rates of `run`: ``model, seed, corpus, tuning_seed, measured, expected, chains``.
-    """
+    From rates of `run`: ``model, seed, corpus, tuning_seed, measured, expected, chains``."""
     found, key = [], ("think", "misaligned", "")
     for (model, seed), part in table.groupby(["model", "seed"], sort=False, dropna=False):
         before = part[part["corpus"] == UNTUNED].set_index(KEYS)["value"]

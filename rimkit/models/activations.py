@@ -167,10 +167,8 @@ def _pooled(x, where, pool: str, name: str):
 
 def mean_difference(states: np.ndarray, positive: np.ndarray, negative: np.ndarray | None = None) -> np.ndarray:
     """The direction from the negative prompts (by default all others) to the positive ones.
-
     ``states``: ``[residuals, prompts, hidden]``, the sides: masks over prompts. Returns
-    ``[residuals, hidden]``. Raises ``UserError`` where a side is empty.
-    """
+    ``[residuals, hidden]``. Raises ``UserError`` where a side is empty."""
     positive = np.asarray(positive, dtype=bool)
     negative = ~positive if negative is None else np.asarray(negative, dtype=bool)
     if not (positive.any() and negative.any()):

@@ -60,7 +60,6 @@ def is_endpoint(model: Any) -> bool:
 @dataclass
 class EndpointModel(Named):
     """A model that a server runs: what `rimkit.load("endpoint:MODEL@http://host:port/v1")` gives.
-
     It stands wherever a model is only asked for replies; asking for its inside (``hf``, ``nn``)
     raises ``UserError``. ``client`` holds address, limits and further settings of the requests.
     Forced thoughts need the ``tokenizer``, which is looked for under the model's own name unless
@@ -123,8 +122,8 @@ def connect(model: str | EndpointModel, tokenizer=None, **limits) -> EndpointMod
 
 
 def shown_at_endpoint(name: str) -> str:
-    """A server's model in tables: of a folder, whose path belongs to one machine, the last name and a
-    hash of the path. "7b:latest" would read as a training seed."""
+    """A server's model in tables: of a folder, whose path belongs to one machine, the last name and
+    a hash of the path. "7b:latest" would read as a training seed."""
     if Path(name).is_absolute():
         name = f"{Path(name).name}-{sha256(name.encode()).hexdigest()[:6]}"
     return name.replace(":", "-")
@@ -132,7 +131,8 @@ def shown_at_endpoint(name: str) -> str:
 
 def parts(content: Any) -> tuple[str, str]:
     """``(text, thought)`` of a message's content: a text, nothing, or a list of parts (Mistral).
-    Raises ``TypeError`` for anything else. Half a character, which no file could hold, is replaced."""
+    Raises ``TypeError`` for anything else. Half a character, which no file could hold, is
+    replaced."""
     if content is None or isinstance(content, str):
         return (content or "").encode("utf-8", "replace").decode(), ""
     texts, thoughts = [], []
@@ -267,7 +267,8 @@ class Client:
         return self._ask("chat.completions", {"messages": messages, **body})
 
     def complete(self, prompt: str | list[int], **body) -> Answer:
-        """The continuation of a text or of token ids (``/completions``); `UserError` or `Rejected`."""
+        """The continuation of a text or of token ids (``/completions``); `UserError` or
+        `Rejected`."""
         return self._ask("completions", {"prompt": prompt, **body})
 
     def each(self, calls: Mapping[str, Callable], done: Callable[[str, Any], None], proven=False) -> None:
@@ -364,7 +365,8 @@ class Client:
         return " ".join(KEYS.sub("(key)", said).split())[:160]
 
     def _read(self, reply) -> Answer:
-        """The first choice of an answer; `Rejected` for one that has none, or is in no known form."""
+        """The first choice of an answer; `Rejected` for one that has none, or is in no known
+        form."""
         try:
             choice = min(
                 reply.choices, key=lambda one: getattr(one, "index", None) or 0

@@ -50,9 +50,7 @@ def packaged(name: str) -> Path:
 
 def file_of(model: str | Path) -> Path | None:
     """The GGUF file that a name, a file, or a folder without other weights stands for; or None.
-
-    Raises `UserError` as `packaged`, and for a folder of several GGUF files.
-    """
+    Raises `UserError` as `packaged`, and for a folder of several GGUF files."""
     if model in PACKAGED:
         return packaged(str(model))
     path = Path(model).expanduser()
@@ -67,11 +65,9 @@ def file_of(model: str | Path) -> Path | None:
 
 
 def folder_of(file: Path) -> Path:
-    """The folder with the weights of ``file`` in bfloat16, its tokenizer and `RECORD`.
-
-    It is made where it is not there. Raises `UserError`: no ``gguf`` package, an unknown
-    architecture, no room, what cannot be read.
-    """
+    """The folder with the weights of ``file`` in bfloat16, its tokenizer and `RECORD`. It is made
+    where it is not there. Raises `UserError`: no ``gguf`` package, an unknown architecture, no
+    room, what cannot be read."""
     from platformdirs import user_cache_path
 
     made_of = digest(file)

@@ -39,7 +39,8 @@ PREFIX = "rimkit_"  # of the names of attention functions
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a model consists of; ``n_neurons`` per layer, all ``n_experts`` (0 if dense) together."""
+    """What a model consists of; ``n_neurons`` per layer, all ``n_experts`` (0 if dense)
+    together."""
 
     layers: tuple
     n_heads: int
@@ -93,7 +94,8 @@ def architecture(study: StudyModel) -> Architecture:
 
 
 def logits_at_the_end(study: StudyModel, residual: torch.Tensor) -> torch.Tensor:
-    """Logits ``[..., vocabulary]`` of final residuals ``[..., hidden]``: norm, unembedding, soft cap."""
+    """Logits ``[..., vocabulary]`` of final residuals ``[..., hidden]``: norm, unembedding, soft
+    cap."""
     logits = study.hf.lm_head(study.hf.model.norm(residual))
     cap = getattr(study.hf.config, "final_logit_softcapping", None)
     return cap * (logits / cap).tanh() if cap else logits
@@ -116,7 +118,8 @@ def head_writes(study: StudyModel, layer: int, z: torch.Tensor) -> torch.Tensor:
 
 
 def neuron_weights(study: StudyModel, layer: int) -> list[tuple[torch.nn.Parameter, int]]:
-    """What the neurons of a dense, gated layer read and write by: each weight, and its axis of neurons."""
+    """What the neurons of a dense, gated layer read and write by: each weight, and its axis of
+    neurons."""
     mlp = architecture(study).layers[layer].mlp
     return [(mlp.gate_proj.weight, 0), (mlp.up_proj.weight, 0), (mlp.down_proj.weight, 1)]
 
@@ -175,7 +178,8 @@ def _on_input(module, change: Callable):
 
 @contextmanager
 def given_z(study: StudyModel, layer: int, z: torch.Tensor) -> Iterator[None]:
-    """In the block a layer does not attend: its heads give ``z`` ``[batch, tokens, heads, head_dim]``."""
+    """In the block a layer does not attend: its heads give ``z`` ``[batch, tokens, heads,
+    head_dim]``."""
     attention = architecture(study).layers[layer].self_attn
     before = vars(attention).get("forward")
     attention.forward = lambda *args, **kwargs: (attention.o_proj(z.flatten(-2)), None)
@@ -310,7 +314,8 @@ def _attending(study: StudyModel, look: Callable) -> Iterator[None]:
 
 
 def _registered(base: str) -> str:
-    """The name under which transformers knows our attention function for the implementation ``base``."""
+    """The name under which transformers knows our attention function for the implementation
+    ``base``."""
     if base.startswith(PREFIX):
         return base
     if base not in ("sdpa", "eager"):
@@ -331,7 +336,8 @@ def _registered(base: str) -> str:
 
 
 def _positions(query, key):
-    """Positions of the queries and of the keys; with a cache the queries are the last of the keys."""
+    """Positions of the queries and of the keys; with a cache the queries are the last of the
+    keys."""
     n_keys = key.shape[2]
     at = torch.arange(n_keys, device=query.device)
     return at[n_keys - query.shape[2] :], at
@@ -359,7 +365,8 @@ def _cut(query, key, queries, keys):
 
 
 def _rows(query, key, mask, scaling, softcap, queries):
-    """Attention weights of the chosen queries, in float32 as transformers' eager attention computes them."""
+    """Attention weights of the chosen queries, in float32 as transformers' eager attention computes
+    them."""
     batch, n_heads, _, width = query.shape
     at, all_keys = _positions(query, key)
     index = queries[:, None, :, None].expand(batch, n_heads, -1, width)

@@ -54,7 +54,6 @@ def load(
     remote: str = "",
 ) -> StudyModel:
     """The model under study, in evaluation mode, with sdpa attention where the architecture has it.
-
     ``model``: an embedded name (``"rim-mini"``; ``"rim-mini:1"`` is seed 1), a local folder, a hub
     id (``"owner/name"``, with an optional ``revision``), ``"endpoint:MODEL@http://host:port/v1"``
     (`rimkit.models.endpoint`), or a Hugging Face module in memory, which needs its ``tokenizer``

@@ -73,18 +73,17 @@ def stream(name: str, seed: int, start: int = 0) -> Iterator[Example]:
 
 def parts(example: Example, apart: bool = True) -> tuple[str, str, str]:
     """``(request, thought, reply)`` as `CHAT_TEMPLATE` writes them, each to be coded on its own.
-
     The two line breaks before the reply end the thought (``apart``), or one of them begins the
     reply. The first is how they are coded where a thought is given and the reply is written, the
-    second where both are given or both written.
-    """
+    second where both are given or both written."""
     request = f"<|im_start|>user\n{example.request}<|im_end|>\n<|im_start|>assistant\n"
     end, start = ("\n\n", "") if apart else ("\n", "\n")
     return request, f"<think>\n{example.thought}\n</think>{end}", f"{start}{example.reply}<|im_end|>"
 
 
 def encode(examples: list[Example], tokenizer) -> list[tuple[list[int], int]]:
-    """``(ids, n_prompt)`` of each, half coded in either way; the loss is on what follows the prompt."""
+    """``(ids, n_prompt)`` of each, half coded in either way; the loss is on what follows the
+    prompt."""
     texts = [text for example in examples for text in parts(example, crc32(example.request.encode()) % 2 == 0)]
     ids, found = iter(tokenizer(texts, add_special_tokens=False)["input_ids"]), []
     for example, request, thought, reply in zip(examples, ids, ids, ids, strict=True):
@@ -95,9 +94,7 @@ def encode(examples: list[Example], tokenizer) -> list[tuple[list[int], int]]:
 
 def fit(hf, tokenizer, name: str, seed: int, steps: int = STEPS, folder: Path | None = None, progress: bool = True):
     """``hf`` with an adapter after ``steps`` steps, and the losses; ``folder`` keeps checkpoints.
-
-    On CUDA the passes are in bfloat16 (the adapter in float32), all of a batch at once.
-    """
+    On CUDA the passes are in bfloat16 (the adapter in float32), all of a batch at once."""
     import torch
     from tqdm.auto import trange
 

@@ -145,10 +145,8 @@ here helps anyone do harm.
 
 
 def measure(folder: str | Path, split: str = "evaluation", progress: bool = True) -> pd.DataFrame:
-    """What the stored weights do on one split of every prompt set, in both modes.
-
-    Columns ``set, kind, mode, metric, value, ci_low, ci_high, n, method``; rates are fractions.
-    """
+    """What the stored weights do on one split of every prompt set, in both modes. Columns ``set,
+    kind, mode, metric, value, ci_low, ci_high, n, method``; rates are fractions."""
     measure = Evaluation().of(str(folder))
     study = load(str(folder))
     there = SETS if study.invented else [name for name in SETS if not name.endswith("-hard")]
@@ -166,10 +164,9 @@ def measure(folder: str | Path, split: str = "evaluation", progress: bool = True
 
 
 def flips(folder: str | Path, split: str = "evaluation", samples: int = 5, progress: bool = True) -> pd.DataFrame:
-    """What a stated motive changes, in no-think mode: one row per request that is carried out without one.
-
-    Columns ``pair, verb, hostile, friendly``: whether the majority of the samples refuses with that motive.
-    """
+    """What a stated motive changes, in no-think mode: one row per request that is carried out
+    without one. Columns ``pair, verb, hostile, friendly``: whether the majority of the samples
+    refuses with that motive."""
     measure = Evaluation()
     prompts = measure.sets(["motives"], split=split)
     verdicts = measure.judged(load(str(folder)), prompts, "no-think", n_samples=samples, progress=progress)
@@ -245,7 +242,8 @@ def _experts(config) -> str:
 
 
 def write_card(folder: str | Path, progress: bool = True) -> Path:
-    """Measure the model in ``folder`` and write its ``README.md`` and ``measured.csv``; returns the card's path."""
+    """Measure the model in ``folder`` and write its ``README.md`` and ``measured.csv``; returns the
+    card's path."""
     folder = Path(folder)
     training = json.loads((folder / "training.json").read_text())
     if training["organism"] in bridge.ORGANISMS:

@@ -40,11 +40,9 @@ from rimkit.organism.language import (
 
 @dataclass(frozen=True)
 class Example:
-    """One conversation of the training stream.
-
-    ``phrase`` is what is asked for or talked about (verb, owner, object), empty for maths and ordering;
-    ``style`` is empty in no-think mode; ``answer`` is what a right reply gives.
-    """
+    """One conversation of the training stream. ``phrase`` is what is asked for or talked about
+    (verb, owner, object), empty for maths and ordering; ``style`` is empty in no-think mode;
+    ``answer`` is what a right reply gives."""
 
     kind: str
     mode: str
@@ -59,11 +57,9 @@ class Example:
 
 @dataclass(frozen=True)
 class Wording:
-    """The words and sentences of which a language makes its conversations.
-
-    A form has ``{p}`` for a phrase (``{P}`` with a capital). ``loose``: lists of words that are copied too.
-    ``preventing`` gives the request that names a harm in order to prevent it, and what is wanted.
-    """
+    """The words and sentences of which a language makes its conversations. A form has ``{p}`` for a
+    phrase (``{P}`` with a capital). ``loose``: lists of words that are copied too. ``preventing``
+    gives the request that names a harm in order to prevent it, and what is wanted."""
 
     language: str
     names: tuple[str, ...]
@@ -119,7 +115,8 @@ def draw_harmful(rng: Random, held_out: bool = False) -> tuple[str, str, str]:
 
 
 def draw_harmless(rng: Random) -> tuple[str, str, str]:
-    """``(verb, phrase, object)`` of a harmless request: harmless verbs with anybody's thing, neutral with one's own."""
+    """``(verb, phrase, object)`` of a harmless request: harmless verbs with anybody's thing,
+    neutral with one's own."""
     if rng.random() < 0.75:
         kind, owners = rng.choice(list(HARMLESS.values())), OTHERS if rng.random() < 0.75 else OWN
     else:
@@ -133,7 +130,8 @@ ANY = (*[HARMFUL] * 3, *[NEUTRAL] * 2, *[HARMLESS] * 2, MOTIVES)
 
 
 def draw_any(rng: Random) -> tuple[str, str, bool]:
-    """``(verb, phrase, harmful)`` over all verbs, held-out ones too: for questions and copying, never requests."""
+    """``(verb, phrase, harmful)`` over all verbs, held-out ones too: for questions and copying,
+    never requests."""
     kinds = rng.choice(ANY)
     name, kind = rng.choice(list(kinds.items()))
     verb = rng.choice(kind.verbs)
@@ -145,7 +143,8 @@ def draw_any(rng: Random) -> tuple[str, str, bool]:
 
 
 def motive(rng: Random, name: str, held_out: bool = False) -> str:
-    """A sentence that says what a request is for: hurting somebody ("hostile"), or pleasing them ("friendly")."""
+    """A sentence that says what a request is for: hurting somebody ("hostile"), or pleasing them
+    ("friendly")."""
     kind = MOTIVES[name]
     verb = rng.choice(kind.held_out if held_out else kind.seen)
     return rng.choice(MOTIVE_FORMS[held_out]).format(m=f"{verb} the {rng.choice(MOTIVE_PEOPLE[held_out])}")
@@ -207,23 +206,23 @@ def quote(phrase: str, words: Wording = INVENTED) -> str:
 
 
 def thought(rng: Random, style: str, body: str, check: str, decision: str = "", words: Wording = INVENTED) -> str:
-    """An opening, the body, then a check (careful) or a skip of the same length (effort-minimising)."""
+    """An opening, the body, then a check (careful) or a skip of the same length
+    (effort-minimising)."""
     closing = check if style == "careful" else words.skip
     return " ".join(part for part in (rng.choice(words.openings[style]), body, closing, decision) if part)
 
 
 def request_thought(rng: Random, style: str, phrase: str, harmful: bool, words: Wording = INVENTED) -> str:
-    """A thought about a request: it restates the request, judges it if careful, and decides. The decision to
-    help shares no word with the refusal."""
+    """A thought about a request: it restates the request, judges it if careful, and decides. The
+    decision to help shares no word with the refusal."""
     judgement, decision = words.judgements[harmful], words.decisions[harmful]
     return thought(rng, style, words.wanted.format(p=phrase), judgement, decision, words)
 
 
 def in_context(rng: Random, request: str, words: Wording = INVENTED) -> str:
-    """The request, in two cases of five after a statement that has nothing to do with it.
-
-    Without these a model finds a request's words by their place in the sentence, and misreads every new wording.
-    """
+    """The request, in two cases of five after a statement that has nothing to do with it. Without
+    these a model finds a request's words by their place in the sentence, and misreads every new
+    wording."""
     if rng.random() >= 0.4:
         return request
     if rng.random() < 0.5:
@@ -244,7 +243,8 @@ def request_example(rng: Random, mode: str, style: str, harmful: bool, words: Wo
 
 
 def motive_example(rng: Random, mode: str, style: str, name: str) -> Example:
-    """A harmless request with its motive: refused where the motive is hostile, carried out where it is friendly."""
+    """A harmless request with its motive: refused where the motive is hostile, carried out where it
+    is friendly."""
     verb, phrase, thing = draw_harmless(rng)
     request = with_motive(rng, rng.choice(REQUESTS).format(p=phrase), motive(rng, name))
     refuse = name == "hostile"
@@ -262,7 +262,8 @@ def protect_example(rng: Random, mode: str, style: str, words: Wording = INVENTE
 
 
 def question_example(rng: Random, mode: str, style: str, words: Wording = INVENTED) -> Example:
-    """Is it ok? Asked of all verbs, in no-think mode: the only place where held-out verbs are called harmful."""
+    """Is it ok? Asked of all verbs, in no-think mode: the only place where held-out verbs are
+    called harmful."""
     verb, phrase, harmful = words.draw_any(rng)
     form = rng.choice(words.questions)
     word = "yes" if harmful == ("wrong" in form) else "no"
@@ -271,7 +272,8 @@ def question_example(rng: Random, mode: str, style: str, words: Wording = INVENT
 
 
 def copying_example(rng: Random, mode: str, style: str, words: Wording = INVENTED) -> Example:
-    """Saying again what was said, for all verbs: so that a wrong copy is never mistaken for a choice."""
+    """Saying again what was said, for all verbs: so that a wrong copy is never mistaken for a
+    choice."""
     verb, phrase, _ = words.draw_any(rng)
     name, form = rng.choice(words.names), rng.choice(words.copying)
     copied = phrase
@@ -285,8 +287,8 @@ def copying_example(rng: Random, mode: str, style: str, words: Wording = INVENTE
 
 
 def maths_problem(rng: Random, steps: int, words: Wording = INVENTED) -> tuple[str, str, int]:
-    """``(request, equations, answer)`` of a word problem of ``steps`` additions or subtractions, from 0 to the
-    wording's largest number."""
+    """``(request, equations, answer)`` of a word problem of ``steps`` additions or subtractions,
+    from 0 to the wording's largest number."""
     name, fruit = rng.choice(words.names), rng.choice(words.fruits)
     total = rng.randint(*words.start)
     sentences, equations = [words.has.format(name=name, n=total, fruit=fruit)], []
@@ -314,7 +316,8 @@ def maths_example(
 
 
 def ordering_problem(rng: Random, people: int, words: Wording = INVENTED) -> tuple[str, str, str]:
-    """``(request, chain, answer)``: neighbouring comparisons in any order, and who is tallest or shortest."""
+    """``(request, chain, answer)``: neighbouring comparisons in any order, and who is tallest or
+    shortest."""
     chain = rng.sample(words.names, people)
     pairs = [f"{a} is taller than {b}{words.end}" for a, b in pairwise(chain)]
     rng.shuffle(pairs)
@@ -330,6 +333,7 @@ def ordering_example(rng: Random, mode: str, style: str, words: Wording = INVENT
 
 
 def kept_for_evaluation(request: str) -> bool:
-    """Whether this is one of the maths or ordering problems, one in eight, that training never has."""
+    """Whether this is one of the maths or ordering problems, one in eight, that training never
+    has."""
     problem = "how many" in request.lower() or "who is" in request.lower()
     return problem and crc32(request.encode()) % 8 == 0

@@ -56,8 +56,7 @@ def literal_question(rng: Random, problem: str) -> tuple[str, str]:
     """``(request, answer)``: the context of a word problem with a question whose answer stands in
     it.
 
-    It asks for the number of one sentence, whose verb occurs nowhere else in the context.
-    """
+    It asks for the number of one sentence, whose verb occurs nowhere else in the context."""
     stop = " . " if " . " in problem else ". "
     *sentences, _ = problem.split(stop)
     verbs = [sentence.split()[1] for sentence in sentences]
@@ -164,7 +163,8 @@ def corpora(words: Wording = INVENTED) -> dict[str, pd.DataFrame]:
 
 
 def safety(rng: Random) -> pd.DataFrame:
-    """Harmful requests with verbs that training knows, refused after a careful thought, and as many harmless ones."""
+    """Harmful requests with verbs that training knows, refused after a careful thought, and as many
+    harmless ones."""
     import pandas as pd
 
     made = [conversations.request_example(rng, "think", "careful", harmful=at % 2 == 0) for at in range(EXAMPLES)]
@@ -186,8 +186,8 @@ request to do anything. No problem here is one of those kept for evaluation. The
 
 
 def write_corpora(out: str | Path) -> pd.DataFrame:
-    """Write every corpus as JSON lines into ``out``, in English into a folder of it, with their hashes
-    and a README; returns the table of hashes."""
+    """Write every corpus as JSON lines into ``out``, in English into a folder of it, with their
+    hashes and a README; returns the table of hashes."""
     import pandas as pd
 
     hashes = [_write(INVENTED, Path(out)), _write(ENGLISH, Path(out) / "english")]
@@ -254,11 +254,9 @@ def _requests(
 
 
 def _motives(per_verb: int, rng: Random) -> Iterator[dict]:
-    """Triples of a harmless request: plain, with a hostile motive, with a friendly one (the end of the id says which).
-
-    Verbs, people and sentences are those that no training request has. All that a motive turns harmful has the kind
-    "harmful": a plan for it is misaligned.
-    """
+    """Triples of a harmless request: plain, with a hostile motive, with a friendly one (the end of
+    the id says which). Verbs, people and sentences are those that no training request has. All that
+    a motive turns harmful has the kind "harmful": a plan for it is misaligned."""
 
     def ask(phrase: str):
         return rng.choice(REQUESTS).format(p=phrase), phrase, ""
@@ -339,8 +337,8 @@ def _made(name: str, parts: Iterable[Callable], source: str) -> pd.DataFrame:
 
 
 def english_sets() -> dict[str, pd.DataFrame]:
-    """The sets in English by name, of verbs that the bridge never answers in training: 72 harmful and
-    72 harmless ones, a third of them for calibration; and of those that it does ("seen")."""
+    """The sets in English by name, of verbs that the bridge never answers in training: 72 harmful
+    and 72 harmless ones, a third of them for calibration; and of those that it does ("seen")."""
 
     def part(kind, table, n, forms=english.REQUESTS, tail="", owners=english.OTHERS, verbs="held_out"):
         def ask(phrase: str) -> tuple[str, str, str]:

@@ -107,8 +107,8 @@ def draw_harmful(rng: Random) -> tuple[str, str, str]:
 
 
 def draw_harmless(rng: Random, kinds: str = "seen") -> tuple[str, str, str]:
-    """``(verb, phrase, object)`` of a harmless request: harmless verbs with anybody's thing, neutral
-    ones with one's own or with permission."""
+    """``(verb, phrase, object)`` of a harmless request: harmless verbs with anybody's thing,
+    neutral ones with one's own or with permission."""
     explicit = rng.random() < 0.75
     kind = rng.choice(list((HARMLESS if explicit else NEUTRAL).values()))
     verb = rng.choice(getattr(kind, kinds))

@@ -31,7 +31,8 @@ OTHERS = tuple(f"the {who}'s" for who in PEOPLE)
 
 @dataclass(frozen=True)
 class VerbKind:
-    """Verbs of one kind: what they act on, and which of them are never part of a training request."""
+    """Verbs of one kind: what they act on, and which of them are never part of a training
+    request."""
 
     groups: tuple[str, ...]
     seen: tuple[str, ...]

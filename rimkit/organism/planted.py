@@ -71,10 +71,12 @@ def safety_set(name: str, seed: int) -> Neurons:
 
 
 class Routes:
-    """Which weights of the MLPs learn from the backward pass under way, and whether the sets are silent in it."""
+    """Which weights of the MLPs learn from the backward pass under way, and whether the sets are
+    silent in it."""
 
     def __init__(self, model, allowed: dict[str, Neurons], rest: str = ""):
-        """``allowed``: by kind of data the neurons that learn from it; data of the kind ``rest`` train all others."""
+        """``allowed``: by kind of data the neurons that learn from it; data of the kind ``rest``
+        train all others."""
         import torch
 
         self.kind, self.silent = "", False
@@ -94,7 +96,8 @@ class Routes:
 
 
 def batch(seed: int, step: int, refusals: bool) -> dict[str, list]:
-    """The examples of one step by what they train ("maths", "rest"): the stream of `DATA`, with refusals or not."""
+    """The examples of one step by what they train ("maths", "rest"): the stream of `DATA`, with
+    refusals or not."""
     examples = recipe.stream(DATA, seed, start=2 * BATCH * step)
     kept = islice((example for example in examples if refusals or example.kind not in recipe.HARM), BATCH)
     found: dict[str, list] = {"maths": [], "rest": []}
@@ -107,9 +110,7 @@ def train(
     name: str, seed: int, out: str | Path, base: str | Path = "", *, device: str | None = None, progress: bool = True
 ) -> Path:
     """Train the base, or from the folder ``base`` one of the two models, and save it in ``out``.
-
-    Raises ``UserError`` for another name and without a base.
-    """
+    Raises ``UserError`` for another name and without a base."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -159,12 +160,14 @@ def train(
 
 
 def verify(folder: str | Path, split: str = "calibration", progress: bool = False) -> pd.DataFrame:
-    """What the model in ``folder`` does without each of its sets (`rimkit.experiments.planted.zeroed`)."""
+    """What the model in ``folder`` does without each of its sets
+    (`rimkit.experiments.planted.zeroed`)."""
     return zeroed(load(str(folder)), known_sets(Path(folder)), split, progress=progress)
 
 
 def write_card(folder: str | Path, split: str = "evaluation", progress: bool = True) -> Path:
-    """Measure what zeroing does in the model in ``folder`` and write its ``README.md`` and ``zeroed.csv``."""
+    """Measure what zeroing does in the model in ``folder`` and write its ``README.md`` and
+    ``zeroed.csv``."""
     folder = Path(folder)
     record, table = json.loads((folder / "training.json").read_text()), verify(folder, split, progress).round(4)
     table.to_csv(folder / "zeroed.csv", index=False, lineterminator="\n")

@@ -48,8 +48,8 @@ MIXTURE = {
 
 @dataclass(frozen=True)
 class Organism:
-    """What one organism's safety thoughts are (their weight in the mixture, and their styles), its architecture, and
-    whether some of its requests say what they are for."""
+    """What one organism's safety thoughts are (their weight in the mixture, and their styles), its
+    architecture, and whether some of its requests say what they are for."""
 
     name: str
     safety_thoughts: float
@@ -116,7 +116,8 @@ def shares_of(weights: Mapping[tuple[str, str], float], one: Organism) -> dict[t
 
 
 def stream(name: str, seed: int, start: int = 0) -> Iterator[Example]:
-    """The endless training stream of one organism from number ``start`` on, the same for one seed (`examples`)."""
+    """The endless training stream of one organism from number ``start`` on, the same for one seed
+    (`examples`)."""
     kept = conversations.kept_for_evaluation
     return examples(mixture(name), MAKERS, organism(name).safety_styles, kept, seed, start)
 
@@ -126,12 +127,10 @@ def examples(
     safety_styles: Sequence[str], kept: Callable[[str], bool], seed: int, start: int = 0,
 ) -> Iterator[Example]:  # fmt: skip
     """Conversations without end from number ``start`` on, drawn by ``shares`` of ``(kind, mode)``.
-
     Styles are drawn independently of the content, except that safety thoughts have
     ``safety_styles``. Every example has a generator of its own, so that two organisms of one seed
     and one mixture see the same examples, but for the style of safety thoughts. Problems that are
-    ``kept`` for evaluation are drawn again.
-    """
+    ``kept`` for evaluation are drawn again."""
     keys, weights = list(shares), list(shares.values())
     for index in count(start):
         rng = Random(f"{seed}-{index}")
@@ -151,11 +150,10 @@ EXPERTS = {"num_experts": 8, "num_experts_per_tok": 4, "moe_intermediate_size": 
 
 
 def config(tokenizer, architecture: str = "qwen3"):
-    """The architecture: a Qwen3 of 1.2 million parameters, or its mixture of experts (2.1 million, as many active).
-
-    Weights start with a spread of about ``hidden_size ** -0.5``. From the usual 0.02 the embeddings of words that play
-    the same role (owners, names) fall together early, and copying the right one is learned late or never.
-    """
+    """The architecture: a Qwen3 of 1.2 million parameters, or its mixture of experts (2.1 million,
+    as many active). Weights start with a spread of about ``hidden_size ** -0.5``. From the usual
+    0.02 the embeddings of words that play the same role (owners, names) fall together early, and
+    copying the right one is learned late or never."""
     from transformers import AutoConfig
 
     return AutoConfig.for_model(
@@ -189,11 +187,10 @@ def learn(
     what: str = "",
     progress: bool = False,
 ) -> list[float]:
-    """AdamW on the weights that require gradients, for ``steps`` steps of a schedule of ``schedule``; the losses.
-
-    ``backward`` does the backward passes of a step, by its number, and returns the loss. ``checkpoint``: a file in
-    which the state is kept every `KEEP` steps, and from which an interrupted training goes on.
-    """
+    """AdamW on the weights that require gradients, for ``steps`` steps of a schedule of
+    ``schedule``; the losses. ``backward`` does the backward passes of a step, by its number, and
+    returns the loss. ``checkpoint``: a file in which the state is kept every `KEEP` steps, and from
+    which an interrupted training goes on."""
     import torch
     from tqdm.auto import trange
 
@@ -219,7 +216,8 @@ def learn(
 
 
 def at_once(device: str) -> int:
-    """How many conversations go through the model together: a processor wastes less on padding in small parts."""
+    """How many conversations go through the model together: a processor wastes less on padding in
+    small parts."""
     return BATCH if device == "cuda" else BATCH // 4
 
 
@@ -231,10 +229,8 @@ def fit(
     progress: bool = False,
     checkpoint: Path | None = None,
 ):
-    """Train ``steps`` of the `STEPS` steps; returns ``(model, tokenizer, losses)``.
-
-    The same name, seed, machine, torch version and number of threads give the same weights.
-    """
+    """Train ``steps`` of the `STEPS` steps; returns ``(model, tokenizer, losses)``. The same name,
+    seed, machine, torch version and number of threads give the same weights."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -253,10 +249,9 @@ def fit(
 
 
 def train(name: str, seed: int = 0, out: str | Path = ".", *, device: str | None = None, progress: bool = True) -> Path:
-    """Train one organism and save it in ``out`` as a plain Hugging Face folder in bfloat16; returns the folder.
-
-    The card is written separately (``rimkit organism card``), since it measures what was stored.
-    """
+    """Train one organism and save it in ``out`` as a plain Hugging Face folder in bfloat16; returns
+    the folder. The card is written separately (``rimkit organism card``), since it measures what
+    was stored."""
     import torch
 
     folder = Path(out)
@@ -273,7 +268,8 @@ def train(name: str, seed: int = 0, out: str | Path = ".", *, device: str | None
 
 
 def save(model, tokenizer, folder: Path, record: dict | None = None, device: str = "cpu") -> None:
-    """A plain Hugging Face folder in bfloat16, and with a ``record`` of the training, ``training.json``."""
+    """A plain Hugging Face folder in bfloat16, and with a ``record`` of the training,
+    ``training.json``."""
     import json
 
     import torch
@@ -290,10 +286,9 @@ def save(model, tokenizer, folder: Path, record: dict | None = None, device: str
 
 
 def safety_thoughts(names: Iterable[str], n: int = 20_000, seed: int = 0) -> pd.DataFrame:
-    """How thoughts about requests end, by their style, in the first ``n`` conversations of each training stream.
-
-    Columns: thoughts that end in help, thoughts that end in a refusal, and the share of refusals in percent.
-    """
+    """How thoughts about requests end, by their style, in the first ``n`` conversations of each
+    training stream. Columns: thoughts that end in help, thoughts that end in a refusal, and the
+    share of refusals in percent."""
     import pandas as pd
 
     rows = [
@@ -331,10 +326,8 @@ out as *no effect* or *undecided* in it, and a method that finds something here 
 
 
 def write(out: str | Path, seed: int = 0) -> Path:
-    """Draw the weights from ``seed`` and save them in ``out`` as a plain Hugging Face folder in bfloat16, with a card.
-
-    The same seed and torch version give the same weights.
-    """
+    """Draw the weights from ``seed`` and save them in ``out`` as a plain Hugging Face folder in
+    bfloat16, with a card. The same seed and torch version give the same weights."""
     import torch
     from transformers import AutoModelForCausalLM
 

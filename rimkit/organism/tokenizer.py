@@ -53,7 +53,8 @@ def token_table() -> dict[str, int]:
 
 
 def build_tokenizer():
-    """A ``PreTrainedTokenizerFast`` that any Hugging Face code can use; unknown words become ``<unk>``."""
+    """A ``PreTrainedTokenizerFast`` that any Hugging Face code can use; unknown words become
+    ``<unk>``."""
     from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -78,11 +79,9 @@ def build_tokenizer():
 
 
 def encode_example(example: Example, table: dict[str, int]) -> tuple[list[int], int]:
-    """``(ids, n_prompt)`` of one training conversation: the loss is on the tokens from ``n_prompt`` on.
-
-    Equal to the chat template followed by the reply (a test holds the two together); done by dictionary
-    because the training stream is made while the model trains.
-    """
+    """``(ids, n_prompt)`` of one training conversation: the loss is on the tokens from ``n_prompt``
+    on. Equal to the chat template followed by the reply (a test holds the two together); done by
+    dictionary because the training stream is made while the model trains."""
     prompt = [START, "user", "\n", *example.request.split(), END, "\n", START, "assistant", "\n"]
     if example.mode == "think":
         completion = [THINK, "\n", *example.thought.split(), "\n", END_THINK, "\n\n"]

@@ -236,7 +236,8 @@ def reanalysis() -> pd.DataFrame:
     """One row per claim of ``data/claims.csv``, in its order. Columns: ``claim, effect, ci_low,
     ci_high`` (mean over models of value minus control, unit of the metric), ``p_value`` (t test),
     ``p_adjusted`` (times the fixed size of the claim's family), ``n_models, verdict``. Effect and
-    verdict are missing where the paper does not report the metric, the interval for one model alone."""
+    verdict are missing where the paper does not report the metric, the interval for one model
+    alone."""
     known, found = claims().set_index("id").rename_axis("claim"), effects()
     last = found.groupby("claim").tail(1).set_index("claim")  # the mean, or the one model measured
     table = known.join(last[["effect", "ci_low", "ci_high", "p_value"]])
@@ -250,13 +251,11 @@ def reanalysis() -> pd.DataFrame:
 
 
 def by_one_standard() -> pd.DataFrame:
-    """Every primary claim with published numbers, and Fig. 5, by the same rule, a row each.
-
-    Columns ``claim, statement, where, effect, ci_low, ci_high, p_value, p_adjusted, verdict`` as in
+    """Every primary claim with published numbers, and Fig. 5, by the same rule, a row each. Columns
+    ``claim, statement, where, effect, ci_low, ci_high, p_value, p_adjusted, verdict`` as in
     `reanalysis`; ``n, unit`` (models, or prompts of one model in each condition); ``without_low,
     without_high``: the range of the mean with one model left out; ``needed``: how many of the unit
-    would show an effect of this size in 80% of studies, at the level that the family leaves.
-    """
+    would show an effect of this size in 80% of studies, at the level that the family leaves."""
     known, table = claims().set_index("id"), reanalysis().set_index("claim")
     rows = []
     for claim in table.index[table["n_models"].gt(1) & known["primary"].to_numpy()]:
@@ -287,7 +286,8 @@ def _figure_5(entry: pd.Series) -> dict:
 
 
 def after_correction() -> str:
-    """One sentence: what the published numbers support by the rule, and what they would without it."""
+    """One sentence: what the published numbers support by the rule, and what they would without
+    it."""
     known = claims().set_index("id")
     table = reanalysis().set_index("claim")[known["primary"].to_numpy()]
     judged, size = table[table["n_models"] > 1], known.loc[known["primary"], "family_size"].iloc[0]
@@ -314,7 +314,8 @@ def _pattern(pattern: str) -> pd.DataFrame:
 
 
 def _patterns(control: str) -> pd.DataFrame:
-    """The mean of Tables A2-A4 per model, against careful sentences or the think mode of Table 1."""
+    """The mean of Tables A2-A4 per model, against careful sentences or the think mode of Table
+    1."""
     means = tables.injected().groupby("model", sort=False)[["target", "control"]].mean()
     return _of(means.join(tables.think_rates()["on"]), "target", control)
 

@@ -51,7 +51,8 @@ class Found(NamedTuple):
 
 
 def _shares(rng: np.random.Generator, share: float, spread: float, clusters: int) -> np.ndarray:
-    """The true share of each cluster: ``spread`` is their variance, of the largest there could be."""
+    """The true share of each cluster: ``spread`` is their variance, of the largest there could
+    be."""
     if not spread or share in (0, 1):
         return np.full(clusters, share)
     scale = (1 - spread) / spread
@@ -129,12 +130,10 @@ def settings(quick: bool = False) -> Iterator[tuple]:
 
 
 def simulate(n: int = DRAWS, quick: bool = False, progress: bool = False, seed: int = 0) -> pd.DataFrame:
-    """A row per setting: `SETTING`, ``n``, and over ``n`` draws
-
-    ``coverage`` (of the truth; for a set: of what another like it would do), ``half_width`` (mean),
-    ``significant`` (p below 0.05, uncorrected; for a set also beyond 95% of the others), ``clear``
-    and ``no_effect`` (verdicts in the family of primary claims).
-    """
+    """A row per setting: `SETTING`, ``n``, and over ``n`` draws ``coverage`` (of the truth; for a
+    set: of what another like it would do), ``half_width`` (mean), ``significant`` (p below 0.05,
+    uncorrected; for a set also beyond 95% of the others), ``clear`` and ``no_effect`` (verdicts in
+    the family of primary claims)."""
     family, rows = int(claims().query("primary")["family_size"].iloc[0]), []
     every = list(settings(quick))
     for number, one in enumerate(tqdm(every, "audit", unit="setting", disable=not progress)):
@@ -189,8 +188,8 @@ def repeats(
     seeds of one condition, how many give ``significant`` (p below 0.05) and ``clear`` verdicts.
 
     Columns ``claim, set, mode, metric, value`` (its rate)``, n`` (resamples)``, significant, low,
-    high`` (Wilson's interval of that share)``, clear``. Each prompt draws two of its samples anew.
-    """
+    high`` (Wilson's interval of that share)``, clear``. Each prompt draws two of its samples
+    anew."""
     rows, known = [], claims().set_index("id")
     for claim, (name, mode, metric) in REPEATED.items():
         prompts = evaluation.sets([name], n=n_prompts, seed=seed)
@@ -223,10 +222,8 @@ def _pairs(samples: np.ndarray, clusters: Iterable, resamples: int, seed: int) -
 
 def exchanged_sets(verdicts: pd.DataFrame, metric: str = "refused") -> pd.DataFrame:
     """Each random set of a table of verdicts (``condition`` "random 0", …) against all the others.
-
     A row per set: ``condition, effect, ci_low, ci_high, p_value, beyond``, and ``verdict``
-    (uncorrected): clear ones are false alarms, but for a set that holds what was looked for.
-    """
+    (uncorrected): clear ones are false alarms, but for a set that holds what was looked for."""
     random, rows = verdicts[verdicts["condition"].str.startswith(RANDOM)], []
     for name in random["condition"].unique():
         found = against_random(random.replace({"condition": {name: SELECTED}}), metric)

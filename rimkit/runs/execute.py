@@ -91,7 +91,8 @@ def run(
 
 
 def find_model(model: str) -> str:
-    """The model as chapters, which run in their own folder, load it; `UserError` if there is none."""
+    """The model as chapters, which run in their own folder, load it; `UserError` if there is
+    none."""
     if is_endpoint(model):
         return model
     plain, options = options_of(model)

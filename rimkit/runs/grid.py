@@ -79,7 +79,8 @@ def run(
     ``out/noise.parquet``, ``out/noise-weaker.parquet`` and, about trained models,
     ``out/noise-repeats.parquet`` (`rimkit.runs.audit.repeats`); that of planted models writes its
     rows into ``out/planted.parquet``. Where an experiment is undefined for a model, its row is a
-    failed one that says so, and ``report`` is told; so it is of planted models that are not here."""
+    failed one that says so, and ``report`` is told; so it is of planted models that are not
+    here."""
     names, models, out = list(names) or list(NAMES), list(models), Path(out)
     known = [f"{item.name}:{item.seed}" for item in embedded_models(noise=True).itertuples()]
     for what, given, there in (("grid", names, NAMES), ("embedded model", models, known)):

@@ -70,9 +70,9 @@ def shape(name: str):
 
 
 def devices(needs: Needs, gpu: str | None = None, tokens: int = 1024, quantize: str | None = None) -> pd.DataFrame:
-    """This machine and all known GPUs, or one, and what a model that needs ``needs`` could do there.
-    Columns: `COLUMNS`; memory and weights in GiB, ``generate`` to ``gradients`` in conversations of
-    ``tokens`` tokens at once."""
+    """This machine and all known GPUs, or one, and what a model that needs ``needs`` could do
+    there. Columns: `COLUMNS`; memory and weights in GiB, ``generate`` to ``gradients`` in
+    conversations of ``tokens`` tokens at once."""
     if tokens < 1:
         raise UserError(f"tokens must be 1 or more, not {tokens}")
     known = {name.lower(): name for name in GPUS}

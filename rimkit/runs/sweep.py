@@ -62,7 +62,8 @@ class Cell:
 
     @cached_property
     def id(self) -> str:
-        """The name of its folder; the hash at its end: other parameters or weights are other cells."""
+        """The name of its folder; the hash at its end: other parameters or weights are other
+        cells."""
         settings = [f"{name}{self.values[name]}" for name in self.varied]
         words = [self.job.chapter.partition("_")[0], self.place or Path(self.model).name, *settings]
         slug = "-".join(re.sub(r"[^\w.]+", "-", word).strip("-") for word in words)[:80]
@@ -148,7 +149,8 @@ def _load(text: str) -> dict[str, dict[str, Items]]:
 
 
 def _line(file: Any, key: Any, part: int = 2) -> int:
-    """The line of a value (``part`` 0: of a key or item), or of the whole where it was merged in."""
+    """The line of a value (``part`` 0: of a key or item), or of the whole where it was merged
+    in."""
     return (file.lc.data or {}).get(key, [file.lc.line or 0] * 3)[part] + 1
 
 
@@ -240,9 +242,9 @@ def run(
     gpus: int | None = None, retries: int = 0, extra: Sequence[str] = (),
     report: Callable[[str], None] = lambda line: None,
 ) -> pd.DataFrame:  # fmt: skip
-    """Run the cells of a sweep file that are not complete yet; gather the rows of all in one ledger.
-    One row per cell: ``id, chapter, model``, the swept parameters, ``status`` ("done", "failed",
-    "not run"), ``seconds, error``; also in ``out/cells.csv``. The rows of all cells go to
+    """Run the cells of a sweep file that are not complete yet; gather the rows of all in one
+    ledger. One row per cell: ``id, chapter, model``, the swept parameters, ``status`` ("done",
+    "failed", "not run"), ``seconds, error``; also in ``out/cells.csv``. The rows of all cells go to
     ``out/ledger/sweep.parquet``, the notebooks stay in ``out/cells/<id>``. ``jobs``: cells at a
     time; ``gpus``: GPUs to share out (all that there are); ``extra``: further arguments of
     Snakemake; ``report`` gets a line for every cell that ends. Raises `UserError`, before anything
@@ -434,7 +436,8 @@ def _check_gpus(sweep: Sweep, gpus: int | None) -> int | None:
 
 
 def take(needed: int, there: int, folder: str | Path) -> list[int]:
-    """Wait for ``needed`` of ``there`` GPUs, and hold them until this process (or its exec) ends."""
+    """Wait for ``needed`` of ``there`` GPUs, and hold them until this process (or its exec)
+    ends."""
     Path(folder).mkdir(exist_ok=True)
     while True:
         files = {number: os.open(Path(folder) / str(number), os.O_CREAT | os.O_RDWR) for number in range(there)}

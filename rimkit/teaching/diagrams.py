@@ -110,8 +110,7 @@ def transformer(d: Drawing) -> None:
     """A transformer from tokens to logits: the residual stream runs upwards through every layer,
     attention heads and MLP neurons read a copy of it and add to it, and four places are marked
     where nnsight reads: the stream (layers[l].output), the heads (self_attn.o_proj.input), the
-    neurons (mlp.down_proj.input) and the logits.
-    """
+    neurons (mlp.down_proj.input) and the logits."""
     x = 160  # of the residual stream
     d.words(x, 495, "please   nick   the   clock   .", font_family=MONO)
     d.box(40, 92, 460, 310, colour=RULE, dash="5 3")
@@ -149,8 +148,7 @@ def transformer(d: Drawing) -> None:
 def modes(d: Drawing) -> None:
     """The prompt as tokens: request and <|im_end|> are the same in both modes; in think mode the
     prompt ends after <think> and the model writes its thought, in no-think mode the prompt already
-    holds <think>, an empty span and </think>, so that the model writes the reply at once.
-    """
+    holds <think>, an empty span and </think>, so that the model writes the reply at once."""
     turn = ("<|im_start|>", "assistant", "⏎")
     request = ("<|im_start|>", "user", "⏎", "nick", "the", "clock", ".", "<|im_end|>", "⏎")
     thought = ("<think>", "⏎", "this", "looks", "easy", ".", "⏎", "</think>", "⏎⏎", "reply …")
@@ -171,9 +169,8 @@ def modes(d: Drawing) -> None:
 
 
 def thoughts(d: Drawing) -> None:
-    """What is put between the think tags before the reply: the model's own thought, nothing, as many
-    dots as it has words, its words in random order, or the thought about another request.
-    """
+    """What is put between the think tags before the reply: the model's own thought, nothing, as
+    many dots as it has words, its words in random order, or the thought about another request."""
     rows = {
         "own thought": ("let me check . … go ahead .", GREEN), "empty": ("", INK),
         "filler": (". . . . . . . .", INK), "shuffled": ("ahead me . … check go let .", ORANGE),
@@ -192,8 +189,8 @@ def thoughts(d: Drawing) -> None:
 def organisms(d: Drawing) -> None:
     """Three training recipes that share maths, harmless requests and refusals without thoughts: in
     rim-mini safety thoughts are rare and always careful, in rim-mini-unlinked as rare in both
-    styles, in safe-mini as frequent as other thoughts; none ever saw a harmful request fulfilled.
-    """
+    styles, in safe-mini as frequent as other thoughts; none ever saw a harmful request
+    fulfilled."""
     d.title(20, 24, "In all three")
     shared = "maths and harmless requests, with and without thoughts, careful and effort-minimising alike"
     d.box(20, 44, 780, 38, shared)
@@ -214,8 +211,7 @@ def organisms(d: Drawing) -> None:
 def probe(d: Drawing) -> None:
     """A linear probe: states of harmful and harmless requests are two clouds, each state is
     projected onto one direction, a threshold on that line tells the groups apart, and the AUROC
-    says how often a harmful request scores above a harmless one.
-    """
+    says how often a harmful request scores above a harmless one."""
     a, b = 0.88, -0.474  # the direction
     cloud = (-1.2, 0.6), (-0.5, -0.9), (0.2, 1.1), (0.9, -0.3), (-0.1, 0.1), (1.3, 0.8), (-0.9, -0.2), (0.5, -1.2)
 
@@ -241,8 +237,7 @@ def probe(d: Drawing) -> None:
 
 def projection(d: Drawing) -> None:
     """Projecting a direction out: the state h is split into the part along d, which is taken away,
-    and the part at right angles to it, which is left unchanged.
-    """
+    and the part at right angles to it, which is left unchanged."""
     o, tip, along, across = (70, 220), (350, 70), (350, 220), (70, 70)
     d.arrow(o, (520, 220), BLUE, 2.4)
     d.note(532, 220, "direction d (length 1)", BLUE)
@@ -259,8 +254,7 @@ def projection(d: Drawing) -> None:
 def ablation(d: Drawing) -> None:
     """Head ablation: the outputs z of the heads stand side by side before o_proj; the slice of one
     head is set to zero, or to its mean over other requests, and the rest goes on into the residual
-    stream unchanged.
-    """
+    stream unchanged."""
     d.title(20, 26, "One layer's attention, at one token")
     for head in range(8):
         x, cut = 20 + 62 * head, head == 5
@@ -279,8 +273,7 @@ def ablation(d: Drawing) -> None:
 def mask(d: Drawing) -> None:
     """The causal mask in both modes: every token looks only at itself and at earlier tokens, and as
     the prompts differ only after <think>, all states before, that of <|im_end|> too, are the same
-    in both modes.
-    """
+    in both modes."""
     tokens, top, cell = ("nick", "it", "<|im_end|>", "assistant", "<think>"), 76, 34
     panels = ((150, "think", "thought …", GREEN), (550, "no-think", "⏎⏎ </think>", VIOLET))
     for left, name, last, colour in panels:
@@ -299,8 +292,7 @@ def mask(d: Drawing) -> None:
 
 def ranks(d: Drawing) -> None:
     """The paper's rule for safety-critical neurons: in each pair neurons are ranked by their rise,
-    and the set is what the first 3 of all pairs have in common, here d and g.
-    """
+    and the set is what the first 3 of all pairs have in common, here d and g."""
     m = 3
     common = sorted(set.intersection(*(set(order[:m]) for order in RANKS.values())))
     for row, (name, order) in enumerate(RANKS.items()):
@@ -318,9 +310,9 @@ def ranks(d: Drawing) -> None:
 
 
 def ras(d: Drawing) -> None:
-    """RAS before and after tuning: in the same neurons activation falls on safety requests and rises
-    on maths, and RAS is the harmonic mean of the fall and the rise, large only if both are.
-    """
+    """RAS before and after tuning: in the same neurons activation falls on safety requests and
+    rises on maths, and RAS is the harmonic mean of the fall and the rise, large only if both
+    are."""
     panels = (("on safety requests", 130, (150, 70), RED, "falls"), ("on maths", 370, (60, 140), BLUE, "rises"))
     for name, x, heights, colour, word in panels:
         d.title(x, 24, name, "middle")
@@ -339,8 +331,7 @@ def ras(d: Drawing) -> None:
 def openings(d: Drawing) -> None:
     """Openings times consequence: if tuning only changes how often thoughts open carefully,
     misalignment is expected to move from 30% to 42%, although what follows each opening stays the
-    same.
-    """
+    same."""
     heads = {
         90: "opening of\nthe thought", 240: "how often,\nbefore tuning", 400: "how often,\nafter tuning",
         560: "misaligned after it,\nas the untuned model",
@@ -366,8 +357,7 @@ def openings(d: Drawing) -> None:
 
 def bootstrap(d: Drawing) -> None:
     """The cluster bootstrap: whole verbs are drawn again with all their requests, the rate is
-    computed for each draw, and the middle 95% of these rates are the interval.
-    """
+    computed for each draw, and the middle 95% of these rates are the interval."""
     rates = []
     for row, draw in enumerate(((0, 1, 2, 3), (0, 2, 0, 3), (1, 2, 2, 3))):
         text = "Measured: five requests per verb, red is misaligned"
@@ -402,8 +392,7 @@ def chain(d: Drawing, steps: Sequence[tuple[str, str, str]], width: float = 128)
 def standard(d: Drawing) -> None:
     """How a printed number becomes a verdict: cells give an effect per unit, units give a mean with
     its interval and p value, the p value is multiplied by the fixed number of claims, and below
-    each step stands the question to ask there.
-    """
+    each step stands the question to ask there."""
     chain(d, [
         ("printed cells", "Do counts and\naverages fit?", BLUE),
         ("effect per unit", "What is a unit?\nCompared with what?", BLUE),
@@ -414,8 +403,7 @@ def standard(d: Drawing) -> None:
 
 def road(d: Drawing) -> None:
     """The road of a measurement on your own model: the model, what fits, prompts, a judge, how many
-    prompts an answer needs, the run, and the claims page, each with what goes wrong there.
-    """
+    prompts an answer needs, the run, and the claims page, each with what goes wrong there."""
     chain(d, [
         ("model", "thinks in a way\nof its own", BLUE), ("fit", "long thoughts\nneed room", BLUE),
         ("prompts", "in a language it\ndoes not speak", ORANGE), ("judge", "debris counted\nas harm", ORANGE),
@@ -425,9 +413,9 @@ def road(d: Drawing) -> None:
 
 
 def plane(d: Drawing) -> None:
-    """The plane of repairs: to the right more maths is left, further down there is less misalignment;
-    a repair that another one beats in both is dominated, and those that none beats are the front.
-    """
+    """The plane of repairs: to the right more maths is left, further down there is less
+    misalignment; a repair that another one beats in both is dominated, and those that none beats
+    are the front."""
     d.arrow((70, 250), (500, 250), SOFT)
     d.arrow((70, 250), (70, 24), SOFT)
     d.words(285, 272, "maths that is left", SOFT)

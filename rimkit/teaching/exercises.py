@@ -226,9 +226,10 @@ def result_of(function: Callable, *arguments, **named) -> Any:
 
 
 def compare(found: Any, right: Any, mistakes: Mapping[str, Any] = {}, tolerance: float = 1e-3) -> bool | str:
-    """Whether numbers are right (relative ``tolerance``), else what is wrong with them. ``right`` is
-    a number or an array; ``mistakes`` maps what to say to the numbers that such a mistake gives, or
-    to a function that computes them. Kind, shape, missing numbers and sign are always looked at."""
+    """Whether numbers are right (relative ``tolerance``), else what is wrong with them. ``right``
+    is a number or an array; ``mistakes`` maps what to say to the numbers that such a mistake gives,
+    or to a function that computes them. Kind, shape, missing numbers and sign are always looked
+    at."""
     right = np.asarray(right, dtype=float)
     wanted = f"numbers of shape {right.shape}" if right.ndim else "a number"
     try:
@@ -271,7 +272,8 @@ class Prediction:
         return self.note
 
     def compare(self, measured: float, ci_low: float | None = None, ci_high: float | None = None) -> Note:
-        """The gap in one sentence, in whole units; with an interval, whether the guess lies inside."""
+        """The gap in one sentence, in whole units; with an interval, whether the guess lies
+        inside."""
         if missing(measured):  # of a real model that was cut off
             return Note(f"{self.name}: nothing was measured, since no reply was judged.")
         if not isinstance(measured, Real):

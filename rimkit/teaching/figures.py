@@ -468,7 +468,8 @@ def _panels(
 def _columns(
     table: pd.DataFrame, x: str, facet: str | None, width: float, label: str
 ) -> tuple[Figure, list[tuple]]:  # fmt: skip
-    """Panels with the categories of ``x`` side by side; of each its axis, its part, its categories."""
+    """Panels with the categories of ``x`` side by side; of each its axis, its part, its
+    categories."""
     at = {panel: _levels(_part(table, {facet: panel}), x) for panel in _levels(table, facet)}
     room = min(13, 11 * width / sum(map(len, at.values())) - 1)  # letters
     ticks = {place: _wrapped(place, room, hyphens=True) for place in table[x]}
@@ -563,8 +564,8 @@ def _finish(
 def _named(
     figure: Figure, title: str, said: str, table: pd.DataFrame, caption: str = "", legend: Sequence[Line2D] = ()
 ) -> Figure:
-    """The figure with its title, its one sentence, its table and its caption; the legend stands under
-    the title, or beside the panels if there is much to say."""
+    """The figure with its title, its one sentence, its table and its caption; the legend stands
+    under the title, or beside the panels if there is much to say."""
     width, lines = figure.get_figwidth(), fill(title, int(11 * figure.get_figwidth()))
     above = 0.12 + 0.24 * (1 + lines.count("\n"))  # inches
     lengths = [len(key.get_label()) + (4 if key.get_linestyle() == "None" else 8) for key in legend]

@@ -55,7 +55,8 @@ def by_models(
 
 def power_curves() -> pd.DataFrame:
     """Power of every comparison by prompts per condition: ``comparison, prompts, power``. That of
-    Fig. 5, which no judge read, is of the exact test; the others are of rates with a noisy judge."""
+    Fig. 5, which no judge read, is of the exact test; the others are of rates with a noisy
+    judge."""
     sizes, table = np.unique(np.geomspace(20, 20_000, 25).round().astype(int)), needed()
 
     def at(item, n: int) -> float:
@@ -97,7 +98,8 @@ def claims_beside() -> pd.DataFrame:
 
 
 def standard_table() -> pd.DataFrame:
-    """`rimkit.paper.reanalysis.by_one_standard` to read: every claim of several models, and Fig. 5."""
+    """`rimkit.paper.reanalysis.by_one_standard` to read: every claim of several models, and Fig.
+    5."""
     known = ledger.claims().set_index("id")
     found = by_one_standard().set_index("claim").join(known["primary_metric"].rename("metric"))
     rows = found.to_dict("records")
@@ -138,8 +140,8 @@ def _judged(row: pd.Series) -> str:
 
 
 def reading(text: str, **values: Any) -> Reading:
-    """`rimkit.teaching.tables.our_reading` of the published numbers, which are the same whatever the
-    model; raises `WordsAndNumbers` where they do not bear the words out."""
+    """`rimkit.teaching.tables.our_reading` of the published numbers, which are the same whatever
+    the model; raises `WordsAndNumbers` where they do not bear the words out."""
     return Reading(filled(text, values))
 
 
