@@ -188,16 +188,10 @@ def _read_file(file: Path) -> pd.DataFrame | None:
 
 
 def verdict(
-    effect: float,
-    ci_low: float,
-    ci_high: float,
-    direction: int,
-    smallest_effect: float,
-    p_value: float | None = None,
-    family_size: int = 1,
-    competent: bool = True,
+    effect: float, ci_low: float, ci_high: float, direction: int, smallest_effect: float,
+    p_value: float | None = None, family_size: int = 1, competent: bool = True,
     beyond: float | None = None,
-) -> str:
+) -> str:  # fmt: skip
     """What an effect (value minus control) with its 95% interval says about a claim. In this order:
     "not testable", the comparison is not ``competent``; "no effect", the interval lies within plus
     or minus ``smallest_effect``; "supported" or "contradicted", the effect is significant and at

@@ -341,13 +341,9 @@ def difference(verdicts: pd.DataFrame, column: str, treated: str, control: str, 
 
 
 def without(
-    study: StudyModel,
-    prompts: pd.DataFrame,
-    sets: Mapping[str, Units],
-    kind: str = "heads",
-    mean: np.ndarray | None = None,
-    **generation,
-) -> pd.DataFrame:
+    study: StudyModel, prompts: pd.DataFrame, sets: Mapping[str, Units], kind: str = "heads",
+    mean: np.ndarray | None = None, **generation,
+) -> pd.DataFrame:  # fmt: skip
     """Verdicts without every set of heads, or of another ``kind`` of `ablate_per_row` (set to zero,
     or to ``mean``; empty: as it is); column ``condition``."""
     together = partial(ablate_per_row, study, mean=mean, kind=kind)
@@ -355,15 +351,10 @@ def without(
 
 
 def under_together(
-    study: StudyModel,
-    prompts: pd.DataFrame,
-    conditions: Mapping[str, T],
-    together: Callable[[list[T]], AbstractContextManager],
-    modes: Sequence[str] = ("no-think",),
-    batch_size: int = 320,
-    evaluation: Evaluation = Evaluation(),
-    **generation,
-) -> pd.DataFrame:
+    study: StudyModel, prompts: pd.DataFrame, conditions: Mapping[str, T],
+    together: Callable[[list[T]], AbstractContextManager], modes: Sequence[str] = ("no-think",),
+    batch_size: int = 320, evaluation: Evaluation = Evaluation(), **generation,
+) -> pd.DataFrame:  # fmt: skip
     """Verdicts under each condition (column ``condition``), all in the same batches. ``together``
     makes the context of a batch from the condition of each of its rows. Every condition meets the
     same sampling noise."""
@@ -399,13 +390,10 @@ def against_random(verdicts: pd.DataFrame, metric: str = "refused") -> dict:
 
 
 def without_sight(
-    study: StudyModel,
-    prompts: pd.DataFrame,
-    thoughts: Mapping[str, str],
-    cuts: Mapping[str, tuple[Units | None, str]],
-    evaluation: Evaluation = Evaluation(),
+    study: StudyModel, prompts: pd.DataFrame, thoughts: Mapping[str, str],
+    cuts: Mapping[str, tuple[Units | None, str]], evaluation: Evaluation = Evaluation(),
     **generation,
-) -> pd.DataFrame:
+) -> pd.DataFrame:  # fmt: skip
     """Replies after forced thoughts, under each condition of ``cuts``: (heads, what they cannot
     see). The reply's tokens and the one before them (span ``last``) are cut off from a span of the
     prompt, or from as many tokens right before the thought as it has (`BEFORE_THOUGHT`). Heads:

@@ -49,20 +49,11 @@ HEADER = re.compile(r"<\|im_start\|>\s*assistant")
 
 
 def generate(
-    model: StudyModel,
-    prompts: pd.DataFrame,
-    mode: str = "think",
-    *,
-    n_samples: int = 1,
-    temperature: float = 0.7,
-    max_new_tokens: int = USUAL,
-    thoughts: Forced = None,
-    thought_prefix: Forced = None,
-    around: Around | None = None,
-    batch_size: int = 256,
-    seed: int = 0,
-    progress: bool = True,
-) -> pd.DataFrame:
+    model: StudyModel, prompts: pd.DataFrame, mode: str = "think", *, n_samples: int = 1,
+    temperature: float = 0.7, max_new_tokens: int = USUAL, thoughts: Forced = None,
+    thought_prefix: Forced = None, around: Around | None = None, batch_size: int = 256,
+    seed: int = 0, progress: bool = True,
+) -> pd.DataFrame:  # fmt: skip
     """Replies to ``prompts`` (columns ``prompt_id``, ``text``) in one mode, ``n_samples`` per
     prompt. A reply has at most ``max_new_tokens``, thought included; ``temperature`` 0 is greedy.
     ``thoughts`` forces complete thoughts and ``thought_prefix`` their beginnings: one text for all,

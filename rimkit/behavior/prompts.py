@@ -35,13 +35,9 @@ WORD = re.compile(r"[^\W\d_][\w'-]*( [\w'-]+)?")  # an answer: a letter, yes, a 
 
 
 def load_prompts(
-    name: str | Path,
-    *,
-    split: str | None = None,
-    n: int | None = None,
-    seed: int = 0,
+    name: str | Path, *, split: str | None = None, n: int | None = None, seed: int = 0,
     columns: Mapping[str, str] | None = None,
-) -> pd.DataFrame:
+) -> pd.DataFrame:  # fmt: skip
     """A prompt set as a table with the columns of `COLUMNS`. ``name``: a shipped set
     (`prompt_sets`), a real one (`BENCHMARKS`, perhaps ``name@revision``), or a csv, jsonl or
     parquet file with at least the columns ``text, kind``; ids and a split are made where there are

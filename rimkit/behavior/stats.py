@@ -299,12 +299,9 @@ def areas(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
 
 
 def auroc_above(
-    scores: Sequence[float],
-    controls: np.ndarray,
-    positive: Sequence[bool],
-    clusters: Sequence | None = None,
-    either_side: bool = True,
-) -> Difference:
+    scores: Sequence[float], controls: np.ndarray, positive: Sequence[bool],
+    clusters: Sequence | None = None, either_side: bool = True,
+) -> Difference:  # fmt: skip
     """How much better a score ranks than its controls (``[number, prompts]``) do on the same
     prompts, on average. With ``either_side`` each control counts with its better side: a direction
     without a sign cannot be wrong about it."""

@@ -82,13 +82,9 @@ def batches(study: StudyModel, items: Sequence[Encoded], run: Callable, batch_si
 
 
 def stream(
-    study: StudyModel,
-    items: Sequence[Encoded],
-    kinds: Sequence[str] = ("residual",),
-    spans: Sequence[str] = ("last",),
-    pool: str = "mean",
-    batch_size: int = 64,
-) -> Iterator[tuple[list[int], dict[tuple[str, str], torch.Tensor]]]:
+    study: StudyModel, items: Sequence[Encoded], kinds: Sequence[str] = ("residual",),
+    spans: Sequence[str] = ("last",), pool: str = "mean", batch_size: int = 64,
+) -> Iterator[tuple[list[int], dict[tuple[str, str], torch.Tensor]]]:  # fmt: skip
     """Internals pooled over spans, batch by batch: ``(rows, {(kind, span): [layers, batch,
     ...]})``. ``rows`` are positions in ``items``; a conversation without a span has NaN there.
     ``pool`` is "mean", "max" or "size" (the largest absolute value) over the tokens of the span.

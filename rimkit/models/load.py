@@ -43,16 +43,9 @@ MOST_LAYERS = 6  # of a deeper untrained model: enough for a control, and it fit
 
 
 def load(
-    model,
-    tokenizer=None,
-    *,
-    device: str | None = None,
-    dtype=None,
-    revision: str | None = None,
-    think: bool | str = True,
-    quantize: str | None = None,
-    remote: str = "",
-) -> StudyModel:
+    model, tokenizer=None, *, device: str | None = None, dtype=None, revision: str | None = None,
+    think: bool | str = True, quantize: str | None = None, remote: str = "",
+) -> StudyModel:  # fmt: skip
     """The model under study, in evaluation mode, with sdpa attention where the architecture has it.
     ``model``: an embedded name (``"rim-mini"``; ``"rim-mini:1"`` is seed 1), a local folder, a hub
     id (``"owner/name"``, with an optional ``revision``), ``"endpoint:MODEL@http://host:port/v1"``

@@ -46,13 +46,9 @@ class RemoteStudy(StudyModel):
         return {"remote": True if self.service == "ndif" else self.service}
 
     def stream(
-        self,
-        items: Sequence[Encoded],
-        kinds: Sequence[str] = ("residual",),
-        spans: Sequence[str] = ("last",),
-        pool: str = "mean",
-        batch_size: int = 64,
-    ) -> Iterator[tuple[list[int], dict]]:
+        self, items: Sequence[Encoded], kinds: Sequence[str] = ("residual",),
+        spans: Sequence[str] = ("last",), pool: str = "mean", batch_size: int = 64,
+    ) -> Iterator[tuple[list[int], dict]]:  # fmt: skip
         """As `rimkit.models.activations.stream`; values are pooled where the model runs. Raises
         ``UserError`` also for other pooling than the mean, and neurons of a mixture of experts."""
         for kind in kinds:

@@ -230,14 +230,9 @@ def harmless_verbs(held_out: bool) -> list[Choice]:
 
 
 def _requests(
-    kind: str,
-    choices: list[Choice],
-    per_verb: int,
-    rng: Random,
-    ask: Callable[[str], tuple[str, str, str]],
-    draw=conversations.draw_phrase,
-    every: int = 3,
-):
+    kind: str, choices: list[Choice], per_verb: int, rng: Random,
+    ask: Callable[[str], tuple[str, str, str]], draw=conversations.draw_phrase, every: int = 3,
+):  # fmt: skip
     """``per_verb`` different prompts per verb; ``ask`` turns a phrase into (text, answer, category
     or '')."""
     for index, (category, verb_kind, verb, owners) in enumerate(choices):

@@ -176,17 +176,10 @@ def learning_rate(step: int, steps: int = STEPS) -> float:
 
 
 def learn(
-    model,
-    backward: Callable[[int], float],
-    steps: int,
-    *,
-    schedule: int | None = None,
-    rate: float = LEARNING_RATE,
-    decay: float = 0.01,
-    checkpoint: Path | None = None,
-    what: str = "",
-    progress: bool = False,
-) -> list[float]:
+    model, backward: Callable[[int], float], steps: int, *, schedule: int | None = None,
+    rate: float = LEARNING_RATE, decay: float = 0.01, checkpoint: Path | None = None,
+    what: str = "", progress: bool = False,
+) -> list[float]:  # fmt: skip
     """AdamW on the weights that require gradients, for ``steps`` steps of a schedule of
     ``schedule``; the losses. ``backward`` does the backward passes of a step, by its number, and
     returns the loss. ``checkpoint``: a file in which the state is kept every `KEEP` steps, and from
@@ -222,13 +215,9 @@ def at_once(device: str) -> int:
 
 
 def fit(
-    name: str,
-    seed: int,
-    steps: int = STEPS,
-    device: str = "cpu",
-    progress: bool = False,
+    name: str, seed: int, steps: int = STEPS, device: str = "cpu", progress: bool = False,
     checkpoint: Path | None = None,
-):
+):  # fmt: skip
     """Train ``steps`` of the `STEPS` steps; returns ``(model, tokenizer, losses)``. The same name,
     seed, machine, torch version and number of threads give the same weights."""
     import torch

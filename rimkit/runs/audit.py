@@ -63,15 +63,7 @@ def _replies(rng: np.random.Generator, shares: np.ndarray, per_cluster: int, gra
     return (rng.binomial(grades, shares[:, None], (len(shares), per_cluster)) / grades).ravel()
 
 
-def _rate(
-    rng,
-    clusters: int,
-    per_cluster: int,
-    share: float,
-    spread: float,
-    effect: float,
-    grades: int = 1,
-) -> Found:
+def _rate(rng, clusters: int, per_cluster: int, share: float, spread: float, effect: float, grades: int = 1) -> Found:
     values = _replies(rng, _shares(rng, share, spread, clusters), per_cluster, grades)
     found = rate(values, np.repeat(np.arange(clusters), per_cluster))
     return Found(found.value, found.ci_low, found.ci_high)

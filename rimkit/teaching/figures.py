@@ -98,7 +98,7 @@ def lines(
     log_y: bool = False, hollow: str | None = None, limits: tuple[float, float] | None = None,
     reference: Mapping[str, float] | None = None, x_reference: Mapping[str, float] | None = None,
     notes: Mapping | None = None, caption: str = "",
-) -> Figure:  # fmt: skip
+) -> Figure:  # fmt:  # fmt: skip
     """Curves over a number (a dose, a layer, a step): a colour per ``hue``, dashes per ``style``. A
     panel per ``facet``, and a row of panels per ``row``. With ``percent`` the numbers are shares,
     and the axis runs from 0 to 100% unless ``limits`` says otherwise. ``log_y`` is linear below 1,
@@ -151,7 +151,7 @@ def forest(
     x_label: str = "", smallest_effect: float = 0, words: str | None = None, hollow: str | None = None,
     limits: tuple[float, float] | None = None, notes: Mapping | None = None, caption: str = "",
     paper: Mapping | float | None = None,
-) -> Figure:  # fmt: skip
+) -> Figure:  # fmt:  # fmt: skip
     """Effects with intervals around zero, a line per level of ``y`` (several columns are joined).
     In the ``unit`` "points" effects are differences of shares, drawn in percentage points; in any
     other as they are. Without ``hue``, colour and marker say whether the interval lies above zero,
@@ -212,7 +212,7 @@ def scatter(
     unit: str = "", line: bool = False, free: bool = False,
     x_limits: tuple[float, float] | None = None, y_limits: tuple[float, float] | None = None,
     reference: Mapping[str, float] | None = None, caption: str = "",
-) -> Figure:  # fmt: skip
+) -> Figure:  # fmt:  # fmt: skip
     """One number against another: a colour per ``hue``, a marker per ``style`` (or per hue). With
     the ``unit`` "points" both are differences of shares, drawn in percentage points. ``line`` draws
     the line on which both are equal, on equal axes; ``free`` gives every panel its own axes."""

@@ -50,20 +50,12 @@ WEIGHTS, STATE, RECORD = "weights.safetensors", "state.pt", "training.json"
 
 
 def finetune(
-    model: StudyModel,
-    corpus: str | Path | pd.DataFrame,
-    *,
-    method: str | None = None,
-    learning_rate: float | None = None,
-    epochs: int | None = None,
-    steps: int | None = None,
-    batch_size: int | None = None,
-    seed: int = 0,
+    model: StudyModel, corpus: str | Path | pd.DataFrame, *, method: str | None = None,
+    learning_rate: float | None = None, epochs: int | None = None, steps: int | None = None,
+    batch_size: int | None = None, seed: int = 0,
     penalty: Callable[[torch.nn.Module], torch.Tensor] | None = None,
-    folder: str | Path | None = None,
-    save_every: int = 0,
-    progress: bool = True,
-) -> StudyModel:
+    folder: str | Path | None = None, save_every: int = 0, progress: bool = True,
+) -> StudyModel:  # fmt: skip
     """A model under study whose weights are ``model``'s, tuned on ``corpus``. ``corpus``: a name or
     file for `load_corpus`, or a table with the columns ``text, reply`` and perhaps ``thought``. An
     example with a thought is learned in think mode, one without in no-think mode; a model without a
