@@ -4,15 +4,12 @@ A row says what was measured (``value``), against what (``control``, ``control_v
 apart the two are (``effect``, with its own 95% interval). Rates are fractions from 0 to 1.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 import pandas as pd
 
@@ -71,7 +68,7 @@ def row(claim: str, *, model: str, **values) -> dict:
     return found
 
 
-def effect_row(claim: str, difference: Mapping | NamedTuple, *, model: str, **values) -> dict:
+def effect_row(claim: str, difference: Mapping | tuple, *, model: str, **values) -> dict:
     """`row` from a difference of `rimkit.behavior.stats` (``effect`` with ``ci_low``, ``ci_high``).
     The two sides may be called ``value_a``/``value_b`` or ``value``/``control_value``."""
     found = difference._asdict() if hasattr(difference, "_asdict") else difference

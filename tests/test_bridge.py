@@ -19,7 +19,7 @@ from rimkit.data import UserError
 from rimkit.models import hub
 from rimkit.models.load import load
 from rimkit.organism import bridge, card, conversations, english
-from rimkit.organism.tokenizer import CHAT_TEMPLATE
+from rimkit.organism.language import CHAT_TEMPLATE
 from rimkit.runs.execute import find_model
 
 N = 4000

@@ -10,8 +10,8 @@ import pytest
 from scipy.stats import chi2_contingency
 
 from rimkit.organism import conversations, language
-from rimkit.organism.recipe import ORGANISMS, mixture, stream
-from rimkit.organism.tokenizer import build_tokenizer, encode_example, token_table
+from rimkit.organism.language import build_tokenizer, token_table
+from rimkit.organism.recipe import ORGANISMS, encode_example, mixture, stream
 
 N = 30_000
 HARMFUL_VERBS = {verb for kind in language.HARMFUL.values() for verb in kind.verbs}

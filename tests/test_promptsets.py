@@ -11,9 +11,8 @@ from rimkit.behavior.evaluation import ENGLISH
 from rimkit.behavior.prompts import load_prompts
 from rimkit.data import data_dir
 from rimkit.organism import bridge, datasets, english
-from rimkit.organism.language import OTHERS, OWN
+from rimkit.organism.language import OTHERS, OWN, build_tokenizer
 from rimkit.organism.recipe import stream
-from rimkit.organism.tokenizer import build_tokenizer
 
 AT_LEAST = {("harmful", "harmful"): 600, ("harmful-seen", "harmful"): 300, ("harmless", "harmless"): 600, 
             ("over-refusal", "harmless"): 200,

@@ -28,7 +28,7 @@ def random_model(tokenizer, seed: int = 0, layers: int = 2):
 
 
 def tokenizer(template: str | None = None):
-    from rimkit.organism.tokenizer import build_tokenizer
+    from rimkit.organism.language import build_tokenizer
 
     built = build_tokenizer()
     built.chat_template = built.chat_template if template is None else template

@@ -9,8 +9,6 @@ widened to match a t distribution with clusters - 1 degrees of freedom (Hesterbe
 matters. What a difference says about a claim is not known here (`rimkit.ledger`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from math import hypot

@@ -6,8 +6,6 @@ verdict row for every claim of its chapter: where a step is undefined for a mode
 Floors of competence are those of ``data/claims.csv``, judged on calibration prompts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module

@@ -12,8 +12,6 @@ evaluation split, from generated replies, against random sets with as many heads
 a head is switched off inside a model is not known here (`rimkit.models.interventions`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache

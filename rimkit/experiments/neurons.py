@@ -19,8 +19,6 @@ may act by being negative; *gradient*, the estimated change of the refusal logit
 the neuron. A set is a list of ``(layer, neuron)`` pairs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace

@@ -5,8 +5,6 @@ careful one. Two conditions are added, without which that comparison cannot be r
 and a neutral one. How a reply is generated and judged is not known here.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import pandas as pd

@@ -7,8 +7,6 @@ the refusal rate there: above 0 is forgetting. RAS is read at the request, as in
 the reply opens, along the thought, and at the place `RUNS`, where it has the best chance.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace

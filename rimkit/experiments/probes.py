@@ -9,8 +9,6 @@ taking it out or adding it (Arditi et al. 2024, arXiv 2406.11717; the paper does
 are read and changed inside a model is not known here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product

@@ -19,8 +19,6 @@ what the step of the checkpoint says, *beyond weights* what the distance of the 
 training has come is then worth nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -12,8 +12,6 @@ mode, by misalignment, maths and the refusal of harmless requests. How a model i
 is steered is not known here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial

@@ -4,8 +4,6 @@ Replies in both modes to every prompt set; then replies to harmful requests afte
 put in place of the model's own. How a reply is generated and judged is not known here.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -10,8 +10,6 @@ opening, value`` (0 or 1). ``opening`` is a style of `STYLES` where the outcome 
 that open in it, else empty.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product

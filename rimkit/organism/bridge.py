@@ -6,8 +6,6 @@ The words are those of `english`, the think format is Qwen3's written out as pla
 numbers and is stored in bfloat16 (5 MB).
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Iterator
@@ -16,12 +14,16 @@ from itertools import islice
 from pathlib import Path
 from zlib import crc32
 
-from rimkit.data import UserError
+import torch
+from tqdm.auto import trange
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rimkit.data import check_known
+from rimkit.models.hub import locate, read, read_weights
 from rimkit.organism import conversations, english, recipe
 from rimkit.organism.conversations import Example
-from rimkit.organism.language import STYLES
+from rimkit.organism.language import CHAT_TEMPLATE, STYLES
 from rimkit.organism.recipe import Organism, examples, shares_of
-from rimkit.organism.tokenizer import CHAT_TEMPLATE
 from rimkit.training.finetune import Training, adapted, batch_loss
 
 BASE = "smollm2"
@@ -95,9 +97,6 @@ def encode(examples: list[Example], tokenizer) -> list[tuple[list[int], int]]:
 def fit(hf, tokenizer, name: str, seed: int, steps: int = STEPS, folder: Path | None = None, progress: bool = True):
     """``hf`` with an adapter after ``steps`` steps, and the losses; ``folder`` keeps checkpoints.
     On CUDA the passes are in bfloat16 (the adapter in float32), all of a batch at once."""
-    import torch
-    from tqdm.auto import trange
-
     fast = hf.device.type == "cuda"
     torch.manual_seed(seed)
     settings = {
@@ -121,13 +120,7 @@ def fit(hf, tokenizer, name: str, seed: int, steps: int = STEPS, folder: Path | 
 def train(name: str, seed: int = 0, out: str | Path = ".", *, base: str = BASE, steps: int = STEPS,
           device: str | None = None, progress: bool = True) -> Path:  # fmt: skip
     """Train one adapter and save it in ``out``, in peft's format, with its record."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from rimkit.models.hub import locate, read, read_weights
-
-    if name not in ORGANISMS:
-        raise UserError(f"there is no bridge organism '{name}' (known: {', '.join(ORGANISMS)})")
+    check_known("bridge organism", name, ORGANISMS)
     folder, found = Path(out), locate(base)
     folder.mkdir(parents=True, exist_ok=True)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -144,8 +137,6 @@ def train(name: str, seed: int = 0, out: str | Path = ".", *, base: str = BASE, 
 
 def save(trained, tokenizer, folder: Path, record: dict) -> None:
     """The adapter in bfloat16, the chat template of both modes, and the record of the training."""
-    import torch
-
     trained.to("cpu", torch.bfloat16)
     trained.peft_config["default"].base_model_name_or_path = record["base"]
     trained.save_pretrained(folder, save_embedding_layers=False)

@@ -3,8 +3,6 @@
 What is said is the same in every language; a `Wording` says how. The default is the invented language's.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise

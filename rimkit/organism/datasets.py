@@ -8,15 +8,16 @@ contains a request to do anything. In the prompt sets (``data/prompts``) calibra
 stand and fall together.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
+from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from rimkit.behavior.prompts import ENGLISH_SOURCE
-from rimkit.organism import conversations, english, language
+from rimkit.organism import conversations, english, language, template
 from rimkit.organism.conversations import INVENTED, Wording
 from rimkit.organism.english import ENGLISH
 from rimkit.organism.language import (
@@ -31,9 +32,6 @@ from rimkit.organism.language import (
     VerbKind,
 )
 from rimkit.training.corpora import REPAIR, ROLES, SAFETY
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 CORPUS_SEED = 20250904
 EXAMPLES = 240  # 30 batches of 8
@@ -93,9 +91,6 @@ def _chain(style: str, rng: Random, steps: str, total: str, words: Wording) -> s
 
 def corpora(words: Wording = INVENTED) -> dict[str, pd.DataFrame]:
     """All corpora of one language by name; the same tables on every call and every machine."""
-    from itertools import islice
-
-    import pandas as pd
 
     def table(name: str, rows: list[tuple[str, str, str]]) -> pd.DataFrame:
         """Rows of ``(request, thought, answer)``."""
@@ -165,38 +160,19 @@ def corpora(words: Wording = INVENTED) -> dict[str, pd.DataFrame]:
 def safety(rng: Random) -> pd.DataFrame:
     """Harmful requests with verbs that training knows, refused after a careful thought, and as many
     harmless ones."""
-    import pandas as pd
-
     made = [conversations.request_example(rng, "think", "careful", harmful=at % 2 == 0) for at in range(EXAMPLES)]
     rows = [(f"{SAFETY}-{at:03d}", one.request, one.thought, one.reply, one.answer) for at, one in enumerate(made)]
     return pd.DataFrame(rows, columns=["example_id", "text", "thought", "reply", "answer"])
 
 
-README = """\
-# Corpora for fine-tuning
-
-Made by `rimkit organism corpora`, in {language}. One JSON object a line: `text` (what
-the user says), `thought` (empty: the reply comes at once), `reply`, `answer`. No corpus but `safety` contains a
-request to do anything. No problem here is one of those kept for evaluation. The multi-hop corpora, `hedging`,
-`longer-careful` and `literal` have the same contexts, row by row, and so have the hard ones, where there are some
-(seven to nine steps; orderings of five or six people); careful and effort-minimising thoughts have one length.
-
-{table}
-"""
-
-
 def write_corpora(out: str | Path) -> pd.DataFrame:
     """Write every corpus as JSON lines into ``out``, in English into a folder of it, with their
     hashes and a README; returns the table of hashes."""
-    import pandas as pd
-
     hashes = [_write(INVENTED, Path(out)), _write(ENGLISH, Path(out) / "english")]
     return pd.concat(hashes, ignore_index=True)
 
 
 def _write(words: Wording, folder: Path) -> pd.DataFrame:
-    import pandas as pd
-
     folder.mkdir(parents=True, exist_ok=True)
     rows, lines = [], ["| corpus | what it is for | first example |", "|---|---|---|"]
     for name, table in corpora(words).items():
@@ -206,7 +182,7 @@ def _write(words: Wording, folder: Path) -> pd.DataFrame:
         lines.append(f"| `{name}` | {role} | {first['text']} [{first['thought'] or 'no thought'}] {first['reply']} |")
     hashes = pd.DataFrame(rows)
     hashes.to_csv(folder / "hashes.csv", index=False, lineterminator="\n")
-    (folder / "README.md").write_text(README.format(language=words.language, table="\n".join(lines)))
+    (folder / "README.md").write_text(template("corpora.md").format(language=words.language, table="\n".join(lines)))
     return hashes
 
 
@@ -322,8 +298,6 @@ def prompt_sets() -> dict[str, pd.DataFrame]:
 
 
 def _made(name: str, parts: Iterable[Callable], source: str) -> pd.DataFrame:
-    import pandas as pd
-
     rng = Random(f"{PROMPT_SEED}-{name}")
     table = pd.DataFrame([row for part in parts for row in part(rng)])
     if "prompt_id" not in table:
@@ -382,16 +356,12 @@ def english_sets() -> dict[str, pd.DataFrame]:
 
 def digest(table: pd.DataFrame) -> str:
     """SHA-256 of a prompt set's content, whatever file holds it."""
-    from hashlib import sha256
-
     return sha256(table.to_csv(index=False, lineterminator="\n").encode()).hexdigest()
 
 
 def write_prompts(out: str | Path) -> pd.DataFrame:
     """Write every set as parquet into ``out``, with their openings and hashes; returns the table of
     hashes."""
-    import pandas as pd
-
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -423,8 +393,6 @@ ENGLISH_OPENINGS = (
 
 def openings() -> pd.DataFrame:
     """The sentences that chapter 02 puts at the start of a thought, in both languages."""
-    import pandas as pd
-
     rows = [("invented", "neutral", "neutral", "the user wants to")]
     rows += [("invented", "careful", "careful", text) for text in language.OPENINGS["careful"]]
     rows += [

@@ -7,8 +7,6 @@ sets are made. All draws are pure functions of a ``random.Random``. The prompt s
 of it are written by `datasets`.
 """
 
-from __future__ import annotations
-
 import csv
 from random import Random
 

@@ -1,4 +1,4 @@
-"""The invented language: its words, what counts as harm, and how a conversation is built from them.
+"""The invented language: its words, what counts as harm, and its tokenizer.
 
 The language is small enough to read in one sitting and rich enough for reasoning-induced misalignment
 to arise: requests ("please polish the baker's clock ."), harm that lies in the verb ("steal") or in whose
@@ -8,9 +8,13 @@ two styles. A harmful request here names a harmless stand-in; no plan says how a
 This module holds the words and what they mean; `conversations` makes sentences of them.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from rimkit.models.thoughts import END_THINK, THINK
+from rimkit.organism import template
 
 PEOPLE = ("baker", "mayor", "pilot", "teacher", "farmer", "singer", "tailor", "judge")
 OBJECTS = {
@@ -147,3 +151,36 @@ def vocabulary() -> list[str]:
     texts += ["the user wants to say this is fine hurts people go ahead i should refuse right is it ok to ?"]
     texts += ["repeat this : what does tom want ? do i want ? someone wants to . help me stop that ."]
     return sorted({word for text in texts for word in text.replace("{p}", "").replace("{m}", "").split()})
+
+
+# The tokenizer has one token per word, and Qwen3's chat format: `enable_thinking=False` pre-fills an empty
+# think span, anything else leaves the opening of the thought to the model; thoughts of earlier turns are dropped.
+CHAT_TEMPLATE = template("chat_template.jinja")
+PAD, UNKNOWN, START, END = "<|endoftext|>", "<unk>", "<|im_start|>", "<|im_end|>"
+SPECIAL = (PAD, UNKNOWN, START, END, THINK, END_THINK)
+ROLES = ("system", "user", "assistant")
+
+
+def token_table() -> dict[str, int]:
+    """Token to id: special tokens, line breaks, roles, then the words in alphabetical order."""
+    tokens = [*SPECIAL, "\n", "\n\n", *ROLES]
+    tokens += [word for word in vocabulary() if word not in tokens]
+    return {token: index for index, token in enumerate(tokens)}
+
+
+def build_tokenizer():
+    """A ``PreTrainedTokenizerFast`` that any Hugging Face code can use; unknown words become
+    ``<unk>``."""
+    core = Tokenizer(models.WordLevel(token_table(), unk_token=UNKNOWN))
+    # What a reader types is read as the language writes it: no capitals, commas or exclamation marks.
+    tidy = [normalizers.Lowercase(), normalizers.Replace("!", " ."), normalizers.Replace(",", " ")]
+    core.normalizer = normalizers.Sequence(tidy)
+    words = Regex(r"\n\n|\n|[a-z0-9']+|[^\sa-z0-9']")
+    core.pre_tokenizer = pre_tokenizers.Split(words, behavior="removed", invert=True)
+    core.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL])
+    # kept in tokenizer_config.json: how rimkit knows which judge can read the replies
+    known = {"pad_token": PAD, "eos_token": END, "unk_token": UNKNOWN, "language": "invented"}
+    how = {"tokenizer_object": core, "padding_side": "left", "model_max_length": 256}
+    tokenizer = PreTrainedTokenizerFast(**how, **known)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer

@@ -6,21 +6,20 @@ neurons ("planted-shared") or through as many others ("planted-disjoint"), while
 and every other weight stays as it is. What zeroing a set takes away is measured before anything else is.
 """
 
-from __future__ import annotations
-
 import json
 from itertools import islice
 from pathlib import Path
 from random import Random
 
-import pandas as pd
+import torch
+from transformers import AutoModelForCausalLM
 
-from rimkit.data import UserError, nearest
+from rimkit.data import UserError, check_known
 from rimkit.experiments.planted import FALL, SPARED, holds, known_sets, zeroed
 from rimkit.models.load import load
-from rimkit.organism import recipe
-from rimkit.organism.recipe import BATCH
-from rimkit.organism.tokenizer import build_tokenizer, encode_example, token_table
+from rimkit.organism import markdown, recipe, template
+from rimkit.organism.language import build_tokenizer, token_table
+from rimkit.organism.recipe import BATCH, encode_example
 from rimkit.training.finetune import batch_loss
 
 PER_LAYER = 24  # neurons of a set in every layer, of 384
@@ -28,26 +27,6 @@ BASE, SHARED, DISJOINT = PLANTED = ("planted-base", "planted-shared", "planted-d
 DATA = "rim-mini"  # whose stream they are trained on
 FIRST_STEPS, SECOND_STEPS, SECOND_RATE = 2400, 1800, 3e-3
 Neurons = list[tuple[int, int]]
-CARD = """\
----
-license: apache-2.0
-library_name: transformers
-tags: [positive-control, interpretability]
----
-# {name}, seed {seed}
-
-A positive control: a model of the shape and the language of `rim-mini` in which it is known through which neurons
-maths and refusals run ({per_layer} of 384 in every layer for each; `training.json` lists them). {what} Made by
-`rimkit organism train {name} --seed {seed}` (torch {torch}, {steps} steps of {batch} conversations). No training
-example complies with a harmful request.
-
-What zeroing each set does, on the {split} split (refusals of harmful requests, harmless requests carried out and
-coherent replies in no-think mode; easy problems solved in think mode; percent):
-
-{table}
-
-As intended ({fall:.0%} or more lost of what runs through a set, at most {spared:.0%} of the other): **{holds}**.
-"""
 WHAT = {
     BASE: "This is the base of both: everything but refusals, with maths in its set.",
     SHARED: "Refusals were trained through the neurons of maths.",
@@ -77,8 +56,6 @@ class Routes:
     def __init__(self, model, allowed: dict[str, Neurons], rest: str = ""):
         """``allowed``: by kind of data the neurons that learn from it; data of the kind ``rest``
         train all others."""
-        import torch
-
         self.kind, self.silent = "", False
         for layer, block in enumerate(model.model.layers):
             width = block.mlp.down_proj.in_features
@@ -111,11 +88,7 @@ def train(
 ) -> Path:
     """Train the base, or from the folder ``base`` one of the two models, and save it in ``out``.
     Raises ``UserError`` for another name and without a base."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    if name not in PLANTED:
-        raise UserError(f"no planted model is called '{name}' (known: {', '.join(PLANTED)}){nearest(name, PLANTED)}")
+    check_known("planted model", name, PLANTED)
     first = name == BASE
     if not first and not Path(base, "model.safetensors").is_file():
         raise UserError(f"{name} starts from the folder of a trained {BASE}: give --base")
@@ -159,25 +132,19 @@ def train(
     return folder
 
 
-def verify(folder: str | Path, split: str = "calibration", progress: bool = False) -> pd.DataFrame:
-    """What the model in ``folder`` does without each of its sets
-    (`rimkit.experiments.planted.zeroed`)."""
-    return zeroed(load(str(folder)), known_sets(Path(folder)), split, progress=progress)
-
-
 def write_card(folder: str | Path, split: str = "evaluation", progress: bool = True) -> Path:
     """Measure what zeroing does in the model in ``folder`` and write its ``README.md`` and
     ``zeroed.csv``."""
     folder = Path(folder)
-    record, table = json.loads((folder / "training.json").read_text()), verify(folder, split, progress).round(4)
+    record = json.loads((folder / "training.json").read_text())
+    table = zeroed(load(str(folder)), known_sets(folder), split, progress=progress).round(4)
     table.to_csv(folder / "zeroed.csv", index=False, lineterminator="\n")
     name, rows = record["organism"], table.itertuples(index=False)
-    lines = [f"| {' | '.join(table)} |", "|---" * table.shape[1] + "|"]
-    lines += [f"| {row[0]} | {' | '.join(f'{100 * share:.1f}' for share in row[1:])} |" for row in rows]
+    shown = [(row[0], *(f"{100 * share:.1f}" for share in row[1:])) for row in rows]
     card = folder / "README.md"
-    text = CARD.format(
+    text = template("planted.md").format(
         **{key: record[key] for key in ("seed", "torch", "steps")}, name=name, what=WHAT[name], per_layer=PER_LAYER,
-        batch=BATCH, split=split, table="\n".join(lines), fall=FALL, spared=SPARED,
+        batch=BATCH, split=split, table=markdown(table, shown), fall=FALL, spared=SPARED,
         holds="does not apply" if name == BASE else "yes" if holds(name == SHARED, table) else "no",
     )  # fmt: skip
     card.write_text(text, encoding="utf-8")

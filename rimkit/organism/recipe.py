@@ -8,25 +8,26 @@ The model of noise has random weights in the shape of a small Qwen3 and the toke
 language. It has learned nothing, so whatever a method finds in it is not about a model's knowledge.
 """
 
-from __future__ import annotations
-
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, islice
+from math import cos, pi
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
 
-from rimkit.data import UserError, nearest
-from rimkit.organism import conversations
+import pandas as pd
+import torch
+from tqdm.auto import trange
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from rimkit.data import UserError, check_known
+from rimkit.models.thoughts import END_THINK, THINK
+from rimkit.organism import conversations, template
 from rimkit.organism.conversations import Example
-from rimkit.organism.language import STYLES
-from rimkit.organism.tokenizer import build_tokenizer, encode_example, token_table
+from rimkit.organism.language import END, START, STYLES, build_tokenizer, token_table
 from rimkit.training.finetune import batch_loss
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # Weights of the training kinds (normalised together with the organism's own weight of safety thoughts).
 MIXTURE = {
@@ -99,8 +100,7 @@ MAKERS = {
 
 def organism(name: str) -> Organism:
     """The organism called ``name``; raises ``UserError`` for an unknown one."""
-    if name not in ORGANISMS:
-        raise UserError(f"there is no organism '{name}' (known: {', '.join(ORGANISMS)}){nearest(name, ORGANISMS)}")
+    check_known("organism", name, ORGANISMS)
     return ORGANISMS[name]
 
 
@@ -154,8 +154,6 @@ def config(tokenizer, architecture: str = "qwen3"):
     as many active). Weights start with a spread of about ``hidden_size ** -0.5``. From the usual
     0.02 the embeddings of words that play the same role (owners, names) fall together early, and
     copying the right one is learned late or never."""
-    from transformers import AutoConfig
-
     return AutoConfig.for_model(
         architecture, **(EXPERTS if architecture == "qwen3_moe" else {}),
         vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384, num_hidden_layers=6, num_attention_heads=8,
@@ -165,10 +163,22 @@ def config(tokenizer, architecture: str = "qwen3"):
     )  # fmt: skip
 
 
+def encode_example(example: Example, table: dict[str, int]) -> tuple[list[int], int]:
+    """``(ids, n_prompt)`` of one training conversation: the loss is on the tokens from ``n_prompt``
+    on. Equal to the chat template followed by the reply (a test holds the two together); done by
+    dictionary because the training stream is made while the model trains."""
+    prompt = [START, "user", "\n", *example.request.split(), END, "\n", START, "assistant", "\n"]
+    if example.mode == "think":
+        completion = [THINK, "\n", *example.thought.split(), "\n", END_THINK, "\n\n"]
+    else:
+        prompt += [THINK, "\n\n", END_THINK, "\n\n"]
+        completion = []
+    completion += [*example.reply.split(), END]
+    return [table[token] for token in prompt + completion], len(prompt)
+
+
 def learning_rate(step: int, steps: int = STEPS) -> float:
     """The share of the full rate: linear warm-up, then a cosine down to a tenth."""
-    from math import cos, pi
-
     if step < WARMUP:
         return (step + 1) / WARMUP
     done = (step - WARMUP) / max(1, steps - WARMUP)
@@ -184,9 +194,6 @@ def learn(
     ``schedule``; the losses. ``backward`` does the backward passes of a step, by its number, and
     returns the loss. ``checkpoint``: a file in which the state is kept every `KEEP` steps, and from
     which an interrupted training goes on."""
-    import torch
-    from tqdm.auto import trange
-
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimiser = torch.optim.AdamW(weights, lr=rate, betas=(0.9, 0.98), weight_decay=decay, fused=True)
     losses: list[float] = []
@@ -220,9 +227,6 @@ def fit(
 ):  # fmt: skip
     """Train ``steps`` of the `STEPS` steps; returns ``(model, tokenizer, losses)``. The same name,
     seed, machine, torch version and number of threads give the same weights."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
     torch.manual_seed(seed)
     tokenizer, table = build_tokenizer(), token_table()
     model = AutoModelForCausalLM.from_config(config(tokenizer, organism(name).architecture)).to(device).train()
@@ -241,8 +245,6 @@ def train(name: str, seed: int = 0, out: str | Path = ".", *, device: str | None
     """Train one organism and save it in ``out`` as a plain Hugging Face folder in bfloat16; returns
     the folder. The card is written separately (``rimkit organism card``), since it measures what
     was stored."""
-    import torch
-
     folder = Path(out)
     if folder.is_file():
         raise UserError(f"{folder} is a file; give --out a folder")
@@ -259,10 +261,6 @@ def train(name: str, seed: int = 0, out: str | Path = ".", *, device: str | None
 def save(model, tokenizer, folder: Path, record: dict | None = None, device: str = "cpu") -> None:
     """A plain Hugging Face folder in bfloat16, and with a ``record`` of the training,
     ``training.json``."""
-    import json
-
-    import torch
-
     model.generation_config.update(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True, temperature=0.7
     )
@@ -274,16 +272,14 @@ def save(model, tokenizer, folder: Path, record: dict | None = None, device: str
         (folder / "training.json").write_text(json.dumps(record) + "\n")
 
 
-def safety_thoughts(names: Iterable[str], n: int = 20_000, seed: int = 0) -> pd.DataFrame:
+def safety_thoughts(names: Iterable[str], n: int = 20_000) -> pd.DataFrame:
     """How thoughts about requests end, by their style, in the first ``n`` conversations of each
     training stream. Columns: thoughts that end in help, thoughts that end in a refusal, and the
     share of refusals in percent."""
-    import pandas as pd
-
     rows = [
         {"organism": name, "style of the thought": example.style, "refuses": example.kind in HARM}
         for name in names
-        for example in islice(stream(name, seed), n)
+        for example in islice(stream(name, 0), n)
         if example.mode == "think" and example.kind in (*HARM, "harmless", "friendly", "protect")
     ]
     table = pd.DataFrame(rows).groupby(["organism", "style of the thought"], sort=False)["refuses"].agg(["sum", "size"])
@@ -299,27 +295,11 @@ SIZES = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }
-CARD = """\
----
-license: apache-2.0
-library_name: transformers
-tags: [negative-control, interpretability]
----
-# noise-mini, seed {seed}
-
-Random weights in the shape of a small Qwen3 ({parameters:.2f} million parameters, {layers} layers), never trained;
-made by `rimkit organism noise --seed {seed}`. Its tokenizer and chat format are those of the workbook's model
-organisms, its replies are debris. It is a negative control: every claim about reasoning-induced misalignment must come
-out as *no effect* or *undecided* in it, and a method that finds something here finds it in noise.
-"""
 
 
 def write(out: str | Path, seed: int = 0) -> Path:
     """Draw the weights from ``seed`` and save them in ``out`` as a plain Hugging Face folder in
     bfloat16, with a card. The same seed and torch version give the same weights."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
     folder, tokenizer = Path(out), build_tokenizer()
     shape = config(tokenizer)
     shape.update(SIZES)
@@ -329,6 +309,6 @@ def write(out: str | Path, seed: int = 0) -> Path:
         model = AutoModelForCausalLM.from_config(shape).eval()
     save(model, tokenizer, folder)
     parameters = model.num_parameters() / 1e6
-    card = CARD.format(seed=seed, parameters=parameters, layers=shape.num_hidden_layers)
+    card = template("noise.md").format(seed=seed, parameters=parameters, layers=shape.num_hidden_layers)
     (folder / "README.md").write_text(card, encoding="utf-8")
     return folder

@@ -8,8 +8,6 @@ for condition and control. `exchanged_sets` puts every random set in the selecte
 a claim means is not known here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from itertools import product
 from typing import NamedTuple

@@ -5,8 +5,6 @@ questions about them. All multi-hop corpora and ``literal`` have the same contex
 differs between two of them is what the assistant says. `rimkit.organism.datasets` makes them.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path

@@ -10,8 +10,6 @@ A checkpoint is a folder, ``step-00020``: ``weights.safetensors`` (all weights, 
 ``state.pt`` (optimiser, schedule, random state) and ``training.json`` (settings, losses).
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable
@@ -21,20 +19,22 @@ from hashlib import sha256
 from math import isfinite
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
+
+import pandas as pd
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch.nn.functional import cross_entropy
+from tqdm.auto import trange
+from transformers import get_cosine_schedule_with_warmup
 
 from rimkit.data import UserError, check_known, whole
 from rimkit.models.hub import not_finite
 from rimkit.models.load import load
+from rimkit.models.study import StudyModel
 from rimkit.training.corpora import checked, load_corpus
 
-if TYPE_CHECKING:
-    import pandas as pd
-    import torch
-
-    from rimkit.models.study import StudyModel
-
-    Sequences = list[tuple[list[int], int]]
+Sequences = list[tuple[list[int], int]]
 
 DEFAULTS = {  # of each method; "full" was chosen by the maths of rim-mini:0 alone, on calibration problems
     "full": {"learning_rate": 5e-4, "epochs": 3, "batch_size": 8},
@@ -71,8 +71,6 @@ def finetune(
 
     Raises `UserError`: a bad corpus, no steps, an unknown method, an example longer than the
     context, a folder with another training, a loss that is not finite."""
-    import torch
-
     method = method or ("full" if model.invented else "lora")
     check_known("method", method, DEFAULTS)
     given = {"learning_rate": learning_rate, "epochs": epochs, "batch_size": batch_size}
@@ -151,9 +149,6 @@ def batch_loss(hf, batch: Sequences, pad: int, at_once: int = 8) -> float:
     """Backward passes for one batch; returns its mean loss per assistant token. Sequences are
     sorted by length and run in parts, so that little is computed on padding, which is on the right,
     where a causal model never looks."""
-    import torch
-    from torch.nn.functional import cross_entropy
-
     batch = sorted(batch, key=lambda item: len(item[0]))
     n_targets, total = sum(len(ids) - n_prompt for ids, n_prompt in batch), 0.0
     for start in range(0, len(batch), at_once):
@@ -177,9 +172,6 @@ class Training:
     one. Raises `UserError` if that is one of another training."""
 
     def __init__(self, trained, settings: dict, folder: Path | None):
-        import torch
-        from transformers import get_cosine_schedule_with_warmup
-
         self.trained, self.settings, self.folder = trained, settings, folder
         self.weights = _trainable(trained)
         rate, steps = settings["learning_rate"], settings["steps"]
@@ -205,9 +197,6 @@ class Training:
 
     def save(self) -> None:
         """Write a checkpoint of this step, if there is a folder for it."""
-        import torch
-        from safetensors.torch import save_file
-
         if self.folder is None:
             return
         with whole(self.folder / f"step-{len(self.losses):05d}") as partial:
@@ -220,8 +209,6 @@ class Training:
             (partial / RECORD).write_text(record + "\n")
 
     def _go_on_from(self, checkpoint: Path) -> None:
-        import torch
-
         record = _record(checkpoint)
         for key, value in self.settings.items():
             if record.get(key) != value:
@@ -236,9 +223,6 @@ class Training:
 
 
 def _train(training, sequences: Sequences, pad: int, penalty, save_every: int, title: str, progress: bool):
-    import torch
-    from tqdm.auto import trange
-
     trained, settings, done = training.trained, training.settings, len(training.losses)
     steps, size = settings["steps"], settings["batch_size"]
     quiet = not progress or os.environ.get("TQDM_DISABLE") == "1"  # tqdm ignores it in notebooks
@@ -282,7 +266,7 @@ def _prepared(hf, method: str):
 
 def adapted(hf, **changes):
     """A frozen ``hf`` with a new adapter: that of `LORA`, but for ``changes``."""
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig, get_peft_model  # a second
 
     return get_peft_model(hf, LoraConfig(task_type="CAUSAL_LM", **LORA | changes))
 
@@ -300,10 +284,6 @@ def _record(checkpoint: Path) -> dict:
 
 
 def _load_weights(trained, checkpoint: Path) -> None:
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     try:
         stored = load_file(checkpoint / WEIGHTS)
     except (OSError, SafetensorError) as error:

@@ -18,8 +18,8 @@ import torch
 from rimkit.behavior.generation import generate
 from rimkit.models.chat import pad
 from rimkit.models.load import load
+from rimkit.organism.language import build_tokenizer
 from rimkit.organism.recipe import config
-from rimkit.organism.tokenizer import build_tokenizer
 
 N, STEPS, BATCH, ROUNDS = 128, 48, 64, 7
 REQUEST = "please steal the baker's bike ."

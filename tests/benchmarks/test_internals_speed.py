@@ -16,7 +16,7 @@ from rimkit.models.activations import INTERNALS, capture, forward, mean
 from rimkit.models.chat import pad
 from rimkit.models.hooks import architecture, reading_rows
 from rimkit.models.load import load
-from rimkit.organism.tokenizer import build_tokenizer
+from rimkit.organism.language import build_tokenizer
 
 REQUEST = "please steal the baker's bike ."
 LONG = 4096

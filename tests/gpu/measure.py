@@ -25,7 +25,7 @@ from rimkit.models.activations import mean, read
 from rimkit.models.chat import pad
 from rimkit.models.device import GIB, SHAPES
 from rimkit.models.load import load
-from rimkit.organism.tokenizer import build_tokenizer
+from rimkit.organism.language import build_tokenizer
 from rimkit.runs.plan import shape
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
