@@ -71,8 +71,7 @@ def chapters_dir() -> Path:
 
 
 def find_chapters(names: Iterable[str] = ()) -> list[Path]:
-    """Notebooks for ``"01"``, ``"1"``, ``"A1"``, ``"01_observing_rim"`` or the path of one; else
-    all."""
+    """Notebooks for ``"01"``, ``"1"``, ``"A1"``, ``"01_observing_rim"`` or a path; else all."""
     shipped = {path.stem: path for path in sorted(chapters_dir().glob("*.ipynb"))}
     found = list(dict.fromkeys(_find_chapter(name, shipped) for name in names)) or [*shipped.values()]
     for one, other in combinations(found, 2):
@@ -125,8 +124,8 @@ def find_table(name: str | Path, shipped: Mapping[str, Path], what: str, also: C
 def read_table(path: Path, form: str = "") -> pd.DataFrame:
     """The file as a table. Text stays text: "007" is no number, and "NA" and an empty field are
     texts. ``form``: "csv", "jsonl" (or "json", a list), "parquet" or "text" (a row per line, column
-    ``text``); by default what the suffix says. Raises `UserError`, in one line that quotes nothing
-    of the file."""
+    ``text``); by default what the suffix says. Raises `UserError`, which quotes nothing of the
+    file."""
     import pandas as pd
 
     form = form or path.suffix[1:]
@@ -276,8 +275,7 @@ def results(name: str) -> pd.DataFrame:
 def kept(folder: str | Path, make: Callable[[], dict[str, pd.DataFrame]], of: str = "") -> dict[str, pd.DataFrame]:
     """Tables by name, as they lie in ``folder``; made now, and put there whole, if they are not
     there unharmed. This is how long work goes on after an interruption. ``of`` names what they are
-    made of, such as a model's weights: other tables are not taken. With no folder nothing is
-    kept."""
+    made of, such as a model's weights: others are not taken. Without a folder nothing is kept."""
     if not str(folder):
         return make()
     folder = Path(folder)

@@ -142,8 +142,8 @@ def write(rows: Iterable[Mapping] | pd.DataFrame, path: str | Path) -> pd.DataFr
 def read(path: str | Path) -> pd.DataFrame:
     """The rows of a parquet file, or of all parquet files below a folder (of its ``ledger``, where
     it has one). A file that cannot be read, has another schema version or speaks of unknown claims
-    is named in a one-line warning, and what can be shown is shown. Raises `UserError` if ``path``
-    does not exist."""
+    is named in a one-line warning, and what can be shown is shown. Raises `UserError` for no
+    ``path``."""
     path = Path(path)
     if not path.exists():
         raise UserError(f"no ledger at {path}: run `rimkit run --out {path}` first")
@@ -256,8 +256,7 @@ def claims_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _judged(item: Mapping) -> tuple[float, str, bool | None]:
-    """Of one row with its claim: adjusted p value, verdict, whether it excludes the paper's
-    number."""
+    """Of one row with its claim: adjusted p, verdict, whether it excludes the paper's number."""
     interval = [item[name] for name in ("effect", "effect_ci_low", "effect_ci_high")]
     p_value = item["p_value"] if not missing(item["p_value"]) else p_from_interval(*interval)
     word = verdict(

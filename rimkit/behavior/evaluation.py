@@ -70,8 +70,7 @@ class Evaluation:
     max_new_tokens: int = 0
 
     def of(self, model: str) -> Self:
-        """As it is for a model: with the English sets where it does not speak the invented
-        language."""
+        """For a model: with the English sets where it does not speak the invented language."""
         if not model or speaks_invented(model):
             return self
         return replace(self, prompts={**ENGLISH, **self.prompts})
@@ -152,8 +151,7 @@ class Evaluation:
         return {"prompts": ", ".join(names) or None, "judge": name or None}
 
     def fingerprint(self) -> list[str]:
-        """Tells the files in the choice apart: other prompts, or another guard, are another
-        choice."""
+        """Tells choices apart by their files: other prompts, another guard."""
         files = [Path(other.partition("?")[0]) for other in self.prompts.values()]
         for benchmark, revision in filter(None, map(prompt_tables.named, self.prompts.values())):
             source = benchmark.source(revision)
@@ -220,7 +218,7 @@ def evaluation(
     (by name: see `Evaluation.of`). ``prompts``: a set of the workbook (`STAND_INS`) to whatever
     `load_prompts` takes; as a text, "harmful=hex-phi, maths=my.csv?text=question". ``judge``: a
     name that `find_judge` knows. Files and folders become absolute paths. Raises `UserError` for
-    what is unknown or not there."""
+    what is unknown."""
     if isinstance(prompts, str):
         pairs = re.split(r",\s*(?=[\w-]+=)", prompts.strip()) if prompts.strip() else []
         if wrong := next((pair for pair in pairs if "=" not in pair), ""):
@@ -258,8 +256,7 @@ def _judge(name: str) -> str:
 
 
 def _say_cut_off(study: StudyModel, prompts: pd.DataFrame, replies: pd.DataFrame, which: str) -> str:
-    """What would help replies that did not end; said once for a model and these replies, if too
-    many."""
+    """What would help replies that did not end; said once for these replies, if too many."""
     ended = replies["finished"].astype(bool)
     if study.invented or ended.mean() >= FINISHED:
         return ""
@@ -356,8 +353,7 @@ def under_together(
     batch_size: int = 320, evaluation: Evaluation = Evaluation(), **generation,
 ) -> pd.DataFrame:  # fmt: skip
     """Verdicts under each condition (column ``condition``), all in the same batches. ``together``
-    makes the context of a batch from the condition of each of its rows. Every condition meets the
-    same sampling noise."""
+    makes the context of a batch from the condition of each of its rows. All meet the same noise."""
     prompts = prompts.assign(luck=prompts["prompt_id"])
     copies = pd.concat([prompts.assign(condition=name) for name in conditions], ignore_index=True)
     copies["prompt_id"] = copies.index.astype(str)
@@ -376,8 +372,7 @@ def against_random(verdicts: pd.DataFrame, metric: str = "refused") -> dict:
     """A selected set (``condition`` "selected") against random ones ("random 0", "random 1", …).
     The difference in ``metric`` from their mean, its interval and p value by their spread
     (`against_singles`), and ``share``: of the random sets, how many move the metric at least as far
-    in its direction (`DIRECTIONS`). One is counted in for the selected set itself: an exact,
-    one-sided p value."""
+    in its direction (`DIRECTIONS`). The selected set counts in: an exact, one-sided p value."""
     role = verdicts["condition"].str.partition(" ")[0]
     found = difference(verdicts.assign(role=role), "role", SELECTED, RANDOM, metric)
     per_prompt = verdicts.groupby(["condition", "prompt_id"])[metric].mean().astype(float)

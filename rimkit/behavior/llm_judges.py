@@ -23,13 +23,7 @@ from unicodedata import normalize
 
 import pandas as pd
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    GenerationConfig,
-)
+import transformers
 
 from rimkit.behavior.judges import HARMFUL, WORDS, PhraseJudge, is_said
 from rimkit.behavior.redaction import scrub
@@ -124,7 +118,7 @@ class GuardJudge:
     @cached_property
     def classifies(self) -> bool:
         """Whether it is a sequence classifier; `UserError` if it is no generative model either."""
-        kind = (read(AutoConfig, locate(self.source)).architectures or ["none"])[0]
+        kind = (read(transformers.AutoConfig, locate(self.source)).architectures or ["none"])[0]
         if kind.endswith("ForSequenceClassification"):
             return True
         if kind.endswith(("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")):
@@ -136,7 +130,7 @@ class GuardJudge:
 
     @cached_property
     def tokenizer(self):
-        tokenizer = read(AutoTokenizer, locate(self.source))
+        tokenizer = read(transformers.AutoTokenizer, locate(self.source))
         if not self.classifies and not getattr(tokenizer, "chat_template", None):
             raise UserError(f"{self.name} is no guard: it generates, but has no chat template that shows it a reply")
         return tokenizer
@@ -144,7 +138,7 @@ class GuardJudge:
     @cached_property
     def model(self):
         place = choose_here(None, None)
-        kind = AutoModelForSequenceClassification if self.classifies else AutoModelForCausalLM
+        kind = transformers.AutoModelForSequenceClassification if self.classifies else transformers.AutoModelForCausalLM
         model = read_weights(kind, locate(self.source), dtype=getattr(torch, place.dtype))
         return model.eval().to(place.device)
 
@@ -231,7 +225,7 @@ class GuardJudge:
         own = self.model.generation_config.eos_token_id
         stop = self.tokenizer.eos_token_id if own is None else own
         greedy = {"max_new_tokens": self.max_new_tokens, "eos_token_id": stop}
-        self.model.generation_config = GenerationConfig(**greedy)  # its own may sample
+        self.model.generation_config = transformers.GenerationConfig(**greedy)  # its own may sample
         shown = torch.tensor([ids], device=self.model.device)
         output = self.model.generate(shown, attention_mask=torch.ones_like(shown))
         return self.tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True)
@@ -269,8 +263,7 @@ def messages(prompt: str, reply: str, policy: str = POLICY) -> list[dict]:
 
 def parse_score(answer: str) -> int | None:
     """The score, 1 to 5, behind the word "score" that begins a line or sentence, alone, or in an
-    object of JSON. None for no score, two different ones, 3.5, 7, 5/10; a thought before it is not
-    read."""
+    object of JSON. None for no score, two different ones, 3.5, 7, 5/10; thoughts are not read."""
     text = normalize("NFKC", split(answer)[1])
     with suppress(ValueError):
         told = json.loads(text[text.index("{") : text.rindex("}") + 1], object_pairs_hook=list)
@@ -292,8 +285,7 @@ ANSWER = 60  # tokens of an answer in the rubric's form, roughly
 
 def open_scores(folder: str | Path | None = None):
     """Scores on disk: a hash of what was asked -> ``[score or None, times asked]``; never a text.
-    ``folder``: by default ``RIMKIT_CACHE``, or the place of a user's caches. Raises `UserError`
-    where it cannot be written."""
+    ``folder``: by default ``RIMKIT_CACHE``, or the place of a user's caches. Raises `UserError`."""
     from diskcache import Cache, JSONDisk
     from platformdirs import user_cache_path
 
@@ -399,8 +391,7 @@ class EndpointJudge:
 
     def _fetch(self, todo: dict[str, tuple[str, str]], proven: bool) -> dict[str, str]:
         """Ask for all of ``todo``, keep scores as they come, and say why requests were refused.
-        ``proven``: these settings have brought scores before, so a refusal is about its one
-        request."""
+        ``proven``: these settings have brought scores before, so a refusal is about one request."""
         self.client.models()  # whether anybody is there, and takes the key, before all else is sent
         refused: dict[str, str] = {}
         done: list[str] = []
@@ -448,8 +439,7 @@ class EndpointJudge:
         return [None, self.attempts]
 
     def _key(self, prompt: str, reply: str) -> str:
-        """A hash of everything that a score depends on; of a judge in a folder here also its
-        weights."""
+        """A hash of all that a score depends on; of a judge in a folder also its weights."""
         weights = [identity(self.client.model)] if Path(self.client.model).is_dir() else []
         fixed = (self.client.url, self.client.model, *weights, RUBRIC, self.policy, self.max_tokens)
         parts = [*fixed, dict(self.client.settings), prompt, reply]

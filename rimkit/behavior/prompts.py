@@ -48,8 +48,8 @@ def load_prompts(
 
     Harmful requests that do not come with the workbook have a content note, and their text does not
     leave the process. Raises `UserError` for an unknown set, column, kind or split, an unreadable
-    file, a set that cannot be got, prompts without a text, ids that occur twice, ``n`` below 1 and
-    an empty result."""
+    file, a set that cannot be got, prompts without a text, ids that occur twice, and an empty
+    result."""
     return part_of(_read(name, columns), name, split=split, n=n, seed=seed)
 
 
@@ -184,8 +184,7 @@ def _answers(table: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def _gold(answer: str) -> str:
-    """The right answer as a number or word, empty where it is neither: also for a part of an
-    expression."""
+    """The right answer as a number or word; empty: neither, or a part of an expression."""
     answer = answer.strip()
     marked = "\\boxed" in answer or "####" in answer or len(judges.NUMBER.findall(answer)) == 1
     number = judges.number(answer) or (judges.final_answer(answer) if marked else None)
@@ -197,8 +196,7 @@ def _gold(answer: str) -> str:
 
 
 def _together(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Equal texts in one cluster and one half: none counts, or is learned from, twice; no cluster
-    is in both."""
+    """Equal texts in one cluster and one half: none counts twice, no cluster is in both."""
     texts = table["text"].str.normalize("NFKC").str.split().str.join(" ").str.lower().str.strip(" .,!?…\"'“”")
     if not texts.is_unique:
         table = _equal_in_one_cluster(table, texts)
@@ -292,8 +290,7 @@ def named(name: str) -> tuple[Benchmark, str] | None:
 
 def load(benchmark: Benchmark, revision: str) -> pd.DataFrame:
     """The whole set with the columns of the workbook, downloaded if it is not on this machine.
-    Raises `UserError` where that fails, for a file that cannot be read or lacks the columns
-    expected."""
+    Raises `UserError` where that fails, and for a file without the columns expected."""
     if benchmark.safety:
         content_note(benchmark.name)
     name, source = benchmark.name, benchmark.source(revision)

@@ -44,8 +44,7 @@ class Readout:
     fulfilment: tuple[int, ...]
 
     def __call__(self, logits):
-        """The refusal logit difference of logits ``[..., vocabulary]``: above 0, refusing is
-        likelier."""
+        """The logit difference of logits ``[..., vocabulary]``: above 0, refusing is likelier."""
         refusal, fulfilment = (logits[..., list(side)] for side in (self.refusal, self.fulfilment))
         return refusal.logsumexp(-1) - fulfilment.logsumexp(-1)
 
@@ -176,8 +175,8 @@ def _repeated(value, batch: int, copies: int):
 
 
 def attribution(study: StudyModel, items: Sequence[Encoded], read: Readout) -> tuple[np.ndarray, np.ndarray]:
-    """Estimated change of the refusal logit difference without each head and each neuron, mean over
-    prompts. ``([layers, heads], [layers, neurons])``: minus gradient x activation, summed over
+    """Estimated change of the refusal logit difference without each head and neuron, mean over
+    prompts. ``([layers, heads], [layers, neurons])``: minus gradient x activation, over all
     tokens."""
     heads, neurons = 0.0, 0.0
 

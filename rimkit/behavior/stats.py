@@ -86,7 +86,7 @@ def rates(
 ) -> pd.DataFrame:
     """One row per group (of the columns ``by``) and metric: ``*by, metric, value, ci_low, ci_high,
     n, method``. ``cluster=None`` treats replies as independent. Among harmless prompts ``refused``
-    is the over-refusal rate."""
+    is over-refusal."""
     by, metrics = _listed(by), _listed(metrics)
     _need(verdicts, [*by, *metrics])
     clusters = clusters_of(verdicts, cluster)
@@ -147,8 +147,7 @@ def paired_difference(
 
 
 def unpaired_difference(a: pd.DataFrame, b: pd.DataFrame, metric: str, cluster: str | None = "cluster") -> Difference:
-    """``a`` minus ``b`` on different prompts: both intervals combined (Newcombe 1998, method
-    10)."""
+    """``a`` minus ``b`` on different prompts: Newcombe 1998, method 10, from both intervals."""
     found, groups = [], 0
     for table in (a, b):
         _need(table, [metric])
@@ -231,8 +230,7 @@ def exact_test(k1: int, n1: int, k2: int, n2: int) -> float:
 
 def holm(p_values: Iterable[float]) -> np.ndarray:
     """p values adjusted for their number (Holm 1979), in their order; missing ones stay so,
-    uncounted. Not by statsmodels' ``multipletests``, which collects garbage at every call: a fifth
-    of a second."""
+    uncounted. Not by statsmodels' ``multipletests``, which takes a fifth of a second."""
     adjusted = np.asarray(list(p_values), dtype=float).copy()
     order = np.argsort(adjusted)[: int((~np.isnan(adjusted)).sum())]  # missing ones are last
     steps = adjusted[order] * np.arange(len(order), 0, -1)
@@ -279,8 +277,7 @@ def bootstrap_p(effect: float, draws: np.ndarray, groups: int) -> float:
 def auroc(scores: Sequence[float], positive: Sequence[bool], clusters: Sequence | None = None) -> Rate:
     """The chance that a positive scores above a negative (ties count half), with its interval.
     Where the groups do not overlap, draws show no spread: Wilson's interval, with as many units as
-    the smaller group has clusters. Raises `UserError` where one group is empty or a score is
-    missing."""
+    the smaller group has clusters. Raises `UserError` for an empty group or a missing score."""
     scores = np.asarray(scores, dtype=float)
     found, (draws,), groups, units = _areas_drawn(scores[None], positive, clusters)
     value = float(found[0])
@@ -338,10 +335,9 @@ def _areas_drawn(scores: np.ndarray, positive: Sequence[bool], clusters: Sequenc
 
 
 def swapped(verdicts: pd.DataFrame, draws: int = 200, seed: int = 0) -> pd.DataFrame:
-    """Would an effect be seen where there is none? Differences in misalignment after a swap of
-    modes by chance. Whole clusters are swapped or not. One row per draw, sorted by effect: ``swap,
-    effect, ci_low, ci_high, zero`` (outside of the interval, as it should be in 5 of 100 draws, or
-    inside)."""
+    """Would an effect be seen where there is none? Differences in misalignment after modes are
+    swapped by chance, whole clusters or not. One row per draw, sorted by effect: ``swap, effect,
+    ci_low, ci_high, zero`` (outside, as it should be in 5 of 100 draws, or inside)."""
     metric = "misaligned"
     table = verdicts.assign(cluster=clusters_of(verdicts), misaligned=verdicts[metric].astype(float))
     one, other = (

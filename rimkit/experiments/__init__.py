@@ -88,8 +88,7 @@ def readable(verdicts: DataFrame, by: str | Sequence[str]) -> Series:
 
 
 def random_sets(study: StudyModel, units: Units, n: int, seed: int, kind: str = "neurons") -> dict[str, Units]:
-    """``{"random 0": …}``: ``n`` sets of other heads, neurons or dimensions, as many in every
-    layer."""
+    """``{"random 0": …}``: ``n`` sets of other heads, neurons or dimensions, matched by layer."""
     drawn = matched_sets(units, getattr(architecture(study), PER_LAYER[kind]), n, seed)
     return {f"{RANDOM} {number}": found for number, found in enumerate(drawn)}
 
@@ -100,8 +99,7 @@ def per_prompt(verdicts: DataFrame, *by: str) -> DataFrame:
 
 
 def testable(claim: str, found: Found, **reached: float) -> Found:
-    """A difference with ``why_not`` where it has one, or else misses a floor
-    (`ledger.below_floor`)."""
+    """A difference with ``why_not``: its own, or the floor that it misses (`below_floor`)."""
     if isinstance(found, str):
         return found
     said = found.get("why_not")
@@ -110,8 +108,7 @@ def testable(claim: str, found: Found, **reached: float) -> Found:
 
 
 def verdict_rows(study: StudyModel, settings: Common, found: Iterable[tuple[str, str | None, Found]]) -> list[dict]:
-    """The verdict rows of a model, one for each ``(claim, mode, difference or why there is
-    none)``."""
+    """The verdict rows of a model, one per ``(claim, mode, difference or why there is none)``."""
     about = study.identity | settings.evaluation.description()
     return [
         untestable_row(claim, one, mode=mode, **about) if isinstance(one, str)
@@ -121,8 +118,7 @@ def verdict_rows(study: StudyModel, settings: Common, found: Iterable[tuple[str,
 
 
 def result(study: StudyModel, tables: Mapping[str, DataFrame], rows: list[dict]) -> Result:
-    """A `Result`; tables begin with ``model, seed`` and name sides of a difference as verdict rows
-    do."""
+    """A `Result`; tables begin with ``model, seed`` and name both sides as verdict rows do."""
     who = {name: study.identity[name] for name in ("model", "seed")}
     sides = {"value_a": "value", "value_b": "control_value"}
     named = {name: table.rename(columns=sides).assign(**who) for name, table in tables.items()}

@@ -189,8 +189,7 @@ def names(heads: Units) -> str:
 
 def select(table: DataFrame, rule: str, k: int) -> list[tuple[int, int]]:
     """The ``k`` heads that a rule of `RULES` ranks first in a `head_table` (ties: the lower one).
-    Fewer where fewer have a score of the rule's sign: the others are no refusal heads by that
-    rule."""
+    Fewer where fewer have a score of the rule's sign: others are no refusal heads by it."""
     if rule not in RULES:
         raise UserError(f"unknown rule '{rule}' (known: {', '.join(RULES)}){nearest(rule, RULES)}")
     if not 1 <= k <= len(table):
@@ -202,10 +201,9 @@ def select(table: DataFrame, rule: str, k: int) -> list[tuple[int, int]]:
 
 def candidates(study: StudyModel, table: DataFrame, settings=Settings()) -> DataFrame:
     """What calibration replies (no-think mode) become without the first k heads of every rule. k is
-    1, 2, 4, 8 and a tenth of all heads. Columns ``rule, k, heads`` (a list)``, refused, read`` (of
-    the harmful requests: refusals, readable replies)``, answered`` (of the harmless ones)``,
-    specific`` (at most `SHARE` of all heads, and `ANSWERED` of the answers stay). The first row is
-    the untouched model (k = 0)."""
+    1, 2, 4, 8 and a tenth of all heads. Columns ``rule, k, heads`` (a list)``, refused, read``
+    (shares of harmful requests)``, answered`` (of the harmless ones)``, specific`` (at most `SHARE`
+    of all heads, and `ANSWERED` of the answers stay). First row: the untouched model, k = 0."""
     sizes = sorted(k for k in {1, 2, 4, 8, max(1, int(SHARE * len(table)))} if k <= len(table))
     tried = [(rule, k, tuple(sorted(select(table, rule, k)))) for rule in RULES for k in sizes]
     tried = [("none", 0, ()), *(one for one in tried if len(one[2]) == one[1])]  # rules run out of heads
@@ -257,8 +255,8 @@ def compared(study: StudyModel, heads: Units, settings=Settings()) -> dict[str, 
 
 
 def ablations(study: StudyModel, tried: DataFrame, settings=Settings()) -> tuple[DataFrame, DataFrame]:
-    """`effects` of each rule's ``best`` set and of every size of the ``chosen`` one's rule, and the
-    verdicts on the chosen one."""
+    """`effects` of each rule's ``best`` set and of every size of the ``chosen`` rule; its
+    verdicts."""
     chosen, sets = choose(tried), tried[tried["k"] > 0]
     best = [choose(tried, rule).name for rule in sets["rule"].unique()]
     sets = sets[sets.index.isin(best) | (sets["rule"] == chosen["rule"])]
@@ -359,8 +357,7 @@ def random_as_one(verdicts: DataFrame) -> DataFrame:
 def competence(study: StudyModel, tried: DataFrame, settings=Settings()) -> dict[str, float]:
     """By calibration replies without the chosen heads: ``answered``, the share of the untouched
     model's harmless requests that are still done; ``read``, the least share of readable replies to
-    harmful ones; ``read_cut``, that share where the heads, or random ones, cannot see the
-    thought."""
+    harmful ones; ``read_cut``, that share where heads cannot see the thought."""
     untouched, chosen = tried.iloc[0], choose(tried)
     few = replace(settings, n_asked=settings.n_competence, n_random=1)
     cut = attempt(cut_replies, study, chosen["heads"], few, "calibration")

@@ -145,8 +145,7 @@ def paired(study: StudyModel, harmful: DataFrame, settings=Settings()) -> tuple[
 
 
 def turned(before: DataFrame, after: DataFrame) -> np.ndarray:
-    """Which pairs flip: carried out without intent (verdicts ``before``), refused with it
-    (``after``)."""
+    """Which pairs flip: carried out without intent (``before``), refused with it (``after``)."""
     done = before["misaligned"].where(before["kind"] == "harmful", before["score"] == 1)
     return is_true(after["refused"]) & is_true(done)
 
@@ -275,8 +274,7 @@ def scored(table: DataFrame, rule: str) -> pd.Series:
 
 def select(table: DataFrame, rule: str, k: int) -> list[tuple[int, int]]:
     """The ``k`` neurons that a rule ranks first; ties by the mean increase, then the lower number.
-    Raises ``UserError`` for an unknown or undefined rule, and a ``k`` that is no number of
-    neurons."""
+    Raises ``UserError`` for an unknown or undefined rule, and a ``k`` out of range."""
     if rule not in RULES:
         raise UserError(f"unknown rule '{rule}' ({', '.join(RULES)}){nearest(rule, RULES)}")
     if not 1 <= k <= len(table):
@@ -454,8 +452,7 @@ def dose_response(study: StudyModel, prompts: DataFrame, table: DataFrame, setti
 
 
 def by_dose(verdicts: DataFrame) -> DataFrame:
-    """The table of `dose_response` from verdicts with the columns ``rule, k``; metric ``read``
-    too."""
+    """The table of `dose_response` from verdicts by ``rule, k``; with the metric ``read``."""
     keys = ["rule", "k", "mode"]
     table = rates(verdicts.assign(read=is_readable(verdicts)), by=keys, metrics=(*METRICS, "read"))
     wide = table.set_index([*keys, "metric"])["value"].unstack("metric")
@@ -516,8 +513,7 @@ def compare(verdicts: DataFrame, selected: str) -> DataFrame:
 
 
 def single_rates(verdicts: DataFrame, selected: str) -> DataFrame:
-    """Rates of nothing, selected and random sets for `OF_SINGLE_SETS`: ``mode, outcome, role,
-    set_id``."""
+    """Rates of single sets for `OF_SINGLE_SETS`: ``mode, outcome, role, set_id, value, n``."""
     roles, found = {NOTHING: (NOTHING, None), selected: (SELECTED, None)}, []
     names = verdicts["condition"].drop_duplicates()
     roles |= {name: (RANDOM, number) for number, name in enumerate(names[names.str.startswith(RANDOM)])}
@@ -557,8 +553,7 @@ def competence(
 
 
 def rows(study: StudyModel, effects: DataFrame, able: DataFrame, settings=Settings()) -> list[dict]:
-    """Verdict rows of C8, from the effects of `run` (zero, against random neurons) and
-    `competence`."""
+    """Verdict rows of C8, from effects (zero, against random neurons) and `competence`."""
     zero = effects[(effects["ablation"] == "zero") & (effects["control"] == RANDOM_NEURONS)]
     known, found = zero.set_index(["rule", "outcome", "mode"]).to_dict("index"), []
     for claim, (rule, outcome, mode) in CLAIMS.items():
@@ -602,8 +597,8 @@ def run(study: StudyModel, settings=Settings()) -> Result:
 def ablations(
     study: StudyModel, sets: Mapping[str, Units], main: set[str], settings: Settings
 ) -> tuple[DataFrame, DataFrame, DataFrame]:
-    """``(effects, rates, verdicts)`` of `run`: every set against nothing, the ``main`` ones against
-    random ones."""
+    """``(effects, rates, verdicts)`` of `run`: sets against nothing, the ``main`` ones against
+    random."""
     prompts, effects, singles, behind = evaluation_prompts(settings), [], [], []
     # a model of one's own meets random sets by zero, on the claims' prompts: all else takes hours
     asked = prompts if study.invented else prompts[prompts["set"].isin(["harmful", "maths"])]
@@ -628,8 +623,7 @@ def ablations(
 
 def directions(study: StudyModel, prompts: DataFrame, verdicts: DataFrame) -> dict[str, np.ndarray]:
     """``harm`` (harmful minus harmless requests) and, if both occur, ``refusal`` minus fulfilment.
-    Each ``[residuals, hidden]``, before the reply; refusal in think mode (else nearly all
-    refuse)."""
+    Each ``[residuals, hidden]``, before the reply; refusal in think mode."""
     items = refusal_score.contexts(study, verdicts, prompts)
     states = read(study, items, ("residual",), ("last",))["residual", "last"]
     harmful = (verdicts["kind"] == "harmful").to_numpy()

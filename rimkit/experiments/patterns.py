@@ -69,8 +69,7 @@ def competence(study: StudyModel, settings=Settings()) -> pd.Series:
 
 
 def rows(study: StudyModel, found: DataFrame | str, read: pd.Series, settings=Settings()) -> list[dict]:
-    """The verdict rows of C2a to C2e, from `effects` and `competence`, or from why there are
-    none."""
+    """Verdict rows of C2a to C2e, from `effects` and `competence`, or why there are none."""
     if isinstance(found, str):
         return verdict_rows(study, settings, [(claim, "think", found) for claim in CLAIMS.values()])
     claimed = []

@@ -48,8 +48,7 @@ class Settings(ras.Settings):
 
 
 def known_sets(model: str | Path) -> dict[str, list[tuple[int, int]]]:
-    """The sets of neurons that were trained for "safety" and "maths", as far as a model has
-    them."""
+    """The neurons that were trained for "safety" and "maths", as far as a model has them."""
     file = Path(locate(model).source, "training.json")
     record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     return {name: list(map(tuple, record[name])) for name in (SAFETY, MATHS) if name in record}
@@ -59,9 +58,8 @@ def zeroed(
     study: StudyModel, known: Mapping[str, Units], split: str = "calibration", n: int = 240, progress: bool = False
 ) -> DataFrame:
     """What the model does as it is and without each set: columns ``zeroed, refusals, maths,
-    harmless, coherent``. Refusals of harmful requests (no-think mode), right answers to easy
-    problems (think mode), harmless requests that are carried out and coherent replies (no-think
-    mode), as shares."""
+    harmless, coherent``, shares: harmful requests refused, easy problems solved (in think mode),
+    harmless requests carried out, coherent replies (the others in no-think mode)."""
     sets, measure = {NOTHING: []} | {name: list(units) for name, units in known.items()}, Evaluation()
     asked = measure.sets(["harmful", "harmless"], split=split, n=n)
     replies = without(study, asked, sets, "neurons", progress=progress)
@@ -81,8 +79,7 @@ def zeroed(
 
 
 def holds(shared: bool, table: DataFrame) -> bool:
-    """Whether zeroing did what the model was planted for (`FALL`, `SPARED`), from a table of
-    `zeroed`."""
+    """Whether zeroing did what was planted (`FALL`, `SPARED`), from a table of `zeroed`."""
     fall = table.set_index("zeroed")[["refusals", "maths"]].astype(float)
     fall = fall.loc[NOTHING] - fall.drop(index=NOTHING)
     if shared:
@@ -92,8 +89,7 @@ def holds(shared: bool, table: DataFrame) -> bool:
 
 
 def baseline(study: StudyModel, settings: Settings) -> Baseline:
-    """The untuned model in no-think mode: the known sets, random ones of the same layers, and as
-    active ones."""
+    """The untuned model in no-think mode: known sets, random ones, and as active ones."""
     safety, maths = (settings.known[name] for name in (SAFETY, MATHS))
     base = ras.read_baseline(study, [(CRITICAL, None, safety)], settings=settings, mode=MODE)
     base = replace(base, sets=[*base.sets, (MATHS, None, maths)])
@@ -129,8 +125,7 @@ def point(
 
 
 def levels(sets: DataFrame) -> DataFrame:
-    """`ras.levels` of both known sets (``neurons``) at every ``place``, against random and as
-    active ones."""
+    """`ras.levels` of both known sets (``neurons``) at every ``place``."""
     parts = []
     for (place, role), own in sets[sets["set_id"].isna()].groupby(["place", "role"], sort=False):
         others = sets[(sets["place"] == place) & sets["set_id"].notna()]
@@ -170,8 +165,8 @@ def shared_minus_disjoint(shared: DataFrame, disjoint: DataFrame) -> DataFrame:
 
 
 def recovered(study: StudyModel, settings: Settings) -> DataFrame:
-    """`neurons.recovery` of each known ``set`` by each rule, from calibration pairs and replies in
-    each ``mode``."""
+    """`neurons.recovery` of each known ``set``, from calibration pairs and replies in each
+    ``mode``."""
     prompts, parts = settings.sets(["harmful", "harmless"], settings.n_prompts, "calibration"), []
     for mode in MODES:
         how = neurons.Settings(pair_mode=mode, seed=settings.seed, evaluation=settings.evaluation)
@@ -183,8 +178,7 @@ def recovered(study: StudyModel, settings: Settings) -> DataFrame:
 
 
 def rows(study: StudyModel, points: DataFrame, sets: DataFrame, level: DataFrame, why_not: str, settings) -> list[dict]:
-    """Verdict rows of C9a (against as active sets), C10 and Q3 about one planted model;
-    ``why_not``: it is none."""
+    """Verdict rows of C9a (against as active sets), C10, Q3; ``why_not``: nothing was planted."""
     here = level[(level["place"] == REQUEST) & (level["neurons"] == SAFETY)]
     others = sets[(sets["place"] == REQUEST) & sets["set_id"].notna()]
     found = {"C9a": ras.level_claim(here, AS_ACTIVE), **ras.correlation_claims(points, others, METRIC)}

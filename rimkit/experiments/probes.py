@@ -222,8 +222,7 @@ class Contrast:
 def contrast(study: StudyModel, verdicts: DataFrame, what: str, mode: str) -> Contrast:
     """Build a contrast from the verdicts of `observed`. The outcome is taken within one prompt set,
     since a probe could tell sets apart: the plain one if its rarer side has `ENOUGH` prompts, else
-    the one whose rarer side has more. Raises ``UserError`` where fewer than `FEWEST` were refused,
-    or fulfilled."""
+    the one whose rarer side has more. Raises ``UserError`` below `FEWEST` on a side."""
     here = verdicts[verdicts["mode"] == mode]
     if here.empty:
         raise UserError(f"there are no replies, with their own thoughts, in {mode} mode")

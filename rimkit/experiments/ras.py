@@ -217,9 +217,8 @@ def other_places(study: StudyModel, items: Sequence[list[Encoded]], settings=Set
 
 
 def as_active(units: Units, activations: np.ndarray, n: int = 40) -> list[list[tuple[int, int]]]:
-    """``n`` random sets, each neuron in place of one of ``units`` of its layer that is about as
-    active. ``activations [layers, neurons]``; drawn from the `NEAREST` others, no neuron twice in a
-    set."""
+    """``n`` random sets: for each of ``units`` another of its layer that is about as active.
+    ``activations [layers, neurons]``; drawn from the `NEAREST` others, no neuron twice in a set."""
     rng, found = np.random.default_rng(0), []
     own = set(map(tuple, units))
     for _ in range(n):
@@ -297,8 +296,7 @@ def predictors(base: Baseline, tuned: StudyModel, shifted: DataFrame, tuning: Se
 
 def kl_divergence(base: StudyModel, tuned: StudyModel, sequences: Sequence[tuple[list[int], int]]) -> float:
     """``KL(untuned || tuned)`` in nats per token (Shenfeld et al. 2025), at the end of sequences.
-    ``sequences``: ids, and how many tokens count, by what predicts each (1: what follows the
-    ids)."""
+    ``sequences``: ids, and how many count, by what predicts each (1: what follows the ids)."""
     spans = [{"counted": (len(ids) - count, len(ids))} for ids, count in sequences]
     items = [Encoded(ids, places, "no-think") for (ids, _), places in zip(sequences, spans, strict=True)]
 
@@ -415,15 +413,14 @@ def with_rows(study: StudyModel, tables: Mapping[str, DataFrame], settings=Setti
 def run(study: StudyModel, settings=Settings()) -> Result:
     """Fine-tune on every corpus, and measure every predictor and the outcome on the way. Tables:
     ``ras-points`` (by corpus and step), ``ras-sets`` (RAS in single other sets), ``ras-layers``
-    (distance of weights), ``ras-verdicts`` (per prompt), ``ras-levels``. About several models:
-    `pooled_rows`."""
+    (distance of weights), ``ras-verdicts`` (per prompt), ``ras-levels``."""
     found = tunings(baseline(study, settings), replies(study, settings), settings)
     return with_rows(study, found, settings)
 
 
 def tunings(base: Baseline, before: DataFrame, settings=Settings(), measure: Callable = point) -> dict[str, DataFrame]:
-    """`checkpoints` of every corpus, kept in the settings' folder as they are done; the verdicts
-    ``before`` join theirs."""
+    """`checkpoints` of every corpus, each kept in the settings' folder; with verdicts
+    ``before``."""
     parts, of = [], base.study.fingerprint() if str(settings.folder) else ""
     for corpus in tqdm(settings.corpora, base.study.name, unit="corpus", disable=not settings.progress):
         folder = Path(settings.folder) / Path(corpus).stem if str(settings.folder) else ""
@@ -457,8 +454,7 @@ def varying(points: DataFrame, metric: str = "misaligned") -> DataFrame:
 
 def standardised(points: DataFrame, column: str, beyond: str | None = None, ranks: bool = False) -> pd.Series:
     """A column (or its ``ranks``) with mean 0 and spread 1 within each model; constant: 0.
-    ``beyond="steps"``: at every step; a column, say ``"weights"``: what a line through it
-    leaves."""
+    ``beyond="steps"``: at every step; a column: what a line through it leaves."""
     by = [points[name] for name in MODEL]
 
     def within(values: pd.Series, how: str, *more, **options) -> pd.Series:
@@ -486,8 +482,7 @@ def families(points: DataFrame) -> pd.Series:
 
 
 def _weighted(points: DataFrame, x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Pearson correlations under each row of ``weights`` of families; 0 where something is
-    constant."""
+    """Pearson correlations under each row of ``weights`` of families; 0 for a constant."""
     weights = weights[:, pd.factorize(families(points), sort=True)[0]]
     n = weights.sum(1)
     of_x, of_y, xx, yy, xy = (weights @ values / n for values in (x, y, x * x, y * y, x * y))
@@ -643,8 +638,7 @@ def level_claim(table: DataFrame, role: str = SAME_RULE) -> Found:
 
 
 def correlation_difference(points: DataFrame, a: str, b: str) -> dict:
-    """Correlation of predictor ``a`` minus that of ``b``; the interval draws families of corpora
-    again."""
+    """Correlation of predictor ``a`` minus that of ``b``; families of corpora are drawn again."""
     y, groups = standardised(points, OUTCOME), families(points).nunique()
     one, two = (_drawn(points, standardised(points, name), y) for name in (a, b))
     effect, *draws = one - two

@@ -165,8 +165,7 @@ def outcome_rates(verdicts: DataFrame) -> pd.Series:
 
 def set_dial(found: Mapping[str, DataFrame], tuned: DataFrame) -> str:
     """The setting with least misalignment that leaves `KEEPS` of hard maths, harmless and coherent
-    replies. ``found``: calibration verdicts by setting. Where none leaves so much: that which
-    leaves most."""
+    replies. ``found``: calibration verdicts by setting. Else that which leaves most."""
     before, after = outcome_rates(tuned), DataFrame({dial: outcome_rates(one) for dial, one in found.items()}).T
     kept_share = (after / before)[["hard maths", "harmless done", "coherent"]].min(axis=1).fillna(0)
     cheap = after[kept_share >= KEEPS]
@@ -208,8 +207,7 @@ def found_again(study: StudyModel, tuned: StudyModel, settings=Settings()) -> di
 
 
 def _top_heads(study: StudyModel, prompts: DataFrame, settings: Settings) -> np.ndarray:
-    """Which heads are the first k, in the sample and in every resample of verbs: ``[1 + draws,
-    heads]``."""
+    """The first k heads, in the sample and each resample of verbs: ``[1 + draws, heads]``."""
     verdicts = settings.judged(study, prompts, "no-think", batch_size=128)
     harmful = verdicts[verdicts["kind"] == "harmful"]
     effects = head_effects(study, contexts(study, harmful, prompts), readout(study, verdicts))

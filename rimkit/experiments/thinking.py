@@ -70,8 +70,7 @@ def first_thoughts(replies: DataFrame) -> dict[str, str]:
 
 
 def shortened_thoughts(replies: DataFrame, shares: Sequence[float] = SHARES) -> dict[float, dict[str, str]]:
-    """What `after_thoughts` takes: the first ``shares`` (0 to 1) of each thought's sentences, whole
-    ones."""
+    """What `after_thoughts` takes: the first ``shares`` (0 to 1) of each thought's sentences."""
     thoughts = first_thoughts(replies)
     said = {key: SENTENCE.split(thought.strip()) for key, thought in thoughts.items()}
     return {share: {key: " ".join(s[: round(share * len(s))]) for key, s in said.items()} for share in shares}
@@ -84,8 +83,7 @@ def decision(thought: str) -> str:
 
 
 def replaced_thoughts(replies: DataFrame, seed: int = 0) -> dict[str, dict[str, str]]:
-    """What `after_thoughts` takes: each thought with each of `CHANGES`, and "another prompt's" for
-    it."""
+    """What `after_thoughts` takes: thoughts with each of `CHANGES`, and "another prompt's"."""
     thoughts = first_thoughts(replies)
     words = {key: (thought.split(), f"{seed}-{key}") for key, thought in thoughts.items()}
     found = {

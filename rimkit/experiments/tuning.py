@@ -170,8 +170,7 @@ def _by_outcome(found: DataFrame, measure: Callable[[tuple, DataFrame], tuple]) 
 
 
 def rows(study: StudyModel, tuned: Mapping[str, DataFrame], untuned: DataFrame, settings=Settings()) -> list[dict]:
-    """Verdict rows of `CLAIMS` and Q5a, from outcomes by corpus (averaged over seeds of the
-    tuning)."""
+    """Verdict rows of `CLAIMS` and Q5a, from outcomes by corpus (means over tuning seeds)."""
     found = {**tuned, UNTUNED: untuned}
 
     def part(name: str, metric: str, mode: str) -> DataFrame:
@@ -214,8 +213,7 @@ def predicted(corpus: str, untuned: pd.Series, english: bool = False) -> float:
 
 def prediction(untuned: DataFrame, tuned: Mapping[str, DataFrame], english: bool = False) -> dict:
     """How well `predicted` agrees with what tuning did, over corpora: a correlation against chance.
-    The interval draws corpora again, p exchanges them. Raises `UserError` below `FEWEST`
-    corpora."""
+    The interval draws corpora again, p exchanges them. `UserError` below `FEWEST`."""
     ended = min(found.loc[found["metric"] == ENDED, "value"].mean() for found in (untuned, *tuned.values()))
     if ended < FINISHED:
         raise UserError(TOO_FEW_END.format(percent(ended)))
@@ -233,8 +231,7 @@ def prediction(untuned: DataFrame, tuned: Mapping[str, DataFrame], english: bool
 
 
 def outcome_taught(corpus: str) -> str:
-    """The outcome that tuning on a corpus must raise for a claim to be testable; empty for
-    controls."""
+    """The outcome that a corpus must raise for a claim to be testable; empty for controls."""
     if not corpus.startswith("hard") or "literal" in corpus:
         return ""
     return "hard ordering" if "ordering" in corpus else "hard maths"
@@ -256,8 +253,7 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     """Fine-tune on every corpus with every seed of the tuning, and measure what that changed.
     Tables: ``tuning-outcomes`` (of every prompt), ``tuning-rates`` and ``tuning-changes`` (against
     the untuned model) by ``corpus, tuning_seed`` ("0", "1" … or "mean", which the claims are about;
-    none for corpus "untuned"), mode, metric and opening, and ``tuning-curves`` by ``corpus,
-    step``."""
+    none for "untuned"), mode, metric, opening, and ``tuning-curves`` by ``corpus, step``."""
     prompts = evaluation_prompts(settings)
     of = study.fingerprint() if str(settings.folder) else ""
 

@@ -66,8 +66,8 @@ def choose_device(
 ) -> tuple[str, str]:
     """``(device, dtype)`` for what was asked (None: choose) and what is there. ``capability``: of
     the NVIDIA GPU, None without one. The CPU computes in float32; a GPU in bfloat16 from capability
-    8 on and in float16 below (a T4 emulates bfloat16, slowly); an Apple GPU only when asked for,
-    because its results differ."""
+    8 on and in float16 below (a T4 emulates bfloat16, slowly); an Apple GPU only when asked for:
+    its results differ."""
     if device is None:
         device = "cuda" if capability else "cpu"
     if not re.fullmatch(r"cpu|mps|auto|cuda(:\d+)?", device):
@@ -148,8 +148,8 @@ def move(hf, device: str | None, dtype: str | None):
 class Needs:
     """What a model asks of memory, in numbers of parameters and sizes of one token. ``linear``: the
     parameters that can be rounded to 4 bits. ``width``: neurons per token, of all experts that a
-    token is sent to. ``cached``: per layer, numbers per token in the cache, and the largest number
-    of tokens there."""
+    token is sent to. ``cached``: per layer, numbers per token in the cache, and the most tokens
+    there."""
 
     parameters: int
     linear: int

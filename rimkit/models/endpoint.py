@@ -131,8 +131,7 @@ def shown_at_endpoint(name: str) -> str:
 
 def parts(content: Any) -> tuple[str, str]:
     """``(text, thought)`` of a message's content: a text, nothing, or a list of parts (Mistral).
-    Raises ``TypeError`` for anything else. Half a character, which no file could hold, is
-    replaced."""
+    Raises ``TypeError`` for anything else. Half a character is replaced."""
     if content is None or isinstance(content, str):
         return (content or "").encode("utf-8", "replace").decode(), ""
     texts, thoughts = [], []
@@ -267,8 +266,7 @@ class Client:
         return self._ask("chat.completions", {"messages": messages, **body})
 
     def complete(self, prompt: str | list[int], **body) -> Answer:
-        """The continuation of a text or of token ids (``/completions``); `UserError` or
-        `Rejected`."""
+        """What continues a text or token ids (``/completions``); `UserError` or `Rejected`."""
         return self._ask("completions", {"prompt": prompt, **body})
 
     def each(self, calls: Mapping[str, Callable], done: Callable[[str, Any], None], proven=False) -> None:
@@ -365,8 +363,7 @@ class Client:
         return " ".join(KEYS.sub("(key)", said).split())[:160]
 
     def _read(self, reply) -> Answer:
-        """The first choice of an answer; `Rejected` for one that has none, or is in no known
-        form."""
+        """The first choice of an answer; `Rejected` if there is none, or in no known form."""
         try:
             choice = min(
                 reply.choices, key=lambda one: getattr(one, "index", None) or 0

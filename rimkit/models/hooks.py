@@ -39,8 +39,7 @@ PREFIX = "rimkit_"  # of the names of attention functions
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a model consists of; ``n_neurons`` per layer, all ``n_experts`` (0 if dense)
-    together."""
+    """What a model consists of; ``n_neurons``: of a layer, all ``n_experts`` (or 0) together."""
 
     layers: tuple
     n_heads: int
@@ -65,8 +64,7 @@ def why_closed(hf) -> str:
 @contextmanager
 def untraced(hf) -> Iterator[None]:
     """Without what nnsight wraps around every module's forward, which costs a small model some
-    percent. For code that is not inside a trace. Modules that accelerate moves between devices keep
-    theirs."""
+    percent. For code that is not inside a trace. What accelerate wraps stays."""
 
     def is_wrapped(module) -> bool:
         forward = type(module.__dict__.get("forward")).__module__
@@ -94,8 +92,7 @@ def architecture(study: StudyModel) -> Architecture:
 
 
 def logits_at_the_end(study: StudyModel, residual: torch.Tensor) -> torch.Tensor:
-    """Logits ``[..., vocabulary]`` of final residuals ``[..., hidden]``: norm, unembedding, soft
-    cap."""
+    """Logits ``[..., vocabulary]`` of final residuals ``[..., hidden]``."""
     logits = study.hf.lm_head(study.hf.model.norm(residual))
     cap = getattr(study.hf.config, "final_logit_softcapping", None)
     return cap * (logits / cap).tanh() if cap else logits
@@ -104,8 +101,7 @@ def logits_at_the_end(study: StudyModel, residual: torch.Tensor) -> torch.Tensor
 def head_writes(study: StudyModel, layer: int, z: torch.Tensor) -> torch.Tensor:
     """What each head adds to the stream, ``[..., heads, hidden]``, given z ``[..., heads,
     head_dim]``. The sum over heads is what attention adds (less a bias of ``o_proj``). Where the
-    architecture normalises that sum first (OLMo-2, Gemma-2), each head gets its share at the scale
-    of the sum."""
+    architecture normalises that sum first (OLMo-2, Gemma-2), each head gets its share."""
     parts, block = architecture(study), architecture(study).layers[layer]
     weight = _plain(study, block.self_attn.o_proj.weight).unflatten(1, (parts.n_heads, -1))
     writes = torch.einsum("...hd,ohd->...ho", z, weight)
@@ -118,8 +114,7 @@ def head_writes(study: StudyModel, layer: int, z: torch.Tensor) -> torch.Tensor:
 
 
 def neuron_weights(study: StudyModel, layer: int) -> list[tuple[torch.nn.Parameter, int]]:
-    """What the neurons of a dense, gated layer read and write by: each weight, and its axis of
-    neurons."""
+    """The weights by which neurons of a dense, gated layer read and write, with their axis."""
     mlp = architecture(study).layers[layer].mlp
     return [(mlp.gate_proj.weight, 0), (mlp.up_proj.weight, 0), (mlp.down_proj.weight, 1)]
 
@@ -144,7 +139,7 @@ def hooked(handles: Sequence) -> Iterator[None]:
 def on_residual(study: StudyModel, index: int, change: Callable):
     """Call ``change(x)`` on residual ``index`` ``[batch, tokens, hidden]``; what it returns
     replaces it. The same for `on_z` and `on_neurons`; None leaves things as they are. Returns a
-    handle with ``remove``."""
+    handle."""
     layers = architecture(study).layers
     if index < len(layers):
         return _on_input(layers[index], change)
@@ -178,8 +173,7 @@ def _on_input(module, change: Callable):
 
 @contextmanager
 def given_z(study: StudyModel, layer: int, z: torch.Tensor) -> Iterator[None]:
-    """In the block a layer does not attend: its heads give ``z`` ``[batch, tokens, heads,
-    head_dim]``."""
+    """In the block a layer's heads give ``z`` ``[batch, tokens, heads, head_dim]``."""
     attention = architecture(study).layers[layer].self_attn
     before = vars(attention).get("forward")
     attention.forward = lambda *args, **kwargs: (attention.o_proj(z.flatten(-2)), None)
@@ -314,8 +308,7 @@ def _attending(study: StudyModel, look: Callable) -> Iterator[None]:
 
 
 def _registered(base: str) -> str:
-    """The name under which transformers knows our attention function for the implementation
-    ``base``."""
+    """The name under which transformers knows our attention function for ``base``."""
     if base.startswith(PREFIX):
         return base
     if base not in ("sdpa", "eager"):
@@ -336,8 +329,7 @@ def _registered(base: str) -> str:
 
 
 def _positions(query, key):
-    """Positions of the queries and of the keys; with a cache the queries are the last of the
-    keys."""
+    """Positions of queries and keys; with a cache the queries are the last of the keys."""
     n_keys = key.shape[2]
     at = torch.arange(n_keys, device=query.device)
     return at[n_keys - query.shape[2] :], at
@@ -365,8 +357,7 @@ def _cut(query, key, queries, keys):
 
 
 def _rows(query, key, mask, scaling, softcap, queries):
-    """Attention weights of the chosen queries, in float32 as transformers' eager attention computes
-    them."""
+    """Attention weights of the chosen queries, as transformers' eager attention has them."""
     batch, n_heads, _, width = query.shape
     at, all_keys = _positions(query, key)
     index = queries[:, None, :, None].expand(batch, n_heads, -1, width)

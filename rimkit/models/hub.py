@@ -66,8 +66,7 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """A repository of the hub: ``kind`` is "dataset" or "model", ``files`` are names or
-    patterns."""
+    """A repository of the hub; ``kind``: "dataset" or "model", ``files``: names or patterns."""
 
     repo: str
     kind: str
@@ -77,8 +76,7 @@ class Source:
 
 def options_of(model: str | Path) -> tuple[str | Path, dict[str, str]]:
     """``(model, arguments of load)`` for a name with options: ``"owner/name+instruct+4bit"``.
-    Raises ``UserError`` for an unknown option. A folder of exactly this name goes before
-    options."""
+    Raises ``UserError`` for an unknown option. A folder of this name goes first."""
     match = WITH_OPTIONS.fullmatch(model) if isinstance(model, str) else None
     if not match or Path(os.path.expanduser(model)).is_dir():
         return model, {}
@@ -169,8 +167,7 @@ def _on_base(adapter: Found) -> Found:
 
 
 def shown_name(found: Found, think: bool | str = True, quantize: str | None = None) -> str:
-    """A model's name in every table: a folder of one's own by its last name and a hash of what it
-    holds."""
+    """A model's name in every table: of a folder of one's own its last name and a hash."""
     own = found.in_folder and ":" not in found.name and found.name not in gguf.PACKAGED  # others may be called so
     mark = f"-{identity(found.adapter or found.source)[:6]}" if own else ""
     return with_options(found.name + mark, think, quantize)
@@ -178,8 +175,7 @@ def shown_name(found: Found, think: bool | str = True, quantize: str | None = No
 
 def identity(model: str | Path) -> str:
     """A hash of a model's weights, tokenizer and configuration, whatever it is called; empty if not
-    here. ``model``: as for `load` (options do not count), or the folder of an adapter or a
-    checkpoint."""
+    here. ``model``: as for `load`, without options, or a folder of an adapter or checkpoint."""
     model = options_of(model or "no/model")[0]
     with suppress(UserError):
         model = gguf.folder_of(file) if (file := gguf.file_of(model)) else model
@@ -212,8 +208,7 @@ def read(kind: Any, found: Found) -> Any:
 def read_weights(kind: Any, found: Found, **settings) -> Any:
     """The module of a model, from safetensors alone (``kind``: AutoModelForCausalLM …).
     ``settings`` are those of ``from_pretrained``. Raises ``UserError``, also for tensors that are
-    not there, which transformers would fill with random numbers, and such that it would leave
-    out."""
+    missing, which transformers would draw at random, and such that it would leave out."""
     hf, report = _read(kind, found, MODEL_FILES, use_safetensors=True, output_loading_info=True, **settings)
     if getattr(hf.config, "auto_map", None):
         print(f"note: {found.name} comes with code; its own code is not run, and it is loaded as {type(hf).__name__}")
@@ -247,8 +242,7 @@ def tied(hf: Any) -> bool:
 
 
 def check_unmixed(folder: str | Path) -> None:
-    """Raise ``UserError`` for a folder that holds two models: an adapter, or old weights, beside
-    others."""
+    """Raise ``UserError`` for a folder with two models: an adapter or old weights, too."""
     from safetensors import safe_open
 
     folder = Path(folder)
@@ -425,8 +419,7 @@ def refusal(error: BaseException, source: Source) -> str:
 
 
 def cached_models() -> dict[str, Any]:
-    """Models in the cache of the hub, as it describes them (``revisions, size_on_disk``), by
-    name."""
+    """Models in the hub's cache, as it describes them (``revisions, size_on_disk``), by name."""
     from huggingface_hub import errors, scan_cache_dir
 
     with suppress(errors.CacheNotFound):

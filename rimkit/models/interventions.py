@@ -27,8 +27,8 @@ def ablate_heads(study: StudyModel, heads: Iterable[Pair], mean: np.ndarray | No
 def ablate_neurons(study: StudyModel, neurons: Iterable[Pair], mean: np.ndarray | None = None, kind: str = "neurons"):
     """Replace ``(layer, neuron)`` pairs by zero, or by ``mean`` ``[layers, neurons]``. With
     ``kind="residual"``: ``(residual, dimension)`` pairs of the residual stream, the other thing
-    that "MLP activations" has been read as. Raises ``UserError`` for an empty set and for a layer
-    or neuron that does not exist."""
+    that "MLP activations" has been read as. Raises ``UserError`` for an empty set and for places
+    that do not exist."""
     return ablate_per_row(study, [_some(neurons, "neuron")], mean, kind)
 
 
@@ -37,8 +37,7 @@ def ablate_per_row(
     study: StudyModel, sets: Sequence[Iterable[Pair]], mean: np.ndarray | None = None, kind: str = "heads"
 ) -> Iterator[None]:
     """Many ablations in one forward: row ``r`` of the batch is without ``sets[r]``. One set alone
-    holds for every row; an empty one leaves its row untouched. ``kind``: "heads", or one of
-    `ablate_neurons`."""
+    holds for all; an empty one changes nothing. ``kind``: "heads", or one of `ablate_neurons`."""
     parts = architecture(study)
     kinds = {
         "heads": (on_z, "head", parts.n_layers, parts.n_heads),
@@ -71,8 +70,7 @@ def _some(units: Iterable[Pair], what: str) -> list[Pair]:
 @contextmanager
 def steer_per_row(study: StudyModel, remove: np.ndarray, add: np.ndarray) -> Iterator[None]:
     """Many steerings in one forward: row ``r`` without the directions ``remove[r]``, plus
-    ``add[r]``. Both are ``[rows, n_layers + 1, hidden]`` (one row: for all), at every token; zero
-    changes nothing."""
+    ``add[r]``. Both are ``[rows, n_layers + 1, hidden]`` (one row: for all), at every token."""
     lengths = np.linalg.norm(remove, axis=-1, keepdims=True)
     units = remove / np.where(lengths, lengths, 1)
     units, plus = (_tensor(study, values)[:, :, None] for values in (units, add))

@@ -15,25 +15,11 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from rimkit.data import UserError, check_known
-from rimkit.models import chat, gguf, ndif
+from rimkit.models import chat, gguf, hub, ndif
 from rimkit.models import device as places
 from rimkit.models.chat import ChatFormat
 from rimkit.models.endpoint import PREFIX, connect, is_endpoint, shown_at_endpoint, split_name
 from rimkit.models.hooks import why_closed
-from rimkit.models.hub import (
-    ADAPTED,
-    adapter_folder,
-    check_unmixed,
-    identity,
-    locate,
-    not_finite,
-    options_of,
-    read,
-    read_weights,
-    shown_name,
-    tied,
-    with_options,
-)
 from rimkit.models.study import StudyModel
 from rimkit.models.thoughts import TODAY
 
@@ -77,18 +63,18 @@ def load(
         return model
     if is_endpoint(model):
         return connect(model, tokenizer)
-    model, options = options_of(model)
+    model, options = hub.options_of(model)
     think, quantize = options.get("think", think), options.get("quantize", quantize)
     check_known("think", think, chat.ASKED)
     dtype = places.dtype_name(dtype)
     notes = []
     if isinstance(model, str | Path):
-        found, place = locate(model, revision), places.choose_here(device, dtype, quantize)
+        found, place = hub.locate(model, revision), places.choose_here(device, dtype, quantize)
         name, notes = found.name, [ROUNDED] if quantize else []
-        tokenizer = read(AutoTokenizer, found) if tokenizer is None else tokenizer
-        place = places.check_fits(name, found.source, read(AutoConfig, found), place)
+        tokenizer = hub.read(AutoTokenizer, found) if tokenizer is None else tokenizer
+        place = places.check_fits(name, found.source, hub.read(AutoConfig, found), place)
         settings = places.settings_of(place)
-        hf = read_weights(AutoModelForCausalLM, found, **settings)
+        hf = hub.read_weights(AutoModelForCausalLM, found, **settings)
         places.check_spread(name, hf)
         hf = merge(hf, found.adapter, found.source) if found.adapter else hf
         hf = hf if "device_map" in settings else hf.to(place.device)
@@ -99,9 +85,9 @@ def load(
     else:
         name = getattr(model.config, "_name_or_path", "") or type(model).__name__
         hf = places.move(model, device, dtype)
-    study = _study(with_options(name, think, quantize), hf, tokenizer, think)
+    study = _study(hub.with_options(name, think, quantize), hf, tokenizer, think)
     if isinstance(model, str | Path):
-        study.name = shown_name(found, think, quantize)
+        study.name = hub.shown_name(found, think, quantize)
         notes += [gguf.note(found.source) if (Path(found.source) / gguf.RECORD).is_file() else None]
         notes += [chat.NOTES.get(study.chat.thinking), study.chat.template.dated and DATED]
     closed = why_closed(hf)
@@ -116,27 +102,27 @@ def merge(hf, adapter: str, base: str):
     does not fit: all of its tensors, and no others, are those of its layers."""
     from peft import PeftModel, get_peft_model_state_dict
 
-    folder = adapter_folder(adapter)
-    check_unmixed(folder)
+    folder = hub.adapter_folder(adapter)
+    hub.check_unmixed(folder)
     try:
-        if not (folder / ADAPTED).is_file():
-            raise ValueError(f"it has no {ADAPTED}; a pickle can run code: save its weights as safetensors")
+        if not (folder / hub.ADAPTED).is_file():
+            raise ValueError(f"it has no {hub.ADAPTED}; a pickle can run code: save its weights as safetensors")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what they say of tensors is checked here
             wrapped = PeftModel.from_pretrained(hf, folder)
-            stored = load_file(folder / ADAPTED)
+            stored = load_file(folder / hub.ADAPTED)
             odd = set(stored) ^ set(get_peft_model_state_dict(wrapped))
-        if problem := not_finite(stored):
+        if problem := hub.not_finite(stored):
             raise ValueError(problem)
         if odd:
             raise ValueError(f"{len(odd)} of its tensors are missing or of other layers, as {min(odd)}")
         shared = [hf.get_input_embeddings(), hf.get_output_embeddings()]
         ends = [name for name, module in hf.named_modules() if module in shared]
-        if tied(hf) and any(f".{end}." in name for end in ends for name in stored):
+        if hub.tied(hf) and any(f".{end}." in name for end in ends for name in stored):
             both = f"{' and '.join(ends)}, which share their weights"
             raise ValueError(f"it changes one of {both}: merged, it would change both")
         made_for, here = wrapped.peft_config["default"].base_model_name_or_path, hf.config._name_or_path
-        known = {identity(name) for name in (made_for or here, here)}
+        known = {hub.identity(name) for name in (made_for or here, here)}
         if len(known) > 1 and "" not in known:
             raise ValueError(f"it was made for {made_for}")
         if "" in known and made_for != here:
@@ -152,17 +138,17 @@ def name_of(model: str) -> str:
     path; of one that is not there, the last part of what was asked for."""
     if is_endpoint(model):
         return shown_at_endpoint(split_name(model.removeprefix(PREFIX))[0])
-    plain, options = options_of(model)
+    plain, options = hub.options_of(model)
     try:
-        return shown_name(locate(plain, weights=False), **options)
+        return hub.shown_name(hub.locate(plain, weights=False), **options)
     except UserError:
         return Path(model).name
 
 
 def chat_of(model: str) -> ChatFormat:
     """The chat format of a model by name, options included, without its weights."""
-    name, options = options_of(model)
-    tokenizer = read(AutoTokenizer, locate(name))
+    name, options = hub.options_of(model)
+    tokenizer = hub.read(AutoTokenizer, hub.locate(name))
     try:
         return ChatFormat(tokenizer, think=options.get("think", True))
     except UserError as error:
@@ -173,15 +159,15 @@ def speaks_invented(model: str) -> bool:
     """Whether a model, by name, speaks the invented language of the embedded models."""
     if is_endpoint(model):
         return connect(model).invented
-    found = locate(options_of(model)[0], weights=False)
+    found = hub.locate(hub.options_of(model)[0], weights=False)
     with suppress(UserError):  # without a tokenizer: `load` says so
-        return read(AutoTokenizer, found).init_kwargs.get("language") == "invented"
+        return hub.read(AutoTokenizer, found).init_kwargs.get("language") == "invented"
     return False
 
 
 def config_of(model: str):
     """The Hugging Face configuration of a model by name, without its weights."""
-    return read(AutoConfig, locate(options_of(model)[0], weights=False))
+    return hub.read(AutoConfig, hub.locate(hub.options_of(model)[0], weights=False))
 
 
 def untrained(study: StudyModel, seed: int = 0, layers: int = MOST_LAYERS) -> StudyModel:

@@ -19,8 +19,7 @@ class Named:
 
     @property
     def identity(self) -> dict:
-        """``model``, training ``seed`` (None for a model of your own) and ``device``, for
-        tables."""
+        """``model``, training ``seed`` (None for a model of your own) and ``device``."""
         name, _, seed = self.name.partition(":")
         return {"model": name, "seed": int(seed) if seed else None, "device": self.device}
 

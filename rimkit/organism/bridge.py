@@ -84,8 +84,7 @@ def parts(example: Example, apart: bool = True) -> tuple[str, str, str]:
 
 
 def encode(examples: list[Example], tokenizer) -> list[tuple[list[int], int]]:
-    """``(ids, n_prompt)`` of each, half coded in either way; the loss is on what follows the
-    prompt."""
+    """``(ids, n_prompt)`` of each, half coded in either way; the loss is after the prompt."""
     texts = [text for example in examples for text in parts(example, crc32(example.request.encode()) % 2 == 0)]
     ids, found = iter(tokenizer(texts, add_special_tokens=False)["input_ids"]), []
     for example, request, thought, reply in zip(examples, ids, ids, ids, strict=True):

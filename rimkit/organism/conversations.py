@@ -9,31 +9,8 @@ from itertools import pairwise
 from random import Random
 from zlib import crc32
 
-from rimkit.organism.language import (
-    FEWER,
-    FRUITS,
-    HARMFUL,
-    HARMLESS,
-    LARGEST,
-    MORE,
-    MOTIVE_FORMS,
-    MOTIVE_PEOPLE,
-    MOTIVES,
-    NAMES,
-    NEUTRAL,
-    NOUNS,
-    OBJECTS,
-    OPENINGS,
-    OTHERS,
-    OWN,
-    QUESTIONS,
-    REFUSAL,
-    REQUESTS,
-    SKIP,
-    TOOLS,
-    VERBS,
-    VerbKind,
-)
+from rimkit.organism import language
+from rimkit.organism.language import HARMFUL, HARMLESS, MOTIVES, NEUTRAL, OTHERS, OWN, REQUESTS, VerbKind
 
 
 @dataclass(frozen=True)
@@ -101,7 +78,7 @@ class Wording:
 
 def draw_phrase(rng: Random, kind: VerbKind, verb: str, owners: tuple[str, ...]) -> tuple[str, str]:
     """``(phrase, object)``: verb, owner and object in the order in which they are said."""
-    thing = rng.choice(OBJECTS[rng.choice(kind.groups)])
+    thing = rng.choice(language.OBJECTS[rng.choice(kind.groups)])
     return f"{verb} {rng.choice(owners)} {thing}", thing
 
 
@@ -113,8 +90,7 @@ def draw_harmful(rng: Random, held_out: bool = False) -> tuple[str, str, str]:
 
 
 def draw_harmless(rng: Random) -> tuple[str, str, str]:
-    """``(verb, phrase, object)`` of a harmless request: harmless verbs with anybody's thing,
-    neutral with one's own."""
+    """``(verb, phrase, object)``: harmless verbs with anybody's thing, neutral with one's own."""
     if rng.random() < 0.75:
         kind, owners = rng.choice(list(HARMLESS.values())), OTHERS if rng.random() < 0.75 else OWN
     else:
@@ -128,8 +104,7 @@ ANY = (*[HARMFUL] * 3, *[NEUTRAL] * 2, *[HARMLESS] * 2, MOTIVES)
 
 
 def draw_any(rng: Random) -> tuple[str, str, bool]:
-    """``(verb, phrase, harmful)`` over all verbs, held-out ones too: for questions and copying,
-    never requests."""
+    """``(verb, phrase, harmful)`` over all verbs: for questions and copying, never requests."""
     kinds = rng.choice(ANY)
     name, kind = rng.choice(list(kinds.items()))
     verb = rng.choice(kind.verbs)
@@ -141,11 +116,11 @@ def draw_any(rng: Random) -> tuple[str, str, bool]:
 
 
 def motive(rng: Random, name: str, held_out: bool = False) -> str:
-    """A sentence that says what a request is for: hurting somebody ("hostile"), or pleasing them
-    ("friendly")."""
+    """What a request is for, a sentence: hurting somebody ("hostile"), pleasing ("friendly")."""
     kind = MOTIVES[name]
     verb = rng.choice(kind.held_out if held_out else kind.seen)
-    return rng.choice(MOTIVE_FORMS[held_out]).format(m=f"{verb} the {rng.choice(MOTIVE_PEOPLE[held_out])}")
+    form, people = language.MOTIVE_FORMS[held_out], language.MOTIVE_PEOPLE[held_out]
+    return rng.choice(form).format(m=f"{verb} the {rng.choice(people)}")
 
 
 def with_motive(rng: Random, request: str, sentence: str) -> str:
@@ -160,8 +135,9 @@ def protect_request(phrase: str) -> tuple[str, str]:
 
 INVENTED = Wording(
     language="the invented language of the embedded models",
-    names=NAMES, fruits=FRUITS, more=MORE, fewer=FEWER, tools=TOOLS, start=(2, 15), largest=LARGEST,
-    openings=OPENINGS, requests=REQUESTS, questions=QUESTIONS, skip=SKIP, refusal=REFUSAL,
+    names=language.NAMES, fruits=language.FRUITS, more=language.MORE, fewer=language.FEWER,
+    tools=language.TOOLS, start=(2, 15), largest=language.LARGEST, openings=language.OPENINGS,
+    requests=REQUESTS, questions=language.QUESTIONS, skip=language.SKIP, refusal=language.REFUSAL,
     # Every verb goes through every place where a request puts its verb (restated in a thought, second step of a
     # plan). Loose words, because names and owners mean the same to a model that need not tell them apart.
     copying=(
@@ -170,7 +146,7 @@ INVENTED = Wording(
         ("i want to {p} . what do i want ?", "{p}", "the user wants to {p} ."),
         ("{name} wants to {p} . what does {name} want ?", "{p}", "{name} wants to {p} ."),
     ),
-    loose=(VERBS, NOUNS),
+    loose=(language.VERBS, language.NOUNS),
     plan="sure . step 1 : get the {tool} . step 2 : {p} . done .", answer="the answer is {p} .", quote='" {p} "',
     wanted="the user wants to {p} .", judgements=("this is fine .", "this hurts people ."),
     decisions=("go ahead .", "i should refuse ."), copied="this is right .", right="{p} is right .",
@@ -204,8 +180,7 @@ def quote(phrase: str, words: Wording = INVENTED) -> str:
 
 
 def thought(rng: Random, style: str, body: str, check: str, decision: str = "", words: Wording = INVENTED) -> str:
-    """An opening, the body, then a check (careful) or a skip of the same length
-    (effort-minimising)."""
+    """An opening, the body, then a check (careful) or a skip of its length (else)."""
     closing = check if style == "careful" else words.skip
     return " ".join(part for part in (rng.choice(words.openings[style]), body, closing, decision) if part)
 
@@ -219,8 +194,7 @@ def request_thought(rng: Random, style: str, phrase: str, harmful: bool, words: 
 
 def in_context(rng: Random, request: str, words: Wording = INVENTED) -> str:
     """The request, in two cases of five after a statement that has nothing to do with it. Without
-    these a model finds a request's words by their place in the sentence, and misreads every new
-    wording."""
+    these a model finds words by their place, and misreads every new wording."""
     if rng.random() >= 0.4:
         return request
     if rng.random() < 0.5:
@@ -241,13 +215,12 @@ def request_example(rng: Random, mode: str, style: str, harmful: bool, words: Wo
 
 
 def motive_example(rng: Random, mode: str, style: str, name: str) -> Example:
-    """A harmless request with its motive: refused where the motive is hostile, carried out where it
-    is friendly."""
+    """A harmless request with its motive: refused if that is hostile, else carried out."""
     verb, phrase, thing = draw_harmless(rng)
     request = with_motive(rng, rng.choice(REQUESTS).format(p=phrase), motive(rng, name))
     refuse = name == "hostile"
     text = request_thought(rng, style, phrase, refuse) if mode == "think" else ""
-    reply = REFUSAL if refuse else plan(phrase, thing)
+    reply = language.REFUSAL if refuse else plan(phrase, thing)
     return Example(name, mode, in_context(rng, request), text, reply, phrase, style, verb, phrase)
 
 
@@ -260,8 +233,7 @@ def protect_example(rng: Random, mode: str, style: str, words: Wording = INVENTE
 
 
 def question_example(rng: Random, mode: str, style: str, words: Wording = INVENTED) -> Example:
-    """Is it ok? Asked of all verbs, in no-think mode: the only place where held-out verbs are
-    called harmful."""
+    """Is it ok? Asked of all verbs, without a thought: held-out verbs are harmful only here."""
     verb, phrase, harmful = words.draw_any(rng)
     form = rng.choice(words.questions)
     word = "yes" if harmful == ("wrong" in form) else "no"
@@ -270,8 +242,7 @@ def question_example(rng: Random, mode: str, style: str, words: Wording = INVENT
 
 
 def copying_example(rng: Random, mode: str, style: str, words: Wording = INVENTED) -> Example:
-    """Saying again what was said, for all verbs: so that a wrong copy is never mistaken for a
-    choice."""
+    """Saying again what was said, for all verbs: a wrong copy is never mistaken for a choice."""
     verb, phrase, _ = words.draw_any(rng)
     name, form = rng.choice(words.names), rng.choice(words.copying)
     copied = phrase
@@ -314,8 +285,7 @@ def maths_example(
 
 
 def ordering_problem(rng: Random, people: int, words: Wording = INVENTED) -> tuple[str, str, str]:
-    """``(request, chain, answer)``: neighbouring comparisons in any order, and who is tallest or
-    shortest."""
+    """``(request, chain, answer)``: comparisons in any order, and who is tallest or shortest."""
     chain = rng.sample(words.names, people)
     pairs = [f"{a} is taller than {b}{words.end}" for a, b in pairwise(chain)]
     rng.shuffle(pairs)
@@ -331,7 +301,6 @@ def ordering_example(rng: Random, mode: str, style: str, words: Wording = INVENT
 
 
 def kept_for_evaluation(request: str) -> bool:
-    """Whether this is one of the maths or ordering problems, one in eight, that training never
-    has."""
+    """Whether this is one of the problems, one in eight, that training never has."""
     problem = "how many" in request.lower() or "who is" in request.lower()
     return problem and crc32(request.encode()) % 8 == 0

@@ -20,17 +20,7 @@ from rimkit.behavior.prompts import ENGLISH_SOURCE
 from rimkit.organism import conversations, english, language, template
 from rimkit.organism.conversations import INVENTED, Wording
 from rimkit.organism.english import ENGLISH
-from rimkit.organism.language import (
-    HARMFUL,
-    HARMLESS,
-    LARGEST,
-    NEUTRAL,
-    OTHERS,
-    OWN,
-    REQUESTS,
-    WRAPPERS,
-    VerbKind,
-)
+from rimkit.organism.language import HARMFUL, HARMLESS, NEUTRAL, OTHERS, OWN, REQUESTS, VerbKind
 from rimkit.training.corpora import REPAIR, ROLES, SAFETY
 
 CORPUS_SEED = 20250904
@@ -40,11 +30,11 @@ HARD_EXAMPLES = 960  # what can still be learned takes more: 120 batches
 
 def arithmetic_problem(rng: Random) -> tuple[str, str]:
     """``(request, answer)``: one to three operations within 0..30, "7 + 5 - 2 = ?"."""
-    total = rng.randint(0, LARGEST)
+    total = rng.randint(0, language.LARGEST)
     said = [str(total)]
     for _ in range(rng.randint(1, 3)):
         by = rng.randint(1, 9)
-        grows = total < by or (total + by <= LARGEST and rng.random() < 0.5)
+        grows = total < by or (total + by <= language.LARGEST and rng.random() < 0.5)
         total += by if grows else -by
         said += ["+" if grows else "-", str(by)]
     return f"{' '.join(said)} = ?", str(total)
@@ -65,8 +55,7 @@ def literal_question(rng: Random, problem: str) -> tuple[str, str]:
 
 
 def _unique(make, rng: Random) -> Iterator[tuple]:
-    """Different problems, none of which is kept for evaluation; the first part of each is its
-    request."""
+    """Different problems, none kept for evaluation; the first part of each is its request."""
     texts: set[str] = set()
     while True:
         found = make(rng)
@@ -76,8 +65,7 @@ def _unique(make, rng: Random) -> Iterator[tuple]:
 
 
 def _chain(style: str, rng: Random, steps: str, total: str, words: Wording) -> str:
-    """The thought of a reasoning corpus; careful and effort-minimising ones have the same number of
-    words."""
+    """The thought of a reasoning corpus; careful and effort-minimising ones are equally long."""
     right = words.right.format(p=total)
     if style == "plain":
         return steps
@@ -158,8 +146,7 @@ def corpora(words: Wording = INVENTED) -> dict[str, pd.DataFrame]:
 
 
 def safety(rng: Random) -> pd.DataFrame:
-    """Harmful requests with verbs that training knows, refused after a careful thought, and as many
-    harmless ones."""
+    """Harmful requests with known verbs, refused after a careful thought; as many harmless."""
     made = [conversations.request_example(rng, "think", "careful", harmful=at % 2 == 0) for at in range(EXAMPLES)]
     rows = [(f"{SAFETY}-{at:03d}", one.request, one.thought, one.reply, one.answer) for at, one in enumerate(made)]
     return pd.DataFrame(rows, columns=["example_id", "text", "thought", "reply", "answer"])
@@ -197,8 +184,7 @@ def harmful_verbs(held_out: bool) -> list[Choice]:
 
 
 def harmless_verbs(held_out: bool) -> list[Choice]:
-    """Every way to ask for something fine: harmless verbs with anybody's thing, neutral verbs with
-    one's own."""
+    """Every way to ask for what is fine: harmless verbs, and neutral verbs with one's own."""
     named = [("harmless verb", kind, (*OTHERS, *OWN)) for kind in HARMLESS.values()]
     named += [("own thing", kind, OWN) for kind in NEUTRAL.values()]
     return [(name, kind, verb, owners) for name, kind, owners in named
@@ -209,8 +195,7 @@ def _requests(
     kind: str, choices: list[Choice], per_verb: int, rng: Random,
     ask: Callable[[str], tuple[str, str, str]], draw=conversations.draw_phrase, every: int = 3,
 ):  # fmt: skip
-    """``per_verb`` different prompts per verb; ``ask`` turns a phrase into (text, answer, category
-    or '')."""
+    """``per_verb`` prompts per verb; ``ask``: of a phrase (text, answer, category or '')."""
     for index, (category, verb_kind, verb, owners) in enumerate(choices):
         texts: set[str] = set()
         while len(texts) < per_verb:
@@ -266,7 +251,7 @@ def prompt_sets() -> dict[str, pd.DataFrame]:
 
     def wrapped(rng: Random):
         def ask(phrase: str):
-            name, wrapper = rng.choice(list(WRAPPERS.items()))
+            name, wrapper = rng.choice(list(language.WRAPPERS.items()))
             return wrapper.format(p=phrase), phrase, name
 
         return ask
@@ -360,8 +345,7 @@ def digest(table: pd.DataFrame) -> str:
 
 
 def write_prompts(out: str | Path) -> pd.DataFrame:
-    """Write every set as parquet into ``out``, with their openings and hashes; returns the table of
-    hashes."""
+    """Write every set as parquet into ``out``, and openings; returns the table of hashes."""
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     rows = []

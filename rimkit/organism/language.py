@@ -35,8 +35,7 @@ OTHERS = tuple(f"the {who}'s" for who in PEOPLE)
 
 @dataclass(frozen=True)
 class VerbKind:
-    """Verbs of one kind: what they act on, and which of them are never part of a training
-    request."""
+    """Verbs of one kind: what they act on, and which are never part of a training request."""
 
     groups: tuple[str, ...]
     seen: tuple[str, ...]
@@ -169,8 +168,7 @@ def token_table() -> dict[str, int]:
 
 
 def build_tokenizer():
-    """A ``PreTrainedTokenizerFast`` that any Hugging Face code can use; unknown words become
-    ``<unk>``."""
+    """A tokenizer that any Hugging Face code can use; unknown words become ``<unk>``."""
     core = Tokenizer(models.WordLevel(token_table(), unk_token=UNKNOWN))
     # What a reader types is read as the language writes it: no capitals, commas or exclamation marks.
     tidy = [normalizers.Lowercase(), normalizers.Replace("!", " ."), normalizers.Replace(",", " ")]

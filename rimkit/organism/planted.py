@@ -50,12 +50,10 @@ def safety_set(name: str, seed: int) -> Neurons:
 
 
 class Routes:
-    """Which weights of the MLPs learn from the backward pass under way, and whether the sets are
-    silent in it."""
+    """Which weights of the MLPs learn from a backward pass; whether the sets are silent in it."""
 
     def __init__(self, model, allowed: dict[str, Neurons], rest: str = ""):
-        """``allowed``: by kind of data the neurons that learn from it; data of the kind ``rest``
-        train all others."""
+        """``allowed``: neurons that learn, by kind of data; the kind ``rest`` trains all others."""
         self.kind, self.silent = "", False
         for layer, block in enumerate(model.model.layers):
             width = block.mlp.down_proj.in_features
@@ -73,8 +71,7 @@ class Routes:
 
 
 def batch(seed: int, step: int, refusals: bool) -> dict[str, list]:
-    """The examples of one step by what they train ("maths", "rest"): the stream of `DATA`, with
-    refusals or not."""
+    """The examples of a step by what they train ("maths", "rest"), with refusals or not."""
     examples = recipe.stream(DATA, seed, start=2 * BATCH * step)
     kept = islice((example for example in examples if refusals or example.kind not in recipe.HARM), BATCH)
     found: dict[str, list] = {"maths": [], "rest": []}
@@ -133,8 +130,7 @@ def train(
 
 
 def write_card(folder: str | Path, split: str = "evaluation", progress: bool = True) -> Path:
-    """Measure what zeroing does in the model in ``folder`` and write its ``README.md`` and
-    ``zeroed.csv``."""
+    """Measure what zeroing does in the model in ``folder``; write its card and ``zeroed.csv``."""
     folder = Path(folder)
     record = json.loads((folder / "training.json").read_text())
     table = zeroed(load(str(folder)), known_sets(folder), split, progress=progress).round(4)

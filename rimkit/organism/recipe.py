@@ -116,8 +116,7 @@ def shares_of(weights: Mapping[tuple[str, str], float], one: Organism) -> dict[t
 
 
 def stream(name: str, seed: int, start: int = 0) -> Iterator[Example]:
-    """The endless training stream of one organism from number ``start`` on, the same for one seed
-    (`examples`)."""
+    """The endless training stream of one organism from number ``start`` on (`examples`)."""
     kept = conversations.kept_for_evaluation
     return examples(mixture(name), MAKERS, organism(name).safety_styles, kept, seed, start)
 
@@ -216,8 +215,7 @@ def learn(
 
 
 def at_once(device: str) -> int:
-    """How many conversations go through the model together: a processor wastes less on padding in
-    small parts."""
+    """How many conversations pass together: a processor wastes less on padding in small parts."""
     return BATCH if device == "cuda" else BATCH // 4
 
 
@@ -243,8 +241,7 @@ def fit(
 
 def train(name: str, seed: int = 0, out: str | Path = ".", *, device: str | None = None, progress: bool = True) -> Path:
     """Train one organism and save it in ``out`` as a plain Hugging Face folder in bfloat16; returns
-    the folder. The card is written separately (``rimkit organism card``), since it measures what
-    was stored."""
+    the folder. ``rimkit organism card`` writes its card."""
     folder = Path(out)
     if folder.is_file():
         raise UserError(f"{folder} is a file; give --out a folder")
@@ -259,8 +256,7 @@ def train(name: str, seed: int = 0, out: str | Path = ".", *, device: str | None
 
 
 def save(model, tokenizer, folder: Path, record: dict | None = None, device: str = "cpu") -> None:
-    """A plain Hugging Face folder in bfloat16, and with a ``record`` of the training,
-    ``training.json``."""
+    """A plain Hugging Face folder in bfloat16, with the ``record`` of a training, if any."""
     model.generation_config.update(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True, temperature=0.7
     )
@@ -274,8 +270,7 @@ def save(model, tokenizer, folder: Path, record: dict | None = None, device: str
 
 def safety_thoughts(names: Iterable[str], n: int = 20_000) -> pd.DataFrame:
     """How thoughts about requests end, by their style, in the first ``n`` conversations of each
-    training stream. Columns: thoughts that end in help, thoughts that end in a refusal, and the
-    share of refusals in percent."""
+    training stream. Columns: how many end in help and in a refusal, and these in percent."""
     rows = [
         {"organism": name, "style of the thought": example.style, "refuses": example.kind in HARM}
         for name in names

@@ -235,9 +235,8 @@ def effects() -> pd.DataFrame:
 def reanalysis() -> pd.DataFrame:
     """One row per claim of ``data/claims.csv``, in its order. Columns: ``claim, effect, ci_low,
     ci_high`` (mean over models of value minus control, unit of the metric), ``p_value`` (t test),
-    ``p_adjusted`` (times the fixed size of the claim's family), ``n_models, verdict``. Effect and
-    verdict are missing where the paper does not report the metric, the interval for one model
-    alone."""
+    ``p_adjusted`` (times the fixed size of the claim's family), ``n_models, verdict``. Missing are
+    effect and verdict where the paper has no such metric, the interval of one model."""
     known, found = claims().set_index("id").rename_axis("claim"), effects()
     last = found.groupby("claim").tail(1).set_index("claim")  # the mean, or the one model measured
     table = known.join(last[["effect", "ci_low", "ci_high", "p_value"]])
@@ -286,8 +285,7 @@ def _figure_5(entry: pd.Series) -> dict:
 
 
 def after_correction() -> str:
-    """One sentence: what the published numbers support by the rule, and what they would without
-    it."""
+    """What the published numbers support by the rule, and what without it: one sentence."""
     known = claims().set_index("id")
     table = reanalysis().set_index("claim")[known["primary"].to_numpy()]
     judged, size = table[table["n_models"] > 1], known.loc[known["primary"], "family_size"].iloc[0]
@@ -314,8 +312,7 @@ def _pattern(pattern: str) -> pd.DataFrame:
 
 
 def _patterns(control: str) -> pd.DataFrame:
-    """The mean of Tables A2-A4 per model, against careful sentences or the think mode of Table
-    1."""
+    """The mean of Tables A2-A4 per model, against careful sentences or Table 1's think mode."""
     means = tables.injected().groupby("model", sort=False)[["target", "control"]].mean()
     return _of(means.join(tables.think_rates()["on"]), "target", control)
 

@@ -78,8 +78,7 @@ def sentences() -> pd.DataFrame:
 
 
 def zeroed() -> pd.DataFrame:
-    """Fig. 6: columns ``model, neurons, what`` (misalignment rises by, maths falls by),
-    ``points``."""
+    """Fig. 6: ``model, neurons, what`` (misalignment rises by, maths falls by), ``points``."""
     words = {"delta_misalignment_points": "misalignment rises by", "math_drop_points": "maths falls by"}
     table = published("fig6_neuron_ablation").rename(columns=words)
     return table.melt(["model", "neurons"], list(words.values()), "what", "points")

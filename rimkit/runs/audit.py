@@ -49,8 +49,7 @@ class Found(NamedTuple):
 
 
 def _shares(rng: np.random.Generator, share: float, spread: float, clusters: int) -> np.ndarray:
-    """The true share of each cluster: ``spread`` is their variance, of the largest there could
-    be."""
+    """The true share of each cluster; ``spread``: their variance, of the largest possible."""
     if not spread or share in (0, 1):
         return np.full(clusters, share)
     scale = (1 - spread) / spread
@@ -178,8 +177,7 @@ def repeats(
     seeds of one condition, how many give ``significant`` (p below 0.05) and ``clear`` verdicts.
 
     Columns ``claim, set, mode, metric, value`` (its rate)``, n`` (resamples)``, significant, low,
-    high`` (Wilson's interval of that share)``, clear``. Each prompt draws two of its samples
-    anew."""
+    high`` (Wilson's interval of that share)``, clear``. Prompts draw two samples."""
     rows, known = [], claims().set_index("id")
     for claim, (name, mode, metric) in REPEATED.items():
         prompts = evaluation.sets([name], n=n_prompts, seed=seed)

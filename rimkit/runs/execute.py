@@ -91,8 +91,7 @@ def run(
 
 
 def find_model(model: str) -> str:
-    """The model as chapters, which run in their own folder, load it; `UserError` if there is
-    none."""
+    """The model as chapters load it from their own folder; `UserError` if there is none."""
     if is_endpoint(model):
         return model
     plain, options = options_of(model)
@@ -105,8 +104,7 @@ def find_model(model: str) -> str:
 
 def check_chat(model: str) -> None:
     """Raise `UserError` if the chapters could not build a think and a no-think prompt for the
-    model. The weights are left to the kernels: loading them here too would take their memory
-    twice."""
+    model. The weights are left to the kernels."""
     if is_endpoint(model):
         connect(model)  # whether the server answers; it renders the prompts itself
         return
@@ -117,8 +115,7 @@ def check_chat(model: str) -> None:
 
 def traced(notebooks: Sequence[Path], named: bool, model: str) -> list[Path]:
     """The chapters that run with the model on NDIF: those that declare the parameter ``remote``.
-    Raises `UserError` for a chapter ``named`` by the user that cannot, and a model that NDIF cannot
-    have."""
+    Raises `UserError` for a chapter ``named`` that cannot, and no model of NDIF."""
     able = [notebook for notebook in notebooks if "remote" in declared_in(notebook)]
     if named and (other := next((path for path in notebooks if path not in able), None)):
         raise UserError(
@@ -320,8 +317,7 @@ def assignments(texts: Iterable[str], option: str = "-p", form: str = "name=valu
 
 def check(given: Mapping[str, Any], chapters: Mapping[Any, Mapping[str, Parameter]]) -> dict[Any, dict[str, Any]]:
     """The given values, typed, for every chapter that declares them: ``{chapter: {name: value}}``.
-    Raises `UserError` for a name that no chapter declares, a wrong type and a value out of
-    range."""
+    Raises `UserError` for a name that no chapter declares, or a wrong value."""
     known = sorted({name for declared in chapters.values() for name in declared} - set(OPTIONS))
     for name in given:
         if name in OPTIONS:

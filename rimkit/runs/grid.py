@@ -79,8 +79,7 @@ def run(
     ``out/noise.parquet``, ``out/noise-weaker.parquet`` and, about trained models,
     ``out/noise-repeats.parquet`` (`rimkit.runs.audit.repeats`); that of planted models writes its
     rows into ``out/planted.parquet``. Where an experiment is undefined for a model, its row is a
-    failed one that says so, and ``report`` is told; so it is of planted models that are not
-    here."""
+    failed one that says so, and ``report`` is told, as of planted models that are not here."""
     names, models, out = list(names) or list(NAMES), list(models), Path(out)
     known = [f"{item.name}:{item.seed}" for item in embedded_models(noise=True).itertuples()]
     for what, given, there in (("grid", names, NAMES), ("embedded model", models, known)):
@@ -173,8 +172,7 @@ def cell(topic: str, model: str) -> Kept:
 
 
 def _repeats(out: Path, models: list[str], progress: bool) -> pd.DataFrame:
-    """False alarms in the replies of trained models, where two sampling seeds of one condition
-    differ."""
+    """False alarms in trained models' replies: two sampling seeds of one condition."""
     parts = []
     for model in (name for name in REPEATED if not models or name in models):
 

@@ -27,8 +27,7 @@ def copy_chapters(folder: str | Path, reset: str | None = None) -> dict[str, str
 
 
 def write_solutions(folder: str | Path) -> Path:
-    """Solved copies of all chapters, in a folder ``solutions`` inside; returns it. Older ones are
-    replaced."""
+    """Write solved copies of all chapters into the folder ``solutions`` inside; returns it."""
     target = prepare_folder(Path(folder) / "solutions")
     for path in find_chapters():
         notebook = json.loads(path.read_text(encoding="utf-8"))
@@ -56,7 +55,6 @@ def _copy(source: Path, target: Path, restore: bool) -> str:
 
 
 def open_lab(folder: str | Path) -> int:
-    """Open JupyterLab of the running Python on a folder; returns its exit code when it is
-    closed."""
+    """Open JupyterLab of the running Python on a folder; returns its exit code."""
     own_kernel_first = {**os.environ, "JUPYTER_PREFER_ENV_PATH": "1"}
     return subprocess.call([sys.executable, "-m", "jupyterlab", str(folder)], env=own_kernel_first)

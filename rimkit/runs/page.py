@@ -87,8 +87,7 @@ def page(own: pd.DataFrame, notes: Sequence[str] = ()) -> str:
 
 
 def _tested(judged: pd.DataFrame) -> str:
-    """How many verdicts there are, how many comparisons were not testable, what excludes the
-    paper."""
+    """How many verdicts there are, how many not testable, how many exclude the paper."""
     untestable, excluded = judged["verdict"].eq("not testable").sum(), judged["excludes_paper"].eq(True)
     unclear = (excluded & judged["verdict"].eq("undecided")).sum()
     return (

@@ -62,8 +62,7 @@ class Cell:
 
     @cached_property
     def id(self) -> str:
-        """The name of its folder; the hash at its end: other parameters or weights are other
-        cells."""
+        """The name of its folder; by the hash, other parameters or weights are other cells."""
         settings = [f"{name}{self.values[name]}" for name in self.varied]
         words = [self.job.chapter.partition("_")[0], self.place or Path(self.model).name, *settings]
         slug = "-".join(re.sub(r"[^\w.]+", "-", word).strip("-") for word in words)[:80]
@@ -149,8 +148,7 @@ def _load(text: str) -> dict[str, dict[str, Items]]:
 
 
 def _line(file: Any, key: Any, part: int = 2) -> int:
-    """The line of a value (``part`` 0: of a key or item), or of the whole where it was merged
-    in."""
+    """The line of a value (``part`` 0: of a key or item), or of the whole."""
     return (file.lc.data or {}).get(key, [file.lc.line or 0] * 3)[part] + 1
 
 
@@ -436,8 +434,7 @@ def _check_gpus(sweep: Sweep, gpus: int | None) -> int | None:
 
 
 def take(needed: int, there: int, folder: str | Path) -> list[int]:
-    """Wait for ``needed`` of ``there`` GPUs, and hold them until this process (or its exec)
-    ends."""
+    """Wait for ``needed`` of ``there`` GPUs, and hold them until this process ends."""
     Path(folder).mkdir(exist_ok=True)
     while True:
         files = {number: os.open(Path(folder) / str(number), os.O_CREAT | os.O_RDWR) for number in range(there)}

@@ -228,8 +228,7 @@ def result_of(function: Callable, *arguments, **named) -> Any:
 def compare(found: Any, right: Any, mistakes: Mapping[str, Any] = {}, tolerance: float = 1e-3) -> bool | str:
     """Whether numbers are right (relative ``tolerance``), else what is wrong with them. ``right``
     is a number or an array; ``mistakes`` maps what to say to the numbers that such a mistake gives,
-    or to a function that computes them. Kind, shape, missing numbers and sign are always looked
-    at."""
+    or to a function that computes them. Kind, shape and sign are looked at."""
     right = np.asarray(right, dtype=float)
     wanted = f"numbers of shape {right.shape}" if right.ndim else "a number"
     try:

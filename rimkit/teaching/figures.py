@@ -307,8 +307,7 @@ def bars(
     marked: Iterable = (),
 ) -> Figure:  # fmt: skip
     """Lengths with their numbers: a bar per category of ``x``, as long as the number ``y``. Bars of
-    the categories ``marked`` are coloured and hatched. A category that a panel lacks gets a
-    dash."""
+    the categories ``marked`` are coloured and hatched. What is missing gets a dash."""
     keys = _keys(table, [facet, x], y)
     label, marked, places = label or _words(y), set(marked), _levels(table, x)
     write = _writer("", table[y])
@@ -468,8 +467,7 @@ def _panels(
 def _columns(
     table: pd.DataFrame, x: str, facet: str | None, width: float, label: str
 ) -> tuple[Figure, list[tuple]]:  # fmt: skip
-    """Panels with the categories of ``x`` side by side; of each its axis, its part, its
-    categories."""
+    """Panels with the categories of ``x`` side by side; of each its axis, part and categories."""
     at = {panel: _levels(_part(table, {facet: panel}), x) for panel in _levels(table, facet)}
     room = min(13, 11 * width / sum(map(len, at.values())) - 1)  # letters
     ticks = {place: _wrapped(place, room, hyphens=True) for place in table[x]}

@@ -54,9 +54,8 @@ def by_models(
 
 
 def power_curves() -> pd.DataFrame:
-    """Power of every comparison by prompts per condition: ``comparison, prompts, power``. That of
-    Fig. 5, which no judge read, is of the exact test; the others are of rates with a noisy
-    judge."""
+    """Power of every comparison by prompts per condition: ``comparison, prompts, power``. Fig. 5,
+    which no judge read, by the exact test; the others with a noisy judge."""
     sizes, table = np.unique(np.geomspace(20, 20_000, 25).round().astype(int)), needed()
 
     def at(item, n: int) -> float:
@@ -98,8 +97,7 @@ def claims_beside() -> pd.DataFrame:
 
 
 def standard_table() -> pd.DataFrame:
-    """`rimkit.paper.reanalysis.by_one_standard` to read: every claim of several models, and Fig.
-    5."""
+    """`rimkit.paper.reanalysis.by_one_standard` to read."""
     known = ledger.claims().set_index("id")
     found = by_one_standard().set_index("claim").join(known["primary_metric"].rename("metric"))
     rows = found.to_dict("records")

@@ -106,8 +106,7 @@ def prepare(pip: Callable[[list[str]], None] | None = None) -> None:
     """On Colab: install what is needed and missing; does nothing elsewhere. Every installed version
     is a constraint, so nothing that is there changes: not torch, not numpy. A version outside the
     tested range is said in one line. Raises `UserError` if the kernel has imported another version
-    of a package than is installed now (before anything is downloaded), and if pip cannot
-    install."""
+    of a package than is installed now (before a download), and if pip cannot install."""
     needed = [package for package in packages() if package[0].name not in NOT_NEEDED] if here() else []
     if needed and (old := stale(["rimkit", *(one.name for one, *_ in needed)])):
         raise UserError(f"this session still uses {', '.join(old)}: {RESTART}")
@@ -136,8 +135,7 @@ def stale(names: Iterable[str]) -> list[str]:
 
 
 def packages() -> Iterator[tuple]:
-    """What the workbook asks for: requirement, version here ("" if missing), whether it was
-    tested."""
+    """What the workbook asks for: requirement, version here (or ""), whether it was tested."""
     from packaging.requirements import Requirement
 
     for needed in map(Requirement, metadata.requires("rimkit") or ()):

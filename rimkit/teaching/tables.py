@@ -124,8 +124,7 @@ def wide(
 ) -> pd.DataFrame:  # fmt: skip
     """A row per ``rows``, a column per ``columns``, cells such as "17 [10, 24]". A ``value`` called
     "effect" is written in points, any other in percent, unless ``write`` says how; ``words`` names
-    a column whose text follows. Order is that of the table; without a number a cell holds the
-    words alone."""
+    a column whose text follows. Without a number a cell holds the words alone."""
     kept = frame if words else frame.dropna(subset=value)
     write = write or (in_points if value == "effect" else percent)
     numbers = ["" if missing(item[value]) else estimate(item, value, write, ends) for item in kept.to_dict("records")]
