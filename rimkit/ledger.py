@@ -12,6 +12,9 @@ from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from scipy.special import ndtr, ndtri
 
 from rimkit import __version__
 from rimkit.data import UserError, data_dir, missing, nearest, number, whole
@@ -125,9 +128,6 @@ def table(rows: Iterable[Mapping] | pd.DataFrame) -> pd.DataFrame:
 
 def write(rows: Iterable[Mapping] | pd.DataFrame, path: str | Path) -> pd.DataFrame:
     """Write rows to a parquet file (no ``path``: none), whole or not at all; return the table."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     frame = table(rows)
     if not str(path):
         return frame
@@ -167,9 +167,6 @@ def shipped() -> pd.DataFrame:
 
 
 def _read_file(file: Path) -> pd.DataFrame | None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
         arrow = pq.read_table(file)
         version = (arrow.schema.metadata or {}).get(_SCHEMA_KEY, b"none").decode()
@@ -218,8 +215,6 @@ def excludes(number: float, ci_low: float, ci_high: float) -> bool | None:
 def p_from_interval(effect: float, ci_low: float, ci_high: float) -> float:
     """Two-sided p-value of "no effect" by normal approximation, with the standard error of the side
     of the interval that faces zero: below 0.05 exactly when the interval excludes zero."""
-    from scipy.special import ndtr, ndtri
-
     if not all(map(math.isfinite, (effect, ci_low, ci_high))):
         return math.nan
     facing = effect - ci_low if effect > 0 else ci_high - effect

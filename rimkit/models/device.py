@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import psutil
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
 
 from rimkit.data import GIB, UserError, check_known
@@ -109,8 +109,6 @@ def settings_of(place: Place) -> dict:
     if place.device == SPREAD or place.quantize:
         settings["device_map"] = SPREAD if place.device == SPREAD else {"": place.device}
     if place.quantize:
-        from transformers import BitsAndBytesConfig
-
         four = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
         settings["quantization_config"] = BitsAndBytesConfig(**four, bnb_4bit_compute_dtype=dtype)
     return settings

@@ -22,6 +22,10 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import huggingface_hub
+from huggingface_hub import constants, errors
+from safetensors import safe_open
+
 from rimkit.data import UserError, data_dir, first_line, nearest
 from rimkit.models import gguf
 
@@ -100,16 +104,14 @@ def embedded_models(noise: bool = False) -> pd.DataFrame:
     """The models that come with the workbook: ``name, seed, path, parameters, mb`` (of the
     weights). The model organisms; with ``noise`` also the controls (`CONTROLS`)."""
     import pandas as pd
-    from safetensors import safe_open
 
     rows = []
-    whole = {key: path for key, path in sorted(_embedded().items()) if (path / SINGLE).is_file()}
-    for (name, seed), path in whole.items():  # no adapters
-        file = path / SINGLE
+    for (name, seed), path in sorted(_embedded().items()):
+        if not (file := path / SINGLE).is_file() or (name in CONTROLS and not noise):  # no adapters
+            continue
         with safe_open(file, framework="numpy") as weights:
             parameters = sum(prod(weights.get_slice(key).get_shape()) for key in weights.keys())  # noqa: SIM118
         rows.append((name, seed, str(path), parameters, round(file.stat().st_size / 1e6, 1)))
-    rows = [row for row in rows if noise or row[0] not in CONTROLS]
     return pd.DataFrame(rows, columns=["name", "seed", "path", "parameters", "mb"])
 
 
@@ -243,14 +245,12 @@ def tied(hf: Any) -> bool:
 
 def check_unmixed(folder: str | Path) -> None:
     """Raise ``UserError`` for a folder with two models: an adapter or old weights, too."""
-    from safetensors import safe_open
-
     folder = Path(folder)
     own = sorted(file.name for file in folder.glob("*.safetensors") if not file.name.startswith("adapter_"))
     both = f"a model's weights ({own[0]}) and an adapter ({ADAPTER})" if own and (folder / ADAPTER).is_file() else ""
-    if SINGLE in own and (folder / INDEX).is_file() and SINGLE not in _parts(folder).values():
+    places = _parts(folder)
+    if SINGLE in own and places and SINGLE not in places.values():
         both = f"weights in one file ({SINGLE}) and in parts ({INDEX})"
-    places = _parts(folder) if (folder / INDEX).is_file() else {}
     for file in sorted(set(places.values()) & set(own)):
         with safe_open(folder / file, framework="numpy") as weights:
             odd = next((key for key in weights.keys() if places.get(key, file) != file), "")  # noqa: SIM118
@@ -261,7 +261,9 @@ def check_unmixed(folder: str | Path) -> None:
 
 
 def _parts(folder: Path) -> dict[str, str]:
-    """Tensors and their files, as the index of a model's weights says."""
+    """Tensors and their files, as the index of a model's weights says; empty without one."""
+    if not (folder / INDEX).is_file():
+        return {}
     return json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
 
 
@@ -316,9 +318,9 @@ def on_this_machine(source: Source) -> Path | None:
     if source.kind != "model":
         return mirrored(source) or _cached(source, source.files)
     folder = _cached(source, ("config.json",))
-    if folder is None or not (folder / INDEX).is_file():
+    if folder is None or not (parts := set(_parts(folder).values())):
         return folder if folder and any(folder.glob("*.safetensors")) else None
-    return folder if all((folder / part).is_file() for part in set(_parts(folder).values())) else None
+    return folder if all((folder / part).is_file() for part in parts) else None
 
 
 def mirrored(source: Source) -> Path | None:
@@ -330,10 +332,8 @@ def mirrored(source: Source) -> Path | None:
 
 def download(source: Source) -> Path:
     """Get what is missing, with a progress bar, and return the folder."""
-    from huggingface_hub import snapshot_download
-
     with _refusals(source):
-        folder = Path(snapshot_download(**_arguments(source)))
+        folder = Path(huggingface_hub.snapshot_download(**_arguments(source)))
     missing = [file for file in source.files if not (folder / file).is_file()]
     if source.kind == "dataset" and missing:
         where = f" at revision '{source.revision}'" if source.revision else ""
@@ -343,10 +343,8 @@ def download(source: Source) -> Path:
 
 def megabytes_to_get(source: Source) -> float:
     """What a download would fetch, in MB."""
-    from huggingface_hub import snapshot_download
-
     with _refusals(source):
-        files = snapshot_download(**_arguments(source), dry_run=True)
+        files = huggingface_hub.snapshot_download(**_arguments(source), dry_run=True)
     return sum(file.file_size for file in files if file.will_download) / 1e6
 
 
@@ -362,11 +360,9 @@ def _arguments(source: Source) -> dict:
 
 
 def _cached(source: Source, files: tuple[str, ...]) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
-
-    folder = None
+    folder, where = None, {"revision": source.revision, "repo_type": source.kind}
     for file in files:
-        path = try_to_load_from_cache(source.repo, file, revision=source.revision, repo_type=source.kind)
+        path = huggingface_hub.try_to_load_from_cache(source.repo, file, **where)
         if not isinstance(path, str):
             return None
         folder = Path(path.removesuffix(str(Path(file))))
@@ -376,10 +372,9 @@ def _cached(source: Source, files: tuple[str, ...]) -> Path | None:
 @contextmanager
 def _refusals(source: Source) -> Iterator[None]:
     """What the hub refuses, as ``UserError``; it is asked once before, or retries last a minute."""
-    from huggingface_hub import HfApi
-
+    where = {"revision": source.revision, "repo_type": source.kind}
     try:
-        HfApi().repo_info(source.repo, repo_type=source.kind, revision=source.revision, timeout=10)
+        huggingface_hub.HfApi().repo_info(source.repo, **where, timeout=10)
         yield
     except Exception as error:  # the hub's HTTP library, and so its errors, differ between versions
         raise UserError(refusal(error, source)) from error
@@ -387,8 +382,6 @@ def _refusals(source: Source) -> Iterator[None]:
 
 def refusal(error: BaseException, source: Source) -> str:
     """Why the hub did not give ``source``, in one line that says what to do."""
-    from huggingface_hub import constants, errors
-
     repo, kind = source.repo, {"dataset": "data set"}.get(source.kind, source.kind)
     page = f"{constants.ENDPOINT}/{'datasets/' if source.kind == 'dataset' else ''}{repo}"
     said = {  # the first that fits: some are kinds of others
@@ -420,10 +413,8 @@ def refusal(error: BaseException, source: Source) -> str:
 
 def cached_models() -> dict[str, Any]:
     """Models in the hub's cache, as it describes them (``revisions, size_on_disk``), by name."""
-    from huggingface_hub import errors, scan_cache_dir
-
     with suppress(errors.CacheNotFound):
-        repos = sorted(scan_cache_dir().repos, key=lambda repo: repo.repo_id)
+        repos = sorted(huggingface_hub.scan_cache_dir().repos, key=lambda repo: repo.repo_id)
         return {repo.repo_id: repo for repo in repos if repo.repo_type == "model"}
     return {}
 
