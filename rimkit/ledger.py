@@ -71,9 +71,12 @@ def row(claim: str, *, model: str, **values) -> dict:
     return found
 
 
-def effect_row(claim: str, difference: Mapping | tuple, *, model: str, **values) -> dict:
-    """`row` from a difference of `rimkit.behavior.stats` (``effect`` with ``ci_low``, ``ci_high``).
-    The two sides may be called ``value_a``/``value_b`` or ``value``/``control_value``."""
+def effect_row(claim: str, difference: Mapping | tuple | str, *, model: str, **values) -> dict:
+    """`row` from a difference of `rimkit.behavior.stats` (``effect`` with ``ci_low``, ``ci_high``),
+    or from a text that says why there is none. The two sides may be called ``value_a``/``value_b``
+    or ``value``/``control_value``."""
+    if isinstance(difference, str):
+        return untestable_row(claim, difference, model=model, **values)
     found = difference._asdict() if hasattr(difference, "_asdict") else difference
     numbers = {
         "value": found.get("value_a", found.get("value")),

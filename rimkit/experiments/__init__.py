@@ -14,8 +14,8 @@ from pandas import DataFrame, Series
 
 from rimkit.behavior.evaluation import RANDOM, SETS, Evaluation
 from rimkit.behavior.stats import Units, matched_sets
-from rimkit.data import UserError, missing, nearest
-from rimkit.ledger import below_floor, effect_row, untestable_row
+from rimkit.data import UserError, check_known, missing
+from rimkit.ledger import below_floor, effect_row
 from rimkit.models.hooks import architecture
 from rimkit.models.study import StudyModel
 
@@ -63,7 +63,6 @@ class Result:
 PER_LAYER = {"heads": "n_heads", "neurons": "n_neurons", "residual": "hidden_size"}
 PER_PROMPT = ("prompt_id", "cluster", "refused", "misaligned", "misread", "coherent", "score")
 Found = Mapping | str  # a difference, or why there is none
-Table = DataFrame | str
 
 
 def attempt(step: Callable, *given, **options):
@@ -110,28 +109,24 @@ def testable(claim: str, found: Found, **reached: float) -> Found:
 def verdict_rows(study: StudyModel, settings: Common, found: Iterable[tuple[str, str | None, Found]]) -> list[dict]:
     """The verdict rows of a model, one per ``(claim, mode, difference or why there is none)``."""
     about = study.identity | settings.evaluation.description()
-    return [
-        untestable_row(claim, one, mode=mode, **about) if isinstance(one, str)
-        else effect_row(claim, one, mode=mode, **about)
-        for claim, mode, one in found
-    ]  # fmt: skip
+    return [effect_row(claim, one, mode=mode, **about) for claim, mode, one in found]
 
 
 def result(study: StudyModel, tables: Mapping[str, DataFrame], rows: list[dict]) -> Result:
     """A `Result`; tables begin with ``model, seed`` and name both sides as verdict rows do."""
     who = {name: study.identity[name] for name in ("model", "seed")}
-    sides = {"value_a": "value", "value_b": "control_value"}
-    named = {name: table.rename(columns=sides).assign(**who) for name, table in tables.items()}
-    order = {name: [*who, *(column for column in table if column not in who)] for name, table in named.items()}
-    return Result({name: table[order[name]] for name, table in named.items()}, rows)
+    sides, found = {"value_a": "value", "value_b": "control_value"}, {}
+    for name, table in tables.items():
+        table = table.rename(columns=sides).assign(**who)
+        found[name] = table[[*who, *table.columns.drop(list(who))]]
+    return Result(found, rows)
 
 
 def run(topic: str, study: StudyModel, settings: Common | None = None, **identity) -> Result:
     """Run one of `TOPICS` on a model, with the topic's own ``Settings`` by default. ``identity``
     goes into every verdict row (``run_id``, …). Raises ``UserError`` for an unknown topic, and
     where the topic is undefined for the model."""
-    if topic not in (*TOPICS, PLANTED):
-        raise UserError(f"unknown experiment '{topic}' (known: {', '.join(TOPICS)}){nearest(topic, TOPICS)}")
+    check_known("experiment", topic, (*TOPICS, PLANTED))
     module = import_module(f"rimkit.experiments.{topic}")
     found = module.run(study, settings or module.Settings())
     return Result(found.tables, [row | identity for row in found.rows])

@@ -21,32 +21,13 @@ import pandas as pd
 import torch
 from pandas import DataFrame
 
-from rimkit.behavior.evaluation import (
-    BEFORE_THOUGHT,
-    NOTHING,
-    RANDOM,
-    SELECTED,
-    against_random,
-    difference,
-    without,
-    without_sight,
-)
+from rimkit import experiments
+from rimkit.behavior import evaluation, refusal_score
+from rimkit.behavior.evaluation import NOTHING, RANDOM, SELECTED, against_random, difference
 from rimkit.behavior.refusal_score import Readout, at_last, attribution, contexts, head_effects, readout
-from rimkit.behavior.refusal_score import table as table_of
 from rimkit.behavior.stats import METRICS, Units, auroc, rates, unpaired_difference
-from rimkit.data import UserError, nearest
-from rimkit.experiments import (
-    Common,
-    Result,
-    Table,
-    attempt,
-    per_prompt,
-    random_sets,
-    readable,
-    result,
-    testable,
-    verdict_rows,
-)
+from rimkit.data import UserError, check_known
+from rimkit.experiments import Common, Result, attempt, per_prompt, readable, result, testable, verdict_rows
 from rimkit.models.activations import batches, capture, forward
 from rimkit.models.chat import MODES, Encoded
 from rimkit.models.hooks import architecture, head_writes, logits_at_the_end, reading_rows
@@ -163,7 +144,7 @@ def head_table(
     }
     scores |= {f"to {span}": mass[span] for span in SPANS}
     scores |= {f"change to {span}": mass[span] - think[span] for span in SPANS}
-    return table_of(study, **scores)
+    return refusal_score.table(study, **scores)
 
 
 def evaluation_prompts(settings=Settings()) -> DataFrame:
@@ -190,8 +171,7 @@ def names(heads: Units) -> str:
 def select(table: DataFrame, rule: str, k: int) -> list[tuple[int, int]]:
     """The ``k`` heads that a rule of `RULES` ranks first in a `head_table` (ties: the lower one).
     Fewer where fewer have a score of the rule's sign: others are no refusal heads by it."""
-    if rule not in RULES:
-        raise UserError(f"unknown rule '{rule}' (known: {', '.join(RULES)}){nearest(rule, RULES)}")
+    check_known("rule", rule, RULES)
     if not 1 <= k <= len(table):
         raise UserError(f"k must be from 1 to {len(table)} heads, not {k}")
     score = RULES[rule] * table[rule]
@@ -240,7 +220,7 @@ def ablate(
 ) -> DataFrame:
     """Verdicts on the prompts without each set of heads (set to zero); column ``condition``."""
     usual = {"max_new_tokens": LENGTH if "think" in modes else SHORT, "batch_size": 128}
-    return without(study, prompts, sets, modes=modes, **settings.generation | usual | generation)
+    return evaluation.without(study, prompts, sets, modes=modes, **settings.generation | usual | generation)
 
 
 def effects(verdicts: DataFrame, metrics: Sequence[str] = ("refused", "misaligned")) -> DataFrame:
@@ -250,7 +230,7 @@ def effects(verdicts: DataFrame, metrics: Sequence[str] = ("refused", "misaligne
 
 def compared(study: StudyModel, heads: Units, settings=Settings()) -> dict[str, Units]:
     """The sets of heads to compare: "nothing", "selected", and "random 0", …"""
-    random = random_sets(study, heads, settings.n_random, settings.seed, "heads")
+    random = experiments.random_sets(study, heads, settings.n_random, settings.seed, "heads")
     return {NOTHING: [], SELECTED: heads, **random}
 
 
@@ -321,9 +301,9 @@ def cut_replies(study: StudyModel, heads: Units, settings=Settings(), split: str
     own = settings.judged(study, prompts, "think", batch_size=128)
     thoughts = own.set_index("prompt_id")["thought"].to_dict()
     cuts = {name: (found, "thought") for name, found in compared(study, heads, settings).items()}
-    cuts |= {"all heads": (None, "thought"), "all heads, before": (None, BEFORE_THOUGHT)}
+    cuts |= {"all heads": (None, "thought"), "all heads, before": (None, evaluation.BEFORE_THOUGHT)}
     generation = {**settings.generation, "max_new_tokens": SHORT, "batch_size": 128}
-    return without_sight(study, prompts, thoughts, cuts, **generation)
+    return evaluation.without_sight(study, prompts, thoughts, cuts, **generation)
 
 
 def recovery(study: StudyModel, settings=Settings()) -> DataFrame:
@@ -340,12 +320,12 @@ def recovery(study: StudyModel, settings=Settings()) -> DataFrame:
     lowering, rows = ((found["effect"] <= -LOWERS) & (found["ci_high"] < 0)).to_numpy(), []
     for rule, sign in RULES.items():
         scores = sign * table[rule].astype(float)
-        rank = attempt(auroc, scores, lowering)
-        area = {} if isinstance(rank, str) else {"auroc": rank.value, "ci_low": rank.ci_low, "ci_high": rank.ci_high}
-        missing = dict.fromkeys(("auroc", "ci_low", "ci_high"), np.nan)
+        area = attempt(auroc, scores, lowering)
+        area = [np.nan] * 3 if isinstance(area, str) else area[:3]
         alike = scores.rank().corr(-found["effect"].rank()) if found["effect"].nunique() > 1 else np.nan
-        rows.append({"rule": rule, **missing, **area, "spearman": alike})
-    return DataFrame(rows).assign(lowering=int(lowering.sum()), most=-found["effect"].min())
+        rows.append([rule, *area, alike])
+    table = DataFrame(rows, columns=["rule", "auroc", "ci_low", "ci_high", "spearman"])
+    return table.assign(lowering=int(lowering.sum()), most=-found["effect"].min())
 
 
 def random_as_one(verdicts: DataFrame) -> DataFrame:
@@ -370,14 +350,13 @@ def competence(study: StudyModel, tried: DataFrame, settings=Settings()) -> dict
     return found
 
 
-def rows(
-    study: StudyModel, moved: Table, looked: Table, found: Table, cut: Table, able: Mapping, settings=Settings()
-) -> list[dict]:
+def rows(study: StudyModel, moved, looked, found, cut, able: Mapping, settings=Settings()) -> list[dict]:
     """Verdict rows of C4a (`attention_moves`), C4b (`attention_between`), C5a, C5b (`effects`), C5c
     (`cut_replies`), each from its table or from why there is none. ``able``: `competence`."""
     answered, read, read_cut = (able.get(name) for name in ("answered", "read", "read_cut"))
-    missing = isinstance(found, str)
-    by_metric = dict.fromkeys(METRICS, found) if missing else found.set_index("metric", drop=False).to_dict("index")
+    by_metric = dict.fromkeys(METRICS, found)
+    if not isinstance(found, str):
+        by_metric = found.set_index("metric", drop=False).to_dict("index")
     if not isinstance(moved, str):
         own, known = (moved[moved["split"] == split] for split in ("evaluation", "calibration"))
         harmful = own["kind"] == "harmful"

@@ -45,7 +45,7 @@ from rimkit.behavior.stats import (
 )
 from rimkit.data import UserError, kept
 from rimkit.experiments import Common, Found, Result, attempt, neurons, per_prompt, result, verdict_rows
-from rimkit.ledger import below_floor, claims, effect_row, untestable_row
+from rimkit.ledger import below_floor, claims, effect_row
 from rimkit.models.activations import batches, mean, mean_difference, read
 from rimkit.models.chat import Encoded
 from rimkit.models.hooks import architecture
@@ -703,7 +703,6 @@ def pooled_rows(points: DataFrame, sets: DataFrame, **values) -> list[dict]:
             found["C9b"] = effort_against_careful(part)
             if part["seed"].nunique() < 3:
                 found["C9b"]["why_not"] = f"a spread over {part['seed'].nunique()} untuned models says nothing"
-        for claim, one in {**found, **correlation_claims(part, sets)}.items():
-            make = untestable_row if isinstance(one, str) else effect_row
-            rows.append(make(claim, one, model=model, mode="think", **values))
+        found |= correlation_claims(part, sets)
+        rows += [effect_row(claim, one, model=model, mode="think", **values) for claim, one in found.items()]
     return rows
