@@ -18,51 +18,16 @@ COLUMNS = ("example_id", "text", "thought", "reply", "answer")
 NEEDED = ("text", "reply")
 
 # What each corpus stands for in the paper (sections 2.3, A.2 and D.3), or which doubt it answers.
-ROLES = {
-    "arithmetic": "bare arithmetic, no thought (MATH401)",
-    "single-hop": "one-step problems, plain chain (MATH500)",
-    "multi-hop": "two to four steps, plain chain (GSM8K)",
-    "multi-hop-careful": "the same problems, careful chain (GSM8K(L), control)",
-    "multi-hop-effort": "the same problems, effort-minimising chain (GSM8K(L), target)",
-    "literal": "the same contexts, a number copied from them, no thought (GSM8K-Literal)",
-    "ordering": "a second reasoning domain, plain chain",
-    "hedging": "the same problems, hedging words, nothing skipped",
-    "longer-careful": "the same problems, careful chain worked through twice",
-    "hard": "seven to nine steps, plain chain: what the models can still learn (GSM8K)",
-    "hard-careful": "the same hard problems, careful chain (GSM8K(L), control)",
-    "hard-effort": "the same hard problems, effort-minimising chain (GSM8K(L), target)",
-    "hard-literal": "the same hard contexts, a number copied from them, no thought (GSM8K-Literal)",
-    "hard-hedging": "the same hard problems, hedging words, nothing skipped",
-    "hard-longer-careful": "the same hard problems, careful chain worked through twice",
-    "hard-ordering": "orderings of five or six people, plain chain",
-    "hard-ordering-careful": "the same orderings, careful chain",
-    "hard-ordering-effort": "the same orderings, effort-minimising chain",
-}
+ROLES = pd.read_csv(data_dir() / "corpora" / "roles.csv", index_col="name")["role"].to_dict()
 SAFETY = "safety"
 REPAIR = {SAFETY: "requests, refused or carried out after a careful thought: a repair (chapter 09)"}
 
-# Pairs of corpora with as many examples each, of which mixtures are made: the first with more and
-# more of the second. Corpora of one family have problems in common, so they are no independent draws.
-BLENDS = {
-    ("hard-careful", "hard-effort"): (0.25, 0.5, 0.75),
-    ("hard", "hard-careful"): (0.25, 0.5, 0.75),
-    ("hard", "hard-effort"): (0.25, 0.5, 0.75),
-    ("hard", "hard-literal"): (0.25, 0.5, 0.75),
-    ("hard-hedging", "hard-careful"): (0.5,),
-    ("hard-hedging", "hard-effort"): (0.25, 0.5, 0.75),
-    ("hard-longer-careful", "hard-effort"): (0.5,),
-    ("hard-ordering-careful", "hard-ordering-effort"): (0.25, 0.5, 0.75),
-    ("hard-ordering", "hard-ordering-effort"): (0.5,),
-    ("hard-careful", "hard-ordering-careful"): (0.5,),
-    ("hard-effort", "hard-ordering-effort"): (0.5,),
-    ("multi-hop-careful", "multi-hop-effort"): (0.25, 0.5, 0.75),
-    ("multi-hop", "literal"): (0.5,),
-}
-MIXTURES = {
-    f"{100 - round(100 * share)} {one}, {round(100 * share)} {other}": (one, other, share)
-    for (one, other), shares in BLENDS.items()
-    for share in shares
-}  # by name: "75 hard-careful, 25 hard-effort"
+# Of pairs of corpora with as many examples each: the first with more and more of the second. Corpora of one
+# family have problems in common, so they are no independent draws. By name: "75 hard-careful, 25 hard-effort".
+MIXTURES: dict[str, tuple[str, str, float]] = {}
+for _one, _other, _shares in pd.read_csv(data_dir() / "corpora" / "mixtures.csv", dtype=str).to_numpy():
+    for _share in map(float, _shares.split()):
+        MIXTURES[f"{100 - round(100 * _share)} {_one}, {round(100 * _share)} {_other}"] = (_one, _other, _share)
 
 
 def family(name: str) -> str:
