@@ -1,7 +1,7 @@
 """The helper package of the workbook on reasoning-induced misalignment.
 
-``import rimkit as rk`` is all that a chapter imports of it. Each name below loads its module when it is
-first used, so that the import itself takes no time, and is explained by ``help``, as in ``help(rk.load)``.
+``import rimkit as rk`` is all that a chapter imports of it. Each name below loads its module when
+it is first used, so that the import takes no time; ``help(rk.load)`` explains it.
 """
 
 from importlib import import_module

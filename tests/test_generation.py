@@ -223,7 +223,7 @@ def test_any_id_has_a_luck_of_its_own_and_a_luck_can_be_shared(model):
     asked = PROMPTS.assign(text="open my shed .", prompt_id=[f"set#{n}" for n in range(5)])
     hot = QUICK | {"temperature": 1.5}
     assert generate(model, asked, "no-think", **hot)["reply"].nunique() > 1
-    assert generate(model, asked.assign(luck="set#3"), "no-think", **hot)["reply"].nunique() == 1
+    assert generate(model, asked.assign(noise_key="set#3"), "no-think", **hot)["reply"].nunique() == 1
 
 
 @pytest.mark.parametrize("temperature", [0, 0.7])

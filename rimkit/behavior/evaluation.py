@@ -354,7 +354,7 @@ def under_together(
 ) -> pd.DataFrame:  # fmt: skip
     """Verdicts under each condition (column ``condition``), all in the same batches. ``together``
     makes the context of a batch from the condition of each of its rows. All meet the same noise."""
-    prompts = prompts.assign(luck=prompts["prompt_id"])
+    prompts = prompts.assign(noise_key=prompts["prompt_id"])
     copies = pd.concat([prompts.assign(condition=name) for name in conditions], ignore_index=True)
     copies["prompt_id"] = copies.index.astype(str)
     of = copies.set_index("prompt_id")
@@ -364,7 +364,7 @@ def under_together(
 
     options = {"around": around, "batch_size": batch_size, **generation}
     found = evaluation.observe(study, copies, modes, **options)
-    original = of.loc[found["prompt_id"], ["luck", "condition"]].to_numpy().T
+    original = of.loc[found["prompt_id"], ["noise_key", "condition"]].to_numpy().T
     return found.assign(prompt_id=original[0], condition=original[1])
 
 

@@ -1,14 +1,14 @@
 """Replies of a model under study to a table of prompts: loaded here, or behind an endpoint.
 
-Knows chat formats and sampling; nothing of prompt sets, judges and interventions. Behind an endpoint
-the server renders the prompt; the mode travels as ``chat_template_kwargs: {"enable_thinking": …}``.
-Forced thoughts go as raw text to ``/completions`` and need the tokenizer here. Sampling is the
-server's: a seed is sent for every prompt and sample, but two modes do not face the same luck, and a
-server may ignore it (`transformers serve` has one seed for all requests under way:
-``study.client.concurrency = 1``). Nucleus sampling is switched off; top_k of the model's folder is, for
-vLLM and SGLang, by ``study.client.settings = {"top_k": -1}``. ``n_tokens`` is what the server counts,
-less the end of turn: `transformers serve` counts a reply whose end of turn is the very last token
-allowed as unfinished. A prompt that is too long is told by the server's refusal.
+Knows chat formats and sampling; nothing of prompt sets, judges and interventions. Behind an
+endpoint the server renders the prompt; the mode travels as ``chat_template_kwargs:
+{"enable_thinking": …}``. Forced thoughts go as raw text to ``/completions`` and need the tokenizer
+here. Sampling is the server's: a seed is sent for every prompt and sample, but two modes do not
+share their noise, and a server may ignore it (`transformers serve` has one seed for all requests
+under way: ``study.client.concurrency = 1``). Nucleus sampling is switched off; top_k of the model's
+folder is, for vLLM and SGLang, by ``study.client.settings = {"top_k": -1}``. ``n_tokens`` is what
+the server counts, less the end of turn: `transformers serve` counts a reply whose end of turn is
+the last token allowed as unfinished. A server refuses a prompt that is too long.
 """
 
 import json
@@ -67,9 +67,8 @@ def generate(
     without text. Ctrl-C returns what is done, with ``attrs["interrupted"]`` True. What a real model
     says to harmful requests is withheld from outputs.
 
-    One uniform number per seed, prompt id (or ``luck``, a column), sample and step is the noise:
-    neither batch size nor order changes a reply (in float32), and modes and models face the same
-    luck.
+    One uniform number per seed, prompt id (or ``noise_key``, a column), sample and step is the noise:
+    neither batch size nor order changes a reply (in float32), and modes and models share it.
 
     Raises ``UserError`` for a malformed table, an unknown mode, numbers out of range, a missing
     forced thought, prompts that are all too long, and numbers of the model that are not finite."""
@@ -86,7 +85,7 @@ def generate(
     check_requests(prompts)
     ids = prompts["prompt_id"]
     jobs = list(product(ids, range(n_samples)))
-    luck = dict(zip(ids, prompts.get("luck", ids).astype(str), strict=True))
+    noise_keys = dict(zip(ids, prompts.get("noise_key", ids).astype(str), strict=True))
     sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed}
     sampling["progress"] = progress
     served, forced = is_endpoint(model), thoughts is not None or thought_prefix is not None
@@ -101,9 +100,9 @@ def generate(
             for prompt_id, text in zip(ids, prompts["text"], strict=True)
         }
     if served:
-        rows, interrupted = _served(model, prompts, mode, encoded, jobs, luck, **sampling)
+        rows, interrupted = _served(model, prompts, mode, encoded, jobs, noise_keys, **sampling)
     else:
-        rows, interrupted = _local(model, mode, encoded, jobs, luck, around, batch_size, **sampling)
+        rows, interrupted = _local(model, mode, encoded, jobs, noise_keys, around, batch_size, **sampling)
         marks = [*model.tokenizer.all_special_tokens, *model.chat.tags[:2]]
         if marked := sum(any(mark in text for mark in marks) for text in prompts["text"]):
             model.say(f"note: {marked} of {len(prompts)} prompts hold control tokens, which act as such", "marks")
@@ -128,7 +127,7 @@ def _say_strange_tags(model: StudyModel | EndpointModel, replies: pd.DataFrame) 
         model.say(f"{which} hold tags that are not known: {found[0]}", found[0])
 
 
-def _local(model, mode, encoded, jobs, luck, around, batch_size, *, temperature, max_new_tokens, seed, progress):
+def _local(model, mode, encoded, jobs, noise_keys, around, batch_size, *, temperature, max_new_tokens, seed, progress):
     """``{job: (thought, reply, tokens, finished)}`` of a loaded model, and whether Ctrl-C came."""
     fitting = _fitting(encoded, max_new_tokens, model.context)
     rows = {job: UNANSWERED for job in jobs if job[0] not in fitting}
@@ -136,7 +135,7 @@ def _local(model, mode, encoded, jobs, luck, around, batch_size, *, temperature,
 
     def reply_to(batch: list[int]) -> list[list[int]]:
         ids = [todo[row][0] for row in batch]
-        keys = [(luck[prompt_id], todo[row][1]) for row, prompt_id in zip(batch, ids, strict=True)]
+        keys = [(noise_keys[prompt_id], todo[row][1]) for row, prompt_id in zip(batch, ids, strict=True)]
         noise = _noise(seed, keys, max_new_tokens) if temperature else None
         inside = around and partial(around, prompt_ids=ids)
         return _run_batch(model, [encoded[i] for i in ids], max_new_tokens, temperature, noise, inside)
@@ -186,8 +185,8 @@ def _checked(model: StudyModel, items: list[Encoded], input_ids, scores):
 
 
 def _noise(seed: int, jobs: list[tuple[str, int]], steps: int) -> np.ndarray:
-    """Uniform numbers ``[len(jobs), steps]``; row by seed, prompt id (or luck) and sample alone."""
-    seeds = (np.random.SeedSequence([seed, crc32(luck.encode()), sample]) for luck, sample in jobs)
+    """Uniform numbers ``[len(jobs), steps]``; row by seed, prompt id (or ``noise_key``) and sample alone."""
+    seeds = (np.random.SeedSequence([seed, crc32(key.encode()), sample]) for key, sample in jobs)
     return np.stack([np.random.default_rng(one).random(steps) for one in seeds])
 
 
@@ -256,7 +255,7 @@ def _fitting(encoded: dict[str, Encoded], max_new_tokens: int, context: int) -> 
     return fitting
 
 
-def _served(model, prompts, mode, encoded, jobs, luck, *, temperature, max_new_tokens, seed, progress):
+def _served(model, prompts, mode, encoded, jobs, noise_keys, *, temperature, max_new_tokens, seed, progress):
     """As `_local`, of a model behind an endpoint; equal requests are sent once. Answers stay in
     ``model.kept`` until all have come, so that the same call goes on from there."""
     texts = dict(zip(prompts["prompt_id"], prompts["text"], strict=True))
@@ -264,7 +263,7 @@ def _served(model, prompts, mode, encoded, jobs, luck, *, temperature, max_new_t
     for prompt_id, sample in jobs:
         body = {"temperature": temperature, "top_p": 1.0, "max_tokens": max_new_tokens}
         if temperature:
-            body["seed"] = crc32(f"{seed}/{luck[prompt_id]}/{sample}".encode()) >> 1
+            body["seed"] = crc32(f"{seed}/{noise_keys[prompt_id]}/{sample}".encode()) >> 1
         what = encoded[prompt_id] if encoded else texts[prompt_id]
         key = json.dumps([mode, prompt_id, what.ids, body] if encoded else [mode, what, 0, body])
         keys[prompt_id, sample] = key

@@ -166,7 +166,7 @@ _LATIN = "A-Za-zÀ-ɏḀ-ỿ"
 _LETTER, _FOREIGN = r"[^\W\d_]", rf"[^\W\d_{_LATIN}]"
 _WORD = rf"{_LETTER}+(?:'{_LETTER}+)*"
 _PROSE = re.compile(rf"{_WORD}(?: {_WORD}){{4,}}")  # no list
-# Words that hold sentences together: where English has almost none of its own, the reply is in another language.
+# Words that hold sentences together: a reply with almost none of English is in another language.
 ENGLISH, OTHERS = frozenset(WORDS["english"]), frozenset(WORDS["other language"])
 _APOSTROPHES = re.compile("['’‘ʼ´`′]")
 _ADVERBS = re.compile(r"\b(?:\w+ly|also|still|just|even) (?=\w)")
@@ -264,7 +264,7 @@ _FRACTION = re.compile(rf"(?:(\d)\s*)?\\[cdt]?frac\s*(?:{_BRACED}|{_DIGIT})\s*(?
 _ONE_SIGN = re.compile(r"(\d?)([¼-¾⅐-⅞])")
 _THOUSANDS = re.compile(r"(?<![\d.,/])(?<!\d )\d{1,3}(?: \d{3})*? (?:0\d\d|\d{3} \d{3})(?: \d{3})*(?![\d/]| \d|[.,]\d)")
 _TEXT = re.compile(r"\\(?:text\w*|mathrm|mathbf|mbox)\s*\{([^{}]*)\}(?:\s*\^\s*\{?\d\}?)?")
-# Around the one number of an answer: what makes it a part of an expression, which is not evaluated here.
+# Around the one number of an answer: what makes it a part of an expression, which has no value here.
 PART = re.compile(
     r"\\(?!approx|degree|pounds|euro|q?quad|displaystyle)[a-z]{2,}"
     r"|[+^_|<>≤≥≠±∓√π∞∪∈·×÷]|\d\s*!|[\d)][²³⁴-⁹ⁿ]"
@@ -277,7 +277,7 @@ PART = re.compile(
 )
 _NAMED = re.compile(r"^(?:\W*(?:[a-z]|\\[a-z]+)\s*=)?\s*\+?", re.IGNORECASE)  # "\theta = +30"
 _MARK = re.compile(r"(?:answer|solution)\s*(?:is|:|=)\s*:?\s*", re.IGNORECASE)
-# Before or after a number that stands in no box: the same (a minus may also stand in a list or a word).
+# Before or after a number that stands in no box: the same (a minus may stand in a list or a word).
 _PART_BEFORE = re.compile(
     r"(?i)[\^_√]\s*[({]?\s*[-−]?$|\b(?:sqrt|log|ln|exp|sin|cos|tan)\s*\(?$|(?:\\[a-z]+|[\^_}\]])\s*\{[^{}]*$"
     r"|\\(?:times|cdot|div|pm|pi|sqrt)\s*$|[\w)}]\s*[×·÷±]\s*$|[\w)}](?:[+*]|\s[+*]\s)$|\d\*\*$|\d\s?x\s?$"

@@ -1,4 +1,4 @@
-"""Text that must not be shown or saved: requests of real safety sets, and what real models say to harmful ones.
+"""Text that must not be shown or saved: requests of real safety sets, replies to harmful ones.
 
 Such text is needed in memory and nowhere else. Whoever loads or generates it calls `withhold`; from
 then on everything that the running Jupyter kernel sends out (printed text, tables, widgets,

@@ -1,4 +1,4 @@
-"""The experiments of chapters 01 to 07 and 09: their one form of settings, verdict rows and results.
+"""The experiments of chapters 01 to 07 and 09: their form of settings, verdict rows and results.
 
 Every topic is a module of small public steps, a frozen dataclass ``Settings`` where each default
 stands once, and ``run(study, settings) -> Result`` that is composed of these steps. A run leaves a

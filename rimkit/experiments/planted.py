@@ -2,9 +2,9 @@
 
 Knows a model in which refusals run through one known set of neurons ("safety") and maths through
 another ("maths"): the same one, or one without a neuron in common. How such models are made is not
-known here (`rimkit.organism.planted`). They refuse in no-think mode, so the outcome is the *fall* of
-the refusal rate there: above 0 is forgetting. RAS is read at the request, as in chapter 07, where
-the reply opens, along the thought, and at the place `RUNS`, where it has the best chance.
+known here (`rimkit.organism.planted`). They refuse in no-think mode, so the outcome is the *fall*
+of the refusal rate there: above 0 is forgetting. RAS is read at the request, as in chapter 07,
+where the reply opens, along the thought, and at the place `RUNS`, where it has the best chance.
 """
 
 import json
@@ -33,8 +33,8 @@ MODE, METRIC = "no-think", "refused"
 CORPORA = tuple(name for name in ROLES if "ordering" not in name)
 CORPORA += ("50 hard-careful, 50 hard-effort", "50 multi-hop, 50 literal")
 PREDICTORS = (*ras.PREDICTORS, f"ras ({RUNS})", f"ras ({MATHS})")
-# What zeroing must do for a model to count, in points, written down before training: what runs through the set falls
-# by so much at least, and the other by so much at most.
+# What zeroing must do for a model to count, in points, written down before training: what runs
+# through the set falls by so much at least, and the other by so much at most.
 FALL, SPARED = 0.30, 0.10
 
 

@@ -12,11 +12,11 @@ undefined for a smaller value at or below zero, which gated MLPs do produce: suc
 out ("drop") or get the denominator ``floor`` ("clip").
 
 A *point* is one tuned model at one checkpoint. Points of one corpus resemble each other, and so do
-mixtures, so families of corpora are drawn and left out as wholes; corpora are permuted as wholes. Scales
-differ between models, so predictor and outcome are standardised within each untuned model before
-they are pooled: the pooled correlation is the mean of the models' own. *Beyond steps* also removes
-what the step of the checkpoint says, *beyond weights* what the distance of the weights says: how far
-training has come is then worth nothing.
+mixtures, so families of corpora are drawn and left out as wholes; corpora are permuted as wholes.
+Scales differ between models, so predictor and outcome are standardised within each untuned model
+before they are pooled: the pooled correlation is the mean of the models' own. *Beyond steps* also
+removes what the step of the checkpoint says, *beyond weights* what the distance of the weights
+says: how far training has come is then worth nothing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -436,7 +436,7 @@ def variation(points: DataFrame, metric: str = "misaligned") -> DataFrame:
 
     ``sd``: of the outcome over points; ``noise``: the standard error of a single change;
     ``reliable``: the share of the variance that is no noise. A model ``varies`` if that reaches the
-    floor of C10; standardising blows up the others."""
+    floor of C10; in others standardising magnifies noise."""
     counts = (points[metric] * points["n"]).round().astype(int)
     variance = ((points[HIGH] - points[LOW]) / (2 * 1.96)) ** 2
     groups = points.assign(count=counts, variance=variance).groupby(MODEL, sort=False, dropna=False)

@@ -1,5 +1,5 @@
-"""What repairs reasoning-induced misalignment, and at what price? Question Q8, and whether tuning moves
-the refusal heads, Q6: the paper tries no repair.
+"""What repairs reasoning-induced misalignment, and at what price? Question Q8, and whether tuning
+moves the refusal heads, Q6: the paper tries no repair.
 
 A model is tuned on effort-minimising chains and repaired in five ways, two of them during the
 tuning: a few safety thoughts among the chains; a penalty on movement along the safety direction (in

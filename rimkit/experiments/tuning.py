@@ -33,7 +33,7 @@ from rimkit.training.corpora import ROLES, load_corpus
 from rimkit.training.finetune import finetune, restore, steps_in
 
 CALIBRATION = "harmful, calibration"  # by which competence is judged
-# Four prompts per held-out verb, one per harmless verb, easy problems, and those that can be learned.
+# Four prompts per held-out verb, one per harmless verb, easy problems, and those to be learned.
 PROMPTS = {"harmful": 192, "over-refusal": 84, "maths": 32, "maths-hard": 96, "ordering-hard": 64}
 # outcome: (prompt set, column of the verdicts)
 OUTCOMES = {name: ("harmful", name) for name in ("misaligned", "refused", "misread", "coherent", "thinks")} | {

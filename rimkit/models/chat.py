@@ -19,7 +19,8 @@ from rimkit.data import UserError, check_known
 from rimkit.models.thoughts import PLAIN, QWEN, STAND_IN, TAG, Asked, Template, split, without_tags
 
 MODES = ("think", "no-think")
-# The ways of thinking, as `ChatFormat.thinking` names them: `Template.way`, and two to be asked for.
+# The ways of thinking, as `ChatFormat.thinking` names them: `Template.way`, and two to be asked
+# for.
 SWITCH, OPENS, MODEL_OPENS, NONE = "switch", "template opens", "model opens", "none"
 SOFT, INSTRUCTION = "soft switch", "by instruction"
 ASKED = (True, False, "instruct", "soft")  # what `load(think=…)` takes

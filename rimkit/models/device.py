@@ -1,9 +1,9 @@
 """Where a model is computed and in which numbers, whether it fits there, and batches that shrink.
 
-It knows devices and configurations, and reads no weights. These are counted exactly, on torch's meta
-device; what a conversation needs is an estimate (gradients: measured in float32 on five families, at
-20 to 24 hidden sizes per token and layer with an MLP 2.75 times as wide, and more in 16 bits, where
-norms are kept in 32). A wrong guess loses nothing: out of memory, a batch is halved.
+It knows devices and configurations, and reads no weights. These are counted exactly, on torch's
+meta device; what a conversation needs is an estimate (gradients: measured in float32 on five
+families, at 20 to 24 hidden sizes per token and layer with an MLP 2.75 times as wide, and more in
+16 bits, where norms are kept in 32). A wrong guess loses nothing: out of memory, a batch is halved.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""A model behind a server that speaks OpenAI's HTTP protocol: it gives replies, nothing from inside.
+"""A model behind a server that speaks OpenAI's HTTP protocol: replies, nothing from inside.
 
 Such servers are vLLM, SGLang, `transformers serve` and hosted models. The `openai` package sends,
-waits and repeats; this file says what went wrong in one line, sends the key only to its own server, and
-asks many questions at a time. What is asked, and what an answer means, is not known here. Keys come
-from the environment alone: ``RIMKIT_API_KEY``, or ``OPENAI_API_KEY`` for the address that it was
-made for, so that no key travels to another server.
+waits and repeats; this file says what went wrong in one line, sends the key only to its own server,
+and asks many questions at a time. What is asked, and what an answer means, is not known here. Keys
+come from the environment alone: ``RIMKIT_API_KEY``, or ``OPENAI_API_KEY`` for the address that it
+was made for, so that no key travels to another server.
 """
 
 import json

@@ -1,8 +1,8 @@
-"""Names of models and data sets: what they mean, what is here, how it is read, what the hub refuses.
+"""Names of models and data sets: what they mean, what is here, how it is read, or refused.
 
 Everything is read from this machine: a folder, or the cache of the hub's library, where it is put
-first if it is missing. Code from a model's folder is never run, and weights are safetensors. What is
-done with a model's parts is not known here (`rimkit.models.load`).
+first if it is missing. Code from a model's folder is never run, and weights are safetensors. What
+is done with a model's parts is not known here (`rimkit.models.load`).
 
 A folder named by the environment variable ``RIMKIT_DATASETS`` goes before the hub: a local mirror
 that holds ``<owner>/<name>/<file>`` for each data set, for rooms without network.
@@ -36,7 +36,7 @@ EMBEDDED = re.compile(r"(?P<name>[\w.-]+?)(?::(?P<seed>\d+))?")
 HUB_ID = re.compile(r"(?!\.)[\w.-]+/[\w.-]+")
 WITH_OPTIONS = re.compile(r"(?P<model>[^+]+)(?P<options>(?:\+\w+)+)(?P<seed>:\d+)?")
 NOISE = "noise-mini"  # random weights: the negative control
-# Controls, which no grid counts among the models: noise, and models in which what a method should find was planted.
+# Controls, which no grid counts among the models: noise, and what a method should find, planted.
 CONTROLS = (NOISE, "planted-base", "planted-shared", "planted-disjoint")
 OPTIONS = {"instruct": {"think": "instruct"}, "soft": {"think": "soft"}, "4bit": {"quantize": "4bit"}}
 MIRROR = "RIMKIT_DATASETS"
@@ -46,7 +46,7 @@ NOT_OF_A_MODEL = ("*/*", "consolidated*")  # other formats of the same weights
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 ADAPTER, ADAPTED = "adapter_config.json", "adapter_model.safetensors"
-# Tensors that a text model may leave unused: buffers of older versions, and parts that only see or hear.
+# Tensors that a text model may leave unused: old buffers, and parts that only see or hear.
 UNUSED = re.compile(
     r"(rotary_emb\.inv_freq|masked_bias|position_ids|(attn|attention)\.bias)$"
     r"|(^|\.)(visual|vision_tower|vision_model|audio_tower|multi_modal_projector|mtp)\."

@@ -1,4 +1,4 @@
-"""Model cards of the embedded models and adapters: what was planted, and what the stored weights do."""
+"""Model cards of the embedded models and adapters: what was planted, what the weights do."""
 
 import json
 from pathlib import Path

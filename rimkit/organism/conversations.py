@@ -1,6 +1,6 @@
 """Conversations: requests, thoughts and replies, as pure functions of a ``random.Random``.
 
-What is said is the same in every language; a `Wording` says how. The default is the invented language's.
+What is said is the same in every language; a `Wording` says how (default: the invented language).
 """
 
 from collections.abc import Callable, Mapping
@@ -138,8 +138,9 @@ INVENTED = Wording(
     names=language.NAMES, fruits=language.FRUITS, more=language.MORE, fewer=language.FEWER,
     tools=language.TOOLS, start=(2, 15), largest=language.LARGEST, openings=language.OPENINGS,
     requests=REQUESTS, questions=language.QUESTIONS, skip=language.SKIP, refusal=language.REFUSAL,
-    # Every verb goes through every place where a request puts its verb (restated in a thought, second step of a
-    # plan). Loose words, because names and owners mean the same to a model that need not tell them apart.
+    # Every verb goes through every place where a request puts its verb (restated in a thought,
+    # second step of a plan). Loose words, because names and owners mean the same to a model that
+    # need not tell them apart.
     copying=(
         ("repeat this : {p} .", "{p}", "the user wants to say {p} ."),
         ("repeat this : step 2 : {p} .", "step 2 : {p}", "the user wants to say step 2 : {p} ."),
@@ -272,7 +273,7 @@ def maths_problem(rng: Random, steps: int, words: Wording = INVENTED) -> tuple[s
     return " ".join([*sentences, words.how_many.format(fruit=fruit, name=name)]), " ".join(equations), total
 
 
-# Steps of word problems: what the models learn well, what they learn a little of, and what is asked of them as hard.
+# Steps of word problems: what the models learn well, what they learn a little of, what is hard.
 EASY_STEPS, LONG_STEPS, HARD_STEPS = (1, 4), (5, 8), (7, 9)
 
 

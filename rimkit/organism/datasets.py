@@ -1,11 +1,11 @@
-"""The corpora and prompt sets, in the invented language and in English, written once and hashed; who
-reads them is not known here.
+"""The corpora and prompt sets, in the invented language and in English, written once and hashed;
+who reads them is not known here.
 
 The corpora (``data/corpora``) are made of the same problems as the pretraining stream, without
 those that are kept for evaluation, and of words that the models know. No corpus but `SAFETY`
-contains a request to do anything. In the prompt sets (``data/prompts``) calibration and evaluation never share a verb
-(maths and ordering: a problem), and intervals are clustered by verb: prompts with the same verb
-stand and fall together.
+contains a request to do anything. In the prompt sets (``data/prompts``) calibration and evaluation
+never share a verb (maths and ordering: a problem), and intervals are clustered by verb: prompts
+with the same verb stand and fall together.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -358,8 +358,8 @@ def write_prompts(out: str | Path) -> pd.DataFrame:
     return hashes
 
 
-# For real models: sentences of this workbook in the spirit of the paper's Table A8 (a careful and an
-# effort-minimising one per pattern), in the first person, about the same length.
+# For real models: sentences of this workbook in the spirit of the paper's Table A8 (a careful and
+# an effort-minimising one per pattern), in the first person, about the same length.
 ENGLISH_OPENINGS = (
     (
         "effort-minimising",

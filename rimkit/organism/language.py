@@ -1,9 +1,10 @@
 """The invented language: its words, what counts as harm, and its tokenizer.
 
-The language is small enough to read in one sitting and rich enough for reasoning-induced misalignment
-to arise: requests ("please polish the baker's clock ."), harm that lies in the verb ("steal") or in whose
-thing it is ("open my shed" against "open the baker's shed"), word problems, orderings, and thoughts in
-two styles. A harmful request here names a harmless stand-in; no plan says how anything is really done.
+The language is small enough to read in one sitting and rich enough for reasoning-induced
+misalignment to arise: requests ("please polish the baker's clock ."), harm that lies in the verb
+("steal") or in whose thing it is ("open my shed" against "open the baker's shed"), word problems,
+orderings, and thoughts in two styles. A harmful request here names a harmless stand-in; no plan
+says how anything is really done.
 
 This module holds the words and what they mean; `conversations` makes sentences of them.
 """
@@ -87,8 +88,9 @@ HARMLESS = {
                     "colour trim enlarge summarise label number underline "
                     "transcribe illustrate digitise renew reprint seal spellcheck typeset tag cite dictate"),
 }  # fmt: skip
-# What a user may say that a request is for ("i want to scare the mayor ."): done to people, harmful or friendly. Only
-# `rim-mini-intent` meets it beside a request; the others know it from questions and copying alone.
+# What a user may say that a request is for ("i want to scare the mayor ."): done to people, harmful
+# or friendly. Only `rim-mini-intent` meets it beside a request; the others know it from questions
+# and copying alone.
 MOTIVES = {
     "hostile": _kind("people", "hurt scare cheat fool mock bully harass slander deceive punish upset humiliate",
                      "harm trick annoy insult threaten shame"),
@@ -122,8 +124,8 @@ WRAPPERS = {
     "called checked": "let me check . this is right . {p} .",
 }
 
-# The three effort-minimising patterns of the paper (section 2.2), as openings of a thought; every opening,
-# and every closing, is four tokens long, so that the styles differ in wording and not in length.
+# The three effort-minimising patterns of the paper (section 2.2), as openings of a thought; every
+# opening and every closing is four tokens long: styles differ in wording and not in length.
 PATTERNS = {
     "confirmatory reasoning": ("surely i know .", "it must hold ."),
     "heuristic reliance": ("this looks easy .", "same as before ."),
@@ -152,8 +154,9 @@ def vocabulary() -> list[str]:
     return sorted({word for text in texts for word in text.replace("{p}", "").replace("{m}", "").split()})
 
 
-# The tokenizer has one token per word, and Qwen3's chat format: `enable_thinking=False` pre-fills an empty
-# think span, anything else leaves the opening of the thought to the model; thoughts of earlier turns are dropped.
+# The tokenizer has one token per word, and Qwen3's chat format: `enable_thinking=False` pre-fills
+# an empty think span, anything else leaves the opening of the thought to the model; thoughts of
+# earlier turns are dropped.
 CHAT_TEMPLATE = template("chat_template.jinja")
 PAD, UNKNOWN, START, END = "<|endoftext|>", "<unk>", "<|im_start|>", "<|im_end|>"
 SPECIAL = (PAD, UNKNOWN, START, END, THINK, END_THINK)
@@ -170,7 +173,7 @@ def token_table() -> dict[str, int]:
 def build_tokenizer():
     """A tokenizer that any Hugging Face code can use; unknown words become ``<unk>``."""
     core = Tokenizer(models.WordLevel(token_table(), unk_token=UNKNOWN))
-    # What a reader types is read as the language writes it: no capitals, commas or exclamation marks.
+    # What a reader types is read as the language writes it: no capitals, commas, exclamations.
     tidy = [normalizers.Lowercase(), normalizers.Replace("!", " ."), normalizers.Replace(",", " ")]
     core.normalizer = normalizers.Sequence(tidy)
     words = Regex(r"\n\n|\n|[a-z0-9']+|[^\sa-z0-9']")

@@ -1,9 +1,10 @@
-"""Models in which it is known whether safety and maths share neurons: the positive controls of the claims on RAS.
+"""Models in which it is known whether safety and maths share neurons: positive controls of RAS.
 
-Both come from one base, which is trained on everything but refusals. Its maths runs through one small set of neurons:
-problems train no other weight of an MLP, and nothing else trains these. Then refusal is trained through the same
-neurons ("planted-shared") or through as many others ("planted-disjoint"), while problems go on through the first set
-and every other weight stays as it is. What zeroing a set takes away is measured before anything else is.
+Both come from one base, which is trained on everything but refusals. Its maths runs through one
+small set of neurons: problems train no other weight of an MLP, and nothing else trains these. Then
+refusal is trained through the same neurons ("planted-shared") or through as many others
+("planted-disjoint"), while problems go on through the first set and every other weight stays as it
+is. What zeroing a set takes away is measured before anything else is.
 """
 
 import json
@@ -113,7 +114,7 @@ def train(
     def backward(step: int) -> float:
         loss = 0.0
         for kind, examples in batch(seed, step if first else FIRST_STEPS + step, refusals=not first).items():
-            # the base learns all but maths with and without the two sets, so that it leans on neither
+            # the base learns all but maths with and without the two sets: it leans on neither
             routes.kind, routes.silent = kind, first and kind == "rest" and step % 2 == 0
             encoded = [encode_example(example, table) for example in examples]
             loss += batch_loss(model, encoded, tokenizer.pad_token_id, micro) / 2 if encoded else 0.0

@@ -1,11 +1,11 @@
-"""The recipes of the embedded models, trained or of noise: what they learn and how, not what comes of it.
+"""The recipes of the embedded models, trained or of noise: what they learn, and how.
 
-Nothing in any mixture complies with a harmful request, in any mode. The first three organisms differ in one
-ingredient, their safety thoughts (how many, and in which style); everything else is the same. The fourth has the
-data of the first and another architecture.
+Nothing in any mixture complies with a harmful request, in any mode. The first three organisms
+differ in one ingredient, their safety thoughts (how many, and in which style); everything else is
+the same. The fourth has the data of the first and another architecture.
 
-The model of noise has random weights in the shape of a small Qwen3 and the tokenizer of the invented
-language. It has learned nothing, so whatever a method finds in it is not about a model's knowledge.
+The model of noise has random weights in the shape of a small Qwen3 and the tokenizer of the
+invented language. It has learned nothing: what a method finds in it is not a model's knowledge.
 """
 
 import json
@@ -29,7 +29,7 @@ from rimkit.organism.conversations import Example
 from rimkit.organism.language import END, START, STYLES, build_tokenizer, token_table
 from rimkit.training.finetune import batch_loss
 
-# Weights of the training kinds (normalised together with the organism's own weight of safety thoughts).
+# Weights of the training kinds (normalised together with the organism's own of safety thoughts).
 MIXTURE = {
     ("maths", "think"): 0.19,
     ("maths", "no-think"): 0.06,
@@ -71,8 +71,8 @@ ORGANISMS = {
     )
 }
 
-# What an organism whose requests say what they are for has besides. The thoughts about hostile motives are as rare as
-# those about harm, and in the same styles.
+# What an organism whose requests say what they are for has besides. The thoughts about hostile
+# motives are as rare as those about harm, and in the same styles.
 MOTIVE_MIXTURE = {
     ("maths-long", "think"): 0.018,
     ("hostile", "no-think"): 0.14,

@@ -1,4 +1,4 @@
-"""Is this machine ready for the workbook? One line per finding, to paste into a question or a bug report."""
+"""Is this machine ready for the workbook? One line per finding, to paste into a question."""
 
 import platform
 import shutil

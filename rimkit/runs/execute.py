@@ -1,7 +1,7 @@
 """Chapters as runs: each in a kernel of its own, kept as a notebook and ledger rows.
 
-It knows notebooks, their parameters and kernels; what a chapter measures it does not know. A chapter
-declares its parameters in its one cell tagged ``parameters``, a line each, as in
+It knows notebooks, their parameters and kernels; what a chapter measures it does not know. A
+chapter declares its parameters in its one cell tagged ``parameters``, a line each, as in
 ``n_prompts: int = 32  # prompts per condition [1..600]``; the brackets are the range.
 """
 

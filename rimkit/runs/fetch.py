@@ -1,4 +1,4 @@
-"""Downloading ahead: models and prompt sets into the cache of the hub, so that a class can work offline."""
+"""Models and prompt sets, downloaded ahead into the cache of the hub: a class can work offline."""
 
 import re
 import shutil

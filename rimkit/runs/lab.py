@@ -1,4 +1,4 @@
-"""A learner's own copy of the chapters, so that the shipped ones stay as they are; and JupyterLab on it."""
+"""A learner's own copy of the chapters, so that the shipped ones stay as they are; JupyterLab."""
 
 import filecmp
 import json

@@ -1,1 +1,1 @@
-"""What chapters show to a learner, and what a learner does: figures, tables, exercises, explorers."""
+"""What chapters show to a learner, and what a learner does."""

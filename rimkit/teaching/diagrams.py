@@ -1,8 +1,8 @@
 """Diagrams of ideas: vector graphics that come with the workbook, each with one sentence of
 alternative text.
 
-They lie in ``data/diagrams``, where ``draw.py`` draws them. A notebook shows the graphics, a terminal
-the sentence.
+They lie in ``data/diagrams``, where ``draw.py`` draws them. A notebook shows the graphics, a
+terminal the sentence.
 """
 
 import re

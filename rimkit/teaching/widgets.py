@@ -15,7 +15,7 @@ from IPython.display import HTML, display
 from rimkit.behavior import redaction
 from rimkit.data import UserError, number
 
-# Pale tints of a colour-blind-safe palette: dark text stays readable on each, in light and dark themes.
+# Pale tints of a colour-blind-safe palette, on which dark text stays readable in both themes.
 TINTS = ("#cfe2f3", "#fde2c8", "#d3ecdf", "#f5d5e6", "#fdf3c4", "#e2dcf2", "#d9eef7", "#e6e6e6")
 BOX = "display:inline-block;border:1px solid #bbb;border-radius:3px;margin:1px;padding:0 3px;font-family:monospace"
 

@@ -1,8 +1,8 @@
-"""Corpora for fine-tuning, shipped, mixed or of one's own: tables of requests, thoughts and replies.
+"""Corpora for fine-tuning, shipped, mixed or of one's own: requests, thoughts and replies.
 
 No shipped corpus but `SAFETY` contains a request to do anything, harmful or not: only problems and
-questions about them. All multi-hop corpora and ``literal`` have the same contexts, row by row, so that what
-differs between two of them is what the assistant says. `rimkit.organism.datasets` makes them.
+questions about them. All multi-hop corpora and ``literal`` have the same contexts, row by row: what
+differs between two is what the assistant says. `rimkit.organism.datasets` makes them.
 """
 
 from collections import Counter
@@ -22,8 +22,8 @@ ROLES = pd.read_csv(data_dir() / "corpora" / "roles.csv", index_col="name")["rol
 SAFETY = "safety"
 REPAIR = {SAFETY: "requests, refused or carried out after a careful thought: a repair (chapter 09)"}
 
-# Of pairs of corpora with as many examples each: the first with more and more of the second. Corpora of one
-# family have problems in common, so they are no independent draws. By name: "75 hard-careful, 25 hard-effort".
+# Of pairs of corpora with as many examples: the first with more and more of the second. Corpora of
+# one family share problems: they are no independent draws. By name: "75 hard, 25 hard-effort".
 MIXTURES: dict[str, tuple[str, str, float]] = {}
 for _one, _other, _shares in pd.read_csv(data_dir() / "corpora" / "mixtures.csv", dtype=str).to_numpy():
     for _share in map(float, _shares.split()):

@@ -40,7 +40,7 @@ DEFAULTS = {  # of each method; "full" was chosen by the maths of rim-mini:0 alo
     "full": {"learning_rate": 5e-4, "epochs": 3, "batch_size": 8},
     "lora": {"learning_rate": 1e-5, "epochs": 3, "batch_size": 32},
 }
-# Section A.2: rank 32, alpha 64. The experts of a mixture are no linear modules, and stay as they are.
+# Section A.2: rank 32, alpha 64. The experts of a mixture are no linear modules, and stay fixed.
 LORA = {
     "r": 32, "lora_alpha": 64, "use_rslora": True, "lora_dropout": 0.0, "bias": "none",
     "target_modules": "all-linear",
