@@ -287,9 +287,9 @@ def compare(
     modes, safety-critical neurons, activation shifts. The same command goes on after an
     interruption.
     """
-    from rimkit.runs.compare import run
+    from rimkit.runs import grid
 
-    run(base, tuned, out, n_prompts, measure=_measure(prompts, judge, max_new_tokens), report=typer.echo)
+    grid.compare(base, tuned, out, n_prompts, measure=_measure(prompts, judge, max_new_tokens), report=typer.echo)
     show(out, shipped=False)
     typer.echo(f"Tables: {out / 'tables'}")
 

@@ -14,7 +14,7 @@ from rimkit.behavior.generation import generate
 from rimkit.data import UserError
 from rimkit.experiments import Result, neurons, ras
 from rimkit.models.load import load
-from rimkit.runs import compare
+from rimkit.runs import grid
 from rimkit.training.finetune import finetune
 
 
@@ -53,7 +53,7 @@ def test_a_tuned_model_beside_its_base(base, adapter, tmp_path, monkeypatch):
     shortly = lambda *given, max_new_tokens, **more: generate(*given, max_new_tokens=6, **more)  # noqa: E731
     monkeypatch.setattr(evaluation, "generate", shortly)
     said = []
-    rows = compare.run(str(base), str(adapter), tmp_path, n=4, report=said.append)
+    rows = grid.compare(str(base), str(adapter), tmp_path, n=4, report=said.append)
     assert [line.split()[:2] for line in said] == [["done", name] for name in STAGES]
     assert {name.partition("-")[0] for name in rows["model"]} == {"base", "mine"}
     claims = ledger.claims_table(rows)
@@ -71,21 +71,21 @@ def test_a_tuned_model_beside_its_base(base, adapter, tmp_path, monkeypatch):
     assert set(changed["mode"]) == {"think", "no-think"}
     assert set(changed["model"]) == {"mine"}
     said.clear()
-    again = compare.run(str(base), str(adapter), tmp_path, n=4, report=said.append)
+    again = grid.compare(str(base), str(adapter), tmp_path, n=4, report=said.append)
     assert all(line.startswith("skipped") for line in said)
     assert len(again) == len(rows) == len(ledger.read(tmp_path))
 
 
 def test_a_checkpoint_is_a_tuned_model_too(tmp_path):
     finetune(load("rim-mini"), "arithmetic", folder=tmp_path, steps=2, save_every=2, progress=False)
-    base, tuned = compare.pair("rim-mini", str(tmp_path / "step-00002"))
+    base, tuned = grid.pair("rim-mini", str(tmp_path / "step-00002"))
     assert tuned.name == "rim-mini-0 after arithmetic, step 2 (tuned)"
     assert any((a != b).any() for a, b in zip(base.hf.parameters(), tuned.hf.parameters(), strict=True))
 
 
 def test_an_adapter_of_another_model_is_refused_in_one_line(adapter):
     with pytest.raises(UserError, match=r"adapter .*mine does not fit rim-mini:0") as caught:
-        compare.pair("rim-mini", str(adapter))
+        grid.pair("rim-mini", str(adapter))
     assert "\n" not in str(caught.value)
 
 
@@ -95,14 +95,14 @@ def test_an_adapter_of_one_of_two_layers_that_share_weights_is_refused(base, tmp
 
     get_peft_model(load(base).hf, LoraConfig(r=2, target_modules=[layer])).save_pretrained(tmp_path / "mine")
     with pytest.raises(UserError, match="and lm_head, which share their weights"):
-        compare.pair(str(base), str(tmp_path / "mine"))
+        grid.pair(str(base), str(tmp_path / "mine"))
 
 
 def test_a_stage_that_cannot_be_measured_is_left_out_and_the_rest_goes_on(tmp_path, monkeypatch):
     """Another architecture: nothing can be compared neuron by neuron, but replies can."""
     base, tuned = load("rim-mini"), load("rim-mini-moe")
     with pytest.raises(UserError, match="different shape"):
-        compare.shift(base, tuned, ras.Settings(n_prompts=4))
+        grid.shift(base, tuned, ras.Settings(n_prompts=4))
 
     def nothing():
         raise UserError("two models of different shape cannot be compared")
@@ -110,9 +110,9 @@ def test_a_stage_that_cannot_be_measured_is_left_out_and_the_rest_goes_on(tmp_pa
     def something():
         return Result({}, [ledger.row("C1a", model="x")])
 
-    monkeypatch.setattr(compare, "stages", lambda *_: [("a", nothing), ("b", something)])
+    monkeypatch.setattr(grid, "stages", lambda *_: [("a", nothing), ("b", something)])
     said = []
-    rows = compare.run("rim-mini", "rim-mini:1", tmp_path, n=4, report=said.append)
+    rows = grid.compare("rim-mini", "rim-mini:1", tmp_path, n=4, report=said.append)
     assert [line.partition(" ")[0] for line in said] == ["left", "done"]
     assert len(rows) == 1
     assert json.dumps(said).count("different shape") == 1

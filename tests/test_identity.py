@@ -23,7 +23,7 @@ from rimkit.data import UserError, data_dir, kept
 from rimkit.models.endpoint import EndpointModel
 from rimkit.models.hub import identity
 from rimkit.models.load import chat_of, config_of, load, name_of
-from rimkit.runs.compare import with_adapter
+from rimkit.runs.grid import with_adapter
 from rimkit.training.finetune import finetune
 
 WEIGHTS = "model.safetensors"
@@ -192,7 +192,7 @@ def test_an_adapter_on_the_hub_is_read_as_in_a_folder_and_its_pickle_never(adapt
     (pickled / ADAPTED).unlink()
     server, address, asked = fakehub.serve(tmp_path / "hub", ("main",))
     code = f"""
-from rimkit.runs.compare import pair
+from rimkit.runs.grid import pair
 print(pair({str(base)!r}, "some/good")[1].fingerprint())
 try:
     pair({str(base)!r}, "some/pickled")

@@ -67,8 +67,8 @@ def generate(
     without text. Ctrl-C returns what is done, with ``attrs["interrupted"]`` True. What a real model
     says to harmful requests is withheld from outputs.
 
-    One uniform number per seed, prompt id (or ``noise_key``, a column), sample and step is the noise:
-    neither batch size nor order changes a reply (in float32), and modes and models share it.
+    One uniform number per seed, prompt id (or ``noise_key``, a column), sample and step is the
+    noise: neither batch size nor order changes a reply (in float32), and modes and models share it.
 
     Raises ``UserError`` for a malformed table, an unknown mode, numbers out of range, a missing
     forced thought, prompts that are all too long, and numbers of the model that are not finite."""
@@ -185,7 +185,8 @@ def _checked(model: StudyModel, items: list[Encoded], input_ids, scores):
 
 
 def _noise(seed: int, jobs: list[tuple[str, int]], steps: int) -> np.ndarray:
-    """Uniform numbers ``[len(jobs), steps]``; row by seed, prompt id (or ``noise_key``) and sample alone."""
+    """Uniform numbers ``[len(jobs), steps]``; row by seed, prompt id (or ``noise_key``) and sample
+    alone."""
     seeds = (np.random.SeedSequence([seed, crc32(key.encode()), sample]) for key, sample in jobs)
     return np.stack([np.random.default_rng(one).random(steps) for one in seeds])
 

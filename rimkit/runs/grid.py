@@ -1,13 +1,17 @@
-"""Grids: the experiments of the chapters on every embedded model and seed, kept as they are done.
+"""Experiments without chapters, kept as they are done: on every embedded model, and on a pair.
 
-A chapter computes one model before the reader's eyes and shows the rest from these results
-(``data/results``). This file knows models, settings and files, and nothing of what an experiment
-measures. `Kept` is also how two models are compared (`rimkit.runs.compare`).
+A chapter computes one model before the reader's eyes and shows the rest from the grids' results
+(``data/results``); `compare` holds a model against what fine-tuning made of it. This file knows
+models, settings and files, and nothing of what an experiment measures.
 """
 
+import os
+import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
@@ -15,17 +19,21 @@ from time import perf_counter
 from typing import Any
 
 import pandas as pd
+from huggingface_hub import file_exists, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 from rimkit import __version__, experiments, ledger
-from rimkit.behavior.evaluation import RANDOM
-from rimkit.data import UserError, kept, nearest, whole
-from rimkit.experiments import PLANTED, TOPICS, Result, planted, ras
-from rimkit.models.hub import NOISE, embedded_models, identity
-from rimkit.models.load import load
+from rimkit.behavior.evaluation import RANDOM, Evaluation
+from rimkit.data import UserError, check_known, kept, prepare_folder, whole
+from rimkit.experiments import PLANTED, TOPICS, Result, neurons, planted, ras, result, thinking, tuning
+from rimkit.models.hub import ADAPTER, NOISE, embedded_models, identity
+from rimkit.models.load import load, merge
+from rimkit.models.study import StudyModel
 from rimkit.runs import audit
 from rimkit.teaching import figures
+from rimkit.training import finetune
 
 ROWS = "verdict rows"  # the name under which they are kept beside the tables
 KEPT = ".cells"
@@ -35,6 +43,7 @@ CURVES = ("rim-mini", "rim-mini-unlinked")  # of which chapter 05 shows learning
 NOISE_GRID = "noise"  # every experiment on models that have learned nothing
 NAMES = (*TOPICS, NOISE_GRID, PLANTED)
 SHARED, DISJOINT = "planted-shared:0", "planted-disjoint:0"  # whose safety and maths run through known neurons
+NAME = re.compile(r"[^:]+(:\d+)?")  # what a ledger row can say as model and seed
 REPEATED = ("rim-mini:0", "safe-mini:0")  # whose sampling seeds stand in for condition and control
 
 
@@ -83,8 +92,8 @@ def run(
     names, models, out = list(names) or list(NAMES), list(models), Path(out)
     known = [f"{item.name}:{item.seed}" for item in embedded_models(noise=True).itertuples()]
     for what, given, there in (("grid", names, NAMES), ("embedded model", models, known)):
-        for name in set(given) - set(there):
-            raise UserError(f"unknown {what} '{name}' (known: {', '.join(there)}){nearest(name, there)}")
+        for name in given:
+            check_known(what, name, there)
     return pd.concat([_grid(name, out, models, progress, report) for name in names], ignore_index=True)
 
 
@@ -178,7 +187,7 @@ def _repeats(out: Path, models: list[str], progress: bool) -> pd.DataFrame:
 
         def measure(_: Path, name: str = model) -> Result:
             study = load(name)
-            return experiments.result(study, {"repeats": audit.repeats(study, progress=progress)}, [])
+            return result(study, {"repeats": audit.repeats(study, progress=progress)}, [])
 
         again = Kept(f"repeats-{model.replace(':', '-')}", ("repeats", model, identity(model)), measure)
         parts.append(again.result(out).tables["repeats"])
@@ -201,3 +210,98 @@ def picture(thinking: pd.DataFrame) -> Figure:
     harmful = thinking.query("set == 'harmful' and metric == 'misaligned'")
     title = "Misalignment on held-out harmful requests, every organism and training seed"
     return figures.points(harmful, "seed", hue="mode", facet="model", title=title)
+
+
+def compare(
+    base: str, tuned: str, out: str | Path = "rim-compare", n: int = 92, *,
+    measure: Evaluation = Evaluation(), report: Callable[[str], None] = print,
+) -> pd.DataFrame:  # fmt: skip
+    """Measure a model and what fine-tuning made of it, with ``n`` prompts of a set at most; returns
+    the verdict rows. Models are embedded names, folders, hub ids; ``tuned`` may also be an adapter
+    for ``base`` (folder or hub id) or a checkpoint of `rimkit.training.finetune`. Each stage writes
+    its verdict rows (``out/ledger``) and its tables (``out/tables``, csv) when it is done, and the
+    same call goes on after an interruption. ``report`` gets one line per stage; one that a model
+    does not allow (another architecture, no refusals to look at) is left out, and its line says
+    why. Raises `UserError` for an unknown model, an adapter of another model, a folder that is not
+    writable."""
+    out, both, measure = prepare_folder(out), pair(base, tuned), measure.of(base)
+    depends_on = base, tuned, identity(base), identity(tuned), n, measure, measure.fingerprint()
+    stamp = {"run_id": f"rimkit compare {base} {tuned}", **measure.description()}
+    rows = [ledger.table([])]
+    for name, stage in stages(*both, n, measure):
+        cell = Kept(name, depends_on, lambda _, stage=stage: stage())
+        word = "skipped" if cell.place(out).is_dir() else "done"
+        try:
+            found = cell.result(out)
+        except UserError as error:
+            report(f"left out {name}  {error}")
+            continue
+        rows.append(ledger.write(ledger.table(found.rows).assign(**stamp), out / "ledger" / f"{name}.parquet"))
+        for table, content in found.tables.items():
+            with whole(out / "tables" / f"{name}-{table}.csv") as file:
+                content.to_csv(file, index=False)
+        report(f"{word:9}{name}  {len(rows[-1])} verdict rows, {len(found.tables)} tables")
+    return pd.concat(rows, ignore_index=True)
+
+
+def stages(base: StudyModel, tuned: StudyModel, n: int, measure: Evaluation) -> Iterator[tuple[str, Callable]]:
+    """What is measured, by name; ``n`` prompts of a set, fewer where each is asked many times."""
+    few, half, sides = max(4, n // 4), max(4, n // 2), {"base": base, "tuned": tuned}
+    settings: Any = thinking.Settings(n_prompts=n, evaluation=measure)
+    for side, study in sides.items():
+        yield f"01-thinking-{side}", partial(experiments.run, "thinking", study, settings)
+    yield "05-change", partial(change, base, tuned, tuning.Settings(n_prompts=n, evaluation=measure))
+    settings = neurons.Settings(n_pairs=2 * few, n_prompts=few, n_others=few, evaluation=measure)
+    for side, study in sides.items():
+        yield f"06-neurons-{side}", partial(experiments.run, "neurons", study, settings)
+    settings = ras.Settings(n_prompts=half, n_replies=half, evaluation=measure)
+    yield "07-shift", partial(shift, base, tuned, settings)
+
+
+def change(base: StudyModel, tuned: StudyModel, settings: tuning.Settings) -> Result:
+    """Every outcome of the tuned model against the base: C6a in think, C6d in no-think mode."""
+    prompts = tuning.evaluation_prompts(settings)
+    before, after = (tuning.outcomes(study, prompts, settings) for study in (base, tuned))
+    rows = tuning.rows(tuned, {"multi-hop": after}, before, settings)  # whose data are reasoning
+    return result(tuned, {"outcomes": tuning.changes(after, before)}, rows)
+
+
+def shift(base: StudyModel, tuned: StudyModel, settings: ras.Settings) -> Result:
+    """RAS and its rivals between the two models. One tuned model is one point: C9a has no interval.
+    Raises `UserError` for models of different shape."""
+    ras.weight_distance(base, tuned)  # says so before long work is done
+    before = ras.baseline(base, settings)
+    return ras.with_rows(tuned, ras.point(before, tuned, ras.replies(base, settings), settings=settings), settings)
+
+
+def pair(base: str, tuned: str) -> tuple[StudyModel, StudyModel]:
+    """Both models, loaded, with names that tell them apart."""
+    before, folder = load(base), Path(os.path.expanduser(tuned))
+    if (folder / finetune.RECORD).is_file() and (folder / finetune.WEIGHTS).is_file():
+        after = finetune.restore(before, folder)
+    elif (folder / ADAPTER).is_file() or (not folder.exists() and _adapter_on_hub(tuned)):
+        after = with_adapter(before, tuned)
+    else:
+        after = load(tuned)
+    if after.name == before.name or not NAME.fullmatch(after.name):
+        after = replace(after, name=f"{after.name.replace(':', '-')} (tuned)")
+    return before, after
+
+
+def _adapter_on_hub(repo: str) -> bool:
+    """Whether a hub id is an adapter; False where the hub, or its copy here, does not say."""
+    try:
+        return isinstance(try_to_load_from_cache(repo, ADAPTER), str) or file_exists(repo, ADAPTER)
+    except (HFValidationError, HfHubHTTPError, OfflineModeIsEnabled, OSError):
+        return False
+
+
+def with_adapter(base: StudyModel, adapter: str) -> StudyModel:
+    """``base`` with an adapter merged into a copy of its weights. Raises `UserError` as `merge`."""
+    trained = merge(deepcopy(base.hf), adapter, base.name)
+    own = Path(os.path.expanduser(adapter)) / "chat_template.jinja"
+    if own.is_file() and own.read_text("utf-8") != base.tokenizer.chat_template:
+        print(f"note: {Path(adapter).name} has a chat template of its own, which is used for it")
+        base = replace(base, tokenizer=deepcopy(base.tokenizer))
+        base.tokenizer.chat_template = own.read_text("utf-8")
+    return finetune.study_of(base, trained, Path(adapter).name)
