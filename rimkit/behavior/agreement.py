@@ -13,7 +13,7 @@ import pandas as pd
 
 from rimkit.behavior.evaluation import difference
 from rimkit.behavior.judges import HARMFUL, WITH_THOUGHT, Judge, find_judge, judge
-from rimkit.behavior.stats import clusters_of, resample_weights, widened_percentiles, wilson
+from rimkit.behavior.stats import bootstrap_interval, clusters_of, resample_weights, wilson
 from rimkit.data import UserError
 
 KEYS = ("model", "set", "prompt_id", "mode", "sample", "pattern", "condition")
@@ -97,12 +97,11 @@ def kappa(one: Sequence[bool], two: Sequence[bool], clusters: Sequence) -> dict:
     per_cluster = np.stack([np.bincount(codes, cell) for cell in cells.T], axis=1)
     draws = kappa_of(resample_weights(groups) @ per_cluster)
     defined = draws[~np.isnan(draws)]  # a draw without any spread has no kappa
-    low, high = widened_percentiles(defined, groups)
+    low, high = bootstrap_interval(value, defined, groups)
     method = f"bootstrap of {groups} clusters"
     if len(defined) < len(draws):
         method += f", {len(draws) - len(defined)} draws without spread left out"
-    ends = {"ci_low": min(low, value), "ci_high": max(high, value)}
-    return {"kappa": value, **ends, "method": method}
+    return {"kappa": value, "ci_low": low, "ci_high": high, "method": method}
 
 
 def kappa_of(cells: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import scipy  # its parts are read when they are used
 
-from rimkit.data import UserError, nearest
+from rimkit.data import UserError, check_columns
 
 METRICS = ("misaligned", "refused", "misread", "coherent", "score")
 RESAMPLES = 2000
@@ -88,7 +88,7 @@ def rates(
     n, method``. ``cluster=None`` treats replies as independent. Among harmless prompts ``refused``
     is over-refusal."""
     by, metrics = _listed(by), _listed(metrics)
-    _need(verdicts, [*by, *metrics])
+    check_columns(verdicts, [*by, *metrics], "the table")
     clusters = clusters_of(verdicts, cluster)
     groups = {(): np.arange(len(verdicts))}
     if by:
@@ -123,7 +123,7 @@ def paired_difference(
     sampled = "sample" in a and "sample" in b
     on = [column for column in _listed(on) if column != "sample" or sampled]
     for table in (a, b):
-        _need(table, [metric, *on])
+        check_columns(table, [metric, *on], "the table")
         if table.duplicated(on).any():
             raise UserError(f"{', '.join(on)} do not tell rows apart; add columns to `on`, say the seed")
     left = a[on].assign(value_a=_shares(a[metric]), cluster=clusters_of(a))
@@ -150,7 +150,7 @@ def unpaired_difference(a: pd.DataFrame, b: pd.DataFrame, metric: str, cluster: 
     """``a`` minus ``b`` on different prompts: Newcombe 1998, method 10, from both intervals."""
     found, groups = [], 0
     for table in (a, b):
-        _need(table, [metric])
+        check_columns(table, [metric], "the table")
         clusters = clusters_of(table, cluster)
         found.append(rate(table[metric], clusters))
         groups += len(table) if clusters is None else len(set(clusters))
@@ -260,8 +260,8 @@ def widened_percentiles(draws: np.ndarray, groups: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _interval(value: float, draws: np.ndarray, groups: int) -> tuple[float, float]:
-    """The widened percentiles, which hold the value."""
+def bootstrap_interval(value: float, draws: np.ndarray, groups: int) -> tuple[float, float]:
+    """The `widened_percentiles` of a bootstrap of ``groups`` clusters, which hold the value."""
     low, high = widened_percentiles(draws, groups)
     return min(low, value), max(high, value)
 
@@ -283,7 +283,7 @@ def auroc(scores: Sequence[float], positive: Sequence[bool], clusters: Sequence 
     value = float(found[0])
     if value in (0.0, 1.0):
         return Rate(value, *wilson(value, units), len(scores), f"Wilson, {units} clusters")
-    return Rate(value, *_interval(value, draws, groups), len(scores), f"bootstrap of {groups} clusters")
+    return Rate(value, *bootstrap_interval(value, draws, groups), len(scores), f"bootstrap of {groups} clusters")
 
 
 def areas(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
@@ -307,9 +307,9 @@ def auroc_above(
         found[1:] = np.maximum(found[1:], 1 - found[1:])
     value, control, change = float(found[0]), float(found[1:].mean()), drawn[0] - drawn[1:].mean(0)
     effect = value - control
-    interval, p_value = _interval(effect, change, groups), bootstrap_p(effect, change, groups)
+    ends, p_value = bootstrap_interval(effect, change, groups), bootstrap_p(effect, change, groups)
     method = f"bootstrap of {groups} clusters"
-    return Difference(value, control, effect, *interval, p_value, len(every[0]), groups, method)
+    return Difference(value, control, effect, *ends, p_value, len(every[0]), groups, method)
 
 
 def _areas_drawn(scores: np.ndarray, positive: Sequence[bool], clusters: Sequence | None):
@@ -372,14 +372,11 @@ def matched_sets(units: Units, per_layer: int, n: int = 40, seed: int = 0) -> li
     for layer, own in taken:
         others = np.setdiff1d(np.arange(per_layer), own)
         pools[layer] = (others if len(others) >= len(own) else np.arange(per_layer), len(own))
-    return [
-        [
-            (int(layer), int(unit))
-            for layer, (pool, size) in pools.items()
-            for unit in rng.choice(pool, size, replace=False)
-        ]
-        for _ in range(n)
-    ]
+    sets = []
+    for _ in range(n):
+        drawn = {layer: rng.choice(pool, size, replace=False).tolist() for layer, (pool, size) in pools.items()}
+        sets.append([(int(layer), unit) for layer, chosen in drawn.items() for unit in chosen])
+    return sets
 
 
 def against_singles(found: Mapping, singles: np.ndarray, limit: float = np.inf) -> dict:
@@ -431,9 +428,3 @@ def _codes(clusters: Sequence | None, n: int) -> np.ndarray:
 
 def _listed(names: str | Iterable[str]) -> list[str]:
     return [names] if isinstance(names, str) else list(names)
-
-
-def _need(table: pd.DataFrame, columns: Sequence[str]) -> None:
-    for column in columns:
-        if column not in table:
-            raise UserError(f"the table has no column '{column}'{nearest(column, table.columns)}")

@@ -36,6 +36,7 @@ from rimkit.behavior.judges import is_true
 from rimkit.behavior.stats import (
     Units,
     against_singles,
+    bootstrap_interval,
     bootstrap_p,
     holm,
     matched_sets,
@@ -532,13 +533,13 @@ def _correlation(points: DataFrame, name: str, outcome: str, beyond: str | None)
         standardised(points, column, beyond, ranks) for ranks in (False, True) for column in (name, outcome)
     )
     groups, (value, *draws) = families(points).nunique(), _drawn(points, x, y)
-    low, high = widened_percentiles(draws, groups)
+    low, high = bootstrap_interval(value, draws, groups)
     without = _weighted(points, x.to_numpy(), y.to_numpy(), 1.0 - np.eye(groups))
     per_model = (x * y).groupby([points[column] for column in MODEL], dropna=False).agg(["sum", "size"])
     rest = per_model.sum() - per_model if len(per_model) > 1 else per_model
     others = rest["sum"] / rest["size"]
     return {
-        "value": float(value), "ci_low": min(low, value), "ci_high": max(high, value),
+        "value": float(value), "ci_low": low, "ci_high": high,
         "spearman": float((ranked_x * ranked_y).mean()),
         "without_min": without.min(), "without_max": without.max(),
         "models_min": others.min(), "models_max": others.max(),
@@ -642,11 +643,10 @@ def correlation_difference(points: DataFrame, a: str, b: str) -> dict:
     y, groups = standardised(points, OUTCOME), families(points).nunique()
     one, two = (_drawn(points, standardised(points, name), y) for name in (a, b))
     effect, *draws = one - two
-    low, high = widened_percentiles(draws, groups)
-    ends = {"ci_low": min(low, effect), "ci_high": max(high, effect)}
+    low, high = bootstrap_interval(effect, draws, groups)
     about = {"method": f"bootstrap of {groups} families of corpora", "n": len(points), "n_clusters": groups}
-    about["p_value"] = bootstrap_p(effect, np.array(draws), groups)
-    return {"value": one[0], "control_value": two[0], "effect": effect, **ends, **about}
+    about |= {"ci_low": low, "ci_high": high, "p_value": bootstrap_p(effect, np.array(draws), groups)}
+    return {"value": one[0], "control_value": two[0], "effect": effect, **about}
 
 
 def correlation_above_random(points: DataFrame, others: np.ndarray, own: str = RAS) -> dict:

@@ -29,7 +29,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from rimkit.behavior import redaction
 from rimkit.behavior.stats import rates
-from rimkit.data import UserError, interval, nearest, number
+from rimkit.data import UserError, check_columns, interval, number
 from rimkit.data import percent as in_percent
 from rimkit.data import points as in_points
 from rimkit.teaching.tables import bare, estimate, html
@@ -417,9 +417,7 @@ def image(figure: Figure, kind: str = "png", dpi: int = 144) -> bytes:
 def _keys(table: pd.DataFrame, columns: Iterable[str | None], *values: str, once: bool = True) -> list[str]:
     """The columns that are named, checked: they are there, and they tell the rows apart."""
     keys = list(dict.fromkeys(column for column in columns if column is not None))
-    for column in (*keys, *values):
-        if column not in table:
-            raise UserError(f"the table has no column '{column}'{nearest(column, table.columns)}")
+    check_columns(table, (*keys, *values), "the table")
     if table.empty:
         raise UserError("the table is empty: there is nothing to draw")
     if once and table.duplicated(keys).any():
