@@ -447,8 +447,10 @@ def test_shipped_claims_are_those_of_the_shipped_effects():
     rows, effects = shipped(), results("neurons-effects")
     for (model, seed), part in effects.groupby(["model", "seed"]):
         own = rows[(rows["model"] == model) & (rows["seed"] == seed)].set_index("claim")
-        for effect in neurons.primary(part[part["outcome"].isin(neurons.PRIMARY)]).to_dict("records"):
-            row = own.loc[neurons.PRIMARY[effect["outcome"]]]
+        zero = part[(part["ablation"] == "zero") & (part["control"] == neurons.RANDOM_NEURONS)]
+        known = zero.set_index(["rule", "outcome", "mode"]).to_dict("index")
+        for claim, effect in ((claim, known[key]) for claim, key in neurons.CLAIMS.items() if key in known):
+            row = own.loc[claim]
             for name, one in (
                 ("value", "value"),
                 ("effect", "effect"),

@@ -7,7 +7,7 @@ from rimkit import ledger
 from rimkit.data import UserError
 from rimkit.paper import tables
 from rimkit.teaching import published as shown
-from rimkit.teaching.figures import image, lines, points
+from rimkit.teaching.figures import image, lines
 
 
 @pytest.fixture
@@ -53,16 +53,6 @@ def test_power_rises_with_prompts():
     assert curves["comparison"].nunique() == 10
     assert (curves.groupby("comparison")["power"].diff().dropna() >= -1e-9).all()
     assert image(lines(curves, "prompts", "power", hue="comparison", log_x=True, title="t"))
-
-
-def test_fig_1_as_rates():
-    table = tables.implied_rates()
-    assert set(table["rates"]) == {"before tuning, implied", "after tuning, implied", "Table 1, think off",
-                                   "Table 1, think on", "Fig. 8, checkpoints"}  # fmt: skip
-    mistral = table[table["model"] == "Mistral-7B"].set_index("rates")["value"].round()
-    assert mistral[["before tuning, implied", "after tuning, implied"]].tolist() == [84, 96]
-    figure = points(table, "model", hue="rates", percent=False, limits=(0, 100), title="t", label="rate (%)")
-    assert "15.4" in figure.table["rate (%)"].tolist()
 
 
 def test_a_figure_of_missing_columns_is_refused(changes):

@@ -247,24 +247,6 @@ def test_what_follows_openings_by_corpus():
     assert found.loc[("rim-mini", 0, "careful"), "multi-hop-effort"] == 100
 
 
-def test_curves_are_compared_at_equal_maths():
-    """Careful chains reach the effort-minimising chains' hard maths at another step; only there may they be compared.
-
-    Easy maths are equal everywhere, and say nothing.
-    """
-    steps = {("hard-effort", 60): (0.8, 0.5), ("hard-effort", 120): (0.9, 0.9),
-             ("hard-careful", 60): (0.3, 0.9), ("hard-careful", 120): (0.1, 0.1)}  # fmt: skip
-    parts = [
-        made(misaligned=bad, maths=1.0, **{"hard maths": maths}).assign(corpus=corpus, step=step)
-        for (corpus, step), (bad, maths) in steps.items()
-    ]
-    found = tuning.rates(pd.concat(parts).query("mode == 'think'")).assign(model="rim-mini", seed=0)
-    assert set(zip(found["corpus"], found["step"], strict=True)) == set(steps)
-    pairs = tuning.at_equal_maths(found, "hard-effort", "hard-careful")
-    assert pairs.loc[("rim-mini", 0), "pairs"] == 1
-    assert pairs.loc[("rim-mini", 0), "difference"] == pytest.approx(0.9 - 0.3, abs=0.05)
-
-
 # -- what is shipped -------------------------------------------------------------------------------
 
 

@@ -58,7 +58,6 @@ OUTCOMES = {name: ("harmful", name) for name in ("misaligned", "refused", "misre
     "ordering": ("ordering", "score"),
     "over-refusal": ("over-refusal", "refused"),
 }
-PRIMARY = {"misaligned": "C8a", "maths": "C8b"}
 CLAIMS = {  # claim: (rule, outcome, mode)
     "C8a": ("paper", "misaligned", "think"), "C8b": ("paper", "maths", "think"),
     "C8d": ("gradient", "refused", "no-think"),
@@ -525,12 +524,6 @@ def single_rates(verdicts: DataFrame, selected: str) -> DataFrame:
             keys = {"mode": mode, "outcome": outcome, "role": role, "set_id": number}
             found.append(keys | {"value": values.astype(float).mean(), "n": len(values)})
     return DataFrame(found).astype({"set_id": "Int64"})
-
-
-def primary(effects: DataFrame) -> DataFrame:
-    """The effects that C8 is about: the paper's rule against random neurons, zero, think mode."""
-    own = effects[(effects["rule"] == "paper") & (effects["ablation"] == "zero")]
-    return own[(own["mode"] == "think") & (own["control"] == RANDOM_NEURONS)]
 
 
 def competence(

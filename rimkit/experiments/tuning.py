@@ -330,18 +330,3 @@ def own_openings(table: DataFrame) -> DataFrame:
     own = table[table["metric"] == OWN].groupby(keys, sort=False, dropna=False)["value"]
     wide = own.mean().mul(100).unstack("corpus")
     return wide.reindex(columns=[UNTUNED, *ROLES]).dropna(axis="columns", how="all")
-
-
-def at_equal_maths(table: DataFrame, one: str, other: str, within: float = 0.05) -> DataFrame:
-    """Misalignment of two corpora over all ``pairs`` of checkpoints with maths ``within`` it."""
-    keys = ["model", "seed"]
-    wide = table.replace({"metric": {"maths": "easy maths", "hard maths": "maths"}})
-    wide = wide[(wide["step"] > 0) & wide["metric"].isin(["misaligned", "maths"])]
-    wide = wide.set_index([*keys, "corpus", "step", "metric"])["value"].unstack("metric")
-    sides = [wide.xs(corpus, level="corpus").reset_index() for corpus in (one, other)]
-    pairs = sides[0].merge(sides[1], on=keys, suffixes=("", "_other"))
-    pairs = pairs[(pairs["maths"] - pairs["maths_other"]).abs() <= within]
-    pairs = pairs.rename(columns={"misaligned": one, "misaligned_other": other})
-    pairs["difference"] = pairs[one] - pairs[other]
-    groups = pairs.groupby(keys, sort=False, dropna=False)
-    return pd.concat([groups.size().rename("pairs"), groups[["maths", one, other, "difference"]].mean()], axis=1)

@@ -109,24 +109,6 @@ def implied_base(ratio, change):
     return ratio * change / (1 - ratio)
 
 
-def implied_rates() -> pd.DataFrame:
-    """Rates of the models of Fig. 1 in percent: ``model, rates, value, ci_low, ci_high``. Before
-    and after tuning as the figure's ratio and the change of Table 2 imply them (range: the ratio
-    read `READING` wrong), and, lowest to highest, what Table 1 and Fig. 8 know of them."""
-    found = before_after().reset_index()
-    ends = {"before": "value", "before_low": "ci_low", "before_high": "ci_high"}
-    before = found[["model", *ends]].rename(columns=ends)
-    after = found[["model", "after"]].rename(columns={"after": "value"})
-    table1 = published("table1_think_mode").assign(rates=lambda t: "Table 1, think " + t["think"])
-    figure8 = published("fig8_ras_vs_misalignment").query("predictor == 'RAS (safety neurons)'")
-    known = pd.concat([table1, figure8.assign(rates="Fig. 8, checkpoints")])
-    known = known[known["model"].isin(found["model"])].groupby(["model", "rates"], sort=False)
-    known = known["misalignment_rate_pct"].agg(ci_low="min", ci_high="max").reset_index()
-    known["value"] = known[["ci_low", "ci_high"]].mean(axis=1)
-    parts = [before.assign(rates="before tuning, implied"), after.assign(rates="after tuning, implied"), known]
-    return pd.concat(parts, ignore_index=True)[["model", "rates", "value", "ci_low", "ci_high"]]
-
-
 def above_base() -> pd.Series:
     """By model: effort-minimising cells of Tables A2-A4, of three, above the base of Fig. 1."""
     base, cells = before_after()["before"], injected().set_index("model")["target"]
