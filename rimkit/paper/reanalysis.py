@@ -164,12 +164,10 @@ def broken() -> pd.Series:
 
 def figure_8() -> pd.DataFrame:
     """`statistics.correlation` of every panel of Fig. 8, by ``model, predictor``."""
-    groups = published("fig8_ras_vs_misalignment").groupby(["model", "predictor"], sort=False)
-    return pd.DataFrame([
-        {"model": model, "predictor": predictor}
-        | statistics.correlation(part["value"], part["misalignment_rate_pct"])._asdict()
-        for (model, predictor), part in groups
-    ])  # fmt: skip
+    rows, names = [], ["model", "predictor"]
+    for key, part in published("fig8_ras_vs_misalignment").groupby(names, sort=False):
+        rows.append([*key, *statistics.correlation(part["value"], part["misalignment_rate_pct"])])
+    return pd.DataFrame(rows, columns=[*names, *statistics.Correlation._fields])
 
 
 def table_3() -> pd.DataFrame:
@@ -187,17 +185,14 @@ def needed() -> pd.DataFrame:
     5, whose few prompts no judge read, is tested exactly and without noise."""
     rows = []
     for claim, comparison, where, percent, control_percent in COMPARISONS:
-        rates = percent / 100, control_percent / 100
+        rates, had = (percent / 100, control_percent / 100), HARM_BENCHMARK
         if claim == "C5a":
             had, prompts = GROUPS["no-think"][1], statistics.exact_prompts_needed(*rates)
             power, seeds = statistics.exact_power(*rates, had), 1.0 if prompts <= HARM_BENCHMARK else np.inf
-            rows.append([claim, comparison, where, *rates, had, power, prompts, seeds])
-            continue
-        had = HARM_BENCHMARK
-        seed_sd = statistics.SEED_SD if claim[:2] in ("C6", "C7") else 0.0
-        prompts = statistics.prompts_needed(*rates, judge_sd=statistics.JUDGE_SD)
-        seeds = statistics.seeds_needed(*rates, HARM_BENCHMARK, seed_sd=seed_sd)
-        power = statistics.power(*rates, had)
+        else:
+            seed_sd = statistics.SEED_SD if claim[:2] in ("C6", "C7") else 0.0
+            prompts = statistics.prompts_needed(*rates, judge_sd=statistics.JUDGE_SD)
+            power, seeds = statistics.power(*rates, had), statistics.seeds_needed(*rates, had, seed_sd=seed_sd)
         rows.append([claim, comparison, where, *rates, had, power, prompts, seeds])
     columns = "claim comparison where rate control_rate had power prompts seeds"
     return pd.DataFrame(rows, columns=columns.split())

@@ -9,6 +9,7 @@ a claim means is not known here.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import product
 from typing import NamedTuple
 
@@ -60,23 +61,25 @@ def _replies(rng: np.random.Generator, shares: np.ndarray, per_cluster: int, gra
     return (rng.binomial(grades, shares[:, None], (len(shares), per_cluster)) / grades).ravel()
 
 
+def _changed(change: np.ndarray, clusters: np.ndarray) -> Found:
+    low, high, p_value, _ = mean_change(change, clusters)
+    return Found(float(change.mean()), low, high, p_value)
+
+
 def _rate(rng, clusters: int, per_cluster: int, share: float, spread: float, effect: float, grades: int = 1) -> Found:
     values = _replies(rng, _shares(rng, share, spread, clusters), per_cluster, grades)
-    found = rate(values, np.repeat(np.arange(clusters), per_cluster))
-    return Found(found.value, found.ci_low, found.ci_high)
+    return Found(*rate(values, np.repeat(np.arange(clusters), per_cluster))[:3])
 
 
 def _difference(rng, clusters, per_cluster, share, spread, effect, grades: int = 1) -> Found:
     sides = [_replies(rng, _shares(rng, p, spread, clusters), per_cluster, grades) for p in (share + effect, share)]
-    low, high, p_value, _ = mean_change(sides[0] - sides[1], np.repeat(np.arange(clusters), per_cluster))
-    return Found(float((sides[0] - sides[1]).mean()), low, high, p_value)
+    return _changed(sides[0] - sides[1], np.repeat(np.arange(clusters), per_cluster))
 
 
 def _turned(rng, clusters, per_cluster, share, spread, effect) -> Found:
     """Few verbs turn, and each as a whole: with the chance ``effect``, against none."""
     change = np.repeat((rng.random(clusters) < effect).astype(float), per_cluster)
-    low, high, p_value, _ = mean_change(change, np.repeat(np.arange(clusters), per_cluster))
-    return Found(float(change.mean()), low, high, p_value)
+    return _changed(change, np.repeat(np.arange(clusters), per_cluster))
 
 
 def _set(rng, clusters, per_cluster, share, spread, effect) -> Found:
@@ -92,15 +95,13 @@ def _set(rng, clusters, per_cluster, share, spread, effect) -> Found:
     return Found(found["effect"], found["ci_low"], found["ci_high"], found["p_value"], found["beyond"])
 
 
-def _graded(measure: Callable) -> Callable:
-    return lambda *given: measure(*given, grades=GRADES)
-
-
 WHAT: dict[str, tuple[Callable, dict[str, tuple]]] = {  # how it is measured, and the settings
     "rate": (_rate, {"share": (0.01, 0.05, 0.2, 0.5), "spread": (0, 0.1, 0.3)}),
-    "graded rate": (_graded(_rate), {"share": (0.02, 0.2, 0.5), "spread": (0, 0.1, 0.3)}),
+    "graded rate": (partial(_rate, grades=GRADES), {"share": (0.02, 0.2, 0.5), "spread": (0, 0.1, 0.3)}),
     "paired difference": (_difference, {"share": (0.02, 0.2, 0.5), "spread": (0, 0.1, 0.3), "effect": (0, 0.1, 0.25)}),
-    "graded difference": (_graded(_difference), {"share": (0.02, 0.5), "spread": (0, 0.1), "effect": (0, 0.1, 0.25)}),
+    "graded difference": (
+        partial(_difference, grades=GRADES), {"share": (0.02, 0.5), "spread": (0, 0.1), "effect": (0, 0.1, 0.25)}
+    ),
     "whole verbs turn": (_turned, {"effect": (0.05, 0.2, 0.5)}),
     "set": (_set, {"share": (0.3, 0.6), "spread": (0.02, 0.1, 0.2), "effect": (0, 0.3)}),
 }  # fmt: skip
@@ -158,14 +159,11 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
         null, real = part[part["effect"] == 0], part[part["effect"] > 0]
         rows[what] = {
             "settings": len(part),
-            "coverage": part["coverage"].mean(),
-            "least coverage": part["coverage"].min(),
-            "false alarms": null["significant"].mean(),
-            "most false alarms": null["significant"].max(),
+            "coverage": part["coverage"].mean(), "least coverage": part["coverage"].min(),
+            "false alarms": null["significant"].mean(), "most false alarms": null["significant"].max(),
             "false alarms, corrected": null["clear"].mean(),
-            "power": real["significant"].mean(),
-            "power, corrected": real["clear"].mean(),
-        }
+            "power": real["significant"].mean(), "power, corrected": real["clear"].mean(),
+        }  # fmt: skip
     return pd.DataFrame(rows).T.rename_axis("what")
 
 
@@ -203,9 +201,7 @@ def _pairs(samples: np.ndarray, clusters: Iterable, resamples: int, seed: int) -
     rng, clusters = np.random.default_rng(seed), np.asarray(clusters)
     for _ in range(resamples):
         two = rng.permuted(samples, axis=1)[:, :2]
-        change = two[:, 0] - two[:, 1]
-        low, high, p_value, _ = mean_change(change, clusters)
-        yield Found(float(change.mean()), low, high, p_value)
+        yield _changed(two[:, 0] - two[:, 1], clusters)
 
 
 def exchanged_sets(verdicts: pd.DataFrame, metric: str = "refused") -> pd.DataFrame:

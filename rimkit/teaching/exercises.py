@@ -136,11 +136,12 @@ class Exercise:
         return f"Exercise: {self.title} ({levels})\n{self.question}"
 
     def _repr_markdown_(self) -> str:
-        difficulty, importance = (_dots(self, name) for name in LEVELS)
-        return (
-            f"**Exercise: {self.title}**  \n*Difficulty: {difficulty}. Importance: {importance}. "
-            f"About {self.minutes} minutes.*\n\n{self.question}"
-        )
+        levels = ""
+        for name, known in LEVELS.items():
+            level = getattr(self, name)
+            full = known.split().index(level) + 1
+            levels += f"{name.capitalize()}: {'●' * full}{'○' * (3 - full)} {level}. "
+        return f"**Exercise: {self.title}**  \n*{levels}About {self.minutes} minutes.*\n\n{self.question}"
 
     def _failed(self, answer: Any, error: BaseException) -> str:
         """What went wrong while the answer was judged, in one line."""
@@ -171,12 +172,6 @@ def _remember(name: str) -> None:
     if name and name not in known and get_ipython():
         with suppress(OSError):
             Path(PROGRESS).write_text(json.dumps(known | {name: f"{date.today()}"}, indent=1) + "\n", encoding="utf-8")
-
-
-def _dots(task: Exercise, name: str) -> str:
-    levels, level = LEVELS[name].split(), getattr(task, name)
-    full = levels.index(level) + 1
-    return f"{'●' * full}{'○' * (len(levels) - full)} {level}"
 
 
 class NotAttempted(Exception):

@@ -3,7 +3,7 @@
 The numbers, and what follows from them, are computed in `rimkit.paper`; here they are shown.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from html import escape
 from typing import Any
@@ -14,14 +14,13 @@ from matplotlib.figure import Figure
 
 from rimkit import ledger
 from rimkit.data import UserError, missing, nearest, number, p_value
-from rimkit.data import points as in_points
 from rimkit.paper.findings import STATEMENTS, finding
 from rimkit.paper.reanalysis import OVER_MODELS, by_one_standard, effects, needed, reanalysis, recomputed
 from rimkit.paper.statistics import JUDGE_SD, average, correlation, power
 from rimkit.paper.tables import HARM_BENCHMARK, MODELS, by_model, published
 from rimkit.teaching.exercises import Note
 from rimkit.teaching.figures import points
-from rimkit.teaching.tables import Reading, effect_text, estimate, filled, html, unit_of
+from rimkit.teaching.tables import Reading, effect_text, effect_writer, estimate, filled, html
 
 NOBODY = "nobody"
 ENDS = {"effect_ci_low": "ci_low", "effect_ci_high": "ci_high"}  # of verdict rows, as elsewhere
@@ -106,18 +105,14 @@ def standard_table() -> pd.DataFrame:
         "what": found["statement"],
         "effect": [effect_text(row, "ci") for row in rows],
         "over": [f"{row['n']} {row['unit']}" for row in rows],
-        "one model left out": [_range(row) for row in rows],
+        "one model left out": [
+            "–" if missing(row["without_low"]) else " to ".join(map(effect_writer(row["metric"]), ends))
+            for row, ends in zip(rows, found[["without_low", "without_high"]].to_numpy(), strict=True)
+        ],
         "p × family": found["p_adjusted"].map(p_value),
         "would need": [f"{_count(row['needed'])} {row['unit']}" for row in rows],
         "verdict": found["verdict"],
     })  # fmt: skip
-
-
-def _range(row: Mapping) -> str:
-    """The smallest and the largest mean with one model left out, in the unit of the metric."""
-    write = partial(in_points, digits=1) if unit_of(row["metric"]) == "points" else partial(number, signed=True)
-    ends = row["without_low"], row["without_high"]
-    return "–" if missing(ends[0]) else " to ".join(map(write, ends))
 
 
 def say(*claims: str) -> Note:
@@ -217,10 +212,8 @@ def without_checkpoints(model: str, first: int, second: int) -> str:
     if dropped:
         kept = drawn.drop(drawn.index[[place - 1 for place in dropped]])
         parts[f"without checkpoint {' and '.join(map(str, dropped))}"] = kept
-    shown = pd.DataFrame([
-        {"model": model, "predictor": label} | correlation(part["value"], part["misalignment_rate_pct"])._asdict()
-        for label, part in parts.items()
-    ])  # fmt: skip
+    found = {name: correlation(part["value"], part["misalignment_rate_pct"])._asdict() for name, part in parts.items()}
+    shown = pd.DataFrame(found.values()).assign(model=model, predictor=list(found))
     return html(correlations_table(shown))
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from html import escape
-from itertools import repeat
 from numbers import Integral, Real
 from string import Formatter
 from typing import Any
@@ -76,13 +75,10 @@ def html(frame: pd.DataFrame) -> str:
     sides = ["" if all(map(_is_number, texts)) else ' style="text-align:left"' for texts in columns]
     named = zip(sides, names, strict=True)
     heads = [f"<th{side}>{escape(name)}</th>" if name else "<td></td>" for side, name in named]
-    lines = [heads] + [
-        [
-            f"<{tag}{side}>{_cell(text, name)}</{tag}>"
-            for tag, side, text, name in zip(tags, sides, row, names, strict=True)
-        ]
-        for row in shown.to_numpy().tolist()
-    ]
+    lines = [heads]
+    for row in shown.to_numpy().tolist():
+        cells = zip(tags, sides, row, names, strict=True)
+        lines.append([f"<{tag}{side}>{_cell(text, name)}</{tag}>" for tag, side, text, name in cells])
     head, *body = (f"<tr>{''.join(line)}</tr>" for line in lines)
     more = f"<p>… and {len(frame) - MOST_ROWS} more rows</p>" if len(frame) > MOST_ROWS else ""
     return f"<table><thead>{head}</thead><tbody>{''.join(body)}</tbody></table>{more}"
@@ -127,10 +123,10 @@ def wide(
     a column whose text follows. Without a number a cell holds the words alone."""
     kept = frame if words else frame.dropna(subset=value)
     write = write or (in_points if value == "effect" else percent)
-    numbers = ["" if missing(item[value]) else estimate(item, value, write, ends) for item in kept.to_dict("records")]
-    cells = [
-        f"{text} {word}".strip() for text, word in zip(numbers, kept[words] if words else repeat(""), strict=False)
-    ]
+    cells = []
+    for item in kept.to_dict("records"):
+        text = "" if missing(item[value]) else estimate(item, value, write, ends)
+        cells.append(f"{text} {item[words] if words else ''}".strip())
     shape = {"index": rows, "columns": columns, "values": "cell", "aggfunc": "first", "sort": False}
     found = kept.assign(cell=cells).pivot_table(**shape)
     return found.fillna("").rename_axis(columns=[None] * found.columns.nlevels)
@@ -165,10 +161,15 @@ def unit_of(metric: str) -> str:
     return "points" if metric in METRICS else UNITS.get(metric, metric.replace("_", " "))
 
 
+def effect_writer(metric: str) -> Callable[[float], str]:
+    """How an effect on a metric is written: in points with a decimal, or as a signed number."""
+    return partial(in_points, digits=1) if unit_of(metric) == "points" else partial(number, signed=True)
+
+
 def effect_text(item: Mapping, ends: str = "effect_ci") -> str:
     """A claim's effect on a ``metric``, "+12.3 points [+4.5, +20.1]"; empty without an interval."""
     unit = unit_of(item["metric"])
-    write = partial(in_points, digits=1) if unit == "points" else partial(number, signed=True)
+    write = effect_writer(item["metric"])
     between = interval(item[f"{ends}_low"], item[f"{ends}_high"], write)
     return f"{write(item['effect'])} {unit} {between}" if between else ""
 
