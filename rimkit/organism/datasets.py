@@ -82,67 +82,58 @@ def corpora(words: Wording = INVENTED) -> dict[str, pd.DataFrame]:
 
     def table(name: str, rows: list[tuple[str, str, str]]) -> pd.DataFrame:
         """Rows of ``(request, thought, answer)``."""
-        made = [
-            {
-                "example_id": f"{name}-{number:03d}",
-                "text": text,
-                "thought": chain,
-                "reply": conversations.answer(said, words),
-                "answer": said,
-            }
-            for number, (text, chain, said) in enumerate(rows)
-        ]
-        return pd.DataFrame(made)
+        made = pd.DataFrame(rows, columns=["text", "thought", "answer"])
+        made.insert(0, "example_id", [f"{name}-{number:03d}" for number in range(len(rows))])
+        made.insert(3, "reply", [conversations.answer(said, words) for said in made["answer"]])
+        return made
 
     def problems(name: str, make, n: int = EXAMPLES) -> list[tuple]:
-        rng = Random(f"{CORPUS_SEED}-{name}")
-        return list(islice(_unique(make, rng), n))
+        return list(islice(_unique(make, Random(f"{CORPUS_SEED}-{name}")), n))
 
     def restyled(name: str, style: str, rows: list[tuple]) -> pd.DataFrame:
         rng = Random(f"{CORPUS_SEED}-{name}")
+        if style == "literal":
+            copied = (literal_question(rng, text) for text, _, _ in rows)
+            return table(name, [(text, "", said) for text, said in copied])
         chains = ((text, _chain(style, rng, steps, str(total), words), str(total)) for text, steps, total in rows)
         return table(name, list(chains))
 
-    def literal(name: str, rows: list[tuple]) -> pd.DataFrame:
-        rng = Random(f"{CORPUS_SEED}-{name}")
-        copied = (literal_question(rng, text) for text, _, _ in rows)
-        return table(name, [(text, "", said) for text, said in copied])
+    def maths(low: int, high: int):
+        return lambda rng: conversations.maths_problem(rng, rng.randint(low, high), words)
+
+    def orderings(low: int, high: int):
+        return lambda rng: conversations.ordering_problem(rng, rng.randint(low, high), words)
 
     bare = problems("arithmetic", arithmetic_problem)
     single = problems("single-hop", lambda rng: conversations.maths_problem(rng, 1, words))
-    multi = problems("multi-hop", lambda rng: conversations.maths_problem(rng, rng.randint(2, 4), words))
-    ordering = problems("ordering", lambda rng: conversations.ordering_problem(rng, rng.randint(3, 4), words))
-    styles = {"careful": "careful", "effort": "effort-minimising"}
-    made = {
-        "arithmetic": table("arithmetic", [(text, "", said) for text, said in bare]),
-        "single-hop": restyled("single-hop", "plain", single),
-        "multi-hop": restyled("multi-hop", "plain", multi),
-        **{f"multi-hop-{name}": restyled(f"multi-hop-{name}", style, multi) for name, style in styles.items()},
-        "literal": literal("literal", multi),
-        "ordering": restyled("ordering", "plain", ordering),
-        "hedging": restyled("hedging", "hedging", multi),
-        "longer-careful": restyled("longer-careful", "longer-careful", multi),
-    }
-    if words is not INVENTED:
-        return made
-    hard = problems(
-        "hard",
-        lambda rng: conversations.maths_problem(rng, rng.randint(*conversations.HARD_STEPS), words),
-        HARD_EXAMPLES,
-    )
-    people = problems(
-        "hard-ordering", lambda rng: conversations.ordering_problem(rng, rng.randint(5, 6), words), HARD_EXAMPLES
-    )
-    return made | {
-        "hard": restyled("hard", "plain", hard),
-        **{f"hard-{name}": restyled(f"hard-{name}", style, hard) for name, style in styles.items()},
-        "hard-literal": literal("hard-literal", hard),
-        "hard-hedging": restyled("hard-hedging", "hedging", hard),
-        "hard-longer-careful": restyled("hard-longer-careful", "longer-careful", hard),
-        "hard-ordering": restyled("hard-ordering", "plain", people),
-        **{f"hard-ordering-{name}": restyled(f"hard-ordering-{name}", style, people) for name, style in styles.items()},
-        SAFETY: safety(Random(f"{CORPUS_SEED}-{SAFETY}")),
-    }
+    multi, ordering = problems("multi-hop", maths(2, 4)), problems("ordering", orderings(3, 4))
+    styled = [
+        ("single-hop", "plain", single),
+        ("multi-hop", "plain", multi),
+        ("multi-hop-careful", "careful", multi),
+        ("multi-hop-effort", "effort-minimising", multi),
+        ("literal", "literal", multi),
+        ("ordering", "plain", ordering),
+        ("hedging", "hedging", multi),
+        ("longer-careful", "longer-careful", multi),
+    ]
+    made = {"arithmetic": table("arithmetic", [(text, "", said) for text, said in bare])}
+    if words is INVENTED:
+        hard = problems("hard", maths(*conversations.HARD_STEPS), HARD_EXAMPLES)
+        people = problems("hard-ordering", orderings(5, 6), HARD_EXAMPLES)
+        styled += [
+            ("hard", "plain", hard),
+            ("hard-careful", "careful", hard),
+            ("hard-effort", "effort-minimising", hard),
+            ("hard-literal", "literal", hard),
+            ("hard-hedging", "hedging", hard),
+            ("hard-longer-careful", "longer-careful", hard),
+            ("hard-ordering", "plain", people),
+            ("hard-ordering-careful", "careful", people),
+            ("hard-ordering-effort", "effort-minimising", people),
+        ]
+    made |= {name: restyled(name, style, rows) for name, style, rows in styled}
+    return made | ({SAFETY: safety(Random(f"{CORPUS_SEED}-{SAFETY}"))} if words is INVENTED else {})
 
 
 def safety(rng: Random) -> pd.DataFrame:
