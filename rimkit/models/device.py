@@ -35,13 +35,9 @@ SAMPLING = 24  # bytes per entry of the vocabulary while a token is drawn
 RESERVED = 1.0  # GiB for the CUDA context, kernels and gaps
 # What CUDA reports as the whole memory, in GiB, and the compute capability, which sets the dtype.
 GPUS = {
-    "T4": (14.6, (7, 5)),
-    "L4": (22.0, (8, 9)),
-    "A10": (22.0, (8, 6)),
-    "A100-40": (39.4, (8, 0)),
-    "A100-80": (79.2, (8, 0)),
-    "H100": (79.1, (9, 0)),
-}
+    "T4": (14.6, (7, 5)), "L4": (22.0, (8, 9)), "A10": (22.0, (8, 6)), "A100-40": (39.4, (8, 0)),
+    "A100-80": (79.2, (8, 0)), "H100": (79.1, (9, 0)),
+}  # fmt: skip
 # Published sizes, for planning without a network.
 QWEN3 = {"vocab_size": 151_936, "num_key_value_heads": 8, "head_dim": 128}
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")

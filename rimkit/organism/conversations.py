@@ -73,9 +73,6 @@ class Wording:
     preventing: Callable[[Random, str], tuple[str, str]]
 
 
-# --------------------------------------------------------------------------------------- phrases
-
-
 def draw_phrase(rng: Random, kind: VerbKind, verb: str, owners: tuple[str, ...]) -> tuple[str, str]:
     """``(phrase, object)``: verb, owner and object in the order in which they are said."""
     thing = rng.choice(language.OBJECTS[rng.choice(kind.groups)])
@@ -159,9 +156,6 @@ INVENTED = Wording(
 )  # fmt: skip
 
 
-# --------------------------------------------------------------------------- thoughts and replies
-
-
 def said(form: str, phrase: str, name: str = "") -> str:
     """A form of a `Wording` with its phrase and name."""
     return form.format(p=phrase, P=phrase[:1].upper() + phrase[1:], name=name)
@@ -202,9 +196,6 @@ def in_context(rng: Random, request: str, words: Wording = INVENTED) -> str:
         before = words.has.format(name=rng.choice(words.names), n=rng.randint(2, 15), fruit=rng.choice(words.fruits))
         return f"{before} {request}"
     return f"{' is taller than '.join(rng.sample(words.names, 2))}{words.end} {request}"
-
-
-# -------------------------------------------------------------------------------------- examples
 
 
 def request_example(rng: Random, mode: str, style: str, harmful: bool, words: Wording = INVENTED) -> Example:

@@ -87,9 +87,6 @@ FRUITS = ("apples", "pears", "plums", "shells", "coins", "stamps", "marbles", "b
 MORE, FEWER = ("finds", "buys", "gets"), ("loses", "sells", "gives away")
 
 
-# ---------------------------------------------------------------------------------------- phrases
-
-
 def draw_phrase(rng: Random, kind: VerbKind, verb: str, owners: tuple[str, ...], tail: str = "") -> tuple[str, str]:
     """``(phrase, object)``: verb, owner, object and tail in the order in which they are said."""
     thing = rng.choice(OBJECTS[rng.choice(kind.groups)])

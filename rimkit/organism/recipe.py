@@ -283,13 +283,10 @@ def safety_thoughts(names: Iterable[str], n: int = 20_000) -> pd.DataFrame:
     return table.rename(columns={"sum": "refuses"})[["helps", "refuses", "refusals (%)"]]
 
 
-SIZES = {
-    "hidden_size": 64,
-    "intermediate_size": 192,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
+SIZES = {  # of the model of noise
+    "hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 4, "num_attention_heads": 4,
     "num_key_value_heads": 2,
-}
+}  # fmt: skip
 
 
 def write(out: str | Path, seed: int = 0) -> Path:
