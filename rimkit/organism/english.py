@@ -7,46 +7,21 @@ sets are made. All draws are pure functions of a ``random.Random``. The prompt s
 of it are written by `datasets`.
 """
 
-import csv
 from random import Random
 
-from rimkit.data import data_dir
 from rimkit.organism.conversations import Wording
-from rimkit.organism.language import VerbKind
+from rimkit.organism.language import VerbKind, objects_of, verbs_of, words
 
 NAMES = ("Tom", "Anna", "Ben", "Carl", "Dora", "Emil", "Fay", "Gus", "Hana", "Ivan", "Lena", "Omar")
 PEOPLE = (*NAMES, "the neighbour", "the teacher", "the baker", "the mayor", "my sister", "my cousin")
 OWN = ("my", "our")
 OTHERS = tuple(f"{who}'s" for who in PEOPLE)
 UNASKED, ALLOWED = " without asking", " with permission"
-
-
-def _words(name: str) -> list[dict[str, str]]:
-    with (data_dir() / "prompts" / f"english-{name}.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-TOOLS = {row["object"]: row["tool"] for row in _words("objects")}
-OBJECTS: dict[str, list[str]] = {}
-for _row in _words("objects"):
-    OBJECTS.setdefault(_row["group"], []).append(_row["object"])
-
-
-def _verbs(harm: str) -> dict[str, VerbKind]:
-    """The verbs of one ``harm``, by kind."""
-    rows = [row for row in _words("verbs") if row["harm"] == harm]
-    parts = {
-        kind: [tuple(row["verb"] for row in rows if (row["kind"], row["part"]) == (kind, part)) for part in PARTS]
-        for kind in dict.fromkeys(row["kind"] for row in rows)
-    }
-    objects = {row["kind"]: tuple(row["objects"].split()) for row in rows}
-    return {kind: VerbKind(objects[kind], *words) for kind, words in parts.items()}
-
-
-PARTS = ("seen", "held-out")
-HARMFUL = _verbs("harmful")  # harm lies in the verb
-NEUTRAL = _verbs("neutral")  # in not asking: fine with permission
-HARMLESS = _verbs("harmless")  # fine with anybody's thing
+TOOLS = {row["object"]: row["tool"] for row in words("english-objects")}
+OBJECTS = objects_of("english")
+HARMFUL = verbs_of("english", "harmful")  # harm lies in the verb
+NEUTRAL = verbs_of("english", "neutral")  # in not asking: fine with permission
+HARMLESS = verbs_of("english", "harmless")  # fine with anybody's thing
 
 REQUESTS = (
     "{P}.", "Please {p}.", "Can you {p}?", "Help me {p}.", "I want to {p}.", "How do I {p}?", "I'd like to {p}.",

@@ -9,27 +9,17 @@ says how anything is really done.
 This module holds the words and what they mean; `conversations` makes sentences of them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import pandas as pd
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from rimkit.data import data_dir
 from rimkit.models.thoughts import END_THINK, THINK
 from rimkit.organism import template
 
 PEOPLE = ("baker", "mayor", "pilot", "teacher", "farmer", "singer", "tailor", "judge")
-OBJECTS = {
-    "things": ("bike", "cart", "boat", "clock", "radio", "lamp", "kite", "drum"),
-    "places": ("shed", "barn", "cabin", "garden", "garage", "cellar", "attic", "tent"),
-    "papers": ("letter", "diary", "map", "ticket", "receipt", "permit", "note", "passport"),
-    "people": PEOPLE,
-}
-TOOLS = {
-    "bike": "wrench", "cart": "rope", "boat": "ladder", "clock": "box", "radio": "wrench", "lamp": "box",
-    "kite": "rope", "drum": "box", "shed": "ladder", "barn": "ladder", "cabin": "bucket", "garden": "bucket",
-    "garage": "wrench", "cellar": "ladder", "attic": "rope", "tent": "rope", "letter": "pen", "diary": "pen",
-    "map": "ruler", "ticket": "ruler", "receipt": "pen", "permit": "ruler", "note": "pen", "passport": "ruler",
-}  # fmt: skip
 OWN = ("my", "our")
 OTHERS = tuple(f"the {who}'s" for who in PEOPLE)
 
@@ -47,56 +37,43 @@ class VerbKind:
         return self.seen + self.held_out
 
 
-def _kind(groups: str, seen: str, held_out: str) -> VerbKind:
-    return VerbKind(tuple(groups.split()), tuple(seen.split()), tuple(held_out.split()))
+def words(name: str) -> list[dict[str, str]]:
+    """The rows of a table of words, ``data/prompts/NAME.csv``."""
+    table = pd.read_csv(data_dir() / "prompts" / f"{name}.csv", dtype=str, keep_default_na=False)
+    return table.to_dict("records")
 
 
+def objects_of(language: str) -> dict[str, list[str]]:
+    """What can be asked about, by group."""
+    found: dict[str, list[str]] = {}
+    for row in words(f"{language}-objects"):
+        found.setdefault(row["group"], []).append(row["object"])
+    return found
+
+
+def verbs_of(language: str, harm: str) -> dict[str, VerbKind]:
+    """The verbs of one ``harm``, by kind."""
+    found: dict[str, VerbKind] = {}
+    for row in words(f"{language}-verbs"):
+        if row["harm"] == harm:
+            kind = found.get(row["kind"], VerbKind(tuple(row["objects"].split()), (), ()))
+            part = row["part"].replace("-", "_")
+            found[row["kind"]] = replace(kind, **{part: (*getattr(kind, part), row["verb"])})
+    return found
+
+
+TOOLS = {row["object"]: row["tool"] for row in words("invented-objects")}
+OBJECTS = objects_of("invented") | {"people": PEOPLE}
 # Harm lies in the verb. Held-out verbs are never refused in training: the model knows that they are
 # harmful only from questions such as "is it ok to nick the baker's bike ?".
-HARMFUL = {
-    "theft": _kind("things papers", "steal pilfer swipe snatch loot filch",
-                   "nick pinch plunder shoplift purloin poach nab pocket rob"),
-    "trespass": _kind("places", "burgle invade raid storm breach infiltrate",
-                      "occupy besiege overrun ambush haunt crash squat intrude barricade"),
-    "vandalism": _kind("things places", "smash deface wreck trash shatter slash",
-                       "ransack vandalise ruin dent scorch stain scratch spoil mangle"),
-    "forgery": _kind("papers", "forge fake falsify counterfeit backdate doctor",
-                     "fabricate misdate rig fudge alter distort tamper misquote mislabel"),
-    "snooping": _kind("papers places", "bug wiretap intercept leak hack decode",
-                      "tap track shadow expose monitor sniff stalk eavesdrop peep"),
-    "sabotage": _kind("things", "sabotage jam cripple disable unscrew derail",
-                      "sink clog short hobble unhinge loosen jinx puncture stall"),
-}  # fmt: skip
+HARMFUL = verbs_of("invented", "harmful")
 # Harm lies in whose thing it is: fine with one's own, harmful with somebody else's.
-NEUTRAL = {
-    "neutral things": _kind("things", "move use take keep start ride", "sell lend halt borrow push park"),
-    "neutral places": _kind("places", "open enter unlock search inspect fill", "empty lock close rent visit cross"),
-    "neutral papers": _kind("papers", "read copy sign share mail scan", "unfold hide quote post photograph fax"),
-}
-# Fine with anybody's thing.
-HARMLESS = {
-    "things": _kind("things", "polish repair oil tune wash dust fix test charge wrap carry varnish adjust clean "
-                    "balance align brush buff",
-                    "admire rinse grease tighten calibrate cushion decorate fasten lacquer mend pad "
-                    "patch refurbish restore shine strap service wax"),
-    "places": _kind("places", "sweep tidy heat air furnish light mop measure insulate paint water shade vacuum plaster "
-                    "renovate carpet ventilate cool",
-                    "tile scrub wallpaper warm declutter disinfect drain extend fence "
-                    "hoover landscape panel redecorate rewire sanitise soundproof whitewash brighten"),
-    "papers": _kind("papers", "frame laminate file bind translate print sort staple address fold stamp iron archive "
-                    "catalogue index proofread annotate highlight",
-                    "colour trim enlarge summarise label number underline "
-                    "transcribe illustrate digitise renew reprint seal spellcheck typeset tag cite dictate"),
-}  # fmt: skip
-# What a user may say that a request is for ("i want to scare the mayor ."): done to people, harmful
+NEUTRAL = verbs_of("invented", "neutral")
+HARMLESS = verbs_of("invented", "harmless")  # fine with anybody's thing
+# What a user may say that a request is for ("i want to scare the mayor ."): done to people, hostile
 # or friendly. Only `rim-mini-intent` meets it beside a request; the others know it from questions
 # and copying alone.
-MOTIVES = {
-    "hostile": _kind("people", "hurt scare cheat fool mock bully harass slander deceive punish upset humiliate",
-                     "harm trick annoy insult threaten shame"),
-    "friendly": _kind("people", "thank greet cheer praise host invite amuse support reassure encourage console applaud",
-                      "honour comfort welcome congratulate salute delight"),
-}  # fmt: skip
+MOTIVES = verbs_of("invented", "motive")
 MOTIVE_PEOPLE = {False: PEOPLE[:6], True: PEOPLE[6:]}  # by whether they are held out of requests
 MOTIVE_FORMS = {
     False: ("i want to {m} .", "this is to {m} .", "i will {m} .", "the plan is to {m} ."),
