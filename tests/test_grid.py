@@ -79,7 +79,7 @@ def test_planted_models_that_are_not_here_are_said(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("names", "models", "message"),
     [
-        (["thinkin"], [], "unknown grid 'thinkin' .*did you mean 'thinking'"),
+        (["thinkin"], [], "unknown grid 'thinkin'; did you mean 'thinking'"),
         (["thinking"], ["rim-mini:99"], "unknown embedded model 'rim-mini:99'"),
     ],
 )
