@@ -192,5 +192,5 @@ def test_the_card_says_what_is_missing(adapter, monkeypatch):
 
 
 def test_an_unknown_adapter_is_one_line(tmp_path):
-    with pytest.raises(UserError, match="there is no bridge organism 'smollm2-rum'"):
+    with pytest.raises(UserError, match="unknown bridge organism 'smollm2-rum'"):
         bridge.train("smollm2-rum", out=tmp_path)
