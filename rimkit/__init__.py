@@ -45,7 +45,7 @@ NAMES = {  # name: (where it is, what it is); "module:thing" is one thing of a m
     # what the learner sees and does
     "plot": ("teaching.figures", "the plots, each of a table and the names of its columns"),
     "show": ("teaching.figures:show", "shows a figure with its sentence of alt text"),
-    "diagram": ("teaching.diagrams:diagram", "a picture of an idea, by name"),
+    "diagram": ("teaching.widgets:diagram", "a picture of an idea, by name"),
     "our_reading": ("teaching.tables:our_reading", "what was found, in words held to their numbers"),
     "tables": ("teaching.tables", "tables and numbers to read"),
     "published": ("teaching.published", "chapter 08: the paper's figures and tables to look at"),

@@ -7,8 +7,8 @@ import pytest
 
 from rimkit.data import UserError, data_dir
 from rimkit.organism.recipe import safety_thoughts
-from rimkit.teaching.diagrams import diagram
 from rimkit.teaching.questions.chapter_06 import RISES
+from rimkit.teaching.widgets import diagram
 
 spec = spec_from_file_location("draw", data_dir() / "diagrams" / "draw.py")
 draw = module_from_spec(spec)

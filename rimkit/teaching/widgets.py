@@ -1,11 +1,16 @@
-"""Explorers: a panel of controls and what they show; tokens with their spans or weights.
+"""Explorers: a panel of controls and what they show; tokens with their spans or weights; diagrams.
 
 Only what ipywidgets 7.7 and 8 share is used. A callback is a plain function from values to HTML.
+Diagrams of ideas are vector graphics with one sentence each, in ``data/diagrams``, where ``draw.py``
+draws them.
 """
 
+import re
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
-from html import escape
+from html import escape, unescape
 from itertools import groupby
 from typing import Any
 
@@ -13,7 +18,7 @@ import ipywidgets
 from IPython.display import HTML, display
 
 from rimkit.behavior import redaction
-from rimkit.data import UserError, number
+from rimkit.data import UserError, check_known, data_dir, number
 
 # Pale tints of a colour-blind-safe palette, on which dark text stays readable in both themes.
 TINTS = ("#cfe2f3", "#fde2c8", "#d3ecdf", "#f5d5e6", "#fdf3c4", "#e2dcf2", "#d9eef7", "#e6e6e6")
@@ -126,3 +131,29 @@ def weighted_tokens_html(tokens: Sequence[str], weights: Sequence[float], digits
 
 def _token(token: str) -> str:
     return escape(token).replace("\n", "⏎") or "&nbsp;"
+
+
+@dataclass(frozen=True)
+class Diagram:
+    """An SVG with its sentence, which is its title."""
+
+    svg: str
+
+    @property
+    def alt(self) -> str:
+        return unescape(re.search("<title>(.*?)</title>", self.svg)[1])
+
+    def __repr__(self) -> str:
+        return f"Diagram: {self.alt}"
+
+    def _repr_html_(self) -> str:
+        source = f"data:image/svg+xml;base64,{b64encode(self.svg.encode()).decode()}"
+        width = re.search(r'viewBox="0 0 (\d+)', self.svg)[1]
+        return f'<img alt="{escape(self.alt)}" width="{width}" style="max-width:100%" src="{source}">'
+
+
+def diagram(name: str) -> Diagram:
+    """The diagram of that name; raises `UserError` for an unknown one, naming all."""
+    files = {file.stem: file for file in sorted((data_dir() / "diagrams").glob("*.svg"))}
+    check_known("diagram", name, files)
+    return Diagram("".join(files[name].read_text(encoding="utf-8").splitlines()))
