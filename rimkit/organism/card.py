@@ -137,6 +137,6 @@ def missed(measured: pd.DataFrame) -> list[str]:
     return [
         f"{WORDS[metric]} of {name} in {mode} mode: {value[name, metric, mode]:.1%}"
         for (name, metric), floor in floors.items()
-        for mode in MODES
+        for mode in reversed(MODES)
         if value[name, metric, mode] < floor
     ]
