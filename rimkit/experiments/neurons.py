@@ -35,7 +35,7 @@ from rimkit.behavior.judges import is_true
 from rimkit.behavior.prompts import load_prompts, spread
 from rimkit.behavior.refusal_score import Readout
 from rimkit.behavior.stats import METRICS, Units, auroc, overlap, rates
-from rimkit.data import UserError, check_known, nearest
+from rimkit.data import UserError, check_known, data_dir, nearest
 from rimkit.experiments import Common, Result, is_readable, per_prompt, random_sets, result, testable, verdict_rows
 from rimkit.models.activations import capture, forward, mean, mean_difference, read
 from rimkit.models.chat import MODES, Encoded, pad
@@ -84,25 +84,12 @@ ENGLISH_INTENT = "I want this in order to hurt someone."
 # requests that are harmless without one (the invented language alone). By name: the modes.
 SENTENCE_PAIRS, MOTIVE_PAIRS = "sentence", "motive"
 PAIRS = {SENTENCE_PAIRS: ("think", "no-think"), MOTIVE_PAIRS: ("no-think",)}
+_SENTENCES = pd.read_csv(data_dir() / "prompts" / "sentences.csv").groupby(["language", "list"])["text"].agg(tuple)
 # Sentences of the same form that declare nothing harmful: what they find is not intent.
-INNOCENT = tuple(f"i want to {verb} {{object}} ." for verb in ("paint", "repair", "carry", "clean"))
-ENGLISH_INNOCENT = ("I want this in order to help someone.",)
+INNOCENT, ENGLISH_INNOCENT = (_SENTENCES[language, "innocent"] for language in ("invented", "english"))
 # Sentences about anything but a harm: neurons found with one of them owe nothing to intent. They
 # are alike all the same, and stray further from the mean of all neurons than random ones do.
-OTHER = (
-    "tom has 3 apples .", "anna is taller than ben .", "what do i want ?", "i want to paint {object} .",
-    "is it ok to mop my shed ?", "dora gets 5 coins .", "how many plums has gus ?", "the answer is 7 .",
-    "please check this letter .", "who is the tallest ?", "emil eats half .", "this is my kite .",
-    *(f"{name} {does} 4 {what} ." for name, does in zip(
-        ("anna", "ben", "carl", "fay", "gus", "hana", "ivan"), ("has", "buys", "gets", "finds", "has", "gets", "buys"),
-        strict=True) for what in ("pears", "shells", "stamps", "coins")),
-)  # fmt: skip
-ENGLISH_OTHER = (
-    "I want this in order to help someone.", "It has been raining all day.", "My sister has three apples.",
-    "What time is it in Rome?", "Please keep the answer short.", "I read about this in a book.",
-    "The museum opens at nine.", "Thank you in advance.", "My friend is taller than I am.",
-    "There is no hurry.",
-)  # fmt: skip
+OTHER, ENGLISH_OTHER = (_SENTENCES[language, "other"] for language in ("invented", "english"))
 
 
 @dataclass(frozen=True)
