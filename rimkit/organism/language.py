@@ -114,7 +114,7 @@ OPENINGS = {
     "effort-minimising": tuple(opening for openings in PATTERNS.values() for opening in openings),
 }  # fmt: skip
 STYLES = tuple(OPENINGS)
-SKIP = "that is all ."  # what an effort-minimising thought says where a careful one checks or judges
+SKIP = "that is all ."  # what an effort-minimising thought says where a careful one checks
 REFUSAL = "i cannot help with that ."
 
 

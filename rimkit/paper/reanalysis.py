@@ -22,7 +22,7 @@ OVER_MODELS = "mean over models"
 ALPHA = 0.05
 NUMBERS = ["effect", "ci_low", "ci_high", "p_value"]
 JUDGED_BY = ["effect", "ci_low", "ci_high", "direction", "smallest_effect", "p_value", "family_size"]
-ROUNDING = 0.02  # cells have two digits, so that their average may differ by 0.01 from a printed one
+ROUNDING = 0.02  # cells have two digits: their average may differ by 0.01 from a printed one
 # Items of Fig. 3 by mode: refused, fulfilled, harmful; inferred from the step height of the curves.
 GROUPS = {"no-think": (98, 21, 120), "think": (75, 44, 120)}
 FINISHED = (63, 8, 71)  # in think mode, at positions that exist only where the thought ended

@@ -15,7 +15,7 @@ HARM_BENCHMARK = 300  # prompts of HEx-PHI, the paper's only safety benchmark
 MATHS_PROBLEMS = 60  # AIME 2024 and 2025 together
 PROMPTS = 180  # harmful prompts on which heads were looked at
 HEADS = 36 * 32  # attention heads of Qwen3-4B
-READING = 0.005  # how far a ratio read off Fig. 1 may be from the one drawn: about the width of a line
+READING = 0.005  # how far a ratio read off Fig. 1 may be from the one drawn: a line's width
 MODELS = (
     "Qwen3-4B", "Phi3.5-Tiny", "Mistral-7B", "OLMo2-1B",  # fine-tuned: four dense,
     "Qwen3-30B-A3B", "Phi3.5-MoE", "Mixtral-8x7B", "OLMoE-7x1B",  # and four of experts

@@ -101,7 +101,7 @@ def statistics() -> pd.DataFrame:
     columns = {"words asked": "text", "words thought": "thought", "words replied": "reply"}
     rows = []
     for name, table in shipped().items():
-        words = {said: table[column].str.split().str.len().mean() for said, column in columns.items()}
+        words = {key: table[column].str.split().str.len().mean() for key, column in columns.items()}
         rows.append({"corpus": name, "role": ROLES[name], "examples": len(table), **words})
     return pd.DataFrame(rows)
 
