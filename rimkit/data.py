@@ -178,8 +178,8 @@ def plain_names(table: pd.DataFrame) -> list[str]:
 def check_columns(table: pd.DataFrame, needed: Iterable[str], what: str) -> None:
     """Raise a `UserError` unless the table (``what`` it is called) has the columns."""
     if missing := [name for name in needed if name not in table]:
-        close, named = nearest(missing[0], plain_names(table)), "', '".join(missing)
-        raise UserError(f"{what} has no column '{named}'{close}; {has_columns(table)}")
+        close = nearest(missing[0], plain_names(table))
+        raise UserError(f"{what} has no column {', '.join(missing)}{close}; {has_columns(table)}")
 
 
 def has_columns(table: pd.DataFrame) -> str:

@@ -141,7 +141,7 @@ def test_what_the_thought_changes():
         ),
         (lambda: judge(REPLIES, PROMPTS, "phrases", with_thought=True), "'phrases' reads replies only"),
         (lambda: judge(REPLIES, PROMPTS, "organism", with_thought=True), "'organism' reads replies only"),
-        (lambda: judge(REPLIES.drop(columns="thought"), PROMPTS, ANYWHERE, with_thought=True), "no column 'thought'"),
+        (lambda: judge(REPLIES.drop(columns="thought"), PROMPTS, ANYWHERE, with_thought=True), "no column thought"),
         (lambda: judge(REPLIES, PROMPTS, "phrase"), "did you mean 'phrases'.*guard:FOLDER_OR_ID, endpoint:MODEL"),
     ],
 )

@@ -181,7 +181,7 @@ def test_ids_are_made_where_there_are_none(own):
         ("?text=gaol&kind=harmful", "no column 'gaol'; did you mean 'goal'"),
         ("?text=goal&kind=harmfull", "no column 'harmfull', and no kind is called so"),
         ("?txt=goal", "a prompt set has no 'txt'; did you mean 'text'"),
-        ("?text=goal", "no column 'kind'"),
+        ("?text=goal", "no column kind"),
         ("?goal", r"write .*csv\?text=goal"),
         ("?text=goal&kind=harmful&split=topic", "has the split 'a'; there are calibration, evaluation"),
     ],

@@ -164,7 +164,7 @@ def test_a_file_of_ones_own(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"text": "1 + 1 = ?"}', "has no column 'reply'"),
+        ('{"text": "1 + 1 = ?"}', "has no column reply"),
         ('{"text": "1 + 1 = ?", "reply": " "}', "has no reply to learn from in example '0'"),
         ('{"text": "", "reply": "x"}', "has no text in example '0'"),
         ("", "has no"),

@@ -387,7 +387,7 @@ def test_what_a_server_repeats_of_a_request_is_withheld():
 
 
 def test_prompts_without_a_text_cannot_be_judged():
-    with pytest.raises(UserError, match="no column 'text'"):
+    with pytest.raises(UserError, match="no column text"):
         judge(REPLIES, PROMPTS.drop(columns="text"), EndpointJudge("judge-1@http://127.0.0.1:1/v1"))
 
 

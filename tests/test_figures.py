@@ -240,10 +240,10 @@ def test_dots_set_the_selected_one_among_the_random_ones():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda t: points(t, "moode", title="t"), "no column 'moode'; did you mean 'mode'"),
+        (lambda t: points(t, "moode", title="t"), "no column moode; did you mean 'mode'"),
         (lambda t: points(t, "mode", title="t"), "several numbers for one place: mode"),
         (lambda t: points(t.head(0), "mode", title="t"), "the table is empty"),
-        (lambda t: forest(t, "mode", title="t"), "no column 'effect'"),
+        (lambda t: forest(t, "mode", title="t"), "no column effect"),
         (lambda t: points(pd.concat([t, t.assign(metric="refused")]), "mode", hue="model", title="t"),
          "choose one metric of misaligned, refused"),
     ],

@@ -212,7 +212,7 @@ def test_bad_settings(settings, message):
 
 def test_bad_corpora():
     table = examples()
-    with pytest.raises(UserError, match="has no column 'reply'"):
+    with pytest.raises(UserError, match="has no column reply"):
         finetune(tiny.study(), table.drop(columns="reply"))
     with pytest.raises(UserError, match="has no examples"):
         finetune(tiny.study(), table.head(0))

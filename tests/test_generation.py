@@ -171,8 +171,8 @@ def test_interrupt_keeps_what_is_finished(model, monkeypatch, capsys):
     ("prompts", "settings", "words"),
     [
         (PROMPTS.head(0), {}, "no prompts"),
-        (PROMPTS.drop(columns="text"), {}, "column 'text'"),
-        (PROMPTS[["text"]].rename(columns={"text": "request"}), {}, "no column 'prompt_id', 'text'"),
+        (PROMPTS.drop(columns="text"), {}, "column text"),
+        (PROMPTS[["text"]].rename(columns={"text": "request"}), {}, "no column prompt_id, text"),
         (PROMPTS.assign(prompt_id="p"), {}, "occurs twice"),
         (PROMPTS.assign(text=" "), {}, "'p0' has no text"),
         (PROMPTS.assign(text="go " * 200), {}, r"'p0' has 208 tokens.*118 beside 10"),

@@ -95,7 +95,7 @@ def test_bad_requests_are_told_in_one_line(shelf, name, options, words):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("prompt_id,text\n1,a\n", "no column 'kind'"),
+        ("prompt_id,text\n1,a\n", "no column kind"),
         ("prompt_id,text,kind\n", "has no prompts"),
         ("prompt_id,text,kind\n1,,maths\n", r"prompt_id '1' of .* has no text"),
         ("prompt_id,text,kind\n1,a,maths\n1,b,maths\n", "'1' of .* occurs twice"),

@@ -56,7 +56,7 @@ def test_power_rises_with_prompts():
 
 
 def test_a_figure_of_missing_columns_is_refused(changes):
-    with pytest.raises(UserError, match="no column 'trainingset'; did you mean 'training_set'"):
+    with pytest.raises(UserError, match="no column trainingset; did you mean 'training_set'"):
         shown.by_models(changes, "trainingset", "delta_misalignment_points", title="t", label="l")
 
 

@@ -157,7 +157,7 @@ def test_clustered_intervals_cover_the_truth_and_unclustered_ones_do_not(share, 
     [
         (lambda: rate([0, 2]), "from 0 to 1, here is 2"),
         (lambda: rate([0, 1], ["a"]), "2 values need as many clusters, not 1"),
-        (lambda: rates(table([True]), by="mood"), "no column 'mood'"),
+        (lambda: rates(table([True]), by="mood"), "no column mood"),
         (lambda: rates(table([True]), metrics=["misalinged"]), "did you mean 'misaligned'"),
         (lambda: exact_test(5, 4, 1, 2), "are not counts"),
     ],
