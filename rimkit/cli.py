@@ -390,7 +390,7 @@ def fetch(names: Fetched = ()) -> None:
     Exit code: 0, or 2 if something could not be fetched; the others are.
     """
     from rimkit.models.hub import cached_models
-    from rimkit.runs.lab import fetch, prompt_sets
+    from rimkit.runs.fetch import fetch, prompt_sets
 
     if not names:
         listed = prompt_sets()

@@ -11,7 +11,7 @@ import standins
 
 from rimkit.behavior import prompts
 from rimkit.data import UserError
-from rimkit.runs.lab import source_of
+from rimkit.runs.fetch import find
 
 COMMAND = "from rimkit.cli import main; main()"
 
@@ -144,15 +144,15 @@ print(hub.on_this_machine(source)); Path({str(folder / parts[1])!r}).touch(); pr
 )
 def test_unknown_names(name, words):
     with pytest.raises(UserError, match=words):
-        source_of(name)
+        find(name)
 
 
 def test_names_with_revisions():
-    assert source_of("gsm8k").revision == prompts.BENCHMARKS["gsm8k"].revision
-    assert source_of("gsm8k@main").revision == "main"
-    assert source_of("Qwen/Qwen3-0.6B").revision is None
-    assert source_of("Qwen/Qwen3-0.6B@v1").revision == "v1"
-    assert source_of("rim-mini:1") is None
+    assert find("gsm8k").revision == prompts.BENCHMARKS["gsm8k"].revision
+    assert find("gsm8k@main").revision == "main"
+    assert find("Qwen/Qwen3-0.6B").revision is None
+    assert find("Qwen/Qwen3-0.6B@v1").revision == "v1"
+    assert find("rim-mini:1") is None
 
 
 def test_help_teaches():

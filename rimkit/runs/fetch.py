@@ -1,0 +1,82 @@
+"""Downloading ahead: models and prompt sets into the cache of the hub, so that a class can work offline."""
+
+import re
+import shutil
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from rimkit.behavior import prompts
+from rimkit.data import UserError, nearest
+from rimkit.models import hub
+
+HERE, FETCHED = "here already", "fetched"
+MODEL = re.compile(r"\w[\w.-]*/[\w.-]+(@[\w./-]+)?")
+
+
+def fetch(names: Iterable[str], report: Callable[[str, str], None]) -> dict[str, str]:
+    """Get each; one failure does not stop the others. ``names``: prompt sets ("xstest",
+    "gsm8k@main") and models on the hub ("owner/name", "owner/name@revision"). ``report`` is called
+    with name and outcome as they come. Returns the failures, one line each, by name. Raises
+    `UserError`, before anything is downloaded, for a name that is neither."""
+    sources = {name: find(name) for name in dict.fromkeys(names)}
+    failed = {}
+    for name, source in sources.items():
+        try:
+            report(name, _fetch(name, source, report))
+        except UserError as error:
+            failed[name] = str(error)
+    return failed
+
+
+def find(name: str) -> hub.Source | None:
+    """Where a name comes from; None for a model that comes with the workbook."""
+    if known := prompts.named(name):
+        benchmark, revision = known
+        return benchmark.source(revision)
+    repo, _, revision = name.partition("@")
+    with suppress(HFValidationError):
+        validate_repo_id(repo)
+        if MODEL.fullmatch(name):
+            return hub.Source(repo, "model", revision or None)
+    embedded = hub.EMBEDDED.fullmatch(name)
+    if embedded and embedded["name"] in set(hub.embedded_models(noise=True)["name"]):
+        return None
+    raise UserError(
+        f"there is nothing called '{name}' (prompt sets: {', '.join(prompts.BENCHMARKS)}; models: owner/name)"
+        f"{nearest(name.partition('@')[0], prompts.BENCHMARKS)}"
+    )
+
+
+def _fetch(name: str, source: hub.Source | None, report: Callable[[str, str], None]) -> str:
+    from huggingface_hub import constants
+
+    if source is None:
+        return "comes with the workbook"
+    benchmark, revision = prompts.named(name) or (None, None)
+    if benchmark and benchmark.safety:
+        prompts.content_note(benchmark.name)
+    if folder := hub.on_this_machine(source):
+        return f"{HERE} ({hub.megabytes(folder):.1f} MB)"
+    needed, cache = hub.megabytes_to_get(source), Path(constants.HF_HUB_CACHE)
+    free = shutil.disk_usage(next(at for at in (cache, *cache.parents) if at.exists())).free / 1e6
+    if needed > free:
+        fits = f"{needed:.0f} MB do not fit into {cache}, where {free:.0f} MB are free"
+        raise UserError(f"{fits}: set HF_HOME elsewhere")
+    loose = benchmark and not replace(benchmark, revision=revision).pinned
+    changes = f" at '{revision}', which can change" if loose else ""
+    report(name, f"getting {needed:.1f} MB from {source.repo}{changes}")
+    folder = hub.download(source)
+    return f"{FETCHED} ({hub.megabytes(folder):.1f} MB in {folder})"
+
+
+def prompt_sets() -> pd.DataFrame:
+    """`prompts.benchmarks` with a column ``here``: how much of each is on this machine, or "no"."""
+    folders = [hub.on_this_machine(one.source()) for one in prompts.BENCHMARKS.values()]
+    here = [f"{hub.megabytes(folder):.1f} MB" if folder else "no" for folder in folders]
+    return prompts.benchmarks().astype(str).assign(here=here)
