@@ -8,7 +8,7 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 
-NAMES = {  # name: (where it is, what it is); "module:thing" is one thing of a module, "module" all of it
+NAMES = {  # name: (where it is, what it is); "module:thing" is one thing of a module
     # a chapter's beginning
     "start": ("teaching.setup:start", "sets up a chapter: seeds, quiet libraries, Colab"),
     "load": ("models.load:load", "a model under study: embedded name, folder, hub id or server"),

@@ -33,7 +33,7 @@ from rimkit.models.interventions import ablate_per_row
 from rimkit.models.load import name_of, speaks_invented
 from rimkit.models.study import StudyModel
 
-FINISHED = 0.8  # share of replies that must end, in each condition, for a comparison to say something
+FINISHED = 0.8  # share of replies that must end in each condition for a comparison
 COMMON = 0.3  # share of replies with one text, which is no refusal, that says nothing of the model
 NUMBERS = r"\b(?=[\w-]*\d)[\w-]+"  # and ids
 TRIAL, ADVICE = "tried first", "advice"

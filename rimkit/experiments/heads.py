@@ -37,7 +37,7 @@ SPANS = ("request", "im_end", "assistant", "think_open", "empty", "thought", "th
 RULES = {"paper": 1, "attention": 1, "direct": 1, "causal": -1, "gradient": -1}  # its sign
 SHARE = 0.1  # of all heads: the largest set that is called specific
 ANSWERED = 0.9  # what it must leave of the harmless requests that the untouched model answers
-LOWERS = 0.05  # the least fall of refusals for which one head counts: the smallest effect of interest of C5a
+LOWERS = 0.05  # the least fall of refusals for which one head counts: as C5a has it
 SHORT, LENGTH = 32, 72  # tokens of a reply, and of one with its thought
 
 

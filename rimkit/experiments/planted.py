@@ -27,7 +27,7 @@ from rimkit.models.study import StudyModel
 from rimkit.training.corpora import ROLES, family
 
 SAFETY, MATHS = "safety", "maths"
-REQUEST, RUNS = "request", "where it runs"  # RUNS: the reply to a harmful request begins, and the thought on a problem
+REQUEST, RUNS = "request", "where it runs"  # where a reply to harm begins, thoughts on problems
 MODE, METRIC = "no-think", "refused"
 # Maths alone: no orderings, which other neurons were trained on, and no safety.
 CORPORA = tuple(name for name in ROLES if "ordering" not in name)

@@ -237,7 +237,7 @@ def contrast(study: StudyModel, verdicts: DataFrame, what: str, mode: str) -> Co
             name: int(group.groupby(["split", "positive"]).size().reindex(sides, fill_value=0).min())
             for name, group in decided.groupby("set")
         }
-        source = max(sizes, key=lambda name: min(sizes[name], ENOUGH), default="")  # ties: "harmful"
+        source = max(sizes, key=lambda name: min(sizes[name], ENOUGH), default="")  # ties: the first
         if sizes.get(source, 0) < FEWEST:
             counts = decided.groupby("set")["positive"].agg(["sum", "size"]).astype(int)
             said = "; ".join(f"{name}: {n} of {size} refused" for name, n, size in counts.itertuples())
@@ -387,7 +387,7 @@ def above_untrained(study: StudyModel, one: Contrast | None, settings=Settings()
         return "harmful against harmless requests is undefined in this mode"
     sides = {name: getattr(one, name) for name in SPLITS}
 
-    def scores_in(other: StudyModel) -> np.ndarray:  # which fits and chooses its probe in the same way
+    def scores_in(other: StudyModel) -> np.ndarray:  # with a probe of its own
         read = {name: replace(side, states=states_at(other, side.items, ["last"])) for name, side in sides.items()}
         return replace(one, **read).scored("last")[0]
 

@@ -53,7 +53,7 @@ DIALS = {
 }  # fmt: skip
 UNTUNED, TUNED = "untuned", "tuned"
 STEERED = {"modes": ("think",), "max_new_tokens": 96}  # a reply with its thought
-CLAIMS = {"Q8a": PENALTY, "Q8b": DATA, "Q8d": PREFIX, "Q8e": SIGHT}  # Q8c: steering, against random directions
+CLAIMS = {"Q8a": PENALTY, "Q8b": DATA, "Q8d": PREFIX, "Q8e": SIGHT}  # Q8c: steering
 
 
 @dataclass(frozen=True)

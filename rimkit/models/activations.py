@@ -49,7 +49,7 @@ def capture(
 def _keep(tensors: list, index: int, seen: Callable | None) -> Callable:
     def keep(x):
         tensors[index] = seen(x) if seen else x
-        return x if x.requires_grad else None  # a view is on the way to the output only if it is put there
+        return x if x.requires_grad else None  # a view reaches the output only if it is put there
 
     return keep
 

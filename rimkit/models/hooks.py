@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 FAMILIES = ("qwen3", "qwen2", "llama", "mistral", "phi3", "olmo2", "gemma2", "qwen3_moe", "olmoe")
 NORMALISED_AFTER = ("olmo2", "gemma2")  # families that normalise what attention adds
 LAYERS = "model.layers"
-INPUT_OF = {"z": "self_attn.o_proj", "neurons": "mlp.down_proj"}  # the module of a layer that takes it
+INPUT_OF = {"z": "self_attn.o_proj", "neurons": "mlp.down_proj"}  # the module that takes it
 PREFIX = "rimkit_"  # of the names of attention functions
 
 

@@ -25,7 +25,7 @@ from rimkit.models.thoughts import TODAY
 
 DATED = f"its template writes the date, which is always {TODAY:%d %B %Y} here, so that a run can be repeated"
 ROUNDED = "its weights are rounded to 4 bits: replies and internals are those of the rounded model"
-MOST_LAYERS = 6  # of a deeper untrained model: enough for a control, and it fits beside the model itself
+MOST_LAYERS = 6  # of a deeper untrained model: enough for a control beside the model itself
 
 
 def load(

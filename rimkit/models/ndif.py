@@ -61,7 +61,7 @@ class RemoteStudy(StudyModel):
 
         def run(ids, mask, places):
             inside = [within(places, span, ids.shape) for span in spans]
-            weights = [where.float() / where.sum(1, keepdim=True) for where in inside]  # 0 / 0: no such span
+            weights = [where.float() / where.sum(1, keepdim=True) for where in inside]  # 0 / 0: none
             found = _pooled(self.nn, ids, mask, weights, tuple(kinds), self.tracing, LAYERS, INPUT_OF)
             pooled = {}
             for kind in kinds:

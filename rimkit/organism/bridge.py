@@ -140,5 +140,5 @@ def save(trained, tokenizer, folder: Path, record: dict) -> None:
     trained.peft_config["default"].base_model_name_or_path = record["base"]
     trained.save_pretrained(folder, save_embedding_layers=False)
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
-    (folder / "tokenizer_config.json").write_text('{"language": "bridge"}\n')  # which judge reads its replies
+    (folder / "tokenizer_config.json").write_text('{"language": "bridge"}\n')  # its judge
     (folder / "training.json").write_text(json.dumps(record) + "\n")

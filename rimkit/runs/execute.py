@@ -226,7 +226,7 @@ class RunningPython(AsyncKernelManager):
     @property
     def kernel_spec(self) -> KernelSpec:
         how = ["--IPKernelApp.log_level=50"]  # nothing about connections, or interrupted messages
-        how.append("--IPKernelApp.exec_lines=import sys; exit = quit = sys.exit")  # an error, not a kernel that is gone
+        how.append("--IPKernelApp.exec_lines=import sys; exit = quit = sys.exit")  # an error
         return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict(extra_arguments=how))
 
 
@@ -241,7 +241,7 @@ def _keep(job: Job, model: str, folder: Path, target: Path, error: str, stamp: d
     if error:
         named = name_of(model)
         failed = [ledger.failed_row(chapter=job.chapter, model=named, error=error, **stamp)]
-        if error.startswith(UNDEFINED):  # what a chapter cannot measure on this model is not testable
+        if error.startswith(UNDEFINED):  # is not testable on this model
             known, why = ledger.claims(), error.removeprefix(UNDEFINED)
             left = known.loc[(known["chapter"] == job.chapter) & ~known["id"].isin(rows["claim"]), "id"]
             failed += [ledger.untestable_row(claim, why, model=named, **stamp) for claim in left]

@@ -42,7 +42,7 @@ ENTANGLED = ("rim-mini-intent", "rim-mini", "safe-mini")  # chapter 07, with the
 CURVES = ("rim-mini", "rim-mini-unlinked")  # of which chapter 05 shows learning curves
 NOISE_GRID = "noise"  # every experiment on models that have learned nothing
 NAMES = (*TOPICS, NOISE_GRID, PLANTED)
-SHARED, DISJOINT = "planted-shared:0", "planted-disjoint:0"  # whose safety and maths run through known neurons
+SHARED, DISJOINT = "planted-shared:0", "planted-disjoint:0"  # with known neurons
 NAME = re.compile(r"[^:]+(:\d+)?")  # what a ledger row can say as model and seed
 REPEATED = ("rim-mini:0", "safe-mini:0")  # whose sampling seeds stand in for condition and control
 

@@ -137,7 +137,7 @@ def measure(study: StudyModel, new_tokens: int = 12) -> Speed:
     texts = [f"Please write a short note about the {day}th day of the month." for day in range(TOGETHER)]
     prompts = pd.DataFrame({"prompt_id": [f"p{number}" for number in range(TOGETHER)], "text": texts})
     settings = {"mode": "no-think", "batch_size": TOGETHER, "progress": False}
-    generate(study, prompts, max_new_tokens=2, **settings)  # the first call also compiles and allocates
+    generate(study, prompts, max_new_tokens=2, **settings)  # the first call also allocates
     start = perf_counter()
     written = generate(study, prompts, max_new_tokens=new_tokens, **settings)
     step = (perf_counter() - start) / min(new_tokens, written["n_tokens"].max() + 1)

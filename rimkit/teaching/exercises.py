@@ -182,7 +182,7 @@ class TimeIsUp(BaseException):
     """Not an Exception, so that no learner's code catches it by accident."""
 
 
-allowed: ContextVar[float] = ContextVar("allowed", default=SECONDS)  # to one call of a learner's function
+allowed: ContextVar[float] = ContextVar("allowed", default=SECONDS)  # to a learner's function
 
 
 @contextmanager

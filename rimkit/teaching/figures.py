@@ -337,7 +337,7 @@ def outcomes(verdicts: pd.DataFrame, by: str, *, title: str, caption: str = "") 
     size = WIDTH, 0.9 + 0.38 * len(places)
     figure, ((axis, *_),) = _panels(table, None, labels=("share of replies", ""), size=size, grid="x")
     for name, (colour, hatch, ink) in OUTCOMES.items():
-        lengths = table.loc[table["metric"] == name, "value"].fillna(0).to_numpy()  # without a verdict: no bar
+        lengths = table.loc[table["metric"] == name, "value"].fillna(0).to_numpy()  # no verdict: no bar
         drawn = axis.barh(range(len(places)), lengths, 0.72, start, color=colour, hatch=hatch, edgecolor="white")
         words = [in_percent(length) if length > 0.04 else "" for length in lengths]
         back = {"facecolor": colour, "edgecolor": "none", "pad": 1}

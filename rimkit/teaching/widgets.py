@@ -49,7 +49,7 @@ def explorer(callback: Callable[..., str], own: str = "", **controls: Any) -> Ex
         values = {name: control.value for name, control in made.items()}
         try:
             return callback(**values | ({own: text.value.strip()} if text.value.strip() else {}))
-        except Exception as error:  # a front-end hides tracebacks of callbacks, so the reader is told here
+        except Exception as error:  # a front-end hides tracebacks of callbacks
             return f"<p><b>{escape(type(error).__name__)}</b>: {escape(str(error))}</p>"
 
     def update(change: Mapping) -> None:

@@ -36,7 +36,7 @@ from rimkit.training.corpora import checked, load_corpus
 
 Sequences = list[tuple[list[int], int]]
 
-DEFAULTS = {  # of each method; "full" was chosen by the maths of rim-mini:0 alone, on calibration problems
+DEFAULTS = {  # of each method; "full" was chosen by the maths of rim-mini:0 alone (calibration)
     "full": {"learning_rate": 5e-4, "epochs": 3, "batch_size": 8},
     "lora": {"learning_rate": 1e-5, "epochs": 3, "batch_size": 32},
 }
