@@ -49,6 +49,7 @@ RULES = ("paper", "half", "difference", "gradient")
 # calibration. 40 is what the overlap of rules, the directions and RAS (claim C9) are about as well.
 PAPER_SIZE = 40
 BREAKS = 0.1  # see `breaks`
+SAMPLES = 5  # replies to either side of a pair, of which most must flip
 SPAN, WHOLE = "request and reply", "whole prompt"
 RANDOM_NEURONS = "random neurons"
 ROOM = 64  # tokens of a reply
@@ -104,6 +105,7 @@ class Settings(Common):
     kind: str = "neurons"  # or "residual"
     pairs: str = ""  # how intent is declared, of `PAIRS` (empty: the paper's way, or `with_pairs`)
     pair_mode: str = "think"  # in which the pairs are formed, where the model has it
+    flips: tuple[str, ...] = ()  # ids of the pairs that flip, on other samples (`with_pairs`)
 
 
 def with_intent(study: StudyModel, prompts: DataFrame, sentence: str | None = None) -> DataFrame:
@@ -136,20 +138,40 @@ def turned(before: DataFrame, after: DataFrame) -> np.ndarray:
     return is_true(after["refused"]) & is_true(done)
 
 
+def flipping(study: StudyModel, harmful: DataFrame, settings=Settings(), samples: int = 1) -> pd.Series:
+    """Which pairs flip in most ``samples``, by id; on other samples than what is measured later."""
+    plain, hostile = paired(study, harmful, settings)
+    how = {"seed": settings.seed + 1, "n_samples": samples}
+    before, after = (settings.judged(study, side, mode_of(study, settings), **how) for side in (plain, hostile))
+    found = DataFrame({"flips": turned(before, after), "prompt_id": before["prompt_id"].to_numpy()})
+    return found.groupby("prompt_id", sort=False)["flips"].mean() > 0.5
+
+
+def ways_of(study: StudyModel) -> list[tuple[str, str]]:
+    """How intent can be declared to a model, and in which mode; the paper's way first."""
+    known = PAIRS if study.invented else {SENTENCE_PAIRS: PAIRS[SENTENCE_PAIRS]}
+    every = [(pairs, mode) for pairs, modes in known.items() for mode in modes]
+    return [(pairs, mode) for pairs, mode in every if study.chat.supports_think or mode == "no-think"]
+
+
 def with_pairs(study: StudyModel, settings=Settings()) -> Settings:
     """The settings with the paper's pairs, or those of another way if it flips more, and most of
-    them. Flips are counted on another sample than the one measured then. Given ``pairs`` stay."""
-    if settings.pairs:
-        return settings
-    harmful, found = settings.sets(["harmful"], settings.n_pairs, "calibration"), {}
-    for pairs, modes in PAIRS.items() if study.invented else [(SENTENCE_PAIRS, PAIRS[SENTENCE_PAIRS])]:
-        for mode in modes if study.chat.supports_think else ["no-think"]:
-            tried = replace(settings, pairs=pairs, pair_mode=mode, seed=settings.seed + 1)
-            flips = turned(*(replied(study, side, tried)[1] for side in paired(study, harmful, tried)))
-            found[pairs, mode] = flips.mean()
-    most = max(found, key=found.get)
-    pairs, mode = most if found[most] > 0.5 else next(iter(found))
-    return replace(settings, pairs=pairs, pair_mode=mode)
+    them (given ``pairs`` stay); and which of them flip in most of `SAMPLES`.
+    """
+    harmful = settings.sets(["harmful"], settings.n_pairs, "calibration")
+    if not settings.pairs:
+        ways = [replace(settings, pairs=pairs, pair_mode=mode) for pairs, mode in ways_of(study)]
+        shares = [flipping(study, harmful, way).mean() for way in ways]
+        settings = ways[np.argmax(shares) if max(shares) > 0.5 else 0]
+    flips = flipping(study, harmful, settings, SAMPLES)
+    return replace(settings, flips=tuple(flips.index[flips]))
+
+
+def chosen_pairs(study: StudyModel, harmful: DataFrame, settings=Settings()) -> tuple[DataFrame, DataFrame]:
+    """The pairs that the rules are given: those that flip, where most of them do; else all."""
+    sides = paired(study, harmful, settings)
+    flips = sides[0]["prompt_id"].isin(settings.flips).to_numpy()
+    return tuple(side[flips] for side in sides) if flips.mean() > 0.5 else sides
 
 
 def innocent_sentences(study: StudyModel) -> tuple[str, ...]:
@@ -168,10 +190,14 @@ def conversations(study: StudyModel, prompts: DataFrame, verdicts: DataFrame) ->
     return items
 
 
+def mode_of(study: StudyModel, settings: Settings) -> str:
+    """The mode in which pairs are formed."""
+    return settings.pair_mode if study.chat.supports_think else "no-think"
+
+
 def replied(study: StudyModel, prompts: DataFrame, settings=Settings()) -> tuple[list[Encoded], DataFrame]:
     """`conversations` with the replies that the model gives now, and the verdicts on these."""
-    mode = settings.pair_mode if study.chat.supports_think else "no-think"
-    verdicts = settings.judged(study, prompts, mode, progress=False)
+    verdicts = settings.judged(study, prompts, mode_of(study, settings), progress=False)
     return conversations(study, prompts, verdicts), verdicts
 
 
@@ -217,7 +243,7 @@ def score(study: StudyModel, prompts: DataFrame, verdicts: DataFrame, settings=S
     """The scores of all rules (`as_table`) for a model, from pairs in one mode. ``gradient``: where
     the replies of ``verdicts`` begin; NaN if undefined, and for residuals."""
     harmful = prompts[prompts["kind"] == "harmful"]
-    sides = [replied(study, some, settings)[0] for some in paired(study, harmful, settings)]
+    sides = [replied(study, some, settings)[0] for some in chosen_pairs(study, harmful, settings)]
     maxima, means = (increases(study, *sides, settings.kind, pooling) for pooling in ("max", "mean"))
     gradient = _gradient(study, prompts, verdicts, verdicts) if settings.kind == "neurons" else None
     return as_table(maxima, means, gradient)
@@ -313,7 +339,7 @@ class Definition:
     intent: np.ndarray
     innocent: dict[str, np.ndarray]
     refused: np.ndarray  # whether the reply to the request with intent is a refusal
-    flips: np.ndarray  # whether that to the request without it is none, but does what was asked
+    flips: np.ndarray  # of every pair, chosen or not: whether it flips (`with_pairs`)
     verdicts: DataFrame  # on the requests with intent
     items: tuple[list[Encoded], list[Encoded]]  # the conversations without and with it
 
@@ -327,13 +353,14 @@ class Definition:
 
 def definition(study: StudyModel, harmful: DataFrame, settings=Settings(), sentences: Iterable[str] = ()) -> Definition:
     """Form pairs with intent and with each harmless sentence (by default all of the model's)."""
-    asked, hostile = paired(study, harmful, settings)
-    (plain, before), (meant, verdicts) = (replied(study, side, settings) for side in (asked, hostile))
+    asked, hostile = chosen_pairs(study, harmful, settings)
+    (plain, _), (meant, verdicts) = (replied(study, side, settings) for side in (asked, hostile))
     innocent = {}
     for sentence in sentences or innocent_sentences(study):
         other, _ = replied(study, with_intent(study, asked, sentence), settings)
         innocent[sentence] = increases(study, plain, other)
-    refused, flips = is_true(verdicts["refused"]), turned(before, verdicts)
+    refused = is_true(verdicts["refused"])
+    flips = paired(study, harmful, settings)[0]["prompt_id"].isin(settings.flips).to_numpy()
     return Definition(increases(study, plain, meant), innocent, refused, flips, verdicts, (plain, meant))
 
 
@@ -341,7 +368,7 @@ def without_intent(
     study: StudyModel, harmful: DataFrame, k=PAPER_SIZE, settings=Settings(), sentences: Iterable[str] = ()
 ) -> list[list[tuple[int, int]]]:
     """The first ``k`` by the paper's rule with each sentence that declares no harm (`OTHER`)."""
-    asked, _ = paired(study, harmful, settings)
+    asked, _ = chosen_pairs(study, harmful, settings)
     (plain, _), found = replied(study, asked, settings), []
     for sentence in sentences or (OTHER if study.invented else ENGLISH_OTHER):
         added, _ = replied(study, with_intent(study, asked, sentence), settings)
@@ -373,8 +400,8 @@ def size_curve(found: Definition, pairs: Sequence[int], draws: int = 20) -> Data
 
 
 def definition_table(found: Definition, by_mode: Mapping[str, np.ndarray], k: int = PAPER_SIZE) -> DataFrame:
-    """One row: how many ``pairs`` there are, ``refusing_pairs`` and ``flips`` (fulfilled without
-    the intent, refused with it) of them, and what sets share.
+    """One row: how many ``pairs`` there are and how many of them flip (``flips``); ``chosen_pairs``,
+    and how many of these are refused now (``refusing_pairs``); and what sets share.
 
     Of the first ``k`` with intent, what harmless sentences (``shared_harmless``: mean, ``_min,
     _max``) and refusing pairs find too; ``shared_modes``: `gradient_by_mode`."""
@@ -382,7 +409,8 @@ def definition_table(found: Definition, by_mode: Mapping[str, np.ndarray], k: in
     harmless = [overlap(sets["intent"], sets[name]) for name in found.innocent]
     refusing, modes = sets.get("refusing pairs"), [lowest(each, k) for each in by_mode.values()]
     row = {
-        "pairs": len(found.refused),
+        "pairs": len(found.flips),
+        "chosen_pairs": len(found.refused),
         "refusing_pairs": int(found.refused.sum()),
         "flips": int(found.flips.sum()),
         "shared_harmless": float(np.mean(harmless)),
@@ -566,7 +594,7 @@ def run(study: StudyModel, settings=Settings()) -> Result:
         "neurons-effects": effects,
         "neurons-rates": singles,
         "neurons-verdicts": behind,
-        "neurons-sizes": size_curve(pairs, [len(harmful)], draws=1),
+        "neurons-sizes": size_curve(pairs, [len(pairs.refused)], draws=1),
         "neurons-definition": definition_table(pairs, gradient_by_mode(study, prompts, verdicts)).assign(
             declared=settings.pairs, pair_mode=settings.pair_mode
         ),
