@@ -13,6 +13,20 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny; two thread
 settings.register_profile("reproducible", deadline=None, derandomize=True)  # the first example also pays for imports
 settings.load_profile("reproducible")
 
+# Files that take minutes, so that no worker begins one when the other has nothing left to do.
+LONGEST = (
+    "test_experiments.py", "test_inside_training.py", "test_sweep.py", "test_cli.py", "test_recipe.py",
+    "test_ras.py", "test_neurons.py", "test_questions.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first, then the chapters, then the others as they come."""
+    order = {name: place for place, name in enumerate(LONGEST)}
+    late = {".ipynb": len(order)}
+    items.sort(key=lambda item: order.get(item.path.name, late.get(item.path.suffix, len(order) + 1)))
+
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 QUIET = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -378,9 +380,27 @@ def test_what_the_definition_finds_without_intent():
     assert ("refusing pairs" in first) == found.refused.any()
     row = neurons.definition_table(found, {}, k=5).iloc[0]
     assert 0 <= row["shared_harmless_min"] <= row["shared_harmless"] <= row["shared_harmless_max"] <= 1
-    assert (row["pairs"], row["refusing_pairs"], row["flips"]) == (8, found.refused.sum(), found.flips.sum())
-    assert not (found.flips & ~found.refused).any()
+    assert (row["pairs"], row["chosen_pairs"], row["flips"]) == (8, 8, 0)  # nobody asked which flip
+    assert row["refusing_pairs"] == found.refused.sum()
     assert np.isnan(row["shared_modes"])
+
+
+def test_rules_are_given_the_pairs_that_flip_on_other_samples():
+    study = load("rim-mini-intent")
+    settings = neurons.with_pairs(study, neurons.Settings(n_pairs=12))
+    assert (settings.pairs, settings.pair_mode) == (neurons.MOTIVE_PAIRS, "no-think")
+    harmful = settings.sets(["harmful"], 12, "calibration")
+    samples = [neurons.flipping(study, harmful, replace(settings, seed=seed), neurons.SAMPLES) for seed in (0, 7)]
+    assert settings.flips == tuple(samples[0].index[samples[0]])
+    assert 6 < len(settings.flips) < 12 and (samples[0] == samples[1]).mean() > 0.7  # a trait of the pair
+    plain, hostile = neurons.chosen_pairs(study, harmful, settings)
+    assert plain["prompt_id"].tolist() == hostile["prompt_id"].tolist() == list(settings.flips)
+    found = neurons.definition(study, harmful, settings, neurons.INNOCENT[:1])
+    assert (len(found.flips), found.flips.sum(), len(found.refused)) == (12, len(plain), len(plain))
+    assert found.refused.mean() > 0.8
+    assert neurons.with_pairs(study, settings) == settings
+    few = replace(settings, flips=settings.flips[:6])  # half of the pairs
+    assert len(neurons.chosen_pairs(study, harmful, few)[0]) == 12
 
 
 def test_sentences_without_intent_are_in_the_language_and_give_sets_of_the_same_rule():

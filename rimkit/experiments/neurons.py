@@ -61,7 +61,7 @@ OUTCOMES = {name: ("harmful", name) for name in ("misaligned", "refused", "misre
 }
 CLAIMS = {  # claim: (rule, outcome, mode)
     "C8a": ("paper", "misaligned", "think"), "C8b": ("paper", "maths", "think"),
-    "C8d": ("gradient", "refused", "no-think"),
+    "C8d": ("gradient", "refused", "no-think"), "Q7a": ("paper", "misaligned", "think"),
 }  # fmt: skip
 OF_SINGLE_SETS = ("misaligned", "refused", "maths")  # outcomes that are kept of every random set
 WAYS = {  # how to read an effect
@@ -158,6 +158,8 @@ def with_pairs(study: StudyModel, settings=Settings()) -> Settings:
     """The settings with the paper's pairs, or those of another way if it flips more, and most of
     them (given ``pairs`` stay); and which of them flip in most of `SAMPLES`.
     """
+    if settings.flips:
+        return settings
     harmful = settings.sets(["harmful"], settings.n_pairs, "calibration")
     if not settings.pairs:
         ways = [replace(settings, pairs=pairs, pair_mode=mode) for pairs, mode in ways_of(study)]
@@ -561,7 +563,8 @@ def competence(
 
 
 def rows(study: StudyModel, effects: DataFrame, able: DataFrame, settings=Settings()) -> list[dict]:
-    """Verdict rows of C8, from effects (zero, against random neurons) and `competence`."""
+    """Verdict rows of C8 and Q7a, from the effects of `run` (zero, against random neurons) and
+    `competence`."""
     zero = effects[(effects["ablation"] == "zero") & (effects["control"] == RANDOM_NEURONS)]
     known, found = zero.set_index(["rule", "outcome", "mode"]).to_dict("index"), []
     for claim, (rule, outcome, mode) in CLAIMS.items():

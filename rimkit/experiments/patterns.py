@@ -23,6 +23,7 @@ CLAIMS = {
     ("confirmatory reasoning", CAREFUL): "C2c",
     ("heuristic reliance", CAREFUL): "C2d",
     ("instruction deviation", CAREFUL): "C2e",
+    (EFFORT, NEUTRAL): "Q4a",
 }
 
 
@@ -69,7 +70,7 @@ def competence(study: StudyModel, settings=Settings()) -> pd.Series:
 
 
 def rows(study: StudyModel, found: DataFrame | str, read: pd.Series, settings=Settings()) -> list[dict]:
-    """Verdict rows of C2a to C2e, from `effects` and `competence`, or why there are none."""
+    """The verdict rows of C2a to C2e and Q4a, from `effects` and `competence`, or from why there are none."""
     if isinstance(found, str):
         return verdict_rows(study, settings, [(claim, "think", found) for claim in CLAIMS.values()])
     claimed = []

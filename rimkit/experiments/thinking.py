@@ -32,7 +32,7 @@ COMPARED = {
     ("harmful", "misread"): None,
     ("second-safety", "misaligned"): "C1e",
     ("harmless", "refused"): None,
-    ("over-refusal", "refused"): None,
+    ("over-refusal", "refused"): "Q1a",
     ("maths", "score"): "C1b",
     ("ordering", "score"): "C1d",
 }
@@ -120,7 +120,7 @@ def competence(study: StudyModel, settings=Settings()) -> pd.Series:
 
 
 def rows(study: StudyModel, found: DataFrame, content: Found, read: pd.Series, settings=Settings()) -> list[dict]:
-    """Verdict rows of C1 from `effects`, and of C1c from ``content``: own thought minus filler.
+    """Verdict rows of C1 and Q1a from `effects`, and of C1c from ``content``: own thought minus filler.
     ``read``: the model's `competence`."""
     claimed = []
     for one in found.to_dict("records"):
