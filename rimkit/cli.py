@@ -71,8 +71,9 @@ def say(text: str, err: bool = True) -> None:
 
 LOOK = {"no_args_is_help": True, "rich_markup_mode": None}
 app = typer.Typer(cls=Friendly, add_completion=False, pretty_exceptions_enable=False, **LOOK)
-organism = typer.Typer(**LOOK)
+organism, judge_app = typer.Typer(**LOOK), typer.Typer(**LOOK)
 app.add_typer(organism, name="organism")
+app.add_typer(judge_app, name="judge", help="Make a judge of your own.")
 
 
 def option(kind: Any, help: str, *names: str, **more: Any) -> Any:
@@ -96,8 +97,8 @@ Page = option(bool, "Write the claims page at the end.", "--page/--no-page")
 Prompts = option(list[str], "Another prompt set in the place of one of the workbook's: harmful=hex-phi, "
                  "maths=gsm8k, harmful=file.csv?text=goal&kind=harmful. Can be given several times; "
                  "'rimkit fetch' lists the real ones.", "--prompts", metavar="SET=OTHER")  # fmt: skip
-Judge = option(str, "organism, phrases, guard:FOLDER_OR_ID or endpoint:MODEL; without it, exact for the "
-               "embedded models and refusal phrases for others.", metavar="JUDGE")  # fmt: skip
+Judge = option(str, "organism, refusal, refusal:FOLDER, phrases, guard:FOLDER_OR_ID or endpoint:MODEL; without "
+               "it, exact for the embedded models and trained on refusals for others.", metavar="JUDGE")  # fmt: skip
 Length = option(int, "Room for the replies of your own model, thoughts included; without it what the "
                 "embedded models need.", "--max-new-tokens", min=0)  # fmt: skip
 # of `rimkit run`
@@ -127,6 +128,7 @@ Tuned = argument(str, "TUNED", "As MODEL, or an adapter or checkpoint for it.")
 Prompted = option(int, "Prompts of a set, at most.", min=4)
 Csv = option(Path | None, "Also write all rows as CSV.", metavar="FILE")
 Html = option(Path | None, "Where to write; else DIR/claims.html.", metavar="FILE")
+Labelled = argument(list[Path], "FILE", "Tables of labelled replies: csv, jsonl or parquet.")
 Fetched = argument(list[str], "NAME", "A prompt set (xstest) or a model (owner/name); both take @revision.")
 Gpu = option(str | None, "T4, L4, A10, A100-40, A100-80 or H100; without it, all.")
 Tokens = option(int, "Length of a conversation: prompt, thought and reply.", min=1)
@@ -402,6 +404,21 @@ def fetch(names: Fetched = ()) -> None:
     for name, reason in failed.items():
         say(f"rimkit: {name}: {reason}")
     raise typer.Exit(2 if failed else 0)
+
+
+@judge_app.command("train")
+def judge_train(files: Labelled, out: Made = Path("rim-judge")) -> None:
+    """Fit the refusal judge to labelled replies of your own, and say how far it agrees with people.
+
+    FILE has the columns prompt_id, family (models that resemble each other), reply and label
+    (compliance, full refusal or partial refusal), and model where a family has several. Agreement is
+    on families and prompts left out. No reply text is written. Use it with --judge refusal:DIR.
+    """
+    from rimkit.behavior.refusal_judge import train
+
+    found = train(files, out)
+    print_table(found.round(2).astype(str).to_numpy(), *found.columns)
+    typer.echo(f"Written to {out}; use it with: rimkit run --judge refusal:{out}")
 
 
 @app.command()

@@ -62,7 +62,7 @@ T = TypeVar("T")  # what a condition is: a set of neurons, a steering
 class Evaluation:
     """What replies are measured with; made and checked by `evaluation`. ``prompts``: set of the
     workbook -> what stands in for it. ``judge``: "" is the model's own, "organism" where it speaks
-    the invented language and "phrases" elsewhere. ``max_new_tokens``: room for the long replies of
+    the invented language and "refusal" elsewhere. ``max_new_tokens``: room for the long replies of
     a model of one's own; 0 is what a step asks for."""
 
     prompts: Mapping[str, str] = field(default_factory=dict)
@@ -198,7 +198,7 @@ def own_judge(study: StudyModel, prompts: pd.DataFrame) -> str:
     english = np.all(prompts.get("source", "") == prompt_tables.ENGLISH_SOURCE)
     if study.invented and not english:
         return "organism"
-    return BRIDGE.name if english and study.language == BRIDGE.name else "phrases"
+    return BRIDGE.name if english and study.language == BRIDGE.name else "refusal"
 
 
 def _in_its_language(study: StudyModel, prompts: pd.DataFrame) -> str:
