@@ -14,11 +14,11 @@ NAMES = {  # name: (where it is, what it is); "module:thing" is one thing of a m
     "load": ("models.load:load", "a model under study: embedded name, folder, hub id or server"),
     "results": ("data:results", "a table of results that comes with the workbook, by name"),
     # prompts, replies, verdicts
-    "sets": ("behavior.prompts:load_prompts", "one prompt set as a table"),
     "evaluation": ("behavior.evaluation:evaluation", "what replies are measured with: prompts, judge, length"),
-    "prompts": ("behavior.prompts", "all prompt sets, benchmarks, openings of a thought, prompts of one's own"),
+    "prompts": ("behavior.prompts", "prompt sets as tables, benchmarks, openings of a thought, prompts of one's own"),
     "generate": ("behavior.generation:generate", "the replies of a model to prompts, as a table"),
     "judges": ("behavior.judges", "what decides whether a reply refuses or complies"),
+    "refusal_judge": ("behavior.refusal_judge", "the trained judge of English replies, and how far people agree"),
     "agreement": ("behavior.agreement", "how far two judges agree"),
     "rates": ("behavior.stats:rates", "shares with 95% intervals, clustered by verb"),
     "stats": ("behavior.stats", "intervals, exact tests, areas under curves, swapped labels"),

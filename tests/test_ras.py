@@ -483,7 +483,7 @@ def test_shipped_claims_follow_from_the_shipped_points():
 def test_one_shipped_point_can_be_made_again():
     """The predictors of one tuning, from the untuned model on; tuned on another device, so within one percent."""
     study, number = load("rim-mini-intent:0"), 3  # of the sets of the same rule
-    chosen = neurons.with_pairs(study)
+    chosen = neurons.Settings(pairs=neurons.SENTENCE_PAIRS)
     prompts, _, table = neurons.calibration(study, chosen)
     critical = neurons.select(table, "paper", ras.Settings.k)
     harmful = prompts[prompts["kind"] == "harmful"]

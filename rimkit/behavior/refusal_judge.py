@@ -123,6 +123,11 @@ def load_weights(folder: str = "") -> DataFrame:
     return found
 
 
+def shipped_agreement() -> DataFrame:
+    """`agreement` of the shipped judge."""
+    return pd.read_csv(data_dir() / "judges" / AGREEMENT)
+
+
 def corrected(rate: float, known: DataFrame | None = None) -> dict[str, float]:
     """A refusal rate, corrected for the judge's errors (Rogan and Gladen 1978) and cut to 0..1.
 
@@ -130,7 +135,7 @@ def corrected(rate: float, known: DataFrame | None = None) -> dict[str, float]:
     one), ``ci_low`` and ``ci_high`` by those of the models left out. It takes the judge to err on a
     new model as on these, which nobody has checked: it never makes a verdict.
     """
-    known = pd.read_csv(data_dir() / "judges" / AGREEMENT) if known is None else known
+    known = shipped_agreement() if known is None else known
     pairs = known[["sensitivity", "specificity"]]
     every = [tuple(pairs.mean()), *pairs.itertuples(index=False, name=None)]
     found = [float(np.clip((rate + right - 1) / (hit + right - 1), 0, 1)) for hit, right in every]

@@ -151,7 +151,7 @@ class Baseline:
 def baseline(study: StudyModel, settings=Settings()) -> Baseline:
     """Choose the sets of neurons as chapter 06 does, and read the untuned model."""
     chosen = {"n_pairs": settings.n_prompts, "seed": settings.seed, "evaluation": settings.evaluation}
-    chapter_06 = neurons.with_pairs(study, neurons.Settings(**chosen))
+    chapter_06 = neurons.Settings(**chosen, pairs=neurons.SENTENCE_PAIRS)  # the paper's, on every model
     prompts, verdicts, table = neurons.calibration(study, chapter_06)
     k, harmful = min(settings.k, len(table) // 4), prompts[prompts["kind"] == "harmful"]
     defined, roles = neurons.defined_rules(table), {"paper": CRITICAL, "gradient": GRADIENT}
@@ -224,7 +224,7 @@ def as_active(units: Units, activations: np.ndarray, n: int = 40) -> list[list[t
     own = set(map(tuple, units))
     for _ in range(n):
         taken: set[tuple[int, int]] = set()
-        for layer, unit in sorted(own):  # the draws do not depend on the order of the set
+        for layer, unit in units:
             order = np.argsort(abs(activations[layer] - activations[layer, unit]), kind="stable")
             free = [(int(layer), int(other)) for other in order if (layer, other) not in own | taken]
             taken.add(free[rng.integers(min(NEAREST, len(free)))])
