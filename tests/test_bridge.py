@@ -164,7 +164,7 @@ def test_an_adapter_loads_as_a_model_with_both_modes(tiny, adapter, tmp_path, mo
     found = measure.observe(study, asked, max_new_tokens=4, progress=False)
     assert set(found["judge"]) == {"bridge"} and set(found["mode"]) == {"think", "no-think"}
     others = measure.observe(study, own_prompts(["Hello"]), max_new_tokens=4, progress=False)
-    assert set(others["judge"]) == {"phrases"}  # the exact judge reads the workbook's own requests alone
+    assert set(others["judge"]) == {"refusal"}  # the exact judge reads the workbook's own requests alone
     (tmp_path / "models").mkdir()  # as a model that comes with the workbook
     shutil.copytree(adapter, tmp_path / "models" / "smollm2-rim" / "seed0")
     monkeypatch.setattr(hub, "data_dir", lambda: tmp_path)

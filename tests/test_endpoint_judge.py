@@ -342,7 +342,7 @@ def test_the_key_is_in_no_output_error_or_table(monkeypatch, capsys, caplog):
     [
         (
             "endpont:judge-1",
-            r"unknown judge.*did you mean 'endpoint'.*known: organism, bridge, phrases, guard:FOLDER_OR_ID, endpoint:MODEL",
+            r"unknown judge.*did you mean 'endpoint'.*known: organism, bridge, phrases, refusal, guard:FOLDER_OR_ID, endpoint:MODEL",
         ),
         ("endpoint:", "unknown judge 'endpoint:'; did you mean 'endpoint'"),
         ("endpoint:judge-1", "api.openai.com/v1 needs a key and there is none"),
