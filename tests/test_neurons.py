@@ -448,7 +448,7 @@ def test_claims_are_about_the_papers_rule_in_think_mode_by_zero():
     others = [one | {key: "another"} for key in keys]
     able = pd.DataFrame({"read": [1.0], "reached": [1.0]}, index=["paper"])
     rows = neurons.rows(load("rim-mini"), pd.DataFrame([*others, one, one | {"outcome": "maths"}]), able)
-    assert [(row["claim"], row["effect"]) for row in rows] == [("C8a", 0.1), ("C8b", 0.1), ("C8d", None)]
+    assert [(row["claim"], row["effect"]) for row in rows] == [("C8a", 0.1), ("C8b", 0.1), ("C8d", None), ("Q7a", 0.1)]
 
 
 # -- the shipped tables ------------------------------------------------------------------------------------
@@ -509,7 +509,7 @@ def test_a_thought_that_holds_tags_is_read_without_them():
 def test_pairs_that_do_not_flip_and_a_set_that_costs_maths_are_not_testable():
     study, rows = load("rim-mini"), []
     numbers = {"value_a": 0.5, "value_b": 0.2, "effect": 0.3, "ci_low": 0.2, "ci_high": 0.4, "p_value": 1e-4}
-    for rule, outcome, mode in neurons.CLAIMS.values():
+    for rule, outcome, mode in dict.fromkeys(neurons.CLAIMS.values()):
         keys = {"rule": rule, "outcome": outcome, "mode": mode, "ablation": "zero", "control": neurons.RANDOM_NEURONS}
         rows.append(keys | numbers | {"beyond": 1.0})
     effects = pd.DataFrame(rows)
@@ -521,6 +521,7 @@ def test_pairs_that_do_not_flip_and_a_set_that_costs_maths_are_not_testable():
 
     assert reasons(0.8, 1.0) == dict.fromkeys(neurons.CLAIMS)
     few = reasons(0.1, 0.5)
+    assert few["Q7a"] == few["C8a"] == few["C8b"]
     assert "fulfilled into refused: 0.10" in few["C8a"] and "maths answers" in few["C8d"]
     assert "undefined for this model" in reasons(0.8, 1.0, ["paper"])["C8d"]
 
