@@ -5,6 +5,7 @@ import pytest
 import tiny
 
 from rimkit import ledger
+from rimkit.behavior.evaluation import Evaluation
 from rimkit.experiments import neurons, tuning
 from rimkit.runs import execute
 
@@ -23,7 +24,8 @@ def done(tmp_path_factory):
     random.save_pretrained(folder / "model")
     words.save_pretrained(folder / "model")
     small = {"n_prompts": 4, "n_random": 1, "steps": 1, "corpus": "multi-hop"}
-    run = execute.run(["05", "06", "07"], str(folder / "model"), folder / "out", small, progress=False)
+    short = {"measure": Evaluation(max_new_tokens=6), "progress": False}  # it babbles as long as it may
+    run = execute.run(["05", "06", "07"], str(folder / "model"), folder / "out", small, **short)
     return folder / "out", run
 
 
@@ -49,7 +51,7 @@ def test_their_rows_are_about_that_model(done):
     assert sorted(rows["claim"]) == sorted([*tuning.CLAIMS, "Q5a", *neurons.CLAIMS, *of_ras])
     assert not rows["competent"].any() and rows["why_not"].str.len().gt(0).all()
     measured = rows.dropna(subset="effect").set_index("claim")
-    assert set(measured.index) == {"C6c", "C8a", "C8b", "C9a"}
-    assert measured.loc[["C6c", "C8a", "C8b"], "effect"].tolist() == [0.0, 0.0, 0.0]
+    assert set(measured.index) == {"C6c", "C8a", "C8b", "C9a", "Q7a"}
+    assert measured.loc[["C6c", "C8a", "C8b", "Q7a"], "effect"].tolist() == [0.0] * 4
     floor = "coherent replies to what was asked: 0.00, below the floor"
-    assert measured.loc[["C6c", "C8a", "C8b"], "why_not"].str.startswith(floor).all()
+    assert measured.loc[["C6c", "C8a", "C8b", "Q7a"], "why_not"].str.startswith(floor).all()
