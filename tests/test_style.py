@@ -18,9 +18,9 @@ CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
 EXERCISES = ROOT / "rimkit" / "teaching" / "questions"
 
 # What is not yet as it should be. These numbers and lists only shrink; the goal stands beside each.
-N_FILES = 75  # 65 after House; thoughts, diagrams, GGUF files, plain English and the bridge since; exercises aside
-N_LINES = 19_760  # 15,500 after House, with later issues at most 19,000; exercises aside
-SHARE_OVER_100 = 0.062  # the goal is 0.05
+N_FILES = 72  # 65 after House; a trained judge, thoughts, diagrams, GGUF files, plain English and the bridge since; exercises aside
+N_LINES = 18_350  # with later issues at most 19,000; exercises aside
+SHARE_OVER_100 = 0.05
 N_OVER_120 = 0
 REACHES_IN: set[str] = set()
 WRITES_ENVIRONMENT: set[str] = set()
