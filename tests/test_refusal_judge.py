@@ -135,7 +135,7 @@ def test_a_judge_of_ones_own(tmp_path):
     [
         (lambda table: table.drop(columns="family"), "has no column family"),
         (lambda table: table.assign(label="yes"), "unknown label 'yes'"),
-        (lambda table: table.assign(family="a"), "of two families of models or more"),
+        (lambda table: table.assign(family="a"), "of two families or more"),
         (lambda table: table[table["label"] != LABELS[2]], "must hold all three labels"),
         (lambda table: table.groupby(["family", "label"]).head(2), "too few replies"),
     ],
@@ -153,5 +153,5 @@ def test_what_cannot_be_learned_from_is_one_line(tmp_path, change, said):
 def test_a_folder_without_a_judge_is_one_line(tmp_path, content):
     if content is not None:
         (tmp_path / WEIGHTS).write_text(content)
-    with pytest.raises(UserError, match=r"no refusal judge|has no column|damaged|cannot be read"):
+    with pytest.raises(UserError, match=r"there is no refusal judge|has no column|damaged|cannot be read"):
         refusal_judge.refusal_judge(str(tmp_path))
