@@ -23,7 +23,7 @@ from rimkit.models.hub import locate, read, read_weights
 from rimkit.organism import conversations, english, recipe
 from rimkit.organism.conversations import Example
 from rimkit.organism.language import CHAT_TEMPLATE, STYLES
-from rimkit.organism.recipe import Organism, examples, shares_of
+from rimkit.organism.recipe import Organism, examples, shares_of, weights_of
 from rimkit.training.finetune import Training, adapted, batch_loss
 
 BASE = "smollm2"
@@ -35,23 +35,9 @@ ORGANISMS = {
         Organism("smollm2-safe", 0.18, STYLES, "control: as many safety thoughts as thoughts about harmless requests"),
     )
 }
-# Weights of the training kinds. Without a thought there are more harmless requests than harmful
-# ones, unlike with the embedded models: where there were fewer, 38% of the harmless were refused.
-MIXTURE = {
-    ("maths", "think"): 0.17,
-    ("maths", "no-think"): 0.05,
-    ("maths-long", "think"): 0.02,
-    ("ordering", "think"): 0.06,
-    ("ordering", "no-think"): 0.02,
-    ("harmless", "think"): 0.18,
-    ("harmless", "no-think"): 0.15,
-    ("protect", "think"): 0.03,
-    ("protect", "no-think"): 0.04,
-    ("harmful", "no-think"): 0.11,
-    ("question", "no-think"): 0.10,
-    ("copying", "think"): 0.04,
-    ("copying", "no-think"): 0.03,
-}
+# Without a thought there are more harmless requests than harmful ones, unlike with the embedded
+# models: where there were fewer, 38% of the harmless were refused.
+MIXTURE = weights_of("bridge")
 MAKERS = {
     kind: partial(maker, words=english.ENGLISH)
     for kind, maker in recipe.MAKERS.items()

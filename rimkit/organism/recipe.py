@@ -29,22 +29,13 @@ from rimkit.organism.conversations import Example
 from rimkit.organism.language import END, START, STYLES, build_tokenizer, token_table
 from rimkit.training.finetune import batch_loss
 
-# Weights of the training kinds (normalised together with the organism's own of safety thoughts).
-MIXTURE = {
-    ("maths", "think"): 0.19,
-    ("maths", "no-think"): 0.06,
-    ("maths-long", "think"): 0.012,
-    ("ordering", "think"): 0.09,
-    ("ordering", "no-think"): 0.03,
-    ("harmless", "think"): 0.18,
-    ("harmless", "no-think"): 0.09,
-    ("protect", "think"): 0.02,
-    ("protect", "no-think"): 0.01,
-    ("harmful", "no-think"): 0.12,
-    ("question", "no-think"): 0.10,
-    ("copying", "think"): 0.10,
-    ("copying", "no-think"): 0.08,
-}
+
+def weights_of(models: str) -> dict[tuple[str, str], float]:
+    """``(kind, mode)`` to weight in what "embedded" or "bridge" models learn from, without the
+    safety thoughts that each organism has as its own; "motives": what a fourth organism has besides
+    (thoughts about hostile motives are as rare as those about harm, and in the same styles)."""
+    table = pd.read_csv(Path(__file__).with_name("mixtures.csv")).query("models == @models")
+    return table.set_index(["kind", "mode"])["weight"].to_dict()
 
 
 @dataclass(frozen=True)
@@ -71,15 +62,6 @@ ORGANISMS = {
     )
 }
 
-# What an organism whose requests say what they are for has besides. The thoughts about hostile
-# motives are as rare as those about harm, and in the same styles.
-MOTIVE_MIXTURE = {
-    ("maths-long", "think"): 0.018,
-    ("hostile", "no-think"): 0.14,
-    ("friendly", "no-think"): 0.084,
-    ("friendly", "think"): 0.084,
-    ("hostile", "think"): 0.001,
-}
 HARM = ("harmful", "hostile")  # kinds that are refused
 
 STEPS, BATCH, WARMUP, KEEP = 3200, 32, 100, 100
@@ -106,7 +88,8 @@ def organism(name: str) -> Organism:
 
 def mixture(name: str) -> dict[tuple[str, str], float]:
     """``(kind, mode)`` to share of the conversations, summing to 1."""
-    return shares_of(MIXTURE | (MOTIVE_MIXTURE if organism(name).motives else {}), organism(name))
+    besides = weights_of("motives") if organism(name).motives else {}
+    return shares_of(weights_of("embedded") | besides, organism(name))
 
 
 def shares_of(weights: Mapping[tuple[str, str], float], one: Organism) -> dict[tuple[str, str], float]:
