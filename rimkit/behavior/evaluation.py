@@ -217,8 +217,7 @@ def evaluation(
     """The `Evaluation` for other prompt sets, another judge and longer replies, and for a ``model``
     (by name: see `Evaluation.of`). ``prompts``: a set of the workbook (`STAND_INS`) to whatever
     `load_prompts` takes; as a text, "harmful=hex-phi, maths=my.csv?text=question". ``judge``: a
-    name that `find_judge` knows. Files and folders become absolute paths. Raises `UserError` for
-    what is unknown."""
+    name that `find_judge` knows. Paths become absolute. Raises `UserError` for unknown names."""
     if isinstance(prompts, str):
         pairs = re.split(r",\s*(?=[\w-]+=)", prompts.strip()) if prompts.strip() else []
         if wrong := next((pair for pair in pairs if "=" not in pair), ""):

@@ -176,8 +176,7 @@ def _repeated(value, batch: int, copies: int):
 
 def attribution(study: StudyModel, items: Sequence[Encoded], read: Readout) -> tuple[np.ndarray, np.ndarray]:
     """Estimated change of the refusal logit difference without each head and neuron, mean over
-    prompts. ``([layers, heads], [layers, neurons])``: minus gradient x activation, over all
-    tokens."""
+    prompts: minus gradient x activation of all tokens. ``([layers, heads], [layers, neurons])``."""
     heads, neurons = 0.0, 0.0
 
     def run(ids, mask, spans):

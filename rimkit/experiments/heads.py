@@ -235,8 +235,7 @@ def compared(study: StudyModel, heads: Units, settings=Settings()) -> dict[str, 
 
 
 def ablations(study: StudyModel, tried: DataFrame, settings=Settings()) -> tuple[DataFrame, DataFrame]:
-    """`effects` of each rule's ``best`` set and of every size of the ``chosen`` rule; its
-    verdicts."""
+    """`effects` of each rule's ``best`` set and all sizes of the ``chosen`` rule; its verdicts."""
     chosen, sets = choose(tried), tried[tried["k"] > 0]
     best = [choose(tried, rule).name for rule in sets["rule"].unique()]
     sets = sets[sets.index.isin(best) | (sets["rule"] == chosen["rule"])]

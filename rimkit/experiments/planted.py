@@ -165,8 +165,7 @@ def shared_minus_disjoint(shared: DataFrame, disjoint: DataFrame) -> DataFrame:
 
 
 def recovered(study: StudyModel, settings: Settings) -> DataFrame:
-    """`neurons.recovery` of each known ``set``, from calibration pairs and replies in each
-    ``mode``."""
+    """`neurons.recovery` of each known ``set``, from calibration pairs and replies by ``mode``."""
     prompts, parts = settings.sets(["harmful", "harmless"], settings.n_prompts, "calibration"), []
     for mode in MODES:
         how = neurons.Settings(pair_mode=mode, seed=settings.seed, evaluation=settings.evaluation)

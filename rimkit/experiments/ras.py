@@ -420,8 +420,7 @@ def run(study: StudyModel, settings=Settings()) -> Result:
 
 
 def tunings(base: Baseline, before: DataFrame, settings=Settings(), measure: Callable = point) -> dict[str, DataFrame]:
-    """`checkpoints` of every corpus, each kept in the settings' folder; with verdicts
-    ``before``."""
+    """`checkpoints` of every corpus, kept in the settings' folder; ``before``: verdicts."""
     parts, of = [], base.study.fingerprint() if str(settings.folder) else ""
     for corpus in tqdm(settings.corpora, base.study.name, unit="corpus", disable=not settings.progress):
         folder = Path(settings.folder) / Path(corpus).stem if str(settings.folder) else ""

@@ -62,8 +62,7 @@ def choose_device(
 ) -> tuple[str, str]:
     """``(device, dtype)`` for what was asked (None: choose) and what is there. ``capability``: of
     the NVIDIA GPU, None without one. The CPU computes in float32; a GPU in bfloat16 from capability
-    8 on and in float16 below (a T4 emulates bfloat16, slowly); an Apple GPU only when asked for:
-    its results differ."""
+    8 on, in float16 below (a T4 emulates bfloat16); an Apple GPU only if asked: results differ."""
     if device is None:
         device = "cuda" if capability else "cpu"
     if not re.fullmatch(r"cpu|mps|auto|cuda(:\d+)?", device):
@@ -140,10 +139,9 @@ def move(hf, device: str | None, dtype: str | None):
 
 @dataclass(frozen=True)
 class Needs:
-    """What a model asks of memory, in numbers of parameters and sizes of one token. ``linear``: the
-    parameters that can be rounded to 4 bits. ``width``: neurons per token, of all experts that a
-    token is sent to. ``cached``: per layer, numbers per token in the cache, and the most tokens
-    there."""
+    """What a model asks of memory, in numbers of parameters and sizes of one token. ``linear``:
+    parameters that can be rounded to 4 bits. ``width``: neurons of all experts of a token.
+    ``cached``: per layer, numbers per token in the cache, and the most tokens there."""
 
     parameters: int
     linear: int

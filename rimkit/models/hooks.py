@@ -137,9 +137,8 @@ def hooked(handles: Sequence) -> Iterator[None]:
 
 
 def on_residual(study: StudyModel, index: int, change: Callable):
-    """Call ``change(x)`` on residual ``index`` ``[batch, tokens, hidden]``; what it returns
-    replaces it. The same for `on_z` and `on_neurons`; None leaves things as they are. Returns a
-    handle."""
+    """Replace residual ``index`` ``[batch, tokens, hidden]`` by what ``change`` makes of it (None:
+    it stays); so do `on_z` and `on_neurons`. Returns a handle."""
     layers = architecture(study).layers
     if index < len(layers):
         return _on_input(layers[index], change)

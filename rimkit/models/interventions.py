@@ -26,9 +26,8 @@ def ablate_heads(study: StudyModel, heads: Iterable[Pair], mean: np.ndarray | No
 
 def ablate_neurons(study: StudyModel, neurons: Iterable[Pair], mean: np.ndarray | None = None, kind: str = "neurons"):
     """Replace ``(layer, neuron)`` pairs by zero, or by ``mean`` ``[layers, neurons]``. With
-    ``kind="residual"``: ``(residual, dimension)`` pairs of the residual stream, the other thing
-    that "MLP activations" has been read as. Raises ``UserError`` for an empty set and for places
-    that do not exist."""
+    ``kind="residual"``: ``(residual, dimension)`` pairs of the residual stream, as "MLP
+    activations" has also been read. Raises ``UserError`` for an empty set and unknown places."""
     return ablate_per_row(study, [_some(neurons, "neuron")], mean, kind)
 
 

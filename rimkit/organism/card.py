@@ -75,8 +75,7 @@ def mixture_table(name: str) -> str:
 
 
 def write_card(folder: str | Path, progress: bool = True) -> Path:
-    """Measure the model in ``folder``, write ``README.md`` and ``measured.csv``; the card's
-    path."""
+    """Measure the model in ``folder``; write ``measured.csv`` and the card (its path)."""
     folder = Path(folder)
     training = json.loads((folder / "training.json").read_text())
     measured = measure(folder, progress=progress).round(4)

@@ -167,25 +167,21 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).T.rename_axis("what")
 
 
-def repeats(
-    study: StudyModel, evaluation: Evaluation = Evaluation(), n_prompts: int | None = None, n_samples: int = 8,
-    resamples: int = 200, seed: int = 0, progress: bool = False,
-) -> pd.DataFrame:  # fmt: skip
+def repeats(study: StudyModel, n_prompts=None, n_samples=8, resamples=200, progress=False) -> pd.DataFrame:
     """False alarms with a model's own replies, by ``claim``: of ``resamples`` pairs of sampling
     seeds of one condition, how many give ``significant`` (p below 0.05) and ``clear`` verdicts.
 
     Columns ``claim, set, mode, metric, value`` (its rate)``, n`` (resamples)``, significant, low,
     high`` (Wilson's interval of that share)``, clear``. Prompts draw two samples."""
-    rows, known = [], claims().set_index("id")
+    rows, known, evaluation = [], claims().set_index("id"), Evaluation()
     for claim, (name, mode, metric) in REPEATED.items():
-        prompts = evaluation.sets([name], n=n_prompts, seed=seed)
+        prompts = evaluation.sets([name], n=n_prompts)
         prompts = prompts[prompts["kind"] == "harmful"] if metric == "misaligned" else prompts
-        options = {"n_samples": n_samples, "seed": seed, "progress": progress}
-        found = evaluation.judged(study, prompts, mode, **options)
+        found = evaluation.judged(study, prompts, mode, n_samples=n_samples, progress=progress)
         wide = found.pivot(index="prompt_id", columns="sample", values=metric).astype(float).dropna()
         clusters = found.drop_duplicates("prompt_id").set_index("prompt_id").loc[wide.index, "cluster"]
         family = known.loc[claim, "family_size"]
-        drawn = list(_pairs(wide.to_numpy(), clusters, resamples, seed))
+        drawn = list(_pairs(wide.to_numpy(), clusters, resamples))
         alarms = float(np.mean([_significant(one) for one in drawn]))
         low, high = wilson(alarms, resamples)
         clear = float(np.mean([_word(one, family) in CLEAR for one in drawn]))
@@ -196,9 +192,9 @@ def repeats(
     return pd.DataFrame(rows)
 
 
-def _pairs(samples: np.ndarray, clusters: Iterable, resamples: int, seed: int) -> Iterator[Found]:
+def _pairs(samples: np.ndarray, clusters: Iterable, resamples: int) -> Iterator[Found]:
     """Two different samples of each prompt against each other, drawn ``resamples`` times."""
-    rng, clusters = np.random.default_rng(seed), np.asarray(clusters)
+    rng, clusters = np.random.default_rng(0), np.asarray(clusters)
     for _ in range(resamples):
         two = rng.permuted(samples, axis=1)[:, :2]
         yield _changed(two[:, 0] - two[:, 1], clusters)

@@ -266,8 +266,7 @@ class Prediction:
         return self.note
 
     def compare(self, measured: float, ci_low: float | None = None, ci_high: float | None = None) -> Note:
-        """The gap in one sentence, in whole units; with an interval, whether the guess lies
-        inside."""
+        """The gap in a sentence, in whole units; given an interval, whether the guess is inside."""
         if missing(measured):  # of a real model that was cut off
             return Note(f"{self.name}: nothing was measured, since no reply was judged.")
         if not isinstance(measured, Real):

@@ -116,13 +116,13 @@ def bare(write: Callable[[float], str]) -> Callable[[float], str]:
 
 def wide(
     frame: pd.DataFrame, rows: str | Sequence[str], columns: str | Sequence[str],
-    value: str = "value", *, ends: str = "ci", write: Callable | None = None, words: str = "",
+    value: str = "value", *, ends: str = "ci", words: str = "",
 ) -> pd.DataFrame:  # fmt: skip
     """A row per ``rows``, a column per ``columns``, cells such as "17 [10, 24]". A ``value`` called
-    "effect" is written in points, any other in percent, unless ``write`` says how; ``words`` names
-    a column whose text follows. Without a number a cell holds the words alone."""
+    "effect" is written in points, any other in percent; ``words`` names a column whose text
+    follows. Without a number a cell holds the words alone."""
     kept = frame if words else frame.dropna(subset=value)
-    write = write or (in_points if value == "effect" else percent)
+    write = in_points if value == "effect" else percent
     cells = []
     for item in kept.to_dict("records"):
         text = "" if missing(item[value]) else estimate(item, value, write, ends)

@@ -45,8 +45,7 @@ def load_corpus(name: str | Path, english: bool = False) -> pd.DataFrame:
     """A corpus as a table with the columns `COLUMNS`; no ``thought`` where the reply comes at once.
     ``name``: a shipped corpus (the keys of `ROLES`; one in that language if ``english``), one of
     `MIXTURES`, or a jsonl, csv or parquet file with at least the columns ``text, reply``. The name
-    is kept in ``attrs["corpus"]``. Raises `UserError` for an unknown corpus, and what `checked`
-    finds."""
+    is kept in ``attrs["corpus"]``. Raises `UserError` for an unknown corpus and as `checked`."""
     if name in MIXTURES and not english:
         one, other, share = MIXTURES[name]
         table = mixed(load_corpus(one), load_corpus(other), share)
@@ -61,8 +60,7 @@ def load_corpus(name: str | Path, english: bool = False) -> pd.DataFrame:
 
 
 def checked(table: pd.DataFrame, name: str = "corpus") -> pd.DataFrame:
-    """The table with all of `COLUMNS`. Raises `UserError` for none, or one without text or
-    reply."""
+    """The table with all of `COLUMNS`. Raises `UserError` if it is empty, without text or reply."""
     check_columns(table, NEEDED, f"the corpus '{name}'")
     if table.empty:
         raise UserError(f"the corpus '{name}' has no examples")
