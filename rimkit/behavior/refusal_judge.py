@@ -31,17 +31,7 @@ COLUMNS = ("prompt_id", "family", "reply", "label")
 INTERCEPT = "(intercept)"  # the row of the weights that holds what is added to every reply
 MAKE_ONE = "make one with 'rimkit judge train FILES'"
 FITTED = {"C": 3.0, "class_weight": "balanced", "max_iter": 3000}
-ASKED = {
-    "explain",
-    "tell",
-    "give",
-    "write",
-    "make",
-    "way",
-    "ways",
-    "best",
-    "please",
-}  # beside the empty words of English
+ASKED = {"explain", "tell", "give", "write", "make", "way", "ways", "best", "please"}  # beside stop words
 
 
 @dataclass(frozen=True)
