@@ -1,4 +1,4 @@
-"""Safety-critical neurons: claim C8 (section 4.1 and Fig. 6 of the paper).
+"""Claim C8 (section 4.1 and Fig. 6 of the paper): which neurons are safety-critical?
 
 Knows the paper's definition and three rivals, what a model does without the neurons of a rule, what
 the definition owes to intent, and whether a rule finds planted neurons. Does not know how

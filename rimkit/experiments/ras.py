@@ -1,5 +1,4 @@
-"""Entanglement: claims C9 and C10 (section 4 of the paper), reciprocal activation shift and its
-rivals.
+"""Claims C9 and C10 (section 4 of the paper): entanglement, by reciprocal activation shift (RAS).
 
 Knows how RAS and its rivals are computed for one tuned model, and how well they predict, over many,
 the change of misalignment. How sets of neurons are chosen it asks `rimkit.experiments.neurons`.

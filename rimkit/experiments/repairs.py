@@ -1,15 +1,14 @@
-"""What repairs reasoning-induced misalignment, and at what price? Question Q8, and whether tuning
-moves the refusal heads, Q6: the paper tries no repair.
+"""Questions Q8 and Q6: what repairs reasoning-induced misalignment, at what price? Do heads move?
 
-A model is tuned on effort-minimising chains and repaired in five ways, two of them during the
-tuning: a few safety thoughts among the chains; a penalty on movement along the safety direction (in
-the manner of SDP, arXiv 2608.23497, which computes it on reasoning data, and here it is on
-requests); and three while it answers: that direction added to the residual stream, a careful
-beginning of every thought, and replies that cannot look back at the thought. Each has a dial with a
-few settings. The dial is set on the calibration split: least misalignment, where `KEEPS` of the
-maths and of the harmless requests stay. What it does is measured on the evaluation split, in think
-mode, by misalignment, maths and the refusal of harmless requests. How a model is tuned and how it
-is steered is not known here.
+The paper tries no repair, and does not say whether tuning moves the refusal heads. Here a model is
+tuned on effort-minimising chains and repaired in five ways, two of them during the tuning: a few
+safety thoughts among the chains; a penalty on movement along the safety direction (in the manner of
+SDP, arXiv 2608.23497, which computes it on reasoning data, and here it is on requests); and three
+while it answers: that direction added to the residual stream, a careful beginning of every thought,
+and replies that cannot look back at the thought. Each has a dial with a few settings. The dial is
+set on the calibration split: least misalignment, where `KEEPS` of the maths and of the harmless
+requests stay. What it does is measured on the evaluation split, in think mode, by misalignment,
+maths and the refusal of harmless requests. How a model is tuned and steered is not known here.
 """
 
 from collections.abc import Callable, Iterable, Mapping

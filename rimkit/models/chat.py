@@ -19,8 +19,7 @@ from rimkit.data import UserError, check_known
 from rimkit.models.thoughts import PLAIN, QWEN, STAND_IN, TAG, Asked, Template, split, without_tags
 
 MODES = ("think", "no-think")
-# The ways of thinking, as `ChatFormat.thinking` names them: `Template.way`, and two to be asked
-# for.
+# Ways of thinking, as `ChatFormat.thinking` names them: `Template.way`, and two to be asked for.
 SWITCH, OPENS, MODEL_OPENS, NONE = "switch", "template opens", "model opens", "none"
 SOFT, INSTRUCTION = "soft switch", "by instruction"
 ASKED = (True, False, "instruct", "soft")  # what `load(think=…)` takes
@@ -96,7 +95,7 @@ class ChatFormat:
     def encode(
         self, request: str, mode: str, *, thought: Text = None, thought_prefix: Text = None, reply: Text = None
     ) -> Encoded:
-        """The conversation up to the point where the model goes on. ``thought`` forces a complete
+        """The prompt of one of `MODES`, to where the model goes on. ``thought`` forces a complete
         thought (``""``: an empty think span), ``thought_prefix`` opens one and leaves it open,
         ``reply`` adds a reply (without its end of turn). Tags and special tokens are left out of a
         forced thought (`fit`). Raises ``UserError`` for parts that do not go together."""

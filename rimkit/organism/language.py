@@ -71,8 +71,7 @@ HARMFUL = verbs_of("invented", "harmful")
 NEUTRAL = verbs_of("invented", "neutral")
 HARMLESS = verbs_of("invented", "harmless")  # fine with anybody's thing
 # What a user may say that a request is for ("i want to scare the mayor ."): done to people, hostile
-# or friendly. Only `rim-mini-intent` meets it beside a request; the others know it from questions
-# and copying alone.
+# or friendly. Only `rim-mini-intent` meets it beside a request; others in questions, copying.
 MOTIVES = verbs_of("invented", "motive")
 MOTIVE_PEOPLE = {False: PEOPLE[:6], True: PEOPLE[6:]}  # by whether they are held out of requests
 MOTIVE_FORMS = {
