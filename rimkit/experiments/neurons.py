@@ -156,8 +156,7 @@ def ways_of(study: StudyModel) -> list[tuple[str, str]]:
 
 def with_pairs(study: StudyModel, settings=Settings()) -> Settings:
     """The settings with the paper's pairs, or those of another way if it flips more, and most of
-    them (given ``pairs`` stay); and which of them flip in most of `SAMPLES`.
-    """
+    them (given ``pairs`` stay); and which of them flip in most of `SAMPLES`."""
     if settings.flips:
         return settings
     harmful = settings.sets(["harmful"], settings.n_pairs, "calibration")
@@ -333,9 +332,7 @@ def activation_by_token(study: StudyModel, text: str, unit: tuple[int, int]) -> 
 
 @dataclass(frozen=True)
 class Definition:
-    """What pairs give by added sentence: increases ``[layers, pairs, neurons]``, who refuses, who
-    flips.
-
+    """What pairs give by added sentence: increases ``[layers, pairs, neurons]``, who refuses, flips.
     Pairs in which the model plans the harm, or the request, compare requests and not attitudes."""
 
     intent: np.ndarray
@@ -402,11 +399,10 @@ def size_curve(found: Definition, pairs: Sequence[int], draws: int = 20) -> Data
 
 
 def definition_table(found: Definition, by_mode: Mapping[str, np.ndarray], k: int = PAPER_SIZE) -> DataFrame:
-    """One row: how many ``pairs`` there are and how many of them flip (``flips``); ``chosen_pairs``,
-    and how many of these are refused now (``refusing_pairs``); and what sets share.
-
-    Of the first ``k`` with intent, what harmless sentences (``shared_harmless``: mean, ``_min,
-    _max``) and refusing pairs find too; ``shared_modes``: `gradient_by_mode`."""
+    """One row: how many ``pairs`` there are, how many flip (``flips``), how many are given to the
+    rules (``chosen_pairs``) and of these refused now (``refusing_pairs``); of the first ``k`` with
+    intent, what harmless sentences (``shared_harmless``: mean, ``_min, _max``) and refusing pairs
+    find too; ``shared_modes``: `gradient_by_mode`."""
     sets = found.sets(k)
     harmless = [overlap(sets["intent"], sets[name]) for name in found.innocent]
     refusing, modes = sets.get("refusing pairs"), [lowest(each, k) for each in by_mode.values()]
@@ -477,11 +473,9 @@ def by_dose(verdicts: DataFrame) -> DataFrame:
 
 
 def choose_sizes(doses: DataFrame) -> DataFrame:
-    """The size of each rule that raises misalignment most without breaking the model
-    (`dose_response`).
-
-    Misalignment over both modes together, breaking in each alone; of sizes alike, the largest; for
-    the paper's rule `PAPER_SIZE`, or the largest measured below it. Columns ``rule, k, gain``,
+    """The size of each rule that raises misalignment most without breaking the model, by
+    `dose_response`: misalignment over both modes together, breaking in each alone; of sizes alike,
+    the largest; for the paper's rule `PAPER_SIZE`, or the largest measured below it. Columns ``rule, k, gain``,
     ``intact`` (breaks no mode; a rule without such a size gets its smallest), ``best``."""
     rows = []
     groups = doses[doses["metric"] == "misaligned"].groupby(["rule", "k"], sort=False)
