@@ -10,6 +10,7 @@ import sys
 import warnings
 from functools import partial
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import Annotated, Any
 
 import typer
@@ -127,6 +128,11 @@ Open = option(bool, "Open JupyterLab there.", "--open/--no-open")
 Tuned = argument(str, "TUNED", "As MODEL, or an adapter or checkpoint for it.")
 Prompted = option(int, "Prompts of a set, at most.", min=4)
 Csv = option(Path | None, "Also write all rows as CSV.", metavar="FILE")
+Shipped = option(bool, "The rows that come with the workbook.", "--shipped")
+Claim = option(str, "Only this claim (C1a), or those that begin so (C1).", metavar="CLAIM")
+Of = option(str, "Only models that are called so, or begin so.", "--model", metavar="NAME")
+In = option(str, "Only this chapter, as 04.", "--chapter", metavar="CHAPTER")
+Verdict = option(str, "Only this verdict, as 'not testable'.", metavar="VERDICT")
 Html = option(Path | None, "Where to write; else DIR/claims.html.", metavar="FILE")
 Labelled = argument(list[Path], "FILE", "Tables of labelled replies: csv, jsonl or parquet.")
 Fetched = argument(list[str], "NAME", "A prompt set (xstest) or a model (owner/name); both take @revision.")
@@ -199,6 +205,8 @@ def run(
     if not quiet:
         show(out, page)
         typer.echo(f"Notebooks and ledger: {out}")
+        for row in done[done["error"] != ""].to_dict("records"):  # the last thing that is seen
+            _report_chapter(row)
     # 2 if all failures are what a user can act on, as for bad input that is found before a run
     ours = [not error.startswith(UserError.__name__) for error in done["error"] if error]
     raise typer.Exit(0 if not ours else 1 if any(ours) else 2)
@@ -292,24 +300,41 @@ def compare(
     from rimkit.runs import grid
 
     grid.compare(base, tuned, out, n_prompts, measure=_measure(prompts, judge, max_new_tokens), report=typer.echo)
-    show(out, shipped=False)
+    show(out)
     typer.echo(f"Tables: {out / 'tables'}")
 
 
 @app.command()
-def ledger(folder: Folder = None, csv: Csv = None) -> None:
-    """Show the claims and their verdicts from the rows of a run."""
-    from rimkit import ledger
-    from rimkit.data import whole
+def ledger(
+    folder: Folder = None, csv: Csv = None, shipped: Shipped = False, claim: Claim = "", model: Of = "",
+    chapter: In = "", verdict: Verdict = "",
+) -> None:  # fmt: skip
+    """Show the claims and their verdicts from the rows of a run, or the shipped ones.
 
+    For example: rimkit ledger --shipped --claim C1 --model rim-mini. Without DIR the shipped rows
+    are shown.
+    """
+    from rimkit import ledger
+    from rimkit.data import check_known, whole
+    from rimkit.runs.page import own_rows
+
+    rows, notes = own_rows(folder) if folder and not shipped else (ledger.shipped(), [])
+    for note in notes:
+        say(f"rimkit: warning: {note}")
+    for column, start in (("claim", claim), ("model", model), ("chapter", chapter)):
+        rows = rows[rows[column].fillna("").astype(str).str.startswith(start)]
+    if verdict:
+        check_known("verdict", verdict, ledger.VERDICTS)
+        judged = ledger.claims_table(rows)
+        kept = judged.loc[judged["verdict"] == verdict, ["claim", "model", "seed"]]
+        rows = rows.merge(kept, on=["claim", "model", "seed"])
     if csv:
-        rows = ledger.read(folder) if folder else ledger.shipped()
         try:
             with whole(csv) as file:
                 rows.to_csv(file, index=False)
         except OSError as error:
             raise UserError(f"cannot write {csv} ({error.strerror or error})") from error
-    show(folder, page=False)
+    print_claims(rows)
 
 
 @app.command()
@@ -322,36 +347,39 @@ def report(folder: Folder, html: Html = None) -> None:
     show(folder, html=html, claims=False)
 
 
-def show(
-    folder: Path | None, page: bool = True, *, html: Path | None = None, claims: bool = True, shipped: bool = True
-) -> None:
-    """The verdicts of a run and of the shipped rows, and the claims page; what cannot be read is said."""
-    from rimkit import ledger
+def show(folder: Path, page: bool = True, *, html: Path | None = None, claims: bool = True) -> None:
+    """The verdicts of a run, and the claims page; what cannot be read is said."""
     from rimkit.runs import page as claims_page
 
-    own, notes = claims_page.own_rows(folder) if folder else (None, [])
-    tables = {"This run": own} if folder else {}
-    if shipped and claims:
-        tables["Shipped rows of the embedded models"] = ledger.shipped()
+    own, notes = claims_page.own_rows(folder)
     for note in notes:
         say(f"rimkit: warning: {note}")
-    for title, rows in tables.items() if claims else ():
-        if len(judged := ledger.claims_table(rows)):
-            print_table(claims_page.claims_view(judged, title))
-        for item in rows[rows["status"] == "failed"].itertuples():
-            say(f"failed: {item.chapter} on {item.model}: {item.error}", err=False)
-    if page and folder:
+    if claims:
+        print_claims(own)
+    if page:
         target = html or (folder if folder.is_dir() else folder.parent) / claims_page.NAME
         typer.echo(f"Claims page: {claims_page.write_page(own, target, notes)}")
 
 
+def print_claims(rows) -> None:
+    """Verdicts, a line or two each, as wide as the terminal; then what failed."""
+    from rimkit import ledger
+    from rimkit.runs.page import claim_lines
+
+    width = get_terminal_size().columns
+    for line in claim_lines(ledger.claims_table(rows), width) or ["no verdicts here"]:
+        typer.echo(line)
+    for item in rows[rows["status"] == "failed"].itertuples():
+        say(f"failed: {item.chapter} on {item.model}: {item.error}", err=False)
+
+
 def print_table(rows, *names: str) -> None:
-    """Print rows under their names, as wide as the terminal, or wide enough for the claims."""
+    """Print rows under their names, as wide as they are."""
     from rich.console import Console
     from rich.table import Table
 
-    view = Table(*names) if names else rows
-    for row in rows if names else ():
+    view = Table(*names)
+    for row in rows:
         view.add_row(*row)
     Console(width=None if sys.stdout.isatty() else 150).print(view)
 

@@ -301,9 +301,11 @@ def test_run_prints_the_claims_writes_the_page_and_fails_with_1(good, model, tmp
     assert process.returncode == 1
     assert process.stdout.startswith("failed  02_bad  ValueError: <script>")
     assert "done    01_good" in process.stdout
-    (claim,) = [line for line in process.stdout.splitlines() if "C1a" in line and "random-mini" in line][:1]
-    assert "+20.0 points [+10.0, +30.0]" in claim
-    assert "supported" in claim
+    told = process.stdout.splitlines()
+    (claim,) = [line for line in told if "C1a" in line]
+    assert claim.startswith("supported     C1a  Thinking raises the misalignment rate. +20.0")
+    assert "[+10.0,\xa0+30.0]" in process.stdout and max(map(len, told[1:])) <= 120
+    assert told[-1] == told[0]  # what failed is the last thing that is seen
     assert f"Claims page: {tmp_path / 'out' / 'claims.html'}" in process.stdout
     text = (tmp_path / "out" / "claims.html").read_text(encoding="utf-8")
     assert "random-mini</th>" in text
@@ -389,3 +391,20 @@ def test_doctor_finds_this_environment():
     found = {line[5:].partition(":")[0]: line.split()[0] for line in lines}
     assert found["Python"] == found["torch"] == "OK"
     assert found["hub"] == "WARN"
+
+
+# -- rows of a run, or the shipped ones ------------------------------------------------------------
+
+
+def test_shipped_verdicts_can_be_narrowed_and_fit_eighty_columns():
+    every = rimkit("ledger", "--shipped", "--claim", "C8", "--model", "rim-mini")
+    lines = every.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    judged = ledger.claims_table(ledger.shipped())
+    wanted = judged[judged["claim"].str.startswith("C8") & judged["model"].str.startswith("rim-mini")]
+    told = [line[14:17] for line in lines if line[:14].strip()]
+    assert told == wanted["claim"].tolist()
+    one = rimkit("ledger", "--shipped", "--verdict", "contradicted").stdout.splitlines()
+    assert {line[:14].strip() for line in one} == {"contradicted", ""}
+    assert rimkit("ledger", "--claim", "C99").stdout == "no verdicts here\n"
+    refused(rimkit("ledger", "--verdict", "suported"), "unknown verdict 'suported'", "did you mean 'supported'")

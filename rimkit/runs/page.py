@@ -11,11 +11,10 @@ from base64 import b64encode
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from textwrap import wrap
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from rich.markup import escape
-from rich.table import Table
 
 from rimkit import __version__, ledger
 from rimkit.behavior.stats import METRICS
@@ -30,8 +29,6 @@ NAME = "claims.html"
 NOT_REPORTED = "not reported"
 SYMBOLS = {"supported": "✓", "contradicted": "✗", "small": "~", "no effect": "=", "undecided": "?", "not testable": "∅",
            NOT_REPORTED: "–"}  # fmt: skip
-STYLES = {"supported": "green", "contradicted": "red", "small": "cyan", "no effect": "yellow", "undecided": "dim",
-          "not testable": "dim"}  # fmt: skip
 SHIPPED, OWN, PAPER = "Embedded models, shipped rows", "This run", "The paper’s models"
 RUN = ["group", "chapter", "run_id", "model", "seed", "prompts", "judge", "device", "rimkit_version"]
 OF_RUNS = {"seconds": ("seconds", "max"), "rows": ("status", "size"), "created": ("created", "max")}
@@ -176,21 +173,23 @@ def _figure(entry: dict, measured: pd.DataFrame, printed: pd.DataFrame, verdict:
     return {"src": source, "alt": figure.alt_text, "caption": figure.caption, "width": width}
 
 
-def claims_view(claims: pd.DataFrame, title: str) -> Table:
-    """`rimkit.ledger.claims_table` for the terminal, a line per claim, model and seed."""
-    view = Table(title=title, title_justify="left", caption_justify="left", expand=False)
-    view.caption = "Effect: value minus control, with 95% interval. Verdicts are computed from it and its p value."
-    for heading in ("claim", "statement", "model", "seed", "effect", "control", "paper", "verdict", "excludes paper?"):
-        view.add_column(heading, no_wrap=heading not in ("statement", "control", "paper"))
-    once = claims["claim"].duplicated()  # what a claim says stands in its first line alone
-    for item, again in zip(claims.to_dict("records"), once, strict=True):
-        paper = f"{item['paper_number']} ({item['paper_location']})"
-        claim, statement, paper = ("", "", "") if again else (item["claim"], item["statement"], paper)
-        seed, control = _text(item["seed"]), _text(item["control"])
-        cells = claim, statement, _text(item["model"]), seed, effect_text(item), control, paper
-        word = f"[{STYLES[item['verdict']]}]{item['verdict']}[/]"
-        view.add_row(*map(escape, cells), word, _excludes(item["excludes_paper"]))
-    return view
+def claim_lines(claims: pd.DataFrame, width: int = 80) -> list[str]:
+    """`rimkit.ledger.claims_table` for the terminal: verdict, claim, what it says, effect with 95%
+    interval, why there is no verdict, and the paper's number. No word is cut."""
+    several, lines = len(claims[["model", "seed"]].drop_duplicates()) > 1, []
+    known = claims["claim"].duplicated()  # what a claim says stands in its first line alone
+    for item, again in zip(claims.to_dict("records"), known, strict=True):
+        who = f"{_text(item['model'])}:{_text(item['seed'])}".rstrip(":") if several or again else ""
+        why = "" if missing(item["why_not"]) else f"({item['why_not']})"
+        effect = effect_text(item).replace(", ", ",\u00a0")  # an interval stays in one line
+        excludes = " (excludes the paper's number)" if item["excludes_paper"] is True else ""
+        found = " ".join(filter(None, [who, effect + excludes, why]))
+        paper = "" if again else f"; paper: {item['paper_number']}"
+        said = f"{found}{paper}" if again else f"{item['statement']}. {found}{paper}"
+        head = f"{item['verdict']:14}{item['claim']:5}"
+        how = {"subsequent_indent": " " * len(head), "break_long_words": False, "break_on_hyphens": False}
+        lines += wrap(head + said, max(width, 40), **how)
+    return lines
 
 
 def _value(value: float, metric: str) -> str:
