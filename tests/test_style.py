@@ -19,7 +19,7 @@ EXERCISES = ROOT / "rimkit" / "teaching" / "questions"
 
 # What is not yet as it should be. These numbers and lists only shrink; the goal stands beside each.
 N_FILES = 72  # 65 after House; a trained judge, thoughts, diagrams, GGUF files, plain English and the bridge since; exercises aside
-N_LINES = 18_290  # with later issues at most 19,000; exercises aside
+N_LINES = 18_780  # with later issues at most 19,000; exercises aside, the script of the diagrams included
 SHARE_OVER_100 = 0.05
 N_OVER_120 = 0
 REACHES_IN: set[str] = set()
@@ -54,8 +54,10 @@ def test_floors():
 
 
 def test_the_package_is_small():
-    lines = [line for path in FILES if EXERCISES not in path.parents for line in path.read_text("utf-8").splitlines()]
-    assert sum(EXERCISES not in path.parents for path in FILES) <= N_FILES
+    counted = [path for path in FILES if EXERCISES not in path.parents]
+    assert len(counted) <= N_FILES
+    counted.append(ROOT / "data" / "diagrams" / "draw.py")
+    lines = [line for path in counted for line in path.read_text("utf-8").splitlines()]
     assert len(lines) <= N_LINES
     assert sum(len(line) > 100 for line in lines) <= SHARE_OVER_100 * len(lines)
     assert sum(len(line) > 120 for line in lines) <= N_OVER_120
