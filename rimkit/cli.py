@@ -128,6 +128,7 @@ Open = option(bool, "Open JupyterLab there.", "--open/--no-open")
 Tuned = argument(str, "TUNED", "As MODEL, or an adapter or checkpoint for it.")
 Prompted = option(int, "Prompts of a set, at most.", min=4)
 Csv = option(Path | None, "Also write all rows as CSV.", metavar="FILE")
+One = argument(str, "CHAPTER", "Like 04 or 04_refusal_heads.")
 Shipped = option(bool, "The rows that come with the workbook.", "--shipped")
 Claim = option(str, "Only this claim (C1a), or those that begin so (C1).", metavar="CLAIM")
 Of = option(str, "Only models that are called so, or begin so.", "--model", metavar="NAME")
@@ -241,6 +242,28 @@ def lab(folder: Own, reset: Reset = None, solutions: Solved = False, open: Open 
     if open:
         raise typer.Exit(open_lab(folder))
     typer.echo(f"Chapters are in {folder}")
+
+
+@app.command()
+def tour() -> None:
+    """See the effect in one request, and where to go next: a quarter of a minute."""
+    from rimkit.runs import tour
+
+    for line in tour.tour():
+        typer.echo(line)
+
+
+@app.command()
+def chapters(chapter: One = "") -> None:
+    """List the chapters, or the parameters of one.
+
+    For example: rimkit chapters 04. Set a parameter with: rimkit run 04 -p n_prompts=46
+    """
+    from rimkit.runs import tour
+    from rimkit.runs.execute import find_chapters
+
+    shown = tour.parameters(*find_chapters([chapter])) if chapter else tour.chapters()
+    print_table(shown.to_numpy(), *shown.columns)
 
 
 @app.command()
