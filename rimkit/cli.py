@@ -342,8 +342,6 @@ def ledger(
     from rimkit.runs.page import own_rows
 
     rows, notes = own_rows(folder) if folder and not shipped else (ledger.shipped(), [])
-    for note in notes:
-        say(f"rimkit: warning: {note}")
     for column, start in (("claim", claim), ("model", model), ("chapter", chapter)):
         rows = rows[rows[column].fillna("").astype(str).str.startswith(start)]
     if verdict:
@@ -357,6 +355,8 @@ def ledger(
                 rows.to_csv(file, index=False)
         except OSError as error:
             raise UserError(f"cannot write {csv} ({error.strerror or error})") from error
+    for note in notes:
+        say(f"rimkit: warning: {note}")
     print_claims(rows)
 
 
