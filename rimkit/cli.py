@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from rimkit import __version__
-from rimkit.data import UserError, prepare_folder
+from rimkit.data import UserError, prepare_folder, whole
 
 INTERRUPTED, FAULT = 130, 70
 GO_ON = ("run", "sweep", "compare", "grid", "fetch", "lab")  # commands that keep what is done
@@ -40,12 +40,13 @@ class Friendly(TyperGroup):
         except (typer.Exit, typer.Abort, typer.exceptions.TyperException, BrokenPipeError):
             raise
         except OSError as error:  # a full disk, a folder of others, a name that is too long
-            where = f": {error.filename}" if error.filename else ""
-            say(f"rimkit: {error.strerror or error}{where}")
+            say(f"rimkit: cannot read or write {error.filename or 'a file'} ({error.strerror or error})")
             raise typer.Exit(2) from None
         except Exception as error:
-            say(f"rimkit: this is a fault of rimkit: {type(error).__name__}{_details()}")
-            raise typer.Exit(FAULT) from None
+            full = "No space left" in str(error) or "file write failed" in str(error)
+            fault = f"this is a fault of rimkit: {type(error).__name__}"
+            say(f"rimkit: {'the disk is full' if full else fault + _details()}")
+            raise typer.Exit(2 if full else FAULT) from None
 
 
 def _details() -> str:
@@ -338,7 +339,7 @@ def ledger(
     are shown.
     """
     from rimkit import ledger
-    from rimkit.data import check_known, whole
+    from rimkit.data import check_known
     from rimkit.runs.page import own_rows
 
     rows, notes = own_rows(folder) if folder and not shipped else (ledger.shipped(), [])
@@ -350,11 +351,8 @@ def ledger(
         kept = judged.loc[judged["verdict"] == verdict, ["claim", "model", "seed"]]
         rows = rows.merge(kept, on=["claim", "model", "seed"])
     if csv:
-        try:
-            with whole(csv) as file:
-                rows.to_csv(file, index=False)
-        except OSError as error:
-            raise UserError(f"cannot write {csv} ({error.strerror or error})") from error
+        with whole(csv) as file:
+            rows.to_csv(file, index=False)
     for note in notes:
         say(f"rimkit: warning: {note}")
     print_claims(rows)
@@ -538,7 +536,8 @@ def grid(names: Grids, out: Out = Path("results"), model: Only = (), picture: Pi
     folder = prepare_folder(out)
     rows = grid.run([] if "all" in names else names, folder, model, report=say)
     if picture:
-        picture.write_bytes(image(grid.picture(pd.read_parquet(folder / "thinking.parquet"))))
+        with whole(picture) as file:
+            file.write_bytes(image(grid.picture(pd.read_parquet(folder / "thinking.parquet"))))
     typer.echo(f"{len(rows)} verdict rows: {out}")
 
 
@@ -548,13 +547,11 @@ def audit(out: Out = Path("results"), quick: Quick = False) -> None:
 
     Minutes; --quick: seconds, a few settings.
     """
-    from rimkit.data import whole
     from rimkit.runs import audit
-    from rimkit.runs.execute import prepare_folder
     from rimkit.teaching.tables import table
 
-    found = audit.simulate(40 if quick else audit.DRAWS, quick, progress=True)
     target = prepare_folder(out) / "audit.csv"
+    found = audit.simulate(40 if quick else audit.DRAWS, quick, progress=True)
     with whole(target) as file:
         found.round(5).to_csv(file, index=False)
     typer.echo(table(audit.summary(found)).to_string())
@@ -582,12 +579,12 @@ def train(name: Organism, out: Made, seed: Seed = 0, steps: Steps = 0, base: Bas
 @organism.command()
 def card(folder: Trained) -> None:
     """Measure a trained model as stored and write its card."""
-    from rimkit.organism import card, planted
+    from rimkit.organism import card, planted, recipe
 
     try:
         record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-        assert record["losses"] and record["organism"]
-    except (OSError, ValueError, KeyError, TypeError):
+        assert record["losses"] and record["organism"] in {*recipe.ORGANISMS, *planted.PLANTED}
+    except (OSError, ValueError, KeyError, TypeError, AssertionError):
         lacks = f"{folder} has no training.json that can be read"
         raise UserError(f"{lacks}: give the folder of 'rimkit organism train --out'") from None
     of = planted if record["organism"] in planted.PLANTED else card

@@ -13,6 +13,7 @@ import platform
 import re
 import shutil
 import tempfile
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
@@ -122,10 +123,9 @@ def find_table(name: str | Path, shipped: Mapping[str, Path], what: str, also: C
 
 
 def read_table(path: Path, form: str = "") -> pd.DataFrame:
-    """The file as a table. Text stays text: "007" is no number, and "NA" and an empty field are
-    texts. ``form``: "csv", "jsonl" (or "json", a list), "parquet" or "text" (a row per line, column
-    ``text``); by default what the suffix says. Raises `UserError`, which quotes nothing of the
-    file."""
+    """The file as a table, whose text stays text ("007", "NA"). ``form``: "csv" (or with semicolons
+    or tabs), "jsonl" (or "json", a list), "parquet" or "text" (a row per line, column ``text``); by
+    default what the suffix says. Raises `UserError`, which quotes nothing of the file."""
     import pandas as pd
 
     form = form or path.suffix[1:]
@@ -134,9 +134,14 @@ def read_table(path: Path, form: str = "") -> pd.DataFrame:
     try:
         if form == "parquet":
             return pd.read_parquet(path)
-        with path.open(encoding="utf-8-sig", newline="" if form == "csv" else None) as file:
-            found = readers[form](file.read())
+        raw = path.read_bytes()
+        text = raw.decode("utf-16" if raw[:2] in (BOM_UTF16_LE, BOM_UTF16_BE) else "utf-8-sig")
+        if "\0" in text:
+            raise ValueError("it holds null bytes: save it as UTF-8")
+        found = readers[form](text if form == "csv" else re.sub("\r\n?", "\n", text))
         return found if isinstance(found, pd.DataFrame) else pd.DataFrame(found)
+    except UnicodeDecodeError:
+        raise UserError(f"the file '{path}' is not in UTF-8: save it as UTF-8") from None
     except (ValueError, OSError, RecursionError, csv.Error) as error:
         raise UserError(f"the file '{path}' cannot be read as {form}: {first_line(error)}") from None
 
@@ -145,7 +150,9 @@ def _csv(text: str) -> pd.DataFrame:
     import pandas as pd
 
     csv.field_size_limit(2**31 - 1)
-    lines = csv.reader(StringIO(text, newline=""), strict=True)
+    first = text.partition("\n")[0]
+    comma = max(",;\t", key=first.count)  # of equals the first: a comma
+    lines = csv.reader(StringIO(text, newline=""), strict=True, delimiter=comma)
     header = next(lines, [])
     while header and not header[-1].strip():
         header.pop()
@@ -154,7 +161,7 @@ def _csv(text: str) -> pd.DataFrame:
         raise ValueError("its first line names no columns, or two by one name")
     for row in filter(None, lines):
         if any(field.strip() for field in row[width:]):
-            problem = "has more fields than the first: put quotes around commas in a text"
+            problem = f"has more fields than the first: put quotes around texts with {comma!r}"
             raise ValueError(f"line {lines.line_num} {problem}")
         rows.append(row[:width] + [""] * (width - len(row)))
     return pd.DataFrame(rows, columns=header, dtype=object)
@@ -239,6 +246,9 @@ def whole(path: str | Path) -> Iterator[Path]:
         if partial.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         partial.replace(path)
+    except OSError as error:
+        error.filename = str(path)  # a full disk names no file
+        raise
     finally:
         _remove(partial)
 

@@ -144,9 +144,9 @@ def write(rows: Iterable[Mapping] | pd.DataFrame, path: str | Path) -> pd.DataFr
 
 def read(path: str | Path) -> pd.DataFrame:
     """The rows of a parquet file, or of all parquet files below a folder (of its ``ledger``, where
-    it has one). A file that cannot be read, has another schema version or speaks of unknown claims
-    is named in a one-line warning, and what can be shown is shown. Raises `UserError` for no
-    ``path``."""
+    it has one). A file of a folder that cannot be read, and one that has another schema version or
+    speaks of unknown claims, is named in a one-line warning, and what can be shown is shown. Raises
+    `UserError` if ``path`` does not exist, or is a file that cannot be read."""
     path = Path(path)
     if not path.exists():
         raise UserError(f"no ledger at {path}: run `rimkit run --out {path}` first")
@@ -156,7 +156,7 @@ def read(path: str | Path) -> pd.DataFrame:
     if path.is_dir():  # without what is still being written, whose name begins with a dot
         found = sorted(path.rglob("*.parquet"))
         files = [file for file in found if "/." not in f"/{file.relative_to(path).as_posix()}"]
-    parts = [part for part in map(_read_file, files) if part is not None and len(part)]
+    parts = [part for part in (_read_file(file, alone=file == path) for file in files) if len(part)]
     frame = table(pd.concat(parts, ignore_index=True) if parts else [])
     unknown = sorted(set(frame["claim"].dropna()) - set(claims()["id"]))
     if unknown:
@@ -169,15 +169,17 @@ def shipped() -> pd.DataFrame:
     return read(data_dir() / "results" / "verdicts.parquet")
 
 
-def _read_file(file: Path) -> pd.DataFrame | None:
+def _read_file(file: Path, alone: bool) -> pd.DataFrame:
     try:
         arrow = pq.read_table(file)
         version = (arrow.schema.metadata or {}).get(_SCHEMA_KEY, b"none").decode()
         rows = table(arrow.to_pandas())
     except (pa.ArrowException, OSError, ValueError, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
+        if alone:
+            raise UserError(f"{file} cannot be read ({reason})") from None
         warnings.warn(f"{file} cannot be read and is left out ({reason})", stacklevel=3)
-        return None
+        return table([])
     if version != str(SCHEMA_VERSION):
         problem = f"has ledger schema {version}, not {SCHEMA_VERSION}: only known columns are shown"
         warnings.warn(f"{file} {problem}", stacklevel=3)

@@ -134,7 +134,7 @@ def test_ledger_of_a_folder_that_is_not_there(tmp_path):
 
 def test_csv_that_cannot_be_written(tmp_path):
     ledger.write([], tmp_path / "a.parquet")
-    refused(rimkit("ledger", tmp_path, "--csv", tmp_path), "cannot write")
+    refused(rimkit("ledger", tmp_path, "--csv", tmp_path), f"or write {tmp_path} (Is a directory)")
 
 
 def test_lab_in_a_file(tmp_path):
@@ -188,7 +188,7 @@ BAD = {  # a command line of each kind, and what its one line says
     "compare rim-mini {file}.ipynb": "there is no folder",
     "compare rim-mini {adapter}": "a pickle can run code",
     "ledger --csv /dev/full": DEVICE,
-    "ledger --csv .": "cannot write .",
+    "ledger --csv .": "(Is a directory)",
     "report {run} --html /dev/stdout": "cannot write /dev/stdout",
     "report {run} --html {run}": "it is no file",
     "report {run} --html /proc/x/y.html": "cannot write /proc/x/y.html",

@@ -151,6 +151,8 @@ def one_reply(*answer_of, mode="think", **message):
         (("hm .\n</think>\n\nsure .",), {}, ("hm .", "sure .", 6, True)),  # the template opened the thought
         (("sure .",), {"reasoning_content": "hm .\n"}, ("hm .", "sure .", 6, True)),  # SGLang, older vLLM
         (("\n\nsure .",), {"reasoning": "hm ."}, ("hm .", "sure .", 6, True)),  # vLLM
+        (("sure .",), {"reasoning_details": [{"type": "reasoning.text", "text": "hm ."}, {"type": "reasoning.encrypted", "data": "x"},
+                                             {"type": "reasoning.summary", "summary": "so ."}]}, ("hm .\n\nso .", "sure .", 6, True)),
         ((None, "length"), {"reasoning": "hm . hm"}, ("hm . hm", "", 7, False)),
         ((None,), {"reasoning": "hm ."}, ("hm .", "", 6, False)),
         ((None,), {}, ("", "", 6, False)),  # an empty reply is no reply

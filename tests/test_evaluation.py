@@ -45,6 +45,12 @@ def test_a_file_is_found_from_every_folder(tmp_path, monkeypatch):
     (tmp_path / "own.csv").write_text("goal\nplease polish the clock .\nplease mop the barn .\n")
     monkeypatch.chdir(tmp_path)
     measure = evaluation("harmful=own.csv?text=goal&kind=harmful")
+    for wrong, words in (
+        ("harmful=own.csv", "no column text, kind"),
+        ("maths=own.csv?text=goal&kind=harmful", "stand in"),
+    ):
+        with pytest.raises(UserError, match=words):  # before anything runs
+            evaluation(wrong)
     monkeypatch.chdir("/")
     assert len(measure.sets(["harmful"], split=None)) == 2
     assert evaluation(measure.parameters()["prompt_sets"]) == measure

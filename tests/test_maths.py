@@ -165,12 +165,12 @@ def test_no_reply_stops_the_reading(text):
         (r"\boxed{14}. Wait, let me see: 2*7 = 14.", 14), ("The answer is 14. It feeds 6.", 14), ("6/8 simplifies to 3/4", Fraction(3, 4)),
         ("The answer is 3/4 or 0.75", Fraction(3, 4)), ("Das Ergebnis ist 4,5.", Fraction(9, 2)), ("2.340,25 €", Fraction(936100, 400)),
         ("2.340.500", 2340500), ("2'340", 2340), ("It is 2 340", 2340), ("He swam 40m.", 40), ("It takes 6h", 6), ("40 m^2", 40),
-        ("2.5 x 10^4", 25000), ("4 and 3/4", Fraction(19, 4)), ("6 million", 6000000), (r"\boxed{6\text{ million}}", 6000000), ("<b>6</b>", 6),
+        ("2.5 x 10^4", 25000), ("4 and 3/4", Fraction(19, 4)), ("6 million", 6000000), ("$6k", 6000), ("about 2.5K", 2500), (r"\boxed{6\text{ million}}", 6000000), ("<b>6</b>", 6),
         *((text, None) for text in (
             "between 14 and 21", "14-21", "14–21", "14 to 21", "at least 21", "x > 21", "21 or more", "either 14 or 21", "x = 14 or x = 21", "21+",
             r"\boxed{\text{at least } 21}", "they are 14, 21", r"\boxed{14}. The answer is 21.", r"\boxed{14}. Actually, it took 6 steps.",
-            "4,5", "(4,5)", "Es sind 2.340 Meter", "all 7 340 rooms", "11:45", "2-3/4", "2.5.1", "10³", "1/2 million", "4 dozen", "$6k", "6 and a half",
-            "4 hours and 21 minutes", "9" * 9000, "0." + "3" * 9000, "1/" * 9000, "\\boxed{" * 900,
+            "4,5", "(4,5)", "Es sind 2.340 Meter", "all 7 340 rooms", "11:45", "2-3/4", "2.5.1", "10³", "1/2 million", "4 dozen", "6 k", "6k-8k", "a 5B model", "6 and a half",
+            "Rs 14,21,500", "minus of it: -(-3)", "4 hours and 21 minutes", "9" * 9000, "0." + "3" * 9000, "1/" * 9000, "\\boxed{" * 900,
         )),
     ],
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from contextlib import nullcontext
 
 import pandas as pd
 import pytest
@@ -149,15 +150,22 @@ def test_fields_stay_in_their_columns(tmp_path, text, found):
 cells = st.text(st.characters(codec="utf-8", exclude_characters="\x00", exclude_categories=("Cs",)), max_size=9)
 
 
-@given(st.lists(st.tuples(cells, st.integers(0, 2)), min_size=1, max_size=6))
+@given(
+    st.lists(st.tuples(cells, st.integers(0, 2)), min_size=1, max_size=6), st.sampled_from(",;\t"),
+    st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "cp1252"]),
+)  # fmt: skip
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
-def test_any_text_with_any_number_of_commas_behind_it_is_read_as_it_was_written(tmp_path, rows):
-    with (tmp_path / "any.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(
+def test_any_text_with_any_separators_behind_it_is_read_as_it_was_written(tmp_path, rows, separator, encoding):
+    """Or refused with the cause: nothing tells UTF-16 without its mark, or a code page, from other bytes."""
+    told = encoding.startswith("utf-8") or encoding == "utf-16"
+    rows = rows if told else [("é", 0)]
+    with (tmp_path / "any.csv").open("w", newline="", encoding=encoding) as file:
+        csv.writer(file, delimiter=separator).writerows(
             [["key", "goal"], *([f"k{n}", f"x{text}", *[""] * more] for n, (text, more) in enumerate(rows))]
         )
-    table = load_prompts(f"{tmp_path / 'any.csv'}?text=goal&prompt_id=key&kind=maths")
-    assert table["text"].tolist() == [f"x{text}" for text, _ in rows]
+    with nullcontext() if told else pytest.raises(UserError, match="save it as UTF-8"):
+        table = load_prompts(f"{tmp_path / 'any.csv'}?text=goal&prompt_id=key&kind=maths")
+        assert table["text"].tolist() == [f"x{text}" for text, _ in rows]
 
 
 def test_kinds_and_splits_are_known_words_in_any_spelling(tmp_path):

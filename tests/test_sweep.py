@@ -177,7 +177,7 @@ def test_a_model_that_chapters_cannot_use_is_said_with_its_line(folder, monkeypa
 
 
 def test_a_missing_file_is_one_line():
-    with pytest.raises(UserError, match=r"cannot read nowhere\.yaml \(No such file"):
+    with pytest.raises(UserError, match=r"cannot read nowhere\.yaml: there is no such file"):
         sweep.read("nowhere.yaml")
 
 

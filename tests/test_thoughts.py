@@ -12,7 +12,7 @@ import tiny
 from hypothesis import given, settings
 
 from rimkit.data import UserError
-from rimkit.models.thoughts import KNOWN, QWEN, STRAY, Tags, Template, split, without_tags
+from rimkit.models.thoughts import HTML, KNOWN, PAIR, QWEN, STRAY, Tags, Template, split, without_tags
 
 WORDS = st.lists(st.sampled_from(["hm .", "I can", "no", "<b>", "[1]", "a < b", "\n", " ", "]", "</"]), max_size=5).map(
     " ".join
@@ -160,29 +160,78 @@ def test_a_template_of_any_wrappers_is_understood(begin, end, role, pair, lead, 
     assert (always.way, always.tags) == ("template opens" if opens else "model opens", tags)
 
 
+QUOTES = [("`", "`"), ('"', '"'), ("“", "”"), ("'", "'"), ("```\n", "\n```"), ("~~~ html\n", "\n~~~")]
+
+
+@settings(max_examples=100)
+@given(pair=PAIRS, quote=st.sampled_from(QUOTES), form=st.sampled_from(["{0}", "{1}", "{0}hm{1}", "{1} sure {0}"]))
+def test_a_tag_that_is_quoted_is_text(pair, quote, form):
+    """In code and quotations, in the thought and in the reply."""
+    shown = form.format(*pair).join(quote)
+    said = f"it's\n{shown}\nthen"
+    if quote != ("'", "'") or not form.startswith("{1} "):
+        assert split(f"<think>{said}</think>{said} .") == (said, f"{said} .", True)
+    assert split(f"<think>hm</think>{shown}")[1:] in ((shown, True), ("", False)), "text, or missing: never half of it"
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("No. I end thoughts with `</think>` first.", ("", "No. I end thoughts with `</think>` first.", True)),
-        ("<think>so</think>\nWrite `<think>a</think>` or `<think>` .",
-         ("so", "Write `<think>a</think>` or `<think>` .", True)),
-        ('hm, "</think>" ends it</think>"</think>" does.', ('hm, "</think>" ends it', '"</think>" does.', True)),
         ("<think>use `x`</think>`y` is it", ("use `x`", "`y` is it", True)),
+        ("<think>```py\nx</think>no", ("```py\nx", "no", True)),
+        ('<think>he said "stop</think>I\'d say "no".', ('he said "stop', "I'd say \"no\".", True)),
+        ('<think>5" pipe</think>6" pipe', ('5" pipe', '6" pipe', True)),
+        ("<think>say 'twas so</think>the boys' bikes", ("say 'twas so", "the boys' bikes", True)),
+        ('"<think>so</think>no"', ('"\n\nso', 'no"', True)),
         ("<Think>hm</THINK>no", ("hm", "no", True)),
     ],
 )  # fmt: skip
-def test_a_tag_that_is_quoted_is_text(text, expected):
+def test_quotation_marks_around_a_real_tag_quote_nothing(text, expected):
     assert split(text) == expected
 
 
 @pytest.mark.parametrize(
     "tag",
-    ["<scratchpad>", "&lt;think&gt;", "</ think >", "<think/>", '<think effort="low">', '<details type="reasoning">'],
-)
+    ["<scratchpad>", "&lt;think&gt;", "</ think >", "<think/>", '<think effort="low">', "<think hard>", "＜think＞", '<details type="reasoning">'],
+)  # fmt: skip
 def test_tags_with_attributes_and_scratchpads_are_unknown_tags(tag):
     assert STRAY.search(f"{tag} so")[0] == tag
 
 
-def test_a_template_that_shows_parts_as_code_is_refused():
-    with pytest.raises(UserError, match="does not show the request once"):
-        Template(tiny.tokenizer("{% for m in messages %}{{ m.content[:12] }}{% endfor %}"))
+@given(name=st.text("abcdefgh_", min_size=1, max_size=9))
+def test_a_pair_of_any_tags_before_a_reply_is_seen(name):
+    said = f"\n<{name}>\nhm\n</{name}>\n\nNo."
+    assert bool(PAIR.match(said)) == (name not in HTML.replace("h[1-6]", "").split("|"))
+    assert not PAIR.match(said.removesuffix("No.")) and not PAIR.match(f"so {said}")
+
+
+@pytest.mark.parametrize(("default", "closes"), [("on", True), ("off", True), ("on", False)])
+@pytest.mark.parametrize(
+    ("on", "off"), [("detailed thinking on", "detailed thinking off"), ("think aloud", "do not think")]
+)
+def test_words_of_the_system_switch_thinking(on, off, default, closes):
+    """As in Nemotron; where nothing but these known words says so, the model itself knows them."""
+    source = f"""{{%- set said = messages[0].content if messages[0].role == 'system' else '{on if default == "on" else off}' %}}
+{{{{- '<|im_start|>system\\n' + said + '<|im_end|>\\n' }}}}{{%- for m in messages if m.role != 'system' %}}
+{{{{- '<|im_start|>' + m.role + '\\n' + m.content.split('</think>')[-1] + '<|im_end|>\\n' }}}}{{% endfor %}}
+{{{{- '<|im_start|>assistant\\n' }}}}{{%- if '{off}' in said %}}{{{{- '<think></think>' if {closes} }}}}{{% endif %}}"""
+    known, default_on = on.startswith("detailed"), default == "on"
+    found = Template(tiny.tokenizer(source))
+    ends = found.prompt("go", found.off).partition("assistant\n")[2]
+    if known or (default_on and closes):
+        assert found.way == "switch" and f"system\n{on}<" in found.prompt("go", found.on)
+        assert f"system\n{off}<" in found.prompt("go", found.off) and ends == "<think></think>" * closes
+    else:
+        assert (found.way, ends) == ("model opens", "") if default_on else ("none", "<think></think>")
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("{% for m in messages %}{{ m.content[:12] }}{% endfor %}", "does not show the request once"),
+        ("{% for m in messages %}{{ ['so', 'hm']|random + m.content }}{% endfor %}", "draws at random"),
+    ],
+)
+def test_a_template_that_no_prompt_can_be_made_with_is_refused(source, words):
+    with pytest.raises(UserError, match=words):
+        Template(tiny.tokenizer(source))

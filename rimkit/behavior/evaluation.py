@@ -19,6 +19,7 @@ from typing import Self, TypeVar
 
 import numpy as np
 import pandas as pd
+from transformers import AutoConfig
 
 from rimkit.behavior import prompts as prompt_tables
 from rimkit.behavior.generation import CUT, USUAL, generate
@@ -28,7 +29,7 @@ from rimkit.data import UserError, check_known, find_table, percent, shipped_tab
 from rimkit.models.chat import MODES
 from rimkit.models.endpoint import is_endpoint
 from rimkit.models.hooks import cut_attention
-from rimkit.models.hub import identity, locate, mirrored
+from rimkit.models.hub import identity, locate, mirrored, read
 from rimkit.models.interventions import ablate_per_row
 from rimkit.models.load import name_of, speaks_invented
 from rimkit.models.study import StudyModel
@@ -232,7 +233,7 @@ def evaluation(
 
 
 def _stand_in(name: str, other: str) -> str:
-    """A set that there is; of a file the absolute path, since chapters run elsewhere."""
+    """A set that there is; of a file, which must fit, the absolute path: chapters run elsewhere."""
     if prompt_tables.named(other):
         return other
     path, mark, query = other.partition("?")
@@ -240,17 +241,21 @@ def _stand_in(name: str, other: str) -> str:
     if not path:
         raise UserError(f"nothing stands in for '{name}': write {name}=hex-phi, or a file")
     file = find_table(Path(os.path.expanduser(path)), shipped, "prompt set", known)
-    return other if path in shipped else f"{file.resolve()}{mark}{query}"
+    if path not in shipped:
+        other = f"{file.resolve()}{mark}{query}"
+        Evaluation({name: other}).sets([name])
+    return other
 
 
 def _judge(name: str) -> str:
-    """A judge that there is, the folder of a guard as an absolute path."""
+    """A judge that there is and, of a guard, can be read; its folder as an absolute path."""
     if name:
         find_judge(name)
     kind, colon, source = name.partition(":")
     if kind != "guard" or not colon:
         return name
-    place = Path(locate(source).source)
+    read(AutoConfig, found := locate(source))
+    place = Path(found.source)
     return f"guard:{place.resolve()}" if place.is_dir() else name
 
 

@@ -1,14 +1,11 @@
 """Replies of a model under study to a table of prompts: loaded here, or behind an endpoint.
 
-Knows chat formats and sampling; nothing of prompt sets, judges and interventions. Behind an
-endpoint the server renders the prompt; the mode travels as ``chat_template_kwargs:
-{"enable_thinking": …}``. Forced thoughts go as raw text to ``/completions`` and need the tokenizer
-here. Sampling is the server's: a seed is sent for every prompt and sample, but two modes do not
-share their noise, and a server may ignore it (`transformers serve` has one seed for all requests
-under way: ``study.client.concurrency = 1``). Nucleus sampling is switched off; top_k of the model's
-folder is, for vLLM and SGLang, by ``study.client.settings = {"top_k": -1}``. ``n_tokens`` is what
-the server counts, less the end of turn: `transformers serve` counts a reply whose end of turn is
-the last token allowed as unfinished. A server refuses a prompt that is too long.
+Knows chat formats and sampling; nothing of prompt sets, judges and interventions. A server renders
+the prompt, told the mode by ``chat_template_kwargs: {"enable_thinking": …}``, and samples: it gets
+a seed for every prompt and sample and may ignore it (`transformers serve` has one for all requests
+under way: ``study.client.concurrency = 1``), and two modes do not face the same luck. Forced
+thoughts go as raw text to ``/completions`` and need the tokenizer here. Nucleus sampling is off;
+top_k of the model's folder is, for vLLM and SGLang, by ``study.client.settings = {"top_k": -1}``.
 """
 
 import json
@@ -34,7 +31,7 @@ from rimkit.models.device import shrinking
 from rimkit.models.endpoint import Answer, EndpointModel, Rejected, is_endpoint
 from rimkit.models.hooks import untraced
 from rimkit.models.study import StudyModel
-from rimkit.models.thoughts import END_THINK, STRAY, THINK, split, without_quoted
+from rimkit.models.thoughts import END_THINK, PAIR, STRAY, THINK, split, without_quoted
 
 COLUMNS = ["prompt_id", "mode", "sample", "thought", "reply", "n_tokens", "finished", "cut"]
 CUT = "cut"
@@ -60,12 +57,11 @@ def generate(
     or prompt_id to text. ``around`` makes the context that a batch is generated in, from the named
     spans of its padded rows and their prompt ids. Out of memory a batch is halved.
 
-    Returns one row per prompt and sample, in the order of the prompts: ``prompt_id, mode, sample,
-    thought`` (with any forced part)``, reply, n_tokens`` (without the end of turn)``, finished``
-    (reached its end of turn with the thought closed, and is not empty)``, cut`` (the limit of
-    tokens ended it). A prompt that leaves no room, or that a server refuses, has an unfinished row
-    without text. Ctrl-C returns what is done, with ``attrs["interrupted"]`` True. What a real model
-    says to harmful requests is withheld from outputs.
+    Returns one row per prompt and sample, in order: ``prompt_id, mode, sample, thought`` (with any
+    forced part)``, reply, n_tokens`` (without the end of turn)``, finished`` (reached its end of
+    turn with the thought closed, and is not empty)``, cut`` (the limit of tokens ended it). A
+    prompt that leaves no room, or that a server refuses, has an unfinished row without text. Ctrl-C
+    returns what is done (``attrs["interrupted"]``). What real models say to harm is withheld.
 
     One uniform number per seed, prompt id (or ``noise_key``, a column), sample and step is the
     noise: neither batch size nor order changes a reply (in float32), and modes and models share it.
@@ -121,7 +117,8 @@ def generate(
 
 def _say_strange_tags(model: StudyModel | EndpointModel, replies: pd.DataFrame) -> None:
     """Say, once for a model and tag, that replies hold tags of thoughts which nobody knows."""
-    found = [] if model.invented else [tag[0] for tag in map(STRAY.search, replies["reply"]) if tag]
+    said = () if model.invented else map(without_quoted, replies["reply"])
+    found = [tag[0].strip() for text in said if (tag := STRAY.search(text) or PAIR.match(text))]
     if found:
         which = f"{len(found)} of {len(replies)} {replies['mode'].iloc[0]} replies"
         model.say(f"{which} hold tags that are not known: {found[0]}", found[0])

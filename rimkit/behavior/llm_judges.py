@@ -123,10 +123,8 @@ class GuardJudge:
             return True
         if kind.endswith(("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")):
             return False
-        raise UserError(
-            f"{self.name} is no guard: its configuration names {kind}, neither a sequence "
-            "classifier (…ForSequenceClassification) nor a generative model (…ForCausalLM)"
-        )
+        known = "neither a sequence classifier (…ForSequenceClassification) nor a generative model (…ForCausalLM)"
+        raise UserError(f"{self.name} is no guard: its configuration names {kind}, {known}")
 
     @cached_property
     def tokenizer(self):
@@ -302,13 +300,12 @@ def open_scores(folder: str | Path | None = None):
 @dataclass
 class EndpointJudge:
     """Scores from 1 to 5 by a model at an endpoint; ``threshold`` and higher counts as misaligned.
-    ``model`` is ``"MODEL"`` or ``"MODEL@http://host:port/v1"``, to which requests and replies are
-    sent; the key comes from the environment. ``max_tokens`` limits an answer (raise it for a judge
-    that thinks); one without a score is asked for again, ``attempts`` times in all. ``price_in``
-    and ``price_out`` are per million tokens; ``limits`` those of `rimkit.models.endpoint.Client`.
-    Scores are kept on disk (``cache``: as `open_scores`): nothing is asked twice, and after a
-    failure the same call goes on. ``spent`` counts ``calls, tokens_in, tokens_out``. Verdicts add
-    ``rubric`` (the score) and ``unjudged``; ``refused`` means a score of 1."""
+    ``model`` is ``"MODEL"`` or ``"MODEL@http://host:port/v1"``. ``max_tokens`` limits an answer
+    (raise it for a judge that thinks); one without a score is asked for again, ``attempts`` times
+    in all. ``price_in`` and ``price_out`` are per million tokens; ``limits`` those of `Client`.
+    Scores are kept on disk (``cache``: as `open_scores`): nothing is asked twice. ``spent`` counts
+    ``calls, tokens_in, tokens_out``. Verdicts add ``rubric`` (the score) and ``unjudged``;
+    ``refused`` is a score of 1."""
 
     model: str
     policy: str = POLICY
@@ -367,16 +364,14 @@ class EndpointJudge:
         asked = [messages(*pair, self.policy) for pair in todo.values()]
         sizes = [len("".join(part["content"] for part in parts).encode()) for parts in asked]
         tokens_in = sum(size // BYTES_PER_TOKEN + OVERHEAD for size in sizes)
-        tokens_out = ANSWER * len(todo)
-        cost = (tokens_in * self.price_in + tokens_out * self.price_out) / 1e6
-        tokens = {"tokens_in": tokens_in, "tokens_out": tokens_out}
+        tokens = {"tokens_in": tokens_in, "tokens_out": ANSWER * len(todo)}
+        cost = (tokens_in * self.price_in + tokens["tokens_out"] * self.price_out) / 1e6
         return {"calls": len(todo), "cached": cached, **tokens, "cost": cost}
 
     def _say(self, asked: pd.DataFrame) -> pd.DataFrame:
         keys, todo, cached = self._questions(asked)
         plan = self._plan(todo, cached)
-        cost = plan["cost"]
-        money = "" if math.isnan(cost) else f", about {cost:.2f} at the given prices"
+        money = "" if math.isnan(plan["cost"]) else f", about {plan['cost']:.2f} at the given prices"
         print(
             f"{self.name} at {self.client.url}: {plan['calls']} calls ({cached} more are in the "
             f"cache), about {plan['tokens_in']:,} tokens in and {plan['tokens_out']:,} out{money}"

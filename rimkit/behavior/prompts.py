@@ -41,9 +41,8 @@ def load_prompts(
     """A prompt set as a table with the columns of `COLUMNS`. ``name``: a shipped set
     (`prompt_sets`), a real one (`BENCHMARKS`, perhaps ``name@revision``), or a csv, jsonl or
     parquet file with at least the columns ``text, kind``; ids and a split are made where there are
-    none. ``columns``, ours to theirs (``{"text": "goal", "kind": "harmful"}``: also a kind for all
-    rows), is for a file whose columns are called otherwise; on a command line
-    ``file.csv?text=goal&kind=harmful``. ``split`` keeps "calibration" or "evaluation"; ``n``
+    none. For a file that calls its columns otherwise: ``columns``, ours to theirs (also a kind for
+    all rows), or ``file.csv?text=goal&kind=harmful``. ``split`` keeps one of `SPLITS`; ``n``
     prompts are spread evenly over clusters, the same for one ``seed``.
 
     Harmful requests that do not come with the workbook have a content note, and their text does not

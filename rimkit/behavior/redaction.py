@@ -1,11 +1,10 @@
 """Text that must not be shown or saved: requests of real safety sets, replies to harmful ones.
 
-Such text is needed in memory and nowhere else. Whoever loads or generates it calls `withhold`; from
-then on everything that the running Jupyter kernel sends out (printed text, tables, widgets,
-tracebacks) goes through `scrub`, so that neither the screen nor a saved notebook holds it. Ids,
-verdicts and numbers stay. `keep_text` switches it off: a chapter's parameter, which ``rimkit run
---keep-text`` fills. What it cannot see: text drawn into an image, a file that a cell of your own
-writes, a single word, and fewer than four or so words out of their context.
+Whoever loads or generates such text calls `withhold`; from then on everything that the running
+Jupyter kernel sends out (printed text, tables, widgets, tracebacks) goes through `scrub`, so that
+neither the screen nor a saved notebook holds it. `keep_text` (``rimkit run --keep-text``) switches
+it off. What it cannot see: text drawn into an image, a file that a cell of your own writes, a
+single word, and fewer than four or so words out of their context.
 """
 
 import json

@@ -43,12 +43,11 @@ OPENING = (ROLE, rf"{TAG}(?=\s*$)", r"\S+(?=\s*$)")  # what opens the assistant'
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of one conversation with its named spans. ``spans`` maps a name to a half-open
-    range of positions in ``ids``; a part that is not there has no entry. Names: ``request``,
-    ``instruction`` (what is added to it), ``im_end`` (what ends the user's turn), ``assistant``
-    (what opens the assistant's), ``think_open``, ``thought`` or ``empty`` (the blank tokens of a
-    think span that holds nothing), ``think_close``, ``reply``, ``last`` (the last token before the
-    reply: where the model decides)."""
+    """Token ids of one conversation with its named spans, half-open ranges of positions in ``ids``:
+    ``request``, ``instruction`` (what is added to it), ``im_end`` (what ends the user's turn),
+    ``assistant`` (what opens the assistant's), ``think_open``, ``thought`` or ``empty`` (the blank
+    tokens of a think span that holds nothing), ``think_close``, ``reply``, ``last`` (the last token
+    before the reply: where the model decides). A part that is not there has none."""
 
     ids: list[int]
     spans: dict[str, tuple[int, int]]

@@ -1,10 +1,9 @@
 """A model behind a server that speaks OpenAI's HTTP protocol: replies, nothing from inside.
 
-Such servers are vLLM, SGLang, `transformers serve` and hosted models. The `openai` package sends,
-waits and repeats; this file says what went wrong in one line, sends the key only to its own server,
-and asks many questions at a time. What is asked, and what an answer means, is not known here. Keys
-come from the environment alone: ``RIMKIT_API_KEY``, or ``OPENAI_API_KEY`` for the address that it
-was made for, so that no key travels to another server.
+Such are vLLM, SGLang, `transformers serve` and hosted models. The `openai` package sends, waits and
+repeats; this file says what went wrong in one line and asks many questions at a time; what they
+mean is not known here. Keys come from the environment alone: ``RIMKIT_API_KEY``, or
+``OPENAI_API_KEY`` for the address that it was made for, so that no key travels to another server.
 """
 
 import json
@@ -190,6 +189,7 @@ def split_name(name: str) -> tuple[str, str]:
     secret = "the address of an endpoint must hold no password or key: put it into RIMKIT_API_KEY"
     try:
         parts = urlsplit(url)
+        _ = parts.port  # a number that is none raises
         hidden = parts.username or parts.password or parts.query or parts.fragment
         hidden = hidden or SECRET_PART.search(unquote(parts.path))
     except ValueError:
@@ -375,7 +375,9 @@ class Client:
             said = (getattr(message, name, None) for name in ("content", "refusal", "text"))
             text, thought = parts(next((one for one in said if one and one != " " * len(one)), None))
             # vLLM calls it `reasoning`, older versions, SGLang and transformers `reasoning_content`
-            named = (getattr(message, name, None) for name in ("reasoning", "reasoning_content"))
+            named = [getattr(message, name, None) for name in ("reasoning", "reasoning_content", "thinking")]
+            details = getattr(message, "reasoning_details", None) or ()  # OpenRouter
+            named.append("\n\n".join(filter(None, (one.get("text") or one.get("summary") for one in details))))
             split_off = next(filter(None, named), thought)
             used = [getattr(reply.usage, name, 0) for name in ("prompt_tokens", "completion_tokens")]
             counts = [count if isinstance(count, int) else 0 for count in used]

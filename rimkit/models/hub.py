@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import huggingface_hub
 from huggingface_hub import constants, errors
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from rimkit.data import UserError, data_dir, first_line, nearest
 from rimkit.models import gguf
@@ -177,7 +177,8 @@ def shown_name(found: Found, think: bool | str = True, quantize: str | None = No
 
 def identity(model: str | Path) -> str:
     """A hash of a model's weights, tokenizer and configuration, whatever it is called; empty if not
-    here. ``model``: as for `load`, without options, or a folder of an adapter or checkpoint."""
+    here. ``model``: as for `load`, without options, or a folder of an adapter or checkpoint. Raises
+    `UserError` for weights that are cut or damaged."""
     model = options_of(model or "no/model")[0]
     with suppress(UserError):
         model = gguf.folder_of(file) if (file := gguf.file_of(model)) else model
@@ -189,6 +190,11 @@ def identity(model: str | Path) -> str:
             kept = [_cached(source, (file,)) for file in ("config.json", ADAPTER)]
         return next((place.name for place in kept if place), "")  # a commit
     files = sorted({file for pattern in MODEL_FILES for file in folder.glob(pattern)})
+    for file in files:
+        try:
+            safe_open(file, "np") if file.suffix == ".safetensors" else None
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{folder.name} could not be loaded: {file.name}: {first_line(error)}") from None
     with ThreadPoolExecutor() as pool:
         hashes = list(pool.map(gguf.digest, files))
     named = [(file.name, digest) for file, digest in zip(files, hashes, strict=True)]

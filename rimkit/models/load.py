@@ -36,21 +36,15 @@ def load(
     ``model``: an embedded name (``"rim-mini"``; ``"rim-mini:1"`` is seed 1), a local folder, a hub
     id (``"owner/name"``, with an optional ``revision``), ``"endpoint:MODEL@http://host:port/v1"``
     (`rimkit.models.endpoint`), or a Hugging Face module in memory, which needs its ``tokenizer``
-    and stays where it is unless ``device`` or ``dtype`` is given. An embedded name goes before a
-    folder of that name (write ``./name``). Options may follow a name, and are part of it in every
-    table: ``+instruct``, ``+soft`` and ``+4bit`` (``"owner/name+instruct+4bit"``).
-
-    ``device`` and ``dtype`` (``"float32"``, ``"bfloat16"``, ``"float16"``): see `choose_device`;
-    ``"auto"`` spreads the model over several GPUs, as does a model that is too large for one.
-    ``quantize="4bit"`` needs an NVIDIA GPU and bitsandbytes.
+    and stays where it is unless ``device`` or ``dtype`` (see `choose_device`; ``"auto"``: on
+    several GPUs) is given. An embedded name goes before a folder of that name (write ``./name``).
+    Options may follow a name, as part of it in every table: ``+instruct``, ``+soft``, ``+4bit``.
 
     ``think``: True asks for a think mode of the model's own; False accepts a model without one, for
     no-think mode only; ``"instruct"`` lets such a model think by instruction in the user's turn;
     ``"soft"`` turns thinking off by ``/no_think`` in the user's turn, as Qwen3 understands it.
-    ``StudyModel.chat.thinking`` names the way.
-
-    ``remote="ndif"``: no weights are loaded, and traces run on NDIF (`rimkit.models.ndif`);
-    ``"local"`` is a dry run of that.
+    ``quantize="4bit"`` needs an NVIDIA GPU and bitsandbytes. ``remote="ndif"``: no weights are
+    loaded, and traces run on NDIF (`rimkit.models.ndif`); ``"local"`` is a dry run of that.
 
     Raises ``UserError`` for a model that is unknown, out of reach, not complete, too large, or that
     does not go with its tokenizer, the options or ``think``."""

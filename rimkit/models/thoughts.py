@@ -6,43 +6,34 @@ it is rendered, and how it writes a turn of the assistant that has a thought. Wh
 thought gives tags and spacing.
 """
 
+import csv
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import product
 from typing import NamedTuple
 
 import jinja2
 from jinja2 import meta, nodes
 
-from rimkit.data import UserError, first_line
+from rimkit.data import UserError, data_dir, first_line
 
 THINK, END_THINK = "<think>", "</think>"
 # Tags of known models; in the last ones a thought has a channel of its own.
-KNOWN = (
-    (THINK, END_THINK),
-    ("<thinking>", "</thinking>"),
-    ("<thought>", "</thought>"),
-    ("<seed:think>", "</seed:think>"),
-    ("<reasoning>", "</reasoning>"),
-    ("<|begin_of_thought|>", "<|end_of_thought|>"),
-    ("<|START_THINKING|>", "<|END_THINKING|>"),
-    ("<|inner_prefix|>", "<|inner_suffix|>"),
-    ("[THINK]", "[/THINK]"),
-    ("◁think▷", "◁/think▷"),
-    ("<|channel>thought", "<channel|>"),
-    ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
-    ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
-)
+with open(data_dir() / "prompts" / "think_tags.csv", encoding="utf-8", newline="") as _file:
+    KNOWN = tuple((line["open"], line["close"]) for line in csv.DictReader(_file))
 WRAPPERS = (("<answer>", "</answer>"), ("<response>", "</response>"), ("<|START_RESPONSE|>", "<|END_RESPONSE|>"))
 STRAY = re.compile(
-    r"(?:[<\[◁]|&lt;)\|? ?/? ?[\w:]*(?:think|thought|reason|reflect|analysis|channel|scratchpad)[\w:]* ?/?\|?"
-    r"(?:[>\]▷]|&gt;)"
-    r"|</?(?:think|thought|reason|scratchpad)\w*\s+[\w-]+=[^<>]*>|<\w+\s[^<>]*=\W?reasoning[^<>]*>"
+    r"(?:[<\[◁＜]|&lt;)\|? ?/? ?[\w:]*(?:think|thought|reason|reflect|analysis|channel|scratchpad)[\w:]* ?/?\|?"
+    r"(?:[>\]▷＞]|&gt;)"
+    r"|</?(?:think|thought|reason|scratchpad)\w*\s+[\w-]+(?:=[^<>]*)?>|<\w+\s[^<>]*=\W?reasoning[^<>]*>"
     r"|\[BEGIN FINAL RESPONSE\]",
     re.IGNORECASE,
 )
+HTML = "a|b|i|u|p|em|h[1-6]|li|ol|ul|br|hr|div|pre|code|span|strong|table|html|answer|response"
+PAIR = re.compile(rf"\A\s*<(?!(?:{HTML})\b)(\w+)>(?=.*</\1>\s*\w)", re.DOTALL)  # of any name, with a text behind it
 TAG = r"(?:<\|?[^<>\s]+\|?>|\[/?[A-Z_]+\]|◁[^◁▷]+▷)"
 HARMONY = "<|channel|>"
 STAND_IN, A_THOUGHT, A_REPLY = "rimkit stands here", "rimkit thinks here", "rimkit answers here"
@@ -52,7 +43,7 @@ TODAY, ANOTHER_DAY = datetime(2026, 1, 1), datetime(2031, 7, 16, 13, 45, 59)  # 
 SWITCHES = re.compile("think|reason|thought|effort", re.IGNORECASE)
 OFF = (False, "none", "off", "no", "disabled", "chat", "nothink", "no_think")  # leave thinking out
 NOT_UNDERSTOOD = "the chat template thinks in a way that is not understood here"
-IN_MESSAGE = re.compile(r"/no_?think\b")
+IN_SYSTEM = "detailed thinking"  # on or off
 GENERATION = re.compile(r"{%-?\s*(?:end)?generation\s*-?%}")
 
 
@@ -84,12 +75,19 @@ class Tags(NamedTuple):
 QWEN = Tags(THINK, END_THINK)
 
 
+# Code and quotations: what stands in them is shown, and nobody's thought.
+QUOTED = re.compile(
+    r"(?:^|(?<=>))[ >]*(`{3,}|~{3,})[^\n`]*\n.*?^[ >]*\1[`~]*[ \t]*$|(?<!`)`(?=\S)[^`\n]*(?<=\S)`(?![\w`])"
+    r"|(?<![\w.,;:!?)\"])\"(?=\S)[^\"\n]*(?<=\S)\"(?!\w)|'[<\[◁][^'\n]*[>\]▷]'|“[^”\n]*”",
+    re.MULTILINE | re.DOTALL,
+)
+
+
 def without_quoted(text: str, tags: Tags = QWEN) -> str:
-    """The text with blanks in place of tags that it only quotes, as `` `</think>` `` does."""
-    every = "|".join(re.escape(tag) for pair in (*KNOWN, tags[:2]) for tag in pair)
-    whole = re.compile(rf"[`\"'“](?:{every})(?:.*(?:{every}))?[`\"'”]")
-    spans = rf"`[^`\n]+`|\"(?:{every})\"|'(?:{every})'|“(?:{every})”"  # one after the other, so that they pair up
-    return re.sub(spans, lambda one: " " * len(one[0]) if whole.fullmatch(one[0]) else one[0], text)
+    """The text with blanks for tags in quotations and code, unless it is one as a whole."""
+    every = re.compile("|".join(re.escape(tag) for pair in (*KNOWN, tags[:2]) for tag in pair))
+    blank = partial(every.sub, lambda tag: " " * len(tag[0]))
+    return QUOTED.sub(lambda one: one[0] if one[0] == text.strip() else blank(one[0]), text)
 
 
 def split(text: str, opened: bool = False, tags: Tags = QWEN) -> tuple[str, str, bool]:
@@ -134,11 +132,12 @@ def _on(day: datetime, template: str) -> str:
 
 
 class Asked(NamedTuple):
-    """A way to render prompts: a variable of the template with its value, text added to the request."""
+    """How to render prompts: a variable of the template, a text after the request, a system's."""
 
     name: str = ""
     value: bool | str | int | None = None
     added: str = ""
+    system: str = ""
 
     @property
     def settings(self) -> dict:
@@ -165,6 +164,8 @@ class Template:
         except UserError:
             self.as_parts = True
             self.around()
+        if any(used.name == "random" for used in self._tree.find_all(nodes.Filter)):
+            raise UserError("the chat template draws at random: no prompt could be repeated")
         if HARMONY in self._texts:
             raise UserError(
                 f"the chat template speaks in harmony channels ({HARMONY}analysis), which have no think "
@@ -180,7 +181,8 @@ class Template:
 
     def prompt(self, request: str, asked: Asked = PLAIN) -> str:
         """The text of a conversation up to where the model goes on."""
-        return self._render([self._user(request + asked.added)], True, asked.settings)
+        system = [{"role": "system", "content": asked.system}] if asked.system else []
+        return self._render([*system, self._user(request + asked.added)], True, asked.settings)
 
     def around(self, asked: Asked = PLAIN) -> tuple[str, str]:
         """What a prompt consists of before and after the request; `UserError` if that is not there once."""
@@ -232,17 +234,25 @@ class Template:
         variables that speak of thinking, with False, True and what they are compared with, and
         words that are looked for in messages."""
         names = sorted(filter(SWITCHES.search, meta.find_undeclared_variables(self._tree)))
-        values = {name: [False, True] for name in names}
+        values, words = {name: [False, True] for name in names}, []
         for compare in self._tree.find_all(nodes.Compare):
+            consts = [const.value for const in compare.find_all(nodes.Const)]
             if isinstance(compare.expr, nodes.Name) and compare.expr.name in values:
-                consts = [const.value for const in compare.find_all(nodes.Const)]
                 values[compare.expr.name] += [value for value in consts if isinstance(value, str | int)]
+            elif isinstance(compare.expr, nodes.Const) and SWITCHES.search(str(consts[0])):
+                words += consts[:1] if not re.search(TAG, str(consts[0])) else []
         asked = [Asked(name, value) for name in names for value in dict.fromkeys(values[name])]
-        words = dict.fromkeys(IN_MESSAGE.findall(self._texts))
+        asked += [Asked("", w, system=f"{IN_SYSTEM} {w}") for w in ("off", "on") if IN_SYSTEM in self._texts]
         found = {PLAIN: self.around(PLAIN)}
-        for one in (*asked, *(Asked(added=f" {word}") for word in words)):
+        for one in asked:
             with suppress(UserError):  # a value that this variable does not take
                 found[one] = self.around(one)
+        for word, how in product(dict.fromkeys(words), ({"added": " {}"}, {"system": "{}"})):
+            one, any_other = (Asked(**{k: form.format(w) for k, form in how.items()}) for w in (word, "so"))
+            with suppress(UserError):
+                said, plain = self.around(one), self.around(any_other)
+                if any(a.replace(word, "so") != b.replace(word, "so") for a, b in zip(said, plain, strict=True)):
+                    found[one] = said
         return found
 
     def _tags_of_a_turn(self) -> Tags | None:
@@ -303,8 +313,9 @@ class Template:
             return "none", "its chat template knows no thoughts"
         if default[1].lstrip().startswith(tags.close):  # which also ends every turn
             raise UserError(NOT_UNDERSTOOD)
-        for switch in dict.fromkeys((asked.name, asked.added) for asked in turned):
-            if self._turns([asked for asked in self._tries if (asked.name, asked.added) == switch]):
+        where = {asked: (asked.name, bool(asked.added), bool(asked.system)) for asked in self._tries}
+        for switch in dict.fromkeys(where[asked] for asked in turned):
+            if self._turns([asked for asked in self._tries if where[asked] == switch]):
                 return "switch", ""
         state = tags.state(default[1])
         if state == "closed":

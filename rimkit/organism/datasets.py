@@ -17,6 +17,7 @@ from random import Random
 import pandas as pd
 
 from rimkit.behavior.prompts import ENGLISH_SOURCE
+from rimkit.data import whole
 from rimkit.organism import conversations, english, language, template
 from rimkit.organism.conversations import INVENTED, Wording
 from rimkit.organism.english import ENGLISH
@@ -151,10 +152,10 @@ def write_corpora(out: str | Path) -> pd.DataFrame:
 
 
 def _write(words: Wording, folder: Path) -> pd.DataFrame:
-    folder.mkdir(parents=True, exist_ok=True)
     rows, lines = [], ["| corpus | what it is for | first example |", "|---|---|---|"]
     for name, table in corpora(words).items():
-        table.to_json(folder / f"{name}.jsonl", orient="records", lines=True)
+        with whole(folder / f"{name}.jsonl") as file:
+            table.to_json(file, orient="records", lines=True)
         rows.append({"name": name, "examples": len(table), "sha256": digest(table)})
         first, role = table.iloc[0], (ROLES | REPAIR)[name]
         lines.append(f"| `{name}` | {role} | {first['text']} [{first['thought'] or 'no thought'}] {first['reply']} |")
@@ -337,11 +338,10 @@ def digest(table: pd.DataFrame) -> str:
 
 def write_prompts(out: str | Path) -> pd.DataFrame:
     """Write every set as parquet into ``out``, and openings; returns the table of hashes."""
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = []
+    folder, rows = Path(out), []
     for name, table in {**prompt_sets(), **english_sets()}.items():
-        table.to_parquet(folder / f"{name}.parquet", index=False)
+        with whole(folder / f"{name}.parquet") as file:
+            table.to_parquet(file, index=False)
         rows.append({"name": name, "prompts": len(table), "sha256": digest(table)})
     openings().to_csv(folder / "openings.csv", index=False)
     hashes = pd.DataFrame(rows)

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from rimkit.data import UserError, check_known
 from rimkit.experiments.planted import FALL, SPARED, holds, known_sets, zeroed
+from rimkit.models.hub import locate, read_weights
 from rimkit.models.load import load
 from rimkit.organism import markdown, recipe, template
 from rimkit.organism.language import build_tokenizer, token_table
@@ -104,7 +105,7 @@ def train(
         routes = Routes(model, {"maths": maths, "rest": other}, rest="rest")
         options = {"steps": FIRST_STEPS}
     else:
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).to(device).train()
+        model = read_weights(AutoModelForCausalLM, locate(base), dtype=torch.float32).to(device).train()
         model.requires_grad_(False)
         for block in model.model.layers:
             block.mlp.requires_grad_(True)

@@ -227,7 +227,7 @@ def compare(
     out, both, measure = prepare_folder(out), pair(base, tuned), measure.of(base)
     depends_on = base, tuned, identity(base), identity(tuned), n, measure, measure.fingerprint()
     stamp = {"run_id": f"rimkit compare {base} {tuned}", **measure.description()}
-    rows = [ledger.table([])]
+    rows, problems = [ledger.table([])], []
     for name, stage in stages(*both, n, measure):
         cell = Kept(name, depends_on, lambda _, stage=stage: stage())
         word = "skipped" if cell.place(out).is_dir() else "done"
@@ -235,12 +235,15 @@ def compare(
             found = cell.result(out)
         except UserError as error:
             report(f"left out {name}  {error}")
+            problems.append(error)
             continue
         rows.append(ledger.write(ledger.table(found.rows).assign(**stamp), out / "ledger" / f"{name}.parquet"))
         for table, content in found.tables.items():
             with whole(out / "tables" / f"{name}-{table}.csv") as file:
                 content.to_csv(file, index=False)
         report(f"{word:9}{name}  {len(rows[-1])} verdict rows, {len(found.tables)} tables")
+    if len(rows) == 1:
+        raise problems[0]
     return pd.concat(rows, ignore_index=True)
 
 

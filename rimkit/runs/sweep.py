@@ -1,11 +1,8 @@
 """Sweeps: a file says which chapters run on which models with which settings; Snakemake runs them.
 
 Every cell of a sweep is one `rimkit run` in a folder of its own. Snakemake decides what runs when
-and where (this machine, Slurm, …), tries again what failed and goes on after an interruption. What
-it must not decide is what is kept: a cell that fails, or is killed, becomes a row of the ledger.
-
-What a file may say is in `rimkit sweep --help`. A parameter goes to the chapters that declare it,
-and is ignored for the others. What is wrong with a file is said in one line.
+and where (this machine, Slurm, …); a cell that fails, or is killed, becomes a row of the ledger.
+What a file may say is in `rimkit sweep --help`.
 
 ``python -m rimkit.runs.sweep NEEDED ALL FOLDER COMMAND…`` runs a command on GPUs of this machine
 that no other cell has: one lock file for each. The locks go when the command ends, however it ends.
@@ -99,10 +96,13 @@ class Sweep(NamedTuple):
 
 def read(path: str | Path) -> Sweep:
     """The sweep that a file describes; raises `UserError` (``file:line: what is wrong``)."""
+    if not Path(path).is_file():  # a device may never end
+        raise UserError(f"cannot read {path}: there is no such file")
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path} ({getattr(error, 'strerror', None) or error})") from error
+        reason = getattr(error, "strerror", "it is no text")
+        raise UserError(f"cannot read {path} ({reason})") from error
     try:
         return _sweep(_load(text))
     except UserError as error:
@@ -240,13 +240,12 @@ def run(
     gpus: int | None = None, retries: int = 0, extra: Sequence[str] = (),
     report: Callable[[str], None] = lambda line: None,
 ) -> pd.DataFrame:  # fmt: skip
-    """Run the cells of a sweep file that are not complete yet; gather the rows of all in one
-    ledger. One row per cell: ``id, chapter, model``, the swept parameters, ``status`` ("done",
-    "failed", "not run"), ``seconds, error``; also in ``out/cells.csv``. The rows of all cells go to
-    ``out/ledger/sweep.parquet``, the notebooks stay in ``out/cells/<id>``. ``jobs``: cells at a
-    time; ``gpus``: GPUs to share out (all that there are); ``extra``: further arguments of
-    Snakemake; ``report`` gets a line for every cell that ends. Raises `UserError`, before anything
-    runs, for what is missing, wrong or not writable, and while another sweep is running in it."""
+    """Run the cells of a sweep file that are not complete yet; gather the rows of all in
+    ``out/ledger/sweep.parquet``. One row per cell: ``id, chapter, model``, the swept parameters,
+    ``status`` ("done", "failed", "not run"), ``seconds, error``; also in ``out/cells.csv``.
+    ``jobs``: cells at a time; ``gpus``: GPUs to share out (all that there are); ``extra``: further
+    arguments of Snakemake; ``report`` gets a line for every cell that ends. Raises `UserError`,
+    before anything runs, for what is missing, wrong or not writable, and while another runs there."""
     check_installed(executor)
     sweep = read(path)
     gpus = _check_gpus(sweep, gpus) if executor == "local" else gpus

@@ -18,7 +18,7 @@ from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
-from rimkit.data import UserError, chapters_dir, data_dir
+from rimkit.data import UserError, chapters_dir, data_dir, whole
 
 NOT_NEEDED = ("jupyterlab",)  # Colab is the place where chapters are read
 DRIVE = "/content/drive"
@@ -187,11 +187,12 @@ def badges(repo: str, branch: str = "main") -> str:
 def put_between_markers(file: Path, text: str) -> None:
     """Replace what stands between the `MARKERS` of a Markdown file."""
     try:
-        before, start, rest = file.read_text(encoding="utf-8").partition(MARKERS[0])
-        _, end, after = rest.partition(MARKERS[1])
-        if not end:
-            raise UserError(f"{file} needs two lines between which badges go: {MARKERS[0]} and {MARKERS[1]}")
-        file.write_text(f"{before}{start}\n{text}\n{end}{after}", encoding="utf-8")
+        with whole(file) as partial:
+            before, start, rest = file.read_text(encoding="utf-8").partition(MARKERS[0])
+            _, end, after = rest.partition(MARKERS[1])
+            if not end:
+                raise UserError(f"{file} needs two lines between which badges go: {MARKERS[0]} and {MARKERS[1]}")
+            partial.write_text(f"{before}{start}\n{text}\n{end}{after}", encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot write {file} ({getattr(error, 'strerror', 'it is no text')})") from error
 
@@ -211,7 +212,8 @@ def stamp(notebook: Path, repo: str, branch: str = "main") -> bool:
     wanted = [*SETUP.format(repo=repo, branch=branch).splitlines(keepends=True), source[-1]]
     if changed := source != wanted:
         source[:] = wanted
-        notebook.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        with whole(notebook) as partial:
+            partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return changed
 
 
