@@ -40,7 +40,7 @@ class Friendly(TyperGroup):
         except (typer.Exit, typer.Abort, typer.exceptions.TyperException, BrokenPipeError):
             raise
         except OSError as error:  # a full disk, a folder of others, a name that is too long
-            say(f"rimkit: cannot read or write {error.filename or 'a file'} ({error.strerror or error})")
+            say(f"rimkit: cannot use {error.filename or 'a file'} ({error.strerror or error})")
             raise typer.Exit(2) from None
         except Exception as error:
             full = "No space left" in str(error) or "file write failed" in str(error)

@@ -134,7 +134,7 @@ def test_ledger_of_a_folder_that_is_not_there(tmp_path):
 
 def test_csv_that_cannot_be_written(tmp_path):
     ledger.write([], tmp_path / "a.parquet")
-    refused(rimkit("ledger", tmp_path, "--csv", tmp_path), f"or write {tmp_path} (Is a directory)")
+    refused(rimkit("ledger", tmp_path, "--csv", tmp_path), f"cannot use {tmp_path} (Is a directory)")
 
 
 def test_lab_in_a_file(tmp_path):

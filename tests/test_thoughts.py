@@ -12,7 +12,7 @@ import tiny
 from hypothesis import given, settings
 
 from rimkit.data import UserError
-from rimkit.models.thoughts import HTML, KNOWN, PAIR, QWEN, STRAY, Tags, Template, split, without_tags
+from rimkit.models.thoughts import KNOWN, PAIR, QWEN, STRAY, Tags, Template, split, without_tags
 
 WORDS = st.lists(st.sampled_from(["hm .", "I can", "no", "<b>", "[1]", "a < b", "\n", " ", "]", "</"]), max_size=5).map(
     " ".join
@@ -198,10 +198,13 @@ def test_tags_with_attributes_and_scratchpads_are_unknown_tags(tag):
     assert STRAY.search(f"{tag} so")[0] == tag
 
 
-@given(name=st.text("abcdefgh_", min_size=1, max_size=9))
+HTML = ("a", "b", "h1", "p", "pre", "code", "div")
+
+
+@given(name=st.one_of(st.sampled_from(HTML), st.text("abcdefgh_", min_size=1, max_size=9)))
 def test_a_pair_of_any_tags_before_a_reply_is_seen(name):
     said = f"\n<{name}>\nhm\n</{name}>\n\nNo."
-    assert bool(PAIR.match(said)) == (name not in HTML.replace("h[1-6]", "").split("|"))
+    assert bool(PAIR.match(said)) == (name not in HTML)
     assert not PAIR.match(said.removesuffix("No.")) and not PAIR.match(f"so {said}")
 
 

@@ -123,7 +123,7 @@ class GuardJudge:
             return True
         if kind.endswith(("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")):
             return False
-        known = "neither a sequence classifier (…ForSequenceClassification) nor a generative model (…ForCausalLM)"
+        known = "neither a sequence classifier nor a generative model (…ForCausalLM)"
         raise UserError(f"{self.name} is no guard: its configuration names {kind}, {known}")
 
     @cached_property
@@ -371,7 +371,7 @@ class EndpointJudge:
     def _say(self, asked: pd.DataFrame) -> pd.DataFrame:
         keys, todo, cached = self._questions(asked)
         plan = self._plan(todo, cached)
-        money = "" if math.isnan(plan["cost"]) else f", about {plan['cost']:.2f} at the given prices"
+        money = "" if math.isnan(cost := plan["cost"]) else f", about {cost:.2f} at the given prices"
         print(
             f"{self.name} at {self.client.url}: {plan['calls']} calls ({cached} more are in the "
             f"cache), about {plan['tokens_in']:,} tokens in and {plan['tokens_out']:,} out{money}"

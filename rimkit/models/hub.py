@@ -194,7 +194,7 @@ def identity(model: str | Path) -> str:
         try:
             safe_open(file, "np") if file.suffix == ".safetensors" else None
         except (SafetensorError, OSError) as error:
-            raise UserError(f"{folder.name} could not be loaded: {file.name}: {first_line(error)}") from None
+            raise UserError(f"{folder.name} could not be loaded: {first_line(error)}") from None
     with ThreadPoolExecutor() as pool:
         hashes = list(pool.map(gguf.digest, files))
     named = [(file.name, digest) for file, digest in zip(files, hashes, strict=True)]

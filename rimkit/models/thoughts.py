@@ -6,7 +6,6 @@ it is rendered, and how it writes a turn of the assistant that has a thought. Wh
 thought gives tags and spacing.
 """
 
-import csv
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -16,24 +15,20 @@ from itertools import product
 from typing import NamedTuple
 
 import jinja2
+import pandas as pd
 from jinja2 import meta, nodes
 
 from rimkit.data import UserError, data_dir, first_line
 
 THINK, END_THINK = "<think>", "</think>"
 # Tags of known models; in the last ones a thought has a channel of its own.
-with open(data_dir() / "prompts" / "think_tags.csv", encoding="utf-8", newline="") as _file:
-    KNOWN = tuple((line["open"], line["close"]) for line in csv.DictReader(_file))
+KNOWN = tuple(pd.read_csv(data_dir() / "prompts" / "think_tags.csv").itertuples(index=False, name=None))
 WRAPPERS = (("<answer>", "</answer>"), ("<response>", "</response>"), ("<|START_RESPONSE|>", "<|END_RESPONSE|>"))
-STRAY = re.compile(
-    r"(?:[<\[◁＜]|&lt;)\|? ?/? ?[\w:]*(?:think|thought|reason|reflect|analysis|channel|scratchpad)[\w:]* ?/?\|?"
-    r"(?:[>\]▷＞]|&gt;)"
-    r"|</?(?:think|thought|reason|scratchpad)\w*\s+[\w-]+(?:=[^<>]*)?>|<\w+\s[^<>]*=\W?reasoning[^<>]*>"
-    r"|\[BEGIN FINAL RESPONSE\]",
-    re.IGNORECASE,
-)
-HTML = "a|b|i|u|p|em|h[1-6]|li|ol|ul|br|hr|div|pre|code|span|strong|table|html|answer|response"
-PAIR = re.compile(rf"\A\s*<(?!(?:{HTML})\b)(\w+)>(?=.*</\1>\s*\w)", re.DOTALL)  # of any name, with a text behind it
+_FORMS = pd.read_csv(data_dir() / "prompts" / "tag_forms.csv").groupby("what")["form"].agg("|".join)
+# Tags that nobody knows; a pair of any name before a text; code and quotations, which only show tags.
+STRAY, PAIR = re.compile(_FORMS["stray"], re.I), re.compile(_FORMS["pair"], re.S)
+QUOTED = re.compile(_FORMS["quoted"], re.M | re.S)
+del _FORMS  # a table that lives until Python ends can crash then
 TAG = r"(?:<\|?[^<>\s]+\|?>|\[/?[A-Z_]+\]|◁[^◁▷]+▷)"
 HARMONY = "<|channel|>"
 STAND_IN, A_THOUGHT, A_REPLY = "rimkit stands here", "rimkit thinks here", "rimkit answers here"
@@ -73,14 +68,6 @@ class Tags(NamedTuple):
 
 
 QWEN = Tags(THINK, END_THINK)
-
-
-# Code and quotations: what stands in them is shown, and nobody's thought.
-QUOTED = re.compile(
-    r"(?:^|(?<=>))[ >]*(`{3,}|~{3,})[^\n`]*\n.*?^[ >]*\1[`~]*[ \t]*$|(?<!`)`(?=\S)[^`\n]*(?<=\S)`(?![\w`])"
-    r"|(?<![\w.,;:!?)\"])\"(?=\S)[^\"\n]*(?<=\S)\"(?!\w)|'[<\[◁][^'\n]*[>\]▷]'|“[^”\n]*”",
-    re.MULTILINE | re.DOTALL,
-)
 
 
 def without_quoted(text: str, tags: Tags = QWEN) -> str:
@@ -247,12 +234,11 @@ class Template:
         for one in asked:
             with suppress(UserError):  # a value that this variable does not take
                 found[one] = self.around(one)
-        for word, how in product(dict.fromkeys(words), ({"added": " {}"}, {"system": "{}"})):
-            one, any_other = (Asked(**{k: form.format(w) for k, form in how.items()}) for w in (word, "so"))
+        for word, after in product(dict.fromkeys(words), (True, False)):
+            one, other = (Asked(added=f" {w}") if after else Asked(system=w) for w in (word, "so"))
             with suppress(UserError):
-                said, plain = self.around(one), self.around(any_other)
-                if any(a.replace(word, "so") != b.replace(word, "so") for a, b in zip(said, plain, strict=True)):
-                    found[one] = said
+                said = ["\0".join(self.around(asks)).replace(word, "so") for asks in (one, other)]
+                found |= {one: self.around(one)} if said[0] != said[1] else {}
         return found
 
     def _tags_of_a_turn(self) -> Tags | None:
@@ -313,7 +299,7 @@ class Template:
             return "none", "its chat template knows no thoughts"
         if default[1].lstrip().startswith(tags.close):  # which also ends every turn
             raise UserError(NOT_UNDERSTOOD)
-        where = {asked: (asked.name, bool(asked.added), bool(asked.system)) for asked in self._tries}
+        where = {asked: (asked.name, asked.added > "", asked.system > "") for asked in self._tries}
         for switch in dict.fromkeys(where[asked] for asked in turned):
             if self._turns([asked for asked in self._tries if where[asked] == switch]):
                 return "switch", ""

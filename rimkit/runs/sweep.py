@@ -245,7 +245,7 @@ def run(
     ``status`` ("done", "failed", "not run"), ``seconds, error``; also in ``out/cells.csv``.
     ``jobs``: cells at a time; ``gpus``: GPUs to share out (all that there are); ``extra``: further
     arguments of Snakemake; ``report`` gets a line for every cell that ends. Raises `UserError`,
-    before anything runs, for what is missing, wrong or not writable, and while another runs there."""
+    before anything runs, for what is missing, wrong or not writable, and for another in it."""
     check_installed(executor)
     sweep = read(path)
     gpus = _check_gpus(sweep, gpus) if executor == "local" else gpus
