@@ -9,7 +9,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
@@ -243,7 +243,9 @@ def _stand_in(name: str, other: str) -> str:
     file = find_table(Path(os.path.expanduser(path)), shipped, "prompt set", known)
     if path not in shipped:
         other = f"{file.resolve()}{mark}{query}"
-        Evaluation({name: other}).sets([name])
+        with redirect_stdout(None):  # notes come when it is used
+            Evaluation({name: other}).sets([name])
+        prompt_tables.content_note.cache_clear()
     return other
 
 

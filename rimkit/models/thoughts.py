@@ -24,11 +24,10 @@ THINK, END_THINK = "<think>", "</think>"
 # Tags of known models; in the last ones a thought has a channel of its own.
 KNOWN = tuple(pd.read_csv(data_dir() / "prompts" / "think_tags.csv").itertuples(index=False, name=None))
 WRAPPERS = (("<answer>", "</answer>"), ("<response>", "</response>"), ("<|START_RESPONSE|>", "<|END_RESPONSE|>"))
-_FORMS = pd.read_csv(data_dir() / "prompts" / "tag_forms.csv").groupby("what")["form"].agg("|".join)
+_FORMS = pd.read_csv(data_dir() / "prompts" / "tag_forms.csv").groupby("what")["form"].agg("|".join).to_dict()
 # Tags that nobody knows; a pair of any name before a text; code and quotations, which only show tags.
 STRAY, PAIR = re.compile(_FORMS["stray"], re.I), re.compile(_FORMS["pair"], re.S)
 QUOTED = re.compile(_FORMS["quoted"], re.M | re.S)
-del _FORMS  # a table that lives until Python ends can crash then
 TAG = r"(?:<\|?[^<>\s]+\|?>|\[/?[A-Z_]+\]|◁[^◁▷]+▷)"
 HARMONY = "<|channel|>"
 STAND_IN, A_THOUGHT, A_REPLY = "rimkit stands here", "rimkit thinks here", "rimkit answers here"
