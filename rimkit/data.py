@@ -247,7 +247,8 @@ def whole(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(path, ignore_errors=True)
         partial.replace(path)
     except OSError as error:
-        error.filename = str(path)  # a full disk names no file
+        if error.errno and str(error.filename or partial) == str(partial):  # a full disk names no file
+            error.filename = str(path)
         raise
     finally:
         _remove(partial)

@@ -133,7 +133,8 @@ def test_ledger_of_a_folder_that_is_not_there(tmp_path):
 
 
 def test_csv_that_cannot_be_written(tmp_path):
-    ledger.write([], tmp_path / "a.parquet")
+    failed = ledger.failed_row(chapter="01_observing_rim", model="rim-mini", error="no memory")
+    ledger.write([failed], tmp_path / "a.parquet")
     refused(rimkit("ledger", tmp_path, "--csv", tmp_path), f"cannot use {tmp_path} (Is a directory)")
 
 
