@@ -182,8 +182,7 @@ def _checked(model: StudyModel, items: list[Encoded], input_ids, scores):
 
 
 def _noise(seed: int, jobs: list[tuple[str, int]], steps: int) -> np.ndarray:
-    """Uniform numbers ``[len(jobs), steps]``; row by seed, prompt id (or ``noise_key``) and sample
-    alone."""
+    """Uniform numbers ``[len(jobs), steps]``, by seed, prompt id (or ``noise_key``) and sample."""
     seeds = (np.random.SeedSequence([seed, crc32(key.encode()), sample]) for key, sample in jobs)
     return np.stack([np.random.default_rng(one).random(steps) for one in seeds])
 

@@ -47,8 +47,7 @@ def load_prompts(
 
     Harmful requests that do not come with the workbook have a content note, and their text does not
     leave the process. Raises `UserError` for an unknown set, column, kind or split, an unreadable
-    file, a set that cannot be got, prompts without a text, ids that occur twice, and an empty
-    result."""
+    file, a set that cannot be got, prompts without a text, repeated ids and an empty result."""
     return part_of(_read(name, columns), name, split=split, n=n, seed=seed)
 
 

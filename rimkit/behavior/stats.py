@@ -85,8 +85,7 @@ def rates(
     cluster: str | None = "cluster",
 ) -> pd.DataFrame:
     """One row per group (of the columns ``by``) and metric: ``*by, metric, value, ci_low, ci_high,
-    n, method``. ``cluster=None`` treats replies as independent. Among harmless prompts ``refused``
-    is over-refusal."""
+    n, method``. ``cluster=None``: independent replies. ``refused`` of harmless: over-refusal."""
     by, metrics = _listed(by), _listed(metrics)
     check_columns(verdicts, [*by, *metrics], "the table")
     clusters = clusters_of(verdicts, cluster)

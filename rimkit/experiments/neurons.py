@@ -557,8 +557,7 @@ def competence(
 
 
 def rows(study: StudyModel, effects: DataFrame, able: DataFrame, settings=Settings()) -> list[dict]:
-    """Verdict rows of C8 and Q7a, from the effects of `run` (zero, against random neurons) and
-    `competence`."""
+    """Verdict rows of C8 and Q7a: effects of `run` (zero, against random) and `competence`."""
     zero = effects[(effects["ablation"] == "zero") & (effects["control"] == RANDOM_NEURONS)]
     known, found = zero.set_index(["rule", "outcome", "mode"]).to_dict("index"), []
     for claim, (rule, outcome, mode) in CLAIMS.items():
@@ -602,8 +601,7 @@ def run(study: StudyModel, settings=Settings()) -> Result:
 def ablations(
     study: StudyModel, sets: Mapping[str, Units], main: set[str], settings: Settings
 ) -> tuple[DataFrame, DataFrame, DataFrame]:
-    """``(effects, rates, verdicts)`` of `run`: sets against nothing, the ``main`` ones against
-    random."""
+    """``(effects, rates, verdicts)`` of `run`: sets against nothing, ``main`` against random."""
     prompts, effects, singles, behind = evaluation_prompts(settings), [], [], []
     # a model of one's own meets random sets by zero, on the claims' prompts: all else takes hours
     asked = prompts if study.invented else prompts[prompts["set"].isin(["harmful", "maths"])]

@@ -66,8 +66,7 @@ def file_of(model: str | Path) -> Path | None:
 
 def folder_of(file: Path) -> Path:
     """The folder with the weights of ``file`` in bfloat16, its tokenizer and `RECORD`. It is made
-    where it is not there. Raises `UserError`: no ``gguf`` package, an unknown architecture, no
-    room."""
+    if not there. Raises `UserError`: no ``gguf`` package, an unknown architecture, no room."""
     from platformdirs import user_cache_path
 
     made_of = digest(file)

@@ -79,8 +79,7 @@ def without_quoted(text: str, tags: Tags = QWEN) -> str:
 def split(text: str, opened: bool = False, tags: Tags = QWEN) -> tuple[str, str, bool]:
     """``(thought, reply, closed)`` of what a model wrote: the reply is what follows the last close.
     All known tags and ``tags`` count, in any number. ``opened``: the prompt ends inside a thought.
-    Quoted tags are text. An unclosed thought is not a reply: the reply is then empty, and ``closed``
-    is False."""
+    Quoted tags are text. After an unclosed thought the reply is empty, and ``closed`` False."""
     bare = without_quoted(re.sub(r"</?[a-z:]+>", lambda tag: tag[0].lower(), text, flags=re.IGNORECASE), tags)
     pairs = [*KNOWN, tags[:2]]
     opens, closes = ("|".join(re.escape(pair[side]) for pair in pairs) for side in (0, 1))

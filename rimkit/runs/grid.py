@@ -222,8 +222,7 @@ def compare(
     its verdict rows (``out/ledger``) and its tables (``out/tables``, csv) when it is done, and the
     same call goes on after an interruption. ``report`` gets one line per stage; one that a model
     does not allow (another architecture, no refusals to look at) is left out, and its line says
-    why. Raises `UserError` for an unknown model, an adapter of another model, a folder that is not
-    writable."""
+    why. Raises `UserError` for an unknown model, another's adapter, an unwritable folder."""
     out, both, measure = prepare_folder(out), pair(base, tuned), measure.of(base)
     depends_on = base, tuned, identity(base), identity(tuned), n, measure, measure.fingerprint()
     stamp = {"run_id": f"rimkit compare {base} {tuned}", **measure.description()}
