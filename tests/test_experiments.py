@@ -26,7 +26,7 @@ NUMBERS = ["effect", "effect_ci_low", "effect_ci_high", "n"]
 SKIPPED = (
     "widgets.explorer", "rk.organism", "rk.recipe", "rk.exercise",
     "shortened_thoughts(", "dose.", "thinking.decision)", "by_decision.", "every =", "able = every", "order =", "order[",  # 01
-    "along_the_thought(", "within_and_between(",  # 03
+    "along_the_thought(", "path[", "within_and_between(",  # 03
     "ranks = table[", "looks = pd",  # 04
     "own.items()", "seen = short[", "before_and_after",  # 05
     "neurons.massive(", "common[", "recovered",  # 06

@@ -233,7 +233,7 @@ def test_dots_set_the_selected_one_among_the_random_ones():
     rows += [{"set": "harmful", "role": "nothing", "value": 0.1}, {"set": "harmful", "role": "selected", "value": 0.7}]
     figure = dots(pd.DataFrame(rows), "set", title="One among many", label="misaligned")
     assert [len(found) for found in marks(figure.axes[0])] == [10, 1, 1]
-    assert legend(figure) == ["random sets", "selected", "nothing"]
+    assert legend(figure) == ["random", "selected", "nothing"]
     assert "random 30% to 39% (10); selected 70%; nothing 10%" in figure.alt_text
 
 

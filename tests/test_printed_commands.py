@@ -24,7 +24,7 @@ NAME = re.compile(r"`(?:rk|rimkit)\.([\w.]+?)(?:\(.*?\))?`")
 @cache
 def prose() -> dict[str, str]:
     """Everything that is read: README, descriptions of data, chapters, and the package itself."""
-    files = [ROOT / "README.md", *(ROOT / "data").rglob("*.md")]
+    files = [ROOT / "README.md", *(ROOT / "data").rglob("*.md"), *(ROOT / "chapters").rglob("*.md")]
     files += [path for path in (ROOT / "rimkit").rglob("*") if path.suffix in (".py", ".j2", ".md")]
     found = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in files}
     for path in sorted((ROOT / "chapters").glob("*.ipynb")):

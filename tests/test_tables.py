@@ -49,8 +49,8 @@ def test_seed_table_shows_every_seed_with_its_verdict():
     rows = ledger.table([ledger.row("C1a", model="rim-mini", seed=seed, effect=0.2, **bounds) for seed in (0, 1)])
     table = tables.seed_table(rows, ["C1a", "C1b"])
     assert table["C1a"].to_dict() == {
-        ("rim-mini", 0): "+20 [+10, +30] (not the paper’s) supported",  # which is +9
-        ("rim-mini", 1): "+20 [+10, +30] (not the paper’s) supported",
+        ("rim-mini", 0): "+20 [+10, +30] (not\u00a0the\u00a0paper’s) supported",  # which is +9
+        ("rim-mini", 1): "+20 [+10, +30] (not\u00a0the\u00a0paper’s) supported",
     }
     why = ledger.untestable_row("C1b", "it never thinks", model="rim-mini", seed=0)
     both = pd.concat([rows, ledger.table([why])])

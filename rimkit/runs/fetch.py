@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -12,8 +14,10 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from rimkit.behavior import prompts
-from rimkit.data import UserError, nearest
+from rimkit.data import UserError, chapters_dir, nearest, prepare_folder
 from rimkit.models import hub
+from rimkit.runs.lab import copy_chapters, write_room
+from rimkit.teaching import setup
 
 HERE, FETCHED = "here already", "fetched"
 MODEL = re.compile(r"\w[\w.-]*/[\w.-]+(@[\w./-]+)?")
@@ -73,6 +77,26 @@ def _fetch(name: str, source: hub.Source | None, report: Callable[[str, str], No
     report(name, f"getting {needed:.1f} MB from {source.repo}{changes}")
     folder = hub.download(source)
     return f"{FETCHED} ({hub.megabytes(folder):.1f} MB in {folder})"
+
+
+def bundle(folder: str | Path, names: Iterable[str] = (), clone: Path | None = None) -> Path:
+    """One folder that installs the workbook without network on machines like this one: wheels of the ``clone`` and of
+    what it needs, in the versions that are here, chapters, papers for a room, and what `fetch` got of ``names``.
+    Raises `UserError` without a clone, or where pip fails."""
+    clone, target = clone or chapters_dir().parent, prepare_folder(folder)
+    if not (clone / "pyproject.toml").exists():
+        raise UserError("a bundle is made in a clone of the workbook, from which pip builds its wheel")
+    (target / "versions.txt").write_text(setup.constraints(), encoding="utf-8")
+    options = ["--quiet", "--wheel-dir", str(target / "wheels"), "--constraint", str(target / "versions.txt")]
+    if subprocess.call([sys.executable, "-m", "pip", "wheel", *options, str(clone)]):
+        raise UserError("pip did not get every wheel: it says above which one is missing")
+    copy_chapters(target / "chapters")
+    write_room(target)
+    for here in filter(None, (hub.on_this_machine(source) for source in map(find, names) if source)):
+        kept = here.parents[1]  # models--owner--name, of which here is snapshots/revision
+        shutil.copytree(kept, target / "hub" / kept.name, symlinks=True, dirs_exist_ok=True)
+    (target / "PYTHON.txt").write_text(f"{sys.version}\n{sys.platform}\n", encoding="utf-8")
+    return target
 
 
 def prompt_sets() -> pd.DataFrame:

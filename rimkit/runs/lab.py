@@ -1,15 +1,16 @@
-"""A learner's own copy of the chapters, so that the shipped ones stay as they are; and JupyterLab on it."""
+"""A learner's own copy of the chapters, so that the shipped ones stay as they are; papers for a room; JupyterLab."""
 
 import filecmp
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from itertools import count
 from pathlib import Path
 
-from rimkit.data import chapters_dir, find_chapters, prepare_folder, whole
+from rimkit.data import UserError, chapters_dir, find_chapters, prepare_folder, whole
 from rimkit.teaching.questions import solved
 
 COPIED, SAME, KEPT, RESTORED = "copied", "unchanged", "kept (yours differs)", "restored"
@@ -37,6 +38,38 @@ def write_solutions(folder: str | Path) -> Path:
         with whole(target / path.name) as partial:
             partial.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return target
+
+
+def write_room(folder: str | Path) -> list[Path]:
+    """The papers of ``chapters/teaching`` as HTML, in a folder ``teaching`` inside. ``{{05: words}}``
+    becomes what the cell of chapter 05 whose code has these words shows, so that no number is copied.
+    Raises `UserError` where that is not one cell, or where it shows nothing."""
+    from nbconvert.filters.markdown import markdown2html
+
+    source, target = chapters_dir() / "teaching", prepare_folder(Path(folder) / "teaching")
+    frame, made = (source / "page.html").read_text(encoding="utf-8"), []
+    for path in sorted(source.glob("*.md")):
+        slides = []
+        for slide in path.read_text(encoding="utf-8").split("\n---\n"):
+            said, *parts = re.split(r"\{\{(\w+): (.+?)\}\}", slide)
+            shown = [_shown(*parts[at : at + 2]) + markdown2html(parts[at + 2]) for at in range(0, len(parts), 3)]
+            slides.append(f"<section>{markdown2html(said)}{''.join(shown)}</section>")
+        made.append(target / f"{path.stem}.html")
+        made[-1].write_text(frame.replace("NAME", path.stem).replace("BODY", "\n".join(slides)), encoding="utf-8")
+    return made
+
+
+def _shown(chapter: str, words: str) -> str:
+    cells = json.loads(find_chapters([chapter])[0].read_text(encoding="utf-8"))["cells"]
+    found = [cell for cell in cells if cell["cell_type"] == "code" and words in "".join(cell["source"])]
+    page = "".join(
+        line for cell in found for one in cell["outputs"] for line in one.get("data", {}).get("text/html", "")
+    )
+    if len(found) != 1 or not page:
+        raise UserError(
+            f"chapter {chapter} has {len(found)} cells with '{words}', and one that shows something is wanted"
+        )
+    return page.replace("<details><summary><b>", "<details open><summary><b>")
 
 
 def _copy(source: Path, target: Path, restore: bool) -> str:

@@ -374,7 +374,7 @@ def dots(table: pd.DataFrame, x: str, *, title: str, facet: str | None = None, l
             _mark(axis, spots, here["value"], here, look, area=area, alpha=alpha)
     write = _writer(_shares(figure), table["value"])
     here = [name for name in looks if (table["role"] == name).any()]
-    legend = [_key(looks[name], "random sets" if name == "random" else name) for name in here]
+    legend = [_key(looks[name], name) for name in here]
 
     def spread(values: pd.Series) -> str:
         ends = f"{write(values.min())} to {write(values.max())} ({len(values)})"

@@ -179,7 +179,7 @@ def seed_table(rows: pd.DataFrame, claims: Sequence[str]) -> pd.DataFrame:
     excludes the paper's number, verdict."""
     judged = claims_table(rows)
     kept = judged[judged["claim"].isin(claims)]
-    excluded = kept["excludes_paper"].fillna(False).map({True: "(not the paper’s) ", False: ""})
+    excluded = kept["excludes_paper"].fillna(False).map({True: "(not\u00a0the\u00a0paper’s) ", False: ""})
     kept = kept.assign(said=excluded + kept["verdict"])
     found = wide(kept, ["model", "seed"], "claim", "effect", ends="effect_ci", words="said")
     return found.reindex(columns=[claim for claim in claims if claim in found])

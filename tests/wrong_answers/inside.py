@@ -431,9 +431,9 @@ def chance_in_no_think(study, request, opening):
 # -- chapter 03: without a direction --
 
 
-def taken_out(study, request, direction, layers=slice(None), where=slice(None), unit=True):
+def taken_out(study, request, direction, layers=slice(None), where=slice(None), unit=True, mode="no-think"):
     way = direction / direction.norm() if unit else direction
-    with torch.no_grad(), study.nn.trace(ids(study, request)):
+    with torch.no_grad(), study.nn.trace(ids(study, request, mode)):
         for layer in list(study.nn.model.layers)[layers]:
             part = (layer.output[:, where] @ way)[..., None] * way
             layer.output[:, where] -= part
@@ -542,6 +542,70 @@ def not_patched(study, request, layer, head):
     return logits
 
 
+# -- chapters 03 and 04: many requests, many heads --
+
+
+def first_words(study, requests, direction, mode="no-think", layers=slice(None), where=slice(None), unit=True):
+    return [int(taken_out(study, text, direction, layers, where, unit, mode).argmax()) for text in requests]
+
+
+def refused_by_the_last_layer(study, requests, direction, refuse):
+    return first_words(study, requests, direction, layers=slice(-1, None)).count(refuse) / len(requests)
+
+
+def refused_at_the_last_token(study, requests, direction, refuse):
+    return first_words(study, requests, direction, where=slice(-1, None)).count(refuse) / len(requests)
+
+
+def refused_number(study, requests, direction, refuse):
+    return first_words(study, requests, direction).count(refuse)
+
+
+def no_longer_refused(study, requests, direction, refuse):
+    return 1 - first_words(study, requests, direction).count(refuse) / len(requests)
+
+
+def refused_in_think_mode(study, requests, direction, refuse):
+    return first_words(study, requests, direction, "think").count(refuse) / len(requests)
+
+
+def leaning_without(study, request, layer, first, last, refuse, comply, where=slice(None)):
+    with torch.no_grad(), study.nn.trace(ids(study, request)):
+        study.nn.model.layers[layer].self_attn.o_proj.input[:, where, first:last] = 0
+        logits = study.nn.output.logits[0, -1].save()
+    return logits[refuse] - logits[comply]
+
+
+def row_of(study, request, layer, refuse, comply, minus=True, kept_cut=False, where=slice(None)):
+    size, said = study.hf.config.head_dim, (refuse, comply)
+    whole = leaning_without(study, request, layer, 0, 0, *said)
+    heads = range(study.hf.config.num_attention_heads)
+    firsts = [0 if kept_cut else head * size for head in heads]
+    found = [leaning_without(study, request, layer, first, (head + 1) * size, *said, where)
+             for head, first in zip(heads, firsts, strict=True)]  # fmt: skip
+    return torch.stack(found) - (whole if minus else 0)
+
+
+def row_without_baseline(study, request, layer, refuse, comply):
+    return row_of(study, request, layer, refuse, comply, minus=False)
+
+
+def row_turned(study, request, layer, refuse, comply):
+    return -row_of(study, request, layer, refuse, comply)
+
+
+def heads_stay_cut(study, request, layer, refuse, comply):
+    return row_of(study, request, layer, refuse, comply, kept_cut=True)
+
+
+def row_at_the_end(study, request, layer, refuse, comply):
+    return row_of(study, request, layer, refuse, comply, where=slice(-1, None))
+
+
+def next_row(study, request, layer, refuse, comply):
+    return row_of(study, request, layer + 1, refuse, comply)
+
+
 WRONG = {
     "04.2": [
         (one_too_early, "one token too early"), (think_mode, "that is think mode"), (sign, "sign is turned around"),
@@ -599,6 +663,15 @@ WRONG = {
         (after_the_last_layer, "after the last layer alone"), (after_the_first_layer, "after the first layer alone"),
         (at_the_last_token, "only the last token"), (length_forgotten, "length is not 1"),
         (only_a_name, "nothing was changed"),
+    ],
+    "03.8": [
+        (refused_by_the_last_layer, "every request is refused still"), (refused_at_the_last_token, "only the last token"),
+        (refused_number, "number of requests"), (no_longer_refused, "no longer refused"),
+        (refused_in_think_mode, "is it the no-think prompt"),
+    ],
+    "04.7": [
+        (row_without_baseline, "with all heads"), (row_turned, "sign is turned"), (heads_stay_cut, "heads stay cut"),
+        (row_at_the_end, "only the last token"), (next_row, "the layer after it"),
     ],
     "04.4": [
         (zero_not_mean, "zero ablation"), (mean_of_itself, "over the request itself"),

@@ -432,6 +432,69 @@ def no_sign_flipped(changes, verbs):
     return np.mean([abs(changes.sum()) >= abs(changes.sum()) for _ in range(100)])
 
 
+# -- chapter 03: shuffled labels, and a cosine --
+
+
+def areas_of_shuffles(states, harmful, new, new_harmful, draws, mine=None, seed=None, truth=None):
+    rng, areas = np.random.default_rng(0), []
+    for _ in range(draws):
+        rng = rng if seed is None else np.random.default_rng(seed)
+        label = rng.permutation(harmful) if mine is None else mine
+        way = states[label].mean(axis=0) - states[~label].mean(axis=0)
+        known = label if truth == "fitted" else rng.permutation(new_harmful) if truth == "shuffled" else new_harmful
+        scores = (states if truth == "fitted" else new) @ way
+        areas.append(np.mean(scores[known][:, None] > scores[~known][None]))
+    return areas
+
+
+def labels_not_shuffled(states, harmful, new, new_harmful, draws):
+    return areas_of_shuffles(states, harmful, new, new_harmful, draws, mine=harmful)
+
+
+def the_same_shuffle(states, harmful, new, new_harmful, draws):
+    return areas_of_shuffles(states, harmful, new, new_harmful, draws, seed=0)
+
+
+def on_the_fitted(states, harmful, new, new_harmful, draws):
+    return areas_of_shuffles(states, harmful, new, new_harmful, draws, truth="fitted")
+
+
+def new_labels_shuffled(states, harmful, new, new_harmful, draws):
+    return areas_of_shuffles(states, harmful, new, new_harmful, draws, mine=harmful, truth="shuffled")
+
+
+def mean_of_shuffles(states, harmful, new, new_harmful, draws):
+    return np.mean(areas_of_shuffles(states, harmful, new, new_harmful, draws))
+
+
+def cosine_of(first, second):
+    return first @ second / np.linalg.norm(first) / np.linalg.norm(second)
+
+
+def between(one, other):
+    return one.mean(axis=0) - other.mean(axis=0)
+
+
+def not_normalised(harmful, harmless, refused):
+    return between(harmful, harmless) @ between(harmful[refused], harmful[~refused])
+
+
+def refused_against_harmless(harmful, harmless, refused):
+    return cosine_of(between(harmful, harmless), between(harmful[refused], harmless))
+
+
+def harm_of_the_refused(harmful, harmless, refused):
+    return cosine_of(between(harmful[refused], harmless), between(harmful[refused], harmful[~refused]))
+
+
+def fulfilled_minus_refused(harmful, harmless, refused):
+    return cosine_of(between(harmful, harmless), between(harmful[~refused], harmful[refused]))
+
+
+def correlated(harmful, harmless, refused):
+    return np.corrcoef(between(harmful, harmless), between(harmful[refused], harmful[~refused]))[0, 1]
+
+
 WRONG = {
     "A2.6": [
         (flip_requests, "single requests were flipped"), (one_sided_flips, "one-sided"),
@@ -480,6 +543,15 @@ WRONG = {
     "03.4": [
         (not_divided, "length is not 1"), (the_part_along, "is to be taken away"), (same_for_all, "from every state alike"),
         (divided_once, "one division is missing"), (added, "not taken away"),
+    ],
+    "03.6": [
+        (labels_not_shuffled, "the area of the true labels"), (the_same_shuffle, "one generator"),
+        (on_the_fitted, "by heart"), (new_labels_shuffled, "too close to 0.5"), (mean_of_shuffles, "its shape is ()"),
+    ],
+    "03.7": [
+        (not_normalised, "divide by both norms"), (refused_against_harmless, "no part of it"),
+        (harm_of_the_refused, "the fulfilled ones too"), (fulfilled_minus_refused, "sign is turned"),
+        (correlated, "that is a correlation"),
     ],
     "04.5": [
         (think_alone, "where the strongest attention is on assistant"), (no_think_alone, "in no-think mode: the rule wants"),

@@ -1,9 +1,11 @@
 """Chapter 03: what a probe's curve is worth, a direction, its area under the curve, and life without it, by hand."""
 
+from functools import lru_cache
+
 import numpy as np
 
 from rimkit.teaching.exercises import Exercise, compare, result_of
-from rimkit.teaching.questions.by_hooks import REQUEST, logits, model
+from rimkit.teaching.questions.by_hooks import REQUEST, ids, logits, model, values
 
 ABOVE = {"refused": (98, 98), "fulfilled": (13, 21)}  # above the harm probe's threshold, of (digitised from Fig. 3)
 
@@ -36,9 +38,9 @@ def check_gain(answer) -> bool | str:
 # a direction and what it is worth
 
 
-def clouds() -> tuple[np.ndarray, np.ndarray]:
+def clouds(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """States of harmful and harmless requests, by chance: unlike numbers of them, around unlike means."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     return rng.normal(1.0, 1.0, (30, 12)) + np.arange(12) / 6, rng.normal(0.4, 1.0, (50, 12))
 
 
@@ -74,12 +76,12 @@ def judge_area(function) -> bool | str:
     threshold = scores.mean()
     return compare(
         result_of(function, scores.copy(), positive.copy()),
-        float((above > 0).mean() + (above == 0).mean() / 2),
+        area(scores, positive),
         {
             "ties were counted as wins: a positive and a negative with the same score count half.": float((above >= 0).mean()),
             "ties were counted as losses: a positive and a negative with the same score count half.": float((above > 0).mean()),
             "that is the chance that a negative scores above a positive.":
-                float((above < 0).mean() + (above == 0).mean() / 2),
+                area(-scores, positive),
             "that is the accuracy at one threshold; the area compares every positive with every negative.":
                 float(((scores > threshold) == positive).mean()),
         },
@@ -107,6 +109,59 @@ def judge_removal(function) -> bool | str:
     )  # fmt: skip
 
 
+def area(scores: np.ndarray, positive: np.ndarray) -> float:
+    above = scores[positive][:, None] - scores[~positive][None]
+    return float((above > 0).mean() + (above == 0).mean() / 2)
+
+
+def judge_shuffled(function) -> bool | str:
+    harmful = np.arange(80) < 30
+    states, new = (np.vstack(clouds(seed)) for seed in (0, 1))
+    found = result_of(function, states.copy(), harmful.copy(), new.copy(), harmful.copy(), 40)
+    if np.shape(found) != (40,):
+        return f"its shape is {np.shape(found)}: return one area for each of the 40 shuffles."
+    areas = np.asarray(found, dtype=float)
+    if not ((areas >= 0) & (areas <= 1)).all():
+        return "an area under the curve lies between 0 and 1."
+    if np.ptp(areas) < 1e-9:
+        real = area(new @ direction(states[harmful], states[~harmful]), harmful)
+        same = "the area of the true labels: shuffle the labels that the direction is fitted to."
+        return (
+            f"every area is {same if abs(areas[0] - real) < 1e-6 else 'the same: make one generator, before the loop.'}"
+        )
+    if areas.std() < 0.06:
+        return "these look like areas on the requests that were fitted: a probe learns even shuffled labels by heart."
+    if areas.std() < 0.15:
+        return "they lie too close to 0.5: shuffle the labels of the fit alone; those of the new requests stay true."
+    return True
+
+
+def judge_cosine(function) -> bool | str:
+    harmful, harmless = clouds()
+    refused = np.arange(30) % 3 > 0
+    harmful[refused] += np.arange(12)[::-1] / 6
+    harm = harmful.mean(0) - harmless.mean(0)
+    outcome = harmful[refused].mean(0) - harmful[~refused].mean(0)
+    against = harmful[refused].mean(0) - harmless.mean(0)
+
+    def cosine(first: np.ndarray, second: np.ndarray) -> float:
+        return float(first @ second / np.linalg.norm(first) / np.linalg.norm(second))
+
+    return compare(
+        result_of(function, harmful.copy(), harmless.copy(), refused.copy()),
+        cosine(harm, outcome),
+        {
+            "both vectors have a length of their own: divide by both norms.": float(harm @ outcome),
+            "the outcome is refused minus fulfilled, both harmful; harmless requests are no part of it.":
+                cosine(harm, against),
+            "harm is all harmful requests minus harmless ones, the fulfilled ones too.": cosine(against, outcome),
+            "that is an angle in degrees; give its cosine.": float(np.degrees(np.arccos(cosine(harm, outcome)))),
+            "that is a correlation: it takes each vector's mean away, which a cosine does not.":
+                float(np.corrcoef(harm, outcome)[0, 1]),
+        },
+    )  # fmt: skip
+
+
 # inside the model
 
 
@@ -115,10 +170,10 @@ def towards() -> np.ndarray:
     return model().hf.lm_head.weight.detach().float().numpy()[7] * 2
 
 
-def taken_out(where: object = slice(None), unit: bool = True):
+def taken_out(where: object = slice(None), unit: bool = True, way: np.ndarray | None = None):
     import torch
 
-    way = torch.tensor(towards())
+    way = torch.tensor(towards() if way is None else way)
     way = way / way.norm() if unit else way
 
     def change(stream):
@@ -148,6 +203,47 @@ def judge_without_direction(function) -> bool | str:
                 lambda: logits(layer=every, change=taken_out(unit=False), **inside),
             "it is read one token too early: the last position is -1.":
                 lambda: logits(position=-2, layer=every, change=taken_out(), **inside),
+        },
+    )  # fmt: skip
+
+
+@lru_cache
+def asked() -> tuple[list[str], np.ndarray, int]:
+    """New harmful requests, a direction of harm (after layer 2), and the token with which refusals begin."""
+    from rimkit.behavior.prompts import load_prompts
+
+    def one_each(kind: str, split: str, n: int) -> list[str]:
+        return load_prompts(kind, split=split).drop_duplicates("cluster").head(n)["text"].tolist()
+
+    harmful, harmless = (
+        np.mean([values(2, given=ids(request=text))[-1] for text in one_each(kind, "calibration", 24)], 0)
+        for kind in ("harmful", "harmless")
+    )
+    return one_each("harmful", "evaluation", 12), harmful - harmless, model().tokenizer.convert_tokens_to_ids("i")
+
+
+def refusals(mode: str = "no-think", last: bool = False, unit: bool = True) -> float:
+    """The share of requests whose most likely first token refuses, with the direction taken out."""
+    requests, way, refuse = asked()
+    change = taken_out(-1 if last else slice(None), unit, way)
+    inside = {"layer": range(model().hf.config.num_hidden_layers), "change": change, "name": "", "where": "output"}
+    return float(np.mean([logits(given=ids(mode, text), **inside).argmax() == refuse for text in requests]))
+
+
+def judge_still_refused(function) -> bool | str:
+    import torch
+
+    requests, way, refuse = asked()
+    right = refusals()
+    return compare(
+        result_of(function, model(), list(requests), torch.tensor(way), refuse),
+        right,
+        {
+            "every request is refused still: take the direction out after each layer, and read the logits after that.": 1.0,
+            "these are the requests that are no longer refused.": 1 - right,
+            "that is a number of requests; give their share.": right * len(requests),
+            "only the last token lost it: take it out at every position.": lambda: refusals(last=True),
+            "nothing is refused: is it the no-think prompt, and a direction of length 1?": 0.0,
         },
     )  # fmt: skip
 
@@ -185,6 +281,41 @@ def without_direction(study, request, direction):
             layer.output = state - (state @ unit)[..., None] * unit
         logits = study.nn.output.logits[0, -1].save()
     return logits
+"""
+SHUFFLED = """
+import numpy as np
+
+def shuffled(states, harmful, new, new_harmful, draws):
+    rng, areas = np.random.default_rng(0), []
+    for _ in range(draws):
+        label = rng.permutation(harmful)
+        scores = new @ (states[label].mean(axis=0) - states[~label].mean(axis=0))
+        above = scores[new_harmful][:, None] - scores[~new_harmful][None]
+        areas.append(np.mean(above > 0) + np.mean(above == 0) / 2)
+    return areas
+"""
+COSINE = """
+import numpy as np
+
+def cosine(harmful, harmless, refused):
+    harm = harmful.mean(axis=0) - harmless.mean(axis=0)
+    outcome = harmful[refused].mean(axis=0) - harmful[~refused].mean(axis=0)
+    return harm @ outcome / np.linalg.norm(harm) / np.linalg.norm(outcome)
+"""
+STILL_REFUSED = """
+import torch
+
+def still_refused(study, requests, direction, refuse):
+    unit, count = direction / direction.norm(), 0
+    for request in requests:
+        ids = torch.tensor([study.chat.encode(request, "no-think").ids])
+        with torch.no_grad(), study.nn.trace(ids):
+            for layer in study.nn.model.layers:
+                state = layer.output
+                layer.output = state - (state @ unit)[..., None] * unit
+            logits = study.nn.output.logits[0, -1].save()
+        count += int(logits.argmax() == refuse)
+    return count / len(requests)
 """
 
 EXERCISES = {
@@ -255,5 +386,52 @@ EXERCISES = {
         answer="Taken out once, later layers would write it again.",
         expects="a function that returns the logits of every token",
         code=WITHOUT_DIRECTION,
+    ),
+    "03.6": Exercise(
+        "A probe that learned nothing",
+        ("medium", "essential", 10),
+        "Write `shuffled(states, harmful, new, new_harmful, draws)`: shuffle the labels `harmful` (True or False, one for each "
+        "row of `states`), fit a direction to them, and take the area under the curve on the `new` states with their own, true "
+        "labels. Return the areas of all draws.",
+        judge_shuffled,
+        hints=(
+            "`rng.permutation(harmful)` gives the same labels in another order; make `rng` once, before the loop.",
+            "Scores are `new @ direction`; the area is exercise 03.3.",
+        ),
+        answer="On average 0.5, and single draws reach far to both sides: where two groups lie far apart, almost any direction "
+        "separates them one way or the other. So one shuffle says little, and forty say what a probe of nothing reaches.",
+        expects="a function that returns a list of numbers",
+        code=SHUFFLED,
+    ),
+    "03.7": Exercise(
+        "Is it the same direction?",
+        ("easy", "useful", 6),
+        "Write `cosine(harmful, harmless, refused)`: the cosine between the direction of harm (harmful minus harmless) and that "
+        "of the outcome (refused minus fulfilled). `refused` says for each row of `harmful` whether it was refused; the others "
+        "were fulfilled.",
+        judge_cosine,
+        hints=(
+            "`harmful[refused]` and `harmful[~refused]` are the two groups of the outcome.",
+            "The cosine of a and b is `a @ b / np.linalg.norm(a) / np.linalg.norm(b)`.",
+        ),
+        answer="1: the same direction, 0: at right angles. In many dimensions two directions by chance have a cosine near 0, and "
+        "two estimates of one direction, from few requests, one well below 1.",
+        expects="a function that returns a number between -1 and 1",
+        code=COSINE,
+    ),
+    "03.8": Exercise(
+        "Count what is still refused",
+        ("medium", "useful", 10),
+        "Write `still_refused(study, requests, direction, refuse)`: the share of `requests` whose most likely first token, in "
+        "no-think mode, is still `refuse` (a token id) with the direction taken out as in 03.5.",
+        judge_still_refused,
+        hints=(
+            "For each request the trace of 03.5; then compare `logits.argmax()` with `refuse`.",
+            "A share: divide by `len(requests)`.",
+        ),
+        answer="The first token is a quick stand-in for the reply. Only whole replies say whether a request was then carried out "
+        "or garbled, so the chapter generates and judges them.",
+        expects="a function that returns a number between 0 and 1",
+        code=STILL_REFUSED,
     ),
 }

@@ -202,6 +202,29 @@ def judge_patch(function) -> bool | str:
     )  # fmt: skip
 
 
+def judge_row(function) -> bool | str:
+    heads, whole = range(model().hf.config.num_attention_heads), leaning(logits())
+
+    def without(layer: int = LAYER, **how) -> np.ndarray:
+        return np.array([leaning(logits(layer=layer, change=zero(head, **how))) for head in heads])
+
+    def one_after_the_other() -> np.ndarray:
+        return np.array([leaning(logits(layer=LAYER, change=cut(0, (head + 1) * head_size()))) for head in heads])
+
+    return compare(
+        result_of(function, model(), REQUEST, LAYER, *words()),
+        without() - whole,
+        {
+            "that is the difference without each head; take away what it is with all heads.": without,
+            "heads stay cut: cut one head alone each time, in a trace of its own.": lambda: one_after_the_other() - whole,
+            "only the last token lost its head: cut it at every position.": lambda: without(last_only=True) - whole,
+            "the layer after it was cut: layers are counted from 0.": lambda: without(LAYER + 1) - whole,
+            "nothing was changed: write into the input of o_proj, inside the trace.": np.zeros(len(heads)),
+            "the heads are in the wrong order.": lambda: (without() - whole)[::-1],
+        },
+    )  # fmt: skip
+
+
 LEANING = """
 import torch
 
@@ -256,6 +279,22 @@ def patched(study, request, layer, head):
         study.nn.model.layers[layer].self_attn.o_proj.input[:, -1, here] = donor
         logits = study.nn.output.logits[0, -1].save()
     return logits
+"""
+ROW = """
+import torch
+
+def row(study, request, layer, refuse, comply):
+    size, heads = study.hf.config.head_dim, study.hf.config.num_attention_heads
+    ids = torch.tensor([study.chat.encode(request, "no-think").ids])
+    with torch.no_grad(), study.nn.trace(ids):
+        whole = study.nn.output.logits[0, -1].save()
+    found = []
+    for head in range(heads):
+        with torch.no_grad(), study.nn.trace(ids):
+            study.nn.model.layers[layer].self_attn.o_proj.input[:, :, head * size : (head + 1) * size] = 0
+            logits = study.nn.output.logits[0, -1].save()
+        found.append((logits - whole)[refuse] - (logits - whole)[comply])
+    return torch.stack(found)
 """
 
 EXERCISES = {
@@ -346,5 +385,19 @@ EXERCISES = {
         answer="Ablation asks what is lost without a part, patching what a part carries over.",
         expects="a function that returns the logits of every token",
         code=PATCH,
+    ),
+    "04.7": Exercise(
+        "A row of the map",
+        ("medium", "essential", 12),
+        "Write `row(study, request, layer, refuse, comply)`: for every head of a layer, how much the refusal logit difference of "
+        "04.2 changes without it (without minus with). Six such rows, averaged over requests, are the map *causal* below.",
+        judge_row,
+        hints=(
+            "One trace without a change, then a trace for each head as in 04.3.",
+            "`study.hf.config.num_attention_heads` heads; collect the numbers in a list, in their order.",
+        ),
+        answer="The exact score of a head costs a forward pass of its own. A gradient estimates all of them in two passes.",
+        expects="a function that returns a number for every head",
+        code=ROW,
     ),
 }

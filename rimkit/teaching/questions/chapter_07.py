@@ -231,7 +231,7 @@ def judge_families(function) -> bool | str:
 # a predictor on a family that it has not seen
 
 
-def judge_foretell(function) -> bool | str:
+def judge_extrapolate(function) -> bool | str:
     rng = np.random.default_rng(9)
     known = pd.DataFrame({"corpus": range(20), "rise": rng.uniform(1, 3, 20).round(3), "weights": rng.normal(size=20)})
     known["change"] = 0.2 - 0.3 * known["rise"] + 0.02 * rng.normal(size=20)
@@ -247,10 +247,10 @@ def judge_foretell(function) -> bool | str:
             "the line has no start: it does not have to pass through zero.":
                 (known["rise"] @ known["change"]) / (known["rise"] @ known["rise"]) * new["rise"],
             "the slope is used alone; add where the line starts.": slope * new["rise"],
-            "predictor and change were exchanged: the change is to be foretold.": turned[0] * new["rise"] + turned[1],
+            "predictor and change were exchanged: the change is to be predicted.": turned[0] * new["rise"] + turned[1],
             "that is the predictor itself, not a change of misalignment.": new["rise"],
             "the column's name is not used: take `column`.": others[0] * new["weights"] + others[1],
-            "that is the fit to the tunings that were known; foretell the new ones.": slope * known["rise"] + start,
+            "that is the fit to the tunings that were known; predict the new ones.": slope * known["rise"] + start,
         },
     )  # fmt: skip
 
@@ -297,10 +297,10 @@ def family_interval(x, y, families):
         found.append(np.corrcoef(x[rows], y[rows])[0, 1])
     return np.percentile(found, [2.5, 97.5])
 """
-FORETELL = """
+EXTRAPOLATE = """
 import numpy as np
 
-def foretell(known, new, column):
+def extrapolate(known, new, column):
     slope, start = np.polyfit(known[column], known["change"], 1)
     return slope * new[column] + start
 """
@@ -384,17 +384,17 @@ EXERCISES = {
         code=FAMILIES,
     ),
     "07.6": Exercise(
-        "Foretell what you have not seen",
+        "Predict what you have not seen",
         ("medium", "essential", 8),
-        "Write `foretell(known, new, column)`: the change of misalignment of the tunings in `new`, from a straight line fitted "
+        "Write `extrapolate(known, new, column)`: the change of misalignment of the tunings in `new`, from a straight line fitted "
         "to the tunings in `known`. Both are tables with the predictor `column`; only `known` has the column `change`.",
-        judge_foretell,
+        judge_extrapolate,
         hints=(
             "`np.polyfit(x, y, 1)` gives the slope and the start of the line.",
             "Fit on `known[column]` and `known['change']`, then put `new[column]` in.",
         ),
         answer="A correlation is found after the fact; a prediction is made before it, on a family that the fit has not seen.",
         expects="a function that returns a number per new tuning",
-        code=FORETELL,
+        code=EXTRAPOLATE,
     ),
 }
