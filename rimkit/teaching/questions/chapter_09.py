@@ -91,17 +91,17 @@ def judge_front(function) -> bool | str:
 
 # a forecast against chance
 
-FORETOLD = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
+PREDICTED = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
 MEASURED = np.array([0.3, 0.1, 0.2, 0.5, 0.3, 0.6, 0.4])
 
 
 def judge_chance(function) -> bool | str:
     rng = np.random.default_rng(5)
-    right = float(np.corrcoef(FORETOLD, MEASURED)[0, 1])
-    drawn = np.array([np.corrcoef(FORETOLD, rng.permutation(MEASURED))[0, 1] for _ in range(4000)])
+    right = float(np.corrcoef(PREDICTED, MEASURED)[0, 1])
+    drawn = np.array([np.corrcoef(PREDICTED, rng.permutation(MEASURED))[0, 1] for _ in range(4000)])
     both, above = float((np.abs(drawn) >= abs(right) - 1e-9).mean()), float((drawn >= right - 1e-9).mean())
     return compare(
-        result_of(function, FORETOLD.copy(), MEASURED.copy(), 4000),
+        result_of(function, PREDICTED.copy(), MEASURED.copy(), 4000),
         both,
         {
             "that is one-sided: a correlation as strong in the other direction counts too.": above,
@@ -180,10 +180,10 @@ def front(points):
 CHANCE = """
 import numpy as np
 
-def chance(foretold, measured, draws):
+def chance(predicted, measured, draws):
     rng = np.random.default_rng(0)
     def strength(values):
-        return abs(np.corrcoef(foretold, values)[0, 1])
+        return abs(np.corrcoef(predicted, values)[0, 1])
     drawn = [strength(rng.permutation(measured)) for _ in range(draws)]
     return np.mean(np.array(drawn) >= strength(measured) - 1e-9)
 """
@@ -224,11 +224,11 @@ EXERCISES = {
     "09.3": Exercise(
         "A forecast against chance",
         ("medium", "essential", 10),
-        "Write `chance(foretold, measured, draws)`: the share of shuffles of `measured` whose correlation with `foretold` is at "
+        "Write `chance(predicted, measured, draws)`: the share of shuffles of `measured` whose correlation with `predicted` is at "
         "least as strong, in either direction, as the real one.",
         judge_chance,
         hints=(
-            "`np.corrcoef(foretold, values)[0, 1]` is a correlation; `rng.permutation(measured)` a shuffle.",
+            "`np.corrcoef(predicted, values)[0, 1]` is a correlation; `rng.permutation(measured)` a shuffle.",
             "Compare absolute values: `(np.abs(drawn) >= abs(real)).mean()`.",
         ),
         answer="With a dozen corpora even a strong correlation can be luck.",
