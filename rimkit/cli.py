@@ -125,7 +125,7 @@ DryRun = option(bool, "Check the file, list the cells, run nothing.", "--dry-run
 Own = argument(Path, "DIR", "Your own folder; made if it does not exist.")
 Reset = option(str | None, "Restore one chapter; your version is put aside.", metavar="CHAPTER")
 Solved = option(bool, "Also write solved copies, into DIR/solutions.", "--solutions")
-Room = option(bool, "Also write slides, handout and guide for a room, into DIR/teaching.", "--room")
+Room = option(bool, "Also write papers for a room, into DIR/teaching.", "--room")
 Open = option(bool, "Open JupyterLab there.", "--open/--no-open")
 Tuned = argument(str, "TUNED", "As MODEL, or an adapter or checkpoint for it.")
 Prompted = option(int, "Prompts of a set, at most.", min=4)
@@ -139,7 +139,7 @@ Verdict = option(str, "Only this verdict, as 'not testable'.", metavar="VERDICT"
 Html = option(Path | None, "Where to write; else DIR/claims.html.", metavar="FILE")
 Labelled = argument(list[Path], "FILE", "Tables of labelled replies: csv, jsonl or parquet.")
 Fetched = argument(list[str], "NAME", "A prompt set (xstest) or a model (owner/name); both take @revision.")
-Bundle = option(Path | None, "Make a folder (1 to 2 GB) that installs without network.", metavar="DIR")
+Bundle = option(Path | None, "Make a folder that installs without network.", "--bundle", metavar="DIR")
 Gpu = option(str | None, "T4, L4, A10, A100-40, A100-80 or H100; without it, all.")
 Tokens = option(int, "Length of a conversation: prompt, thought and reply.", min=1)
 Calibrate = option(bool, "Also load the model, time it, and estimate minutes per chapter.", "--calibrate")
@@ -429,7 +429,7 @@ def models() -> None:
 
 
 @app.command()
-def fetch(names: Fetched = (), bundle: Bundle = None) -> None:
+def fetch(names: Fetched = (), offline: Bundle = None) -> None:
     """Download models and prompt sets ahead, into the cache of the Hugging Face hub.
 
     For example: rimkit fetch Qwen/Qwen3-0.6B gsm8k xstest. Without a name, list the prompt sets and
@@ -445,19 +445,19 @@ def fetch(names: Fetched = (), bundle: Bundle = None) -> None:
     Exit code: 0, or 2 if something could not be fetched; the others are.
     """
     from rimkit.models.hub import cached_models
-    from rimkit.runs import fetch as fetching
+    from rimkit.runs.fetch import bundle, fetch, prompt_sets
 
-    if not names and not bundle:
-        listed = fetching.prompt_sets()
+    if offline:
+        typer.echo(f"How to install it: {bundle(offline)}/offline.html")
+    elif not names:
+        listed = prompt_sets()
         print_table(listed.to_numpy(), *listed.columns)
         here = ", ".join(f"{name} ({one.size_on_disk / 1e6:,.0f} MB)" for name, one in cached_models().items())
         typer.echo(f"Models of the hub that are here: {here or 'none'}")
         typer.echo("Get one with: rimkit fetch NAME. Revisions are pinned; NAME@revision gets another.")
-    failed = fetching.fetch(names, lambda name, outcome: typer.echo(f"{name}: {outcome}"))
+    failed = fetch(names, lambda name, outcome: typer.echo(f"{name}: {outcome}"))
     for name, reason in failed.items():
         say(f"rimkit: {name}: {reason}")
-    if bundle:
-        typer.echo(f"How to install it: {fetching.bundle(bundle, set(names) - set(failed))}/teaching/offline.html")
     raise typer.Exit(2 if failed else 0)
 
 

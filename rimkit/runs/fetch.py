@@ -79,24 +79,20 @@ def _fetch(name: str, source: hub.Source | None, report: Callable[[str, str], No
     return f"{FETCHED} ({hub.megabytes(folder):.1f} MB in {folder})"
 
 
-def bundle(folder: str | Path, names: Iterable[str] = (), clone: Path | None = None) -> Path:
-    """One folder that installs the workbook without network on machines like this one: wheels of the ``clone`` and of
-    what it needs, in the versions that are here, chapters, papers for a room, and what `fetch` got of ``names``.
+def bundle(folder: str | Path, clone: Path | None = None) -> Path:
+    """A folder that installs the workbook without network on machines like this one: wheels of the
+    ``clone`` and of what it needs, in the versions that are here, chapters, and papers for a room.
     Raises `UserError` without a clone, or where pip fails."""
     clone, target = clone or chapters_dir().parent, prepare_folder(folder)
     if not (clone / "pyproject.toml").exists():
         raise UserError("a bundle is made in a clone of the workbook, from which pip builds its wheel")
-    (target / "versions.txt").write_text(setup.constraints(), encoding="utf-8")
-    options = ["--quiet", "--wheel-dir", str(target / "wheels"), "--constraint", str(target / "versions.txt")]
-    if subprocess.call([sys.executable, "-m", "pip", "wheel", *options, str(clone)]):
+    versions = f"# Python {sys.version.split()[0]} on {sys.platform}\n{setup.constraints()}"
+    (target / "versions.txt").write_text(versions, "utf-8")
+    options = ["--quiet", "--wheel-dir=wheels", "--constraint=versions.txt", str(clone.resolve())]
+    if subprocess.call([sys.executable, "-m", "pip", "wheel", *options], cwd=target):
         raise UserError("pip did not get every wheel: it says above which one is missing")
     copy_chapters(target / "chapters")
-    write_room(target)
-    for here in filter(None, (hub.on_this_machine(source) for source in map(find, names) if source)):
-        kept = here.parents[1]  # models--owner--name, of which here is snapshots/revision
-        shutil.copytree(kept, target / "hub" / kept.name, symlinks=True, dirs_exist_ok=True)
-    (target / "PYTHON.txt").write_text(f"{sys.version}\n{sys.platform}\n", encoding="utf-8")
-    return target
+    return write_room(target)[0].parent
 
 
 def prompt_sets() -> pd.DataFrame:

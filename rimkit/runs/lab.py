@@ -1,4 +1,4 @@
-"""A learner's own copy of the chapters, so that the shipped ones stay as they are; papers for a room; JupyterLab."""
+"""A learner's own copy of the chapters, and JupyterLab on it; papers for a room, made from them."""
 
 import filecmp
 import json
@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from html import unescape
 from itertools import count
 from pathlib import Path
 
@@ -42,34 +43,28 @@ def write_solutions(folder: str | Path) -> Path:
 
 def write_room(folder: str | Path) -> list[Path]:
     """The papers of ``chapters/teaching`` as HTML, in a folder ``teaching`` inside. ``{{05: words}}``
-    becomes what the cell of chapter 05 whose code has these words shows, so that no number is copied.
-    Raises `UserError` where that is not one cell, or where it shows nothing."""
+    becomes what the one cell of chapter 05 shows whose code has these words, so that no number is
+    copied. Raises `UserError` where there is no such cell, or more than one."""
     from nbconvert.filters.markdown import markdown2html
 
-    source, target = chapters_dir() / "teaching", prepare_folder(Path(folder) / "teaching")
-    frame, made = (source / "page.html").read_text(encoding="utf-8"), []
+    source, target, made = chapters_dir() / "teaching", prepare_folder(Path(folder) / "teaching"), []
     for path in sorted(source.glob("*.md")):
-        slides = []
-        for slide in path.read_text(encoding="utf-8").split("\n---\n"):
-            said, *parts = re.split(r"\{\{(\w+): (.+?)\}\}", slide)
-            shown = [_shown(*parts[at : at + 2]) + markdown2html(parts[at + 2]) for at in range(0, len(parts), 3)]
-            slides.append(f"<section>{markdown2html(said)}{''.join(shown)}</section>")
+        text = path.read_text("utf-8").replace("\n---\n", "\n\n</section><section>\n\n")
+        page = re.sub(r"\{\{(\w+): (.+?)\}\}", _shown, markdown2html(text))
+        frame = (source / "page.html").read_text("utf-8").replace("NAME", path.stem)
         made.append(target / f"{path.stem}.html")
-        made[-1].write_text(frame.replace("NAME", path.stem).replace("BODY", "\n".join(slides)), encoding="utf-8")
+        made[-1].write_text(frame.replace("BODY", page), "utf-8")
     return made
 
 
-def _shown(chapter: str, words: str) -> str:
-    cells = json.loads(find_chapters([chapter])[0].read_text(encoding="utf-8"))["cells"]
-    found = [cell for cell in cells if cell["cell_type"] == "code" and words in "".join(cell["source"])]
-    page = "".join(
-        line for cell in found for one in cell["outputs"] for line in one.get("data", {}).get("text/html", "")
-    )
-    if len(found) != 1 or not page:
-        raise UserError(
-            f"chapter {chapter} has {len(found)} cells with '{words}', and one that shows something is wanted"
-        )
-    return page.replace("<details><summary><b>", "<details open><summary><b>")
+def _shown(field: re.Match) -> str:
+    chapter, words = field[1], unescape(field[2])
+    cells = json.loads(find_chapters([chapter])[0].read_text("utf-8"))["cells"]
+    found = [cell for cell in cells if "outputs" in cell and words in "".join(cell["source"])]
+    shown = [output.get("data", {}).get("text/html", "") for cell in found for output in cell["outputs"]]
+    if len(found) != 1 or not any(shown):
+        raise UserError(f"chapter {chapter}: {len(found)} cells have '{words}', wanted is one that shows something")
+    return "".join(map("".join, shown)).replace("<details><summary><b>", "<details open><summary><b>")
 
 
 def _copy(source: Path, target: Path, restore: bool) -> str:
