@@ -1,5 +1,6 @@
 """The chapters as files: everything that nbval, which runs them, does not see."""
 
+import ast
 import csv
 import json
 import re
@@ -72,6 +73,50 @@ def test_header(path):
     assert re.search(r"\d GB", fields["Peak memory"])
     seconds = re.search(r"under (\d+) seconds", fields["Minutes"])[1]
     assert f"rk.start(seed, model=model, seconds={seconds}" in code_cells(path)[1].source
+
+
+PARTS = ("## So far we know", "**The question of this", "What could fool us", "## What it means", "**Challenge.**",
+         "**Recap.**", "**Next:**")  # fmt: skip
+
+
+@each_chapter
+def test_every_part_of_a_chapter_is_there(path):
+    from rimkit.teaching.questions import exercises
+
+    prose = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+    assert not [part for part in PARTS if part not in prose]
+    code = [cell.source for cell in code_cells(path)]
+    assert sum("rk.diagram(" in cell for cell in code) >= 1
+    assert sum("rk.predict(" in cell for cell in code) >= 1
+    named = exercises(path.stem[:2])
+    checked = sum(".check(" in cell for cell in code)
+    assert 4 <= checked == len(named)
+    first, *others = named
+    assert any(f'rk.exercise("{name}")' in cell for cell in code for name in (first, path.stem[:2]))
+    assert all(any(f'rk.exercise("{name}")' in cell for cell in code) for name in others)
+
+
+def longest_words(cell) -> str:
+    """The longest words without a number in between, of the reading that a cell makes."""
+    texts = [
+        node.value
+        for node in ast.walk(ast.parse(cell.source))
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "text"
+    ]
+    literal = [
+        part.value for part in ast.walk(texts[0]) if isinstance(part, ast.Constant) and isinstance(part.value, str)
+    ]
+    return max((piece for text in literal for piece in re.split(r"\{[^}]*\}|\n\n", text)), key=len)
+
+
+@each_chapter
+def test_a_stored_reading_says_its_words(path):
+    """Where numbers do not bear them out, a box falls back to numbers alone: no shipped chapter may show that."""
+    cells = [cell for cell in code_cells(path) if "our_reading(" in cell.source or "published.reading(" in cell.source]
+    assert len(cells) >= 2
+    for cell in cells:
+        shown = " ".join(output.get("data", {}).get("text/plain", "") for output in cell.outputs)
+        assert " ".join(longest_words(cell).split()) in " ".join(shown.split()), cell.source
 
 
 @each_chapter
