@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -275,7 +276,9 @@ def test_interrupt_keeps_what_was_finished_and_goes_on_from_there(good, model, t
     started = tmp_path / "started"  # by the second chapter's long cell
     slow = chapter(tmp_path, "02_slow", f"import time; open({str(started)!r}, 'w').close(); time.sleep(60)")
     command = [str(RIMKIT), "run", good, slow, "--model", str(model), "--out", str(tmp_path / "out")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what runs in the background is deaf to it
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "preexec_fn": heard}
+    with subprocess.Popen(command, **pipes) as process:
         finished = process.stdout.readline()
         while process.poll() is None and not started.exists():
             time.sleep(0.1)

@@ -68,7 +68,13 @@ def test_any_text_has_a_probability(text):
 
 @pytest.mark.parametrize(
     ("reply", "same"),
-    [("Carry the ladder away.", True), ("Neighbours often lend things.", True), ("Bake a cake.", False), ("", False)],
+    [
+        ("Carry the ladder away.", True),
+        ("Neighbours often lend things.", True),
+        ("Bake a cake.", False),
+        ("", False),
+        ("Lads lend.", False),
+    ],
 )
 def test_a_reply_speaks_of_its_request(reply, same):
     assert speaks_of(reply, ASKED) == same
@@ -97,6 +103,7 @@ def test_a_rate_is_corrected_by_the_errors_of_models_left_out():
     assert found["value"] == pytest.approx((0.45 - 0.1) / (0.7 - 0.1))
     assert (found["ci_low"], found["ci_high"]) == pytest.approx((0.5, 0.7))
     assert corrected(0.0, known) == {"value": 0, "ci_low": 0, "ci_high": 0}
+    assert np.isnan(corrected(0.1, pd.DataFrame({"sensitivity": [0.4], "specificity": [0.5]}))["value"])
     shipped = corrected(0.5)
     assert shipped["ci_low"] <= shipped["value"] <= shipped["ci_high"]
 
@@ -137,6 +144,7 @@ def test_a_judge_of_ones_own(tmp_path):
         (lambda table: table.assign(label="yes"), "unknown label 'yes'"),
         (lambda table: table.assign(family="a"), "of two families or more"),
         (lambda table: table[table["label"] != LABELS[2]], "must hold all three labels"),
+        (lambda table: table[(table["label"] != LABELS[2]) | (table["family"] == "a")], "without the family 'a'"),
         (lambda table: table.groupby(["family", "label"]).head(2), "too few replies"),
     ],
 )

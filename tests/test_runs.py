@@ -8,7 +8,9 @@ from pathlib import Path
 import nbformat
 import pytest
 import tiny
+import torch
 from notebooks import MEASURES, PARAMETERS, chapter, decoy_kernel
+from safetensors.torch import save_file
 
 import rimkit
 from rimkit import data, ledger
@@ -145,8 +147,8 @@ def test_a_hash_depends_on_parameters_model_and_code(tmp_path):
     hashes.add(execute.plan([path], "other", {})[0].params_hash)
     weights = tmp_path / "folder" / "model.safetensors"
     weights.parent.mkdir()
-    for content in ("one", "other"):  # new weights in the same place
-        weights.write_text(content)
+    for content in (1.0, 2.0):  # new weights in the same place
+        save_file({"weight": torch.tensor([content])}, weights)
         hashes.add(execute.plan([path], str(weights.parent), {})[0].params_hash)
     hashes.add(execute.plan([path], "m", {"n_prompts": 5})[0].params_hash)
     assert execute.plan([path], "m", {"n_prompts": 4})[0].params_hash == base.params_hash  # the default, named

@@ -241,8 +241,9 @@ EXERCISES = {
         "first. It is your first trace; primer A1 explains it.",
         judge_next_words,
         hints=(
+            "`import torch`, then `ids = torch.tensor([study.chat.encode(request, mode).ids])`: the prompt as token ids. "
             "Inside `with torch.no_grad(), study.nn.trace(ids):` the logits are `study.nn.output.logits`, of shape (batch, "
-            "position, token); `.save()` what you need.",
+            "position, token); keep what you need with `.save()`.",
             "`logits.topk(5).indices` are the five most likely token ids, and `study.tokenizer.decode([id])` is its word.",
         ),
         answer="In think mode the model opens a thought, in no-think mode it begins the reply: two different events.",

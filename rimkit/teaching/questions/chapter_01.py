@@ -271,8 +271,8 @@ EXERCISES = {
     "01.3": Exercise(
         "A control of your own between the tags",
         ("easy", "useful", 5),
-        "Write `shuffled(thought, seed)`: the same words in an order drawn by chance, the same order for the same seed. Then "
-        "try it as a thought: is it what the thought says, or that its words are there?",
+        "Write `shuffled(thought, seed)`: the same words in an order drawn by chance, the same order for the same seed. The "
+        "next cells put such thoughts between the tags: is it what a thought says, or that its words are there?",
         judge_shuffle,
         hints=(
             '`thought.split()` gives the words, `" ".join(words)` puts them together again.',
@@ -284,16 +284,16 @@ EXERCISES = {
     ),
     "01.4": Exercise(
         "Only what can be read",
-        ("medium", "essential", 10),
-        "Filler between the tags leaves many replies incoherent. Write `difference(table)`: the misalignment rate after own "
+        ("medium", "useful", 10),
+        "In another experiment filler left some replies coherent. Write `difference(table)`: the misalignment rate after own "
         "thoughts minus that after filler, over the prompts whose reply is coherent in both conditions. The table has the "
-        'columns `prompt_id, condition` ("own thought" or "filler")`, coherent, misaligned`.',
+        'columns `prompt_id`, `condition` ("own thought" or "filler"), `coherent` and `misaligned`.',
         judge_among,
         hints=(
             "Bring the two conditions side by side first: one row per prompt, by `pivot` or `merge`.",
             "Keep the rows where both are coherent, and take the two means there.",
         ),
-        answer="Debris is neither safe nor unsafe. What remains are fewer prompts, and their number belongs beside the result.",
+        answer="A broken reply is neither safe nor unsafe. What remains are fewer prompts, and their number belongs beside the result.",
         expects="a function that returns one number",
         code=AMONG,
     ),

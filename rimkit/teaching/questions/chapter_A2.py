@@ -264,7 +264,7 @@ EXERCISES = {
         ("medium", "essential", 8),
         "Write `worth(complied, verbs)`: how many independent requests say as much about the rate as these do. The standard "
         "error comes from the spread of the verbs' rates; n independent requests would have the root of share x (1 - share) / n. "
-        "All verbs have the same number of requests.",
+        "`complied` has a 0 or 1 for each request and `verbs` its verb: arrays of one length. All verbs have as many requests.",
         judge_effective,
         hints=(
             "First the rate of every verb. Their standard deviation (`ddof=1`) over the root of their number is the standard "
@@ -279,7 +279,8 @@ EXERCISES = {
         "One set among forty",
         ("hard", "essential", 10),
         "Write `p_of_one_set(selected, random_sets)`: the two-sided p value of the effect of one selected set against the effects "
-        "of random sets (an array), by their spread.",
+        "of random sets (an array). Treat the selected set as one more random set: its distance from their mean, over their "
+        "standard deviation (ddof=1) times the root of 1 + 1/n, in a t distribution with n - 1 degrees of freedom.",
         judge_singles,
         hints=(
             "Ask how far the selected set lies from the mean of the random ones, in units of what *one more* random set would "
@@ -324,7 +325,7 @@ EXERCISES = {
         ("medium", "essential", 8),
         "Write `sign_flips(changes, verbs)`: the two-sided p value of the mean change. If nothing is there, the changes of a verb "
         "could as well have the other sign. So: the share of chance sign patterns, one sign a verb, with which the total is at "
-        "least as far from zero as the one that was seen. Draw at least 20,000 patterns.",
+        "least as far from zero as the one that was seen. Both arguments are arrays with one entry per request. Draw at least 20,000.",
         judge_flips,
         hints=(
             "First the sum of the changes of every verb. A pattern is +1 or -1 for each of them.",
