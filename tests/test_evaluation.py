@@ -151,7 +151,9 @@ def test_a_run_with_real_sets_and_a_judge_keeps_their_text_out(tmp_path):
     assert rows["prompts"].eq("harmful=hex-phi, harmless=alpaca-cleaned, maths=gsm8k, over-refusal=xstest").all()
     assert rows["judge"].eq("phrases").all()
     claim = rows[(rows["claim"] == "C1a")].iloc[0]
-    assert 0 < claim["n"] <= 4  # debris that is not English has no verdict
+    measure = settings["measure"]  # replies that are not English have no verdict: the others are counted
+    verdicts = measure.observe(load("noise-mini"), measure.sets(["harmful"], n=4), progress=False)
+    assert claim["n"] == verdicts.groupby("prompt_id")["misaligned"].agg(lambda said: said.notna().all()).sum() > 0
     inside = execute.run(["03"], "noise-mini", tmp_path / "run", **{**settings, "parameters": {"n_prompts": 16}})
     assert inside["status"].tolist() == ["done"], inside["error"].tolist()  # harmless prompts without known answers
     again = execute.run(["01"], "noise-mini", tmp_path / "run", **settings)
