@@ -63,6 +63,13 @@ def test_the_package_is_small():
     assert sum(len(line) > 120 for line in lines) <= N_OVER_120
 
 
+def test_no_module_lies_where_an_editable_install_cannot_take_it():
+    """What moves on its way into the wheel (`sources`) must hold no module, or pip refuses the whole package."""
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["hatch"]["build"]["targets"]["wheel"]
+    modules = [path.relative_to(ROOT) for folder in wheel["sources"] for path in (ROOT / folder).rglob("*.py")]
+    assert modules and all(any(path.match(form) for form in wheel["exclude"]) for path in modules)
+
+
 def test_no_circle_of_imports():
     """Imports inside functions count; those for types alone do not."""
     graph = grimp.build_graph("rimkit", exclude_type_checking_imports=True, cache_dir=None)
