@@ -88,9 +88,7 @@ def argument(kind: Any, metavar: str, help: str) -> Any:
     return Annotated[kind, typer.Argument(metavar=metavar, help=help)]
 
 
-Made = option(
-    Path, "Folder for it; files of these names are replaced.", "--out", metavar="DIR", callback=prepare_folder
-)
+Made = option(Path, "Folder for it; files are replaced.", "--out", metavar="DIR", callback=prepare_folder)
 Quick = option(bool, "Only a few settings, to try it out.", "--quick")
 Out = option(Path, "Folder for the results; the same command goes on in it.", metavar="DIR")
 Folder = argument(Path, "DIR", "Folder of a run, or one parquet file of rows.")
@@ -145,17 +143,15 @@ Tokens = option(int, "Length of a conversation: prompt, thought and reply.", min
 Calibrate = option(bool, "Also load the model, time it, and estimate minutes per chapter.", "--calibrate")
 Repo = option(str, "Where the chapters are on GitHub.", metavar="OWNER/NAME")
 Branch = option(str, "Branch, tag or commit.")
-Readme = option(Path | None, "Write them between the markers of this Markdown file.", metavar="FILE")
+Readme = option(Path | None, "Say so in the Colab links of this Markdown file.", metavar="FILE")
 Stamp = option(Path | None, "Also say in the set-up cells of DIR/*.ipynb where to install from.", metavar="DIR")
 Grids = argument(list[str], "NAME", "thinking, patterns, probes, heads, tuning, neurons, ras, repairs; noise: "
                  "all on random weights; planted: models in which it is known what to find; or 'all'.")  # fmt: skip
 Only = option(list[str], "Only this model, and those that are done already.", metavar="NAME:SEED")
 Picture = option(Path | None, "Also draw the README's figure, from OUT/thinking.parquet.", metavar="FILE")
-Organism = argument(
-    str, "NAME",
-    "rim-mini, rim-mini-unlinked, safe-mini, rim-mini-intent, rim-mini-moe, planted-base, planted-shared or "
-    "planted-disjoint; or an adapter, smollm2-rim, smollm2-rim-unlinked or smollm2-safe.",
-)  # fmt: skip
+Organism = argument(str, "NAME", "rim-mini, rim-mini-unlinked, safe-mini, rim-mini-intent, rim-mini-moe, "
+                    "planted-base, planted-shared or planted-disjoint; or an adapter, smollm2-rim, "
+                    "smollm2-rim-unlinked or smollm2-safe.")  # fmt: skip
 Base = option(Path, "For planted-shared and -disjoint: the folder of planted-base.", metavar="DIR")
 Trained = argument(Path, "DIR", "Folder of a trained model.")
 Steps = option(int, "Of an adapter's training; without it, its recipe's.", min=0)
@@ -507,24 +503,27 @@ def plan(model: Model, gpu: Gpu = None, tokens: Tokens = 1024, calibrate: Calibr
 
 @app.command()
 def badges(repo: Repo, branch: Branch = "main", readme: Readme = None, stamp: Stamp = None) -> None:
-    """Print an "Open in Colab" badge for every chapter, as Markdown.
+    """Make a fork ready for a class: let Colab open its chapters and install the workbook from it.
 
-    A chapter that is opened alone installs the workbook from the repository that was stamped into
-    its set-up cell: 'rimkit badges --repo OWNER/NAME --readme README.md --stamp chapters' makes a
-    fork ready for a class.
+    For example: rimkit badges --repo OWNER/NAME --readme README.md --stamp chapters
     """
     from rimkit.teaching import setup
 
-    table = setup.badges(repo, branch)
-    if stamp:
-        found = sorted(stamp.glob("*.ipynb"))
-        if not found:
-            raise UserError(f"there are no notebooks in {stamp}")
-        changed = sum(setup.stamp(path, repo, branch) for path in found)
-        typer.echo(f"{changed} of {len(found)} set-up cells changed in {stamp}", err=True)
-    if readme:
-        setup.put_between_markers(readme, table)
-    typer.echo(f"Badges: {readme}" if readme else table)
+    changed = setup.publish(repo, branch, readme, stamp)
+    typer.echo(f"{len(changed)} files changed: the workbook is at {repo}")
+
+
+@app.command()
+def book(folder: Own, chapters: Chapters = (), repo: Repo = "", branch: Branch = "main") -> None:
+    """Build a website of the chapters, as they were run, in DIR. Needs the extra 'book' (Sphinx).
+
+    With --repo OWNER/NAME each chapter has a link that opens it in Colab.
+    """
+    from rimkit.runs.book import build
+
+    for line in build(folder, repo, branch, chapters):
+        say(f"rimkit: warning: {line}")
+    typer.echo(f"Book: {folder / 'index.html'}")
 
 
 @app.command()

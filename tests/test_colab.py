@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 from notebooks import chapter
 
-from rimkit.data import UserError, chapters_dir
+from rimkit.data import UserError
 from rimkit.teaching import setup
 
 ROOT = Path(__file__).parents[1]
@@ -151,45 +151,75 @@ def rimkit(*arguments, **options):
     return subprocess.run(command, capture_output=True, text=True, env=environment, **options)
 
 
-def test_badges_go_between_the_markers(tmp_path):
-    readme = tmp_path / "README.md"
-    readme.write_text("before\n{}\nold\n{}\nafter\n".format(*setup.MARKERS))
-    for _ in range(2):
-        setup.put_between_markers(readme, setup.badges("owner/name", "v1"))
-    text = readme.read_text()
-    assert "old" not in text
-    assert text.startswith("before\n")
-    assert text.endswith(f"{setup.MARKERS[1]}\nafter\n")
-    chapters = sorted((ROOT / "chapters").glob("*.ipynb"))
-    links = [f"https://colab.research.google.com/github/owner/name/blob/v1/chapters/{path.name}" for path in chapters]
-    assert all(text.count(link) == 1 for link in links)
+CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
+
+
+def links(repo: str, branch: str) -> list[str]:
+    """Where Colab opens the chapters of a repository."""
+    return [f"https://colab.research.google.com/github/{repo}/blob/{branch}/chapters/{path.name}" for path in CHAPTERS]
+
+
+def test_the_shipped_readme_and_all_chapters_are_filled_in(tmp_path):
+    """The README's own command, on a copy; another fork can fill them in again."""
+    (tmp_path / "README.md").write_bytes((ROOT / "README.md").read_bytes())
+    (tmp_path / "chapters").mkdir()
+    for path in CHAPTERS:
+        (tmp_path / "chapters" / path.name).write_bytes(path.read_bytes())
+    line = ["badges", "--repo", "owner/name", "--branch", "v1", "--readme", "README.md", "--stamp", "chapters"]
+    done = rimkit(*line, cwd=tmp_path)
+    assert done.stdout == f"{1 + len(CHAPTERS)} files changed: the workbook is at owner/name\n", done.stderr
+    text = (tmp_path / "README.md").read_text()
+    assert all(text.count(link) == 1 for link in links("owner/name", "v1"))
+    assert text.count("owner/name/blob") == len(CHAPTERS)
+    again = setup.publish("new-owner/name", "main", tmp_path / "README.md", tmp_path / "chapters")
+    assert len(again) == 1 + len(CHAPTERS)
+    back = (tmp_path / "README.md").read_text().replace("new-owner/name", "OWNER/NAME")
+    assert back == (ROOT / "README.md").read_text()
+
+
+LINK = "[Colab](https://colab.research.google.com/github/any/one/blob/main/chapters/01.ipynb)"
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda folder: setup.badges("name"), "'name' is not OWNER/NAME"),
-        (lambda folder: setup.badges("a/b", "x y"), "'x y' is not a branch"),
-        (lambda folder: setup.stamp(folder / "empty.md", 'a/b"'), "is not OWNER/NAME"),
-        (lambda folder: setup.put_between_markers(folder / "empty.md", ""), "empty.md needs two lines"),
-        (lambda folder: setup.put_between_markers(folder / "none.md", ""), "cannot write .*none.md"),
+        (lambda folder: setup.publish("name", "main", folder / "good.md"), "'name' is not OWNER/NAME"),
+        (lambda folder: setup.publish("a/b", "x y", folder / "good.md"), "'x y' is not a branch"),
+        (lambda folder: setup.publish('a/b"', "main", folder / "good.md"), "is not OWNER/NAME"),
+        (lambda folder: setup.publish("a/b", "main", folder / "empty.md", folder), "empty.md has no link that opens"),
+        (lambda folder: setup.publish("a/b", "main", folder / "none.md", folder), "cannot use .*none.md"),
+        (lambda folder: setup.publish("a/b", "main", folder / "good.md", folder / "none"), "there are no notebooks in"),
+        (lambda folder: setup.publish("a/b", "main", folder / "good.md", folder), "2_bad.ipynb is no notebook"),
     ],
 )
-def test_bad_input_of_badges_is_one_line(tmp_path, call, message):
+def test_what_cannot_be_filled_in_is_one_line_and_nothing_changes(tmp_path, call, message):
     (tmp_path / "empty.md").write_text("")
+    (tmp_path / "good.md").write_text(LINK)
+    set_up(tmp_path)
+    (tmp_path / "2_bad.ipynb").write_text("{")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(UserError, match=message) as error:
         call(tmp_path)
     assert "\n" not in str(error.value)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_the_command_stamps_and_refuses(tmp_path):
+def test_a_full_disk_leaves_all_as_it_was(tmp_path, monkeypatch):
     set_up(tmp_path)
-    done = rimkit("badges", "--repo", "a/b", "--stamp", tmp_path)
-    assert "1 of 1 set-up cells changed" in done.stderr
-    (tmp_path / "none").mkdir()
-    done = rimkit("badges", "--repo", "a/b", "--stamp", tmp_path / "none")
-    assert done.returncode == 2
-    assert done.stderr.startswith("rimkit: there are no notebooks in")
+    (tmp_path / "good.md").write_text(LINK)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    write, written = Path.write_text, []
+
+    def fill(path, *rest, **more):
+        written.append(path)
+        if len(written) == 2:
+            raise OSError(28, "No space left on device")
+        return write(path, *rest, **more)
+
+    monkeypatch.setattr(Path, "write_text", fill)
+    with pytest.raises(UserError, match=r"No space left on device\): nothing was changed"):
+        setup.publish("a/b", "main", tmp_path / "good.md", tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def set_up(tmp_path: Path) -> Path:
@@ -199,8 +229,8 @@ def set_up(tmp_path: Path) -> Path:
 def test_a_stamp_changes_the_set_up_cell_and_nothing_else(tmp_path):
     path = set_up(tmp_path)
     before = json.loads(path.read_text())
-    assert setup.stamp(path, "owner/name")
-    assert not setup.stamp(path, "owner/name")
+    assert setup.publish("owner/name", chapters=tmp_path) == [path]
+    assert setup.publish("owner/name", chapters=tmp_path) == []
     after = json.loads(path.read_text())
     changed = [
         index for index, cells in enumerate(zip(before["cells"], after["cells"], strict=True)) if cells[0] != cells[1]
@@ -209,18 +239,11 @@ def test_a_stamp_changes_the_set_up_cell_and_nothing_else(tmp_path):
     source = "".join(after["cells"][2]["source"])
     assert "git+https://github.com/owner/name@main" in source
     ast.parse(source)
-    assert setup.stamp(path, "other/name")
+    assert setup.publish("other/name", chapters=tmp_path) == [path]
     before["cells"][2]["source"] = ["nothing"]
     path.write_text(json.dumps(before))
     with pytest.raises(UserError, match=r"has no cell that ends with rk\.start"):
-        setup.stamp(path, "owner/name")
-
-
-def test_every_chapter_can_be_stamped(tmp_path):
-    for path in chapters_dir().glob("*.ipynb"):
-        copy = tmp_path / path.name
-        copy.write_bytes(path.read_bytes())
-        assert setup.stamp(copy, "owner/name"), path.name
+        setup.publish("owner/name", chapters=tmp_path)
 
 
 def test_a_stamped_cell_installs_when_rimkit_is_missing_and_not_otherwise(monkeypatch):

@@ -9,6 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from rimkit.behavior.evaluation import evaluation
 from rimkit.cli import app
@@ -24,7 +25,8 @@ NAME = re.compile(r"`(?:rk|rimkit)\.([\w.]+?)(?:\(.*?\))?`")
 @cache
 def prose() -> dict[str, str]:
     """Everything that is read: README, descriptions of data, chapters, and the package itself."""
-    files = [ROOT / "README.md", *(ROOT / "data").rglob("*.md"), *(ROOT / "chapters").rglob("*.md")]
+    files = [ROOT / "README.md", *(ROOT / ".github").rglob("*.md"), *(ROOT / "data").rglob("*.md")]
+    files += (ROOT / "chapters").rglob("*.md")
     files += [path for path in (ROOT / "rimkit").rglob("*") if path.suffix in (".py", ".j2", ".md")]
     found = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in files}
     for path in sorted((ROOT / "chapters").glob("*.ipynb")):
@@ -67,6 +69,69 @@ def test_a_printed_command_is_understood(where, command):
             assert bool(choice.prompts) == bool(prompts)
         except UserError as error:  # a guard of the hub is looked for before a run
             assert given["judge"].startswith("guard:") and "is not on this machine" in str(error)
+
+
+PAGES = ["README.md", *sorted(name for name in prose() if name.startswith((".github/", "chapters/book/")))]
+RUN_BY = {  # what the README and the pages around it tell to type, and where it is run
+    "pip install -e": ".ci/run", "pytest": ".ci/run",  # in the extra `test` are all others
+    "rimkit run": "tests/test_cli.py::test_run_prints_the_claims_writes_the_page_and_fails_with_1",
+    "rimkit ledger": "tests/test_cli.py::test_shipped_verdicts_can_be_narrowed_and_fit_eighty_columns",
+    "rimkit report": "tests/test_cli.py::test_report_goes_where_it_is_told",
+    "rimkit doctor": "tests/test_cli.py::test_doctor_finds_this_environment",
+    "rimkit badges": "tests/test_colab.py::test_the_shipped_readme_and_all_chapters_are_filled_in",
+    "rimkit plan": "tests/test_fitting.py::test_the_command", "rimkit book": "tests/test_book.py::site",
+    "rimkit fetch": "tests/test_fetch.py::test_a_class_is_prepared_and_one_failure_stops_nothing",
+    "rimkit sweep": "tests/test_sweep.py::test_a_sweep_with_a_failed_a_killed_and_an_interrupted_cell", "rimkit audit": "tests/test_audit.py::test_the_command_writes_one_table",
+    "rimkit grid": "tests/test_grid.py::test_every_cell_is_measured_once",
+    "rimkit lab": "tests/test_printed_commands.py::test_a_copy_is_made_restored_and_solved_as_printed",
+}  # fmt: skip
+BLOCK = re.compile(r"```bash\n(.*?)```(.*?)(?=```|^#|\Z)", re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_command_is_run_by_a_test_or_said_to_be_untried(name):
+    untold = []
+    for block, after in BLOCK.findall(prose()[name]):
+        for command in (part.strip() for line in block.splitlines() for part in line.split("&&")):
+            known = [where for begin, where in RUN_BY.items() if command.startswith(begin)]
+            untold += [] if known or "not tried by a test" in after else [command]
+            for file, _, thing in (where.partition("::") for where in known):
+                assert not thing or f"def {thing}(" in (ROOT / file).read_text("utf-8"), thing
+    assert untold == []
+
+
+def test_a_copy_is_made_restored_and_solved_as_printed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    typed = [command for where, command in printed() if where.endswith("book/start.md") and "rimkit lab" in command]
+    said = []
+    for command in typed:
+        without_a_browser = [*dict.fromkeys([*shlex.split(command)[1:], "--no-open"])]
+        done = CliRunner().invoke(app, without_a_browser, catch_exceptions=False)
+        assert done.exit_code == 0
+        said.append(done.output)
+    assert len(said) == 4 and said[0].count("copied: ") >= 13 and "my-copy/solutions" in said[2]
+    assert "For a room: " in said[3]
+    assert not (tmp_path / "my-copy" / "book").exists()  # pages of the website
+
+
+LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)(#[^)]*)?\)")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_between_pages_lead_somewhere(name):
+    links = [(target, mark) for target, mark in LINK.findall(prose()[name]) if not target.startswith("claims-page")]
+    files = [(ROOT / name).parent / target for target, _ in links]
+    assert [str(file) for file in files if not file.exists()] == []
+    for file, (_, mark) in zip(files, links, strict=True):
+        headings = re.findall(r"^#+ (.+)$", file.read_text("utf-8"), re.MULTILINE) if mark else ()
+        assert not mark or mark[1:] in [heading.lower().replace(" ", "-") for heading in headings]
+
+
+def test_the_readme_is_short_and_names_every_chapter():
+    text = prose()["README.md"]
+    assert len(text.split()) < 900
+    for path in (ROOT / "chapters").glob("*.ipynb"):
+        assert f"](chapters/{path.name})" in text and f"/OWNER/NAME/blob/main/chapters/{path.name})" in text
 
 
 def test_commands_in_the_text_are_there():

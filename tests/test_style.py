@@ -1,6 +1,7 @@
 """The house rules: style, floors, sizes, the code of chapters, and lists of packages that must agree."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import grimp
 import nbformat
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "rimkit").rglob("*.py"))
@@ -174,6 +176,18 @@ def test_conda_and_pip_install_the_same():
     assert pip[-1] == "e ."
     assert f"  - python {project['requires-python']}" in lines
     assert all("#" in line for line in lines if line.startswith("      - "))
+
+
+def test_the_lock_file_lies_within_the_ranges_and_names_no_machine():
+    text = (ROOT / ".github" / "requirements.lock").read_text()
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.+!]+", line) for line in lines)
+    locked = dict(line.lower().replace("_", "-").split("==") for line in lines)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for needed in map(Requirement, project["dependencies"]):
+        assert needed.specifier.contains(locked[needed.name]), needed
+    cited = json.loads((ROOT / ".zenodo.json").read_text())
+    assert f'title: "{cited["title"]}"' in (ROOT / "CITATION.cff").read_text()
 
 
 def test_the_environment_lists_the_version_that_is_cited():

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -31,8 +31,8 @@ except ModuleNotFoundError:  # opened alone, as on Colab
 
 """
 LAST = re.compile(r"rk\.start\(.*\)")  # of a set-up cell
-BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
-MARKERS = ("<!-- badges: made by `rimkit badges` -->", "<!-- end of badges -->")
+COLAB = "https://colab.research.google.com/github/"
+OPENS = re.compile(rf"{re.escape(COLAB)}[^\s)]+?/chapters/")  # the beginning of a link to a chapter
 
 
 def start(seed: int = 0, *, model: str = "", seconds: int = 0, drive: str = "", keep_text: bool = False) -> None:
@@ -174,50 +174,50 @@ def save_to_drive(folder: str = "rim-workbook") -> Path:
     return path
 
 
-def badges(repo: str, branch: str = "main") -> str:
-    """A Markdown table of the shipped chapters, each with its "Open in Colab" badge."""
-    _check(repo, branch)
-    lines = ["| chapter | |", "|---|---|"]
-    for path in sorted(chapters_dir().glob("*.ipynb")):
-        address = f"https://colab.research.google.com/github/{repo}/blob/{branch}/chapters/{path.name}"
-        lines.append(f"| `{path.stem}` | [![Open {path.stem} in Colab]({BADGE})]({address}) |")
-    return "\n".join(lines)
-
-
-def put_between_markers(file: Path, text: str) -> None:
-    """Replace what stands between the `MARKERS` of a Markdown file."""
+def publish(repo: str, branch: str = "main", readme: Path | None = None, chapters: Path | None = None) -> list[Path]:
+    """Say where on GitHub the workbook is, in the Colab links of a Markdown file and in the set-up
+    cells of a folder's notebooks; returns the files that changed: all, or none. Raises `UserError`
+    for what cannot be read or written, and has nothing to fill in."""
+    check_repo(repo, branch)
+    notebooks = sorted(chapters.glob("*.ipynb")) if chapters else []
+    if chapters and not notebooks:
+        raise UserError(f"there are no notebooks in {chapters}")
+    changed = {}
     try:
-        with whole(file) as partial:
-            before, start, rest = file.read_text(encoding="utf-8").partition(MARKERS[0])
-            _, end, after = rest.partition(MARKERS[1])
-            if not end:
-                raise UserError(f"{file} needs two lines between which badges go: {MARKERS[0]} and {MARKERS[1]}")
-            partial.write_text(f"{before}{start}\n{text}\n{end}{after}", encoding="utf-8")
+        for path in [*filter(None, [readme]), *notebooks]:
+            before = path.read_text(encoding="utf-8")
+            if path == readme and not OPENS.search(before):
+                raise UserError(f"{path} has no link that opens a chapter in Colab")
+            linked = OPENS.sub(f"{COLAB}{repo}/blob/{branch}/chapters/", before)
+            after = linked if path == readme else _stamped(path, before, repo, branch)
+            changed |= {path: after} if after != before else {}
+        with ExitStack() as stack:
+            for path, text in changed.items():
+                stack.enter_context(whole(path)).write_text(text, encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot write {file} ({getattr(error, 'strerror', 'it is no text')})") from error
+        why = getattr(error, "strerror", "it is no text")
+        raise UserError(f"cannot use {path} ({why}): nothing was changed") from error
+    return [*changed]
 
 
-def stamp(notebook: Path, repo: str, branch: str = "main") -> bool:
-    """Write into a chapter's set-up cell where it is installed from; whether that changed it.
-    Nothing else in the file changes. Raises `UserError` for a notebook without a set-up cell."""
-    _check(repo, branch)
+def _stamped(notebook: Path, text: str, repo: str, branch: str) -> str:
     try:
-        content = json.loads(notebook.read_text(encoding="utf-8"))
+        content = json.loads(text)
         sources = [cell["source"] or [""] for cell in content["cells"] if cell["cell_type"] == "code"]
         source = next((lines for lines in sources if LAST.fullmatch(lines[-1].strip())), None)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{notebook} is no notebook that can be read") from error
     if source is None:
         raise UserError(f"{notebook} has no cell that ends with rk.start(seed)")
     wanted = [*SETUP.format(repo=repo, branch=branch).splitlines(keepends=True), source[-1]]
-    if changed := source != wanted:
-        source[:] = wanted
-        with whole(notebook) as partial:
-            partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return changed
+    if source == wanted:
+        return text
+    source[:] = wanted
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
-def _check(repo: str, branch: str) -> None:
+def check_repo(repo: str, branch: str = "main") -> None:
+    """Raise `UserError` unless these can be a repository on GitHub and a branch, tag or commit."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         raise UserError(f"'{repo}' is not OWNER/NAME of a repository on GitHub")
     if not re.fullmatch(r"[\w./-]+", branch):
