@@ -92,6 +92,7 @@ Made = option(Path, "Folder for it; files are replaced.", "--out", metavar="DIR"
 Quick = option(bool, "Only a few settings, to try it out.", "--quick")
 Out = option(Path, "Folder for the results; the same command goes on in it.", metavar="DIR")
 Folder = argument(Path, "DIR", "Folder of a run, or one parquet file of rows.")
+Folders = argument(list[Path], "DIR", "Folders of runs, or parquet files of rows.")
 Model = argument(str, "MODEL", "Embedded name, local folder, or hub id 'owner/name'; '+4bit' counts.")
 Page = option(bool, "Write the claims page at the end.", "--page/--no-page")
 Prompts = option(list[str], "Another prompt set in the place of one of the workbook's: harmful=hex-phi, "
@@ -110,6 +111,7 @@ Parameter = option(list[str], "Set a parameter, e.g. -p n_prompts=100.", "-p", m
 Force = option(bool, "Also redo chapters that are complete.", "--force")
 KeepText = option(bool, "Let notebooks hold harmful requests of real sets, and replies to them.", "--keep-text")
 Quiet = option(bool, "One line per chapter; no claims and no page.", "--quiet")
+AtOnce = option(int, "Chapters at a time, each with its share of the cores.", "--jobs", "-j", min=1)
 Remote = option(bool, "Leave the model to NDIF: chapter 03, without what needs replies.", "--remote")
 # of `rimkit sweep`
 File = argument(Path, "SWEEP.YAML", "What to run: see below.")
@@ -134,7 +136,7 @@ Claim = option(str, "Only this claim (C1a), or those that begin so (C1).", metav
 Of = option(str, "Only models that are called so, or begin so.", "--model", metavar="NAME")
 In = option(str, "Only this chapter, as 04.", "--chapter", metavar="CHAPTER")
 Verdict = option(str, "Only this verdict, as 'not testable'.", metavar="VERDICT")
-Html = option(Path | None, "Where to write; else DIR/claims.html.", metavar="FILE")
+Html = option(Path | None, "Where to write; else claims.html in the first DIR.", metavar="FILE")
 Labelled = argument(list[Path], "FILE", "Tables of labelled replies: csv, jsonl or parquet.")
 Fetched = argument(list[str], "NAME", "A prompt set (xstest) or a model (owner/name); both take @revision.")
 Bundle = option(Path | None, "Make a folder that installs without network.", "--bundle", metavar="DIR")
@@ -189,7 +191,7 @@ def run(
     chapters: Chapters = (), model: Studied = "rim-mini", out: Out = Path("rim-run"),
     parameter: Parameter = (), prompts: Prompts = (), judge: Judge = "", max_new_tokens: Length = 0,
     force: Force = False, page: Page = True, keep_text: KeepText = False, quiet: Quiet = False,
-    remote: Remote = False,
+    remote: Remote = False, jobs: AtOnce = 1,
 ) -> None:  # fmt: skip
     """Run chapters and print what they say about the claims.
 
@@ -200,13 +202,16 @@ def run(
     from rimkit.runs.execute import assignments, run
 
     options = {"measure": _measure(prompts, judge, max_new_tokens), "keep_text": keep_text}
-    options |= {"progress": sys.stderr.isatty(), "report": _report_chapter, "remote": remote}
+    options |= {"report": _report_chapter, "remote": remote, "at_once": jobs, "announce": typer.echo}
     done = run(chapters, model, out, assignments(parameter), force, **options)
     if not quiet:
-        show(out, page)
+        show(out, page=page)
         typer.echo(f"Notebooks and ledger: {out}")
-        for row in done[done["error"] != ""].to_dict("records"):  # the last thing that is seen
+        failed = done[done["error"] != ""]
+        for row in failed.to_dict("records"):  # the last thing that is seen
             _report_chapter(row)
+        if len(failed):
+            typer.echo(f"Each is kept up to its failure, in {out}; the same command tries again.")
     # 2 if all failures are what a user can act on, as for bad input that is found before a run
     ours = [not error.startswith(UserError.__name__) for error in done["error"] if error]
     raise typer.Exit(0 if not ours else 1 if any(ours) else 2)
@@ -304,7 +309,7 @@ def sweep(
     options = {"jobs": jobs or (1 if executor == "local" else 100), "gpus": gpus, "retries": retries}
     options |= {"executor": executor, "extra": snakemake, "report": typer.echo}
     found = sweep.run(file, out, **options)
-    show(out, page)
+    show(out, page=page)
     counts = ", ".join(f"{n} {status}" for status, n in found["status"].value_counts().items())
     typer.echo(f"{counts}: {out / 'cells.csv'}")
     raise typer.Exit(int((found["status"] == "failed").any()))
@@ -359,27 +364,32 @@ def ledger(
 
 
 @app.command()
-def report(folder: Folder, html: Html = None) -> None:
-    """Write the claims page of a run: one HTML file with every claim, the paper, the re-analysis
-    and your rows.
+def report(folders: Folders = (), html: Html = None) -> None:
+    """Write the claims page: every claim, the paper, the re-analysis and your rows; several runs
+    side by side; without DIR the shipped rows alone, to ./claims.html.
 
-    It needs no network and prints. What cannot be read is named, and what can be shown is shown.
+    For example: rimkit report rim-run other-run. It is one HTML file that needs no network and
+    prints. What cannot be read is named, and what can be shown is shown.
     """
-    show(folder, html=html, claims=False)
+    show(*folders, html=html, claims=False)
 
 
-def show(folder: Path, page: bool = True, *, html: Path | None = None, claims: bool = True) -> None:
-    """The verdicts of a run, and the claims page; what cannot be read is said."""
+def show(*folders: Path, page: bool = True, html: Path | None = None, claims: bool = True) -> None:
+    """The verdicts of runs, and the claims page; what cannot be read is said."""
     from rimkit.runs import page as claims_page
 
-    own, notes = claims_page.own_rows(folder)
+    runs, notes = {}, []
+    for folder in folders:
+        runs[str(folder)], said = claims_page.own_rows(folder)
+        notes += said
     for note in notes:
         say(f"rimkit: warning: {note}")
-    if claims:
-        print_claims(own)
+    for rows in runs.values() if claims else ():
+        print_claims(rows)
     if page:
-        target = html or (folder if folder.is_dir() else folder.parent) / claims_page.NAME
-        typer.echo(f"Claims page: {claims_page.write_page(own, target, notes)}")
+        first = folders[0] if folders else Path()
+        target = html or (first if first.is_dir() else first.parent) / claims_page.NAME
+        typer.echo(f"Claims page: {claims_page.write_page(runs, target, notes)}")
 
 
 def print_claims(rows) -> None:

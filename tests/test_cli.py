@@ -24,9 +24,9 @@ RIMKIT = Path(sys.executable).with_name("rimkit")
 
 
 @pytest.fixture(autouse=True)
-def no_figures(monkeypatch):
-    """Pages without their figures, which take seconds and have tests of their own."""
-    monkeypatch.setattr(page, "_figure", lambda *_: None)
+def no_downloads(monkeypatch):
+    """Pages without the packed verdicts, which take seconds and have a test of their own."""
+    monkeypatch.setattr(page, "_verdict_tables", list)
 
 
 def rimkit(*arguments) -> subprocess.CompletedProcess:
@@ -275,10 +275,11 @@ def test_full_disk_keeps_what_was_finished(good, model, tmp_path):
 def test_interrupt_keeps_what_was_finished_and_goes_on_from_there(good, model, tmp_path):
     started = tmp_path / "started"  # by the second chapter's long cell
     slow = chapter(tmp_path, "02_slow", f"import time; open({str(started)!r}, 'w').close(); time.sleep(60)")
-    command = [str(RIMKIT), "run", good, slow, "--model", str(model), "--out", str(tmp_path / "out")]
+    command = [str(RIMKIT), "run", "-j", "2", good, slow, "--model", str(model), "--out", str(tmp_path / "out")]
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what runs in the background is deaf to it
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "preexec_fn": heard}
     with subprocess.Popen(command, **pipes) as process:
+        process.stdout.readline()
         finished = process.stdout.readline()
         while process.poll() is None and not started.exists():
             time.sleep(0.1)
@@ -292,7 +293,7 @@ def test_interrupt_keeps_what_was_finished_and_goes_on_from_there(good, model, t
     ]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["01_good.ipynb", "ledger"]
     again = rimkit("run", good, "--quiet", "--model", model, "--out", tmp_path / "out")
-    assert again.stdout.startswith("skipped 01_good")
+    assert again.stdout.splitlines()[1].startswith("skipped 01_good")
 
 
 # -- what a run prints -----------------------------------------------------------------------------
@@ -303,17 +304,18 @@ def test_run_prints_the_claims_writes_the_page_and_fails_with_1(good, model, tmp
     bad = chapter(tmp_path, "02_bad", "raise ValueError('<script>alert(1)</script> <script>alert(2)</script>')")
     process = rimkit("run", bad, good, "--model", model, "--out", tmp_path / "out")
     assert process.returncode == 1
-    assert process.stdout.startswith("failed  02_bad  ValueError: <script>")
     assert "done    01_good" in process.stdout
     told = process.stdout.splitlines()
     (claim,) = [line for line in told if "C1a" in line]
     assert claim.startswith("supported     C1a  Thinking raises the misalignment rate. +20.0")
-    assert "[+10.0,\xa0+30.0]" in process.stdout and max(map(len, told[1:])) <= 120
-    assert told[-1] == told[0]  # what failed is the last thing that is seen
+    assert "[+10.0,\xa0+30.0]" in process.stdout and max(map(len, told[2:])) <= 140
+    assert told[0].startswith("2 chapters on ")
+    assert told[-2] == told[1]  # what failed is the last thing that is seen, and what to do
+    assert told[1].startswith("failed  02_bad  ValueError: <script>") and "tries again" in told[-1]
     assert f"Claims page: {tmp_path / 'out' / 'claims.html'}" in process.stdout
     text = (tmp_path / "out" / "claims.html").read_text(encoding="utf-8")
-    assert "random-mini</th>" in text
-    assert "<script" not in text
+    assert 'data-model="random-mini"' in text
+    assert text.count("<script") == 1  # its own
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &lt;script&gt;alert(2)&lt;/script&gt;" in text
 
     csv = tmp_path / "rows.csv"

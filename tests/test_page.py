@@ -1,14 +1,21 @@
 """The claims page: what it says, that it is escaped, and how it behaves in a real browser."""
 
+import gzip
+import math
 import re
+from base64 import b64decode, b64encode
+from hashlib import sha256
 from html.parser import HTMLParser
+from io import BytesIO
 from itertools import pairwise
 
 import pandas as pd
 import pytest
+from axe_playwright_python.sync_playwright import Axe
+from nbconvert import HTMLExporter
 
 from rimkit import ledger
-from rimkit.data import UserError, data_dir, percent, results
+from rimkit.data import UserError, data_dir, find_chapters, percent, results, shipped_tables
 from rimkit.runs import audit, page
 
 NASTY = '<script>window.hacked = 1</script><img src=x onerror="window.hacked = 2">'
@@ -28,11 +35,7 @@ def own_rows() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def html() -> str:
-    """With the figures of every family's first claim alone: they take most of the time."""
-    draw = page._figure
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(page, "_figure", lambda entry, *rest: draw(entry, *rest) if entry["id"][-1] == "a" else None)
-        return page.page(own_rows(), [f"a note {NASTY}"])
+    return page.page({"rim-run": own_rows()}, [f"a note {NASTY}"])
 
 
 class Outline(HTMLParser):
@@ -65,16 +68,80 @@ class Outline(HTMLParser):
 # -- the text --------------------------------------------------------------------------------------
 
 
-def test_every_claim_has_the_paper_the_reanalysis_and_what_was_measured(html):
+def test_every_claim_has_the_paper_what_it_is_held_to_and_what_was_measured(html):
     outline = Outline(html)
-    for entry in ledger.claims().to_dict("records"):
+    known = ledger.claims()
+    for entry in known.to_dict("records"):
         assert entry["id"] in outline.ids
-    assert html.count("<dt>Re-analysis</dt>") == html.count("<dt>Control</dt>") == len(ledger.claims())
+    assert html.count("<dt>The paper</dt>") == html.count("<dt>Compared</dt>") == html.count('class="effects"')
+    assert html.count('class="effects"') == len(known) and 'id="unmeasured"' not in html
     shipped = ledger.claims_table(ledger.shipped())
-    assert html.count('<tr><th scope="row">rim-mini</th>') == (shipped["model"] == "rim-mini").sum()
+    assert html.count('data-model="rim-mini"') == (shipped["model"] == "rim-mini").sum()
     assert "+20.0 points [+10.0, +30.0]" in html
     assert "+0.20 in r [+0.10, +0.30]" in html
     assert "12.5" in html  # seconds
+    assert "50.0% against" in html and "n 80" in html
+
+
+def test_the_title_names_the_models_and_five_sentences_answer_first(html):
+    assert (
+        re.search("<title>mine &lt;script&gt;.*, mine: claims about", html)
+        and "A run of the RIM workbook (rim-run)" in html
+    )
+    part = html[html.index('<h2 id="answers">') : html.index('id="reading"')]
+    shipped = ledger.claims_table(ledger.shipped())
+    counts = shipped[shipped["claim"] == "C1a"]["verdict"].value_counts()
+    assert part.count("<li>") == 5
+    assert f"shipped rows: {counts['supported']} supported, {counts['undecided']} undecided" in part
+    assert "<strong>Yes.</strong>" in part and "This run: +20.0 points [+10.0, +30.0], supported" in part
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "word"),
+    [
+        (["supported", "not testable"], "Yes"),
+        (["supported", "supported", "undecided"], "Mostly"),
+        (["supported", "undecided"], "Sometimes"),
+        (["supported", "contradicted"], "It differs"),
+        (["contradicted", "undecided"], "The reverse"),
+        (["no effect"], "No"),
+        (["no effect", "undecided"], "Open"),
+        (["not testable"], "Cannot be said"),
+        ([], "Not measured"),
+    ],
+)
+def test_verdicts_become_a_word(verdicts, word):
+    assert page.answer(verdicts) == word
+
+
+def test_an_effect_is_drawn_where_it_lies():
+    """On an axis from -far to far: the paper's number, the ends of an interval, and half of what is too small."""
+    line = {"effect": 0.2, "effect_ci_low": 0.1, "effect_ci_high": math.inf}
+    axis = page._axis([line], 100, 0.05, -0.4)
+    assert axis["place"](0) == "50.00%"
+    assert axis["paper"] == f"{50 - 50 / 1.06:.2f}%" and axis["small"] == f"{50 * 5 / (1.06 * 40):.2f}%"
+    assert axis["place"](math.inf) == axis["place"](None) == ""
+    assert dict(axis["ticks"])["50.00%"] == "0"
+
+
+def test_several_runs_stand_side_by_side():
+    own = own_rows()
+    text = page.page({"a": own, "b": own.assign(effect=-0.2, effect_ci_low=-0.3, effect_ci_high=-0.1)})
+    part = text[text.index("Side by side") : text.index('id="reading"')]
+    assert '<th scope="col">a</th><th scope="col">b</th>' in part
+    assert "+20.0 points [+10.0, +30.0], supported" in part and "−20.0 points [−30.0, −10.0], contradicted" in part
+    assert "It differs" in text
+
+
+def test_rows_and_verdicts_on_prompts_can_be_taken_from_the_page(html):
+    """They are in the file: the rows as CSV, the verdicts packed, every shipped table of them."""
+    found = dict(re.findall(r'download="([^"]+)" href="data:[^,]+;base64,([^"]+)"', html))
+    rows = pd.read_csv(BytesIO(b64decode(found.pop("rows.csv"))))
+    assert len(rows) == len(ledger.shipped()) + len(own_rows()) and "effect_ci_low" in rows
+    assert set(found) == {f"{name}.csv.gz" for name in shipped_tables("results") if name.endswith("-verdicts")}
+    repairs = pd.read_csv(BytesIO(gzip.decompress(b64decode(found["repairs-verdicts.csv.gz"]))))
+    pd.testing.assert_series_equal(repairs["prompt_id"], results("repairs-verdicts")["prompt_id"], check_dtype=False)
+    assert (repairs["misaligned"] == results("repairs-verdicts")["misaligned"].astype(float)).all()
 
 
 def test_the_outline_is_accessible(html):
@@ -84,62 +151,47 @@ def test_the_outline_is_accessible(html):
     assert outline.headings[0] == 1
     assert outline.headings.count(1) == 1
     assert all(after <= before + 1 for before, after in pairwise(outline.headings))
-    assert outline.images
-    assert all(len(image["alt"]) > 100 for image in outline.images)
+    assert not outline.images  # drawings repeat the numbers beside them
     assert outline.tables == outline.captions
     assert set(outline.scopes) == {"col", "row", "rowgroup"}
-    assert all(link[1:] in outline.ids for link in outline.links)
+    assert all(link[1:] in outline.ids for link in outline.links if link.startswith("#"))
     assert len(set(outline.ids)) == len(outline.ids)
 
 
 def test_what_was_not_testable_and_what_excludes_the_paper_is_counted(html):
     shipped = ledger.claims_table(ledger.shipped())
     untestable, excluded = (shipped["verdict"] == "not testable").sum(), shipped["excludes_paper"].eq(True).sum()
-    assert f"hold {len(shipped)} verdicts, a model and seed each; {untestable} of them say not testable" in html
-    assert f"of the paper’s own: {excluded} exclude it" in html
+    text = " ".join(html.split())
+    assert f"hold {len(shipped)} verdicts, a model and seed each; {untestable} of them say not testable" in text
+    assert f"of the paper’s own: {excluded} exclude it" in text
     both = pd.concat([shipped, ledger.claims_table(own_rows())])
-    counted = sum(map(int, re.findall(r"\((\d+) not the paper’s\)", html)))
-    assert counted == both["excludes_paper"].eq(True).sum()
+    assert html.count("excludes the paper</span>") == both["excludes_paper"].eq(True).sum()
     assert shipped.loc[shipped["verdict"] == "not testable", "why_not"].notna().all()
 
 
 def test_how_often_intervals_and_verdicts_err_is_shown(html):
     found = audit.summary(results("audit"))
-    part = html[html.index('<h2 id="audit">') : html.index('<h2 id="how">')]
+    part = html[html.index('<h2 id="audit">') : html.index('<h2 id="data">')]
     for what, row in found.iterrows():
         assert f'<th scope="row">{what}</th><td class="number">{percent(row["coverage"])}%</td>' in part
     assert "uncorrected" not in html  # one standard, for the paper as well
 
 
 def test_it_needs_nothing_from_elsewhere(html):
-    assert not re.findall(r'(?:src|href)="(?!data:|#)', html)
+    assert set(re.findall(r'(?:src|href)="(?!data:|#)([^"]+)', html)) == {"https://arxiv.org/abs/2509.00544"}
     assert "url(" not in html
-    assert "script" not in Outline(html).tags
+    (script,) = re.findall(r"<script>(.*?)</script>", html, re.S)
+    assert f"script-src 'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'" in html
 
 
-def test_a_verdict_is_a_word_and_a_symbol(html):
-    for word, symbol in page.SYMBOLS.items():
-        name = word.replace(" ", "-")
-        assert f'<span class="verdict {name}"><span aria-hidden="true">{symbol}</span> {word}</span>' in html
-    assert len(set(page.SYMBOLS.values())) == len(page.SYMBOLS)
-    assert set(page.SYMBOLS) == {*ledger.VERDICTS, "not reported"}
-
-
-def test_colours_have_enough_contrast(html):
-    """WCAG AA: 4.5 to 1 for text."""
-
-    def luminance(colour: str) -> float:
-        digits = colour.lstrip("#")
-        digits = "".join(2 * digit for digit in digits) if len(digits) == 3 else digits
-        parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
-        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-        return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
-
-    pairs = re.findall(r"\{ color: (#\w+); background: (#\w+); \}", html)
-    assert len(pairs) == 5
-    for pair in [*pairs, ("#4d4d4d", "#fff"), ("#0b4f8a", "#fff"), ("#1b1b1b", "#fdf6e7")]:
-        light, dark = sorted(map(luminance, pair), reverse=True)
-        assert (light + 0.05) / (dark + 0.05) > 4.5, pair
+def test_every_verdict_has_a_shape_of_its_own(html):
+    shapes = dict(re.findall(r'<symbol id="v-([\w-]+)" viewBox="-8 -8 16 16">(.*?)</symbol>', html))
+    assert {word.replace(" ", "-") for word in (*ledger.VERDICTS, page.NOT_REPORTED)} < set(shapes)
+    assert len(set(shapes.values())) == len(shapes)
+    for word in ledger.VERDICTS:
+        assert f'href="#v-{word.replace(" ", "-")}"/></svg> {word}</span>' in html
+    marks = html.count('<span title="')
+    assert marks >= len(ledger.claims_table(ledger.shipped())) + 2
 
 
 def test_text_from_rows_is_escaped(html):
@@ -152,18 +204,17 @@ def test_every_family_of_claims_has_a_title():
     assert set(titles.index) == set(ledger.claims()["claim"])
 
 
-@pytest.fixture
-def no_figures(monkeypatch):
-    """Pages without their figures, which take seconds."""
-    monkeypatch.setattr(page, "_figure", lambda *_: None)
+def test_what_nobody_measured_is_one_list(monkeypatch):
+    monkeypatch.setattr(ledger, "shipped", lambda: ledger.table([]))
+    text = page.page({})
+    assert "The shipped results of the RIM workbook" in text and text.count('class="effects"') > 15
+    part = text[text.index('id="unmeasured"') : text.index('id="audit"')]
+    listed = re.findall(r'<li><span id="(\w+)">', part)
+    assert "C1c" in listed and "C1a" not in listed
+    assert len(listed) + text.count('class="effects"') == len(ledger.claims())
 
 
-def test_a_page_of_nothing_shows_the_paper(no_figures):
-    text = page.page(ledger.table([]))
-    assert text.count("<dt>The paper</dt>") == len(ledger.claims())
-
-
-def test_what_is_missing_is_said_on_the_page_and_the_rest_is_shown(tmp_path, no_figures):
+def test_what_is_missing_is_said_on_the_page_and_the_rest_is_shown(tmp_path):
     """An empty folder, and a run of which a chapter's rows are gone."""
     found, notes = page.own_rows(tmp_path)
     assert found.empty
@@ -173,13 +224,13 @@ def test_what_is_missing_is_said_on_the_page_and_the_rest_is_shown(tmp_path, no_
     found, notes = page.own_rows(tmp_path)
     assert found["model"].tolist() == ["mine"]
     assert len(notes) == 1 and "01_good.ipynb was run, but its rows ledger/01_good.parquet are missing" in notes[0]
-    assert notes[0] in page.page(found, notes)
+    assert notes[0] in page.page({"run": found}, notes)
 
 
 def test_the_page_appears_whole_or_not_at_all(tmp_path):
     (tmp_path / "folder.html").mkdir()
     with pytest.raises(UserError, match=r"cannot write .*folder\.html"):
-        page.write_page(ledger.table([]), tmp_path / "folder.html")
+        page.write_page({}, tmp_path / "folder.html")
     assert [path.name for path in tmp_path.iterdir()] == ["folder.html"]
 
 
@@ -202,7 +253,7 @@ def opened(browser, html, tmp_path_factory):
 
 
 def test_it_opens_without_an_error_and_asks_for_nothing(opened):
-    assert opened.title() == "Claims about reasoning-induced misalignment"
+    assert opened.title().endswith("claims about reasoning-induced misalignment")
     assert opened.problems == []
     assert [url for url in opened.requests if not url.startswith(("file:", "data:"))] == []
 
@@ -212,32 +263,82 @@ def test_hostile_text_stays_text(opened):
     assert "<script>window.hacked = 1</script>" in opened.inner_text("body")
 
 
-def test_images_are_drawn_and_named(opened):
-    images = opened.evaluate("[...document.images].map(i => [i.alt.length, i.naturalWidth, i.complete])")
-    assert len(images) > 10
-    assert all(alt > 100 and width > 300 and complete for alt, width, complete in images)
-
-
-def test_headings_are_in_order(opened):
-    levels = opened.evaluate("[...document.querySelectorAll('h1,h2,h3,h4')].map(h => +h.tagName[1])")
-    assert levels[0] == 1
-    assert all(after <= before + 1 for before, after in pairwise(levels))
-
-
-def test_verdicts_are_seen_without_colour(opened):
-    texts = set(opened.evaluate("[...document.querySelectorAll('.verdict')].map(v => v.innerText.trim())"))
-    assert {f"{symbol} {word}" for word, symbol in page.SYMBOLS.items()} == texts
-
-
 def test_nothing_runs_out_of_a_narrow_window(opened):
-    opened.set_viewport_size({"width": 380, "height": 800})
-    assert opened.evaluate("document.documentElement.scrollWidth") <= 380
+    opened.set_viewport_size({"width": 390, "height": 800})
+    for fold in (False, True):
+        opened.evaluate("open => document.querySelectorAll('.claim').forEach(claim => claim.open = open)", fold)
+        assert opened.evaluate("document.documentElement.scrollWidth") <= 390
+        wide = "e => e.getBoundingClientRect().right > 391 && !e.closest('.wide, svg, .unseen')"
+        assert opened.evaluate(f"[...document.querySelectorAll('main *')].filter({wide}).map(e => e.outerHTML)") == []
     opened.set_viewport_size(WINDOW)
 
 
-def test_long_tables_are_folded_and_printed(opened):
-    assert opened.evaluate("[...document.querySelectorAll('details')].every(d => !d.open)")
-    assert not opened.get_by_role("table", name="Runs").is_visible()
-    opened.locator("details summary").last.click()
-    assert opened.get_by_role("table", name="Runs").is_visible()
-    assert len(opened.pdf()) > 50_000
+def test_claims_fold_and_a_link_unfolds_its_claim(opened):
+    opened.evaluate("document.querySelectorAll('.claim').forEach(claim => claim.open = false)")
+    assert not opened.get_by_role("table", name="C8a: effect").is_visible()
+    opened.evaluate("location.hash = 'C8a'")
+    opened.get_by_role("table", name="C8a: effect").wait_for(state="visible")
+    drawn = opened.locator("#C8a .line .bar").first.bounding_box()
+    assert drawn["width"] > 2
+
+
+def test_claims_are_filtered_by_verdict_chapter_model_and_text(opened):
+    shipped = ledger.claims_table(ledger.shipped())
+    shown = "[...document.querySelectorAll('.claim')].filter(e => !e.hidden).map(e => e.querySelector('.inside').id)"
+    opened.select_option("[name=verdict]", "contradicted")
+    wanted = shipped.loc[shipped["verdict"] == "contradicted", "claim"].unique().tolist()
+    assert opened.evaluate(shown) == wanted
+    lines = opened.evaluate("[...document.querySelectorAll('.claim:not([hidden]) .line:not([hidden])')].length")
+    assert lines == (shipped["verdict"] == "contradicted").sum()
+    opened.select_option("[name=chapter]", "02_reasoning_patterns")
+    assert opened.evaluate(shown) == [claim for claim in wanted if claim.startswith("C2")]
+    opened.fill("[name=text]", "CONFIRMATORY reasoning")
+    assert opened.evaluate(shown) == ["C2c"]
+    opened.evaluate("document.getElementById('filter').reset(); filter()")
+    opened.select_option("[name=model]", "mine")
+    assert opened.evaluate(shown) == ["C10a"]
+    opened.evaluate("document.getElementById('filter').reset(); filter()")
+
+
+def test_it_prints_on_few_pages(opened):
+    assert 5 < len(re.findall(rb"/Type\s*/Page\b(?!s)", opened.pdf(format="A4"))) < 25
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_on_the_page(opened, scheme):
+    opened.emulate_media(color_scheme=scheme)
+    opened.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
+    assert violations(opened) == []
+
+
+def test_without_scripts_every_claim_is_there(browser, html, tmp_path):
+    (tmp_path / "claims.html").write_text(html, encoding="utf-8")
+    plain = browser.new_context(java_script_enabled=False)
+    tab = plain.new_page()
+    tab.goto((tmp_path / "claims.html").as_uri())
+    assert tab.locator(".claim").count() == html.count('class="effects"')
+    assert not tab.locator("#filter").is_visible()
+    plain.close()
+
+
+# -- chapters as HTML ------------------------------------------------------------------------------
+
+THEIRS = [".jp-InputPrompt", ".jp-OutputPrompt", ".highlight"]  # colours of nbconvert, not of a chapter
+
+
+def violations(tab, *exclude: str, rules: dict = {}) -> list[str]:  # noqa: B006
+    """What axe finds wrong in a tab: rule, and the first element."""
+    context = {"exclude": [[name] for name in exclude]} if exclude else None
+    found = Axe().run(tab, context=context, options={"rules": rules}).response["violations"]
+    return [f"{one['id']}: {one['nodes'][0]['html']}" for one in found]
+
+
+@pytest.mark.parametrize("name", ["01", "08"])
+def test_axe_finds_nothing_in_a_chapter(browser, name, tmp_path):
+    text, _ = HTMLExporter().from_filename(find_chapters([name])[0])
+    (tmp_path / "chapter.html").write_text(text, encoding="utf-8")
+    tab = browser.new_page(viewport=WINDOW)
+    tab.route(re.compile("^http"), lambda route: route.abort())
+    tab.goto((tmp_path / "chapter.html").as_uri(), wait_until="domcontentloaded")
+    assert violations(tab, *THEIRS, rules={"link-in-text-block": {"enabled": False}}) == []  # links of nbconvert
+    tab.close()

@@ -173,7 +173,7 @@ def runner(tmp_path, monkeypatch):
     return run
 
 
-def without_kernel(job, folder, progress) -> str:
+def without_kernel(job, folder, *_) -> str:
     """In the place of a kernel: the notebook as it is, and one row with the run's parameter."""
     shutil.copy(job.notebook, folder / execute.NOTEBOOK)
     row = ledger.row("C1a", model="m", n=job.values.get("n_prompts"), effect=0.2)
@@ -182,7 +182,7 @@ def without_kernel(job, folder, progress) -> str:
 
 
 def test_the_row_of_a_failed_run_names_its_model_without_a_path(runner, tmp_path, monkeypatch):
-    def failing(job, folder, progress) -> str:
+    def failing(job, folder, *_) -> str:
         shutil.copy(job.notebook, folder / execute.NOTEBOOK)
         return "ValueError: no"
 
@@ -225,9 +225,44 @@ def test_a_run_from_end_to_end(runner, tmp_path, monkeypatch):
     assert list(runner(good, parameters={"n_prompts": 8}, force=True)["status"]) == ["done"]
 
 
+def test_chapters_run_side_by_side_and_share_the_cores(runner, tmp_path):
+    """Each waits for the other's file, so that one after the other would never end."""
+    waits = """import os, pathlib, time
+pathlib.Path({mine!r}).touch()
+while not os.path.exists({other!r}): time.sleep(0.1)
+os.environ["OMP_NUM_THREADS"], os.getcwd()"""
+    files = [str(tmp_path / name) for name in "ab"]
+    cells = [waits.format(mine=mine, other=other) for mine, other in (files, files[::-1])]
+    said = []
+    paths = [chapter(tmp_path, f"0{n}_waits", cell, MEASURES) for n, cell in enumerate(cells, 1)]
+    done = runner(*paths, at_once=2, announce=said.append)
+    assert done[["chapter", "status"]].to_numpy().tolist() == [["01_waits", "done"], ["02_waits", "done"]]
+    assert said == [f"2 chapters on rim-mini -> {tmp_path / 'out'}"]
+    threads = str(max(1, os.cpu_count() // 2))
+    shown = nbformat.read(tmp_path / "out" / "01_waits.ipynb", 4).cells[3].outputs[0]["data"]["text/plain"]
+    assert shown == str((threads, str(tmp_path)))
+    assert len(ledger.read(tmp_path / "out")) == 2
+    runner(paths[0], announce=said.append)
+    assert said[1].endswith(", 1 of them complete already")
+
+
+def test_how_long_a_run_takes_is_said_as_far_as_it_is_known(tmp_path):
+    known = {path.stem: 30.0 for path in data.find_chapters()}
+    assert execute._outlook(len(known), known, 2) == f", about {len(known) / 4:.0f} min"
+    assert execute._outlook(2, {"01": 30.0, "02": None}, 1) == ""
+    jobs = execute.plan(data.find_chapters(["01"]), "rim-mini", {})
+    (measured,) = execute._expected(jobs, "rim-mini", tmp_path).values()
+    assert measured > 5 and execute._expected(jobs, "mine", tmp_path) == {"01_observing_rim": None}
+    shutil.copy(jobs[0].notebook, tmp_path)
+    kept = nbformat.read(tmp_path / "01_observing_rim.ipynb", 4)
+    kept.metadata["rimkit"] = {"seconds": 77.0}
+    nbformat.write(kept, tmp_path / "01_observing_rim.ipynb")
+    assert execute._expected(jobs, "mine", tmp_path) == {"01_observing_rim": 77.0}  # an earlier run's
+
+
 def test_claims_of_a_chapter_that_is_undefined_for_a_model_are_not_testable(runner, tmp_path, monkeypatch):
-    def undefined(job, folder, progress) -> str:
-        without_kernel(job, folder, progress)
+    def undefined(job, folder, *_) -> str:
+        without_kernel(job, folder)
         return "UserError: no request was refused (cell 7)"
 
     monkeypatch.setattr(execute, "_execute", undefined)

@@ -7,17 +7,21 @@ chapter declares its parameters in its one cell tagged ``parameters``, a line ea
 
 import ast
 import json
+import logging
 import math
 import os
 import re
+import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from time import perf_counter
-from typing import Any
+from time import perf_counter, sleep
+from typing import Any, ClassVar
 from uuid import uuid4
 
 import nbformat
@@ -28,13 +32,14 @@ from jupyter_client.manager import AsyncKernelManager
 
 from rimkit import __version__, ledger
 from rimkit.behavior.evaluation import Evaluation
-from rimkit.data import MINE, UserError, clean_up, find_chapters, nearest, prepare_folder, rows_of
+from rimkit.data import MINE, UserError, clean_up, data_dir, find_chapters, nearest, prepare_folder, rows_of
 from rimkit.models import gguf
 from rimkit.models.endpoint import connect, is_endpoint
 from rimkit.models.hub import identity, locate, options_of
 from rimkit.models.load import chat_of, name_of
 from rimkit.models.ndif import check_served
 
+logging.getLogger("papermill").addHandler(logging.NullHandler())  # what a dead kernel means is said here
 NOTEBOOK, ROWS = "notebook.ipynb", "rows.parquet"  # while a chapter is running, in a hidden folder
 RUNNING = f".running{MINE}"  # of which this is the beginning
 DONE, SKIPPED, FAILED = "done", "skipped", "failed"
@@ -62,32 +67,86 @@ def run(
     chapters: Iterable[str] = (), model: str = "rim-mini", out: str | Path = "rim-run",
     parameters: Mapping[str, Any] | None = None, force: bool = False, *,
     measure: Evaluation = Evaluation(), keep_text: bool = False, progress: bool = True,
-    report: Callable[[dict], None] = lambda row: None, remote: bool = False,
+    report: Callable[[dict], None] = lambda row: None, remote: bool = False, at_once: int = 1,
+    announce: Callable[[str], None] = lambda line: None,
 ) -> pd.DataFrame:  # fmt: skip
-    """Run chapters (all by default) on one model, each in its own kernel of the running Python. One
-    row per chapter, which ``report`` gets as it comes: ``chapter, status`` ("done"; "skipped":
-    `is_complete`, unless ``force``; "failed")``, seconds, error, notebook``. Writes
-    ``out/<chapter>.ipynb`` and ``out/ledger/<chapter>.parquet``; a chapter that fails is kept up to
-    the failure, with a ledger row that says so, and the others go on. ``keep_text`` lets notebooks
-    hold the text of safety sets and of replies to them. ``remote``: the model runs on NDIF. Raises
-    `UserError`, before anything runs, for what cannot be; in the middle for a full disk."""
-    model, names = find_model(model), list(chapters)
+    """Run chapters (all by default) on one model, each in its own kernel of the running Python,
+    ``at_once`` side by side. One row per chapter, which ``report`` gets as it comes: ``chapter,
+    status`` ("done"; "skipped": `is_complete`, unless ``force``; "failed")``, seconds, error,
+    notebook``; ``announce`` gets a line before the first one, ``progress`` shows a terminal where
+    each one is. Writes ``out/<chapter>.ipynb`` and ``out/ledger/<chapter>.parquet``; a chapter that
+    fails is kept up to the failure, with a ledger row that says so, and the others go on.
+    ``keep_text`` lets notebooks hold the text of safety sets and of replies to them. ``remote``: the
+    model runs on NDIF. Raises `UserError`, before anything runs, for what cannot be; in the middle
+    for a full disk."""
+    named, names = model, list(chapters)
+    model = find_model(model)
     notebooks, given = find_chapters(names), dict(parameters or {})
     if remote:
         notebooks, given = traced(notebooks, bool(names), model), {**given, "remote": "ndif"}
     jobs = plan(notebooks, model, given, measure.of(model), keep_text)
-    out = prepare_folder(out)
+    folder, out = out, prepare_folder(out)
     for notebook in notebooks:
         target = out / notebook.name
         if target.resolve() == notebook or (target.exists() and not record_of(target)):
             raise UserError(f"the run would replace {target}, which no run has made: give --out another folder")
     check_chat(model)
     clean_up(out, f"{RUNNING}*")
-    run_id, rows = uuid4().hex[:8], []
-    for job in jobs:
-        rows.append(_run_job(job, model, out, run_id, force, progress))
-        report(rows[-1])
+    left = [job for job in jobs if force or not is_complete(out / job.notebook.name, job)]
+    expected, plural = _expected(left, named, out), "" if len(jobs) == 1 else "s"
+    announce(f"{len(jobs)} chapter{plural} on {named} -> {folder}{_outlook(len(jobs), expected, at_once)}")
+    kernels, run_id = kernels_for(at_once), uuid4().hex[:8]
+    with _live_lines(expected, progress) as seen, ThreadPoolExecutor(at_once) as pool:
+        start = partial(pool.submit, _run_job, model=model, out=out, run_id=run_id, kernels=kernels, seen=seen)
+        runs = [start(job, complete=job not in left) for job in jobs]
+        try:
+            for one in as_completed(runs):
+                report(one.result())
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            while any(one.running() for one in runs):
+                kernels.end()
+                sleep(0.1)
+            raise
+    rows = [one.result() for one in runs]
     return pd.DataFrame(rows, columns=["chapter", "status", "seconds", "error", "notebook"])
+
+
+def _expected(jobs: Sequence[Job], model: str, out: Path) -> dict[str, float | None]:
+    """The seconds that chapters took: in this folder, or else as shipped."""
+    known = pd.read_csv(data_dir() / "chapters.csv", index_col="chapter")["seconds"].to_dict()
+    known = known if model.startswith("rim-mini") else {}
+    before = {job.chapter: record_of(out / job.notebook.name).get("seconds") for job in jobs}
+    return {chapter: seconds or known.get(chapter) for chapter, seconds in before.items()}
+
+
+def _outlook(n: int, expected: Mapping[str, float | None], at_once: int) -> str:
+    """How many chapters there are, of which some are left to run, and how long that takes."""
+    done, seconds = n - len(expected), sum(filter(None, expected.values())) / min(at_once, len(expected) or 1)
+    time = f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
+    about = f", about {time}" if expected and all(expected.values()) else ""
+    return f"{about}, {done} of them complete already" if done else about
+
+
+@contextmanager
+def _live_lines(expected: Mapping[str, float | None], progress: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A line for each chapter that is running, where standard error is a terminal. What is yielded
+    takes the chapter, a cell and the number of cells; the last cell takes the line away."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TimeElapsedColumn
+
+    columns = "{task.description}", BarColumn(16), "cell {task.completed} of {task.total}", TimeElapsedColumn()
+    look = {"console": Console(stderr=True), "transient": True, "redirect_stdout": sys.stdout.isatty()}
+    shown, lines = progress and sys.stderr.isatty(), {}
+    with Progress(*columns, "{task.fields[about]}", disable=not shown, **look) as view:
+
+        def seen(chapter: str, cell: int, of: int) -> None:
+            if chapter not in lines:
+                about = f"of about {expected[chapter]:.0f} s" if expected.get(chapter) else ""
+                lines[chapter] = view.add_task(chapter, total=of, about=about)
+            view.update(lines[chapter], completed=cell, visible=cell < of)
+
+        yield seen
 
 
 def find_model(model: str) -> str:
@@ -150,15 +209,17 @@ def plan(
     return jobs
 
 
-def _run_job(job: Job, model: str, out: Path, run_id: str, force: bool, progress: bool) -> dict:
+def _run_job(job: Job, model: str, out: Path, run_id: str, complete: bool, kernels, seen: Callable) -> dict:
     target = out / f"{job.chapter}.ipynb"
     row = {"chapter": job.chapter, "status": SKIPPED, "seconds": 0.0, "error": "", "notebook": str(target)}
-    if not force and is_complete(target, job):
+    if complete:
         return row
     try:
         with tempfile.TemporaryDirectory(dir=out, prefix=f"{RUNNING}{os.getpid()}-") as folder:
             start = perf_counter()
-            error = _execute(job, Path(folder), progress)
+            error = _execute(job, Path(folder), kernels, partial(seen, job.chapter))
+            if kernels.ended:  # by an interruption: nothing is kept
+                return row
             seconds = round(perf_counter() - start, 1)
             stamp = {"run_id": run_id, "params_hash": job.params_hash, "seconds": seconds}
             _keep(job, model, Path(folder), target, error, stamp)
@@ -190,24 +251,27 @@ def is_complete(notebook: Path, job: Job) -> bool:
     return rows.is_file() and found | _record(job.params_hash, rows) == found
 
 
-def _execute(job: Job, folder: Path, progress: bool) -> str:
+def _execute(job: Job, folder: Path, kernels: type["RunningPython"], seen: Callable[[int, int], None]) -> str:
     """Run the notebook into ``folder``; returns the error in one line, or an empty string."""
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     rows = {"ledger": (folder / ROWS).as_posix()} if job.writes_rows else {}
+    n_cells = len(nbformat.read(job.notebook, 4).cells) + 1  # the values that are put in
     try:
         papermill.execute_notebook(
             _plain(job.notebook), _plain(folder / NOTEBOOK), {**job.values, **rows},
-            kernel_name="python3", language="python", kernel_manager_class=RunningPython,
-            cwd=job.notebook.parent, start_timeout=120,
-            progress_bar={"desc": job.chapter, "leave": False} if progress else False,
+            kernel_name="python3", language="python", kernel_manager_class=kernels,
+            resources={"metadata": {"path": str(job.notebook.parent)}}, start_timeout=120,
+            on_cell_start=lambda cell, cell_index: seen(cell_index, n_cells), progress_bar=False,
         )  # fmt: skip
     except PapermillExecutionError as error:
         return f"{error.ename}: {' '.join(error.evalue.split())} (cell {error.exec_count})"
     except DeadKernelError:
         return "the kernel died (out of memory?)"
+    finally:
+        seen(n_cells, n_cells)
     for cell in nbformat.read(folder / NOTEBOOK, 4).cells:  # papermill lets sys.exit(0) pass
         if cell.cell_type == "code" and any(output.get("ename") == "SystemExit" for output in cell.outputs):
             return f"cell {cell.execution_count} stopped the kernel: what follows it did not run"
@@ -223,11 +287,34 @@ class RunningPython(AsyncKernelManager):
     """Starts ``sys.executable -m ipykernel_launcher``, whatever kernels are installed. A kernel
     called "python3" in the user's folder may belong to another environment."""
 
+    environment: ClassVar[dict[str, str]] = {}
+    started: ClassVar[list["RunningPython"]] = []
+    ended = False
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.started.append(self)
+
     @property
     def kernel_spec(self) -> KernelSpec:
         how = ["--IPKernelApp.log_level=50"]  # nothing about connections, or interrupted messages
         how.append("--IPKernelApp.exec_lines=import sys; exit = quit = sys.exit")  # an error
-        return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict(extra_arguments=how))
+        return KernelSpec(resource_dir=RESOURCES, env=self.environment, **get_kernel_dict(extra_arguments=how))
+
+    @classmethod
+    def end(cls) -> None:
+        """Kill those that were started; what they ran is not kept."""
+        cls.ended = True
+        for one in cls.started:
+            if process := getattr(one.provisioner, "process", None):
+                process.kill()
+
+
+def kernels_for(at_once: int) -> type[RunningPython]:
+    """The kernels of one run, that share the cores if there are several ``at_once``."""
+    threads = max(1, (os.cpu_count() or 1) // at_once)
+    environment = {"OMP_NUM_THREADS": str(threads)} if at_once > 1 else {}
+    return type("Kernels", (RunningPython,), {"environment": environment, "started": []})
 
 
 def _keep(job: Job, model: str, folder: Path, target: Path, error: str, stamp: dict) -> None:
@@ -249,8 +336,8 @@ def _keep(job: Job, model: str, folder: Path, target: Path, error: str, stamp: d
     ledger.write(rows.assign(**job.measure.description()), written)
     record = stamp | _record(job.params_hash, written, error)  # of these rows
     text = (folder / NOTEBOOK).read_text(encoding="utf-8")
-    for partial, final in ((written, place), (folder / NOTEBOOK, target)):
-        text = text.replace(partial.as_posix(), final.as_posix())
+    for hidden, final in ((written, place), (folder / NOTEBOOK, target)):
+        text = text.replace(hidden.as_posix(), final.as_posix())
     notebook = nbformat.reads(text, 4)
     notebook.metadata["rimkit"] = record
     nbformat.write(notebook, folder / NOTEBOOK)

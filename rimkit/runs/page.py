@@ -1,49 +1,59 @@
 """The claims and what the measurements say about them: a page of its own, and a table to print.
 
-It joins the rows of a run, the shipped rows and the paper's own numbers; verdicts are the ledger's,
-effects of the paper those of the re-analysis.
+It joins the rows of runs, the shipped rows and the paper's own numbers; verdicts are the ledger's,
+effects of the paper those of the re-analysis. How it looks is in the folder ``claims_page``.
 """
 
+import gzip
 import math
 import platform
 import warnings
 from base64 import b64encode
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
+from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from textwrap import wrap
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.ticker import MaxNLocator
 
 from rimkit import __version__, ledger
 from rimkit.behavior.stats import METRICS
-from rimkit.data import UserError, data_dir, missing, number, p_value, percent, results, rows_of, whole
+from rimkit.data import UserError, data_dir, missing, number, p_value, percent, results, rows_of, shipped_tables, whole
 from rimkit.paper.findings import findings
 from rimkit.paper.reanalysis import OVER_MODELS, after_correction, effects, reanalysis
 from rimkit.runs import audit
-from rimkit.teaching.figures import forest, image
-from rimkit.teaching.tables import effect_text, table, unit_of
+from rimkit.teaching.tables import effect_text, effect_writer, table, unit_of
 
 NAME = "claims.html"
 NOT_REPORTED = "not reported"
-SYMBOLS = {"supported": "✓", "contradicted": "✗", "small": "~", "no effect": "=", "undecided": "?", "not testable": "∅",
-           NOT_REPORTED: "–"}  # fmt: skip
 SHIPPED, OWN, PAPER = "Embedded models, shipped rows", "This run", "The paper’s models"
+ANSWERS = {  # the claims whose verdicts answer first, and what is asked
+    "C1a": "Does thinking raise misalignment?",
+    "C2a": "Does it matter how the model thinks?",
+    "C5a": "Do refusals hang on the refusal heads?",
+    "C6a": "Does fine-tuning on reasoning raise misalignment?",
+    "C10a": "Does RAS predict it better than its rivals?",
+}
+ENDS = "effect", "effect_ci_low", "effect_ci_high"
 RUN = ["group", "chapter", "run_id", "model", "seed", "prompts", "judge", "device", "rimkit_version"]
 OF_RUNS = {"seconds": ("seconds", "max"), "rows": ("status", "size"), "created": ("created", "max")}
 
 
-def write_page(own: pd.DataFrame, path: str | Path, notes: Sequence[str] = ()) -> Path:
-    """Write the claims page of a run's ledger rows; ``notes`` say what could not be shown. The file
-    appears whole or not at all. Raises `UserError` for a path that cannot be written, or is there
-    and no file (a folder, a device)."""
+def write_page(runs: Mapping[str, pd.DataFrame], path: str | Path, notes: Sequence[str] = ()) -> Path:
+    """Write the claims page of `page` to a file, which appears whole or not at all. Raises
+    `UserError` for a path that cannot be written, or is there and no file (a folder, a device)."""
     path = Path(path)
-    if path.exists() and not path.is_file():  # said before figures are drawn
+    if path.exists() and not path.is_file():
         raise UserError(f"cannot write {path} (it is no file)")
     try:
         with whole(path) as partial:
-            partial.write_text(page(own, notes), encoding="utf-8")
+            partial.write_text(page(runs, notes), encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror or error})") from error
     return path
@@ -65,31 +75,28 @@ def own_rows(folder: str | Path) -> tuple[pd.DataFrame, list[str]]:
     return found, notes
 
 
-def page(own: pd.DataFrame, notes: Sequence[str] = ()) -> str:
-    """The claims page as HTML; text that comes from rows is escaped, what is missing is empty."""
-    look = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True}
-    look |= {"lstrip_blocks": True, "finalize": lambda value: "" if missing(value) else value}
-    jinja = Environment(loader=PackageLoader("rimkit.runs", ""), **look)
-    rows = pd.concat([ledger.shipped().assign(group=SHIPPED), own.assign(group=OWN)])
-    python, now = platform.python_version(), datetime.now(UTC)
-    told = {"notes": notes, "made": f"rimkit {__version__}, Python {python}, {now:%Y-%m-%d %H:%M UTC}"}
-    told["failed"] = own[own["status"] == "failed"].to_dict("records")
-    told |= {"symbols": SYMBOLS, "groups": (SHIPPED, OWN), "correction": after_correction()}
-    told |= {"tested": _tested(ledger.claims_table(ledger.shipped())), "audit": _audit()}
-    page = jinja.get_template("page.html.j2")
-    runs = rows.groupby(RUN, sort=False, dropna=False).agg(**OF_RUNS).reset_index()
-    return page.render(families=_families(rows), runs=runs.to_dict("records"), **told)
-
-
-def _tested(judged: pd.DataFrame) -> str:
-    """How many verdicts there are, how many not testable, how many exclude the paper."""
-    untestable, excluded = judged["verdict"].eq("not testable").sum(), judged["excludes_paper"].eq(True)
-    unclear = (excluded & judged["verdict"].eq("undecided")).sum()
-    return (
-        f"The shipped rows hold {len(judged)} verdicts, a model and seed each; {untestable} of them say not testable, "
-        f"and why. {judged['excludes_paper'].notna().sum()} intervals can be held against a number of the paper’s own: "
-        f"{excluded.sum()} exclude it, {unclear} of these in rows that are otherwise undecided."
-    )
+def page(runs: Mapping[str, pd.DataFrame], notes: Sequence[str] = ()) -> str:
+    """The claims page of runs, by the name of each, as HTML; ``notes`` say what could not be shown.
+    Text that comes from rows is escaped, what is missing is empty."""
+    look = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    loader = PackageLoader("rimkit.runs", "claims_page")
+    jinja = Environment(loader=loader, finalize=lambda value: "" if missing(value) else value, **look)
+    css, script = (loader.get_source(jinja, f"page.{kind}")[0] for kind in ("css", "js"))
+    told = {"css": css, "script": script, "hash": b64encode(sha256(script.encode()).digest()).decode()}
+    groups = {name if len(runs) > 1 else OWN: rows for name, rows in runs.items()} | {SHIPPED: ledger.shipped()}
+    rows = pd.concat([part.assign(group=group) for group, part in groups.items()], ignore_index=True)
+    judged = pd.concat([ledger.claims_table(part).assign(group=group) for group, part in groups.items()])
+    own, claims = rows[rows["group"] != SHIPPED], _claims(judged)
+    told |= {"claims": claims, "groups": list(groups), "names": list(runs), "notes": notes}
+    told |= {"failed": own[own["status"] == "failed"].to_dict("records"), "own_models": own["model"].dropna().unique()}
+    told |= {"titles": pd.read_csv(data_dir() / "families.csv", index_col="claim")["title"], "paper": PAPER}
+    told |= {"answers": [_answer(question, claims[claim]) for claim, question in ANSWERS.items()]}
+    told |= {"verdicts": ledger.VERDICTS, "models": sorted(judged["model"].unique()), "audit": _audit()}
+    told |= {"correction": after_correction(), "shipped": judged[judged["group"] == SHIPPED]}
+    told["runs"] = rows.groupby(RUN, sort=False, dropna=False).agg(**OF_RUNS).reset_index().to_dict("records")
+    shown = _download("rows.csv", f"{len(rows)} verdict rows of this page", rows.to_csv(index=False).encode())
+    told |= {"downloads": [shown, *_verdict_tables()], "now": datetime.now(UTC), "python": platform.python_version()}
+    return jinja.get_template("page.html.j2").render(**told, version=__version__)
 
 
 def _audit() -> pd.DataFrame:
@@ -98,77 +105,113 @@ def _audit() -> pd.DataFrame:
     return table(found, percent=True).replace("–", "")
 
 
-def _families(rows: pd.DataFrame) -> list[dict]:
-    parts = rows.groupby("group", sort=False)
-    judged = pd.concat([ledger.claims_table(part).assign(group=group) for group, part in parts])
-    paper, over_models, says = effects(), reanalysis().set_index("claim"), findings()
-    titles = pd.read_csv(data_dir() / "families.csv", index_col="claim")["title"]
+@cache
+def _verdict_tables() -> list[dict]:
+    """The shipped verdicts on single prompts, packed, to be downloaded."""
     found = []
-    for family, entries in ledger.claims().groupby("claim", sort=False):
-        claims = []
-        for entry in entries.to_dict("records"):
-            claim = entry["id"]
-            measured, printed = (table[table["claim"] == claim] for table in (judged, paper))
-            claims.append(_claim(entry, measured, printed, over_models.loc[claim], says[claim]))
-        found.append({"id": family, "title": titles.get(family, family), "claims": claims})
+    for name in sorted(name for name in shipped_tables("results") if name.endswith("-verdicts")):
+        verdicts = results(name)
+        flags = dict.fromkeys(verdicts.select_dtypes(["bool", "boolean"]), "Int8")
+        packed = gzip.compress(verdicts.astype(flags).to_csv(index=False).encode(), mtime=0)
+        found.append(_download(f"{name}.csv.gz", f"{len(verdicts):,} verdicts on single prompts, as shipped", packed))
     return found
 
 
-def _claim(entry: dict, measured: pd.DataFrame, printed: pd.DataFrame, over_models: pd.Series, says: str) -> dict:
-    """All that the page says about one claim."""
-    verdict, unit = over_models["verdict"], unit_of(entry["primary_metric"])
-    paper = effect_text({**over_models, "metric": entry["primary_metric"]}, "ci")
-    parts = measured.groupby(["group", "verdict"])["excludes_paper"]
-    judged = {key: (len(part), int(part.eq(True).sum())) for key, part in parts}
+def _download(name: str, what: str, content: bytes) -> dict:
+    kind = "application/gzip" if name.endswith("gz") else "text/csv"
+    source = f"data:{kind};base64,{b64encode(content).decode()}"
+    return {"name": name, "what": what, "source": source, "size": f"{len(content) / 1000:,.0f} kB"}
+
+
+def _answer(question: str, claim: dict) -> dict:
+    """A word from the verdicts on a claim: of the runs, or of the shipped rows where they have none."""
+    own = [strip for group, strip in claim["strips"].items() if group != SHIPPED]
+    words = [word for strip in own or claim["strips"].values() for _, word in strip["marks"]]
+    return {"question": question, "claim": claim, "word": answer(words)}
+
+
+def answer(verdicts: Sequence[str]) -> str:
+    """Verdicts on one claim in a word or two."""
+    clear = Counter(word for word in verdicts if word != "not testable")
+    yes, no, n = clear["supported"], clear["contradicted"], clear.total()
+    if not n:
+        return "Cannot be said" if verdicts else "Not measured"
+    if yes:
+        return "It differs" if no else "Yes" if yes == n else "Mostly" if 2 * yes > n else "Sometimes"
+    return "The reverse" if no else "No" if clear["no effect"] == n else "Open"
+
+
+def _claims(judged: pd.DataFrame) -> dict[str, dict]:
+    """All that the page says about every claim, by its id."""
+    paper, over_models, says = effects(), reanalysis().set_index("claim"), findings()
+    found = {}
+    for entry in ledger.claims().to_dict("records"):
+        claim = entry["id"]
+        measured, printed = (table[table["claim"] == claim] for table in (judged, paper))
+        found[claim] = {"finding": says[claim], **_claim(entry, measured, printed, over_models.loc[claim])}
+    return found
+
+
+def _claim(entry: dict, measured: pd.DataFrame, printed: pd.DataFrame, over_models: pd.Series) -> dict:
+    metric, mean = entry["primary_metric"], printed["model"] == OVER_MODELS
+    verdict, unit = over_models["verdict"], unit_of(metric)
+    printed = printed.rename(columns={"ci_low": "effect_ci_low", "ci_high": "effect_ci_high"}).assign(
+        metric=metric, value=None, control_value=None, control="", seed=None, excludes_paper=None,
+        verdict=mean.map({True: verdict}), p_adjusted=mean.map({True: over_models["p_adjusted"]}),
+    )  # fmt: skip
+    parts = {group: part.to_dict("records") for group, part in measured.groupby("group", sort=False)}
+    parts |= {PAPER: printed.to_dict("records")} if len(printed) else {}
+    lines = [*chain(*parts.values())]
+    axis = _axis(lines, 100 if unit == "points" else 1, entry["smallest_effect"], entry["paper_effect"])
     return {
         **entry,
-        "smallest": f"{(100 if unit == 'points' else 1) * entry['smallest_effect']:g} {unit}",
-        "finding": says,
+        "axis": axis,
+        "unit": unit,
+        "smallest": f"{axis['scale'] * entry['smallest_effect']:g} {unit}",
         "paper_verdict": NOT_REPORTED if missing(verdict) else verdict,
-        "paper_effect": "" if missing(verdict) else paper,
-        "n_models": int(over_models["n_models"]),
-        "lines": [_line(item) for item in measured.to_dict("records")],
-        "counts": {
-            group: [(word, *judged[group, word]) for word in ledger.VERDICTS if (group, word) in judged]
-            for group in (SHIPPED, OWN)
-        },
-        "figure": _figure(entry, measured, printed, verdict, unit),
+        "paper_mean": "" if missing(verdict) else effect_text({**over_models, "metric": metric}, "ci"),
+        "parts": {group: [_line(item, axis) for item in part] for group, part in parts.items()},
+        "strips": {group: _strip(part) for group, part in measured.groupby("group", sort=False)},
     }
 
 
-def _line(item: dict) -> dict:
+def _axis(lines: Sequence[dict], scale: int, smallest: float, paper: float) -> dict:
+    """Where numbers lie on an axis that reaches equally far to both sides, in percent of its width."""
+    ends = [line[name] for line in lines for name in ENDS] + [paper, 1.5 * smallest]
+    far = 1.06 * scale * max(abs(end) for end in ends if not missing(end) and math.isfinite(end))
+
+    def place(value: float | None) -> str:
+        share = math.nan if missing(value) else scale * value / far
+        return f"{50 + 50 * share:.2f}%" if abs(share) <= 1 else ""  # of a damaged ledger: nowhere
+
+    ticks = [tick for tick in MaxNLocator(6).tick_values(-far, far) if abs(tick) < 0.9 * far]
+    ticks = [(place(tick / scale), number(tick, 0 if far > 4 else 1, signed=True)) for tick in ticks]
+    small = f"{50 * scale * smallest / far:.2f}%"
+    return {"place": place, "scale": scale, "ticks": ticks, "small": small, "paper": place(paper)}
+
+
+def _line(item: dict, axis: dict) -> dict:
     """A measurement with its numbers as the page shows them."""
     value, control = (_value(item[name], item["metric"]) for name in ("value", "control_value"))
-    control = f"{_text(item['control'])} {control}".strip()
-    p = "" if missing(item["p_adjusted"]) else p_value(item["p_adjusted"])
-    excludes = _excludes(item["excludes_paper"])
-    return {**item, "value": value, "control": control, "effect": effect_text(item), "p": p, "excludes": excludes}
+    sides = f"{value} against {_text(item['control'])} {control}".rstrip() if value else ""
+    counted = [f"n {item['n']}"] if _text(item["n"]) else []
+    counted += [] if missing(item["p_adjusted"]) else [f"p {p_value(item['p_adjusted'])}".replace(" ", "\u00a0")]
+    bare = f"{effect_writer(item['metric'])(item['effect'])} {unit_of(item['metric'])}"
+    effect = effect_text(item) or ("" if missing(item["effect"]) else bare)
+    places = [axis["place"](item[name]) for name in ENDS]
+    return {**item, "effect": effect, "details": ", ".join(filter(None, [sides, *counted])), "places": places}
 
 
-def _excludes(found) -> str:
-    """Whether the paper's own number is outside of the interval, in a word."""
-    return "" if missing(found) else "yes" if found else "no"
-
-
-def _figure(entry: dict, measured: pd.DataFrame, printed: pd.DataFrame, verdict: str, unit: str):
-    """The paper's models and the measured ones, a line each, as an image; None without any."""
-    seeds = [f", seed {seed}" if _text(seed) else "" for seed in measured["seed"]]
-    ends = {"ci_low": measured["effect_ci_low"], "ci_high": measured["effect_ci_high"]}
-    measured = measured.assign(model=measured["model"] + pd.Series(seeds, measured.index, dtype=str), **ends)
-    words = printed["model"].map(lambda model: verdict if model == OVER_MODELS else "")
-    table = pd.concat([printed.assign(group=PAPER, verdict=words), measured], ignore_index=True)
-    table = table[["group", "model", "effect", "ci_low", "ci_high", "verdict"]]
-    if table.empty:
-        return None
-    again = table["model"].duplicated(keep=False) & table["group"].eq(OWN)
-    table["model"] = table["model"].mask(again, table["model"] + ", yours")
-    table = table.replace([math.inf, -math.inf], math.nan)  # of a damaged or foreign ledger
-    title, x_label = f"{entry['id']}: {entry['statement']}", f"value minus control ({unit})"
-    look = {"hue": "group", "words": "verdict", "unit": unit, "x_label": x_label}
-    look["smallest_effect"] = entry["smallest_effect"]
-    figure = forest(table, "model", title=title, **look)
-    source, width = b64encode(image(figure, "svg")).decode(), round(figure.get_figwidth() * 96)
-    return {"src": source, "alt": figure.alt_text, "caption": figure.caption, "width": width}
+def _strip(judged: pd.DataFrame) -> dict:
+    """The verdicts of a group, one mark per model and seed, and the same in words."""
+    counts = judged["verdict"].value_counts().reindex(ledger.VERDICTS, fill_value=0)
+    excluded, one = int(judged["excludes_paper"].eq(True).sum()), len(judged) == 1
+    words = [word if one else f"{n} {word}" for word, n in counts.items() if n]
+    exclude = "excludes" if one else f"{excluded} exclude"
+    words += [f"{exclude} the paper’s number"] if excluded else []
+    effect = effect_text(judged.iloc[0].to_dict()) if one else ""
+    marks = [(f"{item.model}:{_text(item.seed)}".rstrip(":"), item.verdict) for item in judged.itertuples()]
+    return {"marks": marks, "said": ", ".join(filter(None, [effect, *words]))}
 
 
 def claim_lines(claims: pd.DataFrame, width: int = 80) -> list[str]:
