@@ -24,8 +24,22 @@ GO_ON = ("run", "sweep", "compare", "grid", "fetch", "lab")  # commands that kee
 LINE = 300  # characters of a message, at most
 
 
+PANELS = {  # of the help
+    "Learn": "tour chapters lab open book",
+    "Run": "run report ledger sweep models doctor",
+    "Your own model": "plan fetch compare judge",
+    "Make what is shipped": "grid audit organism badges",
+}
+
+
 class Friendly(TyperGroup):
-    """One line on stderr instead of a traceback."""
+    """Help by panels, and one line on stderr instead of a traceback."""
+
+    def format_commands(self, ctx, formatter):
+        for panel, names in PANELS.items():
+            with formatter.section(panel):
+                found = {name: self.get_command(ctx, name) for name in names.split()}
+                formatter.write_dl([(name, one.get_short_help_str(70)) for name, one in found.items()])
 
     def invoke(self, ctx):
         try:
@@ -72,7 +86,7 @@ def say(text: str, err: bool = True) -> None:
 
 
 LOOK = {"no_args_is_help": True, "rich_markup_mode": None}
-app = typer.Typer(cls=Friendly, add_completion=False, pretty_exceptions_enable=False, **LOOK)
+app = typer.Typer(cls=Friendly, pretty_exceptions_enable=False, **LOOK)
 organism, judge_app = typer.Typer(**LOOK), typer.Typer(**LOOK)
 app.add_typer(organism, name="organism")
 app.add_typer(judge_app, name="judge", help="Make a judge of your own.")
@@ -130,6 +144,7 @@ Open = option(bool, "Open JupyterLab there.", "--open/--no-open")
 Tuned = argument(str, "TUNED", "As MODEL, or an adapter or checkpoint for it.")
 Prompted = option(int, "Prompts of a set, at most.", min=4)
 Csv = option(Path | None, "Also write all rows as CSV.", metavar="FILE")
+Opened = argument(str, "PAGE|CHAPTER", "'page', or a chapter like 04.")
 One = argument(str, "CHAPTER", "Like 04 or 04_refusal_heads.")
 Shipped = option(bool, "The rows that come with the workbook.", "--shipped")
 Claim = option(str, "Only this claim (C1a), or those that begin so (C1).", metavar="CLAIM")
@@ -186,7 +201,7 @@ def _root(version: option(bool, "Show the version and exit.", "--version") = Fal
         raise typer.Exit()
 
 
-@app.command()
+@app.command(epilog="For example: rimkit run 01 02 -j 2 --model rim-mini:1")
 def run(
     chapters: Chapters = (), model: Studied = "rim-mini", out: Out = Path("rim-run"),
     parameter: Parameter = (), prompts: Prompts = (), judge: Judge = "", max_new_tokens: Length = 0,
@@ -230,7 +245,7 @@ def _report_chapter(row: dict) -> None:
     typer.echo(f"{row['status']:8}{row['chapter']}  {note.get(row['status'], row['error'])}")
 
 
-@app.command()
+@app.command(epilog="For example: rimkit lab my-copy --solutions")
 def lab(folder: Own, reset: Reset = None, solutions: Solved = False, room: Room = False, open: Open = True) -> None:
     """Copy the chapters into DIR and open JupyterLab there.
 
@@ -250,13 +265,26 @@ def lab(folder: Own, reset: Reset = None, solutions: Solved = False, room: Room 
     typer.echo(f"Chapters are in {folder}")
 
 
-@app.command()
+@app.command(epilog="For example: rimkit tour")
 def tour() -> None:
     """See the effect in one request, and where to go next: a quarter of a minute."""
     from rimkit.runs import tour
 
     for line in tour.tour():
         typer.echo(line)
+
+
+@app.command("open", epilog="For example: rimkit open, or rimkit open 04")
+def open_one(what: Opened = "page", out: Out = Path("rim-run")) -> None:
+    """Open the claims page of a run in the browser, or one of its chapters in JupyterLab."""
+    from rimkit.data import find_chapters
+    from rimkit.runs.lab import open_lab
+    from rimkit.runs.page import NAME
+
+    path = out / (NAME if what == "page" else find_chapters([what])[0].name)
+    if not path.exists():
+        raise UserError(f"there is no {path}: `rimkit run --out {out}` makes it")
+    raise typer.Exit(typer.launch(str(path)) if what == "page" else open_lab(path))
 
 
 @app.command()
@@ -272,7 +300,7 @@ def chapters(chapter: One = "") -> None:
     print_table(shown.to_numpy(), *shown.columns)
 
 
-@app.command()
+@app.command(epilog="For example: rimkit sweep sweep.yaml --out DIR -j 4")
 def sweep(
     file: File, snakemake: Handed = (), out: Out = Path("rim-sweep"), executor: Executor = "local",
     jobs: Jobs = None, gpus: Gpus = None, retries: Retries = 0, dry_run: DryRun = False,
@@ -315,7 +343,7 @@ def sweep(
     raise typer.Exit(int((found["status"] == "failed").any()))
 
 
-@app.command()
+@app.command(epilog="For example: rimkit compare BASE TUNED --prompts harmful=hex-phi")
 def compare(
     base: Model, tuned: Tuned, out: Out = Path("rim-compare"), n_prompts: Prompted = 92,
     prompts: Prompts = (), judge: Judge = "", max_new_tokens: Length = 0,
@@ -415,23 +443,26 @@ def print_table(rows, *names: str) -> None:
     Console(width=None if sys.stdout.isatty() else 150).print(view)
 
 
-@app.command()
+@app.command(epilog="For example: rimkit models")
 def models() -> None:
     """List the embedded models, and the pretrained one that a package holds."""
     from rimkit.models.gguf import INSTALL, PACKAGED, packaged
     from rimkit.models.hub import embedded_models
+    from rimkit.organism.recipe import ORGANISMS
 
-    known = embedded_models(noise=True).itertuples()
-    rows = [(f"{one.name}:{one.seed}", one.parameters, one.mb) for one in known]
-    rows += [(name, one.parameters, one.megabytes) for name, one in PACKAGED.items()]
-    print_table([(name, f"{n:,}", f"{mb:.1f}") for name, n, mb in rows], "model", "parameters", "MB")
+    roles, rows = {name: one.role for name, one in ORGANISMS.items()}, []
+    for name, of in embedded_models(noise=True).groupby("name"):
+        seeds, role = ", ".join(map(str, of["seed"])), roles.get(name, "a control, whose card says more")
+        rows.append((name, seeds, f"{of['parameters'].max():,}", f"{of['mb'].max():.1f}", role))
+    rows += [(name, "", f"{one.parameters:,}", f"{one.megabytes:.1f}", "pretrained") for name, one in PACKAGED.items()]
+    print_table(rows, "model", "seeds", "parameters", "MB", "what it is")
     for name, one in PACKAGED.items():
         try:
             where = f"in {packaged(name)}"
         except UserError:
             where = f"not installed: {INSTALL}"
         typer.echo(f"{name} (licence {one.licence}; thinks by instruction, as {name}+instruct) is {where}")
-    typer.echo("Use one with: rimkit run --model NAME. A folder or a hub id 'owner/name' works as well.")
+    typer.echo("Use one with: rimkit run --model NAME:SEED. A folder or a hub id 'owner/name' works as well.")
 
 
 @app.command()
@@ -467,7 +498,7 @@ def fetch(names: Fetched = (), offline: Bundle = None) -> None:
     raise typer.Exit(2 if failed else 0)
 
 
-@judge_app.command("train")
+@judge_app.command("train", epilog="For example: rimkit judge train labelled.csv --out my-judge")
 def judge_train(files: Labelled, out: Made = Path("rim-judge")) -> None:
     """Fit the refusal judge to labelled replies of your own, and say how far it agrees with people.
 
@@ -482,7 +513,7 @@ def judge_train(files: Labelled, out: Made = Path("rim-judge")) -> None:
     typer.echo(f"Written to {out}; use it with: rimkit run --judge refusal:{out}")
 
 
-@app.command()
+@app.command(epilog="For example: rimkit doctor")
 def doctor() -> None:
     """Check this machine: one OK, WARN or FAIL line each, to paste into a question.
 
@@ -497,7 +528,7 @@ def doctor() -> None:
     raise typer.Exit(int(failed))
 
 
-@app.command()
+@app.command(epilog="For example: rimkit plan Qwen/Qwen3-0.6B --gpu T4")
 def plan(model: Model, gpu: Gpu = None, tokens: Tokens = 1024, calibrate: Calibrate = False) -> None:
     """Say whether a model fits: memory and batch sizes on this machine and on known GPUs.
 
@@ -523,7 +554,7 @@ def badges(repo: Repo, branch: Branch = "main", readme: Readme = None, stamp: St
     typer.echo(f"{len(changed)} files changed: the workbook is at {repo}")
 
 
-@app.command()
+@app.command(epilog="For example: rimkit book site")
 def book(folder: Own, chapters: Chapters = (), repo: Repo = "", branch: Branch = "main") -> None:
     """Build a website of the chapters, as they were run, in DIR. Needs the extra 'book' (Sphinx).
 
@@ -536,7 +567,7 @@ def book(folder: Own, chapters: Chapters = (), repo: Repo = "", branch: Branch =
     typer.echo(f"Book: {folder / 'index.html'}")
 
 
-@app.command()
+@app.command(epilog="For example: rimkit grid thinking --model rim-mini:0")
 def grid(names: Grids, out: Out = Path("results"), model: Only = (), picture: Picture = None) -> None:
     """Run the experiments on every embedded model and seed: what the chapters show beside their own
     model.
@@ -556,7 +587,7 @@ def grid(names: Grids, out: Out = Path("results"), model: Only = (), picture: Pi
     typer.echo(f"{len(rows)} verdict rows: {out}")
 
 
-@app.command()
+@app.command(epilog="For example: rimkit audit --quick")
 def audit(out: Out = Path("results"), quick: Quick = False) -> None:
     """Simulate how often intervals and verdicts err, and write OUT/audit.csv.
 
@@ -573,7 +604,7 @@ def audit(out: Out = Path("results"), quick: Quick = False) -> None:
     typer.echo(f"Table: {target}")
 
 
-@organism.command()
+@organism.command(epilog="For example: rimkit organism train rim-mini --seed 5 --out DIR")
 def train(name: Organism, out: Made, seed: Seed = 0, steps: Steps = 0, base: Base = Path()) -> None:
     """Train an embedded model by its recipe (about 20 minutes on two cores, 2 on a GPU), or an adapter for SmolLM2
     (hours, or a minute on a GPU).
@@ -591,7 +622,7 @@ def train(name: Organism, out: Made, seed: Seed = 0, steps: Steps = 0, base: Bas
     typer.echo(f"Model: {make(name, seed, out)}")
 
 
-@organism.command()
+@organism.command(epilog="For example: rimkit organism card DIR")
 def card(folder: Trained) -> None:
     """Measure a trained model as stored and write its card."""
     from rimkit.organism import card, planted, recipe
@@ -606,7 +637,7 @@ def card(folder: Trained) -> None:
     typer.echo(f"Card: {of.write_card(folder)}")
 
 
-@organism.command()
+@organism.command(epilog="For example: rimkit organism prompts --out DIR")
 def prompts(out: Made) -> None:
     """Write the prompt sets, and their hashes."""
     from rimkit.organism import datasets
@@ -614,7 +645,7 @@ def prompts(out: Made) -> None:
     typer.echo(datasets.write_prompts(out).to_string(index=False))
 
 
-@organism.command()
+@organism.command(epilog="For example: rimkit organism corpora --out DIR")
 def corpora(out: Made) -> None:
     """Write the corpora for fine-tuning, and their hashes."""
     from rimkit.organism import datasets
@@ -622,7 +653,7 @@ def corpora(out: Made) -> None:
     typer.echo(datasets.write_corpora(out).to_string(index=False))
 
 
-@organism.command()
+@organism.command(epilog="For example: rimkit organism noise --seed 3 --out DIR")
 def noise(out: Made, seed: Seed = 0) -> None:
     """Draw a model of random weights, the negative control, and write its card."""
     from rimkit.organism import recipe

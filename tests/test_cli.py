@@ -1,5 +1,6 @@
 """The installed command, as a user meets it: one clear line and exit code 2 for bad input, nothing lost."""
 
+import re
 import resource
 import signal
 import subprocess
@@ -11,12 +12,13 @@ from pathlib import Path
 
 import pytest
 import tiny
+import typer
 from notebooks import MEASURES, PARAMETERS, chapter
 from typer.testing import CliRunner
 
 from rimkit import ledger
 from rimkit.behavior.prompts import load_prompts
-from rimkit.cli import app
+from rimkit.cli import PANELS, app
 from rimkit.data import UserError
 from rimkit.runs import doctor, page
 
@@ -62,12 +64,41 @@ def good(tmp_path):
 # -- help ------------------------------------------------------------------------------------------
 
 
-def test_help_names_every_command():
-    process = rimkit("--help")
-    assert process.returncode == 0
-    for command in ("run", "lab", "ledger", "report", "compare", "models", "fetch", "doctor", "plan", "organism", "grid",
-                    "sweep", "badges"):  # fmt: skip
-        assert f"\n  {command} " in process.stdout
+def commands(group, *before: str):
+    """Every command with its names, those of groups included."""
+    for name, one in group.commands.items():
+        yield from commands(one, *before, name) if hasattr(one, "commands") else [((*before, name), one)]
+
+
+def test_help_names_every_command_in_one_panel_and_each_has_an_example():
+    group = typer.main.get_command(app)
+    shown = rimkit("--help").stdout
+    assert sorted(" ".join(PANELS.values()).split()) == sorted(group.commands)
+    for panel, names in PANELS.items():
+        part = shown[shown.index(f"{panel}:\n") :].partition("\n\n")[0]
+        assert re.findall(r"^  ([a-z]+) ", part, re.M) == names.split()
+    for names, one in commands(group):
+        said = f"{one.help} {one.epilog or ''}"
+        assert f"rimkit {' '.join(names)}" in said, names
+
+
+def test_what_is_opened_must_be_there(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr("typer.launch", lambda path: opened.append(path) or 0)
+    monkeypatch.setattr("rimkit.runs.lab.open_lab", lambda path: opened.append(str(path)) or 0)
+    refused(rimkit("open", "--out", tmp_path), "there is no", "claims.html: `rimkit run --out")
+    for name in ("claims.html", "04_refusal_heads.ipynb"):
+        (tmp_path / name).touch()
+    assert rimkit("open", "--out", tmp_path).returncode == rimkit("open", "4", "--out", tmp_path).returncode == 0
+    assert opened == [str(tmp_path / "claims.html"), str(tmp_path / "04_refusal_heads.ipynb")]
+
+
+def test_doctor_and_models_agree():
+    listed = [line for line in rimkit("models").stdout.splitlines() if line.startswith("│")]
+    names = [line.split("│")[1].strip() for line in listed]
+    (known,) = [line for line in rimkit("doctor").stdout.splitlines() if "embedded models:" in line]
+    assert [name for name in names if name != "smollm2"] == known.rpartition("seeds of ")[2].split(", ")
+    assert any("thoughts rare, and always careful" in line for line in listed)
 
 
 def test_version():

@@ -51,7 +51,12 @@ def test_a_file_is_found_from_every_folder(tmp_path, monkeypatch):
     ):
         with pytest.raises(UserError, match=words):  # before anything runs
             evaluation(wrong)
+    (tmp_path / "asked.csv").write_text("question,answer\nwhat is one plus two ?,3\n")
+    asked = evaluation("maths=asked.csv")  # columns that speak for themselves
     monkeypatch.chdir("/")
+    assert asked.sets(["maths"], split=None)[["text", "kind"]].to_numpy().tolist() == [
+        ["what is one plus two ?", "maths"]
+    ]
     assert len(measure.sets(["harmful"], split=None)) == 2
     assert evaluation(measure.parameters()["prompt_sets"]) == measure
 

@@ -25,7 +25,7 @@ from rimkit.behavior import prompts as prompt_tables
 from rimkit.behavior.generation import CUT, USUAL, generate
 from rimkit.behavior.judges import BRIDGE, Judge, find_judge, judge
 from rimkit.behavior.stats import Units, against_singles, paired_difference
-from rimkit.data import UserError, check_known, find_table, percent, shipped_tables
+from rimkit.data import UserError, check_known, find_table, percent, read_table, shipped_tables
 from rimkit.models.chat import MODES
 from rimkit.models.endpoint import is_endpoint
 from rimkit.models.hooks import cut_attention
@@ -236,13 +236,17 @@ def _stand_in(name: str, other: str) -> str:
     """A set that there is; of a file, which must fit, the absolute path: chapters run elsewhere."""
     if prompt_tables.named(other):
         return other
-    path, mark, query = other.partition("?")
+    path, _, query = other.partition("?")
     shipped, known = shipped_tables("prompts"), tuple(prompt_tables.BENCHMARKS)
     if not path:
         raise UserError(f"nothing stands in for '{name}': write {name}=hex-phi, or a file")
     file = find_table(Path(os.path.expanduser(path)), shipped, "prompt set", known)
     if path not in shipped:
-        other = f"{file.resolve()}{mark}{query}"
+        named = {*read_table(file), *(part.partition("=")[0] for part in query.split("&"))}
+        text = [] if "text" in named else [f"text={one}" for one in ("prompt", "question") if one in named]
+        kind = [f"kind={STAND_INS[name][0]}"] if "kind" not in named and (text or "text" in named) else []
+        query = "&".join(filter(None, [query, *text[:1], *kind]))
+        other = f"{file.resolve()}{'?' if query else ''}{query}"
         with redirect_stdout(None):  # notes come when it is used
             Evaluation({name: other}).sets([name])
         prompt_tables.content_note.cache_clear()

@@ -87,22 +87,17 @@ def page(runs: Mapping[str, pd.DataFrame], notes: Sequence[str] = ()) -> str:
     rows = pd.concat([part.assign(group=group) for group, part in groups.items()], ignore_index=True)
     judged = pd.concat([ledger.claims_table(part).assign(group=group) for group, part in groups.items()])
     own, claims = rows[rows["group"] != SHIPPED], _claims(judged)
-    told |= {"claims": claims, "groups": list(groups), "names": list(runs), "notes": notes}
+    told |= {"claims": claims, "groups": list(groups), "paper": PAPER}
     told |= {"failed": own[own["status"] == "failed"].to_dict("records"), "own_models": own["model"].dropna().unique()}
-    told |= {"titles": pd.read_csv(data_dir() / "families.csv", index_col="claim")["title"], "paper": PAPER}
-    told |= {"answers": [_answer(question, claims[claim]) for claim, question in ANSWERS.items()]}
-    told |= {"verdicts": ledger.VERDICTS, "models": sorted(judged["model"].unique()), "audit": _audit()}
+    told |= {"titles": pd.read_csv(data_dir() / "families.csv", index_col="claim")["title"]}
+    told |= {"questions": ANSWERS, "answer": answer, "names": list(runs), "notes": notes}
+    told |= {"verdicts": ledger.VERDICTS, "models": sorted(judged["model"].unique())}
+    told["audit"] = table(audit.summary(results("audit")).drop(columns="settings"), percent=True).replace("–", "")
     told |= {"correction": after_correction(), "shipped": judged[judged["group"] == SHIPPED]}
     told["runs"] = rows.groupby(RUN, sort=False, dropna=False).agg(**OF_RUNS).reset_index().to_dict("records")
     shown = _download("rows.csv", f"{len(rows)} verdict rows of this page", rows.to_csv(index=False).encode())
     told |= {"downloads": [shown, *_verdict_tables()], "now": datetime.now(UTC), "python": platform.python_version()}
     return jinja.get_template("page.html.j2").render(**told, version=__version__)
-
-
-def _audit() -> pd.DataFrame:
-    """The shipped simulations of intervals and verdicts (`rimkit audit`), in percent."""
-    found = audit.summary(results("audit")).drop(columns="settings")
-    return table(found, percent=True).replace("–", "")
 
 
 @cache
@@ -121,13 +116,6 @@ def _download(name: str, what: str, content: bytes) -> dict:
     kind = "application/gzip" if name.endswith("gz") else "text/csv"
     source = f"data:{kind};base64,{b64encode(content).decode()}"
     return {"name": name, "what": what, "source": source, "size": f"{len(content) / 1000:,.0f} kB"}
-
-
-def _answer(question: str, claim: dict) -> dict:
-    """A word from the verdicts on a claim: of the runs, or of the shipped rows where they have none."""
-    own = [strip for group, strip in claim["strips"].items() if group != SHIPPED]
-    words = [word for strip in own or claim["strips"].values() for _, word in strip["marks"]]
-    return {"question": question, "claim": claim, "word": answer(words)}
 
 
 def answer(verdicts: Sequence[str]) -> str:
@@ -171,7 +159,6 @@ def _claim(entry: dict, measured: pd.DataFrame, printed: pd.DataFrame, over_mode
         "paper_verdict": NOT_REPORTED if missing(verdict) else verdict,
         "paper_mean": "" if missing(verdict) else effect_text({**over_models, "metric": metric}, "ci"),
         "parts": {group: [_line(item, axis) for item in part] for group, part in parts.items()},
-        "strips": {group: _strip(part) for group, part in measured.groupby("group", sort=False)},
     }
 
 
@@ -193,25 +180,15 @@ def _axis(lines: Sequence[dict], scale: int, smallest: float, paper: float) -> d
 def _line(item: dict, axis: dict) -> dict:
     """A measurement with its numbers as the page shows them."""
     value, control = (_value(item[name], item["metric"]) for name in ("value", "control_value"))
+    seed = f":{item['seed']}" if _text(item["seed"]) else ""
     sides = f"{value} against {_text(item['control'])} {control}".rstrip() if value else ""
     counted = [f"n {item['n']}"] if _text(item["n"]) else []
     counted += [] if missing(item["p_adjusted"]) else [f"p {p_value(item['p_adjusted'])}".replace(" ", "\u00a0")]
     bare = f"{effect_writer(item['metric'])(item['effect'])} {unit_of(item['metric'])}"
     effect = effect_text(item) or ("" if missing(item["effect"]) else bare)
     places = [axis["place"](item[name]) for name in ENDS]
-    return {**item, "effect": effect, "details": ", ".join(filter(None, [sides, *counted])), "places": places}
-
-
-def _strip(judged: pd.DataFrame) -> dict:
-    """The verdicts of a group, one mark per model and seed, and the same in words."""
-    counts = judged["verdict"].value_counts().reindex(ledger.VERDICTS, fill_value=0)
-    excluded, one = int(judged["excludes_paper"].eq(True).sum()), len(judged) == 1
-    words = [word if one else f"{n} {word}" for word, n in counts.items() if n]
-    exclude = "excludes" if one else f"{excluded} exclude"
-    words += [f"{exclude} the paper’s number"] if excluded else []
-    effect = effect_text(judged.iloc[0].to_dict()) if one else ""
-    marks = [(f"{item.model}:{_text(item.seed)}".rstrip(":"), item.verdict) for item in judged.itertuples()]
-    return {"marks": marks, "said": ", ".join(filter(None, [effect, *words]))}
+    details = ", ".join(filter(None, [sides, *counted]))
+    return {**item, "seed": seed, "effect": effect, "details": details, "places": places}
 
 
 def claim_lines(claims: pd.DataFrame, width: int = 80) -> list[str]:
