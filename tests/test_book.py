@@ -19,10 +19,10 @@ COLAB = "https://colab.research.google.com/github/owner/name/blob/v1/chapters"
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
-    """The whole book, its claims page without figures (they have tests of their own)."""
+    """The whole book, its claims page without packed verdicts (they have a test of their own)."""
     folder = tmp_path_factory.mktemp("book")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(page, "_figure", lambda *_: None)
+        patch.setattr(page, "_verdict_tables", list)
         assert book.build(folder, "owner/name", "v1") == []  # no warning
     return folder
 

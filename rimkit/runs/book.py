@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from io import StringIO
 from pathlib import Path
 
-from rimkit import ledger
 from rimkit.data import UserError, chapters_dir, data_dir, find_chapters, prepare_folder
 from rimkit.runs.page import write_page
 from rimkit.teaching.questions import solved
@@ -53,7 +52,7 @@ def write_sources(source: Path, names: Iterable[str] = ()) -> Path:
     of_a_room = [chapters_dir() / "teaching" / f"{name}.md" for name in OF_A_ROOM]
     for path in [*find_chapters(names), *of_a_room, data_dir() / "results" / "thinking.png"]:
         shutil.copyfile(path, source / path.name)
-    write_page(ledger.table([]), source / "extra" / "claims-page.html")
+    write_page({}, source / "extra" / "claims-page.html")
     return source
 
 
