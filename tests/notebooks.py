@@ -31,6 +31,22 @@ def chapter(folder: Path, name: str, *cells: str, parameters: str = PARAMETERS) 
     return str(path)
 
 
+def run_cells(shell, path: Path, skipped: tuple[str, ...] = (), **parameters) -> dict:
+    """The names that the code cells of a chapter leave, run in a shell of this process.
+
+    A kernel would import everything anew. ``skipped``: words of cells that are left out.
+    """
+    import nbformat
+
+    shell.reset()
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code" and not any(words in cell.source for words in skipped):
+            shell.run_cell(cell.source).raise_error()
+        if "parameters" in cell.metadata.get("tags", []):
+            shell.user_ns |= parameters
+    return shell.user_ns
+
+
 def decoy_kernel(folder: Path) -> dict[str, str]:
     """The environment in which a kernel called python3 is installed that is not the running Python."""
     import json

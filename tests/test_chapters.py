@@ -156,24 +156,16 @@ def test_exempt_cells_are_listed_and_counted():
     assert exempt == Counter((entry["chapter"], entry["cell"]) for entry in listed)
 
 
-def nbval(*paths, **options) -> subprocess.CompletedProcess:
-    """Compare notebooks as the test suite does, in a process of its own."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        *map(str, paths),
-        "-p",
-        "chapters.conftest",
-        "-p",
-        "no:cacheprovider",
-        "-q",
-        "-n0",
-    ]
-    return subprocess.run(
-        [*command, "--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"), "--color=no"],
-        cwd=ROOT, capture_output=True, text=True, **options,
-    )  # fmt: skip
+def nbval(paths: list[Path], environment: dict[str, str]) -> list[int]:
+    """The numbers of the cells that fail, one notebook after the other, when notebooks are compared
+    as the test suite does, in a process of its own."""
+    plain = ["-p", "chapters.conftest", "-p", "no:cacheprovider", "-q", "-n0", "--color=no"]
+    command = [sys.executable, "-m", "pytest", *map(str, paths), *plain]
+    rules = ["--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml")]
+    found = subprocess.run([*command, *rules], cwd=ROOT, capture_output=True, text=True, env=environment)
+    failed = re.findall(r"^FAILED .*::Cell (\d+)", found.stdout, re.MULTILINE)
+    assert all(f"Cell {cell}: Cell outputs differ" in found.stdout for cell in failed), found.stdout
+    return [int(cell) for cell in failed]
 
 
 def change_one_digit(output) -> bool:
@@ -201,29 +193,23 @@ def with_one_changed_digit(path: Path, folder: Path) -> tuple[Path, int]:
     return folder / path.name, sum(cell.cell_type == "code" for cell in notebook.cells) - 1
 
 
-def test_one_changed_digit_is_noticed(tmp_path):
-    """In two chapters: all are collected alike, and no cell is exempt unless it is listed."""
-    copies = [with_one_changed_digit(path, tmp_path) for path in (CHAPTERS[0], CHAPTERS[-1])]
-    found = nbval(*(copy for copy, _ in copies))
-    assert found.returncode == 1, found.stdout
-    failed = re.findall(r"^FAILED .*::Cell (\d+)", found.stdout, re.MULTILINE)  # in the order of the notebooks
-    assert failed == [str(number) for _, number in copies]  # these cells and no others
-    assert all(f"Cell {number}: Cell outputs differ" in found.stdout for _, number in copies)
+def that_says(words: str, folder: Path, name: str) -> Path:
+    """A chapter whose stored output is ``words``, where it prints which Python runs it."""
+    path = Path(chapter(folder, name, "import sys; print(sys.executable)"))
+    notebook = read(path)
+    notebook.cells[1].execution_count, notebook.cells[2].execution_count = 1, 2
+    notebook.cells[2].outputs = [nbformat.v4.new_output("stream", name="stdout", text=f"{words}\n")]
+    nbformat.write(notebook, path)
+    return path
 
 
-def test_nbval_compares_stored_outputs_in_the_running_python(tmp_path):
-    path = Path(chapter(tmp_path, "01_which", "import sys; print(sys.executable)"))
+def test_stored_outputs_are_compared_in_the_running_python(tmp_path):
+    """One changed digit is noticed in two chapters: all are collected alike, and no cell is exempt unless it is listed."""
+    changed = [with_one_changed_digit(path, tmp_path) for path in (CHAPTERS[0], CHAPTERS[-1])]
+    right, wrong = (that_says(words, tmp_path, name) for words, name in ((sys.executable, "right"), ("other", "wrong")))
     environment = decoy_kernel(tmp_path / "jupyter")
-
-    def compare(text: str) -> int:
-        notebook = read(path)
-        notebook.cells[1].execution_count, notebook.cells[2].execution_count = 1, 2
-        notebook.cells[2].outputs = [nbformat.v4.new_output("stream", name="stdout", text=text)]
-        nbformat.write(notebook, path)
-        return nbval(path, env=environment).returncode
-
-    assert compare(sys.executable + "\n") == 0
-    assert compare("/usr/bin/another-python\n") == 1
+    found = nbval([*(copy for copy, _ in changed), right, wrong], environment)
+    assert found == [*(number for _, number in changed), 1]  # these cells and no others
 
 
 def test_chapters_are_plain_json_with_one_newline_at_the_end():

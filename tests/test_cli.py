@@ -292,12 +292,12 @@ def test_a_bad_prompt_file_is_named(tmp_path, content, said):
 def test_full_disk_keeps_what_was_finished(good, model, tmp_path):
     large = chapter(tmp_path, "02_large", "print('x' * 400_000)")
 
-    def small_disk():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
-
-    process = installed(
-        "run", good, large, "--quiet", "--model", model, "--out", tmp_path / "out", preexec_fn=small_disk
-    )
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))  # kernels inherit it
+    try:
+        process = rimkit("run", good, large, "--quiet", "--model", model, "--out", tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     refused(process, "cannot write to", "while running 02_large", "are kept")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["01_good.ipynb", "ledger"]
     assert len(ledger.read(tmp_path / "out")) == 1

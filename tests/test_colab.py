@@ -12,7 +12,9 @@ from types import ModuleType
 
 import pytest
 from notebooks import chapter
+from typer.testing import CliRunner
 
+from rimkit.cli import app
 from rimkit.data import UserError
 from rimkit.teaching import setup
 
@@ -145,12 +147,6 @@ def test_there_is_no_drive_elsewhere(tmp_path, monkeypatch):
         setup.save_to_drive()
 
 
-def rimkit(*arguments, **options):
-    command = [sys.executable, "-m", "rimkit.cli", *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, **options)
-
-
 CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
 
 
@@ -159,14 +155,15 @@ def links(repo: str, branch: str) -> list[str]:
     return [f"https://colab.research.google.com/github/{repo}/blob/{branch}/chapters/{path.name}" for path in CHAPTERS]
 
 
-def test_the_shipped_readme_and_all_chapters_are_filled_in(tmp_path):
+def test_the_shipped_readme_and_all_chapters_are_filled_in(tmp_path, monkeypatch):
     """The README's own command, on a copy; another fork can fill them in again."""
     (tmp_path / "README.md").write_bytes((ROOT / "README.md").read_bytes())
     (tmp_path / "chapters").mkdir()
     for path in CHAPTERS:
         (tmp_path / "chapters" / path.name).write_bytes(path.read_bytes())
     line = ["badges", "--repo", "owner/name", "--branch", "v1", "--readme", "README.md", "--stamp", "chapters"]
-    done = rimkit(*line, cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, line)
     assert done.stdout == f"{1 + len(CHAPTERS)} files changed: the workbook is at owner/name\n", done.stderr
     text = (tmp_path / "README.md").read_text()
     assert all(text.count(link) == 1 for link in links("owner/name", "v1"))

@@ -8,10 +8,9 @@ from importlib import import_module
 from pathlib import Path
 from unittest.mock import MagicMock
 
-import nbformat
 import pandas as pd
 import pytest
-from IPython.core.interactiveshell import InteractiveShell
+from notebooks import run_cells
 
 import rimkit
 from rimkit import experiments, ledger
@@ -34,29 +33,12 @@ SKIPPED = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def shell():
-    """Cells run here and not in kernels, each of which would import everything anew."""
-    yield InteractiveShell.instance()
-    InteractiveShell.clear_instance()
-
-
 @pytest.fixture
 def left_by(shell, monkeypatch):
-    """The names that the code cells of a chapter leave, run one after the other with these parameters."""
-    for name in ("plot", "show"):  # no figures
+    """The names that the cells of a chapter leave, with these parameters and without figures."""
+    for name in ("plot", "show"):
         monkeypatch.setattr(rimkit, name, MagicMock())
-
-    def names(chapter: str, **parameters) -> dict:
-        shell.reset()
-        for cell in nbformat.read(next(CHAPTERS.glob(f"{chapter}_*.ipynb")), as_version=4).cells:
-            if cell.cell_type == "code" and not any(word in cell.source for word in SKIPPED):
-                shell.run_cell(cell.source).raise_error()
-            if "parameters" in cell.metadata.get("tags", []):
-                shell.user_ns |= parameters
-        return shell.user_ns
-
-    return names
+    return lambda chapter, **given: run_cells(shell, next(CHAPTERS.glob(f"{chapter}_*.ipynb")), SKIPPED, **given)
 
 
 def assert_same(one: pd.DataFrame, other: pd.DataFrame, keys: list[str], numbers: list[str]) -> None:

@@ -8,8 +8,10 @@ import sys
 import fakehub
 import pytest
 import standins
+from typer.testing import CliRunner
 
 from rimkit.behavior import prompts
+from rimkit.cli import app
 from rimkit.data import UserError
 from rimkit.runs.fetch import find
 
@@ -156,7 +158,7 @@ def test_names_with_revisions():
 
 
 def test_help_teaches():
-    text = " ".join(rimkit({}, "fetch", "--help").stdout.split())
+    text = " ".join(CliRunner().invoke(app, ["fetch", "--help"]).stdout.split())
     for words in (
         "rimkit fetch Qwen/Qwen3-0.6B gsm8k xstest",
         "hf auth login",

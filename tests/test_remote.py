@@ -3,9 +3,6 @@
 The live service was not tried.
 """
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +10,12 @@ import pytest
 import tiny
 from families import conversations, family
 from notebooks import chapter
+from typer.testing import CliRunner
 
 import rimkit
 from rimkit.behavior.generation import generate
 from rimkit.behavior.prompts import own_prompts
+from rimkit.cli import app
 from rimkit.data import UserError
 from rimkit.experiments import probes
 from rimkit.models import activations, ndif
@@ -153,9 +152,8 @@ def test_options_behind_a_name_hold_elsewhere(monkeypatch):
 
 
 def test_the_command_has_the_flag(tmp_path):
-    command = [sys.executable, "-m", "rimkit.cli", "run", "05", "--remote", "--out", str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    assert done.returncode == 2
+    done = CliRunner().invoke(app, ["run", "05", "--remote", "--out", str(tmp_path / "out")])
+    assert done.exit_code == 2
     assert done.stderr.startswith("rimkit: 05_finetuning_backfires cannot run remotely")
 
 

@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import subprocess
-import sys
 import tomllib
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,10 +10,12 @@ from pathlib import Path
 import pytest
 import tiny
 from notebooks import MEASURES, PARAMETERS, chapter
+from typer.testing import CliRunner
 
 from rimkit import ledger
+from rimkit.cli import app
 from rimkit.data import UserError
-from rimkit.runs import execute, sweep
+from rimkit.runs import execute, gpus, sweep
 
 ROOT = Path(__file__).parents[1]
 needs_snakemake = pytest.mark.skipif(
@@ -201,9 +201,8 @@ def test_the_command_installs_what_the_project_asks_for():
 
 
 def test_the_command_says_a_line_and_exits_with_2(folder):
-    command = [sys.executable, "-m", "rimkit.cli", "sweep", "nowhere.yaml"]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    assert done.returncode == 2
+    done = CliRunner().invoke(app, ["sweep", "nowhere.yaml"])
+    assert done.exit_code == 2
     assert len(done.stderr.strip().splitlines()) == 1
     assert done.stderr.startswith("rimkit: ")
 
@@ -220,13 +219,11 @@ def test_gpus_are_counted_and_shared_out(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     with pytest.raises(UserError, match="needs gpu: 2 and there are 0 here"):
         sweep._check_gpus(needs_two, None)
-    first = sweep.take(2, 3, tmp_path / "gpus")
+    first = gpus.take(2, 3, tmp_path / "gpus")
     assert first == [0, 1]
-    take = f"from rimkit.runs import sweep; print(sweep.take(1, 3, {str(tmp_path / 'gpus')!r}))"
-    options = {"capture_output": True, "text": True, "env": {**os.environ, "PYTHONPATH": str(ROOT)}}
-    assert subprocess.run([sys.executable, "-c", take], **options).stdout == "[2]\n"
-    assert sweep.visible(first, "4,GPU-a,6") == "4,GPU-a"
-    assert sweep.visible([1], None) == "1"
+    assert gpus.take(1, 3, tmp_path / "gpus") == [2]  # the locks are of open files, not of processes
+    assert gpus.visible(first, "4,GPU-a,6") == "4,GPU-a"
+    assert gpus.visible([1], None) == "1"
 
 
 # -- what cells leave behind -----------------------------------------------------------------------
@@ -291,14 +288,12 @@ FATES = """import os, time, psutil
 from pathlib import Path
 from signal import SIGKILL
 cells = Path({out!r}) / "cells"
-assert os.environ["CUDA_VISIBLE_DEVICES"] in ("0", "1", "2", "3")
+assert os.environ["CUDA_VISIBLE_DEVICES"] in ("0", "1", "2")
 if seed == 1:
-    raise ValueError("seed one")
-if seed == 2:
     os.kill(os.getppid(), SIGKILL)  # its `rimkit run`
-if seed == 3 and not Path({flag!r}).exists():
+if seed == 2 and not Path({flag!r}).exists():
     ended = lambda: [path for path in (*cells.glob("*/complete"), *cells.glob("*/log.txt")) if path.name == "complete" or "exit code" in path.read_text()]
-    while len(ended()) < 3:
+    while len(ended()) < 2:
         time.sleep(0.1)
     time.sleep(1)  # Snakemake takes note of the others
     Path({flag!r}).touch()
@@ -307,8 +302,8 @@ if seed == 3 and not Path({flag!r}).exists():
 
 
 @needs_snakemake
-def test_a_sweep_with_a_failed_a_killed_and_an_interrupted_cell(tmp_path, monkeypatch):
-    """Seed 0 works, 1 raises, 2 is killed, 3 kills Snakemake; then the same call goes on."""
+def test_a_sweep_with_a_killed_and_an_interrupted_cell(tmp_path, monkeypatch):
+    """Seed 0 works, 1 is killed, 2 kills Snakemake; then the same call goes on."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     words = tiny.tokenizer()
@@ -316,25 +311,24 @@ def test_a_sweep_with_a_failed_a_killed_and_an_interrupted_cell(tmp_path, monkey
         part.save_pretrained(tmp_path / "random-mini")
     fates = FATES.format(out=str(tmp_path / "out"), flag=str(tmp_path / "flag"))
     chapter(tmp_path, "01_fates", fates, MEASURES)
-    text = "models: ./random-mini\nchapters: 01_fates.ipynb\nseeds: [0, 1, 2, 3]\nresources: {gpu: 1}"
+    text = "models: ./random-mini\nchapters: 01_fates.ipynb\nseeds: [0, 1, 2]\nresources: {gpu: 1}"
     (tmp_path / "sweep.yaml").write_text(text)
     lines = []
 
     with pytest.raises(UserError, match="Snakemake was ended by signal 9"):
-        sweep.run("sweep.yaml", "out", jobs=4, gpus=4, report=lines.append)
+        sweep.run("sweep.yaml", "out", jobs=3, gpus=3, report=lines.append)
     assert {line.split()[0] for line in lines} == {"done", "failed"}
     rows = ledger.read(tmp_path / "out")
     errors = rows[rows["status"] == "failed"].set_index("model")["error"]
     assert list(rows["status"]).count("ok") == 1
     said = {model.partition("seed=")[2][0]: error for model, error in errors.items()}
-    assert said["1"] == "ValueError: seed one (cell 3)"
-    assert said["2"] == "killed by signal 9 (out of memory?)"
-    assert said["3"].startswith(("ended without a result", "interrupted"))  # a matter of milliseconds
+    assert said["1"] == "killed by signal 9 (out of memory?)"
+    assert said["2"].startswith(("ended without a result", "interrupted"))  # a matter of milliseconds
     (done,) = (tmp_path / "out" / "cells").glob("*seed0*/01_fates.ipynb")
     before = done.stat().st_mtime_ns
 
     lines.clear()
-    (tmp_path / "sweep.yaml").write_text(text.replace("1, 2, ", ""))  # without those that will fail again
+    (tmp_path / "sweep.yaml").write_text(text.replace("1, ", ""))  # without those that will fail again
     found = sweep.run("sweep.yaml", "out", gpus=1, report=lines.append)
     assert list(found["status"]) == ["done", "done"]
     assert done.stat().st_mtime_ns == before

@@ -129,6 +129,26 @@ def test_a_time_limit_that_is_not_reached_leaves_no_trace():
     assert len(naps) == 20  # the limit, long past, interrupted none of them
 
 
+TRACED = """import sys
+from rimkit.teaching.exercises import TimeIsUp, time_limit
+for seconds in (9, 0.1):
+    try:
+        with time_limit(seconds):
+            while seconds < 1:
+                pass
+    except TimeIsUp:
+        print("stopped")
+    sys.setprofile(lambda *_: None)
+    (lambda: print("traced"))()
+    sys.setprofile(None)"""
+
+
+def test_a_debugger_works_after_a_check():
+    """In a process of its own: where it does not, nothing ends it."""
+    found = run([executable, "-c", TRACED], capture_output=True, text=True, timeout=60)
+    assert found.stdout.split() == ["traced", "stopped", "traced"], found.stderr
+
+
 def test_an_exercise_shows_its_card_hints_and_solution_and_escapes(exercise):
     card = exercise._repr_markdown_()
     assert "Difficulty: ●○○ easy. Importance: ●●● essential. About 5 minutes." in card

@@ -3,9 +3,6 @@
 Every cell of a sweep is one `rimkit run` in a folder of its own. Snakemake decides what runs when
 and where (this machine, Slurm, …); a cell that fails, or is killed, becomes a row of the ledger.
 What a file may say is in `rimkit sweep --help`.
-
-``python -m rimkit.runs.sweep NEEDED ALL FOLDER COMMAND…`` runs a command on GPUs of this machine
-that no other cell has: one lock file for each. The locks go when the command ends, however it ends.
 """
 
 import json
@@ -22,7 +19,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from importlib.util import find_spec
-from itertools import chain, islice, product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +31,7 @@ from rimkit.data import UserError, find_chapters, nearest, prepare_folder, whole
 from rimkit.models.endpoint import PREFIX, is_endpoint, split_name
 from rimkit.models.load import name_of
 from rimkit.runs import execute
+from rimkit.runs.gpus import held
 
 REQUIREMENT = "snakemake>=8.20,<10"  # as in the extra `sweep` of pyproject.toml
 BUILT_IN = ("local", "dryrun", "touch")  # executors that need no plugin
@@ -284,7 +282,7 @@ def _command(cell: Cell, sweep: Sweep, gpus: int | None, executor: str) -> str:
     words = [*python, "rimkit.cli", *cell.arguments, "--out", f"cells/{cell.id}"]
     needed = sweep.resources.get("gpu", 0)
     if executor == "local" and needed:  # a cluster gives every job its own GPUs; here they are shared out
-        words = [*python, "rimkit.runs.sweep", str(needed), str(gpus), ".gpus", *words]
+        words = [*python, "rimkit.runs.gpus", str(needed), str(gpus), ".gpus", *words]
     return shlex.join(words)
 
 
@@ -332,20 +330,9 @@ def _watch(command: list[str], out: Path, cells: Sequence[Cell], lock: int, repo
 def _alone(out: Path) -> Iterator[int]:
     """Hold the folder; the system lets go of it when this process and its Snakemake are gone."""
     with open(out / ".lock", "w") as file:
-        if not _held(file.fileno()):
+        if not held(file.fileno()):
             raise UserError(f"another sweep is running in {out}: wait for it, or give --out another folder")
         yield file.fileno()
-
-
-def _held(file: int) -> bool:
-    """Try to lock a file; the lock lasts as long as a process has the file open."""
-    import fcntl  # not on Windows, where Snakemake does not run either
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _check_started(found: pd.DataFrame, code: int, out: Path) -> None:
@@ -430,31 +417,3 @@ def _check_gpus(sweep: Sweep, gpus: int | None) -> int | None:
     if needed and there < needed:
         raise UserError(f"a cell needs gpu: {needed} and there are {there} here: lower it, or use another --executor")
     return there
-
-
-def take(needed: int, there: int, folder: str | Path) -> list[int]:
-    """Wait for ``needed`` of ``there`` GPUs, and hold them until this process ends."""
-    Path(folder).mkdir(exist_ok=True)
-    while True:
-        files = {number: os.open(Path(folder) / str(number), os.O_CREAT | os.O_RDWR) for number in range(there)}
-        held = list(islice((number for number in files if _held(files[number])), needed))
-        for number, file in files.items():
-            if number in held and len(held) == needed:
-                os.set_inheritable(file, True)  # the lock stays with the command
-            else:
-                os.close(file)
-        if len(held) == needed:
-            return held
-        time.sleep(0.5)
-
-
-def visible(numbers: list[int], chosen: str | None) -> str:
-    """The value of CUDA_VISIBLE_DEVICES for some of the GPUs; ``chosen``: its value so far."""
-    names = [name.strip() for name in chosen.split(",")] if chosen else []
-    return ",".join(names[number] if number < len(names) else str(number) for number in numbers)
-
-
-if __name__ == "__main__":
-    wanted, total, where, *command = sys.argv[1:]
-    mine = visible(take(int(wanted), int(total), where), os.environ.get("CUDA_VISIBLE_DEVICES"))
-    os.execve(command[0], command, {**os.environ, "CUDA_VISIBLE_DEVICES": mine})
