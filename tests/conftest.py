@@ -15,8 +15,8 @@ settings.load_profile("reproducible")
 
 # Files that take minutes, so that no worker begins one when the other has nothing left to do.
 LONGEST = (
-    "test_experiments.py", "test_inside_training.py", "test_sweep.py", "test_cli.py", "test_recipe.py",
-    "test_ras.py", "test_neurons.py", "test_questions.py",
+    "test_experiments.py", "test_evaluation.py", "test_inside_training.py", "test_sweep.py", "test_cli.py",
+    "test_recipe.py", "test_ras.py", "test_neurons.py", "test_questions.py", "test_tuning.py", "test_probes.py",
 )  # fmt: skip
 
 

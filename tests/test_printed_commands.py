@@ -81,7 +81,7 @@ RUN_BY = {  # what the README and the pages around it tell to type, and where it
     "rimkit badges": "tests/test_colab.py::test_the_shipped_readme_and_all_chapters_are_filled_in",
     "rimkit plan": "tests/test_fitting.py::test_the_command", "rimkit book": "tests/test_book.py::site",
     "rimkit fetch": "tests/test_fetch.py::test_a_class_is_prepared_and_one_failure_stops_nothing",
-    "rimkit sweep": "tests/test_sweep.py::test_a_sweep_with_a_failed_a_killed_and_an_interrupted_cell", "rimkit audit": "tests/test_audit.py::test_the_command_writes_one_table",
+    "rimkit sweep": "tests/test_sweep.py::test_a_sweep_with_a_killed_and_an_interrupted_cell", "rimkit audit": "tests/test_audit.py::test_the_command_writes_one_table",
     "rimkit grid": "tests/test_grid.py::test_every_cell_is_measured_once",
     "rimkit lab": "tests/test_printed_commands.py::test_a_copy_is_made_restored_and_solved_as_printed",
 }  # fmt: skip

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import tiny
 from families import conversations, family
-from notebooks import chapter
+from IPython.utils.capture import capture_output
+from notebooks import chapter, run_cells
 from typer.testing import CliRunner
 
 import rimkit
+from rimkit import ledger
 from rimkit.behavior.generation import generate
 from rimkit.behavior.prompts import own_prompts
 from rimkit.cli import app
-from rimkit.data import UserError
+from rimkit.data import UserError, find_chapters
 from rimkit.experiments import probes
 from rimkit.models import activations, ndif
 from rimkit.models.hooks import architecture
@@ -169,21 +171,13 @@ def test_the_flag_is_passed_on(tmp_path, monkeypatch):
     assert given == [{"remote": "ndif", "model": "owner/name"}]
 
 
-def test_chapter_03_leaves_its_model_elsewhere(tmp_path):
+def test_chapter_03_leaves_its_model_elsewhere(shell, tmp_path):
     """As in a run with --remote, in the dry run: harm is read, and what needs replies is left out and said."""
-    import nbformat
-
-    from rimkit import ledger
-    from rimkit.runs import execute
-
-    done = execute.run(["03"], "noise-mini", tmp_path, {"remote": "local", "n_prompts": 16}, progress=False)
-    assert list(done["error"]) == [""]
-    shown = "".join(
-        output.get("text", "")
-        for cell in nbformat.read(done["notebook"][0], 4).cells
-        for output in cell.get("outputs", [])
-    )
-    assert "the model runs elsewhere: no replies" in shown
+    (path,) = find_chapters(["03"])
+    with capture_output() as printed:
+        given = {"model": "noise-mini", "remote": "local", "n_prompts": 16, "n_random": 2}
+        run_cells(shell, path, ledger=str(tmp_path / "rows.parquet"), **given)
+    assert "the model runs elsewhere: no replies" in printed.stdout
     rows = ledger.read(tmp_path).set_index("claim")
     assert sorted(rows.index) == ["C3a", "C3b", "C3c", "C3d", "C3e", "C3f"]
     assert rows["device"].eq("local").all()
