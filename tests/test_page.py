@@ -80,7 +80,7 @@ def test_every_claim_has_the_paper_what_it_is_held_to_and_what_was_measured(html
     assert "+20.0 points [+10.0, +30.0]" in html
     assert "+0.20 in r [+0.10, +0.30]" in html
     assert "12.5" in html  # seconds
-    assert "50.0% against" in html and "n 80" in html
+    assert "50.0% against" in html and "n\u00a080" in html
 
 
 def test_the_title_names_the_models_and_five_sentences_answer_first(html):

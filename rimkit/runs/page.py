@@ -182,12 +182,12 @@ def _line(item: dict, axis: dict) -> dict:
     value, control = (_value(item[name], item["metric"]) for name in ("value", "control_value"))
     seed = f":{item['seed']}" if _text(item["seed"]) else ""
     sides = f"{value} against {_text(item['control'])} {control}".rstrip() if value else ""
-    counted = [f"n {item['n']}"] if _text(item["n"]) else []
-    counted += [] if missing(item["p_adjusted"]) else [f"p {p_value(item['p_adjusted'])}".replace(" ", "\u00a0")]
+    counted = [f"n {item['n']}" if _text(item["n"]) else ""]
+    counted += [] if missing(item["p_adjusted"]) else [f"p {p_value(item['p_adjusted'])}"]
     bare = f"{effect_writer(item['metric'])(item['effect'])} {unit_of(item['metric'])}"
     effect = effect_text(item) or ("" if missing(item["effect"]) else bare)
     places = [axis["place"](item[name]) for name in ENDS]
-    details = ", ".join(filter(None, [sides, *counted]))
+    details = ", ".join(filter(None, [sides, *(words.replace(" ", "\u00a0") for words in counted)]))
     return {**item, "seed": seed, "effect": effect, "details": details, "places": places}
 
 
