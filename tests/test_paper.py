@@ -177,9 +177,7 @@ def test_fig_a3_covers_few_cells_and_fig_4b_explains_few_of_them():
     assert found.loc["no-think", ["assistant", "span"]].to_list() == pytest.approx([138 / 15_954, 7_881 / 15_954])
     shifts = tables.published("fig4b_refusal_head_counts")["prompts_of_180"].sum()
     assert found["shifted"].to_list() == pytest.approx([shifts / 12_564, shifts / 7_881])
-    text = findings.STATEMENTS["Fig. A3"]()
-    assert "13% and 8% of 180 x 1152 = 207,360 cells" in text
-    assert "at most 12% of the maxima at `assistant`, and 18% of those in the span" in text
+    assert "87% of the maxima with thinking and 92% without" in findings.STATEMENTS["Fig. A3"]()
     places = tables.maxima()["place"].unique()
     assert places[0] == "request (−5)"
     assert places[-1] == "other"
@@ -209,11 +207,11 @@ def test_three_models_break_and_one_of_them_under_random_neurons():
 
 def test_groups_of_fig_3_in_words():
     words = reanalysis.sizes_in_words()
-    assert words["</think>", "no-think"] == "n = 120 harmless, 120 harmful, of them 98 refused, 21 fulfilled"
-    assert words["</think>", "think"] == "n = 46 harmless, 71 harmful, of them 63 refused, about 8 fulfilled"
+    assert words["</think>", "no-think"] == "n = 120, 120, 98, 21"
+    assert words["</think>", "think"] == "n = 46, 71, 63, about 8"
     steps = tables.published("fig3_probe_scores").query("group == 'harmless'")
     for place, part in steps.groupby(["position", "mode"]):
-        counts = part["share_above_threshold"] * int(words[place].split()[2])
+        counts = part["share_above_threshold"] * int(words[place].split()[2].strip(","))
         assert np.abs(counts - counts.round()).max() < 0.02
 
 
@@ -366,12 +364,26 @@ def test_figs_5_and_6_are_judged_by_one_standard():
     for claim, row in found.iterrows():
         numbers = row[["effect", "ci_low", "ci_high"]]
         entry = known.loc[claim]
-        assert row["verdict"] == ledger.verdict(*numbers, *entry[["direction", "smallest_effect"]], row["p_value"], 20)
+        assert claim == "C5a" or row["verdict"] == ledger.verdict(
+            *numbers, *entry[["direction", "smallest_effect"]], row["p_value"], 20
+        )
         assert row["p_adjusted"] == pytest.approx(min(1, 20 * row["p_value"]))
     assert found.loc["C5a", "p_value"] == pytest.approx(stats.fisher_exact([[12, 9], [15, 6]])[1])
-    assert found.loc["C5a", ["n", "unit", "verdict"]].to_list() == [21, "prompts", "undecided"]
+    assert found.loc["C5a", ["n", "unit", "statement"]].to_list() == [
+        21,
+        "prompts",
+        "Fig. 5, probe readout, not refusals",
+    ]
+    assert pd.isna(found.loc["C5a", "verdict"])
     assert found.loc["C8b", ["n", "unit", "verdict"]].to_list() == [8, "models", "undecided"]
     assert found.index[found["verdict"] == "supported"].to_list() == ["C7a"]
+
+
+def test_c7a_with_the_values_of_table_2():
+    found = reanalysis.with_table_2()
+    change = tables.changes()["GSM8K"] - tables.literal_changes()["GSM8K-Literal"]
+    assert found["effect"] == pytest.approx(change.mean() / 100)
+    assert found["p_adjusted"] == pytest.approx(20 * stats.ttest_1samp(change, 0).pvalue)
 
 
 def test_models_needed_agrees_with_a_simulation():

@@ -1,5 +1,7 @@
 """What chapter 08 shows of the paper: figures by model, its tables, its explorers."""
 
+import re
+
 import pandas as pd
 import pytest
 
@@ -76,6 +78,9 @@ def test_claims_stand_beside_the_seeds():
     assert table.loc["C1b", "rim-mini"] == f"{len(judged)} {judged['verdict'].iloc[0]}"
     assert judged["verdict"].nunique() == 1
     assert not table.index.str.startswith("Q").any()
+    seeds = ledger.shipped().query("model == 'rim-mini-intent' and claim == 'C10a'")["seed"].nunique()
+    counted = re.findall(r"\d+", table.loc["C10a", "rim-mini-intent"])
+    assert sum(map(int, counted)) == max(1, seeds)  # a row without a seed is not counted beside those with one
 
 
 def test_what_is_said_about_a_claim_has_its_verdict():
@@ -102,6 +107,7 @@ def test_one_table_holds_every_claim_to_one_standard():
         "supported",
     ]
     assert table.loc["C5a", ["over", "one model left out", "p × family"]].to_list() == ["21 prompts", "–", "1.00"]
+    assert table.loc["C5a", "verdict"] == shown.claims_beside().loc["C5a", "published numbers"] == "not reported"
     assert table.loc["C8b", "one model left out"] == "−19.0 to −2.0"
 
 

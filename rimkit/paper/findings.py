@@ -15,7 +15,7 @@ from rimkit.ledger import claims
 from rimkit.paper import reanalysis, tables
 from rimkit.paper.reanalysis import FINISHED, GROUPS, PATTERNS, RIVALS, sides, think_mode
 from rimkit.paper.statistics import average, exact_power, interval_of_r
-from rimkit.paper.tables import HARM_BENCHMARK, HEADS, MATHS_PROBLEMS, PROMPTS, READING, published
+from rimkit.paper.tables import HARM_BENCHMARK, MATHS_PROBLEMS, PROMPTS, READING, published
 
 NOTHING = "The paper reports nothing that could be held against this."
 points = partial(in_points, digits=1)
@@ -315,19 +315,8 @@ def _figure_3() -> str:
 
 
 def _figure_a3() -> str:
-    found = tables.attention()
-    think, other = found.loc["think"], found.loc["no-think"]
-    shifts = published("fig4b_refusal_head_counts")["prompts_of_180"].sum()
-    return (
-        f"Drawn are {think['drawn']:,.0f} maxima with thinking and {other['drawn']:,.0f} without: "
-        f"{think['covered']:.0%} and {other['covered']:.0%} of {PROMPTS} x {HEADS} = "
-        f"{think['cells']:,.0f} cells (prompts times heads). Where the rest look is not said. Of "
-        f"those drawn, {think['assistant']:.0%} lie at `assistant` with thinking and "
-        f"{other['assistant']:.0%} without; {other['span']:.0%} lie in the empty span, which only "
-        f"the prompt without thinking has. The shifts of Fig. 4b add up to {shifts:,} cells: at "
-        f"most {think['shifted']:.0%} of the maxima at `assistant`, and {other['shifted']:.0%} of "
-        "those in the span."
-    )
+    left = 1 - tables.attention()["covered"]
+    return f"{left['think']:.0%} of the maxima with thinking and {left['no-think']:.0%} without are not drawn."
 
 
 def _figure_a5() -> str:

@@ -23,6 +23,7 @@ from rimkit.teaching.figures import points
 from rimkit.teaching.tables import Reading, effect_text, effect_writer, estimate, filled, html
 
 NOBODY = "nobody"
+WHAT = {"C1": "thoughts", "C2": "thoughts", "C5": "ablation", "C6": "tuning", "C7": "tuning", "C8": "ablation"}
 ENDS = {"effect_ci_low": "ci_low", "effect_ci_high": "ci_high"}  # of verdict rows, as elsewhere
 
 
@@ -53,8 +54,9 @@ def by_models(
 
 
 def power_curves() -> pd.DataFrame:
-    """Power of every comparison by prompts per condition: ``comparison, prompts, power``. Fig. 5,
-    which no judge read, by the exact test; the others with a noisy judge."""
+    """Power of every comparison by prompts per condition: ``comparison, what`` (thoughts, tuning,
+    ablation), ``prompts, power``. Fig. 5, which no judge read, by the exact test; the others with a
+    noisy judge."""
     sizes, table = np.unique(np.geomspace(20, 20_000, 25).round().astype(int)), needed()
 
     def at(item, n: int) -> float:
@@ -63,7 +65,8 @@ def power_curves() -> pd.DataFrame:
         return power(item.rate, item.control_rate, max(1, size), judge_sd=0.0 if exact else JUDGE_SD)
 
     return pd.DataFrame([
-        {"comparison": f"{item.claim}: {item.comparison}", "prompts": n, "power": at(item, int(n))}
+        {"comparison": f"{item.claim}: {item.comparison}", "what": WHAT[item.claim[:2]],
+         "prompts": n, "power": at(item, int(n))}
         for item in table.itertuples() for n in sizes
     ])  # fmt: skip
 
@@ -88,6 +91,8 @@ def claims_beside() -> pd.DataFrame:
         "published numbers": reanalysis().set_index("claim")["verdict"].fillna("not reported"),
     })  # fmt: skip
     judged = ledger.claims_table(ledger.shipped())
+    seeds = judged.groupby(["claim", "model"])["seed"].transform("count")
+    judged = judged[judged["seed"].notna() | (seeds == 0)]  # the same numbers may stand there twice
     for model, part in judged.groupby("model"):
         counts = part.groupby("claim")["verdict"].value_counts().rename("n").reset_index()
         said = counts["n"].astype(str) + " " + counts["verdict"]
@@ -111,7 +116,7 @@ def standard_table() -> pd.DataFrame:
         ],
         "p × family": found["p_adjusted"].map(p_value),
         "would need": [f"{_count(row['needed'])} {row['unit']}" for row in rows],
-        "verdict": found["verdict"],
+        "verdict": found["verdict"].fillna("not reported"),
     })  # fmt: skip
 
 
