@@ -152,8 +152,6 @@ def test_fig_1_says_which_models_it_draws_and_what_they_imply():
     assert "Mistral-7B 84.3% (80.4 to 88.5)" in text
     assert "Mixtral-8x7B would be 44.1%" in text
     assert text.endswith("is the no-think rate.")
-    assert tables.above_base().to_dict() == {"Qwen3-4B": 0, "Phi3.5-Tiny": 3, "Mistral-7B": 0, "Mixtral-8x7B": 3}
-    assert "Phi3.5-Tiny 3, Mistral-7B 0" in findings.STATEMENTS["Tables A2 to A4"]()
 
 
 def test_tables_in_words():
@@ -165,23 +163,14 @@ def test_tables_in_words():
         ("maths falls by", "random"): 7.32, ("maths falls by", "safety-critical"): 18.2,
         ("misalignment rises by", "random"): -2.19, ("misalignment rises by", "safety-critical"): 13.26,
     }  # fmt: skip
-    assert "up to 3 points for harmful prompts and 8 for" in findings.STATEMENTS["Fig. 3"]()
 
 
-def test_fig_a3_covers_few_cells_and_fig_4b_explains_few_of_them():
+def test_fig_a3_covers_few_cells():
     found = tables.attention()
     assert found["drawn"].to_dict() == {"think": 25_960, "no-think": 15_954}
     assert (found["cells"] == 207_360).all()
     assert found.loc["think", "covered"] == pytest.approx(0.125, abs=0.001)
-    assert found.loc["think", ["assistant", "span"]].to_list() == pytest.approx([12_564 / 25_960, 0])
-    assert found.loc["no-think", ["assistant", "span"]].to_list() == pytest.approx([138 / 15_954, 7_881 / 15_954])
-    shifts = tables.published("fig4b_refusal_head_counts")["prompts_of_180"].sum()
-    assert found["shifted"].to_list() == pytest.approx([shifts / 12_564, shifts / 7_881])
     assert "87% of the maxima with thinking and 92% without" in findings.STATEMENTS["Fig. A3"]()
-    places = tables.maxima()["place"].unique()
-    assert places[0] == "request (−5)"
-    assert places[-1] == "other"
-    assert "assistant (0)" in places
 
 
 def test_fig_a5_adds_up_and_a_quarter_of_maths_is_other():

@@ -300,20 +300,6 @@ def baseline(row: pd.Series, rates: pd.Series) -> str:
     return "neither rate for certain" if off == on else "the no-think rate" if off else "the think rate"
 
 
-def _over_implied_base() -> str:
-    """Tables A2-A4 against the bases that Fig. 1 implies, in one sentence."""
-    said = ", ".join(f"{model} {n}" for model, n in tables.above_base().items())
-    return f"Effort-minimising cells, of three, above the untuned rate that Fig. 1 implies: {said}."
-
-
-def _figure_3() -> str:
-    table = published("fig3_probe_scores").query("position == '<|im_end|>'")
-    shares = table.set_index(["group", "layer", "mode"])["share_above_threshold"].unstack()
-    gap = (shares["think"] - shares["no-think"]).abs().groupby("group").max().map(percent)
-    how_far = f"{gap['harmful']} points for harmful prompts and {gap['harmless']} for harmless ones"
-    return f"At <|im_end|> the modes differ by up to {how_far}."
-
-
 def _figure_a3() -> str:
     left = 1 - tables.attention()["covered"]
     return f"{left['think']:.0%} of the maxima with thinking and {left['no-think']:.0%} without are not drawn."
@@ -329,6 +315,5 @@ def _figure_a5() -> str:
 
 
 STATEMENTS: dict[str, Callable[[], str]] = {
-    "Fig. 1": _figure_1, "Fig. 3": _figure_3, "Fig. A3": _figure_a3, "Fig. A5": _figure_a5,
-    "Tables A2 to A4": _over_implied_base,
+    "Fig. 1": _figure_1, "Fig. A3": _figure_a3, "Fig. A5": _figure_a5,
 }  # fmt: skip

@@ -9,7 +9,7 @@ from functools import cache, partial, wraps
 
 import pandas as pd
 
-from rimkit.data import UserError, data_dir, nearest, number
+from rimkit.data import UserError, data_dir, nearest
 
 HARM_BENCHMARK = 300  # prompts of HEx-PHI, the paper's only safety benchmark
 MATHS_PROBLEMS = 60  # AIME 2024 and 2025 together
@@ -109,39 +109,14 @@ def implied_base(ratio, change):
     return ratio * change / (1 - ratio)
 
 
-def above_base() -> pd.Series:
-    """By model: effort-minimising cells of Tables A2-A4, of three, above the base of Fig. 1."""
-    base, cells = before_after()["before"], injected().set_index("model")["target"]
-    cells = cells[cells.index.isin(base.index)]
-    return (cells > base[cells.index]).groupby(level=0, sort=False).sum()[base.index].rename("above")
-
-
 SUMS = {"aggfunc": "sum", "fill_value": 0}
 
 
 def attention() -> pd.DataFrame:
-    """Fig. A3 by mode: ``drawn`` maxima, ``cells`` (prompts times heads), and shares. ``covered`` =
-    drawn / cells. And ``assistant, span, shifted``: the share of the drawn maxima at `assistant`
-    and in the empty span (0 in think mode, which has none), and how many of those the shifts of
-    Fig. 4b, added over its heads, can be at most (of `assistant` or the span, by mode)."""
+    """Fig. A3 by mode: ``drawn`` maxima, ``cells`` (prompts times heads), ``covered`` = drawn / cells."""
     table = by_model("figa3_attention_maxima", "token", "maxima", "mode", **SUMS)
-    shifts = published("fig4b_refusal_head_counts")["prompts_of_180"].sum()
     found = pd.DataFrame({"drawn": table.sum(axis=1), "cells": PROMPTS * HEADS})
-    found["covered"] = found["drawn"] / found["cells"]
-    found["assistant"] = table["assistant"] / found["drawn"]
-    found["span"] = table["between think tags"] / found["drawn"]
-    found["shifted"] = shifts / table[["assistant", "between think tags"]].max(axis=1)
-    return found
-
-
-def maxima() -> pd.DataFrame:
-    """Fig. A3 in the order of the prompt: columns ``mode, place, maxima``. A ``place`` is a token
-    with its offset from `assistant`."""
-    table = published("figa3_attention_maxima")
-    offset = pd.to_numeric(table["offset"], errors="coerce")  # "other" has none, and comes last
-    at = offset.map(lambda n: "" if pd.isna(n) else f" ({number(n, 0, signed=True)})")
-    table["place"] = table["token"] + at
-    return table.loc[offset.sort_values(kind="stable").index, ["mode", "place", "maxima"]]
+    return found.assign(covered=found["drawn"] / found["cells"])
 
 
 def flags() -> pd.DataFrame:
