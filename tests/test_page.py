@@ -224,7 +224,7 @@ def test_what_is_missing_is_said_on_the_page_and_the_rest_is_shown(tmp_path):
     found, notes = page.own_rows(tmp_path)
     assert found["model"].tolist() == ["mine"]
     assert len(notes) == 1 and "01_good.ipynb was run, but its rows ledger/01_good.parquet are missing" in notes[0]
-    assert notes[0] in page.page({"run": found}, notes)
+    assert notes[0] in page.page(found, notes)  # of one run without a name
 
 
 def test_the_page_appears_whole_or_not_at_all(tmp_path):

@@ -45,7 +45,7 @@ RUN = ["group", "chapter", "run_id", "model", "seed", "prompts", "judge", "devic
 OF_RUNS = {"seconds": ("seconds", "max"), "rows": ("status", "size"), "created": ("created", "max")}
 
 
-def write_page(runs: Mapping[str, pd.DataFrame], path: str | Path, notes: Sequence[str] = ()) -> Path:
+def write_page(runs: Mapping[str, pd.DataFrame] | pd.DataFrame, path: str | Path, notes: Sequence[str] = ()) -> Path:
     """Write the claims page of `page` to a file, which appears whole or not at all. Raises
     `UserError` for a path that cannot be written, or is there and no file (a folder, a device)."""
     path = Path(path)
@@ -75,9 +75,10 @@ def own_rows(folder: str | Path) -> tuple[pd.DataFrame, list[str]]:
     return found, notes
 
 
-def page(runs: Mapping[str, pd.DataFrame], notes: Sequence[str] = ()) -> str:
-    """The claims page of runs, by the name of each, as HTML; ``notes`` say what could not be shown.
-    Text that comes from rows is escaped, what is missing is empty."""
+def page(runs: Mapping[str, pd.DataFrame] | pd.DataFrame, notes: Sequence[str] = ()) -> str:
+    """The claims page of runs, by the name of each, or of one run's rows, as HTML; ``notes`` say
+    what could not be shown. Text that comes from rows is escaped, what is missing is empty."""
+    runs = {OWN: runs} if isinstance(runs, pd.DataFrame) else runs
     look = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     loader = PackageLoader("rimkit.runs", "claims_page")
     jinja = Environment(loader=loader, finalize=lambda value: "" if missing(value) else value, **look)
