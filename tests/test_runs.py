@@ -252,7 +252,7 @@ def test_how_long_a_run_takes_is_said_as_far_as_it_is_known(tmp_path):
     assert execute._outlook(len(known), known, 2) == f", about {len(known) / 4:.0f} min"
     assert execute._outlook(2, {"01": 30.0, "02": None}, 1) == ""
     shipped = pd.read_csv(data.data_dir() / "chapters.csv")
-    assert set(shipped["chapter"]) == set(known) and shipped["seconds"].between(5, 60).all()
+    assert sorted(shipped["chapter"]) == sorted(known) and shipped["seconds"].between(5, 60).all()
     jobs = execute.plan(data.find_chapters(["01"]), "rim-mini", {})
     (measured,) = execute._expected(jobs, "rim-mini", tmp_path).values()
     assert measured > 5 and execute._expected(jobs, "mine", tmp_path) == {"01_observing_rim": None}
