@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from errno import EEXIST, EINVAL, ENOENT, ENOTEMPTY
+from functools import partial
 from hashlib import sha256
 from io import StringIO
 from itertools import combinations
@@ -57,8 +58,9 @@ def check_known(what: str, given, known: Iterable) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its kind if it says nothing."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    """The first line of what an error says, two if it ends in a colon, or its kind if it says nothing."""
+    lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
 
 
 def data_dir() -> Path:
@@ -84,7 +86,7 @@ def find_chapters(names: Iterable[str] = ()) -> list[Path]:
 def _find_chapter(name: str, shipped: Mapping[str, Path]) -> Path:
     if name.endswith(".ipynb") and Path(name).is_file():
         return Path(name).resolve()
-    if Path(name).name != name:
+    if Path(name).name != name or not name:
         raise UserError(f"there is no notebook {name}")
     stem = name.removesuffix(".ipynb")
     for chapter, path in shipped.items():
@@ -168,13 +170,17 @@ def _csv(text: str) -> pd.DataFrame:
 
 
 def _json(text: str) -> list[dict]:
-    if text.lstrip().startswith("["):
-        rows = json.loads(text)
-    else:
-        rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+    read = partial(json.loads, object_pairs_hook=_names_once)
+    rows = read(text) if text.lstrip().startswith("[") else [read(line) for line in text.split("\n") if line.strip()]
     if not all(isinstance(row, dict) for row in rows):
         raise ValueError("a row is no object with named fields")
     return rows
+
+
+def _names_once(pairs: list[tuple]) -> dict:
+    if len(fields := dict(pairs)) < len(pairs):
+        raise ValueError("a row has two fields by one name")
+    return fields
 
 
 def plain_names(table: pd.DataFrame) -> list[str]:

@@ -339,6 +339,15 @@ def test_a_switch_that_only_changes_what_stands_before_the_request():
     assert chat.parse(ids, chat.encode("go", "think"))[:2] == ("a", "b")  # without its wrapper
 
 
+def test_words_of_the_system_that_only_the_model_knows():
+    """As in the first Nemotrons: the template shows a system prompt, and names no switch."""
+    source = templates.STRIPS + "{{- '<|im_start|>assistant\\n' if add_generation_prompt }}"
+    chat = ChatFormat(templates.tokenizer(templates.CHATML, source), think="detailed")
+    prompts = [chat.tokenizer.decode(chat.encode("go", mode).ids) for mode in MODES]
+    frame = "<|im_start|>system\ndetailed thinking {}<|im_end|>\n<|im_start|>user\ngo" + templates.OPENS_CHATML
+    assert (chat.thinking, prompts) == ("by its system prompt", [frame.format("on"), frame.format("off")])
+
+
 def test_a_template_that_takes_the_request_in_parts():
     chat = ChatFormat(templates.tokenizer(templates.CHATML, templates.IN_PARTS), think=False)
     encoded = chat.encode("go", "no-think")
@@ -461,6 +470,8 @@ def _without_brackets(normalizer):
         (tiny.OPENS_ITSELF, "soft", "soft switch .* leaves the thought to the model"),
         (tiny.QWEN_FRAME, "soft", "soft switch"),
         (tiny.QWEN_FRAME, "instruction", "did you mean 'instruct'"),
+        (templates.QWEN3, "detailed", "needs a model that opens its thoughts itself"),
+        (templates.R1_ORIGINAL, "detailed", "and takes a system prompt"),
     ],
 )
 def test_ways_that_do_not_go_with_the_template(template, think, words):

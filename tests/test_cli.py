@@ -214,6 +214,7 @@ BAD = {  # a command line of each kind, and what its one line says
     "run /nope/00_start_here.ipynb": "there is no notebook /nope/00_start_here.ipynb",
     "run {file}.ipynb": "is not a notebook that can be run",
     "run {good} --out {full}": "No space left on device",
+    "run {good} --judge endpoint:m@http://127.0.0.1:9/v1": "no answer from http://127.0.0.1:9/v1",
     "run {good} -p sizes=" + 5000 * "[": "takes a list such as [1, 2]",
     "run {good} -p temperature=inf": "takes a finite number",
     "run {good} -p n_prompts=" + 5000 * "9": "n_prompts takes a whole number",

@@ -231,6 +231,7 @@ def test_one_request_that_is_refused_is_one_reply_that_is_missing(capsys):
         {}, [], None, "text", {"choices": None}, {"choices": [None]}, {"choices": [{"message": None}]}, {"choices": "no"},
         {"choices": [{"message": {"content": 7}}]}, {"choices": [{"message": {"content": [{"type": "image"}]}}]},
         b'{"choices": [{"message": {"content": "so', b"\xff\xfe{}", b"",
+        b'{"created": ' + b"9" * 5000 + b"}",
     ],
 )  # fmt: skip
 def test_odd_answers_are_one_clear_line(body):

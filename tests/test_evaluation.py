@@ -70,6 +70,11 @@ def test_a_file_is_found_from_every_folder(tmp_path, monkeypatch):
         ({"harmful": "nowhere.csv?text=goal"}, "", "there is no file 'nowhere.csv'"),
         ({}, "phrase", "unknown judge 'phrase'"),
         ({}, "guard:./nowhere", "there is no folder './nowhere'"),
+        (
+            {},
+            "endpoint:m@http://127.0.0.1:9/v1",
+            "no answer from http://127.0.0.1:9/v1 (one try): is the server running",
+        ),
         ("hex-phi", "", "'hex-phi' names no stand-in: write harmful=hex-phi"),
         ("harmful=hex-phi, math=gsm8k", "", "unknown prompt set of the chapters 'math'; did you mean 'maths'"),
     ],
@@ -88,7 +93,9 @@ def test_one_set_can_stand_in_twice():
 def test_files_and_folders_are_named_in_rows_and_hashed(tmp_path, monkeypatch):
     (tmp_path / "own.csv").write_text("text,kind\nplease polish the clock .,harmful\n")
     guard = tmp_path / "my-guard"
-    load("noise-mini").hf.save_pretrained(guard)
+    noise = load("noise-mini")
+    noise.hf.save_pretrained(guard)
+    noise.tokenizer.save_pretrained(guard)
     monkeypatch.chdir(tmp_path)
     measure = evaluation({"harmful": "own.csv"}, "guard:./my-guard", 500)
     assert measure.judge == f"guard:{guard}"  # chapters run in another folder

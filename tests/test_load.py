@@ -184,5 +184,9 @@ def test_spread_over_what_is_there_gives_the_same_model(thoughtless):
 
 def test_a_configuration_that_is_not_one(folder):
     (folder / "config.json").write_text(json.dumps({"model_type": "no-such-kind"}))
-    with pytest.raises(UserError, match="tiny could not be loaded"):
-        config_of(str(folder))
+    for look in (config_of, check_chat):  # also before a run
+        with pytest.raises(UserError, match="tiny could not be loaded"):
+            look(str(folder))
+    (folder / "config.json").write_text(json.dumps({"model_type": "vit"}))
+    with pytest.raises(UserError, match="generates no text: transformers has no causal language model 'vit'"):
+        check_chat(str(folder))

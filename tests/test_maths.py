@@ -88,7 +88,7 @@ def test_final_answers(solution, value):
         r"5\pi", "3 + 4i", "2*3", r"2 \times 3", r"x^{n+2}", "2 × 3", "(x + 1)/2", "√5", "log 5", "x minus 5", r"\sqrt[3]{5}", r"\log 5 + \log(x + 2)",
         r"\boxed{\ln 7}", r"\boxed{\pm 4}", r"\boxed{±4}", r"\boxed{\cos(60)}", r"\boxed{x < 9}", r"\boxed{\lceil 2.5 \rceil}", r"\boxed{|7|}", r"\boxed{4!}",
         "x = ±4", "it is plus or minus 4", "y = +/- 4", r"\boxed{log 8}", r"\boxed{7m}", r"\boxed{\frac{1}{\sqrt{2}}}", r"\boxed{(3, 4)}", r"\boxed{2^8}", "pages 3–5",
-        "That leaves 20-3", "20 - 3", "It is $20-3$.", r"8 - \frac{1}{2}", "20 minus 5", "4 - -3",
+        "That leaves 20-3", r"\boxed{5}\text{ or }\boxed{6}", r"$x = \boxed{5}$ and $y = \boxed{6}$", "20 - 3", "It is $20-3$.", r"8 - \frac{1}{2}", "20 minus 5", "4 - -3",
     ],
 )  # fmt: skip
 def test_no_final_answer(solution):

@@ -101,10 +101,11 @@ def test_bad_requests_are_told_in_one_line(shelf, name, options, words):
         ("prompt_id,text,kind\n1,,maths\n", r"prompt_id '1' of .* has no text"),
         ("prompt_id,text,kind\n1,a,maths\n1,b,maths\n", "'1' of .* occurs twice"),
         ("", "cannot be read as csv"),
+        ('{"text": "a", "text": "b", "kind": "maths"}', "a row has two fields by one name"),
     ],
 )
 def test_bad_files_are_told_in_one_line(tmp_path, text, words):
-    path = tmp_path / "mine.csv"
+    path = tmp_path / f"mine.{'jsonl' if text.startswith('{') else 'csv'}"
     path.write_text(text)
     with pytest.raises(UserError, match=words) as caught:
         load_prompts(path)

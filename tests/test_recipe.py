@@ -137,6 +137,11 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(tmp_path, mo
     resumed, whole = (recipe.fit("safe-mini", 5, steps=3, checkpoint=path) for path in (kept, None))
     assert resumed[2] == whole[2]
     assert all(torch.equal(weight, whole[0].state_dict()[key]) for key, weight in resumed[0].state_dict().items())
+    with pytest.raises(UserError, match=r"safe-mini seed 6 cannot go on from .*: it is of safe-mini seed 5"):
+        recipe.fit("safe-mini", 6, steps=3, checkpoint=kept)
+    kept.write_bytes(kept.read_bytes()[:5000])
+    with pytest.raises(UserError, match="remove it, or give another folder"):
+        recipe.fit("safe-mini", 5, steps=3, checkpoint=kept)
 
 
 def test_the_mixture_of_experts_has_the_data_and_the_active_parameters_of_its_twin():

@@ -192,7 +192,7 @@ def test_quotation_marks_around_a_real_tag_quote_nothing(text, expected):
 
 @pytest.mark.parametrize(
     "tag",
-    ["<scratchpad>", "&lt;think&gt;", "</ think >", "<think/>", '<think effort="low">', "<think hard>", "＜think＞", '<details type="reasoning">'],
+    ["<scratchpad>", "&lt;think&gt;", "</ think >", "<think\n>", "<think/>", '<think effort="low">', "<think hard>", "＜think＞", '<details type="reasoning">'],
 )  # fmt: skip
 def test_tags_with_attributes_and_scratchpads_are_unknown_tags(tag):
     assert STRAY.search(f"{tag} so")[0] == tag
@@ -229,9 +229,28 @@ def test_words_of_the_system_switch_thinking(on, off, default, closes):
 
 
 @pytest.mark.parametrize(
+    ("ending", "on", "off", "tags"),
+    [
+        ("'<think></think>\\n' if messages[-1].content.endswith('/nothink')", "", " /nothink", Tags(*QWEN[:2], "", "", "\n")),
+        ("'<think>\\n' if '/think' in messages[0].content else '<think>\\n\\n</think>\\n\\n'", " /think", "", QWEN),
+        ("'<|START_THINKING|><|END_THINKING|>' if not enable_thinking", True, False, Tags(*KNOWN[6], "", "", "")),
+    ],
+)  # fmt: skip
+def test_switches_of_other_forms(ending, on, off, tags):
+    """A word at the end of the message, one that only turns thinking on, and an empty span without a space in it."""
+    found = Template(tiny.tokenizer(templates.STRIPS + f"{{{{- '<|im_start|>assistant\\n' }}}}{{{{- {ending} }}}}"))
+    asked = [one.added or one.system or one.settings.get("enable_thinking", "") for one in (found.on, found.off)]
+    assert (found.way, asked, found.tags) == ("switch", [on, off], tags)
+
+
+@pytest.mark.parametrize(
     ("source", "words"),
     [
         ("{% for m in messages %}{{ m.content[:12] }}{% endfor %}", "does not show the request once"),
+        (
+            "{% for m in messages %}{{ 'on ' + m.content + ': ' + m.content }}{% endfor %}",
+            "does not show the request once",
+        ),
         ("{% for m in messages %}{{ ['so', 'hm']|random + m.content }}{% endfor %}", "draws at random"),
     ],
 )

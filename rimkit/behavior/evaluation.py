@@ -19,7 +19,6 @@ from typing import Self, TypeVar
 
 import numpy as np
 import pandas as pd
-from transformers import AutoConfig
 
 from rimkit.behavior import prompts as prompt_tables
 from rimkit.behavior.generation import CUT, USUAL, generate
@@ -29,7 +28,7 @@ from rimkit.data import UserError, check_known, find_table, percent, read_table,
 from rimkit.models.chat import MODES
 from rimkit.models.endpoint import is_endpoint
 from rimkit.models.hooks import cut_attention
-from rimkit.models.hub import identity, locate, mirrored, read
+from rimkit.models.hub import identity, locate, mirrored
 from rimkit.models.interventions import ablate_per_row
 from rimkit.models.load import name_of, speaks_invented
 from rimkit.models.study import StudyModel
@@ -254,14 +253,12 @@ def _stand_in(name: str, other: str) -> str:
 
 
 def _judge(name: str) -> str:
-    """A judge that there is and, of a guard, can be read; its folder as an absolute path."""
-    if name:
-        find_judge(name)
+    """A judge that is there, as far as that is quick to say; its folder as an absolute path."""
+    getattr(find_judge(name) if name else None, "check", bool)()
     kind, colon, source = name.partition(":")
     if kind != "guard" or not colon:
         return name
-    read(AutoConfig, found := locate(source))
-    place = Path(found.source)
+    place = Path(locate(source).source)
     return f"guard:{place.resolve()}" if place.is_dir() else name
 
 

@@ -298,6 +298,7 @@ _FORMS: dict[str, list[tuple[re.Pattern, str]]] = {"before": [], "after": []}  #
 for step, form, becomes, _ in pd.read_csv(data_dir() / "prompts" / "numbers.csv", keep_default_na=False).to_numpy():
     _FORMS[step].append((re.compile(form.replace("<N>", _N), re.IGNORECASE), becomes))
 _OR = re.compile(rf"({_N})(?: [a-z]+)?,? \(?(?:or|and) (?:[a-z] ?= ?)?\$?({_N})", re.IGNORECASE)
+_TWO_BOXES = re.compile(r"\}[\s$,]*(?:\\\w+\{)?\s*(?:or|and)\b[\s$}]*(?:[a-z]\s*=\s*)?\\boxed", re.IGNORECASE)
 # "3-5" and "20-3": a range, a difference that nobody took
 _RANGE = re.compile(r"(?<![\w.,/])\d[\d,.]*[ ]?[-−–‒‑—][ ]?\$?\d[\d,.]*(?<=\d)(?!\d|/|\s?[a-z]?[-−])")
 NUMBER_WORDS = re.compile(rf"(?i)\b(?:{'|'.join(WORDS['number'])})\b")  # beside digits, they say more than these
@@ -355,6 +356,8 @@ def final_answer(solution: str) -> Fraction | None:
     answer that is no number ("\\boxed{x+1}") is None: what is marked is what was meant. So is a
     number that is only a part of an expression ("2\\sqrt{5}", "x^2")."""
     boxed, behind = _boxed(solution), _behind(solution)
+    if _TWO_BOXES.search(solution):
+        return None
     *before, later = _RETRACTS.split(behind)
     if re.search(r"\d", later) and (before or _MARK.search(behind)):
         first, last = final_answer(solution.removesuffix(behind)), final_answer(later)

@@ -115,6 +115,10 @@ class GuardJudge:
         table = _verdicts(replies, prompts, self._say, self.name)
         return table if "label" in table else table.assign(label="")
 
+    def check(self) -> None:
+        """Raise `UserError` where that can be said without its weights."""
+        _ = self.tokenizer
+
     @cached_property
     def classifies(self) -> bool:
         """Whether it is a sequence classifier; `UserError` if it is no generative model either."""
@@ -333,6 +337,10 @@ class EndpointJudge:
     def name(self) -> str:
         return f"endpoint:{self.client.model}"
 
+    def check(self) -> None:
+        """Raise `UserError` if nobody answers, or the key is refused."""
+        self.client.models()
+
     @cached_property
     def client(self) -> Client:
         return Client(*split_name(self.model.removeprefix("endpoint:")), **self.limits)
@@ -387,7 +395,7 @@ class EndpointJudge:
     def _fetch(self, todo: dict[str, tuple[str, str]], proven: bool) -> dict[str, str]:
         """Ask for all of ``todo``, keep scores as they come, and say why requests were refused.
         ``proven``: these settings have brought scores before, so a refusal is about one request."""
-        self.client.models()  # whether anybody is there, and takes the key, before all else is sent
+        self.check()  # before all else is sent
         refused: dict[str, str] = {}
         done: list[str] = []
 

@@ -16,14 +16,15 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from rimkit.data import UserError, check_known
-from rimkit.models.thoughts import PLAIN, QWEN, STAND_IN, TAG, Asked, Template, split, without_tags
+from rimkit.models.thoughts import IN_SYSTEM, PLAIN, QWEN, STAND_IN, TAG, Asked, Template, split, without_tags
 
 MODES = ("think", "no-think")
-# Ways of thinking, as `ChatFormat.thinking` names them: `Template.way`, and two to be asked for.
+# Ways of thinking, as `ChatFormat.thinking` names them: `Template.way`, and three to be asked for.
 SWITCH, OPENS, MODEL_OPENS, NONE = "switch", "template opens", "model opens", "none"
-SOFT, INSTRUCTION = "soft switch", "by instruction"
-ASKED = (True, False, "instruct", "soft")  # what `load(think=…)` takes
+SOFT, INSTRUCTION, BY_SYSTEM = "soft switch", "by instruction", "by its system prompt"
+ASKED = (True, False, "instruct", "soft", "detailed")  # what `load(think=…)` takes
 NO_THINK = " /no_think"
+DETAILED = {mode: Asked(system=f"{IN_SYSTEM} {word}") for mode, word in zip(MODES, ("on", "off"), strict=True)}
 INSTRUCT = (
     "\n\nThink step by step before you answer: first write your thoughts between "
     f"{QWEN.open} and {QWEN.close}, then write your answer."
@@ -31,7 +32,9 @@ INSTRUCT = (
 STEP_BY_STEP = "Let me think step by step."
 NOTES = {
     OPENS: "its template opens every thought; in no-think mode rimkit closes it at once (an empty think span)",
-    MODEL_OPENS: "it opens its thoughts itself; in no-think mode rimkit writes an empty think span",
+    MODEL_OPENS: "it opens its thoughts itself; in no-think mode rimkit writes an empty think span "
+    f"(if it thinks where its system prompt says '{IN_SYSTEM} on', as Nemotron does: +detailed)",
+    BY_SYSTEM: f"its system prompt says '{IN_SYSTEM} on' in think mode, and off in no-think mode",
     SOFT: f"in no-think mode the request ends in '{NO_THINK.strip()}' and the model writes the empty think span itself",
     INSTRUCTION: "it has no think mode: it thinks by instruction, between tags, after "
     f"'{STEP_BY_STEP}'; its no-think prompt is the plain one",
@@ -165,6 +168,9 @@ class ChatFormat:
                 "a soft switch (/no_think) needs a model whose template has enable_thinking and leaves "
                 "the thought to the model, as Qwen3's"
             )
+        shown = (asked.system in self.template.around(asked)[0] for asked in DETAILED.values())
+        if think == "detailed" and not (own == MODEL_OPENS and all(shown)):
+            raise UserError("'detailed' needs a model that opens its thoughts itself, and takes a system prompt")
         if own == NONE and think != "instruct":
             return NONE, reason
         around = self.tokenizer(self.tags.opening + STAND_IN + self.tags.closing, add_special_tokens=False)
@@ -172,7 +178,7 @@ class ChatFormat:
             both = f"{self.tags.open} and {self.tags.close}"
             reason = f"its tokenizer does not keep {both} as written, so there is no think span"
         elif own != NONE or not self.template.tags:
-            return {"instruct": INSTRUCTION, "soft": SOFT}.get(think, own), ""
+            return {"instruct": INSTRUCTION, "soft": SOFT, "detailed": BY_SYSTEM}.get(think, own), ""
         if think == "instruct":
             raise UserError(f"the model cannot think by instruction: {reason}")
         return NONE, reason
@@ -181,6 +187,8 @@ class ChatFormat:
         """How the template is asked for a prompt."""
         if self.thinking == INSTRUCTION:
             return Asked(added=INSTRUCT) if mode == "think" else PLAIN
+        if self.thinking == BY_SYSTEM:
+            return DETAILED[mode]
         if self.thinking == SOFT and mode == "no-think":
             return self.template.on._replace(added=NO_THINK)
         return self.template.on if mode == "think" else self.template.off

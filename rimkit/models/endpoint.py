@@ -6,7 +6,6 @@ mean is not known here. Keys come from the environment alone: ``RIMKIT_API_KEY``
 ``OPENAI_API_KEY`` for the address that it was made for, so that no key travels to another server.
 """
 
-import json
 import os
 import re
 import threading
@@ -323,7 +322,7 @@ class Client:
         for attempt in range(tries):  # of answers that are cut off; the package repeats what fails before
             try:
                 return request(api.with_options(max_retries=tries - 1, timeout=patience))
-            except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+            except (ValueError, RecursionError):  # of json, or of the text
                 problem: Exception = Rejected(self._not_openai)
                 time.sleep(min(0.5 * attempt, 2))
             except (TimeoutError, openai.APIError) as error:
@@ -365,9 +364,8 @@ class Client:
     def _read(self, reply) -> Answer:
         """The first choice of an answer; `Rejected` if there is none, or in no known form."""
         try:
-            choice = min(
-                reply.choices, key=lambda one: getattr(one, "index", None) or 0
-            )  # of several, the first by number
+            # of several, the first by number
+            choice = min(reply.choices, key=lambda one: getattr(one, "index", None) or 0)
             message = getattr(choice, "message", choice)
             if message is None:
                 raise TypeError

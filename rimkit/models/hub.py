@@ -38,7 +38,7 @@ WITH_OPTIONS = re.compile(r"(?P<model>[^+]+)(?P<options>(?:\+\w+)+)(?P<seed>:\d+
 NOISE = "noise-mini"  # random weights: the negative control
 # Controls, which no grid counts among the models: noise, and what a method should find, planted.
 CONTROLS = (NOISE, "planted-base", "planted-shared", "planted-disjoint")
-OPTIONS = {"instruct": {"think": "instruct"}, "soft": {"think": "soft"}, "4bit": {"quantize": "4bit"}}
+OPTIONS = {word: {"think": word} for word in ("instruct", "soft", "detailed")} | {"4bit": {"quantize": "4bit"}}
 MIRROR = "RIMKIT_DATASETS"
 DESCRIPTION = ("*.json", "*.jinja", "*.txt", "*.model")  # files of a model besides its weights
 MODEL_FILES = (*DESCRIPTION, "*.safetensors")

@@ -38,11 +38,12 @@ def load(
     (`rimkit.models.endpoint`), or a Hugging Face module in memory, which needs its ``tokenizer``
     and stays where it is unless ``device`` or ``dtype`` (see `choose_device`; ``"auto"``: on
     several GPUs) is given. An embedded name goes before a folder of that name (write ``./name``).
-    Options may follow a name, as part of it in every table: ``+instruct``, ``+soft``, ``+4bit``.
+    Options may follow a name, as part of it in every table: ``+instruct``, ``+4bit`` …
 
     ``think``: True asks for a think mode of the model's own; False accepts a model without one, for
     no-think mode only; ``"instruct"`` lets such a model think by instruction in the user's turn;
-    ``"soft"`` turns thinking off by ``/no_think`` in the user's turn, as Qwen3 understands it.
+    ``"soft"`` turns thinking off by ``/no_think`` in the user's turn, as Qwen3 understands it;
+    ``"detailed"`` turns it on and off by words of the system prompt, as Nemotron understands them.
     ``quantize="4bit"`` needs an NVIDIA GPU and bitsandbytes. ``remote="ndif"``: no weights are
     loaded, and traces run on NDIF (`rimkit.models.ndif`); ``"local"`` is a dry run of that.
 
@@ -140,9 +141,13 @@ def name_of(model: str) -> str:
 
 
 def chat_of(model: str) -> ChatFormat:
-    """The chat format of a model by name, options included, without its weights."""
+    """The chat format of a model by name, options included, without its weights. Raises `UserError`,
+    also for an architecture that is unknown or writes no text."""
     name, options = hub.options_of(model)
-    tokenizer = hub.read(AutoTokenizer, hub.locate(name))
+    found = hub.locate(name)
+    if type(config := hub.read(AutoConfig, found)) not in AutoModelForCausalLM._model_mapping:
+        raise UserError(f"{model} generates no text: transformers has no causal language model '{config.model_type}'")
+    tokenizer = hub.read(AutoTokenizer, found)
     try:
         return ChatFormat(tokenizer, think=options.get("think", True))
     except UserError as error:

@@ -141,14 +141,16 @@ class Template:
     def __init__(self, tokenizer):
         if not getattr(tokenizer, "chat_template", None):
             raise UserError("the tokenizer has no chat template: use an instruction-tuned model, or set one")
-        self.tokenizer, self.as_parts = tokenizer, False
+        self.tokenizer = tokenizer
         source = tokenizer.get_chat_template()
         self.source = _on(TODAY, source)
-        try:
-            self.around()
-        except UserError:
-            self.as_parts = True
-            self.around()
+        for self.as_parts in (False, True):
+            with suppress(UserError):
+                self.around()
+                break
+        else:
+            self.as_parts = False
+            self.around()  # says why
         if any(used.name == "random" for used in self._tree.find_all(nodes.Filter)):
             raise UserError("the chat template draws at random: no prompt could be repeated")
         if HARMONY in self._texts:
@@ -220,12 +222,14 @@ class Template:
         words that are looked for in messages."""
         names = sorted(filter(SWITCHES.search, meta.find_undeclared_variables(self._tree)))
         values, words = {name: [False, True] for name in names}, []
-        for compare in self._tree.find_all(nodes.Compare):
-            consts = [const.value for const in compare.find_all(nodes.Const)]
-            if isinstance(compare.expr, nodes.Name) and compare.expr.name in values:
-                values[compare.expr.name] += [value for value in consts if isinstance(value, str | int)]
-            elif isinstance(compare.expr, nodes.Const) and SWITCHES.search(str(consts[0])):
-                words += consts[:1] if not re.search(TAG, str(consts[0])) else []
+        for node in self._tree.find_all((nodes.Compare, nodes.Call)):
+            of = node.expr if isinstance(node, nodes.Compare) else node.node
+            consts = [const.value for const in node.find_all(nodes.Const)]
+            if isinstance(of, nodes.Name) and of.name in values:
+                values[of.name] += [value for value in consts if isinstance(value, str | int)]
+            elif isinstance(of, nodes.Const | nodes.Getattr):
+                texts = [const for const in consts if isinstance(const, str)]
+                words += [text for text in texts if SWITCHES.search(text) and not re.search(TAG, text)]
         asked = [Asked(name, value) for name in names for value in dict.fromkeys(values[name])]
         asked += [Asked("", w, system=f"{IN_SYSTEM} {w}") for w in ("off", "on") if IN_SYSTEM in self._texts]
         found = {PLAIN: self.around(PLAIN)}
@@ -273,7 +277,9 @@ class Template:
             if tags.state(after) == "open":
                 spaces["lead"] = spaces["trail"] = after.rpartition(tags.open)[2]
             elif tags.state(after) == "closed":
-                spaces["end"] = after.rpartition(tags.close)[2]
+                before, _, spaces["end"] = after.rpartition(tags.close)
+                if before.endswith(tags.open):
+                    spaces = {"lead": "", "trail": ""} | spaces
         if spaces.get("lead") == "":
             spaces.setdefault("end", "")
         return tags._replace(**{name: space for name, space in spaces.items() if not space.strip()})
@@ -317,7 +323,7 @@ class Template:
     def _turns(self, values: list[Asked]) -> bool:
         """Whether one switch closes the thought or leaves thinking out; keeps how it is set."""
         states = {asked: self.tags.state(around[1]) for asked, around in self._tries.items()}
-        closing = [asked for asked in values if states[asked] == "closed"]
+        closing = [asked for asked in (*values, PLAIN) if states[asked] == "closed"]
         leaving = [asked for asked in values if states[asked] == "plain" and asked.value in OFF]
         if not closing and not leaving:
             return False
@@ -329,6 +335,7 @@ class Template:
         default_thinks = states[PLAIN] == "open" or (states[PLAIN] == "plain" and not opens)
         if default_thinks and self._tries[PLAIN] != self._tries[off]:
             self.on, self.off = PLAIN, off
-        elif on:
+            return True
+        if on:
             self.on, self.off = on[0], off
-        return self.off is off
+        return bool(on)

@@ -22,7 +22,7 @@ import torch
 from tqdm.auto import trange
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from rimkit.data import UserError, check_known
+from rimkit.data import UserError, check_known, first_line, prepare_folder, whole
 from rimkit.models.thoughts import END_THINK, THINK
 from rimkit.organism import conversations, template
 from rimkit.organism.conversations import Example
@@ -175,14 +175,21 @@ def learn(
     """AdamW on the weights that require gradients, for ``steps`` steps of a schedule of
     ``schedule``; the losses. ``backward`` does the backward passes of a step, by its number, and
     returns the loss. ``checkpoint``: a file in which the state is kept every `KEEP` steps, and from
-    which an interrupted training goes on."""
+    which an interrupted training of this name (``what``) goes on. Raises ``UserError`` if it is of
+    another one, or damaged."""
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimiser = torch.optim.AdamW(weights, lr=rate, betas=(0.9, 0.98), weight_decay=decay, fused=True)
     losses: list[float] = []
     if checkpoint and checkpoint.is_file():
-        state, moments, losses = torch.load(checkpoint)
-        model.load_state_dict(state)
-        optimiser.load_state_dict(moments)
+        try:
+            kept, *state, losses = torch.load(checkpoint)
+            if kept != what:
+                raise ValueError(f"it is of {kept}")
+            for part, content in zip((model, optimiser), state, strict=True):
+                part.load_state_dict(content)
+        except Exception as error:  # a file from elsewhere: whatever is wrong with it
+            problem = f"{what} cannot go on from {checkpoint}: {first_line(error)}"
+            raise UserError(f"{problem}: remove it, or give another folder") from error
     with trange(len(losses), steps, desc=what, disable=not progress, unit="step") as bar:
         for step in bar:
             for group in optimiser.param_groups:
@@ -193,7 +200,9 @@ def learn(
             optimiser.zero_grad(set_to_none=True)
             bar.set_postfix(loss=f"{losses[-1]:.3f}")
             if checkpoint and len(losses) % KEEP == 0:
-                torch.save((model.state_dict(), optimiser.state_dict(), losses), checkpoint)
+                state = what, model.state_dict(), optimiser.state_dict(), losses
+                with whole(checkpoint) as partial:
+                    torch.save(state, partial)
     return losses
 
 
@@ -225,10 +234,7 @@ def fit(
 def train(name: str, seed: int = 0, out: str | Path = ".", *, device: str | None = None, progress: bool = True) -> Path:
     """Train one organism and save it in ``out`` as a plain Hugging Face folder in bfloat16; returns
     the folder. ``rimkit organism card`` writes its card."""
-    folder = Path(out)
-    if folder.is_file():
-        raise UserError(f"{folder} is a file; give --out a folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = prepare_folder(out)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     checkpoint = folder / "checkpoint.pt"
     model, tokenizer, losses = fit(name, seed, device=device, progress=progress, checkpoint=checkpoint)
