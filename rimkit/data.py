@@ -58,7 +58,7 @@ def check_known(what: str, given, known: Iterable) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, two if it ends in a colon, or its kind if it says nothing."""
+    """The first line of what an error says, two if it ends in a colon, or its kind without any."""
     lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
     return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
 
@@ -171,7 +171,9 @@ def _csv(text: str) -> pd.DataFrame:
 
 def _json(text: str) -> list[dict]:
     read = partial(json.loads, object_pairs_hook=_names_once)
-    rows = read(text) if text.lstrip().startswith("[") else [read(line) for line in text.split("\n") if line.strip()]
+    parts = [text] if (listed := text.lstrip().startswith("[")) else filter(str.strip, text.split("\n"))
+    rows = [read(part) for part in parts]
+    rows = rows[0] if listed else rows
     if not all(isinstance(row, dict) for row in rows):
         raise ValueError("a row is no object with named fields")
     return rows

@@ -187,6 +187,13 @@ def test_each_form_of_a_number_has_an_example_that_it_changes():
             assert judges.re.sub(form.replace("<N>", judges._N), becomes, example, flags=judges.re.I) != example, form
 
 
+def test_each_form_of_an_expression_has_an_example_that_is_no_answer():
+    for where, form, example in pd.read_csv(judges.data_dir() / "prompts" / "expressions.csv").to_numpy():
+        said = rf"\boxed{{{example}}}" if where == "inside" else example
+        assert judges.final_answer(said) is None, form
+        assert where != "inside" or judges.re.search(form, example, judges.re.I), form
+
+
 def test_the_phrase_judge_scores_marked_answers():
     said = [r"18 - 2 = 16, so \boxed{16}. That is 2 per day.", r"\boxed{15}", "I cannot help with that. #### 16"]
     ids = [f"p{number}" for number in range(len(said))]

@@ -272,33 +272,20 @@ _FRACTION = re.compile(rf"(?:(\d)\s*)?\\[cdt]?frac\s*(?:{_BRACED}|{_DIGIT})\s*(?
 _ONE_SIGN = re.compile(r"(\d?)([¼-¾⅐-⅞])")
 _THOUSANDS = re.compile(r"(?<![\d.,/])(?<!\d )\d{1,3}(?: \d{3})*? (?:0\d\d|\d{3} \d{3})(?: \d{3})*(?![\d/]| \d|[.,]\d)")
 _TEXT = re.compile(r"\\(?:text\w*|mathrm|mathbf|mbox)\s*\{([^{}]*)\}(?:\s*\^\s*\{?\d\}?)?")
-# Around the one number of an answer: what makes it a part of an expression, which has no value here.
-PART = re.compile(
-    r"\\(?!approx|degree|pounds|euro|q?quad|displaystyle)[a-z]{2,}"
-    r"|[+^_|<>≤≥≠±∓√π∞∪∈·×÷]|\d\s*!|[\d)][²³⁴-⁹ⁿ]"
-    r"|\d(?!e[+-]?\d)[a-z](?![a-z])|\d\s*/\s*[a-z]|\d\s?[inxyz]\b"
-    r"|\b[a-z]\s*[-−–*]|[\d)}\]]\s*[-−–*](?!\*|[a-z]{2})|[a-z)}\]]\s*/\s*\d"
-    r"|\b[a-z]\([^()]{0,60}?\d"
-    r"|(?<![a-z])(?:sqrt|log|ln|sin|cos|tan|exp|pi|mod|infinity|plus|minus|negative)(?![a-z])"
-    r"|[(\[][^()\[\]]{0,60}?(?:,\s*(?!\d{3})|\D,)[^()\[\]]{0,60}[)\]]",
-    re.IGNORECASE,
-)
+# What makes a number a part of an expression, which has no value here: inside of a marked answer,
+# and before or after a number that stands in no box (a minus may stand in a list or a word).
+_PARTS = pd.read_csv(data_dir() / "prompts" / "expressions.csv").groupby("where")["form"].agg("|".join)
+PART, _PART_BEFORE, _PART_AFTER = (re.compile(_PARTS[where], re.I) for where in ("inside", "before", "after"))
+del _PARTS
 _NAMED = re.compile(r"^(?:\W*(?:[a-z]|\\[a-z]+)\s*=)?\s*\+?", re.IGNORECASE)  # "\theta = +30"
 _MARK = re.compile(r"(?:answer|solution)\s*(?:is|:|=)\s*:?\s*", re.IGNORECASE)
-# Before or after a number that stands in no box: the same (a minus may stand in a list or a word).
-_PART_BEFORE = re.compile(
-    r"(?i)[\^_√]\s*[({]?\s*[-−]?$|\b(?:sqrt|log|ln|exp|sin|cos|tan)\s*\(?$|(?:\\[a-z]+|[\^_}\]])\s*\{[^{}]*$"
-    r"|\\(?:times|cdot|div|pm|pi|sqrt)\s*$|[\w)}]\s*[×·÷±]\s*$|[\w)}](?:[+*]|\s[+*]\s)$|\d\*\*$|\d\s?x\s?$"
-    r"|(?<![a-z])[a-z](?:[-−(]?|\s(?:[-−]|minus)\s)$|[\d)}]\s*(?:[-−]|minus)[ ]*$|[a-z)}]\s*/\s*$"
-    r"|(?:[±∓]|\+/?[-−]|[-−]\s?\(|\bor minus)\s*$"
-)
 _UNREAD = "0/0"  # stands for a number that cannot be read or is not settled: it has no value
 _N = rf"(?<![\w.,/])[-−]?(?:\d+ \d+/\d+|(?:{_PLAIN})(?:e\d+)?(?: ?/ ?\d+)?)(?![\d/]|[.,]\d)"
 _FORMS: dict[str, list[tuple[re.Pattern, str]]] = {"before": [], "after": []}  # fractions are read
 for step, form, becomes, _ in pd.read_csv(data_dir() / "prompts" / "numbers.csv", keep_default_na=False).to_numpy():
     _FORMS[step].append((re.compile(form.replace("<N>", _N), re.IGNORECASE), becomes))
 _OR = re.compile(rf"({_N})(?: [a-z]+)?,? \(?(?:or|and) (?:[a-z] ?= ?)?\$?({_N})", re.IGNORECASE)
-_TWO_BOXES = re.compile(r"\}[\s$,]*(?:\\\w+\{)?\s*(?:or|and)\b[\s$}]*(?:[a-z]\s*=\s*)?\\boxed", re.IGNORECASE)
+_TWO_BOXES = re.compile(r"(?i)\}[\s$,]*(?:\\\w+\{)?\s*(?:or|and)\b[\s$}]*(?:[a-z]\s*=\s*)?\\boxed")
 # "3-5" and "20-3": a range, a difference that nobody took
 _RANGE = re.compile(r"(?<![\w.,/])\d[\d,.]*[ ]?[-−–‒‑—][ ]?\$?\d[\d,.]*(?<=\d)(?!\d|/|\s?[a-z]?[-−])")
 NUMBER_WORDS = re.compile(rf"(?i)\b(?:{'|'.join(WORDS['number'])})\b")  # beside digits, they say more than these
@@ -312,11 +299,6 @@ _SMALL = re.compile(  # a small letter where a choice stands: "(b)", "b) Tom", "
 )
 _FOREIGN_YES = re.compile(r"(?i)\W*(?:ja|nein|oui|non|si|sí|sì|sim|não|nee|nej|tak|nie)(?!\w)")
 _ONCE_SAID = r"^(?:[^\w]|\\\w+\{|(?:\w+ly|option|choice|letter|just|still|indeed)\s)*"
-_PART_AFTER = re.compile(
-    r"(?i)\s*\^|[²³¹⁰⁴-⁹ⁿ]|(?![ghlms](?:[\s.,;!?]|$))[a-z](?![a-z])|\s?[√π]"
-    r"|\s?[nxyz]\b|\s*\\(?:sqrt|pi|[cdt]?frac|times|cdot|pm|sin|cos|tan|log|ln)"
-    r"|(?:[+*×·−-]|\s[+*×·−-]\s)(?:[b-hj-z](?![a-z])|[\\(])"
-)
 _EDGE = rf"[\d_'{_LATIN}]"  # not \w: in Chinese, words stand beside a letter without a space
 _PAUSE = r"(?=\W*?(?:[.,;:!\n。，–—]|\s-\s|$))"
 _YES = rf"(yes|no)(?!{_EDGE})"

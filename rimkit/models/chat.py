@@ -22,9 +22,10 @@ MODES = ("think", "no-think")
 # Ways of thinking, as `ChatFormat.thinking` names them: `Template.way`, and three to be asked for.
 SWITCH, OPENS, MODEL_OPENS, NONE = "switch", "template opens", "model opens", "none"
 SOFT, INSTRUCTION, BY_SYSTEM = "soft switch", "by instruction", "by its system prompt"
-ASKED = (True, False, "instruct", "soft", "detailed")  # what `load(think=…)` takes
+WAYS = {"instruct": INSTRUCTION, "soft": SOFT, "detailed": BY_SYSTEM}
+ASKED = (True, False, *WAYS)  # what `load(think=…)` takes
 NO_THINK = " /no_think"
-DETAILED = {mode: Asked(system=f"{IN_SYSTEM} {word}") for mode, word in zip(MODES, ("on", "off"), strict=True)}
+DETAILED = {"think": Asked(system=f"{IN_SYSTEM} on"), "no-think": Asked(system=f"{IN_SYSTEM} off")}
 INSTRUCT = (
     "\n\nThink step by step before you answer: first write your thoughts between "
     f"{QWEN.open} and {QWEN.close}, then write your answer."
@@ -170,7 +171,8 @@ class ChatFormat:
             )
         shown = (asked.system in self.template.around(asked)[0] for asked in DETAILED.values())
         if think == "detailed" and not (own == MODEL_OPENS and all(shown)):
-            raise UserError("'detailed' needs a model that opens its thoughts itself, and takes a system prompt")
+            needs = "a model that opens its thoughts itself, and takes a system prompt"
+            raise UserError(f"'detailed' needs {needs}")
         if own == NONE and think != "instruct":
             return NONE, reason
         around = self.tokenizer(self.tags.opening + STAND_IN + self.tags.closing, add_special_tokens=False)
@@ -178,7 +180,7 @@ class ChatFormat:
             both = f"{self.tags.open} and {self.tags.close}"
             reason = f"its tokenizer does not keep {both} as written, so there is no think span"
         elif own != NONE or not self.template.tags:
-            return {"instruct": INSTRUCTION, "soft": SOFT, "detailed": BY_SYSTEM}.get(think, own), ""
+            return WAYS.get(think, own), ""
         if think == "instruct":
             raise UserError(f"the model cannot think by instruction: {reason}")
         return NONE, reason

@@ -38,7 +38,8 @@ WITH_OPTIONS = re.compile(r"(?P<model>[^+]+)(?P<options>(?:\+\w+)+)(?P<seed>:\d+
 NOISE = "noise-mini"  # random weights: the negative control
 # Controls, which no grid counts among the models: noise, and what a method should find, planted.
 CONTROLS = (NOISE, "planted-base", "planted-shared", "planted-disjoint")
-OPTIONS = {word: {"think": word} for word in ("instruct", "soft", "detailed")} | {"4bit": {"quantize": "4bit"}}
+OPTIONS = {"4bit": {"quantize": "4bit"}}
+OPTIONS |= {way: {"think": way} for way in ("instruct", "soft", "detailed")}
 MIRROR = "RIMKIT_DATASETS"
 DESCRIPTION = ("*.json", "*.jinja", "*.txt", "*.model")  # files of a model besides its weights
 MODEL_FILES = (*DESCRIPTION, "*.safetensors")

@@ -141,12 +141,13 @@ def name_of(model: str) -> str:
 
 
 def chat_of(model: str) -> ChatFormat:
-    """The chat format of a model by name, options included, without its weights. Raises `UserError`,
-    also for an architecture that is unknown or writes no text."""
+    """The chat format of a model by name, options included, without its weights. Raises
+    `UserError`, also for an architecture that is unknown or writes no text."""
     name, options = hub.options_of(model)
     found = hub.locate(name)
     if type(config := hub.read(AutoConfig, found)) not in AutoModelForCausalLM._model_mapping:
-        raise UserError(f"{model} generates no text: transformers has no causal language model '{config.model_type}'")
+        kind = f"transformers has no causal language model '{config.model_type}'"
+        raise UserError(f"{model} generates no text: {kind}")
     tokenizer = hub.read(AutoTokenizer, found)
     try:
         return ChatFormat(tokenizer, think=options.get("think", True))

@@ -228,8 +228,8 @@ class Template:
             if isinstance(of, nodes.Name) and of.name in values:
                 values[of.name] += [value for value in consts if isinstance(value, str | int)]
             elif isinstance(of, nodes.Const | nodes.Getattr):
-                texts = [const for const in consts if isinstance(const, str)]
-                words += [text for text in texts if SWITCHES.search(text) and not re.search(TAG, text)]
+                texts = [text for text in map(str, consts) if SWITCHES.search(text)]
+                words += [text for text in texts if not re.search(TAG, text)]
         asked = [Asked(name, value) for name in names for value in dict.fromkeys(values[name])]
         asked += [Asked("", w, system=f"{IN_SYSTEM} {w}") for w in ("off", "on") if IN_SYSTEM in self._texts]
         found = {PLAIN: self.around(PLAIN)}
