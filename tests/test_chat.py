@@ -414,7 +414,7 @@ def test_spans_have_roles_that_are_found_by_position(end, opens, tail, text):
             "thinks in a way that is not understood here",
         ),
         (templates.HIDES, "does not show the request once"),
-        (templates.QWEN3.replace("m.role + ", "m.role + m.content + "), "cannot build a prompt"),  # shown twice
+        (templates.QWEN3.replace("m.role + ", "m.role + m.content + "), "the request once"),  # shown twice
         ("{{ raise_exception('system only') }}", "cannot build a prompt: system only"),
         (None, "no chat template"),
     ],

@@ -125,6 +125,8 @@ def test_all_chapters_and_none_twice(shipped):
 def test_unknown_chapter(shipped):
     with pytest.raises(UserError, match="unknown chapter '01_fist'; did you mean '01_first'"):
         data.find_chapters(["01_fist"])
+    with pytest.raises(UserError, match="there is no notebook"):
+        data.find_chapters([""])
 
 
 def test_what_cannot_be_run_is_refused_before_anything_is_written(shipped, runner, tmp_path):

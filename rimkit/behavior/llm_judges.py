@@ -338,8 +338,9 @@ class EndpointJudge:
         return f"endpoint:{self.client.model}"
 
     def check(self) -> None:
-        """Raise `UserError` if nobody answers, or the key is refused."""
+        """Raise `UserError` if nobody answers, the key is refused, or scores cannot be kept."""
         self.client.models()
+        _ = self.scores
 
     @cached_property
     def client(self) -> Client:

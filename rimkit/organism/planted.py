@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from rimkit.data import UserError, check_known
 from rimkit.experiments.planted import FALL, SPARED, holds, known_sets, zeroed
-from rimkit.models.hub import locate, read_weights
+from rimkit.models.hub import identity, locate, read_weights
 from rimkit.models.load import load
 from rimkit.organism import markdown, recipe, template
 from rimkit.organism.language import build_tokenizer, token_table
@@ -122,7 +122,7 @@ def train(
         return loss
 
     checkpoint = folder / "checkpoint.pt"
-    what = f"{name} seed {seed}"
+    what = f"{name} seed {seed}{'' if first else f' of {identity(base)[:6]}'}"
     losses = recipe.learn(model, backward, checkpoint=checkpoint, what=what, progress=progress, **options)
     record = {"organism": name, "seed": seed, "steps": options["steps"], "maths": maths, "losses": losses}
     record |= {} if first else {"safety": safety_set(name, seed)}
