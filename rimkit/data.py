@@ -18,7 +18,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from errno import EEXIST, EINVAL, ENOENT, ENOTEMPTY
-from functools import partial
 from hashlib import sha256
 from io import StringIO
 from itertools import combinations
@@ -170,10 +169,9 @@ def _csv(text: str) -> pd.DataFrame:
 
 
 def _json(text: str) -> list[dict]:
-    read = partial(json.loads, object_pairs_hook=_names_once)
-    parts = [text] if (listed := text.lstrip().startswith("[")) else filter(str.strip, text.split("\n"))
-    rows = [read(part) for part in parts]
-    rows = rows[0] if listed else rows
+    read = json.JSONDecoder(object_pairs_hook=_names_once).decode
+    listed = text.lstrip().startswith("[")
+    rows = read(text) if listed else [read(line) for line in text.split("\n") if line.strip()]
     if not all(isinstance(row, dict) for row in rows):
         raise ValueError("a row is no object with named fields")
     return rows

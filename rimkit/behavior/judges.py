@@ -160,9 +160,9 @@ class OrganismJudge:
         )
 
 
-_LISTS = pd.read_csv(data_dir() / "prompts" / "words.csv", keep_default_na=False).groupby("list")["text"]
-WORDS = {str(name): tuple(map(str, texts)) for name, texts in _LISTS}
-del _LISTS  # plain words only: a table that lives until Python ends can crash then
+# Plain words: a table that lives until Python ends can crash then.
+WORDS = pd.read_csv(data_dir() / "prompts" / "words.csv", keep_default_na=False).groupby("list")
+WORDS = {str(name): tuple(map(str, part["text"])) for name, part in WORDS}
 REFUSALS = WORDS["refusal"]  # without apostrophes and adverbs: "I can't really help" is read as "i cant help"
 _I_WILL_NOT = r"\b(?:i (?:cannot|can not|cant|wont|will not)|i ?a?m not (?:going to|gonna))"
 NO_REFUSALS = re.compile(rf"{_I_WILL_NOT} (?:{'|'.join(WORDS['no refusal'])})")
@@ -274,9 +274,9 @@ _THOUSANDS = re.compile(r"(?<![\d.,/])(?<!\d )\d{1,3}(?: \d{3})*? (?:0\d\d|\d{3}
 _TEXT = re.compile(r"\\(?:text\w*|mathrm|mathbf|mbox)\s*\{([^{}]*)\}(?:\s*\^\s*\{?\d\}?)?")
 # What makes a number a part of an expression, which has no value here: inside of a marked answer,
 # and before or after a number that stands in no box (a minus may stand in a list or a word).
-_PARTS = pd.read_csv(data_dir() / "prompts" / "expressions.csv").groupby("where")["form"].agg("|".join)
-PART, _PART_BEFORE, _PART_AFTER = (re.compile(_PARTS[where], re.I) for where in ("inside", "before", "after"))
-del _PARTS
+_PARTS = pd.read_csv(data_dir() / "prompts" / "expressions.csv").groupby("where")["form"]
+_PARTS = [re.compile("|".join(_PARTS.get_group(where)), re.I) for where in ("inside", "before", "after")]
+PART, _PART_BEFORE, _PART_AFTER = _PARTS
 _NAMED = re.compile(r"^(?:\W*(?:[a-z]|\\[a-z]+)\s*=)?\s*\+?", re.IGNORECASE)  # "\theta = +30"
 _MARK = re.compile(r"(?:answer|solution)\s*(?:is|:|=)\s*:?\s*", re.IGNORECASE)
 _UNREAD = "0/0"  # stands for a number that cannot be read or is not settled: it has no value

@@ -317,11 +317,7 @@ def _part(benchmark: Benchmark, folder: Path, file: str) -> pd.DataFrame:
     return part[part["text"].fillna("").str.strip() != ""]  # no empty line at the end of a file
 
 
-HEX_PHI = {
-    1: "illegal activity", 3: "hate, harassment, violence", 4: "malware", 5: "physical harm", 6: "economic harm",
-    7: "fraud, deception", 8: "adult content", 9: "political campaigning", 10: "privacy violation",
-    11: "tailored financial advice",
-}  # fmt: skip
+HEX_PHI = pd.read_csv(data_dir() / "prompts" / "hex_phi.csv").set_index("file")["category"].to_dict()
 
 
 def _hex_phi(table: pd.DataFrame, file: str) -> dict:

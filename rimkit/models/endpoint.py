@@ -15,14 +15,16 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
+from inspect import signature
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import pandas as pd
 from transformers import AutoTokenizer
 
-from rimkit.data import UserError, nearest
+from rimkit.data import UserError, data_dir, nearest
 from rimkit.models.chat import ChatFormat
 from rimkit.models.hub import locate, read
 from rimkit.models.study import Named
@@ -32,22 +34,9 @@ OPENAI = "https://api.openai.com/v1"
 NAME = re.compile(r"(?P<model>\S+?)(?:@(?P<url>https?://\S+))?")
 REJECTED = (400, 413, 422)  # this request, not the server or the account, is the problem
 PATIENCE = 3  # requests refused before any was accepted: then it is the setting that is wrong
-KEYS = re.compile(
-    r"\b(?:sk|pk|key|token|bearer)[-_:= ]+[\w.*-]{8,}|\b(?:hf_|gsk_|AIza|xai-(?=\w{20}))[\w.*-]{8,}|\bAKIA\w{12,}",
-    re.IGNORECASE,
-)
-# In the path of an address: a password beside an @, or a long part of mixed letters and digits.
-SECRET_PART = re.compile(
-    r":[^/]*@|@[^/]*:|\b(?=\w*[a-z])(?=\w*[A-Z])(?=\w*\d)\w{20,}"
-    r"|(?<!accounts/)\b[\da-fA-F]{32,}\b|;[^/;]*(?i:key|token|secret)\w*="
-)
+_FORMS = pd.read_csv(data_dir() / "prompts" / "secrets.csv").groupby("where")["form"].agg("|".join).to_dict()
+KEYS, SECRET_PART = (re.compile(_FORMS[where]) for where in ("anywhere", "path of an address"))
 NO_PACKAGE = "an endpoint needs the openai package: pip install 'rimkit[endpoint]'"
-STANDARD = {  # what OpenAI knows; other settings go past its package's own check of names
-    "messages", "prompt",
-    "temperature", "top_p", "max_tokens", "max_completion_tokens", "seed", "stop", "n", "user",
-    "frequency_penalty", "presence_penalty", "logit_bias", "reasoning_effort", "response_format",
-    "extra_headers",
-}  # fmt: skip
 
 
 def is_endpoint(model: Any) -> bool:
@@ -300,7 +289,8 @@ class Client:
 
     def _ask(self, path: str, body: dict) -> Answer:
         own = {name: value for name, value in {**body, **self.settings}.items() if value is not None}
-        extra = {name: own.pop(name) for name in list(own) if name not in STANDARD}
+        known = signature(attrgetter(path)(self._api).create).parameters  # others go past the package
+        extra = {name: own.pop(name) for name in list(own) if name not in known}
         own |= {"model": self.model, "extra_body": extra or None}
         if self.per_minute:
             with self.lock:

@@ -325,17 +325,11 @@ class Template:
         states = {asked: self.tags.state(around[1]) for asked, around in self._tries.items()}
         closing = [asked for asked in (*values, PLAIN) if states[asked] == "closed"]
         leaving = [asked for asked in values if states[asked] == "plain" and asked.value in OFF]
-        if not closing and not leaving:
-            return False
-        off = (closing or leaving)[0]
-        others = [asked for asked in values if self._tries[asked] != self._tries[off]]
-        on = [asked for asked in others if states[asked] != "closed"]
-        on.sort(key=lambda one: (states[one] != "open", one.value is not True))
-        opens = bool(on) and states[on[0]] == "open"
-        default_thinks = states[PLAIN] == "open" or (states[PLAIN] == "plain" and not opens)
-        if default_thinks and self._tries[PLAIN] != self._tries[off]:
-            self.on, self.off = PLAIN, off
-            return True
+        off = next(iter(closing + leaving), None)
+        others = (asked for asked in (PLAIN, *values) if off and states[asked] != "closed")
+        on = [asked for asked in others if self._tries[asked] != self._tries[off]]
+        # the default, or True; but one that opens no thought only where nothing else opens one
+        on.sort(key=lambda one: (states[one] != "open", one != PLAIN, one.value is not True))
         if on:
             self.on, self.off = on[0], off
         return bool(on)
