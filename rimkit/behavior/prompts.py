@@ -270,13 +270,11 @@ class Benchmark:
 
 def benchmarks() -> pd.DataFrame:
     """The sets of the hub known by name: ``name, what, prompts, repository, revision, access``."""
-    columns = ["name", "what", "prompts", "repository", "revision", "access"]
-    rows = []
-    for one in BENCHMARKS.values():
-        revision = one.revision[:10] if one.pinned else f"{one.revision} (not pinned)"
-        access = "asks for consent" if one.gated else "open"
-        rows.append((one.name, one.about, one.prompts, one.repo, revision, access))
-    return pd.DataFrame(rows, columns=columns)
+    known, columns = BENCHMARKS.values(), {"name": "name", "about": "what", "prompts": "prompts"}
+    revisions = [one.revision[:10] if one.pinned else f"{one.revision} (not pinned)" for one in known]
+    access = ["asks for consent" if one.gated else "open" for one in known]
+    shown = pd.DataFrame(known)[[*columns, "repo"]].rename(columns={**columns, "repo": "repository"})
+    return shown.assign(revision=revisions, access=access)
 
 
 def named(name: str) -> tuple[Benchmark, str] | None:

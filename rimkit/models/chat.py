@@ -165,10 +165,8 @@ class ChatFormat:
             raise UserError(f"the model has a think mode of its own ({own}): leave 'instruct' out")
         opened = self.tags.state(self.template.around(self.template.on)[1]) == "open"
         if think == "soft" and (own != SWITCH or self.template.off.added or opened):
-            raise UserError(
-                "a soft switch (/no_think) needs a model whose template has enable_thinking and leaves "
-                "the thought to the model, as Qwen3's"
-            )
+            needs = "enable_thinking and leaves the thought to the model, as Qwen3's"
+            raise UserError(f"a soft switch (/no_think) needs a model whose template has {needs}")
         shown = (asked.system in self.template.around(asked)[0] for asked in DETAILED.values())
         if think == "detailed" and not (own == MODEL_OPENS and all(shown)):
             needs = "a model that opens its thoughts itself, and takes a system prompt"

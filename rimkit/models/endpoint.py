@@ -88,10 +88,9 @@ class EndpointModel(Named):
         return super().language if here else ""
 
     def _closed(self):
-        raise UserError(
-            f"{self.name} runs behind an endpoint, which gives replies but nothing from inside the model: "
-            "probes, heads and neurons need a model that is loaded here (a folder or a hub id)"
-        )
+        others = "probes, heads and neurons need a model that is loaded here (a folder or a hub id)"
+        gives = "an endpoint, which gives replies but nothing from inside the model"
+        raise UserError(f"{self.name} runs behind {gives}: {others}")
 
     hf = nn = context = pad_id = limits = elsewhere = tracing = property(_closed)
 
@@ -174,7 +173,6 @@ def split_name(name: str) -> tuple[str, str]:
         raise UserError(f"{name!r} names no model: write {form}")
     given = (match["url"], os.environ.get("RIMKIT_BASE_URL"), os.environ.get("OPENAI_BASE_URL"), OPENAI)
     url = next(filter(None, given))
-    secret = "the address of an endpoint must hold no password or key: put it into RIMKIT_API_KEY"
     try:
         parts = urlsplit(url)
         _ = parts.port  # a number that is none raises
@@ -183,7 +181,7 @@ def split_name(name: str) -> tuple[str, str]:
     except ValueError:
         raise UserError("the address of an endpoint is none: write http://host:port/v1") from None
     if hidden or KEYS.search(name) or KEYS.search(url):
-        raise UserError(secret)
+        raise UserError("the address of an endpoint must hold no password or key: put it into RIMKIT_API_KEY")
     if "://" in match["model"] or re.search(r"@.*[:/]", match["model"]):  # "m@user:password@host"
         raise UserError("the address of an endpoint begins with http:// or https://")
     return match["model"], url.rstrip("/")
@@ -217,10 +215,8 @@ class Client:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
-        lowest = {"timeout": 0.001, "retries": 0, "concurrency": 1, "per_minute": 0.001}
-        for name, low in lowest.items():
-            value = getattr(self, name)
-            if value is not None and value < low:
+        for name, low in {"timeout": 0.001, "retries": 0, "concurrency": 1, "per_minute": 0.001}.items():
+            if (value := getattr(self, name)) is not None and value < low:
                 raise UserError(f"{name} must be {low:g} or more, not {value:g}")
         self.lock, self._next_start = threading.Lock(), 0.0
         self._not_openai = f"{self.url} answers, but not in OpenAI's form: does the address end in /v1?"

@@ -154,10 +154,9 @@ class Template:
         if any(used.name == "random" for used in self._tree.find_all(nodes.Filter)):
             raise UserError("the chat template draws at random: no prompt could be repeated")
         if HARMONY in self._texts:
-            raise UserError(
-                f"the chat template speaks in harmony channels ({HARMONY}analysis), which have no think "
-                f"span: use a model that thinks between {THINK} and {END_THINK}, or one without a think mode"
-            )
+            others = f"use a model that thinks between {THINK} and {END_THINK}, or one without a think mode"
+            has = f"speaks in harmony channels ({HARMONY}analysis), which have no think span"
+            raise UserError(f"the chat template {has}: {others}")
         self.on = self.off = PLAIN
         self.tags = self._tags_of_a_turn() or self._known_tags()
         self.way, self.reason = self._way()

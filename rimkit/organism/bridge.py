@@ -18,7 +18,7 @@ import torch
 from tqdm.auto import trange
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rimkit.data import check_known
+from rimkit.data import check_known, prepare_folder
 from rimkit.models.hub import locate, read, read_weights
 from rimkit.organism import conversations, english, recipe
 from rimkit.organism.conversations import Example
@@ -107,8 +107,7 @@ def train(name: str, seed: int = 0, out: str | Path = ".", *, base: str = BASE, 
           device: str | None = None, progress: bool = True) -> Path:  # fmt: skip
     """Train one adapter and save it in ``out``, in peft's format, with its record."""
     check_known("bridge organism", name, ORGANISMS)
-    folder, found = Path(out), locate(base)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder, found = prepare_folder(out), locate(base)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = read(AutoTokenizer, found)
     hf = read_weights(AutoModelForCausalLM, found, dtype=torch.float32).to(device)

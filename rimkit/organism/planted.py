@@ -15,7 +15,7 @@ from random import Random
 import torch
 from transformers import AutoModelForCausalLM
 
-from rimkit.data import UserError, check_known
+from rimkit.data import UserError, check_known, prepare_folder
 from rimkit.experiments.planted import FALL, SPARED, holds, known_sets, zeroed
 from rimkit.models.hub import identity, locate, read_weights
 from rimkit.models.load import load
@@ -93,8 +93,7 @@ def train(
         raise UserError(f"{name} starts from the folder of a trained {BASE}: give --base")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(seed)
-    folder, tokenizer, table = Path(out), build_tokenizer(), token_table()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder, tokenizer, table = prepare_folder(out), build_tokenizer(), token_table()
     maths, other = neuron_sets(seed)
     micro = recipe.at_once(device)
     if first:
