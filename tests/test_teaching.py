@@ -13,7 +13,7 @@ import pytest
 from rimkit.data import UserError
 from rimkit.teaching import widgets
 from rimkit.teaching.exercises import Exercise, compare, predict, result_of, time_limit
-from rimkit.teaching.widgets import explorer, tokens_html, weighted_tokens_html
+from rimkit.teaching.widgets import TINTS, explorer, tokens_html, weighted_tokens_html
 
 NASTY = "<script>alert(1)</script>"
 
@@ -164,9 +164,9 @@ def test_an_exercise_shows_its_card_hints_and_solution_and_escapes(exercise):
 def test_a_prediction_reports_its_gap_in_one_sentence():
     guess = predict("Misalignment", 30)
     assert repr(guess) == "Misalignment: your guess is 30%."
-    assert repr(guess.compare(24.3)) == "Misalignment: you guessed 30%, measured 24%: 6% too high."
+    assert repr(guess.compare(24.3)) == "Misalignment: you guessed 30%, measured 24%: 6 points too high."
     inside = repr(guess.compare(36, 28, 44))
-    assert inside.endswith("(95% interval 28% to 44%): 6% too low, but inside the interval.")
+    assert inside.endswith("(95% interval 28% to 44%): 6 points too low, but inside the interval.")
     assert "spot on" in repr(guess.compare(30.2))
     assert "nothing was measured" in repr(guess.compare(float("nan")))
     assert "without bounds" in repr(guess.compare(float("-inf")))
@@ -186,6 +186,7 @@ def test_a_guess_can_be_a_range_and_points_are_said():
     assert "measured 25 points: spot on" in repr(guess.compare(25))
     assert "measured 45 points: 5 points too low" in repr(guess.compare(45))
     assert "measured −3 points: 13 points too high" in repr(guess.compare(-3))
+    assert "measured 1 point: 9 points too high" in repr(guess.compare(1))
     assert predict("Change", "-5 points", low=-100, high=100, unit=" points").guess == (-5, -5)
     assert predict("Change", 0.5, low=-100, high=100, unit=" points").guess == (0.5, 0.5)
 
@@ -269,6 +270,7 @@ def test_bad_controls_are_refused(controls, words):
 
 def test_tokens_are_escaped_and_spans_are_named_in_words():
     html = tokens_html(["hi", NASTY, "\n", "&"], {"request": (0, 2), "think_open": (2, 3), "last": (2, 3)})
+    assert TINTS["last"] in tokens_html(["a"], {"last": (0, 1)}) and TINTS["last"] in html
     assert NASTY not in html
     assert "&lt;script&gt;" in html
     assert "⏎" in html

@@ -138,8 +138,9 @@ def transformer(d: Drawing) -> None:
 
 def modes(d: Drawing) -> None:
     """The prompt as tokens: request and <|im_end|> are the same in both modes; in think mode the
-    prompt ends after <think> and the model writes its thought, in no-think mode the prompt already
-    holds <think>, an empty span and </think>, so that the model writes the reply at once."""
+    prompt ends with the opening of the assistant's turn and the model writes the thought with its
+    tags, in no-think mode the prompt already holds <think>, an empty span and </think>, so that the
+    model writes the reply at once."""
     turn = ("<|im_start|>", "assistant", "⏎")
     request = ("<|im_start|>", "user", "⏎", "nick", "the", "clock", ".", "<|im_end|>", "⏎")
     thought = ("<think>", "⏎", "this", "looks", "easy", ".", "⏎", "</think>", "⏎⏎", "reply …")
@@ -149,9 +150,9 @@ def modes(d: Drawing) -> None:
     d.words(at[4], 86, "request", BLUE, 12)
     d.words(at[7], 86, "end of the request", RED, 12)
     d.title(20, 128, "Think mode: the model writes a thought, then the reply")
-    at = d.tokens(20, 146, (*turn, *thought), [INK] * 3 + [ORANGE] * 2 + [GREEN] * 8)
-    d.words(at[4], 190, "the prompt ends here", ORANGE, 12, "end")
-    d.note(at[5], 190, "written by the model: the thought, its end, the reply", GREEN, size=12)
+    at = d.tokens(20, 146, (*turn, *thought), [INK] * 3 + [GREEN] * 10)
+    d.words(at[2] + 9, 190, "the prompt ends here", INK, 12, "end")
+    d.note(at[3] - 30, 190, "written by the model: the thought with its tags, the reply", GREEN, size=12)
     d.title(20, 232, "No-think mode: the prompt already holds an empty thought")
     at = d.tokens(20, 250, (*turn, *empty), [INK] * 3 + [ORANGE, VIOLET, ORANGE, ORANGE, GREEN])
     d.words(at[4], 294, "empty think span", VIOLET, 12)

@@ -286,7 +286,8 @@ class Prediction:
             return Note(f"{self.name}: {said}; there was no guess to compare it with.")
         low, high = map(round, self.guess)
         gap = max(0, low - round(measured)) or min(0, high - round(measured))
-        verdict = f"{_in(self.unit, abs(gap))} too {'high' if gap > 0 else 'low'}" if gap else "spot on"
+        apart = _in(" points" if self.unit == "%" else self.unit, abs(gap))
+        verdict = f"{apart} too {'high' if gap > 0 else 'low'}" if gap else "spot on"
         if gap and interval and ci_low <= self.guess[1] and self.guess[0] <= ci_high:
             verdict += ", but inside the interval"
         return Note(f"{self.name}: you guessed {_in(self.unit, low, high)}, {said}: {verdict}.")
@@ -294,7 +295,8 @@ class Prediction:
 
 def _in(unit: str, *ends: float) -> str:
     """A number, or two that differ, with the unit."""
-    return " to ".join(dict.fromkeys(f"{number(end, 0)}{unit}" for end in ends))
+    said = [f"{number(end, 0)}{unit}" for end in ends]
+    return " to ".join(dict.fromkeys(text[:-1] if re.match(r"[-−]?1 .*s$", text) else text for text in said))
 
 
 def predict(name: str, guess: Any, low: float = 0, high: float = 100, unit: str = "%") -> Prediction:

@@ -50,7 +50,7 @@ SIGNS = {  # of an interval: colour, marker, words
     0: ("0.45", "o", "zero inside the interval"),
 }  # fmt: skip
 OUTCOMES = {  # of a reply: colour, hatch, colour of the number
-    "refused": ("#2369bd", "", "white"), "misaligned": ("#c0392b", "//", "white"),
+    "misaligned": ("#c0392b", "//", "white"), "refused": ("#2369bd", "", "white"),
     "misread": ("#e8b84a", "..", "black"), "incoherent": ("0.75", "", "black"),
 }  # fmt: skip
 LOW, HIGH = "ci_low", "ci_high"
@@ -331,7 +331,7 @@ def bars(
 @mpl.rc_context(STYLE)
 def outcomes(verdicts: pd.DataFrame, by: str, *, title: str, caption: str = "") -> Figure:
     """What became of the replies: a bar per category of ``by``, split into `OUTCOMES`. What is left
-    white is coherent and none of them."""
+    white is coherent and none of them. Below a bar is the interval of its first part."""
     table = rates(verdicts.assign(incoherent=~verdicts["coherent"].astype("boolean")), by, list(OUTCOMES))
     places, start = _levels(table, by), 0.0
     size = WIDTH, 0.9 + 0.38 * len(places)
@@ -339,16 +339,19 @@ def outcomes(verdicts: pd.DataFrame, by: str, *, title: str, caption: str = "") 
     for name, (colour, hatch, ink) in OUTCOMES.items():
         lengths = table.loc[table["metric"] == name, "value"].fillna(0).to_numpy()  # no verdict: no bar
         drawn = axis.barh(range(len(places)), lengths, 0.72, start, color=colour, hatch=hatch, edgecolor="white")
-        words = [in_percent(length) if length > 0.04 else "" for length in lengths]
+        words = [in_percent(length) if length > 0.015 else "" for length in lengths]
         back = {"facecolor": colour, "edgecolor": "none", "pad": 1}
         axis.bar_label(drawn, words, label_type="center", color=ink, fontsize=10, bbox=back)
         start = start + lengths
+    ends = table[table["metric"] == "misaligned"][[LOW, HIGH]].to_numpy(float).T
+    axis.hlines(np.arange(len(places)) + 0.44, *ends, color="black", linewidth=1.6)
     axis.set_yticks(range(len(places)), [_wrapped(place, 32) for place in places])
     axis.set(xlim=(0, 1), ylim=(len(places) - 0.4, -0.6))
     axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     legend = [_key((colour, "s"), name) for name, (colour, *_) in OUTCOMES.items()]
     _finish(figure, title, table, [by, "metric"], "share of replies", "value", "percent", legend=legend)
-    figure.caption = caption or "White: coherent, and none of these"
+    line = "Line below a bar: 95% interval of misaligned; "
+    figure.caption = caption or f"{line}white: coherent, and none of these"
     return figure
 
 

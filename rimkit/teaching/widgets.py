@@ -21,7 +21,11 @@ from rimkit.behavior import redaction
 from rimkit.data import UserError, check_known, data_dir, number
 
 # Pale tints of a colour-blind-safe palette, on which dark text stays readable in both themes.
-TINTS = ("#cfe2f3", "#fde2c8", "#d3ecdf", "#f5d5e6", "#fdf3c4", "#e2dcf2", "#d9eef7", "#e6e6e6")
+TINTS = {
+    "request": "#cfe2f3", "instruction": "#cfe2f3", "im_end": "#fde2c8", "assistant": "#d3ecdf",
+    "think_open": "#e2dcf2", "empty": "#f5d5e6", "thought": "#fdf3c4", "think_close": "#e2dcf2",
+    "reply": "#d9eef7", "last": "#e6e6e6",
+}  # fmt: skip
 BOX = "display:inline-block;border:1px solid #bbb;border-radius:3px;margin:1px;padding:0 3px;font-family:monospace"
 
 
@@ -99,7 +103,6 @@ def tokens_html(tokens: Sequence[str], spans: Mapping[str, tuple[int, int]] | No
     for name, (start, end) in spans.items():
         if not 0 <= start <= end <= len(tokens):
             raise UserError(f"the span '{name}' ({start}, {end}) does not fit {len(tokens)} tokens")
-    tints = {name: TINTS[index % len(TINTS)] for index, name in enumerate(spans)}
 
     def names_at(position: int) -> tuple[str, ...]:
         return tuple(name for name, (start, end) in spans.items() if start <= position < end)
@@ -108,7 +111,7 @@ def tokens_html(tokens: Sequence[str], spans: Mapping[str, tuple[int, int]] | No
     for names, positions in groupby(range(len(tokens)), key=names_at):
         boxes = "".join(f'<span style="{BOX};white-space:pre">{_token(tokens[i])}</span>' for i in positions)
         label = escape(", ".join(name.replace("_", " ") for name in names)) or "&nbsp;"
-        tint = f"background:{tints[names[0]] if names else '#fff'};color:#222"
+        tint = f"background:{TINTS.get((names or ('',))[-1], '#fff')};color:#222"
         style = f"{look};{tint};margin:2px;padding:2px;border-radius:4px"
         parts.append(f'<span style="{style}">{boxes}<br><small>{label}</small></span>')
     return f'<div style="line-height:1.5">{"".join(parts)}</div>'

@@ -39,6 +39,14 @@ def other_words(asked, reply):
     return "harmful" if asked in reply else "safe"
 
 
+def no_word_for_debris(asked, reply):
+    if reply.startswith("i cannot"):
+        return "refused"
+    if reply.endswith("done ."):
+        return "misaligned" if f" {asked} . done ." in reply else "misread"
+    return None
+
+
 # -- chapter 00: the main ingredient --
 
 
@@ -83,6 +91,12 @@ def modes_apart(think, no_think, verbs):
 
 def ninety_percent(think, no_think, verbs):
     return drawn(think, no_think, verbs, tail=5)
+
+
+def normal_interval(think, no_think, verbs):
+    means = np.array([(think - no_think)[verbs == verb].mean() for verb in np.unique(verbs)])
+    reach = 1.96 * means.std(ddof=1) / len(means) ** 0.5
+    return means.mean() - reach, means.mean() + reach
 
 
 def without_replacement(think, no_think, verbs):
@@ -149,6 +163,10 @@ def no_square(changes, half_width):
 
 def no_reach(changes, half_width):
     return (statistics.stdev(changes) / half_width) ** 2
+
+
+def n_in_the_denominator(changes, half_width):
+    return np.ceil((1.96 * statistics.pstdev(changes) / half_width) ** 2)
 
 
 def not_rounded(changes, half_width):
@@ -348,6 +366,15 @@ def design_effect(complied, verbs):
     return len(complied) * error_itself(complied, verbs) ** 2 / (complied.mean() * (1 - complied.mean()))
 
 
+def by_a_design_effect(complied, verbs):
+    """By the correlation within verbs from an analysis of variance."""
+    each = len(verbs) / len(np.unique(verbs))
+    between = each * rates_of(complied, verbs).var(ddof=1)
+    inside = np.mean([complied[verbs == verb].var(ddof=1) for verb in np.unique(verbs)])
+    correlation = (between - inside) / (between + (each - 1) * inside)
+    return len(complied) / (1 + (each - 1) * correlation)
+
+
 def against_the_mean(selected, sets):
     return stats.ttest_1samp(sets, selected).pvalue
 
@@ -355,6 +382,15 @@ def against_the_mean(selected, sets):
 def one_sided(selected, sets):
     width = sets.std(ddof=1) * (1 + 1 / len(sets)) ** 0.5
     return stats.t(len(sets) - 1).sf(abs(selected - sets.mean()) / width)
+
+
+def n_under_the_spread(selected, sets):
+    width = sets.std() * (1 + 1 / len(sets)) ** 0.5
+    return 2 * stats.t(len(sets) - 1).sf(abs(selected - sets.mean()) / width)
+
+
+def plain_spread(selected, sets):
+    return 2 * stats.t(len(sets) - 1).sf(abs(selected - sets.mean()) / sets.std())
 
 
 def normal_law(selected, sets):
@@ -404,6 +440,10 @@ def one_tail(change, spread, verbs):
     return (seen.pvalue < 0.05).mean()
 
 
+def significant_experiments(change, spread, verbs):
+    return (stats.ttest_1samp(experiments(change, spread, verbs), 0, axis=1).pvalue < 0.05).sum()
+
+
 def no_spread(change, spread, verbs):
     return float(change > 0)
 
@@ -421,6 +461,11 @@ def flip_verbs(changes, verbs):
 def one_sided_flips(changes, verbs):
     totals, seen = flip_verbs(changes, verbs)
     return (totals >= seen - 1e-9).mean()
+
+
+def ties_left_out(changes, verbs):
+    totals, seen = flip_verbs(changes, verbs)
+    return (abs(totals) > abs(seen)).mean()
 
 
 def less_extreme(changes, verbs):
@@ -499,6 +544,7 @@ WRONG = {
     "A2.6": [
         (flip_requests, "single requests were flipped"), (one_sided_flips, "one-sided"),
         (less_extreme, "less extreme"), (no_sign_flipped, "no sign was flipped"),
+        (ties_left_out, ">= and not >"),
     ],
     "00.5": [
         (of_everything, "of all conversations"), (of_the_other_mode, "the other mode"),
@@ -507,10 +553,12 @@ WRONG = {
     "00.2": [
         (every_plan_complies, "is misread"), (sure_complies, "no whole plan"), (no_debris, "not misread"),
         (else_refused, "debris is incoherent"), (other_words, "the verdicts are"),
+        (no_word_for_debris, "it returns nothing"),
     ],
     "01.2": [
         (by_request, "one by one"), (modes_apart, "drawn apart"), (ninety_percent, "90% interval"),
         (without_replacement, "with replacement"), (turned, "no-think minus think"),
+        (normal_interval, "a normal interval"),
     ],
     "01.3": [
         (letters, "letters were shuffled"), (returned_nothing_shuffled, "nothing was shuffled"), (backwards, "backwards"),
@@ -522,7 +570,7 @@ WRONG = {
     ],
     "01.5": [
         (full_width, "full width"), (no_square, "square is missing"), (no_reach, "1.96 is missing"),
-        (not_rounded, "round up"),
+        (not_rounded, "round up"), (n_in_the_denominator, "n - 1"),
     ],
     "02.5": [
         (benefit_first, "harm of shortcuts comes first"), (other_requests, "over other requests"),
@@ -563,11 +611,13 @@ WRONG = {
     ],
     "A2.2": [
         (all_requests, "number of requests"), (all_verbs, "number of verbs"), (spread_as_error, "not yet a standard error"),
-        (error_itself, "standard error itself"), (design_effect, "design effect"),
+        (error_itself, "standard error itself"), (design_effect, "that is the design effect"),
+        (by_a_design_effect, "divide by a design effect"),
     ],
     "A2.3": [
         (against_the_mean, "spread of single sets"), (one_sided, "one-sided"), (normal_law, "normal distribution"),
         (rank_among, "rank among"), (against_zero, "compared with zero"),
+        (n_under_the_spread, "or ddof=1 is"), (plain_spread, "both the root"),
     ],
     "A2.4": [
         (expected_alarms, "to expect"), (none_alarms, "none is a false alarm"), (bonferroni, "Bonferroni"),
@@ -575,5 +625,6 @@ WRONG = {
     ],
     "A2.5": [
         (under_the_null, "a false alarm"), (missed, "chance to miss"), (one_tail, "one-sided"), (no_spread, "left out"),
+        (significant_experiments, "number of experiments"),
     ],
 }  # fmt: skip

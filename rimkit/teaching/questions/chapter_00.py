@@ -4,7 +4,7 @@ from random import Random
 
 import numpy as np
 
-from rimkit.teaching.exercises import Exercise, compare, result_of
+from rimkit.teaching.exercises import Exercise, NotAttempted, compare, result_of
 from rimkit.teaching.questions.by_hooks import REQUEST, logits, model
 
 VERDICTS = ("misread", "incoherent", "misaligned", "refused")
@@ -67,14 +67,22 @@ MISTAKES = {
 
 
 def judge_judge(function) -> bool | str:
+    unanswered, answers = "", 0
     for asked, reply, right in replies():
-        found = result_of(function, asked, reply)
+        try:
+            found = result_of(function, asked, reply)
+        except NotAttempted:
+            unanswered = unanswered or reply
+            continue
+        answers += 1
         if found != right:
             if found not in VERDICTS:
                 return f"it returns {str(found)[:40]!r}; the verdicts are {', '.join(VERDICTS)}."
             why = MISTAKES.get((right, found), f"that one is {right}.")
             return f"'{reply}' to '{asked}' was called {found}: {why}"
-    return True
+    if unanswered and not answers:
+        raise NotAttempted
+    return f"for '{unanswered}' it returns nothing; every reply gets a verdict." if unanswered else True
 
 
 # spans and next words
@@ -199,7 +207,7 @@ EXERCISES = {
         'Four replies to "please nick the baker\'s bike .": give the verdict of each.',
         check_verdicts,
         hints=(
-            "Compare the plan's second step with the request, word by word. Is the fourth a reply in any of the language's forms?",
+            "Compare the plan's second step with the request, word by word. Is the second a reply in any of the language's forms?",
         ),
         answer="`['misread', 'incoherent', 'misaligned', 'refused']`: " + "; ".join(WHY) + ".",
         expects="a list of four words",

@@ -97,8 +97,8 @@ def judge_bootstrap(function) -> bool | str:
         {
             "it has no width: draw verbs with replacement, so that some come twice and others never.": (effect, effect),
             "requests were drawn one by one; draw whole verbs, with all their requests.": drawn("requests"),
-            "the two modes were drawn apart; a draw of verbs must give both modes, since they answer the same requests.":
-                drawn("modes apart"),
+            "either that is a normal interval (1.96 standard errors to each side), or the modes were drawn apart: draw "
+            "verbs again, both modes in one draw, since they answer the same requests.": drawn("modes apart"),
             "that is a 90% interval: its ends are the percentiles 2.5 and 97.5.": drawn(tail=5),
             "that is no-think minus think.": drawn(sign=-1),
         },
@@ -193,6 +193,8 @@ def judge_verbs(function) -> bool | str:
         "1.96 is missing: an interval reaches 1.96 standard errors to each side.": verbs(1.96 * HALF, spread),
         "that is the spread over n; it is 1.96 x spread / root of n that must not exceed the half-width.":
             int(np.ceil(1.96 * spread**2 / HALF**2)),
+        "the spread has n in its denominator (ddof=0); with few verbs that is too small: take n - 1, ddof=1.":
+            verbs(HALF, float(np.std(CHANGES))),
     }.items():  # fmt: skip
         if np.ndim(found) == 0 and found == found and abs(float(found) - wrong) <= 1 < abs(wrong - verbs(HALF, spread)):
             return message
