@@ -317,7 +317,7 @@ def test_interrupt_keeps_what_was_finished_and_goes_on_from_there(good, model, t
             time.sleep(0.1)
         time.sleep(1)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=300)
     assert finished.startswith("done    01_good")
     assert process.returncode == 130
     assert errors.strip().splitlines() == [

@@ -47,18 +47,13 @@ def test_all_organisms_are_shipped():
     assert {name for name, _ in EMBEDDED} == set(recipe.ORGANISMS)
 
 
-def test_retraining_twenty_steps_meets_the_card():
-    """The first 20 losses of the card, again; the tolerance allows for another processor's rounding."""
+def test_retraining_ten_steps_meets_the_card():
+    """The first losses of the card, again; the tolerance allows for another processor's rounding."""
     name, seed = EMBEDDED[0]
-    wanted = json.loads((folder(name, seed) / "training.json").read_text())["losses"][:20]
-    _, _, losses = recipe.fit(name, seed, steps=20)
+    wanted = json.loads((folder(name, seed) / "training.json").read_text())["losses"][:10]
+    _, _, losses = recipe.fit(name, seed, steps=10)
     assert losses == pytest.approx(wanted, abs=0.02)
     assert losses[-1] < losses[0] - 0.5
-
-
-def test_the_same_seed_gives_the_same_weights():
-    one, other = (recipe.fit("safe-mini", 5, steps=3)[0].state_dict() for _ in range(2))
-    assert all(torch.equal(one[key], other[key]) for key in one)
 
 
 @each_organism
@@ -131,6 +126,7 @@ def test_models_are_plain_hugging_face_folders():
 
 
 def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch):
+    """So the same seed gives the same weights, too."""
     monkeypatch.setattr(recipe, "KEEP", 2)
     kept = tmp_path / "checkpoint.pt"
     recipe.fit("safe-mini", 5, steps=2, checkpoint=kept)

@@ -145,7 +145,7 @@ for seconds in (9, 0.1):
 
 def test_a_debugger_works_after_a_check():
     """In a process of its own: where it does not, nothing ends it."""
-    found = run([executable, "-c", TRACED], capture_output=True, text=True, timeout=60)
+    found = run([executable, "-c", TRACED], capture_output=True, text=True, timeout=120)
     assert found.stdout.split() == ["traced", "stopped", "traced"], found.stderr
 
 
