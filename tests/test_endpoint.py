@@ -447,6 +447,10 @@ def test_openais_key_goes_to_no_other_server(monkeypatch):
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         generate(rimkit.load("endpoint:judge-1"), PROMPTS.head(1), **QUIET)
         assert server.seen[1][2]["authorization"] == "Bearer secret-456"
+        monkeypatch.setenv("OPENAI_API_KEY", "“secret-456”")  # copied with quotation marks
+        with pytest.raises(UserError, match="holds signs that no key has") as caught:
+            rimkit.load("endpoint:judge-1")
+        assert "secret" not in str(caught.value)
 
 
 def test_forced_thoughts_without_a_tokenizer():

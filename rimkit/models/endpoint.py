@@ -195,6 +195,8 @@ def api_key(url: str) -> str | None:
     if not key and url.startswith("https://"):
         names = "OPENAI_API_KEY or RIMKIT_API_KEY" if for_openai else "RIMKIT_API_KEY"
         raise UserError(f"{url} needs a key and there is none: set the environment variable {names}")
+    if key and not key.isascii():
+        raise UserError(f"the key for {url} holds signs that no key has: set it again")
     return key or None
 
 
