@@ -28,7 +28,7 @@ SKIPPED = (
     "along_the_thought(", "path[", "within_and_between(",  # 03
     "ranks = table[", "looks = pd",  # 04
     "own.items()", "seen = short[", "before_and_after",  # 05
-    "neurons.massive(", "common[", "recovered",  # 06
+    "neurons.massive(", "common[", "recovered", "flips_checked",  # 06
     'rk.results("ras-', "moving", "of_ras",  # 07
 )  # fmt: skip
 
