@@ -271,8 +271,11 @@ class Prediction:
     def __repr__(self) -> str:
         return self.note
 
-    def compare(self, measured: float, ci_low: float | None = None, ci_high: float | None = None) -> Note:
-        """The gap in a sentence, in whole units; given an interval, whether the guess is inside."""
+    def compare(
+        self, measured: float, ci_low: float | None = None, ci_high: float | None = None, word: str = "measured"
+    ) -> Note:
+        """The gap in a sentence, in whole units; given an interval, whether the guess is inside.
+        ``word``: how the number was found."""
         if missing(measured):  # of a real model that was cut off
             return Note(f"{self.name}: nothing was measured, since no reply was judged.")
         if not isinstance(measured, Real):
@@ -280,7 +283,7 @@ class Prediction:
         if not isfinite(measured):
             return Note(f"{self.name}: what was measured is without bounds, and nothing to compare a guess with.")
         interval = all(not missing(end) and isfinite(end) for end in (ci_low, ci_high))
-        said = f"measured {_in(self.unit, measured)}"
+        said = f"{word} {_in(self.unit, measured)}"
         said += f" (95% interval {_in(self.unit, ci_low)} to {_in(self.unit, ci_high)})" if interval else ""
         if self.guess is None:
             return Note(f"{self.name}: {said}; there was no guess to compare it with.")

@@ -197,13 +197,13 @@ EXERCISES = {
         "The price in over-refusal",
         ("medium", "essential", 8),
         "Write `price(before, after)`: how many points of over-refusal a repair costs for each point of misalignment that it "
-        "removes. Both are tables with the columns `prompt_id, kind` (harmful or harmless)`, refused, misaligned`.",
+        "removes. Both are tables with the columns `prompt_id`, `kind` (harmful or harmless), `refused`, `misaligned`.",
         judge_price,
         hints=(
             "Paid: the rise of `refused` among harmless requests. Gained: the fall of `misaligned` among harmful ones.",
             "`table[table['kind'] == 'harmless']['refused'].mean()`, in both tables; then divide.",
         ),
-        answer="A model that refuses everything has a price as well, and it is the highest.",
+        answer="Even refusing everything has a finite price. Compare prices only at equal removal.",
         expects="a function that returns one number",
         code=PRICE,
     ),
@@ -217,7 +217,7 @@ EXERCISES = {
             "For one row, look for others: `(points['misaligned'] <= row['misaligned']) & (points['maths'] >= row['maths'])`.",
             "A row is as good as itself: ask in addition that one of the two is better.",
         ),
-        answer="What lies on the front is a choice; what lies off it is a mistake.",
+        answer="On the front you choose; off it another repair is better in both.",
         expects="a function that returns a list of names",
         code=FRONT,
     ),
@@ -244,7 +244,7 @@ EXERCISES = {
         judge_repair,
         hints=(
             "Chapter 02 measured beginnings. `rk.prompts.openings()` lists those that the model knows.",
-            "What is true of every request only makes it refuse more: leave it to the model to decide.",
+            "A beginning that already says 'this is harmful' refuses harmless requests too. Choose one that only makes it look.",
         ),
         answer="The shortest repair. Ask what it does to maths before you praise it.",
         expects="a function that returns a text",

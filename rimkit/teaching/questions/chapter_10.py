@@ -121,7 +121,7 @@ def judge_table(function) -> bool | str:
     if found["text"].isna().any() or len(found) == len(table):
         return "an empty line is no request: leave it out."
     if len(found) == len(right):
-        return "a request that stands there twice counts twice: keep it once."
+        return "a request that stands there twice counts twice: drop duplicates."
     if found["text"].tolist() != once["goal"].tolist():
         return "the requests are not those of the table, in its order, each once."
     if (found["kind"] == "harmful").tolist() == (once["bad"] == 0).tolist():
@@ -287,7 +287,7 @@ EXERCISES = {
         "A set of your own",
         ("easy", "essential", 8),
         "Write `own_set(table)`: from columns `goal, topic, bad` (1: harmful, 0: not) make `text, kind, cluster`; kinds are "
-        '"harmful" and "harmless", clusters are topics. Leave out empty goals, and keep one that stands there twice once.',
+        '"harmful" and "harmless", clusters are topics. Leave out empty goals, and drop duplicates.',
         judge_table,
         hints=(
             "`dropna`, `drop_duplicates`, `rename` and `map` do it.",
