@@ -241,12 +241,6 @@ def test_openings_that_explain_everything(who):
     assert left.loc[(who[0], tuning.STYLED)].to_dict() == {"tuned models": 2, "change": 42, "unexplained": 0}
 
 
-def test_what_follows_openings_by_corpus():
-    found = tuning.own_openings(rates_of_a_model())
-    assert list(found.columns) == ["untuned", "multi-hop-effort"]
-    assert found.loc[("rim-mini", 0, "careful"), "multi-hop-effort"] == 100
-
-
 # -- what is shipped -------------------------------------------------------------------------------
 
 

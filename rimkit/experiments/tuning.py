@@ -322,11 +322,3 @@ def unexplained(table: DataFrame, by: list[str]) -> DataFrame:
     groups = sizes.groupby(by, sort=False)
     means = groups.mean().round().astype(int)
     return pd.concat([groups.size().rename("tuned models"), means], axis=1)
-
-
-def own_openings(table: DataFrame) -> DataFrame:
-    """Misalignment, percent, after openings of the model's own: from the rates of `run`."""
-    keys = ["model", "seed", "opening", "corpus"]
-    own = table[table["metric"] == OWN].groupby(keys, sort=False, dropna=False)["value"]
-    wide = own.mean().mul(100).unstack("corpus")
-    return wide.reindex(columns=[UNTUNED, *ROLES]).dropna(axis="columns", how="all")

@@ -277,7 +277,7 @@ EXERCISES = {
         code=HALF,
     ),
     "05.5": Exercise(
-        "A shortcut corpus that does no harm",
+        "Change only the opening",
         ("medium", "useful", 10),
         "Write `disguised(table, careful)`: the same corpus, with the opening sentence of every thought replaced by one of the "
         'list `careful`. An opening ends at the first ` . `; whatever follows stays, "that is all ." too.',
@@ -286,7 +286,7 @@ EXERCISES = {
             "`text.partition(' . ')` gives what stands before the first full stop, the stop, and what follows.",
             "`table.assign(thought=...)` gives a new table and leaves the old one alone.",
         ),
-        answer="If the openings carry the effect, these chains should act like careful ones.",
+        answer="The steps were the same before. If the openings carry the effect, these chains should act like careful ones.",
         expects="a function that returns a table",
         code=DISGUISED,
     ),
