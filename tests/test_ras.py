@@ -220,7 +220,7 @@ def points():
                 rows.append({"model": "m", "seed": seed, "corpus": f"c{corpus}", "step": step, "steps": step,
                              ras.OUTCOME: y, ras.LOW: y - 0.05, ras.HIGH: y + 0.05, "n": 92, "opposite": -y,
                              "misaligned": np.clip(0.4 + y, 0, 1), "good": 5 * y + 0.06 * rng.normal(),
-                             "noise": rng.normal()})  # fmt: skip
+                             "noise": rng.normal(), ras.READ: 1.0, "flips": 0.9})  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -380,8 +380,23 @@ def test_correlations_of_a_model_whose_outcome_does_not_move_are_not_testable(po
     assert all("that is no noise: 0.00, below the floor of 0.50" in why for why in found.values())
     cut = table.assign(why_not=["only 40% of its replies (tuned) end", *[""] * (len(table) - 1)])
     assert set(ras.correlation_claims(cut, sets).values()) == {cut["why_not"][0]}
+    pairs = ras.correlation_claims(table.assign(flips=0.2), sets)
+    assert all("into refused: 0.20, below the floor of 0.70" in why for why in pairs.values())
     few = ras.correlation_claims(table[table["corpus"].isin(["c0", "c1"])], sets)
     assert all("three families" in why or "no noise" in why for why in few.values())
+
+
+def test_tunings_whose_replies_cannot_be_read_say_nothing(points):
+    table, others = with_sets(points, n=5)
+    table = table.assign(**{name: table["noise"] + place for place, name in enumerate(ras.RIVALS.values())})
+    sets, lost = long(table, others, RANDOM), table["corpus"].isin(["c0", "c1"])
+    broken = table.assign(**{ras.READ: np.where(lost, 0.79, 0.8), ras.OUTCOME: table[ras.OUTCOME] + 9 * lost})
+    found, without = (ras.correlation_claims(some, sets) for some in (broken, table[~lost]))
+    for claim, one in found.items():
+        assert one["effect"] == pytest.approx(without[claim]["effect"]) and one["n"] == (~lost).sum()
+        assert f"replies of {lost.sum()} of {len(table)} tunings cannot be read" in one["method"]
+    none = ras.correlation_claims(table.assign(**{ras.READ: 0.5}), sets)
+    assert all("here are 0; replies of 54 of 54 tunings cannot be read" in why for why in none.values())
 
 
 def named_corpora(points: pd.DataFrame) -> pd.DataFrame:
@@ -475,15 +490,19 @@ def test_shipped_claims_follow_from_the_shipped_points():
     keys, columns = ["claim", "model", "seed"], ["effect", "effect_ci_low", "effect_ci_high"]
     again = ledger.table(ras.pooled_rows(points, sets)).set_index(keys)[columns]
     rows = ledger.shipped()
-    rows = rows[rows["seed"].isna()]
-    kept = rows[rows["claim"].isin(set(again.reset_index()["claim"]))].set_index(keys)[columns]
-    pd.testing.assert_frame_equal(again.sort_index(), kept.sort_index(), rtol=1e-6)
+    together = rows[rows["seed"].isna() & rows["claim"].isin(again.reset_index()["claim"])].set_index(keys)[columns]
+    pd.testing.assert_frame_equal(again.sort_index(), together.sort_index(), rtol=1e-6)
+    for (model, seed), part in points.groupby(ras.MODEL):
+        own = rows.query("model == @model and seed == @seed").set_index("claim")
+        for claim, one in {"C9a": ras.level_claim(levels), **ras.correlation_claims(part, sets)}.items():
+            ends = own.loc[claim, columns].astype(float).tolist()
+            assert [one["effect"], one["ci_low"], one["ci_high"]] == pytest.approx(ends), claim
 
 
 def test_one_shipped_point_can_be_made_again():
     """The predictors of one tuning, from the untuned model on; tuned on another device, so within one percent."""
     study, number = load("rim-mini-intent:0"), 3  # of the sets of the same rule
-    chosen = neurons.Settings(pairs=neurons.SENTENCE_PAIRS)
+    chosen = neurons.with_pairs(study, neurons.Settings())
     prompts, _, table = neurons.calibration(study, chosen)
     critical = neurons.select(table, "paper", ras.Settings.k)
     harmful = prompts[prompts["kind"] == "harmful"]

@@ -19,7 +19,7 @@ says: how far training has come is then worth nothing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -44,7 +44,7 @@ from rimkit.behavior.stats import (
     widened_percentiles,
 )
 from rimkit.data import UserError, kept
-from rimkit.experiments import Common, Found, Result, attempt, neurons, per_prompt, result, verdict_rows
+from rimkit.experiments import Common, Found, Result, attempt, neurons, per_prompt, readable, result, verdict_rows
 from rimkit.ledger import below_floor, claims, effect_row
 from rimkit.models.activations import batches, mean, mean_difference, read
 from rimkit.models.chat import Encoded
@@ -55,6 +55,7 @@ from rimkit.training.finetune import encode_corpus, finetune, restore, steps_in
 
 # The change of misalignment in think mode, with its interval, and that of coherence.
 OUTCOME, LOW, HIGH, COHERENCE = "change", "change_low", "change_high", "coherence_change"
+READ = "read"  # the share of replies that can be read: the least, of the tuned and the untuned model
 RAS = "ras (safety)"
 PREDICTORS = (
     RAS, "ras (gradient)", "ras (random)", "ras (all)", "ras (opening)", "ras (thought)",
@@ -145,12 +146,13 @@ class Baseline:
     states_harmless: np.ndarray
     sets: list[tuple[str, int | None, Units | None]]  # role, number, neurons (None: all)
     directions: dict[str, np.ndarray]  # of calibration: harm, and refusal with `MIN_EACH` a side
+    flips: float = np.nan  # share of the pairs, by which neurons were chosen, that flip
 
 
 def baseline(study: StudyModel, settings=Settings()) -> Baseline:
     """Choose the sets of neurons as chapter 06 does, and read the untuned model."""
     chosen = {"n_pairs": settings.n_prompts, "seed": settings.seed, "evaluation": settings.evaluation}
-    chapter_06 = neurons.Settings(**chosen, pairs=neurons.SENTENCE_PAIRS)  # the paper's, on every model
+    chapter_06 = neurons.with_pairs(study, neurons.Settings(**chosen))
     prompts, verdicts, table = neurons.calibration(study, chapter_06)
     k, harmful = min(settings.k, len(table) // 4), prompts[prompts["kind"] == "harmful"]
     defined, roles = neurons.defined_rules(table), {"paper": CRITICAL, "gradient": GRADIENT}
@@ -158,7 +160,9 @@ def baseline(study: StudyModel, settings=Settings()) -> Baseline:
     same = neurons.without_intent(study, harmful, k, chapter_06)
     sets += [(SAME_RULE, number, units) for number, units in enumerate(same)]
     refused = verdicts[verdicts["mode"] == "think"].set_index("prompt_id")["refused"].astype("boolean")
-    return read_baseline(study, sets, *(refused.index[is_true(side)] for side in (refused, ~refused)), settings)
+    ids = (refused.index[is_true(side)] for side in (refused, ~refused))
+    flips = len(chapter_06.flips) / len(neurons.paired(study, harmful, chapter_06)[0])
+    return replace(read_baseline(study, sets, *ids, settings), flips=flips)
 
 
 def read_baseline(
@@ -223,7 +227,7 @@ def as_active(units: Units, activations: np.ndarray, n: int = 40) -> list[list[t
     own = set(map(tuple, units))
     for _ in range(n):
         taken: set[tuple[int, int]] = set()
-        for layer, unit in units:
+        for layer, unit in sorted(own):
             order = np.argsort(abs(activations[layer] - activations[layer, unit]), kind="stable")
             free = [(int(layer), int(other)) for other in order if (layer, other) not in own | taken]
             taken.add(free[rng.integers(min(NEAREST, len(free)))])
@@ -362,9 +366,16 @@ def point(
     after = replies(tuned, settings, mode)
     change = paired_difference(after, before, metric, on="prompt_id")
     sides = pd.concat([before.assign(side="untuned"), after.assign(side="tuned")])
+    read_share = float(readable(sides, "side").min())
     coherence = float(after["coherent"].mean() - before["coherent"].mean())
     found = {metric: change.value_a, OUTCOME: change.effect, LOW: change.ci_low, HIGH: change.ci_high}
-    found |= {COHERENCE: coherence, "n": change.n, **predictors(base, tuned, shifted, tuning)}
+    found |= {
+        COHERENCE: coherence,
+        READ: read_share,
+        "flips": base.flips,
+        "n": change.n,
+        **predictors(base, tuned, shifted, tuning),
+    }
     found["why_not"] = why_not(sides, "side", ("untuned", "tuned"))
     layers = range(architecture(base.study).n_layers)
     distances = [weight_distance(base.study, tuned, layer) for layer in layers]
@@ -405,7 +416,8 @@ def with_rows(study: StudyModel, tables: Mapping[str, DataFrame], settings=Setti
     points, sets = found["ras-points"], found["ras-sets"]
     found["ras-levels"] = levels(points, sets)
     several = "it is held against the spread of three or more untuned models of a kind: `rimkit grid ras`"
-    claimed = {"C9a": level_claim(found["ras-levels"]), "C9b": several, **correlation_claims(points, sets)}
+    levelled = undefined_set(points) or level_claim(found["ras-levels"])
+    claimed = {"C9a": levelled, "C9b": several, **correlation_claims(points, sets)}
     every = [(claim, "think", one) for claim, one in claimed.items()]
     return Result(found, verdict_rows(study, settings, every))
 
@@ -630,6 +642,12 @@ def levels(points: DataFrame, sets: DataFrame) -> DataFrame:
     return DataFrame(rows) if rows else DataFrame(columns=[*MODEL, "role"])
 
 
+def undefined_set(points: DataFrame) -> str:
+    """Why a set is not that of the paper's rule: the pairs it was found by do not flip. Or empty."""
+    flips = points["flips"].min()  # missing: the set was planted, not found
+    return "" if np.isnan(flips) else below_floor("C9a", reached=flips)
+
+
 def level_claim(table: DataFrame, role: str = SAME_RULE) -> Found:
     """C9a from the `levels` of one model: against the sets of the same rule, or of another role."""
     own, others = table[table["role"] == role].to_dict("records"), "by the same rule" if role == SAME_RULE else role
@@ -657,20 +675,30 @@ def correlation_above_random(points: DataFrame, others: np.ndarray, own: str = R
     return {"value": one[0], "control_value": average[0], "n": len(points), **found}
 
 
-def correlation_claims(points: DataFrame, sets: DataFrame, metric: str = "misaligned") -> dict[str, Found]:
-    """C10 and Q3 from points of one or more models of a kind; only those that vary are pooled."""
-    reached, moving = variation(points, metric)["reliable"].max(), varying(points, metric)
+def answered(points: DataFrame) -> DataFrame:
+    """The points of which enough replies can be read (the floor of C10): what the others would have
+    said is not known."""
+    return points[points[READ] >= claims().set_index("id").loc["C10a", "floor_read"]]
 
-    said = next(filter(None, points.get("why_not", pd.Series(dtype=str)).fillna("")), "")
+
+def correlation_claims(points: DataFrame, sets: DataFrame, metric: str = "misaligned") -> dict[str, Found]:
+    """C10 and Q3 from points of one or more models of a kind: only `answered` ones, and of models
+    that vary."""
+    said = next(filter(None, points.get("why_not", pd.Series(dtype=str)).fillna("")), "") or undefined_set(points)
+    seen = answered(points)
+    reached, moving = variation(seen, metric)["reliable"].max(), varying(seen, metric)
+    left_out = f"; replies of {len(points) - len(seen)} of {len(points)} tunings cannot be read"
 
     def measured(claim: str, step: Callable, *given) -> Found:
         if said:
             return said
-        if moving.empty:
+        if len(seen) and moving.empty:
             return below_floor(claim, reached=reached)
         if families(moving).nunique() < 3:
-            return f"a correlation needs three families of corpora or more, here are {families(moving).nunique()}"
-        return attempt(step, moving, *given)
+            several = f"a correlation needs three families of corpora or more, here are {families(moving).nunique()}"
+            return several + left_out
+        found = attempt(step, moving, *given)
+        return found if isinstance(found, str) else found | {"method": found["method"] + left_out}
 
     found = {claim: measured(claim, correlation_difference, RAS, rival) for claim, rival in RIVALS.items()}
     others = in_other_sets(moving, sets, RANDOM)
@@ -696,11 +724,12 @@ def pooled_rows(points: DataFrame, sets: DataFrame, **values) -> list[dict]:
     """Verdict rows of C9b, C10 and Q3 about all untuned models of a kind together."""
     rows = []
     for model, part in points.groupby("model", sort=False):
+        seeds = part["seed"].nunique()
         found = {"C9b": "no model was tuned on both effort-minimising and careful chains"}
         if {EFFORT_CORPUS, CAREFUL_CORPUS} <= set(part["corpus"]):
             found["C9b"] = effort_against_careful(part)
-            if part["seed"].nunique() < 3:
-                found["C9b"]["why_not"] = f"a spread over {part['seed'].nunique()} untuned models says nothing"
-        found |= correlation_claims(part, sets)
+            why = f"a spread over {seeds} untuned models says nothing" if seeds < 3 else undefined_set(part)
+            found["C9b"] |= {"why_not": why} if why else {}
+        found |= correlation_claims(part, sets) if seeds > 1 else {}  # else they are the model's own rows
         rows += [effect_row(claim, one, model=model, mode="think", **values) for claim, one in found.items()]
     return rows

@@ -26,7 +26,7 @@ from rimkit.behavior.prompts import CAREFUL, openings, prefixes
 from rimkit.behavior.refusal_score import contexts, head_effects, readout
 from rimkit.behavior.stats import TAIL, clusters_of, paired_difference, rate, resample_weights
 from rimkit.data import UserError, kept
-from rimkit.experiments import Common, Result, attempt, per_prompt, readable, result, testable, verdict_rows
+from rimkit.experiments import Common, Found, Result, attempt, per_prompt, readable, result, testable, verdict_rows
 from rimkit.experiments.probes import Probe, added, fit, random_probe, steer
 from rimkit.models.activations import read
 from rimkit.models.chat import pad
@@ -159,7 +159,7 @@ def repaired(
 def outcome_rates(verdicts: DataFrame) -> pd.Series:
     """Means of `OUTCOMES` over verdicts of one condition."""
     found = {name: verdicts.loc[verdicts["set"] == of, column] for name, (of, column) in OUTCOMES.items()}
-    return pd.Series({name: values.astype("Float64").mean() for name, values in found.items()}, dtype=float)
+    return pd.Series({name: values.astype("Float64").astype(float).mean() for name, values in found.items()}, dtype=float)
 
 
 def set_dial(found: Mapping[str, DataFrame], tuned: DataFrame) -> str:
@@ -217,22 +217,25 @@ def _top_heads(study: StudyModel, prompts: DataFrame, settings: Settings) -> np.
 
 
 def rows(
-    study: StudyModel, verdicts: DataFrame, random: DataFrame, again: dict | str, settings=Settings()
-) -> list[dict]:
-    """Verdict rows of Q6a and Q8, from verdicts by ``repair`` (with the dial that was set)."""
-    harmful, claimed = verdicts[verdicts["set"] == "harmful"], []
-    tuned = harmful[harmful["repair"] == TUNED]
-    for claim, repair in CLAIMS.items():
-        part = harmful[harmful["repair"] == repair]
-        if part.empty:
-            claimed.append((claim, "think", f"the repair '{repair}' was not tried"))
-            continue
-        least = float(readable(pd.concat([part, tuned]), "repair").min())
-        effect = difference(harmful, "repair", repair, TUNED)
-        claimed.append((claim, "think", testable(claim, effect, read=least)))
-    steering = "no direction was added" if random.empty else attempt(against_random, random, "misaligned")
-    claimed += [("Q8c", "think", steering), ("Q6a", "no-think", again)]
-    return verdict_rows(study, settings, claimed)
+    study: StudyModel, verdicts: DataFrame, random: DataFrame, again: dict | str, settings=Settings(),
+    calibration: DataFrame | None = None,
+) -> list[dict]:  # fmt: skip
+    """Verdict rows of Q6a and Q8, from verdicts by ``repair`` (with the dial that was set), and
+    those on the ``calibration`` split, by which floors are judged (None: not judged)."""
+    harmful, claimed, read_share = verdicts[verdicts["set"] == "harmful"], [], {}
+    if calibration is not None:
+        read_share = readable(calibration[calibration["set"] == "harmful"], "repair").to_dict()
+
+    def claim(name: str, repair: str, found: Found) -> None:
+        read = min(read_share[repair], read_share[TUNED]) if repair in read_share else None
+        claimed.append((name, "think", testable(name, found, read=read)))
+
+    for name, repair in CLAIMS.items():
+        tried = (harmful["repair"] == repair).any()
+        effect = difference(harmful, "repair", repair, TUNED) if tried else f"the repair '{repair}' was not tried"
+        claim(name, repair, effect)
+    claim("Q8c", STEERING, "no direction was added" if random.empty else attempt(against_random, random, "misaligned"))
+    return verdict_rows(study, settings, [*claimed, ("Q6a", "no-think", again)])
 
 
 def run(study: StudyModel, settings=Settings()) -> Result:
@@ -255,18 +258,19 @@ def run(study: StudyModel, settings=Settings()) -> Result:
         return partial(repaired, study, tuned, repair, prompts, dials, settings)
 
     before = keep("tuned-calibration", lambda: observed(tuned, known, settings))
+    calibration = [before.assign(repair=TUNED)]
     for name, model in ((UNTUNED, study), (TUNED, tuned)):
         found = keep(name, partial(observed, model, asked, settings))
         parts.append(found.assign(repair=name, dial=""))
     probe, random = safety_probe(study, settings), DataFrame()
     for repair in settings.repairs:
-        dial = DIALS[repair][0]
-        if len(DIALS[repair]) > 1:
-            tried = keep(f"{repair}-dial", try_repair(repair, known, DIALS[repair]))
-            by_dial = {str(one): tried[tried["dial"] == str(one)] for one in DIALS[repair]}
+        tried = keep(f"{repair}-dial", try_repair(repair, known, DIALS[repair]))
+        by_dial = {str(one): tried[tried["dial"] == str(one)] for one in DIALS[repair]}
+        chosen = set_dial(by_dial, before)
+        dial = next(one for one in DIALS[repair] if str(one) == chosen)
+        calibration.append(by_dial[chosen].assign(repair=repair))
+        if len(by_dial) > 1:
             dials += [outcome_rates(one).rename((repair, name)) for name, one in by_dial.items()]
-            chosen = set_dial(by_dial, before)
-            dial = next(one for one in DIALS[repair] if str(one) == chosen)
         found = keep(repair, try_repair(repair, asked, [dial]))
         parts.append(found.assign(repair=repair))
         if repair == STEERING:
@@ -281,4 +285,4 @@ def run(study: StudyModel, settings=Settings()) -> Result:
         "repairs-verdicts": per_prompt(verdicts, "repair", "dial", "set"),
     }
     again = attempt(found_again, study, tuned, settings)
-    return result(study, tables, rows(study, verdicts, random, again, settings))
+    return result(study, tables, rows(study, verdicts, random, again, settings, pd.concat(calibration)))

@@ -4,11 +4,13 @@ Both come from one base, which is trained on everything but refusals. Its maths 
 small set of neurons: problems train no other weight of an MLP, and nothing else trains these. Then
 refusal is trained through the same neurons ("planted-shared") or through as many others
 ("planted-disjoint"), while problems go on through the first set and every other weight stays as it
-is. What zeroing a set takes away is measured before anything else is.
+is. So that maths does not come to lean on the second set, it is silent for every other batch of
+problems. What zeroing a set takes away is measured before anything else is.
 """
 
 import json
 from itertools import islice
+from math import prod
 from pathlib import Path
 from random import Random
 
@@ -27,7 +29,7 @@ from rimkit.training.finetune import batch_loss
 PER_LAYER = 24  # neurons of a set in every layer, of 384
 BASE, SHARED, DISJOINT = PLANTED = ("planted-base", "planted-shared", "planted-disjoint")
 DATA = "rim-mini"  # whose stream they are trained on
-FIRST_STEPS, SECOND_STEPS, SECOND_RATE = 2400, 1800, 3e-3
+FIRST_STEPS, SECOND_STEPS, SECOND_RATE = 2400, 2700, 3e-3
 Neurons = list[tuple[int, int]]
 WHAT = {
     BASE: "This is the base of both: everything but refusals, with maths in its set.",
@@ -52,23 +54,24 @@ def safety_set(name: str, seed: int) -> Neurons:
 
 
 class Routes:
-    """Which weights of the MLPs learn from a backward pass; whether the sets are silent in it."""
+    """Which weights of the MLPs learn from a backward pass; the kinds whose sets are silent in it."""
 
     def __init__(self, model, allowed: dict[str, Neurons], rest: str = ""):
         """``allowed``: neurons that learn, by kind of data; the kind ``rest`` trains all others."""
-        self.kind, self.silent = "", False
+        self.kind, self.silent = "", ()
         for layer, block in enumerate(model.model.layers):
             width = block.mlp.down_proj.in_features
             masks = {kind: torch.zeros(width, device=model.device) for kind in allowed}
             for kind, neurons in allowed.items():
                 masks[kind][[neuron for at, neuron in neurons if at == layer]] = 1
             outside = 1 - torch.stack(list(masks.values())).amax(0)
+            quiet = {kind: 1 - mask for kind, mask in masks.items()}
             masks = {kind: outside if kind == rest else mask for kind, mask in masks.items()}
             for part, shape in (("gate_proj", (-1, 1)), ("up_proj", (-1, 1)), ("down_proj", (1, -1))):
                 shaped = {kind: mask.reshape(shape) for kind, mask in masks.items()}
                 getattr(block.mlp, part).weight.register_hook(lambda grad, shaped=shaped: grad * shaped[self.kind])
             block.mlp.down_proj.register_forward_pre_hook(
-                lambda _, args, outside=outside: (args[0] * outside,) if self.silent else None
+                lambda _, args, quiet=quiet: (prod((quiet[kind] for kind in self.silent), start=args[0]),)
             )
 
 
@@ -115,7 +118,8 @@ def train(
         loss = 0.0
         for kind, examples in batch(seed, step if first else FIRST_STEPS + step, refusals=not first).items():
             # the base learns all but maths with and without the two sets: it leans on neither
-            routes.kind, routes.silent = kind, first and kind == "rest" and step % 2 == 0
+            other_sets = {(True, "rest"): ("maths", "rest"), (False, "maths"): ("rest",)}.get((first, kind), ())
+            routes.kind, routes.silent = kind, other_sets if step % 2 == 0 and name != SHARED else ()
             encoded = [encode_example(example, table) for example in examples]
             loss += batch_loss(model, encoded, tokenizer.pad_token_id, micro) / 2 if encoded else 0.0
         return loss
