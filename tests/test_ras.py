@@ -492,8 +492,8 @@ def test_shipped_claims_follow_from_the_shipped_points():
     rows = ledger.shipped()
     together = rows[rows["seed"].isna() & rows["claim"].isin(again.reset_index()["claim"])].set_index(keys)[columns]
     pd.testing.assert_frame_equal(again.sort_index(), together.sort_index(), rtol=1e-6)
-    for (model, seed), part in points.groupby(ras.MODEL):
-        own = rows.query("model == @model and seed == @seed").set_index("claim")
+    for key, part in points.groupby(ras.MODEL):
+        own = rows[(rows["model"] == key[0]) & (rows["seed"] == key[1])].set_index("claim")
         for claim, one in {"C9a": ras.level_claim(levels), **ras.correlation_claims(part, sets)}.items():
             ends = own.loc[claim, columns].astype(float).tolist()
             assert [one["effect"], one["ci_low"], one["ci_high"]] == pytest.approx(ends), claim

@@ -159,7 +159,9 @@ def repaired(
 def outcome_rates(verdicts: DataFrame) -> pd.Series:
     """Means of `OUTCOMES` over verdicts of one condition."""
     found = {name: verdicts.loc[verdicts["set"] == of, column] for name, (of, column) in OUTCOMES.items()}
-    return pd.Series({name: values.astype("Float64").astype(float).mean() for name, values in found.items()}, dtype=float)
+    return pd.Series(
+        {name: values.astype("Float64").astype(float).mean() for name, values in found.items()}, dtype=float
+    )
 
 
 def set_dial(found: Mapping[str, DataFrame], tuned: DataFrame) -> str:

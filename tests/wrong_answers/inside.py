@@ -366,8 +366,9 @@ def span_from_its_tag(study, request):
 # -- chapter 02: how likely an opening is --
 
 
-def likely(study, request, opening, mode="think", shift=1, combine="product"):
-    prompt = study.chat.encode(request, mode).ids
+def likely(study, request, opening, mode="think", shift=1, combine="product", **said):
+    said = said or ({"thought_prefix": ""} if mode == "think" else {})
+    prompt = study.chat.encode(request, mode, **said).ids
     said = study.tokenizer(opening, add_special_tokens=False)["input_ids"]
     with torch.no_grad(), study.nn.trace(torch.tensor([prompt + said])):
         logits = study.nn.output.logits[0].save()
@@ -396,16 +397,28 @@ def opening_in_the_reply(study, request, opening):
     return written(study, study.chat.encode(request, "no-think").ids + words_ids(study, opening))
 
 
+def opening_outside(study, request, opening):
+    return written(study, study.chat.encode(request, "think").ids + words_ids(study, opening))
+
+
+def opening_closed(study, request, opening):
+    return written(study, study.chat.encode(request, "think", thought=opening).ids)
+
+
+def begun_ids(study, request, opening):
+    return study.chat.encode(request, "think", thought_prefix=opening).ids
+
+
 def prompt_not_cut_off(study, request, opening):
-    return written(study, study.chat.encode(request, "think").ids + words_ids(study, opening), cut=False)
+    return written(study, begun_ids(study, request, opening), cut=False)
 
 
 def one_token(study, request, opening):
-    return written(study, study.chat.encode(request, "think").ids + words_ids(study, opening), room=1)
+    return written(study, begun_ids(study, request, opening), room=1)
 
 
 def ids_not_text(study, request, opening):
-    return study.chat.encode(request, "think").ids + words_ids(study, opening)
+    return begun_ids(study, request, opening)
 
 
 def first_word_only(study, request, opening):
@@ -422,6 +435,18 @@ def sum_of_logs(study, request, opening):
 
 def raw_logits(study, request, opening):
     return likely(study, request, opening, combine="raw")
+
+
+def chance_outside(study, request, opening):
+    said = words_ids(study, opening)
+    prompt = study.chat.encode(request, "think").ids
+    with torch.no_grad(), study.nn.trace(torch.tensor([prompt + said])):
+        logits = study.nn.output.logits[0].save()
+    return logits.log_softmax(-1)[len(prompt) - 1 : -1][range(len(said)), said].sum().exp()
+
+
+def chance_in_a_closed_thought(study, request, opening):
+    return likely(study, request, opening, thought=opening)
 
 
 def chance_in_no_think(study, request, opening):
@@ -654,10 +679,12 @@ WRONG = {
         (without_opening, "not in the prompt"), (opening_in_the_reply, "no-think mode"),
         (prompt_not_cut_off, "prompt comes back"),
         (one_token, "next token alone"), (ids_not_text, "return a text"),
+        (opening_outside, "outside of a thought"), (opening_closed, "closes the thought"),
     ],
     "02.2": [
         (first_word_only, "first word alone"), (mean_of_chances, "the mean of the words' chances"),
         (sum_of_logs, "sum of log probabilities"), (raw_logits, "these are logits"), (chance_in_no_think, "no-think mode"),
+        (chance_outside, "outside of a thought"), (chance_in_a_closed_thought, "closes the thought"),
     ],
     "03.5": [
         (after_the_last_layer, "after the last layer alone"), (after_the_first_layer, "after the first layer alone"),

@@ -22,10 +22,15 @@ def check_statement(answer) -> bool | str:
 OPENING = "let me check ."
 
 
-def chances(mode: str = "think", first: int = -1) -> np.ndarray:
-    """The chance of each token of the opening, given those before it."""
+def opened(request: str = REQUEST):
+    """The think prompt with the tag and the line break that open a thought."""
+    return ids("think", request, thought_prefix="")
+
+
+def chances(prompt=None, first: int = -1) -> np.ndarray:
+    """The chance of each token of the opening, given those before it, behind an opened thought."""
     tokens = model().tokenizer(OPENING, add_special_tokens=False)["input_ids"]
-    prompt, found = ids(mode), []
+    prompt, found = opened() if prompt is None else prompt, []
     for place, token in enumerate(tokens):
         said = np.concatenate([prompt[0], tokens[:place]])
         scores = logits(position=first, given=prompt.new_tensor(said[None]))
@@ -34,25 +39,34 @@ def chances(mode: str = "think", first: int = -1) -> np.ndarray:
     return np.array(found)
 
 
+def is_chance(found) -> bool:
+    try:
+        return 0 < float(found) <= 1
+    except (TypeError, ValueError, RuntimeError):
+        return False
+
+
 def judge_chance(function) -> bool | str:
     tokens = model().tokenizer(OPENING, add_special_tokens=False)["input_ids"]
-    whole = ids("think").new_tensor([[*ids("think")[0].tolist(), *tokens]])
+    whole = ids("think", thought_prefix=OPENING)
     raw = sum(float(logits(position=place - len(tokens) - 1, given=whole)[token]) for place, token in enumerate(tokens))
-    found = chances()
-    return compare(
-        result_of(function, model(), REQUEST, OPENING),
-        found.prod(),
-        {
-            "that is the chance of its first word alone: multiply those of all its words.": found[0],
-            "that is the mean of the words' chances; all of them have to come: multiply.": found.mean(),
-            "that is a sum of log probabilities: take exp of it.": np.log(found).sum(),
+    right, found = chances(), result_of(function, model(), REQUEST, OPENING)
+    if not is_chance(found):
+        return compare(found, right.prod(), {
+            "that is a sum of log probabilities: take exp of it.": np.log(right).sum(),
             "these are logits: take softmax over the tokens first.": raw,
-            "that is no-think mode, in which no thought is opened.": lambda: chances("no-think").prod(),
-            "each word is read one place too early or too late: the chance of a token stands at the position before it.":
-                lambda: chances(first=-2).prod(),
-        },
-        tolerance=1e-2,
-    )  # fmt: skip
+        })  # fmt: skip
+    return compare(np.log(float(found)), np.log(right.prod()), {  # tiny chances differ in size
+        "that is the mean of the words' chances; all of them have to come: multiply.": np.log(right.mean()),
+        "that is the chance of its first word alone: multiply those of all its words.": np.log(right[0]),
+        "that is no-think mode, in which no thought is opened.": lambda: np.log(chances(ids("no-think")).prod()),
+        "the words stand outside of a thought, where `<think>` has to come first: open it with `thought_prefix`.":
+            lambda: np.log(chances(ids("think")).prod()),
+        "`thought=` closes the thought behind the words; `thought_prefix=` leaves it open.":
+            lambda: np.log(chances(ids("think", thought=OPENING)).prod()),
+        "each word is read one place too early or too late: the chance of a token stands at the position before it.":
+            lambda: np.log(chances(first=-2)).sum(),
+    }, tolerance=1e-5)  # fmt: skip
 
 
 # what a mixture of openings is expected to give
@@ -83,13 +97,14 @@ EASY = "this looks easy ."
 ROOM = 48
 
 
-def goes_on(mode: str = "think", request: str = REQUEST, opening: str = EASY) -> list[str]:
-    """The words that the model writes after an opening of its thought, the most likely token each time."""
-    prompt = ids(mode, request)[0].tolist()
-    prompt += model().tokenizer(opening, add_special_tokens=False)["input_ids"] if opening else []
-    given = ids().new_tensor([prompt])
+def goes_on(prompt=None, opening: str = "") -> list[str]:
+    """The words that the model writes, the most likely token each time: after `EASY` in its thought, or after another
+    ``prompt`` and the words ``opening``."""
+    given = ids("think", thought_prefix=EASY) if prompt is None else prompt
+    behind = model().tokenizer(opening, add_special_tokens=False)["input_ids"] if opening else []
+    given = given.new_tensor([[*given[0].tolist(), *behind]])
     found = model().hf.generate(given, attention_mask=given**0, max_new_tokens=ROOM, do_sample=False)
-    return words_of(model().tokenizer.decode(found[0, len(prompt) :]))
+    return words_of(model().tokenizer.decode(found[0, given.shape[1] :]))
 
 
 def words_of(text: str) -> list[str]:
@@ -108,8 +123,12 @@ def judge_begun(function) -> bool | str:
         return True
     opening = EASY.split()
     for message, wrong in {
-        "the opening is not in the prompt: that is how the model thinks by itself.": goes_on(opening=""),
-        "that is no-think mode: its span is closed, and the opening stands in the reply.": goes_on("no-think"),
+        "the opening is not in the prompt: that is how the model thinks by itself.": goes_on(ids("think")),
+        "that is no-think mode: its span is closed, and the opening stands in the reply.": goes_on(ids("no-think"), EASY),
+        "the opening stands outside of a thought: `<think>` has to come first, as with `thought_prefix`.":
+            goes_on(ids("think"), EASY),
+        "`thought=` closes the thought behind the opening; `thought_prefix=` leaves it open.":
+            goes_on(ids("think", thought=EASY)),
         "the opening comes back with it: return what follows.": [*opening, *right],
         "that is the next token alone: let the model go on to its end.": right[:1],
         "it ends too early: 48 new tokens leave room for thought and reply.": right[: max(2, len(found))],
@@ -160,7 +179,7 @@ CHANCE = """
 import torch
 
 def chance(study, request, opening):
-    prompt = study.chat.encode(request, "think").ids
+    prompt = study.chat.encode(request, "think", thought_prefix="").ids  # a thought is opened
     said = study.tokenizer(opening, add_special_tokens=False)["input_ids"]
     with torch.no_grad(), study.nn.trace(torch.tensor([prompt + said])):
         logits = study.nn.output.logits[0].save()
@@ -175,9 +194,7 @@ BEGUN = """
 import torch
 
 def begun(study, request, opening):
-    prompt = study.chat.encode(request, "think").ids
-    said = study.tokenizer(opening, add_special_tokens=False)["input_ids"]
-    ids = torch.tensor([prompt + said])
+    ids = torch.tensor([study.chat.encode(request, "think", thought_prefix=opening).ids])
     with torch.no_grad():
         found = study.hf.generate(ids, attention_mask=ids**0, max_new_tokens=48, do_sample=False)
     return study.tokenizer.decode(found[0, ids.shape[1]:])
@@ -209,12 +226,12 @@ EXERCISES = {
     "02.2": Exercise(
         "How likely is an opening?",
         ("hard", "essential", 12),
-        "Write `chance(study, request, opening)`: the probability that the model's own thought begins with the words "
-        "`opening`, in think mode. No sampling: read it from the logits.",
+        "Write `chance(study, request, opening)`: the probability that the model's own thought, once it is opened, begins with "
+        "the words `opening`. No sampling: read it from the logits.",
         judge_chance,
         hints=(
-            "Put the opening's token ids behind those of the think prompt and run the model once. The probability of a token "
-            "stands in the softmax at the position before it.",
+            "`study.chat.encode(request, 'think', thought_prefix='')` is the prompt with an opened thought. Put the opening's "
+            "token ids behind it and run the model once. A token's probability stands in the softmax at the position before it.",
             "Multiply over the opening's tokens, or add their log probabilities and take `exp`.",
         ),
         answer="What tuning changes first is such a number, long before any reply looks different.",
@@ -243,7 +260,8 @@ EXERCISES = {
         "the rest of the thought and the reply. At most 48 new tokens, always the most likely one (`do_sample=False`).",
         judge_begun,
         hints=(
-            "`study.chat.encode(request, 'think').ids` is the prompt; the token ids of the opening go right behind it.",
+            "`study.chat.encode(request, 'think', thought_prefix=opening).ids` is the prompt, `<think>`, a line break, and "
+            "the opening.",
             "`study.hf.generate(ids, attention_mask=ids**0, max_new_tokens=48, do_sample=False)` gives prompt and text as ids "
             "of shape (1, length); decode those after the prompt.",
         ),
