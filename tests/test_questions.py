@@ -46,6 +46,7 @@ WRONG = {
     "04.1": [
         (fisher("refusal heads", "random heads", "less"), "one-sided"),
         (fisher("refusal heads", "nothing"), "no ablation at all"),
+        (0.533, "odds ratio"),
     ],
     "05.1": [(21, "the whole rise"), (1, "one in ten was not")],
     "06.1": [(3, "two of the three pairs"), (2, "only one of them is the same")],
@@ -74,7 +75,7 @@ def test_checks_teach(name):
     question = exercise(name)
     assert repr(question.check()).endswith(f'rk.exercise("{name}").hint(1) helps.')
     assert question.check(RIGHT[name]).status == "right"
-    assert len(WRONG[name]) == 2
+    assert len(WRONG[name]) >= 2
     for answer, why in WRONG[name]:
         feedback = question.check(answer)
         assert feedback.status == "wrong"

@@ -333,16 +333,23 @@ def random_as_one(verdicts: DataFrame) -> DataFrame:
     return verdicts.assign(condition=verdicts["condition"].mask(random, RANDOM))
 
 
-def competence(study: StudyModel, tried: DataFrame, settings=Settings()) -> dict[str, float]:
+def read_without(verdicts: DataFrame) -> float:
+    """The least share of readable replies without the chosen heads, and without random ones: a
+    control that breaks the model is none. ``verdicts``: no-think replies to evaluation requests."""
+    shares = readable(random_as_one(verdicts[verdicts["mode"] == "no-think"]), "condition")
+    return float(shares[[SELECTED, RANDOM]].min())
+
+
+def competence(study: StudyModel, tried: DataFrame, verdicts: DataFrame, settings=Settings()) -> dict[str, float]:
     """By calibration replies without the chosen heads: ``answered``, the share of the untouched
     model's harmless requests that are still done; ``read``, the least share of readable replies to
-    harmful ones; ``read_cut``, that share where heads cannot see the thought."""
+    harmful ones (also `read_without`); ``read_cut``, that share where heads cannot see the thought."""
     untouched, chosen = tried.iloc[0], choose(tried)
     few = replace(settings, n_asked=settings.n_competence, n_random=1)
     cut = attempt(cut_replies, study, chosen["heads"], few, "calibration")
     found = {
         "answered": chosen["answered"] / untouched["answered"],
-        "read": min(chosen["read"], untouched["read"]),
+        "read": min(chosen["read"], untouched["read"], read_without(verdicts)),
     }
     if not isinstance(cut, str):
         found["read_cut"] = float(readable(cut, "condition")[[NOTHING, SELECTED, f"{RANDOM} 0"]].min())
@@ -401,5 +408,5 @@ def run(study: StudyModel, settings=Settings()) -> Result:
         "heads-rates": rates(beside, by=by),
         "heads-rates-verdicts": per_prompt(beside, *by),
     }
-    able = competence(study, tried, settings)
+    able = competence(study, tried, verdicts, settings)
     return result(study, tables, rows(study, moved, looked, main, cut, able, settings))

@@ -540,31 +540,50 @@ def mean_at_the_end(study, request, layer, head, others):
     return writing(study, request, layer, head, every.mean(0), where=-1)
 
 
-def patched_backwards(study, request, layer, head):
-    return writing(study, request, layer, head, z_at(study, request, layer, head, "think")[-1], where=-1)
+def patch(study, request, thought, layer, value, here=slice(None), where=-1):
+    said = {} if thought is None else {"thought": thought}
+    after = torch.tensor([study.chat.encode(request, "think", **said).ids])
+    with torch.no_grad(), study.nn.trace(after):
+        study.nn.model.layers[layer].self_attn.o_proj.input[:, where, here] = value
+        logits = study.nn.output.logits[0, -1].save()
+    return logits
 
 
-def patched_everywhere(study, request, layer, head):
-    return writing(study, request, layer, head, z_at(study, request, layer, head)[-1], "think")
+def patched_backwards(study, request, thought, layer, head):
+    with torch.no_grad(), study.nn.trace(torch.tensor([study.chat.encode(request, "think", thought=thought).ids])):
+        donor = study.nn.model.layers[layer].self_attn.o_proj.input[0, -1, slice_of(study, head)].save()
+    return writing(study, request, layer, head, donor, where=-1)
 
 
-def patched_all_heads(study, request, layer, head):
+def patched_everywhere(study, request, thought, layer, head):
+    donor = z_at(study, request, layer, head)[-1]
+    return patch(study, request, thought, layer, donor, slice_of(study, head), slice(None))
+
+
+def patched_all_heads(study, request, thought, layer, head):
     with torch.no_grad(), study.nn.trace(ids(study, request)):
         donor = study.nn.model.layers[layer].self_attn.o_proj.input[0, -1].save()
-    with torch.no_grad(), study.nn.trace(ids(study, request, "think")):
-        study.nn.model.layers[layer].self_attn.o_proj.input[:, -1] = donor
+    return patch(study, request, thought, layer, donor)
+
+
+def patched_with_zero(study, request, thought, layer, head):
+    return patch(study, request, thought, layer, 0.0, slice_of(study, head))
+
+
+def patched_without_thought(study, request, thought, layer, head):
+    return patch(study, request, None, layer, z_at(study, request, layer, head)[-1], slice_of(study, head))
+
+
+def not_patched(study, request, thought, layer, head):
+    with torch.no_grad(), study.nn.trace(torch.tensor([study.chat.encode(request, "think", thought=thought).ids])):
         logits = study.nn.output.logits[0, -1].save()
     return logits
 
 
-def patched_with_zero(study, request, layer, head):
-    return writing(study, request, layer, head, 0.0, "think", -1)
-
-
-def not_patched(study, request, layer, head):
-    with torch.no_grad(), study.nn.trace(ids(study, request, "think")):
+def leaning_of_the_bare_request(study, request, refuse, comply):
+    with torch.no_grad(), study.nn.trace(torch.tensor([study.tokenizer(request)["input_ids"]])):
         logits = study.nn.output.logits[0, -1].save()
-    return logits
+    return logits[refuse] - logits[comply]
 
 
 # -- chapters 03 and 04: many requests, many heads --
@@ -636,6 +655,7 @@ WRONG = {
         (one_too_early, "one token too early"), (think_mode, "that is think mode"), (sign, "sign is turned around"),
         (probabilities, "difference of probabilities"), (refusal_alone, "refusal's logit alone"),
         (not_saved, "saved inside it with .save()"), (all_logits, "and it should be a number"),
+        (leaning_of_the_bare_request, "without the chat template"),
     ],
     "04.3": [
         (nothing_cut, "nothing was changed"), (whole_layer, "whole attention"), (last_token_only, "only the last token"),
@@ -708,5 +728,6 @@ WRONG = {
     "04.6": [
         (patched_backwards, "the other way around"), (patched_everywhere, "every position"),
         (patched_all_heads, "all heads"), (patched_with_zero, "set to zero"), (not_patched, "nothing was changed"),
+        (patched_without_thought, "the thought is missing"),
     ],
 }  # fmt: skip

@@ -287,6 +287,13 @@ def added(states, direction):
 # -- chapter 04: the paper's rule --
 
 
+def largest_sum(think, no_think, think_spans, no_think_spans):
+    def most(weights, spans):
+        return max(spans, key=lambda name: weights[slice(*spans[name])].sum())
+
+    return most(think, think_spans) == "assistant" and most(no_think, no_think_spans) == "empty"
+
+
 def think_alone(think, no_think, think_spans, no_think_spans):
     start, end = think_spans["assistant"]
     return bool(start <= think.argmax() < end)
@@ -604,6 +611,7 @@ WRONG = {
     "04.5": [
         (think_alone, "where the strongest attention is on assistant"), (no_think_alone, "in no-think mode: the rule wants"),
         (end_included, "position"), (place_itself, "True or False"), (always, "the rule wants"),
+        (largest_sum, "on assistant in no-think mode"),
     ],
     "A2.1": [
         (wald, "plain interval"), (not_moved, "middle is not moved"), (not_scaled, "1 + z²/n is missing"),

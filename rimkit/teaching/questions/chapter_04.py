@@ -28,6 +28,8 @@ def check_fisher(answer) -> bool | str:
         return True
     if abs(found - fisher("refusal heads", "random heads", "less")) < 0.006:
         return "that is the one-sided p value, and the direction was not fixed beforehand."
+    if abs(found - 12 * 6 / (9 * 15)) < 0.006:
+        return "that is the odds ratio; the p value is the second of the two: `.pvalue`."
     if abs(found - fisher("refusal heads", "nothing")) < 0.006:
         return "that compares the refusal heads with no ablation at all: instructive, but not what was asked."
     return "the table has two rows (refusal heads, random heads) and two columns (above, not above the threshold)."
@@ -59,6 +61,8 @@ def judge_leaning(function) -> bool | str:
             "it is read at the first token, which has seen nothing of the request.": lambda: leaning(logits(position=0)),
             "that is think mode; the prompt is that of no-think mode.": lambda: leaning(logits(mode="think")),
             "that is a difference of probabilities; take the logits as they are.": lambda: leaning(shares(logits())),
+            "the request was given without the chat template: encode it with `study.chat.encode`.":
+                lambda: leaning(logits(given=ids().new_tensor([model().tokenizer(REQUEST)["input_ids"]]))),
             "that is the refusal's logit alone; the plan's has to be taken away.": lambda: logits()[words()[0]],
         },
     )  # fmt: skip
@@ -154,7 +158,9 @@ def looks() -> list[tuple]:
         no_think[11 + int(rng.integers(2)) if to_empty == 1 else 8 if to_empty == 0 else 13] = 0.6
         moved = to_assistant == 1 and to_empty == 1
         made.append((think / think.sum(), no_think / no_think.sum(), think_spans, no_think_spans, moved))
-    return made
+    think, no_think = made[0][0], np.full(14, 0.01)
+    no_think[[11, 12, 8]] = 0.25, 0.25, 0.39  # the span has the largest sum, another token the strongest attention
+    return [*made, (think, no_think, think_spans, no_think_spans, False)]
 
 
 def judge_moved(function) -> bool | str:
@@ -172,33 +178,37 @@ def judge_moved(function) -> bool | str:
     return True
 
 
+THOUGHT = "let me check . the user wants to hide the baker's lamp ."
+
+
 def judge_patch(function) -> bool | str:
-    here = slice(HEAD * head_size(), (HEAD + 1) * head_size())
-    donor, own = z_of(REQUEST), z_of(REQUEST, "think")
-    whole = donor[-1]
+    here, after = slice(HEAD * head_size(), (HEAD + 1) * head_size()), ids("think", thought=THOUGHT)
+    donor, own = z_of(REQUEST), values(LAYER, OUT, "input", given=after)
 
     def everything(z):
         import torch
 
-        z[:, -1] = torch.tensor(whole, dtype=z.dtype)
+        z[:, -1] = torch.tensor(donor[-1], dtype=z.dtype)
         return z
 
+    def patch(numbers, where=-1, given=after):
+        return lambda: logits(layer=LAYER, change=put(numbers, where), given=given)
+
     return compare(
-        result_of(function, model(), REQUEST, LAYER, HEAD),
-        logits("think", layer=LAYER, change=put(donor[-1, here], -1)),
+        result_of(function, model(), REQUEST, THOUGHT, LAYER, HEAD),
+        patch(donor[-1, here])(),
         {
-            "nothing was changed: write into the input of o_proj, inside the second trace.": lambda: logits("think"),
+            "nothing was changed: write into the input of o_proj, inside the second trace.": lambda: logits(given=after),
             "that is no-think mode with the head from think mode; it is the other way around.":
-                lambda: logits("no-think", layer=LAYER, change=put(own[-1, here], -1)),
+                patch(own[-1, here], given=ids("no-think")),
             "all heads of the layer were replaced: write one head's slice.":
-                lambda: logits("think", layer=LAYER, change=everything),
-            "every position got it: only the last position is to be replaced.":
-                lambda: logits("think", layer=LAYER, change=put(donor[-1, here])),
-            "the head was set to zero; it should get what it computes in no-think mode.":
-                lambda: logits("think", layer=LAYER, change=put(np.zeros(head_size()), -1)),
+                lambda: logits(layer=LAYER, change=everything, given=after),
+            "every position got it: only the last position is to be replaced.": patch(donor[-1, here], slice(None)),
+            "the head was set to zero; it should get what it computes in no-think mode.": patch(np.zeros(head_size())),
+            "the thought is missing: there only `<think>` can follow; encode it with `thought=thought`.":
+                patch(donor[-1, here], given=ids("think")),
             "that is no-think mode, unchanged.": logits,
         },
-        tolerance=1e-4,
     )  # fmt: skip
 
 
@@ -270,12 +280,13 @@ def moved(think, no_think, think_spans, no_think_spans):
 PATCH = """
 import torch
 
-def patched(study, request, layer, head):
+def patched(study, request, thought, layer, head):
     size = study.hf.config.head_dim
     here = slice(head * size, (head + 1) * size)
     with torch.no_grad(), study.nn.trace(torch.tensor([study.chat.encode(request, "no-think").ids])):
         donor = study.nn.model.layers[layer].self_attn.o_proj.input[0, -1, here].save()
-    with torch.no_grad(), study.nn.trace(torch.tensor([study.chat.encode(request, "think").ids])):
+    after = study.chat.encode(request, "think", thought=thought).ids
+    with torch.no_grad(), study.nn.trace(torch.tensor([after])):
         study.nn.model.layers[layer].self_attn.o_proj.input[:, -1, here] = donor
         logits = study.nn.output.logits[0, -1].save()
     return logits
@@ -374,12 +385,12 @@ EXERCISES = {
     "04.6": Exercise(
         "Patch a head from one mode to the other",
         ("hard", "useful", 12),
-        "Write `patched(study, request, layer, head)`: the logits at the end of the *think* prompt when this head's output at "
-        "the last position is what it is at the last position of the *no-think* prompt.",
+        "Write `patched(study, request, thought, layer, head)`: the logits of the first token of the reply behind this thought, "
+        "when the head's output at the last position is what it is at the last position of the *no-think* prompt.",
         judge_patch,
         hints=(
-            "Two traces: the first saves the head's slice of `o_proj.input[0, -1]` in no-think mode, the second writes it in "
-            "think mode.",
+            "Two traces: the first saves the head's slice of `o_proj.input[0, -1]` in no-think mode, the second writes it behind "
+            "the thought: `study.chat.encode(request, 'think', thought=thought)`.",
             "Write at position -1 only: `...o_proj.input[:, -1, here] = donor`.",
         ),
         answer="Ablation asks what is lost without a part, patching what a part carries over.",
