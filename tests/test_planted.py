@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from rimkit.behavior.evaluation import RANDOM
-from rimkit.data import UserError
+from rimkit.data import UserError, results
 from rimkit.experiments import heads, ras
 from rimkit.experiments import planted as control
 from rimkit.models.load import load
@@ -190,3 +190,24 @@ def test_heads_that_lower_refusals_are_recovered_by_rules_that_rank_them_first(m
         assert found["most"].eq(1).all()
     else:
         assert found["auroc"].isna().all()
+
+
+# -- the shipped models and rows ------------------------------------------------------------------------------
+
+
+def test_zeroing_does_what_was_planted_in_both_shipped_models():
+    zeroed = results("planted-zeroed")
+    for split, part in zeroed.groupby("split"):
+        for name in (SHARED, DISJOINT):
+            assert control.holds(name == SHARED, part[part["model"] == name]), (name, split)
+    known = {name: control.known_sets(f"{name}:0") for name in (SHARED, DISJOINT)}
+    assert known[SHARED]["safety"] == known[SHARED]["maths"] == known[DISJOINT]["maths"]
+    assert not set(known[DISJOINT]["safety"]) & set(known[DISJOINT]["maths"])
+
+
+def test_the_shipped_difference_follows_from_the_shipped_sets():
+    sets = dict(list(results("planted-sets").groupby("model")))
+    found = control.shared_minus_disjoint(sets[SHARED], sets[DISJOINT])
+    pd.testing.assert_frame_equal(found, results("planted-difference"), check_dtype=False, rtol=1e-6)
+    tunings = results("planted-points").groupby("model")["corpus"].nunique()
+    assert (tunings.loc[[SHARED, DISJOINT]] >= 12).all()
