@@ -21,7 +21,7 @@ EXERCISES = ROOT / "rimkit" / "teaching" / "questions"
 
 # What is not yet as it should be. These numbers and lists only shrink; the goal stands beside each.
 N_FILES = 75  # 65 after House; the tour, a trained judge, thoughts, diagrams, GGUF files, plain English and the bridge since; exercises aside
-N_LINES = 19_000  # with later issues at most 19,000; exercises aside, the script of the diagrams included
+N_LINES = 18_750  # with later issues at most 19,000; exercises aside
 SHARE_OVER_100 = 0.05
 N_OVER_120 = 0
 REACHES_IN: set[str] = set()
@@ -58,7 +58,6 @@ def test_floors():
 def test_the_package_is_small():
     counted = [path for path in FILES if EXERCISES not in path.parents]
     assert len(counted) <= N_FILES
-    counted.append(ROOT / "data" / "diagrams" / "draw.py")
     lines = [line for path in counted for line in path.read_text("utf-8").splitlines()]
     assert len(lines) <= N_LINES
     assert sum(len(line) > 100 for line in lines) <= SHARE_OVER_100 * len(lines)
