@@ -503,8 +503,8 @@ def judge_train(files: Labelled, out: Made = Path("rim-judge")) -> None:
     """Fit the refusal judge to labelled replies of your own, and say how far it agrees with people.
 
     FILE has the columns prompt_id, family (models that resemble each other), reply and label
-    (compliance, full refusal or partial refusal), and model where a family has several. Agreement is
-    on families and prompts left out. No reply text is written. Use it with --judge refusal:DIR.
+    (compliance, full refusal or partial refusal), and model where a family has several. Agreement
+    is on families and prompts left out. No reply text is written. Use it with --judge refusal:DIR.
     """
     from rimkit.behavior.refusal_judge import train
 
@@ -606,8 +606,8 @@ def audit(out: Out = Path("results"), quick: Quick = False) -> None:
 
 @organism.command(epilog="For example: rimkit organism train rim-mini --seed 5 --out DIR")
 def train(name: Organism, out: Made, seed: Seed = 0, steps: Steps = 0, base: Base = Path()) -> None:
-    """Train an embedded model by its recipe (about 20 minutes on two cores, 2 on a GPU), or an adapter for SmolLM2
-    (hours, or a minute on a GPU).
+    """Train an embedded model by its recipe (about 20 minutes on two cores, 2 on a GPU), or an
+    adapter for SmolLM2 (hours, or a minute on a GPU).
 
     The same command goes on after an interruption.
     """

@@ -237,8 +237,8 @@ def claims_table(rows: pd.DataFrame) -> pd.DataFrame:
     ``p_adjusted`` is its p value (without one: that of its interval) times the fixed size of its
     family, Bonferroni's correction over the claims about one model and seed. There is none over
     models and seeds, which stand side by side: of many, one may be clear by chance.
-    ``excludes_paper``: whether the interval excludes the paper's number; missing where the paper has
-    none, and where the claim is not testable."""
+    ``excludes_paper``: whether the interval excludes the paper's number; missing where the paper
+    has none, and where the claim is not testable."""
     known = claims().rename(columns={"id": "claim", "claim": "family"})
     known["order"] = range(len(known))
     rows = table(rows)

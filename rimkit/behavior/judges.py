@@ -59,9 +59,10 @@ def judge(
 ) -> pd.DataFrame:
     """The replies (columns `prompt_id, reply, finished`, …) with the columns of `VERDICTS`.
     ``how``: "organism" (exact, for the embedded models), "refusal" (trained, for real models),
-    "phrases", "guard:FOLDER_OR_ID", "endpoint:MODEL", or a judge of your own. ``with_thought`` shows a judge
-    that has ``reads_thoughts`` the thought before the reply, as one text; its name in the table
-    then ends in `WITH_THOUGHT`. Raises `UserError` for an unknown judge, column or prompt."""
+    "phrases", "guard:FOLDER_OR_ID", "endpoint:MODEL", or a judge of your own. ``with_thought``
+    shows a judge that has ``reads_thoughts`` the thought before the reply, as one text; its name in
+    the table then ends in `WITH_THOUGHT`. Raises `UserError` for an unknown judge, column or
+    prompt."""
     how = find_judge(how)
     verdicts = how(_with_thoughts(replies, how) if with_thought else replies, prompts)
     if isinstance(how, PhraseJudge) and (n := (verdicts["refused"].isna() & is_true(verdicts["coherent"])).sum()):

@@ -643,7 +643,8 @@ def levels(points: DataFrame, sets: DataFrame) -> DataFrame:
 
 
 def undefined_set(points: DataFrame) -> str:
-    """Why a set is not that of the paper's rule: the pairs it was found by do not flip. Or empty."""
+    """Why a set is not that of the paper's rule: the pairs it was found by do not flip. Or
+    empty."""
     flips = points["flips"].min()  # missing: the set was planted, not found
     return "" if np.isnan(flips) else below_floor("C9a", reached=flips)
 

@@ -120,8 +120,8 @@ def competence(study: StudyModel, settings=Settings()) -> pd.Series:
 
 
 def rows(study: StudyModel, found: DataFrame, content: Found, read: pd.Series, settings=Settings()) -> list[dict]:
-    """Verdict rows of C1 and Q1a from `effects`, and of C1c from ``content``: own thought minus filler.
-    ``read``: the model's `competence`."""
+    """Verdict rows of C1 and Q1a from `effects`, and of C1c from ``content``: own thought minus
+    filler. ``read``: the model's `competence`."""
     claimed = []
     for one in found.to_dict("records"):
         if claim := COMPARED[one["set"], one["metric"]]:

@@ -1,4 +1,5 @@
-"""Downloading ahead: models and prompt sets into the cache of the hub, so that a class can work offline."""
+"""Downloading ahead: models and prompt sets into the cache of the hub, so that a class can work
+offline."""
 
 import re
 import shutil

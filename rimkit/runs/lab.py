@@ -29,7 +29,8 @@ def copy_chapters(folder: str | Path, reset: str | None = None) -> dict[str, str
 
 
 def write_solutions(folder: str | Path) -> Path:
-    """Solved copies of all chapters, in a folder ``solutions`` inside; returns it. Older ones are replaced."""
+    """Solved copies of all chapters, in a folder ``solutions`` inside; returns it. Older ones are
+    replaced."""
     target = prepare_folder(Path(folder) / "solutions")
     for path in find_chapters():
         notebook = json.loads(path.read_text(encoding="utf-8"))
@@ -42,9 +43,9 @@ def write_solutions(folder: str | Path) -> Path:
 
 
 def write_room(folder: str | Path) -> list[Path]:
-    """The papers of ``chapters/teaching`` as HTML, in a folder ``teaching`` inside. ``{{05: words}}``
-    becomes what the one cell of chapter 05 shows whose code has these words, so that no number is
-    copied. Raises `UserError` where there is no such cell, or more than one."""
+    """The papers of ``chapters/teaching`` as HTML, in a folder ``teaching`` inside. ``{{05:
+    words}}`` becomes what the one cell of chapter 05 shows whose code has these words, so that no
+    number is copied. Raises `UserError` where there is no such cell, or more than one."""
     from nbconvert.filters.markdown import markdown2html
 
     source, target, made = chapters_dir() / "teaching", prepare_folder(Path(folder) / "teaching"), []
@@ -83,6 +84,7 @@ def _copy(source: Path, target: Path, restore: bool) -> str:
 
 
 def open_lab(folder: str | Path) -> int:
-    """Open JupyterLab of the running Python on a folder; returns its exit code when it is closed."""
+    """Open JupyterLab of the running Python on a folder; returns its exit code when it is
+    closed."""
     own_kernel_first = {**os.environ, "JUPYTER_PREFER_ENV_PATH": "1"}
     return subprocess.call([sys.executable, "-m", "jupyterlab", str(folder)], env=own_kernel_first)

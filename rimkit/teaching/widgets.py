@@ -1,9 +1,8 @@
 """Explorers: a panel of controls and what they show; tokens with their spans or weights; diagrams.
 
 Only what ipywidgets 7.7 and 8 share is used. A callback is a plain function from values to HTML.
-Diagrams of ideas are vector graphics with one sentence each, in ``data/diagrams``, where ``draw.py``
-draws them.
-"""
+Diagrams of ideas are vector graphics with one sentence each, in ``data/diagrams``, where
+``draw.py`` draws them."""
 
 import re
 from base64 import b64encode
