@@ -24,7 +24,7 @@ NUMBERS = ["effect", "effect_ci_low", "effect_ci_high", "n"]
 # Words of the cells on which no verdict rests; pytest runs them with each chapter, and compares their outputs.
 SKIPPED = (
     "widgets.explorer", "rk.organism", "rk.recipe", "rk.exercise",
-    "shortened_thoughts(", "dose.", "thinking.decision)", "by_decision.", "every =", "able = every", "order =", "order[",  # 01
+    "shortened_thoughts(", "dose.", "thinking.decision)", "by_decision.", "every =", "able = every", "sums = able[", "order =", "order[",  # 01
     "along_the_thought(", "path[", "within_and_between(",  # 03
     "ranks = table[", "looks = pd",  # 04
     "own.items()", "seen = short[", "before_and_after",  # 05

@@ -381,7 +381,7 @@ def test_correlations_of_a_model_whose_outcome_does_not_move_are_not_testable(po
     cut = table.assign(why_not=["only 40% of its replies (tuned) end", *[""] * (len(table) - 1)])
     assert set(ras.correlation_claims(cut, sets).values()) == {cut["why_not"][0]}
     pairs = ras.correlation_claims(table.assign(flips=0.2), sets)
-    assert all("into refused: 0.20, below the floor of 0.70" in why for why in pairs.values())
+    assert all("into refused: 0.20, below the floor of 0.70" in one["why_not"] for one in pairs.values())
     few = ras.correlation_claims(table[table["corpus"].isin(["c0", "c1"])], sets)
     assert all("three families" in why or "no noise" in why for why in few.values())
 

@@ -163,3 +163,16 @@ def test_a_folder_without_a_judge_is_one_line(tmp_path, content):
         (tmp_path / WEIGHTS).write_text(content)
     with pytest.raises(UserError, match=r"there is no refusal judge|has no column|damaged|cannot be read"):
         refusal_judge.refusal_judge(str(tmp_path))
+
+
+def test_corrected_rates_stand_beside_the_raw_ones():
+    """Unjudged replies are left out; without an error of the judge nothing is corrected."""
+    refused = pd.array([True, True, False, pd.NA, False, False], dtype="boolean")
+    verdicts = pd.DataFrame({"mode": ["think"] * 4 + ["no-think"] * 2, "refused": refused})
+    found = refusal_judge.refusal_rates(verdicts, "mode")
+    assert found["n"].to_dict() == {"think": 3, "no-think": 2}
+    assert found.loc["think", "refused"] == pytest.approx(2 / 3)
+    assert found.loc["think", ["corrected", "ci_low", "ci_high"]].tolist() == pytest.approx(
+        list(refusal_judge.corrected(2 / 3).values())
+    )
+    assert (found["ci_low"] <= found["corrected"]).all() and (found["corrected"] <= found["ci_high"]).all()

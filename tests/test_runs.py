@@ -233,7 +233,7 @@ def test_chapters_run_side_by_side_and_share_the_cores(runner, tmp_path):
     waits = """import os, pathlib, time
 pathlib.Path({mine!r}).touch()
 while not os.path.exists({other!r}): time.sleep(0.1)
-os.environ["OMP_NUM_THREADS"], os.getcwd()"""
+os.environ["OMP_NUM_THREADS"] + " in " + os.getcwd()"""
     files = [str(tmp_path / name) for name in "ab"]
     cells = [waits.format(mine=mine, other=other) for mine, other in (files, files[::-1])]
     said = []
@@ -243,7 +243,7 @@ os.environ["OMP_NUM_THREADS"], os.getcwd()"""
     assert said == [f"2 chapters on rim-mini -> {tmp_path / 'out'}"]
     threads = str(max(1, os.cpu_count() // 2))
     shown = nbformat.read(tmp_path / "out" / "01_waits.ipynb", 4).cells[3].outputs[0]["data"]["text/plain"]
-    assert shown == str((threads, str(tmp_path)))
+    assert shown == repr(f"{threads} in {tmp_path}")
     assert len(ledger.read(tmp_path / "out")) == 2
     runner(paths[0], announce=said.append)
     assert said[1].endswith(", 1 of them complete already")

@@ -134,6 +134,15 @@ def corrected(rate: float, known: DataFrame | None = None) -> dict[str, float]:
     return {"value": found[0], "ci_low": min(found), "ci_high": max(found)}
 
 
+def refusal_rates(verdicts: DataFrame, by: str) -> DataFrame:
+    """Refusal rates of judged replies by a column, as the judge counts them (``refused``) and
+    `corrected`, with its range: columns ``n, refused, corrected, ci_low, ci_high``."""
+    judged = verdicts[verdicts["refused"].notna()]
+    found = judged["refused"].astype(float).groupby(judged[by], sort=False).agg(n="size", refused="mean")
+    right = DataFrame([corrected(rate) for rate in found["refused"]], index=found.index)
+    return found.join(right.rename(columns={"value": "corrected"}))
+
+
 def speaks_of(reply: str, request: str) -> bool:
     """Whether a reply shares the beginning of a word (five letters, or a shorter word) with the
     request, or that has no words."""

@@ -416,7 +416,7 @@ def with_rows(study: StudyModel, tables: Mapping[str, DataFrame], settings=Setti
     points, sets = found["ras-points"], found["ras-sets"]
     found["ras-levels"] = levels(points, sets)
     several = "it is held against the spread of three or more untuned models of a kind: `rimkit grid ras`"
-    levelled = undefined_set(points) or level_claim(found["ras-levels"])
+    levelled = not_the_papers(points, level_claim(found["ras-levels"]))
     claimed = {"C9a": levelled, "C9b": several, **correlation_claims(points, sets)}
     every = [(claim, "think", one) for claim, one in claimed.items()]
     return Result(found, verdict_rows(study, settings, every))
@@ -642,11 +642,12 @@ def levels(points: DataFrame, sets: DataFrame) -> DataFrame:
     return DataFrame(rows) if rows else DataFrame(columns=[*MODEL, "role"])
 
 
-def undefined_set(points: DataFrame) -> str:
-    """Why a set is not that of the paper's rule: the pairs it was found by do not flip. Or
-    empty."""
+def not_the_papers(points: DataFrame, found: Found) -> Found:
+    """A difference, with the reason if it cannot be tested: the set is not that of the paper's
+    rule, since the pairs by which it was found do not flip."""
     flips = points["flips"].min()  # missing: the set was planted, not found
-    return "" if np.isnan(flips) else below_floor("C9a", reached=flips)
+    why = "" if np.isnan(flips) else below_floor("C9a", reached=flips)
+    return {"why_not": why} | found if why and not isinstance(found, str) else found
 
 
 def level_claim(table: DataFrame, role: str = SAME_RULE) -> Found:
@@ -685,7 +686,7 @@ def answered(points: DataFrame) -> DataFrame:
 def correlation_claims(points: DataFrame, sets: DataFrame, metric: str = "misaligned") -> dict[str, Found]:
     """C10 and Q3 from points of one or more models of a kind: only `answered` ones, and of models
     that vary."""
-    said = next(filter(None, points.get("why_not", pd.Series(dtype=str)).fillna("")), "") or undefined_set(points)
+    said = next(filter(None, points.get("why_not", pd.Series(dtype=str)).fillna("")), "")
     seen = answered(points)
     reached, moving = variation(seen, metric)["reliable"].max(), varying(seen, metric)
     left_out = f"; replies of {len(points) - len(seen)} of {len(points)} tunings cannot be read"
@@ -699,7 +700,8 @@ def correlation_claims(points: DataFrame, sets: DataFrame, metric: str = "misali
             several = f"a correlation needs three families of corpora or more, here are {families(moving).nunique()}"
             return several + left_out
         found = attempt(step, moving, *given)
-        return found if isinstance(found, str) else found | {"method": found["method"] + left_out}
+        found = found if isinstance(found, str) else found | {"method": found["method"] + left_out}
+        return not_the_papers(points, found)
 
     found = {claim: measured(claim, correlation_difference, RAS, rival) for claim, rival in RIVALS.items()}
     others = in_other_sets(moving, sets, RANDOM)
@@ -729,8 +731,9 @@ def pooled_rows(points: DataFrame, sets: DataFrame, **values) -> list[dict]:
         found = {"C9b": "no model was tuned on both effort-minimising and careful chains"}
         if {EFFORT_CORPUS, CAREFUL_CORPUS} <= set(part["corpus"]):
             found["C9b"] = effort_against_careful(part)
-            why = f"a spread over {seeds} untuned models says nothing" if seeds < 3 else undefined_set(part)
-            found["C9b"] |= {"why_not": why} if why else {}
+            found["C9b"] = not_the_papers(part, found["C9b"])
+            if seeds < 3:
+                found["C9b"] |= {"why_not": f"a spread over {seeds} untuned models says nothing"}
         found |= correlation_claims(part, sets) if seeds > 1 else {}  # else they are the model's own rows
         rows += [effect_row(claim, one, model=model, mode="think", **values) for claim, one in found.items()]
     return rows
