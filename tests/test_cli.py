@@ -346,7 +346,7 @@ def test_run_prints_the_claims_writes_the_page_and_fails_with_1(good, model, tmp
     assert told[1].startswith("failed  02_bad  ValueError: <script>") and "tries again" in told[-1]
     assert f"Claims page: {tmp_path / 'out' / 'claims.html'}" in process.stdout
     text = (tmp_path / "out" / "claims.html").read_text(encoding="utf-8")
-    assert 'data-model="random-mini"' in text
+    assert f'data-model="{model}"' in text
     assert text.count("<script") == 1  # its own
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &lt;script&gt;alert(2)&lt;/script&gt;" in text
 
