@@ -167,6 +167,21 @@ def test_the_front_door_is_light(module):
 # -- lists that must agree -------------------------------------------------------------------------
 
 
+OF_EXTRAS = {"openai", "gguf", "sphinx", "docutils", "ruamel"}  # whose parts of the package say what to install
+COME_ALONG = {"IPython", "tokenizers", "nbconvert"}  # with ipykernel, transformers, jupyterlab
+
+
+def test_a_plain_install_has_what_the_chapters_import():
+    """A package of an extra that a chapter needs is missing where only the workbook was installed."""
+    core = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    known = {re.split("[><=]", name)[0].replace("scikit-learn", "sklearn").replace("-", "_") for name in core}
+    nodes = [node for path in FILES for node in ast.walk(tree(path))]
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
+    imported = {name.partition(".")[0] for name in names} - {"rimkit"} - set(sys.stdlib_module_names)
+    assert imported - known - COME_ALONG == OF_EXTRAS
+
+
 def test_conda_and_pip_install_the_same():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = (ROOT / "environment.yml").read_text().splitlines()
