@@ -376,8 +376,14 @@ def ledger(
     from rimkit.runs.page import own_rows
 
     rows, notes = own_rows(folder) if folder and not shipped else (ledger.shipped(), [])
-    for column, start in (("claim", claim), ("model", model), ("chapter", chapter)):
-        rows = rows[rows[column].fillna("").astype(str).str.startswith(start)]
+    if claim:
+        known = ledger.claims()
+        check_known("claim", claim, [*known["claim"].unique(), *known["id"]])
+        rows = rows[rows["claim"].isin([claim, *known.loc[known["claim"] == claim, "id"]])]
+    if model:
+        named = rows["model"] + ":" + rows["seed"].astype("string").fillna("")
+        rows = rows[(rows["model"] == model) | (named == model)]
+    rows = rows[rows["chapter"].fillna("").str.startswith(chapter)]
     if verdict:
         check_known("verdict", verdict, ledger.VERDICTS)
         judged = ledger.claims_table(rows)

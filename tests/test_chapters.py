@@ -13,6 +13,8 @@ import nbformat
 import pytest
 from notebooks import chapter, decoy_kernel
 
+from rimkit.teaching.questions import exercise
+
 ROOT = Path(__file__).parents[1]
 CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
 HEADER = ("Learning goals", "Prerequisites", "Minutes", "Peak memory", "Model", "Claims", "Content note")
@@ -238,3 +240,14 @@ def test_every_column_of_a_table_has_words(path):
     pages = [output.data.get("text/html", "") for output in outputs if "data" in output]
     heads = re.findall(r"<thead>.*?</thead>", "".join(pages), re.DOTALL)
     assert not [head for head in heads if re.search(r"<t[hd][^>]*>\s*</t[hd]>", head)]
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_what_a_learner_begins_with_takes_what_its_card_says(path):
+    """A starter with other arguments than the card's is called wrong before a word is written."""
+    code = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    for source in code:
+        for name in re.findall(r'rk\.exercise\("([A-Z]?\d+\.\d+)"\)\.check\(', source):
+            starter = re.search(r"^def (\w+\(.*?\)):", source, re.M)
+            if starter and (asked := re.search(r"Write `(\w+\(.*?\))`", exercise(name).question)):
+                assert re.sub(r", \w+=[^,)]+", "", starter[1]) == asked[1], name

@@ -99,7 +99,8 @@ def test_the_title_names_the_models_and_five_sentences_answer_first(html):
 @pytest.mark.parametrize(
     ("verdicts", "word"),
     [
-        (["supported", "not testable"], "Yes"),
+        (["supported", "not testable"], "Yes, where testable"),
+        (["supported", "supported"], "Yes"),
         (["supported", "supported", "undecided"], "Mostly"),
         (["supported", "undecided"], "Sometimes"),
         (["supported", "contradicted"], "It differs"),

@@ -23,7 +23,7 @@ def copy_chapters(folder: str | Path, reset: str | None = None) -> dict[str, str
     put aside as ``<chapter>.before-reset-<n>.ipynb``."""
     folder, restore = prepare_folder(folder), find_chapters([reset])[0].name if reset else None
     found = [path.relative_to(chapters_dir()) for path in sorted(chapters_dir().rglob("*")) if path.is_file()]
-    left_out = {".ipynb_checkpoints", "__pycache__", "conftest.py", "book"}
+    left_out = {".ipynb_checkpoints", "__pycache__", "conftest.py", "book", "teaching"}
     names = [name for name in found if not left_out.intersection(name.parts)]
     return {name.as_posix(): _copy(chapters_dir() / name, folder / name, name.name == restore) for name in names}
 

@@ -123,11 +123,12 @@ def answer(verdicts: Sequence[str]) -> str:
     """Verdicts on one claim in a word or two."""
     clear = Counter(word for word in verdicts if word != "not testable")
     yes, no, n = clear["supported"], clear["contradicted"], clear.total()
+    where = ", where testable" if n < len(verdicts) else ""
     if not n:
         return "Cannot be said" if verdicts else "Not measured"
     if yes:
-        return "It differs" if no else "Yes" if yes == n else "Mostly" if 2 * yes > n else "Sometimes"
-    return "The reverse" if no else "No" if clear["no effect"] == n else "Open"
+        return "It differs" if no else ("Yes" if yes == n else "Mostly" if 2 * yes > n else "Sometimes") + where
+    return "The reverse" if no else "No" + where if clear["no effect"] == n else "Open"
 
 
 def _claims(judged: pd.DataFrame) -> dict[str, dict]:
