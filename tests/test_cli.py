@@ -340,7 +340,9 @@ def test_run_prints_the_claims_writes_the_page_and_fails_with_1(good, model, tmp
     told = process.stdout.splitlines()
     (claim,) = [line for line in told if "C1a" in line]
     assert claim.startswith("supported     C1a  Thinking raises the misalignment rate. +20.0")
-    assert "[+10.0,\xa0+30.0]" in process.stdout and max(map(len, told[2:])) <= 160
+    assert (
+        "[+10.0,\xa0+30.0]" in process.stdout and max(len(line.replace(str(tmp_path), "")) for line in told[2:]) <= 140
+    )
     assert told[0].startswith("2 chapters on ")
     assert told[-2] == told[1]  # what failed is the last thing that is seen, and what to do
     assert told[1].startswith("failed  02_bad  ValueError: <script>") and "tries again" in told[-1]
