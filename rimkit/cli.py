@@ -394,7 +394,7 @@ def ledger(
             rows.to_csv(file, index=False)
     for note in notes:
         say(f"rimkit: warning: {note}")
-    print_claims(rows)
+    print_claims(rows, "no verdicts here" if claim or model or chapter or verdict else "")
 
 
 @app.command()
@@ -426,13 +426,13 @@ def show(*folders: Path, page: bool = True, html: Path | None = None, claims: bo
         typer.echo(f"Claims page: {claims_page.write_page(runs, target, notes)}")
 
 
-def print_claims(rows) -> None:
-    """Verdicts, a line or two each, as wide as the terminal; then what failed."""
+def print_claims(rows, none: str = "") -> None:
+    """Verdicts, a line or two each, as wide as the terminal, or why there are none; then what failed."""
     from rimkit import ledger
-    from rimkit.runs.page import claim_lines
+    from rimkit.runs.page import claim_lines, no_claim
 
     width = get_terminal_size().columns
-    for line in claim_lines(ledger.claims_table(rows), width) or ["no verdicts here"]:
+    for line in claim_lines(ledger.claims_table(rows), width) or [none or no_claim()]:
         typer.echo(line)
     for item in rows[rows["status"] == "failed"].itertuples():
         say(f"failed: {item.chapter} on {item.model}: {item.error}", err=False)

@@ -5,6 +5,7 @@ import math
 import re
 from base64 import b64decode, b64encode
 from hashlib import sha256
+from html import unescape
 from html.parser import HTMLParser
 from io import BytesIO
 from itertools import pairwise
@@ -73,46 +74,48 @@ def test_every_claim_has_the_paper_what_it_is_held_to_and_what_was_measured(html
     known = ledger.claims()
     for entry in known.to_dict("records"):
         assert entry["id"] in outline.ids
-    assert html.count("<dt>The paper</dt>") == html.count("<dt>Compared</dt>") == html.count('class="effects"')
+    assert html.count("<dt>The paper</dt>") == html.count("<dt>Control</dt>") == html.count('class="effects"')
     assert html.count('class="effects"') == len(known) and 'id="unmeasured"' not in html
     shipped = ledger.claims_table(ledger.shipped())
-    assert html.count('data-model="rim-mini"') == (shipped["model"] == "rim-mini").sum()
+    assert html.count('data-model="rim-mini"') == 2 * (shipped["model"] == "rim-mini").sum()  # its mark, and its line
     assert "+20.0 points [+10.0, +30.0]" in html
     assert "+0.20 in r [+0.10, +0.30]" in html
     assert "12.5" in html  # seconds
     assert "50.0% against" in html and "n\u00a080" in html
 
 
-def test_the_title_names_the_models_and_five_sentences_answer_first(html):
-    assert (
-        re.search("<title>mine &lt;script&gt;.*, mine: claims about", html)
-        and "A run of the RIM workbook (rim-run)" in html
-    )
-    part = html[html.index('<h2 id="answers">') : html.index('id="reading"')]
-    shipped = ledger.claims_table(ledger.shipped())
-    counts = shipped[shipped["claim"] == "C1a"]["verdict"].value_counts()
-    assert part.count("<li>") == 5
-    assert f"shipped rows: {counts['supported']} supported, {counts['undecided']} undecided" in part
-    assert "<strong>Yes.</strong>" in part and "This run: +20.0 points [+10.0, +30.0], supported" in part
+def answers(text: str) -> list[str]:
+    """The five answers of a page as words alone."""
+    part = text[text.index('<ol class="answers">') : text.index("</ol>")]
+    return [" ".join(re.sub("<[^>]+>", " ", one).split()).replace("\u00a0", " ") for one in part.split("<li>")[1:]]
 
 
-@pytest.mark.parametrize(
-    ("verdicts", "word"),
-    [
-        (["supported", "not testable"], "Yes, where testable"),
-        (["supported", "supported"], "Yes"),
-        (["supported", "supported", "undecided"], "Mostly"),
-        (["supported", "undecided"], "Sometimes"),
-        (["supported", "contradicted"], "It differs"),
-        (["contradicted", "undecided"], "The reverse"),
-        (["no effect"], "No"),
-        (["no effect", "undecided"], "Open"),
-        (["not testable"], "Cannot be said"),
-        ([], "Not measured"),
-    ],
-)
-def test_verdicts_become_a_word(verdicts, word):
-    assert page.answer(verdicts) == word
+def test_the_title_names_models_and_five_answers_say_what_this_run_found(html):
+    assert re.search("<title>mine &lt;script&gt;.*:3, mine: claims about", html)
+    assert "What a run of the RIM workbook (rim-run) found" in html
+    first, second, *_, last = answers(html)
+    assert '"window.hacked = 2">:3 : yes , +20.0 points [+10.0, +30.0], p 0.002 after correction,' in unescape(first)
+    assert "excludes the paper’s +8.9. Shipped rows, not of this run rim-mini : yes in all 5 seeds" in first
+    assert second.startswith("Do effort-minimising") and "This run Not measured in this run. Shipped rows" in second
+    assert "This run mine : yes , +0.20 in r [+0.10, +0.30]" in last
+
+
+def test_answers_name_the_model_its_seeds_a_control_and_why_nothing_could_be_tested():
+    shipped = ledger.claims_table(ledger.shipped()).query("claim == 'C2a'").set_index(["model", "seed"])
+    found = answers(page.page({}))[1]
+    why = shipped.loc[("rim-mini", 1), "why_not"]
+    assert f"rim-mini : yes in 4 of 5 seeds, not testable in 1 ({why}), +23.7 to +68.7 points;" in found
+    assert "rim-mini-unlinked : the reverse in 2 of 3 seeds, undecided in 1," in found
+    assert "safe-mini (a control): undecided in all 5 seeds" in found and "this run" not in found
+
+
+def test_what_is_called_a_control_is_one():
+    from rimkit.models.hub import CONTROLS
+    from rimkit.organism.recipe import ORGANISMS
+
+    named = re.findall(r'"model">([\w-]+)</span> is a control', page.page({"r": own_rows().assign(model="noise-mini")}))
+    assert named == ["safe-mini", "noise-mini"]
+    assert all(name in CONTROLS or ORGANISMS[name].role.startswith("control") for name in named)
 
 
 def test_an_effect_is_drawn_where_it_lies():
@@ -129,9 +132,9 @@ def test_several_runs_stand_side_by_side():
     own = own_rows()
     text = page.page({"a": own, "b": own.assign(effect=-0.2, effect_ci_low=-0.3, effect_ci_high=-0.1)})
     part = text[text.index("Side by side") : text.index('id="reading"')]
-    assert '<th scope="col">a</th><th scope="col">b</th>' in part
-    assert "+20.0 points [+10.0, +30.0], supported" in part and "−20.0 points [−30.0, −10.0], contradicted" in part
-    assert "It differs" in text
+    assert re.findall(r'<th scope="col">(\w) <span', part) == ["a", "b"]
+    assert "+20.0 points [+10.0,\u00a0+30.0], supported" in part
+    assert "−20.0 points [−30.0,\u00a0−10.0], contradicted" in part and part.count("Verdicts differ</span>") == 2
 
 
 def test_rows_and_verdicts_on_prompts_can_be_taken_from_the_page(html):
@@ -163,10 +166,11 @@ def test_what_was_not_testable_and_what_excludes_the_paper_is_counted(html):
     shipped = ledger.claims_table(ledger.shipped())
     untestable, excluded = (shipped["verdict"] == "not testable").sum(), shipped["excludes_paper"].eq(True).sum()
     text = " ".join(html.split())
-    assert f"hold {len(shipped)} verdicts, a model and seed each; {untestable} of them say not testable" in text
+    assert f"hold {len(shipped)} verdicts, one per claim, model and seed; {untestable} of them say not testable" in text
     assert f"of the paper’s own: {excluded} exclude it" in text
     both = pd.concat([shipped, ledger.claims_table(own_rows())])
-    assert html.count("excludes the paper</span>") == both["excludes_paper"].eq(True).sum()
+    marked = re.findall(r'"excludes">excludes the paper’s [+−][\d.]+<', html)
+    assert len(marked) == both["excludes_paper"].eq(True).sum()
     assert shipped.loc[shipped["verdict"] == "not testable", "why_not"].notna().all()
 
 
@@ -208,7 +212,7 @@ def test_every_family_of_claims_has_a_title():
 def test_what_nobody_measured_is_one_list(monkeypatch):
     monkeypatch.setattr(ledger, "shipped", lambda: ledger.table([]))
     text = page.page({})
-    assert "The shipped results of the RIM workbook" in text and text.count('class="effects"') > 15
+    assert "What the small models of the RIM workbook show" in text and text.count('class="effects"') > 15
     part = text[text.index('id="unmeasured"') : text.index('id="audit"')]
     listed = re.findall(r'<li><span id="(\w+)">', part)
     assert "C1c" in listed and "C1a" not in listed
@@ -226,6 +230,15 @@ def test_what_is_missing_is_said_on_the_page_and_the_rest_is_shown(tmp_path):
     assert found["model"].tolist() == ["mine"]
     assert len(notes) == 1 and "01_good.ipynb was run, but its rows ledger/01_good.parquet are missing" in notes[0]
     assert notes[0] in page.page(found, notes)  # of one run without a name
+
+
+def test_a_run_whose_chapters_measure_no_claim_is_no_fault(tmp_path):
+    ledger.write([], tmp_path / "ledger" / "00_start_here.parquet")
+    found, notes = page.own_rows(tmp_path)
+    assert found.empty and notes == []
+    text = page.page({"mine": found})
+    assert "chapters 01, 02, 03" in page.no_claim() and page.no_claim() in text
+    assert text.count("Not measured in this run.") == 5
 
 
 def test_the_page_appears_whole_or_not_at_all(tmp_path):
@@ -286,19 +299,27 @@ def test_claims_fold_and_a_link_unfolds_its_claim(opened):
 def test_claims_are_filtered_by_verdict_chapter_model_and_text(opened):
     shipped = ledger.claims_table(ledger.shipped())
     shown = "[...document.querySelectorAll('.claim')].filter(e => !e.hidden).map(e => e.querySelector('.inside').id)"
+    opened.evaluate("document.querySelectorAll('.claim').forEach(claim => claim.open = claim.matches(':has(#Q1a)'))")
     opened.select_option("[name=verdict]", "contradicted")
-    wanted = shipped.loc[shipped["verdict"] == "contradicted", "claim"].unique().tolist()
-    assert opened.evaluate(shown) == wanted
+    wanted = shipped.loc[shipped["verdict"] == "contradicted"].groupby("claim", sort=False).size()
+    assert opened.evaluate(shown) == list(wanted.index)
     lines = opened.evaluate("[...document.querySelectorAll('.claim:not([hidden]) .line:not([hidden])')].length")
-    assert lines == (shipped["verdict"] == "contradicted").sum()
+    assert lines == wanted.sum()
+    said = opened.locator(".claim:has(#C2a) .tally:visible").inner_text()  # the strip is filtered as well
+    assert " ".join(said.split()) == f"Shipped rows {wanted['C2a']} contradicted"
     opened.select_option("[name=chapter]", "02_reasoning_patterns")
-    assert opened.evaluate(shown) == [claim for claim in wanted if claim.startswith("C2")]
+    assert opened.evaluate(shown) == [claim for claim in wanted.index if claim.startswith("C2")]
     opened.fill("[name=text]", "CONFIRMATORY reasoning")
     assert opened.evaluate(shown) == ["C2c"]
-    opened.evaluate("document.getElementById('filter').reset(); filter()")
+    opened.fill("[name=text]", "no such words")
+    assert opened.inner_text("#found").startswith("No claim matches")
+    opened.evaluate("location.hash = 'C4'")  # a link to what is hidden clears the filter, and its folds
+    opened.locator("#C4").wait_for(state="visible")
+    assert opened.evaluate("[...document.querySelectorAll('.claim[open] .inside')].map(e => e.id)") == ["Q1a"]
     opened.select_option("[name=model]", "mine")
     assert opened.evaluate(shown) == ["C10a"]
-    opened.evaluate("document.getElementById('filter').reset(); filter()")
+    opened.click("text=Clear")
+    opened.wait_for_function("!document.querySelector('.claim[hidden]')")
 
 
 def test_it_prints_on_few_pages(opened):

@@ -9,7 +9,6 @@ import math
 import platform
 import warnings
 from base64 import b64encode
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
@@ -25,21 +24,14 @@ from matplotlib.ticker import MaxNLocator
 from rimkit import __version__, ledger
 from rimkit.behavior.stats import METRICS
 from rimkit.data import UserError, data_dir, missing, number, p_value, percent, results, rows_of, shipped_tables, whole
-from rimkit.paper.findings import findings
+from rimkit.paper.findings import NOTHING, findings
 from rimkit.paper.reanalysis import OVER_MODELS, after_correction, effects, reanalysis
 from rimkit.runs import audit
 from rimkit.teaching.tables import effect_text, effect_writer, table, unit_of
 
 NAME = "claims.html"
 NOT_REPORTED = "not reported"
-SHIPPED, OWN, PAPER = "Embedded models, shipped rows", "This run", "The paper’s models"
-ANSWERS = {  # the claims whose verdicts answer first, and what is asked
-    "C1a": "Does thinking raise misalignment?",
-    "C2a": "Does it matter how the model thinks?",
-    "C5a": "Do refusals hang on the refusal heads?",
-    "C6a": "Does fine-tuning on reasoning raise misalignment?",
-    "C10a": "Does RAS predict it better than its rivals?",
-}
+SHIPPED, OWN, PAPER = "Shipped rows", "This run", "The paper’s models"
 ENDS = "effect", "effect_ci_low", "effect_ci_high"
 RUN = ["group", "chapter", "run_id", "model", "seed", "prompts", "judge", "device", "rimkit_version"]
 OF_RUNS = {"seconds": ("seconds", "max"), "rows": ("status", "size"), "created": ("created", "max")}
@@ -70,7 +62,7 @@ def own_rows(folder: str | Path) -> tuple[pd.DataFrame, list[str]]:
     for notebook in sorted(folder.glob("[0-9]*.ipynb")):
         if not (rows := rows_of(notebook)).exists():
             notes.append(f"{notebook.name} was run, but its rows ledger/{rows.name} are missing")
-    if found.empty and not notes:
+    if found.empty and not notes and not any(folder.rglob("*.parquet")):
         notes.append(f"no rows in {folder}: the paper and the shipped rows are shown alone")
     return found, notes
 
@@ -88,10 +80,11 @@ def page(runs: Mapping[str, pd.DataFrame] | pd.DataFrame, notes: Sequence[str] =
     rows = pd.concat([part.assign(group=group) for group, part in groups.items()], ignore_index=True)
     judged = pd.concat([ledger.claims_table(part).assign(group=group) for group, part in groups.items()])
     own, claims = rows[rows["group"] != SHIPPED], _claims(judged)
-    told |= {"claims": claims, "groups": list(groups), "paper": PAPER}
-    told |= {"failed": own[own["status"] == "failed"].to_dict("records"), "own_models": own["model"].dropna().unique()}
+    told |= {"claims": claims, "groups": list(groups), "paper": PAPER, "over_models": OVER_MODELS}
+    told |= {"failed": own[own["status"] == "failed"].to_dict("records"), "empty": groups.keys() - set(judged["group"])}
+    told |= {"studied": _trained(own), "trained": {group: _trained(part) for group, part in groups.items()}}
     told |= {"titles": pd.read_csv(data_dir() / "families.csv", index_col="claim")["title"]}
-    told |= {"questions": ANSWERS, "answer": answer, "names": list(runs), "notes": notes}
+    told |= {"no_claim": no_claim(), "names": list(runs), "notes": notes, "nothing": NOTHING}
     told |= {"verdicts": ledger.VERDICTS, "models": sorted(judged["model"].unique())}
     told["audit"] = table(audit.summary(results("audit")).drop(columns="settings"), percent=True).replace("–", "")
     told |= {"correction": after_correction(), "shipped": judged[judged["group"] == SHIPPED]}
@@ -119,16 +112,10 @@ def _download(name: str, what: str, content: bytes) -> dict:
     return {"name": name, "what": what, "source": source, "size": f"{len(content) / 1000:,.0f} kB"}
 
 
-def answer(verdicts: Sequence[str]) -> str:
-    """Verdicts on one claim in a word or two."""
-    clear = Counter(word for word in verdicts if word != "not testable")
-    yes, no, n = clear["supported"], clear["contradicted"], clear.total()
-    where = ", where testable" if n < len(verdicts) else ""
-    if not n:
-        return "Cannot be said" if verdicts else "Not measured"
-    if yes:
-        return "It differs" if no else ("Yes" if yes == n else "Mostly" if 2 * yes > n else "Sometimes") + where
-    return "The reverse" if no else "No" + where if clear["no effect"] == n else "Open"
+def _trained(rows: pd.DataFrame) -> list[str]:
+    """The models about which rows make claims, each with its training seed: "rim-mini:1"."""
+    known = rows[rows["claim"].notna()]
+    return list((known["model"] + (":" + known["seed"].astype("string")).fillna("")).unique())
 
 
 def _claims(judged: pd.DataFrame) -> dict[str, dict]:
@@ -157,6 +144,8 @@ def _claim(entry: dict, measured: pd.DataFrame, printed: pd.DataFrame, over_mode
         **entry,
         "axis": axis,
         "unit": unit,
+        "paper_said": "" if missing(entry["paper_effect"]) else effect_writer(metric)(entry["paper_effect"]),
+        "write": effect_writer(metric),
         "smallest": f"{axis['scale'] * entry['smallest_effect']:g} {unit}",
         "paper_verdict": NOT_REPORTED if missing(verdict) else verdict,
         "paper_mean": "" if missing(verdict) else effect_text({**over_models, "metric": metric}, "ci"),
@@ -185,25 +174,34 @@ def _line(item: dict, axis: dict) -> dict:
     value, control = (_value(item[name], item["metric"]) for name in ("value", "control_value"))
     seed = f":{item['seed']}" if _text(item["seed"]) else ""
     sides = f"{value} against {_text(item['control'])} {control}".rstrip() if value else ""
-    counted = [f"n {item['n']}" if _text(item["n"]) else ""]
-    counted += [] if missing(item["p_adjusted"]) else [f"p {p_value(item['p_adjusted'])}"]
+    counted = f"n\u00a0{item['n']}" if _text(item["n"]) else ""
+    rare = "" if missing(item["p_adjusted"]) else f"p {p_value(item['p_adjusted'])}".replace(" ", "\u00a0")
     bare = f"{effect_writer(item['metric'])(item['effect'])} {unit_of(item['metric'])}"
     effect = effect_text(item) or ("" if missing(item["effect"]) else bare)
     places = [axis["place"](item[name]) for name in ENDS]
-    details = ", ".join(filter(None, [sides, *(words.replace(" ", "\u00a0") for words in counted)]))
-    return {**item, "seed": seed, "effect": effect, "details": details, "places": places}
+    details = ", ".join(filter(None, [sides, counted, rare]))
+    shown = {"seed": seed, "size": item["effect"], "effect": effect, "details": details, "p": rare, "places": places}
+    return item | shown
+
+
+def no_claim() -> str:
+    """What is said of a run whose chapters measure no claim."""
+    chapters = ledger.claims()["chapter"].str.partition("_")[0].unique()
+    return f"No claim was measured in this run: chapters {', '.join(sorted(chapters))} measure claims."
 
 
 def claim_lines(claims: pd.DataFrame, width: int = 80) -> list[str]:
     """`rimkit.ledger.claims_table` for the terminal: verdict, claim, what it says, effect with 95%
     interval, why there is no verdict, and the paper's number. No word is cut."""
     several, lines = len(claims[["model", "seed"]].drop_duplicates()) > 1, []
+    numbers = ledger.claims().set_index("id")["paper_effect"]
     known = claims["claim"].duplicated()  # what a claim says stands in its first line alone
     for item, again in zip(claims.to_dict("records"), known, strict=True):
         who = f"{_text(item['model'])}:{_text(item['seed'])}".rstrip(":") if several or again else ""
         why = "" if missing(item["why_not"]) else f"({item['why_not']})"
         effect = effect_text(item).replace(", ", ",\u00a0")  # an interval stays in one line
-        excludes = " (excludes the paper's number)" if item["excludes_paper"] is True else ""
+        printed = effect_writer(item["metric"])(numbers[item["claim"]])
+        excludes = f" (excludes the paper's {printed})" if item["excludes_paper"] is True else ""
         found = " ".join(filter(None, [who, effect + excludes, why]))
         paper = "" if again else f"; paper: {item['paper_number']}"
         said = f"{found}{paper}" if again else f"{item['statement']}. {found}{paper}"

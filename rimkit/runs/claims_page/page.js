@@ -1,20 +1,22 @@
 // Filter and unfold the claims. Without this script all of them are there, folded.
 const form = document.getElementById("filter"), claims = [...document.querySelectorAll(".claim")];
 const unfold = document.getElementById("unfold"), found = document.getElementById("found");
+const opened = new Set(); // by the filter, which folds them again
 
 function filter() {
   const { verdict, chapter, model, text } = Object.fromEntries(new FormData(form));
-  const words = text.toLowerCase(), narrowed = verdict || model;
+  const words = text.trim().toLowerCase(), narrowed = Boolean(verdict || model);
+  const fits = ({ dataset }) => (!verdict || dataset.verdict === verdict) && (!model || dataset.model === model);
   for (const claim of claims) {
-    let lines = 0;
-    for (const line of claim.querySelectorAll(".line")) {
-      line.hidden = (verdict && line.dataset.verdict !== verdict) || (model && line.dataset.model !== model);
-      lines += !line.hidden;
-    }
+    for (const one of claim.querySelectorAll("[data-verdict]")) one.hidden = !fits(one);
     for (const group of claim.querySelectorAll(".effects tbody")) group.hidden = !group.querySelector(".line:not([hidden])");
+    for (const tally of claim.querySelectorAll(".tally")) count(tally);
     const other = (chapter && claim.dataset.chapter !== chapter) || !claim.textContent.toLowerCase().includes(words);
-    claim.hidden = Boolean(other || (narrowed && !lines));
-    if (narrowed && !claim.hidden) claim.open = true;
+    claim.hidden = Boolean(other || !claim.querySelector(".line:not([hidden])"));
+    const open = narrowed && !claim.hidden;
+    if (open && !claim.open) opened.add(claim);
+    if (open) claim.open = true;
+    else if (opened.delete(claim)) claim.open = false;
   }
   for (const family of document.querySelectorAll(".family")) {
     let next = family.nextElementSibling, shown = false;
@@ -22,15 +24,40 @@ function filter() {
     family.hidden = !shown;
   }
   const left = claims.filter((claim) => !claim.hidden).length;
-  found.textContent = `${left} of ${claims.length} claims`;
+  found.textContent = left ? `${left} of ${claims.length} claims` : "No claim matches: change a field, or clear all.";
+}
+
+// The words beside a strip of marks: of those that are left, how many have each verdict.
+function count(tally) {
+  const all = tally.querySelectorAll("[data-verdict]"), left = [...all].filter((mark) => !mark.hidden);
+  const said = tally.querySelector(".said"), counts = {};
+  tally.hidden = !left.length;
+  if (!said) return;
+  said.dataset.all ??= said.textContent;
+  for (const { dataset } of left) counts[dataset.verdict] = (counts[dataset.verdict] ?? 0) + 1;
+  const some = Object.entries(counts).map(([verdict, n]) => `${n} ${verdict}`).join(", ");
+  said.textContent = left.length === all.length ? said.dataset.all : some;
+}
+
+// A link to a claim clears a filter that hides it.
+function reach() {
+  const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  if (!target) return;
+  if (target.closest("[hidden]")) { form.reset(); filter(); }
+  const fold = target.closest("details");
+  if (fold) fold.open = true;
+  target.scrollIntoView();
 }
 
 form.hidden = false;
 form.addEventListener("input", filter);
+form.addEventListener("reset", () => setTimeout(filter));
 form.addEventListener("submit", (event) => event.preventDefault());
 unfold.addEventListener("click", () => {
   const open = unfold.textContent === "Unfold all";
   for (const claim of claims) claim.open = open;
+  opened.clear();
   unfold.textContent = open ? "Fold all" : "Unfold all";
 });
+addEventListener("hashchange", reach);
 filter();
