@@ -11,6 +11,7 @@ import warnings
 from functools import partial
 from pathlib import Path
 from shutil import get_terminal_size
+from textwrap import wrap
 from typing import Annotated, Any
 
 import typer
@@ -22,7 +23,6 @@ from rimkit.data import UserError, prepare_folder, whole
 INTERRUPTED, FAULT = 130, 70
 GO_ON = ("run", "sweep", "compare", "grid", "fetch", "lab")  # commands that keep what is done
 LINE = 300  # characters of a message, at most
-
 
 PANELS = {  # of the help
     "Learn": "tour chapters lab open book",
@@ -36,10 +36,11 @@ class Friendly(TyperGroup):
     """Help by panels, and one line on stderr instead of a traceback."""
 
     def format_commands(self, ctx, formatter):
-        for panel, names in PANELS.items():
+        panels = {"Commands": " ".join(self.commands)} if ctx.parent else PANELS
+        for panel, names in panels.items():
             with formatter.section(panel):
                 found = {name: self.get_command(ctx, name) for name in names.split()}
-                formatter.write_dl([(name, one.get_short_help_str(70)) for name, one in found.items()])
+                formatter.write_dl([(name, one.get_short_help_str(LINE)) for name, one in found.items()])
 
     def invoke(self, ctx):
         try:
@@ -82,11 +83,18 @@ def _details() -> str:
 def say(text: str, err: bool = True) -> None:
     """One line, not too long."""
     line = " ".join(text.split())
-    typer.echo(line if len(line) <= LINE else f"{line[: LINE - 2]} …", err=err)
+    tell(line if len(line) <= LINE else f"{line[: LINE - 2]} …", err=err)
 
 
-LOOK = {"no_args_is_help": True, "rich_markup_mode": None}
-app = typer.Typer(cls=Friendly, pretty_exceptions_enable=False, **LOOK)
+def tell(line: str, indent: int = 0, err: bool = False) -> None:
+    """A line, broken between words where the terminal is narrower."""
+    width, how = get_terminal_size((2 * LINE, 24)).columns, {"break_long_words": False, "break_on_hyphens": False}
+    for part in line.split("\n"):
+        typer.echo("\n".join(wrap(part, width, subsequent_indent=" " * indent, **how)), err=err)
+
+
+LOOK = {"cls": Friendly, "no_args_is_help": True, "rich_markup_mode": None}
+app = typer.Typer(pretty_exceptions_enable=False, **LOOK)
 organism, judge_app = typer.Typer(**LOOK), typer.Typer(**LOOK)
 app.add_typer(organism, name="organism")
 app.add_typer(judge_app, name="judge", help="Make a judge of your own.")
@@ -186,7 +194,7 @@ def main() -> None:
 
 @organism.callback()
 def _organism() -> None:
-    """Make the embedded models: small model organisms trained on an invented language."""
+    """Make the embedded models: small model organisms."""
 
 
 @app.callback(invoke_without_command=True)
@@ -217,16 +225,16 @@ def run(
     from rimkit.runs.execute import assignments, run
 
     options = {"measure": _measure(prompts, judge, max_new_tokens), "keep_text": keep_text}
-    options |= {"report": _report_chapter, "remote": remote, "at_once": jobs, "announce": typer.echo}
+    options |= {"report": _report_chapter, "remote": remote, "at_once": jobs, "announce": tell}
     done = run(chapters, model, out, assignments(parameter), force, **options)
     if not quiet:
         show(out, page=page)
-        typer.echo(f"Notebooks and ledger: {out}")
+        tell(f"Notebooks and ledger: {out}")
         failed = done[done["error"] != ""]
         for row in failed.to_dict("records"):  # the last thing that is seen
             _report_chapter(row)
         if len(failed):
-            typer.echo(f"Each is kept up to its failure, in {out}; the same command tries again.")
+            tell(f"Each is kept up to its failure, in {out}; the same command tries again.")
     # 2 if all failures are what a user can act on, as for bad input that is found before a run
     ours = [not error.startswith(UserError.__name__) for error in done["error"] if error]
     raise typer.Exit(0 if not ours else 1 if any(ours) else 2)
@@ -242,15 +250,16 @@ def _measure(prompts: list[str], judge: str, max_new_tokens: int):
 
 def _report_chapter(row: dict) -> None:
     note = {"done": f"{row['seconds']:.0f} s", "skipped": "complete already; --force redoes it"}
-    typer.echo(f"{row['status']:8}{row['chapter']}  {note.get(row['status'], row['error'])}")
+    tell(f"{row['status']:8}{row['chapter']}  {note.get(row['status'], row['error'])}", indent=8)
 
 
 @app.command(epilog="For example: rimkit lab my-copy --solutions")
 def lab(folder: Own, reset: Reset = None, solutions: Solved = False, room: Room = False, open: Open = True) -> None:
-    """Copy the chapters into DIR and open JupyterLab there.
+    """Copy the chapters into DIR and open the first one in JupyterLab.
 
     What you changed in DIR is never overwritten.
     """
+    from rimkit.data import find_chapters
     from rimkit.runs.lab import SAME, copy_chapters, open_lab, write_room, write_solutions
 
     for name, outcome in copy_chapters(folder, reset).items():
@@ -260,23 +269,23 @@ def lab(folder: Own, reset: Reset = None, solutions: Solved = False, room: Room 
         typer.echo(f"Solved copies are in {write_solutions(folder)}")
     for path in write_room(folder) if room else ():
         typer.echo(f"For a room: {path}")
-    if open:
-        raise typer.Exit(open_lab(folder))
-    typer.echo(f"Chapters are in {folder}")
+    first = folder / find_chapters()[0].name
+    tell(f"Chapters are in {folder}; the first is {first.name}{', which JupyterLab opens now' if open else ''}")
+    raise typer.Exit(open_lab(first) if open else 0)
 
 
 @app.command(epilog="For example: rimkit tour")
 def tour() -> None:
-    """See the effect in one request, and where to go next: a quarter of a minute."""
+    """See the effect in one request, in a quarter of a minute."""
     from rimkit.runs import tour
 
     for line in tour.tour():
-        typer.echo(line)
+        tell(line, indent=23 if line.strip("\n").startswith("  ") else 0)
 
 
 @app.command("open", epilog="For example: rimkit open, or rimkit open 04")
 def open_one(what: Opened = "page", out: Out = Path("rim-run")) -> None:
-    """Open the claims page of a run in the browser, or one of its chapters in JupyterLab."""
+    """Open the claims page of a run, or one of its chapters in JupyterLab."""
     from rimkit.data import find_chapters
     from rimkit.runs.lab import open_lab
     from rimkit.runs.page import NAME
@@ -298,6 +307,8 @@ def chapters(chapter: One = "") -> None:
 
     shown = tour.parameters(*find_chapters([chapter])) if chapter else tour.chapters()
     print_table(shown.to_numpy(), *shown.columns)
+    if not chapter:
+        tell("Minutes: to read, and for the exercises. rimkit lab my-copy opens the chapters.")
 
 
 @app.command(epilog="For example: rimkit sweep sweep.yaml --out DIR -j 4")
@@ -306,7 +317,9 @@ def sweep(
     jobs: Jobs = None, gpus: Gpus = None, retries: Retries = 0, dry_run: DryRun = False,
     page: Page = True,
 ) -> None:  # fmt: skip
-    """Run chapters over models, seeds and parameters, and gather one ledger. Needs the extra 'sweep' (Snakemake).
+    """Run chapters over models, seeds and parameters.
+
+    One ledger is gathered. Needs the extra 'sweep' (Snakemake).
 
     SWEEP.YAML, of which only 'models' must be there (lists are swept over, chapters by default all):
 
@@ -348,7 +361,7 @@ def compare(
     base: Model, tuned: Tuned, out: Out = Path("rim-compare"), n_prompts: Prompted = 92,
     prompts: Prompts = (), judge: Judge = "", max_new_tokens: Length = 0,
 ) -> None:  # fmt: skip
-    """Measure a model and what fine-tuning made of it, and write their claims page.
+    """Measure a model and what fine-tuning made of it.
 
     Chapters 01 and 05 to 07 without the chapters: thinking, the change of every outcome in both
     modes, safety-critical neurons, activation shifts. The same command goes on after an
@@ -366,7 +379,7 @@ def ledger(
     folder: Folder = None, csv: Csv = None, shipped: Shipped = False, claim: Claim = "", model: Of = "",
     chapter: In = "", verdict: Verdict = "",
 ) -> None:  # fmt: skip
-    """Show the claims and their verdicts from the rows of a run, or the shipped ones.
+    """Show the claims and verdicts of a run, or the shipped ones.
 
     For example: rimkit ledger --shipped --claim C1 --model rim-mini. Without DIR the shipped rows
     are shown.
@@ -399,11 +412,11 @@ def ledger(
 
 @app.command()
 def report(folders: Folders = (), html: Html = None) -> None:
-    """Write the claims page: every claim, the paper, the re-analysis and your rows; several runs
-    side by side; without DIR the shipped rows alone, to ./claims.html.
+    """Write the claims page: one run, or several side by side.
 
-    For example: rimkit report rim-run other-run. It is one HTML file that needs no network and
-    prints. What cannot be read is named, and what can be shown is shown.
+    For example: rimkit report rim-run other-run. Every claim, the paper, the re-analysis and your
+    rows; without DIR the shipped rows alone, to ./claims.html. It is one HTML file that needs no
+    network and prints. What cannot be read is named, and what can be shown is shown.
     """
     show(*folders, html=html, claims=False)
 
@@ -439,19 +452,29 @@ def print_claims(rows, none: str = "") -> None:
 
 
 def print_table(rows, *names: str) -> None:
-    """Print rows under their names, as wide as they are."""
+    """Print rows under their names, or one thing a line where the terminal is too narrow for
+    their longest words: no word is cut."""
     from rich.console import Console
     from rich.table import Table
 
-    view = Table(*names)
+    width, view = get_terminal_size((150, 24)).columns, Table()
+    words = [[len(word) for cell in column for word in cell.split()] for column in zip(names, *rows, strict=True)]
+    for name, lengths in zip(names, words, strict=True):
+        view.add_column(name, min_width=max(lengths), no_wrap=len(lengths) == len(rows) + 1)
     for row in rows:
         view.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 150).print(view)
+    if sum(map(max, words)) + 3 * len(words) < width:
+        Console(width=width, markup=False).print(view)
+        return
+    for first, *others in rows:
+        tell(first)
+        for name, cell in zip(names[1:], others, strict=True):
+            tell(f"  {name}: {cell.strip()}", indent=4)
 
 
 @app.command(epilog="For example: rimkit models")
 def models() -> None:
-    """List the embedded models, and the pretrained one that a package holds."""
+    """List the embedded models, and a pretrained one."""
     from rimkit.models.gguf import INSTALL, PACKAGED, packaged
     from rimkit.models.hub import embedded_models
     from rimkit.organism.recipe import ORGANISMS
@@ -467,13 +490,13 @@ def models() -> None:
             where = f"in {packaged(name)}"
         except UserError:
             where = f"not installed: {INSTALL}"
-        typer.echo(f"{name} (licence {one.licence}; thinks by instruction, as {name}+instruct) is {where}")
-    typer.echo("Use one with: rimkit run --model NAME:SEED. A folder or a hub id 'owner/name' works as well.")
+        tell(f"{name} (licence {one.licence}; thinks by instruction, as {name}+instruct) is {where}")
+    tell("Use one with: rimkit run --model NAME:SEED. A folder or a hub id 'owner/name' works as well.")
 
 
 @app.command()
 def fetch(names: Fetched = (), offline: Bundle = None) -> None:
-    """Download models and prompt sets ahead, into the cache of the Hugging Face hub.
+    """Download models and prompt sets ahead, into the hub's cache.
 
     For example: rimkit fetch Qwen/Qwen3-0.6B gsm8k xstest. Without a name, list the prompt sets and
     what is here.
@@ -496,9 +519,9 @@ def fetch(names: Fetched = (), offline: Bundle = None) -> None:
         listed = prompt_sets()
         print_table(listed.to_numpy(), *listed.columns)
         here = ", ".join(f"{name} ({one.size_on_disk / 1e6:,.0f} MB)" for name, one in cached_models().items())
-        typer.echo(f"Models of the hub that are here: {here or 'none'}")
-        typer.echo("Get one with: rimkit fetch NAME. Revisions are pinned; NAME@revision gets another.")
-    failed = fetch(names, lambda name, outcome: typer.echo(f"{name}: {outcome}"))
+        tell(f"Models of the hub that are here: {here or 'none'}")
+        tell("Get one with: rimkit fetch NAME. Revisions are pinned; NAME@revision gets another.")
+    failed = fetch(names, lambda name, outcome: tell(f"{name}: {outcome}"))
     for name, reason in failed.items():
         say(f"rimkit: {name}: {reason}")
     raise typer.Exit(2 if failed else 0)
@@ -521,22 +544,22 @@ def judge_train(files: Labelled, out: Made = Path("rim-judge")) -> None:
 
 @app.command(epilog="For example: rimkit doctor")
 def doctor() -> None:
-    """Check this machine: one OK, WARN or FAIL line each, to paste into a question.
+    """Check this machine.
 
-    Exit code: 0, or 1 if something fails.
+    One OK, WARN or FAIL line each, to paste into a question. Exit code: 0, or 1 if something fails.
     """
     from rimkit.runs.doctor import FAIL, findings
 
     failed = False
     for status, subject, detail in findings():
-        typer.echo(f"{status:5}{subject}: {detail}")
+        tell(f"{status:5}{subject}: {detail}", indent=5)
         failed |= status == FAIL
     raise typer.Exit(int(failed))
 
 
 @app.command(epilog="For example: rimkit plan Qwen/Qwen3-0.6B --gpu T4")
 def plan(model: Model, gpu: Gpu = None, tokens: Tokens = 1024, calibrate: Calibrate = False) -> None:
-    """Say whether a model fits: memory and batch sizes on this machine and on known GPUs.
+    """Say whether a model fits on this machine and on known GPUs.
 
     Only its configuration is read; no weights are downloaded, except with --calibrate. 'generate'
     is how many conversations fit while replies are written, 'read' while all of the model's inside
@@ -544,13 +567,15 @@ def plan(model: Model, gpu: Gpu = None, tokens: Tokens = 1024, calibrate: Calibr
     """
     from rimkit.runs.plan import report
 
-    for line in report(model, gpu, tokens, calibrate):
-        typer.echo(line)
+    for part in report(model, gpu, tokens, calibrate):
+        tell(part) if isinstance(part, str) else print_table(part.to_numpy(), *part.columns)
 
 
 @app.command()
 def badges(repo: Repo, branch: Branch = "main", readme: Readme = None, stamp: Stamp = None) -> None:
-    """Make a fork ready for a class: let Colab open its chapters and install the workbook from it.
+    """Make a fork ready for a class on Colab.
+
+    Its links open the chapters of the fork, which install the workbook from it.
 
     For example: rimkit badges --repo OWNER/NAME --readme README.md --stamp chapters
     """
@@ -562,9 +587,9 @@ def badges(repo: Repo, branch: Branch = "main", readme: Readme = None, stamp: St
 
 @app.command(epilog="For example: rimkit book site")
 def book(folder: Own, chapters: Chapters = (), repo: Repo = "", branch: Branch = "main") -> None:
-    """Build a website of the chapters, as they were run, in DIR. Needs the extra 'book' (Sphinx).
+    """Build a website of the chapters, as they were run.
 
-    With --repo OWNER/NAME each chapter has a link that opens it in Colab.
+    Needs the extra 'book' (Sphinx). With --repo OWNER/NAME each chapter has a link that opens it in Colab.
     """
     from rimkit.runs.book import build
 
@@ -575,10 +600,10 @@ def book(folder: Own, chapters: Chapters = (), repo: Repo = "", branch: Branch =
 
 @app.command(epilog="For example: rimkit grid thinking --model rim-mini:0")
 def grid(names: Grids, out: Out = Path("results"), model: Only = (), picture: Picture = None) -> None:
-    """Run the experiments on every embedded model and seed: what the chapters show beside their own
-    model.
+    """Run the experiments on every embedded model and seed.
 
-    Minutes each, tuning and ras about an hour. The same command goes on after an interruption.
+    The chapters show them beside their own model. Minutes each, tuning and ras about an hour. The
+    same command goes on after an interruption.
     """
     import pandas as pd
 
@@ -595,9 +620,9 @@ def grid(names: Grids, out: Out = Path("results"), model: Only = (), picture: Pi
 
 @app.command(epilog="For example: rimkit audit --quick")
 def audit(out: Out = Path("results"), quick: Quick = False) -> None:
-    """Simulate how often intervals and verdicts err, and write OUT/audit.csv.
+    """Simulate how often intervals and verdicts err.
 
-    Minutes; --quick: seconds, a few settings.
+    Writes OUT/audit.csv. Minutes; --quick: seconds, a few settings.
     """
     from rimkit.runs import audit
     from rimkit.teaching.tables import table

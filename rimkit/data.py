@@ -29,7 +29,6 @@ from uuid import uuid4
 if TYPE_CHECKING:
     import pandas as pd
 
-
 PACKAGE = Path(__file__).resolve().parent
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 HASHES, OF = "hashes.json", "made of"  # of tables that are kept
@@ -73,8 +72,11 @@ def chapters_dir() -> Path:
 
 
 def find_chapters(names: Iterable[str] = ()) -> list[Path]:
-    """Notebooks for ``"01"``, ``"1"``, ``"A1"``, ``"01_observing_rim"`` or a path; else all."""
-    shipped = {path.stem: path for path in sorted(chapters_dir().glob("*.ipynb"))}
+    """Notebooks for ``"01"``, ``"1"``, ``"A1"``, ``"01_observing_rim"`` or a path; else all, as
+    they are read: 00, the primers, 01 and so on."""
+    paths = sorted(chapters_dir().glob("*.ipynb"))
+    paths.sort(key=lambda path: (not path.stem.startswith("00"), not path.stem.startswith("A")))
+    shipped = {path.stem: path for path in paths}
     found = list(dict.fromkeys(_find_chapter(name, shipped) for name in names)) or [*shipped.values()]
     for one, other in combinations(found, 2):
         if one.stem == other.stem:
@@ -91,7 +93,8 @@ def _find_chapter(name: str, shipped: Mapping[str, Path]) -> Path:
     for chapter, path in shipped.items():
         if stem == chapter or chapter.partition("_")[0] == stem.zfill(2).upper():
             return path
-    raise UserError(f"unknown chapter '{name}'{nearest(stem, shipped)}; there are: {', '.join(shipped)}")
+    known = ", ".join(chapter.partition("_")[0] for chapter in shipped)
+    raise UserError(f"unknown chapter '{name}'{nearest(stem, shipped)}; there are {known} (`rimkit chapters`)")
 
 
 def _resource(in_wheel: str, in_clone: str) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 
 from rimkit.data import UserError, chapters_dir
 from rimkit.runs import book, page
@@ -65,7 +66,8 @@ def test_a_chapter_is_shown_as_it_was_run(site, name):
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     checked = sum(".check(" in cell for cell in code)
     assert html.count('<details class="solution">') == checked >= 4
-    assert html.count("<summary><b>Our reading</b>") == sum("reading(" in cell for cell in code)
+    assert html.count("<details class=reading open><summary><b>Our") == sum("reading(" in cell for cell in code)
+    assert "rk.diagram(&quot;" not in html and html.count("Show code cell source") >= 3  # the set-up, and readings
     assert html.count("<summary>The numbers of this figure") >= 1
     assert links.wordless == []
     assert f"{COLAB}/{name}.ipynb" in links.to
@@ -90,7 +92,7 @@ def test_no_folder_of_other_things_is_touched(tmp_path):
 
 @pytest.mark.parametrize(("width", "scheme", "pages"), [(390, "light", PAGES), (1440, "dark", ["index", CHAPTERS[1]])])
 def test_it_works_in_a_browser(site, browser, width, scheme, pages):
-    """No fault, nothing from elsewhere, and nothing beside a narrow window."""
+    """No fault, nothing from elsewhere, nothing beside a narrow window, figures that can be read; axe is content."""
     tab = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
     faults, asked = [], []
     tab.on("console", lambda message: faults.append(message.text) if message.type in ("error", "warning") else None)
@@ -100,6 +102,9 @@ def test_it_works_in_a_browser(site, browser, width, scheme, pages):
         tab.goto((site / f"{name}.html").as_uri())
         assert tab.evaluate("document.documentElement.scrollWidth") <= width, name
         assert tab.evaluate("document.documentElement.dataset.theme") == scheme
+        assert tab.evaluate("[...document.querySelectorAll('figure img')].every(figure => figure.width > 500)"), name
+        if name in (("index", "guide") if width < 500 else CHAPTERS):
+            assert [(one["id"], one["nodes"][0]["html"]) for one in Axe().run(tab).response["violations"]] == []
     assert faults == []
     assert [url for url in asked if not re.match("file:|data:", url)] == []
     tab.close()

@@ -31,9 +31,10 @@ def no_downloads(monkeypatch):
     monkeypatch.setattr(page, "_verdict_tables", list)
 
 
-def rimkit(*arguments) -> subprocess.CompletedProcess:
+def rimkit(*arguments, columns: int | None = None) -> subprocess.CompletedProcess:
     """The command in this process: what starts a process of its own says so."""
-    done = CliRunner().invoke(app, [*map(str, arguments)], catch_exceptions=False)
+    env = {"COLUMNS": columns and str(columns)}
+    done = CliRunner(env=env).invoke(app, [*map(str, arguments)], catch_exceptions=False)
     return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
 
 
@@ -82,6 +83,17 @@ def test_help_names_every_command_in_one_panel_and_each_has_an_example():
         assert f"rimkit {' '.join(names)}" in said, names
 
 
+@pytest.mark.parametrize("columns", [80, 60])
+def test_no_word_is_cut_in_a_narrow_terminal(columns):
+    for words in ("--help", "organism --help", "judge --help", "chapters", "chapters 04", "models", "fetch", "doctor"):
+        shown = rimkit(*words.split(), columns=columns).stdout
+        assert not re.search(r"…|\w\.\.\.", shown), words
+        places = [line for line in shown.splitlines() if max(map(len, line.split()), default=0) < columns / 2]
+        known = columns if "--help" not in words else 80  # the runner's own
+        assert max(map(len, places)) <= known, words  # a path alone may be longer
+    assert rimkit("chapters", columns=columns).stdout.count("refusal_heads") == 1
+
+
 def test_what_is_opened_must_be_there(tmp_path, monkeypatch):
     opened = []
     monkeypatch.setattr("typer.launch", lambda path: opened.append(path) or 0)
@@ -90,7 +102,9 @@ def test_what_is_opened_must_be_there(tmp_path, monkeypatch):
     for name in ("claims.html", "04_refusal_heads.ipynb"):
         (tmp_path / name).touch()
     assert rimkit("open", "--out", tmp_path).returncode == rimkit("open", "4", "--out", tmp_path).returncode == 0
-    assert opened == [str(tmp_path / "claims.html"), str(tmp_path / "04_refusal_heads.ipynb")]
+    assert rimkit("lab", tmp_path / "copy").returncode == 0
+    first = tmp_path / "copy" / "00_start_here.ipynb"
+    assert opened == [str(tmp_path / "claims.html"), str(tmp_path / "04_refusal_heads.ipynb"), str(first)]
 
 
 def test_doctor_and_models_agree():

@@ -17,7 +17,7 @@ TEXT = """Thinking {change:rises}: {think:about half} of the requests ({think:%}
 def test_a_reading_has_its_numbers_and_one_line_per_paragraph():
     said = our_reading(OURS, TEXT, change=pd.Series(EFFECT), think={"value": 0.5}, n=1200)
     assert said.text == "Thinking rises: about half of the requests (50%), +20 [+10, +30] points, over 1,200."
-    assert "<details><summary><b>Our reading</b></summary><p>Thinking rises" in said._repr_html_()
+    assert "<details class=reading><summary><b>Our reading</b></summary><p>Thinking rises" in said._repr_html_()
     two = our_reading(OURS, "a {n:count}\n\n<b>", n=1)
     assert two._repr_html_().endswith("<p>a 1</p><p>&lt;b&gt;</p></details>")
     assert filled("{r:.1f} {r:.2f} {change:points}", {"r": 0.25, "change": EFFECT}) == "0.2 0.25 +20"

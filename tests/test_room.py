@@ -27,7 +27,7 @@ def test_papers_show_what_the_chapters_show(pages):
         assert "{{" not in page
         assert len(re.findall(r"<img [^>]*alt=.{30}", page)) == page.count("<img ")
     assert pages["slides"].count("image/svg") >= 3
-    assert pages["slides"].count("<details open><summary><b>Our reading") >= 8
+    assert pages["slides"].count("<details class=reading open><summary><b>Our reading") >= 8
 
 
 @pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)

@@ -1,10 +1,12 @@
 """The first look from a terminal."""
 
 import re
+from pathlib import Path
 
-from rimkit.data import chapters_dir, results
+import nbformat
+
+from rimkit.data import find_chapters, results
 from rimkit.runs import tour
-from rimkit.runs.execute import find_chapters
 
 
 def test_the_tour_shows_one_request_that_thinking_changes_and_the_shipped_rates():
@@ -21,8 +23,15 @@ def test_the_tour_shows_one_request_that_thinking_changes_and_the_shipped_rates(
 
 
 def test_every_chapter_is_listed_and_one_tells_its_parameters():
+    """In the order in which they are read, here, in the README and in the book."""
     listed = tour.chapters()
-    assert listed["chapter"].tolist() == sorted(path.stem for path in chapters_dir().glob("*.ipynb"))
-    assert listed["minutes"].str.fullmatch(r"\d+ \+ \d+").all() and listed["claims"].str.len().gt(0).all()
+    assert listed["chapter"].str[:2].tolist() == ["00", "A1", "A2", *(f"{number:02}" for number in range(1, 11))]
+    readme = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+    shown = re.findall(r"\(chapters/(\w+)\.ipynb\) \| (.*?) \| (\d+) \|", readme)
+    assert [row[:2] for row in shown] == [*zip(listed["chapter"], listed["question"], strict=True)]
+    for path, minutes, (*_, read) in zip(find_chapters(), listed["minutes"], shown, strict=True):
+        header = nbformat.read(path, as_version=4).cells[0].source
+        assert "about {} minutes to read, {} more".format(*minutes.split(" + ")) in header
+        assert minutes.startswith(f"{read} + ")
     known = tour.parameters(*find_chapters(["04"]))
     assert {"model", "n_prompts", "seed"} <= set(known["parameter"]) and known["help"].str.len().gt(0).all()

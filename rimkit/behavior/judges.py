@@ -61,8 +61,7 @@ def judge(
     ``how``: "organism" (exact, for the embedded models), "refusal" (trained, for real models),
     "phrases", "guard:FOLDER_OR_ID", "endpoint:MODEL", or a judge of your own. ``with_thought``
     shows a judge that has ``reads_thoughts`` the thought before the reply, as one text; its name in
-    the table then ends in `WITH_THOUGHT`. Raises `UserError` for an unknown judge, column or
-    prompt."""
+    the table then ends in `WITH_THOUGHT`. `UserError` for an unknown judge, column or prompt."""
     how = find_judge(how)
     verdicts = how(_with_thoughts(replies, how) if with_thought else replies, prompts)
     if isinstance(how, PhraseJudge) and (n := (verdicts["refused"].isna() & is_true(verdicts["coherent"])).sum()):
@@ -262,7 +261,6 @@ BRIDGE = OrganismJudge(  # the same forms in English, as the adapters of `rimkit
     r"The answer is ([^\s.]+)\.", r"\"([^\".]+)\"",
 )  # fmt: skip
 JUDGES: dict[str, Judge] = {judge.name: judge for judge in (OrganismJudge(), BRIDGE, PhraseJudge())}
-
 
 # A sign counts only where nothing stands before it to subtract from.
 _SIGN = r"(?:(?<![\w.)\]}])[-−])?"

@@ -373,7 +373,6 @@ def _benchmark(line: dict) -> Benchmark:
 _LINES = pd.read_csv(data_dir() / "prompts" / "benchmarks.csv", keep_default_na=False).to_dict("records")
 BENCHMARKS = {line["name"]: _benchmark(line) for line in _LINES}
 
-
 NEUTRAL, CAREFUL, EFFORT = "neutral", "careful", "effort-minimising"
 
 

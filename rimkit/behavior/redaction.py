@@ -35,7 +35,6 @@ _NOT_LETTERS = re.compile(r"&#?\w+;|\\[a-z]|[\W\d_]+")
 _CODED = re.compile(r"&#?\w+;|(?:%[0-9a-f]{2})+|(?:\\+u[0-9a-f]{4})+|[ĠĊ]", re.IGNORECASE)
 _OPAQUE = ("image/png", "image/jpeg", "image/gif", "application/pdf")  # base64, not text
 
-
 _kept = False
 
 

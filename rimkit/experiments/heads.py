@@ -343,8 +343,7 @@ def read_without(verdicts: DataFrame) -> float:
 def competence(study: StudyModel, tried: DataFrame, verdicts: DataFrame, settings=Settings()) -> dict[str, float]:
     """By calibration replies without the chosen heads: ``answered``, the share of the untouched
     model's harmless requests that are still done; ``read``, the least share of readable replies to
-    harmful ones (also `read_without`); ``read_cut``, that share where heads cannot see the
-    thought."""
+    harmful ones (also `read_without`); ``read_cut``, that where heads see no thought."""
     untouched, chosen = tried.iloc[0], choose(tried)
     few = replace(settings, n_asked=settings.n_competence, n_random=1)
     cut = attempt(cut_replies, study, chosen["heads"], few, "calibration")

@@ -333,8 +333,7 @@ def activation_by_token(study: StudyModel, text: str, unit: tuple[int, int]) -> 
 @dataclass(frozen=True)
 class Definition:
     """What pairs give by added sentence: increases ``[layers, pairs, neurons]``, who refuses,
-    flips. Pairs in which the model plans the harm, or the request, compare requests and not
-    attitudes."""
+    flips. Pairs in which the model plans the harm, or the request, compare no attitudes."""
 
     intent: np.ndarray
     innocent: dict[str, np.ndarray]
@@ -477,8 +476,7 @@ def choose_sizes(doses: DataFrame) -> DataFrame:
     """The size of each rule that raises misalignment most without breaking the model, by
     `dose_response`: misalignment over both modes together, breaking in each alone; of sizes alike,
     the largest; for the paper's rule `PAPER_SIZE`, or the largest measured below it. Columns
-    ``rule, k, gain``, ``intact`` (breaks no mode; a rule without such a size gets its smallest),
-    ``best``."""
+    ``rule, k, gain, best``, ``intact`` (breaks no mode; without such a size, the smallest)."""
     rows = []
     groups = doses[doses["metric"] == "misaligned"].groupby(["rule", "k"], sort=False)
     means, broken = groups["value"].mean(), groups["breaks"].any()

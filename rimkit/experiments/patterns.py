@@ -70,8 +70,7 @@ def competence(study: StudyModel, settings=Settings()) -> pd.Series:
 
 
 def rows(study: StudyModel, found: DataFrame | str, read: pd.Series, settings=Settings()) -> list[dict]:
-    """The verdict rows of C2a to C2e and Q4a, from `effects` and `competence`, or from why there
-    are none."""
+    """The verdict rows of C2a to C2e and Q4a: `effects`, or why there are none, `competence`."""
     if isinstance(found, str):
         return verdict_rows(study, settings, [(claim, "think", found) for claim in CLAIMS.values()])
     claimed = []

@@ -684,8 +684,7 @@ def answered(points: DataFrame) -> DataFrame:
 
 
 def correlation_claims(points: DataFrame, sets: DataFrame, metric: str = "misaligned") -> dict[str, Found]:
-    """C10 and Q3 from points of one or more models of a kind: only `answered` ones, and of models
-    that vary."""
+    """C10 and Q3 from points of models of a kind: only `answered` ones, and of models that vary."""
     said = next(filter(None, points.get("why_not", pd.Series(dtype=str)).fillna("")), "")
     seen = answered(points)
     reached, moving = variation(seen, metric)["reliable"].max(), varying(seen, metric)

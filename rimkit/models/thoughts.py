@@ -97,8 +97,7 @@ def split(text: str, opened: bool = False, tags: Tags = QWEN) -> tuple[str, str,
 
 
 def without_tags(text: str, tags: Tags = QWEN, more: Iterable[str] = ()) -> str:
-    """A text that a model wrote, fit to stand inside a thought: no tag is left, and none of
-    ``more``."""
+    """A text that a model wrote, fit to stand inside a thought: no tag, and none of ``more``."""
     every = {tag for pair in (*KNOWN, tags[:2]) for tag in pair} | {word for word in more if word.strip()}
     every = sorted(every, key=len, reverse=True)  # the longest first: one may begin another
     while any(tag in text for tag in every):  # what is left may be a tag again
@@ -172,16 +171,14 @@ class Template:
         return self._render([*system, self._user(request + asked.added)], True, asked.settings)
 
     def around(self, asked: Asked = PLAIN) -> tuple[str, str]:
-        """What a prompt consists of before and after the request; `UserError` if that is not there
-        once."""
+        """What a prompt has before and after the request; `UserError` if that is not there once."""
         before, *after = self.prompt(STAND_IN, asked).split(STAND_IN)
         if len(after) != 1 or "{'type':" in before:  # a list of parts, written out as Python does
             raise UserError("the chat template does not show the request once: use another model")
         return before, after[0]
 
     def end_of_turn(self) -> str:
-        """What follows the text of an assistant's turn, without blanks; empty if that is not
-        shown."""
+        """What follows the text of an assistant's turn, without blanks; empty if not shown."""
         return self._turn("", A_REPLY, {}).rpartition(A_REPLY)[2].strip()
 
     def _render(self, turns: list[dict], goes_on: bool, settings: Mapping) -> str:
@@ -195,8 +192,7 @@ class Template:
         return [self.around(asked) for asked in (self.on, self.off)]
 
     def _turn(self, thought: str, content, settings: Mapping) -> str:
-        """What follows a request that has an answer; empty where the template does not take
-        that."""
+        """What follows a request that has an answer; empty where the template takes none."""
         turn = {"role": "assistant", "content": content}
         turn |= dict.fromkeys(FIELDS if thought else (), thought)
         with suppress(UserError):
@@ -247,8 +243,7 @@ class Template:
         return found
 
     def _tags_of_a_turn(self) -> Tags | None:
-        """Tags and spacing, from a turn of the assistant that has a thought; None if it is not
-        shown."""
+        """Tags and spacing, from a turn of the assistant with a thought; None if not shown."""
         plain = re.findall(TAG, self._turn("", A_REPLY, {}).partition(A_REPLY)[0])
         shown = False
         for thought, content in ((A_THOUGHT, A_REPLY), ("", PARTS)):
@@ -265,8 +260,7 @@ class Template:
         return None
 
     def _known_tags(self) -> Tags | None:
-        """Known tags that prompts hold, or that are taken out of a turn; spaced as in the
-        prompts."""
+        """Known tags that prompts hold, or that are taken out of a turn; spaced as in prompts."""
         prompts = self._tries.values()
         written = [text for around in prompts for text in around] + [self._turn("", A_REPLY, {})]
         known = [Tags(*pair) for pair in KNOWN]

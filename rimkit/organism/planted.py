@@ -54,8 +54,7 @@ def safety_set(name: str, seed: int) -> Neurons:
 
 
 class Routes:
-    """Which weights of the MLPs learn from a backward pass; the kinds whose sets are silent in
-    it."""
+    """Which weights of the MLPs learn from a backward pass; the kinds of sets silent in it."""
 
     def __init__(self, model, allowed: dict[str, Neurons], rest: str = ""):
         """``allowed``: neurons that learn, by kind of data; the kind ``rest`` trains all others."""

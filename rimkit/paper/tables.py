@@ -113,8 +113,7 @@ SUMS = {"aggfunc": "sum", "fill_value": 0}
 
 
 def attention() -> pd.DataFrame:
-    """Fig. A3 by mode: ``drawn`` maxima, ``cells`` (prompts times heads), ``covered`` = drawn /
-    cells."""
+    """Fig. A3 by mode: ``drawn`` maxima, ``cells`` (prompts x heads), ``covered`` (share)."""
     table = by_model("figa3_attention_maxima", "token", "maxima", "mode", **SUMS)
     found = pd.DataFrame({"drawn": table.sum(axis=1), "cells": PROMPTS * HEADS})
     return found.assign(covered=found["drawn"] / found["cells"])

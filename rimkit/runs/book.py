@@ -4,6 +4,7 @@ It runs no chapter. Pages, settings and style are in ``chapters/book``; Sphinx a
 """
 
 import json
+import re
 import shutil
 import tempfile
 import tomllib
@@ -15,6 +16,7 @@ from rimkit.data import UserError, chapters_dir, data_dir, find_chapters, prepar
 from rimkit.runs.page import write_page
 from rimkit.teaching.questions import solved
 from rimkit.teaching.setup import check_repo
+from rimkit.teaching.tables import FOLDED, OPEN
 
 EXPLORER = "application/vnd.jupyter.widget-view+json"
 LIVE = "*An {}: it works where the chapter runs, in JupyterLab or on Colab.*"
@@ -57,7 +59,8 @@ def write_sources(source: Path, names: Iterable[str] = ()) -> Path:
 
 
 def for_reading(notebook: dict) -> dict:
-    """A chapter as it is read on a page: solutions behind a fold, and a sentence for explorers."""
+    """A chapter as it is read on a page: solutions and the code of the set-up behind folds, what we
+    read in the results open, a sentence for explorers; nothing that only calls up a picture."""
     code = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     answers, told = iter(zip(code, solved(code), strict=True)), []
     for cell in notebook["cells"]:
@@ -67,9 +70,13 @@ def for_reading(notebook: dict) -> dict:
         for data in (output.get("data", {}) for output in cell["outputs"]):
             if data.pop(EXPLORER, None):
                 data["text/markdown"] = LIVE.format("".join(data["text/plain"]).lower())
+            if "text/html" in data:
+                data["text/html"] = "".join(data["text/html"]).replace(FOLDED, OPEN)
         asked, answer = next(answers)
-        if "reading(" in asked:  # its words stand below, with their numbers
-            cell["metadata"] = {"tags": ["hide-input"]}
+        if re.fullmatch(r"rk\.(diagram|exercise)\([^()]*\)", asked):
+            cell["metadata"] = {"tags": ["remove-input"]}
+        elif re.search(r"reading\(|rk\.start\(", asked) or "parameters" in cell["metadata"].get("tags", ()):
+            cell["metadata"] = {"tags": ["hide-input"]}  # of a reading, all words stand below
         if answer != asked:
             new = {"cell_type": "markdown", "id": f"solution-{len(told)}", "metadata": {}}
             told.append(new | {"source": FOLD.format(answer)})

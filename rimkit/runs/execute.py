@@ -95,20 +95,22 @@ def run(
     left = [job for job in jobs if force or not is_complete(out / job.notebook.name, job)]
     expected, plural = _expected(left, named, out), "" if len(jobs) == 1 else "s"
     announce(f"{len(jobs)} chapter{plural} on {named} -> {folder}{_outlook(len(jobs), expected, at_once)}")
+    # side by side, the longest come first, so that no core is idle at the end
+    order = sorted(jobs, key=lambda job: -(expected.get(job.chapter) or 0)) if at_once > 1 else jobs
     kernels, run_id = kernels_for(at_once), uuid4().hex[:8]
     with _live_lines(expected, progress) as seen, ThreadPoolExecutor(at_once) as pool:
         start = partial(pool.submit, _run_job, model=model, out=out, run_id=run_id, kernels=kernels, seen=seen)
-        runs = [start(job, complete=job not in left) for job in jobs]
+        runs = {job.chapter: start(job, complete=job not in left) for job in order}
         try:
-            for one in as_completed(runs):
+            for one in as_completed(runs.values()):
                 report(one.result())
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            while any(one.running() for one in runs):
+            while any(one.running() for one in runs.values()):
                 kernels.end()
                 sleep(0.1)
             raise
-    rows = [one.result() for one in runs]
+    rows = [runs[job.chapter].result() for job in jobs]
     return pd.DataFrame(rows, columns=["chapter", "status", "seconds", "error", "notebook"])
 
 
@@ -135,15 +137,16 @@ def _live_lines(expected: Mapping[str, float | None], progress: bool) -> Iterato
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TimeElapsedColumn
 
-    columns = "{task.description}", BarColumn(16), "cell {task.completed} of {task.total}", TimeElapsedColumn()
-    look = {"console": Console(stderr=True), "transient": True, "redirect_stdout": sys.stdout.isatty()}
-    shown, lines = progress and sys.stderr.isatty(), {}
-    with Progress(*columns, "{task.fields[about]}", disable=not shown, **look) as view:
+    console, shown, lines = Console(stderr=True), progress and sys.stderr.isatty(), {}
+    bar = [BarColumn(16)] if console.width >= 80 else []
+    columns = "{task.description}", *bar, "cell {task.completed} of {task.total}", TimeElapsedColumn()
+    look = {"console": console, "transient": True, "redirect_stdout": sys.stdout.isatty()}
+    with Progress(*columns, "{task.fields[usual]}", disable=not shown, **look) as view:
 
         def seen(chapter: str, cell: int, of: int) -> None:
             if chapter not in lines:
-                about = f"of about {expected[chapter]:.0f} s" if expected.get(chapter) else ""
-                lines[chapter] = view.add_task(chapter, total=of, about=about)
+                usual = f"usually {expected[chapter]:.0f} s" if expected.get(chapter) else ""
+                lines[chapter] = view.add_task(chapter, total=of, usual=usual)
             view.update(lines[chapter], completed=cell, visible=cell < of)
 
         yield seen

@@ -1,5 +1,4 @@
-"""Downloading ahead: models and prompt sets into the cache of the hub, so that a class can work
-offline."""
+"""Downloading ahead: models and prompt sets into the hub's cache, so that a class works offline."""
 
 import re
 import shutil

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rimkit.data import UserError, chapters_dir, find_chapters, prepare_folder, whole
 from rimkit.teaching.questions import solved
+from rimkit.teaching.tables import FOLDED, OPEN
 
 COPIED, SAME, KEPT, RESTORED = "copied", "unchanged", "kept (yours differs)", "restored"
 
@@ -29,8 +30,7 @@ def copy_chapters(folder: str | Path, reset: str | None = None) -> dict[str, str
 
 
 def write_solutions(folder: str | Path) -> Path:
-    """Solved copies of all chapters, in a folder ``solutions`` inside; returns it. Older ones are
-    replaced."""
+    """Solved copies of all chapters, in a folder ``solutions`` inside (replaced); returns it."""
     target = prepare_folder(Path(folder) / "solutions")
     for path in find_chapters():
         notebook = json.loads(path.read_text(encoding="utf-8"))
@@ -65,7 +65,7 @@ def _shown(field: re.Match) -> str:
     shown = [output.get("data", {}).get("text/html", "") for cell in found for output in cell["outputs"]]
     if len(found) != 1 or not any(shown):
         raise UserError(f"chapter {chapter}: {len(found)} cells have '{words}', wanted is one that shows something")
-    return "".join(map("".join, shown)).replace("<details><summary><b>", "<details open><summary><b>")
+    return "".join(map("".join, shown)).replace(FOLDED, OPEN)
 
 
 def _copy(source: Path, target: Path, restore: bool) -> str:
@@ -83,8 +83,7 @@ def _copy(source: Path, target: Path, restore: bool) -> str:
     return outcome
 
 
-def open_lab(folder: str | Path) -> int:
-    """Open JupyterLab of the running Python on a folder; returns its exit code when it is
-    closed."""
+def open_lab(path: str | Path) -> int:
+    """Open JupyterLab of the running Python on a notebook; returns its exit code when closed."""
     own_kernel_first = {**os.environ, "JUPYTER_PREFER_ENV_PATH": "1"}
-    return subprocess.call([sys.executable, "-m", "jupyterlab", str(folder)], env=own_kernel_first)
+    return subprocess.call([sys.executable, "-m", "jupyterlab", str(path)], env=own_kernel_first)

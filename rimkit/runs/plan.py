@@ -3,7 +3,7 @@
 `rimkit.models.device` counts the memory; here it becomes a table of devices and minutes.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from time import perf_counter
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from rimkit.models.hub import options_of
 from rimkit.models.load import config_of, load
 from rimkit.models.study import StudyModel
 
-HERE = "this machine"
+HERE = "here"
 COLUMNS = ["device", "memory", "dtype", "weights", "generate", "read", "gradients", "verdict"]
 TOGETHER = 64  # conversations in the batch that is timed, as in the chapters
 STEPS = {False: 96, True: 40}  # tokens of a batch's longest reply; in the invented language, fewer
@@ -161,31 +161,24 @@ def minutes(speed: Speed, invented: bool) -> pd.DataFrame:
     return (seconds / 60).rename_axis("chapter").reset_index(name="minutes")
 
 
-def report(model: str, gpu: str | None = None, tokens: int = 1024, calibrate: bool = False) -> list[str]:
-    """The lines that ``rimkit plan`` prints; raises `UserError` as `plan` and `load`."""
+def report(model: str, gpu: str | None = None, tokens: int = 1024, calibrate: bool = False) -> Iterator:
+    """The lines and tables that ``rimkit plan`` prints; raises `UserError` as `plan` and `load`."""
     needs, table = plan(model, gpu, tokens)
     large = needs.parameters >= 1e9
     size, unit = needs.parameters / (1e9 if large else 1e6), "billion" if large else "million"
-    width = max(map(len, table["device"]))
-    said = [
-        f"{model}: {size:.3g} {unit} parameters in {needs.layers} layers; keys and values take "
-        f"{needs.cache('bfloat16', 1) / 1024:.3g} KiB per token in 16 bits",
-        f"At once: conversations of {tokens} tokens (prompt and reply); weights are exact, all else is estimated.",
-        "",
-        f"{'device':{width}}    GiB  dtype     weights  generate   read  gradients  verdict",
-    ]
-    for row in table.itertuples():
-        numbers = f"{row.memory:5.1f}  {row.dtype:8}  {row.weights:7.1f}  {row.generate:8}  {row.read:5}"
-        said.append(f"{row.device:{width}}  {numbers}  {row.gradients:9}  {row.verdict}")
+    cache = f"{needs.cache('bfloat16', 1) / 1024:.3g} KiB per token in 16 bits"
+    yield f"{model}: {size:.3g} {unit} parameters in {needs.layers} layers; keys and values take {cache}"
+    yield f"At once: conversations of {tokens} tokens (prompt and reply); weights are exact, all else is estimated."
+    forms = {"memory": "{:4.1f}", "weights": "{:7.1f}", "generate": "{:8}", "read": "{:5}", "gradients": "{:9}"}
+    shown = {name: table[name].map(forms.get(name, "{}").format) for name in COLUMNS}
+    yield pd.DataFrame(shown).rename(columns={"memory": "GiB"})
     if not calibrate:
-        return said
+        return
     study = load(model)
     speed = measure(study)
-    return [
-        *said,
-        "",
+    yield (
         f"Measured on {study.device} in {study.dtype}: {TOGETHER / speed.step:.0f} tokens per second in batches of "
-        f"{TOGETHER}, {1 / speed.reading:.0f} conversations read per second.",
-        f"Minutes per chapter at the default parameters, if replies take {STEPS[study.invented]} tokens:",
-        *(f"  {row.chapter:28}{row.minutes:8.1f}" for row in minutes(speed, study.invented).itertuples()),
-    ]
+        f"{TOGETHER}, {1 / speed.reading:.0f} conversations read per second."
+    )
+    yield f"Minutes per chapter at the default parameters, if replies take {STEPS[study.invented]} tokens:"
+    yield minutes(speed, study.invented).assign(minutes=lambda table: table["minutes"].map("{:7.1f}".format))

@@ -3,16 +3,14 @@
 It shows what is in the notebooks and in the shipped rows, and measures nothing itself.
 """
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import nbformat
 import pandas as pd
 
 from rimkit.behavior.evaluation import Evaluation
 from rimkit.behavior.stats import rates
-from rimkit.data import chapters_dir, results
+from rimkit.data import data_dir, results
 from rimkit.models.load import load
 from rimkit.runs.execute import declared_in
 from rimkit.teaching.tables import interval
@@ -21,15 +19,8 @@ MODEL, TRIED = "rim-mini", 16  # requests, among which the first one is shown th
 
 
 def chapters() -> pd.DataFrame:
-    """The chapters: ``chapter, title, minutes`` (to read, and for exercises)``, claims``."""
-    rows = []
-    for path in sorted(chapters_dir().glob("*.ipynb")):
-        text = nbformat.read(path, as_version=4).cells[0].source
-        minutes = re.search(r"about (\d+) minutes to read, (\d+) more", text)
-        claims = re.search(r"\*\*Claims:\*\* (.*)", text)
-        title = text.partition("\n")[0].partition("· ")[2]
-        rows.append([path.stem, title, " + ".join(minutes.groups()), claims[1]])
-    return pd.DataFrame(rows, columns=["chapter", "title", "minutes", "claims"])
+    """The chapters as they are read: ``chapter, question, minutes`` (to read, and for exercises)."""
+    return pd.read_csv(data_dir() / "chapters.csv")[["chapter", "question", "minutes"]]
 
 
 def parameters(notebook: Path) -> pd.DataFrame:

@@ -55,8 +55,7 @@ def by_models(
 
 def power_curves() -> pd.DataFrame:
     """Power of every comparison by prompts per condition: ``comparison, what`` (thoughts, tuning,
-    ablation), ``prompts, power``. Fig. 5, which no judge read, by the exact test; the others with a
-    noisy judge."""
+    ablation), ``prompts, power``. Fig. 5, read by no judge: the exact test; others: a noisy judge."""
     sizes, table = np.unique(np.geomspace(20, 20_000, 25).round().astype(int)), needed()
 
     def at(item, n: int) -> float:

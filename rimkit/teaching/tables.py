@@ -244,6 +244,12 @@ def _cell(text: str, column: str) -> str:
     return f'{before}<span style="{style}">{sign} {word}</span>'
 
 
+# A box is folded where a learner guesses first, and open in print and in pages that nbconvert makes.
+FOLDED, OPEN = "<details class=reading>", "<details class=reading open>"
+SEEN = "details.reading::details-content{content-visibility:visible;height:auto}"
+STYLE = f"<style>body.jp-Notebook {SEEN}@media print{{{SEEN}}}</style>"
+
+
 @dataclass(frozen=True)
 class Reading:
     """A folded box in a notebook, its text in a terminal."""
@@ -255,7 +261,7 @@ class Reading:
 
     def _repr_html_(self) -> str:
         paragraphs = "".join(f"<p>{escape(part)}</p>" for part in self.text.split("\n\n"))
-        return f"<details><summary><b>Our reading</b></summary>{paragraphs}</details>"
+        return f"{STYLE}{FOLDED}<summary><b>Our reading</b></summary>{paragraphs}</details>"
 
 
 class WordsAndNumbers(Exception):
