@@ -67,7 +67,7 @@ def test_a_chapter_is_shown_as_it_was_run(site, name):
     checked = sum(".check(" in cell for cell in code)
     assert html.count('<details class="solution">') == checked >= 4
     assert html.count("<details class=reading open><summary><b>Our") == sum("reading(" in cell for cell in code)
-    assert "rk.diagram(&quot;" not in html and html.count("Show code cell source") >= 3  # the set-up, and readings
+    assert ">diagram</span>" not in html and html.count(">Show the code<") >= 3  # of the set-up, and readings
     assert html.count("<summary>The numbers of this figure") >= 1
     assert links.wordless == []
     assert f"{COLAB}/{name}.ipynb" in links.to
