@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from rimkit import __version__
-from rimkit.data import UserError, prepare_folder, whole
+from rimkit.data import UserError, check_known, find_chapters, prepare_folder, whole
 
 INTERRUPTED, FAULT = 130, 70
 GO_ON = ("run", "sweep", "compare", "grid", "fetch", "lab")  # commands that keep what is done
@@ -259,7 +259,6 @@ def lab(folder: Own, reset: Reset = None, solutions: Solved = False, room: Room 
 
     What you changed in DIR is never overwritten.
     """
-    from rimkit.data import find_chapters
     from rimkit.runs.lab import SAME, copy_chapters, open_lab, write_room, write_solutions
 
     for name, outcome in copy_chapters(folder, reset).items():
@@ -286,7 +285,6 @@ def tour() -> None:
 @app.command("open", epilog="For example: rimkit open, or rimkit open 04")
 def open_one(what: Opened = "page", out: Out = Path("rim-run")) -> None:
     """Open the claims page of a run, or one of its chapters in JupyterLab."""
-    from rimkit.data import find_chapters
     from rimkit.runs.lab import open_lab
     from rimkit.runs.page import NAME
 
@@ -303,7 +301,6 @@ def chapters(chapter: One = "") -> None:
     For example: rimkit chapters 04. Set a parameter with: rimkit run 04 -p n_prompts=46
     """
     from rimkit.runs import tour
-    from rimkit.runs.execute import find_chapters
 
     shown = tour.parameters(*find_chapters([chapter])) if chapter else tour.chapters()
     print_table(shown.to_numpy(), *shown.columns)
@@ -385,7 +382,6 @@ def ledger(
     are shown.
     """
     from rimkit import ledger
-    from rimkit.data import check_known
     from rimkit.runs.page import own_rows
 
     rows, notes = own_rows(folder) if folder and not shipped else (ledger.shipped(), [])
@@ -452,8 +448,7 @@ def print_claims(rows, none: str = "") -> None:
 
 
 def print_table(rows, *names: str) -> None:
-    """Print rows under their names, or one thing a line where the terminal is too narrow for
-    their longest words: no word is cut."""
+    """Print rows under their names, or a thing a line where there is no room for whole words."""
     from rich.console import Console
     from rich.table import Table
 

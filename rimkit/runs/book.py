@@ -59,8 +59,7 @@ def write_sources(source: Path, names: Iterable[str] = ()) -> Path:
 
 
 def for_reading(notebook: dict) -> dict:
-    """A chapter as it is read on a page: solutions and the code of the set-up behind folds, what we
-    read in the results open, a sentence for explorers; nothing that only calls up a picture."""
+    """A chapter as it is read on a page: solutions and the set-up folded, our readings open."""
     code = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     answers, told = iter(zip(code, solved(code), strict=True)), []
     for cell in notebook["cells"]:

@@ -95,12 +95,11 @@ def run(
     left = [job for job in jobs if force or not is_complete(out / job.notebook.name, job)]
     expected, plural = _expected(left, named, out), "" if len(jobs) == 1 else "s"
     announce(f"{len(jobs)} chapter{plural} on {named} -> {folder}{_outlook(len(jobs), expected, at_once)}")
-    # side by side, the longest come first, so that no core is idle at the end
-    order = sorted(jobs, key=lambda job: -(expected.get(job.chapter) or 0)) if at_once > 1 else jobs
+    longest_first = sorted(jobs, key=lambda job: -(expected.get(job.chapter) or 0))  # no core idles at the end
     kernels, run_id = kernels_for(at_once), uuid4().hex[:8]
     with _live_lines(expected, progress) as seen, ThreadPoolExecutor(at_once) as pool:
         start = partial(pool.submit, _run_job, model=model, out=out, run_id=run_id, kernels=kernels, seen=seen)
-        runs = {job.chapter: start(job, complete=job not in left) for job in order}
+        runs = {job.chapter: start(job, complete=job not in left) for job in (longest_first if at_once > 1 else jobs)}
         try:
             for one in as_completed(runs.values()):
                 report(one.result())
