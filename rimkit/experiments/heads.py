@@ -46,7 +46,7 @@ class Settings(Common):
     """How much is measured."""
 
     n_prompts: int = 46  # harmful, and as many harmless, calibration requests to select by
-    n_asked: int = 23  # harmful evaluation requests: one per verb, which is what counts
+    n_asked: int = 48  # harmful evaluation requests: one per verb, which is what counts
     n_beside: int = 46  # prompts of every set without the chosen one
     n_random: int = 40  # random sets to compare with
 
@@ -335,16 +335,18 @@ def random_as_one(verdicts: DataFrame) -> DataFrame:
 
 def read_without(verdicts: DataFrame) -> float:
     """The least share of readable replies without the chosen heads, and without random ones: a
-    control that breaks the model is none. ``verdicts``: no-think replies to evaluation requests."""
+    control that breaks the model is none. ``verdicts``: no-think replies to calibration requests."""
     shares = readable(random_as_one(verdicts[verdicts["mode"] == "no-think"]), "condition")
     return float(shares[[SELECTED, RANDOM]].min())
 
 
-def competence(study: StudyModel, tried: DataFrame, verdicts: DataFrame, settings=Settings()) -> dict[str, float]:
+def competence(study: StudyModel, tried: DataFrame, settings=Settings()) -> dict[str, float]:
     """By calibration replies without the chosen heads: ``answered``, the share of the untouched
     model's harmless requests that are still done; ``read``, the least share of readable replies to
-    harmful ones (also `read_without`); ``read_cut``, that where heads see no thought."""
+    harmful ones, without random heads too; ``read_cut``, that where heads see no thought."""
     untouched, chosen = tried.iloc[0], choose(tried)
+    asked = settings.sets(["harmful"], settings.n_competence, "calibration")
+    verdicts = ablate(study, asked, compared(study, chosen["heads"], settings), settings)
     few = replace(settings, n_asked=settings.n_competence, n_random=1)
     cut = attempt(cut_replies, study, chosen["heads"], few, "calibration")
     found = {
@@ -408,5 +410,5 @@ def run(study: StudyModel, settings=Settings()) -> Result:
         "heads-rates": rates(beside, by=by),
         "heads-rates-verdicts": per_prompt(beside, *by),
     }
-    able = competence(study, tried, verdicts, settings)
+    able = competence(study, tried, settings)
     return result(study, tables, rows(study, moved, looked, main, cut, able, settings))

@@ -98,7 +98,7 @@ class Settings(Common):
     """How much is measured, and of what."""
 
     n_pairs: int = 46  # calibration requests of each kind; the harmful ones form the pairs
-    n_prompts: int = 23  # harmful requests under ablations, on either split
+    n_prompts: int = 48  # harmful requests under ablations, on either split: one per verb
     n_others: int = 23  # prompts of each other set
     n_random: int = 40  # random sets
     sizes: tuple[int, ...] = (5, 20, 40, 80)  # of sets, for the choice

@@ -723,16 +723,19 @@ def effort_against_careful(points: DataFrame, column: str = RAS) -> dict:
 
 
 def pooled_rows(points: DataFrame, sets: DataFrame, **values) -> list[dict]:
-    """Verdict rows of C9b, C10 and Q3 about all untuned models of a kind together."""
-    rows = []
-    for model, part in points.groupby("model", sort=False):
-        seeds = part["seed"].nunique()
+    """Verdict rows of C9b, C10 and Q3 about all untuned models of a kind together: those whose
+    pairs flip (`not_the_papers`); for correlations, those that were tuned on three families."""
+    rows, floor = [], claims().set_index("id").loc["C9a", "floor"]
+    for model, part in points[~(points["flips"] < floor)].groupby("model", sort=False):
+        n_families = families(part).groupby(part["seed"]).transform("nunique")
+        seeds, several = part["seed"].nunique(), part[n_families > 2]
+        if seeds < 2:
+            continue  # they are the model's own rows
         found = {"C9b": "no model was tuned on both effort-minimising and careful chains"}
         if {EFFORT_CORPUS, CAREFUL_CORPUS} <= set(part["corpus"]):
             found["C9b"] = effort_against_careful(part)
-            found["C9b"] = not_the_papers(part, found["C9b"])
             if seeds < 3:
-                found["C9b"] |= {"why_not": f"a spread over {seeds} untuned models says nothing"}
-        found |= correlation_claims(part, sets) if seeds > 1 else {}  # else they are the model's own rows
+                found["C9b"] |= {"why_not": f"pairs flip in {seeds} untuned models: a spread needs three"}
+        found |= correlation_claims(several, sets) if several["seed"].nunique() > 1 else {}
         rows += [effect_row(claim, one, model=model, mode="think", **values) for claim, one in found.items()]
     return rows

@@ -170,6 +170,8 @@ def cell(topic: str, model: str) -> Kept:
     settings = import_module(f"rimkit.experiments.{topic}").Settings()
     if topic == "tuning" and model.partition(":")[0] not in CURVES:
         settings = replace(settings, curves=())
+    if topic == "ras" and not model.endswith(":0"):  # further seeds, for the spread of C9b
+        settings = replace(settings, corpora=(ras.EFFORT_CORPUS, ras.CAREFUL_CORPUS))
 
     def measure(parts: Path) -> Result:
         keeping = replace(settings, folder=parts) if hasattr(settings, "folder") else settings
