@@ -472,9 +472,9 @@ def test_shipped_tables_hold_two_points_of_every_corpus_and_mixture():
     points, sets = results("ras-points"), results("ras-sets")
     corpora, first = {*ROLES, *MIXTURES}, ras.Settings.every
     assert len(corpora) == len(ROLES) + len(MIXTURES) >= 45
-    for _, own in points.groupby(ras.MODEL):
+    for (_, seed), own in points.groupby(ras.MODEL):
         steps = own.groupby("corpus")["step"].agg(["min", "max", "size"])
-        assert set(steps.index) == corpora
+        assert set(steps.index) == (corpora if seed == 0 else {ras.EFFORT_CORPUS, ras.CAREFUL_CORPUS})
         assert (steps["min"] == first).all() and (steps["max"] > first).all() and (steps["size"] == 2).all()
     assert ras.in_other_sets(points, sets, RANDOM).shape == (len(points), ras.Settings.n_random)
     assert ras.in_other_sets(points, sets, ras.SAME_RULE).shape == (len(points), len(OTHER))
@@ -494,9 +494,11 @@ def test_shipped_claims_follow_from_the_shipped_points():
     pd.testing.assert_frame_equal(again.sort_index(), together.sort_index(), rtol=1e-6)
     for key, part in points.groupby(ras.MODEL):
         own = rows[(rows["model"] == key[0]) & (rows["seed"] == key[1])].set_index("claim")
-        for claim, one in {"C9a": ras.level_claim(levels), **ras.correlation_claims(part, sets)}.items():
+        level = levels[(levels["model"] == key[0]) & (levels["seed"] == key[1])]
+        for claim, one in {"C9a": ras.level_claim(level), **ras.correlation_claims(part, sets)}.items():
             ends = own.loc[claim, columns].astype(float).tolist()
-            assert [one["effect"], one["ci_low"], one["ci_high"]] == pytest.approx(ends), claim
+            found = [np.nan] * 3 if isinstance(one, str) else [one["effect"], one["ci_low"], one["ci_high"]]
+            assert found == pytest.approx(ends, nan_ok=True), claim
 
 
 def test_one_shipped_point_can_be_made_again():

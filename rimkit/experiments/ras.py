@@ -678,9 +678,11 @@ def correlation_above_random(points: DataFrame, others: np.ndarray, own: str = R
 
 
 def answered(points: DataFrame) -> DataFrame:
-    """The points of which enough replies can be read (the floor of C10): what the others would have
-    said is not known."""
-    return points[points[READ] >= claims().set_index("id").loc["C10a", "floor_read"]]
+    """The points that can be correlated: enough replies can be read (the floor of C10; what the
+    others would have said is not known), and their untuned model was tuned on three families."""
+    by = [points[name] for name in MODEL]
+    several = families(points).groupby(by, dropna=False).transform("nunique") > 2
+    return points[several & (points[READ] >= claims().set_index("id").loc["C10a", "floor_read"])]
 
 
 def correlation_claims(points: DataFrame, sets: DataFrame, metric: str = "misaligned") -> dict[str, Found]:
@@ -724,11 +726,10 @@ def effort_against_careful(points: DataFrame, column: str = RAS) -> dict:
 
 def pooled_rows(points: DataFrame, sets: DataFrame, **values) -> list[dict]:
     """Verdict rows of C9b, C10 and Q3 about all untuned models of a kind together: those whose
-    pairs flip (`not_the_papers`); for correlations, those that were tuned on three families."""
+    pairs flip (`not_the_papers`)."""
     rows, floor = [], claims().set_index("id").loc["C9a", "floor"]
     for model, part in points[~(points["flips"] < floor)].groupby("model", sort=False):
-        n_families = families(part).groupby(part["seed"]).transform("nunique")
-        seeds, several = part["seed"].nunique(), part[n_families > 2]
+        seeds = part["seed"].nunique()
         if seeds < 2:
             continue  # they are the model's own rows
         found = {"C9b": "no model was tuned on both effort-minimising and careful chains"}
@@ -736,6 +737,6 @@ def pooled_rows(points: DataFrame, sets: DataFrame, **values) -> list[dict]:
             found["C9b"] = effort_against_careful(part)
             if seeds < 3:
                 found["C9b"] |= {"why_not": f"pairs flip in {seeds} untuned models: a spread needs three"}
-        found |= correlation_claims(several, sets) if several["seed"].nunique() > 1 else {}
+        found |= correlation_claims(part, sets) if answered(part)["seed"].nunique() > 1 else {}
         rows += [effect_row(claim, one, model=model, mode="think", **values) for claim, one in found.items()]
     return rows
