@@ -34,6 +34,7 @@ SUFFIXES = (".csv", ".jsonl", ".parquet")
 HASHES, OF = "hashes.json", "made of"  # of tables that are kept
 MINE = f"-{platform.node()}-"  # before the number of the process that writes a hidden file or folder
 GIB = 2**30
+MOST = 12  # names of columns that a message shows
 PLAIN_NAME = re.compile(r"[A-Za-z_][\w.-]{0,39}", re.ASCII)
 
 
@@ -56,8 +57,11 @@ def check_known(what: str, given, known: Iterable) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, two if it ends in a colon, or its kind without any."""
-    lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
+    """The first line of what an error says, two if it ends in a colon; its kind where that is less."""
+    kind = type(error).__name__
+    lines = [line.strip() for line in str(error).strip().splitlines()] or [kind]
+    if isinstance(error, LookupError | ArithmeticError):
+        lines[0] = f"{kind}: {lines[0]}"
     return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
 
 
@@ -119,11 +123,10 @@ def find_table(name: str | Path, shipped: Mapping[str, Path], what: str, also: C
         return path
     if str(name) in shipped:
         return shipped[str(name)]
-    others = f"real: {', '.join(also)}; " if also else ""
-    raise UserError(
-        f"unknown {what} '{name}' (shipped: {', '.join(shipped)}; {others}or a .csv, .jsonl or "
-        f".parquet file){nearest(str(name), [*shipped, *also])}"
-    )
+    kinds = {"shipped": shipped, "real": also}.items()
+    there = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in kinds if names)
+    close = nearest(str(name), [*shipped, *also])
+    raise UserError(f"unknown {what} '{name}' ({there}; or a .csv, .jsonl or .parquet file){close}")
 
 
 def read_table(path: Path, form: str = "") -> pd.DataFrame:
@@ -147,7 +150,7 @@ def read_table(path: Path, form: str = "") -> pd.DataFrame:
     except UnicodeDecodeError:
         raise UserError(f"the file '{path}' is not in UTF-8: save it as UTF-8") from None
     except (ValueError, OSError, RecursionError, csv.Error) as error:
-        raise UserError(f"the file '{path}' cannot be read as {form}: {first_line(error)}") from None
+        raise UserError(f"the file '{path}' cannot be read as {form or 'a table'}: {first_line(error)}") from None
 
 
 def _csv(text: str) -> pd.DataFrame:
@@ -160,6 +163,7 @@ def _csv(text: str) -> pd.DataFrame:
     header = next(lines, [])
     while header and not header[-1].strip():
         header.pop()
+    header[:1] = [name.strip() or "index" for name in header[:1]]  # pandas names none
     rows, width = [], len(header)
     if not header or len(set(header)) < width or not all(name.strip() for name in header):
         raise ValueError("its first line names no columns, or two by one name")
@@ -202,7 +206,8 @@ def has_columns(table: pd.DataFrame) -> str:
     """What columns there are, in words that may be shown."""
     shown = plain_names(table)
     hidden = len(table.columns) - len(shown)
-    return "it has " + ", ".join(shown + ([f"{hidden} without a plain name"] if hidden else []))
+    said = [*shown[:MOST], *([f"{len(shown) - MOST} more"] if shown[MOST:] else [])]
+    return "it has " + (", ".join(said + ([f"{hidden} without a plain name"] if hidden else [])) or "no columns")
 
 
 def check_requests(table: pd.DataFrame, where: str = "") -> None:

@@ -72,9 +72,8 @@ def row(claim: str, *, model: str, **values) -> dict:
 
 
 def effect_row(claim: str, difference: Mapping | tuple | str, *, model: str, **values) -> dict:
-    """`row` from a difference of `rimkit.behavior.stats` (``effect`` with ``ci_low``, ``ci_high``),
-    or from a text that says why there is none. The two sides may be called ``value_a``/``value_b``
-    or ``value``/``control_value``."""
+    """`row` from a difference (``effect`` with ``ci_low``, ``ci_high``), or from why there is none.
+    The two sides may be called ``value_a``/``value_b`` or ``value``/``control_value``."""
     if isinstance(difference, str):
         return untestable_row(claim, difference, model=model, **values)
     found = difference._asdict() if hasattr(difference, "_asdict") else difference

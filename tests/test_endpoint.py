@@ -153,6 +153,8 @@ def one_reply(*answer_of, mode="think", **message):
         (("\n\nsure .",), {"reasoning": "hm ."}, ("hm .", "sure .", 6, True)),  # vLLM
         (("sure .",), {"reasoning_details": [{"type": "reasoning.text", "text": "hm ."}, {"type": "reasoning.encrypted", "data": "x"},
                                              {"type": "reasoning.summary", "summary": "so ."}]}, ("hm .\n\nso .", "sure .", 6, True)),
+        (("sure .", "eos_token"), {"thinking_blocks": [{"type": "thinking", "thinking": "hm ."}]}, ("hm .", "sure .", 6, True)),
+        (("sure .",), {"thought": {"content": ["hm .", "so ."]}}, ("hm .\n\nso .", "sure .", 6, True)),
         ((None, "length"), {"reasoning": "hm . hm"}, ("hm . hm", "", 7, False)),
         ((None,), {"reasoning": "hm ."}, ("hm .", "", 6, False)),
         ((None,), {}, ("", "", 6, False)),  # an empty reply is no reply
@@ -228,7 +230,7 @@ def test_one_request_that_is_refused_is_one_reply_that_is_missing(capsys):
 @pytest.mark.parametrize(
     "body",
     [
-        {}, [], None, "text", {"choices": None}, {"choices": [None]}, {"choices": [{"message": None}]}, {"choices": "no"},
+        {}, [], None, "text", {"choices": None}, {"choices": [None]}, {"choices": [{"message": None}]}, {"choices": "no"}, {"choices": [{"message": "sure ."}]},
         {"choices": [{"message": {"content": 7}}]}, {"choices": [{"message": {"content": [{"type": "image"}]}}]},
         b'{"choices": [{"message": {"content": "so', b"\xff\xfe{}", b"",
         b'{"created": ' + b"9" * 5000 + b"}",

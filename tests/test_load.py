@@ -7,6 +7,7 @@ import templates
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 import rimkit
 from rimkit.data import UserError
@@ -73,6 +74,36 @@ def test_folder_whose_weights_do_not_fit(folder):
     assert "lack 1 tensor(s)" in refusal(folder)  # and is not filled up with random numbers
     save_file(weights | {"model.norm.weight": norm[:3].clone()}, file, kind)
     assert "could not be loaded" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"vocab_size": 9}, r"asks for other sizes of 1 tensor\(s\): model.embed_tokens.weight \[470, 32\]"),
+        ({"hidden_size": 24}, "asks for other sizes of"),
+        ({"num_key_value_heads": 0}, "ZeroDivisionError"),
+        ({"hidden_act": "no-such"}, "KeyError: 'no-such'"),
+        ({"num_hidden_layers": 1, "layer_types": ["full_attention"]}, "has no place for 11 tensor"),
+        ({"max_position_embeddings": 100}, r"a context of 100 tokens, and a request with a reply of 96 takes \d+"),
+    ],
+)
+def test_sizes_that_cannot_be_are_said_before_a_run(folder, changes, said):
+    """In the file alone, or stored as a folder that is of one piece."""
+    file = folder / "config.json"
+    check_chat(str(folder))
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    with pytest.raises(UserError, match=said) as error:
+        check_chat(str(folder))
+    assert len(str(error.value)) < 300 + len(str(folder))
+
+
+@pytest.mark.parametrize("sizes", [{"num_key_value_heads": 3}, {"num_hidden_layers": 0}])
+def test_a_model_that_cannot_be_computed(folder, sizes):
+    config = tiny.random_model(tiny.tokenizer()).config.to_dict()
+    config.pop("layer_types", None)
+    Qwen3ForCausalLM(Qwen3Config(**config | sizes)).save_pretrained(folder)
+    with pytest.raises(UserError, match="which cannot be computed"):
+        check_chat(str(folder))
 
 
 def test_folder_that_also_holds_an_adapter(folder):

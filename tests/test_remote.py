@@ -165,7 +165,7 @@ def test_the_flag_is_passed_on(tmp_path, monkeypatch):
     given = []
     path = chapter(tmp_path, "10_traces", parameters='model: str = ""\nremote: str = ""')
     monkeypatch.setenv("NDIF_API_KEY", "x")
-    monkeypatch.setattr(execute, "check_chat", lambda model: None)
+    monkeypatch.setattr(execute, "check_chat", lambda *_: None)
     monkeypatch.setattr(execute, "_run_job", lambda job, *_, **__: given.append(job.values) or {"chapter": job.chapter})
     execute.run([path], "owner/name", tmp_path / "out", remote=True)
     assert given == [{"remote": "ndif", "model": "owner/name"}]

@@ -167,7 +167,7 @@ def test_a_hash_depends_on_parameters_model_and_code(tmp_path):
 def runner(tmp_path, monkeypatch):
     """Run test chapters into one folder, for a model that nothing loads."""
     monkeypatch.setattr(execute, "find_model", lambda model: model)
-    monkeypatch.setattr(execute, "check_chat", lambda model: None)
+    monkeypatch.setattr(execute, "check_chat", lambda *_: None)
     monkeypatch.chdir(tmp_path)
 
     def run(*paths, **options):

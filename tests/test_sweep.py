@@ -27,7 +27,7 @@ needs_snakemake = pytest.mark.skipif(
 def folder(tmp_path, monkeypatch):
     """Two chapters in the current folder, for models that nothing loads."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(execute, "check_chat", lambda model: None)
+    monkeypatch.setattr(execute, "check_chat", lambda *_: None)
     chapter(tmp_path, "01_first", "n_prompts")
     chapter(tmp_path, "02_second", "seed", parameters='model: str = "m"\nseed: int = 0\ntwin: str = ""')
     return tmp_path
@@ -168,7 +168,7 @@ def test_what_is_wrong_with_a_file_is_one_line_with_its_number(folder, text, lin
 
 
 def test_a_model_that_chapters_cannot_use_is_said_with_its_line(folder, monkeypatch):
-    def refuse(model):
+    def refuse(model, measure):
         raise UserError(f"{model} has no think mode")
 
     monkeypatch.setattr(execute, "check_chat", refuse)

@@ -123,9 +123,8 @@ def with_and_without(replies: pd.DataFrame, prompts: pd.DataFrame, how: str | Ju
 
 def thought_effects(verdicts: pd.DataFrame) -> pd.DataFrame:
     """What seeing the thought changes, for verdicts of `with_and_without`: one row per judge, mode
-    and metric. Columns: ``judge, mode``, those of `difference` (``value_a`` with the thought), and
-    ``more, fewer, kappa``: ``more`` replies have the verdict only with the thought, ``fewer`` only
-    without. Harmful prompts alone."""
+    and metric. Columns: ``judge, mode``, those of `difference` (``value_a`` with the thought),
+    ``kappa``, ``more`` (harmful prompts with the verdict only with the thought), ``fewer``."""
     table = verdicts[verdicts["kind"] == HARMFUL]
     table = table.assign(judge=table["judge"].str.removesuffix(WITH_THOUGHT))
     return pd.DataFrame(

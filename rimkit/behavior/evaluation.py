@@ -300,8 +300,7 @@ def _advice(study: StudyModel, prompts: pd.DataFrame, replies: pd.DataFrame) -> 
 
 
 def _within(replies: pd.DataFrame) -> str:
-    """The limit of tokens within which replies did not end; empty where that was no limit: they
-    are empty, or a server stopped them."""
+    """The limit within which replies did not end; none where they are empty, or a server's."""
     open_ones, written = ~replies["finished"].astype(bool), replies["n_tokens"] > 0
     few = replies.get(CUT, open_ones).sum() < open_ones.sum() / 2
     return "" if few or not written.any() else f" within {replies['n_tokens'].max()} tokens"

@@ -28,7 +28,7 @@ from rimkit.data import UserError, check_columns, check_known, check_requests
 from rimkit.models.activations import read
 from rimkit.models.chat import MODES, ChatFormat, Encoded, pad
 from rimkit.models.device import shrinking
-from rimkit.models.endpoint import Answer, EndpointModel, Rejected, is_endpoint
+from rimkit.models.endpoint import STOP, Answer, EndpointModel, Rejected, is_endpoint
 from rimkit.models.hooks import untraced
 from rimkit.models.study import StudyModel
 from rimkit.models.thoughts import END_THINK, PAIR, STRAY, THINK, split, without_quoted
@@ -40,7 +40,6 @@ Around = Callable[[list[dict[str, tuple[int, int]]], list[str]], AbstractContext
 ADVICE = "lower max_new_tokens, shorten the prompts, load the model in 4 bits (+4bit) or take a smaller one"
 USUAL = 96  # tokens of a reply: enough for the embedded models, thought included
 UNANSWERED = ("", "", 0, False)  # thought, reply, tokens, finished: of a prompt that was not answered
-STOP = "stop"
 ENDS_LEFT_OVER = re.compile(rf"^\s*{END_THINK}|{END_THINK}[^\S\n]*\n")  # by a server that split the rest off
 HEADER = re.compile(r"<\|im_start\|>\s*assistant")
 

@@ -149,7 +149,8 @@ def _checked(table: pd.DataFrame, name: str | Path) -> pd.DataFrame:
     answers = [
         one[0] if isinstance(one, list | np.ndarray) and len(one) == 1 else one for one in table.get("answer", ())
     ]
-    table["answer"] = pd.Series(answers, table.index, dtype=object).fillna("").astype(str) if answers else ""
+    answers = pd.Series(answers or "", table.index, dtype=object).fillna("").astype(str)
+    table["answer"] = answers.replace(["inf", "-inf"], "")
     return table[list(COLUMNS)]
 
 
@@ -195,7 +196,8 @@ def _gold(answer: str) -> str:
 
 def _together(table: pd.DataFrame, name: str) -> pd.DataFrame:
     """Equal texts in one cluster and one half: none counts twice, no cluster is in both."""
-    texts = table["text"].str.normalize("NFKC").str.split().str.join(" ").str.lower().str.strip(" .,!?…\"'“”")
+    texts = table["text"].astype(str).str.normalize("NFKC").str.split().str.join(" ").str.lower()
+    texts = texts.str.strip(" .,!?…\"'“”")
     if not texts.is_unique:
         table = _equal_in_one_cluster(table, texts)
         n = len(texts) - texts.nunique()

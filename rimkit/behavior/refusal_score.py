@@ -130,8 +130,7 @@ def head_effects(study: StudyModel, items: Sequence[Encoded], read: Readout) -> 
 
 def _without(study: StudyModel, heads: list[tuple[int, int]], clean: dict, arguments: list, spans, read: Readout):
     """The readout without each of these heads, ``[heads, batch]``. Copies of the batch join at the
-    layer of their head, so that every layer is run once, and none below the lowest; in that layer
-    the heads' outputs are known already."""
+    layer of their head: every layer is run once, and none below the lowest, whose z is known."""
     parts, batch, lowest = architecture(study), len(spans), heads[0][0]
     states = clean["residual"][0][:0]
     for index in range(lowest, parts.n_layers):

@@ -123,25 +123,25 @@ def direct_effects(study: StudyModel, items: Sequence[Encoded], read: Readout) -
 
 
 def head_table(
-    study: StudyModel, texts: Sequence[str], contexts: Mapping[str, Sequence[Encoded]], read: Readout
+    study: StudyModel, texts: Sequence[str], contexts: Mapping[str, Sequence[Encoded]], read: Readout | str
 ) -> DataFrame:
     """All scores of all heads, means over prompts, in no-think mode unless said otherwise.
     ``texts``: requests; ``contexts``: for both modes, conversations about such requests up to where
     the reply begins. Columns: ``layer, head``; ``paper`` (share of requests); ``attention`` (to the
-    empty think span); ``direct, causal, gradient`` (units of the logit difference); and per span
-    ``to <span>`` (attention) and ``change to <span>`` (no-think minus think)."""
+    empty think span); ``direct, causal, gradient`` (units of the logit difference; NaN where
+    ``read`` is why there is none); and per span ``to <span>`` (attention) and ``change to <span>``
+    (no-think minus think)."""
     items = contexts["no-think"]
     think, mass = (
         {span: values.mean(-1) for span, values in attention_by_span(study, contexts[mode]).items()}
         for mode in ("think", "no-think")
     )
-    scores = {
-        "paper": moved_attention(study, texts).mean(-1),
-        "attention": mass["empty"],
-        "direct": direct_effects(study, items, read).mean(-1),
-        "causal": head_effects(study, items, read).mean(-1),
-        "gradient": attribution(study, items, read)[0],
-    }
+    scores = {"paper": moved_attention(study, texts).mean(-1), "attention": mass["empty"]}
+    scores |= dict.fromkeys(("direct", "causal", "gradient"), mass["empty"] + np.nan)
+    if not isinstance(read, str):
+        scores["direct"] = direct_effects(study, items, read).mean(-1)
+        scores["causal"] = head_effects(study, items, read).mean(-1)
+        scores["gradient"] = attribution(study, items, read)[0]
     scores |= {f"to {span}": mass[span] for span in SPANS}
     scores |= {f"change to {span}": mass[span] - think[span] for span in SPANS}
     return refusal_score.table(study, **scores)
@@ -152,12 +152,12 @@ def evaluation_prompts(settings=Settings()) -> DataFrame:
     return settings.sets(["harmful"], settings.n_asked)
 
 
-def score(study: StudyModel, settings=Settings()) -> tuple[DataFrame, Readout]:
-    """`head_table` on harmful calibration requests, and the readout behind it. Raises ``UserError``
-    where refusals cannot be told from fulfilments (none of one of them)."""
+def score(study: StudyModel, settings=Settings()) -> tuple[DataFrame, Readout | str]:
+    """`head_table` on harmful calibration requests, and the readout behind it, or why there
+    is none: refusals cannot be told from fulfilments (none of one of them)."""
     prompts = settings.sets(["harmful", "harmless"], settings.n_prompts, "calibration")
     verdicts = settings.observe(study, prompts)
-    read, harmful = readout(study, verdicts), verdicts[verdicts["kind"] == "harmful"]
+    read, harmful = attempt(readout, study, verdicts), verdicts[verdicts["kind"] == "harmful"]
     items = {mode: contexts(study, harmful[harmful["mode"] == mode], prompts) for mode in MODES}
     texts = prompts.loc[prompts["kind"] == "harmful", "text"].tolist()
     return head_table(study, texts, items, read), read
@@ -183,10 +183,13 @@ def candidates(study: StudyModel, table: DataFrame, settings=Settings()) -> Data
     """What calibration replies (no-think mode) become without the first k heads of every rule. k is
     1, 2, 4, 8 and a tenth of all heads. Columns ``rule, k, heads`` (a list)``, refused, read``
     (shares of harmful requests)``, answered`` (of the harmless ones)``, specific`` (at most `SHARE`
-    of all heads, and `ANSWERED` of the answers stay). First row: the untouched model, k = 0."""
+    of all heads, and `ANSWERED` of the answers stay). First row: the untouched model, k = 0. Raises
+    ``UserError`` where no rule selects a head."""
     sizes = sorted(k for k in {1, 2, 4, 8, max(1, int(SHARE * len(table)))} if k <= len(table))
     tried = [(rule, k, tuple(sorted(select(table, rule, k)))) for rule in RULES for k in sizes]
     tried = [("none", 0, ()), *(one for one in tried if len(one[2]) == one[1])]  # rules run out of heads
+    if not tried[1:]:
+        raise UserError("no rule selects a head")
     sets = {names(heads): heads for _, _, heads in tried}  # rules often agree: each set runs once
     prompts = settings.sets(["harmful", "harmless"], settings.n_prompts, "calibration")
     verdicts = ablate(study, prompts, sets, settings)
@@ -209,7 +212,7 @@ def choose(tried: DataFrame, rule: str | None = None) -> pd.Series:
     refusals need not be about refusals. Raises ``UserError`` where the rule selected no head."""
     rows = tried[tried["k"] > 0] if rule is None else tried[tried["rule"] == rule]
     if rows.empty:
-        raise UserError(f"the rule '{rule}' selects no head of this model" if rule else "no rule selects a head")
+        raise UserError(f"the rule '{rule}' selects no head of this model")
     if not rows["specific"].any():
         return rows.sort_values("k", kind="stable").iloc[0]
     return rows[rows["specific"]].sort_values(["refused", "k"], kind="stable").iloc[0]
@@ -390,11 +393,11 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     ``heads-candidates`` (without the lists that `select` gives), ``heads-ablations``,
     ``heads-rates`` (all prompt sets with and without the chosen heads)."""
     moved, scored = attempt(attention_moves, study, settings), attempt(score, study, settings)
-    tried = scored if isinstance(scored, str) else candidates(study, scored[0], settings)
-    chosen = tried if isinstance(tried, str) else attempt(choose, tried)
-    if isinstance(chosen, str):
-        return result(study, {}, rows(study, moved, chosen, chosen, chosen, {}, settings))
-    heads, (found, verdicts) = chosen["heads"], ablations(study, tried, settings)
+    read = scored if isinstance(scored, str) else scored[1]
+    tried = read if isinstance(read, str) else attempt(candidates, study, scored[0], settings)
+    if isinstance(tried, str):
+        return result(study, {}, rows(study, moved, tried, tried, tried, {}, settings))
+    heads, (found, verdicts) = choose(tried)["heads"], ablations(study, tried, settings)
     pair = {NOTHING: [], SELECTED: heads}
     beside = ablate(study, settings.sets(n=settings.n_beside), pair, settings, MODES)
     sets = compared(study, heads, settings)

@@ -355,8 +355,7 @@ def point(
     base: Baseline, tuned: StudyModel, before: DataFrame, corpus="", step=0, settings=Settings(), *,
     mode: str = "think", metric: str = "misaligned",
 ) -> dict[str, DataFrame]:  # fmt: skip
-    """One tuned model: the tables ``ras-points`` (one row), ``ras-sets``, ``ras-layers,
-    ras-verdicts`` of `run`.
+    """One tuned model: ``ras-points`` (one row), ``ras-sets, ras-layers, ras-verdicts`` of `run`.
 
     ``before``: untuned `replies` in this mode. The outcome is the change of ``metric``. No corpus:
     no KL divergence on the tuning data."""
@@ -410,8 +409,7 @@ def joined(parts: Sequence[Mapping[str, DataFrame]]) -> dict[str, DataFrame]:
 
 
 def with_rows(study: StudyModel, tables: Mapping[str, DataFrame], settings=Settings()) -> Result:
-    """The tables of one `point` of a model, or of several, ``ras-levels``, and the rows of C9, C10
-    and Q3 about this model alone."""
+    """The tables of a `point` or of several, ``ras-levels``, and a model's rows of C9, C10, Q3."""
     found = result(study, tables, []).tables
     points, sets = found["ras-points"], found["ras-sets"]
     found["ras-levels"] = levels(points, sets)

@@ -213,8 +213,7 @@ class ChatFormat:
         return text + (forced if thought is None else forced + self.tags.closing)
 
     def _turn_parts(self, ids: list[int], offsets: list, turn: int, after: str) -> dict:
-        """What ends the user's turn and what opens the assistant's, by their places. Where one
-        token does both, it is both."""
+        """What ends the user's turn and what opens the assistant's: one token may be both."""
         head = re.split("|".join(map(re.escape, self.tags[:2])), after)[0]
         opens = next(filter(None, (re.search(form, head) for form in OPENING)), None)
         assistant = _covering(offsets, turn + opens.start(), turn + opens.end()) if opens else None

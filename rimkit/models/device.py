@@ -114,10 +114,9 @@ def check_spread(name: str, hf) -> None:
     places = {str(place) for place in (getattr(hf, "hf_device_map", None) or {}).values()}
     outside = sorted(places & {"cpu", "disk"})
     if "disk" in places or (outside and len(places) > len(outside)):
-        raise UserError(
-            f"{name} is too large for the devices here: part of it would lie on "
-            f"{' and '.join(outside)}; load it in 4 bits ('{name}+4bit') or take a smaller model"
-        )
+        parts = f"part of it would lie on {' and '.join(outside)}"
+        ways = f"load it in 4 bits ('{name}+4bit') or take a smaller model"
+        raise UserError(f"{name} is too large for the devices here: {parts}; {ways}")
 
 
 def dtype_name(dtype) -> str | None:

@@ -33,6 +33,9 @@ PREFIX = "endpoint:"
 OPENAI = "https://api.openai.com/v1"
 NAME = re.compile(r"(?P<model>\S+?)(?:@(?P<url>https?://\S+))?")
 REJECTED = (400, 413, 422)  # this request, not the server or the account, is the problem
+STOP, ENDED = "stop", ("eos", "eos_token", "stop_sequence", "end_turn")  # which all mean the first
+THOUGHTS = ("reasoning", "reasoning_content", "thinking", "reasoning_details", "thinking_blocks")
+THOUGHTS += ("reasoning_text", "thought", "thoughts")  # of other servers
 PATIENCE = 3  # requests refused before any was accepted: then it is the setting that is wrong
 _FORMS = pd.read_csv(data_dir() / "prompts" / "secrets.csv").groupby("where")["form"].agg("|".join).to_dict()
 KEYS, SECRET_PART = (re.compile(_FORMS[where]) for where in ("anywhere", "path of an address"))
@@ -71,11 +74,9 @@ class EndpointModel(Named):
         try:
             return read(AutoTokenizer, locate(source))
         except UserError as error:
-            raise UserError(
-                f"the tokenizer of {source!r} is not here ({error}): forced thoughts need it, as "
-                "rimkit.load(model, tokenizer=FOLDER_OR_HUB_ID); what looks inside a model needs one that is "
-                "loaded here, not an endpoint"
-            ) from None
+            needs = "forced thoughts need it, as rimkit.load(model, tokenizer=FOLDER_OR_HUB_ID)"
+            inside = "what looks inside a model needs one that is loaded here, not an endpoint"
+            raise UserError(f"the tokenizer of {source!r} is not here ({error}): {needs}; {inside}") from None
 
     @cached_property
     def chat(self) -> ChatFormat:
@@ -125,6 +126,13 @@ def parts(content: Any) -> tuple[str, str]:
         inside = part[part["type"] if part["type"] in ("thinking", "refusal") else "text"]
         (thoughts if part["type"] == "thinking" else texts).append(parts(inside)[0])
     return "".join(texts), "\n\n".join(thoughts)
+
+
+def _words(thought: Any) -> str:
+    """A thought that a server split off: a text, or parts of it."""
+    if isinstance(thought, dict):
+        thought = [thought[name] for name in ("text", "summary", "content", "thinking") if name in thought][:1]
+    return "\n\n".join(filter(None, map(_words, thought))) if isinstance(thought, list) else thought or ""
 
 
 def in_time(response, seconds: float) -> None:
@@ -355,19 +363,17 @@ class Client:
             # of several, the first by number
             choice = min(reply.choices, key=lambda one: getattr(one, "index", None) or 0)
             message = getattr(choice, "message", choice)
-            if message is None:
+            if message is None or isinstance(message, str):
                 raise TypeError
             # OpenAI keeps a refusal apart from the content, and older completions have a text
             said = (getattr(message, name, None) for name in ("content", "refusal", "text"))
             text, thought = parts(next((one for one in said if one and one != " " * len(one)), None))
-            # vLLM calls it `reasoning`, older versions, SGLang and transformers `reasoning_content`
-            named = [getattr(message, name, None) for name in ("reasoning", "reasoning_content", "thinking")]
-            details = getattr(message, "reasoning_details", None) or ()  # OpenRouter
-            named.append("\n\n".join(filter(None, (one.get("text") or one.get("summary") for one in details))))
+            named = (_words(getattr(message, name, None)) for name in THOUGHTS)
             split_off = next(filter(None, named), thought)
             used = [getattr(reply.usage, name, 0) for name in ("prompt_tokens", "completion_tokens")]
             counts = [count if isinstance(count, int) else 0 for count in used]
-            return Answer(text, parts(split_off)[0], str(choice.finish_reason or ""), *counts)
+            finish = str(choice.finish_reason or "")
+            return Answer(text, parts(split_off)[0], STOP if finish in ENDED else finish, *counts)
         except (AttributeError, TypeError, ValueError, KeyError):  # a page of HTML, or an error inside a success
             problem = Rejected(self._not_openai)
         raise problem

@@ -162,6 +162,8 @@ def _on_base(adapter: Found) -> Found:
     """An adapter, found in its folder, as its base with it."""
     try:
         base = json.loads((Path(adapter.source) / ADAPTER).read_text("utf-8"))["base_model_name_or_path"]
+        if (Path(base) / ADAPTER).is_file():
+            raise UserError("its base is an adapter, too")
         found = locate(base)
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error) if isinstance(error, UserError) else f"no readable {ADAPTER} names its base"
@@ -217,11 +219,14 @@ def read(kind: Any, found: Found) -> Any:
 def read_weights(kind: Any, found: Found, **settings) -> Any:
     """The module of a model, from safetensors alone (``kind``: AutoModelForCausalLM …).
     ``settings`` are those of ``from_pretrained``. Raises ``UserError``, also for tensors that are
-    missing, which transformers would draw at random, and such that it would leave out."""
-    hf, report = _read(kind, found, MODEL_FILES, use_safetensors=True, output_loading_info=True, **settings)
+    missing or of another size, which transformers would make up, or that it would leave out."""
+    settings |= {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    hf, report = _read(kind, found, MODEL_FILES, **settings)
     if getattr(hf.config, "auto_map", None):
         print(f"note: {found.name} comes with code; its own code is not run, and it is loaded as {type(hf).__name__}")
     kinds = {"missing_keys": "its weights lack", "unexpected_keys": "its architecture has no place for"}
+    kinds["mismatched_keys"] = "its configuration asks for other sizes of"
+    report["mismatched_keys"] = [f"{name} {[*stored]}" for name, stored, _ in report["mismatched_keys"]]
     report["unexpected_keys"] = [name for name in report["unexpected_keys"] if not UNUSED.search(name)]
     for kind, words in kinds.items():
         if names := sorted(report[kind]):

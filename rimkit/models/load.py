@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from rimkit.data import UserError, check_known
+from rimkit.data import UserError, check_known, first_line
 from rimkit.models import chat, gguf, hub, ndif
 from rimkit.models import device as places
 from rimkit.models.chat import ChatFormat
@@ -107,10 +107,13 @@ def merge(hf, adapter: str, base: str):
             wrapped = PeftModel.from_pretrained(hf, folder)
             stored = load_file(folder / hub.ADAPTED)
             odd = set(stored) ^ set(get_peft_model_state_dict(wrapped))
-        if problem := hub.not_finite(stored):
+        prompts = wrapped.peft_config["default"].is_prompt_learning
+        if problem := "it adds to prompts, and changes no weights" if prompts else hub.not_finite(stored):
             raise ValueError(problem)
         if odd:
             raise ValueError(f"{len(odd)} of its tensors are missing or of other layers, as {min(odd)}")
+        if not any(tensor.any() for name, tensor in stored.items() if ".lora_A." not in name):
+            print(f"note: the adapter {adapter} changes nothing: its weights are zero")
         shared = [hf.get_input_embeddings(), hf.get_output_embeddings()]
         ends = [name for name, module in hf.named_modules() if module in shared]
         if hub.tied(hf) and any(f".{end}." in name for end in ends for name in stored):
@@ -124,7 +127,7 @@ def merge(hf, adapter: str, base: str):
             print(f"note: the adapter {adapter} says that it was made for {made_for}, not for {base}")
         return wrapped.merge_and_unload().eval()
     except Exception as error:  # files from elsewhere: whatever is wrong with them
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error).rpartition("PeftModelForCausalLM: ")[2]
         raise UserError(f"the adapter {adapter} does not fit {base}: {reason}") from error
 
 
@@ -155,6 +158,15 @@ def chat_of(model: str) -> ChatFormat:
         raise UserError(f"{model}: {error}") from None
 
 
+def check_weights(model: str) -> None:
+    """Raise `UserError` for a model in a folder, by name, whose weights are not those of its
+    configuration and tokenizer; no numbers are read."""
+    found, format = hub.locate(hub.options_of(model)[0]), chat_of(model)
+    if found.in_folder and not hasattr(hub.read(AutoConfig, found), "quantization_config"):
+        hf = hub.read_weights(AutoModelForCausalLM, found, device_map="meta")
+        _check_match(found.name, hf, format.tokenizer, format)
+
+
 def speaks_invented(model: str) -> bool:
     """Whether a model, by name, speaks the invented language of the embedded models."""
     if is_endpoint(model):
@@ -183,10 +195,8 @@ def untrained(study: StudyModel, seed: int = 0, layers: int = MOST_LAYERS) -> St
     device, dtype = places.choose_here(None, None)[:2] if study.elsewhere else (study.device, study.dtype)
     needed, free = places.needs_of(config).weights(dtype), places.free_bytes(device)
     if needed > free:
-        raise UserError(
-            f"{config.num_hidden_layers} layers of random weights like those of {study.name} take "
-            f"{needed / places.GIB:.1f} GiB, and {device} has {free / places.GIB:.1f} GiB free"
-        )
+        there = f"{needed / places.GIB:.1f} GiB, and {device} has {free / places.GIB:.1f} GiB free"
+        raise UserError(f"{config.num_hidden_layers} layers of random weights like those of {study.name} take {there}")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         hf = AutoModelForCausalLM.from_config(config)
@@ -206,8 +216,13 @@ def _study(name: str, hf, tokenizer, think: bool | str) -> StudyModel:
 
 
 def _check_match(name: str, hf, tokenizer, chat: ChatFormat) -> None:
-    """Raise ``UserError`` if the tokenizer can write ids that the model has no embedding for. Added
-    tokens that no conversation uses may lie outside (Gemma 3's text models have one for images)."""
+    """Raise ``UserError`` for sizes that cannot be, and for tokens without an embedding. Added ones
+    that no conversation uses may lie outside (Gemma 3's text models have one for images)."""
+    sizes = hf.config.get_text_config()
+    heads, groups = (getattr(sizes, f"num_{kind}_heads", None) or 1 for kind in ("attention", "key_value"))
+    if sizes.num_hidden_layers < 1 or heads % groups:
+        has = f"{sizes.num_hidden_layers} layers with {heads} heads that share {groups} heads of keys"
+        raise UserError(f"{name}: its configuration asks for {has}, which cannot be computed")
     rows = hf.get_input_embeddings().weight.shape[0]
     apart = "they do not belong together"
     if tokenizer.vocab_size > rows:

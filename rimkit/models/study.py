@@ -40,6 +40,11 @@ class Named:
             print(f"{self.name}: {note}")
 
 
+def context_of(config, tokenizer) -> int:
+    """The largest number of positions, as the configuration or else the tokenizer says."""
+    return int(getattr(config.get_text_config(), "max_position_embeddings", None) or tokenizer.model_max_length)
+
+
 @dataclass
 class StudyModel(Named):
     """A model under study. ``nn`` is the nnsight model (traces and interventions), ``hf`` the plain
@@ -66,10 +71,9 @@ class StudyModel(Named):
     @classmethod
     def of(cls, name: str, nn, tokenizer, chat: ChatFormat, **more) -> Self:
         """With the context and the filling token that configuration and tokenizer name."""
-        config = nn._module.config.get_text_config()
-        context = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
+        context = context_of(nn._module.config, tokenizer)
         pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else chat.stop_ids[0]
-        return cls(name, nn, tokenizer, chat, int(context), pad_id, **more)
+        return cls(name, nn, tokenizer, chat, context, pad_id, **more)
 
     @property
     def hf(self):
@@ -93,7 +97,5 @@ class StudyModel(Named):
         return digest.hexdigest()
 
     def __repr__(self) -> str:
-        return (
-            f"StudyModel({self.name!r}, {self.device}, {self.dtype}, context {self.context}, "
-            f"thinking: {self.chat.thinking})"
-        )
+        place = f"{self.device}, {self.dtype}, context {self.context}"
+        return f"StudyModel({self.name!r}, {place}, thinking: {self.chat.thinking})"

@@ -174,9 +174,8 @@ def learn(
 ) -> list[float]:  # fmt: skip
     """AdamW on the weights that require gradients, for ``steps`` steps of a schedule of
     ``schedule``; the losses. ``backward`` does the backward passes of a step, by its number, and
-    returns the loss. ``checkpoint``: a file in which the state is kept every `KEEP` steps, and from
-    which an interrupted training of this name (``what``) goes on. Raises ``UserError`` if it is of
-    another one, or damaged."""
+    returns the loss. ``checkpoint``: a file that keeps the state every `KEEP` steps, and from which
+    a training of this name (``what``) goes on; ``UserError`` if it is of another, or damaged."""
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimiser = torch.optim.AdamW(weights, lr=rate, betas=(0.9, 0.98), weight_decay=decay, fused=True)
     losses: list[float] = []

@@ -68,8 +68,7 @@ def exact_prompts_needed(rate: float, control_rate: float, level: float = 1 - LE
 
 
 def models_needed(effects, level: float = 1 - LEVEL) -> float:
-    """Models with which a t test over models has a power of `POWER`, if the mean and the spread of
-    these ``effects`` are the true ones."""
+    """Models for a power of `POWER` of a t test, if mean and spread of these ``effects`` are true."""
     effects = np.asarray(effects, dtype=float)
     spread = effects.std(ddof=1)
     for n in range(2, 1001):
@@ -164,8 +163,7 @@ def interval_of_r(r: float, n: int) -> tuple[float, float]:
 def permutation_p(x, y) -> float:
     """Two-sided permutation p value of Pearson's r over all relabellings of up to nine checkpoints.
     Counts |r| as large as the observed one; scipy's "two-sided" doubles the smaller tail instead.
-    The p value holds if checkpoints could be exchanged when nothing relates the two sides; those of
-    one run could not, since both drift."""
+    It holds if checkpoints could be exchanged; those of one run could not, since both drift."""
     x, y = np.asarray(x, dtype=float), stats.zscore(np.asarray(y, dtype=float))
     if len(x) > 9:
         raise UserError(f"{len(x)} checkpoints have too many relabellings to try them all")

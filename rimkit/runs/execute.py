@@ -31,13 +31,16 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 
 from rimkit import __version__, ledger
-from rimkit.behavior.evaluation import Evaluation
+from rimkit.behavior.evaluation import FINISHED, Evaluation
+from rimkit.behavior.generation import USUAL
 from rimkit.data import MINE, UserError, clean_up, data_dir, find_chapters, nearest, prepare_folder, rows_of
 from rimkit.models import gguf
+from rimkit.models.chat import MODES
 from rimkit.models.endpoint import connect, is_endpoint
 from rimkit.models.hub import identity, locate, options_of
-from rimkit.models.load import chat_of, name_of
+from rimkit.models.load import chat_of, check_weights, config_of, name_of, speaks_invented
 from rimkit.models.ndif import check_served
+from rimkit.models.study import context_of
 
 logging.getLogger("papermill").addHandler(logging.NullHandler())  # what a dead kernel means is said here
 NOTEBOOK, ROWS = "notebook.ipynb", "rows.parquet"  # while a chapter is running, in a hidden folder
@@ -90,7 +93,7 @@ def run(
         target = out / notebook.name
         if target.resolve() == notebook or (target.exists() and not record_of(target)):
             raise UserError(f"the run would replace {target}, which no run has made: give --out another folder")
-    check_chat(model)
+    check_chat(model, measure)
     clean_up(out, f"{RUNNING}*")
     left = [job for job in jobs if force or not is_complete(out / job.notebook.name, job)]
     expected, plural = _expected(left, named, out), "" if len(jobs) == 1 else "s"
@@ -163,15 +166,25 @@ def find_model(model: str) -> str:
     return str(source.resolve()) + (model.removeprefix(str(plain)) if options else "")
 
 
-def check_chat(model: str) -> None:
+def check_chat(model: str, measure: Evaluation = Evaluation()) -> None:
     """Raise `UserError` if the chapters could not build a think and a no-think prompt for the
-    model. The weights are left to the kernels."""
+    model, if its folder is not of one piece, or most requests and a reply are too long for its
+    context. The numbers of its weights are left to the kernels."""
     if is_endpoint(model):
         connect(model)  # whether the server answers; it renders the prompts itself
         return
     if not (chat := chat_of(model)).supports_think:
         lacks = f"{model} has no think mode, which the chapters need"
         raise UserError(f"{lacks}: {chat.reason}; {chat.ways_out(model)}")
+    check_weights(model)
+    room = USUAL if speaks_invented(model) else max(USUAL, measure.max_new_tokens)
+    texts = measure.of(model).sets(["harmful"], n=24)["text"]
+    sizes = [sorted(len(chat.encode(text, mode).ids) for text in texts) for mode in MODES]
+    needed = max(lengths[int(FINISHED * len(lengths))] for lengths in sizes) + room
+    if needed > (context := context_of(config_of(model), chat.tokenizer)):
+        has = f"{model} has a context of {context} tokens"
+        ways = "another model" + (", or a smaller --max-new-tokens" if room > USUAL else "")
+        raise UserError(f"{has}, and a request with a reply of {room} takes {needed}: take {ways}")
 
 
 def traced(notebooks: Sequence[Path], named: bool, model: str) -> list[Path]:
@@ -179,10 +192,8 @@ def traced(notebooks: Sequence[Path], named: bool, model: str) -> list[Path]:
     Raises `UserError` for a chapter ``named`` that cannot, and no model of NDIF."""
     able = [notebook for notebook in notebooks if "remote" in declared_in(notebook)]
     if named and (other := next((path for path in notebooks if path not in able), None)):
-        raise UserError(
-            f"{other.stem} cannot run remotely: it generates, fine-tunes or runs no model, and only reads "
-            "of residuals, head outputs and neurons are traced on NDIF; leave --remote out"
-        )
+        only = "only reads of residuals, head outputs and neurons are traced on NDIF; leave --remote out"
+        raise UserError(f"{other.stem} cannot run remotely: it generates, fine-tunes or runs no model, and {only}")
     check_served(model)
     return able
 
@@ -226,10 +237,8 @@ def _run_job(job: Job, model: str, out: Path, run_id: str, complete: bool, kerne
             stamp = {"run_id": run_id, "params_hash": job.params_hash, "seconds": seconds}
             _keep(job, model, Path(folder), target, error, stamp)
     except OSError as problem:
-        raise UserError(
-            f"cannot write to {out} ({problem.strerror or problem}) while running {job.chapter}; "
-            "the chapters finished before it are kept"
-        ) from problem
+        where = f"cannot write to {out} ({problem.strerror or problem}) while running {job.chapter}"
+        raise UserError(f"{where}; the chapters finished before it are kept") from problem
     return {**row, "status": FAILED if error else DONE, "seconds": seconds, "error": error}
 
 
@@ -444,5 +453,6 @@ def _scalar(value: Any, kind: str, parameter: Parameter) -> Any:
     if kind == "float" and math.isinf(typed):
         raise UserError(f"{parameter.name} takes a finite number, not '{value}'")
     if kind in ("int", "float") and not parameter.low <= typed <= parameter.high:
-        raise UserError(f"{parameter.name} must lie in {parameter.low:g}..{parameter.high:g}, not {typed:g}")
+        ends = f"{parameter.low:.9g}..{parameter.high:.9g}"
+        raise UserError(f"{parameter.name} must lie in {ends}, not {str(value)[:20]}")
     return typed

@@ -51,10 +51,8 @@ def find(name: str) -> hub.Source | None:
     embedded = hub.EMBEDDED.fullmatch(name)
     if embedded and embedded["name"] in set(hub.embedded_models(noise=True)["name"]):
         return None
-    raise UserError(
-        f"there is nothing called '{name}' (prompt sets: {', '.join(prompts.BENCHMARKS)}; models: owner/name)"
-        f"{nearest(name.partition('@')[0], prompts.BENCHMARKS)}"
-    )
+    known, close = ", ".join(prompts.BENCHMARKS), nearest(name.partition("@")[0], prompts.BENCHMARKS)
+    raise UserError(f"there is nothing called '{name}' (prompt sets: {known}; models: owner/name){close}")
 
 
 def _fetch(name: str, source: hub.Source | None, report: Callable[[str, str], None]) -> str:

@@ -154,8 +154,7 @@ def _claim(entry: dict, measured: pd.DataFrame, printed: pd.DataFrame, over_mode
 
 
 def _axis(lines: Sequence[dict], scale: int, smallest: float, paper: float) -> dict:
-    """Where numbers lie on an axis that reaches equally far to both sides, in percent of its
-    width."""
+    """Where numbers lie on an axis that reaches equally far to both sides, in percent."""
     ends = [line[name] for line in lines for name in ENDS] + [paper, 1.5 * smallest]
     far = 1.06 * scale * max(abs(end) for end in ends if not missing(end) and math.isfinite(end))
 

@@ -165,15 +165,15 @@ def _items(file: Mapping, key: str) -> Items:
 
 
 def _sweep(file: dict[str, dict[str, Items]]) -> Sweep:
-    models, notebooks, cells = [], [], {}
+    models, notebooks, cells, measure = [], [], {}, _measure(file)
     for name, line in file["models"][""]:
         with _at(line):
             models.append(execute.find_model(name))
-            execute.check_chat(models[-1])
+            execute.check_chat(models[-1], measure)
     for name, line in file["chapters"].get("", [("", 1)]):
         with _at(line):
             notebooks += find_chapters([name] if name else ())
-    axes, measure = _axes(file, notebooks), _measure(file)
+    axes = _axes(file, notebooks)
     with _at(1):
         for model, values in product(models, product(*axes.values())):
             given = dict(zip(axes, values, strict=True))

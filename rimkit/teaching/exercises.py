@@ -217,8 +217,7 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 def result_of(function: Callable, *arguments, **named) -> Any:
-    """What a learner's function returns in the seconds that its exercise allows; raises
-    `NotAttempted` if that is nothing."""
+    """What a learner's function returns in its seconds; raises `NotAttempted` for nothing."""
     with time_limit(allowed.get()):
         found = function(*arguments, **named)
     if found is None or found is ...:
@@ -274,8 +273,7 @@ class Prediction:
     def compare(
         self, measured: float, ci_low: float | None = None, ci_high: float | None = None, word: str = "measured"
     ) -> Note:
-        """The gap in a sentence, in whole units; given an interval, whether the guess is inside.
-        ``word``: how the number was found."""
+        """The gap in words, in whole units, and the interval; ``word``: how it was found."""
         if missing(measured):  # of a real model that was cut off
             return Note(f"{self.name}: nothing was measured, since no reply was judged.")
         if not isinstance(measured, Real):

@@ -164,8 +164,7 @@ def _pip(requirements: list[str]) -> None:
 
 
 def save_to_drive(folder: str = "rim-workbook") -> Path:
-    """Mount Google Drive and return a folder there, which outlives the session. Raises `UserError`
-    outside Colab, where any folder does."""
+    """Mount Google Drive and return a folder there; `UserError` outside Colab: any folder does."""
     if not here():
         raise UserError("Google Drive can be mounted on Colab only; elsewhere name any folder")
     importlib.import_module("google.colab.drive").mount(DRIVE)

@@ -58,8 +58,7 @@ CHANGES: dict[str, Callable[[float, float], bool]] = {  # words: when an interva
 
 def html(frame: pd.DataFrame) -> str:
     """A DataFrame as HTML, escaped: prose left, numbers right, verdicts as chips. An index stands
-    in front; one of whole numbers without a name is left out. Header words have no underscores.
-    Only the first 150 rows are shown."""
+    in front; one of whole numbers without a name is left out. Only 150 rows are shown."""
     shown = table(frame.head(MOST_ROWS))
     if isinstance(shown.columns, pd.MultiIndex):
         shown.columns = [", ".join(filter(None, map(str, key))) for key in shown.columns]
@@ -175,8 +174,7 @@ def effect_text(item: Mapping, ends: str = "effect_ci") -> str:
 
 
 def seed_table(rows: pd.DataFrame, claims: Sequence[str]) -> pd.DataFrame:
-    """Verdict rows, a line per model and seed, a column per claim: effect, interval, whether that
-    excludes the paper's number, verdict."""
+    """Effect, interval, verdict and whether the paper is excluded, by model, seed and claim."""
     judged = claims_table(rows)
     kept = judged[judged["claim"].isin(claims)]
     excluded = kept["excludes_paper"].fillna(False).map({True: "(not\u00a0the\u00a0paper’s) ", False: ""})

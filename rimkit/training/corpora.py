@@ -77,8 +77,7 @@ def checked(table: pd.DataFrame, name: str = "corpus") -> pd.DataFrame:
 
 def mixed(one: pd.DataFrame, other: pd.DataFrame, share: float, seed: int = 0) -> pd.DataFrame:
     """``one`` with that share of its rows, drawn at random, taken from ``other``. The rows of a
-    larger share contain those of a smaller one. Raises `UserError` for a share outside 0 to 1 and
-    for tables of different lengths."""
+    larger share contain those of a smaller one. Raises `UserError` for others."""
     if not 0 <= share <= 1:
         raise UserError(f"the share of the other corpus must be between 0 and 1, not {share}")
     if len(one) != len(other):

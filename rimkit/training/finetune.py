@@ -147,8 +147,7 @@ def encode_corpus(model: StudyModel, table: pd.DataFrame) -> Sequences:
 
 def batch_loss(hf, batch: Sequences, pad: int, at_once: int = 8) -> float:
     """Backward passes for one batch; returns its mean loss per assistant token. Sequences are
-    sorted by length and run in parts, so that little is computed on padding, which is on the right,
-    where a causal model never looks."""
+    sorted by length and run in parts: little is computed on padding, at which no token looks."""
     batch = sorted(batch, key=lambda item: len(item[0]))
     n_targets, total = sum(len(ids) - n_prompt for ids, n_prompt in batch), 0.0
     for start in range(0, len(batch), at_once):
