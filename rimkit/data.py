@@ -150,7 +150,7 @@ def read_table(path: Path, form: str = "") -> pd.DataFrame:
     except UnicodeDecodeError:
         raise UserError(f"the file '{path}' is not in UTF-8: save it as UTF-8") from None
     except (ValueError, OSError, RecursionError, csv.Error) as error:
-        raise UserError(f"the file '{path}' cannot be read as {form or 'a table'}: {first_line(error)}") from None
+        raise UserError(f"the file '{path}' cannot be read as {form or 'text'}: {first_line(error)}") from None
 
 
 def _csv(text: str) -> pd.DataFrame:
@@ -207,7 +207,8 @@ def has_columns(table: pd.DataFrame) -> str:
     shown = plain_names(table)
     hidden = len(table.columns) - len(shown)
     said = [*shown[:MOST], *([f"{len(shown) - MOST} more"] if shown[MOST:] else [])]
-    return "it has " + (", ".join(said + ([f"{hidden} without a plain name"] if hidden else [])) or "no columns")
+    said += [f"{hidden} without a plain name"] if hidden else []
+    return f"it has {', '.join(said) or 'no columns'}"
 
 
 def check_requests(table: pd.DataFrame, where: str = "") -> None:

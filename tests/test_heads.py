@@ -304,6 +304,11 @@ def test_a_model_that_refuses_nothing_has_a_row_for_every_claim(mini, monkeypatc
     assert list(rows) == ["C4a", "C4b", "C5a", "C5b", "C5c"] and not found.tables
     assert {row["why_not"] for claim, row in rows.items() if claim != "C4a"} == {"no request was refused"}
     assert rows["C4a"]["effect"] is not None or rows["C4a"]["why_not"]
+    table, why = heads.score(mini, heads.Settings(n_prompts=4))  # what needs no refusal is there
+    assert why == "no request was refused" and table["attention"].notna().all()
+    assert table["causal"].isna().all() and heads.select(table, "causal", 2) == []
+    with pytest.raises(UserError, match="no rule selects a head"):
+        heads.candidates(mini, table.assign(paper=0.0, attention=0.0), heads.Settings(n_prompts=4))
 
 
 # -- controls of the method ------------------------------------------------------------------------

@@ -160,7 +160,7 @@ def test_an_adapter_fits_as_a_whole_or_is_refused(adapter, tmp_path, data):
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
 
 
-def test_damaged_adapters_and_pickles_are_one_line(adapter, tmp_path):
+def test_damaged_adapters_and_pickles_are_one_line(adapter, tmp_path, capsys):
     base, weights = load(adapter.parent / "tiny"), load_file(adapter / ADAPTED)
     for name, config in (("empty", "{}"), ("text", "x"), ("kind", '{"peft_type": "NONE"}'), ("list", "[]")):
         folder = Path(put(tmp_path / name, adapter, weights))
@@ -175,6 +175,11 @@ def test_damaged_adapters_and_pickles_are_one_line(adapter, tmp_path):
     weights[next(name for name in weights if "layers.1" in name)][0, 0] = float("nan")
     with pytest.raises(UserError, match=r"its tensor base_model\.\S+layers\.1\.\S+ holds numbers that are not finite"):
         with_adapter(base, put(tmp_path / "nan", adapter, weights))
+    with pytest.raises(UserError, match="cannot be used: its base is an adapter, too"):
+        load(put(tmp_path / "nan", adapter, weights, base_model_name_or_path=str(tmp_path / "nan")))
+    put(tmp_path / "zero", adapter, {name: tensor * 0 for name, tensor in load_file(adapter / ADAPTED).items()})
+    with_adapter(base, str(tmp_path / "zero"))
+    assert "zero changes nothing: its weights are zero" in capsys.readouterr().out
     model = tiny.save(tmp_path / "pickled")
     torch.save(load_file(model / WEIGHTS), model / "pytorch_model.bin")
     (model / WEIGHTS).unlink()

@@ -226,7 +226,7 @@ def read_weights(kind: Any, found: Found, **settings) -> Any:
         print(f"note: {found.name} comes with code; its own code is not run, and it is loaded as {type(hf).__name__}")
     kinds = {"missing_keys": "its weights lack", "unexpected_keys": "its architecture has no place for"}
     kinds["mismatched_keys"] = "its configuration asks for other sizes of"
-    report["mismatched_keys"] = [f"{name} {[*stored]}" for name, stored, _ in report["mismatched_keys"]]
+    report["mismatched_keys"] = [f"{name} {[*own]}" for name, own, _ in report["mismatched_keys"]]
     report["unexpected_keys"] = [name for name in report["unexpected_keys"] if not UNUSED.search(name)]
     for kind, words in kinds.items():
         if names := sorted(report[kind]):

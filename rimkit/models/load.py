@@ -221,7 +221,7 @@ def _check_match(name: str, hf, tokenizer, chat: ChatFormat) -> None:
     sizes = hf.config.get_text_config()
     heads, groups = (getattr(sizes, f"num_{kind}_heads", None) or 1 for kind in ("attention", "key_value"))
     if sizes.num_hidden_layers < 1 or heads % groups:
-        has = f"{sizes.num_hidden_layers} layers with {heads} heads that share {groups} heads of keys"
+        has = f"{sizes.num_hidden_layers} layers with {heads} heads that share {groups} of keys"
         raise UserError(f"{name}: its configuration asks for {has}, which cannot be computed")
     rows = hf.get_input_embeddings().weight.shape[0]
     apart = "they do not belong together"
