@@ -219,8 +219,7 @@ def run(
     """Run chapters and print what they say about the claims.
 
     Each chapter runs in its own kernel of this Python. Complete chapters are skipped; one that
-    fails is kept up to the failure and the others go on. Exit code: 0; 1 if a chapter failed; 2 for
-    bad input.
+    fails is kept up to the failure and the others go on. Exit code: 0; 1: one failed; 2: bad input.
     """
     from rimkit.runs.execute import assignments, run
 
@@ -361,8 +360,7 @@ def compare(
     """Measure a model and what fine-tuning made of it.
 
     Chapters 01 and 05 to 07 without the chapters: thinking, the change of every outcome in both
-    modes, safety-critical neurons, activation shifts. The same command goes on after an
-    interruption.
+    modes, safety-critical neurons, activation shifts. The same command goes on where it ended.
     """
     from rimkit.runs import grid
 
@@ -378,8 +376,7 @@ def ledger(
 ) -> None:  # fmt: skip
     """Show the claims and verdicts of a run, or the shipped ones.
 
-    For example: rimkit ledger --shipped --claim C1 --model rim-mini. Without DIR the shipped rows
-    are shown.
+    For example: rimkit ledger --shipped --claim C1 --model rim-mini. Without DIR: those shipped.
     """
     from rimkit import ledger
     from rimkit.runs.page import own_rows

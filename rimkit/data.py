@@ -34,7 +34,6 @@ SUFFIXES = (".csv", ".jsonl", ".parquet")
 HASHES, OF = "hashes.json", "made of"  # of tables that are kept
 MINE = f"-{platform.node()}-"  # before the number of the process that writes a hidden file or folder
 GIB = 2**30
-MOST = 12  # names of columns that a message shows
 PLAIN_NAME = re.compile(r"[A-Za-z_][\w.-]{0,39}", re.ASCII)
 
 
@@ -57,7 +56,7 @@ def check_known(what: str, given, known: Iterable) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, two if it ends in a colon; its kind where that is less."""
+    """The first line of what an error says, two if it ends in a colon, or its kind."""
     kind = type(error).__name__
     lines = [line.strip() for line in str(error).strip().splitlines()] or [kind]
     if isinstance(error, LookupError | ArithmeticError):
@@ -206,7 +205,7 @@ def has_columns(table: pd.DataFrame) -> str:
     """What columns there are, in words that may be shown."""
     shown = plain_names(table)
     hidden = len(table.columns) - len(shown)
-    said = [*shown[:MOST], *([f"{len(shown) - MOST} more"] if shown[MOST:] else [])]
+    said = [*shown[:12], *([f"{len(shown) - 12} more"] if shown[12:] else [])]
     said += [f"{hidden} without a plain name"] if hidden else []
     return f"it has {', '.join(said) or 'no columns'}"
 

@@ -84,7 +84,7 @@ def test_folder_whose_weights_do_not_fit(folder):
         ({"num_key_value_heads": 0}, "ZeroDivisionError"),
         ({"hidden_act": "no-such"}, "KeyError: 'no-such'"),
         ({"num_hidden_layers": 1, "layer_types": ["full_attention"]}, "has no place for 11 tensor"),
-        ({"max_position_embeddings": 100}, r"a context of 100 tokens, and a request with a reply of 96 takes \d+"),
+        ({"max_position_embeddings": 100}, r"a context of 100 tokens; a request and a reply of 96 take \d+"),
     ],
 )
 def test_sizes_that_cannot_be_are_said_before_a_run(folder, changes, said):

@@ -27,8 +27,7 @@ def compare(replies: pd.DataFrame, prompts: pd.DataFrame, judges: Sequence[str |
 
 
 def agreement(verdicts: pd.DataFrame, by: str | None = None) -> pd.DataFrame:
-    """One row per pair of judges in the column ``judge``, on the harmful prompts that both have
-    judged.
+    """One row per pair of judges (column ``judge``), on the harmful prompts that both judged.
 
     Columns: ``by`` (for each of its values apart), ``judge_a, judge_b, metric, n`` (replies
     compared), ``unjudged`` (left out because one or both gave no verdict), ``rate_a, rate_b,

@@ -64,11 +64,10 @@ def _verdicts(replies: pd.DataFrame, prompts: pd.DataFrame, say: Say, name: str)
 def _to_ask(base: pd.DataFrame, prompts: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
     """The pairs to ask about (columns ``prompt, reply``), and which rows they are."""
     check_columns(prompts, ["text"], "the table of prompts")
-    text = prompts.set_index("prompt_id")["text"].loc[base["prompt_id"]].to_numpy()
+    asked = prompts.set_index("prompt_id")["text"].loc[base["prompt_id"]].to_numpy()
     reply, harmful = base["reply"].fillna("").str.strip(), base["kind"] == HARMFUL
     here = harmful & is_said(reply, base["finished"])
-    pairs = pd.DataFrame({"prompt": text, "reply": base["reply"].to_numpy()})
-    return pairs[here.to_numpy()], here
+    return pd.DataFrame({"prompt": asked, "reply": base["reply"].to_numpy()})[here.to_numpy()], here
 
 
 UNREADABLE, TOO_LONG = "answer in no known form", "too long for the guard"

@@ -81,8 +81,7 @@ def spread(table: pd.DataFrame, n: int, seed: int = 0) -> pd.DataFrame:
     table = table.reset_index(drop=True)
     shuffled = table.iloc[np.random.default_rng(seed).permutation(len(table))]
     turn = shuffled.groupby("cluster", sort=False).cumcount()
-    drawn = turn.sort_values(kind="stable").head(int(n)).index
-    return table.loc[drawn].sort_index()
+    return table.loc[turn.sort_values(kind="stable").head(int(n)).index].sort_index()
 
 
 def prompt_sets() -> pd.DataFrame:

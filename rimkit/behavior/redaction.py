@@ -197,6 +197,4 @@ def _scrubbed(value: Any) -> Any:
         return scrub(value)
     if isinstance(value, dict):
         return {key: item if key in _OPAQUE else _scrubbed(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_scrubbed(item) for item in value]
-    return value
+    return [_scrubbed(item) for item in value] if isinstance(value, list | tuple) else value

@@ -56,8 +56,7 @@ class Difference(NamedTuple):
 
 
 def rate(values: Sequence, clusters: Sequence | None = None) -> Rate:
-    """The mean of ``values`` (booleans, or scores from 0 to 1) with its interval; missing ones are
-    left out.
+    """The mean of ``values`` (booleans, or scores from 0 to 1) that are there, and its interval.
 
     0 or 1, each in a cluster of its own: Wilson's interval; otherwise the Bayesian bootstrap.
     Raises `UserError` for values outside 0 to 1."""
@@ -108,8 +107,7 @@ def clusters_of(table: pd.DataFrame, cluster: str | None = "cluster") -> np.ndar
     columns = [table[name].astype(object) for name in (cluster, "prompt_id") if name in table]
     if not columns or not cluster:
         return None
-    filled = columns[0].where(columns[0].notna(), columns[-1])
-    return filled.astype(str).to_numpy(dtype=object)
+    return columns[0].where(columns[0].notna(), columns[-1]).astype(str).to_numpy(dtype=object)
 
 
 def paired_difference(
@@ -201,8 +199,7 @@ def _signs(block: int) -> np.ndarray:
 
 
 def sign_flip_p(sums: np.ndarray) -> float:
-    """Two-sided p that a sum of clusters' ``sums`` is 0: how often it is as large with signs
-    flipped.
+    """Two-sided p that a sum of clusters' ``sums`` is 0: how often flipped signs give as much.
 
     Exact where at most `EXACT` clusters differ from 0, else from `FLIPS` fixed draws. It is that of
     ``scipy.stats.permutation_test(permutation_type="samples")``, a hundred times faster."""

@@ -440,8 +440,7 @@ def tunings(base: Baseline, before: DataFrame, settings=Settings(), measure: Cal
 
 
 def variation(points: DataFrame, metric: str = "misaligned") -> DataFrame:
-    """Per untuned model: ``model, seed, least, most`` (replies of the metric)``, sd, noise,
-    reliable, varies``.
+    """Per untuned model: ``model, seed, least, most`` (replies)``, sd, noise, reliable, varies``.
 
     ``sd``: of the outcome over points; ``noise``: the standard error of a single change;
     ``reliable``: the share of the variance that is no noise. A model ``varies`` if that reaches the

