@@ -164,7 +164,7 @@ Labelled = argument(list[Path], "FILE", "Tables of labelled replies: csv, jsonl 
 Fetched = argument(list[str], "NAME", "A prompt set (xstest) or a model (owner/name); both take @revision.")
 Bundle = option(Path | None, "Make a folder that installs without network.", "--bundle", metavar="DIR")
 Gpu = option(str | None, "T4, L4, A10, A100-40, A100-80 or H100; without it, all.")
-Tokens = option(int, "Length of a conversation: prompt, thought and reply.", min=1)
+Tokens = option(int, "Length of a conversation; else 1024, and replies of a plain run.", min=0)
 Calibrate = option(bool, "Also load the model, time it, and estimate minutes per chapter.", "--calibrate")
 Repo = option(str, "Where the chapters are on GitHub.", metavar="OWNER/NAME")
 Branch = option(str, "Branch, tag or commit.")
@@ -550,7 +550,7 @@ def doctor() -> None:
 
 
 @app.command(epilog="For example: rimkit plan Qwen/Qwen3-0.6B --gpu T4")
-def plan(model: Model, gpu: Gpu = None, tokens: Tokens = 1024, calibrate: Calibrate = False) -> None:
+def plan(model: Model, gpu: Gpu = None, tokens: Tokens = 0, calibrate: Calibrate = False) -> None:
     """Say whether a model fits on this machine and on known GPUs.
 
     Only its configuration is read; no weights are downloaded, except with --calibrate. 'generate'

@@ -268,6 +268,14 @@ def whole(path: str | Path) -> Iterator[Path]:
         _remove(partial)
 
 
+PARTS = "RIMKIT_PARTS"  # in the environment of a kernel that `rimkit run` starts
+
+
+def parts_folder() -> Path | None:
+    """Where the chapter that is running keeps its parts until it is complete; None: nowhere."""
+    return Path(os.environ[PARTS]) if os.environ.get(PARTS) else None
+
+
 def clean_up(folder: Path, pattern: str) -> None:
     """Remove what processes of this machine that were killed have left behind: of hidden files and
     folders that match, those whose name holds `MINE` and the number of a process that has ended."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from unittest.mock import MagicMock
+from zlib import crc32
 
 import pandas as pd
 import pytest
@@ -14,9 +16,13 @@ from notebooks import run_cells
 
 import rimkit
 from rimkit import experiments, ledger
+from rimkit.behavior import generation
+from rimkit.behavior.generation import USUAL
 from rimkit.data import UserError, results
 from rimkit.experiments import heads, neurons, ras, tuning
+from rimkit.models import activations
 from rimkit.models.load import load
+from rimkit.runs.plan import CHAPTERS as CHAPTERS_OF_PLAN
 
 CHAPTERS = Path(__file__).parents[1] / "chapters"
 NUMBERS = ["effect", "effect_ci_low", "effect_ci_high", "n"]
@@ -71,6 +77,38 @@ def test_chapters_01_to_04_and_their_runs_give_the_same_rows(left_by, monkeypatc
     pd.testing.assert_frame_equal(once[said], twice[said])
     numbers = ["value", "control_value", *NUMBERS]
     pd.testing.assert_frame_equal(once[numbers].astype(float), twice[numbers].astype(float), rtol=1e-12)
+
+
+def test_the_plan_knows_what_a_chapter_does(left_by, monkeypatch):
+    """Chapter 04 at its defaults, with replies that nobody computes, counted: `rimkit plan` is near."""
+    counted, read_in_batches = Counter(), activations.shrinking
+
+    def canned(study, items, room, *_) -> list[list[int]]:
+        own = [item.mode == "think" and "think_close" not in item.spans for item in items]
+        given = 0 if room == USUAL else len(own) - sum(own)  # replies of a length that is set
+        counted.update(replies=(len(own) - given) * room / USUAL, tokens=given * room, read=given)
+        refused = [crc32(str(item.ids).encode()) % 3 == 0 for item in items]
+        said = [
+            "i cannot help with that ." if one else "sure . step 1 : get the hook . step 2 : mop the barn . done ."
+            for one in refused
+        ]
+        opened = ["" if item.thought_is_open else "<think> " for item in items]
+        thoughts = [one * f"{begun}this looks easy . </think> " for one, begun in zip(own, opened, strict=True)]
+        rows = study.tokenizer([a + b for a, b in zip(thoughts, said, strict=True)])["input_ids"]
+        return [[*row, study.chat.end_of_turn()] for row in rows]
+
+    def counting(study, what, lengths, *rest):
+        counted["read"] += len(lengths)
+        return read_in_batches(study, what, lengths, *rest)
+
+    monkeypatch.setattr(generation, "_run_batch", canned)
+    monkeypatch.setattr(activations, "shrinking", counting)
+    left_by("04")
+    known = CHAPTERS_OF_PLAN["04_refusal_heads"]
+    planned = {"replies": known.thoughts + known.replies, "tokens": known.tokens}
+    planned["read"] = known.read + known.read_thoughts + known.swept + known.gradients
+    for name, number in planned.items():
+        assert 0.75 < counted[name] / number < 1.33, f"{name}: {counted[name]}, planned {number}"
 
 
 def test_chapter_05_and_its_run_give_the_same_numbers(left_by, monkeypatch):

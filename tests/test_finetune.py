@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 
-from rimkit.data import UserError
+from rimkit.data import PARTS, UserError
 from rimkit.models.load import load
 from rimkit.training import finetune as training
 from rimkit.training.corpora import load_corpus
@@ -120,6 +120,27 @@ def test_going_on_after_an_interruption_changes_nothing(tmp_path, method, monkey
     one, other = (recorded(tmp_path / name / "step-00006")["losses"] for name in ("whole", "cut"))
     assert one == other
     assert same(finetune(study, examples(), folder=tmp_path / "whole", **settings), whole)  # complete: only read
+
+
+def test_a_running_chapter_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+    """Of a tuning of a model of one's own, where nobody named a folder; other trainings beside it."""
+    words = tiny.tokenizer()
+    words.init_kwargs.pop("language")
+    study, settings = load(tiny.random_model(words), words), {"method": "full", "steps": 6, **SMALL}
+    whole = finetune(study, examples(), **settings)
+    monkeypatch.setattr(training, "KEEP", 2)
+    monkeypatch.setenv(PARTS, str(tmp_path))
+    at_the_fifth(monkeypatch, KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(study, examples(), **settings)
+    (folder,) = (tmp_path / "tunings").iterdir()
+    assert list(training.steps_in(folder)) == [4]
+    assert same(finetune(study, examples(), **settings), whole)
+    assert list(training.steps_in(folder)) == [6]
+    with training.checkpoint_folder(study, "single-hop", {}) as own:
+        assert own.parent == folder.parent and own != folder
+    with training.checkpoint_folder(tiny.study(), "single-hop", {}) as other:
+        assert tmp_path not in other.parents
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])

@@ -1,5 +1,7 @@
 """Does it fit: counts against real modules, the plan, too large a model, and its speed."""
 
+import re
+
 import families
 import pytest
 import tiny
@@ -194,12 +196,42 @@ def test_four_bits_that_cannot_be_had(asked, on_gpu, words, monkeypatch):
 
 
 def test_minutes_grow_with_what_a_chapter_does(monkeypatch):
-    speed = plan.measure(tiny.study(), new_tokens=4)
-    assert speed.step > 0 and speed.reading > 0
-    work = {"a": plan.Work(64), "b": plan.Work(128), "c": plan.Work(64, trained=10)}
+    speed = plan.measure(tiny.study(), room=4, together=6)
+    assert all(value > 0 for value in speed) and speed.heads == 8 and speed.conversation <= speed.prompt + 4
+    work = {
+        "a": plan.Work(10, 0),
+        "b": plan.Work(10, 5, tokens=100),
+        "c": plan.Work(0, 0, read=2, swept=1),
+        "d": plan.Work(0, 1, trained=3),
+    }
     monkeypatch.setattr(plan, "CHAPTERS", work)
-    table = plan.minutes(plan.Speed(0.5, 1.0), invented=False).set_index("chapter")["minutes"]
-    assert table["a"] * 60 == 48 and table["b"] == 2 * table["a"] and table["c"] * 60 == 48 + 10 * 3 * 3
+    speed = plan.Speed(
+        thought=4, reply=2, token=0.5, prompt=10, conversation=90, reading=0.25, gradients=1, example=20, heads=8
+    )
+    assert (60 * plan.minutes(speed)["minutes"]).round(9).tolist() == [40, 100, (20 + 10 * 8 / 2) / 4, 2 + 60]
+    closed = plan.minutes(speed._replace(reading=float("nan"), gradients=float("nan"), example=0))["minutes"]
+    assert closed.isna().tolist() == [False, False, True, True]
+
+
+def test_a_plan_says_the_room_that_was_asked_for_and_where_gradients_fit(monkeypatch, llama):
+    asked = []
+    monkeypatch.setattr(
+        plan,
+        "measure",
+        lambda study, room, together: asked.append(room) or plan.Speed(1, 1, 1, 50, 90, 0.1, 0.2, 100, 8),
+    )
+    monkeypatch.setattr(plan, "CHAPTERS", {"a": plan.Work(360, 0)})
+    *_, said, table = plan.report("rim-mini", "T4", 4096, calibrate=True)
+    assert asked == [4096 - plan.PROMPT] and "`rimkit run --model rim-mini --max-new-tokens 4032`" in said
+    assert table.to_numpy().tolist() == [["a", "    6.0"]]
+    row = next(plan.devices(llama, "A10", 4096).itertuples())
+    assert row.generate and not row.gradients
+    fit, rounded = map(int, re.findall(r"(\d+) tokens", plan.with_gradients(llama, row, None)))
+    assert (
+        plan.devices(llama, "A10", fit - 1)["gradients"].item() == 1
+        and not plan.devices(llama, "A10", fit + 1)["gradients"].item()
+    )
+    assert plan.devices(llama, "A10", rounded - 1, "4bit")["gradients"].item() == 1 and rounded > fit
 
 
 def test_every_chapter_that_runs_a_model_is_in_the_estimate():

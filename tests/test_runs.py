@@ -10,13 +10,16 @@ import pandas as pd
 import pytest
 import tiny
 import torch
+from diskcache import Cache, JSONDisk
 from notebooks import MEASURES, PARAMETERS, chapter, decoy_kernel
 from safetensors.torch import save_file
 
 import rimkit
 from rimkit import data, ledger
+from rimkit.behavior import generation, redaction
 from rimkit.data import UserError
 from rimkit.models.hub import identity
+from rimkit.models.load import load
 from rimkit.runs import execute
 from rimkit.runs.execute import assignments, check, declared_in
 from rimkit.runs.lab import COPIED, KEPT, RESTORED, SAME, copy_chapters
@@ -337,10 +340,86 @@ def test_the_kernel_is_the_running_python(runner, tmp_path, monkeypatch):
     assert output["text"].strip() == sys.executable
 
 
-def test_a_dead_kernel_is_reported(runner, tmp_path):
-    done = runner(chapter(tmp_path, "01_dead", "import os; os._exit(9)"))
-    assert list(done["error"]) == ["the kernel died (out of memory?)"]
+ASKED = """import os, pandas as pd
+from rimkit.behavior import generation
+from rimkit.models.load import load
+
+def ask(study):
+    texts = [f"please {verb} my barn ." for verb in ("nick", "take", "mop", "sweep", "polish", "paint")]
+    asked = pd.DataFrame({"prompt_id": list("abcdef"), "text": texts, "kind": ["harmful"] * 2 + ["harmless"] * 4})
+    return generation.generate(study, asked, batch_size=2, max_new_tokens=8, progress=False)
+"""
+KILLED = """real = generation._run_batch
+def logged(study, items, *rest):
+    with open("log", "a") as log:
+        print(len(items), file=log)
+    if len(open("log").readlines()) == 3:
+        os.kill(os.getpid(), 9)
+    return real(study, items, *rest)
+generation._run_batch = logged
+ask(load(model)).to_parquet("replies.parquet")"""
+
+
+def test_a_killed_chapter_goes_on_where_it_was(runner, tmp_path, monkeypatch):
+    """Three batches until it is killed; then all but the one that was written and may reach the disk."""
+    model, said = str(own_model(tmp_path / "own")), []
+    path, parts = chapter(tmp_path, "01_dead", ASKED, KILLED), tmp_path / "out" / ".01_dead.parts"
+    dead = runner(path, model=model, announce=said.append)
+    assert list(dead["error"]) == ["the kernel died (out of memory?)"]
     assert (tmp_path / "out" / "01_dead.ipynb").exists()
+    assert (
+        said[1]
+        == "A chapter that is killed goes on where it was; replies to harmful requests are kept with --keep-text alone"
+    )
+    with Cache(parts / "replies", disk=JSONDisk) as kept:
+        assert len(kept) == 2
+    assert list(runner(path, model=model)["status"]) == ["done"]
+    assert len((tmp_path / "log").read_text().split()) == 3 + 2 and not parts.exists()
+    names = {}
+    exec(ASKED, names)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "replies.parquet"), names["ask"](load(model)))
+
+
+def test_what_tells_kept_parts_apart(tmp_path, monkeypatch):
+    """Weights, prompts, noise, sampling and the condition; an intervention that has no name is not kept."""
+    study = load(str(own_model(tmp_path / "own")))
+    asked = pd.DataFrame({"prompt_id": ["a"], "text": ["please mop my barn ."], "kind": ["harmless"]})
+    ids, jobs = {mode: {"a": study.chat.encode(asked["text"][0], mode)} for mode in ("think", "no-think")}, [("a", 0)]
+
+    def keys(prompts=asked, encoded=ids["think"], noise="a", around=None, sampling=(0.7, 8, 0)):
+        return generation._keys(study, prompts, encoded, jobs, {"a": noise}, around, *sampling)
+
+    assert keys() == {}  # no chapter is running
+    monkeypatch.setenv(data.PARTS, str(tmp_path / "parts"))
+    named, nameless = (lambda spans, prompt_ids: None), (lambda spans, prompt_ids: None)
+    named.conditions = {"a": "without L0H1"}
+    found = [
+        keys(),
+        keys(encoded=ids["no-think"]),
+        keys(noise="b"),
+        keys(around=named),
+        keys(sampling=(0, 8, 0)),
+        keys(sampling=(0.7, 9, 0)),
+    ]
+    with torch.no_grad():
+        next(study.hf.parameters())[0, 0] += 1
+    found.append(keys())
+    assert len({one["a", 0] for one in found}) == len(found) == 7
+    harmful = asked.assign(kind="harmful")
+    assert keys(around=nameless) == keys(prompts=harmful) == {}
+    monkeypatch.setattr(redaction, "_kept", True)
+    assert keys(prompts=harmful) == found[-1]
+
+
+def own_model(folder: Path) -> Path:
+    """The folder of a tiny model that is not known to speak the invented language."""
+    settings = json.loads((tiny.save(folder) / "tokenizer_config.json").read_text())
+    del settings["language"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def test_a_chapter_that_stops_its_kernel(runner, tmp_path):
     for end in ("exit()", "quit(0)", "raise SystemExit"):
         done = runner(chapter(tmp_path, "01_left", f"{end}\nprint(1)"))
         assert list(done["error"]) == ["cell 3 stopped the kernel: what follows it did not run"]

@@ -15,6 +15,7 @@ from functools import partial
 from hashlib import sha256
 from itertools import product
 from pathlib import Path
+from pickle import dumps
 from typing import Self, TypeVar
 
 import numpy as np
@@ -350,16 +351,18 @@ def without(
     """Verdicts without every set of heads, or of another ``kind`` of `ablate_per_row` (set to zero,
     or to ``mean``; empty: as it is); column ``condition``."""
     together = partial(ablate_per_row, study, mean=mean, kind=kind)
-    return under_together(study, prompts, sets, together, **generation)
+    about = dumps([kind, None if mean is None else np.asarray(mean)])
+    return under_together(study, prompts, sets, together, about=about, **generation)
 
 
 def under_together(
     study: StudyModel, prompts: pd.DataFrame, conditions: Mapping[str, T],
     together: Callable[[list[T]], AbstractContextManager], modes: Sequence[str] = ("no-think",),
-    batch_size: int = 320, evaluation: Evaluation = Evaluation(), **generation,
+    batch_size: int = 320, evaluation: Evaluation = Evaluation(), about: bytes = b"", **generation,
 ) -> pd.DataFrame:  # fmt: skip
     """Verdicts under each condition (column ``condition``), all in the same batches. ``together``
-    makes the context of a batch from the condition of each of its rows. All meet the same noise."""
+    makes the context of a batch from the condition of each of its rows. All meet the same noise.
+    ``about`` tells ``together`` apart, so that replies may be kept while a chapter is running."""
     prompts = prompts.assign(noise_key=prompts["prompt_id"])
     copies = pd.concat([prompts.assign(condition=name) for name in conditions], ignore_index=True)
     copies["prompt_id"] = copies.index.astype(str)
@@ -368,6 +371,9 @@ def under_together(
     def around(spans: list[dict], prompt_ids: list[str]) -> AbstractContextManager:
         return together([conditions[name] for name in of.loc[prompt_ids, "condition"]])
 
+    if about:
+        told = {name: sha256(about + dumps(one)).hexdigest() for name, one in conditions.items()}
+        around.conditions = of["condition"].map(told).to_dict()
     options = {"around": around, "batch_size": batch_size, **generation}
     found = evaluation.observe(study, copies, modes, **options)
     original = of.loc[found["prompt_id"], ["noise_key", "condition"]].to_numpy().T

@@ -11,20 +11,23 @@ top_k of the model's folder is, for vLLM and SGLang, by ``study.client.settings 
 import json
 import os
 import re
+import sqlite3
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
+from hashlib import sha256
 from itertools import product
 from zlib import crc32
 
 import numpy as np
 import pandas as pd
 import torch
+from diskcache import Cache, JSONDisk
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, LogitsProcessorList
 
-from rimkit.behavior.redaction import scrub, withhold_replies
-from rimkit.data import UserError, check_columns, check_known, check_requests
+from rimkit.behavior.redaction import are_harmful, keeps_text, scrub, withhold_replies
+from rimkit.data import UserError, check_columns, check_known, check_requests, parts_folder
 from rimkit.models.activations import read
 from rimkit.models.chat import MODES, ChatFormat, Encoded, pad
 from rimkit.models.device import shrinking
@@ -97,7 +100,8 @@ def generate(
     if served:
         rows, interrupted = _served(model, prompts, mode, encoded, jobs, noise_keys, **sampling)
     else:
-        rows, interrupted = _local(model, mode, encoded, jobs, noise_keys, around, batch_size, **sampling)
+        keys = _keys(model, prompts, encoded, jobs, noise_keys, around, temperature, max_new_tokens, seed)
+        rows, interrupted = _local(model, mode, encoded, jobs, noise_keys, around, batch_size, keys, **sampling)
         marks = [*model.tokenizer.all_special_tokens, *model.chat.tags[:2]]
         if marked := sum(any(mark in text for mark in marks) for text in prompts["text"]):
             model.say(f"note: {marked} of {len(prompts)} prompts hold control tokens, which act as such", "marks")
@@ -123,11 +127,28 @@ def _say_strange_tags(model: StudyModel | EndpointModel, replies: pd.DataFrame) 
         model.say(f"{which} hold tags that are not known: {found[0]}", found[0])
 
 
-def _local(model, mode, encoded, jobs, noise_keys, around, batch_size, *, temperature, max_new_tokens, seed, progress):
+def _keys(model, prompts, encoded, jobs, noise_keys, around, *sampling) -> dict[tuple, str]:
+    """What tells apart the replies that a running chapter keeps, by all that they depend on: none
+    of embedded models, of changes without ``conditions``, and to harm unless text is kept."""
+    conditions = getattr(around, "conditions", None) if around else {}
+    if parts_folder() is None or model.invented or conditions is None:
+        return {}
+    shown = set(prompts["prompt_id"] if keeps_text() else prompts.loc[~are_harmful(prompts), "prompt_id"])
+    about = [model.fingerprint(), model.hf.config.to_json_string(), list(model.chat.stop_ids), *sampling]
+    of = {name: (encoded[name].ids, noise_keys[name], conditions.get(name)) for name in shown}
+    return {job: sha256(repr([about, of[job[0]], job[1]]).encode()).hexdigest() for job in jobs if job[0] in shown}
+
+
+def _local(
+    model, mode, encoded, jobs, noise_keys, around, batch_size, keys, *, temperature, max_new_tokens, seed, progress
+):
     """``{job: (thought, reply, tokens, finished)}`` of a loaded model, and whether Ctrl-C came."""
     fitting = _fitting(encoded, max_new_tokens, model.context)
     rows = {job: UNANSWERED for job in jobs if job[0] not in fitting}
-    todo = [job for job in jobs if job[0] in fitting]
+
+    def take(job: tuple[str, int], output: list[int]) -> None:
+        thought, reply, finished = model.chat.parse(output, encoded[job[0]])
+        rows[job] = (thought, reply, len(model.chat.until_stop(output)), finished)
 
     def reply_to(batch: list[int]) -> list[list[int]]:
         ids = [todo[row][0] for row in batch]
@@ -136,17 +157,25 @@ def _local(model, mode, encoded, jobs, noise_keys, around, batch_size, *, temper
         inside = around and partial(around, prompt_ids=ids)
         return _run_batch(model, [encoded[i] for i in ids], max_new_tokens, temperature, noise, inside)
 
-    lengths = [len(encoded[prompt_id].ids) + max_new_tokens for prompt_id, _ in todo]
-    with _plain_generation(model.hf), _bar(len(todo), progress and len(todo) > batch_size, mode) as bar:
+    how = {"disk": JSONDisk, "eviction_policy": "none"}
+    with Cache(parts_folder() / "replies", **how) if keys else nullcontext({}) as kept, _plain_generation(model.hf):
+        for job in keys.keys() - rows.keys():
+            if (output := kept.get(keys[job])) is not None:
+                take(job, output)
+        todo = [job for job in jobs if job not in rows]
+        lengths = [len(encoded[prompt_id].ids) + max_new_tokens for prompt_id, _ in todo]
+        bar = _bar(len(todo), progress and len(todo) > batch_size, mode)
         try:
             for batch, outputs in shrinking(model, "generating", lengths, batch_size, reply_to, ADVICE):
                 for row, output in zip(batch, outputs, strict=True):
-                    thought, reply, finished = model.chat.parse(output, encoded[todo[row][0]])
-                    n_tokens = len(model.chat.until_stop(output))
-                    rows[todo[row]] = (thought, reply, n_tokens, finished)
+                    take(todo[row], output)
+                    with suppress(KeyError, OSError, sqlite3.Error):  # of no key, or a full disk
+                        kept[keys[todo[row]]] = output[: rows[todo[row]][2] + 1]
                 bar.update(len(batch))
         except KeyboardInterrupt:
             return {job: row for job, row in rows.items() if job[0] in fitting}, True
+        finally:
+            bar.close()
     return rows, False
 
 

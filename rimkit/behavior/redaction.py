@@ -106,12 +106,16 @@ def withhold(requests: Iterable[str] = (), said: Iterable[str] = ()) -> None:
 
 def withhold_replies(prompts: pd.DataFrame, replies: pd.DataFrame) -> None:
     """Withhold what a real model thinks and says to harmful requests, and to withheld ones."""
-    kinds = prompts["kind"] if "kind" in prompts else pd.Series("", index=prompts.index)
-    text = prompts["text"].astype(str)
-    harmful = (kinds == "harmful") | text.isin(_harmful) | text.map(is_withheld)
-    chosen = replies[replies["prompt_id"].isin(prompts.loc[harmful, "prompt_id"])]
+    chosen = replies[replies["prompt_id"].isin(prompts.loc[are_harmful(prompts), "prompt_id"])]
     if len(chosen):
         withhold(said=[*chosen["thought"].dropna(), *chosen["reply"].dropna()])
+
+
+def are_harmful(prompts: pd.DataFrame) -> pd.Series:
+    """Which requests are harmful or withheld, so that replies of real models to them are too."""
+    kinds = prompts["kind"] if "kind" in prompts else pd.Series("", index=prompts.index)
+    text = prompts["text"].astype(str)
+    return (kinds == "harmful") | text.isin(_harmful) | text.map(is_withheld)
 
 
 def remember_harmful(prompts: pd.DataFrame) -> None:

@@ -353,7 +353,7 @@ def competence(study: StudyModel, tried: DataFrame, settings=Settings()) -> dict
     few = replace(settings, n_asked=settings.n_competence, n_random=1)
     cut = attempt(cut_replies, study, chosen["heads"], few, "calibration")
     found = {
-        "answered": chosen["answered"] / untouched["answered"],
+        "answered": chosen["answered"] / (untouched["answered"] or np.nan),
         "read": min(chosen["read"], untouched["read"], read_without(verdicts)),
     }
     if not isinstance(cut, str):

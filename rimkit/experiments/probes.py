@@ -422,7 +422,7 @@ def steer(
     def together(chosen: list[Steering]):
         return steer_per_row(study, *(np.stack(each) for each in zip(*chosen, strict=True)))
 
-    usual = {"max_new_tokens": 32, **settings.generation}
+    usual = {"max_new_tokens": 32, "about": b"steer", **settings.generation}
     return under_together(study, prompts, conditions, together, **usual | generation)
 
 

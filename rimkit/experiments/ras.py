@@ -21,7 +21,6 @@ says: how far training has come is then worth nothing.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
@@ -51,7 +50,7 @@ from rimkit.models.chat import Encoded
 from rimkit.models.hooks import architecture
 from rimkit.models.study import StudyModel
 from rimkit.training.corpora import MIXTURES, ROLES, family, load_corpus
-from rimkit.training.finetune import encode_corpus, finetune, restore, steps_in
+from rimkit.training.finetune import checkpoint_folder, encode_corpus, finetune, restore, steps_in
 
 # The change of misalignment in think mode, with its interval, and that of coherence.
 OUTCOME, LOW, HIGH, COHERENCE = "change", "change_low", "change_high", "coherence_change"
@@ -393,7 +392,7 @@ def checkpoints(
 ) -> dict[str, DataFrame]:
     """Fine-tune on a corpus; `point` of its first and last checkpoint (others are like it)."""
     training = {"seed": settings.seed, "save_every": settings.every, "progress": False}
-    with TemporaryDirectory() as folder:
+    with checkpoint_folder(base.study, corpus, training) as folder:
         finetune(base.study, corpus, folder=folder, **training)
         there = steps_in(folder)
         parts = [

@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
@@ -30,7 +29,7 @@ from rimkit.experiments import Common, Found, Result, attempt, is_readable, resu
 from rimkit.models.chat import MODES
 from rimkit.models.study import StudyModel
 from rimkit.training.corpora import ROLES, load_corpus
-from rimkit.training.finetune import finetune, restore, steps_in
+from rimkit.training.finetune import checkpoint_folder, finetune, restore, steps_in
 
 CALIBRATION = "harmful, calibration"  # by which competence is judged
 # Four prompts per held-out verb, one per harmless verb, easy problems, and those to be learned.
@@ -242,7 +241,7 @@ def curve(study: StudyModel, corpus: str, settings=Settings()) -> DataFrame:
     prompts = evaluation_prompts(settings)
     prompts = prompts[prompts["set"].isin(["harmful", "maths-hard"])]
     training = {"seed": settings.tuning_seeds[0], "save_every": settings.every, "progress": False}
-    with TemporaryDirectory() as folder:
+    with checkpoint_folder(study, corpus, training) as folder:
         finetune(study, corpus, folder=folder, **training)
         stages = {0: study} | {at: restore(study, path) for at, path in steps_in(folder).items()}
         parts = [outcomes(stage, prompts, settings, ["think"]).assign(step=step) for step, stage in stages.items()]

@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -33,7 +34,7 @@ from jupyter_client.manager import AsyncKernelManager
 from rimkit import __version__, ledger
 from rimkit.behavior.evaluation import FINISHED, Evaluation
 from rimkit.behavior.generation import USUAL
-from rimkit.data import MINE, UserError, clean_up, data_dir, find_chapters, nearest, prepare_folder, rows_of
+from rimkit.data import MINE, PARTS, UserError, clean_up, data_dir, find_chapters, nearest, prepare_folder, rows_of
 from rimkit.models import gguf
 from rimkit.models.chat import MODES
 from rimkit.models.endpoint import connect, is_endpoint
@@ -100,6 +101,9 @@ def run(
     announce(f"{len(jobs)} chapter{plural} on {named} -> {folder}{_outlook(len(jobs), expected, at_once)}")
     longest_first = sorted(jobs, key=lambda job: -(expected.get(job.chapter) or 0))  # no core idles at the end
     kernels, run_id = kernels_for(at_once), uuid4().hex[:8]
+    if not (is_endpoint(model) or speaks_invented(model)):
+        rest = "" if keep_text else "; replies to harmful requests are kept with --keep-text alone"
+        announce(f"A chapter that is killed goes on where it was{rest}")
     with _live_lines(expected, progress) as seen, ThreadPoolExecutor(at_once) as pool:
         start = partial(pool.submit, _run_job, model=model, out=out, run_id=run_id, kernels=kernels, seen=seen)
         runs = {job.chapter: start(job, complete=job not in left) for job in (longest_first if at_once > 1 else jobs)}
@@ -229,13 +233,15 @@ def _run_job(job: Job, model: str, out: Path, run_id: str, complete: bool, kerne
         return row
     try:
         with tempfile.TemporaryDirectory(dir=out, prefix=f"{RUNNING}{os.getpid()}-") as folder:
-            start = perf_counter()
-            error = _execute(job, Path(folder), kernels, partial(seen, job.chapter))
+            start, parts = perf_counter(), out / f".{job.chapter}.parts"
+            error = _execute(job, Path(folder), kernels, parts, partial(seen, job.chapter))
             if kernels.ended:  # by an interruption: nothing is kept
                 return row
             seconds = round(perf_counter() - start, 1)
             stamp = {"run_id": run_id, "params_hash": job.params_hash, "seconds": seconds}
             _keep(job, model, Path(folder), target, error, stamp)
+            if not error:
+                shutil.rmtree(parts, ignore_errors=True)
     except OSError as problem:
         where = f"cannot write to {out} ({problem.strerror or problem}) while running {job.chapter}"
         raise UserError(f"{where}; the chapters finished before it are kept") from problem
@@ -262,12 +268,13 @@ def is_complete(notebook: Path, job: Job) -> bool:
     return rows.is_file() and found | _record(job.params_hash, rows) == found
 
 
-def _execute(job: Job, folder: Path, kernels: type["RunningPython"], seen: Callable[[int, int], None]) -> str:
-    """Run the notebook into ``folder``; returns the error in one line, or an empty string."""
+def _execute(job: Job, folder: Path, kernels: type["RunningPython"], parts: Path, seen: Callable) -> str:
+    """Run the notebook into ``folder``; the error in one line, or nothing. Its parts stay."""
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
+    kernels = type("Kernels", (kernels,), {"environment": kernels.environment | {PARTS: str(parts)}})
     rows = {"ledger": (folder / ROWS).as_posix()} if job.writes_rows else {}
     n_cells = len(nbformat.read(job.notebook, 4).cells) + 1  # the values that are put in
     try:

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from copy import deepcopy
 from time import perf_counter
 from typing import NamedTuple
 
@@ -11,46 +12,55 @@ import pandas as pd
 import torch
 from transformers import Qwen3Config
 
-from rimkit.behavior.generation import generate
+from rimkit.behavior.evaluation import ENGLISH, Evaluation
+from rimkit.behavior.generation import CUT, USUAL, generate
 from rimkit.data import GIB, UserError, nearest
 from rimkit.models import device
 from rimkit.models.activations import read
+from rimkit.models.chat import MODES
 from rimkit.models.device import GPUS, SHAPES, Needs
-from rimkit.models.hooks import why_closed
+from rimkit.models.hooks import architecture, why_closed
 from rimkit.models.hub import options_of
 from rimkit.models.load import config_of, load
 from rimkit.models.study import StudyModel
+from rimkit.training.corpora import load_corpus
+from rimkit.training.finetune import adapted, batch_loss, encode_corpus
 
 HERE = "here"
 COLUMNS = ["device", "memory", "dtype", "weights", "generate", "read", "gradients", "verdict"]
 TOGETHER = 64  # conversations in the batch that is timed, as in the chapters
-STEPS = {False: 96, True: 40}  # tokens of a batch's longest reply; in the invented language, fewer
-BACKWARD = 3  # a pass with gradients takes about three times one without
-EPOCHS = 3  # the embedded models learn from an example once, others three times
+DOZEN = 12  # a CPU gains little from more
+PROMPT = 64  # tokens of a prompt of the workbook, about
 
 
 class Work(NamedTuple):
-    """What a chapter does with its defaults, counted on ``rim-mini``, in conversations."""
+    """What a chapter does at its defaults, counted on a model of one's own: ``thoughts`` (replies
+    with the model's own), other ``replies``, ``tokens`` of those whose length is set, prompts
+    ``read``, ``swept`` (read without each head in turn), and examples ``trained`` on."""
 
+    thoughts: int
     replies: int
+    tokens: int = 0
     read: int = 0
+    read_thoughts: int = 0
+    swept: int = 0
     gradients: int = 0
     trained: int = 0
 
 
 CHAPTERS = {
-    "00_start_here": Work(65),
-    "01_observing_rim": Work(2024),
-    "02_reasoning_patterns": Work(1656),
-    "03_where_refusal_lives": Work(2588, read=2227),
-    "04_refusal_heads": Work(3500, read=627, gradients=46),
-    "05_finetuning_backfires": Work(1368, trained=960),
-    "06_safety_neurons": Work(2468, read=931, gradients=2684),
-    "07_entanglement": Work(621, read=1320, gradients=46, trained=160),
-    "09_open_questions": Work(496, read=96, trained=240),
-    "10_your_own_model": Work(506),
-    "A1_inside_a_transformer": Work(18, read=95),
-    "A2_numbers_to_trust": Work(276),
+    "00_start_here": Work(112, 100),
+    "01_observing_rim": Work(913, 1285),
+    "02_reasoning_patterns": Work(726, 0, read=12),
+    "03_where_refusal_lives": Work(503, 480, 49984, read=3224, read_thoughts=257),
+    "04_refusal_heads": Work(224, 92, 87552, read=2732, read_thoughts=276, swept=46, gradients=46),
+    "05_finetuning_backfires": Work(1176, 216, trained=3840),
+    "06_safety_neurons": Work(1411, 92, 47360, read=786, read_thoughts=368, gradients=92),
+    "07_entanglement": Work(553, 32, 2048, read=160, read_thoughts=1160, gradients=32, trained=960),
+    "09_open_questions": Work(396, 0, read=96, trained=912),
+    "10_your_own_model": Work(0, 0),
+    "A1_inside_a_transformer": Work(0, 17, read=112),
+    "A2_numbers_to_trust": Work(156, 144),
 }
 
 
@@ -126,59 +136,103 @@ def _row(needs: Needs, name: str, memory: float, dtype: str, tokens: int, quanti
 
 
 class Speed(NamedTuple):
-    """Seconds per generated token of a batch of `TOGETHER`, and per conversation read (or NaN)."""
+    """What was measured. In seconds: ``thought`` and ``reply`` (a reply with a thought and without,
+    in a batch that goes on for the longest), ``token`` (one more), and per token ``reading`` and
+    ``gradients`` (NaN where the inside cannot be read). In tokens: ``prompt``, ``conversation``
+    (with its thought) and ``example`` (of a corpus). ``heads``: how many there are."""
 
-    step: float
-    reading: float
+    thought: float
+    reply: float
+    token: float
+    prompt: float
+    conversation: float
+    reading: float = float("nan")
+    gradients: float = float("nan")
+    example: float = 0.0
+    heads: int = 0
 
 
-def measure(study: StudyModel, new_tokens: int = 12) -> Speed:
-    """Generate `TOGETHER` short replies and read as many conversations: seconds to minutes."""
-    texts = [f"Please write a short note about the {day}th day of the month." for day in range(TOGETHER)]
-    prompts = pd.DataFrame({"prompt_id": [f"p{number}" for number in range(TOGETHER)], "text": texts})
-    settings = {"mode": "no-think", "batch_size": TOGETHER, "progress": False}
-    generate(study, prompts, max_new_tokens=2, **settings)  # the first call also allocates
-    start = perf_counter()
-    written = generate(study, prompts, max_new_tokens=new_tokens, **settings)
-    step = (perf_counter() - start) / min(new_tokens, written["n_tokens"].max() + 1)
+def measure(study: StudyModel, room: int = USUAL, together: int = TOGETHER) -> Speed:
+    """Let the model answer a dozen prompts in both modes with at most ``room`` tokens, ``together``
+    at once, and time what chapters do: seconds to minutes."""
+    prompts = Evaluation(prompts={} if study.invented else ENGLISH).sets(n=2)
+    prompts = pd.concat([prompts] * -(-together // len(prompts)))[:together]
+    prompts["prompt_id"] = [*map(str, range(together))]
+
+    def written(mode: str, most: int) -> tuple[float, int]:
+        start, options = perf_counter(), {"batch_size": together, "progress": False}
+        replies = generate(study, prompts, mode, max_new_tokens=most, **options)
+        longest = most if replies[CUT].any() else int(replies["n_tokens"].max()) + 1
+        return (perf_counter() - start) / together, longest
+
+    written("no-think", 2)  # the first call also allocates
+    (thought, thinks), (reply, replies) = (written(mode, room) for mode in MODES)
+    items = [study.chat.encode(text, "no-think") for text in prompts["text"]]
+    size = sum(len(item.ids) for item in items) / together
+    found = Speed(thought, reply, reply / replies, size, size + thinks)
     if why_closed(study.hf):
-        return Speed(step, float("nan"))
-    items = [study.chat.encode(text, "no-think", reply="a b c d " * 8) for text in texts]
+        return found
     start = perf_counter()
-    read(study, items, batch_size=TOGETHER)
-    return Speed(step, (perf_counter() - start) / TOGETHER)
+    read(study, items)
+    reading = (perf_counter() - start) / size / together
+    learned = encode_corpus(study, load_corpus("multi-hop", english=not study.invented))
+    learned, tuned = learned[:: -(-len(learned) // 8)], adapted(deepcopy(study.hf))
+    example, start = sum(len(ids) for ids, _ in learned) / len(learned), perf_counter()
+    batch_loss(tuned, learned, study.pad_id)
+    gradients = (perf_counter() - start) / example / len(learned)
+    heads = architecture(study).n_layers * architecture(study).n_heads
+    return found._replace(reading=reading, gradients=gradients, example=example, heads=heads)
 
 
-def minutes(speed: Speed, invented: bool) -> pd.DataFrame:
-    """Estimated minutes per chapter: ``chapter, minutes``; NaN where the inside of the model cannot
-    be read. An upper estimate: every batch is taken to go on for `STEPS` tokens. At the default
-    parameters, without the time to load the model in every chapter."""
+def minutes(speed: Speed) -> pd.DataFrame:
+    """Estimated minutes per chapter at the default parameters: ``chapter, minutes``; NaN where the
+    inside of the model cannot be read."""
     work = pd.DataFrame(CHAPTERS.values(), CHAPTERS)
-    epochs = 1 if invented else EPOCHS
-    passes = work["read"] + BACKWARD * (work["gradients"] + epochs * work["trained"])
-    seconds = work["replies"] / TOGETHER * STEPS[invented] * speed.step
-    seconds += (passes * speed.reading).where(passes > 0, 0)
+    read = speed.prompt * (work["read"] + work["swept"] * speed.heads / 2)
+    read += speed.conversation * work["read_thoughts"]
+    learned = speed.prompt * work["gradients"] + speed.example * work["trained"]
+    inside = read * speed.reading + learned * speed.gradients
+    written = work["thoughts"] * speed.thought + work["replies"] * speed.reply
+    inside = inside.where(work[[*Work._fields[3:]]].any(axis=1), 0)
+    seconds = written + work["tokens"] * speed.token + inside
     return (seconds / 60).rename_axis("chapter").reset_index(name="minutes")
 
 
-def report(model: str, gpu: str | None = None, tokens: int = 1024, calibrate: bool = False) -> Iterator:
-    """The lines and tables that ``rimkit plan`` prints; raises `UserError` as `plan` and `load`."""
-    needs, table = plan(model, gpu, tokens)
+def report(model: str, gpu: str | None = None, tokens: int = 0, calibrate: bool = False) -> Iterator:
+    """The lines and tables that ``rimkit plan`` prints; raises `UserError` as `plan` and `load`.
+    Without ``tokens``: conversations of 1024, and chapters as they run without more room."""
+    asked = tokens or 1024
+    needs, table = plan(model, gpu, asked)
     large = needs.parameters >= 1e9
     size, unit = needs.parameters / (1e9 if large else 1e6), "billion" if large else "million"
     cache = f"{needs.cache('bfloat16', 1) / 1024:.3g} KiB per token in 16 bits"
     yield f"{model}: {size:.3g} {unit} parameters in {needs.layers} layers; keys and values take {cache}"
-    yield f"At once: conversations of {tokens} tokens (prompt and reply); weights are exact, all else is estimated."
+    yield f"At once: conversations of {asked} tokens (prompt and reply); weights are exact, all else is estimated."
     forms = {"memory": "{:4.1f}", "weights": "{:7.1f}", "generate": "{:8}", "read": "{:5}", "gradients": "{:9}"}
     shown = {name: table[name].map(forms.get(name, "{}").format) for name in COLUMNS}
     yield pd.DataFrame(shown).rename(columns={"memory": "GiB"})
+    for row in table.itertuples():
+        if row.generate and not row.gradients:
+            yield f"{row.device}: {with_gradients(needs, row, options_of(model)[1].get('quantize'))}"
     if not calibrate:
         return
-    study = load(model)
-    speed = measure(study)
+    study, room = load(model), max(USUAL, tokens - PROMPT)
+    fits, *_ = device.at_once(needs, device.free_bytes(study.device), study.dtype, asked)
+    speed = measure(study, room, max(1, min(fits, DOZEN if study.device == "cpu" else TOGETHER)))
+    prompts, learned = (1 / each / speed.prompt for each in (speed.reading, speed.gradients))
     yield (
-        f"Measured on {study.device} in {study.dtype}: {TOGETHER / speed.step:.0f} tokens per second in batches of "
-        f"{TOGETHER}, {1 / speed.reading:.0f} conversations read per second."
+        f"Measured on {study.device} in {study.dtype}: {1 / speed.token:.0f} tokens written per second in batches, "
+        f"{prompts:.1f} prompts read, {learned:.1f} with gradients."
     )
-    yield f"Minutes per chapter at the default parameters, if replies take {STEPS[study.invented]} tokens:"
-    yield minutes(speed, study.invented).assign(minutes=lambda table: table["minutes"].map("{:7.1f}".format))
+    longer = f" --max-new-tokens {room}" if room > USUAL else ""
+    yield f"Minutes per chapter at the default parameters, `rimkit run --model {model}{longer}`:"
+    yield minutes(speed).assign(minutes=lambda table: table["minutes"].map("{:7.1f}".format))
+
+
+def with_gradients(needs: Needs, row: tuple, quantize: str | None) -> str:
+    """With how many tokens gradients fit a row of `devices` where they do not, and what helps."""
+    ways = {"as it is": quantize} | ({} if quantize or "CPU" in row.device else {"with +4bit": "4bit"})
+    free = {way: row.memory - device.RESERVED - needs.weights(row.dtype, four) / GIB for way, four in ways.items()}
+    one = needs.gradients(row.dtype, 1) / GIB
+    said = " and ".join(f"{more / one:.0f} tokens {way}" for way, more in free.items() if more > one)
+    return f"gradients fit for up to {said}" if said else "gradients need a larger device"

@@ -176,7 +176,7 @@ def effect_text(item: Mapping, ends: str = "effect_ci") -> str:
 def seed_table(rows: pd.DataFrame, claims: Sequence[str]) -> pd.DataFrame:
     """Effect, interval, verdict and whether the paper is excluded, by model, seed and claim."""
     judged = claims_table(rows)
-    kept = judged[judged["claim"].isin(claims)]
+    kept = judged[judged["claim"].isin(claims)].astype({"seed": object}).fillna({"seed": "–"})
     excluded = kept["excludes_paper"].fillna(False).map({True: "(not\u00a0the\u00a0paper’s) ", False: ""})
     kept = kept.assign(said=excluded + kept["verdict"])
     found = wide(kept, ["model", "seed"], "claim", "effect", ends="effect_ci", words="said")

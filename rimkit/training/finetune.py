@@ -12,13 +12,16 @@ A checkpoint is a folder, ``step-00020``: ``weights.safetensors`` (all weights, 
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from hashlib import sha256
 from math import isfinite
 from pathlib import Path
 from random import Random
+from shutil import rmtree
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 import torch
@@ -28,7 +31,7 @@ from torch.nn.functional import cross_entropy
 from tqdm.auto import trange
 from transformers import get_cosine_schedule_with_warmup
 
-from rimkit.data import UserError, check_known, whole
+from rimkit.data import UserError, check_known, parts_folder, whole
 from rimkit.models.hub import not_finite
 from rimkit.models.load import load
 from rimkit.models.study import StudyModel
@@ -46,6 +49,7 @@ LORA = {
     "target_modules": "all-linear",
 }  # fmt: skip
 WARMUP = 0.1  # of the steps
+KEEP = 10  # steps between two checkpoints of a running chapter
 WEIGHTS, STATE, RECORD = "weights.safetensors", "state.pt", "training.json"
 
 
@@ -67,7 +71,8 @@ def finetune(
     the order of examples and the adapter's first weights. ``penalty`` is called with the model in
     training before every update; what it returns is added to the loss. With ``folder``, a
     checkpoint is written every ``save_every`` steps (0: at the end only), and the same call goes on
-    from the last one with the same result; `restore` gives the model at any of them.
+    from the last one with the same result; `restore` gives the model at any of them. Without one, a
+    chapter that `rimkit run` runs keeps the last checkpoint until it is complete.
 
     Raises `UserError`: a bad corpus, no steps, an unknown method, an example longer than the
     context, a folder with another training, a loss that is not finite."""
@@ -94,9 +99,26 @@ def finetune(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         trained = _prepared(deepcopy(model.hf), method)
-        training = Training(trained, settings, Path(folder) if folder else None)
+        own = None if folder or penalty else parts_of(model, settings)
+        folder, save_every = (own, save_every or KEEP) if own else (folder, save_every)
+        training = Training(trained, settings, Path(folder) if folder else None, only_last=bool(own))
         _train(training, sequences, model.pad_id, penalty, save_every, f"{model.name} on {name}", progress)
     return study_of(model, trained, f"{model.name} after {name}")
+
+
+def parts_of(model: StudyModel, *about) -> Path | None:
+    """Where the running chapter keeps a training of a model of one's own, until it is complete."""
+    if model.invented or (parts := parts_folder()) is None:
+        return None
+    return parts / "tunings" / sha256(repr([model.fingerprint(), *about]).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def checkpoint_folder(model: StudyModel, corpus: str | Path, settings: dict) -> Iterator[Path]:
+    """A folder for all checkpoints of a training: `parts_of` the chapter, or a temporary one."""
+    with TemporaryDirectory() as folder:
+        learned = load_corpus(corpus, english=not model.invented).to_csv()
+        yield parts_of(model, learned, settings) or Path(folder)
 
 
 def study_of(model: StudyModel, trained, name: str) -> StudyModel:
@@ -170,8 +192,8 @@ class Training:
     """A training in progress, which goes on from the last checkpoint of ``folder``, if there is
     one. Raises `UserError` if that is one of another training."""
 
-    def __init__(self, trained, settings: dict, folder: Path | None):
-        self.trained, self.settings, self.folder = trained, settings, folder
+    def __init__(self, trained, settings: dict, folder: Path | None, only_last: bool = False):
+        self.trained, self.settings, self.folder, self.only_last = trained, settings, folder, only_last
         self.weights = _trainable(trained)
         rate, steps = settings["learning_rate"], settings["steps"]
         how = {"weight_decay": settings.get("weight_decay", 0.01), "betas": tuple(settings.get("betas", (0.9, 0.999)))}
@@ -206,6 +228,8 @@ class Training:
             torch.save(state | {"rng": torch.get_rng_state()}, partial / STATE)
             record = json.dumps({**self.settings, "losses": self.losses})
             (partial / RECORD).write_text(record + "\n")
+        for old in self.kept[:-1] if self.only_last else ():
+            rmtree(old)
 
     def _go_on_from(self, checkpoint: Path) -> None:
         record = _record(checkpoint)
