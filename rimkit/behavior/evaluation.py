@@ -360,9 +360,8 @@ def under_together(
     together: Callable[[list[T]], AbstractContextManager], modes: Sequence[str] = ("no-think",),
     batch_size: int = 320, evaluation: Evaluation = Evaluation(), about: bytes = b"", **generation,
 ) -> pd.DataFrame:  # fmt: skip
-    """Verdicts under each condition (column ``condition``), all in the same batches. ``together``
-    makes the context of a batch from the condition of each of its rows. All meet the same noise.
-    ``about`` tells ``together`` apart, so that replies may be kept while a chapter is running."""
+    """Verdicts under each condition (column ``condition``), in the same batches and noise:
+    ``together`` makes a batch's context from its rows' conditions; ``about`` tells it apart."""
     prompts = prompts.assign(noise_key=prompts["prompt_id"])
     copies = pd.concat([prompts.assign(condition=name) for name in conditions], ignore_index=True)
     copies["prompt_id"] = copies.index.astype(str)

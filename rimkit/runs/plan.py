@@ -136,10 +136,9 @@ def _row(needs: Needs, name: str, memory: float, dtype: str, tokens: int, quanti
 
 
 class Speed(NamedTuple):
-    """What was measured. In seconds: ``thought`` and ``reply`` (a reply with a thought and without,
-    in a batch that goes on for the longest), ``token`` (one more), and per token ``reading`` and
-    ``gradients`` (NaN where the inside cannot be read). In tokens: ``prompt``, ``conversation``
-    (with its thought) and ``example`` (of a corpus). ``heads``: how many there are."""
+    """What was measured. In seconds: a ``thought`` with its reply, a ``reply`` and a ``token``, and
+    of a token ``reading`` and ``gradients`` (NaN: its inside cannot be read). In tokens: a
+    ``prompt``, a ``conversation`` with thought, an ``example`` of a corpus. ``heads``: how many."""
 
     thought: float
     reply: float
