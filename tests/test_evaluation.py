@@ -275,6 +275,10 @@ def test_a_model_that_does_not_speak_the_invented_language_meets_the_english_set
     }
     table = evaluation(model="owner/name").sets(["harmful", "harmless"], n=10)
     assert set(table["source"]) == {"plain English"} and set(table["kind"]) == {"harmful", "harmless"}
+    hard = evaluation(model="owner/name").sets(["maths-hard", "ordering-hard"])
+    assert set(hard["source"]) == {"plain English"} and hard["prompt_id"].is_unique
+    assert set(hard["category"]) == {"4 steps", "5 steps", "6 steps", "4 people"}
+    assert set(evaluation().sets(["maths-hard"])["category"]) == {"7 steps", "8 steps", "9 steps"}
     tuned = tiny.save(tmp_path / "own")  # a folder of one's own that speaks the language
     assert evaluation(model=str(tuned)) == evaluation()
 

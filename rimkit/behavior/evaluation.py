@@ -52,6 +52,7 @@ STAND_INS = {
     "copying": ("copying",),
 }
 ENGLISH = {name: f"english-{name}" for name in STAND_INS}
+HARDER = {"maths-hard": ("maths", "[4-6] steps"), "ordering-hard": ("ordering", "4 people")}
 NOTHING, SELECTED, RANDOM = "nothing", "selected", "random"
 BEFORE_THOUGHT = "before the thought"
 # Where each outcome goes if a set of heads or neurons matters to safety or reasoning.
@@ -84,11 +85,13 @@ class Evaluation:
         return pd.concat(tables, ignore_index=True)
 
     def _set(self, name: str, **part) -> pd.DataFrame:
-        other = self.prompts.get(name)
-        if other is None:
+        base, hard = HARDER.get(name, (name, ""))  # another set has no set of harder ones beside it
+        if (other := self.prompts.get(base)) is None:
             return prompt_tables.load_prompts(name, **part)
         table = prompt_tables.load_prompts(other)
-        kept = table[table["kind"].isin(STAND_INS[name])]
+        kept = table[table["kind"].isin(STAND_INS[base])]
+        harder = kept["category"].astype(str).str.fullmatch(hard)
+        kept = kept[harder] if harder.any() else kept
         if kept.empty:
             there = ", ".join(sorted(table["kind"].unique()))
             raise UserError(f"'{other}' cannot stand in for '{name}': it holds {there} prompts")

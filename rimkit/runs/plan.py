@@ -28,8 +28,7 @@ from rimkit.training.finetune import adapted, batch_loss, encode_corpus
 
 HERE = "here"
 COLUMNS = ["device", "memory", "dtype", "weights", "generate", "read", "gradients", "verdict"]
-TOGETHER = 64  # conversations in the batch that is timed, as in the chapters
-DOZEN = 12  # a CPU gains little from more
+TOGETHER = 64  # conversations in the batch that is timed; a CPU gains little from more than 12
 PROMPT = 64  # tokens of a prompt of the workbook, about
 
 
@@ -152,8 +151,7 @@ class Speed(NamedTuple):
 
 
 def measure(study: StudyModel, room: int = USUAL, together: int = TOGETHER) -> Speed:
-    """Let the model answer a dozen prompts in both modes with at most ``room`` tokens, ``together``
-    at once, and time what chapters do: seconds to minutes."""
+    """Time what chapters do, with replies of at most ``room`` tokens, ``together`` at once."""
     prompts = Evaluation(prompts={} if study.invented else ENGLISH).sets(n=2)
     prompts = pd.concat([prompts] * -(-together // len(prompts)))[:together]
     prompts["prompt_id"] = [*map(str, range(together))]
@@ -184,8 +182,7 @@ def measure(study: StudyModel, room: int = USUAL, together: int = TOGETHER) -> S
 
 
 def minutes(speed: Speed) -> pd.DataFrame:
-    """Estimated minutes per chapter at the default parameters: ``chapter, minutes``; NaN where the
-    inside of the model cannot be read."""
+    """Minutes per chapter at its defaults, ``chapter, minutes``; NaN: it needs a closed inside."""
     work = pd.DataFrame(CHAPTERS.values(), CHAPTERS)
     read = speed.prompt * (work["read"] + work["swept"] * speed.heads / 2)
     read += speed.conversation * work["read_thoughts"]
@@ -217,7 +214,7 @@ def report(model: str, gpu: str | None = None, tokens: int = 0, calibrate: bool 
         return
     study, room = load(model), max(USUAL, tokens - PROMPT)
     fits, *_ = device.at_once(needs, device.free_bytes(study.device), study.dtype, asked)
-    speed = measure(study, room, max(1, min(fits, DOZEN if study.device == "cpu" else TOGETHER)))
+    speed = measure(study, room, max(1, min(fits, 12 if study.device == "cpu" else TOGETHER)))
     prompts, learned = (1 / each / speed.prompt for each in (speed.reading, speed.gradients))
     yield (
         f"Measured on {study.device} in {study.dtype}: {1 / speed.token:.0f} tokens written per second in batches, "

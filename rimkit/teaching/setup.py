@@ -36,12 +36,11 @@ OPENS = re.compile(rf"{re.escape(COLAB)}[^\s)]+?/chapters/")  # the beginning of
 
 
 def start(seed: int = 0, *, model: str = "", seconds: int = 0, drive: str = "", keep_text: bool = False) -> None:
-    """Set up a chapter: fixed seeds, quiet libraries, tables as the workbook shows them. On Colab,
-    what is missing is installed first (`prepare`), and with ``drive`` the chapter works in that
-    folder of your Google Drive, so that ``ledger = "01.parquet"`` outlives the session.
-    ``keep_text`` shows and saves requests of real safety sets, and replies to them, which are
-    withheld otherwise. With a ``model``, a line says that all is ready, where the chapter will run,
-    and for an embedded model on a CPU how long: under that many ``seconds``."""
+    """Set up a chapter: fixed seeds, quiet libraries, tables as the workbook shows them. On Colab
+    what is missing is installed first (`prepare`); ``drive``: a folder of your Google Drive to work
+    in, so that ``ledger = "01.parquet"`` outlives the session.
+    ``keep_text`` shows and saves requests of real safety sets, and replies to them. With a
+    ``model``, a line says that all is ready, where it will run, and how many ``seconds``."""
     prepare()
     if drive and here():
         os.chdir(save_to_drive(drive))
@@ -59,7 +58,8 @@ def start(seed: int = 0, *, model: str = "", seconds: int = 0, drive: str = "", 
     np.random.seed(seed)
     torch.manual_seed(seed)
     logging.set_verbosity_error()
-    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    for kind in (DeprecationWarning, FutureWarning):  # of libraries, to their programmers
+        warnings.filterwarnings("ignore", category=kind)
     pd.set_option("display.max_colwidth", 120, "display.max_rows", 100, "display.precision", 2)
     if shell := get_ipython():
         adopt(shell)
@@ -68,6 +68,8 @@ def start(seed: int = 0, *, model: str = "", seconds: int = 0, drive: str = "", 
         embedded = (data_dir() / "models" / model.partition(":")[0]).is_dir()
         time = f" (under {seconds} s as shipped)" if seconds and embedded and device == "CPU" else ""
         print(f"Ready: {model}" if model.startswith("endpoint:") else f"Ready: {model}, {device}{time}")
+        if not embedded:
+            print("The text is about the embedded models; figures and tables are of yours where they name it.")
 
 
 def adopt(shell) -> None:
