@@ -130,7 +130,8 @@ def _expected(jobs: Sequence[Job], model: str, out: Path) -> dict[str, float | N
 
 def _outlook(n: int, expected: Mapping[str, float | None], at_once: int) -> str:
     """How many chapters there are, of which some are left to run, and how long that takes."""
-    done, seconds = n - len(expected), sum(filter(None, expected.values())) / min(at_once, len(expected) or 1)
+    known, cores = [*filter(None, expected.values())], min(at_once, os.cpu_count() or 1)
+    done, seconds = n - len(expected), max([sum(known) / cores, *known])
     time = f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
     about = f", about {time}" if expected and all(expected.values()) else ""
     return f"{about}, {done} of them complete already" if done else about
