@@ -303,8 +303,7 @@ def chapters(chapter: One = "") -> None:
 
     shown = tour.parameters(*find_chapters([chapter])) if chapter else tour.chapters()
     print_table(shown.to_numpy(), *shown.columns)
-    if not chapter:
-        tell("Minutes: to read, and for the exercises. rimkit lab my-copy opens the chapters.")
+    tell("Set one with -p NAME=VALUE" if chapter else "Minutes: to read, and for the exercises")
 
 
 @app.command(epilog="For example: rimkit sweep sweep.yaml --out DIR -j 4")
