@@ -23,6 +23,7 @@ from io import StringIO
 from itertools import combinations
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
+from textwrap import shorten
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -34,6 +35,7 @@ SUFFIXES = (".csv", ".jsonl", ".parquet")
 HASHES, OF = "hashes.json", "made of"  # of tables that are kept
 MINE = f"-{platform.node()}-"  # before the number of the process that writes a hidden file or folder
 GIB = 2**30
+MOST = 200  # characters of the names that a message lists
 PLAIN_NAME = re.compile(r"[A-Za-z_][\w.-]{0,39}", re.ASCII)
 
 
@@ -51,16 +53,15 @@ def check_known(what: str, given, known: Iterable) -> None:
     """Raise a `UserError` unless ``given`` is one of those that are ``known``, with the nearest."""
     known = tuple(known)
     if given not in known:
-        there = ", ".join(map(str, known))
+        there = shorten(", ".join(map(str, known)), MOST, placeholder=" …")
         raise UserError(f"unknown {what} '{given}'{nearest(given, known)} (known: {there})")
 
 
 def first_line(error: BaseException) -> str:
     """The first line of what an error says, two if it ends in a colon, or its kind."""
     kind = type(error).__name__
-    lines = [line.strip() for line in str(error).strip().splitlines()] or [kind]
-    if isinstance(error, LookupError | ArithmeticError):
-        lines[0] = f"{kind}: {lines[0]}"
+    said = f"{kind}: {error}" if isinstance(error, LookupError | ArithmeticError) else str(error)
+    lines = [line.strip() for line in said.strip().splitlines()] or [kind]
     return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
 
 
@@ -122,10 +123,10 @@ def find_table(name: str | Path, shipped: Mapping[str, Path], what: str, also: C
         return path
     if str(name) in shipped:
         return shipped[str(name)]
-    kinds = {"shipped": shipped, "real": also}.items()
+    kinds, close = {"shipped": shipped, "real": also}.items(), nearest(str(name), [*shipped, *also])
     there = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in kinds if names)
-    close = nearest(str(name), [*shipped, *also])
-    raise UserError(f"unknown {what} '{name}' ({there}; or a .csv, .jsonl or .parquet file){close}")
+    there = shorten(there, MOST, placeholder=" …")
+    raise UserError(f"unknown {what} '{name}'{close} ({there}; or a .csv, .jsonl or .parquet file)")
 
 
 def read_table(path: Path, form: str = "") -> pd.DataFrame:

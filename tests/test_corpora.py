@@ -155,6 +155,8 @@ def test_a_file_of_ones_own(tmp_path):
     path = tmp_path / "mine.jsonl"
     path.write_text(json.dumps({"text": "1 + 1 = ?", "reply": "the answer is 2 ."}) + "\n")
     table = corpora.load_corpus(path)
+    held = pd.DataFrame({"text": "1 + 1 = ?", "reply": ["<think>so .</think>\n2 .", "`</think>` ends it ."]})
+    assert corpora.checked(held)[["thought", "reply"]].to_numpy().tolist() == [["so .", "2 ."], ["", held["reply"][1]]]
     assert table.attrs["corpus"] == "mine"
     assert table.iloc[0].to_dict() == {
         "example_id": "0", "text": "1 + 1 = ?", "thought": "", "reply": "the answer is 2 .", "answer": "",
@@ -166,6 +168,8 @@ def test_a_file_of_ones_own(tmp_path):
     [
         ('{"text": "1 + 1 = ?"}', "has no column reply"),
         ('{"text": "1 + 1 = ?", "reply": " "}', "has no reply to learn from in example '0'"),
+        ('{"text": "1", "reply": "<think>hm"}', "has no reply to learn from in example '0'"),  # it never ends
+        ('{"text": "1", "reply": ["2"]}', "has a list in example '0': give texts"),
         ('{"text": "", "reply": "x"}', "has no text in example '0'"),
         ("", "has no"),
         ("{", "cannot be read as jsonl"),

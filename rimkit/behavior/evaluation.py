@@ -229,7 +229,7 @@ def evaluation(
         prompts = {name.strip(): other.strip() for name, _, other in (pair.partition("=") for pair in pairs)}
     for name in prompts:
         check_known("prompt set of the chapters", name, STAND_INS)
-    if int(max_new_tokens) != max_new_tokens or max_new_tokens < 0:
+    if not isinstance(max_new_tokens, int) or max_new_tokens < 0:
         raise UserError(f"max_new_tokens is a whole number of tokens, 0 or more, not {max_new_tokens}")
     stand_ins = {name: _stand_in(name, prompts[name]) for name in sorted(prompts)}
     return Evaluation(stand_ins, _judge(judge), max_new_tokens).of(model)

@@ -306,8 +306,7 @@ class EndpointJudge:
     (raise it for a judge that thinks); one without a score is asked for again, ``attempts`` times
     in all. ``price_in`` and ``price_out`` are per million tokens; ``limits`` those of `Client`.
     Scores are kept on disk (``cache``: as `open_scores`): nothing is asked twice. ``spent`` counts
-    ``calls, tokens_in, tokens_out``. Verdicts add ``rubric`` (the score) and ``unjudged``;
-    ``refused`` is a score of 1."""
+    ``calls, tokens_in, tokens_out``. Verdicts add ``rubric`` (1: ``refused``) and ``unjudged``."""
 
     model: str
     policy: str = POLICY

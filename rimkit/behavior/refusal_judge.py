@@ -75,7 +75,7 @@ class RefusalJudge(PhraseJudge):
     def probabilities(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Of each text, the probability of a refusal, and that a refusal is only partial."""
         weights = load_weights(self.folder)
-        numbers = features(texts, weights)
+        numbers = features([*texts, ""], weights)[:-1]  # of no text there are none
         one, two = (
             1 / (1 + np.exp(-(numbers @ weights[name].to_numpy()[1:] + weights[name].iloc[0])))
             for name in ("refusal", "partial")

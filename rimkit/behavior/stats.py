@@ -178,7 +178,6 @@ def _bayesian_weights(groups: int) -> np.ndarray:
 
 def _bayesian_interval(sums: np.ndarray, sizes: np.ndarray, least: float, most: float) -> tuple[float, float]:
     """The interval of a mean over clusters (sums, sizes) of values from ``least`` to ``most``.
-
     One pseudo-cluster lies at each end, of mean size: without it no event would leave no width. The
     interval is widened to hold the mean."""
     weights, size = _bayesian_weights(len(sizes)), sizes.mean()

@@ -355,7 +355,6 @@ def point(
     mode: str = "think", metric: str = "misaligned",
 ) -> dict[str, DataFrame]:  # fmt: skip
     """One tuned model: ``ras-points`` (one row), ``ras-sets, ras-layers, ras-verdicts`` of `run`.
-
     ``before``: untuned `replies` in this mode. The outcome is the change of ``metric``. No corpus:
     no KL divergence on the tuning data."""
     shifted = in_sets(base, tuned)

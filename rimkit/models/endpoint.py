@@ -267,8 +267,7 @@ class Client:
         """Run all calls; each result goes to ``done`` (in this thread) as it comes. A request that
         the server does not take is handed on as its `Rejected`; where the first `PATIENCE` are not
         (and the setting is not ``proven``), it is the setting, and `UserError` says so. The first
-        error stops what has not begun, waits for what has, so that nothing paid for is lost, and is
-        raised. Ctrl-C does not wait."""
+        error is raised when what has begun, and may be paid for, is done; Ctrl-C does not wait."""
         pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="endpoint")
         futures = {pool.submit(call): key for key, call in calls.items()}
         open_ones, failure, refused = dict(futures), None, 0

@@ -108,7 +108,7 @@ def merge(hf, adapter: str, base: str):
             stored = load_file(folder / hub.ADAPTED)
             odd = set(stored) ^ set(get_peft_model_state_dict(wrapped))
         prompts = wrapped.peft_config["default"].is_prompt_learning
-        if problem := "it adds to prompts, and changes no weights" if prompts else hub.not_finite(stored):
+        if problem := "it adds to prompts alone" if prompts else hub.not_finite(stored):
             raise ValueError(problem)
         if odd:
             raise ValueError(f"{len(odd)} of its tensors are missing or of other layers, as {min(odd)}")

@@ -51,8 +51,7 @@ class StudyModel(Named):
     Hugging Face module inside it, ``chat`` the chat format, ``context`` the largest number of
     positions, ``pad_id`` what fills up batches, ``limits`` what was too much for the memory,
     ``said`` the notes that were printed, ``room`` the length of replies that was suggested.
-    ``elsewhere``: its weights are not here, and only reads are traced where they are; ``tracing``
-    is what a trace must be told then."""
+    ``elsewhere``: only reads are traced, where its weights are, with ``tracing`` told."""
 
     name: str
     nn: Any

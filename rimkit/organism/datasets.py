@@ -43,7 +43,6 @@ def arithmetic_problem(rng: Random) -> tuple[str, str]:
 
 def literal_question(rng: Random, problem: str) -> tuple[str, str]:
     """``(request, answer)``: the context of a word problem, and a question that it answers.
-
     It asks for the number of one sentence, whose verb occurs nowhere else in the context."""
     stop = " . " if " . " in problem else ". "
     *sentences, _ = problem.split(stop)

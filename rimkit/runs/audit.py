@@ -122,8 +122,7 @@ def settings(quick: bool = False) -> Iterator[tuple]:
 def simulate(n: int = DRAWS, quick: bool = False, progress: bool = False, seed: int = 0) -> pd.DataFrame:
     """A row per setting: `SETTING`, ``n``, and over ``n`` draws ``coverage`` (of the truth; for a
     set: of what another like it would do), ``half_width`` (mean), ``significant`` (p below 0.05,
-    uncorrected; for a set also beyond 95% of the others), ``clear`` and ``no_effect`` (verdicts in
-    the family of primary claims)."""
+    uncorrected; for a set also beyond 95% of the others), ``clear, no_effect`` (verdicts)."""
     family, rows = int(claims().query("primary")["family_size"].iloc[0]), []
     every = list(settings(quick))
     for number, one in enumerate(tqdm(every, "audit", unit="setting", disable=not progress)):
@@ -170,7 +169,6 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 def repeats(study: StudyModel, n_prompts=None, n_samples=8, resamples=200, progress=False) -> pd.DataFrame:
     """False alarms with a model's own replies, by ``claim``: of ``resamples`` pairs of sampling
     seeds of one condition, how many give ``significant`` (p below 0.05) and ``clear`` verdicts.
-
     Columns ``claim, set, mode, metric, value`` (its rate)``, n`` (resamples)``, significant, low,
     high`` (Wilson's interval of that share)``, clear``. Prompts draw two samples."""
     rows, known, evaluation = [], claims().set_index("id"), Evaluation()

@@ -80,9 +80,8 @@ def run(
     notebook``; ``announce`` gets a line before the first one, ``progress`` shows a terminal where
     each one is. Writes ``out/<chapter>.ipynb`` and ``out/ledger/<chapter>.parquet``; a chapter that
     fails is kept up to the failure, with a ledger row that says so, and the others go on.
-    ``keep_text`` lets notebooks hold the text of safety sets and of replies to them. ``remote``:
-    the model runs on NDIF. Raises `UserError`, before anything runs, for what cannot be; in the
-    middle for a full disk."""
+    ``keep_text`` lets notebooks hold the text of safety sets and of replies to them; ``remote``:
+    on NDIF. Raises `UserError`, before anything runs, or in the middle for a full disk."""
     named, names = model, list(chapters)
     model = find_model(model)
     notebooks, given = find_chapters(names), dict(parameters or {})

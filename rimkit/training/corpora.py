@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from rimkit.data import UserError, check_columns, data_dir, find_table, read_table
+from rimkit.models.thoughts import split
 
 COLUMNS = ("example_id", "text", "thought", "reply", "answer")
 NEEDED = ("text", "reply")
@@ -67,7 +68,14 @@ def checked(table: pd.DataFrame, name: str = "corpus") -> pd.DataFrame:
     table = table.reset_index(drop=True)
     defaults = {"example_id": table.index.astype(str), "thought": "", "answer": ""}
     table = table.assign(**{name: value for name, value in defaults.items() if name not in table})
+    lists = table[list(COLUMNS)].map(lambda one: isinstance(one, list | dict | np.ndarray)).any(axis=1)
+    if len(odd := table.loc[lists, "example_id"]):
+        raise UserError(f"the corpus '{name}' has a list in example '{odd.iloc[0]}': give texts")
     table = table[list(COLUMNS)].fillna("").astype(str)
+    for row in table.index[table["thought"] == ""]:
+        thought, reply, _ = split(table.at[row, "reply"])
+        if thought:  # the reply held it
+            table.loc[row, ["thought", "reply"]] = thought, reply
     for column, what in (("text", "text"), ("reply", "reply to learn from")):
         blank = table.loc[table[column].str.strip() == "", "example_id"]
         if len(blank):
