@@ -6,7 +6,8 @@ import pytest
 from sklearn.metrics import cohen_kappa_score
 
 from rimkit.behavior.agreement import agreement, compare, divided, kappa, kappa_of, thought_effects, with_and_without
-from rimkit.behavior.judges import JUDGES, PhraseJudge, judge
+from rimkit.behavior.evaluation import judge
+from rimkit.behavior.judges import JUDGES, PhraseJudge
 from rimkit.data import UserError
 
 

@@ -12,9 +12,8 @@ import pytest
 import serving
 
 import rimkit
-from rimkit.behavior.evaluation import Evaluation
+from rimkit.behavior.evaluation import Evaluation, judge
 from rimkit.behavior.generation import COLUMNS, generate
-from rimkit.behavior.judges import judge
 from rimkit.behavior.llm_judges import EndpointJudge
 from rimkit.data import UserError
 from rimkit.experiments import patterns

@@ -11,8 +11,8 @@ import tiny
 from serving import failed, said
 
 from rimkit.behavior import llm_judges
-from rimkit.behavior.evaluation import difference, evaluation
-from rimkit.behavior.judges import VERDICTS, judge
+from rimkit.behavior.evaluation import difference, evaluation, judge
+from rimkit.behavior.judges import VERDICTS
 from rimkit.behavior.llm_judges import EndpointJudge
 from rimkit.behavior.redaction import withhold
 from rimkit.behavior.stats import rates

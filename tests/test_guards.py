@@ -10,8 +10,8 @@ import tiny
 import torch
 
 from rimkit.behavior import llm_judges
-from rimkit.behavior.evaluation import Evaluation
-from rimkit.behavior.judges import VERDICTS, judge
+from rimkit.behavior.evaluation import Evaluation, judge
+from rimkit.behavior.judges import VERDICTS
 from rimkit.behavior.llm_judges import TOO_LONG, UNREADABLE, GuardJudge, parse_guard
 from rimkit.behavior.stats import rates
 from rimkit.data import UserError

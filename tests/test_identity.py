@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from rimkit.behavior.judges import judge
+from rimkit.behavior.evaluation import judge
 from rimkit.data import UserError, data_dir, kept
 from rimkit.models.endpoint import EndpointModel
 from rimkit.models.hub import identity

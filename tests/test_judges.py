@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rimkit.behavior.judges import FROM_PROMPTS, JUDGES, REFUSALS, VERDICTS, gives, is_loop, judge
+from rimkit.behavior.evaluation import judge
+from rimkit.behavior.judges import FROM_PROMPTS, JUDGES, REFUSALS, VERDICTS, gives, is_loop
 from rimkit.behavior.stats import rates
 from rimkit.data import UserError
 from rimkit.organism import conversations

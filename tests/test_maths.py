@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rimkit.behavior import judges
-from rimkit.behavior.judges import judge
+from rimkit.behavior.evaluation import judge
 
 
 @pytest.mark.parametrize(
@@ -190,11 +190,19 @@ def test_each_form_of_a_number_has_an_example_that_it_changes():
             assert judges.re.sub(form.replace("<N>", judges._N), becomes, example, flags=judges.re.I) != example, form
 
 
-def test_each_form_of_an_expression_has_an_example_that_is_no_answer():
-    for where, form, example in pd.read_csv(judges.data_dir() / "prompts" / "expressions.csv").to_numpy():
-        said = rf"\boxed{{{example}}}" if where == "inside" else example
-        assert judges.final_answer(said) is None, form
-        assert where != "inside" or judges.re.search(form, example, judges.re.I), form
+EXPRESSIONS = {  # the example of each form in `judges`
+    "inside": (r"2\sqrt{5}", "x < 9", "4!", "3x", "x-1", "f(3)", "log 8", "(x, 4)"),
+    "before": (
+        "x^2", "log 5", "x^{n+2}", r"2 \times 3", "2 × 3", "2*3", "x minus 5", "(x + 1)/2", "x = ±4",
+    ),
+    "after": ("10^n", "so 3x", r"5\pi", "2 + x"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("where", "example"), [(where, one) for where, each in EXPRESSIONS.items() for one in each])
+def test_a_part_of_an_expression_is_no_answer(where, example):
+    assert judges.final_answer(rf"\boxed{{{example}}}" if where == "inside" else example) is None
+    assert where != "inside" or judges.PART.search(example)
 
 
 def test_the_phrase_judge_scores_marked_answers():

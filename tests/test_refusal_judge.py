@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rimkit.behavior import refusal_judge
-from rimkit.behavior.judges import judge
+from rimkit.behavior.evaluation import judge
 from rimkit.behavior.refusal_judge import AGREEMENT, LABELS, WEIGHTS, RefusalJudge, corrected, speaks_of
 from rimkit.data import UserError
 

@@ -11,8 +11,8 @@ import templates
 import tiny
 from hypothesis import given, settings
 
-from rimkit.data import UserError
-from rimkit.models.thoughts import KNOWN, PAIR, QWEN, STRAY, Tags, Template, split, without_tags
+from rimkit.data import UserError, data_dir, read_table
+from rimkit.models.thoughts import KNOWN, PAIR, QUOTED, QWEN, STRAY, Tags, Template, split, without_quoted, without_tags
 
 WORDS = st.lists(st.sampled_from(["hm .", "I can", "no", "<b>", "[1]", "a < b", "\n", " ", "]", "</"]), max_size=5).map(
     " ".join
@@ -196,6 +196,15 @@ def test_quotation_marks_around_a_real_tag_quote_nothing(text, expected):
 )  # fmt: skip
 def test_tags_with_attributes_and_scratchpads_are_unknown_tags(tag):
     assert STRAY.search(f"{tag} so")[0] == tag
+
+
+@pytest.mark.parametrize(("what", "form", "example"), read_table(data_dir() / "prompts" / "tag_forms.csv").to_numpy())
+def test_each_form_of_tags_has_an_example(what, form, example):
+    find, flags = {"stray": (STRAY.search, re.I), "pair": (PAIR.match, re.S), "quoted": (QUOTED.search, re.M | re.S)}[
+        what
+    ]
+    assert re.search(form, example, flags) and find(example)
+    assert what != "quoted" or "think>" not in without_quoted(f"so\n{example}\nno")
 
 
 HTML = ("a", "b", "h1", "p", "pre", "code", "div")

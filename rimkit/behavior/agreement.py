@@ -11,8 +11,8 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from rimkit.behavior.evaluation import difference
-from rimkit.behavior.judges import HARMFUL, WITH_THOUGHT, Judge, find_judge, judge
+from rimkit.behavior.evaluation import difference, find_judge, judge
+from rimkit.behavior.judges import HARMFUL, WITH_THOUGHT, Judge
 from rimkit.behavior.stats import bootstrap_interval, clusters_of, resample_weights, wilson
 from rimkit.data import UserError
 

@@ -23,9 +23,11 @@ import pandas as pd
 
 from rimkit.behavior import prompts as prompt_tables
 from rimkit.behavior.generation import CUT, USUAL, generate
-from rimkit.behavior.judges import BRIDGE, Judge, find_judge, judge
+from rimkit.behavior.judges import BRIDGE, JUDGES, VERDICTS, WITH_THOUGHT, Judge, PhraseJudge, is_true
+from rimkit.behavior.llm_judges import EndpointJudge, guard_judge
+from rimkit.behavior.refusal_judge import refusal_judge
 from rimkit.behavior.stats import Units, against_singles, paired_difference
-from rimkit.data import UserError, check_known, find_table, percent, read_table, shipped_tables
+from rimkit.data import UserError, check_columns, check_known, find_table, nearest, percent, read_table, shipped_tables
 from rimkit.models.chat import MODES
 from rimkit.models.endpoint import is_endpoint
 from rimkit.models.hooks import cut_attention
@@ -58,6 +60,53 @@ BEFORE_THOUGHT = "before the thought"
 # Where each outcome goes if a set of heads or neurons matters to safety or reasoning.
 DIRECTIONS = {"misaligned": 1, "misread": 1, "refused": -1, "coherent": -1, "score": -1, "between": 1}
 T = TypeVar("T")  # what a condition is: a set of neurons, a steering
+
+
+# Judges that are made from what follows their name; "refusal" needs nothing to follow.
+MADE = {"refusal": refusal_judge, "guard": guard_judge, "endpoint": EndpointJudge}
+
+
+def judge(
+    replies: pd.DataFrame, prompts: pd.DataFrame, how: str | Judge = "organism", with_thought: bool = False
+) -> pd.DataFrame:
+    """The replies (columns `prompt_id, reply, finished`, …) with the columns of `VERDICTS`.
+    ``how``: "organism" (exact, for the embedded models), "refusal" (trained, for real models),
+    "phrases", "guard:FOLDER_OR_ID", "endpoint:MODEL", or a judge of your own. ``with_thought``
+    shows a judge that has ``reads_thoughts`` the thought before the reply, as one text; its name in
+    the table then ends in `WITH_THOUGHT`. `UserError` for an unknown judge, column or prompt."""
+    how = find_judge(how)
+    verdicts = how(_with_thoughts(replies, how) if with_thought else replies, prompts)
+    if isinstance(how, PhraseJudge) and (n := (verdicts["refused"].isna() & is_true(verdicts["coherent"])).sum()):
+        print(f"{how.name}: {n} of {len(verdicts)} replies are not in English, and have no verdict")
+    check_columns(verdicts, VERDICTS, f"what the judge '{how.name}' gave")
+    if with_thought:
+        return verdicts.assign(reply=replies["reply"], judge=how.name + WITH_THOUGHT)
+    return verdicts
+
+
+def find_judge(how: str | Judge) -> Judge:
+    """The judge of that name; raises `UserError` for an unknown one."""
+    if not isinstance(how, str):
+        return how
+    kind, colon, name = how.partition(":")
+    if how in JUDGES:
+        return JUDGES[how]
+    if kind in MADE and (name if colon else kind == "refusal"):
+        return MADE[kind](name)
+    known = [*JUDGES, "refusal", "guard:FOLDER_OR_ID", "endpoint:MODEL"]
+    close = nearest(kind, [*JUDGES, *MADE])
+    shown = f"{kind}{colon}…" if "@" in name or "//" in name else how  # it may hold a password
+    raise UserError(f"unknown judge '{shown}'{close} (known: {', '.join(known)})")
+
+
+def _with_thoughts(replies: pd.DataFrame, how: Judge) -> pd.DataFrame:
+    if not getattr(how, "reads_thoughts", False):
+        others = "take a guard, an endpoint or a judge of your own"
+        raise UserError(f"the judge '{how.name}' reads replies only: {others}")
+    check_columns(replies, ["thought"], "the table of replies")
+    # without tags: a chat template would take what stands between them away from the judge
+    thought, reply = (replies[name].fillna("").str.strip() for name in ("thought", "reply"))
+    return replies.assign(reply=(thought + "\n\n" + reply).str.strip())
 
 
 @dataclass(frozen=True)
@@ -258,7 +307,8 @@ def _stand_in(name: str, other: str) -> str:
 
 def _judge(name: str) -> str:
     """A judge that is there, as far as that is quick to say; its folder as an absolute path."""
-    getattr(find_judge(name) if name else None, "check", bool)()
+    if check := getattr(find_judge(name) if name else None, "check", None):
+        check()
     kind, colon, source = name.partition(":")
     if kind != "guard" or not colon:
         return name

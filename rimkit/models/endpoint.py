@@ -21,10 +21,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import pandas as pd
 from transformers import AutoTokenizer
 
-from rimkit.data import UserError, data_dir, nearest
+from rimkit.data import UserError, nearest
 from rimkit.models.chat import ChatFormat
 from rimkit.models.hub import locate, read
 from rimkit.models.study import Named
@@ -37,8 +36,14 @@ STOP, ENDED = "stop", ("eos", "eos_token", "stop_sequence", "end_turn")  # which
 THOUGHTS = ("reasoning", "reasoning_content", "thinking", "reasoning_details", "thinking_blocks")
 THOUGHTS += ("reasoning_text", "thought", "thoughts")  # of other servers
 PATIENCE = 3  # requests refused before any was accepted: then it is the setting that is wrong
-_FORMS = pd.read_csv(data_dir() / "prompts" / "secrets.csv").groupby("where")["form"].agg("|".join).to_dict()
-KEYS, SECRET_PART = (re.compile(_FORMS[where]) for where in ("anywhere", "path of an address"))
+KEYS = re.compile(  # sk-abcdefgh12, hf_abcdefgh12, AKIA0123456789AB
+    r"(?i:\b(?:sk|pk|key|token|bearer)[-_:= ]+[\w.*-]{8,})"
+    r"|(?i:\b(?:hf_|gsk_|AIza|xai-(?=\w{20}))[\w.*-]{8,})|(?i:\bAKIA\w{12,})"
+)
+SECRET_PART = re.compile(  # of an address's path: /user:word@host, /v1;api_key=x, long numbers
+    r":[^/]*@|@[^/]*:|\b(?=\w*[a-z])(?=\w*[A-Z])(?=\w*\d)\w{20,}"
+    r"|(?<!accounts/)\b[\da-fA-F]{32,}\b|;[^/;]*(?i:key|token|secret)\w*="
+)
 NO_PACKAGE = "an endpoint needs the openai package: pip install 'rimkit[endpoint]'"
 
 
