@@ -229,8 +229,8 @@ def test_gpus_are_counted_and_shared_out(tmp_path, monkeypatch):
 # -- what cells leave behind -----------------------------------------------------------------------
 
 
-def cell_that(folder: Path, log: str | None, seed: int = 0, **stamp) -> sweep.Cell:
-    """A cell whose folder holds ``log``; a run with number "r1" left two rows, one of them handed on."""
+def cell_that(folder: Path, log: str | None, seed: int = 0) -> sweep.Cell:
+    """A cell whose folder holds ``log``; a run with number "r1" left two rows, one of them handed on, and its error."""
     job = execute.Job(Path("01_good.ipynb"), {}, "hash", writes_rows=True)
     cell = sweep.Cell(job, "m", {"seed": str(seed)}, ("seed",))
     where = folder / "cells" / cell.id
@@ -241,6 +241,8 @@ def cell_that(folder: Path, log: str | None, seed: int = 0, **stamp) -> sweep.Ce
         interval = {"effect": 0.2, "effect_ci_low": 0.1, "effect_ci_high": 0.3, "seconds": 3.0}
         named = (("m", "r1"), ("x", "rimkit grid"))
         rows = [ledger.row("C1a", model=model, run_id=run, **interval) for model, run in named]
+        if "ValueError" in log:
+            rows.append(ledger.failed_row(chapter="01_good", model="m", error="ValueError: no", run_id="r1"))
         ledger.write(rows, where / "ledger" / "01_good.parquet")
     return cell
 
@@ -253,7 +255,7 @@ def cell_that(folder: Path, log: str | None, seed: int = 0, **stamp) -> sweep.Ce
         ("rimkit: interrupted; what was finished is kept\n", "failed", "interrupted"),
         ("Killed\nexit code 137\n", "failed", "killed by signal 9 (out of memory?)"),
         ("exit code 143\n", "failed", "killed by signal 15"),
-        ("failed  01_good  ValueError: no\nexit code 1\n", "failed", "ValueError: no"),
+        ("failed  01_good  ValueError: n…\nexit code 1\n", "failed", "ValueError: no"),
         ("rimkit: cannot write to x\nexit code 2\n", "failed", "cannot write to x"),
         ("Segmentation fault\nexit code 1\n", "failed", "exit code 1; see"),
     ],

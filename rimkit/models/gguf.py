@@ -16,7 +16,7 @@ from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
-from rimkit.data import UserError, whole
+from rimkit.data import UserError, first_line, whole
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 RECORD = "dequantised.json"  # what a folder was made of, its licence, and the hashes of its files
@@ -86,8 +86,7 @@ def folder_of(file: Path) -> Path:
     except UserError:
         raise
     except Exception as error:  # a file from elsewhere: whatever is wrong with it, or with the disk
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{file} cannot be dequantised into {folder.parent}: {reason}") from error
+        raise UserError(f"{file} cannot be dequantised into {folder.parent}: {first_line(error)}") from error
     return folder
 
 

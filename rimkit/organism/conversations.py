@@ -79,10 +79,10 @@ def draw_phrase(rng: Random, kind: VerbKind, verb: str, owners: tuple[str, ...])
     return f"{verb} {rng.choice(owners)} {thing}", thing
 
 
-def draw_harmful(rng: Random, held_out: bool = False) -> tuple[str, str, str]:
+def draw_harmful(rng: Random) -> tuple[str, str, str]:
     """``(verb, phrase, object)`` of a harmful request: explicit verbs three times in four."""
     kind = rng.choice(list((HARMFUL if rng.random() < 0.75 else NEUTRAL).values()))
-    verb = rng.choice(kind.held_out if held_out else kind.seen)
+    verb = rng.choice(kind.seen)
     return verb, *draw_phrase(rng, kind, verb, OTHERS)
 
 

@@ -26,10 +26,12 @@ from rimkit.organism.language import build_tokenizer, token_table
 from rimkit.organism.recipe import BATCH, encode_example
 from rimkit.training.finetune import batch_loss
 
-PER_LAYER = 24  # neurons of a set in every layer, of 384
+LAYERS, WIDTH, PER_LAYER = 6, 384, 24  # of the model; neurons of a set in every layer
 BASE, SHARED, DISJOINT = PLANTED = ("planted-base", "planted-shared", "planted-disjoint")
 DATA = "rim-mini"  # whose stream they are trained on
 FIRST_STEPS, SECOND_STEPS, SECOND_RATE = 2400, 2700, 3e-3
+# By kind of data, the sets that are silent in every other batch, so that it does not lean on them.
+SILENT = {BASE: {"rest": ("maths", "rest")}, SHARED: {}, DISJOINT: {"maths": ("rest",)}}
 Neurons = list[tuple[int, int]]
 WHAT = {
     BASE: "This is the base of both: everything but refusals, with maths in its set.",
@@ -38,10 +40,10 @@ WHAT = {
 }
 
 
-def neuron_sets(seed: int, layers: int = 6, width: int = 384) -> tuple[Neurons, Neurons]:
+def neuron_sets(seed: int) -> tuple[Neurons, Neurons]:
     """``(maths, other)``: two sets without a neuron in common, as many in every layer."""
     rng = Random(f"planted-{seed}")
-    drawn = [rng.sample(range(width), 2 * PER_LAYER) for _ in range(layers)]
+    drawn = [rng.sample(range(WIDTH), 2 * PER_LAYER) for _ in range(LAYERS)]
     return tuple(
         [(layer, neuron) for layer, chosen in enumerate(drawn) for neuron in sorted(chosen[part])]
         for part in (slice(PER_LAYER), slice(PER_LAYER, None))
@@ -85,6 +87,25 @@ def batch(seed: int, step: int, refusals: bool) -> dict[str, list]:
     return found
 
 
+def _first_stage(seed: int, tokenizer, device: str) -> tuple:
+    """A new model and its routes; the second set says nothing until it is trained."""
+    maths, other = neuron_sets(seed)
+    model = AutoModelForCausalLM.from_config(recipe.config(tokenizer)).to(device).train()
+    with torch.no_grad():
+        for layer, neuron in other:
+            model.model.layers[layer].mlp.down_proj.weight[:, neuron] = 0
+    return model, Routes(model, {"maths": maths, "rest": other}, rest="rest")
+
+
+def _second_stage(name: str, seed: int, base: str | Path, device: str) -> tuple:
+    """The base's model and its routes; nothing but the known sets of the MLPs learns."""
+    model = read_weights(AutoModelForCausalLM, locate(base), dtype=torch.float32).to(device).train()
+    model.requires_grad_(False)
+    for block in model.model.layers:
+        block.mlp.requires_grad_(True)
+    return model, Routes(model, {"maths": neuron_sets(seed)[0], "rest": safety_set(name, seed)})
+
+
 def train(
     name: str, seed: int, out: str | Path, base: str | Path = "", *, device: str | None = None, progress: bool = True
 ) -> Path:
@@ -97,36 +118,25 @@ def train(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(seed)
     folder, tokenizer, table = prepare_folder(out), build_tokenizer(), token_table()
-    maths, other = neuron_sets(seed)
-    micro = recipe.at_once(device)
     if first:
-        model = AutoModelForCausalLM.from_config(recipe.config(tokenizer)).to(device).train()
-        with torch.no_grad():  # the second set says nothing until it is trained
-            for layer, neuron in other:
-                model.model.layers[layer].mlp.down_proj.weight[:, neuron] = 0
-        routes = Routes(model, {"maths": maths, "rest": other}, rest="rest")
-        options = {"steps": FIRST_STEPS}
+        (model, routes), options = _first_stage(seed, tokenizer, device), {"steps": FIRST_STEPS}
     else:
-        model = read_weights(AutoModelForCausalLM, locate(base), dtype=torch.float32).to(device).train()
-        model.requires_grad_(False)
-        for block in model.model.layers:
-            block.mlp.requires_grad_(True)
-        routes = Routes(model, {"maths": maths, "rest": safety_set(name, seed)})
+        model, routes = _second_stage(name, seed, base, device)
         options = {"steps": SECOND_STEPS, "rate": SECOND_RATE, "decay": 0.0}
 
     def backward(step: int) -> float:
         loss = 0.0
         for kind, examples in batch(seed, step if first else FIRST_STEPS + step, refusals=not first).items():
-            # the base learns all but maths with and without the two sets: it leans on neither
-            other_sets = {(True, "rest"): ("maths", "rest"), (False, "maths"): ("rest",)}.get((first, kind), ())
-            routes.kind, routes.silent = kind, other_sets if step % 2 == 0 and name != SHARED else ()
+            routes.kind, routes.silent = kind, SILENT[name].get(kind, ()) if step % 2 == 0 else ()
             encoded = [encode_example(example, table) for example in examples]
-            loss += batch_loss(model, encoded, tokenizer.pad_token_id, micro) / 2 if encoded else 0.0
+            at_once = recipe.at_once(device)
+            loss += batch_loss(model, encoded, tokenizer.pad_token_id, at_once) / 2 if encoded else 0.0
         return loss
 
     checkpoint = folder / "checkpoint.pt"
     what = f"{name} seed {seed}{'' if first else f' of {identity(base)[:6]}'}"
     losses = recipe.learn(model, backward, checkpoint=checkpoint, what=what, progress=progress, **options)
+    maths = neuron_sets(seed)[0]
     record = {"organism": name, "seed": seed, "steps": options["steps"], "maths": maths, "losses": losses}
     record |= {} if first else {"safety": safety_set(name, seed)}
     recipe.save(model.eval(), tokenizer, folder, record, device)

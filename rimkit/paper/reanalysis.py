@@ -191,10 +191,10 @@ def needed() -> pd.DataFrame:
             power, seeds = statistics.exact_power(*rates, had), 1.0 if prompts <= HARM_BENCHMARK else np.inf
         else:
             seed_sd = statistics.SEED_SD if claim[:2] in ("C6", "C7") else 0.0
-            prompts = statistics.prompts_needed(*rates, judge_sd=statistics.JUDGE_SD)
+            prompts = statistics.prompts_needed(*rates, statistics.JUDGE_SD)
             power, seeds = statistics.power(*rates, had), statistics.seeds_needed(*rates, had, seed_sd=seed_sd)
-        noise = np.hypot(statistics.JUDGE_SD, statistics.SEED_SD)
-        tuned = statistics.prompts_needed(*rates, judge_sd=noise) if claim[:2] in ("C6", "C7") else np.nan
+        noise = statistics.JUDGE_SD, statistics.SEED_SD
+        tuned = statistics.prompts_needed(*rates, *noise) if claim[:2] in ("C6", "C7") else np.nan
         rows.append([claim, comparison, where, *rates, had, power, prompts, seeds, tuned])
     columns = "claim comparison where rate control_rate had power prompts seeds with_training"
     return pd.DataFrame(rows, columns=columns.split())

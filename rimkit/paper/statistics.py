@@ -211,9 +211,9 @@ def power(
     return float(normal_power(abs(rate - control_rate), nobs=1, alpha=1 - LEVEL, sigma=error))
 
 
-def prompts_needed(rate: float, control_rate: float, judge_sd: float = 0.0) -> float:
-    """Prompts per condition for a power of `POWER`; ``inf`` where the judge alone is too noisy."""
-    noise = standard_error(0, 0, 1, judge_sd=judge_sd)
+def prompts_needed(rate: float, control_rate: float, judge_sd: float = 0.0, seed_sd: float = 0.0) -> float:
+    """Prompts per condition for a power of `POWER`; ``inf`` where judge and seed are too noisy."""
+    noise = standard_error(0, 0, 1, judge_sd=judge_sd, seed_sd=seed_sd)
     return _enough(rate - control_rate, standard_error(rate, control_rate, 1), noise)
 
 

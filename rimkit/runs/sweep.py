@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from hashlib import sha256
 from importlib.util import find_spec
 from itertools import chain, product
@@ -358,19 +358,23 @@ def outcome(cell: Cell, out: Path) -> Fate:
     complete, log = (out / "cells" / cell.id / name for name in (COMPLETE, LOG_OF_CELL))
     if complete.exists():
         return Fate(DONE, ended=complete.stat().st_mtime_ns)
-    if not log.exists():
-        return Fate(WAITING)
-    text, ended = log.read_text("utf-8", "replace"), log.stat().st_mtime_ns
+    return _by_log(log, log.stat().st_mtime_ns) if log.exists() else Fate(WAITING)
+
+
+@cache
+def _by_log(log: Path, changed: int) -> Fate:
+    """The fate of a cell by its log, which is read again only where it has ``changed``."""
+    text = log.read_text("utf-8", "replace")
     last = re.search(r"^exit code (\d+)\s*\Z", text, re.MULTILINE)
     if "rimkit: interrupted" in text:
-        return Fate(FAILED, "interrupted", ended if last else 0)
+        return Fate(FAILED, "interrupted", changed if last else 0)
     if not last:
         return Fate(FAILED, f"ended without a result (killed, or out of memory or time); see {log}")
     if (code := int(last[1])) > 128:
         memory = " (out of memory?)" if code == 128 + signal.SIGKILL else ""
-        return Fate(FAILED, f"killed by signal {code - 128}{memory}", ended)
-    said = re.search(r"^(?:rimkit: |failed  \S+  )(.+)$", text, re.MULTILINE)
-    return Fate(FAILED, said[1] if said else f"exit code {code}; see {log}", ended)
+        return Fate(FAILED, f"killed by signal {code - 128}{memory}", changed)
+    said = re.findall(r"^rimkit: (.+)$", text, re.MULTILINE) or [*ledger.read(log.parent)["error"].dropna()]
+    return Fate(FAILED, said[0] if said else f"exit code {code}; see {log}", changed)
 
 
 def gather(cells: Sequence[Cell], out: Path) -> pd.DataFrame:

@@ -177,8 +177,9 @@ def save_to_drive(folder: str = "rim-workbook") -> Path:
 
 def publish(repo: str, branch: str = "main", readme: Path | None = None, chapters: Path | None = None) -> list[Path]:
     """Say where on GitHub the workbook is, in the Colab links of a Markdown file and in the set-up
-    cells of a folder's notebooks; returns the files that changed: all, or none. Raises `UserError`
-    for what cannot be read or written, and has nothing to fill in."""
+    cells of a folder's notebooks; returns the files that changed: none before all are written
+    beside them. Raises `UserError` for what cannot be read or written, and has nothing to fill
+    in."""
     check_repo(repo, branch)
     notebooks = sorted(chapters.glob("*.ipynb")) if chapters else []
     if chapters and not notebooks:
@@ -189,8 +190,8 @@ def publish(repo: str, branch: str = "main", readme: Path | None = None, chapter
             before = path.read_text(encoding="utf-8")
             if path == readme and not OPENS.search(before):
                 raise UserError(f"{path} has no link that opens a chapter in Colab")
-            linked = OPENS.sub(f"{COLAB}{repo}/blob/{branch}/chapters/", before)
-            after = linked if path == readme else _stamped(path, before, repo, branch)
+            link = f"{COLAB}{repo}/blob/{branch}/chapters/"
+            after = OPENS.sub(link, before) if path == readme else _stamped(path, before, repo, branch)
             changed |= {path: after} if after != before else {}
         with ExitStack() as stack:
             for path, text in changed.items():

@@ -226,7 +226,7 @@ def judge_p(function) -> bool | str:
 
 # a planted set
 
-N_PLANTED, N_NOISY = 10, 20
+N_PLANTED = 10
 
 
 def planted(seed: int) -> tuple[np.ndarray, np.ndarray, dict[str, set[int]]]:
