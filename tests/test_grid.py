@@ -1,11 +1,12 @@
 """Grids: what is measured once and kept, what is written, and the shipped results of all models."""
 
 from dataclasses import replace
+from functools import partial
 
 import pandas as pd
 import pytest
 
-from rimkit import experiments, ledger
+from rimkit import ledger
 from rimkit.data import UserError, results
 from rimkit.experiments import Result
 from rimkit.models.hub import NOISE, embedded_models
@@ -19,7 +20,7 @@ def measured(monkeypatch):
     """Experiments that take no time; the models that they were asked for."""
     asked = []
 
-    def run(topic, model, settings, **identity):
+    def run(topic, model, settings):
         name, _, seed = model.partition(":")
         asked.append(model)
         if name == NOISE:
@@ -28,7 +29,8 @@ def measured(monkeypatch):
         return Result({topic: pd.DataFrame({"model": [name], "seed": [int(seed)], "value": [0.5]})}, rows)
 
     monkeypatch.setattr(grid, "load", lambda model: model)
-    monkeypatch.setattr(experiments, "run", run)
+    for topic, module in grid.EXPERIMENTS.items():
+        monkeypatch.setattr(module, "run", partial(run, topic))
     return asked
 
 
@@ -71,7 +73,7 @@ def test_where_an_experiment_is_undefined_a_row_says_so(measured, tmp_path):
 def test_planted_models_that_are_not_here_are_said(monkeypatch, tmp_path):
     said = []
     monkeypatch.setattr(grid, "identity", lambda name: "")
-    rows = grid.run([experiments.PLANTED], tmp_path, progress=False, report=said.append)
+    rows = grid.run([grid.PLANTED], tmp_path, progress=False, report=said.append)
     assert rows.empty and len(said) == 2
     assert f"{grid.SHARED} is not here: `rimkit organism train planted-shared --base DIR` makes it" in said
 
@@ -90,14 +92,14 @@ def test_unknown_names(tmp_path, names, models, message):
 
 
 def test_models_of_the_grids():
-    names = {topic: {name.partition(":")[0] for name in grid.models_of(topic)} for topic in experiments.TOPICS}
+    names = {topic: {name.partition(":")[0] for name in grid.models_of(topic)} for topic in grid.TOPICS}
     assert names["tuning"] == set(embedded_models()["name"])
     assert names["heads"] == names["tuning"] - {grid.EXPERTS}
     assert names["ras"] == set(grid.ENTANGLED)
     assert grid.models_of("heads", noise=True) == [f"{NOISE}:{seed}" for seed in range(3)]
 
 
-@pytest.mark.parametrize("topic", experiments.TOPICS)
+@pytest.mark.parametrize("topic", grid.TOPICS)
 def test_shipped_results_are_of_the_models_of_their_grid(topic):
     """Seed 0 of every dense organism, of RAS that whose pairs flip, of repairs that which shows RIM."""
     rows, chapter = ledger.shipped(), grid.chapter_of(topic)

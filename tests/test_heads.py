@@ -261,10 +261,12 @@ def test_heads_are_blinded_where_it_is_said(mini):
 def test_looking_counts_what_stands_between_the_tags(mini):
     few = heads.Settings(n_asked=6, n_random=4)
     asked, sets = heads.evaluation_prompts(few), heads.compared(mini, [(2, 5)], few)
-    empty, filler = (heads.attention_between(mini, asked, sets, text) for text in (None, ". . . ."))
+    empty = heads.attention_between(mini, asked, sets)
     assert set(empty["condition"]) == {"selected", "random 0", "random 1", "random 2", "random 3"}
     assert empty["between"].between(0, 1).all()
-    assert not np.allclose(empty["between"], filler["between"])
+    item = mini.chat.encode(asked["text"].iloc[0], "no-think")
+    between = heads.attention_row(mini, item)[2, 5, slice(*item.spans["empty"])].sum()
+    assert empty.loc[empty["condition"] == "selected", "between"].iloc[0] == pytest.approx(between, abs=1e-5)
 
 
 def test_the_heads_that_move_are_chosen_on_calibration_requests(mini, monkeypatch):

@@ -167,7 +167,7 @@ def test_the_rule_runs_on_the_residual_from_pairs_to_ablation():
     """Module, m, pooling and number of pairs are parameters; the residual has no gradient rule."""
     study = rimkit.load("rim-mini")
     settings = Settings(n_pairs=4, n_random=2, kind="residual")
-    prompts, _, table = neurons.calibration(study, settings)
+    prompts, _, _, table = neurons.calibration(study, settings)
     parts = architecture(study)
     assert len(table) == (parts.n_layers + 1) * parts.hidden_size
     assert neurons.defined_rules(table) == ["paper", "half", "difference"]
@@ -340,7 +340,7 @@ def test_nothing_is_safety_critical_in_a_model_with_random_weights(refusing):
     The paper's set moves it no further than random sets do.
     """
     study, (_, words) = tiny.study(), refusing
-    prompts, verdicts, table = neurons.calibration(study, Settings(n_pairs=4))
+    prompts, verdicts, _, table = neurons.calibration(study, Settings(n_pairs=4))
     assert "gradient" not in neurons.defined_rules(table)
     assert "the rule 'gradient' is left out" in neurons.why_undefined(study, verdicts)
     units = neurons.select(table, "paper", 10)
@@ -357,7 +357,7 @@ def test_the_same_words_show_where_refusal_runs_through_a_set(refusing):
     """The positive side of the control above: the gradient rule's neurons move a trained model, random ones do not."""
     study, words = refusing
     settings = Settings(n_pairs=8, n_random=10)
-    prompts, _, table = neurons.calibration(study, settings)
+    prompts, _, _, table = neurons.calibration(study, settings)
     units = neurons.select(table, "gradient", 40)
     items = [study.chat.encode(text, "no-think") for text in prompts.loc[prompts["kind"] == "harmful", "text"]]
     shifts = refusal_shifts(
@@ -369,10 +369,10 @@ def test_the_same_words_show_where_refusal_runs_through_a_set(refusing):
 def test_what_the_definition_finds_without_intent():
     study = rimkit.load("rim-mini")
     harmful = load_sets(["harmful"], split="calibration", n=8)
-    found = neurons.definition(study, harmful, sentences=neurons.INNOCENT[:1])
+    found = neurons.definition(study, neurons.form_pairs(study, harmful), sentences=neurons.INNOCENT[:1])
     sides = (harmful, neurons.with_intent(study, harmful))
     own = neurons.increases(study, *(neurons.replied(study, some)[0] for some in sides))
-    assert np.allclose(found.intent, own)
+    assert np.allclose(found.increase, own)
     table = neurons.size_curve(found, [1, 8], draws=2)
     assert set(table["sentence"]) == {"intent", "harmless"}
     first = found.sets(5)
@@ -395,7 +395,7 @@ def test_rules_are_given_the_pairs_that_flip_on_other_samples():
     assert 6 < len(settings.flips) < 12 and (samples[0] == samples[1]).mean() > 0.7  # a trait of the pair
     plain, hostile = neurons.chosen_pairs(study, harmful, settings)
     assert plain["prompt_id"].tolist() == hostile["prompt_id"].tolist() == list(settings.flips)
-    found = neurons.definition(study, harmful, settings, neurons.INNOCENT[:1])
+    found = neurons.definition(study, neurons.form_pairs(study, harmful, settings), settings, neurons.INNOCENT[:1])
     assert (len(found.flips), found.flips.sum(), len(found.refused)) == (12, len(plain), len(plain))
     assert found.refused.mean() > 0.8
     assert neurons.with_pairs(study, settings) == settings
@@ -409,7 +409,7 @@ def test_sentences_without_intent_are_in_the_language_and_give_sets_of_the_same_
     for sentence in neurons.OTHER:
         ids = study.tokenizer(neurons.with_intent(study, harmful.head(1), sentence)["text"].iloc[0]).input_ids
         assert study.tokenizer.unk_token_id not in ids, sentence
-    found = neurons.without_intent(study, harmful, k=10, sentences=neurons.OTHER[:2])
+    found = neurons.without_intent(study, neurons.form_pairs(study, harmful), k=10, sentences=neurons.OTHER[:2])
     plain, _ = neurons.replied(study, harmful)
     added, _ = neurons.replied(study, neurons.with_intent(study, harmful, neurons.OTHER[1]))
     assert found[1] == neurons.ranked(neurons.increases(study, plain, added), 10)
@@ -483,7 +483,8 @@ def test_shipped_claims_are_those_of_the_shipped_effects():
 def test_a_shipped_size_curve_is_measured_again():
     """A part of the experiment, the definition of one model: sizes of the set with intent, overlaps with one sentence."""
     study = rimkit.load("rim-mini:0")
-    found = neurons.definition(study, load_sets(["harmful"], split="calibration", n=46), sentences=neurons.INNOCENT[:1])
+    pairs = neurons.form_pairs(study, load_sets(["harmful"], split="calibration", n=46))
+    found = neurons.definition(study, pairs, sentences=neurons.INNOCENT[:1])
     kept = results("neurons-sizes").query("model == 'rim-mini' and seed == 0 and sentence == 'intent'").set_index("m")
     for row in neurons.size_curve(found, [46], draws=1).query("sentence == 'intent'").itertuples():
         assert kept.loc[row.m, "neurons"] == pytest.approx(row.neurons, abs=2 + 0.03 * row.neurons)

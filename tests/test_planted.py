@@ -145,9 +145,9 @@ def test_forgetting_is_a_positive_outcome(monkeypatch):
 def test_where_refusals_and_maths_run():
     """Harmful requests are read where the reply begins, problems along the thought."""
     settings = control.Settings(known={"safety": [(0, 1)], "maths": [(1, 4)]}, **FEW)
-    safety, maths, span, _ = control.baseline(load("rim-mini"), settings).elsewhere[control.RUNS]
-    assert all(item.spans[span] == item.spans["last"] and item.mode == "no-think" for item in safety)
-    assert all(item.spans[span] == item.spans["thought"] and item.mode == "think" for item in maths)
+    place = control.baseline(load("rim-mini"), settings).places[control.RUNS]
+    assert all(item.spans[place.span] == item.spans["last"] and item.mode == "no-think" for item in place.safety)
+    assert all(item.spans[place.span] == item.spans["thought"] and item.mode == "think" for item in place.maths)
 
 
 def test_a_difference_between_two_models_is_found_beside_what_both_share():

@@ -131,7 +131,7 @@ def base():
 
 
 def predictors(base, tuned, tuning=()) -> dict:
-    return ras.predictors(base, tuned, ras.in_sets(base, tuned), tuning)
+    return ras.predictors(base, tuned, ras.read_places(tuned, base.places), tuning)
 
 
 def test_nothing_has_moved_in_the_untuned_model(base):
@@ -142,11 +142,12 @@ def test_nothing_has_moved_in_the_untuned_model(base):
 
 
 def test_every_predictor_sees_a_tuned_model(base, tuned):
-    shifted = ras.in_sets(base, tuned)
-    found = ras.predictors(base, tuned, shifted, [([20, 30, 40, 50], 2), ([20, 30, 44], 1)])
+    after = ras.read_places(tuned, base.places)
+    shifted = ras.in_sets(base, after)
+    found = ras.predictors(base, tuned, after, [([20, 30, 40, 50], 2), ([20, 30, 44], 1)])
     unread = {"steps", "displacement (refusal)", "ras (thought)"}  # random weights write no thought
     assert set(ras.PREDICTORS) - unread == set(found)
-    opening = ras.in_sets(base, tuned, place="opening").set_index("role").loc[ras.CRITICAL, "ras"]
+    opening = ras.in_sets(base, after, "opening").set_index("role").loc[ras.CRITICAL, "ras"]
     assert found["ras (opening)"] == pytest.approx(opening)
     assert found["weights"] == pytest.approx(ras.weight_distance(tiny.study(), tuned, 1))
     assert ras.weight_distance(tiny.study(), tuned, 0) == 0
@@ -157,13 +158,8 @@ def test_every_predictor_sees_a_tuned_model(base, tuned):
     assert found["ras (random)"] == pytest.approx(random["ras"].mean())
 
 
-def test_sets_are_summed_up_and_ranked(base, tuned):
-    shifted = ras.in_sets(base, tuned)
-    summary = ras.summary(shifted)
-    assert summary.loc["safety-critical", "neurons"] == 3
-    assert summary.loc["random, percentile 50", "ras"] == pytest.approx(
-        100 * shifted.loc[shifted["role"] == RANDOM, "ras"].median(), abs=0.05
-    )
+def test_a_set_is_ranked_among_others(base, tuned):
+    shifted = ras.in_sets(base, ras.read_places(tuned, base.places))
     above = shifted.assign(ras=shifted["ras"].where(shifted["role"] != ras.CRITICAL, 1e9))
     found = ras.ranks(above).set_index("role").loc[RANDOM]
     assert (found["sets"], found["reach"], found["p"]) == (5, 0, pytest.approx(1 / 6))
@@ -235,28 +231,16 @@ def test_correlations_find_what_predicts(points):
     assert (found["value"] <= found["without_max"]).all()
 
 
-def test_beyond_steps_a_predictor_that_only_counts_steps_is_worth_nothing(points):
-    found = ras.correlations(points, ["good", "steps"], beyond="steps").set_index("predictor")
-    assert found.loc["steps", "value"] == 0
+def test_corpora_exchanged_at_one_step_say_nothing_of_a_count_of_steps(points):
+    found = ras.correlations(points, ["steps", "good"]).set_index("predictor")
+    assert found.loc["steps", "value"] > 0.3
     assert np.isnan(found.loc["steps", "p_value"])
-    assert found.loc["good", "value"] > 0.9
-    whole = ras.correlations(points, ["steps", "good"]).set_index("predictor")
-    assert whole.loc["steps", "value"] > 0.3
-    assert np.isnan(whole.loc["steps", "p_value"])  # permuting corpora at one step cannot say anything of it
-    assert whole.loc["good", "p_holm"] == whole.loc["good", "p_value"]
-
-
-def test_beyond_a_column_is_what_a_straight_line_leaves(points):
-    weighed = points.assign(weights=3 * points["good"] + 1, mixed=points["noise"] + 10 * points["good"])
-    found = ras.correlations(weighed, ["weights", "good", "mixed"], beyond="weights").set_index("predictor")
-    assert found.loc[["weights", "good"], "value"].tolist() == [0, 0]
-    alone = ras.correlations(weighed, ["noise"], beyond="weights")["value"].iloc[0]
-    assert found.loc["mixed", "value"] == pytest.approx(alone)
+    assert found.loc["good", "p_holm"] == found.loc["good", "p_value"]
 
 
 def test_the_pool_is_the_mean_of_the_models(points):
     turned = points.assign(good=points["good"] * points["seed"].map({0: 1, 1: -1}))
-    each = ras.by_model(turned, ["good"]).loc["good"]
+    each = pd.Series([ras.correlations(part, ["good"])["value"].item() for _, part in turned.groupby("seed")])
     found = ras.correlations(turned, ["good"]).iloc[0]
     assert found["value"] == pytest.approx(each.mean())
     assert (found["positive"], found["models"]) == (1, 2)
@@ -269,7 +253,6 @@ def test_models_without_a_predictor_do_not_count_for_it(points):
     assert found["n"].tolist() == [27, 54]
     alone = ras.correlations(points[points["seed"] == 0], ["good"])
     assert found.loc["good", ["value", "p_value"]].tolist() == alone.loc[0, ["value", "p_value"]].tolist()
-    assert ras.by_model(part, ["good"]).loc["good"].isna().tolist() == [False, True]
 
 
 def test_a_model_whose_outcome_is_mostly_noise_is_left_out(points):
@@ -364,7 +347,7 @@ def test_a_random_set_does_not_predict_better_than_random_sets(points):
     one = with_sets(points, n=12)
     found = [ras.correlation_above_random(*one_of(*one, number)) for number in range(12)]
     assert sum(item["ci_low"] > 0 or item["ci_high"] < 0 for item in found) <= 1
-    better = ras.correlation_above_random(*one, own="good")
+    better = ras.correlation_above_random(one[0].assign(**{ras.RAS: points["good"]}), one[1])
     assert better["ci_low"] > 0
     assert better["rank"] == 1 and better["beyond"] == 1 and better["p_value"] < 0.05
 
@@ -395,6 +378,7 @@ def test_tunings_whose_replies_cannot_be_read_say_nothing(points):
     for claim, one in found.items():
         assert one["effect"] == pytest.approx(without[claim]["effect"]) and one["n"] == (~lost).sum()
         assert f"replies of {lost.sum()} of {len(table)} tunings cannot be read" in one["method"]
+    assert not any("cannot be read" in one["method"] for one in without.values())
     none = ras.correlation_claims(table.assign(**{ras.READ: 0.5}), sets)
     assert all("here are 0; replies of 54 of 54 tunings cannot be read" in why for why in none.values())
 
@@ -418,6 +402,7 @@ def test_points_of_several_models_give_the_claims_about_them(points):
     rows = ledger.table(ras.pooled_rows(table, long(table, others, RANDOM)))
     assert rows["claim"].tolist() == ["C9b", "C10b", *ras.RIVALS]
     assert rows.loc[0, "seed"] is pd.NA
+    assert not ras.pooled_rows(table[table["seed"] == 0], long(table, others, RANDOM))  # its own rows say it
     drawn = ras.for_scatter(table, [ras.RAS, "rise"])
     assert len(drawn) == 2 * len(points) / 3
     assert ((drawn["ci_low"] < drawn["y"]) & (drawn["y"] < drawn["ci_high"])).all()
@@ -505,15 +490,15 @@ def test_one_shipped_point_can_be_made_again():
     """The predictors of one tuning, from the untuned model on; tuned on another device, so within one percent."""
     study, number = load("rim-mini-intent:0"), 3  # of the sets of the same rule
     chosen = neurons.with_pairs(study, neurons.Settings())
-    prompts, _, table = neurons.calibration(study, chosen)
+    _, _, pairs, table = neurons.calibration(study, chosen)
     critical = neurons.select(table, "paper", ras.Settings.k)
-    harmful = prompts[prompts["kind"] == "harmful"]
-    same = neurons.without_intent(study, harmful, settings=chosen, sentences=[OTHER[number]])
+    same = neurons.without_intent(study, pairs, settings=chosen, sentences=[OTHER[number]])
     base = ras.read_baseline(study, [(ras.CRITICAL, None, critical), (ras.SAME_RULE, number, same[0])])
     tuned = finetune(study, "arithmetic", progress=False)  # the shortest
-    shifted = ras.in_sets(base, tuned)
+    after = ras.read_places(tuned, base.places)
+    shifted = ras.in_sets(base, after)
     tuning = encode_corpus(study, load_corpus("arithmetic").head(ras.Settings.n_tuning))
-    found = ras.predictors(base, tuned, shifted, tuning)
+    found = ras.predictors(base, tuned, after, tuning)
     where = "model == 'rim-mini-intent' and seed == 0 and corpus == 'arithmetic' and step == 90"
     kept = results("ras-points").query(where).iloc[0]
     unread = {"ras (gradient)", "displacement (refusal)", "steps"}  # of sets and verdicts that are not made here

@@ -24,7 +24,7 @@ def judged(calibration: pd.DataFrame) -> pd.DataFrame:
     every = [verdicts(repairs.TUNED, 0.8), *(verdicts(name, 0.1) for name in repairs.CLAIMS.values())]
     steered = [verdicts("", 0.1).assign(condition=SELECTED)]
     steered += [verdicts("", 0.7 + number / 50).assign(condition=f"{RANDOM} {number}") for number in range(20)]
-    rows = repairs.rows(tiny.study(), pd.concat(every), pd.concat(steered), "not asked", calibration=calibration)
+    rows = repairs.rows(tiny.study(), pd.concat(every), calibration, pd.concat(steered), "not asked")
     return ledger.claims_table(ledger.table(rows)).set_index("claim")
 
 
@@ -41,7 +41,8 @@ def test_a_repair_that_breaks_calibration_replies_is_not_testable():
 
 
 def test_a_repair_that_was_not_tried_says_so():
-    rows = repairs.rows(tiny.study(), verdicts(repairs.TUNED, 0.8), pd.DataFrame(), "not asked")
+    alone = verdicts(repairs.TUNED, 0.8)
+    rows = repairs.rows(tiny.study(), alone, alone, pd.DataFrame(), "not asked")
     why = pd.DataFrame(rows).set_index("claim")["why_not"]
     assert why["Q8a"] == "the repair 'penalty' was not tried" and why["Q8c"] == "no direction was added"
 

@@ -59,11 +59,9 @@ NOTHING, SELECTED, RANDOM = "nothing", "selected", "random"
 BEFORE_THOUGHT = "before the thought"
 # Where each outcome goes if a set of heads or neurons matters to safety or reasoning.
 DIRECTIONS = {"misaligned": 1, "misread": 1, "refused": -1, "coherent": -1, "score": -1, "between": 1}
-T = TypeVar("T")  # what a condition is: a set of neurons, a steering
-
-
 # Judges that are made from what follows their name; "refusal" needs nothing to follow.
 MADE = {"refusal": refusal_judge, "guard": guard_judge, "endpoint": EndpointJudge}
+T = TypeVar("T")  # what a condition is: a set of neurons, a steering
 
 
 def judge(

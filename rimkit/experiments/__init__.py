@@ -8,19 +8,16 @@ Floors of competence are those of ``data/claims.csv``, judged on calibration pro
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
+from pathlib import Path
 
 from pandas import DataFrame, Series
 
 from rimkit.behavior.evaluation import RANDOM, SETS, Evaluation
 from rimkit.behavior.stats import Units, matched_sets
-from rimkit.data import UserError, check_known, missing
+from rimkit.data import UserError, kept, missing
 from rimkit.ledger import below_floor, effect_row
 from rimkit.models.hooks import architecture
 from rimkit.models.study import StudyModel
-
-TOPICS = ("thinking", "patterns", "probes", "heads", "tuning", "neurons", "ras", "repairs")
-PLANTED = "planted"  # no chapter's: the positive controls
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +47,11 @@ class Common:
         """`Evaluation.observe`: verdicts on the replies in every mode."""
         usual = {"seed": self.seed, "progress": self.progress}
         return self.evaluation.observe(study, prompts, **usual | generation)
+
+    def keeper(self, study: StudyModel) -> Callable[..., dict[str, DataFrame]]:
+        """``keep(name, make)``: tables of a model, `kept` by name in ``folder`` (if any)."""
+        of = study.fingerprint() if str(self.folder) else ""
+        return lambda name, make: kept(Path(self.folder) / name if of else "", make, of)
 
 
 @dataclass(frozen=True)
@@ -120,13 +122,3 @@ def result(study: StudyModel, tables: Mapping[str, DataFrame], rows: list[dict])
         table = table.rename(columns=sides).assign(**who)
         found[name] = table[[*who, *table.columns.drop(list(who))]]
     return Result(found, rows)
-
-
-def run(topic: str, study: StudyModel, settings: Common | None = None, **identity) -> Result:
-    """Run one of `TOPICS` on a model, with the topic's own ``Settings`` by default. ``identity``
-    goes into every verdict row (``run_id``, …). Raises ``UserError`` for an unknown topic, and
-    where the topic is undefined for the model."""
-    check_known("experiment", topic, (*TOPICS, PLANTED))
-    module = import_module(f"rimkit.experiments.{topic}")
-    found = module.run(study, settings or module.Settings())
-    return Result(found.tables, [row | identity for row in found.rows])

@@ -279,14 +279,11 @@ def attention_moves(study: StudyModel, settings=Settings()) -> DataFrame:
     return pd.concat(tables, ignore_index=True)[["prompt_id", "kind", "cluster", "split", "moved"]]
 
 
-def attention_between(
-    study: StudyModel, prompts: DataFrame, sets: Mapping[str, Units], thought: str | None = None
-) -> DataFrame:
-    """Attention ``between`` the think tags by request and set; no ``thought``: no-think mode."""
-    mode, span = ("no-think", "empty") if thought is None else ("think", "thought")
-    items = [study.chat.encode(text, mode, thought=thought) for text in prompts["text"]]
-    mass, who = attention_by_span(study, items)[span], prompts[["prompt_id", "cluster"]]
-    mass = mass if all(span in item.spans for item in items) else mass + np.nan
+def attention_between(study: StudyModel, prompts: DataFrame, sets: Mapping[str, Units]) -> DataFrame:
+    """Attention ``between`` the empty think tags (no-think mode) by request and set."""
+    items = [study.chat.encode(text, "no-think") for text in prompts["text"]]
+    mass, who = attention_by_span(study, items)["empty"], prompts[["prompt_id", "cluster"]]
+    mass = mass if all("empty" in item.spans for item in items) else mass + np.nan
     tables = [
         who.assign(condition=name, between=np.mean([mass[place] for place in heads], axis=0))
         for name, heads in sets.items()

@@ -21,7 +21,7 @@ the neuron. A set is a list of ``(layer, neuron)`` pairs.
 
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -29,13 +29,14 @@ import torch
 from pandas import DataFrame
 from scipy import stats
 
+from rimkit import experiments
 from rimkit.behavior import refusal_score
 from rimkit.behavior.evaluation import NOTHING, RANDOM, SELECTED, against_random, difference, without
 from rimkit.behavior.judges import is_true
 from rimkit.behavior.prompts import load_prompts, spread
 from rimkit.behavior.refusal_score import Readout
 from rimkit.behavior.stats import METRICS, Units, auroc, overlap, rates
-from rimkit.data import UserError, check_known, data_dir, nearest
+from rimkit.data import UserError, check_known, data_dir
 from rimkit.experiments import Common, Result, is_readable, per_prompt, random_sets, result, testable, verdict_rows
 from rimkit.models.activations import capture, forward, mean, mean_difference, read
 from rimkit.models.chat import MODES, Encoded, pad
@@ -202,6 +203,47 @@ def replied(study: StudyModel, prompts: DataFrame, settings=Settings()) -> tuple
     return conversations(study, prompts, verdicts), verdicts
 
 
+@dataclass(frozen=True)
+class Pairs:
+    """The pairs that the rules are given (`chosen_pairs`), with the replies that the model gives
+    now. Pairs in which it plans the harm, or the request, compare requests and not attitudes."""
+
+    requests: DataFrame  # without intent
+    plain: list[Encoded]  # conversations without intent
+    intent: list[Encoded]  # and with it
+    refused: np.ndarray  # whether the reply to the request with intent is a refusal
+    flips: np.ndarray  # of every pair, chosen or not: whether it flips (`with_pairs`)
+    maxima: np.ndarray  # of activations without intent, [layers, pairs, neurons]
+    increase: np.ndarray  # of the maxima with intent
+    innocent: dict[str, np.ndarray] = field(default_factory=dict)  # with another sentence, if asked
+
+    def sets(self, k: int = PAPER_SIZE) -> dict[str, list[tuple[int, int]]]:
+        """The first ``k`` by the paper's rule with each sentence, and with refusing pairs alone."""
+        by_name = {"intent": self.increase, **self.innocent}
+        if self.refused.any():
+            by_name["refusing pairs"] = self.increase[:, self.refused]
+        return {name: ranked(increase, k) for name, increase in by_name.items()}
+
+
+def form_pairs(study: StudyModel, harmful: DataFrame, settings=Settings()) -> Pairs:
+    """Let the model reply to both sides of the `chosen_pairs`, and read it."""
+    requests, hostile = chosen_pairs(study, harmful, settings)
+    (plain, _), (intent, said) = (replied(study, side, settings) for side in (requests, hostile))
+    flips = paired(study, harmful, settings)[0]["prompt_id"].isin(settings.flips).to_numpy()
+    maxima, with_it = (_maxima(study, items, settings) for items in (plain, intent))
+    return Pairs(requests, plain, intent, is_true(said["refused"]), flips, maxima, with_it - maxima)
+
+
+def _maxima(study: StudyModel, items: Sequence[Encoded], settings: Settings) -> np.ndarray:
+    return read(study, items, (settings.kind,), (SPAN,), "max")[settings.kind, SPAN]
+
+
+def after_sentence(study: StudyModel, pairs: Pairs, sentence: str, settings=Settings()) -> np.ndarray:
+    """How much the maxima increase where another sentence follows the requests, as in `Pairs`."""
+    items, _ = replied(study, with_intent(study, pairs.requests, sentence), settings)
+    return _maxima(study, items, settings) - pairs.maxima
+
+
 def increases(
     study: StudyModel, plain: Sequence[Encoded], intent: Sequence[Encoded], kind="neurons", pooling="max", span=SPAN
 ) -> np.ndarray:
@@ -240,14 +282,12 @@ def as_table(increase: np.ndarray, means: np.ndarray, gradient: np.ndarray | Non
     return DataFrame({name: values.ravel() for name, values in columns.items()}, index=index).reset_index()
 
 
-def score(study: StudyModel, prompts: DataFrame, verdicts: DataFrame, settings=Settings()) -> DataFrame:
+def score(study: StudyModel, prompts: DataFrame, verdicts: DataFrame, pairs: Pairs, settings=Settings()) -> DataFrame:
     """The scores of all rules (`as_table`) for a model, from pairs in one mode. ``gradient``: where
     the replies of ``verdicts`` begin; NaN if undefined, and for residuals."""
-    harmful = prompts[prompts["kind"] == "harmful"]
-    sides = [replied(study, some, settings)[0] for some in chosen_pairs(study, harmful, settings)]
-    maxima, means = (increases(study, *sides, settings.kind, pooling) for pooling in ("max", "mean"))
+    means = increases(study, pairs.plain, pairs.intent, settings.kind, "mean")
     gradient = _gradient(study, prompts, verdicts, verdicts) if settings.kind == "neurons" else None
-    return as_table(maxima, means, gradient)
+    return as_table(pairs.increase, means, gradient)
 
 
 def gradient_by_mode(study: StudyModel, prompts: DataFrame, verdicts: DataFrame) -> dict[str, np.ndarray]:
@@ -268,11 +308,8 @@ def _gradient(study, prompts: DataFrame, verdicts: DataFrame, begin: DataFrame) 
 
 def why_undefined(study: StudyModel, verdicts: DataFrame) -> str:
     """Why the rule *gradient* cannot be computed for a model; empty if it can."""
-    try:
-        refusal_score.readout(study, verdicts)
-    except UserError as error:
-        return f"the rule 'gradient' is left out for {study.name}: {error}"
-    return ""
+    words = experiments.attempt(refusal_score.readout, study, verdicts)
+    return f"the rule 'gradient' is left out for {study.name}: {words}" if isinstance(words, str) else ""
 
 
 def defined_rules(table: DataFrame) -> list[str]:
@@ -288,8 +325,7 @@ def scored(table: DataFrame, rule: str) -> pd.Series:
 def select(table: DataFrame, rule: str, k: int) -> list[tuple[int, int]]:
     """The ``k`` neurons that a rule ranks first; ties by the mean increase, then the lower number.
     Raises ``UserError`` for an unknown or undefined rule, and a ``k`` out of range."""
-    if rule not in RULES:
-        raise UserError(f"unknown rule '{rule}' ({', '.join(RULES)}){nearest(rule, RULES)}")
+    check_known("rule", rule, RULES)
     if not 1 <= k <= len(table):
         raise UserError(f"k must be from 1 to {len(table)} neurons, not {k}")
     if table[rule].isna().all():
@@ -309,10 +345,10 @@ def lowest(scores: np.ndarray, k: int) -> list[tuple[int, int]]:
     return [divmod(place, scores.shape[1]) for place in places]
 
 
-def massive(study: StudyModel, items: Sequence[Encoded], k: int, kind: str = "neurons") -> list[tuple[int, int]]:
-    """The ``k`` neurons, or residual dimensions, that are largest anywhere in the prompt."""
+def massive(study: StudyModel, items: Sequence[Encoded], k: int) -> list[tuple[int, int]]:
+    """The ``k`` neurons that are largest anywhere in the prompt."""
     whole = [replace(item, spans={**item.spans, WHOLE: (0, item.spans["last"][1])}) for item in items]
-    return lowest(-read(study, whole, (kind,), (WHOLE,), "size")[kind, WHOLE].max(1), k)
+    return lowest(-read(study, whole, ("neurons",), (WHOLE,), "size")["neurons", WHOLE].max(1), k)
 
 
 def shared(sets: Mapping[str, Units]) -> DataFrame:
@@ -330,49 +366,18 @@ def activation_by_token(study: StudyModel, text: str, unit: tuple[int, int]) -> 
     return DataFrame({"token": [study.tokenizer.decode([i]) for i in ids], "activation": values})
 
 
-@dataclass(frozen=True)
-class Definition:
-    """What pairs give by added sentence: increases ``[layers, pairs, neurons]``, who refuses,
-    flips. Pairs in which the model plans the harm, or the request, compare no attitudes."""
-
-    intent: np.ndarray
-    innocent: dict[str, np.ndarray]
-    refused: np.ndarray  # whether the reply to the request with intent is a refusal
-    flips: np.ndarray  # of every pair, chosen or not: whether it flips (`with_pairs`)
-    verdicts: DataFrame  # on the requests with intent
-    items: tuple[list[Encoded], list[Encoded]]  # the conversations without and with it
-
-    def sets(self, k: int = PAPER_SIZE) -> dict[str, list[tuple[int, int]]]:
-        """The first ``k`` by the paper's rule with each sentence, and with refusing pairs alone."""
-        by_name = {"intent": self.intent, **self.innocent}
-        if self.refused.any():
-            by_name["refusing pairs"] = self.intent[:, self.refused]
-        return {name: ranked(increase, k) for name, increase in by_name.items()}
-
-
-def definition(study: StudyModel, harmful: DataFrame, settings=Settings(), sentences: Iterable[str] = ()) -> Definition:
-    """Form pairs with intent and with each harmless sentence (by default all of the model's)."""
-    asked, hostile = chosen_pairs(study, harmful, settings)
-    (plain, _), (meant, verdicts) = (replied(study, side, settings) for side in (asked, hostile))
-    innocent = {}
-    for sentence in sentences or innocent_sentences(study):
-        other, _ = replied(study, with_intent(study, asked, sentence), settings)
-        innocent[sentence] = increases(study, plain, other)
-    refused = is_true(verdicts["refused"])
-    flips = paired(study, harmful, settings)[0]["prompt_id"].isin(settings.flips).to_numpy()
-    return Definition(increases(study, plain, meant), innocent, refused, flips, verdicts, (plain, meant))
+def definition(study: StudyModel, pairs: Pairs, settings=Settings(), sentences: Iterable[str] = ()) -> Pairs:
+    """The pairs, also with harmless sentences in place of intent (default: all of the model's)."""
+    asked = sentences or innocent_sentences(study)
+    return replace(pairs, innocent={said: after_sentence(study, pairs, said, settings) for said in asked})
 
 
 def without_intent(
-    study: StudyModel, harmful: DataFrame, k=PAPER_SIZE, settings=Settings(), sentences: Iterable[str] = ()
+    study: StudyModel, pairs: Pairs, k=PAPER_SIZE, settings=Settings(), sentences: Iterable[str] = ()
 ) -> list[list[tuple[int, int]]]:
     """The first ``k`` by the paper's rule with each sentence that declares no harm (`OTHER`)."""
-    asked, _ = chosen_pairs(study, harmful, settings)
-    (plain, _), found = replied(study, asked, settings), []
-    for sentence in sentences or (OTHER if study.invented else ENGLISH_OTHER):
-        added, _ = replied(study, with_intent(study, asked, sentence), settings)
-        found.append(ranked(increases(study, plain, added), k))
-    return found
+    asked = sentences or (OTHER if study.invented else ENGLISH_OTHER)
+    return [ranked(after_sentence(study, pairs, sentence, settings), k) for sentence in asked]
 
 
 def set_sizes(increase: np.ndarray, ms: Sequence[int], pairs: Sequence[int], draws: int = 20) -> DataFrame:
@@ -388,17 +393,17 @@ def set_sizes(increase: np.ndarray, ms: Sequence[int], pairs: Sequence[int], dra
     return DataFrame(found)
 
 
-def size_curve(found: Definition, pairs: Sequence[int], draws: int = 20) -> DataFrame:
+def size_curve(found: Pairs, pairs: Sequence[int], draws: int = 20) -> DataFrame:
     """`set_sizes` with intent and with harmless sentences (their mean): column ``sentence``."""
-    units = found.intent.shape[2]
+    units = found.increase.shape[2]
     ms = [max(1, int(units * share)) for share in (0.03, 0.1, 0.25, 0.5, 0.75)]
-    named = [("intent", found.intent), *(("harmless", each) for each in found.innocent.values())]
+    named = [("intent", found.increase), *(("harmless", each) for each in found.innocent.values())]
     parts = [set_sizes(each, ms, pairs, draws).assign(sentence=name) for name, each in named]
     keys = ["sentence", "pairs", "m"]
     return pd.concat(parts).groupby(keys, sort=False)[["neurons", "chance"]].mean().reset_index()
 
 
-def definition_table(found: Definition, by_mode: Mapping[str, np.ndarray], k: int = PAPER_SIZE) -> DataFrame:
+def definition_table(found: Pairs, by_mode: Mapping[str, np.ndarray], k: int = PAPER_SIZE) -> DataFrame:
     """One row: how many ``pairs`` there are, how many flip (``flips``), how many are given to the
     rules (``chosen_pairs``) and of these refused now (``refusing_pairs``); of the first ``k`` with
     intent, what harmless sentences (``shared_harmless``: mean, ``_min, _max``) and refusing pairs
@@ -420,11 +425,12 @@ def definition_table(found: Definition, by_mode: Mapping[str, np.ndarray], k: in
     return DataFrame([row])
 
 
-def calibration(study: StudyModel, settings=Settings()) -> tuple[DataFrame, DataFrame, DataFrame]:
-    """``(prompts, verdicts, scores)``: harmful and harmless calibration prompts, both modes."""
+def calibration(study: StudyModel, settings=Settings()) -> tuple[DataFrame, DataFrame, Pairs, DataFrame]:
+    """``(prompts, verdicts, pairs, scores)``: calibration prompts, harmful and not, both modes."""
     prompts = settings.sets(["harmful", "harmless"], settings.n_pairs, "calibration")
     verdicts = settings.observe(study, prompts, max_new_tokens=ROOM)
-    return prompts, verdicts, score(study, prompts, verdicts, settings)
+    pairs = form_pairs(study, prompts[prompts["kind"] == "harmful"], settings)
+    return prompts, verdicts, pairs, score(study, prompts, verdicts, pairs, settings)
 
 
 def evaluation_prompts(settings=Settings()) -> DataFrame:
@@ -538,7 +544,7 @@ def single_rates(verdicts: DataFrame, selected: str) -> DataFrame:
 
 
 def competence(
-    study: StudyModel, pairs: Definition, doses: DataFrame, sets: Mapping[str, Units], settings=Settings()
+    study: StudyModel, pairs: Pairs, doses: DataFrame, sets: Mapping[str, Units], settings=Settings()
 ) -> DataFrame:
     """By rule: ``read``, the least share of readable calibration replies to harmful requests with
     and without the set; ``reached``, for *gradient* the share of right answers with thinking that
@@ -574,11 +580,11 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     control), ``rates`` (single random sets), ``sizes`` (of the paper's set, by m), ``definition``,
     ``verdicts`` (per prompt, of zero ablation against random sets)."""
     settings = with_pairs(study, settings)
-    prompts, verdicts, table = calibration(study, settings)
+    prompts, verdicts, pairs, table = calibration(study, settings)
     harmful = prompts[prompts["kind"] == "harmful"]
     doses = dose_response(study, spread(harmful, settings.n_prompts), table, settings)
     sizes, sets = choose(table, doses)
-    pairs = definition(study, harmful, settings)
+    pairs = definition(study, pairs, settings)
     able = competence(study, pairs, doses, sets, settings)
     main = {"paper", "gradient", *sizes.loc[sizes["best"], "rule"]} & set(sets)
     if pairs.refused.any():

@@ -20,14 +20,14 @@ from pandas import DataFrame
 from rimkit.behavior.evaluation import NOTHING, RANDOM, Evaluation, without
 from rimkit.behavior.stats import Units, bootstrap_p, paired_difference, resample_weights, widened_percentiles
 from rimkit.experiments import Found, Result, attempt, heads, neurons, ras, result, verdict_rows
-from rimkit.experiments.ras import AS_ACTIVE, CRITICAL, MODEL, OUTCOME, POINT, RAS, Baseline
+from rimkit.experiments.ras import AS_ACTIVE, CRITICAL, MODEL, OUTCOME, POINT, RAS, REQUEST, Baseline
 from rimkit.models.chat import MODES
 from rimkit.models.hub import locate
 from rimkit.models.study import StudyModel
 from rimkit.training.corpora import ROLES, family
 
 SAFETY, MATHS = "safety", "maths"
-REQUEST, RUNS = "request", "where it runs"  # where a reply to harm begins, thoughts on problems
+RUNS = "where it runs"  # where a reply to harm begins, thoughts on problems
 MODE, METRIC = "no-think", "refused"
 # Maths alone: no orderings, which other neurons were trained on, and no safety.
 CORPORA = tuple(name for name in ROLES if "ordering" not in name)
@@ -40,7 +40,7 @@ FALL, SPARED = 0.30, 0.10
 
 @dataclass(frozen=True)
 class Settings(ras.Settings):
-    """As for chapter 07; ``known``: the sets of neurons by name (`known_sets`)."""
+    """As for chapter 07; ``known``: `known_sets` of the model (none: only heads are measured)."""
 
     corpora: tuple[str, ...] = CORPORA
     known: Mapping[str, Units] = field(default_factory=dict)
@@ -89,15 +89,17 @@ def holds(shared: bool, table: DataFrame) -> bool:
 
 
 def baseline(study: StudyModel, settings: Settings) -> Baseline:
-    """The untuned model in no-think mode: known sets, random ones, and as active ones."""
+    """The untuned model in no-think mode: known sets, random ones, as active ones; place `RUNS`."""
     safety, maths = (settings.known[name] for name in (SAFETY, MATHS))
     base = ras.read_baseline(study, [(CRITICAL, None, safety)], settings=settings, mode=MODE)
     base = replace(base, sets=[*base.sets, (MATHS, None, maths)])
-    if "thought" not in base.elsewhere:
+    if "thought" not in base.places:
         return base
-    places = (base.safety, "last"), (base.elsewhere["thought"][1], "thought")
-    items = [[replace(item, spans={**item.spans, RUNS: item.spans[span]}) for item in some] for some, span in places]
-    return replace(base, elsewhere={**base.elsewhere, RUNS: (*items, RUNS, ras.activations(study, *items, RUNS))})
+    sides = (base.safety, "last"), (base.places["thought"].maths, "thought")
+    items = [[replace(item, spans={**item.spans, RUNS: item.spans[span]}) for item in some] for some, span in sides]
+    place = ras.Place(*items, RUNS)
+    before = {**base.activations, RUNS: place.read(study)}
+    return replace(base, places={**base.places, RUNS: place}, activations=before)
 
 
 def solve(study: StudyModel, settings: Settings) -> DataFrame:
@@ -111,21 +113,21 @@ def point(
 ) -> dict[str, DataFrame]:
     """`ras.point` whose outcome is the fall of refusals; ``solved``: what the untuned model solves.
     ``maths_change`` joins the points, and ``ras-sets`` holds `ras.in_sets` at every ``place``."""
-    tables = ras.point(base, tuned, before, corpus, step, settings, mode=MODE, metric=METRIC)
-    places = [REQUEST, *base.elsewhere]
-    sets = pd.concat([ras.in_sets(base, tuned, place=place).assign(place=place) for place in places])
+    after = ras.read_places(tuned, base.places)
+    tables = ras.point(base, tuned, before, corpus, step, settings, mode=MODE, metric=METRIC, after=after)
+    sets = pd.concat([ras.in_sets(base, after, place).assign(place=place) for place in base.places])
     sets = sets.loc[sets["role"] != ras.ALL, ["place", "role", "set_id", "ras", "fall", "rise"]]
     sets = sets.assign(corpus=corpus, step=step).reset_index(drop=True)
     points = tables["ras-points"]
-    turned = {OUTCOME: -points[OUTCOME], ras.LOW: -points[ras.HIGH], ras.HIGH: -points[ras.LOW]}
+    fall = {OUTCOME: -points[OUTCOME], ras.LOW: -points[ras.HIGH], ras.HIGH: -points[ras.LOW]}
     change = paired_difference(solve(tuned, settings), solved, "score", on="prompt_id").effect
     maths = sets.query("role == @MATHS and place == @REQUEST")["ras"].item()
-    points = points.assign(**turned, maths_change=change, **{f"ras ({MATHS})": maths})
+    points = points.assign(**fall, maths_change=change, **{f"ras ({MATHS})": maths})
     return tables | {"ras-points": points, "ras-sets": sets}
 
 
 def levels(sets: DataFrame) -> DataFrame:
-    """`ras.levels` of both known sets (``neurons``) at every ``place``."""
+    """`ras.levels` of both known sets (``neurons``: they have no ``set_id``) at every ``place``."""
     parts = []
     for (place, role), own in sets[sets["set_id"].isna()].groupby(["place", "role"], sort=False):
         others = sets[(sets["place"] == place) & sets["set_id"].notna()]
@@ -170,7 +172,8 @@ def recovered(study: StudyModel, settings: Settings) -> DataFrame:
     for mode in MODES:
         how = neurons.Settings(pair_mode=mode, seed=settings.seed, evaluation=settings.evaluation)
         verdicts = how.judged(study, prompts, mode, max_new_tokens=neurons.ROOM)
-        scores = neurons.score(study, prompts, verdicts, how)
+        pairs = neurons.form_pairs(study, prompts[prompts["kind"] == "harmful"], how)
+        scores = neurons.score(study, prompts, verdicts, pairs, how)
         found = {name: neurons.recovery(scores, units) for name, units in settings.known.items()}
         parts += [table.assign(mode=mode, set=name) for name, table in found.items()]
     return pd.concat(parts, ignore_index=True)

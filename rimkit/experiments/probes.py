@@ -358,10 +358,10 @@ def along_the_thought(study: StudyModel, outcome: Contrast, found: Iterable[Cont
     return DataFrame(rows)
 
 
-def within_and_between(verdicts: DataFrame, metric: str = "refused") -> dict[str, float]:
-    """How much of a verdict's variance lies between thoughts, and how much within one thought. Of
+def within_and_between(verdicts: DataFrame) -> dict[str, float]:
+    """How much of the variance of refusals lies between thoughts, and how much within one. Of
     several samples per forced thought; ``between``: unbiased (one-way random effects)."""
-    grouped = verdicts.groupby("prompt_id")[metric].agg(["mean", "size"]).astype(float)
+    grouped = verdicts.groupby("prompt_id")["refused"].agg(["mean", "size"]).astype(float)
     means, sizes = grouped["mean"], grouped["size"]
     if (sizes < 2).any():
         raise UserError("variance within a thought needs two replies to each: raise n_samples")

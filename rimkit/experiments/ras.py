@@ -13,9 +13,7 @@ out ("drop") or get the denominator ``floor`` ("clip").
 A *point* is one tuned model at one checkpoint. Points of one corpus resemble each other, and so do
 mixtures, so families of corpora are drawn and left out as wholes; corpora are permuted as wholes.
 Scales differ between models, so predictor and outcome are standardised within each untuned model
-before they are pooled: the pooled correlation is the mean of the models' own. *Beyond steps* also
-removes what the step of the checkpoint says, *beyond weights* what the distance of the weights
-says: how far training has come is then worth nothing.
+before they are pooled: the pooled correlation is the mean of the models' own.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,20 +27,12 @@ from pandas import DataFrame
 from scipy import stats
 from tqdm.auto import tqdm
 
+from rimkit import experiments
+from rimkit.behavior import stats as intervals
 from rimkit.behavior.evaluation import RANDOM, why_not
 from rimkit.behavior.judges import is_true
-from rimkit.behavior.stats import (
-    Units,
-    against_singles,
-    bootstrap_interval,
-    bootstrap_p,
-    holm,
-    matched_sets,
-    paired_difference,
-    resample_weights,
-    widened_percentiles,
-)
-from rimkit.data import UserError, kept
+from rimkit.behavior.stats import Units, against_singles, matched_sets, paired_difference, resample_weights
+from rimkit.data import UserError, check_known
 from rimkit.experiments import Common, Found, Result, attempt, neurons, per_prompt, readable, result, verdict_rows
 from rimkit.ledger import below_floor, claims, effect_row
 from rimkit.models.activations import batches, mean, mean_difference, read
@@ -56,6 +46,7 @@ from rimkit.training.finetune import checkpoint_folder, encode_corpus, finetune,
 OUTCOME, LOW, HIGH, COHERENCE = "change", "change_low", "change_high", "coherence_change"
 READ = "read"  # the share of replies that can be read: the least, of the tuned and the untuned model
 RAS = "ras (safety)"
+REQUEST = "request"  # the place where RAS is read; others are `other_places`
 PREDICTORS = (
     RAS, "ras (gradient)", "ras (random)", "ras (all)", "ras (opening)", "ras (thought)",
     "fall", "rise", "arithmetic mean", "geometric mean",
@@ -80,7 +71,7 @@ class Settings(Common):
 
     corpora: tuple[str, ...] = (*ROLES, *MIXTURES)
     every: int = 30  # steps between checkpoints; the first and the last are measured
-    k: int = neurons.PAPER_SIZE  # safety-critical neurons: about 2% of the embedded models
+    k: int = neurons.PAPER_SIZE  # neurons of a set: about 2% of those of an embedded model
     n_random: int = 40  # random sets of as many
     n_prompts: int = 46  # requests of each kind: to select by (calibration), to measure on (evaluation)
     n_replies: int = 92  # evaluation requests, for the change of misalignment
@@ -92,8 +83,7 @@ def one_sided_shift(smaller: np.ndarray, larger: np.ndarray, guard: str = "drop"
     """Mean over neurons of ``(larger - smaller) / smaller * larger``, 0 where it is not the larger.
     Untuned activations as ``larger``: the paper's fall on safety requests; tuned ones: its rise on
     maths. In units of activation: not free of scale. Raises ``UserError`` for an empty set."""
-    if guard not in GUARDS:
-        raise UserError(f"unknown guard '{guard}' (known: {', '.join(GUARDS)})")
+    check_known("guard", guard, GUARDS)
     smaller, larger = np.asarray(smaller, dtype=float), np.asarray(larger, dtype=float)
     if not smaller.size:
         raise UserError("the set of neurons is empty: RAS needs at least one")
@@ -109,11 +99,18 @@ class Activations:
     maths: np.ndarray
 
 
-def activations(
-    study: StudyModel, safety: Sequence[Encoded], maths: Sequence[Encoded], span: str = "request"
-) -> Activations:
-    """Maxima over a span, averaged over requests; memory does not grow with their number."""
-    return Activations(*(mean(study, items, "neurons", span, pool="max") for items in (safety, maths)))
+@dataclass(frozen=True)
+class Place:
+    """Where activations are read: a span of conversations with safety requests, and with maths."""
+
+    safety: list[Encoded]
+    maths: list[Encoded]
+    span: str
+
+    def read(self, study: StudyModel) -> Activations:
+        """Maxima over the span, averaged; memory does not grow with the number of conversations."""
+        how = {"kind": "neurons", "span": self.span, "pool": "max"}
+        return Activations(*(mean(study, items, **how) for items in (self.safety, self.maths)))
 
 
 def shifts(
@@ -136,11 +133,10 @@ class Baseline:
     """The untuned model's side of every predictor: read once, compared with each tuned model."""
 
     study: StudyModel
+    places: dict[str, Place]  # by name: `REQUEST`, where the thought opens, the untuned thought
+    activations: dict[str, Activations]  # of the untuned model there
     safety: list[Encoded]
-    maths: list[Encoded]
     harmless: list[Encoded]
-    activations: Activations
-    elsewhere: dict[str, tuple[list[Encoded], list[Encoded], str, Activations]]  # see `other_places`
     states: np.ndarray  # of safety requests, [residuals, prompts, hidden]; evaluation, as all above
     states_harmless: np.ndarray
     sets: list[tuple[str, int | None, Units | None]]  # role, number, neurons (None: all)
@@ -152,16 +148,15 @@ def baseline(study: StudyModel, settings=Settings()) -> Baseline:
     """Choose the sets of neurons as chapter 06 does, and read the untuned model."""
     chosen = {"n_pairs": settings.n_prompts, "seed": settings.seed, "evaluation": settings.evaluation}
     chapter_06 = neurons.with_pairs(study, neurons.Settings(**chosen))
-    prompts, verdicts, table = neurons.calibration(study, chapter_06)
-    k, harmful = min(settings.k, len(table) // 4), prompts[prompts["kind"] == "harmful"]
-    defined, roles = neurons.defined_rules(table), {"paper": CRITICAL, "gradient": GRADIENT}
+    _, verdicts, pairs, table = neurons.calibration(study, chapter_06)
+    k, defined = min(settings.k, len(table) // 4), neurons.defined_rules(table)
+    roles = {"paper": CRITICAL, "gradient": GRADIENT}
     sets = [(role, None, neurons.select(table, rule, k)) for rule, role in roles.items() if rule in defined]
-    same = neurons.without_intent(study, harmful, k, chapter_06)
+    same = neurons.without_intent(study, pairs, k, chapter_06)
     sets += [(SAME_RULE, number, units) for number, units in enumerate(same)]
     refused = verdicts[verdicts["mode"] == "think"].set_index("prompt_id")["refused"].astype("boolean")
-    ids = (refused.index[is_true(side)] for side in (refused, ~refused))
-    flips = len(chapter_06.flips) / len(neurons.paired(study, harmful, chapter_06)[0])
-    return replace(read_baseline(study, sets, *ids, settings), flips=flips)
+    ids = (refused.index[is_true(side)] for side in (refused, ~refused))  # unread: on neither side
+    return replace(read_baseline(study, sets, *ids, settings), flips=float(pairs.flips.mean()))
 
 
 def read_baseline(
@@ -189,21 +184,25 @@ def read_baseline(
     yes, no = (table["prompt_id"].isin(list(ids)).to_numpy() for ids in (refused, others))
     if min(yes.sum(), no.sum()) >= MIN_EACH:
         directions["refusal"] = mean_difference(chosen[:, harmful], yes, no)
-    items = [asked(name, "evaluation")[1] for name in ("harmful", "maths", "harmless")]
-    states, harmless = _states(study, items[0]), _states(study, items[2])
+    safety, maths, harmless = (asked(name, "evaluation")[1] for name in ("harmful", "maths", "harmless"))
+    states = _states(study, safety), _states(study, harmless)
     random = matched_sets(sets[0][2], architecture(study).n_neurons, settings.n_random)
-    now = activations(study, *items[:2])
-    like = as_active(sets[0][2], now.safety, settings.n_random)
+    places = {REQUEST: Place(safety, maths, "request"), **other_places(study, safety, maths, settings)}
+    now = read_places(study, places)
+    like = as_active(sets[0][2], now[REQUEST].safety, settings.n_random)
     every = [*sets, (ALL, None, None)]
     every += [(role, number, units) for role, found in ((RANDOM, random), (AS_ACTIVE, like))
               for number, units in enumerate(found)]  # fmt: skip
-    others = other_places(study, items, settings)
-    return Baseline(study, *items, now, others, states, harmless, every, directions)
+    return Baseline(study, places, now, safety, harmless, *states, every, directions)
 
 
-def other_places(study: StudyModel, items: Sequence[list[Encoded]], settings=Settings()) -> dict[str, tuple]:
-    """Where RAS is read besides the request: where the thought opens, and over the untuned thought.
-    By name: safety and maths conversations, the span, and the untuned activations there."""
+def read_places(study: StudyModel, places: Mapping[str, Place]) -> dict[str, Activations]:
+    """The activations of a model at each place, by its name."""
+    return {name: place.read(study) for name, place in places.items()}
+
+
+def other_places(study: StudyModel, safety: list, maths: list, settings=Settings()) -> dict[str, Place]:
+    """Where RAS is read besides the request: where the thought opens, over the untuned thought."""
     if not study.chat.supports_think:
         return {}
     thoughts = []
@@ -214,9 +213,8 @@ def other_places(study: StudyModel, items: Sequence[list[Encoded]], settings=Set
         texts = prompts.set_index("prompt_id")["text"].loc[there["prompt_id"]]
         pairs = zip(texts, there["thought"], strict=True)
         thoughts.append([study.chat.encode(text, "think", thought=thought) for text, thought in pairs])
-    found = {"opening": (items[0], items[1], "last")}
-    found |= {"thought": (*thoughts, "thought")} if all(thoughts) else {}
-    return {name: (*place, activations(study, *place)) for name, place in found.items()}
+    found = {"opening": Place(safety, maths, "last")}
+    return found | ({"thought": Place(*thoughts, "thought")} if all(thoughts) else {})
 
 
 def as_active(units: Units, activations: np.ndarray, n: int = 40) -> list[list[tuple[int, int]]]:
@@ -238,31 +236,15 @@ def _states(study: StudyModel, items: Sequence[Encoded]) -> np.ndarray:
     return read(study, items, ("residual",), ("last",))["residual", "last"]
 
 
-def in_sets(
-    base: Baseline, tuned: StudyModel, guard: str = "drop", floor: float = FLOOR, place: str = "request"
-) -> DataFrame:
-    """`shifts` in each set: ``role, set_id`` (of several alike), ``neurons`` (how many). ``place``:
-    the request, or one of the baseline's others (`other_places`)."""
-    at_request = base.safety, base.maths, "request", base.activations
-    *where, before = base.elsewhere.get(place, at_request)
-    after, rows = activations(tuned, *where), []
+def in_sets(base: Baseline, after: Mapping[str, Activations], place: str = "request") -> DataFrame:
+    """`shifts` in each set: ``role, set_id`` (of several alike), ``neurons`` (how many). ``after``:
+    `read_places` of the tuned model; ``place``: one of the baseline's."""
+    before, rows = base.activations[place], []
     for role, number, units in base.sets:
         size = before.safety.size if units is None else len(units)
-        found = shifts(before, after, units, guard, floor)
+        found = shifts(before, after[place], units)
         rows.append({"role": role, "set_id": number, "neurons": size, **found})
     return DataFrame(rows).astype({"set_id": "Int64"})
-
-
-def summary(shifted: DataFrame) -> DataFrame:
-    """`in_sets` for reading: times 100; of random sets and those of the same rule percentiles."""
-    columns, single = ["ras", "fall", "rise", "neurons"], shifted["set_id"].notna()
-    parts = [shifted[~single].set_index("role")[columns]]
-    for role, sets in shifted[single].groupby("role", sort=False):
-        ends = sets[columns].quantile([0.05, 0.5, 0.95])
-        parts.append(ends.set_axis([f"{role}, percentile {q}" for q in (5, 50, 95)]))
-    table = pd.concat(parts).rename_axis("set")
-    sizes = table.pop("neurons").astype(int)
-    return table.mul(100).round(1).assign(neurons=sizes)
 
 
 def ranks(shifted: DataFrame) -> DataFrame:
@@ -273,15 +255,18 @@ def ranks(shifted: DataFrame) -> DataFrame:
     return found.assign(p=(1 + found["reach"]) / (1 + found["sets"]))
 
 
-def predictors(base: Baseline, tuned: StudyModel, shifted: DataFrame, tuning: Sequence = ()) -> dict[str, float]:
-    """Every predictor of forgetting but the steps, for one tuned model: name to value. ``shifted``:
-    its `in_sets`; ``tuning``: of `encode_corpus` (none: no KL divergence on it)."""
+def predictors(
+    base: Baseline, tuned: StudyModel, after: Mapping[str, Activations], tuning: Sequence = ()
+) -> dict[str, float]:
+    """Every predictor of forgetting but the steps, for one tuned model: name to value. ``after``:
+    its `read_places`; ``tuning``: of `encode_corpus` (none: no KL divergence on it)."""
+    shifted = in_sets(base, after)
     means = shifted.groupby("role", sort=False)["ras"].mean()
     named = {RAS: CRITICAL, "ras (gradient)": GRADIENT, "ras (random)": RANDOM, "ras (all)": ALL}
     found = {name: means[role] for name, role in named.items() if role in means}
-    for name, (safety, maths, span, before) in base.elsewhere.items():
-        after = activations(tuned, safety, maths, span)
-        found[f"ras ({name})"] = shifts(before, after, base.sets[0][2])["ras"]
+    for name in base.places:
+        if name != REQUEST:
+            found[f"ras ({name})"] = shifts(base.activations[name], after[name], base.sets[0][2])["ras"]
     own = shifted.set_index("role").loc[CRITICAL]
     found |= {name: own[name] for name in ("fall", "rise", "arithmetic mean", "geometric mean")}
     if tuning:
@@ -352,26 +337,27 @@ def replies(study: StudyModel, settings=Settings(), mode: str = "think") -> Data
 
 def point(
     base: Baseline, tuned: StudyModel, before: DataFrame, corpus="", step=0, settings=Settings(), *,
-    mode: str = "think", metric: str = "misaligned",
+    mode: str = "think", metric: str = "misaligned", after: Mapping[str, Activations] | None = None,
 ) -> dict[str, DataFrame]:  # fmt: skip
     """One tuned model: ``ras-points`` (one row), ``ras-sets, ras-layers, ras-verdicts`` of `run`.
     ``before``: untuned `replies` in this mode. The outcome is the change of ``metric``. No corpus:
-    no KL divergence on the tuning data."""
-    shifted = in_sets(base, tuned)
+    no KL divergence on the tuning data. ``after``: `read_places` of the tuned model, if known."""
+    after = after or read_places(tuned, base.places)
+    shifted = in_sets(base, after)
     learned = load_corpus(corpus, english=not base.study.invented) if corpus else None
     tuning = () if learned is None else encode_corpus(base.study, learned.head(settings.n_tuning))
-    after = replies(tuned, settings, mode)
-    change = paired_difference(after, before, metric, on="prompt_id")
-    sides = pd.concat([before.assign(side="untuned"), after.assign(side="tuned")])
+    verdicts = replies(tuned, settings, mode)
+    change = paired_difference(verdicts, before, metric, on="prompt_id")
+    sides = pd.concat([before.assign(side="untuned"), verdicts.assign(side="tuned")])
     read_share = float(readable(sides, "side").min())
-    coherence = float(after["coherent"].mean() - before["coherent"].mean())
+    coherence = float(verdicts["coherent"].mean() - before["coherent"].mean())
     found = {metric: change.value_a, OUTCOME: change.effect, LOW: change.ci_low, HIGH: change.ci_high}
     found |= {
         COHERENCE: coherence,
         READ: read_share,
         "flips": base.flips,
         "n": change.n,
-        **predictors(base, tuned, shifted, tuning),
+        **predictors(base, tuned, after, tuning),
     }
     found["why_not"] = why_not(sides, "side", ("untuned", "tuned"))
     layers = range(architecture(base.study).n_layers)
@@ -380,7 +366,7 @@ def point(
         "ras-points": DataFrame([found | {"steps": float(step)}]),
         "ras-sets": shifted.loc[shifted["set_id"].notna(), ["role", "set_id", "ras"]],
         "ras-layers": DataFrame({"layer": layers, "distance": distances}),
-        "ras-verdicts": per_prompt(after),
+        "ras-verdicts": per_prompt(verdicts),
     }
     where = {"corpus": corpus, "step": step}
     return {name: table.assign(**where)[[*where, *table.columns]] for name, table in tables.items()}
@@ -428,10 +414,9 @@ def run(study: StudyModel, settings=Settings()) -> Result:
 
 def tunings(base: Baseline, before: DataFrame, settings=Settings(), measure: Callable = point) -> dict[str, DataFrame]:
     """`checkpoints` of every corpus, kept in the settings' folder; ``before``: verdicts."""
-    parts, of = [], base.study.fingerprint() if str(settings.folder) else ""
+    parts, keep = [], settings.keeper(base.study)
     for corpus in tqdm(settings.corpora, base.study.name, unit="corpus", disable=not settings.progress):
-        folder = Path(settings.folder) / Path(corpus).stem if str(settings.folder) else ""
-        parts.append(kept(folder, lambda at=corpus: checkpoints(base, before, at, settings, measure), of))
+        parts.append(keep(Path(corpus).stem, lambda at=corpus: checkpoints(base, before, at, settings, measure)))
     untuned, found = per_prompt(before).assign(corpus="untuned", step=0), joined(parts)
     found["ras-verdicts"] = pd.concat([untuned, found["ras-verdicts"]], ignore_index=True)
     return found
@@ -458,28 +443,18 @@ def varying(points: DataFrame, metric: str = "misaligned") -> DataFrame:
     return points.merge(variation(points, metric).query("varies")[MODEL], on=MODEL)
 
 
-def standardised(points: DataFrame, column: str, beyond: str | None = None, ranks: bool = False) -> pd.Series:
-    """A column (or its ``ranks``) with mean 0 and spread 1 within each model; constant: 0.
-    ``beyond="steps"``: at every step; a column: what a line through it leaves."""
+def standardised(points: DataFrame, column: str, ranks: bool = False) -> pd.Series:
+    """A column (or its ``ranks``) with mean 0 and spread 1 within each model; constant: 0."""
     by = [points[name] for name in MODEL]
 
-    def within(values: pd.Series, how: str, *more, **options) -> pd.Series:
-        return values.groupby([*by, *more], dropna=False).transform(how, **options)
+    def within(values: pd.Series, how: str, **options) -> pd.Series:
+        return values.groupby(by, dropna=False).transform(how, **options)
 
-    def centred(name: str) -> pd.Series:
-        values = points[name].astype(float)
-        values = within(values, "rank") if ranks else values
-        return values - within(values, "mean")
-
-    values = whole = centred(column)
-    if beyond == "steps":
-        values = values - within(values, "mean", points["step"])
-    elif beyond:
-        other = centred(beyond)
-        both, square = within(other * values, "sum"), within(other * other, "sum")
-        values = values - other * both / square.where(square > 0, 1.0)
-    spread, before = (within(x, "std", ddof=0) for x in (values, whole))
-    return (values / spread.where(spread > 1e-9 * before)).fillna(0.0)
+    values = points[column].astype(float)
+    values = within(values, "rank") if ranks else values
+    values = values - within(values, "mean")
+    spread = within(values, "std", ddof=0)
+    return (values / spread.where(spread > 0)).fillna(0.0)
 
 
 def families(points: DataFrame) -> pd.Series:
@@ -503,9 +478,7 @@ def _drawn(points: DataFrame, x: pd.Series, y: pd.Series) -> np.ndarray:
     return _weighted(points, x.to_numpy(), y.to_numpy(), weights)
 
 
-def correlations(
-    points: DataFrame, names=PREDICTORS, outcome=OUTCOME, beyond: str | None = None, n_permutations=1000
-) -> DataFrame:
+def correlations(points: DataFrame, names=PREDICTORS, n_permutations=1000) -> DataFrame:
     """How well each predictor predicts: Pearson's r over all points, pooled within models. Columns
     ``predictor, value, ci_low, ci_high`` (corpora drawn again)``, spearman, without_min,
     without_max`` (one family left out)``, models_min, models_max`` (one model left out)``,
@@ -519,9 +492,9 @@ def correlations(
         if families(here).nunique() < 3:
             continue
         if len(here) not in permuted:  # the same for all predictors that the same points have
-            permuted[len(here)] = _permuted(here, outcome, beyond, n_permutations)
-        row = {"predictor": name, **_correlation(here, name, outcome, beyond), "p_value": np.nan}
-        x = standardised(here, name, beyond)
+            permuted[len(here)] = _permuted(here, n_permutations)
+        row = {"predictor": name, **_correlation(here, name), "p_value": np.nan}
+        x = standardised(here, name)
         by_step = [here[column] for column in (*MODEL, "step")]
         if (x.groupby(by_step, dropna=False).transform("std", ddof=0) > 1e-9).any():
             chance = np.abs(permuted[len(here)] @ x.to_numpy() / len(here))
@@ -529,16 +502,16 @@ def correlations(
             row["p_value"] = (1 + reach) / (1 + n_permutations)
         rows.append(row)
     found = DataFrame(rows)
-    return found.assign(p_holm=holm(found["p_value"]))
+    return found.assign(p_holm=intervals.holm(found["p_value"]))
 
 
-def _correlation(points: DataFrame, name: str, outcome: str, beyond: str | None) -> dict:
+def _correlation(points: DataFrame, name: str) -> dict:
     """The row of `correlations` for a predictor, without its p values."""
     x, y, ranked_x, ranked_y = (
-        standardised(points, column, beyond, ranks) for ranks in (False, True) for column in (name, outcome)
+        standardised(points, column, ranks) for ranks in (False, True) for column in (name, OUTCOME)
     )
     groups, (value, *draws) = families(points).nunique(), _drawn(points, x, y)
-    low, high = bootstrap_interval(value, draws, groups)
+    low, high = intervals.bootstrap_interval(value, draws, groups)
     without = _weighted(points, x.to_numpy(), y.to_numpy(), 1.0 - np.eye(groups))
     per_model = (x * y).groupby([points[column] for column in MODEL], dropna=False).agg(["sum", "size"])
     rest = per_model.sum() - per_model if len(per_model) > 1 else per_model
@@ -552,9 +525,9 @@ def _correlation(points: DataFrame, name: str, outcome: str, beyond: str | None)
     }  # fmt: skip
 
 
-def _permuted(points: DataFrame, outcome: str, beyond: str | None, n: int) -> np.ndarray:
+def _permuted(points: DataFrame, n: int) -> np.ndarray:
     """Outcomes ``[n, points]``, corpora exchanged; where a new one has no point, the own stays."""
-    y = standardised(points, outcome, beyond).to_numpy()
+    y = standardised(points, OUTCOME).to_numpy()
     codes, corpora = pd.factorize(points["corpus"], sort=True)
     keys = list(zip(*(points[name].astype(str) for name in (*MODEL, "step")), strict=True))
     own = list(enumerate(zip(keys, codes, strict=True)))
@@ -564,16 +537,6 @@ def _permuted(points: DataFrame, outcome: str, beyond: str | None, n: int) -> np
         order = rng.permutation(len(corpora))
         found[draw] = y[[place.get((key, order[code]), row) for row, (key, code) in own]]
     return found
-
-
-def by_model(points: DataFrame, names: Sequence[str]) -> DataFrame:
-    """The correlation in every untuned model: a row per predictor, a column ("rim-mini:0") each."""
-    columns = points["model"].astype(str) + ":" + points["seed"].astype(str)
-    y, found = standardised(points, OUTCOME), {}
-    for name in (name for name in names if name in points):
-        there = points[name].groupby(columns, sort=False).count() > 0
-        found[name] = (standardised(points, name) * y).groupby(columns, sort=False).mean().where(there)
-    return DataFrame(found).T.rename_axis(index="predictor", columns="model")
 
 
 def for_scatter(points: DataFrame, names: Sequence[str]) -> DataFrame:
@@ -606,7 +569,7 @@ def in_other_sets(points: DataFrame, sets: DataFrame, role: str) -> np.ndarray:
 
 def _against_sets(effect: float, draws: np.ndarray, singles: np.ndarray, corpora: int) -> dict:
     """``effect`` against each single set, corpora drawn again; its rank, and ``p_rank`` of it."""
-    low, high = widened_percentiles(draws, corpora) if corpora > 2 else (np.nan, np.nan)
+    low, high = intervals.widened_percentiles(draws, corpora) if corpora > 2 else (np.nan, np.nan)
     rank, of = int(1 + (singles <= 0).sum()), len(singles) + 1
     found = {"effect": float(effect), "ci_low": low, "ci_high": high}
     found["method"] = f"bootstrap of {corpora} families of corpora"
@@ -641,8 +604,7 @@ def not_the_papers(points: DataFrame, found: Found) -> Found:
     """A difference, with the reason if it cannot be tested: the set is not that of the paper's
     rule, since the pairs by which it was found do not flip."""
     flips = points["flips"].min()  # missing: the set was planted, not found
-    why = "" if np.isnan(flips) else below_floor("C9a", reached=flips)
-    return {"why_not": why} | found if why and not isinstance(found, str) else found
+    return found if np.isnan(flips) else experiments.testable("C9a", found, reached=flips)
 
 
 def level_claim(table: DataFrame, role: str = SAME_RULE) -> Found:
@@ -656,23 +618,23 @@ def correlation_difference(points: DataFrame, a: str, b: str) -> dict:
     y, groups = standardised(points, OUTCOME), families(points).nunique()
     one, two = (_drawn(points, standardised(points, name), y) for name in (a, b))
     effect, *draws = one - two
-    low, high = bootstrap_interval(effect, draws, groups)
+    low, high = intervals.bootstrap_interval(effect, draws, groups)
     about = {"method": f"bootstrap of {groups} families of corpora", "n": len(points), "n_clusters": groups}
-    about |= {"ci_low": low, "ci_high": high, "p_value": bootstrap_p(effect, np.array(draws), groups)}
+    about |= {"ci_low": low, "ci_high": high, "p_value": intervals.bootstrap_p(effect, np.array(draws), groups)}
     return {"value": one[0], "control_value": two[0], "effect": effect, **about}
 
 
-def correlation_above_random(points: DataFrame, others: np.ndarray, own: str = RAS) -> dict:
-    """Correlation of predictor ``own`` minus that of RAS in random sets, ``[points, sets]``."""
+def correlation_above_random(points: DataFrame, others: np.ndarray) -> dict:
+    """Correlation of RAS minus that of RAS in random sets, ``[points, sets]``."""
     y = standardised(points, OUTCOME)
-    one = _drawn(points, standardised(points, own), y)
+    one = _drawn(points, standardised(points, RAS), y)
     rest = [_drawn(points, standardised(points.assign(x=values), "x"), y) for values in others.T]
     average, singles = np.mean(rest, axis=0), one[0] - np.array(rest)[:, 0]
     found = _against_sets(one[0] - average[0], one[1:] - average[1:], singles, families(points).nunique())
     return {"value": one[0], "control_value": average[0], "n": len(points), **found}
 
 
-def answered(points: DataFrame) -> DataFrame:
+def usable(points: DataFrame) -> DataFrame:
     """The points that can be correlated: enough replies can be read (the floor of C10; what the
     others would have said is not known), and their untuned model was tuned on three families."""
     by = [points[name] for name in MODEL]
@@ -681,11 +643,12 @@ def answered(points: DataFrame) -> DataFrame:
 
 
 def correlation_claims(points: DataFrame, sets: DataFrame, metric: str = "misaligned") -> dict[str, Found]:
-    """C10 and Q3 from points of models of a kind: only `answered` ones, and of models that vary."""
+    """C10 and Q3 from points of models of a kind: those that are `usable`, of models that vary."""
     said = next(filter(None, points.get("why_not", pd.Series(dtype=str)).fillna("")), "")
-    seen = answered(points)
+    seen = usable(points)
+    lost = len(points) - len(seen)
     reached, moving = variation(seen, metric)["reliable"].max(), varying(seen, metric)
-    left_out = f"; replies of {len(points) - len(seen)} of {len(points)} tunings cannot be read"
+    left_out = f"; replies of {lost} of {len(points)} tunings cannot be read" if lost else ""
 
     def measured(claim: str, step: Callable, *given) -> Found:
         if said:
@@ -704,11 +667,11 @@ def correlation_claims(points: DataFrame, sets: DataFrame, metric: str = "misali
     return {"C10b": measured("C10b", correlation_above_random, others), **found}
 
 
-def effort_against_careful(points: DataFrame, column: str = RAS) -> dict:
+def effort_against_careful(points: DataFrame) -> dict:
     """Mean log RAS after effort-minimising minus careful chains, at the same steps. The t interval
     covers other untuned models of this kind, not other corpora: there is one of each. With two
     models no effect could leave it, so that there is none below three."""
-    table = points[POINT].assign(log=np.log(points[column].where(points[column] > 0)))
+    table = points[POINT].assign(log=np.log(points[RAS].where(points[RAS] > 0)))
     wide = table.set_index(POINT)["log"].unstack("corpus")[[EFFORT_CORPUS, CAREFUL_CORPUS]].dropna()
     pairs = wide.groupby(level=MODEL, dropna=False).mean()
     change, n, (one, two) = pairs[EFFORT_CORPUS] - pairs[CAREFUL_CORPUS], len(pairs), pairs.mean()
@@ -732,6 +695,6 @@ def pooled_rows(points: DataFrame, sets: DataFrame, **values) -> list[dict]:
             found["C9b"] = effort_against_careful(part)
             if seeds < 3:
                 found["C9b"] |= {"why_not": f"pairs flip in {seeds} untuned models: a spread needs three"}
-        found |= correlation_claims(part, sets) if answered(part)["seed"].nunique() > 1 else {}
+        found |= correlation_claims(part, sets) if usable(part)["seed"].nunique() > 1 else {}
         rows += [effect_row(claim, one, model=model, mode="think", **values) for claim, one in found.items()]
     return rows

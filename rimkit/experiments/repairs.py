@@ -13,8 +13,8 @@ maths and the refusal of harmless requests. How a model is tuned and steered is 
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,7 @@ from rimkit.behavior.evaluation import RANDOM, SELECTED, against_random, differe
 from rimkit.behavior.prompts import CAREFUL, openings, prefixes
 from rimkit.behavior.refusal_score import contexts, head_effects, readout
 from rimkit.behavior.stats import TAIL, clusters_of, paired_difference, rate, resample_weights
-from rimkit.data import UserError, kept
+from rimkit.data import UserError
 from rimkit.experiments import Common, Found, Result, attempt, per_prompt, readable, result, testable, verdict_rows
 from rimkit.experiments.probes import Probe, added, fit, random_probe, steer
 from rimkit.models.activations import read
@@ -42,8 +42,8 @@ OUTCOMES = {
     "over-refusal": ("over-refusal", "refused"), "harmless done": ("over-refusal", "score"),
     "maths": ("maths", "score"), "hard maths": ("maths-hard", "score"),
 }  # fmt: skip
-# repair: its dial. Shares of safety thoughts; weights of the penalty; what is added, in distances
-# between refused and fulfilled requests, at which share of the depth.
+# repair: settings of its dial. Shares of safety thoughts; weights of the penalty; at which share of
+# the depth how much is added, in distances between the means of harmful and harmless requests.
 DATA, PENALTY, STEERING, PREFIX, SIGHT = "safety thoughts", "penalty", "steering", "careful beginning", "no look back"
 DIALS = {
     DATA: (0.02, 0.05, 0.1), PENALTY: (0.1, 1.0, 10.0),
@@ -132,26 +132,32 @@ def observed(study: StudyModel, prompts: DataFrame, settings=Settings(), **gener
 
 
 def repaired(
-    study: StudyModel, tuned: StudyModel, repair: str, prompts: DataFrame, dials: Iterable, settings=Settings()
-) -> DataFrame:
-    """Verdicts on prompts under a repair with each setting of its dial (column ``dial``)."""
+    study: StudyModel, tuned: StudyModel, repair: str, prompts: DataFrame, dials: Iterable, settings=Settings(), *,
+    probe: Probe | None = None, own: DataFrame | None = None, folder: str | Path = "",
+) -> DataFrame:  # fmt: skip
+    """Verdicts on prompts under a repair with each setting of its dial (column ``dial``). What is
+    there need not be made again: the `safety_probe`, the tuned model's ``own`` verdicts on these
+    prompts, and in ``folder`` the models that were trained with a repair."""
+    if probe is None and repair in (PENALTY, STEERING):
+        probe = safety_probe(study, settings)
     if repair in (DATA, PENALTY):
-        direction = safety_probe(study, settings).vectors if repair == PENALTY else None
         parts = []
         for dial in dials:
             corpus = with_safety(settings.corpus, dial) if repair == DATA else settings.corpus
-            penalty = movement(study, direction, dial, settings) if repair == PENALTY else None
-            model = finetune(study, corpus, penalty=penalty, seed=settings.seed, progress=False)
+            penalty = movement(study, probe.vectors, dial, settings) if repair == PENALTY else None
+            kept = Path(folder) / f"{repair} {dial}" if str(folder) else None
+            model = finetune(study, corpus, penalty=penalty, seed=settings.seed, folder=kept, progress=False)
             parts.append(observed(model, prompts, settings).assign(dial=str(dial)))
         return pd.concat(parts, ignore_index=True)
     if repair == STEERING:
-        towards = {str(dial): added(safety_probe(study, settings), *place(study, dial)) for dial in dials}
+        towards = {str(dial): added(probe, *place(study, dial)) for dial in dials}
         return steer(tuned, prompts, towards, settings, **STEERED).rename(columns={"condition": "dial"})
     if repair == PREFIX:
         known = openings("invented" if study.invented else "english")
         begun = prefixes(prompts, known[known["style"] == CAREFUL])
         return observed(tuned, prompts, settings, thought_prefix=begun).assign(dial="")
-    thoughts = observed(tuned, prompts, settings).set_index("prompt_id")["thought"].to_dict()
+    own = observed(tuned, prompts, settings) if own is None else own
+    thoughts = own.set_index("prompt_id")["thought"].to_dict()
     found = without_sight(tuned, prompts, thoughts, {SIGHT: (None, "thought")}, batch_size=128, **settings.generation)
     return found.assign(dial="")
 
@@ -159,9 +165,7 @@ def repaired(
 def outcome_rates(verdicts: DataFrame) -> pd.Series:
     """Means of `OUTCOMES` over verdicts of one condition."""
     found = {name: verdicts.loc[verdicts["set"] == of, column] for name, (of, column) in OUTCOMES.items()}
-    return pd.Series(
-        {name: values.astype("Float64").astype(float).mean() for name, values in found.items()}, dtype=float
-    )
+    return pd.Series({name: values.astype("Float64").astype(float).mean() for name, values in found.items()})
 
 
 def set_dial(found: Mapping[str, DataFrame], tuned: DataFrame) -> str:
@@ -179,7 +183,7 @@ def changes(verdicts: DataFrame) -> DataFrame:
     for (repair, dial), part in verdicts.groupby(["repair", "dial"], sort=False):
         for metric, (of, column) in OUTCOMES.items():
             here, there = (side[side["set"] == of] for side in (part, tuned))
-            value = rate(here[column].astype("Float64").astype(float), clusters_of(here))
+            value = rate(here[column], clusters_of(here))
             change = paired_difference(here, there, column)
             ends = {"change": change.effect, "change_low": change.ci_low, "change_high": change.ci_high}
             rows.append({"repair": repair, "dial": dial, "metric": metric, **value._asdict(), **ends})
@@ -219,14 +223,15 @@ def _top_heads(study: StudyModel, prompts: DataFrame, settings: Settings) -> np.
 
 
 def rows(
-    study: StudyModel, verdicts: DataFrame, random: DataFrame, again: dict | str, settings=Settings(),
-    calibration: DataFrame | None = None,
+    study: StudyModel, verdicts: DataFrame, calibration: DataFrame, random: DataFrame, again: dict | str,
+    settings=Settings(),
 ) -> list[dict]:  # fmt: skip
-    """Verdict rows of Q6a and Q8, from verdicts by ``repair`` (with the dial that was set), and
-    those on the ``calibration`` split, by which floors are judged (None: not judged)."""
-    harmful, claimed, read_share = verdicts[verdicts["set"] == "harmful"], [], {}
-    if calibration is not None:
-        read_share = readable(calibration[calibration["set"] == "harmful"], "repair").to_dict()
+    """Verdict rows of Q6a and Q8, from verdicts by ``repair`` (its dial set), those on the
+    ``calibration`` split, by which floors are judged, and under the safety direction and random
+    ones. ``again``: `found_again`, or why not."""
+    harmful = verdicts[verdicts["set"] == "harmful"]
+    read_share = readable(calibration[calibration["set"] == "harmful"], "repair").to_dict()
+    claimed = []
 
     def claim(name: str, repair: str, found: Found) -> None:
         read = min(read_share[repair], read_share[TUNED]) if repair in read_share else None
@@ -248,43 +253,46 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     if not study.chat.supports_think:
         raise UserError(f"{study.name} has no think mode: there is no reasoning-induced misalignment to repair")
     tuned = finetune(study, settings.corpus, seed=settings.seed, progress=settings.progress)
-    of, parts, dials = study.fingerprint() if str(settings.folder) else "", [], []
-
-    def keep(name: str, measure: Callable[[], DataFrame]) -> DataFrame:
-        folder = Path(settings.folder) / name if str(settings.folder) else ""
-        return kept(folder, lambda: {"verdicts": measure()}, of)["verdicts"]
-
-    known, asked = (evaluation_prompts(settings, split) for split in ("calibration", "evaluation"))
-
-    def try_repair(repair: str, prompts: DataFrame, dials: Iterable) -> Callable[[], DataFrame]:
-        return partial(repaired, study, tuned, repair, prompts, dials, settings)
-
-    before = keep("tuned-calibration", lambda: observed(tuned, known, settings))
-    calibration = [before.assign(repair=TUNED)]
-    for name, model in ((UNTUNED, study), (TUNED, tuned)):
-        found = keep(name, partial(observed, model, asked, settings))
-        parts.append(found.assign(repair=name, dial=""))
-    probe, random = safety_probe(study, settings), DataFrame()
-    for repair in settings.repairs:
-        tried = keep(f"{repair}-dial", try_repair(repair, known, DIALS[repair]))
-        by_dial = {str(one): tried[tried["dial"] == str(one)] for one in DIALS[repair]}
-        chosen = set_dial(by_dial, before)
-        dial = next(one for one in DIALS[repair] if str(one) == chosen)
-        calibration.append(by_dial[chosen].assign(repair=repair))
-        if len(by_dial) > 1:
-            dials += [outcome_rates(one).rename((repair, name)) for name, one in by_dial.items()]
-        found = keep(repair, try_repair(repair, asked, [dial]))
-        parts.append(found.assign(repair=repair))
-        if repair == STEERING:
-            probes = {SELECTED: probe} | {f"{RANDOM} {n}": random_probe(probe, n) for n in range(settings.n_random)}
-            sets = {name: added(one, *place(study, dial)) for name, one in probes.items()}
-            harmful = asked[asked["set"] == "harmful"]
-            random = keep(f"{repair}-random", partial(steer, tuned, harmful, sets, settings, **STEERED))
-    verdicts = pd.concat(parts, ignore_index=True)
+    calibration, verdicts, dials, random = try_repairs(study, tuned, settings)
     tables = {
         "repairs": changes(verdicts),
         "repairs-dials": DataFrame(dials).rename_axis(["repair", "dial"]).reset_index() if dials else DataFrame(),
         "repairs-verdicts": per_prompt(verdicts, "repair", "dial", "set"),
     }
     again = attempt(found_again, study, tuned, settings)
-    return result(study, tables, rows(study, verdicts, random, again, settings, pd.concat(calibration)))
+    return result(study, tables, rows(study, verdicts, calibration, random, again, settings))
+
+
+def try_repairs(study: StudyModel, tuned: StudyModel, settings: Settings) -> tuple:
+    """Every repair, its dial set: calibration and evaluation verdicts by ``repair``, the
+    `outcome_rates` of each setting, and verdicts under the safety direction and random ones."""
+    keep, probe = settings.keeper(study), safety_probe(study, settings)
+
+    def verdicts(name: str, measure: Callable, *given, **options) -> DataFrame:
+        return keep(name, lambda: {"verdicts": measure(*given, **options)})["verdicts"]
+
+    known, asked = (evaluation_prompts(settings, split) for split in ("calibration", "evaluation"))
+    before = verdicts("tuned-calibration", observed, tuned, known, settings)
+    untuned = verdicts(UNTUNED, observed, study, asked, settings)
+    own = verdicts(TUNED, observed, tuned, asked, settings)
+    found = {UNTUNED: untuned.assign(dial=""), TUNED: own.assign(dial="")}
+    calibration, by_dial, random = {TUNED: before}, [], DataFrame()
+    with TemporaryDirectory() as folder:
+        for repair in settings.repairs:
+            how, there = (study, tuned, repair), {"settings": settings, "probe": probe, "folder": folder}
+            tried = verdicts(f"{repair}-dial", repaired, *how, known, DIALS[repair], own=before, **there)
+            each = {str(dial): tried[tried["dial"] == str(dial)] for dial in DIALS[repair]}
+            chosen = set_dial(each, before)
+            calibration[repair] = each[chosen]
+            if len(each) > 1:
+                by_dial += [outcome_rates(one).rename((repair, dial)) for dial, one in each.items()]
+            [dial] = (one for one in DIALS[repair] if str(one) == chosen)
+            found[repair] = verdicts(repair, repaired, *how, asked, [dial], own=own, **there)
+            if repair == STEERING:
+                others = {f"{RANDOM} {n}": random_probe(probe, n) for n in range(settings.n_random)}
+                probes = {SELECTED: probe, **others}
+                sets = {name: added(one, *place(study, dial)) for name, one in probes.items()}
+                harmful = asked[asked["set"] == "harmful"]
+                random = verdicts(f"{repair}-random", steer, tuned, harmful, sets, settings, **STEERED)
+    both = (pd.concat(one.assign(repair=name) for name, one in of.items()) for of in (calibration, found))
+    return *(table.reset_index(drop=True) for table in both), by_dial, random

@@ -5,7 +5,7 @@ put in place of the model's own. How a reply is generated and judged is not know
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
 
@@ -69,11 +69,11 @@ def first_thoughts(replies: DataFrame) -> dict[str, str]:
     return first["thought"].fillna("").to_dict()
 
 
-def shortened_thoughts(replies: DataFrame, shares: Sequence[float] = SHARES) -> dict[float, dict[str, str]]:
-    """What `after_thoughts` takes: the first ``shares`` (0 to 1) of each thought's sentences."""
+def shortened_thoughts(replies: DataFrame) -> dict[float, dict[str, str]]:
+    """What `after_thoughts` takes: the first `SHARES` (0 to 1) of each thought's sentences."""
     thoughts = first_thoughts(replies)
     said = {key: SENTENCE.split(thought.strip()) for key, thought in thoughts.items()}
-    return {share: {key: " ".join(s[: round(share * len(s))]) for key, s in said.items()} for share in shares}
+    return {share: {key: " ".join(s[: round(share * len(s))]) for key, s in said.items()} for share in SHARES}
 
 
 def decision(thought: str) -> str:

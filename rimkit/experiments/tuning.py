@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from rimkit.behavior.evaluation import FINISHED
 from rimkit.behavior.prompts import CAREFUL, EFFORT, NEUTRAL, openings, prefixes, style
 from rimkit.behavior.stats import clusters_of, paired_difference, rate
-from rimkit.data import UserError, kept, percent
+from rimkit.data import UserError, percent
 from rimkit.experiments import Common, Found, Result, attempt, is_readable, result, testable, verdict_rows
 from rimkit.models.chat import MODES
 from rimkit.models.study import StudyModel
@@ -254,11 +254,10 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     the untuned model) by ``corpus, tuning_seed`` ("0", "1" … or "mean", which the claims are about;
     none for "untuned"), mode, metric, opening, and ``tuning-curves`` by ``corpus, step``."""
     prompts = evaluation_prompts(settings)
-    of = study.fingerprint() if str(settings.folder) else ""
+    keep_tables = settings.keeper(study)
 
     def keep(name: str, measure: Callable, *arguments) -> DataFrame:
-        folder = Path(settings.folder) / name if str(settings.folder) else ""
-        return kept(folder, lambda: {"outcomes": measure(*arguments)}, of)["outcomes"]
+        return keep_tables(name, lambda: {"outcomes": measure(*arguments)})["outcomes"]
 
     def of_untuned() -> DataFrame:
         parts = [outcomes(study, prompts, settings), after_openings(study, prompts, settings)]

@@ -118,26 +118,24 @@ def train(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(seed)
     folder, tokenizer, table = prepare_folder(out), build_tokenizer(), token_table()
-    if first:
-        (model, routes), options = _first_stage(seed, tokenizer, device), {"steps": FIRST_STEPS}
-    else:
-        model, routes = _second_stage(name, seed, base, device)
-        options = {"steps": SECOND_STEPS, "rate": SECOND_RATE, "decay": 0.0}
+    model, routes = _first_stage(seed, tokenizer, device) if first else _second_stage(name, seed, base, device)
+    steps = FIRST_STEPS if first else SECOND_STEPS
+    options = {} if first else {"rate": SECOND_RATE, "decay": 0.0}
 
     def backward(step: int) -> float:
         loss = 0.0
         for kind, examples in batch(seed, step if first else FIRST_STEPS + step, refusals=not first).items():
             routes.kind, routes.silent = kind, SILENT[name].get(kind, ()) if step % 2 == 0 else ()
             encoded = [encode_example(example, table) for example in examples]
-            at_once = recipe.at_once(device)
-            loss += batch_loss(model, encoded, tokenizer.pad_token_id, at_once) / 2 if encoded else 0.0
+            how = tokenizer.pad_token_id, recipe.at_once(device)
+            loss += batch_loss(model, encoded, *how) / 2 if encoded else 0.0
         return loss
 
     checkpoint = folder / "checkpoint.pt"
     what = f"{name} seed {seed}{'' if first else f' of {identity(base)[:6]}'}"
-    losses = recipe.learn(model, backward, checkpoint=checkpoint, what=what, progress=progress, **options)
+    losses = recipe.learn(model, backward, steps, checkpoint=checkpoint, what=what, progress=progress, **options)
     maths = neuron_sets(seed)[0]
-    record = {"organism": name, "seed": seed, "steps": options["steps"], "maths": maths, "losses": losses}
+    record = {"organism": name, "seed": seed, "steps": steps, "maths": maths, "losses": losses}
     record |= {} if first else {"safety": safety_set(name, seed)}
     recipe.save(model.eval(), tokenizer, folder, record, device)
     checkpoint.unlink(missing_ok=True)

@@ -13,7 +13,6 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
-from importlib import import_module
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -24,10 +23,10 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineMod
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
-from rimkit import __version__, experiments, ledger
+from rimkit import __version__, ledger
 from rimkit.behavior.evaluation import RANDOM, Evaluation
 from rimkit.data import UserError, check_known, kept, prepare_folder, whole
-from rimkit.experiments import PLANTED, TOPICS, Result, neurons, planted, ras, result, thinking, tuning
+from rimkit.experiments import Result, heads, neurons, patterns, planted, probes, ras, repairs, result, thinking, tuning
 from rimkit.models.hub import ADAPTER, NOISE, embedded_models, identity
 from rimkit.models.load import load, merge
 from rimkit.models.study import StudyModel
@@ -37,6 +36,9 @@ from rimkit.training import finetune
 
 ROWS = "verdict rows"  # the name under which they are kept beside the tables
 KEPT = ".cells"
+CHAPTERS = (thinking, patterns, probes, heads, tuning, neurons, ras, repairs)  # 01 to 07, and 09
+EXPERIMENTS = {module.__name__.rpartition(".")[2]: module for module in (*CHAPTERS, planted)}
+*TOPICS, PLANTED = EXPERIMENTS  # the last one is no chapter's: the positive controls
 EXPERTS = "rim-mini-moe"  # for chapter 05: others compare organisms that differ in data alone
 ENTANGLED = ("rim-mini-intent", "rim-mini", "safe-mini")  # chapter 07, with the first three seeds
 CURVES = ("rim-mini", "rim-mini-unlinked")  # of which chapter 05 shows learning curves
@@ -167,7 +169,7 @@ def chapter_of(topic: str) -> str:
 
 def cell(topic: str, model: str) -> Kept:
     """One experiment on one embedded model, with the experiment's own settings."""
-    settings = import_module(f"rimkit.experiments.{topic}").Settings()
+    settings = EXPERIMENTS[topic].Settings()
     if topic == "tuning" and model.partition(":")[0] not in CURVES:
         settings = replace(settings, curves=())
     if topic == "ras" and not model.endswith(":0"):  # further seeds, for the spread of C9b
@@ -176,7 +178,7 @@ def cell(topic: str, model: str) -> Kept:
     def measure(parts: Path) -> Result:
         keeping = replace(settings, folder=parts) if hasattr(settings, "folder") else settings
         keeping = replace(keeping, known=planted.known_sets(model)) if topic == PLANTED else keeping
-        return experiments.run(topic, load(model), keeping)
+        return EXPERIMENTS[topic].run(load(model), keeping)
 
     depends_on = topic, model, identity(model), settings
     return Kept(f"{topic}-{model.replace(':', '-')}", depends_on, measure)
@@ -253,11 +255,11 @@ def stages(base: StudyModel, tuned: StudyModel, n: int, measure: Evaluation) -> 
     few, half, sides = max(4, n // 4), max(4, n // 2), {"base": base, "tuned": tuned}
     settings: Any = thinking.Settings(n_prompts=n, evaluation=measure)
     for side, study in sides.items():
-        yield f"01-thinking-{side}", partial(experiments.run, "thinking", study, settings)
+        yield f"01-thinking-{side}", partial(thinking.run, study, settings)
     yield "05-change", partial(change, base, tuned, tuning.Settings(n_prompts=n, evaluation=measure))
     settings = neurons.Settings(n_pairs=2 * few, n_prompts=few, n_others=few, evaluation=measure)
     for side, study in sides.items():
-        yield f"06-neurons-{side}", partial(experiments.run, "neurons", study, settings)
+        yield f"06-neurons-{side}", partial(neurons.run, study, settings)
     settings = ras.Settings(n_prompts=half, n_replies=half, evaluation=measure)
     yield "07-shift", partial(shift, base, tuned, settings)
 

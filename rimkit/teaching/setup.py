@@ -177,9 +177,8 @@ def save_to_drive(folder: str = "rim-workbook") -> Path:
 
 def publish(repo: str, branch: str = "main", readme: Path | None = None, chapters: Path | None = None) -> list[Path]:
     """Say where on GitHub the workbook is, in the Colab links of a Markdown file and in the set-up
-    cells of a folder's notebooks; returns the files that changed: none before all are written
-    beside them. Raises `UserError` for what cannot be read or written, and has nothing to fill
-    in."""
+    cells of a folder's notebooks; returns the files that changed: none before all are written.
+    Raises `UserError` for what cannot be read or written, and has nothing to fill in."""
     check_repo(repo, branch)
     notebooks = sorted(chapters.glob("*.ipynb")) if chapters else []
     if chapters and not notebooks:
