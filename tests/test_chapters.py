@@ -141,6 +141,8 @@ def test_no_widget_state_and_no_leftovers_of_a_run(path):
     metadata = read(path).metadata
     assert not {"widgets", "papermill", "rimkit"} & set(metadata)
     assert metadata.kernelspec.name == "python3"
+    bars = [cell.source for cell in code_cells(path) if re.search(r"\d%\|", str(cell.outputs))]  # of a busy machine
+    assert bars == []
 
 
 @each_chapter
