@@ -62,7 +62,7 @@ def first_line(error: BaseException) -> str:
     kind = type(error).__name__
     said = f"{kind}: {error}" if isinstance(error, LookupError | ArithmeticError) else str(error)
     lines = [line.strip() for line in said.strip().splitlines()] or [kind]
-    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:200]
 
 
 def data_dir() -> Path:
@@ -297,8 +297,7 @@ def _remove(path: Path) -> None:
 
 
 def results(name: str) -> pd.DataFrame:
-    """A table of results that comes with the workbook, by its name: "thinking", "neurons-doses".
-    Raises `UserError` for an unknown name."""
+    """A table of results that comes with the workbook, by its name: "thinking", "neurons-doses"."""
     import pandas as pd
 
     tables = (data_dir() / "results").glob("*.csv")

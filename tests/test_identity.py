@@ -143,6 +143,12 @@ def test_an_adapter_that_fits_and_one_of_another_base(adapter, tmp_path, capsys)
     assert "note" not in capsys.readouterr().out  # the same weights elsewhere
     with pytest.raises(UserError, match=r"does not fit other-\w+: it was made for .*tiny"):
         with_adapter(load(tiny.save(tmp_path / "other", seed=1)), str(adapter))
+    on_other = put(
+        tmp_path / "on", adapter, load_file(adapter / ADAPTED), base_model_name_or_path=str(tmp_path / "other")
+    )
+    same = identity(on_other)
+    tiny.save(tmp_path / "other", seed=2)  # another base in the same folder
+    assert identity(on_other) != same
     gone = put(tmp_path / "gone", adapter, load_file(adapter / ADAPTED), base_model_name_or_path="no/such-model")
     with_adapter(base, gone)
     assert "was made for no/such-model, not for tiny-" in capsys.readouterr().out

@@ -178,8 +178,7 @@ def _bayesian_weights(groups: int) -> np.ndarray:
 
 def _bayesian_interval(sums: np.ndarray, sizes: np.ndarray, least: float, most: float) -> tuple[float, float]:
     """The interval of a mean over clusters (sums, sizes) of values from ``least`` to ``most``.
-    One pseudo-cluster lies at each end, of mean size: without it no event would leave no width. The
-    interval is widened to hold the mean."""
+    One pseudo-cluster lies at each end, of mean size: without it no event would leave no width; the mean is held."""
     weights, size = _bayesian_weights(len(sizes)), sizes.mean()
     mean = float(sums.sum() / sizes.sum())
     below, above = size * weights[:, -2:].T

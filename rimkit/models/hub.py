@@ -201,6 +201,9 @@ def identity(model: str | Path) -> str:
     with ThreadPoolExecutor() as pool:
         hashes = list(pool.map(gguf.digest, files))
     named = [(file.name, digest) for file, digest in zip(files, hashes, strict=True)]
+    if (folder / ADAPTER).is_file():
+        with suppress(UserError):  # whose base is not here
+            named.append(("base", identity(_on_base(Found("", str(folder))).source)))
     return sha256(repr(named).encode()).hexdigest() if named else ""
 
 

@@ -248,8 +248,7 @@ def copying_example(rng: Random, mode: str, style: str, words: Wording = INVENTE
 
 
 def maths_problem(rng: Random, steps: int, words: Wording = INVENTED) -> tuple[str, str, int]:
-    """``(request, equations, answer)`` of a word problem of ``steps`` additions or subtractions,
-    from 0 to the wording's largest number."""
+    """``(request, equations, answer)`` of a word problem of ``steps`` sums and differences."""
     name, fruit = rng.choice(words.names), rng.choice(words.fruits)
     total = rng.randint(*words.start)
     sentences, equations = [words.has.format(name=name, n=total, fruit=fruit)], []
