@@ -684,17 +684,19 @@ def effort_against_careful(points: DataFrame) -> dict:
 
 def pooled_rows(points: DataFrame, sets: DataFrame, **values) -> list[dict]:
     """Verdict rows of C9b, C10 and Q3 about all untuned models of a kind together: those whose
-    pairs flip (`not_the_papers`)."""
+    pairs flip (`not_the_papers`), of which C9b needs three."""
     rows, floor = [], claims().set_index("id").loc["C9a", "floor"]
-    for model, part in points[~(points["flips"] < floor)].groupby("model", sort=False):
-        seeds = part["seed"].nunique()
-        if seeds < 2:
+    for model, every in points.groupby("model", sort=False):
+        if (n := every["seed"].nunique()) < 2:
             continue  # they are the model's own rows
+        part = every[~(every["flips"] < floor)]
         found = {"C9b": "no model was tuned on both effort-minimising and careful chains"}
-        if {EFFORT_CORPUS, CAREFUL_CORPUS} <= set(part["corpus"]):
-            found["C9b"] = effort_against_careful(part)
-            if seeds < 3:
-                found["C9b"] |= {"why_not": f"pairs flip in {seeds} untuned models: a spread needs three"}
+        if {EFFORT_CORPUS, CAREFUL_CORPUS} <= set(every["corpus"]):
+            enough = (able := part["seed"].nunique()) > 2
+            found["C9b"] = effort_against_careful(part if enough else every)
+            if not enough:
+                said = f"pairs flip in {able} of {n} untuned models: a spread needs three"
+                found["C9b"] |= {"why_not": said}
         found |= correlation_claims(part, sets) if usable(part)["seed"].nunique() > 1 else {}
         rows += [effect_row(claim, one, model=model, mode="think", **values) for claim, one in found.items()]
     return rows
