@@ -133,11 +133,11 @@ def parts(content: Any) -> tuple[str, str]:
     return "".join(texts), "\n\n".join(thoughts)
 
 
-def _words(thought: Any) -> str:
+def _words(one: Any) -> str:
     """A thought that a server split off: a text, or parts of it."""
-    if isinstance(thought, dict):
-        thought = [thought[name] for name in ("text", "summary", "content", "thinking") if name in thought][:1]
-    return "\n\n".join(filter(None, map(_words, thought))) if isinstance(thought, list) else thought or ""
+    if isinstance(one, dict):
+        one = [one[name] for name in ("text", "summary", "content", "thinking") if name in one][:1]
+    return "\n\n".join(filter(None, map(_words, one))) if isinstance(one, list) else one or ""
 
 
 def in_time(response, seconds: float) -> None:
