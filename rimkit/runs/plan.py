@@ -55,7 +55,7 @@ CHAPTERS = {
     "04_refusal_heads": Work(224, 92, 87552, read=2732, read_thoughts=276, swept=46, gradients=46),
     "05_finetuning_backfires": Work(1176, 216, trained=3840),
     "06_safety_neurons": Work(1319, 92, 47360, read=786, read_thoughts=230, gradients=92),
-    "07_entanglement": Work(537, 32, 2048, read=128, read_thoughts=1000, gradients=32, trained=960),
+    "07_entanglement": Work(549, 32, 2048, read=535, read_thoughts=310, gradients=61, trained=960),
     "09_open_questions": Work(428, 0, read=96, trained=912),
     "10_your_own_model": Work(0, 0),
     "A1_inside_a_transformer": Work(0, 17, read=112),
