@@ -254,8 +254,8 @@ os.environ["OMP_NUM_THREADS"] + " in " + os.getcwd()"""
 
 def test_how_long_a_run_takes_is_said_as_far_as_it_is_known(tmp_path):
     known = {path.stem: 30.0 for path in data.find_chapters()}
-    assert execute._outlook(len(known), known, 2) == f", about {len(known) / 4:.0f} min"
-    assert execute._outlook(2, {"01": 30.0, "02": None}, 1) == ""
+    assert execute._how_long(len(known), known, 2) == f", about {len(known) / 4:.0f} min"
+    assert execute._how_long(2, {"01": 30.0, "02": None}, 1) == ""
     shipped = pd.read_csv(data.data_dir() / "chapters.csv")
     assert sorted(shipped["chapter"]) == sorted(known) and shipped["seconds"].between(5, 60).all()
     jobs = execute.plan(data.find_chapters(["01"]), "rim-mini", {})

@@ -82,22 +82,22 @@ def run(
     fails is kept up to the failure, with a ledger row that says so, and the others go on.
     ``keep_text`` lets notebooks hold the text of safety sets and of replies to them; ``remote``:
     on NDIF. Raises `UserError`, before anything runs, or in the middle for a full disk."""
-    named, names = model, list(chapters)
+    typed, names = model, list(chapters)
     model = find_model(model)
     notebooks, given = find_chapters(names), dict(parameters or {})
     if remote:
         notebooks, given = traced(notebooks, bool(names), model), {**given, "remote": "ndif"}
     jobs = plan(notebooks, model, given, measure.of(model), keep_text)
-    folder, out = out, prepare_folder(out)
+    shown, out = out, prepare_folder(out)  # as it was typed, and as an absolute path
     for notebook in notebooks:
         target = out / notebook.name
         if target.resolve() == notebook or (target.exists() and not record_of(target)):
             raise UserError(f"the run would replace {target}, which no run has made: give --out another folder")
     check_chat(model, measure)
     clean_up(out, f"{RUNNING}*")
-    left = [job for job in jobs if force or not is_complete(out / job.notebook.name, job)]
-    expected, plural = _expected(left, named, out), "" if len(jobs) == 1 else "s"
-    announce(f"{len(jobs)} chapter{plural} on {named} -> {folder}{_outlook(len(jobs), expected, at_once)}")
+    todo = [job for job in jobs if force or not is_complete(out / job.notebook.name, job)]
+    expected, plural = _expected(todo, typed, out), "" if len(jobs) == 1 else "s"
+    announce(f"{len(jobs)} chapter{plural} on {typed} -> {shown}{_how_long(len(jobs), expected, at_once)}")
     longest_first = sorted(jobs, key=lambda job: -(expected.get(job.chapter) or 0))  # no core idles at the end
     kernels, run_id = kernels_for(at_once), uuid4().hex[:8]
     if not (is_endpoint(model) or speaks_invented(model)):
@@ -105,7 +105,7 @@ def run(
         announce(f"A chapter that is killed goes on where it was{rest}")
     with _live_lines(expected, progress) as seen, ThreadPoolExecutor(at_once) as pool:
         start = partial(pool.submit, _run_job, model=model, out=out, run_id=run_id, kernels=kernels, seen=seen)
-        runs = {job.chapter: start(job, complete=job not in left) for job in (longest_first if at_once > 1 else jobs)}
+        runs = {job.chapter: start(job, complete=job not in todo) for job in (longest_first if at_once > 1 else jobs)}
         try:
             for one in as_completed(runs.values()):
                 report(one.result())
@@ -127,7 +127,7 @@ def _expected(jobs: Sequence[Job], model: str, out: Path) -> dict[str, float | N
     return {chapter: seconds or known.get(chapter) for chapter, seconds in before.items()}
 
 
-def _outlook(n: int, expected: Mapping[str, float | None], at_once: int) -> str:
+def _how_long(n: int, expected: Mapping[str, float | None], at_once: int) -> str:
     """How many chapters there are, of which some are left to run, and how long that takes."""
     known, cores = [*filter(None, expected.values())], min(at_once, os.cpu_count() or 1)
     done, seconds = n - len(expected), max([sum(known) / cores, *known])
