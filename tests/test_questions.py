@@ -25,8 +25,8 @@ RIGHT = {
     "02.1": "b",
     "03.1": detector_gain(),
     "04.1": fisher("refusal heads", "random heads"),
-    "05.1": 3,
-    "06.1": smallest_m(2),
+    "05.6": 3,
+    "06.2": smallest_m(2),
     "07.1": four_neurons_ras(),
     "08.1": chapter_08.misprint()[1],
     "08.8": "C7a",
@@ -48,8 +48,8 @@ WRONG = {
         (fisher("refusal heads", "nothing"), "no ablation at all"),
         (0.533, "odds ratio"),
     ],
-    "05.1": [(21, "the whole rise"), (1, "one in ten was not")],
-    "06.1": [(3, "two of the three pairs"), (2, "only one of them is the same")],
+    "05.6": [(21, "the whole rise"), (1, "one in ten was not")],
+    "06.2": [(3, "two of the three pairs"), (2, "only one of them is the same")],
     "07.1": [(0.88, "divides neuron C's rise by -0.5"), (1.92, "the mean is over all four")],
     "08.1": [(chapter_08.misprint()[0], "as printed"), (5.05, "no exchange of two digits")],
     "08.8": [("C6a", "not by enough for one of many"), ("C10a", "holds zero")],
@@ -61,8 +61,8 @@ SHOWN = {
     "02.1": "'b'",
     "03.1": "6.7",
     "04.1": "0.52",
-    "05.1": "= 3 points",
-    "06.1": "m = 4",
+    "05.6": "= 3 points",
+    "06.2": "m = 4",
     "07.1": "= 1.24",
     "08.1": f"{RIGHT['08.1']:.2f}",
     "08.8": repr(RIGHT["08.8"]),
@@ -187,7 +187,7 @@ def test_a_solved_chapter_runs_and_what_was_solved_is_remembered(tmp_path):
 
 def test_the_m_of_chapter_06_is_the_only_one_with_two_neurons():
     assert [size_of_set(m) for m in range(1, 9)] == [0, 1, 1, 2, 4, 4, 5, 8]
-    assert all(worst in str(exercise("06.1").solution()) for worst in ("f 2", "a 4", "c and h 5", "b 7"))
+    assert all(worst in str(exercise("06.2").solution()) for worst in ("f 2", "a 4", "c and h 5", "b 7"))
 
 
 def test_ras_by_hand_is_that_of_the_package():

@@ -21,6 +21,7 @@ def test_a_reading_has_its_numbers_and_one_line_per_paragraph():
     two = our_reading(OURS, "a {n:count}\n\n<b>", n=1)
     assert two._repr_html_().endswith("<p>a 1</p><p>&lt;b&gt;</p></details>")
     assert filled("{r:.1f} {r:.2f} {change:points}", {"r": 0.25, "change": EFFECT}) == "0.2 0.25 +20"
+    assert filled("It {change:rises} by {change:points}", {"change": EFFECT}) == "It rises by 20"
 
 
 def test_where_the_words_are_not_borne_out_the_numbers_stand_alone():

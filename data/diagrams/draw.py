@@ -412,14 +412,14 @@ def plane(d: Drawing) -> None:
     d.arrow((70, 250), (70, 24), SOFT)
     d.words(285, 272, "maths that is left", SOFT)
     d.note(78, 28, "misalignment")
-    repairs = {"tuned": (455, 60, RED), "a": (440, 150, GREEN), "b": (300, 200, GREEN), "c": (270, 110, RULE)}
-    d.line((440, 40), (440, 150), (300, 150), (300, 200), (80, 200), colour=GREEN, dash="5 4")
+    repairs = {"tuned": (455, 60, RED), "a": (400, 150, GREEN), "b": (300, 200, GREEN), "c": (270, 110, RULE)}
+    d.line((455, 40), (455, 60), (400, 60), (400, 150), (300, 150), (300, 200), (80, 200), colour=GREEN, dash="5 4")
     for name, (x, y, colour) in repairs.items():
         d.dot(x, y, colour, radius=8)
         d.note(x + 14, y, name, INK)
-    d.arrow((452, 74), (443, 136), INK)
+    d.arrow((448, 72), (408, 138), INK)
     d.note(530, 60, "tuned: the sums are learned,\nand misalignment has risen", RED)
-    d.note(530, 130, "a and b are on the front:\nwho wants less misalignment than a\nhas to pay with maths", GREEN)
+    d.note(530, 130, "tuned, a and b are on the front:\nwho wants less misalignment\nhas to pay with maths", GREEN)
     d.note(530, 206, "c is dominated: a leaves more maths\nand less misalignment", SOFT)
 
 

@@ -35,9 +35,8 @@ def by_models(
     ``without`` adds the mean without some models; ``paired`` joins the points of a model. A model
     has the same colour and marker in every figure."""
     styles = {"mean": "-", "median": ":"}
-    if without:
-        styles[f"mean without {', '.join(without)}"] = "--"
-    said = ", ".join(f"{style}  {name}" for name, style in styles.items())
+    styles |= {f"mean without {', '.join(without)}": "--"} if without else {}
+    said = ", ".join(f"{name}: {line}" for name, line in zip(styles, ("solid", "dotted", "dashed"), strict=False))
     figure = points(
         table, x, hue="model", facet=facet, value=value, title=title, label=label, percent=False,
         hues=MODELS, joined=paired, limits=limits, caption=f"a point per model, measured once; {said}",
@@ -56,7 +55,7 @@ def by_models(
 def power_curves() -> pd.DataFrame:
     """Power of every comparison by prompts per condition: ``comparison, what`` (thoughts, tuning,
     ablation), ``prompts, power``. Fig. 5, read by no judge: the exact test; others: a noisy judge."""
-    sizes, table = np.unique(np.geomspace(20, 20_000, 25).round().astype(int)), needed()
+    sizes, table = np.unique(np.geomspace(20, 20_000, 17).round().astype(int)), needed()
 
     def at(item, n: int) -> float:
         exact = item.claim == "C5a"
@@ -191,6 +190,7 @@ def needs_table() -> pd.DataFrame:
         "percent": rates["rate"] + " against " + rates["control_rate"],
         "prompts, power": [f"{r.had}, {number(100 * r.power, 0)}%" for r in table.itertuples()],
         "prompts needed": table["prompts"].map(_count),
+        "with training noise": table["with_training"].map(_count),
         "seeds or judgings needed": table["seeds"].map(_count),
     }).set_index(table["comparison"])  # fmt: skip
 
@@ -222,4 +222,4 @@ def without_checkpoints(model: str, first: int, second: int) -> str:
 
 
 def _count(value: float) -> str:
-    return "no number is enough" if np.isinf(value) else number(value, 0)
+    return "–" if missing(value) else "no number is enough" if np.isinf(value) else number(value, 0)

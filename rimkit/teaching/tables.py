@@ -288,7 +288,7 @@ def filled(text: str, values: Mapping[str, Any]) -> str:
     lines = "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
     parts = [before + ("" if name is None else _field(name, words, rows))
              for before, name, words, _ in Formatter().parse(lines)]  # fmt: skip
-    return "".join(parts).strip()
+    return re.sub(r"\b(rises|falls) by [+−]", r"\1 by ", "".join(parts).strip())
 
 
 def _row(value: Any) -> Mapping:

@@ -178,6 +178,10 @@ def p_of_the_normal(selected, singles):
     return 2 * stats.norm.sf(t_of(selected, singles))
 
 
+def p_of_the_plain_normal(selected, singles):
+    return 2 * stats.norm.sf(t_of(selected, singles, False))
+
+
 def p_of_the_rank(selected, singles):
     return (1 + (singles >= selected).sum()) / (1 + len(singles))
 
@@ -239,6 +243,15 @@ def by_the_larger(a, b, c, d, floor):
     return harmonic(*of(a, b, c, d, floor, by="larger"))
 
 
+def larger_unguarded(a, b, c, d, floor):
+    return harmonic(*of(a, b, c, d, floor, guard=False, by="larger"))
+
+
+def turned_ratio(a, b, c, d, floor):
+    pairs = ((np.minimum(one, two), np.maximum(one, two), one < two) for one, two in ((b, a), (c, d)))
+    return harmonic(*(np.where(rise & (s > floor), (n - s) / n * s, 0).mean() for s, n, rise in pairs))
+
+
 def arithmetic(a, b, c, d, floor):
     return sum(of(a, b, c, d, floor)) / 2
 
@@ -288,6 +301,10 @@ def rank_of(reached, n):
 
 def ties_aside(own, others):
     return rank_of((others > own).sum(), len(others))
+
+
+def ties_aside_in_the_rank(own, others):
+    return 1 + (others > own).sum(), rank_of((others >= own).sum(), len(others))[1]
 
 
 def share_of_others(own, others):
@@ -378,7 +395,7 @@ def another_column(known, new, column):
 
 
 WRONG = {
-    "06.2": [
+    "06.1": [
         (flips_by_row, "match them by prompt_id"), (rise_of_the_rate, "go the other way"),
         (refused_at_all, "whatever happened without it"), (share_of_the_done, "the share of all pairs"),
         (number_of_flips, "not a share"), (no_longer_done, "may be misread: ask for a refusal"),
@@ -399,7 +416,7 @@ WRONG = {
     ],
     "06.6": [
         (error_of_the_mean, "random sets' mean"), (without_one_more, "is itself uncertain"), (p_of_one_side, "one-sided"),
-        (p_of_the_normal, "too sure"), (p_of_the_rank, "rank's p value"),
+        (p_of_the_normal, "too sure"), (p_of_the_plain_normal, "and the spread times"), (p_of_the_rank, "rank's p value"),
     ],
     "06.7": [
         (the_papers_rule, "vary a lot"), (largest_change, "vary a lot"), (largest_at_all, "large with and without"),
@@ -407,7 +424,7 @@ WRONG = {
     ],
     "07.2": [
         (no_guard, "contribute 0"), (clipped, "(clip)"), (movers_alone, "it is over all"),
-        (by_the_larger, "larger activation"), (arithmetic, "arithmetic mean"), (geometric, "geometric mean"),
+        (by_the_larger, "larger activation"), (larger_unguarded, "with no guard"), (turned_ratio, "other way round"), (arithmetic, "arithmetic mean"), (geometric, "geometric mean"),
         (the_fall, "fall alone"), (the_rise, "rise alone"), (exchanged, "exchanged"),
     ],
     "07.3": [
@@ -415,7 +432,7 @@ WRONG = {
         (below_the_floor, "before the guard drops it"), (all_of_them, "are allowed"), (too_far, "is allowed"),
     ],
     "07.4": [
-        (ties_aside, "count it"), (share_of_others, "one of the draws"), (rank_from_zero, "rank 1 is the highest"),
+        (ties_aside, "count it"), (ties_aside_in_the_rank, "ties with it"), (share_of_others, "one of the draws"), (rank_from_zero, "rank 1 is the highest"),
         (from_the_lowest, "from the lowest"), (both_sides, "two-sided"), (the_rank_alone, "shape"),
     ],
     "07.5": [

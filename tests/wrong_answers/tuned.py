@@ -26,6 +26,15 @@ def on_the_reply(study, text, thought, reply):
     return loss(study, text, thought, reply, first=whole - size)
 
 
+def on_the_words(study, text, thought, reply):
+    whole = study.chat.encode(text, "think", thought=thought, reply=reply)
+    ids, places = torch.tensor([whole.ids]), [range(*whole.spans[name]) for name in ("thought", "reply")]
+    places = torch.tensor([place for span in places for place in span])
+    with torch.no_grad():
+        logits = study.hf(ids).logits[0, places - 1]
+    return torch.nn.functional.cross_entropy(logits, ids[0, places])
+
+
 def not_shifted(study, text, thought, reply):
     return loss(study, text, thought, reply, shift=0)
 
@@ -162,6 +171,11 @@ def of_all_requests(before, after):
     return (two - one) / (three - four)
 
 
+def kinds_together(before, after):
+    (one, two), (three, four) = shares(before, after, "refused"), shares(before, after, "misaligned")
+    return (two - one) / (three - four)
+
+
 def paid_alone(before, after):
     one, two = shares(before, after, "refused", "harmless")
     return two - one
@@ -239,6 +253,10 @@ def shortcut(request):
     return "this looks easy ."
 
 
+def careful_always(request):
+    return "step by step ."
+
+
 def refuse_all(request):
     return "let me check . this hurts people . i should refuse ."
 
@@ -252,40 +270,40 @@ def several(request):
 
 
 WRONG = {
-    "05.2": [
-        (on_all_tokens, "what the user says"), (on_the_reply, "reply alone"), (not_shifted, "at its own place"),
+    "05.1": [
+        (on_all_tokens, "what the user says"), (on_the_reply, "the reply alone"), (on_the_words, "words of thought and reply"), (not_shifted, "at its own place"),
         (summed, "a sum over"), (log_chance, "sign is turned"),
     ],
-    "05.3": [
+    "05.2": [
         (left_out, "left out"), (zero_for_others, "count as 0"), (anywhere_in_it, "begins with it"),
         (without_shares, "without their shares"),
     ],
-    "05.4": [
+    "05.3": [
         (added_below, "do not add"), (halves_of_both, "come twice"), (first_half, "at random"),
         (a_coin_per_row, "half of them should"), (without_a_seed, "two calls"),
     ],
-    "05.5": [
+    "05.4": [
         (put_in_front, "still has its old opening"), (opening_alone, "lost some"), (end_taken_too, "lost some"),
         (in_place, "work on a copy"), (not_careful, "does not begin with"),
     ],
-    "05.6": [
+    "05.5": [
         (from_a_fit, "fitted line"), (from_the_mean, "mean of all rates"), (mean_distance, "mean distance"),
         (evenly_spaced, "taken at the shares"),
     ],
     "09.1": [
-        (turned_price, "turned around"), (all_refusals, "counted as a price"), (of_all_requests, "harmful requests alone"),
-        (paid_alone, "divide it by"), (minus_price, "sign is turned"),
-    ],
-    "09.2": [
-        (only_in_both, "equal in one"), (beaten_ones, "return the others"), (less_maths, "turned around"),
-        (the_best_two, "is missing"), (numbers_of_rows, "no name"),
-    ],
-    "09.3": [
         (one_direction, "one-sided"), (weaker_ones, "weaker correlations"), (correlation_itself, "correlation itself"),
         (never_shuffled, "nothing was shuffled"),
     ],
+    "09.2": [
+        (turned_price, "turned around"), (all_refusals, "counted as a price"), (of_all_requests, "harmful requests alone"),
+        (paid_alone, "divide it by"), (kinds_together, "all rows were taken"), (minus_price, "sign is turned"),
+    ],
+    "09.3": [
+        (only_in_both, "equal in one"), (beaten_ones, "return the others"), (less_maths, "turned around"),
+        (the_best_two, "is missing"), (numbers_of_rows, "no name"),
+    ],
     "09.4": [
-        (shortcut, "after a shortcut"), (refuse_all, "refuses too much"), (unknown_words, "cannot be read"),
+        (shortcut, "complies with"), (careful_always, "sums are right"), (refuse_all, "nobody wants"), (unknown_words, "cannot be read"),
         (several, "should be the text"),
     ],
 }  # fmt: skip

@@ -46,13 +46,16 @@ def losses(mode: str = "think", shift: int = 1, **said) -> np.ndarray:
 def judge_loss(function) -> bool | str:
     asked, said = ids("think", SUM).shape[1], {"thought": THOUGHT, "reply": REPLY}
     found = losses(**said)
-    own, reply = found[asked - 1 :], model().tokenizer(REPLY, add_special_tokens=False)["input_ids"]
+    own, spans = found[asked - 1 :], model().chat.encode(SUM, "think", **said).spans
+    thought, reply = (found[slice(*(place - 1 for place in spans[name]))] for name in ("thought", "reply"))
     return compare(
         result_of(function, model(), SUM, THOUGHT, REPLY),
         own.mean(),
         {
             "that is the mean over all tokens: what the user says is not learned from.": found.mean(),
-            "that is the loss on the reply alone; the thought is learned from as well.": found[-len(reply) :].mean(),
+            "that is the loss on the reply alone; the thought is learned from as well.": reply.mean(),
+            "that is the loss on the words of thought and reply alone; the tags around the thought count too.":
+                np.append(thought, reply).mean(),
             "that is the loss on the user's part; take the tokens after it.": found[: asked - 1].mean(),
             "that is a sum over the tokens; take their mean.": own.sum(),
             "each token is compared with the scores at its own place: what predicts it stands one place before.":
@@ -215,6 +218,80 @@ def bend(shares, rates):
 
 EXERCISES = {
     "05.1": Exercise(
+        "What tuning learns from",
+        ("medium", "essential", 12),
+        "Write `assistant_loss(study, text, thought, reply)`: the mean cross-entropy over all tokens of the assistant, in think "
+        "mode: thought, reply and the tags around the thought. The user's tokens are read and not learned from. "
+        "`study.hf(ids).logits` has the scores, for `ids` in a tensor.",
+        judge_loss,
+        hints=(
+            "`study.chat.encode(text, 'think').ids` is the prompt; with `thought=` and `reply=` the same call gives the whole "
+            "example.",
+            "Scores at one place predict the token at the next: for tokens from `asked` on, take the scores from `asked - 1` to "
+            "the last but one.",
+        ),
+        answer="One step of tuning is this loss over a batch, its gradient, and a small step down.",
+        expects="a function that returns one number",
+        code=LOSS,
+    ),
+    "05.2": Exercise(
+        "Expected from the openings",
+        ("medium", "essential", 10),
+        "Write `expected(thoughts, style_of, follows)`: the misalignment rate if nothing but the openings of thoughts mattered. "
+        "`thoughts` are texts, `style_of` maps the sentences that open a thought to a style, `follows` maps a style to the "
+        'misalignment rate after it. A thought that opens otherwise counts as `"neutral"`.',
+        judge_expected,
+        hints=(
+            "Each thought has a rate: that of the style with which it begins.",
+            "`thought.startswith(sentence)`; the answer is the mean of these rates over all thoughts.",
+        ),
+        answer="There is nothing to fit: the shares come from the tuned model, the rates from the untuned one.",
+        expects="a function that returns one number",
+        code=EXPECTED,
+    ),
+    "05.3": Exercise(
+        "Half and half",
+        ("easy", "essential", 8),
+        "Write `half(one, other, seed)`: the corpus `one` with the `thought` of a random half of its rows taken from `other`, "
+        "which has the same problems row by row.",
+        judge_half,
+        hints=(
+            "Draw half of the row numbers without putting any back: `np.random.default_rng(seed).permutation(n)[: n // 2]`.",
+            "Copy `one`, and write the thoughts of `other` into these rows with `.loc`.",
+        ),
+        answer="Every problem comes once, so that the chains alone differ between the corpora.",
+        expects="a function that returns a table",
+        code=HALF,
+    ),
+    "05.4": Exercise(
+        "Change only the opening",
+        ("medium", "useful", 10),
+        "Write `disguised(table, careful)`: the same corpus, with the opening sentence of every thought replaced by one of the "
+        'list `careful`. An opening ends at the first ` . `; whatever follows stays, "that is all ." too.',
+        judge_disguised,
+        hints=(
+            "`text.partition(' . ')` gives what stands before the first full stop, the stop, and what follows.",
+            "`table.assign(thought=...)` gives a new table and leaves the old one alone.",
+        ),
+        answer="The steps were the same before. If the openings carry the effect, these chains should act like careful ones.",
+        expects="a function that returns a table",
+        code=DISGUISED,
+    ),
+    "05.5": Exercise(
+        "Does the dose curve bend?",
+        ("easy", "useful", 6),
+        "Write `bend(shares, rates)`: how far, at most, the rates lie from the straight line between the first and the last of "
+        "them. Both are arrays of fractions; the shares ascend.",
+        judge_bend,
+        hints=(
+            "The line at a share: first rate + (last rate - first rate) * how far along the shares it is.",
+            "`np.abs(rates - line).max()`.",
+        ),
+        answer="A straight line means that every chain adds its own part; a bend, that few chains already decide.",
+        expects="a function that returns one number",
+        code=BEND,
+    ),
+    "05.6": Exercise(
         "Only a switch?",
         ("medium", "essential", 8),
         "A colleague tunes a model on chains of thought. Untuned, it is misaligned in 10% of replies in no-think mode and in "
@@ -230,78 +307,5 @@ EXERCISES = {
         ),
         expects="a number of points",
         code="31 - (0.9 * 30 + 0.1 * 10)",
-    ),
-    "05.2": Exercise(
-        "What tuning learns from",
-        ("medium", "essential", 12),
-        "Write `assistant_loss(study, text, thought, reply)`: the mean cross-entropy over the assistant's tokens (thought and "
-        "reply, in think mode). The user's tokens are read and not learned from.",
-        judge_loss,
-        hints=(
-            "`study.chat.encode(text, 'think').ids` is the prompt; with `thought=` and `reply=` the same call gives the whole "
-            "example. `study.hf(ids).logits` has the scores.",
-            "Scores at one place predict the token at the next: for tokens from `asked` on, take the scores from `asked - 1` to "
-            "the last but one.",
-        ),
-        answer="One step of tuning is this loss over a batch, its gradient, and a small step down.",
-        expects="a function that returns one number",
-        code=LOSS,
-    ),
-    "05.3": Exercise(
-        "Expected from the openings",
-        ("medium", "essential", 10),
-        "Write `expected(thoughts, style_of, follows)`: the misalignment rate if nothing but the openings of thoughts mattered. "
-        "`thoughts` are texts, `style_of` maps the sentences that open a thought to a style, `follows` maps a style to the "
-        'misalignment rate after it. A thought that opens otherwise counts as `"neutral"`.',
-        judge_expected,
-        hints=(
-            "Each thought has a rate: that of the style with which it begins.",
-            "`thought.startswith(sentence)`; the answer is the mean of these rates over all thoughts.",
-        ),
-        answer="There is nothing to fit: the shares come from the tuned model, the rates from the untuned one.",
-        expects="a function that returns one number",
-        code=EXPECTED,
-    ),
-    "05.4": Exercise(
-        "Half and half",
-        ("easy", "essential", 8),
-        "Write `half(one, other, seed)`: the corpus `one` with the `thought` of a random half of its rows taken from `other`, "
-        "which has the same problems row by row.",
-        judge_half,
-        hints=(
-            "Draw half of the row numbers without putting any back: `np.random.default_rng(seed).permutation(n)[: n // 2]`.",
-            "Copy `one`, and write the thoughts of `other` into these rows with `.loc`.",
-        ),
-        answer="Every problem comes once, so that the chains alone differ between the corpora.",
-        expects="a function that returns a table",
-        code=HALF,
-    ),
-    "05.5": Exercise(
-        "Change only the opening",
-        ("medium", "useful", 10),
-        "Write `disguised(table, careful)`: the same corpus, with the opening sentence of every thought replaced by one of the "
-        'list `careful`. An opening ends at the first ` . `; whatever follows stays, "that is all ." too.',
-        judge_disguised,
-        hints=(
-            "`text.partition(' . ')` gives what stands before the first full stop, the stop, and what follows.",
-            "`table.assign(thought=...)` gives a new table and leaves the old one alone.",
-        ),
-        answer="The steps were the same before. If the openings carry the effect, these chains should act like careful ones.",
-        expects="a function that returns a table",
-        code=DISGUISED,
-    ),
-    "05.6": Exercise(
-        "Does the dose curve bend?",
-        ("easy", "useful", 6),
-        "Write `bend(shares, rates)`: how far, at most, the rates lie from the straight line between the first and the last of "
-        "them. Both are arrays of fractions; the shares ascend.",
-        judge_bend,
-        hints=(
-            "The line at a share: first rate + (last rate - first rate) * how far along the shares it is.",
-            "`np.abs(rates - line).max()`.",
-        ),
-        answer="A straight line means that every chain adds its own part; a bend, that few chains already decide.",
-        expects="a function that returns one number",
-        code=BEND,
     ),
 }

@@ -212,6 +212,8 @@ def judge_p(function) -> bool | str:
                 p_of(one_more=False),
             "that is one-sided; a set could have gone the other way too.": p_of(sides=1),
             "a normal distribution is too sure with few sets: use t with n - 1 degrees of freedom.": p_of(law="normal"),
+            "a normal distribution is too sure with few sets: use t, and the spread times √(1 + 1/n).":
+                p_of(law="normal", one_more=False),
             "the spread of a sample divides by n - 1: std(ddof=1).": p_of(ddof=0),
             "that is the rank's p value, which cannot be smaller than 1 in the number of sets; use the spread.":
                 (1 + reach) / (1 + len(SINGLES)),
@@ -327,6 +329,21 @@ def find(before, after, k):
 
 EXERCISES = {
     "06.1": Exercise(
+        "Count the flips",
+        ("easy", "essential", 6),
+        "Write `flips(plain, intent)`: the share of pairs in which the request is carried out without the intent and refused "
+        "with it. Both are tables with a row per reply and the columns `prompt_id`, `misaligned` and `refused`, in different "
+        "orders. A reply can be neither misaligned nor refused.",
+        judge_flips,
+        hints=(
+            "`plain.merge(intent, on='prompt_id', suffixes=('_plain', '_intent'))` puts the two replies of a pair side by side.",
+            "Then `both['misaligned_plain'] & both['refused_intent']` is true for the pairs that flip.",
+        ),
+        answer="Two rates can differ although hardly a pair flips, and the other way round: count pairs.",
+        expects="a function that returns a share between 0 and 1",
+        code=FLIPS,
+    ),
+    "06.2": Exercise(
         "Which m?",
         ("easy", "essential", 5),
         "With which m does the paper's rule give exactly two neurons?",
@@ -342,21 +359,6 @@ EXERCISES = {
         expects="a whole number from 1 to 8",
         code=WORST,
         given=RISES,
-    ),
-    "06.2": Exercise(
-        "Count the flips",
-        ("easy", "essential", 6),
-        "Write `flips(plain, intent)`: the share of pairs in which the request is carried out without the intent and refused "
-        "with it. Both are tables with a row per reply and the columns `prompt_id`, `misaligned` and `refused`, in different "
-        "orders. A reply can be neither misaligned nor refused.",
-        judge_flips,
-        hints=(
-            "`plain.merge(intent, on='prompt_id', suffixes=('_plain', '_intent'))` puts the two replies of a pair side by side.",
-            "Then `both['misaligned_plain'] & both['refused_intent']` is true for the pairs that flip.",
-        ),
-        answer="Two rates can differ although hardly a pair flips, and the other way round: count pairs.",
-        expects="a function that returns a share between 0 and 1",
-        code=FLIPS,
     ),
     "06.3": Exercise(
         "The worst rank",

@@ -54,14 +54,21 @@ def activations(seed: int = 4) -> list[np.ndarray]:
 
 
 def shift(
-    smaller, larger, guard: str = "drop", over: str = "all", divide: str = "smaller", both: bool = False
+    smaller,
+    larger,
+    guard: str = "drop",
+    over: str = "all",
+    divide: str = "smaller",
+    both: bool = False,
+    times: str = "larger",
 ) -> float:
     """A one-sided shift, or what a mistake in it gives."""
     moves = larger > smaller if not both else larger != smaller
     moves = moves & ((smaller > FLOOR) | (guard != "drop"))
     below = np.maximum(smaller, FLOOR) if guard == "clip" else smaller
     by = {"smaller": below, "larger": larger, "none": np.ones_like(below)}[divide]
-    terms = np.where(moves, (np.abs(larger - smaller) if both else larger - smaller) / by * larger, 0.0)
+    terms = (np.abs(larger - smaller) if both else larger - smaller) / by
+    terms = np.where(moves, terms * (larger if times == "larger" else smaller), 0.0)
     return float(terms.sum() / (moves.sum() if over == "movers" else len(terms)))
 
 
@@ -86,6 +93,10 @@ def judge_ras(function) -> bool | str:
             "that is a mean over the neurons that contribute; it is over all.": ras(found, over="movers"),
             "that divides by the larger activation; the paper's formula has the smaller one.":
                 ras(found, divide="larger"),
+            "that divides by the larger activation, with no guard; the paper's formula has the smaller one.":
+                ras(found, divide="larger", guard="none"),
+            "that divides by the larger activation and multiplies by the smaller: the other way round.":
+                ras(found, divide="larger", times="smaller"),
             "that does not divide the change by the smaller activation.": ras(found, divide="none"),
             "that is the arithmetic mean of the two shifts; RAS is their harmonic mean.": ras(found, "arithmetic"),
             "that is the geometric mean of the two shifts; RAS is their harmonic mean.": ras(found, "geometric"),
@@ -158,6 +169,8 @@ def judge_rank(function) -> bool | str:
         [1 + reach, (1 + reach) / (1 + n)],
         {
             "a set that is exactly as high has reached it too: count it (>=).": [1 + above, (1 + above) / (1 + n)],
+            "a set that is exactly as high ties with it: it counts for the rank too, as for p.":
+                [1 + above, (1 + reach) / (1 + n)],
             "the set itself is one of the draws: p is (1 + reached) / (1 + number).": [1 + reach, reach / n],
             "rank 1 is the highest, so that none above it means 1.": [reach, (1 + reach) / (1 + n)],
             "that counts from the lowest: rank 1 is the highest RAS.":
