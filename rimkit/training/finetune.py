@@ -99,14 +99,14 @@ def finetune(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         trained = _prepared(deepcopy(model.hf), method)
-        own = None if folder or penalty else parts_of(model, settings)
+        own = None if folder or penalty else kept_training(model, settings)
         folder, save_every = (own, save_every or KEEP) if own else (folder, save_every)
         training = Training(trained, settings, Path(folder) if folder else None, only_last=bool(own))
         _train(training, sequences, model.pad_id, penalty, save_every, f"{model.name} on {name}", progress)
     return study_of(model, trained, f"{model.name} after {name}")
 
 
-def parts_of(model: StudyModel, *about) -> Path | None:
+def kept_training(model: StudyModel, *about) -> Path | None:
     """Where the running chapter keeps a training of a model of one's own, until it is complete."""
     if model.invented or (parts := parts_folder()) is None:
         return None
@@ -115,10 +115,10 @@ def parts_of(model: StudyModel, *about) -> Path | None:
 
 @contextmanager
 def checkpoint_folder(model: StudyModel, corpus: str | Path, settings: dict) -> Iterator[Path]:
-    """A folder for all checkpoints of a training: `parts_of` the chapter, or a temporary one."""
+    """A folder for all checkpoints of a training: `kept_training` the chapter, or a temporary one."""
     with TemporaryDirectory() as folder:
         learned = load_corpus(corpus, english=not model.invented).to_csv()
-        yield parts_of(model, learned, settings) or Path(folder)
+        yield kept_training(model, learned, settings) or Path(folder)
 
 
 def study_of(model: StudyModel, trained, name: str) -> StudyModel:
