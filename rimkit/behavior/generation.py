@@ -75,8 +75,8 @@ def generate(
     for name, given in counts.items():
         if given < 1:
             raise UserError(f"{name} must be 1 or more, not {given}")
-    if temperature < 0:
-        raise UserError(f"temperature must be 0 (greedy) or more, not {temperature}")
+    if not (temperature >= 0 and seed >= 0):  # NaN is neither
+        raise UserError(f"temperature must be 0 (greedy) or more, and a seed, not {temperature} and {seed}")
     check_columns(prompts, ("prompt_id", "text"), "the table of prompts")
     if prompts.empty:
         raise UserError("there are no prompts: the table is empty")
