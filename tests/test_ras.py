@@ -379,6 +379,10 @@ def test_tunings_whose_replies_cannot_be_read_say_nothing(points):
         assert one["effect"] == pytest.approx(without[claim]["effect"]) and one["n"] == (~lost).sum()
         assert f"replies of {lost.sum()} of {len(table)} tunings cannot be read" in one["method"]
     assert not any("cannot be read" in one["method"] for one in without.values())
+    two = ras.correlation_claims(broken[broken["corpus"].isin(["c1", "c2"])], sets)
+    assert all(
+        "replies of 6 of 12 tunings cannot be read" in why for why in two.values()
+    )  # and not all: too few families
     none = ras.correlation_claims(table.assign(**{ras.READ: 0.5}), sets)
     assert all("here are 0; replies of 54 of 54 tunings cannot be read" in why for why in none.values())
 

@@ -646,7 +646,7 @@ def correlation_claims(points: DataFrame, sets: DataFrame, metric: str = "misali
     """C10 and Q3 from points of models of a kind: those that are `usable`, of models that vary."""
     said = next(filter(None, points.get("why_not", pd.Series(dtype=str)).fillna("")), "")
     seen = usable(points)
-    lost = len(points) - len(seen)
+    lost = (~(points[READ] >= claims().set_index("id").loc["C10a", "floor_read"])).sum()
     reached, moving = variation(seen, metric)["reliable"].max(), varying(seen, metric)
     left_out = f"; replies of {lost} of {len(points)} tunings cannot be read" if lost else ""
 
