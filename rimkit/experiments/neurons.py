@@ -238,9 +238,9 @@ def _maxima(study: StudyModel, items: Sequence[Encoded], settings: Settings) -> 
     return read(study, items, (settings.kind,), (SPAN,), "max")[settings.kind, SPAN]
 
 
-def after_sentence(study: StudyModel, pairs: Pairs, sentence: str, settings=Settings()) -> np.ndarray:
+def after_sentence(study: StudyModel, pairs: Pairs, text: str, settings=Settings()) -> np.ndarray:
     """How much the maxima increase where another sentence follows the requests, as in `Pairs`."""
-    items, _ = replied(study, with_intent(study, pairs.requests, sentence), settings)
+    items, _ = replied(study, with_intent(study, pairs.requests, text), settings)
     return _maxima(study, items, settings) - pairs.maxima
 
 
