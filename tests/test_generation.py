@@ -178,7 +178,7 @@ def test_interrupt_keeps_what_is_finished(model, monkeypatch, capsys):
         (PROMPTS.assign(text="go " * 200), {}, r"'p0' has 208 tokens.*118 beside 10"),
         (PROMPTS, {"mode": "no_think"}, "did you mean 'no-think'"),
         (PROMPTS, {"temperature": float("nan")}, "temperature"),
-        (PROMPTS, {"seed": -1}, "and a seed, not .* and -1"),
+        (PROMPTS, {"seed": -1}, "seed must be 0 or more, not .* and -1"),
         (PROMPTS, {"n_samples": 0}, "n_samples"),
         (PROMPTS, {"batch_size": 0}, "batch_size"),
         (PROMPTS, {"max_new_tokens": 0}, "max_new_tokens"),

@@ -76,7 +76,7 @@ def generate(
         if given < 1:
             raise UserError(f"{name} must be 1 or more, not {given}")
     if not (temperature >= 0 and seed >= 0):  # NaN is neither
-        raise UserError(f"temperature must be 0 (greedy) or more, and a seed, not {temperature} and {seed}")
+        raise UserError(f"temperature and seed must be 0 or more, not {temperature} and {seed}")
     check_columns(prompts, ("prompt_id", "text"), "the table of prompts")
     if prompts.empty:
         raise UserError("there are no prompts: the table is empty")

@@ -68,8 +68,8 @@ def checked(table: pd.DataFrame, name: str = "corpus") -> pd.DataFrame:
     table = table.reset_index(drop=True)
     defaults = {"example_id": table.index.astype(str), "thought": "", "answer": ""}
     table = table.assign(**{name: value for name, value in defaults.items() if name not in table})
-    lists = table[list(COLUMNS)].map(lambda one: isinstance(one, list | dict | np.ndarray)).any(axis=1)
-    if len(odd := table.loc[lists, "example_id"]):
+    lists = table[list(COLUMNS)].map(lambda one: isinstance(one, list | dict | np.ndarray))
+    if len(odd := table.loc[lists.any(axis=1), "example_id"]):
         raise UserError(f"the corpus '{name}' has a list in example '{odd.iloc[0]}': give texts")
     table = table[list(COLUMNS)].fillna("").astype(str)
     for row in table.index[table["thought"] == ""]:
