@@ -275,7 +275,7 @@ class Prediction:
     ) -> Note:
         """The gap in words, in whole units, and the interval; ``word``: how it was found."""
         if missing(measured):  # of a real model that was cut off
-            return Note(f"{self.name}: nothing was measured, since no reply was judged.")
+            return Note(f"{self.name}: nothing could be measured here.")
         if not isinstance(measured, Real):
             raise UserError(f"compare {self.name} with a number, not {measured!r}")
         if not isfinite(measured):
