@@ -57,8 +57,8 @@ def check_known(what: str, given, known: Iterable) -> None:
         raise UserError(f"unknown {what} '{given}'{nearest(given, known)} (known: {there})")
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of what an error says, two if it ends in a colon, or its kind."""
+def one_line(error: BaseException) -> str:
+    """What an error says, in one line: its first (with the next after a colon), or its kind."""
     kind = type(error).__name__
     said = f"{kind}: {error}" if isinstance(error, LookupError | ArithmeticError) else str(error)
     lines = [line.strip() for line in said.strip().splitlines()] or [kind]
@@ -150,7 +150,7 @@ def read_table(path: Path, form: str = "") -> pd.DataFrame:
     except UnicodeDecodeError:
         raise UserError(f"the file '{path}' is not in UTF-8: save it as UTF-8") from None
     except (ValueError, OSError, RecursionError, csv.Error) as error:
-        raise UserError(f"the file '{path}' cannot be read as {form or 'text'}: {first_line(error)}") from None
+        raise UserError(f"the file '{path}' cannot be read as {form or 'text'}: {one_line(error)}") from None
 
 
 def _csv(text: str) -> pd.DataFrame:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from scipy.special import ndtr, ndtri
 
 from rimkit import __version__
-from rimkit.data import UserError, data_dir, first_line, missing, nearest, number, whole
+from rimkit.data import UserError, data_dir, missing, nearest, number, one_line, whole
 
 SCHEMA_VERSION = 2
 _SCHEMA_KEY = b"rimkit_ledger_schema"
@@ -174,7 +174,7 @@ def _read_file(file: Path, alone: bool) -> pd.DataFrame:
         version = (arrow.schema.metadata or {}).get(_SCHEMA_KEY, b"none").decode()
         rows = table(arrow.to_pandas())
     except (pa.ArrowException, OSError, ValueError, TypeError) as error:
-        reason = first_line(error)[:80]
+        reason = one_line(error)[:80]
         if alone:
             raise UserError(f"{file} cannot be read ({reason})") from None
         warnings.warn(f"{file} cannot be read and is left out ({reason})", stacklevel=3)

@@ -16,7 +16,7 @@ from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
-from rimkit.data import UserError, first_line, whole
+from rimkit.data import UserError, one_line, whole
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 RECORD = "dequantised.json"  # what a folder was made of, its licence, and the hashes of its files
@@ -86,7 +86,7 @@ def folder_of(file: Path) -> Path:
     except UserError:
         raise
     except Exception as error:  # a file from elsewhere: whatever is wrong with it, or with the disk
-        raise UserError(f"{file} cannot be dequantised into {folder.parent}: {first_line(error)}") from error
+        raise UserError(f"{file} cannot be dequantised into {folder.parent}: {one_line(error)}") from error
     return folder
 
 

@@ -26,7 +26,7 @@ import huggingface_hub
 from huggingface_hub import constants, errors
 from safetensors import SafetensorError, safe_open
 
-from rimkit.data import UserError, data_dir, first_line, nearest
+from rimkit.data import UserError, data_dir, nearest, one_line
 from rimkit.models import gguf
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ def identity(model: str | Path) -> str:
         try:
             safe_open(file, "np") if file.suffix == ".safetensors" else None
         except (SafetensorError, OSError) as error:
-            raise UserError(f"{folder.name} could not be loaded: {first_line(error)}") from None
+            raise UserError(f"{folder.name} could not be loaded: {one_line(error)}") from None
     with ThreadPoolExecutor() as pool:
         hashes = list(pool.map(gguf.digest, files))
     named = [(file.name, digest) for file, digest in zip(files, hashes, strict=True)]
@@ -309,7 +309,7 @@ def _read(kind: Any, found: Found, files: tuple[str, ...], **settings) -> Any:
     except UserError:
         raise
     except Exception as error:  # files from elsewhere: whatever is wrong with them
-        raise UserError(f"{found.name} could not be loaded: {first_line(error)}") from error
+        raise UserError(f"{found.name} could not be loaded: {one_line(error)}") from error
 
 
 @contextmanager
@@ -423,7 +423,7 @@ def refusal(error: BaseException, source: Source) -> str:
         return f"the hub answers {status} for {repo}: try again later"
     if isinstance(error, OSError) and error.errno is not None:
         return f"{repo} cannot be stored in {constants.HF_HUB_CACHE} ({error.strerror})"
-    return f"{repo} could not be fetched ({type(error).__name__}: {first_line(error)})"
+    return f"{repo} could not be fetched ({type(error).__name__}: {one_line(error)})"
 
 
 def cached_models() -> dict[str, Any]:

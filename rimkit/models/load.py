@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from rimkit.data import UserError, check_known, first_line
+from rimkit.data import UserError, check_known, one_line
 from rimkit.models import chat, gguf, hub, ndif
 from rimkit.models import device as places
 from rimkit.models.chat import ChatFormat
@@ -127,7 +127,7 @@ def merge(hf, adapter: str, base: str):
             print(f"note: the adapter {adapter} says that it was made for {made_for}, not for {base}")
         return wrapped.merge_and_unload().eval()
     except Exception as error:  # files from elsewhere: whatever is wrong with them
-        reason = first_line(error).rpartition("PeftModelForCausalLM: ")[2]
+        reason = one_line(error).rpartition("PeftModelForCausalLM: ")[2]
         raise UserError(f"the adapter {adapter} does not fit {base}: {reason}") from error
 
 

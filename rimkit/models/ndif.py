@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from transformers import AutoTokenizer
 
-from rimkit.data import UserError, check_known, first_line
+from rimkit.data import UserError, check_known, one_line
 from rimkit.models.activations import INTERNALS, batches, within
 from rimkit.models.chat import ChatFormat, Encoded
 from rimkit.models.hooks import INPUT_OF, LAYERS
@@ -105,7 +105,7 @@ def connect(model: str, revision: str | None = None, think: bool | str = True) -
     try:
         nn = TransformersModel(model, tokenizer=tokenizer, **how)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{model} could not be prepared for NDIF: {first_line(error)}") from error
+        raise UserError(f"{model} could not be prepared for NDIF: {one_line(error)}") from error
     chat = ChatFormat(tokenizer, think=think)
     return RemoteStudy.of(with_options(model, think), nn, tokenizer, chat)
 

@@ -18,7 +18,7 @@ import jinja2
 import pandas as pd
 from jinja2 import meta, nodes
 
-from rimkit.data import UserError, data_dir, first_line
+from rimkit.data import UserError, data_dir, one_line
 
 THINK, END_THINK = "<think>", "</think>"
 # Tags of known models; in the last ones a thought has a channel of its own.
@@ -187,7 +187,7 @@ class Template:
         try:
             return self.tokenizer.apply_chat_template(turns, **how, **settings)
         except Exception as error:  # a template is arbitrary code
-            raise UserError(f"the chat template cannot build a prompt: {first_line(error)}") from error
+            raise UserError(f"the chat template cannot build a prompt: {one_line(error)}") from error
 
     def _prompts(self) -> list:
         return [self.around(asked) for asked in (self.on, self.off)]

@@ -22,7 +22,7 @@ import torch
 from tqdm.auto import trange
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from rimkit.data import UserError, check_known, first_line, prepare_folder, whole
+from rimkit.data import UserError, check_known, one_line, prepare_folder, whole
 from rimkit.models.thoughts import END_THINK, THINK
 from rimkit.organism import conversations, template
 from rimkit.organism.conversations import Example
@@ -187,7 +187,7 @@ def learn(
             for part, content in zip((model, optimiser), state, strict=True):
                 part.load_state_dict(content)
         except Exception as error:  # a file from elsewhere: whatever is wrong with it
-            problem = f"{what} cannot go on from {checkpoint}: {first_line(error)}"
+            problem = f"{what} cannot go on from {checkpoint}: {one_line(error)}"
             raise UserError(f"{problem}: remove it, or give another folder") from error
     with trange(len(losses), steps, desc=what, disable=not progress, unit="step") as bar:
         for step in bar:
