@@ -201,8 +201,8 @@ def _organism() -> None:
 def _root(version: option(bool, "Show the version and exit.", "--version") = False) -> None:
     """See, explain and test reasoning-induced misalignment (RIM).
 
-    Start with 'rimkit run' (every chapter on a small embedded model, no network), or with
-    'rimkit lab DIR' to work through the chapters yourself.
+    Start with 'rimkit tour' (the effect in one request), 'rimkit run' (every chapter on a small
+    model, no network) or 'rimkit lab DIR' (work through the chapters yourself).
     """
     if version:
         typer.echo(f"rimkit {__version__}")
