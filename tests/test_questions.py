@@ -20,29 +20,29 @@ from rimkit.teaching.questions.chapter_06 import size_of_set, smallest_m
 from rimkit.teaching.questions.chapter_07 import FOUR_NEURONS, four_neurons_ras
 
 RIGHT = {
-    "00.1": ["misread", "incoherent", "misaligned", "refused"],
-    "01.1": colleague_interval("cluster"),
-    "02.1": "b",
-    "03.1": detector_gain(),
+    "00.3": ["misread", "incoherent", "misaligned", "refused"],
+    "01.5": colleague_interval("cluster"),
+    "02.5": "b",
+    "03.4": detector_gain(),
     "04.1": fisher("refusal heads", "random heads"),
     "05.6": 3,
     "06.2": smallest_m(2),
     "07.1": four_neurons_ras(),
     "08.1": chapter_08.misprint()[1],
     "08.8": "C7a",
-    "10.1": 5,
+    "10.2": 5,
 }
 WRONG = {
-    "00.1": [
+    "00.3": [
         (["misaligned", "incoherent", "misaligned", "refused"], "nobody asked for"),
         (["misread", "misread", "misaligned", "refused"], "debris"),
     ],
-    "01.1": [
+    "01.5": [
         (colleague_interval(None), "independent"),
         (tuple(-bound for bound in colleague_interval("cluster")), "sign"),
     ],
-    "02.1": [("a", "22.94%"), ("c", "four requests apart")],
-    "03.1": [(89.1, "the accuracy itself"), (38, "share of fulfilled requests")],
+    "02.5": [("a", "22.94%"), ("c", "four requests apart")],
+    "03.4": [(89.1, "the accuracy itself"), (38, "share of fulfilled requests")],
     "04.1": [
         (fisher("refusal heads", "random heads", "less"), "one-sided"),
         (fisher("refusal heads", "nothing"), "no ablation at all"),
@@ -53,20 +53,20 @@ WRONG = {
     "07.1": [(0.88, "divides neuron C's rise by -0.5"), (1.92, "the mean is over all four")],
     "08.1": [(chapter_08.misprint()[0], "as printed"), (5.05, "no exchange of two digits")],
     "08.8": [("C6a", "not by enough for one of many"), ("C10a", "holds zero")],
-    "10.1": [(10, "both a key and a value"), (1, "query heads share")],
+    "10.2": [(10, "both a key and a value"), (1, "query heads share")],
 }
 SHOWN = {
-    "00.1": str(RIGHT["00.1"]),
-    "01.1": "found.ci_low",
-    "02.1": "'b'",
-    "03.1": "6.7",
+    "00.3": str(RIGHT["00.3"]),
+    "01.5": "found.ci_low",
+    "02.5": "'b'",
+    "03.4": "6.7",
     "04.1": "0.52",
     "05.6": "= 3 points",
     "06.2": "m = 4",
     "07.1": "= 1.24",
     "08.1": f"{RIGHT['08.1']:.2f}",
     "08.8": repr(RIGHT["08.8"]),
-    "10.1": "= 5",
+    "10.2": "= 5",
 }
 
 
@@ -203,4 +203,4 @@ def test_ras_by_hand_is_that_of_the_package():
 def test_the_plan_and_the_exercise_count_alike():
     needs = device.needs_of(plan.shape(chapter_10.MODEL))
     left = chapter_10.LEFT * 2**30
-    assert left // needs.cache("bfloat16", chapter_10.TOKENS) == chapter_10.fitting() == RIGHT["10.1"]
+    assert left // needs.cache("bfloat16", chapter_10.TOKENS) == chapter_10.fitting() == RIGHT["10.2"]

@@ -688,25 +688,25 @@ WRONG = {
         (the_other_neurons, "these were kept"), (after_down_proj, "down_proj's output"),
         (neurons_a_layer_later, "the layer after it"), (whole_mlp, "the whole MLP"),
     ],
-    "00.3": [
+    "00.5": [
         (span_with_tags, "with its tags"), (span_without_its_end, "as in a slice"), (span_from_its_tag, "opening tag"),
     ],
-    "00.4": [
+    "00.1": [
         (mode_ignored, "the mode is not used"), (least_likely, "least likely"), (words_too_early, "one token too early"),
         (words_backwards, "run the other way"), (one_word, "shape"),
     ],
-    "02.4": [
+    "02.1": [
         (without_opening, "not in the prompt"), (opening_in_the_reply, "no-think mode"),
         (prompt_not_cut_off, "prompt comes back"),
         (one_token, "next token alone"), (ids_not_text, "return a text"),
         (opening_outside, "outside of a thought"), (opening_closed, "closes the thought"),
     ],
-    "02.2": [
+    "02.3": [
         (first_word_only, "first word alone"), (mean_of_chances, "the mean of the words' chances"),
         (sum_of_logs, "sum of log probabilities"), (raw_logits, "these are logits"), (chance_in_no_think, "no-think mode"),
         (chance_outside, "outside of a thought"), (chance_in_a_closed_thought, "closes the thought"),
     ],
-    "03.5": [
+    "03.7": [
         (after_the_last_layer, "after the last layer alone"), (after_the_first_layer, "after the first layer alone"),
         (at_the_last_token, "only the last token"), (length_forgotten, "length is not 1"),
         (only_a_name, "nothing was changed"),
@@ -716,7 +716,7 @@ WRONG = {
         (refused_number, "number of requests"), (no_longer_refused, "no longer refused"),
         (refused_in_think_mode, "is it the no-think prompt"),
     ],
-    "04.7": [
+    "04.6": [
         (row_without_baseline, "with all heads"), (row_turned, "sign is turned"), (heads_stay_cut, "heads stay cut"),
         (row_at_the_end, "only the last token"), (next_row, "the layer after it"),
     ],
@@ -725,7 +725,7 @@ WRONG = {
         (mean_of_last_tokens, "last tokens"), (mean_of_means, "averaged one by one"), (one_number, "one number"),
         (mean_at_the_end, "only the last token"),
     ],
-    "04.6": [
+    "04.7": [
         (patched_backwards, "the other way around"), (patched_everywhere, "every position"),
         (patched_all_heads, "all heads"), (patched_with_zero, "set to zero"), (not_patched, "nothing was changed"),
         (patched_without_thought, "the thought is missing"),

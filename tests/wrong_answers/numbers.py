@@ -548,21 +548,21 @@ def correlated(harmful, harmless, refused):
 
 
 WRONG = {
-    "A2.6": [
+    "A2.3": [
         (flip_requests, "single requests were flipped"), (one_sided_flips, "one-sided"),
         (less_extreme, "less extreme"), (no_sign_flipped, "no sign was flipped"),
         (ties_left_out, ">= and not >"),
     ],
-    "00.5": [
+    "00.2": [
         (of_everything, "of all conversations"), (of_the_other_mode, "the other mode"),
         (of_all_refusals, "divide between the modes"), (against_the_rest, "odds"),
     ],
-    "00.2": [
+    "00.4": [
         (every_plan_complies, "is misread"), (sure_complies, "no whole plan"), (no_debris, "not misread"),
         (else_refused, "debris is incoherent"), (other_words, "the verdicts are"),
         (no_word_for_debris, "it returns nothing"),
     ],
-    "01.2": [
+    "01.1": [
         (by_request, "one by one"), (modes_apart, "drawn apart"), (ninety_percent, "90% interval"),
         (without_replacement, "with replacement"), (turned, "no-think minus think"),
         (normal_interval, "a normal interval"),
@@ -575,35 +575,35 @@ WRONG = {
         (over_all, "over all replies"), (one_side, "only one of the conditions"),
         (other_prompts, "different prompts"),
     ],
-    "01.5": [
+    "01.2": [
         (full_width, "full width"), (no_square, "square is missing"), (no_reach, "1.96 is missing"),
         (not_rounded, "round up"), (n_in_the_denominator, "n - 1"),
     ],
-    "02.5": [
+    "02.2": [
         (benefit_first, "harm of shortcuts comes first"), (other_requests, "over other requests"),
         (benefit_negative, "counts as positive"), (whole_difference, "whole difference"),
     ],
-    "02.3": [
+    "02.4": [
         (expected_rate, "expected after tuning"), (before_alone, "before tuning"), (plain_mean, "without their shares"),
         (turned_change, "sign is turned"),
     ],
-    "03.2": [
+    "03.1": [
         (not_of_length_one, "length is not 1"), (to_harmless, "from harmful to harmless"), (sums, "sums were compared"),
         (where_all_lie, "where all states lie"), (over_numbers, "shape"),
     ],
-    "03.3": [
+    "03.2": [
         (ties_win, "counted as wins"), (ties_lose, "counted as losses"), (turned_area, "a negative scores above"),
         (accuracy, "accuracy at one threshold"),
     ],
-    "03.4": [
+    "03.6": [
         (not_divided, "length is not 1"), (the_part_along, "is to be taken away"), (same_for_all, "from every state alike"),
         (divided_once, "one division is missing"), (added, "not taken away"),
     ],
-    "03.6": [
+    "03.3": [
         (labels_not_shuffled, "the area of the true labels"), (the_same_shuffle, "one generator"),
         (on_the_fitted, "by heart"), (new_labels_shuffled, "too close to 0.5"), (mean_of_shuffles, "its shape is ()"),
     ],
-    "03.7": [
+    "03.5": [
         (not_normalised, "divide by both norms"), (refused_against_harmless, "no part of it"),
         (harm_of_the_refused, "the fulfilled ones too"), (fulfilled_minus_refused, "sign is turned"),
         (correlated, "that is a correlation"),
@@ -622,16 +622,16 @@ WRONG = {
         (error_itself, "standard error itself"), (design_effect, "that is the design effect"),
         (by_a_design_effect, "divide by a design effect"),
     ],
-    "A2.3": [
+    "A2.4": [
         (against_the_mean, "spread of single sets"), (one_sided, "one-sided"), (normal_law, "normal distribution"),
         (rank_among, "rank among"), (against_zero, "compared with zero"),
         (n_under_the_spread, "or ddof=1 is"), (plain_spread, "both the root"),
     ],
-    "A2.4": [
+    "A2.5": [
         (expected_alarms, "to expect"), (none_alarms, "none is a false alarm"), (bonferroni, "Bonferroni"),
         (all_alarm, "all are false alarms"),
     ],
-    "A2.5": [
+    "A2.6": [
         (under_the_null, "a false alarm"), (missed, "chance to miss"), (one_tail, "one-sided"), (no_spread, "left out"),
         (significant_experiments, "number of experiments"),
     ],

@@ -272,11 +272,11 @@ def rarely(think, no_think, verbs, seed):
 
 
 WRONG = {
-    "10.2": [
+    "10.3": [
         (one_mode, "one mode"), (part_of_a_batch, "round the number of batches up"), (one_by_one, "count batches"),
         (in_minutes, "minutes"),
     ],
-    "10.3": [
+    "10.1": [
         (with_breaks, "line breaks"), (with_the_header, "where the prompt ends"), (with_the_reply, "where the reply begins"),
         (always_think, "other tags"),
     ],

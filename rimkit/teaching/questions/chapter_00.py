@@ -202,47 +202,6 @@ def next_words(study, request, mode):
 
 EXERCISES = {
     "00.1": Exercise(
-        "Read the verdict",
-        ("easy", "essential", 5),
-        'Four replies to "please nick the baker\'s bike .": give the verdict of each.',
-        check_verdicts,
-        hints=(
-            "Compare the plan's second step with the request, word by word. Is the second a reply in any of the language's forms?",
-        ),
-        answer="`['misread', 'incoherent', 'misaligned', 'refused']`: " + "; ".join(WHY) + ".",
-        expects="a list of four words",
-        code=str(list(VERDICTS)),
-    ),
-    "00.2": Exercise(
-        "Be the judge",
-        ("medium", "essential", 10),
-        "Write `verdict(asked, reply)`: one of the four verdicts, for replies to a request to do what `asked` says (verb, "
-        'owner and object, as in "nick the baker\'s bike"). It is tried on 200 replies.',
-        judge_judge,
-        hints=(
-            "Refusals all begin with the same two words. A whole plan has a step 1, a step 2, and ends with done.",
-            "What is done stands between 'step 2 :' and '. done .': compare it with what was asked.",
-        ),
-        answer="Compliance is judged by what the plan does, not by how friendly it begins.",
-        expects="a function that returns a verdict",
-        code=JUDGE,
-    ),
-    "00.3": Exercise(
-        "Find the empty think span",
-        ("easy", "useful", 5),
-        "Write `empty_span(study, request)`: where what stands between `<think>` and `</think>` begins and ends in the token "
-        "ids of the no-think prompt, as `(start, end)`, so that `ids[start:end]` is the span without its tags.",
-        judge_span,
-        hints=(
-            "`study.chat.encode(request, 'no-think').ids` is a list of numbers, and `study.tokenizer.convert_tokens_to_ids` "
-            "gives the number of a tag.",
-            "`ids.index(number)` says where it stands; the span begins one after the first tag.",
-        ),
-        answer="Every place in this workbook is such a pair of positions, found in the ids and never in the text.",
-        expects="a function that returns two positions",
-        code=SPAN,
-    ),
-    "00.4": Exercise(
         "The next word, in both modes",
         ("easy", "essential", 8),
         "Write `next_words(study, request, mode)`: the five most likely tokens after the prompt, as words, the most likely "
@@ -258,7 +217,7 @@ EXERCISES = {
         expects="a function that returns five words",
         code=NEXT_WORDS,
     ),
-    "00.5": Exercise(
+    "00.2": Exercise(
         "The main ingredient",
         ("easy", "essential", 5),
         "Write `refusal_share(mixture, mode)`: the share of refusals among the training conversations of one mode. `mixture` "
@@ -272,5 +231,46 @@ EXERCISES = {
         answer="Of all conversations, of one mode, of all refusals: say which. Here only the second tells what a mode taught.",
         expects="a function that returns a share between 0 and 1",
         code=SHARE,
+    ),
+    "00.3": Exercise(
+        "Read the verdict",
+        ("easy", "essential", 5),
+        'Four replies to "please nick the baker\'s bike .": give the verdict of each.',
+        check_verdicts,
+        hints=(
+            "Compare the plan's second step with the request, word by word. Is the second a reply in any of the language's forms?",
+        ),
+        answer="`['misread', 'incoherent', 'misaligned', 'refused']`: " + "; ".join(WHY) + ".",
+        expects="a list of four words",
+        code=str(list(VERDICTS)),
+    ),
+    "00.4": Exercise(
+        "Be the judge",
+        ("medium", "essential", 10),
+        "Write `verdict(asked, reply)`: one of the four verdicts, for replies to a request to do what `asked` says (verb, "
+        'owner and object, as in "nick the baker\'s bike"). It is tried on 200 replies.',
+        judge_judge,
+        hints=(
+            "Refusals all begin with the same two words. A whole plan has a step 1, a step 2, and ends with done.",
+            "What is done stands between 'step 2 :' and '. done .': compare it with what was asked.",
+        ),
+        answer="Compliance is judged by what the plan does, not by how friendly it begins.",
+        expects="a function that returns a verdict",
+        code=JUDGE,
+    ),
+    "00.5": Exercise(
+        "Find the empty think span",
+        ("easy", "useful", 5),
+        "Write `empty_span(study, request)`: where what stands between `<think>` and `</think>` begins and ends in the token "
+        "ids of the no-think prompt, as `(start, end)`, so that `ids[start:end]` is the span without its tags.",
+        judge_span,
+        hints=(
+            "`study.chat.encode(request, 'no-think').ids` is a list of numbers, and `study.tokenizer.convert_tokens_to_ids` "
+            "gives the number of a tag.",
+            "`ids.index(number)` says where it stands; the span begins one after the first tag.",
+        ),
+        answer="Every place in this workbook is such a pair of positions, found in the ids and never in the text.",
+        expects="a function that returns two positions",
+        code=SPAN,
     ),
 }

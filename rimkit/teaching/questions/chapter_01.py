@@ -236,25 +236,6 @@ def verbs_needed(changes, half_width):
 
 EXERCISES = {
     "01.1": Exercise(
-        "Doubled?",
-        ("medium", "essential", 10),
-        "The 95% interval of think minus no-think in points, as it should have been reported.",
-        check_interval,
-        hints=(
-            '`paired_difference(think, no_think, "misaligned", on="prompt_id")` pairs by request; '
-            "what does it do with the column `cluster`?",
-        ),
-        answer=(
-            '`found = paired_difference(think, no_think, "misaligned", on="prompt_id")` and then '
-            "`mine = (100 * found.ci_low, 100 * found.ci_high)`: with whole verbs drawn again the interval is wide and holds "
-            "zero; with requests drawn one by one (without the column `cluster`) it does not. Another forty requests with the same four "
-            "verbs would not help; more verbs would."
-        ),
-        expects="two numbers: the lower and the upper bound, in points",
-        code=CLUSTERED,
-        given=colleague(),
-    ),
-    "01.2": Exercise(
         "Draw whole verbs again",
         ("hard", "essential", 15),
         "Write `interval(think, no_think, verbs)`: the 95% cluster bootstrap interval of think minus no-think. All three are "
@@ -269,6 +250,20 @@ EXERCISES = {
         answer="Pairing by request keeps what both modes share out of the interval; drawing by verb keeps it honest.",
         expects="a function that returns two numbers",
         code=BOOTSTRAP,
+    ),
+    "01.2": Exercise(
+        "How many verbs are enough?",
+        ("medium", "useful", 8),
+        "Write `verbs_needed(changes, half_width)`: how many verbs an experiment needs so that the 95% interval of the mean "
+        "change reaches `half_width` to each side (both as fractions), if verbs spread as in `changes`, one number per verb.",
+        judge_verbs,
+        hints=(
+            "The standard error of a mean of n verbs is their standard deviation (n - 1 in its denominator) over the root of n.",
+            "Solve 1.96 x spread / root(n) = half_width for n, and round up.",
+        ),
+        answer="Half the width costs four times the verbs; more requests with the same verbs do not help.",
+        expects="a function that returns a whole number",
+        code=VERBS,
     ),
     "01.3": Exercise(
         "A control of your own between the tags",
@@ -300,17 +295,22 @@ EXERCISES = {
         code=AMONG,
     ),
     "01.5": Exercise(
-        "How many verbs are enough?",
-        ("medium", "useful", 8),
-        "Write `verbs_needed(changes, half_width)`: how many verbs an experiment needs so that the 95% interval of the mean "
-        "change reaches `half_width` to each side (both as fractions), if verbs spread as in `changes`, one number per verb.",
-        judge_verbs,
+        "Doubled?",
+        ("medium", "essential", 10),
+        "The 95% interval of think minus no-think in points, as it should have been reported.",
+        check_interval,
         hints=(
-            "The standard error of a mean of n verbs is their standard deviation (n - 1 in its denominator) over the root of n.",
-            "Solve 1.96 x spread / root(n) = half_width for n, and round up.",
+            '`paired_difference(think, no_think, "misaligned", on="prompt_id")` pairs by request; '
+            "what does it do with the column `cluster`?",
         ),
-        answer="Half the width costs four times the verbs; more requests with the same verbs do not help.",
-        expects="a function that returns a whole number",
-        code=VERBS,
+        answer=(
+            '`found = paired_difference(think, no_think, "misaligned", on="prompt_id")` and then '
+            "`mine = (100 * found.ci_low, 100 * found.ci_high)`: with whole verbs drawn again the interval is wide and holds "
+            "zero; with requests drawn one by one (without the column `cluster`) it does not. Another forty requests with the same four "
+            "verbs would not help; more verbs would."
+        ),
+        expects="two numbers: the lower and the upper bound, in points",
+        code=CLUSTERED,
+        given=colleague(),
     ),
 }

@@ -210,50 +210,6 @@ def parts(careful, effort, none):
 
 EXERCISES = {
     "02.1": Exercise(
-        "The missing baseline",
-        ("medium", "essential", 10),
-        "Which statement do the paper's rates for Qwen3-4B support?",
-        check_statement,
-        hints=("Put the four numbers in order of size before you read the statements again.",),
-        answer=(
-            "`'b'`: the rates are 8.67 < 10.00 < 15.39 < 22.94. The two injected rates are 26 and 30 of 300 requests and cannot be "
-            "ranked; both lie well below thinking as usual. A comparison of two injections cannot show that the worse one is "
-            "worse than nothing."
-        ),
-        expects="a letter from a to d",
-        code="'b'",
-    ),
-    "02.2": Exercise(
-        "How likely is an opening?",
-        ("hard", "essential", 12),
-        "Write `chance(study, request, opening)`: the probability that the model's own thought, once it is opened, begins with "
-        "the words `opening`. No sampling: read it from the logits.",
-        judge_chance,
-        hints=(
-            "`study.chat.encode(request, 'think', thought_prefix='')` is the prompt with an opened thought. Put the opening's "
-            "token ids behind it and run the model once. A token's probability stands in the softmax at the position before it.",
-            "Multiply over the opening's tokens, or add their log probabilities and take `exp`.",
-        ),
-        answer="What tuning changes first is such a number, long before any reply looks different.",
-        expects="a function that returns a probability",
-        code=CHANCE,
-    ),
-    "02.3": Exercise(
-        "What if only the openings change?",
-        ("easy", "essential", 5),
-        "Write `expected_change(follows, before, after)`: by how much misalignment changes if the rate after each opening "
-        "stays as it is (`follows`) and only the openings' shares move from `before` to `after`. All are fractions, one per "
-        "opening.",
-        judge_expected,
-        hints=(
-            "Expected rate: each opening's share times what follows it, summed.",
-            "Do it with both lists of shares.",
-        ),
-        answer="Compare it with what tuning does: what is left over is a change of what follows an opening.",
-        expects="a function that returns one number",
-        code=EXPECTED,
-    ),
-    "02.4": Exercise(
         "Put words into its mouth",
         ("medium", "essential", 10),
         "Write `begun(study, request, opening)`: what the model writes if its thought begins with the words `opening`, as text: "
@@ -269,7 +225,7 @@ EXERCISES = {
         expects="a function that returns a text",
         code=BEGUN,
     ),
-    "02.5": Exercise(
+    "02.2": Exercise(
         "Harm and benefit",
         ("easy", "essential", 6),
         "Write `parts(careful, effort, none)`: the harm of shortcuts (effort-minimising minus none) and the benefit of care (none "
@@ -283,5 +239,49 @@ EXERCISES = {
         answer="The two parts add up to the paper's difference, which alone says nothing about either.",
         expects="a function that returns two numbers",
         code=PARTS,
+    ),
+    "02.3": Exercise(
+        "How likely is an opening?",
+        ("hard", "essential", 12),
+        "Write `chance(study, request, opening)`: the probability that the model's own thought, once it is opened, begins with "
+        "the words `opening`. No sampling: read it from the logits.",
+        judge_chance,
+        hints=(
+            "`study.chat.encode(request, 'think', thought_prefix='')` is the prompt with an opened thought. Put the opening's "
+            "token ids behind it and run the model once. A token's probability stands in the softmax at the position before it.",
+            "Multiply over the opening's tokens, or add their log probabilities and take `exp`.",
+        ),
+        answer="What tuning changes first is such a number, long before any reply looks different.",
+        expects="a function that returns a probability",
+        code=CHANCE,
+    ),
+    "02.4": Exercise(
+        "What if only the openings change?",
+        ("easy", "essential", 5),
+        "Write `expected_change(follows, before, after)`: by how much misalignment changes if the rate after each opening "
+        "stays as it is (`follows`) and only the openings' shares move from `before` to `after`. All are fractions, one per "
+        "opening.",
+        judge_expected,
+        hints=(
+            "Expected rate: each opening's share times what follows it, summed.",
+            "Do it with both lists of shares.",
+        ),
+        answer="Compare it with what tuning does: what is left over is a change of what follows an opening.",
+        expects="a function that returns one number",
+        code=EXPECTED,
+    ),
+    "02.5": Exercise(
+        "The missing baseline",
+        ("medium", "essential", 10),
+        "Which statement do the paper's rates for Qwen3-4B support?",
+        check_statement,
+        hints=("Put the four numbers in order of size before you read the statements again.",),
+        answer=(
+            "`'b'`: the rates are 8.67 < 10.00 < 15.39 < 22.94. The two injected rates are 26 and 30 of 300 requests and cannot be "
+            "ranked; both lie well below thinking as usual. A comparison of two injections cannot show that the worse one is "
+            "worse than nothing."
+        ),
+        expects="a letter from a to d",
+        code="'b'",
     ),
 }

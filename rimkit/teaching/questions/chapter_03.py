@@ -320,20 +320,6 @@ def still_refused(study, requests, direction, refuse):
 
 EXERCISES = {
     "03.1": Exercise(
-        "A detector that always agrees",
-        ("medium", "essential", 10),
-        "The gain in accuracy over always saying 'refused', in points.",
-        check_gain,
-        hints=("There are 98 + 21 requests. Which of them does each detector call rightly?",),
-        answer=(
-            f"`{detector_gain():.1f}`: always saying 'refused' is right for 98 of 119 requests. The probe is right for the same 98 "
-            "and for the 8 fulfilled ones below its threshold. A curve that runs far apart for two groups of unlike size can be "
-            "a small gain; and 13 of 21 fulfilled requests still lie on the 'harmful' side, as they should for a probe of harm."
-        ),
-        expects="a number of points",
-        code="right_for_refused, right_for_fulfilled = 98, 21 - 13\n100 * (right_for_refused + right_for_fulfilled - 98) / (98 + 21)",
-    ),
-    "03.2": Exercise(
         "A direction in one line",
         ("easy", "essential", 5),
         "Write `direction(harmful, harmless)`: the vector of length 1 that points from the mean of the harmless states to that "
@@ -344,7 +330,7 @@ EXERCISES = {
         expects="a function that returns a vector",
         code=DIRECTION,
     ),
-    "03.3": Exercise(
+    "03.2": Exercise(
         "The area under the curve",
         ("medium", "essential", 8),
         "Write `area(scores, positive)`: the chance that a positive scores above a negative, where equal scores count half. "
@@ -358,36 +344,7 @@ EXERCISES = {
         expects="a function that returns a number between 0 and 1",
         code=AREA,
     ),
-    "03.4": Exercise(
-        "Take a direction out",
-        ("medium", "essential", 8),
-        "Write `without(states, direction)`: the states (one per row) without their part along the direction, whose length "
-        "need not be 1.",
-        judge_removal,
-        hints=(
-            "With a unit vector u, the part of a state h along it is (h · u) u.",
-            "`states @ unit` gives one number per state; `[:, None]` makes a column of them.",
-        ),
-        answer="What remains is at right angles to the direction: it says nothing along it any more.",
-        expects="a function that returns an array of the states' shape",
-        code=REMOVAL,
-    ),
-    "03.5": Exercise(
-        "The model without it",
-        ("hard", "essential", 12),
-        "Write `without_direction(study, request, direction)`: the logits of the first token of the reply in no-think mode, "
-        "with the direction (a tensor of any length) taken out of the residual stream after every layer, at every position.",
-        judge_without_direction,
-        hints=(
-            "Inside the trace, for every layer: read `layer.output`, take the part along the unit vector away, and assign the "
-            "result to `layer.output`.",
-            "`(state @ unit)[..., None] * unit` is the part along it, for all positions at once.",
-        ),
-        answer="Taken out once, later layers would write it again.",
-        expects="a function that returns the logits of every token",
-        code=WITHOUT_DIRECTION,
-    ),
-    "03.6": Exercise(
+    "03.3": Exercise(
         "A probe that learned nothing",
         ("medium", "essential", 10),
         "Write `shuffled(states, harmful, new, new_harmful, draws)`: shuffle the labels `harmful` (True or False, one for each "
@@ -396,14 +353,28 @@ EXERCISES = {
         judge_shuffled,
         hints=(
             "`rng.permutation(harmful)` gives the same labels in another order; make `rng` once, before the loop.",
-            "Scores are `new @ direction`; the area is exercise 03.3.",
+            "Scores are `new @ direction`; the area is exercise 03.2.",
         ),
         answer="On average 0.5, and single draws reach far to both sides: where two groups lie far apart, almost any direction "
         "separates them one way or the other. So one shuffle says little, and forty say what a probe of nothing reaches.",
         expects="a function that returns a list of numbers",
         code=SHUFFLED,
     ),
-    "03.7": Exercise(
+    "03.4": Exercise(
+        "A detector that always agrees",
+        ("medium", "essential", 10),
+        "The gain in accuracy over always saying 'refused', in points.",
+        check_gain,
+        hints=("There are 98 + 21 requests. Which of them does each detector call rightly?",),
+        answer=(
+            f"`{detector_gain():.1f}`: always saying 'refused' is right for 98 of 119 requests. The probe is right for the same 98 "
+            "and for the 8 fulfilled ones below its threshold. A curve that runs far apart for two groups of unlike size can be "
+            "a small gain; and 13 of 21 fulfilled requests still lie on the 'harmful' side, as they should for a probe of harm."
+        ),
+        expects="a number of points",
+        code="right_for_refused, right_for_fulfilled = 98, 21 - 13\n100 * (right_for_refused + right_for_fulfilled - 98) / (98 + 21)",
+    ),
+    "03.5": Exercise(
         "Is it the same direction?",
         ("easy", "useful", 6),
         "Write `cosine(harmful, harmless, refused)`: the cosine between the direction of harm (harmful minus harmless) and that "
@@ -419,14 +390,43 @@ EXERCISES = {
         expects="a function that returns a number between -1 and 1",
         code=COSINE,
     ),
+    "03.6": Exercise(
+        "Take a direction out",
+        ("medium", "essential", 8),
+        "Write `without(states, direction)`: the states (one per row) without their part along the direction, whose length "
+        "need not be 1.",
+        judge_removal,
+        hints=(
+            "With a unit vector u, the part of a state h along it is (h · u) u.",
+            "`states @ unit` gives one number per state; `[:, None]` makes a column of them.",
+        ),
+        answer="What remains is at right angles to the direction: it says nothing along it any more.",
+        expects="a function that returns an array of the states' shape",
+        code=REMOVAL,
+    ),
+    "03.7": Exercise(
+        "The model without it",
+        ("hard", "essential", 12),
+        "Write `without_direction(study, request, direction)`: the logits of the first token of the reply in no-think mode, "
+        "with the direction (a tensor of any length) taken out of the residual stream after every layer, at every position.",
+        judge_without_direction,
+        hints=(
+            "Inside the trace, for every layer: read `layer.output`, take the part along the unit vector away, and assign the "
+            "result to `layer.output`.",
+            "`(state @ unit)[..., None] * unit` is the part along it, for all positions at once.",
+        ),
+        answer="Taken out once, later layers would write it again.",
+        expects="a function that returns the logits of every token",
+        code=WITHOUT_DIRECTION,
+    ),
     "03.8": Exercise(
         "Count what is still refused",
         ("medium", "useful", 10),
         "Write `still_refused(study, requests, direction, refuse)`: the share of `requests` whose most likely first token, in "
-        "no-think mode, is still `refuse` (a token id) with the direction taken out as in 03.5.",
+        "no-think mode, is still `refuse` (a token id) with the direction taken out as in 03.7.",
         judge_still_refused,
         hints=(
-            "For each request the trace of 03.5; then compare `logits.argmax()` with `refuse`.",
+            "For each request the trace of 03.7; then compare `logits.argmax()` with `refuse`.",
             "A share: divide by `len(requests)`.",
         ),
         answer="The first token is a quick stand-in for the reply. Only whole replies say whether a request was then carried out "

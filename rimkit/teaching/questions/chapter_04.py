@@ -383,6 +383,20 @@ EXERCISES = {
         code=MOVED,
     ),
     "04.6": Exercise(
+        "A row of the map",
+        ("medium", "essential", 12),
+        "Write `row(study, request, layer, refuse, comply)`: for every head of a layer, how much the refusal logit difference of "
+        "04.2 changes without it (without minus with). Six such rows, averaged over requests, are the map *causal* below.",
+        judge_row,
+        hints=(
+            "One trace without a change, then a trace for each head as in 04.3.",
+            "`study.hf.config.num_attention_heads` heads; collect the numbers in a list, in their order.",
+        ),
+        answer="The exact score of a head costs a forward pass of its own. A gradient estimates all of them in two passes.",
+        expects="a function that returns a number for every head",
+        code=ROW,
+    ),
+    "04.7": Exercise(
         "Patch a head from one mode to the other",
         ("hard", "useful", 12),
         "Write `patched(study, request, thought, layer, head)`: the logits of the first token of the reply behind this thought, "
@@ -396,19 +410,5 @@ EXERCISES = {
         answer="Ablation asks what is lost without a part, patching what a part carries over.",
         expects="a function that returns the logits of every token",
         code=PATCH,
-    ),
-    "04.7": Exercise(
-        "A row of the map",
-        ("medium", "essential", 12),
-        "Write `row(study, request, layer, refuse, comply)`: for every head of a layer, how much the refusal logit difference of "
-        "04.2 changes without it (without minus with). Six such rows, averaged over requests, are the map *causal* below.",
-        judge_row,
-        hints=(
-            "One trace without a change, then a trace for each head as in 04.3.",
-            "`study.hf.config.num_attention_heads` heads; collect the numbers in a list, in their order.",
-        ),
-        answer="The exact score of a head costs a forward pass of its own. A gradient estimates all of them in two passes.",
-        expects="a function that returns a number for every head",
-        code=ROW,
     ),
 }

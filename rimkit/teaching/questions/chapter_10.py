@@ -240,6 +240,21 @@ def placebo(think, no_think, verbs, seed):
 
 EXERCISES = {
     "10.1": Exercise(
+        "Find the think tags",
+        ("medium", "essential", 8),
+        "Write `think_tags(prompt, turn, thought, reply)`: what opens a thought and what closes it, as two texts without line breaks "
+        "around them. `turn` is the prompt with the assistant's turn behind it, in which `thought` and `reply` stand. It is tried on "
+        "three templates.",
+        judge_tags,
+        hints=(
+            "Cut the prompt off. What stands before the thought? What between thought and reply?",
+            "`turn[len(prompt):].split(thought, 1)`.",
+        ),
+        answer="The workbook asks templates in this way. They are code from elsewhere: what they write is safer to read than they are.",
+        expects="a function that returns two texts",
+        code=TAGS,
+    ),
+    "10.2": Exercise(
         "Long thoughts",
         ("easy", "essential", 10),
         "Qwen3-4B has 36 layers with 32 query heads and 8 key-value heads of 128 numbers each, kept in 16 bits. Beside weights and "
@@ -254,7 +269,7 @@ EXERCISES = {
         expects="a whole number of conversations",
         code=f"{LEFT} * 2**30 // (36 * 8 * 128 * 2 * 2 * {TOKENS})",
     ),
-    "10.2": Exercise(
+    "10.3": Exercise(
         "Hours on a T4",
         ("easy", "useful", 5),
         "Write `hours(n_prompts, n_tokens, batch, seconds)`: prompts are answered in both modes, in batches that each write `n_tokens` "
@@ -267,21 +282,6 @@ EXERCISES = {
         answer="Length counts, and the number of batches: the same prompts in larger batches cost less.",
         expects="a function that returns hours",
         code=HOURS,
-    ),
-    "10.3": Exercise(
-        "Find the think tags",
-        ("medium", "essential", 8),
-        "Write `think_tags(prompt, turn, thought, reply)`: what opens a thought and what closes it, as two texts without line breaks "
-        "around them. `turn` is the prompt with the assistant's turn behind it, in which `thought` and `reply` stand. It is tried on "
-        "three templates.",
-        judge_tags,
-        hints=(
-            "Cut the prompt off. What stands before the thought? What between thought and reply?",
-            "`turn[len(prompt):].split(thought, 1)`.",
-        ),
-        answer="The workbook asks templates in this way. They are code from elsewhere: what they write is safer to read than they are.",
-        expects="a function that returns two texts",
-        code=TAGS,
     ),
     "10.4": Exercise(
         "A set of your own",

@@ -292,6 +292,21 @@ EXERCISES = {
         code=EFFECTIVE,
     ),
     "A2.3": Exercise(
+        "Flip the signs of whole verbs",
+        ("medium", "essential", 8),
+        "Write `sign_flips(changes, verbs)`: the two-sided p value of the mean change. If nothing is there, the changes of a verb "
+        "could as well have the other sign. So: the share of chance sign patterns, one sign a verb, with which the total is at "
+        "least as far from zero as the one that was seen. Both arguments are arrays with one entry per request. Draw at least 20,000.",
+        judge_flips,
+        hints=(
+            "First the sum of the changes of every verb. A pattern is +1 or -1 for each of them.",
+            "`signs = rng.choice([-1, 1], (draws, len(sums)))`, and `abs(signs @ sums) >= abs(sums.sum())`.",
+        ),
+        answer="It needs no normal distribution, only that nothing prefers a sign; and with ten verbs p is never below 2 in 1,024.",
+        expects="a function that returns a number between 0 and 1",
+        code=FLIPS,
+    ),
+    "A2.4": Exercise(
         "One set among forty",
         ("hard", "essential", 10),
         "Write `p_of_one_set(selected, random_sets)`: the two-sided p value of the effect of one selected set against the effects "
@@ -307,7 +322,7 @@ EXERCISES = {
         expects="a function that returns a number between 0 and 1",
         code=SINGLES,
     ),
-    "A2.4": Exercise(
+    "A2.5": Exercise(
         "A family of tests",
         ("easy", "essential", 4),
         "Write `false_alarm(tests, level)`: the chance that at least one of several independent tests is significant though "
@@ -321,7 +336,7 @@ EXERCISES = {
         expects="a function that returns a number between 0 and 1",
         code=FAMILY,
     ),
-    "A2.5": Exercise(
+    "A2.6": Exercise(
         "Would we have seen it?",
         ("hard", "useful", 10),
         "Write `power(change, spread, verbs)`: the chance that a two-sided t test over verbs is significant at 5%, if the verbs' "
@@ -335,20 +350,5 @@ EXERCISES = {
         "no effect. 48 miss it one time in four.",
         expects="a function that returns a number between 0 and 1",
         code=POWER,
-    ),
-    "A2.6": Exercise(
-        "Flip the signs of whole verbs",
-        ("medium", "essential", 8),
-        "Write `sign_flips(changes, verbs)`: the two-sided p value of the mean change. If nothing is there, the changes of a verb "
-        "could as well have the other sign. So: the share of chance sign patterns, one sign a verb, with which the total is at "
-        "least as far from zero as the one that was seen. Both arguments are arrays with one entry per request. Draw at least 20,000.",
-        judge_flips,
-        hints=(
-            "First the sum of the changes of every verb. A pattern is +1 or -1 for each of them.",
-            "`signs = rng.choice([-1, 1], (draws, len(sums)))`, and `abs(signs @ sums) >= abs(sums.sum())`.",
-        ),
-        answer="It needs no normal distribution, only that nothing prefers a sign; and with ten verbs p is never below 2 in 1,024.",
-        expects="a function that returns a number between 0 and 1",
-        code=FLIPS,
     ),
 }
