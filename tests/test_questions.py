@@ -40,9 +40,11 @@ WRONG = {
     "01.5": [
         (colleague_interval(None), "independent"),
         (tuple(-bound for bound in colleague_interval("cluster")), "sign"),
+        (tuple(bound / 100 for bound in colleague_interval("cluster")), "give points"),
+        ((colleague_interval("cluster")[0], 30), "the upper bound alone"),
     ],
     "02.5": [("a", "22.94%"), ("c", "four requests apart")],
-    "03.4": [(89.1, "the accuracy itself"), (38, "share of fulfilled requests")],
+    "03.4": [(89.1, "the accuracy itself"), (38, "share of fulfilled requests"), (0.067, "give points")],
     "04.1": [
         (fisher("refusal heads", "random heads", "less"), "one-sided"),
         (fisher("refusal heads", "nothing"), "no ablation at all"),

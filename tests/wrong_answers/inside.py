@@ -638,6 +638,16 @@ def row_turned(study, request, layer, refuse, comply):
     return -row_of(study, request, layer, refuse, comply)
 
 
+def row_of_refusal_alone(study, request, layer, refuse, comply):
+    size, found = study.hf.config.head_dim, []
+    for head in (None, *range(study.hf.config.num_attention_heads)):
+        with torch.no_grad(), study.nn.trace(ids(study, request)):
+            if head is not None:
+                study.nn.model.layers[layer].self_attn.o_proj.input[:, :, head * size : (head + 1) * size] = 0
+            found.append(study.nn.output.logits[0, -1, refuse].save())
+    return torch.stack(found[1:]) - found[0]
+
+
 def heads_stay_cut(study, request, layer, refuse, comply):
     return row_of(study, request, layer, refuse, comply, kept_cut=True)
 
@@ -719,6 +729,7 @@ WRONG = {
     "04.6": [
         (row_without_baseline, "with all heads"), (row_turned, "sign is turned"), (heads_stay_cut, "heads stay cut"),
         (row_at_the_end, "only the last token"), (next_row, "the layer after it"),
+        (row_of_refusal_alone, "refusal's logit alone"),
     ],
     "04.4": [
         (zero_not_mean, "zero ablation"), (mean_of_itself, "over the request itself"),

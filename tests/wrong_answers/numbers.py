@@ -169,6 +169,10 @@ def n_in_the_denominator(changes, half_width):
     return np.ceil((1.96 * statistics.pstdev(changes) / half_width) ** 2)
 
 
+def rounded_down(changes, half_width):
+    return int((1.96 * statistics.stdev(changes) / half_width) ** 2)
+
+
 def not_rounded(changes, half_width):
     return (1.96 * statistics.stdev(changes) / half_width) ** 2
 
@@ -240,6 +244,16 @@ def where_all_lie(harmful, harmless):
     return found / np.linalg.norm(found)
 
 
+def each_mean_normed(harmful, harmless):
+    ends = [part.mean(0) / np.linalg.norm(part.mean(0)) for part in (harmful, harmless)]
+    return ends[0] - ends[1]
+
+
+def each_mean_normed_first(harmful, harmless):
+    found = each_mean_normed(harmful, harmless)
+    return found / np.linalg.norm(found)
+
+
 def over_numbers(harmful, harmless):
     return harmful.mean(1)[:30] - harmless.mean(1)[:30]
 
@@ -272,6 +286,10 @@ def the_part_along(states, direction):
 
 def same_for_all(states, direction):
     return states - direction
+
+
+def unit_for_all(states, direction):
+    return states - direction / np.linalg.norm(direction)
 
 
 def divided_once(states, direction):
@@ -343,6 +361,11 @@ def not_scaled(k, n):
 
 def at_ninety(k, n):
     return scored(k, n, z=1.645)
+
+
+def clopper_pearson(k, n):
+    found = stats.binomtest(k, n).proportion_ci(0.95, "exact")
+    return found.low, found.high
 
 
 def in_percent(k, n):
@@ -451,6 +474,16 @@ def significant_experiments(change, spread, verbs):
     return (stats.ttest_1samp(experiments(change, spread, verbs), 0, axis=1).pvalue < 0.05).sum()
 
 
+def known_spread(change, spread, verbs):
+    seen = experiments(change, spread, verbs).mean(axis=1) / (spread / verbs**0.5)
+    return (abs(seen) > 1.96).mean()
+
+
+def normal_edge(change, spread, verbs):
+    seen = experiments(change, spread, verbs)
+    return (abs(seen.mean(axis=1)) > 1.96 * seen.std(axis=1, ddof=1) / verbs**0.5).mean()
+
+
 def no_spread(change, spread, verbs):
     return float(change > 0)
 
@@ -463,6 +496,12 @@ def flip_requests(changes, verbs):
 def flip_verbs(changes, verbs):
     sums = np.array([changes[verbs == verb].sum() for verb in np.unique(verbs)])
     return np.random.default_rng(1).choice([-1, 1], (20_000, len(sums))) @ sums, sums.sum()
+
+
+def flip_means(changes, verbs):
+    means = np.array([changes[verbs == verb].mean() for verb in np.unique(verbs)])
+    signs = np.random.default_rng(1).choice([-1, 1], (20_000, len(means)))
+    return (abs(signs @ means) >= abs(means.sum()) - 1e-9).mean()
 
 
 def one_sided_flips(changes, verbs):
@@ -519,6 +558,10 @@ def mean_of_shuffles(states, harmful, new, new_harmful, draws):
     return np.mean(areas_of_shuffles(states, harmful, new, new_harmful, draws))
 
 
+def better_sides(states, harmful, new, new_harmful, draws):
+    return [max(area, 1 - area) for area in areas_of_shuffles(states, harmful, new, new_harmful, draws)]
+
+
 def cosine_of(first, second):
     return first @ second / np.linalg.norm(first) / np.linalg.norm(second)
 
@@ -543,6 +586,10 @@ def fulfilled_minus_refused(harmful, harmless, refused):
     return cosine_of(between(harmful, harmless), between(harmful[~refused], harmful[refused]))
 
 
+def without_sign(harmful, harmless, refused):
+    return abs(cosine_of(between(harmful, harmless), between(harmful[refused], harmful[~refused])))
+
+
 def correlated(harmful, harmless, refused):
     return np.corrcoef(between(harmful, harmless), between(harmful[refused], harmful[~refused]))[0, 1]
 
@@ -551,7 +598,7 @@ WRONG = {
     "A2.3": [
         (flip_requests, "single requests were flipped"), (one_sided_flips, "one-sided"),
         (less_extreme, "less extreme"), (no_sign_flipped, "no sign was flipped"),
-        (ties_left_out, ">= and not >"),
+        (ties_left_out, ">= and not >"), (flip_means, "means of the verbs"),
     ],
     "00.2": [
         (of_everything, "of all conversations"), (of_the_other_mode, "the other mode"),
@@ -577,7 +624,7 @@ WRONG = {
     ],
     "01.2": [
         (full_width, "full width"), (no_square, "square is missing"), (no_reach, "1.96 is missing"),
-        (not_rounded, "round up"), (n_in_the_denominator, "n - 1"),
+        (not_rounded, "round up"), (rounded_down, "round up"), (n_in_the_denominator, "n - 1"),
     ],
     "02.2": [
         (benefit_first, "harm of shortcuts comes first"), (other_requests, "over other requests"),
@@ -590,6 +637,7 @@ WRONG = {
     "03.1": [
         (not_of_length_one, "length is not 1"), (to_harmless, "from harmful to harmless"), (sums, "sums were compared"),
         (where_all_lie, "where all states lie"), (over_numbers, "shape"),
+        (each_mean_normed, "take the difference first"), (each_mean_normed_first, "take the difference first"),
     ],
     "03.2": [
         (ties_win, "counted as wins"), (ties_lose, "counted as losses"), (turned_area, "a negative scores above"),
@@ -597,16 +645,17 @@ WRONG = {
     ],
     "03.6": [
         (not_divided, "length is not 1"), (the_part_along, "is to be taken away"), (same_for_all, "from every state alike"),
-        (divided_once, "one division is missing"), (added, "not taken away"),
+        (divided_once, "one division is missing"), (added, "not taken away"), (unit_for_all, "unit vector itself"),
     ],
     "03.3": [
         (labels_not_shuffled, "the area of the true labels"), (the_same_shuffle, "one generator"),
         (on_the_fitted, "by heart"), (new_labels_shuffled, "too close to 0.5"), (mean_of_shuffles, "its shape is ()"),
+        (better_sides, "may point the wrong way"),
     ],
     "03.5": [
         (not_normalised, "divide by both norms"), (refused_against_harmless, "no part of it"),
         (harm_of_the_refused, "the fulfilled ones too"), (fulfilled_minus_refused, "sign is turned"),
-        (correlated, "that is a correlation"),
+        (correlated, "that is a correlation"), (without_sign, "sign was dropped"),
     ],
     "04.5": [
         (think_alone, "where the strongest attention is on assistant"), (no_think_alone, "in no-think mode: the rule wants"),
@@ -615,7 +664,7 @@ WRONG = {
     ],
     "A2.1": [
         (wald, "plain interval"), (not_moved, "middle is not moved"), (not_scaled, "1 + z²/n is missing"),
-        (at_ninety, "90% interval"), (in_percent, "percent or fractions"),
+        (at_ninety, "90% interval"), (in_percent, "percent or fractions"), (clopper_pearson, "Clopper and Pearson"),
     ],
     "A2.2": [
         (all_requests, "number of requests"), (all_verbs, "number of verbs"), (spread_as_error, "not yet a standard error"),
@@ -633,6 +682,6 @@ WRONG = {
     ],
     "A2.6": [
         (under_the_null, "a false alarm"), (missed, "chance to miss"), (one_tail, "one-sided"), (no_spread, "left out"),
-        (significant_experiments, "number of experiments"),
+        (significant_experiments, "number of experiments"), (known_spread, "a z test"), (normal_edge, "1.96 is the edge"),
     ],
 }  # fmt: skip

@@ -32,19 +32,23 @@ def colleague_interval(cluster: str | None) -> tuple[float, float]:
 
 def check_interval(answer) -> bool | str:
     low, high = sorted(float(bound) for bound in answer)
-    if max(abs(low), abs(high)) <= 1:
-        low, high = 100 * low, 100 * high
+    right = colleague_interval("cluster")
 
-    def near(interval: tuple[float, float]) -> bool:
-        return abs(low - interval[0]) < 2 and abs(high - interval[1]) < 2
+    def near(interval: tuple[float, float], factor: float = 1) -> bool:
+        return abs(factor * low - interval[0]) < 2 and abs(factor * high - interval[1]) < 2
 
-    if near(colleague_interval("cluster")):
+    if near(right):
         return True
+    if max(abs(low), abs(high)) <= 1 and near(right, 100):
+        return "these are fractions, a hundred times too small: give points."
     if near(colleague_interval(None)):
         return "that treats forty requests as independent; requests with one verb stand and fall together."
     if near(tuple(-bound for bound in reversed(colleague_interval("cluster")))):
         return "the sign is turned around: think minus no-think, so that more misalignment is positive."
-    return "these are not the bounds of think minus no-think in points, paired by request and clustered by verb."
+    for name, bound, wanted in (("lower", high, right[1]), ("upper", low, right[0])):
+        if abs(bound - wanted) < 2:
+            return f"the {name} bound alone is wrong."
+    return "neither bound is that of think minus no-think in points, paired by request and clustered by verb."
 
 
 CLUSTERED = """
@@ -56,9 +60,12 @@ found = rk.stats.paired_difference(think, no_think, "misaligned", on="prompt_id"
 
 
 def both_modes(verbs: int = 14, each: int = 12) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Verdicts of one reply per request in think and in no-think mode, and the verbs: made by chance, unlike by verb."""
-    rng = np.random.default_rng(0)
-    base, rise = rng.uniform(0.1, 0.5, verbs), rng.choice([0.0, 0.1, 0.9], verbs)
+    """Verdicts of one reply per request in think and in no-think mode, and the verbs: made by chance, unlike by verb.
+
+    The modes share what they do with a verb, so that it matters whether they are drawn together.
+    """
+    rng = np.random.default_rng(1)
+    base, rise = rng.choice([0.05, 0.7], verbs), rng.choice([0.0, 0.0, 0.9], verbs)
     names = np.repeat(np.arange(verbs), each)
     no_think = rng.random(len(names)) < base[names]
     think = np.where(rng.random(len(names)) < rise[names], True, no_think)
@@ -68,42 +75,42 @@ def both_modes(verbs: int = 14, each: int = 12) -> tuple[np.ndarray, np.ndarray,
 def drawn(kind: str = "verbs", tail: float = 2.5, sign: int = 1, draws: int = 4000) -> tuple[float, float]:
     """The bootstrap interval of think minus no-think, or what a mistake in it gives."""
     think, no_think, verbs = both_modes()
-    rng, change = np.random.default_rng(1), think - no_think
-    groups = [change[verbs == verb] for verb in dict.fromkeys(verbs)]
-
-    def draw() -> float:
-        if kind == "requests":
-            return rng.choice(change, len(change)).mean()
-        if kind == "modes apart":
-            chosen = rng.integers(0, len(groups), (2, len(groups)))
-            sides = [
-                [side[verbs == f"verb {verb}"] for verb in row]
-                for side, row in zip((think, no_think), chosen, strict=True)
-            ]
-            return np.concatenate(sides[0]).mean() - np.concatenate(sides[1]).mean()
-        chosen = rng.integers(0, len(groups), len(groups))
-        return np.concatenate([groups[place] for place in chosen]).mean()
-
-    found = np.percentile([sign * draw() for _ in range(draws)], [tail, 100 - tail])
+    rng, names = np.random.default_rng(1), np.unique(verbs)
+    sides = [np.array([side[verbs == verb].mean() for verb in names]) for side in (think, no_think)]  # as many each
+    if kind == "requests":
+        sides, names = (think, no_think), verbs
+    chosen = rng.integers(0, len(names), (2, draws, len(names)))
+    other = chosen[1 if kind == "modes apart" else 0]
+    means = sides[0][chosen[0]].mean(1) - sides[1][other].mean(1)
+    found = np.percentile(sign * means, [tail, 100 - tail])
     return float(found[0]), float(found[1])
 
 
 def judge_bootstrap(function) -> bool | str:
-    found = result_of(function, *both_modes())
-    effect = float(np.subtract(*both_modes()[:2]).mean())
-    return compare(
+    think, no_think, verbs = both_modes()
+    found = result_of(function, think.copy(), no_think.copy(), verbs.copy())
+    change = think - no_think
+    means = np.array([change[verbs == verb].mean() for verb in dict.fromkeys(verbs)])
+    effect, reach = float(change.mean()), 1.96 * means.std(ddof=1) / np.sqrt(len(means))
+    said = compare(
         found,
         drawn(),
         {
             "it has no width: draw verbs with replacement, so that some come twice and others never.": (effect, effect),
             "requests were drawn one by one; draw whole verbs, with all their requests.": drawn("requests"),
-            "either that is a normal interval (1.96 standard errors to each side), or the modes were drawn apart: draw "
-            "verbs again, both modes in one draw, since they answer the same requests.": drawn("modes apart"),
+            "that is a normal interval, 1.96 standard errors to each side: draw verbs again, and take percentiles.":
+                (effect - reach, effect + reach),
             "that is a 90% interval: its ends are the percentiles 2.5 and 97.5.": drawn(tail=5),
             "that is no-think minus think.": drawn(sign=-1),
         },
         tolerance=0.035,
     )  # fmt: skip
+    if isinstance(said, str) and "are not right" in said and np.ptp(found) > 1.2 * np.ptp(drawn()):
+        return (
+            "it is too wide: were the modes drawn apart? Draw verbs again, both modes in one draw, "
+            "since they answer the same requests."
+        )
+    return said
 
 
 # a control of one's own
@@ -198,8 +205,10 @@ def judge_verbs(function) -> bool | str:
     }.items():  # fmt: skip
         if np.ndim(found) == 0 and found == found and abs(float(found) - wrong) <= 1 < abs(wrong - verbs(HALF, spread)):
             return message
-    said = compare(found, verbs(HALF, spread), tolerance=1.5 / verbs(HALF, spread))
-    return said if said is not True or float(found) == int(found) else "verbs come whole: round up."
+    right = verbs(HALF, spread)
+    if np.ndim(found) == 0 and right - 1 <= found < right:
+        return "that interval would be a little wider than asked: verbs come whole, so round up."
+    return compare(found, right, tolerance=1e-6)
 
 
 BOOTSTRAP = """
@@ -268,8 +277,8 @@ EXERCISES = {
     "01.3": Exercise(
         "A control of your own between the tags",
         ("easy", "useful", 5),
-        "Write `shuffled(thought, seed)`: the same words in an order drawn by chance, the same order for the same seed. The "
-        "next cells put such thoughts between the tags: is it what a thought says, or that its words are there?",
+        "Write `shuffled(thought, seed)`: the same words in an order drawn by chance, the same order for the same seed. "
+        "The workbook does it in the same way for the next figure: is it what a thought says, or that its words are there?",
         judge_shuffle,
         hints=(
             '`thought.split()` gives the words, `" ".join(words)` puts them together again.',

@@ -19,13 +19,14 @@ def detector_gain() -> float:
 def check_gain(answer) -> bool | str:
     gain, (_, refused), (wrong, fulfilled) = float(answer), *ABOVE.values()
     right, n = refused + fulfilled - wrong, refused + fulfilled
-    gain = 100 * gain if 0 < abs(gain) < 0.2 else gain
 
     def near(value: float) -> bool:
         return abs(gain - value) < 0.6
 
     if near(detector_gain()):
         return True
+    if abs(100 * gain - detector_gain()) < 0.6:
+        return "that is a fraction, a hundred times too small: give points."
     if near(100 * right / n):
         return "that is the accuracy itself; how much of it does always saying 'refused' reach as well?"
     if near(100 * (fulfilled - wrong) / fulfilled):
@@ -53,6 +54,8 @@ def judge_direction(function) -> bool | str:
     harmful, harmless = clouds()
     between, sums = harmful.mean(0) - harmless.mean(0), harmful.sum(0) - harmless.sum(0)
     mean = np.vstack([harmful, harmless]).mean(0)
+    normed = np.subtract(*(part.mean(0) / np.linalg.norm(part.mean(0)) for part in (harmful, harmless)))
+    each = "each mean was divided by its own norm, which turns the direction: take the difference first, then divide it"
     return compare(
         result_of(function, harmful.copy(), harmless.copy()),
         direction(harmful, harmless),
@@ -64,6 +67,8 @@ def judge_direction(function) -> bool | str:
             "that is the mean of harmful states alone: take away that of the harmless ones.":
                 harmful.mean(0) / np.linalg.norm(harmful.mean(0)),
             "it is divided by its squared norm; a unit vector is divided by the norm.": between / (between @ between),
+            f"{each} by its norm.": normed / np.linalg.norm(normed),
+            f"{each}.": normed,
         },
     )  # fmt: skip
 
@@ -102,6 +107,8 @@ def judge_removal(function) -> bool | str:
             "that is the part along the direction; it is to be taken away.": np.outer(states @ unit, unit),
             "the direction itself was subtracted, from every state alike: take away each state's own part of it.":
                 states - way,
+            "the unit vector itself was subtracted, from every state alike: take away each state's own part of it.":
+                states - unit,
             "one division is missing: along a unit vector, both the length and the way are divided.":
                 states - np.outer(states @ way, unit),
             "the part along it was added, not taken away.": states + np.outer(states @ unit, unit),
@@ -129,6 +136,8 @@ def judge_shuffled(function) -> bool | str:
         return (
             f"every area is {same if abs(areas[0] - real) < 1e-6 else 'the same: make one generator, before the loop.'}"
         )
+    if areas.min() >= 0.5 and areas.std() >= 0.06:
+        return "every area is 0.5 or more: a direction that learned nothing may point the wrong way, so keep areas below 0.5."
     if areas.std() < 0.06:
         return "these look like areas on the requests that were fitted: a probe learns even shuffled labels by heart."
     if areas.std() < 0.15:
@@ -137,9 +146,15 @@ def judge_shuffled(function) -> bool | str:
 
 
 def judge_cosine(function) -> bool | str:
+    found = (judge_one_cosine(function, side) for side in (1, -1))
+    return next((said for said in found if said is not True), True)
+
+
+def judge_one_cosine(function, side: int) -> bool | str:
+    """Refused requests lie towards harm, or (-1) away from it."""
     harmful, harmless = clouds()
     refused = np.arange(30) % 3 > 0
-    harmful[refused] += np.arange(12)[::-1] / 6
+    harmful[refused] += side * np.arange(12)[::-1] / 6
     harm = harmful.mean(0) - harmless.mean(0)
     outcome = harmful[refused].mean(0) - harmful[~refused].mean(0)
     against = harmful[refused].mean(0) - harmless.mean(0)
@@ -152,6 +167,8 @@ def judge_cosine(function) -> bool | str:
         cosine(harm, outcome),
         {
             "both vectors have a length of their own: divide by both norms.": float(harm @ outcome),
+            **({"the sign was dropped: a cosine below 0 says that the directions point apart.": -cosine(harm, outcome)}
+               if side < 0 else {}),
             "the outcome is refused minus fulfilled, both harmful; harmless requests are no part of it.":
                 cosine(harm, against),
             "harm is all harmful requests minus harmless ones, the fulfilled ones too.": cosine(against, outcome),

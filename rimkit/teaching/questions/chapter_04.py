@@ -226,6 +226,9 @@ def judge_row(function) -> bool | str:
         without() - whole,
         {
             "that is the difference without each head; take away what it is with all heads.": without,
+            "that is the change of the refusal's logit alone; the plan's changes as well.": lambda: np.array(
+                [(logits(layer=LAYER, change=zero(head)) - logits())[words()[0]] for head in heads]
+            ),
             "heads stay cut: cut one head alone each time, in a trace of its own.": lambda: one_after_the_other() - whole,
             "only the last token lost its head: cut it at every position.": lambda: without(last_only=True) - whole,
             "the layer after it was cut: layers are counted from 0.": lambda: without(LAYER + 1) - whole,
