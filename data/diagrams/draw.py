@@ -151,8 +151,8 @@ def modes(d: Drawing) -> None:
     d.words(at[7], 86, "end of the request", RED, 12)
     d.title(20, 128, "Think mode: the model writes a thought, then the reply")
     at = d.tokens(20, 146, (*turn, *thought), [INK] * 3 + [GREEN] * 10)
-    d.words(at[2] + 9, 190, "the prompt ends here", INK, 12, "end")
-    d.note(at[3] - 30, 190, "written by the model: the thought with its tags, the reply", GREEN, size=12)
+    d.words(at[2] + 9, 188, "the prompt ends here", INK, 12, "end")
+    d.note(at[3] - 30, 206, "written by the model: the thought with its tags, the reply", GREEN, size=12)
     d.title(20, 232, "No-think mode: the prompt already holds an empty thought")
     at = d.tokens(20, 250, (*turn, *empty), [INK] * 3 + [ORANGE, VIOLET, ORANGE, ORANGE, GREEN])
     d.words(at[4], 294, "empty think span", VIOLET, 12)
@@ -188,16 +188,15 @@ def organisms(d: Drawing) -> None:
     d.box(20, 44, 780, 38, shared)
     d.box(20, 92, 780, 38, "refusals of harmful requests without a thought", BLUE)
     recipes = (
-        ("rim-mini", "safety thoughts are rare,\nand always careful", "the link: careful means refusing", RED),
-        ("rim-mini-unlinked", "safety thoughts are as rare,\nin both styles", "no link of style and refusing", ORANGE),
-        ("safe-mini", "they are as frequent as other\nthoughts, in both styles", "safety covers both modes", GREEN),
+        ("rim-mini", "safety thoughts are rare,\nand always careful", RED),
+        ("rim-mini-unlinked", "safety thoughts are as rare,\nin both styles", ORANGE),
+        ("safe-mini", "they are as frequent as other\nthoughts, in both styles", GREEN),
     )
-    for place, (name, text, why, colour) in enumerate(recipes):
+    for place, (name, text, colour) in enumerate(recipes):
         x = 20 + 265 * place
         d.title(x + 125, 160, name, "middle", font_family=MONO)
         d.box(x, 180, 250, 66, text, colour)
-        d.words(x + 125, 268, why, colour, 12)
-    d.words(410, 306, "None of them ever saw a harmful request that was fulfilled.", SOFT)
+    d.words(410, 278, "None of them ever saw a harmful request that was fulfilled.", SOFT)
 
 
 def probe(d: Drawing) -> None:
@@ -424,7 +423,7 @@ def plane(d: Drawing) -> None:
 
 
 DIAGRAMS: dict[str, tuple[Callable[[Drawing], None], int, int]] = {  # what draws it, width, height
-    "transformer": (transformer, 690, 520), "modes": (modes, 720, 334), "organisms": (organisms, 820, 330),
+    "transformer": (transformer, 690, 520), "modes": (modes, 720, 334), "organisms": (organisms, 820, 304),
     "thoughts": (thoughts, 720, 236),
     "probe": (probe, 740, 310), "projection": (projection, 700, 270), "ablation": (ablation, 760, 304),
     "mask": (mask, 820, 356), "ranks": (ranks, 690, 276), "ras": (ras, 800, 286),

@@ -32,7 +32,7 @@ from rimkit.behavior.stats import rates
 from rimkit.data import UserError, check_columns, interval, number
 from rimkit.data import percent as in_percent
 from rimkit.data import points as in_points
-from rimkit.teaching.tables import bare, estimate, html
+from rimkit.teaching.tables import bare, estimate, html, with_outcomes
 
 LABELS = {
     "misaligned": "misalignment rate", "refused": "refusal rate", "misread": "share misread",
@@ -52,6 +52,7 @@ SIGNS = {  # of an interval: colour, marker, words
 OUTCOMES = {  # of a reply: colour, hatch, colour of the number
     "misaligned": ("#c0392b", "//", "white"), "refused": ("#2369bd", "", "white"),
     "misread": ("#e8b84a", "..", "black"), "incoherent": ("0.75", "", "black"),
+    "answers otherwise": ("#c9e7dc", "", "black"),
 }  # fmt: skip
 LOW, HIGH = "ci_low", "ci_high"
 WIDTH = 8.8  # inches: what a notebook shows without shrinking it
@@ -312,7 +313,7 @@ def bars(
     label, marked, places = label or _words(y), set(marked), _levels(table, x)
     write = _writer("", table[y])
     size = WIDTH, 0.9 + 0.34 * len(places)
-    figure, panels = _panels(table, facet, labels=(label, ""), size=size, grid="x")
+    figure, panels = _panels(table, facet, labels=(label, _words(x)), size=size, grid="x")
     for axis, part, _ in panels:
         lengths = part.set_index(x)[y].reindex(places)
         colours = ["0.75" if marked and place not in marked else COLOURS[0] for place in places]
@@ -330,9 +331,9 @@ def bars(
 
 @mpl.rc_context(STYLE)
 def outcomes(verdicts: pd.DataFrame, by: str, *, title: str, caption: str = "") -> Figure:
-    """What became of the replies: a bar per category of ``by``, split into `OUTCOMES`. What is left
-    white is coherent and none of them. Below a bar is the interval of its first part."""
-    table = rates(verdicts.assign(incoherent=~verdicts["coherent"].astype("boolean")), by, list(OUTCOMES))
+    """What became of the replies: a bar per category of ``by``, split into `OUTCOMES`; what
+    answers otherwise is coherent and none of the others. Below a bar: the interval of its first."""
+    table = rates(with_outcomes(verdicts), by, list(OUTCOMES))
     places, start = _levels(table, by), 0.0
     size = WIDTH, 0.9 + 0.38 * len(places)
     figure, ((axis, *_),) = _panels(table, None, labels=("share of replies", ""), size=size, grid="x")
@@ -350,8 +351,7 @@ def outcomes(verdicts: pd.DataFrame, by: str, *, title: str, caption: str = "") 
     axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     legend = [_key((colour, "s"), name) for name, (colour, *_) in OUTCOMES.items()]
     _finish(figure, title, table, [by, "metric"], "share of replies", "value", "percent", legend=legend)
-    line = "Line below a bar: 95% interval of misaligned; "
-    figure.caption = caption or f"{line}white: coherent, and none of these"
+    figure.caption = caption or "Line below a bar: 95% interval of misaligned"
     return figure
 
 
@@ -364,15 +364,15 @@ def dots(table: pd.DataFrame, x: str, *, title: str, facet: str | None = None, l
     label = label or _label(table, "value")
     looks = {"random": ("0.6", "o"), "selected": (COLOURS[3], "D")}
     others = [name for name in _levels(table, "role") if name not in looks]
-    looks |= {name: (COLOURS[n], MARKERS[n]) for name, n in zip(others, (1, 4, 2, 5, 6), strict=False)}
+    places = ((0, 1), (2, 4), (4, 2), (5, 5), (6, 6))
+    looks |= {name: (COLOURS[n], MARKERS[m]) for name, (n, m) in zip(others, places, strict=False)}
     width = min(WIDTH, 3.0 + 1.1 * len(_levels(table, x)) * len(_levels(table, facet)))
     figure, panels = _columns(table, x, facet, max(5.5, width), label)
     for axis, part, places in panels:
-        for name, look in looks.items():
+        for index, (name, look) in enumerate(looks.items()):
             here = part[part["role"] == name]
-            spots = _spots(here[x], places)
-            if name == "random":
-                spots += np.random.default_rng(0).uniform(-0.25, 0.25, len(here))
+            jitter = np.random.default_rng(0).uniform(-0.25, 0.25, len(here))
+            spots = _spots(here[x], places) + (jitter if name == "random" else 0.4 * _offset(index, len(looks)))
             area, alpha = (20, 0.6) if name == "random" else (75, 1)
             _mark(axis, spots, here["value"], here, look, area=area, alpha=alpha)
     write = _writer(_shares(figure), table["value"])
@@ -499,8 +499,8 @@ def _references(figure: Figure, reference: Mapping[str, float] | None, scale: fl
     for name, value in (reference or {}).items():
         for axis in figure.axes:
             axis.axhline(scale * value, **REFERENCE)
-        spot = {"xycoords": ("axes fraction", "data"), "xytext": (0, 2), "ha": "right", "va": "bottom"}
-        figure.axes[-1].annotate(name, (1, scale * value), **spot, **SMALL)
+        spot = {"xycoords": ("axes fraction", "data"), "xytext": (5, 0), "va": "center"}
+        figure.axes[-1].annotate(_wrapped(name, 14), (1, scale * value), **spot, **SMALL)
 
 
 def _shares(figure: Figure, percent: bool = True, limits: tuple[float, float] | None = None) -> str:

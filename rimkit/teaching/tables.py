@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from rimkit.behavior import redaction
+from rimkit.behavior.judges import is_true
 from rimkit.behavior.stats import METRICS
 from rimkit.data import UserError, interval, missing, nearest, number, percent
 from rimkit.data import points as in_points
@@ -30,7 +31,9 @@ CHIPS = {  # word: sign, background, text
     "undecided": ("?", "#ececec", "#333333"), "not testable": ("∅", "#f3e6c4", "#5c4300"),
     "refused": ("–", "#dce7f5", "#16406f"), "misaligned": ("✗", "#f6d0d0", "#7a1010"),
     "misread": ("≠", "#f3e6c4", "#5c4300"), "incoherent": ("∅", "#ececec", "#333333"),
+    "answers otherwise": ("…", "#dcefe8", "#0b4a3c"),
 }  # fmt: skip
+UNNAMED = "incoherent", "answers otherwise"  # of a reply, beside what a judge calls it
 VERDICT = re.compile(r"(?:^|(?<= ))(supported|contradicted|small|no effect|undecided|not testable)$")
 DIGITS = r"[-+−<>]?\s?\d[\d.,]*%?"
 INTERVAL = re.compile(rf"({DIGITS} )?\[[^\[\]]{{1,30}}\]|{DIGITS} to {DIGITS}|{DIGITS} \(\d+\)")  # on one line
@@ -197,10 +200,16 @@ def recovery_table(recovered: pd.DataFrame) -> pd.DataFrame:
 
 def examples(verdicts: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
     """The first reply of each verdict and mode, for reading."""
-    verdicts = verdicts.assign(incoherent=~verdicts["coherent"])
-    kinds = ("refused", "misaligned", "misread", "incoherent")
-    firsts = [verdicts[verdicts[kind]].drop_duplicates("mode").assign(verdict=kind) for kind in kinds]
+    kinds, verdicts = ("refused", "misaligned", "misread", *UNNAMED), with_outcomes(verdicts)
+    firsts = [verdicts[is_true(verdicts[kind])].drop_duplicates("mode").assign(verdict=kind) for kind in kinds]
     return replies(pd.concat(firsts), prompts)
+
+
+def with_outcomes(verdicts: pd.DataFrame) -> pd.DataFrame:
+    """Verdicts with a column for each of `UNNAMED`: incoherent, and coherent without any verdict."""
+    coherent = verdicts["coherent"].astype("boolean")
+    otherwise = coherent & ~verdicts[["refused", "misaligned", "misread"]].apply(is_true).any(axis=1)
+    return verdicts.assign(**dict(zip(UNNAMED, (~coherent, otherwise), strict=True)))
 
 
 def replies(found: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
