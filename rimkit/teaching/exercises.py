@@ -90,7 +90,6 @@ class Exercise:
     name: str = ""
 
     difficulty, importance, minutes = (property(lambda self, at=at: self.card[at]) for at in range(3))
-    _heading = property(lambda self: f"{f'Exercise {self.name}'.strip()}: {self.title}")
 
     def __post_init__(self):
         for name, known in LEVELS.items():
@@ -134,7 +133,7 @@ class Exercise:
 
     def __repr__(self) -> str:
         levels = f"{self.difficulty}, {self.importance}, about {self.minutes} minutes"
-        return f"{self._heading} ({levels})\n{self.question}"
+        return f"Exercise {self.name}: {self.title} ({levels})\n{self.question}"
 
     def _repr_markdown_(self) -> str:
         levels = ""
@@ -142,7 +141,7 @@ class Exercise:
             level = getattr(self, name)
             full = known.split().index(level) + 1
             levels += f"{name.capitalize()}: {'●' * full}{'○' * (3 - full)} {level}. "
-        return f"**{self._heading}**  \n*{levels}About {self.minutes} minutes.*\n\n{self.question}"
+        return f"**Exercise {self.name}: {self.title}**  \n*{levels}About {self.minutes} minutes.*\n\n{self.question}"
 
     def _failed(self, answer: Any, error: BaseException) -> str:
         """What went wrong while the answer was judged, in one line."""

@@ -95,16 +95,14 @@ def points(
 def lines(
     table: pd.DataFrame, x: str, y: str = "value", *, title: str, hue: str | None = None,
     style: str | None = None, facet: str | None = None, row: str | None = None,
-    x_label: str = "", y_label: str = "", percent: bool = True, log_x: bool = False,
-    log_y: bool = False, hollow: str | None = None, limits: tuple[float, float] | None = None,
+    x_label: str = "", y_label: str = "", caption: str = "", percent: bool = True, log_x: bool = False,
+    hollow: str | None = None, limits: tuple[float, float] | None = None, notes: Mapping | None = None,
     reference: Mapping[str, float] | None = None, x_reference: Mapping[str, float] | None = None,
-    notes: Mapping | None = None, caption: str = "",
-) -> Figure:  # fmt:  # fmt: skip
+) -> Figure:  # fmt: skip
     """Curves over a number (a dose, a layer, a step): a colour per ``hue``, dashes per ``style``. A
     panel per ``facet``, and a row of panels per ``row``. With ``percent`` the numbers are shares,
-    and the axis runs from 0 to 100% unless ``limits`` says otherwise. ``log_y`` is linear below 1,
-    so that zero has a place. ``x_reference`` marks places along the axis. With ``style``, or more
-    than 16 points a line, no intervals are drawn."""
+    and the axis runs from 0 to 100% unless ``limits`` says otherwise. ``x_reference`` marks places
+    along the axis. With ``style``, or more than 16 points a line, no intervals are drawn."""
     keys = _keys(table, [facet, row, hue, style, x], y)
     if not pd.api.types.is_numeric_dtype(table[x]):
         raise UserError(f"a line needs numbers, and the column '{x}' has none; use points for categories")
@@ -126,14 +124,9 @@ def lines(
                 if style or many:
                     marked = marked.drop(columns=[LOW, HIGH], errors="ignore")
                 _mark(axis, marked[x], marked[y], marked, look, hollow, area=32)
-        whole = FuncFormatter(lambda place, _: f"{place:,.0f}")
         if log_x:
             axis.set_xscale("log")
-            axis.xaxis.set_major_formatter(whole)
-        if log_y:
-            axis.set_yscale("symlog", linthresh=1)
-            axis.yaxis.set_major_formatter(whole)
-            axis.set_ylim(bottom=0)
+            axis.xaxis.set_major_formatter(FuncFormatter(lambda place, _: f"{place:,.0f}"))
     for name, place in (x_reference or {}).items():
         for axis in figure.axes:
             axis.axvline(place, **REFERENCE)
@@ -371,8 +364,9 @@ def dots(table: pd.DataFrame, x: str, *, title: str, facet: str | None = None, l
     for axis, part, places in panels:
         for index, (name, look) in enumerate(looks.items()):
             here = part[part["role"] == name]
-            jitter = np.random.default_rng(0).uniform(-0.25, 0.25, len(here))
-            spots = _spots(here[x], places) + (jitter if name == "random" else 0.4 * _offset(index, len(looks)))
+            spots = _spots(here[x], places) + 0.4 * _offset(index, len(looks))
+            if name == "random":
+                spots += np.random.default_rng(0).uniform(-0.25, 0.25, len(here))
             area, alpha = (20, 0.6) if name == "random" else (75, 1)
             _mark(axis, spots, here["value"], here, look, area=area, alpha=alpha)
     write = _writer(_shares(figure), table["value"])

@@ -200,13 +200,13 @@ def recovery_table(recovered: pd.DataFrame) -> pd.DataFrame:
 
 def examples(verdicts: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
     """The first reply of each verdict and mode, for reading."""
-    kinds, verdicts = ("refused", "misaligned", "misread", *UNNAMED), with_outcomes(verdicts)
-    firsts = [verdicts[is_true(verdicts[kind])].drop_duplicates("mode").assign(verdict=kind) for kind in kinds]
+    kinds, said = ("refused", "misaligned", "misread", *UNNAMED), with_outcomes(verdicts)
+    firsts = [said[is_true(said[kind])].drop_duplicates("mode").assign(verdict=kind) for kind in kinds]
     return replies(pd.concat(firsts), prompts)
 
 
 def with_outcomes(verdicts: pd.DataFrame) -> pd.DataFrame:
-    """Verdicts with a column for each of `UNNAMED`: incoherent, and coherent without any verdict."""
+    """Verdicts with a column for each of `UNNAMED`; the last is coherent and has no verdict."""
     coherent = verdicts["coherent"].astype("boolean")
     otherwise = coherent & ~verdicts[["refused", "misaligned", "misread"]].apply(is_true).any(axis=1)
     return verdicts.assign(**dict(zip(UNNAMED, (~coherent, otherwise), strict=True)))
