@@ -357,8 +357,7 @@ def dots(table: pd.DataFrame, x: str, *, title: str, facet: str | None = None, l
     label = label or _label(table, "value")
     looks = {"random": ("0.6", "o"), "selected": (COLOURS[3], "D")}
     others = [name for name in _levels(table, "role") if name not in looks]
-    places = ((0, 1), (2, 4), (4, 2), (5, 5), (6, 6))
-    looks |= {name: (COLOURS[n], MARKERS[m]) for name, (n, m) in zip(others, places, strict=False)}
+    looks |= {name: (COLOURS[n], MARKERS[n]) for name, n in zip(others, (4, 1, 2, 5, 6), strict=False)}
     width = min(WIDTH, 3.0 + 1.1 * len(_levels(table, x)) * len(_levels(table, facet)))
     figure, panels = _columns(table, x, facet, max(5.5, width), label)
     for axis, part, places in panels:

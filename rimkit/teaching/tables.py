@@ -19,7 +19,6 @@ import numpy as np
 import pandas as pd
 
 from rimkit.behavior import redaction
-from rimkit.behavior.judges import is_true
 from rimkit.behavior.stats import METRICS
 from rimkit.data import UserError, interval, missing, nearest, number, percent
 from rimkit.data import points as in_points
@@ -33,7 +32,6 @@ CHIPS = {  # word: sign, background, text
     "misread": ("≠", "#f3e6c4", "#5c4300"), "incoherent": ("∅", "#ececec", "#333333"),
     "answers otherwise": ("…", "#dcefe8", "#0b4a3c"),
 }  # fmt: skip
-UNNAMED = "incoherent", "answers otherwise"  # of a reply, beside what a judge calls it
 VERDICT = re.compile(r"(?:^|(?<= ))(supported|contradicted|small|no effect|undecided|not testable)$")
 DIGITS = r"[-+−<>]?\s?\d[\d.,]*%?"
 INTERVAL = re.compile(rf"({DIGITS} )?\[[^\[\]]{{1,30}}\]|{DIGITS} to {DIGITS}|{DIGITS} \(\d+\)")  # on one line
@@ -200,16 +198,16 @@ def recovery_table(recovered: pd.DataFrame) -> pd.DataFrame:
 
 def examples(verdicts: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
     """The first reply of each verdict and mode, for reading."""
-    kinds, said = ("refused", "misaligned", "misread", *UNNAMED), with_outcomes(verdicts)
-    firsts = [said[is_true(said[kind])].drop_duplicates("mode").assign(verdict=kind) for kind in kinds]
+    kinds, said = "refused,misaligned,misread,incoherent,answers otherwise", with_outcomes(verdicts)
+    firsts = [said[said[kind]].drop_duplicates("mode").assign(verdict=kind) for kind in kinds.split(",")]
     return replies(pd.concat(firsts), prompts)
 
 
 def with_outcomes(verdicts: pd.DataFrame) -> pd.DataFrame:
-    """Verdicts with a column for each of `UNNAMED`; the last is coherent and has no verdict."""
+    """Verdicts with ``incoherent``, and ``answers otherwise``: coherent, and no other verdict."""
     coherent = verdicts["coherent"].astype("boolean")
-    otherwise = coherent & ~verdicts[["refused", "misaligned", "misread"]].apply(is_true).any(axis=1)
-    return verdicts.assign(**dict(zip(UNNAMED, (~coherent, otherwise), strict=True)))
+    named = verdicts[["refused", "misaligned", "misread"]].astype("boolean").fillna(False).any(axis=1)
+    return verdicts.assign(incoherent=~coherent, **{"answers otherwise": coherent & ~named})
 
 
 def replies(found: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
