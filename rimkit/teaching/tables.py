@@ -199,7 +199,7 @@ def recovery_table(recovered: pd.DataFrame) -> pd.DataFrame:
 def examples(verdicts: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
     """The first reply of each verdict and mode, for reading."""
     kinds, said = "refused,misaligned,misread,incoherent,answers otherwise", with_outcomes(verdicts)
-    firsts = [said[said[kind]].drop_duplicates("mode").assign(verdict=kind) for kind in kinds.split(",")]
+    firsts = [said[said[k]].drop_duplicates("mode").assign(verdict=k) for k in kinds.split(",")]
     return replies(pd.concat(firsts), prompts)
 
 
