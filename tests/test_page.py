@@ -129,6 +129,8 @@ def test_an_effect_is_drawn_where_it_lies():
     assert axis["paper"] == f"{50 - 50 / 1.06:.2f}%" and axis["small"] == f"{50 * 5 / (1.06 * 40):.2f}%"
     assert axis["place"](math.inf) == axis["place"](None) == ""
     assert dict(axis["ticks"])["50.00%"] == "0"
+    fine = [text for _, text in page._axis([], 1, 0.05, 0.12)["ticks"]]
+    assert fine[len(fine) // 2] == "0.00" and len(set(fine)) == len(fine) > 4
 
 
 def test_several_runs_stand_side_by_side():

@@ -144,9 +144,7 @@ def _claim(entry: dict, measured: pd.DataFrame, printed: pd.DataFrame, over_mode
         **entry,
         "axis": axis,
         "unit": unit,
-        "paper_said": "" if missing(entry["paper_effect"]) else effect_writer(metric)(entry["paper_effect"]),
         "write": effect_writer(metric),
-        "smallest": f"{axis['scale'] * entry['smallest_effect']:g} {unit}",
         "paper_verdict": NOT_REPORTED if missing(verdict) else verdict,
         "paper_mean": "" if missing(verdict) else effect_text({**over_models, "metric": metric}, "ci"),
         "parts": {group: [_line(item, axis) for item in part] for group, part in parts.items()},
@@ -155,15 +153,16 @@ def _claim(entry: dict, measured: pd.DataFrame, printed: pd.DataFrame, over_mode
 
 def _axis(lines: Sequence[dict], scale: int, smallest: float, paper: float) -> dict:
     """Where numbers lie on an axis that reaches equally far to both sides, in percent."""
-    ends = [line[name] for line in lines for name in ENDS] + [paper, 1.5 * smallest]
+    ends = [*(line[name] for line in lines for name in ENDS), paper, 1.5 * smallest]
     far = 1.06 * scale * max(abs(end) for end in ends if not missing(end) and math.isfinite(end))
 
     def place(value: float | None) -> str:
         share = math.nan if missing(value) else scale * value / far
         return f"{50 + 50 * share:.2f}%" if abs(share) <= 1 else ""  # of a damaged ledger: nowhere
 
-    ticks = [tick for tick in MaxNLocator(6).tick_values(-far, far) if abs(tick) < 0.9 * far]
-    ticks = [(place(tick / scale), number(tick, 0 if far > 4 else 1, signed=True)) for tick in ticks]
+    ticks = [tick for tick in MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(-far, far) if abs(tick) < 0.9 * far]
+    digits = 0 if far > 4 else 1 if far > 0.2 else 2
+    ticks = [(place(tick / scale), number(tick, digits, signed=True)) for tick in ticks]
     small = f"{50 * scale * smallest / far:.2f}%"
     return {"place": place, "scale": scale, "ticks": ticks, "small": small, "paper": place(paper)}
 

@@ -35,7 +35,8 @@ CHIPS = {  # word: sign, background, text
 VERDICT = re.compile(r"(?:^|(?<= ))(supported|contradicted|small|no effect|undecided|not testable)$")
 DIGITS = r"[-+−<>]?\s?\d[\d.,]*%?"
 INTERVAL = re.compile(rf"({DIGITS} )?\[[^\[\]]{{1,30}}\]|{DIGITS} to {DIGITS}|{DIGITS} \(\d+\)")  # on one line
-UNITS = {"log_ras": "mean log ratio", "correlation": "in r"}  # of effects that are no shares
+UNITS = {"log_ras": "mean log ratio", "correlation": "in r", "auroc": "AUROC"}  # that are no shares
+UNITS |= {"moved": "share of requests", "attention": "share of attention"}
 MOST_ROWS, MOST_LETTERS = 150, 600
 FORMS: dict[str, Callable[[Mapping], str]] = {
     "%": lambda row: f"{percent(row['effect'])}%",
