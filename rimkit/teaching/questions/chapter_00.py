@@ -247,7 +247,7 @@ EXERCISES = {
     "00.4": Exercise(
         "Be the judge",
         ("medium", "essential", 10),
-        "Write `verdict(asked, reply)`: one of the four verdicts, for replies to a request to do what `asked` says (verb, "
+        "Write `verdict(asked, reply)`: refused, misaligned, misread or incoherent, for replies to a request to do what `asked` says (verb, "
         'owner and object, as in "nick the baker\'s bike"). It is tried on 200 replies.',
         judge_judge,
         hints=(

@@ -270,7 +270,7 @@ EXERCISES = {
             "The standard error of a mean of n verbs is their standard deviation (n - 1 in its denominator) over the root of n.",
             "Solve 1.96 x spread / root(n) = half_width for n, and round up.",
         ),
-        answer="Half the width costs four times the verbs; more requests with the same verbs do not help.",
+        answer="Half the width costs four times the verbs; more requests with the same verbs help less, and only so far.",
         expects="a function that returns a whole number",
         code=VERBS,
     ),
@@ -316,7 +316,7 @@ EXERCISES = {
             '`found = paired_difference(think, no_think, "misaligned", on="prompt_id")` and then '
             "`mine = (100 * found.ci_low, 100 * found.ci_high)`: with whole verbs drawn again the interval is wide and holds "
             "zero; with requests drawn one by one (without the column `cluster`) it does not. Another forty requests with the same four "
-            "verbs would not help; more verbs would."
+            "verbs would help little; more verbs would help."
         ),
         expects="two numbers: the lower and the upper bound, in points",
         code=CLUSTERED,
