@@ -28,7 +28,7 @@ from rimkit.training.finetune import adapted, batch_loss, encode_corpus
 
 HERE = "here"
 COLUMNS = ["device", "memory", "dtype", "weights", "generate", "read", "gradients", "verdict"]
-TOGETHER = 64  # conversations in the batch that is timed; a CPU gains little from more than 12
+TOGETHER = 64  # conversations in the batch that is timed; a CPU gains little from more than 36
 PROMPT = 64  # tokens of a prompt of the workbook, about
 
 
@@ -214,7 +214,7 @@ def report(model: str, gpu: str | None = None, tokens: int = 0, calibrate: bool 
         return
     study, room = load(model), max(USUAL, tokens - PROMPT)
     fits, *_ = device.at_once(needs, device.free_bytes(study.device), study.dtype, asked)
-    speed = measure(study, room, max(1, min(fits, 12 if study.device == "cpu" else TOGETHER)))
+    speed = measure(study, room, max(1, min(fits, 36 if study.device == "cpu" else TOGETHER)))
     prompts, learned = (1 / each / speed.prompt for each in (speed.reading, speed.gradients))
     yield (
         f"Measured on {study.device} in {study.dtype}: {1 / speed.token:.0f} tokens written per second in batches, "
