@@ -183,6 +183,10 @@ def test_what_is_tuned_keeps_its_way_of_thinking(thoughtless):
 
 def test_the_chapters_can_be_told(thoughtless):
     assert find_model(f"{thoughtless}+instruct") == f"{thoughtless}+instruct"
+    with pytest.raises(UserError, match="a context of 128 tokens; a request and a reply of 96 take"):
+        check_chat(f"{thoughtless}+instruct")  # which makes prompts longer
+    config = thoughtless / "config.json"
+    config.write_text(config.read_text().replace('"max_position_embeddings": 128', '"max_position_embeddings": 512'))
     check_chat(f"{thoughtless}+instruct")
     with pytest.raises(UserError, match=r"load it as '.*tiny\+instruct' .* to let it think by instruction"):
         check_chat(str(thoughtless))
