@@ -141,7 +141,6 @@ def test_lists_can_be_values(folder):
         ("models: rim-mini\nchapter: [01]", 2, "unknown key 'chapter'; did you mean 'chapters'"),
         ("models: rim-mini\nmodels: rim-mini", 2, "found duplicate key"),
         ("models:\n  - rim-mini\n  - rim-mnii", 3, "unknown model 'rim-mnii'; did you mean 'rim-mini'"),
-        ("models:\n  - rim-mini\n  - rim-mini:0", 3, "rim-mini:0 is rim-mini:0 again"),
         ("models: rim-mini\nchapters: [01_first.ipynb,\n  01_fist]", 3, "unknown chapter '01_fist'"),
         ("models: rim-mini\nchapters: 01_first.ipynb\nparameters:\n  n_promts: 4", 4, "did you mean 'n_prompts'"),
         ("models: rim-mini\nchapters: 01_first.ipynb\nparameters:\n  n_prompts:\n    - 4\n    - 0", 6, "must lie in 1..600"),

@@ -169,8 +169,6 @@ def _sweep(file: dict[str, dict[str, Items]]) -> Sweep:
     for name, line in file["models"][""]:
         with _at(line):
             models.append(execute.find_model(name))
-            if (same := name_of(models[-1])) in map(name_of, models[:-1]):
-                raise UserError(f"{name} is {same} again: tables could not tell the two apart")
             execute.check_chat(models[-1], measure)
     for name, line in file["chapters"].get("", [("", 1)]):
         with _at(line):
