@@ -241,13 +241,7 @@ def rows(
         tried = (harmful["repair"] == repair).any()
         effect = difference(harmful, "repair", repair, TUNED) if tried else f"the repair '{repair}' was not tried"
         claim(name, repair, effect)
-    claim(
-        "Q8c",
-        STEERING,
-        "steering was not held against random directions"
-        if random.empty
-        else attempt(against_random, random, "misaligned"),
-    )
+    claim("Q8c", STEERING, "no random directions" if random.empty else attempt(against_random, random, "misaligned"))
     return verdict_rows(study, settings, [*claimed, ("Q6a", "no-think", again)])
 
 
