@@ -325,8 +325,7 @@ def test_interrupt_keeps_what_was_finished_and_goes_on_from_there(good, model, t
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what runs in the background is deaf to it
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "preexec_fn": heard}
     with subprocess.Popen(command, **pipes) as process:
-        process.stdout.readline()
-        finished = process.stdout.readline()
+        finished = next(line for line in process.stdout if line.startswith("done"))  # after what it will do
         while process.poll() is None and not started.exists():
             time.sleep(0.1)
         time.sleep(1)

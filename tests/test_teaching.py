@@ -168,7 +168,7 @@ def test_a_prediction_reports_its_gap_in_one_sentence():
     inside = repr(guess.compare(36, 28, 44))
     assert inside.endswith("(95% interval 28% to 44%): 6 points too low, but inside the interval.")
     assert "spot on" in repr(guess.compare(30.2))
-    assert "nothing was measured" in repr(guess.compare(float("nan")))
+    assert "nothing could be measured" in repr(guess.compare(float("nan")))
     assert "without bounds" in repr(guess.compare(float("-inf")))
     assert "interval" not in repr(guess.compare(24, float("nan"), 30)) + repr(guess.compare(24, 20, float("inf")))
     with pytest.raises(UserError, match="with a number"):

@@ -423,7 +423,7 @@ def refusal(error: BaseException, source: Source) -> str:
         return f"the hub answers {status} for {repo}: try again later"
     if isinstance(error, OSError) and error.errno is not None:
         return f"{repo} cannot be stored in {constants.HF_HUB_CACHE} ({error.strerror})"
-    return f"{repo} could not be fetched ({type(error).__name__}: {one_line(error)})"
+    return f"{repo} could not be fetched ({type(error).__name__}: {str(error)[:200]})"
 
 
 def cached_models() -> dict[str, Any]:

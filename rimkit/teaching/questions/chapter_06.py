@@ -272,7 +272,7 @@ def judge_planted(function) -> bool | str:
 
 
 WORST = """
-orders = rk.exercise("06").given.values()
+orders = rk.exercise("06.2").given.values()
 worst = {neuron: max(order.index(neuron) + 1 for order in orders) for neuron in "abcdefgh"}
 sorted(worst.values())[1]
 """

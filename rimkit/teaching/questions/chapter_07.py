@@ -269,7 +269,7 @@ def judge_extrapolate(function) -> bool | str:
 
 
 BY_HAND = """
-four = rk.exercise("07").given
+four = rk.exercise("07.1").given
 fall = (four["safety, untuned"] - four["safety, tuned"]).clip(0) / four["safety, tuned"] * four["safety, untuned"]
 rise = (four["maths, tuned"] - four["maths, untuned"]).clip(0) / four["maths, untuned"] * four["maths, tuned"]
 fall, rise = fall.mean(), rise.where(four["maths, untuned"] > 0, 0).mean()
