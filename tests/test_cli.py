@@ -1,5 +1,6 @@
 """The installed command, as a user meets it: one clear line and exit code 2 for bad input, nothing lost."""
 
+import os
 import re
 import resource
 import signal
@@ -324,6 +325,7 @@ def test_interrupt_keeps_what_was_finished_and_goes_on_from_there(good, model, t
     command = [str(RIMKIT), "run", "-j", "2", good, slow, "--model", str(model), "--out", str(tmp_path / "out")]
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what runs in the background is deaf to it
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "preexec_fn": heard}
+    pipes["env"] = os.environ | {"COLUMNS": "200"}
     with subprocess.Popen(command, **pipes) as process:
         finished = next(line for line in process.stdout if line.startswith("done"))  # after what it will do
         while process.poll() is None and not started.exists():

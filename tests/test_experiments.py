@@ -32,7 +32,7 @@ SKIPPED = (
     "widgets.explorer", "rk.organism", "rk.recipe", "rk.exercise",
     "shortened_thoughts(", "dose.", "thinking.decision)", "by_decision.", "by_decision[", "every =", "able = every", "sums = able[", "order =", "order[",  # 01
     "along_the_thought(", "path[", "within_and_between(",  # 03
-    "ranks = table[", "looks = pd", "first = {rule",  # 04
+    "ranks = table[", "looks = pd", "first = {rule", "in first.items", "first[",  # 04
     "own.items()", "seen = short[", "before_and_after",  # 05
     "neurons.massive(", "common[", "recovered", "flips_checked", "at.get(place",  # 06
     'rk.results("ras-', "moving", "of_ras", "by_style",  # 07

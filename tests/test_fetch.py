@@ -35,18 +35,17 @@ def online(tmp_path_factory):
 
 
 def rimkit(environment: dict, *arguments: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "NO_PROXY": "127.0.0.1", **environment}
+    environment = {**os.environ, "NO_PROXY": "127.0.0.1", "COLUMNS": "300", **environment}
     environment.pop("HF_TOKEN", None)
     command = [sys.executable, "-c", COMMAND, *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
 
 
 def failures(process) -> dict[str, str]:
-    """The failures by name; each is a few short lines, and there is nothing else on stderr."""
-    said = process.stderr.strip()
-    assert said.startswith("rimkit: "), process.stderr
-    failed = " ".join(said.removeprefix("rimkit: ").splitlines()).split(" rimkit: ")
-    return dict(one.split(": ", 1) for one in failed)
+    """The failures by name; each is one line, and there is nothing else on stderr."""
+    lines = process.stderr.strip().splitlines()
+    assert all(line.startswith("rimkit: ") for line in lines), process.stderr
+    return dict(line.removeprefix("rimkit: ").split(": ", 1) for line in lines)
 
 
 def test_a_class_is_prepared_and_one_failure_stops_nothing(online):
