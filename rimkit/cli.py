@@ -417,9 +417,10 @@ def show(*folders: Path, page: bool = True, html: Path | None = None, claims: bo
     """The verdicts of runs, and the claims page; what cannot be read is said."""
     from rimkit.runs import page as claims_page
 
-    runs, notes = {}, []
-    for folder in folders:
-        runs[str(folder)], said = claims_page.own_rows(folder)
+    runs, notes, names = {}, [], [folder.resolve().name for folder in folders]
+    for folder, name in zip(folders, names, strict=True):
+        name = name if name and names.count(name) == 1 else str(folder)  # no path of this machine
+        runs[name], said = claims_page.own_rows(folder)
         notes += said
     for note in notes:
         say(f"rimkit: warning: {note}")

@@ -17,6 +17,7 @@ from nbconvert import HTMLExporter
 
 from rimkit import ledger
 from rimkit.data import UserError, data_dir, find_chapters, percent, results, shipped_tables
+from rimkit.paper.reanalysis import reanalysis
 from rimkit.runs import audit, page
 
 NASTY = '<script>window.hacked = 1</script><img src=x onerror="window.hacked = 2">'
@@ -81,6 +82,10 @@ def test_every_claim_has_the_paper_what_it_is_held_to_and_what_was_measured(html
     assert "+20.0 points [+10.0, +30.0]" in html
     assert "+0.20 in r [+0.10, +0.30]" in html
     assert "12.5" in html  # seconds
+    assert "11 supported, 1 undecided; control safe-mini: 2 supported, 3 undecided" in html  # two of five
+    paper = reanalysis().query("verdict == 'undecided' and ci_low * ci_high > 0")["claim"]
+    asked = paper.isin(["C1a", "C2a", "C5a", "C6a", "C10a"]).sum()  # these are answered first, too
+    assert html.count("the interval over models excludes zero, but not after") == len(paper) + asked
     assert "50.0% against" in html and "n\u00a080" in html
 
 
@@ -324,7 +329,7 @@ def test_claims_are_filtered_by_verdict_chapter_model_and_text(opened):
     opened.select_option("[name=model]", "mine")
     assert opened.evaluate(shown) == ["C10a"]
     opened.click("text=Clear")
-    opened.wait_for_function("!document.querySelector('.claim[hidden]')")
+    opened.locator(".claim[hidden]").first.wait_for(state="detached")
 
 
 def test_it_prints_on_few_pages(opened):

@@ -63,7 +63,7 @@ def own_rows(folder: str | Path) -> tuple[pd.DataFrame, list[str]]:
         if not (rows := rows_of(notebook)).exists():
             notes.append(f"{notebook.name} was run, but its rows ledger/{rows.name} are missing")
     if found.empty and not notes and not any(folder.rglob("*.parquet")):
-        notes.append(f"no rows in {folder}: the paper and the shipped rows are shown alone")
+        notes.append(f"no rows in {folder.name or folder}: the paper and the shipped rows are shown alone")
     return found, notes
 
 

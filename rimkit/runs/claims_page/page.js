@@ -34,8 +34,12 @@ function count(tally) {
   tally.hidden = !left.length;
   if (!said) return;
   said.dataset.all ??= said.textContent;
-  for (const { dataset } of left) counts[dataset.verdict] = (counts[dataset.verdict] ?? 0) + 1;
-  const some = Object.entries(counts).map(([verdict, n]) => `${n} ${verdict}`).join(", ");
+  for (const { dataset } of left) {
+    const of = (counts[dataset.control ?? ""] ??= {}); // controls are counted apart
+    of[dataset.verdict] = (of[dataset.verdict] ?? 0) + 1;
+  }
+  const words = (of) => Object.entries(of).map(([verdict, n]) => `${n} ${verdict}`).join(", ");
+  const some = Object.entries(counts).map(([who, of]) => who + words(of)).join("; ");
   said.textContent = left.length === all.length ? said.dataset.all : some;
 }
 
