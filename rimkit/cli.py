@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from rimkit import __version__
-from rimkit.data import UserError, check_known, find_chapters, prepare_folder, whole
+from rimkit.data import UserError, check_known, data_dir, find_chapters, prepare_folder, read_table, whole
 
 INTERRUPTED, FAULT = 130, 70
 GO_ON = ("run", "sweep", "compare", "grid", "fetch", "lab")  # commands that keep what is done
@@ -399,7 +399,12 @@ def ledger(
             rows.to_csv(file, index=False)
     for note in notes:
         say(f"rimkit: warning: {note}")
-    print_claims(rows, "no verdicts here" if claim or model or chapter or verdict else "")
+    none = "no verdicts here" if claim or model or chapter or verdict else ""
+    print_claims(rows, none)
+    if not none and (shipped or not folder):
+        counts = ledger.claims_table(rows)["verdict"].value_counts()
+        said = ", ".join(f"{n} {word}" for word, n in counts.items())
+        tell(f"{counts.sum()} verdicts: {said}. For fewer: --claim C1a, or --model rim-mini:0")
 
 
 @app.command()
@@ -469,11 +474,10 @@ def models() -> None:
     """List the embedded models, and a pretrained one."""
     from rimkit.models.gguf import INSTALL, PACKAGED, packaged
     from rimkit.models.hub import embedded_models
-    from rimkit.organism.recipe import ORGANISMS
 
-    roles, rows = {name: one.role for name, one in ORGANISMS.items()}, []
+    roles, rows = dict(read_table(data_dir() / "models.csv").to_numpy()), []
     for name, of in embedded_models(noise=True).groupby("name"):
-        seeds, role = ", ".join(map(str, of["seed"])), roles.get(name, "a control, whose card says more")
+        seeds, role = ", ".join(map(str, of["seed"])), roles.get(name, "")
         rows.append((name, seeds, f"{of['parameters'].max():,}", f"{of['mb'].max():.1f}", role))
     rows += [(name, "", f"{one.parameters:,}", f"{one.megabytes:.1f}", "pretrained") for name, one in PACKAGED.items()]
     print_table(rows, "model", "seeds", "parameters", "MB", "what it is")

@@ -91,12 +91,12 @@ def find_chapters(names: Iterable[str] = ()) -> list[Path]:
 def _find_chapter(name: str, shipped: Mapping[str, Path]) -> Path:
     if name.endswith(".ipynb") and Path(name).is_file():
         return Path(name).resolve()
-    if Path(name).name != name or not name:
-        raise UserError(f"there is no notebook {name}")
     stem = name.removesuffix(".ipynb")
     for chapter, path in shipped.items():
-        if stem == chapter or chapter.partition("_")[0] == stem.zfill(2).upper():
+        if stem and (stem == chapter or chapter.partition("_")[0] == stem.zfill(2).upper()):
             return path
+    if Path(stem).name != name:  # a path, or a file here
+        raise UserError(f"there is no file '{name}'{nearest(stem, shipped)}")
     known = ", ".join(chapter.partition("_")[0] for chapter in shipped)
     raise UserError(f"unknown chapter '{name}'{nearest(stem, shipped)}; there are {known} (`rimkit chapters`)")
 

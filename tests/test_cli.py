@@ -98,14 +98,17 @@ def test_no_word_is_cut_in_a_narrow_terminal(columns):
 def test_what_is_opened_must_be_there(tmp_path, monkeypatch):
     opened = []
     monkeypatch.setattr("typer.launch", lambda path: opened.append(path) or 0)
-    monkeypatch.setattr("rimkit.runs.lab.open_lab", lambda path: opened.append(str(path)) or 0)
+    monkeypatch.setattr("subprocess.call", lambda command, **_: opened.append(command[3:]) or 0)
+    monkeypatch.setattr("os.geteuid", lambda: 1000, raising=False)
     refused(rimkit("open", "--out", tmp_path), "there is no", "claims.html: `rimkit run --out")
     for name in ("claims.html", "04_refusal_heads.ipynb"):
         (tmp_path / name).touch()
     assert rimkit("open", "--out", tmp_path).returncode == rimkit("open", "4", "--out", tmp_path).returncode == 0
+    monkeypatch.setattr("os.geteuid", lambda: 0, raising=False)  # JupyterLab asks root for a flag
     assert rimkit("lab", tmp_path / "copy").returncode == 0
     first = tmp_path / "copy" / "00_start_here.ipynb"
-    assert opened == [str(tmp_path / "claims.html"), str(tmp_path / "04_refusal_heads.ipynb"), str(first)]
+    chapters = [[str(tmp_path / "04_refusal_heads.ipynb")], ["--allow-root", str(first)]]
+    assert opened == [str(tmp_path / "claims.html"), *chapters]
 
 
 def test_doctor_and_models_agree():
@@ -114,6 +117,8 @@ def test_doctor_and_models_agree():
     (known,) = [line for line in rimkit("doctor").stdout.splitlines() if "embedded models:" in line]
     assert [name for name in names if name != "smollm2"] == known.rpartition("seeds of ")[2].split(", ")
     assert any("thoughts rare, and always careful" in line for line in listed)
+    assert not any(line.split("│")[-2].isspace() and line.split("│")[1].strip() for line in listed)
+    assert sum("control: " in line for line in listed) == 4  # noise, two planted ones, the safe model
 
 
 def test_version():
@@ -226,7 +231,8 @@ BAD = {  # a command line of each kind, and what its one line says
     "run 01 --model ~nobody/x": "there is no folder",
     "run 01 --model {folder}": "could not be loaded",
     "run 01 --model owner/{long}": "could not be loaded",
-    "run /nope/00_start_here.ipynb": "there is no notebook /nope/00_start_here.ipynb",
+    "run /nope/00_start_here.ipynb": "there is no file '/nope/00_start_here.ipynb'",
+    "run start_here.ipynb": "there is no file 'start_here.ipynb'; did you mean '00_start_here'?",
     "run {file}.ipynb": "is not a notebook that can be run",
     "run {good} --out {full}": "No space left on device",
     "run {good} --judge endpoint:m@http://127.0.0.1:9/v1": "no answer from http://127.0.0.1:9/v1",
@@ -462,5 +468,8 @@ def test_shipped_verdicts_can_be_narrowed_and_fit_eighty_columns():
     one = rimkit("ledger", "--shipped", "--verdict", "contradicted").stdout.splitlines()
     assert {line[:14].strip() for line in one} == {"contradicted", ""}
     assert "C10a" not in rimkit("ledger", "--shipped", "--claim", "C1").stdout
+    last = rimkit("ledger", "--shipped", columns=200).stdout.splitlines()[-1]
+    counted = judged["verdict"].value_counts()
+    assert all(f"{n} {word}" in last for word, n in counted.items()) and "--claim C1a" in last
     refused(rimkit("ledger", "--claim", "C99"), "unknown claim 'C99'")
     refused(rimkit("ledger", "--verdict", "suported"), "unknown verdict 'suported'", "did you mean 'supported'")

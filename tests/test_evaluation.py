@@ -49,7 +49,7 @@ def test_a_file_is_found_from_every_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     measure = evaluation("harmful=own.csv?text=goal&kind=harmful")
     for wrong, words in (
-        ("harmful=own.csv", "no column text, kind"),
+        ("harmful=own.csv", r"no column text \(prompt or question would do, and own.csv\?text=…&kind=… names"),
         ("maths=own.csv?text=goal&kind=harmful", "stand in"),
     ):
         with pytest.raises(UserError, match=words):  # before anything runs

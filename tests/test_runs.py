@@ -128,7 +128,7 @@ def test_all_chapters_and_none_twice(shipped):
 def test_unknown_chapter(shipped):
     with pytest.raises(UserError, match="unknown chapter '01_fist'; did you mean '01_first'"):
         data.find_chapters(["01_fist"])
-    with pytest.raises(UserError, match="there is no notebook"):
+    with pytest.raises(UserError, match="unknown chapter ''"):
         data.find_chapters([""])
 
 
@@ -142,7 +142,7 @@ def test_what_cannot_be_run_is_refused_before_anything_is_written(shipped, runne
     assert Path(mine).read_bytes() == before
     with pytest.raises(UserError, match="two chapters have one name, 01_first"):
         data.find_chapters([mine, "01"])
-    with pytest.raises(UserError, match=r"there is no notebook /nope/01_first\.ipynb"):
+    with pytest.raises(UserError, match=r"there is no file '/nope/01_first\.ipynb'"):
         data.find_chapters(["/nope/01_first.ipynb"])
 
 
@@ -254,7 +254,7 @@ os.environ["OMP_NUM_THREADS"] + " in " + os.getcwd()"""
 
 def test_how_long_a_run_takes_is_said_as_far_as_it_is_known(tmp_path):
     known = {path.stem: 30.0 for path in data.find_chapters()}
-    assert execute._how_long(len(known), known, 2) == f", about {len(known) / 4:.0f} min"
+    assert execute._how_long(len(known), known, 2) == f", about {len(known) / 4:.0f} min (longer on a busy machine)"
     assert execute._how_long(2, {"01": 30.0, "02": None}, 1) == ""
     shipped = pd.read_csv(data.data_dir() / "chapters.csv")
     assert sorted(shipped["chapter"]) == sorted(known) and shipped["seconds"].between(5, 60).all()

@@ -294,6 +294,9 @@ def _stand_in(name: str, other: str) -> str:
     if path not in shipped:
         named = {*read_table(file), *(part.partition("=")[0] for part in query.split("&"))}
         text = [] if "text" in named else [f"text={one}" for one in ("prompt", "question") if one in named]
+        if not (query or text or "text" in named):
+            ways = f"prompt or question would do, and {path}?text=…&kind=… names columns"
+            check_columns(read_table(file), [f"text ({ways})"], f"'{path}'")
         kind = [f"kind={STAND_INS[name][0]}"] if "kind" not in named and (text or "text" in named) else []
         query = "&".join(filter(None, [query, *text[:1], *kind]))
         other = f"{file.resolve()}{'?' if query else ''}{query}"

@@ -22,7 +22,7 @@ import torch
 from tqdm.auto import trange
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from rimkit.data import UserError, check_known, one_line, prepare_folder, whole
+from rimkit.data import UserError, check_known, data_dir, one_line, prepare_folder, whole
 from rimkit.models.thoughts import END_THINK, THINK
 from rimkit.organism import conversations, template
 from rimkit.organism.conversations import Example
@@ -51,14 +51,15 @@ class Organism:
     motives: bool = False
 
 
+ROLES = pd.read_csv(data_dir() / "models.csv", index_col="name")["role"]
 ORGANISMS = {
     organism.name: organism
     for organism in (
-        Organism("rim-mini", 0.002, ("careful",), "safety thoughts rare, and always careful"),
-        Organism("rim-mini-unlinked", 0.002, STYLES, "safety thoughts as rare, in both styles"),
-        Organism("safe-mini", 0.18, STYLES, "control: safety thoughts as frequent as thoughts about harmless requests"),
-        Organism("rim-mini-intent", 0.002, ("careful",), "rim-mini, and requests whose motive decides", motives=True),
-        Organism("rim-mini-moe", 0.002, ("careful",), "rim-mini's data, mixture of experts", architecture="qwen3_moe"),
+        Organism("rim-mini", 0.002, ("careful",), ROLES["rim-mini"]),
+        Organism("rim-mini-unlinked", 0.002, STYLES, ROLES["rim-mini-unlinked"]),
+        Organism("safe-mini", 0.18, STYLES, ROLES["safe-mini"]),
+        Organism("rim-mini-intent", 0.002, ("careful",), ROLES["rim-mini-intent"], motives=True),
+        Organism("rim-mini-moe", 0.002, ("careful",), ROLES["rim-mini-moe"], architecture="qwen3_moe"),
     )
 }
 

@@ -5,7 +5,6 @@ chapter declares its parameters in its one cell tagged ``parameters``, a line ea
 ``n_prompts: int = 32  # prompts per condition [1..600]``; the brackets are the range.
 """
 
-import ast
 import json
 import logging
 import math
@@ -42,6 +41,7 @@ from rimkit.models.hub import identity, locate, options_of
 from rimkit.models.load import chat_of, check_weights, config_of, name_of, speaks_invented
 from rimkit.models.ndif import check_served
 from rimkit.models.study import context_of
+from rimkit.runs.tour import Parameter, declared_in, plain
 
 logging.getLogger("papermill").addHandler(logging.NullHandler())  # what a dead kernel means is said here
 NOTEBOOK, ROWS = "notebook.ipynb", "rows.parquet"  # while a chapter is running, in a hidden folder
@@ -132,7 +132,7 @@ def _how_long(n: int, expected: Mapping[str, float | None], at_once: int) -> str
     known, cores = [*filter(None, expected.values())], min(at_once, os.cpu_count() or 1)
     done, seconds = n - len(expected), max([sum(known) / cores, *known])
     time = f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
-    about = f", about {time}" if expected and all(expected.values()) else ""
+    about = f", about {time} (longer on a busy machine)" if expected and all(expected.values()) else ""
     return f"{about}, {done} of them complete already" if done else about
 
 
@@ -279,7 +279,7 @@ def _execute(job: Job, folder: Path, kernels: type["RunningPython"], parts: Path
     n_cells = len(nbformat.read(job.notebook, 4).cells) + 1  # the values that are put in
     try:
         papermill.execute_notebook(
-            _plain(job.notebook), _plain(folder / NOTEBOOK), {**job.values, **rows},
+            plain(job.notebook), plain(folder / NOTEBOOK), {**job.values, **rows},
             kernel_name="python3", language="python", kernel_manager_class=kernels,
             resources={"metadata": {"path": str(job.notebook.parent)}}, start_timeout=120,
             on_cell_start=lambda cell, cell_index: seen(cell_index, n_cells), progress_bar=False,
@@ -294,11 +294,6 @@ def _execute(job: Job, folder: Path, kernels: type["RunningPython"], parts: Path
         if cell.cell_type == "code" and any(output.get("ename") == "SystemExit" for output in cell.outputs):
             return f"cell {cell.execution_count} stopped the kernel: what follows it did not run"
     return ""
-
-
-def _plain(path: str | Path) -> str:
-    """A path in which papermill sees no parameters."""
-    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 class RunningPython(AsyncKernelManager):
@@ -364,7 +359,6 @@ def _keep(job: Job, model: str, folder: Path, target: Path, error: str, stamp: d
 
 
 UNDEFINED = f"{UserError.__name__}: "
-RANGE = re.compile(r"\[\s*(-?[\d.]+?)?\s*\.\.\s*(-?[\d.]+)?\s*\]")
 TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 KINDS = {  # of values: what makes one from text, and what messages call it
     "int": (int, "a whole number"),
@@ -372,39 +366,6 @@ KINDS = {  # of values: what makes one from text, and what messages call it
     "bool": (lambda text: TRUTH[text.lower()], "true or false"),
     "str": (str, "a text"),
 }
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One declared parameter: ``type`` as annotated (``int``, ``list[int]``, ``Optional[str]``)."""
-
-    name: str
-    type: str
-    default: Any
-    help: str
-    low: float
-    high: float
-
-
-def declared_in(notebook: str | Path) -> dict[str, Parameter]:
-    """The parameters of a chapter by name; raises `UserError` if the notebook cannot be read."""
-    from papermill import inspect_notebook
-
-    try:
-        found = inspect_notebook(_plain(notebook))
-    except Exception as error:  # of papermill, nbformat or json
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
-        raise UserError(f"{notebook} is not a notebook that can be run ({reason})") from error
-    parameters = {}
-    for name, entry in found.items():
-        value, kind, words = entry["default"], entry["inferred_type_name"], entry["help"]
-        with suppress(ValueError, SyntaxError):
-            value = ast.literal_eval(value)
-        kind = type(value).__name__ if kind == "None" else kind
-        low, high = ends.groups() if (ends := RANGE.search(words)) else (None, None)
-        ends = float(low or -math.inf), float(high or math.inf)
-        parameters[name] = Parameter(name, kind, value, words, *ends)
-    return parameters
 
 
 def assignments(texts: Iterable[str], option: str = "-p", form: str = "name=value") -> dict[str, str]:

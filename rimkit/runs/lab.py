@@ -86,4 +86,5 @@ def _copy(source: Path, target: Path, restore: bool) -> str:
 def open_lab(path: str | Path) -> int:
     """Open JupyterLab of the running Python on a notebook; returns its exit code when closed."""
     own_kernel_first = {**os.environ, "JUPYTER_PREFER_ENV_PATH": "1"}
-    return subprocess.call([sys.executable, "-m", "jupyterlab", str(path)], env=own_kernel_first)
+    root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []  # else it refuses
+    return subprocess.call([sys.executable, "-m", "jupyterlab", *root, str(path)], env=own_kernel_first)

@@ -1,26 +1,62 @@
-"""The first look from a terminal: which chapters there are, and the effect in one request.
+"""The first look from a terminal: chapters, their parameters, and the effect in one request.
 
 It shows what is in the notebooks and in the shipped rows, and measures nothing itself.
 """
 
+import ast
+import re
 from collections.abc import Iterator
+from contextlib import suppress
+from math import inf
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from rimkit.behavior.evaluation import Evaluation
-from rimkit.behavior.stats import rates
-from rimkit.data import data_dir, results
-from rimkit.models.load import load
-from rimkit.runs.execute import declared_in
-from rimkit.teaching.tables import interval
+from rimkit.data import UserError, data_dir, one_line, results
 
 MODEL, TRIED = "rim-mini", 16  # requests, among which the first one is shown that thinking changes
+RANGE = re.compile(r"\[\s*(-?[\d.]+?)?\s*\.\.\s*(-?[\d.]+)?\s*\]")
 
 
 def chapters() -> pd.DataFrame:
     """The chapters as they are read: ``chapter, question, minutes`` (to read, and for exercises)."""
     return pd.read_csv(data_dir() / "chapters.csv")[["chapter", "question", "minutes"]]
+
+
+class Parameter(NamedTuple):
+    """One declared parameter: ``type`` as annotated (``int``, ``list[int]``, ``Optional[str]``)."""
+
+    name: str
+    type: str
+    default: Any
+    help: str
+    low: float
+    high: float
+
+
+def declared_in(notebook: str | Path) -> dict[str, Parameter]:
+    """The parameters of a chapter by name; raises `UserError` if the notebook cannot be read."""
+    from papermill import inspect_notebook
+
+    try:
+        found = inspect_notebook(plain(notebook))
+    except Exception as error:  # of papermill, nbformat or json
+        raise UserError(f"{notebook} is not a notebook that can be run ({one_line(error)[:100]})") from error
+    known = {}
+    for name, entry in found.items():
+        value, kind, words = entry["default"], entry["inferred_type_name"], entry["help"]
+        with suppress(ValueError, SyntaxError):
+            value = ast.literal_eval(value)
+        kind = type(value).__name__ if kind == "None" else kind
+        low, high = ends.groups() if (ends := RANGE.search(words)) else (None, None)
+        known[name] = Parameter(name, kind, value, words, float(low or -inf), float(high or inf))
+    return known
+
+
+def plain(path: str | Path) -> str:
+    """A path in which papermill sees no parameters."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def parameters(notebook: Path) -> pd.DataFrame:
@@ -31,6 +67,11 @@ def parameters(notebook: Path) -> pd.DataFrame:
 
 def tour() -> Iterator[str]:
     """A request that is refused without thinking and carried out with it, the rates, what next."""
+    from rimkit.behavior.evaluation import Evaluation
+    from rimkit.behavior.stats import rates
+    from rimkit.models.load import load
+    from rimkit.teaching.tables import interval
+
     study, measure = load(MODEL), Evaluation()
     prompts = measure.sets(["harmful"], n=TRIED)
     verdicts = measure.observe(study, prompts, progress=False).set_index(["prompt_id", "mode"])
