@@ -185,7 +185,9 @@ def test_damaged_adapters_and_pickles_are_one_line(adapter, tmp_path, capsys):
         load(put(tmp_path / "nan", adapter, weights, base_model_name_or_path=str(tmp_path / "nan")))
     put(tmp_path / "zero", adapter, {name: tensor * 0 for name, tensor in load_file(adapter / ADAPTED).items()})
     with_adapter(base, str(tmp_path / "zero"))
-    assert "zero changes nothing: its weights are zero" in capsys.readouterr().out
+    with_adapter(base, put(tmp_path / "scale", adapter, load_file(adapter / ADAPTED), lora_alpha=0))
+    said = capsys.readouterr().out
+    assert all(f"{name} changes nothing: its weights, or their scale, are zero" in said for name in ("zero", "scale"))
     model = tiny.save(tmp_path / "pickled")
     torch.save(load_file(model / WEIGHTS), model / "pytorch_model.bin")
     (model / WEIGHTS).unlink()

@@ -107,19 +107,21 @@ def merge(hf, adapter: str, base: str):
             wrapped = PeftModel.from_pretrained(hf, folder)
             stored = load_file(folder / hub.ADAPTED)
             odd = set(stored) ^ set(get_peft_model_state_dict(wrapped))
-        prompts = wrapped.peft_config["default"].is_prompt_learning
-        if problem := "it adds to prompts alone" if prompts else hub.not_finite(stored):
+        config = wrapped.peft_config["default"]
+        prompts = "it adds to prompts alone" if config.is_prompt_learning else ""
+        if problem := prompts or hub.not_finite(stored):
             raise ValueError(problem)
         if odd:
             raise ValueError(f"{len(odd)} of its tensors are missing or of other layers, as {min(odd)}")
-        if not any(tensor.any() for name, tensor in stored.items() if ".lora_A." not in name):
-            print(f"note: the adapter {adapter} changes nothing: its weights are zero")
+        moved = any(tensor.any() for name, tensor in stored.items() if ".lora_A." not in name)
+        if not moved or getattr(config, "lora_alpha", 1) == 0:
+            print(f"note: the adapter {adapter} changes nothing: its weights, or their scale, are zero")
         shared = [hf.get_input_embeddings(), hf.get_output_embeddings()]
         ends = [name for name, module in hf.named_modules() if module in shared]
         if hub.tied(hf) and any(f".{end}." in name for end in ends for name in stored):
             both = f"{' and '.join(ends)}, which share their weights"
             raise ValueError(f"it changes one of {both}: merged, it would change both")
-        made_for, here = wrapped.peft_config["default"].base_model_name_or_path, hf.config._name_or_path
+        made_for, here = config.base_model_name_or_path, hf.config._name_or_path
         known = {hub.identity(name) for name in (made_for or here, here)}
         if len(known) > 1 and "" not in known:
             raise ValueError(f"it was made for {made_for}")
