@@ -1,5 +1,6 @@
 """What prose prints is there: commands can be typed as they stand, modules and functions have their names."""
 
+import json
 import re
 import shlex
 from functools import cache
@@ -112,6 +113,8 @@ def test_a_copy_is_made_restored_and_solved_as_printed(tmp_path, monkeypatch):
     assert len(said) == 4 and said[0].count("copied: ") >= 13 and "my-copy/solutions" in said[2]
     assert "For a room: " in said[3]
     assert not (tmp_path / "my-copy" / "book").exists()  # pages of the website
+    cells = json.loads((tmp_path / "my-copy" / "00_start_here.ipynb").read_text("utf-8"))["cells"]
+    assert not any(cell.get("outputs") for cell in cells)  # they would answer what is to be predicted
 
 
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)(#[^)]*)?\)")

@@ -1,10 +1,8 @@
 """A learner's own copy of the chapters, and JupyterLab on it; papers for a room, made from them."""
 
-import filecmp
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from html import unescape
@@ -19,9 +17,10 @@ COPIED, SAME, KEPT, RESTORED = "copied", "unchanged", "kept (yours differs)", "r
 
 
 def copy_chapters(folder: str | Path, reset: str | None = None) -> dict[str, str]:
-    """Copy the chapters; what happened to each file: `COPIED`, `SAME`, `KEPT` or `RESTORED`. A file
-    that was changed is never overwritten, except for the chapter ``reset``, whose changed copy is
-    put aside as ``<chapter>.before-reset-<n>.ipynb``."""
+    """Copy the chapters, without outputs, which would answer what a learner is to predict; what
+    happened to each file: `COPIED`, `SAME`, `KEPT` or `RESTORED`. A file that was changed is never
+    overwritten, except for the chapter ``reset``, whose changed copy is put aside as
+    ``<chapter>.before-reset-<n>.ipynb``."""
     folder, restore = prepare_folder(folder), find_chapters([reset])[0].name if reset else None
     found = [path.relative_to(chapters_dir()) for path in sorted(chapters_dir().rglob("*")) if path.is_file()]
     left_out = {".ipynb_checkpoints", "__pycache__", "conftest.py", "book", "teaching"}
@@ -33,12 +32,12 @@ def write_solutions(folder: str | Path) -> Path:
     """Solved copies of all chapters, in a folder ``solutions`` inside (replaced); returns it."""
     target = prepare_folder(Path(folder) / "solutions")
     for path in find_chapters():
-        notebook = json.loads(path.read_text(encoding="utf-8"))
+        notebook = json.loads(_without_outputs(path))
         cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
         for cell, code in zip(cells, solved(["".join(cell["source"]) for cell in cells]), strict=True):
-            cell |= {"source": code.splitlines(keepends=True), "outputs": [], "execution_count": None}
+            cell["source"] = code.splitlines(keepends=True)
         with whole(target / path.name) as partial:
-            partial.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            partial.write_bytes(_as_file(notebook))
     return target
 
 
@@ -68,10 +67,24 @@ def _shown(field: re.Match) -> str:
     return "".join(map("".join, shown)).replace(FOLDED, OPEN)
 
 
+def _as_file(notebook: dict) -> bytes:
+    return (json.dumps(notebook, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def _without_outputs(path: Path) -> bytes:
+    """The file at a path; a notebook without what its cells have shown."""
+    if path.suffix != ".ipynb":
+        return path.read_bytes()
+    notebook = json.loads(path.read_text("utf-8"))
+    for cell in notebook["cells"]:
+        cell |= {"outputs": [], "execution_count": None} if cell["cell_type"] == "code" else {}
+    return _as_file(notebook)
+
+
 def _copy(source: Path, target: Path, restore: bool) -> str:
-    outcome = COPIED
+    outcome, own = COPIED, _without_outputs(source)
     if target.exists():
-        if filecmp.cmp(source, target, shallow=False):
+        if target.is_file() and target.read_bytes() == own:
             return SAME
         if not restore:
             return KEPT
@@ -79,7 +92,7 @@ def _copy(source: Path, target: Path, restore: bool) -> str:
         target.rename(next(path for path in aside if not path.exists()))
         outcome = RESTORED
     with whole(target) as partial:
-        shutil.copyfile(source, partial)
+        partial.write_bytes(own)
     return outcome
 
 
