@@ -84,6 +84,15 @@ def test_weights_that_are_not_finite_are_named(tmp_path, odd, dtype):
         load(folder)
 
 
+def test_whole_numbers_as_weights_are_refused_unless_the_configuration_says_how(tmp_path):
+    folder = tiny.save(tmp_path / "whole")
+    weights = load_file(folder / WEIGHTS)
+    name = next(name for name in weights if name.endswith("proj.weight"))
+    save_file(weights | {name: (100 * weights[name]).to(torch.int8)}, folder / WEIGHTS, {"format": "pt"})
+    with pytest.raises(UserError, match=f"whole: {name} holds whole numbers, and config.json has no quantization"):
+        load(folder)
+
+
 def test_old_weights_beside_the_parts_of_new_ones_are_refused(tmp_path):
     old, new = tiny.save(tmp_path / "old"), tiny.save(tmp_path / "new", seed=1)
     want, words = load(new).fingerprint(), load(new).tokenizer

@@ -259,7 +259,8 @@ def tied(hf: Any) -> bool:
 
 
 def check_unmixed(folder: str | Path) -> None:
-    """Raise ``UserError`` for a folder with two models: an adapter or old weights, too."""
+    """Raise ``UserError`` for a folder with two models: an adapter or old weights, too; and for
+    weights that are quantised, and do not say how."""
     folder = Path(folder)
     own = sorted(file.name for file in folder.glob("*.safetensors") if not file.name.startswith("adapter_"))
     both = f"a model's weights ({own[0]}) and an adapter ({ADAPTER})" if own and (folder / ADAPTER).is_file() else ""
@@ -273,6 +274,13 @@ def check_unmixed(folder: str | Path) -> None:
             both = f"{odd} in {file}, although {INDEX} places it in {places[odd]}"
     if both:
         raise UserError(f"the folder {str(folder)!r} holds {both}: move either into a folder of its own")
+    config = folder / "config.json"
+    quantised = config.is_file() and "quantization_config" in config.read_text("utf-8", "replace")
+    for file in own if not quantised else ():
+        with safe_open(folder / file, framework="numpy") as weights:
+            whole = [key for key in weights.keys() if weights.get_slice(key).get_dtype()[0] in "IU"]  # noqa: SIM118
+        if key := next((key for key in whole if key.endswith("weight")), ""):
+            raise UserError(f"{folder.name}: {key} holds whole numbers, and config.json has no quantization_config")
 
 
 def _parts(folder: Path) -> dict[str, str]:
