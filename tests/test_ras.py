@@ -174,6 +174,22 @@ def test_kl_divergence_equals_the_sum_over_the_vocabulary(tuned):
     assert found == pytest.approx(float(expected[-2:].mean()), rel=1e-4)
 
 
+def test_kl_divergence_on_tuning_data_is_taken_where_the_loss_is(base, tuned):
+    """At the positions that predict a learned token: from the last of the prompt to the last but one."""
+    thoughts = [
+        {"example_id": "a", "thought": "", "reply": "i refuse"},
+        {"example_id": "b", "thought": "so", "reply": "step"},
+    ]
+    learned = pd.DataFrame([{"text": "please do it", **row} for row in thoughts])
+    tuning, kl = encode_corpus(base.study, learned), []
+    for ids, n_prompt in tuning:
+        with torch.no_grad():
+            p, q = (s.hf(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1) for s in (base.study, tuned))
+        kl += (p.exp() * (p - q)).sum(-1)[n_prompt - 1 : len(ids) - 1].tolist()
+    assert len(kl) == sum(len(ids) - n_prompt for ids, n_prompt in tuning) > 0
+    assert predictors(base, tuned, tuning)["KL on tuning data"] == pytest.approx(np.mean(kl), rel=1e-4)
+
+
 def test_cka_is_one_up_to_rotation():
     states = np.random.default_rng(0).normal(size=(30, 5))
     rotation = np.linalg.qr(np.random.default_rng(1).normal(size=(5, 5)))[0]

@@ -270,7 +270,7 @@ def predictors(
     own = shifted.set_index("role").loc[CRITICAL]
     found |= {name: own[name] for name in ("fall", "rise", "arithmetic mean", "geometric mean")}
     if tuning:
-        data = [(ids, len(ids) - n_prompt) for ids, n_prompt in tuning]
+        data = [(ids[:-1], len(ids) - n_prompt) for ids, n_prompt in tuning]
         found["KL on tuning data"] = kl_divergence(base.study, tuned, data)
     found["KL on safety prompts"] = kl_divergence(base.study, tuned, [(item.ids, 1) for item in base.safety])
     found["weights"] = weight_distance(base.study, tuned)
@@ -283,8 +283,8 @@ def predictors(
 
 
 def kl_divergence(base: StudyModel, tuned: StudyModel, sequences: Sequence[tuple[list[int], int]]) -> float:
-    """``KL(untuned || tuned)`` in nats per token (Shenfeld et al. 2025), at the end of sequences.
-    ``sequences``: ids, and how many count, by what predicts each (1: what follows the ids)."""
+    """``KL(untuned || tuned)`` in nats per token (Shenfeld et al. 2025). ``sequences``: ids, and how
+    many of the last positions are averaged; position ``i`` predicts token ``i + 1``."""
     spans = [{"counted": (len(ids) - count, len(ids))} for ids, count in sequences]
     items = [Encoded(ids, places, "no-think") for (ids, _), places in zip(sequences, spans, strict=True)]
 
