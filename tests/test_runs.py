@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import sys
 from hashlib import sha256
@@ -17,7 +18,7 @@ from safetensors.torch import save_file
 import rimkit
 from rimkit import data, ledger
 from rimkit.behavior import generation, redaction
-from rimkit.data import UserError
+from rimkit.data import UserError, find_chapters
 from rimkit.models.hub import identity
 from rimkit.models.load import load
 from rimkit.runs import execute
@@ -426,6 +427,17 @@ def test_a_chapter_that_stops_its_kernel(runner, tmp_path):
 
 
 # -- a copy for the learner ------------------------------------------------------------------------
+
+
+def test_a_learners_copy_answers_no_prediction(tmp_path):
+    """Nothing shows before it is run, and no open code has the words of a reading."""
+    copy_chapters(tmp_path)
+    for path in find_chapters():
+        code = [cell for cell in nbformat.read(tmp_path / path.name, 4).cells if cell.cell_type == "code"]
+        seen = [cell.source for cell in code if not cell.metadata.get("jupyter", {}).get("source_hidden")]
+        assert not any(cell.outputs for cell in code) and any("rk.predict(" in source for source in seen)
+        assert not [source for source in seen if re.search(r"reading\(|\{\w+:[a-z ]{3,}\}", source)], path.stem
+        assert all(cell.metadata.cellView == "form" for cell in code if cell.source not in seen)
 
 
 def test_lab_never_overwrites_what_was_changed(shipped, tmp_path):

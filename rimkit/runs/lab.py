@@ -14,18 +14,17 @@ from rimkit.teaching.questions import solved
 from rimkit.teaching.tables import FOLDED, OPEN
 
 COPIED, SAME, KEPT, RESTORED = "copied", "unchanged", "kept (yours differs)", "restored"
+CLOSED = {"jupyter": {"source_hidden": True}, "cellView": "form"}  # code is folded: in JupyterLab, on Colab
 
 
 def copy_chapters(folder: str | Path, reset: str | None = None) -> dict[str, str]:
-    """Copy the chapters, without outputs, which would answer what a learner is to predict; what
-    happened to each file: `COPIED`, `SAME`, `KEPT` or `RESTORED`. A file that was changed is never
-    overwritten, except for the chapter ``reset``, whose changed copy is put aside as
-    ``<chapter>.before-reset-<n>.ipynb``."""
+    """Copy the chapters, without what would answer a prediction: outputs, and the code of readings,
+    which is folded. What happened to each file: `COPIED`, `SAME`, `KEPT` or `RESTORED`. A file that
+    was changed is never overwritten, except for the chapter ``reset``, whose changed copy is put
+    aside as ``<chapter>.before-reset-<n>.ipynb``."""
     folder, restore = prepare_folder(folder), find_chapters([reset])[0].name if reset else None
-    found = [path.relative_to(chapters_dir()) for path in sorted(chapters_dir().rglob("*")) if path.is_file()]
-    left_out = {".ipynb_checkpoints", "__pycache__", "conftest.py", "book", "teaching"}
-    names = [name for name in found if not left_out.intersection(name.parts)]
-    return {name.as_posix(): _copy(chapters_dir() / name, folder / name, name.name == restore) for name in names}
+    paths = sorted(chapters_dir().glob("*.ipynb"))
+    return {path.name: _copy(path, folder / path.name, path.name == restore) for path in paths}
 
 
 def write_solutions(folder: str | Path) -> Path:
@@ -72,12 +71,11 @@ def _as_file(notebook: dict) -> bytes:
 
 
 def _without_outputs(path: Path) -> bytes:
-    """The file at a path; a notebook without what its cells have shown."""
-    if path.suffix != ".ipynb":
-        return path.read_bytes()
+    """A notebook as a file, without what its cells have shown, and with the code of readings folded."""
     notebook = json.loads(path.read_text("utf-8"))
     for cell in notebook["cells"]:
         cell |= {"outputs": [], "execution_count": None} if cell["cell_type"] == "code" else {}
+        cell["metadata"] |= CLOSED if "reading(" in "".join(cell["source"]) else {}
     return _as_file(notebook)
 
 
