@@ -21,7 +21,6 @@ from rimkit.models.hooks import (
     cut_attention,
     head_writes,
     hooked,
-    logits_at_the_end,
     on_neurons,
     on_z,
 )
@@ -102,19 +101,22 @@ def test_attention_by_span_is_a_share(study, items):
     assert (mass["strongest"] < lengths).all()
 
 
-def test_direct_effects_are_slopes_along_what_a_head_writes(study, items):
-    """Adding a little of a head's own writing to the final residual changes the score by the direct effect."""
-    direct = heads.direct_effects(study, items, READ)
+def test_direct_effects_are_parts_of_the_lead(study, items):
+    """With the final norm's scale held all parts of a state sum to the lead; without, to nothing. A head's part is
+    what its writing changes when it is put through gain and unembedding by hand."""
+    one = refusal_score.Readout(refusal=(20,), fulfilment=(44,))
     ids, mask, spans = pad(items, study.pad_id, side="right")
     with torch.no_grad(), capture(study, ["residual", "z"]) as found:
         forward(study, ids, mask)
-        end = refusal_score.at_last(found["residual"][-1], spans).double()
-        writes = head_writes(study, 1, refusal_score.at_last(found["z"][1], spans)).double()
-        before, after = (
-            READ(logits_at_the_end(study, (end + step * writes[:, 2]).float())).double() for step in (-1e-2, 1e-2)
-        )
-    slopes = ((after - before) / 2e-2).numpy()
-    assert np.allclose(slopes, direct[1, 2], rtol=0.05, atol=2e-3)
+        end = refusal_score.at_last(found["residual"][-1], spans)
+        write = head_writes(study, 1, refusal_score.at_last(found["z"][1], spans))[:, 2]
+        gain = study.hf.model.norm(end) / end
+        way = study.hf.lm_head.weight[20] - study.hf.lm_head.weight[44]
+    capped = getattr(study.hf.config, "final_logit_softcapping", None)  # bends the logits: these are nearly straight
+    lead = torch.tensor(refusal_score.refusal_scores(study, items, one))
+    assert torch.allclose((heads.slope(study, end, one) * end).sum(-1), lead, rtol=3e-2 if capped else 1e-3, atol=1e-3)
+    direct = heads.direct_effects(study, items, one)
+    assert np.allclose(direct[1, 2], (write * gain * way).sum(-1), rtol=3e-2 if capped else 1e-3, atol=1e-3)
     assert np.abs(direct).max() > 0.01
 
 
@@ -251,11 +253,14 @@ def test_a_shipped_table_is_what_the_shipped_model_gives(mini):
 def test_heads_are_blinded_where_it_is_said(mini):
     found = heads.cut_replies(mini, [(0, 3)], heads.Settings(n_asked=6, n_random=2))
     pooled = heads.random_as_one(found)
-    assert list(pooled["condition"].unique()) == ["nothing", "selected", "random", "all heads", "all heads, before"]
+    blind = {"selected", "selected, tags too", "all heads", "all heads, tags too", "all heads, before"}
+    assert set(pooled["condition"]) == {"nothing", "random", *blind}
     assert pooled.groupby("condition").size()["random"] == 12 and "random 1" in set(found["condition"])
     assert found.groupby("prompt_id")["thought"].nunique().eq(1).all()
-    hidden = evaluation._hidden({"thought": (20, 26), "think_open": (18, 19)}, evaluation.BEFORE_THOUGHT)
-    assert hidden == (12, 18)
+    places = {"thought": (20, 26), "think_open": (18, 19), "last": (28, 29)}
+    assert evaluation._hidden(places, evaluation.BEFORE_THOUGHT) == (12, 18)
+    assert evaluation._hidden(places, evaluation.TO_REPLY) == (20, 28)
+    assert evaluation._hidden({"last": (28, 29)}, evaluation.TO_REPLY) == (0, 0)  # no thought, nothing to hide
 
 
 def test_looking_counts_what_stands_between_the_tags(mini):

@@ -184,8 +184,11 @@ def small():
 
 
 def test_the_modes_share_their_states_up_to_the_end_of_the_request(small):
-    assert probes.shared_states(small, families.REQUESTS) < 1e-5
-    assert probes.shared_states(small, families.REQUESTS, "last") > 1e-2
+    items = [[small.chat.encode(text, mode) for text in families.REQUESTS] for mode in ("think", "no-think")]
+    think, no_think = (probes.states_at(small, each, ["im_end", "last"]) for each in items)
+    largest = {span: np.abs(think[span] - no_think[span]).max() for span in think}
+    assert largest["im_end"] < 1e-5 and largest["last"] > 1e-2
+    assert probes.same_until(small, families.REQUESTS) and not probes.same_until(small, families.REQUESTS, "last")
 
 
 def test_trajectory_is_the_probe_at_every_token_of_the_thought(small):

@@ -56,7 +56,7 @@ STAND_INS = {
 ENGLISH = {name: f"english-{name}" for name in STAND_INS}
 HARDER = {"maths-hard": ("maths", "[4-6] steps"), "ordering-hard": ("ordering", "4 people")}
 NOTHING, SELECTED, RANDOM = "nothing", "selected", "random"
-BEFORE_THOUGHT = "before the thought"
+BEFORE_THOUGHT, TO_REPLY = "before the thought", "the thought and all up to the reply"
 # Where each outcome goes if a set of heads or neurons matters to safety or reasoning.
 DIRECTIONS = {"misaligned": 1, "misread": 1, "refused": -1, "coherent": -1, "score": -1, "between": 1}
 # Judges that are made from what follows their name; "refusal" needs nothing to follow.
@@ -77,9 +77,8 @@ def judge(
     if isinstance(how, PhraseJudge) and (n := (verdicts["refused"].isna() & is_true(verdicts["coherent"])).sum()):
         print(f"{how.name}: {n} of {len(verdicts)} replies are not in English, and have no verdict")
     check_columns(verdicts, VERDICTS, f"what the judge '{how.name}' gave")
-    if with_thought:
-        return verdicts.assign(reply=replies["reply"], judge=how.name + WITH_THOUGHT)
-    return verdicts
+    named = {"reply": replies["reply"], "judge": how.name + WITH_THOUGHT}
+    return verdicts.assign(**named) if with_thought else verdicts
 
 
 def find_judge(how: str | Judge) -> Judge:
@@ -456,25 +455,27 @@ def without_sight(
 ) -> pd.DataFrame:  # fmt: skip
     """Replies after forced thoughts, under each condition of ``cuts``: (heads, what they cannot
     see). The reply's tokens and the one before them (span ``last``) are cut off from a span of the
-    prompt, or from as many tokens right before the thought as it has (`BEFORE_THOUGHT`). Heads:
-    none (the model as it is), some, or None (all)."""
+    prompt, from as many tokens right before the thought as it has (`BEFORE_THOUGHT`), or from the
+    thought and the tokens after it, which have read it (`TO_REPLY`). Heads: none (the model as it
+    is), some, or None (all)."""
 
     def around(heads: Units | None, key: str, spans: list[dict], prompt_ids: list[str]):
         replying = [(place["last"][0], None) for place in spans]
         return cut_attention(study, replying, [_hidden(place, key) for place in spans], heads)
 
-    tables = []
-    for name, (heads, key) in cuts.items():
+    def blind(heads: Units | None, key: str) -> pd.DataFrame:
         cut = partial(around, heads, key) if heads is None or len(heads) else None
-        options = {"thoughts": thoughts, "around": cut, **generation}
-        found = evaluation.judged(study, prompts, "think", **options)
-        tables.append(found.assign(condition=name))
+        return evaluation.judged(study, prompts, "think", thoughts=thoughts, around=cut, **generation)
+
+    tables = [blind(*cut).assign(condition=name) for name, cut in cuts.items()]
     return pd.concat(tables, ignore_index=True)
 
 
 def _hidden(place: dict, key: str) -> tuple[int, int]:
+    start, end = place.get("thought", (0, 0))
+    if key == TO_REPLY:
+        return start, place["last"][0] if end else 0
     if key != BEFORE_THOUGHT:
         return place.get(key, (0, 0))
-    start, end = place.get("thought", (0, 0))
     opened = place.get("think_open", (0, 0))[0]
     return max(0, opened - (end - start)), opened

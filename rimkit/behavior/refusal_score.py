@@ -67,7 +67,7 @@ def readout(study: StudyModel, verdicts: pd.DataFrame) -> Readout:
 
 def refusal_scores(study: StudyModel, items: Sequence[Encoded], read: Readout) -> list[float]:
     """The refusal logit difference at the end of every context."""
-    scores = [0.0] * len(items)
+    scores = np.zeros(len(items))
 
     def run(ids, mask, spans):
         with torch.inference_mode():
@@ -75,9 +75,8 @@ def refusal_scores(study: StudyModel, items: Sequence[Encoded], read: Readout) -
             return read(logits_at_the_end(study, at_last(states, spans))).tolist()
 
     for rows, found in batches(study, items, run):
-        for row, score in zip(rows, found, strict=True):
-            scores[row] = score
-    return scores
+        scores[rows] = found
+    return scores.tolist()
 
 
 def forward_states(study: StudyModel, ids, mask):

@@ -4,7 +4,7 @@
    ``assistant`` (think mode) to the empty think span (no-think mode). The paper gives no number of
    heads to select and no threshold.
 2. *attention*: how much of that token's attention goes to the empty span.
-3. *direct*: what the head writes, along the direction in which the refusal logit difference grows.
+3. *direct*: direct logit attribution, what the head writes straight for the refusal logits.
 4. *causal*: the change of that difference without the head; and *gradient*, its estimate.
 
 Rule and number of heads are chosen on the calibration split; what they carry is reported on the
@@ -103,21 +103,24 @@ def moved_attention(study: StudyModel, texts: Sequence[str]) -> np.ndarray:
     return inside[0] & inside[1]
 
 
+def slope(study: StudyModel, end: torch.Tensor, read: Readout) -> torch.Tensor:
+    """Where the refusal logit difference of final residuals ``[..., hidden]`` grows, scale held."""
+    with torch.enable_grad():
+        end = end.detach().requires_grad_()
+        return torch.autograd.grad(read(logits_at_the_end(study, end, held=True)).sum(), end)[0]
+
+
 def direct_effects(study: StudyModel, items: Sequence[Encoded], read: Readout) -> np.ndarray:
-    """What each head writes at the last token, along the gradient of the refusal logit difference.
-    ``[layers, heads, prompts]``; positive speaks for refusal (final norm linearised)."""
+    """Direct logit attribution: what each head writes at the last token, along `slope`. ``[layers,
+    heads, prompts]``; positive speaks for refusal. With embedding and MLPs it sums to the whole."""
 
     def run(ids, mask, spans):
         with torch.no_grad(), capture(study, ["residual", "z"]) as inside:
             forward(study, ids, mask)
-            end = at_last(inside["residual"][-1], spans)
-            z = [at_last(values, spans) for values in inside["z"]]
-            writes = [head_writes(study, layer, values) for layer, values in enumerate(z)]
-        with torch.enable_grad():
-            end = end.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(read(logits_at_the_end(study, end)).sum(), end)
-        with torch.no_grad():
-            return torch.stack([(write @ gradient[..., None])[..., 0].T for write in writes])
+            way = slope(study, at_last(inside["residual"][-1], spans), read)[..., None]
+            ends = [at_last(z, spans) for z in inside["z"]]
+            writes = [head_writes(study, *each) for each in enumerate(ends)]
+            return torch.stack([(write @ way)[..., 0].T for write in writes])
 
     return _joined(study, items, run)
 
@@ -284,23 +287,23 @@ def attention_between(study: StudyModel, prompts: DataFrame, sets: Mapping[str, 
     items = [study.chat.encode(text, "no-think") for text in prompts["text"]]
     mass, who = attention_by_span(study, items)["empty"], prompts[["prompt_id", "cluster"]]
     mass = mass if all("empty" in item.spans for item in items) else mass + np.nan
-    tables = [
-        who.assign(condition=name, between=np.mean([mass[place] for place in heads], axis=0))
-        for name, heads in sets.items()
-        if len(heads)
-    ]
+    found = {name: [mass[place] for place in heads] for name, heads in sets.items() if len(heads)}
+    tables = [who.assign(condition=name, between=np.mean(each, 0)) for name, each in found.items()]
     return pd.concat(tables, ignore_index=True)
 
 
 def cut_replies(study: StudyModel, heads: Units, settings=Settings(), split: str = "evaluation") -> DataFrame:
     """Replies after the model's own ``thought``; heads cannot look back at a part of the prompt.
     Conditions: "nothing"; the "selected" heads, "random 0" …, and "all heads" cut off from the
-    thought; "all heads, before" cut off from as many tokens right before it."""
+    thought; "all heads, before" from as many tokens right before it; "selected, tags too" and "all
+    heads, tags too" from the thought and the tokens after it, which have read it."""
     prompts = settings.sets(["harmful"], settings.n_asked, split)
     own = settings.judged(study, prompts, "think", batch_size=128)
     thoughts = own.set_index("prompt_id")["thought"].to_dict()
     cuts = {name: (found, "thought") for name, found in compared(study, heads, settings).items()}
-    cuts |= {"all heads": (None, "thought"), "all heads, before": (None, evaluation.BEFORE_THOUGHT)}
+    for whom, cut in {SELECTED: heads, "all heads": None}.items():
+        cuts |= {whom: (cut, "thought"), f"{whom}, tags too": (cut, evaluation.TO_REPLY)}
+    cuts["all heads, before"] = None, evaluation.BEFORE_THOUGHT
     generation = {**settings.generation, "max_new_tokens": SHORT, "batch_size": 128}
     return evaluation.without_sight(study, prompts, thoughts, cuts, **generation)
 

@@ -106,14 +106,6 @@ def same_until(study: StudyModel, texts: Sequence[str], span: str = "im_end") ->
     return all(a.ids[: a.spans[span][1]] == b.ids[: b.spans[span][1]] for a, b in pairs)
 
 
-def shared_states(study: StudyModel, texts: Sequence[str], span: str = "im_end") -> float:
-    """The largest difference between the modes' states at a span before which the prompts agree. A
-    causal model cannot tell the modes apart there; the paper's Fig. 3 has a curve for each."""
-    items = {mode: [study.chat.encode(text, mode) for text in texts] for mode in MODES}
-    think, no_think = (states_at(study, items[mode], [span])[span] for mode in MODES)
-    return float(np.abs(think - no_think).max())
-
-
 def trajectory(
     study: StudyModel, items: Sequence[Encoded], probe: Probe, residual: int, span: str | None = "thought"
 ) -> DataFrame:
@@ -129,11 +121,10 @@ def trajectory(
     parts = []
     for rows, (scores, places) in batches(study, items, run):
         for row, values, place in zip(rows, scores, places, strict=True):
-            start, end = place.get(span, (0, 0)) if span else (0, len(items[row].ids))
-            tokens = np.arange(end - start)
+            score = values[slice(*place.get(span, (0, 0)) if span else (0, len(items[row].ids)))]
+            tokens = np.arange(len(score))
             part = tokens / max(1, len(tokens) - 1)
-            found = {"row": row, "token": tokens, "part": part, "score": values[start:end]}
-            parts.append(DataFrame(found))
+            parts.append(DataFrame({"row": row, "token": tokens, "part": part, "score": score}))
     return pd.concat(parts).sort_values(["row", "token"], ignore_index=True)
 
 
@@ -422,8 +413,8 @@ def steer(
     def together(chosen: list[Steering]):
         return steer_per_row(study, *(np.stack(each) for each in zip(*chosen, strict=True)))
 
-    usual = {"max_new_tokens": 32, "about": b"steer", **settings.generation}
-    return under_together(study, prompts, conditions, together, **usual | generation)
+    usual = {"max_new_tokens": 32, "about": b"steer", **settings.generation, **generation}
+    return under_together(study, prompts, conditions, together, **usual)
 
 
 def directions(found: Contrasts) -> dict[str, Probe]:
