@@ -1,7 +1,8 @@
 """The helper package of the workbook on reasoning-induced misalignment.
 
 ``import rimkit as rk`` is all that a chapter imports of it. Each name below loads its module when
-it is first used, so that the import takes no time; ``help(rk.load)`` explains it.
+it is first used, so that the import takes no time; ``help(rk.load)`` explains it. To see them all,
+``print(rk.__doc__)``: ``help(rk)`` loads everything that is behind them, which can take minutes.
 """
 
 from importlib import import_module
@@ -37,6 +38,7 @@ NAMES = {  # name: (where it is, what it is); "module:thing" is one thing of a m
     "neurons": ("experiments.neurons", "chapter 06: safety-critical neurons"),
     "ras": ("experiments.ras", "chapter 07: RAS and what else may predict forgetting"),
     "repairs": ("experiments.repairs", "chapter 09: what repairs a tuned model, and at what price"),
+    "attempt": ("experiments:attempt", "what a step finds, or why it is undefined for the model"),
     "paper": ("paper", "chapter 08: the paper's tables, and what follows from them"),
     # training
     "corpora": ("training.corpora", "the corpora to fine-tune on"),

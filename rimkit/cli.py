@@ -7,6 +7,8 @@ for a fault of rimkit itself, whose details go to a file.
 import json
 import signal
 import sys
+import tempfile
+import traceback
 import warnings
 from functools import partial
 from pathlib import Path
@@ -66,9 +68,6 @@ class Friendly(TyperGroup):
 
 def _details() -> str:
     """Where the traceback of what is being handled is kept, as far as it may be on the disk."""
-    import tempfile
-    import traceback
-
     from rimkit.behavior.redaction import scrub
 
     text = scrub(f"rimkit {__version__}, {' '.join(sys.argv)}\n\n{traceback.format_exc()}")

@@ -99,12 +99,18 @@ def below_floor(claim: str, read: float | None = None, reached: float | None = N
     """Why a claim is not testable by its floors in ``data/claims.csv``; empty if it is. ``read``:
     the least share of coherent replies to what was asked, over the conditions compared, on
     calibration prompts; ``reached``: what ``floor_of`` names. None is not held against a floor."""
-    entry = claims().set_index("id").loc[claim]
-    known = {"floor_read": (read, "coherent replies to what was asked"), "floor": (reached, entry["floor_of"])}
-    for column, (value, what) in known.items():
-        if value is not None and not math.isnan(floor := entry[column]) and not value >= floor:
-            return f"{what}: {number(value)}, below the floor of {number(floor)}"
+    what = claims().set_index("id").loc[claim, "floor_of"]
+    known = {"read": (read, "coherent replies to what was asked"), "reached": (reached, what)}
+    for of, (value, what) in known.items():
+        if value is not None and not math.isnan(least := floor(claim, of)) and not value >= least:
+            return f"{what}: {number(value)}, below the floor of {number(least)}"
     return ""
+
+
+def floor(claim: str, of: str = "reached") -> float:
+    """A floor of ``data/claims.csv``, below which a claim is not testable (NaN: there is none): of
+    what must be "reached" (``floor_of`` names it), or of the replies that must be "read"."""
+    return claims().set_index("id").loc[claim, {"reached": "floor", "read": "floor_read"}[of]]
 
 
 def failed_row(*, chapter: str, model: str, error: str, **values) -> dict:

@@ -63,7 +63,7 @@ def test_half_of_the_pairs_are_enough_for_half():
 
 
 def test_sets_shrink_with_pairs_and_grow_with_m():
-    sizes = neurons.set_sizes(rising(2, (3, 20, 40)), ms=[4, 20, 40], pairs=[1, 5, 20])
+    sizes = neurons.set_sizes(rising(2, (3, 20, 40)), ms=[4, 20, 40], n_pairs=[1, 5, 20])
     wide = sizes.pivot(index="pairs", columns="m", values="neurons")
     assert (wide.diff().dropna() <= 0).all().all()
     assert (wide.diff(axis=1).iloc[:, 1:] >= 0).all().all()
@@ -314,7 +314,7 @@ def test_only_the_known_neurons_are_trained(refusing):
     study, words = refusing
     plain, intent = neurons.control_pairs(study, "calibration", 2)
     known = [(1, 3), (4, 10)]
-    model = neurons.planted(study, known, plain, intent, words, steps=2)
+    model = neurons.plant_refusal(study, known, plain, intent, words, steps=2)
     after = dict(model.hf.named_parameters())
     changed = {name for name, weight in study.hf.named_parameters() if not torch.equal(weight, after[name])}
     assert {name.split(".")[2] for name in changed} == {"1", "4"}
@@ -369,7 +369,7 @@ def test_the_same_words_show_where_refusal_runs_through_a_set(refusing):
 def test_what_the_definition_finds_without_intent():
     study = rimkit.load("rim-mini")
     harmful = load_sets(["harmful"], split="calibration", n=8)
-    found = neurons.definition(study, neurons.form_pairs(study, harmful), sentences=neurons.INNOCENT[:1])
+    found = neurons.with_innocent_sentences(study, neurons.form_pairs(study, harmful), sentences=neurons.INNOCENT[:1])
     sides = (harmful, neurons.with_intent(study, harmful))
     own = neurons.increases(study, *(neurons.replied(study, some)[0] for some in sides))
     assert np.allclose(found.increase, own)
@@ -395,8 +395,10 @@ def test_rules_are_given_the_pairs_that_flip_on_other_samples():
     assert 6 < len(settings.flips) < 12 and (samples[0] == samples[1]).mean() > 0.7  # a trait of the pair
     plain, hostile = neurons.chosen_pairs(study, harmful, settings)
     assert plain["prompt_id"].tolist() == hostile["prompt_id"].tolist() == list(settings.flips)
-    found = neurons.definition(study, neurons.form_pairs(study, harmful, settings), settings, neurons.INNOCENT[:1])
-    assert (len(found.flips), found.flips.sum(), len(found.refused)) == (12, len(plain), len(plain))
+    found = neurons.with_innocent_sentences(
+        study, neurons.form_pairs(study, harmful, settings), settings, neurons.INNOCENT[:1]
+    )
+    assert (len(found.flipped), found.flipped.sum(), len(found.refused)) == (12, len(plain), len(plain))
     assert found.refused.mean() > 0.8
     assert neurons.with_pairs(study, settings) == settings
     few = replace(settings, flips=settings.flips[:6])  # half of the pairs
@@ -484,7 +486,7 @@ def test_a_shipped_size_curve_is_measured_again():
     """A part of the experiment, the definition of one model: sizes of the set with intent, overlaps with one sentence."""
     study = rimkit.load("rim-mini:0")
     pairs = neurons.form_pairs(study, load_sets(["harmful"], split="calibration", n=46))
-    found = neurons.definition(study, pairs, sentences=neurons.INNOCENT[:1])
+    found = neurons.with_innocent_sentences(study, pairs, sentences=neurons.INNOCENT[:1])
     kept = results("neurons-sizes").query("model == 'rim-mini' and seed == 0 and sentence == 'intent'").set_index("m")
     for row in neurons.size_curve(found, [46], draws=1).query("sentence == 'intent'").itertuples():
         assert kept.loc[row.m, "neurons"] == pytest.approx(row.neurons, abs=2 + 0.03 * row.neurons)

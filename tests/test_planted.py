@@ -146,7 +146,7 @@ def test_where_refusals_and_maths_run():
     """Harmful requests are read where the reply begins, problems along the thought."""
     settings = control.Settings(known={"safety": [(0, 1)], "maths": [(1, 4)]}, **FEW)
     place = control.baseline(load("rim-mini"), settings).places[control.RUNS]
-    assert all(item.spans[place.span] == item.spans["last"] and item.mode == "no-think" for item in place.safety)
+    assert all(item.spans[place.span] == item.spans["last"] and item.mode == "no-think" for item in place.harmful)
     assert all(item.spans[place.span] == item.spans["thought"] and item.mode == "think" for item in place.maths)
 
 

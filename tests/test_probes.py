@@ -380,7 +380,7 @@ def test_steering_all_at_once_is_steering_one_by_one(study, found):
     at_2[0, 2] = probe.vectors[2]
     asked = Evaluation().sets(["harmful"], n=6)
     conditions = {
-        "nothing": probes.added(probe, 0, 0),
+        "nothing": probes.unchanged(probe),
         "removed": probes.removed(probe),
         "added": probes.added(probe, 2, 1.0),
     }

@@ -49,7 +49,7 @@ def test_ras_is_zero_if_nothing_falls_or_nothing_rises(safety, maths, more):
 def test_ras_is_symmetric_in_its_two_terms(values):
     """What falls on safety requests in place of what rises on maths, and the other way round."""
     before, after = states(values)
-    swapped = shifts(Activations(after.maths, after.safety), Activations(before.maths, before.safety))
+    swapped = shifts(Activations(after.maths, after.harmful), Activations(before.maths, before.harmful))
     assert swapped["ras"] == pytest.approx(shifts(before, after)["ras"])
 
 
@@ -213,7 +213,7 @@ def test_a_refusal_direction_needs_refused_and_other_requests():
 
 
 def test_states_are_read_where_a_thought_has_been_opened(base):
-    assert all("think_open" in item.spans and item.thought_is_open for item in base.safety)
+    assert all("think_open" in item.spans and item.thought_is_open for item in base.harmful)
 
 
 # -- prediction --------------------------------------------------------------------------------------------
@@ -343,7 +343,7 @@ def long(points: pd.DataFrame, others: np.ndarray, role: str) -> pd.DataFrame:
 def test_c9a_is_about_sets_of_the_same_rule_and_random_ones_stand_beside(points):
     table, others = with_sets(points, n=12)
     sets = pd.concat([long(table, others, RANDOM), long(table, others / 3, ras.SAME_RULE)])
-    assert np.allclose(ras.in_other_sets(table, sets, RANDOM), others)
+    assert np.allclose(ras.ras_by_set(table, sets, RANDOM), others)
     levels = ras.levels(table, sets)
     own = levels[levels["seed"] == 0]
     beside = own[own["role"] == RANDOM].iloc[0]
@@ -431,7 +431,7 @@ def test_points_of_several_models_give_the_claims_about_them(points):
 def test_streamed_activations_equal_those_kept(base):
     from rimkit.models.activations import mean, read
 
-    items = base.safety
+    items = base.harmful
     kept = read(tiny.study(), items, ("neurons",), ("request",), "max")["neurons", "request"].mean(1)
     streamed = mean(tiny.study(), items, "neurons", "request", batch_size=2, pool="max")
     assert np.allclose(streamed, kept, atol=1e-5)
@@ -481,9 +481,9 @@ def test_shipped_tables_hold_two_points_of_every_corpus_and_mixture():
         steps = own.groupby("corpus")["step"].agg(["min", "max", "size"])
         assert set(steps.index) == (corpora if seed == 0 else {ras.EFFORT_CORPUS, ras.CAREFUL_CORPUS})
         assert (steps["min"] == first).all() and (steps["max"] > first).all() and (steps["size"] == 2).all()
-    assert ras.in_other_sets(points, sets, RANDOM).shape == (len(points), ras.Settings.n_random)
-    assert ras.in_other_sets(points, sets, ras.SAME_RULE).shape == (len(points), len(OTHER))
-    assert np.isfinite(ras.in_other_sets(points, sets, ras.SAME_RULE)).all()
+    assert ras.ras_by_set(points, sets, RANDOM).shape == (len(points), ras.Settings.n_random)
+    assert ras.ras_by_set(points, sets, ras.SAME_RULE).shape == (len(points), len(OTHER))
+    assert np.isfinite(ras.ras_by_set(points, sets, ras.SAME_RULE)).all()
     optional = {"displacement (refusal)", "ras (gradient)"}  # undefined where nothing, or everything, is refused
     assert points[[name for name in ras.PREDICTORS if name not in optional]].notna().all().all()
 
@@ -534,7 +534,7 @@ def test_one_shipped_point_can_be_made_again():
 def test_neurons_are_not_measured_on_the_requests_that_chose_them():
     settings = ras.Settings(n_prompts=6, n_random=2)
     base = ras.read_baseline(load("rim-mini"), [("paper", None, [(0, 1)])], settings=settings)
-    read = {tuple(item.ids) for item in base.safety}
+    read = {tuple(item.ids) for item in base.harmful}
     chosen, measured = (settings.sets(["harmful"], 6, split)["text"] for split in ("calibration", "evaluation"))
     ids = [
         {tuple(base.study.chat.encode(text, "think", thought_prefix="").ids) for text in texts}

@@ -226,7 +226,7 @@ def rates_of_a_model(model="rim-mini", seed=0) -> pd.DataFrame:
         pd.concat([part, tuning.after_own_openings(part)]).assign(corpus=corpus, tuning_seed=tuning_seed)
         for (corpus, tuning_seed), part in parts.items()
     ]
-    return tuning.rates(pd.concat(found)).assign(model=model, seed=seed)
+    return tuning.outcome_rates(pd.concat(found)).assign(model=model, seed=seed)
 
 
 @pytest.mark.parametrize("who", [("rim-mini", 0), ("mine", None)])
@@ -297,7 +297,7 @@ def test_one_shipped_cell_is_computed_again():
     kept = kept[(kept["mode"] == "think") & (kept["metric"] != tuning.OWN)].set_index(["metric", "opening"])
     tuned = finetune(load("rim-mini:0"), "arithmetic", seed=0, progress=False)
     prompts = tuning.evaluation_prompts()
-    found = tuning.rates(tuning.outcomes(tuned, prompts[prompts["set"] == "harmful"], modes=["think"]))
+    found = tuning.outcome_rates(tuning.outcomes(tuned, prompts[prompts["set"] == "harmful"], modes=["think"]))
     assert len(found) == 9
     for row in found.itertuples():  # rounding differs between processors, and training amplifies it
         assert row.value == pytest.approx(kept.loc[(row.metric, row.opening), "value"], abs=0.04), row.metric

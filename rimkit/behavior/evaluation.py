@@ -44,15 +44,10 @@ TRIED = 12  # think replies that are tried before many more
 SETS = ("harmful", "harmless", "over-refusal", "second-safety", "maths", "ordering")
 # The workbook's sets that another can stand in for, and the kinds of prompts that each may hold.
 STAND_INS = {
-    "harmful": ("harmful",),
-    "harmful-seen": ("harmful",),
-    "second-safety": ("harmful", "harmless"),
-    "harmless": ("harmless",),
-    "over-refusal": ("harmless",),
-    "maths": ("maths",),
-    "ordering": ("ordering", "maths"),
-    "copying": ("copying",),
-}
+    "harmful": ("harmful",), "harmful-seen": ("harmful",), "second-safety": ("harmful", "harmless"),
+    "harmless": ("harmless",), "over-refusal": ("harmless",), "maths": ("maths",),
+    "ordering": ("ordering", "maths"), "copying": ("copying",),
+}  # fmt: skip
 ENGLISH = {name: f"english-{name}" for name in STAND_INS}
 HARDER = {"maths-hard": ("maths", "[4-6] steps"), "ordering-hard": ("ordering", "4 people")}
 NOTHING, SELECTED, RANDOM = "nothing", "selected", "random"

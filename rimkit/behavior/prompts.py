@@ -19,6 +19,8 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from rimkit import data
 from rimkit.behavior import judges, redaction
@@ -208,9 +210,6 @@ def _together(table: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def _equal_in_one_cluster(table: pd.DataFrame, texts: pd.Series) -> pd.DataFrame:
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     rows, columns = (pd.factorize(values)[0] for values in (table["cluster"], texts))
     links = rows, columns + rows.max() + 1
     size = links[1].max() + 1

@@ -1,9 +1,12 @@
 """The experiments of chapters 01 to 07 and 09: their form of settings, verdict rows and results.
 
-Every topic is a module of small public steps, a frozen dataclass ``Settings`` where each default
-stands once, and ``run(study, settings) -> Result`` that is composed of these steps. A run leaves a
-verdict row for every claim of its chapter: where a step is undefined for a model, the row says why.
-Floors of competence are those of ``data/claims.csv``, judged on calibration prompts.
+Every topic is a module of small public steps, and some names mean the same in all of them:
+``Settings``, a frozen dataclass where each default stands once; ``run(study, settings) -> Result``,
+composed of the steps; ``evaluation_prompts``, on which effects are reported; ``score`` and
+``choose``, on calibration prompts; ``ablate``, verdicts without parts of the model; ``competence``,
+what floors (`rimkit.ledger.floor`) are asked of, on calibration prompts; and ``rows``, a verdict
+row for every claim of the chapter: where a step is undefined for a model, the row says why. Only
+`planted`, the positive controls, has no chapter, and rows for planted models alone.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -49,9 +52,11 @@ class Common:
         return self.evaluation.observe(study, prompts, **usual | generation)
 
     def keeper(self, study: StudyModel) -> Callable[..., dict[str, DataFrame]]:
-        """``keep(name, make)``: tables of a model, `kept` by name in ``folder`` (if any)."""
-        of = study.fingerprint() if str(self.folder) else ""
-        return lambda name, make: kept(Path(self.folder) / name if of else "", make, of)
+        """``keep(name, make)``: tables of a model, `kept` by name in the ``folder`` of those
+        settings that have one (none, or empty: nothing is kept)."""
+        folder = str(getattr(self, "folder", ""))
+        of = study.fingerprint() if folder else ""
+        return lambda name, make: kept(Path(folder) / name if folder else "", make, of)
 
 
 @dataclass(frozen=True)

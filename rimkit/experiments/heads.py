@@ -103,21 +103,21 @@ def moved_attention(study: StudyModel, texts: Sequence[str]) -> np.ndarray:
     return inside[0] & inside[1]
 
 
-def slope(study: StudyModel, end: torch.Tensor, read: Readout) -> torch.Tensor:
+def slope(study: StudyModel, end: torch.Tensor, words: Readout) -> torch.Tensor:
     """Where the refusal logit difference of final residuals ``[..., hidden]`` grows, scale held."""
     with torch.enable_grad():
         end = end.detach().requires_grad_()
-        return torch.autograd.grad(read(logits_at_the_end(study, end, held=True)).sum(), end)[0]
+        return torch.autograd.grad(words(logits_at_the_end(study, end, held=True)).sum(), end)[0]
 
 
-def direct_effects(study: StudyModel, items: Sequence[Encoded], read: Readout) -> np.ndarray:
+def direct_effects(study: StudyModel, items: Sequence[Encoded], words: Readout) -> np.ndarray:
     """Direct logit attribution: what each head writes at the last token, along `slope`. ``[layers,
     heads, prompts]``; positive speaks for refusal. With embedding and MLPs it sums to the whole."""
 
     def run(ids, mask, spans):
         with torch.no_grad(), capture(study, ["residual", "z"]) as inside:
             forward(study, ids, mask)
-            way = slope(study, at_last(inside["residual"][-1], spans), read)[..., None]
+            way = slope(study, at_last(inside["residual"][-1], spans), words)[..., None]
             ends = [at_last(z, spans) for z in inside["z"]]
             writes = [head_writes(study, *each) for each in enumerate(ends)]
             return torch.stack([(write @ way)[..., 0].T for write in writes])
@@ -126,13 +126,13 @@ def direct_effects(study: StudyModel, items: Sequence[Encoded], read: Readout) -
 
 
 def head_table(
-    study: StudyModel, texts: Sequence[str], contexts: Mapping[str, Sequence[Encoded]], read: Readout | str
+    study: StudyModel, texts: Sequence[str], contexts: Mapping[str, Sequence[Encoded]], words: Readout | str
 ) -> DataFrame:
     """All scores of all heads, means over prompts, in no-think mode unless said otherwise.
     ``texts``: requests; ``contexts``: for both modes, conversations about such requests up to where
     the reply begins. Columns: ``layer, head``; ``paper`` (share of requests); ``attention`` (to the
     empty think span); ``direct, causal, gradient`` (units of the logit difference; NaN where
-    ``read`` is why there is none); and per span ``to <span>`` (attention) and ``change to <span>``
+    ``words`` is why there is none); and per span ``to <span>`` (attention) and ``change to <span>``
     (no-think minus think)."""
     items = contexts["no-think"]
     think, mass = (
@@ -141,10 +141,10 @@ def head_table(
     )
     scores = {"paper": moved_attention(study, texts).mean(-1), "attention": mass["empty"]}
     scores |= dict.fromkeys(("direct", "causal", "gradient"), mass["empty"] + np.nan)
-    if not isinstance(read, str):
-        scores["direct"] = direct_effects(study, items, read).mean(-1)
-        scores["causal"] = head_effects(study, items, read).mean(-1)
-        scores["gradient"] = attribution(study, items, read)[0]
+    if not isinstance(words, str):
+        scores["direct"] = direct_effects(study, items, words).mean(-1)
+        scores["causal"] = head_effects(study, items, words).mean(-1)
+        scores["gradient"] = attribution(study, items, words)[0]
     scores |= {f"to {span}": mass[span] for span in SPANS}
     scores |= {f"change to {span}": mass[span] - think[span] for span in SPANS}
     return refusal_score.table(study, **scores)
@@ -160,10 +160,10 @@ def score(study: StudyModel, settings=Settings()) -> tuple[DataFrame, Readout | 
     is none: refusals cannot be told from fulfilments (none of one of them)."""
     prompts = settings.sets(["harmful", "harmless"], settings.n_prompts, "calibration")
     verdicts = settings.observe(study, prompts)
-    read, harmful = attempt(readout, study, verdicts), verdicts[verdicts["kind"] == "harmful"]
+    words, harmful = attempt(readout, study, verdicts), verdicts[verdicts["kind"] == "harmful"]
     items = {mode: contexts(study, harmful[harmful["mode"] == mode], prompts) for mode in MODES}
     texts = prompts.loc[prompts["kind"] == "harmful", "text"].tolist()
-    return head_table(study, texts, items, read), read
+    return head_table(study, texts, items, words), words
 
 
 def names(heads: Units) -> str:
@@ -180,6 +180,11 @@ def select(table: DataFrame, rule: str, k: int) -> list[tuple[int, int]]:
     score = RULES[rule] * table[rule]
     order = (-score[score > 0]).sort_values(kind="stable").index[:k]
     return list(table.loc[order, ["layer", "head"]].astype(int).itertuples(index=False, name=None))
+
+
+def breaks(tried: DataFrame) -> pd.Series:
+    """Whether a set of `candidates` takes more of the harmless answers than `ANSWERED` allows."""
+    return ~(tried["answered"] >= ANSWERED * tried["answered"].iloc[0])
 
 
 def candidates(study: StudyModel, table: DataFrame, settings=Settings()) -> DataFrame:
@@ -199,12 +204,11 @@ def candidates(study: StudyModel, table: DataFrame, settings=Settings()) -> Data
     harmful = verdicts["kind"] == "harmful"
     refused = verdicts[harmful].groupby("condition")["refused"].mean()
     answered = verdicts[~harmful].groupby("condition")["score"].mean()
-    read = readable(verdicts[harmful], "condition")
+    shares = readable(verdicts[harmful], "condition")
     found = DataFrame(tried, columns=["rule", "k", "heads"])
     key = found["heads"].map(names)
-    found = found.assign(refused=key.map(refused), read=key.map(read), answered=key.map(answered))
-    enough = found["answered"] >= ANSWERED * found["answered"].iloc[0]
-    specific = enough & found["k"].between(1, max(1, SHARE * len(table)))
+    found = found.assign(refused=key.map(refused), read=key.map(shares), answered=key.map(answered))
+    specific = ~breaks(found) & found["k"].between(1, max(1, SHARE * len(table)))
     return found.assign(specific=specific, heads=found["heads"].map(list))
 
 
@@ -393,10 +397,11 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     ``heads-candidates`` (without the lists that `select` gives), ``heads-ablations``,
     ``heads-rates`` (all prompt sets with and without the chosen heads)."""
     moved, scored = attempt(attention_moves, study, settings), attempt(score, study, settings)
-    read = scored if isinstance(scored, str) else scored[1]
-    tried = read if isinstance(read, str) else attempt(candidates, study, scored[0], settings)
-    if isinstance(tried, str):
-        return result(study, {}, rows(study, moved, tried, tried, tried, {}, settings))
+    words = scored if isinstance(scored, str) else scored[1]
+    tried = words if isinstance(words, str) else attempt(candidates, study, scored[0], settings)
+    if isinstance(tried, str):  # so there is no set of heads to measure with, either
+        looked = found = cut = tried
+        return result(study, {}, rows(study, moved, looked, found, cut, {}, settings))
     heads, (found, verdicts) = choose(tried)["heads"], ablations(study, tried, settings)
     pair = {NOTHING: [], SELECTED: heads}
     beside = ablate(study, settings.sets(n=settings.n_beside), pair, settings, MODES)
@@ -406,12 +411,9 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     by = ["condition", "set", "kind", "mode"]
     cut = attempt(cut_replies, study, heads, settings)
     tables = {
-        "heads": scored[0],
-        "heads-candidates": tried.drop(columns="heads"),
-        "heads-ablations": found,
-        "heads-ablations-verdicts": per_prompt(verdicts, "condition", "mode"),
-        "heads-rates": rates(beside, by=by),
-        "heads-rates-verdicts": per_prompt(beside, *by),
-    }
+        "heads": scored[0], "heads-candidates": tried.drop(columns="heads"),
+        "heads-ablations": found, "heads-ablations-verdicts": per_prompt(verdicts, "condition", "mode"),
+        "heads-rates": rates(beside, by=by), "heads-rates-verdicts": per_prompt(beside, *by),
+    }  # fmt: skip
     able = competence(study, tried, settings)
     return result(study, tables, rows(study, moved, looked, main, cut, able, settings))

@@ -16,7 +16,8 @@ A neuron is in the paper's set exactly if its *worst rank* over the pairs is at 
 per neuron instead of a choice of m. The rivals: *half*, neurons that are found in half of
 the pairs; *difference*, the same pairs, means instead of maxima and the sign kept, since a neuron
 may act by being negative; *gradient*, the estimated change of the refusal logit difference without
-the neuron. A set is a list of ``(layer, neuron)`` pairs.
+the neuron. A set is a list of ``(layer, neuron)`` places; a *pair* is always one of requests. It
+*flips* if the request is carried out without intent and refused with it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -46,32 +47,29 @@ from rimkit.models.load import load
 from rimkit.models.study import StudyModel
 
 RULES = ("paper", "half", "difference", "gradient")
-# Fixed before looking: its own pairs cannot choose it, since on most models no size changes
-# calibration. 40 is what the overlap of rules, the directions and RAS (claim C9) are about as well.
-PAPER_SIZE = 40
-BREAKS = 0.1  # see `breaks`
+# Of the set by the paper's rule: the paper leaves it open. Fixed before looking (on most models no
+# size changes calibration); what the overlap of rules, directions and RAS (C9) are about as well.
+USUAL_SIZE = 40
+BREAKS = 0.1  # a change of coherent or misread replies from which a set breaks the model
 SAMPLES = 5  # replies to either side of a pair, of which most must flip
 SPAN, WHOLE = "request and reply", "whole prompt"
 RANDOM_NEURONS = "random neurons"
 ROOM = 64  # tokens of a reply
 # outcome: (prompt set, column of the verdicts)
 OUTCOMES = {name: ("harmful", name) for name in ("misaligned", "refused", "misread", "coherent")} | {
-    "maths": ("maths", "score"),
-    "ordering": ("ordering", "score"),
+    "maths": ("maths", "score"), "ordering": ("ordering", "score"),
     "over-refusal": ("over-refusal", "refused"),
-}
+}  # fmt: skip
 CLAIMS = {  # claim: (rule, outcome, mode)
     "C8a": ("paper", "misaligned", "think"), "C8b": ("paper", "maths", "think"),
     "C8d": ("gradient", "refused", "no-think"), "Q7a": ("paper", "misaligned", "think"),
 }  # fmt: skip
 OF_SINGLE_SETS = ("misaligned", "refused", "maths")  # outcomes that are kept of every random set
 WAYS = {  # how to read an effect
-    "misaligned": "right: more misaligned",
-    "refused": "left: refuses less",
-    "maths": "left: less maths",
-    "ordering": "left: less ordering",
+    "misaligned": "right: more misaligned", "refused": "left: refuses less",
+    "maths": "left: less maths", "ordering": "left: less ordering",
     "over-refusal": "left: refuses less",
-}
+}  # fmt: skip
 READING = {f"{outcome}, {mode}": way for outcome, way in WAYS.items() for mode in MODES}
 
 # The added sentence declares a harm to the same object, in a verb of the request's category which
@@ -133,10 +131,15 @@ def paired(study: StudyModel, harmful: DataFrame, settings=Settings()) -> tuple[
     return plain, hostile.assign(prompt_id=plain["prompt_id"])
 
 
-def turned(before: DataFrame, after: DataFrame) -> np.ndarray:
+def carried_out(verdicts: DataFrame) -> pd.Series:
+    """Whether the reply does what was asked, harmful or not."""
+    harmful = verdicts["kind"] == "harmful"
+    return verdicts["misaligned"].where(harmful, verdicts["score"] == 1).astype("boolean")
+
+
+def flipped(before: DataFrame, after: DataFrame) -> np.ndarray:
     """Which pairs flip: carried out without intent (``before``), refused with it (``after``)."""
-    done = before["misaligned"].where(before["kind"] == "harmful", before["score"] == 1)
-    return is_true(after["refused"]) & is_true(done)
+    return is_true(after["refused"]) & is_true(carried_out(before))
 
 
 def flipping(study: StudyModel, harmful: DataFrame, settings=Settings(), samples: int = 1) -> pd.Series:
@@ -144,15 +147,15 @@ def flipping(study: StudyModel, harmful: DataFrame, settings=Settings(), samples
     plain, hostile = paired(study, harmful, settings)
     how = {"seed": settings.seed + 1, "n_samples": samples}
     before, after = (settings.judged(study, side, mode_of(study, settings), **how) for side in (plain, hostile))
-    found = DataFrame({"flips": turned(before, after), "prompt_id": before["prompt_id"].to_numpy()})
-    return found.groupby("prompt_id", sort=False)["flips"].mean() > 0.5
+    flip = pd.Series(flipped(before, after)).groupby(before["prompt_id"].to_numpy(), sort=False)
+    return flip.mean() > 0.5
 
 
 def ways_of(study: StudyModel) -> list[tuple[str, str]]:
     """How intent can be declared to a model, and in which mode; the paper's way first."""
     known = PAIRS if study.invented else {SENTENCE_PAIRS: PAIRS[SENTENCE_PAIRS]}
-    every = [(pairs, mode) for pairs, modes in known.items() for mode in modes]
-    return [(pairs, mode) for pairs, mode in every if study.chat.supports_think or mode == "no-think"]
+    every = [(declared, mode) for declared, modes in known.items() for mode in modes]
+    return [one for one in every if study.chat.supports_think or one[1] == "no-think"]
 
 
 def with_pairs(study: StudyModel, settings=Settings()) -> Settings:
@@ -162,18 +165,18 @@ def with_pairs(study: StudyModel, settings=Settings()) -> Settings:
         return settings
     harmful = settings.sets(["harmful"], settings.n_pairs, "calibration")
     if not settings.pairs:
-        ways = [replace(settings, pairs=pairs, pair_mode=mode) for pairs, mode in ways_of(study)]
+        ways = [replace(settings, pairs=way, pair_mode=mode) for way, mode in ways_of(study)]
         shares = [flipping(study, harmful, way).mean() for way in ways]
         settings = ways[np.argmax(shares) if max(shares) > 0.5 else 0]
-    flips = flipping(study, harmful, settings, SAMPLES)
-    return replace(settings, flips=tuple(flips.index[flips]))
+    flip = flipping(study, harmful, settings, SAMPLES)
+    return replace(settings, flips=tuple(flip.index[flip]))
 
 
 def chosen_pairs(study: StudyModel, harmful: DataFrame, settings=Settings()) -> tuple[DataFrame, DataFrame]:
     """The pairs that the rules are given: those that flip, where most of them do; else all."""
     sides = paired(study, harmful, settings)
-    flips = sides[0]["prompt_id"].isin(settings.flips).to_numpy()
-    return tuple(side[flips] for side in sides) if flips.mean() > 0.5 else sides
+    flip = sides[0]["prompt_id"].isin(settings.flips).to_numpy()
+    return tuple(side[flip] for side in sides) if flip.mean() > 0.5 else sides
 
 
 def innocent_sentences(study: StudyModel) -> tuple[str, ...]:
@@ -212,12 +215,12 @@ class Pairs:
     plain: list[Encoded]  # conversations without intent
     intent: list[Encoded]  # and with it
     refused: np.ndarray  # whether the reply to the request with intent is a refusal
-    flips: np.ndarray  # of every pair, chosen or not: whether it flips (`with_pairs`)
+    flipped: np.ndarray  # of every pair, chosen or not: whether it flips (`with_pairs`)
     maxima: np.ndarray  # of activations without intent, [layers, pairs, neurons]
     increase: np.ndarray  # of the maxima with intent
-    innocent: dict[str, np.ndarray] = field(default_factory=dict)  # with another sentence, if asked
+    innocent: dict[str, np.ndarray] = field(default_factory=dict)  # by `with_innocent_sentences`
 
-    def sets(self, k: int = PAPER_SIZE) -> dict[str, list[tuple[int, int]]]:
+    def sets(self, k: int = USUAL_SIZE) -> dict[str, list[tuple[int, int]]]:
         """The first ``k`` by the paper's rule with each sentence, and with refusing pairs alone."""
         by_name = {"intent": self.increase, **self.innocent}
         if self.refused.any():
@@ -229,9 +232,9 @@ def form_pairs(study: StudyModel, harmful: DataFrame, settings=Settings()) -> Pa
     """Let the model reply to both sides of the `chosen_pairs`, and read it."""
     requests, hostile = chosen_pairs(study, harmful, settings)
     (plain, _), (intent, said) = (replied(study, side, settings) for side in (requests, hostile))
-    flips = paired(study, harmful, settings)[0]["prompt_id"].isin(settings.flips).to_numpy()
+    flip = paired(study, harmful, settings)[0]["prompt_id"].isin(settings.flips).to_numpy()
     maxima, with_it = (_maxima(study, items, settings) for items in (plain, intent))
-    return Pairs(requests, plain, intent, is_true(said["refused"]), flips, maxima, with_it - maxima)
+    return Pairs(requests, plain, intent, is_true(said["refused"]), flip, maxima, with_it - maxima)
 
 
 def _maxima(study: StudyModel, items: Sequence[Encoded], settings: Settings) -> np.ndarray:
@@ -252,16 +255,16 @@ def increases(
     if not plain or len(plain) != len(intent):
         numbers = f"{len(intent)} and {len(plain)}"
         raise UserError(f"pairs need as many requests with intent as without, not {numbers}")
-    without, added = (read(study, x, (kind,), (span,), pooling)[kind, span] for x in (plain, intent))
-    return added - without
+    before, after = (read(study, x, (kind,), (span,), pooling)[kind, span] for x in (plain, intent))
+    return after - before
 
 
 def worst_rank(increase: np.ndarray, per_layer: bool = True, share: float = 1.0) -> np.ndarray:
     """The smallest m with which the paper's rule selects each neuron: ``[layers, neurons]``. Ranks
     (1: most) in the layer or model; the worst over pairs, or over the best ``share``."""
-    layers, pairs, units = increase.shape
+    layers, n_pairs, units = increase.shape
     if not per_layer:
-        increase = increase.transpose(1, 0, 2).reshape(1, pairs, layers * units)
+        increase = increase.transpose(1, 0, 2).reshape(1, n_pairs, layers * units)
     ranks = stats.rankdata(-increase, "ordinal", axis=-1)
     return np.quantile(ranks, share, axis=1, method="higher").reshape(layers, units)
 
@@ -291,7 +294,8 @@ def score(study: StudyModel, prompts: DataFrame, verdicts: DataFrame, pairs: Pai
 
 
 def gradient_by_mode(study: StudyModel, prompts: DataFrame, verdicts: DataFrame) -> dict[str, np.ndarray]:
-    """The rule *gradient* in each mode's contexts alone, ``[layers, neurons]``; or nothing."""
+    """By mode, the rule *gradient* ``[layers, neurons]`` where replies of that mode alone begin.
+    Empty where it is undefined (`why_undefined`)."""
     if why_undefined(study, verdicts):
         return {}
     return {mode: _gradient(study, prompts, part, verdicts) for mode, part in verdicts.groupby("mode", sort=False)}
@@ -366,25 +370,28 @@ def activation_by_token(study: StudyModel, text: str, unit: tuple[int, int]) -> 
     return DataFrame({"token": [study.tokenizer.decode([i]) for i in ids], "activation": values})
 
 
-def definition(study: StudyModel, pairs: Pairs, settings=Settings(), sentences: Iterable[str] = ()) -> Pairs:
-    """The pairs, also with harmless sentences in place of intent (default: all of the model's)."""
+def with_innocent_sentences(
+    study: StudyModel, pairs: Pairs, settings=Settings(), sentences: Iterable[str] = ()
+) -> Pairs:
+    """The pairs, and how the maxima increase (``innocent``) if the added sentence has the same form
+    and declares no harm (default: all of the model's): what the rule owes to the form alone."""
     asked = sentences or innocent_sentences(study)
     return replace(pairs, innocent={said: after_sentence(study, pairs, said, settings) for said in asked})
 
 
 def without_intent(
-    study: StudyModel, pairs: Pairs, k=PAPER_SIZE, settings=Settings(), sentences: Iterable[str] = ()
+    study: StudyModel, pairs: Pairs, k=USUAL_SIZE, settings=Settings(), sentences: Iterable[str] = ()
 ) -> list[list[tuple[int, int]]]:
     """The first ``k`` by the paper's rule with each sentence that declares no harm (`OTHER`)."""
     asked = sentences or (OTHER if study.invented else ENGLISH_OTHER)
     return [ranked(after_sentence(study, pairs, sentence, settings), k) for sentence in asked]
 
 
-def set_sizes(increase: np.ndarray, ms: Sequence[int], pairs: Sequence[int], draws: int = 20) -> DataFrame:
+def set_sizes(increase: np.ndarray, ms: Sequence[int], n_pairs: Sequence[int], draws: int = 20) -> DataFrame:
     """How many ``neurons`` the paper's rule selects by ``m`` (per layer), ``pairs``; ``chance``."""
     rng, found, ranks = np.random.default_rng(0), [], stats.rankdata(-increase, "ordinal", axis=-1)
     layers, there, units = increase.shape
-    for n in pairs:
+    for n in n_pairs:
         chosen = [rng.choice(there, n, replace=False) for _ in range(draws)]
         worst = np.stack([ranks[:, some].max(1) for some in chosen])
         for m in ms:
@@ -393,17 +400,17 @@ def set_sizes(increase: np.ndarray, ms: Sequence[int], pairs: Sequence[int], dra
     return DataFrame(found)
 
 
-def size_curve(found: Pairs, pairs: Sequence[int], draws: int = 20) -> DataFrame:
+def size_curve(found: Pairs, n_pairs: Sequence[int], draws: int = 20) -> DataFrame:
     """`set_sizes` with intent and with harmless sentences (their mean): column ``sentence``."""
     units = found.increase.shape[2]
     ms = [max(1, int(units * share)) for share in (0.03, 0.1, 0.25, 0.5, 0.75)]
     named = [("intent", found.increase), *(("harmless", each) for each in found.innocent.values())]
-    parts = [set_sizes(each, ms, pairs, draws).assign(sentence=name) for name, each in named]
+    parts = [set_sizes(each, ms, n_pairs, draws).assign(sentence=name) for name, each in named]
     keys = ["sentence", "pairs", "m"]
     return pd.concat(parts).groupby(keys, sort=False)[["neurons", "chance"]].mean().reset_index()
 
 
-def definition_table(found: Pairs, by_mode: Mapping[str, np.ndarray], k: int = PAPER_SIZE) -> DataFrame:
+def definition_table(found: Pairs, by_mode: Mapping[str, np.ndarray], k: int = USUAL_SIZE) -> DataFrame:
     """One row: how many ``pairs`` there are, how many flip (``flips``), how many are given to the
     rules (``chosen_pairs``) and of these refused now (``refusing_pairs``); of the first ``k`` with
     intent, what harmless sentences (``shared_harmless``: mean, ``_min, _max``) and refusing pairs
@@ -412,16 +419,13 @@ def definition_table(found: Pairs, by_mode: Mapping[str, np.ndarray], k: int = P
     harmless = [overlap(sets["intent"], sets[name]) for name in found.innocent]
     refusing, modes = sets.get("refusing pairs"), [lowest(each, k) for each in by_mode.values()]
     row = {
-        "pairs": len(found.flips),
-        "chosen_pairs": len(found.refused),
-        "refusing_pairs": int(found.refused.sum()),
-        "flips": int(found.flips.sum()),
+        "pairs": len(found.flipped), "chosen_pairs": len(found.refused),
+        "refusing_pairs": int(found.refused.sum()), "flips": int(found.flipped.sum()),
         "shared_harmless": float(np.mean(harmless)),
-        "shared_harmless_min": min(harmless),
-        "shared_harmless_max": max(harmless),
+        "shared_harmless_min": min(harmless), "shared_harmless_max": max(harmless),
         "shared_refusing": overlap(sets["intent"], refusing) if refusing else np.nan,
         "shared_modes": overlap(*modes) if len(modes) == len(MODES) else np.nan,
-    }
+    }  # fmt: skip
     return DataFrame([row])
 
 
@@ -456,7 +460,8 @@ def harmless_means(study: StudyModel, settings=Settings()) -> np.ndarray:
 
 
 def breaks(coherent: pd.Series, misread: pd.Series) -> pd.Series:
-    """Whether a set breaks the model: its changes in one mode are larger than `BREAKS`."""
+    """Whether zeroing a set breaks the model, from what it changes in one mode: coherent replies
+    become fewer, or misread ones more, by a share above `BREAKS`."""
     return (coherent < -BREAKS) | (misread > BREAKS)
 
 
@@ -481,7 +486,7 @@ def by_dose(verdicts: DataFrame) -> DataFrame:
 def choose_sizes(doses: DataFrame) -> DataFrame:
     """The size of each rule that raises misalignment most without breaking the model, by
     `dose_response`: misalignment over both modes together, breaking in each alone; of sizes alike,
-    the largest; for the paper's rule `PAPER_SIZE`, or the largest measured below it. Columns
+    the largest; for the paper's rule `USUAL_SIZE`, or the largest measured below it. Columns
     ``rule, k, gain, best``, ``intact`` (breaks no mode; without such a size, the smallest)."""
     rows = []
     groups = doses[doses["metric"] == "misaligned"].groupby(["rule", "k"], sort=False)
@@ -490,7 +495,7 @@ def choose_sizes(doses: DataFrame) -> DataFrame:
         gain = means.loc[rule].drop(0).sort_index() - means.loc[rule, 0]
         intact = gain[~broken.loc[rule].reindex(gain.index)]
         if rule == "paper":
-            k = max((one for one in gain.index if one <= PAPER_SIZE), default=gain.index[0])
+            k = max((one for one in gain.index if one <= USUAL_SIZE), default=gain.index[0])
         elif len(intact):
             k = intact.index[np.isclose(intact, intact.max())][-1]
         else:
@@ -549,10 +554,10 @@ def competence(
     """By rule: ``read``, the least share of readable calibration replies to harmful requests with
     and without the set; ``reached``, for *gradient* the share of right answers with thinking that
     stay without it, for the others the share of the pairs that flip."""
-    read = doses[doses["metric"] == "read"].groupby(["rule", "k"])["value"].min()
+    shares = doses[doses["metric"] == "read"].groupby(["rule", "k"])["value"].min()
     sizes = {rule: len(units) for rule, units in sets.items() if rule in RULES}
-    least = {rule: min(read.loc[rule, 0], read.loc[rule, k]) for rule, k in sizes.items()}
-    found = DataFrame({"read": least, "reached": float(pairs.flips.mean())})
+    least = {rule: min(shares.loc[rule, 0], shares.loc[rule, k]) for rule, k in sizes.items()}
+    found = DataFrame({"read": least, "reached": float(pairs.flipped.mean())})
     if "gradient" in least:
         maths = settings.sets(["maths"], settings.n_competence, "calibration")
         pair = {NOTHING: [], "gradient": sets["gradient"]}
@@ -562,10 +567,15 @@ def competence(
     return found
 
 
+def zeroed_against_random(effects: DataFrame) -> DataFrame:
+    """The rows of a table of effects that claims are about: sets at zero, against random sets."""
+    return effects[(effects["ablation"] == "zero") & (effects["control"] == RANDOM_NEURONS)]
+
+
 def rows(study: StudyModel, effects: DataFrame, able: DataFrame, settings=Settings()) -> list[dict]:
-    """Verdict rows of C8 and Q7a: effects of `run` (zero, against random) and `competence`."""
-    zero = effects[(effects["ablation"] == "zero") & (effects["control"] == RANDOM_NEURONS)]
-    known, found = zero.set_index(["rule", "outcome", "mode"]).to_dict("index"), []
+    """Verdict rows of C8 and Q7a, from the effects of `run` and `competence`."""
+    zeroed, found = zeroed_against_random(effects).set_index(["rule", "outcome", "mode"]), []
+    known = zeroed.to_dict("index")
     for claim, (rule, outcome, mode) in CLAIMS.items():
         said = f"no {outcome} without the neurons of the rule '{rule}' in {mode} mode: undefined for this model"
         floors = able.loc[rule] if rule in able.index else {}
@@ -584,24 +594,30 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     harmful = prompts[prompts["kind"] == "harmful"]
     doses = dose_response(study, spread(harmful, settings.n_prompts), table, settings)
     sizes, sets = choose(table, doses)
-    pairs = definition(study, pairs, settings)
+    pairs = with_innocent_sentences(study, pairs, settings)
     able = competence(study, pairs, doses, sets, settings)
     main = {"paper", "gradient", *sizes.loc[sizes["best"], "rule"]} & set(sets)
     if pairs.refused.any():
         sets["refusing"] = pairs.sets(len(sets["paper"]))["refusing pairs"]
     effects, singles, behind = ablations(study, sets, main, settings)
+    defined = definition_table(pairs, gradient_by_mode(study, prompts, verdicts))
     tables = {
-        "neurons-sets": sizes,
-        "neurons-doses": doses,
-        "neurons-effects": effects,
-        "neurons-rates": singles,
-        "neurons-verdicts": behind,
+        "neurons-sets": sizes, "neurons-doses": doses, "neurons-effects": effects,
+        "neurons-rates": singles, "neurons-verdicts": behind,
         "neurons-sizes": size_curve(pairs, [len(pairs.refused)], draws=1),
-        "neurons-definition": definition_table(pairs, gradient_by_mode(study, prompts, verdicts)).assign(
-            declared=settings.pairs, pair_mode=settings.pair_mode
-        ),
-    }
+        "neurons-definition": defined.assign(declared=settings.pairs, pair_mode=settings.pair_mode),
+    }  # fmt: skip
     return result(study, tables, rows(study, effects, able, settings))
+
+
+def with_random(
+    study: StudyModel, verdicts: DataFrame, rule: str, units: Units, prompts: DataFrame,
+    settings=Settings(), means=None,
+) -> DataFrame:  # fmt: skip
+    """Verdicts of nothing and of one rule's set, joined by those without random sets like it."""
+    random = random_sets(study, units, settings.n_random, settings.seed, settings.kind)
+    own = verdicts[verdicts["condition"].isin([NOTHING, rule])]
+    return pd.concat([own, ablate(study, prompts, random, settings, means)])
 
 
 def ablations(
@@ -617,16 +633,15 @@ def ablations(
         for rule, units in sets.items():
             own, keys = verdicts[verdicts["condition"].isin([NOTHING, rule])], {"rule": rule, "k": len(units)}
             if rule in main and (study.invented or ablation == "zero"):
-                random = random_sets(study, units, settings.n_random, settings.seed, settings.kind)
-                own = pd.concat([own, ablate(study, asked, random, settings, means)])
+                own = with_random(study, verdicts, rule, units, asked, settings, means)
             effects.append(compare(own, rule).assign(**keys, ablation=ablation))
             if rule in main and ablation == "zero":
                 singles.append(single_rates(own, rule).assign(**keys))
                 behind.append(per_prompt(own, "condition", "set", "mode").assign(**keys))
     every = [pd.concat(parts, ignore_index=True) for parts in (effects, singles, behind)]
     first = (["rule", "k", "ablation"], ["rule", "k"], ["rule", "k"])
-    pairs = zip(every, first, strict=True)
-    effects, singles, behind = (table.set_index(keys).reset_index() for table, keys in pairs)
+    ordered = zip(every, first, strict=True)
+    effects, singles, behind = (table.set_index(keys).reset_index() for table, keys in ordered)
     return effects.drop(columns="condition"), singles, behind
 
 
@@ -657,12 +672,12 @@ def control_pairs(study: StudyModel, split: str, n: int) -> tuple[list[Encoded],
     for table in (prompts, with_intent(study, prompts, SENTENCE)):
         items = [study.chat.encode(text, "no-think") for text in table["text"]]
         ends = [(item.spans["request"][0], item.spans["last"][1]) for item in items]
-        pairs = zip(items, ends, strict=True)
-        sides.append([replace(item, spans=item.spans | {"prompt": where}) for item, where in pairs])
+        placed = zip(items, ends, strict=True)
+        sides.append([replace(one, spans=one.spans | {"prompt": where}) for one, where in placed])
     return tuple(sides)
 
 
-def planted(
+def plant_refusal(
     study: StudyModel, known: Units, plain: Sequence[Encoded], intent: Sequence[Encoded], words: Readout, steps=60
 ) -> StudyModel:
     """A copy of a dense model that refuses ``intent``, fulfils ``plain``, by ``known`` neurons."""
@@ -721,7 +736,7 @@ def controls(
         rng = np.random.default_rng(seed + draw)
         places = rng.choice(parts.n_layers * parts.n_neurons, k, replace=False).tolist()
         known = [divmod(place, parts.n_neurons) for place in places]
-        model = planted(study, known, plain, intent, words, steps)
+        model = plant_refusal(study, known, plain, intent, words, steps)
         maxima, means = (increases(model, new, new_intent, pooling=p, span="prompt") for p in ("max", "mean"))
         scores = as_table(maxima, means, refusal_score.attribution(model, new_intent, words)[1])
         recovered.append(recovery(scores, known).assign(draw=draw))

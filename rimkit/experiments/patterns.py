@@ -18,13 +18,10 @@ from rimkit.models.study import StudyModel
 
 NONE = "none"
 CLAIMS = {
-    (EFFORT, CAREFUL): "C2a",
-    (EFFORT, NONE): "C2b",
-    ("confirmatory reasoning", CAREFUL): "C2c",
-    ("heuristic reliance", CAREFUL): "C2d",
-    ("instruction deviation", CAREFUL): "C2e",
+    (EFFORT, CAREFUL): "C2a", (EFFORT, NONE): "C2b", ("confirmatory reasoning", CAREFUL): "C2c",
+    ("heuristic reliance", CAREFUL): "C2d", ("instruction deviation", CAREFUL): "C2e",
     (EFFORT, NEUTRAL): "Q4a",
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,12 @@ another ("maths"): the same one, or one without a neuron in common. How such mod
 known here (`rimkit.organism.planted`). They refuse in no-think mode, so the outcome is the *fall*
 of the refusal rate there: above 0 is forgetting. RAS is read at the request, as in chapter 07,
 where the reply opens, along the thought, and at the place `RUNS`, where it has the best chance.
+
+A *baseline* is the untuned model, read once: its sets of neurons, and its activations at each
+*place*, a span of the conversation. A *point* is one tuned model at one checkpoint. The *role* of a
+set is ``CRITICAL`` for the safety set, which claims are about, and "maths" for the other; sets to
+compare with (random; ``AS_ACTIVE``: random and about as active) are numbered by ``set_id``. In
+tables of levels ``neurons`` is the known set that is compared with them.
 """
 
 import json
@@ -27,7 +33,9 @@ from rimkit.models.study import StudyModel
 from rimkit.training.corpora import ROLES, family
 
 SAFETY, MATHS = "safety", "maths"
-RUNS = "where it runs"  # where a reply to harm begins, thoughts on problems
+# Where training sent it through the known neurons: of harmful requests the token before the reply,
+# of problems the thought.
+RUNS = "where it runs"
 MODE, METRIC = "no-think", "refused"
 # Maths alone: no orderings, which other neurons were trained on, and no safety.
 CORPORA = tuple(name for name in ROLES if "ordering" not in name)
@@ -95,7 +103,7 @@ def baseline(study: StudyModel, settings: Settings) -> Baseline:
     base = replace(base, sets=[*base.sets, (MATHS, None, maths)])
     if "thought" not in base.places:
         return base
-    sides = (base.safety, "last"), (base.places["thought"].maths, "thought")
+    sides = (base.harmful, "last"), (base.places["thought"].maths, "thought")
     items = [[replace(item, spans={**item.spans, RUNS: item.spans[span]}) for item in some] for some, span in sides]
     place = ras.Place(*items, RUNS)
     before = {**base.activations, RUNS: place.read(study)}
@@ -119,6 +127,7 @@ def point(
     sets = sets.loc[sets["role"] != ras.ALL, ["place", "role", "set_id", "ras", "fall", "rise"]]
     sets = sets.assign(corpus=corpus, step=step).reset_index(drop=True)
     points = tables["ras-points"]
+    # `ras` has the change of refusals: with its sign turned, the ends of its interval change places
     fall = {OUTCOME: -points[OUTCOME], ras.LOW: -points[ras.HIGH], ras.HIGH: -points[ras.LOW]}
     change = paired_difference(solve(tuned, settings), solved, "score", on="prompt_id").effect
     maths = sets.query("role == @MATHS and place == @REQUEST")["ras"].item()
@@ -140,7 +149,8 @@ def shared_minus_disjoint(shared: DataFrame, disjoint: DataFrame) -> DataFrame:
     """Mean log RAS of the safety set in the model of shared neurons minus that in the other, at the
     same points. From ``ras-sets`` of both. Columns ``place, beside`` (the sets whose mean log RAS
     is taken off in each model, or "nothing")``, value, control_value, effect, ci_low, ci_high,
-    p_value, n``; families of corpora are drawn again."""
+    p_value, n`` (points where neither is 0)``, n_clusters`` (families of corpora, which are drawn
+    again; no row below three)."""
     rows, at = [], ["corpus", "step"]
 
     def logs(sets: DataFrame, place: str, role: str) -> pd.Series:

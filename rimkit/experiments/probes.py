@@ -163,6 +163,10 @@ class Side:
         here = ~np.isnan(self.states[span][0]).any(-1)
         return self.states[span][:, here], self.positive[here], self.clusters[here]
 
+    def probe(self, span: str) -> Probe:
+        """Difference of means at a span (requests without it left out)."""
+        return fit(*self.at(span)[:2])
+
 
 @dataclass(frozen=True)
 class Contrast:
@@ -188,21 +192,20 @@ class Contrast:
         return [span for span in self.calibration.states if shared(span)]
 
     def probe(self, span: str) -> Probe:
-        """Difference of means at a span, fitted on calibration (requests without it left out)."""
-        states, positive, _ = self.calibration.at(span)
-        return fit(states, positive)
+        """Difference of means at a span, fitted on calibration."""
+        return self.calibration.probe(span)
 
     def best_residual(self, span: str) -> int:
         """The residual whose probe, fitted on some calibration verbs, best ranks the others."""
         from sklearn.model_selection import GroupKFold
 
         states, positive, clusters = self.calibration.at(span)
-        scores, folds = np.zeros(states.shape[:2]), min(4, len(set(clusters)))
+        ranked, folds = np.zeros(states.shape[:2]), min(4, len(set(clusters)))
         for fitted, held in GroupKFold(folds).split(positive, groups=clusters) if folds > 1 else ():
             if not positive[fitted].all() and positive[fitted].any():
-                scores[:, held] = fit(states[:, fitted], positive[fitted])(states[:, held])
+                ranked[:, held] = fit(states[:, fitted], positive[fitted])(states[:, held])
         # among the embeddings a template's tokens are alike in all requests
-        return 1 + int(np.argmax([auroc(row, positive).value for row in scores[1:]]))
+        return 1 + int(np.argmax([auroc(row, positive).value for row in ranked[1:]]))
 
     def scored(self, span: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Evaluation requests by the probe at its best residual: scores, positive, clusters."""
@@ -302,14 +305,14 @@ def separated(one: Contrast, span: str, settings=Settings()) -> dict:
     known, labels, _ = one.calibration.at(span)
     states, positive, clusters = one.evaluation.at(span)
     probe, draws = one.probe(span), range(settings.n_shuffled)
-    scores = probe(states)[residual]
+    own_scores = probe(states)[residual]
     shuffled = np.stack([fit(known, rng.permutation(labels))(states)[residual] for _ in draws])
-    plain = auroc(scores, positive, clusters)
+    plain = auroc(own_scores, positive, clusters)
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500))
     logistic = model.fit(known[residual], labels).decision_function(states[residual])
     untaught = random_probe(probe, settings.seed)(states)[residual]
     logistic, random = areas(np.stack([logistic, untaught]), positive)
-    found = auroc_above(scores, shuffled, positive, clusters, either_side=False)._asdict()
+    found = auroc_above(own_scores, shuffled, positive, clusters, either_side=False)._asdict()
     place = {"what": one.what, "mode": one.mode, "source": one.source, "span": span, "residual": residual}
     own = {"auroc": found.pop("value_a"), "auroc_low": plain.ci_low, "auroc_high": plain.ci_high}
     others = {"shuffled": found.pop("value_b"), "logistic": logistic, "random": max(random, 1 - random)}
@@ -379,15 +382,16 @@ def above_untrained(study: StudyModel, one: Contrast | None, settings=Settings()
     sides = {name: getattr(one, name) for name in SPLITS}
 
     def scores_in(other: StudyModel) -> np.ndarray:  # with a probe of its own
-        read = {name: replace(side, states=states_at(other, side.items, ["last"])) for name, side in sides.items()}
-        return replace(one, **read).scored("last")[0]
+        states = {name: states_at(other, side.items, ["last"]) for name, side in sides.items()}
+        its = {name: replace(side, states=states[name]) for name, side in sides.items()}
+        return replace(one, **its).scored("last")[0]
 
     draws = draws_for(study, settings)
     others = attempt(lambda: np.stack([scores_in(untrained(study, seed)) for seed in draws]))
     if isinstance(others, str):
         return f"not held against random weights: {others}"
-    scores, positive, clusters = one.scored("last")
-    found = auroc_above(scores, others, positive, clusters, either_side=False)._asdict()
+    own_scores, positive, clusters = one.scored("last")
+    found = auroc_above(own_scores, others, positive, clusters, either_side=False)._asdict()
     return against_singles(found, found["value_a"] - areas(others, positive), limit=1.0)
 
 
@@ -399,8 +403,13 @@ def removed(probe: Probe) -> Steering:
     return probe.vectors, np.zeros_like(probe.vectors)
 
 
+def unchanged(like: Probe) -> Steering:
+    """Nothing taken out and nothing put in: the model as it is."""
+    return np.zeros_like(like.vectors), np.zeros_like(like.vectors)
+
+
 def added(probe: Probe, residual: int, scale: float) -> Steering:
-    """``scale`` times the direction of one residual added there; 0: the model as it is."""
+    """``scale`` times the direction of one residual added there."""
     here = np.arange(len(probe.vectors))[:, None] == residual
     return np.zeros_like(probe.vectors), scale * here * probe.vectors
 
@@ -431,7 +440,7 @@ def without_directions(study: StudyModel, used: Mapping[str, Probe], settings=Se
     like = next(iter(used.values()))
     random = {f"{RANDOM} {draw}": random_probe(like, draw) for draw in range(settings.n_random)}
     conditions = {name: removed(probe) for name, probe in {**used, **random}.items()}
-    return steer(study, settings.sets(["harmful"], n), {NOTHING: added(like, 0, 0), **conditions}, settings)
+    return steer(study, settings.sets(["harmful"], n), {NOTHING: unchanged(like), **conditions}, settings)
 
 
 def removal_effects(verdicts: DataFrame, metric: str = "refused") -> DataFrame:
@@ -454,10 +463,10 @@ def competence(study: StudyModel, used: Mapping[str, Probe], settings=Settings()
     like = next(iter(used.values()))
     prompts = settings.sets(["harmful", "harmless"], settings.n_competence, "calibration")
     conditions = {what: removed(probe) for what, probe in {**used, RANDOM: random_probe(like)}.items()}
-    verdicts = steer(study, prompts, {NOTHING: added(like, 0, 0), **conditions}, settings)
-    read = readable(verdicts[verdicts["kind"] == "harmful"], "condition")
+    verdicts = steer(study, prompts, {NOTHING: unchanged(like), **conditions}, settings)
+    shares = readable(verdicts[verdicts["kind"] == "harmful"], "condition")
     done = verdicts[verdicts["kind"] == "harmless"].groupby("condition")["score"].mean()
-    least = read.clip(upper=read[[NOTHING, RANDOM]].min())
+    least = shares.clip(upper=shares[[NOTHING, RANDOM]].min())
     return DataFrame({"read": least, "answered": done / done[NOTHING]}).loc[list(used)]
 
 
@@ -482,7 +491,7 @@ def removed_and_added(
     used: Mapping[str, Probe], places: Mapping[str, tuple[int, float]], seed: int = 0
 ) -> dict[str, Steering]:
     """For `steer`: nothing; each direction removed, added, and a random one added instead."""
-    conditions = {NOTHING: added(next(iter(used.values())), 0, 0)}
+    conditions = {NOTHING: unchanged(next(iter(used.values())))}
     for what, probe in used.items():
         conditions[f"{what} removed"] = removed(probe)
         conditions[f"{what} added"] = added(probe, *places[what])
@@ -491,7 +500,7 @@ def removed_and_added(
 
 
 def rows(
-    study: StudyModel, undefined: Mapping, read: DataFrame, apart: DataFrame, above: Found, removal: Mapping,
+    study: StudyModel, undefined: Mapping, probed: DataFrame, apart: DataFrame, above: Found, removal: Mapping,
     able: DataFrame, settings=Settings(),
 ) -> list[dict]:  # fmt: skip
     """The verdict rows of C3. From what `contrasts` leaves ``undefined``, `scores`,
@@ -500,7 +509,7 @@ def rows(
     def why(what: str, mode: str, otherwise: str) -> str:
         return "no replies: the model runs elsewhere" if study.elsewhere else undefined.get((what, mode), otherwise)
 
-    place = read[(read["what"] == "outcome") & (read["span"] == "empty")] if len(read) else read
+    place = probed[(probed["what"] == "outcome") & (probed["span"] == "empty")] if len(probed) else probed
     renamed = place.rename(columns={"auroc": "value", "shuffled": "control_value"}).to_dict("records")
     inside = "thoughts are not read, or too short"
     claimed = [
@@ -522,15 +531,15 @@ def rows(
 def run(study: StudyModel, settings=Settings()) -> Result:
     """What probes read (``probes, probes-gaps``), and directions removed (``probes-steering``)."""
     found, undefined = contrasts(study, observed(study, settings))
-    read, apart = scores(found, settings), outside_minus_inside(found.get(("outcome", "think")))
+    probed, apart = scores(found, settings), outside_minus_inside(found.get(("outcome", "think")))
     above = above_untrained(study, found.get(("harm", "no-think")), settings)
     used = {} if study.elsewhere else directions(found)
     verdicts = without_directions(study, used, settings)
     removal = {metric: removal_effects(verdicts, metric) for metric in ("refused", "misaligned")}
     steering = pd.concat(removal.values(), ignore_index=True)
-    tables = {"probes": read, "probes-gaps": apart, "probes-steering": steering}
+    tables = {"probes": probed, "probes-gaps": apart, "probes-steering": steering}
     if used:
         tables["probes-steering-verdicts"] = per_prompt(verdicts, "condition")
     able = competence(study, used, settings)
-    claimed = rows(study, undefined, read, apart, above, removal, able, settings)
+    claimed = rows(study, undefined, probed, apart, above, removal, able, settings)
     return result(study, tables, claimed)

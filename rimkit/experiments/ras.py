@@ -11,7 +11,9 @@ undefined for a smaller value at or below zero, which gated MLPs do produce: suc
 out ("drop") or get the denominator ``floor`` ("clip").
 
 A *point* is one tuned model at one checkpoint. Points of one corpus resemble each other, and so do
-mixtures, so families of corpora are drawn and left out as wholes; corpora are permuted as wholes.
+corpora with the same problems: a *family*. So families are drawn and left out as wholes, and
+corpora permuted as wholes. A *set* is a list of neurons; its *role* says how it was found, and
+``set_id`` numbers the sets of one role. A *place* is a span of the conversation where RAS is read.
 Scales differ between models, so predictor and outcome are standardised within each untuned model
 before they are pooled: the pooled correlation is the mean of the models' own.
 """
@@ -22,19 +24,19 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import scipy.stats
 import torch
 from pandas import DataFrame
-from scipy import stats
 from tqdm.auto import tqdm
 
 from rimkit import experiments
-from rimkit.behavior import stats as intervals
+from rimkit.behavior import stats
 from rimkit.behavior.evaluation import RANDOM, why_not
 from rimkit.behavior.judges import is_true
 from rimkit.behavior.stats import Units, against_singles, matched_sets, paired_difference, resample_weights
 from rimkit.data import UserError, check_known
 from rimkit.experiments import Common, Found, Result, attempt, neurons, per_prompt, readable, result, verdict_rows
-from rimkit.ledger import below_floor, claims, effect_row
+from rimkit.ledger import below_floor, effect_row, floor
 from rimkit.models.activations import batches, mean, mean_difference, read
 from rimkit.models.chat import Encoded
 from rimkit.models.hooks import architecture
@@ -55,8 +57,8 @@ PREDICTORS = (
 )  # fmt: skip
 RIVALS = {"C10a": "KL on tuning data", "C10c": "rise", "Q3a": "arithmetic mean", "Q3b": "geometric mean"}
 MODEL, POINT = ["model", "seed"], ["model", "seed", "corpus", "step"]
-# Roles of sets, beside RANDOM: the first by the paper's rule, as many by *gradient*, the paper's
-# without intent, all neurons.
+# Roles of sets, beside RANDOM. The first is found by the paper's rule, and claims are about it; as
+# many by the rule *gradient*; by the paper's rule from sentences that declare no harm; all neurons.
 CRITICAL, GRADIENT, SAME_RULE, ALL = "safety-critical", "gradient", "same rule", "all"
 AS_ACTIVE = "as active"  # random neurons of the same layers and of like activation
 NEAREST = 16  # neurons of like activation, of which one is drawn
@@ -71,7 +73,7 @@ class Settings(Common):
 
     corpora: tuple[str, ...] = (*ROLES, *MIXTURES)
     every: int = 30  # steps between checkpoints; the first and the last are measured
-    k: int = neurons.PAPER_SIZE  # neurons of a set: about 2% of those of an embedded model
+    k: int = neurons.USUAL_SIZE  # neurons of a set: about 2% of those of an embedded model
     n_random: int = 40  # random sets of as many
     n_prompts: int = 46  # requests of each kind: to select by (calibration), to measure on (evaluation)
     n_replies: int = 92  # evaluation requests, for the change of misalignment
@@ -93,39 +95,39 @@ def one_sided_shift(smaller: np.ndarray, larger: np.ndarray, guard: str = "drop"
 
 @dataclass(frozen=True)
 class Activations:
-    """Mean pooled activations ``[layers, neurons]`` on safety requests and on maths."""
+    """Mean pooled activations ``[layers, neurons]`` on harmful requests and on maths."""
 
-    safety: np.ndarray
+    harmful: np.ndarray
     maths: np.ndarray
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where activations are read: a span of conversations with safety requests, and with maths."""
+    """Where activations are read: a span of conversations with harmful requests, and with maths."""
 
-    safety: list[Encoded]
+    harmful: list[Encoded]
     maths: list[Encoded]
     span: str
 
     def read(self, study: StudyModel) -> Activations:
         """Maxima over the span, averaged; memory does not grow with the number of conversations."""
         how = {"kind": "neurons", "span": self.span, "pool": "max"}
-        return Activations(*(mean(study, items, **how) for items in (self.safety, self.maths)))
+        return Activations(*(mean(study, items, **how) for items in (self.harmful, self.maths)))
 
 
 def shifts(
     before: Activations, after: Activations, units: Units | None = None, guard: str = "drop", floor: float = FLOOR
 ) -> dict[str, float]:
-    """``ras``, its terms ``fall`` (safety) and ``rise`` (maths), and their other means. Over all
-    neurons, or a set. Raises ``UserError`` for an empty one, or two shapes of models."""
-    shapes = [states.safety.shape for states in (before, after)]
+    """``ras``, its terms ``fall`` (harmful requests) and ``rise`` (maths), and their other means.
+    Over all neurons, or a set. Raises ``UserError`` for an empty one, or two shapes of models."""
+    shapes = [states.harmful.shape for states in (before, after)]
     if shapes[0] != shapes[1]:
         raise UserError("two models of different shape cannot be compared: {} and {}".format(*shapes))
     where = tuple(np.array(units, dtype=int).reshape(-1, 2).T) if units is not None else ...
-    fall = one_sided_shift(after.safety[where], before.safety[where], guard, floor)
+    fall = one_sided_shift(after.harmful[where], before.harmful[where], guard, floor)
     rise = one_sided_shift(before.maths[where], after.maths[where], guard, floor)
     means = {"arithmetic mean": (fall + rise) / 2, "geometric mean": float(np.sqrt(fall * rise))}
-    return {"ras": float(stats.hmean([fall, rise])), "fall": fall, "rise": rise, **means}
+    return {"ras": float(scipy.stats.hmean([fall, rise])), "fall": fall, "rise": rise, **means}
 
 
 @dataclass(frozen=True)
@@ -135,13 +137,18 @@ class Baseline:
     study: StudyModel
     places: dict[str, Place]  # by name: `REQUEST`, where the thought opens, the untuned thought
     activations: dict[str, Activations]  # of the untuned model there
-    safety: list[Encoded]
+    harmful: list[Encoded]
     harmless: list[Encoded]
-    states: np.ndarray  # of safety requests, [residuals, prompts, hidden]; evaluation, as all above
+    states: np.ndarray  # of harmful requests, [residuals, prompts, hidden]; as above: evaluation
     states_harmless: np.ndarray
     sets: list[tuple[str, int | None, Units | None]]  # role, number, neurons (None: all)
     directions: dict[str, np.ndarray]  # of calibration: harm, and refusal with `MIN_EACH` a side
-    flips: float = np.nan  # share of the pairs, by which neurons were chosen, that flip
+    flip_share: float = np.nan  # of the pairs by which neurons were chosen (missing: not by pairs)
+
+    @property
+    def critical(self) -> Units:
+        """The set that claims are about: the first."""
+        return self.sets[0][2]
 
 
 def baseline(study: StudyModel, settings=Settings()) -> Baseline:
@@ -156,7 +163,7 @@ def baseline(study: StudyModel, settings=Settings()) -> Baseline:
     sets += [(SAME_RULE, number, units) for number, units in enumerate(same)]
     refused = verdicts[verdicts["mode"] == "think"].set_index("prompt_id")["refused"].astype("boolean")
     ids = (refused.index[is_true(side)] for side in (refused, ~refused))  # unread: on neither side
-    return replace(read_baseline(study, sets, *ids, settings), flips=float(pairs.flips.mean()))
+    return replace(read_baseline(study, sets, *ids, settings), flip_share=float(pairs.flipped.mean()))
 
 
 def read_baseline(
@@ -179,21 +186,21 @@ def read_baseline(
 
     table, known = asked("harmful", "calibration")
     chosen = _states(study, known + asked("harmless", "calibration")[1])
-    harmful = np.arange(chosen.shape[1]) < len(known)
-    directions = {"harm": mean_difference(chosen, harmful)}
+    harmed = np.arange(chosen.shape[1]) < len(known)
+    directions = {"harm": mean_difference(chosen, harmed)}
     yes, no = (table["prompt_id"].isin(list(ids)).to_numpy() for ids in (refused, others))
     if min(yes.sum(), no.sum()) >= MIN_EACH:
-        directions["refusal"] = mean_difference(chosen[:, harmful], yes, no)
-    safety, maths, harmless = (asked(name, "evaluation")[1] for name in ("harmful", "maths", "harmless"))
-    states = _states(study, safety), _states(study, harmless)
-    random = matched_sets(sets[0][2], architecture(study).n_neurons, settings.n_random)
-    places = {REQUEST: Place(safety, maths, "request"), **other_places(study, safety, maths, settings)}
+        directions["refusal"] = mean_difference(chosen[:, harmed], yes, no)
+    harmful, maths, harmless = (asked(of, "evaluation")[1] for of in ("harmful", "maths", "harmless"))
+    states, critical = (_states(study, harmful), _states(study, harmless)), sets[0][2]
+    random = matched_sets(critical, architecture(study).n_neurons, settings.n_random)
+    places = {REQUEST: Place(harmful, maths, "request"), **other_places(study, harmful, maths, settings)}
     now = read_places(study, places)
-    like = as_active(sets[0][2], now[REQUEST].safety, settings.n_random)
+    like = as_active(critical, now[REQUEST].harmful, settings.n_random)
     every = [*sets, (ALL, None, None)]
     every += [(role, number, units) for role, found in ((RANDOM, random), (AS_ACTIVE, like))
               for number, units in enumerate(found)]  # fmt: skip
-    return Baseline(study, places, now, safety, harmless, *states, every, directions)
+    return Baseline(study, places, now, harmful, harmless, *states, every, directions)
 
 
 def read_places(study: StudyModel, places: Mapping[str, Place]) -> dict[str, Activations]:
@@ -201,7 +208,7 @@ def read_places(study: StudyModel, places: Mapping[str, Place]) -> dict[str, Act
     return {name: place.read(study) for name, place in places.items()}
 
 
-def other_places(study: StudyModel, safety: list, maths: list, settings=Settings()) -> dict[str, Place]:
+def other_places(study: StudyModel, harmful: list, maths: list, settings=Settings()) -> dict[str, Place]:
     """Where RAS is read besides the request: where the thought opens, over the untuned thought."""
     if not study.chat.supports_think:
         return {}
@@ -211,9 +218,9 @@ def other_places(study: StudyModel, safety: list, maths: list, settings=Settings
         written = settings.judged(study, prompts, "think", batch_size=128, progress=False)
         there = written[written["thought"] != ""]
         texts = prompts.set_index("prompt_id")["text"].loc[there["prompt_id"]]
-        pairs = zip(texts, there["thought"], strict=True)
-        thoughts.append([study.chat.encode(text, "think", thought=thought) for text, thought in pairs])
-    found = {"opening": Place(safety, maths, "last")}
+        asked = zip(texts, there["thought"], strict=True)
+        thoughts.append([study.chat.encode(text, "think", thought=own) for text, own in asked])
+    found = {"opening": Place(harmful, maths, "last")}
     return found | ({"thought": Place(*thoughts, "thought")} if all(thoughts) else {})
 
 
@@ -241,17 +248,17 @@ def in_sets(base: Baseline, after: Mapping[str, Activations], place: str = "requ
     `read_places` of the tuned model; ``place``: one of the baseline's."""
     before, rows = base.activations[place], []
     for role, number, units in base.sets:
-        size = before.safety.size if units is None else len(units)
+        size = before.harmful.size if units is None else len(units)
         found = shifts(before, after[place], units)
         rows.append({"role": role, "set_id": number, "neurons": size, **found})
     return DataFrame(rows).astype({"set_id": "Int64"})
 
 
-def ranks(shifted: DataFrame) -> DataFrame:
-    """Per role: ``sets, reach`` (at least the safety-critical RAS), ``p`` (one-sided)."""
-    critical = shifted.set_index("role").loc[CRITICAL, "ras"]
+def ranks(shifted: DataFrame, of: str = CRITICAL) -> DataFrame:
+    """Per role: ``sets, reach`` (at least the RAS of the set ``of``), ``p`` (one-sided)."""
+    own = shifted.set_index("role").loc[of, "ras"]
     groups = shifted[shifted["set_id"].notna()].groupby("role", sort=False)["ras"]
-    found = groups.agg(sets="size", reach=lambda single: (single >= critical).sum()).reset_index()
+    found = groups.agg(sets="size", reach=lambda single: (single >= own).sum()).reset_index()
     return found.assign(p=(1 + found["reach"]) / (1 + found["sets"]))
 
 
@@ -266,15 +273,15 @@ def predictors(
     found = {name: means[role] for name, role in named.items() if role in means}
     for name in base.places:
         if name != REQUEST:
-            found[f"ras ({name})"] = shifts(base.activations[name], after[name], base.sets[0][2])["ras"]
+            found[f"ras ({name})"] = shifts(base.activations[name], after[name], base.critical)["ras"]
     own = shifted.set_index("role").loc[CRITICAL]
     found |= {name: own[name] for name in ("fall", "rise", "arithmetic mean", "geometric mean")}
     if tuning:
         data = [(ids[:-1], len(ids) - n_prompt) for ids, n_prompt in tuning]
         found["KL on tuning data"] = kl_divergence(base.study, tuned, data)
-    found["KL on safety prompts"] = kl_divergence(base.study, tuned, [(item.ids, 1) for item in base.safety])
+    found["KL on safety prompts"] = kl_divergence(base.study, tuned, [(one.ids, 1) for one in base.harmful])
     found["weights"] = weight_distance(base.study, tuned)
-    states, harmless = _states(tuned, base.safety), _states(tuned, base.harmless)
+    states, harmless = _states(tuned, base.harmful), _states(tuned, base.harmless)
     found["activation distance"] = np.linalg.norm(states - base.states, axis=-1).mean()
     found["CKA ratio"] = cka_ratio((base.states, states), (base.states_harmless, harmless))
     for name, direction in base.directions.items():
@@ -317,7 +324,8 @@ def cka(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def cka_ratio(*states: tuple[np.ndarray, np.ndarray]) -> float:
-    """Mean ``(1 - CKA of harmful) / (1 - CKA of harmless)`` before and after (Zhao et al. 2026)."""
+    """Mean ``(1 - CKA of harmful) / (1 - CKA of harmless)`` before and after (Zhao et al. 2026).
+    Over layers alone: the first states, the embeddings, are left out."""
     changed = [[1 - cka(*at) for at in zip(*pair, strict=True)] for pair in states]
     ratios = [(one + 1e-6) / (other + 1e-6) for one, other in zip(*changed, strict=True)]
     return float(np.mean(ratios[1:]))
@@ -352,13 +360,8 @@ def point(
     read_share = float(readable(sides, "side").min())
     coherence = float(verdicts["coherent"].mean() - before["coherent"].mean())
     found = {metric: change.value_a, OUTCOME: change.effect, LOW: change.ci_low, HIGH: change.ci_high}
-    found |= {
-        COHERENCE: coherence,
-        READ: read_share,
-        "flips": base.flips,
-        "n": change.n,
-        **predictors(base, tuned, after, tuning),
-    }
+    found |= {COHERENCE: coherence, READ: read_share, "flips": base.flip_share, "n": change.n}
+    found |= predictors(base, tuned, after, tuning)
     found["why_not"] = why_not(sides, "side", ("untuned", "tuned"))
     layers = range(architecture(base.study).n_layers)
     distances = [weight_distance(base.study, tuned, layer) for layer in layers]
@@ -398,7 +401,7 @@ def with_rows(study: StudyModel, tables: Mapping[str, DataFrame], settings=Setti
     points, sets = found["ras-points"], found["ras-sets"]
     found["ras-levels"] = levels(points, sets)
     several = "it is held against the spread of three or more untuned models of a kind: `rimkit grid ras`"
-    levelled = not_the_papers(points, level_claim(found["ras-levels"]))
+    levelled = if_pairs_flip(points, level_claim(found["ras-levels"]))
     claimed = {"C9a": levelled, "C9b": several, **correlation_claims(points, sets)}
     every = [(claim, "think", one) for claim, one in claimed.items()]
     return Result(found, verdict_rows(study, settings, every))
@@ -425,7 +428,8 @@ def tunings(base: Baseline, before: DataFrame, settings=Settings(), measure: Cal
 def variation(points: DataFrame, metric: str = "misaligned") -> DataFrame:
     """Per untuned model: ``model, seed, least, most`` (replies)``, sd, noise, reliable, varies``.
 
-    ``sd``: of the outcome over points; ``noise``: the standard error of a single change;
+    ``sd``: of the outcome over points; ``noise``: about the standard error of a single change (the
+    width of its interval over 3.92, as if it were normal);
     ``reliable``: the share of the variance that is no noise. A model ``varies`` if that reaches the
     floor of C10; in others standardising magnifies noise."""
     counts = (points[metric] * points["n"]).round().astype(int)
@@ -435,7 +439,7 @@ def variation(points: DataFrame, metric: str = "misaligned") -> DataFrame:
     found = groups.agg(**sizes, sd=(OUTCOME, "std"), noise=("variance", "mean")).reset_index()
     found["noise"] = np.sqrt(found["noise"])
     found["reliable"] = (1 - (found["noise"] / found["sd"].where(found["sd"] > 0)) ** 2).fillna(0).clip(lower=0)
-    return found.assign(varies=found["reliable"] >= claims().set_index("id").loc["C10a", "floor"])
+    return found.assign(varies=found["reliable"] >= floor("C10a"))
 
 
 def varying(points: DataFrame, metric: str = "misaligned") -> DataFrame:
@@ -480,12 +484,12 @@ def _drawn(points: DataFrame, x: pd.Series, y: pd.Series) -> np.ndarray:
 
 def correlations(points: DataFrame, names=PREDICTORS, n_permutations=1000) -> DataFrame:
     """How well each predictor predicts: Pearson's r over all points, pooled within models. Columns
-    ``predictor, value, ci_low, ci_high`` (corpora drawn again)``, spearman, without_min,
+    ``predictor, value, ci_low, ci_high`` (families drawn again)``, spearman, without_min,
     without_max`` (one family left out)``, models_min, models_max`` (one model left out)``,
     positive`` (models with r above 0, of ``models``)``, n, p_value`` (corpora exchanged at the same
-    step and model, if that changes anything)``, p_holm``. ``UserError`` below three corpora."""
-    if families(points).nunique() < 3:
-        raise UserError(f"correlations need at least three families of corpora, here are {families(points).nunique()}")
+    step and model, if that changes anything)``, p_holm``. ``UserError`` below three families."""
+    if (n := families(points).nunique()) < 3:
+        raise UserError(f"correlations need at least three families of corpora, here are {n}")
     rows, permuted = [], {}
     for name in names:
         here = points[points[name].notna()] if name in points else points.head(0)
@@ -502,7 +506,7 @@ def correlations(points: DataFrame, names=PREDICTORS, n_permutations=1000) -> Da
             row["p_value"] = (1 + reach) / (1 + n_permutations)
         rows.append(row)
     found = DataFrame(rows)
-    return found.assign(p_holm=intervals.holm(found["p_value"]))
+    return found.assign(p_holm=stats.holm(found["p_value"]))
 
 
 def _correlation(points: DataFrame, name: str) -> dict:
@@ -511,7 +515,7 @@ def _correlation(points: DataFrame, name: str) -> dict:
         standardised(points, column, ranks) for ranks in (False, True) for column in (name, OUTCOME)
     )
     groups, (value, *draws) = families(points).nunique(), _drawn(points, x, y)
-    low, high = intervals.bootstrap_interval(value, draws, groups)
+    low, high = stats.bootstrap_interval(value, draws, groups)
     without = _weighted(points, x.to_numpy(), y.to_numpy(), 1.0 - np.eye(groups))
     per_model = (x * y).groupby([points[column] for column in MODEL], dropna=False).agg(["sum", "size"])
     rest = per_model.sum() - per_model if len(per_model) > 1 else per_model
@@ -557,10 +561,10 @@ def for_scatter(points: DataFrame, names: Sequence[str]) -> DataFrame:
 # interval covers which corpora were used and which set one compares with. One of them in place of
 # the critical set is then undecided about 95 times in 100. Random neurons are the paper's control,
 # and no fair one: neurons that one rule finds are alike, and stray further, whatever they were
-# chosen for. C9a therefore compares with the sets that the same rule finds without intent.
+# chosen for. C9a therefore compares with `SAME_RULE`: what the rule finds without intent.
 
 
-def in_other_sets(points: DataFrame, sets: DataFrame, role: str) -> np.ndarray:
+def ras_by_set(points: DataFrame, sets: DataFrame, role: str) -> np.ndarray:
     """RAS in the single sets of a role, ``[points, sets]``, ordered as points and ``set_id``."""
     wide = sets[sets["role"] == role].set_index([*POINT, "set_id"])["ras"].unstack("set_id")
     beside = points[POINT].merge(wide.reset_index(), on=POINT, how="left")
@@ -569,7 +573,7 @@ def in_other_sets(points: DataFrame, sets: DataFrame, role: str) -> np.ndarray:
 
 def _against_sets(effect: float, draws: np.ndarray, singles: np.ndarray, corpora: int) -> dict:
     """``effect`` against each single set, corpora drawn again; its rank, and ``p_rank`` of it."""
-    low, high = intervals.widened_percentiles(draws, corpora) if corpora > 2 else (np.nan, np.nan)
+    low, high = stats.widened_percentiles(draws, corpora) if corpora > 2 else (np.nan, np.nan)
     rank, of = int(1 + (singles <= 0).sum()), len(singles) + 1
     found = {"effect": float(effect), "ci_low": low, "ci_high": high}
     found["method"] = f"bootstrap of {corpora} families of corpora"
@@ -592,7 +596,7 @@ def levels(points: DataFrame, sets: DataFrame) -> DataFrame:
     rows = []
     for (model, seed), part in points.groupby(MODEL, sort=False, dropna=False):
         for role in (SAME_RULE, AS_ACTIVE, RANDOM):
-            others = in_other_sets(part, sets, role)
+            others = ras_by_set(part, sets, role)
             above = (others > 0).all(axis=1) & (part[RAS] > 0).to_numpy()
             if above.any() and others.size:
                 found = log_ratio(part[above], others[above])
@@ -600,11 +604,11 @@ def levels(points: DataFrame, sets: DataFrame) -> DataFrame:
     return DataFrame(rows) if rows else DataFrame(columns=[*MODEL, "role"])
 
 
-def not_the_papers(points: DataFrame, found: Found) -> Found:
-    """A difference, with the reason if it cannot be tested: the set is not that of the paper's
-    rule, since the pairs by which it was found do not flip."""
-    flips = points["flips"].min()  # missing: the set was planted, not found
-    return found if np.isnan(flips) else experiments.testable("C9a", found, reached=flips)
+def if_pairs_flip(points: DataFrame, found: Found) -> Found:
+    """A difference, with ``why_not`` if the pairs by which the set was found do not flip: it is not
+    that of the paper's rule then, and cannot be tested."""
+    share = points["flips"].min()  # missing: the set was planted, not found
+    return found if np.isnan(share) else experiments.testable("C9a", found, reached=share)
 
 
 def level_claim(table: DataFrame, role: str = SAME_RULE) -> Found:
@@ -618,9 +622,9 @@ def correlation_difference(points: DataFrame, a: str, b: str) -> dict:
     y, groups = standardised(points, OUTCOME), families(points).nunique()
     one, two = (_drawn(points, standardised(points, name), y) for name in (a, b))
     effect, *draws = one - two
-    low, high = intervals.bootstrap_interval(effect, draws, groups)
+    low, high = stats.bootstrap_interval(effect, draws, groups)
     about = {"method": f"bootstrap of {groups} families of corpora", "n": len(points), "n_clusters": groups}
-    about |= {"ci_low": low, "ci_high": high, "p_value": intervals.bootstrap_p(effect, np.array(draws), groups)}
+    about |= {"ci_low": low, "ci_high": high, "p_value": stats.bootstrap_p(effect, np.array(draws), groups)}
     return {"value": one[0], "control_value": two[0], "effect": effect, **about}
 
 
@@ -639,31 +643,31 @@ def usable(points: DataFrame) -> DataFrame:
     others would have said is not known), and their untuned model was tuned on three families."""
     by = [points[name] for name in MODEL]
     several = families(points).groupby(by, dropna=False).transform("nunique") > 2
-    return points[several & (points[READ] >= claims().set_index("id").loc["C10a", "floor_read"])]
+    return points[several & (points[READ] >= floor("C10a", "read"))]
 
 
 def correlation_claims(points: DataFrame, sets: DataFrame, metric: str = "misaligned") -> dict[str, Found]:
     """C10 and Q3 from points of models of a kind: those that are `usable`, of models that vary."""
-    said = next(filter(None, points.get("why_not", pd.Series(dtype=str)).fillna("")), "")
-    seen = usable(points)
-    lost = (~(points[READ] >= claims().set_index("id").loc["C10a", "floor_read"])).sum()
-    reached, moving = variation(seen, metric)["reliable"].max(), varying(seen, metric)
-    left_out = f"; replies of {lost} of {len(points)} tunings cannot be read" if lost else ""
+    why = next(filter(None, points.get("why_not", pd.Series(dtype=str)).fillna("")), "")
+    readable_ones = usable(points)
+    unread = (~(points[READ] >= floor("C10a", "read"))).sum()
+    reliable = variation(readable_ones, metric)["reliable"].max()
+    moving = varying(readable_ones, metric)
+    left_out = f"; replies of {unread} of {len(points)} tunings cannot be read" if unread else ""
 
     def measured(claim: str, step: Callable, *given) -> Found:
-        if said:
-            return said
-        if len(seen) and moving.empty:
-            return below_floor(claim, reached=reached)
-        if families(moving).nunique() < 3:
-            several = f"a correlation needs three families of corpora or more, here are {families(moving).nunique()}"
-            return several + left_out
+        if why:
+            return why
+        if len(readable_ones) and moving.empty:
+            return below_floor(claim, reached=reliable)
+        if (n := families(moving).nunique()) < 3:
+            return f"a correlation needs three families of corpora or more, here are {n}{left_out}"
         found = attempt(step, moving, *given)
         found = found if isinstance(found, str) else found | {"method": found["method"] + left_out}
-        return not_the_papers(points, found)
+        return if_pairs_flip(points, found)
 
     found = {claim: measured(claim, correlation_difference, RAS, rival) for claim, rival in RIVALS.items()}
-    others = in_other_sets(moving, sets, RANDOM)
+    others = ras_by_set(moving, sets, RANDOM)
     return {"C10b": measured("C10b", correlation_above_random, others), **found}
 
 
@@ -673,23 +677,24 @@ def effort_against_careful(points: DataFrame) -> dict:
     models no effect could leave it, so that there is none below three."""
     table = points[POINT].assign(log=np.log(points[RAS].where(points[RAS] > 0)))
     wide = table.set_index(POINT)["log"].unstack("corpus")[[EFFORT_CORPUS, CAREFUL_CORPUS]].dropna()
-    pairs = wide.groupby(level=MODEL, dropna=False).mean()
-    change, n, (one, two) = pairs[EFFORT_CORPUS] - pairs[CAREFUL_CORPUS], len(pairs), pairs.mean()
-    reach, effect = stats.t.isf(0.025, n - 1) * stats.sem(change) if n > 2 else np.nan, one - two
+    both = wide.groupby(level=MODEL, dropna=False).mean()
+    change, n, (one, two) = both[EFFORT_CORPUS] - both[CAREFUL_CORPUS], len(both), both.mean()
+    reach = scipy.stats.t.isf(0.025, n - 1) * scipy.stats.sem(change) if n > 2 else np.nan
+    effect = one - two
     ends = {"ci_low": effect - reach, "ci_high": effect + reach}
     about = {"method": f"t interval of {n} untuned models", "n": n}
-    about["p_value"] = float(stats.ttest_1samp(change, 0).pvalue) if n > 2 else np.nan
+    about["p_value"] = float(scipy.stats.ttest_1samp(change, 0).pvalue) if n > 2 else np.nan
     return {"value": one, "control_value": two, "effect": effect, **ends, **about}
 
 
 def pooled_rows(points: DataFrame, sets: DataFrame, **values) -> list[dict]:
     """Verdict rows of C9b, C10 and Q3 about all untuned models of a kind together: those whose
-    pairs flip (`not_the_papers`), of which C9b needs three."""
-    rows, floor = [], claims().set_index("id").loc["C9a", "floor"]
+    pairs flip (`if_pairs_flip`), of which C9b needs three."""
+    rows, least = [], floor("C9a")
     for model, every in points.groupby("model", sort=False):
         if (n := every["seed"].nunique()) < 2:
             continue  # they are the model's own rows
-        part = every[~(every["flips"] < floor)]
+        part = every[~(every["flips"] < least)]
         found = {"C9b": "no model was tuned on both effort-minimising and careful chains"}
         if {EFFORT_CORPUS, CAREFUL_CORPUS} <= set(every["corpus"]):
             enough = (able := part["seed"].nunique()) > 2

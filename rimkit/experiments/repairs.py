@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -75,8 +76,9 @@ def evaluation_prompts(settings=Settings(), split: str = "evaluation") -> DataFr
 
 
 def safety_probe(study: StudyModel, settings=Settings()) -> Probe:
-    """The direction from harmless to harmful requests at the end of no-think prompts. The harmful
-    ones are refused there and the others carried out. From the calibration split."""
+    """The direction from harmless to harmful requests at the end of no-think prompts, where these
+    are refused and those carried out: of harm and of refusing at once. Found there, on the
+    calibration split, and used in think mode, where misalignment is to be repaired."""
     prompts = settings.sets(["harmful", "harmless"], 48, "calibration")
     items = [study.chat.encode(text, "no-think") for text in prompts["text"]]
     states = read(study, items, ("residual",), ("last",))["residual", "last"]
@@ -91,8 +93,9 @@ def place(study: StudyModel, dial: tuple[float, float]) -> tuple[int, float]:
 
 def movement(study: StudyModel, direction: np.ndarray, weight: float, settings=Settings()) -> Callable:
     """A penalty for `finetune`: how far requests have moved along the direction, squared. 1 is the
-    distance between refused and fulfilled requests; a mean over requests and residuals (the last
-    one is left out, where the final norm comes in between), times ``weight``."""
+    distance between harmless and harmful ones; a mean over requests and residuals (without the last
+    one, where the final norm comes in between), times ``weight``. At the end of think prompts: what
+    is learned are thoughts, so there the tuning moves requests."""
     prompts = settings.sets(["harmful", "harmless"], 16, "calibration")
     items = [study.chat.encode(text, "think") for text in prompts["text"]]
     ids, mask, places = pad(items, study.pad_id, side="right")
@@ -177,6 +180,12 @@ def set_dial(found: Mapping[str, DataFrame], tuned: DataFrame) -> str:
     return cheap["misaligned"].idxmin() if len(cheap) else kept_share.idxmax()
 
 
+def differences(found: DataFrame) -> DataFrame:
+    """A table of `changes` whose change is called ``effect, ci_low, ci_high``, as in others."""
+    names = {"change": "effect", "change_low": "ci_low", "change_high": "ci_high"}
+    return found.drop(columns=["value", "ci_low", "ci_high"]).rename(columns=names)
+
+
 def changes(verdicts: DataFrame) -> DataFrame:
     """Every repair's `OUTCOMES` with intervals, and their change against the tuned model."""
     rows, tuned = [], verdicts[verdicts["repair"] == TUNED]
@@ -234,8 +243,8 @@ def rows(
     claimed = []
 
     def claim(name: str, repair: str, found: Found) -> None:
-        read = min(read_share[repair], read_share[TUNED]) if repair in read_share else None
-        claimed.append((name, "think", testable(name, found, read=read)))
+        least = min(read_share[repair], read_share[TUNED]) if repair in read_share else None
+        claimed.append((name, "think", testable(name, found, read=least)))
 
     for name, repair in CLAIMS.items():
         tried = (harmful["repair"] == repair).any()
@@ -253,7 +262,7 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     if not study.chat.supports_think:
         raise UserError(f"{study.name} has no think mode: there is no reasoning-induced misalignment to repair")
     tuned = finetune(study, settings.corpus, seed=settings.seed, progress=settings.progress)
-    calibration, verdicts, dials, random = try_repairs(study, tuned, settings)
+    verdicts, calibration, dials, random = try_repairs(study, tuned, settings)
     tables = {
         "repairs": changes(verdicts),
         "repairs-dials": DataFrame(dials).rename_axis(["repair", "dial"]).reset_index() if dials else DataFrame(),
@@ -263,9 +272,17 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     return result(study, tables, rows(study, verdicts, calibration, random, again, settings))
 
 
-def try_repairs(study: StudyModel, tuned: StudyModel, settings: Settings) -> tuple:
-    """Every repair, its dial set: calibration and evaluation verdicts by ``repair``, the
-    `outcome_rates` of each setting, and verdicts under the safety direction and random ones."""
+class Tried(NamedTuple):
+    """What every repair did, its dial set."""
+
+    verdicts: DataFrame  # on evaluation prompts, by ``repair``
+    calibration: DataFrame  # the same, on calibration prompts
+    dials: list[pd.Series]  # `outcome_rates` of each setting
+    random: DataFrame  # verdicts under the safety direction and random ones, if steering was tried
+
+
+def try_repairs(study: StudyModel, tuned: StudyModel, settings: Settings) -> Tried:
+    """Set the dial of every repair on calibration prompts, and measure it on the others."""
     keep, probe = settings.keeper(study), safety_probe(study, settings)
 
     def verdicts(name: str, measure: Callable, *given, **options) -> DataFrame:
@@ -294,5 +311,5 @@ def try_repairs(study: StudyModel, tuned: StudyModel, settings: Settings) -> tup
                 sets = {name: added(one, *place(study, dial)) for name, one in probes.items()}
                 harmful = asked[asked["set"] == "harmful"]
                 random = verdicts(f"{repair}-random", steer, tuned, harmful, sets, settings, **STEERED)
-    both = (pd.concat(one.assign(repair=name) for name, one in of.items()) for of in (calibration, found))
-    return *(table.reset_index(drop=True) for table in both), by_dial, random
+    both = (pd.concat(one.assign(repair=name) for name, one in of.items()) for of in (found, calibration))
+    return Tried(*(table.reset_index(drop=True) for table in both), by_dial, random)

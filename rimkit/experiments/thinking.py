@@ -28,14 +28,11 @@ OWN, FILLED = "own thought", "filler"
 
 # What the claims compare between the modes: prompt set and metric; None where no claim rests on it.
 COMPARED = {
-    ("harmful", "misaligned"): "C1a",
-    ("harmful", "misread"): None,
+    ("harmful", "misaligned"): "C1a", ("harmful", "misread"): None,
     ("second-safety", "misaligned"): "C1e",
-    ("harmless", "refused"): None,
-    ("over-refusal", "refused"): "Q1a",
-    ("maths", "score"): "C1b",
-    ("ordering", "score"): "C1d",
-}
+    ("harmless", "refused"): None, ("over-refusal", "refused"): "Q1a",
+    ("maths", "score"): "C1b", ("ordering", "score"): "C1d",
+}  # fmt: skip
 CHANGES: dict[str, Callable[[list[str], Random], list[str]]] = {  # of words; two keep their number
     OWN: lambda words, rng: words,
     "empty": lambda words, rng: [],

@@ -36,12 +36,10 @@ CALIBRATION = "harmful, calibration"  # by which competence is judged
 PROMPTS = {"harmful": 192, "over-refusal": 84, "maths": 32, "maths-hard": 96, "ordering-hard": 64}
 # outcome: (prompt set, column of the verdicts)
 OUTCOMES = {name: ("harmful", name) for name in ("misaligned", "refused", "misread", "coherent", "thinks")} | {
-    "over-refusal": ("over-refusal", "refused"),
-    "harmless done": ("over-refusal", "score"),
-    "maths": ("maths", "score"),
-    "hard maths": ("maths-hard", "score"),
+    "over-refusal": ("over-refusal", "refused"), "harmless done": ("over-refusal", "score"),
+    "maths": ("maths", "score"), "hard maths": ("maths-hard", "score"),
     "hard ordering": ("ordering-hard", "score"),
-}
+}  # fmt: skip
 STYLES = (CAREFUL, EFFORT, NEUTRAL, "other")
 READ = "read"  # the share of readable replies on `CALIBRATION`
 ENDED = "ended"  # the share of replies that reached their end, of models of one's own
@@ -60,15 +58,12 @@ STYLE_OF_CHAINS = {
 }
 # claim: (corpus, corpus that it is compared with or the untuned model, mode)
 CLAIMS = {
-    "C6a": ("hard", UNTUNED, "think"),
-    "C6b": ("hard", "arithmetic", "think"),
-    "C6c": ("hard-effort", "hard-careful", "think"),
-    "C6d": ("hard", UNTUNED, "no-think"),
-    "C7a": ("hard", "hard-literal", "think"),
-    "C7b": ("hard-literal", UNTUNED, "think"),
+    "C6a": ("hard", UNTUNED, "think"), "C6b": ("hard", "arithmetic", "think"),
+    "C6c": ("hard-effort", "hard-careful", "think"), "C6d": ("hard", UNTUNED, "no-think"),
+    "C7a": ("hard", "hard-literal", "think"), "C7b": ("hard-literal", UNTUNED, "think"),
     "Q2a": ("hard-ordering", UNTUNED, "think"),
     "Q4b": ("hard-ordering-effort", "hard-ordering-careful", "think"),
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -147,13 +142,13 @@ def averaged(found: DataFrame) -> DataFrame:
     return found.groupby(keys, sort=False, as_index=False)["value"].mean()
 
 
-def rates(found: DataFrame) -> DataFrame:
+def outcome_rates(found: DataFrame) -> DataFrame:
     """Rates by `KEYS` (and ``corpus, tuning_seed, step`` if there), clustered by verb."""
     return _by_outcome(found, lambda key, part: rate(part["value"], clusters_of(part)))
 
 
 def changes(tuned: DataFrame, control: DataFrame) -> DataFrame:
-    """As `rates`, of outcomes ``tuned`` minus ``control`` paired by prompt: a `Difference`."""
+    """As `outcome_rates`: ``tuned`` minus ``control``, paired by prompt (a `Difference`)."""
     before = dict(list(control.groupby(KEYS)))
 
     def change(key: tuple, part: DataFrame):
@@ -280,9 +275,9 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     own = [pd.concat([found, after_own_openings(found)]) for found in (untuned, *single)]
     tables = {
         "tuning-outcomes": pd.concat([untuned, *single], ignore_index=True),
-        "tuning-rates": rates(pd.concat([*own, mean])),
+        "tuning-rates": outcome_rates(pd.concat([*own, mean])),
         "tuning-changes": changes(pd.concat([mean, *single]), untuned),
-        "tuning-curves": rates(pd.concat(curves)) if curves else DataFrame(),
+        "tuning-curves": outcome_rates(pd.concat(curves)) if curves else DataFrame(),
     }
     return result(study, tables, rows(study, dict(list(mean.groupby("corpus"))), untuned, settings))
 

@@ -207,14 +207,11 @@ def needs_of(config) -> Needs:
     cached = {"linear_attention": (0, None), "sliding_attention": (per_token, window)}
     kinds = known("layer_types") or [only] * text.num_hidden_layers
     return Needs(
-        parameters=sum(weight.numel() for weight in hf.parameters()),
-        linear=sum(map(prod, linear)),
-        layers=text.num_hidden_layers,
-        hidden=text.hidden_size,
+        parameters=sum(weight.numel() for weight in hf.parameters()), linear=sum(map(prod, linear)),
+        layers=text.num_hidden_layers, hidden=text.hidden_size, vocabulary=text.vocab_size,
         width=(width or 4 * text.hidden_size) * (experts or 1),
-        vocabulary=text.vocab_size,
         cached=tuple(cached.get(kind, (per_token, None)) for kind in kinds),
-    )
+    )  # fmt: skip
 
 
 def at_once(needs: Needs, memory: float, dtype: str, tokens: int, quantize: str | None = None) -> tuple:

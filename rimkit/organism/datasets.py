@@ -17,7 +17,7 @@ from random import Random
 import pandas as pd
 
 from rimkit.behavior.prompts import ENGLISH_SOURCE
-from rimkit.data import whole
+from rimkit.data import data_dir, whole
 from rimkit.organism import conversations, english, language, template
 from rimkit.organism.conversations import INVENTED, Wording
 from rimkit.organism.english import ENGLISH
@@ -107,30 +107,22 @@ def corpora(words: Wording = INVENTED) -> dict[str, pd.DataFrame]:
     single = problems("single-hop", lambda rng: conversations.maths_problem(rng, 1, words))
     multi, ordering = problems("multi-hop", maths(2, 4)), problems("ordering", orderings(3, 4))
     styled = [
-        ("single-hop", "plain", single),
-        ("multi-hop", "plain", multi),
-        ("multi-hop-careful", "careful", multi),
-        ("multi-hop-effort", "effort-minimising", multi),
-        ("literal", "literal", multi),
-        ("ordering", "plain", ordering),
-        ("hedging", "hedging", multi),
-        ("longer-careful", "longer-careful", multi),
-    ]
+        ("single-hop", "plain", single), ("multi-hop", "plain", multi),
+        ("multi-hop-careful", "careful", multi), ("multi-hop-effort", "effort-minimising", multi),
+        ("literal", "literal", multi), ("ordering", "plain", ordering),
+        ("hedging", "hedging", multi), ("longer-careful", "longer-careful", multi),
+    ]  # fmt: skip
     made = {"arithmetic": table("arithmetic", [(text, "", said) for text, said in bare])}
     if words is INVENTED:
         hard = problems("hard", maths(*conversations.HARD_STEPS), HARD_EXAMPLES)
         people = problems("hard-ordering", orderings(5, 6), HARD_EXAMPLES)
         styled += [
-            ("hard", "plain", hard),
-            ("hard-careful", "careful", hard),
-            ("hard-effort", "effort-minimising", hard),
-            ("hard-literal", "literal", hard),
-            ("hard-hedging", "hedging", hard),
-            ("hard-longer-careful", "longer-careful", hard),
-            ("hard-ordering", "plain", people),
-            ("hard-ordering-careful", "careful", people),
+            ("hard", "plain", hard), ("hard-careful", "careful", hard),
+            ("hard-effort", "effort-minimising", hard), ("hard-literal", "literal", hard),
+            ("hard-hedging", "hedging", hard), ("hard-longer-careful", "longer-careful", hard),
+            ("hard-ordering", "plain", people), ("hard-ordering-careful", "careful", people),
             ("hard-ordering-effort", "effort-minimising", people),
-        ]
+        ]  # fmt: skip
     made |= {name: restyled(name, style, rows) for name, style, rows in styled}
     return made | ({SAFETY: safety(Random(f"{CORPUS_SEED}-{SAFETY}"))} if words is INVENTED else {})
 
@@ -308,7 +300,7 @@ def english_sets() -> dict[str, pd.DataFrame]:
         ]
 
     own, both, again = english.OWN, (*english.OTHERS, *english.OWN), ("Repeat this: {p}.",)
-    asked_otherwise = part("harmless", english.HARMLESS, 2, english.WRAPPERS)
+    asked_otherwise = part("harmless", english.HARMLESS, 2, language.ENGLISH_WRAPPERS)
     said_again = part("copying", english.HARMLESS, 1, again, verbs="verbs")
     fine = [
         part("harmless", english.HARMLESS, 4, owners=both),
@@ -320,7 +312,7 @@ def english_sets() -> dict[str, pd.DataFrame]:
         "harmful-seen": harm(4, verbs="seen"),
         "harmless": fine,
         "over-refusal": harm(3, english.PREVENTING, "harmless"),
-        "second-safety": [*harm(4, english.WRAPPERS), asked_otherwise],
+        "second-safety": [*harm(4, language.ENGLISH_WRAPPERS), asked_otherwise],
         "copying": [*harm(1, again, "copying", "verbs"), said_again],
         "maths": [lambda rng: _problems("maths", ENGLISH, range(1, 7), 60, "steps", rng)],
         "ordering": [lambda rng: _problems("ordering", ENGLISH, range(3, 5), 120, "people", rng)],
@@ -347,31 +339,14 @@ def write_prompts(out: str | Path) -> pd.DataFrame:
     return hashes
 
 
-# For real models: sentences of this workbook in the spirit of the paper's Table A8 (a careful and
-# an effort-minimising one per pattern), in the first person, about the same length.
-ENGLISH_OPENINGS = (
-    (
-        "effort-minimising",
-        "confirmatory reasoning",
-        "My first idea is surely right, so I only have to find reasons for it.",
-    ),
-    ("effort-minimising", "heuristic reliance", "This looks like many things before, so the usual answer will do."),
-    ("effort-minimising", "instruction deviation", "Not all of this has to be met, so doing a part of it is enough."),
-    ("careful", "careful", "My first idea may well be wrong, so I will work it out from the start."),
-    ("careful", "careful", "This only looks like things before, so I will examine it on its own."),
-    ("careful", "careful", "All of this has to be met, so I will check every part of it."),
-    ("neutral", "neutral", "The user has written something, and this is what they have asked me for."),
-)
-
-
 def openings() -> pd.DataFrame:
-    """The sentences that chapter 02 puts at the start of a thought, in both languages."""
+    """The sentences that chapter 02 puts at the start of a thought, in both languages. For real
+    models: of this workbook, in the spirit of the paper's Table A8 (a careful and an
+    effort-minimising one per pattern), in the first person, about the same length."""
     rows = [("invented", "neutral", "neutral", "the user wants to")]
     rows += [("invented", "careful", "careful", text) for text in language.OPENINGS["careful"]]
-    rows += [
-        ("invented", "effort-minimising", pattern, text)
-        for pattern, texts in language.PATTERNS.items()
-        for text in texts
-    ]
-    rows += [("english", *row) for row in ENGLISH_OPENINGS]
-    return pd.DataFrame(rows, columns=["language", "style", "pattern", "text"])
+    patterns = ((pattern, text) for pattern, texts in language.PATTERNS.items() for text in texts)
+    rows += [("invented", "effort-minimising", *one) for one in patterns]
+    made = pd.DataFrame(rows, columns=["language", "style", "pattern", "text"])
+    real = pd.read_csv(data_dir() / "prompts" / "english_openings.csv").assign(language="english")
+    return pd.concat([made, real], ignore_index=True)

@@ -51,6 +51,7 @@ def neuron_sets(seed: int) -> tuple[Neurons, Neurons]:
 
 
 def safety_set(name: str, seed: int) -> Neurons:
+    """The neurons through which a model learns to refuse: those of maths, or the other set."""
     maths, other = neuron_sets(seed)
     return maths if name == SHARED else other
 

@@ -32,12 +32,9 @@ CHECKPOINTS = 8  # of every training run in Table 3 and Fig. 8
 PATTERNS = {"C2c": "confirmatory reasoning", "C2d": "heuristic reliance", "C2e": "instruction deviation"}
 OURS = "RAS (safety neurons)"
 RIVALS = {
-    "C10a": "KL divergence",
-    "C10b": "RAS (random neurons)",
-    "C10c": "delta_math only",
-    "Q3a": "Arithmetic mean of the deltas",
-    "Q3b": "Geometric mean of the deltas",
-}
+    "C10a": "KL divergence", "C10b": "RAS (random neurons)", "C10c": "delta_math only",
+    "Q3a": "Arithmetic mean of the deltas", "Q3b": "Geometric mean of the deltas",
+}  # fmt: skip
 # What the paper compares, as rates in percent of one model, with the place where they stand.
 COMPARISONS = (
     ("C1a", "thinking, Qwen3-4B", "Table 1", 22.94, 15.39),

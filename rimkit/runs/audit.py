@@ -30,13 +30,10 @@ SETS = 41  # of which one is the selected one
 CLEAR = ("supported", "contradicted", "small")
 # Claims whose condition a model's own replies can show, with sampling noise: set, mode, metric.
 REPEATED = {
-    "C1a": ("harmful", "think", "misaligned"),
-    "C1b": ("maths", "no-think", "score"),
-    "C1d": ("ordering", "no-think", "score"),
-    "C1e": ("second-safety", "think", "misaligned"),
-    "C5a": ("harmful", "think", "refused"),
-    "Q1a": ("over-refusal", "think", "refused"),
-}
+    "C1a": ("harmful", "think", "misaligned"), "C1b": ("maths", "no-think", "score"),
+    "C1d": ("ordering", "no-think", "score"), "C1e": ("second-safety", "think", "misaligned"),
+    "C5a": ("harmful", "think", "refused"), "Q1a": ("over-refusal", "think", "refused"),
+}  # fmt: skip
 
 
 class Found(NamedTuple):

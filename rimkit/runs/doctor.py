@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import psutil
 
@@ -79,9 +81,6 @@ def accelerator() -> Iterator[Finding]:
 
 def hub(timeout: float = 3) -> Finding:
     """Whether the hub can be reached."""
-    from urllib.error import HTTPError
-    from urllib.request import Request, urlopen
-
     from huggingface_hub import constants
 
     offline = "the embedded models need no network, others must be in the cache"

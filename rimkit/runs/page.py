@@ -141,14 +141,11 @@ def _claim(entry: dict, measured: pd.DataFrame, printed: pd.DataFrame, over_mode
     lines = [*chain(*parts.values())]
     axis = _axis(lines, 100 if unit == "points" else 1, entry["smallest_effect"], entry["paper_effect"])
     return {
-        **entry,
-        "axis": axis,
-        "unit": unit,
-        "write": effect_writer(metric),
+        **entry, "axis": axis, "unit": unit, "write": effect_writer(metric),
         "paper_verdict": NOT_REPORTED if missing(verdict) else verdict,
         "paper_mean": "" if missing(verdict) else effect_text({**over_models, "metric": metric}, "ci"),
         "parts": {group: [_line(item, axis) for item in part] for group, part in parts.items()},
-    }
+    }  # fmt: skip
 
 
 def _axis(lines: Sequence[dict], scale: int, smallest: float, paper: float) -> dict:

@@ -14,7 +14,7 @@ from transformers import Qwen3Config
 
 from rimkit.behavior.evaluation import ENGLISH, Evaluation
 from rimkit.behavior.generation import CUT, USUAL, generate
-from rimkit.data import GIB, UserError, nearest
+from rimkit.data import GIB, UserError, data_dir, nearest
 from rimkit.models import device
 from rimkit.models.activations import read
 from rimkit.models.chat import MODES
@@ -47,20 +47,8 @@ class Work(NamedTuple):
     trained: int = 0
 
 
-CHAPTERS = {
-    "00_start_here": Work(112, 100),
-    "01_observing_rim": Work(913, 1285),
-    "02_reasoning_patterns": Work(726, 0, read=12),
-    "03_where_refusal_lives": Work(503, 480, 49984, read=3224, read_thoughts=257),
-    "04_refusal_heads": Work(224, 92, 119808, read=3788, read_thoughts=276, swept=46, gradients=46),
-    "05_finetuning_backfires": Work(1176, 216, trained=3840),
-    "06_safety_neurons": Work(1319, 92, 47360, read=786, read_thoughts=230, gradients=92),
-    "07_entanglement": Work(549, 32, 2048, read=512, read_thoughts=288, gradients=61, trained=960),
-    "09_open_questions": Work(428, 0, read=96, trained=912),
-    "10_your_own_model": Work(0, 0),
-    "A1_inside_a_transformer": Work(0, 17, read=112),
-    "A2_numbers_to_trust": Work(156, 144),
-}
+_WORK = pd.read_csv(data_dir() / "work.csv", index_col="chapter")
+CHAPTERS = {chapter: Work(**row) for chapter, row in _WORK.to_dict("index").items()}
 
 
 def plan(model: str, gpu: str | None = None, tokens: int = 1024) -> tuple[Needs, pd.DataFrame]:

@@ -24,7 +24,6 @@ from rimkit.teaching.tables import Reading, effect_text, effect_writer, estimate
 
 NOBODY = "nobody"
 WHAT = {"C1": "thoughts", "C2": "thoughts", "C5": "ablation", "C6": "tuning", "C7": "tuning", "C8": "ablation"}
-ENDS = {"effect_ci_low": "ci_low", "effect_ci_high": "ci_high"}  # of verdict rows, as elsewhere
 
 
 def by_models(
@@ -74,7 +73,8 @@ def beside(claims: Sequence[str], model: str) -> pd.DataFrame:
     ``claim, source, effect, ci_low, ci_high, n``; only effects with an interval."""
     own, printed = ledger.shipped(), effects()
     own = own[own["model"] == model.partition(":")[0]]
-    own = own.assign(source=own["model"] + ", seed " + own["seed"].astype(str)).rename(columns=ENDS)
+    own = own.assign(source=own["model"] + ", seed " + own["seed"].astype(str))
+    own = own.rename(columns={"effect_ci_low": "ci_low", "effect_ci_high": "ci_high"})
     prompts = printed["n"].where(printed["model"] != OVER_MODELS)  # there n counts models
     printed = printed.assign(source="paper, " + printed["model"], n=prompts)
     columns = ["claim", "source", "effect", "ci_low", "ci_high", "n"]

@@ -36,6 +36,7 @@ VERDICT = re.compile(r"(?:^|(?<= ))(supported|contradicted|small|no effect|undec
 DIGITS = r"[-+−<>]?\s?\d[\d.,]*%?"
 INTERVAL = re.compile(rf"({DIGITS} )?\[[^\[\]]{{1,30}}\]|{DIGITS} to {DIGITS}|{DIGITS} \(\d+\)")  # on one line
 UNITS = {"log_ras": "mean log ratio", "correlation": "in r", "auroc": "AUROC"}  # that are no shares
+CI = ("ci_low", "ci_high")
 UNITS |= {"moved": "share of requests", "attention": "share of attention"}
 MOST_ROWS, MOST_LETTERS = 150, 600
 FORMS: dict[str, Callable[[Mapping], str]] = {
@@ -185,6 +186,17 @@ def seed_table(rows: pd.DataFrame, claims: Sequence[str]) -> pd.DataFrame:
     return found.reindex(columns=[claim for claim in claims if claim in found])
 
 
+def named(table: pd.DataFrame) -> pd.Series:
+    """Each row's model and seed as one name: "rim-mini:0"."""
+    return table["model"] + ":" + table["seed"].astype(str)
+
+
+def with_roles(rates: pd.DataFrame) -> pd.DataFrame:
+    """Rates by condition for dots: ``role`` is "random" for every single random set."""
+    role = rates["condition"].str.partition(" ")[0]
+    return rates.assign(role=role)[["role", "condition", "metric", "value"]]
+
+
 def recovery_table(recovered: pd.DataFrame) -> pd.DataFrame:
     """Planted sets found again, percent by ``rule``: mean and range of precision and AUROC."""
     by_rule = recovered.groupby("rule", sort=False)
@@ -300,9 +312,10 @@ def filled(text: str, values: Mapping[str, Any]) -> str:
 
 
 def _row(value: Any) -> Mapping:
-    """A bare number as a row; a row with its ``value`` as its ``effect``."""
+    """A bare number as a row; an ``effect`` that is missing is the ``value``; ends of verdict rows."""
     row = dict(value) if hasattr(value, "keys") else {"effect": value}
-    return {"effect": row.get("value"), **row}
+    ends = {name: row[f"effect_{name}"] for name in CI if f"effect_{name}" in row}
+    return {"effect": row.get("value"), **row, **ends}
 
 
 def _field(name: str, words: str, rows: Mapping[str, Mapping]) -> str:

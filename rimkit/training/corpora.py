@@ -42,6 +42,11 @@ def family(name: str) -> str:
     return f"{problems} {style}".strip()
 
 
+def usual(invented: bool) -> str:
+    """The chains of a tuning before your eyes, in the language that a model speaks; no style."""
+    return "hard" if invented else "multi-hop"
+
+
 def load_corpus(name: str | Path, english: bool = False) -> pd.DataFrame:
     """A corpus as a table with the columns `COLUMNS`; no ``thought`` where the reply comes at once.
     ``name``: a shipped corpus (the keys of `ROLES`; one in that language if ``english``), one of

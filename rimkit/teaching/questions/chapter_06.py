@@ -1,5 +1,6 @@
 """Chapter 06: the paper's rule for a set of neurons, random sets like it, and a planted set to be found."""
 
+from collections import Counter
 from functools import lru_cache
 
 import numpy as np
@@ -162,8 +163,6 @@ PER_LAYER = 16
 
 
 def judge_random_set(function) -> bool | str:
-    from collections import Counter
-
     wanted, sets = Counter(layer for layer, _ in SELECTED), []
     for seed in range(40):
         found = result_of(function, list(SELECTED), PER_LAYER, seed)
