@@ -348,5 +348,5 @@ def openings() -> pd.DataFrame:
     patterns = ((pattern, text) for pattern, texts in language.PATTERNS.items() for text in texts)
     rows += [("invented", "effort-minimising", *one) for one in patterns]
     made = pd.DataFrame(rows, columns=["language", "style", "pattern", "text"])
-    real = pd.read_csv(data_dir() / "prompts" / "english_openings.csv").assign(language="english")
+    real = pd.read_csv(data_dir() / "prompts" / "english-openings.csv").assign(language="english")
     return pd.concat([made, real], ignore_index=True)
