@@ -340,6 +340,13 @@ def words_too_early(study, request, mode):
     return best(study, request, mode, position=-2)
 
 
+def words_of_the_bare_request(study, request, mode):
+    ids = torch.tensor([study.tokenizer(request, add_special_tokens=False)["input_ids"]])
+    with torch.no_grad():
+        found = study.hf(ids).logits[0, -1].topk(5).indices
+    return [study.tokenizer.decode([token]) for token in found]
+
+
 def words_backwards(study, request, mode):
     return best(study, request, mode, reverse=True)
 
@@ -443,6 +450,14 @@ def chance_outside(study, request, opening):
     with torch.no_grad(), study.nn.trace(torch.tensor([prompt + said])):
         logits = study.nn.output.logits[0].save()
     return logits.log_softmax(-1)[len(prompt) - 1 : -1][range(len(said)), said].sum().exp()
+
+
+def chance_read_late(study, request, opening):
+    prompt = study.chat.encode(request, "think", thought_prefix="").ids
+    said = words_ids(study, opening)
+    with torch.no_grad():
+        logits = study.hf(torch.tensor([prompt + said])).logits[0]
+    return logits.log_softmax(-1)[len(prompt) :][range(len(said)), said].sum().exp()
 
 
 def chance_in_a_closed_thought(study, request, opening):
@@ -704,6 +719,7 @@ WRONG = {
     "00.1": [
         (mode_ignored, "the mode is not used"), (least_likely, "least likely"), (words_too_early, "one token too early"),
         (words_backwards, "run the other way"), (one_word, "shape"),
+        (words_of_the_bare_request, "bare request"),
     ],
     "02.1": [
         (without_opening, "not in the prompt"), (opening_in_the_reply, "no-think mode"),
@@ -715,6 +731,7 @@ WRONG = {
         (first_word_only, "first word alone"), (mean_of_chances, "the mean of the words' chances"),
         (sum_of_logs, "sum of log probabilities"), (raw_logits, "these are logits"), (chance_in_no_think, "no-think mode"),
         (chance_outside, "outside of a thought"), (chance_in_a_closed_thought, "closes the thought"),
+        (chance_read_late, "one place late"),
     ],
     "03.7": [
         (after_the_last_layer, "after the last layer alone"), (after_the_first_layer, "after the first layer alone"),

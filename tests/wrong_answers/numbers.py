@@ -118,6 +118,10 @@ def returned_nothing_shuffled(thought, seed):
     return thought
 
 
+def returned_by_shuffle(thought, seed):
+    return random.Random(seed).shuffle(thought.split())
+
+
 def backwards(thought, seed):
     return " ".join(reversed(thought.split()))
 
@@ -159,6 +163,10 @@ def full_width(changes, half_width):
 
 def no_square(changes, half_width):
     return 1.96 * statistics.stdev(changes) / half_width
+
+
+def no_square_and_no_reach(changes, half_width):
+    return np.ceil(statistics.stdev(changes) / half_width)
 
 
 def no_reach(changes, half_width):
@@ -206,20 +214,20 @@ def whole_difference(careful, effort, none):
     return harm + benefit, benefit
 
 
-def expected_rate(follows, before, after):
-    return (follows * after).sum()
+def not_divided_by_shares(follows, shares):
+    return (follows * shares).sum()
 
 
-def before_alone(follows, before, after):
-    return (follows * before).sum()
-
-
-def plain_mean(follows, before, after):
+def plain_mean(follows, shares):
     return follows.mean()
 
 
-def turned_change(follows, before, after):
-    return (follows * (before - after)).sum()
+def commonest_alone(follows, shares):
+    return follows[shares.argmax()]
+
+
+def divided_by_rates(follows, shares):
+    return (follows * shares).sum() / follows.sum()
 
 
 # -- chapter 03: directions --
@@ -615,8 +623,9 @@ WRONG = {
         (normal_interval, "a normal interval"),
     ],
     "01.3": [
-        (letters, "letters were shuffled"), (returned_nothing_shuffled, "nothing was shuffled"), (backwards, "backwards"),
+        (letters, "letters were shuffled"), (returned_nothing_shuffled, "keep the list"), (backwards, "backwards"),
         (in_order, "sorted"), (each_word_once, "fewer words"), (without_the_seed, "two orders"),
+        (returned_by_shuffle, "works in place"),
     ],
     "01.4": [
         (over_all, "over all replies"), (one_side, "only one of the conditions"),
@@ -624,6 +633,7 @@ WRONG = {
     ],
     "01.2": [
         (full_width, "full width"), (no_square, "square is missing"), (no_reach, "1.96 is missing"),
+        (no_square_and_no_reach, "two things are missing"),
         (not_rounded, "round up"), (rounded_down, "round up"), (n_in_the_denominator, "n - 1"),
     ],
     "02.2": [
@@ -631,8 +641,8 @@ WRONG = {
         (benefit_negative, "counts as positive"), (whole_difference, "whole difference"),
     ],
     "02.4": [
-        (expected_rate, "expected after tuning"), (before_alone, "before tuning"), (plain_mean, "without their shares"),
-        (turned_change, "sign is turned"),
+        (not_divided_by_shares, "do not add up"), (plain_mean, "without their shares"),
+        (commonest_alone, "commonest opening alone"), (divided_by_rates, "that of the shares"),
     ],
     "03.1": [
         (not_of_length_one, "length is not 1"), (to_harmless, "from harmful to harmless"), (sums, "sums were compared"),

@@ -5,7 +5,7 @@ from random import Random
 import numpy as np
 
 from rimkit.teaching.exercises import Exercise, NotAttempted, compare, result_of
-from rimkit.teaching.questions.by_hooks import REQUEST, logits, model
+from rimkit.teaching.questions.by_hooks import REQUEST, ids, logits, model
 
 VERDICTS = ("misread", "incoherent", "misaligned", "refused")
 WHY = (
@@ -114,6 +114,7 @@ def judge_next_words(function) -> bool | str:
         return [int(place) for place in np.argsort(sign * logits(mode, position), kind="stable")[:5]]
 
     known = {model().tokenizer.decode([number]): number for number in range(len(model().tokenizer))}
+    bare = ids().new_tensor([model().tokenizer(REQUEST, add_special_tokens=False)["input_ids"]])
     for mode in ("no-think", "think"):
         found = result_of(function, model(), REQUEST, mode)
         if isinstance(found, str) or not hasattr(found, "__len__"):
@@ -126,6 +127,9 @@ def judge_next_words(function) -> bool | str:
             "they are read one token too early: the next word is predicted at position -1.": most(mode, -2),
             "they are read at the first token, which has seen nothing of the request.": most(mode, 0),
             "the most likely word comes first; these run the other way.": most(mode)[::-1],
+            "the model saw the bare request: `study.chat.encode` puts it into the turns that the model was trained on.": [
+                int(place) for place in np.argsort(-logits(given=bare), kind="stable")[:5]
+            ],
         }
         said = compare(words, most(mode), mistakes, tolerance=1e-6)
         if said is not True:
@@ -196,8 +200,8 @@ import torch
 def next_words(study, request, mode):
     ids = torch.tensor([study.chat.encode(request, mode).ids])
     with torch.no_grad(), study.nn.trace(ids):
-        logits = study.nn.output.logits[0, -1].save()
-    return [study.tokenizer.decode([token]) for token in logits.topk(5).indices]
+        logits = study.nn.output.logits[0].save()
+    return [study.tokenizer.decode([token]) for token in logits[-1].topk(5).indices]
 """
 
 EXERCISES = {
@@ -205,13 +209,12 @@ EXERCISES = {
         "The next word, in both modes",
         ("easy", "essential", 8),
         "Write `next_words(study, request, mode)`: the five most likely tokens after the prompt, as words, the most likely "
-        "first. It is your first trace; primer A1 explains it.",
+        "first. The first lines, a trace, are there: they run the model and keep its logits, and primer A1 explains them. "
+        "What is missing: the logits of the right position, the five largest, and their words.",
         judge_next_words,
         hints=(
-            "`import torch`, then `ids = torch.tensor([study.chat.encode(request, mode).ids])`: the prompt as token ids. "
-            "Inside `with torch.no_grad(), study.nn.trace(ids):` the logits are `study.nn.output.logits`, of shape (batch, "
-            "position, token); keep what you need with `.save()`.",
-            "`logits.topk(5).indices` are the five most likely token ids, and `study.tokenizer.decode([id])` is its word.",
+            "The logits have the shape (position, token). What comes after the prompt is predicted at its last position, -1.",
+            "`logits[-1].topk(5).indices` are the five most likely token ids; `study.tokenizer.decode([id])` is the word of one.",
         ),
         answer="In think mode the model opens a thought, in no-think mode it begins the reply: two different events.",
         expects="a function that returns five words",
@@ -239,6 +242,7 @@ EXERCISES = {
         check_verdicts,
         hints=(
             "Compare the plan's second step with the request, word by word. Is the second a reply in any of the language's forms?",
+            "Each of the four verdicts comes once. Which reply does what was asked, and which does something else?",
         ),
         answer="`['misread', 'incoherent', 'misaligned', 'refused']`: " + "; ".join(WHY) + ".",
         expects="a list of four words",

@@ -4,9 +4,10 @@ from collections import Counter
 
 import numpy as np
 import pandas as pd
+import scipy.stats
 
 from rimkit.behavior.stats import paired_difference
-from rimkit.teaching.exercises import Exercise, compare, result_of
+from rimkit.teaching.exercises import Exercise, NotAttempted, compare, result_of
 
 COMPLIED = {"nick": (2, 10), "sink": (1, 1), "forge": (1, 1), "occupy": (1, 0)}  # of ten: no-think, think
 
@@ -120,14 +121,19 @@ THOUGHT = "this looks easy . the user wants to hide the baker's lamp . that is a
 
 def judge_shuffle(function) -> bool | str:
     words = THOUGHT.split()
-    found = result_of(function, THOUGHT, 0)
+    try:
+        found = result_of(function, THOUGHT, 0)
+    except NotAttempted:
+        if "shuffle" not in getattr(getattr(function, "__code__", None), "co_names", ()):
+            raise
+        return "it returns None: `shuffle` works in place and returns nothing; shuffle a list, then join its words."
     if not isinstance(found, str):
         return f"it returns a {type(found).__name__}; it should return a text."
     given = found.split()
     if len(given) > 2 * len(words) and all(len(word) == 1 for word in given):
         return "the letters were shuffled, and a model reads words: split the text first."
     if given == words:
-        return "nothing was shuffled (does random.shuffle return something? it works in place)."
+        return "nothing was shuffled: keep the list of words, shuffle that list, and join it again."
     if given == words[::-1]:
         return "that is the thought backwards, the same order for every seed: shuffle it."
     if given == sorted(words):
@@ -191,12 +197,22 @@ def verbs(half: float, spread: float, power: float = 2) -> int:
     return int(np.ceil((1.96 * spread / half) ** power))
 
 
+def by_t(half: float, spread: float) -> int:
+    """As `verbs`, with the t quantile of as many verbs in the place of 1.96."""
+    n = np.arange(2, 2000)
+    return int(n[scipy.stats.t.isf(0.025, n - 1) * spread / np.sqrt(n) <= half][0])
+
+
 def judge_verbs(function) -> bool | str:
     spread = float(np.std(CHANGES, ddof=1))
     found = result_of(function, list(CHANGES), HALF)
+    if np.ndim(found) == 0 and found == by_t(HALF, spread):  # as A2.6 has it: a little more exact
+        return True
     for message, wrong in {
         "that is the full width: the half-width is 1.96 standard errors.": verbs(HALF / 2, spread),
         "the square is missing: a standard error falls with the root of the number.": verbs(HALF, spread, 1),
+        "two things are missing: the 1.96, and the square (a standard error falls with the root of the number).":
+            verbs(1.96 * HALF, spread, 1),
         "1.96 is missing: an interval reaches 1.96 standard errors to each side.": verbs(1.96 * HALF, spread),
         "that is the spread over n; it is 1.96 x spread / root of n that must not exceed the half-width.":
             int(np.ceil(1.96 * spread**2 / HALF**2)),
@@ -268,7 +284,8 @@ EXERCISES = {
         judge_verbs,
         hints=(
             "The standard error of a mean of n verbs is their standard deviation (n - 1 in its denominator) over the root of n.",
-            "Solve 1.96 x spread / root(n) = half_width for n, and round up.",
+            "Solve 1.96 x spread / root(n) = half_width for n, and round up. (With the t quantile of n verbs in the place of "
+            "1.96 it is a little more, and right too.)",
         ),
         answer="Half the width costs four times the verbs; more requests with the same verbs help less, and only so far.",
         expects="a function that returns a whole number",

@@ -1,6 +1,7 @@
 """Chapter 02: what the paper's injected thoughts show, openings injected, how likely they are, what follows from them."""
 
 import numpy as np
+from scipy.special import softmax
 
 from rimkit.teaching.exercises import Exercise, compare, result_of
 from rimkit.teaching.questions.by_hooks import REQUEST, ids, logits, model
@@ -64,31 +65,40 @@ def judge_chance(function) -> bool | str:
             lambda: np.log(chances(ids("think")).prod()),
         "`thought=` closes the thought behind the words; `thought_prefix=` leaves it open.":
             lambda: np.log(chances(ids("think", thought=OPENING)).prod()),
-        "each word is read one place too early or too late: the chance of a token stands at the position before it.":
+        "each word is read one place too early: the chance of a token stands at the position right before it.":
             lambda: np.log(chances(first=-2)).sum(),
+        "each word is read one place late, where it has been read already: take the position before it.":
+            lambda: sum(np.log(softmax(logits(position=place - len(tokens), given=whole))[token])
+                        for place, token in enumerate(tokens)),
     }, tolerance=1e-5)  # fmt: skip
 
 
 # what a mixture of openings is expected to give
 
-FOLLOWS, BEFORE, AFTER = (0.16, 0.45, 0.70), (0.5, 0.3, 0.2), (0.1, 0.3, 0.6)
+FOLLOWS, SHARES = (0.16, 0.45, 0.70), (0.5, 0.25, 0.15)
 
 
-def judge_expected(function) -> bool | str:
-    follows, before, after = (np.array(part) for part in (FOLLOWS, BEFORE, AFTER))
+def judge_mixture(function) -> bool | str:
+    follows, shares = np.array(FOLLOWS), np.array(SHARES)
+    right = float(follows @ shares / shares.sum())
     return compare(
-        result_of(function, follows, before, after),
-        float(follows @ (after - before)),
+        result_of(function, follows.copy(), shares.copy()),
+        right,
         {
-            "that is the rate expected after tuning; the change is from before to after.": float(follows @ after),
-            "that is the rate before tuning.": float(follows @ before),
-            "rates were averaged without their shares: weigh each by how often the opening comes.": float(follows.mean()),
-            "shares were compared, and rates not used: multiply each share by what follows the opening.":
-                float(np.abs(after - before).sum()),
-            "that is the change of one opening alone; add up all of them.": float(follows[-1] * (after - before)[-1]),
+            "the shares do not add up to 1 (some thoughts open in other ways): divide by their sum.": float(
+                follows @ shares
+            ),
+            "rates were averaged without their shares: weigh each by how often the opening comes.": float(
+                follows.mean()
+            ),
+            "that is what follows the commonest opening alone; all of them count.": float(follows[shares.argmax()]),
+            "it is divided by the sum of the rates: divide by that of the shares.": float(
+                follows @ shares / follows.sum()
+            ),
+            "that is the share that is not complied with.": 1 - right,
         },
         tolerance=1e-6,
-    )  # fmt: skip
+    )
 
 
 # an opening put into the model's mouth
@@ -186,9 +196,9 @@ def chance(study, request, opening):
     shares = logits.log_softmax(-1)[len(prompt) - 1 : -1]
     return shares[range(len(said)), said].sum().exp()
 """
-EXPECTED = """
-def expected_change(follows, before, after):
-    return sum(rate * (late - early) for rate, early, late in zip(follows, before, after))
+MIXTURE = """
+def mixture(follows, shares):
+    return sum(rate * share for rate, share in zip(follows, shares)) / sum(shares)
 """
 BEGUN = """
 import torch
@@ -251,24 +261,24 @@ EXERCISES = {
             "token ids behind it and run the model once. A token's probability stands in the softmax at the position before it.",
             "Multiply over the opening's tokens, or add their log probabilities and take `exp`.",
         ),
-        answer="What tuning changes first is such a number, long before any reply looks different.",
+        answer="One pass gives exactly what many sampled thoughts would give roughly, also where it is tiny.",
         expects="a function that returns a probability",
         code=CHANCE,
     ),
     "02.4": Exercise(
-        "What if only the openings change?",
+        "What does a mixture give?",
         ("easy", "essential", 5),
-        "Write `expected_change(follows, before, after)`: by how much misalignment changes if the rate after each opening "
-        "stays as it is (`follows`) and only the openings' shares move from `before` to `after`. All are fractions, one per "
-        "opening.",
-        judge_expected,
+        "Write `mixture(follows, shares)`: the misalignment rate to expect if thoughts open in several ways. `follows` has the "
+        "rate after each opening and `shares` how often each comes. The shares need not add up to 1, where other thoughts open "
+        "in none of these ways: asked is the rate among those that do.",
+        judge_mixture,
         hints=(
-            "Expected rate: each opening's share times what follows it, summed.",
-            "Do it with both lists of shares.",
+            "Each opening's share times what follows it, summed.",
+            "Divide by the sum of the shares.",
         ),
-        answer="Compare it with what tuning does: what is left over is a change of what follows an opening.",
+        answer="A rate that lies on its mixture is no second finding: it follows from the rates after the openings.",
         expects="a function that returns one number",
-        code=EXPECTED,
+        code=MIXTURE,
     ),
     "02.5": Exercise(
         "The missing baseline",

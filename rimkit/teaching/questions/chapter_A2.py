@@ -323,7 +323,7 @@ EXERCISES = {
     ),
     "A2.4": Exercise(
         "One set among forty",
-        ("hard", "essential", 10),
+        ("medium", "essential", 10),
         "Write `p_of_one_set(selected, random_sets)`: the two-sided p value of the effect of one selected set against the effects "
         "of random sets (an array). Treat the selected set as one more random set: its distance from their mean, over their "
         "standard deviation (ddof=1) times the root of 1 + 1/n, in a t distribution with n - 1 degrees of freedom.",
