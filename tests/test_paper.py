@@ -283,7 +283,6 @@ def test_noise_that_prompts_cannot_remove():
     assert statistics.prompts_needed(0.10, 0.087, judge_sd=0.005) == np.inf
     assert statistics.prompts_needed(0.10, 0.087) < np.inf
     assert statistics.seeds_needed(0.10, 0.087, 300) == np.inf
-    assert statistics.checkpoints_needed(0.5, 0.5) == np.inf
     assert statistics.power(0.3, 0.3, 100) == pytest.approx(0.05, abs=1e-3)
 
 
@@ -293,7 +292,7 @@ def test_noise_that_prompts_cannot_remove():
         (lambda: statistics.power(22.9, 0.1, 300), "fractions from 0 to 1"),
         (lambda: statistics.power(0.2, 0.1, 0), "at least one prompt"),
         (lambda: statistics.prompts_needed(0.2, 0.1, judge_sd=-1), "not negative"),
-        (lambda: statistics.checkpoints_needed(1, 0), "between -1 and 1"),
+        (lambda: statistics.dependent_p(0.9, -0.9, 0.9, 8), "correlate with each other"),
     ],
 )
 def test_power_refuses(call, message):

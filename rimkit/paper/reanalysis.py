@@ -273,6 +273,27 @@ def by_one_standard() -> pd.DataFrame:
     return pd.DataFrame(rows).join(names, on="claim").sort_values("claim", key=lambda ids: ids.map(known.index.get_loc))
 
 
+def within_models() -> pd.DataFrame:
+    """Published primary claims within single models: Fisher's exact test over prompts, corrected as
+    the others. Columns: ``claim, model, effect, ci_low, ci_high, p_adjusted, verdict``."""
+    known, metrics = claims().set_index("id"), {"misaligned": ("C1a", HARM_BENCHMARK), "score": ("C1b", MATHS_PROBLEMS)}
+    cells = []
+    for row in think_mode().to_dict("records"):
+        claim, full = metrics[row["metric"]]
+        cells.append((claim, row["model"], row["on"], row["off"], row["on_of"] or full, row["off_of"] or full))
+    tuned = [(claim, "Qwen3-4B", *rates) for claim, _, _, *rates in COMPARISONS if claim[:2] in ("C6", "C7", "C8")]
+    cells += [(*one, HARM_BENCHMARK, HARM_BENCHMARK) for one in tuned]
+    rows = []
+    for claim, model, percent, control, n, control_n in cells:
+        found = statistics.gap(percent, control, n, control_n)
+        p = exact_test(round(percent * n / 100), n, round(control * control_n / 100), control_n)
+        entry = known.loc[claim, ["direction", "smallest_effect", "family_size"]].tolist()
+        ends = [found[name] for name in NUMBERS[:3]]
+        judged = min(1.0, p * entry[2]), verdict(*ends, *entry[:2], p, entry[2])
+        rows.append([claim, model, *ends, *judged])
+    return pd.DataFrame(rows, columns=["claim", "model", *NUMBERS[:3], "p_adjusted", "verdict"])
+
+
 def _figure_5(entry: pd.Series) -> dict:
     """Fig. 5 between the tags in the place of C5a."""
     here, n = head_ablation().set_index("position").loc["between think tags"], GROUPS["no-think"][1]

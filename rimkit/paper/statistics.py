@@ -8,7 +8,7 @@ seeds, since every seed is judged anew). The estimators are scipy's and statsmod
 """
 
 from collections.abc import Mapping
-from math import atanh, ceil, inf, sqrt
+from math import ceil, inf, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -177,12 +177,14 @@ def permutation_p(x, y) -> float:
     return float(found.pvalue)
 
 
-def checkpoints_needed(r: float, other_r: float) -> float:
-    """Independent checkpoints that tell two correlations apart with a power of `POWER`."""
-    if not (-1 < r < 1 and -1 < other_r < 1):
-        raise UserError("correlations lie between -1 and 1")
-    distance = abs(atanh(r) - atanh(other_r))
-    return float(ceil(3 + 2 * (REACH / distance) ** 2)) if distance else inf
+def dependent_p(r: float, other_r: float, between: float, n: int) -> float:
+    """Two-sided p of Williams' test (Steiger 1980) that two predictors of one outcome, over the
+    same ``n`` points, do equally well; ``between``: how they correlate with each other."""
+    left = 1 - r**2 - other_r**2 - between**2 + 2 * r * other_r * between
+    if left <= 0:
+        raise UserError("no three numbers correlate with each other in this way")
+    spread = 2 * left * (n - 1) / (n - 3) + ((r + other_r) / 2) ** 2 * (1 - between) ** 3
+    return float(2 * stats.t.sf(abs(r - other_r) * sqrt((n - 1) * (1 + between) / spread), n - 3))
 
 
 def standard_error(

@@ -15,7 +15,15 @@ from matplotlib.figure import Figure
 from rimkit import ledger
 from rimkit.data import UserError, missing, nearest, number, p_value
 from rimkit.paper.findings import STATEMENTS, finding
-from rimkit.paper.reanalysis import OVER_MODELS, by_one_standard, effects, needed, reanalysis, recomputed
+from rimkit.paper.reanalysis import (
+    OVER_MODELS,
+    by_one_standard,
+    effects,
+    needed,
+    reanalysis,
+    recomputed,
+    within_models,
+)  # fmt: skip
 from rimkit.paper.statistics import JUDGE_SD, average, correlation, power
 from rimkit.paper.tables import HARM_BENCHMARK, MODELS, by_model, published
 from rimkit.teaching.exercises import Note
@@ -116,6 +124,21 @@ def standard_table() -> pd.DataFrame:
         "would need": [f"{_count(row['needed'])} {row['unit']}" for row in rows],
         "verdict": found["verdict"].fillna("not reported"),
     })  # fmt: skip
+
+
+def two_units() -> pd.DataFrame:
+    """The rule over the paper's models, and within each model whose rates are printed or implied."""
+    over, within = by_one_standard().set_index("claim"), within_models().to_dict("records")
+    metrics = ledger.claims().set_index("id")["primary_metric"]
+    mean = [over.loc[row["claim"]] for row in within]
+    return pd.DataFrame({
+        "models, p × family": [p_value(row["p_adjusted"]) for row in mean],
+        "over models": [row["verdict"] for row in mean],
+        "one model": [row["model"] for row in within],
+        "effect in it": [effect_text({**row, "metric": metrics[row["claim"]]}, "ci") for row in within],
+        "prompts, p × family": [p_value(row["p_adjusted"]) for row in within],
+        "within it": [row["verdict"] for row in within],
+    }, index=pd.Index([row["claim"] for row in within], name="claim"))  # fmt: skip
 
 
 def say(*claims: str) -> Note:
