@@ -11,7 +11,6 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
-from statsmodels.stats.contingency_tables import mcnemar
 
 from rimkit.behavior.stats import exact_test, rate
 from rimkit.ledger import claims, verdict
@@ -123,8 +122,7 @@ def sizes_in_words() -> dict[tuple[str, str], str]:
 def head_ablation() -> pd.DataFrame:
     """Fig. 5 at the last layer: fulfilled prompts above the probe's threshold, by position.
     Columns: ``position, none`` (Fig. 3, no-think), ``refusal_heads, random_heads, n, p_value``
-    (Fisher's exact test, refusal against random) and ``p_paired_at_best``: McNemar's exact test if
-    every prompt that changed had changed in one direction, the smallest p of any pairing."""
+    (Fisher's exact test, refusal against random)."""
     n = GROUPS["no-think"][1]
     fulfilled = "group == 'fulfilled' and layer == layer.max()"
     figure = published("fig5_probe_after_head_ablation").query(fulfilled)
@@ -134,10 +132,8 @@ def head_ablation() -> pd.DataFrame:
     for position, part in figure.groupby("position", sort=False):
         share = part.set_index("ablated")["share_above_threshold"]
         ours, random = (round(n * share[heads]) for heads in ("refusal heads", "random heads"))
-        at_best = mcnemar([[0, abs(ours - random)], [0, 0]], exact=True).pvalue
-        p_values = exact_test(ours, n, random, n), min(1.0, float(at_best))
-        rows.append([position, round(n * before[position]), ours, random, n, *p_values])
-    columns = ["position", "none", "refusal_heads", "random_heads", "n", "p_value", "p_paired_at_best"]
+        rows.append([position, round(n * before[position]), ours, random, n, exact_test(ours, n, random, n)])
+    columns = ["position", "none", "refusal_heads", "random_heads", "n", "p_value"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -276,22 +272,23 @@ def by_one_standard() -> pd.DataFrame:
 def within_models() -> pd.DataFrame:
     """Published primary claims within single models: Fisher's exact test over prompts, corrected as
     the others. Columns: ``claim, model, effect, ci_low, ci_high, p_adjusted, verdict``."""
-    known, metrics = claims().set_index("id"), {"misaligned": ("C1a", HARM_BENCHMARK), "score": ("C1b", MATHS_PROBLEMS)}
-    cells = []
-    for row in think_mode().to_dict("records"):
-        claim, full = metrics[row["metric"]]
-        cells.append((claim, row["model"], row["on"], row["off"], row["on_of"] or full, row["off_of"] or full))
-    tuned = [(claim, "Qwen3-4B", *rates) for claim, _, _, *rates in COMPARISONS if claim[:2] in ("C6", "C7", "C8")]
-    cells += [(*one, HARM_BENCHMARK, HARM_BENCHMARK) for one in tuned]
-    rows = []
+    known, rows = claims().set_index("id"), []
+    cells = [
+        (claim, row.model, row.on, row.off, row.on_of or full, row.off_of or full)
+        for claim, full in (("C1a", HARM_BENCHMARK), ("C1b", MATHS_PROBLEMS))
+        for row in SIDES[claim]().reset_index().itertuples()
+    ]
+    tuned, n = [row for row in COMPARISONS if row[0] >= "C6"], HARM_BENCHMARK
+    cells += [(claim, "Qwen3-4B", *rates, n, n) for claim, _, _, *rates in tuned]
     for claim, model, percent, control, n, control_n in cells:
-        found = statistics.gap(percent, control, n, control_n)
+        found, entry = statistics.gap(percent, control, n, control_n), known.loc[claim]
         p = exact_test(round(percent * n / 100), n, round(control * control_n / 100), control_n)
-        entry = known.loc[claim, ["direction", "smallest_effect", "family_size"]].tolist()
-        ends = [found[name] for name in NUMBERS[:3]]
-        judged = min(1.0, p * entry[2]), verdict(*ends, *entry[:2], p, entry[2])
-        rows.append([claim, model, *ends, *judged])
-    return pd.DataFrame(rows, columns=["claim", "model", *NUMBERS[:3], "p_adjusted", "verdict"])
+        row = {name: found[name] for name in NUMBERS[:3]}
+        row |= {"claim": claim, "model": model, "p_value": p}
+        rule = {**row, **entry}
+        row["p_adjusted"] = min(1.0, p * entry["family_size"])
+        rows.append(row | {"verdict": verdict(*(rule[name] for name in JUDGED_BY))})
+    return pd.DataFrame(rows)
 
 
 def _figure_5(entry: pd.Series) -> dict:

@@ -16,7 +16,7 @@ from rimkit.teaching.exercises import Exercise, compare, result_of
 
 
 def exchanged_digits(printed: float, right: float) -> bool:
-    """Whether two neighbouring digits exchanged turn one number, with two decimals, into the other."""
+    """Whether two digits exchanged turn one number, with two decimals, into the other."""
     one, two = f"{printed:.2f}", f"{right:.2f}"
     if len(one) != len(two):
         return False
@@ -36,7 +36,7 @@ def misprint() -> tuple[float, float]:
     return found
 
 
-SLIPS = ((33.14, 33.41), (4.96, 5.05), (-2.94, -2.79), (16.77, 16.86), (1.5, 10.5), (12.34, 13.24), (7.27, 7.72))
+SLIPS = ((33.14, 33.41), (4.96, 5.05), (-2.94, -2.79), (16.77, 16.86), (1.5, 10.5), (12.34, 23.14), (7.27, 7.72))
 
 
 def judge_exchanged(function) -> bool | str:
@@ -54,7 +54,7 @@ def judge_exchanged(function) -> bool | str:
         return True
     known = {
         "it always gives the same answer.": None,
-        "two numbers with the same digits need not be one exchange apart: 1234 and 3412. Which digits, and where?": same_digits,
+        "two numbers with the same digits need not be one exchange apart: 1234 and 2314. Which digits, and where?": same_digits,
         "that two digits differ is not enough: each has to stand where the other one stood.": two_differ,
         "how far the numbers lie apart does not matter; look at their digits.": close,
         "these are the pairs that no exchange explains: turn it around.": lambda *pair: not exchanged_digits(*pair),
@@ -102,7 +102,7 @@ def judge_fits(function) -> bool | str:
     place = [one == sorted(denominators(*printed)) for one, printed in zip(found, PRINTED, strict=True)].index(False)
     (percent, largest), fit = PRINTED[place], denominators(*PRINTED[place])
     right = f"{len(fit)} fit" if fit else "none fits"
-    return f"for {percent:.2f} percent and up to {largest} it gives {len(found[place])} numbers, and {right}."
+    return f"for {percent:.2f} percent and up to {largest} its list has the length {len(found[place])}, and {right}."
 
 
 # leave one out
@@ -312,11 +312,8 @@ def check_bet(answer) -> bool | str:
 EXCHANGED = """
 def exchanged(printed, right):
     one, two = f"{printed:.2f}", f"{right:.2f}"
-    for place in range(len(one) - 1):
-        turned = one[:place] + one[place + 1] + one[place] + one[place + 2 :]
-        if turned == two and one != two:
-            return True
-    return False
+    differ = [(a, b) for a, b in zip(one, two) if a != b]
+    return len(one) == len(two) and len(differ) == 2 and differ[0] == differ[1][::-1]
 """
 FITS = """
 def fits(percent, largest):
@@ -372,12 +369,12 @@ EXERCISES = {
     "08.1": Exercise(
         "Find the misprint",
         ("easy", "useful", 5),
-        "Write `exchanged(printed, right)`: whether the number that is printed becomes the right one if two neighbouring digits "
+        "Write `exchanged(printed, right)`: whether the number that is printed becomes the right one if two of its digits "
         "change places. Both are numbers with two decimals. One of the averages that do not follow is such a slip.",
         judge_exchanged,
         hints=(
             'Compare texts: `f"{printed:.2f}"` and `f"{right:.2f}"`, digit by digit. Where do they differ?',
-            "There are two places, side by side, and each holds what the other one held. Texts of different length never do.",
+            "There are just two such places, and each holds what the other one held. Texts of different length never do.",
         ),
         answer=(
             "It finds one: Fig. 2, effort-minimising instruction deviation. The other three differ by "
