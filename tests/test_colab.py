@@ -305,7 +305,7 @@ controls, result, _ = box.children
 said = [ipywidgets.__version__]
 for control, value in ((controls.children[1], 3), (controls.children[0], "no-think")):
     control.value = value
-    said.append(result.value)
+    said.append(result.value.rpartition("</p>")[2])
 print(said)
 """
 

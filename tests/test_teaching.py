@@ -1,5 +1,6 @@
 """Exercises, predictions, explorers: what a learner sees, and that it is escaped."""
 
+import asyncio
 import sys
 from itertools import count
 from subprocess import run
@@ -215,12 +216,13 @@ def test_an_explorer_answers_its_controls_in_one_panel(monkeypatch):
     (static,) = shown
     controls, result, hide = box.children
     assert static.data.endswith("<p>think 0</p></div>")
-    assert result.value == "<p>think 0</p>"
+    head = "<p>mode: <b>{}</b> · seed: <b>{}</b></p>"
+    assert result.value == head.format("with", 0) + "<p>think 0</p>"
     name = static.data.partition('class="')[2].partition('"')[0]
     assert hide.value == f"<style>.{name} {{display: none}}</style>"  # seen only where no kernel is
     menu, slider = controls.children
     menu.value, slider.value = "no", 3
-    assert result.value == "<p>no 3</p>"
+    assert result.value == head.format("without", 3) + "<p>no 3</p>"
     assert (slider.min, slider.max) == (0, 4)
     assert repr(box) == "Explorer of mode, seed"
 
@@ -234,13 +236,37 @@ def test_an_explorer_says_that_it_computes_and_takes_a_text_of_ones_own(monkeypa
         return f"{mode}: {request}"
 
     box = None
-    box = explorer(answer, own="request", request=["polish the clock"], mode=["think"])
+    box = explorer(answer, own="request", request=["polish the clock", "mop the shed"], mode=["think", "no"])
     controls, result, _ = box.children
-    controls.children[-1].value = " nick the clock "
-    assert result.value == "think: nick the clock"
+    menu, mode, text = controls.children
+    text.value = f" nick {NASTY} "
+    assert result.value.endswith(f"think: nick {NASTY}")  # its callback escapes
+    assert result.value.startswith("<p>request: <b>nick &lt;script")
     assert "computing" in seen[-1] and "think: polish the clock" in seen[-1]
-    controls.children[-1].value = ""
-    assert result.value == "think: polish the clock"
+    mode.value = "no"
+    assert result.value.endswith(f"no: nick {NASTY}")
+    menu.value = "polish the clock"  # as before the text: what was changed last is answered
+    assert result.value.endswith("no: polish the clock") and text.value == ""
+    text.value = "sweep"
+    assert menu.value is None
+    text.value = ""
+    assert result.value.endswith("no: polish the clock") and seen.pop()
+
+
+def test_an_explorer_answers_only_the_newest_of_quick_choices(monkeypatch):
+    monkeypatch.setattr(widgets, "display", lambda shown: None)
+    seen = []
+    box = explorer(lambda n: seen.append(n) or f"<p>{n}</p>", n=range(9))
+    slider, result = box.children[0].children[0], box.children[1]
+
+    async def quickly():
+        for slider.value in (3, 4, 5):
+            await asyncio.sleep(0)
+        assert "n: <b>5</b>" in result.value and "computing" in result.value
+        await asyncio.sleep(5 * widgets.PAUSE)
+
+    asyncio.run(quickly())
+    assert seen == [0, 5] and result.value.endswith("<p>5</p>")
 
 
 def test_pieces_stand_side_by_side():

@@ -4,6 +4,7 @@ Only what ipywidgets 7.7 and 8 share is used. A callback is a plain function fro
 Diagrams of ideas are vector graphics with one sentence each, in ``data/diagrams``, where
 ``draw.py`` draws them."""
 
+import asyncio
 import re
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,6 +27,7 @@ TINTS = {
     "reply": "#d9eef7", "last": "#e6e6e6",
 }  # fmt: skip
 BOX = "display:inline-block;border:1px solid #bbb;border-radius:3px;margin:1px;padding:0 3px;font-family:monospace"
+PAUSE = 0.05  # seconds in which an explorer hears of further changes
 
 
 class Explorer(ipywidgets.VBox):
@@ -39,8 +41,8 @@ def explorer(callback: Callable[..., str], own: str = "", **controls: Any) -> Ex
     """A panel that shows ``callback(**values)`` for the values chosen, and is updated in place.
     ``controls``: a list of choices or a mapping from label to value (drop-down menu), or a
     ``range`` of whole numbers (slider). ``own`` names a control for which a text of one's own can
-    be typed instead. ``callback`` returns HTML in which all model output is escaped
-    (`rimkit.teaching.tables.html`, `tokens_html`). Its result for the first choices is also
+    be typed instead; the last change is answered. ``callback`` returns HTML with all model output
+    escaped (`rimkit.teaching.tables.html`, `tokens_html`). Its result for the first choices is also
     displayed for readers without a running kernel; the live panel hides it."""
     if not controls:
         raise UserError("an explorer needs at least one control, for example mode=['think', 'no-think']")
@@ -48,21 +50,46 @@ def explorer(callback: Callable[..., str], own: str = "", **controls: Any) -> Ex
     hint = f"type a {own.replace('_', ' ')}, then Enter"
     text = ipywidgets.Text(description="or your own", placeholder=hint, continuous_update=False)
 
+    menu, waiting = made.get(own), []  # waiting: the one answer that is still to come
+
+    def asked() -> tuple[dict[str, Any], str]:  # the values, and in words
+        typed = {own: text.value.strip()} if text.value.strip() else {}
+        words = {name: str(getattr(one, "label", one.value)) for name, one in made.items()} | typed
+        said = (f"{name.replace('_', ' ')}: <b>{escape(of)}</b>" for name, of in words.items())
+        return {name: one.value for name, one in made.items()} | typed, f"<p>{' · '.join(said)}</p>"
+
     def shown() -> str:
-        values = {name: control.value for name, control in made.items()}
         try:
-            return callback(**values | ({own: text.value.strip()} if text.value.strip() else {}))
+            return callback(**asked()[0])
         except Exception as error:  # a front-end hides tracebacks of callbacks
             return f"<p><b>{escape(type(error).__name__)}</b>: {escape(str(error))}</p>"
 
     def update(change: Mapping) -> None:
-        result.value = f'<p>computing …</p><div style="opacity:.35">{result.value}</div>'
-        result.value = shown()
+        by, typed, empty = change["owner"], text.value.strip(), getattr(menu, "index", 0) is None
+        if (by is menu and empty) or (by is text and not typed and not empty):
+            return  # the other one was changed, and is answered
+        if by is text:
+            menu.index = None if typed else 0
+        elif by is menu:
+            text.value = ""
+        result.value = f'{asked()[1]}<p>computing …</p><div style="opacity:.4">{result.value}</div>'
+        while waiting:
+            waiting.pop().cancel()
+        try:
+            waiting.append(asyncio.get_running_loop().create_task(answer(PAUSE)))
+        except RuntimeError:  # no kernel, which would have more changes to tell
+            asyncio.run(answer(0))
+
+    async def answer(pause: float) -> None:
+        await asyncio.sleep(pause)  # changes that came meanwhile are told, and end this
+        found = asked()[1] + shown()
+        await asyncio.sleep(pause)
+        result.value = found
 
     first = shown()
     name = "static-" + sha256(f"{getattr(callback, '__name__', '')} {list(made)}".encode()).hexdigest()[:8]
     display(HTML(f'<div class="{name}">{first}</div>'))
-    result, hide = ipywidgets.HTML(first), ipywidgets.HTML(f"<style>.{name} {{display: none}}</style>")
+    result, hide = ipywidgets.HTML(asked()[1] + first), ipywidgets.HTML(f"<style>.{name} {{display: none}}</style>")
     inputs = [*made.values(), *([text] if own else [])]
     for control in inputs:
         control.observe(update, names="value")
