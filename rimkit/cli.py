@@ -10,6 +10,8 @@ import sys
 import tempfile
 import traceback
 import warnings
+import webbrowser
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from shutil import get_terminal_size
@@ -99,14 +101,24 @@ app.add_typer(organism, name="organism")
 app.add_typer(judge_app, name="judge", help="Make a judge of your own.")
 
 
+def begins(names: Callable[[], list[str]]) -> dict[str, Callable]:
+    """What a shell offers: those of the names that begin as what is typed."""
+    return {"autocompletion": lambda incomplete: [one for one in names() if one.startswith(incomplete)]}
+
+
+A_CHAPTER = begins(lambda: [path.stem for path in find_chapters()])
+A_CLAIM = begins(lambda: [*read_table(data_dir() / "claims.csv")["id"]])
+A_MODEL = begins(lambda: sorted(path.name for path in (data_dir() / "models").iterdir()))
+
+
 def option(kind: Any, help: str, *names: str, **more: Any) -> Any:
     """An option of a command; without names, called as its parameter is."""
     return Annotated[kind, typer.Option(*names, help=help, **more)]
 
 
-def argument(kind: Any, metavar: str, help: str) -> Any:
+def argument(kind: Any, metavar: str, help: str, **more: Any) -> Any:
     """What a command takes without a name."""
-    return Annotated[kind, typer.Argument(metavar=metavar, help=help)]
+    return Annotated[kind, typer.Argument(metavar=metavar, help=help, **more)]
 
 
 Made = option(Path, "Folder for it; files are replaced.", "--out", metavar="DIR", callback=prepare_folder)
@@ -124,10 +136,10 @@ Judge = option(str, "organism, refusal, refusal:FOLDER, phrases, guard:FOLDER_OR
 Length = option(int, "Room for the replies of your own model, thoughts included; without it what the "
                 "embedded models need.", "--max-new-tokens", min=0)  # fmt: skip
 # of `rimkit run`
-Chapters = argument(list[str], "CHAPTER", "Like 01 or 01_observing_rim, or a notebook; without it, all.")
+Chapters = argument(list[str], "CHAPTER", "Like 01 or 01_observing_rim, or a notebook; else all.", **A_CHAPTER)
 Studied = option(str, "Embedded name ('rim-mini:1' is seed 1), local folder, or hub id 'owner/name'. "
                  "'NAME+instruct' lets a model without a think mode think by instruction, '+4bit' "
-                 "rounds its weights.")  # fmt: skip
+                 "rounds its weights.", **A_MODEL)  # fmt: skip
 Parameter = option(list[str], "Set a parameter, e.g. -p n_prompts=100.", "-p", metavar="NAME=VALUE")
 Force = option(bool, "Also redo chapters that are complete.", "--force")
 KeepText = option(bool, "Let notebooks hold harmful requests of real sets, and replies to them.", "--keep-text")
@@ -151,12 +163,13 @@ Open = option(bool, "Open JupyterLab there.", "--open/--no-open")
 Tuned = argument(str, "TUNED", "As MODEL, or an adapter or checkpoint for it.")
 Prompted = option(int, "Prompts of a set, at most.", min=4)
 Csv = option(Path | None, "Also write all rows as CSV.", metavar="FILE")
-Opened = argument(str, "PAGE|CHAPTER", "'page', or a chapter like 04.")
-One = argument(str, "CHAPTER", "Like 04 or 04_refusal_heads.")
+Opened = argument(str, "PAGE|CHAPTER|DIR", "'page', a chapter (04) or a run's folder.", **A_CHAPTER)
+One = argument(str, "CHAPTER", "Like 04 or 04_refusal_heads.", **A_CHAPTER)
 Shipped = option(bool, "The rows that come with the workbook.", "--shipped")
-Claim = option(str, "Only this claim (C1a), or those that begin so (C1).", metavar="CLAIM")
-Of = option(str, "Only models that are called so, or begin so.", "--model", metavar="NAME")
-In = option(str, "Only this chapter, as 04.", "--chapter", metavar="CHAPTER")
+Claim = option(str, "Only this claim (C1a), or all that begin so (C1).", metavar="CLAIM", **A_CLAIM)
+Of = option(str, "Only this model, or seed (rim-mini:0).", "--model", metavar="NAME", **A_MODEL)
+In = option(str, "Only this chapter, as 04.", "--chapter", metavar="CHAPTER", **A_CHAPTER)
+EveryRow = option(bool, "A line per model and seed, not one per claim.", "--all")
 Verdict = option(str, "Only this verdict, as 'not testable'.", metavar="VERDICT")
 Html = option(Path | None, "Where to write; else claims.html in the first DIR.", metavar="FILE")
 Labelled = argument(list[Path], "FILE", "Tables of labelled replies: csv, jsonl or parquet.")
@@ -185,7 +198,7 @@ Seed = option(int, "Of the weights, and of the training stream.", min=0, max=2**
 def main() -> None:
     """The command ``rimkit``."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # of batch systems
-    sys.stdout.reconfigure(errors="backslashreplace")  # names of files and models are of any letters
+    sys.stdout.reconfigure(errors="backslashreplace")  # names can be of any letters
     warnings.simplefilter("ignore", FutureWarning)  # of libraries, to their programmers
     warnings.showwarning = lambda message, *_, **__: say(f"rimkit: warning: {message}")
     app()
@@ -220,11 +233,15 @@ def run(
     Each chapter runs in its own kernel of this Python. Complete chapters are skipped; one that
     fails is kept up to the failure and the others go on. Exit code: 0; 1: one failed; 2: bad input.
     """
-    from rimkit.runs.execute import assignments, run
+    from rimkit.runs.tour import assignments, check, declared_in
+
+    given = assignments(parameter)  # and a wrong name is told before what runs chapters is read
+    check(given, {path: declared_in(path) for path in find_chapters(chapters)})
+    from rimkit.runs.execute import run
 
     options = {"measure": _measure(prompts, judge, max_new_tokens), "keep_text": keep_text}
     options |= {"report": _report_chapter, "remote": remote, "at_once": jobs, "announce": tell}
-    done = run(chapters, model, out, assignments(parameter), force, **options)
+    done = run(chapters, model, out, given, force, **options)
     if not quiet:
         show(out, page=page)
         tell(f"Notebooks and ledger: {out}")
@@ -241,7 +258,7 @@ def run(
 def _measure(prompts: list[str], judge: str, max_new_tokens: int):
     """What replies are measured with, from the options that say so."""
     from rimkit.behavior.evaluation import evaluation
-    from rimkit.runs.execute import assignments
+    from rimkit.runs.tour import assignments
 
     return evaluation(assignments(prompts, "--prompts", "SET=OTHER"), judge, max_new_tokens)
 
@@ -253,10 +270,7 @@ def _report_chapter(row: dict) -> None:
 
 @app.command(epilog="For example: rimkit lab my-copy --solutions")
 def lab(folder: Own, reset: Reset = None, solutions: Solved = False, room: Room = False, open: Open = True) -> None:
-    """Copy the chapters into DIR and open the first one in JupyterLab.
-
-    What you changed in DIR is never overwritten.
-    """
+    """Copy the chapters into DIR, keeping what you changed, and open the first in JupyterLab."""
     from rimkit.runs.lab import SAME, copy_chapters, open_lab, write_room, write_solutions
 
     for name, outcome in copy_chapters(folder, reset).items():
@@ -267,7 +281,7 @@ def lab(folder: Own, reset: Reset = None, solutions: Solved = False, room: Room 
     for path in write_room(folder) if room else ():
         typer.echo(f"For a room: {path}")
     first = folder / find_chapters()[0].name
-    tell(f"Chapters are in {folder}; the first is {first.name}{', which JupyterLab opens now' if open else ''}")
+    tell(f"Chapters are in {folder}; the first is {first.name}{'; its address:' if open else ''}")
     raise typer.Exit(open_lab(first) if open else 0)
 
 
@@ -283,21 +297,22 @@ def tour() -> None:
 @app.command("open", epilog="For example: rimkit open, or rimkit open 04")
 def open_one(what: Opened = "page", out: Out = Path("rim-run")) -> None:
     """Open the claims page of a run, or one of its chapters in JupyterLab."""
-    from rimkit.runs.lab import open_lab
-    from rimkit.runs.page import NAME
-
-    path = out / (NAME if what == "page" else find_chapters([what])[0].name)
+    what, out = ("page", Path(what)) if Path(what).is_dir() else (what, out)
+    path = out / ("claims.html" if what == "page" else find_chapters([what])[0].name)
     if not path.exists():
         raise UserError(f"there is no {path}: `rimkit run --out {out}` makes it")
-    raise typer.Exit(typer.launch(str(path)) if what == "page" else open_lab(path))
+    typer.echo(path)
+    if what != "page":
+        from rimkit.runs.lab import open_lab
+
+        raise typer.Exit(open_lab(path))
+    if not webbrowser.open(path.resolve().as_uri()):
+        tell("No browser was found here: open this file in yours.")
 
 
-@app.command()
+@app.command(epilog="For example: rimkit chapters 04, and then rimkit run 04 -p n_prompts=46")
 def chapters(chapter: One = "") -> None:
-    """List the chapters, or the parameters of one.
-
-    For example: rimkit chapters 04. Set a parameter with: rimkit run 04 -p n_prompts=46
-    """
+    """List the chapters, or the parameters of one."""
     from rimkit.runs import tour
 
     shown = tour.parameters(*find_chapters([chapter])) if chapter else tour.chapters()
@@ -311,9 +326,7 @@ def sweep(
     jobs: Jobs = None, gpus: Gpus = None, retries: Retries = 0, dry_run: DryRun = False,
     page: Page = True,
 ) -> None:  # fmt: skip
-    """Run chapters over models, seeds and parameters.
-
-    One ledger is gathered. Needs the extra 'sweep' (Snakemake).
+    """Run chapters over models, seeds and parameters, into one ledger (extra 'sweep': Snakemake).
 
     SWEEP.YAML, of which only 'models' must be there (lists are swept over, chapters by default all):
 
@@ -367,15 +380,12 @@ def compare(
     typer.echo(f"Tables: {out / 'tables'}")
 
 
-@app.command()
+@app.command(epilog="For example: rimkit ledger --claim C1 --model rim-mini. Without DIR: shipped.")
 def ledger(
     folder: Folder = None, csv: Csv = None, shipped: Shipped = False, claim: Claim = "", model: Of = "",
-    chapter: In = "", verdict: Verdict = "",
+    chapter: In = "", verdict: Verdict = "", all: EveryRow = False,
 ) -> None:  # fmt: skip
-    """Show the claims and verdicts of a run, or the shipped ones.
-
-    For example: rimkit ledger --shipped --claim C1 --model rim-mini. Without DIR: those shipped.
-    """
+    """Show the claims and verdicts of a run, or the shipped ones."""
     from rimkit import ledger
     from rimkit.runs.page import own_rows
 
@@ -386,6 +396,7 @@ def ledger(
         rows = rows[rows["claim"].isin([claim, *known.loc[known["claim"] == claim, "id"]])]
     if model:
         named = rows["model"] + ":" + rows["seed"].astype("string").fillna("")
+        check_known("model", model, sorted({*rows["model"].dropna(), *named.dropna()} or {model}))
         rows = rows[(rows["model"] == model) | (named == model)]
     rows = rows[rows["chapter"].fillna("").str.startswith(chapter)]
     if verdict:
@@ -399,20 +410,18 @@ def ledger(
     for note in notes:
         say(f"rimkit: warning: {note}")
     none = "no verdicts here" if claim or model or chapter or verdict else ""
-    print_claims(rows, none)
+    print_claims(rows, none, short=not (none or all))
     if not none and (shipped or not folder):
         counts = ledger.claims_table(rows)["verdict"].value_counts()
         said = ", ".join(f"{n} {word}" for word, n in counts.items())
-        tell(f"{counts.sum()} verdicts: {said}. For fewer: --claim C1a, or --model rim-mini:0")
+        tell(f"{counts.sum()} verdicts: {said}. In full: --claim C1a, --model rim-mini:0, or --all")
 
 
-@app.command()
+@app.command(epilog="For example: rimkit report rim-run other-run")
 def report(folders: Folders = (), html: Html = None) -> None:
-    """Write the claims page: one run, or several side by side.
+    """Write the claims page: one run, or several side by side; without DIR the shipped rows, here.
 
-    For example: rimkit report rim-run other-run. Every claim, the paper, the re-analysis and your
-    rows; without DIR the shipped rows alone, to ./claims.html. It is one HTML file that needs no
-    network and prints. What cannot be read is named, and what can be shown is shown.
+    It is one HTML file that needs no network and prints. What cannot be read is named.
     """
     show(*folders, html=html, claims=False)
 
@@ -436,14 +445,17 @@ def show(*folders: Path, page: bool = True, html: Path | None = None, claims: bo
         typer.echo(f"Claims page: {claims_page.write_page(runs, target, notes)}")
 
 
-def print_claims(rows, none: str = "") -> None:
-    """Verdicts, a line or two each, as wide as the terminal, or why there are none; then what failed."""
+def print_claims(rows, none: str = "", short: bool = False) -> None:
+    """Verdicts, or (``short``) how many models have each; why there are none; what failed."""
     from rimkit import ledger
     from rimkit.runs.page import claim_lines, no_claim
 
-    width = get_terminal_size().columns
-    for line in claim_lines(ledger.claims_table(rows), width) or [none or no_claim()]:
-        typer.echo(line)
+    judged, width = ledger.claims_table(rows), get_terminal_size().columns
+    if short and judged["claim"].duplicated().any():
+        for (claim, says), words in judged.groupby(["claim", "statement"], sort=False)["verdict"]:
+            tell(f"{claim:5}{says}: {', '.join(f'{n} {word}' for word, n in words.value_counts().items())}", indent=5)
+    else:
+        typer.echo("\n".join(claim_lines(judged, width) or [none or no_claim()]))
     for item in rows[rows["status"] == "failed"].itertuples():
         say(f"failed: {item.chapter} on {item.model}: {item.error}", err=False)
 
@@ -478,7 +490,8 @@ def models() -> None:
     for name, of in embedded_models(noise=True).groupby("name"):
         seeds, role = ", ".join(map(str, of["seed"])), roles.get(name, "")
         rows.append((name, seeds, f"{of['parameters'].max():,}", f"{of['mb'].max():.1f}", role))
-    rows += [(name, "", f"{one.parameters:,}", f"{one.megabytes:.1f}", "pretrained") for name, one in PACKAGED.items()]
+    what = "trained by others, on real English"
+    rows += [(name, "–", f"{one.parameters:,}", f"{one.megabytes:.1f}", what) for name, one in PACKAGED.items()]
     print_table(rows, "model", "seeds", "parameters", "MB", "what it is")
     for name, one in PACKAGED.items():
         try:
@@ -489,12 +502,9 @@ def models() -> None:
     tell("Use one with: rimkit run --model NAME:SEED. A folder or a hub id 'owner/name' works as well.")
 
 
-@app.command()
+@app.command(epilog="For example: rimkit fetch Qwen/Qwen3-0.6B gsm8k. Without NAME: what there is.")
 def fetch(names: Fetched = (), offline: Bundle = None) -> None:
     """Download models and prompt sets ahead, into the hub's cache.
-
-    For example: rimkit fetch Qwen/Qwen3-0.6B gsm8k xstest. Without a name, list the prompt sets and
-    what is here.
 
     Prompt sets are pinned to commits that public code uses; confirm them on the hub before you
     publish numbers. 'main' can change. Sets that ask for consent need your own access: accept the
@@ -539,10 +549,7 @@ def judge_train(files: Labelled, out: Made = Path("rim-judge")) -> None:
 
 @app.command(epilog="For example: rimkit doctor")
 def doctor() -> None:
-    """Check this machine.
-
-    One OK, WARN or FAIL line each, to paste into a question. Exit code: 0, or 1 if something fails.
-    """
+    """Check this machine, an OK, WARN or FAIL line each. Exit code: 0, or 1 if something fails."""
     from rimkit.runs.doctor import FAIL, findings
 
     failed = False
@@ -566,14 +573,9 @@ def plan(model: Model, gpu: Gpu = None, tokens: Tokens = 0, calibrate: Calibrate
         tell(part) if isinstance(part, str) else print_table(part.to_numpy(), *part.columns)
 
 
-@app.command()
+@app.command(epilog="For example: rimkit badges --repo OWNER/NAME --readme README.md --stamp chapters")
 def badges(repo: Repo, branch: Branch = "main", readme: Readme = None, stamp: Stamp = None) -> None:
-    """Make a fork ready for a class on Colab.
-
-    Its links open the chapters of the fork, which install the workbook from it.
-
-    For example: rimkit badges --repo OWNER/NAME --readme README.md --stamp chapters
-    """
+    """Make a fork ready for a class on Colab: its links open its own chapters, which install it."""
     from rimkit.teaching import setup
 
     changed = setup.publish(repo, branch, readme, stamp)
@@ -582,10 +584,7 @@ def badges(repo: Repo, branch: Branch = "main", readme: Readme = None, stamp: St
 
 @app.command(epilog="For example: rimkit book site")
 def book(folder: Own, chapters: Chapters = (), repo: Repo = "", branch: Branch = "main") -> None:
-    """Build a website of the chapters, as they were run.
-
-    Needs the extra 'book' (Sphinx). With --repo OWNER/NAME each chapter has a link that opens it in Colab.
-    """
+    """Build a website of the chapters (extra 'book'); with --repo OWNER/NAME they open in Colab."""
     from rimkit.runs.book import build
 
     for line in build(folder, repo, branch, chapters):
@@ -615,10 +614,7 @@ def grid(names: Grids, out: Out = Path("results"), model: Only = (), picture: Pi
 
 @app.command(epilog="For example: rimkit audit --quick")
 def audit(out: Out = Path("results"), quick: Quick = False) -> None:
-    """Simulate how often intervals and verdicts err.
-
-    Writes OUT/audit.csv. Minutes; --quick: seconds, a few settings.
-    """
+    """Simulate how often intervals and verdicts err, into OUT/audit.csv (--quick: in seconds)."""
     from rimkit.runs import audit
     from rimkit.teaching.tables import table
 

@@ -125,7 +125,7 @@ def test_a_stored_reading_says_its_words(path):
 
 @each_chapter
 def test_one_parameters_cell_that_papermill_understands(path):
-    from rimkit.runs.execute import convert, declared_in
+    from rimkit.runs.tour import convert, declared_in
 
     tagged = [cell for cell in code_cells(path) if "parameters" in cell.metadata.get("tags", [])]
     assert len(tagged) == 1

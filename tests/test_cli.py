@@ -97,18 +97,54 @@ def test_no_word_is_cut_in_a_narrow_terminal(columns):
 
 def test_what_is_opened_must_be_there(tmp_path, monkeypatch):
     opened = []
-    monkeypatch.setattr("typer.launch", lambda path: opened.append(path) or 0)
+    monkeypatch.setattr("webbrowser.open", lambda address: opened.append(address) or len(opened) > 1)
     monkeypatch.setattr("subprocess.call", lambda command, **_: opened.append(command[3:]) or 0)
     monkeypatch.setattr("os.geteuid", lambda: 1000, raising=False)
     refused(rimkit("open", "--out", tmp_path), "there is no", "claims.html: `rimkit run --out")
     for name in ("claims.html", "04_refusal_heads.ipynb"):
         (tmp_path / name).touch()
-    assert rimkit("open", "--out", tmp_path).returncode == rimkit("open", "4", "--out", tmp_path).returncode == 0
+    page = tmp_path / "claims.html"
+    shown = [rimkit("open", "--out", tmp_path), rimkit("open", tmp_path), rimkit("open", "4", "--out", tmp_path)]
+    assert [one.returncode for one in shown] == [0, 0, 0]
+    assert [one.stdout.splitlines()[0] for one in shown[:2]] == [str(page), str(page)]
+    assert "No browser was found" in shown[0].stdout and "No browser" not in shown[1].stdout
     monkeypatch.setattr("os.geteuid", lambda: 0, raising=False)  # JupyterLab asks root for a flag
     assert rimkit("lab", tmp_path / "copy").returncode == 0
     first = tmp_path / "copy" / "00_start_here.ipynb"
-    chapters = [[str(tmp_path / "04_refusal_heads.ipynb")], ["--allow-root", str(first)]]
-    assert opened == [str(tmp_path / "claims.html"), *chapters]
+    place = "--LabApp.default_url=/lab/tree/"
+    chapter = [f"{place}04_refusal_heads.ipynb", str(tmp_path / "04_refusal_heads.ipynb")]
+    assert opened == [page.as_uri(), page.as_uri(), chapter, ["--allow-root", place + first.name, str(first)]]
+
+
+AT_ONCE = ("run 99", "run 01 -p n_promts=3", "run 01 -p n_prompts=abc", "report nope", "open nope", "ledger --claim C99",
+           "ledger --model rim-mimi")  # fmt: skip
+
+
+def test_what_reads_or_refuses_waits_for_no_torch():
+    """In one process: the first command that brings torch is named."""
+    code = f"""import sys
+from typer.testing import CliRunner
+from rimkit.cli import app
+for line in {[*AT_ONCE, "ledger --claim C1"]}:
+    done = CliRunner().invoke(app, line.split())
+    print(line, done.exit_code, "torch" in sys.modules)"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    said = [f"{line} 2 False" for line in AT_ONCE]
+    assert found.stdout.splitlines() == [*said, "ledger --claim C1 0 False"], found.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [("run 0", "01_observing_rim"), ("ledger --claim C10", "C10a"), ("run --model rim-mini-i", "rim-mini-intent")],
+)
+def test_a_shell_completes_chapters_claims_and_models(words, offered):
+    asked = {
+        "_RIMKIT_COMPLETE": "complete_bash",
+        "COMP_WORDS": f"rimkit {words}",
+        "COMP_CWORD": str(words.count(" ") + 1),
+    }
+    done = CliRunner(env=asked).invoke(app, [], prog_name="rimkit")
+    assert offered in done.stdout.splitlines(), done.output
 
 
 def test_doctor_and_models_agree():
@@ -468,7 +504,10 @@ def test_shipped_verdicts_can_be_narrowed_and_fit_eighty_columns():
     one = rimkit("ledger", "--shipped", "--verdict", "contradicted").stdout.splitlines()
     assert {line[:14].strip() for line in one} == {"contradicted", ""}
     assert "C10a" not in rimkit("ledger", "--shipped", "--claim", "C1").stdout
-    last = rimkit("ledger", "--shipped", columns=200).stdout.splitlines()[-1]
+    *short, last = rimkit("ledger", "--shipped", columns=200).stdout.splitlines()
+    assert [line.split()[0] for line in short] == judged["claim"].unique().tolist()  # a line each
+    assert len(rimkit("ledger", "--all", columns=200).stdout.splitlines()) > len(judged)
+    refused(rimkit("ledger", "--model", "rim-mimi"), "unknown model 'rim-mimi'; did you mean 'rim-mini'?")
     counted = judged["verdict"].value_counts()
     assert all(f"{n} {word}" in last for word, n in counted.items()) and "--claim C1a" in last
     refused(rimkit("ledger", "--claim", "C99"), "unknown claim 'C99'")

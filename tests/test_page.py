@@ -97,7 +97,7 @@ def answers(text: str) -> list[str]:
 
 def test_the_title_names_models_and_five_answers_say_what_this_run_found(html):
     assert re.search("<title>mine &lt;script&gt;.*:3, mine: claims about", html)
-    assert "What a run of the RIM workbook (rim-run) found" in html
+    assert "What a run of the RIM workbook in folder rim-run found" in html
     first, second, *_, last = answers(html)
     assert '"window.hacked = 2">:3 : yes , +20.0 points [+10.0, +30.0], p 0.002 after correction,' in unescape(first)
     assert "excludes the paper’s +8.9. Shipped rows, not of this run rim-mini : " in first
@@ -328,12 +328,19 @@ def test_claims_are_filtered_by_verdict_chapter_model_and_text(opened):
     assert opened.evaluate("[...document.querySelectorAll('.claim[open] .inside')].map(e => e.id)") == ["Q1a"]
     opened.select_option("[name=model]", "mine")
     assert opened.evaluate(shown) == ["C10a"]
+    opened.reload()  # the address keeps the filter
+    assert opened.url.endswith("claims.html?model=mine") and opened.evaluate(shown) == ["C10a"]
     opened.click("text=Clear")
     opened.locator(".claim[hidden]").first.wait_for(state="detached")
 
 
 def test_it_prints_on_few_pages(opened):
-    assert 5 < len(re.findall(rb"/Type\s*/Page\b(?!s)", opened.pdf(format="A4"))) < 25
+    """Of a run: what it measured, and a strip for the rest."""
+    opened.emulate_media(media="print")
+    assert opened.locator(".unmeasured .effects:visible, .beside-run:visible").count() == 0
+    assert opened.locator(".claim:not(.unmeasured) .effects:visible").count() == 2
+    opened.emulate_media(media="screen")
+    assert 3 < len(re.findall(rb"/Type\s*/Page\b(?!s)", opened.pdf(format="A4"))) < 12
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

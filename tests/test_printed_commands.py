@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from rimkit.behavior.evaluation import evaluation
 from rimkit.cli import app
 from rimkit.data import UserError, find_chapters
-from rimkit.runs.execute import assignments, plan
+from rimkit.runs.execute import plan
+from rimkit.runs.tour import assignments
 
 ROOT = Path(__file__).parents[1]
 FENCED = re.compile(r"```bash\n(.*?)```", re.DOTALL)

@@ -22,8 +22,8 @@ from rimkit.data import UserError, find_chapters
 from rimkit.models.hub import identity
 from rimkit.models.load import load
 from rimkit.runs import execute
-from rimkit.runs.execute import assignments, check, declared_in
 from rimkit.runs.lab import COPIED, KEPT, RESTORED, SAME, copy_chapters
+from rimkit.runs.tour import assignments, check, declared_in
 
 
 @pytest.fixture

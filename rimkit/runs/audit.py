@@ -4,8 +4,7 @@
 how often something is found where nothing is (*false alarms*) or where something is (*power*): few
 and many verbs, rare events, graded scores, verbs that differ, and sets of heads or neurons.
 `repeats` does so with a model's own replies: two sampling seeds of the *same* condition stand in
-for condition and control. `exchanged_sets` puts every random set in the selected one's place. What
-a claim means is not known here.
+for condition and control. What a claim means is not known here.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +16,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from rimkit.behavior.evaluation import RANDOM, SELECTED, Evaluation, against_random
+from rimkit.behavior.evaluation import Evaluation
 from rimkit.behavior.stats import against_singles, mean_change, rate, wilson
 from rimkit.ledger import claims, verdict
 from rimkit.models.study import StudyModel
@@ -193,16 +192,3 @@ def _pairs(samples: np.ndarray, clusters: Iterable, resamples: int) -> Iterator[
     for _ in range(resamples):
         two = rng.permuted(samples, axis=1)[:, :2]
         yield _changed(two[:, 0] - two[:, 1], clusters)
-
-
-def exchanged_sets(verdicts: pd.DataFrame, metric: str = "refused") -> pd.DataFrame:
-    """Each random set of a table of verdicts (``condition`` "random 0", …) against all the others.
-    A row per set: ``condition, effect, ci_low, ci_high, p_value, beyond``, and ``verdict``
-    (uncorrected): clear ones are false alarms, but for a set that holds what was looked for."""
-    random, rows = verdicts[verdicts["condition"].str.startswith(RANDOM)], []
-    for name in random["condition"].unique():
-        found = against_random(random.replace({"condition": {name: SELECTED}}), metric)
-        numbers = {key: found[key] for key in ("effect", "ci_low", "ci_high", "p_value", "beyond")}
-        measured = Found(*numbers.values())
-        rows.append({"condition": name, **numbers, "verdict": _word(measured, 1)})
-    return pd.DataFrame(rows)

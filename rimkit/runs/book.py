@@ -20,6 +20,9 @@ from rimkit.teaching.tables import FOLDED, OPEN
 
 EXPLORER = "application/vnd.jupyter.widget-view+json"
 LIVE = "*An {}: it works where the chapter runs, in JupyterLab or on Colab.*"
+LEFT_OVER = re.compile(r"^Not attempted: |: no guess yet; write ")  # where nobody works
+UNGUESSED = "; there was no guess to compare it with"
+FOLDS = {"^parameters$": "parameters", "rk.start": "set-up", r"reading\(": "code of this reading"}
 FOLD = '<details class="solution"><summary>A solution</summary>\n\n```python\n{}\n```\n\n</details>'
 OF_A_ROOM = ("guide", "seminar", "rubric")  # papers of `chapters/teaching` that hold no results
 
@@ -54,7 +57,11 @@ def write_sources(source: Path, names: Iterable[str] = ()) -> Path:
     of_a_room = [chapters_dir() / "teaching" / f"{name}.md" for name in OF_A_ROOM]
     for path in [*find_chapters(names), *of_a_room, data_dir() / "results" / "thinking.png"]:
         shutil.copyfile(path, source / path.name)
-    write_page({}, source / "extra" / "claims-page.html")
+    chapters = [path.stem for path in find_chapters(names)]
+    page = write_page({}, source / "extra" / "claims-page.html", book=chapters).read_text("utf-8")
+    answers = re.sub(r"\n\s+", "\n", re.search(r'<ol class="answers">.*?</ol>', page, re.DOTALL)[0])
+    claims, linked = source / "claims.md", answers.replace('href="#', 'href="claims-page.html#')
+    claims.write_text(claims.read_text("utf-8").replace("ANSWERS", linked), "utf-8")
     return source
 
 
@@ -66,16 +73,19 @@ def for_reading(notebook: dict) -> dict:
         told.append(cell)
         if cell["cell_type"] != "code":
             continue
+        said = [(it, "".join(it.get("data", {}).get("text/plain", ""))) for it in cell["outputs"]]
+        cell["outputs"] = [one for one, text in said if not LEFT_OVER.search(text)]
         for data in (output.get("data", {}) for output in cell["outputs"]):
             if data.pop(EXPLORER, None):
                 data["text/markdown"] = LIVE.format("".join(data["text/plain"]).lower())
-            if "text/html" in data:
-                data["text/html"] = "".join(data["text/html"]).replace(FOLDED, OPEN)
+            for form in data.keys() & {"text/html", "text/markdown"}:
+                data[form] = "".join(data[form]).replace(FOLDED, OPEN).replace(UNGUESSED, "")
         asked, answer = next(answers)
         if re.fullmatch(r"rk\.(diagram|exercise)\([^()]*\)", asked):
             cell["metadata"] = {"tags": ["remove-input"]}
-        elif re.search(r"reading\(|rk\.start\(", asked) or "parameters" in cell["metadata"].get("tags", ()):
-            cell["metadata"] = {"tags": ["hide-input"]}  # of a reading, all words stand below
+        what = "parameters" if "parameters" in cell["metadata"].get("tags", ()) else asked
+        if words := next((words for form, words in FOLDS.items() if re.search(form, what)), ""):
+            cell["metadata"] = {"tags": ["hide-input"], "mystnb": {"code_prompt_show": f"Show the {words}"}}
         if answer != asked:
             new = {"cell_type": "markdown", "id": f"solution-{len(told)}", "metadata": {}}
             told.append(new | {"source": FOLD.format(answer)})
@@ -83,7 +93,8 @@ def for_reading(notebook: dict) -> dict:
 
 
 def setup(app) -> None:
-    """What Sphinx calls: chapters are changed as they are read, and formulas need no script."""
+    """What Sphinx calls: chapters are changed as they are read, formulas need no script, and the
+    search has the articles in a script, which also works from a disk (see book.js)."""
     from docutils.nodes import SkipNode
     from docutils.utils.math.latex2mathml import tex2mathml
 
@@ -96,5 +107,12 @@ def setup(app) -> None:
         writer.body.append(tex2mathml(node.astext(), as_block=node.tagname == "math_block"))
         raise SkipNode
 
+    def write_articles(app, error: Exception | None) -> None:
+        pages = {path.stem: path.read_text("utf-8") for path in app.outdir.glob("*.html")}
+        found = {name: re.findall("(?s)<article.*</article>", page) for name, page in pages.items()}
+        script = re.sub(r"data:image[^\\]*", "", json.dumps(found))
+        (app.outdir / "_static" / "articles.js").write_text(f"const ARTICLES = {script};", "utf-8")
+
+    app.connect("build-finished", write_articles)
     app.connect("source-read", read)
     app.add_html_math_renderer("mathml", (formula, None), (formula, None))

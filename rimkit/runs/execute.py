@@ -7,15 +7,13 @@ chapter declares its parameters in its one cell tagged ``parameters``, a line ea
 
 import json
 import logging
-import math
 import os
-import re
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -33,7 +31,7 @@ from jupyter_client.manager import AsyncKernelManager
 from rimkit import __version__, ledger
 from rimkit.behavior.evaluation import FINISHED, Evaluation
 from rimkit.behavior.generation import USUAL
-from rimkit.data import MINE, PARTS, UserError, clean_up, data_dir, find_chapters, nearest, prepare_folder, rows_of
+from rimkit.data import MINE, PARTS, UserError, clean_up, data_dir, find_chapters, prepare_folder, rows_of
 from rimkit.models import gguf
 from rimkit.models.chat import MODES
 from rimkit.models.endpoint import connect, is_endpoint
@@ -41,15 +39,13 @@ from rimkit.models.hub import identity, locate, options_of
 from rimkit.models.load import chat_of, check_weights, config_of, name_of, speaks_invented
 from rimkit.models.ndif import check_served
 from rimkit.models.study import context_of
-from rimkit.runs.tour import Parameter, declared_in, plain
+from rimkit.runs.tour import OPTIONS, check, declared_in, plain
 
 logging.getLogger("papermill").addHandler(logging.NullHandler())  # what a dead kernel means is said here
 NOTEBOOK, ROWS = "notebook.ipynb", "rows.parquet"  # while a chapter is running, in a hidden folder
 RUNNING = f".running{MINE}"  # of which this is the beginning
 DONE, SKIPPED, FAILED = "done", "skipped", "failed"
-# Parameters that an option of `rimkit run` fills, after more checks than a value alone allows.
-OPTIONS = {name: f"--{name.replace('_', '-')}" for name in ("model", "judge", "max_new_tokens", "keep_text")}
-OPTIONS |= {"ledger": "--out", "prompt_sets": "--prompts"}
+UNDEFINED = f"{UserError.__name__}: "  # of a chapter that a model cannot be tested with
 
 
 @dataclass(frozen=True)
@@ -356,71 +352,3 @@ def _keep(job: Job, model: str, folder: Path, target: Path, error: str, stamp: d
     nbformat.write(notebook, folder / NOTEBOOK)
     written.replace(place)
     (folder / NOTEBOOK).replace(target)
-
-
-UNDEFINED = f"{UserError.__name__}: "
-TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-KINDS = {  # of values: what makes one from text, and what messages call it
-    "int": (int, "a whole number"),
-    "float": (float, "a number"),
-    "bool": (lambda text: TRUTH[text.lower()], "true or false"),
-    "str": (str, "a text"),
-}
-
-
-def assignments(texts: Iterable[str], option: str = "-p", form: str = "name=value") -> dict[str, str]:
-    """``["n_prompts=8"]`` as ``{"n_prompts": "8"}``; raises `UserError` for anything else."""
-    pairs = {}
-    for text in texts:
-        name, equals, value = map(str.strip, text.partition("="))
-        if not equals or not name.replace("-", "_").isidentifier():
-            raise UserError(f"'{text}' is not what {option} takes: write {option} {form}")
-        if name in pairs:
-            raise UserError(f"{option} {name}=... is given twice: give it once")
-        pairs[name] = value
-    return pairs
-
-
-def check(given: Mapping[str, Any], chapters: Mapping[Any, Mapping[str, Parameter]]) -> dict[Any, dict[str, Any]]:
-    """The given values, typed, for every chapter that declares them: ``{chapter: {name: value}}``.
-    Raises `UserError` for a name that no chapter declares, or a wrong value."""
-    known = sorted({name for declared in chapters.values() for name in declared} - set(OPTIONS))
-    for name in given:
-        if name in OPTIONS:
-            raise UserError(f"'{name}' is set by {OPTIONS[name]}, and is no parameter to give")
-        if name not in known:
-            there = ", ".join(known) or "none"
-            raise UserError(f"no parameter '{name}'{nearest(name, known)}; there are: {there}")
-    return {
-        chapter: {name: convert(given[name], declared[name]) for name in given if name in declared}
-        for chapter, declared in chapters.items()
-    }
-
-
-def convert(value: Any, parameter: Parameter) -> Any:
-    """``value`` (often text) in the type that the parameter declares, within its range."""
-    form, kind = re.fullmatch(r"(?:(\w+)\[)?(.+?)\]?", parameter.type.replace(" ", "")).groups()
-    if form == "Optional" and str(value).lower() == "none":
-        return None
-    if str(form).lower() != "list":
-        return _scalar(value, kind, parameter)
-    parsed = value
-    with suppress(ValueError, RecursionError):
-        parsed = json.loads(value) if isinstance(value, str) else value
-    if not isinstance(parsed, list | tuple):
-        raise UserError(f"{parameter.name} takes a list such as [1, 2], not '{value}'")
-    return [_scalar(item, kind, parameter) for item in parsed]
-
-
-def _scalar(value: Any, kind: str, parameter: Parameter) -> Any:
-    make, words = KINDS.get(kind, KINDS["str"])
-    try:
-        typed = make(str(value))
-    except (ValueError, KeyError):
-        raise UserError(f"{parameter.name} takes {words}, not '{value}'") from None
-    if kind == "float" and math.isinf(typed):
-        raise UserError(f"{parameter.name} takes a finite number, not '{value}'")
-    if kind in ("int", "float") and not parameter.low <= typed <= parameter.high:
-        ends = f"{parameter.low:.9g}..{parameter.high:.9g}"
-        raise UserError(f"{parameter.name} must lie in {ends}, not {str(value)[:20]}")
-    return typed

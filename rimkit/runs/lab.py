@@ -8,6 +8,7 @@ import sys
 from html import unescape
 from itertools import count
 from pathlib import Path
+from urllib.parse import quote
 
 from rimkit.data import UserError, chapters_dir, find_chapters, prepare_folder, whole
 from rimkit.teaching.questions import solved
@@ -50,9 +51,6 @@ def write_room(folder: str | Path) -> list[Path]:
     for path in sorted(source.glob("*.md")):
         text = path.read_text("utf-8").replace("\n---\n", "\n\n</section><section>\n\n")
         page = re.sub(r"\{\{(\w+): (.+?)\}\}", _shown, markdown2html(text))
-        if path.stem == "slides":  # a sentence of a reading; the rest on a click
-            first = rf"{OPEN}<summary>.*?</summary><p>(.{{40,}}?\.) "
-            page = re.sub(first, rf"{FOLDED}<summary>\1</summary><p>", page)
         frame = (source / "page.html").read_text("utf-8").replace("NAME", path.stem)
         made.append(target / f"{path.stem}.html")
         made[-1].write_text(frame.replace("BODY", page), "utf-8")
@@ -101,4 +99,5 @@ def open_lab(path: str | Path) -> int:
     """Open JupyterLab of the running Python on a notebook; returns its exit code when closed."""
     own_kernel_first = {**os.environ, "JUPYTER_PREFER_ENV_PATH": "1"}
     root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []  # else it refuses
+    root += [f"--LabApp.default_url=/lab/tree/{quote(Path(path).name)}"]  # in the address it prints
     return subprocess.call([sys.executable, "-m", "jupyterlab", *root, str(path)], env=own_kernel_first)

@@ -26,10 +26,10 @@ from rimkit.behavior.stats import METRICS
 from rimkit.data import UserError, data_dir, missing, number, p_value, percent, results, rows_of, shipped_tables, whole
 from rimkit.paper.findings import NOTHING, findings
 from rimkit.paper.reanalysis import OVER_MODELS, after_correction, effects, reanalysis
-from rimkit.runs import audit
 from rimkit.teaching.tables import effect_text, effect_writer, table, unit_of
 
 NAME = "claims.html"
+Runs = Mapping[str, pd.DataFrame] | pd.DataFrame
 NOT_REPORTED = "not reported"
 SHIPPED, OWN, PAPER = "Shipped rows", "This run", "The paper’s models"
 ENDS = "effect", "effect_ci_low", "effect_ci_high"
@@ -37,7 +37,7 @@ RUN = ["group", "chapter", "run_id", "model", "seed", "prompts", "judge", "devic
 OF_RUNS = {"seconds": ("seconds", "max"), "rows": ("status", "size"), "created": ("created", "max")}
 
 
-def write_page(runs: Mapping[str, pd.DataFrame] | pd.DataFrame, path: str | Path, notes: Sequence[str] = ()) -> Path:
+def write_page(runs: Runs, path: str | Path, notes: Sequence[str] = (), book: Sequence[str] = ()) -> Path:
     """Write the claims page of `page` to a file, which appears whole or not at all. Raises
     `UserError` for a path that cannot be written, or is there and no file (a folder, a device)."""
     path = Path(path)
@@ -45,7 +45,7 @@ def write_page(runs: Mapping[str, pd.DataFrame] | pd.DataFrame, path: str | Path
         raise UserError(f"cannot write {path} (it is no file)")
     try:
         with whole(path) as partial:
-            partial.write_text(page(runs, notes), encoding="utf-8")
+            partial.write_text(page(runs, notes, book), encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror or error})") from error
     return path
@@ -67,9 +67,10 @@ def own_rows(folder: str | Path) -> tuple[pd.DataFrame, list[str]]:
     return found, notes
 
 
-def page(runs: Mapping[str, pd.DataFrame] | pd.DataFrame, notes: Sequence[str] = ()) -> str:
+def page(runs: Runs, notes: Sequence[str] = (), book: Sequence[str] = ()) -> str:
     """The claims page of runs, by the name of each, or of one run's rows, as HTML; ``notes`` say
-    what could not be shown. Text that comes from rows is escaped, what is missing is empty."""
+    what could not be shown, ``book`` names the chapters of the book that it is a page of. Text that
+    comes from rows is escaped, what is missing is empty."""
     runs = {OWN: runs} if isinstance(runs, pd.DataFrame) else runs
     look = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     loader = PackageLoader("rimkit.runs", "claims_page")
@@ -85,7 +86,9 @@ def page(runs: Mapping[str, pd.DataFrame] | pd.DataFrame, notes: Sequence[str] =
     told |= {"studied": _trained(own), "trained": {group: _trained(part) for group, part in groups.items()}}
     told |= {"titles": pd.read_csv(data_dir() / "families.csv", index_col="claim")["title"]}
     told |= {"no_claim": no_claim(), "names": list(runs), "notes": notes, "nothing": NOTHING}
-    told |= {"verdicts": ledger.VERDICTS, "models": sorted(judged["model"].unique())}
+    told |= {"verdicts": ledger.VERDICTS, "models": sorted(judged["model"].unique()), "book": book}
+    from rimkit.runs import audit  # which brings torch, and is not needed to print
+
     told["audit"] = table(audit.summary(results("audit")).drop(columns="settings"), percent=True).replace("–", "")
     told |= {"correction": after_correction(), "shipped": judged[judged["group"] == SHIPPED]}
     told["runs"] = rows.groupby(RUN, sort=False, dropna=False).agg(**OF_RUNS).reset_index().to_dict("records")

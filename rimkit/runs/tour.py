@@ -1,11 +1,13 @@
 """The first look from a terminal: chapters, their parameters, and the effect in one request.
 
-It shows what is in the notebooks and in the shipped rows, and measures nothing itself.
+It shows what is in the notebooks and in the shipped rows, checks what is given for parameters, and
+measures nothing itself.
 """
 
 import ast
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from math import inf
 from pathlib import Path
@@ -13,9 +15,12 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from rimkit.data import UserError, data_dir, one_line, results
+from rimkit.data import UserError, data_dir, nearest, one_line, results
 
 MODEL, TRIED = "rim-mini", 16  # requests, among which the first one is shown that thinking changes
+# Parameters that an option of `rimkit run` fills, after more checks than a value alone allows.
+OPTIONS = {name: f"--{name.replace('_', '-')}" for name in ("model", "judge", "max_new_tokens", "keep_text")}
+OPTIONS |= {"ledger": "--out", "prompt_sets": "--prompts"}
 RANGE = re.compile(r"\[\s*(-?[\d.]+?)?\s*\.\.\s*(-?[\d.]+)?\s*\]")
 
 
@@ -63,6 +68,73 @@ def parameters(notebook: Path) -> pd.DataFrame:
     """The parameters of a chapter: ``parameter, type, default, help``."""
     found = [(p.name, p.type, repr(p.default), p.help) for p in declared_in(notebook).values()]
     return pd.DataFrame(found, columns=["parameter", "type", "default", "help"])
+
+
+TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+KINDS = {  # of values: what makes one from text, and what messages call it
+    "int": (int, "a whole number"),
+    "float": (float, "a number"),
+    "bool": (lambda text: TRUTH[text.lower()], "true or false"),
+    "str": (str, "a text"),
+}
+
+
+def assignments(texts: Iterable[str], option: str = "-p", form: str = "name=value") -> dict[str, str]:
+    """``["n_prompts=8"]`` as ``{"n_prompts": "8"}``; raises `UserError` for anything else."""
+    pairs = {}
+    for text in texts:
+        name, equals, value = map(str.strip, text.partition("="))
+        if not equals or not name.replace("-", "_").isidentifier():
+            raise UserError(f"'{text}' is not what {option} takes: write {option} {form}")
+        if name in pairs:
+            raise UserError(f"{option} {name}=... is given twice: give it once")
+        pairs[name] = value
+    return pairs
+
+
+def check(given: Mapping[str, Any], chapters: Mapping[Any, Mapping[str, Parameter]]) -> dict[Any, dict[str, Any]]:
+    """The given values, typed, for every chapter that declares them: ``{chapter: {name: value}}``.
+    Raises `UserError` for a name that no chapter declares, or a wrong value."""
+    known = sorted({name for declared in chapters.values() for name in declared} - set(OPTIONS))
+    for name in given:
+        if name in OPTIONS:
+            raise UserError(f"'{name}' is set by {OPTIONS[name]}, and is no parameter to give")
+        if name not in known:
+            there = ", ".join(known) or "none"
+            raise UserError(f"no parameter '{name}'{nearest(name, known)}; there are: {there}")
+    return {
+        chapter: {name: convert(given[name], declared[name]) for name in given if name in declared}
+        for chapter, declared in chapters.items()
+    }
+
+
+def convert(value: Any, parameter: Parameter) -> Any:
+    """``value`` (often text) in the type that the parameter declares, within its range."""
+    form, kind = re.fullmatch(r"(?:(\w+)\[)?(.+?)\]?", parameter.type.replace(" ", "")).groups()
+    if form == "Optional" and str(value).lower() == "none":
+        return None
+    if str(form).lower() != "list":
+        return _scalar(value, kind, parameter)
+    parsed = value
+    with suppress(ValueError, RecursionError):
+        parsed = json.loads(value) if isinstance(value, str) else value
+    if not isinstance(parsed, list | tuple):
+        raise UserError(f"{parameter.name} takes a list such as [1, 2], not '{value}'")
+    return [_scalar(item, kind, parameter) for item in parsed]
+
+
+def _scalar(value: Any, kind: str, parameter: Parameter) -> Any:
+    make, words = KINDS.get(kind, KINDS["str"])
+    try:
+        typed = make(str(value))
+    except (ValueError, KeyError):
+        raise UserError(f"{parameter.name} takes {words}, not '{value}'") from None
+    if kind == "float" and abs(typed) == inf:
+        raise UserError(f"{parameter.name} takes a finite number, not '{value}'")
+    if kind in ("int", "float") and not parameter.low <= typed <= parameter.high:
+        ends = f"{parameter.low:.9g}..{parameter.high:.9g}"
+        raise UserError(f"{parameter.name} must lie in {ends}, not {str(value)[:20]}")
+    return typed
 
 
 def tour() -> Iterator[str]:

@@ -27,6 +27,21 @@ function filter() {
   found.textContent = left ? `${left} of ${claims.length} claims` : "No claim matches: change a field, or clear all.";
 }
 
+// The filter stands in the address, so that a link or a reload keeps it.
+function keep(hash = "") {
+  const asked = new URLSearchParams([...new FormData(form)].filter(([, value]) => value)).toString();
+  try {
+    history.replaceState(null, "", (asked ? `?${asked}` : location.pathname) + hash);
+  } catch {} // not everywhere allowed, and not needed
+}
+
+function read() {
+  for (const [name, value] of new URLSearchParams(location.search)) {
+    const field = form.elements[name];
+    if (field && (!field.options || [...field.options].some((one) => one.value === value))) field.value = value;
+  }
+}
+
 // The words beside a strip of marks: of those that are left, how many have each verdict.
 function count(tally) {
   const all = tally.querySelectorAll("[data-verdict]"), left = [...all].filter((mark) => !mark.hidden);
@@ -54,8 +69,8 @@ function reach() {
 }
 
 form.hidden = false;
-form.addEventListener("input", filter);
-form.addEventListener("reset", () => setTimeout(filter));
+form.addEventListener("input", () => { filter(); keep(); });
+form.addEventListener("reset", () => setTimeout(() => { filter(); keep(location.hash); }));
 form.addEventListener("submit", (event) => event.preventDefault());
 unfold.addEventListener("click", () => {
   const open = unfold.textContent === "Unfold all";
@@ -64,4 +79,19 @@ unfold.addEventListener("click", () => {
   unfold.textContent = open ? "Fold all" : "Unfold all";
 });
 addEventListener("hashchange", reach);
+read();
 filter();
+if (location.hash) reach();
+if ("book" in document.documentElement.dataset) dress();
+
+// A page of the book is light or dark as was chosen there.
+function dress() {
+  let chosen;
+  try {
+    chosen = localStorage.getItem("mode");
+  } catch {} // without storage: as the system is
+  if (chosen !== "light" && chosen !== "dark") return;
+  for (const { media } of document.styleSheets[0].cssRules)
+    if (media?.mediaText.includes("prefers-color-scheme")) media.mediaText = chosen === "dark" ? "screen" : "not all";
+  document.documentElement.style.colorScheme = chosen;
+}
