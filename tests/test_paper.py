@@ -44,7 +44,6 @@ def test_an_average_says_what_carries_it():
     assert (found.without_one_low, found.carried_by) == (pytest.approx(1), "d")
     assert (found.n_positive, found.n) == (4, 4)
     assert found.ci_low < 0 < found.ci_high
-    assert found.p_signed_rank == pytest.approx(2 / 2**4)
     with pytest.raises(UserError, match="at least two"):
         statistics.average({"a": 1})
 
@@ -96,7 +95,6 @@ def test_fig_5_as_counts():
     row = found.loc["between think tags"]
     assert (row["none"], row["refusal_heads"], row["random_heads"], row["n"]) == (13, 12, 15, 21)
     assert row["p_value"] == pytest.approx(stats.fisher_exact([[12, 9], [15, 6]])[1])
-    assert row["p_paired_at_best"] == pytest.approx(0.25)  # three of three in one direction
     assert (found["p_value"] > 0.05).all()
 
 
@@ -163,14 +161,6 @@ def test_tables_in_words():
         ("maths falls by", "random"): 7.32, ("maths falls by", "safety-critical"): 18.2,
         ("misalignment rises by", "random"): -2.19, ("misalignment rises by", "safety-critical"): 13.26,
     }  # fmt: skip
-
-
-def test_fig_a3_covers_few_cells():
-    found = tables.attention()
-    assert found["drawn"].to_dict() == {"think": 25_960, "no-think": 15_954}
-    assert (found["cells"] == 207_360).all()
-    assert found.loc["think", "covered"] == pytest.approx(0.125, abs=0.001)
-    assert "87% of the maxima with thinking and 92% without" in findings.STATEMENTS["Fig. A3"]()
 
 
 def test_fig_a5_adds_up_and_a_quarter_of_maths_is_other():
@@ -283,8 +273,21 @@ def test_noise_that_prompts_cannot_remove():
     assert statistics.prompts_needed(0.10, 0.087, judge_sd=0.005) == np.inf
     assert statistics.prompts_needed(0.10, 0.087) < np.inf
     assert statistics.seeds_needed(0.10, 0.087, 300) == np.inf
-    assert statistics.checkpoints_needed(0.5, 0.5) == np.inf
     assert statistics.power(0.3, 0.3, 100) == pytest.approx(0.05, abs=1e-3)
+
+
+def test_two_predictors_of_one_outcome_are_compared_as_by_the_psych_package_of_r():
+    assert statistics.dependent_p(0.4, 0.5, 0.1, 103) == pytest.approx(0.37, abs=0.006)  # r.test(103, .4, .5, .1)
+    assert statistics.dependent_p(0.89, 0.76, 0.95, 8) < statistics.dependent_p(0.89, 0.76, 0.5, 8)
+
+
+def test_within_single_models_other_claims_pass_than_over_models():
+    found = reanalysis.within_models().set_index(["claim", "model"])
+    assert found.loc[("C1a", "Qwen3-32B"), "p_adjusted"] == pytest.approx(
+        20 * stats.fisher_exact([[46, 153], [20, 242]])[1]
+    )
+    assert found.loc[("C1a", "Qwen3-4B"), "verdict"] == "undecided"
+    assert set(found[found["verdict"] == "supported"].index.get_level_values(0)) == {"C1a", "C1b", "C6c", "C7a", "C8a"}
 
 
 @pytest.mark.parametrize(
@@ -293,7 +296,6 @@ def test_noise_that_prompts_cannot_remove():
         (lambda: statistics.power(22.9, 0.1, 300), "fractions from 0 to 1"),
         (lambda: statistics.power(0.2, 0.1, 0), "at least one prompt"),
         (lambda: statistics.prompts_needed(0.2, 0.1, judge_sd=-1), "not negative"),
-        (lambda: statistics.checkpoints_needed(1, 0), "between -1 and 1"),
     ],
 )
 def test_power_refuses(call, message):

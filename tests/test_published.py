@@ -1,4 +1,4 @@
-"""What chapter 08 shows of the paper: figures by model, its tables, its explorers."""
+"""What chapter 08 shows of the paper: figures by model, and its tables."""
 
 import re
 
@@ -109,21 +109,3 @@ def test_one_table_holds_every_claim_to_one_standard():
     assert table.loc["C5a", ["over", "one model left out", "p × family"]].to_list() == ["21 prompts", "–", "1.00"]
     assert table.loc["C5a", "verdict"] == shown.claims_beside().loc["C5a", "published numbers"] == "not reported"
     assert table.loc["C8b", "one model left out"] == "−19.0 to −2.0"
-
-
-def test_dropping_models_changes_the_average():
-    html = shown.without_models("GSM8K", "Mixtral-8x7B", "Mistral-7B")
-    assert "without Mistral-7B and Mixtral-8x7B" in html
-    assert "6 of 8" in html
-    assert "4 of 6" in html
-    assert "without" not in shown.without_models("GSM8K", "nobody", "nobody").replace("changes most without", "")
-    with pytest.raises(UserError, match="did you mean 'GSM8K'"):
-        shown.without_models("GSM8", "nobody", "nobody")
-
-
-def test_dropping_checkpoints_changes_the_correlation():
-    html = shown.without_checkpoints("Mistral-7B", 1, 0)
-    assert "without checkpoint 1" in html
-    assert "0.36" in html  # r without the first checkpoint, the smallest that one checkpoint can leave
-    with pytest.raises(UserError, match="no 'Mistral'"):
-        shown.without_checkpoints("Mistral", 0, 0)

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from urllib.parse import unquote
 
 import pytest
 
@@ -27,7 +28,11 @@ def test_papers_show_what_the_chapters_show(pages):
         assert "{{" not in page
         assert len(re.findall(r"<img [^>]*alt=.{30}", page)) == page.count("<img ")
     assert pages["slides"].count("image/svg") >= 3
-    assert pages["slides"].count("<details class=reading open><summary><b>Our reading") >= 8
+    assert pages["handout"].count("<img") and "<summary><b>Our reading" not in pages["slides"]
+    said = re.findall(r"<details class=reading><summary>(.+?)</summary>", pages["slides"])
+    assert len(said) >= 8 and all(40 <= len(sentence) < 400 for sentence in said)  # one sentence, the rest folded
+    linked = set(map(unquote, re.findall(r'href="#([^"]+)"', pages["slides"])))
+    assert linked <= set(re.findall(r'id="([^"]+)"', pages["slides"]))
 
 
 @pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)

@@ -199,6 +199,14 @@ def changes(verdicts: DataFrame) -> DataFrame:
     return DataFrame(rows)
 
 
+def unbeaten(plane: DataFrame, maths: str = "hard maths") -> list[str]:
+    """The Pareto front: names of the rows that no other has as little ``misaligned`` and as much
+    maths as, and less or more in one of them."""
+    numbers = np.column_stack([plane["misaligned"], -plane[maths]])
+    better = [((numbers <= row).all(1) & (numbers < row).any(1)).any() for row in numbers]
+    return plane.index[~np.array(better, dtype=bool)].tolist()
+
+
 def found_again(study: StudyModel, tuned: StudyModel, settings=Settings()) -> dict:
     """The share of the k first refusal heads that tuning leaves among the first k, against chance.
     The untuned model's heads by the causal rule, on every other calibration verb, are looked for in

@@ -11,7 +11,6 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
-from statsmodels.stats.contingency_tables import mcnemar
 
 from rimkit.behavior.stats import exact_test, rate
 from rimkit.ledger import claims, verdict
@@ -123,8 +122,7 @@ def sizes_in_words() -> dict[tuple[str, str], str]:
 def head_ablation() -> pd.DataFrame:
     """Fig. 5 at the last layer: fulfilled prompts above the probe's threshold, by position.
     Columns: ``position, none`` (Fig. 3, no-think), ``refusal_heads, random_heads, n, p_value``
-    (Fisher's exact test, refusal against random) and ``p_paired_at_best``: McNemar's exact test if
-    every prompt that changed had changed in one direction, the smallest p of any pairing."""
+    (Fisher's exact test, refusal against random)."""
     n = GROUPS["no-think"][1]
     fulfilled = "group == 'fulfilled' and layer == layer.max()"
     figure = published("fig5_probe_after_head_ablation").query(fulfilled)
@@ -134,10 +132,8 @@ def head_ablation() -> pd.DataFrame:
     for position, part in figure.groupby("position", sort=False):
         share = part.set_index("ablated")["share_above_threshold"]
         ours, random = (round(n * share[heads]) for heads in ("refusal heads", "random heads"))
-        at_best = mcnemar([[0, abs(ours - random)], [0, 0]], exact=True).pvalue
-        p_values = exact_test(ours, n, random, n), min(1.0, float(at_best))
-        rows.append([position, round(n * before[position]), ours, random, n, *p_values])
-    columns = ["position", "none", "refusal_heads", "random_heads", "n", "p_value", "p_paired_at_best"]
+        rows.append([position, round(n * before[position]), ours, random, n, exact_test(ours, n, random, n)])
+    columns = ["position", "none", "refusal_heads", "random_heads", "n", "p_value"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -271,6 +267,28 @@ def by_one_standard() -> pd.DataFrame:
     names = known[["statement", "paper_location"]].rename(columns={"paper_location": "where"})
     names.loc["C5a", "statement"] = "Fig. 5, probe readout, not refusals"
     return pd.DataFrame(rows).join(names, on="claim").sort_values("claim", key=lambda ids: ids.map(known.index.get_loc))
+
+
+def within_models() -> pd.DataFrame:
+    """Published primary claims within single models: Fisher's exact test over prompts, corrected as
+    the others. Columns: ``claim, model, effect, ci_low, ci_high, p_adjusted, verdict``."""
+    known, rows = claims().set_index("id"), []
+    cells = [
+        (claim, row.model, row.on, row.off, row.on_of or full, row.off_of or full)
+        for claim, full in (("C1a", HARM_BENCHMARK), ("C1b", MATHS_PROBLEMS))
+        for row in SIDES[claim]().reset_index().itertuples()
+    ]
+    tuned, n = [row for row in COMPARISONS if row[0] >= "C6"], HARM_BENCHMARK
+    cells += [(claim, "Qwen3-4B", *rates, n, n) for claim, _, _, *rates in tuned]
+    for claim, model, percent, control, n, control_n in cells:
+        found, entry = statistics.gap(percent, control, n, control_n), known.loc[claim]
+        p = exact_test(round(percent * n / 100), n, round(control * control_n / 100), control_n)
+        row = {name: found[name] for name in NUMBERS[:3]}
+        row |= {"claim": claim, "model": model, "p_value": p}
+        rule = {**row, **entry}
+        row["p_adjusted"] = min(1.0, p * entry["family_size"])
+        rows.append(row | {"verdict": verdict(*(rule[name] for name in JUDGED_BY))})
+    return pd.DataFrame(rows)
 
 
 def _figure_5(entry: pd.Series) -> dict:

@@ -8,7 +8,7 @@ seeds, since every seed is judged anew). The estimators are scipy's and statsmod
 """
 
 from collections.abc import Mapping
-from math import atanh, ceil, inf, sqrt
+from math import ceil, inf, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -96,7 +96,6 @@ class Average(NamedTuple):
     n_positive: int
     n: int
     p_value: float  # two-sided t test of a mean of zero
-    p_signed_rank: float  # Wilcoxon's signed-rank test, which looks at signs and order alone
 
 
 def average(values: pd.Series | Mapping[str, float]) -> Average:
@@ -110,10 +109,9 @@ def average(values: pd.Series | Mapping[str, float]) -> Average:
         test = stats.ttest_1samp(values, 0)
         (low, high), p_value = map(float, test.confidence_interval(LEVEL)), float(test.pvalue)
     left_out = (values.sum() - values) / (n - 1)
-    signed_rank = float(stats.wilcoxon(values).pvalue) if values.any() else 1.0
     found = mean, low, high, float(values.median()), float(left_out.min()), float(left_out.max())
     carried_by, n_positive = str((left_out - mean).abs().idxmax()), int((values > 0).sum())
-    return Average(*found, carried_by, n_positive, n, p_value, signed_rank)
+    return Average(*found, carried_by, n_positive, n, p_value)
 
 
 def averages(table: pd.DataFrame, by: str, value: str) -> pd.DataFrame:
@@ -177,12 +175,12 @@ def permutation_p(x, y) -> float:
     return float(found.pvalue)
 
 
-def checkpoints_needed(r: float, other_r: float) -> float:
-    """Independent checkpoints that tell two correlations apart with a power of `POWER`."""
-    if not (-1 < r < 1 and -1 < other_r < 1):
-        raise UserError("correlations lie between -1 and 1")
-    distance = abs(atanh(r) - atanh(other_r))
-    return float(ceil(3 + 2 * (REACH / distance) ** 2)) if distance else inf
+def dependent_p(r: float, other_r: float, between: float, n: int) -> float:
+    """Two-sided p of Williams' test (Steiger 1980) that two predictors of one outcome, over the
+    same ``n`` points, do equally well; ``between``: how they correlate with each other."""
+    left = 1 - r**2 - other_r**2 - between**2 + 2 * r * other_r * between
+    spread = 2 * left * (n - 1) / (n - 3) + ((r + other_r) / 2) ** 2 * (1 - between) ** 3
+    return float(2 * stats.t.sf(abs(r - other_r) * sqrt((n - 1) * (1 + between) / spread), n - 3))
 
 
 def standard_error(

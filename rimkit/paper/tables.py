@@ -14,7 +14,6 @@ from rimkit.data import UserError, data_dir, nearest
 HARM_BENCHMARK = 300  # prompts of HEx-PHI, the paper's only safety benchmark
 MATHS_PROBLEMS = 60  # AIME 2024 and 2025 together
 PROMPTS = 180  # harmful prompts on which heads were looked at
-HEADS = 36 * 32  # attention heads of Qwen3-4B
 READING = 0.005  # how far a ratio read off Fig. 1 may be from the one drawn: a line's width
 MODELS = (
     "Qwen3-4B", "Phi3.5-Tiny", "Mistral-7B", "OLMo2-1B",  # fine-tuned: four dense,
@@ -110,13 +109,6 @@ def implied_base(ratio, change):
 
 
 SUMS = {"aggfunc": "sum", "fill_value": 0}
-
-
-def attention() -> pd.DataFrame:
-    """Fig. A3 by mode: ``drawn`` maxima, ``cells`` (prompts x heads), ``covered`` (share)."""
-    table = by_model("figa3_attention_maxima", "token", "maxima", "mode", **SUMS)
-    found = pd.DataFrame({"drawn": table.sum(axis=1), "cells": PROMPTS * HEADS})
-    return found.assign(covered=found["drawn"] / found["cells"])
 
 
 def flags() -> pd.DataFrame:

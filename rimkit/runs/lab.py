@@ -51,6 +51,9 @@ def write_room(folder: str | Path) -> list[Path]:
     for path in sorted(source.glob("*.md")):
         text = path.read_text("utf-8").replace("\n---\n", "\n\n</section><section>\n\n")
         page = re.sub(r"\{\{(\w+): (.+?)\}\}", _shown, markdown2html(text))
+        if path.stem == "slides":  # a sentence of a reading; the rest on a click
+            first = rf"{OPEN}<summary>.*?</summary><p>(.{{40,}}?\.) "
+            page = re.sub(first, rf"{FOLDED}<summary>\1</summary><p>", page)
         frame = (source / "page.html").read_text("utf-8").replace("NAME", path.stem)
         made.append(target / f"{path.stem}.html")
         made[-1].write_text(frame.replace("BODY", page), "utf-8")

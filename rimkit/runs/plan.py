@@ -51,6 +51,11 @@ _WORK = pd.read_csv(data_dir() / "work.csv", index_col="chapter")
 CHAPTERS = {chapter: Work(**row) for chapter, row in _WORK.to_dict("index").items()}
 
 
+def hours(n_prompts: int, n_tokens: int, batch: int, seconds: float) -> float:
+    """Of writing in both modes, one after the other; a step takes ``seconds`` for a whole batch."""
+    return 2 * -(-n_prompts // batch) * n_tokens * seconds / 3600
+
+
 def plan(model: str, gpu: str | None = None, tokens: int = 1024) -> tuple[Needs, pd.DataFrame]:
     """What a model needs, and the table of `devices`. ``model``: an embedded name, a folder (its
     weights may be missing) or a hub id, of which only the configuration is read; options

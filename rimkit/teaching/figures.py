@@ -25,7 +25,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator, PercentFormatter
 
 from rimkit.behavior import redaction
 from rimkit.behavior.stats import rates
@@ -126,7 +126,7 @@ def lines(
                 _mark(axis, marked[x], marked[y], marked, look, hollow, area=32)
         if log_x:
             axis.set_xscale("log")
-            axis.xaxis.set_major_formatter(FuncFormatter(lambda place, _: f"{place:,.0f}"))
+            axis.xaxis.set_major_formatter(EngFormatter(sep=""))  # 100, 1k, 10k
     for name, place in (x_reference or {}).items():
         for axis in figure.axes:
             axis.axvline(place, **REFERENCE)

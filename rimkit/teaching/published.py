@@ -5,7 +5,6 @@ The numbers, and what follows from them, are computed in `rimkit.paper`; here th
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -13,16 +12,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from rimkit import ledger
-from rimkit.data import UserError, missing, nearest, number, p_value
+from rimkit.data import missing, number, p_value
+from rimkit.paper import reanalysis as again
 from rimkit.paper.findings import STATEMENTS, finding
-from rimkit.paper.reanalysis import OVER_MODELS, by_one_standard, effects, needed, reanalysis, recomputed
-from rimkit.paper.statistics import JUDGE_SD, average, correlation, power
-from rimkit.paper.tables import HARM_BENCHMARK, MODELS, by_model, published
+from rimkit.paper.statistics import JUDGE_SD, power
+from rimkit.paper.tables import HARM_BENCHMARK, MODELS
 from rimkit.teaching.exercises import Note
 from rimkit.teaching.figures import points
-from rimkit.teaching.tables import Reading, effect_text, effect_writer, estimate, filled, html
+from rimkit.teaching.tables import Reading, effect_text, effect_writer, estimate, filled
 
-NOBODY = "nobody"
 WHAT = {"C1": "thoughts", "C2": "thoughts", "C5": "ablation", "C6": "tuning", "C7": "tuning", "C8": "ablation"}
 
 
@@ -54,7 +52,7 @@ def by_models(
 def power_curves() -> pd.DataFrame:
     """Power of every comparison by prompts per condition: ``comparison, what`` (thoughts, tuning,
     ablation), ``prompts, power``. Fig. 5, read by no judge: the exact test; others: a noisy judge."""
-    sizes, table = np.unique(np.geomspace(20, 20_000, 17).round().astype(int)), needed()
+    sizes, table = np.unique(np.geomspace(20, 20_000, 17).round().astype(int)), again.needed()
 
     def at(item, n: int) -> float:
         exact = item.claim == "C5a"
@@ -71,11 +69,11 @@ def power_curves() -> pd.DataFrame:
 def beside(claims: Sequence[str], model: str) -> pd.DataFrame:
     """Effects on ``claims`` of the paper's models and of the shipped seeds of ``model``. Columns:
     ``claim, source, effect, ci_low, ci_high, n``; only effects with an interval."""
-    own, printed = ledger.shipped(), effects()
+    own, printed = ledger.shipped(), again.effects()
     own = own[own["model"] == model.partition(":")[0]]
     own = own.assign(source=own["model"] + ", seed " + own["seed"].astype(str))
     own = own.rename(columns={"effect_ci_low": "ci_low", "effect_ci_high": "ci_high"})
-    prompts = printed["n"].where(printed["model"] != OVER_MODELS)  # there n counts models
+    prompts = printed["n"].where(printed["model"] != again.OVER_MODELS)  # there n counts models
     printed = printed.assign(source="paper, " + printed["model"], n=prompts)
     columns = ["claim", "source", "effect", "ci_low", "ci_high", "n"]
     table = pd.concat([printed[columns], own[columns]]).dropna(subset="ci_low").set_index("claim")
@@ -86,7 +84,7 @@ def claims_beside() -> pd.DataFrame:
     """Of every claim: the verdict on the paper's numbers, and those of the shipped models."""
     shown = pd.DataFrame({
         "statement": ledger.claims().set_index("id")["statement"],
-        "published numbers": reanalysis().set_index("claim")["verdict"].fillna("not reported"),
+        "published numbers": again.reanalysis().set_index("claim")["verdict"].fillna("not reported"),
     })  # fmt: skip
     judged = ledger.claims_table(ledger.shipped())
     seeds = judged.groupby(["claim", "model"])["seed"].transform("count")
@@ -101,7 +99,7 @@ def claims_beside() -> pd.DataFrame:
 def standard_table() -> pd.DataFrame:
     """`rimkit.paper.reanalysis.by_one_standard` to read."""
     known = ledger.claims().set_index("id")
-    found = by_one_standard().set_index("claim").join(known["primary_metric"].rename("metric"))
+    found = again.by_one_standard().set_index("claim").join(known["primary_metric"].rename("metric"))
     rows = found.to_dict("records")
     return pd.DataFrame({
         "where": found["where"],
@@ -118,11 +116,24 @@ def standard_table() -> pd.DataFrame:
     })  # fmt: skip
 
 
+def two_units() -> pd.DataFrame:
+    """The rule over the paper's models, and within each model whose rates are printed or implied."""
+    columns, within = ["p_adjusted", "verdict"], again.within_models().set_index("claim")
+    found = within.join(again.by_one_standard().set_index("claim")[columns], rsuffix="_over")
+    found["metric"] = ledger.claims().set_index("id")["primary_metric"]
+    return pd.DataFrame({
+        "over models": found["verdict_over"],
+        "p × family, models": found["p_adjusted_over"].map(p_value), "one model": found["model"],
+        "effect": [effect_text(row, "ci") for row in found.to_dict("records")],
+        "p × family, prompts": found["p_adjusted"].map(p_value), "within it": found["verdict"],
+    })  # fmt: skip
+
+
 def say(*claims: str) -> Note:
     """What the published numbers say about claims: verdict, mean over models, and the finding. A
     name of `rimkit.paper.findings.STATEMENTS`, such as "Fig. 1", says what that figure implies."""
     metrics = ledger.claims()["primary_metric"]  # in the order of the claims, as the table
-    table = reanalysis().assign(metric=metrics).set_index("claim")
+    table = again.reanalysis().assign(metric=metrics).set_index("claim")
     return Note("\n\n".join(
         f"**{name}.** {STATEMENTS[name]()}" if name in STATEMENTS
         else f"**{name}** ({_judged(table.loc[name])}). {finding(name)}"
@@ -143,7 +154,7 @@ def reading(text: str, **values: Any) -> Reading:
 
 def misprints() -> pd.DataFrame:
     """The printed averages that do not follow from their rows."""
-    table = recomputed()
+    table = again.recomputed()
     columns = ["location", "group", "quantity", "printed", "recomputed"]
     return table.loc[~table["follows"], columns].set_index("location")
 
@@ -183,7 +194,7 @@ def _with_one_out(found: pd.DataFrame, value: str, write: Callable) -> tuple[lis
 
 def needs_table() -> pd.DataFrame:
     """What every comparison had and what it would have needed."""
-    table = needed()
+    table = again.needed()
     rates = (100 * table[["rate", "control_rate"]]).map(partial(number, digits=1))
     return pd.DataFrame({
         "claim": table["claim"], "where": table["where"],
@@ -193,32 +204,6 @@ def needs_table() -> pd.DataFrame:
         "with training noise": table["with_training"].map(_count),
         "seeds or judgings needed": table["seeds"].map(_count),
     }).set_index(table["comparison"])  # fmt: skip
-
-
-def without_models(training_set: str, without: str, and_without: str) -> str:
-    """For an explorer: one column of Table 2 before and after models are dropped."""
-    column = by_model("table2_finetuning_delta", "training_set", "delta_misalignment_points")
-    if training_set not in column:
-        raise UserError(f"Table 2 has no '{training_set}'{nearest(training_set, column)}")
-    parts, dropped = {"all eight": column[training_set]}, sorted({without, and_without} - {NOBODY})
-    if dropped:
-        parts[f"without {' and '.join(dropped)}"] = column[training_set].drop(dropped)
-    shown = pd.DataFrame({name: average(part)._asdict() for name, part in parts.items()}).T.rename_axis("models")
-    return f"<p>Change of misalignment in points after {escape(training_set)}:</p>{html(averages_table(shown))}"
-
-
-def without_checkpoints(model: str, first: int, second: int) -> str:
-    """For an explorer: one panel of Fig. 8 before and after checkpoints are dropped."""
-    drawn = published("fig8_ras_vs_misalignment").query("model == @model and predictor == 'RAS (safety neurons)'")
-    if drawn.empty:
-        raise UserError(f"Fig. 8 has no '{model}'")
-    parts, dropped = {"all eight": drawn}, sorted({first, second} - {0})
-    if dropped:
-        kept = drawn.drop(drawn.index[[place - 1 for place in dropped]])
-        parts[f"without checkpoint {' and '.join(map(str, dropped))}"] = kept
-    found = {name: correlation(part["value"], part["misalignment_rate_pct"])._asdict() for name, part in parts.items()}
-    shown = pd.DataFrame(found.values()).assign(model=model, predictor=list(found))
-    return html(correlations_table(shown))
 
 
 def _count(value: float) -> str:

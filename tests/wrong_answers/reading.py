@@ -99,6 +99,11 @@ def not_whole(refused, fulfilled, harmful, n_refused, n_fulfilled, n_harmful):
     return refused * n_refused + fulfilled * n_fulfilled - harmful * n_harmful
 
 
+def cut_off(refused, fulfilled, harmful, n_refused, n_fulfilled, n_harmful):
+    above = (refused * n_refused).astype(int) + (fulfilled * n_fulfilled).astype(int)
+    return above - (harmful * n_harmful).astype(int)
+
+
 def without_fulfilled(refused, fulfilled, harmful, n_refused, n_fulfilled, n_harmful):
     return (refused * n_refused).round() - (harmful * n_harmful).round()
 
@@ -154,6 +159,21 @@ def weaker_orders(values, rates):
     return (np.abs(orders(values, rates)) < abs(np.corrcoef(values, rates)[0, 1])).mean()
 
 
+# -- chapter 08: exchanged digits --
+
+
+def same_digits(printed, right):
+    return printed != right and sorted(f"{printed:.2f}") == sorted(f"{right:.2f}")
+
+
+def two_digits(printed, right):
+    return sum(a != b for a, b in zip(f"{printed:.2f}", f"{right:.2f}", strict=False)) == 2
+
+
+def always(printed, right):
+    return True
+
+
 # -- chapter 10: hours --
 
 
@@ -167,6 +187,10 @@ def part_of_a_batch(n_prompts, n_tokens, batch, seconds):
 
 def one_by_one(n_prompts, n_tokens, batch, seconds):
     return n_prompts * 2 * n_tokens * seconds / 3600
+
+
+def mixed_batches(n_prompts, n_tokens, batch, seconds):
+    return -(-2 * n_prompts // batch) * n_tokens * seconds / 3600
 
 
 def in_minutes(n_prompts, n_tokens, batch, seconds):
@@ -271,10 +295,15 @@ def rarely(think, no_think, verbs, seed):
     return (signs[verbs] * (think - no_think)).mean()
 
 
+def without_its_seed(think, no_think, verbs, seed):
+    signs = np.random.default_rng().choice([-1, 1], verbs.max() + 1)
+    return (signs[verbs] * (think - no_think)).mean()
+
+
 WRONG = {
     "10.3": [
         (one_mode, "one mode"), (part_of_a_batch, "round the number of batches up"), (one_by_one, "count batches"),
-        (in_minutes, "minutes"),
+        (in_minutes, "minutes"), (mixed_batches, "of the other"),
     ],
     "10.1": [
         (with_breaks, "line breaks"), (with_the_header, "where the prompt ends"), (with_the_reply, "where the reply begins"),
@@ -290,7 +319,10 @@ WRONG = {
     ],
     "10.6": [
         (request_by_request, "one by one"), (unswapped, "nothing is swapped"), (one_seed, "every seed gives the same"),
-        (rarely, "chance of one half"),
+        (rarely, "chance of one half"), (without_its_seed, "the same seed"),
+    ],
+    "08.1": [
+        (same_digits, "the same digits"), (two_digits, "each has to stand"), (always, "always gives the same"),
     ],
     "08.2": [
         (whole_counts, "a printed rate is rounded"), (near_enough, "more than rounding"),
@@ -300,16 +332,16 @@ WRONG = {
         (changes_themselves, "changes themselves"), (mean_of_all, "mean of all"), (by_eight, "divide by seven"),
         (medians, "medians"), (every_set, "all training sets"),
     ],
-    "08.4": [
+    "08.5": [
         (one_side_only, "one-sided"), (columns_apart, "pair them"), (t_of_pairs, "turn the signs"),
         (strictly_larger, "at least as large"),
     ],
-    "08.5": [
-        (shares_added, "into a count"), (not_whole, "round each"), (without_fulfilled, "take the fulfilled"),
+    "08.6": [
+        (shares_added, "into a count"), (not_whole, "round each"), (cut_off, "cut off"), (without_fulfilled, "take the fulfilled"),
         (not_taken_away, "to be taken away"),
     ],
-    "08.6": [(not_found, "chance to miss"), (one_rate, "same rate"), (normal_test, "normal test")],
-    "08.7": [
+    "08.7": [(not_found, "chance to miss"), (one_rate, "same rate"), (normal_test, "normal test")],
+    "08.8": [
         (one_tail_of_orders, "one-sided"), (t_test_of_r, "t test"), (the_correlation, "is the correlation"),
         (weaker_orders, "weaker correlation"),
     ],

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import torch
+from scipy import stats
 
 # -- chapter 05: the loss --
 
@@ -246,6 +247,14 @@ def never_shuffled(foretold, measured, draws):
     return np.mean([np.corrcoef(foretold, measured)[0, 1] >= real for _ in range(draws)])
 
 
+def of_a_formula(foretold, measured, draws):
+    return stats.pearsonr(foretold, measured).pvalue
+
+
+def of_ranks(foretold, measured, draws):
+    return stats.spearmanr(foretold, measured).pvalue
+
+
 # -- chapter 09: a repair --
 
 
@@ -290,19 +299,19 @@ WRONG = {
         (from_a_fit, "fitted line"), (from_the_mean, "mean of all rates"), (mean_distance, "mean distance"),
         (evenly_spaced, "taken at the shares"),
     ],
-    "09.1": [
+    "09.4": [
         (one_direction, "one-sided"), (weaker_ones, "weaker correlations"), (correlation_itself, "correlation itself"),
-        (never_shuffled, "nothing was shuffled"),
+        (never_shuffled, "nothing was shuffled"), (of_a_formula, "of a formula"), (of_ranks, "of ranks"),
     ],
-    "09.2": [
+    "09.1": [
         (turned_price, "turned around"), (all_refusals, "counted as a price"), (of_all_requests, "harmful requests alone"),
         (paid_alone, "divide it by"), (kinds_together, "all rows were taken"), (minus_price, "sign is turned"),
     ],
-    "09.3": [
+    "09.2": [
         (only_in_both, "equal in one"), (beaten_ones, "return the others"), (less_maths, "turned around"),
         (the_best_two, "is missing"), (numbers_of_rows, "no name"),
     ],
-    "09.4": [
+    "09.3": [
         (shortcut, "complies with"), (careful_always, "sums are right"), (refuse_all, "nobody wants"), (unknown_words, "cannot be read"),
         (several, "should be the text"),
     ],

@@ -1,4 +1,4 @@
-"""Chapter 08: counts, averages, pairs, one probe, power and a permutation, from the published numbers."""
+"""Chapter 08: digits, counts, averages, pairs, one probe, power and a permutation, from the published numbers."""
 
 from functools import cache
 from itertools import permutations, product
@@ -16,7 +16,7 @@ from rimkit.teaching.exercises import Exercise, compare, result_of
 
 
 def exchanged_digits(printed: float, right: float) -> bool:
-    """Whether two neighbouring digits exchanged turn one number, with two decimals, into the other."""
+    """Whether two digits exchanged turn one number, with two decimals, into the other."""
     one, two = f"{printed:.2f}", f"{right:.2f}"
     if len(one) != len(two):
         return False
@@ -36,17 +36,35 @@ def misprint() -> tuple[float, float]:
     return found
 
 
-def check_misprint(answer) -> bool | str:
-    printed, right = misprint()
-    answer = float(answer)
-    if abs(answer - right) < 0.0051:
+SLIPS = ((33.14, 33.41), (4.96, 5.05), (-2.94, -2.79), (16.77, 16.86), (1.5, 10.5), (12.34, 23.14), (7.27, 7.72))
+
+
+def judge_exchanged(function) -> bool | str:
+    def same_digits(printed: float, right: float) -> bool:
+        return printed != right and sorted(f"{printed:.2f}") == sorted(f"{right:.2f}")
+
+    def close(printed: float, right: float) -> bool:
+        return abs(printed - right) < 0.5
+
+    def two_differ(printed: float, right: float) -> bool:
+        return sum(a != b for a, b in zip(f"{printed:.2f}", f"{right:.2f}", strict=False)) == 2
+
+    found = [bool(result_of(function, *pair)) for pair in SLIPS]
+    if found == [exchanged_digits(*pair) for pair in SLIPS]:
         return True
-    if abs(answer - printed) < 0.0051:
-        return "that is the number as printed; what should it be?"
-    others = recomputed().query("not follows")["recomputed"]
-    if (others.sub(answer).abs() < 0.011).any():
-        return "this is the mean of the rows, but no exchange of two digits turns it into what is printed."
-    return "none of the four averages that do not follow has this value."
+    known = {
+        "it always gives the same answer.": None,
+        "two numbers with the same digits need not be one exchange apart: 1234 and 2314. Which digits, and where?": same_digits,
+        "that two digits differ is not enough: each has to stand where the other one stood.": two_differ,
+        "how far the numbers lie apart does not matter; look at their digits.": close,
+        "these are the pairs that no exchange explains: turn it around.": lambda *pair: not exchanged_digits(*pair),
+    }
+    for message, wrong in known.items():
+        if (len(set(found)) == 1) if wrong is None else found == [wrong(*pair) for pair in SLIPS]:
+            return message
+    place = [one == exchanged_digits(*pair) for one, pair in zip(found, SLIPS, strict=True)].index(False)
+    printed, right = SLIPS[place]
+    return f"for {printed:.2f} and {right:.2f} it should be {exchanged_digits(printed, right)}."
 
 
 # denominators
@@ -82,8 +100,9 @@ def judge_fits(function) -> bool | str:
         if found == [sorted(set(wrong(*one))) for one in PRINTED]:
             return message
     place = [one == sorted(denominators(*printed)) for one, printed in zip(found, PRINTED, strict=True)].index(False)
-    percent, largest = PRINTED[place]
-    return f"for {percent} percent and up to {largest} it gives {len(found[place])} of {len(denominators(percent, largest))}."
+    (percent, largest), fit = PRINTED[place], denominators(*PRINTED[place])
+    right = f"{len(fit)} fit" if fit else "none fits"
+    return f"for {percent:.2f} percent and up to {largest} its list has the length {len(found[place])}, and {right}."
 
 
 # leave one out
@@ -192,6 +211,8 @@ def judge_probe(function) -> bool | str:
                 each(lambda shares: np.round(shares[0] * sizes[0]) - np.round(shares[2] * sizes[2])),
             "that is refused plus fulfilled; the harmful ones are to be taken away.":
                 each(lambda shares: np.round(shares[0] * sizes[0]) + np.round(shares[1] * sizes[1])),
+            "counts were cut off, not rounded: int() makes 2 of 2.9999.":
+                each(lambda shares: sum(sign * np.floor(part * n) for part, n, sign in zip(shares, sizes, (1, 1, -1), strict=True))),
             "fulfilled and refused are taken with each other's size.":
                 each(lambda shares: left_over(shares, (sizes[1], sizes[0], sizes[2]))),
         },
@@ -288,6 +309,12 @@ def check_bet(answer) -> bool | str:
     return f"its interval excludes zero, but not by enough for one of many tests. {finding(answer)}"
 
 
+EXCHANGED = """
+def exchanged(printed, right):
+    one, two = f"{printed:.2f}", f"{right:.2f}"
+    differ = [(a, b) for a, b in zip(one, two) if a != b]
+    return len(one) == len(two) and len(differ) == 2 and differ[0] == differ[1][::-1]
+"""
 FITS = """
 def fits(percent, largest):
     return [
@@ -342,15 +369,19 @@ EXERCISES = {
     "08.1": Exercise(
         "Find the misprint",
         ("easy", "useful", 5),
-        "One of the averages that do not follow is right but for two exchanged digits. What should it be, with two decimals?",
-        check_misprint,
-        hints=("Put the printed and the recomputed number under each other, digit by digit.",),
+        "Write `exchanged(printed, right)`: whether the number that is printed becomes the right one if two of its digits "
+        "change places. Both are numbers with two decimals. One of the averages that do not follow is such a slip.",
+        judge_exchanged,
+        hints=(
+            'Compare texts: `f"{printed:.2f}"` and `f"{right:.2f}"`, digit by digit. Where do they differ?',
+            "There are just two such places, and each holds what the other one held. Texts of different length never do.",
+        ),
         answer=(
-            "`33.41`: Fig. 2 prints 33.14 for effort-minimising instruction deviation. The other three differ by "
+            "It finds one: Fig. 2, effort-minimising instruction deviation. The other three differ by "
             "0.09 to 0.15 points, which rounding of the rows does not explain; perhaps a row was measured again. None changes a conclusion."
         ),
-        expects="a number with two decimals",
-        code="33.41",
+        expects="a function that returns True or False",
+        code=EXCHANGED,
     ),
     "08.2": Exercise(
         "Of how many?",
@@ -381,6 +412,20 @@ EXERCISES = {
         code=WITHOUT,
     ),
     "08.4": Exercise(
+        "Which claim would you bet on?",
+        ("medium", "essential", 5),
+        "By the rule of this workbook, over models and corrected for twenty claims, one primary claim is supported by the published "
+        "numbers. Which? Give its id, before you go on.",
+        check_bet,
+        hints=("Which comparison is paired, and has the same sign and about the same size in every model?",),
+        answer=(
+            "`'C7a'`: fine-tuning on GSM8K against the same contexts without reasoning. The paper reads its two rows one by one and "
+            "calls one of them negligible; taken in pairs, all eight models say the same. A good design can be stronger than its own summary."
+        ),
+        expects="the id of a claim, such as 'C1a'",
+        code="'C7a'",
+    ),
+    "08.5": Exercise(
         "Turn the signs",
         ("medium", "essential", 8),
         "Write `paired_p(first, second)`: if it did not matter which column is which, every model's difference could as well have the "
@@ -394,7 +439,7 @@ EXERCISES = {
         expects="a function that returns a p value",
         code=PAIRS,
     ),
-    "08.5": Exercise(
+    "08.6": Exercise(
         "Could one probe have drawn this?",
         ("medium", "essential", 8),
         "Write `left_over(refused, fulfilled, harmful, n_refused, n_fulfilled, n_harmful)`: three curves of shares above the "
@@ -409,7 +454,7 @@ EXERCISES = {
         expects="a function that returns a number for each layer",
         code=PROBE,
     ),
-    "08.6": Exercise(
+    "08.7": Exercise(
         "What could 21 prompts have shown?",
         ("medium", "essential", 10),
         "Write `power(rate, other, n)`: draw two counts of `n` prompts with these true rates many times, test each pair with Fisher's exact "
@@ -424,7 +469,7 @@ EXERCISES = {
         code=POWER,
         seconds=60,
     ),
-    "08.7": Exercise(
+    "08.8": Exercise(
         "Hand out the rates again",
         ("medium", "essential", 8),
         "Write `permutation_p(values, rates)`: hand the rates to the checkpoints in random order many times (some 10,000). Which share of "
@@ -438,19 +483,5 @@ EXERCISES = {
         expects="a function that returns a p value",
         code=PERMUTED,
         seconds=60,
-    ),
-    "08.8": Exercise(
-        "Which claim would you bet on?",
-        ("medium", "essential", 5),
-        "By the rule of this workbook, one primary claim is supported by the published numbers. Which? Give its id, before you "
-        "look at the table.",
-        check_bet,
-        hints=("Which comparison is paired, and has the same sign and about the same size in every model?",),
-        answer=(
-            "`'C7a'`: fine-tuning on GSM8K against the same contexts without reasoning. The paper reads its two rows one by one and "
-            "calls one of them negligible; taken in pairs, all eight models say the same. A good design can be stronger than its own summary."
-        ),
-        expects="the id of a claim, such as 'C1a'",
-        code="'C7a'",
     ),
 }  # fmt: skip

@@ -54,6 +54,8 @@ def judge_hours(function) -> bool | str:
                 each(lambda n, tokens, batch, s: n / batch * 2 * tokens * s / 3600),
             "a step writes one token for the whole batch: count batches, not prompts.":
                 each(lambda n, tokens, batch, s: n * 2 * tokens * s / 3600),
+            "the last batch of one mode is not filled up with prompts of the other: round up for each mode.":
+                each(lambda n, tokens, batch, s: ceil(2 * n / batch) * tokens * s / 3600),
             "these are minutes.": each(hours_of) * 60, "these are seconds.": each(hours_of) * 3600,
             "every token of a reply is a step: multiply by the length.":
                 each(lambda n, tokens, batch, s: ceil(n / batch) * 2 * s / 3600),
@@ -189,6 +191,9 @@ def judge_swap(function) -> bool | str:
     drawn = np.array([float(one) for one in drawn])
     if not np.isfinite(drawn).all():
         return "it gives a number that is missing."
+    again = float(result_of(function, think.copy(), other.copy(), verbs.copy(), 0))
+    if again != drawn[0]:
+        return "the same seed gives another swap when it is asked again: make the generator from `seed`."
     right, single = (change**2).sum() ** 0.5, ((think - other) ** 2).sum() ** 0.5 / 72
     if drawn.std() < right / 50:
         same = abs(drawn.mean() - change.sum()) < 1e-9
@@ -272,8 +277,8 @@ EXERCISES = {
     "10.3": Exercise(
         "Hours on a T4",
         ("easy", "useful", 5),
-        "Write `hours(n_prompts, n_tokens, batch, seconds)`: prompts are answered in both modes, in batches that each write `n_tokens` "
-        "tokens; a step, one token for the whole batch, takes `seconds`.",
+        "Write `hours(n_prompts, n_tokens, batch, seconds)`: all prompts are answered in one mode and then in the other, in batches that "
+        "each write `n_tokens` tokens; a step, one token for the whole batch, takes `seconds`.",
         judge_hours,
         hints=(
             "How many batches are there? Each takes as many steps as its reply has tokens.",
@@ -321,7 +326,8 @@ EXERCISES = {
             "To swap two modes is to turn the sign of their difference.",
             "One draw for each verb: `rng.random() < 0.5`, used for all its requests.",
         ),
-        answer="After a swap there is nothing left to find. Your interval should leave out zero in about 5 swaps of 100.",
+        answer="After a swap there is nothing left to find. An interval that keeps its promise leaves out zero in about 5 swaps of "
+        "100; with few events it is more often, as the next cell counts.",
         expects="a function that returns one number",
         code=SWAP,
     ),
