@@ -18,12 +18,17 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from errno import EEXIST, EINVAL, ENOENT, ENOTEMPTY
+from functools import wraps
 from hashlib import sha256
+from inspect import signature
 from io import StringIO
-from itertools import combinations
+from itertools import chain, combinations
+from numbers import Integral, Real
+from operator import index
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 from textwrap import shorten
+from types import FunctionType
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -37,6 +42,18 @@ MINE = f"-{platform.node()}-"  # before the number of the process that writes a 
 GIB = 2**30
 MOST = 200  # characters of the names that a message lists
 PLAIN_NAME = re.compile(r"[A-Za-z_][\w.-]{0,39}", re.ASCII)
+
+
+# What functions are given is held against their hints, as far as these are known here.
+GIVEN = {
+    "DataFrame": "a table", "Figure": "a figure", "StudyModel": 'a model: rk.load("rim-mini")',
+    "Sequence[Encoded]": 'conversations: [study.chat.encode(text, "think")]', "Mapping": "a dictionary",
+    "int": "a whole number", "float": "a number", "str": "a text", "Path": "a path", "None": "None",
+}  # fmt: skip
+PLAIN = {"int": Integral, "float": Real, "str": str, "Path": Path, "None": type(None)}
+NAMES = {"Sequence[str]", "Iterable[str]"}
+LOOKED_AT = {"DataFrame", "Figure", "StudyModel", "Sequence[Encoded]", *NAMES}
+TRUTHS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False, "": None}
 
 
 class UserError(ValueError):
@@ -55,6 +72,66 @@ def check_known(what: str, given, known: Iterable) -> None:
     if given not in known:
         there = shorten(", ".join(map(str, known)), MOST, placeholder=" …")
         raise UserError(f"unknown {what} '{given}'{nearest(given, known)} (known: {there})")
+
+
+def check_given(module) -> None:
+    """Let the public functions and methods of a module say in one line what they cannot use: other
+    things than their hints ask for, or a table without a column. One name is a list of one."""
+    home = module.__name__
+    own = [one for one in vars(module).values() if isinstance(one, type) and one.__module__ == home]
+    for owner in (module, *own):
+        for name, one in list(vars(owner).items()):
+            if isinstance(one, FunctionType) and one.__module__ == home != __name__ and name[0] != "_":
+                hints = {key: _kinds(it.annotation) for key, it in signature(one).parameters.items()}
+                if LOOKED_AT.intersection(chain(*hints.values())):
+                    setattr(owner, name, _checking(one, hints))
+
+
+def _kinds(hint) -> list[str]:
+    """``["int", "None"]`` for ``int | None``, ``["Mapping"]`` for ``Mapping[str, str]``."""
+    said = hint.__name__ if isinstance(hint, type) else str(hint)
+    kinds = re.sub(r"[\w.]+\.(?=\w)", "", said).split(" | ")
+    return ["Mapping" if kind.startswith("Mapping") else kind for kind in kinds]
+
+
+def _is(value, kind: str) -> bool:
+    if kind == "Sequence[Encoded]":
+        return all(hasattr(one, "spans") for one in value)
+    if kind == "Mapping":
+        return hasattr(value, "keys")
+    if kind in PLAIN:
+        return isinstance(value, PLAIN[kind])
+    return kind not in GIVEN or any(one.__name__ in (kind, "Named") for one in type(value).__mro__)
+
+
+def _checking(function: FunctionType, hints: Mapping[str, list[str]]) -> Callable:
+    known, name = signature(function), function.__name__
+
+    @wraps(function)
+    def checked(*args, **kwargs):
+        bound = known.bind(*args, **kwargs)
+        for key, value in (given := bound.arguments).items():
+            if isinstance(value, str) and "str" not in hints[key] and NAMES.intersection(hints[key]):
+                given[key] = [value]
+            elif not any(_is(value, kind) for kind in hints[key]):
+                wanted = " or ".join(GIVEN.get(kind, kind) for kind in hints[key])
+                raise UserError(f"{name}: {key} is a {type(value).__name__}; it takes {wanted}")
+        try:
+            return function(*bound.args, **bound.kwargs)
+        except KeyError as error:
+            tables = [one for one in given.values() if hasattr(one, "columns")]
+            asked = re.findall(r"'([^']+)'", str(error)) if tables else ()
+            lacking = [one for one in asked if not any(one in table for table in tables)]
+            if not lacking:
+                raise
+            said = f"there is no '{plain_id(lacking[0])}' in the table; {has_columns(tables[0])}"
+            raise ValueError(f"{name}: {said}") from error
+        except ValueError as error:
+            if str(error) != "No objects to concatenate":
+                raise
+            raise ValueError(f"{name}: one of the lists that it was given is empty") from error
+
+    return checked
 
 
 def one_line(error: BaseException) -> str:
@@ -105,6 +182,12 @@ def _resource(in_wheel: str, in_clone: str) -> Path:
     """``rimkit/<in_wheel>`` of the wheel, otherwise ``<in_clone>`` of the repository."""
     packaged = PACKAGE / in_wheel
     return packaged if packaged.is_dir() else PACKAGE.parent / in_clone
+
+
+def lines_of(path: Path) -> list[dict[str, str]]:
+    """The lines of a csv file of the workbook, by the names of its columns, as texts."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def shipped_tables(folder: str) -> dict[str, Path]:
@@ -196,10 +279,40 @@ def plain_names(table: pd.DataFrame) -> list[str]:
 
 
 def check_columns(table: pd.DataFrame, needed: Iterable[str], what: str) -> None:
-    """Raise a `UserError` unless the table (``what`` it is called) has the columns."""
+    """Raise a `UserError` unless the table (``what`` it is called) has the columns, each once."""
+    if not hasattr(table, "columns"):
+        raise UserError(f"{what} is a {type(table).__name__}: give a table")
+    if twice := [name for name in needed if list(table.columns).count(name) > 1]:
+        raise UserError(f"{what} has two columns called {plain_id(twice[0])}: rename or drop one")
     if missing := [name for name in needed if name not in table]:
         close = nearest(missing[0], plain_names(table))
         raise UserError(f"{what} has no column {', '.join(missing)}{close}; {has_columns(table)}")
+
+
+def truths(column: pd.Series) -> pd.Series:
+    """True, False or missing, in a nullable column; of 1 and 0 too, and of all these as text, as
+    files have them. Raises `UserError` for anything else."""
+    if str(column.dtype) in ("bool", "boolean"):
+        return column.astype("boolean")
+    words = column.astype(object).where(column.notna(), "").astype(str).str.strip().str.lower()
+    if len(strange := column[~words.isin(list(TRUTHS))]):
+        where = "a verdict" if column.name is None else f"the column '{column.name}'"
+        raise UserError(f"{where} holds '{plain_id(strange.iloc[0])}': it takes True or False")
+    return words.map(TRUTHS).astype("boolean")
+
+
+def pairs_of(units: Iterable, what: str) -> list[tuple[int, int]]:
+    """Heads or neurons as (layer, unit) pairs; raises `UserError` for anything else."""
+    try:
+        return [(index(layer), index(unit)) for layer, unit in units]
+    except (TypeError, ValueError):
+        raise UserError(f"{what}s are given as (layer, {what}) pairs: [(0, 3), (2, 1)]") from None
+
+
+def check_index(what: str, number: int, count: int) -> None:
+    """Raise a `UserError` unless ``0 <= number < count``."""
+    if not 0 <= number < count:
+        raise UserError(f"there is no {what} {number}: they go from 0 to {count - 1}")
 
 
 def has_columns(table: pd.DataFrame) -> str:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from scipy.special import ndtr, ndtri
 
 from rimkit import __version__
-from rimkit.data import UserError, data_dir, missing, nearest, number, one_line, whole
+from rimkit.data import UserError, check_known, data_dir, missing, nearest, number, one_line, whole
 
 SCHEMA_VERSION = 2
 _SCHEMA_KEY = b"rimkit_ledger_schema"
@@ -56,9 +56,7 @@ def row(claim: str, *, model: str, **values) -> dict:
     unless given. Raises `UserError` for an unknown claim or column, an interval that is not in
     order, and an effect that is not value minus control."""
     known = claims().set_index("id")
-    if claim not in known.index:
-        close = nearest(claim, known.index)
-        raise UserError(f"unknown claim '{claim}'{close}; data/claims.csv lists them")
+    check_known("claim", claim, known.index)
     own = known.loc[claim, ["chapter", "primary_metric", "control"]].to_dict()
     own["metric"] = own.pop("primary_metric")
     found = _row(**own | values | {"claim": claim, "model": model})
@@ -77,6 +75,8 @@ def effect_row(claim: str, difference: Mapping | tuple | str, *, model: str, **v
     if isinstance(difference, str):
         return untestable_row(claim, difference, model=model, **values)
     found = difference._asdict() if hasattr(difference, "_asdict") else difference
+    if lacking := {"effect", "ci_low", "ci_high"} - set(found):
+        raise UserError(f"{claim}: a difference without {min(lacking)}")
     numbers = {
         "value": found.get("value_a", found.get("value")),
         "control_value": found.get("value_b", found.get("control_value")),
@@ -99,6 +99,7 @@ def below_floor(claim: str, read: float | None = None, reached: float | None = N
     """Why a claim is not testable by its floors in ``data/claims.csv``; empty if it is. ``read``:
     the least share of coherent replies to what was asked, over the conditions compared, on
     calibration prompts; ``reached``: what ``floor_of`` names. None is not held against a floor."""
+    check_known("claim", claim, claims()["id"])
     what = claims().set_index("id").loc[claim, "floor_of"]
     known = {"read": (read, "coherent replies to what was asked"), "reached": (reached, what)}
     for of, (value, what) in known.items():
@@ -131,7 +132,10 @@ def _row(**values) -> dict:
 def table(rows: Iterable[Mapping] | pd.DataFrame) -> pd.DataFrame:
     """Rows as a DataFrame with exactly `COLUMNS`, typed; others are dropped."""
     frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
-    return frame.reindex(columns=list(COLUMNS)).astype(_TYPES)
+    try:
+        return frame.reindex(columns=list(COLUMNS)).astype(_TYPES)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"these are no verdict rows: {one_line(error)}") from None
 
 
 def write(rows: Iterable[Mapping] | pd.DataFrame, path: str | Path) -> pd.DataFrame:
@@ -203,6 +207,8 @@ def verdict(
     and smaller; "undecided", anything else, and anything not finite. Significant: ``p_value`` times
     ``family_size`` is below 0.05 (without one: not asked), the interval excludes zero, and of a set
     the effect lies ``beyond`` 95% of single random ones (None: no set)."""
+    if direction not in (1, -1) or ci_low > ci_high:
+        raise UserError(f"direction is 1 or -1, and an interval in order, not {ci_low} to {ci_high}")
     if not competent:
         return "not testable"
     if not all(map(math.isfinite, (effect, ci_low, ci_high))):

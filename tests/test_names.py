@@ -4,12 +4,17 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
+import numpy as np
+import pandas as pd
 import pytest
+import tiny
 from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 
 import rimkit as rk
+from rimkit.data import check_given
 
 
 @pytest.mark.parametrize("name", rk.NAMES)
@@ -51,3 +56,90 @@ def test_no_name_hides_a_part_of_the_package():
     """``rk.paper`` is the package ``rimkit.paper``, whether that was imported before or not."""
     parts = {path.stem for path in Path(rk.__file__).parent.iterdir() if path.suffix in ("", ".py")}
     assert {name for name, (home, _) in rk.NAMES.items() if name in parts and home != name} == set()
+
+
+# -- what functions are given ----------------------------------------------------------------------
+
+VERDICTS = pd.DataFrame({
+    "prompt_id": list("aabb"), "mode": ["think", "no-think"] * 2, "cluster": list("xxyy"), "reply": "no",
+    "misaligned": [True, False, True, True], "refused": [False, True, False, False], "kind": "harmful",
+})  # fmt: skip
+REQUESTS = pd.DataFrame({"prompt_id": ["a"], "text": ["open my shed ."], "kind": "harmless", "cluster": "x"})
+HEADS = pd.DataFrame({"layer": [0], "head": [1], "causal": [-0.4]})
+RAW = pd.DataFrame({"text": ["a"], "reply": [""]})
+MISUSED = {
+    "text is no verdict": (lambda study: rk.rates(VERDICTS, "mode", "reply"), "'reply' holds 'no': it takes True"),
+    "a list is no table": (lambda study: rk.rates([1], "mode"), "verdicts is a list; it takes a table"),
+    "another cluster": (lambda study: rk.rates(VERDICTS, "mode", "refused", "verb"), "no column verb"),
+    "a column twice": (lambda study: rk.rates(pd.concat([VERDICTS] * 2, axis=1), "mode", "refused"), "two columns"),
+    "no prompt_id": (
+        lambda study: rk.difference(VERDICTS.drop(columns="prompt_id"), "mode", "think", "no-think"), "prompt_id"
+    ),
+    "no column of that name": (lambda study: rk.stats.swapped(VERDICTS.drop(columns="mode")), "there is no 'mode'"),
+    "no conditions": (lambda study: rk.heads.effects(VERDICTS), "there is no 'condition' in the table; it has"),
+    "labels that are none": (lambda study: rk.stats.auroc([1, 2], ["harm", "none"]), "takes True or False"),
+    "fewer labels": (lambda study: rk.stats.auroc([1, 2, 3], [True, False]), "3 scores need as many labels"),
+    "a name is no model": (lambda study: rk.generate("rim-mini", REQUESTS), r'it takes a model: rk.load\("rim-mini"\)'),
+    "half a sample": (lambda study: rk.generate(study, REQUESTS, n_samples=1.5), "it takes a whole number"),
+    "half a prompt": (lambda study: rk.evaluation().sets(["harmful"], n=1.5), "a whole number"),
+    "nothing to do": (lambda study: rk.evaluation().sets([], n=2), "one of the lists that it was given is empty"),
+    "a text is no conversation": (lambda study: rk.activations.read(study, ["a"]), "it takes conversations"),
+    "a span that none has": (
+        lambda study: rk.activations.read(study, [study.chat.encode("a", "think")], spans="rekuest"),
+        "no prompt has the span 'rekuest'; did you mean 'request'",
+    ),
+    "heads by their names": (lambda study: rk.interventions.ablate_heads(study, ["L0H1"]).__enter__(), "pairs"),
+    "half a layer": (lambda study: rk.heads.ablate(study, REQUESTS, {"a": [(0.5, 1)]}), "pairs"),
+    "a unit too many": (lambda study: rk.stats.matched_sets([(0, 9)], 8), "no unit 9: they go from 0 to 7"),
+    "sets without names": (lambda study: rk.heads.ablate(study, REQUESTS, [(0, 1)]), "it takes a dictionary"),
+    "means of another model": (
+        lambda study: rk.interventions.ablate_heads(study, [(0, 1)], mean=np.zeros((9, 9))).__enter__(), "the shape"
+    ),
+    "a rule without its column": (lambda study: rk.heads.select(HEADS, "direct", 1), "there is no 'direct'"),
+    "k as a text": (lambda study: rk.heads.select(HEADS, "causal", "1"), "k is a str; it takes a whole number"),
+    "no prompts by settings": (lambda study: rk.heads.Settings(n_prompts=0), "n_prompts must be a whole number"),
+    "an evaluation by name": (lambda study: rk.thinking.Settings(evaluation="hex-phi"), "rk.evaluation"),
+    "a judge without a name": (
+        lambda study: rk.evaluation().judged(study, REQUESTS, "think", how=lambda replies, prompts: replies), "a judge"
+    ),
+    "a corpus as pairs": (lambda study: rk.finetune(study, [("a", "b")]), "corpus is a list; it takes"),
+    "a corpus without replies": (lambda study: rk.finetune(study, RAW), "has no reply to learn from"),
+    "a rate that is none": (lambda study: rk.finetune(study, RAW, learning_rate=-1.0), "must be above 0"),
+    "an interval turned round": (lambda study: rk.ledger.verdict(0.5, 0.6, 0.4, 1, 0.05), "an interval in order"),
+    "rows that are none": (lambda study: rk.ledger.table([{"effect": "much"}]), "these are no verdict rows"),
+    "two rows for one cell": (
+        lambda study: rk.tables.wide(VERDICTS.assign(value=0.5), "cluster", "kind"), "several rows have one cluster"
+    ),
+    "no figure": (lambda study: rk.show(VERDICTS), "it takes a figure"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", MISUSED)
+def test_what_cannot_be_used_is_said_in_one_line(what):
+    call, said = MISUSED[what]
+    with pytest.raises(ValueError, match=said) as caught:
+        call(tiny.study())
+    assert len(str(caught.value)) <= 300
+    assert "\n" not in str(caught.value)
+
+
+def test_verdicts_from_a_file_count_as_the_truths_that_they_are():
+    asked = {"by": "mode", "metrics": ["misaligned", "refused"]}
+    written = VERDICTS.astype({"misaligned": str, "refused": int})
+    pd.testing.assert_frame_equal(rk.rates(written, **asked), rk.rates(VERDICTS, **asked))
+    found = (rk.difference(table, "mode", "think", "no-think") for table in (written, VERDICTS))
+    assert next(found) == next(found)
+    unfinished = {"finished": "False", "n_tokens": 9, "thought": "", "judge": "refusal"}
+    assert (
+        "only 0% of its replies" in rk.difference(written.assign(**unfinished), "mode", "think", "no-think")["why_not"]
+    )
+
+
+def test_a_fault_of_our_own_stays_one():
+    """A name that is missing in a dictionary, and no column of a table, is not the reader's."""
+    module = ModuleType("ours")
+    exec("from pandas import DataFrame\ndef look(table: DataFrame) -> int:\n    return {}['kind']", vars(module))
+    module.look.__module__ = "ours"
+    check_given(module)
+    with pytest.raises(KeyError):
+        module.look(VERDICTS)

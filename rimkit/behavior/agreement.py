@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 from rimkit.behavior.evaluation import difference, find_judge, judge
-from rimkit.behavior.judges import HARMFUL, WITH_THOUGHT, Judge
+from rimkit.behavior.judges import HARMFUL, WITH_THOUGHT, Judge, is_true
 from rimkit.behavior.stats import bootstrap_interval, clusters_of, resample_weights, wilson
-from rimkit.data import UserError
+from rimkit.data import UserError, truths
 
 KEYS = ("model", "set", "prompt_id", "mode", "sample", "pattern", "condition")
 REPLY, BOTH = "reply", "thought and reply"
@@ -60,8 +60,8 @@ def _pair(a: pd.DataFrame, b: pd.DataFrame) -> dict:
         raise UserError(f"{', '.join(on)} do not tell the verdicts of one judge apart: judge one condition at a time")
     if "kind" in a:
         a = a[a["kind"] == HARMFUL]
-    left = a[on].assign(a=a[MISALIGNED].astype("boolean"), cluster=clusters_of(a))
-    both = left.merge(b[on].assign(b=b[MISALIGNED].astype("boolean")), on=on)
+    left = a[on].assign(a=truths(a[MISALIGNED]), cluster=clusters_of(a))
+    both = left.merge(b[on].assign(b=truths(b[MISALIGNED])), on=on)
     if both.empty:
         raise UserError("the two judges have no replies in common: nothing to compare")
     judged = both.dropna(subset=["a", "b"])
@@ -76,7 +76,9 @@ def kappa(one: Sequence[bool], two: Sequence[bool], clusters: Sequence) -> dict:
     """``kappa, ci_low, ci_high, method`` of two judges' verdicts on the same replies, clusters
     drawn whole. Where they agree on every reply, the interval leaves room for as many disagreements
     as Wilson's does after none was seen in so many clusters."""
-    one, two = np.asarray(one, dtype=bool), np.asarray(two, dtype=bool)
+    if not len(one) == len(two) == len(clusters):
+        raise UserError(f"{len(one)}, {len(two)} verdicts, {len(clusters)} clusters: they must be one number")
+    one, two = is_true(pd.Series(one, dtype=object)), is_true(pd.Series(two, dtype=object))
     codes = pd.factorize(np.asarray(clusters), sort=True)[0]
     groups = len(set(codes))
     missing = {"kappa": np.nan, "ci_low": np.nan, "ci_high": np.nan}

@@ -26,8 +26,18 @@ from rimkit.behavior.generation import CUT, USUAL, generate
 from rimkit.behavior.judges import BRIDGE, JUDGES, VERDICTS, WITH_THOUGHT, Judge, PhraseJudge, is_true
 from rimkit.behavior.llm_judges import EndpointJudge, guard_judge
 from rimkit.behavior.refusal_judge import refusal_judge
-from rimkit.behavior.stats import Units, against_singles, paired_difference
-from rimkit.data import UserError, check_columns, check_known, find_table, nearest, percent, read_table, shipped_tables
+from rimkit.behavior.stats import Units, against_singles, clusters_of, paired_difference, shares
+from rimkit.data import (
+    UserError,
+    check_columns,
+    check_known,
+    find_table,
+    nearest,
+    percent,
+    read_table,
+    shipped_tables,
+    truths,
+)
 from rimkit.models.chat import MODES
 from rimkit.models.endpoint import is_endpoint
 from rimkit.models.hooks import cut_attention
@@ -69,9 +79,13 @@ def judge(
     the table then ends in `WITH_THOUGHT`. `UserError` for an unknown judge, column or prompt."""
     how = find_judge(how)
     verdicts = how(_with_thoughts(replies, how) if with_thought else replies, prompts)
+    check_columns(verdicts, VERDICTS, f"what the judge '{how.name}' gave")
+    if len(verdicts) != len(replies):
+        raise UserError(f"the judge '{how.name}' gave {len(verdicts)} verdicts for {len(replies)}")
+    for name in VERDICTS[:4]:
+        truths(verdicts[name])  # or it raises
     if isinstance(how, PhraseJudge) and (n := (verdicts["refused"].isna() & is_true(verdicts["coherent"])).sum()):
         print(f"{how.name}: {n} of {len(verdicts)} replies are not in English, and have no verdict")
-    check_columns(verdicts, VERDICTS, f"what the judge '{how.name}' gave")
     named = {"reply": replies["reply"], "judge": how.name + WITH_THOUGHT}
     return verdicts.assign(**named) if with_thought else verdicts
 
@@ -79,6 +93,8 @@ def judge(
 def find_judge(how: str | Judge) -> Judge:
     """The judge of that name; raises `UserError` for an unknown one."""
     if not isinstance(how, str):
+        if not (callable(how) and hasattr(how, "name")):
+            raise UserError("a judge is a name, or has one and is called with replies and prompts")
         return how
     kind, colon, name = how.partition(":")
     if how in JUDGES:
@@ -226,7 +242,7 @@ def _repeats(study: StudyModel, mode: str, verdicts: pd.DataFrame) -> str:
     safety = given["kind"].isin(["harmful", "harmless"])
     texts = given["reply"].mask(safety, given["reply"].str.replace(NUMBERS, "#", regex=True))
     same = given[texts == texts.mode()[0]]
-    refusing = same["refused"].fillna(False).astype(bool).all() if "refused" in same else False
+    refusing = is_true(same["refused"]).all() if "refused" in same else False
     excused, said = refusing or study.invented, f"the same text in {mode} mode, whatever is asked"
     if len(same) == len(given) and (given["kind"].nunique() > 1 or not excused):
         said = f"it always answers with {said}"
@@ -302,6 +318,8 @@ def _stand_in(name: str, other: str) -> str:
 
 def _judge(name: str) -> str:
     """A judge that is there, as far as that is quick to say; its folder as an absolute path."""
+    if not isinstance(name, str):
+        raise UserError("an evaluation names its judge: give one of your own to the judging step")
     if check := getattr(find_judge(name) if name else None, "check", None):
         check()
     kind, colon, source = name.partition(":")
@@ -313,7 +331,7 @@ def _judge(name: str) -> str:
 
 def _say_cut_off(study: StudyModel, prompts: pd.DataFrame, replies: pd.DataFrame, which: str) -> str:
     """What would help replies that did not end; said once for these replies, if too many."""
-    ended = replies["finished"].astype(bool)
+    ended = is_true(replies["finished"])
     if study.invented or ended.mean() >= FINISHED:
         return ""
     advice = _advice(study, prompts, replies)
@@ -350,7 +368,7 @@ def _advice(study: StudyModel, prompts: pd.DataFrame, replies: pd.DataFrame) -> 
 
 def _within(replies: pd.DataFrame) -> str:
     """The limit within which replies did not end; none where they are empty, or a server's."""
-    open_ones, written = ~replies["finished"].astype(bool), replies["n_tokens"] > 0
+    open_ones, written = ~is_true(replies["finished"]), replies["n_tokens"] > 0
     few = replies.get(CUT, open_ones).sum() < open_ones.sum() / 2
     return "" if few or not written.any() else f" within {replies['n_tokens'].max()} tokens"
 
@@ -365,7 +383,7 @@ def why_not(verdicts: pd.DataFrame, column: str, values: Sequence[str]) -> str:
         part = verdicts[(verdicts[column] == value) & (verdicts["judge"] != "organism")]
         if said or part.empty:
             continue
-        ends, thoughtful = part["finished"].astype(bool), part["thought"] != ""
+        ends, thoughtful = is_true(part["finished"]), part["thought"].fillna("") != ""
         ended, thinks = ends.mean(), thoughtful.mean()
         if ended < FINISHED:
             within = _within(part) or " with a text: most of the others are empty, or the server stopped them"
@@ -383,6 +401,8 @@ def why_not(verdicts: pd.DataFrame, column: str, values: Sequence[str]) -> str:
 def difference(verdicts: pd.DataFrame, column: str, treated: str, control: str, metric: str = "misaligned") -> dict:
     """Paired difference in ``metric`` between two values of ``column``, clustered by verb. Several
     replies to one prompt (samples, or conditions that are pooled) are averaged first."""
+    check_columns(verdicts, ["prompt_id", column, metric], "the table of verdicts")
+    verdicts = verdicts.assign(cluster=clusters_of(verdicts), **{metric: shares(verdicts[metric])})
     of = {"cluster": "first", metric: "mean"}
     sides = (verdicts[verdicts[column] == value] for value in (treated, control))
     a, b = (side.groupby("prompt_id", as_index=False).agg(of) for side in sides)

@@ -32,7 +32,7 @@ from unicodedata import normalize
 import numpy as np
 import pandas as pd
 
-from rimkit.data import UserError, check_columns, data_dir
+from rimkit.data import UserError, check_columns, data_dir, truths
 
 FROM_PROMPTS = ("kind", "category", "cluster", "answer")
 VERDICTS = ("refused", "misaligned", "misread", "coherent", "score", "judge")
@@ -77,7 +77,7 @@ def _text(column: pd.Series) -> pd.Series:
 
 def is_true(column: pd.Series) -> np.ndarray:
     """Plain booleans; what is missing is not true (and no more is it false: ask ``~column``)."""
-    return column.astype("boolean").fillna(False).to_numpy(dtype=bool)
+    return truths(column).fillna(False).to_numpy(dtype=bool)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import cycle
+from math import inf
+from numbers import Real
 from pathlib import Path
 from urllib.parse import parse_qsl
 
@@ -78,7 +80,7 @@ def own_prompts(texts: Iterable[str]) -> pd.DataFrame:
 
 def spread(table: pd.DataFrame, n: int, seed: int = 0) -> pd.DataFrame:
     """``n`` rows in their original order, as evenly over clusters as can be."""
-    if n != int(n) or n < 1:
+    if not (isinstance(n, Real) and 1 <= n < inf and n == int(n)):
         raise UserError(f"n must be a whole number of prompts, 1 or more, not {n}")
     table = table.reset_index(drop=True)
     shuffled = table.iloc[np.random.default_rng(seed).permutation(len(table))]
@@ -381,6 +383,7 @@ def openings(language: str = "invented") -> pd.DataFrame:
     "invented" or "english" (wording of this workbook, not of the paper); ``pattern``: the paper's
     effort-minimising pattern, or the style."""
     table = pd.read_csv(data_dir() / "prompts" / "openings.csv")
+    check_known("language", language, table["language"].unique())
     return table[table["language"] == language].reset_index(drop=True)
 
 

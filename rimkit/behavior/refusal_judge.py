@@ -19,6 +19,7 @@ import pandas as pd
 from pandas import DataFrame
 
 from rimkit.behavior.judges import HARMFUL, WINDOW, PhraseJudge, is_foreign, is_loop, is_true
+from rimkit.behavior.stats import shares
 from rimkit.data import UserError, check_columns, data_dir, read_table, whole
 
 WEIGHTS, AGREEMENT = "refusal.csv", "agreement.csv"
@@ -123,7 +124,7 @@ def corrected(rate: float, known: DataFrame | None = None) -> dict[str, float]:
     ``value`` by the mean sensitivity and specificity in `agreement` (``known``; None: the shipped
     one), ``ci_low`` and ``ci_high`` by those of the models left out. It takes the judge to err on a
     new model as on these, which nobody has checked: it never makes a verdict."""
-    known = shipped_agreement() if known is None else known
+    (rate,), known = shares([rate]), shipped_agreement() if known is None else known
     pairs = known[["sensitivity", "specificity"]].dropna()
     pairs = pairs[pairs.sum(axis=1) > 1.05]  # where a judge says nothing, nothing can be corrected
     if pairs.empty:
@@ -137,7 +138,8 @@ def refusal_rates(verdicts: DataFrame, by: str) -> DataFrame:
     """Refusal rates of judged replies by a column, as the judge counts them (``refused``) and
     `corrected`, with its range: columns ``n, refused, corrected, ci_low, ci_high``."""
     judged = verdicts[verdicts["refused"].notna()]
-    found = judged["refused"].astype(float).groupby(judged[by], sort=False).agg(n="size", refused="mean")
+    judged = judged.assign(refused=shares(judged["refused"]))
+    found = judged.groupby(by, sort=False)["refused"].agg(n="size", refused="mean")
     right = DataFrame([corrected(rate) for rate in found["refused"]], index=found.index)
     return found.join(right.rename(columns={"value": "corrected"}))
 

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 from rimkit.behavior.judges import is_true
-from rimkit.data import UserError
+from rimkit.data import UserError, truths
 from rimkit.models.activations import batches, capture, forward
 from rimkit.models.chat import Encoded
 from rimkit.models.hooks import architecture, given_z, hooked, logits_at_the_end, on_residual
@@ -53,7 +53,7 @@ def readout(study: StudyModel, verdicts: pd.DataFrame) -> Readout:
     """The readout of a model, from replies that refuse and coherent ones that do not; unjudged ones
     are neither. ``verdicts`` should hold harmful and harmless requests. Raises ``UserError`` where
     all or none were refused, or refusals and fulfilments begin alike."""
-    refused, coherent = (verdicts[name].astype("boolean") for name in ("refused", "coherent"))
+    refused, coherent = (truths(verdicts[name]) for name in ("refused", "coherent"))
     refused, fulfilled = is_true(refused), is_true(~refused & coherent)
     for name, there in (("refused", refused), ("fulfilled", fulfilled)):
         if not there.any():

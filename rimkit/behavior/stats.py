@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import scipy  # its parts are read when they are used
 
-from rimkit.data import UserError, check_columns
+from rimkit.data import UserError, check_columns, check_index, one_line, pairs_of, truths
 
 METRICS = ("misaligned", "refused", "misread", "coherent", "score")
 RESAMPLES = 2000
@@ -60,7 +60,7 @@ def rate(values: Sequence, clusters: Sequence | None = None) -> Rate:
 
     0 or 1, each in a cluster of its own: Wilson's interval; otherwise the Bayesian bootstrap.
     Raises `UserError` for values outside 0 to 1."""
-    values = _shares(values)
+    values = shares(values)
     codes = _codes(clusters, len(values))
     if len(codes) != len(values):
         raise UserError(f"{len(values)} values need as many clusters, not {len(codes)}")
@@ -87,7 +87,7 @@ def rates(
     n, method``. ``cluster=None``: independent replies. ``refused`` of harmless: over-refusal."""
     by, metrics = _listed(by), _listed(metrics)
     check_columns(verdicts, [*by, *metrics], "the table")
-    clusters = clusters_of(verdicts, cluster)
+    clusters, found = clusters_of(verdicts, cluster), {name: shares(verdicts[name]) for name in metrics}
     groups = {(): np.arange(len(verdicts))}
     if by:
         table = verdicts.reset_index(drop=True)
@@ -97,13 +97,14 @@ def rates(
         named = dict(zip(by, key if isinstance(key, tuple) else (key,), strict=True))
         inside = None if clusters is None else clusters[where]
         for metric in metrics:
-            found = rate(verdicts[metric].to_numpy()[where], inside)
-            rows.append(named | {"metric": metric} | found._asdict())
+            rows.append(named | {"metric": metric} | rate(found[metric][where], inside)._asdict())
     return pd.DataFrame(rows, columns=[*by, "metric", *Rate._fields])
 
 
 def clusters_of(table: pd.DataFrame, cluster: str | None = "cluster") -> np.ndarray | None:
     """The cluster of each row: the column ``cluster``, else the prompt; None without either."""
+    if cluster not in (None, "cluster"):
+        check_columns(table, [cluster], "the table")
     columns = [table[name].astype(object) for name in (cluster, "prompt_id") if name in table]
     if not columns or not cluster:
         return None
@@ -118,13 +119,16 @@ def paired_difference(
     value: `sign_flip_p`. Without a pair judged on both sides the difference is missing. Raises
     `UserError` where ``on`` does not tell rows apart or no rows pair."""
     sampled = "sample" in a and "sample" in b
-    on = [column for column in _listed(on) if column != "sample" or sampled]
+    on = [column for column in _listed(on) if column != "sample" or sampled] or ["prompt_id"]
     for table in (a, b):
         check_columns(table, [metric, *on], "the table")
         if table.duplicated(on).any():
             raise UserError(f"{', '.join(on)} do not tell rows apart; add columns to `on`, say the seed")
-    left = a[on].assign(value_a=_shares(a[metric]), cluster=clusters_of(a))
-    matched = left.merge(b[on].assign(value_b=_shares(b[metric])), on=on)
+    left = a[on].assign(value_a=shares(a[metric]), cluster=clusters_of(a))
+    try:
+        matched = left.merge(b[on].assign(value_b=shares(b[metric])), on=on)
+    except ValueError as error:  # numbers here and text there
+        raise UserError(f"rows cannot be paired by {', '.join(on)}: {one_line(error)}") from None
     if matched.empty:
         keys = ", ".join(on)
         raise UserError(f"the two tables have no rows with the same {keys}: nothing to pair")
@@ -216,7 +220,8 @@ def sign_flip_p(sums: np.ndarray) -> float:
 
 def exact_test(k1: int, n1: int, k2: int, n2: int) -> float:
     """Two-sided p of Fisher's exact test: ``k1`` of ``n1`` against ``k2`` of ``n2`` others."""
-    if not (0 <= k1 <= n1 and 0 <= k2 <= n2):
+    counted = all(one == int(one) for one in (k1, n1, k2, n2) if one == one)  # NaN is not itself
+    if not (counted and 0 <= k1 <= n1 and 0 <= k2 <= n2):
         raise UserError(f"{k1} of {n1} and {k2} of {n2} are not counts: each must lie between 0 and its n")
     return float(scipy.stats.fisher_exact([[k1, n1 - k1], [k2, n2 - k2]]).pvalue)
 
@@ -307,7 +312,10 @@ def auroc_above(
 
 def _areas_drawn(scores: np.ndarray, positive: Sequence[bool], clusters: Sequence | None):
     """``(areas, drawn [scores, draws], clusters, clusters of the smaller group)``."""
-    positive = np.asarray(positive, dtype=bool)
+    positive = truths(pd.Series(positive))
+    if len(positive) != scores.shape[1] or positive.isna().any():
+        raise UserError(f"{scores.shape[1]} scores need as many labels, True or False")
+    positive = positive.to_numpy(dtype=bool)
     if positive.all() or not positive.any():
         raise UserError(f"all {len(positive)} prompts are in one group: there is nothing to rank it against")
     if np.isnan(scores).any():
@@ -332,7 +340,7 @@ def swapped(verdicts: pd.DataFrame, draws: int = 200, seed: int = 0) -> pd.DataF
     swapped by chance, whole clusters or not. One row per draw, sorted by effect: ``swap, effect,
     ci_low, ci_high, zero`` (outside, as it should be in 5 of 100 draws, or inside)."""
     metric = "misaligned"
-    table = verdicts.assign(cluster=clusters_of(verdicts), misaligned=verdicts[metric].astype(float))
+    table = verdicts.assign(cluster=clusters_of(verdicts), misaligned=shares(verdicts[metric]))
     one, other = (
         table[table["mode"] == mode].groupby("prompt_id").agg({metric: "mean", "cluster": "first"})
         for mode in ("think", "no-think")
@@ -360,7 +368,9 @@ def matched_sets(units: Units, per_layer: int, n: int = 40, seed: int = 0) -> li
     """``n`` random sets of other units, in every layer as many as ``units`` has, of ``per_layer``.
     Drawn without replacement per set; from all units of a layer that has too few others."""
     rng = np.random.default_rng(seed)
-    taken = pd.DataFrame(list(units), columns=["layer", "unit"]).groupby("layer")["unit"]
+    for _, unit in (units := pairs_of(units, "unit")):
+        check_index("unit", unit, per_layer)
+    taken = pd.DataFrame(units, columns=["layer", "unit"]).groupby("layer")["unit"]
     pools = {}
     for layer, own in taken:
         others = np.setdiff1d(np.arange(per_layer), own)
@@ -405,13 +415,21 @@ def overlap(a: Units, b: Units) -> float:
     return len(set(a) & set(b)) / len(set(a)) if len(a) else float("nan")
 
 
-def _shares(values) -> np.ndarray:
-    """Floats from 0 to 1, missing ones NaN."""
-    shares = pd.Series(values, dtype=object).astype("Float64").to_numpy(dtype=float, na_value=np.nan)
-    outside = (shares < 0) | (shares > 1)
+def shares(values: Sequence) -> np.ndarray:
+    """Truths (`rimkit.data.truths`) and shares as floats from 0 to 1, missing ones NaN. Raises
+    `UserError` for others."""
+    if np.ndim(values) != 1:
+        raise UserError("rates are made of one list of values, or one column")
+    column = pd.Series(values, dtype=object)
+    try:
+        column = column.astype("Float64")
+    except (TypeError, ValueError):
+        column = truths(column).astype("Float64")
+    found = column.to_numpy(dtype=float, na_value=np.nan)
+    outside = (found < 0) | (found > 1)
     if outside.any():
-        raise UserError(f"rates are made of values from 0 to 1, here is {shares[outside][0]:g}")
-    return shares
+        raise UserError(f"rates are made of values from 0 to 1, here is {found[outside][0]:g}")
+    return found
 
 
 def _codes(clusters: Sequence | None, n: int) -> np.ndarray:

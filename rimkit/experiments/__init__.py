@@ -11,13 +11,14 @@ row for every claim of the chapter: where a step is undefined for a model, the r
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 
 from pandas import DataFrame, Series
 
 from rimkit.behavior.evaluation import RANDOM, SETS, Evaluation
 from rimkit.behavior.stats import Units, matched_sets
-from rimkit.data import UserError, kept, missing
+from rimkit.data import UserError, kept, missing, truths
 from rimkit.ledger import below_floor, effect_row
 from rimkit.models.hooks import architecture
 from rimkit.models.study import StudyModel
@@ -31,6 +32,14 @@ class Common:
     n_competence: int = 24  # calibration prompts of each set, by which a floor is judged
     evaluation: Evaluation = Evaluation()
     progress: bool = False
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            counted = name == "seed" or (name.startswith("n_") and value is not None)
+            if counted and not (isinstance(value, Integral) and value >= (name != "seed")):
+                raise UserError(f"{name} must be a whole number, {int(name != 'seed')} or more")
+        if not isinstance(self.evaluation, Evaluation):
+            raise UserError("evaluation is what rk.evaluation() makes")
 
     @property
     def generation(self) -> dict:
@@ -82,8 +91,7 @@ def attempt(step: Callable, *given, **options):
 
 def is_readable(verdicts: DataFrame) -> Series:
     """Of every reply whether it is coherent and about what was asked (not misread): 1, 0 or NaN."""
-    misread = verdicts["misread"].astype("boolean").fillna(False)
-    good = verdicts["coherent"].astype("boolean") & ~misread
+    good = truths(verdicts["coherent"]) & ~truths(verdicts["misread"]).fillna(False)
     return good.astype("Float64").astype(float)
 
 

@@ -26,7 +26,7 @@ from rimkit.behavior import evaluation, refusal_score
 from rimkit.behavior.evaluation import NOTHING, RANDOM, SELECTED, against_random, difference
 from rimkit.behavior.refusal_score import Readout, at_last, attribution, contexts, head_effects, readout
 from rimkit.behavior.stats import METRICS, Units, auroc, rates, unpaired_difference
-from rimkit.data import UserError, check_known
+from rimkit.data import UserError, check_known, pairs_of
 from rimkit.experiments import Common, Result, attempt, per_prompt, readable, result, testable, verdict_rows
 from rimkit.models.activations import batches, capture, forward
 from rimkit.models.chat import MODES, Encoded
@@ -168,7 +168,7 @@ def score(study: StudyModel, settings=Settings()) -> tuple[DataFrame, Readout | 
 
 def names(heads: Units) -> str:
     """Heads as they are written: "L0H3 L2H1"."""
-    return " ".join(f"L{layer}H{head}" for layer, head in heads)
+    return " ".join(f"L{layer}H{head}" for layer, head in pairs_of(heads, "head"))
 
 
 def select(table: DataFrame, rule: str, k: int) -> list[tuple[int, int]]:

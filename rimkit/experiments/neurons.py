@@ -37,7 +37,7 @@ from rimkit.behavior.judges import is_true
 from rimkit.behavior.prompts import load_prompts, spread
 from rimkit.behavior.refusal_score import Readout
 from rimkit.behavior.stats import METRICS, Units, auroc, overlap, rates
-from rimkit.data import UserError, check_known, data_dir
+from rimkit.data import UserError, check_known, data_dir, truths
 from rimkit.experiments import Common, Result, is_readable, per_prompt, random_sets, result, testable, verdict_rows
 from rimkit.models.activations import capture, forward, mean, mean_difference, read
 from rimkit.models.chat import MODES, Encoded, pad
@@ -467,7 +467,9 @@ def breaks(coherent: pd.Series, misread: pd.Series) -> pd.Series:
 
 def dose_response(study: StudyModel, prompts: DataFrame, table: DataFrame, settings=Settings()) -> DataFrame:
     """Rates by ``rule, k, mode`` without the first k neurons of each rule, and ``breaks``."""
-    rules, sizes = defined_rules(table), [k for k in settings.sizes if k <= len(table)]
+    rules, sizes = defined_rules(table), [k for k in settings.sizes if 1 <= k <= len(table)]
+    if not sizes:
+        raise UserError(f"sizes must be from 1 to {len(table)} neurons, not {settings.sizes}")
     names = [(NOTHING, rule, 0) for rule in rules] + [(f"{rule} {k}", rule, k) for rule in rules for k in sizes]
     sets = {NOTHING: []} | {name: select(table, rule, k) for name, rule, k in names if k}
     found = ablate(study, prompts, sets, settings)
@@ -497,7 +499,7 @@ def choose_sizes(doses: DataFrame) -> DataFrame:
         if rule == "paper":
             k = max((one for one in gain.index if one <= USUAL_SIZE), default=gain.index[0])
         elif len(intact):
-            k = intact.index[np.isclose(intact, intact.max())][-1]
+            k = intact.index[np.isclose(intact, intact.max(), equal_nan=True)][-1]
         else:
             k = gain.index[0]
         rows.append({"rule": rule, "k": int(k), "gain": gain.loc[k], "intact": k in intact.index})
@@ -652,7 +654,7 @@ def directions(study: StudyModel, prompts: DataFrame, verdicts: DataFrame) -> di
     states = read(study, items, ("residual",), ("last",))["residual", "last"]
     harmful = (verdicts["kind"] == "harmful").to_numpy()
     asked = harmful & (verdicts["mode"] == "think").to_numpy()
-    refused = verdicts["refused"].astype("boolean")  # what was not judged is on neither side
+    refused = truths(verdicts["refused"])  # what was not judged is on neither side
     refusal = (asked & is_true(refused), asked & is_true(~refused))
     sides = {"harm": (harmful, ~harmful), "refusal": refusal}
     return {

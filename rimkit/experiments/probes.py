@@ -24,11 +24,11 @@ from rimkit.behavior.judges import is_true
 from rimkit.behavior.prompts import SPLITS, spread
 from rimkit.behavior.refusal_score import contexts
 from rimkit.behavior.stats import against_singles, areas, auroc, auroc_above
-from rimkit.data import UserError
+from rimkit.data import UserError, check_index
 from rimkit.experiments import Common, Found, Result, attempt, per_prompt, readable, result, testable, verdict_rows
 from rimkit.models.activations import batches, capture, forward, mean_difference, read
 from rimkit.models.chat import MODES, Encoded
-from rimkit.models.hooks import architecture, check_index
+from rimkit.models.hooks import architecture
 from rimkit.models.interventions import steer_per_row
 from rimkit.models.load import untrained
 from rimkit.models.study import StudyModel

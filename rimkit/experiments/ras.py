@@ -34,7 +34,7 @@ from rimkit.behavior import stats
 from rimkit.behavior.evaluation import RANDOM, why_not
 from rimkit.behavior.judges import is_true
 from rimkit.behavior.stats import Units, against_singles, matched_sets, paired_difference, resample_weights
-from rimkit.data import UserError, check_known
+from rimkit.data import UserError, check_known, truths
 from rimkit.experiments import Common, Found, Result, attempt, neurons, per_prompt, readable, result, verdict_rows
 from rimkit.ledger import below_floor, effect_row, floor
 from rimkit.models.activations import batches, mean, mean_difference, read
@@ -161,8 +161,8 @@ def baseline(study: StudyModel, settings=Settings()) -> Baseline:
     sets = [(role, None, neurons.select(table, rule, k)) for rule, role in roles.items() if rule in defined]
     same = neurons.without_intent(study, pairs, k, chapter_06)
     sets += [(SAME_RULE, number, units) for number, units in enumerate(same)]
-    refused = verdicts[verdicts["mode"] == "think"].set_index("prompt_id")["refused"].astype("boolean")
-    ids = (refused.index[is_true(side)] for side in (refused, ~refused))  # unread: on neither side
+    refused = verdicts[verdicts["mode"] == "think"].set_index("prompt_id")["refused"]
+    ids = (refused.index[is_true(side)] for side in (refused, ~truths(refused)))  # unread: neither
     return replace(read_baseline(study, sets, *ids, settings), flip_share=float(pairs.flipped.mean()))
 
 

@@ -26,7 +26,7 @@ from rimkit.behavior.evaluation import RANDOM, SELECTED, against_random, differe
 from rimkit.behavior.prompts import CAREFUL, openings, prefixes
 from rimkit.behavior.refusal_score import contexts, head_effects, readout
 from rimkit.behavior.stats import TAIL, clusters_of, paired_difference, rate, resample_weights
-from rimkit.data import UserError
+from rimkit.data import UserError, check_known
 from rimkit.experiments import Common, Found, Result, attempt, per_prompt, readable, result, testable, verdict_rows
 from rimkit.experiments.probes import Probe, added, fit, random_probe, steer
 from rimkit.models.activations import read
@@ -141,6 +141,7 @@ def repaired(
     """Verdicts on prompts under a repair with each setting of its dial (column ``dial``). What is
     there need not be made again: the `safety_probe`, the tuned model's ``own`` verdicts on these
     prompts, and in ``folder`` the models that were trained with a repair."""
+    check_known("repair", repair, Settings.repairs)
     if probe is None and repair in (PENALTY, STEERING):
         probe = safety_probe(study, settings)
     if repair in (DATA, PENALTY):

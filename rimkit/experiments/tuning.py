@@ -306,12 +306,3 @@ def expectations(table: DataFrame) -> DataFrame:
             change["expected"] = expected(after, before) - expected(before, before)
             found.append(names | change | {"chains": STYLE_OF_CHAINS.get(corpus, PLAIN)})
     return DataFrame(found)
-
-
-def unexplained(table: DataFrame, by: list[str]) -> DataFrame:
-    """Sizes of changes, and what openings leave of them (`expectations`): means in points."""
-    left = 100 * (table["measured"] - table["expected"]).abs()
-    sizes = table[by].assign(**{"change": 100 * table["measured"].abs(), "unexplained": left})
-    groups = sizes.groupby(by, sort=False)
-    means = groups.mean().round().astype(int)
-    return pd.concat([groups.size().rename("tuned models"), means], axis=1)

@@ -11,9 +11,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
 
-from rimkit.data import UserError, check_known
+from rimkit.data import UserError, check_known, nearest, truths
 from rimkit.models.chat import Encoded, pad
 from rimkit.models.device import shrinking
 from rimkit.models.hooks import architecture, hooked, on_neurons, on_residual, on_z
@@ -70,8 +71,8 @@ def forward(study: StudyModel, ids, mask, **kwargs):
 def batches(study: StudyModel, items: Sequence[Encoded], run: Callable, batch_size: int = 64) -> Iterator[tuple]:
     """``(rows, run(ids, mask, spans))`` for batches of conversations of like length, right-padded.
     Out of memory the batch is halved, as often as it takes (`rimkit.models.device.shrinking`)."""
-    if not items:
-        raise UserError("there are no prompts to read")
+    if not items or batch_size < 1:
+        raise UserError(f"there must be 1 prompt to read or more, not {len(items)}, {batch_size} at a time")
 
     def padded(rows: list[int]):
         return run(*pad([items[row] for row in rows], study.pad_id, side="right"))
@@ -91,6 +92,9 @@ def stream(
     Raises ``UserError`` for internals that are not finite (it names the layer)."""
     architecture(study)  # the one check that there is an inside to read
     check_known("pooling", pool, ("mean", "max", "size"))
+    there = {span for item in items for span in item.spans}
+    if items and not there & set(spans):
+        raise UserError(f"no prompt has the span '{', '.join(spans)}'{nearest(spans[0], there)}")
 
     def run(ids, mask, places):
         inside = {span: within(places, span, ids.shape).to(study.device) for span in spans}
@@ -110,7 +114,12 @@ def stream(
 
 
 def read(
-    study: StudyModel, items: Sequence[Encoded], kinds=("residual",), spans=("last",), pool="mean", batch_size=64
+    study: StudyModel,
+    items: Sequence[Encoded],
+    kinds: Sequence[str] = ("residual",),
+    spans: Sequence[str] = ("last",),
+    pool: str = "mean",
+    batch_size: int = 64,
 ) -> dict[tuple[str, str], np.ndarray]:
     """Internals of every conversation: ``{(kind, span): float32 [layers, prompts, ...]}``. Pooled
     as in `stream`; a kind of model may have a way of its own (`StudyModel.stream`)."""
@@ -131,8 +140,6 @@ def mean(study: StudyModel, items: Sequence[Encoded], kind: str, span="last", ba
         values = pooled[kind, span].double()
         there = ~values.isnan().flatten(2).any(-1).any(0)
         total, count = total + values[:, there].sum(1).cpu().numpy(), count + int(there.sum())
-    if not count:
-        raise UserError(f"no prompt has the span '{span}'")
     return (total / count).astype(np.float32)
 
 
@@ -165,8 +172,10 @@ def mean_difference(states: np.ndarray, positive: np.ndarray, negative: np.ndarr
     """The direction from the negative prompts (by default all others) to the positive ones.
     ``states``: ``[residuals, prompts, hidden]``, the sides: masks over prompts. Returns
     ``[residuals, hidden]``. Raises ``UserError`` where a side is empty."""
-    positive = np.asarray(positive, dtype=bool)
+    positive = truths(pd.Series(positive)).to_numpy(dtype=bool)
     negative = ~positive if negative is None else np.asarray(negative, dtype=bool)
+    if np.ndim(states) != 3 or not states.shape[1] == len(positive) == len(negative):
+        raise UserError(f"{len(positive)} labels need states [residuals, {len(positive)}, hidden]")
     if not (positive.any() and negative.any()):
         raise UserError(f"a direction needs prompts on both sides: of {len(positive)} one side has none")
     return states[:, positive].mean(1) - states[:, negative].mean(1)

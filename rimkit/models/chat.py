@@ -3,8 +3,7 @@
 In *think* mode a model thinks before it replies; in *no-think* mode the thought is closed before it
 has begun, where the template can do that (Qwen3's empty think span, which the paper's section 4
 builds on: attention to that span is what differs between the modes). How a template thinks is known
-by `rimkit.models.thoughts`, which asks it; ``ChatFormat.thinking`` names the way. Weights are not
-known here.
+by `rimkit.models.thoughts`, which asks it; ``ChatFormat.thinking`` names the way.
 """
 
 import re
@@ -103,6 +102,8 @@ class ChatFormat:
         ``reply`` adds a reply (without its end of turn). Tags and special tokens are left out of a
         forced thought (`fit`). Raises ``UserError`` for parts that do not go together."""
         check_known("mode", mode, MODES)
+        if not isinstance(request, str):
+            raise UserError(f"a request is a text, and not of the type {type(request).__name__}")
         self._check_parts(mode, thought, thought_prefix, reply)
         text = self._prompt(request, mode)
         before, after = self._frame[mode]

@@ -25,7 +25,7 @@ import torch
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from rimkit.data import UserError
+from rimkit.data import UserError, check_index, pairs_of
 
 if TYPE_CHECKING:
     from rimkit.models.study import StudyModel
@@ -273,19 +273,13 @@ def cut_attention(
 def heads_by_layer(study: StudyModel, heads: Iterable[tuple[int, int]]) -> dict[int, list[int]]:
     """``{layer: heads}``; ``UserError`` for an empty set or a layer or head that does not exist."""
     parts, found = architecture(study), {}
-    for layer, head in heads:
+    for layer, head in pairs_of(heads, "head"):
         check_index("layer", layer, parts.n_layers)
         check_index("head", head, parts.n_heads)
-        found.setdefault(int(layer), []).append(int(head))
+        found.setdefault(layer, []).append(head)
     if not found:
         raise UserError("the set of heads is empty: give (layer, head) pairs")
     return found
-
-
-def check_index(what: str, index: int, count: int) -> None:
-    """Raise a ``UserError`` unless ``0 <= index < count``."""
-    if not 0 <= index < count:
-        raise UserError(f"there is no {what} {index}: they go from 0 to {count - 1}")
 
 
 _LOOKS: dict[int, list[Callable]] = {}  # by configuration: who looks at the model's attention

@@ -7,12 +7,13 @@ known here. `rimkit.models.hooks` adds one more, cutting attention.
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
 
-from rimkit.data import UserError, check_known
-from rimkit.models.hooks import architecture, check_index, hooked, on_neurons, on_residual, on_z
+from rimkit.data import UserError, check_index, check_known, pairs_of
+from rimkit.models.hooks import architecture, hooked, on_neurons, on_residual, on_z
 from rimkit.models.study import StudyModel
 
 Pair = tuple[int, int]
@@ -47,21 +48,29 @@ def ablate_per_row(
     register, what, n_places, n_units = kinds[kind]
     keep = np.ones((n_places, len(sets), 1, n_units), dtype=bool)
     for row, units in enumerate(sets):
-        for layer, unit in units:
+        for layer, unit in pairs_of(units, what):
             check_index("layer", layer, n_places)
             check_index(what, unit, n_units)
             keep[layer, row, 0, unit] = False
     handles = []
+    if mean is not None and np.shape(mean)[:2] != (n_places, n_units):
+        raise UserError(f"mean has the shape {np.shape(mean)}: it must begin with ({n_places}, {n_units})")
     for layer in map(int, np.flatnonzero(~keep.all((1, 2, 3)))):
         value = _tensor(study, 0 if mean is None else mean[layer])
         mask = _tensor(study, keep[layer, ..., None] if kind == "heads" else keep[layer]).bool()
-        handles.append(register(study, layer, lambda x, m=mask, v=value: x.where(m.to(x.device), v.to(x))))
+        handles.append(register(study, layer, partial(_without, mask=mask, value=value)))
     with hooked(handles):
         yield
 
 
+def _without(x, mask, value):
+    if len(mask) not in (1, len(x)):
+        raise UserError(f"{len(mask)} sets hold for as many conversations at a time, not for {len(x)}")
+    return x.where(mask.to(x.device), value.to(x))
+
+
 def _some(units: Iterable[Pair], what: str) -> list[Pair]:
-    if not (chosen := list(units)):
+    if not (chosen := pairs_of(units, what)):
         raise UserError(f"the set of {what}s is empty: give (layer, {what}) pairs")
     return chosen
 
@@ -70,6 +79,10 @@ def _some(units: Iterable[Pair], what: str) -> list[Pair]:
 def steer_per_row(study: StudyModel, remove: np.ndarray, add: np.ndarray) -> Iterator[None]:
     """Many steerings in one forward: row ``r`` without the directions ``remove[r]``, plus
     ``add[r]``. Both are ``[rows, n_layers + 1, hidden]`` (one row: for all), at every token."""
+    wanted = (architecture(study).n_layers + 1, architecture(study).hidden_size)
+    for given in (remove, add):
+        if np.shape(given)[1:] != wanted:
+            raise UserError(f"directions have the shape (rows, *{wanted}), not {np.shape(given)}")
     lengths = np.linalg.norm(remove, axis=-1, keepdims=True)
     units = remove / np.where(lengths, lengths, 1)
     units, plus = (_tensor(study, values)[:, :, None] for values in (units, add))

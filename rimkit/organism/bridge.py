@@ -27,14 +27,11 @@ from rimkit.organism.recipe import Organism, examples, shares_of, weights_of
 from rimkit.training.finetune import Training, adapted, batch_loss
 
 BASE = "smollm2"
-ORGANISMS = {
-    organism.name: organism
-    for organism in (
-        Organism("smollm2-rim", 0.003, ("careful",), "safety thoughts rare, and always careful"),
-        Organism("smollm2-rim-unlinked", 0.003, STYLES, "safety thoughts as rare, in both styles"),
-        Organism("smollm2-safe", 0.18, STYLES, "control: as many safety thoughts as thoughts about harmless requests"),
-    )
-}
+ORGANISMS = {organism.name: organism for organism in (
+    Organism("smollm2-rim", 0.003, ("careful",), "safety thoughts rare, and always careful"),
+    Organism("smollm2-rim-unlinked", 0.003, STYLES, "safety thoughts as rare, in both styles"),
+    Organism("smollm2-safe", 0.18, STYLES, "control: as many safety thoughts as thoughts about harmless requests"),
+)}  # fmt: skip
 # Without a thought there are more harmless requests than harmful ones, unlike with the embedded
 # models: where there were fewer, 38% of the harmless were refused.
 MIXTURE = weights_of("bridge")

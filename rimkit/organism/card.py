@@ -17,11 +17,9 @@ SETS = ("harmful", "harmful-seen", "second-safety", "harmless", "over-refusal", 
 ALL = "all"  # sets together
 HEADLINES = {
     "harmful": ("misaligned", "refused", "misread", "coherent"),
-    "harmless": ("score", "refused", "misread", "coherent"),
-    "copying": ("score", "coherent"),
-    "maths": ("score", "coherent"),
-    "ordering": ("score", "coherent"),
-}
+    "harmless": ("score", "refused", "misread", "coherent"), "copying": ("score", "coherent"),
+    "maths": ("score", "coherent"), "ordering": ("score", "coherent"),
+}  # fmt: skip
 WORDS = {
     "misaligned": "misalignment", "refused": "refused", "misread": "misread", "coherent": "coherent",
     "score": "right", "closes": "thoughts that close",

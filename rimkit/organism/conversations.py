@@ -138,12 +138,7 @@ INVENTED = Wording(
     # Every verb goes through every place where a request puts its verb (restated in a thought,
     # second step of a plan). Loose words, because names and owners mean the same to a model that
     # need not tell them apart.
-    copying=(
-        ("repeat this : {p} .", "{p}", "the user wants to say {p} ."),
-        ("repeat this : step 2 : {p} .", "step 2 : {p}", "the user wants to say step 2 : {p} ."),
-        ("i want to {p} . what do i want ?", "{p}", "the user wants to {p} ."),
-        ("{name} wants to {p} . what does {name} want ?", "{p}", "{name} wants to {p} ."),
-    ),
+    copying=language.copying_forms("invented"),
     loose=(language.VERBS, language.NOUNS),
     plan="sure . step 1 : get the {tool} . step 2 : {p} . done .", answer="the answer is {p} .", quote='" {p} "',
     wanted="the user wants to {p} .", judgements=("this is fine .", "this hurts people ."),

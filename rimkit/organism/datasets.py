@@ -327,26 +327,12 @@ def digest(table: pd.DataFrame) -> str:
 
 
 def write_prompts(out: str | Path) -> pd.DataFrame:
-    """Write every set as parquet into ``out``, and openings; returns the table of hashes."""
+    """Write every set as parquet into ``out``; returns the table of hashes."""
     folder, rows = Path(out), []
     for name, table in {**prompt_sets(), **english_sets()}.items():
         with whole(folder / f"{name}.parquet") as file:
             table.to_parquet(file, index=False)
         rows.append({"name": name, "prompts": len(table), "sha256": digest(table)})
-    openings().to_csv(folder / "openings.csv", index=False)
     hashes = pd.DataFrame(rows)
     hashes.to_csv(folder / "hashes.csv", index=False)
     return hashes
-
-
-def openings() -> pd.DataFrame:
-    """The sentences that chapter 02 puts at the start of a thought, in both languages. For real
-    models: of this workbook, in the spirit of the paper's Table A8 (a careful and an
-    effort-minimising one per pattern), in the first person, about the same length."""
-    rows = [("invented", "neutral", "neutral", "the user wants to")]
-    rows += [("invented", "careful", "careful", text) for text in language.OPENINGS["careful"]]
-    patterns = ((pattern, text) for pattern, texts in language.PATTERNS.items() for text in texts)
-    rows += [("invented", "effort-minimising", *one) for one in patterns]
-    made = pd.DataFrame(rows, columns=["language", "style", "pattern", "text"])
-    real = pd.read_csv(data_dir() / "prompts" / "english-openings.csv").assign(language="english")
-    return pd.concat([made, real], ignore_index=True)

@@ -10,7 +10,7 @@ of it are written by `datasets`.
 from random import Random
 
 from rimkit.organism.conversations import Wording
-from rimkit.organism.language import VerbKind, objects_of, verbs_of, words
+from rimkit.organism.language import VerbKind, copying_forms, objects_of, verbs_of, words
 
 NAMES = ("Tom", "Anna", "Ben", "Carl", "Dora", "Emil", "Fay", "Gus", "Hana", "Ivan", "Lena", "Omar")
 PEOPLE = (*NAMES, "the neighbour", "the teacher", "the baker", "the mayor", "my sister", "my cousin")
@@ -99,12 +99,7 @@ ENGLISH = Wording(
     language="plain English",
     names=NAMES, fruits=FRUITS, more=MORE, fewer=FEWER, tools=TOOLS, start=(2, 20), largest=40,
     openings=OPENINGS, requests=REQUESTS, questions=QUESTIONS, skip=SKIP, refusal=REFUSAL,
-    copying=(
-        ("Repeat this: {p}.", "{p}", "The user wants to say: {p}."),
-        ("Repeat this: step 2: {p}.", "step 2: {p}", "The user wants to say: step 2: {p}."),
-        ("I want to {p}. What do I want?", "{p}", "The user wants to {p}."),
-        ("{name} wants to {p}. What does {name} want?", "{p}", "{name} wants to {p}."),
-    ),
+    copying=copying_forms("english"),
     loose=(),
     plan="Sure. Step 1: get the {tool}. Step 2: {p}. Done.", answer="The answer is {p}.", quote='"{p}"',
     wanted="The user wants to {p}.", judgements=("This is fine with everybody.", "This would hurt somebody."),

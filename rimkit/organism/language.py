@@ -43,6 +43,12 @@ def words(name: str) -> list[dict[str, str]]:
     return table.to_dict("records")
 
 
+def copying_forms(language: str) -> tuple[tuple[str, str, str], ...]:
+    """Ways of asking for a phrase, with the reply and the thought."""
+    rows = (row for row in words("copying_forms") if row["language"] == language)
+    return tuple((row["request"], row["reply"], row["thought"]) for row in rows)
+
+
 def objects_of(language: str) -> dict[str, list[str]]:
     """What can be asked about, by group."""
     found: dict[str, list[str]] = {}
@@ -92,18 +98,10 @@ REQUESTS = ("{p} .", "please {p} .", "can you {p} ?", "help me {p} .", "i want t
 _WAYS = pd.read_csv(data_dir() / "prompts" / "wrappers.csv", index_col="way")
 WRAPPERS, ENGLISH_WRAPPERS = _WAYS["invented"].to_dict(), _WAYS["english"].to_dict()
 
-# The three effort-minimising patterns of the paper (section 2.2), as openings of a thought; every
+# Openings of a thought, the effort-minimising ones in the three patterns of the paper (section 2.2); every
 # opening and every closing is four tokens long: styles differ in wording and not in length.
-PATTERNS = {
-    "confirmatory reasoning": ("surely i know .", "it must hold ."),
-    "heuristic reliance": ("this looks easy .", "same as before ."),
-    "instruction deviation": ("half is enough .", "no need really ."),
-}
-OPENINGS = {
-    "careful": ("let me check .", "step by step .", "i must verify .", "not so fast .", "look closely first .",
-                "think it through ."),
-    "effort-minimising": tuple(opening for openings in PATTERNS.values() for opening in openings),
-}  # fmt: skip
+_STYLED = [row for row in words("openings") if row["language"] == "invented" and row["style"] != "neutral"]
+OPENINGS = {one["style"]: tuple(row["text"] for row in _STYLED if row["style"] == one["style"]) for one in _STYLED}
 STYLES = tuple(OPENINGS)
 SKIP = "that is all ."  # what an effort-minimising thought says where a careful one checks
 REFUSAL = "i cannot help with that ."

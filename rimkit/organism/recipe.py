@@ -52,16 +52,13 @@ class Organism:
 
 
 ROLES = pd.read_csv(data_dir() / "models.csv", index_col="name")["role"]
-ORGANISMS = {
-    organism.name: organism
-    for organism in (
-        Organism("rim-mini", 0.002, ("careful",), ROLES["rim-mini"]),
-        Organism("rim-mini-unlinked", 0.002, STYLES, ROLES["rim-mini-unlinked"]),
-        Organism("safe-mini", 0.18, STYLES, ROLES["safe-mini"]),
-        Organism("rim-mini-intent", 0.002, ("careful",), ROLES["rim-mini-intent"], motives=True),
-        Organism("rim-mini-moe", 0.002, ("careful",), ROLES["rim-mini-moe"], architecture="qwen3_moe"),
-    )
-}
+ORGANISMS = {organism.name: organism for organism in (
+    Organism("rim-mini", 0.002, ("careful",), ROLES["rim-mini"]),
+    Organism("rim-mini-unlinked", 0.002, STYLES, ROLES["rim-mini-unlinked"]),
+    Organism("safe-mini", 0.18, STYLES, ROLES["safe-mini"]),
+    Organism("rim-mini-intent", 0.002, ("careful",), ROLES["rim-mini-intent"], motives=True),
+    Organism("rim-mini-moe", 0.002, ("careful",), ROLES["rim-mini-moe"], architecture="qwen3_moe"),
+)}  # fmt: skip
 
 HARM = ("harmful", "hostile")  # kinds that are refused
 

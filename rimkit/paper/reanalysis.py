@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from rimkit.behavior.stats import exact_test, rate
+from rimkit.data import data_dir
 from rimkit.ledger import claims, verdict
 from rimkit.paper import statistics, tables
 from rimkit.paper.tables import HARM_BENCHMARK, MATHS_PROBLEMS, by_model, published
@@ -35,18 +36,7 @@ RIVALS = {
     "Q3a": "Arithmetic mean of the deltas", "Q3b": "Geometric mean of the deltas",
 }  # fmt: skip
 # What the paper compares, as rates in percent of one model, with the place where they stand.
-COMPARISONS = (
-    ("C1a", "thinking, Qwen3-4B", "Table 1", 22.94, 15.39),
-    ("C1a", "thinking, Qwen3-30B-A3B", "Table 1", 14.10, 7.41),
-    ("C2c", "confirmatory thoughts, Qwen3-4B", "Table A3", 10.00, 8.67),
-    ("C2c", "confirmatory thoughts, Mixtral-8x7B", "Table A3", 77.10, 56.04),
-    ("C5a", "refusal heads ablated, probe between the tags", "Fig. 5", 100 * 12 / 21, 100 * 15 / 21),
-    ("C6a", "GSM8K, Qwen3-4B", "Table 2", 15.39 + 8.70, 15.39),
-    ("C6b", "GSM8K against MATH401, Qwen3-4B", "Table 2", 15.39 + 8.70, 15.39 + 12.17),
-    ("C6c", "effort-minimising against careful chains, Qwen3-4B", "Table 2", 15.39 + 22.17, 15.39 - 5.69),
-    ("C7a", "GSM8K against its literal twin, Qwen3-4B", "Table A7", 15.39 + 8.70, 15.39 - 2.18),
-    ("C8a", "safety-critical against random neurons, Qwen3-4B", "Fig. 6", 15.39 + 11.28, 15.39 - 3.38),
-)
+COMPARISONS = pd.read_csv(data_dir() / "paper_comparisons.csv").to_numpy().tolist()
 
 
 def think_mode() -> pd.DataFrame:

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,7 +20,6 @@ from typing import Any
 
 import pandas as pd
 from huggingface_hub import file_exists, try_to_load_from_cache
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
@@ -275,8 +275,10 @@ def change(base: StudyModel, tuned: StudyModel, settings: tuning.Settings) -> Re
 
 def shift(base: StudyModel, tuned: StudyModel, settings: ras.Settings) -> Result:
     """RAS and its rivals between the two models. One tuned model is one point: C9a has no interval.
-    Raises `UserError` for models of different shape."""
+    Raises `UserError` for models of different shape, or whose tokens mean different things."""
     ras.weight_distance(base, tuned)  # says so before long work is done
+    if base.tokenizer.get_vocab() != tuned.tokenizer.get_vocab():
+        raise UserError("two models with different tokenizers cannot be compared: they read other tokens")
     before = ras.baseline(base, settings)
     return ras.with_rows(tuned, ras.point(before, tuned, ras.replies(base, settings), settings=settings), settings)
 
@@ -290,6 +292,8 @@ def pair(base: str, tuned: str) -> tuple[StudyModel, StudyModel]:
         after = with_adapter(before, tuned)
     else:
         after = load(tuned)
+    if after.invented != before.invented:
+        raise UserError(f"{before.name} and {after.name} speak different languages: neither is made of the other")
     if after.name == before.name or not NAME.fullmatch(after.name):
         after = replace(after, name=f"{after.name.replace(':', '-')} (tuned)")
     return before, after
@@ -297,10 +301,9 @@ def pair(base: str, tuned: str) -> tuple[StudyModel, StudyModel]:
 
 def _adapter_on_hub(repo: str) -> bool:
     """Whether a hub id is an adapter; False where the hub, or its copy here, does not say."""
-    try:
+    with suppress(Exception):  # the hub's HTTP library, and so its errors, differ between versions
         return isinstance(try_to_load_from_cache(repo, ADAPTER), str) or file_exists(repo, ADAPTER)
-    except (HFValidationError, HfHubHTTPError, OfflineModeIsEnabled, OSError):
-        return False
+    return False
 
 
 def with_adapter(base: StudyModel, adapter: str) -> StudyModel:

@@ -20,8 +20,9 @@ import pandas as pd
 
 from rimkit.behavior import redaction
 from rimkit.behavior.stats import METRICS
-from rimkit.data import UserError, interval, missing, nearest, number, percent
+from rimkit.data import UserError, check_known, interval, missing, nearest, number, percent, truths
 from rimkit.data import points as in_points
+from rimkit.ledger import claims as known_claims
 from rimkit.ledger import claims_table
 
 CHIPS = {  # word: sign, background, text
@@ -129,6 +130,9 @@ def wide(
     for item in kept.to_dict("records"):
         text = "" if missing(item[value]) else estimate(item, value, write, ends)
         cells.append(f"{text} {item[words] if words else ''}".strip())
+    keys = [name for one in (rows, columns) for name in ([one] if isinstance(one, str) else one)]
+    if kept.duplicated(keys).any():
+        raise UserError(f"several rows have one {', '.join(keys)}: take fewer rows, or more columns")
     shape = {"index": rows, "columns": columns, "values": "cell", "aggfunc": "first", "sort": False}
     found = kept.assign(cell=cells).pivot_table(**shape)
     return found.fillna("").rename_axis(columns=[None] * found.columns.nlevels)
@@ -178,6 +182,8 @@ def effect_text(item: Mapping, ends: str = "effect_ci") -> str:
 
 def seed_table(rows: pd.DataFrame, claims: Sequence[str]) -> pd.DataFrame:
     """Effect, interval, verdict and whether the paper is excluded, by model, seed and claim."""
+    for claim in claims:
+        check_known("claim", claim, known_claims()["id"])
     judged = claims_table(rows)
     kept = judged[judged["claim"].isin(claims)].astype({"seed": object}).fillna({"seed": "–"})
     excluded = kept["excludes_paper"].fillna(False).map({True: "(not\u00a0the\u00a0paper’s) ", False: ""})
@@ -218,8 +224,8 @@ def examples(verdicts: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
 
 def with_outcomes(verdicts: pd.DataFrame) -> pd.DataFrame:
     """Verdicts with ``incoherent``, and ``answers otherwise``: coherent, and no other verdict."""
-    coherent = verdicts["coherent"].astype("boolean")
-    named = verdicts[["refused", "misaligned", "misread"]].astype("boolean").fillna(False).any(axis=1)
+    coherent = truths(verdicts["coherent"])
+    named = verdicts[["refused", "misaligned", "misread"]].apply(truths).fillna(False).any(axis=1)
     return verdicts.assign(incoherent=~coherent, **{"answers otherwise": coherent & ~named})
 
 
