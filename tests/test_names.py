@@ -108,7 +108,7 @@ MISUSED = {
     "an interval turned round": (lambda study: rk.ledger.verdict(0.5, 0.6, 0.4, 1, 0.05), "an interval in order"),
     "rows that are none": (lambda study: rk.ledger.table([{"effect": "much"}]), "these are no verdict rows"),
     "two rows for one cell": (
-        lambda study: rk.tables.wide(VERDICTS.assign(value=0.5), "cluster", "kind"), "several rows have one cluster"
+        lambda study: rk.tables.wide(VERDICTS.assign(value=[0.1, 0.2, 0.3, 0.4]), "cluster", "kind"), "several rows have one cluster"
     ),
     "no figure": (lambda study: rk.show(VERDICTS), "it takes a figure"),
 }  # fmt: skip

@@ -131,7 +131,7 @@ def wide(
         text = "" if missing(item[value]) else estimate(item, value, write, ends)
         cells.append(f"{text} {item[words] if words else ''}".strip())
     keys = [name for one in (rows, columns) for name in ([one] if isinstance(one, str) else one)]
-    if kept.duplicated(keys).any():
+    if (kept.groupby(keys)[value].nunique() > 1).any():
         raise UserError(f"several rows have one {', '.join(keys)}: take fewer rows, or more columns")
     shape = {"index": rows, "columns": columns, "values": "cell", "aggfunc": "first", "sort": False}
     found = kept.assign(cell=cells).pivot_table(**shape)
