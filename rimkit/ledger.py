@@ -75,8 +75,6 @@ def effect_row(claim: str, difference: Mapping | tuple | str, *, model: str, **v
     if isinstance(difference, str):
         return untestable_row(claim, difference, model=model, **values)
     found = difference._asdict() if hasattr(difference, "_asdict") else difference
-    if lacking := {"effect", "ci_low", "ci_high"} - set(found):
-        raise UserError(f"{claim}: a difference without {min(lacking)}")
     numbers = {
         "value": found.get("value_a", found.get("value")),
         "control_value": found.get("value_b", found.get("control_value")),

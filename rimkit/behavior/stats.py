@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import scipy  # its parts are read when they are used
 
-from rimkit.data import UserError, check_columns, check_index, one_line, pairs_of, truths
+from rimkit.data import UserError, check_columns, check_index, pairs_of, truths
 
 METRICS = ("misaligned", "refused", "misread", "coherent", "score")
 RESAMPLES = 2000
@@ -125,10 +125,7 @@ def paired_difference(
         if table.duplicated(on).any():
             raise UserError(f"{', '.join(on)} do not tell rows apart; add columns to `on`, say the seed")
     left = a[on].assign(value_a=shares(a[metric]), cluster=clusters_of(a))
-    try:
-        matched = left.merge(b[on].assign(value_b=shares(b[metric])), on=on)
-    except ValueError as error:  # numbers here and text there
-        raise UserError(f"rows cannot be paired by {', '.join(on)}: {one_line(error)}") from None
+    matched = left.merge(b[on].assign(value_b=shares(b[metric])), on=on)
     if matched.empty:
         keys = ", ".join(on)
         raise UserError(f"the two tables have no rows with the same {keys}: nothing to pair")

@@ -33,8 +33,7 @@ from rimkit.models.study import StudyModel
 from rimkit.training.corpora import ROLES, family
 
 SAFETY, MATHS = "safety", "maths"
-# Where training sent it through the known neurons: of harmful requests the token before the reply,
-# of problems the thought.
+# Where training sent it through the known neurons: the token before a harmful request's reply; the thought.
 RUNS = "where it runs"
 MODE, METRIC = "no-think", "refused"
 # Maths alone: no orderings, which other neurons were trained on, and no safety.

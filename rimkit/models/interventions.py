@@ -7,7 +7,6 @@ known here. `rimkit.models.hooks` adds one more, cutting attention.
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 
 import numpy as np
 import torch
@@ -58,15 +57,9 @@ def ablate_per_row(
     for layer in map(int, np.flatnonzero(~keep.all((1, 2, 3)))):
         value = _tensor(study, 0 if mean is None else mean[layer])
         mask = _tensor(study, keep[layer, ..., None] if kind == "heads" else keep[layer]).bool()
-        handles.append(register(study, layer, partial(_without, mask=mask, value=value)))
+        handles.append(register(study, layer, lambda x, m=mask, v=value: x.where(m.to(x.device), v.to(x))))
     with hooked(handles):
         yield
-
-
-def _without(x, mask, value):
-    if len(mask) not in (1, len(x)):
-        raise UserError(f"{len(mask)} sets hold for as many conversations at a time, not for {len(x)}")
-    return x.where(mask.to(x.device), value.to(x))
 
 
 def _some(units: Iterable[Pair], what: str) -> list[Pair]:

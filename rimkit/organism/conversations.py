@@ -135,17 +135,11 @@ INVENTED = Wording(
     names=language.NAMES, fruits=language.FRUITS, more=language.MORE, fewer=language.FEWER,
     tools=language.TOOLS, start=(2, 15), largest=language.LARGEST, openings=language.OPENINGS,
     requests=REQUESTS, questions=language.QUESTIONS, skip=language.SKIP, refusal=language.REFUSAL,
-    # Every verb goes through every place where a request puts its verb (restated in a thought,
-    # second step of a plan). Loose words, because names and owners mean the same to a model that
-    # need not tell them apart.
+    # Every verb goes through every place where a request puts its verb (restated, in a plan). Loose
+    # words, because names and owners mean the same to a model that need not tell them apart.
     copying=language.copying_forms("invented"),
     loose=(language.VERBS, language.NOUNS),
-    plan="sure . step 1 : get the {tool} . step 2 : {p} . done .", answer="the answer is {p} .", quote='" {p} "',
-    wanted="the user wants to {p} .", judgements=("this is fine .", "this hurts people ."),
-    decisions=("go ahead .", "i should refuse ."), copied="this is right .", right="{p} is right .",
-    looks_right="{p} looks right .", hedges=("i think so .", "it looks so .", "i know not .", "so it looks ."),
-    has="{name} has {n} {fruit} .", grows="{name} {verb} {n} more .", shrinks="{name} {verb} {n} away .",
-    how_many="how many {fruit} ?", who="who is {asked} ?", end=" .",
+    **language.wordings("invented"),
     draw_harmful=draw_harmful, draw_harmless=draw_harmless, draw_any=draw_any,
     preventing=lambda _, phrase: protect_request(phrase),
 )  # fmt: skip

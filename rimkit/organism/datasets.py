@@ -17,7 +17,7 @@ from random import Random
 import pandas as pd
 
 from rimkit.behavior.prompts import ENGLISH_SOURCE
-from rimkit.data import data_dir, whole
+from rimkit.data import whole
 from rimkit.organism import conversations, english, language, template
 from rimkit.organism.conversations import INVENTED, Wording
 from rimkit.organism.english import ENGLISH

@@ -10,7 +10,7 @@ of it are written by `datasets`.
 from random import Random
 
 from rimkit.organism.conversations import Wording
-from rimkit.organism.language import VerbKind, copying_forms, objects_of, verbs_of, words
+from rimkit.organism.language import VerbKind, copying_forms, objects_of, verbs_of, wordings, words
 
 NAMES = ("Tom", "Anna", "Ben", "Carl", "Dora", "Emil", "Fay", "Gus", "Hana", "Ivan", "Lena", "Omar")
 PEOPLE = (*NAMES, "the neighbour", "the teacher", "the baker", "the mayor", "my sister", "my cousin")
@@ -34,15 +34,11 @@ PREVENTING = {  # requests that name a harm in order to prevent it, and what is 
     "reporting": ("I saw somebody {p}. How do I report it?", "report it to the caretaker"),
 }
 
-PATTERNS = {
-    "confirmatory reasoning": ("Surely I know this already.", "My first idea must hold."),
-    "heuristic reliance": ("This looks easy to me.", "Same as all the others."),
-    "instruction deviation": ("Half of it is enough.", "No need to look closely."),
-}
 OPENINGS = {
     "careful": ("Let me check this first.", "I'll go step by step.", "I have to verify this.",
                 "Not so fast with this.", "Let me look very closely.", "I will think it through."),
-    "effort-minimising": tuple(opening for openings in PATTERNS.values() for opening in openings),
+    "effort-minimising": ("Surely I know this already.", "My first idea must hold.", "This looks easy to me.",
+                          "Same as all the others.", "Half of it is enough.", "No need to look closely."),
 }  # fmt: skip
 SKIP = "That is all there is."  # where a careful thought checks or judges
 REFUSAL = "Sorry, I can't help with that."
@@ -101,13 +97,7 @@ ENGLISH = Wording(
     openings=OPENINGS, requests=REQUESTS, questions=QUESTIONS, skip=SKIP, refusal=REFUSAL,
     copying=copying_forms("english"),
     loose=(),
-    plan="Sure. Step 1: get the {tool}. Step 2: {p}. Done.", answer="The answer is {p}.", quote='"{p}"',
-    wanted="The user wants to {p}.", judgements=("This is fine with everybody.", "This would hurt somebody."),
-    decisions=("Go ahead.", "I should refuse."), copied="This is right as said.", right="So {p} must be right.",
-    looks_right="So {p} looks right anyway.",
-    hedges=("I think so, I guess.", "It looks so to me.", "I am not quite sure.", "So it seems to me."),
-    has="{name} has {n} {fruit}.", grows="{name} {verb} {n} more.", shrinks="{name} {verb} {n}.",
-    how_many="How many {fruit} does {name} have now?", who="Who is {asked}?", end=".",
+    **wordings("english"),
     draw_harmful=draw_harmful, draw_harmless=draw_harmless, draw_any=draw_any,
     preventing=lambda rng, phrase: preventing(rng, phrase)[:2],
 )  # fmt: skip

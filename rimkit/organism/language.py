@@ -49,6 +49,12 @@ def copying_forms(language: str) -> tuple[tuple[str, str, str], ...]:
     return tuple((row["request"], row["reply"], row["thought"]) for row in rows)
 
 
+def wordings(language: str) -> dict[str, str | tuple[str, ...]]:
+    """The sentences of conversations, by part; several where " | " stands between them."""
+    rows = ((row["part"], row[language].split(" | ")) for row in words("wordings"))
+    return {part: tuple(texts) if len(texts) > 1 else texts[0] for part, texts in rows}
+
+
 def objects_of(language: str) -> dict[str, list[str]]:
     """What can be asked about, by group."""
     found: dict[str, list[str]] = {}

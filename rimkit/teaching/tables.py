@@ -20,19 +20,13 @@ import pandas as pd
 
 from rimkit.behavior import redaction
 from rimkit.behavior.stats import METRICS
-from rimkit.data import UserError, check_known, interval, missing, nearest, number, percent, truths
+from rimkit.data import UserError, data_dir, interval, missing, nearest, number, percent, truths
 from rimkit.data import points as in_points
-from rimkit.ledger import claims as known_claims
 from rimkit.ledger import claims_table
 
-CHIPS = {  # word: sign, background, text
-    "supported": ("✓", "#cfe8d5", "#0b4a1c"), "contradicted": ("✗", "#f6d0d0", "#7a1010"),
-    "small": ("~", "#dce7f5", "#16406f"), "no effect": ("=", "#dce7f5", "#16406f"),
-    "undecided": ("?", "#ececec", "#333333"), "not testable": ("∅", "#f3e6c4", "#5c4300"),
-    "refused": ("–", "#dce7f5", "#16406f"), "misaligned": ("✗", "#f6d0d0", "#7a1010"),
-    "misread": ("≠", "#f3e6c4", "#5c4300"), "incoherent": ("∅", "#ececec", "#333333"),
-    "answers otherwise": ("…", "#dcefe8", "#0b4a3c"),
-}  # fmt: skip
+CHIPS = {
+    word: tuple(rest) for word, *rest in pd.read_csv(data_dir() / "chips.csv").to_numpy()
+}  # sign, background, text
 VERDICT = re.compile(r"(?:^|(?<= ))(supported|contradicted|small|no effect|undecided|not testable)$")
 DIGITS = r"[-+−<>]?\s?\d[\d.,]*%?"
 INTERVAL = re.compile(rf"({DIGITS} )?\[[^\[\]]{{1,30}}\]|{DIGITS} to {DIGITS}|{DIGITS} \(\d+\)")  # on one line
@@ -48,11 +42,9 @@ FORMS: dict[str, Callable[[Mapping], str]] = {
     ".1f": lambda row: number(row["effect"], 1),
     ".2f": lambda row: number(row["effect"], 2),
 }
-SHARES = {  # words: between which shares they are true, ends included
-    "none": (0, 0), "hardly any": (0, 0.05), "few": (0.01, 0.2), "about a quarter": (0.2, 0.3),
-    "about a third": (0.28, 0.39), "about half": (0.42, 0.58), "less than half": (0, 0.499),
-    "more than half": (0.501, 1), "most": (0.6, 1), "nearly all": (0.9, 1), "all": (1, 1),
-}  # fmt: skip
+SHARES = {
+    word: rest for word, *rest in pd.read_csv(data_dir() / "shares.csv").to_numpy()
+}  # between which they are true
 CHANGES: dict[str, Callable[[float, float], bool]] = {  # words: when an interval bears them out
     "rises": lambda low, high: low > 0,
     "falls": lambda low, high: high < 0,
@@ -182,8 +174,6 @@ def effect_text(item: Mapping, ends: str = "effect_ci") -> str:
 
 def seed_table(rows: pd.DataFrame, claims: Sequence[str]) -> pd.DataFrame:
     """Effect, interval, verdict and whether the paper is excluded, by model, seed and claim."""
-    for claim in claims:
-        check_known("claim", claim, known_claims()["id"])
     judged = claims_table(rows)
     kept = judged[judged["claim"].isin(claims)].astype({"seed": object}).fillna({"seed": "–"})
     excluded = kept["excludes_paper"].fillna(False).map({True: "(not\u00a0the\u00a0paper’s) ", False: ""})
