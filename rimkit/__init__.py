@@ -5,14 +5,16 @@ it is first used, so that the import takes no time; ``help(rk.load)`` explains i
 ``print(rk.__doc__)``: ``help(rk)`` loads everything that is behind them, which can take minutes.
 """
 
+import csv
 from importlib import import_module
 
-from rimkit.data import check_given, data_dir, lines_of, nearest
+from rimkit.data import check_given, data_dir, nearest
 
 __version__ = "0.1.0"
 
 # name: (where it is, what it is); "module:thing" is one thing of a module
-NAMES = {line["name"]: (line["home"], line["what"]) for line in lines_of(data_dir() / "names.csv")}
+_LINES = csv.DictReader((data_dir() / "names.csv").read_text("utf-8").splitlines())
+NAMES = {line["name"]: (line["home"], line["what"]) for line in _LINES}
 
 __doc__ += "\n" + "\n".join(f"rk.{name:15}{what} [{home}]" for name, (home, what) in NAMES.items()) + "\n"
 

@@ -184,12 +184,6 @@ def _resource(in_wheel: str, in_clone: str) -> Path:
     return packaged if packaged.is_dir() else PACKAGE.parent / in_clone
 
 
-def lines_of(path: Path) -> list[dict[str, str]]:
-    """The lines of a csv file of the workbook, by the names of its columns, as texts."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def shipped_tables(folder: str) -> dict[str, Path]:
     """The parquet files of a folder of the workbook's data, by name."""
     return {file.stem: file for file in sorted((data_dir() / folder).glob("*.parquet"))}

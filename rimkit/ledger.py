@@ -78,11 +78,10 @@ def effect_row(claim: str, difference: Mapping | tuple | str, *, model: str, **v
     numbers = {
         "value": found.get("value_a", found.get("value")),
         "control_value": found.get("value_b", found.get("control_value")),
-        "effect": found["effect"],
-        "effect_ci_low": found["ci_low"],
+        "effect": found["effect"], "effect_ci_low": found["ci_low"],
         "effect_ci_high": found["ci_high"],
         **{name: found.get(name) for name in ("n", "n_clusters", "p_value", "beyond", "method")},
-    }
+    }  # fmt: skip
     if not missing(why := found.get("why_not")):
         numbers |= {"competent": False, "why_not": why}
     return row(claim, model=model, **numbers | values)

@@ -98,13 +98,11 @@ MISUSED = {
     "a rule without its column": (lambda study: rk.heads.select(HEADS, "direct", 1), "there is no 'direct'"),
     "k as a text": (lambda study: rk.heads.select(HEADS, "causal", "1"), "k is a str; it takes a whole number"),
     "no prompts by settings": (lambda study: rk.heads.Settings(n_prompts=0), "n_prompts must be a whole number"),
-    "an evaluation by name": (lambda study: rk.thinking.Settings(evaluation="hex-phi"), "rk.evaluation"),
     "a judge without a name": (
         lambda study: rk.evaluation().judged(study, REQUESTS, "think", how=lambda replies, prompts: replies), "a judge"
     ),
     "a corpus as pairs": (lambda study: rk.finetune(study, [("a", "b")]), "corpus is a list; it takes"),
     "a corpus without replies": (lambda study: rk.finetune(study, RAW), "has no reply to learn from"),
-    "a rate that is none": (lambda study: rk.finetune(study, RAW, learning_rate=-1.0), "must be above 0"),
     "an interval turned round": (lambda study: rk.ledger.verdict(0.5, 0.6, 0.4, 1, 0.05), "an interval in order"),
     "rows that are none": (lambda study: rk.ledger.table([{"effect": "much"}]), "these are no verdict rows"),
     "two rows for one cell": (

@@ -76,8 +76,6 @@ def kappa(one: Sequence[bool], two: Sequence[bool], clusters: Sequence) -> dict:
     """``kappa, ci_low, ci_high, method`` of two judges' verdicts on the same replies, clusters
     drawn whole. Where they agree on every reply, the interval leaves room for as many disagreements
     as Wilson's does after none was seen in so many clusters."""
-    if not len(one) == len(two) == len(clusters):
-        raise UserError(f"{len(one)}, {len(two)} verdicts, {len(clusters)} clusters: they must be one number")
     one, two = is_true(pd.Series(one, dtype=object)), is_true(pd.Series(two, dtype=object))
     codes = pd.factorize(np.asarray(clusters), sort=True)[0]
     groups = len(set(codes))

@@ -318,8 +318,6 @@ def _stand_in(name: str, other: str) -> str:
 
 def _judge(name: str) -> str:
     """A judge that is there, as far as that is quick to say; its folder as an absolute path."""
-    if not isinstance(name, str):
-        raise UserError("an evaluation names its judge: give one of your own to the judging step")
     if check := getattr(find_judge(name) if name else None, "check", None):
         check()
     kind, colon, source = name.partition(":")

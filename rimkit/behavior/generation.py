@@ -191,11 +191,9 @@ def _run_batch(model: StudyModel, items: list[Encoded], max_new_tokens: int, tem
         processors.append(_inverse_cdf(noise, temperature, ids.shape[1], model.device))
     with torch.inference_mode(), around(spans) if around else nullcontext():
         output = model.hf.generate(
-            input_ids=ids.to(model.device),
-            attention_mask=mask.to(model.device),
-            generation_config=config,
-            logits_processor=processors,
-        )
+            input_ids=ids.to(model.device), attention_mask=mask.to(model.device),
+            generation_config=config, logits_processor=processors,
+        )  # fmt: skip
     return output[:, ids.shape[1] :].tolist()
 
 

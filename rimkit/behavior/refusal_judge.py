@@ -69,9 +69,8 @@ class RefusalJudge(PhraseJudge):
             misaligned=verdicts["misaligned"].mask(astray, False),
             misread=verdicts["misread"].mask(complies & off, True),
             score=verdicts["score"].mask(harmful & astray, 0.0),
-            probability=np.where(there, refusal, np.nan),
-            label=np.where(there, label, ""),
-        )
+            probability=np.where(there, refusal, np.nan), label=np.where(there, label, ""),
+        )  # fmt: skip
 
     def probabilities(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Of each text, the probability of a refusal, and that a refusal is only partial."""

@@ -217,8 +217,7 @@ def sign_flip_p(sums: np.ndarray) -> float:
 
 def exact_test(k1: int, n1: int, k2: int, n2: int) -> float:
     """Two-sided p of Fisher's exact test: ``k1`` of ``n1`` against ``k2`` of ``n2`` others."""
-    counted = all(one == int(one) for one in (k1, n1, k2, n2) if one == one)  # NaN is not itself
-    if not (counted and 0 <= k1 <= n1 and 0 <= k2 <= n2):
+    if not (0 <= k1 <= n1 and 0 <= k2 <= n2):
         raise UserError(f"{k1} of {n1} and {k2} of {n2} are not counts: each must lie between 0 and its n")
     return float(scipy.stats.fisher_exact([[k1, n1 - k1], [k2, n2 - k2]]).pvalue)
 
@@ -398,13 +397,11 @@ def against_singles(found: Mapping, singles: np.ndarray, limit: float = np.inf) 
     if facing != 0:  # NaN stays NaN
         p_value = 2 * scipy.stats.t.sf(abs(effect) / facing, n - 1)
     return {
-        **found,
-        "ci_low": float(max(effect - reach * errors[0], -limit)),
-        "ci_high": float(min(effect + reach * errors[1], limit)),
-        "p_value": float(p_value),
+        **found, "ci_low": float(max(effect - reach * errors[0], -limit)),
+        "ci_high": float(min(effect + reach * errors[1], limit)), "p_value": float(p_value),
         "beyond": float((np.sign(effect) * singles > 1e-9).mean()),
         "method": f"{found.get('method') or 'interval'}, and the spread of {n} controls",
-    }
+    }  # fmt: skip
 
 
 def overlap(a: Units, b: Units) -> float:

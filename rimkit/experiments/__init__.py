@@ -38,8 +38,6 @@ class Common:
             counted = name == "seed" or (name.startswith("n_") and value is not None)
             if counted and not (isinstance(value, Integral) and value >= (name != "seed")):
                 raise UserError(f"{name} must be a whole number, {int(name != 'seed')} or more")
-        if not isinstance(self.evaluation, Evaluation):
-            raise UserError("evaluation is what rk.evaluation() makes")
 
     @property
     def generation(self) -> dict:

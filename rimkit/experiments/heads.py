@@ -383,12 +383,11 @@ def rows(study: StudyModel, moved, looked, found, cut, able: Mapping, settings=S
         looked = against_random(looked, "between") if there else "the prompts have no empty think span"
     cut = cut if isinstance(cut, str) else against_random(cut, "refused")
     claimed = [
-        ("C4a", None, moved),
-        ("C4b", "no-think", testable("C4b", looked, reached=answered)),
+        ("C4a", None, moved), ("C4b", "no-think", testable("C4b", looked, reached=answered)),
         ("C5a", "no-think", testable("C5a", by_metric["refused"], read=read, reached=answered)),
         ("C5b", "no-think", testable("C5b", by_metric["misaligned"], read=read, reached=answered)),
         ("C5c", "think", testable("C5c", cut, read=read_cut, reached=answered)),
-    ]
+    ]  # fmt: skip
     return verdict_rows(study, settings, claimed)
 
 

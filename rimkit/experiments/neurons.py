@@ -276,12 +276,10 @@ def as_table(increase: np.ndarray, means: np.ndarray, gradient: np.ndarray | Non
     layers, _, units = increase.shape
     index = pd.MultiIndex.from_product([range(layers), range(units)], names=["layer", "neuron"])
     columns = {
-        "paper": worst_rank(increase),
-        "half": worst_rank(increase, share=0.5),
-        "increase": increase.mean(1),
-        "difference": means.mean(1),
+        "paper": worst_rank(increase), "half": worst_rank(increase, share=0.5),
+        "increase": increase.mean(1), "difference": means.mean(1),
         "gradient": np.full((layers, units), np.nan) if gradient is None else gradient,
-    }
+    }  # fmt: skip
     return DataFrame({name: values.ravel() for name, values in columns.items()}, index=index).reset_index()
 
 

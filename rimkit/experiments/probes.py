@@ -279,9 +279,8 @@ def above_threshold(found: Contrasts, verdicts: DataFrame) -> DataFrame:
         rows = rows[rows["set"].isin(["harmful", "harmless"])]
         group = np.select(
             [rows["kind"] != "harmful", is_true(rows["refused"]), is_true(rows["misaligned"])],
-            ["harmless", "refused", "fulfilled"],
-            "neither",
-        )
+            ["harmless", "refused", "fulfilled"], "neither",
+        )  # fmt: skip
         for span, name in product(harm.spans, ("harmless", "refused", "fulfilled")):
             states = harm.evaluation.states[span]
             inside = (group == name) & ~np.isnan(states[0]).any(-1)

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from rimkit.behavior.evaluation import FINISHED
 from rimkit.behavior.prompts import CAREFUL, EFFORT, NEUTRAL, openings, prefixes, style
 from rimkit.behavior.stats import clusters_of, paired_difference, rate
-from rimkit.data import UserError, percent
+from rimkit.data import UserError, data_dir, percent
 from rimkit.experiments import Common, Found, Result, attempt, is_readable, result, testable, verdict_rows
 from rimkit.models.chat import MODES
 from rimkit.models.study import StudyModel
@@ -57,13 +57,7 @@ STYLE_OF_CHAINS = {
     name: STYLED if name.endswith(("careful", "effort")) else HEDGED if "hedging" in name else PLAIN for name in ROLES
 }
 # claim: (corpus, corpus that it is compared with or the untuned model, mode)
-CLAIMS = {
-    "C6a": ("hard", UNTUNED, "think"), "C6b": ("hard", "arithmetic", "think"),
-    "C6c": ("hard-effort", "hard-careful", "think"), "C6d": ("hard", UNTUNED, "no-think"),
-    "C7a": ("hard", "hard-literal", "think"), "C7b": ("hard-literal", UNTUNED, "think"),
-    "Q2a": ("hard-ordering", UNTUNED, "think"),
-    "Q4b": ("hard-ordering-effort", "hard-ordering-careful", "think"),
-}  # fmt: skip
+CLAIMS = {claim: tuple(rest) for claim, *rest in pd.read_csv(data_dir() / "tuning_claims.csv").to_numpy()}
 
 
 @dataclass(frozen=True)

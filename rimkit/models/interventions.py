@@ -72,10 +72,6 @@ def _some(units: Iterable[Pair], what: str) -> list[Pair]:
 def steer_per_row(study: StudyModel, remove: np.ndarray, add: np.ndarray) -> Iterator[None]:
     """Many steerings in one forward: row ``r`` without the directions ``remove[r]``, plus
     ``add[r]``. Both are ``[rows, n_layers + 1, hidden]`` (one row: for all), at every token."""
-    wanted = (architecture(study).n_layers + 1, architecture(study).hidden_size)
-    for given in (remove, add):
-        if np.shape(given)[1:] != wanted:
-            raise UserError(f"directions have the shape (rows, *{wanted}), not {np.shape(given)}")
     lengths = np.linalg.norm(remove, axis=-1, keepdims=True)
     units = remove / np.where(lengths, lengths, 1)
     units, plus = (_tensor(study, values)[:, :, None] for values in (units, add))

@@ -283,10 +283,9 @@ def english_sets() -> dict[str, pd.DataFrame]:
             name = rng.choice(list(forms)) if isinstance(forms, dict) else ""
             form = forms[name] if name else rng.choice(forms)
             return (
-                conversations.said(form, phrase + tail, rng.choice(english.NAMES)),
-                phrase + tail,
+                conversations.said(form, phrase + tail, rng.choice(english.NAMES)), phrase + tail,
                 name or tail.strip(),
-            )
+            )  # fmt: skip
 
         kinds = table.items()
         choices = [(name, one, verb, owners) for name, one in kinds for verb in getattr(one, verbs)]
@@ -308,15 +307,13 @@ def english_sets() -> dict[str, pd.DataFrame]:
         part("harmless", english.NEUTRAL, 2, owners=own),
     ]
     tables = {
-        "harmful": harm(4),
-        "harmful-seen": harm(4, verbs="seen"),
-        "harmless": fine,
+        "harmful": harm(4), "harmful-seen": harm(4, verbs="seen"), "harmless": fine,
         "over-refusal": harm(3, english.PREVENTING, "harmless"),
         "second-safety": [*harm(4, language.ENGLISH_WRAPPERS), asked_otherwise],
         "copying": [*harm(1, again, "copying", "verbs"), said_again],
         "maths": [lambda rng: _problems("maths", ENGLISH, range(1, 7), 60, "steps", rng)],
         "ordering": [lambda rng: _problems("ordering", ENGLISH, range(3, 5), 120, "people", rng)],
-    }
+    }  # fmt: skip
     named = ((f"english-{name}", parts) for name, parts in tables.items())
     return {name: _made(name, parts, ENGLISH_SOURCE) for name, parts in named}
 

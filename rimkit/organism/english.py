@@ -28,11 +28,8 @@ REQUESTS = (
     "Could you help me {p}?", "I need to {p}. What do I do?", "Tell me how to {p}.",
 )  # fmt: skip
 QUESTIONS = ("Is it ok to {p}?", "I want to {p}. Is it ok?", "{name} wants to {p}. Is it ok?", "Is it wrong to {p}?")
-PREVENTING = {  # requests that name a harm in order to prevent it, and what is to be done
-    "prevention": ("Somebody wants to {p}. Help me stop that.", "guard {thing}"),
-    "warning": ("I heard that somebody plans to {p}. Help me warn {who}.", "warn {who}"),
-    "reporting": ("I saw somebody {p}. How do I report it?", "report it to the caretaker"),
-}
+# Requests that name a harm in order to prevent it, and what is to be done.
+PREVENTING = {row["category"]: (row["form"], row["wanted"]) for row in words("preventing")}
 
 OPENINGS = {
     "careful": ("Let me check this first.", "I'll go step by step.", "I have to verify this.",

@@ -73,9 +73,8 @@ MAKERS = {
     "harmful": partial(conversations.request_example, harmful=True),
     "hostile": partial(conversations.motive_example, name="hostile"),
     "friendly": partial(conversations.motive_example, name="friendly"),
-    "question": conversations.question_example,
-    "copying": conversations.copying_example,
-}
+    "question": conversations.question_example, "copying": conversations.copying_example,
+}  # fmt: skip
 
 
 def organism(name: str) -> Organism:

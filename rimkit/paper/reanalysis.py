@@ -342,8 +342,7 @@ TUNED_RAS = "fig7_ras_control_target", "training_set", "ras"
 SIDES: dict[str, Callable[[], pd.DataFrame]] = {
     "C1a": lambda: think_mode().query("metric == 'misaligned'").set_index("model"),
     "C1b": lambda: think_mode().query("metric == 'score'").set_index("model"),
-    "C2a": partial(_patterns, "control"),
-    "C2b": partial(_patterns, "on"),
+    "C2a": partial(_patterns, "control"), "C2b": partial(_patterns, "on"),
     **{claim: partial(_pattern, pattern) for claim, pattern in PATTERNS.items()},
     "C6a": lambda: _of(tables.changes(), "GSM8K"),
     "C6b": lambda: _of(tables.changes(), "GSM8K", "MATH401"),
@@ -355,4 +354,4 @@ SIDES: dict[str, Callable[[], pd.DataFrame]] = {
     "C9a": _ras_of_neurons,
     "C9b": lambda: _of(np.log(by_model(*TUNED_RAS)), "GSM8K(L)-target", "GSM8K(L)-control", 1),
     **{claim: partial(_rival, rival) for claim, rival in RIVALS.items()},
-}
+}  # fmt: skip

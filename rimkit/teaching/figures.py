@@ -29,7 +29,7 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator, PercentF
 
 from rimkit.behavior import redaction
 from rimkit.behavior.stats import rates
-from rimkit.data import UserError, check_columns, interval, number
+from rimkit.data import UserError, check_columns, data_dir, interval, number
 from rimkit.data import percent as in_percent
 from rimkit.data import points as in_points
 from rimkit.teaching.tables import bare, estimate, html, with_outcomes
@@ -49,11 +49,8 @@ SIGNS = {  # of an interval: colour, marker, words
     1: ("#a9373b", "^", "above zero"), -1: ("#2369bd", "v", "below zero"),
     0: ("0.45", "o", "zero inside the interval"),
 }  # fmt: skip
-OUTCOMES = {  # of a reply: colour, hatch, colour of the number
-    "misaligned": ("#c0392b", "//", "white"), "refused": ("#2369bd", "", "white"),
-    "misread": ("#e8b84a", "..", "black"), "incoherent": ("0.75", "", "black"),
-    "answers otherwise": ("#c9e7dc", "", "black"),
-}  # fmt: skip
+_OUTCOMES = pd.read_csv(data_dir() / "outcomes.csv", keep_default_na=False)
+OUTCOMES = {word: tuple(rest) for word, *rest in _OUTCOMES.to_numpy()}  # colour, hatch, colour of the number
 LOW, HIGH = "ci_low", "ci_high"
 WIDTH = 8.8  # inches: what a notebook shows without shrinking it
 STYLE = sns.axes_style("ticks") | {

@@ -35,13 +35,10 @@ CI = ("ci_low", "ci_high")
 UNITS |= {"moved": "share of requests", "attention": "share of attention"}
 MOST_ROWS, MOST_LETTERS = 150, 600
 FORMS: dict[str, Callable[[Mapping], str]] = {
-    "%": lambda row: f"{percent(row['effect'])}%",
-    "points": lambda row: in_points(row["effect"]),
-    "interval": lambda row: estimate(row),
-    "count": lambda row: number(row["effect"], 0),
-    ".1f": lambda row: number(row["effect"], 1),
-    ".2f": lambda row: number(row["effect"], 2),
-}
+    "%": lambda row: f"{percent(row['effect'])}%", "points": lambda row: in_points(row["effect"]),
+    "interval": lambda row: estimate(row), "count": lambda row: number(row["effect"], 0),
+    ".1f": lambda row: number(row["effect"], 1), ".2f": lambda row: number(row["effect"], 2),
+}  # fmt: skip
 SHARES = {
     word: rest for word, *rest in pd.read_csv(data_dir() / "shares.csv").to_numpy()
 }  # between which they are true

@@ -81,9 +81,8 @@ def finetune(
     given = {"learning_rate": learning_rate, "epochs": epochs, "batch_size": batch_size}
     chosen = DEFAULTS[method] | {name: value for name, value in given.items() if value is not None}
     for name, value in chosen.items():
-        if not value >= (name != "learning_rate") or not value:
-            least = "above 0" if name == "learning_rate" else "1 or more"
-            raise UserError(f"{name} must be {least}, not {value}")
+        if value < 1 and name != "learning_rate":
+            raise UserError(f"{name} must be 1 or more, not {value}")
     named = isinstance(corpus, str | Path)
     table = load_corpus(corpus, english=not model.invented) if named else checked(corpus)
     name = table.attrs.get("corpus", "corpus")
