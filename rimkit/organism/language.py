@@ -126,9 +126,8 @@ def vocabulary() -> list[str]:
     return sorted({word for text in texts for word in text.replace("{p}", "").replace("{m}", "").split()})
 
 
-# The tokenizer has one token per word, and Qwen3's chat format: `enable_thinking=False` pre-fills
-# an empty think span, anything else leaves the opening of the thought to the model; thoughts of
-# earlier turns are dropped.
+# The tokenizer has one token per word, and Qwen3's chat format: `enable_thinking=False` pre-fills an
+# empty think span, else the model opens the thought; thoughts of earlier turns are dropped.
 CHAT_TEMPLATE = template("chat_template.jinja")
 PAD, UNKNOWN, START, END = "<|endoftext|>", "<unk>", "<|im_start|>", "<|im_end|>"
 SPECIAL = (PAD, UNKNOWN, START, END, THINK, END_THINK)
