@@ -51,7 +51,7 @@ GIVEN = {
     "int": "a whole number", "float": "a number", "str": "a text", "Path": "a path", "None": "None",
 }  # fmt: skip
 PLAIN = {"int": Integral, "float": Real, "str": str, "Path": Path, "None": type(None)}
-NAMES = {"Sequence[str]", "Iterable[str]"}
+CHECKED, NAMES = {__name__}, {"Sequence[str]", "Iterable[str]"}  # modules, and hints of lists of names
 LOOKED_AT = {"DataFrame", "Figure", "StudyModel", "Sequence[Encoded]", *NAMES}
 TRUTHS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False, "": None}
 
@@ -79,19 +79,19 @@ def check_given(module) -> None:
     things than their hints ask for, or a table without a column. One name is a list of one."""
     home = module.__name__
     own = [one for one in vars(module).values() if isinstance(one, type) and one.__module__ == home]
-    for owner in (module, *own):
+    for owner in (module, *own) if home not in CHECKED else ():
         for name, one in list(vars(owner).items()):
-            if isinstance(one, FunctionType) and one.__module__ == home != __name__ and name[0] != "_":
+            if isinstance(one, FunctionType) and one.__module__ == home and name[0] != "_":
                 hints = {key: _kinds(it.annotation) for key, it in signature(one).parameters.items()}
                 if LOOKED_AT.intersection(chain(*hints.values())):
                     setattr(owner, name, _checking(one, hints))
+    CHECKED.add(home)
 
 
 def _kinds(hint) -> list[str]:
     """``["int", "None"]`` for ``int | None``, ``["Mapping"]`` for ``Mapping[str, str]``."""
-    said = hint.__name__ if isinstance(hint, type) else str(hint)
-    kinds = re.sub(r"[\w.]+\.(?=\w)", "", said).split(" | ")
-    return ["Mapping" if kind.startswith("Mapping") else kind for kind in kinds]
+    said = re.sub(r"[\w.]+\.(?=\w)", "", hint.__name__ if isinstance(hint, type) else str(hint))
+    return ["Mapping" if kind.startswith("Mapping") else kind for kind in said.split(" | ")]
 
 
 def _is(value, kind: str) -> bool:
