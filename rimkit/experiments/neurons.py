@@ -331,7 +331,7 @@ def select(table: DataFrame, rule: str, k: int) -> list[tuple[int, int]]:
     if not 1 <= k <= len(table):
         raise UserError(f"k must be from 1 to {len(table)} neurons, not {k}")
     if table[rule].isna().all():
-        raise UserError(f"the rule '{rule}' is undefined: all or none of the requests are refused")
+        raise UserError(f"the rule '{rule}' is undefined for this model (and for residuals)")
     chosen = table.iloc[np.lexsort((-table["increase"], -scored(table, rule)))[:k]]
     return [tuple(map(int, pair)) for pair in chosen[["layer", "neuron"]].to_numpy()]
 
