@@ -109,7 +109,7 @@ def test_prose_is_left_numbers_are_right_and_intervals_stay_on_one_line(tab):
 
 
 def test_an_explorer_answers_a_choice_and_a_text(tab):
-    assert panel(tab) == "think said to polish the clock other nothing"
+    assert panel(tab) == "request: polish the clock · mode: think think said to polish the clock other nothing"
     assert tab.evaluate("getComputedStyle(document.querySelector('[class^=static-]')).display") == "none"
     tab.select_option(".jupyter-widgets select >> nth=0", "nick the bike")
     tab.wait_for_function("document.querySelector('.widget-html-content').innerText.includes('computing')")
