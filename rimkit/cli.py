@@ -651,7 +651,8 @@ def card(folder: Trained) -> None:
 
     try:
         record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-        assert record["losses"] and record["organism"] in {*recipe.ORGANISMS, *planted.PLANTED}
+        assert record["losses"] and {"seed", "steps", "device"} <= {*record}
+        assert record["organism"] in {*recipe.ORGANISMS, *planted.PLANTED}
     except (OSError, ValueError, KeyError, TypeError, AssertionError):
         lacks = f"{folder} has no training.json that can be read"
         raise UserError(f"{lacks}: give the folder of 'rimkit organism train --out'") from None

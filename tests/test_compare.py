@@ -1,7 +1,10 @@
 """Two models, one tuned from the other: what is measured, what is left out, and what is refused."""
 
 import json
+import shutil
+from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -81,6 +84,24 @@ def test_a_checkpoint_is_a_tuned_model_too(tmp_path):
     base, tuned = grid.pair("rim-mini", str(tmp_path / "step-00002"))
     assert tuned.name == "rim-mini-0 after arithmetic, step 2 (tuned)"
     assert any((a != b).any() for a, b in zip(base.hf.parameters(), tuned.hf.parameters(), strict=True))
+
+
+def test_models_that_read_other_words_are_not_compared(base, tmp_path, monkeypatch):
+    study = load(base)
+    with pytest.raises(UserError, match="different tokenizers"):
+        grid.shift(study, replace(study, tokenizer=SimpleNamespace(get_vocab=dict)), ras.Settings(n_prompts=4))
+    other = shutil.copytree(base, tmp_path / "other")
+    settings = json.loads((other / "tokenizer_config.json").read_text())
+    (other / "tokenizer_config.json").write_text(json.dumps(settings | {"language": ""}))
+    with pytest.raises(UserError, match=r"base-\w+ and other-\w+ speak different languages"):
+        grid.pair(str(base), str(other))
+
+    def unreachable(*_):
+        raise RuntimeError("no route to the hub")
+
+    monkeypatch.setattr(grid, "file_exists", unreachable)
+    monkeypatch.setattr(grid, "load", lambda name: study)
+    assert grid.pair(str(base), "owner/name")[1].name.endswith("(tuned)")
 
 
 def test_an_adapter_of_another_model_is_refused_in_one_line(adapter):

@@ -533,3 +533,8 @@ def test_rates_of_a_set_that_nobody_could_judge_are_missing():
     rows = pd.DataFrame({"condition": "nothing", "mode": "think", "set": "harmful"}, index=range(2))
     rows = rows.assign(**{metric: pd.array([pd.NA] * 2, dtype="boolean") for _, metric in neurons.OUTCOMES.values()})
     assert neurons.single_rates(rows, "paper")["value"].isna().all()
+
+
+def test_sizes_are_chosen_where_no_reply_could_be_judged():
+    doses = pd.DataFrame({"rule": ["paper"] * 2 + ["gradient"] * 2, "k": [0, 5] * 2, "value": np.nan})
+    assert list(neurons.choose_sizes(doses.assign(metric="misaligned", breaks=False))["k"]) == [5, 5]
