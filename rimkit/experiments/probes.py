@@ -82,7 +82,7 @@ def random_probe(like: Probe, seed: int = 0) -> Probe:
     """Random directions of the same length, threshold 0: a probe that has learned nothing."""
     vectors = np.random.default_rng(seed).normal(size=like.vectors.shape)
     length, own = (np.linalg.norm(each, axis=-1, keepdims=True) for each in (like.vectors, vectors))
-    return Probe((vectors * (length / own)).astype(np.float32), np.zeros(len(vectors), dtype=np.float32))
+    return Probe((vectors * (length / own)).astype(np.float32), np.zeros(len(vectors), np.float32))
 
 
 def states_at(study: StudyModel, items: Sequence[Encoded], spans: Sequence[str]) -> dict[str, np.ndarray]:
@@ -187,7 +187,7 @@ class Contrast:
         """The places that both groups have in both splits (not what an unclosed thought lacks)."""
 
         def shared(span: str) -> bool:
-            return all(len(set(side.at(span)[1])) == 2 for side in (self.calibration, self.evaluation))
+            return all(len(set(getattr(self, name).at(span)[1])) == 2 for name in SPLITS)
 
         return [span for span in self.calibration.states if shared(span)]
 
@@ -195,8 +195,9 @@ class Contrast:
         """Difference of means at a span, fitted on calibration."""
         return self.calibration.probe(span)
 
-    def best_residual(self, span: str) -> int:
-        """The residual whose probe, fitted on some calibration verbs, best ranks the others."""
+    def calibrated(self, span: str) -> np.ndarray:
+        """How well probes fitted on some calibration verbs rank the others, by residual. 0 is left
+        out: among the embeddings a template's tokens are alike in all requests."""
         from sklearn.model_selection import GroupKFold
 
         states, positive, clusters = self.calibration.at(span)
@@ -204,8 +205,11 @@ class Contrast:
         for fitted, held in GroupKFold(folds).split(positive, groups=clusters) if folds > 1 else ():
             if not positive[fitted].all() and positive[fitted].any():
                 ranked[:, held] = fit(states[:, fitted], positive[fitted])(states[:, held])
-        # among the embeddings a template's tokens are alike in all requests
-        return 1 + int(np.argmax([auroc(row, positive).value for row in ranked[1:]]))
+        return areas(ranked[1:], positive)
+
+    def best_residual(self, span: str) -> int:
+        """The residual whose probe reads best by `calibrated`."""
+        return 1 + int(np.argmax(self.calibrated(span)))
 
     def scored(self, span: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Evaluation requests by the probe at its best residual: scores, positive, clusters."""
@@ -324,16 +328,18 @@ def scores(found: Contrasts, settings=Settings()) -> DataFrame:
 
 
 def outside_minus_inside(outcome: Contrast | None) -> DataFrame:
-    """The area ``outside`` the thought minus that of its mean, same prompts; empty if undefined."""
-    rows, inside = [], "thought"
-    for span in ("im_end", "last") if outcome and inside in outcome.spans else ():
-        side, spans = outcome.evaluation, (span, inside)
-        both = [outcome.probe(at)(side.states[at])[outcome.best_residual(at)] for at in spans]
+    """The area at each place ``outside`` the thought minus that of its mean, same prompts, the place
+    first that reads best on ``calibration`` requests. Empty if undefined."""
+    rows, inside, spans = [], "thought", outcome.spans if outcome else ()
+    for span in (at for at in spans if inside in spans and not at.startswith(inside)):
+        side, known = outcome.evaluation, outcome.calibrated(span).max()
+        both = [outcome.probe(at)(side.states[at])[outcome.best_residual(at)] for at in (span, inside)]
         here = ~np.isnan(both).any(0)
         groups = side.positive[here], side.clusters[here]
         effect = auroc_above(both[0][here], both[1][here][None], *groups, either_side=False)
-        rows.append({"mode": outcome.mode, "outside": span, "inside": inside, **effect._asdict()})
-    return DataFrame(rows)
+        who = {"mode": outcome.mode, "outside": span, "inside": inside, "calibration": known}
+        rows.append(who | effect._asdict())
+    return DataFrame(sorted(rows, key=lambda row: -row["calibration"]))
 
 
 def along_the_thought(study: StudyModel, outcome: Contrast, found: Iterable[Contrast]) -> DataFrame:
@@ -444,8 +450,7 @@ def without_directions(study: StudyModel, used: Mapping[str, Probe], settings=Se
 
 def removal_effects(verdicts: DataFrame, metric: str = "refused") -> DataFrame:
     """Each ``direction`` of `without_directions` against random ones: rows of `against_random`."""
-    there = [what for what in CONTRASTS if what in set(verdicts["condition"])]
-    rows = []
+    there, rows = [what for what in CONTRASTS if what in set(verdicts["condition"])], []
     for what in there:
         others = verdicts["condition"].isin(there) & (verdicts["condition"] != what)
         table = verdicts[~others].replace({"condition": {what: SELECTED}})
