@@ -269,10 +269,11 @@ def mask(d: Drawing) -> None:
     panels = ((150, "think", "thought …", GREEN), (550, "no-think", "⏎⏎ </think>", VIOLET))
     for left, name, last, colour in panels:
         d.title(left + 3 * cell, 26, f"{name} mode", "middle")
-        d.words(left + 3 * cell, 56, "looks at →", SOFT, 11)
+        d.words(left + 3 * cell, 46, "looks at token …", SOFT, 11)
         for row, token in enumerate((*tokens, last)):
             ink, tint = (INK, TINTS[RED if row == 2 else BLUE]) if row < 5 else (colour, TINTS[colour])
-            d.words(left - 8, top + cell * (row + 0.5), token, ink, 12, "end", font_family=MONO)
+            d.words(left - 8, top + cell * (row + 0.5), f"{token} {row + 1}", ink, 12, "end", font_family=MONO)
+            d.words(left + cell * (row + 0.5), 66, str(row + 1), ink, 12, font_family=MONO)
             for column in range(6):
                 place = left + cell * column, top + cell * row, cell, cell
                 d.box(*place, colour=RULE, fill=tint if column <= row else "#ffffff", round=0)

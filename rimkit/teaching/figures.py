@@ -311,7 +311,7 @@ def bars(
         axis.bar_label(drawn, [write(length) for length in lengths], padding=4, fontsize=10)
         for bar, place in zip(drawn, places, strict=True):
             bar.set(**{"hatch": "//", "edgecolor": "white"} if place in marked else {})
-        axis.set_xlim(0, 1.25 * float(table[y].max()))
+        axis.set_xlim(1.25 * min(0, float(table[y].min())), 1.25 * float(table[y].max()))
         axis.xaxis.set_major_locator(MaxNLocator(4))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda place, _: f"{place:,g}"))
     figure.axes[0].set_yticks(range(len(places)), [_wrapped(place, 32) for place in places])
@@ -360,7 +360,8 @@ def dots(table: pd.DataFrame, x: str, *, title: str, facet: str | None = None, l
     for axis, part, places in panels:
         for index, (name, look) in enumerate(looks.items()):
             here = part[part["role"] == name]
-            spots = _spots(here[x], places) + 0.4 * _offset(index, len(looks))
+            alone = part.groupby(x)["role"].nunique().max() == 1  # or marks would hide each other
+            spots = _spots(here[x], places) + (0 if alone else 0.4 * _offset(index, len(looks)))
             if name == "random":
                 spots += np.random.default_rng(0).uniform(-0.25, 0.25, len(here))
             area, alpha = (20, 0.6) if name == "random" else (75, 1)

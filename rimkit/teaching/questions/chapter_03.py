@@ -402,8 +402,8 @@ EXERCISES = {
             "`harmful[refused]` and `harmful[~refused]` are the two groups of the outcome.",
             "The cosine of a and b is `a @ b / np.linalg.norm(a) / np.linalg.norm(b)`.",
         ),
-        answer="1: the same direction, 0: at right angles. In many dimensions two directions by chance have a cosine near 0, and "
-        "two estimates of one direction, from few requests, one well below 1.",
+        answer="1: the same direction, 0: at right angles. Chance gives a cosine near 0 only where states vary alike in all "
+        "dimensions. Where a few directions hold most of the variance, as here, directions of shuffled labels lie along them too.",
         expects="a function that returns a number between -1 and 1",
         code=COSINE,
     ),
