@@ -337,8 +337,7 @@ def outside_minus_inside(outcome: Contrast | None) -> DataFrame:
         here = ~np.isnan(both).any(0)
         groups = side.positive[here], side.clusters[here]
         effect = auroc_above(both[0][here], both[1][here][None], *groups, either_side=False)
-        who = {"mode": outcome.mode, "outside": span, "inside": inside, "calibration": known}
-        rows.append(who | effect._asdict())
+        rows.append({"mode": outcome.mode, "outside": span, "inside": inside, "calibration": known, **effect._asdict()})
     return DataFrame(sorted(rows, key=lambda row: -row["calibration"]))
 
 
