@@ -379,7 +379,7 @@ def dots(table: pd.DataFrame, x: str, *, title: str, facet: str | None = None, l
     first = shown.iloc[0].astype(str)
     place = ", ".join(first[[_words(column) for column in columns]])
     also = f" and {len(shown) - 1} more" if len(shown) > 1 else ""
-    said = "; ".join(f"{name} {first[name]}" for name in here)
+    said = "; ".join(f"{name} {first[name]}" for name in here if first[name])
     return _named(figure, title, f"{label} for {place}{also}, {said}", shown, legend=legend)
 
 
