@@ -480,8 +480,7 @@ def without_sight(
         cut = partial(around, heads, key) if heads is None or len(heads) else None
         return evaluation.judged(study, prompts, "think", thoughts=thoughts, around=cut, **generation)
 
-    tables = [blind(*cut).assign(condition=name) for name, cut in cuts.items()]
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat([blind(*cut).assign(condition=name) for name, cut in cuts.items()], ignore_index=True)
 
 
 def _hidden(place: dict, key: str) -> tuple[int, int]:

@@ -118,8 +118,7 @@ def direct_effects(study: StudyModel, items: Sequence[Encoded], words: Readout) 
         with torch.no_grad(), capture(study, ["residual", "z"]) as inside:
             forward(study, ids, mask)
             way = slope(study, at_last(inside["residual"][-1], spans), words)[..., None]
-            ends = [at_last(z, spans) for z in inside["z"]]
-            writes = [head_writes(study, *each) for each in enumerate(ends)]
+            writes = [head_writes(study, layer, at_last(z, spans)) for layer, z in enumerate(inside["z"])]
             return torch.stack([(write @ way)[..., 0].T for write in writes])
 
     return _joined(study, items, run)
@@ -299,8 +298,7 @@ def attention_between(study: StudyModel, prompts: DataFrame, sets: Mapping[str, 
 def cut_replies(study: StudyModel, heads: Units, settings=Settings(), split: str = "evaluation") -> DataFrame:
     """Replies after the model's own ``thought``; heads cannot look back at a part of the prompt.
     Conditions: "nothing"; the "selected" heads, "random 0" …, and "all heads" cut off from the
-    thought; "all heads, before" from as many tokens right before it; "selected, tags too" and "all
-    heads, tags too" from the thought and the tokens after it, which have read it."""
+    thought; "all heads, before" from as many tokens before it; "…, tags too" from those after it."""
     prompts = settings.sets(["harmful"], settings.n_asked, split)
     own = settings.judged(study, prompts, "think", batch_size=128)
     thoughts = own.set_index("prompt_id")["thought"].to_dict()

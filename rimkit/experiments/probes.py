@@ -196,8 +196,7 @@ class Contrast:
         return self.calibration.probe(span)
 
     def calibrated(self, span: str) -> np.ndarray:
-        """How well probes fitted on some calibration verbs rank the others, by residual. 0 is left
-        out: among the embeddings a template's tokens are alike in all requests."""
+        """How well probes of some calibration verbs rank the others, by residual from 1 on."""
         from sklearn.model_selection import GroupKFold
 
         states, positive, clusters = self.calibration.at(span)
@@ -335,8 +334,8 @@ def outside_minus_inside(outcome: Contrast | None) -> DataFrame:
         side, known = outcome.evaluation, outcome.calibrated(span).max()
         both = [outcome.probe(at)(side.states[at])[outcome.best_residual(at)] for at in (span, inside)]
         here = ~np.isnan(both).any(0)
-        groups = side.positive[here], side.clusters[here]
-        effect = auroc_above(both[0][here], both[1][here][None], *groups, either_side=False)
+        groups = both[1][here][None], side.positive[here], side.clusters[here]
+        effect = auroc_above(both[0][here], *groups, either_side=False)
         rows.append({"mode": outcome.mode, "outside": span, "inside": inside, "calibration": known, **effect._asdict()})
     return DataFrame(sorted(rows, key=lambda row: -row["calibration"]))
 

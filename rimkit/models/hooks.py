@@ -95,8 +95,7 @@ def logits_at_the_end(study: StudyModel, residual, *, held: bool = False) -> tor
     """Logits ``[..., vocabulary]`` of final residuals ``[..., hidden]``. ``held``: a gradient takes
     the final norm's scale as it is, so that along it the parts of a state sum to the whole."""
     length = residual.norm(dim=-1, keepdim=True)  # which a norm forgets; put back, its scale stays
-    again = length / length.detach() if held else 1
-    logits = study.hf.lm_head(study.hf.model.norm(residual) * again)
+    logits = study.hf.lm_head(study.hf.model.norm(residual) * (length / length.detach() if held else 1))
     cap = getattr(study.hf.config, "final_logit_softcapping", None)
     return cap * (logits / cap).tanh() if cap else logits
 

@@ -360,8 +360,8 @@ def dots(table: pd.DataFrame, x: str, *, title: str, facet: str | None = None, l
     for axis, part, places in panels:
         for index, (name, look) in enumerate(looks.items()):
             here = part[part["role"] == name]
-            alone = part.groupby(x)["role"].nunique().max() == 1  # or marks would hide each other
-            spots = _spots(here[x], places) + (0 if alone else 0.4 * _offset(index, len(looks)))
+            together = part.groupby(x)["role"].nunique().max() > 1  # or marks would hide each other
+            spots = _spots(here[x], places) + 0.4 * together * _offset(index, len(looks))
             if name == "random":
                 spots += np.random.default_rng(0).uniform(-0.25, 0.25, len(here))
             area, alpha = (20, 0.6) if name == "random" else (75, 1)
