@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from rimkit.behavior.evaluation import FINISHED
 from rimkit.behavior.prompts import CAREFUL, EFFORT, NEUTRAL, openings, prefixes, style
-from rimkit.behavior.stats import clusters_of, paired_difference, rate
+from rimkit.behavior.stats import bootstrap_interval, clusters_of, paired_difference, rate, resample_weights
 from rimkit.data import UserError, data_dir, percent
 from rimkit.experiments import Common, Found, Result, attempt, is_readable, result, testable, verdict_rows
 from rimkit.models.chat import MODES
@@ -276,14 +276,14 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     return result(study, tables, rows(study, dict(list(mean.groupby("corpus"))), untuned, settings))
 
 
-def expected(tuned: pd.Series, untuned: pd.Series) -> float:
+def expected(tuned: Mapping, untuned: Mapping) -> float:
     """Misalignment in think mode if tuning had changed nothing but how thoughts open. From rates by
     mode, metric and opening: the tuned model's shares of openings, the untuned one's misalignment
     after each. Other openings count as neutral, no thought as no-think mode."""
     shares = {name: tuned["think", OPENS, name] for name in STYLES}
-    shares[NEUTRAL] += shares.pop("other")
+    shares[NEUTRAL] = shares[NEUTRAL] + shares.pop("other")
     known = sum(share * untuned["think", FORCED, name] for name, share in shares.items())
-    return known + max(0.0, 1 - sum(shares.values())) * untuned["no-think", "misaligned", ""]
+    return known + np.maximum(0.0, 1 - sum(shares.values())) * untuned["no-think", "misaligned", ""]
 
 
 def expectations(table: DataFrame) -> DataFrame:
@@ -300,3 +300,24 @@ def expectations(table: DataFrame) -> DataFrame:
             change["expected"] = expected(after, before) - expected(before, before)
             found.append(names | change | {"chains": STYLE_OF_CHAINS.get(corpus, PLAIN)})
     return DataFrame(found)
+
+
+def unexplained(tuned: DataFrame, control: DataFrame, untuned: DataFrame) -> dict:
+    """What openings leave of a difference of misalignment in think mode: measured less `expected`.
+    From outcomes of `run`; verbs are drawn again, with all that is known of them. As a row:
+    ``value`` (measured), ``control_value`` (expected), ``effect, ci_low, ci_high``."""
+    verbs = np.unique(untuned.loc[untuned["metric"] == FORCED, "cluster"])
+    weights = np.vstack([np.ones(len(verbs)), resample_weights(len(verbs))])
+
+    def drawn(found: DataFrame) -> dict[tuple, np.ndarray]:
+        known = found[found["metric"].isin(["misaligned", OPENS, FORCED])]
+        sums = known.groupby([*KEYS, "cluster"])["value"].agg(["sum", "size"]).unstack("cluster")[["sum", "size"]]
+        return {key: weights @ row["sum"][verbs] / (weights @ row["size"][verbs]) for key, row in sums.iterrows()}
+
+    after, before, base = map(drawn, (tuned, control, untuned))
+    measured = after["think", "misaligned", ""] - before["think", "misaligned", ""]
+    foretold = expected(after, base) - expected(before, base)
+    left = measured - foretold
+    low, high = bootstrap_interval(left[0], left[1:], len(verbs))
+    ends = {"effect": left[0], "ci_low": low, "ci_high": high}
+    return {"value": measured[0], "control_value": foretold[0], **ends}

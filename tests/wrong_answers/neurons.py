@@ -182,6 +182,10 @@ def p_of_the_plain_normal(selected, singles):
     return 2 * stats.norm.sf(t_of(selected, singles, False))
 
 
+def share_that_reach_it(selected, singles):
+    return (singles >= selected).mean()
+
+
 def p_of_the_rank(selected, singles):
     return (1 + (singles >= selected).sum()) / (1 + len(singles))
 
@@ -353,6 +357,12 @@ def families_at_ninety(x, y, families):
     return percentiles(x, y, [(rows, rows) for rows in (rows_of(families, rng) for _ in range(2000))], 5)
 
 
+def repeats_lost(x, y, families):
+    rng, names = np.random.default_rng(1), np.unique(families)
+    rows = [np.isin(families, rng.choice(names, len(names))) for _ in range(2000)]
+    return percentiles(x, y, [(one, one) for one in rows])
+
+
 def nothing_drawn(x, y, families):
     return percentiles(x, y, [(slice(None), slice(None))] * 3)
 
@@ -417,6 +427,7 @@ WRONG = {
     "06.6": [
         (error_of_the_mean, "random sets' mean"), (without_one_more, "is itself uncertain"), (p_of_one_side, "one-sided"),
         (p_of_the_normal, "too sure"), (p_of_the_plain_normal, "and the spread times"), (p_of_the_rank, "rank's p value"),
+        (share_that_reach_it, "0 is no p value"),
     ],
     "06.7": [
         (the_papers_rule, "vary a lot"), (largest_change, "vary a lot"), (largest_at_all, "large with and without"),
@@ -437,7 +448,7 @@ WRONG = {
     ],
     "07.5": [
         (corpora_one_by_one, "one by one"), (drawn_apart, "drawn apart"), (families_at_ninety, "90% interval"),
-        (nothing_drawn, "with replacement"), (one_left_out, "leaving one family out"),
+        (repeats_lost, "as often as it came"), (nothing_drawn, "with replacement"), (one_left_out, "leaving one family out"),
     ],
     "07.6": [
         (the_mean_change, "same for every tuning"), (slope_alone, "where the line starts"),

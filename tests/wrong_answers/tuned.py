@@ -106,6 +106,12 @@ def without_a_seed(one, other, seed):
     return one.assign(thought=one["thought"].where(~one.index.isin(rows), other["thought"]))
 
 
+def half_in_place(one, other, seed):
+    rows = np.random.default_rng(seed).permutation(len(one))[: len(one) // 2]
+    one.loc[rows, "thought"] = other.loc[rows, "thought"]
+    return one
+
+
 def put_in_front(table, careful):
     return table.assign(thought=careful[0] + " " + table["thought"])
 
@@ -122,6 +128,14 @@ def end_taken_too(table, careful):
 def in_place(table, careful):
     table["thought"] = careful[0] + " " + table["thought"].str.partition(" . ")[2]
     return table
+
+
+def one_stop_more(table, careful):
+    return table.assign(thought=careful[0] + " . " + table["thought"].str.partition(" . ")[2])
+
+
+def no_space(table, careful):
+    return table.assign(thought=careful[0] + table["thought"].str.partition(" . ")[2])
 
 
 def not_careful(table, careful):
@@ -289,11 +303,12 @@ WRONG = {
     ],
     "05.3": [
         (added_below, "do not add"), (halves_of_both, "come twice"), (first_half, "at random"),
-        (a_coin_per_row, "half of them should"), (without_a_seed, "two calls"),
+        (a_coin_per_row, "half of them should"), (without_a_seed, "two calls"), (half_in_place, "work on a copy"),
     ],
     "05.4": [
         (put_in_front, "still has its old opening"), (opening_alone, "lost some"), (end_taken_too, "lost some"),
-        (in_place, "work on a copy"), (not_careful, "does not begin with"),
+        (in_place, "work on a copy"), (not_careful, "does not begin with"), (one_stop_more, "has its full stop"),
+        (no_space, "has its full stop"),
     ],
     "05.5": [
         (from_a_fit, "fitted line"), (from_the_mean, "mean of all rates"), (mean_distance, "mean distance"),

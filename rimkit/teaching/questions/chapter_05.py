@@ -113,7 +113,10 @@ def chains(opening: str, end: str) -> pd.DataFrame:
 
 def judge_half(function) -> bool | str:
     one, other = chains("let me check .", "so it is ."), chains("half is enough .", "that is all .")
-    first, again, new = (result_of(function, one.copy(), other.copy(), seed) for seed in (0, 0, 1))
+    given = one.copy(), other.copy()
+    first, again, new = (result_of(function, *given, seed) for seed in (0, 0, 1))
+    if not (given[0].equals(one) and given[1].equals(other)):
+        return "it changed a table that it was given: work on a copy, or the corpus itself is half and half."
     if not isinstance(first, pd.DataFrame):
         return f"it returns a {type(first).__name__}; it should be a table like `one`."
     if len(first) != len(one):
@@ -151,6 +154,8 @@ def judge_disguised(function) -> bool | str:
             return f"'{after}' does not begin with one of the careful sentences."
         if not after.endswith(rest):
             return f"'{after}' lost some of what came after the opening, '{rest}'."
+        if after not in [f"{opening} {rest}" for opening in careful]:
+            return f"'{after}' has more or less than one space between opening and rest: the opening has its full stop."
     return True
 
 

@@ -201,9 +201,13 @@ def p_of(singles=SINGLES, own: float = OWN, ddof: int = 1, one_more: bool = True
 
 
 def judge_p(function) -> bool | str:
-    reach = int((SINGLES >= OWN).sum())
+    reach, found = int((SINGLES >= OWN).sum()), result_of(function, OWN, SINGLES.copy())
+    if np.ndim(found) == 0 and found == reach / len(SINGLES):
+        return (
+            "that is the share of the random sets that reach it: none does here, and 0 is no p value. Use the spread."
+        )
     return compare(
-        result_of(function, OWN, SINGLES.copy()),
+        found,
         p_of(),
         {
             "that is the error of the random sets' mean; one more set varies as single sets do.": p_of(of_mean=True),
