@@ -425,7 +425,9 @@ def test_points_of_several_models_give_the_claims_about_them(points):
     assert not ras.pooled_rows(table[table["seed"] == 0], long(table, others, RANDOM))  # its own rows say it
     drawn = ras.for_scatter(table, [ras.RAS, "rise"])
     assert len(drawn) == 2 * len(points) / 3
-    assert ((drawn["ci_low"] < drawn["y"]) & (drawn["y"] < drawn["ci_high"])).all()
+    missed = ras.left_out_errors(table, ["rise"])  # a constant is no line: it misses as the mean does
+    assert missed["tunings"].sum() == len(table)
+    assert np.allclose(ras.left_out_errors(table.assign(rise=1.0), ["rise"])["rise"], missed["nothing"])
 
 
 def test_streamed_activations_equal_those_kept(base):

@@ -236,8 +236,17 @@ def test_openings_that_explain_everything(who):
     assert len(found) == 2
     assert found["measured"].to_numpy() == pytest.approx(found["expected"].to_numpy(), abs=0.05)
     assert (found["expected"] > 0.3).all()
-    assert set(found["chains"]) == {tuning.STYLED}
     assert found["measured"].abs().mean() == pytest.approx(0.42, abs=0.005)
+
+
+def test_openings_leave_nothing_of_a_change_that_they_explain_and_all_of_one_that_they_do_not():
+    forced = {"careful": 0.0, "effort-minimising": 1.0, "neutral": 1.0}
+    untuned = made(OPENED, forced, misaligned=0.4)
+    explained = made(OPENED | {"careful": 0.2, "effort-minimising": 0.8}, misaligned=0.8)
+    worn = made(OPENED, misaligned=0.8)
+    first, second = (tuning.unexplained(one, untuned, untuned) for one in (explained, worn))
+    assert first["ci_low"] <= 0 <= first["ci_high"] and abs(first["effect"]) < 0.05 < 0.3 < first["control_value"]
+    assert second["control_value"] == 0 and 0 < second["ci_low"] <= second["effect"] == second["value"]
 
 
 # -- what is shipped -------------------------------------------------------------------------------

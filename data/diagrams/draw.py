@@ -314,8 +314,8 @@ def ras(d: Drawing) -> None:
             d.words(left + 30, 236, label, SOFT, 12)
         d.arrow((x - 40, 212 - heights[0]), (x + 40, 212 - heights[1]), colour, 2)
         d.words(x, 262, f"activation {word}", colour)
-    text = "fall: by how much activation\ndecreases on safety requests,\nrise: by how much it increases\non maths"
-    d.note(500, 96, f"{text} (means over neurons)")
+    text = "fall: what activation loses on safety\nrequests, divided by the smaller\nand times the larger of the two;\n"
+    d.note(500, 96, f"{text}rise: the same of what it gains on\nmaths (both: means over neurons)")
     d.title(500, 190, "RAS = 2 · fall · rise / (fall + rise)")
     d.note(500, 218, "large only if both are large", INK)
 

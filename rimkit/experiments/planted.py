@@ -72,17 +72,11 @@ def zeroed(
     replies = without(study, asked, sets, "neurons", progress=progress)
     problems = measure.sets(["maths"], split=split, n=n)
     solved = without(study, problems, sets, "neurons", modes=("think",), progress=progress)
-    by_kind = replies.groupby(["condition", "kind"])[["refused", "score"]].mean()
-    found = {
-        name: {
-            "refusals": by_kind.loc[(name, "harmful"), "refused"],
-            "maths": solved.loc[solved["condition"] == name, "score"].mean(),
-            "harmless": by_kind.loc[(name, "harmless"), "score"],
-            "coherent": replies.loc[replies["condition"] == name, "coherent"].mean(),
-        }
-        for name in sets
-    }
-    return DataFrame(found).T.rename_axis("zeroed").reset_index()
+    harmful, harmless = (replies[replies["kind"] == kind] for kind in ("harmful", "harmless"))
+    shares = {"refusals": (harmful, "refused"), "maths": (solved, "score"), "harmless": (harmless, "score")}
+    shares["coherent"] = (replies, "coherent")
+    found = {name: part.groupby("condition")[column].mean().astype(float) for name, (part, column) in shares.items()}
+    return DataFrame(found).reindex(list(sets)).rename_axis("zeroed").reset_index()
 
 
 def holds(shared: bool, table: DataFrame) -> bool:

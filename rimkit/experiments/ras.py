@@ -484,10 +484,11 @@ def _drawn(points: DataFrame, x: pd.Series, y: pd.Series) -> np.ndarray:
 
 def correlations(points: DataFrame, names=PREDICTORS, n_permutations=1000) -> DataFrame:
     """How well each predictor predicts: Pearson's r over all points, pooled within models. Columns
-    ``predictor, value, ci_low, ci_high`` (families drawn again)``, spearman, without_min,
-    without_max`` (one family left out)``, models_min, models_max`` (one model left out)``,
-    positive`` (models with r above 0, of ``models``)``, n, p_value`` (corpora exchanged at the same
-    step and model, if that changes anything)``, p_holm``. ``UserError`` below three families."""
+    ``predictor, value, ci_low, ci_high, plain_low, plain_high`` (families drawn again; plain: not
+    widened)``, spearman, without_min, without_max`` (one family left out)``, models_min,
+    models_max`` (one model left out)``, positive`` (models with r above 0, of ``models``)``, n,
+    p_value`` (corpora exchanged at the same step and model, if that changes anything)``, p_holm``.
+    ``UserError`` below three families."""
     if (n := families(points).nunique()) < 3:
         raise UserError(f"correlations need at least three families of corpora, here are {n}")
     rows, permuted = [], {}
@@ -522,11 +523,24 @@ def _correlation(points: DataFrame, name: str) -> dict:
     others = rest["sum"] / rest["size"]
     return {
         "value": float(value), "ci_low": low, "ci_high": high,
+        "plain_low": np.quantile(draws, 0.025), "plain_high": np.quantile(draws, 0.975),
         "spearman": float((ranked_x * ranked_y).mean()),
         "without_min": without.min(), "without_max": without.max(),
         "models_min": others.min(), "models_max": others.max(),
         "positive": int((per_model["sum"] > 1e-9).sum()), "models": len(per_model), "n": len(points),
     }  # fmt: skip
+
+
+def left_out_errors(points: DataFrame, names: Sequence[str]) -> DataFrame:
+    """How far lines fitted to the other families miss a family's changes of misalignment, in
+    points: by family, ``tunings``, each predictor, and "nothing" (the mean of the others)."""
+    rows = {}
+    for name, new in points.groupby(families(points)):
+        known = points.drop(new.index)
+        told = {one: np.polyval(np.polyfit(known[one], known[OUTCOME], 1), new[one]) for one in names}
+        told["nothing"] = known[OUTCOME].mean()
+        rows[name] = {"tunings": len(new)} | {one: 100 * (new[OUTCOME] - at).abs().mean() for one, at in told.items()}
+    return DataFrame.from_dict(rows, orient="index").rename_axis("family")
 
 
 def _permuted(points: DataFrame, n: int) -> np.ndarray:
@@ -544,16 +558,10 @@ def _permuted(points: DataFrame, n: int) -> np.ndarray:
 
 
 def for_scatter(points: DataFrame, names: Sequence[str]) -> DataFrame:
-    """The last checkpoints: ``predictor, x, y, ci_low, ci_high``, standardised within models."""
-    groups = points[OUTCOME].groupby([points[name] for name in MODEL], dropna=False)
-    centre, spread = groups.transform("mean"), groups.transform("std", ddof=0)
-    ends = {"ci_low": (points[LOW] - centre) / spread, "ci_high": (points[HIGH] - centre) / spread}
-    y = standardised(points, OUTCOME)
+    """The last checkpoints: ``predictor, x, y``, standardised within models."""
+    table = points.assign(y=standardised(points, OUTCOME))
     last = points["step"] == points.groupby([*MODEL, "corpus"], dropna=False)["step"].transform("max")
-    parts = [
-        points.assign(predictor=name, x=standardised(points, name), y=y, **ends)[last & points[name].notna()]
-        for name in names
-    ]
+    parts = [table.assign(predictor=name, x=standardised(points, name))[last & points[name].notna()] for name in names]
     return pd.concat(parts, ignore_index=True)
 
 

@@ -51,11 +51,6 @@ FEWEST = 6  # corpora over which a correlation says anything
 KEYS = ["mode", "metric", "opening"]
 TUNED = ["model", "seed", "corpus", "tuning_seed"]
 UNTUNED, MEAN = "untuned", "mean"  # no corpus; every prompt averaged over the seeds of the tuning
-# How the thoughts of a corpus open: in a style that models know, in one that they do not, in none.
-STYLED, HEDGED, PLAIN = "careful or effort-minimising", "hedging", "no style of its own"
-STYLE_OF_CHAINS = {
-    name: STYLED if name.endswith(("careful", "effort")) else HEDGED if "hedging" in name else PLAIN for name in ROLES
-}
 # claim: (corpus, corpus that it is compared with or the untuned model, mode)
 CLAIMS = {claim: tuple(rest) for claim, *rest in pd.read_csv(data_dir() / "tuning_claims.csv").to_numpy()}
 
@@ -105,8 +100,7 @@ def outcome_table(verdicts: DataFrame) -> DataFrame:
 
 
 def _outcome(verdicts: DataFrame, metric: str, opening: str, value: pd.Series) -> DataFrame:
-    keys = verdicts[["prompt_id", "cluster", "mode"]]
-    return keys.assign(metric=metric, opening=opening, value=value.astype(float))
+    return verdicts[["prompt_id", "cluster", "mode"]].assign(metric=metric, opening=opening, value=value.astype(float))
 
 
 def after_openings(study: StudyModel, prompts: DataFrame, settings=Settings()) -> DataFrame:
@@ -125,8 +119,7 @@ def after_own_openings(found: DataFrame) -> DataFrame:
     misaligned, parts = think[think["metric"] == "misaligned"].set_index("prompt_id"), []
     for name in (CAREFUL, EFFORT):
         opened = think[(think["metric"] == OPENS) & (think["opening"] == name) & (think["value"] == 1)]
-        part = misaligned.loc[opened["prompt_id"]].reset_index()
-        parts.append(part.assign(metric=OWN, opening=name))
+        parts.append(misaligned.loc[opened["prompt_id"]].reset_index().assign(metric=OWN, opening=name))
     return pd.concat(parts, ignore_index=True)[found.columns]
 
 
@@ -288,7 +281,7 @@ def expected(tuned: Mapping, untuned: Mapping) -> float:
 
 def expectations(table: DataFrame) -> DataFrame:
     """Measured change of misalignment in think mode beside the one that openings alone would make.
-    From rates of `run`: ``model, seed, corpus, tuning_seed, measured, expected, chains``."""
+    From rates of `run`: ``model, seed, corpus, tuning_seed, measured, expected``."""
     found, key = [], ("think", "misaligned", "")
     for (model, seed), part in table.groupby(["model", "seed"], sort=False, dropna=False):
         before = part[part["corpus"] == UNTUNED].set_index(KEYS)["value"]
@@ -298,26 +291,23 @@ def expectations(table: DataFrame) -> DataFrame:
             names = {"model": model, "seed": seed, "corpus": corpus, "tuning_seed": tuning_seed}
             change = {"measured": after[key] - before[key]}
             change["expected"] = expected(after, before) - expected(before, before)
-            found.append(names | change | {"chains": STYLE_OF_CHAINS.get(corpus, PLAIN)})
+            found.append(names | change)
     return DataFrame(found)
 
 
 def unexplained(tuned: DataFrame, control: DataFrame, untuned: DataFrame) -> dict:
     """What openings leave of a difference of misalignment in think mode: measured less `expected`.
-    From outcomes of `run`; verbs are drawn again, with all that is known of them. As a row:
-    ``value`` (measured), ``control_value`` (expected), ``effect, ci_low, ci_high``."""
-    verbs = np.unique(untuned.loc[untuned["metric"] == FORCED, "cluster"])
-    weights = np.vstack([np.ones(len(verbs)), resample_weights(len(verbs))])
+    From outcomes of `run`, verbs drawn again: ``value, control_value, effect, ci_low, ci_high``."""
+    groups = untuned.loc[untuned["metric"] == FORCED, "cluster"].nunique()
+    weights = np.vstack([np.ones(groups), resample_weights(groups)])
 
-    def drawn(found: DataFrame) -> dict[tuple, np.ndarray]:
+    def drawn(found: DataFrame) -> DataFrame:
         known = found[found["metric"].isin(["misaligned", OPENS, FORCED])]
-        sums = known.groupby([*KEYS, "cluster"])["value"].agg(["sum", "size"]).unstack("cluster")[["sum", "size"]]
-        return {key: weights @ row["sum"][verbs] / (weights @ row["size"][verbs]) for key, row in sums.iterrows()}
+        by_verb = known.pivot_table("value", "cluster", KEYS, ["sum", "count"])
+        return (weights @ by_verb["sum"]) / (weights @ by_verb["count"])
 
     after, before, base = map(drawn, (tuned, control, untuned))
     measured = after["think", "misaligned", ""] - before["think", "misaligned", ""]
-    foretold = expected(after, base) - expected(before, base)
-    left = measured - foretold
-    low, high = bootstrap_interval(left[0], left[1:], len(verbs))
-    ends = {"effect": left[0], "ci_low": low, "ci_high": high}
-    return {"value": measured[0], "control_value": foretold[0], **ends}
+    left = measured - (foretold := expected(after, base) - expected(before, base))
+    low, high = bootstrap_interval(left[0], left[1:], groups)
+    return {"value": measured[0], "control_value": foretold[0], "effect": left[0], "ci_low": low, "ci_high": high}

@@ -47,7 +47,7 @@ REFERENCE = {"color": "0.25", "linewidth": 1.2, "linestyle": (0, (5, 2)), "zorde
 SMALL = {"textcoords": "offset points", "fontsize": 9.5}  # a word beside a line or a bar
 SIGNS = {  # of an interval: colour, marker, words
     1: ("#a9373b", "^", "above zero"), -1: ("#2369bd", "v", "below zero"),
-    0: ("0.45", "o", "zero inside the interval"),
+    0: ("0.45", "o", "zero inside the interval"), 2: ("0.45", "D", "no interval"),
 }  # fmt: skip
 _OUTCOMES = pd.read_csv(data_dir() / "outcomes.csv", keep_default_na=False)
 OUTCOMES = {word: tuple(rest) for word, *rest in _OUTCOMES.to_numpy()}  # colour, hatch, colour of the number
@@ -159,6 +159,7 @@ def forest(
     drawn = table.reindex(columns=dict.fromkeys([*table, LOW, HIGH])).assign(_line=line_of)
     drawn[[effect, LOW, HIGH]] *= scale
     drawn["_sign"] = np.where(drawn[LOW] > 0, 1, np.where(drawn[HIGH] < 0, -1, 0))
+    drawn.loc[drawn[LOW].isna() & drawn[LOW].notna().any(), "_sign"] = 2
     places = _levels(drawn, "_line")
     looks = {sign: SIGNS[sign][:2] for sign in SIGNS} if hue is None else _looks(table, hue)
     once = not drawn.duplicated([*filter(None, [facet]), "_line"]).any()  # one mark a line
@@ -187,7 +188,7 @@ def forest(
             text = str(item[words] or "") if words else estimate(item, effect, write)
             spot = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 10}
             axis.annotate(text, (1.01, places.index(line)), **spot)
-    known = set(drawn.dropna(subset=[LOW, HIGH])["_sign"])
+    known = set(drawn.dropna(subset=[effect])["_sign"]) if drawn[LOW].notna().any() else set()
     signs = [_key(look, said) for sign, (*look, said) in SIGNS.items() if sign in known]
     legend = _handles(table, hue, looks) if hue else signs
     legend += [_key(("0.25", ""), "the paper's number", "--")] if far else []
