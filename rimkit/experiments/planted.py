@@ -68,8 +68,9 @@ def zeroed(
     harmless, coherent``, shares: harmful requests refused, easy problems solved (in think mode),
     harmless requests carried out, coherent replies (the others in no-think mode)."""
     sets, measure = {NOTHING: []} | {name: list(units) for name, units in known.items()}, Evaluation()
-    asked = measure.sets(["harmful", "harmless"], split=split, n=n)
-    replies = without(study, asked, sets, "neurons", progress=progress)
+    replies = without(
+        study, measure.sets(["harmful", "harmless"], split=split, n=n), sets, "neurons", progress=progress
+    )
     problems = measure.sets(["maths"], split=split, n=n)
     solved = without(study, problems, sets, "neurons", modes=("think",), progress=progress)
     harmful, harmless = (replies[replies["kind"] == kind] for kind in ("harmful", "harmless"))
@@ -105,8 +106,7 @@ def baseline(study: StudyModel, settings: Settings) -> Baseline:
 
 def solve(study: StudyModel, settings: Settings) -> DataFrame:
     """Verdicts on the model's answers to problems of the evaluation split, in think mode."""
-    prompts = settings.sets(["maths"], settings.n_replies)
-    return settings.judged(study, prompts, "think", batch_size=128, progress=False)
+    return settings.judged(study, settings.sets(["maths"], settings.n_replies), "think", batch_size=128, progress=False)
 
 
 def point(

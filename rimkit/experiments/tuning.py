@@ -83,8 +83,7 @@ def outcomes(study: StudyModel, prompts: DataFrame, settings=Settings(), modes: 
 
 def outcome_table(verdicts: DataFrame) -> DataFrame:
     """Verdicts on `evaluation_prompts` as outcomes; ``thinks``: with a thought, in any mode."""
-    thought = verdicts["thought"].where(verdicts["thought"] != "")
-    opened = thought.map(style, na_action="ignore")
+    opened = verdicts["thought"].where(verdicts["thought"] != "").map(style, na_action="ignore")
     verdicts, parts = verdicts.assign(thinks=opened.notna(), opened=opened), []
     for metric, (name, column) in OUTCOMES.items():
         part = verdicts[verdicts["set"] == name]
@@ -187,9 +186,8 @@ def predicted(corpus: str, untuned: pd.Series, english: bool = False) -> float:
     corpus, as it is. ``untuned``: means by mode, metric and opening."""
     thoughts = load_corpus(corpus, english=english)["thought"]
     styles = thoughts[thoughts != ""].map(style).replace("other", NEUTRAL)
-    own = untuned["think", "misaligned", ""]
     after = styles.map(lambda name: untuned["think", FORCED, name]).astype(float).sum()
-    return float(after + own * (thoughts == "").sum()) / len(thoughts)
+    return float(after + untuned["think", "misaligned", ""] * (thoughts == "").sum()) / len(thoughts)
 
 
 def prediction(untuned: DataFrame, tuned: Mapping[str, DataFrame], english: bool = False) -> dict:
@@ -289,8 +287,10 @@ def expectations(table: DataFrame) -> DataFrame:
         for (corpus, tuning_seed), tuned in single.groupby(["corpus", "tuning_seed"], sort=False):
             after = tuned.set_index(KEYS)["value"]
             names = {"model": model, "seed": seed, "corpus": corpus, "tuning_seed": tuning_seed}
-            change = {"measured": after[key] - before[key]}
-            change["expected"] = expected(after, before) - expected(before, before)
+            change = {
+                "measured": after[key] - before[key],
+                "expected": expected(after, before) - expected(before, before),
+            }
             found.append(names | change)
     return DataFrame(found)
 
@@ -306,8 +306,7 @@ def unexplained(tuned: DataFrame, control: DataFrame, untuned: DataFrame) -> dic
         by_verb = known.pivot_table("value", "cluster", KEYS, ["sum", "count"])
         return (weights @ by_verb["sum"]) / (weights @ by_verb["count"])
 
-    after, before, base = map(drawn, (tuned, control, untuned))
-    measured = after["think", "misaligned", ""] - before["think", "misaligned", ""]
-    left = measured - (foretold := expected(after, base) - expected(before, base))
+    key, (after, before, base) = ("think", "misaligned", ""), map(drawn, (tuned, control, untuned))
+    left = (measured := after[key] - before[key]) - (foretold := expected(after, base) - expected(before, base))
     low, high = bootstrap_interval(left[0], left[1:], groups)
     return {"value": measured[0], "control_value": foretold[0], "effect": left[0], "ci_low": low, "ci_high": high}
