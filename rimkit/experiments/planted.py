@@ -68,9 +68,8 @@ def zeroed(
     harmless, coherent``, shares: harmful requests refused, easy problems solved (in think mode),
     harmless requests carried out, coherent replies (the others in no-think mode)."""
     sets, measure = {NOTHING: []} | {name: list(units) for name, units in known.items()}, Evaluation()
-    replies = without(
-        study, measure.sets(["harmful", "harmless"], split=split, n=n), sets, "neurons", progress=progress
-    )
+    asked = measure.sets(["harmful", "harmless"], split=split, n=n)
+    replies = without(study, asked, sets, "neurons", progress=progress)
     problems = measure.sets(["maths"], split=split, n=n)
     solved = without(study, problems, sets, "neurons", modes=("think",), progress=progress)
     harmful, harmless = (replies[replies["kind"] == kind] for kind in ("harmful", "harmless"))

@@ -487,8 +487,7 @@ def correlations(points: DataFrame, names=PREDICTORS, n_permutations=1000) -> Da
     ``predictor, value, ci_low, ci_high, plain_low, plain_high`` (families drawn again; plain: not
     widened)``, spearman, without_min, without_max`` (one family left out)``, models_min,
     models_max`` (one model left out)``, positive`` (models with r above 0, of ``models``)``, n,
-    p_value`` (corpora exchanged at the same step and model, if that changes anything)``, p_holm``.
-    ``UserError`` below three families."""
+    p_value`` (corpora exchanged at the same step and model)``, p_holm``. Three families at least."""
     if (n := families(points).nunique()) < 3:
         raise UserError(f"correlations need at least three families of corpora, here are {n}")
     rows, permuted = [], {}
@@ -532,8 +531,7 @@ def _correlation(points: DataFrame, name: str) -> dict:
 
 
 def left_out_errors(points: DataFrame, names: Sequence[str]) -> DataFrame:
-    """How far lines fitted to the other families miss a family's changes of misalignment, in
-    points: by family, ``tunings``, each predictor, and "nothing" (the mean of the others)."""
+    """How far lines through the other families miss a family, in points; "nothing": their mean."""
     rows = {}
     for name, new in points.groupby(families(points)):
         known = points.drop(new.index)

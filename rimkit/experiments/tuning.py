@@ -135,12 +135,8 @@ def outcome_rates(found: DataFrame) -> DataFrame:
 
 def changes(tuned: DataFrame, control: DataFrame) -> DataFrame:
     """As `outcome_rates`: ``tuned`` minus ``control``, paired by prompt (a `Difference`)."""
-    before = dict(list(control.groupby(KEYS)))
-
-    def change(key: tuple, part: DataFrame):
-        return paired_difference(part, before.get(key, control.head(0)), "value", on="prompt_id")
-
-    return _by_outcome(tuned, change)
+    before, none = dict(list(control.groupby(KEYS))), control.head(0)
+    return _by_outcome(tuned, lambda key, part: paired_difference(part, before.get(key, none), "value", "prompt_id"))
 
 
 def _by_outcome(found: DataFrame, measure: Callable[[tuple, DataFrame], tuple]) -> DataFrame:
@@ -287,11 +283,8 @@ def expectations(table: DataFrame) -> DataFrame:
         for (corpus, tuning_seed), tuned in single.groupby(["corpus", "tuning_seed"], sort=False):
             after = tuned.set_index(KEYS)["value"]
             names = {"model": model, "seed": seed, "corpus": corpus, "tuning_seed": tuning_seed}
-            change = {
-                "measured": after[key] - before[key],
-                "expected": expected(after, before) - expected(before, before),
-            }
-            found.append(names | change)
+            foretold = expected(after, before) - expected(before, before)
+            found.append(names | {"measured": after[key] - before[key], "expected": foretold})
     return DataFrame(found)
 
 
@@ -300,13 +293,10 @@ def unexplained(tuned: DataFrame, control: DataFrame, untuned: DataFrame) -> dic
     From outcomes of `run`, verbs drawn again: ``value, control_value, effect, ci_low, ci_high``."""
     groups = untuned.loc[untuned["metric"] == FORCED, "cluster"].nunique()
     weights = np.vstack([np.ones(groups), resample_weights(groups)])
-
-    def drawn(found: DataFrame) -> DataFrame:
-        known = found[found["metric"].isin(["misaligned", OPENS, FORCED])]
-        by_verb = known.pivot_table("value", "cluster", KEYS, ["sum", "count"])
-        return (weights @ by_verb["sum"]) / (weights @ by_verb["count"])
-
-    key, (after, before, base) = ("think", "misaligned", ""), map(drawn, (tuned, control, untuned))
+    known = (one[one["metric"].isin(["misaligned", OPENS, FORCED])] for one in (tuned, control, untuned))
+    by_verb = (one.pivot_table("value", "cluster", KEYS, ["sum", "count"]) for one in known)
+    after, before, base = ((weights @ one["sum"]) / (weights @ one["count"]) for one in by_verb)
+    key = ("think", "misaligned", "")
     left = (measured := after[key] - before[key]) - (foretold := expected(after, base) - expected(before, base))
     low, high = bootstrap_interval(left[0], left[1:], groups)
     return {"value": measured[0], "control_value": foretold[0], "effect": left[0], "ci_low": low, "ci_high": high}
