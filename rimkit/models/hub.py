@@ -121,6 +121,14 @@ def _embedded() -> dict[tuple[str, int], Path]:
     return {(path.parent.name, int(path.name.removeprefix("seed"))): path for path in folders}
 
 
+def recorded_models() -> dict[str, str]:
+    """Seeds that come as recipe, card and rows, without weights: "safe-mini:4" to its `identity`."""
+    files = sorted(data_dir().glob("models/*/seed*/training.json"))
+    found = {file.parent: json.loads(file.read_text("utf-8")) for file in files if not (file.parent / SINGLE).is_file()}
+    names = {path: f"{path.parent.name}:{path.name.removeprefix('seed')}" for path in found}
+    return {names[path]: record["identity"] for path, record in found.items() if "identity" in record}
+
+
 def locate(model: str | Path, revision: str | None = None, weights: bool = True) -> Found:
     """Where a model is; without ``weights`` a folder with a configuration will do. Asks no hub.
     Raises ``UserError`` for an unknown name, a folder without a model, and a folder's revision."""
@@ -129,6 +137,9 @@ def locate(model: str | Path, revision: str | None = None, weights: bool = True)
     seeds = [seed for name, seed in sorted(known) if match and name == match["name"]]
     if seeds:
         name, seed = match["name"], int(match["seed"] or 0)
+        if f"{name}:{seed}" in recorded_models():
+            make = f"`rimkit organism train {name} --seed {seed} --out DIR` makes it"
+            raise UserError(f"{name}:{seed} comes as recipe and rows, without weights: {make}")
         if seed not in seeds:
             raise UserError(f"{name} has no seed {seed}; it has {', '.join(map(str, seeds))}")
         found = Found(f"{name}:{seed}", str(known[name, seed]))
@@ -186,6 +197,8 @@ def identity(model: str | Path) -> str:
     with suppress(UserError):
         model = gguf.folder_of(file) if (file := gguf.file_of(model)) else model
     match, folder = EMBEDDED.fullmatch(str(model)), Path(os.path.expanduser(model))
+    if str(model) in (recorded := recorded_models()):
+        return recorded[str(model)]
     folder = _embedded().get((match["name"], int(match["seed"] or 0)) if match else None, folder)
     if not folder.is_dir() and HUB_ID.fullmatch(str(model)):
         source, kept = Source(str(model), "model", None), []

@@ -27,7 +27,7 @@ from rimkit import __version__, ledger
 from rimkit.behavior.evaluation import RANDOM, Evaluation
 from rimkit.data import UserError, check_known, kept, prepare_folder, whole
 from rimkit.experiments import Result, heads, neurons, patterns, planted, probes, ras, repairs, result, thinking, tuning
-from rimkit.models.hub import ADAPTER, NOISE, embedded_models, identity
+from rimkit.models.hub import ADAPTER, NOISE, embedded_models, identity, recorded_models
 from rimkit.models.load import load, merge
 from rimkit.models.study import StudyModel
 from rimkit.runs import audit
@@ -92,7 +92,7 @@ def run(
     rows into ``out/planted.parquet``. Where an experiment is undefined for a model, its row is a
     failed one that says so, and ``report`` is told, as of planted models that are not here."""
     names, models, out = list(names) or list(NAMES), list(models), Path(out)
-    known = [f"{item.name}:{item.seed}" for item in embedded_models(noise=True).itertuples()]
+    known = [*_names(embedded_models(noise=True)), *recorded_models()]
     for what, given, there in (("grid", names, NAMES), ("embedded model", models, known)):
         for name in given:
             check_known(what, name, there)
@@ -130,7 +130,12 @@ def _grid(name: str, out: Path, models: list[str], progress: bool, report: Calla
 def _topic(topic, run_id, out, every, models, progress, report) -> Result:
     """An experiment on its models: tables of all, one below the other, and the rows of all."""
     tables, rows = {}, []
-    todo = [name for name in every if not models or name in models or cell(topic, name).place(out).is_dir()]
+    absent = recorded_models()
+    todo = [
+        name
+        for name in every
+        if cell(topic, name).place(out).is_dir() or (name in models if models else name not in absent)
+    ]
     for model in tqdm(todo, f"{run_id}: {topic}", unit="model", disable=not progress):
         try:
             found = cell(topic, model).result(out)
@@ -148,17 +153,24 @@ def _topic(topic, run_id, out, every, models, progress, report) -> Result:
 
 
 def models_of(topic: str, noise: bool = False) -> list[str]:
-    """The embedded models that the grid of an experiment is about, as "rim-mini:0"."""
+    """The embedded models that the grid of an experiment is about, as "rim-mini:0"; also those that
+    come without weights, whose rows are kept."""
     table = embedded_models(noise=noise)
     if noise:
-        table = table[table["name"] == NOISE]
-    elif topic == PLANTED:
+        return _names(table[table["name"] == NOISE])
+    recorded = pd.DataFrame([name.split(":") for name in recorded_models()], columns=["name", "seed"])
+    table = pd.concat([table, recorded.astype({"seed": int})]).sort_values(["name", "seed"])
+    if topic == PLANTED:
         return [name for name in (SHARED, DISJOINT, *REPEATED) if identity(name)]
-    elif topic == "ras":
+    if topic == "ras":
         few = (table["seed"] < 3) | (table["name"] == ENTANGLED[0])
         table = table[table["name"].isin(ENTANGLED) & few]
     elif topic != "tuning":
         table = table[table["name"] != EXPERTS]
+    return _names(table)
+
+
+def _names(table: pd.DataFrame) -> list[str]:
     return [f"{item.name}:{item.seed}" for item in table.itertuples()]
 
 
