@@ -101,9 +101,10 @@ def with_options(name: str, think: bool | str = True, quantize: str | None = Non
     return "+".join([base, *words]) + colon + seed
 
 
-def embedded_models(noise: bool = False) -> pd.DataFrame:
+def embedded_models(noise: bool = False, recorded: bool = False) -> pd.DataFrame:
     """The models that come with the workbook: ``name, seed, path, parameters, mb`` (of the
-    weights). The model organisms; with ``noise`` also the controls (`CONTROLS`)."""
+    weights). The model organisms; with ``noise`` also the controls (`CONTROLS`), with ``recorded``
+    also seeds that come without weights, whose path is empty."""
     import pandas as pd
 
     rows = []
@@ -113,7 +114,9 @@ def embedded_models(noise: bool = False) -> pd.DataFrame:
         with safe_open(file, framework="numpy") as weights:
             parameters = sum(prod(weights.get_slice(key).get_shape()) for key in weights.keys())  # noqa: SIM118
         rows.append((name, seed, str(path), parameters, round(file.stat().st_size / 1e6, 1)))
-    return pd.DataFrame(rows, columns=["name", "seed", "path", "parameters", "mb"])
+    for name, _, seed in (one.partition(":") for one in (recorded_models() if recorded else ())):
+        rows.append((name, int(seed), "", 0, 0.0))
+    return pd.DataFrame(sorted(rows), columns=["name", "seed", "path", "parameters", "mb"])
 
 
 def _embedded() -> dict[tuple[str, int], Path]:
@@ -123,10 +126,9 @@ def _embedded() -> dict[tuple[str, int], Path]:
 
 def recorded_models() -> dict[str, str]:
     """Seeds that come as recipe, card and rows, without weights: "safe-mini:4" to its `identity`."""
-    files = sorted(data_dir().glob("models/*/seed*/training.json"))
-    found = {file.parent: json.loads(file.read_text("utf-8")) for file in files if not (file.parent / SINGLE).is_file()}
-    names = {path: f"{path.parent.name}:{path.name.removeprefix('seed')}" for path in found}
-    return {names[path]: record["identity"] for path, record in found.items() if "identity" in record}
+    files = (file for file in data_dir().glob("models/*/seed*/training.json") if not (file.parent / SINGLE).is_file())
+    found = {file.parent: json.loads(file.read_text("utf-8")).get("identity") for file in files}
+    return {f"{at.parent.name}:{at.name.removeprefix('seed')}": hashed for at, hashed in found.items() if hashed}
 
 
 def locate(model: str | Path, revision: str | None = None, weights: bool = True) -> Found:

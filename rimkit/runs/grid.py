@@ -92,7 +92,7 @@ def run(
     rows into ``out/planted.parquet``. Where an experiment is undefined for a model, its row is a
     failed one that says so, and ``report`` is told, as of planted models that are not here."""
     names, models, out = list(names) or list(NAMES), list(models), Path(out)
-    known = [*_names(embedded_models(noise=True)), *recorded_models()]
+    known = _names(embedded_models(noise=True, recorded=True))
     for what, given, there in (("grid", names, NAMES), ("embedded model", models, known)):
         for name in given:
             check_known(what, name, there)
@@ -130,12 +130,8 @@ def _grid(name: str, out: Path, models: list[str], progress: bool, report: Calla
 def _topic(topic, run_id, out, every, models, progress, report) -> Result:
     """An experiment on its models: tables of all, one below the other, and the rows of all."""
     tables, rows = {}, []
-    absent = recorded_models()
-    todo = [
-        name
-        for name in every
-        if cell(topic, name).place(out).is_dir() or (name in models if models else name not in absent)
-    ]
+    todo = models or [name for name in every if name not in recorded_models()]
+    todo = [name for name in every if name in todo or cell(topic, name).place(out).is_dir()]
     for model in tqdm(todo, f"{run_id}: {topic}", unit="model", disable=not progress):
         try:
             found = cell(topic, model).result(out)
@@ -153,16 +149,14 @@ def _topic(topic, run_id, out, every, models, progress, report) -> Result:
 
 
 def models_of(topic: str, noise: bool = False) -> list[str]:
-    """The embedded models that the grid of an experiment is about, as "rim-mini:0"; also those that
-    come without weights, whose rows are kept."""
-    table = embedded_models(noise=noise)
+    """The embedded models that the grid of an experiment is about, as "rim-mini:0"; also
+    those that come without weights, whose rows are kept."""
+    table = embedded_models(noise=noise, recorded=True)
     if noise:
-        return _names(table[table["name"] == NOISE])
-    recorded = pd.DataFrame([name.split(":") for name in recorded_models()], columns=["name", "seed"])
-    table = pd.concat([table, recorded.astype({"seed": int})]).sort_values(["name", "seed"])
-    if topic == PLANTED:
+        table = table[table["name"] == NOISE]
+    elif topic == PLANTED:
         return [name for name in (SHARED, DISJOINT, *REPEATED) if identity(name)]
-    if topic == "ras":
+    elif topic == "ras":
         few = (table["seed"] < 3) | (table["name"] == ENTANGLED[0])
         table = table[table["name"].isin(ENTANGLED) & few]
     elif topic != "tuning":
