@@ -647,12 +647,12 @@ def train(name: Organism, out: Made, seed: Seed = 0, steps: Steps = 0, base: Bas
 @organism.command(epilog="For example: rimkit organism card DIR")
 def card(folder: Trained) -> None:
     """Measure a trained model as stored and write its card."""
-    from rimkit.organism import card, planted, recipe
+    from rimkit.organism import bridge, card, planted, recipe
 
     try:
         record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
         assert record["losses"] and {"seed", "steps", "device"} <= {*record}
-        assert record["organism"] in {*recipe.ORGANISMS, *planted.PLANTED}
+        assert record["organism"] in {*recipe.ORGANISMS, *planted.PLANTED, *bridge.ORGANISMS}
     except (OSError, ValueError, KeyError, TypeError, AssertionError):
         lacks = f"{folder} has no training.json that can be read"
         raise UserError(f"{lacks}: give the folder of 'rimkit organism train --out'") from None
