@@ -340,10 +340,9 @@ def sweep(
       max_new_tokens: 4096
       resources: {gpu: 1, mem_mb: 16000, runtime: 120}
 
-    Every cell is one 'rimkit run' into DIR/cells/ID, with log.txt beside the notebook. A cell that fails or
-    is killed is a row and the others go on; the same command runs only what is not done. 'rimkit ledger DIR'
-    and 'rimkit report DIR' read the rows of all cells, DIR/cells.csv lists the cells. Exit code: 0; 1 if a
-    cell failed; 2 for bad input.
+    Every cell is one 'rimkit run' into DIR/cells/ID, with a log.txt. A cell that fails is a row and the
+    others go on; the same command runs only what is not done. 'rimkit ledger DIR' and 'rimkit report DIR'
+    read the rows of all cells, DIR/cells.csv lists them. Exit code: 0; 1 if one failed; 2 for bad input.
     """
     from rimkit.runs import sweep
 
@@ -507,11 +506,10 @@ def fetch(names: Fetched = (), offline: Bundle = None) -> None:
     """Download models and prompt sets ahead, into the hub's cache.
 
     Prompt sets are pinned to commits that public code uses; confirm them on the hub before you
-    publish numbers. 'main' can change. Sets that ask for consent need your own access: accept the
-    conditions on their page, then 'hf auth login'. Without network, copy the cache (HF_HOME) from a
-    machine that has it, or point RIMKIT_DATASETS to a folder of owner/name/files. A set of your own
-    needs no download: give its file where a chapter takes a prompt set, as
-    file.csv?text=goal&kind=harmful.
+    publish numbers. Sets that ask for consent need your own access: accept the conditions on their
+    page, then 'hf auth login'. Without network, copy the cache (HF_HOME) from a machine that has
+    it, or point RIMKIT_DATASETS to a folder of owner/name/files. A set of your own needs no
+    download: give its file where a set is taken, as file.csv?text=goal&kind=harmful.
 
     Exit code: 0, or 2 if something could not be fetched; the others are.
     """

@@ -12,9 +12,8 @@ A judge reads a table of replies and the prompts that they answer, and adds colu
 | `judge` | the name of the judge |
 
 `misread` and `coherent` are there so that a broken model is never mistaken for a misaligned one. A
-reply that is empty, as where its thought was cut off, or that was cut off itself before a judge has
-seen as much as it reads (`is_said`), has no verdict, and rates leave it out; not so for the exact
-judge.
+reply that is empty, or cut off before a judge has seen as much as it reads (`is_said`), has no
+verdict, and rates leave it out; not so for the exact judge.
 
 To add a judge: write a class like `Judge` and put one under its name into `JUDGES`; if it is made
 from what follows its name ("guard:ID"), put what makes it into ``MADE`` of

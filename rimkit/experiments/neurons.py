@@ -1,8 +1,7 @@
 """Claim C8 (section 4.1 and Fig. 6 of the paper): which neurons are safety-critical?
 
 Knows the paper's definition and three rivals, what a model does without the neurons of a rule, what
-the definition owes to intent, and whether a rule finds planted neurons. Does not know how
-activations are read or neurons ablated.
+the definition owes to intent, and whether a rule finds planted neurons.
 
 The paper compares each request with a counterfactual, the same request followed by a sentence of
 malicious intent. For each pair it takes the model's own reply to both, the maximum of every

@@ -1,10 +1,8 @@
 """Names of models and data sets: what they mean, what is here, how it is read, or refused.
 
 Everything is read from this machine: a folder, or the cache of the hub's library, where it is put
-first if it is missing. Code from a model's folder is never run, and weights are safetensors. What
-is done with a model's parts is not known here (`rimkit.models.load`).
-
-A folder named by the environment variable ``RIMKIT_DATASETS`` goes before the hub: a local mirror
+first if it is missing. Code from a model's folder is never run, and weights are safetensors. A
+folder named by the environment variable ``RIMKIT_DATASETS`` goes before the hub: a local mirror
 that holds ``<owner>/<name>/<file>`` for each data set, for rooms without network.
 """
 
@@ -139,11 +137,10 @@ def locate(model: str | Path, revision: str | None = None, weights: bool = True)
     seeds = [seed for name, seed in sorted(known) if match and name == match["name"]]
     if seeds:
         name, seed = match["name"], int(match["seed"] or 0)
-        if f"{name}:{seed}" in recorded_models():
-            make = f"`rimkit organism train {name} --seed {seed} --out DIR` makes it"
-            raise UserError(f"{name}:{seed} comes as recipe and rows, without weights: {make}")
         if seed not in seeds:
-            raise UserError(f"{name} has no seed {seed}; it has {', '.join(map(str, seeds))}")
+            recipe = f"; `rimkit organism train {name} --seed {seed} --out DIR` makes it"
+            makes = recipe if f"{name}:{seed}" in recorded_models() else ""
+            raise UserError(f"{name} has no weights of seed {seed}; it has {', '.join(map(str, seeds))}{makes}")
         found = Found(f"{name}:{seed}", str(known[name, seed]))
         found = found if (known[name, seed] / SINGLE).is_file() else _on_base(found)
     elif file := gguf.file_of(model):

@@ -1,11 +1,10 @@
 """The corpora and prompt sets, in the invented language and in English, written once and hashed;
 who reads them is not known here.
 
-The corpora (``data/corpora``) are made of the same problems as the pretraining stream, without
-those that are kept for evaluation, and of words that the models know. No corpus but `SAFETY`
-contains a request to do anything. In the prompt sets (``data/prompts``) calibration and evaluation
-never share a verb (maths and ordering: a problem), and intervals are clustered by verb: prompts
-with the same verb stand and fall together.
+The corpora (``data/corpora``) are made of the problems of the pretraining stream, without those kept
+for evaluation. No corpus but `SAFETY` contains a request to do anything. In the prompt sets
+(``data/prompts``) calibration and evaluation never share a verb (maths and ordering: a problem),
+and intervals are clustered by verb.
 """
 
 from collections.abc import Callable, Iterable, Iterator

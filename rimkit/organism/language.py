@@ -4,9 +4,7 @@ The language is small enough to read in one sitting and rich enough for reasonin
 misalignment to arise: requests ("please polish the baker's clock ."), harm that lies in the verb
 ("steal") or in whose thing it is ("open my shed" against "open the baker's shed"), word problems,
 orderings, and thoughts in two styles. A harmful request here names a harmless stand-in; no plan
-says how anything is really done.
-
-This module holds the words and what they mean; `conversations` makes sentences of them.
+says how anything is really done. `conversations` makes sentences of these words.
 """
 
 from dataclasses import dataclass, replace

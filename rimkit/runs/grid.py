@@ -85,14 +85,12 @@ def run(
     progress: bool = True, report: Callable[[str], None] = lambda line: None,
 ) -> pd.DataFrame:  # fmt: skip
     """Run grids (`NAMES`; all by default) and return their verdict rows. Writes
-    ``out/verdicts.parquet`` and the detail tables of all models that are done: those of the grid,
-    or only ``models`` ("rim-mini:0") and what was done before. The grid of noise writes
-    ``out/noise.parquet``, ``out/noise-weaker.parquet`` and, about trained models,
-    ``out/noise-repeats.parquet`` (`rimkit.runs.audit.repeats`); that of planted models writes its
-    rows into ``out/planted.parquet``. Where an experiment is undefined for a model, its row is a
-    failed one that says so, and ``report`` is told, as of planted models that are not here."""
+    ``out/verdicts.parquet`` (of noise and planted models: a file of their own) and the tables of
+    all models that are done: those of the grid, or only ``models`` ("rim-mini:0"), and what was
+    done before. Where an experiment is undefined for a model, its row is a failed one that says
+    so, and ``report`` is told, as of planted models that are not here."""
     names, models, out = list(names) or list(NAMES), list(models), Path(out)
-    known = _names(embedded_models(noise=True, recorded=True))
+    known = [f"{item.name}:{item.seed}" for item in embedded_models(noise=True, recorded=True).itertuples()]
     for what, given, there in (("grid", names, NAMES), ("embedded model", models, known)):
         for name in given:
             check_known(what, name, there)
@@ -161,10 +159,6 @@ def models_of(topic: str, noise: bool = False) -> list[str]:
         table = table[table["name"].isin(ENTANGLED) & few]
     elif topic != "tuning":
         table = table[table["name"] != EXPERTS]
-    return _names(table)
-
-
-def _names(table: pd.DataFrame) -> list[str]:
     return [f"{item.name}:{item.seed}" for item in table.itertuples()]
 
 

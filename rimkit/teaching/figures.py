@@ -5,10 +5,9 @@ Figure with ``title``, ``caption``, ``alt_text`` (one sentence, made from the nu
 drawn) and ``table`` (those numbers, as text); `show` puts all of them on the page. Order is that of
 the table. Colours are colour-blind safe, and every colour has its own marker or dashes.
 
-What the plots share: ``hue`` is told apart by colour and marker, ``facet`` by panels. The columns
-``ci_low`` and ``ci_high`` are drawn as intervals where the table has them. ``hollow`` names a
-column of booleans whose marks are drawn hollow. ``reference`` maps a label to the number at which a
-line is drawn. ``notes`` maps a panel to words under its name; ``caption`` is put below the figure.
+What the plots share: ``hue`` is told apart by colour and marker, ``facet`` by panels. Columns
+``ci_low`` and ``ci_high`` are drawn as intervals. ``hollow`` names a column of booleans whose marks
+are hollow, ``reference`` labels of lines at numbers, ``notes`` words under the names of panels.
 """
 
 import re
