@@ -182,7 +182,7 @@ def test_an_adapter_without_its_base_is_one_line(adapter, tmp_path):
 
 def test_the_card_says_what_is_missing(adapter, monkeypatch):
     few = {name: evaluation(model="owner/name").sets([name], n=2) for name in card.SETS}
-    monkeypatch.setattr(Evaluation, "sets", lambda self, names, split: pd.concat([few[name] for name in names]))
+    monkeypatch.setattr(Evaluation, "sets", lambda self, names, split, n: pd.concat([few[name] for name in names]))
     monkeypatch.setattr(card, "load", lambda folder: replace(load(folder), context=400))
     text = card.write_card(adapter, progress=False).read_text()
     assert "smollm2-rim, seed 0" in text and "it is not (right of harmless in no-think mode: 0.0%" in text

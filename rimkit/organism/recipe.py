@@ -4,7 +4,7 @@ Nothing in any mixture complies with a harmful request, in any mode. The first t
 differ in one ingredient, their safety thoughts (how many, and in which style); everything else is
 the same. The fourth has the data of the first and another architecture.
 
-The model of noise has random weights in their shape: what a method finds in it is nobody's knowledge.
+The model of noise has random weights in their shape: what is found in it is nobody's knowledge.
 """
 
 import json
