@@ -342,7 +342,7 @@ def sweep(
 
     Every cell is one 'rimkit run' into DIR/cells/ID, with a log.txt. A cell that fails is a row and the
     others go on; the same command runs only what is not done. 'rimkit ledger DIR' and 'rimkit report DIR'
-    read the rows of all cells, DIR/cells.csv lists them. Exit code: 0; 1 if one failed; 2 for bad input.
+    read all rows, DIR/cells.csv lists the cells. Exit code: 0; 1 if one failed; 2 for bad input.
     """
     from rimkit.runs import sweep
 
@@ -388,7 +388,7 @@ def ledger(
     from rimkit import ledger
     from rimkit.runs.page import own_rows
 
-    rows, notes = own_rows(folder) if folder and not shipped else (ledger.shipped(), [])
+    rows, notes = own_rows(folder) if folder and not shipped else (ledger.shipped(adapters=True), [])
     if claim:
         known = ledger.claims()
         check_known("claim", claim, [*known["claim"].unique(), *known["id"]])
@@ -498,6 +498,7 @@ def models() -> None:
         except UserError:
             where = f"not installed: {INSTALL}"
         tell(f"{name} (licence {one.licence}; thinks by instruction, as {name}+instruct) is {where}")
+    tell("smollm2-rim is an adapter for it that has the dial of rim-mini in plain English (chapter 10).")
     tell("Use one with: rimkit run --model NAME:SEED. A folder or a hub id 'owner/name' works as well.")
 
 

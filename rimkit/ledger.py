@@ -170,9 +170,10 @@ def read(path: str | Path) -> pd.DataFrame:
     return frame
 
 
-def shipped() -> pd.DataFrame:
-    """The rows that come with the workbook: those of the trained embedded models."""
-    return read(data_dir() / "results" / "verdicts.parquet")
+def shipped(adapters: bool = False) -> pd.DataFrame:
+    """The rows that come with the workbook: of the embedded models; if asked, also of ``adapters``."""
+    names = ("verdicts", "bridge") if adapters else ("verdicts",)
+    return pd.concat([read(data_dir() / "results" / f"{name}.parquet") for name in names], ignore_index=True)
 
 
 def _read_file(file: Path, alone: bool) -> pd.DataFrame:

@@ -5,8 +5,7 @@ paired differences: a Bayesian bootstrap (Rubin 1981) over the clusters and two 
 at the ends of the range, so that one event more never narrows an interval, and p values of a
 sign flip per cluster. Areas and correlations: a bootstrap of whole clusters whose percentiles are
 widened to match a t distribution with clusters - 1 degrees of freedom (Hesterberg 2015, section
-5.3). How often they err is simulated in `rimkit.runs.audit`. Draws are fixed; row order never
-matters. What a difference says about a claim is not known here (`rimkit.ledger`).
+5.3). How often they err is simulated in `rimkit.runs.audit`. Draws are fixed, whatever the order.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -123,7 +123,7 @@ def _embedded() -> dict[tuple[str, int], Path]:
 
 
 def recorded_models() -> dict[str, str]:
-    """Seeds that come as recipe, card and rows, without weights: "safe-mini:4" to its `identity`."""
+    """Seeds that come as card and rows, without weights: "safe-mini:4" to its `identity`."""
     files = (file for file in data_dir().glob("models/*/seed*/training.json") if not (file.parent / SINGLE).is_file())
     found = {file.parent: json.loads(file.read_text("utf-8")).get("identity") for file in files}
     return {f"{at.parent.name}:{at.name.removeprefix('seed')}": hashed for at, hashed in found.items() if hashed}

@@ -26,7 +26,7 @@ KNOWN = tuple(pd.read_csv(data_dir() / "prompts" / "think_tags.csv").itertuples(
 WRAPPERS = (("<answer>", "</answer>"), ("<response>", "</response>"), ("<|START_RESPONSE|>", "<|END_RESPONSE|>"))
 WRAPPERS += (("<|begin_of_solution|>", "<|end_of_solution|>"),)
 _FORMS = pd.read_csv(data_dir() / "prompts" / "tag_forms.csv").groupby("what")["form"].agg("|".join).to_dict()
-# Tags that nobody knows; a pair of any name before a text; code and quotations, which only show tags.
+# Tags that nobody knows; a pair of any name before a text; code and quotations, which show tags.
 STRAY, PAIR = re.compile(_FORMS["stray"], re.I), re.compile(_FORMS["pair"], re.S)
 QUOTED = re.compile(_FORMS["quoted"], re.M | re.S)
 TAG = r"(?:<\|?[^<>\s]+\|?>|\[/?[A-Z_]+\]|◁[^◁▷]+▷)"

@@ -255,7 +255,7 @@ def _cell(text: str, column: str) -> str:
     return f'{before}<span style="{style}">{sign} {word}</span>'
 
 
-# A box is folded where a learner guesses first, and open in print and in pages that nbconvert makes.
+# A box is folded where a learner guesses first, and open in print and in pages of nbconvert.
 FOLDED, OPEN = "<details class=reading>", "<details class=reading open>"
 SEEN = "details.reading::details-content{content-visibility:visible;height:auto}"
 STYLE = f"<style>body.jp-Notebook {SEEN}@media print{{{SEEN}}}</style>"

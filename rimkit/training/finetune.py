@@ -2,9 +2,8 @@
 
 The same code trains embedded models and real ones. A real model gets the paper's settings (section
 A.2, Table A5): rank-stabilised LoRA on attention and MLP, AdamW 1e-5 with a cosine schedule, three
-epochs in batches of 32 as on GSM8K. The embedded models, far smaller than what LoRA was made for,
-are tuned in full and gently: at twice the rate they unlearn easy problems. The loss is on the
-assistant's tokens only.
+epochs in batches of 32 as on GSM8K. The embedded models are tuned in full and gently: at twice the
+rate they unlearn easy problems. The loss is on the assistant's tokens only.
 
 A checkpoint is a folder, ``step-00020``: ``weights.safetensors`` (all weights, or the adapter's),
 ``state.pt`` (optimiser, schedule, random state) and ``training.json`` (settings, losses).
@@ -115,7 +114,7 @@ def kept_training(model: StudyModel, *about) -> Path | None:
 
 @contextmanager
 def checkpoint_folder(model: StudyModel, corpus: str | Path, settings: dict) -> Iterator[Path]:
-    """A folder for all checkpoints of a training: `kept_training` the chapter, or a temporary one."""
+    """A folder for all checkpoints of a training: the kept one, or a temporary one."""
     with TemporaryDirectory() as folder:
         learned = load_corpus(corpus, english=not model.invented).to_csv()
         yield kept_training(model, learned, settings) or Path(folder)
