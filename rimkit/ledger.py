@@ -205,7 +205,7 @@ def verdict(
     and smaller; "undecided", anything else, and anything not finite. Significant: ``p_value`` times
     ``family_size`` is below 0.05 (without one: not asked), the interval excludes zero, and of a set
     the effect lies ``beyond`` 95% of single random ones (None: no set)."""
-    if direction not in (1, -1) or ci_low > ci_high:
+    if direction not in (1, -1) or -math.inf < ci_high < ci_low < math.inf:
         raise UserError(f"direction is 1 or -1, and an interval in order, not {ci_low} to {ci_high}")
     if not competent:
         return "not testable"

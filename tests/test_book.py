@@ -105,6 +105,7 @@ def test_the_claims_page_is_a_page_of_the_book(site, browser):
     tab.click("text=All claims")
     tab.wait_for_function("getComputedStyle(document.body).backgroundColor === 'rgb(22, 24, 27)'")
     tab.click("text=The RIM workbook")
+    tab.wait_for_selector(".answers > li")
     assert tab.locator(".answers > li").count() == 5 and tab.locator("iframe").count() == 0
     tab.close()
 

@@ -497,7 +497,7 @@ def test_shipped_verdicts_can_be_narrowed_and_fit_eighty_columns():
     every = rimkit("ledger", "--shipped", "--claim", "C8", "--model", "rim-mini")
     lines = every.stdout.splitlines()
     assert max(map(len, lines)) <= 80
-    judged = ledger.claims_table(ledger.shipped())
+    judged = ledger.claims_table(ledger.shipped(adapters=True))
     wanted = judged[judged["claim"].str.match("C8[a-z]$") & (judged["model"] == "rim-mini")]
     told = [line[14:17] for line in lines if line[:14].strip()]
     assert told == wanted["claim"].tolist()

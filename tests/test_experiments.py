@@ -30,12 +30,12 @@ NUMBERS = ["effect", "effect_ci_low", "effect_ci_high", "n"]
 # Words of the cells on which no verdict rests; pytest runs them with each chapter, and compares their outputs.
 SKIPPED = (
     "widgets.explorer", "rk.organism", "rk.recipe", "rk.exercise",
-    "shortened_thoughts(", "dose.", "thinking.decision)", "by_decision.", "by_decision[", 'every = rk.results("th', 'every = rk.results("he', "able = every", "sums = able[", "order =", "order[",  # 01
+    "shortened_thoughts(", "dose.", "thinking.decision)", "by_decision.", "by_decision[", 'every = rk.results("th', 'every = rk.results("he', "able = every", "sums = able[", "order =", "order[", "later.mean()", "top[",  # 01
     "along_the_thought(", "path[", "within_and_between(",  # 03
-    "ranks = table[", "looks = pd", "first = {rule", "in first.items", "first[",  # 04
+    "ranks = table[", "looks = pd", "first = {rule", "in first.items", "first[", "five[", "patches",  # 04
     "own.items()", "seen = short[", "before_and_after",  # 05
     "neurons.massive(", "common[", "recovered", "flips_checked", "at.get(place",  # 06
-    'rk.results("ras-', "moving", "of_ras", "by_style",  # 07
+    'rk.results("ras-', "moving", "of_ras", "by_style", "care_ras", 'values["low"]', "missed",  # 07
     "parts.values()", "list(parts)", "fit.loc[",  # 09
 )  # fmt: skip
 

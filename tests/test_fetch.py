@@ -160,7 +160,7 @@ def test_names_with_revisions():
 def test_help_teaches():
     text = " ".join(CliRunner().invoke(app, ["fetch", "--help"]).stdout.split())
     for words in (
-        "rimkit fetch Qwen/Qwen3-0.6B gsm8k xstest",
+        "rimkit fetch Qwen/Qwen3-0.6B gsm8k",
         "hf auth login",
         "RIMKIT_DATASETS",
         "file.csv?text=goal",

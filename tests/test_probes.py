@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
-from types import SimpleNamespace
 
 import families
 import numpy as np
@@ -302,7 +301,7 @@ def test_random_weights_that_do_not_fit_leave_the_claim_out(study, found, monkey
 
 def test_each_model_meets_random_weights_of_its_own():
     names = [f"{name}:{seed}" for name in ("rim-mini", "safe-mini", "rim-mini-unlinked") for seed in range(5)]
-    draws = [set(probes.draws_for(SimpleNamespace(name=name), probes.Settings())) for name in names]
+    draws = [set(probes.draws_for(replace(tiny.study(), name=name), probes.Settings())) for name in names]
     assert len(set.union(*draws)) == sum(map(len, draws)) and min(set.union(*draws)) >= probes.FIRST_DRAW
 
 

@@ -64,7 +64,7 @@ def test_what_needs_the_weights_says_so_in_one_line(use):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda study, items: activations.read(study, []), "no prompts"),
+        (lambda study, items: activations.read(study, []), "there must be 1 prompt to read"),
         (lambda study, items: activations.read(study, items, ["residuals"]), "did you mean 'residual'"),
         (lambda study, items: activations.read(study, items, pool="max"), "pooled by their mean"),
         (lambda study, items: rimkit.load(study, remote="ndiff"), "did you mean 'ndif'"),

@@ -79,7 +79,7 @@ def _without_outputs(path: Path) -> bytes:
     notebook = json.loads(path.read_text("utf-8"))
     for cell in notebook["cells"]:
         cell |= {"outputs": [], "execution_count": None} if cell["cell_type"] == "code" else {}
-        cell["metadata"] |= CLOSED if "reading(" in "".join(cell["source"]) else {}
+        cell["metadata"] |= CLOSED if "reading(" in "".join(cell["source"]) or "jupyter" in cell["metadata"] else {}
     return _as_file(notebook)
 
 
