@@ -74,11 +74,11 @@ def _pair(a: pd.DataFrame, b: pd.DataFrame) -> dict:
 
 def kappa(one: Sequence[bool], two: Sequence[bool], clusters: Sequence) -> dict:
     """``kappa, ci_low, ci_high, method`` of two judges' verdicts on the same replies, clusters
-    drawn whole. Where they always agree, it leaves Wilson's room (after none of so many clusters)."""
+    drawn whole. Where they always agree, it leaves Wilson's room, after none of the clusters."""
     one, two = is_true(pd.Series(one, dtype=object)), is_true(pd.Series(two, dtype=object))
     codes = pd.factorize(np.asarray(clusters), sort=True)[0]
     if len({len(one), len(two), len(codes)}) > 1:
-        raise UserError(f"two judges, one set of replies: {len(one)}, {len(two)} verdicts, {len(codes)} clusters")
+        raise UserError(f"replies differ: {len(one)}, {len(two)} verdicts, {len(codes)} clusters")
     groups = len(set(codes))
     missing = {"kappa": np.nan, "ci_low": np.nan, "ci_high": np.nan}
     if len(one) == 0:

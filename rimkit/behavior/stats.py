@@ -217,7 +217,7 @@ def sign_flip_p(sums: np.ndarray) -> float:
 def exact_test(k1: int, n1: int, k2: int, n2: int) -> float:
     """Two-sided p of Fisher's exact test: ``k1`` of ``n1`` against ``k2`` of ``n2`` others."""
     if not (0 <= k1 <= n1 and 0 <= k2 <= n2) or any(count % 1 for count in (k1, n1, k2, n2)):
-        raise UserError(f"{k1} of {n1} and {k2} of {n2} are not counts: whole numbers between 0 and n")
+        raise UserError(f"{k1} of {n1} and {k2} of {n2} are not counts: whole numbers up to n")
     return float(scipy.stats.fisher_exact([[k1, n1 - k1], [k2, n2 - k2]]).pvalue)
 
 
