@@ -1,5 +1,6 @@
 """Fine-tuning: outcomes, changes, claims, what openings explain, an interrupted run, and the shipped tables."""
 
+from dataclasses import replace
 from itertools import product
 from shutil import rmtree
 
@@ -188,6 +189,9 @@ def test_a_run_goes_on_where_it_stopped(kept):
     rmtree(settings.folder / "hard-literal-1")
     again = run()
     assert done[4:] == [("hard-literal", 1)]
+    other = replace(settings, n_prompts=5).keeper(load("rim-mini"))  # what others kept is not taken
+    with pytest.raises(ZeroDivisionError):
+        other("untuned", lambda: 1 / 0)
     for name, expected in first.tables.items():
         pd.testing.assert_frame_equal(again.tables[name], expected)
 

@@ -10,7 +10,7 @@ row for every claim of the chapter: where a step is undefined for a model, the r
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from pathlib import Path
 
@@ -59,11 +59,11 @@ class Common:
         return self.evaluation.observe(study, prompts, **usual | generation)
 
     def keeper(self, study: StudyModel) -> Callable[..., dict[str, DataFrame]]:
-        """``keep(name, make)``: tables of a model, `kept` by name in the ``folder`` of those
-        settings that have one (none, or empty: nothing is kept)."""
-        folder = str(getattr(self, "folder", ""))
-        of = study.fingerprint() if folder else ""
-        return lambda name, make: kept(Path(folder) / name if folder else "", make, of)
+        """``keep(name, make)``: tables of a model and settings, `kept` in their folder, if any."""
+        at = str(getattr(self, "folder", ""))
+        grown = {name: "" for name in MAY_GROW if hasattr(self, name)}
+        of = repr((study.fingerprint(), replace(self, progress=False, **grown))) if at else ""
+        return lambda name, make: kept(Path(at) / name.replace("/", "-") if at else "", make, of)
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ class Result:
     rows: list[dict]
 
 
+MAY_GROW = ("folder", "corpora", "curves", "tuning_seeds", "repairs")
 PER_LAYER = {"heads": "n_heads", "neurons": "n_neurons", "residual": "hidden_size"}
 PER_PROMPT = ("prompt_id", "cluster", "refused", "misaligned", "misread", "coherent", "score")
 Found = Mapping | str  # a difference, or why there is none

@@ -419,7 +419,7 @@ def tunings(base: Baseline, before: DataFrame, settings=Settings(), measure: Cal
     """`checkpoints` of every corpus, kept in the settings' folder; ``before``: verdicts."""
     parts, keep = [], settings.keeper(base.study)
     for corpus in tqdm(settings.corpora, base.study.name, unit="corpus", disable=not settings.progress):
-        parts.append(keep(Path(corpus).stem, lambda at=corpus: checkpoints(base, before, at, settings, measure)))
+        parts.append(keep(str(corpus), lambda at=corpus: checkpoints(base, before, at, settings, measure)))
     untuned, found = per_prompt(before).assign(corpus="untuned", step=0), joined(parts)
     found["ras-verdicts"] = pd.concat([untuned, found["ras-verdicts"]], ignore_index=True)
     return found

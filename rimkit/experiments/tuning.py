@@ -245,13 +245,12 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     untuned = keep(UNTUNED, of_untuned).assign(corpus=UNTUNED, tuning_seed=None)
     jobs = list(product(settings.corpora, settings.tuning_seeds))
     single = [
-        keep(f"{Path(corpus).stem}-{seed}", of_tuned, corpus, seed).assign(corpus=corpus, tuning_seed=str(seed))
+        keep(f"{corpus}-{seed}", of_tuned, corpus, seed).assign(corpus=corpus, tuning_seed=str(seed))
         for corpus, seed in tqdm(jobs, study.name, unit="tuning", disable=not settings.progress)
     ]
     mean = averaged(pd.concat(single)).assign(tuning_seed=MEAN)
     curves = [
-        keep(f"{Path(corpus).stem}-curve", curve, study, corpus, settings).assign(corpus=corpus)
-        for corpus in settings.curves
+        keep(f"{corpus}-curve", curve, study, corpus, settings).assign(corpus=corpus) for corpus in settings.curves
     ]
     own = [pd.concat([found, after_own_openings(found)]) for found in (untuned, *single)]
     tables = {
