@@ -135,6 +135,7 @@ def test_it_works_in_a_browser(site, browser, width, scheme, pages):
         assert tab.evaluate("document.documentElement.dataset.theme") == scheme
         figures = "[...document.querySelectorAll('.output figure img, figure.align-default img')]"
         assert tab.evaluate(f"{figures}.every(one => one.width > 500)"), name
+        assert width < 600 or tab.locator(".output.wide table").count() == 0, name  # no table is cut
         if width < 500 or name in CHAPTERS:
             some = (
                 {}

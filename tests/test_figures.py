@@ -207,7 +207,7 @@ def test_a_scatter_shows_the_range_that_was_possible():
 def test_a_map_prints_every_cell_and_names_its_ends():
     table = pd.DataFrame({"layer": [0, 0, 1, 1], "head": [0, 1, 0, 1], "effect": [-0.5, 0.25, 0.0, 0.1]})
     figure = heatmap(table, "layer", "head", "effect", title="Effects", label="effect", centre=0)
-    assert [text.get_text() for text in figure.axes[0].texts] == ["−.50", ".25", ".00", ".10"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["−0.50", "0.25", "", "0.10"]
     assert "effect from −0.50 (layer 0, head 0) to 0.25 (layer 0, head 1)" in figure.alt_text
     low, high = figure.axes[0].collections[0].get_clim()
     assert low == -high

@@ -36,6 +36,9 @@ def test_where_the_words_are_not_borne_out_the_numbers_stand_alone():
 CASES = {  # words: a number that bears them out, and one that does not
     "rises": (EFFECT, EFFECT | {"ci_low": 0.0}), "falls": (EFFECT | {"ci_high": -0.1}, EFFECT),
     "does not clearly change": (EFFECT | {"ci_low": -0.1}, EFFECT), "none": (0, 0.01),
+    "is higher": (EFFECT, EFFECT | {"ci_low": 0.0}), "is lower": (EFFECT | {"ci_high": -0.1}, EFFECT),
+    "lies above zero": (EFFECT, EFFECT | {"ci_low": 0.0}), "lies below zero": (EFFECT | {"ci_high": -0.1}, EFFECT),
+    "does not clearly differ": (EFFECT | {"ci_low": -0.1}, EFFECT), "wider than b": (0.6, 0.5),
     "hardly any": (0.04, 0.06), "few": (0.1, 0.3), "about a quarter": (0.25, 0.33), "about a third": (0.33, 0.5),
     "about half": (0.5, 0.6), "less than half": (0.4, 0.5), "more than half": (0.6, 0.5), "most": (0.7, 0.59),
     "nearly all": (0.95, 0.89), "all": (1.0, 0.99), "higher than b": (0.6, 0.5), "lower than b": (0.4, 0.5),

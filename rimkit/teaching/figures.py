@@ -10,7 +10,6 @@ What the plots share: ``hue`` is told apart by colour and marker, ``facet`` by p
 are hollow, ``reference`` labels of lines at numbers, ``notes`` words under the names of panels.
 """
 
-import re
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
@@ -253,10 +252,10 @@ def heatmap(
     """One map per ``facet``, the number in every cell; numeric rows count upwards, as layers do.
     ``centre`` is the value that means nothing (0 for an effect, 0.5 for an area under the curve):
     the colours diverge from it and reach equally far to both sides. ``limits`` are the ends of the
-    colour scale. Missing cells stay empty."""
+    colour scale. Missing cells stay empty, and where 0 means nothing also those that round to it."""
 
-    def short(cell: float) -> str:  # for little room: without the zero in front
-        return "" if pd.isna(cell) else re.sub(r"^(−?)0\.", r"\1.", number(cell, digits))
+    def short(cell: float) -> str:
+        return "" if pd.isna(cell) or centre == 0 == round(cell, digits) else number(cell, digits)
 
     _keys(table, [facet, rows, columns], value)
     label, panels = label or _words(value), _levels(table, facet)

@@ -8,6 +8,7 @@ rows and rates, and no experiment.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from html import escape
@@ -24,29 +25,26 @@ from rimkit.data import UserError, data_dir, interval, missing, nearest, number,
 from rimkit.data import points as in_points
 from rimkit.ledger import claims_table
 
-CHIPS = {
-    word: tuple(rest) for word, *rest in pd.read_csv(data_dir() / "chips.csv").to_numpy()
-}  # sign, background, text
+CHIPS = {word: rest for word, *rest in pd.read_csv(data_dir() / "chips.csv").to_numpy()}  # sign, ground, ink
 VERDICT = re.compile(r"(?:^|(?<= ))(supported|contradicted|small|no effect|undecided|not testable)$")
 DIGITS = r"[-+−<>]?\s?\d[\d.,]*%?"
 INTERVAL = re.compile(rf"({DIGITS} )?\[[^\[\]]{{1,30}}\]|{DIGITS} to {DIGITS}|{DIGITS} \(\d+\)")  # on one line
-UNITS = {"log_ras": "mean log ratio", "correlation": "in r", "auroc": "AUROC"}  # that are no shares
+UNITS = {"log_ras": "mean log ratio", "correlation": "in r", "auroc": "AUROC", "moved": "share of requests",
+         "attention": "share of attention"}  # that are no points  # fmt: skip
 CI = ("ci_low", "ci_high")
-UNITS |= {"moved": "share of requests", "attention": "share of attention"}
 MOST_ROWS, MOST_LETTERS = 150, 600
 FORMS: dict[str, Callable[[Mapping], str]] = {
     "%": lambda row: f"{percent(row['effect'])}%", "points": lambda row: in_points(row["effect"]),
     "interval": lambda row: estimate(row), "count": lambda row: number(row["effect"], 0),
     ".1f": lambda row: number(row["effect"], 1), ".2f": lambda row: number(row["effect"], 2),
 }  # fmt: skip
-SHARES = {
-    word: rest for word, *rest in pd.read_csv(data_dir() / "shares.csv").to_numpy()
-}  # between which they are true
-CHANGES: dict[str, Callable[[float, float], bool]] = {  # words: when an interval bears them out
-    "rises": lambda low, high: low > 0,
-    "falls": lambda low, high: high < 0,
-    "does not clearly change": lambda low, high: low <= 0 <= high,
+SHARES = {word: rest for word, *rest in pd.read_csv(data_dir() / "shares.csv").to_numpy()}  # true between
+CHANGES: dict[str, Callable[[float, float], bool]] = {  # over time or dose; of two conditions: when they are true
+    **dict.fromkeys(["rises", "is higher", "lies above zero"], lambda low, high: low > 0),
+    **dict.fromkeys(["falls", "is lower", "lies below zero"], lambda low, high: high < 0),
+    **dict.fromkeys(["does not clearly change", "does not clearly differ"], lambda low, high: low <= 0 <= high),
 }
+MORE, LESS = ("higher", "wider", "longer"), ("lower", "narrower", "shorter")  # "… than another value"
 
 
 def html(frame: pd.DataFrame) -> str:
@@ -142,7 +140,7 @@ def effect_table(effects: pd.DataFrame, rows: str | Sequence[str]) -> pd.DataFra
 def sentence(effect: Mapping, what: str) -> str:
     """One sentence for a difference, true of its numbers whatever they are."""
     low, high = effect["ci_low"], effect["ci_high"]
-    change = "rises" if low > 0 else "falls" if high < 0 else "shows no clear change"
+    change = next(word for word in ("is higher", "is lower", "does not clearly differ") if CHANGES[word](low, high))
     return (
         f"{what} {change}: {percent(effect['value_b'])}% with {effect['control']}, "
         f"{percent(effect['value_a'])}% with {effect['condition']}; difference {in_points(effect['effect'])} points, "
@@ -163,20 +161,25 @@ def effect_writer(metric: str) -> Callable[[float], str]:
 
 def effect_text(item: Mapping, ends: str = "effect_ci") -> str:
     """A claim's effect on a ``metric``, "+12.3 points [+4.5, +20.1]"; empty without an interval."""
-    unit = unit_of(item["metric"])
-    write = effect_writer(item["metric"])
+    unit, write = unit_of(item["metric"]), effect_writer(item["metric"])
     between = interval(item[f"{ends}_low"], item[f"{ends}_high"], write)
     return f"{write(item['effect'])} {unit} {between}" if between else ""
 
 
 def seed_table(rows: pd.DataFrame, claims: Sequence[str]) -> pd.DataFrame:
-    """Effect, interval, verdict and whether the paper is excluded, by model, seed and claim."""
-    judged = claims_table(rows)
+    """Effect, interval and verdict by model, seed and claim; "(not +9)" where the interval excludes
+    the mean of the paper's models, which the claim's heading has, with their range. With fewer
+    seeds than claims, a line per claim."""
+    from rimkit.paper.reanalysis import effects  # only here: it takes a second
+
+    judged, said = claims_table(rows), effects().groupby("claim")["effect"].agg(["last", "min", "max"]).map(in_points)
     kept = judged[judged["claim"].isin(claims)].astype({"seed": object}).fillna({"seed": "–"})
-    excluded = kept["excludes_paper"].fillna(False).map({True: "(not\u00a0the\u00a0paper’s) ", False: ""})
+    excluded = kept["claim"].map(said["last"]).map("(not\u00a0{}) ".format).where(kept["excludes_paper"].eq(True), "")
     kept = kept.assign(said=excluded + kept["verdict"])
     found = wide(kept, ["model", "seed"], "claim", "effect", ends="effect_ci", words="said")
-    return found.reindex(columns=[claim for claim in claims if claim in found])
+    found, head = found[[claim for claim in claims if claim in found]], "{} (paper: mean {}, models {} to {})".format
+    found = found.rename(columns={ends[0]: head(*ends) for ends in said.itertuples()})
+    return found.T.rename_axis("claim") if len(found) < len(found.columns) else found
 
 
 def named(table: pd.DataFrame) -> pd.Series:
@@ -283,15 +286,13 @@ def our_reading(study, text: str, otherwise: str = "", of: str = "rim-mini", **v
     """The text with its numbers, folded, for the embedded model ``of``; ``otherwise`` for any
     other. ``{rate:%}``, ``{change:points}``, ``{change:interval}``, ``{n:count}``, ``{r:.1f}`` and
     ``{r:.2f}`` print a number. A field with words in place of a form, such as ``{rate:about
-    half}``, ``{change:rises}`` or ``{a:higher than b}``, prints the words and is a claim: where the
+    half}``, ``{gap:is higher}`` or ``{a:wider than b}``, prints the words and is a claim: where the
     number does not bear it out, ``otherwise`` stands alone on the embedded model too. Shares and
     differences are fractions; one with an interval is a row or a mapping with ``effect`` (or
     ``value``), ``ci_low``, ``ci_high``. Raises `UserError` for unknown values and words."""
     if study.name.partition(":")[0] == of:
-        try:
+        with suppress(WordsAndNumbers):
             return Reading(filled(text, values))
-        except WordsAndNumbers:
-            pass
     return Reading(filled(otherwise, values)) if otherwise else None
 
 
@@ -301,7 +302,7 @@ def filled(text: str, values: Mapping[str, Any]) -> str:
     lines = "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
     parts = [before + ("" if name is None else _field(name, words, rows))
              for before, name, words, _ in Formatter().parse(lines)]  # fmt: skip
-    return re.sub(r"\b(rises|falls) by [+−]", r"\1 by ", "".join(parts).strip())
+    return re.sub(r"\b(rises|falls|higher|lower) by [+−]", r"\1 by ", "".join(parts).strip())
 
 
 def _row(value: Any) -> Mapping:
@@ -322,8 +323,8 @@ def _field(name: str, words: str, rows: Mapping[str, Mapping]) -> str:
         true = SHARES[words][0] <= size <= SHARES[words][1]
     elif words in CHANGES:
         true = CHANGES[words](row["ci_low"], row["ci_high"])
-    elif relation in ("higher", "lower") and other in rows:
-        true = (size > rows[other]["effect"]) if relation == "higher" else (size < rows[other]["effect"])
+    elif relation in (*MORE, *LESS) and other in rows:
+        true = (size > rows[other]["effect"]) if relation in MORE else (size < rows[other]["effect"])
         words = relation
     else:
         known = [*FORMS, *SHARES, *CHANGES]

@@ -2,6 +2,7 @@
 const BOXES = ".highlight pre, .cell_output .output, .cell_output figure, figure.align-default > a, table.table, .formula";
 
 function mark(box) {
+  if (box.scrollWidth > box.clientWidth + 1) box.classList.add("dense"); // less room in its cells, if it is a table
   const wide = box.scrollWidth > box.clientWidth + 1;
   box.classList.toggle("wide", wide);
   box.classList.toggle("more", wide && box.scrollLeft + box.clientWidth < box.scrollWidth - 2);
