@@ -252,7 +252,7 @@ def heatmap(
     """One map per ``facet``, the number in every cell; numeric rows count upwards, as layers do.
     ``centre`` is the value that means nothing (0 for an effect, 0.5 for an area under the curve):
     the colours diverge from it and reach equally far to both sides. ``limits`` are the ends of the
-    colour scale. Missing cells stay empty, and where 0 means nothing also those that round to it."""
+    colour scale. Missing cells stay empty; so do those that round to a ``centre`` of 0."""
 
     def short(cell: float) -> str:
         return "" if pd.isna(cell) or centre == 0 == round(cell, digits) else number(cell, digits)
@@ -416,8 +416,7 @@ def _keys(table: pd.DataFrame, columns: Iterable[str | None], *values: str, once
     if once and table.duplicated(keys).any():
         metrics = table["metric"].unique() if "metric" in table and "metric" not in keys else []
         choose = f"choose one metric of {', '.join(map(str, metrics))}" if len(metrics) > 1 else "filter"
-        names = ", ".join(keys)
-        raise UserError(f"several numbers for one place: {names} do not tell them apart; {choose}")
+        raise UserError(f"several numbers for one place: {', '.join(keys)} do not tell them apart; {choose}")
     return keys
 
 
@@ -532,8 +531,7 @@ def _finish(
         ends = [f"{write(row[value])} ({_place(row, keys)})" for row in _ends_of(kept, value)]
         said = f"{label} from {ends[0]} to {ends[1]}"
     said += "".join(f", {name}: {write(level)}" for name, level in (reference or {}).items())
-    shown = table[keys].rename(columns=_words)
-    shown[label] = table[value].map(write)
+    shown = table[keys].rename(columns=_words).assign(**{label: table[value].map(write)})
     below = [caption]
     if LOW in table and HIGH in table and table[LOW].notna().any():
         ends = table[[LOW, HIGH]].to_numpy()
@@ -608,9 +606,8 @@ def _method(table: pd.DataFrame) -> str:
 def _label(table: pd.DataFrame, value: str) -> str:
     """What the numbers are: the table's only metric in words, else "share"."""
     metrics = table["metric"].unique() if "metric" in table else [value]
-    if len(metrics) > 1 or metrics[0] == "value":
-        return "share of replies"
-    return LABELS.get(metrics[0], _words(metrics[0]))
+    several = len(metrics) > 1 or metrics[0] == "value"
+    return "share of replies" if several else LABELS.get(metrics[0], _words(metrics[0]))
 
 
 def _levels(table: pd.DataFrame, column: str | None) -> list:

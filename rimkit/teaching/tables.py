@@ -25,12 +25,13 @@ from rimkit.data import UserError, data_dir, interval, missing, nearest, number,
 from rimkit.data import points as in_points
 from rimkit.ledger import claims_table
 
-CHIPS = {word: rest for word, *rest in pd.read_csv(data_dir() / "chips.csv").to_numpy()}  # sign, ground, ink
+CHIPS = {word: rest for word, *rest in pd.read_csv(data_dir() / "chips.csv").to_numpy()}
 VERDICT = re.compile(r"(?:^|(?<= ))(supported|contradicted|small|no effect|undecided|not testable)$")
 DIGITS = r"[-+−<>]?\s?\d[\d.,]*%?"
 INTERVAL = re.compile(rf"({DIGITS} )?\[[^\[\]]{{1,30}}\]|{DIGITS} to {DIGITS}|{DIGITS} \(\d+\)")  # on one line
-UNITS = {"log_ras": "mean log ratio", "correlation": "in r", "auroc": "AUROC", "moved": "share of requests",
-         "attention": "share of attention"}  # that are no points  # fmt: skip
+UNITS = {  # that are no points
+    "log_ras": "mean log ratio", "correlation": "in r", "auroc": "AUROC", "moved": "share of requests",
+    "attention": "share of attention"}  # fmt: skip
 CI = ("ci_low", "ci_high")
 MOST_ROWS, MOST_LETTERS = 150, 600
 FORMS: dict[str, Callable[[Mapping], str]] = {
@@ -38,13 +39,14 @@ FORMS: dict[str, Callable[[Mapping], str]] = {
     "interval": lambda row: estimate(row), "count": lambda row: number(row["effect"], 0),
     ".1f": lambda row: number(row["effect"], 1), ".2f": lambda row: number(row["effect"], 2),
 }  # fmt: skip
-SHARES = {word: rest for word, *rest in pd.read_csv(data_dir() / "shares.csv").to_numpy()}  # true between
-CHANGES: dict[str, Callable[[float, float], bool]] = {  # over time or dose; of two conditions: when they are true
+SHARES = {word: rest for word, *rest in pd.read_csv(data_dir() / "shares.csv").to_numpy()}
+UNCLEAR = ("does not clearly change", "does not clearly differ")
+CHANGES: dict[str, Callable[[float, float], bool]] = {  # over time or dose, and of two conditions
     **dict.fromkeys(["rises", "is higher", "lies above zero"], lambda low, high: low > 0),
     **dict.fromkeys(["falls", "is lower", "lies below zero"], lambda low, high: high < 0),
-    **dict.fromkeys(["does not clearly change", "does not clearly differ"], lambda low, high: low <= 0 <= high),
+    **dict.fromkeys(UNCLEAR, lambda low, high: low <= 0 <= high),
 }
-MORE, LESS = ("higher", "wider", "longer"), ("lower", "narrower", "shorter")  # "… than another value"
+MORE, LESS = ("higher", "wider", "longer"), ("lower", "narrower", "shorter")  # than another
 
 
 def html(frame: pd.DataFrame) -> str:
@@ -140,7 +142,7 @@ def effect_table(effects: pd.DataFrame, rows: str | Sequence[str]) -> pd.DataFra
 def sentence(effect: Mapping, what: str) -> str:
     """One sentence for a difference, true of its numbers whatever they are."""
     low, high = effect["ci_low"], effect["ci_high"]
-    change = next(word for word in ("is higher", "is lower", "does not clearly differ") if CHANGES[word](low, high))
+    change = "is higher" if low > 0 else "is lower" if high < 0 else UNCLEAR[1]
     return (
         f"{what} {change}: {percent(effect['value_b'])}% with {effect['control']}, "
         f"{percent(effect['value_a'])}% with {effect['condition']}; difference {in_points(effect['effect'])} points, "
@@ -172,13 +174,15 @@ def seed_table(rows: pd.DataFrame, claims: Sequence[str]) -> pd.DataFrame:
     seeds than claims, a line per claim."""
     from rimkit.paper.reanalysis import effects  # only here: it takes a second
 
-    judged, said = claims_table(rows), effects().groupby("claim")["effect"].agg(["last", "min", "max"]).map(in_points)
+    judged, said = claims_table(rows), effects().groupby("claim")["effect"]
+    said = said.agg(["last", "min", "max"]).map(in_points)
     kept = judged[judged["claim"].isin(claims)].astype({"seed": object}).fillna({"seed": "–"})
-    excluded = kept["claim"].map(said["last"]).map("(not\u00a0{}) ".format).where(kept["excludes_paper"].eq(True), "")
-    kept = kept.assign(said=excluded + kept["verdict"])
+    other = kept["claim"].map(said["last"]).map("(not\u00a0{}) ".format)
+    kept = kept.assign(said=other.where(kept["excludes_paper"].eq(True), "") + kept["verdict"])
     found = wide(kept, ["model", "seed"], "claim", "effect", ends="effect_ci", words="said")
-    found, head = found[[claim for claim in claims if claim in found]], "{} (paper: mean {}, models {} to {})".format
-    found = found.rename(columns={ends[0]: head(*ends) for ends in said.itertuples()})
+    head = "{} (paper: mean {}, models {} to {})".format
+    names = {ends[0]: head(*ends) for ends in said.itertuples()}
+    found = found[[claim for claim in claims if claim in found]].rename(columns=names)
     return found.T.rename_axis("claim") if len(found) < len(found.columns) else found
 
 
@@ -324,7 +328,7 @@ def _field(name: str, words: str, rows: Mapping[str, Mapping]) -> str:
     elif words in CHANGES:
         true = CHANGES[words](row["ci_low"], row["ci_high"])
     elif relation in (*MORE, *LESS) and other in rows:
-        true = (size > rows[other]["effect"]) if relation in MORE else (size < rows[other]["effect"])
+        true = (size - rows[other]["effect"]) * (1 if relation in MORE else -1) > 0
         words = relation
     else:
         known = [*FORMS, *SHARES, *CHANGES]

@@ -108,8 +108,7 @@ def _control(name: str, values: Any) -> ipywidgets.Widget:
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise UserError(f"the control '{name}' is a list, a mapping or a range, not {values!r}")
     pairs = values.items() if isinstance(values, Mapping) else ((str(value), value) for value in values)
-    named = ((redaction.label(text, f"{description} {n}"), value) for n, (text, value) in enumerate(pairs, 1))
-    options = list(named)
+    options = [(redaction.label(text, f"{description} {n}"), value) for n, (text, value) in enumerate(pairs, 1)]
     if not options:
         raise UserError(f"the control '{name}' has no choices")
     return ipywidgets.Dropdown(options=options, value=options[0][1], description=description)
