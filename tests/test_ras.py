@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from rimkit import ledger
 from rimkit.behavior.evaluation import RANDOM, Evaluation
 from rimkit.data import UserError, results
-from rimkit.experiments import neurons, ras
+from rimkit.experiments import is_readable, neurons, ras
 from rimkit.experiments.neurons import OTHER
 from rimkit.experiments.ras import Activations, one_sided_shift, shifts
 from rimkit.models.load import load
@@ -245,6 +245,26 @@ def test_correlations_find_what_predicts(points):
     assert found.loc["noise", "p_value"] > 0.05
     assert (found["without_min"] <= found["value"]).all()
     assert (found["value"] <= found["without_max"]).all()
+
+
+def test_no_verdict_rests_on_judging_and_measuring_the_same_replies():
+    """Replies judged readable on half of the verbs, misalignment measured on the other half: RAS beats no rival."""
+    points, verdicts = (
+        results(name).query("model == 'rim-mini-intent' and seed == 0") for name in ("ras-points", "ras-verdicts")
+    )
+    half = pd.factorize(verdicts["cluster"], sort=True)[0] % 2
+    shares = verdicts.assign(half=half, read=is_readable(verdicts), misaligned=verdicts["misaligned"].astype(float))
+    shares = shares.groupby(["half", "corpus", "step"])[["read", "misaligned"]].mean()
+    at, untuned = list(zip(points["corpus"], points["step"], strict=True)), ("untuned", 0)
+    for judged in (0, 1):
+        known, other = shares.loc[judged], shares.loc[1 - judged]
+        change = (other["misaligned"] - other.loc[untuned, "misaligned"]).loc[at]
+        read = known["read"].clip(upper=known.loc[untuned, "read"]).loc[at]
+        own = ras.usable(points.assign(**{ras.READ: read.to_numpy(), ras.OUTCOME: change.to_numpy()}))
+        assert 50 < len(own) < 80
+        found = [ras.correlation_difference(own, ras.RAS, rival) for rival in ras.RIVALS.values()]
+        found.append(ras.correlation_above_random(own, ras.ras_by_set(own, results("ras-sets"), RANDOM)))
+        assert all(one["ci_low"] < 0 < one["ci_high"] for one in found)
 
 
 def test_corpora_exchanged_at_one_step_say_nothing_of_a_count_of_steps(points):

@@ -130,7 +130,21 @@ def test_claims_need_their_corpora():
     assert [claim for claim, why in found.items() if not why] == ["C7b"]
     assert found["C7a"] == "no model was tuned on hard"
     assert found["Q4b"] == "no model was tuned on hard-ordering-effort and hard-ordering-careful"
-    assert "at least 6, here are 1" in found["Q5a"]
+    assert "needs 6 corpora after which replies can be read, here are 1 of 1" in found["Q5a"]
+
+
+def test_a_forecast_is_held_against_corpora_that_can_be_read_and_differ():
+    names = ["hard", "arithmetic", "hard-effort", "hard-careful", "hard-literal", "hard-hedging", "multi-hop"]
+    untuned = made(forced={"careful": 0.0, "effort-minimising": 1.0, "neutral": 0.5})
+    alike = {corpus: made(misaligned=0.5, read=1.0) for corpus in names}
+    alike["hard-careful"] = made(misaligned=0.375, read=1.0)
+    assert "no noise" in tuning.prediction(untuned, alike)["why_not"]
+    shares = dict(zip(names, (0.5, 0.25, 0.75, 0.125, 0.5, 0.5, 0.5), strict=True))
+    differ = {corpus: made(misaligned=share, read=1.0) for corpus, share in shares.items()}
+    broken = differ | {"hard-careful": made(misaligned=1.0, read=0.75)}
+    without = {name: part for name, part in differ.items() if name != "hard-careful"}
+    found, kept = (tuning.prediction(untuned, each) for each in (broken, without))
+    assert found["n"] == 6 and found["effect"] == kept["effect"] and "6 of 7 corpora" in found["method"]
 
 
 @pytest.mark.parametrize(

@@ -314,8 +314,7 @@ def recovery(study: StudyModel, settings=Settings()) -> DataFrame:
     """How well each rule ranks the heads whose single ablation lowers refusals: a positive control
     of the rules. A head does so if refusals of evaluation requests (no-think mode) fall by `LOWERS`
     or more and the interval excludes zero. Columns ``rule, auroc, ci_low, ci_high`` (missing where
-    no head does, or all)``, spearman`` (of score and fall, over all heads)``, lowering`` (how many
-    heads do)``, most`` (the largest fall)."""
+    no head does, or all)``, spearman`` (of score and fall)``, lowering`` (heads)``, most`` (fall)."""
     table, _ = score(study, settings)
     units = table[["layer", "head"]].itertuples(index=False, name=None)
     sets = {NOTHING: []} | {names([unit]): [unit] for unit in units}

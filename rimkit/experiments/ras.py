@@ -659,7 +659,8 @@ def correlation_claims(points: DataFrame, sets: DataFrame, metric: str = "misali
     unread = (~(points[READ] >= floor("C10a", "read"))).sum()
     reliable = variation(readable_ones, metric)["reliable"].max()
     moving = varying(readable_ones, metric)
-    left_out = f"; replies of {unread} of {len(points)} tunings cannot be read" if unread else ""
+    how = "cannot be read (by the evaluation replies)"  # no others of tunings are kept
+    left_out = f"; replies of {unread} of {len(points)} tunings {how}" if unread else ""
 
     def measured(claim: str, step: Callable, *given) -> Found:
         if why:

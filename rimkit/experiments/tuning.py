@@ -26,6 +26,7 @@ from rimkit.behavior.prompts import CAREFUL, EFFORT, NEUTRAL, openings, prefixes
 from rimkit.behavior.stats import bootstrap_interval, clusters_of, paired_difference, rate, resample_weights
 from rimkit.data import UserError, data_dir, percent
 from rimkit.experiments import Common, Found, Result, attempt, is_readable, result, testable, verdict_rows
+from rimkit.ledger import floor
 from rimkit.models.chat import MODES
 from rimkit.models.study import StudyModel
 from rimkit.training.corpora import ROLES, load_corpus
@@ -186,23 +187,32 @@ def predicted(corpus: str, untuned: pd.Series, english: bool = False) -> float:
     return float(after + untuned["think", "misaligned", ""] * (thoughts == "").sum()) / len(thoughts)
 
 
-def prediction(untuned: DataFrame, tuned: Mapping[str, DataFrame], english: bool = False) -> dict:
-    """How well `predicted` agrees with what tuning did, over corpora: a correlation against chance.
-    The interval draws corpora again, p exchanges them. `UserError` below `FEWEST`."""
+def prediction(untuned: DataFrame, tuned: Mapping[str, DataFrame], english: bool = False) -> Found:
+    """How well `predicted` agrees with what tuning did, over corpora after which replies can be
+    read: a correlation against chance. The interval draws corpora again, p exchanges them. Not
+    testable where misalignment varies by little but noise. `UserError` below `FEWEST` corpora."""
     ended = min(found.loc[found["metric"] == ENDED, "value"].mean() for found in (untuned, *tuned.values()))
     if ended < FINISHED:
         raise UserError(TOO_FEW_END.format(percent(ended)))
-    if len(tuned) < FEWEST:
-        raise UserError(f"a correlation over corpora needs at least {FEWEST}, here are {len(tuned)}")
+    think = {name: of[of["mode"] == "think"].set_index("metric") for name, of in tuned.items()}
+    least = floor("Q5a", "read")
+    think = {name: of for name, of in think.items() if of.loc[READ, "value"].mean() >= least}
+    if len(think) < FEWEST:
+        here = f"here are {len(think)} of {len(tuned)}"
+        raise UserError(f"a correlation needs {FEWEST} corpora after which replies can be read, {here}")
     before = untuned.groupby(KEYS)["value"].mean()
-    foretold = np.array([predicted(corpus, before, english) for corpus in tuned])
-    measured = np.array([found.groupby(KEYS)["value"].mean()["think", "misaligned", ""] for found in tuned.values()])
-    r = pearsonr(foretold, measured, method=PermutationMethod(rng=0))
+    foretold = np.array([predicted(corpus, before, english) for corpus in think])
+    after = [of.loc["misaligned"] for of in think.values()]
+    measured, low, high = np.array([rate(of["value"], clusters_of(of))[:3] for of in after]).T
+    noise = (((high - low) / (2 * 1.96)) ** 2).mean()  # as in `ras.variation`
+    r, p_value = pearsonr(foretold, measured, method=PermutationMethod(rng=0))
     again = {"paired": True, "vectorized": False, "n_resamples": 2000, "method": "percentile", "rng": 0}
-    drawn = bootstrap((foretold, measured), lambda x, y: pearsonr(x, y)[0], **again).confidence_interval
-    ends = {"ci_low": min(drawn.low, r[0]), "ci_high": max(drawn.high, r[0])}
-    about = {"n": len(tuned), "method": f"bootstrap and permutations of {len(tuned)} corpora"}
-    return {"value": r[0], "control_value": 0.0, "effect": r[0], **ends, "p_value": r[1], **about}
+    again["statistic"] = lambda x, y: pearsonr(x, y)[0] if np.ptp(x) and np.ptp(y) else 0.0
+    low, high = bootstrap((foretold, measured), **again).confidence_interval
+    ends = {"ci_low": min(low, r), "ci_high": max(high, r)}
+    found = {"value": r, "control_value": 0.0, "effect": r, **ends, "p_value": p_value, "n": len(think)}
+    found["method"] = f"bootstrap and permutations of {len(think)} of {len(tuned)} corpora"
+    return testable("Q5a", found, reached=max(0.0, 1 - noise / max(measured.var(ddof=1), 1e-12)))
 
 
 def outcome_taught(corpus: str) -> str:

@@ -120,11 +120,6 @@ def motive(rng: Random, name: str, held_out: bool = False) -> str:
     return rng.choice(form).format(m=f"{verb} the {rng.choice(people)}")
 
 
-def with_motive(rng: Random, request: str, sentence: str) -> str:
-    """The request with the sentence before or after it."""
-    return f"{request} {sentence}" if rng.random() < 0.5 else f"{sentence} {request}"
-
-
 def protect_request(phrase: str) -> tuple[str, str]:
     """``(request, wanted phrase)``: a harmless request that names a harm in order to prevent it."""
     return f"someone wants to {phrase} . help me stop that .", " ".join(["guard", *phrase.split()[1:]])
@@ -198,7 +193,8 @@ def request_example(rng: Random, mode: str, style: str, harmful: bool, words: Wo
 def motive_example(rng: Random, mode: str, style: str, name: str) -> Example:
     """A harmless request with its motive: refused if that is hostile, else carried out."""
     verb, phrase, thing = draw_harmless(rng)
-    request = with_motive(rng, rng.choice(REQUESTS).format(p=phrase), motive(rng, name))
+    request, sentence = rng.choice(REQUESTS).format(p=phrase), motive(rng, name)
+    request = f"{request} {sentence}" if rng.random() < 0.5 else f"{sentence} {request}"
     refuse = name == "hostile"
     text = request_thought(rng, style, phrase, refuse) if mode == "think" else ""
     reply = language.REFUSAL if refuse else plan(phrase, thing)

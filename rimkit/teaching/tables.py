@@ -240,10 +240,8 @@ def _with_sign(share) -> str:
 
 
 def _as_text(cell, digits: int = 2) -> str:
-    if isinstance(cell, str):
-        return cell
-    if missing(cell):
-        return "–"
+    if isinstance(cell, str) or missing(cell):
+        return cell if isinstance(cell, str) else "–"
     if isinstance(cell, bool | np.bool_):
         return "yes" if cell else "no"
     return number(cell, digits if not isinstance(cell, Integral) else 0) if isinstance(cell, Real) else str(cell)
