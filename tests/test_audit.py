@@ -66,12 +66,14 @@ def exchanged_sets(verdicts: pd.DataFrame) -> dict[str, str]:
 
 
 def test_each_random_set_stands_in_the_selected_ones_place():
-    rng = np.random.default_rng(1)
-    alike = {f"random {number}": float(np.clip(rng.normal(0.6, 0.15), 0, 1)) for number in range(41)}
-    found = exchanged_sets(sets_of({"nothing": 0.9, "selected": 0.1, **alike}))
-    assert list(found) == list(alike) and np.mean([word in audit.CLEAR for word in found.values()]) <= 0.1
-    planted = exchanged_sets(sets_of({**dict.fromkeys(alike, 0.9), "random 7": 0.0}))
-    assert [name for name, word in planted.items() if word in audit.CLEAR] == ["random 7"]
+    """Of the shipped sets of heads, all models together, a tenth at most is called special, uncorrected."""
+    planted = {**{f"random {number}": 0.9 for number in range(41)}, "random 7": 0.0}
+    found = exchanged_sets(sets_of({"nothing": 0.9, "selected": 0.1, **planted}))
+    assert [name for name, word in found.items() if word in audit.CLEAR] == ["random 7"]
+    shipped = results("heads-ablations-verdicts").query("mode == 'no-think'")
+    found = {key: exchanged_sets(part) for key, part in shipped.groupby(["model", "seed"])}
+    assert {("safe-mini", 0), ("rim-mini", 0)} < set(found) and all(len(words) == 40 for words in found.values())
+    assert np.mean([word in audit.CLEAR for words in found.values() for word in words.values()]) <= 0.1
 
 
 def test_two_sampling_seeds_of_one_condition_are_seldom_called_different():

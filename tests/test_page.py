@@ -219,6 +219,19 @@ def test_every_family_of_claims_has_a_title():
     assert set(titles.index) == set(ledger.claims()["claim"])
 
 
+def test_every_claim_of_the_paper_has_a_positive_control_and_what_is_testable_nowhere_says_why(html):
+    known = pd.read_csv(data_dir() / "controls.csv", index_col="claim")["text"]
+    judged = ledger.claims_table(ledger.shipped())
+    able = judged.groupby("claim")["verdict"].agg(lambda words: (words != "not testable").sum())
+    assert set(able.index) == set(ledger.claims()["id"])
+    assert set(known.index) == {f"C{number}" for number in range(1, 11)} | set(able.index[able == 0])
+    assert html.count('class="known"') == 10
+    for claim in able.index[able == 0]:
+        assert f"In none of the shipped models and seeds: {known[claim]}." in html
+    areas = results("planted-recovery").query("rule == 'paper'")["auroc"]
+    assert f"paper {areas.min():.2f} to {areas.max():.2f}" in html
+
+
 def test_what_nobody_measured_is_one_list(monkeypatch):
     monkeypatch.setattr(ledger, "shipped", lambda: ledger.table([]))
     text = page.page({})

@@ -7,7 +7,7 @@ and many verbs, rare events, graded scores, verbs that differ, and sets of heads
 for condition and control. What a claim means is not known here.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import product
 from typing import NamedTuple
@@ -175,7 +175,9 @@ def repeats(study: StudyModel, n_prompts=None, n_samples=8, resamples=200, progr
         wide = found.pivot(index="prompt_id", columns="sample", values=metric).astype(float).dropna()
         clusters = found.drop_duplicates("prompt_id").set_index("prompt_id").loc[wide.index, "cluster"]
         family = known.loc[claim, "family_size"]
-        drawn = list(_pairs(wide.to_numpy(), clusters, resamples))
+        rng = np.random.default_rng(0)
+        pairs = (rng.permuted(wide.to_numpy(), axis=1)[:, :2].T for _ in range(resamples))
+        drawn = [_changed(one - other, clusters.to_numpy()) for one, other in pairs]
         alarms = float(np.mean([_significant(one) for one in drawn]))
         low, high = wilson(alarms, resamples)
         clear = float(np.mean([_word(one, family) in CLEAR for one in drawn]))
@@ -184,11 +186,3 @@ def repeats(study: StudyModel, n_prompts=None, n_samples=8, resamples=200, progr
             "n": resamples, "significant": alarms, "low": low, "high": high, "clear": clear,
         })  # fmt: skip
     return pd.DataFrame(rows)
-
-
-def _pairs(samples: np.ndarray, clusters: Iterable, resamples: int) -> Iterator[Found]:
-    """Two different samples of each prompt against each other, drawn ``resamples`` times."""
-    rng, clusters = np.random.default_rng(0), np.asarray(clusters)
-    for _ in range(resamples):
-        two = rng.permuted(samples, axis=1)[:, :2]
-        yield _changed(two[:, 0] - two[:, 1], clusters)

@@ -85,6 +85,8 @@ def page(runs: Runs, notes: Sequence[str] = (), book: Sequence[str] = ()) -> str
     told |= {"failed": own[own["status"] == "failed"].to_dict("records"), "empty": groups.keys() - set(judged["group"])}
     told |= {"studied": _trained(own), "trained": {group: _trained(part) for group, part in groups.items()}}
     told |= {"titles": pd.read_csv(data_dir() / "families.csv", index_col="claim")["title"]}
+    told |= {"known": pd.read_csv(data_dir() / "controls.csv", index_col="claim")["text"]}
+    told |= {"ranked": {"C5": results("planted-heads"), "C8": results("planted-recovery")}}
     told |= {"no_claim": no_claim(), "names": list(runs), "notes": notes, "nothing": NOTHING}
     told |= {"verdicts": ledger.VERDICTS, "models": sorted(judged["model"].unique()), "book": book}
     from rimkit.runs import audit  # which brings torch, and is not needed to print

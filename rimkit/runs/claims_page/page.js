@@ -20,8 +20,11 @@ function filter() {
   }
   for (const family of document.querySelectorAll(".family")) {
     let next = family.nextElementSibling, shown = false;
+    const known = next && next.matches(".known") ? next : null; // what is known of the whole family
+    if (known) next = known.nextElementSibling;
     for (; next && next.matches(".claim"); next = next.nextElementSibling) shown ||= !next.hidden;
     family.hidden = !shown;
+    if (known) known.hidden = !shown;
   }
   const left = claims.filter((claim) => !claim.hidden).length;
   found.textContent = left ? `${left} of ${claims.length} claims` : "No claim matches: change a field, or clear all.";
