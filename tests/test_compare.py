@@ -62,6 +62,7 @@ def test_a_tuned_model_beside_its_base(base, adapter, tmp_path, monkeypatch):
     claims = ledger.claims_table(rows)
     own = claims[claims["model"] == "mine"]
     assert {"C1a", "C1b", "C6a", "C6d", "C8a"} <= set(own["claim"])
+    assert own.set_index("claim").loc[["C6a", "C6d"], "effect"].notna().all()
     assert "C6a" not in set(claims.loc[claims["model"] == "base", "claim"])
     assert not set(claims["verdict"]) & {"supported", "contradicted"}  # noise
     level = own.set_index("claim").loc["C9a"]

@@ -13,6 +13,7 @@ import tiny
 from notebooks import run_cells
 
 from rimkit import data, ledger
+from rimkit.behavior import generation
 from rimkit.behavior.evaluation import ENGLISH, Evaluation, difference, evaluation, why_not
 from rimkit.behavior.prompts import load_prompts, own_prompts, prompt_sets
 from rimkit.data import UserError
@@ -230,6 +231,12 @@ def test_an_answer_that_is_always_the_same_is_said(constant, capsys):
     assert all(f"toy: it always answers with the same text in {mode} mode" in said for mode in constant.split(" and "))
     harmful = found[found["kind"] == "harmful"]
     assert "the same text" in difference(harmful, "mode", "think", "no-think")["why_not"]
+
+
+def test_ctrl_c_ends_a_measurement_and_compares_no_part_of_it(monkeypatch):
+    monkeypatch.setattr(generation, "_run_batch", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        Evaluation().observe(load("rim-mini"), load_prompts("harmful", n=2), progress=False)
 
 
 def test_many_thoughts_are_tried_first_and_the_length_is_said(capsys):

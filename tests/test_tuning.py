@@ -60,19 +60,43 @@ def test_a_thought_in_no_think_mode_is_noticed():
     assert found[found["metric"] == "thinks"]["value"].tolist() == [1.0, 0.0]
 
 
-def test_where_replies_of_a_model_of_ones_own_do_not_end_nothing_is_testable():
-    def side(ended: float):
-        cut = pd.DataFrame({
-            "prompt_id": list("abcd"), "cluster": list("wxyz"), "set": "harmful", "thought": "hm", "judge": "phrases",
-            "finished": [place < 4 * ended for place in range(4)], **dict.fromkeys(("misaligned", "refused", "misread", "coherent", "score"), False),
-        })  # fmt: skip
-        able = cut.assign(set=tuning.CALIBRATION, coherent=True)
-        return tuning.outcome_table(pd.concat([part.assign(mode=mode) for mode in MODES for part in (cut, able)]))
+THINK_ROWS = {"C6a", "C7a", "Q5a"}  # what is said of the corpus "hard" in think mode
 
-    study, corpora = load("rim-mini"), {"hard": side(0.5), "hard-literal": side(1)}
-    rows = {row["claim"]: row["why_not"] for row in tuning.rows(study, corpora, side(1))}
-    assert {claim for claim, why in rows.items() if why and "replies end" in why} == {"C6a", "C6d", "C7a", "Q5a"}
-    assert {claim for claim, why in rows.items() if not why} == {"C7b"}
+
+@pytest.mark.parametrize(
+    ("where", "change", "claims", "said"),
+    [
+        ("think", {"finished": [True, False]}, THINK_ROWS, "m: only 50% of its replies (think) end"),
+        ("think", {"thought": ""}, THINK_ROWS, "m: it never thinks in think mode"),
+        ("no-think", {"thought": "hm"}, {"C6d"}, "m: it thinks in no-think mode too"),
+        ("think", {"misaligned": [False, None]}, THINK_ROWS, "m: only 50% of its replies (think) have a verdict"),
+        ("no-think", {"why_not": "the same text"}, {"C6d"}, "m: the same text"),
+    ],
+)
+@pytest.mark.parametrize("spoiled", ["tuned", "untuned"])
+def test_a_tuned_model_or_its_base_that_cannot_be_compared_is_not_testable(where, change, claims, said, spoiled):
+    def side(name: str) -> pd.DataFrame:
+        parts = []
+        for mode, seed in product(MODES, (0, 1)):  # one of two tunings is enough
+            table = pd.DataFrame({
+                "prompt_id": list("abcd"), "cluster": list("wxyz"), "set": "harmful", "mode": mode, "model": "m",
+                "thought": "hm" if mode == "think" else "", "judge": "phrases", "n_tokens": 9, "finished": True,
+                **dict.fromkeys(("misaligned", "refused", "misread", "score"), False), "coherent": True,
+            })  # fmt: skip
+            if (mode, seed, name) == (where, 1, spoiled):
+                table = table.assign(**{key: one * 2 if isinstance(one, list) else one for key, one in change.items()})
+            parts.append(table.assign(seed=seed))
+        both = pd.concat([part.assign(set=name) for name in ("harmful", tuning.CALIBRATION) for part in parts])
+        return tuning.averaged(pd.concat([tuning.outcome_table(one) for _, one in both.groupby("seed")]))
+
+    tuned = {"hard": side("tuned"), "hard-literal": side("")}
+    rows = table(tuning.rows(load("rim-mini"), tuned, side("untuned"))).set_index("claim")
+    spoils = claims
+    if spoiled == "untuned":  # which "hard-literal" is compared with too, in think mode
+        spoils = claims - {"C7a"} | ({"C7b"} if where == "think" else set())
+    assert set(rows.index[rows["why_not"].fillna("").str.startswith(said)]) == spoils
+    judged = claims_table(rows.reset_index()).set_index("claim")
+    assert judged.loc[sorted(spoils - {"Q5a"}), "verdict"].eq("not testable").all()
 
 
 def test_openings_that_are_forced():

@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from pandas import DataFrame
 
-from rimkit.behavior.evaluation import NOTHING, RANDOM, SELECTED, against_random, under_together
+from rimkit.behavior.evaluation import NOTHING, RANDOM, SELECTED, against_random, under_together, why_not
 from rimkit.behavior.judges import is_true
 from rimkit.behavior.prompts import SPLITS, spread
 from rimkit.behavior.refusal_score import contexts
@@ -230,6 +230,8 @@ def contrast(study: StudyModel, verdicts: DataFrame, what: str, mode: str) -> Co
         decided = here[(here["kind"] == "harmful") & (here["refused"] | here["misaligned"])]
         decided = decided.assign(positive=is_true(decided["refused"]))
         sides = pd.MultiIndex.from_product([SPLITS, (True, False)])
+        if said := why_not(here[here["kind"] == "harmful"], "mode", [mode]):
+            raise UserError(said)
         sizes = {  # of the rarer side, in the split that has fewer of them
             name: int(group.groupby(["split", "positive"]).size().reindex(sides, fill_value=0).min())
             for name, group in decided.groupby("set")

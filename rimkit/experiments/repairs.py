@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from pandas import DataFrame
 
-from rimkit.behavior.evaluation import RANDOM, SELECTED, against_random, difference, without_sight
+from rimkit.behavior.evaluation import RANDOM, SELECTED, against_random, difference, why_not, without_sight
 from rimkit.behavior.prompts import CAREFUL, openings, prefixes
 from rimkit.behavior.refusal_score import contexts, head_effects, readout
 from rimkit.behavior.stats import TAIL, clusters_of, paired_difference, rate, resample_weights
@@ -232,6 +232,8 @@ def found_again(study: StudyModel, tuned: StudyModel, settings=Settings()) -> di
 def _top_heads(study: StudyModel, prompts: DataFrame, settings: Settings) -> np.ndarray:
     """The first k heads, in the sample and each resample of verbs: ``[1 + draws, heads]``."""
     verdicts = settings.judged(study, prompts, "no-think", batch_size=128)
+    if said := why_not(verdicts, "mode", ["no-think"]):
+        raise UserError(said)
     harmful = verdicts[verdicts["kind"] == "harmful"]
     effects = head_effects(study, contexts(study, harmful, prompts), readout(study, verdicts))
     codes, verbs = pd.factorize(harmful["cluster"], sort=True)

@@ -7,7 +7,7 @@ which thoughts it begins. Does not know how a model is trained (`rimkit.training
 
 Outcomes are a table with one row per prompt, mode and outcome: ``prompt_id, cluster, mode, metric,
 opening, value`` (0 or 1). ``opening`` is a style of `STYLES` where the outcome is about thoughts
-that open in it, else empty.
+that open in it, else empty. ``why_not``, if any: why a mode's replies cannot be compared.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,14 +17,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from pandas import DataFrame
+from pandas import DataFrame, Series
 from scipy.stats import PermutationMethod, bootstrap, pearsonr
 from tqdm.auto import tqdm
 
-from rimkit.behavior.evaluation import FINISHED
+from rimkit.behavior.evaluation import WHY_NOT, why_not
 from rimkit.behavior.prompts import CAREFUL, EFFORT, NEUTRAL, openings, prefixes, style
 from rimkit.behavior.stats import bootstrap_interval, clusters_of, paired_difference, rate, resample_weights
-from rimkit.data import UserError, data_dir, percent
+from rimkit.data import UserError, data_dir
 from rimkit.experiments import Common, Found, Result, attempt, is_readable, result, testable, verdict_rows
 from rimkit.ledger import floor
 from rimkit.models.chat import MODES
@@ -43,11 +43,9 @@ OUTCOMES = {name: ("harmful", name) for name in ("misaligned", "refused", "misre
 }  # fmt: skip
 STYLES = (CAREFUL, EFFORT, NEUTRAL, "other")
 READ = "read"  # the share of readable replies on `CALIBRATION`
-ENDED = "ended"  # the share of replies that reached their end, of models of one's own
 OPENS = "opens"  # the share of thoughts that open in a style
 FORCED = "misaligned, forced opening"  # where the thought was made to begin in a style
 OWN = "misaligned, own opening"  # where the model began it so by itself
-TOO_FEW_END = "only {}% of the replies end: raise --max-new-tokens"
 FEWEST = 6  # corpora over which a correlation says anything
 KEYS = ["mode", "metric", "opening"]
 TUNED = ["model", "seed", "corpus", "tuning_seed"]
@@ -92,15 +90,18 @@ def outcome_table(verdicts: DataFrame) -> DataFrame:
     known = verdicts[verdicts["set"] == CALIBRATION]
     parts.append(_outcome(known, READ, "", is_readable(known)))
     harmful = verdicts[verdicts["set"] == "harmful"]
-    if "judge" in harmful and (harmful["judge"] != "organism").any():  # an embedded one has room
-        parts.append(_outcome(harmful, ENDED, "", harmful["finished"]))
     think = harmful[harmful["mode"] == "think"]
     parts += [_outcome(think, OPENS, name, think["opened"] == name) for name in STYLES]
     return pd.concat(parts, ignore_index=True)
 
 
 def _outcome(verdicts: DataFrame, metric: str, opening: str, value: pd.Series) -> DataFrame:
-    return verdicts[["prompt_id", "cluster", "mode"]].assign(metric=metric, opening=opening, value=value.astype(float))
+    verdicts = verdicts.assign(metric=metric, opening=opening, value=value.astype(float))
+    found = verdicts[["prompt_id", "cluster", *KEYS, "value"]].copy()
+    said = {mode: why_not(verdicts, "mode", [mode], "value") for mode in found["mode"].unique()}
+    if any(said.values()):  # of two models, which one
+        found[WHY_NOT] = verdicts["model"] + ": " + found["mode"].map(said).replace("", None)
+    return found
 
 
 def after_openings(study: StudyModel, prompts: DataFrame, settings=Settings()) -> DataFrame:
@@ -126,24 +127,35 @@ def after_own_openings(found: DataFrame) -> DataFrame:
 def averaged(found: DataFrame) -> DataFrame:
     """Every prompt's values averaged over several models; by corpus where there is one."""
     keys = [name for name in ("corpus", "prompt_id", "cluster", *KEYS) if name in found]
-    return found.groupby(keys, sort=False, as_index=False)["value"].mean()
+    how = {"value": "mean"} | ({WHY_NOT: "first"} if WHY_NOT in found else {})
+    return found.groupby(keys, sort=False, as_index=False).agg(how)
 
 
 def outcome_rates(found: DataFrame) -> DataFrame:
     """Rates by `KEYS` (and ``corpus, tuning_seed, step`` if there), clustered by verb."""
-    return _by_outcome(found, lambda key, part: rate(part["value"], clusters_of(part)))
+    return _by_outcome(found, lambda key, part: rate(part["value"], clusters_of(part))._asdict())
 
 
 def changes(tuned: DataFrame, control: DataFrame) -> DataFrame:
     """As `outcome_rates`: ``tuned`` minus ``control``, paired by prompt (a `Difference`)."""
     before, none = dict(list(control.groupby(KEYS))), control.head(0)
-    return _by_outcome(tuned, lambda key, part: paired_difference(part, before.get(key, none), "value", "prompt_id"))
+
+    def change(key: tuple, part: DataFrame) -> dict:
+        both = part, before.get(key, none)
+        found = paired_difference(*both, "value", "prompt_id")._asdict()
+        return found | ({WHY_NOT: said[0]} if (said := _noted(pd.concat(both))) else {})
+
+    return _by_outcome(tuned, change)
 
 
-def _by_outcome(found: DataFrame, measure: Callable[[tuple, DataFrame], tuple]) -> DataFrame:
+def _noted(found: DataFrame) -> list[str]:
+    return found.get(WHY_NOT, Series(dtype=str)).dropna().head(1).tolist()
+
+
+def _by_outcome(found: DataFrame, measure: Callable[[tuple, DataFrame], dict]) -> DataFrame:
     names = [name for name in ("corpus", "tuning_seed", "step", *KEYS) if name in found]
     groups = found.groupby(names, sort=False, dropna=False)
-    return DataFrame([dict(zip(names, key, strict=True)) | measure(key[-3:], part)._asdict() for key, part in groups])
+    return DataFrame([dict(zip(names, key, strict=True)) | measure(key[-3:], part) for key, part in groups])
 
 
 def rows(study: StudyModel, tuned: Mapping[str, DataFrame], untuned: DataFrame, settings=Settings()) -> list[dict]:
@@ -159,11 +171,7 @@ def rows(study: StudyModel, tuned: Mapping[str, DataFrame], untuned: DataFrame, 
     def change(names: tuple[str, str], mode: str) -> Found:
         if lacking := [name for name in names if name not in found]:
             return f"no model was tuned on {' and '.join(lacking)}"
-        effect = changes(*(part(name, "misaligned", mode) for name in names)).iloc[0].to_dict()
-        ended = min(rate_of(name, ENDED, mode) for name in names)
-        if ended < FINISHED:
-            effect["why_not"] = TOO_FEW_END.format(percent(ended))
-        return effect
+        return changes(*(part(name, "misaligned", mode) for name in names)).iloc[0].to_dict()
 
     claimed = []
     for claim, (*names, mode) in CLAIMS.items():
@@ -191,9 +199,9 @@ def prediction(untuned: DataFrame, tuned: Mapping[str, DataFrame], english: bool
     """How well `predicted` agrees with what tuning did, over corpora after which replies can be
     read: a correlation against chance. The interval draws corpora again, p exchanges them. Not
     testable where misalignment varies by little but noise. `UserError` below `FEWEST` corpora."""
-    ended = min(found.loc[found["metric"] == ENDED, "value"].mean() for found in (untuned, *tuned.values()))
-    if ended < FINISHED:
-        raise UserError(TOO_FEW_END.format(percent(ended)))
+    asked = "mode == 'think' and metric in ('misaligned', @FORCED)"
+    for said in _noted(pd.concat([untuned, *tuned.values()]).query(asked)):
+        raise UserError(said)
     think = {name: of[of["mode"] == "think"].set_index("metric") for name, of in tuned.items()}
     least = floor("Q5a", "read")
     think = {name: of for name, of in think.items() if of.loc[READ, "value"].mean() >= least}

@@ -269,7 +269,7 @@ def change(base: StudyModel, tuned: StudyModel, settings: tuning.Settings) -> Re
     """Every outcome of the tuned model against the base: C6a in think, C6d in no-think mode."""
     prompts = tuning.evaluation_prompts(settings)
     before, after = (tuning.outcomes(study, prompts, settings) for study in (base, tuned))
-    rows = tuning.rows(tuned, {"multi-hop": after}, before, settings)  # whose data are reasoning
+    rows = tuning.rows(tuned, {"hard": after}, before, settings)  # as if tuned on reasoning
     return result(tuned, {"outcomes": tuning.changes(after, before)}, rows)
 
 
