@@ -41,6 +41,7 @@ HASHES, OF = "hashes.json", "made of"  # of tables that are kept
 MINE = f"-{platform.node()}-"  # before the number of the process that writes a hidden file or folder
 GIB = 2**30
 MOST = 200  # characters of the names that a message lists
+UNSEEN = re.compile("[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")  # no width
 PLAIN_NAME = re.compile(r"[A-Za-z_][\w.-]{0,39}", re.ASCII)
 
 
@@ -321,7 +322,8 @@ def has_columns(table: pd.DataFrame) -> str:
 def check_requests(table: pd.DataFrame, where: str = "") -> None:
     """Raise a `UserError` for prompts without a text, and a ``prompt_id`` that occurs twice."""
     ids = table["prompt_id"]
-    blank = ids[[not isinstance(text, str) or not text.strip() for text in table["text"]]]
+    seen = [isinstance(text, str) and UNSEEN.sub("", text).strip() != "" for text in table["text"]]
+    blank = ids[[not one for one in seen]]
     for wrong, problem in ((blank, "has no text"), (ids[ids.duplicated()], "occurs twice: make the ids unique")):
         if len(wrong):
             raise UserError(f"the prompt_id '{plain_id(wrong.iloc[0])}'{where} {problem}")

@@ -165,6 +165,7 @@ def one_reply(*answer_of, mode="think", **message):
         (("\n</think>\n\nno .",), {"reasoning_content": "hm ."}, ("hm .", "no .", 6, True)),
         (("<think>hm .</think> so </think>no .",), {}, ("hm .\n\nso", "no .", 6, True)),
         (([{"type": "thinking", "thinking": [{"type": "text", "text": "hm ."}]}, {"type": "text", "text": "no ."}],), {}, ("hm .", "no .", 6, True)),
+        (([{"type": "reasoning", "text": "hm ."}, {"type": "output_text", "text": "no ."}],), {}, ("hm .", "no .", 6, True)),
         (("sure .",), {}, ("", "sure .", 6, True)),
         (("<think>\n\n</think>\n\nsure .",), {}, ("", "sure .", 6, True)),
         (("<think>a</think>\n<think>b</think>\nsure .",), {}, ("a\n\nb", "sure .", 6, True)),  # several blocks
@@ -418,7 +419,7 @@ def test_bad_addresses_are_one_clear_line(name, words, monkeypatch):
         ),
         (serving.failed(401, "key secret-123 is wrong"), r"refuses access \(401\): check the key"),
         ((200, b"<html>hello</html>"), "not in OpenAI's form: does the address end in /v1"),
-        ((200, {"error": "odd"}), "not in OpenAI's form"),
+        ((200, {"error": "odd"}), "an error: odd"),
         (serving.failed(503, "secret-123 overloaded"), r"503, one try\): \(key\) overloaded"),
         (
             serving.failed(400, "bad key secret-1*****", "secret-123 is no key"),

@@ -89,7 +89,7 @@ def test_whole_numbers_as_weights_are_refused_unless_the_configuration_says_how(
     weights = load_file(folder / WEIGHTS)
     name = next(name for name in weights if name.endswith("proj.weight"))
     save_file(weights | {name: (100 * weights[name]).to(torch.int8)}, folder / WEIGHTS, {"format": "pt"})
-    with pytest.raises(UserError, match=f"whole: {name} holds whole numbers, and config.json has no quantization"):
+    with pytest.raises(UserError, match=f"whole: {name} holds no decimal numbers, and config.json no quantization"):
         load(folder)
 
 

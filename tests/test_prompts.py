@@ -230,6 +230,10 @@ def test_equal_texts_share_a_cluster_and_a_half(tmp_path, capsys):
     halves = [set(part["text"]) for _, part in table.groupby("split")]
     assert not halves[0] & halves[1] and "mop barn 2" in halves[1]
     assert "5 prompts of 'mine.csv' repeat the text of another" in capsys.readouterr().out
+    unseen = load_prompts(written(tmp_path, "text,kind,cluster\nwax\u200b it,own,NA\n\ufeffwax it,own,nan\nmop,own,NA"))
+    assert unseen["cluster"].tolist() == ["mine-0", "mine-0", "mine-2"]  # what is missing is no cluster
+    with pytest.raises(UserError, match="has no text"):
+        load_prompts(written(tmp_path, "text,kind\n\u200b \u2060,own"))
 
 
 @pytest.mark.parametrize(
@@ -246,7 +250,7 @@ def test_equal_texts_share_a_cluster_and_a_half(tmp_path, capsys):
             "a day and 6 hours", "4 dozen", "6 days make a trip, so fourteen", "two thirds", "4,5", "3 to 9", "at least 9", "9" * 5000, "1e999",
         )),
         ("minus 5", "-5"), *((text, "5") for text in ("x = 5", r"\boxed{5\text{ cm}^2}", "**5**", "5 m/s", "5%", "the 5-day trip", "(5)", "5^{\\text{th}}", r"5^\circ")),
-        ("x = -5", "-5"), ("1,200 m²", "1200"), (r"3\times 10^3", "3000"),
+        ("x = -5", "-5"), ("1,200 m²", "1200"), (r"3\times 10^3", "3000"), ({"id": 7, "value": "x"}, ""), (["3", "4"], ""),
     ],
 )  # fmt: skip
 def test_right_answers_are_read_as_gsm8k_and_math_write_them(tmp_path, capsys, answer, gold):

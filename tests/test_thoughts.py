@@ -63,6 +63,7 @@ def test_no_text_is_a_problem_and_no_known_tag_is_left(text):
         ("<response>no .</response>", "no ."),
         ("<|START_RESPONSE|>no .<|END_RESPONSE|>", "no ."),
         ("<answer>cut off", "cut off"),
+        ("<|begin_of_box|>5<|end_of_box|>", "5"),
         ("see <answer>5</answer>", "see <answer>5</answer>"),
     ],
 )
@@ -77,6 +78,9 @@ def test_a_reply_is_taken_out_of_its_wrapper(reply, said):
         ("[REASONING] so", "[REASONING]"),
         ("<|thinking_start|>", "<|thinking_start|>"),
         ("x [BEGIN FINAL RESPONSE] y", "[BEGIN FINAL RESPONSE]"),
+        ("<｜begin▁of▁thinking｜>hm", "<｜begin▁of▁thinking｜>"),
+        ("analysisThe user asks.assistantfinalNo", "analysisThe user asks.assistantfinal"),  # channels without marks
+        ("Analysis: the user asks. final", None),
         ("a <b> c, I think [1]", None),
         ("if x<thinkable then y>2", None),
     ],

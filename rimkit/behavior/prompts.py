@@ -34,6 +34,7 @@ NEEDED = ("text", "kind")
 SPLITS = ("calibration", "evaluation")
 # The column ``source`` of the workbook's own sets.
 ENGLISH_SOURCE, INVENTED_SOURCE = "plain English", "invented language"
+NOTHING = ("", "NA", "N/A", "nan", "NaN", "None", "null", "NULL", "<NA>", "inf", "-inf")
 KINDS = ("harmful", "harmless", "maths", "ordering", "copying", "own")
 WORD = re.compile(r"[^\W\d_][\w'-]*( [\w'-]+)?")  # an answer: a letter, yes, a name
 
@@ -142,7 +143,7 @@ def _checked(table: pd.DataFrame, name: str | Path) -> pd.DataFrame:
     table = table.assign(prompt_id=ids.where(ids != "", pd.Series(made, table.index)))
     data.check_requests(table, f" of '{name}'")
     table = table.assign(**{column: _filled(table, column) for column in ("cluster", "category")})
-    table["cluster"] = table["cluster"].where(table["cluster"] != "", table["prompt_id"])
+    table["cluster"] = table["cluster"].mask(table["cluster"].isin(NOTHING), table["prompt_id"])
     table["source"] = _filled(table, "source").replace("", str(name))
     table["kind"] = _known_words(table, "kind", KINDS, name)
     if "split" in table:
@@ -153,7 +154,7 @@ def _checked(table: pd.DataFrame, name: str | Path) -> pd.DataFrame:
         one[0] if isinstance(one, list | np.ndarray) and len(one) == 1 else one for one in table.get("answer", ())
     ]
     answers = pd.Series(answers or "", table.index, dtype=object).fillna("").astype(str)
-    table["answer"] = answers.replace(["inf", "-inf"], "")
+    table["answer"] = answers.replace(list(NOTHING), "")
     return table[list(COLUMNS)]
 
 
@@ -190,8 +191,8 @@ def _gold(answer: str) -> str:
     answer = answer.strip()
     marked = "\\boxed" in answer or "####" in answer or len(judges.NUMBER.findall(answer)) == 1
     number = judges.number(answer) or (judges.final_answer(answer) if marked else None)
-    if judges.NUMBER_WORDS.search(judges.around_number(answer)):
-        return ""  # "7 days, so twelve", "two thirds"
+    if answer[:1] == "{" or judges.NUMBER_WORDS.search(judges.around_number(answer)):
+        return ""  # several fields; "7 days, so twelve", "two thirds"
     if number is None:
         return answer if WORD.fullmatch(answer) or judges.LABEL.fullmatch(answer) else ""
     return "" if judges.PART.search(judges.around_number(answer)) else judges.written(number)
@@ -199,8 +200,8 @@ def _gold(answer: str) -> str:
 
 def _together(table: pd.DataFrame, name: str) -> pd.DataFrame:
     """Equal texts in one cluster and one half: none counts twice, no cluster is in both."""
-    texts = table["text"].astype(str).str.normalize("NFKC").str.split().str.join(" ").str.lower()
-    texts = texts.str.strip(" .,!?…\"'“”")
+    texts = table["text"].astype(str).replace(data.UNSEEN, "", regex=True).str.normalize("NFKC")
+    texts = texts.str.split().str.join(" ").str.lower().str.strip(" .,!?…\"'“”")
     if not texts.is_unique:
         table = _equal_in_one_cluster(table, texts)
         n = len(texts) - texts.nunique()

@@ -128,8 +128,10 @@ def parts(content: Any) -> tuple[str, str]:
         return (content or "").encode("utf-8", "replace").decode(), ""
     texts, thoughts = [], []
     for part in content:
-        inside = part[part["type"] if part["type"] in ("thinking", "refusal") else "text"]
-        (thoughts if part["type"] == "thinking" else texts).append(parts(inside)[0])
+        if re.search("think|reason", part["type"]):
+            thoughts.append(parts(_words(part))[0])
+        else:
+            texts.append(parts(part["refusal" if part["type"] == "refusal" else "text"])[0])
     return "".join(texts), "\n\n".join(thoughts)
 
 
@@ -379,5 +381,6 @@ class Client:
             finish = str(choice.finish_reason or "")
             return Answer(text, parts(split_off)[0], STOP if finish in ENDED else finish, *counts)
         except (AttributeError, TypeError, ValueError, KeyError):  # a page of HTML, or an error inside a success
-            problem = Rejected(self._not_openai)
+            said = getattr(reply, "error", None)
+            problem = Rejected(f"an error: {self._clean(str(said))}" if said else self._not_openai)
         raise problem

@@ -290,9 +290,9 @@ def check_unmixed(folder: str | Path) -> None:
     quantised = config.is_file() and "quantization_config" in config.read_text("utf-8", "replace")
     for file in own if not quantised else ():
         with safe_open(folder / file, framework="numpy") as weights:
-            whole = [key for key in weights.keys() if weights.get_slice(key).get_dtype()[0] in "IU"]  # noqa: SIM118
+            whole = [key for key in weights.keys() if "F" not in weights.get_slice(key).get_dtype()]  # noqa: SIM118
         if key := next((key for key in whole if key.endswith("weight")), ""):
-            raise UserError(f"{folder.name}: {key} holds whole numbers, and config.json has no quantization_config")
+            raise UserError(f"{folder.name}: {key} holds no decimal numbers, and config.json no quantization_config")
 
 
 def _parts(folder: Path) -> dict[str, str]:

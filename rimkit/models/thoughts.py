@@ -24,7 +24,7 @@ THINK, END_THINK = "<think>", "</think>"
 # Tags of known models; in the last ones a thought has a channel of its own.
 KNOWN = tuple(pd.read_csv(data_dir() / "prompts" / "think_tags.csv").itertuples(index=False, name=None))
 WRAPPERS = (("<answer>", "</answer>"), ("<response>", "</response>"), ("<|START_RESPONSE|>", "<|END_RESPONSE|>"))
-WRAPPERS += (("<|begin_of_solution|>", "<|end_of_solution|>"),)
+WRAPPERS += tuple((f"<|begin_of_{name}|>", f"<|end_of_{name}|>") for name in ("solution", "box"))
 _FORMS = pd.read_csv(data_dir() / "prompts" / "tag_forms.csv").groupby("what")["form"].agg("|".join).to_dict()
 # Tags that nobody knows; a pair of any name before a text; code and quotations, which show tags.
 STRAY, PAIR = re.compile(_FORMS["stray"], re.I), re.compile(_FORMS["pair"], re.S)
