@@ -337,13 +337,6 @@ def random_as_one(verdicts: DataFrame) -> DataFrame:
     return verdicts.assign(condition=verdicts["condition"].mask(random, RANDOM))
 
 
-def read_without(verdicts: DataFrame) -> float:
-    """The least share of readable replies without the chosen heads, and without random ones: a
-    control that breaks the model is none. ``verdicts``: no-think replies to calibration requests."""
-    shares = readable(random_as_one(verdicts[verdicts["mode"] == "no-think"]), "condition")
-    return float(shares[[SELECTED, RANDOM]].min())
-
-
 def competence(study: StudyModel, tried: DataFrame, settings=Settings()) -> dict[str, float]:
     """By calibration replies without the chosen heads: ``answered``, the share of the untouched
     model's harmless requests that are still done; ``read``, the least share of readable replies to
@@ -353,9 +346,10 @@ def competence(study: StudyModel, tried: DataFrame, settings=Settings()) -> dict
     verdicts = ablate(study, asked, compared(study, chosen["heads"], settings), settings)
     few = replace(settings, n_asked=settings.n_competence, n_random=1)
     cut = attempt(cut_replies, study, chosen["heads"], few, "calibration")
+    shares = readable(random_as_one(verdicts), "condition")[[SELECTED, RANDOM]]  # controls, too
     found = {
         "answered": chosen["answered"] / (untouched["answered"] or np.nan),
-        "read": min(chosen["read"], untouched["read"], read_without(verdicts)),
+        "read": min(chosen["read"], untouched["read"], float(shares.min())),
     }
     if not isinstance(cut, str):
         found["read_cut"] = float(readable(cut, "condition")[[NOTHING, SELECTED, f"{RANDOM} 0"]].min())

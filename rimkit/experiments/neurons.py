@@ -150,13 +150,6 @@ def flipping(study: StudyModel, harmful: DataFrame, settings=Settings(), samples
     return flip.mean() > 0.5
 
 
-def ways_of(study: StudyModel) -> list[tuple[str, str]]:
-    """How intent can be declared to a model, and in which mode; the paper's way first."""
-    known = PAIRS if study.invented else {SENTENCE_PAIRS: PAIRS[SENTENCE_PAIRS]}
-    every = [(declared, mode) for declared, modes in known.items() for mode in modes]
-    return [one for one in every if study.chat.supports_think or one[1] == "no-think"]
-
-
 def with_pairs(study: StudyModel, settings=Settings()) -> Settings:
     """The settings with the paper's pairs, or those of another way if it flips more, and most of
     them (given ``pairs`` stay); and which of them flip in most of `SAMPLES`."""
@@ -164,7 +157,10 @@ def with_pairs(study: StudyModel, settings=Settings()) -> Settings:
         return settings
     harmful = settings.sets(["harmful"], settings.n_pairs, "calibration")
     if not settings.pairs:
-        ways = [replace(settings, pairs=way, pair_mode=mode) for way, mode in ways_of(study)]
+        known = PAIRS if study.invented else {SENTENCE_PAIRS: PAIRS[SENTENCE_PAIRS]}
+        ways = [(way, mode) for way, modes in known.items() for mode in modes]
+        ways = [one for one in ways if study.chat.supports_think or one[1] == "no-think"]
+        ways = [replace(settings, pairs=way, pair_mode=mode) for way, mode in ways]
         shares = [flipping(study, harmful, way).mean() for way in ways]
         settings = ways[np.argmax(shares) if max(shares) > 0.5 else 0]
     flip = flipping(study, harmful, settings, SAMPLES)
@@ -449,13 +445,6 @@ def ablate(
     return without(study, prompts, sets, mean=means, modes=modes, **options)
 
 
-def harmless_means(study: StudyModel, settings=Settings()) -> np.ndarray:
-    """Mean activations ``[layers, neurons]`` over harmless requests, to stand in at every token."""
-    texts = settings.sets(["harmless"], settings.n_pairs, "calibration")["text"]
-    items = [study.chat.encode(text, "no-think") for text in texts]
-    return mean(study, items, settings.kind, "request")
-
-
 def breaks(coherent: pd.Series, misread: pd.Series) -> pd.Series:
     """Whether zeroing a set breaks the model, from what it changes in one mode: coherent replies
     become fewer, or misread ones more, by a share above `BREAKS`."""
@@ -626,8 +615,10 @@ def ablations(
     prompts, effects, singles, behind = evaluation_prompts(settings), [], [], []
     # a model of one's own meets random sets by zero, on the claims' prompts: all else takes hours
     asked = prompts if study.invented else prompts[prompts["set"].isin(["harmful", "maths"])]
-    for ablation in ("zero", "mean"):
-        means = None if ablation == "zero" else harmless_means(study, settings)
+    texts = settings.sets(["harmless"], settings.n_pairs, "calibration")["text"]
+    items = [study.chat.encode(text, "no-think") for text in texts]
+    for ablation in ("zero", "mean"):  # over harmless requests, to stand in at every token
+        means = None if ablation == "zero" else mean(study, items, settings.kind, "request")
         verdicts = ablate(study, prompts, {NOTHING: []} | sets, settings, means)
         for rule, units in sets.items():
             own, keys = verdicts[verdicts["condition"].isin([NOTHING, rule])], {"rule": rule, "k": len(units)}

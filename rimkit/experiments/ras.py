@@ -283,7 +283,10 @@ def predictors(
     found["weights"] = weight_distance(base.study, tuned)
     states, harmless = _states(tuned, base.harmful), _states(tuned, base.harmless)
     found["activation distance"] = np.linalg.norm(states - base.states, axis=-1).mean()
-    found["CKA ratio"] = cka_ratio((base.states, states), (base.states_harmless, harmless))
+    # mean (1 - CKA of harmful) / (1 - CKA of harmless); embeddings are left out (Zhao et al. 2026)
+    pairs = (base.states, states), (base.states_harmless, harmless)
+    one, other = (1 - np.array(list(map(cka, *pair))[1:]) + 1e-6 for pair in pairs)
+    found["CKA ratio"] = (one / other).mean()
     for name, direction in base.directions.items():
         found[f"displacement ({name})"] = displacement(base.states, states, direction)
     return {name: float(value) for name, value in found.items()}
@@ -321,14 +324,6 @@ def cka(a: np.ndarray, b: np.ndarray) -> float:
     a, b = a - a.mean(0), b - b.mean(0)
     alone = np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b)
     return float(np.linalg.norm(a.T @ b) ** 2 / (alone + 1e-12))
-
-
-def cka_ratio(*states: tuple[np.ndarray, np.ndarray]) -> float:
-    """Mean ``(1 - CKA of harmful) / (1 - CKA of harmless)`` before and after (Zhao et al. 2026).
-    Over layers alone: the first states, the embeddings, are left out."""
-    changed = [[1 - cka(*at) for at in zip(*pair, strict=True)] for pair in states]
-    ratios = [(one + 1e-6) / (other + 1e-6) for one, other in zip(*changed, strict=True)]
-    return float(np.mean(ratios[1:]))
 
 
 def displacement(before: np.ndarray, after: np.ndarray, direction: np.ndarray) -> float:
@@ -563,11 +558,10 @@ def for_scatter(points: DataFrame, names: Sequence[str]) -> DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-# A single other set may have a high or a low RAS, so the control is the *spread* of such sets: an
-# interval covers which corpora were used and which set one compares with. One of them in place of
-# the critical set is then undecided about 95 times in 100. Random neurons are the paper's control,
-# and no fair one: neurons that one rule finds are alike, and stray further, whatever they were
-# chosen for. C9a therefore compares with `SAME_RULE`: what the rule finds without intent.
+# A single other set may have a high or a low RAS, so the control is the *spread* of such sets: one
+# of them in place of the critical set is undecided about 95 times in 100. Random neurons are the
+# paper's control, and no fair one: neurons that one rule finds are alike, and stray further. C9a
+# therefore compares with `SAME_RULE`: what the rule finds without intent.
 
 
 def ras_by_set(points: DataFrame, sets: DataFrame, role: str) -> np.ndarray:

@@ -68,12 +68,6 @@ def behaviour_table(measured: pd.DataFrame) -> str:
     return markdown(("prompt set", "kind", "%", "no-think", "think"), rows)
 
 
-def mixture_table(name: str) -> str:
-    """What one organism or adapter learns from, as a Markdown table."""
-    shares = (bridge if name in bridge.ORGANISMS else recipe).mixture(name)
-    return markdown(("kind", "mode", "share"), [(*key, f"{share:.3f}") for key, share in shares.items()])
-
-
 def write_card(folder: str | Path, progress: bool = True) -> Path:
     """Measure the model in ``folder``; write ``measured.csv`` and the card (its path)."""
     folder = Path(folder)
@@ -81,7 +75,11 @@ def write_card(folder: str | Path, progress: bool = True) -> Path:
     measured = measure(folder, progress=progress).round(4)
     measured.to_csv(folder / "measured.csv", index=False, lineterminator="\n")
     shared = {name: training[name] for name in ("seed", "steps", "device")}
-    shared |= {"mixture": mixture_table(training["organism"]), "behaviour": behaviour_table(measured)}
+    name = training["organism"]
+    shares = (bridge if name in bridge.ORGANISMS else recipe).mixture(name)
+    learned = [(*key, f"{share:.3f}") for key, share in shares.items()]
+    shared["mixture"] = markdown(("kind", "mode", "share"), learned)
+    shared["behaviour"] = behaviour_table(measured)
     shared["losses"] = ", ".join(f"{loss:.3f}" for loss in training["losses"][:20])
     card = folder / "README.md"
     if training["organism"] in bridge.ORGANISMS:
