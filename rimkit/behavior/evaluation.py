@@ -202,8 +202,7 @@ class Evaluation:
         self, study: StudyModel, prompts: pd.DataFrame, modes: Sequence[str] = MODES, **generation
     ) -> pd.DataFrame:
         """The same prompts in every mode: verdicts of all of them in one table."""
-        tables = [self.judged(study, prompts, mode, **generation) for mode in modes]
-        return pd.concat(tables, ignore_index=True)
+        return pd.concat([self.judged(study, prompts, mode, **generation) for mode in modes], ignore_index=True)
 
     def description(self) -> dict[str, str | None]:
         """The columns ``prompts`` and ``judge`` of a verdict row, files and folders by name."""

@@ -225,9 +225,8 @@ def prediction(untuned: DataFrame, tuned: Mapping[str, DataFrame], english: bool
 
 def outcome_taught(corpus: str) -> str:
     """The outcome that a corpus must raise for a claim to be testable; empty for controls."""
-    if not corpus.startswith("hard") or "literal" in corpus:
-        return ""
-    return "hard ordering" if "ordering" in corpus else "hard maths"
+    taught = "hard ordering" if "ordering" in corpus else "hard maths"
+    return taught if corpus.startswith("hard") and "literal" not in corpus else ""
 
 
 def curve(study: StudyModel, corpus: str, settings=Settings()) -> DataFrame:

@@ -128,10 +128,9 @@ def parts(content: Any) -> tuple[str, str]:
         return (content or "").encode("utf-8", "replace").decode(), ""
     texts, thoughts = [], []
     for part in content:
-        if re.search("think|reason", part["type"]):
-            thoughts.append(parts(_words(part))[0])
-        else:
-            texts.append(parts(part["refusal" if part["type"] == "refusal" else "text"])[0])
+        thinks = re.search("think|reason", part["type"])
+        inside = _words(part) if thinks else part["refusal" if part["type"] == "refusal" else "text"]
+        (thoughts if thinks else texts).append(parts(inside)[0])
     return "".join(texts), "\n\n".join(thoughts)
 
 
