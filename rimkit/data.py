@@ -322,7 +322,7 @@ def has_columns(table: pd.DataFrame) -> str:
 def check_requests(table: pd.DataFrame, where: str = "") -> None:
     """Raise a `UserError` for prompts without a text, and a ``prompt_id`` that occurs twice."""
     ids = table["prompt_id"]
-    blank = ids[[not (isinstance(one, str) and UNSEEN.sub("", one).strip()) for one in table["text"]]]
+    blank = ids[[not (isinstance(it, str) and UNSEEN.sub("", it).strip()) for it in table["text"]]]
     for wrong, problem in ((blank, "has no text"), (ids[ids.duplicated()], "occurs twice: make the ids unique")):
         if len(wrong):
             raise UserError(f"the prompt_id '{plain_id(wrong.iloc[0])}'{where} {problem}")
