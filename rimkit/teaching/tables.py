@@ -121,7 +121,7 @@ def wide(
         cells.append(f"{text} {item[words] if words else ''}".strip())
     keys = [name for one in (rows, columns) for name in ([one] if isinstance(one, str) else one)]
     if (kept.groupby(keys)[value].nunique() > 1).any():
-        raise UserError(f"several rows have one {', '.join(keys)}: take fewer rows, or more columns")
+        raise UserError(f"several rows have one {', '.join(keys)}: take fewer rows or more columns")
     shape = {"index": rows, "columns": columns, "values": "cell", "aggfunc": "first", "sort": False}
     found = kept.assign(cell=cells).pivot_table(**shape)
     return found.fillna("").rename_axis(columns=[None] * found.columns.nlevels)
@@ -226,9 +226,8 @@ def with_outcomes(verdicts: pd.DataFrame) -> pd.DataFrame:
 def replies(found: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
     """Requests (or their ids, where the text is withheld), thoughts and replies side by side."""
     texts = prompts.set_index("prompt_id")["text"]
-    requests = [redaction.label(texts.get(name), name) for name in found["prompt_id"]]
-    columns = [name for name in ("mode", "thought", "reply", "verdict") if name in found]
-    return found[columns].set_index(pd.Index(requests, name="request"))
+    asked = pd.Index([redaction.label(texts.get(name), name) for name in found["prompt_id"]], name="request")
+    return found.filter(["mode", "thought", "reply", "verdict"]).set_index(asked)
 
 
 def _is_number(text: str) -> bool:
@@ -253,6 +252,7 @@ def _cell(text: str, column: str) -> str:
     found = VERDICT.search(text)
     word = found[1] if found else text if column == "verdict" and text in CHIPS else ""
     before = INTERVAL.sub(lambda part: part[0].replace(" ", "\u00a0"), escape(text.removesuffix(word)))
+    before = before.replace("no-think", '<span style="white-space:nowrap">no-think</span>')
     if not word:
         return before
     sign, back, ink = CHIPS[word]
@@ -308,7 +308,7 @@ def filled(text: str, values: Mapping[str, Any]) -> str:
 
 
 def _row(value: Any) -> Mapping:
-    """A bare number as a row; an ``effect`` that is missing is the ``value``; ends of verdict rows."""
+    """A bare number as a row; an ``effect`` that is missing is the ``value``; ends as well."""
     row = dict(value) if hasattr(value, "keys") else {"effect": value}
     ends = {name: row[f"effect_{name}"] for name in CI if f"effect_{name}" in row}
     return {"effect": row.get("value"), **row, **ends}

@@ -304,6 +304,13 @@ def after_down_proj(study, request, layer, neurons):
     return logits
 
 
+def neurons_of_the_stream(study, request, layer, neurons):
+    with torch.no_grad(), study.nn.trace(ids(study, request)):
+        study.nn.model.layers[layer].mlp.output[:, :, neurons] = 0
+        logits = study.nn.output.logits[0, -1].save()
+    return logits
+
+
 def neurons_a_layer_later(study, request, layer, neurons):
     with torch.no_grad(), study.nn.trace(ids(study, request)):
         study.nn.model.layers[layer + 1].mlp.down_proj.input[:, :, neurons] = 0
@@ -349,6 +356,12 @@ def words_of_the_bare_request(study, request, mode):
 
 def words_backwards(study, request, mode):
     return best(study, request, mode, reverse=True)
+
+
+def numbers_of_words(study, request, mode):
+    ids = torch.tensor([study.chat.encode(request, mode).ids])
+    with torch.no_grad():
+        return study.hf(ids).logits[0, -1].topk(5).indices.tolist()
 
 
 def one_word(study, request, mode):
@@ -712,6 +725,7 @@ WRONG = {
         (neurons_copied, "nothing was changed"), (neurons_at_the_end, "only the last token"),
         (the_other_neurons, "these were kept"), (after_down_proj, "down_proj's output"),
         (neurons_a_layer_later, "the layer after it"), (whole_mlp, "the whole MLP"),
+        (neurons_of_the_stream, "as wide as the stream"),
     ],
     "00.5": [
         (span_with_tags, "with its tags"), (span_without_its_end, "as in a slice"), (span_from_its_tag, "opening tag"),
@@ -719,7 +733,7 @@ WRONG = {
     "00.1": [
         (mode_ignored, "the mode is not used"), (least_likely, "least likely"), (words_too_early, "one token too early"),
         (words_backwards, "run the other way"), (one_word, "shape"),
-        (words_of_the_bare_request, "bare request"),
+        (words_of_the_bare_request, "bare request"), (numbers_of_words, "should return words"),
     ],
     "02.1": [
         (without_opening, "not in the prompt"), (opening_in_the_reply, "no-think mode"),

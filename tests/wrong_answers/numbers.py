@@ -5,6 +5,7 @@ import statistics
 
 import numpy as np
 from scipy import stats
+from statsmodels.stats.proportion import proportion_confint
 
 # -- chapter 00: a judge --
 
@@ -97,6 +98,12 @@ def normal_interval(think, no_think, verbs):
     means = np.array([(think - no_think)[verbs == verb].mean() for verb in np.unique(verbs)])
     reach = 1.96 * means.std(ddof=1) / len(means) ** 0.5
     return means.mean() - reach, means.mean() + reach
+
+
+def verbs_alike(think, no_think, verbs):
+    means = np.array([(think - no_think)[verbs == verb].mean() for verb in np.unique(verbs)])
+    rng = np.random.default_rng(5)
+    return np.percentile(rng.choice(means, (2000, len(means))).mean(1), [2.5, 97.5])
 
 
 def without_replacement(think, no_think, verbs):
@@ -376,6 +383,10 @@ def clopper_pearson(k, n):
     return found.low, found.high
 
 
+def agresti_coull(k, n):
+    return proportion_confint(k, n, method="agresti_coull")
+
+
 def in_percent(k, n):
     return tuple(100 * end for end in scored(k, n))
 
@@ -620,7 +631,7 @@ WRONG = {
     "01.1": [
         (by_request, "one by one"), (modes_apart, "drawn apart"), (ninety_percent, "90% interval"),
         (without_replacement, "with replacement"), (turned, "no-think minus think"),
-        (normal_interval, "a normal interval"),
+        (normal_interval, "a normal interval"), (verbs_alike, "every verb weighs the same"),
     ],
     "01.3": [
         (letters, "letters were shuffled"), (returned_nothing_shuffled, "keep the list"), (backwards, "backwards"),
@@ -675,6 +686,7 @@ WRONG = {
     "A2.1": [
         (wald, "plain interval"), (not_moved, "middle is not moved"), (not_scaled, "1 + z²/n is missing"),
         (at_ninety, "90% interval"), (in_percent, "percent or fractions"), (clopper_pearson, "Clopper and Pearson"),
+        (agresti_coull, "Agresti and Coull"),
     ],
     "A2.2": [
         (all_requests, "number of requests"), (all_verbs, "number of verbs"), (spread_as_error, "not yet a standard error"),

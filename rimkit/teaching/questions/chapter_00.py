@@ -119,7 +119,11 @@ def judge_next_words(function) -> bool | str:
         found = result_of(function, model(), REQUEST, mode)
         if isinstance(found, str) or not hasattr(found, "__len__"):
             return "it should return a list of five words, the most likely first."
-        words = [known.get(word, known.get(str(word).strip(), -1)) if isinstance(word, str) else word for word in found]
+        if not all(isinstance(word, str) for word in found):
+            return (
+                "it should return words, and these are numbers: `study.tokenizer.decode([token])` is the word of one."
+            )
+        words = [known.get(word, known.get(word.strip(), -1)) for word in found]
         other = "think" if mode == "no-think" else "no-think"
         mistakes = {
             f"the mode is not used: asked for {mode} mode, it answers for {other} mode.": most(other),

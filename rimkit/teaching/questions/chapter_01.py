@@ -60,14 +60,15 @@ found = rk.stats.paired_difference(think, no_think, "misaligned", on="prompt_id"
 # the cluster bootstrap by hand
 
 
-def both_modes(verbs: int = 14, each: int = 12) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def both_modes(verbs: int = 14) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Verdicts of one reply per request in think and in no-think mode, and the verbs: made by chance, unlike by verb.
 
-    The modes share what they do with a verb, so that it matters whether they are drawn together.
+    The modes share what they do with a verb, so that it matters whether they are drawn together. Verbs with a rise
+    have more requests, so that it matters whether requests or verbs weigh equally.
     """
-    rng = np.random.default_rng(1)
+    rng = np.random.default_rng(2)
     base, rise = rng.choice([0.05, 0.7], verbs), rng.choice([0.0, 0.0, 0.9], verbs)
-    names = np.repeat(np.arange(verbs), each)
+    names = np.repeat(np.arange(verbs), np.where(rise, 20, 8))
     no_think = rng.random(len(names)) < base[names]
     think = np.where(rng.random(len(names)) < rise[names], True, no_think)
     return think.astype(float), no_think.astype(float), np.array([f"verb {name}" for name in names])
@@ -77,12 +78,17 @@ def drawn(kind: str = "verbs", tail: float = 2.5, sign: int = 1, draws: int = 40
     """The bootstrap interval of think minus no-think, or what a mistake in it gives."""
     think, no_think, verbs = both_modes()
     rng, names = np.random.default_rng(1), np.unique(verbs)
-    sides = [np.array([side[verbs == verb].mean() for verb in names]) for side in (think, no_think)]  # as many each
+    parts = [verbs == verb for verb in names]
     if kind == "requests":
-        sides, names = (think, no_think), verbs
+        parts, names = np.eye(len(verbs), dtype=bool), verbs
+    sizes = np.array([part.sum() for part in parts])
+    sums = [np.array([side[part].sum() for part in parts]) for side in (think, no_think)]
+    if kind == "verbs alike":
+        sums, sizes = [side / sizes for side in sums], np.ones(len(names))
     chosen = rng.integers(0, len(names), (2, draws, len(names)))
     other = chosen[1 if kind == "modes apart" else 0]
-    means = sides[0][chosen[0]].mean(1) - sides[1][other].mean(1)
+    rates = [side[drawn].sum(1) / sizes[drawn].sum(1) for side, drawn in zip(sums, (chosen[0], other), strict=True)]
+    means = rates[0] - rates[1]
     found = np.percentile(sign * means, [tail, 100 - tail])
     return float(found[0]), float(found[1])
 
@@ -92,7 +98,7 @@ def judge_bootstrap(function) -> bool | str:
     found = result_of(function, think.copy(), no_think.copy(), verbs.copy())
     change = think - no_think
     means = np.array([change[verbs == verb].mean() for verb in dict.fromkeys(verbs)])
-    effect, reach = float(change.mean()), 1.96 * means.std(ddof=1) / np.sqrt(len(means))
+    effect, middle, reach = change.mean(), means.mean(), 1.96 * means.std(ddof=1) / np.sqrt(len(means))
     said = compare(
         found,
         drawn(),
@@ -100,9 +106,11 @@ def judge_bootstrap(function) -> bool | str:
             "it has no width: draw verbs with replacement, so that some come twice and others never.": (effect, effect),
             "requests were drawn one by one; draw whole verbs, with all their requests.": drawn("requests"),
             "that is a normal interval, 1.96 standard errors to each side: draw verbs again, and take percentiles.":
-                (effect - reach, effect + reach),
+                (middle - reach, middle + reach),
             "that is a 90% interval: its ends are the percentiles 2.5 and 97.5.": drawn(tail=5),
             "that is no-think minus think.": drawn(sign=-1),
+            "every verb weighs the same there; every request should: put the requests of the drawn verbs together, "
+            "and take their mean.": drawn("verbs alike"),
         },
         tolerance=0.035,
     )  # fmt: skip

@@ -151,8 +151,17 @@ def judge_neurons(function) -> bool | str:
 
         return change
 
+    try:
+        found = result_of(function, model(), REQUEST, LAYER, neurons)
+    except Exception as error:
+        if "out of bounds" not in str(error):
+            raise
+        return (
+            f"the place that was cut has no number {max(neurons)}: it is as wide as the stream, and so it is no place of "
+            "neurons. They are the numbers that enter mlp.down_proj, its input."
+        )
     return compare(
-        result_of(function, model(), REQUEST, LAYER, neurons),
+        found,
         logits(layer=LAYER, name=DOWN, change=zero()),
         {
             "nothing was changed: write into down_proj's input itself, inside the trace.": logits,

@@ -20,6 +20,11 @@ def clopper_pearson(k: int, n: int) -> tuple[float, float]:
     return stats.beta(k, n - k + 1).ppf(0.025) if k else 0.0, stats.beta(k + 1, n - k).ppf(0.975)
 
 
+def agresti_coull(k: int, n: int) -> np.ndarray:
+    share = (k + Z**2 / 2) / (n + Z**2)
+    return share + np.array([-1, 1]) * Z * np.sqrt(share * (1 - share) / (n + Z**2))
+
+
 def judge_wilson(function) -> bool | str:
     for k, n in ((3, 20), (0, 23)):
         share, scale = k / n, 1 + Z**2 / n
@@ -37,6 +42,7 @@ def judge_wilson(function) -> bool | str:
                 "the upper end comes first.": wilson(k, n)[::-1],
                 "that is the exact interval of Clopper and Pearson, which is wider than it needs to be; asked is Wilson's.":
                     clopper_pearson(k, n),
+                "that is the interval of Agresti and Coull: its middle is right, and its width is not Wilson's.": agresti_coull(k, n),
             },
             tolerance=2e-3,
         )  # fmt: skip
