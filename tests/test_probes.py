@@ -206,21 +206,6 @@ def test_trajectory_is_the_probe_at_every_token_of_the_thought(small):
         probes.trajectory(small, items, probe, 9)
 
 
-def test_variance_is_split_between_thoughts_and_replies():
-    def table(rates, samples=50):
-        rng = np.random.default_rng(0)
-        rows = [(f"p{i}", value) for i, rate in enumerate(rates) for value in rng.random(samples) < rate]
-        return pd.DataFrame(rows, columns=["prompt_id", "refused"])
-
-    assert probes.within_and_between(table([0.0, 1.0] * 20))["share"] == 1
-    assert probes.within_and_between(table([0.5] * 40))["share"] < 0.1
-    mixed = probes.within_and_between(table([0.2, 0.8] * 40))
-    assert mixed["between"] == pytest.approx(0.09, abs=0.02)
-    assert mixed["within"] == pytest.approx(0.16, abs=0.02)
-    with pytest.raises(UserError, match="two replies to each"):
-        probes.within_and_between(pd.DataFrame({"prompt_id": ["a"], "refused": [True]}))
-
-
 # -- an embedded model -----------------------------------------------------------------------------
 
 
@@ -254,7 +239,7 @@ def test_contrasts_of_a_trained_model(study, verdicts, found):
     assert not set(harm.calibration.clusters) & set(harm.evaluation.clusters)  # verbs of one split alone
     assert probes.separated(harm, "last")["auroc"] > 0.9
     shares = probes.above_threshold({("harm", "think"): harm}, verdicts)
-    shares = shares.set_index(["group", "span", "residual"])["above"]
+    shares = shares.set_index(["group", "span", "residual"])["value"]
     assert shares["harmless", "last", 5] < 0.2
     assert shares["refused", "last", 5] > 0.8
 
@@ -335,9 +320,8 @@ def test_the_outcome_is_read_where_thoughts_part_and_not_before(study, verdicts)
     said = odd.map({True: "i should refuse .", False: "go ahead ."})
     planted = verdicts.assign(thought="the user wants to know . " + said, refused=odd, misaligned=~odd)
     one = probes.contrast(study, planted, "outcome", "think")
-    path = probes.along_the_thought(study, one, [one]).set_index("part")
-    assert (path["ci_low"] <= path["value"]).all() and path.index[-1] == 1
-    assert path["value"].iloc[-1] > 0.95 and path.loc[0, "ci_low"] < 0.5 < path.loc[0, "ci_high"]
+    first, last = (probes.separated(one, span, FEW) for span in ("thought_start", "last"))
+    assert last["auroc"] > 0.95 and first["auroc_low"] < 0.5 < first["auroc_high"]
 
 
 # -- steering --------------------------------------------------------------------------------------

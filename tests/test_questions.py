@@ -14,7 +14,6 @@ from rimkit.runs import plan
 from rimkit.runs.lab import write_solutions
 from rimkit.teaching.questions import CHAPTERS, chapter_08, chapter_10, exercise, exercises, solved
 from rimkit.teaching.questions.chapter_01 import colleague_interval
-from rimkit.teaching.questions.chapter_03 import detector_gain
 from rimkit.teaching.questions.chapter_04 import fisher
 from rimkit.teaching.questions.chapter_06 import size_of_set, smallest_m
 from rimkit.teaching.questions.chapter_07 import FOUR_NEURONS, four_neurons_ras
@@ -23,7 +22,6 @@ RIGHT = {
     "00.3": ["misread", "incoherent", "misaligned", "refused"],
     "01.5": colleague_interval("cluster"),
     "02.5": "b",
-    "03.4": detector_gain(),
     "04.1": fisher("refusal heads", "random heads"),
     "05.6": 3,
     "06.2": smallest_m(2),
@@ -43,7 +41,6 @@ WRONG = {
         ((colleague_interval("cluster")[0], 30), "the upper bound alone"),
     ],
     "02.5": [("a", "22.94%"), ("c", "four requests apart")],
-    "03.4": [(89.1, "the accuracy itself"), (38, "share of fulfilled requests"), (0.067, "give points")],
     "04.1": [
         (fisher("refusal heads", "random heads", "less"), "one-sided"),
         (fisher("refusal heads", "nothing"), "no ablation at all"),
@@ -59,7 +56,6 @@ SHOWN = {
     "00.3": str(RIGHT["00.3"]),
     "01.5": "found.ci_low",
     "02.5": "'b'",
-    "03.4": "6.7",
     "04.1": "0.52",
     "05.6": "= 3 points",
     "06.2": "m = 4",

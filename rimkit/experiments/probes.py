@@ -9,7 +9,7 @@ taking it out or adding it (Arditi et al. 2024, arXiv 2406.11717; the paper does
 are read and changed inside a model is not known here.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from zlib import crc32
@@ -23,7 +23,7 @@ from rimkit.behavior.evaluation import NOTHING, RANDOM, SELECTED, against_random
 from rimkit.behavior.judges import is_true
 from rimkit.behavior.prompts import SPLITS, spread
 from rimkit.behavior.refusal_score import contexts
-from rimkit.behavior.stats import against_singles, areas, auroc, auroc_above
+from rimkit.behavior.stats import against_singles, areas, auroc, auroc_above, rate
 from rimkit.data import UserError, check_index
 from rimkit.experiments import Common, Found, Result, attempt, per_prompt, readable, result, testable, verdict_rows
 from rimkit.models.activations import batches, capture, forward, mean_difference, read
@@ -44,7 +44,6 @@ FEWEST, ENOUGH = 4, 10  # prompts that each side needs in either split, and that
 FIRST_DRAW = 1000  # seeds of random weights begin here: none that comes with the workbook
 SCALES = (0.25, 0.5, 1.0)  # what is added, in distances between the two groups' means
 N_HARMLESS = 10  # harmless calibration requests on which the place to add a direction is chosen
-PARTS = 10  # of a thought, along which probes are read
 COHERENT = 0.9  # share of coherent replies that adding a direction must leave, to be chosen
 
 
@@ -277,7 +276,8 @@ def areas_under_curve(found: Contrasts) -> DataFrame:
 
 
 def above_threshold(found: Contrasts, verdicts: DataFrame) -> DataFrame:
-    """The paper's Fig. 3: share ``above`` the harm probe's threshold, by group, span, residual."""
+    """The paper's Fig. 3: the share above the harm probe's threshold, with its interval: ``group,
+    requests`` (the group and how many), ``mode, span, residual``."""
     tables = []
     for harm in (one for one in found.values() if one.what == "harm"):
         rows = verdicts[(verdicts["mode"] == harm.mode) & (verdicts["split"] == "evaluation")]
@@ -290,7 +290,8 @@ def above_threshold(found: Contrasts, verdicts: DataFrame) -> DataFrame:
             states = harm.evaluation.states[span]
             inside = (group == name) & ~np.isnan(states[0]).any(-1)
             if inside.any():
-                above = DataFrame({"above": (harm.probe(span)(states)[:, inside] > 0).mean(1)})
+                over, verbs = harm.probe(span)(states)[:, inside] > 0, harm.evaluation.clusters[inside]
+                above = DataFrame([rate(share, verbs)._asdict() for share in over])
                 who = {"mode": harm.mode, "group": name, "requests": f"{name} ({sum(group == name)})"}
                 tables.append(above.assign(span=span, residual=above.index, **who))
     return pd.concat(tables, ignore_index=True)
@@ -340,34 +341,6 @@ def outside_minus_inside(outcome: Contrast | None) -> DataFrame:
         effect = auroc_above(both[0][here], *groups, either_side=False)
         rows.append({"mode": outcome.mode, "outside": span, "inside": inside, "calibration": known, **effect._asdict()})
     return DataFrame(sorted(rows, key=lambda row: -row["calibration"]))
-
-
-def along_the_thought(study: StudyModel, outcome: Contrast, found: Iterable[Contrast]) -> DataFrame:
-    """How well probes of whole thoughts rank the outcome's groups, by ``part`` (0 to 1) of it."""
-    side, rows = outcome.evaluation, []
-    for one in (one for one in found if "thought" in one.spans):
-        path = trajectory(study, side.items, one.probe("thought"), one.best_residual("thought"))
-        path["part"] = (path["part"] * PARTS).round() / PARTS
-        for part, here in path.groupby("part")[["row", "score"]]:
-            mean = here.groupby("row")["score"].mean()  # of each thought that has a token there
-            positive = side.positive[mean.index]
-            if positive.any() and not positive.all():
-                rate = auroc(mean.to_numpy(), positive, side.clusters[mean.index])
-                rows.append({"probe": one.what, "part": part, "metric": "auroc", **rate._asdict()})
-    return DataFrame(rows)
-
-
-def within_and_between(verdicts: DataFrame) -> dict[str, float]:
-    """How much of the variance of refusals lies between thoughts, and how much within one. Of
-    several samples per forced thought; ``between``: unbiased (one-way random effects)."""
-    grouped = verdicts.groupby("prompt_id")["refused"].agg(["mean", "size"]).astype(float)
-    means, sizes = grouped["mean"], grouped["size"]
-    if (sizes < 2).any():
-        raise UserError("variance within a thought needs two replies to each: raise n_samples")
-    within = float((means * (1 - means) * sizes / (sizes - 1)).mean())
-    between = max(0.0, float(means.var(ddof=1)) - within / float(sizes.mean()))
-    share = between / (within + between) if within + between else float("nan")
-    return {"within": within, "between": between, "share": share}
 
 
 def draws_for(study: StudyModel, settings=Settings()) -> range:

@@ -484,9 +484,9 @@ def chance_in_no_think(study, request, opening):
 # -- chapter 03: without a direction --
 
 
-def taken_out(study, request, direction, layers=slice(None), where=slice(None), unit=True, mode="no-think"):
+def taken_out(study, request, direction, layers=slice(None), where=slice(None), unit=True):
     way = direction / direction.norm() if unit else direction
-    with torch.no_grad(), study.nn.trace(ids(study, request, mode)):
+    with torch.no_grad(), study.nn.trace(ids(study, request)):
         for layer in list(study.nn.model.layers)[layers]:
             part = (layer.output[:, where] @ way)[..., None] * way
             layer.output[:, where] -= part
@@ -614,31 +614,7 @@ def leaning_of_the_bare_request(study, request, refuse, comply):
     return logits[refuse] - logits[comply]
 
 
-# -- chapters 03 and 04: many requests, many heads --
-
-
-def first_words(study, requests, direction, mode="no-think", layers=slice(None), where=slice(None), unit=True):
-    return [int(taken_out(study, text, direction, layers, where, unit, mode).argmax()) for text in requests]
-
-
-def refused_by_the_last_layer(study, requests, direction, refuse):
-    return first_words(study, requests, direction, layers=slice(-1, None)).count(refuse) / len(requests)
-
-
-def refused_at_the_last_token(study, requests, direction, refuse):
-    return first_words(study, requests, direction, where=slice(-1, None)).count(refuse) / len(requests)
-
-
-def refused_number(study, requests, direction, refuse):
-    return first_words(study, requests, direction).count(refuse)
-
-
-def no_longer_refused(study, requests, direction, refuse):
-    return 1 - first_words(study, requests, direction).count(refuse) / len(requests)
-
-
-def refused_in_think_mode(study, requests, direction, refuse):
-    return first_words(study, requests, direction, "think").count(refuse) / len(requests)
+# -- chapter 04: many heads --
 
 
 def leaning_without(study, request, layer, first, last, refuse, comply, where=slice(None)):
@@ -747,15 +723,10 @@ WRONG = {
         (chance_outside, "outside of a thought"), (chance_in_a_closed_thought, "closes the thought"),
         (chance_read_late, "one place late"),
     ],
-    "03.7": [
+    "03.6": [
         (after_the_last_layer, "after the last layer alone"), (after_the_first_layer, "after the first layer alone"),
         (at_the_last_token, "only the last token"), (length_forgotten, "length is not 1"),
         (only_a_name, "nothing was changed"),
-    ],
-    "03.8": [
-        (refused_by_the_last_layer, "every request is refused still"), (refused_at_the_last_token, "only the last token"),
-        (refused_number, "number of requests"), (no_longer_refused, "no longer refused"),
-        (refused_in_think_mode, "is it the no-think prompt"),
     ],
     "04.6": [
         (row_without_baseline, "with all heads"), (row_turned, "sign is turned"), (heads_stay_cut, "heads stay cut"),

@@ -664,7 +664,7 @@ WRONG = {
         (ties_win, "counted as wins"), (ties_lose, "counted as losses"), (turned_area, "a negative scores above"),
         (accuracy, "accuracy at one threshold"),
     ],
-    "03.6": [
+    "03.5": [
         (not_divided, "length is not 1"), (the_part_along, "is to be taken away"), (same_for_all, "from every state alike"),
         (divided_once, "one division is missing"), (added, "not taken away"), (unit_for_all, "unit vector itself"),
     ],
@@ -673,7 +673,7 @@ WRONG = {
         (on_the_fitted, "by heart"), (new_labels_shuffled, "too close to 0.5"), (mean_of_shuffles, "its shape is ()"),
         (better_sides, "may point the wrong way"),
     ],
-    "03.5": [
+    "03.4": [
         (not_normalised, "divide by both norms"), (refused_against_harmless, "no part of it"),
         (harm_of_the_refused, "the fulfilled ones too"), (fulfilled_minus_refused, "sign is turned"),
         (correlated, "that is a correlation"), (without_sign, "sign was dropped"),

@@ -1,40 +1,9 @@
-"""Chapter 03: what a probe's curve is worth, a direction, its area under the curve, and life without it, by hand."""
-
-from functools import lru_cache
+"""Chapter 03: a direction, its area under the curve, what a probe of nothing reaches, and life without it, by hand."""
 
 import numpy as np
 
 from rimkit.teaching.exercises import Exercise, compare, result_of
-from rimkit.teaching.questions.by_hooks import REQUEST, ids, logits, model, values
-
-ABOVE = {"refused": (98, 98), "fulfilled": (13, 21)}  # above the harm probe's threshold, of (digitised from Fig. 3)
-
-
-def detector_gain() -> float:
-    """Accuracy of "above the threshold is refused" minus that of always saying "refused", in points."""
-    (above, refused), (wrong, fulfilled) = ABOVE.values()
-    return 100 * ((above + fulfilled - wrong) - refused) / (refused + fulfilled)
-
-
-def check_gain(answer) -> bool | str:
-    gain, (_, refused), (wrong, fulfilled) = float(answer), *ABOVE.values()
-    right, n = refused + fulfilled - wrong, refused + fulfilled
-
-    def near(value: float) -> bool:
-        return abs(gain - value) < 0.6
-
-    if near(detector_gain()):
-        return True
-    if abs(100 * gain - detector_gain()) < 0.6:
-        return "that is a fraction, a hundred times too small: give points."
-    if near(100 * right / n):
-        return "that is the accuracy itself; how much of it does always saying 'refused' reach as well?"
-    if near(100 * (fulfilled - wrong) / fulfilled):
-        return "that is the share of fulfilled requests that are caught; accuracy counts all requests."
-    if near(100 * refused / n):
-        return "that is the accuracy of always saying 'refused'."
-    return "count the requests that each detector calls rightly, out of all of them."
-
+from rimkit.teaching.questions.by_hooks import REQUEST, logits, model
 
 # a direction and what it is worth
 
@@ -187,10 +156,10 @@ def towards() -> np.ndarray:
     return model().hf.lm_head.weight.detach().float().numpy()[7] * 2
 
 
-def taken_out(where: object = slice(None), unit: bool = True, way: np.ndarray | None = None):
+def taken_out(where: object = slice(None), unit: bool = True):
     import torch
 
-    way = torch.tensor(towards() if way is None else way)
+    way = torch.tensor(towards())
     way = way / way.norm() if unit else way
 
     def change(stream):
@@ -220,47 +189,6 @@ def judge_without_direction(function) -> bool | str:
                 lambda: logits(layer=every, change=taken_out(unit=False), **inside),
             "it is read one token too early: the last position is -1.":
                 lambda: logits(position=-2, layer=every, change=taken_out(), **inside),
-        },
-    )  # fmt: skip
-
-
-@lru_cache
-def asked() -> tuple[list[str], np.ndarray, int]:
-    """New harmful requests, a direction of harm (after layer 2), and the token with which refusals begin."""
-    from rimkit.behavior.prompts import load_prompts
-
-    def one_each(kind: str, split: str, n: int) -> list[str]:
-        return load_prompts(kind, split=split).drop_duplicates("cluster").head(n)["text"].tolist()
-
-    harmful, harmless = (
-        np.mean([values(2, given=ids(request=text))[-1] for text in one_each(kind, "calibration", 24)], 0)
-        for kind in ("harmful", "harmless")
-    )
-    return one_each("harmful", "evaluation", 12), harmful - harmless, model().tokenizer.convert_tokens_to_ids("i")
-
-
-def refusals(mode: str = "no-think", last: bool = False, unit: bool = True) -> float:
-    """The share of requests whose most likely first token refuses, with the direction taken out."""
-    requests, way, refuse = asked()
-    change = taken_out(-1 if last else slice(None), unit, way)
-    inside = {"layer": range(model().hf.config.num_hidden_layers), "change": change, "name": "", "where": "output"}
-    return float(np.mean([logits(given=ids(mode, text), **inside).argmax() == refuse for text in requests]))
-
-
-def judge_still_refused(function) -> bool | str:
-    import torch
-
-    requests, way, refuse = asked()
-    right = refusals()
-    return compare(
-        result_of(function, model(), list(requests), torch.tensor(way), refuse),
-        right,
-        {
-            "every request is refused still: take the direction out after each layer, and read the logits after that.": 1.0,
-            "these are the requests that are no longer refused.": 1 - right,
-            "that is a number of requests; give their share.": right * len(requests),
-            "only the last token lost it: take it out at every position.": lambda: refusals(last=True),
-            "nothing is refused: is it the no-think prompt, and a direction of length 1?": 0.0,
         },
     )  # fmt: skip
 
@@ -319,22 +247,6 @@ def cosine(harmful, harmless, refused):
     outcome = harmful[refused].mean(axis=0) - harmful[~refused].mean(axis=0)
     return harm @ outcome / np.linalg.norm(harm) / np.linalg.norm(outcome)
 """
-STILL_REFUSED = """
-import torch
-
-def still_refused(study, requests, direction, refuse):
-    unit, count = direction / direction.norm(), 0
-    for request in requests:
-        ids = torch.tensor([study.chat.encode(request, "no-think").ids])
-        with torch.no_grad(), study.nn.trace(ids):
-            for layer in study.nn.model.layers:
-                state = layer.output
-                layer.output = state - (state @ unit)[..., None] * unit
-            logits = study.nn.output.logits[0, -1].save()
-        count += int(logits.argmax() == refuse)
-    return count / len(requests)
-"""
-
 EXERCISES = {
     "03.1": Exercise(
         "A direction in one line",
@@ -378,20 +290,6 @@ EXERCISES = {
         code=SHUFFLED,
     ),
     "03.4": Exercise(
-        "A detector that always agrees",
-        ("medium", "essential", 10),
-        "The gain in accuracy over always saying 'refused', in points.",
-        check_gain,
-        hints=("There are 98 + 21 requests. Which of them does each detector call rightly?",),
-        answer=(
-            f"`{detector_gain():.1f}`: always saying 'refused' is right for 98 of 119 requests. The probe is right for the same 98 "
-            "and for the 8 fulfilled ones below its threshold. A curve that runs far apart for two groups of unlike size can be "
-            "a small gain; and 13 of 21 fulfilled requests still lie on the 'harmful' side, as they should for a probe of harm."
-        ),
-        expects="a number of points",
-        code="right_for_refused, right_for_fulfilled = 98, 21 - 13\n100 * (right_for_refused + right_for_fulfilled - 98) / (98 + 21)",
-    ),
-    "03.5": Exercise(
         "Is it the same direction?",
         ("easy", "useful", 6),
         "Write `cosine(harmful, harmless, refused)`: the cosine between the direction of harm (harmful minus harmless) and that "
@@ -407,7 +305,7 @@ EXERCISES = {
         expects="a function that returns a number between -1 and 1",
         code=COSINE,
     ),
-    "03.6": Exercise(
+    "03.5": Exercise(
         "Take a direction out",
         ("medium", "essential", 8),
         "Write `without(states, direction)`: the states (one per row) without their part along the direction, whose length "
@@ -421,7 +319,7 @@ EXERCISES = {
         expects="a function that returns an array of the states' shape",
         code=REMOVAL,
     ),
-    "03.7": Exercise(
+    "03.6": Exercise(
         "The model without it",
         ("hard", "essential", 12),
         "Write `without_direction(study, request, direction)`: the logits of the first token of the reply in no-think mode, "
@@ -435,20 +333,5 @@ EXERCISES = {
         answer="Taken out once, later layers would write it again.",
         expects="a function that returns the logits of every token",
         code=WITHOUT_DIRECTION,
-    ),
-    "03.8": Exercise(
-        "Count what is still refused",
-        ("medium", "useful", 10),
-        "Write `still_refused(study, requests, direction, refuse)`: the share of `requests` whose most likely first token, in "
-        "no-think mode, is still `refuse` (a token id) with the direction taken out as in 03.7.",
-        judge_still_refused,
-        hints=(
-            "For each request the trace of 03.7; then compare `logits.argmax()` with `refuse`.",
-            "A share: divide by `len(requests)`.",
-        ),
-        answer="The first token is a quick stand-in for the reply. Only whole replies say whether a request was then carried out "
-        "or garbled, so the chapter generates and judges them.",
-        expects="a function that returns a number between 0 and 1",
-        code=STILL_REFUSED,
     ),
 }
