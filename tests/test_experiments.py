@@ -31,7 +31,7 @@ NUMBERS = ["effect", "effect_ci_low", "effect_ci_high", "n"]
 SKIPPED = (
     "widgets.explorer", "rk.organism", "rk.recipe", "rk.exercise",
     "shortened_thoughts(", "dose.", "thinking.decision)", "by_decision.", "by_decision[", 'every = rk.results("th', 'every = rk.results("he', "able = every", "sums = able[", "order =", "order[", "later.mean()", "top[",  # 01
-    "left[", "left.loc", "controls[",  # 03
+    "if base:",  # 03
     "ranks = table[", "looks = pd", "first = {rule", "in first.items", "first[", "five[", "patches",  # 04
     "own.items()", "seen = short[", "before_and_after",  # 05
     "neurons.massive(", "common[", "recovered", "flips_checked", "at.get(place",  # 06

@@ -290,9 +290,9 @@ def above_threshold(found: Contrasts, verdicts: DataFrame) -> DataFrame:
             states = harm.evaluation.states[span]
             inside = (group == name) & ~np.isnan(states[0]).any(-1)
             if inside.any():
-                over, verbs = harm.probe(span)(states)[:, inside] > 0, harm.evaluation.clusters[inside]
-                above = DataFrame([rate(share, verbs)._asdict() for share in over])
-                who = {"mode": harm.mode, "group": name, "requests": f"{name} ({sum(group == name)})"}
+                verbs, scored = harm.evaluation.clusters[inside], harm.probe(span)(states)[:, inside]
+                above = DataFrame([rate(score > 0, verbs)._asdict() for score in scored])
+                who = {"mode": harm.mode, "group": name, "requests": f"{name} ({inside.sum()})"}
                 tables.append(above.assign(span=span, residual=above.index, **who))
     return pd.concat(tables, ignore_index=True)
 

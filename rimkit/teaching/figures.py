@@ -310,8 +310,11 @@ def bars(
         axis.bar_label(drawn, [write(length) for length in lengths], padding=4, fontsize=10)
         for bar, place in zip(drawn, places, strict=True):
             bar.set(**{"hatch": "//", "edgecolor": "white"} if place in marked else {})
-        axis.set_xlim(1.25 * min(0, float(table[y].min())), 1.25 * float(table[y].max()))
-        axis.xaxis.set_major_locator(MaxNLocator(4))
+        low, high = min(0, float(table[y].min())), float(table[y].max())
+        room = (high - low) / 4  # for the numbers
+        axis.set_xlim(low - 1.5 * room * (low < 0), high + room)
+        ticks = MaxNLocator(4).tick_values(low, high)
+        axis.set_xticks([tick for tick in ticks if low <= tick <= high])
         axis.xaxis.set_major_formatter(FuncFormatter(lambda place, _: f"{place:,g}"))
     figure.axes[0].set_yticks(range(len(places)), [_wrapped(place, 32) for place in places])
     figure.axes[0].set_ylim(len(places) - 0.4, -0.6)

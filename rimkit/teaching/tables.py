@@ -192,9 +192,10 @@ def named(table: pd.DataFrame) -> pd.Series:
 
 
 def with_roles(rates: pd.DataFrame) -> pd.DataFrame:
-    """Rates by condition for dots: ``role`` is "random" for every single random set."""
+    """Rates by condition for dots: the ``role`` "random" is that of single sets, without intervals."""
     role = rates["condition"].str.partition(" ")[0]
-    return rates.assign(role=role)[["role", "condition", "metric", "value"]]
+    ends = rates[[*CI]].where(role != "random")
+    return rates.assign(role=role, **ends)[["role", "condition", "metric", "value", *CI]]
 
 
 def recovery_table(recovered: pd.DataFrame) -> pd.DataFrame:
