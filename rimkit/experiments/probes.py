@@ -238,8 +238,8 @@ def contrast(study: StudyModel, verdicts: DataFrame, what: str, mode: str) -> Co
         source = max(sizes, key=lambda name: min(sizes[name], ENOUGH), default="")  # ties: the first
         if sizes.get(source, 0) < FEWEST:
             counts = decided.groupby("set")["positive"].agg(["sum", "size"]).astype(int)
-            said = "; ".join(f"{name}: {n} of {size} refused" for name, n, size in counts.itertuples())
-            said = said or "no decided reply"
+            each = [f"{name}: {n} of {size} refused" for name, n, size in counts.itertuples()]
+            said = "; ".join(each) or "no decided reply"
             raise UserError(f"refusal against fulfilment is undefined in {mode} mode ({said})")
         rows = decided[decided["set"] == source]
     prompts, both = rows.drop_duplicates("prompt_id")[["prompt_id", "text"]], []
@@ -292,7 +292,8 @@ def above_threshold(found: Contrasts, verdicts: DataFrame) -> DataFrame:
             if inside.any():
                 verbs, scored = harm.evaluation.clusters[inside], harm.probe(span)(states)[:, inside]
                 above = DataFrame([rate(score > 0, verbs)._asdict() for score in scored])
-                who = {"mode": harm.mode, "group": name, "requests": f"{name} ({inside.sum()})"}
+                who = {"mode": harm.mode, "group": name}
+                who["requests"] = f"{name} ({sum(group == name)})"
                 tables.append(above.assign(span=span, residual=above.index, **who))
     return pd.concat(tables, ignore_index=True)
 
@@ -320,8 +321,8 @@ def separated(one: Contrast, span: str, settings=Settings()) -> dict:
     found = auroc_above(own_scores, shuffled, positive, clusters, either_side=False)._asdict()
     place = {"what": one.what, "mode": one.mode, "source": one.source, "span": span, "residual": residual}
     own = {"auroc": found.pop("value_a"), "auroc_low": plain.ci_low, "auroc_high": plain.ci_high}
-    others = {"shuffled": found.pop("value_b"), "logistic": logistic, "random": max(random, 1 - random)}
-    return {**place, **own, **others, **found}
+    others = {"shuffled": found.pop("value_b"), "logistic": logistic}
+    return {**place, **own, **others, "random": max(random, 1 - random), **found}
 
 
 def scores(found: Contrasts, settings=Settings()) -> DataFrame:
@@ -330,12 +331,13 @@ def scores(found: Contrasts, settings=Settings()) -> DataFrame:
 
 
 def outside_minus_inside(outcome: Contrast | None) -> DataFrame:
-    """The area at each place ``outside`` the thought minus that of its mean, same prompts, the place
-    first that reads best on ``calibration`` requests. Empty if undefined."""
+    """The area at each place ``outside`` the thought minus that of its mean, same prompts; first the
+    place that reads best on ``calibration`` requests. Empty if undefined."""
     rows, inside, spans = [], "thought", outcome.spans if outcome else ()
     for span in (at for at in spans if inside in spans and not at.startswith(inside)):
         side, known = outcome.evaluation, outcome.calibrated(span).max()
-        both = [outcome.probe(at)(side.states[at])[outcome.best_residual(at)] for at in (span, inside)]
+        scored = {at: outcome.probe(at)(side.states[at]) for at in (span, inside)}
+        both = [scores[outcome.best_residual(at)] for at, scores in scored.items()]
         here = ~np.isnan(both).any(0)
         groups = both[1][here][None], side.positive[here], side.clusters[here]
         effect = auroc_above(both[0][here], *groups, either_side=False)
@@ -451,7 +453,7 @@ def places_to_add(study: StudyModel, probe: Probe, settings=Settings()) -> DataF
     """Shares ``refused, coherent`` of harmless calibration prompts by ``residual, scale`` added."""
     harmless = settings.sets(["harmless"], N_HARMLESS, "calibration")
     places = list(product(range(1, len(probe.vectors)), SCALES))
-    conditions = {f"{residual} {scale}": added(probe, residual, scale) for residual, scale in places}
+    conditions = {f"{at} {scale}": added(probe, at, scale) for at, scale in places}
     verdicts = steer(study, harmless, conditions, settings, max_new_tokens=24)
     shares = verdicts.groupby("condition")[["refused", "coherent"]].mean().loc[list(conditions)]
     return DataFrame(places, columns=["residual", "scale"]).join(shares.reset_index(drop=True))
