@@ -386,18 +386,20 @@ def ledger(
 ) -> None:  # fmt: skip
     """Show the claims and verdicts of a run, or the shipped ones."""
     from rimkit import ledger
-    from rimkit.runs.page import own_rows
+    from rimkit.models.hub import without_weights
+    from rimkit.runs.page import own_rows, tally
 
     rows, notes = own_rows(folder) if folder and not shipped else (ledger.shipped(adapters=True), [])
     if claim:
         known = ledger.claims()
-        check_known("claim", claim, [*known["claim"].unique(), *known["id"]])
+        check_known("claim", claim, known["claim"].unique() if claim not in {*known["id"]} else [claim])
         rows = rows[rows["claim"].isin([claim, *known.loc[known["claim"] == claim, "id"]])]
     if model:
         named = rows["model"] + ":" + rows["seed"].astype("string").fillna("")
         check_known("model", model, sorted({*rows["model"].dropna(), *named.dropna()} or {model}))
         rows = rows[(rows["model"] == model) | (named == model)]
-    rows = rows[rows["chapter"].fillna("").str.startswith(chapter)]
+    if chapter:
+        rows = rows[rows["chapter"] == find_chapters([chapter])[0].stem]
     if verdict:
         check_known("verdict", verdict, ledger.VERDICTS)
         judged = ledger.claims_table(rows)
@@ -411,9 +413,9 @@ def ledger(
     none = "no verdicts here" if claim or model or chapter or verdict else ""
     print_claims(rows, none, short=not (none or all))
     if not none and (shipped or not folder):
-        counts = ledger.claims_table(rows)["verdict"].value_counts()
-        said = ", ".join(f"{n} {word}" for word, n in counts.items())
-        tell(f"{counts.sum()} verdicts: {said}. In full: --claim C1a, --model rim-mini:0, or --all")
+        judged = ledger.claims_table(rows)
+        tell(f"{len(judged)} verdicts: {tally(judged.to_dict('records'))}. {without_weights()}")
+        tell("In full: --claim C1a, --model rim-mini:0, or --all")
 
 
 @app.command(epilog="For example: rimkit report rim-run other-run")
@@ -447,12 +449,12 @@ def show(*folders: Path, page: bool = True, html: Path | None = None, claims: bo
 def print_claims(rows, none: str = "", short: bool = False) -> None:
     """Verdicts, or (``short``) how many models have each; why there are none; what failed."""
     from rimkit import ledger
-    from rimkit.runs.page import claim_lines, no_claim
+    from rimkit.runs.page import claim_lines, no_claim, tally
 
     judged, width = ledger.claims_table(rows), get_terminal_size().columns
     if short and judged["claim"].duplicated().any():
-        for (claim, says), words in judged.groupby(["claim", "statement"], sort=False)["verdict"]:
-            tell(f"{claim:5}{says}: {', '.join(f'{n} {word}' for word, n in words.value_counts().items())}", indent=5)
+        for (claim, says), of in judged.groupby(["claim", "statement"], sort=False):
+            tell(f"{claim:5}{says}: {tally(of.to_dict('records'))}", indent=5)
     else:
         typer.echo("\n".join(claim_lines(judged, width) or [none or no_claim()]))
     for item in rows[rows["status"] == "failed"].itertuples():
@@ -483,10 +485,10 @@ def print_table(rows, *names: str) -> None:
 def models() -> None:
     """List the embedded models, and a pretrained one."""
     from rimkit.models.gguf import INSTALL, PACKAGED, packaged
-    from rimkit.models.hub import embedded_models
+    from rimkit.models.hub import embedded_models, without_weights
 
     roles, rows = dict(read_table(data_dir() / "models.csv").to_numpy()), []
-    for name, of in embedded_models(noise=True).groupby("name"):
+    for name, of in embedded_models(noise=True, adapters=True).groupby("name"):
         seeds, role = ", ".join(map(str, of["seed"])), roles.get(name, "")
         rows.append((name, seeds, f"{of['parameters'].max():,}", f"{of['mb'].max():.1f}", role))
     what = "trained by others, on real English"
@@ -498,7 +500,7 @@ def models() -> None:
         except UserError:
             where = f"not installed: {INSTALL}"
         tell(f"{name} (licence {one.licence}; thinks by instruction, as {name}+instruct) is {where}")
-    tell("smollm2-rim is an adapter for it that has the dial of rim-mini in plain English (chapter 10).")
+    tell(f"The numbers of an adapter are without its base. {without_weights()}")
     tell("Use one with: rimkit run --model NAME:SEED. A folder or a hub id 'owner/name' works as well.")
 
 
@@ -511,8 +513,6 @@ def fetch(names: Fetched = (), offline: Bundle = None) -> None:
     page, then 'hf auth login'. Without network, copy the cache (HF_HOME) from a machine that has
     it, or point RIMKIT_DATASETS to a folder of owner/name/files. A set of your own needs no
     download: give its file where a set is taken, as file.csv?text=goal&kind=harmful.
-
-    Exit code: 0, or 2 if something could not be fetched; the others are.
     """
     from rimkit.models.hub import cached_models
     from rimkit.runs.fetch import bundle, fetch, prompt_sets
@@ -578,7 +578,7 @@ def badges(repo: Repo, branch: Branch = "main", readme: Readme = None, stamp: St
     from rimkit.teaching import setup
 
     changed = setup.publish(repo, branch, readme, stamp)
-    typer.echo(f"{len(changed)} files changed: the workbook is at {repo}")
+    typer.echo(f"The workbook is at {repo}; files changed: {len(changed)}")
 
 
 @app.command(epilog="For example: rimkit book site")

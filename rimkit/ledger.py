@@ -242,12 +242,11 @@ def claims_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Verdicts (columns `SHOWN`), one row per claim, model and seed, in the order of
     ``data/claims.csv``.
 
-    Only rows of the claim's primary metric count; of several, the latest. Each is judged by itself:
-    ``p_adjusted`` is its p value (without one: that of its interval) times the fixed size of its
-    family, Bonferroni's correction over the claims about one model and seed. There is none over
-    models and seeds, which stand side by side: of many, one may be clear by chance.
-    ``excludes_paper``: whether the interval excludes the paper's number; missing where the paper
-    has none, and where the claim is not testable."""
+    Only rows of the claim's primary metric count; of several, the latest. ``p_adjusted`` is the p
+    value (without one: that of the interval) times the fixed size of the claim's family,
+    Bonferroni's correction over the claims about one model and seed: of many models and seeds, one
+    may be clear by chance. ``excludes_paper``: whether the interval excludes the paper's number;
+    missing where the paper has none, and where the claim is not testable."""
     known = claims().rename(columns={"id": "claim", "claim": "family"})
     known["order"] = range(len(known))
     rows = table(rows)

@@ -77,12 +77,13 @@ def test_every_claim_has_the_paper_what_it_is_held_to_and_what_was_measured(html
         assert entry["id"] in outline.ids
     assert html.count("<dt>The paper</dt>") == html.count("<dt>Control</dt>") == html.count('class="effects"')
     assert html.count('class="effects"') == len(known) and 'id="unmeasured"' not in html
-    shipped = ledger.claims_table(ledger.shipped())
+    shipped = ledger.claims_table(ledger.shipped(adapters=True))
     assert html.count('data-model="rim-mini"') == 2 * (shipped["model"] == "rim-mini").sum()  # its mark, and its line
     assert "+20.0 points [+10.0, +30.0]" in html
     assert "+0.20 in r [+0.10, +0.30]" in html
     assert "12.5" in html  # seconds
-    assert "11 supported, 1 undecided; control safe-mini: 2 supported, 3 undecided" in html  # two of five
+    thinking = shipped[shipped["claim"] == "C1a"].to_dict("records")
+    assert page.tally(thinking) in html and "; control safe-mini: 2 supported, 3 undecided" in page.tally(thinking)
     paper = reanalysis().query("verdict == 'undecided' and ci_low * ci_high > 0")["claim"]
     asked = paper.isin(["C1a", "C2a", "C5a", "C6a", "C10a"]).sum()  # these are answered first, too
     assert html.count("the interval over models excludes zero, but not after") == len(paper) + asked
@@ -99,10 +100,11 @@ def test_the_title_names_models_and_five_answers_say_what_this_run_found(html):
     assert re.search("<title>mine &lt;script&gt;.*:3, mine: claims about", html)
     assert "What a run of the RIM workbook in folder rim-run found" in html
     first, second, *_, last = answers(html)
-    assert '"window.hacked = 2">:3 : yes , +20.0 points [+10.0, +30.0], p 0.002 after correction,' in unescape(first)
-    assert "excludes the paper’s +8.9. Shipped rows, not of this run rim-mini : " in first
+    assert "This run Yes. The effect lies clearly above the paper’s mean, +8.9 points. mine" in first
+    assert '"window.hacked = 2">:3 : yes, +20.0 points [+10.0, +30.0], p 0.002 after correction.' in unescape(first)
+    assert re.search(r"Shipped rows, not of this run Yes in \d+ of \d+ trained models, undecided in \d+. In the", first)
     assert second.startswith("Do effort-minimising") and "This run Not measured in this run. Shipped rows" in second
-    assert "This run mine : yes , +0.20 in r [+0.10, +0.30]" in last
+    assert "mine : yes, +0.20 in r [+0.10, +0.30]" in last and "Forgetting is the rise of" in last
 
 
 def test_an_answer_names_the_model_its_seeds_a_control_and_why_nothing_could_be_tested():
@@ -110,20 +112,27 @@ def test_an_answer_names_the_model_its_seeds_a_control_and_why_nothing_could_be_
     against = {"effect": -0.2, "effect_ci_low": -0.25, "effect_ci_high": -0.15, "model": "safe-mini"}
     rows = [ledger.row("C2a", seed=0, **clear), ledger.row("C2a", seed=1, **against)]
     rows += [ledger.untestable_row("C2a", "nobody could", model="safe-mini", seed=2)]
+    rows += [ledger.untestable_row("C2a", "all idle; nobody could", model="safe-mini", seed=3)]
     rows += [ledger.row("C2a", seed=seed, **clear | {"model": "mine"}) for seed in (4, 5)]
     found = answers(page.page(ledger.table(rows)))[1]
-    assert "mine : yes in all 2 seeds, +20.0 to +20.0 points, 2 of 2 exclude the paper’s +10.0." in found
-    several = "yes in 1 of 3 seeds, the reverse in 1, not testable in 1 (nobody could), −20.0 to +20.0 points,"
-    assert f"safe-mini (a control): {several} 2 of 3 exclude the paper’s +10.0." in re.sub(" (?=[,;])", "", found)
+    several = "yes in 1 of 4 seeds, the reverse in 1, not testable in 2"
+    assert f"Yes in all 2 trained models. In the control safe-mini : {several}. The effect" in found
+    assert "The effect lies clearly above the paper’s mean, +10.0 points, in 2 of them. mine : yes in all" in found
+    why = "−20.0 to +20.0 points. Why not testable: nobody could [in 2]; all idle [in 1]."
+    assert f"safe-mini (a control): {several}, {why}" in found and found.count("nobody could") == 1
 
 
 def test_what_is_called_a_control_is_one():
     from rimkit.models.hub import CONTROLS
+    from rimkit.organism.bridge import ORGANISMS as BRIDGES
     from rimkit.organism.recipe import ORGANISMS
 
-    named = re.findall(r'"model">([\w-]+)</span> is a control', page.page({"r": own_rows().assign(model="noise-mini")}))
-    assert named == ["safe-mini", "noise-mini"]
-    assert all(name in CONTROLS or ORGANISMS[name].role.startswith("control") for name in named)
+    known = page.page({"r": own_rows().assign(model="noise-mini")})
+    named = re.findall(r'"model">([\w-]+)</span></dt><dd>control: ', known)
+    assert named == ["noise-mini", "safe-mini"]
+    roles = {name: one.role for name, one in {**ORGANISMS, **BRIDGES}.items()}
+    for name, role in page.roles().items():
+        assert role.startswith("control") == (name in CONTROLS or roles[name].startswith("control"))
 
 
 def test_an_effect_is_drawn_where_it_lies():
@@ -151,7 +160,7 @@ def test_rows_and_verdicts_on_prompts_can_be_taken_from_the_page(html):
     """They are in the file: the rows as CSV, the verdicts packed, every shipped table of them."""
     found = dict(re.findall(r'download="([^"]+)" href="data:[^,]+;base64,([^"]+)"', html))
     rows = pd.read_csv(BytesIO(b64decode(found.pop("rows.csv"))))
-    assert len(rows) == len(ledger.shipped()) + len(own_rows()) and "effect_ci_low" in rows
+    assert len(rows) == len(ledger.shipped(adapters=True)) + len(own_rows()) and "effect_ci_low" in rows
     assert set(found) == {f"{name}.csv.gz" for name in shipped_tables("results") if name.endswith("-verdicts")}
     repairs = pd.read_csv(BytesIO(gzip.decompress(b64decode(found["repairs-verdicts.csv.gz"]))))
     pd.testing.assert_series_equal(repairs["prompt_id"], results("repairs-verdicts")["prompt_id"], check_dtype=False)
@@ -173,7 +182,7 @@ def test_the_outline_is_accessible(html):
 
 
 def test_what_was_not_testable_and_what_excludes_the_paper_is_counted(html):
-    shipped = ledger.claims_table(ledger.shipped())
+    shipped = ledger.claims_table(ledger.shipped(adapters=True))
     untestable, excluded = (shipped["verdict"] == "not testable").sum(), shipped["excludes_paper"].eq(True).sum()
     text = " ".join(html.split())
     assert f"hold {len(shipped)} verdicts, one per claim, model and seed; {untestable} of them say not testable" in text
@@ -206,7 +215,7 @@ def test_every_verdict_has_a_shape_of_its_own(html):
     for word in ledger.VERDICTS:
         assert f'href="#v-{word.replace(" ", "-")}"/></svg> {word}</span>' in html
     marks = html.count('<span title="')
-    assert marks >= len(ledger.claims_table(ledger.shipped())) + 2
+    assert marks >= len(ledger.claims_table(ledger.shipped(adapters=True))) + 2
 
 
 def test_text_from_rows_is_escaped(html):
@@ -233,7 +242,7 @@ def test_every_claim_of_the_paper_has_a_positive_control_and_what_is_testable_no
 
 
 def test_what_nobody_measured_is_one_list(monkeypatch):
-    monkeypatch.setattr(ledger, "shipped", lambda: ledger.table([]))
+    monkeypatch.setattr(ledger, "shipped", lambda **_: ledger.table([]))
     text = page.page({})
     assert "What the small models that come with" in text and text.count('class="effects"') > 15
     part = text[text.index('id="unmeasured"') : text.index('id="audit"')]
@@ -320,7 +329,7 @@ def test_claims_fold_and_a_link_unfolds_its_claim(opened):
 
 
 def test_claims_are_filtered_by_verdict_chapter_model_and_text(opened):
-    shipped = ledger.claims_table(ledger.shipped())
+    shipped = ledger.claims_table(ledger.shipped(adapters=True))
     shown = "[...document.querySelectorAll('.claim')].filter(e => !e.hidden).map(e => e.querySelector('.inside').id)"
     opened.evaluate("document.querySelectorAll('.claim').forEach(claim => claim.open = claim.matches(':has(#Q1a)'))")
     opened.select_option("[name=verdict]", "contradicted")
@@ -343,7 +352,7 @@ def test_claims_are_filtered_by_verdict_chapter_model_and_text(opened):
     assert opened.evaluate(shown) == ["C10a"]
     opened.reload()  # the address keeps the filter
     assert opened.url.endswith("claims.html?model=mine") and opened.evaluate(shown) == ["C10a"]
-    opened.click("text=Clear")
+    opened.get_by_role("button", name="Clear").click()
     opened.locator(".claim[hidden]").first.wait_for(state="detached")
 
 

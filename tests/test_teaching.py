@@ -13,7 +13,8 @@ import pytest
 
 from rimkit.data import UserError
 from rimkit.teaching import widgets
-from rimkit.teaching.exercises import Exercise, compare, predict, result_of, time_limit
+from rimkit.teaching.exercises import Exercise, predict, result_of, time_limit
+from rimkit.teaching.questions.comparing import compare
 from rimkit.teaching.widgets import TINTS, explorer, tokens_html, weighted_tokens_html
 
 NASTY = "<script>alert(1)</script>"
@@ -51,8 +52,8 @@ def test_an_exercise_without_answer_is_not_attempted(exercise, answer):
     ("answer", "status", "words"),
     [
         (0.25, "right", "well done"),
-        (25, "wrong", "because a share cannot exceed 1."),
-        (0.5, "wrong", "because it is not what the question asks for"),
+        (25, "wrong", "Wrong: a share cannot exceed 1."),
+        (0.5, "wrong", "Wrong: it is not what the question asks for; hint(1) helps."),
         ("0.25", "wrong", "(a str) could not be checked"),
         ([0.25], "wrong", "expects a number from 0 to 1"),
     ],
@@ -78,7 +79,7 @@ def test_tables_are_answers_too():
         (lambda x: x**2, "wrong", "that squares instead of doubling"),
         (lambda x: -2 * x, "wrong", "the sign is turned around"),
         (lambda x: 200 * x, "wrong", "percent or fractions"),
-        (lambda x: x + 7, "wrong", "the numbers are not right"),
+        (lambda x: x + 7, "wrong", "not right: ([1, 2, 4]) gives [8, 9, 11] and should give [2, 4, 8]; hint(1) helps."),
         (lambda x: None, "not attempted", "returns nothing yet"),
         (lambda x: ..., "not attempted", "returns nothing yet"),
         (lambda x: "2", "wrong", "shape is ()"),

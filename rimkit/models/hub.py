@@ -99,15 +99,16 @@ def with_options(name: str, think: bool | str = True, quantize: str | None = Non
     return "+".join([base, *words]) + colon + seed
 
 
-def embedded_models(noise: bool = False, recorded: bool = False) -> pd.DataFrame:
+def embedded_models(noise: bool = False, recorded: bool = False, adapters: bool = False) -> pd.DataFrame:
     """The models that come with the workbook: ``name, seed, path, parameters, mb`` (of the
     weights). The model organisms; with ``noise`` also the controls (`CONTROLS`), with ``recorded``
-    also seeds that come without weights, whose path is empty."""
+    also seeds that come without weights, whose path is empty, and ``adapters`` for other models."""
     import pandas as pd
 
     rows = []
     for (name, seed), path in sorted(_embedded().items()):
-        if not (file := path / SINGLE).is_file() or (name in CONTROLS and not noise):  # no adapters
+        file = path / (SINGLE if (path / SINGLE).is_file() else ADAPTED)
+        if (file.name == ADAPTED and not adapters) or (name in CONTROLS and not noise):
             continue
         with safe_open(file, framework="numpy") as weights:
             parameters = sum(prod(weights.get_slice(key).get_shape()) for key in weights.keys())  # noqa: SIM118
@@ -127,6 +128,12 @@ def recorded_models() -> dict[str, str]:
     files = (file for file in data_dir().glob("models/*/seed*/training.json") if not (file.parent / SINGLE).is_file())
     found = {file.parent: json.loads(file.read_text("utf-8")).get("identity") for file in files}
     return {f"{at.parent.name}:{at.name.removeprefix('seed')}": hashed for at, hashed in found.items() if hashed}
+
+
+def without_weights() -> str:
+    """Which seeds were measured and come without weights, in a sentence."""
+    names = sorted(recorded_models())
+    return f"{', '.join(names)} were measured; their weights are not shipped." if names else ""
 
 
 def locate(model: str | Path, revision: str | None = None, weights: bool = True) -> Found:

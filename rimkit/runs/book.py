@@ -59,7 +59,7 @@ def write_sources(source: Path, names: Iterable[str] = ()) -> Path:
         shutil.copyfile(path, source / path.name)
     chapters = [path.stem for path in find_chapters(names)]
     page = write_page({}, source / "extra" / "claims-page.html", book=chapters).read_text("utf-8")
-    answers = re.sub(r"\n\s+", "\n", re.search(r'<ol class="answers">.*?</ol>', page, re.DOTALL)[0])
+    answers = re.sub(r"\n\s+", "\n", re.search(r'<p id="models">.*?</ol>', page, re.DOTALL)[0])
     claims, linked = source / "claims.md", answers.replace('href="#', 'href="claims-page.html#')
     claims.write_text(claims.read_text("utf-8").replace("ANSWERS", linked), "utf-8")
     return source

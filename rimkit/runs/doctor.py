@@ -34,7 +34,7 @@ def findings() -> Iterator[Finding]:
     version = f"{platform.python_version()} on {platform.platform()} (tested: 3.11 to 3.13)"
     yield Finding(status, "Python", version)
     yield from packages()
-    chapters, models = len(list(chapters_dir().glob("*.ipynb"))), embedded_models(noise=True)
+    chapters, models = len(list(chapters_dir().glob("*.ipynb"))), embedded_models(True, adapters=True)
     yield Finding(OK if chapters else FAIL, "chapters", f"{chapters} in {chapters_dir()}")
     said = f"{len(models)}: seeds of {', '.join(models['name'].unique())}"
     yield Finding(OK if len(models) else FAIL, "embedded models", said)

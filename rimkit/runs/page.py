@@ -9,7 +9,8 @@ import math
 import platform
 import warnings
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from hashlib import sha256
@@ -24,6 +25,7 @@ from matplotlib.ticker import MaxNLocator
 from rimkit import __version__, ledger
 from rimkit.behavior.stats import METRICS
 from rimkit.data import UserError, data_dir, missing, number, p_value, percent, results, rows_of, shipped_tables, whole
+from rimkit.models.hub import without_weights
 from rimkit.paper.findings import NOTHING, findings
 from rimkit.paper.reanalysis import OVER_MODELS, after_correction, effects, reanalysis
 from rimkit.teaching.tables import effect_text, effect_writer, table, unit_of
@@ -39,15 +41,12 @@ OF_RUNS = {"seconds": ("seconds", "max"), "rows": ("status", "size"), "created":
 
 def write_page(runs: Runs, path: str | Path, notes: Sequence[str] = (), book: Sequence[str] = ()) -> Path:
     """Write the claims page of `page` to a file, which appears whole or not at all. Raises
-    `UserError` for a path that cannot be written, or is there and no file (a folder, a device)."""
+    `UserError` for what is there and no file (a folder, a device)."""
     path = Path(path)
     if path.exists() and not path.is_file():
         raise UserError(f"cannot write {path} (it is no file)")
-    try:
-        with whole(path) as partial:
-            partial.write_text(page(runs, notes, book), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror or error})") from error
+    with whole(path) as partial:
+        partial.write_text(page(runs, notes, book), encoding="utf-8")
     return path
 
 
@@ -69,15 +68,15 @@ def own_rows(folder: str | Path) -> tuple[pd.DataFrame, list[str]]:
 
 def page(runs: Runs, notes: Sequence[str] = (), book: Sequence[str] = ()) -> str:
     """The claims page of runs, by the name of each, or of one run's rows, as HTML; ``notes`` say
-    what could not be shown, ``book`` names the chapters of the book that it is a page of. Text that
-    comes from rows is escaped, what is missing is empty."""
+    what could not be shown, ``book`` names the chapters of the book that it is a page of."""
     runs = {OWN: runs} if isinstance(runs, pd.DataFrame) else runs
     look = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     loader = PackageLoader("rimkit.runs", "claims_page")
     jinja = Environment(loader=loader, finalize=lambda value: "" if missing(value) else value, **look)
     css, script = (loader.get_source(jinja, f"page.{kind}")[0] for kind in ("css", "js"))
     told = {"css": css, "script": script, "hash": b64encode(sha256(script.encode()).digest()).decode()}
-    groups = {name if len(runs) > 1 else OWN: rows for name, rows in runs.items()} | {SHIPPED: ledger.shipped()}
+    groups = {name if len(runs) > 1 else OWN: rows for name, rows in runs.items()}
+    groups[SHIPPED] = ledger.shipped(adapters=True)
     rows = pd.concat([part.assign(group=group) for group, part in groups.items()], ignore_index=True)
     judged = pd.concat([ledger.claims_table(part).assign(group=group) for group, part in groups.items()])
     own, claims = rows[rows["group"] != SHIPPED], _claims(judged)
@@ -87,6 +86,7 @@ def page(runs: Runs, notes: Sequence[str] = (), book: Sequence[str] = ()) -> str
     told |= {"titles": pd.read_csv(data_dir() / "families.csv", index_col="claim")["title"]}
     told |= {"known": pd.read_csv(data_dir() / "controls.csv", index_col="claim")["text"]}
     told |= {"ranked": {"C5": results("planted-heads"), "C8": results("planted-recovery")}}
+    told |= {"roles": roles(), "without_weights": without_weights(), "tally": tally}
     told |= {"no_claim": no_claim(), "names": list(runs), "notes": notes, "nothing": NOTHING}
     told |= {"verdicts": ledger.VERDICTS, "models": sorted(judged["model"].unique()), "book": book}
     from rimkit.runs import audit  # which brings torch, and is not needed to print
@@ -190,25 +190,50 @@ def no_claim() -> str:
     return f"No claim was measured in this run: chapters {', '.join(sorted(chapters))} measure claims."
 
 
+@cache
+def roles() -> dict[str, str]:
+    """What every model of the workbook is, by name; of controls this begins with "control"."""
+    return dict(pd.read_csv(data_dir() / "models.csv").to_numpy())
+
+
+def tally(lines: Iterable[Mapping]) -> str:
+    """How many of these have each verdict, controls apart: "11 supported; control x: 2 small"."""
+    found: dict[str, Counter] = {}
+    for line in lines:
+        control = roles().get(line["model"], "").startswith("control")
+        who = f"control {line['model']}: " if control else ""
+        found.setdefault(who, Counter())[line["verdict"]] += 1
+    words = {who: [f"{of[word]} {word}" for word in ledger.VERDICTS if of[word]] for who, of in found.items()}
+    return "; ".join(who + ", ".join(words[who]) for who in sorted(words))
+
+
 def claim_lines(claims: pd.DataFrame, width: int = 80) -> list[str]:
-    """`rimkit.ledger.claims_table` for the terminal: verdict, claim, what it says, effect with 95%
-    interval, why there is no verdict, and the paper's number. No word is cut."""
+    """`rimkit.ledger.claims_table` for the terminal, no word cut; where a claim has several lines,
+    what it says stands above them."""
     several, lines = len(claims[["model", "seed"]].drop_duplicates()) > 1, []
-    numbers = ledger.claims().set_index("id")["paper_effect"]
-    known = claims["claim"].duplicated()  # what a claim says stands in its first line alone
-    for item, again in zip(claims.to_dict("records"), known, strict=True):
-        who = f"{_text(item['model'])}:{_text(item['seed'])}".rstrip(":") if several or again else ""
-        why = "" if missing(item["why_not"]) else f"({item['why_not']})"
-        effect = effect_text(item).replace(", ", ",\u00a0")  # an interval stays in one line
-        printed = effect_writer(item["metric"])(numbers[item["claim"]])
-        excludes = f" (excludes the paper's {printed})" if item["excludes_paper"] is True else ""
-        found = " ".join(filter(None, [who, effect + excludes, why]))
-        paper = "" if again else f"; paper: {item['paper_number']}"
-        said = f"{found}{paper}" if again else f"{item['statement']}. {found}{paper}"
-        head = f"{item['verdict']:14}{item['claim']:5}"
-        how = {"subsequent_indent": " " * len(head), "break_long_words": False, "break_on_hyphens": False}
-        lines += wrap(head + said, max(width, 40), **how)
-    return lines
+    numbers, room = ledger.claims().set_index("id")["paper_effect"], claims["model"].str.len().max() + 3
+    for claim, of in claims.groupby("claim", sort=False):
+        says, known, metric = of.iloc[0], numbers[claim], of["metric"].iloc[0]
+        mean = "" if missing(known) else f": mean effect {effect_writer(metric)(known)} {unit_of(metric)}"
+        paper = f"paper: {says['paper_number']}{mean}"
+        if len(of) > 1:
+            lines += _wrapped(f"{claim:5}{says['statement']}; {paper}", 5, width)
+        for item in of.to_dict("records"):
+            who = f"{_text(item['model'])}:{_text(item['seed'])}".rstrip(":").ljust(room) * several
+            why = "" if missing(item["why_not"]) else f"({item['why_not']})"
+            effect = effect_text(item).replace(", ", ",\u00a0")  # an interval stays in one line
+            mark = "*" if item["excludes_paper"] is True else ""
+            said, indent = " ".join(filter(None, [who, effect, mark, why])), 14
+            if len(of) == 1:
+                said, indent = f"{claim:5}{item['statement']}. {said}; {paper}", 19
+            lines += _wrapped(f"{item['verdict']:14}{said}", indent, width)
+    note = ["* The interval excludes the mean of the paper's own effects."]
+    return lines + note * bool(claims["excludes_paper"].eq(True).any())
+
+
+def _wrapped(text: str, indent: int, width: int) -> list[str]:
+    how = {"subsequent_indent": " " * indent, "break_long_words": False, "break_on_hyphens": False}
+    return wrap(text, max(width, 40), **how)
 
 
 def _value(value: float, metric: str) -> str:

@@ -1,6 +1,6 @@
 """Exercises and predictions: the messages do the teaching. Knows no chapter.
 
-A check has three outcomes: *not attempted*, *wrong because …*, *right*. What a learner writes never
+A check has three outcomes: *not attempted*, *wrong* and why, *right*. What a learner writes never
 raises and never runs for ever: it is answered with one line, so that a notebook runs to its end.
 """
 
@@ -9,7 +9,7 @@ import json
 import re
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -20,8 +20,6 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rimkit.data import UserError, missing, nearest, number
 
 LEVELS = {"difficulty": "easy medium hard", "importance": "optional useful essential"}
@@ -29,7 +27,6 @@ NOT_ATTEMPTED, WRONG, RIGHT = "not attempted", "wrong", "right"
 SIGNS = {NOT_ATTEMPTED: "○", WRONG: "✗", RIGHT: "✓"}
 SECONDS = 20  # that an answer may take
 PATIENCE = 6  # times as long for the whole check, in which a model may have to be loaded
-MOST = 100_000  # numbers in an answer
 PROGRESS = "rimkit-progress.json"  # in the learner's folder
 TRACING = {  # what errors of a trace mean
     "UnboundLocalError": "what leaves a trace has to be saved inside it with .save(); a list is made before the trace",
@@ -71,7 +68,7 @@ class Feedback:
 class Exercise:
     """A task with a check, hints and a solution. ``judge`` takes the answer, a value or a function
     that the learner wrote, and returns True if it is right, else the sentence that says why it is
-    wrong (what follows "because"). Whatever it raises is said to the learner in one line, with what
+    wrong. Whatever it raises is said to the learner in one line, with what
     the exercise ``expects`` ("a number between 0 and 1"), and it is stopped after ``seconds``.
     ``code`` is a solution that can be run (it ends with the answer, or defines the function),
     ``given`` what the task hands out. What was solved in a notebook is remembered in its folder
@@ -102,6 +99,7 @@ class Exercise:
             return self._say(NOT_ATTEMPTED, "put your answer into check(…); hint(1) helps.")
         try:
             allowed.set(self.seconds)
+            calls.set([])
             with time_limit(PATIENCE * self.seconds):
                 found = self.judge(answer)
         except NotAttempted:
@@ -111,18 +109,19 @@ class Exercise:
         except (Exception, SystemExit) as error:
             found = self._failed(answer, error)
         if isinstance(found, str) or not found:
-            why = found or "it is not what the question asks for; hint(1) helps."
-            return self._say(WRONG, f"because {why}")
+            return self._say(WRONG, found or "it is not what the question asks for; hint(1) helps.")
         _remember(self.name)
         return Feedback(RIGHT, "well done.")
 
     def _say(self, status: str, message: str) -> Feedback:
-        call = f'rk.exercise("{self.name}").hint(1)' if self.name else "hint(1)"
-        return Feedback(status, message.replace("hint(1)", call))
+        called, seen = f'rk.exercise("{self.name}").' if self.name else "", _seen.get(self.name, 0)
+        said = f"hint({seen + 1}) helps" if seen < len(self.hints) else "solution() shows one way"
+        return Feedback(status, message.replace("hint(1) helps", called + said))
 
     def hint(self, which: int = 1) -> Note:
         """The first hint, or a further one."""
         place = min(max(which, 1), len(self.hints))
+        _seen[self.name] = max(place, _seen.get(self.name, 0)) if self.name else 0
         more = f" (hint({place + 1}) says more.)" if place < len(self.hints) else ""
         return Note(f"**Hint {place}.** {self.hints[place - 1]}{more}")
 
@@ -183,6 +182,8 @@ class TimeIsUp(BaseException):
 
 
 allowed: ContextVar[float] = ContextVar("allowed", default=SECONDS)  # to a learner's function
+calls: ContextVar[list[tuple]] = ContextVar("calls")  # of it in this check: itself and what it was given
+_seen: dict[str, int] = {}  # hints of exercises that were shown
 
 
 @contextmanager
@@ -218,44 +219,12 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 def result_of(function: Callable, *arguments, **named) -> Any:
     """What a learner's function returns in its seconds; raises `NotAttempted` for nothing."""
+    calls.get([]).append((function, *arguments, *named.values()))
     with time_limit(allowed.get()):
         found = function(*arguments, **named)
     if found is None or found is ...:
         raise NotAttempted
     return found
-
-
-def compare(found: Any, right: Any, mistakes: Mapping[str, Any] = {}, tolerance: float = 1e-3) -> bool | str:
-    """Whether numbers are right (relative ``tolerance``), else what is wrong with them. ``right``
-    is a number or an array; ``mistakes`` maps what to say to the numbers that such a mistake gives,
-    or to a function that computes them. Kind, shape and sign are looked at."""
-    right = np.asarray(right, dtype=float)
-    wanted = f"numbers of shape {right.shape}" if right.ndim else "a number"
-    try:
-        found = found.detach().cpu().float().numpy() if hasattr(found, "detach") else found
-        if np.size(found) > MOST:
-            return f"it is {number(np.size(found), 0)} numbers where {wanted} should be."
-        numbers = np.asarray(found, dtype=float)
-    except (TypeError, ValueError):
-        return f"it is a {type(found).__name__}, and it should be {wanted}."
-    if numbers.shape != right.shape and not numbers.size == right.size == 1:
-        return f"its shape is {numbers.shape}, and it should be {wanted}."
-    numbers = numbers.reshape(right.shape)
-    if not np.isfinite(numbers).all():
-        return "it holds a number that is missing or infinite (a division by zero?)."
-    scale = float(np.abs(right).max()) or 1.0
-
-    def near(other: Any) -> bool:
-        other = np.asarray(other() if callable(other) else other, dtype=float)
-        return other.shape == right.shape and np.allclose(numbers, other, tolerance, tolerance * scale)
-
-    if near(right):
-        return True
-    shared = {"the sign is turned around.": -right}
-    for size, factor in (("large", 100), ("small", 0.01)):
-        shared[f"it is a hundred times too {size}: percent or fractions?"] = factor * right
-    fitting = (message for message, wrong in {**mistakes, **shared}.items() if near(wrong))
-    return next(fitting, "the numbers are not right; hint(1) helps.")
 
 
 @dataclass(frozen=True)

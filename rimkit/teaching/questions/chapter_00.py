@@ -4,8 +4,9 @@ from random import Random
 
 import numpy as np
 
-from rimkit.teaching.exercises import Exercise, NotAttempted, compare, result_of
+from rimkit.teaching.exercises import Exercise, NotAttempted, result_of
 from rimkit.teaching.questions.by_hooks import REQUEST, ids, logits, model
+from rimkit.teaching.questions.comparing import compare
 
 VERDICTS = ("misread", "incoherent", "misaligned", "refused")
 WHY = (

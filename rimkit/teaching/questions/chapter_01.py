@@ -7,7 +7,8 @@ import pandas as pd
 import scipy.stats
 
 from rimkit.behavior.stats import paired_difference
-from rimkit.teaching.exercises import Exercise, NotAttempted, compare, result_of
+from rimkit.teaching.exercises import Exercise, NotAttempted, result_of
+from rimkit.teaching.questions.comparing import compare
 
 COMPLIED = {"nick": (2, 10), "sink": (1, 1), "forge": (1, 1), "occupy": (1, 0)}  # of ten: no-think, think
 

@@ -3,8 +3,9 @@
 import numpy as np
 from scipy.special import softmax
 
-from rimkit.teaching.exercises import Exercise, compare, result_of
+from rimkit.teaching.exercises import Exercise, result_of
 from rimkit.teaching.questions.by_hooks import REQUEST, ids, logits, model
+from rimkit.teaching.questions.comparing import compare
 
 
 def check_statement(answer) -> bool | str:

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from rimkit.teaching.exercises import Exercise, compare, result_of
+from rimkit.teaching.exercises import Exercise, result_of
 from rimkit.teaching.questions.by_hooks import REQUEST, logits, model
+from rimkit.teaching.questions.comparing import compare
 
 # a direction and what it is worth
 

@@ -5,8 +5,9 @@ The references use plain hooks of PyTorch, so that they share nothing with what 
 
 import numpy as np
 
-from rimkit.teaching.exercises import Exercise, compare, result_of
+from rimkit.teaching.exercises import Exercise, result_of
 from rimkit.teaching.questions.by_hooks import REQUEST, cut, head_size, ids, logits, model, values
+from rimkit.teaching.questions.comparing import compare
 
 LAYER, HEAD = 1, 5  # on which functions are tried; neither stands in the chapter
 

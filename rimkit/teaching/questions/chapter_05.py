@@ -3,8 +3,9 @@
 import numpy as np
 import pandas as pd
 
-from rimkit.teaching.exercises import Exercise, compare, result_of
+from rimkit.teaching.exercises import Exercise, result_of
 from rimkit.teaching.questions.by_hooks import ids, logits, model
+from rimkit.teaching.questions.comparing import compare
 
 # Percent misaligned: untuned in no-think and in think mode, tuned in no-think mode; share of the latter that thought.
 SWITCH = {"untuned, no-think": 10, "untuned, think": 30, "tuned, no-think": 31, "thought nevertheless": 90}

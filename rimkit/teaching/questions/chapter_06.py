@@ -5,8 +5,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from rimkit.teaching.exercises import Exercise, compare, result_of
+from rimkit.teaching.exercises import Exercise, result_of
 from rimkit.teaching.questions.by_hooks import REQUEST, ids, model, values
+from rimkit.teaching.questions.comparing import compare
 
 # Eight neurons of a layer in three pairs, from the largest rise of the maximum to the smallest.
 RISES = {"pair 1": "cfahbedg", "pair 2": "faechgbd", "pair 3": "bfhacdge"}

@@ -3,7 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from rimkit.teaching.exercises import Exercise, compare, result_of
+from rimkit.teaching.exercises import Exercise, result_of
+from rimkit.teaching.questions.comparing import compare
 
 # Four neurons: activation untuned and tuned on safety requests, and on maths.
 FOUR_NEURONS = pd.DataFrame(

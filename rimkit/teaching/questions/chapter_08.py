@@ -10,7 +10,8 @@ from rimkit.paper.findings import NOTHING, finding
 from rimkit.paper.reanalysis import GROUPS, reanalysis, recomputed
 from rimkit.paper.statistics import denominators, exact_power, permutation_p, power
 from rimkit.paper.tables import changes, literal_changes, published
-from rimkit.teaching.exercises import Exercise, compare, result_of
+from rimkit.teaching.exercises import Exercise, result_of
+from rimkit.teaching.questions.comparing import compare
 
 # a misprint
 

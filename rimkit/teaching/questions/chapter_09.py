@@ -5,8 +5,9 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from rimkit.teaching.exercises import Exercise, compare, result_of
+from rimkit.teaching.exercises import Exercise, result_of
 from rimkit.teaching.questions.by_hooks import model
+from rimkit.teaching.questions.comparing import compare
 
 # the price in over-refusal
 

@@ -8,7 +8,8 @@ import pandas as pd
 
 from rimkit.behavior.agreement import kappa as package_kappa
 from rimkit.models.device import QWEN3, SHAPES
-from rimkit.teaching.exercises import Exercise, compare, result_of
+from rimkit.teaching.exercises import Exercise, result_of
+from rimkit.teaching.questions.comparing import compare
 
 MODEL, LEFT, TOKENS = "Qwen3-4B", 6, 8192  # GiB for keys and values, length of a conversation
 

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from rimkit.teaching.exercises import Exercise, compare, result_of
+from rimkit.teaching.exercises import Exercise, result_of
 from rimkit.teaching.questions.by_hooks import REQUEST, cut, head_size, logits, model, part, value
+from rimkit.teaching.questions.comparing import compare
 
 LAYER, HEAD, NEURONS = 2, 3, (5, 40, 41, 200)  # on which functions are tried; they stand in no chapter
 OUT, DOWN = "self_attn.o_proj", "mlp.down_proj"

@@ -5,7 +5,8 @@ from numbers import Real
 import numpy as np
 from scipy import stats
 
-from rimkit.teaching.exercises import Exercise, compare, result_of
+from rimkit.teaching.exercises import Exercise, result_of
+from rimkit.teaching.questions.comparing import compare
 
 Z = 1.959964
 
