@@ -282,7 +282,7 @@ BAD = {  # a command line of each kind, and what its one line says
     "compare rim-mini {adapter}": "a pickle can run code",
     "ledger --csv /dev/full": DEVICE,
     "ledger --csv .": "(Is a directory)",
-    "report {run} --html /dev/stdout": "cannot write /dev/stdout",
+    "report {run} --html /dev/stdout": "cannot use /dev/stdout",
     "report {run} --html {run}": "it is no file",
     "report {run} --html /proc/x/y.html": "cannot use /proc/x",
     "fetch owner/{long}": "there is nothing called",

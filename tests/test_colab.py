@@ -167,7 +167,7 @@ def test_the_shipped_readme_and_all_chapters_are_filled_in(tmp_path, monkeypatch
     line = ["badges", "--repo", "owner/name", "--branch", "v1", "--readme", "README.md", "--stamp", "chapters"]
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, line)
-    assert done.stdout == f"{1 + len(CHAPTERS)} files changed: the workbook is at owner/name\n", done.stderr
+    assert done.stdout == f"The workbook is at owner/name; files changed: {1 + len(CHAPTERS)}\n", done.stderr
     text = (tmp_path / "README.md").read_text()
     assert all(text.count(link) == 1 for link in links("owner/name", "v1"))
     assert text.count("owner/name/blob") == len(CHAPTERS)
