@@ -130,9 +130,6 @@ def test_lines_have_rows_styles_and_hollow_marks():
     hollow = figure.axes[0].collections[0].get_facecolors()
     assert [to_hex(face) for face in hollow].count("#ffffff") == 1
     assert "Hollow: breaks" in figure.caption
-    styled = lines(table, "size", hue="mode", facet="rule", style="seed", title="t")
-    assert {line.get_linestyle() for line in styled.axes[0].lines} == {"-", "--"}
-    assert legend(styled) == ["think", "no-think", "seed 0", "seed 1"]
 
 
 def test_lines_differ_in_more_than_colour_and_mark_places():
@@ -187,14 +184,36 @@ def test_a_forest_says_words_and_draws_effects_without_interval(effects):
 
 def test_a_scatter_has_a_diagonal_and_equal_axes():
     table = pd.DataFrame({
-        "model": ["a", "a", "b"], "kind": ["x", "y", "x"], "expected": [0.1, -0.2, 0.0], "measured": [0.2, -0.1, 0.3],
+        "model": ["a", "a", "b"], "kind": ["x", "y", "x"], "expected": [10, -20, 0], "measured": [20, -10, 30],
     })  # fmt: skip
-    look = {"title": "t", "x_label": "expected", "y_label": "measured", "unit": "points", "line": True}
+    look = {"title": "t", "x_label": "expected", "y_label": "measured", "line": True}
     figure = scatter(table, "expected", "measured", hue="kind", facet="model", **look)
     for axis in figure.axes:
         assert axis.get_xlim() == axis.get_ylim()
     assert [len(found) for axis in figure.axes for found in marks(axis)] == [1, 1, 1]
     assert "3 points, expected from −20 to 10, measured from −10 to 30" in figure.alt_text
+
+
+def test_a_scatter_draws_the_front_and_names_its_points():
+    table = pd.DataFrame(
+        {"repair": ["a", "b", "c"], "maths": [50, 90, 40], "harm": [10, 12, 30], "cut": [False, False, True]}
+    )
+    axis = scatter(table, "maths", "harm", words="repair", front=["a", "b"], hollow="cut", title="t").axes[0]
+    assert {tuple(map(float, point)) for point in axis.lines[0].get_xydata()} == {(50, 10), (90, 12)}
+    heights = {text.get_text(): text.xy[1] for text in axis.texts}
+    assert set(heights) == {"a", "b", "c"} and heights["b"] >= 12 > heights["a"]
+    assert [to_hex(face) for face in axis.collections[0].get_facecolor()].count("#ffffff") == 1
+
+
+def test_a_style_of_thoughts_looks_the_same_in_every_figure():
+    table = pd.DataFrame(
+        {"corpus": ["hard-effort", "hard", "hard-longer-careful", "hard-careful"], "value": [0.1, 0.2, 0.3, 0.4]}
+    )
+    other = pd.DataFrame({"style": ["careful", "effort-minimising", "mine"], "value": [0.1, 0.2, 0.3]})
+    first, second = points(table, "corpus", hue="corpus", title="t"), points(other, "style", hue="style", title="t")
+    looks = [[to_hex(found.get_facecolor()[0]) for found in figure.axes[0].collections] for figure in (first, second)]
+    assert looks[0][3] == looks[1][0] == "#017a5b" and looks[0][0] == looks[1][1] == "#c44601"
+    assert len({*looks[0], *looks[1]}) == 5 and not first.legends
 
 
 def test_a_scatter_shows_the_range_that_was_possible():

@@ -450,6 +450,22 @@ def test_points_of_several_models_give_the_claims_about_them(points):
     assert np.allclose(ras.left_out_errors(table.assign(rise=1.0), ["rise"])["rise"], missed["nothing"])
 
 
+def test_twins_differ_in_style_alone():
+    corpora = [
+        "hard-careful",
+        "hard-effort",
+        "hard-effort",
+        "50 hard, 50 hard-careful",
+        "50 hard-careful, 50 hard-effort",
+        "hard",
+    ]
+    table = pd.DataFrame(
+        {"model": "m", "seed": 0, "corpus": corpora, "step": [30, 30, 360, 30, 30, 30], ras.RAS: range(1, 7)}
+    )
+    (pair,) = ras.twins(table, [ras.RAS]).to_dict("records")
+    assert (pair["problems"], pair["step"], pair["careful"], pair["effort"]) == ("hard-…", 30, 1, 2)
+
+
 def test_streamed_activations_equal_those_kept(base):
     from rimkit.models.activations import mean, read
 

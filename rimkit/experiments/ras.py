@@ -558,6 +558,16 @@ def for_scatter(points: DataFrame, names: Sequence[str]) -> DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+def twins(points: DataFrame, names: Sequence[str]) -> DataFrame:
+    """Pairs of tunings on the same problems at the same step, of another style: a row per pair and
+    predictor, ``model, seed, problems, step, predictor, careful, effort``."""
+    styles = points["corpus"].str.findall("careful|effort").map(set).map("".join)
+    alone = points[styles.isin(["careful", "effort"])].assign(style=styles)
+    alone["problems"] = alone["corpus"].str.replace("careful|effort", "…", regex=True)
+    wide = alone.set_index([*MODEL, "problems", "step", "style"])[[*names]].unstack("style")
+    return pd.concat([wide[name].dropna().assign(predictor=name) for name in names]).reset_index()
+
+
 # A single other set may have a high or a low RAS, so the control is the *spread* of such sets: one
 # of them in place of the critical set is undecided about 95 times in 100. Random neurons are the
 # paper's control, and no fair one: neurons that one rule finds are alike, and stray further. C9a

@@ -48,16 +48,12 @@ SIGNS = {  # of an interval: colour, marker, words
     0: ("0.45", "o", "zero inside the interval"), 2: ("0.45", "D", "no interval"),
 }  # fmt: skip
 _OUTCOMES = pd.read_csv(data_dir() / "outcomes.csv", keep_default_na=False)
+_STYLES = pd.read_csv(data_dir() / "styles.csv").to_numpy()  # of thoughts: one look in all figures
+STYLES = {word: tuple(look) for word, *look in _STYLES}  # the first word that a name holds counts
 OUTCOMES = {word: tuple(rest) for word, *rest in _OUTCOMES.to_numpy()}  # colour, hatch, colour of the number
 LOW, HIGH = "ci_low", "ci_high"
 WIDTH = 8.8  # inches: what a notebook shows without shrinking it
-STYLE = sns.axes_style("ticks") | {
-    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 11,
-    "axes.titlesize": 11.5, "axes.labelsize": 11, "xtick.labelsize": 10.5, "ytick.labelsize": 10.5,
-    "legend.fontsize": 10.5, "figure.titlesize": 13, "figure.labelsize": 11, "figure.facecolor": "white",
-    "axes.facecolor": "white", "axes.spines.top": False, "axes.spines.right": False, "grid.color": "0.9",
-    "axes.axisbelow": True, "legend.frameon": False, "svg.fonttype": "none",
-}  # fmt: skip
+STYLE = mpl.rc_params_from_file(data_dir() / "figures.mplstyle", False, False)
 
 
 @mpl.rc_context(STYLE)
@@ -78,58 +74,49 @@ def points(
     for axis, part, places in panels:
         for index, (name, look) in enumerate(looks.items()):
             here = _part(part, {hue: name})
-            spots = _spots(here[x], places) + 0.7 * _offset(index, len(looks))
+            spots = _spots(here[x], places) + 0.7 * _offset(index, len(looks)) * (hue != x)
             if joined:
                 axis.plot(spots, here[value], color=look[0], linewidth=1.2, alpha=0.5)
             _mark(axis, spots, here[value], here, look)
-    unit, legend = _shares(figure, percent, limits), _handles(table, hue, looks)
+    unit, legend = _shares(figure, percent, limits), _handles(table, None if hue == x else hue, looks)
     return _finish(figure, title, table, keys, label, value, unit, caption, None, reference, legend)
 
 
 @mpl.rc_context(STYLE)
 def lines(
     table: pd.DataFrame, x: str, y: str = "value", *, title: str, hue: str | None = None,
-    style: str | None = None, facet: str | None = None, row: str | None = None,
-    x_label: str = "", y_label: str = "", caption: str = "", percent: bool = True, log_x: bool = False,
+    facet: str | None = None, row: str | None = None, x_label: str = "", y_label: str = "",
+    caption: str = "", percent: bool = True, log_x: bool = False,
     hollow: str | None = None, limits: tuple[float, float] | None = None, notes: Mapping | None = None,
     reference: Mapping[str, float] | None = None, x_reference: Mapping[str, float] | None = None,
 ) -> Figure:  # fmt: skip
-    """Curves over a number (a dose, a layer, a step): a colour per ``hue``, dashes per ``style``. A
-    panel per ``facet``, and a row of panels per ``row``. With ``percent`` the numbers are shares,
-    and the axis runs from 0 to 100% unless ``limits`` says otherwise. ``x_reference`` marks places
-    along the axis. With ``style``, or more than 16 points a line, no intervals are drawn."""
-    keys = _keys(table, [facet, row, hue, style, x], y)
+    """Curves over a number (a dose, a layer, a step): a colour and dashes per ``hue``. A panel per
+    ``facet``, and a row of panels per ``row``. With ``percent`` the numbers are shares, and the
+    axis runs from 0 to 100% unless ``limits`` says otherwise. ``x_reference`` marks places along
+    the axis. With more than 16 points a line no intervals are drawn."""
+    keys = _keys(table, [facet, row, hue, x], y)
     if not pd.api.types.is_numeric_dtype(table[x]):
         raise UserError(f"a line needs numbers, and the column '{x}' has none; use points for categories")
     y_label, x_label = y_label or _label(table, y), x_label or _words(x)
     looks, reach = _looks(table, hue), float(np.ptp(table[x].to_numpy(dtype=float)))
-    dashes = dict(zip(_levels(table, style or hue), cycle(DASHES), strict=False))
+    dashes = dict(zip(looks, cycle(DASHES), strict=False))
     size = (WIDTH, 3.6) if len(looks) > 6 else None  # room for a legend beside
     figure, panels = _panels(table, facet, row, labels=(x_label, y_label), size=size, notes=notes)
     for axis, part, _ in panels:
         for index, (name, look) in enumerate(looks.items()):
-            for kind in _levels(table, style):
-                here = _part(part, {hue: name, style: kind}).sort_values(x, kind="stable")
-                many = len(here) > 16
-                shift = 0 if log_x or style or many else 0.02 * reach * _offset(index, len(looks))
-                here = here.assign(**{x: here[x] + shift})  # so that no interval hides another
-                dash = dashes[kind if style else name]
-                axis.plot(here[x], here[y], dash, color=look[0], linewidth=1.6, alpha=0.85)
-                marked = here.iloc[index % 3 :: max(1, len(here) // 6)] if many else here
-                if style or many:
-                    marked = marked.drop(columns=[LOW, HIGH], errors="ignore")
-                _mark(axis, marked[x], marked[y], marked, look, hollow, area=32)
+            here = _part(part, {hue: name}).sort_values(x, kind="stable")
+            many = len(here) > 16
+            shift = 0 if log_x or many else 0.02 * reach * _offset(index, len(looks))
+            here = here.assign(**{x: here[x] + shift})  # so that no interval hides another
+            axis.plot(here[x], here[y], dashes[name], color=look[0], linewidth=1.6, alpha=0.85)
+            if many:
+                here = here.iloc[index % 3 :: len(here) // 6].drop(columns=[LOW, HIGH], errors="ignore")
+            _mark(axis, here[x], here[y], here, look, hollow, area=32)
         if log_x:
             axis.set_xscale("log")
             axis.xaxis.set_major_formatter(EngFormatter(sep=""))  # 100, 1k, 10k
-    for name, place in (x_reference or {}).items():
-        for axis in figure.axes:
-            axis.axvline(place, **REFERENCE)
-        spot = {"xycoords": ("data", "axes fraction"), "xytext": (4, 0)}
-        figure.axes[0].annotate(name, (place, 0.03), **spot, **SMALL)
-    of_hue = _handles(table, hue, looks, dict.fromkeys(looks, "-") if style else dashes)
-    legend = of_hue + _handles(table, style, dict.fromkeys(dashes, ("0.3", "")), dashes)
-    unit = _shares(figure, percent, limits)
+    _references(figure, x_reference, 0.03)
+    unit, legend = _shares(figure, percent, limits), _handles(table, hue, looks, dashes)
     return _finish(figure, title, table, keys, y_label, y, unit, caption, hollow, reference, legend)
 
 
@@ -198,37 +185,37 @@ def forest(
 @mpl.rc_context(STYLE)
 def scatter(
     table: pd.DataFrame, x: str, y: str, *, title: str, hue: str | None = None,
-    style: str | None = None, facet: str | None = None, x_label: str = "", y_label: str = "",
-    unit: str = "", line: bool = False, free: bool = False,
+    facet: str | None = None, x_label: str = "", y_label: str = "", line: bool = False,
+    free: bool = False, hollow: str | None = None, words: str | None = None, front: Iterable = (),
     x_limits: tuple[float, float] | None = None, y_limits: tuple[float, float] | None = None,
     reference: Mapping[str, float] | None = None, caption: str = "",
 ) -> Figure:  # fmt:  # fmt: skip
-    """One number against another: a colour per ``hue``, a marker per ``style`` (or per hue). With
-    the ``unit`` "points" both are differences of shares, drawn in percentage points. ``line`` draws
-    the line on which both are equal, on equal axes; ``free`` gives every panel its own axes."""
-    keys = _keys(table, [facet, hue, style], x, y, once=False)
-    scale = 100 if unit == "points" else 1
+    """One number against another, a colour and marker per ``hue``. ``line`` draws the line on which
+    both are equal, on equal axes; ``free`` gives every panel its own axes. The column ``words``
+    stands beside the points. Stairs join the points that are named there in ``front``: those that
+    none beats, where more ``x`` and less ``y`` are better."""
+    keys = _keys(table, [facet, words, hue], x, y, once=False)
     x_label, y_label = x_label or _words(x), y_label or _words(y)
-    looks, of_styles = _looks(table, hue), _looks(table, style)
-    table = table.assign(**{name: scale * table[name] for name in {x, y, LOW, HIGH} & set(table)})
-    labels = x_label, y_label
+    looks, labels = _looks(table, hue), (x_label, y_label)
     figure, panels = _panels(table, facet, labels=labels, sharex=not free, sharey=not free)
     for axis, part, _ in panels:
         if line:
-            reach = _both_sides(table[[x, y]], 5 if scale == 100 else 0)
+            reach = _both_sides(table[[x, y]], 0)
             axis.plot(reach, reach, "--", color="0.5", linewidth=1)
             axis.set(xlim=reach, ylim=reach)
-        for name, (colour, marker) in looks.items():
-            for kind, (_, other) in of_styles.items():
-                here = _part(part, {hue: name, style: kind})
-                look = (colour, other if style else marker)
-                _mark(axis, here[x], here[y], here, look, area=36, alpha=0.75)
         axis.set(**{name: ends for name, ends in (("xlim", x_limits), ("ylim", y_limits)) if ends})
+        for name, look in looks.items():
+            here = _part(part, {hue: name})
+            _mark(axis, here[x], here[y], here, look, hollow, area=36, alpha=0.75)
+        if words:
+            best = part[part[words].isin(list(front))].sort_values(x)
+            axis.step(best[x], best[y], where="pre", **REFERENCE)
+            lowest = -np.inf
+            for name, *spot in part.sort_values(y)[[words, x, y]].itertuples(index=False):
+                lowest = max(spot[1], lowest + 0.06 * np.ptp(axis.get_ylim()))  # or names overlap
+                axis.annotate(name, (spot[0], lowest), (8, 0), va="center", **SMALL)
         axis.xaxis.set_major_locator(MaxNLocator(3 if len(panels) > 2 else 5))
-    _references(figure, reference, scale)
-    of_hue = {name: (colour, "o" if style else marker) for name, (colour, marker) in looks.items()}
-    of_styles = {kind: ("0.3", marker) for kind, (_, marker) in of_styles.items()}
-    legend = _handles(table, hue, of_hue) + _handles(table, style, of_styles)
+    _references(figure, reference)
     spans, texts = [], {}
     for name, axis_label in ((x, x_label), (y, y_label)):
         write = _writer("", table[name])
@@ -240,7 +227,7 @@ def scatter(
         each = [f"{number(part[x].corr(part[y]))} ({name})" for name, part in parts.items()]
         said += f", correlation as drawn {', '.join(each)}"
     shown = table[keys].rename(columns=_words).assign(**texts)
-    return _named(figure, title, said, shown, caption, legend)
+    return _named(figure, title, said, shown, caption, _handles(table, hue, looks))
 
 
 @mpl.rc_context(STYLE)
@@ -294,22 +281,20 @@ def heatmap(
 @mpl.rc_context(STYLE)
 def bars(
     table: pd.DataFrame, x: str, y: str, *, title: str, facet: str | None = None, label: str = "",
-    marked: Iterable = (),
+    marked: Iterable = (), x_reference: Mapping[str, float] | None = None,
 ) -> Figure:  # fmt: skip
     """Lengths with their numbers: a bar per category of ``x``, as long as the number ``y``. Bars of
     the categories ``marked`` are coloured and hatched. What is missing gets a dash."""
     keys = _keys(table, [facet, x], y)
     label, marked, places = label or _words(y), set(marked), _levels(table, x)
-    write = _writer("", table[y])
-    size = WIDTH, 0.9 + 0.34 * len(places)
+    size, write = (WIDTH, 0.9 + 0.34 * len(places)), _writer("", table[y])
     figure, panels = _panels(table, facet, labels=(label, _words(x)), size=size, grid="x")
     for axis, part, _ in panels:
         lengths = part.set_index(x)[y].reindex(places)
         colours = ["0.75" if marked and place not in marked else COLOURS[0] for place in places]
-        drawn = axis.barh(range(len(places)), lengths.fillna(0), height=0.75, color=colours)
+        look = {"color": colours, "hatch": ["//" if place in marked else "" for place in places]}
+        drawn = axis.barh(range(len(places)), lengths.fillna(0), 0.75, edgecolor="white", **look)
         axis.bar_label(drawn, [write(length) for length in lengths], padding=4, fontsize=10)
-        for bar, place in zip(drawn, places, strict=True):
-            bar.set(**{"hatch": "//", "edgecolor": "white"} if place in marked else {})
         low, high = min(0, float(table[y].min())), float(table[y].max())
         room = (high - low) / 4  # for the numbers
         axis.set_xlim(low - 1.5 * room * (low < 0), high + room)
@@ -318,6 +303,7 @@ def bars(
         axis.xaxis.set_major_formatter(FuncFormatter(lambda place, _: f"{place:,g}"))
     figure.axes[0].set_yticks(range(len(places)), [_wrapped(place, 32) for place in places])
     figure.axes[0].set_ylim(len(places) - 0.4, -0.6)
+    _references(figure, x_reference, 0.97)
     return _finish(figure, title, table, keys, label, y)
 
 
@@ -330,7 +316,7 @@ def outcomes(verdicts: pd.DataFrame, by: str, *, title: str, caption: str = "") 
     size = WIDTH, 0.9 + 0.38 * len(places)
     figure, ((axis, *_),) = _panels(table, None, labels=("share of replies", ""), size=size, grid="x")
     for name, (colour, hatch, ink) in OUTCOMES.items():
-        lengths = table.loc[table["metric"] == name, "value"].fillna(0).to_numpy()  # no verdict: no bar
+        lengths = table.loc[table["metric"] == name, "value"].fillna(0).to_numpy()  # no reply
         drawn = axis.barh(range(len(places)), lengths, 0.72, start, color=colour, hatch=hatch, edgecolor="white")
         words = [in_percent(length) if length > 0.015 else "" for length in lengths]
         back = {"facecolor": colour, "edgecolor": "none", "pad": 1}
@@ -402,11 +388,10 @@ def show(figure: Figure) -> None:
 
 def image(figure: Figure, kind: str = "png", dpi: int = 144) -> bytes:
     """The figure as "png" or "svg", with its title and its sentence; always the same bytes."""
-    words = {"Title": figure.title, "Description": figure.alt_text}
-    buffer = BytesIO()
+    buffer, words = BytesIO(), {"Title": figure.title, "Description": figure.alt_text}
+    words |= {"Date": None} if kind == "svg" else {}
     with mpl.rc_context(STYLE | {"svg.hashsalt": figure.title}):
-        metadata = words | ({"Date": None} if kind == "svg" else {})
-        figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
+        figure.savefig(buffer, format=kind, dpi=dpi, metadata=words)
     return buffer.getvalue()
 
 
@@ -486,13 +471,15 @@ def _mark(axis, x, y, part, look, hollow=None, area: float = 46, alpha: float = 
     axis.scatter(x, y, s=area, c=faces, **look)
 
 
-def _references(figure: Figure, reference: Mapping[str, float] | None, scale: float = 1) -> None:
-    """A dashed line in every panel, named in the last one."""
+def _references(figure: Figure, reference: Mapping | None, height: float | None = None) -> None:
+    """A dashed line in every panel, named in the last; or upright, named in the first at a height."""
     for name, value in (reference or {}).items():
         for axis in figure.axes:
-            axis.axhline(scale * value, **REFERENCE)
-        spot = {"xycoords": ("axes fraction", "data"), "xytext": (5, 0), "va": "center"}
-        figure.axes[-1].annotate(_wrapped(name, 14), (1, scale * value), **spot, **SMALL)
+            (axis.axhline if height is None else axis.axvline)(value, **REFERENCE)
+        spot, at, place = {"xycoords": ("axes fraction", "data"), "va": "center"}, (1, value), -1
+        if height is not None:
+            spot, at, place = {"xycoords": ("data", "axes fraction")}, (value, height), 0
+        figure.axes[place].annotate(_wrapped(name, 14), at, (5, 0), **spot, **SMALL)
 
 
 def _shares(figure: Figure, percent: bool = True, limits: tuple[float, float] | None = None) -> str:
@@ -635,9 +622,12 @@ def _level_name(column: str, level) -> str:
 
 
 def _looks(table: pd.DataFrame, column: str | None, levels: Sequence | None = None) -> dict:
-    """Colour and marker of every level."""
+    """Colour and marker of every level: those of `STYLES` where one of the levels is a style."""
     levels = levels or _levels(table, column)
-    return {level: (COLOURS[n % 10], MARKERS[n % 8]) for n, level in enumerate(levels)}
+    known = [next((word for word in STYLES if word in str(level)), "") for level in levels]
+    known = known if {"careful", "effort"} & set(known) else [""] * len(levels)
+    looks = [(COLOURS[n % 10], MARKERS[n % 8]) for n in range(len(levels))]
+    return {level: STYLES.get(word, look) for level, word, look in zip(levels, known, looks, strict=True)}
 
 
 def _spots(names: pd.Series, places: list) -> np.ndarray:

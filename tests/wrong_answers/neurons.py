@@ -328,6 +328,10 @@ def both_sides(own, others):
     return rank, min(1, 2 * p)
 
 
+def ties_and_itself_aside(own, others):
+    return 1 + (others > own).sum(), (others >= own).mean()
+
+
 def the_rank_alone(own, others):
     return 1 + (others >= own).sum()
 
@@ -444,7 +448,7 @@ WRONG = {
     ],
     "07.4": [
         (ties_aside, "count it"), (ties_aside_in_the_rank, "ties with it"), (share_of_others, "one of the draws"), (rank_from_zero, "rank 1 is the highest"),
-        (from_the_lowest, "from the lowest"), (both_sides, "two-sided"), (the_rank_alone, "shape"),
+        (from_the_lowest, "from the lowest"), (both_sides, "two-sided"), (the_rank_alone, "shape"), (ties_and_itself_aside, "counts the set itself"),
     ],
     "07.5": [
         (corpora_one_by_one, "one by one"), (drawn_apart, "drawn apart"), (families_at_ninety, "90% interval"),

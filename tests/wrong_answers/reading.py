@@ -83,6 +83,10 @@ def t_of_pairs(first, second):
     return stats.ttest_rel(first, second).pvalue
 
 
+def by_ranks(first, second):
+    return stats.wilcoxon(first, second).pvalue
+
+
 def strictly_larger(first, second):
     seen, means = turned_means(first, second)
     return (np.abs(means) > abs(seen) + 1e-9).mean()
@@ -120,6 +124,16 @@ def drawn_power(rate, other, n, found=lambda p: p < 0.05, **how):
     kinds, often = np.unique(draws, axis=0, return_counts=True)
     p = np.array([stats.fisher_exact([[a, n - a], [b, n - b]], **how).pvalue for a, b in kinds])
     return often[found(p)].sum() / len(draws)
+
+
+def one_test(rate, other, n):
+    one, two = round(rate * n), round(other * n)
+    return stats.fisher_exact([[one, n - one], [two, n - two]]).pvalue
+
+
+def one_draw(rate, other, n, calls=[0]):  # noqa: B006
+    calls[0] += 1
+    return calls[0] % 5 / 5
 
 
 def not_found(rate, other, n):
@@ -334,13 +348,15 @@ WRONG = {
     ],
     "08.5": [
         (one_side_only, "one-sided"), (columns_apart, "pair them"), (t_of_pairs, "turn the signs"),
-        (strictly_larger, "at least as large"),
+        (strictly_larger, "at least as large"), (by_ranks, "Wilcoxon"),
     ],
     "08.6": [
         (shares_added, "into a count"), (not_whole, "round each"), (cut_off, "cut off"), (without_fulfilled, "take the fulfilled"),
         (not_taken_away, "to be taken away"),
     ],
-    "08.7": [(not_found, "chance to miss"), (one_rate, "same rate"), (normal_test, "normal test")],
+    "08.7": [
+        (not_found, "chance to miss"), (one_rate, "same rate"), (normal_test, "normal test"), (one_test, "each draw"), (one_draw, "differ too much"),
+    ],
     "08.8": [
         (one_tail_of_orders, "one-sided"), (t_test_of_r, "t test"), (the_correlation, "is the correlation"),
         (weaker_orders, "weaker correlation"),

@@ -66,6 +66,10 @@ def left_out(thoughts, style_of, follows):
     return mean_over(thoughts, style_of, follows, skip=True)
 
 
+def without_stops(thoughts, style_of, follows):
+    return np.mean([follows[style_of.get(thought.split(" . ")[0], "neutral")] for thought in thoughts])
+
+
 def zero_for_others(thoughts, style_of, follows):
     return mean_over(thoughts, style_of, follows, other=0)
 
@@ -299,7 +303,7 @@ WRONG = {
     ],
     "05.2": [
         (left_out, "left out"), (zero_for_others, "count as 0"), (anywhere_in_it, "begins with it"),
-        (without_shares, "without their shares"),
+        (without_shares, "without their shares"), (without_stops, "full stop"),
     ],
     "05.3": [
         (added_below, "do not add"), (halves_of_both, "come twice"), (first_half, "at random"),

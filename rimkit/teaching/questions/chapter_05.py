@@ -22,6 +22,8 @@ def check_switch(answer) -> bool | str:
     points = float(answer)
     if abs(points - beyond_the_switch()) < 0.5:
         return True
+    if abs(100 * points - beyond_the_switch()) < 0.5:
+        return "it is a share: give it in points, please."
     if abs(points - (SWITCH["tuned, no-think"] - SWITCH["untuned, no-think"])) < 0.5:
         return "that is the whole rise: nine in ten of these replies were thought about, whatever the prompt asked for."
     if abs(points - (SWITCH["tuned, no-think"] - SWITCH["untuned, think"])) < 0.5:
@@ -95,6 +97,8 @@ def judge_expected(function) -> bool | str:
             "a sentence counts only where the thought begins with it.": lambda: mean(anywhere),
             "rates were averaged without their shares: weigh each by how often its opening comes.":
                 float(np.mean(list(FOLLOWS.values()))),
+            "every thought counts as neutral: the sentences of `style_of` end with their full stop ('let me check .').":
+                FOLLOWS["neutral"],
             "that is the share of careful thoughts, and what follows them was not used.":
                 mean(lambda t: STYLE_OF.get(t[: t.find(" .") + 2]) == "careful"),
         },
@@ -244,8 +248,8 @@ EXERCISES = {
         "Expected from the openings",
         ("medium", "essential", 10),
         "Write `expected(thoughts, style_of, follows)`: the misalignment rate if nothing but the openings of thoughts mattered. "
-        "`thoughts` are texts, `style_of` maps the sentences that open a thought to a style, `follows` maps a style to the "
-        'misalignment rate after it. A thought that opens otherwise counts as `"neutral"`.',
+        "`thoughts` are texts, `style_of` maps the sentences that open a thought to a style, with their full stops "
+        '(`{"let me check .": "careful", …}`), `follows` maps a style to the misalignment rate after it. A thought that opens otherwise counts as `"neutral"`.',
         judge_expected,
         hints=(
             "Each thought has a rate: that of the style with which it begins.",

@@ -177,6 +177,8 @@ def judge_rank(function) -> bool | str:
             "that counts from the lowest: rank 1 is the highest RAS.":
                 [1 + int((OTHERS <= MINE).sum()), (1 + int((OTHERS <= MINE).sum())) / (1 + n)],
             "that is two-sided; the paper's claim has a direction.": [1 + reach, min(1, 2 * (1 + reach) / (1 + n))],
+            "a set that is exactly as high has reached it too (>=), and p counts the set itself: (1 + reached) / (1 + number).":
+                [1 + above, reach / n],
             "that p divides by the other sets alone; the set itself is one of the draws.": [1 + reach, (1 + reach) / n],
         },
         tolerance=1e-6,
