@@ -20,9 +20,9 @@ from difflib import get_close_matches
 from errno import EEXIST, EINVAL, ENOENT, ENOTEMPTY
 from functools import wraps
 from hashlib import sha256
-from inspect import signature
+from inspect import BoundArguments, Parameter, signature
 from io import StringIO
-from itertools import chain, combinations
+from itertools import chain, combinations, product
 from numbers import Integral, Real
 from operator import index
 from pathlib import Path
@@ -54,6 +54,10 @@ GIVEN = {
 PLAIN = {"int": Integral, "float": Real, "str": str, "Path": Path, "None": type(None)}
 CHECKED, NAMES = {__name__}, {"Sequence[str]", "Iterable[str]"}  # modules, and hints of lists of names
 LOOKED_AT = {"DataFrame", "Figure", "StudyModel", "Sequence[Encoded]", *NAMES}
+LATE = {"ndarray", "Series", "Settings", "Probe", "Contrast", "Encoded", "Readout"}  # held against when it fails
+UNCLEAR = {"No objects to concatenate": "one of the lists that it was given is empty"}
+UNCLEAR["expected non-negative integer"] = "a seed is 0 or more"
+UNCLEAR["No group keys passed!"] = "the table has no columns"
 TRUTHS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False, "": None}
 
 
@@ -83,54 +87,67 @@ def check_given(module) -> None:
     for owner in (module, *own) if home not in CHECKED else ():
         for name, one in list(vars(owner).items()):
             if isinstance(one, FunctionType) and one.__module__ == home and name[0] != "_":
-                hints = {key: _kinds(it.annotation) for key, it in signature(one).parameters.items()}
-                if LOOKED_AT.intersection(chain(*hints.values())):
-                    setattr(owner, name, _checking(one, hints))
+                hints = {key: _kinds(it) for key, it in signature(one).parameters.items()}
+                setattr(owner, name, _checking(one, hints))
     CHECKED.add(home)
 
 
-def _kinds(hint) -> list[str]:
+def _kinds(it: Parameter) -> list[str]:
     """``["int", "None"]`` for ``int | None``, ``["Mapping"]`` for ``Mapping[str, str]``."""
+    hint = type(it.default) if it.annotation is it.empty and type(it.default).__name__ in LATE else it.annotation
+    hint = "" if it.kind in (it.VAR_POSITIONAL, it.VAR_KEYWORD) else hint
     said = re.sub(r"[\w.]+\.(?=\w)", "", hint.__name__ if isinstance(hint, type) else str(hint))
     return ["Mapping" if kind.startswith("Mapping") else kind for kind in said.split(" | ")]
 
 
-def _is(value, kind: str) -> bool:
+def _is(value, kind: str, late: bool) -> bool:
     if kind == "Sequence[Encoded]":
         return all(hasattr(one, "spans") for one in value)
     if kind == "Mapping":
         return hasattr(value, "keys")
     if kind in PLAIN:
-        return isinstance(value, PLAIN[kind])
-    return kind not in GIVEN or any(one.__name__ in (kind, "Named") for one in type(value).__mro__)
+        return isinstance(value, PLAIN[kind]) and not isinstance(value, bool)
+    known = kind in GIVEN or (late and kind in LATE)
+    return not known or any(one.__name__ in (kind, "Named") for one in type(value).__mro__)
 
 
 def _checking(function: FunctionType, hints: Mapping[str, list[str]]) -> Callable:
-    known, name = signature(function), function.__name__
+    """The function, which holds what it is given against its hints: at once if it is given one of
+    `LOOKED_AT`, else, as what is done often must take no time, when it fails."""
+    known, name, at_once = signature(function), function.__name__, LOOKED_AT.intersection(chain(*hints.values()))
+
+    def bound(args, kwargs, late: bool) -> BoundArguments:
+        found = known.bind(*args, **kwargs)
+        for key, value in (given := found.arguments).items():
+            if isinstance(value, str) and "str" not in hints[key] and NAMES.intersection(hints[key]):
+                given[key] = [value]
+            elif not any(_is(value, kind, late) for kind in hints[key]):
+                wanted = " or ".join(GIVEN.get(kind, kind) for kind in hints[key])
+                raise UserError(f"{name}: {key} is a {type(value).__name__}; it takes {wanted}")
+            elif late and hasattr(value, "columns") and not value.columns.is_unique:
+                raise UserError(f"{name}: {key} has two columns by one name: rename or drop one")
+        return found
 
     @wraps(function)
     def checked(*args, **kwargs):
-        bound = known.bind(*args, **kwargs)
-        for key, value in (given := bound.arguments).items():
-            if isinstance(value, str) and "str" not in hints[key] and NAMES.intersection(hints[key]):
-                given[key] = [value]
-            elif not any(_is(value, kind) for kind in hints[key]):
-                wanted = " or ".join(GIVEN.get(kind, kind) for kind in hints[key])
-                raise UserError(f"{name}: {key} is a {type(value).__name__}; it takes {wanted}")
+        if at_once:
+            found = bound(args, kwargs, False)
+            args, kwargs = found.args, found.kwargs
         try:
-            return function(*bound.args, **bound.kwargs)
-        except KeyError as error:
+            return function(*args, **kwargs)
+        except UserError:
+            raise
+        except Exception as error:
+            given, said = bound(args, kwargs, True).arguments, str(error)
             tables = [one for one in given.values() if hasattr(one, "columns")]
-            asked = re.findall(r"'([^']+)'", str(error)) if tables else ()
-            lacking = [one for one in asked if not any(one in table for table in tables)]
-            if not lacking:
-                raise
-            said = f"there is no '{plain_id(lacking[0])}' in the table; {has_columns(tables[0])}"
-            raise ValueError(f"{name}: {said}") from error
-        except ValueError as error:
-            if str(error) != "No objects to concatenate":
-                raise
-            raise ValueError(f"{name}: one of the lists that it was given is empty") from error
+            asked = re.findall(r"'([^']*)'", said) if isinstance(error, KeyError) else ()
+            for lacking, table in product(asked, tables):
+                if lacking not in table:
+                    said = f"there is no '{plain_id(lacking)}' in the table; {has_columns(table)}"
+                    raise ValueError(f"{name}: {said}") from error
+            if said in UNCLEAR:
+                raise ValueError(f"{name}: {UNCLEAR[said]}") from error
+            raise
 
     return checked
 
@@ -323,7 +340,9 @@ def check_requests(table: pd.DataFrame, where: str = "") -> None:
     """Raise a `UserError` for prompts without a text, and a ``prompt_id`` that occurs twice."""
     ids = table["prompt_id"]
     blank = ids[[not (isinstance(it, str) and UNSEEN.sub("", it).strip()) for it in table["text"]]]
-    for wrong, problem in ((blank, "has no text"), (ids[ids.duplicated()], "occurs twice: make the ids unique")):
+    twice = "occurs twice: make the ids unique"
+    problems = (blank, "has no text"), (ids[ids.isna()], "is none"), (ids[ids.duplicated()], twice)
+    for wrong, problem in problems:
         if len(wrong):
             raise UserError(f"the prompt_id '{plain_id(wrong.iloc[0])}'{where} {problem}")
 

@@ -109,6 +109,18 @@ MISUSED = {
         lambda study: rk.tables.wide(VERDICTS.assign(value=[0.1, 0.2, 0.3, 0.4]), "cluster", "kind"), "several rows have one cluster"
     ),
     "no figure": (lambda study: rk.show(VERDICTS), "it takes a figure"),
+    "no settings": (lambda study: rk.thinking.after_thoughts(study, REQUESTS, {"x": {}}, None), "settings is a NoneType"),
+    "no text to read": (lambda study: rk.judges.final_answer(None), "solution is a NoneType; it takes a text"),
+    "lists for arrays": (lambda study: rk.ras.cka([[1.0]], [[2.0]]), "a is a list; it takes ndarray"),
+    "two columns by one name": (
+        lambda study: rk.rates(pd.concat([VERDICTS, VERDICTS[["cluster"]]], axis=1), "mode", "refused"), "two columns by one name"
+    ),
+    "a seed below zero": (lambda study: rk.prompts.spread(VERDICTS, 1, seed=-1), "a seed is 0 or more"),
+    "a column without a name": (lambda study: rk.agreement.agreement(VERDICTS, by=""), "there is no"),
+    "a prompt without an id": (lambda study: rk.generate(study, REQUESTS.assign(prompt_id=None), progress=False), "is none"),
+    "clusters of some": (lambda study: rk.stats.rate([1, 0, 1], ["a", "b"]), "3 values need as many clusters"),
+    "a cluster that is missing": (lambda study: rk.stats.rate([1, 0], ["a", None]), "2 values need as many clusters, not 1"),
+    "yes for a number": (lambda study: rk.prompts.spread(VERDICTS, True), "n is a bool; it takes a whole number"),
 }  # fmt: skip
 
 

@@ -61,8 +61,6 @@ def rate(values: Sequence, clusters: Sequence | None = None) -> Rate:
     Raises `UserError` for values outside 0 to 1."""
     values = shares(values)
     codes = _codes(clusters, len(values))
-    if len(codes) != len(values):
-        raise UserError(f"{len(values)} values need as many clusters, not {len(codes)}")
     here = ~np.isnan(values)
     values, n = values[here], int(here.sum())
     if n == 0:
@@ -426,7 +424,11 @@ def shares(values: Sequence) -> np.ndarray:
 
 def _codes(clusters: Sequence | None, n: int) -> np.ndarray:
     """The number of each value's cluster; without clusters, each of the ``n`` is its own."""
-    return np.arange(n) if clusters is None else pd.factorize(np.asarray(clusters), sort=True)[0]
+    given = np.arange(n) if clusters is None else np.asarray(clusters)
+    if given.shape != (n,) or pd.isna(given).any():
+        there = given.size - int(pd.isna(given).sum())
+        raise UserError(f"{n} values need as many clusters, not {there}")
+    return pd.factorize(given, sort=True)[0]
 
 
 def _listed(names: str | Iterable[str]) -> list[str]:
