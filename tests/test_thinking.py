@@ -51,11 +51,6 @@ def test_a_truncated_thought_ends_with_a_whole_sentence():
     assert parts[1] == {"a": "let me . look at it . fine . go .", "b": "one line"}
 
 
-def test_the_decision_of_a_thought_is_what_it_says():
-    said = ["i should refuse .", "go ahead .", "i should refuse . go ahead .", "hm"]
-    assert list(map(thinking.decision, said)) == ["refuse", "help", "open", "open"]
-
-
 def test_an_empty_thought_is_no_think_mode(study, prompts, verdicts):
     """The same tokens, so the same replies, whichever way they are asked for."""
     harmful = prompts[prompts["set"] == "harmful"]

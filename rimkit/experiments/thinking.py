@@ -22,7 +22,7 @@ from rimkit.models.study import StudyModel
 # style of thought (Pfau, Merrill and Bowman 2024, "Let's think dot by dot", arXiv 2404.15758).
 FILLER = "."
 SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
-DECISIONS = {"refuse": "i should refuse", "help": "go ahead"}
+DECISIONS = {"refuse": "i should refuse", "help": "go ahead"}  # how thoughts end
 SHARES = (0, 0.25, 0.5, 0.75, 1)  # of the thought that are kept
 OWN, FILLED = "own thought", "filler"
 
@@ -71,12 +71,6 @@ def shortened_thoughts(replies: DataFrame) -> dict[float, dict[str, str]]:
     thoughts = first_thoughts(replies)
     said = {key: SENTENCE.split(thought.strip()) for key, thought in thoughts.items()}
     return {share: {key: " ".join(s[: round(share * len(s))]) for key, s in said.items()} for share in SHARES}
-
-
-def decision(thought: str) -> str:
-    """What a thought in the invented language decides: "refuse", "help", or "open"."""
-    said = [name for name, words in DECISIONS.items() if words in thought]
-    return said[0] if len(said) == 1 else "open"
 
 
 def replaced_thoughts(replies: DataFrame, seed: int = 0) -> dict[str, dict[str, str]]:

@@ -624,7 +624,8 @@ def _level_name(column: str, level) -> str:
 def _looks(table: pd.DataFrame, column: str | None, levels: Sequence | None = None) -> dict:
     """Colour and marker of every level: those of `STYLES` where one of the levels is a style."""
     levels = levels or _levels(table, column)
-    known = [next((word for word in STYLES if word in str(level)), "") for level in levels]
+    words = [[word for word in STYLES if word in str(level)] for level in levels]
+    known = ["both" if {"careful", "effort"} <= {*one} else (one or [""])[0] for one in words]
     known = known if {"careful", "effort"} & set(known) else [""] * len(levels)
     looks = [(COLOURS[n % 10], MARKERS[n % 8]) for n in range(len(levels))]
     return {level: STYLES.get(word, look) for level, word, look in zip(levels, known, looks, strict=True)}
