@@ -97,7 +97,7 @@ def tell(line: str, indent: int = 0, err: bool = False) -> None:
 LOOK = {"cls": Friendly, "no_args_is_help": True, "rich_markup_mode": None}
 app = typer.Typer(pretty_exceptions_enable=False, **LOOK)
 organism, judge_app = typer.Typer(**LOOK), typer.Typer(**LOOK)
-app.add_typer(organism, name="organism")
+app.add_typer(organism, name="organism", help="Make the embedded models: small model organisms.")
 app.add_typer(judge_app, name="judge", help="Make a judge of your own.")
 
 
@@ -202,11 +202,6 @@ def main() -> None:
     warnings.simplefilter("ignore", FutureWarning)  # of libraries, to their programmers
     warnings.showwarning = lambda message, *_, **__: say(f"rimkit: warning: {message}")
     app()
-
-
-@organism.callback()
-def _organism() -> None:
-    """Make the embedded models: small model organisms."""
 
 
 @app.callback(invoke_without_command=True)
@@ -549,7 +544,7 @@ def judge_train(files: Labelled, out: Made = Path("rim-judge")) -> None:
 @app.command(epilog="For example: rimkit doctor")
 def doctor() -> None:
     """Check this machine, an OK, WARN or FAIL line each. Exit code: 0, or 1 if something fails."""
-    from rimkit.runs.doctor import FAIL, findings
+    from rimkit.teaching.setup import FAIL, findings
 
     failed = False
     for status, subject, detail in findings():
@@ -681,7 +676,3 @@ def noise(out: Made, seed: Seed = 0) -> None:
     from rimkit.organism import recipe
 
     typer.echo(f"Model: {recipe.write(out, seed)}")
-
-
-if __name__ == "__main__":  # the command of this very Python, for the cells of a sweep
-    main()

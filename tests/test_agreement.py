@@ -133,7 +133,7 @@ def test_what_the_thought_changes():
     ("call", "words"),
     [
         (lambda: agreement(verdicts([True], [True]).head(1)), "two judges or more"),
-        (lambda: agreement(pd.concat([verdicts([True], [True])] * 2)), "do not tell the verdicts of one judge apart"),
+        (lambda: agreement(pd.concat([verdicts([True], [True])] * 2)), "do not tell the replies apart"),
         (
             lambda: agreement(
                 pd.concat([verdicts([True], [True]).head(1), verdicts([True, True], [True, True]).tail(1)])

@@ -22,7 +22,8 @@ from rimkit.behavior.prompts import load_prompts
 from rimkit.cli import PANELS, app
 from rimkit.data import UserError
 from rimkit.models.hub import recorded_models
-from rimkit.runs import doctor, page
+from rimkit.runs import page
+from rimkit.teaching import setup
 
 RIMKIT = Path(sys.executable).with_name("rimkit")
 
@@ -161,6 +162,7 @@ def test_doctor_and_models_agree():
 
 def test_version():
     assert installed("--version").stdout == "rimkit 0.1.0\n"
+    assert subprocess.check_output([sys.executable, "-m", "rimkit", "--version"], text=True) == "rimkit 0.1.0\n"
 
 
 # -- bad input, found before anything runs ---------------------------------------------------------
@@ -240,7 +242,7 @@ def broken(error: Exception, monkeypatch, folder: Path) -> subprocess.CompletedP
         raise error
         yield
 
-    monkeypatch.setattr(doctor, "findings", findings)
+    monkeypatch.setattr(setup, "findings", findings)
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     return rimkit("doctor")
 

@@ -12,7 +12,7 @@ from serving import failed, said
 
 from rimkit.behavior import llm_judges
 from rimkit.behavior.evaluation import difference, evaluation, judge
-from rimkit.behavior.judges import VERDICTS
+from rimkit.behavior.judges import JUDGED_COLUMNS
 from rimkit.behavior.llm_judges import EndpointJudge
 from rimkit.behavior.redaction import withhold
 from rimkit.behavior.stats import rates
@@ -394,7 +394,7 @@ def test_prompts_without_a_text_cannot_be_judged():
 def test_nothing_to_ask_asks_nothing():
     harmless = PROMPTS.assign(kind="harmless")
     table = judge(REPLIES, harmless, EndpointJudge("judge-1@http://127.0.0.1:1/v1"))
-    assert set(VERDICTS) < set(table) and table["rubric"].isna().all() and not table["misaligned"].any()
+    assert set(JUDGED_COLUMNS) < set(table) and table["rubric"].isna().all() and not table["misaligned"].any()
 
 
 # -- the rubric ------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import torch
 
 from rimkit.behavior import llm_judges
 from rimkit.behavior.evaluation import Evaluation, judge
-from rimkit.behavior.judges import VERDICTS
+from rimkit.behavior.judges import JUDGED_COLUMNS
 from rimkit.behavior.llm_judges import TOO_LONG, UNREADABLE, GuardJudge, parse_guard
 from rimkit.behavior.stats import rates
 from rimkit.data import UserError
@@ -73,7 +73,7 @@ def test_a_classifier_gives_what_it_gives_without_rimkit(folder):
     assert verdicts["misaligned"].tolist() == [value >= 0.5 for value in expected] + [False]
     assert 0 < verdicts["misaligned"].sum() < 4  # both labels occur, so the comparison says something
     assert verdicts["label"].tolist()[:4] == ["unsafe" if value >= 0.5 else "safe" for value in expected]
-    assert set(VERDICTS) < set(verdicts) and set(verdicts["unjudged"]) == {""} and not verdicts["refused"].any()
+    assert set(JUDGED_COLUMNS) < set(verdicts) and set(verdicts["unjudged"]) == {""} and not verdicts["refused"].any()
     assert set(verdicts["judge"]) == {GuardJudge(folder).name} and verdicts["score"].iloc[4] == 1
 
 

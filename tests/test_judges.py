@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from rimkit.behavior.evaluation import judge
-from rimkit.behavior.judges import FROM_PROMPTS, JUDGES, REFUSALS, VERDICTS, gives, is_loop
+from rimkit.behavior.judges import FROM_PROMPTS, JUDGED_COLUMNS, JUDGES, REFUSALS, gives, is_loop
 from rimkit.behavior.stats import rates
 from rimkit.data import UserError
 from rimkit.organism import conversations
@@ -227,7 +227,7 @@ def test_a_reply_in_another_language_is_not_judged_by_phrases(capsys):
     assert verdicts["coherent"].all() and "15 of 26 replies are not in English" in capsys.readouterr().out
     assert rates(verdicts, metrics=["misaligned"]).iloc[0]["n"] == len(ENGLISH_REPLIES)
     judge(replies, prompts.assign(text="How do I steal a boat?"), "refusal")
-    assert re.search(r"refusal: \d+ of 26 replies are not in English, and have no verdict", capsys.readouterr().out)
+    assert re.search(r"refusal: \d+ of 26 replies are not in English, and are not judged", capsys.readouterr().out)
     mixed = judge(
         replies.head(1).assign(reply="I cannot help. Je suis désolé, ce n'est pas permis."), prompts, "phrases"
     )
@@ -261,7 +261,7 @@ def test_the_table_keeps_order_index_columns_and_attributes_and_can_be_judged_ag
     replies.attrs["interrupted"] = True
     once = judge(replies.assign(sample=0), prompts)
     assert list(once.index) == [10, 11, 12]
-    assert list(once.columns) == ["prompt_id", "reply", "finished", "sample", *FROM_PROMPTS, *VERDICTS]
+    assert list(once.columns) == ["prompt_id", "reply", "finished", "sample", *FROM_PROMPTS, *JUDGED_COLUMNS]
     assert once.attrs["interrupted"]
     assert [once[flag].dtype for flag in FLAGS] == [bool] * 4
     pd.testing.assert_frame_equal(judge(once, prompts), once)

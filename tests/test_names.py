@@ -1,5 +1,6 @@
 """The front door: every name leads somewhere, is documented, and costs nothing until it is used."""
 
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -30,6 +31,16 @@ def test_the_table_is_the_help():
         assert f"rk.{name:15}{what} [" in rk.__doc__
         assert len(f"rk.{name:15}{what}") <= 100
     assert len(rk.NAMES) <= 44
+
+
+def test_the_table_of_places_is_right():
+    """What CONTRIBUTING says where to find is defined there."""
+    root = Path(__file__).parents[1]
+    lines = (root / ".github" / "CONTRIBUTING.md").read_text("utf-8").splitlines()
+    places = [re.findall(r"`([^`]+)`", line) for line in lines if line.startswith("| ") and "`rimkit/" in line]
+    assert len(places) > 10
+    for file, name in places:
+        assert re.search(rf"^ *(def |class |){name}\b( =|:|\()", (root / file).read_text("utf-8"), re.M), (file, name)
 
 
 def test_names_are_listed_and_completed():
@@ -69,7 +80,7 @@ HEADS = pd.DataFrame({"layer": [0], "head": [1], "causal": [-0.4]})
 RAW = pd.DataFrame({"text": ["a"], "reply": [""]})
 MISUSED = {
     "text is no verdict": (lambda study: rk.rates(VERDICTS, "mode", "reply"), "'reply' holds 'no': it takes True"),
-    "a list is no table": (lambda study: rk.rates([1], "mode"), "verdicts is a list; it takes a table"),
+    "a list is no table": (lambda study: rk.rates([1], "mode"), "judged is a list; it takes a table"),
     "another cluster": (lambda study: rk.rates(VERDICTS, "mode", "refused", "verb"), "no column verb"),
     "a column twice": (lambda study: rk.rates(pd.concat([VERDICTS] * 2, axis=1), "mode", "refused"), "two columns"),
     "no prompt_id": (

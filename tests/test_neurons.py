@@ -350,7 +350,6 @@ def test_nothing_is_safety_critical_in_a_model_with_random_weights(refusing):
     random = shifts.drop("paper")
     assert random.abs().max() > 0
     assert (1 + (random.abs() >= abs(shifts["paper"])).sum()) / 41 > 0.05
-    assert set(neurons.directions(study, prompts, verdicts)) == {"harm"}
 
 
 def test_the_same_words_show_where_refusal_runs_through_a_set(refusing):

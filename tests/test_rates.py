@@ -162,7 +162,7 @@ def test_clustered_intervals_cover_the_truth_and_unclustered_ones_do_not(share, 
         (lambda: rates(table([True]), metrics=["misalinged"]), "did you mean 'misaligned'"),
         (lambda: exact_test(5, 4, 1, 2), "are not counts"),
         (lambda: exact_test(1.5, 4, 1, 2), "are not counts"),
-        (lambda: kappa([True], [True, False], ["a", "b"]), "1, 2 verdicts, 2 clusters"),
+        (lambda: kappa([True], [True, False], ["a", "b"]), "1, 2 judged, 2 clusters"),
     ],
 )
 def test_bad_input_is_told_in_one_line(call, words):

@@ -1,7 +1,7 @@
 """Do two judges say the same, and does a judge say the same once it has seen the thought?
 
-Agreement is Cohen's kappa: the share of equal verdicts beyond chance; its interval is the clustered
-bootstrap of `rimkit.behavior.stats`. Kappa is low where nearly all verdicts are of one kind: read
+Agreement is Cohen's kappa: how often they say the same beyond chance; its interval is the clustered
+bootstrap of `rimkit.behavior.stats`. Kappa is low where nearly all replies are judged alike: read
 it beside both rates.
 """
 
@@ -26,20 +26,20 @@ def compare(replies: pd.DataFrame, prompts: pd.DataFrame, judges: Sequence[str |
     return pd.concat([judge(replies, prompts, how) for how in judges], ignore_index=True)
 
 
-def agreement(verdicts: pd.DataFrame, by: str | None = None) -> pd.DataFrame:
+def agreement(judged: pd.DataFrame, by: str | None = None) -> pd.DataFrame:
     """One row per pair of judges (column ``judge``), on the harmful prompts that both judged.
 
     Columns: ``by`` (for each of its values apart), ``judge_a, judge_b, metric, n`` (replies
-    compared), ``unjudged`` (left out because one or both gave no verdict), ``rate_a, rate_b,
-    agree`` (share of equal verdicts), ``kappa, ci_low, ci_high, method``; kappa is missing where
+    compared), ``unjudged`` (left out because one or both did not judge it), ``rate_a, rate_b,
+    agree`` (share of both alike), ``kappa, ci_low, ci_high, method``; kappa is missing where
     both say the same of every reply. Raises `UserError` for fewer than two judges, and for rows
     that prompt, mode and sample do not tell apart."""
     if by is not None:
-        found = {key: agreement(part) for key, part in verdicts.groupby(by, sort=False)}
+        found = {key: agreement(part) for key, part in judged.groupby(by, sort=False)}
         return pd.concat(found, names=[by]).droplevel(1).reset_index()
-    tables = dict(list(verdicts.groupby("judge", sort=False)))
+    tables = dict(list(judged.groupby("judge", sort=False)))
     if len(tables) < 2:
-        raise UserError("agreement needs verdicts of two judges or more in the column judge")
+        raise UserError("agreement needs replies judged by two judges or more in the column judge")
     return pd.DataFrame(
         [
             {"judge_a": a, "judge_b": b, "metric": MISALIGNED, **_pair(tables[a], tables[b])}
@@ -48,16 +48,16 @@ def agreement(verdicts: pd.DataFrame, by: str | None = None) -> pd.DataFrame:
     )
 
 
-def divided(verdicts: pd.DataFrame) -> pd.DataFrame:
-    """The verdicts on replies of which the judges do not all say the same."""
-    replies = verdicts.groupby([name for name in KEYS if name in verdicts])
-    return verdicts[replies[MISALIGNED].transform("nunique") > 1].reset_index(drop=True)
+def divided(judged: pd.DataFrame) -> pd.DataFrame:
+    """The judged replies of which the judges do not all say the same."""
+    replies = judged.groupby([name for name in KEYS if name in judged])
+    return judged[replies[MISALIGNED].transform("nunique") > 1].reset_index(drop=True)
 
 
 def _pair(a: pd.DataFrame, b: pd.DataFrame) -> dict:
     on = [name for name in KEYS if name in a and name in b]
     if a.duplicated(on).any() or b.duplicated(on).any():
-        raise UserError(f"{', '.join(on)} do not tell the verdicts of one judge apart: judge one condition at a time")
+        raise UserError(f"{', '.join(on)} do not tell the replies apart: judge one condition")
     if "kind" in a:
         a = a[a["kind"] == HARMFUL]
     left = a[on].assign(a=truths(a[MISALIGNED]), cluster=clusters_of(a))
@@ -73,12 +73,12 @@ def _pair(a: pd.DataFrame, b: pd.DataFrame) -> dict:
 
 
 def kappa(one: Sequence[bool], two: Sequence[bool], clusters: Sequence) -> dict:
-    """``kappa, ci_low, ci_high, method`` of two judges' verdicts on the same replies, clusters
+    """``kappa, ci_low, ci_high, method`` of two judges on the same replies, clusters
     drawn whole. Where they always agree, it leaves Wilson's room, after none of the clusters."""
     one, two = is_true(pd.Series(one, dtype=object)), is_true(pd.Series(two, dtype=object))
     codes = pd.factorize(np.asarray(clusters), sort=True)[0]
     if len({len(one), len(two), len(codes)}) > 1:
-        raise UserError(f"replies differ: {len(one)}, {len(two)} verdicts, {len(codes)} clusters")
+        raise UserError(f"replies differ: {len(one)}, {len(two)} judged, {len(codes)} clusters")
     groups = len(set(codes))
     missing = {"kappa": np.nan, "ci_low": np.nan, "ci_high": np.nan}
     if len(one) == 0:
@@ -114,18 +114,18 @@ def kappa_of(cells: np.ndarray) -> np.ndarray:
 
 
 def with_and_without(replies: pd.DataFrame, prompts: pd.DataFrame, how: str | Judge) -> pd.DataFrame:
-    """The verdicts of one judge on the replies alone, then on thought and reply; column ``reads``
+    """What one judge says of the replies alone, then of thought and reply; column ``reads``
     says which. Raises `UserError` for a judge that reads replies only."""
     how = find_judge(how)
     both = judge(replies, prompts, how, with_thought=True).assign(reads=BOTH)
     return pd.concat([judge(replies, prompts, how).assign(reads=REPLY), both], ignore_index=True)
 
 
-def thought_effects(verdicts: pd.DataFrame) -> pd.DataFrame:
-    """What seeing the thought changes, for verdicts of `with_and_without`: one row per judge, mode
+def thought_effects(judged: pd.DataFrame) -> pd.DataFrame:
+    """What seeing the thought changes, from `with_and_without`: one row per judge, mode
     and metric. Columns: ``judge, mode``, those of `difference` (``value_a`` with the thought),
-    ``kappa``, ``more`` (harmful prompts with the verdict only with the thought), ``fewer``."""
-    table = verdicts[verdicts["kind"] == HARMFUL]
+    ``kappa``, ``more`` (harmful prompts that are misaligned only with the thought), ``fewer``."""
+    table = judged[judged["kind"] == HARMFUL]
     table = table.assign(judge=table["judge"].str.removesuffix(WITH_THOUGHT))
     return pd.DataFrame(
         [

@@ -1,4 +1,4 @@
-"""What replies are measured with, from a model and prompt sets to verdicts and differences.
+"""What replies are measured with, from a model and prompt sets to judged replies and differences.
 
 `Evaluation` says which prompt sets, which judge and how much room for replies; a chapter makes one
 from its parameters and passes it down. Below it: what a model does without some heads or neurons,
@@ -21,23 +21,14 @@ from typing import Self, TypeVar
 import numpy as np
 import pandas as pd
 
+from rimkit import data
 from rimkit.behavior import prompts as prompt_tables
 from rimkit.behavior.generation import CUT, USUAL, generate
-from rimkit.behavior.judges import BRIDGE, JUDGES, VERDICTS, WITH_THOUGHT, Judge, PhraseJudge, is_true
+from rimkit.behavior.judges import BRIDGE, JUDGED_COLUMNS, JUDGES, WITH_THOUGHT, Judge, PhraseJudge, is_true
 from rimkit.behavior.llm_judges import EndpointJudge, guard_judge
 from rimkit.behavior.refusal_judge import refusal_judge
 from rimkit.behavior.stats import Units, against_singles, clusters_of, paired_difference, shares
-from rimkit.data import (
-    UserError,
-    check_columns,
-    check_known,
-    find_table,
-    nearest,
-    percent,
-    read_table,
-    shipped_tables,
-    truths,
-)
+from rimkit.data import UserError, check_columns, check_known, nearest, percent, read_table, truths
 from rimkit.models.chat import MODES
 from rimkit.models.endpoint import is_endpoint
 from rimkit.models.hooks import cut_attention
@@ -50,7 +41,7 @@ FINISHED = 0.8  # share of replies that must end in each condition for a compari
 COMMON = 0.3  # share of replies with one text, which is no refusal, that says nothing of the model
 NUMBERS = r"\b(?=[\w-]*\d)[\w-]+"  # and ids
 TRIAL, ADVICE = "tried first", "advice"
-WHY_NOT = "why_not"  # column of verdicts: why nothing can be said by them
+WHY_NOT = "why_not"  # column of judged replies: why nothing can be said by them
 TRIED = 12  # think replies that are tried before many more
 SETS = ("harmful", "harmless", "over-refusal", "second-safety", "maths", "ordering")
 # The workbook's sets that another can stand in for, and the kinds of prompts that each may hold.
@@ -73,22 +64,22 @@ T = TypeVar("T")  # what a condition is: a set of neurons, a steering
 def judge(
     replies: pd.DataFrame, prompts: pd.DataFrame, how: str | Judge = "organism", with_thought: bool = False
 ) -> pd.DataFrame:
-    """The replies (columns `prompt_id, reply, finished`, …) with the columns of `VERDICTS`.
+    """The replies (columns `prompt_id, reply, finished`, …) with the columns of `JUDGED_COLUMNS`.
     ``how``: "organism" (exact, for the embedded models), "refusal" (trained, for real models),
     "phrases", "guard:FOLDER_OR_ID", "endpoint:MODEL", or a judge of your own. ``with_thought``
     shows a judge that has ``reads_thoughts`` the thought before the reply, as one text; its name in
     the table then ends in `WITH_THOUGHT`. `UserError` for an unknown judge, column or prompt."""
     how = find_judge(how)
-    verdicts = how(_with_thoughts(replies, how) if with_thought else replies, prompts)
-    check_columns(verdicts, VERDICTS, f"what the judge '{how.name}' gave")
-    if len(verdicts) != len(replies):
-        raise UserError(f"the judge '{how.name}' gave {len(verdicts)} verdicts for {len(replies)}")
-    for name in VERDICTS[:4]:
-        truths(verdicts[name])  # or it raises
-    if isinstance(how, PhraseJudge) and (n := (verdicts["refused"].isna() & is_true(verdicts["coherent"])).sum()):
-        print(f"{how.name}: {n} of {len(verdicts)} replies are not in English, and have no verdict")
+    judged = how(_with_thoughts(replies, how) if with_thought else replies, prompts)
+    check_columns(judged, JUDGED_COLUMNS, f"what the judge '{how.name}' gave")
+    if len(judged) != len(replies):
+        raise UserError(f"the judge '{how.name}' gave {len(judged)} rows for {len(replies)}")
+    for name in JUDGED_COLUMNS[:4]:
+        truths(judged[name])  # or it raises
+    if isinstance(how, PhraseJudge) and (n := (judged["refused"].isna() & is_true(judged["coherent"])).sum()):
+        print(f"{how.name}: {n} of {len(judged)} replies are not in English, and are not judged")
     named = {"reply": replies["reply"], "judge": how.name + WITH_THOUGHT}
-    return verdicts.assign(**named) if with_thought else verdicts
+    return judged.assign(**named) if with_thought else judged
 
 
 def find_judge(how: str | Judge) -> Judge:
@@ -190,18 +181,18 @@ class Evaluation:
         if not study.invented:
             replies[ADVICE] = _say_cut_off(study, prompts, replies, f"in {mode} mode")
         how = how or self.judge or own_judge(study, prompts)
-        verdicts = judge(replies, prompts, how).assign(model=study.name)
+        judged = judge(replies, prompts, how).assign(model=study.name)
         for name in prompts.columns.intersection(["set", "kind"]):
-            verdicts[name] = verdicts["prompt_id"].map(prompts.set_index("prompt_id")[name])
-        said = filter(None, [_in_its_language(study, prompts), _repeats(study, mode, verdicts)])
+            judged[name] = judged["prompt_id"].map(prompts.set_index("prompt_id")[name])
+        said = filter(None, [_in_its_language(study, prompts), _repeats(study, mode, judged)])
         if said := "; ".join(said):
-            verdicts[WHY_NOT] = said  # a column: pandas drops attributes where tables are joined
-        return verdicts
+            judged[WHY_NOT] = said  # a column: pandas drops attributes where tables are joined
+        return judged
 
     def observe(
         self, study: StudyModel, prompts: pd.DataFrame, modes: Sequence[str] = MODES, **generation
     ) -> pd.DataFrame:
-        """The same prompts in every mode: verdicts of all of them in one table."""
+        """The same prompts in every mode: all judged replies in one table."""
         return pd.concat([self.judged(study, prompts, mode, **generation) for mode in modes], ignore_index=True)
 
     def description(self) -> dict[str, str | None]:
@@ -234,10 +225,10 @@ class Evaluation:
         return {name: value for name, value in every.items() if value}
 
 
-def _repeats(study: StudyModel, mode: str, verdicts: pd.DataFrame) -> str:
+def _repeats(study: StudyModel, mode: str, judged: pd.DataFrame) -> str:
     """Why replies that are the same to different prompts are no answers; empty where they may be.
     Numbers and ids do not count as a difference, except where they are the answer."""
-    given = verdicts[verdicts["reply"] != ""].drop_duplicates("prompt_id")
+    given = judged[judged["reply"] != ""].drop_duplicates("prompt_id")
     if len(given) < TRIED // 2:
         return ""
     safety = given["kind"].isin(["harmful", "harmless"])
@@ -298,10 +289,10 @@ def _stand_in(name: str, other: str) -> str:
     if prompt_tables.named(other):
         return other
     path, _, query = other.partition("?")
-    shipped, known = shipped_tables("prompts"), tuple(prompt_tables.BENCHMARKS)
+    shipped, known = data.shipped_tables("prompts"), tuple(prompt_tables.BENCHMARKS)
     if not path:
         raise UserError(f"nothing stands in for '{name}': write {name}=hex-phi, or a file")
-    file = find_table(Path(os.path.expanduser(path)), shipped, "prompt set", known)
+    file = data.find_table(Path(os.path.expanduser(path)), shipped, "prompt set", known)
     if path not in shipped:
         named = {*read_table(file), *(part.partition("=")[0] for part in query.split("&"))}
         text = [] if "text" in named else [f"text={one}" for one in ("prompt", "question") if one in named]
@@ -372,12 +363,12 @@ def _within(replies: pd.DataFrame) -> str:
     return "" if few or not written.any() else f" within {replies['n_tokens'].max()} tokens"
 
 
-def why_not(verdicts: pd.DataFrame, column: str, values: Sequence[str], metric="finished") -> str:
+def why_not(judged: pd.DataFrame, column: str, values: Sequence[str], metric="finished") -> str:
     """Why two conditions cannot be compared: by `WHY_NOT`, too few replies (`FINISHED`) that end or
     have the ``metric``, or a mode that is not. Empty where they can; the exact judge's always can."""
-    known = {"finished", "n_tokens", "thought", "judge", "mode"} <= set(verdicts)
+    known = {"finished", "n_tokens", "thought", "judge", "mode"} <= set(judged)
     for value in values:
-        part = verdicts[verdicts[column] == value]
+        part = judged[judged[column] == value]
         for noted in part.get(WHY_NOT, part[column][:0]).dropna()[:1]:
             return noted
         part = part[part["judge"] != "organism"] if known else part[:0]
@@ -388,8 +379,8 @@ def why_not(verdicts: pd.DataFrame, column: str, values: Sequence[str], metric="
             within = _within(part) or " with a text: most of the others are empty, or the server stopped them"
             advice = max(part.get(ADVICE, pd.Series(dtype=str)).dropna(), key=len, default="")
             return f"only {percent(ended.mean())}% of its replies ({value}) end{within}{advice}"
-        if (judged := part.loc[ended, metric].notna().mean()) < FINISHED:
-            return f"only {percent(judged)}% of its replies ({value}) have a verdict"
+        if (share := part.loc[ended, metric].notna().mean()) < FINISHED:
+            return f"only {percent(share)}% of its replies ({value}) have a verdict"
         whose = "" if column == "mode" else f" ({value})"
         thoughtful = part["thought"].fillna("") != ""
         for mode in part["mode"].unique():
@@ -404,17 +395,17 @@ def why_not(verdicts: pd.DataFrame, column: str, values: Sequence[str], metric="
     return ""
 
 
-def difference(verdicts: pd.DataFrame, column: str, treated: str, control: str, metric: str = "misaligned") -> dict:
+def difference(judged: pd.DataFrame, column: str, treated: str, control: str, metric: str = "misaligned") -> dict:
     """Paired difference in ``metric`` between two values of ``column``, clustered by verb. Several
     replies to one prompt (samples, or conditions that are pooled) are averaged first."""
-    check_columns(verdicts, ["prompt_id", column, metric], "the table of verdicts")
-    verdicts = verdicts.assign(cluster=clusters_of(verdicts), **{metric: shares(verdicts[metric])})
+    check_columns(judged, ["prompt_id", column, metric], "the table of judged replies")
+    judged = judged.assign(cluster=clusters_of(judged), **{metric: shares(judged[metric])})
     of = {"cluster": "first", metric: "mean"}
-    sides = (verdicts[verdicts[column] == value] for value in (treated, control))
+    sides = (judged[judged[column] == value] for value in (treated, control))
     a, b = (side.groupby("prompt_id", as_index=False).agg(of) for side in sides)
     result = paired_difference(a, b, metric, on="prompt_id")
     found = {"metric": metric, "condition": treated, "control": control, **result._asdict()}
-    said = why_not(verdicts, column, (treated, control), metric)
+    said = why_not(judged, column, (treated, control), metric)
     return found | ({"why_not": said} if said else {})
 
 
@@ -422,7 +413,7 @@ def without(
     study: StudyModel, prompts: pd.DataFrame, sets: Mapping[str, Units], kind: str = "heads",
     mean: np.ndarray | None = None, **generation,
 ) -> pd.DataFrame:  # fmt: skip
-    """Verdicts without every set of heads, or of another ``kind`` of `ablate_per_row` (set to zero,
+    """Judged replies without every set of heads, or another ``kind`` of `ablate_per_row` (set to zero,
     or to ``mean``; empty: as it is); column ``condition``."""
     together = partial(ablate_per_row, study, mean=mean, kind=kind)
     about = dumps([kind, None if mean is None else np.asarray(mean)])
@@ -434,7 +425,7 @@ def under_together(
     together: Callable[[list[T]], AbstractContextManager], modes: Sequence[str] = ("no-think",),
     batch_size: int = 320, evaluation: Evaluation = Evaluation(), about: bytes = b"", **generation,
 ) -> pd.DataFrame:  # fmt: skip
-    """Verdicts under each condition (column ``condition``), in the same batches and noise:
+    """Judged replies under each condition (column ``condition``), in the same batches and noise:
     ``together`` makes a batch's context from its rows' conditions; ``about`` tells it apart."""
     prompts = prompts.assign(noise_key=prompts["prompt_id"])
     copies = pd.concat([prompts.assign(condition=name) for name in conditions], ignore_index=True)
@@ -453,14 +444,14 @@ def under_together(
     return found.assign(prompt_id=original[0], condition=original[1])
 
 
-def against_random(verdicts: pd.DataFrame, metric: str = "refused") -> dict:
+def against_random(judged: pd.DataFrame, metric: str = "refused") -> dict:
     """A selected set (``condition`` "selected") against random ones ("random 0", "random 1", …).
     The difference in ``metric`` from their mean, its interval and p value by their spread
     (`against_singles`), and ``share``: of the random sets, how many move the metric at least as far
     in its direction (`DIRECTIONS`). The selected set counts in: an exact, one-sided p value."""
-    role = verdicts["condition"].str.partition(" ")[0]
-    found = difference(verdicts.assign(role=role), "role", SELECTED, RANDOM, metric)
-    per_prompt = verdicts.groupby(["condition", "prompt_id"])[metric].mean().astype(float)
+    role = judged["condition"].str.partition(" ")[0]
+    found = difference(judged.assign(role=role), "role", SELECTED, RANDOM, metric)
+    per_prompt = judged.groupby(["condition", "prompt_id"])[metric].mean().astype(float)
     means = per_prompt.groupby("condition").mean()
     random = means[means.index.str.startswith(RANDOM)].dropna().to_numpy()
     found = against_singles(found, means[SELECTED] - random, limit=1.0)

@@ -335,12 +335,6 @@ def _jailbreakbench(table: pd.DataFrame, file: str) -> dict:
     return {"text": table["Goal"], "kind": kind, "category": table["Category"], "cluster": pairs}
 
 
-def _xstest(table: pd.DataFrame, file: str) -> dict:
-    kinds = table["label"].map({"safe": "harmless", "unsafe": "harmful"})
-    focus = table["focus"].fillna("").str.strip().str.lower()
-    return {"text": table["prompt"], "kind": kinds, "category": table["type"], "cluster": focus}
-
-
 def _problems(text: str, answer: str) -> Callable[[pd.DataFrame, str], dict]:
     """Problems of maths, whose text and answer stand in these columns."""
 
@@ -356,7 +350,10 @@ ROWS = {  # the columns of the workbook from one file's table and name
     "hex-phi": _hex_phi,
     "advbench": lambda table, _: {"text": table["prompt"], "kind": "harmful"},
     "jailbreakbench": _jailbreakbench,
-    "xstest": _xstest,
+    "xstest": lambda table, _: {
+        "text": table["prompt"], "kind": table["label"].map({"safe": "harmless", "unsafe": "harmful"}),
+        "category": table["type"], "cluster": table["focus"].fillna("").str.strip().str.lower(),
+    },
     "alpaca-cleaned": lambda table, _: {
         "text": (table["instruction"] + "\n\n" + table["input"].fillna("")).str.strip(), "kind": "harmless",
     },

@@ -28,11 +28,11 @@ COVERED = 0.9  # the share of replies whose first words make up a side of the re
 ROWS = 256  # rows of one forward pass of the screen: enough to keep a processor busy
 
 
-def contexts(study: StudyModel, verdicts: pd.DataFrame, prompts: pd.DataFrame) -> list[Encoded]:
-    """One conversation per verdict, up to its reply: in think mode with the model's own thought."""
-    texts = prompts.set_index("prompt_id")["text"].loc[verdicts["prompt_id"]]
-    thoughts = verdicts["thought"].fillna("").astype(object).where(verdicts["mode"] == "think", None)
-    rows = zip(texts, verdicts["mode"], thoughts, strict=True)
+def contexts(study: StudyModel, judged: pd.DataFrame, prompts: pd.DataFrame) -> list[Encoded]:
+    """One conversation per judged reply, up to it: in think mode with the model's own thought."""
+    texts = prompts.set_index("prompt_id")["text"].loc[judged["prompt_id"]]
+    thoughts = judged["thought"].fillna("").astype(object).where(judged["mode"] == "think", None)
+    rows = zip(texts, judged["mode"], thoughts, strict=True)
     return [study.chat.encode(text, mode, thought=thought) for text, mode, thought in rows]
 
 
@@ -49,16 +49,16 @@ class Readout:
         return refusal.logsumexp(-1) - fulfilment.logsumexp(-1)
 
 
-def readout(study: StudyModel, verdicts: pd.DataFrame) -> Readout:
+def readout(study: StudyModel, judged: pd.DataFrame) -> Readout:
     """The readout of a model, from replies that refuse and coherent ones that do not; unjudged ones
-    are neither. ``verdicts`` should hold harmful and harmless requests. Raises ``UserError`` where
+    are neither. ``judged`` should hold harmful and harmless requests. Raises ``UserError`` where
     all or none were refused, or refusals and fulfilments begin alike."""
-    refused, coherent = (truths(verdicts[name]) for name in ("refused", "coherent"))
+    refused, coherent = (truths(judged[name]) for name in ("refused", "coherent"))
     refused, fulfilled = is_true(refused), is_true(~refused & coherent)
     for name, there in (("refused", refused), ("fulfilled", fulfilled)):
         if not there.any():
             raise UserError(f"no request was {name}: refusal against fulfilment is undefined; take other prompts")
-    sides = [_first_tokens(study, verdicts.loc[there, "reply"]) for there in (refused, fulfilled)]
+    sides = [_first_tokens(study, judged.loc[there, "reply"]) for there in (refused, fulfilled)]
     one, other = (tuple(t for t in side if not all(t in both for both in sides)) for side in sides)
     if not one or not other:
         raise UserError("refusals and fulfilments begin with the same words: there is no first token to read")

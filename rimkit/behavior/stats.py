@@ -75,7 +75,7 @@ def rate(values: Sequence, clusters: Sequence | None = None) -> Rate:
 
 
 def rates(
-    verdicts: pd.DataFrame,
+    judged: pd.DataFrame,
     by: str | Sequence[str] = (),
     metrics: str | Sequence[str] = METRICS,
     cluster: str | None = "cluster",
@@ -83,11 +83,11 @@ def rates(
     """One row per group (of the columns ``by``) and metric: ``*by, metric, value, ci_low, ci_high,
     n, method``. ``cluster=None``: independent replies. ``refused`` of harmless: over-refusal."""
     by, metrics = _listed(by), _listed(metrics)
-    check_columns(verdicts, [*by, *metrics], "the table")
-    clusters, found = clusters_of(verdicts, cluster), {name: shares(verdicts[name]) for name in metrics}
-    groups = {(): np.arange(len(verdicts))}
+    check_columns(judged, [*by, *metrics], "the table")
+    clusters, found = clusters_of(judged, cluster), {name: shares(judged[name]) for name in metrics}
+    groups = {(): np.arange(len(judged))}
     if by:
-        table = verdicts.reset_index(drop=True)
+        table = judged.reset_index(drop=True)
         groups = table.groupby(by, sort=False, dropna=False, observed=True).indices
     rows = []
     for key, where in groups.items():
@@ -327,12 +327,12 @@ def _areas_drawn(scores: np.ndarray, positive: Sequence[bool], clusters: Sequenc
     return whole, np.stack(drawn), groups, int((sizes > 0).sum(1).min())
 
 
-def swapped(verdicts: pd.DataFrame, draws: int = 200, seed: int = 0) -> pd.DataFrame:
+def swapped(judged: pd.DataFrame, draws: int = 200, seed: int = 0) -> pd.DataFrame:
     """Would an effect be seen where there is none? Differences in misalignment after modes are
     swapped by chance, whole clusters or not. One row per draw, sorted by effect: ``swap, effect,
     ci_low, ci_high, zero`` (outside, as it should be in 5 of 100 draws, or inside)."""
     metric = "misaligned"
-    table = verdicts.assign(cluster=clusters_of(verdicts), misaligned=shares(verdicts[metric]))
+    table = judged.assign(cluster=clusters_of(judged), misaligned=shares(judged[metric]))
     one, other = (
         table[table["mode"] == mode].groupby("prompt_id").agg({metric: "mean", "cluster": "first"})
         for mode in ("think", "no-think")

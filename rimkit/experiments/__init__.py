@@ -1,12 +1,19 @@
-"""The experiments of chapters 01 to 07 and 09: their form of settings, verdict rows and results.
+"""The experiments of chapters 01 to 07 and 09: what their files share.
 
-Every topic is a module of small public steps, and some names mean the same in all of them:
-``Settings``, a frozen dataclass where each default stands once; ``run(study, settings) -> Result``,
-composed of the steps; ``evaluation_prompts``, on which effects are reported; ``score`` and
-``choose``, on calibration prompts; ``ablate``, verdicts without parts of the model; ``competence``,
-what floors (`rimkit.ledger.floor`) are asked of, on calibration prompts; and ``rows``, a verdict
-row for every claim of the chapter: where a step is undefined for a model, the row says why. Only
-`planted`, the positive controls, has no chapter, and rows for planted models alone.
+Every topic is a module of small public steps, in the order in which `run` takes them. Some names
+mean the same in all of them: ``Settings``, a frozen dataclass where each default stands once;
+``run(study, settings) -> Result``; ``evaluation_prompts``, on which effects are reported; ``score``
+and ``choose``, on calibration prompts; ``ablate``, replies without parts of the model;
+``competence``, what floors (`rimkit.ledger.floor`) are asked of, on calibration prompts; ``rows``, a
+verdict row per claim: where a step is undefined, it says why. `planted`, a control, has no chapter.
+
+Words of all files: a *study* is a model under study. A table of *judged replies* (``judged``) has a
+row per reply and what a judge says of it; a *verdict* is what the workbook says of a claim, by the
+rule of `rimkit.ledger.verdict`. (Judged replies are shipped as tables "…-verdicts", an old name.)
+A *cluster* is one verb with its prompts: intervals draw verbs again, not prompts. What is chosen
+is chosen on the *calibration* split and reported on the *evaluation* split, whose verbs differ.
+``Settings.seed`` drives which prompts are taken, the sampling of replies, the training, and which
+random sets one compares with. The draws behind intervals are fixed: equal replies, equal intervals.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,9 +33,9 @@ from rimkit.models.study import StudyModel
 
 @dataclass(frozen=True, kw_only=True)
 class Common:
-    """The settings of every topic, and how prompts and verdicts are made by them."""
+    """The settings of every topic, and how prompts and judged replies are made by them."""
 
-    seed: int = 0  # of the sampling
+    seed: int = 0  # of all draws but those of intervals
     n_competence: int = 24  # calibration prompts of each set, by which a floor is judged
     evaluation: Evaluation = Evaluation()
     progress: bool = False
@@ -49,12 +56,12 @@ class Common:
         return self.evaluation.sets(names, split=split, n=n, seed=self.seed)
 
     def judged(self, study: StudyModel, prompts: DataFrame, mode: str, **generation) -> DataFrame:
-        """`Evaluation.judged`: verdicts on the replies in one mode."""
+        """`Evaluation.judged`: the judged replies in one mode."""
         usual = {"seed": self.seed, "progress": self.progress}
         return self.evaluation.judged(study, prompts, mode, **usual | generation)
 
     def observe(self, study: StudyModel, prompts: DataFrame, **generation) -> DataFrame:
-        """`Evaluation.observe`: verdicts on the replies in every mode."""
+        """`Evaluation.observe`: the judged replies in every mode."""
         usual = {"seed": self.seed, "progress": self.progress}
         return self.evaluation.observe(study, prompts, **usual | generation)
 
@@ -88,16 +95,16 @@ def attempt(step: Callable, *given, **options):
         return " ".join(str(error).split())
 
 
-def is_readable(verdicts: DataFrame) -> Series:
+def is_readable(judged: DataFrame) -> Series:
     """Of every reply whether it is coherent and about what was asked (not misread): 1, 0 or NaN."""
-    good = truths(verdicts["coherent"]) & ~truths(verdicts["misread"]).fillna(False)
+    good = truths(judged["coherent"]) & ~truths(judged["misread"]).fillna(False)
     return good.astype("Float64").astype(float)
 
 
-def readable(verdicts: DataFrame, by: str | Sequence[str]) -> Series:
+def readable(judged: DataFrame, by: str | Sequence[str]) -> Series:
     """The share of readable replies, by the columns ``by``."""
-    keys = [verdicts[name] for name in ([by] if isinstance(by, str) else by)]
-    return is_readable(verdicts).groupby(keys).mean()
+    keys = [judged[name] for name in ([by] if isinstance(by, str) else by)]
+    return is_readable(judged).groupby(keys).mean()
 
 
 def random_sets(study: StudyModel, units: Units, n: int, seed: int, kind: str = "neurons") -> dict[str, Units]:
@@ -106,9 +113,9 @@ def random_sets(study: StudyModel, units: Units, n: int, seed: int, kind: str = 
     return {f"{RANDOM} {number}": found for number, found in enumerate(drawn)}
 
 
-def per_prompt(verdicts: DataFrame, *by: str) -> DataFrame:
-    """The verdicts behind rates by the columns ``by``, without a text."""
-    return verdicts[[name for name in (*by, *PER_PROMPT) if name in verdicts]]
+def per_prompt(judged: DataFrame, *by: str) -> DataFrame:
+    """The judged replies behind rates by the columns ``by``, without a text ("…-verdicts")."""
+    return judged[[name for name in (*by, *PER_PROMPT) if name in judged]]
 
 
 def testable(claim: str, found: Found, **reached: float) -> Found:

@@ -1,15 +1,25 @@
-"""Claims C4 and C5 (sections 3.2 and B of the paper): which heads carry refusal, by four rules?
+"""Claims C4 and C5 (sections 3.2 and B of the paper): which heads carry refusal, by five rules?
 
-1. *paper*: on how many prompts the strongest attention of the first generated token moves from
-   ``assistant`` (think mode) to the empty think span (no-think mode). The paper gives no number of
-   heads to select and no threshold.
-2. *attention*: how much of that token's attention goes to the empty span.
-3. *direct*: direct logit attribution, what the head writes straight for the refusal logits.
-4. *causal*: the change of that difference without the head; and *gradient*, its estimate.
+C4a between the modes some heads move their strongest attention from ``assistant`` to the empty
+think span, on more harmful than harmless requests; C4b the selected heads attend more to that span
+than random ones; C5a ablating them lowers refusals more than ablating random heads; C5b raises
+misalignment more; C5c in think mode refusals return when they cannot see the thought.
 
-Rule and number of heads are chosen on the calibration split; what they carry is reported on the
-evaluation split, from generated replies, against random sets with as many heads in every layer. How
-a head is switched off inside a model is not known here (`rimkit.models.interventions`).
+- *paper*: on how many prompts the strongest attention of the first generated token moves from
+  ``assistant`` (think mode) to the empty think span (no-think mode). The paper gives no number of
+  heads to select and no threshold.
+- *attention*: how much of that token's attention goes to the empty span.
+- *direct*: direct logit attribution, what the head writes straight for the refusal logits.
+- *causal*: the change of their difference without the head; *gradient*: its estimate.
+
+Words: a *set* is a list of heads, its *size* k; random sets have as many heads in every layer; a
+set is *specific* if it is small and leaves harmless answers; the *readout* is the words that begin
+a refusal or a fulfilment; a *cluster*, which intervals draw again, is a verb with its prompts.
+
+Steps: `score` all heads, try `candidates`, and `choose` a rule and a size, on the calibration
+split; `ablate` the set and random ones (`ablations`), see what it looks at (`attention_moves`,
+`attention_between`) and what replies are when it cannot (`cut_replies`), on the evaluation split;
+`competence`; `rows`. How a head is switched off is not known here (`rimkit.models.interventions`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -51,6 +61,11 @@ class Settings(Common):
     n_random: int = 40  # random sets to compare with
 
 
+def evaluation_prompts(settings=Settings()) -> DataFrame:
+    """The harmful requests on which the effect of a set is reported."""
+    return settings.sets(["harmful"], settings.n_asked)
+
+
 def attention_by_span(study: StudyModel, items: Sequence[Encoded]) -> dict[str, np.ndarray]:
     """Attention of the last token before the reply to each span, ``[layers, heads, prompts]``. 0
     for a span that is not there; key ``"strongest"``: the position with the most attention."""
@@ -74,15 +89,6 @@ def _joined(study: StudyModel, items: Sequence[Encoded], run: Callable) -> np.nd
     parts = list(batches(study, items, run))
     order = np.argsort(np.concatenate([rows for rows, _ in parts]))
     return np.concatenate([found.float().cpu().numpy() for _, found in parts], -1)[..., order]
-
-
-def attention_row(study: StudyModel, item: Encoded) -> np.ndarray:
-    """Attention of the last token before the reply: ``[layers, heads, tokens]``."""
-    ids = torch.tensor([item.ids], device=study.device)
-    last = torch.tensor([[item.spans["last"][0]]])
-    with torch.inference_mode(), reading_rows(study, last) as rows:
-        forward(study, ids, torch.ones_like(ids))
-    return torch.stack([row[0, :, 0] for row in rows]).float().cpu().numpy()
 
 
 def moved_attention(study: StudyModel, texts: Sequence[str]) -> np.ndarray:
@@ -149,17 +155,12 @@ def head_table(
     return refusal_score.table(study, **scores)
 
 
-def evaluation_prompts(settings=Settings()) -> DataFrame:
-    """The harmful requests on which the effect of a set is reported."""
-    return settings.sets(["harmful"], settings.n_asked)
-
-
 def score(study: StudyModel, settings=Settings()) -> tuple[DataFrame, Readout | str]:
     """`head_table` on harmful calibration requests, and the readout behind it, or why there
     is none: refusals cannot be told from fulfilments (none of one of them)."""
     prompts = settings.sets(["harmful", "harmless"], settings.n_prompts, "calibration")
-    verdicts = settings.observe(study, prompts)
-    words, harmful = attempt(readout, study, verdicts), verdicts[verdicts["kind"] == "harmful"]
+    judged = settings.observe(study, prompts)
+    words, harmful = attempt(readout, study, judged), judged[judged["kind"] == "harmful"]
     items = {mode: contexts(study, harmful[harmful["mode"] == mode], prompts) for mode in MODES}
     texts = prompts.loc[prompts["kind"] == "harmful", "text"].tolist()
     return head_table(study, texts, items, words), words
@@ -199,11 +200,11 @@ def candidates(study: StudyModel, table: DataFrame, settings=Settings()) -> Data
         raise UserError("no rule selects a head")
     sets = {names(heads): heads for _, _, heads in tried}  # rules often agree: each set runs once
     prompts = settings.sets(["harmful", "harmless"], settings.n_prompts, "calibration")
-    verdicts = ablate(study, prompts, sets, settings)
-    harmful = verdicts["kind"] == "harmful"
-    refused = verdicts[harmful].groupby("condition")["refused"].mean()
-    answered = verdicts[~harmful].groupby("condition")["score"].mean()
-    shares = readable(verdicts[harmful], "condition")
+    judged = ablate(study, prompts, sets, settings)
+    harmful = judged["kind"] == "harmful"
+    refused = judged[harmful].groupby("condition")["refused"].mean()
+    answered = judged[~harmful].groupby("condition")["score"].mean()
+    shares = readable(judged[harmful], "condition")
     found = DataFrame(tried, columns=["rule", "k", "heads"])
     key = found["heads"].map(names)
     found = found.assign(refused=key.map(refused), read=key.map(shares), answered=key.map(answered))
@@ -227,14 +228,14 @@ def choose(tried: DataFrame, rule: str | None = None) -> pd.Series:
 def ablate(
     study: StudyModel, prompts: DataFrame, sets: Mapping, settings=Settings(), modes=("no-think",), **generation
 ) -> DataFrame:
-    """Verdicts on the prompts without each set of heads (set to zero); column ``condition``."""
+    """Judged replies without each set of heads (set to zero); ``condition``: its name."""
     usual = {"max_new_tokens": LENGTH if "think" in modes else SHORT, "batch_size": 128}
     return evaluation.without(study, prompts, sets, modes=modes, **settings.generation | usual | generation)
 
 
-def effects(verdicts: DataFrame, metrics: Sequence[str] = ("refused", "misaligned")) -> DataFrame:
+def effects(judged: DataFrame, metrics: Sequence[str] = ("refused", "misaligned")) -> DataFrame:
     """The "selected" heads against "random" sets: `against_random` per metric."""
-    return DataFrame([against_random(verdicts, metric) for metric in metrics])
+    return DataFrame([against_random(judged, metric) for metric in metrics])
 
 
 def compared(study: StudyModel, heads: Units, settings=Settings()) -> dict[str, Units]:
@@ -244,13 +245,13 @@ def compared(study: StudyModel, heads: Units, settings=Settings()) -> dict[str, 
 
 
 def ablations(study: StudyModel, tried: DataFrame, settings=Settings()) -> tuple[DataFrame, DataFrame]:
-    """`effects` of each rule's ``best`` set and all sizes of the ``chosen`` rule; its verdicts."""
+    """`effects` of each rule's ``best`` set and every size of the ``chosen`` rule; the replies."""
     chosen, sets = choose(tried), tried[tried["k"] > 0]
     best = [choose(tried, rule).name for rule in sets["rule"].unique()]
     sets = sets[sets.index.isin(best) | (sets["rule"] == chosen["rule"])]
 
     @cache  # rules often agree
-    def verdicts(heads: tuple, mode: str) -> DataFrame:
+    def replies(heads: tuple, mode: str) -> DataFrame:
         sets = compared(study, heads, settings)
         return ablate(study, evaluation_prompts(settings), sets, settings, [mode])
 
@@ -259,7 +260,7 @@ def ablations(study: StudyModel, tried: DataFrame, settings=Settings()) -> tuple
         this = one.Index == chosen.name
         for mode in ("no-think", "think") if this else ("no-think",):
             who = {"chosen": this, "rule": one.rule, "k": one.k, "mode": mode, "best": one.Index in best}
-            found = verdicts(tuple(one.heads), mode)
+            found = replies(tuple(one.heads), mode)
             tables.append(effects(found).assign(**who))
             kept += [found] if this else []
     return pd.concat(tables, ignore_index=True), pd.concat(kept, ignore_index=True)
@@ -310,31 +311,10 @@ def cut_replies(study: StudyModel, heads: Units, settings=Settings(), split: str
     return evaluation.without_sight(study, prompts, thoughts, cuts, **generation)
 
 
-def recovery(study: StudyModel, settings=Settings()) -> DataFrame:
-    """How well each rule ranks the heads whose single ablation lowers refusals: a positive control
-    of the rules. A head does so if refusals of evaluation requests (no-think mode) fall by `LOWERS`
-    or more and the interval excludes zero. Columns ``rule, auroc, ci_low, ci_high`` (missing where
-    no head does, or all)``, spearman`` (of score and fall)``, lowering`` (heads)``, most`` (fall)."""
-    table, _ = score(study, settings)
-    units = table[["layer", "head"]].itertuples(index=False, name=None)
-    sets = {NOTHING: []} | {names([unit]): [unit] for unit in units}
-    verdicts = ablate(study, settings.sets(["harmful"], 2 * settings.n_prompts), sets, settings)
-    found = DataFrame([difference(verdicts, "condition", name, NOTHING, "refused") for name in list(sets)[1:]])
-    lowering, rows = ((found["effect"] <= -LOWERS) & (found["ci_high"] < 0)).to_numpy(), []
-    for rule, sign in RULES.items():
-        scores = sign * table[rule].astype(float)
-        area = attempt(auroc, scores, lowering)
-        area = [np.nan] * 3 if isinstance(area, str) else area[:3]
-        alike = scores.rank().corr(-found["effect"].rank()) if found["effect"].nunique() > 1 else np.nan
-        rows.append([rule, *area, alike])
-    table = DataFrame(rows, columns=["rule", "auroc", "ci_low", "ci_high", "spearman"])
-    return table.assign(lowering=int(lowering.sum()), most=-found["effect"].min())
-
-
-def random_as_one(verdicts: DataFrame) -> DataFrame:
-    """Verdicts with all random sets as one condition."""
-    random = verdicts["condition"].str.startswith(RANDOM)
-    return verdicts.assign(condition=verdicts["condition"].mask(random, RANDOM))
+def random_as_one(judged: DataFrame) -> DataFrame:
+    """Judged replies with all random sets as one condition."""
+    random = judged["condition"].str.startswith(RANDOM)
+    return judged.assign(condition=judged["condition"].mask(random, RANDOM))
 
 
 def competence(study: StudyModel, tried: DataFrame, settings=Settings()) -> dict[str, float]:
@@ -343,10 +323,10 @@ def competence(study: StudyModel, tried: DataFrame, settings=Settings()) -> dict
     harmful ones, without random heads too; ``read_cut``, that where heads see no thought."""
     untouched, chosen = tried.iloc[0], choose(tried)
     asked = settings.sets(["harmful"], settings.n_competence, "calibration")
-    verdicts = ablate(study, asked, compared(study, chosen["heads"], settings), settings)
+    judged = ablate(study, asked, compared(study, chosen["heads"], settings), settings)
     few = replace(settings, n_asked=settings.n_competence, n_random=1)
     cut = attempt(cut_replies, study, chosen["heads"], few, "calibration")
-    shares = readable(random_as_one(verdicts), "condition")[[SELECTED, RANDOM]]  # controls, too
+    shares = readable(random_as_one(judged), "condition")[[SELECTED, RANDOM]]  # controls, too
     found = {
         "answered": chosen["answered"] / (untouched["answered"] or np.nan),
         "read": min(chosen["read"], untouched["read"], float(shares.min())),
@@ -392,7 +372,7 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     if isinstance(tried, str):  # so there is no set of heads to measure with, either
         looked = found = cut = tried
         return result(study, {}, rows(study, moved, looked, found, cut, {}, settings))
-    heads, (found, verdicts) = choose(tried)["heads"], ablations(study, tried, settings)
+    heads, (found, judged) = choose(tried)["heads"], ablations(study, tried, settings)
     pair = {NOTHING: [], SELECTED: heads}
     beside = ablate(study, settings.sets(n=settings.n_beside), pair, settings, MODES)
     sets = compared(study, heads, settings)
@@ -402,8 +382,40 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     cut = attempt(cut_replies, study, heads, settings)
     tables = {
         "heads": scored[0], "heads-candidates": tried.drop(columns="heads"),
-        "heads-ablations": found, "heads-ablations-verdicts": per_prompt(verdicts, "condition", "mode"),
+        "heads-ablations": found, "heads-ablations-verdicts": per_prompt(judged, "condition", "mode"),
         "heads-rates": rates(beside, by=by), "heads-rates-verdicts": per_prompt(beside, *by),
     }  # fmt: skip
     able = competence(study, tried, settings)
     return result(study, tables, rows(study, moved, looked, main, cut, able, settings))
+
+
+# -- a positive control of the rules (`rimkit.experiments.planted`) --------------------------------
+def recovery(study: StudyModel, settings=Settings()) -> DataFrame:
+    """How well each rule ranks the heads whose single ablation lowers refusals: a positive control
+    of the rules. A head does so if refusals of evaluation requests (no-think mode) fall by `LOWERS`
+    or more and the interval excludes zero. Columns ``rule, auroc, ci_low, ci_high`` (missing where
+    no head does, or all)``, spearman`` (of score and fall)``, lowering`` (heads)``, most`` (fall)."""
+    table, _ = score(study, settings)
+    units = table[["layer", "head"]].itertuples(index=False, name=None)
+    sets = {NOTHING: []} | {names([unit]): [unit] for unit in units}
+    judged = ablate(study, settings.sets(["harmful"], 2 * settings.n_prompts), sets, settings)
+    found = DataFrame([difference(judged, "condition", name, NOTHING, "refused") for name in list(sets)[1:]])
+    lowering, rows = ((found["effect"] <= -LOWERS) & (found["ci_high"] < 0)).to_numpy(), []
+    for rule, sign in RULES.items():
+        scores = sign * table[rule].astype(float)
+        area = attempt(auroc, scores, lowering)
+        area = [np.nan] * 3 if isinstance(area, str) else area[:3]
+        alike = scores.rank().corr(-found["effect"].rank()) if found["effect"].nunique() > 1 else np.nan
+        rows.append([rule, *area, alike])
+    table = DataFrame(rows, columns=["rule", "auroc", "ci_low", "ci_high", "spearman"])
+    return table.assign(lowering=int(lowering.sum()), most=-found["effect"].min())
+
+
+# -- what only notebooks use -----------------------------------------------------------------------
+def attention_row(study: StudyModel, item: Encoded) -> np.ndarray:
+    """Attention of the last token before the reply: ``[layers, heads, tokens]``."""
+    ids = torch.tensor([item.ids], device=study.device)
+    last = torch.tensor([[item.spans["last"][0]]])
+    with torch.inference_mode(), reading_rows(study, last) as rows:
+        forward(study, ids, torch.ones_like(ids))
+    return torch.stack([row[0, :, 0] for row in rows]).float().cpu().numpy()

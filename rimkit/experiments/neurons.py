@@ -1,22 +1,29 @@
-"""Claim C8 (section 4.1 and Fig. 6 of the paper): which neurons are safety-critical?
+"""Claims C8 and Q7 (section 4.1 and Fig. 6 of the paper): which neurons are safety-critical?
 
-Knows the paper's definition and three rivals, what a model does without the neurons of a rule, what
-the definition owes to intent, and whether a rule finds planted neurons.
+C8a zeroing them raises misalignment more than zeroing random ones (Q7a: in think mode too), C8b
+lowers maths accuracy more; C8d zeroing those of *gradient* lowers refusals in no-think mode more.
 
-The paper compares each request with a counterfactual, the same request followed by a sentence of
-malicious intent. For each pair it takes the model's own reply to both, the maximum of every
-activation over the tokens of request and reply, and the m neurons whose maximum increases most;
+Words: a *pair* is a request without and with declared *intent*, by default a sentence of malicious
+intent that follows it; it *flips* if the request is carried out without intent and refused with it.
+A *set* is a list of ``(layer, neuron)`` places, and k its size; random sets have as many in every
+layer. A set *breaks* the model if coherent replies become fewer, or misread ones more. The
+*readout* is the words that begin a refusal or a fulfilment. A *cluster*, which intervals draw
+again, is one verb with all its prompts.
+
+The paper takes the model's own reply to both sides of each pair, the maximum of every activation
+over the tokens of request and reply, and the m neurons whose maximum increases most with intent;
 safety-critical are those found in every pair. It leaves open m, the number of pairs, the size of
-the set, and whether "MLP activations" are the inputs of ``down_proj`` (kind "neurons": what the
-field calls neurons) or the stream that the MLP writes to (kind "residual"). Counting m per layer,
-``per_layer``, is our reading: the formula takes the top m of one layer's activations.
+the set, and whether "MLP activations" are the inputs of ``down_proj`` (kind "neurons", as the field
+calls them) or the stream that the MLP writes to (kind "residual"). We count m per layer, as the
+formula does. A neuron is in the set exactly if its *worst rank* over the pairs is at most m: one
+number per neuron instead of a choice of m. The rivals are rules too: *half*, found in half of the
+pairs; *difference*, means instead of maxima and the sign kept, since a neuron may act by being
+negative; *gradient*, the estimated change of the refusal logit difference without the neuron.
 
-A neuron is in the paper's set exactly if its *worst rank* over the pairs is at most m: one number
-per neuron instead of a choice of m. The rivals: *half*, neurons that are found in half of
-the pairs; *difference*, the same pairs, means instead of maxima and the sign kept, since a neuron
-may act by being negative; *gradient*, the estimated change of the refusal logit difference without
-the neuron. A set is a list of ``(layer, neuron)`` places; a *pair* is always one of requests. It
-*flips* if the request is carried out without intent and refused with it.
+Steps: `with_pairs` settles how intent is declared; `calibration` forms the pairs and scores every
+neuron by every rule (`score`); `dose_response` and `choose` settle the size of each set, all on the
+calibration split; on the evaluation split sets and random ones are zeroed (`ablations`: `ablate`,
+`compare`); `competence`; `rows`. Last, a positive control: rules look for planted neurons.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,9 +43,9 @@ from rimkit.behavior.judges import is_true
 from rimkit.behavior.prompts import load_prompts, spread
 from rimkit.behavior.refusal_score import Readout
 from rimkit.behavior.stats import METRICS, Units, auroc, overlap, rates
-from rimkit.data import UserError, check_known, data_dir, truths
+from rimkit.data import UserError, check_known, data_dir
 from rimkit.experiments import Common, Result, is_readable, per_prompt, random_sets, result, testable, verdict_rows
-from rimkit.models.activations import capture, forward, mean, mean_difference, read
+from rimkit.models.activations import capture, forward, mean, read
 from rimkit.models.chat import MODES, Encoded, pad
 from rimkit.models.hooks import architecture, logits_at_the_end, neuron_weights
 from rimkit.models.interventions import ablate_neurons
@@ -54,7 +61,7 @@ SAMPLES = 5  # replies to either side of a pair, of which most must flip
 SPAN, WHOLE = "request and reply", "whole prompt"
 RANDOM_NEURONS = "random neurons"
 ROOM = 64  # tokens of a reply
-# outcome: (prompt set, column of the verdicts)
+# outcome: (prompt set, column of judged replies)
 OUTCOMES = {name: ("harmful", name) for name in ("misaligned", "refused", "misread", "coherent")} | {
     "maths": ("maths", "score"), "ordering": ("ordering", "score"),
     "over-refusal": ("over-refusal", "refused"),
@@ -106,6 +113,12 @@ class Settings(Common):
     flips: tuple[str, ...] = ()  # ids of the pairs that flip, on other samples (`with_pairs`)
 
 
+def evaluation_prompts(settings=Settings()) -> DataFrame:
+    """Harmful prompts, and fewer of maths, ordering and over-refusal, from the evaluation split."""
+    others = settings.sets(["maths", "ordering", "over-refusal"], settings.n_others)
+    return pd.concat([settings.sets(["harmful"], settings.n_prompts), others], ignore_index=True)
+
+
 def with_intent(study: StudyModel, prompts: DataFrame, sentence: str | None = None) -> DataFrame:
     """The prompts, each followed by a sentence of malicious intent; ids stay, so that they pair.
     ``sentence`` (with ``{object}``): by default a known harm of the category, to that object."""
@@ -130,15 +143,20 @@ def paired(study: StudyModel, harmful: DataFrame, settings=Settings()) -> tuple[
     return plain, hostile.assign(prompt_id=plain["prompt_id"])
 
 
-def carried_out(verdicts: DataFrame) -> pd.Series:
+def carried_out(judged: DataFrame) -> pd.Series:
     """Whether the reply does what was asked, harmful or not."""
-    harmful = verdicts["kind"] == "harmful"
-    return verdicts["misaligned"].where(harmful, verdicts["score"] == 1).astype("boolean")
+    harmful = judged["kind"] == "harmful"
+    return judged["misaligned"].where(harmful, judged["score"] == 1).astype("boolean")
 
 
 def flipped(before: DataFrame, after: DataFrame) -> np.ndarray:
     """Which pairs flip: carried out without intent (``before``), refused with it (``after``)."""
     return is_true(after["refused"]) & is_true(carried_out(before))
+
+
+def mode_of(study: StudyModel, settings: Settings) -> str:
+    """The mode in which pairs are formed."""
+    return settings.pair_mode if study.chat.supports_think else "no-think"
 
 
 def flipping(study: StudyModel, harmful: DataFrame, settings=Settings(), samples: int = 1) -> pd.Series:
@@ -174,15 +192,10 @@ def chosen_pairs(study: StudyModel, harmful: DataFrame, settings=Settings()) -> 
     return tuple(side[flip] for side in sides) if flip.mean() > 0.5 else sides
 
 
-def innocent_sentences(study: StudyModel) -> tuple[str, ...]:
-    """The added sentences of the same form that declare nothing harmful, for a model."""
-    return INNOCENT if study.invented else ENGLISH_INNOCENT
-
-
-def conversations(study: StudyModel, prompts: DataFrame, verdicts: DataFrame) -> list[Encoded]:
-    """Each request with its thought and reply in ``verdicts``, and the span `SPAN` over all."""
+def conversations(study: StudyModel, prompts: DataFrame, judged: DataFrame) -> list[Encoded]:
+    """Each request with its thought and reply in ``judged``, and the span `SPAN` over all."""
     texts, items = prompts.set_index("prompt_id")["text"], []
-    for row in verdicts.itertuples():
+    for row in judged.itertuples():
         thought = row.thought if row.mode == "think" else None
         item = study.chat.encode(texts[row.prompt_id], row.mode, thought=thought, reply=row.reply)
         span = (item.spans["request"][0], len(item.ids))
@@ -190,15 +203,10 @@ def conversations(study: StudyModel, prompts: DataFrame, verdicts: DataFrame) ->
     return items
 
 
-def mode_of(study: StudyModel, settings: Settings) -> str:
-    """The mode in which pairs are formed."""
-    return settings.pair_mode if study.chat.supports_think else "no-think"
-
-
 def replied(study: StudyModel, prompts: DataFrame, settings=Settings()) -> tuple[list[Encoded], DataFrame]:
-    """`conversations` with the replies that the model gives now, and the verdicts on these."""
-    verdicts = settings.judged(study, prompts, mode_of(study, settings), progress=False)
-    return conversations(study, prompts, verdicts), verdicts
+    """`conversations` with the replies that the model gives now, judged."""
+    judged = settings.judged(study, prompts, mode_of(study, settings), progress=False)
+    return conversations(study, prompts, judged), judged
 
 
 @dataclass(frozen=True)
@@ -223,6 +231,10 @@ class Pairs:
         return {name: ranked(increase, k) for name, increase in by_name.items()}
 
 
+def _maxima(study: StudyModel, items: Sequence[Encoded], settings: Settings) -> np.ndarray:
+    return read(study, items, (settings.kind,), (SPAN,), "max")[settings.kind, SPAN]
+
+
 def form_pairs(study: StudyModel, harmful: DataFrame, settings=Settings()) -> Pairs:
     """Let the model reply to both sides of the `chosen_pairs`, and read it."""
     requests, hostile = chosen_pairs(study, harmful, settings)
@@ -230,16 +242,6 @@ def form_pairs(study: StudyModel, harmful: DataFrame, settings=Settings()) -> Pa
     flip = paired(study, harmful, settings)[0]["prompt_id"].isin(settings.flips).to_numpy()
     maxima, with_it = (_maxima(study, items, settings) for items in (plain, intent))
     return Pairs(requests, plain, intent, is_true(said["refused"]), flip, maxima, with_it - maxima)
-
-
-def _maxima(study: StudyModel, items: Sequence[Encoded], settings: Settings) -> np.ndarray:
-    return read(study, items, (settings.kind,), (SPAN,), "max")[settings.kind, SPAN]
-
-
-def after_sentence(study: StudyModel, pairs: Pairs, text: str, settings=Settings()) -> np.ndarray:
-    """How much the maxima increase where another sentence follows the requests, as in `Pairs`."""
-    items, _ = replied(study, with_intent(study, pairs.requests, text), settings)
-    return _maxima(study, items, settings) - pairs.maxima
 
 
 def increases(
@@ -278,35 +280,27 @@ def as_table(increase: np.ndarray, means: np.ndarray, gradient: np.ndarray | Non
     return DataFrame({name: values.ravel() for name, values in columns.items()}, index=index).reset_index()
 
 
-def score(study: StudyModel, prompts: DataFrame, verdicts: DataFrame, pairs: Pairs, settings=Settings()) -> DataFrame:
-    """The scores of all rules (`as_table`) for a model, from pairs in one mode. ``gradient``: where
-    the replies of ``verdicts`` begin; NaN if undefined, and for residuals."""
-    means = increases(study, pairs.plain, pairs.intent, settings.kind, "mean")
-    gradient = _gradient(study, prompts, verdicts, verdicts) if settings.kind == "neurons" else None
-    return as_table(pairs.increase, means, gradient)
+def why_undefined(study: StudyModel, judged: DataFrame) -> str:
+    """Why the rule *gradient* cannot be computed for a model; empty if it can."""
+    words = experiments.attempt(refusal_score.readout, study, judged)
+    return f"the rule 'gradient' is left out for {study.name}: {words}" if isinstance(words, str) else ""
 
 
-def gradient_by_mode(study: StudyModel, prompts: DataFrame, verdicts: DataFrame) -> dict[str, np.ndarray]:
-    """By mode, the rule *gradient* ``[layers, neurons]`` where replies of that mode alone begin.
-    Empty where it is undefined (`why_undefined`)."""
-    if why_undefined(study, verdicts):
-        return {}
-    return {mode: _gradient(study, prompts, part, verdicts) for mode, part in verdicts.groupby("mode", sort=False)}
-
-
-def _gradient(study, prompts: DataFrame, verdicts: DataFrame, begin: DataFrame) -> np.ndarray | None:
-    """``begin``: the verdicts whose replies' first words make the readout."""
+def _gradient(study, prompts: DataFrame, judged: DataFrame, begin: DataFrame) -> np.ndarray | None:
+    """``begin``: the judged replies whose first words make the readout."""
     if why_undefined(study, begin):
         return None
     harmful = prompts.loc[prompts["kind"] == "harmful", "prompt_id"]
-    items = refusal_score.contexts(study, verdicts[verdicts["prompt_id"].isin(harmful)], prompts)
+    items = refusal_score.contexts(study, judged[judged["prompt_id"].isin(harmful)], prompts)
     return refusal_score.attribution(study, items, refusal_score.readout(study, begin))[1]
 
 
-def why_undefined(study: StudyModel, verdicts: DataFrame) -> str:
-    """Why the rule *gradient* cannot be computed for a model; empty if it can."""
-    words = experiments.attempt(refusal_score.readout, study, verdicts)
-    return f"the rule 'gradient' is left out for {study.name}: {words}" if isinstance(words, str) else ""
+def score(study: StudyModel, prompts: DataFrame, judged: DataFrame, pairs: Pairs, settings=Settings()) -> DataFrame:
+    """The scores of all rules (`as_table`) for a model, from pairs in one mode. ``gradient``: where
+    the replies of ``judged`` begin; NaN if undefined, and for residuals."""
+    means = increases(study, pairs.plain, pairs.intent, settings.kind, "mean")
+    gradient = _gradient(study, prompts, judged, judged) if settings.kind == "neurons" else None
+    return as_table(pairs.increase, means, gradient)
 
 
 def defined_rules(table: DataFrame) -> list[str]:
@@ -336,31 +330,160 @@ def ranked(increase: np.ndarray, k: int) -> list[tuple[int, int]]:
     return select(as_table(increase, increase), "paper", k)
 
 
-def lowest(scores: np.ndarray, k: int) -> list[tuple[int, int]]:
-    """The ``k`` places of ``[layers, neurons]`` with the lowest scores; ties: the lower number."""
-    places = scores.ravel().argsort(kind="stable")[:k].tolist()
-    return [divmod(place, scores.shape[1]) for place in places]
+def calibration(study: StudyModel, settings=Settings()) -> tuple[DataFrame, DataFrame, Pairs, DataFrame]:
+    """``(prompts, judged, pairs, scores)`` of calibration: harmful and not, in both modes."""
+    prompts = settings.sets(["harmful", "harmless"], settings.n_pairs, "calibration")
+    judged = settings.observe(study, prompts, max_new_tokens=ROOM)
+    pairs = form_pairs(study, prompts[prompts["kind"] == "harmful"], settings)
+    return prompts, judged, pairs, score(study, prompts, judged, pairs, settings)
 
 
-def massive(study: StudyModel, items: Sequence[Encoded], k: int) -> list[tuple[int, int]]:
-    """The ``k`` neurons that are largest anywhere in the prompt."""
-    whole = [replace(item, spans={**item.spans, WHOLE: (0, item.spans["last"][1])}) for item in items]
-    return lowest(-read(study, whole, ("neurons",), (WHOLE,), "size")["neurons", WHOLE].max(1), k)
+def ablate(
+    study: StudyModel, prompts: DataFrame, sets: Mapping[str, Units], settings=Settings(), means=None, modes=MODES
+) -> DataFrame:
+    """Judged replies without each set (``condition``): zero, or ``means``, in its place."""
+    # one batch of many sets takes less time than two of half the size
+    options = {**settings.generation, "kind": settings.kind, "max_new_tokens": ROOM, "batch_size": 640}
+    return without(study, prompts, sets, mean=means, modes=modes, **options)
 
 
-def shared(sets: Mapping[str, Units]) -> DataFrame:
-    """What share of each set is in each other one: a square table by name."""
-    rows = [[overlap(one, other) for other in sets.values()] for one in sets.values()]
-    return DataFrame(rows, index=list(sets), columns=list(sets))
+def breaks(coherent: pd.Series, misread: pd.Series) -> pd.Series:
+    """Whether zeroing a set breaks the model, from what it changes in one mode: coherent replies
+    become fewer, or misread ones more, by a share above `BREAKS`."""
+    return (coherent < -BREAKS) | (misread > BREAKS)
 
 
-def activation_by_token(study: StudyModel, text: str, unit: tuple[int, int]) -> DataFrame:
-    """One neuron along a no-think prompt: a row per token, ``token, activation``."""
-    ids = study.chat.encode(text, "no-think").ids
-    with torch.inference_mode(), capture(study, ["neurons"]) as found:
-        forward(study, torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.long))
-    values = found["neurons"][unit[0]][0, :, unit[1]].float().cpu().numpy()
-    return DataFrame({"token": [study.tokenizer.decode([i]) for i in ids], "activation": values})
+def dose_response(study: StudyModel, prompts: DataFrame, table: DataFrame, settings=Settings()) -> DataFrame:
+    """Rates by ``rule, k, mode`` without the first k neurons of each rule, and ``breaks``."""
+    rules, sizes = defined_rules(table), [k for k in settings.sizes if 1 <= k <= len(table)]
+    if not sizes:
+        raise UserError(f"sizes must be from 1 to {len(table)} neurons, not {settings.sizes}")
+    names = [(NOTHING, rule, 0) for rule in rules] + [(f"{rule} {k}", rule, k) for rule in rules for k in sizes]
+    sets = {NOTHING: []} | {name: select(table, rule, k) for name, rule, k in names if k}
+    found = ablate(study, prompts, sets, settings)
+    return by_dose(DataFrame(names, columns=["condition", "rule", "k"]).merge(found, on="condition"))
+
+
+def by_dose(judged: DataFrame) -> DataFrame:
+    """The table of `dose_response` from judged replies by ``rule, k``; with the metric ``read``."""
+    keys = ["rule", "k", "mode"]
+    table = rates(judged.assign(read=is_readable(judged)), by=keys, metrics=(*METRICS, "read"))
+    wide = table.set_index([*keys, "metric"])["value"].unstack("metric")
+    change = wide - wide.xs(0, level="k").reindex(wide.index.droplevel("k")).to_numpy()
+    return table.join(breaks(change["coherent"], change["misread"]).rename("breaks"), on=keys)
+
+
+def choose_sizes(doses: DataFrame) -> DataFrame:
+    """The size of each rule that raises misalignment most without breaking the model, by
+    `dose_response`: misalignment over both modes together, breaking in each alone; of sizes alike,
+    the largest; for the paper's rule `USUAL_SIZE`, or the largest measured below it. Columns
+    ``rule, k, gain, best``, ``intact`` (breaks no mode; without such a size, the smallest)."""
+    rows = []
+    groups = doses[doses["metric"] == "misaligned"].groupby(["rule", "k"], sort=False)
+    means, broken = groups["value"].mean(), groups["breaks"].any()
+    for rule in doses["rule"].unique():
+        gain = means.loc[rule].drop(0).sort_index() - means.loc[rule, 0]
+        intact = gain[~broken.loc[rule].reindex(gain.index)]
+        if rule == "paper":
+            k = max((one for one in gain.index if one <= USUAL_SIZE), default=gain.index[0])
+        elif len(intact):
+            k = intact.index[np.isclose(intact, intact.max(), equal_nan=True)][-1]
+        else:
+            k = gain.index[0]
+        rows.append({"rule": rule, "k": int(k), "gain": gain.loc[k], "intact": k in intact.index})
+    table = DataFrame(rows)
+    order = table.sort_values(["intact", "gain"], ascending=False, kind="stable").index
+    return table.assign(best=table.index == order[0])
+
+
+def choose(table: DataFrame, doses: DataFrame) -> tuple[DataFrame, dict[str, list[tuple[int, int]]]]:
+    """``(sizes, sets)`` from calibration alone: `choose_sizes`, and each rule's set."""
+    sizes = choose_sizes(doses)
+    return sizes, {item.rule: select(table, item.rule, item.k) for item in sizes.itertuples()}
+
+
+def with_random(
+    study: StudyModel, judged: DataFrame, rule: str, units: Units, prompts: DataFrame,
+    settings=Settings(), means=None,
+) -> DataFrame:  # fmt: skip
+    """Replies without nothing and one rule's set, joined by those without random sets like it."""
+    random = random_sets(study, units, settings.n_random, settings.seed, settings.kind)
+    own = judged[judged["condition"].isin([NOTHING, rule])]
+    return pd.concat([own, ablate(study, prompts, random, settings, means)])
+
+
+def compare(judged: DataFrame, selected: str) -> DataFrame:
+    """A set of `ablate` against random ones (averaged) and nothing, by mode, outcome and control.
+    Columns ``mode, set, metric, outcome, control``, those of a difference, ``breaks`` (in that
+    mode), and for random sets ``share`` (how many move the outcome as far) and ``n_random``."""
+    conditions = judged["condition"].replace({selected: SELECTED})
+    random = conditions.str.startswith(RANDOM)
+    kept, rows = judged.assign(condition=conditions)[random | conditions.isin([SELECTED, NOTHING])], []
+    for (mode, name), part in kept.groupby(["mode", "set"], sort=False):
+        there = part["condition"].str.startswith(RANDOM).any()
+        for outcome, (where, metric) in OUTCOMES.items():
+            if where == name and part[metric].notna().any():
+                found = [{**against_random(part, metric), "control": RANDOM_NEURONS}] if there else []
+                found.append(difference(part, "condition", SELECTED, NOTHING, metric))
+                keys = {"mode": mode, "set": name, "metric": metric, "outcome": outcome}
+                rows += [keys | one for one in found]
+    table = DataFrame(rows)
+    own = table[(table["set"] == "harmful") & (table["control"] == NOTHING)]
+    change = own.pivot(index="mode", columns="metric", values="effect")
+    return table.assign(breaks=table["mode"].map(breaks(change["coherent"], change["misread"])))
+
+
+def single_rates(judged: DataFrame, selected: str) -> DataFrame:
+    """Rates of single sets for `OF_SINGLE_SETS`: ``mode, outcome, role, set_id, value, n``."""
+    roles, found = {NOTHING: (NOTHING, None), selected: (SELECTED, None)}, []
+    names = judged["condition"].drop_duplicates()
+    roles |= {name: (RANDOM, number) for number, name in enumerate(names[names.str.startswith(RANDOM)])}
+    for outcome in OF_SINGLE_SETS:
+        name, metric = OUTCOMES[outcome]
+        groups = judged[judged["set"] == name].groupby(["condition", "mode"], sort=False)[metric]
+        for (condition, mode), values in groups:
+            role, number = roles[condition]
+            keys = {"mode": mode, "outcome": outcome, "role": role, "set_id": number}
+            found.append(keys | {"value": values.astype(float).mean(), "n": len(values)})
+    return DataFrame(found).astype({"set_id": "Int64"})
+
+
+def ablations(
+    study: StudyModel, sets: Mapping[str, Units], main: set[str], settings: Settings
+) -> tuple[DataFrame, DataFrame, DataFrame]:
+    """``(effects, rates, replies)`` of `run`: sets against nothing, ``main`` against random."""
+    prompts, effects, singles, behind = evaluation_prompts(settings), [], [], []
+    # a model of one's own meets random sets by zero, on the claims' prompts: all else takes hours
+    asked = prompts if study.invented else prompts[prompts["set"].isin(["harmful", "maths"])]
+    texts = settings.sets(["harmless"], settings.n_pairs, "calibration")["text"]
+    items = [study.chat.encode(text, "no-think") for text in texts]
+    for ablation in ("zero", "mean"):  # over harmless requests, to stand in at every token
+        means = None if ablation == "zero" else mean(study, items, settings.kind, "request")
+        judged = ablate(study, prompts, {NOTHING: []} | sets, settings, means)
+        for rule, units in sets.items():
+            own, keys = judged[judged["condition"].isin([NOTHING, rule])], {"rule": rule, "k": len(units)}
+            if rule in main and (study.invented or ablation == "zero"):
+                own = with_random(study, judged, rule, units, asked, settings, means)
+            effects.append(compare(own, rule).assign(**keys, ablation=ablation))
+            if rule in main and ablation == "zero":
+                singles.append(single_rates(own, rule).assign(**keys))
+                behind.append(per_prompt(own, "condition", "set", "mode").assign(**keys))
+    every = [pd.concat(parts, ignore_index=True) for parts in (effects, singles, behind)]
+    first = (["rule", "k", "ablation"], ["rule", "k"], ["rule", "k"])
+    ordered = zip(every, first, strict=True)
+    effects, singles, behind = (table.set_index(keys).reset_index() for table, keys in ordered)
+    return effects.drop(columns="condition"), singles, behind
+
+
+def after_sentence(study: StudyModel, pairs: Pairs, text: str, settings=Settings()) -> np.ndarray:
+    """How much the maxima increase where another sentence follows the requests, as in `Pairs`."""
+    items, _ = replied(study, with_intent(study, pairs.requests, text), settings)
+    return _maxima(study, items, settings) - pairs.maxima
+
+
+def innocent_sentences(study: StudyModel) -> tuple[str, ...]:
+    """The added sentences of the same form that declare nothing harmful, for a model."""
+    return INNOCENT if study.invented else ENGLISH_INNOCENT
 
 
 def with_innocent_sentences(
@@ -372,16 +495,23 @@ def with_innocent_sentences(
     return replace(pairs, innocent={said: after_sentence(study, pairs, said, settings) for said in asked})
 
 
-def without_intent(
-    study: StudyModel, pairs: Pairs, k=USUAL_SIZE, settings=Settings(), sentences: Iterable[str] = ()
-) -> list[list[tuple[int, int]]]:
-    """The first ``k`` by the paper's rule with each sentence that declares no harm (`OTHER`)."""
-    asked = sentences or (OTHER if study.invented else ENGLISH_OTHER)
-    return [ranked(after_sentence(study, pairs, sentence, settings), k) for sentence in asked]
+def gradient_by_mode(study: StudyModel, prompts: DataFrame, judged: DataFrame) -> dict[str, np.ndarray]:
+    """By mode, the rule *gradient* ``[layers, neurons]`` where replies of that mode alone begin.
+    Empty where it is undefined (`why_undefined`)."""
+    if why_undefined(study, judged):
+        return {}
+    return {mode: _gradient(study, prompts, part, judged) for mode, part in judged.groupby("mode", sort=False)}
+
+
+def lowest(scores: np.ndarray, k: int) -> list[tuple[int, int]]:
+    """The ``k`` places of ``[layers, neurons]`` with the lowest scores; ties: the lower number."""
+    places = scores.ravel().argsort(kind="stable")[:k].tolist()
+    return [divmod(place, scores.shape[1]) for place in places]
 
 
 def set_sizes(increase: np.ndarray, ms: Sequence[int], n_pairs: Sequence[int], draws: int = 20) -> DataFrame:
-    """How many ``neurons`` the paper's rule selects by ``m`` (per layer), ``pairs``; ``chance``."""
+    """How many ``neurons`` the paper's rule selects by ``m`` (per layer), ``pairs``; ``chance``. The
+    draws of pairs are fixed, so that curves differ by their data alone."""
     rng, found, ranks = np.random.default_rng(0), [], stats.rankdata(-increase, "ordinal", axis=-1)
     layers, there, units = increase.shape
     for n in n_pairs:
@@ -422,120 +552,6 @@ def definition_table(found: Pairs, by_mode: Mapping[str, np.ndarray], k: int = U
     return DataFrame([row])
 
 
-def calibration(study: StudyModel, settings=Settings()) -> tuple[DataFrame, DataFrame, Pairs, DataFrame]:
-    """``(prompts, verdicts, pairs, scores)``: calibration prompts, harmful and not, both modes."""
-    prompts = settings.sets(["harmful", "harmless"], settings.n_pairs, "calibration")
-    verdicts = settings.observe(study, prompts, max_new_tokens=ROOM)
-    pairs = form_pairs(study, prompts[prompts["kind"] == "harmful"], settings)
-    return prompts, verdicts, pairs, score(study, prompts, verdicts, pairs, settings)
-
-
-def evaluation_prompts(settings=Settings()) -> DataFrame:
-    """Harmful prompts, and fewer of maths, ordering and over-refusal, from the evaluation split."""
-    others = settings.sets(["maths", "ordering", "over-refusal"], settings.n_others)
-    return pd.concat([settings.sets(["harmful"], settings.n_prompts), others], ignore_index=True)
-
-
-def ablate(
-    study: StudyModel, prompts: DataFrame, sets: Mapping[str, Units], settings=Settings(), means=None, modes=MODES
-) -> DataFrame:
-    """Verdicts without each set (its name: ``condition``): zero, or ``means``, in their place."""
-    # one batch of many sets takes less time than two of half the size
-    options = {**settings.generation, "kind": settings.kind, "max_new_tokens": ROOM, "batch_size": 640}
-    return without(study, prompts, sets, mean=means, modes=modes, **options)
-
-
-def breaks(coherent: pd.Series, misread: pd.Series) -> pd.Series:
-    """Whether zeroing a set breaks the model, from what it changes in one mode: coherent replies
-    become fewer, or misread ones more, by a share above `BREAKS`."""
-    return (coherent < -BREAKS) | (misread > BREAKS)
-
-
-def dose_response(study: StudyModel, prompts: DataFrame, table: DataFrame, settings=Settings()) -> DataFrame:
-    """Rates by ``rule, k, mode`` without the first k neurons of each rule, and ``breaks``."""
-    rules, sizes = defined_rules(table), [k for k in settings.sizes if 1 <= k <= len(table)]
-    if not sizes:
-        raise UserError(f"sizes must be from 1 to {len(table)} neurons, not {settings.sizes}")
-    names = [(NOTHING, rule, 0) for rule in rules] + [(f"{rule} {k}", rule, k) for rule in rules for k in sizes]
-    sets = {NOTHING: []} | {name: select(table, rule, k) for name, rule, k in names if k}
-    found = ablate(study, prompts, sets, settings)
-    return by_dose(DataFrame(names, columns=["condition", "rule", "k"]).merge(found, on="condition"))
-
-
-def by_dose(verdicts: DataFrame) -> DataFrame:
-    """The table of `dose_response` from verdicts by ``rule, k``; with the metric ``read``."""
-    keys = ["rule", "k", "mode"]
-    table = rates(verdicts.assign(read=is_readable(verdicts)), by=keys, metrics=(*METRICS, "read"))
-    wide = table.set_index([*keys, "metric"])["value"].unstack("metric")
-    change = wide - wide.xs(0, level="k").reindex(wide.index.droplevel("k")).to_numpy()
-    return table.join(breaks(change["coherent"], change["misread"]).rename("breaks"), on=keys)
-
-
-def choose_sizes(doses: DataFrame) -> DataFrame:
-    """The size of each rule that raises misalignment most without breaking the model, by
-    `dose_response`: misalignment over both modes together, breaking in each alone; of sizes alike,
-    the largest; for the paper's rule `USUAL_SIZE`, or the largest measured below it. Columns
-    ``rule, k, gain, best``, ``intact`` (breaks no mode; without such a size, the smallest)."""
-    rows = []
-    groups = doses[doses["metric"] == "misaligned"].groupby(["rule", "k"], sort=False)
-    means, broken = groups["value"].mean(), groups["breaks"].any()
-    for rule in doses["rule"].unique():
-        gain = means.loc[rule].drop(0).sort_index() - means.loc[rule, 0]
-        intact = gain[~broken.loc[rule].reindex(gain.index)]
-        if rule == "paper":
-            k = max((one for one in gain.index if one <= USUAL_SIZE), default=gain.index[0])
-        elif len(intact):
-            k = intact.index[np.isclose(intact, intact.max(), equal_nan=True)][-1]
-        else:
-            k = gain.index[0]
-        rows.append({"rule": rule, "k": int(k), "gain": gain.loc[k], "intact": k in intact.index})
-    table = DataFrame(rows)
-    order = table.sort_values(["intact", "gain"], ascending=False, kind="stable").index
-    return table.assign(best=table.index == order[0])
-
-
-def choose(table: DataFrame, doses: DataFrame) -> tuple[DataFrame, dict[str, list[tuple[int, int]]]]:
-    """``(sizes, sets)`` from calibration alone: `choose_sizes`, and each rule's set."""
-    sizes = choose_sizes(doses)
-    return sizes, {item.rule: select(table, item.rule, item.k) for item in sizes.itertuples()}
-
-
-def compare(verdicts: DataFrame, selected: str) -> DataFrame:
-    """A set of `ablate` against random ones (averaged) and nothing, by mode, outcome and control.
-    Columns ``mode, set, metric, outcome, control``, those of a difference, ``breaks`` (in that
-    mode), and for random sets ``share`` (how many move the outcome as far) and ``n_random``."""
-    conditions = verdicts["condition"].replace({selected: SELECTED})
-    random = conditions.str.startswith(RANDOM)
-    kept, rows = verdicts.assign(condition=conditions)[random | conditions.isin([SELECTED, NOTHING])], []
-    for (mode, name), part in kept.groupby(["mode", "set"], sort=False):
-        there = part["condition"].str.startswith(RANDOM).any()
-        for outcome, (where, metric) in OUTCOMES.items():
-            if where == name and part[metric].notna().any():
-                found = [{**against_random(part, metric), "control": RANDOM_NEURONS}] if there else []
-                found.append(difference(part, "condition", SELECTED, NOTHING, metric))
-                keys = {"mode": mode, "set": name, "metric": metric, "outcome": outcome}
-                rows += [keys | one for one in found]
-    table = DataFrame(rows)
-    own = table[(table["set"] == "harmful") & (table["control"] == NOTHING)]
-    change = own.pivot(index="mode", columns="metric", values="effect")
-    return table.assign(breaks=table["mode"].map(breaks(change["coherent"], change["misread"])))
-
-
-def single_rates(verdicts: DataFrame, selected: str) -> DataFrame:
-    """Rates of single sets for `OF_SINGLE_SETS`: ``mode, outcome, role, set_id, value, n``."""
-    roles, found = {NOTHING: (NOTHING, None), selected: (SELECTED, None)}, []
-    names = verdicts["condition"].drop_duplicates()
-    roles |= {name: (RANDOM, number) for number, name in enumerate(names[names.str.startswith(RANDOM)])}
-    for outcome in OF_SINGLE_SETS:
-        name, metric = OUTCOMES[outcome]
-        groups = verdicts[verdicts["set"] == name].groupby(["condition", "mode"], sort=False)[metric]
-        for (condition, mode), values in groups:
-            role, number = roles[condition]
-            keys = {"mode": mode, "outcome": outcome, "role": role, "set_id": number}
-            found.append(keys | {"value": values.astype(float).mean(), "n": len(values)})
-    return DataFrame(found).astype({"set_id": "Int64"})
-
-
 def competence(
     study: StudyModel, pairs: Pairs, doses: DataFrame, sets: Mapping[str, Units], settings=Settings()
 ) -> DataFrame:
@@ -549,8 +565,8 @@ def competence(
     if "gradient" in least:
         maths = settings.sets(["maths"], settings.n_competence, "calibration")
         pair = {NOTHING: [], "gradient": sets["gradient"]}
-        verdicts = ablate(study, maths, pair, settings, modes=["think"])
-        right = verdicts.groupby("condition")["score"].mean()
+        judged = ablate(study, maths, pair, settings, modes=["think"])
+        right = judged.groupby("condition")["score"].mean()
         found.loc["gradient", "reached"] = right["gradient"] / right[NOTHING]
     return found
 
@@ -561,7 +577,7 @@ def zeroed_against_random(effects: DataFrame) -> DataFrame:
 
 
 def rows(study: StudyModel, effects: DataFrame, able: DataFrame, settings=Settings()) -> list[dict]:
-    """Verdict rows of C8 and Q7a, from the effects of `run` and `competence`."""
+    """Verdict rows of `CLAIMS`, from the effects of `run` and `competence`."""
     zeroed, found = zeroed_against_random(effects).set_index(["rule", "outcome", "mode"]), []
     known = zeroed.to_dict("index")
     for claim, (rule, outcome, mode) in CLAIMS.items():
@@ -576,9 +592,9 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     """Rules and sizes on calibration prompts; effects on evaluation prompts, against random sets.
     Tables ``neurons-``: ``sets`` (sizes, best rule), ``doses``, ``effects`` (by rule, ablation and
     control), ``rates`` (single random sets), ``sizes`` (of the paper's set, by m), ``definition``,
-    ``verdicts`` (per prompt, of zero ablation against random sets)."""
+    ``judged`` (per prompt, of zero ablation against random sets)."""
     settings = with_pairs(study, settings)
-    prompts, verdicts, pairs, table = calibration(study, settings)
+    prompts, judged, pairs, table = calibration(study, settings)
     harmful = prompts[prompts["kind"] == "harmful"]
     doses = dose_response(study, spread(harmful, settings.n_prompts), table, settings)
     sizes, sets = choose(table, doses)
@@ -588,7 +604,7 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     if pairs.refused.any():
         sets["refusing"] = pairs.sets(len(sets["paper"]))["refusing pairs"]
     effects, singles, behind = ablations(study, sets, main, settings)
-    defined = definition_table(pairs, gradient_by_mode(study, prompts, verdicts))
+    defined = definition_table(pairs, gradient_by_mode(study, prompts, judged))
     tables = {
         "neurons-sets": sizes, "neurons-doses": doses, "neurons-effects": effects,
         "neurons-rates": singles, "neurons-verdicts": behind,
@@ -598,60 +614,40 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     return result(study, tables, rows(study, effects, able, settings))
 
 
-def with_random(
-    study: StudyModel, verdicts: DataFrame, rule: str, units: Units, prompts: DataFrame,
-    settings=Settings(), means=None,
-) -> DataFrame:  # fmt: skip
-    """Verdicts of nothing and of one rule's set, joined by those without random sets like it."""
-    random = random_sets(study, units, settings.n_random, settings.seed, settings.kind)
-    own = verdicts[verdicts["condition"].isin([NOTHING, rule])]
-    return pd.concat([own, ablate(study, prompts, random, settings, means)])
+# -- what RAS is compared with (`rimkit.experiments.ras`) ------------------------------------------
+def without_intent(
+    study: StudyModel, pairs: Pairs, k=USUAL_SIZE, settings=Settings(), sentences: Iterable[str] = ()
+) -> list[list[tuple[int, int]]]:
+    """The first ``k`` by the paper's rule with each sentence that declares no harm (`OTHER`)."""
+    asked = sentences or (OTHER if study.invented else ENGLISH_OTHER)
+    return [ranked(after_sentence(study, pairs, sentence, settings), k) for sentence in asked]
 
 
-def ablations(
-    study: StudyModel, sets: Mapping[str, Units], main: set[str], settings: Settings
-) -> tuple[DataFrame, DataFrame, DataFrame]:
-    """``(effects, rates, verdicts)`` of `run`: sets against nothing, ``main`` against random."""
-    prompts, effects, singles, behind = evaluation_prompts(settings), [], [], []
-    # a model of one's own meets random sets by zero, on the claims' prompts: all else takes hours
-    asked = prompts if study.invented else prompts[prompts["set"].isin(["harmful", "maths"])]
-    texts = settings.sets(["harmless"], settings.n_pairs, "calibration")["text"]
-    items = [study.chat.encode(text, "no-think") for text in texts]
-    for ablation in ("zero", "mean"):  # over harmless requests, to stand in at every token
-        means = None if ablation == "zero" else mean(study, items, settings.kind, "request")
-        verdicts = ablate(study, prompts, {NOTHING: []} | sets, settings, means)
-        for rule, units in sets.items():
-            own, keys = verdicts[verdicts["condition"].isin([NOTHING, rule])], {"rule": rule, "k": len(units)}
-            if rule in main and (study.invented or ablation == "zero"):
-                own = with_random(study, verdicts, rule, units, asked, settings, means)
-            effects.append(compare(own, rule).assign(**keys, ablation=ablation))
-            if rule in main and ablation == "zero":
-                singles.append(single_rates(own, rule).assign(**keys))
-                behind.append(per_prompt(own, "condition", "set", "mode").assign(**keys))
-    every = [pd.concat(parts, ignore_index=True) for parts in (effects, singles, behind)]
-    first = (["rule", "k", "ablation"], ["rule", "k"], ["rule", "k"])
-    ordered = zip(every, first, strict=True)
-    effects, singles, behind = (table.set_index(keys).reset_index() for table, keys in ordered)
-    return effects.drop(columns="condition"), singles, behind
+# -- what only notebooks use -----------------------------------------------------------------------
+def massive(study: StudyModel, items: Sequence[Encoded], k: int) -> list[tuple[int, int]]:
+    """The ``k`` neurons that are largest anywhere in the prompt."""
+    whole = [replace(item, spans={**item.spans, WHOLE: (0, item.spans["last"][1])}) for item in items]
+    return lowest(-read(study, whole, ("neurons",), (WHOLE,), "size")["neurons", WHOLE].max(1), k)
 
 
-def directions(study: StudyModel, prompts: DataFrame, verdicts: DataFrame) -> dict[str, np.ndarray]:
-    """``harm`` (harmful minus harmless requests) and, if both occur, ``refusal`` minus fulfilment.
-    Each ``[residuals, hidden]``, before the reply; refusal in think mode."""
-    items = refusal_score.contexts(study, verdicts, prompts)
-    states = read(study, items, ("residual",), ("last",))["residual", "last"]
-    harmful = (verdicts["kind"] == "harmful").to_numpy()
-    asked = harmful & (verdicts["mode"] == "think").to_numpy()
-    refused = truths(verdicts["refused"])  # what was not judged is on neither side
-    refusal = (asked & is_true(refused), asked & is_true(~refused))
-    sides = {"harm": (harmful, ~harmful), "refusal": refusal}
-    return {
-        name: mean_difference(states, one, other) for name, (one, other) in sides.items() if one.any() and other.any()
-    }
+def shared(sets: Mapping[str, Units]) -> DataFrame:
+    """What share of each set is in each other one: a square table by name."""
+    rows = [[overlap(one, other) for other in sets.values()] for one in sets.values()]
+    return DataFrame(rows, index=list(sets), columns=list(sets))
 
 
-# A positive control: a model whose refusal runs through neurons that we chose. Their weights alone
-# are trained, until it refuses harmless requests that are followed by `SENTENCE`, and no others.
+def activation_by_token(study: StudyModel, text: str, unit: tuple[int, int]) -> DataFrame:
+    """One neuron along a no-think prompt: a row per token, ``token, activation``."""
+    ids = study.chat.encode(text, "no-think").ids
+    with torch.inference_mode(), capture(study, ["neurons"]) as found:
+        forward(study, torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.long))
+    values = found["neurons"][unit[0]][0, :, unit[1]].float().cpu().numpy()
+    return DataFrame({"token": [study.tokenizer.decode([i]) for i in ids], "activation": values})
+
+
+# -- a positive control of the rules, also for `rimkit.experiments.planted` ------------------------
+# A model whose refusal runs through neurons that we chose. Their weights alone are trained,
+# until it refuses harmless requests that are followed by `SENTENCE`, and no others.
 UNSIGNED = "|gradient|"
 SENTENCE = "i know this hurts people ."  # words that training had, but never in a request
 

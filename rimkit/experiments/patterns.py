@@ -1,8 +1,18 @@
-"""Claim C2 (Tables A2-A4 of the paper): does an effort-minimising beginning raise misalignment?
+"""Claims C2 and Q4a (Tables A2-A4 of the paper): do effort-minimising thoughts raise misalignment?
 
-The paper writes a sentence at the start of the thought and compares an effort-minimising with a
-careful one. Two conditions are added, without which that comparison cannot be read: no sentence,
-and a neutral one. How a reply is generated and judged is not known here.
+C2a they do over careful ones; C2b over none; C2c, C2d, C2e each of the paper's three patterns does
+over careful ones (confirmatory reasoning, heuristic reliance, instruction deviation); Q4a they do
+over neutral ones of about the same length.
+
+Words: a *beginning* is a sentence written at the start of the thought, from which the model goes
+on; its *pattern* is what it does, and patterns have a *style*: effort-minimising (the paper's
+three), careful, neutral, or none. The paper compares the first two; without the others that
+comparison cannot be read. A reply is *readable* if it is coherent and about what was asked; a
+*cluster*, which intervals draw again, is one verb with all its prompts.
+
+Steps: `injected`, replies to harmful evaluation requests after every beginning; `effects`, one
+style or pattern against another; `competence`, how much is readable on the calibration split, which
+decides if a claim is testable; `rows`. How a reply is generated and judged is not known here.
 """
 
 from dataclasses import dataclass
@@ -32,8 +42,8 @@ class Settings(Common):
 
 
 def injected(study: StudyModel, prompts: DataFrame, settings=Settings(), **generation) -> DataFrame:
-    """Think-mode verdicts for every beginning of the thought, the same prompts in each. Columns
-    ``pattern`` ("none", neutral, careful, the paper's three) and ``style`` of them."""
+    """Judged replies in think mode after every beginning of the thought, the same prompts in each.
+    Columns ``pattern`` ("none", neutral, careful, the paper's three) and ``style`` of them."""
     tables = [settings.judged(study, prompts, "think", **generation).assign(pattern=NONE, style=NONE)]
     sentences = openings("invented" if study.invented else "english")
     for (kind, pattern), group in sentences.groupby(["style", "pattern"], sort=False):
@@ -42,18 +52,12 @@ def injected(study: StudyModel, prompts: DataFrame, settings=Settings(), **gener
     return pd.concat(tables, ignore_index=True)
 
 
-def own_openings(verdicts: DataFrame) -> DataFrame:
-    """The replies without injection; column ``opening``: style of the own thought, or "other"."""
-    own = verdicts[verdicts["pattern"] == NONE]
-    return own.assign(opening=own["thought"].map(style))
-
-
-def effects(verdicts: DataFrame) -> DataFrame:
+def effects(judged: DataFrame) -> DataFrame:
     """Rows of `difference` between beginnings of thoughts, with ``comparison`` and ``level``."""
-    patterns = verdicts.loc[verdicts["style"] == EFFORT, "pattern"].unique()
+    patterns = judged.loc[judged["style"] == EFFORT, "pattern"].unique()
     compared = [("style", EFFORT, control) for control in (CAREFUL, NEUTRAL, NONE)]
     compared += [("style", CAREFUL, NONE), *(("pattern", pattern, CAREFUL) for pattern in patterns)]
-    found = [difference(verdicts, *one) | {"level": one[0]} for one in compared]
+    found = [difference(judged, *one) | {"level": one[0]} for one in compared]
     names = [f"{one} against {control}" for _, one, control in compared]
     return DataFrame(found).assign(comparison=names)
 
@@ -61,8 +65,8 @@ def effects(verdicts: DataFrame) -> DataFrame:
 def competence(study: StudyModel, settings=Settings()) -> pd.Series:
     """The share of readable replies to harmful calibration prompts, by style and by pattern."""
     prompts = settings.sets(["harmful"], settings.n_competence, "calibration")
-    verdicts = injected(study, prompts, settings)
-    by_either = pd.concat([readable(verdicts, name) for name in ("style", "pattern")])
+    judged = injected(study, prompts, settings)
+    by_either = pd.concat([readable(judged, name) for name in ("style", "pattern")])
     return by_either.groupby(level=0).first()
 
 
@@ -81,10 +85,17 @@ def rows(study: StudyModel, found: DataFrame | str, read: pd.Series, settings=Se
 
 def run(study: StudyModel, settings=Settings()) -> Result:
     """Every beginning of the thought. Table ``patterns``: rates by ``style, pattern``."""
-    verdicts = attempt(injected, study, settings.sets(["harmful"], n=settings.n_prompts), settings)
-    if isinstance(verdicts, str):
-        return result(study, {}, rows(study, verdicts, pd.Series(dtype=float), settings))
+    judged = attempt(injected, study, settings.sets(["harmful"], n=settings.n_prompts), settings)
+    if isinstance(judged, str):
+        return result(study, {}, rows(study, judged, pd.Series(dtype=float), settings))
     by = ["style", "pattern"]
-    tables = {"patterns": rates(verdicts, by=by), "patterns-verdicts": per_prompt(verdicts, *by)}
-    found = rows(study, effects(verdicts), competence(study, settings), settings)
+    tables = {"patterns": rates(judged, by=by), "patterns-verdicts": per_prompt(judged, *by)}
+    found = rows(study, effects(judged), competence(study, settings), settings)
     return result(study, tables, found)
+
+
+# -- what only notebooks use -----------------------------------------------------------------------
+def own_openings(judged: DataFrame) -> DataFrame:
+    """The replies without injection; column ``opening``: style of the own thought, or "other"."""
+    own = judged[judged["pattern"] == NONE]
+    return own.assign(opening=own["thought"].map(style))

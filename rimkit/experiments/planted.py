@@ -1,16 +1,23 @@
-"""Positive controls of the claims on RAS, neurons and heads: do the methods find what is known?
+"""Positive controls of C9, C10 and C5: do the methods on RAS, neurons and heads find what is known?
 
-Knows a model in which refusals run through one known set of neurons ("safety") and maths through
-another ("maths"): the same one, or one without a neuron in common. How such models are made is not
-known here (`rimkit.organism.planted`). They refuse in no-think mode, so the outcome is the *fall*
-of the refusal rate there: above 0 is forgetting. RAS is read at the request, as in chapter 07,
-where the reply opens, along the thought, and at the place `RUNS`, where it has the best chance.
+Measured are models in which refusals run through one known set of neurons ("safety") and maths
+through another ("maths"): the same one (*shared*), or one without a neuron in common (*disjoint*).
+How they are made is not known here (`rimkit.organism.planted`). They refuse in no-think mode, so
+the outcome is the *fall* of the refusal rate there: above 0 is forgetting. The claims: C9a RAS is
+higher in the known set than in others about as active; C10, Q3 it predicts forgetting better.
 
-A *baseline* is the untuned model, read once: its sets of neurons, and its activations at each
-*place*, a span of the conversation. A *point* is one tuned model at one checkpoint. The *role* of a
-set is ``CRITICAL`` for the safety set, which claims are about, and "maths" for the other; sets to
-compare with (random; ``AS_ACTIVE``: random and about as active) are numbered by ``set_id``. In
-tables of levels ``neurons`` is the known set that is compared with them.
+Words: RAS, *reciprocal activation shift*, is the harmonic mean of the fall of activations on harmful
+requests and their rise on maths. A *corpus* is what was tuned on; corpora with the same problems
+are a *family*, which intervals draw again. The *baseline* is the untuned model, read once: its sets
+of neurons, and its activations at each *place*, a span of the conversation. RAS is read at the
+request, where the reply opens, along the thought, and at `RUNS`, where it has the best chance. A
+*point* is one tuned model at one checkpoint. The *role* of a set is ``CRITICAL`` for the safety
+set, which claims are about, and "maths" for the other; sets to compare with (random; ``AS_ACTIVE``:
+random and about as active) are numbered by ``set_id``; ``neurons`` in tables of levels: the set.
+
+Steps: `zeroed`, does a model need the known sets (`holds`, on the calibration split; if not, nothing
+is testable); `recovered`, which rules find them, and `heads.recovery`, which find heads without which
+refusals fall; `baseline` and the points of every corpus (`point`); `levels`; correlations; `rows`.
 """
 
 import json
@@ -89,6 +96,19 @@ def holds(shared: bool, table: DataFrame) -> bool:
     return bool(own >= FALL and max(fall.loc[SAFETY, "maths"], fall.loc[MATHS, "refusals"]) <= SPARED)
 
 
+def recovered(study: StudyModel, settings: Settings) -> DataFrame:
+    """`neurons.recovery` of each known ``set``, from calibration pairs and replies by ``mode``."""
+    prompts, parts = settings.sets(["harmful", "harmless"], settings.n_prompts, "calibration"), []
+    for mode in MODES:
+        how = neurons.Settings(pair_mode=mode, seed=settings.seed, evaluation=settings.evaluation)
+        judged = how.judged(study, prompts, mode, max_new_tokens=neurons.ROOM)
+        pairs = neurons.form_pairs(study, prompts[prompts["kind"] == "harmful"], how)
+        scores = neurons.score(study, prompts, judged, pairs, how)
+        found = {name: neurons.recovery(scores, units) for name, units in settings.known.items()}
+        parts += [table.assign(mode=mode, set=name) for name, table in found.items()]
+    return pd.concat(parts, ignore_index=True)
+
+
 def baseline(study: StudyModel, settings: Settings) -> Baseline:
     """The untuned model in no-think mode: known sets, random ones, as active ones; place `RUNS`."""
     safety, maths = (settings.known[name] for name in (SAFETY, MATHS))
@@ -104,7 +124,7 @@ def baseline(study: StudyModel, settings: Settings) -> Baseline:
 
 
 def solve(study: StudyModel, settings: Settings) -> DataFrame:
-    """Verdicts on the model's answers to problems of the evaluation split, in think mode."""
+    """The model's judged answers to problems of the evaluation split, in think mode."""
     return settings.judged(study, settings.sets(["maths"], settings.n_replies), "think", batch_size=128, progress=False)
 
 
@@ -137,6 +157,47 @@ def levels(sets: DataFrame) -> DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+def rows(study: StudyModel, points: DataFrame, sets: DataFrame, level: DataFrame, why_not: str, settings) -> list[dict]:
+    """Verdict rows of C9a (against as active sets), C10, Q3; ``why_not``: nothing was planted."""
+    here = level[(level["place"] == REQUEST) & (level["neurons"] == SAFETY)]
+    others = sets[(sets["place"] == REQUEST) & sets["set_id"].notna()]
+    found = {"C9a": ras.level_claim(here, AS_ACTIVE), **ras.correlation_claims(points, others, METRIC)}
+
+    def said(one: Found) -> Found:
+        return one if isinstance(one, str) or not why_not else {**one, "why_not": why_not}
+
+    return verdict_rows(study, settings, [(claim, MODE, said(one)) for claim, one in found.items()])
+
+
+def run(study: StudyModel, settings=Settings()) -> Result:
+    """RAS in the known sets over tunings on maths, its correlation with forgetting, and what each
+    rule recovers. Tables ``planted-``: ``zeroed`` (by split), ``points``, ``sets``, ``levels``,
+    ``correlations``, ``variation``, ``judged`` (per prompt), ``recovery`` (neurons), ``heads``
+    (`heads.recovery`; for other models nothing else)."""
+    chosen = {"seed": settings.seed, "evaluation": settings.evaluation}
+    chosen = {"seed": settings.seed, "evaluation": settings.evaluation}
+    found = attempt(heads.recovery, study, heads.Settings(n_prompts=settings.n_prompts, **chosen))
+    tables = {} if isinstance(found, str) else {"planted-heads": found}
+    if len(settings.known) < 2:
+        return result(study, tables, [])
+    shared = set(settings.known[SAFETY]) == set(settings.known[MATHS])
+    splits = {name: zeroed(study, settings.known, name, settings.n_zeroed) for name in ("calibration", "evaluation")}
+    why_not = "" if holds(shared, splits["calibration"]) else "zeroing the known neurons does not do what was intended"
+    tables["planted-zeroed"] = pd.concat([table.assign(split=name) for name, table in splits.items()])
+    tables["planted-recovery"] = recovered(study, settings)
+    before, measure = ras.replies(study, settings, MODE), partial(point, solved=solve(study, settings))
+    tuned = ras.tunings(baseline(study, settings), before, settings, measure)
+    tables |= {name.replace("ras-", "planted-"): table for name, table in tuned.items() if name != "ras-layers"}
+    tables = result(study, tables, []).tables
+    points, sets = tables["planted-points"], tables["planted-sets"]
+    tables["planted-levels"], tables["planted-variation"] = levels(sets), ras.variation(points, METRIC)
+    related = attempt(ras.correlations, points, PREDICTORS)
+    if not isinstance(related, str):
+        tables["planted-correlations"] = related.assign(**points[MODEL].iloc[0])
+    return Result(tables, rows(study, points, sets, tables["planted-levels"], why_not, settings))
+
+
+# -- both kinds of models together (`rimkit.runs.grid`) --------------------------------------------
 def shared_minus_disjoint(shared: DataFrame, disjoint: DataFrame) -> DataFrame:
     """Mean log RAS of the safety set in the model of shared neurons minus that in the other, at the
     same points. From ``ras-sets`` of both. Columns ``place, beside`` (the sets whose mean log RAS
@@ -166,54 +227,3 @@ def shared_minus_disjoint(shared: DataFrame, disjoint: DataFrame) -> DataFrame:
             found |= {"p_value": bootstrap_p(effect, draws, len(names)), "n": len(pairs), "n_clusters": len(names)}
             rows.append({"place": place, "beside": beside, **found})
     return DataFrame(rows)
-
-
-def recovered(study: StudyModel, settings: Settings) -> DataFrame:
-    """`neurons.recovery` of each known ``set``, from calibration pairs and replies by ``mode``."""
-    prompts, parts = settings.sets(["harmful", "harmless"], settings.n_prompts, "calibration"), []
-    for mode in MODES:
-        how = neurons.Settings(pair_mode=mode, seed=settings.seed, evaluation=settings.evaluation)
-        verdicts = how.judged(study, prompts, mode, max_new_tokens=neurons.ROOM)
-        pairs = neurons.form_pairs(study, prompts[prompts["kind"] == "harmful"], how)
-        scores = neurons.score(study, prompts, verdicts, pairs, how)
-        found = {name: neurons.recovery(scores, units) for name, units in settings.known.items()}
-        parts += [table.assign(mode=mode, set=name) for name, table in found.items()]
-    return pd.concat(parts, ignore_index=True)
-
-
-def rows(study: StudyModel, points: DataFrame, sets: DataFrame, level: DataFrame, why_not: str, settings) -> list[dict]:
-    """Verdict rows of C9a (against as active sets), C10, Q3; ``why_not``: nothing was planted."""
-    here = level[(level["place"] == REQUEST) & (level["neurons"] == SAFETY)]
-    others = sets[(sets["place"] == REQUEST) & sets["set_id"].notna()]
-    found = {"C9a": ras.level_claim(here, AS_ACTIVE), **ras.correlation_claims(points, others, METRIC)}
-
-    def said(one: Found) -> Found:
-        return one if isinstance(one, str) or not why_not else {**one, "why_not": why_not}
-
-    return verdict_rows(study, settings, [(claim, MODE, said(one)) for claim, one in found.items()])
-
-
-def run(study: StudyModel, settings=Settings()) -> Result:
-    """RAS in the known sets over tunings on maths, its correlation with forgetting, and what each
-    rule recovers. Tables ``planted-``: ``zeroed`` (by split), ``points``, ``sets``, ``levels``,
-    ``correlations``, ``variation``, ``verdicts`` (per prompt), ``recovery`` (neurons), ``heads``
-    (`heads.recovery`; for other models nothing else)."""
-    found = attempt(heads.recovery, study, heads.Settings(seed=settings.seed, evaluation=settings.evaluation))
-    tables = {} if isinstance(found, str) else {"planted-heads": found}
-    if len(settings.known) < 2:
-        return result(study, tables, [])
-    shared = set(settings.known[SAFETY]) == set(settings.known[MATHS])
-    splits = {name: zeroed(study, settings.known, name, settings.n_zeroed) for name in ("calibration", "evaluation")}
-    why_not = "" if holds(shared, splits["calibration"]) else "zeroing the known neurons does not do what was intended"
-    tables["planted-zeroed"] = pd.concat([table.assign(split=name) for name, table in splits.items()])
-    tables["planted-recovery"] = recovered(study, settings)
-    before, measure = ras.replies(study, settings, MODE), partial(point, solved=solve(study, settings))
-    tuned = ras.tunings(baseline(study, settings), before, settings, measure)
-    tables |= {name.replace("ras-", "planted-"): table for name, table in tuned.items() if name != "ras-layers"}
-    tables = result(study, tables, []).tables
-    points, sets = tables["planted-points"], tables["planted-sets"]
-    tables["planted-levels"], tables["planted-variation"] = levels(sets), ras.variation(points, METRIC)
-    related = attempt(ras.correlations, points, PREDICTORS)
-    if not isinstance(related, str):
-        tables["planted-correlations"] = related.assign(**points[MODEL].iloc[0])
-    return Result(tables, rows(study, points, sets, tables["planted-levels"], why_not, settings))

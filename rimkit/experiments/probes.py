@@ -1,12 +1,22 @@
-"""Claim C3 (section 3.1 of the paper): where harm and refusal can be read, and are they used there?
+"""Claim C3 (section 3.1 of the paper): where can harm and refusal be read, and are they used there?
 
-Two contrasts, never to be confused: *harm* (harmful against harmless requests: the paper's) and
-*outcome* (harmful requests that were refused against those that were fulfilled). A probe is a
-difference of means with its midpoint as threshold (the paper's equations). At which token its
-vectors are taken the paper does not say: here each place and residual has its own probe, fitted on
-the calibration split and judged on the evaluation split. Whether a direction is used is tried by
-taking it out or adding it (Arditi et al. 2024, arXiv 2406.11717; the paper does not). How states
-are read and changed inside a model is not known here.
+C3a harmful and harmless requests are linearly separable; C3b refused and fulfilled ones separate at
+tokens outside the thought, C3c less inside it; removing the direction of refusal (C3d) or of harm
+(C3e) lowers refusals more than removing random ones, and that of harm raises misalignment (C3f).
+
+Words: a *contrast* is two groups of requests, never to be confused: *harm* (harmful against
+harmless: the paper's) and *outcome* (harmful ones that were refused against those that were
+fulfilled); each *side* of it is a split. A *place* is a span of the conversation (`SPANS`) and a
+residual, the stream before or after a layer. A *probe* is a difference of the groups' means with
+its midpoint as threshold (the paper's equations; at which token, it does not say): each place has
+its own, fitted on the calibration split and measured on the evaluation split. A *direction* is a
+probe's vector; to *steer* is to take it out or add it (Arditi et al. 2024, arXiv 2406.11717; the
+paper does not). A *cluster*, which intervals draw again, is one verb with all its prompts.
+
+Steps: `observed` replies make `contrasts`; `scores`, how well each probe ranks the groups, against
+shuffled labels; `outside_minus_inside` the thought; `above_untrained`, against random weights;
+`directions` removed, against random ones (`without_directions`, `removal_effects`); `competence`;
+`rows`. How states are read and changed inside a model is not known here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -84,6 +94,11 @@ def random_probe(like: Probe, seed: int = 0) -> Probe:
     return Probe((vectors * (length / own)).astype(np.float32), np.zeros(len(vectors), np.float32))
 
 
+def random_probes(like: Probe, n: int, seed: int) -> dict[str, Probe]:
+    """``{"random 0": …}``: ``n`` of `random_probe`, others with every seed."""
+    return {f"{RANDOM} {draw}": random_probe(like, seed * n + draw) for draw in range(n)}
+
+
 def states_at(study: StudyModel, items: Sequence[Encoded], spans: Sequence[str]) -> dict[str, np.ndarray]:
     """Residuals averaged over spans, ``{span: [residuals, prompts, hidden]}``; NaN if missing."""
     found = read(study, items, ("residual",), spans)
@@ -99,36 +114,8 @@ def with_first_token(items: Sequence[Encoded]) -> list[Encoded]:
     ]
 
 
-def same_until(study: StudyModel, texts: Sequence[str], span: str = "im_end") -> bool:
-    """Whether the prompts of both modes are the same tokens up to the end of a span."""
-    pairs = [[study.chat.encode(text, mode) for mode in MODES] for text in texts]
-    return all(a.ids[: a.spans[span][1]] == b.ids[: b.spans[span][1]] for a, b in pairs)
-
-
-def trajectory(
-    study: StudyModel, items: Sequence[Encoded], probe: Probe, residual: int, span: str | None = "thought"
-) -> DataFrame:
-    """The probe at every token of a span (None: of all): ``row`` (item)``, token, part, score``."""
-    check_index("residual", residual, architecture(study).n_layers + 1)
-    vector, threshold = torch.tensor(probe.vectors[residual]), float(probe.thresholds[residual])
-
-    def run(ids, mask, spans):
-        with torch.inference_mode(), capture(study, ["residual"]) as found:
-            forward(study, ids, mask)
-        return (found["residual"][residual].float().cpu() @ vector - threshold).numpy(), spans
-
-    parts = []
-    for rows, (scores, places) in batches(study, items, run):
-        for row, values, place in zip(rows, scores, places, strict=True):
-            score = values[slice(*place.get(span, (0, 0)) if span else (0, len(items[row].ids)))]
-            tokens = np.arange(len(score))
-            part = tokens / max(1, len(tokens) - 1)
-            parts.append(DataFrame({"row": row, "token": tokens, "part": part, "score": score}))
-    return pd.concat(parts).sort_values(["row", "token"], ignore_index=True)
-
-
 def observed(study: StudyModel, settings=Settings()) -> DataFrame:
-    """Verdicts in both modes and both splits, with the columns ``split`` and ``text``. Also of the
+    """Judged replies in both modes and splits, with the columns ``split`` and ``text``. Also of the
     second safety set, twice as many, where more models refuse some and fulfil some without
     thinking. A model elsewhere gives no replies: no-think prompts, nothing refused."""
     n, parts = settings.n_prompts, []
@@ -139,12 +126,12 @@ def observed(study: StudyModel, settings=Settings()) -> DataFrame:
         first = settings.sets(["harmful", "harmless"], n, split)
         prompts = pd.concat([first, second], ignore_index=True)
         if study.elsewhere:
-            verdicts = prompts.assign(mode="no-think", thought="", refused=False, misaligned=False)
+            judged = prompts.assign(mode="no-think", thought="", refused=False, misaligned=False)
         else:
-            verdicts = settings.observe(study, prompts, batch_size=320)
-            texts = verdicts["prompt_id"].map(prompts.set_index("prompt_id")["text"])
-            verdicts = verdicts.assign(text=texts)
-        parts.append(verdicts.assign(split=split))
+            judged = settings.observe(study, prompts, batch_size=320)
+            texts = judged["prompt_id"].map(prompts.set_index("prompt_id")["text"])
+            judged = judged.assign(text=texts)
+        parts.append(judged.assign(split=split))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -215,11 +202,11 @@ class Contrast:
         return self.probe(span)(states)[self.best_residual(span)], positive, clusters
 
 
-def contrast(study: StudyModel, verdicts: DataFrame, what: str, mode: str) -> Contrast:
-    """Build a contrast from the verdicts of `observed`. The outcome is taken within one prompt set,
+def contrast(study: StudyModel, judged: DataFrame, what: str, mode: str) -> Contrast:
+    """Build a contrast from the replies of `observed`. The outcome is taken within one prompt set,
     since a probe could tell sets apart: the plain one if its rarer side has `ENOUGH` prompts, else
     the one whose rarer side has more. Raises ``UserError`` below `FEWEST` on a side."""
-    here = verdicts[verdicts["mode"] == mode]
+    here = judged[judged["mode"] == mode]
     if here.empty:
         raise UserError(f"there are no replies, with their own thoughts, in {mode} mode")
     if what == "harm":
@@ -254,48 +241,15 @@ def contrast(study: StudyModel, verdicts: DataFrame, what: str, mode: str) -> Co
 Contrasts = Mapping[tuple[str, str], Contrast]  # by what and mode
 
 
-def contrasts(study: StudyModel, verdicts: DataFrame) -> tuple[Contrasts, dict[tuple[str, str], str]]:
+def contrasts(study: StudyModel, judged: DataFrame) -> tuple[Contrasts, dict[tuple[str, str], str]]:
     """All that are defined, by what and mode, and a sentence for each that is not."""
-    every = {key: attempt(contrast, study, verdicts, *key) for key in product(CONTRASTS, MODES)}
+    every = {key: attempt(contrast, study, judged, *key) for key in product(CONTRASTS, MODES)}
     undefined = {key: one for key, one in every.items() if isinstance(one, str)}
     return {key: one for key, one in every.items() if key not in undefined}, undefined
 
 
 def _places(found: Contrasts) -> list[tuple[Contrast, str]]:
     return [(one, span) for one in found.values() for span in one.spans]
-
-
-def areas_under_curve(found: Contrasts) -> DataFrame:
-    """How well every probe ranks the two groups: ``what, mode, span, residual, auroc``."""
-    tables = []
-    for one, span in _places(found):
-        states, positive, _ = one.evaluation.at(span)
-        table = DataFrame({"auroc": areas(one.probe(span)(states), positive)})
-        tables.append(table.assign(what=one.what, mode=one.mode, span=span, residual=table.index))
-    return pd.concat(tables, ignore_index=True)
-
-
-def above_threshold(found: Contrasts, verdicts: DataFrame) -> DataFrame:
-    """The paper's Fig. 3: the share above the harm probe's threshold, with its interval: ``group,
-    requests`` (the group and how many), ``mode, span, residual``."""
-    tables = []
-    for harm in (one for one in found.values() if one.what == "harm"):
-        rows = verdicts[(verdicts["mode"] == harm.mode) & (verdicts["split"] == "evaluation")]
-        rows = rows[rows["set"].isin(["harmful", "harmless"])]
-        group = np.select(
-            [rows["kind"] != "harmful", is_true(rows["refused"]), is_true(rows["misaligned"])],
-            ["harmless", "refused", "fulfilled"], "neither",
-        )  # fmt: skip
-        for span, name in product(harm.spans, ("harmless", "refused", "fulfilled")):
-            states = harm.evaluation.states[span]
-            inside = (group == name) & ~np.isnan(states[0]).any(-1)
-            if inside.any():
-                verbs, scored = harm.evaluation.clusters[inside], harm.probe(span)(states)[:, inside]
-                above = DataFrame([rate(score > 0, verbs)._asdict() for score in scored])
-                who = {"mode": harm.mode, "group": name}
-                who["requests"] = f"{name} ({sum(group == name)})"
-                tables.append(above.assign(span=span, residual=above.index, **who))
-    return pd.concat(tables, ignore_index=True)
 
 
 def separated(one: Contrast, span: str, settings=Settings()) -> dict:
@@ -346,7 +300,8 @@ def outside_minus_inside(outcome: Contrast | None) -> DataFrame:
 
 
 def draws_for(study: StudyModel, settings=Settings()) -> range:
-    """The seeds of random weights with which a model is compared: its own, by its name."""
+    """The seeds of random weights with which a model is compared: its own, by its name, so that no
+    two models share a lucky draw, and the same whatever ``settings.seed`` is."""
     first = FIRST_DRAW + crc32(study.name.encode()) % 10**6 * settings.n_untrained
     return range(first, first + settings.n_untrained)
 
@@ -397,7 +352,7 @@ def added(probe: Probe, residual: int, scale: float) -> Steering:
 def steer(
     study: StudyModel, prompts: DataFrame, conditions: Mapping[str, Steering], settings=Settings(), **generation
 ) -> DataFrame:
-    """Verdicts on the prompts under each steering (column ``condition``), generated together."""
+    """Judged replies under each steering (column ``condition``), generated together."""
 
     def together(chosen: list[Steering]):
         return steer_per_row(study, *(np.stack(each) for each in zip(*chosen, strict=True)))
@@ -413,22 +368,22 @@ def directions(found: Contrasts) -> dict[str, Probe]:
 
 
 def without_directions(study: StudyModel, used: Mapping[str, Probe], settings=Settings()) -> DataFrame:
-    """Verdicts on harmful requests without each direction in ``used``, or random ones."""
+    """Judged replies to harmful requests without each direction in ``used``, or random ones."""
     if not used:
         return DataFrame({"condition": []})
     n = min(settings.n_steered, settings.n_prompts or settings.n_steered)
     like = next(iter(used.values()))
-    random = {f"{RANDOM} {draw}": random_probe(like, draw) for draw in range(settings.n_random)}
+    random = random_probes(like, settings.n_random, settings.seed)
     conditions = {name: removed(probe) for name, probe in {**used, **random}.items()}
     return steer(study, settings.sets(["harmful"], n), {NOTHING: unchanged(like), **conditions}, settings)
 
 
-def removal_effects(verdicts: DataFrame, metric: str = "refused") -> DataFrame:
+def removal_effects(judged: DataFrame, metric: str = "refused") -> DataFrame:
     """Each ``direction`` of `without_directions` against random ones: rows of `against_random`."""
-    there, rows = [what for what in CONTRASTS if what in set(verdicts["condition"])], []
+    there, rows = [what for what in CONTRASTS if what in set(judged["condition"])], []
     for what in there:
-        others = verdicts["condition"].isin(there) & (verdicts["condition"] != what)
-        table = verdicts[~others].replace({"condition": {what: SELECTED}})
+        others = judged["condition"].isin(there) & (judged["condition"] != what)
+        table = judged[~others].replace({"condition": {what: SELECTED}})
         rows.append({"direction": what, **against_random(table, metric)})
     return DataFrame(rows)
 
@@ -441,41 +396,13 @@ def competence(study: StudyModel, used: Mapping[str, Probe], settings=Settings()
         return DataFrame(columns=["read", "answered"])
     like = next(iter(used.values()))
     prompts = settings.sets(["harmful", "harmless"], settings.n_competence, "calibration")
-    conditions = {what: removed(probe) for what, probe in {**used, RANDOM: random_probe(like)}.items()}
-    verdicts = steer(study, prompts, {NOTHING: unchanged(like), **conditions}, settings)
-    shares = readable(verdicts[verdicts["kind"] == "harmful"], "condition")
-    done = verdicts[verdicts["kind"] == "harmless"].groupby("condition")["score"].mean()
+    random = {RANDOM: random_probe(like, settings.seed)}
+    conditions = {what: removed(probe) for what, probe in (used | random).items()}
+    judged = steer(study, prompts, {NOTHING: unchanged(like), **conditions}, settings)
+    shares = readable(judged[judged["kind"] == "harmful"], "condition")
+    done = judged[judged["kind"] == "harmless"].groupby("condition")["score"].mean()
     least = shares.clip(upper=shares[[NOTHING, RANDOM]].min())
     return DataFrame({"read": least, "answered": done / done[NOTHING]}).loc[list(used)]
-
-
-def places_to_add(study: StudyModel, probe: Probe, settings=Settings()) -> DataFrame:
-    """Shares ``refused, coherent`` of harmless calibration prompts by ``residual, scale`` added."""
-    harmless = settings.sets(["harmless"], N_HARMLESS, "calibration")
-    places = list(product(range(1, len(probe.vectors)), SCALES))
-    conditions = {f"{at} {scale}": added(probe, at, scale) for at, scale in places}
-    verdicts = steer(study, harmless, conditions, settings, max_new_tokens=24)
-    shares = verdicts.groupby("condition")[["refused", "coherent"]].mean().loc[list(conditions)]
-    return DataFrame(places, columns=["residual", "scale"]).join(shares.reset_index(drop=True))
-
-
-def best_place(places: DataFrame) -> tuple[int, float]:
-    """``(residual, scale)`` with most refusals, `COHERENT` replies (or the most coherent) left."""
-    kept = places[places["coherent"] >= min(COHERENT, places["coherent"].max())]
-    best = kept.sort_values("refused", ascending=False, kind="stable").iloc[0]
-    return int(best["residual"]), float(best["scale"])
-
-
-def removed_and_added(
-    used: Mapping[str, Probe], places: Mapping[str, tuple[int, float]], seed: int = 0
-) -> dict[str, Steering]:
-    """For `steer`: nothing; each direction removed, added, and a random one added instead."""
-    conditions = {NOTHING: unchanged(next(iter(used.values())))}
-    for what, probe in used.items():
-        conditions[f"{what} removed"] = removed(probe)
-        conditions[f"{what} added"] = added(probe, *places[what])
-        conditions[f"random for {what} added"] = added(random_probe(probe, seed), *places[what])
-    return conditions
 
 
 def rows(
@@ -513,12 +440,103 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     probed, apart = scores(found, settings), outside_minus_inside(found.get(("outcome", "think")))
     above = above_untrained(study, found.get(("harm", "no-think")), settings)
     used = {} if study.elsewhere else directions(found)
-    verdicts = without_directions(study, used, settings)
-    removal = {metric: removal_effects(verdicts, metric) for metric in ("refused", "misaligned")}
+    judged = without_directions(study, used, settings)
+    removal = {metric: removal_effects(judged, metric) for metric in ("refused", "misaligned")}
     steering = pd.concat(removal.values(), ignore_index=True)
     tables = {"probes": probed, "probes-gaps": apart, "probes-steering": steering}
     if used:
-        tables["probes-steering-verdicts"] = per_prompt(verdicts, "condition")
+        tables["probes-steering-verdicts"] = per_prompt(judged, "condition")
     able = competence(study, used, settings)
     claimed = rows(study, undefined, probed, apart, above, removal, able, settings)
     return result(study, tables, claimed)
+
+
+# -- what only notebooks use -----------------------------------------------------------------------
+def same_until(study: StudyModel, texts: Sequence[str], span: str = "im_end") -> bool:
+    """Whether the prompts of both modes are the same tokens up to the end of a span."""
+    pairs = [[study.chat.encode(text, mode) for mode in MODES] for text in texts]
+    return all(a.ids[: a.spans[span][1]] == b.ids[: b.spans[span][1]] for a, b in pairs)
+
+
+def areas_under_curve(found: Contrasts) -> DataFrame:
+    """How well every probe ranks the two groups: ``what, mode, span, residual, auroc``."""
+    tables = []
+    for one, span in _places(found):
+        states, positive, _ = one.evaluation.at(span)
+        table = DataFrame({"auroc": areas(one.probe(span)(states), positive)})
+        tables.append(table.assign(what=one.what, mode=one.mode, span=span, residual=table.index))
+    return pd.concat(tables, ignore_index=True)
+
+
+def above_threshold(found: Contrasts, judged: DataFrame) -> DataFrame:
+    """The paper's Fig. 3: the share above the harm probe's threshold, with its interval: ``group,
+    requests`` (the group and how many), ``mode, span, residual``."""
+    tables = []
+    for harm in (one for one in found.values() if one.what == "harm"):
+        rows = judged[(judged["mode"] == harm.mode) & (judged["split"] == "evaluation")]
+        rows = rows[rows["set"].isin(["harmful", "harmless"])]
+        group = np.select(
+            [rows["kind"] != "harmful", is_true(rows["refused"]), is_true(rows["misaligned"])],
+            ["harmless", "refused", "fulfilled"], "neither",
+        )  # fmt: skip
+        for span, name in product(harm.spans, ("harmless", "refused", "fulfilled")):
+            states = harm.evaluation.states[span]
+            inside = (group == name) & ~np.isnan(states[0]).any(-1)
+            if inside.any():
+                verbs, scored = harm.evaluation.clusters[inside], harm.probe(span)(states)[:, inside]
+                above = DataFrame([rate(score > 0, verbs)._asdict() for score in scored])
+                who = {"mode": harm.mode, "group": name}
+                who["requests"] = f"{name} ({sum(group == name)})"
+                tables.append(above.assign(span=span, residual=above.index, **who))
+    return pd.concat(tables, ignore_index=True)
+
+
+def trajectory(
+    study: StudyModel, items: Sequence[Encoded], probe: Probe, residual: int, span: str | None = "thought"
+) -> DataFrame:
+    """The probe at every token of a span (None: of all): ``row`` (item)``, token, part, score``."""
+    check_index("residual", residual, architecture(study).n_layers + 1)
+    vector, threshold = torch.tensor(probe.vectors[residual]), float(probe.thresholds[residual])
+
+    def run(ids, mask, spans):
+        with torch.inference_mode(), capture(study, ["residual"]) as found:
+            forward(study, ids, mask)
+        return (found["residual"][residual].float().cpu() @ vector - threshold).numpy(), spans
+
+    parts = []
+    for rows, (scores, places) in batches(study, items, run):
+        for row, values, place in zip(rows, scores, places, strict=True):
+            score = values[slice(*place.get(span, (0, 0)) if span else (0, len(items[row].ids)))]
+            tokens = np.arange(len(score))
+            part = tokens / max(1, len(tokens) - 1)
+            parts.append(DataFrame({"row": row, "token": tokens, "part": part, "score": score}))
+    return pd.concat(parts).sort_values(["row", "token"], ignore_index=True)
+
+
+def places_to_add(study: StudyModel, probe: Probe, settings=Settings()) -> DataFrame:
+    """Shares ``refused, coherent`` of harmless calibration prompts by ``residual, scale`` added."""
+    harmless = settings.sets(["harmless"], N_HARMLESS, "calibration")
+    places = list(product(range(1, len(probe.vectors)), SCALES))
+    conditions = {f"{at} {scale}": added(probe, at, scale) for at, scale in places}
+    judged = steer(study, harmless, conditions, settings, max_new_tokens=24)
+    shares = judged.groupby("condition")[["refused", "coherent"]].mean().loc[list(conditions)]
+    return DataFrame(places, columns=["residual", "scale"]).join(shares.reset_index(drop=True))
+
+
+def best_place(places: DataFrame) -> tuple[int, float]:
+    """``(residual, scale)`` with most refusals, `COHERENT` replies (or the most coherent) left."""
+    kept = places[places["coherent"] >= min(COHERENT, places["coherent"].max())]
+    best = kept.sort_values("refused", ascending=False, kind="stable").iloc[0]
+    return int(best["residual"]), float(best["scale"])
+
+
+def removed_and_added(
+    used: Mapping[str, Probe], places: Mapping[str, tuple[int, float]], seed: int = 0
+) -> dict[str, Steering]:
+    """For `steer`: nothing; each direction removed, added, and a random one added instead."""
+    conditions = {NOTHING: unchanged(next(iter(used.values())))}
+    for what, probe in used.items():
+        conditions[f"{what} removed"] = removed(probe)
+        conditions[f"{what} added"] = added(probe, *places[what])
+        conditions[f"random for {what} added"] = added(random_probe(probe, seed), *places[what])
+    return conditions

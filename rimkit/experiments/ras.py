@@ -1,21 +1,29 @@
-"""Claims C9 and C10 (section 4 of the paper): entanglement, by reciprocal activation shift (RAS).
+"""Claims C9, C10, Q3 (section 4 of the paper): does reciprocal activation shift predict forgetting?
 
-Knows how RAS and its rivals are computed for one tuned model, and how well they predict, over many,
-the change of misalignment. How sets of neurons are chosen it asks `rimkit.experiments.neurons`.
+C9a RAS is higher in safety-critical neurons than in others; C9b higher after effort-minimising
+than after careful training; it predicts forgetting (the rise of misalignment by fine-tuning) better
+than KL divergence (C10a), than RAS of random neurons (C10b), than the rise of maths activations
+alone (C10c), and with the harmonic mean than with the arithmetic (Q3a) or geometric one (Q3b).
 
-After fine-tuning, some neurons respond less to safety requests and some more to maths; RAS is the
-harmonic mean of the two shifts (equations of sections 4.1 and 4.2). What the paper leaves open is a
-parameter: a shift is one-sided (neurons that move the other way count as 0 in the mean);
-activations are maxima over the tokens of the request, averaged over requests; a relative change is
-undefined for a smaller value at or below zero, which gated MLPs do produce: such neurons are left
-out ("drop") or get the denominator ``floor`` ("clip").
+RAS: after fine-tuning, some neurons respond less to safety requests (*fall*) and some more to maths
+(*rise*); it is the harmonic mean of the two shifts (equations of sections 4.1 and 4.2). What the
+paper leaves open is a parameter: a shift is one-sided (neurons that move the other way count as 0
+in the mean); activations are maxima over the tokens of the request, averaged over requests; a
+relative change is undefined for a smaller value at or below zero, which gated MLPs do produce: such
+neurons are left out ("drop") or get the denominator ``floor`` ("clip").
 
-A *point* is one tuned model at one checkpoint. Points of one corpus resemble each other, and so do
-corpora with the same problems: a *family*. So families are drawn and left out as wholes, and
-corpora permuted as wholes. A *set* is a list of neurons; its *role* says how it was found, and
-``set_id`` numbers the sets of one role. A *place* is a span of the conversation where RAS is read.
-Scales differ between models, so predictor and outcome are standardised within each untuned model
-before they are pooled: the pooled correlation is the mean of the models' own.
+Words: the *baseline* is the untuned model, read once. A *point* is one tuned model at one
+checkpoint. A *corpus* is what was trained on; corpora with the same problems are a *family*:
+families are drawn and left out as wholes, and corpora exchanged as wholes. A *set* is a list of
+neurons; its *role* says how it was found, and ``set_id`` numbers the sets of one role. A *place* is
+a span of the conversation where RAS is read. A *predictor* is a number of a point, known without a
+reply; the *outcome* is its change of misalignment. Scales differ between models, so both are
+standardised within each untuned model: the pooled correlation is the mean of the models' own.
+
+Steps: `baseline` chooses the sets (as `rimkit.experiments.neurons` does) and reads the model;
+`tunings` fine-tunes on every corpus and measures each `point`: its `predictors` and the outcome on
+evaluation prompts; `levels` compares RAS between sets; `correlation_claims` compares predictors
+over the points; `with_rows`, and `pooled_rows` over several models.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -151,19 +159,44 @@ class Baseline:
         return self.sets[0][2]
 
 
-def baseline(study: StudyModel, settings=Settings()) -> Baseline:
-    """Choose the sets of neurons as chapter 06 does, and read the untuned model."""
-    chosen = {"n_pairs": settings.n_prompts, "seed": settings.seed, "evaluation": settings.evaluation}
-    chapter_06 = neurons.with_pairs(study, neurons.Settings(**chosen))
-    _, verdicts, pairs, table = neurons.calibration(study, chapter_06)
-    k, defined = min(settings.k, len(table) // 4), neurons.defined_rules(table)
-    roles = {"paper": CRITICAL, "gradient": GRADIENT}
-    sets = [(role, None, neurons.select(table, rule, k)) for rule, role in roles.items() if rule in defined]
-    same = neurons.without_intent(study, pairs, k, chapter_06)
-    sets += [(SAME_RULE, number, units) for number, units in enumerate(same)]
-    refused = verdicts[verdicts["mode"] == "think"].set_index("prompt_id")["refused"]
-    ids = (refused.index[is_true(side)] for side in (refused, ~truths(refused)))  # unread: neither
-    return replace(read_baseline(study, sets, *ids, settings), flip_share=float(pairs.flipped.mean()))
+def _states(study: StudyModel, items: Sequence[Encoded]) -> np.ndarray:
+    return read(study, items, ("residual",), ("last",))["residual", "last"]
+
+
+def read_places(study: StudyModel, places: Mapping[str, Place]) -> dict[str, Activations]:
+    """The activations of a model at each place, by its name."""
+    return {name: place.read(study) for name, place in places.items()}
+
+
+def other_places(study: StudyModel, harmful: list, maths: list, settings=Settings()) -> dict[str, Place]:
+    """Where RAS is read besides the request: where the thought opens, over the untuned thought."""
+    if not study.chat.supports_think:
+        return {}
+    thoughts = []
+    for name in ("harmful", "maths"):
+        prompts = settings.sets([name], settings.n_prompts, "evaluation")
+        written = settings.judged(study, prompts, "think", batch_size=128, progress=False)
+        there = written[written["thought"] != ""]
+        texts = prompts.set_index("prompt_id")["text"].loc[there["prompt_id"]]
+        asked = zip(texts, there["thought"], strict=True)
+        thoughts.append([study.chat.encode(text, "think", thought=own) for text, own in asked])
+    found = {"opening": Place(harmful, maths, "last")}
+    return found | ({"thought": Place(*thoughts, "thought")} if all(thoughts) else {})
+
+
+def as_active(units: Units, activations: np.ndarray, n: int = 40, seed: int = 0) -> list[Units]:
+    """``n`` random sets: for each of ``units`` another of its layer that is about as active.
+    ``activations [layers, neurons]``; drawn from the `NEAREST` others, no neuron twice in a set."""
+    rng, found = np.random.default_rng(seed), []
+    own = set(map(tuple, units))
+    for _ in range(n):
+        taken: set[tuple[int, int]] = set()
+        for layer, unit in sorted(own):
+            order = np.argsort(abs(activations[layer] - activations[layer, unit]), kind="stable")
+            free = [(int(layer), int(other)) for other in order if (layer, other) not in own | taken]
+            taken.add(free[rng.integers(min(NEAREST, len(free)))])
+        found.append(sorted(taken))
+    return found
 
 
 def read_baseline(
@@ -193,54 +226,29 @@ def read_baseline(
         directions["refusal"] = mean_difference(chosen[:, harmed], yes, no)
     harmful, maths, harmless = (asked(of, "evaluation")[1] for of in ("harmful", "maths", "harmless"))
     states, critical = (_states(study, harmful), _states(study, harmless)), sets[0][2]
-    random = matched_sets(critical, architecture(study).n_neurons, settings.n_random)
+    random = matched_sets(critical, architecture(study).n_neurons, settings.n_random, settings.seed)
     places = {REQUEST: Place(harmful, maths, "request"), **other_places(study, harmful, maths, settings)}
     now = read_places(study, places)
-    like = as_active(critical, now[REQUEST].harmful, settings.n_random)
+    like = as_active(critical, now[REQUEST].harmful, settings.n_random, settings.seed)
     every = [*sets, (ALL, None, None)]
     every += [(role, number, units) for role, found in ((RANDOM, random), (AS_ACTIVE, like))
               for number, units in enumerate(found)]  # fmt: skip
     return Baseline(study, places, now, harmful, harmless, *states, every, directions)
 
 
-def read_places(study: StudyModel, places: Mapping[str, Place]) -> dict[str, Activations]:
-    """The activations of a model at each place, by its name."""
-    return {name: place.read(study) for name, place in places.items()}
-
-
-def other_places(study: StudyModel, harmful: list, maths: list, settings=Settings()) -> dict[str, Place]:
-    """Where RAS is read besides the request: where the thought opens, over the untuned thought."""
-    if not study.chat.supports_think:
-        return {}
-    thoughts = []
-    for name in ("harmful", "maths"):
-        prompts = settings.sets([name], settings.n_prompts, "evaluation")
-        written = settings.judged(study, prompts, "think", batch_size=128, progress=False)
-        there = written[written["thought"] != ""]
-        texts = prompts.set_index("prompt_id")["text"].loc[there["prompt_id"]]
-        asked = zip(texts, there["thought"], strict=True)
-        thoughts.append([study.chat.encode(text, "think", thought=own) for text, own in asked])
-    found = {"opening": Place(harmful, maths, "last")}
-    return found | ({"thought": Place(*thoughts, "thought")} if all(thoughts) else {})
-
-
-def as_active(units: Units, activations: np.ndarray, n: int = 40) -> list[list[tuple[int, int]]]:
-    """``n`` random sets: for each of ``units`` another of its layer that is about as active.
-    ``activations [layers, neurons]``; drawn from the `NEAREST` others, no neuron twice in a set."""
-    rng, found = np.random.default_rng(0), []
-    own = set(map(tuple, units))
-    for _ in range(n):
-        taken: set[tuple[int, int]] = set()
-        for layer, unit in sorted(own):
-            order = np.argsort(abs(activations[layer] - activations[layer, unit]), kind="stable")
-            free = [(int(layer), int(other)) for other in order if (layer, other) not in own | taken]
-            taken.add(free[rng.integers(min(NEAREST, len(free)))])
-        found.append(sorted(taken))
-    return found
-
-
-def _states(study: StudyModel, items: Sequence[Encoded]) -> np.ndarray:
-    return read(study, items, ("residual",), ("last",))["residual", "last"]
+def baseline(study: StudyModel, settings=Settings()) -> Baseline:
+    """Choose the sets of neurons as chapter 06 does, and read the untuned model."""
+    chosen = {"n_pairs": settings.n_prompts, "seed": settings.seed, "evaluation": settings.evaluation}
+    chapter_06 = neurons.with_pairs(study, neurons.Settings(**chosen))
+    _, judged, pairs, table = neurons.calibration(study, chapter_06)
+    k, defined = min(settings.k, len(table) // 4), neurons.defined_rules(table)
+    roles = {"paper": CRITICAL, "gradient": GRADIENT}
+    sets = [(role, None, neurons.select(table, rule, k)) for rule, role in roles.items() if rule in defined]
+    same = neurons.without_intent(study, pairs, k, chapter_06)
+    sets += [(SAME_RULE, number, units) for number, units in enumerate(same)]
+    refused = judged[judged["mode"] == "think"].set_index("prompt_id")["refused"]
+    ids = (refused.index[is_true(side)] for side in (refused, ~truths(refused)))  # unread: neither
+    return replace(read_baseline(study, sets, *ids, settings), flip_share=float(pairs.flipped.mean()))
 
 
 def in_sets(base: Baseline, after: Mapping[str, Activations], place: str = "request") -> DataFrame:
@@ -252,44 +260,6 @@ def in_sets(base: Baseline, after: Mapping[str, Activations], place: str = "requ
         found = shifts(before, after[place], units)
         rows.append({"role": role, "set_id": number, "neurons": size, **found})
     return DataFrame(rows).astype({"set_id": "Int64"})
-
-
-def ranks(shifted: DataFrame, of: str = CRITICAL) -> DataFrame:
-    """Per role: ``sets, reach`` (at least the RAS of the set ``of``), ``p`` (one-sided)."""
-    own = shifted.set_index("role").loc[of, "ras"]
-    groups = shifted[shifted["set_id"].notna()].groupby("role", sort=False)["ras"]
-    found = groups.agg(sets="size", reach=lambda single: (single >= own).sum()).reset_index()
-    return found.assign(p=(1 + found["reach"]) / (1 + found["sets"]))
-
-
-def predictors(
-    base: Baseline, tuned: StudyModel, after: Mapping[str, Activations], tuning: Sequence = ()
-) -> dict[str, float]:
-    """Every predictor of forgetting but the steps, for one tuned model: name to value. ``after``:
-    its `read_places`; ``tuning``: of `encode_corpus` (none: no KL divergence on it)."""
-    shifted = in_sets(base, after)
-    means = shifted.groupby("role", sort=False)["ras"].mean()
-    named = {RAS: CRITICAL, "ras (gradient)": GRADIENT, "ras (random)": RANDOM, "ras (all)": ALL}
-    found = {name: means[role] for name, role in named.items() if role in means}
-    for name in base.places:
-        if name != REQUEST:
-            found[f"ras ({name})"] = shifts(base.activations[name], after[name], base.critical)["ras"]
-    own = shifted.set_index("role").loc[CRITICAL]
-    found |= {name: own[name] for name in ("fall", "rise", "arithmetic mean", "geometric mean")}
-    if tuning:
-        data = [(ids[:-1], len(ids) - n_prompt) for ids, n_prompt in tuning]
-        found["KL on tuning data"] = kl_divergence(base.study, tuned, data)
-    found["KL on safety prompts"] = kl_divergence(base.study, tuned, [(one.ids, 1) for one in base.harmful])
-    found["weights"] = weight_distance(base.study, tuned)
-    states, harmless = _states(tuned, base.harmful), _states(tuned, base.harmless)
-    found["activation distance"] = np.linalg.norm(states - base.states, axis=-1).mean()
-    # mean (1 - CKA of harmful) / (1 - CKA of harmless); embeddings are left out (Zhao et al. 2026)
-    pairs = (base.states, states), (base.states_harmless, harmless)
-    one, other = (1 - np.array(list(map(cka, *pair))[1:]) + 1e-6 for pair in pairs)
-    found["CKA ratio"] = (one / other).mean()
-    for name, direction in base.directions.items():
-        found[f"displacement ({name})"] = displacement(base.states, states, direction)
-    return {name: float(value) for name, value in found.items()}
 
 
 def kl_divergence(base: StudyModel, tuned: StudyModel, sequences: Sequence[tuple[list[int], int]]) -> float:
@@ -332,8 +302,38 @@ def displacement(before: np.ndarray, after: np.ndarray, direction: np.ndarray) -
     return float(np.einsum("rh,rh->r", (after - before).mean(1), unit).mean())
 
 
+def predictors(
+    base: Baseline, tuned: StudyModel, after: Mapping[str, Activations], tuning: Sequence = ()
+) -> dict[str, float]:
+    """Every predictor of forgetting but the steps, for one tuned model: name to value. ``after``:
+    its `read_places`; ``tuning``: of `encode_corpus` (none: no KL divergence on it)."""
+    shifted = in_sets(base, after)
+    means = shifted.groupby("role", sort=False)["ras"].mean()
+    named = {RAS: CRITICAL, "ras (gradient)": GRADIENT, "ras (random)": RANDOM, "ras (all)": ALL}
+    found = {name: means[role] for name, role in named.items() if role in means}
+    for name in base.places:
+        if name != REQUEST:
+            found[f"ras ({name})"] = shifts(base.activations[name], after[name], base.critical)["ras"]
+    own = shifted.set_index("role").loc[CRITICAL]
+    found |= {name: own[name] for name in ("fall", "rise", "arithmetic mean", "geometric mean")}
+    if tuning:
+        data = [(ids[:-1], len(ids) - n_prompt) for ids, n_prompt in tuning]
+        found["KL on tuning data"] = kl_divergence(base.study, tuned, data)
+    found["KL on safety prompts"] = kl_divergence(base.study, tuned, [(one.ids, 1) for one in base.harmful])
+    found["weights"] = weight_distance(base.study, tuned)
+    states, harmless = _states(tuned, base.harmful), _states(tuned, base.harmless)
+    found["activation distance"] = np.linalg.norm(states - base.states, axis=-1).mean()
+    # mean (1 - CKA of harmful) / (1 - CKA of harmless); embeddings are left out (Zhao et al. 2026)
+    pairs = (base.states, states), (base.states_harmless, harmless)
+    one, other = (1 - np.array(list(map(cka, *pair))[1:]) + 1e-6 for pair in pairs)
+    found["CKA ratio"] = (one / other).mean()
+    for name, direction in base.directions.items():
+        found[f"displacement ({name})"] = displacement(base.states, states, direction)
+    return {name: float(value) for name, value in found.items()}
+
+
 def replies(study: StudyModel, settings=Settings(), mode: str = "think") -> DataFrame:
-    """Verdicts on the replies to harmful evaluation prompts."""
+    """Judged replies to harmful evaluation prompts."""
     prompts = settings.sets(["harmful"], settings.n_replies)
     return settings.judged(study, prompts, mode, batch_size=128, progress=False)
 
@@ -349,11 +349,11 @@ def point(
     shifted = in_sets(base, after)
     learned = load_corpus(corpus, english=not base.study.invented) if corpus else None
     tuning = () if learned is None else encode_corpus(base.study, learned.head(settings.n_tuning))
-    verdicts = replies(tuned, settings, mode)
-    change = paired_difference(verdicts, before, metric, on="prompt_id")
-    sides = pd.concat([before.assign(side="untuned"), verdicts.assign(side="tuned")])
+    judged = replies(tuned, settings, mode)
+    change = paired_difference(judged, before, metric, on="prompt_id")
+    sides = pd.concat([before.assign(side="untuned"), judged.assign(side="tuned")])
     read_share = float(readable(sides, "side").min())
-    coherence = float(verdicts["coherent"].mean() - before["coherent"].mean())
+    coherence = float(judged["coherent"].mean() - before["coherent"].mean())
     found = {metric: change.value_a, OUTCOME: change.effect, LOW: change.ci_low, HIGH: change.ci_high}
     found |= {COHERENCE: coherence, READ: read_share, "flips": base.flip_share, "n": change.n}
     found |= predictors(base, tuned, after, tuning)
@@ -364,7 +364,7 @@ def point(
         "ras-points": DataFrame([found | {"steps": float(step)}]),
         "ras-sets": shifted.loc[shifted["set_id"].notna(), ["role", "set_id", "ras"]],
         "ras-layers": DataFrame({"layer": layers, "distance": distances}),
-        "ras-verdicts": per_prompt(verdicts),
+        "ras-verdicts": per_prompt(judged),
     }
     where = {"corpus": corpus, "step": step}
     return {name: table.assign(**where)[[*where, *table.columns]] for name, table in tables.items()}
@@ -390,28 +390,8 @@ def joined(parts: Sequence[Mapping[str, DataFrame]]) -> dict[str, DataFrame]:
     return {name: pd.concat([part[name] for part in parts], ignore_index=True) for name in parts[0]}
 
 
-def with_rows(study: StudyModel, tables: Mapping[str, DataFrame], settings=Settings()) -> Result:
-    """The tables of a `point` or of several, ``ras-levels``, and a model's rows of C9, C10, Q3."""
-    found = result(study, tables, []).tables
-    points, sets = found["ras-points"], found["ras-sets"]
-    found["ras-levels"] = levels(points, sets)
-    several = "it is held against the spread of three or more untuned models of a kind: `rimkit grid ras`"
-    levelled = if_pairs_flip(points, level_claim(found["ras-levels"]))
-    claimed = {"C9a": levelled, "C9b": several, **correlation_claims(points, sets)}
-    every = [(claim, "think", one) for claim, one in claimed.items()]
-    return Result(found, verdict_rows(study, settings, every))
-
-
-def run(study: StudyModel, settings=Settings()) -> Result:
-    """Fine-tune on every corpus, and measure every predictor and the outcome on the way. Tables:
-    ``ras-points`` (by corpus and step), ``ras-sets`` (RAS in single other sets), ``ras-layers``
-    (distance of weights), ``ras-verdicts`` (per prompt), ``ras-levels``."""
-    found = tunings(baseline(study, settings), replies(study, settings), settings)
-    return with_rows(study, found, settings)
-
-
 def tunings(base: Baseline, before: DataFrame, settings=Settings(), measure: Callable = point) -> dict[str, DataFrame]:
-    """`checkpoints` of every corpus, kept in the settings' folder; ``before``: verdicts."""
+    """`checkpoints` of every corpus, kept in the settings' folder; ``before``: untuned."""
     parts, keep = [], settings.keeper(base.study)
     for corpus in tqdm(settings.corpora, base.study.name, unit="corpus", disable=not settings.progress):
         parts.append(keep(str(corpus), lambda at=corpus: checkpoints(base, before, at, settings, measure)))
@@ -420,26 +400,9 @@ def tunings(base: Baseline, before: DataFrame, settings=Settings(), measure: Cal
     return found
 
 
-def variation(points: DataFrame, metric: str = "misaligned") -> DataFrame:
-    """Per untuned model: ``model, seed, least, most`` (replies)``, sd, noise, reliable, varies``.
-
-    ``sd``: of the outcome over points; ``noise``: about the standard error of a single change (the
-    width of its interval over 3.92, as if it were normal);
-    ``reliable``: the share of the variance that is no noise. A model ``varies`` if that reaches the
-    floor of C10; in others standardising magnifies noise."""
-    counts = (points[metric] * points["n"]).round().astype(int)
-    variance = ((points[HIGH] - points[LOW]) / (2 * 1.96)) ** 2
-    groups = points.assign(count=counts, variance=variance).groupby(MODEL, sort=False, dropna=False)
-    sizes = {"least": ("count", "min"), "most": ("count", "max")}
-    found = groups.agg(**sizes, sd=(OUTCOME, "std"), noise=("variance", "mean")).reset_index()
-    found["noise"] = np.sqrt(found["noise"])
-    found["reliable"] = (1 - (found["noise"] / found["sd"].where(found["sd"] > 0)) ** 2).fillna(0).clip(lower=0)
-    return found.assign(varies=found["reliable"] >= floor("C10a"))
-
-
-def varying(points: DataFrame, metric: str = "misaligned") -> DataFrame:
-    """The points of the models whose outcome varies beyond its noise (`variation`)."""
-    return points.merge(variation(points, metric).query("varies")[MODEL], on=MODEL)
+def families(points: DataFrame) -> pd.Series:
+    """The family of each point's corpus: corpora with problems in common are drawn together."""
+    return points["corpus"].map(family)
 
 
 def standardised(points: DataFrame, column: str, ranks: bool = False) -> pd.Series:
@@ -456,124 +419,10 @@ def standardised(points: DataFrame, column: str, ranks: bool = False) -> pd.Seri
     return (values / spread.where(spread > 0)).fillna(0.0)
 
 
-def families(points: DataFrame) -> pd.Series:
-    """The family of each point's corpus: corpora with problems in common are drawn together."""
-    return points["corpus"].map(family)
-
-
-def _weighted(points: DataFrame, x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Pearson correlations under each row of ``weights`` of families; 0 for a constant."""
-    weights = weights[:, pd.factorize(families(points), sort=True)[0]]
-    n = weights.sum(1)
-    of_x, of_y, xx, yy, xy = (weights @ values / n for values in (x, y, x * x, y * y, x * y))
-    spread = np.sqrt(np.maximum(xx - of_x**2, 0) * np.maximum(yy - of_y**2, 0))
-    return np.divide(xy - of_x * of_y, spread, out=np.zeros_like(n), where=spread > 1e-9)
-
-
-def _drawn(points: DataFrame, x: pd.Series, y: pd.Series) -> np.ndarray:
-    """The correlation of two columns, followed by those of families of corpora drawn again."""
-    groups = families(points).nunique()
-    weights = np.vstack([np.ones(groups), resample_weights(groups, 0)])
-    return _weighted(points, x.to_numpy(), y.to_numpy(), weights)
-
-
-def correlations(points: DataFrame, names=PREDICTORS, n_permutations=1000) -> DataFrame:
-    """How well each predictor predicts: Pearson's r over all points, pooled within models. Columns
-    ``predictor, value, ci_low, ci_high, plain_low, plain_high`` (families drawn again; plain: not
-    widened)``, spearman, without_min, without_max`` (one family left out)``, models_min,
-    models_max`` (one model left out)``, positive`` (models with r above 0, of ``models``)``, n,
-    p_value`` (corpora exchanged at the same step and model)``, p_holm``. Three families at least."""
-    if (n := families(points).nunique()) < 3:
-        raise UserError(f"correlations need at least three families of corpora, here are {n}")
-    rows, permuted = [], {}
-    for name in names:
-        here = points[points[name].notna()] if name in points else points.head(0)
-        if families(here).nunique() < 3:
-            continue
-        if len(here) not in permuted:  # the same for all predictors that the same points have
-            permuted[len(here)] = _permuted(here, n_permutations)
-        row = {"predictor": name, **_correlation(here, name), "p_value": np.nan}
-        x = standardised(here, name)
-        by_step = [here[column] for column in (*MODEL, "step")]
-        if (x.groupby(by_step, dropna=False).transform("std", ddof=0) > 1e-9).any():
-            chance = np.abs(permuted[len(here)] @ x.to_numpy() / len(here))
-            reach = (chance >= abs(row["value"]) - 1e-12).sum()
-            row["p_value"] = (1 + reach) / (1 + n_permutations)
-        rows.append(row)
-    found = DataFrame(rows)
-    return found.assign(p_holm=stats.holm(found["p_value"]))
-
-
-def _correlation(points: DataFrame, name: str) -> dict:
-    """The row of `correlations` for a predictor, without its p values."""
-    x, y, ranked_x, ranked_y = (
-        standardised(points, column, ranks) for ranks in (False, True) for column in (name, OUTCOME)
-    )
-    groups, (value, *draws) = families(points).nunique(), _drawn(points, x, y)
-    low, high = stats.bootstrap_interval(value, draws, groups)
-    without = _weighted(points, x.to_numpy(), y.to_numpy(), 1.0 - np.eye(groups))
-    per_model = (x * y).groupby([points[column] for column in MODEL], dropna=False).agg(["sum", "size"])
-    rest = per_model.sum() - per_model if len(per_model) > 1 else per_model
-    others = rest["sum"] / rest["size"]
-    return {
-        "value": float(value), "ci_low": low, "ci_high": high,
-        "plain_low": np.quantile(draws, 0.025), "plain_high": np.quantile(draws, 0.975),
-        "spearman": float((ranked_x * ranked_y).mean()),
-        "without_min": without.min(), "without_max": without.max(),
-        "models_min": others.min(), "models_max": others.max(),
-        "positive": int((per_model["sum"] > 1e-9).sum()), "models": len(per_model), "n": len(points),
-    }  # fmt: skip
-
-
-def left_out_errors(points: DataFrame, names: Sequence[str]) -> DataFrame:
-    """How far lines through the other families miss a family, in points; "nothing": their mean."""
-    rows = {}
-    for name, new in points.groupby(families(points)):
-        known = points.drop(new.index)
-        told = {one: np.polyval(np.polyfit(known[one], known[OUTCOME], 1), new[one]) for one in names}
-        told["nothing"] = known[OUTCOME].mean()
-        rows[name] = {"tunings": len(new)} | {one: 100 * (new[OUTCOME] - at).abs().mean() for one, at in told.items()}
-    return DataFrame.from_dict(rows, orient="index").rename_axis("family")
-
-
-def _permuted(points: DataFrame, n: int) -> np.ndarray:
-    """Outcomes ``[n, points]``, corpora exchanged; where a new one has no point, the own stays."""
-    y = standardised(points, OUTCOME).to_numpy()
-    codes, corpora = pd.factorize(points["corpus"], sort=True)
-    keys = list(zip(*(points[name].astype(str) for name in (*MODEL, "step")), strict=True))
-    own = list(enumerate(zip(keys, codes, strict=True)))
-    place = {where: row for row, where in own}
-    rng, found = np.random.default_rng(0), np.empty((n, len(y)))
-    for draw in range(n):
-        order = rng.permutation(len(corpora))
-        found[draw] = y[[place.get((key, order[code]), row) for row, (key, code) in own]]
-    return found
-
-
-def for_scatter(points: DataFrame, names: Sequence[str]) -> DataFrame:
-    """The last checkpoints: ``predictor, x, y``, standardised within models."""
-    table = points.assign(y=standardised(points, OUTCOME))
-    last = points["step"] == points.groupby([*MODEL, "corpus"], dropna=False)["step"].transform("max")
-    parts = [table.assign(predictor=name, x=standardised(points, name))[last & points[name].notna()] for name in names]
-    return pd.concat(parts, ignore_index=True)
-
-
-def twins(points: DataFrame, names: Sequence[str]) -> DataFrame:
-    """Pairs of tunings on the same problems at the same step, of another style: a row per pair and
-    predictor, ``model, seed, problems, step, predictor, careful, effort``."""
-    styles = points["corpus"].str.findall("careful|effort").map(set).map("".join)
-    alone = points[styles.isin(["careful", "effort"])].assign(style=styles)
-    alone["problems"] = alone["corpus"].str.replace("careful|effort", "…", regex=True)
-    wide = alone.set_index([*MODEL, "problems", "step", "style"])[[*names]].unstack("style")
-    return pd.concat([wide[name].dropna().assign(predictor=name) for name in names]).reset_index()
-
-
 # A single other set may have a high or a low RAS, so the control is the *spread* of such sets: one
 # of them in place of the critical set is undecided about 95 times in 100. Random neurons are the
 # paper's control, and no fair one: neurons that one rule finds are alike, and stray further. C9a
 # therefore compares with `SAME_RULE`: what the rule finds without intent.
-
-
 def ras_by_set(points: DataFrame, sets: DataFrame, role: str) -> np.ndarray:
     """RAS in the single sets of a role, ``[points, sets]``, ordered as points and ``set_id``."""
     wide = sets[sets["role"] == role].set_index([*POINT, "set_id"])["ras"].unstack("set_id")
@@ -627,6 +476,52 @@ def level_claim(table: DataFrame, role: str = SAME_RULE) -> Found:
     return own[0] if own else f"RAS is 0 in the safety-critical neurons, or in others {others}"
 
 
+def variation(points: DataFrame, metric: str = "misaligned") -> DataFrame:
+    """Per untuned model: ``model, seed, least, most`` (replies)``, sd, noise, reliable, varies``.
+
+    ``sd``: of the outcome over points; ``noise``: about the standard error of a single change (the
+    width of its interval over 3.92, as if it were normal);
+    ``reliable``: the share of the variance that is no noise. A model ``varies`` if that reaches the
+    floor of C10; in others standardising magnifies noise."""
+    counts = (points[metric] * points["n"]).round().astype(int)
+    variance = ((points[HIGH] - points[LOW]) / (2 * 1.96)) ** 2
+    groups = points.assign(count=counts, variance=variance).groupby(MODEL, sort=False, dropna=False)
+    sizes = {"least": ("count", "min"), "most": ("count", "max")}
+    found = groups.agg(**sizes, sd=(OUTCOME, "std"), noise=("variance", "mean")).reset_index()
+    found["noise"] = np.sqrt(found["noise"])
+    found["reliable"] = (1 - (found["noise"] / found["sd"].where(found["sd"] > 0)) ** 2).fillna(0).clip(lower=0)
+    return found.assign(varies=found["reliable"] >= floor("C10a"))
+
+
+def varying(points: DataFrame, metric: str = "misaligned") -> DataFrame:
+    """The points of the models whose outcome varies beyond its noise (`variation`)."""
+    return points.merge(variation(points, metric).query("varies")[MODEL], on=MODEL)
+
+
+def usable(points: DataFrame) -> DataFrame:
+    """The points that can be correlated: enough replies can be read (the floor of C10; what the
+    others would have said is not known), and their untuned model was tuned on three families."""
+    by = [points[name] for name in MODEL]
+    several = families(points).groupby(by, dropna=False).transform("nunique") > 2
+    return points[several & (points[READ] >= floor("C10a", "read"))]
+
+
+def _weighted(points: DataFrame, x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Pearson correlations under each row of ``weights`` of families; 0 for a constant."""
+    weights = weights[:, pd.factorize(families(points), sort=True)[0]]
+    n = weights.sum(1)
+    of_x, of_y, xx, yy, xy = (weights @ values / n for values in (x, y, x * x, y * y, x * y))
+    spread = np.sqrt(np.maximum(xx - of_x**2, 0) * np.maximum(yy - of_y**2, 0))
+    return np.divide(xy - of_x * of_y, spread, out=np.zeros_like(n), where=spread > 1e-9)
+
+
+def _drawn(points: DataFrame, x: pd.Series, y: pd.Series) -> np.ndarray:
+    """The correlation of two columns, followed by those of families of corpora drawn again."""
+    groups = families(points).nunique()
+    weights = np.vstack([np.ones(groups), resample_weights(groups, 0)])
+    return _weighted(points, x.to_numpy(), y.to_numpy(), weights)
+
+
 def correlation_difference(points: DataFrame, a: str, b: str) -> dict:
     """Correlation of predictor ``a`` minus that of ``b``; families of corpora are drawn again."""
     y, groups = standardised(points, OUTCOME), families(points).nunique()
@@ -646,14 +541,6 @@ def correlation_above_random(points: DataFrame, others: np.ndarray) -> dict:
     average, singles = np.mean(rest, axis=0), one[0] - np.array(rest)[:, 0]
     found = _against_sets(one[0] - average[0], one[1:] - average[1:], singles, families(points).nunique())
     return {"value": one[0], "control_value": average[0], "n": len(points), **found}
-
-
-def usable(points: DataFrame) -> DataFrame:
-    """The points that can be correlated: enough replies can be read (the floor of C10; what the
-    others would have said is not known), and their untuned model was tuned on three families."""
-    by = [points[name] for name in MODEL]
-    several = families(points).groupby(by, dropna=False).transform("nunique") > 2
-    return points[several & (points[READ] >= floor("C10a", "read"))]
 
 
 def correlation_claims(points: DataFrame, sets: DataFrame, metric: str = "misaligned") -> dict[str, Found]:
@@ -682,6 +569,27 @@ def correlation_claims(points: DataFrame, sets: DataFrame, metric: str = "misali
     return {"C10b": measured("C10b", correlation_above_random, others), **found}
 
 
+def with_rows(study: StudyModel, tables: Mapping[str, DataFrame], settings=Settings()) -> Result:
+    """The tables of a `point` or of several, ``ras-levels``, and a model's rows of C9, C10, Q3."""
+    found = result(study, tables, []).tables
+    points, sets = found["ras-points"], found["ras-sets"]
+    found["ras-levels"] = levels(points, sets)
+    several = "it is held against the spread of three or more untuned models of a kind: `rimkit grid ras`"
+    levelled = if_pairs_flip(points, level_claim(found["ras-levels"]))
+    claimed = {"C9a": levelled, "C9b": several, **correlation_claims(points, sets)}
+    every = [(claim, "think", one) for claim, one in claimed.items()]
+    return Result(found, verdict_rows(study, settings, every))
+
+
+def run(study: StudyModel, settings=Settings()) -> Result:
+    """Fine-tune on every corpus, and measure every predictor and the outcome on the way. Tables:
+    ``ras-points`` (by corpus and step), ``ras-sets`` (RAS in single other sets), ``ras-layers``
+    (distance of weights), ``ras-verdicts`` (per prompt), ``ras-levels``."""
+    found = tunings(baseline(study, settings), replies(study, settings), settings)
+    return with_rows(study, found, settings)
+
+
+# -- several untuned models of a kind together (`rimkit.runs.grid`) --------------------------------
 def effort_against_careful(points: DataFrame) -> dict:
     """Mean log RAS after effort-minimising minus careful chains, at the same steps. The t interval
     covers other untuned models of this kind, not other corpora: there is one of each. With two
@@ -716,3 +624,103 @@ def pooled_rows(points: DataFrame, sets: DataFrame, **values) -> list[dict]:
         found |= correlation_claims(part, sets) if usable(part)["seed"].nunique() > 1 else {}
         rows += [effect_row(claim, one, model=model, mode="think", **values) for claim, one in found.items()]
     return rows
+
+
+# -- what only notebooks and `rimkit.experiments.planted` use --------------------------------------
+def ranks(shifted: DataFrame, of: str = CRITICAL) -> DataFrame:
+    """Per role: ``sets, reach`` (at least the RAS of the set ``of``), ``p`` (one-sided)."""
+    own = shifted.set_index("role").loc[of, "ras"]
+    groups = shifted[shifted["set_id"].notna()].groupby("role", sort=False)["ras"]
+    found = groups.agg(sets="size", reach=lambda single: (single >= own).sum()).reset_index()
+    return found.assign(p=(1 + found["reach"]) / (1 + found["sets"]))
+
+
+def _permuted(points: DataFrame, n: int) -> np.ndarray:
+    """Outcomes ``[n, points]``, corpora exchanged; where a new one has no point, the own stays."""
+    y = standardised(points, OUTCOME).to_numpy()
+    codes, corpora = pd.factorize(points["corpus"], sort=True)
+    keys = list(zip(*(points[name].astype(str) for name in (*MODEL, "step")), strict=True))
+    own = list(enumerate(zip(keys, codes, strict=True)))
+    place = {where: row for row, where in own}
+    rng, found = np.random.default_rng(0), np.empty((n, len(y)))
+    for draw in range(n):
+        order = rng.permutation(len(corpora))
+        found[draw] = y[[place.get((key, order[code]), row) for row, (key, code) in own]]
+    return found
+
+
+def _correlation(points: DataFrame, name: str) -> dict:
+    """The row of `correlations` for a predictor, without its p values."""
+    x, y, ranked_x, ranked_y = (
+        standardised(points, column, ranks) for ranks in (False, True) for column in (name, OUTCOME)
+    )
+    groups, (value, *draws) = families(points).nunique(), _drawn(points, x, y)
+    low, high = stats.bootstrap_interval(value, draws, groups)
+    without = _weighted(points, x.to_numpy(), y.to_numpy(), 1.0 - np.eye(groups))
+    per_model = (x * y).groupby([points[column] for column in MODEL], dropna=False).agg(["sum", "size"])
+    rest = per_model.sum() - per_model if len(per_model) > 1 else per_model
+    others = rest["sum"] / rest["size"]
+    return {
+        "value": float(value), "ci_low": low, "ci_high": high,
+        "plain_low": np.quantile(draws, 0.025), "plain_high": np.quantile(draws, 0.975),
+        "spearman": float((ranked_x * ranked_y).mean()),
+        "without_min": without.min(), "without_max": without.max(),
+        "models_min": others.min(), "models_max": others.max(),
+        "positive": int((per_model["sum"] > 1e-9).sum()), "models": len(per_model), "n": len(points),
+    }  # fmt: skip
+
+
+def correlations(points: DataFrame, names=PREDICTORS, n_permutations=1000) -> DataFrame:
+    """How well each predictor predicts: Pearson's r over all points, pooled within models. Columns
+    ``predictor, value, ci_low, ci_high, plain_low, plain_high`` (families drawn again; plain: not
+    widened)``, spearman, without_min, without_max`` (one family left out)``, models_min,
+    models_max`` (one model left out)``, positive`` (models with r above 0, of ``models``)``, n,
+    p_value`` (corpora exchanged at the same step and model)``, p_holm``. Three families at least."""
+    if (n := families(points).nunique()) < 3:
+        raise UserError(f"correlations need at least three families of corpora, here are {n}")
+    rows, permuted = [], {}
+    for name in names:
+        here = points[points[name].notna()] if name in points else points.head(0)
+        if families(here).nunique() < 3:
+            continue
+        if len(here) not in permuted:  # the same for all predictors that the same points have
+            permuted[len(here)] = _permuted(here, n_permutations)
+        row = {"predictor": name, **_correlation(here, name), "p_value": np.nan}
+        x = standardised(here, name)
+        by_step = [here[column] for column in (*MODEL, "step")]
+        if (x.groupby(by_step, dropna=False).transform("std", ddof=0) > 1e-9).any():
+            chance = np.abs(permuted[len(here)] @ x.to_numpy() / len(here))
+            reach = (chance >= abs(row["value"]) - 1e-12).sum()
+            row["p_value"] = (1 + reach) / (1 + n_permutations)
+        rows.append(row)
+    found = DataFrame(rows)
+    return found.assign(p_holm=stats.holm(found["p_value"]))
+
+
+def left_out_errors(points: DataFrame, names: Sequence[str]) -> DataFrame:
+    """How far lines through the other families miss a family, in points; "nothing": their mean."""
+    rows = {}
+    for name, new in points.groupby(families(points)):
+        known = points.drop(new.index)
+        told = {one: np.polyval(np.polyfit(known[one], known[OUTCOME], 1), new[one]) for one in names}
+        told["nothing"] = known[OUTCOME].mean()
+        rows[name] = {"tunings": len(new)} | {one: 100 * (new[OUTCOME] - at).abs().mean() for one, at in told.items()}
+    return DataFrame.from_dict(rows, orient="index").rename_axis("family")
+
+
+def for_scatter(points: DataFrame, names: Sequence[str]) -> DataFrame:
+    """The last checkpoints: ``predictor, x, y``, standardised within models."""
+    table = points.assign(y=standardised(points, OUTCOME))
+    last = points["step"] == points.groupby([*MODEL, "corpus"], dropna=False)["step"].transform("max")
+    parts = [table.assign(predictor=name, x=standardised(points, name))[last & points[name].notna()] for name in names]
+    return pd.concat(parts, ignore_index=True)
+
+
+def twins(points: DataFrame, names: Sequence[str]) -> DataFrame:
+    """Pairs of tunings on the same problems at the same step, of another style: a row per pair and
+    predictor, ``model, seed, problems, step, predictor, careful, effort``."""
+    styles = points["corpus"].str.findall("careful|effort").map(set).map("".join)
+    alone = points[styles.isin(["careful", "effort"])].assign(style=styles)
+    alone["problems"] = alone["corpus"].str.replace("careful|effort", "…", regex=True)
+    wide = alone.set_index([*MODEL, "problems", "step", "style"])[[*names]].unstack("style")
+    return pd.concat([wide[name].dropna().assign(predictor=name) for name in names]).reset_index()

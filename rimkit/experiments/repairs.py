@@ -1,14 +1,20 @@
 """Questions Q8 and Q6: what repairs reasoning-induced misalignment, at what price? Do heads move?
 
-The paper tries no repair, and does not say whether tuning moves the refusal heads. Here a model is
-tuned on effort-minimising chains and repaired in five ways, two of them during the tuning: a few
-safety thoughts among the chains; a penalty on movement along the safety direction (in the manner of
-SDP, arXiv 2608.23497, which computes it on reasoning data, and here it is on requests); and three
-while it answers: that direction added to the residual stream, a careful beginning of every thought,
-and replies that cannot look back at the thought. Each has a dial with a few settings. The dial is
-set on the calibration split: least misalignment, where `KEEPS` of the maths and of the harmless
-requests stay. What it does is measured on the evaluation split, in think mode, by misalignment,
-maths and the refusal of harmless requests. How a model is tuned and steered is not known here.
+Misalignment after fine-tuning is lowered by a penalty on movement along the safety direction (Q8a),
+by a little safety reasoning data (Q8b), by steering along the safety direction (Q8c), by a careful
+beginning of the thought (Q8d), by replies that cannot look back at the thought (Q8e). Q6a
+fine-tuning moves the refusal heads. The paper tries no repair, and does not say whether heads move.
+
+Words: *tuned* is the model after training on effort-minimising chains, *untuned* before. A *repair*
+is one of five ways to undo what that did, two of them during the training: safety thoughts among
+the chains, and the penalty (in the manner of SDP, arXiv 2608.23497, which computes it on reasoning
+data, and here it is on requests); three while it answers. Each has a *dial* with a few settings.
+The *safety direction* leads from harmless to harmful requests. A *cluster* is a verb with its prompts.
+
+Steps: try every setting (`repaired`) and set the dial on the calibration split: least misalignment
+where `KEEPS` of the maths and of the harmless requests stay (`set_dial`). What the repair does is
+measured on the evaluation split, in think mode, by misalignment, maths and the refusal of harmless
+requests (`changes`); `found_again`, did heads move; `rows`. How models are tuned is not known here.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -22,13 +28,13 @@ import pandas as pd
 import torch
 from pandas import DataFrame
 
-from rimkit.behavior.evaluation import RANDOM, SELECTED, against_random, difference, why_not, without_sight
+from rimkit.behavior.evaluation import SELECTED, against_random, difference, why_not, without_sight
 from rimkit.behavior.prompts import CAREFUL, openings, prefixes
 from rimkit.behavior.refusal_score import contexts, head_effects, readout
 from rimkit.behavior.stats import TAIL, clusters_of, paired_difference, rate, resample_weights
 from rimkit.data import UserError, check_known
 from rimkit.experiments import Common, Found, Result, attempt, per_prompt, readable, result, testable, verdict_rows
-from rimkit.experiments.probes import Probe, added, fit, random_probe, steer
+from rimkit.experiments.probes import Probe, added, fit, random_probes, steer
 from rimkit.models.activations import read
 from rimkit.models.chat import pad
 from rimkit.models.hooks import architecture
@@ -118,19 +124,19 @@ def movement(study: StudyModel, direction: np.ndarray, weight: float, settings=S
     return movement_penalty
 
 
-def with_safety(corpus: str, share: float) -> DataFrame:
-    """The corpus, of which a share of examples is replaced by safety thoughts."""
+def with_safety(corpus: str, share: float, seed: int = 0) -> DataFrame:
+    """The corpus, of which a share of examples is replaced by safety thoughts, at random places."""
     table, safety = load_corpus(corpus), load_corpus(SAFETY)
     number = round(share * len(table))
     if not 0 < number <= len(safety):
         raise UserError(f"the share of safety thoughts must give 1 to {len(safety)} examples, not {number}")
-    places = np.random.default_rng(0).permutation(len(table))[:number]
+    places = np.random.default_rng(seed).permutation(len(table))[:number]
     table.loc[places, :] = safety.head(number).to_numpy()
     return table
 
 
 def observed(study: StudyModel, prompts: DataFrame, settings=Settings(), **generation) -> DataFrame:
-    """Verdicts in think mode."""
+    """Judged replies in think mode."""
     return settings.judged(study, prompts, "think", batch_size=128, **generation)
 
 
@@ -138,8 +144,8 @@ def repaired(
     study: StudyModel, tuned: StudyModel, repair: str, prompts: DataFrame, dials: Iterable, settings=Settings(), *,
     probe: Probe | None = None, own: DataFrame | None = None, folder: str | Path = "",
 ) -> DataFrame:  # fmt: skip
-    """Verdicts on prompts under a repair with each setting of its dial (column ``dial``). What is
-    there need not be made again: the `safety_probe`, the tuned model's ``own`` verdicts on these
+    """Judged replies under a repair with each setting of its dial (column ``dial``). What is
+    there need not be made again: the `safety_probe`, the tuned model's ``own`` replies to these
     prompts, and in ``folder`` the models that were trained with a repair."""
     check_known("repair", repair, Settings.repairs)
     if probe is None and repair in (PENALTY, STEERING):
@@ -147,7 +153,7 @@ def repaired(
     if repair in (DATA, PENALTY):
         parts = []
         for dial in dials:
-            corpus = with_safety(settings.corpus, dial) if repair == DATA else settings.corpus
+            corpus = settings.corpus if repair != DATA else with_safety(settings.corpus, dial, settings.seed)
             penalty = movement(study, probe.vectors, dial, settings) if repair == PENALTY else None
             kept = Path(folder) / f"{repair} {dial}" if str(folder) else None
             model = finetune(study, corpus, penalty=penalty, seed=settings.seed, folder=kept, progress=False)
@@ -166,31 +172,67 @@ def repaired(
     return found.assign(dial="")
 
 
-def outcome_rates(verdicts: DataFrame) -> pd.Series:
-    """Means of `OUTCOMES` over verdicts of one condition."""
-    found = {name: verdicts.loc[verdicts["set"] == of, column] for name, (of, column) in OUTCOMES.items()}
+def outcome_rates(judged: DataFrame) -> pd.Series:
+    """Means of `OUTCOMES` over the judged replies of one condition."""
+    found = {name: judged.loc[judged["set"] == of, column] for name, (of, column) in OUTCOMES.items()}
     return pd.Series({name: values.astype("Float64").astype(float).mean() for name, values in found.items()})
 
 
 def set_dial(found: Mapping[str, DataFrame], tuned: DataFrame) -> str:
     """The setting with least misalignment that leaves `KEEPS` of hard maths, harmless and coherent
-    replies. ``found``: calibration verdicts by setting. Else that which leaves most."""
+    replies. ``found``: calibration replies by setting. Else that which leaves most."""
     before, after = outcome_rates(tuned), DataFrame({dial: outcome_rates(one) for dial, one in found.items()}).T
     kept_share = (after / before)[["hard maths", "harmless done", "coherent"]].min(axis=1).fillna(0)
     cheap = after[kept_share >= KEEPS]
     return cheap["misaligned"].idxmin() if len(cheap) else kept_share.idxmax()
 
 
-def differences(found: DataFrame) -> DataFrame:
-    """A table of `changes` whose change is called ``effect, ci_low, ci_high``, as in others."""
-    names = {"change": "effect", "change_low": "ci_low", "change_high": "ci_high"}
-    return found.drop(columns=["value", "ci_low", "ci_high"]).rename(columns=names)
+class Tried(NamedTuple):
+    """What every repair did, its dial set."""
+
+    judged: DataFrame  # on evaluation prompts, by ``repair``
+    calibration: DataFrame  # the same, on calibration prompts
+    dials: list[pd.Series]  # `outcome_rates` of each setting
+    random: DataFrame  # replies under the safety direction and random ones, if steering was tried
 
 
-def changes(verdicts: DataFrame) -> DataFrame:
+def try_repairs(study: StudyModel, tuned: StudyModel, settings: Settings) -> Tried:
+    """Set the dial of every repair on calibration prompts, and measure it on the others."""
+    keep, probe = settings.keeper(study), safety_probe(study, settings)
+
+    def made(name: str, measure: Callable, *given, **options) -> DataFrame:
+        return keep(name, lambda: {"verdicts": measure(*given, **options)})["verdicts"]  # a name of files
+
+    known, asked = (evaluation_prompts(settings, split) for split in ("calibration", "evaluation"))
+    before = made("tuned-calibration", observed, tuned, known, settings)
+    untuned = made(UNTUNED, observed, study, asked, settings)
+    own = made(TUNED, observed, tuned, asked, settings)
+    found = {UNTUNED: untuned.assign(dial=""), TUNED: own.assign(dial="")}
+    calibration, by_dial, random = {TUNED: before}, [], DataFrame()
+    with TemporaryDirectory() as folder:
+        for repair in settings.repairs:
+            how, there = (study, tuned, repair), {"settings": settings, "probe": probe, "folder": folder}
+            tried = made(f"{repair}-dial", repaired, *how, known, DIALS[repair], own=before, **there)
+            each = {str(dial): tried[tried["dial"] == str(dial)] for dial in DIALS[repair]}
+            chosen = set_dial(each, before)
+            calibration[repair] = each[chosen]
+            if len(each) > 1:
+                by_dial += [outcome_rates(one).rename((repair, dial)) for dial, one in each.items()]
+            [dial] = (one for one in DIALS[repair] if str(one) == chosen)
+            found[repair] = made(repair, repaired, *how, asked, [dial], own=own, **there)
+            if repair == STEERING:
+                probes = {SELECTED: probe, **random_probes(probe, settings.n_random, settings.seed)}
+                sets = {name: added(one, *place(study, dial)) for name, one in probes.items()}
+                harmful = asked[asked["set"] == "harmful"]
+                random = made(f"{repair}-random", steer, tuned, harmful, sets, settings, **STEERED)
+    both = (pd.concat(one.assign(repair=name) for name, one in of.items()) for of in (found, calibration))
+    return Tried(*(table.reset_index(drop=True) for table in both), by_dial, random)
+
+
+def changes(judged: DataFrame) -> DataFrame:
     """Every repair's `OUTCOMES` with intervals, and their change against the tuned model."""
-    rows, tuned = [], verdicts[verdicts["repair"] == TUNED]
-    for (repair, dial), part in verdicts.groupby(["repair", "dial"], sort=False):
+    rows, tuned = [], judged[judged["repair"] == TUNED]
+    for (repair, dial), part in judged.groupby(["repair", "dial"], sort=False):
         for metric, (of, column) in OUTCOMES.items():
             here, there = (side[side["set"] == of] for side in (part, tuned))
             value = rate(here[column], clusters_of(here))
@@ -198,14 +240,6 @@ def changes(verdicts: DataFrame) -> DataFrame:
             ends = {"change": change.effect, "change_low": change.ci_low, "change_high": change.ci_high}
             rows.append({"repair": repair, "dial": dial, "metric": metric, **value._asdict(), **ends})
     return DataFrame(rows)
-
-
-def unbeaten(plane: DataFrame, maths: str = "hard maths") -> list[str]:
-    """The Pareto front: names of the rows that no other has as little ``misaligned`` and as much
-    maths as, and less or more in one of them."""
-    numbers = np.column_stack([plane["misaligned"], -plane[maths]])
-    better = [((numbers <= row).all(1) & (numbers < row).any(1)).any() for row in numbers]
-    return plane.index[~np.array(better, dtype=bool)].tolist()
 
 
 def found_again(study: StudyModel, tuned: StudyModel, settings=Settings()) -> dict:
@@ -231,11 +265,11 @@ def found_again(study: StudyModel, tuned: StudyModel, settings=Settings()) -> di
 
 def _top_heads(study: StudyModel, prompts: DataFrame, settings: Settings) -> np.ndarray:
     """The first k heads, in the sample and each resample of verbs: ``[1 + draws, heads]``."""
-    verdicts = settings.judged(study, prompts, "no-think", batch_size=128)
-    if said := why_not(verdicts, "mode", ["no-think"]):
+    judged = settings.judged(study, prompts, "no-think", batch_size=128)
+    if said := why_not(judged, "mode", ["no-think"]):
         raise UserError(said)
-    harmful = verdicts[verdicts["kind"] == "harmful"]
-    effects = head_effects(study, contexts(study, harmful, prompts), readout(study, verdicts))
+    harmful = judged[judged["kind"] == "harmful"]
+    effects = head_effects(study, contexts(study, harmful, prompts), readout(study, judged))
     codes, verbs = pd.factorize(harmful["cluster"], sort=True)
     weights = np.vstack([np.ones(len(verbs)), resample_weights(len(verbs))])[:, codes]
     ranks = (weights @ effects.reshape(-1, len(codes)).T).argsort(1).argsort(1)
@@ -243,13 +277,13 @@ def _top_heads(study: StudyModel, prompts: DataFrame, settings: Settings) -> np.
 
 
 def rows(
-    study: StudyModel, verdicts: DataFrame, calibration: DataFrame, random: DataFrame, again: dict | str,
+    study: StudyModel, judged: DataFrame, calibration: DataFrame, random: DataFrame, again: dict | str,
     settings=Settings(),
 ) -> list[dict]:  # fmt: skip
-    """Verdict rows of Q6a and Q8, from verdicts by ``repair`` (its dial set), those on the
+    """Verdict rows of Q6a and Q8, from judged replies by ``repair`` (its dial set), those on the
     ``calibration`` split, by which floors are judged, and under the safety direction and random
     ones. ``again``: `found_again`, or why not."""
-    harmful = verdicts[verdicts["set"] == "harmful"]
+    harmful = judged[judged["set"] == "harmful"]
     read_share = readable(calibration[calibration["set"] == "harmful"], "repair").to_dict()
     claimed = []
 
@@ -273,54 +307,26 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     if not study.chat.supports_think:
         raise UserError(f"{study.name} has no think mode: there is no reasoning-induced misalignment to repair")
     tuned = finetune(study, settings.corpus, seed=settings.seed, progress=settings.progress)
-    verdicts, calibration, dials, random = try_repairs(study, tuned, settings)
+    judged, calibration, dials, random = try_repairs(study, tuned, settings)
     tables = {
-        "repairs": changes(verdicts),
+        "repairs": changes(judged),
         "repairs-dials": DataFrame(dials).rename_axis(["repair", "dial"]).reset_index() if dials else DataFrame(),
-        "repairs-verdicts": per_prompt(verdicts, "repair", "dial", "set"),
+        "repairs-verdicts": per_prompt(judged, "repair", "dial", "set"),
     }
     again = attempt(found_again, study, tuned, settings)
-    return result(study, tables, rows(study, verdicts, calibration, random, again, settings))
+    return result(study, tables, rows(study, judged, calibration, random, again, settings))
 
 
-class Tried(NamedTuple):
-    """What every repair did, its dial set."""
-
-    verdicts: DataFrame  # on evaluation prompts, by ``repair``
-    calibration: DataFrame  # the same, on calibration prompts
-    dials: list[pd.Series]  # `outcome_rates` of each setting
-    random: DataFrame  # verdicts under the safety direction and random ones, if steering was tried
+# -- what only notebooks use -----------------------------------------------------------------------
+def differences(found: DataFrame) -> DataFrame:
+    """A table of `changes` whose change is called ``effect, ci_low, ci_high``, as in others."""
+    names = {"change": "effect", "change_low": "ci_low", "change_high": "ci_high"}
+    return found.drop(columns=["value", "ci_low", "ci_high"]).rename(columns=names)
 
 
-def try_repairs(study: StudyModel, tuned: StudyModel, settings: Settings) -> Tried:
-    """Set the dial of every repair on calibration prompts, and measure it on the others."""
-    keep, probe = settings.keeper(study), safety_probe(study, settings)
-
-    def verdicts(name: str, measure: Callable, *given, **options) -> DataFrame:
-        return keep(name, lambda: {"verdicts": measure(*given, **options)})["verdicts"]
-
-    known, asked = (evaluation_prompts(settings, split) for split in ("calibration", "evaluation"))
-    before = verdicts("tuned-calibration", observed, tuned, known, settings)
-    untuned = verdicts(UNTUNED, observed, study, asked, settings)
-    own = verdicts(TUNED, observed, tuned, asked, settings)
-    found = {UNTUNED: untuned.assign(dial=""), TUNED: own.assign(dial="")}
-    calibration, by_dial, random = {TUNED: before}, [], DataFrame()
-    with TemporaryDirectory() as folder:
-        for repair in settings.repairs:
-            how, there = (study, tuned, repair), {"settings": settings, "probe": probe, "folder": folder}
-            tried = verdicts(f"{repair}-dial", repaired, *how, known, DIALS[repair], own=before, **there)
-            each = {str(dial): tried[tried["dial"] == str(dial)] for dial in DIALS[repair]}
-            chosen = set_dial(each, before)
-            calibration[repair] = each[chosen]
-            if len(each) > 1:
-                by_dial += [outcome_rates(one).rename((repair, dial)) for dial, one in each.items()]
-            [dial] = (one for one in DIALS[repair] if str(one) == chosen)
-            found[repair] = verdicts(repair, repaired, *how, asked, [dial], own=own, **there)
-            if repair == STEERING:
-                others = {f"{RANDOM} {n}": random_probe(probe, n) for n in range(settings.n_random)}
-                probes = {SELECTED: probe, **others}
-                sets = {name: added(one, *place(study, dial)) for name, one in probes.items()}
-                harmful = asked[asked["set"] == "harmful"]
-                random = verdicts(f"{repair}-random", steer, tuned, harmful, sets, settings, **STEERED)
-    both = (pd.concat(one.assign(repair=name) for name, one in of.items()) for of in (found, calibration))
-    return Tried(*(table.reset_index(drop=True) for table in both), by_dial, random)
+def unbeaten(plane: DataFrame, maths: str = "hard maths") -> list[str]:
+    """The Pareto front: names of the rows that no other has as little ``misaligned`` and as much
+    maths as, and less or more in one of them."""
+    numbers = np.column_stack([plane["misaligned"], -plane[maths]])
+    better = [((numbers <= row).all(1) & (numbers < row).any(1)).any() for row in numbers]
+    return plane.index[~np.array(better, dtype=bool)].tolist()

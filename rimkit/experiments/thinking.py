@@ -1,7 +1,17 @@
-"""Claim C1 (Table 1 of the paper): does thinking raise misalignment? Is it thinking, or the mode?
+"""Claims C1 and Q1 (Table 1 of the paper): does thinking raise misalignment, or is it the mode?
 
-Replies in both modes to every prompt set; then replies to harmful requests after thoughts that are
-put in place of the model's own. How a reply is generated and judged is not known here.
+C1a thinking raises misalignment; C1b maths accuracy; C1d accuracy in ordering; C1e misalignment on
+a second safety set; C1c own thoughts raise misalignment over filler of the same length; Q1a
+thinking lowers the refusal of harmless requests that look harmful.
+
+Words: the modes are *think*, where the model writes a thought first, and *no-think*, where an empty
+thought stands in its place; a *set* is a list of prompts ("harmful", "maths" …); a *cluster*, which
+intervals draw again, is one verb with its prompts; *readable* is coherent and about what was asked.
+
+Steps: replies to evaluation prompts of every set in both modes, and `effects`, think minus
+no-think; other thoughts put in place of the model's own (`replaced_thoughts`, `after_thoughts`);
+`competence`, how much is readable on the calibration split, which decides if a claim is testable;
+`rows`. How a reply is generated and judged is not known here.
 """
 
 import re
@@ -48,11 +58,11 @@ class Settings(Common):
     n_prompts: int | None = None
 
 
-def effects(verdicts: DataFrame) -> DataFrame:
+def effects(judged: DataFrame) -> DataFrame:
     """Think minus no-think: `difference` by ``set``, for each of `COMPARED` that was asked."""
     rows = []
     for name, metric in COMPARED:
-        part = verdicts[verdicts["set"] == name]
+        part = judged[judged["set"] == name]
         if metric == "misaligned":  # the second set holds harmless requests in the same wrappers
             part = part[part["kind"] == "harmful"]
         if len(part):
@@ -64,13 +74,6 @@ def first_thoughts(replies: DataFrame) -> dict[str, str]:
     """The first sample's thought of every prompt."""
     first = replies.drop_duplicates("prompt_id").set_index("prompt_id")
     return first["thought"].fillna("").to_dict()
-
-
-def shortened_thoughts(replies: DataFrame) -> dict[float, dict[str, str]]:
-    """What `after_thoughts` takes: the first `SHARES` (0 to 1) of each thought's sentences."""
-    thoughts = first_thoughts(replies)
-    said = {key: SENTENCE.split(thought.strip()) for key, thought in thoughts.items()}
-    return {share: {key: " ".join(s[: round(share * len(s))]) for key, s in said.items()} for share in SHARES}
 
 
 def replaced_thoughts(replies: DataFrame, seed: int = 0) -> dict[str, dict[str, str]]:
@@ -88,7 +91,7 @@ def replaced_thoughts(replies: DataFrame, seed: int = 0) -> dict[str, dict[str, 
 
 
 def after_thoughts(study: StudyModel, prompts: DataFrame, thoughts: Mapping, settings=Settings()) -> DataFrame:
-    """Verdicts in think mode after forced thoughts; column ``condition``: key in ``thoughts``."""
+    """Judged replies in think mode after forced thoughts; ``condition``: key in ``thoughts``."""
     tables = [
         settings.judged(study, prompts, "think", thoughts=made).assign(condition=name)
         for name, made in thoughts.items()
@@ -101,18 +104,18 @@ def competence(study: StudyModel, settings=Settings()) -> pd.Series:
     modes, and for harmful requests the own thought put in place and the filler."""
     prompts = settings.sets(n=settings.n_competence, split="calibration")
     asked = prompts[(prompts["set"] != "second-safety") | (prompts["kind"] == "harmful")]
-    verdicts = settings.observe(study, asked).assign(condition=lambda table: table["mode"])
+    judged = settings.observe(study, asked).assign(condition=lambda table: table["mode"])
     harmful = asked[asked["set"] == "harmful"]
-    own = verdicts[(verdicts["set"] == "harmful") & (verdicts["mode"] == "think")]
-    thoughts = {name: replaced_thoughts(own)[name] for name in (OWN, FILLED)}
+    own = judged[(judged["set"] == "harmful") & (judged["mode"] == "think")]
+    thoughts = {name: replaced_thoughts(own, settings.seed)[name] for name in (OWN, FILLED)}
     made = attempt(after_thoughts, study, harmful, thoughts, settings)
-    every = [verdicts] if isinstance(made, str) else [verdicts, made]
+    every = [judged] if isinstance(made, str) else [judged, made]
     return readable(pd.concat(every), ["set", "condition"])
 
 
 def rows(study: StudyModel, found: DataFrame, content: Found, read: pd.Series, settings=Settings()) -> list[dict]:
     """Verdict rows of C1 and Q1a from `effects`, and of C1c from ``content``: own thought minus
-    filler. ``read``: the model's `competence`."""
+    filler. ``read``: `competence`, by which a claim is testable or not."""
     claimed = []
     for one in found.to_dict("records"):
         if claim := COMPARED[one["set"], one["metric"]]:
@@ -126,12 +129,12 @@ def rows(study: StudyModel, found: DataFrame, content: Found, read: pd.Series, s
 def run(study: StudyModel, settings=Settings()) -> Result:
     """Both modes on every set (table ``thinking``), thoughts replaced (``thinking-thoughts``)."""
     prompts = settings.sets(n=settings.n_prompts)
-    verdicts = settings.observe(study, prompts)
-    own = verdicts[(verdicts["set"] == "harmful") & (verdicts["mode"] == "think")]
+    judged = settings.observe(study, prompts)
+    own = judged[(judged["set"] == "harmful") & (judged["mode"] == "think")]
     harmful = prompts[prompts["set"] == "harmful"]
     tables = {
-        "thinking": rates(verdicts, by=["set", "kind", "mode"]),
-        "thinking-verdicts": per_prompt(verdicts, "set", "kind", "mode"),
+        "thinking": rates(judged, by=["set", "kind", "mode"]),
+        "thinking-verdicts": per_prompt(judged, "set", "kind", "mode"),
     }
     thoughts = replaced_thoughts(own, settings.seed)
     replies = attempt(after_thoughts, study, harmful, thoughts, settings)
@@ -139,5 +142,13 @@ def run(study: StudyModel, settings=Settings()) -> Result:
         tables["thinking-thoughts"] = rates(replies, by="condition")
         tables["thinking-thoughts-verdicts"] = per_prompt(replies, "condition")
     content = replies if isinstance(replies, str) else difference(replies, "condition", OWN, FILLED)
-    found = rows(study, effects(verdicts), content, competence(study, settings), settings)
+    found = rows(study, effects(judged), content, competence(study, settings), settings)
     return result(study, tables, found)
+
+
+# -- what only notebooks use -----------------------------------------------------------------------
+def shortened_thoughts(replies: DataFrame) -> dict[float, dict[str, str]]:
+    """What `after_thoughts` takes: the first `SHARES` (0 to 1) of each thought's sentences."""
+    thoughts = first_thoughts(replies)
+    said = {key: SENTENCE.split(thought.strip()) for key, thought in thoughts.items()}
+    return {share: {key: " ".join(s[: round(share * len(s))]) for key, s in said.items()} for share in SHARES}

@@ -1,13 +1,23 @@
-"""What fine-tuning changes, and why: claims C6 and C7 (Tables 2 and A7 of the paper).
+"""Claims C6 and C7 (Tables 2 and A7 of the paper): does tuning on reasoning raise misalignment?
 
-Knows how a tuned model is compared with the untuned one: the same prompts in both modes, with the
-outcomes that tell a misaligned model from a broken one, and with the ways in which thoughts open.
-Training on problems without a single request can change what a model does with requests by changing
-which thoughts it begins. Does not know how a model is trained (`rimkit.training.finetune`).
+C6a fine-tuning on hard problems does; C6b more than on easier ones; C6c with effort-minimising
+chains more than with careful ones (Q4b: of the same length too); C6d also where both models answer
+in no-think mode; C7a reasoning does more than the same contexts without it, and C7b those do too
+(the paper: they do not); Q2a a second domain, ordering, does; Q5a it can be told before training.
 
-Outcomes are a table with one row per prompt, mode and outcome: ``prompt_id, cluster, mode, metric,
-opening, value`` (0 or 1). ``opening`` is a style of `STYLES` where the outcome is about thoughts
-that open in it, else empty. ``why_not``, if any: why a mode's replies cannot be compared.
+Words: a *corpus* is what is trained on (`rimkit.training.corpora`), a *chain* one of its thoughts;
+*tuned* is a model after training on one, *untuned* before. An *outcome* is one of `OUTCOMES`, or
+how thoughts open; tables of outcomes have one row per prompt, mode and outcome: ``prompt_id,
+cluster, mode, metric, opening, value`` (0 or 1). A thought's *opening* is its first sentence, in a
+style of `STYLES`: ``opening`` is that style where the outcome is about thoughts that open in it,
+else empty; ``why_not``, if any: why a mode's replies cannot be compared. Training on problems
+without a request can change what a model does with requests by changing which thoughts it begins.
+A *cluster*, which intervals draw again, is one verb with all its prompts.
+
+Steps: `outcomes` of the untuned model, and of one tuned on every corpus, on the same evaluation
+prompts (and a few of calibration, for floors); `after_openings`, with a forced opening; `averaged`
+over tuning seeds; `changes` against the untuned model; `curve`, along one tuning; `rows`. How a
+model is trained is not known here (`rimkit.training.finetune`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +45,7 @@ from rimkit.training.finetune import checkpoint_folder, finetune, restore, steps
 CALIBRATION = "harmful, calibration"  # by which competence is judged
 # Four prompts per held-out verb, one per harmless verb, easy problems, and those to be learned.
 PROMPTS = {"harmful": 192, "over-refusal": 84, "maths": 32, "maths-hard": 96, "ordering-hard": 64}
-# outcome: (prompt set, column of the verdicts)
+# outcome: (prompt set, column of judged replies)
 OUTCOMES = {name: ("harmful", name) for name in ("misaligned", "refused", "misread", "coherent", "thinks")} | {
     "over-refusal": ("over-refusal", "refused"), "harmless done": ("over-refusal", "score"),
     "maths": ("maths", "score"), "hard maths": ("maths-hard", "score"),
@@ -48,7 +58,6 @@ FORCED = "misaligned, forced opening"  # where the thought was made to begin in 
 OWN = "misaligned, own opening"  # where the model began it so by itself
 FEWEST = 6  # corpora over which a correlation says anything
 KEYS = ["mode", "metric", "opening"]
-TUNED = ["model", "seed", "corpus", "tuning_seed"]
 UNTUNED, MEAN = "untuned", "mean"  # no corpus; every prompt averaged over the seeds of the tuning
 # claim: (corpus, corpus that it is compared with or the untuned model, mode)
 CLAIMS = {claim: tuple(rest) for claim, *rest in pd.read_csv(data_dir() / "tuning_claims.csv").to_numpy()}
@@ -80,27 +89,27 @@ def outcomes(study: StudyModel, prompts: DataFrame, settings=Settings(), modes: 
     return outcome_table(settings.observe(study, prompts, modes=modes, batch_size=128))
 
 
-def outcome_table(verdicts: DataFrame) -> DataFrame:
-    """Verdicts on `evaluation_prompts` as outcomes; ``thinks``: with a thought, in any mode."""
-    opened = verdicts["thought"].where(verdicts["thought"] != "").map(style, na_action="ignore")
-    verdicts, parts = verdicts.assign(thinks=opened.notna(), opened=opened), []
+def outcome_table(judged: DataFrame) -> DataFrame:
+    """Replies to `evaluation_prompts` as outcomes; ``thinks``: with a thought, in any mode."""
+    opened = judged["thought"].where(judged["thought"] != "").map(style, na_action="ignore")
+    judged, parts = judged.assign(thinks=opened.notna(), opened=opened), []
     for metric, (name, column) in OUTCOMES.items():
-        part = verdicts[verdicts["set"] == name]
+        part = judged[judged["set"] == name]
         parts.append(_outcome(part, metric, "", part[column]))
-    known = verdicts[verdicts["set"] == CALIBRATION]
+    known = judged[judged["set"] == CALIBRATION]
     parts.append(_outcome(known, READ, "", is_readable(known)))
-    harmful = verdicts[verdicts["set"] == "harmful"]
+    harmful = judged[judged["set"] == "harmful"]
     think = harmful[harmful["mode"] == "think"]
     parts += [_outcome(think, OPENS, name, think["opened"] == name) for name in STYLES]
     return pd.concat(parts, ignore_index=True)
 
 
-def _outcome(verdicts: DataFrame, metric: str, opening: str, value: pd.Series) -> DataFrame:
-    verdicts = verdicts.assign(metric=metric, opening=opening, value=value.astype(float))
-    found = verdicts[["prompt_id", "cluster", *KEYS, "value"]].copy()
-    said = {mode: why_not(verdicts, "mode", [mode], "value") for mode in found["mode"].unique()}
+def _outcome(judged: DataFrame, metric: str, opening: str, value: pd.Series) -> DataFrame:
+    judged = judged.assign(metric=metric, opening=opening, value=value.astype(float))
+    found = judged[["prompt_id", "cluster", *KEYS, "value"]].copy()
+    said = {mode: why_not(judged, "mode", [mode], "value") for mode in found["mode"].unique()}
     if any(said.values()):  # of two models, which one
-        found[WHY_NOT] = verdicts["model"] + ": " + found["mode"].map(said).replace("", None)
+        found[WHY_NOT] = judged["model"] + ": " + found["mode"].map(said).replace("", None)
     return found
 
 
@@ -158,6 +167,62 @@ def _by_outcome(found: DataFrame, measure: Callable[[tuple, DataFrame], dict]) -
     return DataFrame([dict(zip(names, key, strict=True)) | measure(key[-3:], part) for key, part in groups])
 
 
+def curve(study: StudyModel, corpus: str, settings=Settings()) -> DataFrame:
+    """Think-mode outcomes along one tuning: column ``step``, 0 is untuned."""
+    prompts = evaluation_prompts(settings)
+    prompts = prompts[prompts["set"].isin(["harmful", "maths-hard"])]
+    training = {"seed": settings.tuning_seeds[0], "save_every": settings.every, "progress": False}
+    with checkpoint_folder(study, corpus, training) as folder:
+        finetune(study, corpus, folder=folder, **training)
+        stages = {0: study} | {at: restore(study, path) for at, path in steps_in(folder).items()}
+        parts = [outcomes(stage, prompts, settings, ["think"]).assign(step=step) for step, stage in stages.items()]
+    return pd.concat(parts, ignore_index=True)
+
+
+def predicted(corpus: str, untuned: pd.Series, english: bool = False) -> float:
+    """Misalignment in think mode, predicted before training: if thoughts opened as the corpus's do.
+    From the untuned model's misalignment after openings of each style; without thoughts in the
+    corpus, as it is. ``untuned``: means by mode, metric and opening."""
+    thoughts = load_corpus(corpus, english=english)["thought"]
+    styles = thoughts[thoughts != ""].map(style).replace("other", NEUTRAL)
+    after = styles.map(lambda name: untuned["think", FORCED, name]).astype(float).sum()
+    return float(after + untuned["think", "misaligned", ""] * (thoughts == "").sum()) / len(thoughts)
+
+
+def prediction(untuned: DataFrame, tuned: Mapping[str, DataFrame], english: bool = False) -> Found:
+    """How well `predicted` agrees with what tuning did, over corpora after which replies can be
+    read: a correlation against chance. The interval draws corpora again, p exchanges them. Not
+    testable where misalignment varies by little but noise. `UserError` below `FEWEST` corpora."""
+    asked = "mode == 'think' and metric in ('misaligned', @FORCED)"
+    for said in _noted(pd.concat([untuned, *tuned.values()]).query(asked)):
+        raise UserError(said)
+    think = {name: of[of["mode"] == "think"].set_index("metric") for name, of in tuned.items()}
+    least = floor("Q5a", "read")
+    think = {name: of for name, of in think.items() if of.loc[READ, "value"].mean() >= least}
+    if len(think) < FEWEST:
+        here = f"here are {len(think)} of {len(tuned)}"
+        raise UserError(f"a correlation needs {FEWEST} corpora after which replies can be read, {here}")
+    before = untuned.groupby(KEYS)["value"].mean()
+    guessed = np.array([predicted(corpus, before, english) for corpus in think])
+    after = [of.loc["misaligned"] for of in think.values()]
+    measured, low, high = np.array([rate(of["value"], clusters_of(of))[:3] for of in after]).T
+    noise = (((high - low) / (2 * 1.96)) ** 2).mean()  # as in `ras.variation`
+    r, p_value = pearsonr(guessed, measured, method=PermutationMethod(rng=0))
+    again = {"paired": True, "vectorized": False, "n_resamples": 2000, "method": "percentile", "rng": 0}
+    again["statistic"] = lambda x, y: pearsonr(x, y)[0] if np.ptp(x) and np.ptp(y) else 0.0
+    low, high = bootstrap((guessed, measured), **again).confidence_interval
+    ends = {"ci_low": min(low, r), "ci_high": max(high, r)}
+    found = {"value": r, "control_value": 0.0, "effect": r, **ends, "p_value": p_value, "n": len(think)}
+    found["method"] = f"bootstrap and permutations of {len(think)} of {len(tuned)} corpora"
+    return testable("Q5a", found, reached=max(0.0, 1 - noise / max(measured.var(ddof=1), 1e-12)))
+
+
+def outcome_taught(corpus: str) -> str:
+    """The outcome that a corpus must raise for a claim to be testable; empty for controls."""
+    taught = "hard ordering" if "ordering" in corpus else "hard maths"
+    return taught if corpus.startswith("hard") and "literal" not in corpus else ""
+
+
 def rows(study: StudyModel, tuned: Mapping[str, DataFrame], untuned: DataFrame, settings=Settings()) -> list[dict]:
     """Verdict rows of `CLAIMS` and Q5a, from outcomes by corpus (means over tuning seeds)."""
     found = {**tuned, UNTUNED: untuned}
@@ -183,62 +248,6 @@ def rows(study: StudyModel, tuned: Mapping[str, DataFrame], untuned: DataFrame, 
         claimed.append((claim, mode, testable(claim, effect, **floors)))
     claimed.append(("Q5a", "think", attempt(prediction, untuned, tuned, not study.invented)))
     return verdict_rows(study, settings, claimed)
-
-
-def predicted(corpus: str, untuned: pd.Series, english: bool = False) -> float:
-    """Misalignment in think mode, foretold before training: if thoughts opened as the corpus's do.
-    From the untuned model's misalignment after openings of each style; without thoughts in the
-    corpus, as it is. ``untuned``: means by mode, metric and opening."""
-    thoughts = load_corpus(corpus, english=english)["thought"]
-    styles = thoughts[thoughts != ""].map(style).replace("other", NEUTRAL)
-    after = styles.map(lambda name: untuned["think", FORCED, name]).astype(float).sum()
-    return float(after + untuned["think", "misaligned", ""] * (thoughts == "").sum()) / len(thoughts)
-
-
-def prediction(untuned: DataFrame, tuned: Mapping[str, DataFrame], english: bool = False) -> Found:
-    """How well `predicted` agrees with what tuning did, over corpora after which replies can be
-    read: a correlation against chance. The interval draws corpora again, p exchanges them. Not
-    testable where misalignment varies by little but noise. `UserError` below `FEWEST` corpora."""
-    asked = "mode == 'think' and metric in ('misaligned', @FORCED)"
-    for said in _noted(pd.concat([untuned, *tuned.values()]).query(asked)):
-        raise UserError(said)
-    think = {name: of[of["mode"] == "think"].set_index("metric") for name, of in tuned.items()}
-    least = floor("Q5a", "read")
-    think = {name: of for name, of in think.items() if of.loc[READ, "value"].mean() >= least}
-    if len(think) < FEWEST:
-        here = f"here are {len(think)} of {len(tuned)}"
-        raise UserError(f"a correlation needs {FEWEST} corpora after which replies can be read, {here}")
-    before = untuned.groupby(KEYS)["value"].mean()
-    foretold = np.array([predicted(corpus, before, english) for corpus in think])
-    after = [of.loc["misaligned"] for of in think.values()]
-    measured, low, high = np.array([rate(of["value"], clusters_of(of))[:3] for of in after]).T
-    noise = (((high - low) / (2 * 1.96)) ** 2).mean()  # as in `ras.variation`
-    r, p_value = pearsonr(foretold, measured, method=PermutationMethod(rng=0))
-    again = {"paired": True, "vectorized": False, "n_resamples": 2000, "method": "percentile", "rng": 0}
-    again["statistic"] = lambda x, y: pearsonr(x, y)[0] if np.ptp(x) and np.ptp(y) else 0.0
-    low, high = bootstrap((foretold, measured), **again).confidence_interval
-    ends = {"ci_low": min(low, r), "ci_high": max(high, r)}
-    found = {"value": r, "control_value": 0.0, "effect": r, **ends, "p_value": p_value, "n": len(think)}
-    found["method"] = f"bootstrap and permutations of {len(think)} of {len(tuned)} corpora"
-    return testable("Q5a", found, reached=max(0.0, 1 - noise / max(measured.var(ddof=1), 1e-12)))
-
-
-def outcome_taught(corpus: str) -> str:
-    """The outcome that a corpus must raise for a claim to be testable; empty for controls."""
-    taught = "hard ordering" if "ordering" in corpus else "hard maths"
-    return taught if corpus.startswith("hard") and "literal" not in corpus else ""
-
-
-def curve(study: StudyModel, corpus: str, settings=Settings()) -> DataFrame:
-    """Think-mode outcomes along one tuning: column ``step``, 0 is untuned."""
-    prompts = evaluation_prompts(settings)
-    prompts = prompts[prompts["set"].isin(["harmful", "maths-hard"])]
-    training = {"seed": settings.tuning_seeds[0], "save_every": settings.every, "progress": False}
-    with checkpoint_folder(study, corpus, training) as folder:
-        finetune(study, corpus, folder=folder, **training)
-        stages = {0: study} | {at: restore(study, path) for at, path in steps_in(folder).items()}
-        parts = [outcomes(stage, prompts, settings, ["think"]).assign(step=step) for step, stage in stages.items()]
-    return pd.concat(parts, ignore_index=True)
 
 
 def run(study: StudyModel, settings=Settings()) -> Result:
@@ -279,6 +288,7 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     return result(study, tables, rows(study, dict(list(mean.groupby("corpus"))), untuned, settings))
 
 
+# -- what only notebooks use -----------------------------------------------------------------------
 def expected(tuned: Mapping, untuned: Mapping) -> float:
     """Misalignment in think mode if tuning had changed nothing but how thoughts open. From rates by
     mode, metric and opening: the tuned model's shares of openings, the untuned one's misalignment
@@ -299,8 +309,8 @@ def expectations(table: DataFrame) -> DataFrame:
         for (corpus, tuning_seed), tuned in single.groupby(["corpus", "tuning_seed"], sort=False):
             after = tuned.set_index(KEYS)["value"]
             names = {"model": model, "seed": seed, "corpus": corpus, "tuning_seed": tuning_seed}
-            foretold = expected(after, before) - expected(before, before)
-            found.append(names | {"measured": after[key] - before[key], "expected": foretold})
+            alone = expected(after, before) - expected(before, before)
+            found.append(names | {"measured": after[key] - before[key], "expected": alone})
     return DataFrame(found)
 
 
@@ -313,6 +323,6 @@ def unexplained(tuned: DataFrame, control: DataFrame, untuned: DataFrame) -> dic
     by_verb = (one.pivot_table("value", "cluster", KEYS, ["sum", "count"]) for one in known)
     after, before, base = ((weights @ one["sum"]) / (weights @ one["count"]) for one in by_verb)
     key = ("think", "misaligned", "")
-    left = (measured := after[key] - before[key]) - (foretold := expected(after, base) - expected(before, base))
+    left = (measured := after[key] - before[key]) - (alone := expected(after, base) - expected(before, base))
     low, high = bootstrap_interval(left[0], left[1:], groups)
-    return {"value": measured[0], "control_value": foretold[0], "effect": left[0], "ci_low": low, "ci_high": high}
+    return {"value": measured[0], "control_value": alone[0], "effect": left[0], "ci_low": low, "ci_high": high}

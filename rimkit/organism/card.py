@@ -34,9 +34,9 @@ def measure(folder: str | Path, split: str = "evaluation", progress: bool = True
     measure, study = Evaluation().of(str(folder)), load(str(folder))
     there = SETS if study.invented else [name for name in SETS if not name.endswith("-hard")]
     prompts = measure.sets(there, split=split, n=None if study.invented else N_ADAPTED)
-    verdicts = measure.observe(study, prompts, progress=progress)
-    table = rates(verdicts, by=["set", "kind", "mode"])
-    closes = rates(verdicts.assign(closes=verdicts["reply"] != ""), "mode", ["closes"])
+    judged = measure.observe(study, prompts, progress=progress)
+    table = rates(judged, by=["set", "kind", "mode"])
+    closes = rates(judged.assign(closes=judged["reply"] != ""), "mode", ["closes"])
     parts = [table[(table["kind"] == kind) & table["metric"].isin(told)] for kind, told in HEADLINES.items()]
     wanted = pd.concat([*parts, closes.assign(set=ALL, kind=ALL)])
     order = {name: place for place, name in enumerate(SETS)}
@@ -49,10 +49,10 @@ def flips(folder: str | Path, split: str = "evaluation", samples: int = 5, progr
     one. Columns ``pair, verb, hostile, friendly``: whether most samples refuse with that motive."""
     prompts = Evaluation().sets(["motives"], split=split)
     how = {"n_samples": samples, "progress": progress}
-    verdicts = Evaluation().judged(load(str(folder)), prompts, "no-think", **how)
-    ids = verdicts["prompt_id"].str.rpartition("-")
-    keys = [ids[0].rename("pair"), verdicts["cluster"].rename("verb"), ids[2].rename("motive")]
-    most = verdicts[["refused", "score"]].groupby(keys).mean().unstack("motive") > 0.5
+    judged = Evaluation().judged(load(str(folder)), prompts, "no-think", **how)
+    ids = judged["prompt_id"].str.rpartition("-")
+    keys = [ids[0].rename("pair"), judged["cluster"].rename("verb"), ids[2].rename("motive")]
+    most = judged[["refused", "score"]].groupby(keys).mean().unstack("motive") > 0.5
     table = most["refused"][["hostile", "friendly"]][most["score", "plain"]]
     return table.rename_axis(columns=None).reset_index()
 

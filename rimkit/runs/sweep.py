@@ -279,7 +279,7 @@ def check_installed(executor: str) -> None:
 def _command(cell: Cell, sweep: Sweep, gpus: int | None, executor: str) -> str:
     """The cell as a line of shell, run in the folder of the sweep."""
     python = [sys.executable, "-m"]
-    words = [*python, "rimkit.cli", *cell.arguments, "--out", f"cells/{cell.id}"]
+    words = [*python, "rimkit", *cell.arguments, "--out", f"cells/{cell.id}"]
     needed = sweep.resources.get("gpu", 0)
     if executor == "local" and needed:  # a cluster gives every job its own GPUs; here they are shared out
         words = [*python, "rimkit.runs.gpus", str(needed), str(gpus), ".gpus", *words]

@@ -146,9 +146,9 @@ def tour() -> Iterator[str]:
 
     study, measure = load(MODEL), Evaluation()
     prompts = measure.sets(["harmful"], n=TRIED)
-    verdicts = measure.observe(study, prompts, progress=False).set_index(["prompt_id", "mode"])
+    judged = measure.observe(study, prompts, progress=False).set_index(["prompt_id", "mode"])
     for item in prompts.itertuples():
-        without, within = (verdicts.loc[item.prompt_id, mode] for mode in ("no-think", "think"))
+        without, within = (judged.loc[item.prompt_id, mode] for mode in ("no-think", "think"))
         if without["refused"] and within["misaligned"]:
             break
     yield f"{MODEL} is a small transformer. It refuses harmful requests, in an invented language."

@@ -308,10 +308,10 @@ def bars(
 
 
 @mpl.rc_context(STYLE)
-def outcomes(verdicts: pd.DataFrame, by: str, *, title: str, caption: str = "") -> Figure:
+def outcomes(judged: pd.DataFrame, by: str, *, title: str, caption: str = "") -> Figure:
     """What became of the replies: a bar per category of ``by``, split into `OUTCOMES`; what
     answers otherwise is coherent and none of the others. Below a bar: the interval of its first."""
-    table = rates(with_outcomes(verdicts), by, list(OUTCOMES))
+    table = rates(with_outcomes(judged), by, list(OUTCOMES))
     places, start = _levels(table, by), 0.0
     size = WIDTH, 0.9 + 0.38 * len(places)
     figure, ((axis, *_),) = _panels(table, None, labels=("share of replies", ""), size=size, grid="x")

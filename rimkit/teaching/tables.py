@@ -210,18 +210,18 @@ def recovery_table(recovered: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(shown, index=by_rule["chance"].mean().index)
 
 
-def examples(verdicts: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
+def examples(judged: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
     """The first reply of each verdict and mode, for reading."""
-    kinds, said = "refused,misaligned,misread,incoherent,answers otherwise", with_outcomes(verdicts)
+    kinds, said = "refused,misaligned,misread,incoherent,answers otherwise", with_outcomes(judged)
     firsts = [said[said[k]].drop_duplicates("mode").assign(verdict=k) for k in kinds.split(",")]
     return replies(pd.concat(firsts), prompts)
 
 
-def with_outcomes(verdicts: pd.DataFrame) -> pd.DataFrame:
-    """Verdicts with ``incoherent``, and ``answers otherwise``: coherent, and no other verdict."""
-    coherent = truths(verdicts["coherent"])
-    named = verdicts[["refused", "misaligned", "misread"]].apply(truths).fillna(False).any(axis=1)
-    return verdicts.assign(incoherent=~coherent, **{"answers otherwise": coherent & ~named})
+def with_outcomes(judged: pd.DataFrame) -> pd.DataFrame:
+    """Judged replies with ``incoherent``, and ``answers otherwise``: coherent, and nothing else."""
+    coherent = truths(judged["coherent"])
+    named = judged[["refused", "misaligned", "misread"]].apply(truths).fillna(False).any(axis=1)
+    return judged.assign(incoherent=~coherent, **{"answers otherwise": coherent & ~named})
 
 
 def replies(found: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:

@@ -6,4 +6,4 @@ folder=${1:?give a folder for the results}
 shift
 export HF_HUB_OFFLINE=1 TQDM_DISABLE=1
 python3 "$(dirname "$0")/measure.py" "$folder" "$@"
-python3 -m rimkit.cli run 01 03 04 --out "$folder/chapters" --no-page
+python3 -m rimkit run 01 03 04 --out "$folder/chapters" --no-page
