@@ -5,13 +5,14 @@ for a fault of rimkit itself, whose details go to a file.
 """
 
 import json
+import re
 import signal
 import sys
 import tempfile
 import traceback
 import warnings
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from shutil import get_terminal_size
@@ -232,6 +233,7 @@ def run(
 
     given = assignments(parameter)  # and a wrong name is told before what runs chapters is read
     check(given, {path: declared_in(path) for path in find_chapters(chapters)})
+    _exist(model, assignments(prompts, "--prompts", "SET=OTHER").values())
     from rimkit.runs.execute import run
 
     options = {"measure": _measure(prompts, judge, max_new_tokens), "keep_text": keep_text}
@@ -248,6 +250,21 @@ def run(
     # 2 if all failures are what a user can act on, as for bad input that is found before a run
     ours = [not error.startswith(UserError.__name__) for error in done["error"] if error]
     raise typer.Exit(0 if not ours else 1 if any(ours) else 2)
+
+
+def _exist(model: str, prompts: Iterable[str]) -> None:
+    """Tell a name that nothing has, or a column, before what runs chapters is read."""
+    from rimkit.behavior.prompts import BENCHMARKS, named
+    from rimkit.data import check_columns, find_table, shipped_tables
+    from rimkit.models.hub import locate, options_of
+
+    if not model.startswith("endpoint:"):
+        locate(options_of(model)[0])
+    for other in (other for other in prompts if other and not named(other)):
+        path, _, query = other.partition("?")
+        shipped, columns = shipped_tables("prompts"), re.findall(r"\btext=([^&]+)", query)
+        file = find_table(Path(path).expanduser(), shipped, "prompt set", tuple(BENCHMARKS))
+        check_columns(read_table(file), columns, f"'{path}'")
 
 
 def _measure(prompts: list[str], judge: str, max_new_tokens: int):

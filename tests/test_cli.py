@@ -119,7 +119,7 @@ def test_what_is_opened_must_be_there(tmp_path, monkeypatch):
 
 
 AT_ONCE = ("run 99", "run 01 -p n_promts=3", "run 01 -p n_prompts=abc", "report nope", "open nope", "ledger --claim C99",
-           "ledger --model rim-mimi")  # fmt: skip
+           "ledger --model rim-mimi", "run 01 --model rim-mimi", "run 01 --prompts harmful=no.csv")  # fmt: skip
 
 
 def test_what_reads_or_refuses_waits_for_no_torch():

@@ -1,6 +1,7 @@
 """The claims page: what it says, that it is escaped, and how it behaves in a real browser."""
 
 import gzip
+import json
 import math
 import re
 from base64 import b64decode, b64encode
@@ -9,6 +10,7 @@ from html import unescape
 from html.parser import HTMLParser
 from io import BytesIO
 from itertools import pairwise
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -221,6 +223,16 @@ def test_every_verdict_has_a_shape_of_its_own(html):
 def test_text_from_rows_is_escaped(html):
     assert NASTY not in html
     assert html.count("&lt;script&gt;window.hacked") >= 4  # model, control, error, note
+
+
+def test_the_readmes_pictures_show_what_is_said_now(html):
+    """Else take them again, of a book that `rimkit book DIR` built: python .github/images/take.py DIR."""
+    images = Path(__file__).parents[1] / ".github" / "images"
+    drawn, *answered = (images / "shown.txt").read_text("utf-8").splitlines()
+    now = [re.sub("<[^>]+>", "", one) for one in re.findall(r'"beside"><strong>(.*?)</strong>', html, re.S)]
+    assert answered == [" ".join(one.split()) for one in now] and len(now) == 5
+    cells = json.loads(find_chapters(["01"])[0].read_text("utf-8"))["cells"]
+    assert drawn in unescape(json.dumps([cell.get("outputs") for cell in cells], ensure_ascii=False))
 
 
 def test_every_family_of_claims_has_a_title():

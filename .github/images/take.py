@@ -1,6 +1,8 @@
 """The README's pictures of a chapter and of the claims page, taken of a website that `rimkit book DIR` built.
 
 python .github/images/take.py DIR
+
+What they show goes into shown.txt, which a test holds against what the pages say now.
 """
 
 import sys
@@ -13,14 +15,23 @@ from playwright.sync_api import sync_playwright
 
 HERE, SITE = Path(__file__).parent, Path(sys.argv[1]).resolve()
 PICTURES = {"chapter": ("01_observing_rim.html", "figure"), "claims": ("claims-page.html", "h1")}
+ALTS = "found => [found.querySelector('img').alt]"
+SAID = {
+    "chapter": ("figure", ALTS),
+    "claims": (".answers", "found => [...found.querySelectorAll('strong')].map(e => e.innerText)"),
+}
 CHROMIUM = next(filter(None, map(which, ("chromium", "chromium-browser", "google-chrome"))))
 
+shown = []
 with sync_playwright() as driver:
     browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
     for name, (page, first) in PICTURES.items():
         tab = browser.new_page(viewport={"width": 1200, "height": 900}, color_scheme="light")
         tab.goto((SITE / page).as_uri())
         tab.locator(first).first.evaluate("found => window.scrollTo(0, found.getBoundingClientRect().top - 330)")
+        place, texts = SAID[name]
+        shown += [" ".join(text.split()) for text in tab.locator(place).first.evaluate(texts)]
         tab.wait_for_timeout(500)
         Image.open(BytesIO(tab.screenshot())).convert("RGB").save(HERE / f"{name}.webp", quality=80)
     browser.close()
+(HERE / "shown.txt").write_text("\n".join([*shown, ""]), encoding="utf-8")

@@ -1,8 +1,7 @@
 """Explorers: a panel of controls and what they show; tokens with their spans or weights; diagrams.
 
 Only what ipywidgets 7.7 and 8 share is used. A callback is a plain function from values to HTML.
-Diagrams of ideas are vector graphics with one sentence each, in ``data/diagrams``, where
-``draw.py`` draws them."""
+Diagrams of ideas are vector graphics with a sentence, drawn by ``data/diagrams/draw.py``."""
 
 import asyncio
 import re
@@ -93,7 +92,7 @@ def explorer(callback: Callable[..., str], own: str = "", **controls: Any) -> Ex
     inputs = [*made.values(), *([text] if own else [])]
     for control in inputs:
         control.observe(update, names="value")
-    box = Explorer([ipywidgets.HBox(inputs, layout={"flex_flow": "row wrap"}), result, hide])
+    box = Explorer([ipywidgets.HBox(inputs, layout={"flex_flow": "row wrap", "align_items": "center"}), result, hide])
     box.names = tuple(made)
     return box
 
@@ -111,7 +110,8 @@ def _control(name: str, values: Any) -> ipywidgets.Widget:
     options = [(redaction.label(text, f"{description} {n}"), value) for n, (text, value) in enumerate(pairs, 1)]
     if not options:
         raise UserError(f"the control '{name}' has no choices")
-    return ipywidgets.Dropdown(options=options, value=options[0][1], description=description)
+    look = {"layout": {"width": "auto", "max_width": "100%"}, "style": {"description_width": "initial"}}
+    return ipywidgets.Dropdown(options=options, value=options[0][1], description=description, **look)
 
 
 def beside(parts: Mapping[str, str]) -> str:

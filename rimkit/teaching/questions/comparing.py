@@ -9,7 +9,7 @@ from rimkit.data import number
 from rimkit.teaching.exercises import calls
 
 MOST = 100_000  # numbers in an answer
-SHOWN, LETTERS = 6, 60  # numbers of an array, and letters of a text, that a message shows
+SHOWN, LETTERS = 8, 60  # numbers of an array, and letters of a text, that a message shows
 
 
 def compare(found: Any, right: Any, mistakes: Mapping[str, Any] = {}, tolerance: float = 1e-3) -> bool | str:
