@@ -260,11 +260,10 @@ def _exist(model: str, prompts: Iterable[str]) -> None:
 
     if not model.startswith("endpoint:"):
         locate(options_of(model)[0])
-    for other in (other for other in prompts if other and not named(other)):
-        path, _, query = other.partition("?")
-        shipped, columns = shipped_tables("prompts"), re.findall(r"\btext=([^&]+)", query)
-        file = find_table(Path(path).expanduser(), shipped, "prompt set", tuple(BENCHMARKS))
-        check_columns(read_table(file), columns, f"'{path}'")
+    known = shipped_tables("prompts"), "prompt set", tuple(BENCHMARKS)
+    for path, _, query in (other.partition("?") for other in prompts if other and not named(other)):
+        table = read_table(find_table(Path(path).expanduser(), *known))
+        check_columns(table, re.findall(r"\btext=([^&]+)", query), f"'{path}'")
 
 
 def _measure(prompts: list[str], judge: str, max_new_tokens: int):

@@ -15,11 +15,8 @@ from playwright.sync_api import sync_playwright
 
 HERE, SITE = Path(__file__).parent, Path(sys.argv[1]).resolve()
 PICTURES = {"chapter": ("01_observing_rim.html", "figure"), "claims": ("claims-page.html", "h1")}
-ALTS = "found => [found.querySelector('img').alt]"
-SAID = {
-    "chapter": ("figure", ALTS),
-    "claims": (".answers", "found => [...found.querySelectorAll('strong')].map(e => e.innerText)"),
-}
+ALT, STRONG = "e => [e.querySelector('img').alt]", "e => [...e.querySelectorAll('strong')].map(e => e.innerText)"
+SAID = {"chapter": ("figure", ALT), "claims": (".answers", STRONG)}
 CHROMIUM = next(filter(None, map(which, ("chromium", "chromium-browser", "google-chrome"))))
 
 shown = []

@@ -23,7 +23,7 @@ LIVE = "*An {}: it works where the chapter runs, in JupyterLab or on Colab.*"
 LEFT_OVER = re.compile(r"^Not attempted: |: no guess yet; write ")  # where nobody works
 UNGUESSED = "; there was no guess to compare it with"
 FOLDS = {"^parameters$": "parameters", "rk.start": "set-up", r"reading\(": "code of this reading"}
-FOLDS |= {r"ledger\.write\(": "code of the verdict rows", '^if "refusal" in': "code for real models"}
+FOLDS |= {r"ledger\.write\(": "code of the verdicts", '^if "refusal" in': "code for real models"}
 FOLD = '<details class="solution"><summary>A solution</summary>\n\n```python\n{}\n```\n\n</details>'
 OF_A_ROOM = ("guide", "seminar", "rubric")  # papers of `chapters/teaching` that hold no results
 
@@ -50,7 +50,7 @@ def build(folder: Path, repo: str = "", branch: str = "main", names: Iterable[st
         app = Sphinx(source, None, folder, Path(work) / "trees", "html", own, None, said)
         app.build(force_all=True)
     lines = [line for line in said.getvalue().splitlines() if line.strip()]
-    lost = [line for line in lines if re.search(r"toctree glob pattern|not found: '\w+\.ipynb'", line)]
+    lost = [line for line in lines if re.search(r"glob pattern|not found: '\w+\.ipynb'", line)]
     absent = len(set(find_chapters()) - set(find_chapters(names)))
     short = [f"links to {absent} chapter{'s' * (absent > 1)} left out"] if absent and lost else lost
     return short + [line for line in lines if line not in lost]
