@@ -10,7 +10,7 @@ from matplotlib.colors import to_hex, to_rgb
 from PIL import Image
 
 from rimkit.behavior.stats import METRICS, rates
-from rimkit.data import UserError
+from rimkit.data import UserError, data_dir
 from rimkit.teaching import figures
 from rimkit.teaching.figures import COLOURS, bars, dots, forest, heatmap, image, lines, points, scatter, show
 
@@ -214,6 +214,7 @@ def test_a_style_of_thoughts_looks_the_same_in_every_figure():
     looks = [[to_hex(found.get_facecolor()[0]) for found in figure.axes[0].collections] for figure in (first, second)]
     assert looks[0][3] == looks[1][0] == "#017a5b" and looks[0][0] == looks[1][1] == "#c44601"
     assert len({*looks[0], *looks[1]}) == 5 and not first.legends
+    assert all(colour in (data_dir() / "diagrams" / "openings.svg").read_text("utf-8") for colour in looks[1][:2])
     other["style"] = ["effort against careful", "hard", "mine"]  # a comparison is no style
     plain = points(other, "style", hue="style", title="t").axes[0].collections
     assert [to_hex(found.get_facecolor()[0]) for found in plain] == COLOURS[:3]
