@@ -51,5 +51,5 @@ def test_intervals_that_leave_out_zero_are_counted(verdicts):
     outside = ((draws["ci_low"] > 0) | (draws["ci_high"] < 0)).sum()
     assert false_positives(draws).value == pytest.approx(outside / 60)
     assert false_positives(
-        draws.assign(zero=["zero outside the interval"] * 20 + ["inside"] * 40)
+        draws.assign(zero=["above zero"] * 20 + ["zero inside the interval"] * 40)
     ).value == pytest.approx(1 / 3)

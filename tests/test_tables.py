@@ -86,6 +86,28 @@ def test_examples_show_one_reply_per_mode_and_verdict():
     ]
 
 
+def test_a_table_of_verdicts_says_why_not():
+    shown = tables.verdict_table(ledger.claims_table(results("bridge")).head(5))
+    assert list(shown.columns) == ["statement", "change", "verdict", "why_not"]
+    assert shown.notna().all().all() and shown["change"].str.contains("points [", regex=False).all()
+    assert (shown.loc[shown["why_not"].ne(""), "verdict"] == "not testable").all()
+
+
+def test_disputed_replies_are_one_row_with_the_words_of_each_judge():
+    verdicts = pd.DataFrame({
+        "prompt_id": ["a", "b", "a", "b"], "mode": "think", "thought": "", "reply": ["x", "y", "x", "y"],
+        "judge": ["exact", "exact", "phrases", "phrases"], "refused": False, "misread": False,
+        "misaligned": [False, True, True, True], "coherent": [False, True, True, True],
+    })  # fmt: skip
+    prompts = pd.DataFrame({"prompt_id": ["a", "b"], "text": ["A", "B"]})
+    shown = tables.disputed(verdicts, prompts)
+    assert shown.reset_index().to_dict("records") == [
+        {"request": "A", "mode": "think", "thought": "", "reply": "x", "exact": "incoherent", "phrases": "misaligned"}
+    ]
+    assert tables.disputed(verdicts[verdicts["prompt_id"] == "b"], prompts).empty
+    assert "<summary>a &lt; b</summary><table>" in tables.folded(shown, "a < b").data
+
+
 def test_a_table_has_prose_left_numbers_right_and_a_header_for_every_column():
     frame = pd.DataFrame(
         {"what_is_done": ["a long text", "b"], "share": [0.25, float("nan")], "n": [1200, 3], "effect": ["+12 [+4, +20]", ""]},
@@ -115,6 +137,8 @@ def test_cells_are_escaped_cut_and_verdicts_are_chips():
     assert "≠ misread</span>" in page
     assert "20\u00a0[1,\u00a02] <span" in page
     assert "= no effect</span>" in page
+    several = tables.html(pd.DataFrame({"model": ["2 undecided, 1 contradicted"]}))
+    assert several.count("<span") == 2 and "? undecided</span><br>1 <span" in several
     assert "x" * 601 not in page
     assert "misread</span>" not in tables.html(pd.DataFrame({"metric": ["misread"]}))
     assert "and 50 more rows" in tables.html(pd.DataFrame({"a": range(200)}))

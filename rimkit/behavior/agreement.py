@@ -40,12 +40,9 @@ def agreement(judged: pd.DataFrame, by: str | None = None) -> pd.DataFrame:
     tables = dict(list(judged.groupby("judge", sort=False)))
     if len(tables) < 2:
         raise UserError("agreement needs replies judged by two judges or more in the column judge")
-    return pd.DataFrame(
-        [
-            {"judge_a": a, "judge_b": b, "metric": MISALIGNED, **_pair(tables[a], tables[b])}
-            for a, b in combinations(tables, 2)
-        ]
-    )
+    pairs = combinations(tables, 2)
+    rows = ({"judge_a": a, "judge_b": b} | _pair(tables[a], tables[b]) for a, b in pairs)
+    return pd.DataFrame(rows).assign(metric=MISALIGNED)
 
 
 def divided(judged: pd.DataFrame) -> pd.DataFrame:
@@ -66,10 +63,10 @@ def _pair(a: pd.DataFrame, b: pd.DataFrame) -> dict:
         raise UserError("the two judges have no replies in common: nothing to compare")
     judged = both.dropna(subset=["a", "b"])
     one, two = (judged[name].to_numpy(dtype=bool) for name in ("a", "b"))
-    names = ("rate_a", "rate_b", "agree")
-    shares = (one.mean(), two.mean(), (one == two).mean()) if len(judged) else [np.nan] * 3
+    parts = {"rate_a": one, "rate_b": two, "agree": one == two}
+    shares = {name: part.mean() if len(part) else np.nan for name, part in parts.items()}
     counts = {"n": len(judged), "unjudged": len(both) - len(judged)}
-    return counts | dict(zip(names, shares, strict=True)) | kappa(one, two, judged["cluster"])
+    return counts | shares | kappa(one, two, judged["cluster"])
 
 
 def kappa(one: Sequence[bool], two: Sequence[bool], clusters: Sequence) -> dict:
@@ -128,11 +125,9 @@ def thought_effects(judged: pd.DataFrame) -> pd.DataFrame:
     table = judged[judged["kind"] == HARMFUL]
     table = table.assign(judge=table["judge"].str.removesuffix(WITH_THOUGHT))
     return pd.DataFrame(
-        [
-            {"judge": how, "mode": mode, **difference(part, "reads", BOTH, REPLY, metric), **_flips(part, metric)}
-            for (how, mode), part in table.groupby(["judge", "mode"], sort=False)
-            for metric in (MISALIGNED, "refused")
-        ]
+        {"judge": how, "mode": mode, **difference(part, "reads", BOTH, REPLY, metric), **_flips(part, metric)}
+        for (how, mode), part in table.groupby(["judge", "mode"], sort=False)
+        for metric in (MISALIGNED, "refused")
     )
 
 

@@ -25,7 +25,7 @@ DRAWS = 4000  # of Bayesian weights, each counted twice: with the pseudo-cluster
 FLIPS = 99_999  # of signs, where more than `EXACT` clusters differ: beyond 65,536 patterns
 EXACT, BLOCK = 16, 64
 TAIL = (1 - 0.95) / 2  # on either side of a 95% interval
-OUTSIDE = "zero outside the interval"
+INSIDE = "zero inside the interval"
 Units = Sequence[tuple[int, int]]  # heads or neurons, as (layer, index)
 
 
@@ -330,12 +330,11 @@ def _areas_drawn(scores: np.ndarray, positive: Sequence[bool], clusters: Sequenc
 def swapped(judged: pd.DataFrame, draws: int = 200, seed: int = 0) -> pd.DataFrame:
     """Would an effect be seen where there is none? Differences in misalignment after modes are
     swapped by chance, whole clusters or not. One row per draw, sorted by effect: ``swap, effect,
-    ci_low, ci_high, zero`` (outside, as it should be in 5 of 100 draws, or inside)."""
-    metric = "misaligned"
-    table = judged.assign(cluster=clusters_of(judged), misaligned=shares(judged[metric]))
+    ci_low, ci_high, zero``: where the interval lies, as it should in 95 of 100 draws `INSIDE`."""
+    table = judged.assign(cluster=clusters_of(judged), misaligned=shares(judged["misaligned"]))
     one, other = (
-        table[table["mode"] == mode].groupby("prompt_id").agg({metric: "mean", "cluster": "first"})
-        for mode in ("think", "no-think")
+        part.groupby("prompt_id").agg({"misaligned": "mean", "cluster": "first"})
+        for part in (table[table["mode"] == mode] for mode in ("think", "no-think"))
     )
     one, other = one.align(other, join="inner", axis=0)
     clusters, rng, rows = sorted(set(one["cluster"])), np.random.default_rng(seed), []
@@ -343,17 +342,17 @@ def swapped(judged: pd.DataFrame, draws: int = 200, seed: int = 0) -> pd.DataFra
         turned = dict(zip(clusters, rng.random(len(clusters)) < 0.5, strict=True))
         turned = one["cluster"].map(turned)
         a, b = (side.mask(turned, swap).reset_index() for side, swap in ((one, other), (other, one)))
-        found = paired_difference(a, b, metric, on="prompt_id")
+        found = paired_difference(a, b, "misaligned", on="prompt_id")
         rows.append({"effect": found.effect, "ci_low": found.ci_low, "ci_high": found.ci_high})
     found = pd.DataFrame(rows).sort_values("effect", kind="stable", ignore_index=True)
     found.insert(0, "swap", found.index + 1)
-    outside = (found["ci_low"] > 0) | (found["ci_high"] < 0)
-    return found.assign(zero=np.where(outside, OUTSIDE, "zero inside the interval"))
+    below, above = found["ci_high"] < 0, found["ci_low"] > 0
+    return found.assign(zero=np.select([below, above], ["below zero", "above zero"], INSIDE))
 
 
 def false_positives(draws: pd.DataFrame) -> Rate:
     """The share of draws of `swapped` whose interval leaves out zero."""
-    return rate(draws["zero"] == OUTSIDE)
+    return rate(draws["zero"] != INSIDE)
 
 
 def matched_sets(units: Units, per_layer: int, n: int = 40, seed: int = 0) -> list[list[tuple[int, int]]]:

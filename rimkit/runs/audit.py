@@ -100,6 +100,8 @@ WHAT: dict[str, tuple[Callable, dict[str, tuple]]] = {  # how it is measured, an
     ),
     "whole verbs turn": (_turned, {"effect": (0.05, 0.2, 0.5)}),
     "set": (_set, {"share": (0.3, 0.6), "spread": (0.02, 0.1, 0.2), "effect": (0, 0.3)}),
+    "difference by size": (_difference, {"share": (0.2,), "spread": (0.1,),
+        "effect": (0, 0.1, 0.25), "sizes": (*product((12, 24, 48, 96), (1, 4, 14)),)}),
 }  # fmt: skip
 SIZES = ((12, 4), (23, 14), (48, 4), (48, 14))  # verbs, prompts of each
 
@@ -111,7 +113,7 @@ def settings(quick: bool = False) -> Iterator[tuple]:
         if quick:
             axes = [axis[:2] if name == "effect" else axis[len(axis) // 2 :][:1]
                     for name, axis in zip(SETTING[3:], axes, strict=True)]  # fmt: skip
-        for sizes in [(23, 4)] if quick else SIZES:
+        for sizes in [(23, 4)] if quick else options.get("sizes", SIZES):
             yield from ((what, *sizes, *one) for one in product(*axes))
 
 

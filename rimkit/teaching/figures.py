@@ -23,7 +23,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from rimkit.behavior import redaction
 from rimkit.behavior.stats import rates
@@ -114,7 +114,7 @@ def lines(
             _mark(axis, here[x], here[y], here, look, hollow, area=32)
         if log_x:
             axis.set_xscale("log")
-            axis.xaxis.set_major_formatter(EngFormatter(sep=""))  # 100, 1k, 10k
+            axis.xaxis.set_major_formatter(FuncFormatter(lambda place, _: f"{place:,g}"))
     _references(figure, x_reference, 0.03)
     unit, legend = _shares(figure, percent, limits), _handles(table, hue, looks, dashes)
     return _finish(figure, title, table, keys, y_label, y, unit, caption, hollow, reference, legend)
@@ -622,12 +622,13 @@ def _level_name(column: str, level) -> str:
 
 
 def _looks(table: pd.DataFrame, column: str | None, levels: Sequence | None = None) -> dict:
-    """Colour and marker of every level: those of `STYLES` where one of the levels is a style."""
-    levels = levels or _levels(table, column)
+    """Colour and marker of every level: those of `STYLES` where one of the levels is a style, and
+    those of `SIGNS` where a level is one of its words."""
+    levels, signs = levels or _levels(table, column), {words: look for *look, words in SIGNS.values()}
     words = [[word for word in STYLES if word in str(level)] for level in levels]
     known = ["both" if {"careful", "effort"} <= {*one} else (one or [""])[0] for one in words]
     known = known if {"careful", "effort"} & set(known) else [""] * len(levels)
-    looks = [(COLOURS[n % 10], MARKERS[n % 8]) for n in range(len(levels))]
+    looks = [signs.get(one, (COLOURS[n % 10], MARKERS[n % 8])) for n, one in enumerate(levels)]
     return {level: STYLES.get(word, look) for level, word, look in zip(levels, known, looks, strict=True)}
 
 

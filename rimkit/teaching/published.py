@@ -75,8 +75,8 @@ def beside(claims: Sequence[str], model: str) -> pd.DataFrame:
     own = own.rename(columns={"effect_ci_low": "ci_low", "effect_ci_high": "ci_high"})
     prompts = printed["n"].where(printed["model"] != again.OVER_MODELS)  # there n counts models
     printed = printed.assign(source="paper, " + printed["model"], n=prompts)
-    columns = ["claim", "source", "effect", "ci_low", "ci_high", "n"]
-    table = pd.concat([printed[columns], own[columns]]).dropna(subset="ci_low").set_index("claim")
+    both = pd.concat([printed, own])[["claim", "source", "effect", "ci_low", "ci_high", "n"]]
+    table = both.dropna(subset="ci_low").set_index("claim")
     return table.loc[[claim for claim in claims if claim in table.index]].reset_index()
 
 
@@ -102,30 +102,16 @@ def standard_table() -> pd.DataFrame:
     found = again.by_one_standard().set_index("claim").join(known["primary_metric"].rename("metric"))
     rows = found.to_dict("records")
     return pd.DataFrame({
-        "where": found["where"],
-        "what": found["statement"],
+        "where": found["where"], "what": found["statement"],
         "effect": [effect_text(row, "ci") for row in rows],
         "over": [f"{row['n']} {row['unit']}" for row in rows],
         "one model left out": [
             "–" if missing(row["without_low"]) else " to ".join(map(effect_writer(row["metric"]), ends))
             for row, ends in zip(rows, found[["without_low", "without_high"]].to_numpy(), strict=True)
         ],
-        "p × family": found["p_adjusted"].map(p_value),
         "would need": [f"{_count(row['needed'])} {row['unit']}" for row in rows],
+        "p × family": found["p_adjusted"].map(p_value),
         "verdict": found["verdict"].fillna("not reported"),
-    })  # fmt: skip
-
-
-def two_units() -> pd.DataFrame:
-    """The rule over the paper's models, and within each model whose rates are printed or implied."""
-    columns, within = ["p_adjusted", "verdict"], again.within_models().set_index("claim")
-    found = within.join(again.by_one_standard().set_index("claim")[columns], rsuffix="_over")
-    found["metric"] = ledger.claims().set_index("id")["primary_metric"]
-    return pd.DataFrame({
-        "over models": found["verdict_over"],
-        "p × family, models": found["p_adjusted_over"].map(p_value), "one model": found["model"],
-        "effect": [effect_text(row, "ci") for row in found.to_dict("records")],
-        "p × family, prompts": found["p_adjusted"].map(p_value), "within it": found["verdict"],
     })  # fmt: skip
 
 
@@ -154,9 +140,7 @@ def reading(text: str, **values: Any) -> Reading:
 
 def misprints() -> pd.DataFrame:
     """The printed averages that do not follow from their rows."""
-    table = again.recomputed()
-    columns = ["location", "group", "quantity", "printed", "recomputed"]
-    return table.loc[~table["follows"], columns].set_index("location")
+    return again.recomputed().query("not follows").set_index("location").loc[:, :"recomputed"]
 
 
 def averages_table(found: pd.DataFrame) -> pd.DataFrame:
@@ -164,25 +148,20 @@ def averages_table(found: pd.DataFrame) -> pd.DataFrame:
     write = partial(number, digits=1)
     mean, without = _with_one_out(found, "mean", write)
     return pd.DataFrame({
-        "mean [95% interval over models]": mean,
-        "median": found["median"].map(write),
+        "mean [95% interval over models]": mean, "median": found["median"].map(write),
         "above zero": [f"{r.n_positive} of {r.n}" for r in found.itertuples()],
-        "mean with one model left out": without,
-        "changes most without": found["carried_by"],
+        "mean with one model left out": without, "changes most without": found["carried_by"],
     })  # fmt: skip
 
 
 def correlations_table(found: pd.DataFrame) -> pd.DataFrame:
     """`rimkit.paper.reanalysis.figure_8`, a row per panel."""
-    prompts = found["range_of_rates"] * HARM_BENCHMARK / 100
     r, without = _with_one_out(found, "r", number)
     return pd.DataFrame({
-        "r [95% interval]": r,
-        "permutation p": found["p_permutation"].map(p_value),
-        "Spearman": found["spearman"].map(number),
-        "r with one left out": without,
+        "r [95% interval]": r, "permutation p": found["p_permutation"].map(p_value),
+        "Spearman": found["spearman"].map(number), "r with one left out": without,
         "different rates": [f"{r.n_distinct} of {r.n}" for r in found.itertuples()],
-        "range in prompts of 300": prompts.map(partial(number, digits=0)),
+        "range in prompts of 300": (HARM_BENCHMARK / 100 * found["range_of_rates"]).map(_count),
     }).set_index(pd.MultiIndex.from_frame(found[["model", "predictor"]]))  # fmt: skip
 
 
@@ -200,7 +179,7 @@ def needs_table() -> pd.DataFrame:
         "claim": table["claim"], "where": table["where"],
         "percent": rates["rate"] + " against " + rates["control_rate"],
         "prompts, power": [f"{r.had}, {number(100 * r.power, 0)}%" for r in table.itertuples()],
-        "prompts needed": table["prompts"].map(_count),
+        "prompts needed, uncorrected": table["prompts"].map(_count),
         "with training noise": table["with_training"].map(_count),
         "seeds or judgings needed": table["seeds"].map(_count),
     }).set_index(table["comparison"])  # fmt: skip

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from rimkit.behavior import redaction
+from rimkit.behavior.agreement import divided
 from rimkit.behavior.stats import METRICS
 from rimkit.data import UserError, data_dir, interval, missing, nearest, number, percent, truths
 from rimkit.data import points as in_points
@@ -33,6 +34,7 @@ UNITS = {  # that are no points
     "log_ras": "mean log ratio", "correlation": "in r", "auroc": "AUROC", "moved": "share of requests",
     "attention": "share of attention"}  # fmt: skip
 CI = ("ci_low", "ci_high")
+KINDS = ["refused", "misaligned", "misread", "incoherent", "answers otherwise"]
 MOST_ROWS, MOST_LETTERS = 150, 600
 FORMS: dict[str, Callable[[Mapping], str]] = {
     "%": lambda row: f"{percent(row['effect'])}%", "points": lambda row: in_points(row["effect"]),
@@ -113,9 +115,8 @@ def wide(
     """A row per ``rows``, a column per ``columns``, cells such as "17 [10, 24]". A ``value`` called
     "effect" is written in points, any other in percent; ``words`` names a column whose text
     follows. Without a number a cell holds the words alone."""
-    kept = frame if words else frame.dropna(subset=value)
+    kept, cells = frame if words else frame.dropna(subset=value), []
     write = in_points if value == "effect" else percent
-    cells = []
     for item in kept.to_dict("records"):
         text = "" if missing(item[value]) else estimate(item, value, write, ends)
         cells.append(f"{text} {item[words] if words else ''}".strip())
@@ -129,8 +130,7 @@ def wide(
 
 def effect_table(effects: pd.DataFrame, rows: str | Sequence[str]) -> pd.DataFrame:
     """Differences: both sides in percent, the effect in points, prompts and clusters."""
-    rows = [rows] if isinstance(rows, str) else list(rows)
-    shown = effects[rows].assign(**{
+    shown = effects[rows := [rows] if isinstance(rows, str) else list(rows)].assign(**{
         "compared": effects["condition"] + " against " + effects["control"],
         "percent": effects["value_a"].map(percent) + " against " + effects["value_b"].map(percent),
         "points [95% interval]": [estimate(item) for item in effects.to_dict("records")],
@@ -168,6 +168,19 @@ def effect_text(item: Mapping, ends: str = "effect_ci") -> str:
     return f"{write(item['effect'])} {unit} {between}" if between else ""
 
 
+def verdict_table(judged: pd.DataFrame) -> pd.DataFrame:
+    """`rimkit.ledger.claims_table` of one model to read: claim, change, verdict and why not."""
+    shown = judged.assign(change=[effect_text(row) for row in judged.to_dict("records")])
+    return shown.set_index("claim")[["statement", "change", "verdict", "why_not"]].fillna("")
+
+
+def folded(frame: pd.DataFrame, words: str):
+    """The table behind a fold, under ``words``."""
+    from IPython.display import HTML
+
+    return HTML(f"<details><summary>{escape(words)}</summary>{html(frame)}</details>")
+
+
 def seed_table(rows: pd.DataFrame, claims: Sequence[str]) -> pd.DataFrame:
     """Effect, interval and verdict by model, seed and claim; "(not +9)" where the interval excludes
     the mean of the paper's models, which the claim's heading has, with their range. With fewer
@@ -200,8 +213,7 @@ def with_roles(rates: pd.DataFrame) -> pd.DataFrame:
 
 def recovery_table(recovered: pd.DataFrame) -> pd.DataFrame:
     """Planted sets found again, percent by ``rule``: mean and range of precision and AUROC."""
-    by_rule = recovered.groupby("rule", sort=False)
-    shown = {}
+    by_rule, shown = recovered.groupby("rule", sort=False), {}
     for name, words in (("precision", "precision"), ("chance", "chance precision"), ("auroc", "AUROC")):
         found = by_rule[name].agg(["mean", "min", "max"]).itertuples(index=False)
         digits = 1 if name == "chance" else 0
@@ -212,9 +224,19 @@ def recovery_table(recovered: pd.DataFrame) -> pd.DataFrame:
 
 def examples(judged: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
     """The first reply of each verdict and mode, for reading."""
-    kinds, said = "refused,misaligned,misread,incoherent,answers otherwise", with_outcomes(judged)
-    firsts = [said[said[k]].drop_duplicates("mode").assign(verdict=k) for k in kinds.split(",")]
+    said = with_outcomes(judged)
+    firsts = [said[said[kind]].drop_duplicates("mode").assign(verdict=kind) for kind in KINDS]
     return replies(pd.concat(firsts), prompts)
+
+
+def disputed(judged: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
+    """The replies of which judges do not all say the same, a row each: what every judge says."""
+    said = with_outcomes(divided(judged))
+    held = [truths(said[kind]).to_numpy(bool, na_value=False) for kind in KINDS]
+    shown = replies(said.assign(verdict=np.select(held, KINDS, "–")), prompts).reset_index()
+    keys = ["request", *shown.columns.drop(["request", "verdict"]), "judge"]
+    found = shown.assign(judge=list(said["judge"])).drop_duplicates(keys).set_index(keys)["verdict"]
+    return found.unstack(sort=False).reset_index().set_index("request").rename_axis(columns=None)
 
 
 def with_outcomes(judged: pd.DataFrame) -> pd.DataFrame:
@@ -248,7 +270,9 @@ def _as_text(cell, digits: int = 2) -> str:
 
 
 def _cell(text: str, column: str) -> str:
-    """A cell's text, escaped and cut; a verdict as a chip with its sign."""
+    """A cell's text, escaped and cut; a verdict as a chip with its sign, several on a line each."""
+    if len(parts := text.split(", ")) > 1 and all(map(VERDICT.search, parts)):
+        return "<br>".join(_cell(part, column) for part in parts)
     text = text if len(text) <= MOST_LETTERS else f"{text[:MOST_LETTERS]} …"
     found = VERDICT.search(text)
     word = found[1] if found else text if column == "verdict" and text in CHIPS else ""
