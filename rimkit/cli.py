@@ -226,8 +226,8 @@ def run(
 ) -> None:  # fmt: skip
     """Run chapters and print what they say about the claims.
 
-    Each chapter runs in its own kernel of this Python. Complete chapters are skipped; one that
-    fails is kept up to the failure and the others go on. Exit code: 0; 1: one failed; 2: bad input.
+    Complete chapters are skipped; one that fails is kept up to the failure and the others go on.
+    Exit code: 0; 1: one failed; 2: bad input.
     """
     from rimkit.runs.tour import assignments, check, declared_in
 
@@ -339,7 +339,7 @@ def sweep(
 ) -> None:  # fmt: skip
     """Run chapters over models, seeds and parameters, into one ledger (extra 'sweep': Snakemake).
 
-    SWEEP.YAML, of which only 'models' must be there (lists are swept over, chapters by default all):
+    SWEEP.YAML, of which only 'models' must be there (lists are swept over; as options of 'rimkit run'):
 
     \b
       models: [rim-mini:0, rim-mini:1, ./my-model]
@@ -347,8 +347,6 @@ def sweep(
       seeds: [0, 1, 2]
       parameters: {n_prompts: [46, 92]}
       prompts: {harmful: hex-phi}
-      judge: guard:./my-guard
-      max_new_tokens: 4096
       resources: {gpu: 1, mem_mb: 16000, runtime: 120}
 
     Every cell is one 'rimkit run' into DIR/cells/ID, with a log.txt. A cell that fails is a row and the
@@ -606,8 +604,7 @@ def book(folder: Own, chapters: Chapters = (), repo: Repo = "", branch: Branch =
 def grid(names: Grids, out: Out = Path("results"), model: Only = (), picture: Picture = None) -> None:
     """Run the experiments on every embedded model and seed.
 
-    The chapters show them beside their own model. Minutes each, tuning and ras about an hour. The
-    same command goes on after an interruption.
+    Minutes each, tuning and ras about an hour. The same command goes on after an interruption.
     """
     import pandas as pd
 
@@ -639,9 +636,7 @@ def audit(out: Out = Path("results"), quick: Quick = False) -> None:
 @organism.command(epilog="For example: rimkit organism train rim-mini --seed 5 --out DIR")
 def train(name: Organism, out: Made, seed: Seed = 0, steps: Steps = 0, base: Base = Path()) -> None:
     """Train an embedded model by its recipe (about 20 minutes on two cores, 2 on a GPU), or an
-    adapter for SmolLM2 (hours, or a minute on a GPU).
-
-    The same command goes on after an interruption.
+    adapter for SmolLM2 (hours, or a minute on a GPU); after an interruption it goes on.
     """
     from rimkit.organism import bridge, planted, recipe
 

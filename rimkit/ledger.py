@@ -150,9 +150,8 @@ def write(rows: Iterable[Mapping] | pd.DataFrame, path: str | Path) -> pd.DataFr
 
 def read(path: str | Path) -> pd.DataFrame:
     """The rows of a parquet file, or of all parquet files below a folder (of its ``ledger``, where
-    it has one). A file of a folder that cannot be read, and one that has another schema version or
-    speaks of unknown claims, is named in a one-line warning, and what can be shown is shown. Raises
-    `UserError` if ``path`` does not exist, or is a file that cannot be read."""
+    it has one). What cannot be read in a folder, has another schema version or speaks of unknown
+    claims is named in a one-line warning. Raises `UserError` if ``path`` cannot be read itself."""
     path = Path(path)
     if not path.exists():
         raise UserError(f"no ledger at {path}: run `rimkit run --out {path}` first")

@@ -100,9 +100,8 @@ def with_options(name: str, think: bool | str = True, quantize: str | None = Non
 
 
 def embedded_models(noise: bool = False, recorded: bool = False, adapters: bool = False) -> pd.DataFrame:
-    """The models that come with the workbook: ``name, seed, path, parameters, mb`` (of the
-    weights). The model organisms; with ``noise`` also the controls (`CONTROLS`), with ``recorded``
-    also seeds that come without weights, whose path is empty, and ``adapters`` for other models."""
+    """The model organisms that come with the workbook: ``name, seed, path, parameters, mb``; with
+    ``noise`` also `CONTROLS`, with ``recorded`` also seeds without weights (and without a path)."""
     import pandas as pd
 
     rows = []

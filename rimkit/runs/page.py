@@ -12,7 +12,7 @@ from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
@@ -40,19 +40,17 @@ OF_RUNS = {"seconds": ("seconds", "max"), "rows": ("status", "size"), "created":
 
 
 def write_page(runs: Runs, path: str | Path, notes: Sequence[str] = (), book: Sequence[str] = ()) -> Path:
-    """Write the claims page of `page` to a file, which appears whole or not at all. Raises
-    `UserError` for what is there and no file (a folder, a device)."""
+    """Write the claims page of `page` to a file, which appears whole or not at all."""
     path = Path(path)
-    if path.exists() and not path.is_file():
-        raise UserError(f"cannot write {path} (it is no file)")
+    if path.is_dir():
+        raise UserError(f"cannot write {path} (it is a folder)")
     with whole(path) as partial:
         partial.write_text(page(runs, notes, book), encoding="utf-8")
     return path
 
 
 def own_rows(folder: str | Path) -> tuple[pd.DataFrame, list[str]]:
-    """The rows of a run, and a line each about what could not be read or is not there. Raises
-    `UserError` if there is no such folder or file."""
+    """The rows of a run, and a line each about what could not be read or is not there."""
     folder = Path(folder)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
@@ -211,13 +209,14 @@ def claim_lines(claims: pd.DataFrame, width: int = 80) -> list[str]:
     """`rimkit.ledger.claims_table` for the terminal, no word cut; where a claim has several lines,
     what it says stands above them."""
     several, lines = len(claims[["model", "seed"]].drop_duplicates()) > 1, []
+    wrapped = partial(wrap, width=max(width, 40), break_long_words=False, break_on_hyphens=False)
     numbers, room = ledger.claims().set_index("id")["paper_effect"], claims["model"].str.len().max() + 3
     for claim, of in claims.groupby("claim", sort=False):
         says, known, metric = of.iloc[0], numbers[claim], of["metric"].iloc[0]
-        mean = "" if missing(known) else f": mean effect {effect_writer(metric)(known)} {unit_of(metric)}"
-        paper = f"paper: {says['paper_number']}{mean}"
+        mean = f": mean effect {effect_writer(metric)(known)} {unit_of(metric)}"
+        paper = f"paper: {says['paper_number']}{'' if missing(known) else mean}"
         if len(of) > 1:
-            lines += _wrapped(f"{claim:5}{says['statement']}; {paper}", 5, width)
+            lines += wrapped(f"{claim:5}{says['statement']}; {paper}", subsequent_indent=5 * " ")
         for item in of.to_dict("records"):
             who = f"{_text(item['model'])}:{_text(item['seed'])}".rstrip(":").ljust(room) * several
             why = "" if missing(item["why_not"]) else f"({item['why_not']})"
@@ -226,14 +225,9 @@ def claim_lines(claims: pd.DataFrame, width: int = 80) -> list[str]:
             said, indent = " ".join(filter(None, [who, effect, mark, why])), 14
             if len(of) == 1:
                 said, indent = f"{claim:5}{item['statement']}. {said}; {paper}", 19
-            lines += _wrapped(f"{item['verdict']:14}{said}", indent, width)
+            lines += wrapped(f"{item['verdict']:14}{said}", subsequent_indent=indent * " ")
     note = ["* The interval excludes the mean of the paper's own effects."]
     return lines + note * bool(claims["excludes_paper"].eq(True).any())
-
-
-def _wrapped(text: str, indent: int, width: int) -> list[str]:
-    how = {"subsequent_indent": " " * indent, "break_long_words": False, "break_on_hyphens": False}
-    return wrap(text, max(width, 40), **how)
 
 
 def _value(value: float, metric: str) -> str:

@@ -1,7 +1,7 @@
 """Exercises and predictions: the messages do the teaching. Knows no chapter.
 
-A check has three outcomes: *not attempted*, *wrong* and why, *right*. What a learner writes never
-raises and never runs for ever: it is answered with one line, so that a notebook runs to its end.
+What a learner writes never raises and never runs for ever: it is answered with one line, *not
+attempted*, *wrong* and why, or *right*, so that a notebook runs to its end.
 """
 
 import ctypes
@@ -71,8 +71,7 @@ class Exercise:
     wrong. Whatever it raises is said to the learner in one line, with what
     the exercise ``expects`` ("a number between 0 and 1"), and it is stopped after ``seconds``.
     ``code`` is a solution that can be run (it ends with the answer, or defines the function),
-    ``given`` what the task hands out. What was solved in a notebook is remembered in its folder
-    (`solved_in`) by the exercise's ``name``."""
+    ``given`` what the task hands out. What was solved is remembered by ``name`` (`solved_in`)."""
 
     title: str
     card: tuple[str, str, int]  # how hard and how important (`LEVELS`), and minutes
