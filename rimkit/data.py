@@ -57,7 +57,6 @@ LOOKED_AT = {"DataFrame", "Figure", "StudyModel", "Sequence[Encoded]", *NAMES}
 LATE = {"ndarray", "Series", "Settings", "Probe", "Contrast", "Encoded", "Readout"}  # held against when it fails
 UNCLEAR = {"No objects to concatenate": "one of the lists that it was given is empty"}
 UNCLEAR["expected non-negative integer"] = "a seed is 0 or more"
-UNCLEAR["No group keys passed!"] = "the table has no columns"
 TRUTHS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False, "": None}
 
 
@@ -112,8 +111,7 @@ def _is(value, kind: str, late: bool) -> bool:
 
 
 def _checking(function: FunctionType, hints: Mapping[str, list[str]]) -> Callable:
-    """The function, which holds what it is given against its hints: at once if it is given one of
-    `LOOKED_AT`, else, as what is done often must take no time, when it fails."""
+    """Holds what it is given against its hints: at once where `LOOKED_AT` are, else when it fails."""
     known, name, at_once = signature(function), function.__name__, LOOKED_AT.intersection(chain(*hints.values()))
 
     def bound(args, kwargs, late: bool) -> BoundArguments:
@@ -341,8 +339,7 @@ def check_requests(table: pd.DataFrame, where: str = "") -> None:
     ids = table["prompt_id"]
     blank = ids[[not (isinstance(it, str) and UNSEEN.sub("", it).strip()) for it in table["text"]]]
     twice = "occurs twice: make the ids unique"
-    problems = (blank, "has no text"), (ids[ids.isna()], "is none"), (ids[ids.duplicated()], twice)
-    for wrong, problem in problems:
+    for wrong, problem in ((blank, "has no text"), (ids[ids.isna()], "is none"), (ids[ids.duplicated()], twice)):
         if len(wrong):
             raise UserError(f"the prompt_id '{plain_id(wrong.iloc[0])}'{where} {problem}")
 

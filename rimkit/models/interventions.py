@@ -7,6 +7,7 @@ known here. `rimkit.models.hooks` adds one more, cutting attention.
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
@@ -76,16 +77,14 @@ def steer_per_row(study: StudyModel, remove: np.ndarray, add: np.ndarray) -> Ite
     units = remove / np.where(lengths, lengths, 1)
     units, plus = (_tensor(study, values)[:, :, None] for values in (units, add))
     changed = np.flatnonzero(remove.any((0, 2)) | add.any((0, 2)))
-    with hooked([on_residual(study, int(at), _steer(units[:, at], plus[:, at])) for at in changed]):
-        yield
 
-
-def _steer(unit, plus):
-    def change(x):
+    def change(x, unit, more):
         along = (x * unit.to(x)).sum(-1, keepdim=True)
-        return x - along * unit.to(x) + plus.to(x)
+        return x - along * unit.to(x) + more.to(x)
 
-    return change
+    how = (partial(change, unit=units[:, at], more=plus[:, at]) for at in changed)
+    with hooked([on_residual(study, int(at), step) for at, step in zip(changed, how, strict=True)]):
+        yield
 
 
 def _tensor(study: StudyModel, values: np.ndarray):

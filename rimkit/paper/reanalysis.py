@@ -333,11 +333,8 @@ def _ras_of_neurons() -> pd.DataFrame:
     return _of(means, OURS, "RAS (random neurons)", 1)
 
 
-def _rival(name: str) -> pd.DataFrame:
-    return _of(by_model("table3_predictor_correlations", "predictor", "pearson_r"), OURS, name, 1)
-
-
 ZEROED = "fig6_neuron_ablation", "neurons"
+CORRELATIONS = "table3_predictor_correlations", "predictor", "pearson_r"
 TUNED_RAS = "fig7_ras_control_target", "training_set", "ras"
 SIDES: dict[str, Callable[[], pd.DataFrame]] = {
     "C1a": lambda: think_mode().query("metric == 'misaligned'").set_index("model"),
@@ -353,5 +350,5 @@ SIDES: dict[str, Callable[[], pd.DataFrame]] = {
     "C8b": lambda: _of(by_model(*ZEROED, "math_drop_points"), "safety-critical", "random", -0.01),
     "C9a": _ras_of_neurons,
     "C9b": lambda: _of(np.log(by_model(*TUNED_RAS)), "GSM8K(L)-target", "GSM8K(L)-control", 1),
-    **{claim: partial(_rival, rival) for claim, rival in RIVALS.items()},
+    **{claim: lambda name=name: _of(by_model(*CORRELATIONS), OURS, name, 1) for claim, name in RIVALS.items()},
 }  # fmt: skip

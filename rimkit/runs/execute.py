@@ -95,7 +95,10 @@ def run(
     expected, plural = _expected(todo, typed, out), "" if len(jobs) == 1 else "s"
     announce(f"{len(jobs)} chapter{plural} on {typed} -> {shown}{_how_long(len(jobs), expected, at_once)}")
     longest_first = sorted(jobs, key=lambda job: -(expected.get(job.chapter) or 0))  # no core idles at the end
-    kernels, run_id = kernels_for(at_once), uuid4().hex[:8]
+    threads = str(max(1, (os.cpu_count() or 1) // at_once))  # kernels share the cores
+    environment = {"OMP_NUM_THREADS": threads} if at_once > 1 else {}
+    kernels = type("Kernels", (RunningPython,), {"environment": environment, "started": []})
+    run_id = uuid4().hex[:8]
     if not (is_endpoint(model) or speaks_invented(model)):
         rest = "" if keep_text else "; replies to harmful requests are kept with --keep-text alone"
         announce(f"A chapter that is killed goes on where it was{rest}")
@@ -317,13 +320,6 @@ class RunningPython(AsyncKernelManager):
         for one in cls.started:
             if process := getattr(one.provisioner, "process", None):
                 process.kill()
-
-
-def kernels_for(at_once: int) -> type[RunningPython]:
-    """The kernels of one run, that share the cores if there are several ``at_once``."""
-    threads = max(1, (os.cpu_count() or 1) // at_once)
-    environment = {"OMP_NUM_THREADS": str(threads)} if at_once > 1 else {}
-    return type("Kernels", (RunningPython,), {"environment": environment, "started": []})
 
 
 def _keep(job: Job, model: str, folder: Path, target: Path, error: str, stamp: dict) -> None:

@@ -128,12 +128,9 @@ def tokens_html(tokens: Sequence[str], spans: Mapping[str, tuple[int, int]] | No
     for name, (start, end) in spans.items():
         if not 0 <= start <= end <= len(tokens):
             raise UserError(f"the span '{name}' ({start}, {end}) does not fit {len(tokens)} tokens")
-
-    def names_at(position: int) -> tuple[str, ...]:
-        return tuple(name for name, (start, end) in spans.items() if start <= position < end)
-
+    inside = [tuple(name for name, (a, b) in spans.items() if a <= i < b) for i in range(len(tokens))]
     look, parts = "display:inline-block;vertical-align:top", []
-    for names, positions in groupby(range(len(tokens)), key=names_at):
+    for names, positions in groupby(range(len(tokens)), key=inside.__getitem__):
         boxes = "".join(f'<span style="{BOX};white-space:pre">{_token(tokens[i])}</span>' for i in positions)
         label = escape(", ".join(name.replace("_", " ") for name in names)) or "&nbsp;"
         tint = f"background:{TINTS.get((names or ('',))[-1], '#fff')};color:#222"
