@@ -339,7 +339,8 @@ def check_requests(table: pd.DataFrame, where: str = "") -> None:
     ids = table["prompt_id"]
     blank = ids[[not (isinstance(it, str) and UNSEEN.sub("", it).strip()) for it in table["text"]]]
     twice = "occurs twice: make the ids unique"
-    for wrong, problem in ((blank, "has no text"), (ids[ids.isna()], "is none"), (ids[ids.duplicated()], twice)):
+    problems = (blank, "has no text"), (ids[ids.isna()], "is none"), (ids[ids.duplicated()], twice)
+    for wrong, problem in problems:
         if len(wrong):
             raise UserError(f"the prompt_id '{plain_id(wrong.iloc[0])}'{where} {problem}")
 

@@ -350,5 +350,6 @@ SIDES: dict[str, Callable[[], pd.DataFrame]] = {
     "C8b": lambda: _of(by_model(*ZEROED, "math_drop_points"), "safety-critical", "random", -0.01),
     "C9a": _ras_of_neurons,
     "C9b": lambda: _of(np.log(by_model(*TUNED_RAS)), "GSM8K(L)-target", "GSM8K(L)-control", 1),
-    **{claim: lambda name=name: _of(by_model(*CORRELATIONS), OURS, name, 1) for claim, name in RIVALS.items()},
+    **{claim: lambda name=name: _of(by_model(*CORRELATIONS), OURS, name, 1)
+       for claim, name in RIVALS.items()},
 }  # fmt: skip
