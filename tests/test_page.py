@@ -190,7 +190,7 @@ def test_what_was_not_testable_and_what_excludes_the_paper_is_counted(html):
     assert f"hold {len(shipped)} verdicts, one per claim, model and seed; {untestable} of them say not testable" in text
     assert f"of the paper’s own: {excluded} exclude it" in text
     both = pd.concat([shipped, ledger.claims_table(own_rows())])
-    marked = re.findall(r'"excludes">excludes the paper’s [+−][\d.]+<', html)
+    marked = re.findall(r'"excludes">not the paper’s [+−][\d.]+<', html)
     assert len(marked) == both["excludes_paper"].eq(True).sum()
     assert shipped.loc[shipped["verdict"] == "not testable", "why_not"].notna().all()
 
