@@ -20,7 +20,6 @@ import numpy as np
 import pandas as pd
 
 from rimkit.behavior import redaction
-from rimkit.behavior.agreement import divided
 from rimkit.behavior.stats import METRICS
 from rimkit.data import UserError, data_dir, interval, missing, nearest, number, percent, truths
 from rimkit.data import points as in_points
@@ -231,6 +230,8 @@ def examples(judged: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
 
 def disputed(judged: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
     """The replies of which judges do not all say the same, a row each: what every judge says."""
+    from rimkit.behavior.agreement import divided  # brings torch
+
     said = with_outcomes(divided(judged))
     held = [truths(said[kind]).to_numpy(bool, na_value=False) for kind in KINDS]
     shown = replies(said.assign(verdict=np.select(held, KINDS, "–")), prompts).reset_index()
