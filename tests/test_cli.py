@@ -285,7 +285,7 @@ BAD = {  # a command line of each kind, and what its one line says
     "ledger --csv /dev/full": DEVICE,
     "ledger --csv .": "(Is a directory)",
     "report {run} --html /dev/stdout": "cannot use /dev/stdout",
-    "report {run} --html {run}": "it is no file",
+    "report {run} --html {run}": "it is a folder",
     "report {run} --html /proc/x/y.html": "cannot use /proc/x",
     "fetch owner/{long}": "there is nothing called",
     "plan rim-mini --gpu [red]": "unknown GPU '[red]'",
