@@ -9,11 +9,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny; two thread
 
 # Warnings carry file paths. tests/test_chapters.py checks that no chapter has stored any.
 NOT_COMPARED = ("stderr",)
-# A figure is compared by its sentence and its table; its pixels depend on the machine.
-PIXELS = r"data:image/png;base64,[A-Za-z0-9+/=]+"
+# A figure is compared by its sentence and its table, a box by its text; pixels depend on the machine.
+LOOKS = r"data:image/png;base64,[A-Za-z0-9+/=]+|<style>[^<]+</style>"
 
 
 def pytest_collection_modifyitems(items):
     for notebook in {item.parent for item in items if hasattr(item.parent, "skip_compare")}:
         notebook.skip_compare = (*notebook.skip_compare, *NOT_COMPARED)
-        notebook.sanitize_patterns[PIXELS] = "pixels"
+        notebook.sanitize_patterns[LOOKS] = "looks"

@@ -289,7 +289,8 @@ def _cell(text: str, column: str) -> str:
 # A box is folded where a learner guesses first, and open in print and in pages of nbconvert.
 FOLDED, OPEN = "<details class=reading>", "<details class=reading open>"
 SEEN = "details.reading::details-content{content-visibility:visible;height:auto}"
-STYLE = f"<style>body.jp-Notebook {SEEN}@media print{{{SEEN}}}</style>"
+EDGE = ":where(details.reading){border-left:3px solid #3b6ea8;padding-left:.8rem}"
+STYLE = f"<style>{EDGE}body.jp-Notebook {SEEN}@media print{{{SEEN}}}</style>"
 
 
 @dataclass(frozen=True)
