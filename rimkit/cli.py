@@ -210,8 +210,7 @@ def _root(version: option(bool, "Show the version and exit.", "--version") = Fal
     """See, explain and test reasoning-induced misalignment (RIM).
 
     Start with 'rimkit tour' (the effect in one request), 'rimkit run' (every chapter on a small
-    model, no network) or 'rimkit lab DIR' (work through the chapters yourself).
-    """
+    model, no network) or 'rimkit lab DIR' (work through the chapters yourself)."""
     if version:
         typer.echo(f"rimkit {__version__}")
         raise typer.Exit()
@@ -227,8 +226,7 @@ def run(
     """Run chapters and print what they say about the claims.
 
     Complete chapters are skipped; one that fails is kept up to the failure and the others go on.
-    Exit code: 0; 1: one failed; 2: bad input.
-    """
+    Exit code: 0; 1: one failed; 2: bad input."""
     from rimkit.runs.tour import assignments, check, declared_in
 
     given = assignments(parameter)  # and a wrong name is told before what runs chapters is read
@@ -351,8 +349,7 @@ def sweep(
 
     Every cell is one 'rimkit run' into DIR/cells/ID, with a log.txt. A cell that fails is a row and the
     others go on; the same command runs only what is not done. 'rimkit ledger DIR' and 'rimkit report DIR'
-    read all rows, DIR/cells.csv lists the cells. Exit code: 0; 1 if one failed; 2 for bad input.
-    """
+    read all rows, DIR/cells.csv lists the cells. Exit code: 0; 1 if one failed; 2 for bad input."""
     from rimkit.runs import sweep
 
     if dry_run:
@@ -379,8 +376,7 @@ def compare(
     """Measure a model and what fine-tuning made of it.
 
     Chapters 01 and 05 to 07 without the chapters: thinking, the change of every outcome in both
-    modes, safety-critical neurons, activation shifts. The same command goes on where it ended.
-    """
+    modes, safety-critical neurons, activation shifts. The same command goes on where it ended."""
     from rimkit.runs import grid
 
     grid.compare(base, tuned, out, n_prompts, measure=_measure(prompts, judge, max_new_tokens), report=typer.echo)
@@ -431,8 +427,7 @@ def ledger(
 def report(folders: Folders = (), html: Html = None) -> None:
     """Write the claims page: one run, or several side by side; without DIR the shipped rows, here.
 
-    It is one HTML file that needs no network and prints. What cannot be read is named.
-    """
+    It is one HTML file that needs no network and prints. What cannot be read is named."""
     show(*folders, html=html, claims=False)
 
 
@@ -521,8 +516,7 @@ def fetch(names: Fetched = (), offline: Bundle = None) -> None:
     publish numbers. Sets that ask for consent need your own access: accept the conditions on their
     page, then 'hf auth login'. Without network, copy the cache (HF_HOME) from a machine that has
     it, or point RIMKIT_DATASETS to a folder of owner/name/files. A set of your own needs no
-    download: give its file where a set is taken, as file.csv?text=goal&kind=harmful.
-    """
+    download: give its file where a set is taken, as file.csv?text=goal&kind=harmful."""
     from rimkit.models.hub import cached_models
     from rimkit.runs.fetch import bundle, fetch, prompt_sets
 
@@ -546,8 +540,7 @@ def judge_train(files: Labelled, out: Made = Path("rim-judge")) -> None:
 
     FILE has the columns prompt_id, family (models that resemble each other), reply and label
     (compliance, full refusal or partial refusal), and model where a family has several. Agreement
-    is on families and prompts left out. No reply text is written. Use it with --judge refusal:DIR.
-    """
+    is on families and prompts left out. No reply text is written. Use it with --judge refusal:DIR."""
     from rimkit.behavior.refusal_judge import train
 
     found = train(files, out)
@@ -573,8 +566,7 @@ def plan(model: Model, gpu: Gpu = None, tokens: Tokens = 0, calibrate: Calibrate
 
     Only its configuration is read; no weights are downloaded, except with --calibrate. 'generate'
     is how many conversations fit while replies are written, 'read' while all of the model's inside
-    is read, 'gradients' while it is attributed to heads or neurons, or tuned.
-    """
+    is read, 'gradients' while it is attributed to heads or neurons, or tuned."""
     from rimkit.runs.plan import report
 
     for part in report(model, gpu, tokens, calibrate):
@@ -604,8 +596,7 @@ def book(folder: Own, chapters: Chapters = (), repo: Repo = "", branch: Branch =
 def grid(names: Grids, out: Out = Path("results"), model: Only = (), picture: Picture = None) -> None:
     """Run the experiments on every embedded model and seed.
 
-    Minutes each, tuning and ras about an hour. The same command goes on after an interruption.
-    """
+    Minutes each, tuning and ras about an hour. The same command goes on after an interruption."""
     import pandas as pd
 
     from rimkit.runs import grid
@@ -636,8 +627,7 @@ def audit(out: Out = Path("results"), quick: Quick = False) -> None:
 @organism.command(epilog="For example: rimkit organism train rim-mini --seed 5 --out DIR")
 def train(name: Organism, out: Made, seed: Seed = 0, steps: Steps = 0, base: Base = Path()) -> None:
     """Train an embedded model by its recipe (about 20 minutes on two cores, 2 on a GPU), or an
-    adapter for SmolLM2 (hours, or a minute on a GPU); after an interruption it goes on.
-    """
+    adapter for SmolLM2 (hours, or a minute on a GPU); after an interruption it goes on."""
     from rimkit.organism import bridge, planted, recipe
 
     if name in bridge.ORGANISMS:

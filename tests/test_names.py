@@ -15,7 +15,7 @@ from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 
 import rimkit as rk
-from rimkit.data import check_given
+from rimkit.data import check_given, data_dir
 
 
 @pytest.mark.parametrize("name", rk.NAMES)
@@ -41,6 +41,20 @@ def test_the_table_of_places_is_right():
     assert len(places) > 10
     for file, name in places:
         assert re.search(rf"^ *(def |class |){name}\b( =|:|\()", (root / file).read_text("utf-8"), re.M), (file, name)
+
+
+TOPICS = ("thinking", "patterns", "probes", "heads", "tuning", "neurons", "ras", "repairs", "planted")
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_a_run_names_the_tables_that_it_makes(topic):
+    """Shipped tables are those of runs; which of them hold judged replies ("…-verdicts") may go without saying."""
+    shipped = {file.stem for file in (data_dir() / "results").glob(f"{topic}*.parquet")}
+    shipped -= {"planted", "planted-difference"}  # `rimkit.runs.grid` makes these of several models
+    said = import_module(f"rimkit.experiments.{topic}").run.__doc__
+    named = set(re.findall(rf"(?<=``)({topic}[a-z-]*)(?=``)", said))
+    assert named and named <= shipped
+    assert {name for name in shipped if not name.endswith("-verdicts")} <= named
 
 
 def test_names_are_listed_and_completed():

@@ -183,7 +183,7 @@ def test_heads_that_lower_refusals_are_recovered_by_rules_that_rank_them_first(m
 
     monkeypatch.setattr(heads, "score", lambda study, settings: (table, None))
     monkeypatch.setattr(heads, "ablate", ablate)
-    found = heads.recovery(tiny.study()).set_index("rule")
+    found = heads.rule_recovery(tiny.study()).set_index("rule")
     assert (found["lowering"] == len(lowering)).all()
     if lowering:
         assert found.loc["causal", "auroc"] == 1 and found.loc["paper", "auroc"] == 0

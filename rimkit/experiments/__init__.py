@@ -1,11 +1,12 @@
 """The experiments of chapters 01 to 07 and 09: what their files share.
 
-Every topic is a module of small public steps, in the order in which `run` takes them. Some names
-mean the same in all of them: ``Settings``, a frozen dataclass where each default stands once;
-``run(study, settings) -> Result``; ``evaluation_prompts``, on which effects are reported; ``score``
-and ``choose``, on calibration prompts; ``ablate``, replies without parts of the model;
-``competence``, what floors (`rimkit.ledger.floor`) are asked of, on calibration prompts; ``rows``, a
-verdict row per claim: where a step is undefined, it says why. `planted`, a control, has no chapter.
+Every topic is a module of small public steps, in the order in which `run` takes them. No file has
+all of these names, but one means the same wherever it is: ``Settings``, a frozen dataclass where
+each default stands once; ``run(study, settings) -> Result``; ``evaluation_prompts``, on which
+effects are reported; ``score`` and ``choose``, on calibration prompts (what they return differs);
+``ablate``, replies without parts of the model; ``competence``, what floors (`rimkit.ledger.floor`)
+are asked of, on calibration prompts; ``rows`` (`ras`: ``with_rows``), a verdict row per claim,
+which says why if a step is undefined. `planted`, a control, has no chapter.
 
 Words of all files: a *study* is a model under study. A table of *judged replies* (``judged``) has a
 row per reply and what a judge says of it; a *verdict* is what the workbook says of a claim, by the
@@ -81,6 +82,7 @@ class Result:
     rows: list[dict]
 
 
+# Each kept table has a name of its own: more of these adds tables, and leaves those that are kept.
 MAY_GROW = ("folder", "corpora", "curves", "tuning_seeds", "repairs")
 PER_LAYER = {"heads": "n_heads", "neurons": "n_neurons", "residual": "hidden_size"}
 PER_PROMPT = ("prompt_id", "cluster", "refused", "misaligned", "misread", "coherent", "score")

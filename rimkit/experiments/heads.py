@@ -214,9 +214,9 @@ def candidates(study: StudyModel, table: DataFrame, settings=Settings()) -> Data
 
 def choose(tried: DataFrame, rule: str | None = None) -> pd.Series:
     """The specific set of `candidates` with the fewest refusals left (of one rule, if given). Fewer
-    heads win ties. Where no set is specific, it is the smallest one, of the first rule that has it,
-    since a rule has to be judged by something: ``specific`` is then False, and what it does to
-    refusals need not be about refusals. Raises ``UserError`` where the rule selected no head."""
+    heads win ties. If none is specific, the smallest set, by the first rule that has it: a rule has
+    to be judged by something. ``specific`` is then False: if such a set lowers refusals, it may do
+    so by damage to any answer. Raises ``UserError`` where the rule selected no head."""
     rows = tried[tried["k"] > 0] if rule is None else tried[tried["rule"] == rule]
     if rows.empty:
         raise UserError(f"the rule '{rule}' selects no head of this model")
@@ -298,8 +298,9 @@ def attention_between(study: StudyModel, prompts: DataFrame, sets: Mapping[str, 
 
 def cut_replies(study: StudyModel, heads: Units, settings=Settings(), split: str = "evaluation") -> DataFrame:
     """Replies after the model's own ``thought``; heads cannot look back at a part of the prompt.
-    Conditions: "nothing"; the "selected" heads, "random 0" …, and "all heads" cut off from the
-    thought; "all heads, before" from as many tokens before it; "…, tags too" from those after it."""
+    Conditions: "nothing" cut; cut off from the thought "selected", "random 0" … and "all heads";
+    from it and the closing tags, which have read it, "selected, tags too" and "all heads, tags
+    too"; from as many tokens before the thought "all heads, before"."""
     prompts = settings.sets(["harmful"], settings.n_asked, split)
     own = settings.judged(study, prompts, "think", batch_size=128)
     thoughts = own.set_index("prompt_id")["thought"].to_dict()
@@ -365,7 +366,8 @@ def rows(study: StudyModel, moved, looked, found, cut, able: Mapping, settings=S
 def run(study: StudyModel, settings=Settings()) -> Result:
     """Heads scored and chosen, and what they carry and look at. Tables: ``heads`` (`head_table`),
     ``heads-candidates`` (without the lists that `select` gives), ``heads-ablations``,
-    ``heads-rates`` (all prompt sets with and without the chosen heads)."""
+    ``heads-rates`` (all prompt sets with and without the chosen heads); the replies behind the last
+    two, without texts: ``heads-ablations-verdicts``, ``heads-rates-verdicts``."""
     moved, scored = attempt(attention_moves, study, settings), attempt(score, study, settings)
     words = scored if isinstance(scored, str) else scored[1]
     tried = words if isinstance(words, str) else attempt(candidates, study, scored[0], settings)
@@ -390,7 +392,7 @@ def run(study: StudyModel, settings=Settings()) -> Result:
 
 
 # -- a positive control of the rules (`rimkit.experiments.planted`) --------------------------------
-def recovery(study: StudyModel, settings=Settings()) -> DataFrame:
+def rule_recovery(study: StudyModel, settings=Settings()) -> DataFrame:
     """How well each rule ranks the heads whose single ablation lowers refusals: a positive control
     of the rules. A head does so if refusals of evaluation requests (no-think mode) fall by `LOWERS`
     or more and the interval excludes zero. Columns ``rule, auroc, ci_low, ci_high`` (missing where

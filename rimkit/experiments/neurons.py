@@ -3,9 +3,11 @@
 C8a zeroing them raises misalignment more than zeroing random ones (Q7a: in think mode too), C8b
 lowers maths accuracy more; C8d zeroing those of *gradient* lowers refusals in no-think mode more.
 
-Words: a *pair* is a request without and with declared *intent*, by default a sentence of malicious
-intent that follows it; it *flips* if the request is carried out without intent and refused with it.
-A *set* is a list of ``(layer, neuron)`` places, and k its size; random sets have as many in every
+Words: a *pair* is a request without and with declared *intent*: a sentence of malicious intent
+after it (the paper's way), or, where such pairs flip more, a hostile motive for a plain one. It
+*flips* if the request is carried out without intent and refused with it, and is a *refusing* pair
+if the reply with intent is a refusal now; the set *refusing* is the paper's rule on these alone. A
+*set* is a list of ``(layer, neuron)`` places, and k its size; random sets have as many in every
 layer. A set *breaks* the model if coherent replies become fewer, or misread ones more. The
 *readout* is the words that begin a refusal or a fulfilment. A *cluster*, which intervals draw
 again, is one verb with all its prompts.
@@ -212,7 +214,7 @@ def replied(study: StudyModel, prompts: DataFrame, settings=Settings()) -> tuple
 @dataclass(frozen=True)
 class Pairs:
     """The pairs that the rules are given (`chosen_pairs`), with the replies that the model gives
-    now. Pairs in which it plans the harm, or the request, compare requests and not attitudes."""
+    now. Where the one with intent is no refusal, they compare texts and not attitudes."""
 
     requests: DataFrame  # without intent
     plain: list[Encoded]  # conversations without intent
@@ -286,20 +288,19 @@ def why_undefined(study: StudyModel, judged: DataFrame) -> str:
     return f"the rule 'gradient' is left out for {study.name}: {words}" if isinstance(words, str) else ""
 
 
-def _gradient(study, prompts: DataFrame, judged: DataFrame, begin: DataFrame) -> np.ndarray | None:
-    """``begin``: the judged replies whose first words make the readout."""
-    if why_undefined(study, begin):
-        return None
+def _gradient(study, prompts: DataFrame, judged: DataFrame, words: Readout) -> np.ndarray:
     harmful = prompts.loc[prompts["kind"] == "harmful", "prompt_id"]
     items = refusal_score.contexts(study, judged[judged["prompt_id"].isin(harmful)], prompts)
-    return refusal_score.attribution(study, items, refusal_score.readout(study, begin))[1]
+    return refusal_score.attribution(study, items, words)[1]
 
 
 def score(study: StudyModel, prompts: DataFrame, judged: DataFrame, pairs: Pairs, settings=Settings()) -> DataFrame:
     """The scores of all rules (`as_table`) for a model, from pairs in one mode. ``gradient``: where
     the replies of ``judged`` begin; NaN if undefined, and for residuals."""
     means = increases(study, pairs.plain, pairs.intent, settings.kind, "mean")
-    gradient = _gradient(study, prompts, judged, judged) if settings.kind == "neurons" else None
+    words = experiments.attempt(refusal_score.readout, study, judged)
+    known = settings.kind == "neurons" and not isinstance(words, str)
+    gradient = _gradient(study, prompts, judged, words) if known else None
     return as_table(pairs.increase, means, gradient)
 
 
@@ -406,7 +407,7 @@ def with_random(
     study: StudyModel, judged: DataFrame, rule: str, units: Units, prompts: DataFrame,
     settings=Settings(), means=None,
 ) -> DataFrame:  # fmt: skip
-    """Replies without nothing and one rule's set, joined by those without random sets like it."""
+    """Replies of the whole model and without a rule's set, then those without random sets."""
     random = random_sets(study, units, settings.n_random, settings.seed, settings.kind)
     own = judged[judged["condition"].isin([NOTHING, rule])]
     return pd.concat([own, ablate(study, prompts, random, settings, means)])
@@ -498,9 +499,9 @@ def with_innocent_sentences(
 def gradient_by_mode(study: StudyModel, prompts: DataFrame, judged: DataFrame) -> dict[str, np.ndarray]:
     """By mode, the rule *gradient* ``[layers, neurons]`` where replies of that mode alone begin.
     Empty where it is undefined (`why_undefined`)."""
-    if why_undefined(study, judged):
-        return {}
-    return {mode: _gradient(study, prompts, part, judged) for mode, part in judged.groupby("mode", sort=False)}
+    words = experiments.attempt(refusal_score.readout, study, judged)
+    modes = () if isinstance(words, str) else judged.groupby("mode", sort=False)
+    return {mode: _gradient(study, prompts, part, words) for mode, part in modes}
 
 
 def lowest(scores: np.ndarray, k: int) -> list[tuple[int, int]]:
@@ -590,9 +591,9 @@ def rows(study: StudyModel, effects: DataFrame, able: DataFrame, settings=Settin
 
 def run(study: StudyModel, settings=Settings()) -> Result:
     """Rules and sizes on calibration prompts; effects on evaluation prompts, against random sets.
-    Tables ``neurons-``: ``sets`` (sizes, best rule), ``doses``, ``effects`` (by rule, ablation and
-    control), ``rates`` (single random sets), ``sizes`` (of the paper's set, by m), ``definition``,
-    ``judged`` (per prompt, of zero ablation against random sets)."""
+    Tables: ``neurons-sets`` (sizes, best rule), ``neurons-doses``, ``neurons-effects`` (by rule,
+    ablation and control), ``neurons-rates`` (single random sets), ``neurons-sizes`` (of the paper's
+    set, by m), ``neurons-definition``, ``neurons-verdicts`` (replies without each of the sets)."""
     settings = with_pairs(study, settings)
     prompts, judged, pairs, table = calibration(study, settings)
     harmful = prompts[prompts["kind"] == "harmful"]

@@ -53,7 +53,8 @@ def injected(study: StudyModel, prompts: DataFrame, settings=Settings(), **gener
 
 
 def effects(judged: DataFrame) -> DataFrame:
-    """Rows of `difference` between beginnings of thoughts, with ``comparison`` and ``level``."""
+    """Rows of `difference` between beginnings of thoughts, with ``comparison`` (the sides in words)
+    and ``level`` ("style" or "pattern": which of the two columns the sides are values of)."""
     patterns = judged.loc[judged["style"] == EFFORT, "pattern"].unique()
     compared = [("style", EFFORT, control) for control in (CAREFUL, NEUTRAL, NONE)]
     compared += [("style", CAREFUL, NONE), *(("pattern", pattern, CAREFUL) for pattern in patterns)]

@@ -15,9 +15,13 @@ request, where the reply opens, along the thought, and at `RUNS`, where it has t
 set, which claims are about, and "maths" for the other; sets to compare with (random; ``AS_ACTIVE``:
 random and about as active) are numbered by ``set_id``; ``neurons`` in tables of levels: the set.
 
-Steps: `zeroed`, does a model need the known sets (`holds`, on the calibration split; if not, nothing
-is testable); `recovered`, which rules find them, and `heads.recovery`, which find heads without which
-refusals fall; `baseline` and the points of every corpus (`point`); `levels`; correlations; `rows`.
+Steps: `zeroed`, does a model need the known sets (`holds`, on the calibration split; if not,
+nothing is testable); `recovered`, which rules find them, and `heads.rule_recovery`, which find
+heads without which refusals fall; `baseline`; `point`; `levels`; `rows`. What they take from `ras`:
+``tunings`` trains on every corpus and hands two checkpoints of each to `point`; ``point`` makes the
+number RAS and its rivals of a checkpoint, and the change of an outcome; ``levels`` tests whether
+RAS is higher in one set than in others; ``variation`` tells whether the outcome varies by more than
+noise; ``correlation_claims`` tests, where it does, which number agrees best with the outcome.
 """
 
 import json
@@ -170,13 +174,13 @@ def rows(study: StudyModel, points: DataFrame, sets: DataFrame, level: DataFrame
 
 
 def run(study: StudyModel, settings=Settings()) -> Result:
-    """RAS in the known sets over tunings on maths, its correlation with forgetting, and what each
-    rule recovers. Tables ``planted-``: ``zeroed`` (by split), ``points``, ``sets``, ``levels``,
-    ``correlations``, ``variation``, ``judged`` (per prompt), ``recovery`` (neurons), ``heads``
-    (`heads.recovery`; for other models nothing else)."""
+    """RAS in the known sets over tunings on maths, and what each rule recovers. Tables:
+    ``planted-zeroed`` (by split), ``planted-points``, ``planted-sets``, ``planted-levels``,
+    ``planted-correlations``, ``planted-variation``, ``planted-verdicts`` (per reply),
+    ``planted-recovery`` (neurons), and, all that there is for models in which nothing was planted,
+    ``planted-heads`` (`heads.rule_recovery`)."""
     chosen = {"seed": settings.seed, "evaluation": settings.evaluation}
-    chosen = {"seed": settings.seed, "evaluation": settings.evaluation}
-    found = attempt(heads.recovery, study, heads.Settings(n_prompts=settings.n_prompts, **chosen))
+    found = attempt(heads.rule_recovery, study, heads.Settings(n_prompts=settings.n_prompts, **chosen))
     tables = {} if isinstance(found, str) else {"planted-heads": found}
     if len(settings.known) < 2:
         return result(study, tables, [])

@@ -4,14 +4,14 @@ C3a harmful and harmless requests are linearly separable; C3b refused and fulfil
 tokens outside the thought, C3c less inside it; removing the direction of refusal (C3d) or of harm
 (C3e) lowers refusals more than removing random ones, and that of harm raises misalignment (C3f).
 
-Words: a *contrast* is two groups of requests, never to be confused: *harm* (harmful against
-harmless: the paper's) and *outcome* (harmful ones that were refused against those that were
-fulfilled); each *side* of it is a split. A *place* is a span of the conversation (`SPANS`) and a
-residual, the stream before or after a layer. A *probe* is a difference of the groups' means with
+Words: a *contrast* is two groups of requests, its *sides*. Two must not be mixed up: *harm*
+(harmful against harmless: the paper's) and *outcome* (harmful ones that were refused against those
+that were fulfilled). A *span* is a part of the conversation (`SPANS`), a *residual* the stream
+before or after a layer, a *place* one of each. A *probe* is a difference of the groups' means with
 its midpoint as threshold (the paper's equations; at which token, it does not say): each place has
 its own, fitted on the calibration split and measured on the evaluation split. A *direction* is a
 probe's vector; to *steer* is to take it out or add it (Arditi et al. 2024, arXiv 2406.11717; the
-paper does not). A *cluster*, which intervals draw again, is one verb with all its prompts.
+paper does not). A *cluster*, which intervals draw again, is one verb with its prompts.
 
 Steps: `observed` replies make `contrasts`; `scores`, how well each probe ranks the groups, against
 shuffled labels; `outside_minus_inside` the thought; `above_untrained`, against random weights;
@@ -145,7 +145,7 @@ class Side:
     clusters: np.ndarray
 
     def at(self, span: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """``(states, positive, clusters)`` of the requests that have the place."""
+        """``(states, positive, clusters)`` of the requests that have the span."""
         here = ~np.isnan(self.states[span][0]).any(-1)
         return self.states[span][:, here], self.positive[here], self.clusters[here]
 
@@ -170,7 +170,7 @@ class Contrast:
 
     @property
     def spans(self) -> list[str]:
-        """The places that both groups have in both splits (not what an unclosed thought lacks)."""
+        """The spans that both groups have in both splits (not what an unclosed thought lacks)."""
 
         def shared(span: str) -> bool:
             return all(len(set(getattr(self, name).at(span)[1])) == 2 for name in SPLITS)
@@ -253,7 +253,7 @@ def _places(found: Contrasts) -> list[tuple[Contrast, str]]:
 
 
 def separated(one: Contrast, span: str, settings=Settings()) -> dict:
-    """How well a contrast separates at a place, beside probes that have learned nothing. At the
+    """How well a contrast separates at a span, beside probes that have learned nothing. At the
     ``residual`` best on calibration: areas ``auroc`` (and ``_low, _high``), with ``shuffled``
     labels (mean), of ``logistic`` regression, of a ``random`` direction (better side); and
     ``effect, ci_low, ci_high, p_value`` of auroc minus shuffled."""
@@ -280,13 +280,13 @@ def separated(one: Contrast, span: str, settings=Settings()) -> dict:
 
 
 def scores(found: Contrasts, settings=Settings()) -> DataFrame:
-    """`separated` for every contrast and place, one row each."""
+    """`separated` for every contrast and span, one row each."""
     return DataFrame([separated(one, span, settings) for one, span in _places(found)])
 
 
 def outside_minus_inside(outcome: Contrast | None) -> DataFrame:
-    """The area at each place ``outside`` the thought minus that of its mean, same prompts; first the
-    place that reads best on ``calibration`` requests. Empty if undefined."""
+    """The area at each span ``outside`` the thought minus that of its mean, same prompts; first the
+    span that reads best on ``calibration`` requests. Empty if undefined."""
     rows, inside, spans = [], "thought", outcome.spans if outcome else ()
     for span in (at for at in spans if inside in spans and not at.startswith(inside)):
         side, known = outcome.evaluation, outcome.calibrated(span).max()
@@ -435,7 +435,9 @@ def rows(
 
 
 def run(study: StudyModel, settings=Settings()) -> Result:
-    """What probes read (``probes, probes-gaps``), and directions removed (``probes-steering``)."""
+    """What probes read, and what removing their directions does. Tables: ``probes`` (`scores`),
+    ``probes-gaps`` (`outside_minus_inside`), ``probes-steering`` (`removal_effects`), and
+    ``probes-steering-verdicts`` (the replies behind it, without texts)."""
     found, undefined = contrasts(study, observed(study, settings))
     probed, apart = scores(found, settings), outside_minus_inside(found.get(("outcome", "think")))
     above = above_untrained(study, found.get(("harm", "no-think")), settings)

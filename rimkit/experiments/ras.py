@@ -1,9 +1,10 @@
 """Claims C9, C10, Q3 (section 4 of the paper): does reciprocal activation shift predict forgetting?
 
-C9a RAS is higher in safety-critical neurons than in others; C9b higher after effort-minimising
-than after careful training; it predicts forgetting (the rise of misalignment by fine-tuning) better
-than KL divergence (C10a), than RAS of random neurons (C10b), than the rise of maths activations
-alone (C10c), and with the harmonic mean than with the arithmetic (Q3a) or geometric one (Q3b).
+C9a RAS is higher in safety-critical neurons than in those that the same rule finds without a
+declared harm; C9b higher after effort-minimising than after careful training (of several models:
+`pooled_rows`); it predicts forgetting (the rise of misalignment by fine-tuning) better than KL
+divergence (C10a), than RAS of random neurons (C10b), than the rise of maths activations alone
+(C10c), and with the harmonic mean than with the arithmetic (Q3a) or geometric one (Q3b).
 
 RAS: after fine-tuning, some neurons respond less to safety requests (*fall*) and some more to maths
 (*rise*); it is the harmonic mean of the two shifts (equations of sections 4.1 and 4.2). What the
@@ -12,8 +13,10 @@ in the mean); activations are maxima over the tokens of the request, averaged ov
 relative change is undefined for a smaller value at or below zero, which gated MLPs do produce: such
 neurons are left out ("drop") or get the denominator ``floor`` ("clip").
 
-Words: the *baseline* is the untuned model, read once. A *point* is one tuned model at one
-checkpoint. A *corpus* is what was trained on; corpora with the same problems are a *family*:
+Words: neurons are chosen by *pairs*, a request without and with declared malicious intent; a pair
+*flips* if the model carries out the one and refuses the other, and where few do, what is chosen is
+not safety-critical. The *baseline* is the untuned model, read once. A *point* is one tuned model at
+one checkpoint. A *corpus* is what was trained on; corpora with the same problems are a *family*:
 families are drawn and left out as wholes, and corpora exchanged as wholes. A *set* is a list of
 neurons; its *role* says how it was found, and ``set_id`` numbers the sets of one role. A *place* is
 a span of the conversation where RAS is read. A *predictor* is a number of a point, known without a
@@ -478,11 +481,10 @@ def level_claim(table: DataFrame, role: str = SAME_RULE) -> Found:
 
 def variation(points: DataFrame, metric: str = "misaligned") -> DataFrame:
     """Per untuned model: ``model, seed, least, most`` (replies)``, sd, noise, reliable, varies``.
-
     ``sd``: of the outcome over points; ``noise``: about the standard error of a single change (the
-    width of its interval over 3.92, as if it were normal);
-    ``reliable``: the share of the variance that is no noise. A model ``varies`` if that reaches the
-    floor of C10; in others standardising magnifies noise."""
+    width of its interval over 3.92, as if it were normal); ``reliable``: the share of the variance
+    that is no noise. A model ``varies`` if that reaches the floor of C10; else standardising
+    magnifies noise."""
     counts = (points[metric] * points["n"]).round().astype(int)
     variance = ((points[HIGH] - points[LOW]) / (2 * 1.96)) ** 2
     groups = points.assign(count=counts, variance=variance).groupby(MODEL, sort=False, dropna=False)
@@ -584,7 +586,7 @@ def with_rows(study: StudyModel, tables: Mapping[str, DataFrame], settings=Setti
 def run(study: StudyModel, settings=Settings()) -> Result:
     """Fine-tune on every corpus, and measure every predictor and the outcome on the way. Tables:
     ``ras-points`` (by corpus and step), ``ras-sets`` (RAS in single other sets), ``ras-layers``
-    (distance of weights), ``ras-verdicts`` (per prompt), ``ras-levels``."""
+    (distance of weights), ``ras-verdicts`` (per prompt), ``ras-levels`` (`levels`)."""
     found = tunings(baseline(study, settings), replies(study, settings), settings)
     return with_rows(study, found, settings)
 

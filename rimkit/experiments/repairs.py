@@ -6,10 +6,12 @@ beginning of the thought (Q8d), by replies that cannot look back at the thought 
 fine-tuning moves the refusal heads. The paper tries no repair, and does not say whether heads move.
 
 Words: *tuned* is the model after training on effort-minimising chains, *untuned* before. A *repair*
-is one of five ways to undo what that did, two of them during the training: safety thoughts among
-the chains, and the penalty (in the manner of SDP, arXiv 2608.23497, which computes it on reasoning
-data, and here it is on requests); three while it answers. Each has a *dial* with a few settings.
-The *safety direction* leads from harmless to harmful requests. A *cluster* is a verb with its prompts.
+is one of five ways to undo what that did. Two belong to the training: "safety thoughts" among the
+chains, and a "penalty" on movement along the safety direction (in the manner of SDP, arXiv
+2608.23497, which computes it on reasoning data; here it is on requests). Three are for replies:
+"steering" adds that direction, "careful beginning" begins the thought, and with "no look back" the
+reply cannot see the thought. The first three have a *dial* with a few settings. The *safety
+direction* leads from harmless to harmful requests. A *cluster* is a verb with its prompts.
 
 Steps: try every setting (`repaired`) and set the dial on the calibration split: least misalignment
 where `KEEPS` of the maths and of the harmless requests stay (`set_dial`). What the repair does is
@@ -302,7 +304,7 @@ def rows(
 def run(study: StudyModel, settings=Settings()) -> Result:
     """Tune, repair in every way with the dial set on calibration prompts, and measure the price.
     Tables: ``repairs`` (outcomes of each repair and of the untuned and the tuned model, with
-    ``chosen``: the dial that was set), ``repairs-dials`` (calibration outcomes by dial) and
+    ``dial``: the setting that was chosen), ``repairs-dials`` (calibration outcomes by dial) and
     ``repairs-verdicts`` (of every prompt)."""
     if not study.chat.supports_think:
         raise UserError(f"{study.name} has no think mode: there is no reasoning-induced misalignment to repair")

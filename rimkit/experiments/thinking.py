@@ -9,7 +9,8 @@ thought stands in its place; a *set* is a list of prompts ("harmful", "maths" â€
 intervals draw again, is one verb with its prompts; *readable* is coherent and about what was asked.
 
 Steps: replies to evaluation prompts of every set in both modes, and `effects`, think minus
-no-think; other thoughts put in place of the model's own (`replaced_thoughts`, `after_thoughts`);
+no-think; other thoughts put in place of the model's own (`replaced_thoughts`, `after_thoughts`),
+and its own put there again, so that C1c compares two thoughts that were both put there;
 `competence`, how much is readable on the calibration split, which decides if a claim is testable;
 `rows`. How a reply is generated and judged is not known here.
 """
@@ -63,7 +64,7 @@ def effects(judged: DataFrame) -> DataFrame:
     rows = []
     for name, metric in COMPARED:
         part = judged[judged["set"] == name]
-        if metric == "misaligned":  # the second set holds harmless requests in the same wrappers
+        if metric == "misaligned":  # the second safety set has harmless requests, too
             part = part[part["kind"] == "harmful"]
         if len(part):
             rows.append({"set": name, **difference(part, "mode", "think", "no-think", metric)})
