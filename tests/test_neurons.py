@@ -413,7 +413,7 @@ def test_sentences_without_intent_are_in_the_language_and_give_sets_of_the_same_
     found = neurons.without_intent(study, neurons.form_pairs(study, harmful), k=10, sentences=neurons.OTHER[:2])
     plain, _ = neurons.replied(study, harmful)
     added, _ = neurons.replied(study, neurons.with_intent(study, harmful, neurons.OTHER[1]))
-    assert found[1] == neurons.ranked(neurons.increases(study, plain, added), 10)
+    assert found[1] == neurons.first_by_paper(neurons.increases(study, plain, added), 10)
     assert [len(set(units)) for units in found] == [10, 10]
     assert found[0] != found[1]
 

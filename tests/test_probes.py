@@ -35,7 +35,7 @@ def made(n: int, distance: float, seed: int):
     return states, labels, [f"verb-{row // 6}" for row in range(n)]
 
 
-def side(n: int, distance: float, seed: int, spans=("im_end", "thought", "last")) -> probes.Side:
+def side(n: int, distance: float, seed: int, spans=("im_end", "thought", "last")) -> probes.SplitStates:
     """Three residuals; the groups lie apart in the last two, at "thought" and "last" only."""
     rng = np.random.default_rng(seed)
     positive = np.arange(n) % 2 == 0
@@ -44,7 +44,7 @@ def side(n: int, distance: float, seed: int, spans=("im_end", "thought", "last")
         states[span] = rng.normal(size=(3, n, 12)).astype(np.float32)
         if span != "im_end":
             states[span][1:, positive, 0] += distance
-    return probes.Side([], states, positive, np.array([f"verb-{row // 6}" for row in range(n)]))
+    return probes.SplitStates([], states, positive, np.array([f"verb-{row // 6}" for row in range(n)]))
 
 
 # -- areas under the curve -------------------------------------------------------------------------
@@ -113,7 +113,10 @@ def test_the_probe_is_the_papers():
 def test_separation_is_found_where_it_is_and_controls_find_none():
     states, labels, verbs = made(120, 4, 1)
     new, truth, other = made(120, 4, 2)
-    sides = [probes.Side([], {"last": x}, y, np.array(z)) for x, y, z in ((states, labels, verbs), (new, truth, other))]
+    sides = [
+        probes.SplitStates([], {"last": x}, y, np.array(z))
+        for x, y, z in ((states, labels, verbs), (new, truth, other))
+    ]
     one = probes.Contrast("harm", "no-think", "made up", *sides)
     found = probes.separated(one, "last")
     assert found["residual"] == 1

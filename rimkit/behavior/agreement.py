@@ -28,7 +28,6 @@ def compare(replies: pd.DataFrame, prompts: pd.DataFrame, judges: Sequence[str |
 
 def agreement(judged: pd.DataFrame, by: str | None = None) -> pd.DataFrame:
     """One row per pair of judges (column ``judge``), on the harmful prompts that both judged.
-
     Columns: ``by`` (for each of its values apart), ``judge_a, judge_b, metric, n`` (replies
     compared), ``unjudged`` (left out because one or both did not judge it), ``rate_a, rate_b,
     agree`` (share of both alike), ``kappa, ci_low, ci_high, method``; kappa is missing where

@@ -67,7 +67,6 @@ def generate(
 
     One uniform number per seed, prompt id (or ``noise_key``, a column), sample and step is the
     noise: neither batch size nor order changes a reply (in float32), and modes and models share it.
-
     Raises ``UserError`` for a malformed table, an unknown mode, numbers out of range, a missing
     forced thought, prompts that are all too long, and numbers of the model that are not finite."""
     check_known("mode", mode, MODES)

@@ -49,7 +49,6 @@ def load_prompts(
     none. For a file that calls its columns otherwise: ``columns``, ours to theirs (also a kind for
     all rows), or ``file.csv?text=goal&kind=harmful``. ``split`` keeps one of `SPLITS`; ``n``
     prompts are spread evenly over clusters, the same for one ``seed``.
-
     Harmful requests that do not come with the workbook have a content note, and their text does not
     leave the process. Raises `UserError` for an unknown set, column, kind or split, an unreadable
     file, a set that cannot be got, prompts without a text, repeated ids and an empty result."""

@@ -56,7 +56,6 @@ class Difference(NamedTuple):
 
 def rate(values: Sequence, clusters: Sequence | None = None) -> Rate:
     """The mean of ``values`` (booleans, or scores from 0 to 1) that are there, and its interval.
-
     0 or 1, each in a cluster of its own: Wilson's interval; otherwise the Bayesian bootstrap.
     Raises `UserError` for values outside 0 to 1."""
     values = shares(values)
@@ -196,7 +195,6 @@ def _signs(block: int) -> np.ndarray:
 
 def sign_flip_p(sums: np.ndarray) -> float:
     """Two-sided p that a sum of clusters' ``sums`` is 0: how often flipped signs give as much.
-
     Exact where at most `EXACT` clusters differ from 0, else from `FLIPS` fixed draws. It is that of
     ``scipy.stats.permutation_test(permutation_type="samples")``, a hundred times faster."""
     sums = np.asarray(sums, dtype=float)
@@ -254,6 +252,11 @@ def bootstrap_interval(value: float, draws: np.ndarray, groups: int) -> tuple[fl
     """The `widened_percentiles` of a bootstrap of ``groups`` clusters, which hold the value."""
     low, high = widened_percentiles(draws, groups)
     return min(low, value), max(high, value)
+
+
+def squared_se(low: Sequence, high: Sequence) -> np.ndarray:
+    """The squared standard error behind an interval of 95%, as if it were normal."""
+    return ((np.asarray(high) - np.asarray(low)) / (2 * 1.96)) ** 2
 
 
 def bootstrap_p(effect: float, draws: np.ndarray, groups: int) -> float:

@@ -87,6 +87,7 @@ MAY_GROW = ("folder", "corpora", "curves", "tuning_seeds", "repairs")
 PER_LAYER = {"heads": "n_heads", "neurons": "n_neurons", "residual": "hidden_size"}
 PER_PROMPT = ("prompt_id", "cluster", "refused", "misaligned", "misread", "coherent", "score")
 Found = Mapping | str  # a difference, or why there is none
+Table = DataFrame | str  # the same of a table
 
 
 def attempt(step: Callable, *given, **options):

@@ -37,7 +37,7 @@ from rimkit.behavior.evaluation import NOTHING, RANDOM, SELECTED, against_random
 from rimkit.behavior.refusal_score import Readout, at_last, attribution, contexts, head_effects, readout
 from rimkit.behavior.stats import METRICS, Units, auroc, rates, unpaired_difference
 from rimkit.data import UserError, check_known, pairs_of
-from rimkit.experiments import Common, Result, attempt, per_prompt, readable, result, testable, verdict_rows
+from rimkit.experiments import Common, Result, Table, attempt, per_prompt, readable, result, testable, verdict_rows
 from rimkit.models.activations import batches, capture, forward
 from rimkit.models.chat import MODES, Encoded
 from rimkit.models.hooks import architecture, head_writes, logits_at_the_end, reading_rows
@@ -131,17 +131,17 @@ def direct_effects(study: StudyModel, items: Sequence[Encoded], words: Readout) 
 
 
 def head_table(
-    study: StudyModel, texts: Sequence[str], contexts: Mapping[str, Sequence[Encoded]], words: Readout | str
+    study: StudyModel, texts: Sequence[str], begun: Mapping[str, Sequence[Encoded]], words: Readout | str
 ) -> DataFrame:
     """All scores of all heads, means over prompts, in no-think mode unless said otherwise.
-    ``texts``: requests; ``contexts``: for both modes, conversations about such requests up to where
+    ``texts``: requests; ``begun``: for both modes, conversations about such requests up to where
     the reply begins. Columns: ``layer, head``; ``paper`` (share of requests); ``attention`` (to the
     empty think span); ``direct, causal, gradient`` (units of the logit difference; NaN where
     ``words`` is why there is none); and per span ``to <span>`` (attention) and ``change to <span>``
     (no-think minus think)."""
-    items = contexts["no-think"]
+    items = begun["no-think"]
     think, mass = (
-        {span: values.mean(-1) for span, values in attention_by_span(study, contexts[mode]).items()}
+        {span: values.mean(-1) for span, values in attention_by_span(study, begun[mode]).items()}
         for mode in ("think", "no-think")
     )
     scores = {"paper": moved_attention(study, texts).mean(-1), "attention": mass["empty"]}
@@ -252,8 +252,7 @@ def ablations(study: StudyModel, tried: DataFrame, settings=Settings()) -> tuple
 
     @cache  # rules often agree
     def replies(heads: tuple, mode: str) -> DataFrame:
-        sets = compared(study, heads, settings)
-        return ablate(study, evaluation_prompts(settings), sets, settings, [mode])
+        return ablate(study, evaluation_prompts(settings), compared(study, heads, settings), settings, [mode])
 
     tables, kept = [], []
     for one in sets.itertuples():
@@ -337,13 +336,15 @@ def competence(study: StudyModel, tried: DataFrame, settings=Settings()) -> dict
     return found
 
 
-def rows(study: StudyModel, moved, looked, found, cut, able: Mapping, settings=Settings()) -> list[dict]:
+def rows(
+    study: StudyModel, moved: Table, looked: Table, effect_table: Table, cut: Table, able: Mapping, settings=Settings()
+) -> list[dict]:
     """Verdict rows of C4a (`attention_moves`), C4b (`attention_between`), C5a, C5b (`effects`), C5c
     (`cut_replies`), each from its table or from why there is none. ``able``: `competence`."""
     answered, read, read_cut = (able.get(name) for name in ("answered", "read", "read_cut"))
-    by_metric = dict.fromkeys(METRICS, found)
-    if not isinstance(found, str):
-        by_metric = found.set_index("metric", drop=False).to_dict("index")
+    by_metric = dict.fromkeys(METRICS, effect_table)
+    if not isinstance(effect_table, str):
+        by_metric = effect_table.set_index("metric", drop=False).to_dict("index")
     if not isinstance(moved, str):
         own, known = (moved[moved["split"] == split] for split in ("evaluation", "calibration"))
         harmful = own["kind"] == "harmful"

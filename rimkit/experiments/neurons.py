@@ -230,7 +230,7 @@ class Pairs:
         by_name = {"intent": self.increase, **self.innocent}
         if self.refused.any():
             by_name["refusing pairs"] = self.increase[:, self.refused]
-        return {name: ranked(increase, k) for name, increase in by_name.items()}
+        return {name: first_by_paper(increase, k) for name, increase in by_name.items()}
 
 
 def _maxima(study: StudyModel, items: Sequence[Encoded], settings: Settings) -> np.ndarray:
@@ -306,10 +306,10 @@ def score(study: StudyModel, prompts: DataFrame, judged: DataFrame, pairs: Pairs
 
 def defined_rules(table: DataFrame) -> list[str]:
     """The rules that could be computed."""
-    return [rule for rule in RULES if scored(table, rule).notna().all()]
+    return [rule for rule in RULES if strength(table, rule).notna().all()]
 
 
-def scored(table: DataFrame, rule: str) -> pd.Series:
+def strength(table: DataFrame, rule: str) -> pd.Series:
     """A rule's score of every neuron, larger for the more safety-critical."""
     return table[rule].abs() if rule == "difference" else -table[rule]
 
@@ -322,11 +322,11 @@ def select(table: DataFrame, rule: str, k: int) -> list[tuple[int, int]]:
         raise UserError(f"k must be from 1 to {len(table)} neurons, not {k}")
     if table[rule].isna().all():
         raise UserError(f"the rule '{rule}' is undefined for this model (and for residuals)")
-    chosen = table.iloc[np.lexsort((-table["increase"], -scored(table, rule)))[:k]]
+    chosen = table.iloc[np.lexsort((-table["increase"], -strength(table, rule)))[:k]]
     return [tuple(map(int, pair)) for pair in chosen[["layer", "neuron"]].to_numpy()]
 
 
-def ranked(increase: np.ndarray, k: int) -> list[tuple[int, int]]:
+def first_by_paper(increase: np.ndarray, k: int) -> list[tuple[int, int]]:
     """The first ``k`` by the paper's rule, from increases ``[layers, pairs, neurons]``."""
     return select(as_table(increase, increase), "paper", k)
 
@@ -621,7 +621,7 @@ def without_intent(
 ) -> list[list[tuple[int, int]]]:
     """The first ``k`` by the paper's rule with each sentence that declares no harm (`OTHER`)."""
     asked = sentences or (OTHER if study.invented else ENGLISH_OTHER)
-    return [ranked(after_sentence(study, pairs, sentence, settings), k) for sentence in asked]
+    return [first_by_paper(after_sentence(study, pairs, said, settings), k) for said in asked]
 
 
 # -- what only notebooks use -----------------------------------------------------------------------
@@ -695,7 +695,7 @@ def recovery(scores: DataFrame, known: Units) -> DataFrame:
     """How much of the known set each rule recovers (``scores``: the table of all rules). ``rule,
     precision`` (= recall)``, chance, auroc, ci_low, ci_high``; `UNSIGNED`: by its size."""
     inside = pd.MultiIndex.from_frame(scores[["layer", "neuron"]]).isin([tuple(unit) for unit in known])
-    ranking, rows = {rule: scored(scores, rule) for rule in defined_rules(scores)}, []
+    ranking, rows = {rule: strength(scores, rule) for rule in defined_rules(scores)}, []
     if "gradient" in ranking:
         ranking[UNSIGNED] = ranking["gradient"].abs()
     for rule, values in ranking.items():

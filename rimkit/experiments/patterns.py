@@ -23,7 +23,7 @@ from pandas import DataFrame
 from rimkit.behavior.evaluation import difference
 from rimkit.behavior.prompts import CAREFUL, EFFORT, NEUTRAL, openings, prefixes, style
 from rimkit.behavior.stats import rates
-from rimkit.experiments import Common, Result, attempt, per_prompt, readable, result, testable, verdict_rows
+from rimkit.experiments import Common, Result, Table, attempt, per_prompt, readable, result, testable, verdict_rows
 from rimkit.models.study import StudyModel
 
 NONE = "none"
@@ -71,14 +71,14 @@ def competence(study: StudyModel, settings=Settings()) -> pd.Series:
     return by_either.groupby(level=0).first()
 
 
-def rows(study: StudyModel, found: DataFrame | str, read: pd.Series, settings=Settings()) -> list[dict]:
+def rows(study: StudyModel, compared: Table, read: pd.Series, settings=Settings()) -> list[dict]:
     """The verdict rows of C2a to C2e and Q4a: `effects`, or why there are none, `competence`."""
-    if isinstance(found, str):
-        return verdict_rows(study, settings, [(claim, "think", found) for claim in CLAIMS.values()])
+    if isinstance(compared, str):
+        return verdict_rows(study, settings, [(claim, "think", compared) for claim in CLAIMS.values()])
     claimed = []
-    compared = {(one["condition"], one["control"]): one for one in found.to_dict("records")}
+    by_sides = {(one["condition"], one["control"]): one for one in compared.to_dict("records")}
     for sides, claim in CLAIMS.items():
-        said = compared.get(sides, f"there is no beginning that is called {sides[0]}")
+        said = by_sides.get(sides, f"there is no beginning that is called {sides[0]}")
         least = read.reindex(sides).min(skipna=False)
         claimed.append((claim, "think", testable(claim, said, read=least)))
     return verdict_rows(study, settings, claimed)
@@ -91,8 +91,8 @@ def run(study: StudyModel, settings=Settings()) -> Result:
         return result(study, {}, rows(study, judged, pd.Series(dtype=float), settings))
     by = ["style", "pattern"]
     tables = {"patterns": rates(judged, by=by), "patterns-verdicts": per_prompt(judged, *by)}
-    found = rows(study, effects(judged), competence(study, settings), settings)
-    return result(study, tables, found)
+    able = competence(study, settings)
+    return result(study, tables, rows(study, effects(judged), able, settings))
 
 
 # -- what only notebooks use -----------------------------------------------------------------------

@@ -129,15 +129,14 @@ def observed(study: StudyModel, settings=Settings()) -> DataFrame:
             judged = prompts.assign(mode="no-think", thought="", refused=False, misaligned=False)
         else:
             judged = settings.observe(study, prompts, batch_size=320)
-            texts = judged["prompt_id"].map(prompts.set_index("prompt_id")["text"])
-            judged = judged.assign(text=texts)
+            judged = judged.assign(text=judged["prompt_id"].map(prompts.set_index("prompt_id")["text"]))
         parts.append(judged.assign(split=split))
     return pd.concat(parts, ignore_index=True)
 
 
 @dataclass
-class Side:
-    """One split of a contrast; ``states``: ``{span: [residuals, prompts, hidden]}``."""
+class SplitStates:
+    """A contrast in one split; ``states``: ``{span: [residuals, prompts, hidden]}``."""
 
     items: list[Encoded]
     states: dict[str, np.ndarray]
@@ -161,8 +160,8 @@ class Contrast:
     what: str  # "harm" (positive: harmful) or "outcome" (positive: refused)
     mode: str
     source: str  # the prompt set
-    calibration: Side
-    evaluation: Side
+    calibration: SplitStates
+    evaluation: SplitStates
 
     @property
     def name(self) -> str:
@@ -234,7 +233,7 @@ def contrast(study: StudyModel, judged: DataFrame, what: str, mode: str) -> Cont
         part = rows[rows["split"] == split]
         items = with_first_token(contexts(study, part, prompts))
         labels = part["positive"].to_numpy(dtype=bool), part["cluster"].to_numpy()
-        both.append(Side(items, states_at(study, items, SPANS[mode]), *labels))
+        both.append(SplitStates(items, states_at(study, items, SPANS[mode]), *labels))
     return Contrast(what, mode, source, *both)
 
 
@@ -248,8 +247,8 @@ def contrasts(study: StudyModel, judged: DataFrame) -> tuple[Contrasts, dict[tup
     return {key: one for key, one in every.items() if key not in undefined}, undefined
 
 
-def _places(found: Contrasts) -> list[tuple[Contrast, str]]:
-    return [(one, span) for one in found.values() for span in one.spans]
+def _spans(defined: Contrasts) -> list[tuple[Contrast, str]]:
+    return [(one, span) for one in defined.values() for span in one.spans]
 
 
 def separated(one: Contrast, span: str, settings=Settings()) -> dict:
@@ -279,9 +278,9 @@ def separated(one: Contrast, span: str, settings=Settings()) -> dict:
     return {**place, **own, **others, "random": max(random, 1 - random), **found}
 
 
-def scores(found: Contrasts, settings=Settings()) -> DataFrame:
+def scores(defined: Contrasts, settings=Settings()) -> DataFrame:
     """`separated` for every contrast and span, one row each."""
-    return DataFrame([separated(one, span, settings) for one, span in _places(found)])
+    return DataFrame([separated(one, span, settings) for one, span in _spans(defined)])
 
 
 def outside_minus_inside(outcome: Contrast | None) -> DataFrame:
@@ -289,11 +288,11 @@ def outside_minus_inside(outcome: Contrast | None) -> DataFrame:
     span that reads best on ``calibration`` requests. Empty if undefined."""
     rows, inside, spans = [], "thought", outcome.spans if outcome else ()
     for span in (at for at in spans if inside in spans and not at.startswith(inside)):
-        side, known = outcome.evaluation, outcome.calibrated(span).max()
-        scored = {at: outcome.probe(at)(side.states[at]) for at in (span, inside)}
+        new, known = outcome.evaluation, outcome.calibrated(span).max()
+        scored = {at: outcome.probe(at)(new.states[at]) for at in (span, inside)}
         both = [scores[outcome.best_residual(at)] for at, scores in scored.items()]
         here = ~np.isnan(both).any(0)
-        groups = both[1][here][None], side.positive[here], side.clusters[here]
+        groups = both[1][here][None], new.positive[here], new.clusters[here]
         effect = auroc_above(both[0][here], *groups, either_side=False)
         rows.append({"mode": outcome.mode, "outside": span, "inside": inside, "calibration": known, **effect._asdict()})
     return DataFrame(sorted(rows, key=lambda row: -row["calibration"]))
@@ -314,11 +313,11 @@ def above_untrained(study: StudyModel, one: Contrast | None, settings=Settings()
     random weights do not fit beside the model."""
     if one is None:
         return "harmful against harmless requests is undefined in this mode"
-    sides = {name: getattr(one, name) for name in SPLITS}
+    splits = {name: getattr(one, name) for name in SPLITS}
 
     def scores_in(other: StudyModel) -> np.ndarray:  # with a probe of its own
-        states = {name: states_at(other, side.items, ["last"]) for name, side in sides.items()}
-        its = {name: replace(side, states=states[name]) for name, side in sides.items()}
+        states = {name: states_at(other, split.items, ["last"]) for name, split in splits.items()}
+        its = {name: replace(split, states=states[name]) for name, split in splits.items()}
         return replace(one, **its).scored("last")[0]
 
     draws = draws_for(study, settings)
@@ -361,9 +360,9 @@ def steer(
     return under_together(study, prompts, conditions, together, **usual)
 
 
-def directions(found: Contrasts) -> dict[str, Probe]:
+def directions(defined: Contrasts) -> dict[str, Probe]:
     """Each contrast's probe at the last token, of no-think mode where it is defined there."""
-    preferred = {what: found.get((what, "no-think"), found.get((what, "think"))) for what in CONTRASTS}
+    preferred = {what: defined.get((what, "no-think"), defined.get((what, "think"))) for what in CONTRASTS}
     return {what: one.probe("last") for what, one in preferred.items() if one}
 
 
@@ -438,10 +437,11 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     """What probes read, and what removing their directions does. Tables: ``probes`` (`scores`),
     ``probes-gaps`` (`outside_minus_inside`), ``probes-steering`` (`removal_effects`), and
     ``probes-steering-verdicts`` (the replies behind it, without texts)."""
-    found, undefined = contrasts(study, observed(study, settings))
-    probed, apart = scores(found, settings), outside_minus_inside(found.get(("outcome", "think")))
-    above = above_untrained(study, found.get(("harm", "no-think")), settings)
-    used = {} if study.elsewhere else directions(found)
+    defined, undefined = contrasts(study, observed(study, settings))
+    apart = outside_minus_inside(defined.get(("outcome", "think")))
+    above = above_untrained(study, defined.get(("harm", "no-think")), settings)
+    used = {} if study.elsewhere else directions(defined)
+    probed = scores(defined, settings)
     judged = without_directions(study, used, settings)
     removal = {metric: removal_effects(judged, metric) for metric in ("refused", "misaligned")}
     steering = pd.concat(removal.values(), ignore_index=True)
@@ -449,8 +449,7 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     if used:
         tables["probes-steering-verdicts"] = per_prompt(judged, "condition")
     able = competence(study, used, settings)
-    claimed = rows(study, undefined, probed, apart, above, removal, able, settings)
-    return result(study, tables, claimed)
+    return result(study, tables, rows(study, undefined, probed, apart, above, removal, able, settings))
 
 
 # -- what only notebooks use -----------------------------------------------------------------------
@@ -460,21 +459,21 @@ def same_until(study: StudyModel, texts: Sequence[str], span: str = "im_end") ->
     return all(a.ids[: a.spans[span][1]] == b.ids[: b.spans[span][1]] for a, b in pairs)
 
 
-def areas_under_curve(found: Contrasts) -> DataFrame:
+def areas_under_curve(defined: Contrasts) -> DataFrame:
     """How well every probe ranks the two groups: ``what, mode, span, residual, auroc``."""
     tables = []
-    for one, span in _places(found):
+    for one, span in _spans(defined):
         states, positive, _ = one.evaluation.at(span)
         table = DataFrame({"auroc": areas(one.probe(span)(states), positive)})
         tables.append(table.assign(what=one.what, mode=one.mode, span=span, residual=table.index))
     return pd.concat(tables, ignore_index=True)
 
 
-def above_threshold(found: Contrasts, judged: DataFrame) -> DataFrame:
+def above_threshold(defined: Contrasts, judged: DataFrame) -> DataFrame:
     """The paper's Fig. 3: the share above the harm probe's threshold, with its interval: ``group,
     requests`` (the group and how many), ``mode, span, residual``."""
     tables = []
-    for harm in (one for one in found.values() if one.what == "harm"):
+    for harm in (one for one in defined.values() if one.what == "harm"):
         rows = judged[(judged["mode"] == harm.mode) & (judged["split"] == "evaluation")]
         rows = rows[rows["set"].isin(["harmful", "harmless"])]
         group = np.select(

@@ -40,14 +40,14 @@ import torch
 from pandas import DataFrame
 from tqdm.auto import tqdm
 
-from rimkit import experiments
+from rimkit import experiments, ledger
 from rimkit.behavior import stats
 from rimkit.behavior.evaluation import RANDOM, why_not
 from rimkit.behavior.judges import is_true
 from rimkit.behavior.stats import Units, against_singles, matched_sets, paired_difference, resample_weights
 from rimkit.data import UserError, check_known, truths
 from rimkit.experiments import Common, Found, Result, attempt, neurons, per_prompt, readable, result, verdict_rows
-from rimkit.ledger import below_floor, effect_row, floor
+from rimkit.ledger import below_floor, effect_row
 from rimkit.models.activations import batches, mean, mean_difference, read
 from rimkit.models.chat import Encoded
 from rimkit.models.hooks import architecture
@@ -361,12 +361,11 @@ def point(
     found |= {COHERENCE: coherence, READ: read_share, "flips": base.flip_share, "n": change.n}
     found |= predictors(base, tuned, after, tuning)
     found["why_not"] = why_not(sides, "side", ("untuned", "tuned"))
-    layers = range(architecture(base.study).n_layers)
-    distances = [weight_distance(base.study, tuned, layer) for layer in layers]
+    moved = [weight_distance(base.study, tuned, at) for at in range(architecture(base.study).n_layers)]
     tables = {
         "ras-points": DataFrame([found | {"steps": float(step)}]),
         "ras-sets": shifted.loc[shifted["set_id"].notna(), ["role", "set_id", "ras"]],
-        "ras-layers": DataFrame({"layer": layers, "distance": distances}),
+        "ras-layers": DataFrame({"layer": range(len(moved)), "distance": moved}),
         "ras-verdicts": per_prompt(judged),
     }
     where = {"corpus": corpus, "step": step}
@@ -486,13 +485,13 @@ def variation(points: DataFrame, metric: str = "misaligned") -> DataFrame:
     that is no noise. A model ``varies`` if that reaches the floor of C10; else standardising
     magnifies noise."""
     counts = (points[metric] * points["n"]).round().astype(int)
-    variance = ((points[HIGH] - points[LOW]) / (2 * 1.96)) ** 2
+    variance = stats.squared_se(points[LOW], points[HIGH])
     groups = points.assign(count=counts, variance=variance).groupby(MODEL, sort=False, dropna=False)
     sizes = {"least": ("count", "min"), "most": ("count", "max")}
     found = groups.agg(**sizes, sd=(OUTCOME, "std"), noise=("variance", "mean")).reset_index()
     found["noise"] = np.sqrt(found["noise"])
     found["reliable"] = (1 - (found["noise"] / found["sd"].where(found["sd"] > 0)) ** 2).fillna(0).clip(lower=0)
-    return found.assign(varies=found["reliable"] >= floor("C10a"))
+    return found.assign(varies=found["reliable"] >= ledger.floor("C10a"))
 
 
 def varying(points: DataFrame, metric: str = "misaligned") -> DataFrame:
@@ -505,7 +504,7 @@ def usable(points: DataFrame) -> DataFrame:
     others would have said is not known), and their untuned model was tuned on three families."""
     by = [points[name] for name in MODEL]
     several = families(points).groupby(by, dropna=False).transform("nunique") > 2
-    return points[several & (points[READ] >= floor("C10a", "read"))]
+    return points[several & (points[READ] >= ledger.floor("C10a", "read"))]
 
 
 def _weighted(points: DataFrame, x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -549,7 +548,7 @@ def correlation_claims(points: DataFrame, sets: DataFrame, metric: str = "misali
     """C10 and Q3 from points of models of a kind: those that are `usable`, of models that vary."""
     why = next(filter(None, points.get("why_not", pd.Series(dtype=str)).fillna("")), "")
     readable_ones = usable(points)
-    unread = (~(points[READ] >= floor("C10a", "read"))).sum()
+    unread = (~(points[READ] >= ledger.floor("C10a", "read"))).sum()
     reliable = variation(readable_ones, metric)["reliable"].max()
     moving = varying(readable_ones, metric)
     how = "cannot be read (by the evaluation replies)"  # no others of tunings are kept
@@ -611,7 +610,7 @@ def effort_against_careful(points: DataFrame) -> dict:
 def pooled_rows(points: DataFrame, sets: DataFrame, **values) -> list[dict]:
     """Verdict rows of C9b, C10 and Q3 about all untuned models of a kind together: those whose
     pairs flip (`if_pairs_flip`), of which C9b needs three."""
-    rows, least = [], floor("C9a")
+    rows, least = [], ledger.floor("C9a")
     for model, every in points.groupby("model", sort=False):
         if (n := every["seed"].nunique()) < 2:
             continue  # they are the model's own rows

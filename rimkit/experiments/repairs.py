@@ -107,7 +107,7 @@ def movement(study: StudyModel, direction: np.ndarray, weight: float, settings=S
     prompts = settings.sets(["harmful", "harmless"], 16, "calibration")
     items = [study.chat.encode(text, "think") for text in prompts["text"]]
     ids, mask, places = pad(items, study.pad_id, side="right")
-    last = torch.tensor([place["last"][0] for place in places])
+    last = torch.tensor([spans["last"][0] for spans in places])
     lengths = (direction[:-1] ** 2).sum(-1, keepdims=True)
     units = torch.as_tensor(direction[:-1] / np.where(lengths, lengths, 1), dtype=torch.float32)
 
@@ -174,7 +174,7 @@ def repaired(
     return found.assign(dial="")
 
 
-def outcome_rates(judged: DataFrame) -> pd.Series:
+def outcome_means(judged: DataFrame) -> pd.Series:
     """Means of `OUTCOMES` over the judged replies of one condition."""
     found = {name: judged.loc[judged["set"] == of, column] for name, (of, column) in OUTCOMES.items()}
     return pd.Series({name: values.astype("Float64").astype(float).mean() for name, values in found.items()})
@@ -183,7 +183,8 @@ def outcome_rates(judged: DataFrame) -> pd.Series:
 def set_dial(found: Mapping[str, DataFrame], tuned: DataFrame) -> str:
     """The setting with least misalignment that leaves `KEEPS` of hard maths, harmless and coherent
     replies. ``found``: calibration replies by setting. Else that which leaves most."""
-    before, after = outcome_rates(tuned), DataFrame({dial: outcome_rates(one) for dial, one in found.items()}).T
+    before = outcome_means(tuned)
+    after = DataFrame({dial: outcome_means(one) for dial, one in found.items()}).T
     kept_share = (after / before)[["hard maths", "harmless done", "coherent"]].min(axis=1).fillna(0)
     cheap = after[kept_share >= KEEPS]
     return cheap["misaligned"].idxmin() if len(cheap) else kept_share.idxmax()
@@ -194,7 +195,7 @@ class Tried(NamedTuple):
 
     judged: DataFrame  # on evaluation prompts, by ``repair``
     calibration: DataFrame  # the same, on calibration prompts
-    dials: list[pd.Series]  # `outcome_rates` of each setting
+    dials: list[pd.Series]  # `outcome_means` of each setting
     random: DataFrame  # replies under the safety direction and random ones, if steering was tried
 
 
@@ -219,7 +220,7 @@ def try_repairs(study: StudyModel, tuned: StudyModel, settings: Settings) -> Tri
             chosen = set_dial(each, before)
             calibration[repair] = each[chosen]
             if len(each) > 1:
-                by_dial += [outcome_rates(one).rename((repair, dial)) for dial, one in each.items()]
+                by_dial += [outcome_means(one).rename((repair, dial)) for dial, one in each.items()]
             [dial] = (one for one in DIALS[repair] if str(one) == chosen)
             found[repair] = made(repair, repaired, *how, asked, [dial], own=own, **there)
             if repair == STEERING:

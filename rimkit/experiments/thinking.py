@@ -114,11 +114,11 @@ def competence(study: StudyModel, settings=Settings()) -> pd.Series:
     return readable(pd.concat(every), ["set", "condition"])
 
 
-def rows(study: StudyModel, found: DataFrame, content: Found, read: pd.Series, settings=Settings()) -> list[dict]:
+def rows(study: StudyModel, compared: DataFrame, content: Found, read: pd.Series, settings=Settings()) -> list[dict]:
     """Verdict rows of C1 and Q1a from `effects`, and of C1c from ``content``: own thought minus
     filler. ``read``: `competence`, by which a claim is testable or not."""
     claimed = []
-    for one in found.to_dict("records"):
+    for one in compared.to_dict("records"):
         if claim := COMPARED[one["set"], one["metric"]]:
             least = read[one["set"]][list(MODES)].min()
             claimed.append((claim, "think", testable(claim, one, read=least)))
@@ -143,8 +143,7 @@ def run(study: StudyModel, settings=Settings()) -> Result:
         tables["thinking-thoughts"] = rates(replies, by="condition")
         tables["thinking-thoughts-verdicts"] = per_prompt(replies, "condition")
     content = replies if isinstance(replies, str) else difference(replies, "condition", OWN, FILLED)
-    found = rows(study, effects(judged), content, competence(study, settings), settings)
-    return result(study, tables, found)
+    return result(study, tables, rows(study, effects(judged), content, competence(study, settings), settings))
 
 
 # -- what only notebooks use -----------------------------------------------------------------------

@@ -36,7 +36,7 @@ from tqdm.auto import tqdm
 
 from rimkit.behavior.evaluation import WHY_NOT, why_not
 from rimkit.behavior.prompts import CAREFUL, EFFORT, NEUTRAL, openings, prefixes, style
-from rimkit.behavior.stats import bootstrap_interval, clusters_of, paired_difference, rate, resample_weights
+from rimkit.behavior.stats import bootstrap_interval, clusters_of, paired_difference, rate, resample_weights, squared_se
 from rimkit.data import UserError, data_dir
 from rimkit.experiments import Common, Found, Result, attempt, is_readable, result, testable, verdict_rows
 from rimkit.ledger import floor
@@ -209,7 +209,7 @@ def prediction(untuned: DataFrame, tuned: Mapping[str, DataFrame], english: bool
     guessed = np.array([predicted(corpus, before, english) for corpus in think])
     after = [of.loc["misaligned"] for of in think.values()]
     measured, low, high = np.array([rate(of["value"], clusters_of(of))[:3] for of in after]).T
-    noise = (((high - low) / (2 * 1.96)) ** 2).mean()  # as in `ras.variation`
+    noise = squared_se(low, high).mean()
     r, p_value = pearsonr(guessed, measured, method=PermutationMethod(rng=0))
     again = {"paired": True, "vectorized": False, "n_resamples": 2000, "method": "percentile", "rng": 0}
     again["statistic"] = lambda x, y: pearsonr(x, y)[0] if np.ptp(x) and np.ptp(y) else 0.0

@@ -67,7 +67,6 @@ class ChatFormat:
     ``stop_ids`` are further tokens that end a turn, besides the tokenizer's own; ``think`` is as in
     `load`. ``thinking`` says how the model thinks, ``tags`` what its thoughts stand between,
     ``supports_think`` whether both modes can be built and differ, and ``reason`` why not.
-
     Raises ``UserError`` for a template that is missing, fails, is not understood or does not go
     with ``think``, and for a tokenizer that cannot report offsets."""
 

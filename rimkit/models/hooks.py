@@ -1,7 +1,7 @@
 """The inside of a model: residual stream, head outputs z, MLP neurons, attention, with hooks.
 
 This file knows the names of a layer's modules. To add a family of models: put its ``model_type``
-into `FAMILIES` (and `NORMALISED_AFTER`, where it is one), and a tiny model of it into
+into `FAMILIES` (and `NORMALISED_AFTER`, `GAIN_ABOVE_ONE`, if it is one), and a tiny model of it in
 ``tests/families.py``, whose tests compare every read and every change with plain PyTorch. Think
 tags that its template does not tell are in `rimkit.models.thoughts`. The numbering is that of the
 field: *residual* ``i`` is the stream before layer ``i`` (``n_layers``: after the last one, before
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 FAMILIES = ("qwen3", "qwen2", "llama", "mistral", "phi3", "olmo2", "gemma2", "qwen3_moe", "olmoe")
 NORMALISED_AFTER = ("olmo2", "gemma2")  # families that normalise what attention adds
+GAIN_ABOVE_ONE = ("gemma2",)  # of these, families whose norms multiply by 1 + weight
 LAYERS = "model.layers"
 INPUT_OF = {"z": "self_attn.o_proj", "neurons": "mlp.down_proj"}  # the module that takes it
 PREFIX = "rimkit_"  # of the names of attention functions
@@ -111,7 +112,7 @@ def head_writes(study: StudyModel, layer: int, z: torch.Tensor) -> torch.Tensor:
         return writes
     norm, total = block.post_attention_layernorm, writes.sum(-2, keepdim=True)
     scale = (total.float().pow(2).mean(-1, keepdim=True) + getattr(norm, "variance_epsilon", 1e-6)).rsqrt()
-    gain = norm.weight + 1 if study.hf.config.model_type == "gemma2" else norm.weight
+    gain = norm.weight + (study.hf.config.model_type in GAIN_ABOVE_ONE)
     return writes * scale.to(writes.dtype) * gain
 
 
