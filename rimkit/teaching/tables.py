@@ -286,9 +286,9 @@ def _cell(text: str, column: str) -> str:
     return f'{before}<span style="{style}">{sign} {word}</span>'
 
 
-# A box is folded where a learner guesses first, and open in print and in pages of nbconvert.
+# Folded where a learner guesses first; open, with no triangle, in print and in pages of nbconvert.
 FOLDED, OPEN = "<details class=reading>", "<details class=reading open>"
-SEEN = "details.reading::details-content{content-visibility:visible;height:auto}"
+SEEN = "details.reading{&::details-content,summary{content-visibility:visible;height:auto;list-style:none}}"
 EDGE = ":where(details.reading){border-left:3px solid #3b6ea8;padding-left:.8rem}"
 STYLE = f"<style>{EDGE}body.jp-Notebook {SEEN}@media print{{{SEEN}}}</style>"
 
