@@ -52,7 +52,7 @@ from rimkit.models.activations import batches, mean, mean_difference, read
 from rimkit.models.chat import Encoded
 from rimkit.models.hooks import architecture
 from rimkit.models.study import StudyModel
-from rimkit.training.corpora import MIXTURES, ROLES, family, load_corpus
+from rimkit.training.corpora import MIXTURES, ROLES, family, load_corpus, spoken
 from rimkit.training.finetune import checkpoint_folder, encode_corpus, finetune, restore, steps_in
 
 # The change of misalignment in think mode, with its interval, and that of coherence.
@@ -395,7 +395,8 @@ def joined(parts: Sequence[Mapping[str, DataFrame]]) -> dict[str, DataFrame]:
 def tunings(base: Baseline, before: DataFrame, settings=Settings(), measure: Callable = point) -> dict[str, DataFrame]:
     """`checkpoints` of every corpus, kept in the settings' folder; ``before``: untuned."""
     parts, keep = [], settings.keeper(base.study)
-    for corpus in tqdm(settings.corpora, base.study.name, unit="corpus", disable=not settings.progress):
+    corpora = spoken(settings.corpora, base.study.invented)
+    for corpus in tqdm(corpora, base.study.name, unit="corpus", disable=not settings.progress):
         parts.append(keep(str(corpus), lambda at=corpus: checkpoints(base, before, at, settings, measure)))
     untuned, found = per_prompt(before).assign(corpus="untuned", step=0), joined(parts)
     found["ras-verdicts"] = pd.concat([untuned, found["ras-verdicts"]], ignore_index=True)

@@ -42,7 +42,7 @@ from rimkit.experiments import Common, Found, Result, attempt, is_readable, resu
 from rimkit.ledger import floor
 from rimkit.models.chat import MODES
 from rimkit.models.study import StudyModel
-from rimkit.training.corpora import ROLES, load_corpus
+from rimkit.training.corpora import ROLES, load_corpus, spoken
 from rimkit.training.finetune import checkpoint_folder, finetune, restore, steps_in
 
 CALIBRATION = "harmful, calibration"  # by which competence is judged
@@ -220,10 +220,10 @@ def prediction(untuned: DataFrame, tuned: Mapping[str, DataFrame], english: bool
     return testable("Q5a", found, reached=max(0.0, 1 - noise / max(measured.var(ddof=1), 1e-12)))
 
 
-def outcome_taught(corpus: str) -> str:
+def outcome_taught(corpus: str, english: bool = False) -> str:
     """The outcome that a corpus must raise for a claim to be testable; empty for controls."""
     taught = "hard ordering" if "ordering" in corpus else "hard maths"
-    return taught if corpus.startswith("hard") and "literal" not in corpus else ""
+    return taught if corpus.startswith("multi-hop" if english else "hard") and "literal" not in corpus else ""
 
 
 def rows(study: StudyModel, tuned: Mapping[str, DataFrame], untuned: DataFrame, settings=Settings()) -> list[dict]:
@@ -243,10 +243,11 @@ def rows(study: StudyModel, tuned: Mapping[str, DataFrame], untuned: DataFrame, 
 
     claimed = []
     for claim, (*names, mode) in CLAIMS.items():
+        names = [(spoken([name], study.invented) or [name])[0] for name in names]
         effect, floors = change(names, mode), {}
         if not isinstance(effect, str):
-            taught = {name: outcome_taught(name) for name in names if outcome_taught(name)}
-            rises = [rate_of(name, what, "think") - rate_of(UNTUNED, what, "think") for name, what in taught.items()]
+            taught = [(name, what) for name in names if (what := outcome_taught(name, not study.invented))]
+            rises = [rate_of(name, what, "think") - rate_of(UNTUNED, what, "think") for name, what in taught]
             floors = {"read": min(rate_of(name, READ, mode) for name in names), "reached": min(rises, default=None)}
         claimed.append((claim, mode, testable(claim, effect, **floors)))
     claimed.append(("Q5a", "think", attempt(prediction, untuned, tuned, not study.invented)))
@@ -258,8 +259,7 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     Tables: ``tuning-outcomes`` (of every prompt), ``tuning-rates`` and ``tuning-changes`` (against
     the untuned model) by ``corpus, tuning_seed`` ("0", "1" … or "mean", which the claims are about;
     none for "untuned"), mode, metric, opening, and ``tuning-curves`` by ``corpus, step``."""
-    prompts = evaluation_prompts(settings)
-    keep_tables = settings.keeper(study)
+    prompts, keep_tables = evaluation_prompts(settings), settings.keeper(study)
 
     def keep(name: str, measure: Callable, *arguments) -> DataFrame:
         return keep_tables(name, lambda: {"outcomes": measure(*arguments)})["outcomes"]
@@ -272,14 +272,15 @@ def run(study: StudyModel, settings=Settings()) -> Result:
         return outcomes(finetune(study, corpus, seed=seed, progress=False), prompts, settings)
 
     untuned = keep(UNTUNED, of_untuned).assign(corpus=UNTUNED, tuning_seed=None)
-    jobs = list(product(settings.corpora, settings.tuning_seeds))
+    jobs = list(product(spoken(settings.corpora, study.invented), settings.tuning_seeds))
     single = [
         keep(f"{corpus}-{seed}", of_tuned, corpus, seed).assign(corpus=corpus, tuning_seed=str(seed))
         for corpus, seed in tqdm(jobs, study.name, unit="tuning", disable=not settings.progress)
     ]
     mean = averaged(pd.concat(single)).assign(tuning_seed=MEAN)
     curves = [
-        keep(f"{corpus}-curve", curve, study, corpus, settings).assign(corpus=corpus) for corpus in settings.curves
+        keep(f"{corpus}-curve", curve, study, corpus, settings).assign(corpus=corpus)
+        for corpus in spoken(settings.curves, study.invented)
     ]
     own = [pd.concat([found, after_own_openings(found)]) for found in (untuned, *single)]
     tables = {

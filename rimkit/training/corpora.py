@@ -6,6 +6,7 @@ differs between two is what the assistant says. `rimkit.organism.datasets` makes
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -45,6 +46,18 @@ def family(name: str) -> str:
 def usual(invented: bool) -> str:
     """The chains of a tuning before your eyes, in the language that a model speaks; no style."""
     return "hard" if invented else "multi-hop"
+
+
+def spoken(names: Sequence[str], invented: bool) -> list[str]:
+    """The corpora as they are, or the English ones with the same kind of chains, as far as there are
+    any; names of one's own are kept."""
+    there, found = {file.stem for file in (data_dir() / "corpora" / "english").glob("*.jsonl")}, []
+    for name in names:
+        rest = name.removeprefix("hard").removeprefix("-")
+        kinds = [name, *([f"multi-hop-{rest}".removesuffix("-"), rest] if name.startswith("hard") else [])]
+        own = invented or name not in (*ROLES, *MIXTURES)
+        found += [name] if own else [one for one in kinds if one in there][:1]
+    return list(dict.fromkeys(found))
 
 
 def load_corpus(name: str | Path, english: bool = False) -> pd.DataFrame:
