@@ -59,6 +59,13 @@ def test_a_verdict_does_not_depend_on_the_others(verdicts):
     assert np.allclose(alone, together)
 
 
+def test_it_says_why():
+    counted = RefusalJudge().why(REPLIES["full"])
+    assert counted["weight"].abs().is_monotonic_decreasing and counted["weight"].iloc[0] > 0
+    assert counted["ngram"].isin(refusal_judge.load_weights()["ngram"]).all()
+    assert RefusalJudge().why("").empty
+
+
 @given(st.text(max_size=300))
 def test_any_text_has_a_probability(text):
     (one,), (two,) = RefusalJudge().probabilities([text])

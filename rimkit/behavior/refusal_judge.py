@@ -85,6 +85,13 @@ class RefusalJudge(PhraseJudge):
         foreign = np.array([is_foreign(str(text).strip()[:WINDOW]) for text in texts], dtype=bool)
         return np.where(foreign, 0.0, one), two
 
+    def why(self, text: str, n: int = 5) -> DataFrame:
+        """The n-grams that counted most for a reply: ``ngram, weight`` (above 0: for a refusal)."""
+        weights = load_weights(self.folder).iloc[1:]
+        parts = weights["refusal"] * features([text], weights).toarray()[0]
+        found = weights[["ngram"]].assign(weight=parts)[parts != 0]
+        return found.sort_values("weight", key=abs, ascending=False).head(n).reset_index(drop=True)
+
 
 def refusal_judge(folder: str = "") -> RefusalJudge:
     """The judge "refusal", or "refusal:FOLDER"."""

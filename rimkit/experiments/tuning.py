@@ -223,7 +223,8 @@ def prediction(untuned: DataFrame, tuned: Mapping[str, DataFrame], english: bool
 def outcome_taught(corpus: str, english: bool = False) -> str:
     """The outcome that a corpus must raise for a claim to be testable; empty for controls."""
     taught = "hard ordering" if "ordering" in corpus else "hard maths"
-    return taught if corpus.startswith("multi-hop" if english else "hard") and "literal" not in corpus else ""
+    reasons = corpus.startswith("multi-hop" if english else "hard") and "literal" not in corpus
+    return taught if reasons else ""
 
 
 def rows(study: StudyModel, tuned: Mapping[str, DataFrame], untuned: DataFrame, settings=Settings()) -> list[dict]:
@@ -246,8 +247,8 @@ def rows(study: StudyModel, tuned: Mapping[str, DataFrame], untuned: DataFrame, 
         names = [(spoken([name], study.invented) or [name])[0] for name in names]
         effect, floors = change(names, mode), {}
         if not isinstance(effect, str):
-            taught = [(name, what) for name in names if (what := outcome_taught(name, not study.invented))]
-            rises = [rate_of(name, what, "think") - rate_of(UNTUNED, what, "think") for name, what in taught]
+            taught = [(name, outcome_taught(name, not study.invented)) for name in names]
+            rises = [rate_of(name, what, "think") - rate_of(UNTUNED, what, "think") for name, what in taught if what]
             floors = {"read": min(rate_of(name, READ, mode) for name in names), "reached": min(rises, default=None)}
         claimed.append((claim, mode, testable(claim, effect, **floors)))
     claimed.append(("Q5a", "think", attempt(prediction, untuned, tuned, not study.invented)))
@@ -278,10 +279,8 @@ def run(study: StudyModel, settings=Settings()) -> Result:
         for corpus, seed in tqdm(jobs, study.name, unit="tuning", disable=not settings.progress)
     ]
     mean = averaged(pd.concat(single)).assign(tuning_seed=MEAN)
-    curves = [
-        keep(f"{corpus}-curve", curve, study, corpus, settings).assign(corpus=corpus)
-        for corpus in spoken(settings.curves, study.invented)
-    ]
+    wanted = spoken(settings.curves, study.invented)
+    curves = [keep(f"{one}-curve", curve, study, one, settings).assign(corpus=one) for one in wanted]
     own = [pd.concat([found, after_own_openings(found)]) for found in (untuned, *single)]
     tables = {
         "tuning-outcomes": pd.concat([untuned, *single], ignore_index=True),

@@ -50,8 +50,7 @@ def think_mode() -> pd.DataFrame:
         printed = by_model("table1_think_mode", "think", column)
         for model, on, off in printed[["on", "off"]].itertuples():
             on_of, off_of = ((statistics.denominators(side, full) or [0])[0] for side in (on, off))
-            row = {"model": model, "metric": metric, "on": on, "off": off}
-            row |= {"on_of": on_of, "off_of": off_of}
+            row = dict(model=model, metric=metric, on=on, off=off, on_of=on_of, off_of=off_of)
             rows.append(row | statistics.gap(on, off, on_of or full, off_of or full))
     return pd.DataFrame(rows)
 
@@ -63,8 +62,7 @@ def recomputed() -> pd.DataFrame:
     summarised = table[["location", "group", "quantity"]].to_numpy()
     table["recomputed"] = [_mean_of_rows(*names) for names in summarised]
     table["gap"] = table["printed"] - table["recomputed"]
-    table["follows"] = table["gap"].abs() < ROUNDING
-    return table
+    return table.assign(follows=table["gap"].abs() < ROUNDING)
 
 
 def _mean_of_rows(location: str, group: str, quantity: str) -> float:
@@ -123,8 +121,7 @@ def head_ablation() -> pd.DataFrame:
         share = part.set_index("ablated")["share_above_threshold"]
         ours, random = (round(n * share[heads]) for heads in ("refusal heads", "random heads"))
         rows.append([position, round(n * before[position]), ours, random, n, exact_test(ours, n, random, n)])
-    columns = ["position", "none", "refusal_heads", "random_heads", "n", "p_value"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=["position", "none", "refusal_heads", "random_heads", "n", "p_value"])
 
 
 def head_rates() -> pd.DataFrame:
@@ -188,8 +185,7 @@ def sides(claim: str) -> pd.DataFrame:
     """What the paper compares for a claim, by model. Columns: ``value, control_value, effect,
     ci_low, ci_high, n``, in the unit of the claim's metric (rates and their changes as fractions).
     The interval is that of the difference over prompts, empty where no rate is given."""
-    table = SIDES[claim]()
-    table["effect"] = table["value"] - table["control_value"]
+    table = SIDES[claim]().assign(effect=lambda of: of["value"] - of["control_value"])
     return table.reindex(columns=["value", "control_value", "effect", "ci_low", "ci_high", "n"])
 
 
@@ -225,8 +221,7 @@ def reanalysis() -> pd.DataFrame:
     given = table[[*JUDGED_BY, "n_models"]].to_numpy()
     table["verdict"] = [verdict(*row) if n > 1 else None for *row, n in given]
     table["p_adjusted"] = (table["p_value"] * table["family_size"]).clip(upper=1)
-    numbers = ["effect", "ci_low", "ci_high", "p_value", "p_adjusted", "n_models", "verdict"]
-    return table[numbers].reset_index()
+    return table[[*NUMBERS, "p_adjusted", "n_models", "verdict"]].reset_index()
 
 
 def with_table_2() -> dict[str, float]:
@@ -243,8 +238,7 @@ def by_one_standard() -> pd.DataFrame:
     (models, or prompts of one model in each condition); ``without_low, without_high``: the
     range of the mean with one model left out; ``needed``: how many of the unit would show an effect
     of this size in 80% of studies, at the level that the family leaves."""
-    known, table = claims().set_index("id"), reanalysis().set_index("claim")
-    rows = []
+    known, table, rows = claims().set_index("id"), reanalysis().set_index("claim"), []
     for claim in table.index[table["n_models"].gt(1) & known["primary"].to_numpy()]:
         found = statistics.average(sides(claim)["effect"])
         level = ALPHA / known.loc[claim, "family_size"]
@@ -273,11 +267,9 @@ def within_models() -> pd.DataFrame:
     for claim, model, percent, control, n, control_n in cells:
         found, entry = statistics.gap(percent, control, n, control_n), known.loc[claim]
         p = exact_test(round(percent * n / 100), n, round(control * control_n / 100), control_n)
-        row = {name: found[name] for name in NUMBERS[:3]}
-        row |= {"claim": claim, "model": model, "p_value": p}
-        rule = {**row, **entry}
-        row["p_adjusted"] = min(1.0, p * entry["family_size"])
-        rows.append(row | {"verdict": verdict(*(rule[name] for name in JUDGED_BY))})
+        row = dict(claim=claim, model=model, p_value=p) | {name: found[name] for name in NUMBERS[:3]}
+        judged = verdict(*({**row, **entry}[name] for name in JUDGED_BY))
+        rows.append(row | {"p_adjusted": min(1.0, p * entry["family_size"]), "verdict": judged})
     return pd.DataFrame(rows)
 
 
@@ -295,9 +287,9 @@ def _figure_5(entry: pd.Series) -> dict:
 
 def after_correction() -> str:
     """What the published numbers support by the rule, and what without it: one sentence."""
-    known = claims().set_index("id")
-    table = reanalysis().set_index("claim")[known["primary"].to_numpy()]
-    judged, size = table[table["n_models"] > 1], known.loc[known["primary"], "family_size"].iloc[0]
+    known, table = claims().set_index("id"), reanalysis().set_index("claim")
+    primary = known["primary"].to_numpy()
+    size, judged = known["family_size"][primary].iloc[0], table[primary & (table["n_models"] > 1)]
     alone, left = judged.index[judged["p_value"] < ALPHA], judged.index[judged["verdict"] == "supported"]
     return (
         f"Of {len(judged)} primary claims with published numbers of several models, {len(alone)} have an interval "

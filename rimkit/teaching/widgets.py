@@ -110,8 +110,9 @@ def _control(name: str, values: Any) -> ipywidgets.Widget:
     options = [(redaction.label(text, f"{description} {n}"), value) for n, (text, value) in enumerate(pairs, 1)]
     if not options:
         raise UserError(f"the control '{name}' has no choices")
-    look = {"layout": {"width": "auto", "max_width": "100%"}, "style": {"description_width": "initial"}}
-    return ipywidgets.Dropdown(options=options, value=options[0][1], description=description, **look)
+    look, label = {"width": "auto", "max_width": "100%"}, {"description_width": "initial"}
+    chosen, name = options[0][1], description
+    return ipywidgets.Dropdown(options=options, value=chosen, description=name, layout=look, style=label)
 
 
 def beside(parts: Mapping[str, str]) -> str:

@@ -49,12 +49,11 @@ def usual(invented: bool) -> str:
 
 
 def spoken(names: Sequence[str], invented: bool) -> list[str]:
-    """The corpora as they are, or the English ones with the same kind of chains, as far as there are
-    any; names of one's own are kept."""
+    """The corpora as they are, or the English ones, if any, with such chains; one's own are kept."""
     there, found = {file.stem for file in (data_dir() / "corpora" / "english").glob("*.jsonl")}, []
     for name in names:
         rest = name.removeprefix("hard").removeprefix("-")
-        kinds = [name, *([f"multi-hop-{rest}".removesuffix("-"), rest] if name.startswith("hard") else [])]
+        kinds = (name, f"multi-hop-{rest}".removesuffix("-"), rest) if name.startswith("hard") else [name]
         own = invented or name not in (*ROLES, *MIXTURES)
         found += [name] if own else [one for one in kinds if one in there][:1]
     return list(dict.fromkeys(found))
