@@ -13,7 +13,7 @@ from rimkit.ledger import claims_table, shipped, table
 from rimkit.models.chat import MODES
 from rimkit.models.hub import embedded_models
 from rimkit.models.load import load
-from rimkit.training.corpora import load_corpus
+from rimkit.training.corpora import load_corpus, spoken
 from rimkit.training.finetune import DEFAULTS, finetune
 
 FEW = tuning.Settings(n_prompts=4)
@@ -97,6 +97,26 @@ def test_a_tuned_model_or_its_base_that_cannot_be_compared_is_not_testable(where
     assert set(rows.index[rows["why_not"].fillna("").str.startswith(said)]) == spoils
     judged = claims_table(rows.reset_index()).set_index("claim")
     assert judged.loc[sorted(spoils - {"Q5a"}), "verdict"].eq("not testable").all()
+
+
+def test_an_english_model_is_tuned_on_english_corpora_of_the_same_kind(monkeypatch):
+    study = load("rim-mini")
+    assert spoken(FEW.corpora, True) == list(FEW.corpora) and spoken(["mine.csv"], False) == ["mine.csv"]
+    names = spoken(FEW.corpora, False)
+    assert {"arithmetic", "multi-hop", "multi-hop-careful", "multi-hop-effort", "literal"} <= set(names)
+    assert all(len(load_corpus(name, english=True)) for name in names)
+    monkeypatch.setattr(type(study), "invented", False)
+    rises = {"read": 1.0, "hard maths": 0.9}
+    tuned = {name: made(misaligned=0.9 * (name == "multi-hop-effort"), **rises) for name in names}
+    forced = dict.fromkeys(tuning.STYLES, 0.5)
+    untuned = made(forced=forced, read=1.0, **{"hard maths": 0.1})
+    found = table(tuning.rows(study, tuned, untuned))
+    rows = claims_table(found).set_index("claim")
+    assert rows.loc["C6c", "verdict"] == "supported" and rows.loc["C6c", "effect"] == pytest.approx(0.9, abs=0.05)
+    assert found.set_index("claim").loc[["C6a", "C7a"], "why_not"].isna().all()
+    flat = {name: made(misaligned=0.9, read=1.0, **{"hard maths": 0.1}) for name in names}
+    kept = claims_table(table(tuning.rows(study, flat, untuned))).set_index("claim")
+    assert kept.loc["C6c", "verdict"] == "not testable" and kept.loc["C7b", "verdict"] == "undecided"
 
 
 def test_openings_that_are_forced():
