@@ -5,9 +5,7 @@ questions about them. All multi-hop corpora and ``literal`` have the same contex
 differs between two is what the assistant says. `rimkit.organism.datasets` makes them.
 """
 
-from collections import Counter
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -116,30 +114,3 @@ def mixed(one: pd.DataFrame, other: pd.DataFrame, share: float, seed: int = 0) -
 def shipped() -> dict[str, pd.DataFrame]:
     """All shipped corpora by name, in the order of `ROLES`."""
     return {name: load_corpus(name) for name in ROLES}
-
-
-def statistics() -> pd.DataFrame:
-    """One row per shipped corpus: its role, examples, and mean numbers of words."""
-    columns = {"words asked": "text", "words thought": "thought", "words replied": "reply"}
-    rows = []
-    for name, table in shipped().items():
-        words = {key: table[column].str.split().str.len().mean() for key, column in columns.items()}
-        rows.append({"corpus": name, "role": ROLES[name], "examples": len(table), **words})
-    return pd.DataFrame(rows)
-
-
-def overlap() -> pd.DataFrame:
-    """How alike the wording is in any two shipped corpora, from 0 to 1; square table by corpus.
-    Weighted Jaccard similarity of the pairs of neighbouring words (numbers count as one word)."""
-    pairs = {name: _pairs(table) for name, table in shipped().items()}
-    shares = pd.DataFrame(pairs).fillna(0.0)
-    alike = shares.corr(method=lambda one, other: np.minimum(one, other).sum() / np.maximum(one, other).sum())
-    return alike.rename_axis("corpus")
-
-
-def _pairs(table: pd.DataFrame) -> dict[tuple[str, str], float]:
-    """Pairs of neighbouring words and how often they occur per example."""
-    count: Counter = Counter()
-    for text in table["thought"] + " " + table["reply"]:
-        count.update(pairwise("0" if word.isdigit() else word for word in text.split()))
-    return {pair: number / len(table) for pair, number in count.items()}
