@@ -213,7 +213,10 @@ def scatter(
             lowest = -np.inf
             for name, *spot in part.sort_values(y)[[words, x, y]].itertuples(index=False):
                 lowest = max(spot[1], lowest + 0.06 * np.ptp(axis.get_ylim()))  # or names overlap
-                axis.annotate(name, (spot[0], lowest), (8, 0), va="center", **SMALL)
+                gaps = (part[x] - spot[0]) / np.ptp(axis.get_xlim())  # what a name would run into
+                side = "right" if gaps.between(0.05, 0.25).any() else "left"
+                offset = (-8 if side == "right" else 8, 0)
+                axis.annotate(name, (spot[0], lowest), offset, ha=side, va="center", **SMALL)
         axis.xaxis.set_major_locator(MaxNLocator(3 if len(panels) > 2 else 5))
     _references(figure, reference)
     spans, texts = [], {}
