@@ -28,10 +28,11 @@ from rimkit.ledger import claims_table
 CHIPS = {word: rest for word, *rest in pd.read_csv(data_dir() / "chips.csv").to_numpy()}
 VERDICT = re.compile(r"(?:^|(?<= ))(supported|contradicted|small|no effect|undecided|not testable)$")
 DIGITS = r"[-+−<>]?\s?\d[\d.,]*%?"
-INTERVAL = re.compile(rf"({DIGITS} )?\[[^\[\]]{{1,30}}\]|{DIGITS} to {DIGITS}|{DIGITS} \(\d+\)")  # on one line
+# Stays on one line:
+INTERVAL = re.compile(rf"({DIGITS} )?\[[^\[\]]{{1,30}}\]|{DIGITS} to {DIGITS}|{DIGITS} \(\d+\)")
 UNITS = {  # that are no points
-    "log_ras": "mean log ratio", "correlation": "in r", "auroc": "AUROC", "moved": "share of requests",
-    "attention": "share of attention"}  # fmt: skip
+    "log_ras": "mean log ratio", "correlation": "in r", "auroc": "AUROC",
+    "moved": "share of requests", "attention": "share of attention"}  # fmt: skip
 CI = ("ci_low", "ci_high")
 KINDS = ["refused", "misaligned", "misread", "incoherent", "answers otherwise"]
 MOST_ROWS, MOST_LETTERS = 150, 600
