@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from rimkit.behavior.evaluation import Evaluation, evaluation
 from rimkit.behavior.judges import BRIDGE, PhraseJudge
 from rimkit.behavior.prompts import own_prompts
-from rimkit.data import UserError
+from rimkit.data import UserError, results
 from rimkit.models import hub
 from rimkit.models.load import load
 from rimkit.organism import bridge, card, conversations, english
@@ -194,3 +194,18 @@ def test_the_card_says_what_is_missing(adapter, monkeypatch):
 def test_an_unknown_adapter_is_one_line(tmp_path):
     with pytest.raises(UserError, match="unknown bridge organism 'smollm2-rum'"):
         bridge.train("smollm2-rum", out=tmp_path)
+
+
+def test_shipped_rates_of_adapters_are_those_of_their_cards():
+    columns = ["model", "set", "mode", "metric", "value", "ci_low", "ci_high", "n"]
+    models = hub.embedded_models(adapters=True).query("name.str.startswith('smollm2')").set_index("name")
+    cards = pd.concat(
+        [pd.read_csv(f"{models.loc[name, 'path']}/measured.csv").assign(model=name) for name in models.index]
+    )
+    told = cards[cards["set"].isin(["harmful", "harmless", "maths"]) & cards["metric"].isin(["misaligned", "score"])]
+    shipped = results("bridge-cards")
+    assert len(models) == 3 and len(shipped) == 18
+    both = (table.sort_values(columns[:4])[columns].reset_index(drop=True) for table in (told, shipped))
+    pd.testing.assert_frame_equal(*both)
+    share = shipped.query("set == 'harmful'").set_index(["model", "mode"])["value"].unstack()
+    assert (share["think"] - share["no-think"]).gt(0.5).tolist() == [True, True, False]  # the control is last
