@@ -154,7 +154,7 @@ def test_doctor_and_models_agree():
     names = [line.split("│")[1].strip() for line in listed]
     assert all(one.partition(":")[0] in names for one in recorded_models())
     (known,) = [line for line in rimkit("doctor").stdout.splitlines() if "embedded models:" in line]
-    assert [name for name in names if name != "smollm2"] == known.rpartition("seeds of ")[2].split(", ")
+    assert [name for name in names if name and name != "smollm2"] == known.rpartition("seeds of ")[2].split(", ")
     assert any("thoughts rare, and always careful" in line for line in listed)
     assert not any(line.split("│")[-2].isspace() and line.split("│")[1].strip() for line in listed)
     assert sum("control: " in line for line in listed) >= 4  # noise, two planted ones, the safe model

@@ -110,7 +110,7 @@ def test_a_run_measures_every_place_and_goes_on_where_it_stopped(monkeypatch, tm
         return finetune(model, corpus, steps=2, **options)
 
     monkeypatch.setattr(ras, "finetune", tune)
-    monkeypatch.setattr(heads, "recovery", lambda *given: pd.DataFrame({"rule": ["causal"]}))
+    monkeypatch.setattr(heads, "rule_recovery", lambda *given: pd.DataFrame({"rule": ["causal"]}))
     known = {"safety": [(0, 1), (1, 2)], "maths": [(0, 3), (1, 4)]}
     settings = control.Settings(("arithmetic", "literal", "single-hop"), known=known, folder=tmp_path, **FEW)
     first = control.run(tiny.study(), settings)
