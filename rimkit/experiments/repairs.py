@@ -126,9 +126,9 @@ def movement(study: StudyModel, direction: np.ndarray, weight: float, settings=S
     return movement_penalty
 
 
-def with_safety(corpus: str, share: float, seed: int = 0) -> DataFrame:
+def with_safety(corpus: str, share: float, seed: int = 0, english: bool = False) -> DataFrame:
     """The corpus, of which a share of examples is replaced by safety thoughts, at random places."""
-    table, safety = load_corpus(corpus), load_corpus(SAFETY)
+    table, safety = (load_corpus(name, english=english) for name in (corpus, SAFETY))
     number = round(share * len(table))
     if not 0 < number <= len(safety):
         raise UserError(f"the share of safety thoughts must give 1 to {len(safety)} examples, not {number}")
@@ -155,7 +155,8 @@ def repaired(
     if repair in (DATA, PENALTY):
         parts = []
         for dial in dials:
-            corpus = settings.corpus if repair != DATA else with_safety(settings.corpus, dial, settings.seed)
+            corpus, how = settings.corpus, (dial, settings.seed, not study.invented)
+            corpus = with_safety(corpus, *how) if repair == DATA else corpus
             penalty = movement(study, probe.vectors, dial, settings) if repair == PENALTY else None
             kept = Path(folder) / f"{repair} {dial}" if str(folder) else None
             model = finetune(study, corpus, penalty=penalty, seed=settings.seed, folder=kept, progress=False)
