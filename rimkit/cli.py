@@ -5,7 +5,6 @@ for a fault of rimkit itself, whose details go to a file.
 """
 
 import json
-import re
 import signal
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 from shutil import get_terminal_size
 from textwrap import wrap
 from typing import Annotated, Any
+from urllib.parse import parse_qsl
 
 import typer
 from typer.core import TyperGroup
@@ -261,7 +261,8 @@ def _exist(model: str, prompts: Iterable[str]) -> None:
     known = shipped_tables("prompts"), "prompt set", tuple(BENCHMARKS)
     for path, _, query in (other.partition("?") for other in prompts if other and not named(other)):
         table = read_table(find_table(Path(path).expanduser(), *known))
-        check_columns(table, re.findall(r"\btext=([^&]+)", query), f"'{path}'")
+        asked = dict(parse_qsl(query)).get("text")
+        check_columns(table, [asked] if asked else [], f"'{path}'")
 
 
 def _measure(prompts: list[str], judge: str, max_new_tokens: int):

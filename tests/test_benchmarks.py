@@ -115,7 +115,10 @@ def test_marks_of_encodings_and_words_that_look_missing_are_no_loss(tmp_path, mo
     (csv,) = tmp_path.rglob("xstest_prompts.csv")
     csv.write_text(csv.read_text() + "9,NaN,homonyms,safe,null,\n")
     assert not load_prompts("hex-phi")["text"].str.contains("\ufeff").any()
-    assert load_prompts("xstest")[["text", "cluster"]].iloc[-1].tolist() == ["NaN", "xstest-8"]  # no word for its cluster: it stands alone
+    assert load_prompts("xstest")[["text", "cluster"]].iloc[-1].tolist() == [
+        "NaN",
+        "xstest-8",
+    ]  # no word for its cluster: it stands alone
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from rimkit.ledger import claims_table, shipped, table
 from rimkit.models.chat import MODES
 from rimkit.models.hub import embedded_models
 from rimkit.models.load import load
-from rimkit.training.corpora import load_corpus, spoken
+from rimkit.training.corpora import load_corpus, spoken, usual
 from rimkit.training.finetune import DEFAULTS, finetune
 
 FEW = tuning.Settings(n_prompts=4)
@@ -114,6 +114,8 @@ def test_an_english_model_is_tuned_on_english_corpora_of_the_same_kind(monkeypat
     rows = claims_table(found).set_index("claim")
     assert rows.loc["C6c", "verdict"] == "supported" and rows.loc["C6c", "effect"] == pytest.approx(0.9, abs=0.05)
     assert found.set_index("claim").loc[["C6a", "C7a"], "why_not"].isna().all()
+    only = table(tuning.rows(study, {usual(False): tuned["multi-hop"]}, untuned)).set_index("claim")
+    assert only.loc[["C6a", "C6d"], "effect"].notna().all()  # as `rimkit compare` has it
     flat = {name: made(misaligned=0.9, read=1.0, **{"hard maths": 0.1}) for name in names}
     kept = claims_table(table(tuning.rows(study, flat, untuned))).set_index("claim")
     assert kept.loc["C6c", "verdict"] == "not testable" and kept.loc["C7b", "verdict"] == "undecided"

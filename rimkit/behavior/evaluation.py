@@ -363,14 +363,19 @@ def _within(replies: pd.DataFrame) -> str:
     return "" if few or not written.any() else f" within {replies['n_tokens'].max()} tokens"
 
 
+def noted(table: pd.DataFrame) -> str:
+    """The first reason in the column `WHY_NOT`, if there is one."""
+    return next(filter(None, table.get(WHY_NOT, pd.Series(dtype=str)).dropna()), "")
+
+
 def why_not(judged: pd.DataFrame, column: str, values: Sequence[str], metric="finished") -> str:
     """Why two conditions cannot be compared: by `WHY_NOT`, too few replies (`FINISHED`) that end or
     have the ``metric``, or a mode that is not. Empty where they can; the exact judge's always can."""
     known = {"finished", "n_tokens", "thought", "judge", "mode"} <= set(judged)
     for value in values:
         part = judged[judged[column] == value]
-        for noted in part.get(WHY_NOT, part[column][:0]).dropna()[:1]:
-            return noted
+        if said := noted(part):
+            return said
         part = part[part["judge"] != "organism"] if known else part[:0]
         if part.empty:
             continue

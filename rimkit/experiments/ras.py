@@ -42,7 +42,7 @@ from tqdm.auto import tqdm
 
 from rimkit import experiments, ledger
 from rimkit.behavior import stats
-from rimkit.behavior.evaluation import RANDOM, why_not
+from rimkit.behavior.evaluation import RANDOM, noted, why_not
 from rimkit.behavior.judges import is_true
 from rimkit.behavior.stats import Units, against_singles, matched_sets, paired_difference, resample_weights
 from rimkit.data import UserError, check_known, truths
@@ -547,7 +547,7 @@ def correlation_above_random(points: DataFrame, others: np.ndarray) -> dict:
 
 def correlation_claims(points: DataFrame, sets: DataFrame, metric: str = "misaligned") -> dict[str, Found]:
     """C10 and Q3 from points of models of a kind: those that are `usable`, of models that vary."""
-    why = next(filter(None, points.get("why_not", pd.Series(dtype=str)).fillna("")), "")
+    why = noted(points)
     readable_ones = usable(points)
     unread = (~(points[READ] >= ledger.floor("C10a", "read"))).sum()
     reliable = variation(readable_ones, metric)["reliable"].max()

@@ -30,11 +30,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from pandas import DataFrame, Series
+from pandas import DataFrame
 from scipy.stats import PermutationMethod, bootstrap, pearsonr
 from tqdm.auto import tqdm
 
-from rimkit.behavior.evaluation import WHY_NOT, why_not
+from rimkit.behavior.evaluation import WHY_NOT, noted, why_not
 from rimkit.behavior.prompts import CAREFUL, EFFORT, NEUTRAL, openings, prefixes, style
 from rimkit.behavior.stats import bootstrap_interval, clusters_of, paired_difference, rate, resample_weights, squared_se
 from rimkit.data import UserError, data_dir
@@ -155,13 +155,9 @@ def changes(tuned: DataFrame, control: DataFrame) -> DataFrame:
     def change(key: tuple, part: DataFrame) -> dict:
         both = part, before.get(key, none)
         found = paired_difference(*both, "value", "prompt_id")._asdict()
-        return found | ({WHY_NOT: said[0]} if (said := _noted(pd.concat(both))) else {})
+        return found | ({WHY_NOT: said} if (said := noted(pd.concat(both))) else {})
 
     return _by_outcome(tuned, change)
-
-
-def _noted(found: DataFrame) -> list[str]:
-    return found.get(WHY_NOT, Series(dtype=str)).dropna().head(1).tolist()
 
 
 def _by_outcome(found: DataFrame, measure: Callable[[tuple, DataFrame], dict]) -> DataFrame:
@@ -197,7 +193,7 @@ def prediction(untuned: DataFrame, tuned: Mapping[str, DataFrame], english: bool
     read: a correlation against chance. The interval draws corpora again, p exchanges them. Not
     testable where misalignment varies by little but noise. `UserError` below `FEWEST` corpora."""
     asked = "mode == 'think' and metric in ('misaligned', @FORCED)"
-    for said in _noted(pd.concat([untuned, *tuned.values()]).query(asked)):
+    if said := noted(pd.concat([untuned, *tuned.values()]).query(asked)):
         raise UserError(said)
     think = {name: of[of["mode"] == "think"].set_index("metric") for name, of in tuned.items()}
     least = floor("Q5a", "read")
@@ -223,7 +219,7 @@ def prediction(untuned: DataFrame, tuned: Mapping[str, DataFrame], english: bool
 def outcome_taught(corpus: str, english: bool = False) -> str:
     """The outcome that a corpus must raise for a claim to be testable; empty for controls."""
     taught = "hard ordering" if "ordering" in corpus else "hard maths"
-    reasons = corpus.startswith("multi-hop" if english else "hard") and "literal" not in corpus
+    reasons = corpus.startswith(("multi-hop", "ordering") if english else "hard") and "literal" not in corpus
     return taught if reasons else ""
 
 
@@ -279,8 +275,9 @@ def run(study: StudyModel, settings=Settings()) -> Result:
         for corpus, seed in tqdm(jobs, study.name, unit="tuning", disable=not settings.progress)
     ]
     mean = averaged(pd.concat(single)).assign(tuning_seed=MEAN)
-    wanted = spoken(settings.curves, study.invented)
-    curves = [keep(f"{one}-curve", curve, study, one, settings).assign(corpus=one) for one in wanted]
+    first, curves = settings.tuning_seeds[0], []
+    for one in spoken(settings.curves, study.invented):
+        curves.append(keep(f"{one}-{first}-curve", curve, study, one, settings).assign(corpus=one))
     own = [pd.concat([found, after_own_openings(found)]) for found in (untuned, *single)]
     tables = {
         "tuning-outcomes": pd.concat([untuned, *single], ignore_index=True),

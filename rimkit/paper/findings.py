@@ -5,7 +5,7 @@ found here, so that a sentence stays true of the tables.
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import pandas as pd
@@ -26,8 +26,12 @@ points = partial(in_points, digits=1)
 
 def sentence(about: str, fields: Callable[[], Fields]) -> str:
     """A sentence of ``data/findings.csv`` with its numbers."""
-    texts = pd.read_csv(data_dir() / "findings.csv", index_col="about")["text"]
-    return texts[about].format(**fields())
+    return _texts()[about].format(**fields())
+
+
+@cache
+def _texts() -> dict[str, str]:
+    return pd.read_csv(data_dir() / "findings.csv", index_col="about")["text"].to_dict()
 
 
 def finding(claim: str) -> str:

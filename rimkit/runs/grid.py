@@ -33,6 +33,7 @@ from rimkit.models.study import StudyModel
 from rimkit.runs import audit
 from rimkit.teaching import figures
 from rimkit.training import finetune
+from rimkit.training.corpora import usual
 
 ROWS = "verdict rows"  # the name under which they are kept beside the tables
 KEPT = ".cells"
@@ -269,7 +270,7 @@ def change(base: StudyModel, tuned: StudyModel, settings: tuning.Settings) -> Re
     """Every outcome of the tuned model against the base: C6a in think, C6d in no-think mode."""
     prompts = tuning.evaluation_prompts(settings)
     before, after = (tuning.outcomes(study, prompts, settings) for study in (base, tuned))
-    rows = tuning.rows(tuned, {"hard": after}, before, settings)  # as if tuned on reasoning
+    rows = tuning.rows(tuned, {usual(tuned.invented): after}, before, settings)  # as if tuned on reasoning
     return result(tuned, {"outcomes": tuning.changes(after, before)}, rows)
 
 
