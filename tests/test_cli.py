@@ -400,7 +400,7 @@ def test_run_prints_the_claims_writes_the_page_and_fails_with_1(good, model, tmp
     assert "done    01_good" in process.stdout
     told = process.stdout.splitlines()
     (claim,) = [line for line in told if "C1a" in line]
-    assert claim.startswith("supported     C1a  Thinking raises the misalignment rate. +20.0")
+    assert claim.startswith("supported     C1a  Thinking raises the misalignment rate: +20.0")
     assert (
         "[+10.0,\xa0+30.0]" in process.stdout and max(len(line.replace(str(tmp_path), "")) for line in told[2:]) <= 140
     )

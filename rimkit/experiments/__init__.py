@@ -69,9 +69,8 @@ class Common:
     def keeper(self, study: StudyModel) -> Callable[..., dict[str, DataFrame]]:
         """``keep(name, make)``: tables of a model and settings, `kept` in their folder, if any."""
         at = str(getattr(self, "folder", ""))
-        grown = {name: "" for name in MAY_GROW if hasattr(self, name)}
-        weights, files = (study.fingerprint(), self.evaluation.fingerprint()) if at else ("", [])
-        of = repr((weights, files, replace(self, progress=False, **grown))) if at else ""
+        same = replace(self, progress=False, **{name: "" for name in MAY_GROW if hasattr(self, name)})
+        of = repr((study.fingerprint(), self.evaluation.fingerprint(), same)) if at else ""
         return lambda name, make: kept(Path(at) / name.replace("/", "-") if at else "", make, of)
 
 

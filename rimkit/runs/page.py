@@ -206,25 +206,26 @@ def tally(lines: Iterable[Mapping]) -> str:
 
 
 def claim_lines(claims: pd.DataFrame, width: int = 80) -> list[str]:
-    """`rimkit.ledger.claims_table` for the terminal, no word cut; where a claim has several lines,
-    what it says stands above them."""
-    several, lines = len(claims[["model", "seed"]].drop_duplicates()) > 1, []
+    """`claims_table` for the terminal, no word cut; of several models under what a claim says."""
+    single, lines = claims.drop_duplicates("claim", keep=False), []
+    several = len(single.drop_duplicates(["model", "seed"])) > 1
     wrapped = partial(wrap, width=max(width, 40), break_long_words=False, break_on_hyphens=False)
-    numbers, room = ledger.claims().set_index("id")["paper_effect"], claims["model"].str.len().max() + 3
+    means, wide = ledger.claims().set_index("id")["paper_effect"], max(map(len, claims["model"]))
     for claim, of in claims.groupby("claim", sort=False):
-        says, known, metric = of.iloc[0], numbers[claim], of["metric"].iloc[0]
-        mean = f": mean effect {effect_writer(metric)(known)} {unit_of(metric)}"
-        paper = f"paper: {says['paper_number']}{'' if missing(known) else mean}"
+        says, known, metric = of.iloc[0], means[claim], of["metric"].iloc[0]
+        mean = "" if missing(known) else effect_writer(metric)(known)
+        paper = f"paper: {says['paper_number']}" + f": mean effect {mean} {unit_of(metric)}" * bool(mean)
         if len(of) > 1:
             lines += wrapped(f"{claim:5}{says['statement']}; {paper}", subsequent_indent=5 * " ")
         for item in of.to_dict("records"):
-            who = f"{_text(item['model'])}:{_text(item['seed'])}".rstrip(":").ljust(room) * several
+            who = f"{_text(item['model'])}:{_text(item['seed'])}".rstrip(":")
+            who = who.ljust(wide + 3) if len(of) > 1 else who * several
             why = "" if missing(item["why_not"]) else f"({item['why_not']})"
             effect = effect_text(item).replace(", ", ",\u00a0")  # an interval stays in one line
-            mark = "*" if item["excludes_paper"] is True else ""
-            said, indent = " ".join(filter(None, [who, effect, mark, why])), 14
+            effect += "*" * (item["excludes_paper"] is True)
+            said, indent = " ".join(filter(None, [who, effect, why])), 14
             if len(of) == 1:
-                said, indent = f"{claim:5}{item['statement']}. {said}; {paper}", 19
+                said, indent = f"{claim:5}{says['statement']}: {said}; paper {mean or says['paper_number']}", 19
             lines += wrapped(f"{item['verdict']:14}{said}", subsequent_indent=indent * " ")
     note = ["* The interval excludes the mean of the paper's own effects."]
     return lines + note * bool(claims["excludes_paper"].eq(True).any())
