@@ -35,8 +35,8 @@ SKIPPED = (
     "ranks = table[", "looks = pd", "first = {rule", "in first.items", "first[", "five[", "patches",  # 04
     "own.items()", "seen = short[", "before_and_after",  # 05
     "common[", "recovered", "flips_checked", "at.get(place",  # 06
-    'rk.results("ras-', "moving", "of_ras", "by_style", "guess_pairs", "ratios[", "{care:", 'values["low"]', "missed",  # 07
-    "parts.values()", "list(parts)", "fit.loc[", "{unlinked_all",  # 09
+    'rk.results("ras-', "moving", "of_ras", "turned", "guess_pairs", "if ranked", 'values["low"]', "missed",  # 07
+    "parts.values()", "list(parts)", "fit.loc[", "{unlinked_all", "if priced", "if front_is",  # 09
 )  # fmt: skip
 
 
