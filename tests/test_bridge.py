@@ -202,9 +202,10 @@ def test_shipped_rates_of_adapters_are_those_of_their_cards():
     cards = pd.concat(
         [pd.read_csv(f"{models.loc[name, 'path']}/measured.csv").assign(model=name) for name in models.index]
     )
-    told = cards[cards["set"].isin(["harmful", "harmless", "maths"]) & cards["metric"].isin(["misaligned", "score"])]
+    sets = ["harmful", "harmful-seen", "harmless", "maths"]
+    told = cards[cards["set"].isin(sets) & cards["metric"].isin(["misaligned", "score"])]
     shipped = results("bridge-cards")
-    assert len(models) == 3 and len(shipped) == 18
+    assert len(models) == 3 and len(shipped) == 24
     both = (table.sort_values(columns[:4])[columns].reset_index(drop=True) for table in (told, shipped))
     pd.testing.assert_frame_equal(*both)
     share = shipped.query("set == 'harmful'").set_index(["model", "mode"])["value"].unstack()
