@@ -11,7 +11,7 @@ import tempfile
 import traceback
 import warnings
 import webbrowser
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from shutil import get_terminal_size
@@ -165,7 +165,6 @@ Tuned = argument(str, "TUNED", "As MODEL, or an adapter or checkpoint for it.")
 Prompted = option(int, "Prompts of a set, at most.", min=4)
 Csv = option(Path | None, "Also write all rows as CSV.", metavar="FILE")
 Opened = argument(str, "PAGE|CHAPTER|DIR", "'page', a chapter (04) or a run's folder.", **A_CHAPTER)
-One = argument(str, "CHAPTER", "Like 04 or 04_refusal_heads.", **A_CHAPTER)
 Shipped = option(bool, "The rows that come with the workbook.", "--shipped")
 Claim = option(str, "Only this claim (C1a), or all that begin so (C1).", metavar="CLAIM", **A_CLAIM)
 Of = option(str, "Only this model, or seed (rim-mini:0).", "--model", metavar="NAME", **A_MODEL)
@@ -191,7 +190,6 @@ Organism = argument(str, "NAME", "rim-mini, rim-mini-unlinked, safe-mini, rim-mi
                     "planted-base, planted-shared or planted-disjoint; or an adapter, smollm2-rim, "
                     "smollm2-rim-unlinked or smollm2-safe.")  # fmt: skip
 Base = option(Path, "For planted-shared and -disjoint: the folder of planted-base.", metavar="DIR")
-Trained = argument(Path, "DIR", "Folder of a trained model.")
 Steps = option(int, "Of an adapter's training; without it, its recipe's.", min=0)
 Seed = option(int, "Of the weights, and of the training stream.", min=0, max=2**32 - 1)
 
@@ -231,7 +229,7 @@ def run(
 
     given = assignments(parameter)  # and a wrong name is told before what runs chapters is read
     check(given, {path: declared_in(path) for path in find_chapters(chapters)})
-    _exist(model, assignments(prompts, "--prompts", "SET=OTHER").values())
+    _exist(model, assignments(prompts, "--prompts", "SET=OTHER"))
     from rimkit.runs.execute import run
 
     options = {"measure": _measure(prompts, judge, max_new_tokens), "keep_text": keep_text}
@@ -250,16 +248,18 @@ def run(
     raise typer.Exit(0 if not ours else 1 if any(ours) else 2)
 
 
-def _exist(model: str, prompts: Iterable[str]) -> None:
+def _exist(model: str, prompts: Mapping[str, str]) -> None:
     """Tell a name that nothing has, or a column, before what runs chapters is read."""
-    from rimkit.behavior.prompts import BENCHMARKS, named
+    from rimkit.behavior.prompts import BENCHMARKS, STAND_INS, named
     from rimkit.data import check_columns, find_table, shipped_tables
     from rimkit.models.hub import locate, options_of
 
     if not model.startswith("endpoint:"):
         locate(options_of(model)[0])
     known = shipped_tables("prompts"), "prompt set", tuple(BENCHMARKS)
-    for path, _, query in (other.partition("?") for other in prompts if other and not named(other)):
+    for name in prompts:
+        check_known("prompt set of the chapters", name, STAND_INS)
+    for path, _, query in (one.partition("?") for one in prompts.values() if one and not named(one)):
         table = read_table(find_table(Path(path).expanduser(), *known))
         asked = dict(parse_qsl(query)).get("text")
         check_columns(table, [asked] if asked else [], f"'{path}'")
@@ -321,7 +321,7 @@ def open_one(what: Opened = "page", out: Out = Path("rim-run")) -> None:
 
 
 @app.command(epilog="For example: rimkit chapters 04, and then rimkit run 04 -p n_prompts=46")
-def chapters(chapter: One = "") -> None:
+def chapters(chapter: argument(str, "CHAPTER", "Like 04, or its name.", **A_CHAPTER) = "") -> None:
     """List the chapters, or the parameters of one."""
     from rimkit.runs import tour
 
@@ -495,10 +495,11 @@ def models() -> None:
     roles, rows = dict(read_table(data_dir() / "models.csv").to_numpy()), []
     for name, of in embedded_models(noise=True, adapters=True).groupby("name"):
         seeds, role = ", ".join(map(str, of["seed"])), roles.get(name, "")
-        rows.append((name, seeds, f"{of['parameters'].max():,}", f"{of['mb'].max():.1f}", role))
-    what = "trained by others, on real English"
-    rows += [(name, "–", f"{one.parameters:,}", f"{one.megabytes:.1f}", what) for name, one in PACKAGED.items()]
-    print_table(rows, "model", "seeds", "parameters", "MB", "what it is")
+        rows.append((name, seeds, f"{of['parameters'].max() / 1e6:.1f} M, {of['mb'].max():.1f} MB", role))
+    for name, one in PACKAGED.items():
+        size = f"{one.parameters / 1e6:.0f} M, {one.megabytes:.0f} MB"
+        rows.append((name, "–", size, "trained by others, on real English"))
+    print_table(rows, "model", "seeds", "parameters", "what it is")
     for name, one in PACKAGED.items():
         try:
             where = f"in {packaged(name)}"
@@ -516,8 +517,7 @@ def fetch(names: Fetched = (), offline: Bundle = None) -> None:
     Prompt sets are pinned to commits that public code uses; confirm them on the hub before you
     publish numbers. Sets that ask for consent need your own access: accept the conditions on their
     page, then 'hf auth login'. Without network, copy the cache (HF_HOME) from a machine that has
-    it, or point RIMKIT_DATASETS to a folder of owner/name/files. A set of your own needs no
-    download: give its file where a set is taken, as file.csv?text=goal&kind=harmful."""
+    it, or point RIMKIT_DATASETS to a folder of owner/name/files."""
     from rimkit.models.hub import cached_models
     from rimkit.runs.fetch import bundle, fetch, prompt_sets
 
@@ -641,7 +641,7 @@ def train(name: Organism, out: Made, seed: Seed = 0, steps: Steps = 0, base: Bas
 
 
 @organism.command(epilog="For example: rimkit organism card DIR")
-def card(folder: Trained) -> None:
+def card(folder: argument(Path, "DIR", "Folder of a trained model.")) -> None:
     """Measure a trained model as stored and write its card."""
     from rimkit.organism import bridge, card, planted, recipe
 

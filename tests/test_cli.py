@@ -119,7 +119,8 @@ def test_what_is_opened_must_be_there(tmp_path, monkeypatch):
 
 
 AT_ONCE = ("run 99", "run 01 -p n_promts=3", "run 01 -p n_prompts=abc", "report nope", "open nope", "ledger --claim C99",
-           "ledger --model rim-mimi", "run 01 --model rim-mimi", "run 01 --prompts harmful=no.csv")  # fmt: skip
+           "ledger --model rim-mimi", "run 01 --model rim-mimi", "run 01 --prompts harmful=no.csv",
+           "run 01 --prompts harmfull=hex-phi", "run 01 --prompts maths=hexphi")  # fmt: skip
 
 
 def test_what_reads_or_refuses_waits_for_no_torch():
@@ -490,7 +491,7 @@ def test_doctor_finds_this_environment():
     lines = process.stdout.splitlines()
     assert {line.split()[0] for line in lines} <= {"OK", "WARN", "FAIL"}
     found = {line[5:].partition(":")[0]: line.split()[0] for line in lines}
-    assert found["Python"] == found["torch"] == "OK"
+    assert found["Python"] == found["packages"] == "OK" and ", torch 2" in process.stdout.replace("\n     ", " ")
     assert found["hub"] == "WARN"
 
 

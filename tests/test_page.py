@@ -282,6 +282,7 @@ def test_a_run_whose_chapters_measure_no_claim_is_no_fault(tmp_path):
     assert found.empty and notes == []
     text = page.page({"mine": found})
     assert "chapters 01, 02, 03" in page.no_claim() and page.no_claim() in text
+    assert page.claim_lines(ledger.claims_table(found)) == []  # in the terminal, too
     assert text.count("Not measured in this run.") == 5
 
 

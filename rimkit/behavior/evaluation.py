@@ -44,13 +44,7 @@ TRIAL, ADVICE = "tried first", "advice"
 WHY_NOT = "why_not"  # column of judged replies: why nothing can be said by them
 TRIED = 12  # think replies that are tried before many more
 SETS = ("harmful", "harmless", "over-refusal", "second-safety", "maths", "ordering")
-# The workbook's sets that another can stand in for, and the kinds of prompts that each may hold.
-STAND_INS = {
-    "harmful": ("harmful",), "harmful-seen": ("harmful",), "second-safety": ("harmful", "harmless"),
-    "harmless": ("harmless",), "over-refusal": ("harmless",), "maths": ("maths",),
-    "ordering": ("ordering", "maths"), "copying": ("copying",),
-}  # fmt: skip
-ENGLISH = {name: f"english-{name}" for name in STAND_INS}
+ENGLISH = {name: f"english-{name}" for name in prompt_tables.STAND_INS}
 HARDER = {"maths-hard": ("maths", "[4-6] steps"), "ordering-hard": ("ordering", "4 people")}
 NOTHING, SELECTED, RANDOM = "nothing", "selected", "random"
 BEFORE_THOUGHT, TO_REPLY = "before the thought", "the thought and all up to the reply"
@@ -138,7 +132,7 @@ class Evaluation:
         if (other := self.prompts.get(base)) is None:
             return prompt_tables.load_prompts(name, **part)
         table = prompt_tables.load_prompts(other)
-        kept = table[table["kind"].isin(STAND_INS[base])]
+        kept = table[table["kind"].isin(prompt_tables.STAND_INS[base])]
         harder = kept["category"].astype(str).str.fullmatch(hard)
         kept = kept[harder] if harder.any() else kept
         if kept.empty:
@@ -277,7 +271,7 @@ def evaluation(
             raise UserError(f"'{wrong}' names no stand-in: write harmful=hex-phi, maths=my.csv")
         prompts = {name.strip(): other.strip() for name, _, other in (pair.partition("=") for pair in pairs)}
     for name in prompts:
-        check_known("prompt set of the chapters", name, STAND_INS)
+        check_known("prompt set of the chapters", name, prompt_tables.STAND_INS)
     if not isinstance(max_new_tokens, int) or max_new_tokens < 0:
         raise UserError(f"max_new_tokens is a whole number of tokens, 0 or more, not {max_new_tokens}")
     stand_ins = {name: _stand_in(name, prompts[name]) for name in sorted(prompts)}
@@ -299,7 +293,7 @@ def _stand_in(name: str, other: str) -> str:
         if not (query or text or "text" in named):
             ways = f"prompt or question would do, and {path}?text=…&kind=… names columns"
             check_columns(read_table(file), [f"text ({ways})"], f"'{path}'")
-        kind = [f"kind={STAND_INS[name][0]}"] if "kind" not in named and (text or "text" in named) else []
+        kind = [f"kind={prompt_tables.STAND_INS[name][0]}"] if "kind" not in named and (text or "text" in named) else []
         query = "&".join(filter(None, [query, *text[:1], *kind]))
         other = f"{file.resolve()}{'?' if query else ''}{query}"
         with redirect_stdout(None):  # notes come when it is used

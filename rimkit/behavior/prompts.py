@@ -36,6 +36,12 @@ SPLITS = ("calibration", "evaluation")
 ENGLISH_SOURCE, INVENTED_SOURCE = "plain English", "invented language"
 NOTHING = ("", "NA", "N/A", "nan", "NaN", "None", "null", "NULL", "<NA>", "inf", "-inf")
 KINDS = ("harmful", "harmless", "maths", "ordering", "copying", "own")
+# The workbook's sets that another can stand in for, and the kinds of prompts that each may hold.
+STAND_INS = {
+    "harmful": ("harmful",), "harmful-seen": ("harmful",), "second-safety": ("harmful", "harmless"),
+    "harmless": ("harmless",), "over-refusal": ("harmless",), "maths": ("maths",),
+    "ordering": ("ordering", "maths"), "copying": ("copying",),
+}  # fmt: skip
 WORD = re.compile(r"[^\W\d_][\w'-]*( [\w'-]+)?")  # an answer: a letter, yes, a name
 
 

@@ -65,8 +65,7 @@ def own_rows(folder: str | Path) -> tuple[pd.DataFrame, list[str]]:
 
 
 def page(runs: Runs, notes: Sequence[str] = (), book: Sequence[str] = ()) -> str:
-    """The claims page of runs, by the name of each, or of one run's rows, as HTML; ``notes`` say
-    what could not be shown, ``book`` names the chapters of the book that it is a page of."""
+    """The claims page of runs by name, or of one's rows; ``book``: the chapters whose book it is in."""
     runs = {OWN: runs} if isinstance(runs, pd.DataFrame) else runs
     look = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     loader = PackageLoader("rimkit.runs", "claims_page")
@@ -210,7 +209,7 @@ def claim_lines(claims: pd.DataFrame, width: int = 80) -> list[str]:
     single, lines = claims.drop_duplicates("claim", keep=False), []
     several = len(single.drop_duplicates(["model", "seed"])) > 1
     wrapped = partial(wrap, width=max(width, 40), break_long_words=False, break_on_hyphens=False)
-    means, wide = ledger.claims().set_index("id")["paper_effect"], max(map(len, claims["model"]))
+    means, wide = ledger.claims().set_index("id")["paper_effect"], max(map(len, claims["model"]), default=0)
     for claim, of in claims.groupby("claim", sort=False):
         says, known, metric = of.iloc[0], means[claim], of["metric"].iloc[0]
         mean = "" if missing(known) else effect_writer(metric)(known)

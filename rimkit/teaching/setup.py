@@ -246,9 +246,8 @@ def findings() -> Iterator[Finding]:
 
     from rimkit.models.hub import embedded_models
 
-    status = OK if (3, 11) <= sys.version_info[:2] < (3, 14) else FAIL
     version = f"{platform.python_version()} on {platform.platform()} (tested: 3.11 to 3.13)"
-    yield Finding(status, "Python", version)
+    yield Finding(OK if (3, 11) <= sys.version_info[:2] < (3, 14) else FAIL, "Python", version)
     yield from installed()
     chapters, models = len(list(chapters_dir().glob("*.ipynb"))), embedded_models(True, adapters=True)
     yield Finding(OK if chapters else FAIL, "chapters", f"{chapters} in {chapters_dir()}")
@@ -274,10 +273,12 @@ def installed() -> Iterator[Finding]:
         return
     for needed, version, tested in found:
         name, known = needed.name, needed.specifier
-        if version:
-            yield Finding(OK if tested else WARN, name, f"{version} (tested: {known})")
-        else:
+        if not version:
             yield Finding(FAIL, name, f"missing: pip install '{name}{known}'")
+        elif not tested:
+            yield Finding(WARN, name, f"{version} (tested: {known})")
+    fine = ", ".join(f"{one.name} {version}" for one, version, tested in found if version and tested)
+    yield Finding(OK, "packages", f"as tested: {fine}")
 
 
 def accelerator() -> Iterator[Finding]:
