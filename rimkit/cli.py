@@ -259,7 +259,7 @@ def _exist(model: str, prompts: Mapping[str, str]) -> None:
     known = shipped_tables("prompts"), "prompt set", tuple(BENCHMARKS)
     for name in prompts:
         check_known("prompt set of the chapters", name, STAND_INS)
-    for path, _, query in (one.partition("?") for one in prompts.values() if one and not named(one)):
+    for path, _, query in (of.partition("?") for of in prompts.values() if of and not named(of)):
         table = read_table(find_table(Path(path).expanduser(), *known))
         asked = dict(parse_qsl(query)).get("text")
         check_columns(table, [asked] if asked else [], f"'{path}'")
@@ -494,8 +494,8 @@ def models() -> None:
 
     roles, rows = dict(read_table(data_dir() / "models.csv").to_numpy()), []
     for name, of in embedded_models(noise=True, adapters=True).groupby("name"):
-        seeds, role = ", ".join(map(str, of["seed"])), roles.get(name, "")
-        rows.append((name, seeds, f"{of['parameters'].max() / 1e6:.1f} M, {of['mb'].max():.1f} MB", role))
+        size = f"{of['parameters'].max() / 1e6:.1f} M, {of['mb'].max():.1f} MB"
+        rows.append((name, ", ".join(map(str, of["seed"])), size, roles.get(name, "")))
     for name, one in PACKAGED.items():
         size = f"{one.parameters / 1e6:.0f} M, {one.megabytes:.0f} MB"
         rows.append((name, "–", size, "trained by others, on real English"))

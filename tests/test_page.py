@@ -101,6 +101,9 @@ def answers(text: str) -> list[str]:
 def test_the_title_names_models_and_five_answers_say_what_this_run_found(html):
     assert re.search("<title>mine &lt;script&gt;.*:3, mine: claims about", html)
     assert "What a run of the RIM workbook in folder rim-run found" in html
+    short = re.search('(?s)<ul class="short".*?</ul>', html)[0]
+    known = r'title="[^"]+">(C\d+a)</a>'
+    assert f"2 of {len(ledger.claims())} claims measured" in short and re.findall(known, short) == ["C1a", "C10a"]
     first, second, *_, last = answers(html)
     assert "This run Yes. The effect lies clearly above the paper’s mean, +8.9 points. mine" in first
     assert '"window.hacked = 2">:3 : yes, +20.0 points [+10.0, +30.0], p 0.002 after correction.' in unescape(first)
@@ -367,6 +370,9 @@ def test_claims_are_filtered_by_verdict_chapter_model_and_text(opened):
     assert opened.url.endswith("claims.html?model=mine") and opened.evaluate(shown) == ["C10a"]
     opened.get_by_role("button", name="Clear").click()
     opened.locator(".claim[hidden]").first.wait_for(state="detached")
+    opened.check("[name=own]")
+    assert opened.evaluate(shown) == ["C1a", "C10a"] and opened.url.endswith("?own=yes")
+    opened.uncheck("[name=own]")
 
 
 def test_it_prints_on_few_pages(opened):

@@ -65,7 +65,7 @@ def own_rows(folder: str | Path) -> tuple[pd.DataFrame, list[str]]:
 
 
 def page(runs: Runs, notes: Sequence[str] = (), book: Sequence[str] = ()) -> str:
-    """The claims page of runs by name, or of one's rows; ``book``: the chapters whose book it is in."""
+    """The claims page of runs, or of one's rows; ``book``: chapters of the book that it is in."""
     runs = {OWN: runs} if isinstance(runs, pd.DataFrame) else runs
     look = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     loader = PackageLoader("rimkit.runs", "claims_page")
@@ -206,10 +206,10 @@ def tally(lines: Iterable[Mapping]) -> str:
 
 def claim_lines(claims: pd.DataFrame, width: int = 80) -> list[str]:
     """`claims_table` for the terminal, no word cut; of several models under what a claim says."""
-    single, lines = claims.drop_duplicates("claim", keep=False), []
-    several = len(single.drop_duplicates(["model", "seed"])) > 1
+    lines, wide = [], max(map(len, claims["model"]), default=0)
+    several = len(claims.drop_duplicates("claim", keep=False).drop_duplicates(["model", "seed"])) > 1
     wrapped = partial(wrap, width=max(width, 40), break_long_words=False, break_on_hyphens=False)
-    means, wide = ledger.claims().set_index("id")["paper_effect"], max(map(len, claims["model"]), default=0)
+    means = ledger.claims().set_index("id")["paper_effect"]
     for claim, of in claims.groupby("claim", sort=False):
         says, known, metric = of.iloc[0], means[claim], of["metric"].iloc[0]
         mean = "" if missing(known) else effect_writer(metric)(known)

@@ -277,7 +277,7 @@ def installed() -> Iterator[Finding]:
             yield Finding(FAIL, name, f"missing: pip install '{name}{known}'")
         elif not tested:
             yield Finding(WARN, name, f"{version} (tested: {known})")
-    fine = ", ".join(f"{one.name} {version}" for one, version, tested in found if version and tested)
+    fine = ", ".join(f"{needed.name} {version}" for needed, version, tested in found if tested)
     yield Finding(OK, "packages", f"as tested: {fine}")
 
 

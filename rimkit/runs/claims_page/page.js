@@ -4,14 +4,15 @@ const unfold = document.getElementById("unfold"), found = document.getElementByI
 const opened = new Set(); // by the filter, which folds them again
 
 function filter() {
-  const { verdict, chapter, model, text } = Object.fromEntries(new FormData(form));
+  const { verdict, chapter, model, text, own } = Object.fromEntries(new FormData(form));
   const words = text.trim().toLowerCase(), narrowed = Boolean(verdict || model);
   const fits = ({ dataset }) => (!verdict || dataset.verdict === verdict) && (!model || dataset.model === model);
   for (const claim of claims) {
     for (const one of claim.querySelectorAll("[data-verdict]")) one.hidden = !fits(one);
     for (const group of claim.querySelectorAll(".effects tbody")) group.hidden = !group.querySelector(".line:not([hidden])");
     for (const tally of claim.querySelectorAll(".tally")) count(tally);
-    const other = (chapter && claim.dataset.chapter !== chapter) || !claim.textContent.toLowerCase().includes(words);
+    const elsewhere = own && claim.classList.contains("unmeasured");
+    const other = elsewhere || (chapter && claim.dataset.chapter !== chapter) || !claim.textContent.toLowerCase().includes(words);
     claim.hidden = Boolean(other || !claim.querySelector(".line:not([hidden])"));
     const open = narrowed && !claim.hidden;
     if (open && !claim.open) opened.add(claim);
@@ -41,7 +42,8 @@ function keep(hash = "") {
 function read() {
   for (const [name, value] of new URLSearchParams(location.search)) {
     const field = form.elements[name];
-    if (field && (!field.options || [...field.options].some((one) => one.value === value))) field.value = value;
+    if (field?.type === "checkbox") field.checked = value === field.value;
+    else if (field && (!field.options || [...field.options].some((one) => one.value === value))) field.value = value;
   }
 }
 
