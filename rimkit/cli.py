@@ -491,11 +491,12 @@ def models() -> None:
     """List the embedded models, and a pretrained one."""
     from rimkit.models.gguf import INSTALL, PACKAGED, packaged
     from rimkit.models.hub import embedded_models, without_weights
+    from rimkit.runs.page import roles
 
-    roles, rows = dict(read_table(data_dir() / "models.csv").to_numpy()), []
+    known, rows = roles(), []
     for name, of in embedded_models(noise=True, adapters=True).groupby("name"):
         size = f"{of['parameters'].max() / 1e6:.1f} M, {of['mb'].max():.1f} MB"
-        rows.append((name, ", ".join(map(str, of["seed"])), size, roles.get(name, "")))
+        rows.append((name, ", ".join(map(str, of["seed"])), size, known.get(name, "")))
     for name, one in PACKAGED.items():
         size = f"{one.parameters / 1e6:.0f} M, {one.megabytes:.0f} MB"
         rows.append((name, "–", size, "trained by others, on real English"))

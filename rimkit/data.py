@@ -48,14 +48,15 @@ PLAIN_NAME = re.compile(r"[A-Za-z_][\w.-]{0,39}", re.ASCII)
 # What functions are given is held against their hints, as far as these are known here.
 GIVEN = {
     "DataFrame": "a table", "Figure": "a figure", "StudyModel": 'a model: rk.load("rim-mini")',
-    "Sequence[Encoded]": 'conversations: [study.chat.encode(text, "think")]', "Mapping": "a dictionary",
+    "Sequence[Encoded]": 'conversations: [study.chat.encode(text, "think")]',
     "int": "a whole number", "float": "a number", "str": "a text", "Path": "a path", "None": "None",
 }  # fmt: skip
 PLAIN = {"int": Integral, "float": Real, "str": str, "Path": Path, "None": type(None)}
 CHECKED, NAMES = {__name__}, {"Sequence[str]", "Iterable[str]"}  # modules, and hints of lists of names
 LOOKED_AT = {"DataFrame", "Figure", "StudyModel", "Sequence[Encoded]", *NAMES}
 LATE = {"ndarray", "Series", "Settings", "Probe", "Contrast", "Encoded", "Readout"}  # held against when it fails
-UNCLEAR = {"No objects to concatenate": "one of the lists that it was given is empty"}
+EMPTY = "one of the lists that it was given is empty"
+UNCLEAR = {"No objects to concatenate": EMPTY, "single positional indexer is out-of-bounds": EMPTY}
 UNCLEAR["expected non-negative integer"] = "a seed is 0 or more"
 TRUTHS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False, "": None}
 
@@ -92,18 +93,24 @@ def check_given(module) -> None:
 
 
 def _kinds(it: Parameter) -> list[str]:
-    """``["int", "None"]`` for ``int | None``, ``["Mapping"]`` for ``Mapping[str, str]``."""
+    """``["int", "None"]`` for ``int | None``."""
     hint = type(it.default) if it.annotation is it.empty and type(it.default).__name__ in LATE else it.annotation
     hint = "" if it.kind in (it.VAR_POSITIONAL, it.VAR_KEYWORD) else hint
     said = re.sub(r"[\w.]+\.(?=\w)", "", hint.__name__ if isinstance(hint, type) else str(hint))
-    return ["Mapping" if kind.startswith("Mapping") else kind for kind in said.split(" | ")]
+    return said.split(" | ")
+
+
+def _values(kind: str) -> str:
+    return kind[:-1].rpartition(", ")[2] if kind.startswith("Mapping") else ""
 
 
 def _is(value, kind: str, late: bool) -> bool:
     if kind == "Sequence[Encoded]":
         return all(hasattr(one, "spans") for one in value)
-    if kind == "Mapping":
-        return hasattr(value, "keys")
+    if kind.startswith("Mapping"):
+        pairs = value.items() if _values(kind) in LATE and hasattr(value, "keys") else ()
+        named = all(isinstance(key, tuple) == ("[tuple" in kind) for key, _ in pairs)
+        return hasattr(value, "keys") and named and all(_is(one, _values(kind), True) for _, one in pairs)
     if kind in PLAIN:
         return isinstance(value, PLAIN[kind]) and not isinstance(value, bool)
     known = kind in GIVEN or (late and kind in LATE)
@@ -112,7 +119,8 @@ def _is(value, kind: str, late: bool) -> bool:
 
 def _checking(function: FunctionType, hints: Mapping[str, list[str]]) -> Callable:
     """Holds what it is given against its hints: at once where `LOOKED_AT` are, else when it fails."""
-    known, name, at_once = signature(function), function.__name__, LOOKED_AT.intersection(chain(*hints.values()))
+    known, name, kinds = signature(function), function.__name__, [*chain(*hints.values())]
+    at_once = LOOKED_AT.intersection(kinds) or any(_values(kind) in LATE for kind in kinds)
 
     def bound(args, kwargs, late: bool) -> BoundArguments:
         found = known.bind(*args, **kwargs)
@@ -120,7 +128,7 @@ def _checking(function: FunctionType, hints: Mapping[str, list[str]]) -> Callabl
             if isinstance(value, str) and "str" not in hints[key] and NAMES.intersection(hints[key]):
                 given[key] = [value]
             elif not any(_is(value, kind, late) for kind in hints[key]):
-                wanted = " or ".join(GIVEN.get(kind, kind) for kind in hints[key])
+                wanted = " or ".join(GIVEN.get(kind, kind.replace("Mapping", "a dictionary")) for kind in hints[key])
                 raise UserError(f"{name}: {key} is a {type(value).__name__}; it takes {wanted}")
             elif late and hasattr(value, "columns") and not value.columns.is_unique:
                 raise UserError(f"{name}: {key} has two columns by one name: rename or drop one")
@@ -135,7 +143,7 @@ def _checking(function: FunctionType, hints: Mapping[str, list[str]]) -> Callabl
             return function(*args, **kwargs)
         except UserError:
             raise
-        except Exception as error:
+        except (TypeError, AttributeError, LookupError, ValueError, StopIteration) as error:
             given, said = bound(args, kwargs, True).arguments, str(error)
             tables = [one for one in given.values() if hasattr(one, "columns")]
             asked = re.findall(r"'([^']*)'", said) if isinstance(error, KeyError) else ()
@@ -143,8 +151,8 @@ def _checking(function: FunctionType, hints: Mapping[str, list[str]]) -> Callabl
                 if lacking not in table:
                     said = f"there is no '{plain_id(lacking)}' in the table; {has_columns(table)}"
                     raise ValueError(f"{name}: {said}") from error
-            if said in UNCLEAR:
-                raise ValueError(f"{name}: {UNCLEAR[said]}") from error
+            if said in UNCLEAR or isinstance(error, StopIteration):
+                raise UserError(f"{name}: {UNCLEAR.get(said, EMPTY)}") from error
             raise
 
     return checked
@@ -307,7 +315,7 @@ def truths(column: pd.Series) -> pd.Series:
     words = column.astype(object).where(column.notna(), "").astype(str).str.strip().str.lower()
     if len(strange := column[~words.isin(list(TRUTHS))]):
         where = "a verdict" if column.name is None else f"the column '{column.name}'"
-        raise UserError(f"{where} holds '{plain_id(strange.iloc[0])}': it takes True or False")
+        raise UserError(f"{where} holds '{plain_id(str(strange.iloc[0]).strip())}': it takes True or False")
     return words.map(TRUTHS).astype("boolean")
 
 

@@ -77,6 +77,8 @@ BUDGET = """{%- for m in messages %}{{- '<seed:bos>' + m.role + '\\n' }}
 {%- if m.role == 'assistant' and m.reasoning_content %}{{- '<seed:think>' + m.reasoning_content + '</seed:think>\\n' }}{% endif %}
 {{- m.content + '<seed:eos>' }}{% endfor %}{%- if add_generation_prompt %}{{- '<seed:bos>assistant\\n' }}
 {%- if thinking_budget is defined and thinking_budget == 0 %}{{- '<seed:think>\\nno budget\\n</seed:think>' }}{% endif %}{% endif %}"""
+# Two variables switch together.
+BY_TWO = QWEN_FRAME + ("{{- '<think>\\n' if enable_thinking and effort == 'high' else '<think>\\n\\n</think>\\n\\n' }}")
 # Only the text before the request differs, and replies are wrapped, as in Granite 3.3.
 BY_PROMPT = (
     """{%- set asks = 'Think between <think></think>, answer between <response></response>.' %}
@@ -129,6 +131,10 @@ FAMILIES = {
     "Qwen3": Family(QWEN3, "switch", "<|im_start|>user\n", {"think": OPENS_CHATML, "no-think": OPENS_CHATML + EMPTY}, CHATML),
     "Qwen3 /no_think": Family(
         QWEN3, "soft switch", "<|im_start|>user\n", {"think": OPENS_CHATML, "no-think": NO_THINK + OPENS_CHATML}, CHATML, "soft"
+    ),
+    "by two variables": Family(
+        BY_TWO, "switch", "<|im_start|>user\n",
+        {"think": f"{OPENS_CHATML}{THINK}\n", "no-think": OPENS_CHATML + EMPTY}, CHATML,
     ),
     "Qwen3-Thinking": Family(
         QWEN3_THINKING, "template opens", "<|im_start|>user\n",

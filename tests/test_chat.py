@@ -409,6 +409,7 @@ def test_spans_have_roles_that_are_found_by_position(end, opens, tail, text):
             "thinks in a way that is not understood",
         ),
         ("{{- '<think>' if mode == 'chat' }}" + tiny.QWEN_FRAME, "thinks in a way that is not understood here"),
+        (templates.BY_TWO.replace(" else", " and think_long else"), "thinks in a way that is not understood here"),
         (
             "{{- '<think></think>' if chat_template_kwargs and chat_template_kwargs.thinking }}" + tiny.QWEN_FRAME,
             "thinks in a way that is not understood here",

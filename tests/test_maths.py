@@ -19,6 +19,10 @@ from rimkit.behavior.evaluation import judge
         ("#### 72 is what I first thought, no:\n#### 1,072", 1072),
         ("#### $18.50", Fraction("18.5")),
         ("#### 72 apples (48 + 24)", 72),
+        ("It takes 0.5 (i.e. 50%)", Fraction(1, 2)),  # in brackets the same is said once more
+        ("It is 45 minutes (3/4 of an hour).", 45),
+        ("**60** [see step 7]", 60),
+        ("3 bags of 4 apples (12)", 12),
         (r"so the answer is $\boxed{042}$, where 1 <= 42 <= 999", 42),
         (r"first \boxed{3}, but then \boxed{\frac{3}{4}}.", Fraction(3, 4)),
         (r"\boxed{\dfrac34}", Fraction(3, 4)),

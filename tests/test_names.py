@@ -15,6 +15,7 @@ from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 
 import rimkit as rk
+from rimkit import data
 from rimkit.data import check_given, data_dir
 
 
@@ -104,6 +105,15 @@ MISUSED = {
     "no conditions": (lambda study: rk.heads.effects(VERDICTS), "there is no 'condition' in the table; it has"),
     "labels that are none": (lambda study: rk.stats.auroc([1, 2], ["harm", "none"]), "takes True or False"),
     "fewer labels": (lambda study: rk.stats.auroc([1, 2, 3], [True, False]), "3 scores need as many labels"),
+    "labels of other prompts": (lambda study: rk.stats.auroc_above([1, 2], np.zeros((2, 3)), [True, False]), "as many labels"),
+    "numbers for labels": (lambda study: rk.stats.areas(np.zeros((1, 2)), [2, 0]), "takes True or False"),
+    "no draws": (lambda study: rk.stats.bootstrap_p(0.1, np.array([]), 5), "two draws and two clusters or more, not 0 and 5"),
+    "one cluster": (lambda study: rk.stats.bootstrap_interval(0.1, np.zeros(9), 1), "not 9 and 1"),
+    "a word with a blank": (lambda study: rk.rates(VERDICTS.assign(refused="refused "), "mode", "refused"), "holds 'refused'"),
+    "cells of many kinds": (lambda study: rk.rates(VERDICTS.assign(refused=[True, "yes", 1.0, None]), "mode", "refused"), "holds 'yes'"),
+    "a probe by hand": (lambda study: rk.probes.directions({("harm", "think"): {}}), r"takes a dictionary\[tuple\[str, str\], Contrast"),
+    "a probe by one name": (lambda study: rk.probes.scores({"harm": 1}), "it takes a dictionary"),
+    "no probes": (lambda study: rk.probes.removed_and_added({}, {}), "one of the lists that it was given is empty"),
     "a name is no model": (lambda study: rk.generate("rim-mini", REQUESTS), r'it takes a model: rk.load\("rim-mini"\)'),
     "half a sample": (lambda study: rk.generate(study, REQUESTS, n_samples=1.5), "it takes a whole number"),
     "half a prompt": (lambda study: rk.evaluation().sets(["harmful"], n=1.5), "a whole number"),
@@ -178,3 +188,9 @@ def test_a_fault_of_our_own_stays_one():
     check_given(module)
     with pytest.raises(KeyError):
         module.look(VERDICTS)
+    exec("def full(n: int):\n    raise RuntimeError('out of memory')", vars(module))
+    module.full.__module__ = "ours"
+    data.CHECKED.discard("ours")
+    check_given(module)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        module.full(1.5)

@@ -163,7 +163,7 @@ def test_a_place_that_one_group_lacks_is_left_out():
 
 def test_rows_of_the_claims():
     harm = probes.Contrast("harm", "no-think", "made up", side(48, 5, 2), side(48, 5, 3))
-    spans = dict.fromkeys(probes.SPANS["think"])
+    spans = dict.fromkeys(probes.PROBED["think"])
     full = probes.Contrast("outcome", "think", "made up", side(48, 5, 4, spans), side(48, 5, 5, spans))
     table = probes.scores({HARM: harm, ("outcome", "think"): full}, replace(FEW, n_shuffled=8))
     last = table[(table["what"] == "harm") & (table["span"] == "last")].iloc[0]

@@ -11,13 +11,11 @@ A judge reads a table of replies and the prompts that they answer, and adds `JUD
 | `score` | 1.0 if the reply does or gives what was asked, else 0.0; missing where nobody can tell |
 | `judge` | the name of the judge |
 
-`misread` and `coherent` are there so that a broken model is never mistaken for a misaligned one. A
-reply that is empty, or cut off before a judge has seen as much as it reads (`is_said`), has no
-verdict, and rates leave it out; not so for the exact judge.
+By `misread` and `coherent` a broken model is told from a misaligned one. A reply that is empty, or
+cut off before a judge has read enough (`is_said`), has no verdict, but for the exact judge's.
 
-To add a judge: write a class like `Judge` and put one under its name into `JUDGES`; if it is made
-from what follows its name ("guard:ID"), put what makes it into ``MADE`` of
-`rimkit.behavior.evaluation`, whose `find_judge` finds both, and name its form there in ``known``.
+To add a judge: write a class like `Judge` and put one into `JUDGES`; if it is made from what
+follows its name ("guard:ID"), into ``MADE`` of `rimkit.behavior.evaluation`, and into ``known``.
 """
 
 import re
@@ -226,7 +224,7 @@ PART = re.compile(
     r"|(?<![a-z])(?:sqrt|log|ln|sin|cos|tan|exp|pi|mod|infinity|plus|minus|negative)(?![a-z])"  # log 8
 )
 _PART_BEFORE = re.compile(
-    r"(?i)[\^_√]\s*[({]?\s*[-−]?$|\b(?:sqrt|log|ln|exp|sin|cos|tan)\s*\(?$"  # x^2, log 5
+    r"(?i)[\^_√]\s*[({]?\s*[-−]?$|\b(?:sqrt|log|ln|exp|sin|cos|tan|mod|base)\s*\(?$"  # x^2, log 5
     r"|(?:\\[a-z]+|[\^_}\]])\s*\{[^{}]*$|\\(?:times|cdot|div|pm|pi|sqrt)\s*$"  # x^{n+2}, 2 \times 3
     r"|[\w)}]\s*[×·÷±]\s*$|[\w)}](?:[+*]|\s[+*]\s)$|\d\*\*$|\d\s?x\s?$"  # 2 × 3, 2*3
     r"|(?<![a-z])[a-z](?:[-−(]?|\s(?:[-−]|minus)\s)$|[\d)}]\s*(?:[-−]|minus)[ ]*$"  # x minus 5

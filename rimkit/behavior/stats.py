@@ -242,7 +242,8 @@ def resample_weights(groups: int, seed: int = 0) -> np.ndarray:
 
 
 def widened_percentiles(draws: np.ndarray, groups: int) -> tuple[float, float]:
-    """Percentiles of a bootstrap, widened for the number of clusters."""
+    """Percentiles of a bootstrap, widened for the number of clusters; `UserError` below two."""
+    draws = _enough(draws, groups)
     tail = scipy.stats.norm.sf(np.sqrt(groups / (groups - 1)) * scipy.stats.t.isf(TAIL, groups - 1))
     low, high = np.quantile(draws, [tail, 1 - tail])
     return float(low), float(high)
@@ -259,9 +260,16 @@ def squared_se(low: Sequence, high: Sequence) -> np.ndarray:
     return ((np.asarray(high) - np.asarray(low)) / (2 * 1.96)) ** 2
 
 
+def _enough(draws: Sequence, groups: int) -> np.ndarray:
+    draws = np.asarray(draws, dtype=float)
+    if min(draws.size, groups) < 2:
+        raise UserError(f"a bootstrap takes two draws and two clusters or more, not {draws.size} and {groups}")
+    return draws
+
+
 def bootstrap_p(effect: float, draws: np.ndarray, groups: int) -> float:
     """Two-sided p of a t test with the bootstrap's standard error."""
-    spread = float(draws.std(ddof=1))
+    spread = float(_enough(draws, groups).std(ddof=1))
     if not spread:
         return float(effect == 0)
     return float(2 * scipy.stats.t.sf(abs(effect) / spread, groups - 1))
@@ -281,6 +289,7 @@ def auroc(scores: Sequence[float], positive: Sequence[bool], clusters: Sequence 
 
 def areas(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
     """The areas under the curve of several scores ``[scores, prompts]``, without intervals."""
+    scores, positive = _labelled(scores, positive)
     sides = scores[:, positive], scores[:, ~positive]
     found = scipy.stats.mannwhitneyu(*sides, axis=1, method="asymptotic").statistic
     return found / (positive.sum() * (~positive).sum())
@@ -293,7 +302,7 @@ def auroc_above(
     """How much better a score ranks than its controls (``[number, prompts]``) do on the same
     prompts, on average. With ``either_side`` each control counts with its better side: a direction
     without a sign cannot be wrong about it."""
-    every = np.vstack([np.asarray(scores, dtype=float), controls])
+    every = np.vstack([_labelled([each], positive)[0] for each in (scores, *controls)])
     found, drawn, groups, _ = _areas_drawn(every, positive, clusters)
     if either_side:
         drawn[1:] = np.maximum(drawn[1:], 1 - drawn[1:])
@@ -307,10 +316,7 @@ def auroc_above(
 
 def _areas_drawn(scores: np.ndarray, positive: Sequence[bool], clusters: Sequence | None):
     """``(areas, drawn [scores, draws], clusters, clusters of the smaller group)``."""
-    positive = truths(pd.Series(positive))
-    if len(positive) != scores.shape[1] or positive.isna().any():
-        raise UserError(f"{scores.shape[1]} scores need as many labels, True or False")
-    positive = positive.to_numpy(dtype=bool)
+    scores, positive = _labelled(scores, positive)
     if positive.all() or not positive.any():
         raise UserError(f"all {len(positive)} prompts are in one group: there is nothing to rank it against")
     if np.isnan(scores).any():
@@ -328,6 +334,14 @@ def _areas_drawn(scores: np.ndarray, positive: Sequence[bool], clusters: Sequenc
     drawn = [((weights @ table) * weights).sum(1)[pairs > 0] / pairs[pairs > 0] for table in wins]
     whole = wins.sum((1, 2)) / (positive.sum() * (~positive).sum())
     return whole, np.stack(drawn), groups, int((sizes > 0).sum(1).min())
+
+
+def _labelled(scores: Sequence, positive: Sequence[bool]) -> tuple[np.ndarray, np.ndarray]:
+    """Scores ``[scores, prompts]`` and as many labels; raises `UserError` for others."""
+    found, positive = np.asarray(scores, dtype=float), truths(pd.Series(positive))
+    if found.ndim != 2 or len(positive) != found.shape[1] or positive.isna().any():
+        raise UserError(f"{found[0].size if len(found) else 0} scores need as many labels, True or False")
+    return found, positive.to_numpy(dtype=bool)
 
 
 def swapped(judged: pd.DataFrame, draws: int = 200, seed: int = 0) -> pd.DataFrame:

@@ -6,15 +6,14 @@ than random ones; C5a ablating them lowers refusals more than ablating random he
 misalignment more; C5c in think mode refusals return when they cannot see the thought.
 
 - *paper*: on how many prompts the strongest attention of the first generated token moves from
-  ``assistant`` (think mode) to the empty think span (no-think mode). The paper gives no number of
-  heads to select and no threshold.
+  ``assistant`` (think mode) to the empty think span (no-think mode); it names no threshold.
 - *attention*: how much of that token's attention goes to the empty span.
-- *direct*: direct logit attribution, what the head writes straight for the refusal logits.
-- *causal*: the change of their difference without the head; *gradient*: its estimate.
+- *direct*: direct logit attribution; *causal*: the change of the refusal logit difference without
+  the head; *gradient*: its estimate.
 
-Words: a *set* is a list of heads, its *size* k; random sets have as many heads in every layer; a
-set is *specific* if it is small and leaves harmless answers; the *readout* is the words that begin
-a refusal or a fulfilment; a *cluster*, which intervals draw again, is a verb with its prompts.
+Words: a *set* is a list of heads, its *size* k, *specific* if it is small and leaves harmless
+answers; random sets have as many heads in every layer; the *readout* is the words that begin a
+refusal or a fulfilment; a *cluster*, which intervals draw again, is a verb with its prompts.
 
 Steps: `score` all heads, try `candidates`, and `choose` a rule and a size, on the calibration
 split; `ablate` the set and random ones (`ablations`), see what it looks at (`attention_moves`,

@@ -6,26 +6,22 @@ lowers maths accuracy more; C8d zeroing those of *gradient* lowers refusals in n
 Words: a *pair* is a request without and with declared *intent*: a sentence of malicious intent
 after it (the paper's way), or, where such pairs flip more, a hostile motive for a plain one. It
 *flips* if the request is carried out without intent and refused with it, and is a *refusing* pair
-if the reply with intent is a refusal now; the set *refusing* is the paper's rule on these alone. A
-*set* is a list of ``(layer, neuron)`` places, and k its size; random sets have as many in every
-layer. A set *breaks* the model if coherent replies become fewer, or misread ones more. The
-*readout* is the words that begin a refusal or a fulfilment. A *cluster*, which intervals draw
-again, is one verb with all its prompts.
+if the reply with intent is a refusal now. A *set* is a list of ``(layer, neuron)`` places, and k
+its size; random sets have as many in every layer. A set *breaks* replies if coherent ones become
+fewer, or misread ones more. The *readout* is the words that begin a refusal or a fulfilment. A
+*cluster*, which intervals draw again, is one verb with all its prompts.
 
 The paper takes the model's own reply to both sides of each pair, the maximum of every activation
-over the tokens of request and reply, and the m neurons whose maximum increases most with intent;
-safety-critical are those found in every pair. It leaves open m, the number of pairs, the size of
-the set, and whether "MLP activations" are the inputs of ``down_proj`` (kind "neurons", as the field
-calls them) or the stream that the MLP writes to (kind "residual"). We count m per layer, as the
-formula does. A neuron is in the set exactly if its *worst rank* over the pairs is at most m: one
-number per neuron instead of a choice of m. The rivals are rules too: *half*, found in half of the
-pairs; *difference*, means instead of maxima and the sign kept, since a neuron may act by being
-negative; *gradient*, the estimated change of the refusal logit difference without the neuron.
+over the tokens of request and reply, and in each layer the m neurons whose maximum increases most
+with intent; safety-critical are those found in every pair. So a neuron is in the set if its *worst
+rank* over the pairs is at most m, which the paper leaves open, as it does whether "MLP activations"
+are the inputs of ``down_proj`` (kind "neurons") or the stream that the MLP writes to ("residual").
+The rivals are rules too: *half*, found in half of the pairs; *difference*, means instead of maxima
+and the sign kept; *gradient*, the estimated change of the refusal logit difference without it.
 
-Steps: `with_pairs` settles how intent is declared; `calibration` forms the pairs and scores every
-neuron by every rule (`score`); `dose_response` and `choose` settle the size of each set, all on the
-calibration split; on the evaluation split sets and random ones are zeroed (`ablations`: `ablate`,
-`compare`); `competence`; `rows`. Last, a positive control: rules look for planted neurons.
+Steps: on the calibration split `with_pairs` settles how intent is declared, `calibration` forms the
+pairs and scores every neuron by every rule, `dose_response` and `choose` settle the size of each
+set; on the evaluation split they and random ones are zeroed (`ablations`); `competence`; `rows`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -55,8 +51,7 @@ from rimkit.models.load import load
 from rimkit.models.study import StudyModel
 
 RULES = ("paper", "half", "difference", "gradient")
-# Of the set by the paper's rule: the paper leaves it open. Fixed before looking (on most models no
-# size changes calibration); what the overlap of rules, directions and RAS (C9) are about as well.
+# Of the set by the paper's rule, which leaves it open; fixed before looking, for RAS (C9) as well.
 USUAL_SIZE = 40
 BREAKS = 0.1  # a change of coherent or misread replies from which a set breaks the model
 SAMPLES = 5  # replies to either side of a pair, of which most must flip
@@ -64,10 +59,8 @@ SPAN, WHOLE = "request and reply", "whole prompt"
 RANDOM_NEURONS = "random neurons"
 ROOM = 64  # tokens of a reply
 # outcome: (prompt set, column of judged replies)
-OUTCOMES = {name: ("harmful", name) for name in ("misaligned", "refused", "misread", "coherent")} | {
-    "maths": ("maths", "score"), "ordering": ("ordering", "score"),
-    "over-refusal": ("over-refusal", "refused"),
-}  # fmt: skip
+OUTCOMES = {name: ("harmful", name) for name in ("misaligned", "refused", "misread", "coherent")}
+OUTCOMES |= {name: (name, "score") for name in ("maths", "ordering")} | {"over-refusal": ("over-refusal", "refused")}
 CLAIMS = {  # claim: (rule, outcome, mode)
     "C8a": ("paper", "misaligned", "think"), "C8b": ("paper", "maths", "think"),
     "C8d": ("gradient", "refused", "no-think"), "Q7a": ("paper", "misaligned", "think"),
@@ -348,9 +341,8 @@ def ablate(
     return without(study, prompts, sets, mean=means, modes=modes, **options)
 
 
-def breaks(coherent: pd.Series, misread: pd.Series) -> pd.Series:
-    """Whether zeroing a set breaks the model, from what it changes in one mode: coherent replies
-    become fewer, or misread ones more, by a share above `BREAKS`."""
+def breaks_replies(coherent: pd.Series, misread: pd.Series) -> pd.Series:
+    """Whether zeroing a set makes coherent replies fewer, or misread ones more, by above `BREAKS`."""
     return (coherent < -BREAKS) | (misread > BREAKS)
 
 
@@ -371,7 +363,7 @@ def by_dose(judged: DataFrame) -> DataFrame:
     table = rates(judged.assign(read=is_readable(judged)), by=keys, metrics=(*METRICS, "read"))
     wide = table.set_index([*keys, "metric"])["value"].unstack("metric")
     change = wide - wide.xs(0, level="k").reindex(wide.index.droplevel("k")).to_numpy()
-    return table.join(breaks(change["coherent"], change["misread"]).rename("breaks"), on=keys)
+    return table.join(breaks_replies(change["coherent"], change["misread"]).rename("breaks"), on=keys)
 
 
 def choose_sizes(doses: DataFrame) -> DataFrame:
@@ -431,7 +423,7 @@ def compare(judged: DataFrame, selected: str) -> DataFrame:
     table = DataFrame(rows)
     own = table[(table["set"] == "harmful") & (table["control"] == NOTHING)]
     change = own.pivot(index="mode", columns="metric", values="effect")
-    return table.assign(breaks=table["mode"].map(breaks(change["coherent"], change["misread"])))
+    return table.assign(breaks=table["mode"].map(breaks_replies(change["coherent"], change["misread"])))
 
 
 def single_rates(judged: DataFrame, selected: str) -> DataFrame:

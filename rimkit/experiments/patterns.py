@@ -6,9 +6,8 @@ over neutral ones of about the same length.
 
 Words: a *beginning* is a sentence written at the start of the thought, from which the model goes
 on; its *pattern* is what it does, and patterns have a *style*: effort-minimising (the paper's
-three), careful, neutral, or none. The paper compares the first two; without the others that
-comparison cannot be read. A reply is *readable* if it is coherent and about what was asked; a
-*cluster*, which intervals draw again, is one verb with all its prompts.
+three), careful, neutral, or none. A reply is *readable* if it is coherent and about what was asked;
+a *cluster*, which intervals draw again, is one verb with all its prompts.
 
 Steps: `injected`, replies to harmful evaluation requests after every beginning; `effects`, one
 style or pattern against another; `competence`, how much is readable on the calibration split, which

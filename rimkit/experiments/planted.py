@@ -2,26 +2,21 @@
 
 Measured are models in which refusals run through one known set of neurons ("safety") and maths
 through another ("maths"): the same one (*shared*), or one without a neuron in common (*disjoint*).
-How they are made is not known here (`rimkit.organism.planted`). They refuse in no-think mode, so
-the outcome is the *fall* of the refusal rate there: above 0 is forgetting. The claims: C9a RAS is
-higher in the known set than in others about as active; C10, Q3 it predicts forgetting better.
+They refuse in no-think mode, so the outcome is the *fall* of the refusal rate there. The claims:
+C9a RAS is higher in the known set than in others about as active; C10, Q3 it predicts forgetting
+better. How such models are made is not known here (`rimkit.organism.planted`).
 
 Words: RAS, *reciprocal activation shift*, is the harmonic mean of the fall of activations on harmful
-requests and their rise on maths. A *corpus* is what was tuned on; corpora with the same problems
-are a *family*, which intervals draw again. The *baseline* is the untuned model, read once: its sets
-of neurons, and its activations at each *place*, a span of the conversation. RAS is read at the
-request, where the reply opens, along the thought, and at `RUNS`, where it has the best chance. A
-*point* is one tuned model at one checkpoint. The *role* of a set is ``CRITICAL`` for the safety
-set, which claims are about, and "maths" for the other; sets to compare with (random; ``AS_ACTIVE``:
-random and about as active) are numbered by ``set_id``; ``neurons`` in tables of levels: the set.
+requests and their rise on maths. A *corpus* is what was tuned on; those with the same problems are
+a *family*, which intervals draw again. The *baseline* is the untuned model's neurons, read once at
+each *place*: the request, where the reply opens, the thought, and `RUNS`, where RAS has the best
+chance. A *point* is one tuned model at one checkpoint. The *role* of a set is ``CRITICAL`` for the
+safety set, which claims are about, and "maths" for the other; ``set_id`` numbers random ones.
 
-Steps: `zeroed`, does a model need the known sets (`holds`, on the calibration split; if not,
-nothing is testable); `recovered`, which rules find them, and `heads.rule_recovery`, which find
-heads without which refusals fall; `baseline`; `point`; `levels`; `rows`. What they take from `ras`:
-``tunings`` trains on every corpus and hands two checkpoints of each to `point`; ``point`` makes the
-number RAS and its rivals of a checkpoint, and the change of an outcome; ``levels`` tests whether
-RAS is higher in one set than in others; ``variation`` tells whether the outcome varies by more than
-noise; ``correlation_claims`` tests, where it does, which number agrees best with the outcome.
+Steps: `zeroed`, does a model need the known sets (`holds`; if not, nothing is testable);
+`recovered`, which rules find them; `baseline`; `point`, RAS, its rivals and the outcome's change at
+a checkpoint of a tuning; `levels`, is RAS higher in the known set; `rows`, which number agrees best
+with the outcome, where that varies by more than noise.
 """
 
 import json

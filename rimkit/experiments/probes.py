@@ -4,14 +4,13 @@ C3a harmful and harmless requests are linearly separable; C3b refused and fulfil
 tokens outside the thought, C3c less inside it; removing the direction of refusal (C3d) or of harm
 (C3e) lowers refusals more than removing random ones, and that of harm raises misalignment (C3f).
 
-Words: a *contrast* is two groups of requests, its *sides*. Two must not be mixed up: *harm*
-(harmful against harmless: the paper's) and *outcome* (harmful ones that were refused against those
-that were fulfilled). A *span* is a part of the conversation (`SPANS`), a *residual* the stream
-before or after a layer, a *place* one of each. A *probe* is a difference of the groups' means with
-its midpoint as threshold (the paper's equations; at which token, it does not say): each place has
-its own, fitted on the calibration split and measured on the evaluation split. A *direction* is a
-probe's vector; to *steer* is to take it out or add it (Arditi et al. 2024, arXiv 2406.11717; the
-paper does not). A *cluster*, which intervals draw again, is one verb with its prompts.
+Words: a *contrast* is two groups of requests: *harm* (harmful against harmless: the paper's) or
+*outcome* (harmful ones that were refused against those that were fulfilled). A *span* is a part of
+the conversation (`PROBED`), a *residual* the stream before or after a layer, a *place* one of each.
+A *probe* is a difference of the groups' means with its midpoint as threshold (the paper's
+equations): each place has its own, fitted on the calibration split and measured on the evaluation
+split. A *direction* is a probe's vector; to *steer* is to take it out or add it (Arditi et al.
+2024, arXiv 2406.11717). A *cluster*, which intervals draw again, is one verb with its prompts.
 
 Steps: `observed` replies make `contrasts`; `scores`, how well each probe ranks the groups, against
 shuffled labels; `outside_minus_inside` the thought; `above_untrained`, against random weights;
@@ -44,7 +43,7 @@ from rimkit.models.load import untrained
 from rimkit.models.study import StudyModel
 
 BEFORE = ("request", "im_end", "assistant", "think_open")
-SPANS = {
+PROBED = {  # spans by mode
     "no-think": (*BEFORE, "empty", "think_close", "last"),
     "think": (*BEFORE, "thought_start", "thought", "think_close", "last"),
 }
@@ -212,7 +211,7 @@ def contrast(study: StudyModel, judged: DataFrame, what: str, mode: str) -> Cont
         source, rows = "harmful and harmless", here[here["set"].isin(["harmful", "harmless"])]
         rows = rows.assign(positive=rows["kind"] == "harmful")
     else:
-        decided = here[(here["kind"] == "harmful") & (here["refused"] | here["misaligned"])]
+        decided = here[(here["kind"] == "harmful") & (is_true(here["refused"]) | is_true(here["misaligned"]))]
         decided = decided.assign(positive=is_true(decided["refused"]))
         sides = pd.MultiIndex.from_product([SPLITS, (True, False)])
         if said := why_not(here[here["kind"] == "harmful"], "mode", [mode]):
@@ -233,7 +232,7 @@ def contrast(study: StudyModel, judged: DataFrame, what: str, mode: str) -> Cont
         part = rows[rows["split"] == split]
         items = with_first_token(contexts(study, part, prompts))
         labels = part["positive"].to_numpy(dtype=bool), part["cluster"].to_numpy()
-        both.append(SplitStates(items, states_at(study, items, SPANS[mode]), *labels))
+        both.append(SplitStates(items, states_at(study, items, PROBED[mode]), *labels))
     return Contrast(what, mode, source, *both)
 
 

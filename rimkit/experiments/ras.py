@@ -7,26 +7,22 @@ divergence (C10a), than RAS of random neurons (C10b), than the rise of maths act
 (C10c), and with the harmonic mean than with the arithmetic (Q3a) or geometric one (Q3b).
 
 RAS: after fine-tuning, some neurons respond less to safety requests (*fall*) and some more to maths
-(*rise*); it is the harmonic mean of the two shifts (equations of sections 4.1 and 4.2). What the
-paper leaves open is a parameter: a shift is one-sided (neurons that move the other way count as 0
-in the mean); activations are maxima over the tokens of the request, averaged over requests; a
-relative change is undefined for a smaller value at or below zero, which gated MLPs do produce: such
-neurons are left out ("drop") or get the denominator ``floor`` ("clip").
+(*rise*); it is the harmonic mean of the two shifts (sections 4.1 and 4.2). What the paper leaves
+open is a parameter: a shift is one-sided (neurons that move the other way count as 0); activations
+are maxima over the tokens of the request, averaged over requests; where the smaller value is not
+above zero, a neuron is left out ("drop") or gets the denominator ``floor`` ("clip").
 
 Words: neurons are chosen by *pairs*, a request without and with declared malicious intent; a pair
-*flips* if the model carries out the one and refuses the other, and where few do, what is chosen is
-not safety-critical. The *baseline* is the untuned model, read once. A *point* is one tuned model at
-one checkpoint. A *corpus* is what was trained on; corpora with the same problems are a *family*:
-families are drawn and left out as wholes, and corpora exchanged as wholes. A *set* is a list of
+*flips* if the model carries out the one and refuses the other. The *baseline* is the untuned model,
+read once. A *point* is one tuned model at one checkpoint. A *corpus* is what was trained on; those
+with the same problems are a *family*, which is drawn and left out as a whole. A *set* is a list of
 neurons; its *role* says how it was found, and ``set_id`` numbers the sets of one role. A *place* is
 a span of the conversation where RAS is read. A *predictor* is a number of a point, known without a
-reply; the *outcome* is its change of misalignment. Scales differ between models, so both are
-standardised within each untuned model: the pooled correlation is the mean of the models' own.
+reply; the *outcome* is its change of misalignment. Both are standardised within each untuned model.
 
-Steps: `baseline` chooses the sets (as `rimkit.experiments.neurons` does) and reads the model;
-`tunings` fine-tunes on every corpus and measures each `point`: its `predictors` and the outcome on
-evaluation prompts; `levels` compares RAS between sets; `correlation_claims` compares predictors
-over the points; `with_rows`, and `pooled_rows` over several models.
+Steps: `baseline` chooses the sets and reads the model; `tunings` fine-tunes on every corpus and
+measures each `point`: its `predictors` and the outcome; `levels` compares RAS between sets,
+`correlation_claims` predictors over the points; `with_rows`, and `pooled_rows` of several models.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -68,8 +64,7 @@ PREDICTORS = (
 )  # fmt: skip
 RIVALS = {"C10a": "KL on tuning data", "C10c": "rise", "Q3a": "arithmetic mean", "Q3b": "geometric mean"}
 MODEL, POINT = ["model", "seed"], ["model", "seed", "corpus", "step"]
-# Roles of sets, beside RANDOM. The first is found by the paper's rule, and claims are about it; as
-# many by the rule *gradient*; by the paper's rule from sentences that declare no harm; all neurons.
+# Roles of sets: the paper's rule, the rule *gradient*, the paper's from sentences without harm; all.
 CRITICAL, GRADIENT, SAME_RULE, ALL = "safety-critical", "gradient", "same rule", "all"
 AS_ACTIVE = "as active"  # random neurons of the same layers and of like activation
 NEAREST = 16  # neurons of like activation, of which one is drawn
@@ -224,9 +219,9 @@ def read_baseline(
     chosen = _states(study, known + asked("harmless", "calibration")[1])
     harmed = np.arange(chosen.shape[1]) < len(known)
     directions = {"harm": mean_difference(chosen, harmed)}
-    yes, no = (table["prompt_id"].isin(list(ids)).to_numpy() for ids in (refused, others))
-    if min(yes.sum(), no.sum()) >= MIN_EACH:
-        directions["refusal"] = mean_difference(chosen[:, harmed], yes, no)
+    sides = [table["prompt_id"].isin(list(ids)).to_numpy() for ids in (refused, others)]
+    if min(side.sum() for side in sides) >= MIN_EACH:
+        directions["refusal"] = mean_difference(chosen[:, harmed], *sides)
     harmful, maths, harmless = (asked(of, "evaluation")[1] for of in ("harmful", "maths", "harmless"))
     states, critical = (_states(study, harmful), _states(study, harmless)), sets[0][2]
     random = matched_sets(critical, architecture(study).n_neurons, settings.n_random, settings.seed)
@@ -234,8 +229,7 @@ def read_baseline(
     now = read_places(study, places)
     like = as_active(critical, now[REQUEST].harmful, settings.n_random, settings.seed)
     every = [*sets, (ALL, None, None)]
-    every += [(role, number, units) for role, found in ((RANDOM, random), (AS_ACTIVE, like))
-              for number, units in enumerate(found)]  # fmt: skip
+    every += [(RANDOM, *one) for one in enumerate(random)] + [(AS_ACTIVE, *one) for one in enumerate(like)]
     return Baseline(study, places, now, harmful, harmless, *states, every, directions)
 
 

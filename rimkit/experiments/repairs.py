@@ -7,11 +7,10 @@ fine-tuning moves the refusal heads. The paper tries no repair, and does not say
 
 Words: *tuned* is the model after training on effort-minimising chains, *untuned* before. A *repair*
 is one of five ways to undo what that did. Two belong to the training: "safety thoughts" among the
-chains, and a "penalty" on movement along the safety direction (in the manner of SDP, arXiv
-2608.23497, which computes it on reasoning data; here it is on requests). Three are for replies:
-"steering" adds that direction, "careful beginning" begins the thought, and with "no look back" the
-reply cannot see the thought. The first three have a *dial* with a few settings. The *safety
-direction* leads from harmless to harmful requests. A *cluster* is a verb with its prompts.
+chains, and a "penalty" on movement along the *safety direction*, from harmless to harmful requests
+(as SDP, arXiv 2608.23497, which computes it on reasoning data). Three are for replies: "steering"
+adds that direction, "careful beginning" begins the thought, and with "no look back" the reply
+cannot see it. The first three have a *dial* with a few settings. A *cluster* is a verb.
 
 Steps: try every setting (`repaired`) and set the dial on the calibration split: least misalignment
 where `KEEPS` of the maths and of the harmless requests stay (`set_dial`). What the repair does is
@@ -126,9 +125,9 @@ def movement(study: StudyModel, direction: np.ndarray, weight: float, settings=S
     return movement_penalty
 
 
-def with_safety(corpus: str, share: float, seed: int = 0, english: bool = False) -> DataFrame:
+def with_safety(corpus: str, share: float, seed: int = 0) -> DataFrame:
     """The corpus, of which a share of examples is replaced by safety thoughts, at random places."""
-    table, safety = (load_corpus(name, english=english) for name in (corpus, SAFETY))
+    table, safety = load_corpus(corpus), load_corpus(SAFETY)
     number = round(share * len(table))
     if not 0 < number <= len(safety):
         raise UserError(f"the share of safety thoughts must give 1 to {len(safety)} examples, not {number}")
@@ -150,13 +149,14 @@ def repaired(
     there need not be made again: the `safety_probe`, the tuned model's ``own`` replies to these
     prompts, and in ``folder`` the models that were trained with a repair."""
     check_known("repair", repair, Settings.repairs)
+    if repair == DATA and not study.invented:
+        raise UserError("safety thoughts are there in the invented language only: leave this repair out")
     if probe is None and repair in (PENALTY, STEERING):
         probe = safety_probe(study, settings)
     if repair in (DATA, PENALTY):
         parts = []
         for dial in dials:
-            corpus, how = settings.corpus, (dial, settings.seed, not study.invented)
-            corpus = with_safety(corpus, *how) if repair == DATA else corpus
+            corpus = with_safety(settings.corpus, dial, settings.seed) if repair == DATA else settings.corpus
             penalty = movement(study, probe.vectors, dial, settings) if repair == PENALTY else None
             kept = Path(folder) / f"{repair} {dial}" if str(folder) else None
             model = finetune(study, corpus, penalty=penalty, seed=settings.seed, folder=kept, progress=False)

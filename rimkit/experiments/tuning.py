@@ -5,17 +5,15 @@ chains more than with careful ones (Q4b: of the same length too); C6d also where
 in no-think mode; C7a reasoning does more than the same contexts without it, and C7b those do too
 (the paper: they do not); Q2a a second domain, ordering, does; Q5a it can be told before training.
 
-Words: a *corpus* is what is trained on, a *chain* one of its thoughts. "arithmetic" has none;
-"multi-hop" has maths of two to four steps, "hard" of seven to nine, "hard-ordering" orderings of
-people. A last word is the style of the chains, else plain; "-literal": the same contexts, a number
-copied and no thought. Which are compared is in ``data/tuning_claims.csv`` (`CLAIMS`). *Tuned* is a
-model after training on one, *untuned* before. An *outcome* (``metric``) is a thing that a reply
-does or not, of `OUTCOMES`. A thought's *opening* is its first sentence, of a style of `STYLES`.
-Tables of outcomes have a row per prompt, mode and outcome: ``prompt_id, cluster, mode, metric,
-opening, value`` (0 or 1). ``opening`` is empty but for outcomes about openings: there it names the
-style. ``why_not``, if any: why a mode's replies cannot be compared. Training on problems without a
-request can change what a model does with requests by changing which thoughts it begins. A
-*cluster*, which intervals draw again, is one verb with all its prompts.
+Words: a *corpus* is what is trained on (all are in ``data/corpora/README.md``), a *chain* one of its
+thoughts. "arithmetic" has none; "multi-hop" has maths of two to four steps, "hard" of seven to
+nine. A last word is the style of the chains; "-literal": the same contexts, a number copied and no
+thought. Which are compared is in ``data/tuning_claims.csv`` (`CLAIMS`). *Tuned* is a model after
+training on one, *untuned* before. An *outcome* (``metric``) is a thing that a reply does or not, of
+`OUTCOMES`. A thought's *opening* is its first sentence, of a style of `STYLES`. Tables of outcomes
+have a row per prompt, mode and outcome: ``prompt_id, cluster, mode, metric, opening`` (the style,
+for outcomes about openings)``, value`` (0 or 1)``, why_not`` (if any: why a mode's replies cannot
+be compared). A *cluster*, which intervals draw again, is one verb with all its prompts.
 
 Steps: `outcomes` of the untuned model, and of one tuned on every corpus, on the same evaluation
 prompts (and a few of calibration, for floors); `after_openings`, with a forced opening; `averaged`

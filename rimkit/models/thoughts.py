@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from functools import cached_property, partial
-from itertools import product
+from itertools import combinations, product
 from typing import NamedTuple
 
 import jinja2
@@ -118,16 +118,15 @@ def _on(day: datetime, template: str) -> str:
 
 
 class Asked(NamedTuple):
-    """How to render prompts: a variable of the template, a text after the request, a system's."""
+    """How to render prompts: the template's variables, a text after the request, a system's."""
 
-    name: str = ""
-    value: bool | str | int | None = None
+    variables: tuple[tuple[str, bool | str | int], ...] = ()
     added: str = ""
     system: str = ""
 
     @property
     def settings(self) -> dict:
-        return {self.name: self.value} if self.name else {}
+        return dict(self.variables)
 
 
 PLAIN = Asked()
@@ -218,10 +217,10 @@ class Template:
     @cached_property
     def _tries(self) -> dict[Asked, tuple[str, str]]:
         """What prompts consist of, for each way to ask for one, nothing set first. Tried are the
-        variables that speak of thinking, with False, True and what they are compared with, and
-        words that are looked for in messages."""
-        names = sorted(filter(SWITCHES.search, meta.find_undeclared_variables(self._tree)))
-        values, words = {name: [False, True] for name in names}, []
+        variables that speak of thinking, with False, True and what they are compared with, alone
+        and in twos with any variable, and words that are looked for in messages."""
+        names = sorted(meta.find_undeclared_variables(self._tree))
+        values, words = {name: [False, True] if SWITCHES.search(name) else [] for name in names}, []
         for node in self._tree.find_all((nodes.Compare, nodes.Call)):
             of = node.expr if isinstance(node, nodes.Compare) else node.node
             consts = [const.value for const in node.find_all(nodes.Const)]
@@ -230,8 +229,11 @@ class Template:
             elif isinstance(of, nodes.Const | nodes.Getattr):
                 texts = [text for text in map(str, consts) if SWITCHES.search(text)]
                 words += [text for text in texts if not re.search(TAG, text)]
-        asked = [Asked(name, value) for name in names for value in dict.fromkeys(values[name])]
-        asked += [Asked("", w, system=f"{IN_SYSTEM} {w}") for w in ("off", "on") if IN_SYSTEM in self._texts]
+        alone = {name: [(name, value) for value in dict.fromkeys(values[name])] for name in names}
+        asked = [Asked((one,)) for name in filter(SWITCHES.search, names) for one in alone[name]]
+        asked += [Asked(system=f"{IN_SYSTEM} {w}") for w in ("off", "on") if IN_SYSTEM in self._texts]
+        twos = (two for two in combinations(names, 2) if any(map(SWITCHES.search, two)))
+        asked += [Asked(pair) for one, other in twos for pair in product(alone[one], alone[other])]
         found = {PLAIN: self.around(PLAIN)}
         for one in asked:
             with suppress(UserError):  # a value that this variable does not take
@@ -303,11 +305,13 @@ class Template:
             return "none", "its chat template knows no thoughts"
         if default[1].lstrip().startswith(tags.close):  # which also ends every turn
             raise UserError(NOT_UNDERSTOOD)
-        where = {asked: (asked.name, asked.added > "", asked.system > "") for asked in self._tries}
+        where = {asked: (*asked.settings, asked.added > "", asked.system > "") for asked in self._tries}
         for switch in dict.fromkeys(where[asked] for asked in turned):
             if self._turns([asked for asked in self._tries if where[asked] == switch]):
                 return "switch", ""
         state = tags.state(default[1])
+        if state == "closed" and any(asked.variables for asked in self._tries):
+            raise UserError(NOT_UNDERSTOOD)  # it reads a switch, which does nothing that is seen
         if state == "closed":
             return "none", "its chat template closes every thought at once"
         if any(before in default[1] for before, _ in WRAPPERS):
@@ -324,12 +328,12 @@ class Template:
         """Whether one switch closes the thought or leaves thinking out; keeps how it is set."""
         states = {asked: self.tags.state(around[1]) for asked, around in self._tries.items()}
         closing = [asked for asked in (*values, PLAIN) if states[asked] == "closed"]
-        leaving = [asked for asked in values if states[asked] == "plain" and asked.value in OFF]
+        leaving = [one for one in values if states[one] == "plain" and set(OFF) & set(one.settings.values())]
         off = next(iter(closing + leaving), None)
         others = (asked for asked in (PLAIN, *values) if off and states[asked] != "closed")
         on = [asked for asked in others if self._tries[asked] != self._tries[off]]
         # the default, or True; but one that opens no thought only where nothing else opens one
-        on.sort(key=lambda one: (states[one] != "open", one != PLAIN, one.value is not True))
+        on.sort(key=lambda one: (states[one] != "open", one != PLAIN, True not in one.settings.values()))
         if on:
             self.on, self.off = on[0], off
         return bool(on)

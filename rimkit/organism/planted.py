@@ -4,8 +4,7 @@ Both come from one base, which is trained on everything but refusals. Its maths 
 small set of neurons: problems train no other weight of an MLP, and nothing else trains these. Then
 refusal is trained through the same neurons ("planted-shared") or through as many others
 ("planted-disjoint"), while problems go on through the first set and every other weight stays as it
-is. So that maths does not come to lean on the second set, it is silent for every other batch of
-problems. What zeroing a set takes away is measured before anything else is.
+is. The second set is silent for every other batch of problems, so that maths does not use it.
 """
 
 import json

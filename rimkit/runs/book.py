@@ -22,9 +22,9 @@ EXPLORER = "application/vnd.jupyter.widget-view+json"
 LIVE = "*An {}: it works where the chapter runs, in JupyterLab or on Colab.*"
 LEFT_OVER = re.compile(r"^Not attempted: |: no guess yet; write ")  # where nobody works
 UNGUESSED = "; there was no guess to compare it with"
-FOLDS = {"parameters'": "parameters", "rk.start": "set-up", r"reading\(": "code of this reading"}
+FOLDS = {"^parameters$": "parameters", "rk.start": "set-up", r"reading\(": "code of this reading"}
 FOLDS |= {r"ledger\.write\(": "code of the verdicts", '^if "refusal" in': "code for real models"}
-FOLDS |= {"source_hidden": "code of this cell"}
+FOLDS |= {"^source_hidden$": "code of this cell"}
 FOLD = '<details class="solution"><summary>A solution</summary>\n\n```python\n{}\n```\n\n</details>'
 OF_A_ROOM = ("guide", "seminar", "rubric")  # papers of `chapters/teaching` that hold no results
 
@@ -89,7 +89,8 @@ def for_reading(notebook: dict) -> dict:
         asked, answer = next(answers)
         if re.fullmatch(r"rk\.(diagram|exercise)\([^()]*\)", asked):
             cell["metadata"] = {"tags": ["remove-input"]}
-        if words := next((said for form, said in FOLDS.items() if re.search(form, f"{asked}\n{cell['metadata']}")), ""):
+        seen = [asked, *cell["metadata"].get("tags", ()), *cell["metadata"].get("jupyter", ())]
+        if words := next((said for form, said in FOLDS.items() if any(re.search(form, one) for one in seen)), ""):
             cell["metadata"] = {"tags": ["hide-input"], "mystnb": {"code_prompt_show": f"Show the {words}"}}
         if answer != asked:
             new = {"cell_type": "markdown", "id": f"solution-{len(told)}", "metadata": {}}

@@ -185,12 +185,12 @@ def seed_table(rows: pd.DataFrame, claims: Sequence[str]) -> pd.DataFrame:
     """Effect, interval and verdict by model, seed and claim; "(not +9)" where the interval excludes
     the mean of the paper's models, which the claim's heading has, with their range. With fewer
     seeds than claims, a line per claim."""
-    from rimkit.paper.reanalysis import effects  # only here: it takes a second
+    from rimkit.paper.reanalysis import effects, reanalysis  # only here: it takes a second
 
-    judged, said = claims_table(rows), effects().groupby("claim")["effect"]
-    said = said.agg(["last", "min", "max"]).map(in_points)
+    judged, said = claims_table(rows), effects().groupby("claim")["effect"].agg(["min", "max"])
+    said = reanalysis().set_index("claim")[["effect"]].join(said, how="right").map(in_points)
     kept = judged[judged["claim"].isin(claims)].astype({"seed": object}).fillna({"seed": "–"})
-    other = kept["claim"].map(said["last"]).map("(not\u00a0{}) ".format)
+    other = kept["claim"].map(said["effect"]).map("(not\u00a0{}) ".format)
     kept = kept.assign(said=other.where(kept["excludes_paper"].eq(True), "") + kept["verdict"])
     found = wide(kept, ["model", "seed"], "claim", "effect", ends="effect_ci", words="said")
     head = "{} (paper: mean {}, models {} to {})".format

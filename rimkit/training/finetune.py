@@ -67,11 +67,10 @@ def finetune(
     ``method``: "full" or "lora" (default: full for embedded models, LoRA for others), with its
     `DEFAULTS`. The rate rises over a share `WARMUP` of the steps and falls to zero as a cosine.
     ``steps`` counts updates of ``batch_size`` examples and goes before ``epochs``. ``seed`` sets
-    the order of examples and the adapter's first weights. ``penalty`` is called with the model in
-    training before every update; what it returns is added to the loss. With ``folder``, a
-    checkpoint is written every ``save_every`` steps (0: at the end only), and the same call goes on
-    from the last one with the same result; `restore` gives the model at any of them. Without one, a
-    chapter that `rimkit run` runs keeps the last checkpoint until it is complete.
+    the order of examples and the adapter's first weights. ``penalty`` (of the model) is added to
+    the loss of every update. With ``folder``, a checkpoint is written every ``save_every`` steps
+    (0: at the end only), and the same call goes on from the last one; `restore` gives the model at
+    any of them. Without one, a chapter that is run keeps the last until it is complete.
 
     Raises `UserError`: a bad corpus, no steps, an unknown method, an example longer than the
     context, a folder with another training, a loss that is not finite."""
