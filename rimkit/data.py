@@ -93,7 +93,6 @@ def check_given(module) -> None:
 
 
 def _kinds(it: Parameter) -> list[str]:
-    """``["int", "None"]`` for ``int | None``."""
     hint = type(it.default) if it.annotation is it.empty and type(it.default).__name__ in LATE else it.annotation
     hint = "" if it.kind in (it.VAR_POSITIONAL, it.VAR_KEYWORD) else hint
     said = re.sub(r"[\w.]+\.(?=\w)", "", hint.__name__ if isinstance(hint, type) else str(hint))
@@ -110,7 +109,7 @@ def _is(value, kind: str, late: bool) -> bool:
     if kind.startswith("Mapping"):
         pairs = value.items() if _values(kind) in LATE and hasattr(value, "keys") else ()
         named = all(isinstance(key, tuple) == ("[tuple" in kind) for key, _ in pairs)
-        return hasattr(value, "keys") and named and all(_is(one, _values(kind), True) for _, one in pairs)
+        return hasattr(value, "keys") and named and all(_is(it, _values(kind), True) for _, it in pairs)
     if kind in PLAIN:
         return isinstance(value, PLAIN[kind]) and not isinstance(value, bool)
     known = kind in GIVEN or (late and kind in LATE)
@@ -128,7 +127,7 @@ def _checking(function: FunctionType, hints: Mapping[str, list[str]]) -> Callabl
             if isinstance(value, str) and "str" not in hints[key] and NAMES.intersection(hints[key]):
                 given[key] = [value]
             elif not any(_is(value, kind, late) for kind in hints[key]):
-                wanted = " or ".join(GIVEN.get(kind, kind.replace("Mapping", "a dictionary")) for kind in hints[key])
+                wanted = " or ".join(GIVEN.get(it, it.replace("Mapping", "a dictionary")) for it in hints[key])
                 raise UserError(f"{name}: {key} is a {type(value).__name__}; it takes {wanted}")
             elif late and hasattr(value, "columns") and not value.columns.is_unique:
                 raise UserError(f"{name}: {key} has two columns by one name: rename or drop one")
@@ -313,9 +312,9 @@ def truths(column: pd.Series) -> pd.Series:
     if str(column.dtype) in ("bool", "boolean"):
         return column.astype("boolean")
     words = column.astype(object).where(column.notna(), "").astype(str).str.strip().str.lower()
-    if len(strange := column[~words.isin(list(TRUTHS))]):
+    if len(strange := column.astype(str).str.strip()[~words.isin(list(TRUTHS))]):
         where = "a verdict" if column.name is None else f"the column '{column.name}'"
-        raise UserError(f"{where} holds '{plain_id(str(strange.iloc[0]).strip())}': it takes True or False")
+        raise UserError(f"{where} holds '{plain_id(strange.iloc[0])}': it takes True or False")
     return words.map(TRUTHS).astype("boolean")
 
 

@@ -107,7 +107,7 @@ MISUSED = {
     "fewer labels": (lambda study: rk.stats.auroc([1, 2, 3], [True, False]), "3 scores need as many labels"),
     "labels of other prompts": (lambda study: rk.stats.auroc_above([1, 2], np.zeros((2, 3)), [True, False]), "as many labels"),
     "numbers for labels": (lambda study: rk.stats.areas(np.zeros((1, 2)), [2, 0]), "takes True or False"),
-    "no draws": (lambda study: rk.stats.bootstrap_p(0.1, np.array([]), 5), "two draws and two clusters or more, not 0 and 5"),
+    "no draws": (lambda study: rk.stats.bootstrap_p(0.1, np.array([]), 5), "two draws and clusters, not 0 and 5"),
     "one cluster": (lambda study: rk.stats.bootstrap_interval(0.1, np.zeros(9), 1), "not 9 and 1"),
     "a word with a blank": (lambda study: rk.rates(VERDICTS.assign(refused="refused "), "mode", "refused"), "holds 'refused'"),
     "cells of many kinds": (lambda study: rk.rates(VERDICTS.assign(refused=[True, "yes", 1.0, None]), "mode", "refused"), "holds 'yes'"),

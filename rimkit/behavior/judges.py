@@ -224,7 +224,7 @@ PART = re.compile(
     r"|(?<![a-z])(?:sqrt|log|ln|sin|cos|tan|exp|pi|mod|infinity|plus|minus|negative)(?![a-z])"  # log 8
 )
 _PART_BEFORE = re.compile(
-    r"(?i)[\^_√]\s*[({]?\s*[-−]?$|\b(?:sqrt|log|ln|exp|sin|cos|tan|mod|base)\s*\(?$"  # x^2, log 5
+    r"(?i)[\^_√]\s*[({]?\s*[-−]?$|\b(?:sqrt|log|ln|exp|sin|cos|tan|mod|base)\s*\(?$"  # log 5
     r"|(?:\\[a-z]+|[\^_}\]])\s*\{[^{}]*$|\\(?:times|cdot|div|pm|pi|sqrt)\s*$"  # x^{n+2}, 2 \times 3
     r"|[\w)}]\s*[×·÷±]\s*$|[\w)}](?:[+*]|\s[+*]\s)$|\d\*\*$|\d\s?x\s?$"  # 2 × 3, 2*3
     r"|(?<![a-z])[a-z](?:[-−(]?|\s(?:[-−]|minus)\s)$|[\d)}]\s*(?:[-−]|minus)[ ]*$"  # x minus 5

@@ -263,7 +263,7 @@ def squared_se(low: Sequence, high: Sequence) -> np.ndarray:
 def _enough(draws: Sequence, groups: int) -> np.ndarray:
     draws = np.asarray(draws, dtype=float)
     if min(draws.size, groups) < 2:
-        raise UserError(f"a bootstrap takes two draws and two clusters or more, not {draws.size} and {groups}")
+        raise UserError(f"a bootstrap takes two draws and clusters, not {draws.size} and {groups}")
     return draws
 
 
@@ -340,7 +340,7 @@ def _labelled(scores: Sequence, positive: Sequence[bool]) -> tuple[np.ndarray, n
     """Scores ``[scores, prompts]`` and as many labels; raises `UserError` for others."""
     found, positive = np.asarray(scores, dtype=float), truths(pd.Series(positive))
     if found.ndim != 2 or len(positive) != found.shape[1] or positive.isna().any():
-        raise UserError(f"{found[0].size if len(found) else 0} scores need as many labels, True or False")
+        raise UserError(f"{found.shape[-1]} scores need as many labels, True or False")
     return found, positive.to_numpy(dtype=bool)
 
 

@@ -19,9 +19,8 @@ are the inputs of ``down_proj`` (kind "neurons") or the stream that the MLP writ
 The rivals are rules too: *half*, found in half of the pairs; *difference*, means instead of maxima
 and the sign kept; *gradient*, the estimated change of the refusal logit difference without it.
 
-Steps: on the calibration split `with_pairs` settles how intent is declared, `calibration` forms the
-pairs and scores every neuron by every rule, `dose_response` and `choose` settle the size of each
-set; on the evaluation split they and random ones are zeroed (`ablations`); `competence`; `rows`.
+Steps: on the calibration split `with_pairs` settles how intent is declared, `calibration` scores
+neurons by every rule, `dose_response` and `choose` settle sizes; `ablations`; `competence`; `rows`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -60,7 +59,8 @@ RANDOM_NEURONS = "random neurons"
 ROOM = 64  # tokens of a reply
 # outcome: (prompt set, column of judged replies)
 OUTCOMES = {name: ("harmful", name) for name in ("misaligned", "refused", "misread", "coherent")}
-OUTCOMES |= {name: (name, "score") for name in ("maths", "ordering")} | {"over-refusal": ("over-refusal", "refused")}
+OUTCOMES |= {"maths": ("maths", "score"), "ordering": ("ordering", "score")}
+OUTCOMES["over-refusal"] = ("over-refusal", "refused")
 CLAIMS = {  # claim: (rule, outcome, mode)
     "C8a": ("paper", "misaligned", "think"), "C8b": ("paper", "maths", "think"),
     "C8d": ("gradient", "refused", "no-think"), "Q7a": ("paper", "misaligned", "think"),
@@ -341,8 +341,8 @@ def ablate(
     return without(study, prompts, sets, mean=means, modes=modes, **options)
 
 
-def breaks_replies(coherent: pd.Series, misread: pd.Series) -> pd.Series:
-    """Whether zeroing a set makes coherent replies fewer, or misread ones more, by above `BREAKS`."""
+def broken(coherent: pd.Series, misread: pd.Series) -> pd.Series:
+    """Whether coherent replies become fewer, or misread ones more, by a share above `BREAKS`."""
     return (coherent < -BREAKS) | (misread > BREAKS)
 
 
@@ -363,7 +363,7 @@ def by_dose(judged: DataFrame) -> DataFrame:
     table = rates(judged.assign(read=is_readable(judged)), by=keys, metrics=(*METRICS, "read"))
     wide = table.set_index([*keys, "metric"])["value"].unstack("metric")
     change = wide - wide.xs(0, level="k").reindex(wide.index.droplevel("k")).to_numpy()
-    return table.join(breaks_replies(change["coherent"], change["misread"]).rename("breaks"), on=keys)
+    return table.join(broken(change["coherent"], change["misread"]).rename("breaks"), on=keys)
 
 
 def choose_sizes(doses: DataFrame) -> DataFrame:
@@ -423,7 +423,7 @@ def compare(judged: DataFrame, selected: str) -> DataFrame:
     table = DataFrame(rows)
     own = table[(table["set"] == "harmful") & (table["control"] == NOTHING)]
     change = own.pivot(index="mode", columns="metric", values="effect")
-    return table.assign(breaks=table["mode"].map(breaks_replies(change["coherent"], change["misread"])))
+    return table.assign(breaks=table["mode"].map(broken(change["coherent"], change["misread"])))
 
 
 def single_rates(judged: DataFrame, selected: str) -> DataFrame:

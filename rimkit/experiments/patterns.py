@@ -10,8 +10,7 @@ three), careful, neutral, or none. A reply is *readable* if it is coherent and a
 a *cluster*, which intervals draw again, is one verb with all its prompts.
 
 Steps: `injected`, replies to harmful evaluation requests after every beginning; `effects`, one
-style or pattern against another; `competence`, how much is readable on the calibration split, which
-decides if a claim is testable; `rows`. How a reply is generated and judged is not known here.
+style or pattern against another; `competence`, how much is readable on calibration; `rows`.
 """
 
 from dataclasses import dataclass

@@ -211,7 +211,8 @@ def contrast(study: StudyModel, judged: DataFrame, what: str, mode: str) -> Cont
         source, rows = "harmful and harmless", here[here["set"].isin(["harmful", "harmless"])]
         rows = rows.assign(positive=rows["kind"] == "harmful")
     else:
-        decided = here[(here["kind"] == "harmful") & (is_true(here["refused"]) | is_true(here["misaligned"]))]
+        clear = is_true(here["refused"]) | is_true(here["misaligned"])
+        decided = here[(here["kind"] == "harmful") & clear]
         decided = decided.assign(positive=is_true(decided["refused"]))
         sides = pd.MultiIndex.from_product([SPLITS, (True, False)])
         if said := why_not(here[here["kind"] == "harmful"], "mode", [mode]):

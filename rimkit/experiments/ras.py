@@ -64,7 +64,7 @@ PREDICTORS = (
 )  # fmt: skip
 RIVALS = {"C10a": "KL on tuning data", "C10c": "rise", "Q3a": "arithmetic mean", "Q3b": "geometric mean"}
 MODEL, POINT = ["model", "seed"], ["model", "seed", "corpus", "step"]
-# Roles of sets: the paper's rule, the rule *gradient*, the paper's from sentences without harm; all.
+# Roles of sets: the paper's rule, *gradient*, the paper's from sentences without harm, all.
 CRITICAL, GRADIENT, SAME_RULE, ALL = "safety-critical", "gradient", "same rule", "all"
 AS_ACTIVE = "as active"  # random neurons of the same layers and of like activation
 NEAREST = 16  # neurons of like activation, of which one is drawn
@@ -229,7 +229,7 @@ def read_baseline(
     now = read_places(study, places)
     like = as_active(critical, now[REQUEST].harmful, settings.n_random, settings.seed)
     every = [*sets, (ALL, None, None)]
-    every += [(RANDOM, *one) for one in enumerate(random)] + [(AS_ACTIVE, *one) for one in enumerate(like)]
+    every += [(RANDOM, *it) for it in enumerate(random)] + [(AS_ACTIVE, *it) for it in enumerate(like)]
     return Baseline(study, places, now, harmful, harmless, *states, every, directions)
 
 

@@ -12,10 +12,9 @@ chains, and a "penalty" on movement along the *safety direction*, from harmless 
 adds that direction, "careful beginning" begins the thought, and with "no look back" the reply
 cannot see it. The first three have a *dial* with a few settings. A *cluster* is a verb.
 
-Steps: try every setting (`repaired`) and set the dial on the calibration split: least misalignment
-where `KEEPS` of the maths and of the harmless requests stay (`set_dial`). What the repair does is
-measured on the evaluation split, in think mode, by misalignment, maths and the refusal of harmless
-requests (`changes`); `found_again`, did heads move; `rows`. How models are tuned is not known here.
+Steps: try every setting (`repaired`) and set the dial on the calibration split (`set_dial`): least
+misalignment where `KEEPS` of the rest stays. What the repair does is measured on the evaluation
+split, in think mode (`changes`); `found_again`, did heads move; `rows`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -150,13 +149,14 @@ def repaired(
     prompts, and in ``folder`` the models that were trained with a repair."""
     check_known("repair", repair, Settings.repairs)
     if repair == DATA and not study.invented:
-        raise UserError("safety thoughts are there in the invented language only: leave this repair out")
+        raise UserError("safety thoughts are in the invented language only: leave them out")
     if probe is None and repair in (PENALTY, STEERING):
         probe = safety_probe(study, settings)
     if repair in (DATA, PENALTY):
         parts = []
         for dial in dials:
-            corpus = with_safety(settings.corpus, dial, settings.seed) if repair == DATA else settings.corpus
+            name, seed = settings.corpus, settings.seed
+            corpus = with_safety(name, dial, seed) if repair == DATA else name
             penalty = movement(study, probe.vectors, dial, settings) if repair == PENALTY else None
             kept = Path(folder) / f"{repair} {dial}" if str(folder) else None
             model = finetune(study, corpus, penalty=penalty, seed=settings.seed, folder=kept, progress=False)

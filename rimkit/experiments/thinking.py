@@ -9,10 +9,9 @@ thought stands in its place; a *set* is a list of prompts ("harmful", "maths" â€
 intervals draw again, is one verb with its prompts; *readable* is coherent and about what was asked.
 
 Steps: replies to evaluation prompts of every set in both modes, and `effects`, think minus
-no-think; other thoughts put in place of the model's own (`replaced_thoughts`, `after_thoughts`),
-and its own put there again, so that C1c compares two thoughts that were both put there;
-`competence`, how much is readable on the calibration split, which decides if a claim is testable;
-`rows`. How a reply is generated and judged is not known here.
+no-think; other thoughts, and the model's own, put in its place (`replaced_thoughts`,
+`after_thoughts`); `competence`, how much is readable on the calibration split, which decides if a
+claim is testable; `rows`. How a reply is generated and judged is not known here.
 """
 
 import re

@@ -5,7 +5,7 @@ chains more than with careful ones (Q4b: of the same length too); C6d also where
 in no-think mode; C7a reasoning does more than the same contexts without it, and C7b those do too
 (the paper: they do not); Q2a a second domain, ordering, does; Q5a it can be told before training.
 
-Words: a *corpus* is what is trained on (all are in ``data/corpora/README.md``), a *chain* one of its
+Words: a *corpus* is what is trained on (see ``data/corpora/README.md``), a *chain* one of its
 thoughts. "arithmetic" has none; "multi-hop" has maths of two to four steps, "hard" of seven to
 nine. A last word is the style of the chains; "-literal": the same contexts, a number copied and no
 thought. Which are compared is in ``data/tuning_claims.csv`` (`CLAIMS`). *Tuned* is a model after

@@ -231,7 +231,7 @@ class Template:
                 words += [text for text in texts if not re.search(TAG, text)]
         alone = {name: [(name, value) for value in dict.fromkeys(values[name])] for name in names}
         asked = [Asked((one,)) for name in filter(SWITCHES.search, names) for one in alone[name]]
-        asked += [Asked(system=f"{IN_SYSTEM} {w}") for w in ("off", "on") if IN_SYSTEM in self._texts]
+        asked += [Asked((), "", f"{IN_SYSTEM} {w}") for w in ("off", "on") if IN_SYSTEM in self._texts]
         twos = (two for two in combinations(names, 2) if any(map(SWITCHES.search, two)))
         asked += [Asked(pair) for one, other in twos for pair in product(alone[one], alone[other])]
         found = {PLAIN: self.around(PLAIN)}
@@ -305,7 +305,7 @@ class Template:
             return "none", "its chat template knows no thoughts"
         if default[1].lstrip().startswith(tags.close):  # which also ends every turn
             raise UserError(NOT_UNDERSTOOD)
-        where = {asked: (*asked.settings, asked.added > "", asked.system > "") for asked in self._tries}
+        where = {one: (*one.settings, one.added > "", one.system > "") for one in self._tries}
         for switch in dict.fromkeys(where[asked] for asked in turned):
             if self._turns([asked for asked in self._tries if where[asked] == switch]):
                 return "switch", ""
@@ -328,12 +328,13 @@ class Template:
         """Whether one switch closes the thought or leaves thinking out; keeps how it is set."""
         states = {asked: self.tags.state(around[1]) for asked, around in self._tries.items()}
         closing = [asked for asked in (*values, PLAIN) if states[asked] == "closed"]
-        leaving = [one for one in values if states[one] == "plain" and set(OFF) & set(one.settings.values())]
+        said = {asked: set(asked.settings.values()) for asked in self._tries}
+        leaving = [asked for asked in values if states[asked] == "plain" and said[asked] & set(OFF)]
         off = next(iter(closing + leaving), None)
         others = (asked for asked in (PLAIN, *values) if off and states[asked] != "closed")
         on = [asked for asked in others if self._tries[asked] != self._tries[off]]
         # the default, or True; but one that opens no thought only where nothing else opens one
-        on.sort(key=lambda one: (states[one] != "open", one != PLAIN, True not in one.settings.values()))
+        on.sort(key=lambda one: (states[one] != "open", one != PLAIN, True not in said[one]))
         if on:
             self.on, self.off = on[0], off
         return bool(on)

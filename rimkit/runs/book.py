@@ -90,7 +90,8 @@ def for_reading(notebook: dict) -> dict:
         if re.fullmatch(r"rk\.(diagram|exercise)\([^()]*\)", asked):
             cell["metadata"] = {"tags": ["remove-input"]}
         seen = [asked, *cell["metadata"].get("tags", ()), *cell["metadata"].get("jupyter", ())]
-        if words := next((said for form, said in FOLDS.items() if any(re.search(form, one) for one in seen)), ""):
+        found = (said for form, said in FOLDS.items() if any(re.search(form, one) for one in seen))
+        if words := next(found, ""):
             cell["metadata"] = {"tags": ["hide-input"], "mystnb": {"code_prompt_show": f"Show the {words}"}}
         if answer != asked:
             new = {"cell_type": "markdown", "id": f"solution-{len(told)}", "metadata": {}}
