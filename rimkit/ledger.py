@@ -204,6 +204,8 @@ def verdict(
     and smaller; "undecided", anything else, and anything not finite. Significant: ``p_value`` times
     ``family_size`` is below 0.05 (without one: not asked), the interval excludes zero, and of a set
     the effect lies ``beyond`` 95% of single random ones (None: no set)."""
+    if not smallest_effect >= 0:
+        raise UserError(f"the smallest effect of interest is 0 or more, not {smallest_effect}")
     if direction not in (1, -1) or -math.inf < ci_high < ci_low < math.inf:
         raise UserError(f"direction is 1 or -1, and an interval in order, not {ci_low} to {ci_high}")
     if not competent:

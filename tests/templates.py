@@ -79,6 +79,7 @@ BUDGET = """{%- for m in messages %}{{- '<seed:bos>' + m.role + '\\n' }}
 {%- if thinking_budget is defined and thinking_budget == 0 %}{{- '<seed:think>\\nno budget\\n</seed:think>' }}{% endif %}{% endif %}"""
 # Two variables switch together.
 BY_TWO = QWEN_FRAME + ("{{- '<think>\\n' if enable_thinking and effort == 'high' else '<think>\\n\\n</think>\\n\\n' }}")
+BY_WORD = QWEN_FRAME + "{{- '<think>\\n' if messages[-1].content.endswith('/think') }}"
 # Only the text before the request differs, and replies are wrapped, as in Granite 3.3.
 BY_PROMPT = (
     """{%- set asks = 'Think between <think></think>, answer between <response></response>.' %}

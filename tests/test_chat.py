@@ -330,6 +330,13 @@ def test_a_switch_in_the_system_prompt():
     assert off.spans["think_open"][1] == off.spans["think_close"][0] and "empty" not in off.spans
 
 
+def test_a_word_after_the_request_asks_for_a_thought():
+    chat = ChatFormat(templates.tokenizer(templates.CHATML, templates.BY_WORD))
+    on, off = (chat.encode("go", mode) for mode in MODES)
+    assert chat.thinking == "switch" and on.thought_is_open and "instruction" in on.spans
+    assert "think_open" not in off.spans and "instruction" not in off.spans
+
+
 def test_a_switch_that_only_changes_what_stands_before_the_request():
     chat = ChatFormat(templates.tokenizer(templates.CHATML, templates.BY_PROMPT))
     on, off = (chat.tokenizer.decode(chat.encode("go", mode).ids) for mode in MODES)

@@ -2,10 +2,9 @@
 
 Replies to prompts about the same verb resemble each other, so intervals are *clustered*. Rates and
 paired differences: a Bayesian bootstrap (Rubin 1981) over the clusters and two half pseudo-clusters
-at the ends of the range, so that one event more never narrows an interval, and p values of a
-sign flip per cluster. Areas and correlations: a bootstrap of whole clusters whose percentiles are
-widened to match a t distribution with clusters - 1 degrees of freedom (Hesterberg 2015, section
-5.3). How often they err is simulated in `rimkit.runs.audit`. Draws are fixed, whatever the order.
+at the ends of the range (one event more never narrows an interval), and p values of a sign flip
+per cluster. Areas and correlations: a bootstrap of whole clusters whose percentiles are widened to
+match a t distribution with clusters - 1 degrees of freedom (Hesterberg 2015, section 5.3).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -220,6 +219,8 @@ def exact_test(k1: int, n1: int, k2: int, n2: int) -> float:
 def holm(p_values: Iterable[float]) -> np.ndarray:
     """p values adjusted for their number (Holm 1979), in order; missing ones stay so, uncounted."""
     adjusted = np.asarray(list(p_values), dtype=float).copy()
+    if ((adjusted < 0) | (adjusted > 1)).any():
+        raise UserError("p values are from 0 to 1")
     order = np.argsort(adjusted)[: int((~np.isnan(adjusted)).sum())]  # missing ones are last
     steps = adjusted[order] * np.arange(len(order), 0, -1)
     adjusted[order] = np.minimum(1, np.maximum.accumulate(steps))

@@ -10,9 +10,9 @@ which says why if a step is undefined. `planted`, a control, has no chapter.
 
 Words of all files: a *study* is a model under study. A table of *judged replies* (``judged``) has a
 row per reply and what a judge says of it; a *verdict* is what the workbook says of a claim, by the
-rule of `rimkit.ledger.verdict`. (Judged replies are shipped as tables "…-verdicts", an old name.)
-A *cluster* is one verb with its prompts: intervals draw verbs again, not prompts. What is chosen
-is chosen on the *calibration* split and reported on the *evaluation* split, whose verbs differ.
+rule of `rimkit.ledger.verdict`. (Judged replies are shipped as tables "…-verdicts".) A *cluster* is
+one verb with its prompts: intervals draw verbs again, not prompts. What is chosen is chosen on the
+*calibration* split and reported on the *evaluation* split, whose verbs differ.
 ``Settings.seed`` drives which prompts are taken, the sampling of replies, the training, and which
 random sets one compares with. The draws behind intervals are fixed: equal replies, equal intervals.
 """

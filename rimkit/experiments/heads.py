@@ -16,9 +16,8 @@ answers; random sets have as many heads in every layer; the *readout* is the wor
 refusal or a fulfilment; a *cluster*, which intervals draw again, is a verb with its prompts.
 
 Steps: `score` all heads, try `candidates`, and `choose` a rule and a size, on the calibration
-split; `ablate` the set and random ones (`ablations`), see what it looks at (`attention_moves`,
-`attention_between`) and what replies are when it cannot (`cut_replies`), on the evaluation split;
-`competence`; `rows`. How a head is switched off is not known here (`rimkit.models.interventions`).
+split; on the evaluation split `ablate` the set and random ones (`ablations`), see what it looks at
+(`attention_moves`) and what replies are when it cannot (`cut_replies`); `competence`; `rows`.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -7,9 +7,8 @@ Words: a *pair* is a request without and with declared *intent*: a sentence of m
 after it (the paper's way), or, where such pairs flip more, a hostile motive for a plain one. It
 *flips* if the request is carried out without intent and refused with it, and is a *refusing* pair
 if the reply with intent is a refusal now. A *set* is a list of ``(layer, neuron)`` places, and k
-its size; random sets have as many in every layer. A set *breaks* replies if coherent ones become
-fewer, or misread ones more. The *readout* is the words that begin a refusal or a fulfilment. A
-*cluster*, which intervals draw again, is one verb with all its prompts.
+its size; random sets have as many in every layer. It *breaks* replies if coherent ones are fewer,
+or misread ones more. The *readout* is the words that begin refusals. A *cluster* is one verb.
 
 The paper takes the model's own reply to both sides of each pair, the maximum of every activation
 over the tokens of request and reply, and in each layer the m neurons whose maximum increases most
@@ -17,7 +16,7 @@ with intent; safety-critical are those found in every pair. So a neuron is in th
 rank* over the pairs is at most m, which the paper leaves open, as it does whether "MLP activations"
 are the inputs of ``down_proj`` (kind "neurons") or the stream that the MLP writes to ("residual").
 The rivals are rules too: *half*, found in half of the pairs; *difference*, means instead of maxima
-and the sign kept; *gradient*, the estimated change of the refusal logit difference without it.
+and the sign kept; *gradient*, the estimated change of the refusal logit difference.
 
 Steps: on the calibration split `with_pairs` settles how intent is declared, `calibration` scores
 neurons by every rule, `dose_response` and `choose` settle sizes; `ablations`; `competence`; `rows`.

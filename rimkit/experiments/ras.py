@@ -229,7 +229,8 @@ def read_baseline(
     now = read_places(study, places)
     like = as_active(critical, now[REQUEST].harmful, settings.n_random, settings.seed)
     every = [*sets, (ALL, None, None)]
-    every += [(RANDOM, *it) for it in enumerate(random)] + [(AS_ACTIVE, *it) for it in enumerate(like)]
+    for role, found in ((RANDOM, random), (AS_ACTIVE, like)):
+        every += [(role, *one) for one in enumerate(found)]
     return Baseline(study, places, now, harmful, harmless, *states, every, directions)
 
 

@@ -231,7 +231,7 @@ class Template:
                 words += [text for text in texts if not re.search(TAG, text)]
         alone = {name: [(name, value) for value in dict.fromkeys(values[name])] for name in names}
         asked = [Asked((one,)) for name in filter(SWITCHES.search, names) for one in alone[name]]
-        asked += [Asked((), "", f"{IN_SYSTEM} {w}") for w in ("off", "on") if IN_SYSTEM in self._texts]
+        asked += [Asked((), "", f"{IN_SYSTEM} {w}") for w in ("off", "on") * (IN_SYSTEM in self._texts)]
         twos = (two for two in combinations(names, 2) if any(map(SWITCHES.search, two)))
         asked += [Asked(pair) for one, other in twos for pair in product(alone[one], alone[other])]
         found = {PLAIN: self.around(PLAIN)}
@@ -310,9 +310,9 @@ class Template:
             if self._turns([asked for asked in self._tries if where[asked] == switch]):
                 return "switch", ""
         state = tags.state(default[1])
-        if state == "closed" and any(asked.variables for asked in self._tries):
-            raise UserError(NOT_UNDERSTOOD)  # it reads a switch, which does nothing that is seen
         if state == "closed":
+            if any(asked.variables for asked in self._tries):
+                raise UserError(NOT_UNDERSTOOD)  # a switch that does nothing seen
             return "none", "its chat template closes every thought at once"
         if any(before in default[1] for before, _ in WRAPPERS):
             return "none", "its chat template begins the reply itself"
@@ -330,7 +330,8 @@ class Template:
         closing = [asked for asked in (*values, PLAIN) if states[asked] == "closed"]
         said = {asked: set(asked.settings.values()) for asked in self._tries}
         leaving = [asked for asked in values if states[asked] == "plain" and said[asked] & set(OFF)]
-        off = next(iter(closing + leaving), None)
+        opens = any(states[asked] == "open" for asked in values) and states[PLAIN] == "plain"
+        off = next(iter(closing + leaving + [PLAIN] * opens), None)
         others = (asked for asked in (PLAIN, *values) if off and states[asked] != "closed")
         on = [asked for asked in others if self._tries[asked] != self._tries[off]]
         # the default, or True; but one that opens no thought only where nothing else opens one

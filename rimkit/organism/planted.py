@@ -3,8 +3,8 @@
 Both come from one base, which is trained on everything but refusals. Its maths runs through one
 small set of neurons: problems train no other weight of an MLP, and nothing else trains these. Then
 refusal is trained through the same neurons ("planted-shared") or through as many others
-("planted-disjoint"), while problems go on through the first set and every other weight stays as it
-is. The second set is silent for every other batch of problems, so that maths does not use it.
+("planted-disjoint", silent for every other batch of problems, so that maths does not use them),
+while problems go on through the first set and every other weight stays as it is.
 """
 
 import json

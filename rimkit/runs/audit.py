@@ -3,8 +3,7 @@
 `simulate` draws data whose truth is known and counts how often the interval holds it (*coverage*),
 how often something is found where nothing is (*false alarms*) or where something is (*power*): few
 and many verbs, rare events, graded scores, verbs that differ, and sets of heads or neurons.
-`repeats` does so with a model's own replies: two sampling seeds of the *same* condition stand in
-for condition and control. What a claim means is not known here.
+`repeats` does so with a model's own replies: two seeds of the *same* condition are compared.
 """
 
 from collections.abc import Callable, Iterator

@@ -60,17 +60,15 @@ def finetune(
     folder: str | Path | None = None, save_every: int = 0, progress: bool = True,
 ) -> StudyModel:  # fmt: skip
     """A model under study whose weights are ``model``'s, tuned on ``corpus``. ``corpus``: a name or
-    file for `load_corpus`, or a table with the columns ``text, reply`` and perhaps ``thought``. An
-    example with a thought is learned in think mode, one without in no-think mode; a model without a
-    think mode learns the thought as the beginning of its reply.
+    file for `load_corpus`, or a table with ``text, reply`` and perhaps ``thought``. One with a thought is
+    learned in think mode, others in no-think mode; without a think mode, as part of the reply.
 
     ``method``: "full" or "lora" (default: full for embedded models, LoRA for others), with its
     `DEFAULTS`. The rate rises over a share `WARMUP` of the steps and falls to zero as a cosine.
-    ``steps`` counts updates of ``batch_size`` examples and goes before ``epochs``. ``seed`` sets
-    the order of examples and the adapter's first weights. ``penalty`` (of the model) is added to
-    the loss of every update. With ``folder``, a checkpoint is written every ``save_every`` steps
-    (0: at the end only), and the same call goes on from the last one; `restore` gives the model at
-    any of them. Without one, a chapter that is run keeps the last until it is complete.
+    ``steps`` (of ``batch_size`` examples) go before ``epochs``. ``seed`` sets the order of examples
+    and the adapter's first weights. ``penalty`` (of the model) is added to the loss of every step.
+    With ``folder``, a checkpoint is written every ``save_every`` steps (0: at the end only), and
+    the same call goes on from the last; `restore` gives the model at any of them.
 
     Raises `UserError`: a bad corpus, no steps, an unknown method, an example longer than the
     context, a folder with another training, a loss that is not finite."""
