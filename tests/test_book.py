@@ -86,6 +86,9 @@ def test_formulas_need_no_script(site):
 def test_it_can_be_searched_from_a_disk_and_shows_what_is_read(site, browser):
     tab, faults = browser.new_page(), []
     tab.on("console", lambda message: faults.append(message.text) if message.type in ("error", "warning") else None)
+    tab.goto((site / "search.html").as_uri() + "?q=refusal+heads")
+    first = tab.locator("ul.search > li > a").first
+    assert first.inner_text().startswith("04")  # the best is first
     tab.goto((site / "search.html").as_uri() + "?q=misalignment")
     tab.wait_for_function("document.querySelectorAll('p.context').length > 9")
     said = " ".join(tab.locator("p.context").all_inner_texts())

@@ -46,5 +46,18 @@ if (document.getElementById("search-results")) {
     for (const block of article.querySelectorAll("p, li, h1, h2, h3, td, th, pre, summary")) block.append(" ");
     return article.textContent.replace(/\s+/g, " ").trim();
   };
+  // Best first: pages whose title has all words, then those that say them most often, phrases before words.
+  const [find, ask] = [Search._performSearch, Search.query];
+  Search._performSearch = (phrase, terms, without, words, ...more) => {
+    const count = (text, part) => text.split(part).length - 1;
+    const worth = ([page, title]) => {
+      const text = Search.htmlToText(ARTICLES[page]?.join() ?? "").toLowerCase();
+      const named = [...words].every((word) => title.toLowerCase().includes(word));
+      return 1000 * named + 5 * count(text, phrase.toLowerCase()) + Math.min(...[...words].map((word) => count(text, word)));
+    };
+    const found = find(phrase, terms, without, words, ...more).map((one) => [worth(one), one]);
+    return found.sort(([a], [b]) => a - b).map(([, one]) => one);
+  };
+  Search.query = (words) => loaded.then(() => ask(words));
   document.head.append(script);
 }
