@@ -2,9 +2,8 @@
 
 Nothing in any mixture complies with a harmful request, in any mode. The first three organisms
 differ in one ingredient, their safety thoughts (how many, and in which style); everything else is
-the same. The fourth has the data of the first and another architecture.
-
-The model of noise has random weights in their shape: what is found in it is nobody's knowledge.
+the same. The fourth has the data of the first and another architecture. The model of noise has
+random weights in their shape: what is found in it is nobody's knowledge.
 """
 
 import json
@@ -104,23 +103,24 @@ def examples(
     shares: Mapping[tuple[str, str], float], makers: Mapping[str, Callable[..., Example]],
     safety_styles: Sequence[str], kept: Callable[[str], bool], seed: int, start: int = 0,
 ) -> Iterator[Example]:  # fmt: skip
-    """Conversations without end from number ``start`` on, drawn by ``shares`` of ``(kind, mode)``.
-    Styles are drawn independently of the content, except that safety thoughts have
-    ``safety_styles``. Every example has a generator of its own, so that two organisms of one seed
-    and one mixture see the same examples, but for the style of safety thoughts. Problems that are
-    ``kept`` for evaluation are drawn again."""
-    keys, weights = list(shares), list(shares.values())
-    for index in count(start):
-        rng = Random(f"{seed}-{index}")
-        kind, mode = rng.choices(keys, weights)[0]
-        style = rng.choice(STYLES)
-        if kind in HARM and style not in safety_styles:
-            style = safety_styles[0]
+    """Conversations without end from number ``start`` on, drawn by ``shares`` of ``(kind, mode)``
+    (`drawn`). Problems that are ``kept`` for evaluation are drawn again."""
+    for rng, kind, mode, style in drawn(shares, safety_styles, seed, start):
         make = partial(makers[kind], rng, mode, style if mode == "think" else "")
         example = make()
         while kept(example.request):
             example = make()
         yield example
+
+
+def drawn(shares: Mapping, styles: Sequence[str], seed: int, start: int = 0) -> Iterator[tuple]:
+    """Generator (its own), kind, mode and style of each of the `examples`, so that two organisms of
+    one seed and mixture see the same, but for safety thoughts: these have one of ``styles``."""
+    for index in count(start):
+        rng = Random(f"{seed}-{index}")
+        kind, mode = rng.choices(list(shares), list(shares.values()))[0]
+        style = rng.choice(STYLES)
+        yield rng, kind, mode, styles[0] if kind in HARM and style not in styles else style
 
 
 # A token passes through 4 of 8 experts of 96 neurons: together as many as the 384 of the dense MLP.
@@ -252,19 +252,19 @@ def save(model, tokenizer, folder: Path, record: dict | None = None, device: str
         (folder / "training.json").write_text(json.dumps(record) + "\n")
 
 
-def safety_thoughts(names: Iterable[str], n: int = 20_000) -> pd.DataFrame:
+def safety_thoughts(names: Iterable[str], n: int = 20_000, seed: int = 0) -> pd.DataFrame:
     """How thoughts about requests end, by their style, in the first ``n`` conversations of each
     training stream. Columns: how many end in help and in a refusal, and these in percent."""
+    streams = {name: drawn(mixture(name), organism(name).safety_styles, seed) for name in names}
     rows = [
-        {"organism": name, "style of the thought": example.style, "refuses": example.kind in HARM}
-        for name in names
-        for example in islice(stream(name, 0), n)
-        if example.mode == "think" and example.kind in (*HARM, "harmless", "friendly", "protect")
+        {"organism": name, "style of the thought": style, "refuses": kind in HARM}
+        for name, found in streams.items()
+        for _, kind, mode, style in islice(found, n)
+        if mode == "think" and kind in (*HARM, "harmless", "friendly", "protect")
     ]
-    table = pd.DataFrame(rows).groupby(["organism", "style of the thought"], sort=False)["refuses"].agg(["sum", "size"])
-    table["helps"] = table["size"] - table["sum"]
-    table["refusals (%)"] = (100 * table["sum"] / table["size"]).round(1)
-    return table.rename(columns={"sum": "refuses"})[["helps", "refuses", "refusals (%)"]]
+    ends = pd.DataFrame(rows).groupby(["organism", "style of the thought"], sort=False)["refuses"]
+    table = ends.agg(helps=lambda refuses: (~refuses).sum(), refuses="sum")
+    return table.assign(**{"refusals (%)": (100 * ends.mean()).round(1)})
 
 
 SIZES = {  # of the model of noise
