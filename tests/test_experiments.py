@@ -30,9 +30,9 @@ NUMBERS = ["effect", "effect_ci_low", "effect_ci_high", "n"]
 # Words of the cells on which no verdict rests; pytest runs them with each chapter, and compares their outputs.
 SKIPPED = (
     "widgets.explorer", "rk.organism", "rk.recipe", "rk.exercise",
-    "shortened_thoughts(", "dose.", "decided[", 'every = rk.results("th', 'every = rk.results("he', "able = every", "sums = able[", "order =", "order[", "later.mean()", "later=len", "i should refuse",  # 01
+    "seeds = counts[", "shortened_thoughts(", "dose.", "decided[", 'every = rk.results("th', 'every = rk.results("he', "able = every", "sums = able[", "order =", "order[", "later.mean()", "later=len", "i should refuse",  # 01
     "if base:",  # 03
-    "ranks = table[", "looks = pd", "first = {rule", "in first.items", "first[", "five[", "patches",  # 04
+    "ranks = table[", "looks = pd", "first = {rule", "in first.items", "first[", "five[", "patches", "lacking",  # 04
     "own.items()", "seen = short[", "before_and_after",  # 05
     "common[", "recovered", "flips_checked", "at.get(place",  # 06
     'rk.results("ras-', "moving", "of_ras", "turned", "guess_pairs", "if ranked", 'values["low"]', "missed",  # 07
