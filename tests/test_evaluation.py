@@ -13,6 +13,7 @@ import tiny
 from notebooks import run_cells
 
 from rimkit import data, ledger
+from rimkit.behavior import evaluation as measured
 from rimkit.behavior import generation
 from rimkit.behavior.evaluation import ENGLISH, Evaluation, difference, evaluation, why_not
 from rimkit.behavior.prompts import load_prompts, own_prompts, prompt_sets
@@ -132,7 +133,7 @@ def test_the_judge_is_the_chosen_one():
     assert set(evaluation(judge="phrases").judged(study, asked, "no-think", **short)["judge"]) == {"phrases"}
 
 
-def test_replies_of_an_own_model_get_the_room_that_a_run_gives(capsys):
+def test_replies_of_an_own_model_get_the_room_that_a_run_gives(capsys, monkeypatch):
     """The embedded models keep to what a chapter allows; a model of one's own is told where it is cut off."""
     embedded, own = load("noise-mini"), load(*stranger())
     asked, short = load_prompts("harmful", n=3), {"max_new_tokens": 3, "progress": False}
@@ -140,8 +141,13 @@ def test_replies_of_an_own_model_get_the_room_that_a_run_gives(capsys):
     assert "of 3 replies" in capsys.readouterr().out
     roomy = evaluation(max_new_tokens=9)
     assert roomy.judged(own, asked, "think", **short)["n_tokens"].max() > 3
-    assert roomy.judged(own, asked, "no-think", **short)["n_tokens"].max() == 3  # no thought to write: a limit
-    assert roomy.judged(own, asked, "think", thoughts="", **short)["n_tokens"].max() == 3
+    assert roomy.judged(own, asked, "no-think", **short)["n_tokens"].max() == 9
+    assert roomy.judged(own, asked, "think", thoughts="", **short)["n_tokens"].max() == 9
+    monkeypatch.setattr(measured, "REPLY", 12)
+    few = Evaluation().judged(own, asked, "no-think", **short)
+    assert set(few["advice"]) == {": --max-new-tokens 12 leaves them more room"}
+    most = evaluation(max_new_tokens=50).judged(own, asked, "no-think", **short)
+    assert most["n_tokens"].max() == 12 and set(most["advice"]) == {""}  # more would do for thoughts alone
     assert roomy.judged(embedded, asked, "think", **short)["n_tokens"].max() == 3
     without_limit = evaluation(max_new_tokens=100).replies(own, asked, "no-think", progress=False)
     assert without_limit["n_tokens"].max() == 100

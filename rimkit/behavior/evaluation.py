@@ -23,7 +23,7 @@ import pandas as pd
 
 from rimkit import data
 from rimkit.behavior import prompts as prompt_tables
-from rimkit.behavior.generation import CUT, USUAL, generate
+from rimkit.behavior.generation import CUT, REPLY, USUAL, generate
 from rimkit.behavior.judges import BRIDGE, JUDGED_COLUMNS, JUDGES, WITH_THOUGHT, Judge, PhraseJudge, is_true
 from rimkit.behavior.llm_judges import EndpointJudge, guard_judge
 from rimkit.behavior.refusal_judge import refusal_judge
@@ -144,16 +144,17 @@ class Evaluation:
     def replies(
         self, study: StudyModel, prompts: pd.DataFrame, mode: str, max_new_tokens: int | None = None, **generation
     ) -> pd.DataFrame:
-        """What `generate` returns, with room for a model of one's own that thinks at length. More
-        than ``max_new_tokens`` only where a thought is written, or where no limit is given. Before
+        """What `generate` returns, with the room that a run gives a model of one's own: as much as
+        asked where a thought is written or no limit is given, else up to `REPLY` tokens. Before
         many thoughts a dozen are tried, and the length is said that they need."""
         room = USUAL if max_new_tokens is None else max_new_tokens
         writes_thought = mode == "think" and generation.get("thoughts") is None
-        if not study.invented and (writes_thought or max_new_tokens is None):
+        most = math.inf if writes_thought or max_new_tokens is None else REPLY
+        if not study.invented:
             if 0 < self.max_new_tokens < room:
                 given = f"--max-new-tokens {self.max_new_tokens} is less than this step takes"
                 study.say(f"note: {given}: replies have up to {room} tokens", "little room")
-            room = max(room, self.max_new_tokens)
+            room = max(room, min(self.max_new_tokens, most))
         write = partial(generate, study, mode=mode, max_new_tokens=room, **generation)
         if not study.invented and writes_thought and len(prompts) > 2 * TRIED and TRIAL not in study.said:
             study.said.add(TRIAL)
@@ -163,7 +164,9 @@ class Evaluation:
                 _say_cut_off(study, tried, first, TRIAL)
                 if first.attrs["interrupted"]:
                     return first
-        return write(prompts)
+        found = write(prompts)
+        found.attrs["most"] = most
+        return found
 
     def judged(
         self, study: StudyModel, prompts: pd.DataFrame, mode: str, how: str | Judge | None = None, **generation
@@ -336,6 +339,8 @@ def _advice(study: StudyModel, prompts: pd.DataFrame, replies: pd.DataFrame) -> 
     if not _within(replies):
         return ""
     limit = int(written["n_tokens"].max())
+    if (most := replies.attrs.get("most", math.inf)) < math.inf:  # a broken model may never end
+        return "" if limit >= most else f": --max-new-tokens {most} leaves them more room"
     if limit >= study.room:
         needed = written["n_tokens"].sum() / ended * math.log(10) if ended else 4 * limit
         study.room = 2 ** math.ceil(math.log2(max(needed, limit + 1)))
@@ -467,8 +472,7 @@ def without_sight(
     """Replies after forced thoughts, under each condition of ``cuts``: (heads, what they cannot
     see). The reply's tokens and the one before them (span ``last``) are cut off from a span of the
     prompt, from as many tokens right before the thought as it has (`BEFORE_THOUGHT`), or from the
-    thought and the tokens after it, which have read it (`TO_REPLY`). Heads: none (the model as it
-    is), some, or None (all)."""
+    thought and the tokens after it, which have read it (`TO_REPLY`). Heads: some, or None (all)."""
 
     def around(heads: Units | None, key: str, spans: list[dict], prompt_ids: list[str]):
         replying = [(place["last"][0], None) for place in spans]

@@ -41,6 +41,7 @@ CUT = "cut"
 Forced = str | Mapping[str, str] | None
 Around = Callable[[list[dict[str, tuple[int, int]]], list[str]], AbstractContextManager]
 ADVICE = "lower max_new_tokens, shorten the prompts, load the model in 4 bits (+4bit) or take a smaller one"
+REPLY = 256  # the most that a run gives a reply whose length a step sets, and which has no thought
 USUAL = 96  # tokens of a reply: enough for the embedded models, thought included
 UNANSWERED = ("", "", 0, False)  # thought, reply, tokens, finished: of a prompt that was not answered
 ENDS_LEFT_OVER = re.compile(rf"^\s*{END_THINK}|{END_THINK}[^\S\n]*\n")  # by a server that split the rest off

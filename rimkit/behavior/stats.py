@@ -423,8 +423,7 @@ def overlap(a: Units, b: Units) -> float:
 
 
 def shares(values: Sequence) -> np.ndarray:
-    """Truths (`rimkit.data.truths`) and shares as floats from 0 to 1, missing ones NaN. Raises
-    `UserError` for others."""
+    """Truths and shares from 0 to 1 as floats, missing ones NaN; raises `UserError` for others."""
     if np.ndim(values) != 1:
         raise UserError("rates are made of one list of values, or one column")
     column = pd.Series(values, dtype=object)

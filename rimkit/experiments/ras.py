@@ -478,8 +478,7 @@ def variation(points: DataFrame, metric: str = "misaligned") -> DataFrame:
     """Per untuned model: ``model, seed, least, most`` (replies)``, sd, noise, reliable, varies``.
     ``sd``: of the outcome over points; ``noise``: about the standard error of a single change (the
     width of its interval over 3.92, as if it were normal); ``reliable``: the share of the variance
-    that is no noise. A model ``varies`` if that reaches the floor of C10; else standardising
-    magnifies noise."""
+    that is no noise. A model ``varies`` if that reaches the floor of C10."""
     counts = (points[metric] * points["n"]).round().astype(int)
     variance = stats.squared_se(points[LOW], points[HIGH])
     groups = points.assign(count=counts, variance=variance).groupby(MODEL, sort=False, dropna=False)

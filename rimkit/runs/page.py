@@ -168,7 +168,9 @@ def _axis(lines: Sequence[dict], scale: int, smallest: float, paper: float) -> d
 
 def _line(item: dict, axis: dict) -> dict:
     """A measurement with its numbers as the page shows them."""
-    value, control = (_value(item[name], item["metric"]) for name in ("value", "control_value"))
+    write = (lambda one: f"{percent(one, 1)}%") if item["metric"] in METRICS else number
+    sides = item["value"], item["control_value"]
+    value, control = ("" if missing(one) else write(one) for one in sides)
     seed = f":{item['seed']}" if _text(item["seed"]) else ""
     sides = f"{value} against {_text(item['control'])} {control}".rstrip() if value else ""
     counted = f"n\u00a0{item['n']}" if _text(item["n"]) else ""
@@ -228,10 +230,6 @@ def claim_lines(claims: pd.DataFrame, width: int = 80) -> list[str]:
             lines += wrapped(f"{item['verdict']:14}{said}", subsequent_indent=indent * " ")
     note = ["* The interval excludes the mean of the paper's own effects."]
     return lines + note * bool(claims["excludes_paper"].eq(True).any())
-
-
-def _value(value: float, metric: str) -> str:
-    return "" if missing(value) else f"{percent(value, 1)}%" if metric in METRICS else number(value)
 
 
 def _text(value) -> str:
