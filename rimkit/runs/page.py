@@ -169,8 +169,8 @@ def _axis(lines: Sequence[dict], scale: int, smallest: float, paper: float) -> d
 def _line(item: dict, axis: dict) -> dict:
     """A measurement with its numbers as the page shows them."""
     write = (lambda one: f"{percent(one, 1)}%") if item["metric"] in METRICS else number
-    sides = item["value"], item["control_value"]
-    value, control = ("" if missing(one) else write(one) for one in sides)
+    both = item["value"], item["control_value"]
+    value, control = ("" if missing(one) else write(one) for one in both)
     seed = f":{item['seed']}" if _text(item["seed"]) else ""
     sides = f"{value} against {_text(item['control'])} {control}".rstrip() if value else ""
     counted = f"n\u00a0{item['n']}" if _text(item["n"]) else ""
