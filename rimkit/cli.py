@@ -229,7 +229,7 @@ def run(
 
     given = assignments(parameter)  # and a wrong name is told before what runs chapters is read
     check(given, {path: declared_in(path) for path in find_chapters(chapters)})
-    _exist(model, assignments(prompts, "--prompts", "SET=OTHER"))
+    _exist(model, assignments(prompts, "--prompts", "SET=OTHER, like harmful=own.csv"))
     from rimkit.runs.execute import run
 
     options = {"measure": _measure(prompts, judge, max_new_tokens), "keep_text": keep_text}
@@ -270,7 +270,7 @@ def _measure(prompts: list[str], judge: str, max_new_tokens: int):
     from rimkit.behavior.evaluation import evaluation
     from rimkit.runs.tour import assignments
 
-    return evaluation(assignments(prompts, "--prompts", "SET=OTHER"), judge, max_new_tokens)
+    return evaluation(assignments(prompts, "--prompts", "SET=OTHER, like harmful=own.csv"), judge, max_new_tokens)
 
 
 def _report_chapter(row: dict) -> None:
@@ -305,7 +305,7 @@ def tour() -> None:
 
 
 @app.command("open", epilog="For example: rimkit open, or rimkit open 04")
-def open_one(what: Opened = "page", out: Out = Path("rim-run")) -> None:
+def open_one(what: Opened = "page", out: option(Path, "Folder of the run.", metavar="DIR") = Path("rim-run")) -> None:
     """Open the claims page of a run, or one of its chapters in JupyterLab."""
     what, out = ("page", Path(what)) if Path(what).is_dir() else (what, out)
     path = out / ("claims.html" if what == "page" else find_chapters([what])[0].name)
@@ -461,7 +461,7 @@ def print_claims(rows, none: str = "", short: bool = False) -> None:
         for (claim, says), of in judged.groupby(["claim", "statement"], sort=False):
             tell(f"{claim:5}{says}: {tally(of.to_dict('records'))}", indent=5)
     else:
-        typer.echo("\n".join(claim_lines(judged, width) or [none or no_claim()]))
+        typer.echo("\n".join(claim_lines(judged, width) or wrap(none or no_claim(), width)))
     for item in rows[rows["status"] == "failed"].itertuples():
         say(f"failed: {item.chapter} on {item.model}: {item.error}", err=False)
 

@@ -198,7 +198,7 @@ def _find_chapter(name: str, shipped: Mapping[str, Path]) -> Path:
     if Path(stem).name != name:  # a path, or a file here
         raise UserError(f"there is no file '{name}'{nearest(stem, shipped)}")
     known = ", ".join(chapter.partition("_")[0] for chapter in shipped)
-    raise UserError(f"unknown chapter '{name}'{nearest(stem, shipped)}; there are {known} (`rimkit chapters`)")
+    raise UserError(f"unknown chapter '{name}'{nearest(stem, shipped)} (known: {known}; see `rimkit chapters`)")
 
 
 def _resource(in_wheel: str, in_clone: str) -> Path:

@@ -259,6 +259,9 @@ def test_how_long_a_run_takes_is_said_as_far_as_it_is_known(tmp_path):
     assert execute._how_long(2, {"01": 30.0, "02": None}, 1) == ""
     shipped = pd.read_csv(data.data_dir() / "chapters.csv")
     assert sorted(shipped["chapter"]) == sorted(known) and shipped["seconds"].between(5, 60).all()
+    book = (data.chapters_dir() / "book/index.md").read_text("utf-8")
+    for item in shipped.itertuples():  # as the book's first page says it
+        assert re.search(rf"\(\.\./{item.chapter}\.ipynb\) \|.*\| {re.escape(item.minutes)} \|", book)
     jobs = execute.plan(data.find_chapters(["01"]), "rim-mini", {})
     (measured,) = execute._expected(jobs, "rim-mini", tmp_path).values()
     assert measured > 5 and execute._expected(jobs, "mine", tmp_path) == {"01_observing_rim": None}

@@ -101,7 +101,7 @@ def check(given: Mapping[str, Any], chapters: Mapping[Any, Mapping[str, Paramete
             raise UserError(f"'{name}' is set by {OPTIONS[name]}, and is no parameter to give")
         if name not in known:
             there = ", ".join(known) or "none"
-            raise UserError(f"no parameter '{name}'{nearest(name, known)}; there are: {there}")
+            raise UserError(f"no parameter '{name}'{nearest(name, known)} (known: {there})")
     return {
         chapter: {name: convert(given[name], declared[name]) for name in given if name in declared}
         for chapter, declared in chapters.items()
@@ -144,9 +144,8 @@ def tour() -> Iterator[str]:
     from rimkit.models.load import load
     from rimkit.teaching.tables import interval
 
-    study, measure = load(MODEL), Evaluation()
-    prompts = measure.sets(["harmful"], n=TRIED)
-    judged = measure.observe(study, prompts, progress=False).set_index(["prompt_id", "mode"])
+    study, prompts = load(MODEL), Evaluation().sets(["harmful"], n=TRIED)
+    judged = Evaluation().observe(study, prompts, progress=False).set_index(["prompt_id", "mode"])
     for item in prompts.itertuples():
         without, within = (judged.loc[item.prompt_id, mode] for mode in ("no-think", "think"))
         if without["refused"] and within["misaligned"]:
@@ -158,7 +157,8 @@ def tour() -> Iterator[str]:
     yield f"  the thought          {within['thought']}"
     known = results("thinking-verdicts").query("model == @MODEL and set == 'harmful'")
     found = rates(known, by=["seed", "mode"], metrics=["misaligned"]).set_index(["mode", "seed"])
-    yield "\nIt was never shown a harmful request that is carried out. How often it does so, by seed:\n"
+    n = known["prompt_id"].nunique()
+    yield f"\nTraining never showed one carried out. Of {n}, it carries out (95% intervals), by seed:\n"
     for seed in sorted(known["seed"].unique()):
         two = [found.loc[(mode, seed)] for mode in ("no-think", "think")]
         said = [f"{one['value']:4.0%} {interval(one['ci_low'], one['ci_high'], '{:.0%}'.format)}" for one in two]

@@ -70,7 +70,7 @@ function reach() {
   if (target.closest("[hidden]")) { form.reset(); filter(); }
   const fold = target.closest("details");
   if (fold) fold.open = true;
-  target.scrollIntoView();
+  (fold || target).scrollIntoView();
 }
 
 form.hidden = false;
