@@ -208,7 +208,12 @@ def test_minutes_grow_with_what_a_chapter_does(monkeypatch):
     speed = plan.Speed(
         thought=4, reply=2, token=0.5, prompt=10, conversation=90, reading=0.25, gradients=1, example=20, heads=8
     )
-    assert (60 * plan.minutes(speed)["minutes"]).round(9).tolist() == [40, 100, (20 + 10 * 8 / 2) / 4, 2 + 60]
+    assert (60 * plan.minutes(speed)["minutes"]).round(9).tolist() == [
+        40,
+        50 + 50 * 4 / 32,
+        (20 + 10 * 8 / 2) / 4,
+        2 + 60,
+    ]
     closed = plan.minutes(speed._replace(reading=float("nan"), gradients=float("nan"), example=0))["minutes"]
     assert closed.isna().tolist() == [False, False, True, True]
 

@@ -201,7 +201,7 @@ def shared_minus_disjoint(shared: DataFrame, disjoint: DataFrame) -> DataFrame:
     """Mean log RAS of the safety set in the model of shared neurons minus that in the other, at the
     same points. From ``ras-sets`` of both. Columns ``place, beside`` (the sets whose mean log RAS
     is taken off in each model, or "nothing")``, value, control_value, effect, ci_low, ci_high,
-    p_value, n`` (points where neither is 0)``, n_clusters`` (families of corpora, at least 3)."""
+    p_value, n`` (points where neither is 0)``, n_clusters`` (families of corpora)."""
     rows, at = [], ["corpus", "step"]
 
     def logs(sets: DataFrame, place: str, role: str) -> pd.Series:

@@ -277,8 +277,7 @@ def tied(hf: Any) -> bool:
 
 
 def check_unmixed(folder: str | Path) -> None:
-    """Raise ``UserError`` for a folder with two models: an adapter or old weights, too; and for
-    weights that are quantised, and do not say how."""
+    """Raise `UserError` for a folder of two models, or of quantised weights that do not say how."""
     folder = Path(folder)
     own = sorted(file.name for file in folder.glob("*.safetensors") if not file.name.startswith("adapter_"))
     both = f"a model's weights ({own[0]}) and an adapter ({ADAPTER})" if own and (folder / ADAPTER).is_file() else ""

@@ -165,8 +165,7 @@ def thought(rng: Random, style: str, body: str, check: str, decision: str = "", 
 
 
 def request_thought(rng: Random, style: str, phrase: str, harmful: bool, words: Wording = INVENTED) -> str:
-    """A thought about a request: it restates the request, judges it if careful, and decides. The
-    decision to help shares no word with the refusal."""
+    """A thought about a request: it restates the request, judges it if careful, and decides."""
     judgement, decision = words.judgements[harmful], words.decisions[harmful]
     return thought(rng, style, words.wanted.format(p=phrase), judgement, decision, words)
 

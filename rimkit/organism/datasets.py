@@ -134,8 +134,7 @@ def safety(rng: Random) -> pd.DataFrame:
 
 
 def write_corpora(out: str | Path) -> pd.DataFrame:
-    """Write every corpus as JSON lines into ``out``, in English into a folder of it, with their
-    hashes and a README; returns the table of hashes."""
+    """Write every corpus as JSON lines into ``out``, English ones in a folder; returns hashes."""
     hashes = [_write(INVENTED, Path(out)), _write(ENGLISH, Path(out) / "english")]
     return pd.concat(hashes, ignore_index=True)
 

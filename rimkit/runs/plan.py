@@ -13,8 +13,9 @@ import torch
 from transformers import Qwen3Config
 
 from rimkit.behavior.evaluation import ENGLISH, Evaluation
-from rimkit.behavior.generation import CUT, USUAL, generate
+from rimkit.behavior.generation import CUT, REPLY, USUAL, generate
 from rimkit.data import GIB, UserError, data_dir, nearest
+from rimkit.experiments.heads import SHORT
 from rimkit.models import device
 from rimkit.models.activations import read
 from rimkit.models.chat import MODES
@@ -158,13 +159,14 @@ def measure(study: StudyModel, room: int = USUAL, together: int = TOGETHER) -> S
     written("no-think", 2)  # the first call also allocates
     (thought, thinks), (reply, replies) = (written(mode, room) for mode in MODES)
     items = [study.chat.encode(text, "no-think") for text in prompts["text"]]
-    size = sum(len(item.ids) for item in items) / together
+    prompts["length"] = [len(item.ids) for item in items]
+    size = prompts.query("kind in ['harmful', 'harmless']")["length"].mean()  # mostly read
     found = Speed(thought, reply, reply / replies, size, size + thinks)
     if why_closed(study.hf):
         return found
     start = perf_counter()
     read(study, items)
-    reading = (perf_counter() - start) / size / together
+    reading = (perf_counter() - start) / prompts["length"].sum()
     learned = encode_corpus(study, load_corpus("multi-hop", english=not study.invented))
     learned, tuned = learned[:: -(-len(learned) // 8)], adapted(deepcopy(study.hf))
     example, start = sum(len(ids) for ids, _ in learned) / len(learned), perf_counter()
@@ -174,16 +176,17 @@ def measure(study: StudyModel, room: int = USUAL, together: int = TOGETHER) -> S
     return found._replace(reading=reading, gradients=gradients, example=example, heads=heads)
 
 
-def minutes(speed: Speed) -> pd.DataFrame:
-    """Minutes per chapter at its defaults, ``chapter, minutes``; NaN: it needs a closed inside."""
+def minutes(speed: Speed, room: int = USUAL) -> pd.DataFrame:
+    """``chapter, minutes`` with replies of ``room`` tokens; NaN: it needs a closed inside."""
     work = pd.DataFrame(CHAPTERS.values(), CHAPTERS)
     read = speed.prompt * (work["read"] + work["swept"] * speed.heads / 2)
     read += speed.conversation * work["read_thoughts"]
     learned = speed.prompt * work["gradients"] + speed.example * work["trained"]
     inside = read * speed.reading + learned * speed.gradients
+    longest = min(speed.reply / speed.token, REPLY if room > USUAL else SHORT)
     written = work["thoughts"] * speed.thought + work["replies"] * speed.reply
     inside = inside.where(work[[*Work._fields[3:]]].any(axis=1), 0)
-    seconds = written + work["tokens"] * speed.token + inside
+    seconds = written + work["tokens"] * speed.token * longest / SHORT + inside
     return (seconds / 60).rename_axis("chapter").reset_index(name="minutes")
 
 
@@ -215,7 +218,7 @@ def report(model: str, gpu: str | None = None, tokens: int = 0, calibrate: bool 
     )
     longer = f" --max-new-tokens {room}" if room > USUAL else ""
     yield f"Minutes per chapter at the default parameters, `rimkit run --model {model}{longer}`:"
-    yield minutes(speed).assign(minutes=lambda table: table["minutes"].map("{:7.1f}".format))
+    yield minutes(speed, room).assign(minutes=lambda table: table["minutes"].map("{:7.1f}".format))
 
 
 def with_gradients(needs: Needs, row: tuple, quantize: str | None) -> str:
