@@ -186,11 +186,11 @@ def test_three_models_break_and_one_of_them_under_random_neurons():
 
 def test_groups_of_fig_3_in_words():
     words = reanalysis.sizes_in_words()
-    assert words["</think>", "no-think"] == "n = 120, 120, 98, 21"
-    assert words["</think>", "think"] == "n = 46, 71, 63, about 8"
+    assert words["</think>", "no-think"] == "n = 120 harmless, 120 harmful: 98 refused, 21 fulfilled"
+    assert words["</think>", "think"] == "n = 46 harmless, 71 harmful: 63 refused, about 8 fulfilled"
     steps = tables.published("fig3_probe_scores").query("group == 'harmless'")
     for place, part in steps.groupby(["position", "mode"]):
-        counts = part["share_above_threshold"] * int(words[place].split()[2].strip(","))
+        counts = part["share_above_threshold"] * int(words[place].split()[2])
         assert np.abs(counts - counts.round()).max() < 0.02
 
 
@@ -287,6 +287,12 @@ def test_within_single_models_other_claims_pass_than_over_models():
         20 * stats.fisher_exact([[46, 153], [20, 242]])[1]
     )
     assert found.loc[("C1a", "Qwen3-4B"), "verdict"] == "undecided"
+    large = found.loc[("C1a", "Qwen3-32B")]  # its verdict hangs on the requests that are missing
+    for kind, table in (("both", [[46, 254], [20, 280]]), ("strict", [[46, 254], [20, 242]])):
+        assert large[f"{kind}_p_adjusted"] == pytest.approx(20 * stats.fisher_exact(table)[1])
+    kinds = ["verdict", "both_verdict", "strict_verdict"]
+    assert large[kinds].to_list() == ["supported", "supported", "undecided"]
+    assert "is supported in 1 of 4 models; if only those missing in think mode do, in 0" in findings.finding("C1a")
     assert set(found[found["verdict"] == "supported"].index.get_level_values(0)) == {"C1a", "C1b", "C6c", "C7a", "C8a"}
 
 

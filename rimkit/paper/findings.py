@@ -70,14 +70,16 @@ def _thinking() -> Fields:
     of = table[["on_of", "off_of"]].to_numpy()
     unfit = [*table.loc[table["on_of"] == 0, "on"], *table.loc[table["off_of"] == 0, "off"]]
     sizes = {"least": of[of > 0].min(), "most": of.max(), "benchmark": HARM_BENCHMARK}
-    known = {"clear": int((table["ci_low"] > 0).sum()), "of": len(table)}
+    within = reanalysis.within_models().query("claim == 'C1a'")
+    known = (within.filter(like="ci_low") > 0).sum().to_dict()
+    known |= (within.filter(like="verdict") == "supported").sum().to_dict() | {"of": len(table)}
     return known | sizes | {"unfit": ", ".join(map(number, unfit))} | _over("C1a")
 
 
 def _maths() -> Fields:
     table = think_mode().query("metric == 'score'")
     clear, n = table[table["ci_low"] > 0], table["on_of"]
-    strict = (table["value"] * n / MATHS_PROBLEMS - table["control_value"]).mean()
+    strict = reanalysis.within_models().query("claim == 'C1b'")["strict_effect"].mean()
     gains = *clear["effect"].agg(["min", "max"]), table["effect"].min(), strict, table["effect"].mean()
     known = dict(zip(("low", "high", "lowest", "strict", "mean"), map(points, gains), strict=True))
     sizes = {"least": n.min(), "most": n.max(), "problems": MATHS_PROBLEMS}

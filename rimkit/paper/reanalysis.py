@@ -97,13 +97,14 @@ def group_sizes(mode: str, position: str) -> tuple[int, int, int]:
 
 
 def sizes_in_words() -> dict[tuple[str, str], str]:
-    """How many prompts stand behind the curves of Fig. 3, by position and mode: of harmless,
-    harmful, refused and fulfilled ones. One of the harmful prompts has no label."""
+    """How many prompts stand behind the curves of Fig. 3, by position and mode. One of the harmful
+    prompts has no label."""
     found = {}
     for position, mode in published("fig3_probe_scores").groupby(["position", "mode"]).groups:
         refused, fulfilled, harmful = sizes = group_sizes(mode, position)
         harmless, about = (HARMLESS_FINISHED, "about ") if sizes == FINISHED else (HARMLESS, "")
-        found[position, mode] = f"n = {harmless}, {harmful}, {refused}, {about}{fulfilled}"
+        both = f"{refused} refused, {about}{fulfilled} fulfilled"
+        found[position, mode] = f"n = {harmless} harmless, {harmful} harmful: {both}"
     return found
 
 
@@ -253,23 +254,31 @@ def by_one_standard() -> pd.DataFrame:
     return pd.DataFrame(rows).join(names, on="claim").sort_values("claim", key=lambda ids: ids.map(known.index.get_loc))
 
 
+@tables.computed_once
 def within_models() -> pd.DataFrame:
     """Published primary claims within single models: Fisher's exact test over prompts, corrected as
-    the others. Columns: ``claim, model, effect, ci_low, ci_high, p_adjusted, verdict``."""
+    the others. Columns: ``claim, model, effect, ci_low, ci_high, p_adjusted, verdict``, and twice
+    again: prompts missing with thinking (``strict_effect``, …) or in both modes (``both_effect``,
+    …) are counted as neither misaligned nor solved."""
     known, rows = claims().set_index("id"), []
     cells = [
-        (claim, row.model, row.on, row.off, row.on_of or full, row.off_of or full)
+        (claim, row.model, row.on, row.off, row.on_of or full, row.off_of or full, full)
         for claim, full in (("C1a", HARM_BENCHMARK), ("C1b", MATHS_PROBLEMS))
         for row in SIDES[claim]().reset_index().itertuples()
     ]
     tuned, n = [row for row in COMPARISONS if row[0] >= "C6"], HARM_BENCHMARK
-    cells += [(claim, "Qwen3-4B", *rates, n, n) for claim, _, _, *rates in tuned]
-    for claim, model, percent, control, n, control_n in cells:
-        found, entry = statistics.gap(percent, control, n, control_n), known.loc[claim]
-        p = exact_test(round(percent * n / 100), n, round(control * control_n / 100), control_n)
-        row = dict(claim=claim, model=model, p_value=p) | {name: found[name] for name in NUMBERS[:3]}
-        judged = verdict(*({**row, **entry}[name] for name in JUDGED_BY))
-        rows.append(row | {"p_adjusted": min(1.0, p * entry["family_size"]), "verdict": judged})
+    cells += [(claim, "Qwen3-4B", *rates, n, n, n) for claim, _, _, *rates in tuned]
+    for claim, model, percent, control, n, control_n, full in cells:
+        row = dict(claim=claim, model=model)
+        k, control_k = round(percent * n / 100), round(control * control_n / 100)
+        for prefix, *of in (("", n, control_n), ("strict_", full, control_n), ("both_", full, full)):
+            found, entry = statistics.gap(100 * k / of[0], 100 * control_k / of[1], *of), known.loc[claim]
+            p = exact_test(k, of[0], control_k, of[1])
+            found = {name: found[name] for name in NUMBERS[:3]} | {"p_value": p}
+            found["verdict"] = verdict(*({**found, **entry}[name] for name in JUDGED_BY))
+            found["p_adjusted"] = min(1.0, p * entry["family_size"])
+            row |= {prefix + name: value for name, value in found.items()}
+        rows.append(row)
     return pd.DataFrame(rows)
 
 

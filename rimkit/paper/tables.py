@@ -83,12 +83,6 @@ def zeroed() -> pd.DataFrame:
     return table.melt(["model", "neurons"], list(words.values()), "what", "points")
 
 
-def probe_curves() -> pd.DataFrame:
-    """Fig. 3 at three of its places: ``mode, position, group, layer, share_above_threshold``."""
-    table = published("fig3_probe_scores")
-    return table[table["position"].isin(["<|im_end|>", "between think tags", "</think>"])]
-
-
 def before_after() -> pd.DataFrame:
     """Fig. 1 with the levels that it implies, one row per model drawn, indexed by ``model``.
     Columns: ``maths, misalignment`` (before as a fraction of after, as drawn), ``change`` (points,

@@ -61,16 +61,16 @@ def points(
     table: pd.DataFrame, x: str, *, title: str, hue: str | None = None, facet: str | None = None,
     value: str = "value", label: str = "", percent: bool = True, joined: bool = False,
     hues: Sequence | None = None, limits: tuple[float, float] | None = None,
-    reference: Mapping[str, float] | None = None, caption: str = "",
+    reference: Mapping[str, float] | None = None, caption: str = "", free: bool = False,
 ) -> Figure:  # fmt: skip
     """Numbers by category: those of ``x`` along the axis, those of ``hue`` side by side. With
     ``percent`` the numbers are shares, and the axis runs from 0 to 100% unless ``limits`` says
     otherwise. ``joined`` draws a line through the points of a hue. ``hues`` fixes which hue gets
-    which colour, whichever of them are there."""
+    which colour, whichever of them are there. ``free`` gives every panel its own axis of numbers."""
     keys = _keys(table, [facet, x, hue], value)
     label, looks = label or _label(table, value), _looks(table, hue, hues)
     width = max(5.5, 3.4 + 0.42 * len(table)) if facet is None else WIDTH
-    figure, panels = _columns(table, x, facet, min(WIDTH, width), label)
+    figure, panels = _columns(table, x, facet, min(WIDTH, width), label, sharey=not free)
     for axis, part, places in panels:
         for index, (name, look) in enumerate(looks.items()):
             here = _part(part, {hue: name})
@@ -449,7 +449,7 @@ def _panels(
 
 
 def _columns(
-    table: pd.DataFrame, x: str, facet: str | None, width: float, label: str
+    table: pd.DataFrame, x: str, facet: str | None, width: float, label: str, sharey: bool = True
 ) -> tuple[Figure, list[tuple]]:  # fmt: skip
     """Panels with the categories of ``x`` side by side; of each its axis, part and categories."""
     at = {panel: _levels(_part(table, {facet: panel}), x) for panel in _levels(table, facet)}
@@ -458,7 +458,7 @@ def _columns(
     n_lines = 1 + max(text.count("\n") for text in ticks.values())
     widths = [max(2, len(places)) for places in at.values()]
     look = {"labels": (_words(x), label), "size": (width, 2.9 + 0.15 * n_lines)}
-    figure, panels = _panels(table, facet, sharex=False, width_ratios=widths, **look)
+    figure, panels = _panels(table, facet, sharex=False, sharey=sharey, width_ratios=widths, **look)
     for axis, _, panel in panels:
         axis.set_xticks(range(len(at[panel])), [ticks[place] for place in at[panel]])
         axis.set_xlim(-0.6, len(at[panel]) - 0.4)

@@ -21,8 +21,6 @@ from rimkit.teaching.exercises import Note
 from rimkit.teaching.figures import points
 from rimkit.teaching.tables import Reading, effect_text, effect_writer, estimate, filled
 
-WHAT = {"C1": "thoughts", "C2": "thoughts", "C5": "ablation", "C6": "tuning", "C7": "tuning", "C8": "ablation"}
-
 
 def by_models(
     table: pd.DataFrame, x: str, value: str, *, title: str, label: str, facet: str | None = None,
@@ -32,11 +30,10 @@ def by_models(
     ``without`` adds the mean without some models; ``paired`` joins the points of a model. A model
     has the same colour and marker in every figure."""
     styles = {"mean": "-", "median": ":"}
-    styles |= {f"mean without {', '.join(without)}": "--"} if without else {}
-    said = ", ".join(f"{name}: {line}" for name, line in zip(styles, ("solid", "dotted", "dashed"), strict=False))
+    styles |= {"mean without\n" + ",\n".join(without): "--"} if without else {}
     figure = points(
         table, x, hue="model", facet=facet, value=value, title=title, label=label, percent=False,
-        hues=MODELS, joined=paired, limits=limits, caption=f"a point per model, measured once; {said}",
+        hues=MODELS, joined=paired, limits=limits, free=True, caption="a point per model, measured once",
     )  # fmt: skip
     panels = [table] if facet is None else [part for _, part in table.groupby(facet, sort=False)]
     for axis, part in zip(figure.axes, panels, strict=True):
@@ -45,13 +42,16 @@ def by_models(
             for what, style in styles.items() if len(here) > 2 else ():
                 kept = here[~here["model"].isin(without)] if style == "--" else here
                 height = kept[value].agg("median" if what == "median" else "mean")
-                axis.plot([place - 0.42, place + 0.42], [height] * 2, color="black", linestyle=style)
+                name = None if place else what
+                axis.plot([place - 0.42, place + 0.42], [height] * 2, style, color="black", label=name)
+    if figure.axes[0].get_legend_handles_labels()[0]:
+        figure.axes[0].legend(loc="best", fontsize=9.5)
     return figure
 
 
 def power_curves() -> pd.DataFrame:
-    """Power of every comparison by prompts per condition: ``comparison, what`` (thoughts, tuning,
-    ablation), ``prompts, power``. Fig. 5, read by no judge: the exact test; others: a noisy judge."""
+    """Power of every comparison by prompts per condition: ``comparison, prompts, power``. Fig. 5,
+    read by no judge: the exact test; others: a noisy judge."""
     sizes, table = np.unique(np.geomspace(20, 20_000, 17).round().astype(int)), again.needed()
 
     def at(item, n: int) -> float:
@@ -60,8 +60,7 @@ def power_curves() -> pd.DataFrame:
         return power(item.rate, item.control_rate, max(1, size), judge_sd=0.0 if exact else JUDGE_SD)
 
     return pd.DataFrame([
-        {"comparison": f"{item.claim}: {item.comparison}", "what": WHAT[item.claim[:2]],
-         "prompts": n, "power": at(item, int(n))}
+        {"comparison": f"{item.claim}: {item.comparison}", "prompts": n, "power": at(item, int(n))}
         for item in table.itertuples() for n in sizes
     ])  # fmt: skip
 
@@ -136,11 +135,6 @@ def reading(text: str, **values: Any) -> Reading:
     """`rimkit.teaching.tables.our_reading` of the published numbers, which are the same whatever
     the model; raises `WordsAndNumbers` where they do not bear the words out."""
     return Reading(filled(text, values))
-
-
-def misprints() -> pd.DataFrame:
-    """The printed averages that do not follow from their rows."""
-    return again.recomputed().query("not follows").set_index("location").loc[:, :"recomputed"]
 
 
 def averages_table(found: pd.DataFrame) -> pd.DataFrame:

@@ -339,7 +339,7 @@ WRONG = {
         (same_digits, "the same digits"), (two_digits, "each has to stand"), (always, "always gives the same"),
     ],
     "08.2": [
-        (whole_counts, "a printed rate is rounded"), (near_enough, "more than rounding"),
+        (whole_counts, "a printed rate is rounded"), (near_enough, "wider than rounding"),
         (largest_that_fits, "largest n alone"), (their_counts, "counts k"), (below_largest, "not at the largest itself"),
     ],
     "08.3": [

@@ -82,7 +82,6 @@ def judge_fits(function) -> bool | str:
 
     known = {
         "a printed rate is rounded: ask whether k of n, written with two decimals, is what is printed.": exact,
-        "that allows more than rounding to two decimals does.": loose,
         "that is the largest n alone; all that fit were asked for.": lambda *given: denominators(*given)[:1],
         "these are the counts k; the denominators n were asked for.":
             lambda percent, largest: [round(percent * n / 100) for n in denominators(percent, largest)],
@@ -100,6 +99,10 @@ def judge_fits(function) -> bool | str:
     for message, wrong in known.items():
         if found == [sorted(set(wrong(*one))) for one in PRINTED]:
             return message
+    if all({*denominators(*one)} <= {*mine} <= {*loose(*one)} for one, mine in zip(PRINTED, found, strict=True)):
+        return (
+            "your tolerance is wider than rounding: a number with two decimals is at most 0.005 from what was rounded."
+        )
     place = [one == sorted(denominators(*printed)) for one, printed in zip(found, PRINTED, strict=True)].index(False)
     (percent, largest), fit = PRINTED[place], denominators(*PRINTED[place])
     right = f"{len(fit)} fit" if fit else "none fits"
