@@ -13,7 +13,7 @@ from rimkit.models import device
 from rimkit.runs import plan
 from rimkit.runs.lab import write_solutions
 from rimkit.teaching.questions import CHAPTERS, chapter_08, chapter_10, exercise, exercises, solved
-from rimkit.teaching.questions.chapter_01 import colleague_interval
+from rimkit.teaching.questions.chapter_01 import colleague_interval, plain_interval
 from rimkit.teaching.questions.chapter_04 import fisher
 from rimkit.teaching.questions.chapter_06 import size_of_set, smallest_m
 from rimkit.teaching.questions.chapter_07 import FOUR_NEURONS, four_neurons_ras
@@ -36,6 +36,7 @@ WRONG = {
     ],
     "01.5": [
         (colleague_interval(None), "independent"),
+        (plain_interval(), "adds half verbs"),
         (tuple(-bound for bound in colleague_interval("cluster")), "sign"),
         (tuple(bound / 100 for bound in colleague_interval("cluster")), "give points"),
         ((colleague_interval("cluster")[0], 30), "the upper bound alone"),

@@ -349,7 +349,8 @@ def openings(d: Drawing) -> None:
 
 def bootstrap(d: Drawing) -> None:
     """The cluster bootstrap: whole verbs are drawn again with all their requests, the rate is
-    computed for each draw, and the middle 95% of these rates are the interval."""
+    computed for each draw, and the middle 95% of these rates are the interval, which with few verbs
+    is still too narrow."""
     rates = []
     for row, draw in enumerate(((0, 1, 2, 3), (0, 2, 0, 3), (1, 2, 2, 3))):
         text = "Measured: five requests per verb, red is misaligned"
@@ -369,6 +370,8 @@ def bootstrap(d: Drawing) -> None:
     d.title(20, 292, said)
     why = "Requests with one verb stand and fall together, so drawing single requests would make it too narrow."
     d.note(20, 316, why, size=12)
+    few = "With few verbs, as here, it is still too narrow: the workbook adds half verbs (primer A2)."
+    d.note(20, 336, few, size=12)
 
 
 def chain(d: Drawing, steps: Sequence[tuple[str, str, str]], width: float = 128) -> None:
@@ -428,7 +431,7 @@ DIAGRAMS: dict[str, tuple[Callable[[Drawing], None], int, int]] = {  # what draw
     "thoughts": (thoughts, 720, 236),
     "probe": (probe, 740, 310), "projection": (projection, 700, 270), "ablation": (ablation, 760, 304),
     "mask": (mask, 820, 356), "ranks": (ranks, 690, 276), "ras": (ras, 800, 286),
-    "openings": (openings, 720, 268), "bootstrap": (bootstrap, 770, 336),
+    "openings": (openings, 720, 268), "bootstrap": (bootstrap, 770, 356),
     "standard": (standard, 768, 156), "road": (road, 900, 156),
     "plane": (plane, 800, 286),
 }  # fmt: skip

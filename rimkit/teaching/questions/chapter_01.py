@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
-from rimkit.behavior.stats import paired_difference
+from rimkit.behavior.stats import TAIL, paired_difference, resample_weights
 from rimkit.teaching.exercises import Exercise, NotAttempted, result_of
 from rimkit.teaching.questions.comparing import compare
 
@@ -32,6 +32,14 @@ def colleague_interval(cluster: str | None) -> tuple[float, float]:
     return 100 * found.ci_low, 100 * found.ci_high
 
 
+def plain_interval() -> tuple[float, float]:
+    """The same from a plain bootstrap of whole verbs, without half verbs."""
+    think, no_think = (np.array([counts[side] for counts in COMPLIED.values()]) for side in (1, 0))
+    draws = 100 * resample_weights(len(COMPLIED)) @ (think - no_think) / (10 * len(COMPLIED))
+    low, high = np.quantile(draws, [TAIL, 1 - TAIL])
+    return float(low), float(high)
+
+
 def check_interval(answer) -> bool | str:
     low, high = sorted(float(bound) for bound in answer)
     right = colleague_interval("cluster")
@@ -45,6 +53,8 @@ def check_interval(answer) -> bool | str:
         return "these are fractions, a hundred times too small: give points."
     if near(colleague_interval(None)):
         return "that treats forty requests as independent; requests with one verb stand and fall together."
+    if near(plain_interval()):
+        return "that is a plain bootstrap of whole verbs; four are so few that it is too narrow. paired_difference adds half verbs."
     if near(tuple(-bound for bound in reversed(colleague_interval("cluster")))):
         return "the sign is turned around: think minus no-think, so that more misalignment is positive."
     for name, bound, wanted in (("lower", high, right[1]), ("upper", low, right[0])):
@@ -281,7 +291,8 @@ EXERCISES = {
             "average the differences of all their requests.",
             "`np.percentile(means, [2.5, 97.5])` of the means of all draws.",
         ),
-        answer="Pairing by request keeps what both modes share out of the interval; drawing by verb keeps it honest.",
+        answer="Pairing by request keeps what both modes share out of the interval; drawing by verb keeps it honest where verbs "
+        "are many. Where they are few it is still too narrow, so the workbook's own intervals add half verbs (primer A2).",
         expects="a function that returns two numbers",
         code=BOOTSTRAP,
     ),
@@ -340,8 +351,8 @@ EXERCISES = {
         ),
         answer=(
             '`found = paired_difference(think, no_think, "misaligned", on="prompt_id")` and then '
-            "`mine = (100 * found.ci_low, 100 * found.ci_high)`: with whole verbs drawn again the interval is wide and holds "
-            "zero; with requests drawn one by one (without the column `cluster`) it does not. Another forty requests with the same four "
+            "`mine = (100 * found.ci_low, 100 * found.ci_high)`: with whole verbs (and half verbs, since four are few) the interval "
+            "is wide and holds zero; with requests drawn one by one (without the column `cluster`) it does not. Another forty requests with the same four "
             "verbs would help little; more verbs would help."
         ),
         expects="two numbers: the lower and the upper bound, in points",

@@ -287,11 +287,15 @@ EXERCISES = {
     "A2.1": Exercise(
         "Wilson's interval",
         ("medium", "essential", 8),
-        "Write `wilson(k, n)`: the 95% interval of a share of `k` in `n` independent replies, as `(low, high)`.",
+        "Wilson's interval holds every rate p from which the share that was seen, k/n, lies no further than 1.96 standard errors: "
+        "the root of p(1 - p)/n, with p in it and not k/n. Write `wilson(k, n)` for `k` of `n` independent replies: its two ends, "
+        "as `(low, high)`. Solve for p, or try many.",
         judge_wilson,
         hints=(
-            "With share p = k/n and z = 1.96 its middle is (p + z²/2n) / (1 + z²/n).",
-            "It reaches z / (1 + z²/n) times the root of p(1 - p)/n + z²/4n² to each side.",
+            "At the ends (k/n - p)² = 1.96² p(1 - p)/n, which is quadratic in p; or take the first and last of 100,001 rates from 0 "
+            "to 1 for which the left side is not larger.",
+            "With share s = k/n and z = 1.96 the middle is (s + z²/2n) / (1 + z²/n), and it reaches z / (1 + z²/n) times the root "
+            "of s(1 - s)/n + z²/4n² to each side.",
         ),
         answer="At 0 of 23 it says up to 14%: none seen is not none there.",
         expects="a function that returns two numbers",
@@ -369,7 +373,7 @@ EXERCISES = {
             "`scipy.stats.ttest_1samp(seen, 0, axis=1).pvalue < 0.05`, and the share of rows in which it holds.",
         ),
         answer="If changes spread by 25 points, 24 verbs miss a change of ten points about every other time: undecided is not "
-        "no effect. 48 miss it one time in four.",
+        "no effect. 48 miss it one time in four, and at 0.05/20, which a primary claim has to pass, two times in three.",
         expects="a function that returns a number between 0 and 1",
         code=POWER,
     ),
