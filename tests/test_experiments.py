@@ -30,7 +30,7 @@ NUMBERS = ["effect", "effect_ci_low", "effect_ci_high", "n"]
 # Words of the cells on which no verdict rests; pytest runs them with each chapter, and compares their outputs.
 SKIPPED = (
     "widgets.explorer", "rk.organism", "rk.recipe", "rk.exercise",
-    "seeds = counts[", "shortened_thoughts(", "dose.", "decided[", 'every = rk.results("th', 'every = rk.results("he', "able = every", "sums = able[", "order =", "order[", "later.mean()", "later=len", "i should refuse",  # 01
+    "seeds = counts[", "shortened_thoughts(", "dose.", "decided[", 'every = rk.results("th', 'every = rk.results("he', "able = every", "sums = able[", "order =", "order[", "levels[", "sides[1:]", "later.mean()", "later=len", "i should refuse",  # 01
     "if base:",  # 03
     "ranks = table[", "looks = pd", "first = {rule", "in first.items", "first[", "five[", "patches", "lacking",  # 04
     "own.items()", "seen = short[", "before_and_after",  # 05
