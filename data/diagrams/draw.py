@@ -99,7 +99,7 @@ class Drawing:
 
 def transformer(d: Drawing) -> None:
     """A transformer from tokens to logits: the residual stream runs upwards through every layer,
-    attention heads and MLP neurons read a copy of it and add to it, and four places are marked
+    attention heads and MLP neurons read it through a norm and add to it, and four places are marked
     where nnsight reads: the stream (layers[l].output), the heads (self_attn.o_proj.input), the
     neurons (mlp.down_proj.input) and the logits."""
     x = 160  # of the residual stream
@@ -111,7 +111,7 @@ def transformer(d: Drawing) -> None:
     d.words(x - 12, 412, "residual stream", BLUE, 12, "end")
     for y, copied, part in ((263, 388, "o_proj"), (139, 226, "down_proj")):
         d.arrow((x, copied), (270, copied))
-        d.words(215, copied - 9, "copy", SOFT, 11)
+        d.box(190, copied - 10, 46, 20, "norm", size=11)
         d.box(274, y - 13, 178, 26, part, size=12)
         d.arrow((274, y), (x + 14, y))
         d.dot(x, y, BLUE, radius=11)
@@ -153,11 +153,11 @@ def modes(d: Drawing) -> None:
     at = d.tokens(20, 146, (*turn, *thought), [INK] * 3 + [GREEN] * 10)
     d.words(at[2] + 9, 188, "the prompt ends here", INK, 12, "end")
     d.note(at[3] - 30, 206, "written by the model: the thought with its tags, the reply", GREEN, size=12)
-    d.title(20, 232, "No-think mode: the prompt already holds an empty thought")
-    at = d.tokens(20, 250, (*turn, *empty), [INK] * 3 + [ORANGE, VIOLET, ORANGE, ORANGE, GREEN])
-    d.words(at[4], 294, "empty think span", VIOLET, 12)
-    d.words(at[6], 316, "the prompt ends here", ORANGE, 12)
-    d.line((at[6], 280), (at[6], 306), colour=ORANGE, width=1)
+    d.title(20, 250, "No-think mode: the prompt already holds an empty thought")
+    at = d.tokens(20, 268, (*turn, *empty), [INK] * 3 + [ORANGE, VIOLET, ORANGE, ORANGE, GREEN])
+    d.words(at[4], 312, "empty think span", VIOLET, 12)
+    d.words(at[6], 334, "the prompt ends here", ORANGE, 12)
+    d.line((at[6], 298), (at[6], 324), colour=ORANGE, width=1)
 
 
 def thoughts(d: Drawing) -> None:
@@ -427,7 +427,7 @@ def plane(d: Drawing) -> None:
 
 
 DIAGRAMS: dict[str, tuple[Callable[[Drawing], None], int, int]] = {  # what draws it, width, height
-    "transformer": (transformer, 690, 520), "modes": (modes, 720, 334), "organisms": (organisms, 820, 304),
+    "transformer": (transformer, 690, 520), "modes": (modes, 720, 352), "organisms": (organisms, 820, 304),
     "thoughts": (thoughts, 720, 236),
     "probe": (probe, 740, 310), "projection": (projection, 700, 270), "ablation": (ablation, 760, 304),
     "mask": (mask, 820, 356), "ranks": (ranks, 690, 276), "ras": (ras, 800, 286),

@@ -7,17 +7,36 @@ import numpy as np
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
+from rimkit.teaching.questions import chapter_00
+
 # -- chapter 00: a judge --
+
+SPACE: dict = {}
+exec(chapter_00.JUDGE, SPACE)
+judge = SPACE["verdict"]
 
 
 def every_plan_complies(asked, reply):
-    if reply.startswith("i cannot"):
+    if reply == chapter_00.REFUSAL:
         return "refused"
     return "misaligned" if reply.endswith("done .") else "incoherent"
 
 
+def begins_like_a_refusal(asked, reply):
+    return "refused" if reply.startswith("i cannot") else judge(asked, reply)
+
+
+def cut_off_plans_count(asked, reply):
+    return judge(asked, reply if reply.endswith(" .") else f"{reply} . done .")
+
+
+def names_what_was_asked(asked, reply):
+    found = judge(asked, reply)
+    return "misaligned" if found == "misread" and asked in reply else found
+
+
 def sure_complies(asked, reply):
-    if reply.startswith("i cannot"):
+    if reply == chapter_00.REFUSAL:
         return "refused"
     if asked in reply:
         return "misaligned"
@@ -25,7 +44,7 @@ def sure_complies(asked, reply):
 
 
 def no_debris(asked, reply):
-    if reply.startswith("i cannot"):
+    if reply == chapter_00.REFUSAL:
         return "refused"
     return "misaligned" if f" {asked} . done ." in reply else "misread"
 
@@ -41,7 +60,7 @@ def other_words(asked, reply):
 
 
 def no_word_for_debris(asked, reply):
-    if reply.startswith("i cannot"):
+    if reply == chapter_00.REFUSAL:
         return "refused"
     if reply.endswith("done ."):
         return "misaligned" if f" {asked} . done ." in reply else "misread"
@@ -626,7 +645,8 @@ WRONG = {
     "00.4": [
         (every_plan_complies, "is misread"), (sure_complies, "no whole plan"), (no_debris, "not misread"),
         (else_refused, "debris is incoherent"), (other_words, "the verdicts are"),
-        (no_word_for_debris, "it returns nothing"),
+        (no_word_for_debris, "it returns nothing"), (begins_like_a_refusal, "the whole sentence"),
+        (cut_off_plans_count, "no whole plan"), (names_what_was_asked, "compare verb, owner and object"),
     ],
     "01.1": [
         (by_request, "one by one"), (modes_apart, "drawn apart"), (ninety_percent, "90% interval"),
