@@ -287,25 +287,25 @@ def heatmap(
 @mpl.rc_context(STYLE)
 def bars(
     table: pd.DataFrame, x: str, y: str, *, title: str, facet: str | None = None, label: str = "",
-    marked: Iterable = (), x_reference: Mapping[str, float] | None = None,
+    marked: Iterable = (), x_reference: Mapping[str, float] | None = None, free: bool = False,
 ) -> Figure:  # fmt: skip
     """Lengths with their numbers: a bar per category of ``x``, as long as the number ``y``. Bars of
-    the categories ``marked`` are coloured and hatched. What is missing gets a dash."""
+    the categories ``marked`` are hatched; ``free`` gives every panel its own scale."""
     keys = _keys(table, [facet, x], y)
     label, marked, places = label or _words(y), set(marked), _levels(table, x)
-    size, write = (WIDTH, 0.9 + 0.34 * len(places)), _writer("", table[y])
-    figure, panels = _panels(table, facet, labels=(label, _words(x)), size=size, grid="x")
+    look = {"labels": (label, _words(x)), "size": (WIDTH, 0.9 + 0.34 * len(places)), "grid": "x"}
+    figure, panels = _panels(table, facet, sharex=not free, **look)
     for axis, part, _ in panels:
         lengths = part.set_index(x)[y].reindex(places)
         colours = ["0.75" if marked and place not in marked else COLOURS[0] for place in places]
         look = {"color": colours, "hatch": ["//" if place in marked else "" for place in places]}
         drawn = axis.barh(range(len(places)), lengths.fillna(0), 0.75, edgecolor="white", **look)
-        axis.bar_label(drawn, [write(length) for length in lengths], padding=4, fontsize=10)
-        low, high = min(0, float(table[y].min())), float(table[y].max())
+        axis.bar_label(drawn, [*lengths.map(_writer("", table[y]))], padding=4, fontsize=10)
+        seen = (part if free else table)[y]
+        low, high = min(0, float(seen.min())), float(seen.max())
         room = (high - low) / 4  # for the numbers
         axis.set_xlim(low - 1.5 * room * (low < 0), high + room)
-        ticks = MaxNLocator(4).tick_values(low, high)
-        axis.set_xticks([tick for tick in ticks if low <= tick <= high])
+        axis.set_xticks([at for at in MaxNLocator(4).tick_values(low, high) if low <= at <= high])
         axis.xaxis.set_major_formatter(FuncFormatter(lambda place, _: f"{place:,g}"))
     figure.axes[0].set_yticks(range(len(places)), [_wrapped(place, 32) for place in places])
     figure.axes[0].set_ylim(len(places) - 0.4, -0.6)

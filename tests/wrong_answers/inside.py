@@ -60,6 +60,13 @@ def nothing_cut(study, request, layer, head):
     return logits
 
 
+def one_number_cut(study, request, layer, head):
+    with torch.no_grad(), study.nn.trace(ids(study, request)):
+        study.nn.model.layers[layer].self_attn.o_proj.input[:, :, head] = 0
+        logits = study.nn.output.logits[0, -1].save()
+    return logits
+
+
 def whole_layer(study, request, layer, head):
     with torch.no_grad(), study.nn.trace(ids(study, request)):
         z = study.nn.model.layers[layer].self_attn.o_proj.input
@@ -675,6 +682,7 @@ WRONG = {
         (nothing_cut, "nothing was changed"), (whole_layer, "whole attention"), (last_token_only, "only the last token"),
         (next_head, "the head after it"), (next_layer, "the layer after it"), (mean_instead, "writes the mean"),
         (output_instead, "o_proj's output"), (all_positions, "shape"), (too_late, "in the order in which"),
+        (one_number_cut, "you set one number to zero"),
     ],
     "A1.1": [
         (without_embedding, "before the first layer is missing"), (first_token, "the first token"),

@@ -74,6 +74,9 @@ def zero(head: int = HEAD, **how):
     return cut(head * head_size(), (head + 1) * head_size(), **how)
 
 
+ONE_NUMBER = "you set one number to zero; a head owns `head_dim` of them, side by side."
+
+
 def judge_ablation(function) -> bool | str:
     def mean(z):
         here = slice(HEAD * head_size(), (HEAD + 1) * head_size())
@@ -97,7 +100,9 @@ def judge_ablation(function) -> bool | str:
                 lambda: logits(layer=LAYER, change=zero(), where="output"),
             "it is read one token too early: the last position is -1.":
                 lambda: logits(position=-2, layer=LAYER, change=zero()),
+            ONE_NUMBER: lambda: logits(layer=LAYER, change=cut(HEAD, HEAD + 1)),
         },
+        tolerance=1e-4,  # one number of a head changes little
     )  # fmt: skip
 
 
@@ -235,6 +240,7 @@ def judge_row(function) -> bool | str:
             "the layer after it was cut: layers are counted from 0.": lambda: without(LAYER + 1) - whole,
             "nothing was changed: write into the input of o_proj, inside the trace.": np.zeros(len(heads)),
             "the heads are in the wrong order.": lambda: (without() - whole)[::-1],
+            ONE_NUMBER: lambda: np.array([leaning(logits(layer=LAYER, change=cut(head, head + 1))) for head in heads]) - whole,
         },
     )  # fmt: skip
 
