@@ -313,7 +313,8 @@ EXERCISES = {
             "Chance: both say yes by accident, or both say no. It follows from how often each of them says yes.",
             "(agreement - chance) / (1 - chance).",
         ),
-        answer="With verdicts that are nearly all alike, two judges agree on nearly everything, and kappa is near zero.",
+        answer="With verdicts that are nearly all alike, kappa can be far lower than the agreement: in one of the cases tried here "
+        f"{(RARE[0] == RARE[1]).mean():.0%} and {kappa_of(*RARE):.2f}.",
         expects="a function that returns one number",
         code=KAPPA,
     ),
