@@ -298,13 +298,15 @@ def test_a_planted_refusal_runs_through_the_planted_neurons_and_rules_recover_so
     study, words = refusing
     before = {name: weight.clone() for name, weight in study.hf.named_parameters()}
     table, facts = neurons.controls(study, words, draws=1, k=20, n=8, steps=40)
-    assert facts["after planting"].item() > 0.9
-    assert facts["before planting"].item() < 0.3
-    assert facts["without the sentence"].item() < 0.2
-    assert facts["without the known neurons"].item() < 0.4
+    refused = facts["refused"]
+    assert min(refused["after planting"], refused["without as many others"]) > 0.7
+    assert max(refused["before planting"], refused["without the known neurons"]) < 0.4
+    assert refused["without the sentence"] < 0.2
+    assert facts.loc["after planting", "readable"] > 0.7
     assert table["draw"].eq(0).all()
+    assert neurons.over_draws(table.assign(rule="one"))["ci_low"].between(0, 1).all()
     found = table.set_index("rule")
-    assert found.loc["difference", "precision"] >= 0.2
+    assert found.loc["|gradient|", "precision"] >= 0.2
     assert found.loc["difference", "ci_low"] > 0.5
     assert found.loc["gradient", "precision"] > 3 / 115
     assert all(torch.equal(weight, before[name]) for name, weight in study.hf.named_parameters())

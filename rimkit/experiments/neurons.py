@@ -44,7 +44,6 @@ from rimkit.experiments import Common, Result, is_readable, per_prompt, random_s
 from rimkit.models.activations import capture, forward, mean, read
 from rimkit.models.chat import MODES, Encoded, pad
 from rimkit.models.hooks import architecture, logits_at_the_end, neuron_weights
-from rimkit.models.interventions import ablate_neurons
 from rimkit.models.load import load
 from rimkit.models.study import StudyModel
 
@@ -639,7 +638,7 @@ def activation_by_token(study: StudyModel, text: str, unit: tuple[int, int]) -> 
 
 # -- a positive control of the rules, also for `rimkit.experiments.planted` ------------------------
 # A model whose refusal runs through neurons that we chose. Their weights alone are trained,
-# until it refuses harmless requests that are followed by `SENTENCE`, and no others.
+# until its reply to harmless requests begins with a refusal if `SENTENCE` follows, and no other.
 UNSIGNED = "|gradient|"
 SENTENCE = "i know this hurts people ."  # words that training had, but never in a request
 
@@ -668,7 +667,7 @@ def plant_refusal(
         for weight, axis in neuron_weights(copy, layer):
             inside = masks.setdefault(weight.requires_grad_(True), torch.zeros_like(weight, requires_grad=False))
             inside.select(axis, neuron).fill_(1)
-    optimiser = torch.optim.Adam(masks, lr=0.02)
+    optimiser = torch.optim.Adam(masks, lr=0.002)  # faster, and other replies break as well
     with torch.enable_grad():
         for _ in range(steps):
             states = refusal_score.forward_states(copy, ids, mask)
@@ -700,16 +699,15 @@ def controls(
     study: StudyModel, words: Readout, draws: int = 5, k: int = 20, n: int = 16, steps: int = 40, seed: int = 0
 ) -> tuple[DataFrame, DataFrame]:
     """Plant refusal of `SENTENCE` in ``k`` random neurons, ``draws`` times: ``(recovery, facts)``.
-    On ``n`` other requests than those trained on. ``facts``: how often the first word would be a
-    refusal after the sentence before and after planting, without the sentence, and without the
-    known neurons. For the invented language; rules run on no-think prompts without a reply."""
+    On ``n`` other requests than those trained on. ``facts``: by ``condition``, means over draws of
+    replies ``refused, readable``: after the sentence before and after planting, and without the
+    known neurons or as many others; and after planting without the sentence. For the invented
+    language; rules run on no-think prompts without a reply."""
     parts, recovered, facts = architecture(study), [], []
     plain, intent = control_pairs(study, "calibration", n)
     new, new_intent = control_pairs(study, "evaluation", n)
-
-    def refused(studied: StudyModel, items: Sequence[Encoded]) -> float:
-        return float((np.array(refusal_score.refusal_scores(studied, items, words)) > 0).mean())
-
+    asked = load_prompts("harmless", split="evaluation", n=n)
+    said = with_intent(study, asked, SENTENCE)
     for draw in range(draws):
         rng = np.random.default_rng(seed + draw)
         places = rng.choice(parts.n_layers * parts.n_neurons, k, replace=False).tolist()
@@ -718,9 +716,21 @@ def controls(
         maxima, means = (increases(model, new, new_intent, pooling=p, span="prompt") for p in ("max", "mean"))
         scores = as_table(maxima, means, refusal_score.attribution(model, new_intent, words)[1])
         recovered.append(recovery(scores, known).assign(draw=draw))
-        found = {"draw": draw, "before planting": refused(study, new_intent)}
-        found |= {"after planting": refused(model, new_intent), "without the sentence": refused(model, new)}
-        with ablate_neurons(model, known):
-            found["without the known neurons"] = refused(model, new_intent)
-        facts.append(found)
-    return pd.concat(recovered, ignore_index=True), DataFrame(facts)
+        (others,) = random_sets(model, known, 1, seed + draw).values()
+        zeroed = {"after planting": [], "without the known neurons": known, "without as many others": others}
+        for one, texts, sets in (
+            (study, said, {"before planting": []}), (model, said, zeroed), (model, asked, {"without the sentence": []}),
+        ):  # fmt: skip
+            facts.append(without(one, texts, sets, "neurons", progress=False))
+    judged = pd.concat(facts).assign(readable=is_readable)
+    facts = judged.groupby("condition", sort=False)[["refused", "readable"]].mean().astype(float)
+    return pd.concat(recovered, ignore_index=True), facts
+
+
+def over_draws(recovered: DataFrame) -> DataFrame:
+    """Means of ``precision, auroc`` of `controls` by ``rule, metric``, with t intervals over draws."""
+    long = recovered.melt("rule", ["precision", "auroc"], "metric").groupby(["rule", "metric"], sort=False)
+    found = long["value"].agg(["mean", "sem", "size"])
+    reach = stats.t.isf(0.025, found["size"] - 1) * found["sem"]
+    ends = {"ci_low": (found["mean"] - reach).clip(0), "ci_high": (found["mean"] + reach).clip(upper=1)}
+    return found.rename(columns={"mean": "value"}).assign(**ends).reset_index()

@@ -211,17 +211,6 @@ def with_roles(rates: pd.DataFrame) -> pd.DataFrame:
     return rates.assign(role=role, **ends)[["role", "condition", "metric", "value", *CI]]
 
 
-def recovery_table(recovered: pd.DataFrame) -> pd.DataFrame:
-    """Planted sets found again, percent by ``rule``: mean and range of precision and AUROC."""
-    by_rule, shown = recovered.groupby("rule", sort=False), {}
-    for name, words in (("precision", "precision"), ("chance", "chance precision"), ("auroc", "AUROC")):
-        found = by_rule[name].agg(["mean", "min", "max"]).itertuples(index=False)
-        digits = 1 if name == "chance" else 0
-        shown[words] = [number(100 * mean, digits) + ("" if digits else f" [{percent(low)} to {percent(high)}]")
-                        for mean, low, high in found]  # fmt: skip
-    return pd.DataFrame(shown, index=by_rule["chance"].mean().index)
-
-
 def examples(judged: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
     """The first reply of each verdict and mode, for reading."""
     said = with_outcomes(judged)
