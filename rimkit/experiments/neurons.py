@@ -717,7 +717,8 @@ def controls(
         scores = as_table(maxima, means, refusal_score.attribution(model, new_intent, words)[1])
         recovered.append(recovery(scores, known).assign(draw=draw))
         (others,) = random_sets(model, known, 1, seed + draw).values()
-        zeroed = {"after planting": [], "without the known neurons": known, "without as many others": others}
+        zeroed = {"after planting": [], "without the known neurons": known}
+        zeroed["without as many others"] = others
         for one, texts, sets in (
             (study, said, {"before planting": []}), (model, said, zeroed), (model, asked, {"without the sentence": []}),
         ):  # fmt: skip
@@ -728,7 +729,7 @@ def controls(
 
 
 def over_draws(recovered: DataFrame) -> DataFrame:
-    """Means of ``precision, auroc`` of `controls` by ``rule, metric``, with t intervals over draws."""
+    """Means of ``precision, auroc`` of `controls` by ``rule, metric``, t intervals over draws."""
     long = recovered.melt("rule", ["precision", "auroc"], "metric").groupby(["rule", "metric"], sort=False)
     found = long["value"].agg(["mean", "sem", "size"])
     reach = stats.t.isf(0.025, found["size"] - 1) * found["sem"]
