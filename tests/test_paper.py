@@ -181,7 +181,7 @@ def test_three_models_break_and_one_of_them_under_random_neurons():
     assert change.drop(which.index[which == "safety-critical"]).mean() == pytest.approx(0.076, abs=0.001)
     text = findings.findings()["C8b"]
     assert "Phi3.5-MoE (48) with random ones" in text
-    assert "the mean is +7.6 (−13.5 to +28.8), without all of them it is 0.0 (" in text
+    assert "evidence of the claim, the mean is 0.0 (−10.0 to +10.0)" in text
 
 
 def test_groups_of_fig_3_in_words():
@@ -287,7 +287,7 @@ def test_within_single_models_other_claims_pass_than_over_models():
         20 * stats.fisher_exact([[46, 153], [20, 242]])[1]
     )
     assert found.loc[("C1a", "Qwen3-4B"), "verdict"] == "undecided"
-    large = found.loc[("C1a", "Qwen3-32B")]  # its verdict hangs on the requests that are missing
+    large = found.loc[("C1a", "Qwen3-32B")]  # its verdict hangs on requests, if they are missing
     for kind, table in (("both", [[46, 254], [20, 280]]), ("strict", [[46, 254], [20, 242]])):
         assert large[f"{kind}_p_adjusted"] == pytest.approx(20 * stats.fisher_exact(table)[1])
     kinds = ["verdict", "both_verdict", "strict_verdict"]

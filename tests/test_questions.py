@@ -88,7 +88,7 @@ def test_the_colleagues_interval_holds_zero_only_when_verbs_are_drawn():
 
 
 def test_one_claim_survives_correction_and_claims_without_numbers_are_explained():
-    assert chapter_08.safest() == [RIGHT["08.4"]]
+    assert chapter_08.safest() == [RIGHT["08.4"]] and exercise("08.4").check("c7a")
     assert "do not judge it" in exercise("08.4").check("C5a").message
     assert "not the id of a claim" in exercise("08.4").check("C77").message
 

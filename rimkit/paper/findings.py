@@ -162,10 +162,8 @@ def _neurons_maths() -> Fields:
     lost = [
         " and ".join(f"{name} ({drops.loc[name, kind]:.0f})" for name in which.index[which == kind]) for kind in kinds
     ]
-    rest = [average(change.drop(gone.index)) for gone in (which[which == kinds[0]], which)]
-    means = ["{} ({} to {})".format(*map(points, one[:3])) for one in rest]
-    names = ("lost", "lost_random", "mean", "mean_all")
-    return _over("C8b") | dict(zip(names, (*lost, *means), strict=True))
+    mean = "{} ({} to {})".format(*map(points, average(change.drop(which.index))[:3]))
+    return _over("C8b") | {"lost": lost[0], "lost_random": lost[1], "mean": mean}
 
 
 def _ras_neurons() -> Fields:

@@ -303,7 +303,7 @@ def safest() -> list[str]:
 
 
 def check_bet(answer) -> bool | str:
-    answer = str(answer).strip()
+    answer = str(answer).strip().capitalize()  # "c7a" as well
     table = reanalysis().set_index("claim")
     if answer in safest():
         return True
@@ -401,7 +401,7 @@ EXERCISES = {
             "For each n, which k comes closest? Is 100 k / n, rounded to two decimals, the printed number?",
             'Compare what is printed: `f"{100 * k / n:.2f}"`.',
         ),
-        answer="A percentage with two decimals gives much away: 35.09 of at most 60 can only be 20 of 57.",
+        answer="35.09 of at most 60 can only be 20 of 57. Up to 300 nearly any rate fits.",
         expects="a function that returns a list of whole numbers",
         code=FITS,
     ),
@@ -423,7 +423,7 @@ EXERCISES = {
         "Which claim would you bet on?",
         ("medium", "essential", 5),
         "By the rule of this workbook, over models and corrected for twenty claims, one primary claim is supported by the published "
-        "numbers. Which? Give its id, before you go on.",
+        "numbers. Which? Give its id from the table above, before you go on.",
         check_bet,
         hints=("Which comparison is paired, and has the same sign and about the same size in every model?",),
         answer=(
