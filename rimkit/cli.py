@@ -518,7 +518,7 @@ def fetch(names: Fetched = (), offline: Bundle = None) -> None:
     Prompt sets are pinned to commits that public code uses; confirm them on the hub before you
     publish numbers. Sets that ask for consent need your own access: accept the conditions on their
     page, then 'hf auth login'. Without network, copy the cache (HF_HOME) from a machine that has
-    it, or point RIMKIT_DATASETS to a folder of owner/name/files."""
+    it, or point RIMKIT_DATASETS to a folder of owner/name/files, or use file.csv?text=goal."""
     from rimkit.models.hub import cached_models
     from rimkit.runs.fetch import bundle, fetch, prompt_sets
 

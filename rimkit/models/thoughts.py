@@ -328,7 +328,7 @@ class Template:
         """Whether one switch closes the thought or leaves thinking out; keeps how it is set."""
         states = {asked: self.tags.state(around[1]) for asked, around in self._tries.items()}
         closing = [asked for asked in (*values, PLAIN) if states[asked] == "closed"]
-        said = {asked: set(asked.settings.values()) for asked in self._tries}
+        said = {one: {*one.settings.values(), one.system.rpartition(" ")[2]} for one in self._tries}
         leaving = [asked for asked in values if states[asked] == "plain" and said[asked] & set(OFF)]
         opens = any(states[asked] == "open" for asked in values) and states[PLAIN] == "plain"
         off = next(iter(closing + leaving + [PLAIN] * opens), None)
