@@ -136,6 +136,7 @@ Judge = option(str, "organism, refusal, refusal:FOLDER, phrases, guard:FOLDER_OR
                "it, exact for the embedded models and trained on refusals for others.", metavar="JUDGE")  # fmt: skip
 Length = option(int, "Room for the replies of your own model, thoughts included; without it what the "
                 "embedded models need.", "--max-new-tokens", min=0)  # fmt: skip
+PROMPT_SETS = "--prompts", "SET=OTHER, like harmful=own.csv"  # the option, and its form
 # of `rimkit run`
 Chapters = argument(list[str], "CHAPTER", "Like 01 or 01_observing_rim, or a notebook; else all.", **A_CHAPTER)
 Studied = option(str, "Embedded name ('rim-mini:1' is seed 1), local folder, or hub id 'owner/name'. "
@@ -229,7 +230,7 @@ def run(
 
     given = assignments(parameter)  # and a wrong name is told before what runs chapters is read
     check(given, {path: declared_in(path) for path in find_chapters(chapters)})
-    _exist(model, assignments(prompts, "--prompts", "SET=OTHER, like harmful=own.csv"))
+    _exist(model, assignments(prompts, *PROMPT_SETS))
     from rimkit.runs.execute import run
 
     options = {"measure": _measure(prompts, judge, max_new_tokens), "keep_text": keep_text}
@@ -270,7 +271,7 @@ def _measure(prompts: list[str], judge: str, max_new_tokens: int):
     from rimkit.behavior.evaluation import evaluation
     from rimkit.runs.tour import assignments
 
-    return evaluation(assignments(prompts, "--prompts", "SET=OTHER, like harmful=own.csv"), judge, max_new_tokens)
+    return evaluation(assignments(prompts, *PROMPT_SETS), judge, max_new_tokens)
 
 
 def _report_chapter(row: dict) -> None:
