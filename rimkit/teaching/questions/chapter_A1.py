@@ -251,7 +251,8 @@ EXERCISES = {
         "Read the residual stream",
         ("easy", "essential", 8),
         "Write `residual(study, request)`: the residual stream at the last token of the no-think prompt, before the first "
-        "layer and after each one, as a tensor of shape (layers + 1, hidden).",
+        "layer (`study.nn.model.embed_tokens.output`) and after each one (`study.nn.model.layers`), stacked to a tensor of "
+        "shape (layers + 1, hidden).",
         judge_residual,
         hints=(
             "In one trace: `study.nn.model.embed_tokens.output`, then `layer.output` for every layer of "
