@@ -287,9 +287,9 @@ EXERCISES = {
     "A2.1": Exercise(
         "Wilson's interval",
         ("medium", "essential", 8),
-        "Wilson's interval holds every rate p from which the share that was seen, k/n, lies no further than 1.96 standard errors: "
-        "the root of p(1 - p)/n, with p in it and not k/n. Write `wilson(k, n)` for `k` of `n` independent replies: its two ends, "
-        "as `(low, high)`. Solve for p, or try many.",
+        "Write `wilson(k, n)`: the two ends `(low, high)` of Wilson's interval for `k` of `n` independent replies. It holds every "
+        "rate p that lies within 1.96 standard errors of the share k/n. The standard error is the root of p(1 - p)/n, with p in "
+        "it and not k/n. Solve for p, or try many.",
         judge_wilson,
         hints=(
             "At the ends (k/n - p)² = 1.96² p(1 - p)/n, which is quadratic in p; or take the first and last of 100,001 rates from 0 "
@@ -304,9 +304,9 @@ EXERCISES = {
     "A2.2": Exercise(
         "What forty requests are worth",
         ("medium", "essential", 8),
-        "Write `worth(complied, verbs)`: how many independent requests say as much about the rate as these do. The standard "
-        "error comes from the spread of the verbs' rates; n independent requests would have the root of share x (1 - share) / n. "
-        "`complied` has a 0 or 1 for each request and `verbs` its verb: arrays of one length. All verbs have as many requests.",
+        "Write `worth(complied, verbs)`: how many independent requests say as much about the rate as these do. Their standard "
+        "error comes from the spread of the verbs' rates; that of n independent ones is the root of share x (1 - share) / n. "
+        "`complied` has a 0 or 1 for each request, `verbs` its verb; all verbs have as many.",
         judge_effective,
         hints=(
             "First the rate of every verb. Their standard deviation (`ddof=1`) over the root of their number is the standard "
@@ -320,9 +320,9 @@ EXERCISES = {
     "A2.3": Exercise(
         "Flip the signs of whole verbs",
         ("medium", "essential", 8),
-        "Write `sign_flips(changes, verbs)`: the two-sided p value of the mean change. If nothing is there, the changes of a verb "
-        "could as well have the other sign. So: the share of chance sign patterns, one sign a verb, with which the total is at "
-        "least as far from zero as the one that was seen. Both arguments are arrays with one entry per request. Draw at least 20,000.",
+        "Write `sign_flips(changes, verbs)`: the two-sided p value of the mean change. It is the share of chance sign patterns, "
+        "one sign a verb, with which the total is at least as far from zero as the one that was seen. Both arguments are arrays "
+        "with one entry per request. Draw at least 20,000 patterns.",
         judge_flips,
         hints=(
             "First the sum of the changes of every verb. A pattern is +1 or -1 for each of them.",
