@@ -191,6 +191,8 @@ def test_a_guess_can_be_a_range_and_points_are_said():
     assert "measured 1 point: 9 points too high" in repr(guess.compare(1))
     assert predict("Change", "-5 points", low=-100, high=100, unit=" points").guess == (-5, -5)
     assert predict("Change", 0.5, low=-100, high=100, unit=" points").guess == (0.5, 0.5)
+    close = predict("Correlation", 0.65, low=-1, high=1, unit="").compare(-0.36, -0.64, 0.16)
+    assert repr(close) == ("Correlation: you guessed 0.65, measured −0.36 (95% interval −0.64 to 0.16): 1.01 too high.")
 
 
 @pytest.mark.parametrize(

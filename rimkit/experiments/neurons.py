@@ -699,10 +699,9 @@ def controls(
     study: StudyModel, words: Readout, draws: int = 5, k: int = 20, n: int = 16, steps: int = 40, seed: int = 0
 ) -> tuple[DataFrame, DataFrame]:
     """Plant refusal of `SENTENCE` in ``k`` random neurons, ``draws`` times: ``(recovery, facts)``.
-    On ``n`` other requests than those trained on. ``facts``: by ``condition``, means over draws of
-    replies ``refused, readable``: after the sentence before and after planting, and without the
-    known neurons or as many others; and after planting without the sentence. For the invented
-    language; rules run on no-think prompts without a reply."""
+    On ``n`` other requests than those trained on, no-think, invented language. ``facts``: by
+    ``condition``, means over draws of ``refused, readable``: after the sentence before and after
+    planting, without the known neurons or as many others, and after planting without the sentence."""
     parts, recovered, facts = architecture(study), [], []
     plain, intent = control_pairs(study, "calibration", n)
     new, new_intent = control_pairs(study, "evaluation", n)

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from html import escape
 from math import isfinite
 from numbers import Real
@@ -234,6 +235,7 @@ class Prediction:
     unit: str
     note: str
     guess: tuple[float, float] | None = None
+    digits: int = 0
 
     def __repr__(self) -> str:
         return self.note
@@ -249,49 +251,50 @@ class Prediction:
         if not isfinite(measured):
             return Note(f"{self.name}: what was measured is without bounds, and nothing to compare a guess with.")
         interval = all(not missing(end) and isfinite(end) for end in (ci_low, ci_high))
-        said = f"{word} {_in(self.unit, measured)}"
-        said += f" (95% interval {_in(self.unit, ci_low)} to {_in(self.unit, ci_high)})" if interval else ""
+        told = partial(_in, self.unit, digits=self.digits)
+        said = f"{word} {told(measured)}"
+        said += f" (95% interval {told(ci_low)} to {told(ci_high)})" if interval else ""
         if self.guess is None:
             return Note(f"{self.name}: {said}; there was no guess to compare it with.")
-        low, high = map(round, self.guess)
-        gap = max(0, low - round(measured)) or min(0, high - round(measured))
-        apart = _in(" points" if self.unit == "%" else self.unit, abs(gap))
+        low, high, at = (round(end, self.digits) for end in (*self.guess, measured))
+        gap = max(0, low - at) or min(0, high - at)
+        apart = _in(" points" if self.unit == "%" else self.unit, abs(gap), digits=self.digits)
         verdict = f"{apart} too {'high' if gap > 0 else 'low'}" if gap else "spot on"
         if gap and interval and ci_low <= self.guess[1] and self.guess[0] <= ci_high:
             verdict += ", but inside the interval"
-        return Note(f"{self.name}: you guessed {_in(self.unit, low, high)}, {said}: {verdict}.")
+        return Note(f"{self.name}: you guessed {told(low, high)}, {said}: {verdict}.")
 
 
-def _in(unit: str, *ends: float) -> str:
+def _in(unit: str, *ends: float, digits: int = 0) -> str:
     """A number, or two that differ, with the unit."""
-    said = [f"{number(end, 0)}{unit}" for end in ends]
+    said = [f"{number(end, digits)}{unit}" for end in ends]
     return " to ".join(dict.fromkeys(text[:-1] if re.match(r"[-−]?1 .*s$", text) else text for text in said))
 
 
 def predict(name: str, guess: Any, low: float = 0, high: float = 100, unit: str = "%") -> Prediction:
-    """Write down a guess for ``name`` between ``low`` and ``high`` before the result is shown. A
-    number, a text such as "30%", or two numbers between which it will lie. With percent, 0.3 is
-    taken as 30%. What is no guess in the range is not recorded, and a line says why."""
+    """Write down a guess for ``name`` from ``low`` to ``high`` before the result is shown: a number,
+    a text such as "30%", or two numbers between which it will lie. With percent, 0.3 is taken as
+    30%; from -1 to 1 there are two decimals. Anything else is not recorded, and a line says why."""
+    made = partial(Prediction, name, unit, digits=2 if (low, high) == (-1, 1) else 0)
     span = f"a number from {low:g} to {high:g}"
     if guess is None or guess is ...:
-        return Prediction(name, unit, f"{name}: no guess yet; write {span} in place of `...`.")
+        return made(f"{name}: no guess yet; write {span} in place of `...`.")
     parts = guess if isinstance(guess, tuple | list) and len(guess) == 2 else (guess, guess)
     ends = [_read_guess(part, unit) for part in parts]
     if any(end is None or not low <= end <= high for end in ends):
         shown = "so long a number"
         with suppress(ValueError):  # of a number with thousands of digits
             shown = repr(guess)[:40]
-        return Prediction(name, unit, f"{name}: {shown} is not {span}; no guess recorded.")
+        return made(f"{name}: {shown} is not {span}; no guess recorded.")
     ends = tuple(sorted(ends))
-    return Prediction(name, unit, f"{name}: your guess is {_in(unit, *ends)}.", ends)
+    return made(f"{name}: your guess is {_in(unit, *ends, digits=made.keywords['digits'])}.", ends)
 
 
 def _read_guess(guess: Any, unit: str) -> float | None:
     form = r"\s*([-+−]?\d*[.,]?\d+)\s*(%|points?|)\s*"
     found = re.fullmatch(form, guess) if isinstance(guess, str) else None
-    signed = bool(found and found[2])
     if found:
         guess = float(found[1].replace("−", "-").replace(",", "."))
     if isinstance(guess, bool) or not isinstance(guess, Real) or not -1e9 < guess < 1e9:
         return None
-    return float(100 * guess if unit == "%" and not signed and 0 < guess < 1 else guess)
+    return float(100 * guess if unit == "%" and not (found and found[2]) and 0 < guess < 1 else guess)
