@@ -32,8 +32,8 @@ SKIPPED = (
     "widgets.explorer", "rk.organism", "rk.recipe", "rk.exercise",
     "seeds = counts[", "shortened_thoughts(", "dose.", "decided[", 'every = rk.results("th', 'every = rk.results("he', "able = every", "sums = able[", "order =", "order[", "levels[", "sides[1:]", "later.mean()", "later=len", "i should refuse",  # 01
     "if base:",  # 03
-    "ranks = table[", "looks = pd", "first = {rule", "in first.items", "first[", "five[", "patches", "lacking",  # 04
-    "own.items()", "seen = short[", "rest_high", "before_and_after",  # 05
+    "_checked and study", "readout(before)", "first = {rule", "first[", "five[", "patches", "lacking",  # 04
+    "openings_and", 'short["opens', "own.items()", "seen = short[", "only = {name", "**gaps", "before_and",  # 05
     "common[", "if study.invented and not reason", "flips_checked", "at.get(place",  # 06
     'rk.results("ras-', "moving", "of_ras", "turned", "guess_pairs", "if ranked", 'values["low"]', "missed",  # 07
     "parts.values()", "list(parts)", "fit.loc[", "{unlinked_all", "if priced", "if front_is",  # 09
