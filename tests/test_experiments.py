@@ -32,7 +32,7 @@ SKIPPED = (
     "widgets.explorer", "rk.organism", "rk.recipe", "rk.exercise",
     "seeds = counts[", "shortened_thoughts(", "dose.", "decided[", 'every = rk.results("th', 'every = rk.results("he', "able = every", "sums = able[", "order =", "order[", "levels[", "sides[1:]", "later.mean()", "later=len", "i should refuse",  # 01
     "parts_checked", "by_opening",  # 02
-    "if base:",  # 03
+    "if base:", "shuffled_checked",  # 03
     "_checked and study", "readout(before)", "first = {rule", "first[", "five[", "patches", "lacking",  # 04
     "openings_and", 'short["opens', "own.items()", "seen = short[", "only = {name", "**gaps", "before_and",  # 05
     "common[", "if study.invented and not reason", "flips_checked", "at.get(place",  # 06

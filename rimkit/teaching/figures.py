@@ -211,12 +211,12 @@ def scatter(
             best = part[part[words].isin(list(front))].sort_values(x)
             axis.step(best[x], best[y], where="pre", **REFERENCE)
             lowest = -np.inf
-            for name, *spot in part.sort_values(y)[[words, x, y]].itertuples(index=False):
+            for name, *spot in part[part[words] != ""].sort_values(y)[[words, x, y]].itertuples(index=False):
                 lowest = max(spot[1], lowest + 0.06 * np.ptp(axis.get_ylim()))  # or names overlap
-                gaps = (part[x] - spot[0]) / np.ptp(axis.get_xlim())  # what a name would run into
-                side = "right" if gaps.between(0.05, 0.25).any() else "left"
-                offset = (-8 if side == "right" else 8, 0)
-                axis.annotate(name, (spot[0], lowest), offset, ha=side, va="center", **SMALL)
+                level = part[(part[y] - lowest).abs() < 0.05 * np.ptp(axis.get_ylim())]
+                gaps = (level[x] - spot[0]) / np.ptp(axis.get_xlim())  # what a name would run into
+                side, offset = ("right", -8) if gaps.between(0.05, 0.25).any() else ("left", 8)
+                axis.annotate(name, (spot[0], lowest), (offset, 0), ha=side, va="center", **SMALL)
         axis.xaxis.set_major_locator(MaxNLocator(3 if len(panels) > 2 else 5))
         if "%" in x_label:  # room for names lies beyond 100%, ticks do not
             low, high = axis.get_xlim()
