@@ -211,7 +211,7 @@ def scatter(
             best = part[part[words].isin(list(front))].sort_values(x)
             axis.step(best[x], best[y], where="pre", **REFERENCE)
             lowest = -np.inf
-            for name, *spot in part[part[words] != ""].sort_values(y)[[words, x, y]].itertuples(index=False):
+            for name, *spot in part[part[words] != ""].sort_values(y)[[words, x, y]].to_numpy():
                 lowest = max(spot[1], lowest + 0.06 * np.ptp(axis.get_ylim()))  # or names overlap
                 level = part[(part[y] - lowest).abs() < 0.05 * np.ptp(axis.get_ylim())]
                 gaps = (level[x] - spot[0]) / np.ptp(axis.get_xlim())  # what a name would run into
