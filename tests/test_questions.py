@@ -199,5 +199,7 @@ def test_ras_by_hand_is_that_of_the_package():
 
 def test_the_plan_and_the_exercise_count_alike():
     needs = device.needs_of(plan.shape(chapter_10.MODEL))
+    free = device.GPUS["T4"][0] - device.RESERVED - needs.weights("float16") / 2**30
+    assert int(free) == chapter_10.LEFT
     left = chapter_10.LEFT * 2**30
     assert left // needs.cache("bfloat16", chapter_10.TOKENS) == chapter_10.fitting() == RIGHT["10.2"]

@@ -11,7 +11,7 @@ from rimkit.models.device import QWEN3, SHAPES
 from rimkit.teaching.exercises import Exercise, result_of
 from rimkit.teaching.questions.comparing import compare
 
-MODEL, LEFT, TOKENS = "Qwen3-4B", 6, 8192  # GiB for keys and values, length of a conversation
+MODEL, LEFT, TOKENS = "Qwen3-4B", 6, 8192  # whole GiB that a T4 has beside the weights, length of a conversation
 
 
 def fitting(heads: int = QWEN3["num_key_value_heads"], kept: int = 2, size: int = 2) -> int:
@@ -263,14 +263,14 @@ EXERCISES = {
     "10.2": Exercise(
         "Long thoughts",
         ("easy", "essential", 10),
-        "Qwen3-4B has 36 layers with 32 query heads and 8 key-value heads of 128 numbers each, kept in 16 bits. Beside weights and "
-        f"work, {LEFT} GiB are left. How many conversations of {TOKENS:,} tokens have room there for their keys and values?",
+        f"Beside the weights of {MODEL} in 16 bits, a T4 has {LEFT} GiB left. The model has 36 layers with 32 query heads and 8 "
+        f"key-value heads of 128 numbers each. For how many conversations of {TOKENS:,} tokens is there room for keys and values?",
         check_conversations,
         hints=("How many numbers does one token leave behind in one layer? In all layers? How many bytes is that?",),
         answer=(
             f"`{LEFT} * 2**30 // (36 * 8 * 128 * 2 * 2 * {TOKENS})` = {fitting()}: 144 KiB per token, 1.125 GiB per conversation. "
-            "A batch that is fine for short replies does not fit long thoughts, which is why the plan asks for a length, and why "
-            "a batch that does not fit is halved and nothing that was computed is lost."
+            "The table has fewer, since each conversation needs room for its work, too. A batch that is fine for short replies "
+            "does not fit long thoughts, which is why the plan asks for a length."
         ),
         expects="a whole number of conversations",
         code=f"{LEFT} * 2**30 // (36 * 8 * 128 * 2 * 2 * {TOKENS})",
