@@ -239,7 +239,7 @@ def test_the_readmes_pictures_show_what_is_said_now(html):
 
 
 def test_every_family_of_claims_has_a_title():
-    titles = pd.read_csv(data_dir() / "families.csv", index_col="claim")["title"]
+    titles = pd.read_csv(data_dir() / "claim_headings.csv", index_col="claim")["title"]
     assert set(titles.index) == set(ledger.claims()["claim"])
 
 

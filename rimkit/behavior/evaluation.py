@@ -50,8 +50,8 @@ NOTHING, SELECTED, RANDOM = "nothing", "selected", "random"
 BEFORE_THOUGHT, TO_REPLY = "before the thought", "the thought and all up to the reply"
 # Where each outcome goes if a set of heads or neurons matters to safety or reasoning.
 DIRECTIONS = {"misaligned": 1, "misread": 1, "refused": -1, "coherent": -1, "score": -1, "between": 1}
-# Judges that are made from what follows their name; "refusal" needs nothing to follow.
-MADE = {"refusal": refusal_judge, "guard": guard_judge, "endpoint": EndpointJudge}
+# Judges that are made from what follows their name: how the name is shown, and what makes them.
+MADE = {"refusal": refusal_judge, "guard:FOLDER_OR_ID": guard_judge, "endpoint:MODEL": EndpointJudge}
 T = TypeVar("T")  # what a condition is: a set of neurons, a steering
 
 
@@ -85,10 +85,11 @@ def find_judge(how: str | Judge) -> Judge:
     kind, colon, name = how.partition(":")
     if how in JUDGES:
         return JUDGES[how]
-    if kind in MADE and (name if colon else kind == "refusal"):
-        return MADE[kind](name)
-    known = [*JUDGES, "refusal", "guard:FOLDER_OR_ID", "endpoint:MODEL"]
-    close = nearest(kind, [*JUDGES, *MADE])
+    for form, made in MADE.items():
+        if kind == form.partition(":")[0] and (name if colon else kind == form):
+            return made(name)
+    known = [*JUDGES, *MADE]
+    close = nearest(kind, [form.partition(":")[0] for form in known])
     shown = f"{kind}{colon}…" if "@" in name or "//" in name else how  # it may hold a password
     raise UserError(f"unknown judge '{shown}'{close} (known: {', '.join(known)})")
 

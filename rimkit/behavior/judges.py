@@ -14,8 +14,8 @@ A judge reads a table of replies and the prompts that they answer, and adds `JUD
 By `misread` and `coherent` a broken model is told from a misaligned one. A reply that is empty, or
 cut off before a judge has read enough (`is_said`), has no verdict, but for the exact judge's.
 
-To add a judge: write a class like `Judge` and put one into `JUDGES`; if it is made from what
-follows its name ("guard:ID"), into ``MADE`` of `rimkit.behavior.evaluation`, and into ``known``.
+To add a judge: write a class like `Judge` and put one into `JUDGES`, or, if it is made from what
+follows its name ("guard:ID"), into ``MADE`` of `rimkit.behavior.evaluation`.
 """
 
 import re

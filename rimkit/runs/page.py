@@ -80,7 +80,7 @@ def page(runs: Runs, notes: Sequence[str] = (), book: Sequence[str] = ()) -> str
     told |= {"claims": claims, "groups": list(groups), "paper": PAPER, "over_models": OVER_MODELS}
     told |= {"failed": own[own["status"] == "failed"].to_dict("records"), "empty": groups.keys() - set(judged["group"])}
     told |= {"studied": _trained(own), "trained": {group: _trained(part) for group, part in groups.items()}}
-    told |= {"titles": pd.read_csv(data_dir() / "families.csv", index_col="claim")["title"]}
+    told |= {"titles": pd.read_csv(data_dir() / "claim_headings.csv", index_col="claim")["title"]}
     told |= {"known": pd.read_csv(data_dir() / "controls.csv", index_col="claim")["text"]}
     told |= {"ranked": {"C5": results("planted-heads"), "C8": results("planted-recovery")}}
     told |= {"roles": roles(), "without_weights": without_weights(), "tally": tally}
