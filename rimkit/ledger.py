@@ -14,9 +14,9 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from scipy.special import ndtr, ndtri
 
 from rimkit import __version__
+from rimkit.behavior.stats import p_from_interval
 from rimkit.data import UserError, check_known, data_dir, missing, nearest, number, one_line, whole
 
 SCHEMA_VERSION = 2
@@ -225,18 +225,6 @@ def verdict(
 def excludes(number: float, ci_low: float, ci_high: float) -> bool | None:
     """Whether an interval excludes a number, say the paper's own; None where one is missing."""
     return None if any(map(missing, (number, ci_low, ci_high))) else not ci_low <= number <= ci_high
-
-
-def p_from_interval(effect: float, ci_low: float, ci_high: float) -> float:
-    """Two-sided p-value of "no effect" by normal approximation, with the standard error of the side
-    of the interval that faces zero: below 0.05 exactly when the interval excludes zero."""
-    if not all(map(math.isfinite, (effect, ci_low, ci_high))):
-        return math.nan
-    facing = effect - ci_low if effect > 0 else ci_high - effect
-    if facing <= 0:
-        return 0.0 if effect else 1.0
-    standard_error = facing / ndtri(1 - ALPHA / 2)
-    return float(2 * ndtr(-abs(effect) / standard_error))
 
 
 def claims_table(rows: pd.DataFrame) -> pd.DataFrame:

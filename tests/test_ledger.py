@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rimkit import ledger
+from rimkit.behavior.stats import p_from_interval
 from rimkit.data import UserError
 from rimkit.paper.reanalysis import reanalysis
 
@@ -110,12 +111,12 @@ def test_excluding_the_papers_number():
 def test_p_value_and_interval_agree(interval):
     value, low, high = interval
     if not any(0 < abs(number) < 0.01 for number in interval):  # away from rounding
-        assert (ledger.p_from_interval(value, low, high) < 0.05) == (low > 0 or high < 0)
+        assert (p_from_interval(value, low, high) < 0.05) == (low > 0 or high < 0)
 
 
 def test_p_value_of_a_known_normal_interval():
-    assert ledger.p_from_interval(0.1, 0.1 - 1.959964 * 0.04, 0.5) == pytest.approx(0.0124, abs=1e-4)
-    assert math.isnan(ledger.p_from_interval(math.nan, 0, 1))
+    assert p_from_interval(0.1, 0.1 - 1.959964 * 0.04, 0.5) == pytest.approx(0.0124, abs=1e-4)
+    assert math.isnan(p_from_interval(math.nan, 0, 1))
 
 
 # -- claims and rows -------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import beta, permutation_test, t
-from statsmodels.stats.multitest import multipletests
 
 from rimkit.behavior.agreement import kappa
 from rimkit.behavior.stats import (
@@ -316,12 +315,6 @@ def test_holm_is_monotone_and_never_smaller(p_values):
     assert (adjusted >= np.array(p_values) - 1e-12).all()
     assert (adjusted <= 1).all()
     assert (np.diff(adjusted[np.argsort(p_values)]) >= -1e-12).all()
-
-
-@settings(max_examples=15)  # statsmodels takes a fifth of a second
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
-def test_holm_is_that_of_statsmodels(p_values):
-    assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
 
 
 def test_holm_leaves_missing_values_out_of_the_count():

@@ -153,10 +153,20 @@ def unpaired_difference(a: pd.DataFrame, b: pd.DataFrame, metric: str, cluster: 
     effect = one.value - two.value
     low = effect - hypot(one.value - one.ci_low, two.ci_high - two.value)
     high = effect + hypot(one.ci_high - one.value, two.value - two.ci_low)
-    spread = (effect - low if effect > 0 else high - effect) / scipy.stats.norm.isf(TAIL)
-    p_value = float(2 * scipy.stats.norm.sf(abs(effect) / spread)) if effect else 1.0
     method = f"Newcombe from ({one.method}) and ({two.method})"
-    return Difference(one.value, two.value, effect, low, high, p_value, one.n + two.n, groups, method)
+    ends = effect, low, high, p_from_interval(effect, low, high)
+    return Difference(one.value, two.value, *ends, one.n + two.n, groups, method)
+
+
+def p_from_interval(effect: float, ci_low: float, ci_high: float) -> float:
+    """Two-sided p of "no effect" by normal approximation, with the standard error of the side of the
+    interval that faces zero: below 0.05 exactly where the interval excludes zero."""
+    if not np.isfinite([effect, ci_low, ci_high]).all():
+        return np.nan
+    facing = effect - ci_low if effect > 0 else ci_high - effect
+    if not effect or facing <= 0:
+        return float(not effect)
+    return float(2 * scipy.stats.norm.sf(abs(effect) / (facing / scipy.stats.norm.isf(TAIL))))
 
 
 def mean_change(change: np.ndarray, clusters) -> tuple[float, float, float, int]:
@@ -218,12 +228,13 @@ def exact_test(k1: int, n1: int, k2: int, n2: int) -> float:
 
 def holm(p_values: Iterable[float]) -> np.ndarray:
     """p values adjusted for their number (Holm 1979), in order; missing ones stay so, uncounted."""
-    adjusted = np.asarray(list(p_values), dtype=float).copy()
+    from statsmodels.stats.multitest import multipletests
+
+    adjusted = np.array(list(p_values), dtype=float)
     if ((adjusted < 0) | (adjusted > 1)).any():
         raise UserError("p values are from 0 to 1")
-    order = np.argsort(adjusted)[: int((~np.isnan(adjusted)).sum())]  # missing ones are last
-    steps = adjusted[order] * np.arange(len(order), 0, -1)
-    adjusted[order] = np.minimum(1, np.maximum.accumulate(steps))
+    if (there := ~np.isnan(adjusted)).any():
+        adjusted[there] = multipletests(adjusted[there], method="holm")[1]
     return adjusted
 
 
@@ -240,6 +251,18 @@ def resample_weights(groups: int, seed: int = 0) -> np.ndarray:
     """How often each cluster is drawn in each resample; one matrix serves a whole table."""
     rng = np.random.default_rng(seed)
     return rng.multinomial(groups, np.full(groups, 1 / groups), size=RESAMPLES).astype(float)
+
+
+def sample_and_resamples(groups: int) -> np.ndarray:
+    """A row of ones, the sample as it is, and below it the `resample_weights`."""
+    return np.vstack([np.ones(groups), resample_weights(groups)])
+
+
+def drawn_means(values: np.ndarray, clusters: Sequence) -> tuple[np.ndarray, int]:
+    """The mean of ``values`` in every resample of whole clusters, and how many clusters there are."""
+    codes = _codes(clusters, len(values))
+    weights = resample_weights(groups := int(codes.max()) + 1)[:, codes]
+    return weights @ values / weights.sum(1), groups
 
 
 def widened_percentiles(draws: np.ndarray, groups: int) -> tuple[float, float]:
