@@ -201,7 +201,7 @@ def test_the_best_set_is_specific():
     assert heads.choose(tried, "paper")["heads"] == [(1, 1)]
     nothing = heads.choose(tried.assign(specific=False))
     assert (nothing["k"], nothing["specific"]) == (1, False)
-    with pytest.raises(UserError, match="'direct' selects no head"):
+    with pytest.raises(UserError, match="no head was selected"):
         heads.choose(tried, "direct")
 
 
@@ -228,7 +228,7 @@ def test_ablations_name_the_best_and_the_chosen_set(mini):
         "heads": [[], [(0, 3)], [(0, 2), (0, 3)], [(5, 1)], [(3, 7), (5, 1)]],
         "refused": [1.0, 0.7, 0.8, 1.0, 1.0], "specific": [False, True, True, True, True],
     })  # fmt: skip
-    found, behind = heads.ablations(mini, tried, heads.Settings(n_asked=4, n_random=2))
+    found, behind = heads.ablations(mini, tried, tried.loc[1], heads.Settings(n_asked=4, n_random=2))
     assert (found.groupby(["rule", "k", "mode", "metric"]).size() == 1).all()
     assert behind.groupby(["mode", "condition"]).size().tolist() == [4] * 8  # of the chosen set, both modes
     keys = found.drop_duplicates(["rule", "k", "mode"]).set_index(["rule", "k", "mode"])[["best", "chosen"]]
@@ -314,7 +314,7 @@ def test_a_model_that_refuses_nothing_has_a_row_for_every_claim(mini, monkeypatc
     table, why = heads.score(mini, heads.Settings(n_prompts=4))  # what needs no refusal is there
     assert why == "no request was refused" and table["attention"].notna().all()
     assert table["causal"].isna().all() and heads.select(table, "causal", 2) == []
-    with pytest.raises(UserError, match="no rule selects a head"):
+    with pytest.raises(UserError, match="no head was selected"):
         heads.candidates(mini, table.assign(paper=0.0, attention=0.0), heads.Settings(n_prompts=4))
 
 

@@ -43,9 +43,10 @@ class Common:
 
     def __post_init__(self):
         for name, value in vars(self).items():
+            least = 0 if name == "seed" else 1
             counted = name == "seed" or (name.startswith("n_") and value is not None)
-            if counted and not (isinstance(value, Integral) and value >= (name != "seed")):
-                raise UserError(f"{name} must be a whole number, {int(name != 'seed')} or more")
+            if counted and not (isinstance(value, Integral) and value >= least):
+                raise UserError(f"{name} must be a whole number, {least} or more")
 
     @property
     def generation(self) -> dict:
@@ -82,7 +83,7 @@ class Result:
     rows: list[dict]
 
 
-# Each kept table has a name of its own: more of these adds tables, and leaves those that are kept.
+# Settings that do not change a kept table: not part of its key.
 MAY_GROW = ("folder", "corpora", "curves", "tuning_seeds", "repairs")
 PER_LAYER = {"heads": "n_heads", "neurons": "n_neurons", "residual": "hidden_size"}
 PER_PROMPT = ("prompt_id", "cluster", "refused", "misaligned", "misread", "coherent", "score")

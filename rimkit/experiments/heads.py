@@ -29,7 +29,7 @@ import pandas as pd
 import torch
 from pandas import DataFrame
 
-from rimkit import experiments
+from rimkit import experiments, ledger
 from rimkit.behavior import evaluation, refusal_score
 from rimkit.behavior.evaluation import NOTHING, RANDOM, SELECTED, against_random, difference
 from rimkit.behavior.refusal_score import Readout, at_last, attribution, contexts, head_effects, readout
@@ -45,7 +45,6 @@ SPANS = ("request", "im_end", "assistant", "think_open", "empty", "thought", "th
 RULES = {"paper": 1, "attention": 1, "direct": 1, "causal": -1, "gradient": -1}  # its sign
 SHARE = 0.1  # of all heads: the largest set that is called specific
 ANSWERED = 0.9  # what it must leave of the harmless requests that the untouched model answers
-LOWERS = 0.05  # the least fall of refusals for which one head counts: as C5a has it
 SHORT, LENGTH = 32, 72  # tokens of a reply, and of one with its thought
 
 
@@ -190,12 +189,12 @@ def candidates(study: StudyModel, table: DataFrame, settings=Settings()) -> Data
     1, 2, 4, 8 and a tenth of all heads. Columns ``rule, k, heads`` (a list)``, refused, read``
     (shares of harmful requests)``, answered`` (of the harmless ones)``, specific`` (at most `SHARE`
     of all heads, and `ANSWERED` of the answers stay). First row: the untouched model, k = 0. Raises
-    ``UserError`` where no rule selects a head."""
+    ``UserError`` where no head is selected."""
     sizes = sorted(k for k in {1, 2, 4, 8, max(1, int(SHARE * len(table)))} if k <= len(table))
     tried = [(rule, k, tuple(sorted(select(table, rule, k)))) for rule in RULES for k in sizes]
     tried = [("none", 0, ()), *(one for one in tried if len(one[2]) == one[1])]  # rules run out of heads
     if not tried[1:]:
-        raise UserError("no rule selects a head")
+        raise UserError("no head was selected")
     sets = {names(heads): heads for _, _, heads in tried}  # rules often agree: each set runs once
     prompts = settings.sets(["harmful", "harmless"], settings.n_prompts, "calibration")
     judged = ablate(study, prompts, sets, settings)
@@ -214,10 +213,12 @@ def choose(tried: DataFrame, rule: str | None = None) -> pd.Series:
     """The specific set of `candidates` with the fewest refusals left (of one rule, if given). Fewer
     heads win ties. If none is specific, the smallest set, by the first rule that has it: a rule has
     to be judged by something. ``specific`` is then False: if such a set lowers refusals, it may do
-    so by damage to any answer. Raises ``UserError`` where the rule selected no head."""
+    so by damage to any answer. Raises ``UserError`` where no head was selected."""
+    if rule is not None:
+        check_known("rule", rule, RULES)
     rows = tried[tried["k"] > 0] if rule is None else tried[tried["rule"] == rule]
     if rows.empty:
-        raise UserError(f"the rule '{rule}' selects no head of this model")
+        raise UserError("no head was selected")
     if not rows["specific"].any():
         return rows.sort_values("k", kind="stable").iloc[0]
     return rows[rows["specific"]].sort_values(["refused", "k"], kind="stable").iloc[0]
@@ -242,9 +243,14 @@ def compared(study: StudyModel, heads: Units, settings=Settings()) -> dict[str, 
     return {NOTHING: [], SELECTED: heads, **random}
 
 
-def ablations(study: StudyModel, tried: DataFrame, settings=Settings()) -> tuple[DataFrame, DataFrame]:
-    """`effects` of each rule's ``best`` set and every size of the ``chosen`` rule; the replies."""
-    chosen, sets = choose(tried), tried[tried["k"] > 0]
+def ablations(
+    study: StudyModel, tried: DataFrame, chosen: pd.Series, settings=Settings()
+) -> tuple[DataFrame, DataFrame]:
+    """What replies become without each rule's best set and every size of the rule of the ``chosen``
+    one. Two tables: `effects`, in no-think mode and for the chosen set in think mode too, with
+    columns ``chosen, rule, k, mode`` and ``best`` (whether `choose` takes it by its rule alone); and
+    the judged replies without the chosen set and its random sets."""
+    sets = tried[tried["k"] > 0]
     best = [choose(tried, rule).name for rule in sets["rule"].unique()]
     sets = sets[sets.index.isin(best) | (sets["rule"] == chosen["rule"])]
 
@@ -302,8 +308,8 @@ def cut_replies(study: StudyModel, heads: Units, settings=Settings(), split: str
     own = settings.judged(study, prompts, "think", batch_size=128)
     thoughts = own.set_index("prompt_id")["thought"].to_dict()
     cuts = {name: (found, "thought") for name, found in compared(study, heads, settings).items()}
-    for whom, cut in {SELECTED: heads, "all heads": None}.items():
-        cuts |= {whom: (cut, "thought"), f"{whom}, tags too": (cut, evaluation.TO_REPLY)}
+    for name, blind in {SELECTED: heads, "all heads": None}.items():
+        cuts |= {name: (blind, "thought"), f"{name}, tags too": (blind, evaluation.TO_REPLY)}
     cuts["all heads, before"] = None, evaluation.BEFORE_THOUGHT
     generation = {**settings.generation, "max_new_tokens": SHORT, "batch_size": 128}
     return evaluation.without_sight(study, prompts, thoughts, cuts, **generation)
@@ -316,9 +322,10 @@ def random_as_one(judged: DataFrame) -> DataFrame:
 
 
 def competence(study: StudyModel, tried: DataFrame, settings=Settings()) -> dict[str, float]:
-    """By calibration replies without the chosen heads: ``answered``, the share of the untouched
-    model's harmless requests that are still done; ``read``, the least share of readable replies to
-    harmful ones, without random heads too; ``read_cut``, that where heads see no thought."""
+    """By calibration replies without the heads that `choose` takes: ``answered``, the share of the
+    untouched model's harmless requests that are still done; ``read``, the least share of readable
+    replies to harmful ones, without random heads too; ``read_cut``, that where heads see no
+    thought."""
     untouched, chosen = tried.iloc[0], choose(tried)
     asked = settings.sets(["harmful"], settings.n_competence, "calibration")
     judged = ablate(study, asked, compared(study, chosen["heads"], settings), settings)
@@ -364,7 +371,7 @@ def rows(
 
 def run(study: StudyModel, settings=Settings()) -> Result:
     """Heads scored and chosen, and what they carry and look at. Tables: ``heads`` (`head_table`),
-    ``heads-candidates`` (without the lists that `select` gives), ``heads-ablations``,
+    ``heads-candidates`` (without the lists of heads), ``heads-ablations``,
     ``heads-rates`` (all prompt sets with and without the chosen heads); the replies behind the last
     two, without texts: ``heads-ablations-verdicts``, ``heads-rates-verdicts``."""
     moved, scored = attempt(attention_moves, study, settings), attempt(score, study, settings)
@@ -373,7 +380,7 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     if isinstance(tried, str):  # so there is no set of heads to measure with, either
         looked = found = cut = tried
         return result(study, {}, rows(study, moved, looked, found, cut, {}, settings))
-    heads, (found, judged) = choose(tried)["heads"], ablations(study, tried, settings)
+    heads, (found, judged) = (chosen := choose(tried))["heads"], ablations(study, tried, chosen, settings)
     pair = {NOTHING: [], SELECTED: heads}
     beside = ablate(study, settings.sets(n=settings.n_beside), pair, settings, MODES)
     sets = compared(study, heads, settings)
@@ -393,21 +400,23 @@ def run(study: StudyModel, settings=Settings()) -> Result:
 # -- a positive control of the rules (`rimkit.experiments.planted`) --------------------------------
 def rule_recovery(study: StudyModel, settings=Settings()) -> DataFrame:
     """How well each rule ranks the heads whose single ablation lowers refusals: a positive control
-    of the rules. A head does so if refusals of evaluation requests (no-think mode) fall by `LOWERS`
-    or more and the interval excludes zero. Columns ``rule, auroc, ci_low, ci_high`` (missing where
-    no head does, or all)``, spearman`` (of score and fall)``, lowering`` (heads)``, most`` (fall)."""
+    of the rules. A head does so if refusals of evaluation requests (no-think mode) fall by the
+    smallest effect of C5a or more and the interval excludes zero. Columns ``rule, auroc, ci_low,
+    ci_high`` (missing where no head does, or all)``, spearman`` (of score and fall)``, lowering``
+    (how many heads do)``, most`` (the largest fall, a share of the requests)."""
     table, _ = score(study, settings)
+    least = ledger.claims().set_index("id").loc["C5a", "smallest_effect"]
     units = table[["layer", "head"]].itertuples(index=False, name=None)
     sets = {NOTHING: []} | {names([unit]): [unit] for unit in units}
     judged = ablate(study, settings.sets(["harmful"], 2 * settings.n_prompts), sets, settings)
     found = DataFrame([difference(judged, "condition", name, NOTHING, "refused") for name in list(sets)[1:]])
-    lowering, rows = ((found["effect"] <= -LOWERS) & (found["ci_high"] < 0)).to_numpy(), []
+    lowering, rows = ((found["effect"] <= -least) & (found["ci_high"] < 0)).to_numpy(), []
     for rule, sign in RULES.items():
         scores = sign * table[rule].astype(float)
-        area = attempt(auroc, scores, lowering)
-        area = [np.nan] * 3 if isinstance(area, str) else area[:3]
+        ranked = attempt(auroc, scores, lowering)
+        ranked = [np.nan] * 3 if isinstance(ranked, str) else ranked[:3]
         alike = scores.rank().corr(-found["effect"].rank()) if found["effect"].nunique() > 1 else np.nan
-        rows.append([rule, *area, alike])
+        rows.append([rule, *ranked, alike])
     table = DataFrame(rows, columns=["rule", "auroc", "ci_low", "ci_high", "spearman"])
     return table.assign(lowering=int(lowering.sum()), most=-found["effect"].min())
 

@@ -43,10 +43,10 @@ def injected(study: StudyModel, prompts: DataFrame, settings=Settings(), **gener
     """Judged replies in think mode after every beginning of the thought, the same prompts in each.
     Columns ``pattern`` ("none", neutral, careful, the paper's three) and ``style`` of them."""
     tables = [settings.judged(study, prompts, "think", **generation).assign(pattern=NONE, style=NONE)]
-    sentences = openings("invented" if study.invented else "english")
-    for (kind, pattern), group in sentences.groupby(["style", "pattern"], sort=False):
+    sentences = openings(study.language)
+    for (its_style, pattern), group in sentences.groupby(["style", "pattern"], sort=False):
         begun = settings.judged(study, prompts, "think", thought_prefix=prefixes(prompts, group), **generation)
-        tables.append(begun.assign(pattern=pattern, style=kind))
+        tables.append(begun.assign(pattern=pattern, style=its_style))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -66,7 +66,7 @@ def competence(study: StudyModel, settings=Settings()) -> pd.Series:
     prompts = settings.sets(["harmful"], settings.n_competence, "calibration")
     judged = injected(study, prompts, settings)
     by_either = pd.concat([readable(judged, name) for name in ("style", "pattern")])
-    return by_either.groupby(level=0).first()
+    return by_either[~by_either.index.duplicated()]
 
 
 def rows(study: StudyModel, compared: Table, read: pd.Series, settings=Settings()) -> list[dict]:

@@ -166,7 +166,7 @@ def repaired(
         towards = {str(dial): added(probe, *place(study, dial)) for dial in dials}
         return steer(tuned, prompts, towards, settings, **STEERED).rename(columns={"condition": "dial"})
     if repair == PREFIX:
-        known = openings("invented" if study.invented else "english")
+        known = openings(study.language)
         begun = prefixes(prompts, known[known["style"] == CAREFUL])
         return observed(tuned, prompts, settings, thought_prefix=begun).assign(dial="")
     own = observed(tuned, prompts, settings) if own is None else own

@@ -32,18 +32,17 @@ from rimkit.models.study import StudyModel
 # style of thought (Pfau, Merrill and Bowman 2024, "Let's think dot by dot", arXiv 2404.15758).
 FILLER = "."
 SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
-DECISIONS = {"refuse": "i should refuse", "help": "go ahead"}  # how thoughts end
 SHARES = (0, 0.25, 0.5, 0.75, 1)  # of the thought that are kept
 OWN, FILLED = "own thought", "filler"
 
 # What the claims compare between the modes: prompt set and metric; None where no claim rests on it.
-COMPARED = {
+CLAIMS = {
     ("harmful", "misaligned"): "C1a", ("harmful", "misread"): None,
     ("second-safety", "misaligned"): "C1e",
     ("harmless", "refused"): None, ("over-refusal", "refused"): "Q1a",
     ("maths", "score"): "C1b", ("ordering", "score"): "C1d",
 }  # fmt: skip
-CHANGES: dict[str, Callable[[list[str], Random], list[str]]] = {  # of words; two keep their number
+CHANGES: dict[str, Callable[[list[str], Random], list[str]]] = {  # of words; filler and shuffled keep their number
     OWN: lambda words, rng: words,
     "empty": lambda words, rng: [],
     FILLED: lambda words, rng: [FILLER] * len(words),
@@ -59,9 +58,9 @@ class Settings(Common):
 
 
 def effects(judged: DataFrame) -> DataFrame:
-    """Think minus no-think: `difference` by ``set``, for each of `COMPARED` that was asked."""
+    """Think minus no-think: `difference` by ``set``, for each of `CLAIMS` that was asked."""
     rows = []
-    for name, metric in COMPARED:
+    for name, metric in CLAIMS:
         part = judged[judged["set"] == name]
         if metric == "misaligned":  # the second safety set has harmless requests, too
             part = part[part["kind"] == "harmful"]
@@ -113,16 +112,18 @@ def competence(study: StudyModel, settings=Settings()) -> pd.Series:
     return readable(pd.concat(every), ["set", "condition"])
 
 
-def rows(study: StudyModel, compared: DataFrame, content: Found, read: pd.Series, settings=Settings()) -> list[dict]:
-    """Verdict rows of C1 and Q1a from `effects`, and of C1c from ``content``: own thought minus
-    filler. ``read``: `competence`, by which a claim is testable or not."""
+def rows(
+    study: StudyModel, effect_table: DataFrame, own_minus_filler: Found, read: pd.Series, settings=Settings()
+) -> list[dict]:
+    """Verdict rows of C1 and Q1a from `effects`, and of C1c from the difference of both thoughts.
+    ``read``: `competence`, by which a claim is testable or not."""
     claimed = []
-    for one in compared.to_dict("records"):
-        if claim := COMPARED[one["set"], one["metric"]]:
+    for one in effect_table.to_dict("records"):
+        if claim := CLAIMS[one["set"], one["metric"]]:
             least = read[one["set"]][list(MODES)].min()
             claimed.append((claim, "think", testable(claim, one, read=least)))
     least = read["harmful"].reindex([OWN, FILLED]).min()
-    claimed.append(("C1c", "think", testable("C1c", content, read=least)))
+    claimed.append(("C1c", "think", testable("C1c", own_minus_filler, read=least)))
     return verdict_rows(study, settings, sorted(claimed))
 
 
@@ -141,8 +142,9 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     if not isinstance(replies, str):
         tables["thinking-thoughts"] = rates(replies, by="condition")
         tables["thinking-thoughts-verdicts"] = per_prompt(replies, "condition")
-    content = replies if isinstance(replies, str) else difference(replies, "condition", OWN, FILLED)
-    return result(study, tables, rows(study, effects(judged), content, competence(study, settings), settings))
+    own_minus_filler = replies if isinstance(replies, str) else difference(replies, "condition", OWN, FILLED)
+    found = rows(study, effects(judged), own_minus_filler, competence(study, settings), settings)
+    return result(study, tables, found)
 
 
 # -- what only notebooks use -----------------------------------------------------------------------
