@@ -106,12 +106,6 @@ def test_exact_power_agrees_with_a_simulation():
     assert statistics.exact_power(0.5, 0.5, 21) < 0.05  # an exact test keeps its level
 
 
-def test_the_smallest_clear_drop_is_clear_and_the_next_is_not():
-    low = statistics.smallest_clear_drop(15, 21)
-    assert exact_test(low, 21, 15, 21) < 0.05 <= exact_test(low + 1, 21, 15, 21)
-    assert statistics.smallest_clear_drop(1, 21) is None
-
-
 def test_a_ratio_and_a_change_fix_both_levels():
     assert tables.implied_base(0.5, 10) == 10  # 10 is half of 20
     found = tables.before_after()

@@ -18,7 +18,7 @@ import torch
 
 from rimkit.behavior.judges import is_true
 from rimkit.data import UserError, truths
-from rimkit.models.activations import batches, capture, forward
+from rimkit.models.activations import batches, capture, forward, in_order
 from rimkit.models.chat import Encoded
 from rimkit.models.hooks import architecture, given_z, hooked, logits_at_the_end, on_residual
 from rimkit.models.interventions import ablate_per_row
@@ -67,16 +67,13 @@ def readout(study: StudyModel, judged: pd.DataFrame) -> Readout:
 
 def refusal_scores(study: StudyModel, items: Sequence[Encoded], read: Readout) -> list[float]:
     """The refusal logit difference at the end of every context."""
-    scores = np.zeros(len(items))
 
     def run(ids, mask, spans):
         with torch.inference_mode():
             states = forward_states(study, ids, mask)
-            return read(logits_at_the_end(study, at_last(states, spans))).tolist()
+            return read(logits_at_the_end(study, at_last(states, spans)))
 
-    for rows, found in batches(study, items, run):
-        scores[rows] = found
-    return scores.tolist()
+    return in_order(study, items, run).tolist()
 
 
 def forward_states(study: StudyModel, ids, mask):
@@ -107,7 +104,6 @@ def head_effects(study: StudyModel, items: Sequence[Encoded], read: Readout) -> 
     """Exact change of the difference with one head set to zero: ``[layers, heads, prompts]``."""
     parts = architecture(study)
     everyone = list(np.ndindex(parts.n_layers, parts.n_heads))
-    effects = np.zeros((parts.n_layers, parts.n_heads, len(items)), dtype=np.float32)
 
     def run(ids, mask, spans):
         with torch.inference_mode():
@@ -120,11 +116,9 @@ def head_effects(study: StudyModel, items: Sequence[Encoded], read: Readout) -> 
             groups = [everyone[start : start + step] for start in range(0, len(everyone), step)]
             known = (clean, arguments, spans, read)
             without = torch.cat([_without(study, heads, *known) for heads in groups])
-        return (without - base).float().view(parts.n_layers, parts.n_heads, -1).cpu().numpy()
+        return (without - base).view(parts.n_layers, parts.n_heads, -1)
 
-    for rows, found in batches(study, items, run):
-        effects[:, :, rows] = found
-    return effects
+    return in_order(study, items, run)
 
 
 def _without(study: StudyModel, heads: list[tuple[int, int]], clean: dict, arguments: list, spans, read: Readout):

@@ -20,7 +20,7 @@ split; on the evaluation split `ablate` the set and random ones (`ablations`), s
 (`attention_moves`) and what replies are when it cannot (`cut_replies`); `competence`; `rows`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -36,7 +36,7 @@ from rimkit.behavior.refusal_score import Readout, at_last, attribution, context
 from rimkit.behavior.stats import METRICS, Units, auroc, rates, unpaired_difference
 from rimkit.data import UserError, check_known, pairs_of
 from rimkit.experiments import Common, Result, Table, attempt, per_prompt, readable, result, testable, verdict_rows
-from rimkit.models.activations import batches, capture, forward
+from rimkit.models.activations import capture, forward, in_order
 from rimkit.models.chat import MODES, Encoded
 from rimkit.models.hooks import architecture, head_writes, logits_at_the_end, reading_rows
 from rimkit.models.study import StudyModel
@@ -78,14 +78,7 @@ def attention_by_span(study: StudyModel, items: Sequence[Encoded]) -> dict[str, 
             found.append(torch.stack([*mass, row.argmax(-1).float()]).transpose(1, 2))
         return torch.stack(found, -1)
 
-    return dict(zip((*SPANS, "strongest"), _joined(study, items, run), strict=True))
-
-
-def _joined(study: StudyModel, items: Sequence[Encoded], run: Callable) -> np.ndarray:
-    """What ``run`` finds in batches, joined along the last axis in the order of ``items``."""
-    parts = list(batches(study, items, run))
-    order = np.argsort(np.concatenate([rows for rows, _ in parts]))
-    return np.concatenate([found.float().cpu().numpy() for _, found in parts], -1)[..., order]
+    return dict(zip((*SPANS, "strongest"), in_order(study, items, run), strict=True))
 
 
 def moved_attention(study: StudyModel, texts: Sequence[str]) -> np.ndarray:
@@ -124,18 +117,17 @@ def direct_effects(study: StudyModel, items: Sequence[Encoded], words: Readout) 
             writes = [head_writes(study, layer, at_last(z, spans)) for layer, z in enumerate(inside["z"])]
             return torch.stack([(write @ way)[..., 0].T for write in writes])
 
-    return _joined(study, items, run)
+    return in_order(study, items, run)
 
 
 def head_table(
     study: StudyModel, texts: Sequence[str], begun: Mapping[str, Sequence[Encoded]], words: Readout | str
 ) -> DataFrame:
     """All scores of all heads, means over prompts, in no-think mode unless said otherwise.
-    ``texts``: requests; ``begun``: for both modes, conversations about such requests up to where
-    the reply begins. Columns: ``layer, head``; ``paper`` (share of requests); ``attention`` (to the
-    empty think span); ``direct, causal, gradient`` (units of the logit difference; NaN where
-    ``words`` is why there is none); and per span ``to <span>`` (attention) and ``change to <span>``
-    (no-think minus think)."""
+    ``texts``: requests; ``begun``: for both modes, conversations about them up to where the reply
+    begins. Columns: ``layer, head``; ``paper`` (share of requests); ``attention`` (to the empty
+    think span); ``direct, causal, gradient`` (of the logit difference; NaN where ``words`` says
+    why); per span ``to <span>`` (attention), ``change to <span>`` (no-think minus think)."""
     items = begun["no-think"]
     think, mass = (
         {span: values.mean(-1) for span, values in attention_by_span(study, begun[mode]).items()}
@@ -185,11 +177,10 @@ def breaks(tried: DataFrame) -> pd.Series:
 
 
 def candidates(study: StudyModel, table: DataFrame, settings=Settings()) -> DataFrame:
-    """What calibration replies (no-think mode) become without the first k heads of every rule. k is
-    1, 2, 4, 8 and a tenth of all heads. Columns ``rule, k, heads`` (a list)``, refused, read``
-    (shares of harmful requests)``, answered`` (of the harmless ones)``, specific`` (at most `SHARE`
-    of all heads, and `ANSWERED` of the answers stay). First row: the untouched model, k = 0. Raises
-    ``UserError`` where no head is selected."""
+    """What calibration replies (no-think mode) become without the first k heads of every rule, k:
+    1, 2, 4, 8, a tenth of all. Columns ``rule, k, heads`` (a list)``, refused, read`` (shares of
+    harmful requests)``, answered`` (of harmless ones)``, specific`` (at most `SHARE` of all heads,
+    `ANSWERED` of the answers stay). First row: the untouched model, k = 0. `UserError`: no head."""
     sizes = sorted(k for k in {1, 2, 4, 8, max(1, int(SHARE * len(table)))} if k <= len(table))
     tried = [(rule, k, tuple(sorted(select(table, rule, k)))) for rule in RULES for k in sizes]
     tried = [("none", 0, ()), *(one for one in tried if len(one[2]) == one[1])]  # rules run out of heads
@@ -248,7 +239,7 @@ def ablations(
 ) -> tuple[DataFrame, DataFrame]:
     """What replies become without each rule's best set and every size of the rule of the ``chosen``
     one. Two tables: `effects`, in no-think mode and for the chosen set in think mode too, with
-    columns ``chosen, rule, k, mode`` and ``best`` (whether `choose` takes it by its rule alone); and
+    columns ``chosen, rule, k, mode`` and ``best`` (whether `choose` takes it by its rule); and
     the judged replies without the chosen set and its random sets."""
     sets = tried[tried["k"] > 0]
     best = [choose(tried, rule).name for rule in sets["rule"].unique()]
@@ -271,9 +262,8 @@ def ablations(
 
 def attention_moves(study: StudyModel, settings=Settings()) -> DataFrame:
     """The paper's rule in the heads that show it most on harmful calibration requests. A row per
-    request of both kinds and splits: ``prompt_id, kind, cluster, split``, and ``moved``, the share
-    of these heads (a tenth of all) that move. Raises ``UserError`` where the prompts of the two
-    modes do not have the places, or no head moves."""
+    request of both kinds and splits: ``prompt_id, kind, cluster, split, moved``: the share of these
+    heads (a tenth of all) that move. `UserError` where prompts lack the places or none moves."""
     parts = []
     for split in ("calibration", "evaluation"):
         prompts = settings.sets(["harmful", "harmless"], settings.n_prompts, split)
@@ -322,10 +312,9 @@ def random_as_one(judged: DataFrame) -> DataFrame:
 
 
 def competence(study: StudyModel, tried: DataFrame, settings=Settings()) -> dict[str, float]:
-    """By calibration replies without the heads that `choose` takes: ``answered``, the share of the
-    untouched model's harmless requests that are still done; ``read``, the least share of readable
-    replies to harmful ones, without random heads too; ``read_cut``, that where heads see no
-    thought."""
+    """Of calibration replies without the chosen heads: ``answered``, the share of the untouched
+    model's harmless requests that are still done; ``read``, the least share of readable replies to
+    harmful ones, without random heads too; ``read_cut``, that where heads see no thought."""
     untouched, chosen = tried.iloc[0], choose(tried)
     asked = settings.sets(["harmful"], settings.n_competence, "calibration")
     judged = ablate(study, asked, compared(study, chosen["heads"], settings), settings)

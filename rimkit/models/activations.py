@@ -60,12 +60,8 @@ def forward(study: StudyModel, ids, mask, **kwargs):
     right is invisible to a causal model, so its mask is left out: with it, transformers would form
     a mask of tokens x tokens for every conversation."""
     right = bool(mask[:, 0].all()) and bool((mask[:, 1:] <= mask[:, :-1]).all())
-    return study.hf.model(
-        input_ids=ids.to(study.device),
-        attention_mask=None if right else mask.to(study.device),
-        use_cache=False,
-        **kwargs,
-    )[0]
+    seen = None if right else mask.to(study.device)
+    return study.hf.model(input_ids=ids.to(study.device), attention_mask=seen, use_cache=False, **kwargs)[0]
 
 
 def batches(study: StudyModel, items: Sequence[Encoded], run: Callable, batch_size: int = 64) -> Iterator[tuple]:
@@ -80,6 +76,13 @@ def batches(study: StudyModel, items: Sequence[Encoded], run: Callable, batch_si
     advice = "shorten the prompts, take a smaller model or a larger device ('rimkit plan' shows what fits)"
     lengths = [len(item.ids) for item in items]
     yield from shrinking(study, "reading", lengths, batch_size, padded, advice)
+
+
+def in_order(study: StudyModel, items: Sequence[Encoded], run: Callable) -> np.ndarray:
+    """What ``run`` finds in `batches` (tensors), along the last axis in the order of ``items``."""
+    parts = list(batches(study, items, run))
+    order = np.argsort(np.concatenate([rows for rows, _ in parts]))
+    return np.concatenate([found.float().cpu().numpy() for _, found in parts], -1)[..., order]
 
 
 def stream(
@@ -114,13 +117,9 @@ def stream(
 
 
 def read(
-    study: StudyModel,
-    items: Sequence[Encoded],
-    kinds: Sequence[str] = ("residual",),
-    spans: Sequence[str] = ("last",),
-    pool: str = "mean",
-    batch_size: int = 64,
-) -> dict[tuple[str, str], np.ndarray]:
+    study: StudyModel, items: Sequence[Encoded], kinds: Sequence[str] = ("residual",),
+    spans: Sequence[str] = ("last",), pool: str = "mean", batch_size: int = 64,
+) -> dict[tuple[str, str], np.ndarray]:  # fmt: skip
     """Internals of every conversation: ``{(kind, span): float32 [layers, prompts, ...]}``. Pooled
     as in `stream`; a kind of model may have a way of its own (`StudyModel.stream`)."""
     kept: dict[tuple[str, str], np.ndarray] = {}

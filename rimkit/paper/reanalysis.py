@@ -80,9 +80,7 @@ def _mean_of_rows(location: str, group: str, quantity: str) -> float:
 
 
 def probe_counts() -> pd.DataFrame:
-    """Fig. 3 as counts above threshold, by ``mode, position, layer``. Columns: ``refused,
-    fulfilled, harmful`` (counts), ``harmless`` (a share), ``unexplained``: refused + fulfilled -
-    harmful. If the curves came from two probes, nothing would tie them."""
+    """How many prompts are behind the curves of Fig. 3, by position and mode; one has no label."""
     rows = ["mode", "position", "layer"]
     wide = by_model("fig3_probe_scores", "group", "share_above_threshold", rows).reset_index()
     sizes = [group_sizes(item.mode, item.position) for item in wide.itertuples()]
@@ -97,8 +95,7 @@ def group_sizes(mode: str, position: str) -> tuple[int, int, int]:
 
 
 def sizes_in_words() -> dict[tuple[str, str], str]:
-    """How many prompts stand behind the curves of Fig. 3, by position and mode. One of the harmful
-    prompts has no label."""
+    """How many prompts are behind the curves of Fig. 3, by position and mode; one has no label."""
     found = {}
     for position, mode in published("fig3_probe_scores").groupby(["position", "mode"]).groups:
         refused, fulfilled, harmful = sizes = group_sizes(mode, position)

@@ -78,11 +78,6 @@ def models_needed(effects, level: float = 1 - LEVEL) -> float:
     return inf
 
 
-def smallest_clear_drop(k: int, n: int) -> int | None:
-    """The largest count below ``k`` of ``n`` that Fisher's exact test tells from it."""
-    return next((low for low in range(k - 1, -1, -1) if exact_test(low, n, k, n) < 1 - LEVEL), None)
-
-
 class Average(NamedTuple):
     """A mean over models with its 95% t interval and the ways in which it can mislead."""
 
