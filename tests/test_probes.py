@@ -144,7 +144,7 @@ def test_the_place_where_the_groups_differ_wins(outcome):
     assert outcome.best_residual("last") in (1, 2)
     gap = probes.outside_minus_inside(outcome)
     assert gap["outside"].tolist() == ["last", "im_end"]  # the best on calibration first: what the claim is judged by
-    assert gap["calibration"].tolist() == [outcome.calibrated(span).max() for span in gap["outside"]]
+    assert gap["calibration"].tolist() == [outcome.cross_validated(span).max() for span in gap["outside"]]
     assert (gap["value_b"] > 0.99).all()
     assert gap.loc[1, "ci_high"] < 0 and abs(gap.loc[0, "effect"]) < 0.05
     assert probes.outside_minus_inside(None).empty

@@ -5,8 +5,9 @@ all of these names, but one means the same wherever it is: ``Settings``, a froze
 each default stands once; ``run(study, settings) -> Result``; ``evaluation_prompts``, on which
 effects are reported; ``score`` and ``choose``, on calibration prompts (what they return differs);
 ``ablate``, replies without parts of the model; ``competence``, what floors (`rimkit.ledger.floor`)
-are asked of, on calibration prompts; ``rows`` (`ras`: ``with_rows``), a verdict row per claim,
-which says why if a step is undefined. `planted`, a control, has no chapter.
+are asked of, on calibration prompts (`ras` asks evaluation replies); ``rows`` (`ras`:
+``with_rows``), a verdict row per claim, which says why if a step is undefined. `planted`, a
+control, has no chapter.
 
 Words of all files: a *study* is a model under study. A table of *judged replies* (``judged``) has a
 row per reply and what a judge says of it; a *verdict* is what the workbook says of a claim, by the
@@ -73,6 +74,15 @@ class Common:
         same = replace(self, progress=False, **{name: "" for name in MAY_GROW if hasattr(self, name)})
         of = repr((study.fingerprint(), self.evaluation.fingerprint(), same)) if at else ""
         return lambda name, make: kept(Path(at) / name.replace("/", "-") if at else "", make, of)
+
+    def keep_one(self, study: StudyModel) -> Callable[..., DataFrame]:
+        """``keep(name, measure, …)``: the table that ``measure`` makes of the rest (`keeper`)."""
+
+        def keep(name: str, measure: Callable, *given, **options) -> DataFrame:
+            tables = self.keeper(study)(name, lambda: {"table": measure(*given, **options)})
+            return next(iter(tables.values()))
+
+        return keep
 
 
 @dataclass(frozen=True)

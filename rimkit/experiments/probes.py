@@ -114,9 +114,9 @@ def with_first_token(items: Sequence[Encoded]) -> list[Encoded]:
 
 
 def observed(study: StudyModel, settings=Settings()) -> DataFrame:
-    """Judged replies in both modes and splits, with the columns ``split`` and ``text``. Also of the
-    second safety set, twice as many, where more models refuse some and fulfil some without
-    thinking. A model elsewhere gives no replies: no-think prompts, nothing refused."""
+    """Judged replies in both modes and splits, with ``split, text``. Also of the second safety set,
+    twice as many, where more models refuse some and fulfil some without thinking. A model that runs
+    elsewhere (`rimkit.models.ndif`) gives none: no-think prompts, nothing refused."""
     n, parts = settings.n_prompts, []
     for split in SPLITS:
         second = settings.sets(["second-safety"], split=split)
@@ -147,10 +147,6 @@ class SplitStates:
         here = ~np.isnan(self.states[span][0]).any(-1)
         return self.states[span][:, here], self.positive[here], self.clusters[here]
 
-    def probe(self, span: str) -> Probe:
-        """Difference of means at a span (requests without it left out)."""
-        return fit(*self.at(span)[:2])
-
 
 @dataclass(frozen=True)
 class Contrast:
@@ -177,10 +173,10 @@ class Contrast:
 
     def probe(self, span: str) -> Probe:
         """Difference of means at a span, fitted on calibration."""
-        return self.calibration.probe(span)
+        return fit(*self.calibration.at(span)[:2])
 
-    def calibrated(self, span: str) -> np.ndarray:
-        """How well probes of some calibration verbs rank the others, by residual from 1 on."""
+    def cross_validated(self, span: str) -> np.ndarray:
+        """AUROC of probes fitted on some calibration verbs, on the others: by residual, from 1."""
         from sklearn.model_selection import GroupKFold
 
         states, positive, clusters = self.calibration.at(span)
@@ -191,8 +187,8 @@ class Contrast:
         return areas(ranked[1:], positive)
 
     def best_residual(self, span: str) -> int:
-        """The residual whose probe reads best by `calibrated`."""
-        return 1 + int(np.argmax(self.calibrated(span)))
+        """The residual whose probe reads best by `cross_validated`."""
+        return 1 + int(np.argmax(self.cross_validated(span)))
 
     def scored(self, span: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Evaluation requests by the probe at its best residual: scores, positive, clusters."""
@@ -253,9 +249,9 @@ def _spans(defined: Contrasts) -> list[tuple[Contrast, str]]:
 
 def separated(one: Contrast, span: str, settings=Settings()) -> dict:
     """How well a contrast separates at a span, beside probes that have learned nothing. At the
-    ``residual`` best on calibration: areas ``auroc`` (and ``_low, _high``), with ``shuffled``
-    labels (mean), of ``logistic`` regression, of a ``random`` direction (better side); and
-    ``effect, ci_low, ci_high, p_value`` of auroc minus shuffled."""
+    ``residual`` best on calibration: AUROC of the probe (``auroc, auroc_low, auroc_high``), with
+    ``shuffled`` labels (mean), of ``logistic`` regression, of a ``random`` direction (better side);
+    and ``effect, ci_low, ci_high, p_value`` of auroc minus shuffled."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -284,13 +280,12 @@ def scores(defined: Contrasts, settings=Settings()) -> DataFrame:
 
 
 def outside_minus_inside(outcome: Contrast | None) -> DataFrame:
-    """The area at each span ``outside`` the thought minus that of its mean, same prompts; first the
+    """AUROC at each span ``outside`` the thought minus that of its mean, same prompts; first the
     span that reads best on ``calibration`` requests. Empty if undefined."""
     rows, inside, spans = [], "thought", outcome.spans if outcome else ()
     for span in (at for at in spans if inside in spans and not at.startswith(inside)):
-        new, known = outcome.evaluation, outcome.calibrated(span).max()
-        scored = {at: outcome.probe(at)(new.states[at]) for at in (span, inside)}
-        both = [scores[outcome.best_residual(at)] for at, scores in scored.items()]
+        new, known = outcome.evaluation, outcome.cross_validated(span).max()
+        both = [outcome.probe(at)(new.states[at])[outcome.best_residual(at)] for at in (span, inside)]
         here = ~np.isnan(both).any(0)
         groups = both[1][here][None], new.positive[here], new.clusters[here]
         effect = auroc_above(both[0][here], *groups, either_side=False)
@@ -309,8 +304,7 @@ def above_untrained(study: StudyModel, one: Contrast | None, settings=Settings()
     """How well a contrast separates at the last token, above random weights of the same shape.
     Words alone tell harmful from harmless requests to a degree, and random weights pass them on.
     The interval covers other verbs *and which random weights one compares with*: it holds zero for
-    95 in 100 of them. Each model meets draws of its own. A text where the contrast is undefined, or
-    random weights do not fit beside the model."""
+    95 in 100 of them. A text where the contrast is undefined, or random weights do not fit."""
     if one is None:
         return "harmful against harmless requests is undefined in this mode"
     splits = {name: getattr(one, name) for name in SPLITS}
@@ -356,6 +350,7 @@ def steer(
     def together(chosen: list[Steering]):
         return steer_per_row(study, *(np.stack(each) for each in zip(*chosen, strict=True)))
 
+    # "about": what the conditions are, so that these replies are not taken for those of an ablation
     usual = {"max_new_tokens": 32, "about": b"steer", **settings.generation, **generation}
     return under_together(study, prompts, conditions, together, **usual)
 
@@ -405,7 +400,7 @@ def competence(study: StudyModel, used: Mapping[str, Probe], settings=Settings()
 
 
 def rows(
-    study: StudyModel, undefined: Mapping, probed: DataFrame, apart: DataFrame, above: Found, removal: Mapping,
+    study: StudyModel, undefined: Mapping, separated_at: DataFrame, gaps: DataFrame, above: Found, removals: Mapping,
     able: DataFrame, settings=Settings(),
 ) -> list[dict]:  # fmt: skip
     """The verdict rows of C3. From what `contrasts` leaves ``undefined``, `scores`,
@@ -414,16 +409,17 @@ def rows(
     def why(what: str, mode: str, otherwise: str) -> str:
         return "no replies: the model runs elsewhere" if study.elsewhere else undefined.get((what, mode), otherwise)
 
-    place = probed[(probed["what"] == "outcome") & (probed["span"] == "empty")] if len(probed) else probed
+    asked = "what == 'outcome' and span == 'empty'"
+    place = separated_at.query(asked) if len(separated_at) else separated_at
     renamed = place.rename(columns={"auroc": "value", "shuffled": "control_value"}).to_dict("records")
     inside = "thoughts are not read, or too short"
     claimed = [
         ("C3a", "no-think", above),
         ("C3b", "no-think", next(iter(renamed), why("outcome", "no-think", "no empty think span"))),
-        ("C3c", "think", next(iter(apart.to_dict("records")), why("outcome", "think", inside))),
+        ("C3c", "think", next(iter(gaps.to_dict("records")), why("outcome", "think", inside))),
     ]
     for claim, (what, metric) in STEERED.items():
-        table = removal.get(metric, DataFrame())
+        table = removals.get(metric, DataFrame())
         found = table[table["direction"] == what].to_dict("records") if len(table) else ()
         if found:
             floors = able.loc[what].rename({"answered": "reached"})
@@ -438,18 +434,18 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     ``probes-gaps`` (`outside_minus_inside`), ``probes-steering`` (`removal_effects`), and
     ``probes-steering-verdicts`` (the replies behind it, without texts)."""
     defined, undefined = contrasts(study, observed(study, settings))
-    apart = outside_minus_inside(defined.get(("outcome", "think")))
+    gaps = outside_minus_inside(defined.get(("outcome", "think")))
     above = above_untrained(study, defined.get(("harm", "no-think")), settings)
     used = {} if study.elsewhere else directions(defined)
-    probed = scores(defined, settings)
+    separated_at = scores(defined, settings)
     judged = without_directions(study, used, settings)
-    removal = {metric: removal_effects(judged, metric) for metric in ("refused", "misaligned")}
-    steering = pd.concat(removal.values(), ignore_index=True)
-    tables = {"probes": probed, "probes-gaps": apart, "probes-steering": steering}
+    removals = {metric: removal_effects(judged, metric) for metric in ("refused", "misaligned")}
+    steering = pd.concat(removals.values(), ignore_index=True)
+    tables = {"probes": separated_at, "probes-gaps": gaps, "probes-steering": steering}
     if used:
         tables["probes-steering-verdicts"] = per_prompt(judged, "condition")
     able = competence(study, used, settings)
-    return result(study, tables, rows(study, undefined, probed, apart, above, removal, able, settings))
+    return result(study, tables, rows(study, undefined, separated_at, gaps, above, removals, able, settings))
 
 
 # -- what only notebooks use -----------------------------------------------------------------------
@@ -505,8 +501,8 @@ def trajectory(
         return (found["residual"][residual].float().cpu() @ vector - threshold).numpy(), spans
 
     parts = []
-    for rows, (scores, places) in batches(study, items, run):
-        for row, values, place in zip(rows, scores, places, strict=True):
+    for rows, (by_row, places) in batches(study, items, run):
+        for row, values, place in zip(rows, by_row, places, strict=True):
             score = values[slice(*place.get(span, (0, 0)) if span else (0, len(items[row].ids)))]
             tokens = np.arange(len(score))
             part = tokens / max(1, len(tokens) - 1)
@@ -519,7 +515,7 @@ def places_to_add(study: StudyModel, probe: Probe, settings=Settings()) -> DataF
     harmless = settings.sets(["harmless"], N_HARMLESS, "calibration")
     places = list(product(range(1, len(probe.vectors)), SCALES))
     conditions = {f"{at} {scale}": added(probe, at, scale) for at, scale in places}
-    judged = steer(study, harmless, conditions, settings, max_new_tokens=24)
+    judged = steer(study, harmless, conditions, settings, max_new_tokens=24)  # one sentence
     shares = judged.groupby("condition")[["refused", "coherent"]].mean().loc[list(conditions)]
     return DataFrame(places, columns=["residual", "scale"]).join(shares.reset_index(drop=True))
 
