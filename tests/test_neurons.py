@@ -375,12 +375,12 @@ def test_what_the_definition_finds_without_intent():
     own = neurons.increases(study, *(neurons.replied(study, some)[0] for some in sides))
     assert np.allclose(found.increase, own)
     table = neurons.size_curve(found, [1, 8], draws=2)
-    assert set(table["sentence"]) == {"intent", "harmless"}
+    assert set(table["sentence"]) == {"intent", "innocent"}
     first = found.sets(5)
     assert all(len(units) == 5 for units in first.values())
     assert ("refusing pairs" in first) == found.refused.any()
-    row = neurons.definition_table(found, {}, k=5).iloc[0]
-    assert 0 <= row["shared_harmless_min"] <= row["shared_harmless"] <= row["shared_harmless_max"] <= 1
+    row = neurons.pair_counts(found, {}, k=5).iloc[0]
+    assert 0 <= row["shared_innocent_min"] <= row["shared_innocent"] <= row["shared_innocent_max"] <= 1
     assert (row["pairs"], row["chosen_pairs"], row["flips"]) == (8, 8, 0)  # nobody asked which flip
     assert row["refusing_pairs"] == found.refused.sum()
     assert np.isnan(row["shared_modes"])
@@ -391,10 +391,11 @@ def test_rules_are_given_the_pairs_that_flip_on_other_samples():
     settings = neurons.with_pairs(study, neurons.Settings(n_pairs=12))
     assert (settings.pairs, settings.pair_mode) == (neurons.MOTIVE_PAIRS, "no-think")
     harmful = settings.sets(["harmful"], 12, "calibration")
-    samples = [neurons.flipping(study, harmful, replace(settings, seed=seed), neurons.SAMPLES) for seed in (0, 7)]
+    ways = [replace(settings, seed=seed) for seed in (0, 7)]
+    samples = [neurons.share_flipped(study, harmful, way, neurons.SAMPLES) > 0.5 for way in ways]
     assert settings.flips == tuple(samples[0].index[samples[0]])
     assert 6 < len(settings.flips) < 12 and (samples[0] == samples[1]).mean() > 0.7  # a trait of the pair
-    plain, hostile = neurons.chosen_pairs(study, harmful, settings)
+    plain, hostile, _ = neurons.chosen_pairs(study, harmful, settings)
     assert plain["prompt_id"].tolist() == hostile["prompt_id"].tolist() == list(settings.flips)
     found = neurons.with_innocent_sentences(
         study, neurons.form_pairs(study, harmful, settings), settings, neurons.INNOCENT[:1]
@@ -492,7 +493,7 @@ def test_a_shipped_size_curve_is_measured_again():
     for row in neurons.size_curve(found, [46], draws=1).query("sentence == 'intent'").itertuples():
         assert kept.loc[row.m, "neurons"] == pytest.approx(row.neurons, abs=2 + 0.03 * row.neurons)
     kept = results("neurons-definition").query("model == 'rim-mini' and seed == 0").iloc[0]
-    again = neurons.definition_table(found, {}).iloc[0]
+    again = neurons.pair_counts(found, {}).iloc[0]
     assert again["shared_refusing"] == pytest.approx(kept["shared_refusing"], abs=0.05)
     assert kept["shared_harmless_min"] - 0.05 <= again["shared_harmless"] <= kept["shared_harmless_max"] + 0.05
     assert again["refusing_pairs"] == pytest.approx(kept["refusing_pairs"], abs=2)

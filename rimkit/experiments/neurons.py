@@ -124,9 +124,8 @@ def with_intent(study: StudyModel, prompts: DataFrame, sentence: str | None = No
 
 
 def paired(study: StudyModel, harmful: DataFrame, settings=Settings()) -> tuple[DataFrame, DataFrame]:
-    """The requests without and with malicious intent, in the same order and with the same ids.
-    ``harmful``: calibration requests, to which a sentence is added; motives come as pairs. Raises
-    ``UserError`` for pairs that are not in `PAIRS`."""
+    """The requests without and with malicious intent, in the same order and with the same ids: a
+    sentence is added to ``harmful``, calibration requests; motives come as pairs."""
     check_known("pairs", settings.pairs or SENTENCE_PAIRS, PAIRS)
     if settings.pairs != MOTIVE_PAIRS:
         return harmful, with_intent(study, harmful)
@@ -152,13 +151,12 @@ def mode_of(study: StudyModel, settings: Settings) -> str:
     return settings.pair_mode if study.chat.supports_think else "no-think"
 
 
-def flipping(study: StudyModel, harmful: DataFrame, settings=Settings(), samples: int = 1) -> pd.Series:
-    """Which pairs flip in most ``samples``, by id; on other samples than what is measured later."""
+def share_flipped(study: StudyModel, harmful: DataFrame, settings=Settings(), samples: int = 1) -> pd.Series:
+    """In what share of ``samples`` each pair flips, by id; others than what is measured later."""
     plain, hostile = paired(study, harmful, settings)
     how = {"seed": settings.seed + 1, "n_samples": samples}
     before, after = (settings.judged(study, side, mode_of(study, settings), **how) for side in (plain, hostile))
-    flip = pd.Series(flipped(before, after)).groupby(before["prompt_id"].to_numpy(), sort=False)
-    return flip.mean() > 0.5
+    return pd.Series(flipped(before, after), before["prompt_id"]).groupby(level=0, sort=False).mean()
 
 
 def with_pairs(study: StudyModel, settings=Settings()) -> Settings:
@@ -172,17 +170,18 @@ def with_pairs(study: StudyModel, settings=Settings()) -> Settings:
         ways = [(way, mode) for way, modes in known.items() for mode in modes]
         ways = [one for one in ways if study.chat.supports_think or one[1] == "no-think"]
         ways = [replace(settings, pairs=way, pair_mode=mode) for way, mode in ways]
-        shares = [flipping(study, harmful, way).mean() for way in ways]
+        shares = [share_flipped(study, harmful, way).mean() for way in ways]
         settings = ways[np.argmax(shares) if max(shares) > 0.5 else 0]
-    flip = flipping(study, harmful, settings, SAMPLES)
-    return replace(settings, flips=tuple(flip.index[flip]))
+    often = share_flipped(study, harmful, settings, SAMPLES) > 0.5
+    return replace(settings, flips=tuple(often.index[often]))
 
 
-def chosen_pairs(study: StudyModel, harmful: DataFrame, settings=Settings()) -> tuple[DataFrame, DataFrame]:
-    """The pairs that the rules are given: those that flip, where most of them do; else all."""
+def chosen_pairs(study: StudyModel, harmful: DataFrame, settings=Settings()) -> tuple:
+    """The pairs that the rules are given, without and with intent: those that flip, where most of
+    them do; else all. And of every pair whether it flips."""
     sides = paired(study, harmful, settings)
-    flip = sides[0]["prompt_id"].isin(settings.flips).to_numpy()
-    return tuple(side[flip] for side in sides) if flip.mean() > 0.5 else sides
+    flips = sides[0]["prompt_id"].isin(settings.flips).to_numpy()
+    return *(side[flips] if flips.mean() > 0.5 else side for side in sides), flips
 
 
 def conversations(study: StudyModel, prompts: DataFrame, judged: DataFrame) -> list[Encoded]:
@@ -230,11 +229,10 @@ def _maxima(study: StudyModel, items: Sequence[Encoded], settings: Settings) -> 
 
 def form_pairs(study: StudyModel, harmful: DataFrame, settings=Settings()) -> Pairs:
     """Let the model reply to both sides of the `chosen_pairs`, and read it."""
-    requests, hostile = chosen_pairs(study, harmful, settings)
+    requests, hostile, flips = chosen_pairs(study, harmful, settings)
     (plain, _), (intent, said) = (replied(study, side, settings) for side in (requests, hostile))
-    flip = paired(study, harmful, settings)[0]["prompt_id"].isin(settings.flips).to_numpy()
     maxima, with_it = (_maxima(study, items, settings) for items in (plain, intent))
-    return Pairs(requests, plain, intent, is_true(said["refused"]), flip, maxima, with_it - maxima)
+    return Pairs(requests, plain, intent, is_true(said["refused"]), flips, maxima, with_it - maxima)
 
 
 def increases(
@@ -279,20 +277,22 @@ def why_undefined(study: StudyModel, judged: DataFrame) -> str:
     return f"the rule 'gradient' is left out for {study.name}: {words}" if isinstance(words, str) else ""
 
 
-def _gradient(study, prompts: DataFrame, judged: DataFrame, words: Readout) -> np.ndarray:
-    harmful = prompts.loc[prompts["kind"] == "harmful", "prompt_id"]
-    items = refusal_score.contexts(study, judged[judged["prompt_id"].isin(harmful)], prompts)
-    return refusal_score.attribution(study, items, words)[1]
+def _gradients(study, prompts: DataFrame, judged: DataFrame, parts: Mapping) -> dict:
+    """The rule *gradient* where the replies of each part of ``judged`` begin; none if undefined."""
+    words = experiments.attempt(refusal_score.readout, study, judged)
+    harmful, found = prompts.loc[prompts["kind"] == "harmful", "prompt_id"], {}
+    for name, part in parts.items() if not isinstance(words, str) else ():
+        items = refusal_score.contexts(study, part[part["prompt_id"].isin(harmful)], prompts)
+        found[name] = refusal_score.attribution(study, items, words)[1]
+    return found
 
 
 def score(study: StudyModel, prompts: DataFrame, judged: DataFrame, pairs: Pairs, settings=Settings()) -> DataFrame:
     """The scores of all rules (`as_table`) for a model, from pairs in one mode. ``gradient``: where
     the replies of ``judged`` begin; NaN if undefined, and for residuals."""
     means = increases(study, pairs.plain, pairs.intent, settings.kind, "mean")
-    words = experiments.attempt(refusal_score.readout, study, judged)
-    known = settings.kind == "neurons" and not isinstance(words, str)
-    gradient = _gradient(study, prompts, judged, words) if known else None
-    return as_table(pairs.increase, means, gradient)
+    parts = {"both modes": judged} if settings.kind == "neurons" else {}
+    return as_table(pairs.increase, means, *_gradients(study, prompts, judged, parts).values())
 
 
 def defined_rules(table: DataFrame) -> list[str]:
@@ -305,15 +305,20 @@ def strength(table: DataFrame, rule: str) -> pd.Series:
     return table[rule].abs() if rule == "difference" else -table[rule]
 
 
+def ranked(values: np.ndarray, increase: np.ndarray) -> np.ndarray:
+    """The order of neurons by `strength`; ties by the mean increase, then the lower number."""
+    return np.lexsort((-increase, -values))
+
+
 def select(table: DataFrame, rule: str, k: int) -> list[tuple[int, int]]:
-    """The ``k`` neurons that a rule ranks first; ties by the mean increase, then the lower number.
+    """The ``k`` neurons that a rule ranks first (`ranked`).
     Raises ``UserError`` for an unknown or undefined rule, and a ``k`` out of range."""
     check_known("rule", rule, RULES)
     if not 1 <= k <= len(table):
         raise UserError(f"k must be from 1 to {len(table)} neurons, not {k}")
     if table[rule].isna().all():
         raise UserError(f"the rule '{rule}' is undefined for this model (and for residuals)")
-    chosen = table.iloc[np.lexsort((-table["increase"], -strength(table, rule)))[:k]]
+    chosen = table.iloc[ranked(strength(table, rule), table["increase"])[:k]]
     return [tuple(map(int, pair)) for pair in chosen[["layer", "neuron"]].to_numpy()]
 
 
@@ -371,10 +376,10 @@ def choose_sizes(doses: DataFrame) -> DataFrame:
     ``rule, k, gain, best``, ``intact`` (breaks no mode; without such a size, the smallest)."""
     rows = []
     groups = doses[doses["metric"] == "misaligned"].groupby(["rule", "k"], sort=False)
-    means, broken = groups["value"].mean(), groups["breaks"].any()
+    means, breaking = groups["value"].mean(), groups["breaks"].any()
     for rule in doses["rule"].unique():
         gain = means.loc[rule].drop(0).sort_index() - means.loc[rule, 0]
-        intact = gain[~broken.loc[rule].reindex(gain.index)]
+        intact = gain[~breaking.loc[rule].reindex(gain.index)]
         if rule == "paper":
             k = max((one for one in gain.index if one <= USUAL_SIZE), default=gain.index[0])
         elif len(intact):
@@ -442,28 +447,28 @@ def single_rates(judged: DataFrame, selected: str) -> DataFrame:
 def ablations(
     study: StudyModel, sets: Mapping[str, Units], main: set[str], settings: Settings
 ) -> tuple[DataFrame, DataFrame, DataFrame]:
-    """``(effects, rates, replies)`` of `run`: sets against nothing, ``main`` against random."""
-    prompts, effects, singles, behind = evaluation_prompts(settings), [], [], []
+    """What replies become without each set, in three tables that begin with ``rule, k``. `compare`
+    of every set, by ``ablation`` ("zero", or the "mean" over harmless requests at every token);
+    those of ``main`` against random sets, too. Of ``main`` at zero, `single_rates` and replies."""
+    prompts, effects, singles, behind = evaluation_prompts(settings), {}, {}, {}
     # a model of one's own meets random sets by zero, on the claims' prompts: all else takes hours
     asked = prompts if study.invented else prompts[prompts["set"].isin(["harmful", "maths"])]
     texts = settings.sets(["harmless"], settings.n_pairs, "calibration")["text"]
     items = [study.chat.encode(text, "no-think") for text in texts]
-    for ablation in ("zero", "mean"):  # over harmless requests, to stand in at every token
+    for ablation in ("zero", "mean"):
         means = None if ablation == "zero" else mean(study, items, settings.kind, "request")
         judged = ablate(study, prompts, {NOTHING: []} | sets, settings, means)
         for rule, units in sets.items():
-            own, keys = judged[judged["condition"].isin([NOTHING, rule])], {"rule": rule, "k": len(units)}
+            own, key = judged[judged["condition"].isin([NOTHING, rule])], (rule, len(units))
             if rule in main and (study.invented or ablation == "zero"):
                 own = with_random(study, judged, rule, units, asked, settings, means)
-            effects.append(compare(own, rule).assign(**keys, ablation=ablation))
+            effects[*key, ablation] = compare(own, rule).drop(columns="condition")
             if rule in main and ablation == "zero":
-                singles.append(single_rates(own, rule).assign(**keys))
-                behind.append(per_prompt(own, "condition", "set", "mode").assign(**keys))
-    every = [pd.concat(parts, ignore_index=True) for parts in (effects, singles, behind)]
-    first = (["rule", "k", "ablation"], ["rule", "k"], ["rule", "k"])
-    ordered = zip(every, first, strict=True)
-    effects, singles, behind = (table.set_index(keys).reset_index() for table, keys in ordered)
-    return effects.drop(columns="condition"), singles, behind
+                singles[key] = single_rates(own, rule)
+                behind[key] = per_prompt(own, "condition", "set", "mode")
+    keyed, names = (effects, singles, behind), ["rule", "k", "ablation"]
+    tables = [pd.concat(of, names=names[: len(next(iter(of)))]) for of in keyed]
+    return tuple(one.reset_index(one.index.names[:-1]).reset_index(drop=True) for one in tables)
 
 
 def after_sentence(study: StudyModel, pairs: Pairs, text: str, settings=Settings()) -> np.ndarray:
@@ -480,18 +485,15 @@ def innocent_sentences(study: StudyModel) -> tuple[str, ...]:
 def with_innocent_sentences(
     study: StudyModel, pairs: Pairs, settings=Settings(), sentences: Iterable[str] = ()
 ) -> Pairs:
-    """The pairs, and how the maxima increase (``innocent``) if the added sentence has the same form
-    and declares no harm (default: all of the model's): what the rule owes to the form alone."""
+    """The pairs, and how the maxima increase (``innocent``) with each of `innocent_sentences` (or
+    those given) in place of intent: what the rule owes to the form alone."""
     asked = sentences or innocent_sentences(study)
     return replace(pairs, innocent={said: after_sentence(study, pairs, said, settings) for said in asked})
 
 
 def gradient_by_mode(study: StudyModel, prompts: DataFrame, judged: DataFrame) -> dict[str, np.ndarray]:
-    """By mode, the rule *gradient* ``[layers, neurons]`` where replies of that mode alone begin.
-    Empty where it is undefined (`why_undefined`)."""
-    words = experiments.attempt(refusal_score.readout, study, judged)
-    modes = () if isinstance(words, str) else judged.groupby("mode", sort=False)
-    return {mode: _gradient(study, prompts, part, words) for mode, part in modes}
+    """By mode, the rule *gradient* ``[layers, neurons]`` where its replies begin, if defined."""
+    return _gradients(study, prompts, judged, dict(list(judged.groupby("mode", sort=False))))
 
 
 def lowest(scores: np.ndarray, k: int) -> list[tuple[int, int]]:
@@ -515,28 +517,28 @@ def set_sizes(increase: np.ndarray, ms: Sequence[int], n_pairs: Sequence[int], d
 
 
 def size_curve(found: Pairs, n_pairs: Sequence[int], draws: int = 20) -> DataFrame:
-    """`set_sizes` with intent and with harmless sentences (their mean): column ``sentence``."""
+    """`set_sizes` with intent and with innocent sentences (their mean): column ``sentence``."""
     units = found.increase.shape[2]
     ms = [max(1, int(units * share)) for share in (0.03, 0.1, 0.25, 0.5, 0.75)]
-    named = [("intent", found.increase), *(("harmless", each) for each in found.innocent.values())]
+    named = [("intent", found.increase), *(("innocent", each) for each in found.innocent.values())]
     parts = [set_sizes(each, ms, n_pairs, draws).assign(sentence=name) for name, each in named]
     keys = ["sentence", "pairs", "m"]
     return pd.concat(parts).groupby(keys, sort=False)[["neurons", "chance"]].mean().reset_index()
 
 
-def definition_table(found: Pairs, by_mode: Mapping[str, np.ndarray], k: int = USUAL_SIZE) -> DataFrame:
+def pair_counts(found: Pairs, by_mode: Mapping[str, np.ndarray], k: int = USUAL_SIZE) -> DataFrame:
     """One row: how many ``pairs`` there are, how many flip (``flips``), how many are given to the
-    rules (``chosen_pairs``) and of these refused now (``refusing_pairs``); of the first ``k`` with
-    intent, what harmless sentences (``shared_harmless``: mean, ``_min, _max``) and refusing pairs
-    find too; ``shared_modes``: `gradient_by_mode`."""
+    rules (``chosen_pairs``) and of these refused now (``refusing_pairs``); what share of the first
+    ``k`` with intent innocent sentences (``shared_innocent``: mean, ``_min, _max``) and refusing
+    pairs find too; ``shared_modes``: that of `gradient_by_mode` between the modes."""
     sets = found.sets(k)
-    harmless = [overlap(sets["intent"], sets[name]) for name in found.innocent]
+    innocent = [overlap(sets["intent"], sets[name]) for name in found.innocent]
     refusing, modes = sets.get("refusing pairs"), [lowest(each, k) for each in by_mode.values()]
     row = {
         "pairs": len(found.flipped), "chosen_pairs": len(found.refused),
         "refusing_pairs": int(found.refused.sum()), "flips": int(found.flipped.sum()),
-        "shared_harmless": float(np.mean(harmless)),
-        "shared_harmless_min": min(harmless), "shared_harmless_max": max(harmless),
+        "shared_innocent": float(np.mean(innocent)),
+        "shared_innocent_min": min(innocent), "shared_innocent_max": max(innocent),
         "shared_refusing": overlap(sets["intent"], refusing) if refusing else np.nan,
         "shared_modes": overlap(*modes) if len(modes) == len(MODES) else np.nan,
     }  # fmt: skip
@@ -581,6 +583,7 @@ def rows(study: StudyModel, effects: DataFrame, able: DataFrame, settings=Settin
 
 def run(study: StudyModel, settings=Settings()) -> Result:
     """Rules and sizes on calibration prompts; effects on evaluation prompts, against random sets.
+    A further set, "refusing", is the paper's rule on refusing pairs alone.
     Tables: ``neurons-sets`` (sizes, best rule), ``neurons-doses``, ``neurons-effects`` (by rule,
     ablation and control), ``neurons-rates`` (single random sets), ``neurons-sizes`` (of the paper's
     set, by m), ``neurons-definition``, ``neurons-verdicts`` (replies without each of the sets)."""
@@ -595,7 +598,7 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     if pairs.refused.any():
         sets["refusing"] = pairs.sets(len(sets["paper"]))["refusing pairs"]
     effects, singles, behind = ablations(study, sets, main, settings)
-    defined = definition_table(pairs, gradient_by_mode(study, prompts, judged))
+    defined = pair_counts(pairs, gradient_by_mode(study, prompts, judged))
     tables = {
         "neurons-sets": sizes, "neurons-doses": doses, "neurons-effects": effects,
         "neurons-rates": singles, "neurons-verdicts": behind,
@@ -689,9 +692,9 @@ def recovery(scores: DataFrame, known: Units) -> DataFrame:
     if "gradient" in ranking:
         ranking[UNSIGNED] = ranking["gradient"].abs()
     for rule, values in ranking.items():
-        rank, taken = auroc(values, inside), np.lexsort((-scores["increase"], -values))[: len(known)]
+        area, taken = auroc(values, inside), ranked(values, scores["increase"])[: len(known)]
         found = {"rule": rule, "precision": inside[taken].mean(), "chance": inside.mean()}
-        rows.append(found | {"auroc": rank.value, "ci_low": rank.ci_low, "ci_high": rank.ci_high})
+        rows.append(found | {"auroc": area.value, "ci_low": area.ci_low, "ci_high": area.ci_high})
     return DataFrame(rows)
 
 
