@@ -54,9 +54,8 @@ class Difference(NamedTuple):
 
 
 def rate(values: Sequence, clusters: Sequence | None = None) -> Rate:
-    """The mean of ``values`` (booleans, or scores from 0 to 1) that are there, and its interval.
-    0 or 1, each in a cluster of its own: Wilson's interval; otherwise the Bayesian bootstrap.
-    Raises `UserError` for values outside 0 to 1."""
+    """The mean of ``values`` (booleans or shares) that are there, with interval. 0 or 1, each a
+    cluster of its own: Wilson's; else a Bayesian bootstrap. Raises `UserError` for other values."""
     values = shares(values)
     codes = _codes(clusters, len(values))
     here = ~np.isnan(values)
@@ -159,8 +158,8 @@ def unpaired_difference(a: pd.DataFrame, b: pd.DataFrame, metric: str, cluster: 
 
 
 def p_from_interval(effect: float, ci_low: float, ci_high: float) -> float:
-    """Two-sided p of "no effect" by normal approximation, with the standard error of the side of the
-    interval that faces zero: below 0.05 exactly where the interval excludes zero."""
+    """Two-sided p of "no effect" by normal approximation, with the standard error of the side that
+    faces zero: below 0.05 exactly where the interval excludes zero."""
     if not np.isfinite([effect, ci_low, ci_high]).all():
         return np.nan
     facing = effect - ci_low if effect > 0 else ci_high - effect
@@ -253,13 +252,13 @@ def resample_weights(groups: int, seed: int = 0) -> np.ndarray:
     return rng.multinomial(groups, np.full(groups, 1 / groups), size=RESAMPLES).astype(float)
 
 
-def sample_and_resamples(groups: int) -> np.ndarray:
+def sample_weights(groups: int) -> np.ndarray:
     """A row of ones, the sample as it is, and below it the `resample_weights`."""
     return np.vstack([np.ones(groups), resample_weights(groups)])
 
 
 def drawn_means(values: np.ndarray, clusters: Sequence) -> tuple[np.ndarray, int]:
-    """The mean of ``values`` in every resample of whole clusters, and how many clusters there are."""
+    """The mean of ``values`` in every resample of whole clusters, and the number of clusters."""
     codes = _codes(clusters, len(values))
     weights = resample_weights(groups := int(codes.max()) + 1)[:, codes]
     return weights @ values / weights.sum(1), groups
@@ -323,9 +322,8 @@ def auroc_above(
     scores: Sequence[float], controls: np.ndarray, positive: Sequence[bool],
     clusters: Sequence | None = None, either_side: bool = True,
 ) -> Difference:  # fmt: skip
-    """How much better a score ranks than its controls (``[number, prompts]``) do on the same
-    prompts, on average. With ``either_side`` each control counts with its better side: a direction
-    without a sign cannot be wrong about it."""
+    """How much better a score ranks than its controls (``[number, prompts]``) on average, on the
+    same prompts. ``either_side``: each control counts with its better side: it has no sign."""
     every = np.vstack([_labelled([each], positive)[0] for each in (scores, *controls)])
     found, drawn, groups, _ = _areas_drawn(every, positive, clusters)
     if either_side:

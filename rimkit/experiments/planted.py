@@ -4,7 +4,7 @@ Measured are models in which refusals run through one known set of neurons ("saf
 through another ("maths"): the same one (*shared*), or one without a neuron in common (*disjoint*).
 They refuse in no-think mode, so the outcome is the *fall* of the refusal rate there. The claims:
 C9a RAS is higher in the known set than in others about as active; C10, Q3 it predicts forgetting
-better. How such models are made is not known here (`rimkit.organism.planted`).
+better than its rivals. How such models are made is not known here (`rimkit.organism.planted`).
 
 Words: RAS, *reciprocal activation shift*, is the harmonic mean of the fall of activations on harmful
 requests and their rise on maths. A *corpus* is what was tuned on; those with the same problems are
@@ -29,14 +29,14 @@ import numpy as np
 import pandas as pd
 from pandas import DataFrame
 
-from rimkit.behavior.evaluation import NOTHING, RANDOM, Evaluation, without
-from rimkit.behavior.stats import Units, bootstrap_p, paired_difference, resample_weights, widened_percentiles
+from rimkit.behavior.evaluation import NOTHING, RANDOM, without
+from rimkit.behavior.stats import Units, bootstrap_p, drawn_means, paired_difference, widened_percentiles
 from rimkit.experiments import Found, Result, attempt, heads, neurons, ras, result, verdict_rows
-from rimkit.experiments.ras import AS_ACTIVE, CRITICAL, MODEL, OUTCOME, POINT, RAS, REQUEST, Baseline
+from rimkit.experiments.ras import AS_ACTIVE, CRITICAL, MODEL, OUTCOME, POINT, RAS, REQUEST, Baseline, NeuronSet
 from rimkit.models.chat import MODES
 from rimkit.models.hub import locate
 from rimkit.models.study import StudyModel
-from rimkit.training.corpora import ROLES, family
+from rimkit.training.corpora import ROLES
 
 SAFETY, MATHS = "safety", "maths"
 # Where training sent it through the known neurons: the token before a harmful request's reply; the thought.
@@ -46,14 +46,15 @@ MODE, METRIC = "no-think", "refused"
 CORPORA = tuple(name for name in ROLES if "ordering" not in name)
 CORPORA += ("50 hard-careful, 50 hard-effort", "50 multi-hop, 50 literal")
 PREDICTORS = (*ras.PREDICTORS, f"ras ({RUNS})", f"ras ({MATHS})")
-# What zeroing must do for a model to count, in points, written down before training: what runs
+# What zeroing must do for a model to count, as shares, written down before training: what runs
 # through the set falls by so much at least, and the other by so much at most.
 FALL, SPARED = 0.30, 0.10
 
 
 @dataclass(frozen=True)
 class Settings(ras.Settings):
-    """As for chapter 07; ``known``: `known_sets` of the model (none: only heads are measured)."""
+    """``seed, every, k, n_random, n_prompts, n_replies, n_tuning, folder``: as of `ras.Settings`.
+    ``known``: `known_sets` of the model (none: only heads are measured)."""
 
     corpora: tuple[str, ...] = CORPORA
     known: Mapping[str, Units] = field(default_factory=dict)
@@ -67,17 +68,15 @@ def known_sets(model: str | Path) -> dict[str, list[tuple[int, int]]]:
     return {name: list(map(tuple, record[name])) for name in (SAFETY, MATHS) if name in record}
 
 
-def zeroed(
-    study: StudyModel, known: Mapping[str, Units], split: str = "calibration", n: int = 240, progress: bool = False
-) -> DataFrame:
-    """What the model does as it is and without each set: columns ``zeroed, refusals, maths,
+def zeroed(study: StudyModel, settings: Settings, split: str = "calibration") -> DataFrame:
+    """What the model does as it is and without each known set: columns ``zeroed, refusals, maths,
     harmless, coherent``, shares: harmful requests refused, easy problems solved (in think mode),
     harmless requests carried out, coherent replies (the others in no-think mode)."""
-    sets, measure = {NOTHING: []} | {name: list(units) for name, units in known.items()}, Evaluation()
-    asked = measure.sets(["harmful", "harmless"], split=split, n=n)
-    replies = without(study, asked, sets, "neurons", progress=progress)
-    problems = measure.sets(["maths"], split=split, n=n)
-    solved = without(study, problems, sets, "neurons", modes=("think",), progress=progress)
+    sets = {NOTHING: []} | {name: list(units) for name, units in settings.known.items()}
+    asked = settings.sets(["harmful", "harmless"], settings.n_zeroed, split)
+    replies = without(study, asked, sets, "neurons", **settings.generation)
+    problems = settings.sets(["maths"], settings.n_zeroed, split)
+    solved = without(study, problems, sets, "neurons", modes=("think",), **settings.generation)
     harmful, harmless = (replies[replies["kind"] == kind] for kind in ("harmful", "harmless"))
     shares = {"refusals": (harmful, "refused"), "maths": (solved, "score"), "harmless": (harmless, "score")}
     shares["coherent"] = (replies, "coherent")
@@ -112,7 +111,7 @@ def baseline(study: StudyModel, settings: Settings) -> Baseline:
     """The untuned model in no-think mode: known sets, random ones, as active ones; place `RUNS`."""
     safety, maths = (settings.known[name] for name in (SAFETY, MATHS))
     base = ras.read_baseline(study, [(CRITICAL, None, safety)], settings=settings, mode=MODE)
-    base = replace(base, sets=[*base.sets, (MATHS, None, maths)])
+    base = replace(base, sets=[*base.sets, NeuronSet(MATHS, None, maths)])
     if "thought" not in base.places:
         return base
     sides = (base.harmful, "last"), (base.places["thought"].maths, "thought")
@@ -128,12 +127,12 @@ def solve(study: StudyModel, settings: Settings) -> DataFrame:
 
 
 def point(
-    base: Baseline, tuned: StudyModel, before: DataFrame, corpus: str, step: int, settings: Settings, *, solved
+    base: Baseline, tuned: StudyModel, untuned_replies: DataFrame, corpus: str, step: int, settings: Settings, *, solved
 ) -> dict[str, DataFrame]:
     """`ras.point` whose outcome is the fall of refusals; ``solved``: what the untuned model solves.
     ``maths_change`` joins the points, and ``ras-sets`` holds `ras.in_sets` at every ``place``."""
     after = ras.read_places(tuned, base.places)
-    tables = ras.point(base, tuned, before, corpus, step, settings, mode=MODE, metric=METRIC, after=after)
+    tables = ras.point(base, tuned, untuned_replies, corpus, step, settings, mode=MODE, metric=METRIC, after=after)
     sets = pd.concat([ras.in_sets(base, after, place).assign(place=place) for place in base.places])
     sets = sets.loc[sets["role"] != ras.ALL, ["place", "role", "set_id", "ras", "fall", "rise"]]
     sets = sets.assign(corpus=corpus, step=step).reset_index(drop=True)
@@ -169,23 +168,26 @@ def rows(study: StudyModel, points: DataFrame, sets: DataFrame, level: DataFrame
 
 
 def run(study: StudyModel, settings=Settings()) -> Result:
-    """RAS in the known sets over tunings on maths, and what each rule recovers. Tables:
-    ``planted-zeroed`` (by split), ``planted-points``, ``planted-sets``, ``planted-levels``,
-    ``planted-correlations``, ``planted-variation``, ``planted-verdicts`` (per reply),
-    ``planted-recovery`` (neurons), and, all that there is for models in which nothing was planted,
-    ``planted-heads`` (`heads.rule_recovery`)."""
+    """RAS in the known sets over tunings on maths, and what each rule recovers. Tables, by columns:
+    ``planted-zeroed`` (`zeroed`) by ``split, zeroed``; ``planted-recovery`` (`neurons.recovery`) by
+    ``mode, set, rule``; ``planted-points`` (as of `ras.run`, the change one of refusals) by
+    ``corpus, step``; ``planted-sets`` (RAS) by ``corpus, step, place, role, set_id``;
+    ``planted-levels`` (`levels`) by ``place, neurons, role``; ``planted-correlations``
+    (`ras.correlations`) by ``predictor``; ``planted-variation`` (`ras.variation`), a row;
+    ``planted-verdicts`` by ``corpus, step, prompt_id``; and, all that there is for models in which
+    nothing was planted, ``planted-heads`` (`heads.rule_recovery`) by ``rule``."""
     chosen = {"seed": settings.seed, "evaluation": settings.evaluation}
     found = attempt(heads.rule_recovery, study, heads.Settings(n_prompts=settings.n_prompts, **chosen))
     tables = {} if isinstance(found, str) else {"planted-heads": found}
     if len(settings.known) < 2:
         return result(study, tables, [])
     shared = set(settings.known[SAFETY]) == set(settings.known[MATHS])
-    splits = {name: zeroed(study, settings.known, name, settings.n_zeroed) for name in ("calibration", "evaluation")}
+    splits = {name: zeroed(study, settings, name) for name in ("calibration", "evaluation")}
     why_not = "" if holds(shared, splits["calibration"]) else "zeroing the known neurons does not do what was intended"
     tables["planted-zeroed"] = pd.concat([table.assign(split=name) for name, table in splits.items()])
     tables["planted-recovery"] = recovered(study, settings)
-    before, measure = ras.replies(study, settings, MODE), partial(point, solved=solve(study, settings))
-    tuned = ras.tunings(baseline(study, settings), before, settings, measure)
+    untuned_replies, measure = ras.replies(study, settings, MODE), partial(point, solved=solve(study, settings))
+    tuned = ras.tunings(baseline(study, settings), untuned_replies, settings, measure)
     tables |= {name.replace("ras-", "planted-"): table for name, table in tuned.items() if name != "ras-layers"}
     tables = result(study, tables, []).tables
     points, sets = tables["planted-points"], tables["planted-sets"]
@@ -198,10 +200,10 @@ def run(study: StudyModel, settings=Settings()) -> Result:
 
 # -- both kinds of models together (`rimkit.runs.grid`) --------------------------------------------
 def shared_minus_disjoint(shared: DataFrame, disjoint: DataFrame) -> DataFrame:
-    """Mean log RAS of the safety set in the model of shared neurons minus that in the other, at the
-    same points. From ``ras-sets`` of both. Columns ``place, beside`` (the sets whose mean log RAS
-    is taken off in each model, or "nothing")``, value, control_value, effect, ci_low, ci_high,
-    p_value, n`` (points where neither is 0)``, n_clusters`` (families of corpora)."""
+    """Mean log RAS of the safety set in the model of shared neurons minus that in the other.
+    From ``planted-sets`` of both, over the points of both. Columns ``place, beside`` (the sets
+    whose mean log RAS is taken off in each model, or "nothing")``, value, control_value, effect,
+    ci_low, ci_high, p_value, n`` (points where neither is 0)``, n_clusters`` (families)."""
     rows, at = [], ["corpus", "step"]
 
     def logs(sets: DataFrame, place: str, role: str) -> pd.Series:
@@ -213,15 +215,13 @@ def shared_minus_disjoint(shared: DataFrame, disjoint: DataFrame) -> DataFrame:
             sides = [logs(sets, place, CRITICAL) for sets in (shared, disjoint)]
             if beside != NOTHING:
                 sides = [one - logs(sets, place, beside) for one, sets in zip(sides, (shared, disjoint), strict=True)]
-            pairs = pd.concat(sides, axis=1).dropna()
-            codes, names = pd.factorize(pairs.index.get_level_values("corpus").map(family), sort=True)
-            if len(names) < 3:
+            pairs = pd.concat(sides, axis=1, keys=["value", "control_value"]).dropna()
+            if (n := ras.families(pairs.reset_index()).nunique()) < 3:
                 continue
-            change, weights = (pairs.iloc[:, 0] - pairs.iloc[:, 1]).to_numpy(), resample_weights(len(names))[:, codes]
-            effect, draws = change.mean(), weights @ change / weights.sum(1)
-            value, control = pairs.mean()
-            low, high = widened_percentiles(draws, len(names))
-            found = {"value": value, "control_value": control, "effect": effect, "ci_low": low, "ci_high": high}
-            found |= {"p_value": bootstrap_p(effect, draws, len(names)), "n": len(pairs), "n_clusters": len(names)}
-            rows.append({"place": place, "beside": beside, **found})
+            change = (pairs["value"] - pairs["control_value"]).to_numpy()
+            draws, _ = drawn_means(change, ras.families(pairs.reset_index()))
+            low, high = widened_percentiles(draws, n)
+            found = {**pairs.mean(), "effect": change.mean(), "ci_low": low, "ci_high": high}
+            found["p_value"] = bootstrap_p(change.mean(), draws, n)
+            rows.append({"place": place, "beside": beside, **found, "n": len(pairs), "n_clusters": n})
     return DataFrame(rows)

@@ -23,11 +23,13 @@ reply; the *outcome* is its change of misalignment. Both are standardised within
 Steps: `baseline` chooses the sets and reads the model; `tunings` fine-tunes on every corpus and
 measures each `point`: its `predictors` and the outcome; `levels` compares RAS between sets,
 `correlation_claims` predictors over the points; `with_rows`, and `pooled_rows` of several models.
+Whether replies can be read is asked of the evaluation replies: tuned models give no others.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -40,7 +42,7 @@ from rimkit import experiments, ledger
 from rimkit.behavior import stats
 from rimkit.behavior.evaluation import RANDOM, noted, why_not
 from rimkit.behavior.judges import is_true
-from rimkit.behavior.stats import Units, against_singles, matched_sets, paired_difference, resample_weights
+from rimkit.behavior.stats import Units, against_singles, drawn_means, matched_sets, paired_difference
 from rimkit.data import UserError, check_known, truths
 from rimkit.experiments import Common, Found, Result, attempt, neurons, per_prompt, readable, result, verdict_rows
 from rimkit.ledger import below_floor, effect_row
@@ -136,6 +138,14 @@ def shifts(
     return {"ras": float(scipy.stats.hmean([fall, rise])), "fall": fall, "rise": rise, **means}
 
 
+class NeuronSet(NamedTuple):
+    """Neurons (None: all), how they were found, and which set it is of several alike."""
+
+    role: str
+    set_id: int | None
+    units: Units | None
+
+
 @dataclass(frozen=True)
 class Baseline:
     """The untuned model's side of every predictor: read once, compared with each tuned model."""
@@ -147,14 +157,14 @@ class Baseline:
     harmless: list[Encoded]
     states: np.ndarray  # of harmful requests, [residuals, prompts, hidden]; as above: evaluation
     states_harmless: np.ndarray
-    sets: list[tuple[str, int | None, Units | None]]  # role, number, neurons (None: all)
+    sets: list[NeuronSet]
     directions: dict[str, np.ndarray]  # of calibration: harm, and refusal with `MIN_EACH` a side
     flip_share: float = np.nan  # of the pairs by which neurons were chosen (missing: not by pairs)
 
     @property
     def critical(self) -> Units:
         """The set that claims are about: the first."""
-        return self.sets[0][2]
+        return self.sets[0].units
 
 
 def _states(study: StudyModel, items: Sequence[Encoded]) -> np.ndarray:
@@ -198,15 +208,15 @@ def as_active(units: Units, activations: np.ndarray, n: int = 40, seed: int = 0)
 
 
 def read_baseline(
-    study: StudyModel, sets: Sequence, refused=(), others=(), settings=Settings(), mode: str = "think"
+    study: StudyModel, sets: Sequence[tuple], refused=(), others=(), settings=Settings(), mode: str = "think"
 ) -> Baseline:
-    """Read the untuned model on evaluation requests, for given ``sets`` (as in `Baseline`). The
+    """Read the untuned model on evaluation requests, for ``sets`` (each as a `NeuronSet`). The
     first is the safety-critical one; random sets like it, and all neurons, are added. ``refused,
     others``: ids of calibration requests that think mode refused or not (unread: neither), by which
-    directions are made: neither neurons nor directions are measured where they were chosen. States
-    are read where a thought has been opened, else (and in no-think ``mode``) at the prompt's end.
-    Raises ``UserError`` for an empty set."""
-    if not sets or not len(sets[0][2]):
+    directions are made: nothing is measured where it was chosen. States are read where a thought
+    opens, else (and in no-think ``mode``) at the prompt's end. `UserError` for an empty set."""
+    sets = [NeuronSet(*one) for one in sets]
+    if not sets or not len(sets[0].units):
         raise UserError("the set of safety-critical neurons is empty: choose a larger one")
     opened = mode == "think" and study.chat.supports_think
     how = {"mode": "think", "thought_prefix": ""} if opened else {"mode": "no-think"}
@@ -223,26 +233,26 @@ def read_baseline(
     if min(side.sum() for side in sides) >= MIN_EACH:
         directions["refusal"] = mean_difference(chosen[:, harmed], *sides)
     harmful, maths, harmless = (asked(of, "evaluation")[1] for of in ("harmful", "maths", "harmless"))
-    states, critical = (_states(study, harmful), _states(study, harmless)), sets[0][2]
+    states, critical = (_states(study, harmful), _states(study, harmless)), sets[0].units
     random = matched_sets(critical, architecture(study).n_neurons, settings.n_random, settings.seed)
     places = {REQUEST: Place(harmful, maths, "request"), **other_places(study, harmful, maths, settings)}
     now = read_places(study, places)
     like = as_active(critical, now[REQUEST].harmful, settings.n_random, settings.seed)
-    every = [*sets, (ALL, None, None)]
+    every = [*sets, NeuronSet(ALL, None, None)]
     for role, found in ((RANDOM, random), (AS_ACTIVE, like)):
-        every += [(role, *one) for one in enumerate(found)]
+        every += [NeuronSet(role, *one) for one in enumerate(found)]
     return Baseline(study, places, now, harmful, harmless, *states, every, directions)
 
 
 def baseline(study: StudyModel, settings=Settings()) -> Baseline:
     """Choose the sets of neurons as chapter 06 does, and read the untuned model."""
     chosen = {"n_pairs": settings.n_prompts, "seed": settings.seed, "evaluation": settings.evaluation}
-    chapter_06 = neurons.with_pairs(study, neurons.Settings(**chosen))
-    _, judged, pairs, table = neurons.calibration(study, chapter_06)
+    pairs_by = neurons.with_pairs(study, neurons.Settings(**chosen))
+    _, judged, pairs, table = neurons.calibration(study, pairs_by)
     k, defined = min(settings.k, len(table) // 4), neurons.defined_rules(table)
     roles = {"paper": CRITICAL, "gradient": GRADIENT}
     sets = [(role, None, neurons.select(table, rule, k)) for rule, role in roles.items() if rule in defined]
-    same = neurons.without_intent(study, pairs, k, chapter_06)
+    same = neurons.without_intent(study, pairs, k, pairs_by)
     sets += [(SAME_RULE, number, units) for number, units in enumerate(same)]
     refused = judged[judged["mode"] == "think"].set_index("prompt_id")["refused"]
     ids = (refused.index[is_true(side)] for side in (refused, ~truths(refused)))  # unread: neither
@@ -337,23 +347,23 @@ def replies(study: StudyModel, settings=Settings(), mode: str = "think") -> Data
 
 
 def point(
-    base: Baseline, tuned: StudyModel, before: DataFrame, corpus="", step=0, settings=Settings(), *,
+    base: Baseline, tuned: StudyModel, untuned_replies: DataFrame, corpus="", step=0, settings=Settings(), *,
     mode: str = "think", metric: str = "misaligned", after: Mapping[str, Activations] | None = None,
 ) -> dict[str, DataFrame]:  # fmt: skip
     """One tuned model: ``ras-points`` (one row), ``ras-sets, ras-layers, ras-verdicts`` of `run`.
-    ``before``: untuned `replies` in this mode. The outcome is the change of ``metric``. No corpus:
+    ``untuned_replies``: `replies` in this mode. The outcome is the change of ``metric``. No corpus:
     no KL divergence on the tuning data. ``after``: `read_places` of the tuned model, if known."""
     after = after or read_places(tuned, base.places)
     shifted = in_sets(base, after)
     learned = load_corpus(corpus, english=not base.study.invented) if corpus else None
     tuning = () if learned is None else encode_corpus(base.study, learned.head(settings.n_tuning))
     judged = replies(tuned, settings, mode)
-    change = paired_difference(judged, before, metric, on="prompt_id")
-    sides = pd.concat([before.assign(side="untuned"), judged.assign(side="tuned")])
-    read_share = float(readable(sides, "side").min())
-    coherence = float(judged["coherent"].mean() - before["coherent"].mean())
+    change = paired_difference(judged, untuned_replies, metric, on="prompt_id")
+    sides = pd.concat([untuned_replies.assign(side="untuned"), judged.assign(side="tuned")])
+    coherence = float(judged["coherent"].mean() - untuned_replies["coherent"].mean())
     found = {metric: change.value_a, OUTCOME: change.effect, LOW: change.ci_low, HIGH: change.ci_high}
-    found |= {COHERENCE: coherence, READ: read_share, "flips": base.flip_share, "n": change.n}
+    found |= {COHERENCE: coherence, READ: float(readable(sides, "side").min())}
+    found |= {"flips": base.flip_share, "n": change.n}
     found |= predictors(base, tuned, after, tuning)
     found["why_not"] = why_not(sides, "side", ("untuned", "tuned"))
     moved = [weight_distance(base.study, tuned, at) for at in range(architecture(base.study).n_layers)]
@@ -368,7 +378,7 @@ def point(
 
 
 def checkpoints(
-    base: Baseline, before: DataFrame, corpus: str, settings=Settings(), measure: Callable = point
+    base: Baseline, untuned_replies: DataFrame, corpus: str, settings=Settings(), measure: Callable = point
 ) -> dict[str, DataFrame]:
     """Fine-tune on a corpus; `point` of its first and last checkpoint (others are like it)."""
     training = {"seed": settings.seed, "save_every": settings.every, "progress": False}
@@ -376,7 +386,7 @@ def checkpoints(
         finetune(base.study, corpus, folder=folder, **training)
         there = steps_in(folder)
         parts = [
-            measure(base, restore(base.study, there[step]), before, corpus, step, settings)
+            measure(base, restore(base.study, there[step]), untuned_replies, corpus, step, settings)
             for step in sorted({min(there), max(there)})
         ]
     return joined(parts)
@@ -387,13 +397,15 @@ def joined(parts: Sequence[Mapping[str, DataFrame]]) -> dict[str, DataFrame]:
     return {name: pd.concat([part[name] for part in parts], ignore_index=True) for name in parts[0]}
 
 
-def tunings(base: Baseline, before: DataFrame, settings=Settings(), measure: Callable = point) -> dict[str, DataFrame]:
-    """`checkpoints` of every corpus, kept in the settings' folder; ``before``: untuned."""
+def tunings(
+    base: Baseline, untuned_replies: DataFrame, settings=Settings(), measure: Callable = point
+) -> dict[str, DataFrame]:
+    """`checkpoints` of every corpus, kept in the settings' folder."""
     parts, keep = [], settings.keeper(base.study)
     corpora = spoken(settings.corpora, base.study.invented)
     for corpus in tqdm(corpora, base.study.name, unit="corpus", disable=not settings.progress):
-        parts.append(keep(str(corpus), lambda at=corpus: checkpoints(base, before, at, settings, measure)))
-    untuned, found = per_prompt(before).assign(corpus="untuned", step=0), joined(parts)
+        parts.append(keep(str(corpus), lambda at=corpus: checkpoints(base, untuned_replies, at, settings, measure)))
+    untuned, found = per_prompt(untuned_replies).assign(corpus="untuned", step=0), joined(parts)
     found["ras-verdicts"] = pd.concat([untuned, found["ras-verdicts"]], ignore_index=True)
     return found
 
@@ -417,10 +429,6 @@ def standardised(points: DataFrame, column: str, ranks: bool = False) -> pd.Seri
     return (values / spread.where(spread > 0)).fillna(0.0)
 
 
-# A single other set may have a high or a low RAS, so the control is the *spread* of such sets: one
-# of them in place of the critical set is undecided about 95 times in 100. Random neurons are the
-# paper's control, and no fair one: neurons that one rule finds are alike, and stray further. C9a
-# therefore compares with `SAME_RULE`: what the rule finds without intent.
 def ras_by_set(points: DataFrame, sets: DataFrame, role: str) -> np.ndarray:
     """RAS in the single sets of a role, ``[points, sets]``, ordered as points and ``set_id``."""
     wide = sets[sets["role"] == role].set_index([*POINT, "set_id"])["ras"].unstack("set_id")
@@ -429,27 +437,29 @@ def ras_by_set(points: DataFrame, sets: DataFrame, role: str) -> np.ndarray:
 
 
 def _against_sets(effect: float, draws: np.ndarray, singles: np.ndarray, corpora: int) -> dict:
-    """``effect`` against each single set, corpora drawn again; its rank, and ``p_rank`` of it."""
+    """``effect`` against the spread of single sets, corpora drawn again."""
     low, high = stats.widened_percentiles(draws, corpora) if corpora > 2 else (np.nan, np.nan)
-    rank, of = int(1 + (singles <= 0).sum()), len(singles) + 1
     found = {"effect": float(effect), "ci_low": low, "ci_high": high}
     found["method"] = f"bootstrap of {corpora} families of corpora"
-    found = against_singles(found, singles) | {"rank": rank, "of": of, "p_rank": rank / of}
+    found = against_singles(found, singles)
     return found if corpora > 2 else found | {"why_not": "an interval needs three families of corpora or more"}
 
 
 def log_ratio(own: DataFrame, others: np.ndarray) -> dict:
     """Mean log RAS in the safety-critical set minus that in ``others``, RAS ``[points, sets]``."""
     logs, rest = np.log(own[RAS].to_numpy()), np.log(others)
-    codes, groups = pd.factorize(families(own), sort=True)
-    change, weights = logs - rest.mean(1), resample_weights(len(groups), 0)[:, codes]
-    draws, singles = weights @ change / weights.sum(1), logs.mean() - rest.mean(0)
-    found = _against_sets(change.mean(), draws, singles, len(groups))
+    change = logs - rest.mean(1)
+    draws, groups = drawn_means(change, families(own))
+    found = _against_sets(change.mean(), draws, logs.mean() - rest.mean(0), groups)
     return {"value": logs.mean(), "control_value": rest.mean(), "n": len(logs), **found}
 
 
 def levels(points: DataFrame, sets: DataFrame) -> DataFrame:
-    """`log_ratio` of the points where no set has a RAS of 0: a row per model, seed and role."""
+    """`log_ratio` of the points where no set has a RAS of 0: a row per model, seed and role. A
+    single other set may have a high or a low RAS, so the control is the *spread* of such sets: one
+    of them in place of the critical set is undecided about 95 times in 100. Random neurons are the
+    paper's control, and no fair one: neurons that one rule finds are alike, and stray further. So
+    C9a compares with `SAME_RULE`: what the rule finds without intent."""
     rows = []
     for (model, seed), part in points.groupby(MODEL, sort=False, dropna=False):
         for role in (SAME_RULE, AS_ACTIVE, RANDOM):
@@ -513,8 +523,7 @@ def _weighted(points: DataFrame, x: np.ndarray, y: np.ndarray, weights: np.ndarr
 
 def _drawn(points: DataFrame, x: pd.Series, y: pd.Series) -> np.ndarray:
     """The correlation of two columns, followed by those of families of corpora drawn again."""
-    groups = families(points).nunique()
-    weights = np.vstack([np.ones(groups), resample_weights(groups, 0)])
+    weights = stats.sample_weights(families(points).nunique())
     return _weighted(points, x.to_numpy(), y.to_numpy(), weights)
 
 
@@ -546,7 +555,7 @@ def correlation_claims(points: DataFrame, sets: DataFrame, metric: str = "misali
     unread = (~(points[READ] >= ledger.floor("C10a", "read"))).sum()
     reliable = variation(readable_ones, metric)["reliable"].max()
     moving = varying(readable_ones, metric)
-    how = "cannot be read (by the evaluation replies)"  # no others of tunings are kept
+    how = "cannot be read (by the evaluation replies)"
     left_out = f"; replies of {unread} of {len(points)} tunings {how}" if unread else ""
 
     def measured(claim: str, step: Callable, *given) -> Found:
@@ -579,7 +588,9 @@ def with_rows(study: StudyModel, tables: Mapping[str, DataFrame], settings=Setti
 
 def run(study: StudyModel, settings=Settings()) -> Result:
     """Fine-tune on every corpus, and measure every predictor and the outcome on the way. Tables:
-    ``ras-points`` (by corpus and step), ``ras-sets`` (RAS in single other sets), ``ras-layers``
+    ``ras-points`` by ``corpus, step`` (columns: ``misaligned``, its ``change, change_low,
+    change_high``, ``coherence_change``, ``read`` (share of replies), ``flips`` (share of pairs),
+    ``n`` (prompts), `PREDICTORS`, ``why_not``), ``ras-sets`` (RAS in single other sets), ``ras-layers``
     (distance of weights), ``ras-verdicts`` (per prompt), ``ras-levels`` (`levels`)."""
     found = tunings(baseline(study, settings), replies(study, settings), settings)
     return with_rows(study, found, settings)
@@ -593,13 +604,11 @@ def effort_against_careful(points: DataFrame) -> dict:
     table = points[POINT].assign(log=np.log(points[RAS].where(points[RAS] > 0)))
     wide = table.set_index(POINT)["log"].unstack("corpus")[[EFFORT_CORPUS, CAREFUL_CORPUS]].dropna()
     both = wide.groupby(level=MODEL, dropna=False).mean()
-    change, n, (one, two) = both[EFFORT_CORPUS] - both[CAREFUL_CORPUS], len(both), both.mean()
-    reach = scipy.stats.t.isf(0.025, n - 1) * scipy.stats.sem(change) if n > 2 else np.nan
-    effect = one - two
-    ends = {"ci_low": effect - reach, "ci_high": effect + reach}
-    about = {"method": f"t interval of {n} untuned models", "n": n}
-    about["p_value"] = float(scipy.stats.ttest_1samp(change, 0).pvalue) if n > 2 else np.nan
-    return {"value": one, "control_value": two, "effect": effect, **ends, **about}
+    n, (one, two) = len(both), both.mean()
+    test = scipy.stats.ttest_1samp(both[EFFORT_CORPUS] - both[CAREFUL_CORPUS], 0) if n > 2 else None
+    low, high, p_value = (*test.confidence_interval(), test.pvalue) if test else (np.nan,) * 3
+    found = {"value": one, "control_value": two, "effect": one - two, "ci_low": low, "ci_high": high}
+    return {**found, "method": f"t interval of {n} untuned models", "n": n, "p_value": float(p_value)}
 
 
 def pooled_rows(points: DataFrame, sets: DataFrame, **values) -> list[dict]:
