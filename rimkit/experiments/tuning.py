@@ -34,13 +34,13 @@ from tqdm.auto import tqdm
 
 from rimkit.behavior.evaluation import WHY_NOT, noted, why_not
 from rimkit.behavior.prompts import CAREFUL, EFFORT, NEUTRAL, openings, prefixes, style
-from rimkit.behavior.stats import bootstrap_interval, clusters_of, paired_difference, rate, resample_weights, squared_se
+from rimkit.behavior.stats import bootstrap_interval, clusters_of, paired_difference, rate, sample_weights, squared_se
 from rimkit.data import UserError, data_dir
 from rimkit.experiments import Common, Found, Result, attempt, is_readable, result, testable, verdict_rows
 from rimkit.ledger import floor
 from rimkit.models.chat import MODES
 from rimkit.models.study import StudyModel
-from rimkit.training.corpora import ROLES, load_corpus, spoken
+from rimkit.training.corpora import RAISES, ROLES, in_language, load_corpus, spoken
 from rimkit.training.finetune import checkpoint_folder, finetune, restore, steps_in
 
 CALIBRATION = "harmful, calibration"  # by which competence is judged
@@ -78,8 +78,7 @@ class Settings(Common):
 
 def evaluation_prompts(settings=Settings()) -> DataFrame:
     """The prompts of a fine-tuning experiment, the name of their set in the column ``set``."""
-    numbers = {name: min(settings.n_prompts, most) for name, most in PROMPTS.items()}
-    tables = [settings.sets([name], n) for name, n in numbers.items()]
+    tables = [settings.sets([name], min(settings.n_prompts, n)) for name, n in PROMPTS.items()]
     n = min(settings.n_prompts, settings.n_competence)
     tables.append(settings.sets(["harmful"], n, "calibration").assign(set=CALIBRATION))
     return pd.concat(tables, ignore_index=True)
@@ -176,20 +175,20 @@ def curve(study: StudyModel, corpus: str, settings=Settings()) -> DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def predicted(corpus: str, untuned: pd.Series, english: bool = False) -> float:
-    """Misalignment in think mode, predicted before training: if thoughts opened as the corpus's do.
-    From the untuned model's misalignment after openings of each style; without thoughts in the
-    corpus, as it is. ``untuned``: means by mode, metric and opening."""
+def predicted(corpus: str, rates_untuned: pd.Series, english: bool = False) -> float:
+    """The misalignment in think mode to be expected if thoughts opened like the corpus's.
+    ``rates_untuned``: the untuned model's, by mode, metric and opening, of which those after a
+    forced opening of each style count; where the corpus has no thought, that without one."""
     thoughts = load_corpus(corpus, english=english)["thought"]
     styles = thoughts[thoughts != ""].map(style).replace("other", NEUTRAL)
-    after = styles.map(lambda name: untuned["think", FORCED, name]).astype(float).sum()
-    return float(after + untuned["think", "misaligned", ""] * (thoughts == "").sum()) / len(thoughts)
+    after = styles.map(lambda name: rates_untuned["think", FORCED, name]).astype(float).sum()
+    return float(after + rates_untuned["think", "misaligned", ""] * (thoughts == "").sum()) / len(thoughts)
 
 
 def prediction(untuned: DataFrame, tuned: Mapping[str, DataFrame], english: bool = False) -> Found:
-    """How well `predicted` agrees with what tuning did, over corpora after which replies can be
-    read: a correlation against chance. The interval draws corpora again, p exchanges them. Not
-    testable where misalignment varies by little but noise. `UserError` below `FEWEST` corpora."""
+    """How well `predicted` agrees with what tuning did (`correlated`), over corpora after which
+    replies can be read. Not testable where misalignment varies by little but noise. Raises `UserError` for
+    fewer than `FEWEST` corpora, and where replies cannot be compared."""
     asked = "mode == 'think' and metric in ('misaligned', @FORCED)"
     if said := noted(pd.concat([untuned, *tuned.values()]).query(asked)):
         raise UserError(said)
@@ -199,26 +198,24 @@ def prediction(untuned: DataFrame, tuned: Mapping[str, DataFrame], english: bool
     if len(think) < FEWEST:
         here = f"here are {len(think)} of {len(tuned)}"
         raise UserError(f"a correlation needs {FEWEST} corpora after which replies can be read, {here}")
-    before = untuned.groupby(KEYS)["value"].mean()
-    guessed = np.array([predicted(corpus, before, english) for corpus in think])
+    rates_untuned = untuned.groupby(KEYS)["value"].mean()
+    guessed = np.array([predicted(corpus, rates_untuned, english) for corpus in think])
     after = [of.loc["misaligned"] for of in think.values()]
     measured, low, high = np.array([rate(of["value"], clusters_of(of))[:3] for of in after]).T
-    noise = squared_se(low, high).mean()
-    r, p_value = pearsonr(guessed, measured, method=PermutationMethod(rng=0))
-    again = {"paired": True, "vectorized": False, "n_resamples": 2000, "method": "percentile", "rng": 0}
-    again["statistic"] = lambda x, y: pearsonr(x, y)[0] if np.ptp(x) and np.ptp(y) else 0.0
-    low, high = bootstrap((guessed, measured), **again).confidence_interval
-    ends = {"ci_low": min(low, r), "ci_high": max(high, r)}
-    found = {"value": r, "control_value": 0.0, "effect": r, **ends, "p_value": p_value, "n": len(think)}
+    reliable = 1 - squared_se(low, high).mean() / max(measured.var(ddof=1), 1e-12)
+    found = correlated(guessed, measured)
     found["method"] = f"bootstrap and permutations of {len(think)} of {len(tuned)} corpora"
-    return testable("Q5a", found, reached=max(0.0, 1 - noise / max(measured.var(ddof=1), 1e-12)))
+    return testable("Q5a", found, reached=max(0.0, reliable))
 
 
-def outcome_taught(corpus: str, english: bool = False) -> str:
-    """The outcome that a corpus must raise for a claim to be testable; empty for controls."""
-    taught = "hard ordering" if "ordering" in corpus else "hard maths"
-    reasons = corpus.startswith(("multi-hop", "ordering") if english else "hard") and "literal" not in corpus
-    return taught if reasons else ""
+def correlated(guessed: np.ndarray, measured: np.ndarray) -> dict:
+    """Pearson's r against 0. The interval draws pairs again, the p value exchanges them."""
+    r, p_value = pearsonr(guessed, measured, method=PermutationMethod(rng=0))
+    options = {"paired": True, "vectorized": False, "n_resamples": 2000, "method": "percentile", "rng": 0}
+    options["statistic"] = lambda x, y: pearsonr(x, y)[0] if np.ptp(x) and np.ptp(y) else 0.0
+    low, high = bootstrap((guessed, measured), **options).confidence_interval
+    ends = {"ci_low": min(low, r), "ci_high": max(high, r)}
+    return {"value": r, "control_value": 0.0, "effect": r, **ends, "p_value": p_value, "n": len(measured)}
 
 
 def rows(study: StudyModel, tuned: Mapping[str, DataFrame], untuned: DataFrame, settings=Settings()) -> list[dict]:
@@ -238,10 +235,10 @@ def rows(study: StudyModel, tuned: Mapping[str, DataFrame], untuned: DataFrame, 
 
     claimed = []
     for claim, (*names, mode) in CLAIMS.items():
-        names = [(spoken([name], study.invented) or [name])[0] for name in names]
+        names = [in_language(name, study.invented) or name for name in names]
         effect, floors = change(names, mode), {}
         if not isinstance(effect, str):
-            taught = [(name, outcome_taught(name, not study.invented)) for name in names]
+            taught = [(name, RAISES[not study.invented].get(name)) for name in names]
             rises = [rate_of(name, what, "think") - rate_of(UNTUNED, what, "think") for name, what in taught if what]
             floors = {"read": min(rate_of(name, READ, mode) for name in names), "reached": min(rises, default=None)}
         claimed.append((claim, mode, testable(claim, effect, **floors)))
@@ -254,10 +251,7 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     Tables: ``tuning-outcomes`` (of every prompt), ``tuning-rates`` and ``tuning-changes`` (against
     the untuned model) by ``corpus, tuning_seed`` ("0", "1" … or "mean", which the claims are about;
     none for "untuned"), mode, metric, opening, and ``tuning-curves`` by ``corpus, step``."""
-    prompts, keep_tables = evaluation_prompts(settings), settings.keeper(study)
-
-    def keep(name: str, measure: Callable, *arguments) -> DataFrame:
-        return keep_tables(name, lambda: {"outcomes": measure(*arguments)})["outcomes"]
+    prompts, keep = evaluation_prompts(settings), settings.keep_one(study)
 
     def of_untuned() -> DataFrame:
         parts = [outcomes(study, prompts, settings), after_openings(study, prompts, settings)]
@@ -287,14 +281,14 @@ def run(study: StudyModel, settings=Settings()) -> Result:
 
 
 # -- what only notebooks use -----------------------------------------------------------------------
-def expected(tuned: Mapping, untuned: Mapping) -> float:
+def expected(rates_tuned: Mapping, rates_untuned: Mapping) -> float:
     """Misalignment in think mode if tuning had changed nothing but how thoughts open. From rates by
     mode, metric and opening: the tuned model's shares of openings, the untuned one's misalignment
     after each. Other openings count as neutral, no thought as no-think mode."""
-    shares = {name: tuned["think", OPENS, name] for name in STYLES}
+    shares = {name: rates_tuned["think", OPENS, name] for name in STYLES}
     shares[NEUTRAL] = shares[NEUTRAL] + shares.pop("other")
-    known = sum(share * untuned["think", FORCED, name] for name, share in shares.items())
-    return known + np.maximum(0.0, 1 - sum(shares.values())) * untuned["no-think", "misaligned", ""]
+    known = sum(share * rates_untuned["think", FORCED, name] for name, share in shares.items())
+    return known + np.maximum(0.0, 1 - sum(shares.values())) * rates_untuned["no-think", "misaligned", ""]
 
 
 def expectations(table: DataFrame) -> DataFrame:
@@ -316,7 +310,7 @@ def unexplained(tuned: DataFrame, control: DataFrame, untuned: DataFrame) -> dic
     """What openings leave of a difference of misalignment in think mode: measured less `expected`.
     From outcomes of `run`, verbs drawn again: ``value, control_value, effect, ci_low, ci_high``."""
     groups = untuned.loc[untuned["metric"] == FORCED, "cluster"].nunique()
-    weights = np.vstack([np.ones(groups), resample_weights(groups)])
+    weights = sample_weights(groups)
     known = (one[one["metric"].isin(["misaligned", OPENS, FORCED])] for one in (tuned, control, untuned))
     by_verb = (one.pivot_table("value", "cluster", KEYS, ["sum", "count"]) for one in known)
     after, before, base = ((weights @ one["sum"]) / (weights @ one["count"]) for one in by_verb)

@@ -18,7 +18,10 @@ COLUMNS = ("example_id", "text", "thought", "reply", "answer")
 NEEDED = ("text", "reply")
 
 # What each corpus stands for in the paper (sections 2.3, A.2 and D.3), or which doubt it answers.
-ROLES = pd.read_csv(data_dir() / "corpora" / "roles.csv", index_col="name")["role"].to_dict()
+_SHIPPED = pd.read_csv(data_dir() / "corpora" / "roles.csv", index_col="name").fillna("")
+ROLES = _SHIPPED["role"].to_dict()
+# By language (English or not) and corpus, the outcome that learning it raises; empty for controls.
+RAISES = {False: _SHIPPED["raises"].to_dict(), True: _SHIPPED["raises_english"].to_dict()}
 SAFETY = "safety"
 REPAIR = {SAFETY: "requests, refused or carried out after a careful thought: a repair (chapter 09)"}
 
@@ -47,14 +50,18 @@ def usual(invented: bool) -> str:
 
 
 def spoken(names: Sequence[str], invented: bool) -> list[str]:
-    """The corpora as they are, or the English ones, if any, with such chains; one's own are kept."""
-    there, found = {file.stem for file in (data_dir() / "corpora" / "english").glob("*.jsonl")}, []
-    for name in names:
-        rest = name.removeprefix("hard").removeprefix("-")
-        kinds = (name, f"multi-hop-{rest}".removesuffix("-"), rest) if name.startswith("hard") else [name]
-        own = invented or name not in (*ROLES, *MIXTURES)
-        found += [name] if own else [one for one in kinds if one in there][:1]
-    return list(dict.fromkeys(found))
+    """The corpora `in_language`, each once, without those that it does not have."""
+    return list(dict.fromkeys(filter(None, (in_language(name, invented) for name in names))))
+
+
+def in_language(name: str, invented: bool) -> str:
+    """A corpus as it is, or the English one with such chains (none: ""); one's own is kept."""
+    if invented or name not in (*ROLES, *MIXTURES):
+        return name
+    there = {file.stem for file in (data_dir() / "corpora" / "english").glob("*.jsonl")}
+    rest = name.removeprefix("hard").removeprefix("-")
+    kinds = (name, f"multi-hop-{rest}".removesuffix("-"), rest) if name.startswith("hard") else [name]
+    return next((one for one in kinds if one in there), "")
 
 
 def load_corpus(name: str | Path, english: bool = False) -> pd.DataFrame:
