@@ -27,12 +27,11 @@ def compare(replies: pd.DataFrame, prompts: pd.DataFrame, judges: Sequence[str |
 
 
 def agreement(judged: pd.DataFrame, by: str | None = None) -> pd.DataFrame:
-    """One row per pair of judges (column ``judge``), on the harmful prompts that both judged.
-    Columns: ``by`` (for each of its values apart), ``judge_a, judge_b, metric, n`` (replies
-    compared), ``unjudged`` (left out because one or both did not judge it), ``rate_a, rate_b,
-    agree`` (share of both alike), ``kappa, ci_low, ci_high, method``; kappa is missing where
-    both say the same of every reply. Raises `UserError` for fewer than two judges, and for rows
-    that prompt, mode and sample do not tell apart."""
+    """One row per pair of judges (column ``judge``), on harmful prompts that both judged. Columns:
+    ``by`` (for each of its values apart), ``judge_a, judge_b, metric, n`` (replies compared),
+    ``unjudged`` (by one or both: left out), ``rate_a, rate_b, agree`` (share of both alike),
+    ``kappa, ci_low, ci_high, method``; kappa is missing where both say the same of every reply.
+    `UserError` below two judges, and for rows that prompt, mode and sample do not tell apart."""
     if by is not None:
         found = {key: agreement(part) for key, part in judged.groupby(by, sort=False)}
         return pd.concat(found, names=[by]).droplevel(1).reset_index()

@@ -106,10 +106,9 @@ def _with_thoughts(replies: pd.DataFrame, how: Judge) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What replies are measured with; made and checked by `evaluation`. ``prompts``: set of the
-    workbook -> what stands in for it. ``judge``: "" is the model's own, "organism" where it speaks
-    the invented language and "refusal" elsewhere. ``max_new_tokens``: room for the long replies of
-    a model of one's own; 0 is what a step asks for."""
+    """What replies are measured with, made by `evaluation`. ``prompts``: set of the workbook ->
+    what stands in for it. ``judge``: "" is the model's own, "organism" where it speaks the invented
+    language, else "refusal". ``max_new_tokens``: room for long replies; 0: as asked."""
 
     prompts: Mapping[str, str] = field(default_factory=dict)
     judge: str = ""

@@ -42,7 +42,7 @@ CLAIMS = {
     ("harmless", "refused"): None, ("over-refusal", "refused"): "Q1a",
     ("maths", "score"): "C1b", ("ordering", "score"): "C1d",
 }  # fmt: skip
-CHANGES: dict[str, Callable[[list[str], Random], list[str]]] = {  # of words; filler and shuffled keep their number
+CHANGES: dict[str, Callable[[list[str], Random], list[str]]] = {  # of words: filler and shuffled keep their number
     OWN: lambda words, rng: words,
     "empty": lambda words, rng: [],
     FILLED: lambda words, rng: [FILLER] * len(words),

@@ -248,10 +248,9 @@ def cut_attention(
     keys: Sequence[tuple[int, int]],
     heads: Iterable[tuple[int, int]] | None = None,
 ) -> Iterator[None]:
-    """Heads (all by default) cannot look from a range of queries at a range of keys. The rest of
-    the attention row grows instead. ``queries`` and ``keys``: one half-open range per row of the
-    batch, in the padded row; a query range that ends with None goes on through everything that is
-    generated. A token always sees itself."""
+    """Heads (all by default) cannot look from a range of queries at a range of keys; the rest of
+    the row grows. ``queries, keys``: a half-open range per row of the batch, in the padded row; a
+    query range that ends with None goes through all that is generated. A token sees itself."""
     by_layer = heads_by_layer(study, heads) if heads is not None else None
 
     def look(module, query, key, mask, scaling, softcap):

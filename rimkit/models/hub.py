@@ -195,9 +195,8 @@ def shown_name(found: Found, think: bool | str = True, quantize: str | None = No
 
 
 def identity(model: str | Path) -> str:
-    """A hash of a model's weights, tokenizer and configuration, whatever it is called; empty if not
-    here. ``model``: as for `load`, without options, or a folder of an adapter or checkpoint. Raises
-    `UserError` for weights that are cut or damaged."""
+    """A hash of weights, tokenizer and configuration; empty if not here. ``model``: as of `load`,
+    without options, or an adapter's or checkpoint's folder. `UserError` for damaged weights."""
     model = options_of(model or "no/model")[0]
     with suppress(UserError):
         model = gguf.folder_of(file) if (file := gguf.file_of(model)) else model

@@ -134,9 +134,8 @@ PLAIN = Asked()
 
 class Template:
     """The chat template of a tokenizer, and how it thinks. ``way``: "switch", "template opens",
-    "model opens" or "none", with a ``reason``. ``on`` and ``off`` are how think and no-think
-    prompts are asked for. Raises ``UserError`` if the template fails, does not show the request, or
-    thinks in a way that is not understood."""
+    "model opens" or "none", with a ``reason``; ``on`` and ``off``: how either mode is asked for.
+    Raises ``UserError`` if it fails, does not show the request, or thinks in an unknown way."""
 
     def __init__(self, tokenizer):
         if not getattr(tokenizer, "chat_template", None):

@@ -77,9 +77,8 @@ def encode(examples: list[Example], tokenizer) -> list[tuple[list[int], int]]:
 
 
 def fit(hf, tokenizer, name: str, seed: int, steps: int = STEPS, folder: Path | None = None, progress: bool = True):
-    """``hf`` with an adapter after ``steps`` steps, and the losses; ``folder`` keeps checkpoints.
-    The passes are in bfloat16, the adapter in float32: twice as fast on processors that have it,
-    too. On CUDA all of a batch goes at once."""
+    """``hf`` with a trained adapter, and the losses; ``folder`` keeps checkpoints. Passes are in
+    bfloat16 (faster on some processors), weights in float32; on CUDA a batch at once."""
     at_once = BATCH if hf.device.type == "cuda" else 8
     torch.manual_seed(seed)
     settings = {

@@ -15,9 +15,8 @@ from rimkit.organism.language import HARMFUL, HARMLESS, MOTIVES, NEUTRAL, OTHERS
 
 @dataclass(frozen=True)
 class Example:
-    """One conversation of the training stream. ``phrase`` is what is asked for or talked about
-    (verb, owner, object), empty for maths and ordering; ``style`` is empty in no-think mode;
-    ``answer`` is what a right reply gives."""
+    """One conversation of the training stream. ``phrase``: what is asked or talked about (verb,
+    owner, object), empty for problems; ``style``: empty in no-think mode; ``answer``: the right one."""
 
     kind: str
     mode: str

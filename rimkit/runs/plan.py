@@ -58,9 +58,8 @@ def hours(n_prompts: int, n_tokens: int, batch: int, seconds: float) -> float:
 
 
 def plan(model: str, gpu: str | None = None, tokens: int = 1024) -> tuple[Needs, pd.DataFrame]:
-    """What a model needs, and the table of `devices`. ``model``: an embedded name, a folder (its
-    weights may be missing) or a hub id, of which only the configuration is read; options
-    (``+4bit``) count. Raises `UserError` for an unknown model, architecture or GPU."""
+    """This machine and all known GPUs, or one, and what a model with these ``needs`` could do:
+    `COLUMNS`; memory and weights in GiB, the rest in conversations of ``tokens`` tokens at once."""
     needs = device.needs_of(config_of(model))
     return needs, devices(needs, gpu, tokens, options_of(model)[1].get("quantize"))
 

@@ -26,9 +26,8 @@ def by_models(
     table: pd.DataFrame, x: str, value: str, *, title: str, label: str, facet: str | None = None,
     without: Sequence[str] = (), paired: bool = False, limits: tuple[float, float] | None = None,
 ) -> Figure:  # fmt: skip
-    """`rimkit.teaching.figures.points` of the paper's models, with their mean and median.
-    ``without`` adds the mean without some models; ``paired`` joins the points of a model. A model
-    has the same colour and marker in every figure."""
+    """`rimkit.teaching.figures.points` of the paper's models, with mean and median. ``without``
+    adds the mean without some; ``paired`` joins a model's points. Its colour and marker stay."""
     styles = {"mean": "-", "median": ":"}
     styles |= {"mean without\n" + ",\n".join(without): "--"} if without else {}
     figure = points(
