@@ -5,9 +5,8 @@ all of these names, but one means the same wherever it is: ``Settings``, a froze
 each default stands once; ``run(study, settings) -> Result``; ``evaluation_prompts``, on which
 effects are reported; ``score`` and ``choose``, on calibration prompts (what they return differs);
 ``ablate``, replies without parts of the model; ``competence``, what floors (`rimkit.ledger.floor`)
-are asked of, on calibration prompts (`ras` asks evaluation replies); ``rows`` (`ras`:
-``with_rows``), a verdict row per claim, which says why if a step is undefined. `planted`, a
-control, has no chapter.
+are asked of, on calibration prompts (`ras`: evaluation); ``rows`` (`ras`: ``with_rows``), a verdict
+row per claim, or why a step is undefined. `planted`, a control, has no chapter.
 
 Words of all files: a *study* is a model under study. A table of *judged replies* (``judged``) has a
 row per reply and what a judge says of it; a *verdict* is what the workbook says of a claim, by the

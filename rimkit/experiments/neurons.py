@@ -125,7 +125,7 @@ def with_intent(study: StudyModel, prompts: DataFrame, sentence: str | None = No
 
 def paired(study: StudyModel, harmful: DataFrame, settings=Settings()) -> tuple[DataFrame, DataFrame]:
     """The requests without and with malicious intent, in the same order and with the same ids: a
-    sentence is added to ``harmful``, calibration requests; motives come as pairs."""
+    sentence is added to ``harmful``, of calibration; motives are pairs. `UserError` for others."""
     check_known("pairs", settings.pairs or SENTENCE_PAIRS, PAIRS)
     if settings.pairs != MOTIVE_PAIRS:
         return harmful, with_intent(study, harmful)
@@ -466,9 +466,8 @@ def ablations(
             if rule in main and ablation == "zero":
                 singles[key] = single_rates(own, rule)
                 behind[key] = per_prompt(own, "condition", "set", "mode")
-    keyed, names = (effects, singles, behind), ["rule", "k", "ablation"]
-    tables = [pd.concat(of, names=names[: len(next(iter(of)))]) for of in keyed]
-    return tuple(one.reset_index(one.index.names[:-1]).reset_index(drop=True) for one in tables)
+    keyed = (effects, ["rule", "k", "ablation"]), (singles, ["rule", "k"]), (behind, ["rule", "k"])
+    return tuple(pd.concat(of, names=names).reset_index(names).reset_index(drop=True) for of, names in keyed)
 
 
 def after_sentence(study: StudyModel, pairs: Pairs, text: str, settings=Settings()) -> np.ndarray:
