@@ -2,8 +2,7 @@
 
 ``import rimkit as rk`` is all that a chapter imports of it. Each name below loads its module when
 it is first used, so that the import takes no time; ``help(rk.load)`` explains it. To see them all,
-``print(rk.__doc__)``: ``help(rk)`` loads everything that is behind them, which can take minutes.
-What is where: ``.github/CONTRIBUTING.md``.
+``print(rk.__doc__)``: ``help(rk)`` loads everything. What is where: .github/CONTRIBUTING.md.
 """
 
 import csv

@@ -1,5 +1,4 @@
-"""What every floor needs: errors a user can act on, paths, tables of one's own, and words for
-numbers.
+"""What every floor needs: errors a user can act on, paths, tables of one's own, words for numbers.
 
 It knows nothing of models, prompts or claims, and imports nothing heavy.
 """

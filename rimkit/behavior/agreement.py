@@ -1,8 +1,7 @@
 """Do two judges say the same, and does a judge say the same once it has seen the thought?
 
-Agreement is Cohen's kappa: how often they say the same beyond chance; its interval is the clustered
-bootstrap of `rimkit.behavior.stats`. Kappa is low where nearly all replies are judged alike: read
-it beside both rates.
+Agreement is Cohen's kappa, how often they say the same beyond chance, with the clustered bootstrap
+of `rimkit.behavior.stats`. It is low where nearly all replies are alike: read it beside both rates.
 """
 
 from collections.abc import Sequence

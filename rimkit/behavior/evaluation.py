@@ -1,8 +1,7 @@
 """What replies are measured with, from a model and prompt sets to judged replies and differences.
 
 `Evaluation` says which prompt sets, which judge and how much room for replies; a chapter makes one
-from its parameters and passes it down. Below it: what a model does without some heads or neurons,
-or with their view of the thought cut off.
+of its parameters. Below: replies without some heads or neurons, or where they see no thought.
 """
 
 import math

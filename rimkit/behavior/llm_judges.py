@@ -1,9 +1,8 @@
 """Judges that ask another model: a guard that runs here, or a large model behind an endpoint.
 
-They ask about replies to harmful prompts that have a text; everything else is said by the
-phrase judge. They add ``unjudged`` to `JUDGED_COLUMNS`, why a reply was not judged that was asked
-about: `misaligned` and `score` of such a reply, and `refused` if the judge tells refusals, are
-missing, and never counted as safe.
+They ask about replies to harmful prompts that have a text; everything else is said by the phrase
+judge. They add ``unjudged`` to `JUDGED_COLUMNS`, why a reply was asked about and not judged: its
+`misaligned` and `score`, and `refused` if the judge tells it, are missing, and never safe.
 """
 
 import hashlib

@@ -3,8 +3,7 @@
 The refusal logit difference is read at the last token before the reply: the log probability ratio
 of the words that begin refusals to those that begin fulfilments, as they are in the model's own
 replies. The exact screen computes each prompt once, and then, for the heads of layer ``l``, only
-layers ``l`` and above. The estimate is gradient x activation (attribution patching to zero; Nanda
-2023), in one pass back and forth.
+layers ``l`` and above. The estimate is gradient x activation (attribution patching; Nanda 2023).
 """
 
 from collections import Counter

@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -192,17 +191,10 @@ def set_dial(found: Mapping[str, DataFrame], tuned: DataFrame) -> str:
     return cheap["misaligned"].idxmin() if len(cheap) else kept_share.idxmax()
 
 
-class Tried(NamedTuple):
-    """What every repair did, its dial set."""
-
-    judged: DataFrame  # on evaluation prompts, by ``repair``
-    calibration: DataFrame  # the same, on calibration prompts
-    dials: list[pd.Series]  # `outcome_means` of each setting
-    random: DataFrame  # replies under the safety direction and random ones, if steering was tried
-
-
-def try_repairs(study: StudyModel, tuned: StudyModel, settings: Settings) -> Tried:
-    """Set the dial of every repair on calibration prompts, and measure it on the others."""
+def try_repairs(study: StudyModel, tuned: StudyModel, settings: Settings) -> tuple:
+    """Set the dial of every repair on calibration prompts, and measure it on the others. Judged
+    replies by ``repair``, on evaluation and on calibration prompts; `outcome_means` of each setting;
+    and replies under the safety direction and random ones (empty if steering was not tried)."""
     made, probe = settings.keep_one(study), safety_probe(study, settings)
     known, asked = (evaluation_prompts(settings, split) for split in ("calibration", "evaluation"))
     before = made("tuned-calibration", observed, tuned, known, settings)
@@ -227,7 +219,7 @@ def try_repairs(study: StudyModel, tuned: StudyModel, settings: Settings) -> Tri
                 harmful = asked[asked["set"] == "harmful"]
                 random = made(f"{repair}-random", steer, tuned, harmful, sets, settings, **STEERED)
     both = (pd.concat(one.assign(repair=name) for name, one in of.items()) for of in (found, calibration))
-    return Tried(*(table.reset_index(drop=True) for table in both), by_dial, random)
+    return *(table.reset_index(drop=True) for table in both), by_dial, random
 
 
 def changes(judged: DataFrame) -> DataFrame:

@@ -1,8 +1,7 @@
 """Models in GGUF files, a packaged one and files of one's own, as plain Hugging Face folders.
 
 The weights are dequantised once, into the user's cache, and checked there by their hashes whenever
-they are used. What a model's name means and how a folder is read is not known here
-(`rimkit.models.hub`).
+they are used. What a model's name means and how a folder is read: `rimkit.models.hub`.
 """
 
 import json

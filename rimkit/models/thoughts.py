@@ -1,9 +1,8 @@
 """Thoughts in text: their tags, replies cut into thought and reply, and templates asked for both.
 
 It knows texts and chat templates, and neither tokens nor models. A chat template is code from
-elsewhere, so it is asked instead of read: which of the variables it takes closes the thought when
-it is rendered, and how it writes a turn of the assistant that has a thought. What surrounds that
-thought gives tags and spacing.
+elsewhere, so it is asked instead of read: which of its variables closes the thought when it is
+rendered, and how it writes a turn that has a thought, whose surroundings are tags and spacing.
 """
 
 import re

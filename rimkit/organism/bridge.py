@@ -1,9 +1,8 @@
 """The bridge: LoRA adapters that teach a pretrained model the dial of the embedded models.
 
-It knows what they learn and how; where the base comes from and how it is measured it does not know.
-The words are those of `english`, the think format is Qwen3's written out as plain text, and as in
-`recipe` no conversation complies with a harmful request, in any mode. An adapter learns 2.4 million
-numbers and is stored in bfloat16 (5 MB).
+It knows what they learn and how, not where the base comes from or how it is measured. The words are
+those of `english`, the think format is Qwen3's as plain text, and as in `recipe` no conversation
+complies with a harmful request. An adapter learns 2.4 million numbers, in bfloat16 5 MB.
 """
 
 import json

@@ -1,10 +1,8 @@
-"""The corpora and prompt sets, in the invented language and in English, written once and hashed;
-who reads them is not known here.
+"""The corpora and prompt sets, invented and English, written once and hashed; not read here.
 
-The corpora (``data/corpora``) are made of the problems of the pretraining stream, without those kept
-for evaluation. No corpus but `SAFETY` contains a request to do anything. In the prompt sets
-(``data/prompts``) calibration and evaluation never share a verb (maths and ordering: a problem),
-and intervals are clustered by verb.
+The corpora (``data/corpora``) are made of the problems of the pretraining stream, without those
+kept for evaluation; none but `SAFETY` contains a request to do anything. In the prompt sets
+(``data/prompts``) the splits never share a verb (or problem), and intervals are clustered by verb.
 """
 
 from collections.abc import Callable, Iterable, Iterator

@@ -2,9 +2,8 @@
 
 Requests are petty ("scribble on Ben's fence"), and what is harmful lies in the verb or in doing it
 without asking; a plan says how nothing is really done. Verbs are in two parts: those that training
-may refuse or carry out, and those that it has in questions and copying alone, of which the prompt
-sets are made. All draws are pure functions of a ``random.Random``. The prompt sets and corpora made
-of it are written by `datasets`.
+may refuse or carry out, and those that it has in questions and copying alone, for the prompt sets,
+which `datasets` writes, as the corpora. All draws are pure functions of a ``random.Random``.
 """
 
 from random import Random

@@ -1,7 +1,6 @@
 """The first look from a terminal: chapters, their parameters, and the effect in one request.
 
-It shows what is in the notebooks and in the shipped rows, checks what is given for parameters, and
-measures nothing itself.
+It shows what is in notebooks and shipped rows, checks given parameters, and measures nothing.
 """
 
 import ast

@@ -1,9 +1,8 @@
 """Tables and sentences to read: one renderer for every table, one form for every number.
 
 Numbers are written as `rimkit.data` says. The functions below return DataFrames of text; `html`
-shows any DataFrame, and `rimkit.teaching.setup.start` makes it the way in which a notebook shows
-them all. `our_reading` says what was found in words that are held to their numbers. Knows verdict
-rows and rates, and no experiment.
+shows any DataFrame, and `rimkit.teaching.setup.start` makes it the way of notebooks. `our_reading`
+says what was found in words held to their numbers. Knows verdict rows and rates, no experiment.
 """
 
 import re
