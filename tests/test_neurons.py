@@ -495,7 +495,7 @@ def test_a_shipped_size_curve_is_measured_again():
     kept = results("neurons-definition").query("model == 'rim-mini' and seed == 0").iloc[0]
     again = neurons.pair_counts(found, {}).iloc[0]
     assert again["shared_refusing"] == pytest.approx(kept["shared_refusing"], abs=0.05)
-    assert kept["shared_harmless_min"] - 0.05 <= again["shared_harmless"] <= kept["shared_harmless_max"] + 0.05
+    assert kept["shared_innocent_min"] - 0.05 <= again["shared_innocent"] <= kept["shared_innocent_max"] + 0.05
     assert again["refusing_pairs"] == pytest.approx(kept["refusing_pairs"], abs=2)
 
 

@@ -343,11 +343,13 @@ def test_a_random_set_in_place_of_the_critical_one_is_undecided_95_times_in_100(
     one = with_sets(points)  # and every random set of one table against the others
     left = [ras.log_ratio(*one_of(*one, number)) for number in range(40)]
     assert sum(found["ci_low"] > 0 or found["ci_high"] < 0 for found in left) <= 4
+    ranks = sorted(found["rank"] for found in left)
+    assert (ranks[0], ranks[-1]) == (1, 40)
 
 
 def test_a_set_above_all_random_ones_is_seen(points):
     found = ras.log_ratio(*with_sets(points, factor=20))
-    assert found["ci_low"] > 0 and found["beyond"] == 1
+    assert found["ci_low"] > 0 and found["rank"] == 1
     assert found["effect"] == pytest.approx(found["value"] - found["control_value"])
 
 
@@ -382,7 +384,7 @@ def test_a_random_set_does_not_predict_better_than_random_sets(points):
     assert sum(item["ci_low"] > 0 or item["ci_high"] < 0 for item in found) <= 1
     better = ras.correlation_above_random(one[0].assign(**{ras.RAS: points["good"]}), one[1])
     assert better["ci_low"] > 0
-    assert better["beyond"] == 1 and better["p_value"] < 0.05
+    assert better["rank"] == 1 and better["beyond"] == 1 and better["p_value"] < 0.05
 
 
 def test_correlations_of_a_model_whose_outcome_does_not_move_are_not_testable(points):
