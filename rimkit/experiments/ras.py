@@ -437,7 +437,7 @@ def ras_by_set(points: DataFrame, sets: DataFrame, role: str) -> np.ndarray:
 
 
 def _against_sets(effect: float, draws: np.ndarray, singles: np.ndarray, corpora: int) -> dict:
-    """``effect`` against the spread of single sets, corpora drawn again, and its ``rank`` among them."""
+    """``effect`` against the spread of single sets, corpora drawn again, and its ``rank``."""
     low, high = stats.widened_percentiles(draws, corpora) if corpora > 2 else (np.nan, np.nan)
     found = {"effect": float(effect), "ci_low": low, "ci_high": high}
     found["method"] = f"bootstrap of {corpora} families of corpora"
@@ -590,7 +590,7 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     """Fine-tune on every corpus, and measure every predictor and the outcome on the way. Tables:
     ``ras-points`` by ``corpus, step`` (columns: ``misaligned``, its ``change, change_low,
     change_high``, ``coherence_change``, ``read`` (share of replies), ``flips`` (share of pairs),
-    ``n`` (prompts), `PREDICTORS`, ``why_not``), ``ras-sets`` (RAS in single other sets), ``ras-layers``
+    ``n`` (prompts), `PREDICTORS`, ``why_not``), ``ras-sets`` (RAS in single others), ``ras-layers``
     (distance of weights), ``ras-verdicts`` (per prompt), ``ras-levels`` (`levels`)."""
     found = tunings(baseline(study, settings), replies(study, settings), settings)
     return with_rows(study, found, settings)

@@ -177,7 +177,7 @@ def repaired(
 
 def outcome_means(judged: DataFrame) -> pd.Series:
     """Means of `MEASURED` over the judged replies of one condition."""
-    found = {name: judged.loc[judged["set"] == of, column] for name, (of, column) in MEASURED.items()}
+    found = {name: judged.loc[judged["set"] == of, what] for name, (of, what) in MEASURED.items()}
     return pd.Series({name: values.astype("Float64").astype(float).mean() for name, values in found.items()})
 
 
@@ -193,7 +193,7 @@ def set_dial(found: Mapping[str, DataFrame], tuned: DataFrame) -> str:
 
 def try_repairs(study: StudyModel, tuned: StudyModel, settings: Settings) -> tuple:
     """Set the dial of every repair on calibration prompts, and measure it on the others. Judged
-    replies by ``repair``, on evaluation and on calibration prompts; `outcome_means` of each setting;
+    replies by ``repair``, on evaluation and calibration prompts; `outcome_means` of each setting;
     and replies under the safety direction and random ones (empty if steering was not tried)."""
     made, probe = settings.keep_one(study), safety_probe(study, settings)
     known, asked = (evaluation_prompts(settings, split) for split in ("calibration", "evaluation"))

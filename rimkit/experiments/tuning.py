@@ -211,9 +211,9 @@ def prediction(untuned: DataFrame, tuned: Mapping[str, DataFrame], english: bool
 def correlated(guessed: np.ndarray, measured: np.ndarray) -> dict:
     """Pearson's r against 0. The interval draws pairs again, the p value exchanges them."""
     r, p_value = pearsonr(guessed, measured, method=PermutationMethod(rng=0))
-    options = {"paired": True, "vectorized": False, "n_resamples": 2000, "method": "percentile", "rng": 0}
+    options = {"paired": True, "vectorized": False, "n_resamples": 2000, "method": "percentile"}
     options["statistic"] = lambda x, y: pearsonr(x, y)[0] if np.ptp(x) and np.ptp(y) else 0.0
-    low, high = bootstrap((guessed, measured), **options).confidence_interval
+    low, high = bootstrap((guessed, measured), **options, rng=0).confidence_interval
     ends = {"ci_low": min(low, r), "ci_high": max(high, r)}
     return {"value": r, "control_value": 0.0, "effect": r, **ends, "p_value": p_value, "n": len(measured)}
 

@@ -16,7 +16,7 @@ from rimkit.organism.language import HARMFUL, HARMLESS, MOTIVES, NEUTRAL, OTHERS
 @dataclass(frozen=True)
 class Example:
     """One conversation of the training stream. ``phrase``: what is asked or talked about (verb,
-    owner, object), empty for problems; ``style``: empty in no-think mode; ``answer``: the right one."""
+    owner, object; problems: empty); ``style``: none in no-think mode; ``answer``: the right one."""
 
     kind: str
     mode: str
