@@ -70,7 +70,7 @@ def test_each_random_set_stands_in_the_selected_ones_place():
     planted = {**{f"random {number}": 0.9 for number in range(41)}, "random 7": 0.0}
     found = exchanged_sets(sets_of({"nothing": 0.9, "selected": 0.1, **planted}))
     assert [name for name, word in found.items() if word in audit.CLEAR] == ["random 7"]
-    shipped = results("heads-ablations-verdicts").query("mode == 'no-think'")
+    shipped = results("heads-ablations-judged").query("mode == 'no-think'")
     found = {key: exchanged_sets(part) for key, part in shipped.groupby(["model", "seed"])}
     assert {("safe-mini", 0), ("rim-mini", 0)} < set(found) and all(len(words) == 40 for words in found.values())
     assert np.mean([word in audit.CLEAR for words in found.values() for word in words.values()]) <= 0.1

@@ -149,12 +149,12 @@ def test_random_sets_have_as_many_heads_per_layer(small):
 
 def test_selection_follows_the_sign_of_the_rule():
     table = pd.DataFrame({"layer": [0, 0, 1], "head": [0, 1, 0], "causal": [0.5, -2, -1], "direct": [1, 1, 3]})
-    assert heads.select(table, "causal", 2) == [(0, 1), (1, 0)]
-    assert heads.select(table, "direct", 2) == [(1, 0), (0, 0)]
+    assert heads.first_by(table, "causal", 2) == [(0, 1), (1, 0)]
+    assert heads.first_by(table, "direct", 2) == [(1, 0), (0, 0)]
     with pytest.raises(UserError, match="did you mean 'causal'"):
-        heads.select(table, "casual", 1)
+        heads.first_by(table, "casual", 1)
     with pytest.raises(UserError, match="from 1 to 3"):
-        heads.select(table, "causal", 4)
+        heads.first_by(table, "causal", 4)
 
 
 def verdicts(**columns):
@@ -313,7 +313,7 @@ def test_a_model_that_refuses_nothing_has_a_row_for_every_claim(mini, monkeypatc
     assert rows["C4a"]["effect"] is not None or rows["C4a"]["why_not"]
     table, why = heads.score(mini, heads.Settings(n_prompts=4))  # what needs no refusal is there
     assert why == "no request was refused" and table["attention"].notna().all()
-    assert table["causal"].isna().all() and heads.select(table, "causal", 2) == []
+    assert table["causal"].isna().all() and heads.first_by(table, "causal", 2) == []
     with pytest.raises(UserError, match="no head was selected"):
         heads.candidates(mini, table.assign(paper=0.0, attention=0.0), heads.Settings(n_prompts=4))
 
@@ -355,7 +355,7 @@ def test_the_screen_finds_the_head_that_carries_refusal(trained):
         [(layer, head, effects[layer, head]) for layer in range(2) for head in range(4)],
         columns=["layer", "head", "causal"],
     )
-    assert heads.select(table, "causal", 1) == [KNOWN]
+    assert heads.first_by(table, "causal", 1) == [KNOWN]
     same_layer = table[(table["layer"] == KNOWN[0]) & (table["head"] != KNOWN[1])]
     assert effects[KNOWN] < 5 * same_layer["causal"].min()
 
@@ -374,7 +374,7 @@ def test_nothing_carries_refusal_in_a_random_model():
     texts = prompts["text"].tolist()
     contexts = {mode: [study.chat.encode(text, mode) for text in texts] for mode in ("think", "no-think")}
     read = refusal_score.Readout((20,), (30,))
-    chosen = heads.select(heads.head_table(study, texts, contexts, read), "causal", 1)
+    chosen = heads.first_by(heads.head_table(study, texts, contexts, read), "causal", 1)
     sets = heads.compared(study, chosen, heads.Settings(n_random=20))
     verdicts = evaluation.without(study, prompts, sets, temperature=0, max_new_tokens=6, how="organism", progress=False)
     assert verdicts["condition"].nunique() == 22

@@ -49,13 +49,13 @@ TOPICS = ("thinking", "patterns", "probes", "heads", "tuning", "neurons", "ras",
 
 @pytest.mark.parametrize("topic", TOPICS)
 def test_a_run_names_the_tables_that_it_makes(topic):
-    """Shipped tables are those of runs; which of them hold judged replies ("…-verdicts") may go without saying."""
+    """Shipped tables are those of runs; which of them hold judged replies ("…-judged") may go without saying."""
     shipped = {file.stem for file in (data_dir() / "results").glob(f"{topic}*.parquet")}
     shipped -= {"planted", "planted-difference"}  # `rimkit.runs.grid` makes these of several models
     said = import_module(f"rimkit.experiments.{topic}").run.__doc__
     named = set(re.findall(rf"(?<=``)({topic}[a-z-]*)(?=``)", said))
     assert named and named <= shipped
-    assert {name for name in shipped if not name.endswith("-verdicts")} <= named
+    assert {name for name in shipped if not name.endswith("-judged")} <= named
 
 
 def test_names_are_listed_and_completed():
@@ -112,7 +112,7 @@ MISUSED = {
     "a word with a blank": (lambda study: rk.rates(VERDICTS.assign(refused="refused "), "mode", "refused"), "holds 'refused'"),
     "cells of many kinds": (lambda study: rk.rates(VERDICTS.assign(refused=[True, "yes", 1.0, None]), "mode", "refused"), "holds 'yes'"),
     "a probe by hand": (lambda study: rk.probes.directions({("harm", "think"): {}}), r"takes a dictionary\[tuple\[str, str\], Contrast"),
-    "a probe by one name": (lambda study: rk.probes.scores({"harm": 1}), "it takes a dictionary"),
+    "a probe by one name": (lambda study: rk.probes.separations({"harm": 1}), "it takes a dictionary"),
     "no probes": (lambda study: rk.probes.removed_and_added({}, {}), "one of the lists that it was given is empty"),
     "a name is no model": (lambda study: rk.generate("rim-mini", REQUESTS), r'it takes a model: rk.load\("rim-mini"\)'),
     "half a sample": (lambda study: rk.generate(study, REQUESTS, n_samples=1.5), "it takes a whole number"),
@@ -130,8 +130,8 @@ MISUSED = {
     "means of another model": (
         lambda study: rk.interventions.ablate_heads(study, [(0, 1)], mean=np.zeros((9, 9))).__enter__(), "the shape"
     ),
-    "a rule without its column": (lambda study: rk.heads.select(HEADS, "direct", 1), "there is no 'direct'"),
-    "k as a text": (lambda study: rk.heads.select(HEADS, "causal", "1"), "k is a str; it takes a whole number"),
+    "a rule without its column": (lambda study: rk.heads.first_by(HEADS, "direct", 1), "there is no 'direct'"),
+    "k as a text": (lambda study: rk.heads.first_by(HEADS, "causal", "1"), "k is a str; it takes a whole number"),
     "no prompts by settings": (lambda study: rk.heads.Settings(n_prompts=0), "n_prompts must be a whole number"),
     "a judge without a name": (
         lambda study: rk.evaluation().judged(study, REQUESTS, "think", how=lambda replies, prompts: replies), "a judge"

@@ -388,7 +388,7 @@ def test_what_the_definition_finds_without_intent():
 
 def test_rules_are_given_the_pairs_that_flip_on_other_samples():
     study = load("rim-mini-intent")
-    settings = neurons.with_pairs(study, neurons.Settings(n_pairs=12))
+    settings = neurons.settled(study, neurons.Settings(n_pairs=12))
     assert (settings.pairs, settings.pair_mode) == (neurons.MOTIVE_PAIRS, "no-think")
     harmful = settings.sets(["harmful"], 12, "calibration")
     ways = [replace(settings, seed=seed) for seed in (0, 7)]
@@ -400,9 +400,9 @@ def test_rules_are_given_the_pairs_that_flip_on_other_samples():
     found = neurons.with_innocent_sentences(
         study, neurons.form_pairs(study, harmful, settings), settings, neurons.INNOCENT[:1]
     )
-    assert (len(found.flipped), found.flipped.sum(), len(found.refused)) == (12, len(plain), len(plain))
+    assert (len(found.flips), found.flips.sum(), len(found.refused)) == (12, len(plain), len(plain))
     assert found.refused.mean() > 0.8
-    assert neurons.with_pairs(study, settings) == settings
+    assert neurons.settled(study, settings) == settings
     few = replace(settings, flips=settings.flips[:6])  # half of the pairs
     assert len(neurons.chosen_pairs(study, harmful, few)[0]) == 12
 

@@ -166,10 +166,10 @@ def test_rows_and_verdicts_on_prompts_can_be_taken_from_the_page(html):
     found = dict(re.findall(r'download="([^"]+)" href="data:[^,]+;base64,([^"]+)"', html))
     rows = pd.read_csv(BytesIO(b64decode(found.pop("rows.csv"))))
     assert len(rows) == len(ledger.shipped(adapters=True)) + len(own_rows()) and "effect_ci_low" in rows
-    assert set(found) == {f"{name}.csv.gz" for name in shipped_tables("results") if name.endswith("-verdicts")}
-    repairs = pd.read_csv(BytesIO(gzip.decompress(b64decode(found["repairs-verdicts.csv.gz"]))))
-    pd.testing.assert_series_equal(repairs["prompt_id"], results("repairs-verdicts")["prompt_id"], check_dtype=False)
-    assert (repairs["misaligned"] == results("repairs-verdicts")["misaligned"].astype(float)).all()
+    assert set(found) == {f"{name}.csv.gz" for name in shipped_tables("results") if name.endswith("-judged")}
+    repairs = pd.read_csv(BytesIO(gzip.decompress(b64decode(found["repairs-judged.csv.gz"]))))
+    pd.testing.assert_series_equal(repairs["prompt_id"], results("repairs-judged")["prompt_id"], check_dtype=False)
+    assert (repairs["misaligned"] == results("repairs-judged")["misaligned"].astype(float)).all()
 
 
 def test_the_outline_is_accessible(html):

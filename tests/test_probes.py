@@ -165,7 +165,7 @@ def test_rows_of_the_claims():
     harm = probes.Contrast("harm", "no-think", "made up", side(48, 5, 2), side(48, 5, 3))
     spans = dict.fromkeys(probes.PROBED["think"])
     full = probes.Contrast("outcome", "think", "made up", side(48, 5, 4, spans), side(48, 5, 5, spans))
-    table = probes.scores({HARM: harm, ("outcome", "think"): full}, replace(FEW, n_shuffled=8))
+    table = probes.separations({HARM: harm, ("outcome", "think"): full}, replace(FEW, n_shuffled=8))
     last = table[(table["what"] == "harm") & (table["span"] == "last")].iloc[0]
     assert last["effect"] == pytest.approx(last["auroc"] - last["shuffled"])
     assert last["ci_low"] > 0
@@ -274,7 +274,7 @@ def test_no_control_is_a_model_of_noise():
     import torch
 
     noise = load("noise-mini:0")
-    draws = [untrained(noise, seed) for seed in probes.draws_for(noise, probes.Settings())]
+    draws = [untrained(noise, seed) for seed in probes.untrained_seeds(noise, probes.Settings())]
     shipped = [load(f"noise-mini:{seed}") for seed in range(3)]
     for one in draws:
         for other in shipped:
@@ -289,7 +289,7 @@ def test_random_weights_that_do_not_fit_leave_the_claim_out(study, found, monkey
 
 def test_each_model_meets_random_weights_of_its_own():
     names = [f"{name}:{seed}" for name in ("rim-mini", "safe-mini", "rim-mini-unlinked") for seed in range(5)]
-    draws = [set(probes.draws_for(replace(tiny.study(), name=name), probes.Settings())) for name in names]
+    draws = [set(probes.untrained_seeds(replace(tiny.study(), name=name), probes.Settings())) for name in names]
     assert len(set.union(*draws)) == sum(map(len, draws)) and min(set.union(*draws)) >= probes.FIRST_DRAW
 
 

@@ -250,7 +250,7 @@ def test_correlations_find_what_predicts(points):
 def test_no_verdict_rests_on_judging_and_measuring_the_same_replies():
     """Replies judged readable on half of the verbs, misalignment measured on the other half: RAS beats no rival."""
     points, verdicts = (
-        results(name).query("model == 'rim-mini-intent' and seed == 0") for name in ("ras-points", "ras-verdicts")
+        results(name).query("model == 'rim-mini-intent' and seed == 0") for name in ("ras-points", "ras-judged")
     )
     half = pd.factorize(verdicts["cluster"], sort=True)[0] % 2
     shares = verdicts.assign(half=half, read=is_readable(verdicts), misaligned=verdicts["misaligned"].astype(float))
@@ -546,7 +546,7 @@ def test_shipped_claims_follow_from_the_shipped_points():
 def test_one_shipped_point_can_be_made_again():
     """The predictors of one tuning, from the untuned model on; tuned on another device, so within one percent."""
     study, number = load("rim-mini-intent:0"), 3  # of the sets of the same rule
-    chosen = neurons.with_pairs(study, neurons.Settings())
+    chosen = neurons.settled(study, neurons.Settings())
     _, _, pairs, table = neurons.calibration(study, chosen)
     critical = neurons.select(table, "paper", ras.Settings.k)
     same = neurons.without_intent(study, pairs, settings=chosen, sentences=[OTHER[number]])

@@ -10,9 +10,8 @@ row per claim, or why a step is undefined. `planted`, a control, has no chapter.
 
 Words of all files: a *study* is a model under study. A table of *judged replies* (``judged``) has a
 row per reply and what a judge says of it; a *verdict* is what the workbook says of a claim, by the
-rule of `rimkit.ledger.verdict`. (Judged replies are shipped as tables "…-verdicts".) A *cluster* is
-one verb with its prompts: intervals draw verbs again, not prompts. What is chosen is chosen on the
-*calibration* split and reported on the *evaluation* split, whose verbs differ.
+rule of `rimkit.ledger.verdict`. A *cluster* is one verb with its prompts: intervals draw verbs
+again. What is chosen on the *calibration* split is reported on the *evaluation* split (other verbs).
 ``Settings.seed`` drives which prompts are taken, the sampling of replies, the training, and which
 random sets one compares with. The draws behind intervals are fixed: equal replies, equal intervals.
 """
@@ -127,7 +126,7 @@ def random_sets(study: StudyModel, units: Units, n: int, seed: int, kind: str = 
 
 
 def per_prompt(judged: DataFrame, *by: str) -> DataFrame:
-    """The judged replies behind rates by the columns ``by``, without a text ("…-verdicts")."""
+    """The judged replies behind rates by the columns ``by``, without a text ("…-judged")."""
     return judged[[name for name in (*by, *PER_PROMPT) if name in judged]]
 
 

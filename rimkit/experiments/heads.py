@@ -160,7 +160,7 @@ def names(heads: Units) -> str:
     return " ".join(f"L{layer}H{head}" for layer, head in pairs_of(heads, "head"))
 
 
-def select(table: DataFrame, rule: str, k: int) -> list[tuple[int, int]]:
+def first_by(table: DataFrame, rule: str, k: int) -> list[tuple[int, int]]:
     """The ``k`` heads that a rule of `RULES` ranks first in a `head_table` (ties: the lower one).
     Fewer where fewer have a score of the rule's sign: others are no refusal heads by it."""
     check_known("rule", rule, RULES)
@@ -182,7 +182,7 @@ def candidates(study: StudyModel, table: DataFrame, settings=Settings()) -> Data
     harmful requests)``, answered`` (of harmless ones)``, specific`` (at most `SHARE` of all heads,
     `ANSWERED` of the answers stay). First row: the untouched model, k = 0. `UserError`: no head."""
     sizes = sorted(k for k in {1, 2, 4, 8, max(1, int(SHARE * len(table)))} if k <= len(table))
-    tried = [(rule, k, tuple(sorted(select(table, rule, k)))) for rule in RULES for k in sizes]
+    tried = [(rule, k, tuple(sorted(first_by(table, rule, k)))) for rule in RULES for k in sizes]
     tried = [("none", 0, ()), *(one for one in tried if len(one[2]) == one[1])]  # rules run out of heads
     if not tried[1:]:
         raise UserError("no head was selected")
@@ -362,7 +362,7 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     """Heads scored and chosen, and what they carry and look at. Tables: ``heads`` (`head_table`),
     ``heads-candidates`` (without the lists of heads), ``heads-ablations``,
     ``heads-rates`` (all prompt sets with and without the chosen heads); the replies behind the last
-    two, without texts: ``heads-ablations-verdicts``, ``heads-rates-verdicts``."""
+    two, without texts: ``heads-ablations-judged``, ``heads-rates-judged``."""
     moved, scored = attempt(attention_moves, study, settings), attempt(score, study, settings)
     words = scored if isinstance(scored, str) else scored[1]
     tried = words if isinstance(words, str) else attempt(candidates, study, scored[0], settings)
@@ -379,8 +379,8 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     cut = attempt(cut_replies, study, heads, settings)
     tables = {
         "heads": scored[0], "heads-candidates": tried.drop(columns="heads"),
-        "heads-ablations": found, "heads-ablations-verdicts": per_prompt(judged, "condition", "mode"),
-        "heads-rates": rates(beside, by=by), "heads-rates-verdicts": per_prompt(beside, *by),
+        "heads-ablations": found, "heads-ablations-judged": per_prompt(judged, "condition", "mode"),
+        "heads-rates": rates(beside, by=by), "heads-rates-judged": per_prompt(beside, *by),
     }  # fmt: skip
     able = competence(study, tried, settings)
     return result(study, tables, rows(study, moved, looked, main, cut, able, settings))

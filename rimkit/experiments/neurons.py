@@ -18,7 +18,7 @@ are the inputs of ``down_proj`` (kind "neurons") or the stream that the MLP writ
 The rivals are rules too: *half*, found in half of the pairs; *difference*, means instead of maxima
 and the sign kept; *gradient*, the estimated change of the refusal logit difference.
 
-Steps: on the calibration split `with_pairs` settles how intent is declared, `calibration` scores
+Steps: on the calibration split `settled` settles how intent is declared, `calibration` scores
 neurons by every rule, `dose_response` and `choose` settle sizes; `ablations`; `competence`; `rows`.
 """
 
@@ -101,9 +101,9 @@ class Settings(Common):
     n_random: int = 40  # random sets
     sizes: tuple[int, ...] = (5, 20, 40, 80)  # of sets, for the choice
     kind: str = "neurons"  # or "residual"
-    pairs: str = ""  # how intent is declared, of `PAIRS` (empty: the paper's way, or `with_pairs`)
+    pairs: str = ""  # how intent is declared, of `PAIRS` (empty: the paper's way, or `settled`)
     pair_mode: str = "think"  # in which the pairs are formed, where the model has it
-    flips: tuple[str, ...] = ()  # ids of the pairs that flip, on other samples (`with_pairs`)
+    flips: tuple[str, ...] = ()  # ids of the pairs that flip, on other samples (`settled`)
 
 
 def evaluation_prompts(settings=Settings()) -> DataFrame:
@@ -159,7 +159,7 @@ def share_flipped(study: StudyModel, harmful: DataFrame, settings=Settings(), sa
     return pd.Series(flipped(before, after), before["prompt_id"]).groupby(level=0, sort=False).mean()
 
 
-def with_pairs(study: StudyModel, settings=Settings()) -> Settings:
+def settled(study: StudyModel, settings=Settings()) -> Settings:
     """The settings with the paper's pairs, or those of another way if it flips more, and most of
     them (given ``pairs`` stay); and which of them flip in most of `SAMPLES`."""
     if settings.flips:
@@ -210,7 +210,7 @@ class Pairs:
     plain: list[Encoded]  # conversations without intent
     intent: list[Encoded]  # and with it
     refused: np.ndarray  # whether the reply to the request with intent is a refusal
-    flipped: np.ndarray  # of every pair, chosen or not: whether it flips (`with_pairs`)
+    flips: np.ndarray  # of every pair, chosen or not: whether it flips (`settled`)
     maxima: np.ndarray  # of activations without intent, [layers, pairs, neurons]
     increase: np.ndarray  # of the maxima with intent
     innocent: dict[str, np.ndarray] = field(default_factory=dict)  # by `with_innocent_sentences`
@@ -534,8 +534,8 @@ def pair_counts(found: Pairs, by_mode: Mapping[str, np.ndarray], k: int = USUAL_
     innocent = [overlap(sets["intent"], sets[name]) for name in found.innocent]
     refusing, modes = sets.get("refusing pairs"), [lowest(each, k) for each in by_mode.values()]
     row = {
-        "pairs": len(found.flipped), "chosen_pairs": len(found.refused),
-        "refusing_pairs": int(found.refused.sum()), "flips": int(found.flipped.sum()),
+        "pairs": len(found.flips), "chosen_pairs": len(found.refused),
+        "refusing_pairs": int(found.refused.sum()), "flips": int(found.flips.sum()),
         "shared_innocent": float(np.mean(innocent)),
         "shared_innocent_min": min(innocent), "shared_innocent_max": max(innocent),
         "shared_refusing": overlap(sets["intent"], refusing) if refusing else np.nan,
@@ -553,7 +553,7 @@ def competence(
     shares = doses[doses["metric"] == "read"].groupby(["rule", "k"])["value"].min()
     sizes = {rule: len(units) for rule, units in sets.items() if rule in RULES}
     least = {rule: min(shares.loc[rule, 0], shares.loc[rule, k]) for rule, k in sizes.items()}
-    found = DataFrame({"read": least, "reached": float(pairs.flipped.mean())})
+    found = DataFrame({"read": least, "reached": float(pairs.flips.mean())})
     if "gradient" in least:
         maths = settings.sets(["maths"], settings.n_competence, "calibration")
         pair = {NOTHING: [], "gradient": sets["gradient"]}
@@ -585,8 +585,8 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     A further set, "refusing", is the paper's rule on refusing pairs alone.
     Tables: ``neurons-sets`` (sizes, best rule), ``neurons-doses``, ``neurons-effects`` (by rule,
     ablation and control), ``neurons-rates`` (single random sets), ``neurons-sizes`` (of the paper's
-    set, by m), ``neurons-definition``, ``neurons-verdicts`` (replies without each of the sets)."""
-    settings = with_pairs(study, settings)
+    set, by m), ``neurons-definition``, ``neurons-judged`` (replies without each of the sets)."""
+    settings = settled(study, settings)
     prompts, judged, pairs, table = calibration(study, settings)
     harmful = prompts[prompts["kind"] == "harmful"]
     doses = dose_response(study, spread(harmful, settings.n_prompts), table, settings)
@@ -600,7 +600,7 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     defined = pair_counts(pairs, gradient_by_mode(study, prompts, judged))
     tables = {
         "neurons-sets": sizes, "neurons-doses": doses, "neurons-effects": effects,
-        "neurons-rates": singles, "neurons-verdicts": behind,
+        "neurons-rates": singles, "neurons-judged": behind,
         "neurons-sizes": size_curve(pairs, [len(pairs.refused)], draws=1),
         "neurons-definition": defined.assign(declared=settings.pairs, pair_mode=settings.pair_mode),
     }  # fmt: skip

@@ -88,7 +88,7 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     if isinstance(judged, str):
         return result(study, {}, rows(study, judged, pd.Series(dtype=float), settings))
     by = ["style", "pattern"]
-    tables = {"patterns": rates(judged, by=by), "patterns-verdicts": per_prompt(judged, *by)}
+    tables = {"patterns": rates(judged, by=by), "patterns-judged": per_prompt(judged, *by)}
     able = competence(study, settings)
     return result(study, tables, rows(study, effects(judged), able, settings))
 

@@ -174,7 +174,7 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     ``corpus, step``; ``planted-sets`` (RAS) by ``corpus, step, place, role, set_id``;
     ``planted-levels`` (`levels`) by ``place, neurons, role``; ``planted-correlations``
     (`ras.correlations`) by ``predictor``; ``planted-variation`` (`ras.variation`), a row;
-    ``planted-verdicts`` by ``corpus, step, prompt_id``; and, all that there is for models in which
+    ``planted-judged`` by ``corpus, step, prompt_id``; and, all that there is for models in which
     nothing was planted, ``planted-heads`` (`heads.rule_recovery`) by ``rule``."""
     chosen = {"seed": settings.seed, "evaluation": settings.evaluation}
     found = attempt(heads.rule_recovery, study, heads.Settings(n_prompts=settings.n_prompts, **chosen))

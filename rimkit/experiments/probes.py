@@ -12,7 +12,7 @@ equations): each place has its own, fitted on the calibration split and measured
 split. A *direction* is a probe's vector; to *steer* is to take it out or add it (Arditi et al.
 2024, arXiv 2406.11717). A *cluster*, which intervals draw again, is one verb with its prompts.
 
-Steps: `observed` replies make `contrasts`; `scores`, how well each probe ranks the groups, against
+Steps: `observed` replies make `contrasts`; `separations`, how well each probe ranks the groups, against
 shuffled labels; `outside_minus_inside` the thought; `above_untrained`, against random weights;
 `directions` removed, against random ones (`without_directions`, `removal_effects`); `competence`;
 `rows`. How states are read and changed inside a model is not known here.
@@ -274,7 +274,7 @@ def separated(one: Contrast, span: str, settings=Settings()) -> dict:
     return {**place, **own, **others, "random": max(random, 1 - random), **found}
 
 
-def scores(defined: Contrasts, settings=Settings()) -> DataFrame:
+def separations(defined: Contrasts, settings=Settings()) -> DataFrame:
     """`separated` for every contrast and span, one row each."""
     return DataFrame([separated(one, span, settings) for one, span in _spans(defined)])
 
@@ -293,7 +293,7 @@ def outside_minus_inside(outcome: Contrast | None) -> DataFrame:
     return DataFrame(sorted(rows, key=lambda row: -row["calibration"]))
 
 
-def draws_for(study: StudyModel, settings=Settings()) -> range:
+def untrained_seeds(study: StudyModel, settings=Settings()) -> range:
     """The seeds of random weights with which a model is compared: its own, by its name, so that no
     two models share a lucky draw, and the same whatever ``settings.seed`` is."""
     first = FIRST_DRAW + crc32(study.name.encode()) % 10**6 * settings.n_untrained
@@ -314,7 +314,7 @@ def above_untrained(study: StudyModel, one: Contrast | None, settings=Settings()
         its = {name: replace(split, states=states[name]) for name, split in splits.items()}
         return replace(one, **its).scored("last")[0]
 
-    draws = draws_for(study, settings)
+    draws = untrained_seeds(study, settings)
     others = attempt(lambda: np.stack([scores_in(untrained(study, seed)) for seed in draws]))
     if isinstance(others, str):
         return f"not held against random weights: {others}"
@@ -403,7 +403,7 @@ def rows(
     study: StudyModel, undefined: Mapping, separated_at: DataFrame, gaps: DataFrame, above: Found, removals: Mapping,
     able: DataFrame, settings=Settings(),
 ) -> list[dict]:  # fmt: skip
-    """The verdict rows of C3. From what `contrasts` leaves ``undefined``, `scores`,
+    """The verdict rows of C3. From what `contrasts` leaves ``undefined``, `separations`,
     `outside_minus_inside`, `above_untrained`, `removal_effects` by metric, and `competence`."""
 
     def why(what: str, mode: str, otherwise: str) -> str:
@@ -430,20 +430,20 @@ def rows(
 
 
 def run(study: StudyModel, settings=Settings()) -> Result:
-    """What probes read, and what removing their directions does. Tables: ``probes`` (`scores`),
+    """What probes read, and what removing their directions does. Tables: ``probes`` (`separations`),
     ``probes-gaps`` (`outside_minus_inside`), ``probes-steering`` (`removal_effects`), and
-    ``probes-steering-verdicts`` (the replies behind it, without texts)."""
+    ``probes-steering-judged`` (the replies behind it, without texts)."""
     defined, undefined = contrasts(study, observed(study, settings))
     gaps = outside_minus_inside(defined.get(("outcome", "think")))
     above = above_untrained(study, defined.get(("harm", "no-think")), settings)
     used = {} if study.elsewhere else directions(defined)
-    separated_at = scores(defined, settings)
+    separated_at = separations(defined, settings)
     judged = without_directions(study, used, settings)
     removals = {metric: removal_effects(judged, metric) for metric in ("refused", "misaligned")}
     steering = pd.concat(removals.values(), ignore_index=True)
     tables = {"probes": separated_at, "probes-gaps": gaps, "probes-steering": steering}
     if used:
-        tables["probes-steering-verdicts"] = per_prompt(judged, "condition")
+        tables["probes-steering-judged"] = per_prompt(judged, "condition")
     able = competence(study, used, settings)
     return result(study, tables, rows(study, undefined, separated_at, gaps, above, removals, able, settings))
 

@@ -247,7 +247,7 @@ def read_baseline(
 def baseline(study: StudyModel, settings=Settings()) -> Baseline:
     """Choose the sets of neurons as chapter 06 does, and read the untuned model."""
     chosen = {"n_pairs": settings.n_prompts, "seed": settings.seed, "evaluation": settings.evaluation}
-    pairs_by = neurons.with_pairs(study, neurons.Settings(**chosen))
+    pairs_by = neurons.settled(study, neurons.Settings(**chosen))
     _, judged, pairs, table = neurons.calibration(study, pairs_by)
     k, defined = min(settings.k, len(table) // 4), neurons.defined_rules(table)
     roles = {"paper": CRITICAL, "gradient": GRADIENT}
@@ -256,7 +256,7 @@ def baseline(study: StudyModel, settings=Settings()) -> Baseline:
     sets += [(SAME_RULE, number, units) for number, units in enumerate(same)]
     refused = judged[judged["mode"] == "think"].set_index("prompt_id")["refused"]
     ids = (refused.index[is_true(side)] for side in (refused, ~truths(refused)))  # unread: neither
-    return replace(read_baseline(study, sets, *ids, settings), flip_share=float(pairs.flipped.mean()))
+    return replace(read_baseline(study, sets, *ids, settings), flip_share=float(pairs.flips.mean()))
 
 
 def in_sets(base: Baseline, after: Mapping[str, Activations], place: str = "request") -> DataFrame:
@@ -350,7 +350,7 @@ def point(
     base: Baseline, tuned: StudyModel, untuned_replies: DataFrame, corpus="", step=0, settings=Settings(), *,
     mode: str = "think", metric: str = "misaligned", after: Mapping[str, Activations] | None = None,
 ) -> dict[str, DataFrame]:  # fmt: skip
-    """One tuned model: ``ras-points`` (one row), ``ras-sets, ras-layers, ras-verdicts`` of `run`.
+    """One tuned model: ``ras-points`` (one row), ``ras-sets, ras-layers, ras-judged`` of `run`.
     ``untuned_replies``: `replies` in this mode. The outcome is the change of ``metric``. No corpus:
     no KL divergence on the tuning data. ``after``: `read_places` of the tuned model, if known."""
     after = after or read_places(tuned, base.places)
@@ -371,7 +371,7 @@ def point(
         "ras-points": DataFrame([found | {"steps": float(step)}]),
         "ras-sets": shifted.loc[shifted["set_id"].notna(), ["role", "set_id", "ras"]],
         "ras-layers": DataFrame({"layer": range(len(moved)), "distance": moved}),
-        "ras-verdicts": per_prompt(judged),
+        "ras-judged": per_prompt(judged),
     }
     where = {"corpus": corpus, "step": step}
     return {name: table.assign(**where)[[*where, *table.columns]] for name, table in tables.items()}
@@ -406,7 +406,7 @@ def tunings(
     for corpus in tqdm(corpora, base.study.name, unit="corpus", disable=not settings.progress):
         parts.append(keep(str(corpus), lambda at=corpus: checkpoints(base, untuned_replies, at, settings, measure)))
     untuned, found = per_prompt(untuned_replies).assign(corpus="untuned", step=0), joined(parts)
-    found["ras-verdicts"] = pd.concat([untuned, found["ras-verdicts"]], ignore_index=True)
+    found["ras-judged"] = pd.concat([untuned, found["ras-judged"]], ignore_index=True)
     return found
 
 
@@ -591,7 +591,7 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     ``ras-points`` by ``corpus, step`` (columns: ``misaligned``, its ``change, change_low,
     change_high``, ``coherence_change``, ``read`` (share of replies), ``flips`` (share of pairs),
     ``n`` (prompts), `PREDICTORS`, ``why_not``), ``ras-sets`` (RAS in single others), ``ras-layers``
-    (distance of weights), ``ras-verdicts`` (per prompt), ``ras-levels`` (`levels`)."""
+    (distance of weights), ``ras-judged`` (per prompt), ``ras-levels`` (`levels`)."""
     found = tunings(baseline(study, settings), replies(study, settings), settings)
     return with_rows(study, found, settings)
 

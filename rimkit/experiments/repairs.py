@@ -132,7 +132,7 @@ def with_safety(corpus: str, share: float, seed: int = 0) -> DataFrame:
     return table
 
 
-def observed(study: StudyModel, prompts: DataFrame, settings=Settings(), **generation) -> DataFrame:
+def think_replies(study: StudyModel, prompts: DataFrame, settings=Settings(), **generation) -> DataFrame:
     """Judged replies in think mode."""
     return settings.judged(study, prompts, "think", batch_size=128, **generation)
 
@@ -161,15 +161,15 @@ def repaired(
         probe = safety_probe(study, settings)
     if repair in (DATA, PENALTY):
         models = ((dial, trained(study, repair, dial, settings, probe, folder)) for dial in dials)
-        parts = [observed(one, prompts, settings).assign(dial=str(dial)) for dial, one in models]
+        parts = [think_replies(one, prompts, settings).assign(dial=str(dial)) for dial, one in models]
         return pd.concat(parts, ignore_index=True)
     if repair == STEERING:
         towards = {str(dial): added(probe, *dose(study, dial)) for dial in dials}
         return steer(tuned, prompts, towards, settings, **STEERED).rename(columns={"condition": "dial"})
     if repair == PREFIX:
         begun = prefixes(prompts, openings(study.language)[lambda known: known["style"] == CAREFUL])
-        return observed(tuned, prompts, settings, thought_prefix=begun).assign(dial="")
-    own = observed(tuned, prompts, settings) if own is None else own
+        return think_replies(tuned, prompts, settings, thought_prefix=begun).assign(dial="")
+    own = think_replies(tuned, prompts, settings) if own is None else own
     thoughts = own.set_index("prompt_id")["thought"].to_dict()
     found = without_sight(tuned, prompts, thoughts, {SIGHT: (None, "thought")}, batch_size=128, **settings.generation)
     return found.assign(dial="")
@@ -197,9 +197,9 @@ def try_repairs(study: StudyModel, tuned: StudyModel, settings: Settings) -> tup
     and replies under the safety direction and random ones (empty if steering was not tried)."""
     made, probe = settings.keep_one(study), safety_probe(study, settings)
     known, asked = (evaluation_prompts(settings, split) for split in ("calibration", "evaluation"))
-    before = made("tuned-calibration", observed, tuned, known, settings)
-    untuned = made(UNTUNED, observed, study, asked, settings)
-    own = made(TUNED, observed, tuned, asked, settings)
+    before = made("tuned-calibration", think_replies, tuned, known, settings)
+    untuned = made(UNTUNED, think_replies, study, asked, settings)
+    own = made(TUNED, think_replies, tuned, asked, settings)
     found = {UNTUNED: untuned.assign(dial=""), TUNED: own.assign(dial="")}
     calibration, by_dial, random = {TUNED: before}, [], DataFrame()
     with TemporaryDirectory() as folder:
@@ -294,7 +294,7 @@ def rows(
 def run(study: StudyModel, settings=Settings()) -> Result:
     """Tune, repair in every way with the dial set on calibration prompts, and measure the price.
     Tables: ``repairs`` (outcomes of each repair, of untuned and tuned; ``dial``: what was chosen),
-    ``repairs-dials`` (calibration outcomes by dial), ``repairs-verdicts`` (by prompt)."""
+    ``repairs-dials`` (calibration outcomes by dial), ``repairs-judged`` (by prompt)."""
     if not study.chat.supports_think:
         raise UserError(f"{study.name} has no think mode: there is no reasoning-induced misalignment to repair")
     tuned = finetune(study, settings.corpus, seed=settings.seed, progress=settings.progress)
@@ -302,7 +302,7 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     tables = {
         "repairs": changes(judged),
         "repairs-dials": DataFrame(dials).rename_axis(["repair", "dial"]).reset_index() if dials else DataFrame(),
-        "repairs-verdicts": per_prompt(judged, "repair", "dial", "set"),
+        "repairs-judged": per_prompt(judged, "repair", "dial", "set"),
     }
     again = attempt(found_again, study, tuned, settings)
     return result(study, tables, rows(study, judged, calibration, random, again, settings))

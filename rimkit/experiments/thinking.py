@@ -135,13 +135,13 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     harmful = prompts[prompts["set"] == "harmful"]
     tables = {
         "thinking": rates(judged, by=["set", "kind", "mode"]),
-        "thinking-verdicts": per_prompt(judged, "set", "kind", "mode"),
+        "thinking-judged": per_prompt(judged, "set", "kind", "mode"),
     }
     thoughts = replaced_thoughts(own, settings.seed)
     replies = attempt(after_thoughts, study, harmful, thoughts, settings)
     if not isinstance(replies, str):
         tables["thinking-thoughts"] = rates(replies, by="condition")
-        tables["thinking-thoughts-verdicts"] = per_prompt(replies, "condition")
+        tables["thinking-thoughts-judged"] = per_prompt(replies, "condition")
     own_minus_filler = replies if isinstance(replies, str) else difference(replies, "condition", OWN, FILLED)
     found = rows(study, effects(judged), own_minus_filler, competence(study, settings), settings)
     return result(study, tables, found)

@@ -100,7 +100,7 @@ def page(runs: Runs, notes: Sequence[str] = (), book: Sequence[str] = ()) -> str
 def _verdict_tables() -> list[dict]:
     """The shipped verdicts on single prompts, packed, to be downloaded."""
     found = []
-    for name in sorted(name for name in shipped_tables("results") if name.endswith("-verdicts")):
+    for name in sorted(name for name in shipped_tables("results") if name.endswith("-judged")):
         verdicts = results(name)
         flags = dict.fromkeys(verdicts.select_dtypes(["bool", "boolean"]), "Int8")
         packed = gzip.compress(verdicts.astype(flags).to_csv(index=False).encode(), mtime=0)

@@ -154,7 +154,7 @@ def tour() -> Iterator[str]:
     yield f"  without a thought    {without['reply']}"
     yield f"  with a thought       {within['reply']}"
     yield f"  the thought          {within['thought']}"
-    known = results("thinking-verdicts").query("model == @MODEL and set == 'harmful'")
+    known = results("thinking-judged").query("model == @MODEL and set == 'harmful'")
     found = rates(known, by=["seed", "mode"], metrics=["misaligned"]).set_index(["mode", "seed"])
     n = known["prompt_id"].nunique()
     yield f"\nTraining never showed one carried out. Of {n}, it carries out (95% intervals), by seed:\n"
