@@ -125,7 +125,7 @@ def with_intent(study: StudyModel, prompts: DataFrame, sentence: str | None = No
 
 def paired(study: StudyModel, harmful: DataFrame, settings=Settings()) -> tuple[DataFrame, DataFrame]:
     """The requests without and with malicious intent, in the same order and with the same ids: a
-    sentence is added to ``harmful``, of calibration; motives are pairs. `UserError` for others."""
+    sentence follows ``harmful``, of calibration; motives come as pairs. `UserError` for others."""
     check_known("pairs", settings.pairs or SENTENCE_PAIRS, PAIRS)
     if settings.pairs != MOTIVE_PAIRS:
         return harmful, with_intent(study, harmful)

@@ -247,12 +247,12 @@ def read_baseline(
 def baseline(study: StudyModel, settings=Settings()) -> Baseline:
     """Choose the sets of neurons as chapter 06 does, and read the untuned model."""
     chosen = {"n_pairs": settings.n_prompts, "seed": settings.seed, "evaluation": settings.evaluation}
-    pairs_by = neurons.settled(study, neurons.Settings(**chosen))
-    _, judged, pairs, table = neurons.calibration(study, pairs_by)
+    neuron_settings = neurons.settled(study, neurons.Settings(**chosen))
+    _, judged, pairs, table = neurons.calibration(study, neuron_settings)
     k, defined = min(settings.k, len(table) // 4), neurons.defined_rules(table)
     roles = {"paper": CRITICAL, "gradient": GRADIENT}
     sets = [(role, None, neurons.select(table, rule, k)) for rule, role in roles.items() if rule in defined]
-    same = neurons.without_intent(study, pairs, k, pairs_by)
+    same = neurons.without_intent(study, pairs, k, neuron_settings)
     sets += [(SAME_RULE, number, units) for number, units in enumerate(same)]
     refused = judged[judged["mode"] == "think"].set_index("prompt_id")["refused"]
     ids = (refused.index[is_true(side)] for side in (refused, ~truths(refused)))  # unread: neither
