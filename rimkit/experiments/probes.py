@@ -12,10 +12,10 @@ equations): each place has its own, fitted on the calibration split and measured
 split. A *direction* is a probe's vector; to *steer* is to take it out or add it (Arditi et al.
 2024, arXiv 2406.11717). A *cluster*, which intervals draw again, is one verb with its prompts.
 
-Steps: `observed` replies make `contrasts`; `separations`, how well each probe ranks the groups, against
-shuffled labels; `outside_minus_inside` the thought; `above_untrained`, against random weights;
-`directions` removed, against random ones (`without_directions`, `removal_effects`); `competence`;
-`rows`. How states are read and changed inside a model is not known here.
+Steps: `observed` replies make `contrasts`; `separations`, how well each probe ranks the groups,
+against shuffled labels; `outside_minus_inside` the thought; `above_untrained`, against random
+weights; `directions` removed, against random ones (`without_directions`, `removal_effects`);
+`competence`; `rows`. How states are read and changed inside a model is not known here.
 """
 
 from collections.abc import Mapping, Sequence
