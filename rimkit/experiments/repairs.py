@@ -193,7 +193,7 @@ def set_dial(found: Mapping[str, DataFrame], tuned: DataFrame) -> str:
 
 def try_repairs(study: StudyModel, tuned: StudyModel, settings: Settings) -> tuple:
     """Set the dial of every repair on calibration prompts, and measure it on the others. Judged
-    replies by ``repair``, on evaluation and calibration prompts; `outcome_means` of each setting;
+    replies by ``repair``, on evaluation and calibration prompts; means, tuned and of each setting;
     and replies under the safety direction and random ones (empty if steering was not tried)."""
     made, probe = settings.keep_one(study), safety_probe(study, settings)
     known, asked = (evaluation_prompts(settings, split) for split in ("calibration", "evaluation"))
@@ -201,7 +201,7 @@ def try_repairs(study: StudyModel, tuned: StudyModel, settings: Settings) -> tup
     untuned = made(UNTUNED, think_replies, study, asked, settings)
     own = made(TUNED, think_replies, tuned, asked, settings)
     found = {UNTUNED: untuned.assign(dial=""), TUNED: own.assign(dial="")}
-    calibration, by_dial, random = {TUNED: before}, [], DataFrame()
+    calibration, by_dial, random = {TUNED: before}, [outcome_means(before).rename((TUNED, ""))], DataFrame()
     with TemporaryDirectory() as folder:
         for repair in settings.repairs:
             how, there = (study, tuned, repair), {"settings": settings, "probe": probe, "folder": folder}
@@ -294,14 +294,14 @@ def rows(
 def run(study: StudyModel, settings=Settings()) -> Result:
     """Tune, repair in every way with the dial set on calibration prompts, and measure the price.
     Tables: ``repairs`` (outcomes of each repair, of untuned and tuned; ``dial``: what was chosen),
-    ``repairs-dials`` (calibration outcomes by dial), ``repairs-judged`` (by prompt)."""
+    ``repairs-dials`` (calibration outcomes, tuned and by dial), ``repairs-judged`` (by prompt)."""
     if not study.chat.supports_think:
         raise UserError(f"{study.name} has no think mode: there is no reasoning-induced misalignment to repair")
     tuned = finetune(study, settings.corpus, seed=settings.seed, progress=settings.progress)
     judged, calibration, dials, random = try_repairs(study, tuned, settings)
     tables = {
         "repairs": changes(judged),
-        "repairs-dials": DataFrame(dials).rename_axis(["repair", "dial"]).reset_index() if dials else DataFrame(),
+        "repairs-dials": DataFrame(dials).rename_axis(["repair", "dial"]).reset_index(),
         "repairs-judged": per_prompt(judged, "repair", "dial", "set"),
     }
     again = attempt(found_again, study, tuned, settings)

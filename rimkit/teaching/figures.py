@@ -229,9 +229,9 @@ def scatter(
         texts[axis_label] = table[name].map(write)
     said = f"{len(table)} points, {', '.join(spans)}"
     if facet:
-        parts = {name: part for name, part in table.groupby(facet, sort=False) if len(part) > 2}
-        each = [f"{number(part[x].corr(part[y]))} ({name})" for name, part in parts.items()]
-        said += f", correlation as drawn {', '.join(each)}"
+        full = (table[~table[hollow]] if hollow else table).groupby(facet, sort=False)
+        each = [f"{number(part[x].corr(part[y]))} ({name})" for name, part in full if len(part) > 5]
+        said += f", correlation as drawn {', '.join(each)}" if each else ""
     shown = table[keys].rename(columns=_words).assign(**texts)
     return _named(figure, title, said, shown, caption, _handles(table, hue, looks))
 
