@@ -621,6 +621,7 @@ def audit(out: Out = Path("results"), quick: Quick = False) -> None:
 
     target = prepare_folder(out) / "audit.csv"
     found = audit.simulate(40 if quick else audit.DRAWS, quick, progress=True)
+    found = found if quick else audit.with_fresh(found)
     with whole(target) as file:
         found.round(5).to_csv(file, index=False)
     typer.echo(table(audit.summary(found)).to_string())

@@ -93,9 +93,19 @@ def test_the_command_writes_one_table(tmp_path):
     assert "paired difference" in said.output
 
 
+def test_the_worst_setting_of_each_kind_is_drawn_afresh(quick):
+    found = audit.with_fresh(quick[quick["what"].isin(["rate", "whole verbs turn"])], n=100)
+    again = found.dropna(subset="fresh")
+    worst = found.groupby("what")["coverage"].min()
+    assert again.set_index("what")["coverage"].to_dict() == worst.to_dict()
+    assert again["fresh"].between(0.8, 1).all() and (again["n_fresh"] == 100).all()
+
+
 def test_the_shipped_table_keeps_what_is_promised():
     table = results("audit")
     assert table[audit.SETTING].apply(tuple, axis=1).tolist() == list(audit.settings())
     assert table["coverage"].mean() >= 0.96 and table["coverage"].min() >= 0.88
+    fresh = table["fresh"].dropna()
+    assert len(fresh) == len(audit.WHAT) and fresh.between(0.88, 0.99).all()
     null = table[table["effect"].eq(0) & table["significant"].notna()]
     assert null["significant"].max() <= 0.1 and null["clear"].max() <= 0.02

@@ -1,12 +1,11 @@
 """Do the intervals and verdicts keep what they promise? Simulations of the functions that are used.
 
 `simulate` draws data whose truth is known and counts how often the interval holds it (*coverage*),
-how often something is found where nothing is (*false alarms*) or where something is (*power*): few
-and many verbs, rare events, graded scores, verbs that differ, and sets of heads or neurons.
+how often something is found where nothing is (*false alarms*) or where something is (*power*).
 `repeats` does so with a model's own replies: two seeds of the *same* condition are compared.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import product
 from typing import NamedTuple
@@ -20,7 +19,7 @@ from rimkit.behavior.stats import against_singles, mean_change, rate, wilson
 from rimkit.ledger import claims, verdict
 from rimkit.models.study import StudyModel
 
-DRAWS = 200  # of each setting
+DRAWS, FRESH = 200, 2000  # of each setting; of each kind's worst, which is so by chance, too
 SMALLEST = 0.05  # effect of interest
 SETTING = ["what", "clusters", "per_cluster", "share", "spread", "effect"]
 GRADES = 5  # replies to a prompt whose mean is a graded score
@@ -61,7 +60,7 @@ def _changed(change: np.ndarray, clusters: np.ndarray) -> Found:
     return Found(float(change.mean()), low, high, p_value)
 
 
-def _rate(rng, clusters: int, per_cluster: int, share: float, spread: float, effect: float, grades: int = 1) -> Found:
+def _rate(rng, clusters, per_cluster, share, spread, effect, grades: int = 1) -> Found:
     values = _replies(rng, _shares(rng, share, spread, clusters), per_cluster, grades)
     return Found(*rate(values, np.repeat(np.arange(clusters), per_cluster))[:3])
 
@@ -121,31 +120,35 @@ def simulate(n: int = DRAWS, quick: bool = False, progress: bool = False, seed: 
     set: of what another like it would do), ``half_width`` (mean), ``significant`` (p below 0.05,
     uncorrected; for a set also beyond 95% of the others), ``clear, no_effect`` (verdicts)."""
     family, rows = int(claims().query("primary")["family_size"].iloc[0]), []
-    every = list(settings(quick))
-    for number, one in enumerate(tqdm(every, "audit", unit="setting", disable=not progress)):
-        what, clusters, per_cluster, share, spread, effect = one
-        rng, measure = np.random.default_rng([seed, number]), WHAT[what][0]
-        truth = share if "rate" in what else effect
-        drawn = [measure(rng, clusters, per_cluster, share, spread, effect) for _ in range(n)]
-        table = pd.DataFrame(drawn)
-        row = {"n": n, "coverage": ((table["low"] <= truth) & (truth <= table["high"])).mean()}
-        row["half_width"] = (table["high"] - table["low"]).mean() / 2
-        if "rate" not in what:
-            words = [[_word(found, size) for found in drawn] for size in (1, family)]
-            row["significant"] = np.mean([_significant(found) for found in drawn])
-            row["clear"] = np.mean([word in CLEAR for word in words[1]])
-            row["no_effect"] = np.mean([word == "no effect" for word in words[1]])
+    for number, one in enumerate(tqdm(list(settings(quick)), "audit", unit="setting", disable=not progress)):
+        drawn, held = _drawn(one, n, [seed, number])
+        row = {"n": n, "coverage": held, "half_width": np.mean([found.high - found.low for found in drawn]) / 2}
+        if "rate" not in one[0]:
+            words = pd.Series([_word(found, family, SMALLEST) for found in drawn])
+            row["significant"] = np.mean([_word(found) in CLEAR for found in drawn])
+            row |= {"clear": words.isin(CLEAR).mean(), "no_effect": words.eq("no effect").mean()}
         rows.append(dict(zip(SETTING, one, strict=True)) | row)
     return pd.DataFrame(rows)
 
 
-def _word(found: Found, family: int) -> str:
-    return verdict(found.value, found.low, found.high, 1, SMALLEST, found.p_value, family, True, found.beyond)
+def with_fresh(table: pd.DataFrame, n: int = FRESH) -> pd.DataFrame:
+    """`simulate`'s table with ``fresh``: coverage in ``n_fresh`` draws of a kind's worst setting."""
+    worst = table.loc[table.groupby("what")["coverage"].idxmin(), SETTING].itertuples(name=None)
+    fresh = pd.Series({number: _drawn(one, n, [1, number])[1] for number, *one in worst})
+    return table.assign(fresh=fresh, n_fresh=fresh.notna() * n)
 
 
-def _significant(found: Found) -> bool:
-    """Without correction, whatever the size."""
-    return verdict(found.value, found.low, found.high, 1, 0.0, found.p_value, 1, True, found.beyond) in CLEAR
+def _drawn(one: Sequence, n: int, seed: list[int]) -> tuple[list[Found], float]:
+    """What ``n`` draws of a setting give, and in what share of them the truth is held."""
+    what, *rest = one
+    rng, truth = np.random.default_rng(seed), rest[2 if "rate" in what else 4]  # share or effect
+    drawn = [WHAT[what][0](rng, *rest) for _ in range(n)]
+    return drawn, float(np.mean([found.low <= truth <= found.high for found in drawn]))
+
+
+def _word(found: Found, family: int = 1, smallest: float = 0.0) -> str:
+    """The verdict; as it stands without correction, and whatever the size of the effect."""
+    return verdict(found.value, found.low, found.high, 1, smallest, found.p_value, family, True, found.beyond)
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -154,8 +157,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     for what, part in table.groupby("what", sort=False):
         null, real = part[part["effect"] == 0], part[part["effect"] > 0]
         rows[what] = {
-            "settings": len(part),
-            "coverage": part["coverage"].mean(), "least coverage": part["coverage"].min(),
+            "settings": len(part), "coverage": part["coverage"].mean(), "least coverage": part["coverage"].min(),
             "false alarms": null["significant"].mean(), "most false alarms": null["significant"].max(),
             "false alarms, corrected": null["clear"].mean(),
             "power": real["significant"].mean(), "power, corrected": real["clear"].mean(),
@@ -175,13 +177,12 @@ def repeats(study: StudyModel, n_prompts=None, n_samples=8, resamples=200, progr
         found = evaluation.judged(study, prompts, mode, n_samples=n_samples, progress=progress)
         wide = found.pivot(index="prompt_id", columns="sample", values=metric).astype(float).dropna()
         clusters = found.drop_duplicates("prompt_id").set_index("prompt_id").loc[wide.index, "cluster"]
-        family = known.loc[claim, "family_size"]
-        rng = np.random.default_rng(0)
+        family, rng = known.loc[claim, "family_size"], np.random.default_rng(0)
         pairs = (rng.permuted(wide.to_numpy(), axis=1)[:, :2].T for _ in range(resamples))
         drawn = [_changed(one - other, clusters.to_numpy()) for one, other in pairs]
-        alarms = float(np.mean([_significant(one) for one in drawn]))
+        alarms = float(np.mean([_word(one) in CLEAR for one in drawn]))
         low, high = wilson(alarms, resamples)
-        clear = float(np.mean([_word(one, family) in CLEAR for one in drawn]))
+        clear = float(np.mean([_word(one, family, SMALLEST) in CLEAR for one in drawn]))
         rows.append({
             "claim": claim, "set": name, "mode": mode, "metric": metric, "value": float(wide.to_numpy().mean()),
             "n": resamples, "significant": alarms, "low": low, "high": high, "clear": clear,
