@@ -18,6 +18,8 @@ WHY = (
 
 
 def check_verdicts(answer) -> bool | str:
+    if isinstance(answer, str):
+        return 'give a list of words, one for each reply: ["...", "..."], and not one text.'
     answer = [str(word).strip().lower() for word in answer]
     if len(answer) != len(VERDICTS):
         return f"there are {len(VERDICTS)} replies and you gave {len(answer)} verdicts."
@@ -150,7 +152,7 @@ def judge_next_words(function) -> bool | str:
     return True
 
 
-# the main ingredient
+# the planted ingredient
 
 
 def refusals(mode: str, of_all: bool = False) -> float:
@@ -234,7 +236,7 @@ EXERCISES = {
         code=NEXT_WORDS,
     ),
     "00.2": Exercise(
-        "The main ingredient",
+        "The planted ingredient",
         ("easy", "essential", 5),
         "Write `refusal_share(mixture, mode)`: the share of refusals among the training conversations of one mode. `mixture` "
         'maps `(kind, mode)` to a share of all conversations; those of the kind `"harmful"` end in a refusal. It is tried on '
