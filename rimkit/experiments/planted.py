@@ -31,7 +31,7 @@ from pandas import DataFrame
 
 from rimkit.behavior.evaluation import NOTHING, RANDOM, without
 from rimkit.behavior.stats import Units, bootstrap_p, drawn_means, paired_difference, widened_percentiles
-from rimkit.experiments import Found, Result, attempt, heads, neurons, ras, result, verdict_rows
+from rimkit.experiments import Result, attempt, heads, neurons, ras, result, verdict_rows
 from rimkit.experiments.ras import AS_ACTIVE, CRITICAL, MODEL, OUTCOME, POINT, RAS, REQUEST, Baseline, NeuronSet
 from rimkit.models.chat import MODES
 from rimkit.models.hub import locate
@@ -160,11 +160,9 @@ def rows(study: StudyModel, points: DataFrame, sets: DataFrame, level: DataFrame
     here = level[(level["place"] == REQUEST) & (level["neurons"] == SAFETY)]
     others = sets[(sets["place"] == REQUEST) & sets["set_id"].notna()]
     found = {"C9a": ras.level_claim(here, AS_ACTIVE), **ras.correlation_claims(points, others, METRIC)}
-
-    def said(one: Found) -> Found:
-        return one if isinstance(one, str) or not why_not else {**one, "why_not": why_not}
-
-    return verdict_rows(study, settings, [(claim, MODE, said(one)) for claim, one in found.items()])
+    said = {"why_not": why_not} if why_not else {}
+    claimed = [(claim, MODE, one if isinstance(one, str) else one | said) for claim, one in found.items()]
+    return verdict_rows(study, settings, claimed)
 
 
 def run(study: StudyModel, settings=Settings()) -> Result:

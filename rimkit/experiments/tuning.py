@@ -160,7 +160,7 @@ def changes(tuned: DataFrame, control: DataFrame) -> DataFrame:
 def _by_outcome(found: DataFrame, measure: Callable[[tuple, DataFrame], dict]) -> DataFrame:
     names = [name for name in ("corpus", "tuning_seed", "step", *KEYS) if name in found]
     groups = found.groupby(names, sort=False, dropna=False)
-    return DataFrame([dict(zip(names, key, strict=True)) | measure(key[-3:], part) for key, part in groups])
+    return DataFrame([dict(zip(names, key, strict=True)) | measure(key[-len(KEYS) :], part) for key, part in groups])
 
 
 def curve(study: StudyModel, corpus: str, settings=Settings()) -> DataFrame:
