@@ -437,11 +437,12 @@ def ras_by_set(points: DataFrame, sets: DataFrame, role: str) -> np.ndarray:
 
 
 def _against_sets(effect: float, draws: np.ndarray, singles: np.ndarray, corpora: int) -> dict:
-    """``effect`` against the spread of single sets, corpora drawn again, and its ``rank``."""
+    """``effect`` against the spread of single sets, corpora drawn again; its ``rank, of`` so many."""
     low, high = stats.widened_percentiles(draws, corpora) if corpora > 2 else (np.nan, np.nan)
     found = {"effect": float(effect), "ci_low": low, "ci_high": high}
     found["method"] = f"bootstrap of {corpora} families of corpora"
-    found = against_singles(found, singles) | {"rank": int(1 + (singles <= 0).sum())}
+    rank = int(1 + (singles <= 0).sum())
+    found = against_singles(found, singles) | {"rank": rank, "of": len(singles) + 1}
     return found if corpora > 2 else found | {"why_not": "an interval needs three families of corpora or more"}
 
 
