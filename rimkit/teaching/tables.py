@@ -244,7 +244,7 @@ def replies(found: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
 
 
 def _is_number(text: str) -> bool:
-    return text in ("", "–") or not INTERVAL.sub("", text).strip() or bool(re.fullmatch(DIGITS, text))
+    return not re.sub(rf"{INTERVAL.pattern}|^{DIGITS}$|\([a-z ]+\)$", "", text).strip(" –")
 
 
 def _with_sign(share) -> str:
@@ -278,7 +278,7 @@ def _cell(text: str, column: str) -> str:
 # Folded where a learner guesses first; open, with no triangle, in print and in pages of nbconvert.
 FOLDED, OPEN = "<details class=reading>", "<details class=reading open>"
 SEEN = "details.reading{&::details-content,summary{content-visibility:visible;height:auto;list-style:none}}"
-EDGE = ":where(details.reading){border-left:3px solid #3b6ea8;padding-left:.8rem}"
+EDGE = ":where(details.reading){border-left:3px solid #3b6ea8;padding-left:.8rem}.jp-OutputPrompt:empty{padding:0 6px}"
 STYLE = f"<style>{EDGE}body.jp-Notebook {SEEN}@media print{{{SEEN}}}</style>"
 
 

@@ -396,7 +396,7 @@ EXERCISES = {
         "A row of the map",
         ("medium", "essential", 12),
         "Write `row(study, request, layer, refuse, comply)`: for every head of a layer, how much the refusal logit difference of "
-        "04.2 changes without it (without minus with). Averaged over requests, six rows are nearly the scores *causal* below.",
+        '04.2 changes without it (without minus with). Averaged over requests, six rows are nearly `table["causal"]`.',
         judge_row,
         hints=(
             "One trace without a change, then a trace for each head as in 04.3.",
