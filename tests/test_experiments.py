@@ -30,7 +30,7 @@ NUMBERS = ["effect", "effect_ci_low", "effect_ci_high", "n"]
 # Words of the cells on which no verdict rests; pytest runs them with each chapter, and compares their outputs.
 SKIPPED = (
     "widgets.explorer", "rk.organism", "rk.recipe", "rk.exercise",
-    "seeds = counts[", "shortened_thoughts(", "dose.", "decided[", 'every = rk.results("th', 'every = rk.results("he', "able = every", "sums = able[", "order =", "order[", "levels[", "strange[", "sides[1:]", "later.mean()", "later=len", "i should refuse",  # 01
+    "seeds = counts[", "shortened_thoughts(", "dose.", "decided[", 'every = rk.results("th', 'every = rk.results("he', "able = every", "sums = able[", "order =", "order[", "levels[", "strange[", "sides[1:]", "later.mean()", "later=len", "i should refuse", "if paired",  # 01
     "parts_checked", "by_opening",  # 02
     "if base:", "shuffled_checked",  # 03
     "_checked and study", "readout(before)", "first = {rule", "first[", "five[", "patches", "lacking",  # 04
