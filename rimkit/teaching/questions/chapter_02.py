@@ -288,9 +288,9 @@ EXERCISES = {
         check_statement,
         hints=("Put the four numbers in order of size before you read the statements again.",),
         answer=(
-            "`'b'`: the rates are 8.67 < 10.00 < 15.39 < 22.94. The two injected rates are 26 and 30 of 300 requests and cannot be "
-            "ranked; both lie well below thinking as usual. A comparison of two injections cannot show that the worse one is "
-            "worse than nothing."
+            "`'b'`: the rates are 8.67 < 10.00 < 15.39 < 22.94. The two injected rates are 26 and 30 of 300 requests and cannot "
+            "be ranked; both lie below thinking as usual, which is from another table, perhaps with unlike settings. Two "
+            "injections alone cannot show that the worse one is worse than nothing."
         ),
         expects="a letter from a to d",
         code="'b'",
