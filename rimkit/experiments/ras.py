@@ -437,7 +437,7 @@ def ras_by_set(points: DataFrame, sets: DataFrame, role: str) -> np.ndarray:
 
 
 def _against_sets(effect: float, draws: np.ndarray, singles: np.ndarray, corpora: int) -> dict:
-    """``effect`` against the spread of single sets, corpora drawn again; its ``rank, of`` so many."""
+    """``effect`` against the spread of single sets, corpora drawn again; ``rank, of`` them."""
     low, high = stats.widened_percentiles(draws, corpora) if corpora > 2 else (np.nan, np.nan)
     found = {"effect": float(effect), "ci_low": low, "ci_high": high}
     found["method"] = f"bootstrap of {corpora} families of corpora"
@@ -607,9 +607,9 @@ def effort_against_careful(points: DataFrame) -> dict:
     both = wide.groupby(level=MODEL, dropna=False).mean()
     n, (one, two) = len(both), both.mean()
     test = scipy.stats.ttest_1samp(both[EFFORT_CORPUS] - both[CAREFUL_CORPUS], 0) if n > 2 else None
-    low, high, p_value = (*test.confidence_interval(), test.pvalue) if test else (np.nan,) * 3
+    low, high, p_value = (*test.confidence_interval(), float(test.pvalue)) if test else [np.nan] * 3
     found = {"value": one, "control_value": two, "effect": one - two, "ci_low": low, "ci_high": high}
-    return {**found, "method": f"t interval of {n} untuned models", "n": n, "p_value": float(p_value)}
+    return {**found, "method": f"t interval of {n} untuned models", "n": n, "p_value": p_value}
 
 
 def pooled_rows(points: DataFrame, sets: DataFrame, **values) -> list[dict]:
