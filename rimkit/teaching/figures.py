@@ -340,8 +340,8 @@ def outcomes(judged: pd.DataFrame, by: str, *, title: str, caption: str = "") ->
 
 
 @mpl.rc_context(STYLE)
-def dots(table: pd.DataFrame, x: str, *, title: str, facet: str | None = None, label: str = "") -> Figure:
-    """One selected set among single random ones, shares in a column per category of ``x``. The
+def dots(table: pd.DataFrame, x: str, *, title: str, facet: str | None = None, label="", percent=True) -> Figure:
+    """One selected set among single random ones, in a column per category of ``x``. The
     column ``role`` says what a row is: "random" is a grey dot, "selected" the red diamond, and
     every other role (nothing switched off, another rule) has a mark of its own."""
     columns = _keys(table, [facet, x], "role", "value", once=False)
@@ -360,7 +360,7 @@ def dots(table: pd.DataFrame, x: str, *, title: str, facet: str | None = None, l
                 spots += np.random.default_rng(0).uniform(-0.25, 0.25, len(here))
             area, alpha = (20, 0.6) if name == "random" else (75, 1)
             _mark(axis, spots, here["value"], here, look, area=area, alpha=alpha)
-    write = _writer(_shares(figure), table["value"])
+    write = _writer(_shares(figure, percent), table["value"])
     here = [name for name in looks if (table["role"] == name).any()]
     legend = [_key(looks[name], name) for name in here]
 
