@@ -477,7 +477,7 @@ def after_sentence(study: StudyModel, pairs: Pairs, text: str, settings=Settings
 
 
 def innocent_sentences(study: StudyModel) -> tuple[str, ...]:
-    """The added sentences of the same form that declare nothing harmful, for a model."""
+    """Added sentences of a form like `INTENT`'s, that declare nothing harmful, for a model."""
     return INNOCENT if study.invented else ENGLISH_INNOCENT
 
 

@@ -387,7 +387,7 @@ EXERCISES = {
         judge_rise,
         hints=(
             "Neurons are `study.nn.model.layers[layer].mlp.down_proj.input`, of shape (batch, token, neuron).",
-            "One trace per text: save `...input[0]`, then take `.amax(0)` or `.mean(0)` over the tokens, and the difference.",
+            'One trace per `study.chat.encode(text, "no-think").ids`: save `...input[0]`, `.amax(0)` or `.mean(0)`, subtract.',
         ),
         answer="A neuron that acts by becoming negative has no maximum to show for it; its mean falls.",
         expects="a function that returns a number per neuron",
