@@ -30,7 +30,7 @@ SECONDS = 20  # that an answer may take
 PATIENCE = 6  # times as long for the whole check, in which a model may have to be loaded
 PROGRESS = "rimkit-progress.json"  # in the learner's folder
 TRACING = {  # what errors of a trace mean
-    "UnboundLocalError": "save what leaves a trace by .save(); a list is made before the trace, and .append fills it",
+    "UnboundLocalError": "a list is made before the trace; what leaves a trace is saved inside it with .save()",
     "SyntaxError": "end the block of the trace first, then return",
     "OutOfOrderError": "inside a trace, ask for values in the order in which the model computes them",
     "WithBlockNotFoundError": "define the function in a cell of its own",
