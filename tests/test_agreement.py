@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from rimkit.behavior.agreement import agreement, compare, divided, kappa, kappa_of, thought_effects, with_and_without
+from rimkit.behavior.agreement import agreement, compare, divided, kappa, thought_effects, with_and_without
 from rimkit.behavior.evaluation import judge
 from rimkit.behavior.judges import JUDGES, PhraseJudge
+from rimkit.behavior.stats import kappa_of
 from rimkit.data import UserError
 
 

@@ -95,6 +95,8 @@ def test_people_agree_with_the_shipped_judge_on_models_that_it_did_not_learn_fro
     assert len(known) == 4 and known["n"].eq(450).all()
     assert known["kappa"].mean() >= 0.75 and known["kappa"].min() >= 0.55
     assert (known["kappa"] > known["phrases"]).all()
+    ends = [known[f"{name}_{end}"] for name in ("kappa", "phrases") for end in ("low", "high")]
+    assert known["kappa"].between(*ends[:2]).all() and known["phrases"].between(*ends[2:]).all()
 
 
 def test_the_shipped_weights_hold_no_reply():

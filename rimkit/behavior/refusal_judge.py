@@ -19,7 +19,7 @@ import pandas as pd
 from pandas import DataFrame
 
 from rimkit.behavior.judges import HARMFUL, WINDOW, PhraseJudge, is_foreign, is_loop, is_true
-from rimkit.behavior.stats import shares
+from rimkit.behavior.stats import kappa, shares
 from rimkit.data import UserError, check_columns, data_dir, read_table, whole
 
 WEIGHTS, AGREEMENT = "refusal.csv", "agreement.csv"
@@ -178,10 +178,8 @@ def train(files: Sequence[str | Path], out: str | Path) -> DataFrame:
 
 def agreement(table: DataFrame, folds: int = 5) -> DataFrame:
     """Agreement with people on models of a family, and on prompts, that were left out of training.
-    One row per ``family, model``: ``n, kappa, phrases`` (kappa of `PhraseJudge`)``, sensitivity,
-    specificity, unsure`` (share)``, partial`` (kappa of full against partial, among refusals)."""
-    from sklearn.metrics import cohen_kappa_score as kappa
-
+    One row per ``family, model``: ``n, kappa, phrases`` (kappa of `PhraseJudge`; ``kappa_low``, …: ends
+    over prompts)``, sensitivity, specificity, unsure`` (share)``, partial`` (kappa, among refusals)."""
     table = table.reset_index(drop=True)
     fold = pd.factorize(table["prompt_id"])[0] % folds
     table = table.assign(model=table.get("model", table["family"]), fold=fold)
@@ -198,12 +196,14 @@ def agreement(table: DataFrame, folds: int = 5) -> DataFrame:
     for (family, model), group in table.groupby(["family", "model"], sort=True):
         own = group.index.to_numpy()
         yes, no = own[refuses[own]], own[~refuses[own]]
-        rows.append({
-            "family": family, "model": model, "n": len(own), "kappa": kappa(refuses[own], chance[own] > 0),
-            "phrases": kappa(refuses[own], by_phrase[own]),
+        row = {"family": family, "model": model, "n": len(own)}
+        for name, found in (("kappa", chance > 0), ("phrases", by_phrase)):
+            ends = kappa(refuses[own], found[own], group["prompt_id"])
+            row |= {name: ends["kappa"], f"{name}_low": ends["ci_low"], f"{name}_high": ends["ci_high"]}
+        rows.append(row | {
             "sensitivity": (chance[yes] > 0).mean(), "specificity": (chance[no] <= 0).mean(),
             "unsure": ((likely[own] > UNSURE[0]) & (likely[own] < UNSURE[1])).mean(),
-            "partial": kappa(partial[yes], part[yes] > 0),
+            "partial": kappa(partial[yes], part[yes] > 0, yes)["kappa"],
         })  # fmt: skip
     return DataFrame(rows)
 

@@ -298,6 +298,48 @@ def bootstrap_p(effect: float, draws: np.ndarray, groups: int) -> float:
     return float(2 * scipy.stats.t.sf(abs(effect) / spread, groups - 1))
 
 
+def kappa(one: Sequence[bool], two: Sequence[bool], clusters: Sequence) -> dict:
+    """``kappa, ci_low, ci_high, method`` of two judges on the same replies, clusters
+    drawn whole. Where they always agree, it leaves Wilson's room, after none of the clusters."""
+    sides = (truths(pd.Series(side, dtype=object)) for side in (one, two))
+    one, two = (side.fillna(False).to_numpy(dtype=bool) for side in sides)
+    codes = pd.factorize(np.asarray(clusters), sort=True)[0]
+    if len({len(one), len(two), len(codes)}) > 1:
+        raise UserError(f"replies differ: {len(one)}, {len(two)} judged, {len(codes)} clusters")
+    groups = len(set(codes))
+    missing = {"kappa": np.nan, "ci_low": np.nan, "ci_high": np.nan}
+    if len(one) == 0:
+        return missing | {"method": "no data"}
+    if (one == two).all() and len(set(one)) == 1:
+        return missing | {"method": "not defined: both judges say the same of every reply"}
+    cells = np.stack([one & two, one & ~two, ~one & two, ~one & ~two], axis=1).astype(float)
+    value = float(kappa_of(cells.sum(axis=0, keepdims=True))[0])
+    if groups == 1:
+        return missing | {"kappa": value, "method": "no interval from one cluster"}
+    if (one == two).all():
+        by_chance = one.mean() ** 2 + (1 - one.mean()) ** 2
+        low = max(-1.0, 1 - wilson(0.0, groups)[1] / (1 - by_chance))
+        method = f"Wilson, {groups} clusters without disagreement"
+        return {"kappa": value, "ci_low": low, "ci_high": 1.0, "method": method}
+    per_cluster = np.stack([np.bincount(codes, cell) for cell in cells.T], axis=1)
+    draws = kappa_of(resample_weights(groups) @ per_cluster)
+    defined = draws[~np.isnan(draws)]  # a draw without any spread has no kappa
+    low, high = bootstrap_interval(value, defined, groups)
+    method = f"bootstrap of {groups} clusters"
+    if len(defined) < len(draws):
+        method += f", {len(draws) - len(defined)} draws without spread left out"
+    return {"kappa": value, "ci_low": low, "ci_high": high, "method": method}
+
+
+def kappa_of(cells: np.ndarray) -> np.ndarray:
+    """Cohen's kappa of many tables, rows of counts (both, first only, second only, neither)."""
+    both, first, second, neither = (cells / cells.sum(axis=1, keepdims=True)).T
+    a, b = both + first, both + second
+    by_chance = a * b + (1 - a) * (1 - b)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(by_chance < 1, (both + neither - by_chance) / (1 - by_chance), np.nan)
+
+
 def auroc(scores: Sequence[float], positive: Sequence[bool], clusters: Sequence | None = None) -> Rate:
     """The chance that a positive scores above a negative (ties count half), with its interval.
     Where the groups do not overlap, draws show no spread: Wilson's interval, with as many units as

@@ -164,15 +164,14 @@ def needed() -> pd.DataFrame:
     rows = []
     for claim, comparison, where, percent, control_percent in COMPARISONS:
         rates, had = (percent / 100, control_percent / 100), HARM_BENCHMARK
+        seed_sd = statistics.SEED_SD if claim[:2] in ("C6", "C7") else 0.0
         if claim == "C5a":
             had, prompts = GROUPS["no-think"][1], statistics.exact_prompts_needed(*rates)
             power, seeds = statistics.exact_power(*rates, had), 1.0 if prompts <= HARM_BENCHMARK else np.inf
         else:
-            seed_sd = statistics.SEED_SD if claim[:2] in ("C6", "C7") else 0.0
             prompts = statistics.prompts_needed(*rates, statistics.JUDGE_SD)
             power, seeds = statistics.power(*rates, had), statistics.seeds_needed(*rates, had, seed_sd=seed_sd)
-        noise = statistics.JUDGE_SD, statistics.SEED_SD
-        tuned = statistics.prompts_needed(*rates, *noise) if claim[:2] in ("C6", "C7") else np.nan
+        tuned = statistics.prompts_needed(*rates, statistics.JUDGE_SD, seed_sd) if seed_sd else np.nan
         rows.append([claim, comparison, where, *rates, had, power, prompts, seeds, tuned])
     columns = "claim comparison where rate control_rate had power prompts seeds with_training"
     return pd.DataFrame(rows, columns=columns.split())
@@ -254,9 +253,9 @@ def by_one_standard() -> pd.DataFrame:
 @tables.computed_once
 def within_models() -> pd.DataFrame:
     """Published primary claims within single models: Fisher's exact test over prompts, corrected as
-    the others. Columns: ``claim, model, effect, ci_low, ci_high, p_adjusted, verdict``, and twice
-    again: prompts missing with thinking (``strict_effect``, …) or in both modes (``both_effect``,
-    …) are counted as neither misaligned nor solved."""
+    the others. Columns: ``claim, model, effect, ci_low, ci_high, p_adjusted, verdict`` with the largest
+    n that fits, and again: prompts missing with thinking (``strict_effect``, …) or in both modes
+    (``both_effect``, …) are neither misaligned nor solved, or none is missing (``full_effect``, …)."""
     known, rows = claims().set_index("id"), []
     cells = [
         (claim, row.model, row.on, row.off, row.on_of or full, row.off_of or full, full)
@@ -267,8 +266,10 @@ def within_models() -> pd.DataFrame:
     cells += [(claim, "Qwen3-4B", *rates, n, n, n) for claim, _, _, *rates in tuned]
     for claim, model, percent, control, n, control_n, full in cells:
         row = dict(claim=claim, model=model)
-        k, control_k = round(percent * n / 100), round(control * control_n / 100)
-        for prefix, *of in (("", n, control_n), ("strict_", full, control_n), ("both_", full, full)):
+        ways = {"": (n, control_n), "strict_": (full, control_n), "both_": (full, full), "full_": (full, full)}
+        for prefix, of in ways.items():
+            asked = of if prefix == "full_" else (n, control_n)
+            k, control_k = (round(share * size / 100) for share, size in zip((percent, control), asked, strict=True))
             found, entry = statistics.gap(100 * k / of[0], 100 * control_k / of[1], *of), known.loc[claim]
             p = exact_test(k, of[0], control_k, of[1])
             found = {name: found[name] for name in NUMBERS[:3]} | {"p_value": p}

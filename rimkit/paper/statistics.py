@@ -22,8 +22,6 @@ from rimkit.data import UserError
 
 LEVEL = 0.95
 POWER = 0.8  # chance of a clear result that is usually asked for
-# How many standard errors an effect must have for that power.
-REACH = stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(POWER)
 # Of a rate judged again: 0.0035 to 0.0052 in Zhao et al. 2026 (arXiv 2608.23497), another judge.
 JUDGE_SD = 0.005
 # Of a rate between training seeds: nothing is published; a guess to be replaced by your own.
@@ -62,20 +60,20 @@ def exact_prompts_needed(rate: float, control_rate: float, level: float = 1 - LE
     distance = abs(rate - control_rate)
     if not distance:
         return inf
-    reach = stats.norm.isf(level / 2) + stats.norm.ppf(POWER)
-    normal = (reach * standard_error(rate, control_rate, 1) / distance) ** 2
+    normal = (reach(level) * standard_error(rate, control_rate, 1) / distance) ** 2
     return float(ceil(normal / 4 * (1 + sqrt(1 + 4 / (normal * distance))) ** 2))
+
+
+def reach(level: float = 1 - LEVEL) -> float:
+    """How many standard errors an effect must have for a power of `POWER`."""
+    return float(stats.norm.isf(level / 2) + stats.norm.ppf(POWER))
 
 
 def models_needed(effects, level: float = 1 - LEVEL) -> float:
     """Models for a power of `POWER` of a t test, given mean and spread of ``effects``."""
-    effects = np.asarray(effects, dtype=float)
-    spread = effects.std(ddof=1)
-    for n in range(2, 1001):
-        limit = stats.t.isf(level / 2, n - 1)
-        if stats.nct.sf(limit, n - 1, abs(effects.mean()) / spread * sqrt(n)) >= POWER:
-            return float(n)
-    return inf
+    size = abs(np.mean(effects)) / np.std(effects, ddof=1)
+    tries = ((n, stats.t.isf(level / 2, n - 1)) for n in range(2, 1001))
+    return float(next((n for n, limit in tries if stats.nct.sf(limit, n - 1, size * sqrt(n)) >= POWER), inf))
 
 
 class Average(NamedTuple):
@@ -204,10 +202,10 @@ def power(
     return float(normal_power(abs(rate - control_rate), nobs=1, alpha=1 - LEVEL, sigma=error))
 
 
-def prompts_needed(rate: float, control_rate: float, judge_sd: float = 0.0, seed_sd: float = 0.0) -> float:
+def prompts_needed(rate: float, control_rate: float, judge_sd=0.0, seed_sd=0.0, level: float = 1 - LEVEL) -> float:
     """Prompts per condition for a power of `POWER`; ``inf`` where judge and seed are too noisy."""
     noise = standard_error(0, 0, 1, judge_sd=judge_sd, seed_sd=seed_sd)
-    return _enough(rate - control_rate, standard_error(rate, control_rate, 1), noise)
+    return _enough(rate - control_rate, standard_error(rate, control_rate, 1), noise, level)
 
 
 def seeds_needed(rate: float, control_rate: float, n_prompts: int, seed_sd: float = SEED_SD) -> float:
@@ -216,7 +214,7 @@ def seeds_needed(rate: float, control_rate: float, n_prompts: int, seed_sd: floa
     return max(1.0, _enough(rate - control_rate, one_seed, standard_error(rate, control_rate, n_prompts)))
 
 
-def _enough(difference: float, one: float, rest: float) -> float:
+def _enough(difference: float, one: float, rest: float, level: float = 1 - LEVEL) -> float:
     """How many units with the error ``one`` each reach the power, beside an error that stays."""
-    allowed = (difference / REACH) ** 2 - rest**2
+    allowed = (difference / reach(level)) ** 2 - rest**2
     return float(ceil(one**2 / allowed)) if allowed > 0 else inf

@@ -37,7 +37,7 @@ def misprint() -> tuple[float, float]:
     return found
 
 
-SLIPS = ((33.14, 33.41), (4.96, 5.05), (-2.94, -2.79), (16.77, 16.86), (1.5, 10.5), (12.34, 23.14), (7.27, 7.72))
+SLIPS = ((33.14, 33.41), (4.96, 5.05), (-2.94, -2.79), (12.05, 21.05), (1.5, 10.5), (12.34, 23.14), (7.27, 7.72))
 
 
 def judge_exchanged(function) -> bool | str:
@@ -466,7 +466,8 @@ EXERCISES = {
         "What could 21 prompts have shown?",
         ("medium", "essential", 10),
         "Write `power(rate, other, n)`: draw two counts of `n` prompts with these true rates many times, test each pair with Fisher's exact "
-        "test (`scipy.stats.fisher_exact`), and return the share with p below 0.05. A thousand draws are enough.",
+        "test (`scipy.stats.fisher_exact`), and return the share with p below 0.05. A thousand draws are enough, and "
+        "quick if each kind of pair is tested once (`np.unique`).",
         judge_power,
         hints=(
             "`rng.binomial(n, rate)` draws a count; the table is `[[a, n - a], [b, n - b]]`.",

@@ -22,8 +22,8 @@ def fitting(heads: int = QWEN3["num_key_value_heads"], kept: int = 2, size: int 
 
 def check_conversations(answer) -> bool | str:
     found = float(answer)
-    if found == fitting():
-        return True
+    if int(found) == fitting():
+        return found == fitting() or "only whole conversations count."
     if found == fitting(kept=1):
         return "of every token both a key and a value are kept."
     if found == fitting(heads=SHAPES[MODEL]["num_attention_heads"]):
@@ -263,8 +263,8 @@ EXERCISES = {
     "10.2": Exercise(
         "Long thoughts",
         ("easy", "essential", 10),
-        f"Beside the weights of {MODEL} in 16 bits, a T4 has {LEFT} GiB left. The model has 36 layers with 32 query heads and 8 "
-        f"key-value heads of 128 numbers each. For how many conversations of {TOKENS:,} tokens is there room for keys and values?",
+        f"Beside the weights of {MODEL} in 16 bits and 1 GiB in reserve, a T4 has {LEFT} GiB left. The model has 36 layers with 32 query heads and 8 "
+        f"key-value heads of 128 numbers each. For how many conversations of {TOKENS:,} tokens is there room for keys and values alone?",
         check_conversations,
         hints=("How many numbers does one token leave behind in one layer? In all layers? How many bytes is that?",),
         answer=(
