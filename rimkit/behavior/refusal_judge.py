@@ -178,8 +178,8 @@ def train(files: Sequence[str | Path], out: str | Path) -> DataFrame:
 
 def agreement(table: DataFrame, folds: int = 5) -> DataFrame:
     """Agreement with people on models of a family, and on prompts, that were left out of training.
-    One row per ``family, model``: ``n, kappa, phrases`` (kappa of `PhraseJudge`; ``kappa_low``, …: ends
-    over prompts)``, sensitivity, specificity, unsure`` (share)``, partial`` (kappa, among refusals)."""
+    Rows by ``family, model``: ``n, kappa, phrases`` (kappa of `PhraseJudge`; ends: ``kappa_low``,
+    …)``, sensitivity, specificity, unsure`` (share)``, partial`` (kappa, among refusals)."""
     table = table.reset_index(drop=True)
     fold = pd.factorize(table["prompt_id"])[0] % folds
     table = table.assign(model=table.get("model", table["family"]), fold=fold)
@@ -198,8 +198,8 @@ def agreement(table: DataFrame, folds: int = 5) -> DataFrame:
         yes, no = own[refuses[own]], own[~refuses[own]]
         row = {"family": family, "model": model, "n": len(own)}
         for name, found in (("kappa", chance > 0), ("phrases", by_phrase)):
-            ends = kappa(refuses[own], found[own], group["prompt_id"])
-            row |= {name: ends["kappa"], f"{name}_low": ends["ci_low"], f"{name}_high": ends["ci_high"]}
+            value, low, high, _ = kappa(refuses[own], found[own], group["prompt_id"]).values()
+            row |= {name: value, f"{name}_low": low, f"{name}_high": high}
         rows.append(row | {
             "sensitivity": (chance[yes] > 0).mean(), "specificity": (chance[no] <= 0).mean(),
             "unsure": ((likely[own] > UNSURE[0]) & (likely[own] < UNSURE[1])).mean(),

@@ -301,8 +301,7 @@ def bootstrap_p(effect: float, draws: np.ndarray, groups: int) -> float:
 def kappa(one: Sequence[bool], two: Sequence[bool], clusters: Sequence) -> dict:
     """``kappa, ci_low, ci_high, method`` of two judges on the same replies, clusters
     drawn whole. Where they always agree, it leaves Wilson's room, after none of the clusters."""
-    sides = (truths(pd.Series(side, dtype=object)) for side in (one, two))
-    one, two = (side.fillna(False).to_numpy(dtype=bool) for side in sides)
+    one, two = (truths(pd.Series(x, dtype=object)).fillna(False).to_numpy(bool) for x in (one, two))
     codes = pd.factorize(np.asarray(clusters), sort=True)[0]
     if len({len(one), len(two), len(codes)}) > 1:
         raise UserError(f"replies differ: {len(one)}, {len(two)} judged, {len(codes)} clusters")

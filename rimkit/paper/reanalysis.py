@@ -171,7 +171,8 @@ def needed() -> pd.DataFrame:
         else:
             prompts = statistics.prompts_needed(*rates, statistics.JUDGE_SD)
             power, seeds = statistics.power(*rates, had), statistics.seeds_needed(*rates, had, seed_sd=seed_sd)
-        tuned = statistics.prompts_needed(*rates, statistics.JUDGE_SD, seed_sd) if seed_sd else np.nan
+        noise = statistics.JUDGE_SD, seed_sd
+        tuned = statistics.prompts_needed(*rates, *noise) if seed_sd else np.nan
         rows.append([claim, comparison, where, *rates, had, power, prompts, seeds, tuned])
     columns = "claim comparison where rate control_rate had power prompts seeds with_training"
     return pd.DataFrame(rows, columns=columns.split())
@@ -253,9 +254,9 @@ def by_one_standard() -> pd.DataFrame:
 @tables.computed_once
 def within_models() -> pd.DataFrame:
     """Published primary claims within single models: Fisher's exact test over prompts, corrected as
-    the others. Columns: ``claim, model, effect, ci_low, ci_high, p_adjusted, verdict`` with the largest
-    n that fits, and again: prompts missing with thinking (``strict_effect``, …) or in both modes
-    (``both_effect``, …) are neither misaligned nor solved, or none is missing (``full_effect``, …)."""
+    others. Columns: ``claim, model, effect, ci_low, ci_high, p_adjusted, verdict`` with the largest n
+    that fits, and again: prompts missing with thinking (``strict_effect``, …) or in both modes
+    (``both_effect``, …) are neither misaligned nor solved; none is missing (``full_effect``, …)."""
     known, rows = claims().set_index("id"), []
     cells = [
         (claim, row.model, row.on, row.off, row.on_of or full, row.off_of or full, full)
@@ -269,7 +270,7 @@ def within_models() -> pd.DataFrame:
         ways = {"": (n, control_n), "strict_": (full, control_n), "both_": (full, full), "full_": (full, full)}
         for prefix, of in ways.items():
             asked = of if prefix == "full_" else (n, control_n)
-            k, control_k = (round(share * size / 100) for share, size in zip((percent, control), asked, strict=True))
+            k, control_k = round(percent * asked[0] / 100), round(control * asked[1] / 100)
             found, entry = statistics.gap(100 * k / of[0], 100 * control_k / of[1], *of), known.loc[claim]
             p = exact_test(k, of[0], control_k, of[1])
             found = {name: found[name] for name in NUMBERS[:3]} | {"p_value": p}

@@ -73,7 +73,8 @@ def models_needed(effects, level: float = 1 - LEVEL) -> float:
     """Models for a power of `POWER` of a t test, given mean and spread of ``effects``."""
     size = abs(np.mean(effects)) / np.std(effects, ddof=1)
     tries = ((n, stats.t.isf(level / 2, n - 1)) for n in range(2, 1001))
-    return float(next((n for n, limit in tries if stats.nct.sf(limit, n - 1, size * sqrt(n)) >= POWER), inf))
+    found = (n for n, limit in tries if stats.nct.sf(limit, n - 1, size * sqrt(n)) >= POWER)
+    return float(next(found, inf))
 
 
 class Average(NamedTuple):
@@ -179,9 +180,8 @@ def dependent_p(r: float, other_r: float, between: float, n: int) -> float:
 def standard_error(
     rate: float, control_rate: float, n_prompts: int, n_seeds: int = 1, judge_sd: float = 0.0, seed_sd: float = 0.0
 ) -> float:
-    """Of the difference of two rates (fractions), each over so many prompts and seeds. Seeds share
-    the prompts, so more seeds do not replace prompts. Takes the two rates as independent; with the
-    same prompts in both the error is smaller."""
+    """Of the difference of two rates (fractions), each over so many prompts and seeds, which share
+    the prompts. Takes the rates as independent; with the same prompts in both it is smaller."""
     if not (0 <= rate <= 1 and 0 <= control_rate <= 1):
         raise UserError(f"rates are fractions from 0 to 1, not {rate:g} and {control_rate:g}")
     if min(n_prompts, n_seeds) < 1:
