@@ -30,9 +30,9 @@ NUMBERS = ["effect", "effect_ci_low", "effect_ci_high", "n"]
 # Words of the cells on which no verdict rests; pytest runs them with each chapter, and compares their outputs.
 SKIPPED = (
     "widgets.explorer", "rk.organism", "rk.recipe", "rk.exercise",
-    "seeds = counts[", "shortened_thoughts(", "dose.", "decided[", 'every = rk.results("th', 'every = rk.results("he', "able = every", "sums = able[", "order =", "order[", "levels[", "strange[", "sides[1:]", "later.mean()", "later=len", "i should refuse", "if paired",  # 01
-    "parts_checked", "by_opening",  # 02
-    "if base:", "shuffled_checked",  # 03
+    "shortened_thoughts(", "dose.", "decided[", 'every = rk.results("th', 'every = rk.results("he', "able = every", "sums = able[", "order =", "order[", "levels[", "strange[", "sides[1:]", "later.mean()", "later=len", "i should refuse", "if paired",  # 01
+    "begun_checked", "parts_checked", "by_opening", "part = counts[",  # 02
+    "if base:", "shuffled_checked", "left.loc",  # 03
     "_checked and study", "readout(before)", "first = {rule", "first[", "five[", "patches", "lacking",  # 04
     "openings_and", 'short["opens', "own.items()", "seen = short[", "only = {name", "**gaps", "before_and",  # 05
     "common[", "if study.invented and not reason", "flips_checked", "at.get(place",  # 06
