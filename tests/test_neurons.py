@@ -445,14 +445,16 @@ def test_a_set_is_compared_with_random_ones_and_with_nothing():
     assert single.loc["random", "set_id"] == 0
 
 
-def test_claims_are_about_the_papers_rule_in_think_mode_by_zero():
+def test_claims_are_about_the_papers_rule_by_zero_each_in_its_mode():
     effect = {"value_a": 0.5, "value_b": 0.4, "effect": 0.1, "ci_low": 0.0, "ci_high": 0.2, "n": 23}
     keys = ("rule", "ablation", "mode", "control", "outcome")
     one = dict(zip(keys, ("paper", "zero", "think", neurons.RANDOM_NEURONS, "misaligned"), strict=True)) | effect
     others = [one | {key: "another"} for key in keys]
     able = pd.DataFrame({"read": [1.0], "reached": [1.0]}, index=["paper"])
-    rows = neurons.rows(load("rim-mini"), pd.DataFrame([*others, one, one | {"outcome": "maths"}]), able)
-    assert [(row["claim"], row["effect"]) for row in rows] == [("C8a", 0.1), ("C8b", 0.1), ("C8d", None), ("Q7a", 0.1)]
+    others += [one | {"outcome": "maths"}, one | {"mode": "no-think", "value_a": 0.6, "effect": 0.2}]
+    rows = neurons.rows(load("rim-mini"), pd.DataFrame([*others, one]), able)
+    effects = {"C8a": 0.1, "C8b": 0.1, "C8d": None, "Q7a": 0.2}
+    assert {row["claim"]: row["effect"] for row in rows} == effects
 
 
 # -- the shipped tables ------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """Claims C8 and Q7 (section 4.1 and Fig. 6 of the paper): which neurons are safety-critical?
 
-C8a zeroing them raises misalignment more than zeroing random ones (Q7a: in think mode too), C8b
-lowers maths accuracy more; C8d zeroing those of *gradient* lowers refusals in no-think mode more.
+C8a zeroing them raises misalignment in think mode more than zeroing random ones (Q7a: without
+thinking too), C8b lowers maths accuracy more; C8d zeroing those of *gradient* lowers refusals
+without thinking more.
 
 Words: a *pair* is a request without and with declared *intent*: a sentence of malicious intent
 after it (the paper's way), or, where such pairs flip more, a hostile motive for a plain one. It
@@ -61,7 +62,7 @@ OUTCOMES |= {"maths": ("maths", "score"), "ordering": ("ordering", "score")}
 OUTCOMES["over-refusal"] = ("over-refusal", "refused")
 CLAIMS = {  # claim: (rule, outcome, mode)
     "C8a": ("paper", "misaligned", "think"), "C8b": ("paper", "maths", "think"),
-    "C8d": ("gradient", "refused", "no-think"), "Q7a": ("paper", "misaligned", "think"),
+    "C8d": ("gradient", "refused", "no-think"), "Q7a": ("paper", "misaligned", "no-think"),
 }  # fmt: skip
 OF_SINGLE_SETS = ("misaligned", "refused", "maths")  # outcomes that are kept of every random set
 WAYS = {  # how to read an effect
