@@ -180,7 +180,7 @@ def judge_moved(function) -> bool | str:
         on = [next((name for name, (first, last) in spans.items() if first <= place < last), f"position {place}")
               for place, spans in zip(strongest, (think_spans, no_think_spans), strict=True)]  # fmt: skip
         said = f"the strongest attention is on {on[0]} in think mode and on {on[1]} in no-think mode"
-        return f"it says {bool(found)} where {said}: the rule wants assistant in the one and empty in the other."
+        return f"it says {bool(found)} where {said}: the rule wants assistant, then empty (a span's end is not in it)."
     return True
 
 
