@@ -258,8 +258,8 @@ EXERCISES = {
         "the words `opening`. No sampling: read it from the logits.",
         judge_chance,
         hints=(
-            "`study.chat.encode(request, 'think', thought_prefix='')` is the prompt with an opened thought. Put the opening's "
-            "token ids behind it and run the model once. A token's probability stands in the softmax at the position before it.",
+            "`ids` of `study.chat.encode(request, 'think', thought_prefix='')` end in an opened thought. With the opening's ids "
+            "behind: `study.hf(torch.tensor([ids])).logits[0]`. A token's chance is in the softmax at the position before.",
             "Multiply over the opening's tokens, or add their log probabilities and take `exp`.",
         ),
         answer="One pass gives exactly what many sampled thoughts would give roughly, also where it is tiny.",
