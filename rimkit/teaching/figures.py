@@ -186,7 +186,7 @@ def forest(
 def scatter(
     table: pd.DataFrame, x: str, y: str, *, title: str, hue: str | None = None,
     facet: str | None = None, x_label: str = "", y_label: str = "", line: bool = False,
-    free: bool = False, hollow: str | None = None, words: str | None = None, front: Iterable = (),
+    free: bool = False, hollow: str | None = None, words: str | None = None, front: Sequence = (),
     x_limits: tuple[float, float] | None = None, y_limits: tuple[float, float] | None = None,
     reference: Mapping[str, float] | None = None, caption: str = "",
 ) -> Figure:  # fmt:  # fmt: skip
@@ -194,9 +194,8 @@ def scatter(
     both are equal, on equal axes; ``free`` gives every panel its own axes. The column ``words``
     stands beside the points. Stairs join the points that are named there in ``front``: those that
     none beats, where more ``x`` and less ``y`` are better."""
-    keys = _keys(table, [facet, words, hue], x, y, once=False)
-    x_label, y_label = x_label or _words(x), y_label or _words(y)
-    looks, labels = _looks(table, hue), (x_label, y_label)
+    keys, looks = _keys(table, [facet, words, hue], x, y, once=False), _looks(table, hue)
+    x_label, y_label = labels = x_label or _words(x), y_label or _words(y)
     figure, panels = _panels(table, facet, labels=labels, sharex=not free, sharey=not free)
     for axis, part, _ in panels:
         if line:
@@ -208,12 +207,12 @@ def scatter(
             here = _part(part, {hue: name})
             _mark(axis, here[x], here[y], here, look, hollow, area=36, alpha=0.75)
         if words:
-            best = part[part[words].isin(list(front))].sort_values(x)
-            axis.step(best[x], best[y], where="pre", **REFERENCE)
-            lowest = -np.inf
+            best = part[part[words].isin(front)].sort_values(x)
+            axis.step(best[x], best[y], where="pre", color="C4", linewidth=5, alpha=0.5, zorder=1)
+            lowest, tall = -np.inf, np.ptp(axis.get_ylim())
             for name, *spot in part[part[words] != ""].sort_values(y)[[words, x, y]].to_numpy():
-                lowest = max(spot[1], lowest + 0.06 * np.ptp(axis.get_ylim()))  # or names overlap
-                level = part[(part[y] - lowest).abs() < 0.05 * np.ptp(axis.get_ylim())]
+                lowest = max(spot[1], lowest + 0.06 * tall)  # or names overlap
+                level = part[((part[y] - lowest).abs() < 0.05 * tall) | part[words].isin(front)]
                 gaps = (level[x] - spot[0]) / np.ptp(axis.get_xlim())  # what a name would run into
                 side, offset = ("right", -8) if gaps.between(0.05, 0.25).any() else ("left", 8)
                 axis.annotate(name, (spot[0], lowest), (offset, 0), ha=side, va="center", **SMALL)
@@ -233,7 +232,8 @@ def scatter(
         each = [f"{number(part[x].corr(part[y]))} ({name})" for name, part in full if len(part) > 5]
         said += f", correlation as drawn {', '.join(each)}" if each else ""
     shown = table[keys].rename(columns=_words).assign(**texts)
-    return _named(figure, title, said, shown, caption, _handles(table, hue, looks))
+    legend = _handles(table, hue, looks) + [_key(("C4", ""), "the front", "-")] * bool(front)
+    return _named(figure, title, said, shown, caption, legend)
 
 
 @mpl.rc_context(STYLE)
