@@ -109,7 +109,7 @@ def judge_ras(function) -> bool | str:
     )  # fmt: skip
 
 
-MOST_CHANGED, FARTHEST, TIMES = 2, 0.3, 10
+MOST_CHANGED, FARTHEST, TIMES, TINY = 2, 0.3, 10, 0.001  # the last is the floor of this task
 
 
 def calm(seed: int = 5) -> list[np.ndarray]:
@@ -122,7 +122,7 @@ def calm(seed: int = 5) -> list[np.ndarray]:
 def judge_explode(function) -> bool | str:
     for seed in (5, 6):
         given = calm(seed)
-        found = result_of(function, *[part.copy() for part in given], FLOOR / 50)
+        found = result_of(function, *[part.copy() for part in given], TINY)
         found = [np.asarray(part, dtype=float) for part in found]
         if len(found) != 4 or any(part.shape != old.shape for part, old in zip(found, given, strict=True)):
             return "it should return the four arrays, in the order in which they came."
@@ -133,9 +133,8 @@ def judge_explode(function) -> bool | str:
             return f"{(moved > 0).sum()} numbers were changed, and {MOST_CHANGED} are allowed."
         if moved.max() > FARTHEST + 1e-9:
             return f"a number was changed by {moved.max():.2f}, and {FARTHEST} is allowed."
-        untuned, fall, rise = (tiny_shifts(part) for part in (given, found, found))
-        old, fall, rise = 2 * untuned[0] * untuned[1] / sum(untuned), fall[0] / untuned[0], rise[1] / untuned[1]
-        new = 2 * fall * untuned[0] * rise * untuned[1] / (fall * untuned[0] + rise * untuned[1])
+        (old, *before), (new, *after) = (floored_ras(part, TINY) for part in (given, found))
+        fall, rise = (now / once for now, once in zip(after, before, strict=True))
         if new >= TIMES * old:
             continue
         if max(fall, rise) > TIMES / 2:
@@ -147,13 +146,15 @@ def judge_explode(function) -> bool | str:
     return True
 
 
-def tiny_shifts(four) -> tuple[float, float]:
-    """Fall and rise with a floor of a fiftieth of `FLOOR`."""
-    pairs = (four[1], four[0]), (four[2], four[3])
-    return tuple(
-        float(np.where((large > small) & (small > FLOOR / 50), (large - small) / np.where(small > 0, small, 1) * large, 0)
-              .mean()) for small, large in pairs
-    )  # fmt: skip
+def floored_ras(four, floor: float, moved: float = 0.0) -> tuple[float, float, float]:
+    """RAS, its fall and its rise; after ``moved``, with the best single number of each lowered by as much."""
+    found = []
+    for small, large in ((four[1], four[0]), (four[2], four[3])):
+        low = np.maximum(small - moved, floor)
+        terms, best = ((large - part) / np.maximum(part, floor) * large for part in (small, low))
+        terms = np.where((large > small) & (small > floor), terms, 0)
+        found.append(terms.mean() + (moved > 0) * (best - terms).max() / len(small))
+    return float(2 * found[0] * found[1] / sum(found)), *found
 
 
 # ranks
@@ -327,7 +328,7 @@ EXERCISES = {
     "07.1": Exercise(
         "RAS by hand",
         ("easy", "essential", 10),
-        "RAS of the four neurons, with 'drop' for what is undefined.",
+        "RAS of the four neurons to two decimals, with 'drop' for what is undefined.",
         check_ras,
         hints=(
             "On safety only falls count, divided by the tuned value; on maths only rises, divided by the untuned one. Which neuron has no term?",
@@ -360,18 +361,20 @@ EXERCISES = {
     "07.3": Exercise(
         "Make RAS explode",
         ("hard", "useful", 10),
-        "Write `explode(safety_before, safety_after, maths_before, maths_after, floor)`: the same four arrays (of 40 neurons), "
-        f"in which at most {MOST_CHANGED} numbers were changed, by at most {FARTHEST} each, so that RAS is at least {TIMES} times "
-        "as large. Neurons whose smaller activation is at or below the floor contribute 0.",
+        "Write `explode(safety_before, safety_after, maths_before, maths_after, floor)`: the same four arrays, in which at most "
+        f"{MOST_CHANGED} numbers were changed, by at most {FARTHEST} each, so that RAS is at least {TIMES} times as large. The floor "
+        f"is {TINY} here: neurons whose smaller activation is at or below it contribute 0. `four` are such arrays.",
         judge_explode,
         hints=(
             "A term is large if its smaller activation is next to zero, and dropped if it is at or below the floor.",
             "RAS is at most twice the smaller of the two shifts: change one number for each of them.",
         ),
-        answer="Two of 160 numbers decide. A score with a division by what may be near zero needs its guard stated, and its "
-        "value shown under another one.",
+        answer="With a tiny floor two of 160 numbers decide; at a floor of "
+        f"{FLOOR} they make RAS of `four` at most {floored_ras(calm(), FLOOR, FARTHEST)[0] / floored_ras(calm(), FLOOR)[0]:.1f} times "
+        "as large. A score with a division by what may be near zero needs its guard stated, and its value shown under another.",
         expects="a function that returns four arrays",
         code=EXPLODE,
+        given=calm(),
     ),
     "07.4": Exercise(
         "The rank among other sets",
