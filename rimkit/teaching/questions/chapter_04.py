@@ -322,7 +322,7 @@ EXERCISES = {
     "04.1": Exercise(
         "Twelve against fifteen",
         ("medium", "essential", 10),
-        "The two-sided p value of Fisher's exact test, refusal heads against random heads.",
+        "The two-sided p value of Fisher's exact test, refusal heads against random heads, to two decimals.",
         check_fisher,
         hints=(
             "`fisher_exact([[12, 9], [15, 6]])`: rows are the two ablations, columns above and not above the threshold.",
