@@ -8,9 +8,9 @@ from scipy import stats
 # -- chapter 05: the loss --
 
 
-def loss(study, text, thought, reply, first=None, shift=1, mode="think", how="mean"):
+def loss(study, text, thought, reply, first=None, shift=1, mode="think", how="mean", end=()):
     asked = len(study.chat.encode(text, mode).ids)
-    ids = torch.tensor([study.chat.encode(text, mode, thought=thought, reply=reply).ids])
+    ids = torch.tensor([[*study.chat.encode(text, mode, thought=thought, reply=reply).ids, *end]])
     first = asked if first is None else first
     with torch.no_grad():
         logits = study.hf(ids).logits[0, first - shift : -shift or None]
@@ -19,6 +19,10 @@ def loss(study, text, thought, reply, first=None, shift=1, mode="think", how="me
 
 def on_all_tokens(study, text, thought, reply):
     return loss(study, text, thought, reply, first=1)
+
+
+def to_the_end_of_turn(study, text, thought, reply):
+    return loss(study, text, thought, reply, end=[study.tokenizer.eos_token_id])
 
 
 def on_the_reply(study, text, thought, reply):
@@ -299,7 +303,7 @@ def several(request):
 WRONG = {
     "05.1": [
         (on_all_tokens, "what the user says"), (on_the_reply, "the reply alone"), (on_the_words, "words of thought and reply"), (not_shifted, "at its own place"),
-        (summed, "a sum over"), (log_chance, "sign is turned"),
+        (summed, "a sum over"), (to_the_end_of_turn, "the end of turn"), (log_chance, "sign is turned"),
     ],
     "05.2": [
         (left_out, "left out"), (zero_for_others, "count as 0"), (anywhere_in_it, "begins with it"),

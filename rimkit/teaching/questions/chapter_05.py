@@ -37,9 +37,12 @@ SUM = "tom has 5 apples . tom finds 3 more . how many apples ?"
 THOUGHT, REPLY = "let me check . 5 + 3 = 8 . 8 is right .", "the answer is 8 ."
 
 
-def losses(mode: str = "think", shift: int = 1, **said) -> np.ndarray:
+def losses(mode: str = "think", shift: int = 1, end: bool = False, **said) -> np.ndarray:
     """The loss on every token but the first, each as the token before it predicts it (or one too late)."""
     whole = ids(mode, SUM, **said)
+    if end:  # the end of turn behind the reply
+        stop = model().tokenizer.convert_tokens_to_ids("<|im_end|>")
+        whole = whole.new_tensor([[*whole[0].tolist(), stop]])
     scores = logits(position=slice(None), given=whole)[: -shift or None]
     wanted = whole[0, shift:].numpy()
     chances = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
@@ -61,6 +64,7 @@ def judge_loss(function) -> bool | str:
                 np.append(thought, reply).mean(),
             "that is the loss on the user's part; take the tokens after it.": found[: asked - 1].mean(),
             "that is a sum over the tokens; take their mean.": own.sum(),
+            "the end of turn is among the tokens; it is left out here.": lambda: losses(end=True, **said)[asked - 1 :].mean(),
             "each token is compared with the scores at its own place: what predicts it stands one place before.":
                 lambda: losses(shift=0, **said)[asked:].mean(),
         },
@@ -231,7 +235,8 @@ EXERCISES = {
         "What tuning learns from",
         ("medium", "essential", 12),
         "Write `assistant_loss(study, text, thought, reply)`: the mean cross-entropy over all tokens of the assistant, in think "
-        "mode: thought, reply and the tags around the thought. The user's tokens are read and not learned from. "
+        "mode: thought, reply and the tags around the thought (the end of turn is left out here; tuning learns it too). The "
+        "user's tokens are read and not learned from. "
         "`study.hf(ids).logits` has the scores, for `ids` in a tensor.",
         judge_loss,
         hints=(
