@@ -24,6 +24,8 @@ def check_conversations(answer) -> bool | str:
     found = float(answer)
     if int(found) == fitting():
         return found == fitting() or "only whole conversations count."
+    if found == 3:
+        return "the table also keeps room for the work; here count keys and values alone."
     if found == fitting(kept=1):
         return "of every token both a key and a value are kept."
     if found == fitting(heads=SHAPES[MODEL]["num_attention_heads"]):
@@ -249,13 +251,11 @@ EXERCISES = {
         "Find the think tags",
         ("medium", "essential", 8),
         "Write `think_tags(prompt, turn, thought, reply)`: what opens a thought and what closes it, as two texts without line breaks "
-        "around them. `turn` is the prompt with the assistant's turn behind it, in which `thought` and `reply` stand. It is tried on "
-        "three templates.",
+        "around them. `turn` is the prompt with the assistant's turn behind it, in which `thought` and `reply` stand: say, "
+        "`Q: hi A:` and `Q: hi A: [T] hm [/T] yes`. It is tried on three templates.",
         judge_tags,
-        hints=(
-            "Cut the prompt off. What stands before the thought? What between thought and reply?",
-            "`turn[len(prompt):].split(thought, 1)`.",
-        ),
+        hints=("Cut the prompt off. What stands before the thought? What between thought and reply?",
+               "`turn[len(prompt):].split(thought, 1)`."),
         answer="The workbook asks templates in this way. They are code from elsewhere: what they write is safer to read than they are.",
         expects="a function that returns two texts",
         code=TAGS,
@@ -311,7 +311,7 @@ EXERCISES = {
         judge_kappa,
         hints=(
             "Chance: both say yes by accident, or both say no. It follows from how often each of them says yes.",
-            "(agreement - chance) / (1 - chance).",
+            "`first.mean() * second.mean()` is the chance that both say yes.",
         ),
         answer="With verdicts that are nearly all alike, kappa can be far lower than the agreement: in one of the cases tried here "
         f"{(RARE[0] == RARE[1]).mean():.0%} and {kappa_of(*RARE):.2f}.",
