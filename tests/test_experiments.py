@@ -32,7 +32,7 @@ SKIPPED = (
     "widgets.explorer", "rk.organism", "rk.recipe", "rk.exercise",
     "shortened_thoughts(", "dose.", "decided[", 'every = rk.results("th', 'every = rk.results("he', "able = every", "sums = able[", "order =", "order[", "levels[", "strange[", "sides[1:]", "later.mean()", "later=len", "i should refuse", "if paired",  # 01
     "begun_checked", "parts_checked", "by_opening", "part = counts[",  # 02
-    "if base:", "shuffled_checked", "left.loc",  # 03
+    "if base:", "shuffled_checked", "cosine_checked", "left.loc",  # 03
     "_checked and study", "readout(before)", "first = {rule", "first[", "five[", "patches", "lacking", "begun.get(", "begun.loc[",  # 04
     "openings_and", 'short["opens', "own.items()", "seen = short[", "only = {name", "**gaps", "before_and",  # 05
     "common[", "if study.invented and not reason", "flips_checked", "at.get(place",  # 06
