@@ -1,23 +1,25 @@
 """Claims C8 and Q7 (section 4.1 and Fig. 6 of the paper): which neurons are safety-critical?
 
 C8a zeroing them raises misalignment in think mode more than zeroing random ones (Q7a: without
-thinking too), C8b lowers maths accuracy more; C8d zeroing those of *gradient* lowers refusals
-without thinking more.
+thinking too), C8b lowers maths accuracy more; C8d zeroing those of *gradient* lowers refusals in
+no-think mode more.
 
 Words: a *pair* is a request without and with declared *intent*: a sentence of malicious intent
-after it (the paper's way), or, where such pairs flip more, a hostile motive for a plain one. It
-*flips* if the request is carried out without intent and refused with it, and is a *refusing* pair
-if the reply with intent is a refusal now. A *set* is a list of ``(layer, neuron)`` places, and k
-its size; random sets have as many in every layer. It *breaks* replies if coherent ones are fewer,
+after it (the paper's way), or, where pairs of motives flip more, a hostile motive for a plain one.
+A pair *flips* if the request is carried out without intent and refused with it, and is a *refusing*
+pair if the reply with intent is a refusal now. A *set* is a list of ``(layer, neuron)`` places, and
+k its size; random sets have as many in every layer. It *breaks* replies if coherent ones are fewer,
 or misread ones more. The *readout* is the words that begin refusals. A *cluster* is one verb.
 
 The paper takes the model's own reply to both sides of each pair, the maximum of every activation
 over the tokens of request and reply, and in each layer the m neurons whose maximum increases most
 with intent; safety-critical are those found in every pair. So a neuron is in the set if its *worst
-rank* over the pairs is at most m, which the paper leaves open, as it does whether "MLP activations"
-are the inputs of ``down_proj`` (kind "neurons") or the stream that the MLP writes to ("residual").
-The rivals are rules too: *half*, found in half of the pairs; *difference*, means instead of maxima
-and the sign kept; *gradient*, the estimated change of the refusal logit difference.
+rank* over the pairs is at most m. The paper leaves m open (claims are on the `USUAL_SIZE` lowest
+worst ranks), and whether "MLP activations" are the inputs of ``down_proj`` (kind "neurons") or the
+stream that the MLP writes to ("residual"). The rivals are rules too: *half*, found in half of the
+pairs; *difference*, means instead of maxima, by size; *gradient*, how far, to first order, zeroing
+the neuron would lower the refusal score (log probability of words that begin refusals against those
+that begin fulfilments).
 
 Steps: on the calibration split `settled` settles how intent is declared, `calibration` scores
 neurons by every rule, `dose_response` and `choose` settle sizes; `ablations`; `competence`; `rows`.
@@ -94,7 +96,8 @@ OTHER, ENGLISH_OTHER = (_SENTENCES[language, "other"] for language in ("invented
 
 @dataclass(frozen=True)
 class Settings(Common):
-    """How much is measured, and of what."""
+    """How much is measured, and of what. From `Common`: ``seed`` of all draws, ``evaluation``
+    (prompts, judge, reply length), ``n_competence`` (prompts by which a floor is judged)."""
 
     n_pairs: int = 46  # calibration requests of each kind; the harmful ones form the pairs
     n_prompts: int = 48  # harmful requests under ablations, on either split: one per verb
@@ -584,9 +587,11 @@ def rows(study: StudyModel, effects: DataFrame, able: DataFrame, settings=Settin
 def run(study: StudyModel, settings=Settings()) -> Result:
     """Rules and sizes on calibration prompts; effects on evaluation prompts, against random sets.
     A further set, "refusing", is the paper's rule on refusing pairs alone.
-    Tables: ``neurons-sets`` (sizes, best rule), ``neurons-doses``, ``neurons-effects`` (by rule,
-    ablation and control), ``neurons-rates`` (single random sets), ``neurons-sizes`` (of the paper's
-    set, by m), ``neurons-definition``, ``neurons-judged`` (replies without each of the sets)."""
+    Tables: ``neurons-sets`` by rule (its size, is it best); ``neurons-doses``, calibration rates by
+    rule, size and mode; ``neurons-effects`` of every set by ablation, mode and outcome, against
+    nothing; those of the paper's, gradient's and the best rule against random neurons, too: of
+    these ``neurons-rates`` has the rate of every single set, ``neurons-judged`` the replies (both
+    at zero); ``neurons-sizes`` (of the paper's set, by m); ``neurons-definition`` (`pair_counts`)."""
     settings = settled(study, settings)
     prompts, judged, pairs, table = calibration(study, settings)
     harmful = prompts[prompts["kind"] == "harmful"]

@@ -4,7 +4,9 @@ Measured are models in which refusals run through one known set of neurons ("saf
 through another ("maths"): the same one (*shared*), or one without a neuron in common (*disjoint*).
 They refuse in no-think mode, so the outcome is the *fall* of the refusal rate there. The claims:
 C9a RAS is higher in the known set than in others about as active; C10, Q3 it predicts forgetting
-better than its rivals. How such models are made is not known here (`rimkit.organism.planted`).
+better than its rivals. C5 has no row: heads are known to matter if the removal of that head alone
+lowers refusals, and ``planted-heads`` says how well each rule finds those. How such models are made
+is not known here (`rimkit.organism.planted`).
 
 Words: RAS, *reciprocal activation shift*, is the harmonic mean of the fall of activations on harmful
 requests and their rise on maths. A *corpus* is what was tuned on; those with the same problems are
@@ -53,8 +55,10 @@ FALL, SPARED = 0.30, 0.10
 
 @dataclass(frozen=True)
 class Settings(ras.Settings):
-    """``seed, every, k, n_random, n_prompts, n_replies, n_tuning, folder``: as of `ras.Settings`.
-    ``known``: `known_sets` of the model (none: only heads are measured)."""
+    """As of `ras.Settings`: ``every``, steps between checkpoints; ``k``, neurons of a rule's set;
+    ``n_random`` random sets; ``n_prompts`` requests to read RAS on; ``n_replies`` for the outcome;
+    ``n_tuning`` sequences for KL; ``folder``, where parts are kept. ``known``: `known_sets` of the
+    model (none: only heads are measured)."""
 
     corpora: tuple[str, ...] = CORPORA
     known: Mapping[str, Units] = field(default_factory=dict)
@@ -146,7 +150,7 @@ def point(
 
 
 def levels(sets: DataFrame) -> DataFrame:
-    """`ras.levels` of both known sets (``neurons``: they have no ``set_id``) at every ``place``."""
+    """Is RAS higher in each known set (``neurons``) than in others (``role``), at every ``place``?"""
     parts = []
     for (place, role), own in sets[sets["set_id"].isna()].groupby(["place", "role"], sort=False):
         others = sets[(sets["place"] == place) & sets["set_id"].notna()]
@@ -156,7 +160,7 @@ def levels(sets: DataFrame) -> DataFrame:
 
 
 def rows(study: StudyModel, points: DataFrame, sets: DataFrame, level: DataFrame, why_not: str, settings) -> list[dict]:
-    """Verdict rows of C9a (against as active sets), C10, Q3; ``why_not``: nothing was planted."""
+    """Verdict rows of C9a (against as active sets), C10, Q3; ``why_not``: zeroing failed."""
     here = level[(level["place"] == REQUEST) & (level["neurons"] == SAFETY)]
     others = sets[(sets["place"] == REQUEST) & sets["set_id"].notna()]
     found = {"C9a": ras.level_claim(here, AS_ACTIVE), **ras.correlation_claims(points, others, METRIC)}
@@ -167,11 +171,12 @@ def rows(study: StudyModel, points: DataFrame, sets: DataFrame, level: DataFrame
 
 def run(study: StudyModel, settings=Settings()) -> Result:
     """RAS in the known sets over tunings on maths, and what each rule recovers. Tables, by columns:
-    ``planted-zeroed`` (`zeroed`) by ``split, zeroed``; ``planted-recovery`` (`neurons.recovery`) by
-    ``mode, set, rule``; ``planted-points`` (as of `ras.run`, the change one of refusals) by
-    ``corpus, step``; ``planted-sets`` (RAS) by ``corpus, step, place, role, set_id``;
-    ``planted-levels`` (`levels`) by ``place, neurons, role``; ``planted-correlations``
-    (`ras.correlations`) by ``predictor``; ``planted-variation`` (`ras.variation`), a row;
+    ``planted-zeroed`` (`zeroed`) by ``split, zeroed``; ``planted-recovery`` (``auroc``, and the
+    ``precision`` of the first k) by ``mode, set, rule``; ``planted-points`` (predictors, and
+    ``change``, the fall of refusals: positive means fewer) by ``corpus, step``; ``planted-sets``
+    (``ras, fall, rise``) by ``corpus, step, place, role, set_id``; ``planted-levels`` (``effect``
+    in logs of RAS) by ``place, neurons, role``; ``planted-correlations`` (``value``, an r) by
+    ``predictor``; ``planted-variation`` (``sd`` of the outcome and its ``noise``), a row;
     ``planted-judged`` by ``corpus, step, prompt_id``; and, all that there is for models in which
     nothing was planted, ``planted-heads`` (`heads.rule_recovery`) by ``rule``."""
     chosen = {"seed": settings.seed, "evaluation": settings.evaluation}

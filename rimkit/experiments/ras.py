@@ -7,18 +7,21 @@ divergence (C10a), than RAS of random neurons (C10b), than the rise of maths act
 (C10c), and with the harmonic mean than with the arithmetic (Q3a) or geometric one (Q3b).
 
 RAS: after fine-tuning, some neurons respond less to safety requests (*fall*) and some more to maths
-(*rise*); it is the harmonic mean of the two shifts (sections 4.1 and 4.2). What the paper leaves
-open is a parameter: a shift is one-sided (neurons that move the other way count as 0); activations
-are maxima over the tokens of the request, averaged over requests; where the smaller value is not
-above zero, a neuron is left out ("drop") or gets the denominator ``floor`` ("clip").
+(*rise*); it is the harmonic mean of the two shifts (sections 4.1 and 4.2). The paper leaves details
+open. Here a shift is one-sided (neurons that move the other way count as 0), and activations are
+maxima over the tokens of the request, averaged over requests. Arguments of `shifts`, of which runs
+take the defaults: where the smaller value is not above ``floor``, a neuron counts as 0 (``guard``
+"drop") or is divided by ``floor`` ("clip").
 
-Words: neurons are chosen by *pairs*, a request without and with declared malicious intent; a pair
-*flips* if the model carries out the one and refuses the other. The *baseline* is the untuned model,
-read once. A *point* is one tuned model at one checkpoint. A *corpus* is what was trained on; those
-with the same problems are a *family*, which is drawn and left out as a whole. A *set* is a list of
-neurons; its *role* says how it was found, and ``set_id`` numbers the sets of one role. A *place* is
-a span of the conversation where RAS is read. A *predictor* is a number of a point, known without a
-reply; the *outcome* is its change of misalignment. Both are standardised within each untuned model.
+Words: safety-critical neurons are chosen by *pairs*, a request without and with declared malicious
+intent: those whose maximum rises most with intent, in the worst of all pairs; those of *gradient*
+would, at zero, lower the refusal score most. A pair *flips* if the model carries out the one
+request and refuses the other. The *baseline* is the untuned model, read once. A *point* is one
+tuned model at one checkpoint. A *corpus* is what was trained on; those with the same problems are a
+*family*, which is drawn and left out as a whole. A *set* is a list of neurons; its *role* says how
+it was found, and ``set_id`` numbers the sets of one role. A *place* is a span of the conversation
+where RAS is read. A *predictor* is a number of a point, known without a reply; the *outcome* is its
+change of misalignment. Both are standardised within each untuned model.
 
 Steps: `baseline` chooses the sets and reads the model; `tunings` fine-tunes on every corpus and
 measures each `point`: its `predictors` and the outcome; `levels` compares RAS between sets,
@@ -77,7 +80,8 @@ EFFORT_CORPUS, CAREFUL_CORPUS = "hard-effort", "hard-careful"
 
 @dataclass(frozen=True)
 class Settings(Common):
-    """What is tuned on and measured; ``seed`` is also that of the tuning."""
+    """What is tuned on and measured. From `Common`: ``seed`` of prompts, replies, random sets and
+    the tuning, ``evaluation`` (prompts, judge, reply length)."""
 
     corpora: tuple[str, ...] = (*ROLES, *MIXTURES)
     every: int = 30  # steps between checkpoints; the first and the last are measured
@@ -591,8 +595,9 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     """Fine-tune on every corpus, and measure every predictor and the outcome on the way. Tables:
     ``ras-points`` by ``corpus, step`` (columns: ``misaligned``, its ``change, change_low,
     change_high``, ``coherence_change``, ``read`` (share of replies), ``flips`` (share of pairs),
-    ``n`` (prompts), `PREDICTORS`, ``why_not``), ``ras-sets`` (RAS in single others), ``ras-layers``
-    (distance of weights), ``ras-judged`` (per prompt), ``ras-levels`` (`levels`)."""
+    ``n`` (prompts), `PREDICTORS`, ``why_not``), ``ras-sets`` (RAS of single sets by ``role,
+    set_id``), ``ras-layers`` (distance of weights), ``ras-judged`` (per prompt), ``ras-levels``
+    (`levels`)."""
     found = tunings(baseline(study, settings), replies(study, settings), settings)
     return with_rows(study, found, settings)
 
