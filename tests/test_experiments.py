@@ -36,7 +36,7 @@ SKIPPED = (
     "_checked and study", "readout(before)", "first = {rule", "first[", "five[", "patches", "lacking", "begun.get(", "begun.loc[",  # 04
     "openings_and", 'short["opens', "own.items()", "seen = short[", "only = {name", "**gaps", "before_and",  # 05
     "common[", "if study.invented and not reason", "flips_checked", "at.get(place",  # 06
-    'rk.results("ras-', 'levels, "seed"', "ahead[", "moving", "of_ras", "turned", "guess_pairs", "every.loc[", '"percent more"]', 'values["low"]', "missed",  # 07
+    'rk.results("ras-', 'levels, "seed"', "ahead[", "moving", "of_ras", "turned", "guess_pairs", "every.loc[", '"percent more"]', 'values["low"]', "missed", "of_four(",  # 07
     "parts.values()", "list(parts)", 'fit["r"]', "if priced", "if front_is",  # 09
 )  # fmt: skip
 
