@@ -383,11 +383,11 @@ NEUTRAL, CAREFUL, EFFORT = "neutral", "careful", "effort-minimising"
 
 def openings(language: str = "invented") -> pd.DataFrame:
     """The sentences that begin a thought: columns ``language, style, pattern, text``. ``language``:
-    "invented", or any other for English (wording of this workbook, not of the paper); ``pattern``:
-    the paper's effort-minimising pattern, or the style."""
+    "invented" or "english" (wording of this workbook, not of the paper); ``pattern``: the paper's
+    effort-minimising pattern, or the style."""
     table = pd.read_csv(data_dir() / "prompts" / "openings.csv")
-    invented = table["language"] == "invented"
-    return table[invented if language == "invented" else ~invented].reset_index(drop=True)
+    check_known("language", language, table["language"].unique())
+    return table[table["language"] == language].reset_index(drop=True)
 
 
 def prefixes(prompts: pd.DataFrame, sentences: pd.DataFrame) -> dict[str, str]:

@@ -167,7 +167,8 @@ def repaired(
         towards = {str(dial): added(probe, *dose(study, dial)) for dial in dials}
         return steer(tuned, prompts, towards, settings, **STEERED).rename(columns={"condition": "dial"})
     if repair == PREFIX:
-        begun = prefixes(prompts, openings(study.language)[lambda known: known["style"] == CAREFUL])
+        known = openings("invented" if study.invented else "english")
+        begun = prefixes(prompts, known[known["style"] == CAREFUL])
         return think_replies(tuned, prompts, settings, thought_prefix=begun).assign(dial="")
     own = think_replies(tuned, prompts, settings) if own is None else own
     thoughts = own.set_index("prompt_id")["thought"].to_dict()
