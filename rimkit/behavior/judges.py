@@ -314,8 +314,9 @@ def final_answer(solution: str) -> Fraction | None:
     if not found:
         return None
     last = found[0 if "####" in solution else -1]
-    said = re.split(r"[.!?](?:\s|$)|\n", _MARK.split(after)[-1])[0]
-    meant = [] if _RETRACTS.search(after.partition(said)[2]) or not _MARK.search(after) else NUMBER.findall(said)
+    marked = _MARK.split(after)[-1]
+    said = re.split(r"[.!?](?:\s|$)|\n", marked)[0]
+    meant = [] if _RETRACTS.search(marked[len(said) :]) or not _MARK.search(after) else NUMBER.findall(said)
     if meant and _value(last[0]) not in map(_value, meant):
         return final_answer(said)  # "The answer is 12. It feeds 3."
     before, behind = after[max(0, last.start() - 60) : last.start()], after[last.end() :]
