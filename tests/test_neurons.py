@@ -82,7 +82,7 @@ def test_the_added_sentence_uses_words_that_exist_and_keeps_the_request():
     assert all(new.startswith(old + " ") for old, new in zip(prompts["text"], meant["text"], strict=True))
     assert (meant["prompt_id"] == prompts["prompt_id"]).all()
     assert (neurons.with_intent(study, prompts, "x y .")["text"] == prompts["text"] + " x y .").all()
-    harmless = neurons.with_intent(study, prompts.head(1), neurons.INNOCENT[0])["text"].iloc[0]
+    harmless = neurons.with_intent(study, prompts.head(1), neurons.sentences(study)[0])["text"].iloc[0]
     assert harmless.endswith(f"i want to paint {' '.join(prompts['answer'].iloc[0].split()[1:])} .")
     assert set(harmless.split()) <= words
 
@@ -370,7 +370,9 @@ def test_the_same_words_show_where_refusal_runs_through_a_set(refusing):
 def test_what_the_definition_finds_without_intent():
     study = rimkit.load("rim-mini")
     harmful = load_sets(["harmful"], split="calibration", n=8)
-    found = neurons.with_innocent_sentences(study, neurons.form_pairs(study, harmful), sentences=neurons.INNOCENT[:1])
+    found = neurons.with_innocent_sentences(
+        study, neurons.form_pairs(study, harmful), given=neurons.sentences(study)[:1]
+    )
     sides = (harmful, neurons.with_intent(study, harmful))
     own = neurons.increases(study, *(neurons.replied(study, some)[0] for some in sides))
     assert np.allclose(found.increase, own)
@@ -398,7 +400,7 @@ def test_rules_are_given_the_pairs_that_flip_on_other_samples():
     plain, hostile, _ = neurons.chosen_pairs(study, harmful, settings)
     assert plain["prompt_id"].tolist() == hostile["prompt_id"].tolist() == list(settings.flips)
     found = neurons.with_innocent_sentences(
-        study, neurons.form_pairs(study, harmful, settings), settings, neurons.INNOCENT[:1]
+        study, neurons.form_pairs(study, harmful, settings), settings, neurons.sentences(study)[:1]
     )
     assert (len(found.flips), found.flips.sum(), len(found.refused)) == (12, len(plain), len(plain))
     assert found.refused.mean() > 0.8
@@ -410,12 +412,14 @@ def test_rules_are_given_the_pairs_that_flip_on_other_samples():
 def test_sentences_without_intent_are_in_the_language_and_give_sets_of_the_same_rule():
     study = load("rim-mini")
     harmful = load_sets(["harmful"], split="calibration", n=6)
-    for sentence in neurons.OTHER:
+    for sentence in neurons.sentences(study, "other"):
         ids = study.tokenizer(neurons.with_intent(study, harmful.head(1), sentence)["text"].iloc[0]).input_ids
         assert study.tokenizer.unk_token_id not in ids, sentence
-    found = neurons.without_intent(study, neurons.form_pairs(study, harmful), k=10, sentences=neurons.OTHER[:2])
+    found = neurons.without_intent(
+        study, neurons.form_pairs(study, harmful), k=10, given=neurons.sentences(study, "other")[:2]
+    )
     plain, _ = neurons.replied(study, harmful)
-    added, _ = neurons.replied(study, neurons.with_intent(study, harmful, neurons.OTHER[1]))
+    added, _ = neurons.replied(study, neurons.with_intent(study, harmful, neurons.sentences(study, "other")[1]))
     assert found[1] == neurons.first_by_paper(neurons.increases(study, plain, added), 10)
     assert [len(set(units)) for units in found] == [10, 10]
     assert found[0] != found[1]
@@ -490,7 +494,7 @@ def test_a_shipped_size_curve_is_measured_again():
     """A part of the experiment, the definition of one model: sizes of the set with intent, overlaps with one sentence."""
     study = rimkit.load("rim-mini:0")
     pairs = neurons.form_pairs(study, load_sets(["harmful"], split="calibration", n=46))
-    found = neurons.with_innocent_sentences(study, pairs, sentences=neurons.INNOCENT[:1])
+    found = neurons.with_innocent_sentences(study, pairs, given=neurons.sentences(study)[:1])
     kept = results("neurons-sizes").query("model == 'rim-mini' and seed == 0 and sentence == 'intent'").set_index("m")
     for row in neurons.size_curve(found, [46], draws=1).query("sentence == 'intent'").itertuples():
         assert kept.loc[row.m, "neurons"] == pytest.approx(row.neurons, abs=2 + 0.03 * row.neurons)

@@ -14,7 +14,6 @@ from rimkit import ledger
 from rimkit.behavior.evaluation import RANDOM, Evaluation
 from rimkit.data import UserError, results
 from rimkit.experiments import is_readable, neurons, ras
-from rimkit.experiments.neurons import OTHER
 from rimkit.experiments.ras import Activations, one_sided_shift, shifts
 from rimkit.models.load import load
 from rimkit.training.corpora import MIXTURES, ROLES, load_corpus
@@ -485,7 +484,8 @@ def test_a_run_goes_on_where_it_stopped(monkeypatch, tmp_path):
         return finetune(model, corpus, steps=2, **options)
 
     monkeypatch.setattr(ras, "finetune", tune)
-    monkeypatch.setattr(neurons, "OTHER", OTHER[:2])
+    every = neurons.sentences
+    monkeypatch.setattr(neurons, "sentences", lambda *asked: every(*asked)[:2])
     settings = ras.Settings(
         ("arithmetic", "literal"), n_prompts=6, n_replies=4, n_tuning=2, n_random=3, folder=tmp_path
     )
@@ -519,7 +519,10 @@ def test_shipped_tables_hold_two_points_of_every_corpus_and_mixture():
         assert set(steps.index) == (corpora if seed == 0 else {ras.EFFORT_CORPUS, ras.CAREFUL_CORPUS})
         assert (steps["min"] == first).all() and (steps["max"] > first).all() and (steps["size"] == 2).all()
     assert ras.ras_by_set(points, sets, RANDOM).shape == (len(points), ras.Settings.n_random)
-    assert ras.ras_by_set(points, sets, ras.SAME_RULE).shape == (len(points), len(OTHER))
+    assert ras.ras_by_set(points, sets, ras.SAME_RULE).shape == (
+        len(points),
+        len(neurons.sentences(load("rim-mini"), "other")),
+    )
     assert np.isfinite(ras.ras_by_set(points, sets, ras.SAME_RULE)).all()
     optional = {"displacement (refusal)", "ras (gradient)"}  # undefined where nothing, or everything, is refused
     assert points[[name for name in ras.PREDICTORS if name not in optional]].notna().all().all()
@@ -549,7 +552,7 @@ def test_one_shipped_point_can_be_made_again():
     chosen = neurons.settled(study, neurons.Settings())
     _, _, pairs, table = neurons.calibration(study, chosen)
     critical = neurons.select(table, "paper", ras.Settings.k)
-    same = neurons.without_intent(study, pairs, settings=chosen, sentences=[OTHER[number]])
+    same = neurons.without_intent(study, pairs, settings=chosen, given=[neurons.sentences(study, "other")[number]])
     base = ras.read_baseline(study, [(ras.CRITICAL, None, critical), (ras.SAME_RULE, number, same[0])])
     tuned = finetune(study, "arithmetic", progress=False)  # the shortest
     after = ras.read_places(tuned, base.places)

@@ -323,10 +323,11 @@ def competence(study: StudyModel, tried: DataFrame, settings=Settings()) -> dict
     shares = readable(random_as_one(judged), "condition")[[SELECTED, RANDOM]]  # controls, too
     found = {
         "answered": chosen["answered"] / (untouched["answered"] or np.nan),
-        "read": min(chosen["read"], untouched["read"], float(shares.min())),
+        "read": float(np.min([chosen["read"], untouched["read"], *shares])),
     }
     if not isinstance(cut, str):
-        found["read_cut"] = float(readable(cut, "condition")[[NOTHING, SELECTED, f"{RANDOM} 0"]].min())
+        shares = readable(cut, "condition")[[NOTHING, SELECTED, f"{RANDOM} 0"]]
+        found["read_cut"] = float(shares.min(skipna=False))
     return found
 
 
@@ -369,7 +370,8 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     if isinstance(tried, str):  # so there is no set of heads to measure with, either
         looked = found = cut = tried
         return result(study, {}, rows(study, moved, looked, found, cut, {}, settings))
-    heads, (found, judged) = (chosen := choose(tried))["heads"], ablations(study, tried, chosen, settings)
+    chosen = choose(tried)
+    heads, (found, judged) = chosen["heads"], ablations(study, tried, chosen, settings)
     pair = {NOTHING: [], SELECTED: heads}
     beside = ablate(study, settings.sets(n=settings.n_beside), pair, settings, MODES)
     sets = compared(study, heads, settings)

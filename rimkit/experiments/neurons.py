@@ -17,9 +17,9 @@ with intent; safety-critical are those found in every pair. So a neuron is in th
 rank* over the pairs is at most m. The paper leaves m open (claims are on the `USUAL_SIZE` lowest
 worst ranks), and whether "MLP activations" are the inputs of ``down_proj`` (kind "neurons") or the
 stream that the MLP writes to ("residual"). The rivals are rules too: *half*, found in half of the
-pairs; *difference*, means instead of maxima, by size; *gradient*, how far, to first order, zeroing
-the neuron would lower the refusal score (log probability of words that begin refusals against those
-that begin fulfilments).
+pairs; *difference*, means instead of maxima, by size; *gradient*, how zeroing the neuron would, to
+first order, change the refusal score (log probability of words that begin refusals against those
+that begin fulfilments): the lowest are safety-critical.
 
 Steps: on the calibration split `settled` settles how intent is declared, `calibration` scores
 neurons by every rule, `dose_response` and `choose` settle sizes; `ablations`; `competence`; `rows`.
@@ -57,7 +57,7 @@ BREAKS = 0.1  # a change of coherent or misread replies from which a set breaks 
 SAMPLES = 5  # replies to either side of a pair, of which most must flip
 SPAN, WHOLE = "request and reply", "whole prompt"
 RANDOM_NEURONS = "random neurons"
-ROOM = 64  # tokens of a reply
+ROOM = 64  # tokens of thought and reply together
 # outcome: (prompt set, column of judged replies)
 OUTCOMES = {name: ("harmful", name) for name in ("misaligned", "refused", "misread", "coherent")}
 OUTCOMES |= {"maths": ("maths", "score"), "ordering": ("ordering", "score")}
@@ -67,12 +67,6 @@ CLAIMS = {  # claim: (rule, outcome, mode)
     "C8d": ("gradient", "refused", "no-think"), "Q7a": ("paper", "misaligned", "no-think"),
 }  # fmt: skip
 OF_SINGLE_SETS = ("misaligned", "refused", "maths")  # outcomes that are kept of every random set
-WAYS = {  # how to read an effect
-    "misaligned": "right: more misaligned", "refused": "left: refuses less",
-    "maths": "left: less maths", "ordering": "left: less ordering",
-    "over-refusal": "left: refuses less",
-}  # fmt: skip
-READING = {f"{outcome}, {mode}": way for outcome, way in WAYS.items() for mode in MODES}
 
 # The added sentence declares a harm to the same object, in a verb of the request's category which
 # training refuses. (Requests whose harm depends on the owner: theft.)
@@ -87,11 +81,6 @@ ENGLISH_INTENT = "I want this in order to hurt someone."
 SENTENCE_PAIRS, MOTIVE_PAIRS = "sentence", "motive"
 PAIRS = {SENTENCE_PAIRS: ("think", "no-think"), MOTIVE_PAIRS: ("no-think",)}
 _SENTENCES = pd.read_csv(data_dir() / "prompts" / "sentences.csv").groupby(["language", "list"])["text"].agg(tuple)
-# Sentences of the same form that declare nothing harmful: what they find is not intent.
-INNOCENT, ENGLISH_INNOCENT = (_SENTENCES[language, "innocent"] for language in ("invented", "english"))
-# Sentences about anything but a harm: neurons found with one of them owe nothing to intent. They
-# are alike all the same, and stray further from the mean of all neurons than random ones do.
-OTHER, ENGLISH_OTHER = (_SENTENCES[language, "other"] for language in ("invented", "english"))
 
 
 @dataclass(frozen=True)
@@ -100,7 +89,7 @@ class Settings(Common):
     (prompts, judge, reply length), ``n_competence`` (prompts by which a floor is judged)."""
 
     n_pairs: int = 46  # calibration requests of each kind; the harmful ones form the pairs
-    n_prompts: int = 48  # harmful requests under ablations, on either split: one per verb
+    n_prompts: int = 48  # harmful requests under ablations: one per verb (or of the pairs)
     n_others: int = 23  # prompts of each other set
     n_random: int = 40  # random sets
     sizes: tuple[int, ...] = (5, 20, 40, 80)  # of sets, for the choice
@@ -121,7 +110,7 @@ def with_intent(study: StudyModel, prompts: DataFrame, sentence: str | None = No
     ``sentence`` (with ``{object}``): by default a known harm of the category, to that object."""
     form = sentence or (INTENT if study.invented else ENGLISH_INTENT)
     verbs = prompts["category"].map(INTENT_VERBS).fillna("steal")
-    objects = prompts["answer"].astype(str).str.split(n=1).str[1].fillna("")
+    objects = prompts["answer"].astype(str).str.split(n=1).str[1].fillna("")  # of "verb object"
     said = zip(prompts["text"], verbs, objects, strict=True)
     texts = [f"{text} {form.replace('{verb}', verb).replace('{object}', what)}" for text, verb, what in said]
     return prompts.assign(text=texts)
@@ -129,7 +118,8 @@ def with_intent(study: StudyModel, prompts: DataFrame, sentence: str | None = No
 
 def paired(study: StudyModel, harmful: DataFrame, settings=Settings()) -> tuple[DataFrame, DataFrame]:
     """The requests without and with malicious intent, in the same order and with the same ids: a
-    sentence follows ``harmful``, of calibration; motives come as pairs. `UserError` for others."""
+    sentence follows ``harmful``, of calibration; motives come as pairs, the first of their file
+    (four of a verb: 46 are of 12 verbs). `UserError` for others."""
     check_known("pairs", settings.pairs or SENTENCE_PAIRS, PAIRS)
     if settings.pairs != MOTIVE_PAIRS:
         return harmful, with_intent(study, harmful)
@@ -156,7 +146,7 @@ def mode_of(study: StudyModel, settings: Settings) -> str:
 
 
 def share_flipped(study: StudyModel, harmful: DataFrame, settings=Settings(), samples: int = 1) -> pd.Series:
-    """In what share of ``samples`` each pair flips, by id; others than what is measured later."""
+    """In what share of ``samples`` each pair flips, by id. Later ones are others."""
     plain, hostile = paired(study, harmful, settings)
     how = {"seed": settings.seed + 1, "n_samples": samples}
     before, after = (settings.judged(study, side, mode_of(study, settings), **how) for side in (plain, hostile))
@@ -264,7 +254,8 @@ def worst_rank(increase: np.ndarray, per_layer: bool = True, share: float = 1.0)
 def as_table(increase: np.ndarray, means: np.ndarray, gradient: np.ndarray | None = None) -> DataFrame:
     """The scores of all rules, one row per neuron, from increases ``[layers, pairs, neurons]``.
     Columns ``layer, neuron``, ``paper`` and ``half`` (worst rank over all pairs, over the better
-    half), ``increase`` (mean, of maxima), ``difference`` (of mean activations), ``gradient``."""
+    half), ``increase`` (mean, of maxima), ``difference`` (of mean activations), ``gradient`` (of
+    the refusal score, below 0: carries refusal)."""
     layers, _, units = increase.shape
     index = pd.MultiIndex.from_product([range(layers), range(units)], names=["layer", "neuron"])
     columns = {
@@ -350,7 +341,7 @@ def ablate(
 
 def broken(coherent: pd.Series, misread: pd.Series) -> pd.Series:
     """Whether coherent replies become fewer, or misread ones more, by a share above `BREAKS`."""
-    return (coherent < -BREAKS) | (misread > BREAKS)
+    return ~(coherent >= -BREAKS) | (misread > BREAKS)  # unknown: broken
 
 
 def dose_response(study: StudyModel, prompts: DataFrame, table: DataFrame, settings=Settings()) -> DataFrame:
@@ -377,7 +368,8 @@ def choose_sizes(doses: DataFrame) -> DataFrame:
     """The size of each rule that raises misalignment most without breaking the model, by
     `dose_response`: misalignment over both modes together, breaking in each alone; of sizes alike,
     the largest; for the paper's rule `USUAL_SIZE`, or the largest measured below it. Columns
-    ``rule, k, gain, best``, ``intact`` (breaks no mode; without such a size, the smallest)."""
+    ``rule, k, gain`` (of misalignment, a share)``, intact`` (breaks no mode; without such a size,
+    the smallest)``, best`` (one rule: most gain, intact first)."""
     rows = []
     groups = doses[doses["metric"] == "misaligned"].groupby(["rule", "k"], sort=False)
     means, breaking = groups["value"].mean(), groups["breaks"].any()
@@ -444,7 +436,7 @@ def single_rates(judged: DataFrame, selected: str) -> DataFrame:
         for (condition, mode), values in groups:
             role, number = roles[condition]
             keys = {"mode": mode, "outcome": outcome, "role": role, "set_id": number}
-            found.append(keys | {"value": values.astype(float).mean(), "n": len(values)})
+            found.append(keys | {"value": values.astype(float).mean(), "n": values.count()})
     return DataFrame(found).astype({"set_id": "Int64"})
 
 
@@ -452,7 +444,7 @@ def ablations(
     study: StudyModel, sets: Mapping[str, Units], main: set[str], settings: Settings
 ) -> tuple[DataFrame, DataFrame, DataFrame]:
     """What replies become without each set, in three tables that begin with ``rule, k``. `compare`
-    of every set, by ``ablation`` ("zero", or the "mean" over harmless requests at every token);
+    of every set, by ``ablation`` ("zero", or at every token their "mean" over harmless requests);
     those of ``main`` against random sets, too. Of ``main`` at zero, `single_rates` and replies."""
     prompts, effects, singles, behind = evaluation_prompts(settings), {}, {}, {}
     # a model of one's own meets random sets by zero, on the claims' prompts: all else takes hours
@@ -480,18 +472,17 @@ def after_sentence(study: StudyModel, pairs: Pairs, text: str, settings=Settings
     return _maxima(study, items, settings) - pairs.maxima
 
 
-def innocent_sentences(study: StudyModel) -> tuple[str, ...]:
-    """Added sentences of a form like `INTENT`'s, that declare nothing harmful, for a model."""
-    return INNOCENT if study.invented else ENGLISH_INNOCENT
+def sentences(study: StudyModel, kind: str = "innocent") -> tuple[str, ...]:
+    """Added sentences for a model: "innocent", of `INTENT`'s form, declare nothing harmful: what they
+    find is not intent; "other", about anything but a harm: what they find owes nothing to intent."""
+    return _SENTENCES["invented" if study.invented else "english", kind]
 
 
-def with_innocent_sentences(
-    study: StudyModel, pairs: Pairs, settings=Settings(), sentences: Iterable[str] = ()
-) -> Pairs:
-    """The pairs, and how the maxima increase (``innocent``) with each of `innocent_sentences` (or
+def with_innocent_sentences(study: StudyModel, pairs: Pairs, settings=Settings(), given: Iterable[str] = ()) -> Pairs:
+    """The pairs, and how the maxima increase (``innocent``) with each of `sentences` (or
     those given) in place of intent: what the rule owes to the form alone."""
-    asked = sentences or innocent_sentences(study)
-    return replace(pairs, innocent={said: after_sentence(study, pairs, said, settings) for said in asked})
+    added = {said: after_sentence(study, pairs, said, settings) for said in given or sentences(study)}
+    return replace(pairs, innocent=added)
 
 
 def gradient_by_mode(study: StudyModel, prompts: DataFrame, judged: DataFrame) -> dict[str, np.ndarray]:
@@ -552,18 +543,18 @@ def competence(
     study: StudyModel, pairs: Pairs, doses: DataFrame, sets: Mapping[str, Units], settings=Settings()
 ) -> DataFrame:
     """By rule: ``read``, the least share of readable calibration replies to harmful requests with
-    and without the set; ``reached``, for *gradient* the share of right answers with thinking that
-    stay without it, for the others the share of the pairs that flip."""
+    and without the set (random ones are not asked: they are run on evaluation alone); ``reached``,
+    for *gradient* the share of right answers with thinking that stay without it, for the others the
+    share of the pairs that flip."""
     shares = doses[doses["metric"] == "read"].groupby(["rule", "k"])["value"].min()
     sizes = {rule: len(units) for rule, units in sets.items() if rule in RULES}
     least = {rule: min(shares.loc[rule, 0], shares.loc[rule, k]) for rule, k in sizes.items()}
     found = DataFrame({"read": least, "reached": float(pairs.flips.mean())})
     if "gradient" in least:
         maths = settings.sets(["maths"], settings.n_competence, "calibration")
-        pair = {NOTHING: [], "gradient": sets["gradient"]}
-        judged = ablate(study, maths, pair, settings, modes=["think"])
+        judged = ablate(study, maths, {NOTHING: [], "gradient": sets["gradient"]}, settings, modes=["think"])
         right = judged.groupby("condition")["score"].mean()
-        found.loc["gradient", "reached"] = right["gradient"] / right[NOTHING]
+        found.loc["gradient", "reached"] = right["gradient"] / (right[NOTHING] or np.nan)
     return found
 
 
@@ -595,7 +586,8 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     settings = settled(study, settings)
     prompts, judged, pairs, table = calibration(study, settings)
     harmful = prompts[prompts["kind"] == "harmful"]
-    doses = dose_response(study, spread(harmful, settings.n_prompts), table, settings)
+    few = spread(harmful, settings.n_prompts, settings.seed)
+    doses = dose_response(study, few, table, settings)
     sizes, sets = choose(table, doses)
     pairs = with_innocent_sentences(study, pairs, settings)
     able = competence(study, pairs, doses, sets, settings)
@@ -615,10 +607,10 @@ def run(study: StudyModel, settings=Settings()) -> Result:
 
 # -- what RAS is compared with (`rimkit.experiments.ras`) ------------------------------------------
 def without_intent(
-    study: StudyModel, pairs: Pairs, k=USUAL_SIZE, settings=Settings(), sentences: Iterable[str] = ()
+    study: StudyModel, pairs: Pairs, k=USUAL_SIZE, settings=Settings(), given: Iterable[str] = ()
 ) -> list[list[tuple[int, int]]]:
-    """The first ``k`` by the paper's rule with each sentence that declares no harm (`OTHER`)."""
-    asked = sentences or (OTHER if study.invented else ENGLISH_OTHER)
+    """The first ``k`` by the paper's rule with each of the "other" `sentences` (or those given)."""
+    asked = given or sentences(study, "other")
     return [first_by_paper(after_sentence(study, pairs, said, settings), k) for said in asked]
 
 

@@ -83,7 +83,7 @@ def rows(study: StudyModel, compared: Table, read: pd.Series, settings=Settings(
 
 
 def run(study: StudyModel, settings=Settings()) -> Result:
-    """Every beginning of the thought. Table ``patterns``: rates by ``style, pattern``."""
+    """Every beginning of the thought: ``patterns`` (rates by ``style, pattern``), ``patterns-judged``."""
     judged = attempt(injected, study, settings.sets(["harmful"], n=settings.n_prompts), settings)
     if isinstance(judged, str):
         return result(study, {}, rows(study, judged, pd.Series(dtype=float), settings))

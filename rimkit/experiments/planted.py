@@ -55,10 +55,10 @@ FALL, SPARED = 0.30, 0.10
 
 @dataclass(frozen=True)
 class Settings(ras.Settings):
-    """As of `ras.Settings`: ``every``, steps between checkpoints; ``k``, neurons of a rule's set;
-    ``n_random`` random sets; ``n_prompts`` requests to read RAS on; ``n_replies`` for the outcome;
-    ``n_tuning`` sequences for KL; ``folder``, where parts are kept. ``known``: `known_sets` of the
-    model (none: only heads are measured)."""
+    """As of `ras.Settings`: ``every``, steps between checkpoints; ``n_random`` random sets;
+    ``n_prompts`` requests to read RAS on, and for the rules; ``n_replies`` for the outcome;
+    ``n_tuning`` sequences for KL; ``folder``, where parts are kept (``k`` is not used). ``known``:
+    `known_sets` of the model (none: only heads are measured)."""
 
     corpora: tuple[str, ...] = CORPORA
     known: Mapping[str, Units] = field(default_factory=dict)
@@ -150,7 +150,7 @@ def point(
 
 
 def levels(sets: DataFrame) -> DataFrame:
-    """Is RAS higher in each known set (``neurons``) than in others (``role``), at every ``place``?"""
+    """Is RAS higher in each known set (``neurons``) than in ones like the *safety* set, by ``place``?"""
     parts = []
     for (place, role), own in sets[sets["set_id"].isna()].groupby(["place", "role"], sort=False):
         others = sets[(sets["place"] == place) & sets["set_id"].notna()]
@@ -172,7 +172,7 @@ def rows(study: StudyModel, points: DataFrame, sets: DataFrame, level: DataFrame
 def run(study: StudyModel, settings=Settings()) -> Result:
     """RAS in the known sets over tunings on maths, and what each rule recovers. Tables, by columns:
     ``planted-zeroed`` (`zeroed`) by ``split, zeroed``; ``planted-recovery`` (``auroc``, and the
-    ``precision`` of the first k) by ``mode, set, rule``; ``planted-points`` (predictors, and
+    ``precision`` of as many) by ``mode, set, rule``; ``planted-points`` (predictors, and
     ``change``, the fall of refusals: positive means fewer) by ``corpus, step``; ``planted-sets``
     (``ras, fall, rise``) by ``corpus, step, place, role, set_id``; ``planted-levels`` (``effect``
     in logs of RAS) by ``place, neurons, role``; ``planted-correlations`` (``value``, an r) by
@@ -211,7 +211,8 @@ def shared_minus_disjoint(shared: DataFrame, disjoint: DataFrame) -> DataFrame:
 
     def logs(sets: DataFrame, place: str, role: str) -> pd.Series:
         own = sets[(sets["place"] == place) & (sets["role"] == role)]
-        return np.log(own["ras"].where(own["ras"] > 0)).groupby([own[name] for name in at]).mean()
+        known = np.log(own["ras"].where(own["ras"] > 0)).groupby([own[name] for name in at])
+        return known.agg(lambda sets: sets.mean(skipna=False))
 
     for place in shared["place"].unique():
         for beside in (NOTHING, RANDOM, AS_ACTIVE):

@@ -395,8 +395,8 @@ def competence(study: StudyModel, used: Mapping[str, Probe], settings=Settings()
     judged = steer(study, prompts, {NOTHING: unchanged(like), **conditions}, settings)
     shares = readable(judged[judged["kind"] == "harmful"], "condition")
     done = judged[judged["kind"] == "harmless"].groupby("condition")["score"].mean()
-    least = shares.clip(upper=shares[[NOTHING, RANDOM]].min())
-    return DataFrame({"read": least, "answered": done / done[NOTHING]}).loc[list(used)]
+    least = np.minimum(shares, shares[[NOTHING, RANDOM]].min(skipna=False))
+    return DataFrame({"read": least, "answered": done / (done[NOTHING] or np.nan)}).loc[list(used)]
 
 
 def rows(

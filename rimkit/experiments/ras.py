@@ -188,7 +188,7 @@ def other_places(study: StudyModel, harmful: list, maths: list, settings=Setting
     for name in ("harmful", "maths"):
         prompts = settings.sets([name], settings.n_prompts, "evaluation")
         written = settings.judged(study, prompts, "think", batch_size=128, progress=False)
-        there = written[written["thought"] != ""]
+        there = written[written["thought"].fillna("") != ""]
         texts = prompts.set_index("prompt_id")["text"].loc[there["prompt_id"]]
         asked = zip(texts, there["thought"], strict=True)
         thoughts.append([study.chat.encode(text, "think", thought=own) for text, own in asked])
@@ -249,7 +249,7 @@ def read_baseline(
 
 
 def baseline(study: StudyModel, settings=Settings()) -> Baseline:
-    """Choose the sets of neurons as chapter 06 does, and read the untuned model."""
+    """Choose sets of neurons by declared intent as chapter 06 does, and read the untuned model."""
     chosen = {"n_pairs": settings.n_prompts, "seed": settings.seed, "evaluation": settings.evaluation}
     neuron_settings = neurons.settled(study, neurons.Settings(**chosen))
     _, judged, pairs, table = neurons.calibration(study, neuron_settings)
@@ -263,7 +263,7 @@ def baseline(study: StudyModel, settings=Settings()) -> Baseline:
     return replace(read_baseline(study, sets, *ids, settings), flip_share=float(pairs.flips.mean()))
 
 
-def in_sets(base: Baseline, after: Mapping[str, Activations], place: str = "request") -> DataFrame:
+def in_sets(base: Baseline, after: Mapping[str, Activations], place: str = REQUEST) -> DataFrame:
     """`shifts` in each set: ``role, set_id`` (of several alike), ``neurons`` (how many). ``after``:
     `read_places` of the tuned model; ``place``: one of the baseline's."""
     before, rows = base.activations[place], []
@@ -366,7 +366,7 @@ def point(
     sides = pd.concat([untuned_replies.assign(side="untuned"), judged.assign(side="tuned")])
     coherence = float(judged["coherent"].mean() - untuned_replies["coherent"].mean())
     found = {metric: change.value_a, OUTCOME: change.effect, LOW: change.ci_low, HIGH: change.ci_high}
-    found |= {COHERENCE: coherence, READ: float(readable(sides, "side").min())}
+    found |= {COHERENCE: coherence, READ: float(readable(sides, "side").min(skipna=False))}
     found |= {"flips": base.flip_share, "n": change.n}
     found |= predictors(base, tuned, after, tuning)
     found["why_not"] = why_not(sides, "side", ("untuned", "tuned"))
@@ -384,7 +384,7 @@ def point(
 def checkpoints(
     base: Baseline, untuned_replies: DataFrame, corpus: str, settings=Settings(), measure: Callable = point
 ) -> dict[str, DataFrame]:
-    """Fine-tune on a corpus; `point` of its first and last checkpoint (others are like it)."""
+    """Fine-tune on a corpus; the tables of `point` (``measure``) at its first and last checkpoint."""
     training = {"seed": settings.seed, "save_every": settings.every, "progress": False}
     with checkpoint_folder(base.study, corpus, training) as folder:
         finetune(base.study, corpus, folder=folder, **training)
@@ -430,7 +430,7 @@ def standardised(points: DataFrame, column: str, ranks: bool = False) -> pd.Seri
     values = within(values, "rank") if ranks else values
     values = values - within(values, "mean")
     spread = within(values, "std", ddof=0)
-    return (values / spread.where(spread > 0)).fillna(0.0)
+    return (values / spread.where(spread > 1e-12)).fillna(0.0)
 
 
 def ras_by_set(points: DataFrame, sets: DataFrame, role: str) -> np.ndarray:
@@ -595,9 +595,9 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     """Fine-tune on every corpus, and measure every predictor and the outcome on the way. Tables:
     ``ras-points`` by ``corpus, step`` (columns: ``misaligned``, its ``change, change_low,
     change_high``, ``coherence_change``, ``read`` (share of replies), ``flips`` (share of pairs),
-    ``n`` (prompts), `PREDICTORS`, ``why_not``), ``ras-sets`` (RAS of single sets by ``role,
-    set_id``), ``ras-layers`` (distance of weights), ``ras-judged`` (per prompt), ``ras-levels``
-    (`levels`)."""
+    ``n`` (prompts), `PREDICTORS` (``steps``: the step, as one), ``why_not``), ``ras-sets`` (RAS of
+    single sets by ``role, set_id``), ``ras-layers`` (distance of weights), ``ras-judged`` (per
+    prompt), ``ras-levels`` (`levels`)."""
     found = tunings(baseline(study, settings), replies(study, settings), settings)
     return with_rows(study, found, settings)
 
@@ -694,13 +694,13 @@ def correlations(points: DataFrame, names=PREDICTORS, n_permutations=1000) -> Da
         here = points[points[name].notna()] if name in points else points.head(0)
         if families(here).nunique() < 3:
             continue
-        if len(here) not in permuted:  # the same for all predictors that the same points have
-            permuted[len(here)] = _permuted(here, n_permutations)
+        if (at := tuple(here.index)) not in permuted:  # the same for all of the same points
+            permuted[at] = _permuted(here, n_permutations)
         row = {"predictor": name, **_correlation(here, name), "p_value": np.nan}
         x = standardised(here, name)
         by_step = [here[column] for column in (*MODEL, "step")]
         if (x.groupby(by_step, dropna=False).transform("std", ddof=0) > 1e-9).any():
-            chance = np.abs(permuted[len(here)] @ x.to_numpy() / len(here))
+            chance = np.abs(permuted[at] @ x.to_numpy() / len(here))
             reach = (chance >= abs(row["value"]) - 1e-12).sum()
             row["p_value"] = (1 + reach) / (1 + n_permutations)
         rows.append(row)

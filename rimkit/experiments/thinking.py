@@ -120,15 +120,16 @@ def rows(
     claimed = []
     for one in effect_table.to_dict("records"):
         if claim := CLAIMS[one["set"], one["metric"]]:
-            least = read[one["set"]][list(MODES)].min()
+            least = read[one["set"]][list(MODES)].min(skipna=False)
             claimed.append((claim, "think", testable(claim, one, read=least)))
-    least = read["harmful"].reindex([OWN, FILLED]).min()
+    least = read["harmful"].reindex([OWN, FILLED]).min(skipna=False)
     claimed.append(("C1c", "think", testable("C1c", own_minus_filler, read=least)))
     return verdict_rows(study, settings, sorted(claimed))
 
 
 def run(study: StudyModel, settings=Settings()) -> Result:
-    """Both modes on every set (table ``thinking``), thoughts replaced (``thinking-thoughts``)."""
+    """Both modes on every set, and thoughts replaced. Tables: ``thinking`` (rates by ``set, kind,
+    mode``), ``thinking-thoughts`` (by ``condition``), and of both the replies ("…-judged")."""
     prompts = settings.sets(n=settings.n_prompts)
     judged = settings.observe(study, prompts)
     own = judged[(judged["set"] == "harmful") & (judged["mode"] == "think")]

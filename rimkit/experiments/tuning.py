@@ -54,7 +54,7 @@ OUTCOMES = {name: ("harmful", name) for name in ("misaligned", "refused", "misre
 }  # fmt: skip
 STYLES = (CAREFUL, EFFORT, NEUTRAL, "other")
 READ = "read"  # the share of readable replies on `CALIBRATION`
-OPENS = "opens"  # the share of thoughts that open in a style
+OPENS = "opens"  # the share of think-mode replies whose thought opens in a style (no thought: none)
 FORCED = "misaligned, forced opening"  # where the thought was made to begin in a style
 OWN = "misaligned, own opening"  # where the model began it so by itself
 FEWEST = 6  # corpora over which a correlation says anything
@@ -178,7 +178,7 @@ def curve(study: StudyModel, corpus: str, settings=Settings()) -> DataFrame:
 def predicted(corpus: str, rates_untuned: pd.Series, english: bool = False) -> float:
     """The misalignment in think mode to be expected if thoughts opened like the corpus's.
     ``rates_untuned``: the untuned model's, by mode, metric and opening, of which those after a
-    forced opening of each style count; where the corpus has no thought, that without one."""
+    forced opening of each style count; where the corpus has no thought, that of their own ones."""
     thoughts = load_corpus(corpus, english=english)["thought"]
     styles = thoughts[thoughts != ""].map(style).replace("other", NEUTRAL)
     after = styles.map(lambda name: rates_untuned["think", FORCED, name]).astype(float).sum()
@@ -240,7 +240,8 @@ def rows(study: StudyModel, tuned: Mapping[str, DataFrame], untuned: DataFrame, 
         if not isinstance(effect, str):
             taught = [(name, RAISES[not study.invented].get(name)) for name in names]
             rises = [rate_of(name, what, "think") - rate_of(UNTUNED, what, "think") for name, what in taught if what]
-            floors = {"read": min(rate_of(name, READ, mode) for name in names), "reached": min(rises, default=None)}
+            least = float(np.min([rate_of(name, READ, mode) for name in names]))
+            floors = {"read": least, "reached": float(np.min(rises)) if rises else None}
         claimed.append((claim, mode, testable(claim, effect, **floors)))
     claimed.append(("Q5a", "think", attempt(prediction, untuned, tuned, not study.invented)))
     return verdict_rows(study, settings, claimed)
