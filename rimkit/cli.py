@@ -356,7 +356,7 @@ def sweep(
 
     if dry_run:
         sweep.check_installed(executor)
-        cells = sweep.read(file).cells
+        cells = sweep.parse(file).cells
         for cell in cells:
             typer.echo(f"{cell.title}: cells/{cell.id}")
         typer.echo(f"{len(cells)} cells")
@@ -521,12 +521,12 @@ def fetch(names: Fetched = (), offline: Bundle = None) -> None:
     page, then 'hf auth login'. Without network, copy the cache (HF_HOME) from a machine that has
     it, or point RIMKIT_DATASETS to a folder of owner/name/files, or use file.csv?text=goal."""
     from rimkit.models.hub import cached_models
-    from rimkit.runs.fetch import bundle, fetch, prompt_sets
+    from rimkit.runs.fetch import bundle, fetch, real_sets
 
     if offline:
         typer.echo(f"How to install it: {bundle(offline)}/offline.html")
     elif not names:
-        listed = prompt_sets()
+        listed = real_sets()
         print_table(listed.to_numpy(), *listed.columns)
         here = ", ".join(f"{name} ({one.size_on_disk / 1e6:,.0f} MB)" for name, one in cached_models().items())
         tell(f"Models of the hub that are here: {here or 'none'}")
@@ -554,10 +554,10 @@ def judge_train(files: Labelled, out: Made = Path("rim-judge")) -> None:
 @app.command(epilog="For example: rimkit doctor")
 def doctor() -> None:
     """Check this machine, an OK, WARN or FAIL line each. Exit code: 0, or 1 if something fails."""
-    from rimkit.teaching.setup import FAIL, findings
+    from rimkit.teaching.setup import FAIL, checks
 
     failed = False
-    for status, subject, detail in findings():
+    for status, subject, detail in checks():
         tell(f"{status:5}{subject}: {detail}", indent=5)
         failed |= status == FAIL
     raise typer.Exit(int(failed))

@@ -239,11 +239,11 @@ def test_lab_in_a_file(tmp_path):
 def broken(error: Exception, monkeypatch, folder: Path) -> subprocess.CompletedProcess:
     """A command in which something goes wrong that nobody foresaw."""
 
-    def findings():
+    def checks():
         raise error
         yield
 
-    monkeypatch.setattr(setup, "findings", findings)
+    monkeypatch.setattr(setup, "checks", checks)
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     return rimkit("doctor")
 

@@ -184,7 +184,7 @@ def test_a_run_with_real_sets_and_a_judge_keeps_their_text_out(shell, tmp_path, 
     assert set(ledger.read(tmp_path / "rows.parquet")["claim"]) >= {"C3a", "C3b"}
     again = execute.run(["01"], "noise-mini", tmp_path / "run", **settings)
     assert again["status"].tolist() == ["skipped"]
-    (job,) = execute.plan(data.find_chapters(["01"]), "noise-mini", {"n_prompts": 4})
+    (job,) = execute.jobs_for(data.find_chapters(["01"]), "noise-mini", {"n_prompts": 4})
     assert not execute.is_complete(tmp_path / "run" / f"{job.chapter}.ipynb", job)  # other prompts: another run
 
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from rimkit.behavior.evaluation import evaluation
 from rimkit.cli import app
 from rimkit.data import UserError, find_chapters
-from rimkit.runs.execute import plan
+from rimkit.runs.execute import jobs_for
 from rimkit.runs.tour import assignments
 
 ROOT = Path(__file__).parents[1]
@@ -63,7 +63,7 @@ def test_a_printed_command_is_understood(where, command):
     assert found is group.commands[name]
     if name == "run":
         chapters = find_chapters(given["chapters"] or ())
-        jobs = plan(chapters, given["model"], assignments(given["parameter"] or ()))
+        jobs = jobs_for(chapters, given["model"], assignments(given["parameter"] or ()))
         assert [job.notebook for job in jobs] == chapters
         prompts = assignments(given["prompts"] or (), "--prompts", "SET=OTHER")
         try:

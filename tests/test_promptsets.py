@@ -22,7 +22,7 @@ AT_LEAST = {("harmful", "harmful"): 600, ("harmful-seen", "harmful"): 300, ("har
 
 @pytest.fixture(scope="module")
 def made():
-    return datasets.prompt_sets()
+    return datasets.invented_sets()
 
 
 @pytest.fixture(scope="module")

@@ -228,5 +228,5 @@ def test_a_run_that_was_told_to_keeps_it(run):
 
 def test_a_run_without_text_is_not_taken_for_one_with_it(tmp_path):
     path = data.find_chapters([chapter(tmp_path, "01_a", "1", parameters="keep_text: bool = False")])
-    plain, kept = (execute.plan(path, "m", {}, keep_text=keep)[0] for keep in (False, True))
+    plain, kept = (execute.jobs_for(path, "m", {}, keep_text=keep)[0] for keep in (False, True))
     assert plain.params_hash != kept.params_hash

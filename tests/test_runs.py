@@ -149,18 +149,18 @@ def test_what_cannot_be_run_is_refused_before_anything_is_written(shipped, runne
 
 def test_a_hash_depends_on_parameters_model_and_code(tmp_path):
     path = Path(chapter(tmp_path, "01_a", "1"))
-    (base,) = execute.plan([path], "m", {})
+    (base,) = execute.jobs_for([path], "m", {})
     hashes = {base.params_hash}
-    hashes.add(execute.plan([path], "other", {})[0].params_hash)
+    hashes.add(execute.jobs_for([path], "other", {})[0].params_hash)
     weights = tmp_path / "folder" / "model.safetensors"
     weights.parent.mkdir()
     for content in (1.0, 2.0):  # new weights in the same place
         save_file({"weight": torch.tensor([content])}, weights)
-        hashes.add(execute.plan([path], str(weights.parent), {})[0].params_hash)
-    hashes.add(execute.plan([path], "m", {"n_prompts": 5})[0].params_hash)
-    assert execute.plan([path], "m", {"n_prompts": 4})[0].params_hash == base.params_hash  # the default, named
+        hashes.add(execute.jobs_for([path], str(weights.parent), {})[0].params_hash)
+    hashes.add(execute.jobs_for([path], "m", {"n_prompts": 5})[0].params_hash)
+    assert execute.jobs_for([path], "m", {"n_prompts": 4})[0].params_hash == base.params_hash  # the default, named
     chapter(tmp_path, "01_a", "2")
-    hashes.add(execute.plan([path], "m", {})[0].params_hash)
+    hashes.add(execute.jobs_for([path], "m", {})[0].params_hash)
     assert len(hashes) == 6
 
 
@@ -262,7 +262,7 @@ def test_how_long_a_run_takes_is_said_as_far_as_it_is_known(tmp_path):
     book = (data.chapters_dir() / "book/index.md").read_text("utf-8")
     for item in shipped.itertuples():  # as the book's first page says it
         assert re.search(rf"\(\.\./{item.chapter}\.ipynb\) \|.*\| {re.escape(item.minutes)} \|", book)
-    jobs = execute.plan(data.find_chapters(["01"]), "rim-mini", {})
+    jobs = execute.jobs_for(data.find_chapters(["01"]), "rim-mini", {})
     (measured,) = execute._expected(jobs, "rim-mini", tmp_path).values()
     assert measured > 5 and execute._expected(jobs, "mine", tmp_path) == {"01_observing_rim": None}
     shutil.copy(jobs[0].notebook, tmp_path)
@@ -288,7 +288,7 @@ def test_claims_of_a_chapter_that_is_undefined_for_a_model_are_not_testable(runn
 
 
 def test_a_run_of_another_version_is_not_complete(tmp_path):
-    (job,) = execute.plan([Path(chapter(tmp_path, "01_a"))], "m", {})
+    (job,) = execute.jobs_for([Path(chapter(tmp_path, "01_a"))], "m", {})
     kept, rows = tmp_path / "01_a.ipynb", tmp_path / "ledger" / "01_a.parquet"
     ledger.write([], rows)
     stamp = {"status": "ok", "params_hash": job.params_hash, "rimkit_version": rimkit.__version__}

@@ -35,7 +35,7 @@ def folder(tmp_path, monkeypatch):
 
 def sweep_of(text: str):
     Path("sweep.yaml").write_text(text)
-    return sweep.read("sweep.yaml")
+    return sweep.parse("sweep.yaml")
 
 
 TAKES = 'prompt_sets: str = ""\njudge: str = ""\nmax_new_tokens: int = 0'
@@ -178,7 +178,7 @@ def test_a_model_that_chapters_cannot_use_is_said_with_its_line(folder, monkeypa
 
 def test_a_missing_file_is_one_line():
     with pytest.raises(UserError, match=r"cannot read nowhere\.yaml: there is no such file"):
-        sweep.read("nowhere.yaml")
+        sweep.parse("nowhere.yaml")
 
 
 # -- before it runs --------------------------------------------------------------------------------

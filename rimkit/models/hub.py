@@ -53,7 +53,7 @@ UNUSED = re.compile(
 NAMED = 5  # names of cached models in an error
 
 
-class Found(NamedTuple):
+class Located(NamedTuple):
     """Where a model is: its ``name`` in tables, and a folder or a hub id with its revision; for an
     adapter those of its base, and the adapter's own folder."""
 
@@ -135,7 +135,7 @@ def without_weights() -> str:
     return f"{', '.join(names)} were measured; their weights are not shipped." if names else ""
 
 
-def locate(model: str | Path, revision: str | None = None, weights: bool = True) -> Found:
+def locate(model: str | Path, revision: str | None = None, weights: bool = True) -> Located:
     """Where a model is; without ``weights`` a folder with a configuration will do. Asks no hub.
     Raises ``UserError`` for an unknown name, a folder without a model, and a folder's revision."""
     known, folder = _embedded(), Path(os.path.expanduser(model))
@@ -147,22 +147,22 @@ def locate(model: str | Path, revision: str | None = None, weights: bool = True)
             recipe = f"; `rimkit organism train {name} --seed {seed} --out DIR` makes it"
             makes = recipe if f"{name}:{seed}" in recorded_models() else ""
             raise UserError(f"{name} has no weights of seed {seed}; it has {', '.join(map(str, seeds))}{makes}")
-        found = Found(f"{name}:{seed}", str(known[name, seed]))
+        found = Located(f"{name}:{seed}", str(known[name, seed]))
         found = found if (known[name, seed] / SINGLE).is_file() else _on_base(found)
     elif file := gguf.file_of(model):
         with _quiet():
-            found = Found(model if model in gguf.PACKAGED else file.stem.replace(":", "-"), str(gguf.folder_of(file)))
+            found = Located(model if model in gguf.PACKAGED else file.stem.replace(":", "-"), str(gguf.folder_of(file)))
     elif folder.is_dir():
         if (folder / ADAPTED).is_file() and not (folder / "config.json").is_file():
             check_unmixed(folder)
-            return _on_base(Found(folder.resolve().name.replace(":", "-"), str(folder)))
+            return _on_base(Located(folder.resolve().name.replace(":", "-"), str(folder)))
         if not (folder / "config.json").is_file():
             raise UserError(f"the folder {str(folder)!r} has no config.json: it is not a model folder")
         if weights and not any(folder.glob("*.safetensors")):
             raise UserError(f"the folder {str(folder)!r} has no weights (model.safetensors)")
-        found = Found(folder.resolve().name.replace(":", "-"), str(folder))  # no training seed
+        found = Located(folder.resolve().name.replace(":", "-"), str(folder))  # no training seed
     elif isinstance(model, str) and HUB_ID.fullmatch(model) and not model.endswith(".gguf"):
-        return Found(model, model, revision)
+        return Located(model, model, revision)
     elif isinstance(model, Path) or re.search(r"[/\\~]|\.gguf$", model):
         raise UserError(f"there is no {'file' if str(model).endswith('.gguf') else 'folder'} {str(model)!r}")
     else:
@@ -174,7 +174,7 @@ def locate(model: str | Path, revision: str | None = None, weights: bool = True)
     return found
 
 
-def _on_base(adapter: Found) -> Found:
+def _on_base(adapter: Located) -> Located:
     """An adapter, found in its folder, as its base with it."""
     try:
         base = json.loads((Path(adapter.source) / ADAPTER).read_text("utf-8"))["base_model_name_or_path"]
@@ -184,10 +184,10 @@ def _on_base(adapter: Found) -> Found:
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error) if isinstance(error, UserError) else f"no readable {ADAPTER} names its base"
         raise UserError(f"the adapter {adapter.name} cannot be used: {reason}") from None
-    return Found(adapter.name, found.source, found.revision, adapter.source)
+    return Located(adapter.name, found.source, found.revision, adapter.source)
 
 
-def shown_name(found: Found, think: bool | str = True, quantize: str | None = None) -> str:
+def shown_name(found: Located, think: bool | str = True, quantize: str | None = None) -> str:
     """A model's name in every table: of a folder of one's own its last name and a hash."""
     own = found.in_folder and ":" not in found.name and found.name not in gguf.PACKAGED  # others may be called so
     mark = f"-{identity(found.adapter or found.source)[:6]}" if own else ""
@@ -220,11 +220,11 @@ def identity(model: str | Path) -> str:
     named = [(file.name, digest) for file, digest in zip(files, hashes, strict=True)]
     if (folder / ADAPTER).is_file():
         with suppress(UserError):  # whose base is not here
-            named.append(("base", identity(_on_base(Found("", str(folder))).source)))
+            named.append(("base", identity(_on_base(Located("", str(folder))).source)))
     return sha256(repr(named).encode()).hexdigest() if named else ""
 
 
-def read(kind: Any, found: Found) -> Any:
+def read(kind: Any, found: Located) -> Any:
     """``kind.from_pretrained`` (AutoConfig, AutoTokenizer …) of a model; no code of its folder is
     run. What is not on this machine is downloaded. Raises ``UserError`` in one line."""
     part = _read(kind, found, DESCRIPTION)
@@ -236,7 +236,7 @@ def read(kind: Any, found: Found) -> Any:
     return part
 
 
-def read_weights(kind: Any, found: Found, **settings) -> Any:
+def read_weights(kind: Any, found: Located, **settings) -> Any:
     """The module of a model, from safetensors alone (``kind``: AutoModelForCausalLM …).
     ``settings`` are those of ``from_pretrained``. Raises ``UserError``, also for tensors that are
     missing or of another size, which transformers would make up, or that it would leave out."""
@@ -312,7 +312,7 @@ def adapter_folder(adapter: str) -> Path:
     return folder if folder.is_dir() else _cached(source, (ADAPTER, ADAPTED)) or download(source)
 
 
-def _read(kind: Any, found: Found, files: tuple[str, ...], **settings) -> Any:
+def _read(kind: Any, found: Located, files: tuple[str, ...], **settings) -> Any:
     source = Source(found.source, "model", found.revision, files)
 
     def from_folder(folder: str | Path):

@@ -17,7 +17,7 @@ from rimkit.data import UserError, check_known, one_line
 from rimkit.models.activations import INTERNALS, batches, within
 from rimkit.models.chat import ChatFormat, Encoded
 from rimkit.models.hooks import INPUT_OF, LAYERS
-from rimkit.models.hub import Found, locate, options_of, read, with_options
+from rimkit.models.hub import Located, locate, options_of, read, with_options
 from rimkit.models.study import StudyModel
 
 SERVICES = ("ndif", "local")
@@ -100,7 +100,7 @@ def connect(model: str, revision: str | None = None, think: bool | str = True) -
 
     model, options = options_of(model)
     think = options.get("think", think)
-    tokenizer = read(AutoTokenizer, Found(model, model, revision))
+    tokenizer = read(AutoTokenizer, Located(model, model, revision))
     how = {"task": "text-generation", "revision": revision, "trust_remote_code": False}
     try:
         nn = TransformersModel(model, tokenizer=tokenizer, **how)

@@ -221,7 +221,7 @@ def _problems(kind: str, words: Wording, sizes: Iterable[int], per_size: int, un
             }  # fmt: skip
 
 
-def prompt_sets() -> dict[str, pd.DataFrame]:
+def invented_sets() -> dict[str, pd.DataFrame]:
     """The sets of the invented language by name; the same tables on every machine."""
 
     def plainly(rng: Random):
@@ -322,7 +322,7 @@ def digest(table: pd.DataFrame) -> str:
 def write_prompts(out: str | Path) -> pd.DataFrame:
     """Write every set as parquet into ``out``; returns the table of hashes."""
     folder, rows = Path(out), []
-    for name, table in {**prompt_sets(), **english_sets()}.items():
+    for name, table in {**invented_sets(), **english_sets()}.items():
         with whole(folder / f"{name}.parquet") as file:
             table.to_parquet(file, index=False)
         rows.append({"name": name, "prompts": len(table), "sha256": digest(table)})

@@ -33,7 +33,7 @@ REPEATED = {
 }  # fmt: skip
 
 
-class Found(NamedTuple):
+class Simulated(NamedTuple):
     """One simulated measurement: an interval, a p value, and the rank among single sets."""
 
     value: float
@@ -55,28 +55,28 @@ def _replies(rng: np.random.Generator, shares: np.ndarray, per_cluster: int, gra
     return (rng.binomial(grades, shares[:, None], (len(shares), per_cluster)) / grades).ravel()
 
 
-def _changed(change: np.ndarray, clusters: np.ndarray) -> Found:
+def _changed(change: np.ndarray, clusters: np.ndarray) -> Simulated:
     low, high, p_value, _ = mean_change(change, clusters)
-    return Found(float(change.mean()), low, high, p_value)
+    return Simulated(float(change.mean()), low, high, p_value)
 
 
-def _rate(rng, clusters, per_cluster, share, spread, effect, grades: int = 1) -> Found:
+def _rate(rng, clusters, per_cluster, share, spread, effect, grades: int = 1) -> Simulated:
     values = _replies(rng, _shares(rng, share, spread, clusters), per_cluster, grades)
-    return Found(*rate(values, np.repeat(np.arange(clusters), per_cluster))[:3])
+    return Simulated(*rate(values, np.repeat(np.arange(clusters), per_cluster))[:3])
 
 
-def _difference(rng, clusters, per_cluster, share, spread, effect, grades: int = 1) -> Found:
+def _difference(rng, clusters, per_cluster, share, spread, effect, grades: int = 1) -> Simulated:
     sides = [_replies(rng, _shares(rng, p, spread, clusters), per_cluster, grades) for p in (share + effect, share)]
     return _changed(sides[0] - sides[1], np.repeat(np.arange(clusters), per_cluster))
 
 
-def _turned(rng, clusters, per_cluster, share, spread, effect) -> Found:
+def _turned(rng, clusters, per_cluster, share, spread, effect) -> Simulated:
     """Few verbs turn, and each as a whole: with the chance ``effect``, against none."""
     change = np.repeat((rng.random(clusters) < effect).astype(float), per_cluster)
     return _changed(change, np.repeat(np.arange(clusters), per_cluster))
 
 
-def _set(rng, clusters, per_cluster, share, spread, effect) -> Found:
+def _set(rng, clusters, per_cluster, share, spread, effect) -> Simulated:
     """A selected set among others like it, each with a share of its own (``spread``: its sd)."""
     own = np.clip(rng.normal(share, spread, SETS), 0, 1)
     own[0] = np.clip(own[0] + effect, 0, 1)
@@ -86,7 +86,7 @@ def _set(rng, clusters, per_cluster, share, spread, effect) -> Found:
     means = replies.mean(1)
     found = {"effect": means[0] - means[1:].mean(), "ci_low": low, "ci_high": high}
     found = against_singles(found, means[0] - means[1:], limit=1.0)
-    return Found(found["effect"], found["ci_low"], found["ci_high"], found["p_value"], found["beyond"])
+    return Simulated(found["effect"], found["ci_low"], found["ci_high"], found["p_value"], found["beyond"])
 
 
 WHAT: dict[str, tuple[Callable, dict[str, tuple]]] = {  # how it is measured, and the settings
@@ -138,7 +138,7 @@ def with_fresh(table: pd.DataFrame, n: int = FRESH) -> pd.DataFrame:
     return table.assign(fresh=fresh, n_fresh=fresh.notna() * n)
 
 
-def _drawn(one: Sequence, n: int, seed: list[int]) -> tuple[list[Found], float]:
+def _drawn(one: Sequence, n: int, seed: list[int]) -> tuple[list[Simulated], float]:
     """What ``n`` draws of a setting give, and in what share of them the truth is held."""
     what, *rest = one
     rng, truth = np.random.default_rng(seed), rest[2 if "rate" in what else 4]  # share or effect
@@ -146,7 +146,7 @@ def _drawn(one: Sequence, n: int, seed: list[int]) -> tuple[list[Found], float]:
     return drawn, float(np.mean([found.low <= truth <= found.high for found in drawn]))
 
 
-def _word(found: Found, family: int = 1, smallest: float = 0.0) -> str:
+def _word(found: Simulated, family: int = 1, smallest: float = 0.0) -> str:
     """The verdict; as it stands without correction, and whatever the size of the effect."""
     return verdict(found.value, found.low, found.high, 1, smallest, found.p_value, family, True, found.beyond)
 

@@ -83,7 +83,7 @@ def run(
     notebooks, given = find_chapters(names), dict(parameters or {})
     if remote:
         notebooks, given = traced(notebooks, bool(names), model), {**given, "remote": "ndif"}
-    jobs = plan(notebooks, model, given, measure.of(model), keep_text)
+    jobs = jobs_for(notebooks, model, given, measure.of(model), keep_text)
     shown, out = out, prepare_folder(out)  # as it was typed, and as an absolute path
     for notebook in notebooks:
         target = out / notebook.name
@@ -201,7 +201,7 @@ def traced(notebooks: Sequence[Path], named: bool, model: str) -> list[Path]:
     return able
 
 
-def plan(
+def jobs_for(
     notebooks: Iterable[Path], model: str, given: Mapping[str, Any],
     measure: Evaluation = Evaluation(), keep_text: bool = False,
 ) -> list[Job]:  # fmt: skip

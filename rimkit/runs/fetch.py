@@ -93,7 +93,7 @@ def bundle(folder: str | Path, clone: Path | None = None) -> Path:
     return write_room(target)[0].parent
 
 
-def prompt_sets() -> pd.DataFrame:
+def real_sets() -> pd.DataFrame:
     """`prompts.benchmarks` with a column ``here``: how much of each is on this machine, or "no"."""
     folders = [hub.on_this_machine(one.source()) for one in prompts.BENCHMARKS.values()]
     here = [f"{hub.megabytes(folder):.1f} MB" if folder else "no" for folder in folders]

@@ -92,7 +92,7 @@ class Sweep(NamedTuple):
     resources: dict[str, int | str]
 
 
-def read(path: str | Path) -> Sweep:
+def parse(path: str | Path) -> Sweep:
     """The sweep that a file describes; raises `UserError` (``file:line: what is wrong``)."""
     if not Path(path).is_file():  # a device may never end
         raise UserError(f"cannot read {path}: there is no such file")
@@ -177,7 +177,7 @@ def _sweep(file: dict[str, dict[str, Items]]) -> Sweep:
     with _at(1):
         for model, values in product(models, product(*axes.values())):
             given = dict(zip(axes, values, strict=True))
-            for job in execute.plan(notebooks, model, given, measure):
+            for job in execute.jobs_for(notebooks, model, given, measure):
                 own = {name: value for name, value in given.items() if name in job.values}
                 varied = tuple(name for name in own if len(axes[name]) > 1)
                 cell = Cell(job, model, own, varied, _place(model, models))
@@ -245,7 +245,7 @@ def run(
     arguments of Snakemake; ``report`` gets a line for every cell that ends. Raises `UserError`,
     before anything runs, for what is missing, wrong or not writable, and for another in it."""
     check_installed(executor)
-    sweep = read(path)
+    sweep = parse(path)
     gpus = _check_gpus(sweep, gpus) if executor == "local" else gpus
     out = prepare_folder(out)
     with _alone(out) as lock:

@@ -232,7 +232,7 @@ def check_repo(repo: str, branch: str = "main") -> None:
 
 
 # -- `rimkit doctor`: is this machine ready? -------------------------------------------------------
-class Finding(NamedTuple):
+class Check(NamedTuple):
     """``status`` is OK, WARN (works, with a limit) or FAIL (the chapters will not run)."""
 
     status: str
@@ -240,19 +240,19 @@ class Finding(NamedTuple):
     detail: str
 
 
-def findings() -> Iterator[Finding]:
+def checks() -> Iterator[Check]:
     """All that the chapters depend on, cheapest first; a line each, to paste into a question."""
     import psutil
 
     from rimkit.models.hub import embedded_models
 
     version = f"{platform.python_version()} on {platform.platform()} (tested: 3.11 to 3.13)"
-    yield Finding(OK if (3, 11) <= sys.version_info[:2] < (3, 14) else FAIL, "Python", version)
+    yield Check(OK if (3, 11) <= sys.version_info[:2] < (3, 14) else FAIL, "Python", version)
     yield from installed()
     chapters, models = len(list(chapters_dir().glob("*.ipynb"))), embedded_models(True, adapters=True)
-    yield Finding(OK if chapters else FAIL, "chapters", f"{chapters} in {chapters_dir()}")
+    yield Check(OK if chapters else FAIL, "chapters", f"{chapters} in {chapters_dir()}")
     said = f"{len(models)}: seeds of {', '.join(models['name'].unique())}"
-    yield Finding(OK if len(models) else FAIL, "embedded models", said)
+    yield Check(OK if len(models) else FAIL, "embedded models", said)
     yield from accelerator()
     memory, disk = psutil.virtual_memory().available / GIB, shutil.disk_usage(".").free / GIB
     for subject, free, enough, least, needs in (
@@ -260,54 +260,54 @@ def findings() -> Iterator[Finding]:
         ("disk", disk, 5, 0.5, f"free in {Path.cwd()} (models from the hub need several)"),
     ):
         status = OK if free >= enough else WARN if free >= least else FAIL
-        yield Finding(status, subject, f"{free:.1f} GiB {needs}")
+        yield Check(status, subject, f"{free:.1f} GiB {needs}")
     yield hub()
 
 
-def installed() -> Iterator[Finding]:
+def installed() -> Iterator[Check]:
     """Installed versions against the ranges that rimkit's own metadata declare."""
     try:
         found = list(packages())
     except metadata.PackageNotFoundError:
-        yield Finding(FAIL, "rimkit", "not installed: pip install -e .")
+        yield Check(FAIL, "rimkit", "not installed: pip install -e .")
         return
     for needed, version, tested in found:
         name, known = needed.name, needed.specifier
         if not version:
-            yield Finding(FAIL, name, f"missing: pip install '{name}{known}'")
+            yield Check(FAIL, name, f"missing: pip install '{name}{known}'")
         elif not tested:
-            yield Finding(WARN, name, f"{version} (tested: {known})")
+            yield Check(WARN, name, f"{version} (tested: {known})")
     fine = ", ".join(f"{needed.name} {version}" for needed, version, tested in found if tested)
-    yield Finding(OK, "packages", f"as tested: {fine}")
+    yield Check(OK, "packages", f"as tested: {fine}")
 
 
-def accelerator() -> Iterator[Finding]:
+def accelerator() -> Iterator[Check]:
     """The GPU, and whether it computes in bfloat16."""
     import torch
 
     if not torch.cuda.is_available():
-        yield Finding(WARN, "GPU", "no NVIDIA GPU: enough for the embedded models; larger ones will be slow")
+        yield Check(WARN, "GPU", "no NVIDIA GPU: enough for the embedded models; larger ones will be slow")
         return
     device = torch.cuda.get_device_properties(0)
-    yield Finding(OK, "GPU", f"{device.name}, {device.total_memory / GIB:.0f} GiB")
+    yield Check(OK, "GPU", f"{device.name}, {device.total_memory / GIB:.0f} GiB")
     # torch.cuda.is_bf16_supported() also says yes where bfloat16 is emulated, as on a T4
     native = device.major >= 8
     detail = "yes" if native else f"no (capability {device.major}.{device.minor}): float16 is used"
-    yield Finding(OK if native else WARN, "native bfloat16", detail)
+    yield Check(OK if native else WARN, "native bfloat16", detail)
 
 
-def hub(timeout: float = 3) -> Finding:
+def hub(timeout: float = 3) -> Check:
     """Whether the hub can be reached."""
     from huggingface_hub import constants
 
     offline = "the embedded models need no network, others must be in the cache"
     if constants.HF_HUB_OFFLINE:
-        return Finding(WARN, "hub", f"switched off by HF_HUB_OFFLINE: {offline}")
+        return Check(WARN, "hub", f"switched off by HF_HUB_OFFLINE: {offline}")
     try:
         urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=timeout).close()
-        return Finding(OK, "hub", f"{constants.ENDPOINT} answers")
+        return Check(OK, "hub", f"{constants.ENDPOINT} answers")
     except HTTPError as error:
         said = f"{constants.ENDPOINT} answers {error.code}"
     except (OSError, ValueError) as error:
         said = f"no answer from {constants.ENDPOINT} ({getattr(error, 'reason', error)})"
-    return Finding(WARN, "hub", f"{said}: {offline}")
+    return Check(WARN, "hub", f"{said}: {offline}")
