@@ -49,9 +49,9 @@ def by_models(
 
 
 def power_curves() -> pd.DataFrame:
-    """Power of every comparison by prompts per condition: ``comparison, prompts, power``. Fig. 5,
-    read by no judge: the exact test; others: a noisy judge."""
-    sizes, table = np.unique(np.geomspace(20, 20_000, 17).round().astype(int)), again.needed()
+    """Power of every comparison by prompts per condition: ``claim, comparison, prompts,
+    power``. Fig. 5, read by no judge: the exact test; others: a noisy judge."""
+    sizes, table = np.geomspace(20, 20_000, 17).round().astype(int).tolist(), again.needed()
 
     def at(item, n: int) -> float:
         exact = item.claim == "C5a"
@@ -59,7 +59,7 @@ def power_curves() -> pd.DataFrame:
         return power(item.rate, item.control_rate, max(1, size), judge_sd=0.0 if exact else JUDGE_SD)
 
     return pd.DataFrame([
-        {"comparison": f"{item.claim}: {item.comparison}", "prompts": n, "power": at(item, int(n))}
+        {"claim": item.claim, "comparison": item.comparison, "prompts": n, "power": at(item, n)}
         for item in table.itertuples() for n in sizes
     ])  # fmt: skip
 
