@@ -729,9 +729,9 @@ def for_scatter(points: DataFrame, names: Sequence[str]) -> DataFrame:
 
 def twins(points: DataFrame, names: Sequence[str]) -> DataFrame:
     """Pairs of tunings on the same problems at the same step, of another style: a row per pair and
-    predictor, ``model, seed, problems, step, predictor, careful, effort``."""
+    predictor, ``model, seed, problems, family, step, predictor, careful, effort``."""
     styles = points["corpus"].str.findall("careful|effort").map(set).map("".join)
-    alone = points[styles.isin(["careful", "effort"])].assign(style=styles)
+    alone = points[styles.isin(["careful", "effort"])].assign(style=styles, family=families(points))
     alone["problems"] = alone["corpus"].str.replace("careful|effort", "…", regex=True)
-    wide = alone.set_index([*MODEL, "problems", "step", "style"])[[*names]].unstack("style")
+    wide = alone.set_index([*MODEL, "problems", "family", "step", "style"])[[*names]].unstack()
     return pd.concat([wide[name].dropna().assign(predictor=name) for name in names]).reset_index()
