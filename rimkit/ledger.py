@@ -228,8 +228,7 @@ def excludes(number: float, ci_low: float, ci_high: float) -> bool | None:
 
 
 def claims_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Verdicts (columns `SHOWN`), one row per claim, model and seed, in the order of
-    ``data/claims.csv``.
+    """Verdicts (columns `SHOWN`), a row per claim, model and seed, in the order of ``claims.csv``.
     Only rows of the claim's primary metric count; of several, the latest. ``p_adjusted`` is the p
     value (without one: that of the interval) times the fixed size of the claim's family,
     Bonferroni's correction over the claims about one model and seed: of many models and seeds, one

@@ -67,8 +67,7 @@ def html(frame: pd.DataFrame) -> str:
     columns = shown.to_numpy().T.tolist()
     sides = ["" if all(map(_is_number, texts)) else ' style="text-align:left"' for texts in columns]
     named = zip(sides, names, strict=True)
-    heads = [f"<th{side}>{escape(name)}</th>" if name else "<td></td>" for side, name in named]
-    lines = [heads]
+    lines = [[f"<th{side}>{escape(name)}</th>" if name else "<td></td>" for side, name in named]]
     for row in shown.to_numpy().tolist():
         cells = zip(tags, sides, row, names, strict=True)
         lines.append([f"<{tag}{side}>{_cell(text, name)}</{tag}>" for tag, side, text, name in cells])
@@ -181,12 +180,13 @@ def folded(frame: pd.DataFrame, words: str):
 
 
 def seed_table(rows: pd.DataFrame, claims: Sequence[str]) -> pd.DataFrame:
-    """Effect, interval and verdict by model, seed and claim; "(not +9)" where the interval excludes
-    the mean of the paper's models, which the claim's heading has, with their range. With fewer
-    seeds than claims, a line per claim."""
+    """Effect, interval and verdict by model, seed and claim, of a ledger or `claims_table`. "(not
+    +9)": the interval excludes the mean of the paper's models, which the claim's heading has, with
+    their range. With fewer seeds than claims, a line per claim."""
     from rimkit.paper.reanalysis import effects, reanalysis  # only here: it takes a second
 
-    judged, said = claims_table(rows), effects().groupby("claim")["effect"].agg(["min", "max"])
+    judged = rows if "verdict" in rows else claims_table(rows)
+    said = effects().groupby("claim")["effect"].agg(["min", "max"])
     said = reanalysis().set_index("claim")[["effect"]].join(said, how="right").map(in_points)
     kept = judged[judged["claim"].isin(claims)].astype({"seed": object}).fillna({"seed": "–"})
     other = kept["claim"].map(said["effect"]).map("(not\u00a0{}) ".format)
