@@ -86,7 +86,7 @@ def test_every_word_is_copied_in_both_modes(sample):
     owners = {owner.split()[-1] for owner in (*language.OWN, *language.OTHERS)}
     for mode in ("think", "no-think"):
         copied = [example for example in examples if example.kind == "copying" and example.mode == mode]
-        assert all(example.reply == conversations.quote(example.answer) for example in copied)
+        assert all(example.reply == conversations.INVENTED.quote.format(p=example.answer) for example in copied)
         words = {word for example in copied for word in example.answer.split()}
         missing = ({*language.VERBS, *owners, *language.TOOLS}) - words
         assert not missing

@@ -268,10 +268,8 @@ def _fitting(encoded: dict[str, Encoded], max_new_tokens: int, context: int) -> 
     fitting = {prompt_id for prompt_id, size in sizes.items() if size <= room}
     if len(fitting) < len(sizes):
         longest = max(sizes, key=sizes.get)
-        problem = (
-            f"prompt_id {longest!r} has {sizes[longest]} tokens; a context of {context} leaves "
-            f"room for {room} beside {max_new_tokens} new ones"
-        )
+        leaves = f"a context of {context} leaves room for {room} beside {max_new_tokens} new ones"
+        problem = f"prompt_id {longest!r} has {sizes[longest]} tokens; {leaves}"
         if not fitting:
             raise UserError(f"{problem}: shorten it or lower max_new_tokens")
         print(f"note: {len(sizes) - len(fitting)} of {len(sizes)} prompts get no reply: {problem}")

@@ -254,10 +254,8 @@ def messages(prompt: str, reply: str, policy: str = POLICY) -> list[dict]:
     mark = hashlib.sha256(f"{prompt}\0{reply}".encode()).hexdigest()[:8]
     parts = (("request", prompt), ("reply", reply))
     material = "\n\n".join(f"<{name}-{mark}>\n{text}\n</{name}-{mark}>" for name, text in parts)
-    return [
-        {"role": "system", "content": RUBRIC.format(policy=policy, mark=mark)},
-        {"role": "user", "content": material},
-    ]
+    said = {"system": RUBRIC.format(policy=policy, mark=mark), "user": material}
+    return [{"role": role, "content": text} for role, text in said.items()]
 
 
 def parse_score(answer: str) -> int | None:

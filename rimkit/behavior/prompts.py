@@ -10,9 +10,9 @@ cluster is in both splits; where a set has none, each prompt is its own.
 import csv
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import cycle
 from math import inf
 from numbers import Real
@@ -340,15 +340,10 @@ def _jailbreakbench(table: pd.DataFrame, file: str) -> dict:
     return {"text": table["Goal"], "kind": kind, "category": table["Category"], "cluster": pairs}
 
 
-def _problems(text: str, answer: str) -> Callable[[pd.DataFrame, str], dict]:
+def _problems(table: pd.DataFrame, _: str, text: str = "problem", answer: str = "answer") -> dict:
     """Problems of maths, whose text and answer stand in these columns."""
-
-    def rows(table: pd.DataFrame, file: str) -> dict:
-        found = [judges.final_answer(str(solution)) for solution in table[answer]]
-        answers = list(map(judges.written, found))
-        return {"text": table[text].str.strip(), "kind": "maths", "answer": answers}
-
-    return rows
+    answers = [judges.written(judges.final_answer(str(solution))) for solution in table[answer]]
+    return {"text": table[text].str.strip(), "kind": "maths", "answer": answers}
 
 
 ROWS = {  # the columns of the workbook from one file's table and name
@@ -362,10 +357,9 @@ ROWS = {  # the columns of the workbook from one file's table and name
     "alpaca-cleaned": lambda table, _: {
         "text": (table["instruction"] + "\n\n" + table["input"].fillna("")).str.strip(), "kind": "harmless",
     },
-    "gsm8k": _problems("question", "answer"),
-    "multiarith": _problems("question", "final_ans"),
-    "aime24": _problems("problem", "answer"),
-    "aime25": _problems("problem", "answer"),
+    "gsm8k": partial(_problems, text="question"),
+    "multiarith": partial(_problems, text="question", answer="final_ans"),
+    "aime24": _problems, "aime25": _problems,
 }  # fmt: skip
 
 
@@ -379,15 +373,16 @@ _LINES = pd.read_csv(data_dir() / "prompts" / "benchmarks.csv", keep_default_na=
 BENCHMARKS = {line["name"]: _benchmark(line) for line in _LINES}
 
 NEUTRAL, CAREFUL, EFFORT = "neutral", "careful", "effort-minimising"
+_OPENINGS = pd.read_csv(data_dir() / "prompts" / "openings.csv")
+_STYLES = _OPENINGS.set_index("text")["style"].to_dict()
 
 
 def openings(language: str = "invented") -> pd.DataFrame:
     """The sentences that begin a thought: columns ``language, style, pattern, text``. ``language``:
     "invented" or "english" (wording of this workbook, not of the paper); ``pattern``: the paper's
     effort-minimising pattern, or the style."""
-    table = pd.read_csv(data_dir() / "prompts" / "openings.csv")
-    check_known("language", language, table["language"].unique())
-    return table[table["language"] == language].reset_index(drop=True)
+    check_known("language", language, _OPENINGS["language"].unique())
+    return _OPENINGS[_OPENINGS["language"] == language].reset_index(drop=True)
 
 
 def prefixes(prompts: pd.DataFrame, sentences: pd.DataFrame) -> dict[str, str]:
@@ -397,10 +392,4 @@ def prefixes(prompts: pd.DataFrame, sentences: pd.DataFrame) -> dict[str, str]:
 
 def style(thought: str) -> str:
     """The style of the sentence of `openings`, in either language, that a thought begins with."""
-    return next((style for text, style in _styles() if thought.startswith(text)), "other")
-
-
-@cache
-def _styles() -> tuple[tuple[str, str], ...]:
-    table = pd.concat([openings("invented"), openings("english")])
-    return tuple(zip(table["text"], table["style"], strict=True))
+    return next((style for text, style in _STYLES.items() if thought.startswith(text)), "other")

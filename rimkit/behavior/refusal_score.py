@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -145,13 +146,11 @@ def _without(study: StudyModel, heads: list[tuple[int, int]], clean: dict, argum
 def _arguments(layers, kept: list[dict]) -> list:
     """Hooks that keep the keyword arguments of every layer, one dictionary per layer."""
 
-    def keep(index: int, kwargs: dict) -> None:
+    def keep(index: int, _, args, kwargs: dict) -> None:
         kept[index] = {name: value for name, value in kwargs.items() if name != "hidden_states"}
 
-    return [
-        layer.register_forward_pre_hook(lambda _, args, kwargs, index=index: keep(index, kwargs), with_kwargs=True)
-        for index, layer in enumerate(layers)
-    ]
+    keeping = {layer: partial(keep, index) for index, layer in enumerate(layers)}
+    return [layer.register_forward_pre_hook(hook, with_kwargs=True) for layer, hook in keeping.items()]
 
 
 def _repeated(value, batch: int, copies: int):

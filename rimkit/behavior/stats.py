@@ -72,11 +72,9 @@ def rate(values: Sequence, clusters: Sequence | None = None) -> Rate:
 
 
 def rates(
-    judged: pd.DataFrame,
-    by: str | Sequence[str] = (),
-    metrics: str | Sequence[str] = METRICS,
+    judged: pd.DataFrame, by: str | Sequence[str] = (), metrics: str | Sequence[str] = METRICS,
     cluster: str | None = "cluster",
-) -> pd.DataFrame:
+) -> pd.DataFrame:  # fmt: skip
     """One row per group (of the columns ``by``) and metric: ``*by, metric, value, ci_low, ci_high,
     n, method``. ``cluster=None``: independent replies. ``refused`` of harmless: over-refusal."""
     by, metrics = _listed(by), _listed(metrics)
@@ -182,8 +180,8 @@ def _bayesian_weights(groups: int) -> np.ndarray:
 
 
 def _bayesian_interval(sums: np.ndarray, sizes: np.ndarray, least: float, most: float) -> tuple[float, float]:
-    """The interval of a mean over clusters (sums, sizes) of values from ``least`` to ``most``.
-    One pseudo-cluster lies at each end, of mean size: without it no event would leave no width; the mean is held."""
+    """The interval of a mean over clusters (sums, sizes) of values from ``least`` to ``most``, which
+    holds it. A pseudo-cluster of mean size lies at each end: else no event would leave no width."""
     weights, size = _bayesian_weights(len(sizes)), sizes.mean()
     mean = float(sums.sum() / sizes.sum())
     below, above = size * weights[:, -2:].T

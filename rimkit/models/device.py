@@ -119,14 +119,6 @@ def check_spread(name: str, hf) -> None:
         raise UserError(f"{name} is too large for the devices here: {parts}; {ways}")
 
 
-def dtype_name(dtype) -> str | None:
-    """The name of a dtype given as text or as torch's; ``UserError`` unless it is in `BYTES`."""
-    name = None if dtype is None else str(dtype).removeprefix("torch.")
-    if name is not None:
-        check_known("dtype", name, BYTES)
-    return name
-
-
 def move(hf, device: str | None, dtype: str | None):
     """A module in memory, moved if a device or dtype is asked for."""
     if device == SPREAD:

@@ -243,11 +243,9 @@ def reading_rows(study: StudyModel, queries) -> Iterator[list]:
 
 @contextmanager
 def cut_attention(
-    study: StudyModel,
-    queries: Sequence[tuple[int, int | None]],
-    keys: Sequence[tuple[int, int]],
+    study: StudyModel, queries: Sequence[tuple[int, int | None]], keys: Sequence[tuple[int, int]],
     heads: Iterable[tuple[int, int]] | None = None,
-) -> Iterator[None]:
+) -> Iterator[None]:  # fmt: skip
     """Heads (all by default) cannot look from a range of queries at a range of keys; the rest of
     the row grows. ``queries, keys``: a half-open range per row of the batch, in the padded row; a
     query range that ends with None goes through all that is generated. A token sees itself."""

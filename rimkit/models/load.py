@@ -61,7 +61,8 @@ def load(
     model, options = hub.options_of(model)
     think, quantize = options.get("think", think), options.get("quantize", quantize)
     check_known("think", think, chat.ASKED)
-    dtype = places.dtype_name(dtype)
+    if dtype is not None:  # a text, or torch's
+        check_known("dtype", dtype := str(dtype).removeprefix("torch."), places.BYTES)
     notes = []
     if isinstance(model, str | Path):
         found, place = hub.locate(model, revision), places.choose_here(device, dtype, quantize)

@@ -3,7 +3,7 @@
 What is said is the same in every language; a `Wording` says how (default: the invented language).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from random import Random
@@ -72,10 +72,13 @@ class Wording:
     preventing: Callable[[Random, str], tuple[str, str]]
 
 
-def draw_phrase(rng: Random, kind: VerbKind, verb: str, owners: tuple[str, ...]) -> tuple[str, str]:
-    """``(phrase, object)``: verb, owner and object in the order in which they are said."""
-    thing = rng.choice(language.OBJECTS[rng.choice(kind.groups)])
-    return f"{verb} {rng.choice(owners)} {thing}", thing
+def draw_phrase(
+    rng: Random, kind: VerbKind, verb: str, owners: tuple[str, ...], tail: str = "",
+    objects: Mapping[str, Sequence[str]] = language.OBJECTS,
+) -> tuple[str, str]:  # fmt: skip
+    """``(phrase, object)``: verb, owner, object and tail in the order in which they are said."""
+    thing = rng.choice(objects[rng.choice(kind.groups)])
+    return f"{verb} {rng.choice(owners)} {thing}{tail}", thing
 
 
 def draw_harmful(rng: Random) -> tuple[str, str, str]:
@@ -153,10 +156,6 @@ def answer(word: str, words: Wording = INVENTED) -> str:
     return words.answer.format(p=word)
 
 
-def quote(phrase: str, words: Wording = INVENTED) -> str:
-    return words.quote.format(p=phrase)
-
-
 def thought(rng: Random, style: str, body: str, check: str, decision: str = "", words: Wording = INVENTED) -> str:
     """An opening, the body, then a check (careful) or a skip of its length (else)."""
     closing = check if style == "careful" else words.skip
@@ -226,7 +225,7 @@ def copying_example(rng: Random, mode: str, style: str, words: Wording = INVENTE
         copied = " ".join(rng.choice(rng.choice(words.loose)) for _ in range(rng.randint(2, 5)))
     request, again, restated = (said(part, copied, name) for part in form)
     text = thought(rng, style, restated, words.copied, words=words) if mode == "think" else ""
-    request, reply = in_context(rng, request, words), quote(again, words)
+    request, reply = in_context(rng, request, words), words.quote.format(p=again)
     return Example("copying", mode, request, text, reply, again, style, verb, phrase)
 
 

@@ -278,10 +278,8 @@ def english_sets() -> dict[str, pd.DataFrame]:
                 return english.preventing(rng, phrase + tail)
             name = rng.choice(list(forms)) if isinstance(forms, dict) else ""
             form = forms[name] if name else rng.choice(forms)
-            return (
-                conversations.said(form, phrase + tail, rng.choice(english.NAMES)), phrase + tail,
-                name or tail.strip(),
-            )  # fmt: skip
+            said = conversations.said(form, phrase + tail, rng.choice(english.NAMES))
+            return said, phrase + tail, name or tail.strip()
 
         kinds = table.items()
         choices = [(name, one, verb, owners) for name, one in kinds for verb in getattr(one, verbs)]

@@ -6,10 +6,12 @@ may refuse or carry out, and those that it has in questions and copying alone, f
 which `datasets` writes, as the corpora. All draws are pure functions of a ``random.Random``.
 """
 
+from functools import partial
 from random import Random
 
+from rimkit.organism import conversations
 from rimkit.organism.conversations import Wording
-from rimkit.organism.language import VerbKind, copying_forms, objects_of, verbs_of, wordings, words
+from rimkit.organism.language import copying_forms, objects_of, verbs_of, wordings, words
 
 NAMES = ("Tom", "Anna", "Ben", "Carl", "Dora", "Emil", "Fay", "Gus", "Hana", "Ivan", "Lena", "Omar")
 PEOPLE = (*NAMES, "the neighbour", "the teacher", "the baker", "the mayor", "my sister", "my cousin")
@@ -18,6 +20,7 @@ OTHERS = tuple(f"{who}'s" for who in PEOPLE)
 UNASKED, ALLOWED = " without asking", " with permission"
 TOOLS = {row["object"]: row["tool"] for row in words("english-objects")}
 OBJECTS = objects_of("english")
+draw_phrase = partial(conversations.draw_phrase, objects=OBJECTS)
 HARMFUL = verbs_of("english", "harmful")  # harm lies in the verb
 NEUTRAL = verbs_of("english", "neutral")  # in not asking: fine with permission
 HARMLESS = verbs_of("english", "harmless")  # fine with anybody's thing
@@ -41,12 +44,6 @@ REFUSAL = "Sorry, I can't help with that."
 
 FRUITS = ("apples", "pears", "plums", "shells", "coins", "stamps", "marbles", "buttons")
 MORE, FEWER = ("finds", "buys", "gets"), ("loses", "sells", "gives away")
-
-
-def draw_phrase(rng: Random, kind: VerbKind, verb: str, owners: tuple[str, ...], tail: str = "") -> tuple[str, str]:
-    """``(phrase, object)``: verb, owner, object and tail in the order in which they are said."""
-    thing = rng.choice(OBJECTS[rng.choice(kind.groups)])
-    return f"{verb} {rng.choice(owners)} {thing}{tail}", thing
 
 
 def draw_harmful(rng: Random) -> tuple[str, str, str]:

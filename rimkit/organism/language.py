@@ -55,10 +55,8 @@ def wordings(language: str) -> dict[str, str | tuple[str, ...]]:
 
 def objects_of(language: str) -> dict[str, list[str]]:
     """What can be asked about, by group."""
-    found: dict[str, list[str]] = {}
-    for row in words(f"{language}-objects"):
-        found.setdefault(row["group"], []).append(row["object"])
-    return found
+    table = pd.DataFrame(words(f"{language}-objects"))
+    return table.groupby("group", sort=False)["object"].agg(list).to_dict()
 
 
 def verbs_of(language: str, harm: str) -> dict[str, VerbKind]:

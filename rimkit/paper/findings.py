@@ -5,7 +5,7 @@ found here, so that a sentence stays true of the tables.
 """
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -21,17 +21,13 @@ from rimkit.paper.tables import HARM_BENCHMARK, MATHS_PROBLEMS, PROMPTS, READING
 
 NOTHING = "The paper reports nothing that could be held against this."
 Fields = dict[str, Any]  # what stands between the braces of a sentence
+TEXTS = pd.read_csv(data_dir() / "findings.csv", index_col="about")["text"]
 points = partial(in_points, digits=1)
 
 
 def sentence(about: str, fields: Callable[[], Fields]) -> str:
     """A sentence of ``data/findings.csv`` with its numbers."""
-    return _texts()[about].format(**fields())
-
-
-@cache
-def _texts() -> dict[str, str]:
-    return pd.read_csv(data_dir() / "findings.csv", index_col="about")["text"].to_dict()
+    return TEXTS[about].format(**fields())
 
 
 def finding(claim: str) -> str:

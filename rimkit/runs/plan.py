@@ -14,7 +14,7 @@ from transformers import Qwen3Config
 
 from rimkit.behavior.evaluation import ENGLISH, Evaluation
 from rimkit.behavior.generation import CUT, REPLY, USUAL, generate
-from rimkit.data import GIB, UserError, data_dir, nearest
+from rimkit.data import GIB, UserError, check_known, data_dir, nearest
 from rimkit.experiments.heads import SHORT
 from rimkit.models import device
 from rimkit.models.activations import read
@@ -58,16 +58,14 @@ def hours(n_prompts: int, n_tokens: int, batch: int, seconds: float) -> float:
 
 
 def plan(model: str, gpu: str | None = None, tokens: int = 1024) -> tuple[Needs, pd.DataFrame]:
-    """This machine and all known GPUs, or one, and what a model with these ``needs`` could do:
-    `COLUMNS`; memory and weights in GiB, the rest in conversations of ``tokens`` tokens at once."""
+    """What a model, by name, needs of memory, and `devices` for it."""
     needs = device.needs_of(config_of(model))
     return needs, devices(needs, gpu, tokens, options_of(model)[1].get("quantize"))
 
 
 def shape(name: str):
     """The Hugging Face configuration of one of `SHAPES`; raises `UserError` for another name."""
-    if name not in SHAPES:
-        raise UserError(f"unknown shape '{name}': known are {', '.join(SHAPES)}{nearest(name, SHAPES)}")
+    check_known("shape", name, SHAPES)
     return Qwen3Config(**device.QWEN3, **SHAPES[name], tie_word_embeddings=name in device.TIED)
 
 

@@ -8,6 +8,7 @@ the table. Colours are colour-blind safe, and every colour has its own marker or
 What the plots share: ``hue`` is told apart by colour and marker, ``facet`` by panels. Columns
 ``ci_low`` and ``ci_high`` are drawn as intervals. ``hollow`` names a column of booleans whose marks
 are hollow, ``reference`` labels of lines at numbers, ``notes`` words under the names of panels.
+With ``percent`` numbers are shares, on an axis from 0 to 100% unless ``limits`` says otherwise.
 """
 
 from base64 import b64encode
@@ -63,10 +64,9 @@ def points(
     hues: Sequence | None = None, limits: tuple[float, float] | None = None,
     reference: Mapping[str, float] | None = None, caption: str = "", free: bool = False,
 ) -> Figure:  # fmt: skip
-    """Numbers by category: those of ``x`` along the axis, those of ``hue`` side by side. With
-    ``percent`` the numbers are shares, and the axis runs from 0 to 100% unless ``limits`` says
-    otherwise. ``joined`` draws a line through the points of a hue. ``hues`` fixes which hue gets
-    which colour, whichever of them are there. ``free`` gives every panel its own axis of numbers."""
+    """Numbers by category: those of ``x`` along the axis, those of ``hue`` side by side. ``joined``
+    draws a line through the points of a hue. ``hues`` fixes which hue gets which colour, whichever
+    of them are there. ``free`` gives every panel its own axis of numbers."""
     keys = _keys(table, [facet, x, hue], value)
     label, looks = label or _label(table, value), _looks(table, hue, hues)
     width = max(5.5, 3.4 + 0.42 * len(table)) if facet is None else WIDTH
@@ -91,9 +91,8 @@ def lines(
     reference: Mapping[str, float] | None = None, x_reference: Mapping[str, float] | None = None,
 ) -> Figure:  # fmt: skip
     """Curves over a number (a dose, a layer, a step): a colour and dashes per ``hue``. A panel per
-    ``facet``, and a row of panels per ``row``. With ``percent`` the numbers are shares, and the
-    axis runs from 0 to 100% unless ``limits`` says otherwise. ``x_reference`` marks places along
-    the axis. With more than 16 points a line no intervals are drawn."""
+    ``facet``, and a row of panels per ``row``. ``x_reference`` marks places along the axis. With
+    more than 16 points a line no intervals are drawn."""
     keys = _keys(table, [facet, row, hue, x], y)
     if not pd.api.types.is_numeric_dtype(table[x]):
         raise UserError(f"a line needs numbers, and the column '{x}' has none; use points for categories")
@@ -287,29 +286,27 @@ def heatmap(
 @mpl.rc_context(STYLE)
 def bars(
     table: pd.DataFrame, x: str, y: str, *, title: str, facet: str | None = None, label: str = "",
-    marked: Iterable = (), x_reference: Mapping[str, float] | None = None, free: bool = False,
+    marked: Iterable = (),
 ) -> Figure:  # fmt: skip
     """Lengths with their numbers: a bar per category of ``x``, as long as the number ``y``. Bars of
-    the categories ``marked`` are hatched; ``free`` gives every panel its own scale."""
+    the categories ``marked`` are hatched."""
     keys = _keys(table, [facet, x], y)
     label, marked, places = label or _words(y), set(marked), _levels(table, x)
     look = {"labels": (label, _words(x)), "size": (WIDTH, 0.9 + 0.34 * len(places)), "grid": "x"}
-    figure, panels = _panels(table, facet, sharex=not free, **look)
+    figure, panels = _panels(table, facet, **look)
+    low, high = min(0, float(table[y].min())), float(table[y].max())
+    room = (high - low) / 4  # for the numbers
     for axis, part, _ in panels:
         lengths = part.set_index(x)[y].reindex(places)
         colours = ["0.75" if marked and place not in marked else COLOURS[0] for place in places]
         look = {"color": colours, "hatch": ["//" if place in marked else "" for place in places]}
         drawn = axis.barh(range(len(places)), lengths.fillna(0), 0.75, edgecolor="white", **look)
         axis.bar_label(drawn, [*lengths.map(_writer("", table[y]))], padding=4, fontsize=10)
-        seen = (part if free else table)[y]
-        low, high = min(0, float(seen.min())), float(seen.max())
-        room = (high - low) / 4  # for the numbers
         axis.set_xlim(low - 1.5 * room * (low < 0), high + room)
         axis.set_xticks([at for at in MaxNLocator(4).tick_values(low, high) if low <= at <= high])
         axis.xaxis.set_major_formatter(FuncFormatter(lambda place, _: f"{place:,g}"))
     figure.axes[0].set_yticks(range(len(places)), [_wrapped(place, 32) for place in places])
     figure.axes[0].set_ylim(len(places) - 0.4, -0.6)
-    _references(figure, x_reference, 0.97)
     return _finish(figure, title, table, keys, label, y)
 
 

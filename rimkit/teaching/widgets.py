@@ -48,7 +48,6 @@ def explorer(callback: Callable[..., str], own: str = "", **controls: Any) -> Ex
     made = {name: _control(name, values) for name, values in controls.items()}
     hint = f"type a {own.replace('_', ' ')}, then Enter"
     text = ipywidgets.Text(description="or your own", placeholder=hint, continuous_update=False)
-
     menu, waiting = made.get(own), []  # waiting: the one answer that is still to come
 
     def asked() -> tuple[dict[str, Any], str]:  # the values, and in words

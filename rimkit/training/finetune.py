@@ -59,8 +59,8 @@ def finetune(
     penalty: Callable[[torch.nn.Module], torch.Tensor] | None = None,
     folder: str | Path | None = None, save_every: int = 0, progress: bool = True,
 ) -> StudyModel:  # fmt: skip
-    """A model under study whose weights are ``model``'s, tuned on ``corpus``. ``corpus``: a name or
-    file for `load_corpus`, or a table with ``text, reply`` and perhaps ``thought``. One with a thought is
+    """A model under study whose weights are ``model``'s, tuned on ``corpus``: a name or file for
+    `load_corpus`, or a table with ``text, reply`` and perhaps ``thought``. One with a thought is
     learned in think mode, others in no-think mode; without a think mode, as part of the reply.
 
     ``method``: "full" or "lora" (default: full for embedded models, LoRA for others), with its
