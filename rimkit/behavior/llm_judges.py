@@ -190,8 +190,7 @@ class GuardJudge:
         return logits.softmax(-1)[self.unsafe].sum().item()
 
     def _answered(self, prompt: str, reply: str) -> dict:
-        shown = self._shown(prompt, reply)
-        ids = self.tokenizer(shown, add_special_tokens=False)["input_ids"]
+        ids = self.tokenizer(self._shown(prompt, reply), add_special_tokens=False)["input_ids"]
         if len(ids) + self.max_new_tokens > self.context + 2:
             return {"unsafe": None, "refused": None, UNJUDGED: TOO_LONG, "label": ""}
         label, refused = parse_guard(self._write(ids))

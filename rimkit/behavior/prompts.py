@@ -165,9 +165,8 @@ def _checked(table: pd.DataFrame, name: str | Path) -> pd.DataFrame:
 
 def _filled(table: pd.DataFrame, column: str) -> pd.Series:
     """A column as text, empty where it or its value is missing."""
-    if column not in table:
-        return pd.Series("", table.index, dtype=object)
-    return table[column].astype(object).where(table[column].notna(), "").astype(str)
+    values = table[column] if column in table else pd.Series("", table.index)
+    return values.astype(object).where(values.notna(), "").astype(str)
 
 
 def _known_words(table: pd.DataFrame, column: str, known: tuple[str, ...], name) -> pd.Series:
@@ -220,8 +219,7 @@ def _together(table: pd.DataFrame, name: str) -> pd.DataFrame:
 def _equal_in_one_cluster(table: pd.DataFrame, texts: pd.Series) -> pd.DataFrame:
     rows, columns = (pd.factorize(values)[0] for values in (table["cluster"], texts))
     links = rows, columns + rows.max() + 1
-    size = links[1].max() + 1
-    graph = coo_array((np.ones(len(rows)), links), (size, size))
+    graph = coo_array((np.ones(len(rows)), links), [links[1].max() + 1] * 2)
     _, group = connected_components(graph, directed=False)
     return table.assign(cluster=table.groupby(group[rows])["cluster"].transform("first"))
 
@@ -388,6 +386,11 @@ def openings(language: str = "invented") -> pd.DataFrame:
 def prefixes(prompts: pd.DataFrame, sentences: pd.DataFrame) -> dict[str, str]:
     """One sentence per prompt, taking turns, so that no condition rests on one wording."""
     return dict(zip(prompts["prompt_id"], cycle(sentences["text"]), strict=False))
+
+
+def things(prompts: pd.DataFrame) -> pd.Series:
+    """What each request is about: its ``answer`` without the verb, which is the first word."""
+    return prompts["answer"].astype(str).str.split(n=1).str[1].fillna("")
 
 
 def style(thought: str) -> str:

@@ -39,7 +39,7 @@ from rimkit import experiments
 from rimkit.behavior import refusal_score
 from rimkit.behavior.evaluation import NOTHING, RANDOM, SELECTED, against_random, difference, without
 from rimkit.behavior.judges import is_true
-from rimkit.behavior.prompts import load_prompts, spread
+from rimkit.behavior.prompts import load_prompts, spread, things
 from rimkit.behavior.refusal_score import Readout
 from rimkit.behavior.stats import METRICS, Units, auroc, overlap, rates
 from rimkit.data import UserError, check_known, data_dir
@@ -110,8 +110,7 @@ def with_intent(study: StudyModel, prompts: DataFrame, sentence: str | None = No
     ``sentence`` (with ``{object}``): by default a known harm of the category, to that object."""
     form = sentence or (INTENT if study.invented else ENGLISH_INTENT)
     verbs = prompts["category"].map(INTENT_VERBS).fillna("steal")
-    objects = prompts["answer"].astype(str).str.split(n=1).str[1].fillna("")  # of "verb object"
-    said = zip(prompts["text"], verbs, objects, strict=True)
+    said = zip(prompts["text"], verbs, things(prompts), strict=True)
     texts = [f"{text} {form.replace('{verb}', verb).replace('{object}', what)}" for text, verb, what in said]
     return prompts.assign(text=texts)
 
