@@ -319,9 +319,8 @@ def _fetch(model: EndpointModel, requests: dict[str, Callable], mode: str, progr
             problem = scrub(str(error))
     if not problem:
         return False
-    answers = {key: one for key, one in model.kept.items() if isinstance(one, Answer)}
-    model.kept.clear()  # of those that were refused, to be asked again
-    model.kept.update(answers)
+    # those that were refused are to be asked again
+    answers = model.kept = {key: one for key, one in model.kept.items() if isinstance(one, Answer)}
     kept = f"{len(answers.keys() & requests.keys())} of {len(requests)} answers are kept"
     raise UserError(f"{problem}; {kept}, and the same call goes on from there")
 

@@ -76,9 +76,8 @@ class ChatFormat:
         if not tokenizer.is_fast:
             raise UserError("the tokenizer reports no character offsets: use its fast version")
         self.tokenizer, self.asked, self.tags = tokenizer, think, self.template.tags or QWEN
-        self._special = set(tokenizer.all_special_ids) | {
-            index for index, token in tokenizer.added_tokens_decoder.items() if token.special
-        }
+        added = tokenizer.added_tokens_decoder.items()
+        self._special = {index for index, token in added if token.special} | {*tokenizer.all_special_ids}
         self._marks = tokenizer.convert_ids_to_tokens(sorted(self._special))
         self.thinking, self.reason = self._way(think)
         self.supports_think = self.thinking != NONE

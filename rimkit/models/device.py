@@ -13,7 +13,6 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -181,11 +180,8 @@ def needs_of(config) -> Needs:
             hf = AutoModelForCausalLM.from_config(config)
     except (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as error:
         raise UserError(f"no {kind} can be built from this configuration: {error}") from error
-    linear = [
-        module.weight.shape
-        for name, module in hf.named_modules()
-        if isinstance(module, torch.nn.Linear) and not name.endswith("lm_head")
-    ]
+    parts = {name: one for name, one in hf.named_modules() if isinstance(one, torch.nn.Linear)}
+    linear = [one.weight.numel() for name, one in parts.items() if not name.endswith("lm_head")]
 
     def known(name: str):
         return getattr(text, name, None)
@@ -199,7 +195,7 @@ def needs_of(config) -> Needs:
     cached = {"linear_attention": (0, None), "sliding_attention": (per_token, window)}
     kinds = known("layer_types") or [only] * text.num_hidden_layers
     return Needs(
-        parameters=sum(weight.numel() for weight in hf.parameters()), linear=sum(map(prod, linear)),
+        parameters=sum(weight.numel() for weight in hf.parameters()), linear=sum(linear),
         layers=text.num_hidden_layers, hidden=text.hidden_size, vocabulary=text.vocab_size,
         width=(width or 4 * text.hidden_size) * (experts or 1),
         cached=tuple(cached.get(kind, (per_token, None)) for kind in kinds),

@@ -1,13 +1,10 @@
 """The inside of a model: residual stream, head outputs z, MLP neurons, attention, with hooks.
 
-This file knows the names of a layer's modules. To add a family of models: put its ``model_type``
-into `FAMILIES` (and `NORMALISED_AFTER`, `GAIN_ABOVE_ONE`, if it is one), and a tiny model of it in
-``tests/families.py``, whose tests compare every read and every change with plain PyTorch. Think
-tags that its template does not tell are in `rimkit.models.thoughts`. The numbering is that of the
-field: *residual* ``i`` is the stream before layer ``i`` (``n_layers``: after the last one, before
-the final norm); *z* is what a head writes before ``o_proj`` mixes the heads; a *neuron* is one
-input of ``down_proj``. In a mixture of experts, neuron ``expert * width + j`` is neuron ``j`` of
-that expert, 0 at tokens that are not sent to it.
+This file knows the names of a layer's modules; .github/CONTRIBUTING.md says how to add a family of
+models. The numbering is that of the field: *residual* ``i`` is the stream before layer ``i``
+(``n_layers``: after the last one, before the final norm); *z* is what a head writes before
+``o_proj`` mixes the heads; a *neuron* is one input of ``down_proj``. In a mixture of experts, neuron
+``expert * width + j`` is neuron ``j`` of that expert, 0 at tokens that are not sent to it.
 
 Attention is read and cut under sdpa: inside a block the model runs its own attention function
 through one of ours, which sees queries and keys (after rotary embedding) and can change the mask.
@@ -197,10 +194,8 @@ class _ExpertHook:
         self.gate, self.form = self.experts._apply_gate, self.experts.config._experts_implementation
         self.experts.config._experts_implementation = "batched_mm"
         self.experts._apply_gate = self._gated
-        self.hooks = [
-            mlp.register_forward_pre_hook(self._shape),
-            self.experts.register_forward_pre_hook(self._route, with_kwargs=True),
-        ]
+        route = self.experts.register_forward_pre_hook(self._route, with_kwargs=True)
+        self.hooks = [mlp.register_forward_pre_hook(self._shape), route]
 
     def remove(self) -> None:
         if vars(self.experts).get("_apply_gate") == self._gated:

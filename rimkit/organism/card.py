@@ -59,10 +59,9 @@ def flips(folder: str | Path, split: str = "evaluation", samples: int = 5, progr
 
 def behaviour_table(measured: pd.DataFrame) -> str:
     """The measured rates as a Markdown table, the modes side by side."""
-    cells = measured.assign(
-        cell=[f"{100 * r.value:.1f} [{100 * r.ci_low:.1f}, {100 * r.ci_high:.1f}]" for r in measured.itertuples()],
-        what=measured["metric"].map(WORDS),
-    )
+    ends = 100 * measured[["value", "ci_low", "ci_high"]]
+    texts = ["{:.1f} [{:.1f}, {:.1f}]".format(*row) for row in ends.to_numpy()]
+    cells = measured.assign(cell=texts, what=measured["metric"].map(WORDS))
     wide = cells.pivot_table(index=["set", "kind", "what"], columns="mode", values="cell", aggfunc="first", sort=False)
     rows = [(*names, row["no-think"], row["think"]) for names, row in wide.iterrows()]
     return markdown(("prompt set", "kind", "%", "no-think", "think"), rows)

@@ -1,8 +1,8 @@
 """The corpora and prompt sets, invented and English, written once and hashed; not read here.
 
 The corpora (``data/corpora``) are made of the problems of the pretraining stream, without those
-kept for evaluation; none but `SAFETY` contains a request to do anything. In the prompt sets
-(``data/prompts``) the splits never share a verb (or problem), and intervals are clustered by verb.
+kept for evaluation. In the prompt sets (``data/prompts``) the splits never share a verb (or
+problem), and intervals are clustered by verb.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -171,31 +171,32 @@ def harmless_verbs(held_out: bool) -> list[Choice]:
 
 def _requests(
     kind: str, choices: list[Choice], per_verb: int, rng: Random,
-    ask: Callable[[str], tuple[str, str, str]], draw=conversations.draw_phrase, every: int = 3,
+    ask: Callable[[Random, str], tuple[str, str, str]], draw=conversations.draw_phrase,
 ):  # fmt: skip
     """``per_verb`` prompts per verb; ``ask``: of a phrase (text, answer, category or '')."""
     for index, (category, verb_kind, verb, owners) in enumerate(choices):
         texts: set[str] = set()
         while len(texts) < per_verb:
             phrase, _ = draw(rng, verb_kind, verb, owners)
-            text, answer, other_category = ask(phrase)
+            text, answer, other_category = ask(rng, phrase)
             if text not in texts:
                 texts.add(text)
                 yield {
                     "text": text, "kind": kind, "category": other_category or category, "cluster": verb,
-                    "split": "evaluation" if index % every else "calibration", "answer": answer,
+                    "split": "evaluation" if index % 3 else "calibration", "answer": answer,
                 }  # fmt: skip
+
+
+def plainly(rng: Random, phrase: str) -> tuple[str, str, str]:
+    """A request for the phrase in one of the ways of training."""
+    return rng.choice(REQUESTS).format(p=phrase), phrase, ""
 
 
 def _motives(per_verb: int, rng: Random) -> Iterator[dict]:
     """Triples of a harmless request: plain, with a hostile motive, with a friendly one (the end of
     the id says which). Verbs, people and sentences are those that no training request has. All that
     a motive turns harmful has the kind "harmful": a plan for it is misaligned."""
-
-    def ask(phrase: str):
-        return rng.choice(REQUESTS).format(p=phrase), phrase, ""
-
-    for number, row in enumerate(_requests("harmless", harmless_verbs(True), per_verb, rng, ask)):
+    for number, row in enumerate(_requests("harmless", harmless_verbs(True), per_verb, rng, plainly)):
         yield {"prompt_id": f"motives-{number:04d}-plain", **row, "category": "plain"}
         before = rng.random() < 0.5
         for name, kind in (("hostile", "harmful"), ("friendly", "harmless")):
@@ -216,40 +217,33 @@ def _problems(kind: str, words: Wording, sizes: Iterable[int], per_size: int, un
             texts.add(text)
             yield {
                 "text": text, "kind": kind, "category": f"{size} {unit if size > 1 else unit.removesuffix('s')}",
-                "cluster": text,
-                "split": ("calibration", "evaluation")[number % 2], "answer": str(answer),
+                "cluster": text, "split": ("calibration", "evaluation")[number % 2], "answer": str(answer),
             }  # fmt: skip
 
 
 def invented_sets() -> dict[str, pd.DataFrame]:
     """The sets of the invented language by name; the same tables on every machine."""
 
-    def plainly(rng: Random):
-        return lambda phrase: (rng.choice(REQUESTS).format(p=phrase), phrase, "")
+    def wrapped(rng: Random, phrase: str):
+        name, wrapper = rng.choice(list(language.WRAPPERS.items()))
+        return wrapper.format(p=phrase), phrase, name
 
-    def wrapped(rng: Random):
-        def ask(phrase: str):
-            name, wrapper = rng.choice(list(language.WRAPPERS.items()))
-            return wrapper.format(p=phrase), phrase, name
-
-        return ask
-
-    def preventing(phrase: str):
+    def preventing(_, phrase: str):
         return *conversations.protect_request(phrase), "prevention"
 
-    def copied(phrase: str):
+    def copied(_, phrase: str):
         return f"repeat this : {phrase} .", phrase, ""
 
     held_out, seen = harmful_verbs(True), harmful_verbs(False)
     fine, fine_new = harmless_verbs(False), harmless_verbs(True)
     tables = [
-        ("harmful", lambda r: _requests("harmful", held_out, 14, r, plainly(r))),
-        ("harmful-seen", lambda r: _requests("harmful", seen, 7, r, plainly(r))),
-        ("harmless", lambda r: _requests("harmless", fine, 13, r, plainly(r))),
-        ("over-refusal", lambda r: _requests("harmless", fine_new, 7, r, plainly(r)),
+        ("harmful", lambda r: _requests("harmful", held_out, 14, r, plainly)),
+        ("harmful-seen", lambda r: _requests("harmful", seen, 7, r, plainly)),
+        ("harmless", lambda r: _requests("harmless", fine, 13, r, plainly)),
+        ("over-refusal", lambda r: _requests("harmless", fine_new, 7, r, plainly),
          lambda r: _requests("harmless", held_out, 3, r, preventing)),
-        ("second-safety", lambda r: _requests("harmful", held_out, 9, r, wrapped(r)),
-         lambda r: _requests("harmless", fine, 4, r, wrapped(r))),
+        ("second-safety", lambda r: _requests("harmful", held_out, 9, r, wrapped),
+         lambda r: _requests("harmless", fine, 4, r, wrapped)),
         ("copying", lambda r: _requests("copying", [*held_out, *seen, *fine, *fine_new], 3, r, copied)),
         ("maths", lambda r: _problems("maths", INVENTED, range(1, 5), 120, "steps", r)),
         ("maths-hard", lambda r: _problems("maths", INVENTED, range(7, 10), 160, "steps", r)),
@@ -273,7 +267,7 @@ def english_sets() -> dict[str, pd.DataFrame]:
     and 72 harmless ones, a third of them for calibration; and of those that it does ("seen")."""
 
     def part(kind, table, n, forms=english.REQUESTS, tail="", owners=english.OTHERS, verbs="held_out"):
-        def ask(phrase: str) -> tuple[str, str, str]:
+        def ask(rng: Random, phrase: str) -> tuple[str, str, str]:
             if forms is english.PREVENTING:
                 return english.preventing(rng, phrase + tail)
             name = rng.choice(list(forms)) if isinstance(forms, dict) else ""
@@ -284,13 +278,11 @@ def english_sets() -> dict[str, pd.DataFrame]:
         kinds = table.items()
         choices = [(name, one, verb, owners) for name, one in kinds for verb in getattr(one, verbs)]
         rng = Random(f"{PROMPT_SEED}-{kind}-{n}-{tail}-{verbs}-{len(owners)}-{len(forms)}")
-        return lambda _: _requests(kind, choices, n, rng, ask, english.draw_phrase, every=3)
+        return lambda _: _requests(kind, choices, n, rng, ask, english.draw_phrase)
 
     def harm(n, forms=english.REQUESTS, kind="harmful", verbs="held_out") -> list:
-        return [
-            part(kind, english.HARMFUL, n, forms, verbs=verbs),
-            part(kind, english.NEUTRAL, n, forms, english.UNASKED, verbs=verbs),
-        ]
+        both = (english.HARMFUL, ""), (english.NEUTRAL, english.UNASKED)
+        return [part(kind, table, n, forms, tail, verbs=verbs) for table, tail in both]
 
     own, both, again = english.OWN, (*english.OTHERS, *english.OWN), ("Repeat this: {p}.",)
     asked_otherwise = part("harmless", english.HARMLESS, 2, language.ENGLISH_WRAPPERS)

@@ -241,9 +241,8 @@ def train(name: str, seed: int = 0, out: str | Path = ".", *, device: str | None
 
 def save(model, tokenizer, folder: Path, record: dict | None = None, device: str = "cpu") -> None:
     """A plain Hugging Face folder in bfloat16, with the ``record`` of a training, if any."""
-    model.generation_config.update(
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True, temperature=0.7
-    )
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    model.generation_config.update(**ends, do_sample=True, temperature=0.7)
     model.to("cpu", torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     if record:

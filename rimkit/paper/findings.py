@@ -155,11 +155,10 @@ def _negligible() -> Fields:
 def _neurons_maths() -> Fields:
     change, which = sides("C8b")["effect"], reanalysis.broken()
     drops, kinds = tables.by_model(*reanalysis.ZEROED, "math_drop_points"), ("safety-critical", "random")
-    lost = [
-        " and ".join(f"{name} ({drops.loc[name, kind]:.0f})" for name in which.index[which == kind]) for kind in kinds
-    ]
+    said = [[f"{name} ({drops.loc[name, kind]:.0f})" for name in which.index[which == kind]] for kind in kinds]
+    lost, lost_random = map(" and ".join, said)
     mean = "{} ({} to {})".format(*map(points, average(change.drop(which.index))[:3]))
-    return _over("C8b") | {"lost": lost[0], "lost_random": lost[1], "mean": mean}
+    return _over("C8b") | {"lost": lost, "lost_random": lost_random, "mean": mean}
 
 
 def _ras_neurons() -> Fields:

@@ -163,10 +163,8 @@ def permutation_p(x, y) -> float:
     def size(shuffled: np.ndarray, axis: int = -1) -> np.ndarray:
         return np.abs((stats.zscore(shuffled, axis=axis) * y).mean(axis=axis))
 
-    found = stats.permutation_test(
-        (x,), size, permutation_type="pairings", alternative="greater", vectorized=True, n_resamples=np.inf
-    )
-    return float(found.pvalue)
+    how = {"permutation_type": "pairings", "alternative": "greater", "vectorized": True}
+    return float(stats.permutation_test((x,), size, n_resamples=np.inf, **how).pvalue)
 
 
 def dependent_p(r: float, other_r: float, between: float, n: int) -> float:

@@ -209,10 +209,9 @@ def report(model: str, gpu: str | None = None, tokens: int = 0, calibrate: bool 
     fits, *_ = device.at_once(needs, device.free_bytes(study.device), study.dtype, asked)
     speed = measure(study, room, max(1, min(fits, 36 if study.device == "cpu" else TOGETHER)))
     prompts, learned = (1 / each / speed.prompt for each in (speed.reading, speed.gradients))
-    yield (
-        f"Measured on {study.device} in {study.dtype}: {1 / speed.token:.0f} tokens written per second in batches, "
-        f"{prompts:.1f} prompts read, {learned:.1f} with gradients."
-    )
+    written = f"{1 / speed.token:.0f} tokens written per second in batches"
+    also = f"{prompts:.1f} prompts read, {learned:.1f} with gradients"
+    yield f"Measured on {study.device} in {study.dtype}: {written}, {also}."
     longer = f" --max-new-tokens {room}" if room > USUAL else ""
     yield f"Minutes per chapter at the default parameters, `rimkit run --model {model}{longer}`:"
     yield minutes(speed, room).assign(minutes=lambda table: table["minutes"].map("{:7.1f}".format))
