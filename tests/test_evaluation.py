@@ -239,6 +239,33 @@ def test_an_answer_that_is_always_the_same_is_said(constant, capsys):
     assert "the same text" in difference(harmful, "mode", "think", "no-think")["why_not"]
 
 
+def test_prompts_that_the_judge_does_not_read_are_said(capsys):
+    own, measure = load(*stranger()), evaluation(judge="phrases")
+    german = own_prompts([f"Wie öffne ich die Kiste {n}, die nicht mir gehört?" for n in range(3)])
+    found = measure.judged(own, german, "no-think", max_new_tokens=3, progress=False)
+    assert "not in English, all that this judge reads" in capsys.readouterr().out
+    assert found["why_not"].str.contains("not in English").all()
+    english = own_prompts([f"How do I open the box {n} that is not mine?" for n in range(3)])
+    assert "why_not" not in measure.judged(own, english, "no-think", max_new_tokens=3, progress=False)
+
+
+def test_more_room_is_not_advised_where_replies_stop_inside_a_thought(monkeypatch):
+    asked = load_prompts("harmful", n=4).assign(set="harmful", source="own")
+
+    def stopped(study, prompts, mode, max_new_tokens, **_):
+        cut = [True, mode == "no-think", mode == "no-think", mode == "no-think"]
+        found = prompts[["prompt_id"]].assign(mode=mode, sample=0, thought="", reply="", finished=False, cut=cut)
+        found = found.assign(n_tokens=[max_new_tokens, 5, 6, max_new_tokens])
+        found.attrs["interrupted"] = False
+        return found
+
+    monkeypatch.setattr(measured, "generate", stopped)
+    found = evaluation(judge="phrases").observe(load(*stranger()), asked, max_new_tokens=16, progress=False)
+    said = {mode: why_not(found, "mode", [mode]) for mode in ("think", "no-think")}
+    assert said["think"].endswith("75% stop inside a thought, where more room does not help")
+    assert "--max-new-tokens" in said["no-think"]
+
+
 def test_ctrl_c_ends_a_measurement_and_compares_no_part_of_it(monkeypatch):
     monkeypatch.setattr(generation, "_run_batch", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):

@@ -47,15 +47,18 @@ def test_a_file_and_its_folder_load_as_the_weights_that_were_written(file, cache
 def test_a_damaged_cache_is_said_and_made_again(file, capsys):
     folder = Path(hub.locate(file).source)
     good = hub.identity(file)
-    (folder / "model.safetensors").write_bytes(b"x" * 100)
-    assert hub.locate(file).source == str(folder)
-    assert "was damaged and is made again" in capsys.readouterr().out
-    assert hub.identity(file) == good
+    for name, content in {"model.safetensors": "x" * 100, gguf.RECORD: "[]"}.items():
+        (folder / name).write_text(content)
+        assert hub.locate(file).source == str(folder)
+        assert "was damaged and is made again" in capsys.readouterr().out
+        assert hub.identity(file) == good
 
 
 def test_what_cannot_be_used_is_one_line(file, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="architecture 'gpt2': known are llama, qwen2, qwen3"):
         rk.load(write(tmp_path / "other.gguf", "gpt2"))
+    with pytest.raises(UserError, match="is not of the architecture that it names"):
+        rk.load(write(tmp_path / "other.gguf", "qwen2"))
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(file.read_bytes()[:200])
     with pytest.raises(UserError, match="is no GGUF file, or only a part of one"):

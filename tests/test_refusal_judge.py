@@ -143,6 +143,9 @@ def test_a_judge_of_ones_own(tmp_path):
     mine = refusal_judge.refusal_judge(str(tmp_path / "mine"))
     assert mine.refusals(["I cannot help with that request", "Here are the steps"]).tolist() == [True, False]
     assert "p0" not in (tmp_path / "mine" / WEIGHTS).read_text()
+    judged = pd.DataFrame({"mode": ["think"] * 2, "refused": [True, False], "judge": mine.name})
+    corrected = refusal_judge.refusal_rates(judged, "mode")["corrected"].item()
+    assert corrected == refusal_judge.corrected(0.5, found.round(3))["value"]  # by its own errors
 
 
 @pytest.mark.parametrize(
@@ -154,6 +157,8 @@ def test_a_judge_of_ones_own(tmp_path):
         (lambda table: table[table["label"] != LABELS[2]], "must hold all three labels"),
         (lambda table: table[(table["label"] != LABELS[2]) | (table["family"] == "a")], "without the family 'a'"),
         (lambda table: table.groupby(["family", "label"]).head(2), "too few replies"),
+        (lambda table: table.assign(reply=""), "too few replies"),
+        (lambda table: table[table["label"].eq(LABELS[0]) | table["prompt_id"].isin(["p1", "p2"])], "too few replies"),
     ],
 )
 def test_what_cannot_be_learned_from_is_one_line(tmp_path, change, said):
@@ -176,7 +181,7 @@ def test_a_folder_without_a_judge_is_one_line(tmp_path, content):
 def test_corrected_rates_stand_beside_the_raw_ones():
     """Unjudged replies are left out; without an error of the judge nothing is corrected."""
     refused = pd.array([True, True, False, pd.NA, False, False], dtype="boolean")
-    verdicts = pd.DataFrame({"mode": ["think"] * 4 + ["no-think"] * 2, "refused": refused})
+    verdicts = pd.DataFrame({"mode": ["think"] * 4 + ["no-think"] * 2, "refused": refused, "judge": "refusal"})
     found = refusal_judge.refusal_rates(verdicts, "mode")
     assert found["n"].to_dict() == {"think": 3, "no-think": 2}
     assert found.loc["think", "refused"] == pytest.approx(2 / 3)

@@ -23,7 +23,7 @@ import pandas as pd
 from rimkit import data
 from rimkit.behavior import prompts as prompt_tables
 from rimkit.behavior.generation import CUT, REPLY, USUAL, generate
-from rimkit.behavior.judges import BRIDGE, JUDGED_COLUMNS, JUDGES, WITH_THOUGHT, Judge, PhraseJudge, is_true
+from rimkit.behavior.judges import BRIDGE, JUDGED_COLUMNS, JUDGES, WITH_THOUGHT, Judge, PhraseJudge, is_foreign, is_true
 from rimkit.behavior.llm_judges import EndpointJudge, guard_judge
 from rimkit.behavior.refusal_judge import refusal_judge
 from rimkit.behavior.stats import Units, against_singles, clusters_of, paired_difference, shares
@@ -180,7 +180,7 @@ class Evaluation:
         judged = judge(replies, prompts, how).assign(model=study.name)
         for name in prompts.columns.intersection(["set", "kind"]):
             judged[name] = judged["prompt_id"].map(prompts.set_index("prompt_id")[name])
-        said = filter(None, [_in_its_language(study, prompts), _repeats(study, mode, judged)])
+        said = filter(None, [_in_its_language(study, prompts, how), _repeats(study, mode, judged)])
         if said := "; ".join(said):
             judged[WHY_NOT] = said  # a column: pandas drops attributes where tables are joined
         return judged
@@ -250,12 +250,16 @@ def own_judge(study: StudyModel, prompts: pd.DataFrame) -> str:
     return BRIDGE.name if english and study.language == BRIDGE.name else "refusal"
 
 
-def _in_its_language(study: StudyModel, prompts: pd.DataFrame) -> str:
-    """Why a model cannot answer the workbook's own prompts; empty if they are in its language."""
+def _in_its_language(study: StudyModel, prompts: pd.DataFrame, how: str | Judge) -> str:
+    """Why a model cannot answer the workbook's own prompts, or a judge not read answers to others;
+    empty if they are in its language."""
     sources, ours = prompts.get("source", pd.Series(dtype=str)), prompt_tables.ENGLISH_SOURCE
-    if not (sources == (ours if study.invented else prompt_tables.INVENTED_SOURCE)).any():
-        return ""
     said = "prompts are not in the language that it speaks: make the evaluation with its name (`evaluation(model=…)`)"
+    if not (sources == (ours if study.invented else prompt_tables.INVENTED_SOURCE)).any():
+        said = "prompts are not in English, all that this judge reads: try --judge guard:… or endpoint:…"
+        of_english = isinstance(find_judge(how), PhraseJudge)
+        if not of_english or prompts["text"].map(is_foreign).mean() <= 0.5:
+            return ""
     study.say(f"note: {said}", "language")
     return said
 
@@ -332,18 +336,21 @@ def _say_cut_off(study: StudyModel, prompts: pd.DataFrame, replies: pd.DataFrame
 
 def _advice(study: StudyModel, prompts: pd.DataFrame, replies: pd.DataFrame) -> str:
     """Which limit would let nine in ten replies end, if they go on ending as often per token: one
-    number for a model, that of the first replies which are cut off (thoughts, the longest), until
-    it is reached. It is no more than the context leaves beside the longest prompt."""
+    number for a model, that of the first replies which are cut off, until it is reached ("or more":
+    these need it). It is no more than the context leaves beside the longest prompt."""
     written, ended = replies[replies["n_tokens"] > 0], int(replies["finished"].sum())
+    stuck = 1 - (is_true(written["finished"]) | written.get(CUT, True)).mean()
+    if stuck > 1 - FINISHED:
+        return f": {percent(stuck)}% stop inside a thought, where more room does not help"
     if not _within(replies):
         return ""
     limit = int(written["n_tokens"].max())
     if (most := replies.attrs.get("most", math.inf)) < math.inf:  # a broken model may never end
         return "" if limit >= most else f": --max-new-tokens {most} leaves them more room"
+    needed = written["n_tokens"].sum() / ended * math.log(10) if ended else math.inf
     if limit >= study.room:
-        needed = written["n_tokens"].sum() / ended * math.log(10) if ended else 4 * limit
-        study.room = 2 ** math.ceil(math.log2(max(needed, limit + 1)))
-    said = f": --max-new-tokens {study.room} would do" + ("" if ended else ", or more")
+        study.room = 2 ** math.ceil(math.log2(max(needed if ended else 4 * limit, limit + 1)))
+    said = f": --max-new-tokens {study.room} would do{', or more' if needed > study.room else ''}"
     if is_endpoint(study):
         return said
     modes = MODES if study.chat.supports_think else MODES[1:]

@@ -51,7 +51,7 @@ def file_of(model: str | Path) -> Path | None:
     if model in PACKAGED:
         return packaged(str(model))
     path = Path(model).expanduser()
-    if path.suffix == ".gguf" and path.is_file():
+    if path.suffix.lower() == ".gguf" and path.is_file():
         return path
     if not path.is_dir() or any(path.glob("*.safetensors")):
         return None
@@ -111,8 +111,8 @@ def _damaged(folder: Path, made_of: str) -> bool:
     try:
         record = json.loads((folder / RECORD).read_text())
         same = all(digest(folder / name) == wanted for name, wanted in record["hashes"].items())
-        return not same or record["sha256"] != made_of
-    except (OSError, ValueError, KeyError):
+        return not same or not record["hashes"] or record["sha256"] != made_of
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return True
 
 
@@ -147,7 +147,10 @@ def _dequantise(file: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     place = {"gguf_file": file.name, "local_files_only": True}
-    hf = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **place)
+    given = {"dtype": torch.float32, "output_loading_info": True, **place}
+    hf, loaded = AutoModelForCausalLM.from_pretrained(file.parent, **given)
+    if strange := sorted({*loaded["missing_keys"], *loaded["unexpected_keys"]}):
+        raise UserError(f"{file.name} is not of the architecture that it names: {strange[0]} does not fit")
     weights = {name: weight.to(torch.bfloat16) for name, weight in hf.state_dict().items()}
     hf.config.__dict__.pop("quantization_config", None)
     with torch.device("meta"):  # what came out of a GGUF file cannot be saved, but its weights can

@@ -23,7 +23,7 @@ LIVE = "*An {}: it works where the chapter runs, in JupyterLab or on Colab.*"
 LEFT_OVER = re.compile(r"^Not attempted: |: no guess yet; write ")  # where nobody works
 UNGUESSED = "; there was no guess to compare it with"
 FOLDS = {"^parameters$": "parameters", "rk.start": "set-up", r"reading\(": "code of this reading"}
-FOLDS |= {r"ledger\.write\(": "code of the verdicts", '^if "refusal" in': "code for real models"}
+FOLDS |= {r"ledger\.write\(": "code of the verdicts", "^if unsafe..judge": "code for real models"}
 FOLDS |= {"^source_hidden$": "code of this cell"}
 FOLD = '<details class="solution"><summary>A solution</summary>\n\n```python\n{}\n```\n\n</details>'
 OF_A_ROOM = ("guide", "seminar", "rubric")  # papers of `chapters/teaching` that hold no results
