@@ -140,6 +140,9 @@ def test_the_environment_is_written_nowhere():
 REGULAR_EXPRESSION = re.compile(
     r"\bre\.|^\s*(import|from) re\b|str\.(extract|match|findall)|regex=True|str\.contains\(r", re.M
 )
+SURGERY = re.compile(  # of the text of a table's column: a cell takes whole values, or a column that is there
+    r"\.str(\[|\.(r?split|replace|removesuffix|removeprefix|r?partition|contains|[lr]?strip|endswith|fullmatch|slice))"
+)
 
 
 def faults(cell) -> list[str]:
@@ -148,6 +151,7 @@ def faults(cell) -> list[str]:
     found = [f"{len(lines)} lines"] if len(lines) > 15 else []
     found += [f"{len(line)} columns" for line in lines if len(line) > 100]
     found += ["a regular expression"] if REGULAR_EXPRESSION.search(cell.source) else []
+    found += ["a column's text taken apart"] if SURGERY.search(cell.source) else []
     for node in ast.walk(ast.parse(cell.source.replace("%", "#"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "rimkit":
             found.append(f"from {node.module} import")
