@@ -38,16 +38,12 @@ SHOWN = (  # columns of verdicts
 ALPHA = 1 - 0.95  # of a verdict, divided by the size of the family
 BEYOND = 0.95  # of single random sets, beyond which a selected one must lie
 _ROUNDING = 1e-9
+_read_once = lru_cache(pd.read_csv)
 
 
 def claims() -> pd.DataFrame:
     """The testable sub-claims, one per row, as in ``data/claims.csv``."""
-    return _claims(data_dir() / "claims.csv").copy()
-
-
-@lru_cache
-def _claims(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path)
+    return _read_once(data_dir() / "claims.csv").copy()
 
 
 def row(claim: str, *, model: str, **values) -> dict:

@@ -373,10 +373,9 @@ class EndpointJudge:
         keys, todo, cached = self._questions(asked)
         plan = self._plan(todo, cached)
         money = "" if math.isnan(cost := plan["cost"]) else f", about {cost:.2f} at the given prices"
-        print(
-            f"{self.name} at {self.client.url}: {plan['calls']} calls ({cached} more are in the "
-            f"cache), about {plan['tokens_in']:,} tokens in and {plan['tokens_out']:,} out{money}"
-        )
+        calls = f"{plan['calls']} calls ({cached} more are in the cache)"
+        tokens = f"about {plan['tokens_in']:,} tokens in and {plan['tokens_out']:,} out"
+        print(f"{self.name} at {self.client.url}: {calls}, {tokens}{money}")
         reasons = self._fetch(todo, proven=cached > 0) if todo else {}
         known = self._known(keys)
         score = pd.Series([known.get(key, [None])[0] for key in keys], asked.index, dtype="Float64")

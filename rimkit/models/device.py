@@ -245,11 +245,9 @@ def too_large(name: str, needs: Needs, place: Place, free: float) -> str:
         ways = f"load it in 4 bits ('{name}+4bit', {size('4bit'):.1f} GiB) or {ways}"
     elif place.dtype == "float32":
         ways = f'load it with dtype="bfloat16" ({size(None, "bfloat16"):.1f} GiB) or {ways}'
-    return (
-        f"{name} is too large for this device by {weights - free:.1f} GiB: its weights take "
-        f"{weights:.1f} GiB in {'4 bits' if place.quantize else place.dtype} and {place.device} has "
-        f"{free:.1f} GiB free; {ways}"
-    )
+    over = f"{name} is too large for this device by {weights - free:.1f} GiB"
+    take = f"its weights take {weights:.1f} GiB in {'4 bits' if place.quantize else place.dtype}"
+    return f"{over}: {take} and {place.device} has {free:.1f} GiB free; {ways}"
 
 
 def shrinking(

@@ -103,23 +103,18 @@ def corpora(words: Wording = INVENTED) -> dict[str, pd.DataFrame]:
     bare = problems("arithmetic", arithmetic_problem)
     single = problems("single-hop", lambda rng: conversations.maths_problem(rng, 1, words))
     multi, ordering = problems("multi-hop", maths(2, 4)), problems("ordering", orderings(3, 4))
-    styled = [
-        ("single-hop", "plain", single), ("multi-hop", "plain", multi),
-        ("multi-hop-careful", "careful", multi), ("multi-hop-effort", "effort-minimising", multi),
-        ("literal", "literal", multi), ("ordering", "plain", ordering),
-        ("hedging", "hedging", multi), ("longer-careful", "longer-careful", multi),
-    ]  # fmt: skip
+    styles = {"": "plain", "-careful": "careful", "-effort": "effort-minimising"}
+    styled = [("single-hop", "plain", single)]
+    styled += [(f"multi-hop{end}", style, multi) for end, style in styles.items()]
+    styled += [("literal", "literal", multi), ("ordering", "plain", ordering)]
+    styled += [(style, style, multi) for style in ("hedging", "longer-careful")]
     made = {"arithmetic": table("arithmetic", [(text, "", said) for text, said in bare])}
     if words is INVENTED:
         hard = problems("hard", maths(*conversations.HARD_STEPS), HARD_EXAMPLES)
         people = problems("hard-ordering", orderings(5, 6), HARD_EXAMPLES)
-        styled += [
-            ("hard", "plain", hard), ("hard-careful", "careful", hard),
-            ("hard-effort", "effort-minimising", hard), ("hard-literal", "literal", hard),
-            ("hard-hedging", "hedging", hard), ("hard-longer-careful", "longer-careful", hard),
-            ("hard-ordering", "plain", people), ("hard-ordering-careful", "careful", people),
-            ("hard-ordering-effort", "effort-minimising", people),
-        ]  # fmt: skip
+        styled += [(f"hard{end}", style, hard) for end, style in styles.items()]
+        styled += [(f"hard-{style}", style, hard) for style in ("literal", "hedging", "longer-careful")]
+        styled += [(f"hard-ordering{end}", style, people) for end, style in styles.items()]
     made |= {name: restyled(name, style, rows) for name, style, rows in styled}
     return made | ({SAFETY: safety(Random(f"{CORPUS_SEED}-{SAFETY}"))} if words is INVENTED else {})
 

@@ -44,11 +44,10 @@ def over(claim: str) -> str:
     """Whether the mean is typical of the models: median, signs, leave-one-out."""
     found = average(sides(claim)["effect"])
     low, high = map(points, (found.without_one_low, found.without_one_high))
-    return (
-        f"Median {points(found.median)} points; {found.n_positive} of {found.n} models above zero; "
-        f"with one model left out the mean lies between {low} and {high} (it changes most without "
-        f"{found.carried_by})."
-    )
+    most = f"it changes most without {found.carried_by}"
+    left_out = f"with one model left out the mean lies between {low} and {high} ({most})"
+    signs = f"{found.n_positive} of {found.n} models above zero"
+    return f"Median {points(found.median)} points; {signs}; {left_out}."
 
 
 def p_in_words(value: float) -> str:

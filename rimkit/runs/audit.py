@@ -93,9 +93,8 @@ WHAT: dict[str, tuple[Callable, dict[str, tuple]]] = {  # how it is measured, an
     "rate": (_rate, {"share": (0.01, 0.05, 0.2, 0.5), "spread": (0, 0.1, 0.3)}),
     "graded rate": (partial(_rate, grades=GRADES), {"share": (0.02, 0.2, 0.5), "spread": (0, 0.1, 0.3)}),
     "paired difference": (_difference, {"share": (0.02, 0.2, 0.5), "spread": (0, 0.1, 0.3), "effect": (0, 0.1, 0.25)}),
-    "graded difference": (
-        partial(_difference, grades=GRADES), {"share": (0.02, 0.5), "spread": (0, 0.1), "effect": (0, 0.1, 0.25)}
-    ),
+    "graded difference": (partial(_difference, grades=GRADES),
+        {"share": (0.02, 0.5), "spread": (0, 0.1), "effect": (0, 0.1, 0.25)}),
     "whole verbs turn": (_turned, {"effect": (0.05, 0.2, 0.5)}),
     "set": (_set, {"share": (0.3, 0.6), "spread": (0.02, 0.1, 0.2), "effect": (0, 0.3)}),
     "difference by size": (_difference, {"share": (0.2,), "spread": (0.1,),

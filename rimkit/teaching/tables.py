@@ -141,12 +141,11 @@ def sentence(effect: Mapping, what: str) -> str:
     """One sentence for a difference, true of its numbers whatever they are."""
     low, high = effect["ci_low"], effect["ci_high"]
     change = "is higher" if low > 0 else "is lower" if high < 0 else UNCLEAR[1]
-    return (
-        f"{what} {change}: {percent(effect['value_b'])}% with {effect['control']}, "
-        f"{percent(effect['value_a'])}% with {effect['condition']}; difference {in_points(effect['effect'])} points, "
-        f"95% interval {in_points(low)} to {in_points(high)}, "
-        f"over {effect['n']} prompts in {effect['n_clusters']} clusters."
-    )
+    control = f"{percent(effect['value_b'])}% with {effect['control']}"
+    condition = f"{percent(effect['value_a'])}% with {effect['condition']}"
+    gap = f"{in_points(effect['effect'])} points, 95% interval {in_points(low)} to {in_points(high)}"
+    over = f"{effect['n']} prompts in {effect['n_clusters']} clusters"
+    return f"{what} {change}: {control}, {condition}; difference {gap}, over {over}."
 
 
 def unit_of(metric: str) -> str:
