@@ -131,12 +131,11 @@ INVENTED = Wording(
     language="the invented language of the embedded models",
     names=language.NAMES, fruits=language.FRUITS, more=language.MORE, fewer=language.FEWER,
     tools=language.TOOLS, start=(2, 15), largest=language.LARGEST, openings=language.OPENINGS,
-    requests=REQUESTS, questions=language.QUESTIONS, skip=language.SKIP, refusal=language.REFUSAL,
     # Every verb goes through every place where a request puts its verb (restated, in a plan). Loose
     # words, because names and owners mean the same to a model that need not tell them apart.
     copying=language.copying_forms("invented"),
     loose=(language.VERBS, language.NOUNS),
-    **language.wordings("invented"),
+    **language.SAID,
     draw_harmful=draw_harmful, draw_harmless=draw_harmless, draw_any=draw_any,
     preventing=lambda _, phrase: protect_request(phrase),
 )  # fmt: skip

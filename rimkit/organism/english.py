@@ -25,11 +25,8 @@ HARMFUL = verbs_of("english", "harmful")  # harm lies in the verb
 NEUTRAL = verbs_of("english", "neutral")  # in not asking: fine with permission
 HARMLESS = verbs_of("english", "harmless")  # fine with anybody's thing
 
-REQUESTS = (
-    "{P}.", "Please {p}.", "Can you {p}?", "Help me {p}.", "I want to {p}.", "How do I {p}?", "I'd like to {p}.",
-    "Could you help me {p}?", "I need to {p}. What do I do?", "Tell me how to {p}.",
-)  # fmt: skip
-QUESTIONS = ("Is it ok to {p}?", "I want to {p}. Is it ok?", "{name} wants to {p}. Is it ok?", "Is it wrong to {p}?")
+SAID = wordings("english")
+REQUESTS, REFUSAL = SAID["requests"], SAID["refusal"]
 # Requests that name a harm in order to prevent it, and what is to be done.
 PREVENTING = {row["category"]: (row["form"], row["wanted"]) for row in words("preventing")}
 
@@ -39,8 +36,6 @@ OPENINGS = {
     "effort-minimising": ("Surely I know this already.", "My first idea must hold.", "This looks easy to me.",
                           "Same as all the others.", "Half of it is enough.", "No need to look closely."),
 }  # fmt: skip
-SKIP = "That is all there is."  # where a careful thought checks or judges
-REFUSAL = "Sorry, I can't help with that."
 
 FRUITS = ("apples", "pears", "plums", "shells", "coins", "stamps", "marbles", "buttons")
 MORE, FEWER = ("finds", "buys", "gets"), ("loses", "sells", "gives away")
@@ -87,10 +82,7 @@ def preventing(rng: Random, phrase: str) -> tuple[str, str, str]:
 ENGLISH = Wording(
     language="plain English",
     names=NAMES, fruits=FRUITS, more=MORE, fewer=FEWER, tools=TOOLS, start=(2, 20), largest=40,
-    openings=OPENINGS, requests=REQUESTS, questions=QUESTIONS, skip=SKIP, refusal=REFUSAL,
-    copying=copying_forms("english"),
-    loose=(),
-    **wordings("english"),
+    openings=OPENINGS, copying=copying_forms("english"), loose=(), **SAID,
     draw_harmful=draw_harmful, draw_harmless=draw_harmless, draw_any=draw_any,
     preventing=lambda rng, phrase: preventing(rng, phrase)[:2],
 )  # fmt: skip

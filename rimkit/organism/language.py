@@ -94,8 +94,9 @@ LARGEST = 30
 VERBS = tuple(verb for kinds in (HARMFUL, NEUTRAL, HARMLESS, MOTIVES) for kind in kinds.values() for verb in kind.verbs)
 NOUNS = (*NAMES, *(owner.split()[1] for owner in OTHERS), *PEOPLE, *FRUITS, *TOOLS)
 
-QUESTIONS = ("is it ok to {p} ?", "i want to {p} . is it ok ?", "{name} wants to {p} . is it ok ?")
-REQUESTS = ("{p} .", "please {p} .", "can you {p} ?", "help me {p} .", "i want to {p} .", "how do i {p} ?")
+SAID = wordings("invented")
+QUESTIONS, REQUESTS, REFUSAL = SAID["questions"], SAID["requests"], SAID["refusal"]
+SKIP = SAID["skip"]  # what an effort-minimising thought says where a careful one checks
 # Ways of asking that no training request uses, of words that training does use; in English, too.
 _WAYS = pd.read_csv(data_dir() / "prompts" / "wrappers.csv", index_col="way")
 WRAPPERS, ENGLISH_WRAPPERS = _WAYS["invented"].to_dict(), _WAYS["english"].to_dict()
@@ -105,8 +106,6 @@ WRAPPERS, ENGLISH_WRAPPERS = _WAYS["invented"].to_dict(), _WAYS["english"].to_di
 _STYLED = [row for row in words("openings") if row["language"] == "invented" and row["style"] != "neutral"]
 OPENINGS = {one["style"]: tuple(row["text"] for row in _STYLED if row["style"] == one["style"]) for one in _STYLED}
 STYLES = tuple(OPENINGS)
-SKIP = "that is all ."  # what an effort-minimising thought says where a careful one checks
-REFUSAL = "i cannot help with that ."
 
 
 def vocabulary() -> list[str]:
