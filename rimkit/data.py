@@ -256,8 +256,7 @@ def _csv(text: str) -> pd.DataFrame:
     import pandas as pd
 
     csv.field_size_limit(2**31 - 1)
-    first = text.partition("\n")[0]
-    comma = max(",;\t", key=first.count)  # of equals the first: a comma
+    comma = max(",;\t", key=text.partition("\n")[0].count)  # of equals the first: a comma
     lines = csv.reader(StringIO(text, newline=""), strict=True, delimiter=comma)
     header = next(lines, [])
     while header and not header[-1].strip():

@@ -70,8 +70,7 @@ def refusal_scores(study: StudyModel, items: Sequence[Encoded], read: Readout) -
 
     def run(ids, mask, spans):
         with torch.inference_mode():
-            states = forward_states(study, ids, mask)
-            return read(logits_at_the_end(study, at_last(states, spans)))
+            return read(logits_at_the_end(study, at_last(forward_states(study, ids, mask), spans)))
 
     return in_order(study, items, run).tolist()
 

@@ -210,8 +210,7 @@ def sign_flip_p(sums: np.ndarray) -> float:
         for one in moved:
             totals = np.concatenate([totals - one, totals + one])
         return float((abs(totals) >= reach).mean())
-    blocks = range(0, len(moved), BLOCK)
-    parts = {at: moved[at : at + BLOCK].astype(np.float32) for at in blocks}
+    parts = {at: moved[at : at + BLOCK].astype(np.float32) for at in range(0, len(moved), BLOCK)}
     totals = sum(_signs(at // BLOCK)[:, : len(part)] @ part for at, part in parts.items())
     return float((1 + (abs(totals) >= reach).sum()) / (1 + FLIPS))
 
