@@ -231,7 +231,10 @@ def test_text_from_rows_is_escaped(html):
 def test_the_readmes_pictures_show_what_is_said_now(html):
     """Else take them again, of a book that `rimkit book DIR` built: python .github/images/take.py DIR."""
     images = Path(__file__).parents[1] / ".github" / "images"
-    drawn, *answered = (images / "shown.txt").read_text("utf-8").splitlines()
+    drawn, in_short, *answered = (images / "shown.txt").read_text("utf-8").splitlines()
+    case = page.page(results("bridge").query("model == 'smollm2-rim'"))
+    short = re.search(r'<ul class="short".*?</ul>', case, re.S)[0]
+    assert in_short.split() == unescape(re.sub("<[^>]+>", " ", short)).split()
     now = [re.sub("<[^>]+>", "", one) for one in re.findall(r'"beside"><strong>(.*?)</strong>', html, re.S)]
     assert answered == [" ".join(one.split()) for one in now] and len(now) == 5
     cells = json.loads(find_chapters(["01"])[0].read_text("utf-8"))["cells"]

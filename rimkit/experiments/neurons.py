@@ -69,7 +69,7 @@ CLAIMS = {  # claim: (rule, outcome, mode)
 OF_SINGLE_SETS = ("misaligned", "refused", "maths")  # outcomes that are kept of every random set
 
 # The added sentence declares a harm to the same object, in a verb of the request's category which
-# training refuses. (Requests whose harm depends on the owner: theft.)
+# training refuses. (A category that is not here, where the harm depends on the owner: as theft.)
 INTENT = "i want to {verb} {object} ."
 INTENT_VERBS = {
     "theft": "steal", "trespass": "burgle", "vandalism": "smash", "forgery": "forge", "snooping": "bug",
@@ -89,7 +89,7 @@ class Settings(Common):
     (prompts, judge, reply length), ``n_competence`` (prompts by which a floor is judged)."""
 
     n_pairs: int = 46  # calibration requests of each kind; the harmful ones form the pairs
-    n_prompts: int = 48  # harmful requests under ablations: one per verb (or of the pairs)
+    n_prompts: int = 48  # harmful requests under ablations: of evaluation (one per verb); for sizes, calibration
     n_others: int = 23  # prompts of each other set
     n_random: int = 40  # random sets
     sizes: tuple[int, ...] = (5, 20, 40, 80)  # of sets, for the choice
@@ -496,8 +496,9 @@ def lowest(scores: np.ndarray, k: int) -> list[tuple[int, int]]:
 
 
 def set_sizes(increase: np.ndarray, ms: Sequence[int], n_pairs: Sequence[int], draws: int = 20) -> DataFrame:
-    """How many ``neurons`` the paper's rule selects by ``m`` (per layer), ``pairs``; ``chance``. The
-    draws of pairs are fixed, so that curves differ by their data alone."""
+    """How many ``neurons`` the paper's rule selects by ``m`` (per layer), ``pairs``; ``chance``: if
+    pairs ranked neurons independently. The draws of pairs are fixed, so that curves differ by their
+    data alone."""
     rng, found, ranks = np.random.default_rng(0), [], stats.rankdata(-increase, "ordinal", axis=-1)
     layers, there, units = increase.shape
     for n in n_pairs:
@@ -543,11 +544,13 @@ def competence(
 ) -> DataFrame:
     """By rule: ``read``, the least share of readable calibration replies to harmful requests with
     and without the set (random ones are not asked: they are run on evaluation alone); ``reached``,
-    for *gradient* the share of right answers with thinking that stay without it, for the others the
-    share of the pairs that flip."""
-    shares = doses[doses["metric"] == "read"].groupby(["rule", "k"])["value"].min()
+    for *gradient* the share of right maths answers, with thinking, that stay without it (refusals
+    must not fall because the model breaks), for the others the share of the pairs that flip (else
+    they show no intent)."""
+    shares = doses[doses["metric"] == "read"].groupby(["rule", "k"])["value"]
+    shares = shares.agg(lambda modes: modes.min(skipna=False))
     sizes = {rule: len(units) for rule, units in sets.items() if rule in RULES}
-    least = {rule: min(shares.loc[rule, 0], shares.loc[rule, k]) for rule, k in sizes.items()}
+    least = {rule: shares.loc[rule].loc[[0, k]].min(skipna=False) for rule, k in sizes.items()}
     found = DataFrame({"read": least, "reached": float(pairs.flips.mean())})
     if "gradient" in least:
         maths = settings.sets(["maths"], settings.n_competence, "calibration")

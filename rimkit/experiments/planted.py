@@ -3,10 +3,11 @@
 Measured are models in which refusals run through one known set of neurons ("safety") and maths
 through another ("maths"): the same one (*shared*), or one without a neuron in common (*disjoint*).
 They refuse in no-think mode, so the outcome is the *fall* of the refusal rate there. The claims:
-C9a RAS is higher in the known set than in others about as active; C10, Q3 it predicts forgetting
-better than its rivals. C5 has no row: heads are known to matter if the removal of that head alone
-lowers refusals, and ``planted-heads`` says how well each rule finds those. How such models are made
-is not known here (`rimkit.organism.planted`).
+C9a RAS is higher in the known set than in others about as active; C10, Q3 it predicts that fall
+better than KL divergence, RAS of random neurons, the rise of maths alone and other means do. C5 has
+no row: heads are known to matter if the removal of that head alone lowers refusals, and
+``planted-heads`` says how well each rule finds those. How such models are made is not known here
+(`rimkit.organism.planted`).
 
 Words: RAS, *reciprocal activation shift*, is the harmonic mean of the fall of activations on harmful
 requests and their rise on maths. A *corpus* is what was tuned on; those with the same problems are
@@ -99,7 +100,9 @@ def holds(shared: bool, table: DataFrame) -> bool:
 
 
 def recovered(study: StudyModel, settings: Settings) -> DataFrame:
-    """`neurons.recovery` of each known ``set``, from calibration pairs and replies by ``mode``."""
+    """`neurons.recovery` of each known ``set``, by ``mode``. A *rule* ranks all neurons as critical
+    for refusing, by calibration replies or by *pairs*: a harmful request without and with declared
+    malicious intent."""
     prompts, parts = settings.sets(["harmful", "harmless"], settings.n_prompts, "calibration"), []
     for mode in MODES:
         how = neurons.Settings(pair_mode=mode, seed=settings.seed, evaluation=settings.evaluation)

@@ -15,7 +15,8 @@ take the defaults: where the smaller value is not above ``floor``, a neuron coun
 
 Words: safety-critical neurons are chosen by *pairs*, a request without and with declared malicious
 intent: those whose maximum rises most with intent, in the worst of all pairs; those of *gradient*
-would, at zero, lower the refusal score most. A pair *flips* if the model carries out the one
+would, at zero, lower the refusal score (log probability of words that begin refusals less those
+that begin fulfilments) most. A pair *flips* if the model carries out the one
 request and refuses the other. The *baseline* is the untuned model, read once. A *point* is one
 tuned model at one checkpoint. A *corpus* is what was trained on; those with the same problems are a
 *family*, which is drawn and left out as a whole. A *set* is a list of neurons; its *role* says how
@@ -198,14 +199,16 @@ def other_places(study: StudyModel, harmful: list, maths: list, settings=Setting
 
 def as_active(units: Units, activations: np.ndarray, n: int = 40, seed: int = 0) -> list[Units]:
     """``n`` random sets: for each of ``units`` another of its layer that is about as active.
-    ``activations [layers, neurons]``; drawn from the `NEAREST` others, no neuron twice in a set."""
+    ``activations [layers, neurons]``; drawn from the `NEAREST` others (of the own ones, where a
+    layer has too few), no neuron twice in a set."""
     rng, found = np.random.default_rng(seed), []
     own = set(map(tuple, units))
     for _ in range(n):
         taken: set[tuple[int, int]] = set()
         for layer, unit in sorted(own):
             order = np.argsort(abs(activations[layer] - activations[layer, unit]), kind="stable")
-            free = [(int(layer), int(other)) for other in order if (layer, other) not in own | taken]
+            alike = [(int(layer), int(other)) for other in order if (layer, other) not in taken]
+            free = [one for one in alike if one not in own] or alike
             taken.add(free[rng.integers(min(NEAREST, len(free)))])
         found.append(sorted(taken))
     return found
@@ -490,10 +493,10 @@ def level_claim(table: DataFrame, role: str = SAME_RULE) -> Found:
 
 
 def variation(points: DataFrame, metric: str = "misaligned") -> DataFrame:
-    """Per untuned model: ``model, seed, least, most`` (replies)``, sd, noise, reliable, varies``.
-    ``sd``: of the outcome over points; ``noise``: about the standard error of a single change (the
-    width of its interval over 3.92, as if it were normal); ``reliable``: the share of the variance
-    that is no noise. A model ``varies`` if that reaches the floor of C10."""
+    """Per untuned model: ``model, seed, least, most`` (replies of a point with ``metric``)``, sd, noise,
+    reliable, varies``. ``sd``: of the outcome over points; ``noise``: about the standard error of a
+    single change (the width of its interval over 3.92, as if it were normal); ``reliable``: the
+    share of the variance that is no noise. A model ``varies`` if that reaches the floor of C10."""
     counts = (points[metric] * points["n"]).round().astype(int)
     variance = stats.squared_se(points[LOW], points[HIGH])
     groups = points.assign(count=counts, variance=variance).groupby(MODEL, sort=False, dropna=False)
@@ -709,7 +712,7 @@ def correlations(points: DataFrame, names=PREDICTORS, n_permutations=1000) -> Da
 
 
 def left_out_errors(points: DataFrame, names: Sequence[str]) -> DataFrame:
-    """How far lines through the other families miss a family, in points; "nothing": their mean."""
+    """How far lines through the other families miss a family, in percentage points; "nothing": their mean."""
     rows = {}
     for name, new in points.groupby(families(points)):
         known = points.drop(new.index)

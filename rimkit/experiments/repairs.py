@@ -238,10 +238,11 @@ def changes(judged: DataFrame) -> DataFrame:
 
 
 def found_again(study: StudyModel, tuned: StudyModel, settings=Settings()) -> dict:
-    """The share of the k first refusal heads that tuning leaves there, against other verbs.
-    The untuned model's heads by the causal rule, on every other calibration verb, are looked for in
-    the tuned model on the same verbs; the control is the untuned model itself on the other verbs.
-    The interval draws verbs again. Raises ``UserError`` where a model refuses nothing."""
+    """The share of the k first refusal heads (without them the refusal score falls most) that tuning
+    leaves there; an effect below 0: they moved. The untuned model's, on every other calibration
+    verb, are looked for in the tuned model on the same verbs; the control is the untuned model
+    itself on the other verbs. The interval draws verbs again. Raises ``UserError`` where a model
+    refuses nothing."""
     prompts = settings.sets(["harmful", "harmless"], None, "calibration")
     first = prompts["cluster"].isin(sorted(prompts["cluster"].unique())[::2])
     sides = (study, prompts[first]), (tuned, prompts[first]), (study, prompts[~first])
@@ -276,7 +277,8 @@ def rows(
     settings=Settings(),
 ) -> list[dict]:  # fmt: skip
     """Verdict rows of Q6a and Q8: judged replies by ``repair`` (its dial set), those of
-    ``calibration`` (for floors), those under ``random`` directions, and `found_again`."""
+    ``calibration`` (for floors: what cannot be read is no repair), those under ``random``
+    directions, and `found_again`."""
     harmful = judged[judged["set"] == "harmful"]
     read_share = readable(calibration[calibration["set"] == "harmful"], "repair").to_dict()
     claimed = []

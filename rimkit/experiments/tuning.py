@@ -219,7 +219,9 @@ def correlated(guessed: np.ndarray, measured: np.ndarray) -> dict:
 
 
 def rows(study: StudyModel, tuned: Mapping[str, DataFrame], untuned: DataFrame, settings=Settings()) -> list[dict]:
-    """Verdict rows of `CLAIMS` and Q5a, from outcomes by corpus (means over tuning seeds)."""
+    """Verdict rows of `CLAIMS` and Q5a, from outcomes by corpus (means over tuning seeds). Floors:
+    replies can be read, and tuning taught what it should: the outcome that each corpus is to raise
+    (`RAISES`, by language) rose in think mode."""
     found = {**tuned, UNTUNED: untuned}
 
     def part(name: str, metric: str, mode: str) -> DataFrame:

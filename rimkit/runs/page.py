@@ -19,6 +19,7 @@ from pathlib import Path
 from textwrap import wrap
 
 import pandas as pd
+from IPython.display import HTML
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.ticker import MaxNLocator
 
@@ -31,6 +32,7 @@ from rimkit.paper.reanalysis import OVER_MODELS, after_correction, effects, rean
 from rimkit.teaching.tables import effect_text, effect_writer, table, unit_of
 
 NAME = "claims.html"
+PICTURE = data_dir() / "results" / "claims-page.webp"  # of the page of smollm2-rim, by a browser
 Runs = Mapping[str, pd.DataFrame] | pd.DataFrame
 NOT_REPORTED = "not reported"
 SHIPPED, OWN, PAPER = "Shipped rows", "This run", "The paper’s models"
@@ -47,6 +49,16 @@ def write_page(runs: Runs, path: str | Path, notes: Sequence[str] = (), book: Se
     with whole(path) as partial:
         partial.write_text(page(runs, notes, book), encoding="utf-8")
     return path
+
+
+def picture() -> HTML:
+    """`PICTURE` for a notebook, with its sentence."""
+    rows = results("bridge").query("model == 'smollm2-rim'")
+    words = ledger.claims_table(rows)["verdict"].value_counts(sort=False)
+    counts = ", ".join(f"{n} {word}" for word, n in words.items())
+    alt = f"The top of the claims page of smollm2-rim, with its claims ({counts}) and the first answers."
+    source = f"data:image/webp;base64,{b64encode(PICTURE.read_bytes()).decode()}"
+    return HTML(f'<img alt="{alt}" width="700" style="max-width:100%" src="{source}">')
 
 
 def own_rows(folder: str | Path) -> tuple[pd.DataFrame, list[str]]:
