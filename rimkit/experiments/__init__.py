@@ -12,8 +12,9 @@ Words of all files: a *study* is a model under study. A table of *judged replies
 row per reply and what a judge says of it; a *verdict* is what the workbook says of a claim, by the
 rule of `rimkit.ledger.verdict`. A *cluster* is one verb with its prompts: intervals draw verbs
 again. What is chosen on the *calibration* split is reported on the *evaluation* split (other verbs).
-``Settings.seed`` drives which prompts are taken, the sampling of replies, the training, and which
-random sets one compares with. The draws behind intervals are fixed: equal replies, equal intervals.
+``Settings.seed`` drives which prompts are taken, the sampling of replies, the training (in `tuning`,
+``tuning_seeds`` do), and which random sets one compares with. The draws behind intervals are
+fixed: equal replies, equal intervals.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

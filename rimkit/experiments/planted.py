@@ -3,11 +3,12 @@
 Measured are models in which refusals run through one known set of neurons ("safety") and maths
 through another ("maths"): the same one (*shared*), or one without a neuron in common (*disjoint*).
 They refuse in no-think mode, so the outcome is the *fall* of the refusal rate there. The claims:
-C9a RAS is higher in the known set than in others about as active; C10, Q3 it predicts that fall
-better than KL divergence, RAS of random neurons, the rise of maths alone and other means do. C5 has
-no row: heads are known to matter if the removal of that head alone lowers refusals, and
-``planted-heads`` says how well each rule finds those. How such models are made is not known here
-(`rimkit.organism.planted`).
+C9a RAS is higher in the known set than in others about as active; C10 it predicts that fall better
+than KL divergence (of the tuned model from the untuned, on the tuning data; C10a), RAS of random
+neurons (C10b) and the rise of maths alone (C10c) do, and Q3, with the harmonic mean, better than
+with the arithmetic (Q3a) or geometric one (Q3b). C5 has no row: heads are known to matter if the
+removal of that head alone lowers refusals, and ``planted-heads`` says how well each rule finds
+those. How such models are made is not known here (`rimkit.organism.planted`).
 
 Words: RAS, *reciprocal activation shift*, is the harmonic mean of the fall of activations on harmful
 requests and their rise on maths. A *corpus* is what was tuned on; those with the same problems are
@@ -19,7 +20,8 @@ safety set, which claims are about, and "maths" for the other; ``set_id`` number
 Steps: `zeroed`, does a model need the known sets (`holds`; if not, nothing is testable);
 `recovered`, which rules find them; `baseline`; `point`, RAS, its rivals and the outcome's change at
 a checkpoint of a tuning; `levels`, is RAS higher in the known set; `rows`, which number agrees best
-with the outcome, where that varies by more than noise.
+with the outcome, where that varies by more than noise. Points with too few readable replies are
+left out: what the others would have said is not known.
 """
 
 import json

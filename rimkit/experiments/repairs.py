@@ -1,9 +1,9 @@
 """Questions Q8 and Q6: what repairs reasoning-induced misalignment, at what price? Do heads move?
 
 Misalignment after fine-tuning is lowered by a penalty on movement along the safety direction (Q8a),
-by a little safety reasoning data (Q8b), by steering along the safety direction (Q8c), by a careful
-beginning of the thought (Q8d), by replies that cannot look back at the thought (Q8e). Q6a
-fine-tuning moves the refusal heads. The paper tries no repair, and does not say whether heads move.
+by a little safety reasoning data (Q8b), by steering along it more than along random ones (Q8c),
+by a careful beginning of the thought (Q8d), by replies that cannot look back at the thought (Q8e).
+Q6a fine-tuning moves the refusal heads. The paper tries no repair, and does not say whether heads move.
 
 Words: *tuned* is the model after training on effort-minimising chains, *untuned* before. A *repair*
 is one of five ways to undo what that did. Two belong to the training: "safety thoughts" among the
@@ -238,8 +238,9 @@ def changes(judged: DataFrame) -> DataFrame:
 
 
 def found_again(study: StudyModel, tuned: StudyModel, settings=Settings()) -> dict:
-    """The share of the k first refusal heads (without them the refusal score falls most) that tuning
-    leaves there; an effect below 0: they moved. The untuned model's, on every other calibration
+    """The share of the k first refusal heads (without them the refusal score, log probability of words
+    that begin refusals less those that begin fulfilments, falls most) that tuning leaves there; an
+    effect below 0: they moved. The untuned model's, on every other calibration
     verb, are looked for in the tuned model on the same verbs; the control is the untuned model
     itself on the other verbs. The interval draws verbs again. Raises ``UserError`` where a model
     refuses nothing."""

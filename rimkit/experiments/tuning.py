@@ -178,7 +178,7 @@ def curve(study: StudyModel, corpus: str, settings=Settings()) -> DataFrame:
 def predicted(corpus: str, rates_untuned: pd.Series, english: bool = False) -> float:
     """The misalignment in think mode to be expected if thoughts opened like the corpus's.
     ``rates_untuned``: the untuned model's, by mode, metric and opening, of which those after a
-    forced opening of each style count; where the corpus has no thought, that of their own ones."""
+    forced opening of each style count; where the corpus has no thought, its plain think mode."""
     thoughts = load_corpus(corpus, english=english)["thought"]
     styles = thoughts[thoughts != ""].map(style).replace("other", NEUTRAL)
     after = styles.map(lambda name: rates_untuned["think", FORCED, name]).astype(float).sum()
