@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from shutil import copytree
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from rimkit.experiments import heads, ras
 from rimkit.experiments import planted as control
 from rimkit.models.load import load
 from rimkit.organism import planted, recipe
-from rimkit.organism.planted import BASE, DISJOINT, SHARED
+from rimkit.organism.planted import BASE, DISJOINT, PLANTED, SHARED
 from rimkit.training.finetune import finetune
 from tests import tiny
 
@@ -72,14 +73,18 @@ def test_the_base_never_meets_a_refusal():
 
 
 def test_zeroing_proves_what_it_should():
-    def table(safety, maths):
-        rows = [("nothing", 0.9, 0.8), ("safety", *safety), ("maths", *maths)]
-        return pd.DataFrame(rows, columns=["zeroed", "refusals", "maths"])
+    def table(safety, maths, coherent=1.0):
+        rows = [("nothing", 0.9, 0.8, 1.0), ("safety", *safety, coherent), ("maths", *maths, coherent)]
+        found = pd.DataFrame(rows, columns=["zeroed", "refusals", "maths", "coherent"])
+        return found.assign(harmless=found["coherent"])
 
     assert control.holds(True, table((0.1, 0.2), (0.1, 0.2)))
     assert not control.holds(True, table((0.1, 0.7), (0.1, 0.7)))
     assert control.holds(False, table((0.1, 0.75), (0.85, 0.2)))
     assert not control.holds(False, table((0.1, 0.6), (0.85, 0.2)))
+    assert not control.holds(False, table((0.1, 0.75), (0.85, float("nan"))))
+    for sets in (True, (0.1, 0.2), (0.1, 0.2)), (False, (0.1, 0.75), (0.85, 0.2)):
+        assert not control.holds(sets[0], table(*sets[1:], coherent=0.8))  # zeroing broke the model
 
 
 def test_a_wrong_name_or_no_base_is_one_clear_line(tmp_path):
@@ -87,6 +92,16 @@ def test_a_wrong_name_or_no_base_is_one_clear_line(tmp_path):
         planted.train("planted-share", 0, tmp_path)
     with pytest.raises(UserError, match="give --base"):
         planted.train(SHARED, 0, tmp_path)
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_card_says_what_zeroing_does(trained, name, tmp_path):
+    folder = tmp_path / "model"
+    copytree(trained[name][1], folder)
+    text = planted.write_card(folder, n=4).read_text()
+    zeroed = pd.read_csv(folder / "zeroed.csv")
+    assert zeroed["zeroed"].tolist() == ["nothing", *control.known_sets(folder)]
+    assert name in text and all(f"{100 * share:.1f}" in text for share in zeroed["coherent"])
 
 
 # -- what the methods find in them ---------------------------------------------------------------------------

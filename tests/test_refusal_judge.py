@@ -178,6 +178,13 @@ def test_a_folder_without_a_judge_is_one_line(tmp_path, content):
         refusal_judge.refusal_judge(str(tmp_path))
 
 
+@pytest.mark.parametrize("judges", [[], ["phrases"], ["refusal", "refusal:mine"]])
+def test_only_rates_of_one_trained_judge_are_corrected(judges):
+    judged = pd.DataFrame({"mode": "think", "refused": pd.array([True] * len(judges), "boolean"), "judge": judges})
+    with pytest.raises(UserError, match=", ".join(judges) or "none"):
+        refusal_judge.refusal_rates(judged, "mode")
+
+
 def test_corrected_rates_stand_beside_the_raw_ones():
     """Unjudged replies are left out; without an error of the judge nothing is corrected."""
     refused = pd.array([True, True, False, pd.NA, False, False], dtype="boolean")

@@ -138,8 +138,13 @@ def corrected(rate: float, known: DataFrame | None = None) -> dict[str, float]:
 
 def refusal_rates(judged: DataFrame, by: str) -> DataFrame:
     """Refusal rates of judged replies by a column, as the judge counts them (``refused``) and
-    `corrected` by its own errors, with the range: ``n, refused, corrected, ci_low, ci_high``."""
-    known = shipped_agreement(judged["judge"].iloc[0].partition(":")[2])
+    `corrected` by its own errors, with the range: ``n, refused, corrected, ci_low, ci_high``.
+    Raises `UserError` for replies of no trained judge, or of several."""
+    names = [str(name).partition(":") for name in judged["judge"].unique()]
+    if len(names) != 1 or names[0][0] != "refusal":
+        read = ", ".join("".join(name) for name in names) or "none"
+        raise UserError(f"only rates of one trained judge are corrected (judges of these replies: {read})")
+    known = shipped_agreement(names[0][2])
     judged = judged[judged["refused"].notna()]
     judged = judged.assign(refused=shares(judged["refused"]))
     found = judged.groupby(by, sort=False)["refused"].agg(n="size", refused="mean")

@@ -1,27 +1,33 @@
 """Positive controls of C9, C10 and C5: do the methods on RAS, neurons and heads find what is known?
 
-Measured are models in which refusals run through one known set of neurons ("safety") and maths
+RAS, *reciprocal activation shift*, of a set of neurons is the harmonic mean of two relative changes
+by tuning: how far activations fell on harmful requests, and how far they rose on maths. It is never
+negative, and 0 where either did not happen.
+
+In the models measured here refusals run through one known set of neurons ("safety") and maths
 through another ("maths"): the same one (*shared*), or one without a neuron in common (*disjoint*).
 They refuse in no-think mode, so the outcome is the *fall* of the refusal rate there. The claims:
-C9a RAS is higher in the known set than in others about as active; C10 it predicts that fall better
+C9a RAS is higher in the safety set than in random sets as active; C10 it predicts that fall better
 than KL divergence (of the tuned model from the untuned, on the tuning data; C10a), RAS of random
-neurons (C10b) and the rise of maths alone (C10c) do, and Q3, with the harmonic mean, better than
-with the arithmetic (Q3a) or geometric one (Q3b). C5 has no row: heads are known to matter if the
-removal of that head alone lowers refusals, and ``planted-heads`` says how well each rule finds
-those. How such models are made is not known here (`rimkit.organism.planted`).
+neurons (C10b) and the rise on maths alone (C10c) do, and Q3, with the harmonic mean, better than
+with the arithmetic (Q3a) or geometric one (Q3b). C5 has no verdict row: a head counts as known if
+removing it alone lowers refusals, and ``planted-heads`` says how well each rule finds such heads.
+Such models are made in `rimkit.organism.planted`.
 
-Words: RAS, *reciprocal activation shift*, is the harmonic mean of the fall of activations on harmful
-requests and their rise on maths. A *corpus* is what was tuned on; those with the same problems are
-a *family*, which intervals draw again. The *baseline* is the untuned model's neurons, read once at
-each *place*: the request, where the reply opens, the thought, and `RUNS`, where RAS has the best
-chance. A *point* is one tuned model at one checkpoint. The *role* of a set is ``CRITICAL`` for the
-safety set, which claims are about, and "maths" for the other; ``set_id`` numbers random ones.
+Words. A *corpus* is what was tuned on; those with the same problems are a *family*, and intervals
+resample whole families. A *place* is where activations are read, a span of tokens of conversations
+with harmful requests and with maths: the request, where the reply opens, the thought, and `RUNS`. A
+`Baseline` holds the untuned model's activations at each place, read once, and the sets to compare:
+the known two, and random ones, `RANDOM` (any neurons, in each layer as many as the safety set has)
+and `AS_ACTIVE` (each as active as one of the safety set). ``role`` tells these kinds apart:
+`CRITICAL` is the safety set, which claims are about, and ``set_id`` numbers the random ones. A
+*point* is one tuned model at one checkpoint. `PREDICTORS` are numbers that may go with the outcome.
 
 Steps: `zeroed`, does a model need the known sets (`holds`; if not, nothing is testable);
-`recovered`, which rules find them; `baseline`; `point`, RAS, its rivals and the outcome's change at
-a checkpoint of a tuning; `levels`, is RAS higher in the known set; `rows`, which number agrees best
-with the outcome, where that varies by more than noise. Points with too few readable replies are
-left out: what the others would have said is not known.
+`recovered`, which rules find them; `baseline`; `point`, the predictors and the outcome's change
+at a checkpoint; `levels`, is RAS higher in the known set than in others at the same points; `rows`,
+which predictor agrees best with the outcome, where that varies by more than noise. Points with too
+few readable replies are left out: results hold for the others.
 """
 
 import json
@@ -44,15 +50,16 @@ from rimkit.models.study import StudyModel
 from rimkit.training.corpora import ROLES
 
 SAFETY, MATHS = "safety", "maths"
-# Where training sent it through the known neurons: the token before a harmful request's reply; the thought.
+# Where the known neurons were trained: the token before the reply to a harmful request; the thought of maths.
 RUNS = "where it runs"
 MODE, METRIC = "no-think", "refused"
-# Maths alone: no orderings, which other neurons were trained on, and no safety.
+# Maths alone: orderings were trained through other neurons, and safety is what is measured.
 CORPORA = tuple(name for name in ROLES if "ordering" not in name)
 CORPORA += ("50 hard-careful, 50 hard-effort", "50 multi-hop, 50 literal")
 PREDICTORS = (*ras.PREDICTORS, f"ras ({RUNS})", f"ras ({MATHS})")
 # What zeroing must do for a model to count, as shares, written down before training: what runs
-# through the set falls by so much at least, and the other by so much at most.
+# through the set falls by `FALL` at least, and the other by `SPARED` at most. So may coherence and
+# harmless requests (asked later; all models met it): broken replies are no refusals either.
 FALL, SPARED = 0.30, 0.10
 
 
@@ -61,7 +68,7 @@ class Settings(ras.Settings):
     """As of `ras.Settings`: ``every``, steps between checkpoints; ``n_random`` random sets;
     ``n_prompts`` requests to read RAS on, and for the rules; ``n_replies`` for the outcome;
     ``n_tuning`` sequences for KL; ``folder``, where parts are kept (``k`` is not used). ``known``:
-    `known_sets` of the model (none: only heads are measured)."""
+    `known_sets` of the model (fewer than two: only heads are measured)."""
 
     corpora: tuple[str, ...] = CORPORA
     known: Mapping[str, Units] = field(default_factory=dict)
@@ -76,9 +83,9 @@ def known_sets(model: str | Path) -> dict[str, list[tuple[int, int]]]:
 
 
 def zeroed(study: StudyModel, settings: Settings, split: str = "calibration") -> DataFrame:
-    """What the model does as it is and without each known set: columns ``zeroed, refusals, maths,
-    harmless, coherent``, shares: harmful requests refused, easy problems solved (in think mode),
-    harmless requests carried out, coherent replies (the others in no-think mode)."""
+    """What the model does as it is and without each known set, as shares. Columns ``zeroed``;
+    ``refusals`` of harmful requests, ``harmless`` ones carried out, ``coherent`` replies to both,
+    in no-think mode; ``maths``, easy problems solved in think mode."""
     sets = {NOTHING: []} | {name: list(units) for name, units in settings.known.items()}
     asked = settings.sets(["harmful", "harmless"], settings.n_zeroed, split)
     replies = without(study, asked, sets, "neurons", **settings.generation)
@@ -93,18 +100,18 @@ def zeroed(study: StudyModel, settings: Settings, split: str = "calibration") ->
 
 def holds(shared: bool, table: DataFrame) -> bool:
     """Whether zeroing did what was planted (`FALL`, `SPARED`), from a table of `zeroed`."""
-    fall = table.set_index("zeroed")[["refusals", "maths"]].astype(float)
-    fall = fall.loc[NOTHING] - fall.drop(index=NOTHING)
-    if shared:
-        return bool((fall >= FALL).all(axis=None))
-    own = min(fall.loc[SAFETY, "refusals"], fall.loc[MATHS, "maths"])
-    return bool(own >= FALL and max(fall.loc[SAFETY, "maths"], fall.loc[MATHS, "refusals"]) <= SPARED)
+    rates = table.set_index("zeroed")[["refusals", "maths", "harmless", "coherent"]].astype(float)
+    fall = rates.loc[NOTHING] - rates.loc[[SAFETY, MATHS]]
+    found = fall[["refusals", "maths"]].to_numpy()
+    own, other = (found, found[:0]) if shared else (found.diagonal(), found[:, ::-1].diagonal())
+    whole = (fall[["harmless", "coherent"]] <= SPARED).all(axis=None)
+    return bool(whole and (own >= FALL).all() and (other <= SPARED).all())
 
 
 def recovered(study: StudyModel, settings: Settings) -> DataFrame:
     """`neurons.recovery` of each known ``set``, by ``mode``. A *rule* ranks all neurons as critical
     for refusing, by calibration replies or by *pairs*: a harmful request without and with declared
-    malicious intent."""
+    malicious intent. Columns ``rule, auroc, precision, mode, set``."""
     prompts, parts = settings.sets(["harmful", "harmless"], settings.n_prompts, "calibration"), []
     for mode in MODES:
         how = neurons.Settings(pair_mode=mode, seed=settings.seed, evaluation=settings.evaluation)
@@ -117,7 +124,8 @@ def recovered(study: StudyModel, settings: Settings) -> DataFrame:
 
 
 def baseline(study: StudyModel, settings: Settings) -> Baseline:
-    """The untuned model in no-think mode: known sets, random ones, as active ones; place `RUNS`."""
+    """The untuned model in no-think mode: `ras.read_baseline` of the safety set, which draws the
+    random ones; the maths set; and the place `RUNS`, where a thought can be read."""
     safety, maths = (settings.known[name] for name in (SAFETY, MATHS))
     base = ras.read_baseline(study, [(CRITICAL, None, safety)], settings=settings, mode=MODE)
     base = replace(base, sets=[*base.sets, NeuronSet(MATHS, None, maths)])
@@ -138,8 +146,10 @@ def solve(study: StudyModel, settings: Settings) -> DataFrame:
 def point(
     base: Baseline, tuned: StudyModel, untuned_replies: DataFrame, corpus: str, step: int, settings: Settings, *, solved
 ) -> dict[str, DataFrame]:
-    """`ras.point` whose outcome is the fall of refusals; ``solved``: what the untuned model solves.
-    ``maths_change`` joins the points, and ``ras-sets`` holds `ras.in_sets` at every ``place``."""
+    """The tables of `ras.point` for one tuned model, with the fall of refusals as the outcome:
+    ``ras-points`` (a row: predictors, outcome with its interval, ``maths_change``), ``ras-sets``
+    (`ras.in_sets` at every ``place``), ``ras-layers``, ``ras-judged``. ``untuned_replies`` and
+    ``solved``: the untuned model's replies to harmful requests, and to problems."""
     after = ras.read_places(tuned, base.places)
     tables = ras.point(base, tuned, untuned_replies, corpus, step, settings, mode=MODE, metric=METRIC, after=after)
     sets = pd.concat([ras.in_sets(base, after, place).assign(place=place) for place in base.places])
@@ -155,7 +165,8 @@ def point(
 
 
 def levels(sets: DataFrame) -> DataFrame:
-    """Is RAS higher in each known set (``neurons``) than in ones like the *safety* set, by ``place``?"""
+    """Is RAS higher in each known set (``neurons``) than in random sets at the same points, by
+    ``place``? Those are like the *safety* set in activity: of the maths set they are no fair control."""
     parts = []
     for (place, role), own in sets[sets["set_id"].isna()].groupby(["place", "role"], sort=False):
         others = sets[(sets["place"] == place) & sets["set_id"].notna()]
@@ -165,7 +176,8 @@ def levels(sets: DataFrame) -> DataFrame:
 
 
 def rows(study: StudyModel, points: DataFrame, sets: DataFrame, level: DataFrame, why_not: str, settings) -> list[dict]:
-    """Verdict rows of C9a (against as active sets), C10, Q3; ``why_not``: zeroing failed."""
+    """Verdict rows of C9a (against sets as active), C10 and Q3. ``why_not``: why zeroing failed, if
+    it did; a claim that is a text says itself why it cannot be tested."""
     here = level[(level["place"] == REQUEST) & (level["neurons"] == SAFETY)]
     others = sets[(sets["place"] == REQUEST) & sets["set_id"].notna()]
     found = {"C9a": ras.level_claim(here, AS_ACTIVE), **ras.correlation_claims(points, others, METRIC)}
@@ -183,7 +195,7 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     in logs of RAS) by ``place, neurons, role``; ``planted-correlations`` (``value``, an r) by
     ``predictor``; ``planted-variation`` (``sd`` of the outcome and its ``noise``), a row;
     ``planted-judged`` by ``corpus, step, prompt_id``; and, all that there is for models in which
-    nothing was planted, ``planted-heads`` (`heads.rule_recovery`) by ``rule``."""
+    two sets are not known, ``planted-heads`` (`heads.rule_recovery`) by ``rule``."""
     chosen = {"seed": settings.seed, "evaluation": settings.evaluation}
     found = attempt(heads.rule_recovery, study, heads.Settings(n_prompts=settings.n_prompts, **chosen))
     tables = {} if isinstance(found, str) else {"planted-heads": found}
@@ -209,9 +221,10 @@ def run(study: StudyModel, settings=Settings()) -> Result:
 # -- both kinds of models together (`rimkit.runs.grid`) --------------------------------------------
 def shared_minus_disjoint(shared: DataFrame, disjoint: DataFrame) -> DataFrame:
     """Mean log RAS of the safety set in the model of shared neurons minus that in the other.
-    From ``planted-sets`` of both, over the points of both. Columns ``place, beside`` (the sets
-    whose mean log RAS is taken off in each model, or "nothing")``, value, control_value, effect,
-    ci_low, ci_high, p_value, n`` (points where neither is 0)``, n_clusters`` (families)."""
+    From ``planted-sets`` of both, over the points of both. Columns ``place, value,
+    control_value, effect, ci_low, ci_high, p_value``; ``beside``, the sets whose mean log RAS is
+    taken off in each model, or "nothing"; ``n``, points where no such RAS is 0; ``n_clusters``,
+    families."""
     rows, at = [], ["corpus", "step"]
 
     def logs(sets: DataFrame, place: str, role: str) -> pd.Series:

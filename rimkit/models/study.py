@@ -33,6 +33,11 @@ class Named:
         """Whether it speaks the invented language of the embedded models."""
         return self.language == "invented"
 
+    @property
+    def spoken(self) -> str:
+        """The language of what it is asked: "invented" or "english"."""
+        return "invented" if self.invented else "english"
+
     def say(self, note: str, about: str = "") -> None:
         """Print a note about this model, once (``about``: once about this)."""
         if (about or note) not in self.said:

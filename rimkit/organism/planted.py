@@ -17,7 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from rimkit.data import UserError, check_known, prepare_folder
-from rimkit.experiments.planted import FALL, SPARED, holds, known_sets, zeroed
+from rimkit.experiments.planted import FALL, SPARED, Settings, holds, known_sets, zeroed
 from rimkit.models.hub import identity, locate, read_weights
 from rimkit.models.load import load
 from rimkit.organism import markdown, recipe, template
@@ -142,11 +142,11 @@ def train(
     return folder
 
 
-def write_card(folder: str | Path, split: str = "evaluation", progress: bool = True) -> Path:
-    """Measure what zeroing does in the model in ``folder``; write its card and ``zeroed.csv``."""
+def write_card(folder: str | Path, split="evaluation", n: int = Settings.n_zeroed) -> Path:
+    """Measure what zeroing does to ``n`` requests of each kind; write the card and ``zeroed.csv``."""
     folder = Path(folder)
     record = json.loads((folder / "training.json").read_text())
-    table = zeroed(load(str(folder)), known_sets(folder), split, progress=progress).round(4)
+    table = zeroed(load(str(folder)), Settings(known=known_sets(folder), n_zeroed=n), split).round(4)
     table.to_csv(folder / "zeroed.csv", index=False, lineterminator="\n")
     name, rows = record["organism"], table.itertuples(index=False)
     shown = [(row[0], *(f"{100 * share:.1f}" for share in row[1:])) for row in rows]
