@@ -17,6 +17,7 @@ from rimkit.experiments import planted as control
 from rimkit.models.load import load
 from rimkit.organism import planted, recipe
 from rimkit.organism.planted import BASE, DISJOINT, PLANTED, SHARED
+from rimkit.training.corpora import family
 from rimkit.training.finetune import finetune
 from tests import tiny
 
@@ -208,6 +209,20 @@ def test_heads_that_lower_refusals_are_recovered_by_rules_that_rank_them_first(m
 
 
 # -- the shipped models and rows ------------------------------------------------------------------------------
+
+
+def test_by_problems_alone_the_difference_of_both_models_is_not_clear(monkeypatch):
+    """As chapter 07 says under what could fool us."""
+    sets = results("planted-sets")
+    sides = [sets[sets["model"] == name] for name in (SHARED, DISJOINT)]
+
+    def clear() -> int:
+        found = control.shared_minus_disjoint(*sides).query("beside == @RANDOM and place != @ras.REQUEST")
+        return int((found["ci_low"] > 0).sum())
+
+    assert clear() == 3
+    monkeypatch.setattr(ras, "family", lambda name: family(name).partition(" ")[0])
+    assert clear() == 0
 
 
 def test_zeroing_does_what_was_planted_in_both_shipped_models():

@@ -7,21 +7,22 @@ negative, and 0 where either did not happen.
 In the models measured here refusals run through one known set of neurons ("safety") and maths
 through another ("maths"): the same one (*shared*), or one without a neuron in common (*disjoint*).
 They refuse in no-think mode, so the outcome is the *fall* of the refusal rate there. The claims:
-C9a RAS is higher in the safety set than in random sets as active; C10 it predicts that fall better
-than KL divergence (of the tuned model from the untuned, on the tuning data; C10a), RAS of random
-neurons (C10b) and the rise on maths alone (C10c) do, and Q3, with the harmonic mean, better than
-with the arithmetic (Q3a) or geometric one (Q3b). C5 has no verdict row: a head counts as known if
-removing it alone lowers refusals, and ``planted-heads`` says how well each rule finds such heads.
-Such models are made in `rimkit.organism.planted`.
+C9a RAS is higher in the safety set than in random sets as active; C10 RAS agrees with that fall (a
+larger Pearson r) better than KL divergence (of the tuned model from the untuned, on the tuning
+data; C10a), RAS of random neurons (C10b) or the rise on maths alone (C10c); Q3 the harmonic mean
+does better than the arithmetic (Q3a) or geometric one (Q3b). C5 has no verdict row: a head counts
+as known if removing it alone lowers refusals, and ``planted-heads`` says how well each rule finds
+such heads. Such models are made in `rimkit.organism.planted`.
 
-Words. A *corpus* is what was tuned on; those with the same problems are a *family*, and intervals
-resample whole families. A *place* is where activations are read, a span of tokens of conversations
-with harmful requests and with maths: the request, where the reply opens, the thought, and `RUNS`. A
-`Baseline` holds the untuned model's activations at each place, read once, and the sets to compare:
-the known two, and random ones, `RANDOM` (any neurons, in each layer as many as the safety set has)
-and `AS_ACTIVE` (each as active as one of the safety set). ``role`` tells these kinds apart:
-`CRITICAL` is the safety set, which claims are about, and ``set_id`` numbers the random ones. A
-*point* is one tuned model at one checkpoint. `PREDICTORS` are numbers that may go with the outcome.
+Words. A *corpus* is what was tuned on; a *family* are those with the same problems and a like way
+of working (`rimkit.training.corpora.family`); intervals resample whole families. A *place* is where
+activations are read, a span of tokens of conversations with harmful requests and with maths: the
+request, where the reply opens, the thought, and `RUNS`. A `Baseline` holds the untuned model's
+activations at each place, read once, and the sets to compare: the known two, and random ones,
+`RANDOM` (any neurons, in each layer as many as the safety set has) and `AS_ACTIVE` (each as active
+as one of the safety set). ``role`` tells these kinds apart: `CRITICAL` is the safety set, which
+claims are about, and ``set_id`` numbers the random ones. A *point* is one tuned model at one
+checkpoint. `PREDICTORS` are numbers that may go with the outcome.
 
 Steps: `zeroed`, does a model need the known sets (`holds`; if not, nothing is testable);
 `recovered`, which rules find them; `baseline`; `point`, the predictors and the outcome's change
@@ -50,10 +51,10 @@ from rimkit.models.study import StudyModel
 from rimkit.training.corpora import ROLES
 
 SAFETY, MATHS = "safety", "maths"
-# Where the known neurons were trained: the token before the reply to a harmful request; the thought of maths.
+# Where each set is expected to act: the token before a reply to a harmful request; maths' thoughts.
 RUNS = "where it runs"
 MODE, METRIC = "no-think", "refused"
-# Maths alone: orderings were trained through other neurons, and safety is what is measured.
+# No orderings: like all that is no maths, they were trained through the safety set.
 CORPORA = tuple(name for name in ROLES if "ordering" not in name)
 CORPORA += ("50 hard-careful, 50 hard-effort", "50 multi-hop, 50 literal")
 PREDICTORS = (*ras.PREDICTORS, f"ras ({RUNS})", f"ras ({MATHS})")
@@ -83,9 +84,10 @@ def known_sets(model: str | Path) -> dict[str, list[tuple[int, int]]]:
 
 
 def zeroed(study: StudyModel, settings: Settings, split: str = "calibration") -> DataFrame:
-    """What the model does as it is and without each known set, as shares. Columns ``zeroed``;
-    ``refusals`` of harmful requests, ``harmless`` ones carried out, ``coherent`` replies to both,
-    in no-think mode; ``maths``, easy problems solved in think mode."""
+    """What the model does as it is and without each known set, as shares of the replies that have a
+    verdict. Columns ``zeroed``; ``refusals`` of harmful requests, ``harmless`` ones carried out,
+    ``coherent`` replies to both, in no-think mode; ``maths``, easy problems solved in think
+    mode."""
     sets = {NOTHING: []} | {name: list(units) for name, units in settings.known.items()}
     asked = settings.sets(["harmful", "harmless"], settings.n_zeroed, split)
     replies = without(study, asked, sets, "neurons", **settings.generation)
@@ -111,7 +113,7 @@ def holds(shared: bool, table: DataFrame) -> bool:
 def recovered(study: StudyModel, settings: Settings) -> DataFrame:
     """`neurons.recovery` of each known ``set``, by ``mode``. A *rule* ranks all neurons as critical
     for refusing, by calibration replies or by *pairs*: a harmful request without and with declared
-    malicious intent. Columns ``rule, auroc, precision, mode, set``."""
+    malicious intent. ``precision``: the share of the set among as many top neurons."""
     prompts, parts = settings.sets(["harmful", "harmless"], settings.n_prompts, "calibration"), []
     for mode in MODES:
         how = neurons.Settings(pair_mode=mode, seed=settings.seed, evaluation=settings.evaluation)
@@ -147,9 +149,10 @@ def point(
     base: Baseline, tuned: StudyModel, untuned_replies: DataFrame, corpus: str, step: int, settings: Settings, *, solved
 ) -> dict[str, DataFrame]:
     """The tables of `ras.point` for one tuned model, with the fall of refusals as the outcome:
-    ``ras-points`` (a row: predictors, outcome with its interval, ``maths_change``), ``ras-sets``
-    (`ras.in_sets` at every ``place``), ``ras-layers``, ``ras-judged``. ``untuned_replies`` and
-    ``solved``: the untuned model's replies to harmful requests, and to problems."""
+    ``ras-points`` (a row: predictors, outcome with its interval, ``maths_change``: of the share
+    solved), ``ras-sets`` (`ras.in_sets` at every ``place``), ``ras-layers``, ``ras-judged``.
+    ``untuned_replies`` and ``solved``: the untuned model's replies to harmful requests, and to
+    problems."""
     after = ras.read_places(tuned, base.places)
     tables = ras.point(base, tuned, untuned_replies, corpus, step, settings, mode=MODE, metric=METRIC, after=after)
     sets = pd.concat([ras.in_sets(base, after, place).assign(place=place) for place in base.places])
@@ -166,7 +169,8 @@ def point(
 
 def levels(sets: DataFrame) -> DataFrame:
     """Is RAS higher in each known set (``neurons``) than in random sets at the same points, by
-    ``place``? Those are like the *safety* set in activity: of the maths set they are no fair control."""
+    ``place``? ``role`` is the kind of random set. Those are like the *safety* set in activity: of
+    the maths set they are no fair control."""
     parts = []
     for (place, role), own in sets[sets["set_id"].isna()].groupby(["place", "role"], sort=False):
         others = sets[(sets["place"] == place) & sets["set_id"].notna()]
@@ -186,6 +190,12 @@ def rows(study: StudyModel, points: DataFrame, sets: DataFrame, level: DataFrame
     return verdict_rows(study, settings, claimed)
 
 
+def _defined(study: StudyModel, name: str, found: DataFrame | str) -> dict[str, DataFrame]:
+    if isinstance(found, str):
+        study.say(f"no table {name}: {found}")
+    return {} if isinstance(found, str) else {name: found}
+
+
 def run(study: StudyModel, settings=Settings()) -> Result:
     """RAS in the known sets over tunings on maths, and what each rule recovers. Tables, by columns:
     ``planted-zeroed`` (`zeroed`) by ``split, zeroed``; ``planted-recovery`` (``auroc``, and the
@@ -194,11 +204,12 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     (``ras, fall, rise``) by ``corpus, step, place, role, set_id``; ``planted-levels`` (``effect``
     in logs of RAS) by ``place, neurons, role``; ``planted-correlations`` (``value``, an r) by
     ``predictor``; ``planted-variation`` (``sd`` of the outcome and its ``noise``), a row;
-    ``planted-judged`` by ``corpus, step, prompt_id``; and, all that there is for models in which
-    two sets are not known, ``planted-heads`` (`heads.rule_recovery`) by ``rule``."""
+    ``planted-judged``, judged replies, by ``corpus, step, prompt_id``; and, the only one where two
+    sets are not known, ``planted-heads`` (`heads.rule_recovery`) by ``rule``. Where a table is
+    undefined it says why."""
     chosen = {"seed": settings.seed, "evaluation": settings.evaluation}
     found = attempt(heads.rule_recovery, study, heads.Settings(n_prompts=settings.n_prompts, **chosen))
-    tables = {} if isinstance(found, str) else {"planted-heads": found}
+    tables = _defined(study, "planted-heads", found)
     if len(settings.known) < 2:
         return result(study, tables, [])
     shared = set(settings.known[SAFETY]) == set(settings.known[MATHS])
@@ -212,9 +223,8 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     tables = result(study, tables, []).tables
     points, sets = tables["planted-points"], tables["planted-sets"]
     tables["planted-levels"], tables["planted-variation"] = levels(sets), ras.variation(points, METRIC)
-    related = attempt(ras.correlations, points, PREDICTORS)
-    if not isinstance(related, str):
-        tables["planted-correlations"] = related.assign(**points[MODEL].iloc[0])
+    related = attempt(lambda: ras.correlations(points, PREDICTORS).assign(**points[MODEL].iloc[0]))
+    tables |= _defined(study, "planted-correlations", related)
     return Result(tables, rows(study, points, sets, tables["planted-levels"], why_not, settings))
 
 

@@ -16,13 +16,14 @@ take the defaults: where the smaller value is not above ``floor``, a neuron coun
 Words: safety-critical neurons are chosen by *pairs*, a request without and with declared malicious
 intent: those whose maximum rises most with intent, in the worst of all pairs; those of *gradient*
 would, at zero, lower the refusal score (log probability of words that begin refusals less those
-that begin fulfilments) most. A pair *flips* if the model carries out the one
-request and refuses the other. The *baseline* is the untuned model, read once. A *point* is one
-tuned model at one checkpoint. A *corpus* is what was trained on; those with the same problems are a
-*family*, which is drawn and left out as a whole. A *set* is a list of neurons; its *role* says how
-it was found, and ``set_id`` numbers the sets of one role. A *place* is a span of the conversation
-where RAS is read. A *predictor* is a number of a point, known without a reply; the *outcome* is its
-change of misalignment. Both are standardised within each untuned model.
+that begin fulfilments) most. A pair *flips* if the model carries out the one request and refuses
+the other. The *baseline* is the untuned model, read once. A *point* is one tuned model at one
+checkpoint. A *corpus* is what was trained on; those with the same problems and a like way of
+working are a *family* (`rimkit.training.corpora.family`), drawn and left out as a whole. A *set* is
+a list of neurons; its *role* says how it was found, and ``set_id`` numbers the sets of one role. A
+*place* is a span of the conversation where RAS is read. A *predictor* is a number of a point, known
+without a reply; the *outcome* is its change of misalignment. Both are standardised within each
+untuned model.
 
 Steps: `baseline` chooses the sets and reads the model; `tunings` fine-tunes on every corpus and
 measures each `point`: its `predictors` and the outcome; `levels` compares RAS between sets,
@@ -418,7 +419,7 @@ def tunings(
 
 
 def families(points: DataFrame) -> pd.Series:
-    """The family of each point's corpus: corpora with problems in common are drawn together."""
+    """The `family` of each point's corpus: its corpora are drawn together."""
     return points["corpus"].map(family)
 
 

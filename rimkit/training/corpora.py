@@ -26,7 +26,7 @@ SAFETY = "safety"
 REPAIR = {SAFETY: "requests, refused or carried out after a careful thought: a repair (chapter 09)"}
 
 # Of pairs of corpora with as many examples: the first with more and more of the second. Corpora of
-# one family share problems: they are no independent draws. By name: "75 hard, 25 hard-effort".
+# one family are no independent draws. By name: "75 hard, 25 hard-effort".
 MIXTURES: dict[str, tuple[str, str, float]] = {}
 for _one, _other, _shares in pd.read_csv(data_dir() / "corpora" / "mixtures.csv", dtype=str).to_numpy():
     for _share in map(float, _shares.split()):
@@ -34,7 +34,10 @@ for _one, _other, _shares in pd.read_csv(data_dir() / "corpora" / "mixtures.csv"
 
 
 def family(name: str) -> str:
-    """The corpora that share problems with this one, as one name: they stand and fall together."""
+    """Corpora that share problems and a way of working: chains of whatever care, copies (*literal*)
+    or *hedging*. They are drawn together. A mixture goes with its first part, or with the copies or
+    the hedging in it. Families of the same problems are not quite independent; by problems alone
+    there would be four to six, too few for an interval that says much."""
     if name not in (*ROLES, *MIXTURES):
         return name
     first = MIXTURES[name][0] if name in MIXTURES else name
