@@ -427,7 +427,7 @@ EXERCISES = {
         ("hard", "useful", 12),
         f"In a made-up layer {N_PLANTED} neurons were made to respond to a sentence: some rise with it, some fall. Others are "
         "large, or vary a lot, whatever is said. Write `find(before, after, k)`: the numbers of the k neurons you think were "
-        "planted, from activations (a row per request, a column per neuron) without and with it. Right: nine of ten, three times.",
+        "planted, from activations (a row per request, a column per neuron) without and with it. To pass, find nine of them in each of three such layers.",
         judge_planted,
         hints=(
             "The paper's rule would miss those that fall. What do rising and falling ones have in common that noisy ones lack?",
