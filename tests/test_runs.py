@@ -267,9 +267,11 @@ def test_how_long_a_run_takes_is_said_as_far_as_it_is_known(tmp_path):
     assert measured > 5 and execute._expected(jobs, "mine", tmp_path) == {"01_observing_rim": None}
     shutil.copy(jobs[0].notebook, tmp_path)
     kept = nbformat.read(tmp_path / "01_observing_rim.ipynb", 4)
-    kept.metadata["rimkit"] = {"seconds": 77.0}
-    nbformat.write(kept, tmp_path / "01_observing_rim.ipynb")
-    assert execute._expected(jobs, "mine", tmp_path) == {"01_observing_rim": 77.0}  # an earlier run's
+    whole = {"seconds": 77.0, "status": "ok", "params_hash": jobs[0].params_hash}
+    for change, expected in ({}, 77.0), ({"status": "failed"}, None), ({"params_hash": "of other ones"}, None):
+        kept.metadata["rimkit"] = whole | change  # an earlier run's
+        nbformat.write(kept, tmp_path / "01_observing_rim.ipynb")
+        assert execute._expected(jobs, "mine", tmp_path) == {"01_observing_rim": expected}
 
 
 def test_claims_of_a_chapter_that_is_undefined_for_a_model_are_not_testable(runner, tmp_path, monkeypatch):

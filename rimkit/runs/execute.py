@@ -119,11 +119,16 @@ def run(
 
 
 def _expected(jobs: Sequence[Job], model: str, out: Path) -> dict[str, float | None]:
-    """The seconds that chapters took: in this folder, or else as shipped."""
+    """The seconds that chapters took: in this folder, with these parameters to the end; or as shipped."""
     known = pd.read_csv(data_dir() / "chapters.csv", index_col="chapter")["seconds"].to_dict()
     known = known if model.startswith("rim-mini") else {}
-    before = {job.chapter: record_of(out / job.notebook.name).get("seconds") for job in jobs}
-    return {chapter: seconds or known.get(chapter) for chapter, seconds in before.items()}
+
+    def took(job: Job) -> float | None:
+        found = record_of(out / job.notebook.name)
+        whole = (found.get("status"), found.get("params_hash")) == ("ok", job.params_hash)
+        return found.get("seconds") if whole else known.get(job.chapter)
+
+    return {job.chapter: took(job) for job in jobs}
 
 
 def _how_long(n: int, expected: Mapping[str, float | None], at_once: int) -> str:
