@@ -300,7 +300,8 @@ EXERCISES = {
         "How many verbs are enough?",
         ("medium", "useful", 8),
         "Write `verbs_needed(changes, half_width)`: how many verbs an experiment needs so that the 95% interval of the mean "
-        "change reaches `half_width` to each side (both as fractions), if verbs spread as in `changes`, one number per verb.",
+        "change reaches `half_width` to each side (both as fractions), if verbs spread as in `changes`, one number per verb. "
+        "Take a normal or a t interval, and round up.",
         judge_verbs,
         hints=(
             "The standard error of a mean of n verbs is their standard deviation (n - 1 in its denominator) over the root of n.",
