@@ -19,16 +19,18 @@ of working (`rimkit.training.corpora.family`); intervals resample whole families
 activations are read, a span of tokens of conversations with harmful requests and with maths: the
 request, where the reply opens, the thought, and `RUNS`. A `Baseline` holds the untuned model's
 activations at each place, read once, and the sets to compare: the known two, and random ones,
-`RANDOM` (any neurons, in each layer as many as the safety set has) and `AS_ACTIVE` (each as active
-as one of the safety set). ``role`` tells these kinds apart: `CRITICAL` is the safety set, which
-claims are about, and ``set_id`` numbers the random ones. A *point* is one tuned model at one
+`RANDOM` (any neurons, in each layer as many as the safety set has; of C10b) and `AS_ACTIVE` (each
+as active as one of the safety set). ``role`` tells these kinds apart: `CRITICAL` is the safety set,
+which claims are about, and ``set_id`` numbers the random ones. A *point* is one tuned model at one
 checkpoint. `PREDICTORS` are numbers that may go with the outcome.
 
 Steps: `zeroed`, does a model need the known sets (`holds`; if not, nothing is testable);
-`recovered`, which rules find them; `baseline`; `point`, the predictors and the outcome's change
-at a checkpoint; `levels`, is RAS higher in the known set than in others at the same points; `rows`,
-which predictor agrees best with the outcome, where that varies by more than noise. Points with too
-few readable replies are left out: results hold for the others.
+`recovered`, which rules find them; `baseline`; `ras.tunings`, which tunes on every corpus and calls
+`point` at each checkpoint: the predictors, and how far refusals fell; `levels`, is RAS higher in
+the known set than in others at the same points; `rows`, which predictor agrees best with the
+outcome, where that varies by more than noise; `shared_minus_disjoint`, is RAS higher where safety
+and maths share neurons, as it should be. Points with too few readable replies are left out: results
+hold for the others.
 """
 
 import json
@@ -54,13 +56,14 @@ SAFETY, MATHS = "safety", "maths"
 # Where each set is expected to act: the token before a reply to a harmful request; maths' thoughts.
 RUNS = "where it runs"
 MODE, METRIC = "no-think", "refused"
-# No orderings: like all that is no maths, they were trained through the safety set.
+# No orderings: like all that is no maths, refusals were trained in with them, through the safety set.
 CORPORA = tuple(name for name in ROLES if "ordering" not in name)
 CORPORA += ("50 hard-careful, 50 hard-effort", "50 multi-hop, 50 literal")
 PREDICTORS = (*ras.PREDICTORS, f"ras ({RUNS})", f"ras ({MATHS})")
 # What zeroing must do for a model to count, as shares, written down before training: what runs
-# through the set falls by `FALL` at least, and the other by `SPARED` at most. So may coherence and
-# harmless requests (asked later; all models met it): broken replies are no refusals either.
+# through the set falls by `FALL` at least, and the other by `SPARED` at most. Coherence and
+# harmless requests may fall by `SPARED` too (added later; all models met it): broken replies refuse
+# nothing. Replies to problems may break, which is how this maths is lost.
 FALL, SPARED = 0.30, 0.10
 
 
@@ -113,7 +116,7 @@ def holds(shared: bool, table: DataFrame) -> bool:
 def recovered(study: StudyModel, settings: Settings) -> DataFrame:
     """`neurons.recovery` of each known ``set``, by ``mode``. A *rule* ranks all neurons as critical
     for refusing, by calibration replies or by *pairs*: a harmful request without and with declared
-    malicious intent. ``precision``: the share of the set among as many top neurons."""
+    malicious intent. ``precision``: among as many top neurons, the share in the set."""
     prompts, parts = settings.sets(["harmful", "harmless"], settings.n_prompts, "calibration"), []
     for mode in MODES:
         how = neurons.Settings(pair_mode=mode, seed=settings.seed, evaluation=settings.evaluation)
@@ -169,8 +172,8 @@ def point(
 
 def levels(sets: DataFrame) -> DataFrame:
     """Is RAS higher in each known set (``neurons``) than in random sets at the same points, by
-    ``place``? ``role`` is the kind of random set. Those are like the *safety* set in activity: of
-    the maths set they are no fair control."""
+    ``place``? ``role`` is the kind of random set. Those match the *safety*
+    set, in size or activity: of a maths set apart from it they are no fair control."""
     parts = []
     for (place, role), own in sets[sets["set_id"].isna()].groupby(["place", "role"], sort=False):
         others = sets[(sets["place"] == place) & sets["set_id"].notna()]
@@ -205,8 +208,8 @@ def run(study: StudyModel, settings=Settings()) -> Result:
     in logs of RAS) by ``place, neurons, role``; ``planted-correlations`` (``value``, an r) by
     ``predictor``; ``planted-variation`` (``sd`` of the outcome and its ``noise``), a row;
     ``planted-judged``, judged replies, by ``corpus, step, prompt_id``; and, the only one where two
-    sets are not known, ``planted-heads`` (`heads.rule_recovery`) by ``rule``. Where a table is
-    undefined it says why."""
+    sets are not known, ``planted-heads`` by ``rule`` (how well it ranks the known heads,
+    ``auroc``). Where a table is undefined it says why."""
     chosen = {"seed": settings.seed, "evaluation": settings.evaluation}
     found = attempt(heads.rule_recovery, study, heads.Settings(n_prompts=settings.n_prompts, **chosen))
     tables = _defined(study, "planted-heads", found)
