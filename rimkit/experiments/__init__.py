@@ -2,11 +2,12 @@
 
 Every topic is a module of small public steps, in the order in which `run` takes them. No file has
 all of these names, but one means the same wherever it is: ``Settings``, a frozen dataclass where
-each default stands once (chapters ask fewer prompts); ``run(study, settings) -> Result``; ``evaluation_prompts``, on which
-effects are reported; ``score`` and ``choose``, on calibration prompts (what they return differs);
-``ablate``, replies without parts of the model; ``competence``, what floors (`rimkit.ledger.floor`)
-are asked of, on calibration prompts (`ras`: evaluation); ``rows`` (`ras`: ``with_rows``), a verdict
-row per claim, or why a step is undefined. `planted`, a control, has no chapter.
+each default stands once (chapters ask fewer prompts); ``run(study, settings) -> Result``;
+``evaluation_prompts``, on which effects are reported; ``score`` and ``choose``, on calibration
+prompts (what they return differs); ``ablate``, replies without parts of the model; ``competence``,
+what floors (`rimkit.ledger.floor`) are asked of, on calibration prompts (`ras`: evaluation);
+``rows`` (`ras`: ``with_rows``), a verdict row per claim, or why a step is undefined. `planted`, a
+control, has no chapter.
 
 Words of all files: a *study* is a model under study. A table of *judged replies* (``judged``) has a
 row per reply and what a judge says of it; a *verdict* is what the workbook says of a claim, by the
