@@ -204,9 +204,13 @@ def test_shipped_rates_of_adapters_are_those_of_their_cards():
     )
     sets = ["harmful", "harmful-seen", "harmless", "maths"]
     told = cards[cards["set"].isin(sets) & cards["metric"].isin(["misaligned", "score"])]
-    shipped = results("bridge-cards")
+    every = results("bridge-cards")
+    shipped = every[every["seed"] == 0]
     assert len(models) == 3 and len(shipped) == 24
     both = (table.sort_values(columns[:4])[columns].reset_index(drop=True) for table in (told, shipped))
     pd.testing.assert_frame_equal(*both)
     share = shipped.query("set == 'harmful'").set_index(["model", "mode"])["value"].unstack()
     assert (share["think"] - share["no-think"]).gt(0.5).tolist() == [True, True, False]  # the control is last
+    again = every[every["seed"] == 1].set_index(["model", "set", "mode"])["value"]  # by recipe, not shipped
+    assert again["smollm2-rim", "harmful", "think"] - again["smollm2-rim", "harmful", "no-think"] > 0.5
+    assert (again[:, "harmless"] >= card.ANSWERED).all()
