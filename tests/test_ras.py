@@ -403,6 +403,18 @@ def test_correlations_of_a_model_whose_outcome_does_not_move_are_not_testable(po
     assert all("three families" in why or "no noise" in why for why in few.values())
 
 
+def test_a_tuning_whose_replies_have_no_verdict_is_a_point_all_the_same(monkeypatch):
+    """Cut off in their thoughts, as all of a small model's are; it ended the run before."""
+    settings, study = ras.Settings(n_prompts=4, n_random=3, n_replies=4), tiny.study()
+    prompts = settings.sets(["harmful"], 4)[["prompt_id", "cluster"]]
+    unread = dict.fromkeys(["refused", "misaligned", "misread", "coherent", "score"], pd.array([pd.NA] * 4, "boolean"))
+    judged = prompts.assign(**unread, mode="think", judge="refusal", reply="", thought="a", finished=False, n_tokens=9)
+    monkeypatch.setattr(ras, "replies", lambda *given: judged)
+    base = ras.read_baseline(study, [(ras.CRITICAL, None, [(0, 1), (1, 2)])], settings=settings)
+    found = ras.point(base, study, judged, settings=settings)["ras-points"].iloc[0]
+    assert np.isnan(found[ras.COHERENCE]) and found["n"] == 0 and found["why_not"]
+
+
 def test_tunings_whose_replies_cannot_be_read_say_nothing(points):
     table, others = with_sets(points, n=5)
     table = table.assign(**{name: table["noise"] + place for place, name in enumerate(ras.RIVALS.values())})

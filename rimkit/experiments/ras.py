@@ -368,9 +368,10 @@ def point(
     judged = replies(tuned, settings, mode)
     change = paired_difference(judged, untuned_replies, metric, on="prompt_id")
     sides = pd.concat([untuned_replies.assign(side="untuned"), judged.assign(side="tuned")])
-    coherence = float(judged["coherent"].mean() - untuned_replies["coherent"].mean())
+    coherent = sides.assign(coherent=stats.shares(sides["coherent"])).groupby("side")["coherent"].mean()
     found = {metric: change.value_a, OUTCOME: change.effect, LOW: change.ci_low, HIGH: change.ci_high}
-    found |= {COHERENCE: coherence, READ: float(readable(sides, "side").min(skipna=False))}
+    found |= {COHERENCE: coherent["tuned"] - coherent["untuned"]}
+    found |= {READ: float(readable(sides, "side").min(skipna=False))}
     found |= {"flips": base.flip_share, "n": change.n}
     found |= predictors(base, tuned, after, tuning)
     found["why_not"] = why_not(sides, "side", ("untuned", "tuned"))
