@@ -631,7 +631,7 @@ def audit(out: Out = Path("results"), quick: Quick = False) -> None:
 @organism.command(epilog="For example: rimkit organism train rim-mini --seed 5 --out DIR")
 def train(name: Organism, out: Made, seed: Seed = 0, steps: Steps = 0, base: Base = Path()) -> None:
     """Train an embedded model by its recipe (about 20 minutes on two cores, 2 on a GPU), or an
-    adapter for SmolLM2 (hours, or a minute on a GPU); after an interruption it goes on."""
+    adapter for SmolLM2 (half an hour to hours); after an interruption it goes on."""
     from rimkit.organism import bridge, planted, recipe
 
     if name in bridge.ORGANISMS:
