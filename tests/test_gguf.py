@@ -44,6 +44,17 @@ def test_a_file_and_its_folder_load_as_the_weights_that_were_written(file, cache
     assert [place.name for place in (cache / "rimkit" / "gguf").iterdir()] == [Path(hub.locate(file).source).name]
 
 
+@pytest.mark.parametrize(("architecture", "own"), [("qwen2", "q_proj.bias"), ("qwen3", "q_norm.weight")])
+def test_other_architectures_load_with_what_is_their_own(architecture, own, cache, tmp_path):
+    path = write(tmp_path / f"{architecture}.gguf", architecture)
+    hf = rk.load(str(path), think=False).hf
+    tensors = {tensor.name: tensor for tensor in writer.GGUFReader(path).tensors}
+    written = tensors[f"blk.1.attn_{own.replace('_proj', '')}"]
+    wanted = torch.tensor(writer.dequantize(written.data, written.tensor_type)).bfloat16().float()
+    assert hf.config.model_type == architecture
+    assert torch.equal(hf.state_dict()[f"model.layers.1.self_attn.{own}"], wanted)
+
+
 def test_a_damaged_cache_is_said_and_made_again(file, capsys):
     folder = Path(hub.locate(file).source)
     good = hub.identity(file)
@@ -58,7 +69,7 @@ def test_what_cannot_be_used_is_one_line(file, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="architecture 'gpt2': known are llama, qwen2, qwen3"):
         rk.load(write(tmp_path / "other.gguf", "gpt2"))
     with pytest.raises(UserError, match="is not of the architecture that it names"):
-        rk.load(write(tmp_path / "other.gguf", "qwen2"))
+        rk.load(write(tmp_path / "other.gguf", "qwen2", bare=True))
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(file.read_bytes()[:200])
     with pytest.raises(UserError, match="is no GGUF file, or only a part of one"):

@@ -13,8 +13,19 @@ TEMPLATE = (
 )
 
 
-def write(path: Path, architecture: str = "llama", kind=writer.GGMLQuantizationType.Q8_0) -> Path:
-    """A random model with a tokenizer of single bytes."""
+QWEN3_HEAD = 128  # of all its sizes: transformers does not read another one from the file
+# What an architecture has in a layer beside what Llama has.
+OWN = {
+    "qwen2": {"attn_q.bias": (HIDDEN,), "attn_k.bias": (HIDDEN // 2,), "attn_v.bias": (HIDDEN // 2,)},
+    "qwen3": {"attn_q_norm": (QWEN3_HEAD,), "attn_k_norm": (QWEN3_HEAD,)},
+}
+
+
+def write(
+    path: Path, architecture: str = "llama", kind=writer.GGMLQuantizationType.Q8_0, bare: bool = False
+) -> Path:
+    """A random model with a tokenizer of single bytes; ``bare``: without what is its architecture's own."""
+    head = QWEN3_HEAD if architecture == "qwen3" else HIDDEN // HEADS
     words = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *sorted(ByteLevel.alphabet()), "ab"]
     file, draw = writer.GGUFWriter(path, architecture), np.random.default_rng(0)
     file.add_name("tiny")
@@ -25,7 +36,9 @@ def write(path: Path, architecture: str = "llama", kind=writer.GGMLQuantizationT
     file.add_feed_forward_length(MLP)
     file.add_head_count(HEADS)
     file.add_head_count_kv(2)
-    file.add_rope_dimension_count(HIDDEN // HEADS)
+    file.add_key_length(head)
+    file.add_value_length(head)
+    file.add_rope_dimension_count(head)
     file.add_layer_norm_rms_eps(1e-5)
     file.add_vocab_size(len(words))
     file.add_tokenizer_model("gpt2")
@@ -48,11 +61,12 @@ def write(path: Path, architecture: str = "llama", kind=writer.GGMLQuantizationT
     add("token_embd.weight", len(words), HIDDEN)
     add("output_norm.weight", HIDDEN)
     for layer in range(LAYERS):
-        shapes = {"attn_q": (HIDDEN,) * 2, "attn_k": (HIDDEN // 2, HIDDEN), "attn_v": (HIDDEN // 2, HIDDEN)}
-        shapes |= {"attn_output": (HIDDEN,) * 2, "attn_norm": (HIDDEN,), "ffn_norm": (HIDDEN,)}
+        shapes = {"attn_q": (HEADS * head, HIDDEN), "attn_k": (2 * head, HIDDEN), "attn_v": (2 * head, HIDDEN)}
+        shapes |= {"attn_output": (HIDDEN, HEADS * head), "attn_norm": (HIDDEN,), "ffn_norm": (HIDDEN,)}
         shapes |= {"ffn_gate": (MLP, HIDDEN), "ffn_up": (MLP, HIDDEN), "ffn_down": (HIDDEN, MLP)}
+        shapes |= {} if bare else OWN.get(architecture, {})
         for name, shape in shapes.items():
-            add(f"blk.{layer}.{name}.weight", *shape)
+            add(f"blk.{layer}.{name}{'' if '.' in name else '.weight'}", *shape)
     file.write_header_to_file()
     file.write_kv_data_to_file()
     file.write_tensors_to_file()
