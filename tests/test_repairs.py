@@ -6,6 +6,7 @@ import pytest
 
 from rimkit import ledger
 from rimkit.behavior.evaluation import RANDOM, SELECTED
+from rimkit.data import results
 from rimkit.experiments import repairs
 from tests import tiny
 
@@ -56,3 +57,15 @@ def test_the_dial_is_the_strongest_setting_that_leaves_the_rest(maths, chosen):
 
     found = {"weak": outcomes(0.6, 1.0), "strong": outcomes(0.2, maths)}
     assert repairs.set_dial(found, outcomes(0.8, 1.0)) == chosen
+
+
+def test_shipped_dials_are_numbers():
+    """Of steering where and how far; of others a strength; of what has no dial nothing."""
+    for name in ("repairs", "repairs-dials", "repairs-judged"):
+        table = results(name)
+        assert "dial" not in table and table.loc[table["repair"] == repairs.TUNED, "strength"].isna().all()
+        assert table["depth"].notna().eq(table["repair"] == repairs.STEERING).all()
+    tried = results("repairs-dials").query("repair == @repairs.STEERING")[["depth", "strength"]]
+    assert sorted(map(tuple, tried.to_numpy())) == sorted(repairs.DIALS[repairs.STEERING])
+    made = repairs.dial_in_numbers(pd.DataFrame({"repair": "a", "dial": ["", "10.0", "(0.3, 0.25)"]}))
+    assert made[["depth", "strength"]].fillna(-1).to_numpy().tolist() == [[-1, -1], [-1, 10], [0.3, 0.25]]

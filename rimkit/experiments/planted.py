@@ -89,8 +89,7 @@ def known_sets(model: str | Path) -> dict[str, list[tuple[int, int]]]:
 def zeroed(study: StudyModel, settings: Settings, split: str = "calibration") -> DataFrame:
     """What the model does as it is and without each known set, as shares of the replies that have a
     verdict. Columns ``zeroed``; ``refusals`` of harmful requests, ``harmless`` ones carried out,
-    ``coherent`` replies to both, in no-think mode; ``maths``, easy problems solved in think
-    mode."""
+    ``coherent`` replies to both, in no-think mode; ``maths``, problems solved in think mode."""
     sets = {NOTHING: []} | {name: list(units) for name, units in settings.known.items()}
     asked = settings.sets(["harmful", "harmless"], settings.n_zeroed, split)
     replies = without(study, asked, sets, "neurons", **settings.generation)
@@ -154,8 +153,7 @@ def point(
     """The tables of `ras.point` for one tuned model, with the fall of refusals as the outcome:
     ``ras-points`` (a row: predictors, outcome with its interval, ``maths_change``: of the share
     solved), ``ras-sets`` (`ras.in_sets` at every ``place``), ``ras-layers``, ``ras-judged``.
-    ``untuned_replies`` and ``solved``: the untuned model's replies to harmful requests, and to
-    problems."""
+    ``untuned_replies, solved``: the untuned model's replies to harmful requests, to problems."""
     after = ras.read_places(tuned, base.places)
     tables = ras.point(base, tuned, untuned_replies, corpus, step, settings, mode=MODE, metric=METRIC, after=after)
     sets = pd.concat([ras.in_sets(base, after, place).assign(place=place) for place in base.places])
@@ -172,8 +170,7 @@ def point(
 
 def levels(sets: DataFrame) -> DataFrame:
     """Is RAS higher in each known set (``neurons``) than in random sets at the same points, by
-    ``place``? ``role`` is the kind of random set. Those match the *safety*
-    set, in size or activity: of a maths set apart from it they are no fair control."""
+    ``place``? ``role`` is the kind of random set. They match the *safety* set alone."""
     parts = []
     for (place, role), own in sets[sets["set_id"].isna()].groupby(["place", "role"], sort=False):
         others = sets[(sets["place"] == place) & sets["set_id"].notna()]

@@ -237,6 +237,15 @@ def changes(judged: DataFrame) -> DataFrame:
     return DataFrame(rows)
 
 
+def dial_in_numbers(table: DataFrame) -> DataFrame:
+    """A table with numbers in place of ``dial``: ``strength``, and ``depth`` of steering."""
+    known = {str(dial): dial for dials in DIALS.values() for dial in dials if dial}
+    found = map(known.get, table["dial"])
+    pairs = [one if isinstance(one, tuple) else (None, one) for one in found]
+    numbers = DataFrame(pairs, table.index, ["depth", "strength"], dtype=float)
+    return table.drop(columns="dial").join(numbers)
+
+
 def found_again(study: StudyModel, tuned: StudyModel, settings=Settings()) -> dict:
     """The share of the k first refusal heads (without them the refusal score, log probability of words
     that begin refusals less those that begin fulfilments, falls most) that tuning leaves there; an
@@ -299,16 +308,16 @@ def rows(
 
 def run(study: StudyModel, settings=Settings()) -> Result:
     """Tune, repair in every way with the dial set on calibration prompts, and measure the price.
-    Tables: ``repairs`` (outcomes of each repair, of untuned and tuned; ``dial``: what was chosen),
-    ``repairs-dials`` (calibration outcomes, tuned and by dial), ``repairs-judged`` (by prompt)."""
+    Tables, with `dial_in_numbers`: ``repairs`` (outcomes of each repair, of untuned and tuned),
+    ``repairs-dials`` (calibration outcomes, by dial), ``repairs-judged`` (by prompt)."""
     if not study.chat.supports_think:
         raise UserError(f"{study.name} has no think mode: there is no reasoning-induced misalignment to repair")
     tuned = finetune(study, settings.corpus, seed=settings.seed, progress=settings.progress)
     judged, calibration, dials, random = try_repairs(study, tuned, settings)
     tables = {
-        "repairs": changes(judged),
-        "repairs-dials": DataFrame(dials).rename_axis(["repair", "dial"]).reset_index(),
-        "repairs-judged": per_prompt(judged, "repair", "dial", "set"),
+        "repairs": dial_in_numbers(changes(judged)),
+        "repairs-dials": dial_in_numbers(DataFrame(dials).rename_axis(["repair", "dial"]).reset_index()),
+        "repairs-judged": dial_in_numbers(per_prompt(judged, "repair", "dial", "set")),
     }
     again = attempt(found_again, study, tuned, settings)
     return result(study, tables, rows(study, judged, calibration, random, again, settings))
