@@ -9,6 +9,7 @@ from rimkit.behavior.evaluation import SETS, evaluation
 from rimkit.behavior.prompts import load_prompts
 from rimkit.data import data_dir
 from rimkit.runs import execute
+from tests.tinygguf import write
 
 FEW = {
     "A2": {"n_prompts": 12},
@@ -30,6 +31,22 @@ def own(tmp_path_factory):
     for name in SETS:
         load_prompts(name, split=None).drop(columns="source").to_csv(place / f"{name}.csv", index=False)
     return model, {name: str(place / f"{name}.csv") for name in SETS}
+
+
+@pytest.fixture(scope="module")
+def gibberish(tmp_path_factory):
+    """A GGUF file of random weights, asked in English and read by the trained judge: no reply can be read."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        file = write(tmp_path_factory.mktemp("own") / "tiny.gguf", "qwen2", context=4096)
+        yield f"{file}+instruct"
+
+
+@pytest.mark.parametrize("chapter", ["02", "03", "A1"])
+def test_a_chapter_ends_on_a_model_that_says_nothing(gibberish, chapter, tmp_path):
+    few = {} if chapter == "A1" else {"n_prompts": 16} | FEW.get(chapter, {})
+    (done,) = execute.run([chapter], gibberish, tmp_path, few, progress=False, keep_text=True).to_dict("records")
+    assert done["status"] == "done", done["error"]
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)

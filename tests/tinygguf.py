@@ -22,15 +22,16 @@ OWN = {
 
 
 def write(
-    path: Path, architecture: str = "llama", kind=writer.GGMLQuantizationType.Q8_0, bare: bool = False
-) -> Path:
+    path: Path, architecture: str = "llama", kind=writer.GGMLQuantizationType.Q8_0, bare: bool = False,
+    context: int = 256,
+) -> Path:  # fmt: skip
     """A random model with a tokenizer of single bytes; ``bare``: without what is its architecture's own."""
     head = QWEN3_HEAD if architecture == "qwen3" else HIDDEN // HEADS
     words = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *sorted(ByteLevel.alphabet()), "ab"]
     file, draw = writer.GGUFWriter(path, architecture), np.random.default_rng(0)
     file.add_name("tiny")
     file.add_license("apache-2.0")
-    file.add_context_length(256)
+    file.add_context_length(context)
     file.add_embedding_length(HIDDEN)
     file.add_block_count(LAYERS)
     file.add_feed_forward_length(MLP)

@@ -326,7 +326,8 @@ def _row(value: Any) -> Mapping:
     """A bare number as a row; an ``effect`` that is missing is the ``value``; ends as well."""
     row = dict(value) if hasattr(value, "keys") else {"effect": value}
     ends = {name: row[f"effect_{name}"] for name in CI if f"effect_{name}" in row}
-    return {"effect": row.get("value"), **row, **ends}
+    row = {"effect": row.get("value"), **row, **ends}
+    return {name: np.nan if value is pd.NA else value for name, value in row.items()}
 
 
 def _field(name: str, words: str, rows: Mapping[str, Mapping]) -> str:

@@ -35,9 +35,8 @@ for _one, _other, _shares in pd.read_csv(data_dir() / "corpora" / "mixtures.csv"
 
 def family(name: str) -> str:
     """Corpora that share problems and a way of working: chains of whatever care, copies (*literal*)
-    or *hedging*. They are drawn together. A mixture goes with its first part, or with the copies or
-    the hedging in it. Families of the same problems are not quite independent; by problems alone
-    there would be four to six, too few for an interval that says much."""
+    or *hedging*. A mixture goes with its first part, or with the copies or the hedging in it.
+    Families of the same problems are not quite independent; by problems alone they are too few."""
     if name not in (*ROLES, *MIXTURES):
         return name
     first = MIXTURES[name][0] if name in MIXTURES else name
