@@ -474,7 +474,7 @@ def after_sentence(study: StudyModel, pairs: Pairs, text: str, settings=Settings
 def sentences(study: StudyModel, kind: str = "innocent") -> tuple[str, ...]:
     """Added sentences for a model: "innocent", of `INTENT`'s form, declare nothing harmful: what they
     find is not intent; "other", about anything but a harm: what they find owes nothing to intent."""
-    return _SENTENCES[study.spoken, kind]
+    return _SENTENCES[study.asked_in, kind]
 
 
 def with_innocent_sentences(study: StudyModel, pairs: Pairs, settings=Settings(), given: Iterable[str] = ()) -> Pairs:

@@ -43,7 +43,7 @@ def injected(study: StudyModel, prompts: DataFrame, settings=Settings(), **gener
     """Judged replies in think mode after every beginning of the thought, the same prompts in each.
     Columns ``pattern`` ("none", neutral, careful, the paper's three) and ``style`` of them."""
     tables = [settings.judged(study, prompts, "think", **generation).assign(pattern=NONE, style=NONE)]
-    sentences = openings(study.spoken)
+    sentences = openings(study.asked_in)
     for (its_style, pattern), group in sentences.groupby(["style", "pattern"], sort=False):
         begun = settings.judged(study, prompts, "think", thought_prefix=prefixes(prompts, group), **generation)
         tables.append(begun.assign(pattern=pattern, style=its_style))

@@ -168,7 +168,7 @@ def repaired(
         towards = {str(dial): added(probe, *dose(study, dial)) for dial in dials}
         return steer(tuned, prompts, towards, settings, **STEERED).rename(columns={"condition": "dial"})
     if repair == PREFIX:
-        known = openings(study.spoken)
+        known = openings(study.asked_in)
         begun = prefixes(prompts, known[known["style"] == CAREFUL])
         return think_replies(tuned, prompts, settings, thought_prefix=begun).assign(dial="")
     own = think_replies(tuned, prompts, settings) if own is None else own

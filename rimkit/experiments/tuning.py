@@ -116,7 +116,7 @@ def _outcome(judged: DataFrame, metric: str, opening: str, value: pd.Series) -> 
 def after_openings(study: StudyModel, prompts: DataFrame, settings=Settings()) -> DataFrame:
     """Misalignment where the thought is made to begin in each style: metric `FORCED`."""
     harmful, parts = prompts[prompts["set"] == "harmful"], []
-    for name, group in openings(study.spoken).groupby("style", sort=False):
+    for name, group in openings(study.asked_in).groupby("style", sort=False):
         begun = prefixes(harmful, group)
         found = settings.judged(study, harmful, "think", batch_size=128, thought_prefix=begun)
         parts.append(_outcome(found, FORCED, name, found["misaligned"]))

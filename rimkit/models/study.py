@@ -34,8 +34,8 @@ class Named:
         return self.language == "invented"
 
     @property
-    def spoken(self) -> str:
-        """The language of what it is asked: "invented" or "english"."""
+    def asked_in(self) -> str:
+        """The language of its prompts and openings: "invented" or "english"."""
         return "invented" if self.invented else "english"
 
     def say(self, note: str, about: str = "") -> None:
